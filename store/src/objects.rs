@@ -1,0 +1,170 @@
+//! What the store is asked and what it answers, apart from the commit path's own words in `uproar-model`.
+
+use std::sync::Arc;
+use uproar_model::{Epoch, Number, Offset, Publication, RoomId, UnixMillis, User, UserId};
+
+/// What a user is in a room. The numbers are those in the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    Member = 0,
+    Moderator = 1,
+    Owner = 2,
+}
+
+/// Who finds a room. The numbers are those in the database; 2 is reserved for direct rooms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoomKind {
+    Public = 0,
+    Private = 1,
+}
+
+/// One's own account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    pub id: UserId,
+    pub username: Arc<str>,
+    pub email: Option<String>,
+    pub has_password: bool,
+    pub token_generation: u32,
+    /// When the generation was last raised.
+    pub revoked_at: Option<UnixMillis>,
+}
+
+/// A user to create. Keys are folded by the caller (`fold_name`; e-mail addresses are lower-cased).
+#[derive(Clone, Debug)]
+pub struct NewUser {
+    pub username: String,
+    pub username_key: String,
+    pub email_key: String,
+    /// In PHC form.
+    pub password_hash: String,
+}
+
+/// What a user signs in with.
+#[derive(Clone, Copy, Debug)]
+pub enum Login<'a> {
+    UsernameKey(&'a str),
+    EmailKey(&'a str),
+}
+
+/// A user's token generation and when it was raised to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    pub user: UserId,
+    pub generation: u32,
+    pub at: UnixMillis,
+}
+
+/// A room to create.
+#[derive(Clone, Debug)]
+pub struct NewRoom {
+    /// Its own folded key.
+    pub name: String,
+    pub title: String,
+    pub kind: RoomKind,
+    /// The most members it takes, at least 1.
+    pub size: u32,
+    pub owner: UserId,
+}
+
+/// A room as one user sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    pub id: RoomId,
+    pub name: String,
+    pub title: String,
+    pub kind: RoomKind,
+    pub size: u32,
+    pub members: u32,
+    pub epoch: Epoch,
+    pub offset: Offset,
+    /// Last number − read number; none to someone who is not a member.
+    pub unread: Option<Number>,
+    pub role: Option<Role>,
+}
+
+/// A membership that lets a connection subscribe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admission {
+    pub room: RoomId,
+    pub epoch: Epoch,
+    pub role: Role,
+    /// Whether this call made the user a member.
+    pub joined: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberEntry {
+    pub user: User,
+    pub role: Role,
+    pub joined_at: UnixMillis,
+}
+
+/// A membership taken away: the publication to show in the room, of kind `Removed`. Its `user` is the actor, its
+/// `body` the removed user's id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removal {
+    pub room: RoomId,
+    pub member: UserId,
+    pub publication: Publication,
+}
+
+/// Which publications of a room are read. Pages end at `items_limit` publications or, past the first, `bytes_limit`
+/// bytes of bodies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PageRequest {
+    /// Ascending: offsets above `from`. Descending: offsets below `from`.
+    pub from: Offset,
+    pub ascending: bool,
+    /// Ascending reads go no further than this offset.
+    pub up_to: Offset,
+    pub items_limit: usize,
+    pub bytes_limit: usize,
+}
+
+/// Where a page of messages begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cursor {
+    /// The newest messages.
+    Newest,
+    /// The newest messages with offsets below this one.
+    Before(Offset),
+    /// The oldest messages with offsets above this one.
+    After(Offset),
+}
+
+/// A message (kind 0) as history over HTTP shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub offset: Offset,
+    pub number: Number,
+    pub user: User,
+    /// None when deleted.
+    pub text: Option<String>,
+    /// The sender's id; none when the server made it.
+    pub id: Option<String>,
+    pub time: UnixMillis,
+    pub reply_to: Option<Offset>,
+    pub edited: Option<Offset>,
+    pub deleted: bool,
+    /// By emoji, in the order of the emoji's bytes.
+    pub reactions: Vec<Reaction>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reaction {
+    pub emoji: String,
+    pub count: u32,
+    /// Whether the viewer is among them.
+    pub mine: bool,
+}
+
+/// A page of messages and the position read with it: subscribing from `offset` of `epoch` leaves nothing out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chats {
+    pub messages: Vec<Message>,
+    pub epoch: Epoch,
+    pub offset: Offset,
+    /// Whether there are more in the direction of the cursor.
+    pub more: bool,
+}
