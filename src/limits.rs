@@ -1,0 +1,155 @@
+//! Every limit, once, with its unit in its name. Each can be set by `--limit NAME=VALUE`, so that tests shorten the
+//! long ones and operators widen the narrow ones.
+
+/// Declares the limits: name, default, smallest and largest value that make sense, and what it is for.
+macro_rules! limits {
+    ($($(#[doc = $doc:literal])+ $name:ident = $default:expr, $range:expr;)+) => {
+        /// The limits in force. Times in milliseconds, sizes in bytes, the rest counts.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Limits { $($(#[doc = $doc])+ pub $name: u64,)+ }
+
+        impl Default for Limits {
+            fn default() -> Limits {
+                Limits { $($name: $default,)+ }
+            }
+        }
+
+        impl Limits {
+            /// Name, default and purpose of each limit, in the order declared. For `--help` and the README.
+            pub fn described() -> Vec<(&'static str, u64, String)> {
+                vec![$((stringify!($name), $default, concat!($($doc),+).trim().to_string()),)+]
+            }
+
+            /// Sets one limit from `NAME=VALUE`.
+            pub fn set(&mut self, assignment: &str) -> Result<(), LimitError> {
+                let (name, value) = assignment.split_once('=').ok_or_else(|| LimitError::Form(assignment.into()))?;
+                let (name, value) = (name.trim(), value.trim());
+                let number = value.replace('_', "").parse::<u64>();
+                match name {
+                    $(stringify!($name) => {
+                        let range: std::ops::RangeInclusive<u64> = $range;
+                        let number = number.ok().filter(|n| range.contains(n)).ok_or_else(|| LimitError::Value {
+                            name: name.into(), value: value.into(), low: *range.start(), high: *range.end(),
+                        })?;
+                        self.$name = number;
+                        Ok(())
+                    })+
+                    _ => Err(LimitError::Name(name.into())),
+                }
+            }
+        }
+    };
+}
+
+/// Why a `--limit` is not taken.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LimitError {
+    #[error("'{0}' is not of the form NAME=VALUE")]
+    Form(String),
+    #[error("there is no limit '{0}'; `uproar --help` lists them")]
+    Name(String),
+    #[error("'{value}' is no value for the limit {name}; it takes a whole number from {low} to {high}")]
+    Value { name: String, value: String, low: u64, high: u64 },
+}
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
+limits! {
+    /// The longest text of a message.
+    text_limit_bytes = 16 * KIB, 1..=MIB;
+    /// The longest WebSocket frame, and the longest message made of fragments, that a client may send.
+    inbound_frame_limit_bytes = 64 * KIB, 128..=16 * MIB;
+    /// The longest request head.
+    head_limit_bytes = 16 * KIB, 256..=MIB;
+    /// The longest HTTP body.
+    body_limit_bytes = 64 * KIB, 256..=16 * MIB;
+    /// Bytes that may wait to be written to one connection; past them it is ended as a slow reader (3008).
+    outbound_limit_bytes = MIB, 1..=1024 * MIB;
+    /// Bytes that may wait to be written to all connections of a shard, shared buffers counted once; past them the connection that would add more is ended (3008).
+    shard_outbound_limit_bytes = 256 * MIB, 1..=64 * 1024 * MIB;
+    /// The kernel's send buffer of each connection.
+    socket_send_buffer_bytes = 128 * KIB, 64 * KIB..=64 * MIB;
+    /// How long a write may make no progress before the connection is cut.
+    write_timeout_ms = 10_000, 10..=DAY_MS;
+    /// How long a connection that is being ended may take to read the close frame.
+    close_timeout_ms = 1_000, 1..=DAY_MS;
+    /// How long a client may take from connecting to being let in.
+    handshake_timeout_ms = 15_000, 10..=DAY_MS;
+    /// How often a quiet client is pinged.
+    ping_interval_ms = 25_000, 10..=DAY_MS;
+    /// How long a pinged client may say nothing before it is ended (3012).
+    pong_timeout_ms = 10_000, 10..=DAY_MS;
+    /// Pings sent in one turn of a shard's loop.
+    pings_per_turn_limit = 512, 1..=MIB;
+    /// Sends of a fan-out in one turn of a shard's loop; the rest follow in the next.
+    sends_per_turn_limit = 512, 1..=MIB;
+    /// Connections that a shard holds; further ones wait in the kernel.
+    connections_per_shard_limit = 1_000_000, 1..=16_000_000;
+    /// Publications that a room keeps in memory for those who resume.
+    ring_limit_publications = 512, 1..=MIB;
+    /// Bytes of publications that a room keeps in memory for those who resume.
+    ring_limit_bytes = 256 * KIB, 1..=1024 * MIB;
+    /// Publications in one page read from the store.
+    page_limit_publications = 256, 1..=4096;
+    /// Bytes in one page read from the store.
+    page_limit_bytes = 128 * KIB, 1..=16 * MIB;
+    /// How long a hole in what a room has to show may stay before its subscribers are ended (3010).
+    gap_deadline_ms = 5_000, 10..=DAY_MS;
+    /// Publications of a room that may wait behind a hole.
+    held_limit_publications = 4_096, 1..=MIB;
+    /// How long a sender waits for the database before it gets error 100.
+    append_deadline_ms = 4_000, 10..=DAY_MS;
+    /// Items in one batch of a lane.
+    batch_limit_items = 512, 1..=512;
+    /// Bytes in one batch of a lane.
+    batch_limit_bytes = MIB, 1..=64 * MIB;
+    /// Items that may wait in a lane, of which one room has at most a quarter.
+    lane_limit_items = 16_384, 4..=16 * MIB;
+    /// Bytes that may wait in a lane, of which one room has at most a quarter.
+    lane_limit_bytes = 16 * MIB, 4..=1024 * MIB;
+    /// Publishes of one connection that may wait for the database.
+    pending_publishes_limit = 64, 1..=4096;
+    /// First wait before a batch with an unknown outcome is sent again; doubled each time up to a second.
+    retry_delay_ms = 20, 1..=10_000;
+    /// Calls that one shard may have under way with another endpoint.
+    mesh_calls_limit = 4_096, 1..=MIB;
+    /// Publications that may wait on the way from one shard to another.
+    mesh_publications_limit = 4_096, 1..=MIB;
+    /// Publishes a second of one user on one shard; 0 for no limit.
+    publish_rate_per_second = 50, 0..=10_000_000;
+    /// Publishes of one user on one shard that may come at once.
+    publish_burst_limit = 500, 1..=10_000_000;
+    /// Rooms at most this large can be created.
+    room_size_limit = 100_000, 1..=100_000;
+    /// Messages in one answer of history.
+    history_page_limit = 100, 1..=1000;
+    /// How long a token is good.
+    token_lifetime_ms = 3_600_000, 1_000..=365 * DAY_MS;
+    /// How long the server may take to stop.
+    stop_timeout_ms = 8_000, 10..=DAY_MS;
+    /// How long a database call may take before it counts as failed.
+    store_timeout_ms = 10_000, 10..=DAY_MS;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn set_takes_what_is_in_range_and_says_what_is_wrong_with_the_rest() {
+        let mut limits = Limits::default();
+        assert_eq!(limits.set("ping_interval_ms=1_000"), Ok(()));
+        assert_eq!(limits.ping_interval_ms, 1000);
+        assert_eq!(limits.set("ping_interval_ms"), Err(LimitError::Form("ping_interval_ms".into())));
+        assert_eq!(limits.set("pings=1"), Err(LimitError::Name("pings".into())));
+        let error = limits.set("batch_limit_items=513").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "'513' is no value for the limit batch_limit_items; it takes a whole number from 1 to 512"
+        );
+        assert!(limits.set("batch_limit_items=512").is_ok());
+        assert!(limits.set("batch_limit_items=-1").is_err());
+    }
+}
