@@ -3,6 +3,33 @@
 //! It talks to the chat through one trait, [`Chat`], and to the database through `uproar_store::Store`; it knows
 //! nothing of shards, WebSocket frames or rings.
 
+mod accounts;
+pub mod addresses;
+mod authentication;
+mod errors;
+mod input;
+mod messages;
+mod objects;
+mod operations;
+mod origins;
+pub mod passwords;
+mod rate;
+mod rooms;
+mod service;
+mod settings;
+mod socket;
+mod tokens;
+pub mod upgrade;
+mod validation;
+
+pub use errors::{ApiError, Code};
+pub use operations::OPENAPI;
+pub use origins::{OriginError, Origins};
+pub use passwords::PasswordCost;
+pub use service::Service;
+pub use settings::{Limits, Settings};
+pub use tokens::{KeyError, Tokens};
+
 use bytes::Bytes;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -65,6 +92,7 @@ pub enum PublishError {
 /// A socket after its 101, with what the shard needs to go on as if it had read the request itself.
 #[derive(Debug)]
 pub struct Adopted {
+    /// Not blocking, and registered with no runtime.
     pub socket: TcpStream,
     pub peer: SocketAddr,
     /// The request head, `GET …\r\n…\r\n\r\n`.

@@ -1,0 +1,138 @@
+//! Whose address a request comes from, behind proxies too.
+
+use http::HeaderMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+
+/// A block of addresses in CIDR form, `10.0.0.0/8`, or a single address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    /// Leading bits that count.
+    bits: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no address and no network; write 10.1.2.3, 10.0.0.0/8 or fd00::/8")]
+pub struct NetworkError(String);
+
+impl FromStr for Network {
+    type Err = NetworkError;
+
+    fn from_str(text: &str) -> Result<Network, NetworkError> {
+        let error = || NetworkError(text.to_owned());
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| error())?;
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        let bits = match bits {
+            Some(bits) => bits.parse().ok().filter(|bits| *bits <= width).ok_or_else(error)?,
+            None => width,
+        };
+        Ok(Network { address, bits })
+    }
+}
+
+impl Network {
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(network), IpAddr::V4(address)) => {
+                // A shift by the whole width is no shift at all in Rust; zero bits match everything.
+                (network.to_bits() ^ address.to_bits()).checked_shr(32 - self.bits).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(network), IpAddr::V6(address)) => {
+                (network.to_bits() ^ address.to_bits()).checked_shr(128 - self.bits).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The client's address: the peer's or, when that is a trusted proxy, the right-most address in `X-Forwarded-For` that
+/// is none. What stands left of it the client can have written itself.
+pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
+    let is_proxy = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
+    let mut client = peer.to_canonical();
+    if !is_proxy(client) {
+        return client;
+    }
+    let entries: Vec<&str> = headers
+        .get_all("x-forwarded-for")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .collect();
+    for entry in entries.iter().rev() {
+        // An entry that is no address was written by no proxy of ours: the last good one is the best there is.
+        let Ok(address) = entry.parse::<IpAddr>() else { break };
+        client = address.to_canonical();
+        if !is_proxy(client) {
+            break;
+        }
+    }
+    client
+}
+
+/// What counts as one client: an IPv4 address, or the /64 that an IPv6 host has all to itself.
+pub(crate) fn client_key(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn networks() {
+        for (network, inside, outside) in [
+            ("10.0.0.0/8", "10.255.0.1", "11.0.0.1"),
+            ("10.1.2.3", "10.1.2.3", "10.1.2.4"),
+            ("fd00::/8", "fdff::1", "fe00::1"),
+            ("10.0.0.0/8", "::ffff:10.0.0.1", "::1"),
+        ] {
+            let network: Network = network.parse().unwrap();
+            assert!(network.contains(ip(inside)), "{inside}");
+            assert!(!network.contains(ip(outside)), "{outside}");
+        }
+        assert!("0.0.0.0/0".parse::<Network>().unwrap().contains(ip("203.0.113.9")));
+        assert!("::/0".parse::<Network>().unwrap().contains(ip("2001:db8::1")));
+        for text in ["", "10.0.0.0/33", "10.0.0.0/", "::/129", "example.com"] {
+            assert!(text.parse::<Network>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn forwarded_addresses_count_only_behind_a_trusted_proxy() {
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        let client = |peer: &str, forwarded: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in forwarded {
+                headers.append("x-forwarded-for", value.parse().unwrap());
+            }
+            client_address(ip(peer), &headers, &trusted).to_string()
+        };
+        assert_eq!(client("203.0.113.1", &["198.51.100.1"]), "203.0.113.1");
+        assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
+        assert_eq!(client("10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
+        assert_eq!(client("10.0.0.1", &["1.1.1.1, 198.51.100.1, 10.0.0.2"]), "198.51.100.1");
+        assert_eq!(client("10.0.0.1", &["1.1.1.1", "198.51.100.1"]), "198.51.100.1");
+        assert_eq!(client("10.0.0.1", &["1.1.1.1, nonsense"]), "10.0.0.1");
+    }
+
+    #[test]
+    fn an_ipv6_host_is_one_client_whatever_its_last_half() {
+        assert_eq!(client_key(ip("2001:db8::1")), client_key(ip("2001:db8::ffff:1")));
+        assert_ne!(client_key(ip("2001:db8::1")), client_key(ip("2001:db8:0:1::1")));
+        assert_eq!(client_key(ip("::ffff:192.0.2.1")), ip("192.0.2.1"));
+    }
+}

@@ -1,0 +1,80 @@
+//! Who asks: from a token to a user whose token is still good.
+
+use crate::errors::{ApiError, Code};
+use crate::input::folded;
+use crate::service::App;
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+use http::{HeaderMap, header};
+use std::sync::Arc;
+use uproar_model::{TokenError, User};
+use uproar_store::Account;
+
+/// The user behind a good token.
+pub(crate) struct Authenticated {
+    pub user: User,
+    /// The generation that the token carries; none in a token minted by the command line.
+    pub generation: Option<u32>,
+    /// Where it had to be read anyway.
+    account: Option<Account>,
+}
+
+impl FromRequestParts<Arc<App>> for Authenticated {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Authenticated, ApiError> {
+        let token = bearer(&parts.headers).ok_or_else(token_missing)?;
+        authenticate(app, token).await
+    }
+}
+
+pub(crate) fn token_missing() -> ApiError {
+    ApiError::new(Code::TokenMissing, "this call needs a token: send `Authorization: Bearer <token>`")
+}
+
+/// The token in `Authorization: Bearer` (RFC 6750 section 2.1).
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// Verifies a token, and that nothing revoked it.
+pub(crate) async fn authenticate(app: &App, token: &str) -> Result<Authenticated, ApiError> {
+    let claims = app.tokens.verify(token, app.now())?;
+    if let Some(id) = claims.user {
+        // Revocations older than a token can be are of no interest, so those kept in memory are all there are.
+        if let Some(current) = app.chat.current_generation(id)
+            && claims.generation.is_none_or(|generation| generation < current)
+        {
+            return Err(TokenError::Invalid.into());
+        }
+        return Ok(Authenticated {
+            user: User { id, username: claims.username },
+            generation: claims.generation,
+            account: None,
+        });
+    }
+    let key = folded("username", &claims.username).map_err(|_| TokenError::Invalid)?;
+    let account = app.store.ensure_user(&claims.username, &key).await?;
+    // It carries no generation, only when it was made; in the very second of a revocation it counts as made before.
+    if account.revoked_at.is_some_and(|revoked_at| claims.issued_at <= revoked_at / 1000) {
+        return Err(TokenError::Invalid.into());
+    }
+    Ok(Authenticated { user: User::from(&account), generation: None, account: Some(account) })
+}
+
+impl Authenticated {
+    /// The account as it is in the database now. A token of an earlier generation than the account's is refused here
+    /// whatever is known in memory: what follows may be a fresh token.
+    pub(crate) async fn account(self, app: &App) -> Result<Account, ApiError> {
+        if let Some(account) = self.account {
+            return Ok(account);
+        }
+        let account = app.store.account(self.user.id).await?.ok_or_else(ApiError::user_gone)?;
+        if self.generation.is_some_and(|generation| generation < account.token_generation) {
+            return Err(TokenError::Invalid.into());
+        }
+        Ok(account)
+    }
+}

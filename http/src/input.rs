@@ -1,0 +1,190 @@
+//! What handlers take from a request: JSON bodies, query parameters, names in paths. Each says 4xx in words.
+
+use crate::errors::{ApiError, Code};
+use crate::service::App;
+use crate::settings::Limits;
+use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
+use bytes::Bytes;
+use garde::Validate;
+use http::request::Parts;
+use http::{HeaderMap, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
+use serde::de::DeserializeOwned;
+use std::net::IpAddr;
+use std::sync::Arc;
+use uproar_model::fold_name;
+
+/// A JSON body that passed its rules.
+pub(crate) struct Body<T>(pub T);
+
+/// A body whose fields need a look of their own before the rules: a text that is too long has its own code.
+pub(crate) trait Precheck {
+    fn precheck(&self, _: &Limits) -> Result<(), ApiError> {
+        Ok(())
+    }
+}
+
+impl<T> FromRequest<Arc<App>> for Body<T>
+where
+    T: DeserializeOwned + Validate<Context = Limits> + Precheck,
+{
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Body<T>, ApiError> {
+        if !is_json(request.headers()) {
+            return Err(ApiError::new(
+                Code::UnsupportedMediaType,
+                "the body must be JSON, declared by `Content-Type: application/json`",
+            ));
+        }
+        let limits = &app.settings.limits;
+        let bytes = read_body(request, limits).await?;
+        let value: T = from_json(&bytes)?;
+        value.precheck(limits)?;
+        validate(&value, limits)?;
+        Ok(Body(value))
+    }
+}
+
+/// Query parameters that passed their rules.
+pub(crate) struct Query<T>(pub T);
+
+impl<T> FromRequestParts<Arc<App>> for Query<T>
+where
+    T: DeserializeOwned + Validate<Context = Limits>,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Query<T>, ApiError> {
+        let value: T = from_query(parts.uri.query().unwrap_or_default())?;
+        validate(&value, &app.settings.limits)?;
+        Ok(Query(value))
+    }
+}
+
+/// The folded name of the room in the path.
+pub(crate) struct RoomName(pub String);
+
+impl FromRequestParts<Arc<App>> for RoomName {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<RoomName, ApiError> {
+        folded_parameter(parts, app, "name").await.map(RoomName)
+    }
+}
+
+/// The folded name of the user in the path.
+pub(crate) struct MemberKey(pub String);
+
+impl FromRequestParts<Arc<App>> for MemberKey {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<MemberKey, ApiError> {
+        folded_parameter(parts, app, "username").await.map(MemberKey)
+    }
+}
+
+/// The address that the request comes from.
+#[derive(Clone, Copy)]
+pub(crate) struct Client(pub IpAddr);
+
+impl FromRequestParts<Arc<App>> for Client {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Client, ApiError> {
+        parts.extensions.get::<Client>().copied().ok_or_else(|| {
+            tracing::error!("a request without its client's address");
+            ApiError::new(Code::Internal, "the server is at fault")
+        })
+    }
+}
+
+async fn folded_parameter(parts: &mut Parts, app: &Arc<App>, field: &'static str) -> Result<String, ApiError> {
+    let parameters = RawPathParams::from_request_parts(parts, app)
+        .await
+        .map_err(|_| ApiError::new(Code::BadRequest, "the path is not UTF-8 when its escapes are decoded"))?;
+    let (_, value) = parameters
+        .iter()
+        .find(|(name, _)| *name == field)
+        .ok_or_else(|| ApiError::new(Code::Internal, "the server is at fault"))?;
+    folded(field, value)
+}
+
+/// The key of a name, or an error that names the field.
+pub(crate) fn folded(field: &'static str, name: &str) -> Result<String, ApiError> {
+    fold_name(name).map_err(|error| ApiError::name(field, error))
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+async fn read_body(request: Request, limits: &Limits) -> Result<Bytes, ApiError> {
+    let too_large = || {
+        ApiError::new(Code::BodyTooLarge, format!("the body must be at most {} bytes long", limits.body_limit_bytes))
+    };
+    let body = request.into_body();
+    // Known from Content-Length: refused before a byte of it is read.
+    if body.size_hint().lower() > limits.body_limit_bytes as u64 {
+        return Err(too_large());
+    }
+    let read = Limited::new(body, limits.body_limit_bytes).collect();
+    match tokio::time::timeout(limits.body_timeout, read).await {
+        Err(_) => Err(ApiError::new(Code::BodyTimeout, "the body did not come in time")),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(ApiError::new(Code::BadRequest, "the body was cut short or is wrongly framed")),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+    }
+}
+
+fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let malformed = |error: serde_json::Error| ApiError::new(Code::MalformedJson, format!("malformed JSON: {error}"));
+    // serde would take an array for a struct, field by field.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(malformed)?;
+        return Err(ApiError::new(Code::InvalidField, "the body must be a JSON object"));
+    }
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let error = error.into_inner();
+        match error.classify() {
+            serde_json::error::Category::Data => field_error(&path, &error.to_string()),
+            _ => malformed(error),
+        }
+    })?;
+    json.end().map_err(malformed)?;
+    Ok(value)
+}
+
+/// Parameters of a query string.
+pub(crate) fn from_query<T: DeserializeOwned>(query: &str) -> Result<T, ApiError> {
+    let parameters = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
+    serde_path_to_error::deserialize(parameters)
+        .map_err(|error| field_error(&error.path().to_string(), &error.inner().to_string()))
+}
+
+/// serde says which field is missing or there twice only in words; that these stay the same is tested.
+fn field_error(path: &str, message: &str) -> ApiError {
+    let named = |prefix: &str| message.strip_prefix(prefix)?.split('`').next().map(str::to_owned);
+    if let Some(field) = named("missing field `") {
+        return ApiError::new(Code::MissingField, "this field is missing").on(field);
+    }
+    if let Some(field) = named("duplicate field `") {
+        return ApiError::invalid(field, "this field must be there once only");
+    }
+    // Line and column are of no use with the field's name at hand.
+    let message = message.split(" at line ").next().unwrap_or(message).to_owned();
+    let error = ApiError::new(Code::InvalidField, message);
+    if path == "." { error } else { error.on(path.to_owned()) }
+}
+
+pub(crate) fn validate<T: Validate<Context = Limits>>(value: &T, limits: &Limits) -> Result<(), ApiError> {
+    value.validate_with(limits).map_err(|report| match report.iter().next() {
+        Some((path, error)) => ApiError::invalid(path.to_string(), error.message().to_owned()),
+        None => ApiError::new(Code::InvalidField, "a field is not as it should be"),
+    })
+}

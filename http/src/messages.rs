@@ -1,0 +1,147 @@
+//! Messages: sending one by HTTP, reading history.
+
+use crate::authentication::Authenticated;
+use crate::errors::{ApiError, Code};
+use crate::input::{Body, Precheck, Query, RoomName, folded};
+use crate::objects::ChatsObject;
+use crate::service::{App, Route};
+use crate::settings::Limits;
+use crate::{PublishError, PublishRequest, validation};
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use garde::Validate;
+use http::{Method, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Instant;
+use uproar_model::Refusal;
+use uproar_store::{Cursor, RoomKind};
+
+pub(crate) fn routes() -> Vec<Route> {
+    vec![Route::new(Method::GET, "/user/getchats", chats), Route::new(Method::POST, "/rooms/{name}/messages", publish)]
+}
+
+#[derive(Deserialize, Validate)]
+#[garde(context(Limits))]
+struct GetChats {
+    #[garde(custom(validation::name))]
+    room: String,
+    #[garde(inner(custom(validation::offset)))]
+    before: Option<u64>,
+    #[garde(inner(custom(validation::position)))]
+    after: Option<u64>,
+    #[garde(inner(custom(validation::page_limit)))]
+    limit: Option<u64>,
+}
+
+async fn chats(
+    State(app): State<Arc<App>>,
+    auth: Authenticated,
+    Query(query): Query<GetChats>,
+) -> Result<Response, ApiError> {
+    let cursor = match (query.before, query.after) {
+        (None, None) => Cursor::Newest,
+        (Some(before), None) => Cursor::Before(before),
+        (None, Some(after)) => Cursor::After(after),
+        (Some(_), Some(_)) => return Err(ApiError::invalid("after", "give before or after, not both")),
+    };
+    let room = folded("room", &query.room)?;
+    let chats =
+        app.store.chats(&room, auth.user.id, cursor, app.page_limit(query.limit)).await.map_err(ApiError::of_room)?;
+    Ok(Json(ChatsObject::from(&chats)).into_response())
+}
+
+#[derive(Deserialize, Validate)]
+#[garde(context(Limits))]
+struct Publish {
+    #[garde(custom(validation::text))]
+    text: String,
+    #[garde(inner(custom(validation::message_id)))]
+    id: Option<String>,
+    #[garde(inner(custom(validation::offset)))]
+    reply_to: Option<u64>,
+}
+
+impl Precheck for Publish {
+    fn precheck(&self, limits: &Limits) -> Result<(), ApiError> {
+        if self.text.len() <= limits.text_limit_bytes {
+            return Ok(());
+        }
+        let message = format!("the text must be at most {} bytes long", limits.text_limit_bytes);
+        Err(ApiError::new(Code::TextTooLarge, message).on("text"))
+    }
+}
+
+async fn publish(
+    State(app): State<Arc<App>>,
+    auth: Authenticated,
+    RoomName(name): RoomName,
+    Body(body): Body<Publish>,
+) -> Result<Response, ApiError> {
+    if !app.publish_rate.take(auth.user.id, Instant::now()) {
+        let rate = app.settings.limits.publish_rate_per_second;
+        return Err(ApiError::new(
+            Code::RateLimited,
+            format!(
+                "you send more than publish_rate_per_second = {rate} messages a second; the operator can change that \
+                 with `--limit publish_rate_per_second=…`"
+            ),
+        )
+        .retry_after(1));
+    }
+    let room = app.store.room(&name, auth.user.id).await?.ok_or_else(ApiError::no_such_room)?;
+    if room.role.is_none() {
+        return Err(ApiError::not_member());
+    }
+    let message =
+        PublishRequest { room: room.id, user: auth.user, text: body.text, id: body.id, reply_to: body.reply_to };
+    let stored = app.chat.publish(message).await.map_err(|error| publish_error(error, room.kind))?;
+    let answer = json!({"offset": stored.offset, "epoch": &*room.epoch.0, "time": stored.time});
+    Ok((StatusCode::CREATED, Json(answer)).into_response())
+}
+
+fn publish_error(error: PublishError, room: RoomKind) -> ApiError {
+    let message = error.to_string();
+    match error {
+        PublishError::Refused(refusal) => match refusal {
+            Refusal::NoRoom => ApiError::no_such_room(),
+            // The membership ended since it was looked up: from outside there is no private room.
+            Refusal::NotMember if room == RoomKind::Private => ApiError::no_such_room(),
+            Refusal::NotMember => ApiError::not_member(),
+            Refusal::NotYours => ApiError::new(Code::NotYours, message),
+            Refusal::NoTarget => ApiError::new(Code::NoTarget, message).on("reply_to"),
+            Refusal::IdReused => ApiError::new(Code::IdReused, message).on("id"),
+            Refusal::BadData => ApiError::new(Code::BadData, message),
+        },
+        PublishError::NotKnown => ApiError::new(
+            Code::NotKnown,
+            "it is not known whether the message was stored; sending it again with the same id is safe",
+        )
+        .retry_after(1),
+        PublishError::Overloaded => ApiError::new(Code::Overloaded, message).retry_after(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_to_errors() {
+        for (refusal, status, code) in [
+            (Refusal::NoRoom, 404, "no_such_room"),
+            (Refusal::NotMember, 403, "not_member"),
+            (Refusal::NotYours, 403, "not_yours"),
+            (Refusal::NoTarget, 409, "no_target"),
+            (Refusal::IdReused, 409, "id_reused"),
+            (Refusal::BadData, 422, "bad_data"),
+        ] {
+            let error = publish_error(PublishError::Refused(refusal), RoomKind::Public);
+            assert_eq!((error.code.status().as_u16(), error.code.as_str()), (status, code));
+        }
+        let hidden = publish_error(PublishError::Refused(Refusal::NotMember), RoomKind::Private);
+        assert_eq!(hidden, ApiError::no_such_room());
+    }
+}

@@ -1,0 +1,152 @@
+//! The objects of the API as they are in JSON. Ids of users are strings, offsets, numbers and times (Unix
+//! milliseconds) JSON numbers.
+
+use serde::Serialize;
+use uproar_model::{Number, Offset, UnixMillis};
+use uproar_store::{Account, Chats, MemberEntry, Message, Reaction, Role, Room, RoomKind};
+
+#[derive(Serialize)]
+pub(crate) struct UserObject<'a> {
+    id: String,
+    username: &'a str,
+}
+
+impl<'a> From<&'a uproar_model::User> for UserObject<'a> {
+    fn from(user: &'a uproar_model::User) -> UserObject<'a> {
+        UserObject { id: user.id.to_string(), username: &user.username }
+    }
+}
+
+/// One's own account: with the e-mail address, null where there is none.
+#[derive(Serialize)]
+pub(crate) struct AccountObject<'a> {
+    id: String,
+    username: &'a str,
+    email: Option<&'a str>,
+}
+
+impl<'a> From<&'a Account> for AccountObject<'a> {
+    fn from(account: &'a Account) -> AccountObject<'a> {
+        AccountObject { id: account.id.to_string(), username: &account.username, email: account.email.as_deref() }
+    }
+}
+
+#[derive(Serialize)]
+pub(crate) struct RoomObject<'a> {
+    name: &'a str,
+    title: &'a str,
+    private: bool,
+    size: u32,
+    members: u32,
+    offset: Offset,
+    epoch: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unread: Option<Number>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+}
+
+impl<'a> From<&'a Room> for RoomObject<'a> {
+    fn from(room: &'a Room) -> RoomObject<'a> {
+        RoomObject {
+            name: &room.name,
+            title: &room.title,
+            private: room.kind == RoomKind::Private,
+            size: room.size,
+            members: room.members,
+            offset: room.offset,
+            epoch: &room.epoch.0,
+            unread: room.unread,
+            role: room.role.map(role_word),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(crate) struct MemberObject<'a> {
+    user: UserObject<'a>,
+    role: &'static str,
+    joined_at: UnixMillis,
+}
+
+impl<'a> From<&'a MemberEntry> for MemberObject<'a> {
+    fn from(member: &'a MemberEntry) -> MemberObject<'a> {
+        MemberObject { user: (&member.user).into(), role: role_word(member.role), joined_at: member.joined_at }
+    }
+}
+
+fn role_word(role: Role) -> &'static str {
+    match role {
+        Role::Member => "member",
+        Role::Moderator => "moderator",
+        Role::Owner => "owner",
+    }
+}
+
+/// A message of history. `text` is null when deleted, `id` when the server made it.
+#[derive(Serialize)]
+struct MessageObject<'a> {
+    offset: Offset,
+    number: Number,
+    user: UserObject<'a>,
+    text: Option<&'a str>,
+    id: Option<&'a str>,
+    time: UnixMillis,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply_to: Option<Offset>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edited: Option<Offset>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    deleted: bool,
+    reactions: Vec<ReactionObject<'a>>,
+}
+
+#[derive(Serialize)]
+struct ReactionObject<'a> {
+    emoji: &'a str,
+    count: u32,
+    mine: bool,
+}
+
+impl<'a> From<&'a Reaction> for ReactionObject<'a> {
+    fn from(reaction: &'a Reaction) -> ReactionObject<'a> {
+        ReactionObject { emoji: &reaction.emoji, count: reaction.count, mine: reaction.mine }
+    }
+}
+
+impl<'a> From<&'a Message> for MessageObject<'a> {
+    fn from(message: &'a Message) -> MessageObject<'a> {
+        MessageObject {
+            offset: message.offset,
+            number: message.number,
+            user: (&message.user).into(),
+            text: message.text.as_deref(),
+            id: message.id.as_deref(),
+            time: message.time,
+            reply_to: message.reply_to,
+            edited: message.edited,
+            deleted: message.deleted,
+            reactions: message.reactions.iter().map(ReactionObject::from).collect(),
+        }
+    }
+}
+
+/// A page of history.
+#[derive(Serialize)]
+pub(crate) struct ChatsObject<'a> {
+    messages: Vec<MessageObject<'a>>,
+    epoch: &'a str,
+    offset: Offset,
+    more: bool,
+}
+
+impl<'a> From<&'a Chats> for ChatsObject<'a> {
+    fn from(chats: &'a Chats) -> ChatsObject<'a> {
+        ChatsObject {
+            messages: chats.messages.iter().map(MessageObject::from).collect(),
+            epoch: &chats.epoch.0,
+            offset: chats.offset,
+            more: chats.more,
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Which pages may use the API from a browser: CORS for calls, the `Origin` header for WebSocket upgrades.
+
+use http::{HeaderName, HeaderValue, Method, Uri, header};
+use std::time::Duration;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+/// The origins named by `--allow-origin`. The server's own is always allowed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Origins {
+    /// The server's own only.
+    #[default]
+    Own,
+    /// These besides.
+    List(Vec<HeaderValue>),
+    /// Every page of every origin.
+    Any,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OriginError {
+    #[error("'{0}' is no origin; write scheme, host and port only, like https://chat.example or http://localhost:3000")]
+    Form(String),
+    #[error("'*' allows every origin; name none besides it")]
+    AnyAndOthers,
+}
+
+impl Origins {
+    /// Origins as written by the operator: none, a list of exact origins, or `*` alone.
+    pub fn parse<S: AsRef<str>>(origins: &[S]) -> Result<Origins, OriginError> {
+        if origins.iter().any(|origin| origin.as_ref() == "*") {
+            return if origins.len() == 1 { Ok(Origins::Any) } else { Err(OriginError::AnyAndOthers) };
+        }
+        let list: Vec<HeaderValue> = origins.iter().map(|origin| exact(origin.as_ref())).collect::<Result<_, _>>()?;
+        Ok(if list.is_empty() { Origins::Own } else { Origins::List(list) })
+    }
+
+    /// Whether a page of this origin may open a WebSocket here. `host` is the request's `Host`. Only browsers send an
+    /// `Origin`; to everything else this check means nothing.
+    pub fn allow_upgrade(&self, origin: &[u8], host: Option<&str>) -> bool {
+        match self {
+            Origins::Any => true,
+            Origins::List(list) => list.iter().any(|allowed| allowed.as_bytes() == origin) || is_own(origin, host),
+            Origins::Own => is_own(origin, host),
+        }
+    }
+
+    /// The layer that answers preflights and marks answers; none where no other origin may do anything.
+    pub(crate) fn cors(&self) -> Option<CorsLayer> {
+        let origins = match self {
+            Origins::Own => return None,
+            Origins::Any => AllowOrigin::any(),
+            Origins::List(list) => AllowOrigin::list(list.iter().cloned()),
+        };
+        Some(
+            CorsLayer::new()
+                .allow_origin(origins)
+                .allow_methods([Method::GET, Method::POST, Method::DELETE])
+                .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
+                .expose_headers([header::RETRY_AFTER, header::WWW_AUTHENTICATE, HeaderName::from_static("allow")])
+                .max_age(Duration::from_secs(600)),
+        )
+    }
+}
+
+/// An origin in the one form in which browsers send it.
+fn exact(text: &str) -> Result<HeaderValue, OriginError> {
+    let error = || OriginError::Form(text.to_owned());
+    let (scheme, rest) = text.split_once("://").ok_or_else(error)?;
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    if !scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) || scheme.is_empty() {
+        return Err(error());
+    }
+    if rest.is_empty() || rest.contains(['/', '?', '#', '@', '*', ' ']) || rest.parse::<http::uri::Authority>().is_err()
+    {
+        return Err(error());
+    }
+    HeaderValue::from_str(&format!("{scheme}://{rest}").to_ascii_lowercase()).map_err(|_| error())
+}
+
+/// Whether a page of this origin came from this very host. The scheme does not count: behind a proxy that ends TLS the
+/// page's is https and ours is not.
+fn is_own(origin: &[u8], host: Option<&str>) -> bool {
+    let (Ok(origin), Some(host)) = (std::str::from_utf8(origin), host) else { return false };
+    let Ok(origin) = origin.parse::<Uri>() else { return false };
+    let Ok(host) = host.parse::<http::uri::Authority>() else { return false };
+    let default_port = match origin.scheme_str() {
+        Some("https") => 443,
+        Some("http") => 80,
+        _ => return false,
+    };
+    let Some(page) = origin.authority() else { return false };
+    page.host().eq_ignore_ascii_case(host.host())
+        && page.port_u16().unwrap_or(default_port) == host.port_u16().unwrap_or(default_port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_operator_writes() {
+        assert_eq!(Origins::parse::<&str>(&[]), Ok(Origins::Own));
+        assert_eq!(Origins::parse(&["*"]), Ok(Origins::Any));
+        assert_eq!(Origins::parse(&["*", "http://a"]), Err(OriginError::AnyAndOthers));
+        assert_eq!(
+            Origins::parse(&["https://Chat.Example", "http://localhost:3000/"]),
+            Ok(Origins::List(vec![
+                HeaderValue::from_static("https://chat.example"),
+                HeaderValue::from_static("http://localhost:3000")
+            ]))
+        );
+        for text in
+            ["chat.example", "https://", "https://a/b", "https://*.example", "null", "https://u@a", "https://a b"]
+        {
+            assert!(Origins::parse(&[text]).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn which_pages_may_open_a_websocket() {
+        let own = Origins::Own;
+        assert!(own.allow_upgrade(b"http://localhost:8080", Some("localhost:8080")));
+        assert!(own.allow_upgrade(b"https://chat.example", Some("chat.example")));
+        assert!(own.allow_upgrade(b"https://chat.example", Some("Chat.Example:443")));
+        for (origin, host) in [
+            ("http://localhost:3000", Some("localhost:8080")),
+            ("https://evil.example", Some("chat.example")),
+            ("https://chat.example.evil.example", Some("chat.example")),
+            ("null", Some("chat.example")),
+            ("http://chat.example", None),
+        ] {
+            assert!(!own.allow_upgrade(origin.as_bytes(), host), "{origin}");
+        }
+        let list = Origins::parse(&["https://app.example"]).unwrap();
+        assert!(list.allow_upgrade(b"https://app.example", Some("chat.example")));
+        assert!(list.allow_upgrade(b"https://chat.example", Some("chat.example")));
+        assert!(!list.allow_upgrade(b"http://app.example", Some("chat.example")));
+        assert!(Origins::Any.allow_upgrade(b"null", None));
+    }
+}

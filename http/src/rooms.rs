@@ -1,0 +1,199 @@
+//! Rooms and their members.
+
+use crate::authentication::Authenticated;
+use crate::errors::ApiError;
+use crate::input::{Body, MemberKey, Precheck, Query, RoomName, folded};
+use crate::objects::{MemberObject, RoomObject};
+use crate::service::{App, Route, finish};
+use crate::settings::Limits;
+use crate::validation;
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use garde::Validate;
+use http::{Method, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+use std::sync::Arc;
+use uproar_model::UserId;
+use uproar_store::{NewRoom, RoomKind};
+
+/// Entries of a page when the request does not say how many.
+pub(crate) const PAGE_DEFAULT: usize = 50;
+
+pub(crate) fn routes() -> Vec<Route> {
+    vec![
+        Route::new(Method::POST, "/user/createroom", create),
+        Route::new(Method::GET, "/rooms", list),
+        Route::new(Method::GET, "/rooms/{name}", get),
+        Route::new(Method::DELETE, "/rooms/{name}", delete),
+        Route::new(Method::POST, "/rooms/{name}/join", join),
+        Route::new(Method::POST, "/rooms/{name}/leave", leave),
+        Route::new(Method::GET, "/rooms/{name}/members", members),
+        Route::new(Method::POST, "/rooms/{name}/members", add_member),
+        Route::new(Method::DELETE, "/rooms/{name}/members/{username}", remove_member),
+    ]
+}
+
+#[derive(Deserialize, Validate)]
+#[garde(context(Limits))]
+struct CreateRoom {
+    #[garde(custom(validation::new_room_name))]
+    name: String,
+    #[garde(inner(custom(validation::title)))]
+    title: Option<String>,
+    #[garde(inner(custom(validation::room_size)))]
+    size: Option<u32>,
+    #[garde(skip)]
+    private: Option<bool>,
+}
+
+impl Precheck for CreateRoom {}
+
+async fn create(
+    State(app): State<Arc<App>>,
+    auth: Authenticated,
+    Body(body): Body<CreateRoom>,
+) -> Result<Response, ApiError> {
+    let limits = &app.settings.limits;
+    let room = NewRoom {
+        name: folded("name", &body.name)?,
+        // What people see: the name in the spelling in which it was given.
+        title: body.title.unwrap_or(body.name),
+        kind: if body.private == Some(true) { RoomKind::Private } else { RoomKind::Public },
+        size: body.size.unwrap_or(limits.room_size_default.min(limits.room_size_limit)),
+        owner: auth.user.id,
+    };
+    let room = app.store.create_room(room).await.map_err(ApiError::of_room)?;
+    Ok((StatusCode::CREATED, Json(json!({"room": RoomObject::from(&room)}))).into_response())
+}
+
+#[derive(Deserialize, Validate)]
+#[garde(context(Limits))]
+struct ListRooms {
+    #[garde(inner(custom(validation::search)))]
+    query: Option<String>,
+    #[garde(inner(custom(validation::name)))]
+    after: Option<String>,
+    #[garde(inner(custom(validation::page_limit)))]
+    limit: Option<u64>,
+}
+
+async fn list(
+    State(app): State<Arc<App>>,
+    auth: Authenticated,
+    Query(query): Query<ListRooms>,
+) -> Result<Response, ApiError> {
+    let limit = app.page_limit(query.limit);
+    let after = query.after.map(|after| folded("after", &after)).transpose()?;
+    let search = query.query.as_deref().unwrap_or_default();
+    // One more than is answered says whether there are more.
+    let mut rooms = app.store.rooms(auth.user.id, search, after.as_deref(), limit + 1).await?;
+    let more = rooms.len() > limit;
+    rooms.truncate(limit);
+    let rooms: Vec<RoomObject<'_>> = rooms.iter().map(RoomObject::from).collect();
+    Ok(Json(json!({"rooms": rooms, "more": more})).into_response())
+}
+
+async fn get(State(app): State<Arc<App>>, auth: Authenticated, RoomName(name): RoomName) -> Result<Response, ApiError> {
+    let room = app.store.room(&name, auth.user.id).await?.ok_or_else(ApiError::no_such_room)?;
+    Ok(Json(json!({"room": RoomObject::from(&room)})).into_response())
+}
+
+async fn delete(
+    State(app): State<Arc<App>>,
+    auth: Authenticated,
+    RoomName(name): RoomName,
+) -> Result<Response, ApiError> {
+    finish(async move {
+        let room = app.store.delete_room(&name, auth.user.id).await.map_err(ApiError::of_room)?;
+        app.chat.close_room(room);
+        Ok(Json(json!({})).into_response())
+    })
+    .await
+}
+
+async fn join(
+    State(app): State<Arc<App>>,
+    auth: Authenticated,
+    RoomName(name): RoomName,
+) -> Result<Response, ApiError> {
+    let room = app.store.join(&name, auth.user.id).await.map_err(ApiError::of_room)?;
+    Ok(Json(json!({"room": RoomObject::from(&room)})).into_response())
+}
+
+async fn leave(
+    State(app): State<Arc<App>>,
+    auth: Authenticated,
+    RoomName(name): RoomName,
+) -> Result<Response, ApiError> {
+    let key = folded("username", &auth.user.username)?;
+    finish(async move {
+        let removal = app.store.remove_member(&name, auth.user.id, &key).await.map_err(ApiError::of_room)?;
+        app.chat.learn(removal.room, removal.publication);
+        Ok(Json(json!({})).into_response())
+    })
+    .await
+}
+
+#[derive(Deserialize, Validate)]
+#[garde(context(Limits))]
+struct ListMembers {
+    #[garde(inner(custom(validation::user_id)))]
+    after: Option<String>,
+    #[garde(inner(custom(validation::page_limit)))]
+    limit: Option<u64>,
+}
+
+async fn members(
+    State(app): State<Arc<App>>,
+    auth: Authenticated,
+    RoomName(name): RoomName,
+    Query(query): Query<ListMembers>,
+) -> Result<Response, ApiError> {
+    let limit = app.page_limit(query.limit);
+    let after = match query.after.as_deref().map(str::parse) {
+        None => None,
+        Some(Ok(id)) => Some(UserId(id)),
+        Some(Err(_)) => return Err(ApiError::invalid("after", "must be a user's id")),
+    };
+    let mut members = app.store.members(&name, auth.user.id, after, limit + 1).await.map_err(ApiError::of_room)?;
+    let more = members.len() > limit;
+    members.truncate(limit);
+    let members: Vec<MemberObject<'_>> = members.iter().map(MemberObject::from).collect();
+    Ok(Json(json!({"members": members, "more": more})).into_response())
+}
+
+#[derive(Deserialize, Validate)]
+#[garde(context(Limits))]
+struct AddMember {
+    #[garde(custom(validation::name))]
+    username: String,
+}
+
+impl Precheck for AddMember {}
+
+async fn add_member(
+    State(app): State<Arc<App>>,
+    auth: Authenticated,
+    RoomName(name): RoomName,
+    Body(body): Body<AddMember>,
+) -> Result<Response, ApiError> {
+    let key = folded("username", &body.username)?;
+    let member = app.store.add_member(&name, auth.user.id, &key).await.map_err(ApiError::of_member)?;
+    Ok(Json(json!({"member": MemberObject::from(&member)})).into_response())
+}
+
+async fn remove_member(
+    State(app): State<Arc<App>>,
+    auth: Authenticated,
+    RoomName(name): RoomName,
+    MemberKey(key): MemberKey,
+) -> Result<Response, ApiError> {
+    finish(async move {
+        let removal = app.store.remove_member(&name, auth.user.id, &key).await.map_err(ApiError::of_member)?;
+        app.chat.learn(removal.room, removal.publication);
+        Ok(Json(json!({})).into_response())
+    })
+    .await
+}

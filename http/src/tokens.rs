@@ -1,0 +1,241 @@
+//! Tokens: JSON Web Tokens signed with HMAC-SHA-256 under the key of the data folder (RFC 7519, RFC 7518 section 3.2).
+//!
+//! Claims: `iss` "uproar", `sub` the user's id as a string (absent in a token minted by `uproar token`), `name`, `gen`
+//! (with `sub` only), `iat` and `exp` in Unix seconds. The header's `kid` says which key signed.
+
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use uproar_model::{Claims, TokenError, UserId};
+use uproar_store::Account;
+
+const ISSUER: &str = "uproar";
+
+/// The shortest key: as long as the hash (RFC 7518 section 3.2).
+const KEY_LIMIT_LOW_BYTES: usize = 32;
+/// More than this is not a key but the wrong file.
+const KEY_LIMIT_BYTES: usize = 4096;
+/// The longest token that is looked at. Ours are about 300 bytes.
+const TOKEN_LIMIT_BYTES: usize = 4096;
+
+/// Makes and verifies tokens.
+pub struct Tokens {
+    encoding: EncodingKey,
+    decoding: DecodingKey,
+    key_id: String,
+    validation: Validation,
+}
+
+/// Why there is no key. Each text is one line that says what is wrong, with what, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error("can't read the signing key {path}: {error}")]
+    Unreadable { path: PathBuf, error: io::Error },
+    #[error("there is no signing key {0}; start the server once, which generates it, or name its data folder")]
+    Missing(PathBuf),
+    #[error("can't generate the signing key {path}: {error}")]
+    NotWritten { path: PathBuf, error: io::Error },
+    #[error("the signing key {0} is no regular file")]
+    NoFile(PathBuf),
+    #[error(
+        "the signing key {path} has {length} bytes, and needs {KEY_LIMIT_LOW_BYTES} to {KEY_LIMIT_BYTES}; restore it \
+         from a backup, or move it away to have a new one generated, which ends all tokens"
+    )]
+    Length { path: PathBuf, length: usize },
+    #[error("others can read the signing key {path} (mode {mode:04o}); run `chmod 600 {path}`", path = path.display())]
+    Open { path: PathBuf, mode: u32 },
+    #[error("a signing key needs {KEY_LIMIT_LOW_BYTES} to {KEY_LIMIT_BYTES} bytes, this one has {0}")]
+    Bytes(usize),
+}
+
+/// The claims as they are in the token.
+#[derive(Serialize, Deserialize)]
+struct Payload {
+    iss: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sub: Option<String>,
+    name: String,
+    #[serde(default, rename = "gen", skip_serializing_if = "Option::is_none")]
+    generation: Option<u32>,
+    iat: u64,
+    exp: u64,
+}
+
+impl Tokens {
+    /// Tokens under this key, 32 to 4096 bytes, which should be random.
+    pub fn from_key(key: &[u8]) -> Result<Tokens, KeyError> {
+        if !(KEY_LIMIT_LOW_BYTES..=KEY_LIMIT_BYTES).contains(&key.len()) {
+            return Err(KeyError::Bytes(key.len()));
+        }
+        // Named, so that another crate of the build that turns on a second provider can't make jsonwebtoken undecided.
+        // An error means that one is named already.
+        let _ = jsonwebtoken::crypto::rust_crypto::DEFAULT_PROVIDER.install_default();
+        let mut hash = Sha256::new();
+        hash.update(b"uproar key id\0");
+        hash.update(key);
+        let key_id = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.set_issuer(&[ISSUER]);
+        validation.set_required_spec_claims(&["exp", "iss"]);
+        // Compared by ourselves, to the second and with the caller's clock.
+        validation.validate_exp = false;
+        validation.leeway = 0;
+        Ok(Tokens {
+            encoding: EncodingKey::from_secret(key),
+            decoding: DecodingKey::from_secret(key),
+            key_id,
+            validation,
+        })
+    }
+
+    /// Tokens under the key in this file. Where there is none, one is generated: 32 random bytes, mode 0600, on disk
+    /// before this returns; a key that another process generates at the same time is taken instead of overwritten.
+    pub fn from_key_file(path: &Path) -> Result<Tokens, KeyError> {
+        match Tokens::read_key_file(path) {
+            Err(KeyError::Missing(_)) => {
+                generate(path).map_err(|error| KeyError::NotWritten { path: path.to_owned(), error })?;
+                Tokens::read_key_file(path)
+            }
+            tokens => tokens,
+        }
+    }
+
+    /// The same, but a missing file is an error. For tools that work beside a server.
+    pub fn read_key_file(path: &Path) -> Result<Tokens, KeyError> {
+        let unreadable = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => KeyError::Missing(path.to_owned()),
+            _ => KeyError::Unreadable { path: path.to_owned(), error },
+        };
+        // Before it is opened: opening a pipe would wait for whoever writes to it.
+        let metadata = std::fs::metadata(path).map_err(unreadable)?;
+        if !metadata.is_file() {
+            return Err(KeyError::NoFile(path.to_owned()));
+        }
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(KeyError::Open { path: path.to_owned(), mode });
+        }
+        let mut key = Vec::with_capacity(KEY_LIMIT_LOW_BYTES);
+        let file = File::open(path).map_err(unreadable)?;
+        file.take(KEY_LIMIT_BYTES as u64 + 1).read_to_end(&mut key).map_err(unreadable)?;
+        Tokens::from_key(&key).map_err(|error| match error {
+            KeyError::Bytes(length) => KeyError::Length { path: path.to_owned(), length },
+            error => error,
+        })
+    }
+
+    /// A token for an account, of its current generation. `now`: Unix seconds; `lifetime`: seconds.
+    pub fn issue(&self, account: &Account, now: u64, lifetime: u64) -> String {
+        self.sign(&Payload {
+            iss: ISSUER.to_owned(),
+            sub: Some(account.id.to_string()),
+            name: account.username.to_string(),
+            generation: Some(account.token_generation),
+            iat: now,
+            exp: now.saturating_add(lifetime),
+        })
+    }
+
+    /// A token for a name, without a look at the database: the server looks the user up, or creates it, when the token
+    /// comes. `now`: Unix seconds; `lifetime`: seconds.
+    pub fn mint(&self, username: &str, now: u64, lifetime: u64) -> String {
+        self.sign(&Payload {
+            iss: ISSUER.to_owned(),
+            sub: None,
+            name: username.to_owned(),
+            generation: None,
+            iat: now,
+            exp: now.saturating_add(lifetime),
+        })
+    }
+
+    /// What a token says, if it is one of ours and `now` (Unix seconds) is before its end. A pure function: revocations
+    /// are the caller's to check. `Expired` is said only of a token whose signature is good.
+    pub fn verify(&self, token: &str, now: u64) -> Result<Claims, TokenError> {
+        if token.len() > TOKEN_LIMIT_BYTES {
+            return Err(TokenError::Invalid);
+        }
+        let data = jsonwebtoken::decode::<Payload>(token, &self.decoding, &self.validation)
+            .map_err(|_| TokenError::Invalid)?;
+        if data.header.kid.as_deref() != Some(self.key_id.as_str()) {
+            return Err(TokenError::Invalid);
+        }
+        let payload = data.claims;
+        let user = match payload.sub.as_deref() {
+            None => None,
+            Some(sub) => Some(sub.parse().ok().filter(|id| *id > 0).map(UserId).ok_or(TokenError::Invalid)?),
+        };
+        if payload.generation.is_some() != user.is_some() {
+            return Err(TokenError::Invalid);
+        }
+        if payload.exp <= now {
+            return Err(TokenError::Expired);
+        }
+        Ok(Claims {
+            user,
+            username: Arc::from(payload.name),
+            generation: payload.generation,
+            issued_at: payload.iat,
+            expires_at: payload.exp,
+        })
+    }
+
+    /// Which key signs: the `kid` of every token.
+    pub fn key_id(&self) -> &str {
+        &self.key_id
+    }
+
+    fn sign(&self, payload: &Payload) -> String {
+        let mut header = Header::new(Algorithm::HS256);
+        header.kid = Some(self.key_id.clone());
+        // Strings and numbers always serialise, and an HMAC key is always good for HS256.
+        jsonwebtoken::encode(&header, payload, &self.encoding).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokens").field("key_id", &self.key_id).finish_non_exhaustive()
+    }
+}
+
+/// Writes a new key. Under another name first, and then linked: the name either does not exist or holds all of the key,
+/// whatever moment the machine stops, and an existing key is never replaced.
+fn generate(path: &Path) -> io::Result<()> {
+    let mut key = [0; KEY_LIMIT_LOW_BYTES];
+    getrandom::fill(&mut key).map_err(io::Error::from)?;
+    let mut suffix = [0; 8];
+    getrandom::fill(&mut suffix).map_err(io::Error::from)?;
+
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    if !folder.exists() {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(format!(".{:016x}", u64::from_ne_bytes(suffix)));
+    let unfinished = PathBuf::from(unfinished);
+
+    let linked = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+        file.write_all(&key)?;
+        file.sync_all()?;
+        match std::fs::hard_link(&unfinished, path) {
+            // Another process was faster: its key is as good.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked,
+        }
+    })();
+    let removed = std::fs::remove_file(&unfinished);
+    linked?;
+    removed?;
+    File::open(folder)?.sync_all()
+}
