@@ -99,6 +99,12 @@ limits! {
     gap_deadline_ms = 5_000, 10..=DAY_MS;
     /// Publications of a room that may wait behind a hole.
     held_limit_publications = 4_096, 1..=MIB;
+    /// How long a shard keeps a room that nobody there receives, for those who come back.
+    room_idle_ms = 60_000, 0..=DAY_MS;
+    /// How long a connection may outlive its token.
+    expired_grace_ms = 25_000, 0..=DAY_MS;
+    /// Connections of one user on one shard; a further one is refused (429).
+    user_connections_limit = 10_000, 1..=16_000_000;
     /// How long a sender waits for the database before it gets error 100.
     append_deadline_ms = 4_000, 10..=DAY_MS;
     /// Items in one batch of a lane.

@@ -1,4 +1,13 @@
 //! Who talks to whom, and in which words. The queues themselves are the driver's (`crate::mesh`) or the simulator's.
+//!
+//! *Calls* take one of a pair's credits, and the place for the answer is reserved with the credit: answering never
+//! waits. *Publications* use the other places; a home that finds none goes on later from its ring. So no shard ever
+//! waits for another.
+
+use super::run::Run;
+use std::sync::Arc;
+use uproar_model::{Epoch, Item, Offset, Outcome, Page, Publication, RoomId, UnixMillis, User, UserId};
+use uproar_store::{Admission, JoinError, PageRequest, Revocation};
 
 /// Someone who has queues: one to and one from each other endpoint that it talks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -13,6 +22,195 @@ pub enum Endpoint {
     Http,
 }
 
+/// What a home shard owns: a stored room, or a `live:` channel that is only in memory.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Channel {
+    Room(RoomId),
+    /// The name without `live:`.
+    Live(Arc<str>),
+}
+
+/// Whom an answer is for. Compared as a whole: an answer for a connection that is gone never reaches the next one in
+/// its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Caller {
+    pub endpoint: Endpoint,
+    /// A connection's slot; for HTTP the number of the call.
+    pub slot: u32,
+    /// Which of the slot's tenants.
+    pub generation: u32,
+    /// Counts what the connection asked, so that a late answer is not taken for that to a later question.
+    pub serial: u32,
+}
+
+impl Caller {
+    /// The connection (or HTTP call) whose order is kept.
+    pub fn source(&self) -> (Endpoint, u32, u32) {
+        (self.endpoint, self.slot, self.generation)
+    }
+}
+
+/// An item on its way into the database and back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    pub caller: Caller,
+    /// Raised by the session each time an item ends with error 100: what was sent before that must end so too.
+    pub era: u32,
+    /// `Now::ms` after which the sender is answered with error 100.
+    pub deadline_ms: u64,
+    pub item: Item,
+    /// The sender's name, for showing the publication.
+    pub username: Arc<str>,
+}
+
+impl Append {
+    /// What it counts for in the bounds of batches and lanes: its strings and a row's overhead.
+    pub fn cost_bytes(&self) -> u64 {
+        64 + self.item.id.len() as u64 + self.item.body.as_ref().map_or(0, |b| b.len() as u64)
+    }
+}
+
+/// It ended with error 100: it may or may not be stored, and may be sent again with the same id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotKnown;
+
+/// What a shard asks of the store's readers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Let a user into a room (by its key).
+    Admit { room: String, user: UserId },
+    /// The user of this name, created where there is none.
+    User { username: Arc<str> },
+    /// A room's head.
+    Head { room: RoomId },
+    /// Publications of a room.
+    Page { room: RoomId, request: PageRequest },
+}
+
+/// What the readers answer. `Failed`: the store did not answer; nothing is known.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    Admitted(Result<Admission, JoinError>),
+    User { user: User, token_generation: u32, revoked_at: Option<UnixMillis> },
+    Head(Option<uproar_model::Head>),
+    Page(Option<Arc<Page>>),
+    Failed,
+}
+
+/// Who on a shard asked the readers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asker {
+    Connection(Caller),
+    /// The room's home, to load it.
+    Load(RoomId),
+    /// The room's home, to fill a hole.
+    Gap(RoomId),
+    /// The room's home, for a shard whose client claims an offset above its position.
+    Check(RoomId, Caller),
+}
+
+/// How an attach ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AttachOutcome {
+    /// The shard is fed from behind this position on.
+    Attached {
+        epoch: Option<Epoch>,
+        position: Offset,
+    },
+    NoRoom,
+    /// The store did not answer.
+    Failed,
+}
+
+/// What a check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckOutcome {
+    /// The room's last committed offset.
+    Top(Offset),
+    NoRoom,
+    /// The store did not answer.
+    Failed,
+}
+
 /// What goes through the mesh.
-#[derive(Debug)]
-pub enum Message {}
+#[derive(Clone, Debug)]
+pub enum Message {
+    // Calls of a shard (or of HTTP) to a room's home, and the answers.
+    Append(Box<Append>),
+    Appended {
+        caller: Caller,
+        era: u32,
+        id: Arc<str>,
+        result: Result<Outcome, NotKnown>,
+    },
+    Attach {
+        channel: Channel,
+        name: Arc<str>,
+    },
+    Attached {
+        channel: Channel,
+        outcome: AttachOutcome,
+    },
+    Detach {
+        channel: Channel,
+    },
+    Detached,
+    /// What is the room's head now? Asked when a client claims an offset above the shard's position.
+    Check {
+        room: RoomId,
+        caller: Caller,
+    },
+    Checked {
+        caller: Caller,
+        top: CheckOutcome,
+    },
+    /// A message for a `live:` channel, to its home.
+    Live {
+        channel: Arc<str>,
+        entry: Box<super::run::LiveEntry>,
+    },
+    LiveTaken,
+
+    // A home's calls to a lane, and the answers.
+    Commit(Box<Append>),
+    /// Returns the credit where it is the last for its item.
+    Committed(Box<super::lane::LaneAnswer>),
+
+    // A shard's calls to the readers, and the answers.
+    Ask {
+        asker: Asker,
+        ask: Ask,
+    },
+    Answer {
+        asker: Asker,
+        answer: Answer,
+    },
+
+    // A home's publications to the shards it feeds. No answer.
+    Run {
+        channel: Channel,
+        run: Arc<Run>,
+    },
+    /// The shard has fallen off the ring: its subscribers end with 3010.
+    Lost {
+        channel: Channel,
+    },
+    /// The room is gone: its subscribers end.
+    Closed {
+        channel: Channel,
+    },
+
+    // From HTTP, each answered with `Done` when taken.
+    /// To the home: a publication that the store itself appended.
+    Learn {
+        room: RoomId,
+        publication: Box<Publication>,
+    },
+    /// To the home: the room was deleted.
+    CloseRoom {
+        room: RoomId,
+    },
+    /// To every shard: earlier tokens of this user are no longer good.
+    Revoke(Revocation),
+    Done,
+}

@@ -1,0 +1,423 @@
+//! A lane's logic: what waits, what is being committed, and what its senders are told. One batch is in flight at a
+//! time; the next forms while it commits.
+//!
+//! A batch whose outcome is not known is sent again, unchanged, before the next one, until the database answers. What
+//! its senders are told in the meantime (error 100 at their deadline) does not change what is sent.
+
+use super::mesh::{Append, Endpoint, NotKnown};
+use super::mutation::{self, Mutation};
+use crate::limits::Limits;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use uproar_model::{Item, Outcome, Refusal, RoomId};
+
+/// A connection (or HTTP call) and the room it sends to: the scope within which order is kept.
+type Stream = ((Endpoint, u32, u32), RoomId);
+
+/// What the database made of a batch.
+#[derive(Clone, Debug)]
+pub enum BatchResult {
+    /// An outcome for each item.
+    Answered(Vec<Outcome>),
+    /// It may have been committed, or not.
+    NotKnown,
+    /// Nothing was committed: some item's data is refused.
+    BadData,
+}
+
+/// An answer for the shard that sent the item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneAnswer {
+    pub append: Box<Append>,
+    pub result: Result<Outcome, NotKnown>,
+    /// The sender was told error 100 before: what this says is for showing only.
+    pub was_told: bool,
+    /// False for an item that was told error 100 while its batch is still being tried: another answer follows.
+    pub is_last: bool,
+}
+
+impl LaneAnswer {
+    fn only(append: Box<Append>, result: Result<Outcome, NotKnown>) -> LaneAnswer {
+        LaneAnswer { append, result, was_told: false, is_last: true }
+    }
+}
+
+#[derive(Debug)]
+struct Batch {
+    /// What is sent to the database, the same each time.
+    items: Arc<[Item]>,
+    /// For each item where it came from.
+    senders: Vec<Sender>,
+}
+
+#[derive(Debug)]
+struct Sender {
+    append: Box<Append>,
+    /// It was answered with error 100 at its deadline.
+    was_told: bool,
+}
+
+impl Batch {
+    /// Those who still wait to be told something.
+    fn waiting(&self) -> impl Iterator<Item = &Append> {
+        self.senders.iter().filter(|s| !s.was_told).map(|s| &*s.append)
+    }
+
+    fn answer(self, outcomes: impl IntoIterator<Item = Outcome>, answers: &mut Vec<LaneAnswer>) {
+        for (Sender { append, was_told }, outcome) in self.senders.into_iter().zip(outcomes) {
+            answers.push(LaneAnswer { append, result: Ok(outcome), was_told, is_last: true });
+        }
+    }
+}
+
+/// A lane. The driver of it asks for the next batch, runs the store call, and reports how it ended.
+#[derive(Debug)]
+pub struct Lane {
+    limits: Limits,
+    pending: VecDeque<Box<Append>>,
+    pending_bytes: u64,
+    by_room: HashMap<RoomId, (u64, u64)>,
+    by_source: HashMap<(Endpoint, u32, u32), u64>,
+    /// Batches to send before anything that is pending: what is to be retried, and the halves of what was refused.
+    queued: VecDeque<Batch>,
+    in_flight: Option<Batch>,
+    /// When a batch may be sent again after an unknown outcome.
+    retry_at_ms: Option<u64>,
+    retries: u32,
+    /// Streams of which an item ended with error 100, up to which era all of theirs must end so, and until when that
+    /// is remembered.
+    ended: BTreeMap<Stream, (u32, u64)>,
+}
+
+impl Lane {
+    pub fn new(limits: Limits) -> Lane {
+        Lane {
+            limits,
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            by_room: HashMap::new(),
+            by_source: HashMap::new(),
+            queued: VecDeque::new(),
+            in_flight: None,
+            retry_at_ms: None,
+            retries: 0,
+            ended: BTreeMap::new(),
+        }
+    }
+
+    /// An item arrived. It waits, or is answered at once with error 100.
+    pub fn receive(&mut self, now_ms: u64, append: Box<Append>, answers: &mut Vec<LaneAnswer>) {
+        let stream = (append.caller.source(), append.item.room);
+        if let Some((era, _)) = self.ended.get(&stream) {
+            if append.era <= *era {
+                answers.push(LaneAnswer::only(append, Err(NotKnown)));
+                return;
+            }
+            // The session has seen the failure; what it sends from now on is a new stream.
+            self.ended.remove(&stream);
+        }
+        if now_ms >= append.deadline_ms || !self.has_place(&append) {
+            self.remember_ended(now_ms, stream, append.era);
+            answers.push(LaneAnswer::only(append, Err(NotKnown)));
+            return;
+        }
+        if mutation::active(Mutation::AcknowledgeBeforeCommit) {
+            let early = Outcome::Again(uproar_model::Stored { offset: 1, number: 1, time: 1 });
+            answers.push(LaneAnswer { is_last: false, ..LaneAnswer::only(append.clone(), Ok(early)) });
+        }
+        self.count(&append, 1);
+        self.pending.push_back(append);
+    }
+
+    fn has_place(&self, append: &Append) -> bool {
+        let cost = append.cost_bytes();
+        let (room_items, room_bytes) = self.by_room.get(&append.item.room).copied().unwrap_or_default();
+        let of_source = self.by_source.get(&append.caller.source()).copied().unwrap_or_default();
+        (self.pending.len() as u64) < self.limits.lane_limit_items
+            && self.pending_bytes + cost <= self.limits.lane_limit_bytes
+            && room_items < self.limits.lane_limit_items / 4
+            && room_bytes + cost <= self.limits.lane_limit_bytes / 4
+            && of_source < self.limits.pending_publishes_limit
+    }
+
+    /// Adds an item to the counts of what is pending, or takes it out.
+    fn count(&mut self, append: &Append, sign: i64) {
+        let cost = append.cost_bytes() as i64 * sign;
+        let step = |value: &mut u64, by: i64| *value = value.saturating_add_signed(by);
+        step(&mut self.pending_bytes, cost);
+        let room = self.by_room.entry(append.item.room).or_default();
+        step(&mut room.0, sign);
+        step(&mut room.1, cost);
+        if room.0 == 0 {
+            self.by_room.remove(&append.item.room);
+        }
+        let source = self.by_source.entry(append.caller.source()).or_default();
+        step(source, sign);
+        if *source == 0 {
+            self.by_source.remove(&append.caller.source());
+        }
+    }
+
+    /// The batch to send now, if one is due and none is in flight. The same slice again after an unknown outcome.
+    pub fn next_batch(&mut self, now_ms: u64) -> Option<Arc<[Item]>> {
+        if self.in_flight.is_some() || self.retry_at_ms.is_some_and(|at| now_ms < at) {
+            return None;
+        }
+        self.retry_at_ms = None;
+        let batch = match self.queued.pop_front() {
+            Some(batch) => batch,
+            None => self.form_batch()?,
+        };
+        let items = Arc::clone(&batch.items);
+        self.in_flight = Some(batch);
+        Some(items)
+    }
+
+    fn form_batch(&mut self) -> Option<Batch> {
+        let mut senders = Vec::new();
+        let mut bytes = 0;
+        while let Some(append) = self.pending.front() {
+            bytes += append.cost_bytes();
+            if senders.len() as u64 >= self.limits.batch_limit_items
+                || !senders.is_empty() && bytes > self.limits.batch_limit_bytes
+            {
+                break;
+            }
+            let append = self.pending.pop_front()?;
+            self.count(&append, -1);
+            senders.push(Sender { append, was_told: false });
+        }
+        if senders.is_empty() {
+            return None;
+        }
+        let items = senders.iter().map(|sender| sender.append.item.clone()).collect();
+        Some(Batch { items, senders })
+    }
+
+    /// The batch in flight came back.
+    pub fn finished(&mut self, now_ms: u64, result: BatchResult, answers: &mut Vec<LaneAnswer>) {
+        let Some(batch) = self.in_flight.take() else { return };
+        match result {
+            BatchResult::Answered(outcomes) => {
+                debug_assert_eq!(outcomes.len(), batch.senders.len());
+                self.retries = 0;
+                batch.answer(outcomes, answers);
+            }
+            BatchResult::NotKnown => {
+                let delay = self.limits.retry_delay_ms << self.retries.min(10);
+                self.retry_at_ms = Some(now_ms + delay.min(1000));
+                self.retries += 1;
+                self.queued.push_front(batch);
+            }
+            BatchResult::BadData if batch.items.len() > 1 => {
+                self.retries = 0;
+                let middle = batch.items.len() / 2;
+                let mut first = batch.senders;
+                let second = first.split_off(middle);
+                self.queued.push_front(Batch { items: batch.items[middle..].into(), senders: second });
+                self.queued.push_front(Batch { items: batch.items[..middle].into(), senders: first });
+            }
+            BatchResult::BadData => {
+                self.retries = 0;
+                batch.answer([Outcome::Refused(Refusal::BadData)], answers);
+            }
+        }
+    }
+
+    /// Answers what is past its deadline, and with it all that its stream has here.
+    pub fn tick(&mut self, now_ms: u64, answers: &mut Vec<LaneAnswer>) {
+        self.ended.retain(|_, (_, until)| now_ms < *until);
+        if self.first_deadline_ms().is_none_or(|at| now_ms < at) {
+            return;
+        }
+        let mut failed: BTreeMap<Stream, u32> = BTreeMap::new();
+        let batches = self.in_flight.iter().chain(&self.queued);
+        for append in batches.flat_map(Batch::waiting).chain(self.pending.iter().map(|append| &**append)) {
+            if now_ms >= append.deadline_ms {
+                let era = failed.entry((append.caller.source(), append.item.room)).or_default();
+                *era = append.era.max(*era);
+            }
+        }
+        // What was sent *before* the late item of its stream is at least as late, so all of the stream goes.
+        let ends = |append: &Append| failed.contains_key(&(append.caller.source(), append.item.room));
+        for sender in self.in_flight.iter_mut().chain(&mut self.queued).flat_map(|batch| &mut batch.senders) {
+            if !sender.was_told && ends(&sender.append) {
+                sender.was_told = true;
+                let answer = LaneAnswer::only(sender.append.clone(), Err(NotKnown));
+                answers.push(LaneAnswer { is_last: false, ..answer });
+            }
+        }
+        let (gone, kept): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.pending).into_iter().partition(|append| ends(append));
+        self.pending = kept;
+        for append in gone {
+            self.count(&append, -1);
+            answers.push(LaneAnswer::only(append, Err(NotKnown)));
+        }
+        for (stream, era) in failed {
+            self.remember_ended(now_ms, stream, era);
+        }
+    }
+
+    fn remember_ended(&mut self, now_ms: u64, stream: Stream, era: u32) {
+        // Whatever is still on its way from the same era is past its own deadline long before this is forgotten.
+        let until = now_ms + 2 * self.limits.append_deadline_ms;
+        let entry = self.ended.entry(stream).or_insert((era, until));
+        *entry = (era.max(entry.0), until);
+    }
+
+    fn first_deadline_ms(&self) -> Option<u64> {
+        let batches = self.in_flight.iter().chain(&self.queued);
+        let of_batches = batches.flat_map(Batch::waiting).map(|append| append.deadline_ms).min();
+        let of_pending = self.pending.front().map(|append| append.deadline_ms);
+        of_batches.into_iter().chain(of_pending).min()
+    }
+
+    /// When `tick` or `next_batch` has something to do at the latest, in `Now::ms`.
+    pub fn deadline_ms(&self) -> Option<u64> {
+        let retry = self.retry_at_ms.filter(|_| self.in_flight.is_none());
+        self.first_deadline_ms().into_iter().chain(retry).min()
+    }
+
+    /// Whether nothing waits and nothing is being committed.
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty() && self.queued.is_empty() && self.in_flight.is_none()
+    }
+
+    /// Whether the last batch had no answer: the database is down, or slow beyond its deadline.
+    pub fn is_stuck(&self) -> bool {
+        self.retries > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::mesh::Caller;
+    use uproar_model::{Kind, Stored, UserId};
+
+    fn append(room: i64, slot: u32, era: u32, id: &str, deadline_ms: u64) -> Box<Append> {
+        let caller = Caller { endpoint: Endpoint::Shard(0), slot, generation: 0, serial: 0 };
+        let item = Item {
+            room: RoomId(room),
+            user: UserId(1),
+            id: id.into(),
+            kind: Kind::Message,
+            target: None,
+            body: Some("x".into()),
+        };
+        Box::new(Append { caller, era, deadline_ms, item, username: "ann".into() })
+    }
+
+    fn ids(items: &[Item]) -> Vec<&str> {
+        items.iter().map(|item| &*item.id).collect()
+    }
+
+    fn new(offset: u64) -> Outcome {
+        Outcome::New(Stored { offset, number: offset, time: 0 })
+    }
+
+    #[test]
+    fn the_next_batch_forms_while_one_commits() {
+        let (mut lane, mut answers) = (Lane::new(Limits::default()), Vec::new());
+        lane.receive(0, append(1, 1, 0, "a", 100), &mut answers);
+        assert_eq!(ids(&lane.next_batch(0).unwrap()), ["a"]);
+        lane.receive(0, append(1, 1, 0, "b", 100), &mut answers);
+        lane.receive(0, append(2, 1, 0, "c", 100), &mut answers);
+        assert!(lane.next_batch(0).is_none(), "one in flight");
+        lane.finished(1, BatchResult::Answered(vec![new(1)]), &mut answers);
+        assert_eq!(answers.pop().unwrap().result, Ok(new(1)));
+        assert_eq!(ids(&lane.next_batch(1).unwrap()), ["b", "c"]);
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_tried_again_unchanged_before_anything_else() {
+        let (mut lane, mut answers) = (Lane::new(Limits::default()), Vec::new());
+        lane.receive(0, append(1, 1, 0, "a", 100), &mut answers);
+        let first = lane.next_batch(0).unwrap();
+        lane.receive(0, append(2, 2, 0, "b", 1000), &mut answers);
+        lane.finished(0, BatchResult::NotKnown, &mut answers);
+        assert!(lane.next_batch(0).is_none(), "not before the back-off");
+        // Its sender is told at the deadline, and it is sent again all the same.
+        lane.tick(100, &mut answers);
+        let told = answers.pop().unwrap();
+        assert_eq!((told.result, told.is_last, answers.len()), (Err(NotKnown), false, 0));
+        assert_eq!(lane.next_batch(100).unwrap(), first);
+        lane.finished(100, BatchResult::Answered(vec![new(1)]), &mut answers);
+        let late = answers.pop().unwrap();
+        assert_eq!((late.result, late.was_told, late.is_last), (Ok(new(1)), true, true));
+        assert_eq!(ids(&lane.next_batch(100).unwrap()), ["b"]);
+    }
+
+    #[test]
+    fn refused_data_is_split_down_to_the_item() {
+        let (mut lane, mut answers) = (Lane::new(Limits::default()), Vec::new());
+        for id in ["a", "b", "bad", "c", "d"] {
+            lane.receive(0, append(1, 1, 0, id, 100), &mut answers);
+        }
+        let mut offset = 0;
+        let mut order = Vec::new();
+        while let Some(items) = lane.next_batch(0) {
+            let result = if ids(&items).contains(&"bad") {
+                BatchResult::BadData
+            } else {
+                order.extend(items.iter().map(|item| item.id.to_string()));
+                BatchResult::Answered(
+                    items
+                        .iter()
+                        .map(|_| {
+                            offset += 1;
+                            new(offset)
+                        })
+                        .collect(),
+                )
+            };
+            lane.finished(0, result, &mut answers);
+        }
+        assert_eq!(order, ["a", "b", "c", "d"]);
+        let bad: Vec<_> = answers.iter().filter(|a| a.result == Ok(Outcome::Refused(Refusal::BadData))).collect();
+        assert_eq!((bad.len(), &*bad[0].append.item.id, answers.len()), (1, "bad", 5));
+    }
+
+    #[test]
+    fn what_follows_a_failure_fails_too_until_the_session_has_seen_it() {
+        let (mut lane, mut answers) = (Lane::new(Limits::default()), Vec::new());
+        lane.receive(0, append(1, 1, 0, "a", 100), &mut answers);
+        lane.next_batch(0);
+        lane.receive(50, append(1, 1, 0, "b", 150), &mut answers);
+        lane.receive(50, append(2, 1, 0, "other room", 150), &mut answers);
+        lane.receive(50, append(1, 2, 0, "other sender", 150), &mut answers);
+        lane.tick(100, &mut answers);
+        assert_eq!(answers.iter().map(|a| &*a.append.item.id).collect::<Vec<_>>(), ["a", "b"]);
+        answers.clear();
+        lane.receive(101, append(1, 1, 0, "c", 201), &mut answers);
+        assert_eq!(answers.pop().map(|a| a.result), Some(Err(NotKnown)), "was on its way when its stream failed");
+        lane.receive(102, append(1, 1, 1, "a", 202), &mut answers);
+        assert!(answers.is_empty(), "a new era");
+        lane.finished(103, BatchResult::Answered(vec![new(1)]), &mut answers);
+        assert_eq!(ids(&lane.next_batch(103).unwrap()), ["other room", "other sender", "a"]);
+    }
+
+    #[test]
+    fn every_bound_holds_at_the_bound_and_past_it() {
+        let limits = Limits { lane_limit_items: 8, pending_publishes_limit: 1, ..Limits::default() };
+        let (mut lane, mut answers) = (Lane::new(limits), Vec::new());
+        lane.receive(0, append(1, 1, 0, "a", 100), &mut answers);
+        assert!(answers.is_empty());
+        lane.receive(0, append(1, 1, 0, "b", 100), &mut answers);
+        assert_eq!(answers.len(), 1, "one connection");
+        lane.receive(0, append(1, 2, 0, "a", 100), &mut answers);
+        assert_eq!(answers.len(), 1);
+        lane.receive(0, append(1, 3, 0, "a", 100), &mut answers);
+        assert_eq!(answers.len(), 2, "one room has a quarter");
+        for slot in 4..10 {
+            lane.receive(0, append(i64::from(slot), slot, 0, "a", 100), &mut answers);
+        }
+        assert_eq!(answers.len(), 2);
+        lane.receive(0, append(99, 99, 0, "a", 100), &mut answers);
+        assert_eq!(answers.len(), 3, "the lane is full");
+        assert_eq!(lane.next_batch(0).map(|b| b.len()), Some(8));
+        lane.receive(0, append(100, 100, 0, "a", 100), &mut answers);
+        assert_eq!(answers.len(), 3, "what is in a batch takes no place among the pending");
+    }
+}

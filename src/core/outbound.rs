@@ -1,0 +1,186 @@
+//! What waits to be written to one connection: one FIFO, bounded in bytes, that holds buffers by reference.
+
+use bytes::Bytes;
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+/// Most slices, and most bytes past the first slice, that one send takes.
+const SLICES_PER_SEND: usize = 16;
+const BYTES_PER_SEND: usize = 256 * 1024;
+
+/// A shared buffer's weight in its shard's outbound total, taken off when the last queue lets go of it.
+#[derive(Debug)]
+pub struct Charge {
+    total: Rc<Cell<u64>>,
+    bytes: u64,
+}
+
+impl Charge {
+    pub fn new(total: &Rc<Cell<u64>>, bytes: u64) -> Rc<Charge> {
+        total.set(total.get() + bytes);
+        Rc::new(Charge { total: Rc::clone(total), bytes })
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.total.set(self.total.get() - self.bytes);
+    }
+}
+
+#[derive(Debug)]
+struct Chunk {
+    /// Complete frames (or a complete HTTP response).
+    bytes: Bytes,
+    /// Held so that the whole buffer counts while any part of it waits.
+    charge: Rc<Charge>,
+}
+
+/// The outbound queue. A chunk is never torn apart by another: only a pong and the close frame pass what waits, and
+/// only between chunks.
+#[derive(Debug, Default)]
+pub struct Outbound {
+    chunks: VecDeque<Chunk>,
+    /// Whole buffers counted.
+    bytes: u64,
+    /// How much of the first chunk has been written.
+    front_sent: usize,
+    /// How many chunks the send in flight holds.
+    in_flight: usize,
+    /// The latest pong not yet in the queue.
+    pong: Option<Chunk>,
+}
+
+impl Outbound {
+    /// Appends complete frames.
+    pub fn push(&mut self, bytes: Bytes, charge: Rc<Charge>) {
+        self.bytes += charge.bytes;
+        self.chunks.push_back(Chunk { bytes, charge });
+    }
+
+    /// A pong: goes out before all that waits. A newer one takes the place of one that has not gone out.
+    pub fn pong(&mut self, frame: Bytes, charge: Rc<Charge>) {
+        self.pong = Some(Chunk { bytes: frame, charge });
+    }
+
+    /// Drops all behind what is being sent and appends the last thing that this connection is told.
+    pub fn finish(&mut self, last: Bytes, charge: Rc<Charge>) {
+        self.pong = None;
+        self.chunks.truncate(self.in_flight.max(usize::from(self.front_sent > 0)));
+        self.bytes = self.chunks.iter().map(|c| c.charge.bytes).sum();
+        self.push(last, charge);
+    }
+
+    /// Forgets everything: the connection was cut.
+    pub fn clear(&mut self) {
+        *self = Outbound::default();
+    }
+
+    /// The next slices of one send, appended to `slices`.
+    pub fn next(&mut self, slices: &mut Vec<Bytes>) {
+        if let Some(pong) = self.pong.take() {
+            self.bytes += pong.charge.bytes;
+            self.chunks.insert(usize::from(self.front_sent > 0), pong);
+        }
+        let mut bytes = 0;
+        self.in_flight = 0;
+        for chunk in self.chunks.iter().take(SLICES_PER_SEND) {
+            if self.in_flight > 0 && bytes + chunk.bytes.len() > BYTES_PER_SEND {
+                break;
+            }
+            let slice = if self.in_flight == 0 { chunk.bytes.slice(self.front_sent..) } else { chunk.bytes.clone() };
+            bytes += slice.len();
+            slices.push(slice);
+            self.in_flight += 1;
+        }
+    }
+
+    /// The send in flight came back with so many bytes written.
+    pub fn sent(&mut self, mut bytes: usize) {
+        self.in_flight = 0;
+        while let Some(front) = self.chunks.front() {
+            let left = front.bytes.len() - self.front_sent;
+            if bytes < left {
+                self.front_sent += bytes;
+                return;
+            }
+            bytes -= left;
+            self.front_sent = 0;
+            self.bytes -= front.charge.bytes;
+            self.chunks.pop_front();
+        }
+        debug_assert_eq!(bytes, 0, "more was sent than there was");
+        // A queue that once was long keeps no memory for it.
+        if self.chunks.capacity() > 8 {
+            self.chunks = VecDeque::new();
+        }
+    }
+
+    /// Bytes that wait, whole buffers counted.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty() && self.pong.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pull(outbound: &mut Outbound) -> Vec<u8> {
+        let mut slices = Vec::new();
+        outbound.next(&mut slices);
+        slices.concat()
+    }
+
+    fn push(outbound: &mut Outbound, total: &Rc<Cell<u64>>, bytes: &'static [u8]) {
+        outbound.push(Bytes::from_static(bytes), Charge::new(total, bytes.len() as u64));
+    }
+
+    #[test]
+    fn a_short_send_goes_on_where_it_stopped() {
+        let total = Rc::new(Cell::new(0));
+        let mut out = Outbound::default();
+        push(&mut out, &total, b"abc");
+        push(&mut out, &total, b"def");
+        assert_eq!(pull(&mut out), b"abcdef");
+        out.sent(4);
+        assert_eq!((pull(&mut out).as_slice(), out.bytes(), total.get()), (b"ef".as_slice(), 3, 3));
+        out.sent(2);
+        assert!(out.is_empty());
+        assert_eq!((out.bytes(), total.get()), (0, 0));
+    }
+
+    #[test]
+    fn a_pong_passes_what_waits_but_never_cuts_a_chunk() {
+        let total = Rc::new(Cell::new(0));
+        let mut out = Outbound::default();
+        push(&mut out, &total, b"abc");
+        push(&mut out, &total, b"def");
+        pull(&mut out);
+        out.pong(Bytes::from_static(b"1"), Charge::new(&total, 1));
+        out.pong(Bytes::from_static(b"2"), Charge::new(&total, 1));
+        out.sent(1);
+        assert_eq!(pull(&mut out), b"bc2def");
+    }
+
+    #[test]
+    fn finishing_drops_what_has_not_begun() {
+        let total = Rc::new(Cell::new(0));
+        let mut out = Outbound::default();
+        push(&mut out, &total, b"abc");
+        pull(&mut out);
+        push(&mut out, &total, b"def");
+        out.finish(Bytes::from_static(b"bye"), Charge::new(&total, 3));
+        out.sent(1);
+        assert_eq!(pull(&mut out), b"bcbye");
+        let mut out = Outbound::default();
+        push(&mut out, &total, b"abc");
+        out.finish(Bytes::from_static(b"bye"), Charge::new(&total, 3));
+        assert_eq!(pull(&mut out), b"bye");
+    }
+}

@@ -1,0 +1,174 @@
+//! Runs: what a room showed in one turn, encoded once per wire format and shared by all who receive it.
+
+use crate::protocol::{Format, plain};
+use crate::websocket::frame;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+use std::sync::{Arc, OnceLock};
+use uproar_model::{Offset, Publication, UnixMillis, User};
+
+use super::outbound::Charge;
+
+/// A message of a `live:` channel: in memory only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveEntry {
+    pub user: User,
+    pub time: UnixMillis,
+    /// As the sender gave it; compact JSON where `is_json`.
+    pub data: Arc<str>,
+    pub is_json: bool,
+}
+
+/// One thing to show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    Stored(Publication),
+    Live(LiveEntry),
+}
+
+impl Entry {
+    fn cost_bytes(&self) -> usize {
+        128 + match self {
+            Entry::Stored(p) => p.id.len() + p.body.as_ref().map_or(0, |b| b.len()),
+            Entry::Live(l) => l.data.len(),
+        }
+    }
+}
+
+/// Consecutive publications of one channel: offsets `first`, `first + 1`, … (`live:` channels count their messages
+/// from when their home was made; those numbers are never shown).
+#[derive(Debug)]
+pub struct Run {
+    pub first: Offset,
+    pub entries: Vec<Entry>,
+    cost_bytes: usize,
+    encoded: [OnceLock<Frames>; Format::COUNT],
+}
+
+/// Complete WebSocket frames, one per entry, one behind the other.
+#[derive(Debug)]
+pub struct Frames {
+    bytes: Bytes,
+    /// Where each frame ends.
+    ends: Box<[u32]>,
+}
+
+impl Run {
+    /// A run of at least one entry.
+    pub fn new(first: Offset, entries: Vec<Entry>) -> Run {
+        debug_assert!(!entries.is_empty());
+        let cost_bytes = entries.iter().map(Entry::cost_bytes).sum();
+        Run { first, entries, cost_bytes, encoded: Default::default() }
+    }
+
+    pub fn last(&self) -> Offset {
+        self.first + self.entries.len() as Offset - 1
+    }
+
+    /// The frames in this format, encoded by whichever shard needs them first. Two that need them at once may both
+    /// encode; none waits for the other.
+    pub fn frames(&self, format: Format) -> &Frames {
+        let cell = &self.encoded[format as usize];
+        if cell.get().is_none() {
+            let _ = cell.set(Frames::encode(&self.entries, format));
+        }
+        cell.get_or_init(|| Frames::encode(&self.entries, format))
+    }
+}
+
+impl Frames {
+    pub fn encode(entries: &[Entry], format: Format) -> Frames {
+        let mut out = Vec::with_capacity(entries.len() * 256);
+        let mut scratch = Vec::with_capacity(256);
+        let mut ends = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match (entry, format) {
+                (Entry::Live(live), Format::Raw) => frame::push_text(&mut out, live.data.as_bytes()),
+                (entry, _) => {
+                    scratch.clear();
+                    plain::encode(&mut scratch, entry);
+                    frame::push_text(&mut out, &scratch);
+                }
+            }
+            ends.push(out.len() as u32);
+        }
+        Frames { bytes: Bytes::from(out), ends: ends.into() }
+    }
+
+    /// All frames from the entry with this index on.
+    pub fn from(&self, index: usize) -> Bytes {
+        if index == 0 { self.bytes.clone() } else { self.bytes.slice(self.ends[index - 1] as usize..) }
+    }
+
+    /// The length of the whole buffer.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// The latest runs of a channel, for those who resume and for those to whom a fan-out has not come yet.
+#[derive(Debug, Default)]
+pub struct Ring {
+    runs: VecDeque<RingRun>,
+    entries: usize,
+    cost_bytes: usize,
+}
+
+/// A run, and who counts its buffers against the shard's outbound limit while somebody's queue holds them.
+#[derive(Debug)]
+pub struct RingRun {
+    pub run: Arc<Run>,
+    charges: [Weak<Charge>; Format::COUNT],
+}
+
+impl RingRun {
+    /// The charge for this run's buffer in this format: one for all queues of the shard.
+    pub fn charge(&mut self, format: Format, make: impl FnOnce(u64) -> Rc<Charge>) -> Rc<Charge> {
+        let cell = &mut self.charges[format as usize];
+        cell.upgrade().unwrap_or_else(|| {
+            let charge = make(self.run.frames(format).len() as u64);
+            *cell = Rc::downgrade(&charge);
+            charge
+        })
+    }
+}
+
+impl Ring {
+    /// Adds the next run and lets go of the oldest beyond the limits; the newest always stays.
+    pub fn push(&mut self, run: Arc<Run>, entries_limit: usize, bytes_limit: usize) {
+        debug_assert!(self.runs.back().is_none_or(|last| last.run.last() + 1 == run.first));
+        self.entries += run.entries.len();
+        self.cost_bytes += run.cost_bytes;
+        self.runs.push_back(RingRun { run, charges: Default::default() });
+        while self.runs.len() > 1 && (self.entries > entries_limit || self.cost_bytes > bytes_limit) {
+            if let Some(oldest) = self.runs.pop_front() {
+                self.entries -= oldest.run.entries.len();
+                self.cost_bytes -= oldest.run.cost_bytes;
+            }
+        }
+    }
+
+    /// The run that holds this offset.
+    pub fn run_with(&mut self, offset: Offset) -> Option<&mut RingRun> {
+        if self.runs.back().is_some_and(|r| r.run.first <= offset && offset <= r.run.last()) {
+            return self.runs.back_mut();
+        }
+        let after = self.runs.partition_point(|r| r.run.first <= offset);
+        self.runs.get_mut(after.checked_sub(1)?).filter(|r| offset <= r.run.last())
+    }
+
+    /// The offset of the oldest publication kept.
+    pub fn first(&self) -> Option<Offset> {
+        self.runs.front().map(|r| r.run.first)
+    }
+
+    /// Entries with offsets above this one, newest run last.
+    pub fn entries_after(&self, offset: Offset) -> impl Iterator<Item = &Entry> {
+        let from = self.runs.partition_point(|r| r.run.last() <= offset);
+        self.runs.range(from..).flat_map(move |r| {
+            let skip = (offset + 1).saturating_sub(r.run.first) as usize;
+            r.run.entries.iter().skip(skip)
+        })
+    }
+}

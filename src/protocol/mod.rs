@@ -1,0 +1,70 @@
+//! Bytes ⇄ commands and events. The core sees the types of this module; only what is below it knows the wire.
+
+pub mod plain;
+
+/// How publications are written for a subscriber.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object a text frame.
+    Plain = 0,
+    /// A `live:` message verbatim, a text frame each.
+    Raw = 1,
+}
+
+impl Format {
+    /// How many formats there are.
+    pub const COUNT: usize = 2;
+}
+
+/// What a refused publish is told. The codes are those of the Centrifugo protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProtocolError {
+    pub code: u16,
+    pub message: String,
+}
+
+impl ProtocolError {
+    pub fn new(code: u16, message: impl Into<String>) -> ProtocolError {
+        ProtocolError { code, message: message.into() }
+    }
+}
+
+pub const INTERNAL: u16 = 100;
+pub const UNKNOWN_CHANNEL: u16 = 102;
+pub const PERMISSION_DENIED: u16 = 103;
+pub const LIMIT_EXCEEDED: u16 = 106;
+pub const BAD_REQUEST: u16 = 107;
+pub const NOT_AVAILABLE: u16 = 108;
+pub const TOO_MANY_REQUESTS: u16 = 111;
+
+/// With what a connection is ended: the close frame's code and reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CloseReason {
+    pub code: u16,
+    pub reason: &'static str,
+}
+
+macro_rules! close_reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $code:literal, $reason:literal;)+) => {
+        impl CloseReason {
+            $($(#[doc = $doc])+ pub const $name: CloseReason = CloseReason { code: $code, reason: $reason };)+
+        }
+    };
+}
+
+close_reasons! {
+    /// The server stops.
+    GOING_AWAY = 1001, "going away";
+    /// Binary frames where only text is spoken.
+    UNSUPPORTED_DATA = 1003, "unsupported data";
+    /// The token's time is over.
+    EXPIRED = 3005, "connection expired";
+    /// It reads more slowly than it is written to.
+    SLOW = 3008, "slow";
+    /// The server can't go on from where this client is without a gap.
+    INSUFFICIENT_STATE = 3010, "insufficient state";
+    /// Nothing was heard after a ping.
+    NO_PONG = 3012, "no pong";
+    /// Signed out, removed from the room, or the room was deleted.
+    FORCE_DISCONNECT = 3503, "force disconnect";
+}
