@@ -67,3 +67,37 @@ pub enum RoomError {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct OpenError(pub String);
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> StoreError {
+        StoreError(one_line(&error))
+    }
+}
+
+impl From<sqlx::Error> for CreateUserError {
+    fn from(error: sqlx::Error) -> CreateUserError {
+        CreateUserError::Store(error.into())
+    }
+}
+
+impl From<sqlx::Error> for RoomError {
+    fn from(error: sqlx::Error) -> RoomError {
+        RoomError::Store(error.into())
+    }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // Many errors already tell their cause.
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        cause = error.source();
+    }
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -3,14 +3,27 @@
 //! The database is the source of truth: it assigns offsets, settles duplicates and decides who may do what, in the same
 //! transaction. Nothing above this crate guesses what it would answer.
 
+mod check;
+mod data_folder;
+mod database;
 mod error;
+mod history;
 mod objects;
+mod open;
+mod postgres;
+mod rooms;
+mod session;
+mod sqlite;
+mod users;
 
+pub use data_folder::DataFolder;
 pub use error::{AppendError, CreateUserError, JoinError, OpenError, RoomError, StoreError};
 pub use objects::{
     Account, Admission, Chats, Cursor, Login, MemberEntry, Message, NewRoom, NewUser, PageRequest, Reaction, Removal,
     Revocation, Role, Room, RoomKind,
 };
+
+pub use open::{DatabaseUrl, OpenOptions, open};
 
 use std::sync::Arc;
 use uproar_model::{Head, Item, Outcome, Page, RoomId, User, UserId};

@@ -88,6 +88,9 @@ pub struct Room {
 pub struct Admission {
     pub room: RoomId,
     pub epoch: Epoch,
+    /// The room's head in the snapshot (or transaction) in which the membership was read: a removal after it has a
+    /// higher offset.
+    pub offset: Offset,
     pub role: Role,
     /// Whether this call made the user a member.
     pub joined: bool,

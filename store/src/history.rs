@@ -1,0 +1,273 @@
+//! Pages of a room's log, the same on both databases. Each is one statement, which is one snapshot: head, epoch and rows
+//! belong together.
+
+use crate::rooms::{Generation, limit_from};
+use crate::session::{Arg, Session};
+use crate::{Chats, Cursor, Message, PageRequest, Reaction, RoomError, StoreError};
+use uproar_model::{Head, Kind, Offset, Page, Publication, RoomId, User, UserId};
+
+/// The most publications that one page holds, whatever it was asked for.
+pub(crate) const PAGE_ITEMS_LIMIT: usize = 1024;
+
+/// The head (epoch, last offset, last number), and one publication or NULLs: offset, number, kind, user, username,
+/// the sender's id, target, body, edited, deleted, time.
+type PageRow = (
+    String,
+    i64,
+    i64,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<String>,
+    Option<String>,
+    Option<i64>,
+    Option<String>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+);
+
+// Offsets have no holes, so a page is a range of them: (bottom, top]. Bytes are counted where the rows are, so that what
+// is over the limit is never sent. $4 is 1 or -1, the direction in which they count.
+const PAGE: &str = "
+    WITH head AS (
+      SELECT r.epoch, h.last_offset, h.last_number, CASE WHEN h.last_offset < $3 THEN h.last_offset ELSE $3 END AS top
+      FROM heads h JOIN rooms r ON r.id = h.room_id WHERE h.room_id = $1
+    ), span AS (
+      SELECT top, CASE WHEN $4 > 0 THEN $2 ELSE top - $5 END AS bottom FROM head
+    ), item AS (
+      SELECT m.room_offset, m.number, m.kind, m.user_id, m.client_id, m.target_offset, m.edit_offset, m.created_at,
+        CASE WHEN m.kind = 1 THEN t.body ELSE m.body END AS body,
+        CASE WHEN m.kind = 1 THEN t.gone_offset ELSE m.gone_offset END AS gone_offset
+      FROM messages m
+      LEFT JOIN messages t ON m.kind = 1 AND t.room_id = m.room_id AND t.room_offset = m.target_offset
+      WHERE m.room_id = $1 AND m.room_offset > (SELECT bottom FROM span) AND m.room_offset <= (SELECT top FROM span)
+    ), counted AS (
+      SELECT i.*, row_number() OVER w AS n, sum(coalesce(octet_length(i.body), 0)) OVER w AS bytes
+      FROM item i WINDOW w AS (ORDER BY i.room_offset * $4)
+    )
+    SELECT head.epoch, head.last_offset, head.last_number, c.room_offset, c.number, CAST(c.kind AS bigint), c.user_id,
+      u.username, c.client_id, c.target_offset, c.body, c.edit_offset, c.gone_offset, c.created_at
+    FROM head
+    LEFT JOIN counted c ON c.n = 1 OR c.bytes <= $6
+    LEFT JOIN users u ON u.id = c.user_id
+    ORDER BY c.n";
+
+pub(crate) async fn page(
+    session: &mut Session,
+    generation: Generation,
+    room: RoomId,
+    request: PageRequest,
+) -> Result<Option<Page>, StoreError> {
+    let items = request.items_limit.min(PAGE_ITEMS_LIMIT);
+    let top = if request.ascending {
+        request.up_to.min(request.from.saturating_add(items as u64))
+    } else {
+        request.from.saturating_sub(1)
+    };
+    let args = [
+        Arg::Int(room.0),
+        Arg::Int(offset_arg(request.from)),
+        Arg::Int(offset_arg(top)),
+        Arg::Int(if request.ascending { 1 } else { -1 }),
+        Arg::Int(items as i64),
+        Arg::Int(i64::try_from(request.bytes_limit).unwrap_or(i64::MAX)),
+    ];
+    let rows = session.all::<PageRow>(PAGE, &args).await?;
+    let Some(first) = rows.first() else {
+        return Ok(None);
+    };
+    let head =
+        Head { epoch: generation.epoch(&first.0), offset: first.1.unsigned_abs(), number: first.2.unsigned_abs() };
+    let publications = rows.into_iter().filter_map(publication_from).collect::<Vec<_>>();
+    let more = more(request, &publications, head.offset);
+    Ok(Some(Page { publications, head, more }))
+}
+
+/// Whether the request's range, as far as it exists, goes on behind these. Shared with the store in memory.
+pub(crate) fn more(request: PageRequest, publications: &[Publication], head: Offset) -> bool {
+    let last = publications.last().map(|publication| publication.offset);
+    if request.ascending {
+        last.unwrap_or(request.from) < request.up_to.min(head)
+    } else {
+        last.unwrap_or(request.from.min(head.saturating_add(1))) > 1
+    }
+}
+
+/// Offsets as the database keeps them: none is beyond the largest.
+pub(crate) fn offset_arg(offset: Offset) -> i64 {
+    i64::try_from(offset).unwrap_or(i64::MAX)
+}
+
+fn publication_from(row: PageRow) -> Option<Publication> {
+    let (_, _, _, offset, number, kind, user, username, id, target, body, edited, deleted, time) = row;
+    Some(Publication {
+        offset: offset?.unsigned_abs(),
+        number: number?.unsigned_abs(),
+        kind: Kind::from_number(kind?)?,
+        user: User { id: UserId(user?), username: username?.into() },
+        id: id?.into(),
+        time: time?.unsigned_abs(),
+        target: target.map(i64::unsigned_abs),
+        body: body.map(Into::into),
+        edited: edited.map(i64::unsigned_abs),
+        deleted: deleted.map(i64::unsigned_abs),
+    })
+}
+
+/// The room (its kind, epoch, last offset, whether the viewer is in it), and one message or NULLs: offset, number, user,
+/// username, text, the sender's id, time, reply to, edited, deleted, and reactions as JSON.
+type ChatRow = (
+    i64,
+    String,
+    i64,
+    bool,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<String>,
+);
+
+/// What differs: the direction, and how each database makes JSON of rows. The room's id comes by a scalar subquery: an
+/// equality that lets the index give the order, however long the room's log is.
+macro_rules! chats_sql {
+    ($order:literal, $lines:literal, $line:literal) => {
+        concat!(
+            "
+    WITH room AS (
+      SELECT r.id, r.kind, r.epoch, h.last_offset, m.user_id AS member
+      FROM rooms r JOIN heads h ON h.room_id = r.id
+      LEFT JOIN members m ON m.room_id = r.id AND m.user_id = $2 WHERE r.name = $1
+    ), item AS (
+      SELECT m.* FROM messages m
+      WHERE m.room_id = (SELECT id FROM room WHERE member IS NOT NULL) AND m.kind = 0
+        AND m.room_offset > $3 AND m.room_offset < $4
+      ORDER BY m.room_offset ",
+            $order,
+            " LIMIT $5
+    )
+    SELECT CAST(room.kind AS bigint), room.epoch, room.last_offset, room.member IS NOT NULL, i.room_offset, i.number,
+      i.user_id, u.username, i.body, i.client_id, i.created_at, i.target_offset, i.edit_offset, i.gone_offset,
+      (SELECT CAST(",
+            $lines,
+            "(",
+            $line,
+            "(x.emoji, x.felt, x.mine)) AS text) FROM (
+         SELECT re.emoji, count(*) AS felt, count(CASE WHEN re.user_id = $2 THEN 1 END) AS mine
+         FROM reactions re WHERE re.room_id = i.room_id AND re.room_offset = i.room_offset GROUP BY re.emoji) x)
+    FROM room
+    LEFT JOIN item i ON i.room_id = room.id
+    LEFT JOIN users u ON u.id = i.user_id
+    ORDER BY i.room_offset"
+        )
+    };
+}
+
+pub(crate) async fn chats(
+    session: &mut Session,
+    generation: Generation,
+    name: &str,
+    viewer: UserId,
+    cursor: Cursor,
+    limit: usize,
+) -> Result<Chats, RoomError> {
+    let (above, below, ascending) = match cursor {
+        Cursor::Newest => (0, i64::MAX, false),
+        Cursor::Before(offset) => (0, offset_arg(offset), false),
+        Cursor::After(offset) => (offset_arg(offset), i64::MAX, true),
+    };
+    let limit = limit_from(limit);
+    let sql = match (session.is_postgres(), ascending) {
+        (false, true) => chats_sql!("ASC", "json_group_array", "json_array"),
+        (false, false) => chats_sql!("DESC", "json_group_array", "json_array"),
+        (true, true) => chats_sql!("ASC", "json_agg", "json_build_array"),
+        (true, false) => chats_sql!("DESC", "json_agg", "json_build_array"),
+    };
+    // One more than asked for tells whether there are more.
+    let args =
+        [Arg::Text(name), Arg::Int(viewer.0), Arg::Int(above), Arg::Int(below), Arg::Int(limit.saturating_add(1))];
+    let rows = session.all::<ChatRow>(sql, &args).await?;
+    let Some(first) = rows.first() else {
+        return Err(RoomError::NoRoom);
+    };
+    let (kind, member) = (first.0, first.3);
+    if !member {
+        return Err(if kind == 0 { RoomError::NotMember } else { RoomError::NoRoom });
+    }
+    let (epoch, offset) = (generation.epoch(&first.1), first.2.unsigned_abs());
+    let mut messages =
+        rows.into_iter().filter_map(|row| message_from(row).transpose()).collect::<Result<Vec<_>, _>>()?;
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = messages.len() > limit;
+    if more {
+        // They are ascending; the one too many is the farthest from the cursor.
+        if ascending {
+            messages.truncate(limit);
+        } else {
+            messages.drain(..messages.len() - limit);
+        }
+    }
+    Ok(Chats { messages, epoch, offset, more })
+}
+
+fn message_from(row: ChatRow) -> Result<Option<Message>, StoreError> {
+    let (_, _, _, _, offset, number, user, username, text, id, time, reply_to, edited, deleted, reactions) = row;
+    let (Some(offset), Some(number), Some(user), Some(username), Some(id), Some(time)) =
+        (offset, number, user, username, id, time)
+    else {
+        return Ok(None);
+    };
+    Ok(Some(Message {
+        offset: offset.unsigned_abs(),
+        number: number.unsigned_abs(),
+        user: User { id: UserId(user), username: username.into() },
+        text,
+        id: Some(id).filter(|id| !id.starts_with('~')),
+        time: time.unsigned_abs(),
+        reply_to: reply_to.map(i64::unsigned_abs),
+        edited: edited.map(i64::unsigned_abs),
+        deleted: deleted.is_some(),
+        reactions: reactions.as_deref().map_or(Ok(Vec::new()), reactions_from)?,
+    }))
+}
+
+/// From a JSON array of [emoji, how many, how many of them are the viewer]; no row at all makes NULL on PostgreSQL.
+fn reactions_from(json: &str) -> Result<Vec<Reaction>, StoreError> {
+    let lines = serde_json::from_str::<Vec<(String, u32, u32)>>(json);
+    let lines = lines.map_err(|error| StoreError(format!("reactions: {error}")))?;
+    let mut reactions: Vec<_> =
+        lines.into_iter().map(|(emoji, count, mine)| Reaction { emoji, count, mine: mine > 0 }).collect();
+    reactions.sort_by(|a, b| a.emoji.cmp(&b.emoji));
+    Ok(reactions)
+}
+
+pub(crate) async fn heads(
+    session: &mut Session,
+    generation: Generation,
+    rooms: &[RoomId],
+) -> Result<Vec<Option<Head>>, StoreError> {
+    let sql = if session.is_postgres() {
+        "SELECT r.epoch, h.last_offset, h.last_number FROM unnest($1) WITH ORDINALITY AS w(id, n)
+            LEFT JOIN heads h ON h.room_id = w.id LEFT JOIN rooms r ON r.id = h.room_id ORDER BY w.n"
+    } else {
+        "SELECT r.epoch, h.last_offset, h.last_number FROM json_each($1) w
+            LEFT JOIN heads h ON h.room_id = w.value LEFT JOIN rooms r ON r.id = h.room_id ORDER BY w.key"
+    };
+    let ids: Vec<_> = rooms.iter().map(|room| room.0).collect();
+    let rows = session.all::<(Option<String>, Option<i64>, Option<i64>)>(sql, &[Arg::Ints(&ids)]).await?;
+    if rows.len() != rooms.len() {
+        return Err(StoreError("an answer of the wrong length".to_owned()));
+    }
+    let head = |(epoch, offset, number): (Option<String>, Option<i64>, Option<i64>)| {
+        Some(Head { epoch: generation.epoch(&epoch?), offset: offset?.unsigned_abs(), number: number?.unsigned_abs() })
+    };
+    Ok(rows.into_iter().map(head).collect())
+}
