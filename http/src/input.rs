@@ -188,3 +188,68 @@ pub(crate) fn validate<T: Validate<Context = Limits>>(value: &T, limits: &Limits
         None => ApiError::new(Code::InvalidField, "a field is not as it should be"),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Shape {
+        text: String,
+        size: Option<u32>,
+    }
+
+    fn json(text: &str) -> Result<Shape, (u16, &'static str, Option<String>)> {
+        from_json(text.as_bytes()).map_err(seen)
+    }
+
+    fn query(text: &str) -> Result<Shape, (u16, &'static str, Option<String>)> {
+        from_query(text).map_err(seen)
+    }
+
+    fn seen(error: ApiError) -> (u16, &'static str, Option<String>) {
+        (error.code.status().as_u16(), error.code.as_str(), error.field.map(Into::into))
+    }
+
+    #[test]
+    fn json_bodies() {
+        let on = |field: &str| Some(field.to_owned());
+        assert_eq!(json(r#"{"text":"a","more":[{}]}"#), Ok(Shape { text: "a".into(), size: None }));
+        assert_eq!(json(r#" {"text":"a","size":null} "#), Ok(Shape { text: "a".into(), size: None }));
+        for malformed in
+            ["", "{", "x", r#"{"text":"a"} x"#, r#"{"text":"\ud800"}"#, r#"{"text":"a",}"#, "[1", r#"{"text":"a"}{}"#]
+        {
+            assert_eq!(json(malformed), Err((400, "malformed_json", None)), "{malformed}");
+        }
+        assert_eq!(seen(from_json::<Shape>(b"{\"text\":\"\xff\"}").unwrap_err()), (400, "malformed_json", None));
+        assert_eq!(json("{}"), Err((422, "missing_field", on("text"))));
+        for wrong in [r#"{"text":1}"#, r#"{"text":null}"#, r#"{"text":{}}"#] {
+            assert_eq!(json(wrong), Err((422, "invalid_field", on("text"))), "{wrong}");
+        }
+        for wrong in ["-1", "1.5", "\"1\"", "4294967296", "true"] {
+            let wrong = format!(r#"{{"text":"a","size":{wrong}}}"#);
+            assert_eq!(json(&wrong), Err((422, "invalid_field", on("size"))), "{wrong}");
+        }
+        assert_eq!(json(r#"{"text":"a","text":"b"}"#), Err((422, "invalid_field", on("text"))));
+        for no_object in ["[]", r#"["a",1]"#, "1", "\"a\"", "null"] {
+            assert_eq!(json(no_object), Err((422, "invalid_field", None)), "{no_object}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_malformed_and_no_stack_overflow() {
+        let deep = format!(r#"{{"text":"a","x":{}"#, "[".repeat(60_000));
+        assert_eq!(json(&deep), Err((400, "malformed_json", None)));
+    }
+
+    #[test]
+    fn query_strings() {
+        let on = |field: &str| Some(field.to_owned());
+        assert_eq!(query("text=a%20b+c&size=7&x=y"), Ok(Shape { text: "a b c".into(), size: Some(7) }));
+        assert_eq!(query(""), Err((422, "missing_field", on("text"))));
+        assert_eq!(query("text=a&size=x"), Err((422, "invalid_field", on("size"))));
+        assert_eq!(query("text=a&size="), Err((422, "invalid_field", on("size"))));
+        assert_eq!(query("text=a&text=b"), Err((422, "invalid_field", on("text"))));
+    }
+}

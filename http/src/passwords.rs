@@ -260,3 +260,167 @@ impl Drop for Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    fn argon2() -> Arc<dyn Hasher> {
+        Arc::new(Argon2id::new(PasswordCost::CHEAPEST).unwrap())
+    }
+
+    /// Says when a check begins and ends it when told.
+    struct Gate {
+        begun: mpsc::Sender<()>,
+        end: Mutex<mpsc::Receiver<()>>,
+    }
+
+    fn gate() -> (Arc<Gate>, mpsc::Receiver<()>, mpsc::Sender<()>) {
+        let (begun, began) = mpsc::channel();
+        let (end, ended) = mpsc::channel();
+        (Arc::new(Gate { begun, end: Mutex::new(ended) }), began, end)
+    }
+
+    impl Hasher for Gate {
+        fn hash(&self, _: &str) -> Result<String, HashError> {
+            Ok(String::new())
+        }
+
+        fn verify(&self, _: &str, _: &str) -> Result<bool, HashError> {
+            self.begun.send(()).unwrap();
+            self.end.lock().unwrap().recv().unwrap();
+            Ok(true)
+        }
+    }
+
+    async fn began(began: mpsc::Receiver<()>) -> mpsc::Receiver<()> {
+        tokio::task::spawn_blocking(move || {
+            began.recv().unwrap();
+            began
+        })
+        .await
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn hashes_are_salted_argon2id() {
+        let pool = PasswordPool::start(argon2(), 1, 4, 4).unwrap();
+        let hash = pool.hash(HERE, "correct horse".into()).await.unwrap();
+        assert!(hash.starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{hash}");
+        assert_ne!(hash, pool.hash(HERE, "correct horse".into()).await.unwrap());
+        assert_eq!(pool.verify(HERE, "correct horse".into(), Some(hash.clone())).await, Ok(true));
+        assert_eq!(pool.verify(HERE, "wrong horse".into(), Some(hash)).await, Ok(false));
+    }
+
+    #[test]
+    fn the_default_cost_is_the_recommended_one() {
+        let hasher = Argon2id::new(PasswordCost::default()).unwrap();
+        assert!(hasher.hash("x").unwrap().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
+        assert!(Argon2id::new(PasswordCost { memory_kib: 1, passes: 1, lanes: 1 }).is_err());
+    }
+
+    #[tokio::test]
+    async fn without_a_hash_the_same_work_is_done_and_the_answer_is_no() {
+        let pool = PasswordPool::start(argon2(), 1, 4, 4).unwrap();
+        assert_eq!(pool.verify(HERE, "x".into(), None).await, Ok(false));
+        let figures = pool.figures();
+        assert_eq!((figures.verified, figures.verified_stand_in), (1, 1));
+        // Of the same cost as any other.
+        assert!(pool.stand_in.starts_with("$argon2id$v=19$m=8,t=1,p=1$"));
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_hash_is_an_error_and_no_password() {
+        let pool = PasswordPool::start(argon2(), 1, 4, 4).unwrap();
+        for hash in ["", "plain", "$argon2id$v=19$m=8,t=1,p=1$"] {
+            let answer = pool.verify(HERE, "plain".into(), Some(hash.into())).await;
+            assert!(!matches!(answer, Ok(true)), "{hash}");
+        }
+        assert!(pool.verify(HERE, "x".into(), None).await.is_ok(), "the thread lives on");
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded() {
+        let (hasher, begun, end) = gate();
+        let pool = Arc::new(PasswordPool::start(hasher, 1, 1, 10).unwrap());
+        let check = || {
+            let pool = Arc::clone(&pool);
+            async move { pool.verify(HERE, String::new(), Some(String::new())).await }
+        };
+        let running = tokio::spawn(check());
+        let begun = began(begun).await;
+        // One of these waits, the other finds the queue full, whichever comes first.
+        let (mut first, mut second) = (tokio::spawn(check()), tokio::spawn(check()));
+        let (refused, waiting) = tokio::select! {
+            refused = &mut first => (refused.unwrap(), second),
+            refused = &mut second => (refused.unwrap(), first),
+        };
+        assert_eq!(refused, Err(PoolError::Full));
+        end.send(()).unwrap();
+        end.send(()).unwrap();
+        assert_eq!(running.await.unwrap(), Ok(true));
+        assert_eq!(waiting.await.unwrap(), Ok(true));
+        assert_eq!(pool.figures().refused, 1);
+        drop(begun);
+    }
+
+    #[tokio::test]
+    async fn no_more_run_than_there_are_threads() {
+        let (hasher, begun, end) = gate();
+        let pool = Arc::new(PasswordPool::start(hasher, 2, 10, 10).unwrap());
+        let check = || {
+            let pool = Arc::clone(&pool);
+            async move { pool.verify(HERE, String::new(), Some(String::new())).await }
+        };
+        let checks: Vec<_> = (0..5).map(|_| tokio::spawn(check())).collect();
+        let begun = began(began(begun).await).await;
+        assert!(begun.try_recv().is_err(), "both threads are busy");
+        for _ in 0..5 {
+            end.send(()).unwrap();
+        }
+        for check in checks {
+            assert_eq!(check.await.unwrap(), Ok(true));
+        }
+    }
+
+    #[tokio::test]
+    async fn one_client_does_not_take_all_places() {
+        let (hasher, begun, end) = gate();
+        let pool = Arc::new(PasswordPool::start(hasher, 1, 10, 1).unwrap());
+        let check = |client| {
+            let pool = Arc::clone(&pool);
+            async move { pool.verify(client, String::new(), Some(String::new())).await }
+        };
+        let running = tokio::spawn(check(HERE));
+        let _begun = began(begun).await;
+        assert_eq!(check(HERE).await, Err(PoolError::AddressFull));
+        let other = tokio::spawn(check(THERE));
+        end.send(()).unwrap();
+        end.send(()).unwrap();
+        assert_eq!((running.await.unwrap(), other.await.unwrap()), (Ok(true), Ok(true)));
+        // The place is free again by the time the answer is there.
+        end.send(()).unwrap();
+        assert_eq!(check(HERE).await, Ok(true));
+        assert!(pool.places.taken.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_goes_away_keeps_the_place_until_the_work_is_done() {
+        let (hasher, begun, end) = gate();
+        let pool = Arc::new(PasswordPool::start(hasher, 1, 10, 1).unwrap());
+        let check = || {
+            let pool = Arc::clone(&pool);
+            async move { pool.verify(HERE, String::new(), Some(String::new())).await }
+        };
+        let gone = tokio::spawn(check());
+        let _begun = began(begun).await;
+        gone.abort();
+        assert!(gone.await.unwrap_err().is_cancelled());
+        assert_eq!(check().await, Err(PoolError::AddressFull));
+        end.send(()).unwrap();
+    }
+}

@@ -295,3 +295,26 @@ where
         Err(ApiError::new(Code::Internal, "the server is at fault"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn what_was_begun_is_finished_when_nobody_waits_for_it() {
+        let (commit, committed) = oneshot::channel::<()>();
+        let (learn, learned) = oneshot::channel();
+        let request = tokio::spawn(finish(async move {
+            let _ = committed.await;
+            let _ = learn.send(());
+            Ok(Response::default())
+        }));
+        // The work runs, and waits for the database; then the client goes away.
+        tokio::task::yield_now().await;
+        request.abort();
+        assert!(request.await.unwrap_err().is_cancelled());
+        commit.send(()).unwrap();
+        assert_eq!(learned.await, Ok(()));
+    }
+}

@@ -239,3 +239,209 @@ fn generate(path: &Path) -> io::Result<()> {
     removed?;
     File::open(folder)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use std::fs;
+    use uproar_model::TokenError::{Expired, Invalid};
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn tokens() -> Tokens {
+        Tokens::from_key(&[7; 32]).unwrap()
+    }
+
+    fn account() -> Account {
+        Account {
+            id: UserId(42),
+            username: "Ann".into(),
+            email: None,
+            has_password: true,
+            token_generation: 3,
+            revoked_at: None,
+        }
+    }
+
+    /// A token with any header and claims, signed with `key`.
+    fn forged(header: Header, claims: &Value, key: &[u8]) -> String {
+        jsonwebtoken::encode(&header, claims, &EncodingKey::from_secret(key)).unwrap()
+    }
+
+    fn good_header(tokens: &Tokens) -> Header {
+        Header { kid: Some(tokens.key_id().to_owned()), ..Header::new(Algorithm::HS256) }
+    }
+
+    fn good_claims() -> Value {
+        json!({"iss": "uproar", "sub": "42", "name": "Ann", "gen": 3, "iat": NOW, "exp": NOW + 10})
+    }
+
+    /// The good claims with some replaced, or taken out where null.
+    fn claims_with(changes: Value) -> Value {
+        let mut claims = good_claims();
+        for (name, value) in changes.as_object().unwrap() {
+            match value {
+                Value::Null => claims.as_object_mut().unwrap().remove(name),
+                value => claims.as_object_mut().unwrap().insert(name.clone(), value.clone()),
+            };
+        }
+        claims
+    }
+
+    #[test]
+    fn what_is_issued_is_verified() {
+        let token = tokens().issue(&account(), NOW, 10);
+        assert_eq!(
+            tokens().verify(&token, NOW),
+            Ok(Claims {
+                user: Some(UserId(42)),
+                username: "Ann".into(),
+                generation: Some(3),
+                issued_at: NOW,
+                expires_at: NOW + 10
+            })
+        );
+        let minted = tokens().verify(&tokens().mint("bot", NOW, 10), NOW).unwrap();
+        assert_eq!((minted.user, minted.generation, &*minted.username), (None, None, "bot"));
+    }
+
+    #[test]
+    fn a_token_ends_to_the_second() {
+        let token = tokens().issue(&account(), NOW, 10);
+        assert!(tokens().verify(&token, NOW + 9).is_ok());
+        assert_eq!(tokens().verify(&token, NOW + 10), Err(Expired));
+        let endless = tokens().mint("bot", NOW, u64::MAX);
+        assert!(tokens().verify(&endless, NOW + 10).is_ok());
+    }
+
+    #[test]
+    fn only_a_genuine_token_is_called_expired() {
+        let other = Tokens::from_key(&[8; 32]).unwrap();
+        let token = other.issue(&account(), NOW, 10);
+        assert_eq!(tokens().verify(&token, NOW + 11), Err(Invalid));
+    }
+
+    #[test]
+    fn the_algorithm_is_pinned() {
+        let tokens = tokens();
+        let claims = good_claims();
+        assert!(tokens.verify(&forged(good_header(&tokens), &claims, &[7; 32]), NOW).is_ok());
+        for algorithm in [Algorithm::HS384, Algorithm::HS512] {
+            let header = Header { kid: Some(tokens.key_id().to_owned()), ..Header::new(algorithm) };
+            assert_eq!(tokens.verify(&forged(header, &claims, &[7; 32]), NOW), Err(Invalid));
+        }
+        use base64::Engine;
+        let encode = |value: Value| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(value.to_string());
+        for algorithm in ["none", "None", "RS256", ""] {
+            let header = encode(json!({"alg": algorithm, "typ": "JWT", "kid": tokens.key_id()}));
+            let unsigned = format!("{header}.{}.", encode(claims.clone()));
+            assert_eq!(tokens.verify(&unsigned, NOW), Err(Invalid), "{algorithm}");
+        }
+    }
+
+    #[test]
+    fn key_id_and_issuer_are_required() {
+        let tokens = tokens();
+        for kid in [None, Some("0123456789abcdef".to_owned()), Some(String::new())] {
+            let header = Header { kid, ..Header::new(Algorithm::HS256) };
+            assert_eq!(tokens.verify(&forged(header, &good_claims(), &[7; 32]), NOW), Err(Invalid));
+        }
+        for changes in [
+            json!({"iss": null}),
+            json!({"iss": "other"}),
+            json!({"exp": null}),
+            json!({"iat": null}),
+            json!({"name": null}),
+            json!({"exp": "soon"}),
+            json!({"sub": "ann"}),
+            json!({"sub": "0"}),
+            json!({"sub": "-1"}),
+            json!({"sub": 42}),
+            json!({"gen": null}),
+            json!({"gen": -1}),
+            json!({"sub": null}),
+        ] {
+            let token = forged(good_header(&tokens), &claims_with(changes.clone()), &[7; 32]);
+            assert_eq!(tokens.verify(&token, NOW), Err(Invalid), "{changes}");
+        }
+    }
+
+    #[test]
+    fn a_changed_token_is_none() {
+        let tokens = tokens();
+        let token = tokens.issue(&account(), NOW, 10);
+        for index in 0..token.len() {
+            let mut bytes = token.clone().into_bytes();
+            bytes[index] = if bytes[index] == b'A' { b'B' } else { b'A' };
+            let changed = String::from_utf8(bytes).unwrap();
+            assert_eq!(tokens.verify(&changed, NOW), Err(Invalid), "byte {index}");
+        }
+        for nonsense in ["", ".", "..", "a.b.c", "ä", &"x".repeat(1 << 20)] {
+            assert_eq!(tokens.verify(nonsense, NOW), Err(Invalid));
+        }
+    }
+
+    #[test]
+    fn the_key_says_nothing_of_itself() {
+        let shown = format!("{:?}", tokens());
+        assert!(shown.contains(tokens().key_id()) && !shown.contains("7, 7"));
+        assert_eq!(tokens().key_id().len(), 16);
+        assert_ne!(tokens().key_id(), Tokens::from_key(&[8; 32]).unwrap().key_id());
+    }
+
+    #[test]
+    fn a_missing_key_is_generated_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data/key");
+        assert!(matches!(Tokens::read_key_file(&path), Err(KeyError::Missing(_))));
+        let first = Tokens::from_key_file(&path).unwrap();
+        let key = fs::read(&path).unwrap();
+        assert_eq!(key.len(), 32);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path().join("data")).unwrap().count(), 1, "nothing is left beside it");
+
+        let again = Tokens::from_key_file(&path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), key);
+        assert_eq!(again.key_id(), first.key_id());
+        assert_eq!(Tokens::read_key_file(&path).unwrap().key_id(), first.key_id());
+    }
+
+    #[test]
+    fn processes_that_start_together_take_one_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let ids: std::collections::HashSet<String> = std::thread::scope(|scope| {
+            let start = || Tokens::from_key_file(&path).unwrap().key_id().to_owned();
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(ids.len(), 1);
+    }
+
+    #[test]
+    fn a_key_file_that_is_none_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, key: &[u8], mode: u32| {
+            let path = folder.path().join(name);
+            fs::write(&path, key).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            path
+        };
+        let short = write("short", &[1; 31], 0o600);
+        assert!(matches!(Tokens::from_key_file(&short), Err(KeyError::Length { length: 31, .. })));
+        assert_eq!(fs::read(&short).unwrap().len(), 31, "never overwritten");
+        assert!(matches!(Tokens::from_key_file(&write("empty", &[], 0o600)), Err(KeyError::Length { length: 0, .. })));
+        assert!(matches!(Tokens::from_key_file(&write("long", &[1; 5000], 0o600)), Err(KeyError::Length { .. })));
+        for mode in [0o644, 0o640, 0o602] {
+            let error = Tokens::from_key_file(&write("open", &[1; 32], mode)).unwrap_err();
+            assert!(matches!(error, KeyError::Open { .. }));
+            assert!(error.to_string().contains("chmod 600"), "{error}");
+        }
+        assert!(Tokens::from_key_file(&write("read-only", &[1; 32], 0o400)).is_ok());
+        assert!(matches!(Tokens::from_key_file(folder.path()), Err(KeyError::NoFile(_))));
+        let below_a_file = short.join("key");
+        let error = Tokens::from_key_file(&below_a_file).unwrap_err();
+        assert!(matches!(error, KeyError::Unreadable { .. }), "{error:?}");
+    }
+}

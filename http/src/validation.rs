@@ -119,3 +119,87 @@ pub(crate) fn search(value: &str, _: &Limits) -> Result {
 pub(crate) fn user_id(value: &str, _: &Limits) -> Result {
     ensure(value.parse::<i64>().is_ok_and(|id| id >= 0), "must be a user's id")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good<T: ?Sized>(rule: fn(&T, &Limits) -> Result, value: &T) -> bool {
+        rule(value, &Limits::default()).is_ok()
+    }
+
+    #[test]
+    fn usernames() {
+        for name in ["a", "Ann", "Jürgen Müller", "日本", &"x".repeat(32), "a/b", "..."] {
+            assert!(good(new_username, name), "{name}");
+        }
+        for name in ["", " ann", "a\u{202e}b", "a\0", "@ann", &"x".repeat(33), ".", "..", "．．"] {
+            assert!(!good(new_username, name), "{name}");
+        }
+        // 32 characters, but more bytes than a key may have.
+        assert!(!good(new_username, &"日".repeat(32)));
+    }
+
+    #[test]
+    fn room_names() {
+        for name in ["lobby", "Lobby", "a b", "live", "lively:x"] {
+            assert!(good(new_room_name, name), "{name}");
+        }
+        for name in ["", "@1-2", "live:x", "LIVE:x", "ｌｉｖｅ：x", "..", "a\n"] {
+            assert!(!good(new_room_name, name), "{name}");
+        }
+    }
+
+    #[test]
+    fn passwords() {
+        assert!(!good(new_password, "1234567"));
+        assert!(good(new_password, "12345678"));
+        assert!(good(new_password, "ääääääää"));
+        assert!(good(new_password, &"x".repeat(128)));
+        assert!(good(new_password, &"\u{1f600}".repeat(128)), "512 bytes");
+        assert!(!good(new_password, &"x".repeat(129)));
+        assert!(good(known_password, "1"));
+        assert!(!good(known_password, &"x".repeat(513)));
+    }
+
+    #[test]
+    fn titles() {
+        for title_ in ["T", &"日".repeat(128), "👩\u{200d}🚀 crew"] {
+            assert!(good(title, title_), "{title_}");
+        }
+        for title_ in ["", "  ", "a\nb", "a\0b", "a\u{202e}b", &"x".repeat(129)] {
+            assert!(!good(title, title_), "{title_}");
+        }
+    }
+
+    #[test]
+    fn texts_and_ids() {
+        for text_ in ["x", " x ", "line\nline", "\u{1f600}"] {
+            assert!(good(text, text_), "{text_}");
+        }
+        for text_ in ["", "  \n\t", "a\0b", "\u{3000}"] {
+            assert!(!good(text, text_), "{text_:?}");
+        }
+        for id in ["1", "a~", &"x".repeat(64), "ä b"] {
+            assert!(good(message_id, id), "{id}");
+        }
+        for id in ["", "~1", &"x".repeat(65), &"ä".repeat(33), "a\0", "a\n", "a\u{85}"] {
+            assert!(!good(message_id, id), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn numbers() {
+        for size in [1, 100_000] {
+            assert!(good(room_size, &size));
+        }
+        for size in [0, 100_001, u32::MAX] {
+            assert!(!good(room_size, &size));
+        }
+        assert!(good(offset, &1) && good(offset, &NUMBER_LIMIT));
+        assert!(!good(offset, &0) && !good(offset, &(NUMBER_LIMIT + 1)) && !good(offset, &u64::MAX));
+        assert!(good(position, &0) && !good(position, &u64::MAX));
+        assert!(!good(page_limit, &0) && good(page_limit, &u64::MAX));
+        assert!(good(user_id, "7") && !good(user_id, "x") && !good(user_id, "-1") && !good(user_id, ""));
+    }
+}
