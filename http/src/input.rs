@@ -152,7 +152,13 @@ fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         let path = error.path().to_string();
         let error = error.into_inner();
         match error.classify() {
-            serde_json::error::Category::Data => field_error(&path, &error.to_string()),
+            serde_json::error::Category::Data => {
+                // What is no JSON further on is malformed all the same, and 400 before it is 422.
+                match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
+                    Ok(_) => field_error(&path, &error.to_string()),
+                    Err(error) => malformed(error),
+                }
+            }
             _ => malformed(error),
         }
     })?;
@@ -217,9 +223,18 @@ mod tests {
         let on = |field: &str| Some(field.to_owned());
         assert_eq!(json(r#"{"text":"a","more":[{}]}"#), Ok(Shape { text: "a".into(), size: None }));
         assert_eq!(json(r#" {"text":"a","size":null} "#), Ok(Shape { text: "a".into(), size: None }));
-        for malformed in
-            ["", "{", "x", r#"{"text":"a"} x"#, r#"{"text":"\ud800"}"#, r#"{"text":"a",}"#, "[1", r#"{"text":"a"}{}"#]
-        {
+        for malformed in [
+            "",
+            "{",
+            "x",
+            r#"{"text":"a"} x"#,
+            r#"{"text":"\ud800"}"#,
+            r#"{"text":"a",}"#,
+            "[1",
+            r#"{"text":"a"}{}"#,
+            "{} {}",
+            r#"{"text":1"#,
+        ] {
             assert_eq!(json(malformed), Err((400, "malformed_json", None)), "{malformed}");
         }
         assert_eq!(seen(from_json::<Shape>(b"{\"text\":\"\xff\"}").unwrap_err()), (400, "malformed_json", None));

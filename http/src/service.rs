@@ -190,6 +190,8 @@ impl Service {
         mut drain: watch::Receiver<bool>,
     ) {
         let limits = self.app.settings.limits.clone();
+        // Answers are written whole; waiting for the acknowledgement of the one before only makes them late.
+        let _ = stream.set_nodelay(true);
         let socket = Socket::new(stream, prefix, limits.write_timeout);
         let service = service_fn(move |request: Request<Incoming>| {
             let service = Arc::clone(&self);

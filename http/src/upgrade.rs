@@ -142,6 +142,10 @@ fn check(app: &App, request: &Parts, no_body: bool) -> Result<String, Box<Respon
     if !lists(headers, &header::UPGRADE, "websocket") || !lists(headers, &header::CONNECTION, "upgrade") {
         return Err(Box::new(upgrade_required("this path speaks WebSocket only")));
     }
+    // HEAD is routed as GET is, and its answer must be nothing but a head.
+    if request.method != Method::GET {
+        return Err(bad("a WebSocket upgrade is a GET"));
+    }
     if request.version != Version::HTTP_11 {
         return Err(bad("a WebSocket upgrade needs HTTP/1.1"));
     }

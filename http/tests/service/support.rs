@@ -1,0 +1,350 @@
+//! A server on a loopback port, a chat that records what it is told, and a client that shows every byte.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use uproar_http::passwords::PasswordPool;
+use uproar_http::{Adopted, Chat, PasswordCost, PublishError, PublishRequest, Service, Settings, SharedChat, Tokens};
+use uproar_model::{Item, Kind, Outcome, Publication, RoomId, Stored, UserId};
+use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, Revocation, SharedStore};
+
+/// What a test sees of the chat, and tells it.
+pub struct FakeChat {
+    store: SharedStore,
+    pub learned: Mutex<Vec<(RoomId, Publication)>>,
+    pub closed: Mutex<Vec<RoomId>>,
+    pub generations: Mutex<HashMap<UserId, u32>>,
+    pub unready: Mutex<Option<String>>,
+    /// Answers to publishes, before the store is asked.
+    pub answers: Mutex<Vec<Result<Stored, PublishError>>>,
+    pub published: Mutex<Vec<PublishRequest>>,
+    adopted: mpsc::UnboundedSender<Adopted>,
+    /// When set, a publish says that it has begun and waits until this is true.
+    pub gate: Mutex<Option<(mpsc::UnboundedSender<()>, watch::Receiver<bool>)>>,
+}
+
+#[async_trait::async_trait]
+impl Chat for FakeChat {
+    async fn publish(&self, message: PublishRequest) -> Result<Stored, PublishError> {
+        self.published.lock().unwrap().push(message.clone());
+        let gate = self.gate.lock().unwrap().clone();
+        if let Some((begun, mut open)) = gate {
+            begun.send(()).unwrap();
+            let _ = open.wait_for(|open| *open).await;
+        }
+        if let Some(answer) = self.answers.lock().unwrap().pop() {
+            return answer;
+        }
+        let number = self.published.lock().unwrap().len();
+        let item = Item {
+            room: message.room,
+            user: message.user.id,
+            id: message.id.map_or_else(|| format!("~test-{number}").into(), Into::into),
+            kind: Kind::Message,
+            target: message.reply_to,
+            body: Some(message.text.into()),
+        };
+        match self.store.append(&[item]).await.map_err(|_| PublishError::NotKnown)?[0] {
+            Outcome::New(stored) | Outcome::Again(stored) => Ok(stored),
+            Outcome::Refused(refusal) => Err(refusal.into()),
+        }
+    }
+
+    fn learn(&self, room: RoomId, publication: Publication) {
+        self.learned.lock().unwrap().push((room, publication));
+    }
+
+    fn close_room(&self, room: RoomId) {
+        self.closed.lock().unwrap().push(room);
+    }
+
+    fn revoke(&self, revocation: Revocation) {
+        self.generations.lock().unwrap().insert(revocation.user, revocation.generation);
+    }
+
+    fn current_generation(&self, user: UserId) -> Option<u32> {
+        self.generations.lock().unwrap().get(&user).copied()
+    }
+
+    fn adopt(&self, connection: Adopted) {
+        self.adopted.send(connection).unwrap();
+    }
+
+    fn unready(&self) -> Option<String> {
+        self.unready.lock().unwrap().clone()
+    }
+
+    fn metrics(&self) -> String {
+        "# TYPE fake gauge\nfake 1\n".to_owned()
+    }
+}
+
+/// A running server. The store is real; passwords are hashed as cheaply as can be.
+pub struct Server {
+    pub address: SocketAddr,
+    pub service: Arc<Service>,
+    pub chat: Arc<FakeChat>,
+    pub store: SharedStore,
+    pub tokens: Arc<Tokens>,
+    pub drain: watch::Sender<bool>,
+    pub adopted: mpsc::UnboundedReceiver<Adopted>,
+    /// Connections served to their end.
+    pub ended: mpsc::UnboundedReceiver<()>,
+    accepting: JoinHandle<()>,
+    _folder: TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+pub async fn server() -> Server {
+    server_with(settings()).await
+}
+
+pub fn settings() -> Settings {
+    Settings { password_cost: PasswordCost::CHEAPEST, ..Settings::default() }
+}
+
+pub async fn server_with(settings: Settings) -> Server {
+    start(settings, None).await
+}
+
+pub async fn server_with_passwords(settings: Settings, passwords: PasswordPool) -> Server {
+    start(settings, Some(passwords)).await
+}
+
+async fn start(settings: Settings, passwords: Option<PasswordPool>) -> Server {
+    let folder = tempfile::tempdir().unwrap();
+    let data = DataFolder::open(folder.path().join("data")).unwrap();
+    let url = DatabaseUrl::Sqlite(data.database_path());
+    let store = uproar_store::open(&url, &data, OpenOptions::default()).await.unwrap();
+    let (adopt, adopted) = mpsc::unbounded_channel();
+    let chat = Arc::new(FakeChat {
+        store: Arc::clone(&store),
+        learned: Mutex::default(),
+        closed: Mutex::default(),
+        generations: Mutex::default(),
+        unready: Mutex::default(),
+        answers: Mutex::default(),
+        published: Mutex::default(),
+        adopted: adopt,
+        gate: Mutex::default(),
+    });
+    let tokens = Arc::new(Tokens::from_key(b"a key of exactly thirty-two bytes").unwrap());
+    let shared: SharedChat = Arc::clone(&chat) as SharedChat;
+    let service = match passwords {
+        None => Service::new(Arc::clone(&store), Arc::clone(&tokens), shared, settings).unwrap(),
+        Some(passwords) => {
+            Service::with_passwords(Arc::clone(&store), Arc::clone(&tokens), shared, settings, passwords)
+        }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (drain, draining) = watch::channel(false);
+    let (end, ended) = mpsc::unbounded_channel();
+    let accepting = {
+        let service = Arc::clone(&service);
+        tokio::spawn(async move {
+            // Held for as long as connections are accepted: its lock is the database's.
+            let _data = data;
+            loop {
+                let (stream, peer) = listener.accept().await.unwrap();
+                let (service, draining, end) = (Arc::clone(&service), draining.clone(), end.clone());
+                tokio::spawn(async move {
+                    service.serve(stream, peer, Bytes::new(), draining).await;
+                    let _ = end.send(());
+                });
+            }
+        })
+    };
+    Server { address, service, chat, store, tokens, drain, adopted, ended, accepting, _folder: folder }
+}
+
+impl Server {
+    pub async fn client(&self) -> Client {
+        Client::new(TcpStream::connect(self.address).await.unwrap())
+    }
+
+    /// A client with another address of the loopback network.
+    pub async fn client_from(&self, address: &str) -> Client {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
+        Client::new(socket.connect(self.address).await.unwrap())
+    }
+
+    /// Lets the test hold publishes: the receiver hears of each that has begun, the sender lets them go on.
+    pub fn gate(&self) -> (mpsc::UnboundedReceiver<()>, watch::Sender<bool>) {
+        let (begun, began) = mpsc::unbounded_channel();
+        let (open, opened) = watch::channel(false);
+        *self.chat.gate.lock().unwrap() = Some((begun, opened));
+        (began, open)
+    }
+
+    /// Signs a user up and gives a connection that carries the token.
+    pub async fn signed_up(&self, username: &str) -> Client {
+        let mut client = self.client().await;
+        let body = json!({
+            "username": username, "email": format!("{username}@example.org"), "password": "correct horse"
+        });
+        let answer = client.post("/user/signup", body).await;
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        client.token = Some(answer.json()["token"].as_str().unwrap().to_owned());
+        client.user_id = answer.json()["user"]["id"].as_str().unwrap().to_owned();
+        client
+    }
+}
+
+/// One connection, kept open from request to request.
+pub struct Client {
+    pub stream: TcpStream,
+    /// Bytes received and not yet consumed.
+    pub received: Vec<u8>,
+    pub token: Option<String>,
+    pub user_id: String,
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.text()))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Status, code and field, of an error in the one shape that errors have.
+    pub fn error(&self) -> (u16, String, Option<String>) {
+        let body = self.json();
+        let error = body["error"].as_object().unwrap_or_else(|| panic!("no error: {}", self.text()));
+        assert_eq!(body.as_object().unwrap().len(), 1);
+        assert_eq!(error.len(), 3, "code, message and field: {error:?}");
+        assert!(!error["message"].as_str().unwrap().is_empty());
+        assert_eq!(self.header("content-type"), Some("application/json"));
+        let field = error["field"].as_str().map(str::to_owned);
+        (self.status, error["code"].as_str().unwrap().to_owned(), field)
+    }
+
+    #[track_caller]
+    pub fn is_error(&self, status: u16, code: &str, field: Option<&str>) {
+        assert_eq!(self.error(), (status, code.to_owned(), field.map(str::to_owned)), "{}", self.text());
+    }
+
+    #[track_caller]
+    pub fn ok(self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.text());
+        self.json()
+    }
+}
+
+impl Client {
+    pub fn new(stream: TcpStream) -> Client {
+        stream.set_nodelay(true).unwrap();
+        Client { stream, received: Vec::new(), token: None, user_id: String::new() }
+    }
+
+    pub async fn get(&mut self, path: &str) -> Answer {
+        self.request("GET", path, &[], None).await
+    }
+
+    pub async fn delete(&mut self, path: &str) -> Answer {
+        self.request("DELETE", path, &[], None).await
+    }
+
+    pub async fn post(&mut self, path: &str, body: Value) -> Answer {
+        self.post_text(path, &body.to_string()).await
+    }
+
+    pub async fn post_text(&mut self, path: &str, body: &str) -> Answer {
+        self.request("POST", path, &[("Content-Type", "application/json")], Some(body.as_bytes())).await
+    }
+
+    /// A POST without a body.
+    pub async fn call(&mut self, path: &str) -> Answer {
+        self.request("POST", path, &[], None).await
+    }
+
+    pub async fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Answer {
+        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
+        if let Some(token) = &self.token {
+            request.push_str(&format!("Authorization: Bearer {token}\r\n"));
+        }
+        for (name, value) in headers {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if let Some(body) = body {
+            request.push_str(&format!("Content-Length: {}\r\n", body.len()));
+        }
+        request.push_str("\r\n");
+        self.send(request.as_bytes()).await;
+        if let Some(body) = body {
+            self.send(body).await;
+        }
+        if method == "HEAD" { self.head().await } else { self.answer().await }
+    }
+
+    pub async fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+    }
+
+    /// An answer's head without its body.
+    pub async fn head(&mut self) -> Answer {
+        let end = loop {
+            if let Some(end) = self.received.windows(4).position(|window| window == b"\r\n\r\n") {
+                break end + 4;
+            }
+            assert!(self.more().await, "ended within a head: {:?}", String::from_utf8_lossy(&self.received));
+        };
+        let head: Vec<u8> = self.received.drain(..end).collect();
+        let head = String::from_utf8(head).unwrap();
+        let mut lines = head.trim_end().split("\r\n");
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let headers = lines
+            .map(|line| line.split_once(':').unwrap())
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        Answer { status, headers, body: Vec::new() }
+    }
+
+    pub async fn answer(&mut self) -> Answer {
+        let mut answer = self.head().await;
+        let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
+        while self.received.len() < length {
+            assert!(self.more().await, "ended within a body");
+        }
+        answer.body = self.received.drain(..length).collect();
+        answer
+    }
+
+    /// Reads some more; false at the end.
+    pub async fn more(&mut self) -> bool {
+        matches!(self.stream.read_buf(&mut self.received).await, Ok(count) if count > 0)
+    }
+
+    /// Waits for the server to close, after which nothing has come but what was read.
+    pub async fn ended(&mut self) {
+        while self.more().await {}
+        assert_eq!(String::from_utf8_lossy(&self.received), "");
+    }
+}
