@@ -66,7 +66,7 @@ impl Shard {
         }
         let id = self.feeds.insert(Feed {
             channel: channel.clone(),
-            name: Arc::clone(&name),
+            name,
             home,
             is_attached: false,
             waiting: vec![caller],
@@ -80,9 +80,9 @@ impl Shard {
         });
         self.feed_ids.insert(channel.clone(), id as u32);
         if home == self.config.id {
-            self.home_attach(now, Endpoint::Shard(home), channel, name, host);
+            self.home_attach(now, Endpoint::Shard(home), channel, host);
         } else {
-            host.mesh(Endpoint::Shard(home), Message::Attach { channel, name });
+            host.mesh(Endpoint::Shard(home), Message::Attach { channel });
         }
     }
 
@@ -215,23 +215,24 @@ impl Shard {
                 continue;
             }
             let connection = &mut self.connections[subscriber.slot as usize];
-            let given = give(&mut feed.ring, feed.position, subscriber, total, u64::MAX, |bytes, charge| {
+            let before = connection.outbound.bytes();
+            let limit = limits.outbound_limit_bytes;
+            let given = give(&mut feed.ring, feed.position, subscriber, total, limit, |bytes, charge| {
                 connection.enqueue(now.ms, bytes, charge);
                 connection.outbound.bytes()
             });
-            if !given {
-                if feed.epoch.is_none() {
-                    ended.push((subscriber.slot, CloseReason::INSUFFICIENT_STATE));
-                    continue;
-                }
-                subscriber.is_behind = true;
+            if !given && feed.epoch.is_none() {
+                ended.push((subscriber.slot, CloseReason::INSUFFICIENT_STATE));
+                continue;
             }
-            let is_over = connection.outbound.bytes() > limits.outbound_limit_bytes
-                || total.get() > limits.shard_outbound_limit_bytes;
-            if is_over {
+            let is_over = connection.outbound.bytes() > limit || subscriber.cursor < feed.position && given;
+            // More than a queue holds, in one turn, is no fault of a reader who had kept up: it gets the rest as it
+            // reads. One who had not is too slow.
+            if is_over && before >= limit / 2 || total.get() > limits.shard_outbound_limit_bytes {
                 ended.push((subscriber.slot, CloseReason::SLOW));
                 continue;
             }
+            subscriber.is_behind = subscriber.cursor < feed.position;
             if connection.armed_ms > until_ms {
                 reminded.push(subscriber.slot);
             }
@@ -270,11 +271,11 @@ impl Shard {
     /// Gives a subscriber that is behind the next of what it has not had, if its queue has place: from the ring, else
     /// by asking the store for a page. When it has everything it is *live*.
     pub(super) fn catch_up(&mut self, now: Now, slot: u32, host: &mut impl Host) {
+        let page_bytes = self.page_bytes();
         let Some(session) = self.connections[slot as usize].session() else { return };
         let (Some((feed_id, index)), None) = (session.place, session.reading) else { return };
         let feed = &mut self.feeds[feed_id as usize];
         let subscriber = &mut feed.subscribers[index as usize];
-        let page_bytes = self.config.limits.page_limit_bytes;
         let connection = &mut self.connections[slot as usize];
         if connection.outbound.bytes() >= page_bytes {
             // `sent` comes back here.
@@ -306,7 +307,8 @@ impl Shard {
             from: cursor,
             ascending: true,
             up_to: position,
-            items_limit: self.config.limits.page_limit_publications as usize,
+            // What surrounds each text counts too.
+            items_limit: self.config.limits.page_limit_publications.min(page_bytes / 256).max(1) as usize,
             bytes_limit: page_bytes as usize,
         };
         let Some(session) = self.connections[slot as usize].session_mut() else { return };
@@ -321,6 +323,12 @@ impl Shard {
             // No credit: again soon.
             self.remind(slot, now.ms + 20);
         }
+    }
+
+    /// How much a subscriber that is behind is given at a time. Escaped as JSON a page may grow sixfold, and must still
+    /// fit into the queue.
+    fn page_bytes(&self) -> u64 {
+        self.config.limits.page_limit_bytes.min(self.config.limits.outbound_limit_bytes / 8).max(1)
     }
 
     /// The readers answered a connection.

@@ -7,6 +7,7 @@ use super::host::{Host, Now};
 use super::lane::LaneAnswer;
 use super::mesh::{
     Answer, Append, Ask, Asker, AttachOutcome, Caller, Channel, CheckOutcome, Endpoint, Message, NotKnown,
+    reserved_places,
 };
 use super::mutation::{self, Mutation};
 use super::run::{Entry, LiveEntry, Ring, Run};
@@ -18,6 +19,9 @@ use uproar_store::PageRequest;
 
 /// How long after a failed read it is tried again.
 const READ_RETRY_MS: u64 = 100;
+
+/// The largest run, about, in bytes of content.
+const RUN_LIMIT_BYTES: u64 = 64 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Home {
@@ -43,6 +47,8 @@ pub(super) struct Home {
     is_reading: bool,
     /// Not before this time may the store be asked again.
     read_after_ms: u64,
+    /// When its entry in `top_checks` is due.
+    check_ms: u64,
     is_unshown: bool,
     is_stalled: bool,
 }
@@ -57,14 +63,7 @@ struct FedShard {
 impl Shard {
     // ── attach and detach ───────────────────────────────────────────────────────────────────────────────────────────
 
-    pub(super) fn home_attach(
-        &mut self,
-        now: Now,
-        from: Endpoint,
-        channel: Channel,
-        _name: Arc<str>,
-        host: &mut impl Host,
-    ) {
+    pub(super) fn home_attach(&mut self, now: Now, from: Endpoint, channel: Channel, host: &mut impl Host) {
         let Endpoint::Shard(shard) = from else { return };
         let is_live = matches!(channel, Channel::Live(_));
         let home = self.homes.entry(channel.clone()).or_insert_with(|| Home::new(is_live));
@@ -106,7 +105,7 @@ impl Shard {
 
     /// A lane answered: the sender is told now, the publication is shown at the end of the turn.
     pub(super) fn committed(&mut self, now: Now, answer: LaneAnswer, host: &mut impl Host) {
-        let LaneAnswer { append, result, was_told, .. } = answer;
+        let LaneAnswer { append, result, was_told, is_last } = answer;
         let room = append.item.room;
         match result {
             Ok(Outcome::New(stored)) => {
@@ -118,15 +117,16 @@ impl Shard {
             }
             Ok(Outcome::Again(_) | Outcome::Refused(_)) | Err(NotKnown) => {}
         }
-        if was_told {
-            return;
-        }
         let (caller, era, id) = (append.caller, append.era, Arc::clone(&append.item.id));
-        if caller.endpoint == Endpoint::Shard(self.config.id) {
+        let is_own = caller.endpoint == Endpoint::Shard(self.config.id);
+        if is_own && is_last {
             self.give_own_credit();
-            self.appended(now, caller, era, &id, result, host);
-        } else {
-            host.mesh(caller.endpoint, Message::Appended { caller, era, id, result });
+        }
+        match (was_told, is_own) {
+            (true, true) => {}
+            (true, false) => host.mesh(caller.endpoint, Message::Taken),
+            (false, true) => self.appended(now, caller, era, &id, result, host),
+            (false, false) => host.mesh(caller.endpoint, Message::Appended { caller, era, id, result, is_last }),
         }
     }
 
@@ -204,6 +204,11 @@ impl Shard {
             Asker::Connection(caller) => self.connection_answered(now, caller, answer, host),
             Asker::Load(room) => self.loaded(now, room, answer, host),
             Asker::Gap(room) => self.filled(now, room, answer, host),
+            Asker::Top(room) => {
+                if let Answer::Head(Some(head)) = answer {
+                    self.learn(now, room, head.offset, None, host);
+                }
+            }
             Asker::Check(room, caller) => {
                 let top = match answer {
                     Answer::Head(Some(head)) => {
@@ -229,6 +234,8 @@ impl Shard {
                 home.epoch = Some(head.epoch);
                 home.position = head.offset;
                 home.shown = head.offset;
+                home.check_ms = now.ms + self.config.limits.ping_interval_ms;
+                self.top_checks.push_back((home.check_ms, room));
                 None
             }
             Answer::Head(None) => Some(AttachOutcome::NoRoom),
@@ -280,6 +287,26 @@ impl Shard {
         self.go_on(now, &channel, host);
     }
 
+    /// Looks once per ping interval whether a room's log has gone on without its home: a commit whose sender was given
+    /// up, with nothing after it that would show the hole.
+    pub(super) fn check_tops(&mut self, now: Now, host: &mut impl Host) {
+        while let Some((due_ms, room)) = self.top_checks.front().copied() {
+            if now.ms < due_ms {
+                return;
+            }
+            self.top_checks.pop_front();
+            let next_ms = now.ms + self.config.limits.ping_interval_ms;
+            let home = self.homes.get_mut(&Channel::Room(room));
+            // One that was let go and loaded again has another entry.
+            if let Some(home) = home.filter(|home| home.check_ms == due_ms) {
+                home.check_ms = next_ms;
+                self.top_checks.push_back((next_ms, room));
+                // Without a credit it is looked at next time.
+                self.ask(Asker::Top(room), Ask::Head { room }, host);
+            }
+        }
+    }
+
     pub(super) fn home_check(&mut self, now: Now, room: RoomId, caller: Caller, host: &mut impl Host) {
         if !self.ask(Asker::Check(room, caller), Ask::Head { room }, host) {
             self.answer_check(now, caller, CheckOutcome::Failed, host);
@@ -328,16 +355,20 @@ impl Shard {
     pub(super) fn show(&mut self, now: Now, host: &mut impl Host) {
         let limits = &self.config.limits;
         let (entries, bytes) = (limits.ring_limit_publications as usize, limits.ring_limit_bytes as usize);
+        // A whole run is the least that a queue can hold by reference, so a queue must hold several.
+        let run_bytes = (limits.outbound_limit_bytes / 4).min(RUN_LIMIT_BYTES) as usize;
         for channel in std::mem::take(&mut self.unshown) {
             let Some(home) = self.homes.get_mut(&channel) else { continue };
             home.is_unshown = false;
-            if home.fresh.is_empty() {
-                continue;
+            let mut fresh = std::mem::take(&mut home.fresh);
+            while !fresh.is_empty() {
+                let Some(home) = self.homes.get_mut(&channel) else { break };
+                let rest = fresh.split_off(Run::fitting(&fresh, run_bytes));
+                let run = Arc::new(Run::new(home.shown + 1, std::mem::replace(&mut fresh, rest)));
+                home.shown = run.last();
+                home.ring.push(run, entries, bytes);
+                self.feed_shards(now, &channel, host);
             }
-            let run = Arc::new(Run::new(home.shown + 1, std::mem::take(&mut home.fresh)));
-            home.shown = run.last();
-            home.ring.push(run, entries, bytes);
-            self.feed_shards(now, &channel, host);
         }
     }
 
@@ -346,7 +377,7 @@ impl Shard {
         let own = self.config.id;
         let mut lost = Vec::new();
         let mut own_runs = Vec::new();
-        let reserved = self.reserved_places();
+        let reserved = reserved_places(self.config.limits.mesh_calls_limit);
         let Some(home) = self.homes.get_mut(channel) else { return };
         let mut is_stalled = false;
         for fed in &mut home.feeds {
@@ -393,13 +424,8 @@ impl Shard {
         }
     }
 
-    /// Places in a queue to another shard that are kept for calls and answers.
-    fn reserved_places(&self) -> usize {
-        2 * self.config.limits.mesh_calls_limit as usize
-    }
-
     fn has_place(&self, shard: u16, host: &impl Host) -> bool {
-        host.mesh_places(Endpoint::Shard(shard)) > self.reserved_places()
+        host.mesh_places(Endpoint::Shard(shard)) > reserved_places(self.config.limits.mesh_calls_limit)
     }
 }
 
@@ -419,6 +445,7 @@ impl Home {
             gap_since_ms: None,
             is_reading: false,
             read_after_ms: 0,
+            check_ms: 0,
             is_unshown: false,
             is_stalled: false,
         }

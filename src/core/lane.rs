@@ -63,9 +63,9 @@ impl Batch {
         self.senders.iter().filter(|s| !s.was_told).map(|s| &*s.append)
     }
 
-    fn answer(self, outcomes: impl IntoIterator<Item = Outcome>, answers: &mut Vec<LaneAnswer>) {
-        for (Sender { append, was_told }, outcome) in self.senders.into_iter().zip(outcomes) {
-            answers.push(LaneAnswer { append, result: Ok(outcome), was_told, is_last: true });
+    fn answer(self, results: impl IntoIterator<Item = Result<Outcome, NotKnown>>, answers: &mut Vec<LaneAnswer>) {
+        for (Sender { append, was_told }, result) in self.senders.into_iter().zip(results) {
+            answers.push(LaneAnswer { append, result, was_told, is_last: true });
         }
     }
 }
@@ -121,7 +121,7 @@ impl Lane {
             answers.push(LaneAnswer::only(append, Err(NotKnown)));
             return;
         }
-        if mutation::active(Mutation::AcknowledgeBeforeCommit) {
+        if mutation::active(Mutation::AcknowledgeBeforeCommit) && matches!(append.caller.endpoint, Endpoint::Shard(_)) {
             let early = Outcome::Again(uproar_model::Stored { offset: 1, number: 1, time: 1 });
             answers.push(LaneAnswer { is_last: false, ..LaneAnswer::only(append.clone(), Ok(early)) });
         }
@@ -200,8 +200,17 @@ impl Lane {
         match result {
             BatchResult::Answered(outcomes) => {
                 debug_assert_eq!(outcomes.len(), batch.senders.len());
-                self.retries = 0;
-                batch.answer(outcomes, answers);
+                let was_retried = std::mem::take(&mut self.retries) > 0;
+                let results =
+                    outcomes.into_iter().map(|outcome| match outcome {
+                        // The attempt that was given up may still be on its way through the database, and be let in there
+                        // when whoever was refused now has become a member again.
+                        Outcome::Refused(
+                            Refusal::NoRoom | Refusal::NotMember | Refusal::NotYours | Refusal::NoTarget,
+                        ) if was_retried => Err(NotKnown),
+                        outcome => Ok(outcome),
+                    });
+                batch.answer(results, answers);
             }
             BatchResult::NotKnown => {
                 let delay = self.limits.retry_delay_ms << self.retries.min(10);
@@ -219,7 +228,7 @@ impl Lane {
             }
             BatchResult::BadData => {
                 self.retries = 0;
-                batch.answer([Outcome::Refused(Refusal::BadData)], answers);
+                batch.answer([Ok(Outcome::Refused(Refusal::BadData))], answers);
             }
         }
     }

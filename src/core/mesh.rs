@@ -105,6 +105,8 @@ pub enum Asker {
     Load(RoomId),
     /// The room's home, to fill a hole.
     Gap(RoomId),
+    /// The room's home, to see whether something was committed that nobody told it.
+    Top(RoomId),
     /// The room's home, for a shard whose client claims an offset above its position.
     Check(RoomId, Caller),
 }
@@ -132,29 +134,38 @@ pub enum CheckOutcome {
     Failed,
 }
 
+/// Places in a queue between two shards that are kept for calls and answers.
+pub fn reserved_places(calls_limit: u64) -> usize {
+    3 * calls_limit as usize
+}
+
 /// What goes through the mesh.
 #[derive(Clone, Debug)]
 pub enum Message {
     // Calls of a shard (or of HTTP) to a room's home, and the answers.
     Append(Box<Append>),
+    /// Returns the credit where it is the last for its item; else `Taken` follows when the database has answered, so
+    /// that what it is still being asked counts against whoever sent it.
     Appended {
         caller: Caller,
         era: u32,
         id: Arc<str>,
         result: Result<Outcome, NotKnown>,
+        is_last: bool,
     },
+    /// Returns a credit and says nothing.
+    Taken,
     Attach {
         channel: Channel,
-        name: Arc<str>,
     },
     Attached {
         channel: Channel,
         outcome: AttachOutcome,
     },
+    /// Answered with `Taken`.
     Detach {
         channel: Channel,
     },
-    Detached,
     /// What is the room's head now? Asked when a client claims an offset above the shard's position.
     Check {
         room: RoomId,
@@ -164,12 +175,11 @@ pub enum Message {
         caller: Caller,
         top: CheckOutcome,
     },
-    /// A message for a `live:` channel, to its home.
+    /// A message for a `live:` channel, to its home; answered with `Taken`.
     Live {
         channel: Arc<str>,
         entry: Box<super::run::LiveEntry>,
     },
-    LiveTaken,
 
     // A home's calls to a lane, and the answers.
     Commit(Box<Append>),
@@ -200,7 +210,7 @@ pub enum Message {
         channel: Channel,
     },
 
-    // From HTTP, each answered with `Done` when taken.
+    // From HTTP, each answered with `Taken`.
     /// To the home: a publication that the store itself appended.
     Learn {
         room: RoomId,
@@ -212,5 +222,4 @@ pub enum Message {
     },
     /// To every shard: earlier tokens of this user are no longer good.
     Revoke(Revocation),
-    Done,
 }

@@ -62,6 +62,16 @@ impl Run {
         Run { first, entries, cost_bytes, encoded: Default::default() }
     }
 
+    /// How many of these entries, at least one, make a run of at most so many bytes.
+    pub fn fitting(entries: &[Entry], bytes_limit: usize) -> usize {
+        let mut bytes = 0;
+        let fitting = entries.iter().take_while(|entry| {
+            bytes += entry.cost_bytes();
+            bytes <= bytes_limit
+        });
+        fitting.count().max(1)
+    }
+
     pub fn last(&self) -> Offset {
         self.first + self.entries.len() as Offset - 1
     }

@@ -16,11 +16,10 @@ use bytes::Bytes;
 use slab::Slab;
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
-use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use uproar_model::{Claims, TokenError, UserId};
+use uproar_model::{Claims, RoomId, TokenError, UserId};
 use uproar_store::Revocation;
 
 /// Checks a token's signature and time (Unix seconds). Pure: no database, no clock.
@@ -70,6 +69,8 @@ pub struct Shard {
     pub(super) unshown: Vec<Channel>,
     /// Homes with something to try again: a feed whose queue was full, a read that found no credit or failed.
     pub(super) stalled: Vec<Channel>,
+    /// When to look at which room's head again, the earliest first.
+    pub(super) top_checks: VecDeque<(u64, RoomId)>,
     /// `Lost` and `Closed` that found no place yet.
     pub(super) endings: Vec<(u16, Message)>,
     pub(super) users: HashMap<UserId, UserState, ahash::RandomState>,
@@ -126,6 +127,7 @@ impl Shard {
             homes: HashMap::with_hasher(hasher()),
             unshown: Vec::new(),
             stalled: Vec::new(),
+            top_checks: VecDeque::new(),
             endings: Vec::new(),
             users: HashMap::with_hasher(hasher()),
             swept_users_ms: 0,
@@ -301,20 +303,22 @@ impl Shard {
         self.now_ms = now.ms;
         match message {
             Message::Append(append) => self.home_append(append, host),
-            Message::Appended { caller, era, id, result } => {
-                self.give_credit(from);
+            Message::Appended { caller, era, id, result, is_last } => {
+                if is_last {
+                    self.give_credit(from);
+                }
                 self.appended(now, caller, era, &id, result, host);
             }
-            Message::Attach { channel, name } => self.home_attach(now, from, channel, name, host),
+            Message::Attach { channel } => self.home_attach(now, from, channel, host),
             Message::Attached { channel, outcome } => {
                 self.give_credit(from);
                 self.attached(now, &channel, outcome, host);
             }
             Message::Detach { channel } => {
                 self.home_detach(from, &channel);
-                host.mesh(from, Message::Detached);
+                host.mesh(from, Message::Taken);
             }
-            Message::Detached | Message::LiveTaken => self.give_credit(from),
+            Message::Taken => self.give_credit(from),
             Message::Check { room, caller } => self.home_check(now, room, caller, host),
             Message::Checked { caller, top } => {
                 self.give_credit(from);
@@ -322,7 +326,7 @@ impl Shard {
             }
             Message::Live { channel, entry } => {
                 self.home_live(&Channel::Live(channel), *entry);
-                host.mesh(from, Message::LiveTaken);
+                host.mesh(from, Message::Taken);
             }
             Message::Committed(answer) => {
                 if answer.is_last {
@@ -338,18 +342,18 @@ impl Shard {
             Message::Lost { channel } => self.end_feed(now, &channel, CloseReason::INSUFFICIENT_STATE, host),
             Message::Closed { channel } => self.end_feed(now, &channel, CloseReason::FORCE_DISCONNECT, host),
             Message::Learn { room, publication } => {
-                host.mesh(from, Message::Done);
+                host.mesh(from, Message::Taken);
                 self.learn(now, room, publication.offset, Some(*publication), host);
             }
             Message::CloseRoom { room } => {
-                host.mesh(from, Message::Done);
+                host.mesh(from, Message::Taken);
                 self.home_closed(room, host);
             }
             Message::Revoke(revocation) => {
-                host.mesh(from, Message::Done);
+                host.mesh(from, Message::Taken);
                 self.revoke(now, revocation, host);
             }
-            Message::Commit(_) | Message::Ask { .. } | Message::Done => {
+            Message::Commit(_) | Message::Ask { .. } => {
                 debug_assert!(false, "not for a shard");
             }
         }
@@ -370,6 +374,7 @@ impl Shard {
                 self.look_at(now, slot, host);
             }
         }
+        self.check_tops(now, host);
         self.sweep_feeds(now, host);
         self.sweep_users(now);
         !self.unserved.is_empty()
@@ -380,7 +385,8 @@ impl Shard {
         // What waits for a place in somebody's queue is not told when there is one, so it looks again soon.
         let retry = (!self.stalled.is_empty() || !self.endings.is_empty()).then_some(0);
         let idle = self.idle_feeds.front().map(|(since, _)| since + self.config.limits.room_idle_ms);
-        [self.timers.next_ms(), idle, retry].into_iter().flatten().min()
+        let top = self.top_checks.front().map(|(due, _)| *due);
+        [self.timers.next_ms(), idle, top, retry].into_iter().flatten().min()
     }
 
     /// The server stops: no connection is taken any more, what is under way is finished, then all are told and ended.
@@ -405,6 +411,16 @@ impl Shard {
     /// After `drain`: whether the last connection has gone.
     pub fn drained(&self) -> bool {
         self.draining && self.open_connections == 0
+    }
+
+    /// The most bytes that wait for one connection. For tests.
+    pub fn widest_queue_bytes(&self) -> u64 {
+        self.connections.iter().map(|c| c.outbound.bytes()).max().unwrap_or(0)
+    }
+
+    /// The shard that is home to this channel: the same for every shard of a node.
+    pub fn home_shard(&self, channel: &Channel) -> u16 {
+        self.home_of(channel)
     }
 
     /// Connections that have a slot.

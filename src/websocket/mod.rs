@@ -55,6 +55,7 @@ pub enum Event<'a> {
 }
 #[derive(Clone, Debug)]
 pub struct Request {
+    pub peer: std::net::SocketAddr,
     pub path: String,
     pub query: String,
     pub host: Option<String>,
@@ -66,5 +67,19 @@ pub struct Request {
 impl Request {
     pub fn query_value(&self, name: &str) -> Option<String> {
         self.query.split('&').find_map(|kv| kv.strip_prefix(name)?.strip_prefix('=').map(String::from))
+    }
+}
+impl Default for Request {
+    fn default() -> Request {
+        Request {
+            peer: ([0, 0, 0, 0], 0).into(),
+            path: String::new(),
+            query: String::new(),
+            host: None,
+            origin: None,
+            authorization: None,
+            subprotocols: vec![],
+            answered: false,
+        }
     }
 }
