@@ -18,7 +18,7 @@ pub enum ListenError {
     Other { address: SocketAddr, source: io::Error },
 }
 
-/// Binds one listener for each of `shards`, and says on which address: with port 0, on a free one.
+/// Binds one listener, non-blocking, for each of `shards`, and says on which address: with port 0, on a free one.
 ///
 /// With `SO_REUSEPORT` alone a second server would silently take half of the first one's connections. So the first
 /// socket binds and listens without it, which fails if anyone else listens there. Only then does it admit others, and
@@ -40,6 +40,7 @@ fn bind_all(address: SocketAddr, shards: usize, limits: &Limits) -> io::Result<(
     first.bind(&address.into())?;
     first.listen(BACKLOG)?;
     first.set_reuse_port(true)?;
+    first.set_nonblocking(true)?;
     let first = TcpListener::from(first);
     let bound = first.local_addr()?;
 
@@ -49,12 +50,13 @@ fn bind_all(address: SocketAddr, shards: usize, limits: &Limits) -> io::Result<(
         next.set_reuse_port(true)?;
         next.bind(&bound.into())?;
         next.listen(BACKLOG)?;
+        next.set_nonblocking(true)?;
         listeners.push(next.into());
     }
     Ok((bound, listeners))
 }
 
-/// A blocking socket with all that accepted connections inherit from it.
+/// A socket with all that accepted connections inherit from it.
 fn socket(address: SocketAddr, limits: &Limits) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Connections of a server that ran before may linger; they must not keep this one from starting.
@@ -99,7 +101,6 @@ mod tests {
             let mut accepted = Vec::new();
             for listener in &listeners {
                 assert_eq!(listener.local_addr().unwrap(), address);
-                listener.set_nonblocking(true).unwrap();
                 let before = accepted.len();
                 accepted.extend(std::iter::from_fn(|| listener.accept().ok()));
                 assert!(accepted.len() > before, "one listener got none of a hundred");
@@ -118,7 +119,6 @@ mod tests {
         let client = TcpStream::connect(address).unwrap();
         // The server's side closes first, and lingers in TIME_WAIT.
         for listener in &listeners {
-            listener.set_nonblocking(true).unwrap();
             drop(listener.accept());
         }
         drop((listeners, client));

@@ -37,6 +37,8 @@ pub struct Decoder {
     undecoded: Vec<u8>,
     /// A message whose last fragment has not come.
     message: Option<Box<Message>>,
+    /// `undecoded` may hold whole frames.
+    is_refused: bool,
     /// After a close frame or a violation.
     ended: bool,
 }
@@ -70,6 +72,7 @@ impl Decoder {
         if self.ended {
             return;
         }
+        self.is_refused = false;
         let mut used = 0;
         let mut kept = std::mem::take(&mut self.undecoded);
         // What is kept comes first. A frame that begins there gets the bytes that it lacks and no more, so that those
@@ -81,6 +84,7 @@ impl Decoder {
                 Stop::Ended => return,
                 Stop::Refused => {
                     self.keep_all(kept, &bytes[used..]);
+                    self.is_refused = !self.undecoded.is_empty();
                     return;
                 }
                 Stop::Needs(total) if !kept.is_empty() => {
@@ -99,20 +103,22 @@ impl Decoder {
         let (decoded, stop) = self.decode(&mut bytes[used..], limit, &mut sink);
         if !matches!(stop, Stop::Ended) {
             self.keep_all(kept, &bytes[used + decoded..]);
+            self.is_refused = matches!(stop, Stop::Refused) && !self.undecoded.is_empty();
         }
     }
 
     /// Keeps `bytes`, the next that were read, for a later call of [`Decoder::feed`].
     pub fn keep(&mut self, bytes: &[u8]) {
-        if !self.ended {
+        if !self.ended && !bytes.is_empty() {
             let kept = std::mem::take(&mut self.undecoded);
             self.keep_all(kept, bytes);
+            self.is_refused = true;
         }
     }
 
-    /// Whether something is kept that a further call of [`Decoder::feed`] may deliver.
+    /// Whether something is kept that a call of [`Decoder::feed`] without bytes may deliver.
     pub fn has_undecoded(&self) -> bool {
-        !self.undecoded.is_empty()
+        self.is_refused
     }
 
     /// Bytes of memory held for this connection beside the decoder itself.
@@ -415,6 +421,7 @@ mod tests {
                     if refuse { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                 });
                 piece.clear();
+                assert!(!decoder.has_undecoded() || events.len() > before);
                 if events.len() == before || !refuse {
                     break;
                 }
