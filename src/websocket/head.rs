@@ -106,7 +106,7 @@ fn upgrade(request: &httparse::Request<'_, '_>, peer: SocketAddr) -> Result<Opti
         return bad("The header 'Connection: Upgrade' is missing; a proxy may have removed it.");
     }
     // Before the key: versions other than ours may have no key, or another kind of it.
-    if !single(request, "Sec-WebSocket-Version").is_some_and(|version| version == b"13") {
+    if single(request, "Sec-WebSocket-Version") != Some(b"13") {
         let headers = [("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket")];
         return Err(refusal(426, "bad_upgrade", "Only version 13 of the WebSocket protocol is spoken here.", &headers));
     }

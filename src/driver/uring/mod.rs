@@ -41,6 +41,12 @@ pub enum Error {
 /// # Errors
 /// The reason, to be shown to the operator.
 pub fn available() -> Result<(), String> {
+    // On a thread of its own: when a ring is torn down, a while after it was closed, the kernel interrupts the thread
+    // that made it, and some blocking call there returns EINTR.
+    std::thread::spawn(probe).join().unwrap_or_else(|_| Err("io_uring cannot be tried out".into()))
+}
+
+fn probe() -> Result<(), String> {
     let ring = set_up(|builder| builder.build(SUBMISSIONS)).map_err(|error| reason(&error))?;
     // Without fast poll (Linux 5.7) each waiting receive would hold a kernel thread, and without nodrop (5.5)
     // completions could be lost.

@@ -63,6 +63,7 @@ struct Pump {
     stop_at: Option<u64>,
     has_drained: bool,
     /// For sends of several slices, used again and again.
+    #[expect(clippy::vec_box, reason = "each has its address, which outlives its place here")]
     gathers: Vec<Box<Gather>>,
     /// Emptied after each use.
     slices: Vec<Bytes>,

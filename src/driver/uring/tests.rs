@@ -7,6 +7,7 @@ use crate::limits::Limits;
 use crate::mesh::Mesh;
 use crate::websocket::OpCode;
 use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
@@ -332,19 +333,19 @@ fn what_is_no_websocket_goes_to_the_http_service() {
     drop(handed);
     assert_eq!(read_rest(&mut stream), "answer");
 
-    // Its queue takes one. The second is told so, and finds out that the slots of both are free.
-    let first = server.connect();
-    (&first).write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-    let mut second = loop {
-        let mut second = server.connect();
-        second.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-        // Which of the two came first is up to the kernel; a third settles it.
-        let mut third = server.connect();
-        third.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-        break if second.peek(&mut [0]).is_ok() { second } else { third };
-    };
-    let answer = read_rest(&mut second);
-    assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"), "{answer}");
+    // Its queue takes one. Of three at once two are told so; which of them is up to the kernel.
+    let mut streams: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    streams.iter_mut().for_each(|stream| stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap());
+    for refused in [2, 1] {
+        let mut polled: Vec<_> = streams.iter().map(|stream| PollFd::new(stream, PollFlags::IN)).collect();
+        rustix::event::poll(&mut polled, None).unwrap();
+        let index = polled.iter().position(|polled| !polled.revents().is_empty()).unwrap();
+        let answer = read_rest(&mut streams.remove(index));
+        assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"), "{answer}");
+        assert_eq!(streams.len(), refused);
+    }
+    drop(http.blocking_recv().unwrap());
+    assert_eq!(read_rest(&mut streams[0]), "");
 
     drop(http);
     let mut stream = server.connect();
