@@ -79,6 +79,8 @@ struct Listener {
     is_ready: bool,
     /// When to try again after a failure.
     retry_at: Option<u64>,
+    /// Since a failure not all who waited have been accepted.
+    is_failing: bool,
 }
 
 /// What belongs to the transport of one connection.
@@ -552,7 +554,7 @@ fn poll_readable(descriptor: BorrowedFd<'_>, token: Token) -> Operation<()> {
 
 impl Listener {
     fn new(socket: TcpListener) -> Listener {
-        Listener { socket, poll: None, is_ready: false, retry_at: None }
+        Listener { socket, poll: None, is_ready: false, retry_at: None, is_failing: false }
     }
 
     fn is_ready(&self, now: Now) -> bool {
@@ -561,24 +563,23 @@ impl Listener {
 
     /// Accepts one connection, if one is there.
     fn accept(&mut self, now: Now) -> Option<(TcpStream, SocketAddr)> {
+        self.retry_at = None;
         match self.socket.accept() {
-            Ok(accepted) => {
-                if self.retry_at.take().is_some() {
-                    tracing::info!("connections are accepted again");
-                }
-                return Some(accepted);
-            }
+            Ok(accepted) => return Some(accepted),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.is_ready = false;
-                self.retry_at = None;
+                if std::mem::take(&mut self.is_failing) {
+                    tracing::info!("all connections that waited have been accepted");
+                }
             }
             // Concerns one that went away while it waited.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ECONNABORTED | libc::EPROTO)) => {}
+            // Of descriptors or memory, mostly.
             Err(error) => {
-                if self.retry_at.is_none() {
-                    tracing::error!(%error, "connections cannot be accepted; trying again until they can");
-                }
                 self.retry_at = Some(now.ms + ACCEPT_RETRY_MS);
+                if !std::mem::replace(&mut self.is_failing, true) {
+                    tracing::error!(%error, "connections cannot be accepted; they wait, and are tried again");
+                }
             }
         }
         None

@@ -8,8 +8,10 @@ use crate::mesh::Mesh;
 use crate::websocket::OpCode;
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags};
-use std::io::{self, Read, Write};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -33,6 +35,11 @@ struct Server {
 
 impl Server {
     fn start(shards: u16, limits: Limits) -> Server {
+        open_files(None);
+        Server::start_with_these_files(shards, limits)
+    }
+
+    fn start_with_these_files(shards: u16, limits: Limits) -> Server {
         super::available().unwrap();
         let (address, listeners) = listen::bind("127.0.0.1:0".parse().unwrap(), usize::from(shards), &limits).unwrap();
         let mesh = Mesh::new(shards, 1, |_, _| 16).unwrap();
@@ -77,6 +84,12 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.remote.drain();
     }
+}
+
+/// Sets the limit of open files, as high as it may be without a number.
+fn open_files(limit: Option<u64>) {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.or(maximum), maximum }).unwrap();
 }
 
 fn read_head(stream: &mut TcpStream) -> String {
@@ -426,4 +439,100 @@ fn a_drain_has_an_end_even_if_a_client_has_none() {
     server.stop();
     expect_close(&mut stream, 1001);
     assert_eq!(read_rest(&mut stream), "");
+}
+
+#[test]
+fn a_drain_has_an_end_even_if_a_send_has_none() {
+    let limits = Limits { stop_timeout_ms: 50, outbound_limit_bytes: 1024 * 1024, ..Limits::default() };
+    let server = Server::start(1, limits);
+    let mut stream = server.websocket();
+    stream.set_nonblocking(true).unwrap();
+    let message = frame(OpCode::Binary, &[1; 60_000]);
+    // Until the server, whose echo nobody reads, reads no more.
+    let mut written = 0;
+    while let Ok(count @ 1..) = stream.write(&message[written..]) {
+        written = (written + count) % message.len();
+    }
+    server.stop();
+}
+
+#[test]
+fn deadlines_of_the_core_are_kept() {
+    let server = Server::start(1, Limits { handshake_timeout_ms: 50, ..Limits::default() });
+    let before = Instant::now();
+    let mut silent = server.connect();
+    assert_eq!(read_rest(&mut silent), "");
+    assert!(before.elapsed() >= Duration::from_millis(49));
+    server.stop();
+}
+
+/// Prints each event as a line that begins with its level.
+struct Lines;
+
+impl tracing::Subscriber for Lines {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target().starts_with("uproar")
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        println!("{}", event.metadata().level());
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// The server's side of the next test, in a process of its own: says its address, then what it logs.
+#[test]
+#[ignore = "run by without_descriptors_it_waits_until_there_are_some"]
+fn server_with_few_descriptors() {
+    tracing::subscriber::set_global_default(Lines).unwrap();
+    open_files(Some(40));
+    let server = Server::start_with_these_files(1, Limits::default());
+    println!("listening on {}", server.address);
+    io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    server.stop();
+}
+
+#[test]
+fn without_descriptors_it_waits_until_there_are_some() {
+    let name = "driver::uring::tests::server_with_few_descriptors";
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let address: SocketAddr =
+        lines.find_map(|line| line.rsplit_once("listening on ").map(|(_, address)| address.parse().unwrap())).unwrap();
+
+    let connect = || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(UPGRADE.as_bytes()).unwrap();
+        stream
+    };
+    let mut streams: Vec<_> = (0..60).map(|_| connect()).collect();
+    assert_eq!(lines.next().as_deref(), Some("ERROR"), "too many open files");
+    // Each that ends makes room for another.
+    for stream in &mut streams {
+        assert!(read_head(stream).starts_with("HTTP/1.1 101 "));
+        expect_echo(stream, "in at last");
+        stream.shutdown(Shutdown::Both).unwrap();
+    }
+    assert_eq!(lines.next().as_deref(), Some("INFO"), "said once, not at each try");
+
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+    assert!(!lines.any(|line| line == "ERROR"));
 }
