@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 
-/// Bytes of a refused request that are read, so that the client can read the refusal.
+/// Bytes that are read of a connection that ends, so that the other side can read why.
 const DISCARDED_LIMIT_BYTES: usize = 64 * 1024;
 
 /// The transport of one slot.
@@ -145,10 +145,15 @@ pub fn refuse(socket: OwnedFd, response: &[u8]) {
     // Whatever fails here, the client has gone.
     let _ = send(&socket, response, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
     let _ = shutdown(&socket, Shutdown::Write);
-    // Closing with unread bytes would reset the connection, and the client might lose the response.
+    discard_unread(&socket);
+}
+
+/// To be called before a socket is closed: with unread bytes the kernel resets the connection, and the other side might
+/// lose what it was told last.
+pub fn discard_unread(socket: &OwnedFd) {
     let mut discarded = [0; 4096];
     for _ in 0..DISCARDED_LIMIT_BYTES / discarded.len() {
-        if !matches!(recv(&socket, &mut discarded, RecvFlags::DONTWAIT), Ok((_, 1..))) {
+        if !matches!(recv(socket, &mut discarded, RecvFlags::DONTWAIT), Ok((_, 1..))) {
             break;
         }
     }

@@ -43,6 +43,29 @@ pub fn push_frame(out: &mut impl BufMut, opcode: OpCode, payload: &[u8]) {
     out.put_slice(payload);
 }
 
+/// Appends a text message. `text` must be UTF-8.
+pub fn push_text(out: &mut impl BufMut, text: &[u8]) {
+    debug_assert!(std::str::from_utf8(text).is_ok());
+    push_frame(out, OpCode::Text, text);
+}
+
+/// Appends a binary message.
+pub fn push_binary(out: &mut impl BufMut, bytes: &[u8]) {
+    push_frame(out, OpCode::Binary, bytes);
+}
+
+/// A ping without payload.
+pub const fn ping() -> Bytes {
+    Bytes::from_static(&[FIN | OpCode::Ping as u8, 0])
+}
+
+/// The answer to a ping with this payload, of at most [`CONTROL_PAYLOAD_LIMIT_BYTES`].
+pub fn pong(payload: &[u8]) -> Bytes {
+    let mut frame = BytesMut::with_capacity(2 + payload.len());
+    push_frame(&mut frame, OpCode::Pong, payload);
+    frame.freeze()
+}
+
 /// A close frame. Of the reason goes what fits, up to the end of a character (RFC 6455, 5.5.1: valid UTF-8).
 pub fn close_frame(code: u16, reason: &str) -> Bytes {
     let reason = &reason[..reason.floor_char_boundary(CONTROL_PAYLOAD_LIMIT_BYTES - 2)];
@@ -85,6 +108,7 @@ mod tests {
         assert_eq!(close_frame(1000, "bye")[..], *b"\x88\x05\x03\xe8bye");
         assert_eq!(close_frame(1000, "")[..], *b"\x88\x02\x03\xe8");
         assert_eq!(empty_close_frame()[..], *b"\x88\x00");
+        assert_eq!((&ping()[..], &pong(b"hey")[..]), (&b"\x89\x00"[..], &b"\x8a\x03hey"[..]));
 
         let exact = "a".repeat(123);
         assert_eq!(close_frame(4000, &exact).len(), 2 + 125);

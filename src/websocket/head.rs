@@ -34,8 +34,8 @@ pub struct Request {
     pub path: String,
     /// What follows `?`, not decoded; empty without. See [`Request::query_value`].
     pub query: String,
-    /// Of the `Host` header, or of the target where that is a whole URL.
-    pub host: String,
+    /// Of the `Host` header, or of the target where that is a whole URL. A request that was read has one.
+    pub host: Option<String>,
     pub origin: Option<String>,
     pub authorization: Option<String>,
     /// All `X-Forwarded-For` lines, joined with commas. Anyone can send it: only a trusted proxy's means something.
@@ -52,6 +52,24 @@ impl Request {
     /// The first value of this name in the query, decoded (`application/x-www-form-urlencoded`).
     pub fn query_value(&self, name: &str) -> Option<Cow<'_, str>> {
         form_urlencoded::parse(self.query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value)
+    }
+}
+
+/// Asks for nothing, from nowhere: to be filled in.
+impl Default for Request {
+    fn default() -> Request {
+        Request {
+            peer: SocketAddr::from(([0, 0, 0, 0], 0)),
+            path: String::new(),
+            query: String::new(),
+            host: None,
+            origin: None,
+            authorization: None,
+            forwarded_for: None,
+            subprotocols: Vec::new(),
+            accept: String::new(),
+            answered: false,
+        }
     }
 }
 
@@ -124,7 +142,7 @@ fn upgrade(request: &httparse::Request<'_, '_>, peer: SocketAddr) -> Result<Opti
         peer,
         path: path.into(),
         query: query.into(),
-        host,
+        host: Some(host),
         origin: single(request, "Origin").map(text),
         authorization: single(request, "Authorization").map(text),
         forwarded_for: Some(tokens(request, "X-Forwarded-For").collect::<Vec<_>>().join(", "))
@@ -236,7 +254,7 @@ pub(super) mod tests {
         assert_eq!(request.query_value("room").as_deref(), Some("a b"));
         assert_eq!(request.query_value("token").as_deref(), Some("x+y z"));
         assert_eq!(request.query_value("none"), None);
-        assert_eq!(request.host, "chat.example:8080");
+        assert_eq!(request.host.as_deref(), Some("chat.example:8080"));
         assert_eq!(request.origin.as_deref(), Some("https://chat.example"));
         assert_eq!(request.authorization.as_deref(), Some("Bearer abc"));
         assert_eq!(request.forwarded_for.as_deref(), Some("198.51.100.1, 198.51.100.2"));
@@ -261,11 +279,11 @@ pub(super) mod tests {
         let with_target =
             |target: &str| parse(&upgrade_with("").replace("/ws?room=a%20b&token=x%2By+z&room=c", target));
         let request = with_target("HTTP://other.example/echo?a=b").upgrade();
-        assert_eq!((&*request.host, &*request.path, &*request.query), ("other.example", "/echo", "a=b"));
+        assert_eq!((request.host.as_deref(), &*request.path, &*request.query), (Some("other.example"), "/echo", "a=b"));
         let request = with_target("https://other.example").upgrade();
-        assert_eq!((&*request.host, &*request.path, &*request.query), ("other.example", "/", ""));
+        assert_eq!((request.host.as_deref(), &*request.path, &*request.query), (Some("other.example"), "/", ""));
         let request = with_target("/").upgrade();
-        assert_eq!((&*request.host, &*request.path, &*request.query), ("chat.example:8080", "/", ""));
+        assert_eq!((request.host.as_deref(), &*request.path, &*request.query), (Some("chat.example:8080"), "/", ""));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! written; used buffers go back, and new operations are prepared. Going to sleep gives all of them to the kernel in one
 //! call.
 
-use super::super::connection::{Connection, Next, adopted_request, refuse};
+use super::super::connection::{Connection, Next, adopted_request, discard_unread, refuse};
 use super::super::{Adopted, Effects, HandOver, Orders, ShardSetup, now};
 use super::buffers::Buffers;
 use super::operation::{self, Completion, Kind, Operation, Token, take};
@@ -149,8 +149,9 @@ impl Pump {
             let Some(wake_at) = self.turn(now, &mut tokens) else { return };
             if wake_at != timer_at || timer.is_elapsed() {
                 timer_at = wake_at;
-                // A year, where there is nothing to wait for: a duration that the timer can add to the time.
-                let wait = wake_at.map_or(365 * 86_400_000, |at| at.saturating_sub(now.ms));
+                // A year, where there is nothing to wait for: a duration that the timer can add to the time. And never
+                // 0, as the kernel gets what was prepared only when the thread sleeps.
+                let wait = wake_at.map_or(365 * 86_400_000, |at| at.saturating_sub(now.ms).max(1));
                 timer.as_mut().reset(Instant::now() + Duration::from_millis(wait));
             }
             operation::completed(&mut tokens, timer.as_mut()).await;
@@ -267,6 +268,8 @@ impl Pump {
         self.slots[index].open = Some(open);
         self.open += 1;
         self.to_receive.push(slot);
+        // The core may have ended it at once.
+        self.cut_ended();
         slot
     }
 
@@ -284,6 +287,9 @@ impl Pump {
         let _ = stream.set_nodelay(true);
         let _ = socket2::SockRef::from(&stream).set_send_buffer_size(self.limits.socket_send_buffer_bytes as usize);
         let slot = self.open(stream, request.peer, Connection::adopted(&rest), now);
+        if self.slots[slot as usize].open.is_none() {
+            return;
+        }
         self.shard.requested(now, slot, request, &mut self.effects);
         self.effects.wake(slot);
         self.cut_ended();
@@ -388,6 +394,7 @@ impl Pump {
             if self.shard.wants_input(slot) {
                 if open.connection.has_undecoded() {
                     self.input(slot, &mut [], now);
+                    self.cut_ended();
                     // What the core has learned from it, it shows in its next turn.
                     more = true;
                 } else {
@@ -397,7 +404,6 @@ impl Pump {
             self.send(slot);
         }
         self.woken = woken;
-        self.cut_ended();
         more || !self.effects.woken.is_empty()
     }
 
@@ -479,8 +485,9 @@ impl Pump {
     /// Closes a connection that was cut once none of its operations is in flight.
     fn vacate_if_done(&mut self, slot: u32) {
         let place = &mut self.slots[slot as usize].open;
-        if place.as_ref().is_some_and(|open| open.is_cut && open.receive.is_none() && open.send.is_none()) {
-            *place = None;
+        if let Some(open) = place.take_if(|open| open.is_cut && open.receive.is_none() && open.send.is_none()) {
+            discard_unread(&open.socket);
+            drop(open);
             self.open -= 1;
             self.shard.vacated(slot);
         }

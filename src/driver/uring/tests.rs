@@ -413,12 +413,12 @@ fn sockets_are_adopted() {
 
 #[test]
 fn a_drain_ends_all_and_lets_nobody_in() {
-    let server = Server::start(2, Limits::default());
+    // So long that it is not the time that ends it.
+    let server = Server::start(2, Limits { stop_timeout_ms: 3600 * 1000, ..Limits::default() });
     let mut streams: Vec<_> = (0..20).map(|_| server.websocket()).collect();
     let mut waiting = server.connect();
     waiting.write_all(&UPGRADE.as_bytes()[..20]).unwrap();
     let address = server.address;
-    let before = Instant::now();
     server.remote.drain();
     for stream in &mut streams {
         expect_close(stream, 1001);
@@ -427,7 +427,6 @@ fn a_drain_ends_all_and_lets_nobody_in() {
     }
     let _ = waiting.read_to_end(&mut Vec::new());
     server.stop();
-    assert!(before.elapsed() < Duration::from_millis(Limits::default().stop_timeout_ms));
     assert!(TcpStream::connect(address).is_err());
 }
 
