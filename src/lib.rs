@@ -1,6 +1,12 @@
-//! Uproar: a self-hosted real-time chat backend for Linux.
+//! Uproar: a self-hosted real-time chat backend for Linux. ARCHITECTURE.md is the map.
 
+pub mod chat;
+pub mod config;
 pub mod core;
+pub mod driver;
+pub mod lanes;
 pub mod limits;
+pub mod mesh;
 pub mod protocol;
+pub mod server;
 pub mod websocket;

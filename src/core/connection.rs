@@ -4,7 +4,6 @@ use super::handshake::Handshake;
 use super::outbound::{Charge, Outbound};
 use super::session::Session;
 use bytes::Bytes;
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 /// Where a connection is in its life.
@@ -32,7 +31,6 @@ pub(super) struct Connection {
     /// Which of the slot's tenants this is.
     pub generation: u32,
     pub phase: Phase,
-    pub peer: SocketAddr,
     pub outbound: Outbound,
     pub opened_ms: u64,
     /// When something last arrived from it.
@@ -53,7 +51,6 @@ impl Connection {
         Connection {
             generation: 0,
             phase: Phase::Vacant,
-            peer: SocketAddr::from(([0, 0, 0, 0], 0)),
             outbound: Outbound::default(),
             opened_ms: 0,
             heard_ms: 0,

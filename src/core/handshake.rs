@@ -113,7 +113,9 @@ impl Shard {
             let text = format!("there is no WebSocket at {}; connect to /ws?room=NAME", clip(&request.path));
             return Err(Refusal(404, "not_found", text));
         }
-        if !self.may_connect_from(request) {
+        // Only pages of a browser have an origin.
+        let allow = &self.config.allow_origin;
+        if request.origin.as_ref().is_some_and(|origin| !allow(origin, request.host.as_deref())) {
             let text = "pages of this origin may not connect; the server's --allow-origin names those that may";
             return Err(Refusal(403, "origin_not_allowed", text.into()));
         }
@@ -168,16 +170,6 @@ impl Shard {
         Ok((claims, subprotocol, wanted, format, input, since))
     }
 
-    /// A page may connect from the server's own origin and from those that are allowed; programs send no origin.
-    fn may_connect_from(&self, request: &Request) -> bool {
-        let Some(origin) = &request.origin else { return true };
-        let own = request.host.as_deref().is_some_and(|host| {
-            let rest = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-            rest.is_some_and(|rest| rest.eq_ignore_ascii_case(host))
-        });
-        own || self.config.allow_origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
-    }
-
     /// The token, and the subprotocol that carried it if one did.
     fn find_token(&self, request: &Request) -> Result<(String, Option<String>), Refusal> {
         if let Some(header) = &request.authorization {
@@ -193,7 +185,7 @@ impl Shard {
         }
         if let Some(token) = request.query_value("token") {
             if self.config.query_token {
-                return Ok((token.into(), None));
+                return Ok((token.into_owned(), None));
             }
             let text = "tokens in the address are switched off here; send 'Authorization: Bearer TOKEN'";
             return Err(Refusal(401, "invalid_token", text.into()));
@@ -254,13 +246,12 @@ impl Shard {
         let Some(connection) = self.connection_of(caller) else { return };
         let Some(handshake) = connection.handshake_mut().filter(|h| h.serial == caller.serial) else { return };
         match answer {
-            Answer::User { user, token_generation, revoked_at } => {
+            Answer::User { user, revoked_at } => {
                 // A token minted beside the server names no generation; it must be younger than the last sign-out.
                 if revoked_at.is_some_and(|at| handshake.claims.issued_at <= at / 1000) {
                     let Refusal(status, code, message) = signed_out();
                     return self.refuse(now, slot, status, code, &message, host);
                 }
-                let _ = token_generation;
                 handshake.user = Some(user);
                 self.ask_admission(now, slot, host);
             }

@@ -91,7 +91,7 @@ pub enum Ask {
 #[derive(Clone, Debug)]
 pub enum Answer {
     Admitted(Result<Admission, JoinError>),
-    User { user: User, token_generation: u32, revoked_at: Option<UnixMillis> },
+    User { user: User, revoked_at: Option<UnixMillis> },
     Head(Option<uproar_model::Head>),
     Page(Option<Arc<Page>>),
     Failed,

@@ -29,4 +29,4 @@ mod timers;
 
 pub use host::{Host, Now};
 pub use mesh::{Endpoint, Message};
-pub use shard::{Shard, ShardConfig, Verify, home_shard, lane_calls_limit, placing};
+pub use shard::{AllowOrigin, Shard, ShardConfig, Verify, home_shard, lane_calls_limit, placing};

@@ -25,6 +25,9 @@ use uproar_store::Revocation;
 /// Checks a token's signature and time (Unix seconds). Pure: no database, no clock.
 pub type Verify = Arc<dyn Fn(&str, u64) -> Result<Claims, TokenError> + Send + Sync>;
 
+/// Whether pages of an origin may connect, given the `Host` that they asked.
+pub type AllowOrigin = Arc<dyn Fn(&str, Option<&str>) -> bool + Send + Sync>;
+
 /// What a shard is made with. The same for all shards of a node but for `id`.
 #[derive(Clone)]
 pub struct ShardConfig {
@@ -37,8 +40,7 @@ pub struct ShardConfig {
     pub echo: bool,
     /// Whether `?token=` is taken.
     pub query_token: bool,
-    /// Origins whose pages may connect, besides the server's own; `*` for all.
-    pub allow_origins: Arc<[String]>,
+    pub allow_origin: AllowOrigin,
     /// Drawn at start: places rooms on shards and names messages that have no id.
     pub seed: u64,
     /// Generations raised within the last token lifetime.
@@ -159,7 +161,7 @@ impl Shard {
     // ── events ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// A connection was accepted. Returns its slot. Its request head is read next, by the driver.
-    pub fn opened(&mut self, now: Now, peer: SocketAddr, host: &mut impl Host) -> u32 {
+    pub fn opened(&mut self, now: Now, _peer: SocketAddr, host: &mut impl Host) -> u32 {
         self.now_ms = now.ms;
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.connections.push(Connection::vacant());
@@ -173,7 +175,6 @@ impl Shard {
         *connection = Connection {
             generation,
             phase: Phase::Head,
-            peer,
             opened_ms: now.ms,
             heard_ms: now.ms,
             ping_ms: now.ms + first_ping,
@@ -223,7 +224,7 @@ impl Shard {
             (Event::Pong(_), _) => {}
             (Event::Close { code, .. }, _) => {
                 // The code is sent back; a close without one is answered without one.
-                let answer = code.map_or_else(|| Bytes::from_static(&[0x88, 0]), |code| frame::close_frame(code, ""));
+                let answer = code.map_or_else(frame::empty_close_frame, |code| frame::close_frame(code, ""));
                 self.finish(now, slot, answer, host);
                 self.cut_when_written(now, slot, host);
             }
@@ -383,7 +384,7 @@ impl Shard {
     /// When `turn` must be called at the latest, in `Now::ms`.
     pub fn deadline(&self) -> Option<u64> {
         // What waits for a place in somebody's queue is not told when there is one, so it looks again soon.
-        let retry = (!self.stalled.is_empty() || !self.endings.is_empty()).then_some(0);
+        let retry = (!self.stalled.is_empty() || !self.endings.is_empty()).then_some(self.now_ms + 1);
         let idle = self.idle_feeds.front().map(|(since, _)| since + self.config.limits.room_idle_ms);
         let top = self.top_checks.front().map(|(due, _)| *due);
         [self.timers.next_ms(), idle, top, retry].into_iter().flatten().min()

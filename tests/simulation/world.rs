@@ -198,7 +198,7 @@ impl World {
             }),
             echo: false,
             query_token: true,
-            allow_origins: Arc::new([]),
+            allow_origin: Arc::new(|_, _| false),
             seed,
             revocations: Vec::new(),
         };

@@ -1,0 +1,116 @@
+//! The driver on io_uring, through tokio-uring.
+//!
+//! One task, the [`pump::Pump`], serves a whole shard. There is no task, no future and no buffer for a connection that
+//! rests: its one operation in flight is kept in its slot, with a waker that only notes the slot's number.
+//!
+//! ```text
+//!  completions ─▶ pump ─▶ core ─▶ pump ─▶ operations ─▶ kernel (all at once, when the thread goes to sleep)
+//! ```
+//!
+//! This is the only place in Uproar that has `unsafe` code: pointers that the kernel reads or writes until an
+//! operation's completion has come.
+#![allow(unsafe_code)]
+
+mod buffers;
+mod operation;
+mod pump;
+#[cfg(test)]
+mod tests;
+
+use super::{ShardSetup, stay_on};
+use io_uring::{Probe, opcode};
+use std::io;
+use tokio_uring::Runtime;
+
+/// Operations that can be prepared before the kernel is called.
+const SUBMISSIONS: u32 = 4096;
+
+/// Completions that the kernel keeps in the ring. More are kept outside, which costs more.
+const COMPLETIONS: u32 = 16384;
+
+/// Why a shard can't run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("io_uring cannot be set up: {}", reason(.0))]
+    Setup(#[source] io::Error),
+}
+
+/// Whether this driver can work here: the kernel has io_uring with all that is used of it, and nothing (a container's
+/// seccomp profile, `kernel.io_uring_disabled`) forbids it.
+///
+/// # Errors
+/// The reason, to be shown to the operator.
+pub fn available() -> Result<(), String> {
+    // On a thread of its own: when a ring is torn down, a while after it was closed, the kernel interrupts the thread
+    // that made it, and some blocking call there returns EINTR.
+    std::thread::spawn(probe).join().unwrap_or_else(|_| Err("io_uring cannot be tried out".into()))
+}
+
+fn probe() -> Result<(), String> {
+    let ring = set_up(|builder| builder.build(SUBMISSIONS)).map_err(|error| reason(&error))?;
+    // Without fast poll (Linux 5.7) each waiting receive would hold a kernel thread, and without nodrop (5.5)
+    // completions could be lost.
+    if !ring.params().is_feature_fast_poll() || !ring.params().is_feature_nodrop() {
+        return Err("io_uring of this kernel is too old: Linux 5.7 is needed".into());
+    }
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe).map_err(|error| reason(&error))?;
+    for (name, code) in [
+        ("nop", opcode::Nop::CODE),
+        ("recv", opcode::Recv::CODE),
+        ("send", opcode::Send::CODE),
+        ("sendmsg", opcode::SendMsg::CODE),
+        ("poll", opcode::PollAdd::CODE),
+        ("provide_buffers", opcode::ProvideBuffers::CODE),
+    ] {
+        if !probe.is_supported(code) {
+            return Err(format!("io_uring of this kernel does not know the operation {name}: Linux 5.7 is needed"));
+        }
+    }
+    Ok(())
+}
+
+/// Runs a shard on the calling thread, until it has been drained.
+///
+/// # Errors
+/// The ring can't be set up. Afterwards errors concern single connections and end those only.
+///
+/// # Panics
+/// When the core or this driver does. A panic ends the shard: the process can't go on without it, and whoever started
+/// the thread must end it.
+pub fn run(setup: ShardSetup) -> Result<(), Error> {
+    if let Some(core) = setup.core {
+        stay_on(core);
+    }
+    let build =
+        |builder: &io_uring::Builder| Runtime::new(tokio_uring::builder().entries(SUBMISSIONS).uring_builder(builder));
+    set_up(build).map_err(Error::Setup)?.block_on(pump::run(setup));
+    Ok(())
+}
+
+/// Builds a ring with the flags that save work, or without them on kernels that don't know them.
+fn set_up<T>(build: impl Fn(&io_uring::Builder) -> io::Result<T>) -> io::Result<T> {
+    let mut plain = tokio_uring::uring_builder();
+    plain.setup_cqsize(COMPLETIONS);
+    let mut saving = plain.clone();
+    // COOP_TASKRUN (Linux 5.19): completions don't interrupt a shard that is at work; it fetches them when it calls the
+    // kernel the next time. Not DEFER_TASKRUN: tokio-uring waits in epoll, which does not fetch them then.
+    // SUBMIT_ALL (5.18): one operation that is refused does not hold up those behind it.
+    saving.setup_coop_taskrun().setup_submit_all();
+    match build(&saving) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => build(&plain),
+        result => result,
+    }
+}
+
+/// What an operator can do with an error of `io_uring_setup(2)`.
+fn reason(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOSYS) => "this kernel has no io_uring".into(),
+        Some(libc::EPERM | libc::EACCES) => {
+            format!("io_uring is forbidden here, by a seccomp profile or kernel.io_uring_disabled ({error})")
+        }
+        Some(libc::ENOMEM) => format!("no memory for io_uring; on old kernels RLIMIT_MEMLOCK is too low ({error})"),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,537 @@
+//! Real sockets on the loopback, against shards that echo.
+
+use super::super::listen;
+use super::super::{Adopted, HandOver, Remote, ShardSetup};
+use crate::core::Shard;
+use crate::limits::Limits;
+use crate::mesh::Mesh;
+use crate::websocket::OpCode;
+use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+const UPGRADE: &str = "GET /echo HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// A test that waits longer than this for a server on the same machine has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn shard(limits: &Limits) -> Shard {
+    Shard::echo(limits.clone())
+}
+
+struct Server {
+    address: SocketAddr,
+    remote: Remote,
+    http: Option<mpsc::Receiver<HandOver>>,
+    threads: Vec<JoinHandle<Result<(), super::Error>>>,
+}
+
+impl Server {
+    fn start(shards: u16, limits: Limits) -> Server {
+        open_files(None);
+        Server::start_with_these_files(shards, limits)
+    }
+
+    fn start_with_these_files(shards: u16, limits: Limits) -> Server {
+        super::available().unwrap();
+        let (address, listeners) = listen::bind("127.0.0.1:0".parse().unwrap(), usize::from(shards), &limits).unwrap();
+        let mesh = Mesh::new(shards, 1, |_, _| 16).unwrap();
+        let (remote, orders) = Remote::new(mesh.shards.iter().map(|port| port.inbox.waker()).collect());
+        let (http, http_receiver) = mpsc::channel(1);
+        let shards = mesh.shards.into_iter().zip(listeners).zip(orders);
+        let threads = shards.map(|((port, listener), orders)| {
+            let (limits, http) = (limits.clone(), http.clone());
+            thread::spawn(move || {
+                let shard = shard(&limits);
+                super::run(ShardSetup { shard, limits, listeners: vec![listener], port, orders, http, core: Some(0) })
+            })
+        });
+        Server { address, remote, http: Some(http_receiver), threads: threads.collect() }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+    }
+
+    fn websocket(&self) -> TcpStream {
+        let mut stream = self.connect();
+        stream.write_all(UPGRADE.as_bytes()).unwrap();
+        assert!(read_head(&mut stream).starts_with("HTTP/1.1 101 "));
+        stream
+    }
+
+    /// Asks all shards to stop, and waits until they have.
+    fn stop(mut self) {
+        self.remote.drain();
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap().unwrap();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.remote.drain();
+    }
+}
+
+/// Sets the limit of open files, as high as it may be without a number.
+fn open_files(limit: Option<u64>) {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.or(maximum), maximum }).unwrap();
+}
+
+fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// Everything until the other side closes.
+fn read_rest(stream: &mut TcpStream) -> String {
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    rest
+}
+
+fn frame(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
+    let mut payload = payload.to_vec();
+    let mask = [1, 2, 3, 4];
+    fastwebsockets::unmask(&mut payload, mask);
+    let mut out = Vec::new();
+    fastwebsockets::Frame::new(true, opcode, Some(mask), payload.into()).write(&mut out).to_vec()
+}
+
+fn text(payload: &str) -> Vec<u8> {
+    frame(OpCode::Text, payload.as_bytes())
+}
+
+/// One frame of the server: (opcode, payload).
+fn read_frame(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
+    let mut head = [0; 2];
+    stream.read_exact(&mut head)?;
+    assert_eq!(head[0] & 0xf0, 0x80, "whole, without reserved bits");
+    let length = match head[1] {
+        126 => {
+            let mut length = [0; 2];
+            stream.read_exact(&mut length)?;
+            u64::from(u16::from_be_bytes(length))
+        }
+        127 => {
+            let mut length = [0; 8];
+            stream.read_exact(&mut length)?;
+            u64::from_be_bytes(length)
+        }
+        length => u64::from(length),
+    };
+    let mut payload = vec![0; length as usize];
+    stream.read_exact(&mut payload)?;
+    Ok((head[0] & 0x0f, payload))
+}
+
+#[track_caller]
+fn expect_text(stream: &mut TcpStream, payload: &str) {
+    assert_eq!(read_frame(stream).unwrap(), (1, payload.as_bytes().to_vec()));
+}
+
+#[track_caller]
+fn expect_echo(stream: &mut TcpStream, payload: &str) {
+    stream.write_all(&text(payload)).unwrap();
+    expect_text(stream, payload);
+}
+
+#[track_caller]
+fn expect_close(stream: &mut TcpStream, code: u16) {
+    let (opcode, payload) = read_frame(stream).unwrap();
+    assert_eq!((opcode, &payload[..2]), (8, &code.to_be_bytes()[..]));
+}
+
+#[test]
+fn many_connections_at_once() {
+    let server = Server::start(2, Limits::default());
+    let mut streams: Vec<_> = (0..300).map(|_| server.websocket()).collect();
+    for round in 0..5 {
+        for (number, stream) in streams.iter_mut().enumerate() {
+            stream.write_all(&text(&format!("{number} in {round}"))).unwrap();
+            stream.write_all(&frame(OpCode::Ping, b"?")).unwrap();
+        }
+        for (number, stream) in streams.iter_mut().enumerate() {
+            expect_text(stream, &format!("{number} in {round}"));
+            assert_eq!(read_frame(stream).unwrap(), (10, b"?".to_vec()));
+        }
+    }
+    for stream in &mut streams {
+        stream.write_all(&frame(OpCode::Close, b"\x03\xe8")).unwrap();
+        expect_close(stream, 1000);
+    }
+    server.stop();
+}
+
+#[test]
+fn another_implementation_is_content() {
+    let server = Server::start(1, Limits::default());
+    let stream = server.connect();
+    let (mut client, response) = tungstenite::client(format!("ws://{}/echo", server.address), stream).unwrap();
+    assert_eq!(response.status(), 101);
+    for length in [0, 1, 125, 126, 4000, 65_536] {
+        let message = tungstenite::Message::text("ä".repeat(length / 2));
+        client.send(message.clone()).unwrap();
+        assert_eq!(client.read().unwrap(), message);
+        let message = tungstenite::Message::binary(vec![0xff; length]);
+        client.send(message.clone()).unwrap();
+        assert_eq!(client.read().unwrap(), message);
+    }
+    client.close(None).unwrap();
+    assert!(client.read().unwrap().is_close());
+    let end = client.read();
+    assert!(matches!(end, Err(tungstenite::Error::ConnectionClosed)), "{end:?}");
+    server.stop();
+}
+
+#[test]
+fn bytes_may_be_cut_anywhere() {
+    let server = Server::start(1, Limits::default());
+    let bytes = [UPGRADE.as_bytes(), &text("héllo"), &frame(OpCode::Ping, b"x"), &text(&"long".repeat(100))].concat();
+    // Each cut is a write of its own. Whether the server reads it apart is up to the kernel; the decoder's own tests cut
+    // for sure.
+    let mut streams = Vec::new();
+    for cut in 0..bytes.len() {
+        let mut stream = server.connect();
+        stream.write_all(&bytes[..cut]).unwrap();
+        streams.push((stream, cut));
+    }
+    for (stream, cut) in &mut streams {
+        stream.write_all(&bytes[*cut..]).unwrap();
+    }
+    for (stream, _) in &mut streams {
+        assert!(read_head(stream).starts_with("HTTP/1.1 101 "));
+        expect_text(stream, "héllo");
+        assert_eq!(read_frame(stream).unwrap(), (10, b"x".to_vec()));
+        expect_text(stream, &"long".repeat(100));
+    }
+    // And byte by byte.
+    let mut stream = server.connect();
+    for byte in &bytes {
+        stream.write_all(&[*byte]).unwrap();
+    }
+    assert!(read_head(&mut stream).starts_with("HTTP/1.1 101 "));
+    expect_text(&mut stream, "héllo");
+    server.stop();
+}
+
+#[test]
+fn a_violation_ends_one_connection_only() {
+    let server = Server::start(1, Limits::default());
+    let mut other = server.websocket();
+    for (bytes, code) in [
+        (vec![0x81, 0x01, b'a'], 1002),
+        (frame(OpCode::Text, b"\xff"), 1007),
+        (frame(OpCode::Binary, &vec![0; 64 * 1024 + 1]), 1009),
+    ] {
+        let mut stream = server.websocket();
+        stream.write_all(&bytes).unwrap();
+        expect_close(&mut stream, code);
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_rest(&mut stream), "");
+        expect_echo(&mut other, "still here");
+    }
+    server.stop();
+}
+
+#[test]
+fn who_stops_reading_holds_up_nobody_and_loses_nothing() {
+    // Eight times what may wait for it, so that it is not read from until it reads.
+    let limits = Limits { outbound_limit_bytes: 256 * 1024, ..Limits::default() };
+    let server = Server::start(1, limits);
+    let mut slow = server.websocket();
+    let mut other = server.websocket();
+    let payload = |number: u32| [&number.to_be_bytes()[..], &[7; 32 * 1024]].concat();
+    const MESSAGES: u32 = 2000;
+    let mut writer = slow.try_clone().unwrap();
+    let writing = thread::spawn(move || {
+        for number in 0..MESSAGES {
+            writer.write_all(&frame(OpCode::Binary, &payload(number))).unwrap();
+        }
+    });
+    for _ in 0..200 {
+        expect_echo(&mut other, "not held up");
+    }
+    for number in 0..MESSAGES {
+        assert_eq!(read_frame(&mut slow).unwrap(), (2, payload(number)));
+    }
+    writing.join().unwrap();
+    server.stop();
+}
+
+#[test]
+fn connections_that_end_at_any_moment() {
+    let server = Server::start(1, Limits::default());
+    let mut other = server.websocket();
+    let bytes = [UPGRADE.as_bytes(), &text("hello")].concat();
+    for cut in (0..=bytes.len()).step_by(3) {
+        // With a FIN of the client's half, which the server answers with its own.
+        let mut stream = server.connect();
+        stream.write_all(&bytes[..cut]).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+        // With a RST.
+        let mut stream = server.connect();
+        stream.write_all(&bytes[..cut]).unwrap();
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(stream);
+    }
+    // With sends in flight that nobody reads.
+    for _ in 0..20 {
+        let mut stream = server.websocket();
+        let message = frame(OpCode::Binary, &[1; 60_000]);
+        stream.set_nonblocking(true).unwrap();
+        while stream.write(&message).is_ok() {}
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(stream);
+    }
+    expect_echo(&mut other, "still here");
+    drop(other);
+    server.stop();
+}
+
+#[test]
+fn past_its_limit_connections_wait_until_there_is_room() {
+    let server = Server::start(1, Limits { connections_per_shard_limit: 2, ..Limits::default() });
+    let first = server.websocket();
+    let mut second = server.websocket();
+    let mut third = server.connect();
+    third.write_all(UPGRADE.as_bytes()).unwrap();
+    // Ten round trips, in each of which the third would have been accepted.
+    for _ in 0..10 {
+        expect_echo(&mut second, "in");
+    }
+    third.set_nonblocking(true).unwrap();
+    assert_eq!(third.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    third.set_nonblocking(false).unwrap();
+    drop(first);
+    assert!(read_head(&mut third).starts_with("HTTP/1.1 101 "));
+    expect_echo(&mut third, "in");
+    server.stop();
+}
+
+#[test]
+fn what_is_no_websocket_goes_to_the_http_service() {
+    let mut server = Server::start(1, Limits::default());
+    let mut http = server.http.take().unwrap();
+    let request = "POST /user/signup HTTP/1.1\r\nHost: a\r\nContent-Length: 7\r\n\r\n{\"a\":1}";
+    let mut stream = server.connect();
+    stream.write_all(request.as_bytes()).unwrap();
+    let handed = http.blocking_recv().unwrap();
+    assert_eq!(handed.peer, stream.local_addr().unwrap());
+    // The body may still have been on its way.
+    assert!(request.as_bytes().starts_with(&handed.bytes));
+    handed.stream.set_nonblocking(false).unwrap();
+    (&handed.stream).write_all(b"answer").unwrap();
+    drop(handed);
+    assert_eq!(read_rest(&mut stream), "answer");
+
+    // Its queue takes one. Of three at once two are told so; which of them is up to the kernel.
+    let mut streams: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    streams.iter_mut().for_each(|stream| stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap());
+    for refused in [2, 1] {
+        let mut polled: Vec<_> = streams.iter().map(|stream| PollFd::new(stream, PollFlags::IN)).collect();
+        rustix::event::poll(&mut polled, None).unwrap();
+        let index = polled.iter().position(|polled| !polled.revents().is_empty()).unwrap();
+        let answer = read_rest(&mut streams.remove(index));
+        assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"), "{answer}");
+        assert_eq!(streams.len(), refused);
+    }
+    drop(http.blocking_recv().unwrap());
+    assert_eq!(read_rest(&mut streams[0]), "");
+
+    drop(http);
+    let mut stream = server.connect();
+    stream.write_all(b"\x16\x03\x01").unwrap();
+    assert!(read_rest(&mut stream).starts_with("HTTP/1.1 503 "));
+    server.stop();
+}
+
+#[test]
+fn a_bad_upgrade_is_answered() {
+    let server = Server::start(1, Limits::default());
+    for (from, to, status) in
+        [("GET", "PUT", 400), ("Version: 13", "Version: 7", 426), ("dGhl", "", 400), ("/echo", "/nothing", 404)]
+    {
+        let mut stream = server.connect();
+        stream.write_all(UPGRADE.replacen(from, to, 1).as_bytes()).unwrap();
+        // A client that is so wrong may well go on.
+        stream.write_all(&[0; 10]).unwrap();
+        let answer = read_rest(&mut stream);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(answer.contains("{\"error\":{\"code\":"), "{answer}");
+    }
+    server.stop();
+}
+
+#[test]
+fn sockets_are_adopted() {
+    let server = Server::start(2, Limits::default());
+    for shard in [0, 1] {
+        let service = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(service.local_addr().unwrap()).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (stream, peer) = service.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let rest = text("behind the head");
+        let (now, later) = rest.split_at(9);
+        let rest = Bytes::copy_from_slice(now);
+        server.remote.adopt(shard, Adopted { stream, peer, head: UPGRADE.into(), rest }).unwrap();
+        client.write_all(later).unwrap();
+        expect_text(&mut client, "behind the head");
+        expect_echo(&mut client, "and on");
+    }
+    // One that asks for nothing is dropped.
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(service.local_addr().unwrap()).unwrap();
+    let (stream, peer) = service.accept().unwrap();
+    let head = b"GET / HTTP/1.1\r\n\r\n".to_vec();
+    server.remote.adopt(0, Adopted { stream, peer, head, rest: Bytes::new() }).unwrap();
+    assert_eq!(read_rest(&mut client), "");
+    server.stop();
+}
+
+#[test]
+fn a_drain_ends_all_and_lets_nobody_in() {
+    // So long that it is not the time that ends it.
+    let server = Server::start(2, Limits { stop_timeout_ms: 3600 * 1000, ..Limits::default() });
+    let mut streams: Vec<_> = (0..20).map(|_| server.websocket()).collect();
+    let mut waiting = server.connect();
+    waiting.write_all(&UPGRADE.as_bytes()[..20]).unwrap();
+    let address = server.address;
+    server.remote.drain();
+    for stream in &mut streams {
+        expect_close(stream, 1001);
+        stream.write_all(&frame(OpCode::Close, b"\x03\xe9")).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+    }
+    let _ = waiting.read_to_end(&mut Vec::new());
+    server.stop();
+    assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn a_drain_has_an_end_even_if_a_client_has_none() {
+    let limits = Limits { stop_timeout_ms: 50, close_timeout_ms: 1000 * 3600, ..Limits::default() };
+    let server = Server::start(2, limits);
+    let mut stream = server.websocket();
+    server.stop();
+    expect_close(&mut stream, 1001);
+    assert_eq!(read_rest(&mut stream), "");
+}
+
+#[test]
+fn a_drain_has_an_end_even_if_a_send_has_none() {
+    let limits = Limits { stop_timeout_ms: 50, outbound_limit_bytes: 1024 * 1024, ..Limits::default() };
+    let server = Server::start(1, limits);
+    let mut stream = server.websocket();
+    stream.set_nonblocking(true).unwrap();
+    let message = frame(OpCode::Binary, &[1; 60_000]);
+    // Until the server, whose echo nobody reads, reads no more.
+    let mut written = 0;
+    while let Ok(count @ 1..) = stream.write(&message[written..]) {
+        written = (written + count) % message.len();
+    }
+    server.stop();
+}
+
+#[test]
+fn deadlines_of_the_core_are_kept() {
+    let server = Server::start(1, Limits { handshake_timeout_ms: 50, ..Limits::default() });
+    let before = Instant::now();
+    let mut silent = server.connect();
+    assert_eq!(read_rest(&mut silent), "");
+    assert!(before.elapsed() >= Duration::from_millis(49));
+    server.stop();
+}
+
+/// Prints each event as a line that begins with its level.
+struct Lines;
+
+impl tracing::Subscriber for Lines {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target().starts_with("uproar")
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        println!("{}", event.metadata().level());
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// The server's side of the next test, in a process of its own: says its address, then what it logs.
+#[test]
+#[ignore = "run by without_descriptors_it_waits_until_there_are_some"]
+fn server_with_few_descriptors() {
+    tracing::subscriber::set_global_default(Lines).unwrap();
+    open_files(Some(40));
+    let server = Server::start_with_these_files(1, Limits::default());
+    println!("listening on {}", server.address);
+    io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    server.stop();
+}
+
+#[test]
+fn without_descriptors_it_waits_until_there_are_some() {
+    let name = "driver::uring::tests::server_with_few_descriptors";
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let address: SocketAddr =
+        lines.find_map(|line| line.rsplit_once("listening on ").map(|(_, address)| address.parse().unwrap())).unwrap();
+
+    let connect = || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(UPGRADE.as_bytes()).unwrap();
+        stream
+    };
+    let mut streams: Vec<_> = (0..60).map(|_| connect()).collect();
+    assert_eq!(lines.next().as_deref(), Some("ERROR"), "too many open files");
+    // Each that ends makes room for another.
+    for stream in &mut streams {
+        assert!(read_head(stream).starts_with("HTTP/1.1 101 "));
+        expect_echo(stream, "in at last");
+        stream.shutdown(Shutdown::Both).unwrap();
+    }
+    assert_eq!(lines.next().as_deref(), Some("INFO"), "said once, not at each try");
+
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+    assert!(!lines.any(|line| line == "ERROR"));
+}

@@ -1,0 +1,40 @@
+//! The `uproar` binary: arguments → server or tool → exit code. An error is one line.
+
+use clap::Parser;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+use uproar::config::{Cli, Command};
+use uproar::server;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        None => log_to_stderr(&cli.options.log).and_then(|()| server::run(&cli.options)),
+        Some(Command::Token { user, lifetime }) => {
+            server::mint_token(&cli.options.key_path(), user, *lifetime).map(|token| println!("{token}"))
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("uproar: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log_to_stderr(filter: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::builder()
+        .parse(filter)
+        .map_err(|error| anyhow::anyhow!("--log: '{filter}' is no level or filter ({error})"))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let text = panic.payload_as_str().unwrap_or("no text");
+        tracing::error!("internal error at {place}: {text}; please report it");
+    }));
+    Ok(())
+}

@@ -1,0 +1,773 @@
+//! Frames as clients send them, made into messages (RFC 6455, 5 and 7.4).
+//!
+//! A frame that lies whole in the read buffer is unmasked there and delivered from there. Only what can't be delivered
+//! yet is copied: the beginning of a frame, the fragments of a message, and what comes while the sink takes nothing. A
+//! connection that has none of these holds no memory beside the [`Decoder`] itself.
+
+use super::frame::CONTROL_PAYLOAD_LIMIT_BYTES;
+use fastwebsockets::{CloseCode, OpCode, unmask};
+use std::ops::ControlFlow;
+
+/// What a client sent, or did wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A whole text message.
+    Text(&'a str),
+    /// A whole binary message.
+    Binary(&'a [u8]),
+    /// At most 125 bytes, to be sent back in a pong.
+    Ping(&'a [u8]),
+    Pong(&'a [u8]),
+    /// The client closes. Nothing that follows is decoded. Without a code the reason is empty.
+    Close {
+        code: Option<u16>,
+        reason: &'a str,
+    },
+    /// The connection must be ended with this code and reason. Nothing that follows is decoded.
+    Violation {
+        code: u16,
+        reason: &'static str,
+    },
+}
+
+/// The decoder of one connection.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// Not decoded yet: what the sink did not want, or the beginning of one frame.
+    undecoded: Vec<u8>,
+    /// A message whose last fragment has not come.
+    message: Option<Box<Message>>,
+    /// `undecoded` may hold whole frames.
+    is_refused: bool,
+    /// After a close frame or a violation.
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Message {
+    opcode: OpCode,
+    payload: Vec<u8>,
+    /// How much of a text is known to be UTF-8; the rest is at most the beginning of one character.
+    checked: usize,
+}
+
+/// Why decoding stopped.
+enum Stop {
+    /// Everything whole is delivered; the frame that comes next needs so many bytes from its beginning to get further.
+    Needs(usize),
+    /// The sink takes no more.
+    Refused,
+    /// Of a close frame or a violation.
+    Ended,
+}
+
+/// (close code, reason)
+type Violation = (u16, &'static str);
+
+impl Decoder {
+    /// Decodes `bytes`, the next that were read, and delivers what is whole. `limit` is the most bytes of a frame's
+    /// payload and of a message. After `sink` has broken off, nothing more is delivered, and the rest is kept until the
+    /// next call, which may have no `bytes`. The contents of `bytes` are lost.
+    pub fn feed(&mut self, bytes: &mut [u8], limit: usize, mut sink: impl FnMut(Event<'_>) -> ControlFlow<()>) {
+        if self.ended {
+            return;
+        }
+        self.is_refused = false;
+        let mut used = 0;
+        let mut kept = std::mem::take(&mut self.undecoded);
+        // What is kept comes first. A frame that begins there gets the bytes that it lacks and no more, so that those
+        // behind it are decoded where they are.
+        while !kept.is_empty() {
+            let (decoded, stop) = self.decode(&mut kept, limit, &mut sink);
+            kept.drain(..decoded);
+            match stop {
+                Stop::Ended => return,
+                Stop::Refused => {
+                    self.keep_all(kept, &bytes[used..]);
+                    self.is_refused = !self.undecoded.is_empty();
+                    return;
+                }
+                Stop::Needs(total) if !kept.is_empty() => {
+                    let missing = total - kept.len();
+                    let there = missing.min(bytes.len() - used);
+                    extend_up_to(&mut kept, &bytes[used..used + there], total);
+                    used += there;
+                    if there < missing {
+                        self.undecoded = kept;
+                        return;
+                    }
+                }
+                Stop::Needs(_) => {}
+            }
+        }
+        let (decoded, stop) = self.decode(&mut bytes[used..], limit, &mut sink);
+        if !matches!(stop, Stop::Ended) {
+            self.keep_all(kept, &bytes[used + decoded..]);
+            self.is_refused = matches!(stop, Stop::Refused) && !self.undecoded.is_empty();
+        }
+    }
+
+    /// Keeps `bytes`, the next that were read, for a later call of [`Decoder::feed`].
+    pub fn keep(&mut self, bytes: &[u8]) {
+        if !self.ended && !bytes.is_empty() {
+            let kept = std::mem::take(&mut self.undecoded);
+            self.keep_all(kept, bytes);
+            self.is_refused = true;
+        }
+    }
+
+    /// Whether something is kept that a call of [`Decoder::feed`] without bytes may deliver.
+    pub fn has_undecoded(&self) -> bool {
+        self.is_refused
+    }
+
+    /// Bytes of memory held for this connection beside the decoder itself.
+    pub fn held_bytes(&self) -> usize {
+        self.undecoded.capacity() + self.message.as_ref().map_or(0, |message| message.payload.capacity())
+    }
+
+    fn keep_all(&mut self, mut kept: Vec<u8>, bytes: &[u8]) {
+        if kept.is_empty() {
+            kept = bytes.to_vec(); // In as much memory as it needs.
+        } else {
+            kept.extend_from_slice(bytes);
+        }
+        self.undecoded = kept;
+    }
+
+    /// Delivers the whole frames of `bytes`. Returns how many bytes they had.
+    fn decode(
+        &mut self,
+        bytes: &mut [u8],
+        limit: usize,
+        sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> (usize, Stop) {
+        let mut at = 0;
+        loop {
+            let rest = &mut bytes[at..];
+            let result = match self.next_frame(rest, limit) {
+                Ok((head, length)) if rest.len() >= length => {
+                    at += length;
+                    let payload = &mut rest[head.length..length];
+                    unmask(payload, head.mask);
+                    self.frame(&head, payload, limit, sink)
+                }
+                Ok((_, length)) => return (at, Stop::Needs(length)),
+                Err(Unready::Needs(length)) => return (at, Stop::Needs(length)),
+                Err(Unready::Violation(violation)) => Err(violation),
+            };
+            match result {
+                Ok(ControlFlow::Continue(())) if !self.ended => {}
+                Ok(ControlFlow::Break(())) if !self.ended => return (at, Stop::Refused),
+                Ok(_) => return (at, Stop::Ended),
+                Err((code, reason)) => {
+                    self.end();
+                    // Whatever the sink says: nothing more is decoded.
+                    let _ = sink(Event::Violation { code, reason });
+                    return (at, Stop::Ended);
+                }
+            }
+        }
+    }
+
+    /// The frame with which `bytes` begin, if its head is whole and allowed here: its head and its length in all.
+    fn next_frame(&self, bytes: &[u8], limit: usize) -> Result<(FrameHead, usize), Unready> {
+        let head = FrameHead::parse(bytes)?;
+        let violation = |code, reason| Err(Unready::Violation((code, reason)));
+        let before = match (head.opcode, &self.message) {
+            (OpCode::Continuation, None) => return violation(1002, "a continuation of no message"),
+            (OpCode::Text | OpCode::Binary, Some(_)) => return violation(1002, "a message within a message"),
+            (OpCode::Continuation, Some(message)) => message.payload.len(),
+            _ => 0,
+        };
+        // `before` is within the limit (or the limit was lowered meanwhile), so this does not wrap.
+        if head.payload > limit.saturating_sub(before) as u64 {
+            return violation(1009, "message too big");
+        }
+        let length = head.length + head.payload as usize;
+        Ok((head, length))
+    }
+
+    /// Takes a whole frame, already unmasked and known to be allowed here.
+    fn frame(
+        &mut self,
+        head: &FrameHead,
+        payload: &[u8],
+        limit: usize,
+        sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Violation> {
+        match head.opcode {
+            OpCode::Ping => Ok(sink(Event::Ping(payload))),
+            OpCode::Pong => Ok(sink(Event::Pong(payload))),
+            OpCode::Close => {
+                let (code, reason) = close_payload(payload)?;
+                self.end();
+                Ok(sink(Event::Close { code, reason }))
+            }
+            OpCode::Text if head.fin => Ok(sink(Event::Text(text(payload)?))),
+            OpCode::Binary if head.fin => Ok(sink(Event::Binary(payload))),
+            OpCode::Text | OpCode::Binary | OpCode::Continuation => {
+                let new = || Box::new(Message { opcode: head.opcode, payload: Vec::new(), checked: 0 });
+                let message = self.message.get_or_insert_with(new);
+                extend_up_to(&mut message.payload, payload, limit);
+                if !head.fin {
+                    message.check_so_far()?;
+                    return Ok(ControlFlow::Continue(()));
+                }
+                let Some(message) = self.message.take() else { return Ok(ControlFlow::Continue(())) };
+                match message.opcode {
+                    OpCode::Text => Ok(sink(Event::Text(text(&message.payload)?))),
+                    _ => Ok(sink(Event::Binary(&message.payload))),
+                }
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        *self = Decoder { ended: true, ..Decoder::default() };
+    }
+}
+
+impl Message {
+    /// Finds bytes that no text can have as soon as they come (RFC 6455, 8.1). A character may be cut by the fragment's
+    /// end.
+    fn check_so_far(&mut self) -> Result<(), Violation> {
+        if self.opcode == OpCode::Text {
+            match std::str::from_utf8(&self.payload[self.checked..]) {
+                Ok(_) => self.checked = self.payload.len(),
+                Err(error) if error.error_len().is_none() => self.checked += error.valid_up_to(),
+                Err(_) => return Err(NO_UTF8),
+            }
+        }
+        Ok(())
+    }
+}
+
+const NO_UTF8: Violation = (1007, "text that is not UTF-8");
+
+fn text(bytes: &[u8]) -> Result<&str, Violation> {
+    std::str::from_utf8(bytes).map_err(|_| NO_UTF8)
+}
+
+/// Code and reason of a close frame (RFC 6455, 5.5.1 and 7.4).
+fn close_payload(payload: &[u8]) -> Result<(Option<u16>, &str), Violation> {
+    match payload {
+        [] => Ok((None, "")),
+        [_] => Err((1002, "half a close code")),
+        [high, low, reason @ ..] => {
+            let code = u16::from_be_bytes([*high, *low]);
+            if !CloseCode::from(code).is_allowed() {
+                return Err((1002, "a close code that must not be sent"));
+            }
+            Ok((Some(code), text(reason)?))
+        }
+    }
+}
+
+/// Appends `bytes`. Memory grows as they come, not as a head promises, and never past `total` bytes.
+fn extend_up_to(buffer: &mut Vec<u8>, bytes: &[u8], total: usize) {
+    let needed = buffer.len() + bytes.len();
+    if needed > buffer.capacity() {
+        let wanted = (buffer.capacity() * 2).min(total).max(needed);
+        buffer.reserve_exact(wanted - buffer.len());
+    }
+    buffer.extend_from_slice(bytes);
+}
+
+/// The head of a client's frame (RFC 6455, 5.2).
+struct FrameHead {
+    fin: bool,
+    opcode: OpCode,
+    mask: [u8; 4],
+    /// Bytes of the head itself.
+    length: usize,
+    /// Bytes of the payload.
+    payload: u64,
+}
+
+/// Why there is no frame yet.
+enum Unready {
+    /// So many bytes are needed from the frame's beginning to get further.
+    Needs(usize),
+    Violation(Violation),
+}
+
+impl FrameHead {
+    /// Violations are found as early as the bytes show them.
+    fn parse(bytes: &[u8]) -> Result<FrameHead, Unready> {
+        let violation = |reason| Err(Unready::Violation((1002, reason)));
+        let &[first, second, ref rest @ ..] = bytes else { return Err(Unready::Needs(2)) };
+        let fin = first & 0x80 != 0;
+        if first & 0x70 != 0 {
+            return violation("a reserved bit is set");
+        }
+        let Ok(opcode) = OpCode::try_from(first & 0x0f) else { return violation("a reserved opcode") };
+        if second & 0x80 == 0 {
+            return violation("a frame that is not masked");
+        }
+        let short = second & 0x7f;
+        if matches!(opcode, OpCode::Close | OpCode::Ping | OpCode::Pong) {
+            if !fin {
+                return violation("a control frame in fragments");
+            }
+            if usize::from(short) > CONTROL_PAYLOAD_LIMIT_BYTES {
+                return violation("a control frame too long");
+            }
+        }
+        let (payload, rest) = match short {
+            126 => {
+                let Some((length, rest)) = rest.split_first_chunk() else { return Err(Unready::Needs(8)) };
+                (u64::from(u16::from_be_bytes(*length)), rest)
+            }
+            127 => {
+                let Some((length, rest)) = rest.split_first_chunk() else { return Err(Unready::Needs(14)) };
+                (u64::from_be_bytes(*length), rest)
+            }
+            short => (u64::from(short), rest),
+        };
+        if payload >> 63 != 0 {
+            return violation("a length with its highest bit set");
+        }
+        if (short == 126 && payload < 126) || (short == 127 && payload <= 0xffff) {
+            return violation("a length longer than it need be");
+        }
+        let Some((mask, left)) = rest.split_first_chunk() else {
+            return Err(Unready::Needs(bytes.len() - rest.len() + 4));
+        };
+        Ok(FrameHead { fin, opcode, mask: *mask, length: bytes.len() - left.len(), payload })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fastwebsockets::{Frame, Payload, Role, WebSocket};
+    use proptest::prelude::*;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+    const LIMIT: usize = 1024;
+
+    /// An event that owns what it shows.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    enum Seen {
+        Text(String),
+        Binary(Vec<u8>),
+        Ping(Vec<u8>),
+        Pong(Vec<u8>),
+        Close(Option<u16>, String),
+        Violation(u16),
+    }
+
+    fn seen(event: Event<'_>) -> Seen {
+        match event {
+            Event::Text(text) => Seen::Text(text.into()),
+            Event::Binary(bytes) => Seen::Binary(bytes.into()),
+            Event::Ping(bytes) => Seen::Ping(bytes.into()),
+            Event::Pong(bytes) => Seen::Pong(bytes.into()),
+            Event::Close { code, reason } => Seen::Close(code, reason.into()),
+            Event::Violation { code, reason } => {
+                assert!(!reason.is_empty());
+                Seen::Violation(code)
+            }
+        }
+    }
+
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mask = [0x37, 0xfa, 0x21, 0x3d];
+        let mut out = vec![first];
+        match payload.len() {
+            length @ 0..=125 => out.push(0x80 | length as u8),
+            length @ 126..=0xffff => {
+                out.push(0x80 | 126);
+                out.extend((length as u16).to_be_bytes());
+            }
+            length => {
+                out.push(0x80 | 127);
+                out.extend((length as u64).to_be_bytes());
+            }
+        }
+        out.extend(mask);
+        out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        out
+    }
+
+    fn feed(decoder: &mut Decoder, bytes: &[u8]) -> Vec<Seen> {
+        let mut events = Vec::new();
+        decoder.feed(&mut bytes.to_vec(), LIMIT, |event| {
+            events.push(seen(event));
+            ControlFlow::Continue(())
+        });
+        events
+    }
+
+    fn all(bytes: &[u8]) -> Vec<Seen> {
+        feed(&mut Decoder::default(), bytes)
+    }
+
+    /// Fed in pieces that end at `cuts`, the sink refusing after every event if `refuse`.
+    fn in_pieces(bytes: &[u8], cuts: &[usize], refuse: bool) -> Vec<Seen> {
+        let mut decoder = Decoder::default();
+        let mut events = Vec::new();
+        let mut at = 0;
+        for cut in cuts.iter().copied().chain([bytes.len()]) {
+            let mut piece = bytes[at..cut].to_vec();
+            at = cut;
+            loop {
+                let before = events.len();
+                decoder.feed(&mut piece, LIMIT, |event| {
+                    events.push(seen(event));
+                    if refuse { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                });
+                piece.clear();
+                assert!(!decoder.has_undecoded() || events.len() > before);
+                if events.len() == before || !refuse {
+                    break;
+                }
+                assert_eq!(events.len(), before + 1, "delivered although refused");
+            }
+        }
+        events
+    }
+
+    fn violation(code: u16) -> Vec<Seen> {
+        vec![Seen::Violation(code)]
+    }
+
+    #[test]
+    fn whole_frames() {
+        assert_eq!(all(&frame(0x81, b"Hello")), [Seen::Text("Hello".into())]);
+        assert_eq!(all(&frame(0x82, &[0xff; 300])), [Seen::Binary(vec![0xff; 300])]);
+        assert_eq!(all(&frame(0x89, b"")), [Seen::Ping(vec![])]);
+        assert_eq!(all(&frame(0x8a, &[1; 125])), [Seen::Pong(vec![1; 125])]);
+        assert_eq!(all(&frame(0x81, b"")), [Seen::Text("".into())]);
+        let two = [frame(0x81, b"a"), frame(0x81, b"b")].concat();
+        assert_eq!(all(&two), [Seen::Text("a".into()), Seen::Text("b".into())]);
+    }
+
+    #[test]
+    fn fragments_with_control_frames_between() {
+        let bytes = [
+            frame(0x01, "gr\u{fc}".as_bytes()),
+            frame(0x89, b"ping"),
+            frame(0x00, b""),
+            frame(0x80, "\u{df}e".as_bytes()),
+            frame(0x02, b"a"),
+            frame(0x80, b"b"),
+        ]
+        .concat();
+        let expected = [Seen::Ping(b"ping".into()), Seen::Text("gr\u{fc}\u{df}e".into()), Seen::Binary(b"ab".into())];
+        assert_eq!(all(&bytes), expected);
+        for cut in 0..=bytes.len() {
+            for refuse in [false, true] {
+                assert_eq!(in_pieces(&bytes, &[cut], refuse), expected, "{cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_character_may_be_cut_by_a_fragment_but_not_by_the_end() {
+        let text = "a\u{1f600}b".as_bytes();
+        for cut in 0..=text.len() {
+            let bytes = [frame(0x01, &text[..cut]), frame(0x80, &text[cut..])].concat();
+            assert_eq!(all(&bytes), [Seen::Text("a\u{1f600}b".into())]);
+        }
+        let mut byte_by_byte = frame(0x01, b"");
+        text.iter().for_each(|byte| byte_by_byte.extend(frame(0x00, &[*byte])));
+        byte_by_byte.extend(frame(0x80, b""));
+        assert_eq!(all(&byte_by_byte), [Seen::Text("a\u{1f600}b".into())]);
+
+        assert_eq!(all(&frame(0x81, &text[..4])), violation(1007));
+        assert_eq!(all(&[frame(0x01, &text[..4]), frame(0x80, b"")].concat()), violation(1007));
+    }
+
+    #[test]
+    fn bad_text_is_refused_with_the_fragment_that_brings_it() {
+        let mut decoder = Decoder::default();
+        assert_eq!(feed(&mut decoder, &frame(0x01, b"caf\xc3")), []);
+        assert_eq!(feed(&mut decoder, &frame(0x00, b"\xc3")), violation(1007));
+        // Above U+10FFFF: the second byte shows it.
+        assert_eq!(all(&frame(0x01, b"\xf4\x90")), violation(1007));
+        assert_eq!(all(&frame(0x01, b"\xed\xa0")), violation(1007));
+        assert_eq!(all(&frame(0x81, b"\xff")), violation(1007));
+        // Binary is anything.
+        assert_eq!(all(&[frame(0x02, b"\xff"), frame(0x80, b"\xfe")].concat()), [Seen::Binary(vec![0xff, 0xfe])]);
+    }
+
+    #[test]
+    fn what_the_protocol_forbids() {
+        for first in
+            [0xc1, 0xa1, 0x91, 0xf1, 0x83, 0x84, 0x85, 0x86, 0x87, 0x8b, 0x8c, 0x8d, 0x8e, 0x8f, 0x08, 0x09, 0x0a]
+        {
+            assert_eq!(all(&frame(first, b"")), violation(1002), "{first:x}");
+            // Two bytes are enough to see it.
+            assert_eq!(all(&frame(first, b"")[..2]), violation(1002), "{first:x}");
+        }
+        for first in [0x88, 0x89, 0x8a] {
+            assert_eq!(all(&frame(first, &[b'a'; 126])), violation(1002), "{first:x}");
+        }
+        assert_eq!(all(&[0x81, 0x01, b'a']), violation(1002));
+        assert_eq!(all(&frame(0x80, b"a")), violation(1002));
+        assert_eq!(all(&frame(0x00, b"a")), violation(1002));
+        for second in [0x01, 0x81, 0x02, 0x82] {
+            assert_eq!(all(&[frame(0x01, b"a"), frame(second, b"b")].concat()), violation(1002));
+        }
+        // Lengths in a longer form than they need, and beyond 2^63.
+        assert_eq!(all(&[0x81, 0xfe, 0, 125, 0, 0, 0, 0]), violation(1002));
+        assert_eq!(all(&[0x81, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff]), violation(1002));
+        assert_eq!(all(&[0x81, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0]), violation(1002));
+        assert_eq!(all(&[0x81, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]), violation(1002));
+    }
+
+    #[test]
+    fn close_frames() {
+        let close = |payload: &[u8]| all(&frame(0x88, payload));
+        let with_code = |code: u16| close(&code.to_be_bytes());
+        assert_eq!(close(b""), [Seen::Close(None, "".into())]);
+        assert_eq!(close(b"\x03\xe8bye"), [Seen::Close(Some(1000), "bye".into())]);
+        for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 3000, 3999, 4000, 4999] {
+            assert_eq!(with_code(code), [Seen::Close(Some(code), "".into())]);
+        }
+        for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535] {
+            assert_eq!(with_code(code), violation(1002), "{code}");
+        }
+        assert_eq!(close(b"\x03"), violation(1002));
+        assert_eq!(close(b"\x03\xe8\xff"), violation(1007));
+    }
+
+    #[test]
+    fn nothing_follows_a_close_frame_or_a_violation() {
+        for end in [frame(0x88, b"\x03\xe8"), frame(0x83, b"")] {
+            let mut decoder = Decoder::default();
+            let bytes = [frame(0x81, b"a"), end, frame(0x81, b"b")].concat();
+            assert_eq!(feed(&mut decoder, &bytes).len(), 2);
+            assert_eq!(feed(&mut decoder, &frame(0x81, b"c")), []);
+            decoder.keep(b"more");
+            assert_eq!(decoder.held_bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn one_limit_for_a_frame_and_for_a_message() {
+        let exact = vec![b'a'; LIMIT];
+        let over = vec![b'a'; LIMIT + 1];
+        assert_eq!(all(&frame(0x82, &exact)), [Seen::Binary(exact.clone())]);
+        assert_eq!(all(&frame(0x82, &over)), violation(1009));
+        // The head is enough.
+        assert_eq!(all(&frame(0x82, &over)[..8]), violation(1009));
+        assert_eq!(all(&frame(0x02, &over)[..8]), violation(1009));
+        let long = [0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+        assert_eq!(all(&long), violation(1009));
+
+        let (first, second) = exact.split_at(600);
+        assert_eq!(all(&[frame(0x02, first), frame(0x80, second)].concat()), [Seen::Binary(exact.clone())]);
+        let last = frame(0x80, &over[600..]);
+        assert_eq!(all(&[frame(0x02, first), last[..8].to_vec()].concat()), violation(1009));
+        let empty = [frame(0x02, &exact), frame(0x00, b""), frame(0x80, b"a")].concat();
+        assert_eq!(all(&empty), violation(1009));
+        // Control frames are no part of it.
+        let ping = [frame(0x02, &exact), frame(0x89, &[1; 125]), frame(0x80, b"")].concat();
+        assert_eq!(all(&ping), [Seen::Ping(vec![1; 125]), Seen::Binary(exact)]);
+    }
+
+    #[test]
+    fn memory_is_held_only_while_something_is_unfinished() {
+        let mut decoder = Decoder::default();
+        let long = frame(0x82, &[1; 1000]);
+        feed(&mut decoder, &frame(0x81, b"a"));
+        assert_eq!(decoder.held_bytes(), 0);
+        assert_eq!(feed(&mut decoder, &long[..8]), []);
+        assert!((1..=16).contains(&decoder.held_bytes()), "a head promises much, and gets what it brought");
+        feed(&mut decoder, &long[8..]);
+        assert_eq!(decoder.held_bytes(), 0);
+        feed(&mut decoder, &frame(0x02, &[1; 1000]));
+        assert!((1000..=LIMIT).contains(&decoder.held_bytes()));
+        feed(&mut decoder, &frame(0x80, &[]));
+        assert_eq!(decoder.held_bytes(), 0);
+        decoder.keep(&frame(0x81, b"a"));
+        assert!(decoder.has_undecoded());
+        assert_eq!(feed(&mut decoder, &frame(0x81, b"b")), [Seen::Text("a".into()), Seen::Text("b".into())]);
+        assert_eq!(decoder.held_bytes(), 0);
+    }
+
+    #[test]
+    fn what_a_stranger_can_make_it_hold_is_bounded() {
+        // A message at its limit in fragments, and behind it a frame of which a byte is missing, all byte by byte.
+        let mut decoder = Decoder::default();
+        let mut most = 0;
+        let mut bytes = frame(0x02, &vec![1; LIMIT / 2]);
+        bytes.extend(frame(0x80, &vec![1; LIMIT / 2]));
+        bytes.pop();
+        for byte in bytes {
+            assert_eq!(feed(&mut decoder, &[byte]), []);
+            most = most.max(decoder.held_bytes());
+        }
+        assert!(most <= LIMIT + LIMIT / 2 + 16, "{most}");
+    }
+
+    /// Reads what it was given, byte for byte.
+    struct Given<'a>(&'a [u8]);
+
+    impl AsyncRead for Given<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            let (now, later) = self.0.split_at(buffer.remaining().min(self.0.len()));
+            buffer.put_slice(now);
+            self.0 = later;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Given<'_> {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// The frames (fin, opcode, payload) that fastwebsockets' own parser finds, up to the first that it refuses.
+    fn oracle(bytes: &[u8]) -> Vec<(bool, OpCode, Vec<u8>)> {
+        let mut socket = WebSocket::after_handshake(Given(bytes), Role::Server);
+        socket.set_auto_close(false);
+        socket.set_auto_pong(false);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut frames = Vec::new();
+        runtime.block_on(async {
+            while let Ok(frame) = socket.read_frame().await {
+                frames.push((frame.fin, frame.opcode, frame.payload.to_vec()));
+            }
+        });
+        frames
+    }
+
+    /// The messages that the oracle's frames make.
+    fn assembled(frames: Vec<(bool, OpCode, Vec<u8>)>) -> Vec<Seen> {
+        let mut events = Vec::new();
+        let mut message: Option<(OpCode, Vec<u8>)> = None;
+        for (fin, opcode, payload) in frames {
+            match opcode {
+                OpCode::Ping => events.push(Seen::Ping(payload)),
+                OpCode::Pong => events.push(Seen::Pong(payload)),
+                OpCode::Close => {
+                    let code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+                    let reason = String::from_utf8(payload.get(2..).unwrap_or_default().to_vec()).unwrap();
+                    events.push(Seen::Close(code, reason));
+                    return events;
+                }
+                _ => {
+                    let (_, so_far) = message.get_or_insert((opcode, Vec::new()));
+                    so_far.extend(payload);
+                    if fin {
+                        match message.take().unwrap() {
+                            (OpCode::Text, payload) => events.push(Seen::Text(String::from_utf8(payload).unwrap())),
+                            (_, payload) => events.push(Seen::Binary(payload)),
+                        }
+                    }
+                }
+            }
+        }
+        events
+    }
+
+    /// One frame of a stream of valid ones, as fastwebsockets writes it.
+    fn written(fin: bool, opcode: OpCode, mask: [u8; 4], payload: &[u8]) -> Vec<u8> {
+        let mut masked = payload.to_vec();
+        unmask(&mut masked, mask);
+        let mut frame = Frame::new(fin, opcode, Some(mask), Payload::Owned(masked));
+        frame.write(&mut Vec::new()).to_vec()
+    }
+
+    /// A stream of valid messages: fragments, control frames between, perhaps a close frame.
+    fn stream() -> impl Strategy<Value = Vec<u8>> {
+        let control =
+            (prop_oneof![Just(OpCode::Ping), Just(OpCode::Pong)], prop::collection::vec(any::<u8>(), 0..=125));
+        let message = (
+            any::<bool>(),
+            prop_oneof!["\\PC{0,80}", "[a-z]{0,300}"],
+            prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+            prop::collection::vec(control, 0..3),
+            any::<[u8; 4]>(),
+        );
+        (prop::collection::vec(message, 0..6), prop::option::of((prop::option::of(3000_u16..5000), "[a-z]{0,20}")))
+            .prop_map(|(messages, close)| {
+                let mut bytes = Vec::new();
+                for (is_text, text, cuts, controls, mask) in messages {
+                    let payload = text.as_bytes();
+                    let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(payload.len() + 1)).collect();
+                    cuts.sort_unstable();
+                    cuts.push(payload.len());
+                    let mut controls = controls.into_iter();
+                    let mut at = 0;
+                    for (number, cut) in cuts.iter().enumerate() {
+                        let opcode = match (number, is_text) {
+                            (0, true) => OpCode::Text,
+                            (0, false) => OpCode::Binary,
+                            _ => OpCode::Continuation,
+                        };
+                        bytes.extend(written(number + 1 == cuts.len(), opcode, mask, &payload[at..*cut]));
+                        at = *cut;
+                        if let Some((opcode, payload)) = controls.next() {
+                            bytes.extend(written(true, opcode, mask, &payload));
+                        }
+                    }
+                }
+                if let Some((code, reason)) = close {
+                    let payload = match code {
+                        Some(code) => [&code.to_be_bytes(), reason.as_bytes()].concat(),
+                        None => Vec::new(),
+                    };
+                    bytes.extend(written(true, OpCode::Close, [1, 2, 3, 4], &payload));
+                }
+                bytes
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_oracle_reads_is_read(
+            bytes in stream(),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+            refuse: bool,
+        ) {
+            let expected = assembled(oracle(&bytes));
+            prop_assert_eq!(&all(&bytes), &expected);
+            let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+            cuts.sort_unstable();
+            prop_assert_eq!(&in_pieces(&bytes, &cuts, refuse), &expected);
+        }
+
+        #[test]
+        fn what_the_oracle_refuses_is_refused(mut bytes in stream(), at: prop::sample::Index, byte: u8) {
+            let Some(last) = bytes.len().checked_sub(1) else { return Ok(()) };
+            bytes[at.index(last + 1)] = byte;
+            let mine = all(&bytes);
+            // Ours is stricter (masks, lengths, sizes, text); as far as it accepts, the oracle must see the same.
+            let valid: Vec<_> = mine.iter().take_while(|event| !matches!(event, Seen::Violation(_))).cloned().collect();
+            let frames = oracle(&bytes);
+            let violated = valid.len() < mine.len();
+            if !violated {
+                prop_assert_eq!(valid, assembled(frames));
+            }
+        }
+
+        #[test]
+        fn bytes_of_any_kind_end_alike_however_they_are_cut(
+            bytes in prop::collection::vec(any::<u8>(), 0..100),
+            cut: prop::sample::Index,
+        ) {
+            let cut = cut.index(bytes.len() + 1);
+            prop_assert_eq!(in_pieces(&bytes, &[cut], true), all(&bytes));
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Answers to a request for a WebSocket: the switch of protocols (RFC 6455, 4.2.2) or a refusal, as bytes.
+
+use super::head::Request;
+use bytes::Bytes;
+
+/// `101 Switching Protocols`. `subprotocol` must be one that the request offers: a browser fails the handshake
+/// otherwise.
+pub fn switching_protocols(request: &Request, subprotocol: Option<&str>) -> Bytes {
+    debug_assert!(subprotocol.is_none_or(|chosen| request.subprotocols.iter().any(|offered| offered == chosen)));
+    let mut answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n",
+        request.accept
+    );
+    if let Some(subprotocol) = subprotocol {
+        answer += "Sec-WebSocket-Protocol: ";
+        answer += subprotocol;
+        answer += "\r\n";
+    }
+    answer += "\r\n";
+    answer.into()
+}
+
+/// A whole HTTP response with the body `{"error":{"code":…,"message":…}}`, after which the connection is closed.
+/// `headers` (name, value) are added to the usual ones.
+pub fn refusal(status: u16, code: &str, message: &str, headers: &[(&str, &str)]) -> Bytes {
+    let body = serde_json::json!({"error": {"code": code, "message": message}}).to_string();
+    let mut answer = format!("HTTP/1.1 {status} {}\r\n", reason_phrase(status));
+    for (name, value) in headers {
+        answer += &format!("{name}: {value}\r\n");
+    }
+    answer +=
+        &format!("Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+    answer.into()
+}
+
+/// Of the statuses that an upgrade can be refused with. A phrase may be empty (RFC 9112, 4).
+fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        426 => "Upgrade Required",
+        429 => "Too Many Requests",
+        500 => "Internal Server Error",
+        503 => "Service Unavailable",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::websocket::head::tests::{parse, upgrade_with};
+
+    #[test]
+    fn a_refusal_is_a_whole_response() {
+        let answer = refusal(401, "unauthorized", "The \"token\" is not good.", &[("WWW-Authenticate", "Bearer")]);
+        let answer = std::str::from_utf8(&answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\n"), "{head}");
+        assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
+        assert_eq!(body, r#"{"error":{"code":"unauthorized","message":"The \"token\" is not good."}}"#);
+
+        let mut headers = [httparse::EMPTY_HEADER; 8];
+        let mut response = httparse::Response::new(&mut headers);
+        assert!(response.parse(answer.as_bytes()).unwrap().is_complete());
+    }
+
+    #[test]
+    fn the_switch_names_a_subprotocol_only_when_one_was_chosen() {
+        let request = parse(&upgrade_with("Sec-WebSocket-Protocol: chat, bearer.x\r\n")).upgrade();
+        let answer = switching_protocols(&request, None);
+        // The key and its answer are the example of RFC 6455, 1.3.
+        let plain = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
+        assert_eq!(answer, format!("{plain}\r\n"));
+        let answer = switching_protocols(&request, Some("chat"));
+        assert_eq!(answer, format!("{plain}Sec-WebSocket-Protocol: chat\r\n\r\n"));
+    }
+}
