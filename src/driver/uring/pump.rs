@@ -524,7 +524,8 @@ impl Pump {
                 .collect();
             if !left.is_empty() {
                 tracing::warn!(connections = left.len(), "they did not end in time, and are cut");
-                left.into_iter().for_each(|slot| self.cut(slot));
+                left.into_iter().for_each(|slot| self.hung_up(slot, now));
+                self.cut_ended();
             }
         }
         // What is in flight for connections comes back before the loop ends, so that all that it holds can be freed.
