@@ -26,8 +26,8 @@ const SWEEP_RETRY: Duration = Duration::from_secs(30);
 
 /// What is not the same on both databases.
 pub(crate) enum Backend {
-    Sqlite(Sqlite),
-    Postgres(Postgres),
+    Sqlite(Box<Sqlite>),
+    Postgres(Box<Postgres>),
 }
 
 impl Backend {

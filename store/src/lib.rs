@@ -8,12 +8,16 @@ mod data_folder;
 mod database;
 mod error;
 mod history;
+#[cfg(feature = "testing")]
+pub mod memory;
 mod objects;
 mod open;
 mod postgres;
 mod rooms;
 mod session;
 mod sqlite;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod users;
 
 pub use data_folder::DataFolder;

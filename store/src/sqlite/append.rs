@@ -57,8 +57,8 @@ fn failure(error: &sqlx::Error, stage: Stage) -> AppendError {
 }
 
 /// What the database holds that an item is judged by: its index; the room's last offset and number, none without a room;
-/// the sender's role, none without membership; what is stored under its id: offset, number, time, whether it is the same;
-/// the target's author, and offset, number and time of its deletion.
+/// the sender's role, none without membership; what is stored under its id: offset, number, time, whether kind and target
+/// are the same, whether the body is; the target's author, and offset, number and time of its deletion.
 type Facts = (
     i64,
     Option<i64>,
@@ -67,6 +67,7 @@ type Facts = (
     Option<i64>,
     Option<i64>,
     Option<i64>,
+    Option<bool>,
     Option<bool>,
     Option<i64>,
     Option<i64>,
@@ -82,8 +83,8 @@ const FACTS: &str = "
       FROM json_each($1) e
     )
     SELECT i.n, h.last_offset, h.last_number, m.role, old.room_offset, old.number, old.created_at,
-      old.kind = i.kind AND old.target_offset IS i.target
-        AND (old.body IS NULL OR old.edit_offset IS NOT NULL OR old.body = i.body),
+      old.kind = i.kind AND old.target_offset IS i.target,
+      old.body IS NULL OR old.edit_offset IS NOT NULL OR old.body = i.body,
       t.user_id, gone.room_offset, gone.number, gone.created_at
     FROM item i
     LEFT JOIN heads h ON h.room_id = i.room_id
@@ -171,9 +172,11 @@ struct Judge<'b> {
     changes: BTreeMap<(RoomId, i64), Change<'b>>,
     /// Reactions given or taken back, by room, message, emoji and user; a deletion takes those of its message along.
     reactions: BTreeMap<(RoomId, i64, &'b str, UserId), bool>,
-    /// Rows to insert: room, offset, number, kind, user, id, target, body.
-    rows: Vec<(i64, i64, i64, u8, i64, &'b str, Option<i64>, Option<&'b str>)>,
+    rows: Vec<NewRow<'b>>,
 }
+
+/// Room, offset, number, kind, user, id, target, body.
+type NewRow<'b> = (i64, i64, i64, u8, i64, &'b str, Option<i64>, Option<&'b str>);
 
 struct Change<'b> {
     body: Option<&'b str>,
@@ -205,8 +208,8 @@ impl<'b> Judge<'b> {
 
     /// The answer where nothing is to be appended.
     fn refuse_or_repeat(&self, item: &Item, facts: Facts) -> Option<Outcome> {
-        let (_, last_offset, _, role, old_offset, old_number, old_at, same, author, gone_offset, gone_number, gone_at) =
-            facts;
+        let (_, last_offset, _, role, old_offset, old_number, old_at, same_kind, same_body, author, ..) = facts;
+        let (.., gone_offset, gone_number, gone_at) = facts;
         if let Some(refusal) = check::refusal(item) {
             return Some(Outcome::Refused(refusal));
         }
@@ -214,7 +217,8 @@ impl<'b> Judge<'b> {
             return Some(Outcome::Refused(Refusal::NoRoom));
         }
         if let Some(stored) = stored_from(old_offset, old_number, old_at) {
-            let same = same.unwrap_or(false);
+            let changed = self.changes.contains_key(&(item.room, offset_arg(stored.offset)));
+            let same = same_kind == Some(true) && (same_body == Some(true) || changed);
             return Some(if same { Outcome::Again(stored) } else { Outcome::Refused(Refusal::IdReused) });
         }
         if let Some((first, stored)) = self.stored.get(&(item.room, item.user, &*item.id)) {

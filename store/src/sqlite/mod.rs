@@ -108,7 +108,7 @@ impl Sqlite {
             .begin_incarnation(left.as_deref())
             .await
             .map_err(|error| OpenError(format!("can't write to the database {place}: {error}")))?;
-        Ok(Database::new(Backend::Sqlite(sqlite), generation, options))
+        Ok(Database::new(Backend::Sqlite(Box::new(sqlite)), generation, options))
     }
 
     pub async fn read(&self) -> Result<Session, sqlx::Error> {

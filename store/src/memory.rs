@@ -1,0 +1,707 @@
+//! The store as a plain value: no database, no clock, no randomness, the same answers in the same order every time. The
+//! simulator runs on it, and the suite compares the databases with it, so it judges on its own: one item after the other,
+//! in the plainest way.
+
+use crate::check::{refusal, storable};
+use crate::history::{PAGE_ITEMS_LIMIT, more};
+use crate::rooms::{Generation, limit_from, may_remove};
+use crate::session::unix_millis;
+use crate::{
+    Account, Admission, AppendError, Chats, CreateUserError, Cursor, JoinError, Login, MemberEntry, Message, NewRoom,
+    NewUser, PageRequest, Reaction, Removal, Revocation, Role, Room, RoomError, RoomKind, Store, StoreError,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use uproar_model::{
+    Head, Item, Kind, Number, Offset, Outcome, Page, Publication, Refusal, RoomId, Stored, UnixMillis, User, UserId,
+};
+
+/// Everything that a database would hold.
+#[derive(Clone, Debug)]
+pub struct MemoryStore {
+    generation: Generation,
+    users: BTreeMap<UserId, StoredUser>,
+    rooms: BTreeMap<RoomId, StoredRoom>,
+    last_user: i64,
+    last_room: i64,
+}
+
+#[derive(Clone, Debug)]
+struct StoredUser {
+    username: Arc<str>,
+    key: String,
+    email: Option<String>,
+    hash: Option<String>,
+    token_generation: u32,
+    revoked_at: Option<UnixMillis>,
+}
+
+#[derive(Clone, Debug)]
+struct StoredRoom {
+    name: String,
+    title: String,
+    kind: RoomKind,
+    size: u32,
+    members: BTreeMap<UserId, Membership>,
+    number: Number,
+    /// The row at `offset - 1`.
+    log: Vec<LogRow>,
+    ids: BTreeMap<(UserId, Arc<str>), Offset>,
+    reactions: BTreeMap<(Offset, Arc<str>), BTreeSet<UserId>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Membership {
+    role: Role,
+    joined_at: UnixMillis,
+    read_number: Number,
+}
+
+#[derive(Clone, Debug)]
+struct LogRow {
+    offset: Offset,
+    number: Number,
+    kind: Kind,
+    user: UserId,
+    id: Arc<str>,
+    target: Option<Offset>,
+    body: Option<Arc<str>>,
+    edited: Option<Offset>,
+    deleted: Option<Offset>,
+    time: UnixMillis,
+}
+
+impl Default for MemoryStore {
+    fn default() -> MemoryStore {
+        MemoryStore::new()
+    }
+}
+
+impl MemoryStore {
+    pub fn new() -> MemoryStore {
+        MemoryStore {
+            generation: Generation(1),
+            users: BTreeMap::new(),
+            rooms: BTreeMap::new(),
+            last_user: 0,
+            last_room: 0,
+        }
+    }
+
+    /// Every epoch becomes another, as after a restored backup.
+    pub fn raise_generation(&mut self) {
+        self.generation.0 += 1;
+    }
+
+    /// [`Store::append`].
+    pub fn append(&mut self, now: UnixMillis, batch: &[Item]) -> Vec<Outcome> {
+        batch.iter().map(|item| self.append_one(now, item)).collect()
+    }
+
+    fn append_one(&mut self, now: UnixMillis, item: &Item) -> Outcome {
+        if let Some(refusal) = refusal(item) {
+            return Outcome::Refused(refusal);
+        }
+        let Some(room) = self.rooms.get_mut(&item.room) else {
+            return Outcome::Refused(Refusal::NoRoom);
+        };
+        if let Some(&offset) = room.ids.get(&(item.user, Arc::clone(&item.id))) {
+            let Some(old) = room.row(offset) else {
+                return Outcome::Refused(Refusal::NoRoom);
+            };
+            // What an edit said is not kept, nor what a message said before it was edited or deleted.
+            let body_is_same = old.body.is_none() || old.edited.is_some() || old.body == item.body;
+            let same = old.kind == item.kind && old.target == item.target && body_is_same;
+            return if same { Outcome::Again(old.stored()) } else { Outcome::Refused(Refusal::IdReused) };
+        }
+        let Some(membership) = room.members.get(&item.user) else {
+            return Outcome::Refused(Refusal::NotMember);
+        };
+        if let Some(target) = item.target {
+            let Some(meant) = room.row(target).filter(|row| row.kind == Kind::Message) else {
+                return Outcome::Refused(Refusal::NoTarget);
+            };
+            let deletion = meant.deleted.and_then(|offset| room.row(offset));
+            let yours = meant.user == item.user;
+            match item.kind {
+                Kind::Edit | Kind::React | Kind::Unreact if deletion.is_some() => {
+                    return Outcome::Refused(Refusal::NoTarget);
+                }
+                Kind::Edit if !yours => return Outcome::Refused(Refusal::NotYours),
+                Kind::Delete if !yours && membership.role == Role::Member => {
+                    return Outcome::Refused(Refusal::NotYours);
+                }
+                Kind::Delete => {
+                    if let Some(deletion) = deletion {
+                        return Outcome::Again(deletion.stored());
+                    }
+                }
+                _ => {}
+            }
+        }
+        Outcome::New(room.push(now, item))
+    }
+
+    /// [`Store::heads`].
+    pub fn heads(&self, rooms: &[RoomId]) -> Vec<Option<Head>> {
+        rooms.iter().map(|id| self.rooms.get(id).map(|room| self.head(*id, room))).collect()
+    }
+
+    fn head(&self, id: RoomId, room: &StoredRoom) -> Head {
+        Head { epoch: self.generation.epoch(&format!("m{id}")), offset: room.log.len() as u64, number: room.number }
+    }
+
+    /// [`Store::page`].
+    pub fn page(&self, room: RoomId, request: PageRequest) -> Option<Page> {
+        let stored = self.rooms.get(&room)?;
+        let head = self.head(room, stored);
+        let offsets: Box<dyn Iterator<Item = Offset>> = if request.ascending {
+            Box::new(request.from.saturating_add(1)..=request.up_to.min(head.offset))
+        } else {
+            Box::new((1..request.from.min(head.offset + 1)).rev())
+        };
+        let mut publications: Vec<Publication> = Vec::new();
+        let mut bytes = 0;
+        for row in offsets.take(request.items_limit.min(PAGE_ITEMS_LIMIT)).filter_map(|offset| stored.row(offset)) {
+            let publication = self.publication(stored, row);
+            bytes += publication.body.as_ref().map_or(0, |body| body.len());
+            if bytes > request.bytes_limit && !publications.is_empty() {
+                break;
+            }
+            publications.push(publication);
+        }
+        let more = more(request, &publications, head.offset);
+        Some(Page { publications, head, more })
+    }
+
+    fn publication(&self, room: &StoredRoom, row: &LogRow) -> Publication {
+        let edited = row.target.filter(|_| row.kind == Kind::Edit).and_then(|target| room.row(target));
+        let shown = edited.unwrap_or(row);
+        Publication {
+            offset: row.offset,
+            number: row.number,
+            kind: row.kind,
+            user: self.user(row.user),
+            id: Arc::clone(&row.id),
+            time: row.time,
+            target: row.target,
+            body: shown.body.clone(),
+            edited: row.edited,
+            deleted: shown.deleted,
+        }
+    }
+
+    fn user(&self, id: UserId) -> User {
+        User { id, username: self.users.get(&id).map_or_else(|| "".into(), |user| Arc::clone(&user.username)) }
+    }
+
+    /// [`Store::admit`].
+    pub fn admit(&mut self, now: UnixMillis, wanted: &[(String, UserId)]) -> Vec<Result<Admission, JoinError>> {
+        wanted.iter().map(|(name, user)| self.admit_one(now, name, *user)).collect()
+    }
+
+    fn admit_one(&mut self, now: UnixMillis, name: &str, user: UserId) -> Result<Admission, JoinError> {
+        let id = self.room_id(name).ok_or(JoinError::NoRoom)?;
+        let room = self.rooms.get(&id).ok_or(JoinError::NoRoom)?;
+        let member = room.members.get(&user).map(|member| member.role);
+        if member.is_none() {
+            if room.kind == RoomKind::Private {
+                return Err(JoinError::NoRoom);
+            }
+            self.join_room(now, id, user)?;
+        }
+        let head = self.rooms.get(&id).map(|room| self.head(id, room)).ok_or(JoinError::NoRoom)?;
+        let role = member.unwrap_or(Role::Member);
+        Ok(Admission { room: id, epoch: head.epoch, offset: head.offset, role, joined: member.is_none() })
+    }
+
+    fn join_room(&mut self, now: UnixMillis, id: RoomId, user: UserId) -> Result<(), JoinError> {
+        let room = self.rooms.get_mut(&id).ok_or(JoinError::NoRoom)?;
+        if room.members.contains_key(&user) {
+            return Ok(());
+        }
+        if room.members.len() >= room.size as usize {
+            return Err(JoinError::Full);
+        }
+        if !self.users.contains_key(&user) {
+            return Err(JoinError::NoUser);
+        }
+        let membership = Membership { role: Role::Member, joined_at: now, read_number: room.number };
+        room.members.insert(user, membership);
+        Ok(())
+    }
+
+    fn room_id(&self, name: &str) -> Option<RoomId> {
+        self.rooms.iter().find(|(_, room)| room.name == name).map(|(id, _)| *id)
+    }
+
+    fn user_id(&self, key: &str) -> Option<UserId> {
+        self.users.iter().find(|(_, user)| user.key == key).map(|(id, _)| *id)
+    }
+
+    /// [`Store::create_user`].
+    pub fn create_user(&mut self, user: NewUser) -> Result<Account, CreateUserError> {
+        if self.user_id(&user.username_key).is_some() {
+            return Err(CreateUserError::UsernameTaken);
+        }
+        if self.users.values().any(|other| other.email.as_ref() == Some(&user.email_key)) {
+            return Err(CreateUserError::EmailTaken);
+        }
+        let id = self.insert_user(&user.username, &user.username_key, Some(user.email_key), Some(user.password_hash));
+        self.account(id).ok_or_else(|| StoreError(String::new()).into())
+    }
+
+    /// [`Store::ensure_user`].
+    pub fn ensure_user(&mut self, username: &str, key: &str) -> UserId {
+        match self.user_id(key) {
+            Some(id) => id,
+            None => self.insert_user(username, key, None, None),
+        }
+    }
+
+    fn insert_user(&mut self, username: &str, key: &str, email: Option<String>, hash: Option<String>) -> UserId {
+        self.last_user += 1;
+        let id = UserId(self.last_user);
+        let (username, key) = (username.into(), key.to_owned());
+        self.users.insert(id, StoredUser { username, key, email, hash, token_generation: 0, revoked_at: None });
+        id
+    }
+
+    /// [`Store::account`].
+    pub fn account(&self, id: UserId) -> Option<Account> {
+        self.users.get(&id).map(|user| Account {
+            id,
+            username: Arc::clone(&user.username),
+            email: user.email.clone(),
+            has_password: user.hash.is_some(),
+            token_generation: user.token_generation,
+            revoked_at: user.revoked_at,
+        })
+    }
+
+    /// [`Store::revoke_tokens`].
+    pub fn revoke_tokens(&mut self, now: UnixMillis, id: UserId) -> Option<Revocation> {
+        let user = self.users.get_mut(&id)?;
+        user.token_generation += 1;
+        user.revoked_at = Some(now);
+        Some(Revocation { user: id, generation: user.token_generation, at: now })
+    }
+
+    /// [`Store::create_room`].
+    pub fn create_room(&mut self, now: UnixMillis, room: NewRoom) -> Result<Room, RoomError> {
+        if self.room_id(&room.name).is_some() {
+            return Err(RoomError::Taken);
+        }
+        if !self.users.contains_key(&room.owner) {
+            return Err(RoomError::NoUser);
+        }
+        self.last_room += 1;
+        let id = RoomId(self.last_room);
+        let owner = Membership { role: Role::Owner, joined_at: now, read_number: 0 };
+        let stored = StoredRoom {
+            name: room.name,
+            title: room.title,
+            kind: room.kind,
+            size: room.size.max(1),
+            members: BTreeMap::from([(room.owner, owner)]),
+            number: 0,
+            log: Vec::new(),
+            ids: BTreeMap::new(),
+            reactions: BTreeMap::new(),
+        };
+        let seen = self.seen(id, &stored, room.owner);
+        self.rooms.insert(id, stored);
+        seen.ok_or(RoomError::NoRoom)
+    }
+
+    /// A room as one user sees it.
+    fn seen(&self, id: RoomId, room: &StoredRoom, viewer: UserId) -> Option<Room> {
+        let membership = room.members.get(&viewer);
+        if room.kind == RoomKind::Private && membership.is_none() {
+            return None;
+        }
+        let head = self.head(id, room);
+        Some(Room {
+            id,
+            name: room.name.clone(),
+            title: room.title.clone(),
+            kind: room.kind,
+            size: room.size,
+            members: u32::try_from(room.members.len()).unwrap_or(u32::MAX),
+            epoch: head.epoch,
+            offset: head.offset,
+            unread: membership.map(|m| room.number - m.read_number),
+            role: membership.map(|m| m.role),
+        })
+    }
+
+    /// [`Store::room`].
+    pub fn room(&self, name: &str, viewer: UserId) -> Option<Room> {
+        let id = self.room_id(name)?;
+        self.seen(id, self.rooms.get(&id)?, viewer)
+    }
+
+    fn look_up(&self, name: &str, actor: UserId) -> Result<(RoomId, &StoredRoom, Option<Role>), RoomError> {
+        let id = self.room_id(name).ok_or(RoomError::NoRoom)?;
+        let room = self.rooms.get(&id).ok_or(RoomError::NoRoom)?;
+        let role = room.members.get(&actor).map(|member| member.role);
+        if room.kind == RoomKind::Private && role.is_none() {
+            return Err(RoomError::NoRoom);
+        }
+        Ok((id, room, role))
+    }
+
+    /// [`Store::join`].
+    pub fn join(&mut self, now: UnixMillis, name: &str, user: UserId) -> Result<Room, RoomError> {
+        let (id, _, _) = self.look_up(name, user)?;
+        self.join_room(now, id, user)?;
+        self.room(name, user).ok_or(RoomError::NoRoom)
+    }
+
+    /// [`Store::add_member`].
+    pub fn add_member(
+        &mut self,
+        now: UnixMillis,
+        name: &str,
+        actor: UserId,
+        member_key: &str,
+    ) -> Result<MemberEntry, RoomError> {
+        let (id, _, role) = self.look_up(name, actor)?;
+        if role.is_none_or(|role| role < Role::Moderator) {
+            return Err(RoomError::NotAllowed("only the owner and moderators add members"));
+        }
+        let user = self.user_id(member_key).ok_or(RoomError::NoUser)?;
+        self.join_room(now, id, user)?;
+        let (_, room, _) = self.look_up(name, actor)?;
+        room.members.get(&user).map(|m| self.entry(user, m)).ok_or(RoomError::NoUser)
+    }
+
+    fn entry(&self, user: UserId, membership: &Membership) -> MemberEntry {
+        MemberEntry { user: self.user(user), role: membership.role, joined_at: membership.joined_at }
+    }
+
+    /// [`Store::remove_member`].
+    pub fn remove_member(
+        &mut self,
+        now: UnixMillis,
+        name: &str,
+        actor: UserId,
+        member_key: &str,
+    ) -> Result<Removal, RoomError> {
+        let (id, room, actor_role) = self.look_up(name, actor)?;
+        let member = self.user_id(member_key).ok_or(RoomError::NoUser)?;
+        let leaving = member == actor;
+        if !leaving && actor_role.is_none_or(|role| role < Role::Moderator) {
+            return Err(RoomError::NotAllowed("only the owner and moderators remove members"));
+        }
+        let role = room.members.get(&member).map(|m| m.role).ok_or(RoomError::NotMember)?;
+        may_remove(leaving, actor_role, role)?;
+        let room = self.rooms.get_mut(&id).ok_or(RoomError::NoRoom)?;
+        room.members.remove(&member);
+        let offset = room.log.len() as u64 + 1;
+        let item = Item {
+            room: id,
+            user: actor,
+            id: format!("~removed-{offset}").into(),
+            kind: Kind::Removed,
+            target: None,
+            body: Some(member.to_string().into()),
+        };
+        room.push(now, &item);
+        let room = self.rooms.get(&id).ok_or(RoomError::NoRoom)?;
+        let row = room.row(offset).ok_or(RoomError::NoRoom)?;
+        Ok(Removal { room: id, member, publication: self.publication(room, row) })
+    }
+
+    /// [`Store::delete_room`].
+    pub fn delete_room(&mut self, name: &str, actor: UserId) -> Result<RoomId, RoomError> {
+        let (id, _, role) = self.look_up(name, actor)?;
+        if role != Some(Role::Owner) {
+            return Err(RoomError::NotAllowed("only the owner deletes the room"));
+        }
+        self.rooms.remove(&id);
+        Ok(id)
+    }
+
+    /// [`Store::chats`].
+    pub fn chats(&self, name: &str, viewer: UserId, cursor: Cursor, limit: usize) -> Result<Chats, RoomError> {
+        let (id, room, role) = self.look_up(name, viewer)?;
+        if role.is_none() {
+            return Err(RoomError::NotMember);
+        }
+        let limit = usize::try_from(limit_from(limit)).unwrap_or(usize::MAX);
+        let messages = room.log.iter().filter(|row| row.kind == Kind::Message);
+        let mut rows: Vec<_> = match cursor {
+            Cursor::Newest => messages.rev().take(limit + 1).collect(),
+            Cursor::Before(offset) => messages.rev().filter(|row| row.offset < offset).take(limit + 1).collect(),
+            Cursor::After(offset) => messages.filter(|row| row.offset > offset).take(limit + 1).collect(),
+        };
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        rows.sort_by_key(|row| row.offset);
+        let messages = rows.into_iter().map(|row| self.message(room, row, viewer)).collect();
+        let head = self.head(id, room);
+        Ok(Chats { messages, epoch: head.epoch, offset: head.offset, more })
+    }
+
+    fn message(&self, room: &StoredRoom, row: &LogRow, viewer: UserId) -> Message {
+        let mut reactions = Vec::new();
+        for ((offset, emoji), users) in &room.reactions {
+            if *offset == row.offset && !users.is_empty() {
+                let count = u32::try_from(users.len()).unwrap_or(u32::MAX);
+                reactions.push(Reaction { emoji: emoji.to_string(), count, mine: users.contains(&viewer) });
+            }
+        }
+        Message {
+            offset: row.offset,
+            number: row.number,
+            user: self.user(row.user),
+            text: row.body.as_deref().map(str::to_owned),
+            id: Some(row.id.to_string()).filter(|id| !id.starts_with('~')),
+            time: row.time,
+            reply_to: row.target,
+            edited: row.edited,
+            deleted: row.deleted.is_some(),
+            reactions,
+        }
+    }
+}
+
+impl StoredRoom {
+    fn row(&self, offset: Offset) -> Option<&LogRow> {
+        self.log.get(usize::try_from(offset.checked_sub(1)?).ok()?)
+    }
+
+    fn row_mut(&mut self, offset: Offset) -> Option<&mut LogRow> {
+        self.log.get_mut(usize::try_from(offset.checked_sub(1)?).ok()?)
+    }
+
+    /// Appends what was found good.
+    fn push(&mut self, now: UnixMillis, item: &Item) -> Stored {
+        let offset = self.log.len() as u64 + 1;
+        if item.kind == Kind::Message {
+            self.number += 1;
+        }
+        let row = LogRow {
+            offset,
+            number: self.number,
+            kind: item.kind,
+            user: item.user,
+            id: Arc::clone(&item.id),
+            target: item.target,
+            body: item.body.clone().filter(|_| item.kind != Kind::Edit),
+            edited: None,
+            deleted: None,
+            time: now,
+        };
+        let stored = row.stored();
+        self.log.push(row);
+        self.ids.insert((item.user, Arc::clone(&item.id)), offset);
+        let target = item.target.unwrap_or(0);
+        match (item.kind, &item.body) {
+            (Kind::Edit, body) => {
+                if let Some(meant) = self.row_mut(target) {
+                    meant.body = body.clone();
+                    meant.edited = Some(offset);
+                }
+            }
+            (Kind::Delete, _) => {
+                if let Some(meant) = self.row_mut(target) {
+                    meant.body = None;
+                    meant.deleted = Some(offset);
+                }
+                self.reactions.retain(|(of, _), _| *of != target);
+            }
+            (Kind::React, Some(emoji)) => {
+                self.reactions.entry((target, Arc::clone(emoji))).or_default().insert(item.user);
+            }
+            (Kind::Unreact, Some(emoji)) => {
+                if let Some(users) = self.reactions.get_mut(&(target, Arc::clone(emoji))) {
+                    users.remove(&item.user);
+                }
+            }
+            _ => {}
+        }
+        stored
+    }
+}
+
+impl LogRow {
+    fn stored(&self) -> Stored {
+        Stored { offset: self.offset, number: self.number, time: self.time }
+    }
+}
+
+/// A [`MemoryStore`] behind the trait, on the process's clock.
+#[derive(Debug, Default)]
+pub struct SharedMemoryStore(Mutex<MemoryStore>);
+
+impl SharedMemoryStore {
+    /// The store itself, for as long as the guard lives.
+    pub fn lock(&self) -> MutexGuard<'_, MemoryStore> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn now() -> UnixMillis {
+    unix_millis().unsigned_abs()
+}
+
+fn check_storable(texts: &[&str]) -> Result<(), StoreError> {
+    match texts.iter().all(|text| storable(text)) {
+        true => Ok(()),
+        false => Err(StoreError("a text with U+0000 can't be stored".to_owned())),
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for SharedMemoryStore {
+    async fn append(&self, batch: &[Item]) -> Result<Vec<Outcome>, AppendError> {
+        Ok(self.lock().append(now(), batch))
+    }
+
+    async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<Option<Head>>, StoreError> {
+        Ok(self.lock().heads(rooms))
+    }
+
+    async fn page(&self, room: RoomId, request: PageRequest) -> Result<Option<Page>, StoreError> {
+        Ok(self.lock().page(room, request))
+    }
+
+    async fn admit(&self, wanted: &[(String, UserId)]) -> Result<Vec<Result<Admission, JoinError>>, StoreError> {
+        Ok(self.lock().admit(now(), wanted))
+    }
+
+    async fn create_user(&self, user: NewUser) -> Result<Account, CreateUserError> {
+        check_storable(&[&user.username, &user.username_key, &user.email_key, &user.password_hash])?;
+        self.lock().create_user(user)
+    }
+
+    async fn login(&self, login: Login<'_>) -> Result<Option<(Account, Option<String>)>, StoreError> {
+        let store = self.lock();
+        let found = store.users.iter().find(|(_, user)| match login {
+            Login::UsernameKey(key) => user.key == key,
+            Login::EmailKey(key) => user.email.as_deref() == Some(key),
+        });
+        Ok(found.and_then(|(id, user)| Some((store.account(*id)?, user.hash.clone()))))
+    }
+
+    async fn account(&self, user: UserId) -> Result<Option<Account>, StoreError> {
+        Ok(self.lock().account(user))
+    }
+
+    async fn ensure_user(&self, username: &str, username_key: &str) -> Result<Account, CreateUserError> {
+        check_storable(&[username, username_key])?;
+        let mut store = self.lock();
+        let id = store.ensure_user(username, username_key);
+        store.account(id).ok_or_else(|| StoreError(String::new()).into())
+    }
+
+    async fn set_password(
+        &self,
+        user: UserId,
+        expected_hash: Option<&str>,
+        password_hash: &str,
+    ) -> Result<Option<Revocation>, StoreError> {
+        check_storable(&[password_hash])?;
+        let mut store = self.lock();
+        match store.users.get_mut(&user) {
+            Some(stored) if expected_hash.is_none() || stored.hash.as_deref() == expected_hash => {
+                stored.hash = Some(password_hash.to_owned());
+                Ok(store.revoke_tokens(now(), user))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    async fn revoke_tokens(&self, user: UserId) -> Result<Option<Revocation>, StoreError> {
+        Ok(self.lock().revoke_tokens(now(), user))
+    }
+
+    async fn revoked_since(&self, since: u64) -> Result<Vec<Revocation>, StoreError> {
+        let store = self.lock();
+        let revoked = store.users.iter().filter_map(|(&id, user)| {
+            let at = user.revoked_at.filter(|at| *at >= since)?;
+            Some(Revocation { user: id, generation: user.token_generation, at })
+        });
+        let mut revoked: Vec<_> = revoked.collect();
+        revoked.sort_by_key(|revocation| (revocation.at, revocation.user));
+        Ok(revoked)
+    }
+
+    async fn create_room(&self, room: NewRoom) -> Result<Room, RoomError> {
+        check_storable(&[&room.name, &room.title])?;
+        self.lock().create_room(now(), room)
+    }
+
+    async fn room(&self, name: &str, viewer: UserId) -> Result<Option<Room>, StoreError> {
+        Ok(self.lock().room(name, viewer))
+    }
+
+    async fn rooms(
+        &self,
+        viewer: UserId,
+        query: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Room>, StoreError> {
+        let store = self.lock();
+        let query = query.to_lowercase();
+        let seen = store.rooms.iter().filter_map(|(id, room)| store.seen(*id, room, viewer));
+        let mut found: Vec<_> = seen
+            .filter(|room| after.is_none_or(|after| room.name.as_str() > after))
+            .filter(|room| room.name.contains(&query) || room.title.to_lowercase().contains(&query))
+            .collect();
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        found.truncate(usize::try_from(limit_from(limit)).unwrap_or(usize::MAX));
+        Ok(found)
+    }
+
+    async fn join(&self, name: &str, user: UserId) -> Result<Room, RoomError> {
+        self.lock().join(now(), name, user)
+    }
+
+    async fn remove_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<Removal, RoomError> {
+        self.lock().remove_member(now(), name, actor, member_key)
+    }
+
+    async fn add_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<MemberEntry, RoomError> {
+        self.lock().add_member(now(), name, actor, member_key)
+    }
+
+    async fn members(
+        &self,
+        name: &str,
+        viewer: UserId,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<Vec<MemberEntry>, RoomError> {
+        let store = self.lock();
+        let (_, room, role) = store.look_up(name, viewer)?;
+        if role.is_none() {
+            return Err(RoomError::NotMember);
+        }
+        let limit = usize::try_from(limit_from(limit)).unwrap_or(usize::MAX);
+        let after = after.unwrap_or(UserId(0));
+        let members = room.members.iter().filter(|(id, _)| **id > after).take(limit);
+        Ok(members.map(|(id, membership)| store.entry(*id, membership)).collect())
+    }
+
+    async fn delete_room(&self, name: &str, actor: UserId) -> Result<RoomId, RoomError> {
+        self.lock().delete_room(name, actor)
+    }
+
+    async fn chats(&self, name: &str, viewer: UserId, cursor: Cursor, limit: usize) -> Result<Chats, RoomError> {
+        self.lock().chats(name, viewer, cursor, limit)
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn lanes(&self) -> usize {
+        1
+    }
+
+    async fn close(&self) {}
+}

@@ -1,0 +1,286 @@
+//! A PostgreSQL server for tests: its own, on a free port, gone with the process that started it.
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, Executor};
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// A folder with `initdb` and `postgres`, or the URL of a server to use as it is.
+const VARIABLE: &str = "UPROAR_TEST_POSTGRES";
+const DEBIAN_PLACE: &str = "/usr/lib/postgresql";
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const GIVEN_UP: Duration = Duration::from_secs(5);
+const START_PAUSE: Duration = Duration::from_millis(20);
+/// Root can't run PostgreSQL; this user comes with the package.
+const SERVER_USER: &str = "postgres";
+
+// The shell outlives whatever ends the test process, sees its end of the pipe close, and takes the server and its folder
+// along. A line on the pipe names the signal to end the server with: INT is an orderly stop, QUIT is as good as a crash.
+const WATCHER: &str = r#"
+trap "" INT
+"$@" <&- >>"$UPROAR_FOLDER/log" 2>&1 &
+server=$!
+read -r signal || signal=
+kill -"${signal:-QUIT}" "$server" 2>/dev/null
+wait "$server"
+if [ -z "$signal" ]; then rm -rf "$UPROAR_FOLDER"; fi
+"#;
+
+/// A server that runs until it is stopped, dropped, or its process ends, however that happens.
+#[derive(Debug)]
+pub struct TestPostgres {
+    server: Server,
+    databases: AtomicU32,
+}
+
+#[derive(Debug)]
+enum Server {
+    /// Someone else's.
+    Given {
+        url: String,
+    },
+    Own(OwnServer),
+}
+
+#[derive(Debug)]
+struct OwnServer {
+    binaries: PathBuf,
+    folder: PathBuf,
+    port: u16,
+    watcher: Option<Child>,
+}
+
+impl TestPostgres {
+    /// Starts a server, or finds the one that `UPROAR_TEST_POSTGRES` names. The error is one line that says what is missing.
+    pub async fn start() -> Result<TestPostgres, String> {
+        let server = match std::env::var(VARIABLE) {
+            Ok(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => Server::Given { url },
+            _ => Server::Own(OwnServer::start().await?),
+        };
+        Ok(TestPostgres { server, databases: AtomicU32::new(0) })
+    }
+
+    /// The URL of one of its databases.
+    pub fn url(&self, database: &str) -> String {
+        match &self.server {
+            Server::Given { url } => with_database(url, database),
+            Server::Own(server) => format!("postgres://{SERVER_USER}@127.0.0.1:{}/{database}", server.port),
+        }
+    }
+
+    /// A new and empty database: its URL.
+    pub async fn create_database(&self) -> Result<String, String> {
+        let number = self.databases.fetch_add(1, Ordering::Relaxed);
+        let name = format!("uproar_test_{}_{number}", std::process::id());
+        let create = async {
+            let options: PgConnectOptions = self.url("postgres").parse()?;
+            let mut connection = options.disable_statement_logging().connect().await?;
+            let sql = format!("CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0");
+            connection.execute(sqlx::AssertSqlSafe(sql)).await?;
+            connection.close().await
+        };
+        let created: Result<(), sqlx::Error> = create.await;
+        created.map_err(|error| format!("can't create a test database: {error}"))?;
+        Ok(self.url(&name))
+    }
+
+    /// Stops the server in good order. An error for one that is not our own.
+    pub fn stop(&mut self) -> Result<(), String> {
+        self.own()?.end("INT");
+        Ok(())
+    }
+
+    /// Ends it as a crash would: no checkpoint, connections cut. What was committed is recovered at the next start.
+    pub fn kill(&mut self) -> Result<(), String> {
+        self.own()?.end("QUIT");
+        Ok(())
+    }
+
+    /// Starts it again on the same port with what it holds.
+    pub async fn restart(&mut self) -> Result<(), String> {
+        let server = self.own()?;
+        server.end("INT");
+        server.run()?;
+        server.wait().await
+    }
+
+    fn own(&mut self) -> Result<&mut OwnServer, String> {
+        match &mut self.server {
+            Server::Own(server) => Ok(server),
+            Server::Given { .. } => Err(format!("the server that {VARIABLE} names is not ours to stop")),
+        }
+    }
+}
+
+impl OwnServer {
+    async fn start() -> Result<OwnServer, String> {
+        let binaries = find_binaries()?;
+        let failed = |what: &str, error: io::Error| format!("can't start PostgreSQL for the tests: {what}: {error}");
+        let folder = new_folder().map_err(|error| failed("making a folder", error))?;
+        let mut server = OwnServer { binaries, folder, port: 0, watcher: None };
+        let initdb = server
+            .command("initdb")
+            .args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C", "--username", SERVER_USER, "--pgdata"])
+            .arg(server.folder.join("data"))
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| failed("initdb", error))?;
+        if !initdb.status.success() {
+            return Err(failed("initdb", io::Error::other(String::from_utf8_lossy(&initdb.stderr).into_owned())));
+        }
+        // A port that is free now may be taken before the server has it.
+        let mut last = String::new();
+        for _ in 0..5 {
+            server.port = free_port().map_err(|error| failed("finding a port", error))?;
+            server.run()?;
+            match server.wait().await {
+                Ok(()) => return Ok(server),
+                Err(error) => last = error,
+            }
+            server.end("QUIT");
+        }
+        Err(last)
+    }
+
+    fn run(&mut self) -> Result<(), String> {
+        let mut server = self.command("postgres");
+        server
+            .arg("-D")
+            .arg(self.folder.join("data"))
+            .arg("-k")
+            .arg(&self.folder)
+            .args(["-h", "127.0.0.1", "-p", &self.port.to_string()])
+            .args(["-c", "fsync=off", "-c", "max_connections=300", "-c", "shared_buffers=64MB"]);
+        let mut watcher = Command::new("sh");
+        watcher.args(["-c", WATCHER, "sh"]).arg(server.get_program()).args(server.get_args()).current_dir(&self.folder);
+        watcher.env_remove("PGDATA").env("LC_ALL", "C");
+        watcher.env("UPROAR_FOLDER", &self.folder).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let spawned = watcher.spawn().map_err(|error| format!("can't start PostgreSQL for the tests: {error}"))?;
+        self.watcher = Some(spawned);
+        Ok(())
+    }
+
+    /// A program of PostgreSQL, as the user who may run it.
+    fn command(&self, program: &str) -> Command {
+        let program = self.binaries.join(program);
+        let mut command;
+        if is_root() {
+            command = Command::new("setpriv");
+            command.args(["--reuid", SERVER_USER, "--regid", SERVER_USER, "--init-groups"]).arg(program);
+        } else {
+            command = Command::new(program);
+        }
+        // Not the caller's folder, which that user may not be able to read.
+        command.current_dir(&self.folder).env_remove("PGDATA").env("LC_ALL", "C");
+        command
+    }
+
+    async fn wait(&mut self) -> Result<(), String> {
+        let url = format!("postgres://{SERVER_USER}@127.0.0.1:{}/postgres", self.port);
+        let options: PgConnectOptions = url.parse().map_err(|error| format!("{url}: {error}"))?;
+        let begun = Instant::now();
+        loop {
+            let error = match options.clone().disable_statement_logging().connect().await {
+                Ok(connection) => {
+                    let _ = connection.close().await;
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            // It makes this file first of all, and removes it when it gives up.
+            let ended = begun.elapsed() > GIVEN_UP && !self.folder.join("data/postmaster.pid").exists();
+            if begun.elapsed() > START_TIMEOUT || ended {
+                let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+                return Err(format!("PostgreSQL for the tests does not start: {error}\n{log}"));
+            }
+            tokio::time::sleep(START_PAUSE).await;
+        }
+    }
+
+    /// Waits until the server is gone.
+    fn end(&mut self, signal: &str) {
+        if let Some(mut watcher) = self.watcher.take() {
+            if let Some(mut pipe) = watcher.stdin.take() {
+                // It may be gone already.
+                let _ = io::Write::write_all(&mut pipe, format!("{signal}\n").as_bytes());
+            }
+            let _ = watcher.wait();
+        }
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        self.end("QUIT");
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn with_database(url: &str, database: &str) -> String {
+    let (url, parameters) = url.split_once('?').map_or((url, None), |(url, parameters)| (url, Some(parameters)));
+    let authority_at = url.find("://").map_or(0, |at| at + 3);
+    let path_at = url[authority_at..].find('/').map_or(url.len(), |at| authority_at + at);
+    let parameters = parameters.map_or(String::new(), |parameters| format!("?{parameters}"));
+    format!("{}/{database}{parameters}", &url[..path_at])
+}
+
+fn find_binaries() -> Result<PathBuf, String> {
+    let is_here = |folder: &Path| folder.join("initdb").is_file() && folder.join("postgres").is_file();
+    if let Ok(folder) = std::env::var(VARIABLE) {
+        let folder = PathBuf::from(folder);
+        return match is_here(&folder) {
+            true => Ok(folder),
+            false => Err(format!("{VARIABLE}={} has no initdb and postgres in it", folder.display())),
+        };
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if let Some(folder) = std::env::split_paths(&path).find(|folder| is_here(folder)) {
+        return Ok(folder);
+    }
+    let versions = fs::read_dir(DEBIAN_PLACE).into_iter().flatten().flatten();
+    let mut places: Vec<_> = versions.map(|entry| entry.path().join("bin")).filter(|folder| is_here(folder)).collect();
+    // Two digits, all of them.
+    places.sort();
+    places.pop().ok_or_else(|| {
+        format!("the tests need PostgreSQL: install the Debian package postgresql, or set {VARIABLE} to the folder of its programs or to a postgres:// URL")
+    })
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+/// A folder of its own for the server, which its user can use.
+fn new_folder() -> io::Result<PathBuf> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        // Short: a socket's path may have 107 bytes.
+        let folder = std::env::temp_dir().join(format!("uproar-pg-{}-{number}", std::process::id()));
+        match fs::create_dir(&folder) {
+            // Left by a process with the same id that was killed.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+            made => made?,
+        }
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
+        if is_root() {
+            let id = |option: &str| -> io::Result<u32> {
+                let output = Command::new("id").args([option, SERVER_USER]).output()?;
+                let text = String::from_utf8_lossy(&output.stdout);
+                text.trim().parse().map_err(|_| io::Error::other(format!("there is no user {SERVER_USER}")))
+            };
+            chown(&folder, Some(id("-u")?), Some(id("-g")?))?;
+        }
+        return Ok(folder);
+    }
+}
+
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}

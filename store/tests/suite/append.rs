@@ -1,0 +1,492 @@
+//! The commit path, one batch after the other.
+
+use crate::harness::*;
+use uproar_model::{Item, Kind, Outcome, Refusal, RoomId};
+use uproar_store::Cursor;
+
+pub async fn offsets_and_numbers_go_up_without_holes(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    let other = world.public_room("other", ann).await.id;
+    let outcomes = world
+        .append(&[
+            message(room, ann, "1", "one"),
+            message(other, ann, "1", "elsewhere"),
+            react(room, ben, "2", 1, "👍"),
+            message(room, ben, "3", "two"),
+        ])
+        .await;
+    let stored: Vec<_> = outcomes.into_iter().map(new).map(|s| (s.offset, s.number)).collect();
+    assert_eq!(stored, [(1, 1), (1, 1), (2, 1), (3, 2)]);
+    let next = new(world.append_one(message(room, ann, "4", "three")).await);
+    assert_eq!((next.offset, next.number), (4, 3));
+
+    let log = world.log(room).await;
+    assert_eq!(
+        log.iter().map(|p| p.kind).collect::<Vec<_>>(),
+        [Kind::Message, Kind::React, Kind::Message, Kind::Message]
+    );
+    assert_eq!(log.iter().map(|p| p.number).collect::<Vec<_>>(), [1, 1, 2, 3]);
+    assert_eq!(log.iter().map(|p| &*p.user.username).collect::<Vec<_>>(), ["Ann", "Ben", "Ben", "Ann"]);
+    assert_eq!(log[3].time, next.time);
+}
+
+pub async fn many_rooms_in_one_batch(world: World) {
+    let ann = world.user("Ann").await;
+    let mut rooms = Vec::new();
+    for n in 0..60 {
+        rooms.push(world.public_room(&format!("room {n}"), ann).await.id);
+    }
+    // Neither in the order of rooms nor room by room.
+    let mut batch = Vec::new();
+    for n in 0..5 {
+        for room in rooms.iter().rev() {
+            batch.push(message(*room, ann, &format!("{n}"), &format!("{n} in {room}")));
+        }
+    }
+    let outcomes = world.append(&batch).await;
+    for (n, outcome) in outcomes.into_iter().enumerate() {
+        assert_eq!(new(outcome).offset, n as u64 / 60 + 1);
+    }
+    for room in rooms {
+        let log = world.log(room).await;
+        assert_eq!(log.len(), 5);
+        assert_eq!(log[2].body.as_deref(), Some(&*format!("2 in {room}")));
+    }
+}
+
+pub async fn a_batch_of_512_and_one_of_none(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    assert_eq!(world.append(&[]).await, []);
+    let batch: Vec<_> =
+        (0..512).map(|n| message(room, if n % 2 == 0 { ann } else { ben }, &format!("{n}"), &format!("{n}"))).collect();
+    let outcomes = world.append(&batch).await;
+    assert_eq!(outcomes.len(), 512);
+    for (n, outcome) in outcomes.into_iter().enumerate() {
+        assert_eq!(new(outcome).offset, n as u64 + 1);
+    }
+    let log = world.log(room).await;
+    assert!(log.iter().enumerate().all(|(n, p)| p.body.as_deref() == Some(&*n.to_string())));
+}
+
+pub async fn a_committed_batch_sent_again(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    let batch = [
+        message(room, ann, "1", "one"),
+        message(room, ben, "1", "two"),
+        edit(room, ann, "2", 1, "one!"),
+        react(room, ben, "3", 1, "👍"),
+        unreact(room, ben, "4", 1, "👍"),
+        delete(room, ben, "5", 2),
+    ];
+    let first: Vec<_> = world.append(&batch).await.into_iter().map(new).collect();
+    world.say(room, ann, &["meanwhile"]).await;
+    for _ in 0..2 {
+        let again: Vec<_> = first.iter().copied().map(Outcome::Again).collect();
+        assert_eq!(world.append(&batch).await, again);
+    }
+    assert_eq!(world.log(room).await.len(), 7);
+}
+
+pub async fn one_id_twice_in_one_batch(world: World) {
+    let Lobby { room, ann, .. } = world.lobby().await;
+    let outcomes = world
+        .append(&[
+            message(room, ann, "a", "text"),
+            message(room, ann, "a", "text"),
+            message(room, ann, "a", "another text"),
+            react(room, ann, "a", 1, "text"),
+            reply(room, ann, "a", 1, "text"),
+            message(room, ann, "b", "next"),
+        ])
+        .await;
+    let first = new(outcomes[0]);
+    assert_again(outcomes[1], first);
+    for outcome in &outcomes[2..5] {
+        assert_refused(*outcome, Refusal::IdReused);
+    }
+    assert_eq!(new(outcomes[5]).offset, 2);
+    assert_eq!(world.log(room).await.len(), 2);
+}
+
+pub async fn one_id_in_two_batches(world: World) {
+    let Lobby { room, ann, .. } = world.lobby().await;
+    let first = new(world.append_one(message(room, ann, "a", "text")).await);
+    assert_again(world.append_one(message(room, ann, "a", "text")).await, first);
+    assert_refused(world.append_one(message(room, ann, "a", "Text")).await, Refusal::IdReused);
+    assert_refused(world.append_one(message(room, ann, "a", "")).await, Refusal::IdReused);
+    assert_refused(world.append_one(reply(room, ann, "a", 1, "text")).await, Refusal::IdReused);
+    assert_refused(world.append_one(edit(room, ann, "a", 1, "text")).await, Refusal::IdReused);
+    assert_refused(world.append_one(delete(room, ann, "a", 1)).await, Refusal::IdReused);
+    // Ids are told apart by their bytes.
+    for id in ["A", "a ", "á", "a\u{301}"] {
+        new(world.append_one(message(room, ann, id, "text")).await);
+    }
+}
+
+pub async fn an_id_is_the_senders_and_the_rooms_own(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    let other = world.public_room("other", ann).await.id;
+    for item in [message(room, ann, "a", "x"), message(room, ben, "a", "y"), message(other, ann, "a", "z")] {
+        new(world.append_one(item).await);
+    }
+}
+
+pub async fn refused_items_among_good_ones(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    let stranger = world.user("Stranger").await;
+    let first = new(world.append_one(message(room, ann, "0", "first")).await);
+    let outcomes = world
+        .append(&[
+            message(room, ann, "1", "good"),
+            message(RoomId(9999), ann, "1", "no such room"),
+            message(room, stranger, "1", "not a member"),
+            message(room, ann, "2", "good"),
+            edit(room, ben, "1", 1, "not the author"),
+            delete(room, ben, "2", 1),
+            react(room, ben, "3", 77, "👍"),
+            message(room, ben, "4", "a\0b"),
+            message(room, ann, "0", "another text"),
+            message(room, ann, "0", "first"),
+            react(room, ben, "5", 1, "👍"),
+        ])
+        .await;
+    assert_eq!(new(outcomes[0]).offset, 2);
+    assert_refused(outcomes[1], Refusal::NoRoom);
+    assert_refused(outcomes[2], Refusal::NotMember);
+    assert_eq!(new(outcomes[3]).offset, 3);
+    assert_refused(outcomes[4], Refusal::NotYours);
+    assert_refused(outcomes[5], Refusal::NotYours);
+    assert_refused(outcomes[6], Refusal::NoTarget);
+    assert_refused(outcomes[7], Refusal::BadData);
+    assert_refused(outcomes[8], Refusal::IdReused);
+    assert_again(outcomes[9], first);
+    assert_eq!(new(outcomes[10]).offset, 4);
+    assert_eq!(world.log(room).await.len(), 4);
+}
+
+pub async fn an_id_of_a_refused_item_is_free(world: World) {
+    let Lobby { room, ann, .. } = world.lobby().await;
+    let outcomes = world.append(&[react(room, ann, "a", 5, "👍"), message(room, ann, "a", "text")]).await;
+    assert_refused(outcomes[0], Refusal::NoTarget);
+    new(outcomes[1]);
+}
+
+pub async fn any_unicode_comes_back_as_it_was(world: World) {
+    let Lobby { room, ann, .. } = world.lobby().await;
+    let texts = [
+        "",
+        " \t\r\n ",
+        "\u{1}\u{7f}\u{80}\u{9f}",
+        "\u{fffe}\u{ffff}\u{1fffe}\u{10ffff}",
+        "\u{fdd0}\u{feff}\u{200d}\u{202e}",
+        "\u{d7ff}\u{e000}",
+        "👩‍👩‍👧‍👦🏳️‍🌈𝔘𝔫𝔦𝔠𝔬𝔡𝔢",
+        "e\u{301} é",
+        r#"'"\ ","b":[{}] $1 ?1 %s {} -- ; DROP TABLE"#,
+        "\\u0000 \\0 \\x00",
+        "NULL",
+        "0123",
+    ];
+    let long = "x𝔘".repeat(16 * 1024 / 5);
+    let texts: Vec<&str> = texts.into_iter().chain([long.as_str()]).collect();
+    world.say(room, ann, &texts).await;
+    let log = world.log(room).await;
+    for (publication, text) in log.iter().zip(&texts) {
+        assert_eq!(publication.body.as_deref(), Some(*text));
+    }
+    let id = "\u{10ffff}\u{ffff}'\"\\é€ ".repeat(4);
+    let first = new(world.append_one(message(room, ann, &id[..60], "x")).await);
+    assert_again(world.append_one(message(room, ann, &id[..60], "x")).await, first);
+    let emoji = "\u{1f468}\u{200d}\u{1f469}\u{ffff}'\"\\ ";
+    new(world.append_one(react(room, ann, "r", first.offset, emoji)).await);
+    let chats = world.store.chats("lobby", ann, Cursor::Newest, 1).await.unwrap();
+    assert_eq!(chats.messages[0].id.as_deref(), Some(&id[..60]));
+    assert_eq!(chats.messages[0].reactions[0].emoji, emoji);
+}
+
+pub async fn nul_is_refused_by_the_item(world: World) {
+    let Lobby { room, ann, .. } = world.lobby().await;
+    let target = world.say(room, ann, &["target"]).await[0];
+    let outcomes = world
+        .append(&[
+            message(room, ann, "1", "\0"),
+            message(room, ann, "2\0", "text"),
+            edit(room, ann, "3", target, "text\0"),
+            react(room, ann, "4", target, "👍\0"),
+            message(room, ann, "5", "good"),
+        ])
+        .await;
+    for outcome in &outcomes[..4] {
+        assert_refused(*outcome, Refusal::BadData);
+    }
+    new(outcomes[4]);
+    // What follows the U+0000 must not have been cut off and stored.
+    new(world.append_one(message(room, ann, "2", "another text")).await);
+    assert_eq!(world.log(room).await.len(), 3);
+}
+
+pub async fn shapes_that_are_none(world: World) {
+    let Lobby { room, ann, .. } = world.lobby().await;
+    let target = world.say(room, ann, &["target"]).await[0];
+    let good = message(room, ann, "1", "text");
+    let wrong = [
+        Item { body: None, ..good.clone() },
+        Item { id: "".into(), ..good.clone() },
+        Item { id: "x".repeat(256).into(), ..good.clone() },
+        Item { kind: Kind::Edit, ..good.clone() },
+        Item { body: None, ..edit(room, ann, "2", target, "text") },
+        Item { target: None, ..delete(room, ann, "2", target) },
+        Item { body: Some("text".into()), ..delete(room, ann, "2", target) },
+        Item { target: None, ..react(room, ann, "2", target, "👍") },
+        Item { body: None, ..react(room, ann, "2", target, "👍") },
+        react(room, ann, "2", target, ""),
+        unreact(room, ann, "2", target, &"x".repeat(256)),
+        Item { kind: Kind::Removed, ..good.clone() },
+        Item { kind: Kind::RoomChanged, ..good.clone() },
+    ];
+    let mut batch = wrong.to_vec();
+    batch.push(good);
+    let outcomes = world.append(&batch).await;
+    for (outcome, item) in outcomes.iter().zip(&wrong) {
+        assert_eq!(*outcome, Outcome::Refused(Refusal::BadData), "{item:?}");
+    }
+    new(outcomes[wrong.len()]);
+}
+
+pub async fn an_edit_changes_the_message(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    let target = world.say(room, ben, &["frist"]).await[0];
+    // Not even the room's owner edits what others said.
+    assert_refused(world.append_one(edit(room, ann, "a", target, "no")).await, Refusal::NotYours);
+    let first = new(world.append_one(edit(room, ben, "1", target, "first")).await);
+    assert_eq!((first.offset, first.number), (2, 1));
+    assert_refused(world.append_one(edit(room, ben, "2", first.offset, "no message")).await, Refusal::NoTarget);
+    let second = new(world.append_one(edit(room, ben, "3", target, "First")).await);
+    let log = world.log(room).await;
+    assert_eq!((log[0].body.as_deref(), log[0].edited, log[0].deleted), (Some("First"), Some(second.offset), None));
+    for edit in &log[1..] {
+        assert_eq!((edit.kind, edit.target), (Kind::Edit, Some(target)));
+        assert_eq!((edit.body.as_deref(), edit.edited, edit.deleted), (Some("First"), None, None));
+    }
+}
+
+pub async fn edits_are_known_by_their_id_alone(world: World) {
+    let Lobby { room, ann, .. } = world.lobby().await;
+    let said = new(world.append_one(message(room, ann, "m", "old")).await);
+    let edited = new(world.append_one(edit(room, ann, "e", said.offset, "new")).await);
+    assert_again(world.append_one(edit(room, ann, "e", said.offset, "new")).await, edited);
+    assert_again(world.append_one(edit(room, ann, "e", said.offset, "newer")).await, edited);
+    assert_eq!(world.log(room).await[0].body.as_deref(), Some("new"), "a retry changes nothing");
+    // The message, changed since; its first text is not known any more.
+    assert_again(world.append_one(message(room, ann, "m", "old")).await, said);
+    new(world.append_one(delete(room, ann, "d", said.offset)).await);
+    assert_again(world.append_one(message(room, ann, "m", "old")).await, said);
+    assert_again(world.append_one(edit(room, ann, "e", said.offset, "new")).await, edited);
+    assert_refused(world.append_one(edit(room, ann, "e", edited.offset, "new")).await, Refusal::IdReused);
+    assert_refused(world.append_one(delete(room, ann, "m", said.offset)).await, Refusal::IdReused);
+}
+
+pub async fn a_deletion_blanks_the_message(world: World) {
+    let Lobby { room, ann, ben, cleo } = world.lobby().await;
+    let [by_ben, by_cleo] =
+        world.append(&[message(room, ben, "b", "secret"), message(room, cleo, "c", "hm")]).await[..]
+    else {
+        panic!("two answers")
+    };
+    let (by_ben, by_cleo) = (new(by_ben), new(by_cleo));
+    new(world.append_one(edit(room, ben, "e", by_ben.offset, "a secret")).await);
+    assert_refused(world.append_one(delete(room, cleo, "d", by_ben.offset)).await, Refusal::NotYours);
+    let own = new(world.append_one(delete(room, ben, "d", by_ben.offset)).await);
+    // The owner of the room deletes what others said.
+    let owners = new(world.append_one(delete(room, ann, "d", by_cleo.offset)).await);
+    assert_refused(world.append_one(delete(room, ben, "x", own.offset)).await, Refusal::NoTarget);
+
+    let log = world.log(room).await;
+    assert_eq!((log[0].body.as_deref(), log[0].deleted), (None, Some(own.offset)));
+    assert_eq!((log[1].body.as_deref(), log[1].deleted), (None, Some(owners.offset)));
+    assert_eq!((log[2].kind, log[2].body.as_deref(), log[2].deleted), (Kind::Edit, None, Some(own.offset)));
+    assert_eq!((log[3].kind, log[3].body.as_deref(), log[3].target), (Kind::Delete, None, Some(by_ben.offset)));
+    assert_eq!(own.number, 2, "a deletion is no message and takes none away");
+
+    for item in [
+        edit(room, ben, "2", by_ben.offset, "back"),
+        react(room, ben, "3", by_ben.offset, "👍"),
+        unreact(room, ben, "4", by_ben.offset, "👍"),
+    ] {
+        assert_refused(world.append_one(item).await, Refusal::NoTarget);
+    }
+}
+
+pub async fn a_deletion_of_what_is_deleted_is_again(world: World) {
+    let Lobby { room, ann, ben, cleo } = world.lobby().await;
+    let target = world.say(room, ben, &["x"]).await[0];
+    let deletion = new(world.append_one(delete(room, ben, "1", target)).await);
+    assert_again(world.append_one(delete(room, ben, "1", target)).await, deletion);
+    assert_again(world.append_one(delete(room, ben, "2", target)).await, deletion);
+    assert_again(world.append_one(delete(room, ann, "1", target)).await, deletion);
+    // Who could not have deleted it gets the same answer before and after.
+    assert_refused(world.append_one(delete(room, cleo, "1", target)).await, Refusal::NotYours);
+    assert_eq!(world.log(room).await.len(), 2);
+    // Nothing was stored under the second id.
+    new(world.append_one(message(room, ben, "2", "text")).await);
+}
+
+pub async fn two_deletions_in_one_batch(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    let target = world.say(room, ben, &["x"]).await[0];
+    let outcomes = world
+        .append(&[
+            delete(room, ben, "1", target),
+            delete(room, ben, "2", target),
+            delete(room, ann, "3", target),
+            message(room, ann, "4", "next"),
+        ])
+        .await;
+    let first = new(outcomes[0]);
+    assert_eq!(first.offset, 2);
+    assert_again(outcomes[1], first);
+    assert_again(outcomes[2], first);
+    assert_eq!(new(outcomes[3]).offset, 3);
+}
+
+pub async fn reactions_are_a_set(world: World) {
+    let Lobby { room, ann, ben, cleo } = world.lobby().await;
+    let target = world.say(room, ann, &["x"]).await[0];
+    let reactions = |viewer| {
+        let world = world.clone();
+        async move {
+            let chats = world.store.chats("lobby", viewer, Cursor::Newest, 10).await.unwrap();
+            let reactions = &chats.messages[0].reactions;
+            reactions.iter().map(|r| (r.emoji.clone(), r.count, r.mine)).collect::<Vec<_>>()
+        }
+    };
+    world
+        .append(&[
+            react(room, ann, "1", target, "🎉"),
+            react(room, ben, "1", target, "🎉"),
+            react(room, ben, "2", target, "👍"),
+            react(room, ben, "3", target, "a b 1"),
+        ])
+        .await;
+    let mut expected = [("🎉".to_owned(), 2, true), ("👍".to_owned(), 1, true), ("a b 1".to_owned(), 1, true)];
+    expected.sort();
+    assert_eq!(reactions(ben).await, expected);
+    assert!(reactions(cleo).await.iter().all(|(_, _, mine)| !mine));
+
+    // Again under another id: an event of its own, the same state.
+    new(world.append_one(react(room, ben, "4", target, "🎉")).await);
+    assert_eq!(reactions(ben).await, expected);
+    new(world.append_one(unreact(room, ben, "5", target, "🎉")).await);
+    new(world.append_one(unreact(room, ben, "6", target, "👍")).await);
+    new(world.append_one(unreact(room, ben, "7", target, "never given")).await);
+    // A retry of what was taken back since does not bring it back.
+    assert!(matches!(world.append_one(react(room, ben, "1", target, "🎉")).await, Outcome::Again(_)));
+    assert_eq!(reactions(ben).await, [("a b 1".to_owned(), 1, true), ("🎉".to_owned(), 1, false)]);
+
+    // The last word of a batch counts.
+    world
+        .append(&[
+            react(room, cleo, "1", target, "🎉"),
+            unreact(room, cleo, "2", target, "🎉"),
+            unreact(room, ann, "3", target, "🎉"),
+            react(room, ann, "4", target, "🎉"),
+            unreact(room, ben, "8", target, "a b 1"),
+        ])
+        .await;
+    assert_eq!(reactions(cleo).await, [("🎉".to_owned(), 1, false)]);
+    assert_eq!(reactions(ann).await, [("🎉".to_owned(), 1, true)]);
+    let emojis: Vec<_> = world.log(room).await.iter().filter_map(|p| p.body.as_deref().map(str::to_owned)).collect();
+    assert_eq!(emojis[1..4], ["🎉", "🎉", "👍"]);
+}
+
+pub async fn a_deletion_takes_the_reactions_along(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    let offsets = world.say(room, ann, &["x", "y"]).await;
+    world.append(&[react(room, ben, "1", offsets[0], "👍"), react(room, ben, "2", offsets[1], "👍")]).await;
+    // One more in the batch of the deletion itself.
+    world
+        .append(&[
+            react(room, ann, "1", offsets[0], "🎉"),
+            delete(room, ann, "2", offsets[0]),
+            react(room, ben, "3", offsets[0], "🎉"),
+        ])
+        .await;
+    let chats = world.store.chats("lobby", ann, Cursor::Newest, 10).await.unwrap();
+    assert!(chats.messages[0].deleted);
+    assert_eq!(chats.messages[0].reactions, []);
+    assert_eq!(chats.messages[1].reactions.len(), 1);
+}
+
+pub async fn items_of_one_batch_see_each_other(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    let outcomes = world
+        .append(&[
+            react(room, ben, "1", 1, "👍"),
+            message(room, ann, "1", "one"),
+            react(room, ben, "2", 1, "👍"),
+            edit(room, ann, "2", 1, "One"),
+            message(room, ann, "1", "one"),
+            message(room, ann, "3", "two"),
+            edit(room, ann, "4", 4, "Two"),
+            delete(room, ann, "5", 4),
+            edit(room, ann, "6", 4, "Two again"),
+            react(room, ben, "3", 4, "👍"),
+            reply(room, ben, "4", 1, "to one"),
+            edit(room, ben, "5", 1, "not mine"),
+            edit(room, ann, "2", 1, "known by its id"),
+        ])
+        .await;
+    assert_refused(outcomes[0], Refusal::NoTarget);
+    assert_eq!(new(outcomes[1]).offset, 1);
+    assert_eq!(new(outcomes[2]).offset, 2);
+    assert_eq!(new(outcomes[3]).offset, 3);
+    assert_again(outcomes[4], new(outcomes[1]));
+    assert_eq!(new(outcomes[5]).offset, 4);
+    assert_eq!(new(outcomes[6]).offset, 5);
+    assert_eq!(new(outcomes[7]).offset, 6);
+    assert_refused(outcomes[8], Refusal::NoTarget);
+    assert_refused(outcomes[9], Refusal::NoTarget);
+    assert_eq!(new(outcomes[10]).offset, 7);
+    assert_refused(outcomes[11], Refusal::NotYours);
+    assert_again(outcomes[12], new(outcomes[3]));
+
+    let log = world.log(room).await;
+    assert_eq!((log[0].body.as_deref(), log[0].edited), (Some("One"), Some(3)));
+    assert_eq!((log[3].body.as_deref(), log[3].edited, log[3].deleted), (None, Some(5), Some(6)));
+    assert_eq!(log[6].target, Some(1));
+    let chats = world.store.chats("lobby", ben, Cursor::Newest, 10).await.unwrap();
+    assert_eq!(chats.messages.iter().map(|m| m.reactions.len()).collect::<Vec<_>>(), [1, 0, 0]);
+}
+
+pub async fn replies(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    let target = world.say(room, ann, &["x"]).await[0];
+    let answer = new(world.append_one(reply(room, ben, "1", target, "y")).await);
+    let reaction = new(world.append_one(react(room, ben, "2", target, "👍")).await);
+    for nothing in [0, reaction.offset, 99] {
+        assert_refused(world.append_one(reply(room, ben, "3", nothing, "y")).await, Refusal::NoTarget);
+    }
+    // What was deleted has been said all the same.
+    new(world.append_one(delete(room, ann, "d", target)).await);
+    new(world.append_one(reply(room, ben, "3", target, "y")).await);
+    assert_eq!(world.log(room).await[answer.offset as usize - 1].target, Some(target));
+}
+
+pub async fn who_left_may_retry_but_not_send(world: World) {
+    let Lobby { room, ben, .. } = world.lobby().await;
+    let said = new(world.append_one(message(room, ben, "1", "x")).await);
+    world.store.remove_member("lobby", ben, "ben").await.unwrap();
+    assert_again(world.append_one(message(room, ben, "1", "x")).await, said);
+    assert_refused(world.append_one(message(room, ben, "1", "y")).await, Refusal::IdReused);
+    assert_refused(world.append_one(message(room, ben, "2", "x")).await, Refusal::NotMember);
+    assert_refused(world.append_one(delete(room, ben, "3", said.offset)).await, Refusal::NotMember);
+}
+
+pub async fn offsets_beyond_everything(world: World) {
+    let Lobby { room, ann, .. } = world.lobby().await;
+    world.say(room, ann, &["x"]).await;
+    for target in [0, i64::MAX as u64, i64::MAX as u64 + 1, u64::MAX] {
+        assert_refused(world.append_one(delete(room, ann, "1", target)).await, Refusal::NoTarget);
+        assert_refused(world.append_one(reply(room, ann, "2", target, "y")).await, Refusal::NoTarget);
+    }
+}

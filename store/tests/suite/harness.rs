@@ -1,0 +1,206 @@
+//! A store for each case, and short words for what cases do.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use uproar_model::{Item, Kind, Offset, Outcome, Publication, Refusal, RoomId, Stored, UserId};
+use uproar_store::memory::SharedMemoryStore;
+use uproar_store::testing::TestPostgres;
+use uproar_store::{DataFolder, DatabaseUrl, NewRoom, OpenOptions, PageRequest, Room, RoomKind, Store, open};
+
+/// A fresh store. Cases share nothing.
+#[derive(Clone)]
+pub struct World {
+    pub store: Arc<dyn Store>,
+    /// What must outlive the store.
+    _ground: Arc<dyn Send + Sync>,
+    ids: Arc<AtomicU64>,
+}
+
+pub fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+pub fn postgres() -> &'static TestPostgres {
+    static SERVER: OnceLock<TestPostgres> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let started = std::thread::spawn(|| runtime().block_on(TestPostgres::start())).join().expect("no panic");
+        match started {
+            Ok(server) => server,
+            Err(why) => panic!("{why}"),
+        }
+    })
+}
+
+pub fn on_sqlite<F: Future<Output = ()>>(case: impl FnOnce(World) -> F) {
+    runtime().block_on(async {
+        let place = TempDir::new().expect("a folder");
+        let folder = DataFolder::open(place.path().join("data")).expect("a data folder");
+        let url = DatabaseUrl::Sqlite(folder.database_path());
+        let store = open(&url, &folder, OpenOptions::default()).await.expect("a store");
+        let world = World { store, _ground: Arc::new((folder, place)), ids: Arc::default() };
+        case(world.clone()).await;
+        world.store.close().await;
+    });
+}
+
+pub fn on_postgres<F: Future<Output = ()>>(case: impl FnOnce(World) -> F) {
+    let server = postgres();
+    runtime().block_on(async {
+        let url = server.create_database().await.expect("a database");
+        let place = TempDir::new().expect("a folder");
+        let folder = DataFolder::open(place.path().join("data")).expect("a data folder");
+        let url = url.parse::<DatabaseUrl>().expect("a URL");
+        let store = open(&url, &folder, OpenOptions::default()).await.expect("a store");
+        let world = World { store, _ground: Arc::new((folder, place)), ids: Arc::default() };
+        case(world.clone()).await;
+        world.store.close().await;
+    });
+}
+
+pub fn on_memory<F: Future<Output = ()>>(case: impl FnOnce(World) -> F) {
+    let store = Arc::new(SharedMemoryStore::default());
+    runtime().block_on(case(World { store, _ground: Arc::new(()), ids: Arc::default() }));
+}
+
+impl World {
+    pub fn of(store: Arc<dyn Store>) -> World {
+        World { store, _ground: Arc::new(()), ids: Arc::default() }
+    }
+
+    pub async fn user(&self, name: &str) -> UserId {
+        self.store.ensure_user(name, &name.to_lowercase()).await.expect("a user").id
+    }
+
+    pub async fn public_room(&self, name: &str, owner: UserId) -> Room {
+        self.room(name, owner, RoomKind::Public, 1000).await
+    }
+
+    pub async fn room(&self, name: &str, owner: UserId, kind: RoomKind, size: u32) -> Room {
+        let room = NewRoom { name: name.to_owned(), title: format!("The {name}"), kind, size, owner };
+        self.store.create_room(room).await.expect("a room")
+    }
+
+    /// A room with an owner (Ann) and two members (Ben, Cleo).
+    pub async fn lobby(&self) -> Lobby {
+        let (ann, ben, cleo) = (self.user("Ann").await, self.user("Ben").await, self.user("Cleo").await);
+        let room = self.public_room("lobby", ann).await.id;
+        for user in [ben, cleo] {
+            self.store.join("lobby", user).await.expect("a member");
+        }
+        Lobby { room, ann, ben, cleo }
+    }
+
+    pub async fn append(&self, batch: &[Item]) -> Vec<Outcome> {
+        self.store.append(batch).await.expect("an answer")
+    }
+
+    pub async fn append_one(&self, item: Item) -> Outcome {
+        self.append(&[item]).await.remove(0)
+    }
+
+    /// Appends messages with texts and ids of their own: their offsets.
+    pub async fn say(&self, room: RoomId, user: UserId, texts: &[&str]) -> Vec<Offset> {
+        let items: Vec<_> = texts
+            .iter()
+            .map(|text| message(room, user, &format!("said-{}", self.ids.fetch_add(1, Ordering::Relaxed)), text))
+            .collect();
+        self.append(&items).await.into_iter().map(|outcome| new(outcome).offset).collect()
+    }
+
+    /// The whole log.
+    pub async fn log(&self, room: RoomId) -> Vec<Publication> {
+        let mut log = Vec::new();
+        loop {
+            let from = log.last().map_or(0, |publication: &Publication| publication.offset);
+            let page = self.store.page(room, after(from)).await.expect("an answer").expect("a room");
+            log.extend(page.publications);
+            if !page.more {
+                assert_eq!(log.len() as u64, page.head.offset, "the head is where the log ends");
+                assert!(log.iter().enumerate().all(|(n, p)| p.offset == n as u64 + 1), "offsets have no holes");
+                return log;
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub struct Lobby {
+    pub room: RoomId,
+    pub ann: UserId,
+    pub ben: UserId,
+    pub cleo: UserId,
+}
+
+pub fn after(from: Offset) -> PageRequest {
+    PageRequest { from, ascending: true, up_to: Offset::MAX, items_limit: 256, bytes_limit: 1 << 20 }
+}
+
+pub fn before(from: Offset) -> PageRequest {
+    PageRequest { ascending: false, ..after(from) }
+}
+
+fn item(kind: Kind, room: RoomId, user: UserId, id: &str, target: Option<Offset>, body: Option<&str>) -> Item {
+    Item { room, user, id: id.into(), kind, target, body: body.map(Into::into) }
+}
+
+pub fn message(room: RoomId, user: UserId, id: &str, text: &str) -> Item {
+    item(Kind::Message, room, user, id, None, Some(text))
+}
+
+pub fn reply(room: RoomId, user: UserId, id: &str, to: Offset, text: &str) -> Item {
+    item(Kind::Message, room, user, id, Some(to), Some(text))
+}
+
+pub fn edit(room: RoomId, user: UserId, id: &str, target: Offset, text: &str) -> Item {
+    item(Kind::Edit, room, user, id, Some(target), Some(text))
+}
+
+pub fn delete(room: RoomId, user: UserId, id: &str, target: Offset) -> Item {
+    item(Kind::Delete, room, user, id, Some(target), None)
+}
+
+pub fn react(room: RoomId, user: UserId, id: &str, target: Offset, emoji: &str) -> Item {
+    item(Kind::React, room, user, id, Some(target), Some(emoji))
+}
+
+pub fn unreact(room: RoomId, user: UserId, id: &str, target: Offset, emoji: &str) -> Item {
+    item(Kind::Unreact, room, user, id, Some(target), Some(emoji))
+}
+
+#[track_caller]
+pub fn new(outcome: Outcome) -> Stored {
+    match outcome {
+        Outcome::New(stored) => stored,
+        other => panic!("expected New, got {other:?}"),
+    }
+}
+
+#[track_caller]
+pub fn assert_again(outcome: Outcome, first: Stored) {
+    assert_eq!(outcome, Outcome::Again(first));
+}
+
+#[track_caller]
+pub fn assert_refused(outcome: Outcome, why: Refusal) {
+    assert_eq!(outcome, Outcome::Refused(why));
+}
+
+/// Random numbers that are the same in every run with the same seed (splitmix64).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % limit as u64) as usize
+    }
+
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+}

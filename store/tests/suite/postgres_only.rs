@@ -1,0 +1,459 @@
+//! The server: who may use the database, and what happens when it goes away.
+
+use crate::harness::*;
+use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::time::Instant;
+use uproar_model::{Outcome, RoomId, UserId};
+use uproar_store::testing::TestPostgres;
+use uproar_store::{AppendError, DataFolder, OpenError, OpenOptions, Store, open};
+
+const SOON: Duration = Duration::from_secs(30);
+
+struct Ground {
+    url: String,
+    folder: DataFolder,
+    _place: TempDir,
+}
+
+impl Ground {
+    async fn new(server: &TestPostgres) -> Ground {
+        let place = TempDir::new().unwrap();
+        let folder = DataFolder::open(place.path().join("data")).unwrap();
+        Ground { url: server.create_database().await.unwrap(), folder, _place: place }
+    }
+
+    async fn try_open(&self, options: OpenOptions) -> Result<Arc<dyn Store>, OpenError> {
+        open(&self.url.parse().unwrap(), &self.folder, options).await
+    }
+
+    async fn open(&self) -> Arc<dyn Store> {
+        self.try_open(OpenOptions::default()).await.unwrap()
+    }
+
+    async fn why(&self) -> String {
+        let error = self.try_open(OpenOptions::default()).await.err().expect("an error").to_string();
+        assert!(!error.contains('\n'), "{error}");
+        error
+    }
+
+    async fn shell(&self) -> PgConnection {
+        self.url.parse::<PgConnectOptions>().unwrap().connect().await.unwrap()
+    }
+}
+
+async fn run(connection: &mut PgConnection, sql: &'static str) {
+    sqlx::raw_sql(sql).execute(connection).await.unwrap();
+}
+
+async fn begin(store: &Arc<dyn Store>) -> (RoomId, UserId) {
+    let world = World::of(Arc::clone(store));
+    let ann = world.user("Ann").await;
+    let room = world.public_room("lobby", ann).await.id;
+    new(world.append_one(message(room, ann, "first", "x")).await);
+    (room, ann)
+}
+
+/// What a lane does: the same batch, until there is an answer.
+async fn append_until_known(store: &Arc<dyn Store>, batch: &[uproar_model::Item]) -> Vec<Outcome> {
+    let deadline = Instant::now() + SOON;
+    loop {
+        match store.append(batch).await {
+            Ok(outcomes) => return outcomes,
+            Err(AppendError::Unknown(why)) => assert!(Instant::now() < deadline, "{why}"),
+            Err(other) => panic!("{other}"),
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Connections that were cut and not used since are found out one by one.
+async fn until_it_answers(store: &Arc<dyn Store>) {
+    let deadline = Instant::now() + SOON;
+    while store.ping().await.is_err() {
+        assert!(Instant::now() < deadline);
+        tokio::task::yield_now().await;
+    }
+}
+
+#[test]
+fn only_one_process_at_a_time() {
+    let server = postgres();
+    runtime().block_on(async {
+        let ground = Ground::new(server).await;
+        let store = ground.open().await;
+        let error = ground.why().await;
+        assert!(error.contains("another uproar uses the database 127.0.0.1:"), "{error}");
+        assert!(error.contains("/uproar_test_"), "{error}");
+        // Its own database is each one's own.
+        Ground::new(server).await.open().await.close().await;
+        let (room, _) = begin(&store).await;
+        let before = store.heads(&[room]).await.unwrap();
+        store.close().await;
+        let store = ground.open().await;
+        assert_eq!(store.heads(&[room]).await.unwrap(), before, "the epoch too");
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_batch_that_waits_for_the_lock_is_judged_by_what_the_lock_brought() {
+    let server = postgres();
+    runtime().block_on(async {
+        let ground = Ground::new(server).await;
+        let store = ground.open().await;
+        let (room, ann) = begin(&store).await;
+        // Another writer has stored "one" and holds the head.
+        let mut other = ground.shell().await;
+        let mut transaction = other.begin().await.unwrap();
+        let sql = "SELECT at_offset FROM append(ARRAY[$1], ARRAY[$2], ARRAY['one'], ARRAY[0::smallint], ARRAY[NULL::bigint], ARRAY['text'])";
+        let offset: i64 =
+            sqlx::query_scalar(sql).bind(room.0).bind(ann.0).fetch_one(&mut *transaction).await.unwrap();
+        assert_eq!(offset, 2);
+        let waiting = {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                let batch = [message(room, ann, "one", "text"), message(room, ann, "two", "text")];
+                store.append(&batch).await.unwrap()
+            })
+        };
+        let mut shell = ground.shell().await;
+        let deadline = Instant::now() + SOON;
+        loop {
+            let sql = "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            let waiters: i64 = sqlx::query_scalar(sql).fetch_one(&mut shell).await.unwrap();
+            if waiters == 1 {
+                break;
+            }
+            assert!(Instant::now() < deadline);
+            tokio::task::yield_now().await;
+        }
+        transaction.commit().await.unwrap();
+        let outcomes = waiting.await.unwrap();
+        assert!(matches!(outcomes[0], Outcome::Again(stored) if stored.offset == 2), "{outcomes:?}");
+        assert_eq!(new(outcomes[1]).offset, 3);
+        store.close().await;
+    });
+}
+
+#[test]
+fn an_unknown_outcome_is_settled_by_sending_again() {
+    let server = postgres();
+    runtime().block_on(async {
+        let ground = Ground::new(server).await;
+        let store = ground.open().await;
+        let (room, ann) = begin(&store).await;
+        let mut shell = ground.shell().await;
+        for n in 0..10 {
+            // All connections cut, the guard's with them, while batches are under way.
+            let batches: Vec<_> = (0..3)
+                .map(|writer| {
+                    let store = Arc::clone(&store);
+                    tokio::spawn(async move {
+                        let batch = [message(room, ann, &format!("{n} {writer}"), "x")];
+                        append_until_known(&store, &batch).await
+                    })
+                })
+                .collect();
+            run(
+                &mut shell,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            )
+            .await;
+            for batch in batches {
+                assert!(matches!(batch.await.unwrap()[0], Outcome::New(_) | Outcome::Again(_)));
+            }
+        }
+        until_it_answers(&store).await;
+        assert_eq!(World::of(Arc::clone(&store)).log(room).await.len(), 31);
+        store.close().await;
+    });
+}
+
+#[test]
+fn who_lost_the_database_to_another_stops() {
+    let server = postgres();
+    runtime().block_on(async {
+        let ground = Ground::new(server).await;
+        let store = ground.open().await;
+        let (room, ann) = begin(&store).await;
+        // Another process comes in the moment in which the guard is gone.
+        let mut thief = ground.shell().await;
+        let taking = tokio::spawn(async move {
+            sqlx::query("SELECT pg_advisory_lock($1)").bind(0x7570_726f_6172_i64).execute(&mut thief).await.unwrap();
+            thief
+        });
+        let mut shell = ground.shell().await;
+        let deadline = Instant::now() + SOON;
+        loop {
+            let sql = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                WHERE d.datname = current_database() AND l.locktype = 'advisory' AND NOT l.granted";
+            if sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut shell).await.unwrap() == 1 {
+                break;
+            }
+            assert!(Instant::now() < deadline);
+            tokio::task::yield_now().await;
+        }
+        run(
+            &mut shell,
+            "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+             WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.granted",
+        )
+        .await;
+        let thief = taking.await.unwrap();
+        loop {
+            match store.append(&[message(room, ann, "1", "x")]).await {
+                Err(AppendError::Broken(_)) => break,
+                Ok(_) | Err(AppendError::Unknown(_)) => assert!(Instant::now() < deadline),
+                Err(other) => panic!("{other}"),
+            }
+            tokio::task::yield_now().await;
+        }
+        assert!(store.ping().await.is_ok(), "reading harms nobody");
+        drop(thief);
+        assert!(matches!(store.append(&[message(room, ann, "1", "x")]).await, Err(AppendError::Broken(_))), "for good");
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_server_that_crashes_and_comes_back() {
+    runtime().block_on(async {
+        let mut server = match TestPostgres::start().await {
+            Ok(server) => server,
+            Err(why) => panic!("{why}"),
+        };
+        let ground = Ground::new(&server).await;
+        let store = ground.open().await;
+        let (room, ann) = begin(&store).await;
+        if server.kill().is_err() {
+            // It was given to us, and is not ours to stop; what could be tried without is tried above.
+            return store.close().await;
+        }
+        let options = OpenOptions { acquire_timeout: Duration::from_millis(200), ..OpenOptions::default() };
+        let batch = [message(room, ann, "first", "x"), message(room, ann, "second", "x")];
+        assert!(matches!(store.append(&batch).await, Err(AppendError::Unknown(_))));
+        assert!(store.ping().await.is_err());
+        let error = ground.try_open(options).await.err().expect("an error").to_string();
+        assert!(error.contains("can't reach PostgreSQL at 127.0.0.1:"), "{error}");
+        server.restart().await.unwrap();
+        let outcomes = append_until_known(&store, &batch).await;
+        assert!(matches!(outcomes[0], Outcome::Again(stored) if stored.offset == 1), "{outcomes:?}");
+        assert!(matches!(outcomes[1], Outcome::New(stored) if stored.offset == 2), "{outcomes:?}");
+        until_it_answers(&store).await;
+        store.close().await;
+        server.stop().unwrap();
+    });
+}
+
+#[test]
+fn a_database_that_is_not_there() {
+    let server = postgres();
+    runtime().block_on(async {
+        let mut ground = Ground::new(server).await;
+        // Bound, so that nobody else is there; not listening is refusing.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        ground.url = format!("postgres://joe:secret@127.0.0.1:{port}/chat");
+        let error = ground.why().await;
+        assert!(error.contains(&format!("127.0.0.1:{port}/chat")) && error.contains("refused"), "{error}");
+        assert!(!error.contains("secret"), "{error}");
+
+        ground.url = server.url("no_such_database").replace("@", ":secret@");
+        let error = ground.why().await;
+        assert!(error.contains("no_such_database") && error.contains("does not exist"), "{error}");
+        assert!(!error.contains("secret"), "{error}");
+
+        // Someone listens and says nothing.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        ground.url = format!("postgres://joe:secret@127.0.0.1:{}/chat", silent.local_addr().unwrap().port());
+        let options = OpenOptions { open_timeout: Duration::from_millis(200), ..OpenOptions::default() };
+        let error = ground.try_open(options).await.err().expect("an error").to_string();
+        assert!(error.contains("no answer") && !error.contains("secret"), "{error}");
+    });
+}
+
+#[test]
+fn a_newer_schema_is_refused() {
+    let server = postgres();
+    runtime().block_on(async {
+        let ground = Ground::new(server).await;
+        ground.open().await.close().await;
+        let mut shell = ground.shell().await;
+        run(
+            &mut shell,
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES (99, 'later', true, '', 0)",
+        )
+        .await;
+        let error = ground.why().await;
+        assert!(error.contains("schema version 99") && error.contains("newer uproar"), "{error}");
+        run(&mut shell, "DELETE FROM _sqlx_migrations WHERE version = 99").await;
+        // The lock went with who was refused.
+        ground.open().await.close().await;
+    });
+}
+
+#[test]
+fn servers_that_can_not_keep_the_contract() {
+    let server = postgres();
+    runtime().block_on(async {
+        let ground = Ground::new(server).await;
+        let mut shell = server.url("postgres").parse::<PgConnectOptions>().unwrap().connect().await.unwrap();
+        let name = format!("latin_{}", std::process::id());
+        let sql = format!("CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut shell).await.unwrap();
+        let latin = Ground { url: server.url(&name), ..ground };
+        let error = latin.why().await;
+        assert!(error.contains("SQL_ASCII") && error.contains("UTF8"), "{error}");
+    });
+}
+
+#[test]
+fn a_lax_server_is_made_strict() {
+    let server = postgres();
+    runtime().block_on(async {
+        let ground = Ground::new(server).await;
+        let mut shell = ground.shell().await;
+        let database: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&mut shell).await.unwrap();
+        for setting in ["synchronous_commit = off", "default_transaction_isolation = 'serializable'"] {
+            let sql = format!("ALTER DATABASE {database} SET {setting}");
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut shell).await.unwrap();
+        }
+        let store = ground.open().await;
+        let (room, ann) = begin(&store).await;
+        // Seen from inside: what a commit runs under.
+        let mut shell = ground.shell().await;
+        run(
+            &mut shell,
+            "CREATE TABLE seen (setting text);
+             CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+               INSERT INTO seen VALUES (current_setting('synchronous_commit') || ' ' || current_setting('transaction_isolation'));
+               RETURN NEW; END $$;
+             CREATE TRIGGER see AFTER INSERT ON messages FOR EACH ROW EXECUTE FUNCTION see()",
+        )
+        .await;
+        new(store.append(&[message(room, ann, "1", "x")]).await.unwrap()[0]);
+        let world = World::of(Arc::clone(&store));
+        let ben = world.user("Ben").await;
+        store.join("lobby", ben).await.unwrap();
+        store.remove_member("lobby", ben, "ben").await.unwrap();
+        let seen: Vec<String> = sqlx::query_scalar("SELECT setting FROM seen").fetch_all(&mut shell).await.unwrap();
+        assert_eq!(seen, ["on read committed", "on read committed"]);
+        store.close().await;
+    });
+}
+
+#[test]
+fn data_that_the_database_refuses_is_told_apart() {
+    let server = postgres();
+    runtime().block_on(async {
+        let ground = Ground::new(server).await;
+        let store = ground.open().await;
+        let (room, ann) = begin(&store).await;
+        let mut shell = ground.shell().await;
+        run(&mut shell, "ALTER TABLE messages ADD CHECK (body <> 'poison')").await;
+        let batch = [message(room, ann, "1", "good"), message(room, ann, "2", "poison")];
+        assert!(matches!(store.append(&batch).await, Err(AppendError::Data(_))));
+        assert_eq!(World::of(Arc::clone(&store)).log(room).await.len(), 1, "nothing of it was stored");
+        assert!(matches!(store.append(&batch[1..]).await, Err(AppendError::Data(_))));
+        assert_eq!(new(store.append(&batch[..1]).await.unwrap()[0]).offset, 2);
+        // Anything else is not about the data.
+        run(&mut shell, "ALTER TABLE messages RENAME TO elsewhere").await;
+        assert!(matches!(store.append(&batch[..1]).await, Err(AppendError::Unknown(_))));
+        run(&mut shell, "ALTER TABLE elsewhere RENAME TO messages").await;
+        assert!(matches!(append_until_known(&store, &batch[..1]).await[0], Outcome::Again(_)));
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_restored_database_begins_a_new_epoch() {
+    let server = postgres();
+    runtime().block_on(async {
+        let ground = Ground::new(server).await;
+        let store = ground.open().await;
+        let (room, _) = begin(&store).await;
+        let first = store.heads(&[room]).await.unwrap();
+        store.close().await;
+        let mut shell = ground.shell().await;
+        for (n, sql) in [
+            "UPDATE meta SET value = '1' WHERE name = 'system_identifier'",
+            "UPDATE meta SET value = '000000FF' WHERE name = 'timeline'",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            run(&mut shell, sql).await;
+            let store = ground.open().await;
+            let after = store.heads(&[room]).await.unwrap();
+            assert_ne!(after, first);
+            store.close().await;
+            let store = ground.open().await;
+            assert_eq!(store.heads(&[room]).await.unwrap(), after, "once");
+            store.close().await;
+            let generation: String = sqlx::query_scalar("SELECT value FROM meta WHERE name = 'generation'")
+                .fetch_one(&mut shell)
+                .await
+                .unwrap();
+            assert_eq!(generation, (n + 2).to_string());
+        }
+    });
+}
+
+#[test]
+fn a_user_who_owns_the_database_and_nothing_else_is_enough() {
+    let server = postgres();
+    runtime().block_on(async {
+        let ground = Ground::new(server).await;
+        let mut shell = ground.shell().await;
+        let database: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&mut shell).await.unwrap();
+        let role = format!("role_{database}");
+        let sql = format!(
+            "CREATE ROLE {role} LOGIN PASSWORD 'secret'; ALTER DATABASE {database} OWNER TO {role};
+             REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut shell).await.unwrap();
+        let (_, place) = ground.url.split_once('@').unwrap();
+        let theirs = Ground { url: format!("postgres://{role}:secret@{place}"), ..ground };
+        let store = theirs.open().await;
+        begin(&store).await;
+        store.close().await;
+        theirs.open().await.close().await;
+    });
+}
+
+#[test]
+fn what_a_deleted_room_leaves_is_swept_up() {
+    let server = postgres();
+    runtime().block_on(async {
+        let ground = Ground::new(server).await;
+        let store = ground.open().await;
+        let (room, ann) = begin(&store).await;
+        for part in 0..4 {
+            let batch: Vec<_> = (0..400).map(|n| message(room, ann, &format!("{part} {n}"), "x")).collect();
+            store.append(&batch).await.unwrap();
+        }
+        store.append(&[react(room, ann, "r", 1, "👍")]).await.unwrap();
+        let kept = World::of(Arc::clone(&store)).public_room("kept", ann).await.id;
+        store.append(&[message(kept, ann, "1", "x"), react(kept, ann, "r", 1, "👍")]).await.unwrap();
+        store.delete_room("lobby", ann).await.unwrap();
+        let mut shell = ground.shell().await;
+        let deadline = Instant::now() + SOON;
+        loop {
+            let sql = "SELECT (SELECT count(*) FROM rooms), (SELECT count(*) FROM messages),
+                (SELECT count(*) FROM reactions), (SELECT count(*) FROM members), (SELECT count(*) FROM heads)";
+            let left: (i64, i64, i64, i64, i64) = sqlx::query_as(sql).fetch_one(&mut shell).await.unwrap();
+            if left == (1, 2, 1, 1, 1) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "left: {left:?}");
+            tokio::task::yield_now().await;
+        }
+        store.close().await;
+    });
+}

@@ -1,0 +1,315 @@
+//! Many at once. On PostgreSQL the batches of one store commit on several connections, below any lock that keeps other
+//! processes out.
+
+use crate::harness::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use uproar_model::{Kind, Outcome, Refusal};
+use uproar_store::{JoinError, NewRoom, NewUser, RoomError, RoomKind};
+
+pub async fn two_writers_to_one_room(world: World) {
+    let Lobby { room, ann, ben, cleo } = world.lobby().await;
+    let mut writers = JoinSet::new();
+    for (writer, user) in [ann, ben, cleo, ann, ben, cleo].into_iter().enumerate() {
+        let world = world.clone();
+        writers.spawn(async move {
+            let mut stored = Vec::new();
+            for n in 0..40 {
+                // Each batch twice in a row: the second time it is all known.
+                let batch = [0, 1, 2].map(|i| message(room, user, &format!("{writer}-{n}-{i}"), &format!("{writer}")));
+                let first: Vec<_> = world.append(&batch).await.into_iter().map(new).collect();
+                let again: Vec<_> = first.iter().copied().map(Outcome::Again).collect();
+                assert_eq!(world.append(&batch).await, again);
+                assert!(first.windows(2).all(|w| w[1].offset == w[0].offset + 1), "a batch is not torn apart");
+                stored.extend(first);
+            }
+            assert!(stored.windows(2).all(|w| w[0].offset < w[1].offset), "what one sends stays in order");
+            stored
+        });
+    }
+    let stored = writers.join_all().await.concat();
+    let offsets: BTreeSet<_> = stored.iter().map(|s| s.offset).collect();
+    assert_eq!(offsets, (1..=720).collect());
+    assert_eq!(world.log(room).await.len(), 720);
+}
+
+pub async fn batches_over_the_same_rooms_in_other_orders(world: World) {
+    let ann = world.user("Ann").await;
+    let mut rooms = Vec::new();
+    for n in 0..8 {
+        rooms.push(world.public_room(&format!("room {n}"), ann).await.id);
+    }
+    let mut writers = JoinSet::new();
+    for writer in 0..6 {
+        let (world, mut rooms) = (world.clone(), rooms.clone());
+        // Locks taken in the order of the batch would wait for each other in a ring.
+        rooms.rotate_left(writer);
+        if writer % 2 == 1 {
+            rooms.reverse();
+        }
+        writers.spawn(async move {
+            for n in 0..25 {
+                let batch: Vec<_> = rooms.iter().map(|r| message(*r, ann, &format!("{writer}-{n}"), "x")).collect();
+                world.append(&batch).await.into_iter().for_each(|outcome| assert!(new(outcome).offset > 0));
+            }
+        });
+    }
+    writers.join_all().await;
+    for room in rooms {
+        assert_eq!(world.log(room).await.len(), 150);
+    }
+}
+
+pub async fn one_item_from_many_at_once(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    let target = world.say(room, ben, &["target"]).await[0];
+    for n in 0..20 {
+        let mut senders = JoinSet::new();
+        for sender in 0..4 {
+            let world = world.clone();
+            senders.spawn(async move {
+                let text = if sender == 3 { "another" } else { "same" };
+                world.append_one(message(room, ann, &format!("{n}"), text)).await
+            });
+        }
+        let outcomes = senders.join_all().await;
+        let new: Vec<_> = outcomes.iter().filter(|o| matches!(o, Outcome::New(_))).collect();
+        assert_eq!(new.len(), 1, "{outcomes:?}");
+        let refused = outcomes.iter().filter(|o| **o == Outcome::Refused(Refusal::IdReused)).count();
+        assert!(refused == 1 || refused == 3, "either the one or the three are the others: {outcomes:?}");
+    }
+    // The same with a deletion: one does it, the others learn which one.
+    let mut deleters = JoinSet::new();
+    for n in 0..8 {
+        let world = world.clone();
+        let user = if n % 2 == 0 { ann } else { ben };
+        deleters.spawn(async move { world.append_one(delete(room, user, &format!("d{n}"), target)).await });
+    }
+    let outcomes = deleters.join_all().await;
+    let first = outcomes.iter().find_map(|o| match o {
+        Outcome::New(stored) => Some(*stored),
+        _ => None,
+    });
+    let first = first.expect("one that did it");
+    assert_eq!(outcomes.iter().filter(|o| **o == Outcome::Again(first)).count(), 7, "{outcomes:?}");
+}
+
+pub async fn joins_for_the_last_place(world: World) {
+    let ann = world.user("Ann").await;
+    for round in 0..5 {
+        let name = format!("small {round}");
+        world.room(&name, ann, RoomKind::Public, 4).await;
+        let mut comers = JoinSet::new();
+        for n in 0..12 {
+            let (world, name) = (world.clone(), name.clone());
+            comers.spawn(async move {
+                let user = world.user(&format!("user {round} {n}")).await;
+                if n % 2 == 0 {
+                    match world.store.join(&name, user).await {
+                        Ok(_) => true,
+                        Err(RoomError::Full) => false,
+                        Err(other) => panic!("{other}"),
+                    }
+                } else {
+                    match world.store.admit(&[(name, user)]).await.expect("an answer").remove(0) {
+                        Ok(_) => true,
+                        Err(JoinError::Full) => false,
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+            });
+        }
+        let joined = comers.join_all().await.into_iter().filter(|joined| *joined).count();
+        assert_eq!(joined, 3);
+        assert_eq!(world.store.members(&name, ann, None, 100).await.unwrap().len(), 4);
+        assert_eq!(world.store.room(&name, ann).await.unwrap().unwrap().members, 4);
+    }
+}
+
+pub async fn joins_leaves_and_messages(world: World) {
+    let ann = world.user("Ann").await;
+    let rooms = ["one", "two"];
+    let mut ids = Vec::new();
+    for name in rooms {
+        ids.push(world.room(name, ann, RoomKind::Public, 5).await.id);
+    }
+    let mut comers = JoinSet::new();
+    for n in 0..6 {
+        let (world, ids) = (world.clone(), ids.clone());
+        comers.spawn(async move {
+            let name = format!("user{n}");
+            let user = world.user(&name).await;
+            let mut order = [0, 1];
+            if n % 2 == 1 {
+                order.reverse();
+            }
+            for turn in 0..8 {
+                let wanted = order.map(|i| (rooms[i].to_owned(), user));
+                world.store.admit(&wanted).await.expect("an answer");
+                let batch = order.map(|i| message(ids[i], user, &format!("{turn}"), "x"));
+                world.append(&batch).await;
+                for room in rooms {
+                    match world.store.remove_member(room, user, &name).await {
+                        Ok(_) | Err(RoomError::NotMember) => {}
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+            }
+        });
+    }
+    comers.join_all().await;
+    for (name, id) in rooms.into_iter().zip(ids) {
+        let members = world.store.members(name, ann, None, 100).await.unwrap().len();
+        assert_eq!(world.store.room(name, ann).await.unwrap().unwrap().members as usize, members);
+        assert_eq!(members, 1);
+        // Who is in after a removal has sent nothing in between: the log tells who was a member when.
+        let mut left = BTreeMap::new();
+        for publication in world.log(id).await {
+            if publication.kind == Kind::Removed {
+                *left.entry(publication.user.id).or_insert(0) += 1;
+            }
+        }
+        assert!(left.values().all(|count| *count <= 8));
+    }
+}
+
+pub async fn pages_while_writing(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    let writer = {
+        let world = world.clone();
+        tokio::spawn(async move {
+            for n in 0..150 {
+                let at = 1 + 3 * n;
+                let batch = [
+                    message(room, ann, &format!("{n}"), "text"),
+                    edit(room, ann, &format!("e{n}"), at, "text"),
+                    react(room, ben, &format!("r{n}"), at, "👍"),
+                ];
+                world.append(&batch).await.into_iter().for_each(|outcome| assert!(new(outcome).offset > 0));
+            }
+        })
+    };
+    let mut seen = 0;
+    while seen < 450 {
+        let page = world.store.page(room, after(seen)).await.unwrap().unwrap();
+        let offsets: Vec<_> = page.publications.iter().map(|p| p.offset).collect();
+        assert!(offsets.iter().enumerate().all(|(n, offset)| *offset == seen + 1 + n as u64), "{offsets:?}");
+        let last = offsets.last().copied().unwrap_or(seen);
+        assert_eq!(page.more, last < page.head.offset);
+        assert!(last == page.head.offset || offsets.len() == 256, "page and head are of one moment");
+        assert_eq!(page.head.offset % 3, 0, "a batch is seen whole or not at all");
+        assert_eq!(page.head.number, page.head.offset / 3);
+
+        let chats = world.store.chats("lobby", ben, uproar_store::Cursor::Newest, 10).await.unwrap();
+        let newest = chats.messages.last().map_or(0, |m| m.number);
+        assert_eq!(newest, chats.offset / 3, "messages and position are of one moment");
+        assert!(chats.messages.iter().all(|m| m.reactions.len() == 1 && m.edited.is_some()));
+        seen = last;
+        tokio::task::yield_now().await;
+    }
+    writer.await.unwrap();
+}
+
+pub async fn one_name_for_one_room_and_one_user(world: World) {
+    let ann = world.user("Ann").await;
+    for round in 0..5 {
+        let mut creators = JoinSet::new();
+        for n in 0..6 {
+            let world = world.clone();
+            creators.spawn(async move {
+                let name = format!("room {round}");
+                let room = NewRoom { name, title: String::new(), kind: RoomKind::Public, size: 5, owner: ann };
+                let room = match world.store.create_room(room).await {
+                    Ok(_) => true,
+                    Err(RoomError::Taken) => false,
+                    Err(other) => panic!("{other}"),
+                };
+                let key = format!("user {round}");
+                let user = NewUser {
+                    username: key.to_uppercase(),
+                    username_key: key,
+                    email_key: format!("{round} {n}"),
+                    password_hash: "x".into(),
+                };
+                let user = world.store.create_user(user).await.is_ok();
+                let ensured = world.user(&format!("bot {round}")).await;
+                (room, user, ensured)
+            });
+        }
+        let made = creators.join_all().await;
+        assert_eq!(made.iter().filter(|(room, _, _)| *room).count(), 1);
+        assert_eq!(made.iter().filter(|(_, user, _)| *user).count(), 1);
+        assert!(made.iter().all(|(_, _, ensured)| *ensured == made[0].2));
+    }
+}
+
+pub async fn appends_to_a_room_being_deleted(world: World) {
+    for round in 0..5 {
+        let (ann, name) = (world.user("Ann").await, format!("room {round}"));
+        let room = world.public_room(&name, ann).await.id;
+        let mut writers = JoinSet::new();
+        for writer in 0..3 {
+            let world = world.clone();
+            writers.spawn(async move {
+                for n in 0.. {
+                    match world.append_one(message(room, ann, &format!("{writer}-{n}"), "x")).await {
+                        Outcome::New(_) => {}
+                        Outcome::Refused(Refusal::NoRoom) => return n,
+                        other => panic!("{other:?}"),
+                    }
+                }
+                0
+            });
+        }
+        while world.store.heads(&[room]).await.unwrap()[0].as_ref().is_some_and(|head| head.offset < 10) {
+            tokio::task::yield_now().await;
+        }
+        world.store.delete_room(&name, ann).await.unwrap();
+        assert!(writers.join_all().await.into_iter().sum::<i32>() >= 10);
+        assert_eq!(world.store.heads(&[room]).await.unwrap(), [None]);
+    }
+}
+
+/// Cut off at every length of time from nothing to more than it takes.
+const CUTS: u64 = 80;
+const CUT_STEP: Duration = Duration::from_micros(40);
+
+pub async fn given_up_appends(world: World) {
+    let Lobby { room, ann, .. } = world.lobby().await;
+    for n in 0..CUTS {
+        let batch = [0, 1, 2].map(|i| message(room, ann, &format!("{n}-{i}"), &format!("{n}")));
+        let cut = tokio::time::timeout(CUT_STEP * n as u32, world.store.append(&batch)).await;
+        // Whatever became of it, it is there once, whole, and nothing else waits for it.
+        let stored: Vec<_> = world
+            .append(&batch)
+            .await
+            .into_iter()
+            .map(|outcome| match outcome {
+                Outcome::New(stored) | Outcome::Again(stored) => stored.offset,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(stored, [3 * n + 1, 3 * n + 2, 3 * n + 3]);
+        if let Ok(Ok(outcomes)) = cut {
+            assert_eq!(outcomes.into_iter().map(|o| new(o).offset).collect::<Vec<_>>(), stored);
+        }
+    }
+    assert_eq!(world.log(room).await.len() as u64, 3 * CUTS);
+}
+
+pub async fn given_up_joins_and_leaves(world: World) {
+    let Lobby { room, ann, .. } = world.lobby().await;
+    let dora = world.user("Dora").await;
+    for n in 0..CUTS {
+        let _ = tokio::time::timeout(CUT_STEP * n as u32, world.store.join("lobby", dora)).await;
+        assert_eq!(world.store.join("lobby", dora).await.unwrap().members, 4);
+        let _ = tokio::time::timeout(CUT_STEP * n as u32, world.store.remove_member("lobby", dora, "dora")).await;
+        match world.store.remove_member("lobby", dora, "dora").await {
+            Ok(_) | Err(RoomError::NotMember) => {}
+            Err(other) => panic!("{other}"),
+        }
+        assert_eq!(world.store.room("lobby", ann).await.unwrap().unwrap().members, 3);
+        assert_eq!(world.log(room).await.len() as u64, n + 1, "one removal, one publication");
+    }
+}

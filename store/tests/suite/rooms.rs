@@ -1,0 +1,302 @@
+//! Rooms and who is in them.
+
+use crate::harness::*;
+use uproar_model::{Kind, Refusal, UserId};
+use uproar_store::{Cursor, JoinError, NewRoom, Role, RoomError, RoomKind};
+
+pub async fn a_room_and_its_owner(world: World) {
+    let ann = world.user("Ann").await;
+    let wanted =
+        NewRoom { name: "lobby".into(), title: "The Lobby".into(), kind: RoomKind::Public, size: 7, owner: ann };
+    let made = world.store.create_room(wanted).await.unwrap();
+    assert_eq!((made.name.as_str(), made.title.as_str(), made.kind), ("lobby", "The Lobby", RoomKind::Public));
+    assert_eq!((made.size, made.members, made.offset), (7, 1, 0));
+    assert_eq!((made.unread, made.role), (Some(0), Some(Role::Owner)));
+    assert_eq!(world.store.room("lobby", ann).await.unwrap(), Some(made.clone()));
+    assert_eq!(world.store.room("elsewhere", ann).await.unwrap(), None);
+    assert_eq!(world.store.room("lob\0by", ann).await.unwrap(), None);
+
+    let ben = world.user("Ben").await;
+    let seen = world.store.room("lobby", ben).await.unwrap().unwrap();
+    assert_eq!((seen.unread, seen.role, seen.members), (None, None, 1));
+    let other = world.public_room("other", ann).await;
+    assert_ne!(other.id, made.id);
+    assert_ne!(other.epoch, made.epoch);
+}
+
+pub async fn names_are_unique(world: World) {
+    let ann = world.user("Ann").await;
+    world.public_room("lobby", ann).await;
+    let room = |name: &str, owner| NewRoom {
+        name: name.into(),
+        title: String::new(),
+        kind: RoomKind::Private,
+        size: 5,
+        owner,
+    };
+    assert!(matches!(world.store.create_room(room("lobby", ann)).await, Err(RoomError::Taken)));
+    assert!(matches!(world.store.create_room(room("other", UserId(999))).await, Err(RoomError::NoUser)));
+    assert!(matches!(world.store.create_room(room("a\0b", ann)).await, Err(RoomError::Store(_))));
+    // Nothing is left of what failed.
+    world.store.create_room(room("other", ann)).await.unwrap();
+}
+
+pub async fn a_private_room_does_not_exist_outside(world: World) {
+    let (ann, eve) = (world.user("Ann").await, world.user("Eve").await);
+    let room = world.room("secret", ann, RoomKind::Private, 5).await.id;
+    let store = &world.store;
+    assert_eq!(store.room("secret", eve).await.unwrap(), None);
+    assert_eq!(store.rooms(eve, "", None, 10).await.unwrap(), []);
+    assert!(matches!(store.join("secret", eve).await, Err(RoomError::NoRoom)));
+    assert_eq!(store.admit(&[("secret".into(), eve)]).await.unwrap(), [Err(JoinError::NoRoom)]);
+    assert!(matches!(store.chats("secret", eve, Cursor::Newest, 1).await, Err(RoomError::NoRoom)));
+    assert!(matches!(store.members("secret", eve, None, 1).await, Err(RoomError::NoRoom)));
+    assert!(matches!(store.add_member("secret", eve, "eve").await, Err(RoomError::NoRoom)));
+    assert!(matches!(store.remove_member("secret", eve, "eve").await, Err(RoomError::NoRoom)));
+    assert!(matches!(store.remove_member("secret", eve, "ann").await, Err(RoomError::NoRoom)));
+    assert!(matches!(store.delete_room("secret", eve).await, Err(RoomError::NoRoom)));
+    assert_refused(world.append_one(message(room, eve, "1", "x")).await, Refusal::NotMember);
+
+    // From inside it is there, and joining again is no change.
+    store.add_member("secret", ann, "eve").await.unwrap();
+    let seen = store.join("secret", eve).await.unwrap();
+    assert_eq!((seen.members, seen.role), (2, Some(Role::Member)));
+    assert_eq!(store.rooms(eve, "", None, 10).await.unwrap().len(), 1);
+    let admitted = store.admit(&[("secret".into(), eve)]).await.unwrap().remove(0).unwrap();
+    assert!(!admitted.joined);
+}
+
+pub async fn finding_rooms(world: World) {
+    let (ann, ben) = (world.user("Ann").await, world.user("Ben").await);
+    for (name, title) in
+        [("beta", "Übungen"), ("alpha", "100% sure"), ("delta", "under_score"), ("ärger", "back\\slash"), ("gamma", "")]
+    {
+        let room = NewRoom { name: name.into(), title: title.into(), kind: RoomKind::Public, size: 5, owner: ann };
+        world.store.create_room(room).await.unwrap();
+    }
+    world.room("hidden", ann, RoomKind::Private, 5).await;
+    let find = |viewer, query: &'static str, after: Option<&'static str>, limit| {
+        let world = world.clone();
+        async move {
+            let rooms = world.store.rooms(viewer, query, after, limit).await.unwrap();
+            rooms.into_iter().map(|room| room.name).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(find(ben, "", None, 10).await, ["alpha", "beta", "delta", "gamma", "ärger"]);
+    assert_eq!(find(ann, "", None, 10).await, ["alpha", "beta", "delta", "gamma", "hidden", "ärger"]);
+    assert_eq!(find(ben, "", None, 2).await, ["alpha", "beta"]);
+    assert_eq!(find(ben, "", Some("beta"), 2).await, ["delta", "gamma"]);
+    assert_eq!(find(ben, "", Some("ärger"), 2).await, Vec::<String>::new());
+    assert_eq!(find(ben, "LTA", None, 10).await, ["delta"]);
+    assert_eq!(find(ben, "übung", None, 10).await, ["beta"]);
+    assert_eq!(find(ben, "ÜBUNG", None, 10).await, ["beta"]);
+    assert_eq!(find(ben, "Ärger", None, 10).await, ["ärger"]);
+    // What means something to LIKE means itself.
+    assert_eq!(find(ben, "%", None, 10).await, ["alpha"]);
+    assert_eq!(find(ben, "_", None, 10).await, ["delta"]);
+    assert_eq!(find(ben, "\\", None, 10).await, ["ärger"]);
+    assert_eq!(find(ben, "a\0", None, 10).await, Vec::<String>::new());
+    assert_eq!(find(ben, &"x".repeat(5000).leak()[..], None, 10).await, Vec::<String>::new());
+}
+
+pub async fn joining_and_unread(world: World) {
+    let (ann, ben) = (world.user("Ann").await, world.user("Ben").await);
+    let room = world.public_room("lobby", ann).await.id;
+    world.say(room, ann, &["1", "2"]).await;
+    new(world.append_one(react(room, ann, "r", 1, "👍")).await);
+    let joined = world.store.join("lobby", ben).await.unwrap();
+    assert_eq!((joined.members, joined.role, joined.offset), (2, Some(Role::Member), 3));
+    assert_eq!(joined.unread, Some(0), "what was said before is not unread");
+    world.say(room, ann, &["3", "4"]).await;
+    new(world.append_one(react(room, ann, "r2", 1, "👍")).await);
+    let again = world.store.join("lobby", ben).await.unwrap();
+    assert_eq!((again.members, again.unread), (2, Some(2)), "joining again changes nothing; only messages count");
+    let owner = world.store.join("lobby", ann).await.unwrap();
+    assert_eq!((owner.members, owner.role), (2, Some(Role::Owner)));
+    assert!(matches!(world.store.join("nowhere", ben).await, Err(RoomError::NoRoom)));
+    assert!(matches!(world.store.join("lobby", UserId(999)).await, Err(RoomError::NoUser)));
+    assert_eq!(world.store.room("lobby", ben).await.unwrap().unwrap().members, 2);
+}
+
+pub async fn a_full_room(world: World) {
+    let (ann, ben, cleo) = (world.user("Ann").await, world.user("Ben").await, world.user("Cleo").await);
+    world.room("small", ann, RoomKind::Public, 2).await;
+    world.store.join("small", ben).await.unwrap();
+    assert!(matches!(world.store.join("small", cleo).await, Err(RoomError::Full)));
+    assert!(matches!(world.store.add_member("small", ann, "cleo").await, Err(RoomError::Full)));
+    assert_eq!(world.store.admit(&[("small".into(), cleo)]).await.unwrap(), [Err(JoinError::Full)]);
+    // Those inside are not asked for a place.
+    world.store.join("small", ben).await.unwrap();
+    assert_eq!(world.store.add_member("small", ann, "ben").await.unwrap().role, Role::Member);
+    world.store.remove_member("small", ben, "ben").await.unwrap();
+    assert_eq!(world.store.join("small", cleo).await.unwrap().members, 2);
+}
+
+pub async fn admitting_many_at_once(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    world.say(room, ann, &["1", "2"]).await;
+    let dora = world.user("Dora").await;
+    let small = world.room("small", ann, RoomKind::Public, 2).await;
+    let secret = world.room("secret", ann, RoomKind::Private, 9).await;
+    let wanted = [
+        ("lobby", ben),
+        ("nowhere", ben),
+        ("small", ben),
+        ("small", dora),
+        ("small", ben),
+        ("secret", ben),
+        ("secret", ann),
+        ("lobby", UserId(999)),
+        ("lobby", dora),
+        ("lobby", dora),
+        ("lob\0by", dora),
+        ("LOBBY", dora),
+    ];
+    let wanted = wanted.map(|(name, user)| (name.to_owned(), user));
+    let answers = world.store.admit(&wanted).await.unwrap();
+    let answers: Vec<_> = answers.into_iter().map(|a| a.map(|a| (a.room, a.role, a.joined, a.offset))).collect();
+    // Of the two who want the last place, whichever: but one of them, and that one keeps it.
+    let (winner, loser) = if answers[2].is_ok() { (2, 3) } else { (3, 2) };
+    assert!(answers[winner].is_ok_and(|(id, role, joined, offset)| {
+        (id, role, joined, offset) == (small.id, Role::Member, winner == 3 || !answers[4].unwrap().2, 0)
+    }));
+    assert_eq!(answers[loser], Err(JoinError::Full));
+    assert_eq!(answers[4].is_ok(), winner == 2);
+    assert_eq!(answers[0], Ok((room, Role::Member, false, 2)));
+    assert_eq!(answers[1], Err(JoinError::NoRoom));
+    assert_eq!(answers[5], Err(JoinError::NoRoom));
+    assert_eq!(answers[6], Ok((secret.id, Role::Owner, false, 0)));
+    assert_eq!(answers[7], Err(JoinError::NoUser));
+    assert_eq!(answers[8], Ok((room, Role::Member, true, 2)));
+    assert_eq!(answers[9], Ok((room, Role::Member, false, 2)));
+    assert_eq!(answers[10], Err(JoinError::NoRoom));
+    assert_eq!(answers[11], Err(JoinError::NoRoom), "names are looked up as given");
+    assert_eq!(world.store.room("lobby", dora).await.unwrap().unwrap().members, 4);
+    assert_eq!(world.store.room("small", ann).await.unwrap().unwrap().members, 2);
+    assert_eq!(world.store.admit(&[]).await.unwrap(), []);
+
+    // More than one transaction takes.
+    let crowd = world.room("crowd", ann, RoomKind::Public, 250).await;
+    let mut wanted = Vec::new();
+    for n in 0..300 {
+        wanted.push(("crowd".to_owned(), world.user(&format!("user {n}")).await));
+    }
+    let answers = world.store.admit(&wanted).await.unwrap();
+    assert_eq!(answers.iter().filter(|a| a.as_ref().is_ok_and(|a| a.joined && a.epoch == crowd.epoch)).count(), 249);
+    assert_eq!(answers.iter().filter(|a| **a == Err(JoinError::Full)).count(), 51);
+}
+
+pub async fn leaving(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    world.say(room, ann, &["1"]).await;
+    let removal = world.store.remove_member("lobby", ben, "ben").await.unwrap();
+    assert_eq!((removal.room, removal.member), (room, ben));
+    let shown = removal.publication;
+    assert_eq!((shown.offset, shown.number, shown.kind), (2, 1, Kind::Removed));
+    assert_eq!((shown.user.id, &*shown.user.username), (ben, "Ben"));
+    assert_eq!((shown.body.as_deref(), shown.target), (Some(&*ben.to_string()), None));
+    assert!(shown.id.starts_with('~'));
+    assert_eq!(world.log(room).await.last(), Some(&shown), "the log has what is shown");
+    assert_eq!(world.store.room("lobby", ann).await.unwrap().unwrap().members, 2);
+
+    assert!(matches!(world.store.remove_member("lobby", ben, "ben").await, Err(RoomError::NotMember)));
+    assert!(matches!(world.store.remove_member("lobby", ann, "ann").await, Err(RoomError::NotAllowed(_))));
+    assert!(matches!(world.store.remove_member("nowhere", ben, "ben").await, Err(RoomError::NoRoom)));
+    assert_eq!(world.log(room).await.len(), 2, "what was refused left nothing");
+    assert_eq!(new(world.append_one(message(room, ann, "next", "x")).await).offset, 3);
+    // Coming back and leaving again is another event.
+    world.store.join("lobby", ben).await.unwrap();
+    assert_eq!(world.store.remove_member("lobby", ben, "ben").await.unwrap().publication.offset, 4);
+}
+
+pub async fn removing(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    let stranger = world.user("Stranger").await;
+    let store = &world.store;
+    assert!(matches!(store.remove_member("lobby", ben, "cleo").await, Err(RoomError::NotAllowed(_))));
+    assert!(matches!(store.remove_member("lobby", ben, "ann").await, Err(RoomError::NotAllowed(_))));
+    assert!(matches!(store.remove_member("lobby", stranger, "cleo").await, Err(RoomError::NotAllowed(_))));
+    assert!(matches!(store.remove_member("lobby", stranger, "stranger").await, Err(RoomError::NotMember)));
+    assert!(matches!(store.remove_member("lobby", ann, "nobody").await, Err(RoomError::NoUser)));
+    assert!(matches!(store.remove_member("lobby", ann, "no\0body").await, Err(RoomError::NoUser)));
+    assert!(matches!(store.remove_member("lobby", ann, "stranger").await, Err(RoomError::NotMember)));
+    let removal = store.remove_member("lobby", ann, "ben").await.unwrap();
+    assert_eq!((removal.member, removal.publication.user.id), (ben, ann));
+    assert_eq!(removal.publication.body.as_deref(), Some(&*ben.to_string()));
+    assert_refused(world.append_one(message(room, ben, "1", "x")).await, Refusal::NotMember);
+    assert_eq!(store.room("lobby", ann).await.unwrap().unwrap().members, 2);
+    assert_eq!(store.members("lobby", ann, None, 10).await.unwrap().len(), 2);
+}
+
+pub async fn adding(world: World) {
+    let Lobby { ann, ben, .. } = world.lobby().await;
+    let (dora, stranger) = (world.user("Dora").await, world.user("Stranger").await);
+    let store = &world.store;
+    assert!(matches!(store.add_member("lobby", ben, "dora").await, Err(RoomError::NotAllowed(_))));
+    assert!(matches!(store.add_member("lobby", stranger, "dora").await, Err(RoomError::NotAllowed(_))));
+    assert!(matches!(store.add_member("lobby", ann, "nobody").await, Err(RoomError::NoUser)));
+    assert!(matches!(store.add_member("nowhere", ann, "dora").await, Err(RoomError::NoRoom)));
+    let entry = store.add_member("lobby", ann, "dora").await.unwrap();
+    assert_eq!((entry.user.id, &*entry.user.username, entry.role), (dora, "Dora", Role::Member));
+    assert_eq!(store.add_member("lobby", ann, "dora").await.unwrap(), entry, "again: no change");
+    assert_eq!(store.add_member("lobby", ann, "ann").await.unwrap().role, Role::Owner);
+    assert_eq!(store.room("lobby", ann).await.unwrap().unwrap().members, 4);
+}
+
+pub async fn listing_members(world: World) {
+    let Lobby { ann, ben, cleo, .. } = world.lobby().await;
+    let stranger = world.user("Stranger").await;
+    let list = |after, limit| {
+        let world = world.clone();
+        async move {
+            let members = world.store.members("lobby", ben, after, limit).await.unwrap();
+            members.into_iter().map(|member| (member.user.id, member.role)).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(list(None, 10).await, [(ann, Role::Owner), (ben, Role::Member), (cleo, Role::Member)]);
+    assert_eq!(list(None, 2).await, [(ann, Role::Owner), (ben, Role::Member)]);
+    assert_eq!(list(Some(ben), 2).await, [(cleo, Role::Member)]);
+    assert_eq!(list(Some(cleo), 2).await, []);
+    let members = world.store.members("lobby", ann, None, 10).await.unwrap();
+    assert_eq!(&*members[2].user.username, "Cleo");
+    assert!(members[2].joined_at >= members[0].joined_at && members[0].joined_at > 1_600_000_000_000);
+    assert!(matches!(world.store.members("lobby", stranger, None, 1).await, Err(RoomError::NotMember)));
+    assert!(matches!(world.store.members("nowhere", ann, None, 1).await, Err(RoomError::NoRoom)));
+}
+
+pub async fn a_deleted_room_is_gone_and_its_name_is_free(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    let before = world.store.room("lobby", ann).await.unwrap().unwrap();
+    world.append(&[message(room, ann, "1", "old"), react(room, ben, "2", 1, "👍")]).await;
+    assert_eq!(world.store.delete_room("lobby", ann).await.unwrap(), room);
+
+    assert_eq!(world.store.room("lobby", ann).await.unwrap(), None);
+    assert_eq!(world.store.rooms(ann, "", None, 10).await.unwrap(), []);
+    assert_eq!(world.store.heads(&[room]).await.unwrap(), [None]);
+    assert_eq!(world.store.page(room, after(0)).await.unwrap(), None);
+    assert_eq!(world.store.admit(&[("lobby".into(), ann)]).await.unwrap(), [Err(JoinError::NoRoom)]);
+    assert!(matches!(world.store.chats("lobby", ann, Cursor::Newest, 1).await, Err(RoomError::NoRoom)));
+    assert!(matches!(world.store.remove_member("lobby", ben, "ben").await, Err(RoomError::NoRoom)));
+    assert!(matches!(world.store.delete_room("lobby", ann).await, Err(RoomError::NoRoom)));
+    // Not even what was stored there is known.
+    assert_refused(world.append_one(message(room, ann, "1", "old")).await, Refusal::NoRoom);
+
+    let again = world.public_room("lobby", ben).await;
+    assert_ne!(again.id, room);
+    assert_ne!(again.epoch, before.epoch);
+    assert_eq!((again.members, again.offset, again.role), (1, 0, Some(Role::Owner)));
+    assert_eq!(world.log(again.id).await, []);
+    assert_eq!(world.store.room("lobby", ann).await.unwrap().unwrap().role, None);
+    new(world.append_one(message(again.id, ben, "1", "new")).await);
+    assert_refused(world.append_one(message(room, ben, "1", "old")).await, Refusal::NoRoom);
+}
+
+pub async fn only_the_owner_deletes(world: World) {
+    let Lobby { ann, ben, .. } = world.lobby().await;
+    let stranger = world.user("Stranger").await;
+    for other in [ben, stranger] {
+        assert!(matches!(world.store.delete_room("lobby", other).await, Err(RoomError::NotAllowed(_))));
+    }
+    assert!(matches!(world.store.delete_room("nowhere", ann).await, Err(RoomError::NoRoom)));
+    assert_eq!(world.store.room("lobby", ben).await.unwrap().unwrap().members, 3);
+}

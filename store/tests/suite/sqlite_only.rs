@@ -1,0 +1,347 @@
+//! The file: whose it is, where it is, what becomes of it.
+
+use crate::harness::*;
+use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use uproar_model::{Epoch, Outcome, RoomId, UserId};
+use uproar_store::{AppendError, DataFolder, DatabaseUrl, OpenError, OpenOptions, Store, open};
+
+fn folder(place: &TempDir) -> DataFolder {
+    DataFolder::open(place.path().join("data")).unwrap()
+}
+
+async fn open_in(folder: &DataFolder) -> Result<Arc<dyn Store>, OpenError> {
+    open(&DatabaseUrl::Sqlite(folder.database_path()), folder, OpenOptions::default()).await
+}
+
+async fn shell(path: &Path) -> SqliteConnection {
+    SqliteConnectOptions::new().filename(path).connect().await.unwrap()
+}
+
+async fn why(url: &DatabaseUrl, folder: &DataFolder) -> String {
+    let error = open(url, folder, OpenOptions::default()).await.err().expect("an error").to_string();
+    assert!(!error.contains('\n'), "{error}");
+    error
+}
+
+async fn run(connection: &mut SqliteConnection, sql: &'static str) {
+    sqlx::raw_sql(sql).execute(connection).await.unwrap();
+}
+
+/// A room with one message.
+async fn begin(store: &Arc<dyn Store>) -> (RoomId, UserId, Epoch) {
+    let world = World::of(Arc::clone(store));
+    let ann = world.user("Ann").await;
+    let room = world.public_room("lobby", ann).await;
+    new(world.append_one(message(room.id, ann, "first", "x")).await);
+    (room.id, ann, room.epoch)
+}
+
+async fn epoch(store: &Arc<dyn Store>, room: RoomId) -> Epoch {
+    store.heads(&[room]).await.unwrap().remove(0).unwrap().epoch
+}
+
+#[test]
+fn what_is_stored_is_there_after_a_restart() {
+    runtime().block_on(async {
+        let place = TempDir::new().unwrap();
+        let folder = folder(&place);
+        let store = open_in(&folder).await.unwrap();
+        let (room, ann, before) = begin(&store).await;
+        let log = World::of(Arc::clone(&store)).log(room).await;
+        store.close().await;
+        let store = open_in(&folder).await.unwrap();
+        assert_eq!(World::of(Arc::clone(&store)).log(room).await, log);
+        assert_eq!(epoch(&store, room).await, before);
+        assert!(matches!(store.append(&[message(room, ann, "first", "x")]).await.unwrap()[0], Outcome::Again(_)));
+        // Not closed, as after kill -9: the files are as they are.
+        drop(store);
+        let store = open_in(&folder).await.unwrap();
+        assert_eq!(epoch(&store, room).await, before);
+        store.close().await;
+    });
+}
+
+#[test]
+fn files_are_for_their_owner_only() {
+    runtime().block_on(async {
+        let place = TempDir::new().unwrap();
+        let folder = folder(&place);
+        let store = open_in(&folder).await.unwrap();
+        begin(&store).await;
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder.path()).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.file_name());
+            names.push(entry.file_name().into_string().unwrap());
+        }
+        names.sort();
+        assert_eq!(names, ["incarnation", "uproar.db", "uproar.db-shm", "uproar.db-wal", "uproar.lock"]);
+        store.close().await;
+    });
+}
+
+#[test]
+fn the_settings_that_durability_needs() {
+    runtime().block_on(async {
+        let place = TempDir::new().unwrap();
+        let folder = folder(&place);
+        let store = open_in(&folder).await.unwrap();
+        begin(&store).await;
+        let mut shell = shell(&folder.database_path()).await;
+        let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut shell).await.unwrap();
+        assert_eq!(mode, "wal");
+        for table in ["members", "messages", "reactions", "meta"] {
+            let sql: String = sqlx::query_scalar("SELECT sql FROM sqlite_schema WHERE name = $1")
+                .bind(table)
+                .fetch_one(&mut shell)
+                .await
+                .unwrap();
+            assert!(sql.ends_with("WITHOUT ROWID"), "{sql}");
+        }
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_restored_backup_begins_a_new_epoch() {
+    runtime().block_on(async {
+        let place = TempDir::new().unwrap();
+        let folder = folder(&place);
+        let (file, backup) = (folder.database_path(), place.path().join("backup"));
+        let store = open_in(&folder).await.unwrap();
+        let (room, ann, first) = begin(&store).await;
+        store.close().await;
+        fs::copy(&file, &backup).unwrap();
+
+        let store = open_in(&folder).await.unwrap();
+        assert_eq!(epoch(&store, room).await, first, "a copy alone changes nothing");
+        store.append(&[message(room, ann, "lost", "x")]).await.unwrap();
+        store.close().await;
+        fs::copy(&backup, &file).unwrap();
+
+        let store = open_in(&folder).await.unwrap();
+        let second = epoch(&store, room).await;
+        assert_ne!(second, first);
+        assert_eq!(World::of(Arc::clone(&store)).log(room).await.len(), 1);
+        store.append(&[message(room, ann, "another", "x")]).await.unwrap();
+        store.close().await;
+        let store = open_in(&folder).await.unwrap();
+        assert_eq!(epoch(&store, room).await, second, "once");
+        store.close().await;
+
+        // Put back a second time: not an epoch that was there before.
+        fs::copy(&backup, &file).unwrap();
+        let store = open_in(&folder).await.unwrap();
+        let third = epoch(&store, room).await;
+        assert_ne!(third, first);
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_copy_made_while_the_server_ran_is_noticed_too() {
+    runtime().block_on(async {
+        let place = TempDir::new().unwrap();
+        let folder = folder(&place);
+        let (file, backup) = (folder.database_path(), place.path().join("backup"));
+        let store = open_in(&folder).await.unwrap();
+        let (room, ann, first) = begin(&store).await;
+        let mut shell = shell(&file).await;
+        sqlx::query("VACUUM INTO $1").bind(backup.to_str().unwrap()).execute(&mut shell).await.unwrap();
+        shell.close().await.unwrap();
+        store.append(&[message(room, ann, "lost", "x")]).await.unwrap();
+        store.close().await;
+        fs::copy(&backup, &file).unwrap();
+        let store = open_in(&folder).await.unwrap();
+        assert_ne!(epoch(&store, room).await, first);
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_database_that_moved_to_another_folder_begins_a_new_epoch() {
+    runtime().block_on(async {
+        let place = TempDir::new().unwrap();
+        let folder = folder(&place);
+        let store = open_in(&folder).await.unwrap();
+        let (room, _, first) = begin(&store).await;
+        store.close().await;
+        let other = DataFolder::open(place.path().join("other")).unwrap();
+        fs::copy(folder.database_path(), other.database_path()).unwrap();
+        let store = open_in(&other).await.unwrap();
+        assert_ne!(epoch(&store, room).await, first);
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_file_outside_of_the_folder_has_a_lock_of_its_own() {
+    runtime().block_on(async {
+        let place = TempDir::new().unwrap();
+        let one = DataFolder::open(place.path().join("one")).unwrap();
+        let two = DataFolder::open(place.path().join("two")).unwrap();
+        let file = place.path().join("shared.db");
+        let url = DatabaseUrl::Sqlite(file.clone());
+        let store = open(&url, &one, OpenOptions::default()).await.unwrap();
+        assert!(place.path().join("shared.db.lock").exists());
+        let error = why(&url, &two).await;
+        assert!(error.contains("another uproar"), "{error}");
+        // Nor by another name, and not from a folder into which it is linked.
+        std::os::unix::fs::symlink(&file, two.database_path()).unwrap();
+        let error = why(&DatabaseUrl::Sqlite(two.database_path()), &two).await;
+        assert!(error.contains("another uproar"), "{error}");
+        store.close().await;
+        drop(store);
+        open(&url, &two, OpenOptions::default()).await.unwrap().close().await;
+    });
+}
+
+#[test]
+fn files_that_are_not_ours() {
+    runtime().block_on(async {
+        let place = TempDir::new().unwrap();
+        let folder = folder(&place);
+        let path = |name: &str| place.path().join(name);
+        fs::write(
+            path("text"),
+            "no database, but a text of more than a hundred bytes, so that it has a header's length. Or so it looks.",
+        )
+        .unwrap();
+        fs::write(path("short"), "x").unwrap();
+        let mut other =
+            SqliteConnectOptions::new().filename(path("other")).create_if_missing(true).connect().await.unwrap();
+        run(&mut other, "CREATE TABLE rooms (id)").await;
+        other.close().await.unwrap();
+        for name in ["text", "short", "other"] {
+            let before = fs::read(path(name)).unwrap();
+            let error = why(&DatabaseUrl::Sqlite(path(name)), &folder).await;
+            assert!(error.contains("not a database of uproar") && error.contains(name), "{error}");
+            assert_eq!(fs::read(path(name)).unwrap(), before, "left as it was");
+        }
+        let error = why(&DatabaseUrl::Sqlite(path("nowhere/uproar.db")), &folder).await;
+        assert!(error.contains("nowhere/uproar.db") && error.contains("No such file"), "{error}");
+        let error = why(&DatabaseUrl::Sqlite(place.path().to_owned()), &folder).await;
+        assert!(error.contains("directory"), "{error}");
+    });
+}
+
+#[test]
+fn a_newer_schema_is_refused() {
+    runtime().block_on(async {
+        let place = TempDir::new().unwrap();
+        let folder = folder(&place);
+        open_in(&folder).await.unwrap().close().await;
+        let mut shell = shell(&folder.database_path()).await;
+        run(
+            &mut shell,
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES (99, 'later', 1, x'00', 0)",
+        )
+        .await;
+        shell.close().await.unwrap();
+        let error = why(&DatabaseUrl::Sqlite(folder.database_path()), &folder).await;
+        assert!(error.contains("schema version 99") && error.contains("newer uproar"), "{error}");
+    });
+}
+
+#[test]
+fn a_schema_of_another_build_is_refused() {
+    runtime().block_on(async {
+        let place = TempDir::new().unwrap();
+        let folder = folder(&place);
+        open_in(&folder).await.unwrap().close().await;
+        let mut shell = shell(&folder.database_path()).await;
+        run(&mut shell, "UPDATE _sqlx_migrations SET checksum = x'00'").await;
+        shell.close().await.unwrap();
+        let error = why(&DatabaseUrl::Sqlite(folder.database_path()), &folder).await;
+        assert!(error.contains("another build"), "{error}");
+    });
+}
+
+#[test]
+fn another_program_that_writes_delays_but_does_not_fail_for_good() {
+    runtime().block_on(async {
+        let place = TempDir::new().unwrap();
+        let folder = folder(&place);
+        let store = open_in(&folder).await.unwrap();
+        let (room, ann, _) = begin(&store).await;
+        let mut shell = shell(&folder.database_path()).await;
+        run(&mut shell, "BEGIN IMMEDIATE").await;
+        let batch = [message(room, ann, "second", "x")];
+        assert!(matches!(store.append(&batch).await, Err(AppendError::Unknown(_))));
+        // Reads go on, and letting in those who are in already is one.
+        assert_eq!(World::of(Arc::clone(&store)).log(room).await.len(), 1);
+        assert!(store.admit(&[("lobby".to_owned(), ann)]).await.unwrap()[0].is_ok());
+        run(&mut shell, "ROLLBACK").await;
+        new(store.append(&batch).await.unwrap()[0]);
+        store.close().await;
+    });
+}
+
+#[test]
+fn data_that_the_database_refuses_is_told_apart() {
+    runtime().block_on(async {
+        let place = TempDir::new().unwrap();
+        let folder = folder(&place);
+        let store = open_in(&folder).await.unwrap();
+        let (room, ann, _) = begin(&store).await;
+        let mut shell = shell(&folder.database_path()).await;
+        run(
+            &mut shell,
+            "CREATE TRIGGER poison BEFORE INSERT ON messages WHEN NEW.body = 'poison'
+             BEGIN SELECT raise(ABORT, 'poison'); END",
+        )
+        .await;
+        let batch = [message(room, ann, "1", "good"), message(room, ann, "2", "poison")];
+        assert!(matches!(store.append(&batch).await, Err(AppendError::Data(_))));
+        assert_eq!(World::of(Arc::clone(&store)).log(room).await.len(), 1, "nothing of it was stored");
+        assert!(matches!(store.append(&batch[1..]).await, Err(AppendError::Data(_))));
+        assert_eq!(new(store.append(&batch[..1]).await.unwrap()[0]).offset, 2);
+        shell.close().await.unwrap();
+        store.close().await;
+    });
+}
+
+#[test]
+fn what_a_deleted_room_leaves_is_swept_up() {
+    runtime().block_on(async {
+        let place = TempDir::new().unwrap();
+        let folder = folder(&place);
+        let store = open_in(&folder).await.unwrap();
+        let (room, ann, _) = begin(&store).await;
+        let batch: Vec<_> = (0..400).map(|n| message(room, ann, &format!("{n}"), "x")).collect();
+        for part in 0..6 {
+            let batch: Vec<_> = batch.iter().map(|i| message(room, ann, &format!("{part} {}", i.id), "x")).collect();
+            store.append(&batch).await.unwrap();
+        }
+        store.append(&[react(room, ann, "r", 1, "👍")]).await.unwrap();
+        let kept = World::of(Arc::clone(&store)).public_room("kept", ann).await.id;
+        store.append(&[message(kept, ann, "1", "x"), react(kept, ann, "r", 1, "👍")]).await.unwrap();
+        store.delete_room("lobby", ann).await.unwrap();
+        // As if the process had ended in the middle of it; the next one goes on.
+        store.close().await;
+        let store = open_in(&folder).await.unwrap();
+        let mut shell = shell(&folder.database_path()).await;
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        loop {
+            let sql = "SELECT (SELECT count(*) FROM rooms), (SELECT count(*) FROM messages),
+                (SELECT count(*) FROM reactions), (SELECT count(*) FROM members), (SELECT count(*) FROM heads)";
+            let left: (i64, i64, i64, i64, i64) = sqlx::query_as(sql).fetch_one(&mut shell).await.unwrap();
+            if left == (1, 2, 1, 1, 1) {
+                break;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "left: {left:?}");
+            tokio::task::yield_now().await;
+        }
+        // The newest id is not given out again.
+        let again = World::of(Arc::clone(&store)).public_room("lobby", ann).await.id;
+        assert!(again > kept && again != room);
+        store.close().await;
+    });
+}

@@ -1,0 +1,93 @@
+//! Accounts and tokens.
+
+use crate::harness::*;
+use uproar_model::UserId;
+use uproar_store::{CreateUserError, Login, NewUser};
+
+fn alice() -> NewUser {
+    NewUser {
+        username: "Alice".into(),
+        username_key: "alice".into(),
+        email_key: "alice@example.org".into(),
+        password_hash: "$argon2id$first".into(),
+    }
+}
+
+pub async fn accounts(world: World) {
+    let made = world.store.create_user(alice()).await.unwrap();
+    assert_eq!((&*made.username, made.email.as_deref(), made.has_password), ("Alice", Some("alice@example.org"), true));
+    assert_eq!((made.token_generation, made.revoked_at), (0, None));
+    assert_eq!(world.store.account(made.id).await.unwrap(), Some(made.clone()));
+    assert_eq!(world.store.account(UserId(999)).await.unwrap(), None);
+    for login in [Login::UsernameKey("alice"), Login::EmailKey("alice@example.org")] {
+        let (account, hash) = world.store.login(login).await.unwrap().unwrap();
+        assert_eq!((account, hash.as_deref()), (made.clone(), Some("$argon2id$first")));
+    }
+    for login in [
+        Login::UsernameKey("Alice"),
+        Login::UsernameKey("alice@example.org"),
+        Login::EmailKey("alice"),
+        Login::UsernameKey("ali\0ce"),
+    ] {
+        assert_eq!(world.store.login(login).await.unwrap(), None);
+    }
+}
+
+pub async fn taken_names(world: World) {
+    world.store.create_user(alice()).await.unwrap();
+    let same_name = NewUser { username: "ALICE".into(), email_key: "other@example.org".into(), ..alice() };
+    assert!(matches!(world.store.create_user(same_name).await, Err(CreateUserError::UsernameTaken)));
+    let same_email = NewUser { username: "Bob".into(), username_key: "bob".into(), ..alice() };
+    assert!(matches!(world.store.create_user(same_email).await, Err(CreateUserError::EmailTaken)));
+    assert!(matches!(world.store.create_user(alice()).await, Err(CreateUserError::UsernameTaken)));
+    let nul =
+        NewUser { username: "No\0body".into(), username_key: "nobody".into(), email_key: "x@y".into(), ..alice() };
+    assert!(matches!(world.store.create_user(nul).await, Err(CreateUserError::Store(_))));
+}
+
+pub async fn ensured_users(world: World) {
+    let made = world.store.ensure_user("Bot", "bot").await.unwrap();
+    assert_eq!((&*made.username, made.email.as_deref(), made.has_password), ("Bot", None, false));
+    assert_eq!(world.store.ensure_user("BOT", "bot").await.unwrap(), made, "the name stays as it was first");
+    let (account, hash) = world.store.login(Login::UsernameKey("bot")).await.unwrap().unwrap();
+    assert_eq!((account, hash), (made.clone(), None));
+    assert_ne!(world.store.ensure_user("Other", "other").await.unwrap().id, made.id, "none without e-mail is the same");
+    let created = world.store.create_user(alice()).await.unwrap();
+    assert_eq!(world.store.ensure_user("alice", "alice").await.unwrap(), created);
+}
+
+pub async fn passwords(world: World) {
+    let id = world.store.create_user(alice()).await.unwrap().id;
+    let hash = || async { world.store.login(Login::UsernameKey("alice")).await.unwrap().unwrap().1 };
+    assert_eq!(world.store.set_password(id, Some("$argon2id$other"), "$new").await.unwrap(), None);
+    assert_eq!(world.store.set_password(id, Some("\0"), "$new").await.unwrap(), None);
+    assert_eq!(hash().await.as_deref(), Some("$argon2id$first"));
+    let revocation = world.store.set_password(id, Some("$argon2id$first"), "$second").await.unwrap().unwrap();
+    assert_eq!((revocation.user, revocation.generation), (id, 1));
+    assert_eq!(hash().await.as_deref(), Some("$second"));
+    assert_eq!(world.store.set_password(id, None, "$third").await.unwrap().unwrap().generation, 2);
+    assert_eq!(hash().await.as_deref(), Some("$third"));
+    assert_eq!(world.store.set_password(UserId(999), None, "$x").await.unwrap(), None);
+    let bot = world.user("Bot").await;
+    assert_eq!(world.store.set_password(bot, Some("$x"), "$y").await.unwrap(), None, "no password is none to know");
+    assert!(world.store.set_password(bot, None, "$y").await.unwrap().is_some());
+    assert!(world.store.account(bot).await.unwrap().unwrap().has_password);
+}
+
+pub async fn revocations(world: World) {
+    let (ann, ben) = (world.user("Ann").await, world.user("Ben").await);
+    assert_eq!(world.store.revoked_since(0).await.unwrap(), []);
+    assert_eq!(world.store.revoke_tokens(UserId(999)).await.unwrap(), None);
+    let first = world.store.revoke_tokens(ann).await.unwrap().unwrap();
+    assert_eq!((first.user, first.generation), (ann, 1));
+    let account = world.store.account(ann).await.unwrap().unwrap();
+    assert_eq!((account.token_generation, account.revoked_at), (1, Some(first.at)));
+    let second = world.store.revoke_tokens(ben).await.unwrap().unwrap();
+    assert_eq!(world.store.revoked_since(first.at).await.unwrap(), [first, second]);
+    assert!(world.store.revoked_since(second.at).await.unwrap().contains(&second), "the very millisecond counts");
+    assert_eq!(world.store.revoked_since(second.at + 1).await.unwrap(), []);
+    assert_eq!(world.store.revoked_since(u64::MAX).await.unwrap(), []);
+    let third = world.store.revoke_tokens(ann).await.unwrap().unwrap();
+    assert_eq!(third.generation, 2);
+    assert!(world.store.revoked_since(first.at).await.unwrap().contains(&third));
+}
