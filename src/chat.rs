@@ -1,7 +1,7 @@
 //! How the HTTP service reaches the shards: one endpoint of the mesh, run by one task.
 
-use crate::core::mesh::{Append, Caller, Channel, Endpoint, Message};
 use crate::core::home_shard;
+use crate::core::mesh::{Append, Caller, Channel, Endpoint, Message};
 use crate::driver::{self, Adopted, Remote};
 use crate::lanes::LaneFigures;
 use crate::limits::Limits;

@@ -36,7 +36,14 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 pub struct Options {
     /// Address and port to listen on; may be given more than once. Port 0 takes a free one
-    #[arg(long, global = true, value_name = "ADDRESS:PORT", env = "UPROAR_LISTEN", value_delimiter = ',', default_value = "127.0.0.1:8080")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "ADDRESS:PORT",
+        env = "UPROAR_LISTEN",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:8080"
+    )]
     pub listen: Vec<String>,
 
     /// Folder for the signing key, the SQLite database and the lock file; made when it is missing

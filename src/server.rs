@@ -322,4 +322,3 @@ pub fn mint_token(key: &Path, user: &str, lifetime: u64) -> Result<String> {
     let tokens = Tokens::read_key_file(key)?;
     Ok(tokens.mint(user, driver::now().unix_ms / 1000, lifetime))
 }
-

@@ -70,6 +70,12 @@ impl Connection {
         self.outbound.push(bytes, charge);
     }
 
+    /// As `enqueue`, for the answer to the upgrade and what goes out with it.
+    pub fn enqueue_response(&mut self, now_ms: u64, bytes: Bytes, charge: Rc<Charge>) {
+        self.progress_ms = now_ms;
+        self.outbound.push_response(bytes, charge);
+    }
+
     /// As `enqueue`, for the one frame that passes what waits.
     pub fn pong(&mut self, now_ms: u64, frame: Bytes, charge: Rc<Charge>) {
         if self.outbound.is_empty() {

@@ -65,7 +65,7 @@ impl Shard {
             let ping_ms = self.connections[slot as usize].ping_ms;
             self.remind(slot, ping_ms);
             if !answered {
-                self.push(now, slot, upgrade::switching_protocols(&request, None), host);
+                self.respond(now, slot, upgrade::switching_protocols(&request, None), host);
             }
             host.wake(slot);
             return;
@@ -346,6 +346,13 @@ impl Shard {
         }
     }
 
+    /// Puts the first thing that a connection is sent into its queue.
+    fn respond(&mut self, now: Now, slot: u32, bytes: Bytes, host: &mut impl Host) {
+        let charge = super::outbound::Charge::new(&self.outbound_bytes, bytes.len() as u64);
+        self.connections[slot as usize].enqueue_response(now.ms, bytes, charge);
+        self.written_to(now, slot, host);
+    }
+
     /// Answers 101, says where the connection stands, and subscribes it: from here on it is in the channel.
     fn open(
         &mut self,
@@ -399,7 +406,9 @@ impl Shard {
         if format != Format::Raw {
             frame::push_text(&mut first, &joined);
         }
-        self.push(now, slot, Bytes::from(first), host);
+        if !first.is_empty() {
+            self.respond(now, slot, Bytes::from(first), host);
+        }
         self.remind(slot, ping_ms.min(expires_ms));
         // Reading begins.
         host.wake(slot);

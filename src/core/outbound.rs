@@ -50,6 +50,8 @@ pub struct Outbound {
     in_flight: usize,
     /// The latest pong not yet in the queue.
     pong: Option<Chunk>,
+    /// The first chunk is the answer to the upgrade, before which there is no WebSocket.
+    front_is_response: bool,
 }
 
 impl Outbound {
@@ -57,6 +59,13 @@ impl Outbound {
     pub fn push(&mut self, bytes: Bytes, charge: Rc<Charge>) {
         self.bytes += charge.bytes;
         self.chunks.push_back(Chunk { bytes, charge });
+    }
+
+    /// Appends the answer to the upgrade: the first thing in the queue, and nothing passes it.
+    pub fn push_response(&mut self, bytes: Bytes, charge: Rc<Charge>) {
+        debug_assert!(self.chunks.is_empty());
+        self.front_is_response = true;
+        self.push(bytes, charge);
     }
 
     /// A pong: goes out before all that waits. A newer one takes the place of one that has not gone out.
@@ -67,7 +76,7 @@ impl Outbound {
     /// Drops all behind what is being sent and appends the last thing that this connection is told.
     pub fn finish(&mut self, last: Bytes, charge: Rc<Charge>) {
         self.pong = None;
-        self.chunks.truncate(self.in_flight.max(usize::from(self.front_sent > 0)));
+        self.chunks.truncate(self.in_flight.max(self.untouchable()));
         self.bytes = self.chunks.iter().map(|c| c.charge.bytes).sum();
         self.push(last, charge);
     }
@@ -77,11 +86,16 @@ impl Outbound {
         *self = Outbound::default();
     }
 
+    /// How many chunks at the front stay where they are, whatever passes the rest.
+    fn untouchable(&self) -> usize {
+        usize::from(self.front_sent > 0 || self.front_is_response)
+    }
+
     /// The next slices of one send, appended to `slices`.
     pub fn next(&mut self, slices: &mut Vec<Bytes>) {
         if let Some(pong) = self.pong.take() {
             self.bytes += pong.charge.bytes;
-            self.chunks.insert(usize::from(self.front_sent > 0), pong);
+            self.chunks.insert(self.untouchable(), pong);
         }
         let mut bytes = 0;
         self.in_flight = 0;
@@ -107,6 +121,7 @@ impl Outbound {
             }
             bytes -= left;
             self.front_sent = 0;
+            self.front_is_response = false;
             self.bytes -= front.charge.bytes;
             self.chunks.pop_front();
         }
@@ -166,6 +181,19 @@ mod tests {
         out.pong(Bytes::from_static(b"2"), Charge::new(&total, 1));
         out.sent(1);
         assert_eq!(pull(&mut out), b"bc2def");
+    }
+
+    #[test]
+    fn nothing_passes_or_takes_away_the_answer_to_the_upgrade() {
+        let total = Rc::new(Cell::new(0));
+        let mut out = Outbound::default();
+        out.push_response(Bytes::from_static(b"101"), Charge::new(&total, 3));
+        out.pong(Bytes::from_static(b"p"), Charge::new(&total, 1));
+        push(&mut out, &total, b"abc");
+        assert_eq!(pull(&mut out), b"101pabc");
+        out.sent(0);
+        out.finish(Bytes::from_static(b"bye"), Charge::new(&total, 3));
+        assert_eq!(pull(&mut out), b"101bye");
     }
 
     #[test]

@@ -4,9 +4,9 @@ mod reader;
 
 pub use reader::run_reader;
 
+use crate::core::home_shard;
 use crate::core::lane::{BatchResult, Lane, LaneAnswer};
 use crate::core::mesh::{Channel, Endpoint, Message};
-use crate::core::home_shard;
 use crate::driver;
 use crate::mesh::Port;
 use std::sync::Arc;
