@@ -146,6 +146,7 @@ pub struct World {
     store_down_until_ms: u64,
     /// (room, user, offset of the removal), in the order of their commits.
     removals: Vec<(usize, i64, Offset)>,
+    looks_at_heads: bool,
     are_faults_over: bool,
     is_stopping: bool,
     tally: Tally,
@@ -156,6 +157,8 @@ impl World {
         let mut random = Random::new(seed);
         let shards = 1 + random.index(4);
         let lanes = 1 + random.index(2);
+        // Without that, a publication that is not shown at once is not shown at all.
+        let looks_at_heads = random.one_in(2);
         let small = |random: &mut Random, of: &[u64]| random.pick(of);
         let limits = Limits {
             mesh_calls_limit: small(&mut random, &[1, 2, 3, 8, 64]),
@@ -171,7 +174,7 @@ impl World {
             page_limit_bytes: small(&mut random, &[200, 400, 100_000]),
             held_limit_publications: small(&mut random, &[1, 4, 4096]),
             room_idle_ms: small(&mut random, &[0, 50, 60_000]),
-            ping_interval_ms: 2_000,
+            ping_interval_ms: if looks_at_heads { 2_000 } else { 600_000 },
             pong_timeout_ms: 1_500,
             append_deadline_ms: 400,
             gap_deadline_ms: 700,
@@ -227,11 +230,10 @@ impl World {
             queue(Endpoint::Http, shard, HTTP_CALLS);
         }
         let mut store = SimStore::new(ROOMS - 1);
-        let agents: Vec<Agent> =
-            (1..=6 + random.below(6)).map(|user| Agent::new(user as i64, random.index(ROOMS))).collect();
-        for agent in &agents {
-            store.add_user(agent.user);
-        }
+        let users = 6 + random.below(6);
+        let agents: Vec<Agent> = (0..users)
+            .map(|number| Agent::new(store.add_user(&format!("user{number}")), random.index(ROOMS)))
+            .collect();
         World {
             now: Now { ms: 1_000, unix_ms: 1_700_000_000_000 },
             shards: (0..shards as u16).map(|id| Shard::new(ShardConfig { id, ..config.clone() })).collect(),
@@ -250,6 +252,7 @@ impl World {
             http_calls: 0,
             store_down_until_ms: 0,
             removals: Vec::new(),
+            looks_at_heads,
             are_faults_over: false,
             is_stopping: false,
             tally: Tally::default(),
@@ -538,7 +541,7 @@ impl World {
                 _ if is_down => (self.random.one_in(2), false),
                 0 => (false, false),
                 1 => (true, false),
-                2 => {
+                2 if self.looks_at_heads => {
                     // Given up, and committed long after, perhaps after its own retry.
                     self.tally.zombies += 1;
                     self.zombies.push((self.now.ms + self.random.below(600), Arc::clone(&items)));
@@ -625,7 +628,7 @@ impl World {
                         if let Some(agent) = self.agents.iter_mut().find(|agent| agent.user == user.0) {
                             agent.removals_seen = self.removals.len();
                         }
-                        Answer::Admitted(self.store.admit(&room, user))
+                        Answer::Admitted(self.store.admit(self.now.unix_ms, &room, user))
                     }
                     Ask::User { .. } => panic!("the simulator's tokens name their users"),
                     Ask::Head { room } => Answer::Head(self.store.head_of(room)),
@@ -866,6 +869,10 @@ impl World {
             let told = self.agents[index].stream.take(&bytes[..count])?;
             for told in told {
                 self.told(index, id, slot as u32, told)?;
+            }
+            // In the middle of what one send holds, to come back for the rest.
+            if count < bytes.len() && self.agents[index].at == Some((id, slot as u32)) && self.random.one_in(8) {
+                self.hang_up(index, id, slot as u32);
             }
         }
         Ok(())
