@@ -1,6 +1,6 @@
 //! A connection from its first byte to its last.
 
-use crate::support::{Client, server, server_with, settings};
+use crate::support::{Client, server, server_with, settings, soon};
 use bytes::Bytes;
 use serde_json::json;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ async fn bytes_that_were_read_before_are_not_lost() {
         client.answer().await.is_error(422, "missing_field", Some("password"));
         client.answer().await.ok(200);
         drop(client);
-        served.await.unwrap();
+        soon(served).await.unwrap();
     }
 }
 
@@ -61,7 +61,7 @@ async fn a_head_that_does_not_come_ends_the_connection() {
         client.send(begun).await;
         while client.more().await {}
         drop(client);
-        server.ended.recv().await.unwrap();
+        soon(server.ended.recv()).await.unwrap();
     }
 }
 
@@ -99,7 +99,7 @@ async fn a_client_that_reads_nothing_is_cut() {
     // Some 20 MiB of answers: more than the kernel keeps for anyone.
     let requests = "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(400);
     client.send(requests.as_bytes()).await;
-    server.ended.recv().await.unwrap();
+    soon(server.ended.recv()).await.unwrap();
 }
 
 #[tokio::test]
@@ -110,7 +110,7 @@ async fn when_the_server_stops_idle_connections_end() {
     server.drain.send(true).unwrap();
     idle.ended().await;
     drop(idle);
-    server.ended.recv().await.unwrap();
+    soon(server.ended.recv()).await.unwrap();
 }
 
 #[tokio::test]
@@ -123,7 +123,7 @@ async fn when_the_server_stops_what_is_under_way_is_answered() {
         let answer = ann.post("/rooms/lobby/messages", json!({"text": "hello"})).await;
         (ann, answer)
     });
-    began.recv().await.unwrap();
+    soon(began.recv()).await.unwrap();
     server.drain.send(true).unwrap();
     open.send(true).unwrap();
     let (mut ann, answer) = asked.await.unwrap();
@@ -148,7 +148,7 @@ async fn when_the_server_stops_what_takes_too_long_is_cut() {
         .as_bytes(),
     )
     .await;
-    began.recv().await.unwrap();
+    soon(began.recv()).await.unwrap();
     server.drain.send(true).unwrap();
     ann.ended().await;
 }
@@ -166,7 +166,7 @@ async fn a_request_that_has_come_is_answered_though_the_server_stops() {
     client.answer().await.ok(200);
     client.ended().await;
     drop(client);
-    served.await.unwrap();
+    soon(served).await.unwrap();
 }
 
 /// The connection ends with its client, also while its request waits for the chat.
@@ -186,9 +186,9 @@ async fn a_client_that_goes_away_is_not_waited_for() {
         .as_bytes(),
     )
     .await;
-    began.recv().await.unwrap();
+    soon(began.recv()).await.unwrap();
     drop(gone);
-    server.ended.recv().await.unwrap();
+    soon(server.ended.recv()).await.unwrap();
     open.send(true).unwrap();
     ann.get("/me").await.ok(200);
 }

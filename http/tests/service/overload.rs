@@ -1,6 +1,6 @@
 //! More than can be done at once.
 
-use crate::support::{Answer, Client, server_with_passwords, settings};
+use crate::support::{Answer, Client, server_with_passwords, settings, soon};
 use serde_json::json;
 use std::sync::{Arc, Mutex, mpsc};
 use tokio::task::JoinHandle;
@@ -45,7 +45,7 @@ async fn a_full_queue_of_passwords_is_a_temporary_error() {
     let passwords = PasswordPool::start(hasher, 1, 1, 10).unwrap();
     let server = server_with_passwords(settings(), passwords).await;
     let running = sign_in(server.client().await, "192.0.2.1");
-    began.recv().await.unwrap();
+    soon(began.recv()).await.unwrap();
     // One of the two waits, the other finds the queue full, whichever comes first.
     let mut first = sign_in(server.client().await, "192.0.2.1");
     let mut second = sign_in(server.client().await, "192.0.2.1");
@@ -69,7 +69,7 @@ async fn one_address_has_few_places() {
     let passwords = PasswordPool::start(hasher, 1, 10, 1).unwrap();
     let server = server_with_passwords(settings(), passwords).await;
     let running = sign_in(server.client().await, "192.0.2.1");
-    began.recv().await.unwrap();
+    soon(began.recv()).await.unwrap();
     // What a client says of its address counts for nothing.
     let refused = sign_in(server.client().await, "192.0.2.2").await.unwrap();
     refused.is_error(429, "too_many_attempts", None);
@@ -89,7 +89,7 @@ async fn behind_a_trusted_proxy_the_forwarded_address_counts() {
     settings.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
     let server = server_with_passwords(settings, passwords).await;
     let running = sign_in(server.client().await, "192.0.2.1");
-    began.recv().await.unwrap();
+    soon(began.recv()).await.unwrap();
     sign_in(server.client().await, "192.0.2.1").await.unwrap().is_error(429, "too_many_attempts", None);
     end.send(()).unwrap();
     end.send(()).unwrap();

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -204,6 +205,11 @@ impl Server {
     }
 }
 
+/// What has to happen. Only a test that fails waits so long; without an end it would hang instead of saying where.
+pub async fn soon<F: Future>(event: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(60), event).await.expect("it did not happen")
+}
+
 /// One connection, kept open from request to request.
 pub struct Client {
     pub stream: TcpStream,
@@ -339,7 +345,7 @@ impl Client {
 
     /// Reads some more; false at the end.
     pub async fn more(&mut self) -> bool {
-        matches!(self.stream.read_buf(&mut self.received).await, Ok(count) if count > 0)
+        matches!(soon(self.stream.read_buf(&mut self.received)).await, Ok(count) if count > 0)
     }
 
     /// Waits for the server to close, after which nothing has come but what was read.

@@ -1,6 +1,6 @@
 //! Upgrades on connections that hyper owns.
 
-use crate::support::{Answer, Client, Server, server, server_with, settings};
+use crate::support::{Answer, Client, Server, server, server_with, settings, soon};
 use bytes::Bytes;
 use serde_json::json;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ async fn the_socket_goes_to_the_chat() {
     assert_eq!(answer.header("connection"), Some("upgrade"));
     assert_eq!(answer.header("sec-websocket-protocol"), None);
 
-    let adopted = server.adopted.recv().await.unwrap();
+    let adopted = soon(server.adopted.recv()).await.unwrap();
     assert_eq!(adopted.peer, ann.stream.local_addr().unwrap());
     let head = String::from_utf8(adopted.head).unwrap();
     assert!(head.starts_with("GET /ws?room=Lobby&since=0 HTTP/1.1\r\n"), "{head}");
@@ -66,7 +66,7 @@ async fn the_socket_goes_to_the_chat() {
     assert!(head.contains(&format!("\r\nsec-websocket-key: {KEY}\r\n")));
     assert!(head.contains(&format!("\r\nauthorization: Bearer {token}\r\n")));
     assert_eq!(adopted.rest, Bytes::new());
-    server.ended.recv().await.unwrap();
+    soon(server.ended.recv()).await.unwrap();
 
     let mut socket = TcpStream::from_std(adopted.socket).expect("not blocking");
     socket.write_all(b"to the client").await.unwrap();
@@ -97,9 +97,9 @@ async fn what_came_behind_the_head_goes_along() {
         let prefix = Bytes::from(format!("{head}{frames}"));
         let served = tokio::spawn(Arc::clone(&server.service).serve(stream, peer, prefix, draining));
         assert_eq!(client.head().await.status, 101);
-        let adopted = server.adopted.recv().await.unwrap();
+        let adopted = soon(server.adopted.recv()).await.unwrap();
         assert!(adopted.rest == frames, "{} of {} bytes", adopted.rest.len(), frames.len());
-        served.await.unwrap();
+        soon(served).await.unwrap();
     }
 }
 
@@ -113,12 +113,12 @@ async fn the_ways_a_token_comes() {
     let offered = format!("chat, {protocol}");
     let answer = ask(&mut client, "/ws?room=lobby", &[("Sec-WebSocket-Protocol", &offered)]).await;
     assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, Some(protocol.as_str())));
-    server.adopted.recv().await.unwrap();
+    soon(server.adopted.recv()).await.unwrap();
 
     let mut client = server.client().await;
     let answer = ask(&mut client, &format!("/ws?room=lobby&token={token}"), &[]).await;
     assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, None));
-    server.adopted.recv().await.unwrap();
+    soon(server.adopted.recv()).await.unwrap();
 }
 
 #[tokio::test]
@@ -155,14 +155,14 @@ async fn who_is_not_let_in() {
     }
     // Full: ann and bob are in.
     assert_eq!(ask(&mut client, "/ws?room=lobby", &[]).await.status, 101);
-    server.adopted.recv().await.unwrap();
+    soon(server.adopted.recv()).await.unwrap();
     let mut cid = server.client().await;
     cid.token = Some(server.tokens.mint("cid", now, 50));
     ask(&mut cid, "/ws?room=lobby", &[]).await.is_error(409, "room_full", None);
 
     // A channel in memory has no members.
     assert_eq!(ask(&mut cid, "/ws?room=live:news&format=raw", &[]).await.status, 101);
-    server.adopted.recv().await.unwrap();
+    soon(server.adopted.recv()).await.unwrap();
     // And the connection of one who was refused goes on.
     ann.call("/user/signout").await.ok(200);
     ask(&mut ann, "/ws?room=lobby", &[]).await.is_error(401, "token_invalid", None);
@@ -227,7 +227,7 @@ async fn pages_of_other_origins_do_not_connect() {
         let answer = ask(&mut client, "/ws?room=lobby", &[("Origin", origin)]).await;
         assert_eq!(answer.status, status, "{origin}");
         match status {
-            101 => drop(server.adopted.recv().await.unwrap()),
+            101 => drop(soon(server.adopted.recv()).await.unwrap()),
             _ => answer.is_error(403, "origin_not_allowed", None),
         }
     }
@@ -238,7 +238,7 @@ async fn echo_is_there_when_asked_for() {
     let mut with_echo = server_with(Settings { echo: true, ..settings() }).await;
     let mut client = with_echo.client().await;
     assert_eq!(ask(&mut client, "/echo", &[]).await.status, 101);
-    let adopted = with_echo.adopted.recv().await.unwrap();
+    let adopted = soon(with_echo.adopted.recv()).await.unwrap();
     assert!(adopted.head.starts_with(b"GET /echo HTTP/1.1\r\n"));
 
     let without = server().await;
