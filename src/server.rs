@@ -106,8 +106,8 @@ async fn serve(
             broken: broken.clone(),
         }));
     }
-    let reader = tokio::spawn(run_reader(mesh.reader, Arc::clone(store)));
-    let endpoint = tokio::spawn(chat::run(mesh.http, calls, placing(seed), shards, limits.clone()));
+    let mut reader = tokio::spawn(run_reader(mesh.reader, Arc::clone(store)));
+    let mut endpoint = tokio::spawn(chat::run(mesh.http, calls, placing(seed), shards, limits.clone()));
     let (hand_over, handed_over) = mpsc::channel(1024);
     let (drain_http, http_drains) = watch::channel(false);
     let http = tokio::spawn(serve_http(service, handed_over, http_drains));
@@ -158,6 +158,8 @@ async fn serve(
     // Until something ends it.
     let mut signals = Signals::new()?;
     tokio::select! {
+        // In this order: a lane that finds the database broken ends after it has said so.
+        biased;
         name = signals.next() => tracing::info!(signal = name, "stopping"),
         Some(text) = is_broken.recv() => {
             bail!("the database can't be trusted any more: {text}; what is on disk decides, start the server again")
@@ -166,6 +168,10 @@ async fn serve(
             result?;
             bail!("a shard ended by itself");
         }
+        // None of these ends but by a bug, which the panic hook has reported; without them the server only seems alive.
+        _ = lane_tasks.join_next() => bail!("a lane ended by itself"),
+        _ = &mut reader => bail!("the reader ended by itself"),
+        _ = &mut endpoint => bail!("the HTTP service's way to the shards ended by itself"),
     }
     tokio::spawn(async move {
         signals.next().await;
@@ -183,7 +189,7 @@ async fn serve(
             result?;
         }
         let _ = stop_lanes.send(true);
-        lane_tasks.join_all().await;
+        while lane_tasks.join_next().await.is_some() {}
         Ok::<(), anyhow::Error>(())
     });
     match stopped.await {
