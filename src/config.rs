@@ -1,9 +1,12 @@
 //! Every option, once: name, default, environment variable, help.
 
 use crate::limits::Limits;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use anyhow::{Context, Result, bail};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
 
 /// Uproar, a self-hosted real-time chat backend.
 ///
@@ -35,6 +38,11 @@ pub enum Command {
 /// The server's options.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
+    /// TOML file with options under the names that they have here, without the dashes in front; what is given on the
+    /// command line or in the environment goes before it
+    #[arg(long, global = true, value_name = "FILE", env = "UPROAR_CONFIG")]
+    pub config: Option<PathBuf>,
+
     /// Address and port to listen on; may be given more than once. Port 0 takes a free one
     #[arg(
         long,
@@ -101,9 +109,58 @@ pub enum Driver {
     Uring,
 }
 
+impl Cli {
+    /// From the arguments, the environment and the configuration file, in this order of precedence. Arguments that
+    /// clap refuses end the process with its message and exit code 2.
+    pub fn load() -> Result<Cli> {
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        let matches = Cli::with_file(&arguments)?.get_matches_from(&arguments);
+        Ok(Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()))
+    }
+
+    /// The command line with the defaults of the configuration file that it names, if it names one.
+    fn with_file(arguments: &[OsString]) -> Result<clap::Command> {
+        let command = Cli::command();
+        let first_look = command.clone().ignore_errors(true).disable_help_flag(true).disable_version_flag(true);
+        let Ok(matches) = first_look.try_get_matches_from(arguments) else { return Ok(command) };
+        let Some(path) = matches.get_one::<PathBuf>("config") else { return Ok(command) };
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("the configuration file {} can't be read", path.display()))?;
+        let table: Table = text.parse().map_err(|error: toml::de::Error| {
+            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            anyhow::anyhow!("{}, line {line}: {}", path.display(), error.message())
+        })?;
+        table.into_iter().try_fold(command, |command, (name, value)| set_default(command, path, &name, &value))
+    }
+}
+
+/// Makes a value of the configuration file the default of the option with this name.
+fn set_default(command: clap::Command, path: &Path, name: &str, value: &Value) -> Result<clap::Command> {
+    let path = path.display();
+    let argument = command.get_arguments().find(|argument| argument.get_long() == Some(name) && name != "config");
+    let Some(id) = argument.map(|argument| argument.get_id().clone()) else {
+        bail!("{path}: there is no option '{name}'; `uproar --help` lists them");
+    };
+    let scalar = |value: &Value| match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Integer(number) => Ok(number.to_string()),
+        Value::Boolean(boolean) => Ok(boolean.to_string()),
+        _ => bail!("{path}: '{name}' must be a text, a whole number, true or false, or a list of these"),
+    };
+    let values: Vec<String> = match value {
+        Value::Array(values) => values.iter().map(scalar).collect::<Result<_>>()?,
+        // [limit] with a line for each.
+        Value::Table(table) if name == "limit" => {
+            table.iter().map(|(name, value)| Ok(format!("{name}={}", scalar(value)?))).collect::<Result<_>>()?
+        }
+        value => vec![scalar(value)?],
+    };
+    Ok(command.mut_arg(id, |argument| argument.default_values(values)))
+}
+
 impl Options {
     /// The limits in force.
-    pub fn limits(&self) -> anyhow::Result<Limits> {
+    pub fn limits(&self) -> Result<Limits> {
         let mut limits = Limits::default();
         for assignment in &self.limit {
             limits.set(assignment).map_err(|error| anyhow::anyhow!("--limit: {error}"))?;
@@ -112,7 +169,7 @@ impl Options {
     }
 
     /// The addresses to listen on. A name such as `localhost` stands for all of its addresses.
-    pub fn addresses(&self) -> anyhow::Result<Vec<SocketAddr>> {
+    pub fn addresses(&self) -> Result<Vec<SocketAddr>> {
         let mut addresses = Vec::new();
         for text in &self.listen {
             let found = text.trim().to_socket_addrs().map_err(|error| {
@@ -144,7 +201,41 @@ fn limits_help() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
+    use std::io::Write;
+
+    fn load(file: &str, arguments: &[&str]) -> Result<Options> {
+        let mut config = tempfile::NamedTempFile::new().unwrap();
+        config.write_all(file.as_bytes()).unwrap();
+        let mut all: Vec<OsString> = vec!["uproar".into(), "--config".into(), config.path().into()];
+        all.extend(arguments.iter().map(OsString::from));
+        let matches = Cli::with_file(&all)?.try_get_matches_from(&all)?;
+        Ok(Cli::from_arg_matches(&matches)?.options)
+    }
+
+    #[test]
+    fn the_file_gives_defaults_that_the_command_line_goes_before() {
+        let file = "data = '/x'\nshards = 3\necho = true\nlisten = ['127.0.0.1:1', '[::1]:2']\n\
+                    [limit]\nping_interval_ms = 1_000\ntext_limit_bytes = 5\n";
+        let options = load(file, &[]).unwrap();
+        assert_eq!((options.data, options.shards, options.echo), (PathBuf::from("/x"), Some(3), true));
+        assert_eq!(options.listen, ["127.0.0.1:1", "[::1]:2"]);
+        let options = load(file, &["--shards", "5", "--listen", "127.0.0.1:3"]).unwrap();
+        assert_eq!((options.shards, options.listen.as_slice()), (Some(5), ["127.0.0.1:3".to_owned()].as_slice()));
+        let limits = options.limits().unwrap();
+        assert_eq!((limits.ping_interval_ms, limits.text_limit_bytes), (1000, 5));
+    }
+
+    #[test]
+    fn what_is_wrong_in_the_file_is_named() {
+        let error = |file: &str| load(file, &[]).unwrap_err().to_string();
+        assert!(error("shard = 3").contains("there is no option 'shard'"));
+        assert!(error("config = 'other'").contains("there is no option 'config'"));
+        assert!(error("a = 1\nb = = 2").contains(", line 2: "));
+        assert!(error("data = 1.5").contains("'data' must be"));
+        assert!(error("shards = 'many'").contains("many"));
+        let missing = Cli::with_file(&["uproar".into(), "--config".into(), "/does/not/exist".into()]).unwrap_err();
+        assert!(missing.to_string().contains("/does/not/exist can't be read"));
+    }
 
     #[test]
     fn the_options_are_well_formed() {

@@ -1,6 +1,5 @@
 //! The `uproar` binary: arguments → server or tool → exit code. An error is one line.
 
-use clap::Parser;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 use uproar::config::{Cli, Command};
@@ -10,18 +9,21 @@ use uproar::server;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = match &cli.command {
-        None => log_to_stderr(&cli.options.log).and_then(|()| server::run(&cli.options)),
-        Some(Command::Token { user, lifetime }) => {
-            server::mint_token(&cli.options.key_path(), user, *lifetime).map(|token| println!("{token}"))
-        }
-    };
-    match result {
+    match Cli::load().and_then(|cli| run(&cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("uproar: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    match &cli.command {
+        None => log_to_stderr(&cli.options.log).and_then(|()| server::run(&cli.options)),
+        Some(Command::Token { user, lifetime }) => {
+            println!("{}", server::mint_token(&cli.options.key_path(), user, *lifetime)?);
+            Ok(())
         }
     }
 }
