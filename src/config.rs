@@ -33,6 +33,12 @@ pub enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=315_360_000))]
         lifetime: u64,
     },
+    /// Prints completions for a shell
+    Completions {
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page
+    Man,
 }
 
 /// The server's options.
@@ -53,6 +59,15 @@ pub struct Options {
         default_value = "127.0.0.1:8080"
     )]
     pub listen: Vec<String>,
+
+    /// Address and port for operators alone: /metrics and the reasons in /readyz are answered there and no longer on the
+    /// public port
+    #[arg(long, global = true, value_name = "ADDRESS:PORT", env = "UPROAR_ADMIN_LISTEN")]
+    pub admin_listen: Option<String>,
+
+    /// Network of proxies whose X-Forwarded-For is believed, such as 10.0.0.0/8; may be given more than once
+    #[arg(long, global = true, value_name = "CIDR", env = "UPROAR_TRUSTED_PROXY", value_delimiter = ',')]
+    pub trusted_proxy: Vec<String>,
 
     /// Folder for the signing key, the SQLite database and the lock file; made when it is missing
     #[arg(long, global = true, value_name = "FOLDER", env = "UPROAR_DATA", default_value = "./data")]
@@ -172,10 +187,7 @@ impl Options {
     pub fn addresses(&self) -> Result<Vec<SocketAddr>> {
         let mut addresses = Vec::new();
         for text in &self.listen {
-            let found = text.trim().to_socket_addrs().map_err(|error| {
-                anyhow::anyhow!("--listen: '{text}' is no address with a port, such as 127.0.0.1:8080 ({error})")
-            })?;
-            for address in found {
+            for address in resolve("--listen", text)? {
                 if !addresses.contains(&address) {
                     addresses.push(address);
                 }
@@ -184,10 +196,22 @@ impl Options {
         Ok(addresses)
     }
 
+    /// The address of the operators' own port.
+    pub fn admin_address(&self) -> Result<Option<SocketAddr>> {
+        let Some(text) = &self.admin_listen else { return Ok(None) };
+        Ok(resolve("--admin-listen", text)?.next())
+    }
+
     /// Where the signing key is.
     pub fn key_path(&self) -> PathBuf {
         self.key_file.clone().unwrap_or_else(|| self.data.join("signing.key"))
     }
+}
+
+fn resolve(option: &str, text: &str) -> Result<std::vec::IntoIter<SocketAddr>> {
+    text.trim().to_socket_addrs().map_err(|error| {
+        anyhow::anyhow!("{option}: '{text}' is no address with a port, such as 127.0.0.1:8080 ({error})")
+    })
 }
 
 fn limits_help() -> String {

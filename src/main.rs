@@ -1,5 +1,6 @@
 //! The `uproar` binary: arguments → server or tool → exit code. An error is one line.
 
+use clap::CommandFactory;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 use uproar::config::{Cli, Command};
@@ -25,6 +26,11 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
             println!("{}", server::mint_token(&cli.options.key_path(), user, *lifetime)?);
             Ok(())
         }
+        Some(Command::Completions { shell }) => {
+            clap_complete::generate(*shell, &mut Cli::command(), "uproar", &mut std::io::stdout());
+            Ok(())
+        }
+        Some(Command::Man) => Ok(clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::lanes::{LaneFigures, LaneSetup, run_lane, run_reader};
 use crate::limits::Limits;
 use crate::mesh::{Mesh, Port};
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::str::FromStr;
@@ -17,11 +18,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use uproar_http::addresses::Network;
 use uproar_http::{Origins, Service, Settings, Tokens};
 use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, SharedStore};
 
 /// Connections that the HTTP service has at once; further ones are told to come back.
 const HTTP_CONNECTIONS_LIMIT: usize = 4_096;
+
+/// The same for the operators' port.
+const ADMIN_CONNECTIONS_LIMIT: usize = 64;
 
 /// Runs the server until it is told to stop.
 pub fn run(options: &Options) -> Result<()> {
@@ -110,6 +115,13 @@ async fn serve(
     let mut endpoint = tokio::spawn(chat::run(mesh.http, calls, placing(seed), shards, limits.clone()));
     let (hand_over, handed_over) = mpsc::channel(1024);
     let (drain_http, http_drains) = watch::channel(false);
+    if let Some(address) = options.admin_address()? {
+        let listener = tokio::net::TcpListener::bind(address)
+            .await
+            .map_err(|error| anyhow::anyhow!("--admin-listen: cannot listen on {address}: {error}"))?;
+        tracing::info!(address = %listener.local_addr()?, "operators' port");
+        tokio::spawn(serve_admin(Arc::clone(&service), listener, http_drains.clone()));
+    }
     let http = tokio::spawn(serve_http(service, handed_over, http_drains));
 
     // The shards.
@@ -259,11 +271,34 @@ async fn serve_http(service: Arc<Service>, mut handed_over: mpsc::Receiver<HandO
     connections.join_all().await;
 }
 
+/// Serves the operators' port for as long as the process lives: it answers while the rest stops.
+async fn serve_admin(service: Arc<Service>, listener: tokio::net::TcpListener, drains: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+        };
+        match accepted {
+            Ok((stream, peer)) if connections.len() < ADMIN_CONNECTIONS_LIMIT => {
+                connections.spawn(Arc::clone(&service).serve_admin(stream, peer, Bytes::new(), drains.clone()));
+            }
+            Ok(_) => {}
+            // Out of descriptors, mostly: the next attempt would fail at once.
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
 fn settings(options: &Options, limits: &Limits, lifetime: Duration) -> Result<Settings> {
     let origins = Origins::parse(&options.allow_origin).map_err(|error| anyhow::anyhow!("--allow-origin: {error}"))?;
+    let trusted_proxies = options.trusted_proxy.iter().map(|network| Network::from_str(network.trim()));
+    let trusted_proxies: Result<Vec<Network>, _> = trusted_proxies.collect();
     let ms = Duration::from_millis;
     Ok(Settings {
         origins,
+        own_admin_port: options.admin_listen.is_some(),
+        trusted_proxies: trusted_proxies.map_err(|error| anyhow::anyhow!("--trusted-proxy: {error}"))?,
         limits: uproar_http::Limits {
             head_limit_bytes: limits.head_limit_bytes as usize,
             body_limit_bytes: limits.body_limit_bytes as usize,
