@@ -34,9 +34,7 @@ pub enum Command {
         lifetime: u64,
     },
     /// Prints completions for a shell
-    Completions {
-        shell: clap_complete::Shell,
-    },
+    Completions { shell: clap_complete::Shell },
     /// Prints the manual page
     Man,
 }

@@ -4,6 +4,7 @@
 //! ring is *behind* and is caught up with pages from the store as its queue drains. Nobody is given anything but what
 //! follows its cursor.
 
+use super::figures::Meter;
 use super::host::{Host, Now};
 use super::mesh::{Answer, Ask, Asker, AttachOutcome, Caller, Channel, Endpoint, Message};
 use super::mutation::{self, Mutation};
@@ -145,7 +146,12 @@ impl Shard {
         }
         feed.position = run.last();
         let limits = &self.config.limits;
-        feed.ring.push(Arc::clone(&run), limits.ring_limit_publications as usize, limits.ring_limit_bytes as usize);
+        feed.ring.push(
+            Arc::clone(&run),
+            now.ms,
+            limits.ring_limit_publications as usize,
+            limits.ring_limit_bytes as usize,
+        );
         if !feed.subscribers.is_empty() {
             match feed.next {
                 Some(_) => feed.again = true,
@@ -206,7 +212,7 @@ impl Shard {
         let Some(begin) = feed.next else { return false };
         let limits = &self.config.limits;
         let end = feed.subscribers.len().min(begin + limits.sends_per_turn_limit as usize);
-        let total = &self.outbound_bytes;
+        let meter = &self.meter;
         let until_ms = now.ms + limits.write_timeout_ms;
         let mut ended = Vec::new();
         let mut reminded = Vec::new();
@@ -217,7 +223,7 @@ impl Shard {
             let connection = &mut self.connections[subscriber.slot as usize];
             let before = connection.outbound.bytes();
             let limit = limits.outbound_limit_bytes;
-            let given = give(&mut feed.ring, feed.position, subscriber, total, limit, |bytes, charge| {
+            let given = give(&mut feed.ring, feed.position, subscriber, meter, true, limit, |bytes, charge| {
                 connection.enqueue(now.ms, bytes, charge);
                 connection.outbound.bytes()
             });
@@ -228,7 +234,7 @@ impl Shard {
             let is_over = connection.outbound.bytes() > limit || subscriber.cursor < feed.position && given;
             // More than a queue holds, in one turn, is no fault of a reader who had kept up: it gets the rest as it
             // reads. One who had not is too slow.
-            if is_over && before >= limit / 2 || total.get() > limits.shard_outbound_limit_bytes {
+            if is_over && before >= limit / 2 || meter.outbound_bytes.get() > limits.shard_outbound_limit_bytes {
                 ended.push((subscriber.slot, CloseReason::SLOW));
                 continue;
             }
@@ -245,6 +251,9 @@ impl Shard {
             host.wake(subscriber.slot);
         }
         let is_round_done = end == feed.subscribers.len();
+        if is_round_done && !feed.again {
+            feed.ring.release_charges();
+        }
         feed.next = match (is_round_done, std::mem::take(&mut feed.again)) {
             (true, true) => Some(0),
             (true, false) => None,
@@ -283,7 +292,7 @@ impl Shard {
         }
         let before = subscriber.cursor;
         let reached =
-            give(&mut feed.ring, feed.position, subscriber, &self.outbound_bytes, page_bytes, |bytes, charge| {
+            give(&mut feed.ring, feed.position, subscriber, &self.meter, false, page_bytes, |bytes, charge| {
                 connection.enqueue(now.ms, bytes, charge);
                 connection.outbound.bytes()
             });
@@ -363,6 +372,7 @@ impl Shard {
             // What was shown is not in the store any more.
             return self.end(now, slot, CloseReason::INSUFFICIENT_STATE, host);
         };
+        self.meter.figures.borrow_mut().deliveries += last.offset - subscriber.cursor;
         subscriber.cursor = last.offset;
         let entries: Vec<Entry> = page.publications.iter().cloned().map(Entry::Stored).collect();
         let frames = Frames::encode(&entries, subscriber.format);
@@ -406,19 +416,24 @@ fn give(
     ring: &mut Ring,
     position: Offset,
     subscriber: &mut Subscriber,
-    total: &Rc<std::cell::Cell<u64>>,
+    meter: &Rc<Meter>,
+    fans_out: bool,
     until_bytes: u64,
     mut enqueue: impl FnMut(bytes::Bytes, Rc<Charge>) -> u64,
 ) -> bool {
     while subscriber.cursor < position {
         let Some(ring_run) = ring.run_with(subscriber.cursor + 1) else { return false };
-        let charge = ring_run.charge(subscriber.format, |bytes| Charge::new(total, bytes));
+        let charge = match fans_out {
+            true => ring_run.hold_charge(subscriber.format, meter),
+            false => ring_run.charge(subscriber.format, meter),
+        };
         let run = &ring_run.run;
         let index = match mutation::active(Mutation::WholeRunToEveryone) {
             true => 0,
             false => (subscriber.cursor + 1 - run.first) as usize,
         };
         let waiting = enqueue(run.frames(subscriber.format).from(index), charge);
+        meter.figures.borrow_mut().deliveries += run.last() - subscriber.cursor;
         subscriber.cursor = run.last();
         if waiting >= until_bytes {
             break;

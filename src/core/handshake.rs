@@ -348,7 +348,7 @@ impl Shard {
 
     /// Puts the first thing that a connection is sent into its queue.
     fn respond(&mut self, now: Now, slot: u32, bytes: Bytes, host: &mut impl Host) {
-        let charge = super::outbound::Charge::new(&self.outbound_bytes, bytes.len() as u64);
+        let charge = super::outbound::Charge::own(&self.meter, bytes.len());
         self.connections[slot as usize].enqueue_response(now.ms, bytes, charge);
         self.written_to(now, slot, host);
     }
@@ -394,6 +394,7 @@ impl Shard {
             serial: 0,
             user,
         };
+        self.meter.figures.borrow_mut().subscriptions += 1;
         self.users.entry(session.user.id).or_default().slots.push(slot);
         let connection = &mut self.connections[slot as usize];
         connection.heard_ms = now.ms;

@@ -109,6 +109,8 @@ impl Shard {
         let room = append.item.room;
         match result {
             Ok(Outcome::New(stored)) => {
+                let arrived_ms = append.deadline_ms.saturating_sub(self.config.limits.append_deadline_ms);
+                self.meter.figures.borrow_mut().committed_ms.add(now.ms.saturating_sub(arrived_ms));
                 self.learn(now, room, stored.offset, Some(publication(&append, stored)), host);
             }
             // Committed by a batch whose answer was lost, or long ago. The store knows its content as it is now.
@@ -366,7 +368,8 @@ impl Shard {
                 let rest = fresh.split_off(Run::fitting(&fresh, run_bytes));
                 let run = Arc::new(Run::new(home.shown + 1, std::mem::replace(&mut fresh, rest)));
                 home.shown = run.last();
-                home.ring.push(run, entries, bytes);
+                self.meter.figures.borrow_mut().publications += run.entries.len() as u64;
+                home.ring.push(run, now.ms, entries, bytes);
                 self.feed_shards(now, &channel, host);
             }
         }

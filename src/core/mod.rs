@@ -10,10 +10,12 @@
 //! | `feed.rs` | a channel on one shard: position, ring, subscribers; fan-out and catching up |
 //! | `home.rs` | a channel's home: learning what is committed, feeding shards |
 //! | `lane.rs` | batches on their way into the database |
+//! | `figures.rs` | what a shard counts |
 //! | `mesh.rs`, `host.rs` | the words between endpoints; what a driver does for the core |
 
 mod connection;
 mod feed;
+pub mod figures;
 mod handshake;
 mod home;
 pub mod host;

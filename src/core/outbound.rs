@@ -1,7 +1,7 @@
 //! What waits to be written to one connection: one FIFO, bounded in bytes, that holds buffers by reference.
 
+use super::figures::Meter;
 use bytes::Bytes;
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -12,20 +12,37 @@ const BYTES_PER_SEND: usize = 256 * 1024;
 /// A shared buffer's weight in its shard's outbound total, taken off when the last queue lets go of it.
 #[derive(Debug)]
 pub struct Charge {
-    total: Rc<Cell<u64>>,
+    meter: Rc<Meter>,
     bytes: u64,
+    /// When the publications in it were shown: how long it took to write them is noted.
+    shown_ms: Option<u64>,
 }
 
 impl Charge {
-    pub fn new(total: &Rc<Cell<u64>>, bytes: u64) -> Rc<Charge> {
-        total.set(total.get() + bytes);
-        Rc::new(Charge { total: Rc::clone(total), bytes })
+    /// For what one connection alone is sent.
+    pub fn own(meter: &Rc<Meter>, bytes: usize) -> Rc<Charge> {
+        Charge::new(meter, bytes, None)
+    }
+
+    /// For a run, shown at this time.
+    pub fn shared(meter: &Rc<Meter>, bytes: usize, shown_ms: u64) -> Rc<Charge> {
+        Charge::new(meter, bytes, Some(shown_ms))
+    }
+
+    fn new(meter: &Rc<Meter>, bytes: usize, shown_ms: Option<u64>) -> Rc<Charge> {
+        let bytes = bytes as u64;
+        meter.outbound_bytes.set(meter.outbound_bytes.get() + bytes);
+        Rc::new(Charge { meter: Rc::clone(meter), bytes, shown_ms })
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.total.set(self.total.get() - self.bytes);
+        let meter = &self.meter;
+        meter.outbound_bytes.set(meter.outbound_bytes.get() - self.bytes);
+        if let Some(shown_ms) = self.shown_ms {
+            meter.figures.borrow_mut().written_ms.add(meter.clock_ms.get().saturating_sub(shown_ms));
+        }
     }
 }
 
@@ -152,63 +169,63 @@ mod tests {
         slices.concat()
     }
 
-    fn push(outbound: &mut Outbound, total: &Rc<Cell<u64>>, bytes: &'static [u8]) {
-        outbound.push(Bytes::from_static(bytes), Charge::new(total, bytes.len() as u64));
+    fn push(outbound: &mut Outbound, meter: &Rc<Meter>, bytes: &'static [u8]) {
+        outbound.push(Bytes::from_static(bytes), Charge::own(meter, bytes.len()));
     }
 
     #[test]
     fn a_short_send_goes_on_where_it_stopped() {
-        let total = Rc::new(Cell::new(0));
+        let meter = Rc::new(Meter::default());
         let mut out = Outbound::default();
-        push(&mut out, &total, b"abc");
-        push(&mut out, &total, b"def");
+        push(&mut out, &meter, b"abc");
+        push(&mut out, &meter, b"def");
         assert_eq!(pull(&mut out), b"abcdef");
         out.sent(4);
-        assert_eq!((pull(&mut out).as_slice(), out.bytes(), total.get()), (b"ef".as_slice(), 3, 3));
+        assert_eq!((pull(&mut out).as_slice(), out.bytes(), meter.outbound_bytes.get()), (b"ef".as_slice(), 3, 3));
         out.sent(2);
         assert!(out.is_empty());
-        assert_eq!((out.bytes(), total.get()), (0, 0));
+        assert_eq!((out.bytes(), meter.outbound_bytes.get()), (0, 0));
     }
 
     #[test]
     fn a_pong_passes_what_waits_but_never_cuts_a_chunk() {
-        let total = Rc::new(Cell::new(0));
+        let meter = Rc::new(Meter::default());
         let mut out = Outbound::default();
-        push(&mut out, &total, b"abc");
-        push(&mut out, &total, b"def");
+        push(&mut out, &meter, b"abc");
+        push(&mut out, &meter, b"def");
         pull(&mut out);
-        out.pong(Bytes::from_static(b"1"), Charge::new(&total, 1));
-        out.pong(Bytes::from_static(b"2"), Charge::new(&total, 1));
+        out.pong(Bytes::from_static(b"1"), Charge::own(&meter, 1));
+        out.pong(Bytes::from_static(b"2"), Charge::own(&meter, 1));
         out.sent(1);
         assert_eq!(pull(&mut out), b"bc2def");
     }
 
     #[test]
     fn nothing_passes_or_takes_away_the_answer_to_the_upgrade() {
-        let total = Rc::new(Cell::new(0));
+        let meter = Rc::new(Meter::default());
         let mut out = Outbound::default();
-        out.push_response(Bytes::from_static(b"101"), Charge::new(&total, 3));
-        out.pong(Bytes::from_static(b"p"), Charge::new(&total, 1));
-        push(&mut out, &total, b"abc");
+        out.push_response(Bytes::from_static(b"101"), Charge::own(&meter, 3));
+        out.pong(Bytes::from_static(b"p"), Charge::own(&meter, 1));
+        push(&mut out, &meter, b"abc");
         assert_eq!(pull(&mut out), b"101pabc");
         out.sent(0);
-        out.finish(Bytes::from_static(b"bye"), Charge::new(&total, 3));
+        out.finish(Bytes::from_static(b"bye"), Charge::own(&meter, 3));
         assert_eq!(pull(&mut out), b"101bye");
     }
 
     #[test]
     fn finishing_drops_what_has_not_begun() {
-        let total = Rc::new(Cell::new(0));
+        let meter = Rc::new(Meter::default());
         let mut out = Outbound::default();
-        push(&mut out, &total, b"abc");
+        push(&mut out, &meter, b"abc");
         pull(&mut out);
-        push(&mut out, &total, b"def");
-        out.finish(Bytes::from_static(b"bye"), Charge::new(&total, 3));
+        push(&mut out, &meter, b"def");
+        out.finish(Bytes::from_static(b"bye"), Charge::own(&meter, 3));
         out.sent(1);
         assert_eq!(pull(&mut out), b"bcbye");
         let mut out = Outbound::default();
-        push(&mut out, &total, b"abc");
-        out.finish(Bytes::from_static(b"bye"), Charge::new(&total, 3));
+        push(&mut out, &meter, b"abc");
+        out.finish(Bytes::from_static(b"bye"), Charge::own(&meter, 3));
         assert_eq!(pull(&mut out), b"bye");
     }
 }

@@ -8,6 +8,7 @@ use std::rc::{Rc, Weak};
 use std::sync::{Arc, OnceLock};
 use uproar_model::{Offset, Publication, UnixMillis, User};
 
+use super::figures::Meter;
 use super::outbound::Charge;
 
 /// A message of a `live:` channel: in memory only.
@@ -129,33 +130,53 @@ pub struct Ring {
 #[derive(Debug)]
 pub struct RingRun {
     pub run: Arc<Run>,
+    shown_ms: u64,
     charges: [Weak<Charge>; Format::COUNT],
+    /// Charges of the fan-out under way: the last socket is not the last as long as more are to come.
+    held: [Option<Rc<Charge>>; Format::COUNT],
 }
 
 impl RingRun {
     /// The charge for this run's buffer in this format: one for all queues of the shard.
-    pub fn charge(&mut self, format: Format, make: impl FnOnce(u64) -> Rc<Charge>) -> Rc<Charge> {
+    pub fn charge(&mut self, format: Format, meter: &Rc<Meter>) -> Rc<Charge> {
         let cell = &mut self.charges[format as usize];
         cell.upgrade().unwrap_or_else(|| {
-            let charge = make(self.run.frames(format).len() as u64);
+            let charge = Charge::shared(meter, self.run.frames(format).len(), self.shown_ms);
             *cell = Rc::downgrade(&charge);
             charge
         })
+    }
+
+    /// As `charge`, and keeps it until the fan-out is over.
+    pub fn hold_charge(&mut self, format: Format, meter: &Rc<Meter>) -> Rc<Charge> {
+        let charge = self.charge(format, meter);
+        self.held[format as usize].get_or_insert_with(|| Rc::clone(&charge));
+        charge
     }
 }
 
 impl Ring {
     /// Adds the next run and lets go of the oldest beyond the limits; the newest always stays.
-    pub fn push(&mut self, run: Arc<Run>, entries_limit: usize, bytes_limit: usize) {
+    pub fn push(&mut self, run: Arc<Run>, shown_ms: u64, entries_limit: usize, bytes_limit: usize) {
         debug_assert!(self.runs.back().is_none_or(|last| last.run.last() + 1 == run.first));
         self.entries += run.entries.len();
         self.cost_bytes += run.cost_bytes;
-        self.runs.push_back(RingRun { run, charges: Default::default() });
+        self.runs.push_back(RingRun { run, shown_ms, charges: Default::default(), held: Default::default() });
         while self.runs.len() > 1 && (self.entries > entries_limit || self.cost_bytes > bytes_limit) {
             if let Some(oldest) = self.runs.pop_front() {
                 self.entries -= oldest.run.entries.len();
                 self.cost_bytes -= oldest.run.cost_bytes;
             }
+        }
+    }
+
+    /// The fan-out is over: from now on only queues hold the buffers of the latest runs.
+    pub fn release_charges(&mut self) {
+        for ring_run in self.runs.iter_mut().rev() {
+            if ring_run.held.iter().all(Option::is_none) {
+                break;
+            }
+            ring_run.held = Default::default();
         }
     }
 

@@ -1,5 +1,6 @@
 //! What an open connection says, and what it is told about what it said.
 
+use super::figures;
 use super::host::{Host, Now};
 use super::mesh::{Append, Caller, Channel, Endpoint, Message, NotKnown};
 use super::rate::Bucket;
@@ -38,6 +39,7 @@ pub(super) struct Session {
 impl Shard {
     /// A text frame of an open connection.
     pub(super) fn said(&mut self, now: Now, slot: u32, text: &str, host: &mut impl Host) {
+        self.meter.figures.borrow_mut().received += 1;
         let Some(session) = self.connections[slot as usize].session() else { return };
         let (is_stored, input) = (session.is_stored, session.input);
         let result = if is_stored {
@@ -46,6 +48,7 @@ impl Shard {
             self.publish_live(now, slot, text, input, host).map_err(|error| (error, None))
         };
         if let Err((error, id)) = result {
+            figures::count(&mut self.meter.figures.borrow_mut().errors, error.code);
             self.tell(now, slot, &plain::error(&error, id.as_deref()), host);
         }
     }
@@ -185,15 +188,19 @@ impl Shard {
         if result == Err(NotKnown) && session.era == era {
             session.era += 1;
         }
-        let told = match result {
+        let error = match result {
             // The message itself, which the sender receives like everyone else, is the acknowledgement.
             Ok(Outcome::New(_)) => None,
-            Ok(Outcome::Again(stored)) => Some(plain::ack(id, stored)),
-            Ok(Outcome::Refused(refusal)) => Some(plain::error(&refused(refusal), Some(id))),
-            Err(NotKnown) => Some(plain::error(&not_known(), Some(id))),
+            Ok(Outcome::Again(stored)) => {
+                self.tell(now, slot, &plain::ack(id, stored), host);
+                None
+            }
+            Ok(Outcome::Refused(refusal)) => Some(refused(refusal)),
+            Err(NotKnown) => Some(not_known()),
         };
-        if let Some(told) = told {
-            self.tell(now, slot, &told, host);
+        if let Some(error) = error {
+            figures::count(&mut self.meter.figures.borrow_mut().errors, error.code);
+            self.tell(now, slot, &plain::error(&error, Some(id)), host);
         }
         if is_draining {
             if outstanding == 0 {

@@ -2,6 +2,7 @@
 
 use super::connection::{Connection, Phase};
 use super::feed::{Feed, Subscriber};
+use super::figures::{self, Figures, Meter};
 use super::home::Home;
 use super::host::{Host, Now};
 use super::mesh::{Ask, Asker, Caller, Channel, Endpoint, Message};
@@ -14,7 +15,6 @@ use crate::protocol::CloseReason;
 use crate::websocket::{Event, Request, frame};
 use bytes::Bytes;
 use slab::Slab;
-use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -82,15 +82,12 @@ pub struct Shard {
     credits: Credits,
     timers: Timers,
     pings_left: u64,
-    /// Bytes that wait for all connections, shared buffers counted once.
-    pub(super) outbound_bytes: Rc<Cell<u64>>,
+    pub(super) meter: Rc<Meter>,
     pub(super) ids_made: u64,
     jitter: u64,
     placing: ahash::RandomState,
     open_connections: usize,
     draining: bool,
-    /// Of the latest event.
-    now_ms: u64,
 }
 
 /// Calls that a shard may still have under way, by whom they go to.
@@ -147,13 +144,12 @@ impl Shard {
             },
             timers: Timers::default(),
             pings_left: 0,
-            outbound_bytes: Rc::new(Cell::new(0)),
+            meter: Rc::new(Meter::default()),
             ids_made: 0,
             jitter: config.seed ^ u64::from(config.id).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             placing: ahash::RandomState::with_seeds(config.seed, 4, 5, 6),
             open_connections: 0,
             draining: false,
-            now_ms: 0,
             config,
         }
     }
@@ -162,7 +158,7 @@ impl Shard {
 
     /// A connection was accepted. Returns its slot. Its request head is read next, by the driver.
     pub fn opened(&mut self, now: Now, _peer: SocketAddr, host: &mut impl Host) -> u32 {
-        self.now_ms = now.ms;
+        self.meter.clock_ms.set(now.ms);
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.connections.push(Connection::vacant());
             self.connections.len() as u32 - 1
@@ -191,7 +187,7 @@ impl Shard {
     /// Its request head is complete and asks for a WebSocket. The answer (101 or a refusal) comes through `outgoing`,
     /// now or later. Until it is let in `wants_input` is false.
     pub fn requested(&mut self, now: Now, slot: u32, request: Request, host: &mut impl Host) {
-        self.now_ms = now.ms;
+        self.meter.clock_ms.set(now.ms);
         if matches!(self.connections[slot as usize].phase, Phase::Head) {
             self.begin_handshake(now, slot, request, host);
         }
@@ -206,7 +202,7 @@ impl Shard {
     /// Something whole arrived: a message, a control frame, or the violation that ends it.
     /// Called only while `wants_input`.
     pub fn frame(&mut self, now: Now, slot: u32, event: Event<'_>, host: &mut impl Host) {
-        self.now_ms = now.ms;
+        self.meter.clock_ms.set(now.ms);
         let connection = &mut self.connections[slot as usize];
         connection.heard_ms = now.ms;
         connection.ping_ms = now.ms + self.config.limits.ping_interval_ms;
@@ -217,7 +213,7 @@ impl Shard {
             (_, Phase::Ending { .. }) => {}
             (Event::Ping(payload), _) => {
                 let pong = frame::pong(payload);
-                let charge = Charge::new(&self.outbound_bytes, pong.len() as u64);
+                let charge = Charge::own(&self.meter, pong.len());
                 self.connections[slot as usize].pong(now.ms, pong, charge);
                 self.written_to(now, slot, host);
             }
@@ -259,12 +255,13 @@ impl Shard {
 
     /// So many bytes of what `outgoing` gave have been written.
     pub fn sent(&mut self, now: Now, slot: u32, bytes: usize, host: &mut impl Host) {
-        self.now_ms = now.ms;
+        self.meter.clock_ms.set(now.ms);
         let connection = &mut self.connections[slot as usize];
         if matches!(connection.phase, Phase::Vacant | Phase::Cut) {
             return;
         }
         connection.outbound.sent(bytes);
+        self.meter.figures.borrow_mut().sent_bytes += bytes as u64;
         if bytes > 0 {
             connection.progress_ms = now.ms;
         }
@@ -285,7 +282,7 @@ impl Shard {
 
     /// The other side closed its half, or the socket failed.
     pub fn hung_up(&mut self, now: Now, slot: u32, host: &mut impl Host) {
-        self.now_ms = now.ms;
+        self.meter.clock_ms.set(now.ms);
         self.cut(slot, host);
     }
 
@@ -301,7 +298,7 @@ impl Shard {
 
     /// A message from the mesh.
     pub fn mesh(&mut self, now: Now, from: Endpoint, message: Message, host: &mut impl Host) {
-        self.now_ms = now.ms;
+        self.meter.clock_ms.set(now.ms);
         match message {
             Message::Append(append) => self.home_append(append, host),
             Message::Appended { caller, era, id, result, is_last } => {
@@ -363,7 +360,7 @@ impl Shard {
     /// The end of a loop turn, after all events of it: shows what rooms have learned, fans out, looks at timers.
     /// True: there is more to do, come back without waiting.
     pub fn turn(&mut self, now: Now, host: &mut impl Host) -> bool {
-        self.now_ms = now.ms;
+        self.meter.clock_ms.set(now.ms);
         self.pings_left = self.config.limits.pings_per_turn_limit;
         self.go_on_with_stalled(now, host);
         self.show(now, host);
@@ -384,7 +381,7 @@ impl Shard {
     /// When `turn` must be called at the latest, in `Now::ms`.
     pub fn deadline(&self) -> Option<u64> {
         // What waits for a place in somebody's queue is not told when there is one, so it looks again soon.
-        let retry = (!self.stalled.is_empty() || !self.endings.is_empty()).then_some(self.now_ms + 1);
+        let retry = (!self.stalled.is_empty() || !self.endings.is_empty()).then_some(self.now_ms() + 1);
         let idle = self.idle_feeds.front().map(|(since, _)| since + self.config.limits.room_idle_ms);
         let top = self.top_checks.front().map(|(due, _)| *due);
         [self.timers.next_ms(), idle, top, retry].into_iter().flatten().min()
@@ -392,7 +389,7 @@ impl Shard {
 
     /// The server stops: no connection is taken any more, what is under way is finished, then all are told and ended.
     pub fn drain(&mut self, now: Now, host: &mut impl Host) {
-        self.now_ms = now.ms;
+        self.meter.clock_ms.set(now.ms);
         self.draining = true;
         for slot in 0..self.connections.len() as u32 {
             match &mut self.connections[slot as usize].phase {
@@ -424,13 +421,23 @@ impl Shard {
         self.home_of(channel)
     }
 
+    /// What it has counted, and how it stands.
+    pub fn figures(&self) -> Figures {
+        Figures {
+            connections: self.open_connections as u64,
+            homes: self.homes.len() as u64,
+            outbound_bytes: self.meter.outbound_bytes.get(),
+            ..self.meter.figures.borrow().clone()
+        }
+    }
+
     /// Connections that have a slot.
     pub fn open_connections(&self) -> usize {
         self.open_connections
     }
 
     pub(super) fn now_ms(&self) -> u64 {
-        self.now_ms
+        self.meter.clock_ms.get()
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -441,7 +448,7 @@ impl Shard {
 
     /// Appends complete frames to a connection's queue. Ends it where that is more than it may have waiting.
     pub(super) fn push(&mut self, now: Now, slot: u32, bytes: Bytes, host: &mut impl Host) {
-        let charge = Charge::new(&self.outbound_bytes, bytes.len() as u64);
+        let charge = Charge::own(&self.meter, bytes.len());
         let connection = &mut self.connections[slot as usize];
         if matches!(connection.phase, Phase::Vacant | Phase::Cut | Phase::Ending { .. }) {
             return;
@@ -458,7 +465,7 @@ impl Shard {
     pub(super) fn is_over_limit(&self, slot: u32) -> bool {
         let limits = &self.config.limits;
         self.connections[slot as usize].outbound.bytes() > limits.outbound_limit_bytes
-            || self.outbound_bytes.get() > limits.shard_outbound_limit_bytes
+            || self.meter.outbound_bytes.get() > limits.shard_outbound_limit_bytes
     }
 
     /// Something waits in its queue: the driver is told, and a write that does not move will be noticed.
@@ -552,7 +559,10 @@ impl Shard {
     /// Ends an open connection with a close frame. Nothing that still waits for it is sent.
     pub(super) fn end(&mut self, now: Now, slot: u32, why: CloseReason, host: &mut impl Host) {
         match self.connections[slot as usize].phase {
-            Phase::Open(_) | Phase::Echo => self.finish(now, slot, frame::close_frame(why.code, why.reason), host),
+            Phase::Open(_) | Phase::Echo => {
+                figures::count(&mut self.meter.figures.borrow_mut().ended, why.code);
+                self.finish(now, slot, frame::close_frame(why.code, why.reason), host);
+            }
             Phase::Head | Phase::Handshake(_) => self.cut(slot, host),
             Phase::Vacant | Phase::Ending { .. } | Phase::Cut => {}
         }
@@ -561,7 +571,7 @@ impl Shard {
     /// Takes a connection out of everything and leaves it one last thing to be told.
     fn finish(&mut self, now: Now, slot: u32, last: Bytes, host: &mut impl Host) {
         self.leave(slot);
-        let charge = Charge::new(&self.outbound_bytes, last.len() as u64);
+        let charge = Charge::own(&self.meter, last.len());
         let until_ms = now.ms + self.config.limits.close_timeout_ms;
         let connection = &mut self.connections[slot as usize];
         connection.outbound.finish(last, charge);
@@ -573,6 +583,7 @@ impl Shard {
 
     /// Answers a request for a WebSocket with an HTTP response (or, where the 101 was sent elsewhere, a close frame).
     pub(super) fn refuse(&mut self, now: Now, slot: u32, status: u16, code: &str, message: &str, host: &mut impl Host) {
+        figures::count(&mut self.meter.figures.borrow_mut().refused, status);
         let was_answered = match &self.connections[slot as usize].phase {
             Phase::Handshake(handshake) => handshake.request.answered,
             _ => return self.cut(slot, host),
@@ -593,7 +604,7 @@ impl Shard {
             };
             crate::websocket::upgrade::refusal(status, code, message, headers)
         };
-        let charge = Charge::new(&self.outbound_bytes, response.len() as u64);
+        let charge = Charge::own(&self.meter, response.len());
         let until_ms = now.ms + self.config.limits.close_timeout_ms;
         let connection = &mut self.connections[slot as usize];
         connection.enqueue(now.ms, response, charge);
@@ -666,6 +677,7 @@ impl Shard {
             state.slots.retain(|s| *s != slot);
         }
         let Some((feed_id, index)) = place else { return };
+        self.meter.figures.borrow_mut().subscriptions -= 1;
         let Some(feed) = self.feeds.get_mut(feed_id as usize) else { return };
         feed.subscribers.swap_remove(index as usize);
         feed.again |= feed.next.is_some();
@@ -675,8 +687,9 @@ impl Shard {
             session.place = Some((feed_id, index));
         }
         if feed.subscribers.is_empty() {
-            feed.idle_since_ms = Some(self.now_ms);
-            self.idle_feeds.push_back((self.now_ms, feed.channel.clone()));
+            let now_ms = self.meter.clock_ms.get();
+            feed.idle_since_ms = Some(now_ms);
+            self.idle_feeds.push_back((now_ms, feed.channel.clone()));
         }
     }
 
