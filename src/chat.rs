@@ -1,13 +1,14 @@
 //! How the HTTP service reaches the shards: one endpoint of the mesh, run by one task.
 
+use crate::core::figures::Figures;
 use crate::core::home_shard;
 use crate::core::mesh::{Append, Caller, Channel, Endpoint, Message};
 use crate::driver::{self, Adopted, Remote};
 use crate::lanes::LaneFigures;
 use crate::limits::Limits;
 use crate::mesh::Port;
+use crate::metrics;
 use std::collections::{HashMap, VecDeque};
-use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -25,6 +26,13 @@ enum Call {
     Learn(RoomId, Box<Publication>),
     CloseRoom(RoomId),
     Revoke(Revocation),
+    Count(oneshot::Sender<Vec<Figures>>),
+}
+
+/// Figures that are being collected from the shards.
+struct Collection {
+    of_shards: Vec<Option<Figures>>,
+    sender: oneshot::Sender<Vec<Figures>>,
 }
 
 /// The chat as the HTTP service sees it.
@@ -163,17 +171,13 @@ impl uproar_http::Chat for Chat {
         is_stuck.then(|| "the database does not answer commits".into())
     }
 
-    fn metrics(&self) -> String {
-        let mut out = String::new();
-        for (name, help, value) in [
-            ("uproar_batches_total", "Batches that the database has answered.", &self.figures.batches),
-            ("uproar_publications_total", "Publications stored by batches.", &self.figures.stored),
-            ("uproar_batches_unknown_total", "Attempts that ended without an answer.", &self.figures.unknown),
-        ] {
-            let value = value.load(Ordering::Relaxed);
-            let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n");
-        }
-        out
+    async fn metrics(&self) -> String {
+        let (sender, receiver) = oneshot::channel();
+        let asked = self.calls.try_send(Call::Count(sender)).is_ok();
+        // A shard that does not answer within a second is busy, or the server stops.
+        let answer = tokio::time::timeout(Duration::from_secs(1), receiver).await;
+        let of_shards = if asked { answer.ok().and_then(Result::ok).unwrap_or_default() } else { Vec::new() };
+        metrics::text(&of_shards, &self.figures)
     }
 }
 
@@ -183,6 +187,8 @@ pub async fn run(mut port: Port<Message>, calls: Calls, placing: ahash::RandomSt
     let mut credits = vec![limits.mesh_calls_limit; usize::from(shards)];
     let mut publishes: HashMap<(u32, u32), oneshot::Sender<Result<Outcome, PublishError>>> = HashMap::new();
     // Notices that have found no credit. They must arrive, and in order.
+    let mut collections: HashMap<u32, Collection> = HashMap::new();
+    let mut collected = 0u32;
     let mut notices: VecDeque<(u16, Message)> = VecDeque::new();
     loop {
         let more = port.inbox.pop_each(|from, message| {
@@ -195,6 +201,16 @@ pub async fn run(mut port: Port<Message>, calls: Calls, placing: ahash::RandomSt
                     if let Some(sender) = publishes.remove(&(caller.slot, caller.generation)) {
                         // Whoever asked may have gone.
                         let _ = sender.send(result.map_err(|_| PublishError::NotKnown));
+                    }
+                }
+                Message::Counted { number, figures } => {
+                    *credit += 1;
+                    let Some(collection) = collections.get_mut(&number) else { return };
+                    collection.of_shards[usize::from(shard)] = Some(*figures);
+                    if collection.of_shards.iter().all(Option::is_some)
+                        && let Some(Collection { of_shards, sender }) = collections.remove(&number)
+                    {
+                        let _ = sender.send(of_shards.into_iter().flatten().collect());
                     }
                 }
                 other => debug_assert!(false, "a shard sent HTTP {other:?}"),
@@ -234,6 +250,14 @@ pub async fn run(mut port: Port<Message>, calls: Calls, placing: ahash::RandomSt
                 notices.push_back((home(room), Message::Learn { room, publication }));
             }
             Some(Call::CloseRoom(room)) => notices.push_back((home(room), Message::CloseRoom { room })),
+            Some(Call::Count(sender)) => {
+                collected = collected.wrapping_add(1);
+                // Whoever gave up waiting needs no answer.
+                collections.retain(|_, collection| !collection.sender.is_closed());
+                let of_shards = (0..shards).map(|_| None).collect();
+                collections.insert(collected, Collection { of_shards, sender });
+                notices.extend((0..shards).map(|shard| (shard, Message::Count { number: collected })));
+            }
             Some(Call::Revoke(revocation)) => {
                 notices.extend((0..shards).map(|shard| (shard, Message::Revoke(revocation))));
             }

@@ -7,6 +7,7 @@ pub mod driver;
 pub mod lanes;
 pub mod limits;
 pub mod mesh;
+pub mod metrics;
 pub mod protocol;
 pub mod server;
 pub mod websocket;

@@ -63,7 +63,7 @@ pub trait Chat: Send + Sync + 'static {
     fn unready(&self) -> Option<String>;
 
     /// Figures in the Prometheus text format.
-    fn metrics(&self) -> String;
+    async fn metrics(&self) -> String;
 }
 
 /// A message by HTTP.

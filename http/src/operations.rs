@@ -65,7 +65,7 @@ async fn metrics(State(app): State<Arc<App>>, Extension(port): Extension<Port>) 
     if app.settings.own_admin_port && port == Port::Main {
         return Err(crate::service::not_found());
     }
-    let mut text = app.chat.metrics();
+    let mut text = app.chat.metrics().await;
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
     }

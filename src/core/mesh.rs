@@ -222,4 +222,12 @@ pub enum Message {
     },
     /// To every shard: earlier tokens of this user are no longer good.
     Revoke(Revocation),
+    /// To every shard: what has it counted? Answered with `Counted`, under the same number.
+    Count {
+        number: u32,
+    },
+    Counted {
+        number: u32,
+        figures: Box<super::figures::Figures>,
+    },
 }

@@ -351,7 +351,10 @@ impl Shard {
                 host.mesh(from, Message::Taken);
                 self.revoke(now, revocation, host);
             }
-            Message::Commit(_) | Message::Ask { .. } => {
+            Message::Count { number } => {
+                host.mesh(from, Message::Counted { number, figures: Box::new(self.figures()) });
+            }
+            Message::Commit(_) | Message::Ask { .. } | Message::Counted { .. } => {
                 debug_assert!(false, "not for a shard");
             }
         }

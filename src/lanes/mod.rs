@@ -11,7 +11,7 @@ use crate::driver;
 use crate::mesh::Port;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use uproar_model::{Item, Outcome};
 use uproar_store::{AppendError, SharedStore};
@@ -21,7 +21,11 @@ use uproar_store::{AppendError, SharedStore};
 pub struct LaneFigures {
     /// Batches whose outcome the database told.
     pub batches: AtomicU64,
-    /// Items that those stored.
+    /// Items in them.
+    pub items: AtomicU64,
+    /// Time in them, in microseconds.
+    pub commit_micros: AtomicU64,
+    /// Items that they stored.
     pub stored: AtomicU64,
     /// Attempts that ended without an answer.
     pub unknown: AtomicU64,
@@ -58,7 +62,7 @@ pub async fn run_lane(setup: LaneSetup) {
         if commit.is_none()
             && let Some(items) = lane.next_batch(now_ms)
         {
-            commit = Some(Box::pin(append(Arc::clone(&store), items)));
+            commit = Some((Instant::now(), Box::pin(append(Arc::clone(&store), items))));
         }
         for answer in answers.drain(..) {
             let home = home_shard(&placing, &Channel::Room(answer.append.item.room), shards);
@@ -80,12 +84,15 @@ pub async fn run_lane(setup: LaneSetup) {
         });
         tokio::select! {
             () = port.inbox.woken() => {}
-            result = async { commit.as_mut().expect("guarded").await }, if commit.is_some() => {
+            (began, result) = finish(&mut commit), if commit.is_some() => {
                 commit = None;
                 let result = match result {
                     Ok(outcomes) => {
                         let stored = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::New(_))).count();
                         figures.batches.fetch_add(1, Ordering::Relaxed);
+                        figures.items.fetch_add(outcomes.len() as u64, Ordering::Relaxed);
+                        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+                        figures.commit_micros.fetch_add(micros, Ordering::Relaxed);
                         figures.stored.fetch_add(stored as u64, Ordering::Relaxed);
                         BatchResult::Answered(outcomes)
                     }
@@ -112,6 +119,14 @@ pub async fn run_lane(setup: LaneSetup) {
             () = tokio::time::sleep(wait) => {}
             _ = stop.changed(), if !is_stopping => {}
         }
+    }
+}
+
+/// The batch under way, with when it began; waits for ever where there is none.
+async fn finish<F: Future + Unpin>(commit: &mut Option<(Instant, F)>) -> (Instant, F::Output) {
+    match commit {
+        Some((began, batch)) => (*began, batch.await),
+        None => std::future::pending().await,
     }
 }
 

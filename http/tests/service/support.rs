@@ -82,7 +82,7 @@ impl Chat for FakeChat {
         self.unready.lock().unwrap().clone()
     }
 
-    fn metrics(&self) -> String {
+    async fn metrics(&self) -> String {
         "# TYPE fake gauge\nfake 1\n".to_owned()
     }
 }
