@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// The lock file is also the mark of a data folder: it is the first thing made there and never removed.
 const LOCK_FILE: &str = "uproar.lock";
-/// Holds the random word of the last start; see `generation.rs`.
+/// Holds the random word of the last start, which a database put back from a copy does not have.
 const INCARNATION_FILE: &str = "incarnation";
 const DATABASE_FILE: &str = "uproar.db";
 

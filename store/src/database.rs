@@ -78,6 +78,15 @@ impl Database {
         let sweeper = tokio::spawn(Arc::clone(&shared).sweep());
         Database { shared, sweeper: Mutex::new(Some(sweeper)) }
     }
+
+    /// The one connection that writes.
+    #[cfg(test)]
+    pub async fn sqlite_writer(&self) -> Result<Session, sqlx::Error> {
+        match &self.shared.backend {
+            Backend::Sqlite(sqlite) => sqlite.write().await,
+            Backend::Postgres(_) => Err(sqlx::Error::PoolClosed),
+        }
+    }
 }
 
 impl Drop for Database {

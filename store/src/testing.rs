@@ -81,8 +81,13 @@ impl TestPostgres {
         let create = async {
             let options: PgConnectOptions = self.url("postgres").parse()?;
             let mut connection = options.disable_statement_logging().connect().await?;
-            let sql = format!("CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0");
-            connection.execute(sqlx::AssertSqlSafe(sql)).await?;
+            // A server that was given may have one of an earlier process with this id.
+            for sql in [
+                format!("DROP DATABASE IF EXISTS {name}"),
+                format!("CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0"),
+            ] {
+                connection.execute(sqlx::AssertSqlSafe(sql)).await?;
+            }
             connection.close().await
         };
         let created: Result<(), sqlx::Error> = create.await;

@@ -53,11 +53,7 @@ impl Postgres {
             .disable_statement_logging();
         let place = place(&connect);
 
-        let opening = async {
-            let guard = Guard::take(&connect, &place).await?;
-            Ok::<_, OpenError>(guard)
-        };
-        let mut held = match timeout(options.open_timeout, opening).await {
+        let mut held = match timeout(options.open_timeout, Guard::take(&connect, &place)).await {
             Ok(held) => held?,
             Err(_) => {
                 let seconds = options.open_timeout.as_secs();
@@ -75,14 +71,7 @@ impl Postgres {
         let failed = |error: sqlx::Error| OpenError(format!("can't use the database {place}: {}", one_line(&error)));
         let generation = generation(&mut held.connection).await.map_err(failed)?;
 
-        // The server gives up before we do, so that nothing goes on there which nobody waits for.
-        let statement_timeout = format!("{}ms", options.call_timeout.as_millis());
-        let connect = connect.options([
-            ("default_transaction_isolation", "read committed"),
-            ("statement_timeout", &statement_timeout),
-            ("lock_timeout", &statement_timeout),
-            ("idle_in_transaction_session_timeout", &statement_timeout),
-        ]);
+        let connect = connect.options(settings(options.call_timeout));
         let pool = PgPoolOptions::new()
             .max_connections(u32::try_from(options.pool_size).unwrap_or(u32::MAX).max(1))
             .acquire_timeout(options.acquire_timeout)
@@ -119,6 +108,24 @@ impl Postgres {
         // Last: until here nobody else may begin.
         self.guard.release().await;
     }
+}
+
+/// What every connection that serves calls asks for when it begins.
+fn settings(call_timeout: Duration) -> [(&'static str, String); 8] {
+    // The server gives up before we do, so that nothing goes on there which nobody waits for.
+    let timeout = format!("{}ms", call_timeout.as_millis());
+    [
+        ("default_transaction_isolation", "read committed".to_owned()),
+        ("statement_timeout", timeout.clone()),
+        ("lock_timeout", timeout.clone()),
+        ("idle_in_transaction_session_timeout", timeout),
+        // Whatever we ask is a few rows by an index. What the statistics of a young or a skewed table promise, a scan of
+        // all users for one page, say, would be remembered with the prepared statement; compiling it takes longer than it.
+        ("enable_seqscan", "off".to_owned()),
+        ("enable_hashjoin", "off".to_owned()),
+        ("enable_mergejoin", "off".to_owned()),
+        ("jit", "off".to_owned()),
+    ]
 }
 
 /// What a connection must have before it commits anything: a commit is acknowledged when it is on disk.

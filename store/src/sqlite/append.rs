@@ -38,21 +38,23 @@ enum Stage {
     Commit,
 }
 
-/// What an error means for the batch. <https://www.sqlite.org/rescode.html>
+/// What an error means for the batch.
 fn failure(error: &sqlx::Error, stage: Stage) -> AppendError {
-    let text = one_line(error);
     let code = error.as_database_error().and_then(|error| error.code());
-    // The low byte is the primary code.
-    let primary = code.and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff);
-    match (primary, stage) {
+    meaning(code.and_then(|code| code.parse().ok()), stage)(one_line(error))
+}
+
+/// By the extended result code, whose low byte is the primary one. <https://www.sqlite.org/rescode.html>
+fn meaning(code: Option<i32>, stage: Stage) -> fn(String) -> AppendError {
+    match (code.map(|code| code & 0xff), stage) {
         // TOOBIG, CONSTRAINT, MISMATCH
-        (Some(18..=20), _) => AppendError::Data(text),
+        (Some(18..=20), _) => AppendError::Data,
         // CORRUPT, NOTADB: no retry mends these.
-        (Some(11 | 26), _) => AppendError::Broken(text),
+        (Some(11 | 26), _) => AppendError::Broken,
         // IOERR. After a failed fsync the kernel may have dropped what it could not write. (A full disk is another code,
         // FULL: then nothing was committed, and it is tried again.)
-        (Some(10), Stage::Commit) => AppendError::Broken(text),
-        _ => AppendError::Unknown(text),
+        (Some(10), Stage::Commit) => AppendError::Broken,
+        _ => AppendError::Unknown,
     }
 }
 
@@ -288,4 +290,63 @@ impl<'b> Judge<'b> {
 
 fn stored_from(offset: Option<i64>, number: Option<i64>, at: Option<i64>) -> Option<Stored> {
     Some(Stored { offset: offset?.unsigned_abs(), number: number?.unsigned_abs(), time: at?.unsigned_abs() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DataFolder, NewRoom, OpenOptions, RoomKind, Store};
+
+    #[test]
+    fn what_codes_mean() {
+        let is = |code, stage| match meaning(code, stage)(String::new()) {
+            AppendError::Unknown(_) => "unknown",
+            AppendError::Data(_) => "data",
+            AppendError::Broken(_) => "broken",
+        };
+        // FULL, BUSY, and what is no answer of SQLite at all: again.
+        for code in [Some(13), Some(5), Some(517), None] {
+            assert_eq!((is(code, Stage::Before), is(code, Stage::Commit)), ("unknown", "unknown"));
+        }
+        // IOERR, IOERR_FSYNC, IOERR_WRITE
+        for code in [Some(10), Some(1034), Some(778)] {
+            assert_eq!((is(code, Stage::Before), is(code, Stage::Commit)), ("unknown", "broken"));
+        }
+        // CONSTRAINT_UNIQUE, TOOBIG
+        for code in [Some(2067), Some(18)] {
+            assert_eq!((is(code, Stage::Before), is(code, Stage::Commit)), ("data", "data"));
+        }
+        assert_eq!(is(Some(11), Stage::Before), "broken");
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_waited_for() -> Result<(), Box<dyn std::error::Error>> {
+        let place = tempfile::TempDir::new()?;
+        let folder = DataFolder::open(place.path().join("data"))?;
+        let database = Sqlite::open(&folder.database_path(), &folder, &OpenOptions::default()).await?;
+        let owner = database.ensure_user("Ann", "ann").await?.id;
+        let (name, title) = ("lobby".to_owned(), String::new());
+        let room = database.create_room(NewRoom { name, title, kind: RoomKind::Public, size: 5, owner }).await?.id;
+        let item = |n: usize| Item {
+            room,
+            user: owner,
+            id: format!("{n}").into(),
+            kind: Kind::Message,
+            target: None,
+            body: Some("x".repeat(16 * 1024).into()),
+        };
+        let batch: Vec<_> = (0..50).map(item).collect();
+
+        // As large as it is now and no larger. The pragma is the connection's, of which there is one.
+        let database = &database;
+        let pages = |limit: &'static str| async move { database.sqlite_writer().await?.execute(limit, &[]).await };
+        pages("PRAGMA max_page_count = 1").await?;
+        let full = database.append(&batch).await;
+        assert!(matches!(&full, Err(AppendError::Unknown(why)) if why.contains("full")), "{full:?}");
+        assert_eq!(database.heads(&[room]).await?[0].as_ref().map(|head| head.offset), Some(0));
+        pages("PRAGMA max_page_count = 1000000").await?;
+        assert!(database.append(&batch).await?.iter().all(|outcome| matches!(outcome, Outcome::New(_))));
+        database.close().await;
+        Ok(())
+    }
 }
