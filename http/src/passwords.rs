@@ -42,6 +42,13 @@ pub trait Hasher: Send + Sync + 'static {
     fn verify(&self, password: &str, hash: &str) -> Result<bool, HashError>;
 }
 
+/// The hash of a new password, at the default cost. An error says in words what is wrong with the password.
+pub fn hash_new(password: &str) -> Result<String, HashError> {
+    crate::validation::new_password(password, &crate::Limits::default())
+        .map_err(|error| HashError(format!("the password {error}")))?;
+    Argon2id::new(PasswordCost::default())?.hash(password)
+}
+
 /// Why a hash could not be made or read. Never holds a password or a hash.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("password hash: {0}")]
