@@ -39,7 +39,7 @@ pub fn password(options: &Options, user: &str) -> Result<()> {
     let key = fold_name(user).map_err(|error| anyhow::anyhow!("--user: '{user}' is no user's name: it {error}"))?;
     let url = options.database_url()?;
     let folder = DataFolder::open(&options.data)?;
-    let hash = passwords::hash_new(&read_password(user)?)?;
+    let hash = passwords::hash_new(&read_password(user)?).map_err(anyhow::Error::msg)?;
     block_on(async {
         let store = uproar_store::open(&url, &folder, OpenOptions::default()).await?;
         let result = async {

@@ -43,10 +43,11 @@ pub trait Hasher: Send + Sync + 'static {
 }
 
 /// The hash of a new password, at the default cost. An error says in words what is wrong with the password.
-pub fn hash_new(password: &str) -> Result<String, HashError> {
+pub fn hash_new(password: &str) -> Result<String, String> {
     crate::validation::new_password(password, &crate::Limits::default())
-        .map_err(|error| HashError(format!("the password {error}")))?;
-    Argon2id::new(PasswordCost::default())?.hash(password)
+        .map_err(|error| format!("the password {error}"))?;
+    let hash = Argon2id::new(PasswordCost::default()).and_then(|hasher| hasher.hash(password));
+    hash.map_err(|error| error.to_string())
 }
 
 /// Why a hash could not be made or read. Never holds a password or a hash.
