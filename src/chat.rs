@@ -186,9 +186,9 @@ pub async fn run(mut port: Port<Message>, calls: Calls, placing: ahash::RandomSt
     let Calls(mut calls) = calls;
     let mut credits = vec![limits.mesh_calls_limit; usize::from(shards)];
     let mut publishes: HashMap<(u32, u32), oneshot::Sender<Result<Outcome, PublishError>>> = HashMap::new();
-    // Notices that have found no credit. They must arrive, and in order.
     let mut collections: HashMap<u32, Collection> = HashMap::new();
     let mut collected = 0u32;
+    // Notices that have found no credit. They must arrive, and in order.
     let mut notices: VecDeque<(u16, Message)> = VecDeque::new();
     loop {
         let more = port.inbox.pop_each(|from, message| {

@@ -27,10 +27,15 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Command::Restored) => tools::restored(&cli.options),
         Some(Command::Password { user }) => tools::password(&cli.options, user),
         Some(Command::Completions { shell }) => {
-            clap_complete::generate(*shell, &mut Cli::command(), "uproar", &mut std::io::stdout());
-            Ok(())
+            let mut out = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "uproar", &mut out);
+            tools::print(&out)
         }
-        Some(Command::Man) => Ok(clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?),
+        Some(Command::Man) => {
+            let mut out = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut out)?;
+            tools::print(&out)
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use std::net::{SocketAddr, TcpListener};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use uproar_http::addresses::Network;
@@ -26,6 +26,9 @@ const HTTP_CONNECTIONS_LIMIT: usize = 4_096;
 
 /// The same for the operators' port.
 const ADMIN_CONNECTIONS_LIMIT: usize = 64;
+
+/// A signal that follows the first one this closely is the same one.
+const SECOND_SIGNAL_AFTER: Duration = Duration::from_millis(200);
 
 /// Runs the server until it is told to stop.
 pub fn run(options: &Options) -> Result<()> {
@@ -159,8 +162,10 @@ async fn serve(
     }
     drop((hand_over, ended));
     tracing::info!(shards, lanes, driver = "uring", "started");
-    for address in &bound {
-        println!("Uproar listens on http://{}", shown(*address));
+    let mut places: Vec<String> = bound.iter().map(|address| shown(*address)).collect();
+    places.dedup();
+    for place in places {
+        println!("Uproar listens on http://{place}");
     }
 
     // Until something ends it.
@@ -182,7 +187,14 @@ async fn serve(
         _ = &mut endpoint => bail!("the HTTP service's way to the shards ended by itself"),
     }
     tokio::spawn(async move {
-        signals.next().await;
+        // Some that stop a process signal it and then its group: that is still the first time.
+        let first = Instant::now();
+        loop {
+            signals.next().await;
+            if first.elapsed() >= SECOND_SIGNAL_AFTER {
+                break;
+            }
+        }
         tracing::warn!("stopped at once by a second signal");
         std::process::exit(1);
     });

@@ -3,7 +3,7 @@
 use crate::config::Options;
 use crate::driver;
 use anyhow::{Context, Result, bail};
-use std::io::{IsTerminal, Read};
+use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
 use uproar_http::{Tokens, passwords};
 use uproar_model::fold_name;
@@ -13,8 +13,15 @@ use uproar_store::{DataFolder, OpenOptions};
 pub fn token(options: &Options, user: &str, lifetime: u64) -> Result<()> {
     fold_name(user).map_err(|error| anyhow::anyhow!("--user: '{user}' is no user's name: it {error}"))?;
     let tokens = Tokens::read_key_file(&options.key_path())?;
-    println!("{}", tokens.mint(user, driver::now().unix_ms / 1000, lifetime));
-    Ok(())
+    print(format!("{}\n", tokens.mint(user, driver::now().unix_ms / 1000, lifetime)).as_bytes())
+}
+
+/// To standard output. Whoever reads it may stop early.
+pub fn print(bytes: &[u8]) -> Result<()> {
+    match std::io::stdout().write_all(bytes) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("standard output can't be written to"),
+    }
 }
 
 /// Copies the SQLite database, beside a running server.

@@ -99,6 +99,8 @@ codes! {
     UpgradeRequired = "upgrade_required", UPGRADE_REQUIRED;
     /// The user sends faster than a limit allows.
     RateLimited = "rate_limited", TOO_MANY_REQUESTS;
+    /// The user has too many WebSockets.
+    TooManyConnections = "too_many_connections", TOO_MANY_REQUESTS;
     /// Too many password checks of one address wait already.
     TooManyAttempts = "too_many_attempts", TOO_MANY_REQUESTS;
     /// A fault of the server.

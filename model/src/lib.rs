@@ -1,11 +1,13 @@
 //! The nouns that every part of Uproar shares. Plain data: no I/O, no database, no runtime, so that the sans-I/O core,
 //! the store and the HTTP service speak of the same things without depending on each other.
 
+mod access;
 mod append;
 mod claims;
 mod name;
 mod publication;
 
+pub use access::{Admission, JoinError, PageRequest, Revocation, Role};
 pub use append::{Item, Kind, Outcome, Refusal, Stored};
 pub use claims::{Claims, TokenError};
 pub use name::{NAME_LIMIT_BYTES, NameError, fold_name};

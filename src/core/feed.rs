@@ -14,8 +14,8 @@ use super::shard::Shard;
 use crate::protocol::{CloseReason, Format};
 use std::rc::Rc;
 use std::sync::Arc;
+use uproar_model::PageRequest;
 use uproar_model::{Epoch, Kind, Offset, Page};
-use uproar_store::PageRequest;
 
 #[derive(Debug)]
 pub(super) struct Subscriber {
@@ -114,7 +114,7 @@ impl Shard {
             AttachOutcome::NoRoom | AttachOutcome::Failed => {
                 self.remove_feed(id);
                 let (status, code, text) = match outcome {
-                    AttachOutcome::NoRoom => (404, "no_room", "there is no such room"),
+                    AttachOutcome::NoRoom => (404, "no_such_room", "there is no such room"),
                     _ => (503, "unavailable", super::handshake::UNAVAILABLE),
                 };
                 for caller in waiting {

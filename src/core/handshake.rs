@@ -14,8 +14,8 @@ use crate::protocol::{Format, plain};
 use crate::websocket::{Request, frame, upgrade};
 use bytes::Bytes;
 use std::sync::Arc;
+use uproar_model::{Admission, JoinError};
 use uproar_model::{Claims, Kind, Offset, TokenError, User, fold_name};
-use uproar_store::{Admission, JoinError};
 
 /// The longest name of a `live:` channel, in bytes.
 const LIVE_NAME_LIMIT_BYTES: usize = 255;
@@ -122,48 +122,48 @@ impl Shard {
         let (token, subprotocol) = self.find_token(request)?;
         let claims = (self.config.verify)(&token, now.unix_ms / 1000).map_err(|error| match error {
             TokenError::Expired => Refusal(401, "token_expired", error.to_string()),
-            TokenError::Invalid => Refusal(401, "invalid_token", error.to_string()),
+            TokenError::Invalid => Refusal(401, "token_invalid", error.to_string()),
         })?;
         if claims.user.is_some_and(|user| self.is_revoked(user, claims.generation, claims.issued_at)) {
             return Err(signed_out());
         }
-        let bad = |text: String| Refusal(400, "bad_request", text);
+        let invalid = |text: String| Refusal(422, "invalid_field", text);
         let room = request
             .query_value("room")
-            .ok_or_else(|| bad("the parameter 'room' is missing: /ws?room=NAME or /ws?room=live:NAME".into()))?;
+            .ok_or_else(|| Refusal(422, "missing_field", "the parameter 'room' is missing: /ws?room=NAME".into()))?;
         let format = request.query_value("format");
         let (wanted, format, input) = match (room.strip_prefix("live:"), format.as_deref()) {
             (Some(name), format) => {
                 if name.is_empty() || name.len() > LIVE_NAME_LIMIT_BYTES || name.chars().any(char::is_control) {
                     let text =
                         format!("the name of a live: channel has 1 to {LIVE_NAME_LIMIT_BYTES} bytes, no controls");
-                    return Err(bad(text));
+                    return Err(invalid(text));
                 }
                 let wanted = Wanted::Live(name.into());
                 match format {
-                    None => (wanted, Format::Plain, plain::Input::Text),
+                    None | Some("text") => (wanted, Format::Plain, plain::Input::Text),
                     Some("json") => (wanted, Format::Plain, plain::Input::Json),
                     Some("raw") => (wanted, Format::Raw, plain::Input::Text),
-                    Some(_) => return Err(bad("the format of a live: channel is json, raw or absent".into())),
+                    Some(_) => return Err(invalid("the format of a live: channel is text, json or raw".into())),
                 }
             }
             (None, format) => {
                 let key = fold_name(&room).map_err(|_| no_room())?;
                 match format {
-                    None => (Wanted::Room(key.into()), Format::Plain, plain::Input::Text),
+                    None | Some("text") => (Wanted::Room(key.into()), Format::Plain, plain::Input::Text),
                     Some("json") => (Wanted::Room(key.into()), Format::Plain, plain::Input::Json),
-                    Some(_) => return Err(bad("the format of a room is json or absent".into())),
+                    Some(_) => return Err(invalid("the format of a room is text or json".into())),
                 }
             }
         };
         let since = match request.query_value("since") {
             None => None,
             Some(_) if matches!(wanted, Wanted::Live(_)) => {
-                return Err(bad("a live: channel keeps nothing, so there is no 'since'".into()));
+                return Err(invalid("a live: channel keeps nothing, so there is no 'since'".into()));
             }
             Some(text) => {
                 let offset = text.parse::<u64>().ok().filter(|o| *o < 1 << 53);
-                let offset = offset.ok_or_else(|| bad("'since' must be an offset: 0 or a whole number".into()))?;
+                let offset = offset.ok_or_else(|| invalid("'since' must be an offset: 0 or a whole number".into()))?;
                 Some(Since { offset, epoch: request.query_value("epoch").map(Into::into) })
             }
         };
@@ -178,7 +178,7 @@ impl Shard {
             {
                 return Ok((token.trim().to_owned(), None));
             }
-            return Err(Refusal(401, "invalid_token", "the Authorization header must be 'Bearer TOKEN'".into()));
+            return Err(Refusal(401, "token_invalid", "the Authorization header must be 'Bearer TOKEN'".into()));
         }
         if let Some(offered) = request.subprotocols.iter().find(|p| p.starts_with("bearer.")) {
             return Ok((offered["bearer.".len()..].to_owned(), Some(offered.clone())));
@@ -188,10 +188,10 @@ impl Shard {
                 return Ok((token.into_owned(), None));
             }
             let text = "tokens in the address are switched off here; send 'Authorization: Bearer TOKEN'";
-            return Err(Refusal(401, "invalid_token", text.into()));
+            return Err(Refusal(401, "token_invalid", text.into()));
         }
         let text = "there is no token; send 'Authorization: Bearer TOKEN', the subprotocol 'bearer.TOKEN', or ?token=";
-        Err(Refusal(401, "missing_token", text.into()))
+        Err(Refusal(401, "token_missing", text.into()))
     }
 
     fn look_up_user(&mut self, now: Now, slot: u32, host: &mut impl Host) {
@@ -265,7 +265,7 @@ impl Shard {
                 let Refusal(status, code, message) = match error {
                     JoinError::NoRoom => no_room(),
                     JoinError::Full => Refusal(409, "room_full", "the room is full".into()),
-                    JoinError::NoUser => Refusal(401, "invalid_token", TokenError::Invalid.to_string()),
+                    JoinError::NoUser => Refusal(401, "token_invalid", TokenError::Invalid.to_string()),
                 };
                 self.refuse(now, slot, status, code, &message, host);
             }
@@ -456,11 +456,11 @@ pub(super) const OVERLOADED: &str = "the server has too much to do; try again";
 pub(super) const UNAVAILABLE: &str = "the database does not answer; try again";
 
 fn no_room() -> Refusal {
-    Refusal(404, "no_room", "there is no such room".into())
+    Refusal(404, "no_such_room", "there is no such room".into())
 }
 
 fn signed_out() -> Refusal {
-    Refusal(401, "invalid_token", "the token's user has signed out; sign in again".into())
+    Refusal(401, "token_invalid", "the token's user has signed out; sign in again".into())
 }
 
 /// A stranger's text for an error message: short.

@@ -14,8 +14,8 @@ use super::run::{Entry, LiveEntry, Ring, Run};
 use super::shard::Shard;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use uproar_model::PageRequest;
 use uproar_model::{Epoch, Offset, Outcome, Publication, RoomId, Stored, User};
-use uproar_store::PageRequest;
 
 /// How long after a failed read it is tried again.
 const READ_RETRY_MS: u64 = 100;

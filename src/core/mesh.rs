@@ -6,8 +6,8 @@
 
 use super::run::Run;
 use std::sync::Arc;
+use uproar_model::{Admission, JoinError, PageRequest, Revocation};
 use uproar_model::{Epoch, Item, Offset, Outcome, Page, Publication, RoomId, UnixMillis, User, UserId};
-use uproar_store::{Admission, JoinError, PageRequest, Revocation};
 
 /// Someone who has queues: one to and one from each other endpoint that it talks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -19,8 +19,8 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use uproar_model::Revocation;
 use uproar_model::{Claims, RoomId, TokenError, UserId};
-use uproar_store::Revocation;
 
 /// Checks a token's signature and time (Unix seconds). Pure: no database, no clock.
 pub type Verify = Arc<dyn Fn(&str, u64) -> Result<Claims, TokenError> + Send + Sync>;
@@ -397,7 +397,7 @@ impl Shard {
         for slot in 0..self.connections.len() as u32 {
             match &mut self.connections[slot as usize].phase {
                 Phase::Head => self.cut(slot, host),
-                Phase::Handshake(_) => self.refuse(now, slot, 503, "stopping", "the server is stopping", host),
+                Phase::Handshake(_) => self.refuse(now, slot, 503, "unavailable", "the server is stopping", host),
                 Phase::Echo => self.end(now, slot, CloseReason::GOING_AWAY, host),
                 // One with publishes under way is ended when they are answered.
                 Phase::Open(session) if session.outstanding == 0 => {

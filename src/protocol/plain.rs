@@ -40,7 +40,12 @@ pub struct Refused {
 /// Reads one frame of a stored room. `text_limit_bytes` bounds the text.
 pub fn decode(frame: &str, input: Input, text_limit_bytes: usize) -> Result<Publish, Refused> {
     let publish = match input {
-        Input::Text => Publish { text: frame.to_owned(), id: None, reply_to: None },
+        // Clients that read lines from a terminal or a file send their ends too.
+        Input::Text => {
+            let line = frame.strip_suffix('\n').unwrap_or(frame);
+            let line = line.strip_suffix('\r').unwrap_or(line);
+            Publish { text: line.to_owned(), id: None, reply_to: None }
+        }
         Input::Json => decode_data(frame)?,
     };
     match check_text(&publish.text, text_limit_bytes) {
@@ -317,6 +322,9 @@ mod tests {
     fn data_is_rebuilt_from_known_fields() {
         let publish = decode(r#"{"text":"hi","id":"a","reply_to":3,"role":"owner"}"#, Input::Json, 100).unwrap();
         assert_eq!(publish, Publish { text: "hi".into(), id: Some("a".into()), reply_to: Some(3) });
+        for line in ["a\nb", "a\nb\n", "a\nb\r\n"] {
+            assert_eq!(decode(line, Input::Text, 100).unwrap().text, "a\nb");
+        }
         let publish = decode("{}", Input::Text, 100).unwrap();
         assert_eq!(publish, Publish { text: "{}".into(), id: None, reply_to: None });
     }

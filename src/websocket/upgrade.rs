@@ -20,10 +20,10 @@ pub fn switching_protocols(request: &Request, subprotocol: Option<&str>) -> Byte
     answer.into()
 }
 
-/// A whole HTTP response with the body `{"error":{"code":…,"message":…}}`, after which the connection is closed.
+/// A whole HTTP response with the body `{"error":{"code":…,"message":…,"field":null}}`, after which the connection is closed.
 /// `headers` (name, value) are added to the usual ones.
 pub fn refusal(status: u16, code: &str, message: &str, headers: &[(&str, &str)]) -> Bytes {
-    let body = serde_json::json!({"error": {"code": code, "message": message}}).to_string();
+    let body = serde_json::json!({"error": {"code": code, "message": message, "field": null}}).to_string();
     let mut answer = format!("HTTP/1.1 {status} {}\r\n", reason_phrase(status));
     for (name, value) in headers {
         answer += &format!("{name}: {value}\r\n");
@@ -42,6 +42,7 @@ fn reason_phrase(status: u16) -> &'static str {
         404 => "Not Found",
         408 => "Request Timeout",
         409 => "Conflict",
+        422 => "Unprocessable Content",
         426 => "Upgrade Required",
         429 => "Too Many Requests",
         500 => "Internal Server Error",

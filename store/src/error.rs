@@ -31,19 +31,6 @@ pub enum CreateUserError {
     Store(#[from] StoreError),
 }
 
-/// Why someone is not let into a room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum JoinError {
-    /// Also what a private room looks like from outside.
-    #[error("there is no such room")]
-    NoRoom,
-    #[error("the room is full")]
-    Full,
-    /// The token's user was deleted.
-    #[error("there is no such user")]
-    NoUser,
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum RoomError {
     /// Also what a private room looks like from outside.

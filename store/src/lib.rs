@@ -22,11 +22,11 @@ pub mod tools;
 mod users;
 
 pub use data_folder::DataFolder;
-pub use error::{AppendError, CreateUserError, JoinError, OpenError, RoomError, StoreError};
+pub use error::{AppendError, CreateUserError, OpenError, RoomError, StoreError};
 pub use objects::{
-    Account, Admission, Chats, Cursor, Login, MemberEntry, Message, NewRoom, NewUser, PageRequest, Reaction, Removal,
-    Revocation, Role, Room, RoomKind,
+    Account, Chats, Cursor, Login, MemberEntry, Message, NewRoom, NewUser, Reaction, Removal, Room, RoomKind,
 };
+pub use uproar_model::{Admission, JoinError, PageRequest, Revocation, Role};
 
 pub use open::{DatabaseUrl, OpenOptions, open};
 

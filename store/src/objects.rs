@@ -1,15 +1,7 @@
 //! What the store is asked and what it answers, apart from the commit path's own words in `uproar-model`.
 
 use std::sync::Arc;
-use uproar_model::{Epoch, Number, Offset, Publication, RoomId, UnixMillis, User, UserId};
-
-/// What a user is in a room. The numbers are those in the database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    Member = 0,
-    Moderator = 1,
-    Owner = 2,
-}
+use uproar_model::{Epoch, Number, Offset, Publication, Role, RoomId, UnixMillis, User, UserId};
 
 /// Who finds a room. The numbers are those in the database; 2 is reserved for direct rooms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +39,6 @@ pub enum Login<'a> {
     EmailKey(&'a str),
 }
 
-/// A user's token generation and when it was raised to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Revocation {
-    pub user: UserId,
-    pub generation: u32,
-    pub at: UnixMillis,
-}
-
 /// A room to create.
 #[derive(Clone, Debug)]
 pub struct NewRoom {
@@ -83,19 +67,6 @@ pub struct Room {
     pub role: Option<Role>,
 }
 
-/// A membership that lets a connection subscribe.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admission {
-    pub room: RoomId,
-    pub epoch: Epoch,
-    /// The room's head in the snapshot (or transaction) in which the membership was read: a removal after it has a
-    /// higher offset.
-    pub offset: Offset,
-    pub role: Role,
-    /// Whether this call made the user a member.
-    pub joined: bool,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberEntry {
     pub user: User,
@@ -110,19 +81,6 @@ pub struct Removal {
     pub room: RoomId,
     pub member: UserId,
     pub publication: Publication,
-}
-
-/// Which publications of a room are read. Pages end at `items_limit` publications or, past the first, `bytes_limit`
-/// bytes of bodies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PageRequest {
-    /// Ascending: offsets above `from`. Descending: offsets below `from`.
-    pub from: Offset,
-    pub ascending: bool,
-    /// Ascending reads go no further than this offset.
-    pub up_to: Offset,
-    pub items_limit: usize,
-    pub bytes_limit: usize,
 }
 
 /// Where a page of messages begins.

@@ -1,11 +1,8 @@
 //! Rooms and who is in them, the same on both databases.
 
-use crate::objects::PageRequest;
 use crate::session::{Arg, Session};
-use crate::{
-    Admission, JoinError, MemberEntry, NewRoom, Removal, Role, Room, RoomError, RoomKind, StoreError, history, users,
-};
-use uproar_model::{Epoch, Offset, RoomId, User, UserId};
+use crate::{MemberEntry, NewRoom, Removal, Room, RoomError, RoomKind, StoreError, history, users};
+use uproar_model::{Admission, Epoch, JoinError, Offset, PageRequest, Role, RoomId, User, UserId};
 
 /// Epochs as clients see them: the room's own, and how often the whole database may have gone back.
 #[derive(Clone, Copy, Debug)]
@@ -14,16 +11,6 @@ pub(crate) struct Generation(pub i64);
 impl Generation {
     pub fn epoch(self, room_epoch: &str) -> Epoch {
         Epoch(format!("{room_epoch}.{}", self.0).into())
-    }
-}
-
-impl Role {
-    pub(crate) fn from_number(number: i64) -> Role {
-        match number {
-            2 => Role::Owner,
-            1 => Role::Moderator,
-            _ => Role::Member,
-        }
     }
 }
 

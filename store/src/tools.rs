@@ -19,6 +19,10 @@ pub async fn backup(url: &DatabaseUrl, to: &Path) -> Result<(), OpenError> {
 pub async fn restored(url: &DatabaseUrl, folder: &DataFolder, options: OpenOptions) -> Result<(), OpenError> {
     match url {
         // At the next start the word in the database is compared with the one in the folder.
+        DatabaseUrl::Sqlite(path) if !path.is_file() => Err(OpenError(format!(
+            "there is no database {}; say with --data or --database where it is",
+            path.display()
+        ))),
         DatabaseUrl::Sqlite(_) => folder.forget_incarnation(),
         DatabaseUrl::Postgres(url) => crate::postgres::Postgres::restored(url, &options).await,
     }
