@@ -63,7 +63,7 @@ mod tests {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\n"), "{head}");
         assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
-        assert_eq!(body, r#"{"error":{"code":"unauthorized","message":"The \"token\" is not good."}}"#);
+        assert_eq!(body, r#"{"error":{"code":"unauthorized","field":null,"message":"The \"token\" is not good."}}"#);
 
         let mut headers = [httparse::EMPTY_HEADER; 8];
         let mut response = httparse::Response::new(&mut headers);
