@@ -197,7 +197,13 @@ pub(crate) async fn backup(path: &Path, to: &Path) -> Result<(), OpenError> {
     let copied = async {
         let mut connection = options.connect().await?;
         sqlx::query("VACUUM INTO $1").bind(text).execute(&mut connection).await?;
-        connection.close().await
+        connection.close().await?;
+        // A word that no data folder has: put back, the copy is noticed even if this start was the last one.
+        let mut copy = SqliteConnectOptions::new().filename(to).disable_statement_logging().connect().await?;
+        let sql = "INSERT INTO meta (name, value) VALUES ('incarnation', 'a copy')
+            ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+        sqlx::query(sql).execute(&mut copy).await?;
+        copy.close().await
     };
     let copied: Result<(), sqlx::Error> = copied.await;
     let synced = copied.map_err(failed).and_then(|()| {

@@ -116,6 +116,7 @@ impl World {
         loop {
             let from = log.last().map_or(0, |publication: &Publication| publication.offset);
             let page = self.store.page(room, after(from)).await.expect("an answer").expect("a room");
+            assert!(!page.more || !page.publications.is_empty(), "a page that leads nowhere");
             log.extend(page.publications);
             if !page.more {
                 assert_eq!(log.len() as u64, page.head.offset, "the head is where the log ends");

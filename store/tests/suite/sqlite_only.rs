@@ -165,6 +165,32 @@ fn a_copy_made_while_the_server_ran_is_noticed_too() {
 }
 
 #[test]
+fn a_backup_is_noticed_even_after_a_crash() {
+    runtime().block_on(async {
+        let place = TempDir::new().unwrap();
+        let folder = folder(&place);
+        let (file, copy) = (folder.database_path(), place.path().join("copy"));
+        let store = open_in(&folder).await.unwrap();
+        let (room, ann, first) = begin(&store).await;
+        uproar_store::tools::backup(&DatabaseUrl::Sqlite(file.clone()), &copy).await.unwrap();
+        store.append(&[message(room, ann, "lost", "x")]).await.unwrap();
+        // What the folder holds at a crash, and the copy put back there: the word is the one under which it was made.
+        let crashed = place.path().join("crashed");
+        fs::create_dir(&crashed).unwrap();
+        for name in ["uproar.lock", "incarnation"] {
+            fs::copy(folder.path().join(name), crashed.join(name)).unwrap();
+        }
+        fs::copy(&copy, crashed.join("uproar.db")).unwrap();
+        store.close().await;
+        let folder = DataFolder::open(&crashed).unwrap();
+        let store = open_in(&folder).await.unwrap();
+        assert_ne!(epoch(&store, room).await, first);
+        assert_eq!(World::of(Arc::clone(&store)).log(room).await.len(), 1);
+        store.close().await;
+    });
+}
+
+#[test]
 fn a_database_that_moved_to_another_folder_begins_a_new_epoch() {
     runtime().block_on(async {
         let place = TempDir::new().unwrap();
