@@ -115,6 +115,18 @@ pub(crate) struct LockFile {
 }
 
 impl LockFile {
+    /// The lock that guards a file outside of our own data folder: that of the data folder in which it lies, for it is
+    /// what a server there holds, else one of the file's own.
+    pub fn take_for(file: &Path) -> Result<LockFile, OpenError> {
+        let of_folder = file.with_file_name(LOCK_FILE);
+        if of_folder.exists() {
+            return LockFile::take(&of_folder);
+        }
+        let mut beside = file.to_path_buf().into_os_string();
+        beside.push(".lock");
+        LockFile::take(Path::new(&beside))
+    }
+
     /// Takes the lock, making the file (mode 0600) where it is missing. It holds the process id of who has the lock.
     pub fn take(path: &Path) -> Result<LockFile, OpenError> {
         let failed = |error: io::Error| OpenError(format!("can't lock {}: {error}", path.display()));

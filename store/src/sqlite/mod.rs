@@ -64,13 +64,8 @@ impl Sqlite {
         let failed = |error: sqlx::Error| OpenError(format!("can't open the database {place}: {}", one_line(&error)));
 
         let path = prepare_file(path).await?;
-        let lock = if path.parent() == Some(folder.path()) {
-            None
-        } else {
-            let mut beside = path.clone().into_os_string();
-            beside.push(".lock");
-            Some(LockFile::take(Path::new(&beside))?)
-        };
+        let is_in_folder = path.parent() == Some(folder.path());
+        let lock = if is_in_folder { None } else { Some(LockFile::take_for(&path)?) };
 
         let common = SqliteConnectOptions::new()
             .filename(&path)
