@@ -50,6 +50,8 @@ impl Postgres {
             .parse::<PgConnectOptions>()
             .map_err(|_| OpenError("this PostgreSQL URL can't be read".to_owned()))?
             .application_name("uproar")
+            // Notices of what is there already, at every start, are news to nobody.
+            .options([("client_min_messages", "warning")])
             .disable_statement_logging();
         let place = place(&connect);
 
