@@ -161,6 +161,8 @@ async fn serve(
         spawned.context("a shard's thread can't be started")?;
     }
     drop((hand_over, ended));
+    // Whoever reads that it listens may stop it at once.
+    let mut signals = Signals::new()?;
     tracing::info!(shards, lanes, driver = "uring", "started");
     let mut places: Vec<String> = bound.iter().map(|address| shown(*address)).collect();
     places.dedup();
@@ -169,7 +171,6 @@ async fn serve(
     }
 
     // Until something ends it.
-    let mut signals = Signals::new()?;
     tokio::select! {
         // In this order: a lane that finds the database broken ends after it has said so.
         biased;
