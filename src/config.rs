@@ -140,11 +140,19 @@ pub enum Driver {
 
 impl Cli {
     /// From the arguments, the environment and the configuration file, in this order of precedence. Arguments that
-    /// clap refuses end the process with its message and exit code 2.
+    /// clap refuses end the process with one line and exit code 2.
     pub fn load() -> Result<Cli> {
         let arguments: Vec<OsString> = std::env::args_os().collect();
-        let matches = Cli::with_file(&arguments)?.get_matches_from(&arguments);
-        Ok(Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()))
+        let cli = Cli::with_file(&arguments)?.try_get_matches_from(&arguments);
+        match cli.and_then(|matches| Cli::from_arg_matches(&matches)) {
+            Ok(cli) => Ok(cli),
+            Err(error) if error.use_stderr() => {
+                eprintln!("uproar: {}", one_line(&error));
+                std::process::exit(error.exit_code())
+            }
+            // What --help and --version ask for.
+            Err(error) => error.exit(),
+        }
     }
 
     /// The command line with the defaults of the configuration file that it names, if it names one.
@@ -161,6 +169,15 @@ impl Cli {
         })?;
         table.into_iter().try_fold(command, |command, (name, value)| set_default(command, path, &name, &value))
     }
+}
+
+/// What clap says in several lines, without the usage.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let end = ["\n\nUsage:", "\n\nFor more information"].iter().filter_map(|mark| text.find(mark)).min();
+    let words: Vec<&str> = text[..end.unwrap_or(text.len())].split_whitespace().collect();
+    format!("{}; `uproar --help` lists the options", words.join(" "))
 }
 
 /// Makes a value of the configuration file the default of the option with this name.

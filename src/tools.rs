@@ -11,7 +11,8 @@ use uproar_store::{DataFolder, OpenOptions};
 
 /// Mints a token: reads the key, and nothing else.
 pub fn token(options: &Options, user: &str, lifetime: u64) -> Result<()> {
-    fold_name(user).map_err(|error| anyhow::anyhow!("--user: '{user}' is no user's name: it {error}"))?;
+    fold_name(user)
+        .map_err(|error| anyhow::anyhow!("--user: '{}' is no user's name: it {error}", user.escape_debug()))?;
     let tokens = Tokens::read_key_file(&options.key_path())?;
     print(format!("{}\n", tokens.mint(user, driver::now().unix_ms / 1000, lifetime)).as_bytes())
 }
@@ -43,7 +44,8 @@ pub fn restored(options: &Options) -> Result<()> {
 
 /// Sets a password.
 pub fn password(options: &Options, user: &str) -> Result<()> {
-    let key = fold_name(user).map_err(|error| anyhow::anyhow!("--user: '{user}' is no user's name: it {error}"))?;
+    let key = fold_name(user)
+        .map_err(|error| anyhow::anyhow!("--user: '{}' is no user's name: it {error}", user.escape_debug()))?;
     let url = options.database_url()?;
     let folder = DataFolder::open(&options.data)?;
     let hash = passwords::hash_new(&read_password(user)?).map_err(anyhow::Error::msg)?;
