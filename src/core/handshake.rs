@@ -188,7 +188,7 @@ impl Shard {
                 return Ok((token.into_owned(), None));
             }
             let text = "tokens in the address are switched off here; send 'Authorization: Bearer TOKEN'";
-            return Err(Refusal(401, "token_invalid", text.into()));
+            return Err(Refusal(401, "token_missing", text.into()));
         }
         let text = "there is no token; send 'Authorization: Bearer TOKEN', the subprotocol 'bearer.TOKEN', or ?token=";
         Err(Refusal(401, "token_missing", text.into()))

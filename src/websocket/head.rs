@@ -126,7 +126,12 @@ fn upgrade(request: &httparse::Request<'_, '_>, peer: SocketAddr) -> Result<Opti
     // Before the key: versions other than ours may have no key, or another kind of it.
     if single(request, "Sec-WebSocket-Version") != Some(b"13") {
         let headers = [("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket")];
-        return Err(refusal(426, "bad_upgrade", "Only version 13 of the WebSocket protocol is spoken here.", &headers));
+        return Err(refusal(
+            426,
+            "upgrade_required",
+            "Only version 13 of the WebSocket protocol is spoken here.",
+            &headers,
+        ));
     }
     let Some(accept) = single(request, "Sec-WebSocket-Key").and_then(accept) else {
         return bad("The header 'Sec-WebSocket-Key' must be there once, with 16 bytes in Base64.");
