@@ -44,6 +44,8 @@ pub(super) struct Feed {
     pub subscribers: Vec<Subscriber>,
     /// The subscriber at whom the fan-out stands; none when none is under way.
     pub next: Option<usize>,
+    /// Up to here every subscriber who is not behind has been given all.
+    pub served: Offset,
     /// Something came, or somebody changed places, since the fan-out began: another round is due.
     pub again: bool,
     pub idle_since_ms: Option<u64>,
@@ -76,6 +78,7 @@ impl Shard {
             ring: Ring::default(),
             subscribers: Vec::new(),
             next: None,
+            served: 0,
             again: false,
             idle_since_ms: None,
         });
@@ -100,6 +103,7 @@ impl Shard {
                 feed.is_attached = true;
                 feed.epoch = epoch;
                 feed.position = position;
+                feed.served = position;
                 for caller in waiting {
                     if self.connection_of(caller).is_some_and(|c| c.handshake_mut().is_some()) {
                         self.let_in(now, caller.slot, id, host);
@@ -144,14 +148,18 @@ impl Shard {
             // The last line of "no gap, no duplicate": never show what does not follow.
             return self.end_feed(now, channel, CloseReason::INSUFFICIENT_STATE, host);
         }
-        feed.position = run.last();
         let limits = &self.config.limits;
-        feed.ring.push(
-            Arc::clone(&run),
-            now.ms,
-            limits.ring_limit_publications as usize,
-            limits.ring_limit_bytes as usize,
-        );
+        let (entries, bytes) = (limits.ring_limit_publications as usize, limits.ring_limit_bytes as usize);
+        // One turn may bring more than the ring holds: they are given what they would lose before it goes.
+        if feed.next.is_some()
+            && feed.ring.would_lose(&run, feed.served, entries, bytes)
+            && !self.fan_out_feed(now, id, host)
+        {
+            self.unserved.retain(|unserved| *unserved != id);
+        }
+        let Some(feed) = self.feeds.get_mut(id as usize) else { return };
+        feed.position = run.last();
+        feed.ring.push(Arc::clone(&run), now.ms, entries, bytes);
         if !feed.subscribers.is_empty() {
             match feed.next {
                 Some(_) => feed.again = true,
@@ -253,6 +261,7 @@ impl Shard {
         let is_round_done = end == feed.subscribers.len();
         if is_round_done && !feed.again {
             feed.ring.release_charges();
+            feed.served = feed.position;
         }
         feed.next = match (is_round_done, std::mem::take(&mut feed.again)) {
             (true, true) => Some(0),

@@ -170,6 +170,23 @@ impl Ring {
         }
     }
 
+    /// Whether the next run would push out one that goes beyond `served`.
+    pub fn would_lose(&self, next: &Run, served: Offset, entries_limit: usize, bytes_limit: usize) -> bool {
+        let mut entries = self.entries + next.entries.len();
+        let mut cost_bytes = self.cost_bytes + next.cost_bytes;
+        for RingRun { run, .. } in &self.runs {
+            if entries <= entries_limit && cost_bytes <= bytes_limit {
+                return false;
+            }
+            if run.last() > served {
+                return true;
+            }
+            entries -= run.entries.len();
+            cost_bytes -= run.cost_bytes;
+        }
+        false
+    }
+
     /// The fan-out is over: from now on only queues hold the buffers of the latest runs.
     pub fn release_charges(&mut self) {
         for ring_run in self.runs.iter_mut().rev() {
