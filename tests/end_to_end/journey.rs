@@ -1,0 +1,74 @@
+//! What someone does who tries it for the first time.
+
+use crate::databases::Kind;
+use crate::server::{Server, number, text};
+use serde_json::json;
+
+on_each_database_and_shards! { from_sign_up_to_history_over_a_restart }
+
+async fn from_sign_up_to_history_over_a_restart(kind: Kind, shards: &str) {
+    let mut server = Server::start(kind, &["--shards", shards]).await;
+    let ann = server.sign_up("Ann").await;
+    let bob = server.sign_up("Bob").await;
+    let wrong = json!({"username": "ann", "password": "wrong horse"});
+    assert_eq!(server.post("/user/signin", "", wrong).await.error(), (401, "wrong_credentials".into()));
+    let right = json!({"email": "ann@example.org", "password": "correct horse"});
+    let signed_in = server.post("/user/signin", "", right).await.expect(200);
+    assert_eq!(signed_in["user"]["username"], "Ann");
+    let ann = crate::client::User { token: text(&signed_in["token"]), ..ann };
+
+    let body = json!({"name": "Lobby", "title": "The lobby"});
+    let room = &server.post("/user/createroom", &ann.token, body).await.expect(201)["room"];
+    assert_eq!(room["name"], "lobby");
+    assert_eq!(room["offset"], 0);
+    let epoch = text(&room["epoch"]);
+
+    let mut at_ann = server.join(&ann, "room=lobby").await;
+    let mut at_bob = server.join(&bob, "room=lobby").await;
+    for ws in [&at_ann, &at_bob] {
+        let expected = json!({"type": "joined", "room": "lobby", "epoch": epoch, "offset": 0});
+        assert_eq!(ws.joined, expected);
+    }
+    at_ann.say("hello").await;
+    let event = at_ann.event().await;
+    assert_eq!(at_bob.event().await, event);
+    assert_eq!((&event["type"], &event["offset"], &event["number"]), (&json!("message"), &json!(1), &json!(1)));
+    assert_eq!((&event["user"]["username"], &event["text"]), (&json!("Ann"), &json!("hello")));
+    at_bob.say("hi, Ann ☺").await;
+    for ws in [&mut at_ann, &mut at_bob] {
+        assert_eq!(ws.message().await, (2, "hi, Ann ☺".into()));
+    }
+    let published = server.post("/rooms/lobby/messages", &bob.token, json!({"text": "by HTTP"})).await.expect(201);
+    assert_eq!((number(&published["offset"]), text(&published["epoch"])), (3, epoch.clone()));
+    for ws in [&mut at_ann, &mut at_bob] {
+        assert_eq!(ws.message().await, (3, "by HTTP".into()));
+    }
+
+    let texts = ["hello", "hi, Ann ☺", "by HTTP"];
+    let before = server.get("/user/getchats?room=lobby", &ann.token).await.expect(200);
+    assert_eq!((text(&before["epoch"]), number(&before["offset"])), (epoch.clone(), 3));
+    let stored: Vec<String> = before["messages"].as_array().unwrap().iter().map(|m| text(&m["text"])).collect();
+    assert_eq!(stored, texts);
+    assert_eq!(before["messages"][0]["time"], event["time"]);
+
+    server.stop().await;
+    assert_eq!(at_ann.close_code().await, Some(1001));
+    let server = server.restart().await;
+
+    // The same token, the same history, the same epoch; offsets go on.
+    assert_eq!(server.get("/user/getchats?room=lobby", &ann.token).await.expect(200), before);
+    let mut at_ann = server.join(&ann, &format!("room=lobby&since=1&epoch={epoch}")).await;
+    assert_eq!((&at_ann.joined["recovered"], at_ann.offset(), at_ann.epoch()), (&json!(true), 1, epoch.clone()));
+    let mut at_bob = server.join(&bob, &format!("room=lobby&since=3&epoch={epoch}")).await;
+    assert_eq!((&at_bob.joined["recovered"], at_bob.offset()), (&json!(true), 3));
+    at_bob.say("back again").await;
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        seen.push(at_ann.message().await);
+    }
+    assert_eq!(seen, [(2, texts[1].into()), (3, texts[2].into()), (4, "back again".into())]);
+    assert_eq!(at_bob.message().await, (4, "back again".into()));
+    // Nothing comes twice: the next is the next.
+    assert_eq!(at_ann.round_trip("and on").await, (5, "and on".into()));
+    assert_eq!(at_bob.message().await, (5, "and on".into()));
+}

@@ -1,0 +1,102 @@
+//! `live:` channels: in memory only, each sender's order.
+
+use crate::client::{Http, Raw};
+use crate::databases::Kind;
+use crate::server::{Server, number};
+use serde_json::json;
+use std::collections::HashMap;
+use tokio::task::JoinSet;
+
+on_each_database_and_shards! { each_senders_order_is_kept }
+on_each_database! {
+    what_a_live_channel_sends_on
+    what_a_live_channel_refuses
+}
+
+async fn what_a_live_channel_sends_on(kind: Kind) {
+    let server = Server::start(kind, &[]).await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    let mut text = server.join(&ann, "room=live:x").await;
+    let mut json = server.join(&bob, "room=live:x&format=json").await;
+    let mut raw = Raw::join(server.port, &bob.token, "room=live:x&format=raw").await.into_ws().await;
+    let mut elsewhere = server.join(&ann, "room=live:y").await;
+    assert_eq!(text.joined, json!({"type": "joined", "room": "live:x"}));
+
+    text.say("{\"as\": it is}").await;
+    for ws in [&mut text, &mut json] {
+        let event = ws.event().await;
+        let keys: Vec<&String> = event.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["data", "time", "type", "user"], "no offset: nothing is stored");
+        assert_eq!((&event["type"], &event["data"]), (&json!("live"), &json!("{\"as\": it is}")));
+        assert_eq!(event["user"]["username"], "ann");
+        assert!(number(&event["time"]) > 1_700_000_000_000);
+    }
+    assert_eq!(raw.text().await, "{\"as\": it is}");
+
+    json.say(" {\"x\" : [1, 2.50, \"a b\"]} ").await;
+    for ws in [&mut text, &mut json] {
+        let event = ws.event().await;
+        assert_eq!((&event["data"], &event["user"]["username"]), (&json!({"x": [1, 2.5, "a b"]}), &json!("bob")));
+    }
+    // One newline in it would cut a frame of lines.
+    assert_eq!(raw.text().await, "{\"x\":[1,2.50,\"a b\"]}".replace("2.50", "2.5"));
+
+    raw.say("verbatim \n ✓").await;
+    assert_eq!(raw.text().await, "verbatim \n ✓");
+    for ws in [&mut text, &mut json] {
+        assert_eq!(ws.event().await["data"], "verbatim \n ✓");
+    }
+    // Another channel has heard nothing of it.
+    elsewhere.say("alone").await;
+    assert_eq!(elsewhere.event().await["data"], "alone");
+}
+
+async fn what_a_live_channel_refuses(kind: Kind) {
+    let server = Server::start(kind, &["--limit", "text_limit_bytes=10"]).await;
+    let ann = server.user("ann").await;
+    let mut json = server.join(&ann, "room=live:x&format=json").await;
+    json.say("no JSON").await;
+    assert_eq!(json.error().await, (107, None));
+    json.say("\"01234567890\"").await;
+    assert_eq!(json.error().await, (106, None));
+    json.say("1").await;
+    assert_eq!(json.event().await["data"], 1);
+    let bearer = format!("Bearer {}", ann.token);
+    for query in ["room=live:", "room=live:x&since=1", "room=live:x&format=xml"] {
+        let http = Http::connect(server.port).await.unwrap();
+        let refused = http.upgrade(&format!("/ws?{query}"), &[("Authorization", &bearer)]).await;
+        let status = refused.err().unwrap_or_else(|| panic!("{query} is let in")).status;
+        assert!([400, 404, 422].contains(&status), "{query}: {status}");
+    }
+    assert_eq!(server.post("/user/createroom", &ann.token, json!({"name": "live:x"})).await.status, 422);
+}
+
+async fn each_senders_order_is_kept(kind: Kind, shards: &str) {
+    const SENDERS: usize = 4;
+    const MESSAGES: usize = 300;
+    let server = Server::start(kind, &["--shards", shards, "--limit", "publish_rate_per_second=0"]).await;
+    let ann = server.user("ann").await;
+    let mut clients = JoinSet::new();
+    let mut all = Vec::new();
+    for _ in 0..SENDERS + 2 {
+        all.push(Raw::join(server.port, &ann.token, "room=live:x&format=raw").await.into_ws().await);
+    }
+    for (number, mut ws) in all.into_iter().enumerate() {
+        clients.spawn(async move {
+            let mut next: HashMap<String, usize> = HashMap::new();
+            if number < SENDERS {
+                for message in 0..MESSAGES {
+                    ws.say(format!("{number} {message}")).await;
+                }
+            }
+            for _ in 0..SENDERS * MESSAGES {
+                let text = ws.text().await;
+                let (sender, message) = text.split_once(' ').unwrap();
+                let next = next.entry(sender.to_owned()).or_default();
+                assert_eq!(message.parse(), Ok(*next), "from {sender}");
+                *next += 1;
+            }
+        });
+    }
+    clients.join_all().await;
+}

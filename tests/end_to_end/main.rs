@@ -1,0 +1,73 @@
+//! The real binary over real sockets, on each database. Every test has a server, a port and a data folder of its own.
+//!
+//! Nothing here sleeps until something has surely happened: what is waited for is waited for, at most for `PATIENCE`.
+
+/// Makes of each `async fn(Kind)` a test on SQLite and one on PostgreSQL.
+macro_rules! on_each_database {
+    ($($name:ident)+) => {$(
+        mod $name {
+            use crate::databases::Kind;
+
+            #[tokio::test]
+            async fn on_sqlite() {
+                super::$name(Kind::Sqlite).await;
+            }
+
+            #[tokio::test]
+            async fn on_postgres() {
+                super::$name(Kind::Postgres).await;
+            }
+        }
+    )+};
+}
+
+/// Makes of each `async fn(Kind, shards: &str)` a test on each database with one shard, and with two.
+macro_rules! on_each_database_and_shards {
+    ($($name:ident)+) => {$(
+        mod $name {
+            use crate::databases::Kind;
+
+            #[tokio::test]
+            async fn on_sqlite_and_one_shard() {
+                super::$name(Kind::Sqlite, "1").await;
+            }
+
+            #[tokio::test]
+            async fn on_sqlite_and_two_shards() {
+                super::$name(Kind::Sqlite, "2").await;
+            }
+
+            #[tokio::test]
+            async fn on_postgres_and_one_shard() {
+                super::$name(Kind::Postgres, "1").await;
+            }
+
+            #[tokio::test]
+            async fn on_postgres_and_two_shards() {
+                super::$name(Kind::Postgres, "2").await;
+            }
+        }
+    )+};
+}
+
+mod client;
+mod databases;
+mod load;
+mod server;
+
+mod crash;
+mod crowd;
+mod echo;
+mod journey;
+mod live;
+mod members;
+mod outage;
+mod plain;
+mod port;
+mod retry;
+mod slow;
+mod startup;
+mod stop;
+mod tokens;
+mod upgrade;
+mod violations;

@@ -1,0 +1,148 @@
+//! One port for HTTP and WebSocket.
+
+use crate::client::{FIN, Http, KEY, Raw, TEXT, frame};
+use crate::databases::Kind;
+use crate::server::Server;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+on_each_database! { http_and_websocket_share_a_port }
+
+async fn http_and_websocket_share_a_port(kind: Kind) {
+    const CLIENTS: usize = 60;
+    let server = Server::start(kind, &["--limit", "publish_rate_per_second=0"]).await;
+    let ann = server.user("ann").await;
+    server.create_room(&ann, "r").await;
+    let port = server.port;
+    let bearer = format!("Bearer {}", ann.token);
+    let mut watcher = server.join(&ann, "room=r").await;
+    let mut clients = JoinSet::new();
+    for number in 0..CLIENTS {
+        let (bearer, token) = (bearer.clone(), ann.token.clone());
+        clients.spawn(async move {
+            let headers = [("Authorization", bearer.as_str())];
+            let mut http = Http::connect(port).await.unwrap();
+            // Kept from request to request, whatever the answer.
+            http.request("GET", "/healthz", &[], None).await.unwrap().expect(200);
+            http.request("GET", "/me", &headers, None).await.unwrap().expect(200);
+            http.request("GET", "/me", &[], None).await.unwrap().expect(401);
+            let body = json!({"text": format!("by HTTP {number}"), "id": format!("h{number}")});
+            http.request("POST", "/rooms/r/messages", &headers, Some(&body)).await.unwrap().expect(201);
+            let answer = http.request("GET", "/user/getchats?room=r&limit=1", &headers, None).await.unwrap();
+            assert!(answer.expect(200)["offset"].as_u64() >= Some(1));
+            // And then it becomes a WebSocket.
+            let Ok((raw, _)) = http.upgrade("/ws?room=r&format=json", &headers).await else { panic!("refused") };
+            let mut kept = raw.into_ws().await;
+            assert_eq!(kept.event().await["type"], "joined");
+            let mut fresh = crate::client::Ws::join(port, &token, "room=r&format=json").await.unwrap();
+            for (ws, id) in [(&mut kept, format!("k{number}")), (&mut fresh, format!("f{number}"))] {
+                ws.say(json!({"text": "by WebSocket", "id": id}).to_string()).await;
+                while ws.event().await["id"] != id.as_str() {}
+            }
+        });
+    }
+    while let Some(client) = clients.join_next().await {
+        client.unwrap();
+    }
+    for offset in 1..=3 * CLIENTS as u64 {
+        assert_eq!(watcher.message().await.0, offset);
+    }
+}
+
+#[tokio::test]
+async fn what_comes_with_the_upgrade_is_not_lost() {
+    let server = Server::start(Kind::Sqlite, &[]).await;
+    let ann = server.user("ann").await;
+    server.create_room(&ann, "r").await;
+    let upgrade = format!(
+        "GET /ws?room=r HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\nAuthorization: Bearer {}\r\n\r\n",
+        ann.token
+    );
+    let mut bytes = upgrade.clone().into_bytes();
+    bytes.extend(frame(FIN | TEXT, b"at once"));
+    let health = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut offset = 0;
+    // On a fresh connection; behind a request on the same connection, in the same packet; byte by byte.
+    for (before, piece) in [(&b""[..], 10_000), (&health[..], 10_000), (&b""[..], 1), (&health[..], 7)] {
+        let mut http = Http::connect(server.port).await.unwrap();
+        for part in [before, &bytes].concat().chunks(piece) {
+            http.write(part).await.unwrap();
+        }
+        if !before.is_empty() {
+            http.receive().await.unwrap().expect(200);
+        }
+        assert_eq!(http.receive().await.unwrap().status, 101);
+        let mut ws = http.into_raw().into_ws().await;
+        assert_eq!(ws.event().await["offset"], offset);
+        offset += 1;
+        assert_eq!(ws.message().await, (offset, "at once".into()));
+    }
+}
+
+#[tokio::test]
+async fn requests_in_a_row_are_answered_in_order() {
+    let server = Server::start(Kind::Sqlite, &[]).await;
+    let mut http = Http::connect(server.port).await.unwrap();
+    let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let paths = ["/healthz", "/me", "/nothing", "/healthz"];
+    http.write(paths.map(request).concat().as_bytes()).await.unwrap();
+    for status in [200, 401, 404, 200] {
+        assert_eq!(http.receive().await.unwrap().status, status);
+    }
+}
+
+/// What is no good request is answered as such, and costs nobody else anything.
+#[tokio::test]
+async fn bad_requests_are_answered() {
+    let server = Server::start(Kind::Sqlite, &[]).await;
+    let ann = server.user("ann").await;
+    server.create_room(&ann, "r").await;
+    let mut neighbour = server.join(&ann, "room=r").await;
+    let bearer = format!("Authorization: Bearer {}\r\n", ann.token);
+    let post = |path: &str, headers: &str, body: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\n{bearer}{headers}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let json = "Content-Type: application/json\r\n";
+    let long = "x".repeat(100_000);
+    let mut offset = 0;
+    for (request, status, code) in [
+        ("GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 404, "not_found"),
+        ("DELETE /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 405, "method_not_allowed"),
+        ("GET /ws HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 426, "upgrade_required"),
+        (post("/user/createroom", json, "{"), 400, "malformed_json"),
+        (post("/user/createroom", json, "{}"), 422, "missing_field"),
+        (post("/user/createroom", json, "{\"name\":7}"), 422, "invalid_field"),
+        (post("/user/createroom", "", "{}"), 415, "unsupported_media_type"),
+        (post("/user/createroom", json, &format!("{{\"name\":\"{long}\"}}")), 413, "body_too_large"),
+        (post("/rooms/none/messages", json, "{\"text\":\"x\"}"), 404, "no_such_room"),
+        ("nonsense\r\n\r\n".to_owned(), 400, ""),
+        (format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: {long}\r\n\r\n"), 431, ""),
+        (format!("GET /{long} HTTP/1.1\r\nHost: localhost\r\n\r\n"), 414, ""),
+    ] {
+        let begin: String = request.chars().take(60).collect();
+        let mut http = Http::connect(server.port).await.unwrap();
+        // It may be answered, and the connection closed, before all of it is written.
+        let _ = http.write(request.as_bytes()).await;
+        let answer = http.receive().await.unwrap_or_else(|error| panic!("{begin}: {error}"));
+        if code.is_empty() {
+            // The HTTP library's own, which knows nothing of ours; 414 and 431 are one to some.
+            assert!(answer.status == status || status == 414 && answer.status == 431, "{begin}: {answer:?}");
+        } else {
+            assert_eq!(answer.error(), (status, code.to_owned()), "{begin}");
+            assert!(answer.json()["error"].as_object().unwrap().contains_key("field"), "{begin}");
+        }
+        offset += 1;
+        assert_eq!(neighbour.round_trip("still here").await, (offset, "still here".into()), "{begin}");
+    }
+    // TLS to a port that speaks none.
+    let mut raw =
+        Raw { stream: tokio::net::TcpStream::connect(("127.0.0.1", server.port)).await.unwrap(), unread: Vec::new() };
+    raw.send(&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3]).await;
+    let mut answer = Vec::new();
+    let _ = crate::client::within("it ends", tokio::io::AsyncReadExt::read_to_end(&mut raw.stream, &mut answer)).await;
+    assert_eq!(neighbour.round_trip("still here").await, (offset + 1, "still here".into()));
+}
