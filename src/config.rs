@@ -7,7 +7,9 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use toml::{Table, Value};
+use uproar_store::{DataFolder, DatabaseUrl};
 
 /// Uproar, a self-hosted real-time chat backend.
 ///
@@ -33,6 +35,20 @@ pub enum Command {
         /// How long the token is good, in seconds
         #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=315_360_000))]
         lifetime: u64,
+    },
+    /// Copies the SQLite database into a new file, while the server runs
+    Backup {
+        /// The file to make
+        file: PathBuf,
+    },
+    /// Says that the database was restored to an earlier state, where Uproar can't notice by itself: clients start over.
+    /// The server must not run
+    Restored,
+    /// Sets a user's password, read from standard input, and ends the user's tokens. The server must not run
+    Password {
+        /// The user's name
+        #[arg(long, value_name = "NAME")]
+        user: String,
     },
     /// Prints completions for a shell
     Completions { shell: clap_complete::Shell },
@@ -212,6 +228,14 @@ impl Options {
     pub fn admin_address(&self) -> Result<Option<SocketAddr>> {
         let Some(text) = &self.admin_listen else { return Ok(None) };
         Ok(resolve("--admin-listen", text)?.next())
+    }
+
+    /// The database, in this data folder where nothing else is said.
+    pub fn database_url(&self) -> Result<DatabaseUrl> {
+        match &self.database {
+            Some(text) => DatabaseUrl::from_str(text).map_err(|error| anyhow::anyhow!("--database: {error}")),
+            None => Ok(DatabaseUrl::Sqlite(self.data.join(DataFolder::DATABASE_FILE))),
+        }
     }
 
     /// Where the signing key is.

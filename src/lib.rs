@@ -10,4 +10,5 @@ pub mod mesh;
 pub mod metrics;
 pub mod protocol;
 pub mod server;
+pub mod tools;
 pub mod websocket;

@@ -4,7 +4,7 @@ use clap::CommandFactory;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 use uproar::config::{Cli, Command};
-use uproar::server;
+use uproar::{server, tools};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -22,10 +22,10 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         None => log_to_stderr(&cli.options.log).and_then(|()| server::run(&cli.options)),
-        Some(Command::Token { user, lifetime }) => {
-            println!("{}", server::mint_token(&cli.options.key_path(), user, *lifetime)?);
-            Ok(())
-        }
+        Some(Command::Token { user, lifetime }) => tools::token(&cli.options, user, *lifetime),
+        Some(Command::Backup { file }) => tools::backup(&cli.options, file),
+        Some(Command::Restored) => tools::restored(&cli.options),
+        Some(Command::Password { user }) => tools::password(&cli.options, user),
         Some(Command::Completions { shell }) => {
             clap_complete::generate(*shell, &mut Cli::command(), "uproar", &mut std::io::stdout());
             Ok(())

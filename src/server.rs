@@ -12,7 +12,6 @@ use crate::mesh::{Mesh, Port};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use uproar_http::addresses::Network;
 use uproar_http::{Origins, Service, Settings, Tokens};
-use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, SharedStore};
+use uproar_store::{DataFolder, OpenOptions, SharedStore};
 
 /// Connections that the HTTP service has at once; further ones are told to come back.
 const HTTP_CONNECTIONS_LIMIT: usize = 4_096;
@@ -40,10 +39,7 @@ pub fn run(options: &Options) -> Result<()> {
     tracing::info!(driver = driver.name(), why, "driver chosen");
     let folder = DataFolder::open(&options.data)?;
     let tokens = Arc::new(Tokens::from_key_file(&options.key_path())?);
-    let url = match &options.database {
-        Some(text) => DatabaseUrl::from_str(text).map_err(|error| anyhow::anyhow!("--database: {error}"))?,
-        None => DatabaseUrl::Sqlite(options.data.join("uproar.sqlite")),
-    };
+    let url = options.database_url()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("service")
@@ -360,11 +356,4 @@ fn shown(address: SocketAddr) -> String {
     } else {
         address.to_string()
     }
-}
-
-/// Mints a token: reads the key, and nothing else.
-pub fn mint_token(key: &Path, user: &str, lifetime: u64) -> Result<String> {
-    uproar_model::fold_name(user).map_err(|error| anyhow::anyhow!("--user: '{user}' is no user's name: it {error}"))?;
-    let tokens = Tokens::read_key_file(key)?;
-    Ok(tokens.mint(user, driver::now().unix_ms / 1000, lifetime))
 }

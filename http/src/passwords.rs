@@ -42,6 +42,14 @@ pub trait Hasher: Send + Sync + 'static {
     fn verify(&self, password: &str, hash: &str) -> Result<bool, HashError>;
 }
 
+/// The hash of a new password, at the default cost. An error says in words what is wrong with the password.
+pub fn hash_new(password: &str) -> Result<String, String> {
+    crate::validation::new_password(password, &crate::Limits::default())
+        .map_err(|error| format!("the password {error}"))?;
+    let hash = Argon2id::new(PasswordCost::default()).and_then(|hasher| hasher.hash(password));
+    hash.map_err(|error| error.to_string())
+}
+
 /// Why a hash could not be made or read. Never holds a password or a hash.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("password hash: {0}")]
@@ -297,6 +305,11 @@ mod tests {
         }
     }
 
+    /// What has to happen. Only a test that fails waits so long.
+    async fn soon<F: Future>(event: F) -> F::Output {
+        tokio::time::timeout(std::time::Duration::from_secs(60), event).await.expect("it did not happen")
+    }
+
     async fn began(began: mpsc::Receiver<()>) -> mpsc::Receiver<()> {
         tokio::task::spawn_blocking(move || {
             began.recv().unwrap();
@@ -397,7 +410,7 @@ mod tests {
         };
         let running = tokio::spawn(check(HERE));
         let _begun = began(begun).await;
-        assert_eq!(check(HERE).await, Err(PoolError::AddressFull));
+        assert_eq!(soon(check(HERE)).await, Err(PoolError::AddressFull));
         let other = tokio::spawn(check(THERE));
         end.send(()).unwrap();
         end.send(()).unwrap();
@@ -420,7 +433,7 @@ mod tests {
         let _begun = began(begun).await;
         gone.abort();
         assert!(gone.await.unwrap_err().is_cancelled());
-        assert_eq!(check().await, Err(PoolError::AddressFull));
+        assert_eq!(soon(check()).await, Err(PoolError::AddressFull));
         end.send(()).unwrap();
     }
 }

@@ -6,8 +6,8 @@ mod claims;
 mod name;
 mod publication;
 
-pub use claims::{Claims, TokenError};
 pub use append::{Item, Kind, Outcome, Refusal, Stored};
+pub use claims::{Claims, TokenError};
 pub use name::{NAME_LIMIT_BYTES, NameError, fold_name};
 pub use publication::{Head, Page, Publication};
 

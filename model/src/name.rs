@@ -66,7 +66,9 @@ mod tests {
 
     #[test]
     fn one_key_for_one_name() {
-        for (name, key) in [("Lobby", "lobby"), ("ＬＯＢＢＹ", "lobby"), ("Straße", "straße"), ("ﬁsh", "fish"), ("a b", "a b")] {
+        for (name, key) in
+            [("Lobby", "lobby"), ("ＬＯＢＢＹ", "lobby"), ("Straße", "straße"), ("ﬁsh", "fish"), ("a b", "a b")]
+        {
             assert_eq!(fold_name(name).as_deref(), Ok(key));
         }
     }

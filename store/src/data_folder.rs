@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 const LOCK_FILE: &str = "uproar.lock";
 /// Holds the random word of the last start, which a database put back from a copy does not have.
 const INCARNATION_FILE: &str = "incarnation";
-const DATABASE_FILE: &str = "uproar.db";
 
 /// A data folder that no other process uses while this value lives.
 #[derive(Debug)]
@@ -20,6 +19,9 @@ pub struct DataFolder {
 }
 
 impl DataFolder {
+    /// The name of the SQLite file that is used unless another database is asked for.
+    pub const DATABASE_FILE: &str = "uproar.db";
+
     /// Takes the folder, making it (mode 0700) where it is missing; an empty one is adopted.
     /// An error where it holds something else, can't be written, or another process has it.
     pub fn open(path: impl AsRef<Path>) -> Result<DataFolder, OpenError> {
@@ -64,7 +66,7 @@ impl DataFolder {
 
     /// Where the SQLite file is unless another database is asked for.
     pub fn database_path(&self) -> PathBuf {
-        self.path.join(DATABASE_FILE)
+        self.path.join(DataFolder::DATABASE_FILE)
     }
 
     /// The word that the last start left here, if any.
@@ -73,6 +75,17 @@ impl DataFolder {
             Ok(word) => Ok(Some(word.trim().to_owned())),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the next start take the database for one that was put back from a copy.
+    pub(crate) fn forget_incarnation(&self) -> Result<(), OpenError> {
+        let path = self.path.join(INCARNATION_FILE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(OpenError(format!("can't remove {}: {error}", path.display())))
+            }
+            _ => Ok(()),
         }
     }
 

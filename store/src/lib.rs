@@ -18,6 +18,7 @@ mod session;
 mod sqlite;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod tools;
 mod users;
 
 pub use data_folder::DataFolder;

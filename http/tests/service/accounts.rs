@@ -1,9 +1,12 @@
 //! Signing up, in and out; passwords; tokens.
 
-use crate::support::{server, server_with, settings};
+use crate::support::{server, server_with, server_with_passwords, settings, soon};
 use serde_json::json;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{SystemTime, UNIX_EPOCH};
 use uproar_http::Tokens;
+use uproar_http::passwords::{HashError, Hasher, PasswordPool};
+use uproar_store::Login;
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
@@ -180,6 +183,49 @@ async fn changing_the_password() {
     let signin = |password: &str| json!({"username": "ann", "password": password});
     ann.post("/user/signin", signin("correct horse")).await.is_error(401, "wrong_credentials", None);
     ann.post("/user/signin", signin("battery staple")).await.ok(200);
+}
+
+/// Takes every password for right, and says when it hashes "battery staple" and waits until told.
+struct Gate {
+    begun: tokio::sync::mpsc::UnboundedSender<()>,
+    end: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Hasher for Gate {
+    fn hash(&self, password: &str) -> Result<String, HashError> {
+        if password == "battery staple" {
+            let _ = self.begun.send(());
+            let _ = self.end.lock().unwrap().recv();
+        }
+        Ok(format!("hash of {password}"))
+    }
+
+    fn verify(&self, _: &str, _: &str) -> Result<bool, HashError> {
+        Ok(true)
+    }
+}
+
+/// Of two changes at once one wins, and the other's user is told that the current password is another by now.
+#[tokio::test]
+async fn a_password_that_was_changed_meanwhile_is_not_overwritten() {
+    let (begun, mut began) = tokio::sync::mpsc::unbounded_channel();
+    let (end, ended) = mpsc::channel();
+    let hasher = Arc::new(Gate { begun, end: Mutex::new(ended) });
+    let passwords = PasswordPool::start(hasher, 1, 4, 4).unwrap();
+    let server = server_with_passwords(settings(), passwords).await;
+    let mut ann = server.signed_up("ann").await;
+    let user = server.store.ensure_user("ann", "ann").await.unwrap().id;
+    let changing = tokio::spawn(async move {
+        let body = json!({"current_password": "correct horse", "new_password": "battery staple"});
+        ann.post("/me/password", body).await
+    });
+    soon(began.recv()).await.unwrap();
+    server.store.set_password(user, None, "another hash").await.unwrap().unwrap();
+    end.send(()).unwrap();
+    changing.await.unwrap().is_error(403, "wrong_password", Some("current_password"));
+    let (_, hash) = server.store.login(Login::UsernameKey("ann")).await.unwrap().unwrap();
+    assert_eq!(hash.as_deref(), Some("another hash"));
+    assert!(server.chat.generations.lock().unwrap().is_empty(), "nothing to tell the chat");
 }
 
 #[tokio::test]

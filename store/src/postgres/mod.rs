@@ -94,6 +94,29 @@ impl Postgres {
         Ok(Database::new(Backend::Postgres(Box::new(postgres)), generation, options))
     }
 
+    /// Raises the generation by hand. Takes the lock for it: a server that runs has the old one in memory.
+    pub async fn restored(url: &str, options: &OpenOptions) -> Result<(), OpenError> {
+        let connect = url
+            .parse::<PgConnectOptions>()
+            .map_err(|_| OpenError("this PostgreSQL URL can't be read".to_owned()))?
+            .disable_statement_logging();
+        let place = place(&connect);
+        let failed = |error: sqlx::Error| OpenError(format!("can't use the database {place}: {}", one_line(&error)));
+        let raising = async {
+            let mut held = Guard::take(&connect, &place).await?;
+            generation(&mut held.connection).await.map_err(failed)?;
+            let sql = "UPDATE meta SET value = CAST(CAST(value AS bigint) + 1 AS text) WHERE name = 'generation'";
+            let changed = held.connection.execute(sql).await.map_err(failed)?;
+            if changed.rows_affected() == 0 {
+                set_meta(&mut held.connection, "generation", "2").await.map_err(failed)?;
+            }
+            Ok(())
+        };
+        let seconds = options.open_timeout.as_secs();
+        let late = |_| OpenError(format!("no answer from PostgreSQL at {place} within {seconds} s"));
+        timeout(options.open_timeout, raising).await.map_err(late)?
+    }
+
     pub async fn session(&self) -> Result<Session, sqlx::Error> {
         Ok(Session::new(Connection::Postgres(self.pool.acquire().await?)))
     }

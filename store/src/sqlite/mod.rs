@@ -176,6 +176,41 @@ impl Sqlite {
     }
 }
 
+/// Copies a database into a new file, as of one moment. Reads only, so it works beside the process that writes.
+pub(crate) async fn backup(path: &Path, to: &Path) -> Result<(), OpenError> {
+    let place = path.display();
+    let failed = |error: sqlx::Error| {
+        OpenError(format!("can't copy the database {place} to {}: {}", to.display(), one_line(&error)))
+    };
+    if !path.is_file() {
+        return Err(OpenError(format!("there is no database {place}; say with --data or --database where it is")));
+    }
+    let Some(text) = to.to_str() else { return Err(OpenError(format!("{} is no UTF-8 text", to.display()))) };
+    // SQLite would write into an empty file, and refuse another with less of a reason.
+    let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
+    made.map_err(|error| OpenError(format!("can't make {}: {error}", to.display())))?;
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .read_only(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        .disable_statement_logging();
+    let copied = async {
+        let mut connection = options.connect().await?;
+        sqlx::query("VACUUM INTO $1").bind(text).execute(&mut connection).await?;
+        connection.close().await
+    };
+    let copied: Result<(), sqlx::Error> = copied.await;
+    let synced = copied.map_err(failed).and_then(|()| {
+        File::open(to)
+            .and_then(|file| file.sync_all())
+            .map_err(|error| OpenError(format!("can't make sure that {} is on disk: {error}", to.display())))
+    });
+    if synced.is_err() {
+        let _ = fs::remove_file(to);
+    }
+    synced
+}
+
 /// Makes the file (mode 0600, as then are those that SQLite makes beside it) or makes sure that it is ours, and gives its
 /// absolute path.
 async fn prepare_file(path: &Path) -> Result<PathBuf, OpenError> {
