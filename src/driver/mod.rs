@@ -78,8 +78,8 @@ impl Driver {
     /// What it sleeps in can't be set up. Afterwards errors concern single connections and end those only.
     ///
     /// # Panics
-    /// When the core or the driver does. A panic ends the shard: the process can't go on without it, and whoever started
-    /// the thread must end it.
+    /// When the core or the driver does. A panic ends the shard: the process can't go on without it, and whoever
+    /// started the thread must end it.
     pub fn run(self, setup: ShardSetup) -> Result<(), Error> {
         if let Some(core) = setup.core {
             stay_on(core);

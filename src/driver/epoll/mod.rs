@@ -1,8 +1,8 @@
 //! The driver on epoll, through mio, for where io_uring is forbidden.
 //!
-//! Each socket is registered once, for reading and writing, edge-triggered: the kernel says when something *begins* to be
-//! possible, and the driver remembers it until a call finds that it no longer is. So there is no call to change what a
-//! socket is watched for, and an edge that comes while the core wants no input is there when it does again.
+//! Each socket is registered once, for reading and writing, edge-triggered: the kernel says when something *begins* to
+//! be possible, and the driver remembers it until a call finds that it no longer is. So there is no call to change what
+//! a socket is watched for, and an edge that comes while the core wants no input is there when it does again.
 //!
 //! A turn: events mark connections; those with something to read are read, once each, into one buffer that they share;
 //! then all that the drivers have in common, where connections that the core woke are written, with one call each.
@@ -145,8 +145,8 @@ impl Pump<Epoll> {
         Some(wait.map(Duration::from_millis))
     }
 
-    /// Remembers what an event says. It concerns whoever has the slot now: slots are freed and given anew only after all
-    /// events of a turn, and closing a socket takes back events that have not been fetched.
+    /// Remembers what an event says. It concerns whoever has the slot now: slots are freed and given anew only after
+    /// all events of a turn, and closing a socket takes back events that have not been fetched.
     fn happened(&mut self, event: &Event) {
         let token = event.token();
         if token == EVENTFD {
@@ -207,8 +207,8 @@ impl Pump<Epoll> {
         }
     }
 
-    /// Sends what the core has for a connection, unless the kernel takes nothing. What it still has then, or gets, goes out
-    /// in the next turn.
+    /// Sends what the core has for a connection, unless the kernel takes nothing. What is left goes out in a later
+    /// turn.
     fn send(&mut self, slot: u32, now: Now) {
         let Some(open) = &mut self.slots[slot as usize].open else { return };
         if open.is_cut || open.io.is_blocked {
