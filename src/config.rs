@@ -1,5 +1,6 @@
 //! Every option, once: name, default, environment variable, help.
 
+use crate::driver;
 use crate::limits::Limits;
 use anyhow::{Context, Result, bail};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -91,7 +92,7 @@ pub struct Options {
     #[arg(long, global = true, value_name = "URL", env = "UPROAR_DATABASE", hide_env_values = true)]
     pub database: Option<String>,
 
-    /// Threads that serve connections, each with a ring of its own [default: one a core]
+    /// Threads that serve connections, each with a loop of its own [default: one a core]
     #[arg(long, global = true, value_name = "N", env = "UPROAR_SHARDS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub shards: Option<u16>,
 
@@ -132,10 +133,23 @@ pub struct Options {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Driver {
-    /// io_uring, the only one so far
+    /// io_uring where it can be used, else epoll
     Auto,
     /// io_uring
     Uring,
+    /// epoll, for where io_uring is forbidden
+    Epoll,
+}
+
+impl Driver {
+    /// None: whichever is best here.
+    pub fn wanted(self) -> Option<driver::Driver> {
+        match self {
+            Driver::Auto => None,
+            Driver::Uring => Some(driver::Driver::Uring),
+            Driver::Epoll => Some(driver::Driver::Epoll),
+        }
+    }
 }
 
 impl Cli {

@@ -5,7 +5,7 @@ use crate::config::Options;
 use crate::core::lane::Lane;
 use crate::core::mesh::{Endpoint, Message, reserved_places};
 use crate::core::{AllowOrigin, Shard, ShardConfig, Verify, lane_calls_limit, placing};
-use crate::driver::{self, HandOver, Remote, ShardSetup, listen, uring};
+use crate::driver::{self, Driver, HandOver, Remote, ShardSetup, listen};
 use crate::lanes::{LaneFigures, LaneSetup, run_lane, run_reader};
 use crate::limits::Limits;
 use crate::mesh::{Mesh, Port};
@@ -37,7 +37,9 @@ pub fn run(options: &Options) -> Result<()> {
     raise_file_limit();
     // Everything below is private: the key, the database, the lock.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    uring::available().map_err(|reason| anyhow::anyhow!("the io_uring driver can't run here: {reason}"))?;
+    let (driver, why) =
+        Driver::choose(options.driver.wanted()).map_err(|error| anyhow::anyhow!("--driver: {error}"))?;
+    tracing::info!(driver = driver.name(), why, "driver chosen");
     let folder = DataFolder::open(&options.data)?;
     let tokens = Arc::new(Tokens::from_key_file(&options.key_path())?);
     let url = options.database_url()?;
@@ -51,7 +53,7 @@ pub fn run(options: &Options) -> Result<()> {
     let open = OpenOptions { lanes: usize::from(options.lanes), call_timeout: timeout, ..OpenOptions::default() };
     let result = runtime.block_on(async {
         let store = uproar_store::open(&url, &folder, open).await?;
-        let result = serve(options, limits, &addresses, tokens, &store).await;
+        let result = serve(options, driver, limits, &addresses, tokens, &store).await;
         store.close().await;
         result
     });
@@ -62,6 +64,7 @@ pub fn run(options: &Options) -> Result<()> {
 
 async fn serve(
     options: &Options,
+    driver: Driver,
     limits: Limits,
     addresses: &[SocketAddr],
     tokens: Arc<Tokens>,
@@ -142,6 +145,7 @@ async fn serve(
             revocations: revocations.clone(),
         };
         let thread = ShardThread {
+            driver,
             config,
             listeners,
             port,
@@ -163,7 +167,7 @@ async fn serve(
     drop((hand_over, ended));
     // Whoever reads that it listens may stop it at once.
     let mut signals = Signals::new()?;
-    tracing::info!(shards, lanes, driver = "uring", "started");
+    tracing::info!(shards, lanes, "started");
     let mut places: Vec<String> = bound.iter().map(|address| shown(*address)).collect();
     places.dedup();
     for place in places {
@@ -225,6 +229,7 @@ async fn serve(
 
 /// What a shard's thread begins with: a shard itself can't change threads.
 struct ShardThread {
+    driver: Driver,
     config: ShardConfig,
     listeners: Vec<TcpListener>,
     port: Port<Message>,
@@ -235,10 +240,10 @@ struct ShardThread {
 
 impl ShardThread {
     fn run(self) -> Result<()> {
-        let ShardThread { config, listeners, port, orders, http, core } = self;
+        let ShardThread { driver, config, listeners, port, orders, http, core } = self;
         let limits = config.limits.clone();
         let shard = Shard::new(config);
-        uring::run(ShardSetup { shard, limits, listeners, port, orders, http, core })?;
+        driver.run(ShardSetup { shard, limits, listeners, port, orders, http, core })?;
         Ok(())
     }
 }

@@ -1,13 +1,16 @@
 //! What belongs to a connection's transport, whatever driver moves its bytes: a request head, then frames.
 
+use super::HandOver;
 use crate::core::{Host, Now, Shard};
 use crate::limits::Limits;
+use crate::websocket::upgrade::refusal;
 use crate::websocket::{Decoder, Head, Request, head};
 use bytes::Bytes;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
+use tokio::sync::mpsc;
 
 /// Bytes that are read of a connection that ends, so that the other side can read why.
 const DISCARDED_LIMIT_BYTES: usize = 64 * 1024;
@@ -136,6 +139,19 @@ pub fn adopted_request(head: &[u8], peer: SocketAddr) -> Option<Request> {
     match head::parse(head, 0, head.len(), peer) {
         Head::Upgrade(request, _) => Some(Request { answered: true, ..*request }),
         _ => None,
+    }
+}
+
+/// Gives a connection that asks for no WebSocket to the HTTP service. When that has too much to do, status 503 is sent.
+pub(super) fn hand_over(socket: OwnedFd, peer: SocketAddr, bytes: Bytes, http: &mpsc::Sender<HandOver>) {
+    let stream = TcpStream::from(socket);
+    if stream.set_nonblocking(true).is_err() {
+        return;
+    }
+    if let Err(error) = http.try_send(HandOver { stream, peer, bytes }) {
+        let (mpsc::error::TrySendError::Full(left) | mpsc::error::TrySendError::Closed(left)) = error;
+        let message = "The server has too much to do; try again.";
+        refuse(left.stream.into(), &refusal(503, "overloaded", message, &[("Retry-After", "1")]));
     }
 }
 

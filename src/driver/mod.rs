@@ -3,8 +3,13 @@
 //! One loop runs each shard, on a thread of its own: it reads what sockets and the mesh have, gives it to the core, and
 //! writes what the core has for them.
 
+mod accept;
 pub mod connection;
+mod epoll;
 pub mod listen;
+mod pump;
+#[cfg(test)]
+mod tests;
 pub mod uring;
 
 use crate::core::{Endpoint, Host, Message, Now, Shard};
@@ -13,6 +18,7 @@ use crate::mesh::{Outbox, Port, Waker};
 use bytes::Bytes;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
+use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,6 +27,69 @@ use tokio::sync::mpsc;
 
 /// Sockets that may wait to be adopted by one shard.
 const ADOPTED_LIMIT: usize = 1024;
+
+/// What moves the bytes of all shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    Uring,
+    Epoll,
+}
+
+/// Why a shard can't run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("io_uring cannot be set up: {}", uring::reason(.0))]
+    Uring(#[source] io::Error),
+    #[error("epoll cannot be set up: {0}")]
+    Epoll(#[source] io::Error),
+}
+
+impl Driver {
+    /// The one that is wanted, or where none is, io_uring if it can be had; with the reason, to be shown to the
+    /// operator.
+    ///
+    /// # Errors
+    /// The reason why the one that is wanted can't be had.
+    pub fn choose(wanted: Option<Driver>) -> Result<(Driver, String), String> {
+        match wanted {
+            Some(Driver::Epoll) => Ok((Driver::Epoll, "it was asked for".into())),
+            Some(Driver::Uring) => match uring::available() {
+                Ok(()) => Ok((Driver::Uring, "it was asked for".into())),
+                Err(reason) => Err(format!("uring can't run here: {reason}; epoll can")),
+            },
+            None => Ok(match uring::available() {
+                Ok(()) => (Driver::Uring, "io_uring can be used here".into()),
+                Err(reason) => (Driver::Epoll, reason),
+            }),
+        }
+    }
+
+    /// As in `--driver`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Driver::Uring => "uring",
+            Driver::Epoll => "epoll",
+        }
+    }
+
+    /// Runs a shard on the calling thread, until it has been drained.
+    ///
+    /// # Errors
+    /// What it sleeps in can't be set up. Afterwards errors concern single connections and end those only.
+    ///
+    /// # Panics
+    /// When the core or the driver does. A panic ends the shard: the process can't go on without it, and whoever
+    /// started the thread must end it.
+    pub fn run(self, setup: ShardSetup) -> Result<(), Error> {
+        if let Some(core) = setup.core {
+            stay_on(core);
+        }
+        match self {
+            Driver::Uring => uring::run(setup),
+            Driver::Epoll => epoll::run(setup),
+        }
+    }
+}
 
 /// What a driver needs to run one shard.
 pub struct ShardSetup {

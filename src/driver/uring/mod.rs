@@ -14,10 +14,8 @@
 mod buffers;
 mod operation;
 mod pump;
-#[cfg(test)]
-mod tests;
 
-use super::{ShardSetup, stay_on};
+use super::{Error, ShardSetup};
 use io_uring::{Probe, opcode};
 use std::io;
 use tokio_uring::Runtime;
@@ -27,13 +25,6 @@ const SUBMISSIONS: u32 = 4096;
 
 /// Completions that the kernel keeps in the ring. More are kept outside, which costs more.
 const COMPLETIONS: u32 = 16384;
-
-/// Why a shard can't run.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("io_uring cannot be set up: {}", reason(.0))]
-    Setup(#[source] io::Error),
-}
 
 /// Whether this driver can work here: the kernel has io_uring with all that is used of it, and nothing (a container's
 /// seccomp profile, `kernel.io_uring_disabled`) forbids it.
@@ -70,21 +61,11 @@ fn probe() -> Result<(), String> {
     Ok(())
 }
 
-/// Runs a shard on the calling thread, until it has been drained.
-///
-/// # Errors
-/// The ring can't be set up. Afterwards errors concern single connections and end those only.
-///
-/// # Panics
-/// When the core or this driver does. A panic ends the shard: the process can't go on without it, and whoever started
-/// the thread must end it.
-pub fn run(setup: ShardSetup) -> Result<(), Error> {
-    if let Some(core) = setup.core {
-        stay_on(core);
-    }
+/// See [`super::Driver::run`].
+pub(super) fn run(setup: ShardSetup) -> Result<(), Error> {
     let build =
         |builder: &io_uring::Builder| Runtime::new(tokio_uring::builder().entries(SUBMISSIONS).uring_builder(builder));
-    set_up(build).map_err(Error::Setup)?.block_on(pump::run(setup));
+    set_up(build).map_err(Error::Uring)?.block_on(pump::run(setup));
     Ok(())
 }
 
@@ -104,7 +85,7 @@ fn set_up<T>(build: impl Fn(&io_uring::Builder) -> io::Result<T>) -> io::Result<
 }
 
 /// What an operator can do with an error of `io_uring_setup(2)`.
-fn reason(error: &io::Error) -> String {
+pub(super) fn reason(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::ENOSYS) => "this kernel has no io_uring".into(),
         Some(libc::EPERM | libc::EACCES) => {

@@ -1,7 +1,6 @@
-//! Real sockets on the loopback, against shards that echo.
+//! Real sockets on the loopback, against shards that echo, on each driver.
 
-use super::super::listen;
-use super::super::{Adopted, HandOver, Remote, ShardSetup};
+use super::{Adopted, Driver, Error, HandOver, Remote, ShardSetup, listen};
 use crate::core::{Shard, ShardConfig};
 use crate::limits::Limits;
 use crate::mesh::Mesh;
@@ -17,6 +16,41 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use uproar_model::TokenError;
+
+/// Makes a test for each driver of each function.
+macro_rules! on_each_driver {
+    ($($(#[$attribute:meta])* $name:ident;)+) => {
+        mod uring {
+            $(#[test] $(#[$attribute])* fn $name() { super::$name(super::Driver::Uring) })+
+        }
+        mod epoll {
+            $(#[test] $(#[$attribute])* fn $name() { super::$name(super::Driver::Epoll) })+
+        }
+    };
+}
+
+on_each_driver! {
+    many_connections_at_once;
+    another_implementation_is_content;
+    bytes_may_be_cut_anywhere;
+    a_violation_ends_one_connection_only;
+    who_stops_reading_holds_up_nobody_and_loses_nothing;
+    connections_that_end_at_any_moment;
+    past_its_limit_connections_wait_until_there_is_room;
+    a_thousand_at_once_are_all_let_in;
+    what_came_while_it_was_not_read_is_read_later;
+    who_goes_away_while_it_is_not_read_is_noticed;
+    what_is_no_websocket_goes_to_the_http_service;
+    a_bad_upgrade_is_answered;
+    sockets_are_adopted;
+    a_drain_ends_all_and_lets_nobody_in;
+    a_drain_has_an_end_even_if_a_client_has_none;
+    a_drain_has_an_end_even_if_a_send_has_none;
+    deadlines_of_the_core_are_kept;
+    without_descriptors_it_waits_until_there_are_some;
+    #[ignore = "run by without_descriptors_it_waits_until_there_are_some"]
+    server_with_few_descriptors;
+}
 
 const UPGRADE: &str = "GET /echo HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -43,17 +77,17 @@ struct Server {
     address: SocketAddr,
     remote: Remote,
     http: Option<mpsc::Receiver<HandOver>>,
-    threads: Vec<JoinHandle<Result<(), super::Error>>>,
+    threads: Vec<JoinHandle<Result<(), Error>>>,
 }
 
 impl Server {
-    fn start(shards: u16, limits: Limits) -> Server {
+    fn start(driver: Driver, shards: u16, limits: Limits) -> Server {
         open_files(None);
-        Server::start_with_these_files(shards, limits)
+        Server::start_with_these_files(driver, shards, limits)
     }
 
-    fn start_with_these_files(shards: u16, limits: Limits) -> Server {
-        super::available().unwrap();
+    fn start_with_these_files(driver: Driver, shards: u16, limits: Limits) -> Server {
+        Driver::choose(Some(driver)).unwrap();
         let (address, listeners) = listen::bind("127.0.0.1:0".parse().unwrap(), usize::from(shards), &limits).unwrap();
         let mesh = Mesh::new(shards, 1, |_, _| 16).unwrap();
         let (remote, orders) = Remote::new(mesh.shards.iter().map(|port| port.inbox.waker()).collect());
@@ -63,7 +97,7 @@ impl Server {
             let (limits, http) = (limits.clone(), http.clone());
             thread::spawn(move || {
                 let shard = shard(&limits);
-                super::run(ShardSetup { shard, limits, listeners: vec![listener], port, orders, http, core: Some(0) })
+                driver.run(ShardSetup { shard, limits, listeners: vec![listener], port, orders, http, core: Some(0) })
             })
         });
         Server { address, remote, http: Some(http_receiver), threads: threads.collect() }
@@ -184,9 +218,8 @@ fn expect_close(stream: &mut TcpStream, code: u16) {
     assert_eq!((opcode, &payload[..2]), (8, &code.to_be_bytes()[..]));
 }
 
-#[test]
-fn many_connections_at_once() {
-    let server = Server::start(2, Limits::default());
+fn many_connections_at_once(driver: Driver) {
+    let server = Server::start(driver, 2, Limits::default());
     let mut streams: Vec<_> = (0..300).map(|_| server.websocket()).collect();
     for round in 0..5 {
         for (number, stream) in streams.iter_mut().enumerate() {
@@ -204,9 +237,8 @@ fn many_connections_at_once() {
     server.stop();
 }
 
-#[test]
-fn another_implementation_is_content() {
-    let server = Server::start(1, Limits::default());
+fn another_implementation_is_content(driver: Driver) {
+    let server = Server::start(driver, 1, Limits::default());
     let stream = server.connect();
     let (mut client, response) = tungstenite::client(format!("ws://{}/echo", server.address), stream).unwrap();
     assert_eq!(response.status(), 101);
@@ -225,9 +257,8 @@ fn another_implementation_is_content() {
     server.stop();
 }
 
-#[test]
-fn bytes_may_be_cut_anywhere() {
-    let server = Server::start(1, Limits::default());
+fn bytes_may_be_cut_anywhere(driver: Driver) {
+    let server = Server::start(driver, 1, Limits::default());
     let bytes = [UPGRADE.as_bytes(), &text("héllo"), &frame(OpCode::Ping, b"x"), &text(&"long".repeat(100))].concat();
     // Each cut is a write of its own. Whether the server reads it apart is up to the kernel; the decoder's own tests cut
     // for sure.
@@ -254,9 +285,8 @@ fn bytes_may_be_cut_anywhere() {
     server.stop();
 }
 
-#[test]
-fn a_violation_ends_one_connection_only() {
-    let server = Server::start(1, Limits::default());
+fn a_violation_ends_one_connection_only(driver: Driver) {
+    let server = Server::start(driver, 1, Limits::default());
     let mut other = server.websocket();
     for (bytes, code) in [
         (vec![0x81, 0x01, b'a'], 1002),
@@ -273,11 +303,10 @@ fn a_violation_ends_one_connection_only() {
     server.stop();
 }
 
-#[test]
-fn who_stops_reading_holds_up_nobody_and_loses_nothing() {
+fn who_stops_reading_holds_up_nobody_and_loses_nothing(driver: Driver) {
     // Eight times what may wait for it, so that it is not read from until it reads.
     let limits = Limits { outbound_limit_bytes: 256 * 1024, ..Limits::default() };
-    let server = Server::start(1, limits);
+    let server = Server::start(driver, 1, limits);
     let mut slow = server.websocket();
     let mut other = server.websocket();
     let payload = |number: u32| [&number.to_be_bytes()[..], &[7; 32 * 1024]].concat();
@@ -298,9 +327,8 @@ fn who_stops_reading_holds_up_nobody_and_loses_nothing() {
     server.stop();
 }
 
-#[test]
-fn connections_that_end_at_any_moment() {
-    let server = Server::start(1, Limits::default());
+fn connections_that_end_at_any_moment(driver: Driver) {
+    let server = Server::start(driver, 1, Limits::default());
     let mut other = server.websocket();
     let bytes = [UPGRADE.as_bytes(), &text("hello")].concat();
     for cut in (0..=bytes.len()).step_by(3) {
@@ -330,9 +358,8 @@ fn connections_that_end_at_any_moment() {
     server.stop();
 }
 
-#[test]
-fn past_its_limit_connections_wait_until_there_is_room() {
-    let server = Server::start(1, Limits { connections_per_shard_limit: 2, ..Limits::default() });
+fn past_its_limit_connections_wait_until_there_is_room(driver: Driver) {
+    let server = Server::start(driver, 1, Limits { connections_per_shard_limit: 2, ..Limits::default() });
     let first = server.websocket();
     let mut second = server.websocket();
     let mut third = server.connect();
@@ -350,9 +377,84 @@ fn past_its_limit_connections_wait_until_there_is_room() {
     server.stop();
 }
 
-#[test]
-fn what_is_no_websocket_goes_to_the_http_service() {
-    let mut server = Server::start(1, Limits::default());
+fn a_thousand_at_once_are_all_let_in(driver: Driver) {
+    let server = Server::start(driver, 2, Limits::default());
+    let connect = || {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let error = socket.connect(&server.address.into()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINPROGRESS));
+        TcpStream::from(socket)
+    };
+    let mut streams: Vec<_> = (0..1000).map(|_| connect()).collect();
+    for stream in &mut streams {
+        rustix::event::poll(&mut [PollFd::new(stream, PollFlags::OUT)], None).unwrap();
+        stream.set_nonblocking(false).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&[UPGRADE.as_bytes(), &text("in")].concat()).unwrap();
+    }
+    for stream in &mut streams {
+        assert!(read_head(stream).starts_with("HTTP/1.1 101 "));
+        expect_text(stream, "in");
+    }
+    drop(streams);
+    server.stop();
+}
+
+/// Writes to a connection until the server, whose echo nobody reads, reads no more.
+fn write_until_it_is_not_read(stream: &mut TcpStream) -> usize {
+    let message = frame(OpCode::Binary, &[1; 60_000]);
+    stream.set_nonblocking(true).unwrap();
+    let mut written = 0;
+    let mut polled = true;
+    while polled {
+        match stream.write(&message[written % message.len()..]) {
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // It is at work, or has stopped for good: then no time will make it go on.
+                let patience = rustix::event::Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+                polled = rustix::event::poll(&mut [PollFd::new(stream, PollFlags::OUT)], Some(&patience)).unwrap() > 0;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    stream.set_nonblocking(false).unwrap();
+    written / message.len()
+}
+
+fn what_came_while_it_was_not_read_is_read_later(driver: Driver) {
+    let server = Server::start(driver, 1, Limits { outbound_limit_bytes: 256 * 1024, ..Limits::default() });
+    let mut stream = server.websocket();
+    let whole = write_until_it_is_not_read(&mut stream);
+    // All that is there makes no event any more: it has been seen.
+    for _ in 0..whole {
+        assert_eq!(read_frame(&mut stream).unwrap(), (2, vec![1; 60_000]));
+    }
+    server.stop();
+}
+
+fn who_goes_away_while_it_is_not_read_is_noticed(driver: Driver) {
+    let hour = 3600 * 1000;
+    let limits = Limits {
+        connections_per_shard_limit: 1,
+        write_timeout_ms: hour,
+        handshake_timeout_ms: hour,
+        ping_interval_ms: hour,
+        ..Limits::default()
+    };
+    let server = Server::start(driver, 1, limits);
+    let mut stream = server.websocket();
+    write_until_it_is_not_read(&mut stream);
+    let mut next = server.connect();
+    next.write_all(UPGRADE.as_bytes()).unwrap();
+    // With what it has not read: a RST.
+    drop(stream);
+    assert!(read_head(&mut next).starts_with("HTTP/1.1 101 "));
+    server.stop();
+}
+
+fn what_is_no_websocket_goes_to_the_http_service(driver: Driver) {
+    let mut server = Server::start(driver, 1, Limits::default());
     let mut http = server.http.take().unwrap();
     let request = "POST /user/signup HTTP/1.1\r\nHost: a\r\nContent-Length: 7\r\n\r\n{\"a\":1}";
     let mut stream = server.connect();
@@ -387,9 +489,8 @@ fn what_is_no_websocket_goes_to_the_http_service() {
     server.stop();
 }
 
-#[test]
-fn a_bad_upgrade_is_answered() {
-    let server = Server::start(1, Limits::default());
+fn a_bad_upgrade_is_answered(driver: Driver) {
+    let server = Server::start(driver, 1, Limits::default());
     for (from, to, status) in
         [("GET", "PUT", 400), ("Version: 13", "Version: 7", 426), ("dGhl", "", 400), ("/echo", "/nothing", 404)]
     {
@@ -404,9 +505,8 @@ fn a_bad_upgrade_is_answered() {
     server.stop();
 }
 
-#[test]
-fn sockets_are_adopted() {
-    let server = Server::start(2, Limits::default());
+fn sockets_are_adopted(driver: Driver) {
+    let server = Server::start(driver, 2, Limits::default());
     for shard in [0, 1] {
         let service = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(service.local_addr().unwrap()).unwrap();
@@ -431,10 +531,9 @@ fn sockets_are_adopted() {
     server.stop();
 }
 
-#[test]
-fn a_drain_ends_all_and_lets_nobody_in() {
+fn a_drain_ends_all_and_lets_nobody_in(driver: Driver) {
     // So long that it is not the time that ends it.
-    let server = Server::start(2, Limits { stop_timeout_ms: 3600 * 1000, ..Limits::default() });
+    let server = Server::start(driver, 2, Limits { stop_timeout_ms: 3600 * 1000, ..Limits::default() });
     let mut streams: Vec<_> = (0..20).map(|_| server.websocket()).collect();
     let mut waiting = server.connect();
     waiting.write_all(&UPGRADE.as_bytes()[..20]).unwrap();
@@ -450,20 +549,18 @@ fn a_drain_ends_all_and_lets_nobody_in() {
     assert!(TcpStream::connect(address).is_err());
 }
 
-#[test]
-fn a_drain_has_an_end_even_if_a_client_has_none() {
+fn a_drain_has_an_end_even_if_a_client_has_none(driver: Driver) {
     let limits = Limits { stop_timeout_ms: 50, close_timeout_ms: 1000 * 3600, ..Limits::default() };
-    let server = Server::start(2, limits);
+    let server = Server::start(driver, 2, limits);
     let mut stream = server.websocket();
     server.stop();
     expect_close(&mut stream, 1001);
     assert_eq!(read_rest(&mut stream), "");
 }
 
-#[test]
-fn a_drain_has_an_end_even_if_a_send_has_none() {
+fn a_drain_has_an_end_even_if_a_send_has_none(driver: Driver) {
     let limits = Limits { stop_timeout_ms: 50, outbound_limit_bytes: 1024 * 1024, ..Limits::default() };
-    let server = Server::start(1, limits);
+    let server = Server::start(driver, 1, limits);
     let mut stream = server.websocket();
     stream.set_nonblocking(true).unwrap();
     let message = frame(OpCode::Binary, &[1; 60_000]);
@@ -475,9 +572,8 @@ fn a_drain_has_an_end_even_if_a_send_has_none() {
     server.stop();
 }
 
-#[test]
-fn deadlines_of_the_core_are_kept() {
-    let server = Server::start(1, Limits { handshake_timeout_ms: 50, ..Limits::default() });
+fn deadlines_of_the_core_are_kept(driver: Driver) {
+    let server = Server::start(driver, 1, Limits { handshake_timeout_ms: 50, ..Limits::default() });
     let before = Instant::now();
     let mut silent = server.connect();
     assert_eq!(read_rest(&mut silent), "");
@@ -511,22 +607,19 @@ impl tracing::Subscriber for Lines {
 }
 
 /// The server's side of the next test, in a process of its own: says its address, then what it logs.
-#[test]
-#[ignore = "run by without_descriptors_it_waits_until_there_are_some"]
-fn server_with_few_descriptors() {
+fn server_with_few_descriptors(driver: Driver) {
     tracing::subscriber::set_global_default(Lines).unwrap();
     open_files(Some(40));
-    let server = Server::start_with_these_files(1, Limits::default());
+    let server = Server::start_with_these_files(driver, 1, Limits::default());
     println!("listening on {}", server.address);
     io::stdin().read_to_end(&mut Vec::new()).unwrap();
     server.stop();
 }
 
-#[test]
-fn without_descriptors_it_waits_until_there_are_some() {
-    let name = "driver::uring::tests::server_with_few_descriptors";
+fn without_descriptors_it_waits_until_there_are_some(driver: Driver) {
+    let name = format!("driver::tests::{}::server_with_few_descriptors", driver.name());
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"])
+        .args(["--exact", &name, "--ignored", "--nocapture", "--test-threads=1"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
