@@ -74,7 +74,9 @@ async fn what_a_live_channel_refuses(kind: Kind) {
 async fn each_senders_order_is_kept(kind: Kind, shards: &str) {
     const SENDERS: usize = 4;
     const MESSAGES: usize = 300;
-    let server = Server::start(kind, &["--shards", shards, "--limit", "publish_rate_per_second=0"]).await;
+    // A ring that holds next to nothing: what comes at once must reach everyone all the same.
+    let limits = ["--limit", "publish_rate_per_second=0", "--limit", "ring_limit_publications=1"];
+    let server = Server::start(kind, &[&["--shards", shards][..], &limits].concat()).await;
     let ann = server.user("ann").await;
     let mut clients = JoinSet::new();
     let mut all = Vec::new();

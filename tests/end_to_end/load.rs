@@ -29,6 +29,8 @@ pub struct Ledger {
     told: Mutex<HashMap<String, u64>>,
     count: watch::Sender<usize>,
     settled: watch::Sender<usize>,
+    /// At which port each WebSocket client was let in last.
+    joined: watch::Sender<HashMap<String, u16>>,
     /// Errors that senders got, by code.
     errors: Mutex<HashMap<String, usize>>,
 }
@@ -77,6 +79,8 @@ pub struct Load {
     port: watch::Sender<u16>,
     phase: watch::Sender<Phase>,
     senders: usize,
+    /// Those of them who have a WebSocket.
+    chatters: usize,
     clients: JoinSet<Option<View>>,
 }
 
@@ -90,6 +94,7 @@ impl Load {
             told: Mutex::default(),
             count: watch::Sender::new(0),
             settled: watch::Sender::new(0),
+            joined: watch::Sender::new(HashMap::new()),
             errors: Mutex::default(),
         };
         let mut load = Load {
@@ -99,6 +104,7 @@ impl Load {
             port: watch::Sender::new(server.port),
             phase: watch::Sender::new(Phase::Run),
             senders: senders + publishers + readers,
+            chatters: senders + readers,
             clients: JoinSet::new(),
         };
         let names = (0..senders).map(|n| format!("sender{n}")).chain((0..readers).map(|n| format!("reader{n}")));
@@ -123,8 +129,14 @@ impl Load {
         load
     }
 
-    /// Waits until so many more messages have been acknowledged.
+    /// Waits until all clients are there, and then until so many more messages have been acknowledged.
     pub async fn more(&mut self, messages: usize) {
+        let (mut joined, port, clients) = (self.ledger.joined.subscribe(), *self.port.borrow(), self.chatters);
+        self.watched("all clients are there", async {
+            let all = |joined: &HashMap<String, u16>| joined.values().filter(|at| **at == port).count() == clients;
+            joined.wait_for(all).await.expect("the ledger is there");
+        })
+        .await;
         let mut count = self.ledger.count.subscribe();
         let goal = *count.borrow() + messages;
         self.watched("messages are acknowledged", async {
@@ -248,6 +260,10 @@ impl Client {
             }
             match Ws::join(at, &self.user.token, &query).await {
                 Ok(ws) => {
+                    let name = self.user.name.clone();
+                    ledger.joined.send_modify(|joined| {
+                        joined.insert(name, at);
+                    });
                     let end = self.talk(ws, &mut phase, ledger, &mut is_settled).await;
                     let Some(end) = end else { return self.view };
                     self.view.ends.push(end);
