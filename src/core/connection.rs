@@ -33,8 +33,6 @@ pub(super) struct Connection {
     pub phase: Phase,
     pub outbound: Outbound,
     pub opened_ms: u64,
-    /// When something last arrived from it.
-    pub heard_ms: u64,
     /// When the next ping is due if nothing arrives; and when one was sent that nothing has answered yet.
     pub ping_ms: u64,
     pub pinged_ms: Option<u64>,
@@ -53,7 +51,6 @@ impl Connection {
             phase: Phase::Vacant,
             outbound: Outbound::default(),
             opened_ms: 0,
-            heard_ms: 0,
             ping_ms: 0,
             pinged_ms: None,
             progress_ms: 0,

@@ -24,19 +24,25 @@ const LIVE_NAME_LIMIT_BYTES: usize = 255;
 #[derive(Debug)]
 pub(super) struct Handshake {
     pub request: Request,
-    /// The subprotocol to name in the answer.
-    subprotocol: Option<String>,
-    claims: Claims,
+    asked: Asked,
     user: Option<User>,
-    wanted: Wanted,
-    format: Format,
-    input: plain::Input,
-    since: Option<Since>,
     admission: Option<Admission>,
     /// The last committed offset as the home read it, where `since` was above this shard's position.
     top: Option<Offset>,
     /// Of the question that is under way.
     serial: u32,
+}
+
+/// What a request asks for, and by what right.
+#[derive(Debug)]
+struct Asked {
+    /// The subprotocol to name in the answer.
+    subprotocol: Option<String>,
+    claims: Claims,
+    wanted: Wanted,
+    format: Format,
+    input: plain::Input,
+    since: Option<Since>,
 }
 
 #[derive(Clone, Debug)]
@@ -75,7 +81,8 @@ impl Shard {
                 self.connections[slot as usize].phase = Phase::Handshake(Box::new(handshake));
                 self.look_up_user(now, slot, host);
             }
-            Err((request, Refusal(status, code, message))) => {
+            Err(refused) => {
+                let (request, Refusal(status, code, message)) = *refused;
                 let handshake = Handshake::refused(request);
                 self.connections[slot as usize].phase = Phase::Handshake(Box::new(handshake));
                 self.refuse(now, slot, status, code, &message, host);
@@ -84,31 +91,14 @@ impl Shard {
     }
 
     /// All that can be said about a request without asking anybody.
-    fn read_request(&self, now: Now, request: Request) -> Result<Handshake, (Request, Refusal)> {
+    fn read_request(&self, now: Now, request: Request) -> Result<Handshake, Box<(Request, Refusal)>> {
         match self.check_request(now, &request) {
-            Ok((claims, subprotocol, wanted, format, input, since)) => Ok(Handshake {
-                request,
-                subprotocol,
-                claims,
-                user: None,
-                wanted,
-                format,
-                input,
-                since,
-                admission: None,
-                top: None,
-                serial: 0,
-            }),
-            Err(refusal) => Err((request, refusal)),
+            Ok(asked) => Ok(Handshake { request, asked, user: None, admission: None, top: None, serial: 0 }),
+            Err(refusal) => Err(Box::new((request, refusal))),
         }
     }
 
-    #[allow(clippy::type_complexity)]
-    fn check_request(
-        &self,
-        now: Now,
-        request: &Request,
-    ) -> Result<(Claims, Option<String>, Wanted, Format, plain::Input, Option<Since>), Refusal> {
+    fn check_request(&self, now: Now, request: &Request) -> Result<Asked, Refusal> {
         if request.path != "/ws" {
             let text = format!("there is no WebSocket at {}; connect to /ws?room=NAME", clip(&request.path));
             return Err(Refusal(404, "not_found", text));
@@ -167,7 +157,7 @@ impl Shard {
                 Some(Since { offset, epoch: request.query_value("epoch").map(Into::into) })
             }
         };
-        Ok((claims, subprotocol, wanted, format, input, since))
+        Ok(Asked { subprotocol, claims, wanted, format, input, since })
     }
 
     /// The token, and the subprotocol that carried it if one did.
@@ -196,13 +186,13 @@ impl Shard {
 
     fn look_up_user(&mut self, now: Now, slot: u32, host: &mut impl Host) {
         let Some(handshake) = self.connections[slot as usize].handshake_mut() else { return };
-        match handshake.claims.user {
+        match handshake.asked.claims.user {
             Some(id) => {
-                handshake.user = Some(User { id, username: Arc::clone(&handshake.claims.username) });
+                handshake.user = Some(User { id, username: Arc::clone(&handshake.asked.claims.username) });
                 self.ask_admission(now, slot, host);
             }
             None => {
-                let ask = Ask::User { username: Arc::clone(&handshake.claims.username) };
+                let ask = Ask::User { username: Arc::clone(&handshake.asked.claims.username) };
                 self.ask_for(now, slot, ask, host);
             }
         }
@@ -223,7 +213,7 @@ impl Shard {
         let Some(handshake) = self.connections[slot as usize].handshake_mut() else { return };
         let Some(user) = &handshake.user else { return };
         let user_id = user.id;
-        let wanted = handshake.wanted.clone();
+        let wanted = handshake.asked.wanted.clone();
         let connections = self.users.get(&user_id).map_or(0, |state| state.slots.len() as u64);
         if connections >= self.config.limits.user_connections_limit {
             let text = "this user has too many connections (user_connections_limit)";
@@ -248,7 +238,7 @@ impl Shard {
         match answer {
             Answer::User { user, revoked_at } => {
                 // A token minted beside the server names no generation; it must be younger than the last sign-out.
-                if revoked_at.is_some_and(|at| handshake.claims.issued_at <= at / 1000) {
+                if revoked_at.is_some_and(|at| handshake.asked.claims.issued_at <= at / 1000) {
                     let Refusal(status, code, message) = signed_out();
                     return self.refuse(now, slot, status, code, &message, host);
                 }
@@ -256,7 +246,7 @@ impl Shard {
                 self.ask_admission(now, slot, host);
             }
             Answer::Admitted(Ok(admission)) => {
-                let Wanted::Room(key) = &handshake.wanted else { return };
+                let Wanted::Room(key) = &handshake.asked.wanted else { return };
                 let (channel, name) = (Channel::Room(admission.room), Arc::clone(key));
                 handshake.admission = Some(admission);
                 self.attach(now, slot, channel, name, host);
@@ -280,7 +270,7 @@ impl Shard {
         let (position, epoch, home) = (feed.position, feed.epoch.clone(), feed.home);
         let Some(handshake) = self.connections[slot as usize].handshake_mut() else { return };
         let Some(user) = handshake.user.clone() else { return };
-        let claims = handshake.claims.clone();
+        let claims = handshake.asked.claims.clone();
         if self.is_revoked(user.id, claims.generation, claims.issued_at) {
             let Refusal(status, code, message) = signed_out();
             return self.refuse(now, slot, status, code, &message, host);
@@ -295,7 +285,7 @@ impl Shard {
         }
         let Some(handshake) = self.connections[slot as usize].handshake_mut() else { return };
         let top = handshake.top.unwrap_or(position).max(position);
-        let (cursor, recovered) = match (&handshake.since, &epoch) {
+        let (cursor, recovered) = match (&handshake.asked.since, &epoch) {
             (None, _) | (_, None) => (position, None),
             (Some(since), Some(current)) if since.epoch.as_deref().is_some_and(|e| e != &*current.0) => {
                 (position, Some(false))
@@ -332,7 +322,7 @@ impl Shard {
             CheckOutcome::Top(offset) => {
                 handshake.top = Some(offset);
                 let Some(room) = handshake.admission.as_ref().map(|a| a.room) else { return };
-                let name = match &handshake.wanted {
+                let name = match &handshake.asked.wanted {
                     Wanted::Room(key) => Arc::clone(key),
                     Wanted::Live(name) => Arc::clone(name),
                 };
@@ -365,7 +355,8 @@ impl Shard {
     ) {
         let connection = &mut self.connections[slot as usize];
         let Phase::Handshake(handshake) = std::mem::replace(&mut connection.phase, Phase::Head) else { return };
-        let Handshake { request, subprotocol, claims, user, format, input, .. } = *handshake;
+        let Handshake { request, asked, user, .. } = *handshake;
+        let Asked { subprotocol, claims, format, input, .. } = asked;
         let (Some(user), Some(feed)) = (user, self.feeds.get_mut(feed_id as usize)) else { return };
         let joined = match &feed.epoch {
             Some(epoch) => {
@@ -397,7 +388,6 @@ impl Shard {
         self.meter.figures.borrow_mut().subscriptions += 1;
         self.users.entry(session.user.id).or_default().slots.push(slot);
         let connection = &mut self.connections[slot as usize];
-        connection.heard_ms = now.ms;
         let (ping_ms, expires_ms) = (connection.ping_ms, now.ms + session.expires_unix_ms.saturating_sub(now.unix_ms));
         connection.phase = Phase::Open(Box::new(session));
         let mut first = Vec::with_capacity(512);
@@ -422,19 +412,16 @@ impl Shard {
 impl Handshake {
     /// For answering a request that is refused on sight.
     fn refused(request: Request) -> Handshake {
-        Handshake {
-            request,
+        let claims = Claims { user: None, username: "".into(), generation: None, issued_at: 0, expires_at: 0 };
+        let asked = Asked {
             subprotocol: None,
-            claims: Claims { user: None, username: "".into(), generation: None, issued_at: 0, expires_at: 0 },
-            user: None,
+            claims,
             wanted: Wanted::Live("".into()),
             format: Format::Plain,
             input: plain::Input::Text,
             since: None,
-            admission: None,
-            top: None,
-            serial: 0,
-        }
+        };
+        Handshake { request, asked, user: None, admission: None, top: None, serial: 0 }
     }
 }
 

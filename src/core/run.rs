@@ -113,7 +113,7 @@ impl Frames {
     }
 
     /// The length of the whole buffer.
-    pub fn len(&self) -> usize {
+    pub fn total_bytes(&self) -> usize {
         self.bytes.len()
     }
 }
@@ -141,7 +141,7 @@ impl RingRun {
     pub fn charge(&mut self, format: Format, meter: &Rc<Meter>) -> Rc<Charge> {
         let cell = &mut self.charges[format as usize];
         cell.upgrade().unwrap_or_else(|| {
-            let charge = Charge::shared(meter, self.run.frames(format).len(), self.shown_ms);
+            let charge = Charge::shared(meter, self.run.frames(format).total_bytes(), self.shown_ms);
             *cell = Rc::downgrade(&charge);
             charge
         })

@@ -16,7 +16,6 @@ use crate::websocket::{Event, Request, frame};
 use bytes::Bytes;
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use uproar_model::Revocation;
@@ -157,7 +156,7 @@ impl Shard {
     // ── events ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// A connection was accepted. Returns its slot. Its request head is read next, by the driver.
-    pub fn opened(&mut self, now: Now, _peer: SocketAddr, host: &mut impl Host) -> u32 {
+    pub fn opened(&mut self, now: Now, host: &mut impl Host) -> u32 {
         self.meter.clock_ms.set(now.ms);
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.connections.push(Connection::vacant());
@@ -172,7 +171,6 @@ impl Shard {
             generation,
             phase: Phase::Head,
             opened_ms: now.ms,
-            heard_ms: now.ms,
             ping_ms: now.ms + first_ping,
             progress_ms: now.ms,
             ..Connection::vacant()
@@ -204,7 +202,6 @@ impl Shard {
     pub fn frame(&mut self, now: Now, slot: u32, event: Event<'_>, host: &mut impl Host) {
         self.meter.clock_ms.set(now.ms);
         let connection = &mut self.connections[slot as usize];
-        connection.heard_ms = now.ms;
         connection.ping_ms = now.ms + self.config.limits.ping_interval_ms;
         connection.pinged_ms = None;
         match (event, &connection.phase) {
@@ -270,10 +267,11 @@ impl Shard {
         }
         match &connection.phase {
             Phase::Open(session) if session.is_behind => self.catch_up(now, slot, host),
-            Phase::Echo if connection.is_paused => {
-                if connection.outbound.bytes() <= self.config.limits.outbound_limit_bytes / 4 {
-                    self.resume(now, slot, host);
-                }
+            Phase::Echo
+                if connection.is_paused
+                    && connection.outbound.bytes() <= self.config.limits.outbound_limit_bytes / 4 =>
+            {
+                self.resume(now, slot, host);
             }
             Phase::Ending { then_cut: true, .. } if connection.outbound.is_empty() => self.cut(slot, host),
             _ => {}
@@ -648,7 +646,6 @@ impl Shard {
         }
         let connection = &mut self.connections[slot as usize];
         if std::mem::take(&mut connection.is_paused) {
-            connection.heard_ms = now.ms;
             connection.ping_ms = now.ms + self.config.limits.ping_interval_ms;
             host.wake(slot);
             let ping_ms = connection.ping_ms;

@@ -10,7 +10,7 @@ use crate::mesh::Inbox;
 use bytes::Bytes;
 use rustix::net::{Shutdown, shutdown};
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use tokio::sync::mpsc;
 
@@ -172,7 +172,7 @@ impl<T: Transport> Pump<T> {
                 places -= 1;
                 let Some((stream, peer)) = self.listeners[index].accept(now) else { continue };
                 let is_set = if T::NONBLOCKING { stream.set_nonblocking(true) } else { Ok(()) };
-                let opened = is_set.and_then(|()| self.open(stream, peer, Connection::new(peer), now));
+                let opened = is_set.and_then(|()| self.open(stream, Connection::new(peer), now));
                 if let Err(error) = opened {
                     self.listeners[index].failed(&error, now);
                 }
@@ -185,8 +185,8 @@ impl<T: Transport> Pump<T> {
         self.open >= self.limits.connections_per_shard_limit
     }
 
-    fn open(&mut self, stream: TcpStream, peer: SocketAddr, connection: Connection, now: Now) -> io::Result<u32> {
-        let slot = self.shard.opened(now, peer, &mut self.effects);
+    fn open(&mut self, stream: TcpStream, connection: Connection, now: Now) -> io::Result<u32> {
+        let slot = self.shard.opened(now, &mut self.effects);
         let socket = stream.into();
         let io = self.transport.open(slot, &socket).inspect_err(|_| self.shard.handed_over(slot))?;
         let index = slot as usize;
@@ -214,7 +214,7 @@ impl<T: Transport> Pump<T> {
         // Its listener was not one of ours.
         let _ = stream.set_nodelay(true);
         let _ = socket2::SockRef::from(&stream).set_send_buffer_size(self.limits.socket_send_buffer_bytes as usize);
-        let Ok(slot) = self.open(stream, request.peer, Connection::adopted(&rest), now) else { return };
+        let Ok(slot) = self.open(stream, Connection::adopted(&rest), now) else { return };
         if self.slots[slot as usize].open.is_none() {
             return;
         }

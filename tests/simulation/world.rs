@@ -798,7 +798,7 @@ impl World {
         }
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let ((shard, now), mut host) = self.shard_and_host(id);
-        let slot = shard.opened(now, peer, &mut host);
+        let slot = shard.opened(now, &mut host);
         if self.sockets[id].len() <= slot as usize {
             self.sockets[id].resize_with(slot as usize + 1, Socket::default);
         }
