@@ -1,5 +1,8 @@
 //! The real binary over real sockets, on each database. Every test has a server, a port and a data folder of its own.
 //!
+//! Those that run on both databases see both drivers too: on SQLite the one that the server chooses, which is io_uring
+//! where there is one, and on PostgreSQL epoll. `UPROAR_TEST_DRIVER=uring` (or `epoll`) makes it the same for all.
+//!
 //! Nothing here sleeps until something has surely happened: what is waited for is waited for, at most for `PATIENCE`.
 
 /// Makes of each `async fn(Kind)` a test on SQLite and one on PostgreSQL.

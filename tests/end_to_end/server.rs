@@ -10,10 +10,14 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+/// Names the driver for all tests.
+const DRIVER_VARIABLE: &str = "UPROAR_TEST_DRIVER";
+
 /// What stays when a server ends: everything that the next one is started with.
 pub struct Place {
     folder: TempDir,
     database: Option<String>,
+    driver: &'static str,
     options: Vec<String>,
 }
 
@@ -47,13 +51,14 @@ impl Place {
             Kind::Sqlite => None,
             Kind::Postgres => Some(new_postgres_database().await),
         };
-        Place::with_database(database, options)
+        let driver = if kind == Kind::Postgres { "epoll" } else { "auto" };
+        Place { driver, ..Place::with_database(database, options) }
     }
 
     /// `database`: a URL, or what is the default.
     pub fn with_database(database: Option<String>, options: &[&str]) -> Place {
         let folder = tempfile::Builder::new().prefix("uproar-test-").tempdir().expect("no temporary folder");
-        Place { folder, database, options: options.iter().map(ToString::to_string).collect() }
+        Place { folder, database, driver: "auto", options: options.iter().map(ToString::to_string).collect() }
     }
 
     pub fn data(&self) -> PathBuf {
@@ -66,6 +71,10 @@ impl Place {
         arguments.extend(["--data".to_owned(), self.data().display().to_string()]);
         if let Some(url) = &self.database {
             arguments.extend(["--database".to_owned(), url.clone()]);
+        }
+        let driver = std::env::var(DRIVER_VARIABLE).unwrap_or_else(|_| self.driver.to_owned());
+        if !self.options.iter().any(|option| option == "--driver") {
+            arguments.extend(["--driver".to_owned(), driver]);
         }
         // Both, so that nothing depends on how many cores there are.
         if !self.options.iter().any(|option| option == "--shards") {

@@ -97,8 +97,10 @@ async fn a_newer_schema(kind: Kind) {
 async fn wrong_arguments() {
     let place = Place::new(Kind::Sqlite, &[]).await;
     let mut place_only = place.arguments();
-    let shards = place_only.iter().position(|argument| argument == "--shards").unwrap();
-    place_only.drain(shards..shards + 2);
+    for option in ["--shards", "--driver"] {
+        let at = place_only.iter().position(|argument| argument == option).unwrap();
+        place_only.drain(at..at + 2);
+    }
     let with =
         |place: &[String], more: &[&str]| [place, &more.iter().map(ToString::to_string).collect::<Vec<_>>()].concat();
     for (arguments, words) in [
