@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
-use uproar_model::TokenError;
+use uproar_model::{Claims, TokenError};
 
 /// Makes a test for each driver of each function.
 macro_rules! on_each_driver {
@@ -40,6 +40,7 @@ on_each_driver! {
     a_thousand_at_once_are_all_let_in;
     what_came_while_it_was_not_read_is_read_later;
     who_goes_away_while_it_is_not_read_is_noticed;
+    what_becomes_of_a_connection_that_was_handed_over_concerns_nobody_here;
     what_is_no_websocket_goes_to_the_http_service;
     a_bad_upgrade_is_answered;
     sockets_are_adopted;
@@ -64,7 +65,16 @@ fn shard(limits: &Limits) -> Shard {
         shards: 1,
         lanes: 1,
         limits: limits.clone(),
-        verify: Arc::new(|_, _| Err(TokenError::Invalid)),
+        verify: Arc::new(|token, now| match token {
+            "good" => Ok(Claims {
+                user: None,
+                username: "ann".into(),
+                generation: None,
+                issued_at: now,
+                expires_at: now + 3600,
+            }),
+            _ => Err(TokenError::Invalid),
+        }),
         echo: true,
         query_token: true,
         allow_origin: Arc::new(|_, _| true),
@@ -411,7 +421,7 @@ fn write_until_it_is_not_read(stream: &mut TcpStream) -> usize {
         match stream.write(&message[written % message.len()..]) {
             Ok(count) => written += count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // It is at work, or has stopped for good: then no time will make it go on.
+                // It is at work, or has stopped for good. Should it only be slow, what is tested then is less, not wrong.
                 let patience = rustix::event::Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
                 polled = rustix::event::poll(&mut [PollFd::new(stream, PollFlags::OUT)], Some(&patience)).unwrap() > 0;
             }
@@ -450,6 +460,49 @@ fn who_goes_away_while_it_is_not_read_is_noticed(driver: Driver) {
     // With what it has not read: a RST.
     drop(stream);
     assert!(read_head(&mut next).starts_with("HTTP/1.1 101 "));
+    server.stop();
+}
+
+/// As the test before, but with nothing to be written either, where only an event can tell. io_uring has none then, and
+/// leaves it to `handshake_timeout_ms`.
+#[test]
+fn on_epoll_who_goes_away_while_a_question_about_it_is_open_is_noticed() {
+    let limits = Limits { connections_per_shard_limit: 2, handshake_timeout_ms: 3600 * 1000, ..Limits::default() };
+    let server = Server::start(Driver::Epoll, 1, limits);
+    let mut other = server.websocket();
+    let mut stream = server.connect();
+    // Nobody here answers questions about rooms.
+    stream.write_all(UPGRADE.replacen("/echo", "/ws?room=lobby&token=good", 1).as_bytes()).unwrap();
+    // Some turns, after which the request has been read.
+    for _ in 0..3 {
+        expect_echo(&mut other, "in");
+    }
+    let mut next = server.connect();
+    next.write_all(UPGRADE.as_bytes()).unwrap();
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+    assert!(read_head(&mut next).starts_with("HTTP/1.1 101 "));
+    drop((other, next));
+    server.stop();
+}
+
+fn what_becomes_of_a_connection_that_was_handed_over_concerns_nobody_here(driver: Driver) {
+    let limits = Limits { outbound_limit_bytes: 256 * 1024, ..Limits::default() };
+    let mut server = Server::start(driver, 1, limits);
+    let mut http = server.http.take().unwrap();
+    let mut asking = server.connect();
+    asking.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let _handed_over = http.blocking_recv().unwrap();
+    // It has the slot now.
+    let mut stream = server.websocket();
+    let mut other = server.websocket();
+    let whole = write_until_it_is_not_read(&mut stream);
+    socket2::SockRef::from(&asking).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(asking);
+    expect_echo(&mut other, "a turn has passed");
+    for _ in 0..whole {
+        assert_eq!(read_frame(&mut stream).unwrap(), (2, vec![1; 60_000]));
+    }
     server.stop();
 }
 
