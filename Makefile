@@ -1,8 +1,9 @@
-.PHONY: help run test deny
+.PHONY: help run test test-all deny
 
 help:
 	@echo 'make run    builds what is missing and starts the server; ARGS="--listen 0.0.0.0:8080" passes options on'
 	@echo 'make test   formatting, clippy and every test'
+	@echo 'make test-all  the same, and the end-to-end tests with each driver and number of shards on each database'
 	@echo 'make deny   licences, bans, sources and advisories of the dependencies'
 
 run:
@@ -15,6 +16,14 @@ test:
 	cargo fmt --all -- --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	cargo test --locked --workspace --all-features
+
+# `make test` covers databases, drivers and shards pairwise; this is all eight.
+test-all: test
+	for driver in uring epoll; do for shards in 1 2; do \
+		echo "driver $$driver, shards $$shards"; \
+		UPROAR_TEST_DRIVER=$$driver UPROAR_TEST_SHARDS=$$shards \
+			cargo test --locked --workspace --all-features --test end_to_end || exit 1; \
+	done; done
 
 deny:
 	scripts/deny

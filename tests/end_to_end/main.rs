@@ -1,7 +1,7 @@
 //! The real binary over real sockets, on each database. Every test has a server, a port and a data folder of its own.
 //!
-//! Those that run on both databases see both drivers too: on SQLite the one that the server chooses, which is io_uring
-//! where there is one, and on PostgreSQL epoll. `UPROAR_TEST_DRIVER=uring` (or `epoll`) makes it the same for all.
+//! Databases, drivers and shards are covered pairwise: which driver a server gets follows from the other two.
+//! `UPROAR_TEST_DRIVER=uring` (or `epoll`) and `UPROAR_TEST_SHARDS=1` set them for all tests, as `make test-all` does.
 //!
 //! Nothing here sleeps until something has surely happened: what is waited for is waited for, at most for `PATIENCE`.
 

@@ -12,12 +12,13 @@ use tokio::process::{Child, Command};
 
 /// Names the driver for all tests.
 const DRIVER_VARIABLE: &str = "UPROAR_TEST_DRIVER";
+/// Gives the number of shards for all tests that do not say it themselves.
+const SHARDS_VARIABLE: &str = "UPROAR_TEST_SHARDS";
 
 /// What stays when a server ends: everything that the next one is started with.
 pub struct Place {
     folder: TempDir,
     database: Option<String>,
-    driver: &'static str,
     options: Vec<String>,
 }
 
@@ -51,14 +52,13 @@ impl Place {
             Kind::Sqlite => None,
             Kind::Postgres => Some(new_postgres_database().await),
         };
-        let driver = if kind == Kind::Postgres { "epoll" } else { "auto" };
-        Place { driver, ..Place::with_database(database, options) }
+        Place::with_database(database, options)
     }
 
     /// `database`: a URL, or what is the default.
     pub fn with_database(database: Option<String>, options: &[&str]) -> Place {
         let folder = tempfile::Builder::new().prefix("uproar-test-").tempdir().expect("no temporary folder");
-        Place { folder, database, driver: "auto", options: options.iter().map(ToString::to_string).collect() }
+        Place { folder, database, options: options.iter().map(ToString::to_string).collect() }
     }
 
     pub fn data(&self) -> PathBuf {
@@ -72,15 +72,22 @@ impl Place {
         if let Some(url) = &self.database {
             arguments.extend(["--database".to_owned(), url.clone()]);
         }
-        let driver = std::env::var(DRIVER_VARIABLE).unwrap_or_else(|_| self.driver.to_owned());
-        if !self.options.iter().any(|option| option == "--driver") {
-            arguments.extend(["--driver".to_owned(), driver]);
+        let said = |name: &str| self.options.iter().skip_while(|option| *option != name).nth(1).cloned();
+        // Two, whatever the number of cores, so that rooms and connections are on different shards.
+        let shards = said("--shards").or_else(|| std::env::var(SHARDS_VARIABLE).ok()).unwrap_or("2".to_owned());
+        let is_postgres = self.database.as_ref().is_some_and(|url| url.starts_with("postgres"));
+        // A pairwise cover of databases, drivers and shards: each two of them meet in some test.
+        let of_the_cover = if is_postgres == (shards == "1") { "epoll" } else { "auto" };
+        let driver =
+            said("--driver").or_else(|| std::env::var(DRIVER_VARIABLE).ok()).unwrap_or(of_the_cover.to_owned());
+        arguments.extend(["--shards".to_owned(), shards, "--driver".to_owned(), driver]);
+        let mut rest = self.options.iter();
+        while let Some(option) = rest.next() {
+            match option.as_str() {
+                "--shards" | "--driver" => drop(rest.next()),
+                _ => arguments.push(option.clone()),
+            }
         }
-        // Both, so that nothing depends on how many cores there are.
-        if !self.options.iter().any(|option| option == "--shards") {
-            arguments.extend(["--shards".to_owned(), "2".to_owned()]);
-        }
-        arguments.extend(self.options.iter().cloned());
         arguments
     }
 
