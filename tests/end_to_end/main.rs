@@ -72,5 +72,6 @@ mod slow;
 mod startup;
 mod stop;
 mod tokens;
+mod tools;
 mod upgrade;
 mod violations;

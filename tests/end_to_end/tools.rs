@@ -1,0 +1,159 @@
+//! The configuration file, the operators' port, metrics, and the small tools beside the server.
+
+use crate::client::{Got, within};
+use crate::databases::Kind;
+use crate::server::{Place, Server, run, uproar};
+use serde_json::json;
+use std::fs;
+use std::process::{Output, Stdio};
+use tokio::io::AsyncWriteExt;
+
+on_each_database! {
+    after_restored_clients_start_over
+    a_password_is_set_beside_no_server
+}
+
+async fn tool(place: &Place, arguments: &[&str]) -> Output {
+    let mut all: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+    all.extend(place.arguments().into_iter().skip_while(|argument| argument != "--data"));
+    run(&all.iter().map(String::as_str).collect::<Vec<_>>()).await
+}
+
+fn line(output: &Output) -> String {
+    let error = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(error.lines().count(), 1, "{error}");
+    error
+}
+
+#[tokio::test]
+async fn a_backup_is_made_beside_a_running_server_and_put_back() {
+    let mut server = Server::start(Kind::Sqlite, &[]).await;
+    let ann = server.user("ann").await;
+    server.create_room(&ann, "r").await;
+    let mut ws = server.join(&ann, "room=r").await;
+    for text in ["one", "two", "three"] {
+        ws.round_trip(text).await;
+    }
+    let copy = server.place.data().with_file_name("copy.db");
+    let copy_path = copy.to_str().unwrap();
+    assert!(tool(&server.place, &["backup", copy_path]).await.status.success());
+    let again = tool(&server.place, &["backup", copy_path]).await;
+    assert_eq!(again.status.code(), Some(1), "a file that is there is not written over");
+    assert!(line(&again).contains(copy_path));
+    for text in ["four", "five"] {
+        ws.round_trip(text).await;
+    }
+    let (epoch, offset) = (ws.epoch(), 5);
+    server.stop().await;
+
+    // The history goes back by two messages.
+    fs::copy(&copy, server.place.sqlite_file()).unwrap();
+    let server = server.restart().await;
+    let texts: Vec<_> = server.history(&ann, "r").await.iter().map(|m| m["text"].clone()).collect();
+    assert_eq!(texts, ["one", "two", "three"]);
+    let resumed = server.join(&ann, &format!("room=r&since={offset}&epoch={epoch}")).await;
+    assert_eq!(resumed.joined["recovered"], false, "{}", resumed.joined);
+    assert_ne!(resumed.epoch(), epoch);
+    assert_eq!(resumed.offset(), 3);
+}
+
+async fn after_restored_clients_start_over(kind: Kind) {
+    let mut server = Server::start(kind, &[]).await;
+    let ann = server.user("ann").await;
+    server.create_room(&ann, "r").await;
+    let mut ws = server.join(&ann, "room=r").await;
+    ws.round_trip("hello").await;
+    let epoch = ws.epoch();
+    let refused = tool(&server.place, &["restored"]).await;
+    assert_eq!(refused.status.code(), Some(1), "not while the server runs");
+    server.stop().await;
+    assert!(tool(&server.place, &["restored"]).await.status.success());
+    let server = server.restart().await;
+    let resumed = server.join(&ann, &format!("room=r&since=1&epoch={epoch}")).await;
+    assert_eq!(resumed.joined["recovered"], false, "{}", resumed.joined);
+    assert_eq!(server.history(&ann, "r").await.len(), 1, "nothing is lost by it");
+}
+
+async fn a_password_is_set_beside_no_server(kind: Kind) {
+    let mut server = Server::start(kind, &[]).await;
+    let ann = server.user("ann").await;
+    server.get("/me", &ann.token).await.expect(200);
+    server.stop().await;
+    let set = async |user: &str, password: &str| {
+        let mut arguments = vec!["password".to_owned(), "--user".to_owned(), user.to_owned()];
+        arguments.extend(server.place.arguments().into_iter().skip_while(|argument| argument != "--data"));
+        let mut command = uproar(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // One that refuses its arguments does not read.
+        let _ = stdin.write_all(format!("{password}\n").as_bytes()).await;
+        drop(stdin);
+        within("the tool ends", child.wait_with_output()).await.unwrap()
+    };
+    assert!(line(&set("ann", "short").await).contains("at least"));
+    assert!(line(&set("nobody", "long enough").await).contains("nobody"));
+    assert!(set("ann", "long enough").await.status.success());
+    let server = server.restart().await;
+    let body = json!({"username": "ann", "password": "long enough"});
+    server.post("/user/signin", "", body).await.expect(200);
+    assert_eq!(server.get("/me", &ann.token).await.status, 401, "tokens from before are no longer good");
+}
+
+#[tokio::test]
+async fn the_configuration_file_is_taken_and_checked() {
+    let place = Place::new(Kind::Sqlite, &[]).await;
+    let file = place.data().with_file_name("uproar.toml");
+    fs::write(&file, "echo = true\nno-such = 1\n").unwrap();
+    let refused = tool(&place, &["--config", file.to_str().unwrap()]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    let error = line(&refused);
+    assert!(error.starts_with("uproar: ") && error.contains("no-such"), "{error}");
+
+    fs::write(&file, "echo = true\n[limit]\nhistory_page_limit = 2\n").unwrap();
+    let file = file.to_str().unwrap().to_owned();
+    let server = Place::new(Kind::Sqlite, &["--config", &file]).await.start().await;
+    let ann = server.user("ann").await;
+    server.create_room(&ann, "r").await;
+    let mut ws = server.join(&ann, "room=r").await;
+    for text in ["one", "two", "three"] {
+        ws.round_trip(text).await;
+    }
+    let page = server.get("/user/getchats?room=r&limit=100", &ann.token).await.expect(200);
+    assert_eq!(page["messages"].as_array().unwrap().len(), 2, "{page}");
+}
+
+#[tokio::test]
+async fn metrics_are_on_the_operators_port_alone() {
+    let server = Server::start(Kind::Sqlite, &["--admin-listen", "127.0.0.1:0"]).await;
+    let ann = server.user("ann").await;
+    server.create_room(&ann, "r").await;
+    let mut ws = server.join(&ann, "room=r").await;
+    ws.round_trip("hello").await;
+    assert_eq!(server.get("/metrics", "").await.status, 404);
+    let log = server.place.log();
+    let found = log.lines().find(|line| line.contains("operators' port")).expect("it is logged");
+    let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
+    let port: u16 = digits(found.rsplit_once("127.0.0.1:").expect("its address").1).parse().unwrap();
+    let mut http = crate::client::Http::connect(port).await.unwrap();
+    let answer = http.request("GET", "/metrics", &[], None).await.unwrap();
+    let text = String::from_utf8(answer.body).unwrap();
+    let sum = |name: &str| -> f64 {
+        let of_shards = text.lines().filter(|line| line.starts_with(name) && !line.starts_with('#'));
+        of_shards.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+    };
+    assert_eq!((sum("uproar_connections{"), sum("uproar_subscriptions{")), (1.0, 1.0), "{text}");
+    assert_eq!((sum("uproar_publications_total{"), sum("uproar_deliveries_total{")), (1.0, 1.0), "{text}");
+    assert_eq!((sum("uproar_commit_seconds_count"), sum("uproar_written_seconds_count")), (1.0, 1.0), "{text}");
+    assert!(!server.place.log().contains(&ann.token), "a token is in the log");
+    assert!(matches!(ws.try_say("still there").await, Ok(())));
+    assert!(matches!(ws.next().await, Got::Text(_)));
+}
+
+#[tokio::test]
+async fn completions_and_the_manual_page_are_printed() {
+    for (arguments, word) in [(vec!["completions", "bash"], "_uproar"), (vec!["man"], ".TH")] {
+        let output = run(&arguments).await;
+        assert!(output.status.success());
+        assert!(String::from_utf8(output.stdout).unwrap().contains(word));
+    }
+}
