@@ -186,6 +186,9 @@ async fn serve(
         // In this order: a lane that finds the database broken ends after it has said so.
         biased;
         name = signals.next() => tracing::info!(signal = name, "stopping"),
+        () = store.taken() => {
+            bail!("another uproar has taken the database while this one had lost its lock; stop one of them, or give it a database of its own")
+        }
         Some(text) = is_broken.recv() => {
             bail!("the database can't be trusted any more: {text}; what is on disk decides, start the server again")
         }
