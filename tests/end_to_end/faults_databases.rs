@@ -348,9 +348,8 @@ async fn few_connections() -> Option<(TestPostgres, PgConnection, String)> {
     admin.close().await.unwrap();
     postgres.restart().await.unwrap();
     let admin = connect(&other).await;
-    let (server, _) = database.split_once("://").map(|(scheme, rest)| (scheme, rest)).unwrap();
     let (_, place) = database.split_once('@').unwrap();
-    let url = format!("{server}://chat@{place}");
+    let url = format!("postgres://chat@{place}");
     Some((postgres, admin, url))
 }
 
@@ -563,15 +562,12 @@ impl Disk {
     /// Not a page is left.
     fn fill(&self) {
         let mut file = File::options().create(true).append(true).open(self.ballast()).unwrap();
-        loop {
-            match file.write(&[0; 4096]) {
-                Ok(_) => {}
-                Err(error) => {
-                    assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
-                    return;
-                }
+        let error = loop {
+            if let Err(error) = file.write_all(&[0; 4096]) {
+                break error;
             }
-        }
+        };
+        assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
     }
 
     fn make_room(&self) {
