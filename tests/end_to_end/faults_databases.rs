@@ -620,7 +620,7 @@ async fn a_server_that_ends_while_the_disk_is_full() {
         let status = server.ended().await;
         assert_eq!(status.success(), signal == "TERM", "{status} {signal}");
         // Nor can one start.
-        is_refused_with(server.place.does_not_start().await, &["full"]);
+        is_refused_with(server.place.does_not_start().await, &[disk.data.to_str().unwrap(), "No space left"]);
         disk.make_room();
         server = server.restart().await;
         scene.comes_back(&server).await;
