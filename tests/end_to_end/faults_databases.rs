@@ -576,7 +576,7 @@ impl Disk {
 
     async fn remount(&self, how: &str) {
         let mut command = Command::new(&self.under[0]);
-        command.args(&self.under[1..]).args(["mount", "-o", &format!("remount,{how}")]).arg(&self.data);
+        command.args(&self.under[1..]).args(["mount", "-o", &format!("remount,bind,{how}")]).arg(&self.data);
         let output = command.output().await.unwrap();
         assert!(output.status.success(), "{output:?}");
     }
