@@ -167,7 +167,7 @@ impl uproar_http::Chat for Chat {
         if self.is_stopping.load(Ordering::Relaxed) {
             return Some("the server is stopping".into());
         }
-        let is_stuck = self.figures.is_stuck.load(Ordering::Relaxed);
+        let is_stuck = self.figures.stuck_lanes.load(Ordering::Relaxed) > 0;
         is_stuck.then(|| "the database does not answer commits".into())
     }
 

@@ -49,6 +49,13 @@ pub fn run(options: &Options) -> Result<()> {
         .enable_all()
         .build()
         .context("the service threads can't be started")?;
+    {
+        // Once handled it stays so: a file that would grow beyond its limit (`ulimit -f`) is a failed write then, as one on
+        // a broken disk, and not the end of the process without a word.
+        let _context = runtime.enter();
+        let too_large = tokio::signal::unix::SignalKind::from_raw(libc::SIGXFSZ);
+        let _signals = tokio::signal::unix::signal(too_large).context("signals can't be listened to")?;
+    }
     let timeout = Duration::from_millis(limits.store_timeout_ms);
     let open = OpenOptions { lanes: usize::from(options.lanes), call_timeout: timeout, ..OpenOptions::default() };
     let result = runtime.block_on(async {
@@ -179,6 +186,9 @@ async fn serve(
         // In this order: a lane that finds the database broken ends after it has said so.
         biased;
         name = signals.next() => tracing::info!(signal = name, "stopping"),
+        () = store.taken() => {
+            bail!("another uproar has taken the database while this one had lost its lock; stop one of them, or give it a database of its own")
+        }
         Some(text) = is_broken.recv() => {
             bail!("the database can't be trusted any more: {text}; what is on disk decides, start the server again")
         }

@@ -10,7 +10,7 @@ use crate::core::mesh::{Channel, Endpoint, Message};
 use crate::driver;
 use crate::mesh::Port;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use uproar_model::{Item, Outcome};
@@ -29,8 +29,8 @@ pub struct LaneFigures {
     pub stored: AtomicU64,
     /// Attempts that ended without an answer.
     pub unknown: AtomicU64,
-    /// The last attempt of some lane had no answer.
-    pub is_stuck: AtomicBool,
+    /// Lanes whose last attempt had no answer.
+    pub stuck_lanes: AtomicU64,
 }
 
 /// What a lane needs.
@@ -113,8 +113,13 @@ pub async fn run_lane(setup: LaneSetup) {
                         return;
                     }
                 };
+                let was_stuck = lane.is_stuck();
                 lane.finished(driver::now().ms, result, &mut answers);
-                figures.is_stuck.store(lane.is_stuck(), Ordering::Relaxed);
+                match (was_stuck, lane.is_stuck()) {
+                    (false, true) => _ = figures.stuck_lanes.fetch_add(1, Ordering::Relaxed),
+                    (true, false) => _ = figures.stuck_lanes.fetch_sub(1, Ordering::Relaxed),
+                    _ => {}
+                }
             }
             () = tokio::time::sleep(wait) => {}
             _ = stop.changed(), if !is_stopping => {}

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// The lock file is also the mark of a data folder: it is the first thing made there and never removed.
 const LOCK_FILE: &str = "uproar.lock";
-/// Holds the random word of the last start, which a database put back from a copy does not have.
+/// Holds the random word of the last start, which a database put back from a copy does not have; while that is being
+/// changed, the next word and the one before, a line for each.
 const INCARNATION_FILE: &str = "incarnation";
 
 /// A data folder that no other process uses while this value lives.
@@ -69,11 +70,11 @@ impl DataFolder {
         self.path.join(DataFolder::DATABASE_FILE)
     }
 
-    /// The word that the last start left here, if any.
-    pub(crate) fn incarnation(&self) -> io::Result<Option<String>> {
+    /// The words that the database may have if it is the one that the last start left.
+    pub(crate) fn incarnation(&self) -> io::Result<Vec<String>> {
         match fs::read_to_string(self.path.join(INCARNATION_FILE)) {
-            Ok(word) => Ok(Some(word.trim().to_owned())),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Ok(words) => Ok(words.split_whitespace().map(ToOwned::to_owned).collect()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }

@@ -459,6 +459,13 @@ impl Store for Database {
             .await
     }
 
+    async fn taken(&self) {
+        match &self.shared.backend {
+            Backend::Sqlite(_) => std::future::pending().await,
+            Backend::Postgres(postgres) => postgres.taken().await,
+        }
+    }
+
     fn lanes(&self) -> usize {
         match &self.shared.backend {
             Backend::Sqlite(_) => 1,

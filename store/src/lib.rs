@@ -133,6 +133,11 @@ pub trait Store: Send + Sync + 'static {
     /// Whether the database answers.
     async fn ping(&self) -> Result<(), StoreError>;
 
+    /// Waits until another process has taken the database, which on SQLite can't be: nothing is committed any more.
+    async fn taken(&self) {
+        std::future::pending().await
+    }
+
     /// How many lanes commit in parallel: 1 on SQLite.
     fn lanes(&self) -> usize;
 

@@ -61,6 +61,7 @@ mod server;
 mod crash;
 mod crowd;
 mod echo;
+mod faults_databases;
 mod journey;
 mod live;
 mod members;

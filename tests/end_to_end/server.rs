@@ -20,6 +20,8 @@ pub struct Place {
     folder: TempDir,
     database: Option<String>,
     options: Vec<String>,
+    /// A command that starts the server in other surroundings: what it is and its arguments.
+    pub under: Vec<String>,
 }
 
 /// A running server. Dropped, it is killed; its log is shown when the test has failed.
@@ -31,7 +33,14 @@ pub struct Server {
 
 /// `uproar` with these arguments and nothing from this process's environment that would change what it does.
 pub fn uproar(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_uproar"));
+    uproar_under(&[], arguments)
+}
+
+/// The same, started by another command.
+fn uproar_under(under: &[String], arguments: &[&str]) -> Command {
+    let mut words = under.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_uproar")]);
+    let mut command = Command::new(words.next().expect("there is one at least"));
+    command.args(words);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("UPROAR_")) {
         command.env_remove(name);
     }
@@ -58,7 +67,7 @@ impl Place {
     /// `database`: a URL, or what is the default.
     pub fn with_database(database: Option<String>, options: &[&str]) -> Place {
         let folder = tempfile::Builder::new().prefix("uproar-test-").tempdir().expect("no temporary folder");
-        Place { folder, database, options: options.iter().map(ToString::to_string).collect() }
+        Place { folder, database, options: options.iter().map(ToString::to_string).collect(), under: Vec::new() }
     }
 
     pub fn data(&self) -> PathBuf {
@@ -114,12 +123,25 @@ impl Place {
         }
     }
 
+    /// Runs a server here that does not start: its exit code, and the last line that it says.
+    pub async fn does_not_start(&self) -> (Option<i32>, String) {
+        let mut arguments = self.arguments();
+        // All else that is worth a line is none of errors.
+        arguments.extend(["--log".to_owned(), "error".to_owned()]);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let output = within("uproar ends", uproar_under(&self.under, &arguments).output()).await.expect("it starts");
+        let said = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!(said.trim_end().lines().count(), 1, "one line: {said}");
+        assert!(output.stdout.is_empty() && said.starts_with("uproar: "), "{said}");
+        (output.status.code(), said)
+    }
+
     /// Starts a server here and waits until it listens.
     pub async fn start(self) -> Server {
         let log = File::options().create(true).append(true).open(self.log_path()).expect("no log file");
         let arguments = self.arguments();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let mut command = uproar(&arguments);
+        let mut command = uproar_under(&self.under, &arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("uproar can't be started");
         let stdout = child.stdout.take().expect("it is piped");
         let mut lines = BufReader::new(stdout).lines();

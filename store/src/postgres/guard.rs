@@ -81,6 +81,14 @@ impl Guard {
         }
     }
 
+    /// Waits until another process has the lock.
+    pub async fn taken(&self) {
+        let mut state = self.state.subscribe();
+        if state.wait_for(|state| *state == State::Taken).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// A connection to the database failed: nothing is committed until the guard has been found to hold.
     pub fn doubt(&self) {
         self.state.send_if_modified(|state| {

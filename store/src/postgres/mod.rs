@@ -123,6 +123,11 @@ impl Postgres {
         Ok(Session::new(Connection::Postgres(self.pool.acquire().await?)))
     }
 
+    /// Waits until another process has the lock.
+    pub async fn taken(&self) {
+        self.guard.taken().await;
+    }
+
     pub fn lanes(&self) -> usize {
         self.lanes.count()
     }

@@ -100,7 +100,7 @@ impl Sqlite {
             .incarnation()
             .map_err(|error| OpenError(format!("can't read {}: {error}", sqlite.incarnation_path.display())))?;
         let generation = sqlite
-            .begin_incarnation(left.as_deref())
+            .begin_incarnation(&left)
             .await
             .map_err(|error| OpenError(format!("can't write to the database {place}: {error}")))?;
         Ok(Database::new(Backend::Sqlite(Box::new(sqlite)), generation, options))
@@ -117,7 +117,7 @@ impl Sqlite {
 
     /// Leaves a new word in the database and in the data folder. They are compared at every start: a database that was
     /// put back from a copy has an old one, and its history is not the one that clients saw.
-    async fn begin_incarnation(&self, left: Option<&str>) -> Result<Generation, crate::StoreError> {
+    async fn begin_incarnation(&self, left: &[String]) -> Result<Generation, crate::StoreError> {
         let word = random_word()?;
         let mut session = self.write().await?;
         session.begin().await?;
@@ -125,30 +125,42 @@ impl Sqlite {
         let value = |name: &str| rows.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
         let mut generation = value("generation").and_then(|g| g.parse().ok()).unwrap_or(1);
         let before = value("incarnation");
-        if before.is_some() && before != left {
+        let is_known = before.is_some_and(|before| left.iter().any(|word| word == before));
+        if before.is_some() && !is_known {
             generation += 1;
             tracing::warn!(
                 generation,
                 "the database was put back from a copy, or its data folder is another: clients start over"
             );
         }
-        self.write_incarnation(session, generation, word).await?;
+        self.write_incarnation(session, generation, &word, before.filter(|_| is_known)).await?;
         Ok(Generation(generation))
     }
 
+    /// `before`: the word in the database, if it is the one that the folder has.
     async fn write_incarnation(
         &self,
         mut session: Session,
         generation: i64,
-        word: String,
+        word: &str,
+        before: Option<&str>,
     ) -> Result<(), crate::StoreError> {
         use crate::session::Arg::Text;
         let sql = "INSERT INTO meta (name, value) VALUES ('generation', $1), ('incarnation', $2)
             ON CONFLICT (name) DO UPDATE SET value = excluded.value";
-        session.execute(sql, &[Text(&generation.to_string()), Text(&word)]).await?;
+        session.execute(sql, &[Text(&generation.to_string()), Text(word)]).await?;
+        // Two files can't change at once: a process that ends in between must not have everyone start over.
+        self.leave(before.map_or(word.to_owned(), |before| format!("{word}\n{before}"))).await?;
         session.commit().await?;
+        match before {
+            Some(_) => self.leave(word.to_owned()).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn leave(&self, words: String) -> Result<(), crate::StoreError> {
         let path = self.incarnation_path.clone();
-        let written = tokio::task::spawn_blocking(move || write_durably(&path, &word)).await;
+        let written = tokio::task::spawn_blocking(move || write_durably(&path, &words)).await;
         let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
         let path = self.incarnation_path.display();
         written.map_err(|error| crate::StoreError(format!("can't write {path}: {error}")))
@@ -160,7 +172,9 @@ impl Sqlite {
             let word = random_word()?;
             let mut session = self.write().await?;
             session.begin().await?;
-            self.write_incarnation(session, generation.0, word).await
+            let sql = "SELECT value FROM meta WHERE name = 'incarnation'";
+            let before = session.all::<(String,)>(sql, &[]).await?.pop();
+            self.write_incarnation(session, generation.0, &word, before.as_ref().map(|(word,)| word.as_str())).await
         };
         if let Err(error) = word.await {
             tracing::warn!(%error, "could not mark the database as closed");

@@ -164,6 +164,39 @@ fn a_copy_made_while_the_server_ran_is_noticed_too() {
     });
 }
 
+/// The word in the file and the one in the folder can't change at once. A start or a stop that failed in between, for a disk
+/// that was full say, made everyone start over.
+#[test]
+fn a_start_or_stop_that_fails_half_way_changes_nothing() {
+    runtime().block_on(async {
+        let place = TempDir::new().unwrap();
+        let folder = folder(&place);
+        let incarnation = folder.path().join("incarnation");
+        let store = open_in(&folder).await.unwrap();
+        let (room, _, first) = begin(&store).await;
+        // Where the word for the folder is written first.
+        let in_the_way = folder.path().join("incarnation.new");
+        fs::create_dir(&in_the_way).unwrap();
+        store.close().await;
+        assert!(why(&DatabaseUrl::Sqlite(folder.database_path()), &folder).await.contains("incarnation"));
+        fs::remove_dir(&in_the_way).unwrap();
+        let store = open_in(&folder).await.unwrap();
+        assert_eq!(epoch(&store, room).await, first);
+        store.close().await;
+
+        // Ended before the database had the new word, and after.
+        for is_committed in [false, true] {
+            let left = fs::read_to_string(&incarnation).unwrap();
+            let words = if is_committed { format!("{left}before\n") } else { format!("next\n{left}") };
+            fs::write(&incarnation, words).unwrap();
+            let store = open_in(&folder).await.unwrap();
+            assert_eq!(epoch(&store, room).await, first);
+            assert_eq!(fs::read_to_string(&incarnation).unwrap().lines().count(), 1, "that is over");
+            store.close().await;
+        }
+    });
+}
+
 #[test]
 fn a_backup_is_noticed_even_after_a_crash() {
     runtime().block_on(async {
