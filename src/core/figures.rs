@@ -65,9 +65,11 @@ pub struct Meter {
     pub outbound_bytes: Cell<u64>,
 }
 
-/// One more under this key.
-pub fn count(map: &mut BTreeMap<u16, u64>, key: u16) {
-    *map.entry(key).or_default() += 1;
+/// One more under this key. True: the first.
+pub fn count(map: &mut BTreeMap<u16, u64>, key: u16) -> bool {
+    let count = map.entry(key).or_default();
+    *count += 1;
+    *count == 1
 }
 
 #[cfg(test)]

@@ -29,6 +29,6 @@ mod session;
 mod shard;
 mod timers;
 
-pub use host::{Host, Now};
+pub use host::{Host, Now, Refused};
 pub use mesh::{Endpoint, Message};
 pub use shard::{AllowOrigin, Shard, ShardConfig, Verify, home_shard, lane_calls_limit, placing};

@@ -1,7 +1,7 @@
 //! What an open connection says, and what it is told about what it said.
 
 use super::figures;
-use super::host::{Host, Now};
+use super::host::{Host, Now, Refused};
 use super::mesh::{Append, Caller, Channel, Endpoint, Message, NotKnown};
 use super::rate::Bucket;
 use super::run::LiveEntry;
@@ -48,7 +48,9 @@ impl Shard {
             self.publish_live(now, slot, text, input, host).map_err(|error| (error, None))
         };
         if let Err((error, id)) = result {
-            figures::count(&mut self.meter.figures.borrow_mut().errors, error.code);
+            if figures::count(&mut self.meter.figures.borrow_mut().errors, error.code) {
+                host.note_first(Refused::Message, error.code);
+            }
             self.tell(now, slot, &plain::error(&error, id.as_deref()), host);
         }
     }
@@ -199,7 +201,9 @@ impl Shard {
             Err(NotKnown) => Some(not_known()),
         };
         if let Some(error) = error {
-            figures::count(&mut self.meter.figures.borrow_mut().errors, error.code);
+            if figures::count(&mut self.meter.figures.borrow_mut().errors, error.code) {
+                host.note_first(Refused::Message, error.code);
+            }
             self.tell(now, slot, &plain::error(&error, Some(id)), host);
         }
         if is_draining {

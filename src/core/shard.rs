@@ -4,7 +4,7 @@ use super::connection::{Connection, Phase};
 use super::feed::{Feed, Subscriber};
 use super::figures::{self, Figures, Meter};
 use super::home::Home;
-use super::host::{Host, Now};
+use super::host::{Host, Now, Refused};
 use super::mesh::{Ask, Asker, Caller, Channel, Endpoint, Message};
 use super::mutation::{self, Mutation};
 use super::outbound::Charge;
@@ -561,7 +561,9 @@ impl Shard {
     pub(super) fn end(&mut self, now: Now, slot: u32, why: CloseReason, host: &mut impl Host) {
         match self.connections[slot as usize].phase {
             Phase::Open(_) | Phase::Echo => {
-                figures::count(&mut self.meter.figures.borrow_mut().ended, why.code);
+                if figures::count(&mut self.meter.figures.borrow_mut().ended, why.code) {
+                    host.note_first(Refused::Connection, why.code);
+                }
                 self.finish(now, slot, frame::close_frame(why.code, why.reason), host);
             }
             Phase::Head | Phase::Handshake(_) => self.cut(slot, host),
@@ -584,7 +586,9 @@ impl Shard {
 
     /// Answers a request for a WebSocket with an HTTP response (or, where the 101 was sent elsewhere, a close frame).
     pub(super) fn refuse(&mut self, now: Now, slot: u32, status: u16, code: &str, message: &str, host: &mut impl Host) {
-        figures::count(&mut self.meter.figures.borrow_mut().refused, status);
+        if figures::count(&mut self.meter.figures.borrow_mut().refused, status) {
+            host.note_first(Refused::Upgrade, status);
+        }
         let was_answered = match &self.connections[slot as usize].phase {
             Phase::Handshake(handshake) => handshake.request.answered,
             _ => return self.cut(slot, host),

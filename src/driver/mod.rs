@@ -12,7 +12,7 @@ mod pump;
 mod tests;
 pub mod uring;
 
-use crate::core::{Endpoint, Host, Message, Now, Shard};
+use crate::core::{Endpoint, Host, Message, Now, Refused, Shard};
 use crate::limits::Limits;
 use crate::mesh::{Outbox, Port, Waker};
 use bytes::Bytes;
@@ -235,6 +235,15 @@ impl Host for Effects {
 
     fn cut(&mut self, slot: u32) {
         self.cut.push(slot);
+    }
+
+    fn note_first(&mut self, what: Refused, code: u16) {
+        // Once for each class and shard: a stranger must not be able to fill a disk.
+        match what {
+            Refused::Upgrade => tracing::info!(status = code, "an upgrade was refused; /metrics counts the next ones"),
+            Refused::Message => tracing::info!(code, "a message was refused; /metrics counts the next ones"),
+            Refused::Connection => tracing::info!(code, "a connection was ended; /metrics counts the next ones"),
+        }
     }
 
     fn mesh_places(&self, to: Endpoint) -> usize {

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use uproar::core::lane::{BatchResult, Lane, LaneAnswer};
 use uproar::core::mesh::{Answer, Append, Ask, Asker, Caller, Channel, Endpoint, Message, reserved_places};
-use uproar::core::{Host, Now, Shard, ShardConfig};
+use uproar::core::{Host, Now, Refused, Shard, ShardConfig};
 use uproar::limits::Limits;
 use uproar::websocket::{Event, Request};
 use uproar_model::{Claims, Item, Kind, Offset, Outcome, RoomId, UserId};
@@ -103,6 +103,8 @@ impl Host for SimHost<'_> {
         }
         self.io.cuts.push(slot);
     }
+
+    fn note_first(&mut self, _what: Refused, _code: u16) {}
 
     fn mesh_places(&self, to: Endpoint) -> usize {
         let queue = &self.queues[&(self.own, to)];
