@@ -57,6 +57,11 @@ impl Ledger {
     pub fn count(&self) -> usize {
         *self.count.borrow()
     }
+
+    /// All that has been acknowledged so far: by id, the offset.
+    pub fn told(&self) -> HashMap<String, u64> {
+        self.told.lock().unwrap().clone()
+    }
 }
 
 /// What one WebSocket client has seen, over all its connections.

@@ -53,6 +53,26 @@ macro_rules! on_each_database_and_shards {
     )+};
 }
 
+/// Makes of each `async fn(driver: &str)` a test on each driver.
+macro_rules! on_each_driver {
+    ($($name:ident)+) => {$(
+        mod $name {
+            #[tokio::test]
+            async fn on_uring() {
+                match uproar::driver::uring::available() {
+                    Ok(()) => super::$name("uring").await,
+                    Err(reason) => eprintln!("skipped: {reason}"),
+                }
+            }
+
+            #[tokio::test]
+            async fn on_epoll() {
+                super::$name("epoll").await;
+            }
+        }
+    )+};
+}
+
 mod client;
 mod databases;
 mod load;
@@ -62,6 +82,7 @@ mod crash;
 mod crowd;
 mod echo;
 mod faults_databases;
+mod faults_sockets;
 mod journey;
 mod live;
 mod members;

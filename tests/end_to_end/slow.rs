@@ -103,7 +103,7 @@ async fn one_stops_reading(kind: Kind, limits: &[&str], is_ended: impl AsyncFn(&
 }
 
 /// A WebSocket whose kernel takes little that is not read.
-async fn narrow(port: u16, user: &User) -> Raw {
+pub async fn narrow(port: u16, user: &User) -> Raw {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).unwrap();

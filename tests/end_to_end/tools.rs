@@ -2,6 +2,7 @@
 
 use crate::client::{Got, within};
 use crate::databases::Kind;
+use crate::load::Load;
 use crate::server::{Place, Server, run, uproar};
 use serde_json::json;
 use std::fs;
@@ -55,6 +56,36 @@ async fn a_backup_is_made_beside_a_running_server_and_put_back() {
     assert_eq!(resumed.joined["recovered"], false, "{}", resumed.joined);
     assert_ne!(resumed.epoch(), epoch);
     assert_eq!(resumed.offset(), 3);
+}
+
+#[tokio::test]
+async fn a_backup_made_under_load_has_all_that_was_acknowledged_before() {
+    let mut server = Server::start(Kind::Sqlite, &["--limit", "publish_rate_per_second=0"]).await;
+    let mut load = Load::start(&server, 4, 2, 1).await;
+    load.more(500).await;
+    let before = load.ledger.told();
+    let copy = server.place.data().with_file_name("copy.db");
+    assert!(tool(&server.place, &["backup", copy.to_str().unwrap()]).await.status.success());
+    load.more(200).await;
+    load.finish(&server).await;
+    let owner = server.user("owner").await;
+    let (all, epoch) = (server.history(&owner, "load").await.len(), server.join(&owner, "room=load").await.epoch());
+    server.stop().await;
+
+    fs::copy(&copy, server.place.data().join("uproar.db")).unwrap();
+    let server = server.restart().await;
+    let restored = server.history(&owner, "load").await;
+    assert!(restored.len() < all, "what was said after the backup is gone: {} of {all}", restored.len());
+    for (id, offset) in before {
+        let message = restored.get(offset as usize - 1);
+        assert_eq!(message.map(|m| &m["id"]), Some(&json!(id)), "{id} was acknowledged at {offset}");
+    }
+    // Those ahead of it, and those who have seen nothing but what is there.
+    for since in [all, 1] {
+        let resumed = server.join(&owner, &format!("room=load&since={since}&epoch={epoch}")).await;
+        assert_eq!(resumed.joined["recovered"], false, "{}", resumed.joined);
+        assert_eq!(resumed.offset(), restored.len() as u64);
+    }
 }
 
 async fn after_restored_clients_start_over(kind: Kind) {
@@ -120,6 +151,31 @@ async fn the_configuration_file_is_taken_and_checked() {
     }
     let page = server.get("/user/getchats?room=r&limit=100", &ann.token).await.expect(200);
     assert_eq!(page["messages"].as_array().unwrap().len(), 2, "{page}");
+}
+
+#[tokio::test]
+async fn a_flag_goes_before_the_environment_and_that_before_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("uproar.toml");
+    fs::write(&file, "[limit]\nhistory_page_limit = 3\n").unwrap();
+    let file = file.to_str().unwrap();
+    let flags = ["--config", file, "--limit", "history_page_limit=1"];
+    let environment = ["env", "UPROAR_LIMIT=history_page_limit=2"];
+    for (flags, environment, expected) in
+        [(&flags[..2], &[][..], 3), (&flags[..2], &environment[..], 2), (&flags[..], &environment[..], 1)]
+    {
+        let mut place = Place::new(Kind::Sqlite, flags).await;
+        place.under = environment.iter().map(ToString::to_string).collect();
+        let server = place.start().await;
+        let ann = server.user("ann").await;
+        server.create_room(&ann, "r").await;
+        let mut ws = server.join(&ann, "room=r").await;
+        for text in ["one", "two", "three", "four"] {
+            ws.round_trip(text).await;
+        }
+        let page = server.get("/user/getchats?room=r&limit=100", &ann.token).await.expect(200);
+        assert_eq!(page["messages"].as_array().unwrap().len(), expected, "{flags:?} {environment:?}");
+    }
 }
 
 #[tokio::test]
