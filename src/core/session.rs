@@ -119,11 +119,7 @@ impl Shard {
         input: plain::Input,
         host: &mut impl Host,
     ) -> Result<(), ProtocolError> {
-        let limit = self.config.limits.text_limit_bytes as usize;
-        if text.len() > limit {
-            let text = format!("the text is {} bytes long; at most {limit} are allowed (text_limit_bytes)", text.len());
-            return Err(ProtocolError::new(protocol::LIMIT_EXCEEDED, text));
-        }
+        plain::check_length(text, self.config.limits.text_limit_bytes as usize)?;
         let is_json = input == plain::Input::Json;
         let data: Arc<str> = if is_json {
             let compact = plain::compact_json(text);

@@ -54,13 +54,17 @@ pub fn decode(frame: &str, input: Input, text_limit_bytes: usize) -> Result<Publ
     }
 }
 
-fn check_text(text: &str, limit_bytes: usize) -> Result<(), ProtocolError> {
-    if text.len() > limit_bytes {
-        return Err(ProtocolError::new(
-            LIMIT_EXCEEDED,
-            format!("the text is {} bytes long; at most {limit_bytes} are allowed (text_limit_bytes)", text.len()),
-        ));
+/// Whether a text is within its limit, which holds in rooms and in `live:` channels alike.
+pub fn check_length(text: &str, limit_bytes: usize) -> Result<(), ProtocolError> {
+    if text.len() <= limit_bytes {
+        return Ok(());
     }
+    let text = format!("the text is {} bytes long; at most {limit_bytes} are allowed (text_limit_bytes)", text.len());
+    Err(ProtocolError::new(LIMIT_EXCEEDED, text))
+}
+
+fn check_text(text: &str, limit_bytes: usize) -> Result<(), ProtocolError> {
+    check_length(text, limit_bytes)?;
     if text.trim().is_empty() {
         return Err(ProtocolError::new(BAD_REQUEST, "the text is empty"));
     }

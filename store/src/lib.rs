@@ -145,7 +145,7 @@ pub trait Store: Send + Sync + 'static {
     async fn close(&self);
 }
 
-/// Who has one room's membership changed: used by callers that hand a store around.
+/// The store as everybody holds it.
 pub type SharedStore = Arc<dyn Store>;
 
 /// The author of a publication for display, from an account.
