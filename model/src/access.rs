@@ -1,6 +1,6 @@
 //! What is asked of the store about rooms and users, and what it answers.
 
-use crate::{Epoch, Offset, RoomId, UnixMillis, UserId};
+use crate::{Epoch, Head, Number, Offset, RoomId, UnixMillis, UserId};
 
 /// What a user is in a room. The numbers are those in the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +42,28 @@ pub struct PageRequest {
     pub up_to: Offset,
     pub items_limit: usize,
     pub bytes_limit: usize,
+}
+
+/// How far a member has read: a message's offset, and the messages up to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marker {
+    pub offset: Offset,
+    pub number: Number,
+}
+
+/// A room as one of its members sees it in their list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinedRoom {
+    pub id: RoomId,
+    pub name: String,
+    pub title: String,
+    pub is_private: bool,
+    pub size: u32,
+    pub members: u32,
+    /// What is not read is `head.number - read.number`.
+    pub head: Head,
+    pub read: Marker,
+    pub role: Role,
 }
 
 /// Why someone is not let into a room.

@@ -365,7 +365,7 @@ impl Shard {
             Answer::Page(Some(page)) => self.give_page(now, slot, &page, host),
             Answer::Page(None) => self.end(now, slot, CloseReason::FORCE_DISCONNECT, host),
             Answer::Failed => self.end(now, slot, CloseReason::INSUFFICIENT_STATE, host),
-            Answer::Admitted(_) | Answer::User { .. } | Answer::Head(_) => {
+            Answer::Admitted(_) | Answer::User { .. } | Answer::Head(_) | Answer::Marked(_) | Answer::Rooms(_) => {
                 debug_assert!(false, "only pages are read for an open connection");
             }
         }

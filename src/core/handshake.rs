@@ -260,7 +260,9 @@ impl Shard {
                 self.refuse(now, slot, status, code, &message, host);
             }
             Answer::Failed => self.refuse(now, slot, 503, "unavailable", UNAVAILABLE, host),
-            Answer::Head(_) | Answer::Page(_) => debug_assert!(false, "a handshake asks for neither"),
+            Answer::Head(_) | Answer::Page(_) | Answer::Marked(_) | Answer::Rooms(_) => {
+                debug_assert!(false, "a handshake asks for neither")
+            }
         }
     }
 

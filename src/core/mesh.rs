@@ -6,7 +6,7 @@
 
 use super::run::Run;
 use std::sync::Arc;
-use uproar_model::{Admission, JoinError, PageRequest, Revocation};
+use uproar_model::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocation};
 use uproar_model::{Epoch, Item, Offset, Outcome, Page, Publication, RoomId, UnixMillis, User, UserId};
 
 /// Someone who has queues: one to and one from each other endpoint that it talks to.
@@ -85,16 +85,42 @@ pub enum Ask {
     Head { room: RoomId },
     /// Publications of a room.
     Page { room: RoomId, request: PageRequest },
+    /// Moves a member's read marker, never back.
+    MarkRead { room: RoomId, user: UserId, marker: Marker },
+    /// The rooms that a user is in, by name, after this one, at most `limit`.
+    Rooms { user: UserId, after: Option<String>, limit: usize },
 }
 
 /// What the readers answer. `Failed`: the store did not answer; nothing is known.
 #[derive(Clone, Debug)]
 pub enum Answer {
     Admitted(Result<Admission, JoinError>),
-    User { user: User, revoked_at: Option<UnixMillis> },
+    User {
+        user: User,
+        revoked_at: Option<UnixMillis>,
+    },
     Head(Option<uproar_model::Head>),
     Page(Option<Arc<Page>>),
+    /// Where the marker is now, and whether this moved it; none: the user is not in the room.
+    Marked(Option<(Marker, bool)>),
+    Rooms(Vec<JoinedRoom>),
     Failed,
+}
+
+/// What a user's connections are told about their own rooms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// The read marker in this room (by its name) has moved.
+    Read {
+        room: Arc<str>,
+        marker: Marker,
+    },
+    Joined {
+        room: Arc<str>,
+    },
+    Left {
+        room: Arc<str>,
+    },
 }
 
 /// Who on a shard asked the readers.
@@ -222,6 +248,12 @@ pub enum Message {
     },
     /// To every shard: earlier tokens of this user are no longer good.
     Revoke(Revocation),
+    /// To every shard, from HTTP or a shard that has a credit: news for all connections of a user. Nothing keeps it; who
+    /// misses it can ask. Answered with `Taken`.
+    Tell {
+        user: UserId,
+        news: News,
+    },
     /// To every shard: what has it counted? Answered with `Counted`, under the same number.
     Count {
         number: u32,

@@ -352,6 +352,7 @@ impl Shard {
             Message::Count { number } => {
                 host.mesh(from, Message::Counted { number, figures: Box::new(self.figures()) });
             }
+            Message::Tell { .. } => host.mesh(from, Message::Taken),
             Message::Commit(_) | Message::Ask { .. } | Message::Counted { .. } => {
                 debug_assert!(false, "not for a shard");
             }

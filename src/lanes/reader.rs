@@ -68,6 +68,7 @@ fn join(questions: Vec<(Question, Ask)>) -> Vec<Query> {
             Ask::Head { room } => heads.push((room, question)),
             Ask::Page { room, request } => pages.entry((room, request)).or_default().push(question),
             Ask::User { username } => users.entry(username).or_default().push(question),
+            Ask::MarkRead { .. } | Ask::Rooms { .. } => todo!("read markers"),
         }
     }
     let mut queries = Vec::new();

@@ -1,5 +1,6 @@
 //! Bytes ⇄ commands and events. The core sees the types of this module; only what is below it knows the wire.
 
+pub mod centrifuge;
 pub mod plain;
 
 /// How publications are written for a subscriber.
@@ -9,11 +10,15 @@ pub enum Format {
     Plain = 0,
     /// A `live:` message verbatim, a text frame each.
     Raw = 1,
+    /// A push of the Centrifugo protocol, a text frame each.
+    Json = 2,
+    /// The same, a binary frame each.
+    Protobuf = 3,
 }
 
 impl Format {
     /// How many formats there are.
-    pub const COUNT: usize = 2;
+    pub const COUNT: usize = 4;
 }
 
 /// What a refused publish is told. The codes are those of the Centrifugo protocol.

@@ -633,6 +633,7 @@ impl World {
                         Answer::Admitted(self.store.admit(self.now.unix_ms, &room, user))
                     }
                     Ask::User { .. } => panic!("the simulator's tokens name their users"),
+                    Ask::MarkRead { .. } | Ask::Rooms { .. } => panic!("no client of the simulator asks this"),
                     Ask::Head { room } => Answer::Head(self.store.head_of(room)),
                     Ask::Page { room, request } => Answer::Page(self.store.page(room, request).map(Arc::new)),
                 }
