@@ -69,6 +69,8 @@ limits! {
     outbound_limit_bytes = MIB, 1..=1024 * MIB;
     /// Bytes that may wait to be written to all connections of a shard, shared buffers counted once; past them the connection that would add more is ended (3008).
     shard_outbound_limit_bytes = 256 * MIB, 1..=64 * 1024 * MIB;
+    /// The longest message that a client is sent; histories and recoveries are split. What an SDK takes is 1 MiB.
+    outbound_message_limit_bytes = 256 * KIB, 16 * KIB..=1024 * KIB;
     /// The kernel's send buffer of each connection.
     socket_send_buffer_bytes = 128 * KIB, 64 * KIB..=64 * MIB;
     /// How long a write may make no progress before the connection is cut.
@@ -105,6 +107,24 @@ limits! {
     expired_grace_ms = 25_000, 0..=DAY_MS;
     /// Connections of one user on one shard; a further one is refused (429).
     user_connections_limit = 10_000, 1..=16_000_000;
+    /// Channels that one connection may be subscribed to.
+    subscription_limit = 128, 1..=65_536;
+    /// Commands of one connection, beside publishes, that may wait for an answer.
+    pending_commands_limit = 256, 1..=65_536;
+    /// How long a command may wait for its answer before it gets error 100. SDKs wait 5 s.
+    command_deadline_ms = 4_000, 10..=DAY_MS;
+    /// How long a client whose `connect` was refused may take to close.
+    refused_timeout_ms = 5_000, 10..=DAY_MS;
+    /// Clients named in one answer to `presence`.
+    presence_limit = 1_000, 1..=10_000;
+    /// Rooms and live: channels with more subscribers than this are told how many there are, not who comes and goes or types.
+    join_leave_limit = 100, 0..=10_000;
+    /// How often at most subscribers are told how many there are; rarer the more there are.
+    online_interval_ms = 1_000, 1..=DAY_MS;
+    /// Refused commands of one connection that may come at once; past them it is ended (3509, or 3013 where it was too fast).
+    error_burst_limit = 200, 1..=10_000_000;
+    /// Refused commands a second of one connection.
+    error_rate_per_second = 10, 1..=10_000_000;
     /// How long a sender waits for the database before it gets error 100.
     append_deadline_ms = 4_000, 10..=DAY_MS;
     /// Items in one batch of a lane.

@@ -1,8 +1,12 @@
 //! One connection: where it is in its life, what waits to be written to it, and when to look at it again.
 
+use super::connect::Connecting;
+use super::figures::Meter;
 use super::handshake::Handshake;
 use super::outbound::{Charge, Outbound};
-use super::session::Session;
+use super::session::{Client, Session};
+use crate::protocol::centrifuge::Encoding;
+use crate::websocket::frame;
 use bytes::Bytes;
 use std::rc::Rc;
 
@@ -15,7 +19,9 @@ pub(super) enum Phase {
     Head,
     /// It asked for a WebSocket; the store or the room's home is being asked.
     Handshake(Box<Handshake>),
-    /// It is in a channel.
+    /// A WebSocket of the Centrifugo protocol, whose client has not said yet who it is.
+    Connecting(Box<Connecting>),
+    /// It is known who it is.
     Open(Box<Session>),
     /// It gets back what it sends.
     Echo,
@@ -32,6 +38,9 @@ pub(super) struct Connection {
     pub generation: u32,
     pub phase: Phase,
     pub outbound: Outbound,
+    /// Replies and pushes of the Centrifugo protocol that become one frame: before anything else that this connection
+    /// is sent, and at the end of the turn at the latest.
+    pub replies: Vec<u8>,
     pub opened_ms: u64,
     /// When the next ping is due if nothing arrives; and when one was sent that nothing has answered yet.
     pub ping_ms: u64,
@@ -50,6 +59,7 @@ impl Connection {
             generation: 0,
             phase: Phase::Vacant,
             outbound: Outbound::default(),
+            replies: Vec::new(),
             opened_ms: 0,
             ping_ms: 0,
             pinged_ms: None,
@@ -61,10 +71,25 @@ impl Connection {
 
     /// Appends to its queue; from an empty queue on, the time without progress counts anew.
     pub fn enqueue(&mut self, now_ms: u64, bytes: Bytes, charge: Rc<Charge>) {
+        if !self.replies.is_empty() {
+            self.enqueue_replies(now_ms, charge.meter());
+        }
         if self.outbound.is_empty() {
             self.progress_ms = now_ms;
         }
         self.outbound.push(bytes, charge);
+    }
+
+    /// Makes one frame of the replies, and appends that.
+    pub fn enqueue_replies(&mut self, now_ms: u64, meter: &Rc<Meter>) {
+        let replies = std::mem::take(&mut self.replies);
+        let mut out = Vec::with_capacity(replies.len() + 10);
+        match self.encoding() {
+            Some(Encoding::Protobuf) => frame::push_binary(&mut out, &replies),
+            _ => frame::push_text(&mut out, &replies),
+        }
+        let charge = Charge::own(meter, out.len());
+        self.enqueue(now_ms, out.into(), charge);
     }
 
     /// As `enqueue`, for the answer to the upgrade and what goes out with it.
@@ -93,6 +118,20 @@ impl Connection {
             Phase::Open(session) => Some(session),
             _ => None,
         }
+    }
+
+    /// Of one that speaks the Centrifugo protocol.
+    pub fn encoding(&self) -> Option<Encoding> {
+        match &self.phase {
+            Phase::Connecting(connecting) => Some(connecting.encoding),
+            Phase::Open(session) => session.client().map(|client| client.encoding),
+            _ => None,
+        }
+    }
+
+    /// What an open session of the Centrifugo protocol has of its own.
+    pub fn client_mut(&mut self) -> Option<&mut Client> {
+        self.session_mut().and_then(Session::client_mut)
     }
 
     pub fn handshake_mut(&mut self) -> Option<&mut Handshake> {

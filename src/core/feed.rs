@@ -6,36 +6,42 @@
 
 use super::figures::Meter;
 use super::host::{Host, Now};
-use super::mesh::{Answer, Ask, Asker, AttachOutcome, Caller, Channel, Endpoint, Message};
+use super::mesh::{Answer, Ask, Asker, Caller, Channel, Endpoint, Message};
 use super::mutation::{self, Mutation};
 use super::outbound::Charge;
+use super::presence::{NoteRound, PresenceChange};
 use super::run::{Entry, Frames, Ring, Run};
+use super::session::Place;
 use super::shard::Shard;
 use crate::protocol::{CloseReason, Format};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
-use uproar_model::PageRequest;
-use uproar_model::{Epoch, Kind, Offset, Page};
+use uproar_model::{Epoch, Kind, Offset, Page, PageRequest, UserId};
 
 #[derive(Debug)]
 pub(super) struct Subscriber {
     pub slot: u32,
+    /// Of the connection's subscription.
+    pub key: u32,
     /// The last offset put into its connection's queue.
     pub cursor: Offset,
     pub format: Format,
     /// Before the ring: caught up as its queue drains.
     pub is_behind: bool,
+    /// It is told who comes and goes.
+    pub wants_presence: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Feed {
     pub channel: Channel,
-    /// As clients name it.
+    /// As clients name it: `room:<key>` or `live:<name>`.
     pub name: Arc<str>,
     pub home: u16,
     /// The home has answered. Until then runs are not for this feed.
     pub is_attached: bool,
-    /// Connections that wait for that.
+    /// Those who wait for that.
     pub waiting: Vec<Caller>,
     /// None: a `live:` channel.
     pub epoch: Option<Epoch>,
@@ -49,26 +55,17 @@ pub(super) struct Feed {
     /// Something came, or somebody changed places, since the fan-out began: another round is due.
     pub again: bool,
     pub idle_since_ms: Option<u64>,
+    /// Who came and went since the home was told, by slot and generation.
+    pub changes: BTreeMap<(u32, u32), PresenceChange>,
+    /// What subscribers are still to be told and nobody keeps.
+    pub notes: VecDeque<NoteRound>,
 }
 
-impl Shard {
-    /// Brings a handshake to its channel: at once where the channel is fed already.
-    pub(super) fn attach(&mut self, now: Now, slot: u32, channel: Channel, name: Arc<str>, host: &mut impl Host) {
-        let caller = self.caller(slot, 0);
-        if let Some(&id) = self.feed_ids.get(&channel) {
-            let feed = &mut self.feeds[id as usize];
-            if feed.is_attached {
-                return self.let_in(now, slot, id, host);
-            }
-            feed.waiting.push(caller);
-            return;
-        }
-        let home = self.home_of(&channel);
-        if home != self.config.id && !self.take_credit(Endpoint::Shard(home)) {
-            return self.refuse(now, slot, 503, "overloaded", super::handshake::OVERLOADED, host);
-        }
-        let id = self.feeds.insert(Feed {
-            channel: channel.clone(),
+impl Feed {
+    /// Of a channel that is about to be attached, for this caller.
+    pub fn new(channel: Channel, name: Arc<str>, home: u16, caller: Caller) -> Feed {
+        Feed {
+            channel,
             name,
             home,
             is_attached: false,
@@ -81,59 +78,72 @@ impl Shard {
             served: 0,
             again: false,
             idle_since_ms: None,
-        });
-        self.feed_ids.insert(channel.clone(), id as u32);
-        if home == self.config.id {
-            self.home_attach(now, Endpoint::Shard(home), channel, host);
-        } else {
-            host.mesh(Endpoint::Shard(home), Message::Attach { channel });
+            changes: BTreeMap::new(),
+            notes: VecDeque::new(),
         }
     }
+}
 
-    /// The home answered: the feed begins behind this position.
-    pub(super) fn attached(&mut self, now: Now, channel: &Channel, outcome: AttachOutcome, host: &mut impl Host) {
-        let Some(&id) = self.feed_ids.get(channel) else { return };
-        let feed = &mut self.feeds[id as usize];
-        if feed.is_attached {
-            return;
+impl Shard {
+    // ── coming and going ────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Makes a subscription of an open connection a subscriber. Its cursor stands where the connection was told.
+    pub(super) fn add_subscriber(&mut self, feed_id: u32, subscriber: Subscriber) {
+        let Some(feed) = self.feeds.get_mut(feed_id as usize) else { return };
+        let Subscriber { slot, key, cursor, wants_presence, .. } = subscriber;
+        let connection = &mut self.connections[slot as usize];
+        let generation = connection.generation;
+        let Some(session) = connection.session_mut() else { return };
+        let index = feed.subscribers.len() as u32;
+        let is_behind = cursor < feed.position;
+        feed.subscribers.push(Subscriber { is_behind, ..subscriber });
+        feed.idle_since_ms = None;
+        session.subscriptions[key as usize].place = Place::In { feed: feed_id, index };
+        if is_behind {
+            session.behind.push_back(key);
         }
-        let waiting = std::mem::take(&mut feed.waiting);
-        match outcome {
-            AttachOutcome::Attached { epoch, position } => {
-                feed.is_attached = true;
-                feed.epoch = epoch;
-                feed.position = position;
-                feed.served = position;
-                for caller in waiting {
-                    if self.connection_of(caller).is_some_and(|c| c.handshake_mut().is_some()) {
-                        self.let_in(now, caller.slot, id, host);
-                    }
-                }
-                let feed = &mut self.feeds[id as usize];
-                if feed.subscribers.is_empty() {
-                    feed.idle_since_ms = Some(now.ms);
-                    self.idle_feeds.push_back((now.ms, channel.clone()));
-                }
-            }
-            AttachOutcome::NoRoom | AttachOutcome::Failed => {
-                self.remove_feed(id);
-                let (status, code, text) = match outcome {
-                    AttachOutcome::NoRoom => (404, "no_such_room", "there is no such room"),
-                    _ => (503, "unavailable", super::handshake::UNAVAILABLE),
-                };
-                for caller in waiting {
-                    if self.connection_of(caller).is_some_and(|c| c.handshake_mut().is_some()) {
-                        self.refuse(now, caller.slot, status, code, text, host);
-                    }
-                }
-            }
-        }
+        let user = session.user.clone();
+        self.meter.figures.borrow_mut().subscriptions += 1;
+        let change = PresenceChange { slot, generation, user, is_here: true, listens: wants_presence };
+        self.presence_changed(feed_id, change);
     }
 
-    fn remove_feed(&mut self, id: u32) {
+    /// Forgets a subscription, and takes it out of its feed.
+    pub(super) fn take_out(&mut self, slot: u32, key: u32) {
+        let connection = &mut self.connections[slot as usize];
+        let generation = connection.generation;
+        let Some(session) = connection.session_mut() else { return };
+        let Some(subscription) = session.subscriptions.try_remove(key as usize) else { return };
+        session.behind.retain(|behind| *behind != key);
+        session.reading.take_if(|(_, of)| *of == key);
+        let user = session.user.clone();
+        if let Some(client) = session.client_mut() {
+            client.calls.iter_mut().filter(|call| call.key == key).for_each(|call| call.key = u32::MAX);
+        }
+        let Place::In { feed: feed_id, index } = subscription.place else { return };
+        self.meter.figures.borrow_mut().subscriptions -= 1;
+        let Some(feed) = self.feeds.get_mut(feed_id as usize) else { return };
+        feed.subscribers.swap_remove(index as usize);
+        feed.again |= feed.next.is_some();
+        if let Some(moved) = feed.subscribers.get(index as usize)
+            && let Some(session) = self.connections[moved.slot as usize].session_mut()
+        {
+            session.subscriptions[moved.key as usize].place = Place::In { feed: feed_id, index };
+        }
+        if feed.subscribers.is_empty() {
+            let now_ms = self.meter.clock_ms.get();
+            feed.idle_since_ms = Some(now_ms);
+            self.idle_feeds.push_back((now_ms, feed.channel.clone()));
+        }
+        self.presence_changed(feed_id, PresenceChange { slot, generation, user, is_here: false, listens: false });
+    }
+
+    pub(super) fn remove_feed(&mut self, id: u32) {
         let feed = self.feeds.remove(id as usize);
         self.feed_ids.remove(&feed.channel);
         self.unserved.retain(|unserved| *unserved != id);
+        self.unnoted.retain(|unnoted| *unnoted != id);
+        self.untold.retain(|untold| *untold != id);
     }
 
     /// The home sent the next run.
@@ -146,7 +156,7 @@ impl Shard {
         }
         if run.first != feed.position + 1 {
             // The last line of "no gap, no duplicate": never show what does not follow.
-            return self.end_feed(now, channel, CloseReason::INSUFFICIENT_STATE, host);
+            return self.lose_feed(now, channel, host);
         }
         let limits = &self.config.limits;
         let (entries, bytes) = (limits.ring_limit_publications as usize, limits.ring_limit_bytes as usize);
@@ -174,29 +184,52 @@ impl Shard {
                 && publication.kind == Kind::Removed
                 && let Some(user) = publication.body.as_deref().and_then(|id| id.parse().ok())
             {
-                self.end_user_in_feed(now, id, uproar_model::UserId(user), host);
+                self.end_user_in_feed(now, id, UserId(user), host);
             }
         }
     }
 
-    fn end_user_in_feed(&mut self, now: Now, feed_id: u32, user: uproar_model::UserId, host: &mut impl Host) {
+    fn end_user_in_feed(&mut self, now: Now, feed_id: u32, user: UserId, host: &mut impl Host) {
         let slots = self.users.get(&user).map(|state| state.slots.clone()).unwrap_or_default();
         for slot in slots {
-            let session = self.connections[slot as usize].session();
-            if session.is_some_and(|s| s.place.is_some_and(|(feed, _)| feed == feed_id)) {
-                self.end(now, slot, CloseReason::FORCE_DISCONNECT, host);
+            let Some(session) = self.connections[slot as usize].session() else { continue };
+            let mut subscriptions = session.subscriptions.iter();
+            let found = subscriptions.find(|(_, s)| matches!(s.place, Place::In { feed, .. } if feed == feed_id));
+            if let Some((key, _)) = found {
+                self.end_subscription(now, slot, key as u32, host);
             }
         }
     }
 
-    /// The feed can't go on: its subscribers end, and those who wait for it are refused.
-    pub(super) fn end_feed(&mut self, now: Now, channel: &Channel, why: CloseReason, host: &mut impl Host) {
+    /// The user is out of the room, or the room is gone: what is left of a plain connection is nothing.
+    fn end_subscription(&mut self, now: Now, slot: u32, key: u32, host: &mut impl Host) {
+        match self.connections[slot as usize].encoding() {
+            Some(_) => self.unsubscribed(slot, key),
+            None => self.end(now, slot, CloseReason::FORCE_DISCONNECT, host),
+        }
+    }
+
+    /// The room is gone: so are its subscriptions.
+    pub(super) fn close_feed(&mut self, now: Now, channel: &Channel, host: &mut impl Host) {
         let Some(&id) = self.feed_ids.get(channel) else { return };
         if !self.feeds[id as usize].is_attached {
             return;
         }
         while let Some(subscriber) = self.feeds[id as usize].subscribers.last() {
-            self.end(now, subscriber.slot, why, host);
+            let (slot, key) = (subscriber.slot, subscriber.key);
+            self.end_subscription(now, slot, key, host);
+        }
+        self.remove_feed(id);
+    }
+
+    /// The feed can't go on without a gap: the connections of its subscribers end, and come back.
+    pub(super) fn lose_feed(&mut self, now: Now, channel: &Channel, host: &mut impl Host) {
+        let Some(&id) = self.feed_ids.get(channel) else { return };
+        if !self.feeds[id as usize].is_attached {
+            return;
+        }
+        while let Some(subscriber) = self.feeds[id as usize].subscribers.last() {
+            self.end(now, subscriber.slot, CloseReason::INSUFFICIENT_STATE, host);
         }
         self.remove_feed(id);
     }
@@ -225,13 +258,22 @@ impl Shard {
         let mut ended = Vec::new();
         let mut reminded = Vec::new();
         for subscriber in feed.subscribers.get_mut(begin..end).unwrap_or_default() {
+            if subscriber.is_behind && mutation::active(Mutation::LiveBeforeLastPage) {
+                let mut live = Subscriber { cursor: feed.position - 1, ..*subscriber };
+                let connection = &mut self.connections[subscriber.slot as usize];
+                give(&mut feed.ring, feed.position, &feed.name, &mut live, meter, true, u64::MAX, |bytes, charge| {
+                    connection.enqueue(now.ms, bytes, charge);
+                    0
+                });
+            }
             if subscriber.is_behind || subscriber.cursor >= feed.position {
                 continue;
             }
             let connection = &mut self.connections[subscriber.slot as usize];
             let before = connection.outbound.bytes();
             let limit = limits.outbound_limit_bytes;
-            let given = give(&mut feed.ring, feed.position, subscriber, meter, true, limit, |bytes, charge| {
+            let ring = &mut feed.ring;
+            let given = give(ring, feed.position, &feed.name, subscriber, meter, true, limit, |bytes, charge| {
                 connection.enqueue(now.ms, bytes, charge);
                 connection.outbound.bytes()
             });
@@ -252,7 +294,7 @@ impl Shard {
             }
             if subscriber.is_behind {
                 if let Some(session) = connection.session_mut() {
-                    session.is_behind = true;
+                    session.behind.push_back(subscriber.key);
                 }
                 reminded.push(subscriber.slot);
             }
@@ -273,9 +315,7 @@ impl Shard {
         };
         let is_unserved = feed.next.is_some();
         for slot in reminded {
-            if self.connections[slot as usize].session().is_some_and(|s| s.is_behind) {
-                self.catch_up(now, slot, host);
-            }
+            self.catch_up(now, slot, host);
             self.remind(slot, until_ms);
         }
         for (slot, why) in ended {
@@ -286,60 +326,78 @@ impl Shard {
 
     // ── catching up ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Gives a subscriber that is behind the next of what it has not had, if its queue has place: from the ring, else
-    /// by asking the store for a page. When it has everything it is *live*.
+    /// Gives subscriptions of a connection that are behind the next of what they have not had, as long as its queue has
+    /// place: from the ring, else by asking the store for a page, one at a time. One that has everything is *live*.
     pub(super) fn catch_up(&mut self, now: Now, slot: u32, host: &mut impl Host) {
         let page_bytes = self.page_bytes();
-        let Some(session) = self.connections[slot as usize].session() else { return };
-        let (Some((feed_id, index)), None) = (session.place, session.reading) else { return };
-        let feed = &mut self.feeds[feed_id as usize];
-        let subscriber = &mut feed.subscribers[index as usize];
-        let connection = &mut self.connections[slot as usize];
-        if connection.outbound.bytes() >= page_bytes {
-            // `sent` comes back here.
-            return;
-        }
-        let before = subscriber.cursor;
-        let reached =
-            give(&mut feed.ring, feed.position, subscriber, &self.meter, false, page_bytes, |bytes, charge| {
+        loop {
+            let connection = &mut self.connections[slot as usize];
+            let Some(session) = connection.session_mut() else { return };
+            let (Some(&key), None) = (session.behind.front(), session.reading) else { return };
+            let Some((feed_id, index)) = session.place(key) else { return };
+            if connection.outbound.bytes() >= page_bytes {
+                // `sent` comes back here.
+                return;
+            }
+            let feed = &mut self.feeds[feed_id as usize];
+            let subscriber = &mut feed.subscribers[index as usize];
+            let before = subscriber.cursor;
+            let (ring, name, meter) = (&mut feed.ring, &feed.name, &self.meter);
+            let reached = give(ring, feed.position, name, subscriber, meter, false, page_bytes, |bytes, charge| {
                 connection.enqueue(now.ms, bytes, charge);
                 connection.outbound.bytes()
             });
-        let (cursor, position) = (subscriber.cursor, feed.position);
-        subscriber.is_behind = cursor < position;
-        let is_behind = subscriber.is_behind;
-        let channel = feed.channel.clone();
-        if let Some(session) = connection.session_mut() {
-            session.is_behind = is_behind;
-        }
-        if cursor > before {
-            self.written_to(now, slot, host);
-        }
-        if reached || !is_behind {
+            let (cursor, position) = (subscriber.cursor, feed.position);
+            subscriber.is_behind = cursor < position;
+            let is_behind = subscriber.is_behind;
+            let channel = feed.channel.clone();
+            if let Some(session) = connection.session_mut() {
+                session.behind.pop_front();
+                if is_behind && reached {
+                    // The others first.
+                    session.behind.push_back(key);
+                } else if is_behind {
+                    session.behind.push_front(key);
+                }
+            }
+            if cursor > before {
+                self.written_to(now, slot, host);
+            }
+            if !is_behind {
+                continue;
+            }
+            if reached {
+                return;
+            }
+            let Channel::Room(room) = channel else {
+                return self.end(now, slot, CloseReason::INSUFFICIENT_STATE, host);
+            };
+            let request = self.page_request(cursor, position);
+            let Some(session) = self.connections[slot as usize].session_mut() else { return };
+            let serial = session.next_serial();
+            let caller = self.caller(slot, serial);
+            if self.ask(Asker::Connection(caller), Ask::Page { room, request }, host) {
+                if let Some(session) = self.connections[slot as usize].session_mut() {
+                    session.reading = Some((serial, key));
+                }
+            } else {
+                // No credit: again soon.
+                self.remind(slot, now.ms + 20);
+            }
             return;
         }
-        let Channel::Room(room) = channel else {
-            return self.end(now, slot, CloseReason::INSUFFICIENT_STATE, host);
-        };
-        let request = PageRequest {
+    }
+
+    /// For the next of what somebody who is behind has not had.
+    pub(super) fn page_request(&self, cursor: Offset, position: Offset) -> PageRequest {
+        let page_bytes = self.page_bytes();
+        PageRequest {
             from: cursor,
             ascending: true,
             up_to: position,
             // What surrounds each text counts too.
             items_limit: self.config.limits.page_limit_publications.min(page_bytes / 256).max(1) as usize,
             bytes_limit: page_bytes as usize,
-        };
-        let Some(session) = self.connections[slot as usize].session_mut() else { return };
-        session.serial = session.serial.wrapping_add(1);
-        let serial = session.serial;
-        let caller = self.caller(slot, serial);
-        if self.ask(Asker::Connection(caller), Ask::Page { room, request }, host) {
-            if let Some(session) = self.connections[slot as usize].session_mut() {
-                session.reading = Some(serial);
-            }
-        } else {
-            // No credit: again soon.
-            self.remind(slot, now.ms + 20);
         }
     }
 
@@ -352,28 +410,28 @@ impl Shard {
     /// The readers answered a connection.
     pub(super) fn connection_answered(&mut self, now: Now, caller: Caller, answer: Answer, host: &mut impl Host) {
         let slot = caller.slot;
+        if let Some(door) = self.door_of(caller) {
+            return self.entering_answered(now, slot, door, answer, host);
+        }
         let Some(connection) = self.connection_of(caller) else { return };
-        if connection.handshake_mut().is_some() {
-            return self.handshake_answered(now, caller, answer, host);
-        }
-        let Some(session) = connection.session_mut() else { return };
-        if session.reading != Some(caller.serial) {
-            return;
-        }
-        session.reading = None;
+        let Some(session) = connection.session_mut() else { return self.connect_answered(now, caller, answer, host) };
+        let Some((_, key)) = session.reading.take_if(|(serial, _)| *serial == caller.serial) else {
+            return self.call_answered(now, caller, answer, host);
+        };
         match answer {
-            Answer::Page(Some(page)) => self.give_page(now, slot, &page, host),
-            Answer::Page(None) => self.end(now, slot, CloseReason::FORCE_DISCONNECT, host),
-            Answer::Failed => self.end(now, slot, CloseReason::INSUFFICIENT_STATE, host),
-            Answer::Admitted(_) | Answer::User { .. } | Answer::Head(_) | Answer::Marked(_) | Answer::Rooms(_) => {
-                debug_assert!(false, "only pages are read for an open connection");
+            Answer::Page(Some(page)) => self.give_page(now, slot, key, &page, host),
+            Answer::Page(None) => {
+                self.end_subscription(now, slot, key, host);
+                self.catch_up(now, slot, host);
             }
+            Answer::Failed => self.end(now, slot, CloseReason::INSUFFICIENT_STATE, host),
+            _ => debug_assert!(false, "only pages are read for a subscription"),
         }
     }
 
-    fn give_page(&mut self, now: Now, slot: u32, page: &Page, host: &mut impl Host) {
+    fn give_page(&mut self, now: Now, slot: u32, key: u32, page: &Page, host: &mut impl Host) {
         let Some(session) = self.connections[slot as usize].session() else { return };
-        let Some((feed_id, index)) = session.place else { return };
+        let Some((feed_id, index)) = session.place(key) else { return };
         let feed = &mut self.feeds[feed_id as usize];
         let subscriber = &mut feed.subscribers[index as usize];
         let follows = page.publications.iter().zip(subscriber.cursor + 1..).all(|(p, offset)| p.offset == offset);
@@ -384,7 +442,7 @@ impl Shard {
         self.meter.figures.borrow_mut().deliveries += last.offset - subscriber.cursor;
         subscriber.cursor = last.offset;
         let entries: Vec<Entry> = page.publications.iter().cloned().map(Entry::Stored).collect();
-        let frames = Frames::encode(&entries, subscriber.format);
+        let frames = Frames::encode(&entries, subscriber.format, &feed.name);
         self.push(now, slot, frames.from(0), host);
         self.catch_up(now, slot, host);
     }
@@ -421,9 +479,11 @@ impl Shard {
 
 /// Puts what follows a subscriber's cursor, up to `position`, into its queue, until the queue holds `until_bytes`.
 /// `enqueue` returns how much the queue holds. False: the ring does not reach back to the cursor.
+#[allow(clippy::too_many_arguments)]
 fn give(
     ring: &mut Ring,
     position: Offset,
+    channel: &str,
     subscriber: &mut Subscriber,
     meter: &Rc<Meter>,
     fans_out: bool,
@@ -433,15 +493,15 @@ fn give(
     while subscriber.cursor < position {
         let Some(ring_run) = ring.run_with(subscriber.cursor + 1) else { return false };
         let charge = match fans_out {
-            true => ring_run.hold_charge(subscriber.format, meter),
-            false => ring_run.charge(subscriber.format, meter),
+            true => ring_run.hold_charge(subscriber.format, channel, meter),
+            false => ring_run.charge(subscriber.format, channel, meter),
         };
         let run = &ring_run.run;
         let index = match mutation::active(Mutation::WholeRunToEveryone) {
             true => 0,
             false => (subscriber.cursor + 1 - run.first) as usize,
         };
-        let waiting = enqueue(run.frames(subscriber.format).from(index), charge);
+        let waiting = enqueue(run.frames(subscriber.format, channel).from(index), charge);
         meter.figures.borrow_mut().deliveries += run.last() - subscriber.cursor;
         subscriber.cursor = run.last();
         if waiting >= until_bytes {

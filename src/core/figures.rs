@@ -29,6 +29,8 @@ pub struct Figures {
     pub refused: BTreeMap<u16, u64>,
     /// Messages refused, by error code.
     pub errors: BTreeMap<u16, u64>,
+    /// Clients that connected with a good token, by the name of their SDK.
+    pub clients: BTreeMap<String, u64>,
     /// From a publish's arrival on a shard to its commit, in rooms at home here.
     pub committed_ms: Histogram,
     /// From a publication's being shown to its being written to the last of this shard's sockets.

@@ -10,6 +10,7 @@ use super::mesh::{
     reserved_places,
 };
 use super::mutation::{self, Mutation};
+use super::presence::Presence;
 use super::run::{Entry, LiveEntry, Ring, Run};
 use super::shard::Shard;
 use std::collections::BTreeMap;
@@ -51,6 +52,8 @@ pub(super) struct Home {
     check_ms: u64,
     is_unshown: bool,
     is_stalled: bool,
+    /// Who is in the channel, on all shards that are fed.
+    pub presence: Presence,
 }
 
 /// A shard that is fed, and the offset last sent to it.
@@ -87,6 +90,7 @@ impl Shard {
         let Endpoint::Shard(shard) = from else { return };
         let Some(home) = self.homes.get_mut(channel) else { return };
         home.feeds.retain(|fed| fed.shard != shard);
+        home.presence.forget_shard(shard);
         if home.feeds.is_empty() && home.waiting.is_empty() {
             // Whoever comes next reads the head again.
             self.homes.remove(channel);
@@ -451,12 +455,22 @@ impl Home {
             check_ms: 0,
             is_unshown: false,
             is_stalled: false,
+            presence: Presence::default(),
         }
+    }
+
+    pub fn is_fed(&self, shard: u16) -> bool {
+        self.feeds.iter().any(|fed| fed.shard == shard)
+    }
+
+    pub fn fed_shards(&self) -> impl Iterator<Item = u16> {
+        self.feeds.iter().map(|fed| fed.shard)
     }
 
     /// Feeds this shard from what is shown next on.
     fn feed(&mut self, shard: u16) -> AttachOutcome {
         self.feeds.retain(|fed| fed.shard != shard);
+        self.presence.forget_shard(shard);
         self.feeds.push(FedShard { shard, sent: self.shown });
         AttachOutcome::Attached { epoch: self.epoch.clone(), position: self.shown }
     }

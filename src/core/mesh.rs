@@ -4,6 +4,7 @@
 //! waits. *Publications* use the other places; a home that finds none goes on later from its ring. So no shard ever
 //! waits for another.
 
+use super::presence::{Note, PresenceAnswer, PresenceChange};
 use super::run::Run;
 use std::sync::Arc;
 use uproar_model::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocation};
@@ -207,6 +208,27 @@ pub enum Message {
         entry: Box<super::run::LiveEntry>,
     },
 
+    /// To a channel's home: who came and went on this shard; answered with `Taken`.
+    Presence {
+        channel: Channel,
+        changes: Vec<PresenceChange>,
+    },
+    /// To a channel's home: who is there?
+    AskPresence {
+        channel: Channel,
+        caller: Caller,
+        wants_clients: bool,
+    },
+    Present {
+        caller: Caller,
+        answer: Box<PresenceAnswer>,
+    },
+    /// To a channel's home: something for all who are there; answered with `Taken`.
+    Say {
+        channel: Channel,
+        note: Arc<Note>,
+    },
+
     // A home's calls to a lane, and the answers.
     Commit(Box<Append>),
     /// Returns the credit where it is the last for its item.
@@ -226,6 +248,11 @@ pub enum Message {
     Run {
         channel: Channel,
         run: Arc<Run>,
+    },
+    /// Something that subscribers are told and nobody keeps: left out where the queue has no place.
+    Note {
+        channel: Channel,
+        note: Arc<Note>,
     },
     /// The shard has fallen off the ring: its subscribers end with 3010.
     Lost {

@@ -5,15 +5,22 @@
 //! | --- | --- |
 //! | `shard.rs` | the events and the turn; who owns what |
 //! | `connection.rs` | one connection: its phase, queue and reminders |
-//! | `handshake.rs` | from the upgrade request to the first frame |
-//! | `session.rs` | what an open connection says and is told |
+//! | `handshake.rs` | from the upgrade request to the 101 |
+//! | `connect.rs` | a client of the Centrifugo protocol says who it is |
+//! | `entering.rs` | into a channel: membership, feed, position |
+//! | `session.rs` | an open connection: its subscriptions, its publishes |
+//! | `commands.rs` | what a client of the Centrifugo protocol asks, and is answered |
+//! | `presence.rs` | who is in a channel; what subscribers are told and nobody keeps |
 //! | `feed.rs` | a channel on one shard: position, ring, subscribers; fan-out and catching up |
 //! | `home.rs` | a channel's home: learning what is committed, feeding shards |
 //! | `lane.rs` | batches on their way into the database |
 //! | `figures.rs` | what a shard counts |
 //! | `mesh.rs`, `host.rs` | the words between endpoints; what a driver does for the core |
 
+mod commands;
+mod connect;
 mod connection;
+mod entering;
 mod feed;
 pub mod figures;
 mod handshake;
@@ -23,6 +30,7 @@ pub mod lane;
 pub mod mesh;
 pub mod mutation;
 mod outbound;
+pub mod presence;
 mod rate;
 pub mod run;
 mod session;

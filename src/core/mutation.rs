@@ -13,6 +13,12 @@ pub enum Mutation {
     FullQueueDrops,
     /// An answer is taken by whoever has the slot now.
     SlotWithoutGeneration,
+    /// A subscriber goes on from the feed's position, whatever it was given of what lies before.
+    SkipAttachGate,
+    /// A recovery is answered with the top instead of the position asked for.
+    AnswerTop,
+    /// One that is behind is given what is live too.
+    LiveBeforeLastPage,
 }
 
 #[cfg(all(feature = "mutations", not(debug_assertions)))]

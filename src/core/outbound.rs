@@ -46,6 +46,13 @@ impl Drop for Charge {
     }
 }
 
+impl Charge {
+    /// Where what this shard counts is.
+    pub fn meter(&self) -> &Rc<Meter> {
+        &self.meter
+    }
+}
+
 #[derive(Debug)]
 struct Chunk {
     /// Complete frames (or a complete HTTP response).

@@ -79,17 +79,18 @@ impl Run {
 
     /// The frames in this format, encoded by whichever shard needs them first. Two that need them at once may both
     /// encode; none waits for the other.
-    pub fn frames(&self, format: Format) -> &Frames {
+    pub fn frames(&self, format: Format, channel: &str) -> &Frames {
         let cell = &self.encoded[format as usize];
         if cell.get().is_none() {
-            let _ = cell.set(Frames::encode(&self.entries, format));
+            let _ = cell.set(Frames::encode(&self.entries, format, channel));
         }
-        cell.get_or_init(|| Frames::encode(&self.entries, format))
+        cell.get_or_init(|| Frames::encode(&self.entries, format, channel))
     }
 }
 
 impl Frames {
-    pub fn encode(entries: &[Entry], format: Format) -> Frames {
+    pub fn encode(entries: &[Entry], format: Format, channel: &str) -> Frames {
+        let _ = channel;
         let mut out = Vec::with_capacity(entries.len() * 256);
         let mut scratch = Vec::with_capacity(256);
         let mut ends = Vec::with_capacity(entries.len());
@@ -138,18 +139,18 @@ pub struct RingRun {
 
 impl RingRun {
     /// The charge for this run's buffer in this format: one for all queues of the shard.
-    pub fn charge(&mut self, format: Format, meter: &Rc<Meter>) -> Rc<Charge> {
+    pub fn charge(&mut self, format: Format, channel: &str, meter: &Rc<Meter>) -> Rc<Charge> {
         let cell = &mut self.charges[format as usize];
         cell.upgrade().unwrap_or_else(|| {
-            let charge = Charge::shared(meter, self.run.frames(format).total_bytes(), self.shown_ms);
+            let charge = Charge::shared(meter, self.run.frames(format, channel).total_bytes(), self.shown_ms);
             *cell = Rc::downgrade(&charge);
             charge
         })
     }
 
     /// As `charge`, and keeps it until the fan-out is over.
-    pub fn hold_charge(&mut self, format: Format, meter: &Rc<Meter>) -> Rc<Charge> {
-        let charge = self.charge(format, meter);
+    pub fn hold_charge(&mut self, format: Format, channel: &str, meter: &Rc<Meter>) -> Rc<Charge> {
+        let charge = self.charge(format, channel, meter);
         self.held[format as usize].get_or_insert_with(|| Rc::clone(&charge));
         charge
     }

@@ -1,7 +1,7 @@
 //! A shard: its connections, the channels it is fed, the channels it is home to, and the turn that drives them.
 
 use super::connection::{Connection, Phase};
-use super::feed::{Feed, Subscriber};
+use super::feed::Feed;
 use super::figures::{self, Figures, Meter};
 use super::home::Home;
 use super::host::{Host, Now, Refused};
@@ -11,11 +11,12 @@ use super::outbound::Charge;
 use super::rate::Bucket;
 use super::timers::Timers;
 use crate::limits::Limits;
+use crate::protocol::centrifuge::{self, Encoding};
 use crate::protocol::CloseReason;
 use crate::websocket::{Event, Request, frame};
 use bytes::Bytes;
 use slab::Slab;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use uproar_model::Revocation;
@@ -63,6 +64,10 @@ pub struct Shard {
     pub(super) feed_ids: HashMap<Channel, u32, ahash::RandomState>,
     /// Feeds with subscribers who have not been given all that was shown.
     pub(super) unserved: VecDeque<u32>,
+    /// Feeds with notes for their subscribers.
+    pub(super) unnoted: VecDeque<u32>,
+    /// Feeds whose home is to be told who came and went.
+    pub(super) untold: Vec<u32>,
     /// Feeds without subscribers, and since when.
     pub(super) idle_feeds: VecDeque<(u64, Channel)>,
     pub(super) homes: HashMap<Channel, Home, ahash::RandomState>,
@@ -72,6 +77,12 @@ pub struct Shard {
     pub(super) stalled: Vec<Channel>,
     /// When to look at which room's head again, the earliest first.
     pub(super) top_checks: VecDeque<(u64, RoomId)>,
+    /// When which homes may tell again how many subscribers there are.
+    pub(super) online_due: BTreeSet<(u64, Channel)>,
+    /// Connections with replies that become a frame at the end of the turn.
+    pub(super) replying: Vec<u32>,
+    /// Connections whose deferred commands have their turn.
+    pub(super) deferring: Vec<u32>,
     /// `Lost` and `Closed` that found no place yet.
     pub(super) endings: Vec<(u16, Message)>,
     pub(super) users: HashMap<UserId, UserState, ahash::RandomState>,
@@ -85,6 +96,8 @@ pub struct Shard {
     pub(super) ids_made: u64,
     jitter: u64,
     placing: ahash::RandomState,
+    /// Names connections.
+    pub(super) naming: ahash::RandomState,
     open_connections: usize,
     draining: bool,
 }
@@ -121,11 +134,16 @@ impl Shard {
             feeds: Slab::new(),
             feed_ids: HashMap::with_hasher(hasher()),
             unserved: VecDeque::new(),
+            unnoted: VecDeque::new(),
+            untold: Vec::new(),
             idle_feeds: VecDeque::new(),
             homes: HashMap::with_hasher(hasher()),
             unshown: Vec::new(),
             stalled: Vec::new(),
             top_checks: VecDeque::new(),
+            online_due: BTreeSet::new(),
+            replying: Vec::new(),
+            deferring: Vec::new(),
             endings: Vec::new(),
             users: HashMap::with_hasher(hasher()),
             swept_users_ms: 0,
@@ -146,7 +164,8 @@ impl Shard {
             meter: Rc::new(Meter::default()),
             ids_made: 0,
             jitter: config.seed ^ u64::from(config.id).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
-            placing: ahash::RandomState::with_seeds(config.seed, 4, 5, 6),
+            placing: placing(config.seed),
+            naming: ahash::RandomState::with_seeds(config.seed, 7, 8, 9),
             open_connections: 0,
             draining: false,
             config,
@@ -202,7 +221,10 @@ impl Shard {
     pub fn frame(&mut self, now: Now, slot: u32, event: Event<'_>, host: &mut impl Host) {
         self.meter.clock_ms.set(now.ms);
         let connection = &mut self.connections[slot as usize];
-        connection.ping_ms = now.ms + self.config.limits.ping_interval_ms;
+        // SDKs count pings, not frames: they are pinged however busy they are.
+        if connection.encoding().is_none() {
+            connection.ping_ms = now.ms + self.config.limits.ping_interval_ms;
+        }
         connection.pinged_ms = None;
         match (event, &connection.phase) {
             (_, Phase::Vacant | Phase::Cut | Phase::Head | Phase::Handshake(_)) => {}
@@ -218,14 +240,22 @@ impl Shard {
             (Event::Close { code, .. }, _) => {
                 // The code is sent back; a close without one is answered without one.
                 let answer = code.map_or_else(frame::empty_close_frame, |code| frame::close_frame(code, ""));
-                self.finish(now, slot, answer, host);
+                self.finish(now, slot, answer, self.config.limits.close_timeout_ms, host);
                 self.cut_when_written(now, slot, host);
             }
             (Event::Violation { code, reason }, _) => self.end(now, slot, CloseReason { code, reason }, host),
-            (Event::Text(text), Phase::Open(_)) => self.said(now, slot, text, host),
-            (Event::Binary(_), Phase::Open(_)) => self.end(now, slot, CloseReason::UNSUPPORTED_DATA, host),
             (Event::Text(text), Phase::Echo) => self.echo(now, slot, true, text.as_bytes(), host),
             (Event::Binary(bytes), Phase::Echo) => self.echo(now, slot, false, bytes, host),
+            (Event::Text(text), Phase::Open(_) | Phase::Connecting(_)) => match connection.encoding() {
+                None => self.said(now, slot, text, host),
+                Some(Encoding::Json) => self.commands(now, slot, text.as_bytes(), now.ms, host),
+                Some(Encoding::Protobuf) => self.end(now, slot, CloseReason::INAPPROPRIATE_PROTOCOL, host),
+            },
+            (Event::Binary(bytes), Phase::Open(_) | Phase::Connecting(_)) => match connection.encoding() {
+                None => self.end(now, slot, CloseReason::UNSUPPORTED_DATA, host),
+                Some(Encoding::Json) => self.end(now, slot, CloseReason::INAPPROPRIATE_PROTOCOL, host),
+                Some(Encoding::Protobuf) => self.commands(now, slot, bytes, now.ms, host),
+            },
         }
     }
 
@@ -236,6 +266,7 @@ impl Shard {
         match connection.phase {
             Phase::Vacant | Phase::Cut | Phase::Handshake(_) => false,
             Phase::Head => true,
+            Phase::Connecting(ref connecting) => connecting.authenticating.is_none(),
             Phase::Open(_) | Phase::Echo => !connection.is_paused,
             Phase::Ending { then_cut, .. } => !then_cut,
         }
@@ -266,7 +297,7 @@ impl Shard {
             host.wake(slot);
         }
         match &connection.phase {
-            Phase::Open(session) if session.is_behind => self.catch_up(now, slot, host),
+            Phase::Open(session) if !session.behind.is_empty() => self.catch_up(now, slot, host),
             Phase::Echo
                 if connection.is_paused
                     && connection.outbound.bytes() <= self.config.limits.outbound_limit_bytes / 4 =>
@@ -335,8 +366,27 @@ impl Shard {
                 self.answered(now, asker, answer, host);
             }
             Message::Run { channel, run } => self.fed(now, &channel, run, host),
-            Message::Lost { channel } => self.end_feed(now, &channel, CloseReason::INSUFFICIENT_STATE, host),
-            Message::Closed { channel } => self.end_feed(now, &channel, CloseReason::FORCE_DISCONNECT, host),
+            Message::Lost { channel } => self.lose_feed(now, &channel, host),
+            Message::Closed { channel } => self.close_feed(now, &channel, host),
+            Message::Note { channel, note } => self.noted(&channel, note),
+            Message::Presence { channel, changes } => {
+                host.mesh(from, Message::Taken);
+                if let Endpoint::Shard(shard) = from {
+                    self.home_presence(now, shard, &channel, &changes, host);
+                }
+            }
+            Message::AskPresence { channel, caller, wants_clients } => {
+                let answer = Box::new(self.home_present(&channel, wants_clients));
+                host.mesh(from, Message::Present { caller, answer });
+            }
+            Message::Present { caller, answer } => {
+                self.give_credit(from);
+                self.present(caller, &answer);
+            }
+            Message::Say { channel, note } => {
+                host.mesh(from, Message::Taken);
+                self.home_say(now, &channel, note, host);
+            }
             Message::Learn { room, publication } => {
                 host.mesh(from, Message::Taken);
                 self.learn(now, room, publication.offset, Some(*publication), host);
@@ -352,7 +402,10 @@ impl Shard {
             Message::Count { number } => {
                 host.mesh(from, Message::Counted { number, figures: Box::new(self.figures()) });
             }
-            Message::Tell { .. } => host.mesh(from, Message::Taken),
+            Message::Tell { user, news } => {
+                host.mesh(from, Message::Taken);
+                self.tell_own(user, &news);
+            }
             Message::Commit(_) | Message::Ask { .. } | Message::Counted { .. } => {
                 debug_assert!(false, "not for a shard");
             }
@@ -364,9 +417,13 @@ impl Shard {
     pub fn turn(&mut self, now: Now, host: &mut impl Host) -> bool {
         self.meter.clock_ms.set(now.ms);
         self.pings_left = self.config.limits.pings_per_turn_limit;
+        self.take_deferred(now, host);
         self.go_on_with_stalled(now, host);
         self.show(now, host);
         self.fan_out(now, host);
+        self.tell_presence(now, host);
+        self.tell_due_online(now, host);
+        self.pass_notes(now, host);
         while let Some((at_ms, slot, generation)) = self.timers.due(now.ms) {
             let connection = &mut self.connections[slot as usize];
             if connection.generation == generation && connection.armed_ms == at_ms {
@@ -377,16 +434,34 @@ impl Shard {
         self.check_tops(now, host);
         self.sweep_feeds(now, host);
         self.sweep_users(now);
-        !self.unserved.is_empty()
+        self.flush_replies(now, host);
+        !self.unserved.is_empty() || !self.unnoted.is_empty() || !self.deferring.is_empty()
+    }
+
+    /// Makes one frame of all that a connection has been replied and not been sent yet.
+    fn flush_replies(&mut self, now: Now, host: &mut impl Host) {
+        for slot in std::mem::take(&mut self.replying) {
+            let connection = &mut self.connections[slot as usize];
+            if connection.replies.is_empty() {
+                continue;
+            }
+            connection.enqueue_replies(now.ms, &self.meter);
+            match self.is_over_limit(slot) {
+                true => self.end(now, slot, CloseReason::SLOW, host),
+                false => self.written_to(now, slot, host),
+            }
+        }
     }
 
     /// When `turn` must be called at the latest, in `Now::ms`.
     pub fn deadline(&self) -> Option<u64> {
         // What waits for a place in somebody's queue is not told when there is one, so it looks again soon.
-        let retry = (!self.stalled.is_empty() || !self.endings.is_empty()).then_some(self.now_ms() + 1);
+        let is_waiting = !self.stalled.is_empty() || !self.endings.is_empty() || !self.untold.is_empty();
+        let retry = is_waiting.then_some(self.now_ms() + 1);
+        let online = self.online_due.first().map(|(due, _)| *due);
         let idle = self.idle_feeds.front().map(|(since, _)| since + self.config.limits.room_idle_ms);
         let top = self.top_checks.front().map(|(due, _)| *due);
-        [self.timers.next_ms(), idle, top, retry].into_iter().flatten().min()
+        [self.timers.next_ms(), idle, top, retry, online].into_iter().flatten().min()
     }
 
     /// The server stops: no connection is taken any more, what is under way is finished, then all are told and ended.
@@ -397,7 +472,7 @@ impl Shard {
             match &mut self.connections[slot as usize].phase {
                 Phase::Head => self.cut(slot, host),
                 Phase::Handshake(_) => self.refuse(now, slot, 503, "unavailable", "the server is stopping", host),
-                Phase::Echo => self.end(now, slot, CloseReason::GOING_AWAY, host),
+                Phase::Echo | Phase::Connecting(_) => self.end(now, slot, CloseReason::GOING_AWAY, host),
                 // One with publishes under way is ended when they are answered.
                 Phase::Open(session) if session.outstanding == 0 => {
                     self.end(now, slot, CloseReason::GOING_AWAY, host);
@@ -522,6 +597,17 @@ impl Shard {
                 }
                 next_ms = next_ms.min(*until_ms);
             }
+            Phase::Connecting(connecting) => {
+                // Once it has said who it is, it is the server that is late.
+                let until = match &connecting.authenticating {
+                    None => connection.opened_ms + limits.handshake_timeout_ms,
+                    Some(authenticating) => authenticating.deadline_ms,
+                };
+                if now.ms >= until {
+                    return self.connect_late(now, slot, host);
+                }
+                next_ms = next_ms.min(until);
+            }
             Phase::Open(_) | Phase::Echo => {
                 if let Phase::Open(session) = &connection.phase {
                     if now.unix_ms >= session.expires_unix_ms {
@@ -530,42 +616,64 @@ impl Shard {
                     next_ms = next_ms.min(now.ms + (session.expires_unix_ms - now.unix_ms));
                 }
                 // While its reading is stopped its pong can't be heard.
+                let is_sdk = connection.encoding().is_some();
                 if connection.is_paused {
                     connection.pinged_ms = None;
-                    connection.ping_ms = connection.ping_ms.max(now.ms + 1);
+                    if !is_sdk {
+                        connection.ping_ms = connection.ping_ms.max(now.ms + 1);
+                    }
                 }
-                match connection.pinged_ms {
-                    Some(pinged) if now.ms >= pinged + limits.pong_timeout_ms => {
+                if let Some(pinged) = connection.pinged_ms {
+                    if now.ms >= pinged + limits.pong_timeout_ms {
                         return self.end(now, slot, CloseReason::NO_PONG, host);
                     }
-                    Some(pinged) => next_ms = next_ms.min(pinged + limits.pong_timeout_ms),
-                    None if now.ms < connection.ping_ms => next_ms = next_ms.min(connection.ping_ms),
-                    None if self.pings_left == 0 => next_ms = now.ms + 1,
-                    None => {
+                    next_ms = next_ms.min(pinged + limits.pong_timeout_ms);
+                }
+                if connection.pinged_ms.is_none() || is_sdk {
+                    if now.ms < connection.ping_ms {
+                        next_ms = next_ms.min(connection.ping_ms);
+                    } else if self.pings_left == 0 {
+                        next_ms = now.ms + 1;
+                    } else {
                         self.pings_left -= 1;
-                        connection.pinged_ms = Some(now.ms);
-                        next_ms = next_ms.min(now.ms + limits.pong_timeout_ms);
-                        self.push(now, slot, frame::ping(), host);
+                        if !connection.is_paused {
+                            connection.pinged_ms.get_or_insert(now.ms);
+                            next_ms = next_ms.min(now.ms + limits.pong_timeout_ms);
+                        }
+                        connection.ping_ms = now.ms + limits.ping_interval_ms;
+                        next_ms = next_ms.min(connection.ping_ms);
+                        self.ping(now, slot, host);
                     }
                 }
+                next_ms = next_ms.min(self.expire_calls(now, slot, host));
             }
         }
-        if let Some(session) = self.connections[slot as usize].session()
-            && session.is_behind
-        {
-            self.catch_up(now, slot, host);
-        }
+        self.catch_up(now, slot, host);
         self.remind(slot, next_ms);
+    }
+
+    /// In the words of its protocol.
+    fn ping(&mut self, now: Now, slot: u32, host: &mut impl Host) {
+        let connection = &mut self.connections[slot as usize];
+        match connection.client_mut() {
+            Some(client) if !client.uses_frame_pings => {
+                self.add_reply(slot, |encoding, out| centrifuge::push_ping(encoding, out));
+            }
+            _ => self.push(now, slot, frame::ping(), host),
+        }
     }
 
     /// Ends an open connection with a close frame. Nothing that still waits for it is sent.
     pub(super) fn end(&mut self, now: Now, slot: u32, why: CloseReason, host: &mut impl Host) {
+        let is_sdk = self.connections[slot as usize].encoding().is_some();
+        let why = if is_sdk && why == CloseReason::GOING_AWAY { CloseReason::SHUTDOWN } else { why };
         match self.connections[slot as usize].phase {
-            Phase::Open(_) | Phase::Echo => {
+            Phase::Open(_) | Phase::Echo | Phase::Connecting(_) => {
                 if figures::count(&mut self.meter.figures.borrow_mut().ended, why.code) {
                     host.note_first(Refused::Connection, why.code);
                 }
-                self.finish(now, slot, frame::close_frame(why.code, why.reason), host);
+                let close = frame::close_frame(why.code, why.reason);
+                self.finish(now, slot, close, self.config.limits.close_timeout_ms, host);
             }
             Phase::Head | Phase::Handshake(_) => self.cut(slot, host),
             Phase::Vacant | Phase::Ending { .. } | Phase::Cut => {}
@@ -573,11 +681,12 @@ impl Shard {
     }
 
     /// Takes a connection out of everything and leaves it one last thing to be told.
-    fn finish(&mut self, now: Now, slot: u32, last: Bytes, host: &mut impl Host) {
+    pub(super) fn finish(&mut self, now: Now, slot: u32, last: Bytes, timeout_ms: u64, host: &mut impl Host) {
         self.leave(slot);
         let charge = Charge::own(&self.meter, last.len());
-        let until_ms = now.ms + self.config.limits.close_timeout_ms;
+        let until_ms = now.ms + timeout_ms;
         let connection = &mut self.connections[slot as usize];
+        connection.replies = Vec::new();
         connection.outbound.finish(last, charge);
         connection.is_paused = false;
         connection.phase = Phase::Ending { until_ms, then_cut: false };
@@ -640,6 +749,7 @@ impl Shard {
         self.leave(slot);
         let connection = &mut self.connections[slot as usize];
         connection.phase = Phase::Cut;
+        connection.replies = Vec::new();
         connection.outbound.clear();
         host.cut(slot);
     }
@@ -672,29 +782,17 @@ impl Shard {
         }
     }
 
-    /// Takes a connection out of its feed and its user's list. Its phase is changed by the caller.
+    /// Takes a connection out of its feeds and its user's list. Its phase is changed by the caller.
     fn leave(&mut self, slot: u32) {
-        let (user, place) = match &self.connections[slot as usize].phase {
-            Phase::Open(session) => (session.user.id, session.place),
-            _ => return,
-        };
+        let Phase::Open(session) = &self.connections[slot as usize].phase else { return };
+        let user = session.user.id;
+        while let Some(session) = self.connections[slot as usize].session()
+            && let Some((key, _)) = session.subscriptions.iter().next()
+        {
+            self.take_out(slot, key as u32);
+        }
         if let Some(state) = self.users.get_mut(&user) {
             state.slots.retain(|s| *s != slot);
-        }
-        let Some((feed_id, index)) = place else { return };
-        self.meter.figures.borrow_mut().subscriptions -= 1;
-        let Some(feed) = self.feeds.get_mut(feed_id as usize) else { return };
-        feed.subscribers.swap_remove(index as usize);
-        feed.again |= feed.next.is_some();
-        if let Some(Subscriber { slot: moved, .. }) = feed.subscribers.get(index as usize)
-            && let Some(session) = self.connections[*moved as usize].session_mut()
-        {
-            session.place = Some((feed_id, index));
-        }
-        if feed.subscribers.is_empty() {
-            let now_ms = self.meter.clock_ms.get();
-            feed.idle_since_ms = Some(now_ms);
-            self.idle_feeds.push_back((now_ms, feed.channel.clone()));
         }
     }
 
@@ -724,7 +822,7 @@ impl Shard {
         }
     }
 
-    fn give_credit(&mut self, endpoint: Endpoint) {
+    pub(super) fn give_credit(&mut self, endpoint: Endpoint) {
         if let Some(credits) = self.credits.of(endpoint) {
             *credits += 1;
         }

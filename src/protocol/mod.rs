@@ -37,10 +37,22 @@ impl ProtocolError {
 pub const INTERNAL: u16 = 100;
 pub const UNKNOWN_CHANNEL: u16 = 102;
 pub const PERMISSION_DENIED: u16 = 103;
+pub const METHOD_NOT_FOUND: u16 = 104;
+pub const ALREADY_SUBSCRIBED: u16 = 105;
 pub const LIMIT_EXCEEDED: u16 = 106;
 pub const BAD_REQUEST: u16 = 107;
 pub const NOT_AVAILABLE: u16 = 108;
+pub const TOKEN_EXPIRED: u16 = 109;
 pub const TOO_MANY_REQUESTS: u16 = 111;
+pub const UNRECOVERABLE_POSITION: u16 = 112;
+
+/// Whether the same may be asked again and be granted.
+pub const fn is_temporary(code: u16) -> bool {
+    matches!(code, INTERNAL | TOO_MANY_REQUESTS)
+}
+
+/// With what a subscription is ended: left, removed, or the room was deleted. The SDK stays out.
+pub const UNSUBSCRIBED: (u16, &str) = (2000, "server unsubscribe");
 
 /// With what a connection is ended: the close frame's code and reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,18 +70,40 @@ macro_rules! close_reasons {
 }
 
 close_reasons! {
-    /// The server stops.
+    /// The server stops, on a plain connection.
     GOING_AWAY = 1001, "going away";
     /// Binary frames where only text is spoken.
     UNSUPPORTED_DATA = 1003, "unsupported data";
+    /// The server stops.
+    SHUTDOWN = 3001, "shutdown";
+    /// The server did something that it should not have.
+    INTERNAL_ERROR = 3004, "internal server error";
     /// The token's time is over.
     EXPIRED = 3005, "connection expired";
     /// It reads more slowly than it is written to.
     SLOW = 3008, "slow";
     /// The server can't go on from where this client is without a gap.
     INSUFFICIENT_STATE = 3010, "insufficient state";
+    /// The server can't take this connection now.
+    FORCE_RECONNECT = 3011, "force reconnect";
     /// Nothing was heard after a ping.
     NO_PONG = 3012, "no pong";
+    /// It goes on asking for more than it is granted.
+    TOO_MANY_REQUESTS = 3013, "too many requests";
+    /// No token, or one that is no good here.
+    INVALID_TOKEN = 3500, "invalid token";
+    /// What it sent can't be read, or has no place there.
+    BAD_REQUEST = 3501, "bad request";
     /// Signed out, removed from the room, or the room was deleted.
     FORCE_DISCONNECT = 3503, "force disconnect";
+    /// The user has too many connections.
+    CONNECTION_LIMIT = 3504, "connection limit";
+    /// A text frame where binary ones are spoken, or the other way round.
+    INAPPROPRIATE_PROTOCOL = 3506, "inappropriate protocol";
+    /// It may not connect.
+    PERMISSION_DENIED = 3507, "permission denied";
+    /// It goes on asking for what can't be granted.
+    TOO_MANY_ERRORS = 3509, "too many errors";
+    /// It did not say who it is in time.
+    HANDSHAKE_TIMEOUT = 4000, "handshake timeout";
 }

@@ -296,7 +296,7 @@ pub fn error(error: &ProtocolError, id: Option<&str>) -> Vec<u8> {
         id: Option<&'a str>,
     }
     let id = id.filter(|id| !id.starts_with('~'));
-    let temporary = matches!(error.code, super::INTERNAL | super::TOO_MANY_REQUESTS);
+    let temporary = super::is_temporary(error.code);
     to_vec(&Error { r#type: "error", code: error.code, message: &error.message, temporary, id })
 }
 

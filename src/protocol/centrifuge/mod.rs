@@ -250,10 +250,11 @@ pub fn push_push(encoding: Encoding, out: &mut Vec<u8>, channel: &str, push: &Pu
     }
 }
 
-/// A frame's payload that is a ping.
-pub const fn ping(encoding: Encoding) -> &'static [u8] {
+/// Appends a ping to a frame's payload.
+pub fn push_ping(encoding: Encoding, out: &mut Vec<u8>) {
     match encoding {
-        Encoding::Json => b"{}",
-        Encoding::Protobuf => &[0],
+        Encoding::Json if out.is_empty() => out.extend_from_slice(b"{}"),
+        Encoding::Json => out.extend_from_slice(b"\n{}"),
+        Encoding::Protobuf => out.push(0),
     }
 }

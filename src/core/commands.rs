@@ -1,0 +1,1065 @@
+//! What a client of the Centrifugo protocol asks, and what it is answered. `subscribe` goes on in `entering.rs`, publishes
+//! in `session.rs`, presence in `presence.rs`.
+
+use super::connect::{VERSION, ttl_s};
+use super::connection::Phase;
+use super::entering::{Denied, Door, Entering, Since, is_live_name};
+use super::feed::Subscriber;
+use super::host::{Host, Now};
+use super::mesh::{Answer, Ask, Asker, Caller, Channel, News, NotKnown};
+use super::mutation::{self, Mutation};
+use super::presence::Note;
+use super::rate::Bucket;
+use super::run::Entry;
+use super::session::{
+    Call, CallKind, HistoryCall, NOT_SUBSCRIBED, Place, Subscribing, Subscription, expiry_ms, not_known, refused,
+};
+use super::shard::Shard;
+use crate::protocol::centrifuge::{
+    self, Command, History, Info, Publications, Push, Reply, Request, Subscribe,
+};
+use crate::protocol::{self, CloseReason, Format, ProtocolError, UNSUBSCRIBED, data};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use uproar_model::{Epoch, JoinedRoom, Marker, Offset, Outcome, PageRequest, Publication, RoomId, TokenError, fold_name};
+
+/// A flag of `subscribe`: a position that does not exist is an error.
+const STRICT_FLAG: i64 = 2;
+
+/// What SDKs send for a position whose epoch they do not know any more.
+const NO_EPOCH: &str = "_";
+
+/// Rooms in one answer to `rooms`.
+const ROOMS_LIMIT: usize = 100;
+
+/// How a command went, as far as its frame is concerned.
+enum Flow {
+    Next,
+    /// It must wait for an earlier one on the same channel.
+    Wait,
+}
+
+type Answered = Result<(), ProtocolError>;
+
+impl Shard {
+    /// A frame of a connection of the Centrifugo protocol, or the rest of one, that came at this time.
+    pub(super) fn commands(&mut self, now: Now, slot: u32, frame: &[u8], arrived_ms: u64, host: &mut impl Host) {
+        self.meter.figures.borrow_mut().received += 1;
+        let mut rest = frame;
+        let mut is_empty = true;
+        loop {
+            let Some(encoding) = self.connections[slot as usize].encoding() else { return };
+            let from_here = rest;
+            let command = match centrifuge::next_command(encoding, &mut rest) {
+                None if is_empty => return self.end(now, slot, CloseReason::BAD_REQUEST, host),
+                None => return,
+                Some(Err(centrifuge::Malformed)) => return self.end(now, slot, CloseReason::BAD_REQUEST, host),
+                Some(Ok(command)) => command,
+            };
+            is_empty = false;
+            if matches!(self.connections[slot as usize].phase, Phase::Connecting(_)) {
+                if !self.first_command(now, slot, command, rest, host) {
+                    return;
+                }
+                continue;
+            }
+            if let Flow::Wait = self.command(now, slot, command, arrived_ms, host) {
+                let connection = &mut self.connections[slot as usize];
+                connection.is_paused = true;
+                if let Some(client) = connection.client_mut() {
+                    client.deferred = from_here.to_vec();
+                    client.deferred_ms = arrived_ms;
+                }
+                return;
+            }
+        }
+    }
+
+    /// A call was answered: commands that waited for it have their turn, with the shard's.
+    pub(super) fn go_on_with_deferred(&mut self, slot: u32) {
+        if self.connections[slot as usize].client_mut().is_some_and(|client| !client.deferred.is_empty()) {
+            self.deferring.push(slot);
+        }
+    }
+
+    /// At the begin of a turn.
+    pub(super) fn take_deferred(&mut self, now: Now, host: &mut impl Host) {
+        for slot in std::mem::take(&mut self.deferring) {
+            let is_draining = self.is_draining();
+            let Some(client) = self.connections[slot as usize].client_mut().filter(|_| !is_draining) else { continue };
+            let (deferred, arrived_ms) = (std::mem::take(&mut client.deferred), client.deferred_ms);
+            if deferred.is_empty() {
+                continue;
+            }
+            self.commands(now, slot, &deferred, arrived_ms, host);
+            if self.connections[slot as usize].client_mut().is_some_and(|client| client.deferred.is_empty()) {
+                self.resume(now, slot, host);
+            }
+        }
+    }
+
+    fn command(&mut self, now: Now, slot: u32, command: Command<'_>, arrived_ms: u64, host: &mut impl Host) -> Flow {
+        let Command { id, request } = command;
+        let result = match &request {
+            Request::Pong => return Flow::Next,
+            Request::Connect(_) => {
+                self.end(now, slot, CloseReason::BAD_REQUEST, host);
+                return Flow::Next;
+            }
+            Request::Ping => {
+                self.reply(slot, id, Reply::Ping);
+                return Flow::Next;
+            }
+            Request::Send { data } => {
+                // Nothing is said about what is wrong with it.
+                if let Some(Sent { typing }) = parse::<Sent<'_>>(data) {
+                    let _ = self.typing(now, slot, &typing, host);
+                }
+                return Flow::Next;
+            }
+            Request::Subscribe(subscribe) => {
+                if self.is_entering(slot, &subscribe.channel) {
+                    return Flow::Wait;
+                }
+                self.subscribe(now, slot, id, subscribe, arrived_ms, host)
+            }
+            Request::Unsubscribe { channel } => {
+                if self.is_entering(slot, channel) {
+                    return Flow::Wait;
+                }
+                if let Some(key) = self.key_of(slot, channel) {
+                    self.take_out(slot, key);
+                }
+                // Also where it was not subscribed: an error makes SDKs reconnect.
+                self.reply(slot, id, Reply::Unsubscribe);
+                return Flow::Next;
+            }
+            Request::Publish { channel, data, is_special } => {
+                if self.is_busy(slot, channel, false) {
+                    return Flow::Wait;
+                }
+                match is_special {
+                    true => Err(not_offered()),
+                    false => self.publish(now, slot, id, channel, data, false, host),
+                }
+            }
+            Request::History(history) => {
+                if self.is_busy(slot, &history.channel, true) {
+                    return Flow::Wait;
+                }
+                self.history(now, slot, id, history, arrived_ms, host)
+            }
+            Request::Presence { channel } => {
+                if self.is_entering(slot, channel) {
+                    return Flow::Wait;
+                }
+                self.ask_presence(now, slot, id, channel, true, arrived_ms, host)
+            }
+            Request::PresenceStats { channel } => {
+                if self.is_entering(slot, channel) {
+                    return Flow::Wait;
+                }
+                self.ask_presence(now, slot, id, channel, false, arrived_ms, host)
+            }
+            Request::Rpc { method, data } => match &**method {
+                "publish" => match parse::<RpcPublish<'_>>(data) {
+                    None => Err(bad_request("the data of publish must be {\"channel\":…,\"data\":…}")),
+                    Some(RpcPublish { channel, data }) => {
+                        if self.is_busy(slot, &channel, false) {
+                            return Flow::Wait;
+                        }
+                        self.publish(now, slot, id, &channel, data.get().as_bytes(), true, host)
+                    }
+                },
+                "read" => match parse::<RpcRead<'_>>(data) {
+                    None => Err(bad_request("the data of read must be {\"channel\":…,\"offset\":…}")),
+                    Some(RpcRead { channel, offset }) => {
+                        if self.is_entering(slot, &channel) {
+                            return Flow::Wait;
+                        }
+                        self.read(now, slot, id, &channel, offset, arrived_ms, host)
+                    }
+                },
+                "rooms" => match if data.is_empty() { Some(RpcRooms::default()) } else { parse(data) } {
+                    None => Err(bad_request("the data of rooms must be {}, {\"after\":…,\"limit\":…}, or left out")),
+                    Some(wanted) => self.rooms(now, slot, id, wanted, arrived_ms, host),
+                },
+                "typing" => match parse::<RpcTyping<'_>>(data) {
+                    None => Err(bad_request("the data of typing must be {\"channel\":…}")),
+                    Some(RpcTyping { channel }) => {
+                        if self.is_entering(slot, &channel) {
+                            return Flow::Wait;
+                        }
+                        let typed = self.typing(now, slot, &channel, host);
+                        typed.map(|()| self.reply(slot, id, Reply::Rpc { data: b"{}" }))
+                    }
+                },
+                _ => {
+                    let text = "there is no such method; there are publish, read, rooms and typing";
+                    Err(ProtocolError::new(protocol::METHOD_NOT_FOUND, text))
+                }
+            },
+            Request::Refresh { token } => self.refresh(now, slot, id, token, arrived_ms, host),
+            Request::SubRefresh => Err(not_offered()),
+            Request::Unknown => {
+                Err(ProtocolError::new(protocol::METHOD_NOT_FOUND, "the command asks for nothing that is known here"))
+            }
+        };
+        if let Err(error) = result {
+            self.reply_error(now, slot, id, &error, host);
+        }
+        Flow::Next
+    }
+
+    /// Answers with an error, and ends a connection that earns too many of them.
+    pub(super) fn reply_error(&mut self, now: Now, slot: u32, id: u32, error: &ProtocolError, host: &mut impl Host) {
+        self.count_refused(error.code, host);
+        self.reply(slot, id, Reply::Error { code: error.code, message: &error.message });
+        // Error 100 is the server's own fault.
+        if error.code == protocol::INTERNAL {
+            return;
+        }
+        let (rate, burst) = (self.config.limits.error_rate_per_second, self.config.limits.error_burst_limit);
+        let Some(client) = self.connections[slot as usize].client_mut() else { return };
+        if !client.errors.get_or_insert_with(|| Bucket::full(burst, now.ms)).take(rate, burst, now.ms) {
+            let why = match protocol::is_temporary(error.code) {
+                true => CloseReason::TOO_MANY_REQUESTS,
+                false => CloseReason::TOO_MANY_ERRORS,
+            };
+            self.end(now, slot, why, host);
+        }
+    }
+
+    // ── subscriptions ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn key_of(&self, slot: u32, channel: &str) -> Option<u32> {
+        self.connections[slot as usize].session()?.key_of(channel)
+    }
+
+    fn subscription(&self, slot: u32, channel: &str) -> Option<&Subscription> {
+        let session = self.connections[slot as usize].session()?;
+        session.subscriptions.get(session.key_of(channel)? as usize)
+    }
+
+    /// Whether a `subscribe` to this channel is under way: what comes behind it takes effect behind it.
+    fn is_entering(&self, slot: u32, channel: &str) -> bool {
+        let subscription = self.subscription(slot, channel);
+        subscription.is_some_and(|subscription| matches!(subscription.place, Place::Entering(_)))
+    }
+
+    /// The same, and whether reads (or, for reads, publishes) of this channel are under way.
+    fn is_busy(&self, slot: u32, channel: &str, reads: bool) -> bool {
+        self.subscription(slot, channel).is_some_and(|subscription| match subscription.place {
+            Place::Entering(_) => true,
+            Place::In { .. } if reads => subscription.publishing > 0,
+            Place::In { .. } => subscription.reading > 0,
+        })
+    }
+
+    /// The key of a subscription that is in its channel, and its feed.
+    fn place_of(&self, slot: u32, channel: &str) -> Result<(u32, u32), ProtocolError> {
+        let session = self.connections[slot as usize].session();
+        let place = session.and_then(|session| {
+            let key = session.key_of(channel)?;
+            session.place(key).map(|(feed, _)| (key, feed))
+        });
+        place.ok_or_else(|| ProtocolError::new(protocol::PERMISSION_DENIED, NOT_SUBSCRIBED))
+    }
+
+    fn subscribe(
+        &mut self,
+        now: Now,
+        slot: u32,
+        id: u32,
+        subscribe: &Subscribe<'_>,
+        arrived_ms: u64,
+        host: &mut impl Host,
+    ) -> Answered {
+        let Some(session) = self.connections[slot as usize].session_mut() else { return Ok(()) };
+        if subscribe.is_special {
+            return Err(not_offered());
+        }
+        if subscribe.has_filter {
+            // Without it would be delivered what the client excluded.
+            return Err(bad_request("filters by tags are not offered"));
+        }
+        let channel = &*subscribe.channel;
+        let is_room = match channel.split_once(':') {
+            Some(("room", key)) if fold_name(key).is_ok_and(|folded| folded == key) => true,
+            Some(("live", name)) if is_live_name(name) => false,
+            Some(("user", user)) if user == session.user.id.to_string() => {
+                let text = "the server has subscribed this connection to its own user's channel";
+                return Err(ProtocolError::new(protocol::ALREADY_SUBSCRIBED, text));
+            }
+            _ => {
+                let text = "there is no such channel; there are room:<name>, with the room's name as the server gives it, \
+                            and live:<name>";
+                return Err(ProtocolError::new(protocol::UNKNOWN_CHANNEL, text));
+            }
+        };
+        if session.key_of(channel).is_some() {
+            let text = "this connection is subscribed to the channel";
+            return Err(ProtocolError::new(protocol::ALREADY_SUBSCRIBED, text));
+        }
+        if session.subscriptions.len() as u64 >= self.config.limits.subscription_limit {
+            let limit = self.config.limits.subscription_limit;
+            let text = format!("at most {limit} subscriptions a connection are allowed (subscription_limit)");
+            return Err(ProtocolError::new(protocol::LIMIT_EXCEEDED, text));
+        }
+        let since = (is_room && subscribe.recover).then(|| Since {
+            offset: subscribe.offset,
+            epoch: Some(&*subscribe.epoch).filter(|epoch| !epoch.is_empty()).map(str::to_owned),
+        });
+        let deadline_ms = arrived_ms + self.config.limits.command_deadline_ms;
+        let subscribing = Subscribing {
+            entering: Entering::new(channel.into(), since),
+            command: id,
+            deadline_ms,
+            wants_presence: subscribe.join_leave,
+            is_strict: subscribe.flag & STRICT_FLAG != 0,
+        };
+        let name = Arc::clone(&subscribing.entering.name);
+        let place = Place::Entering(Box::new(subscribing));
+        let (user, era) = (session.user.clone(), session.era);
+        let key = session.subscriptions.insert(Subscription { name, place, era, publishing: 0, reading: 0 });
+        self.remind(slot, deadline_ms);
+        self.enter(now, slot, Door::Subscription(key as u32), &user, host);
+        Ok(())
+    }
+
+    /// A `subscribe` did not come to its end: it is answered with an error and forgotten.
+    pub(super) fn subscribe_failed(
+        &mut self,
+        now: Now,
+        slot: u32,
+        key: u32,
+        error: &ProtocolError,
+        host: &mut impl Host,
+    ) {
+        let Some(session) = self.connections[slot as usize].session_mut() else { return };
+        let Some(subscription) = session.subscriptions.try_remove(key as usize) else { return };
+        if let Place::Entering(subscribing) = subscription.place {
+            self.reply_error(now, slot, subscribing.command, error, host);
+            self.go_on_with_deferred(slot);
+        }
+    }
+
+    /// The attach gate's last step: says where the subscription begins, gives what can be given at once, and makes it a
+    /// subscriber whose cursor stands behind that. What is shown meanwhile, or does not fit, is above the cursor.
+    pub(super) fn subscribed(
+        &mut self,
+        now: Now,
+        slot: u32,
+        key: u32,
+        feed_id: u32,
+        position: Offset,
+        recovered: Option<bool>,
+        host: &mut impl Host,
+    ) {
+        let reply_bytes = self.reply_bytes();
+        let Some(feed) = self.feeds.get(feed_id as usize) else { return };
+        let Some(session) = self.connections[slot as usize].session_mut() else { return };
+        let Some(client) = session.client() else { return };
+        let encoding = client.encoding;
+        let Some(subscription) = session.subscriptions.get_mut(key as usize) else { return };
+        let Place::Entering(subscribing) = &mut subscription.place else { return };
+        let (id, wants_presence) = (subscribing.command, subscribing.wants_presence);
+        if recovered == Some(false) && subscribing.is_strict {
+            return self.deny(now, slot, Door::Subscription(key), Denied::Unrecoverable, host);
+        }
+        let reaches_back = feed.ring.first().is_some_and(|first| first <= position + 1);
+        let mut publications = None;
+        if recovered == Some(true) && position < feed.position {
+            publications = match &subscribing.entering.first_page {
+                _ if reaches_back => {
+                    let entries = feed.ring.entries_after(position);
+                    Some(Publications::encode(encoding, entries, reply_bytes))
+                }
+                Some(page) => {
+                    let is_next = page.publications.iter().zip(position + 1..).all(|(p, offset)| p.offset == offset);
+                    let entries: Vec<Entry> = page.publications.iter().cloned().map(Entry::Stored).collect();
+                    if entries.is_empty() || !is_next {
+                        // What was there is not there any more.
+                        return self.deny(now, slot, Door::Subscription(key), Denied::Unrecoverable, host);
+                    }
+                    Some(Publications::encode(encoding, &entries, reply_bytes))
+                }
+                None => {
+                    let Channel::Room(room) = feed.channel else { return };
+                    let request = self.page_request(position, feed.position);
+                    return self.ask_at(now, slot, Door::Subscription(key), Ask::Page { room, request }, host);
+                }
+            };
+        }
+        if recovered == Some(true) && publications.is_none() {
+            publications = Some(Publications::encode(encoding, &[], 0));
+        }
+        let count = publications.as_ref().map_or(0, Publications::count) as Offset;
+        let mut cursor = position + count;
+        if mutation::active(Mutation::SkipAttachGate) {
+            cursor = feed.position;
+        }
+        let offset = if mutation::active(Mutation::AnswerTop) { feed.position } else { position };
+        let (name, epoch) = (Arc::clone(&feed.name), feed.epoch.clone());
+        let reply = match &epoch {
+            None => Reply::SubscribeLive,
+            Some(Epoch(epoch)) => Reply::SubscribeRoom { epoch, offset, recovered, publications },
+        };
+        debug_assert_eq!(name, subscription.name, "a channel has one name");
+        self.meter.figures.borrow_mut().deliveries += count;
+        self.reply(slot, id, reply);
+        let format = match encoding {
+            centrifuge::Encoding::Json => Format::Json,
+            centrifuge::Encoding::Protobuf => Format::Protobuf,
+        };
+        self.add_subscriber(feed_id, Subscriber { slot, key, cursor, format, is_behind: false, wants_presence });
+        self.catch_up(now, slot, host);
+        self.go_on_with_deferred(slot);
+    }
+
+    /// How many bytes of publications one reply holds. Half of a message at most, since small replies share it; and no
+    /// more than the queue has place for.
+    fn reply_bytes(&self) -> usize {
+        let limits = &self.config.limits;
+        (limits.outbound_message_limit_bytes / 2).min(limits.outbound_limit_bytes / 4).max(1) as usize
+    }
+
+    /// The server ends a subscription, and says so.
+    pub(super) fn unsubscribed(&mut self, slot: u32, key: u32) {
+        let Some(session) = self.connections[slot as usize].session() else { return };
+        let Some(subscription) = session.subscriptions.get(key as usize) else { return };
+        let name = Arc::clone(&subscription.name);
+        self.take_out(slot, key);
+        let (code, reason) = UNSUBSCRIBED;
+        self.add_reply(slot, |encoding, out| {
+            centrifuge::push_push(encoding, out, &name, &Push::Unsubscribe { code, reason });
+        });
+        self.go_on_with_deferred(slot);
+    }
+
+    // ── publishing ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    #[allow(clippy::too_many_arguments)]
+    fn publish(
+        &mut self,
+        now: Now,
+        slot: u32,
+        command: u32,
+        channel: &str,
+        data: &[u8],
+        is_rpc: bool,
+        host: &mut impl Host,
+    ) -> Answered {
+        let (key, feed) = self.place_of(slot, channel)?;
+        let text_limit = self.config.limits.text_limit_bytes as usize;
+        let Channel::Room(room) = self.feeds[feed as usize].channel else {
+            let compact = data::compact(data).ok_or_else(|| bad_request("the data must be JSON, nested at most 64 deep"))?;
+            data::check_length(&compact, text_limit)?;
+            self.publish_live(now, slot, key, compact.into(), true, host)?;
+            self.reply(slot, command, if is_rpc { Reply::Rpc { data: b"{}" } } else { Reply::Publish { offset: 0 } });
+            return Ok(());
+        };
+        let mut publish = data::decode(data, text_limit).map_err(|refused| refused.error)?;
+        let session = self.connections[slot as usize].session();
+        if session.is_some_and(|session| session.outstanding >= self.config.limits.pending_publishes_limit) {
+            let text = "too many publishes of this connection wait for the database (pending_publishes_limit); try again";
+            return Err(ProtocolError::new(protocol::INTERNAL, text));
+        }
+        self.take_publish(now, slot)?;
+        let id: Arc<str> = publish.id.take().map_or_else(|| self.make_id(), Into::into);
+        let serial = self.append(now, slot, key, &id, publish, host)?;
+        let kind = if is_rpc { CallKind::RpcPublish { room } } else { CallKind::Publish { room } };
+        if let Some(client) = self.connections[slot as usize].client_mut() {
+            // The lane answers in time.
+            client.calls.push(Call { serial, command, deadline_ms: u64::MAX, key, kind });
+        }
+        Ok(())
+    }
+
+    pub(super) fn publish_answered(
+        &mut self,
+        now: Now,
+        slot: u32,
+        call: &Call,
+        result: Result<Outcome, NotKnown>,
+        host: &mut impl Host,
+    ) {
+        let error = match result {
+            Ok(Outcome::New(stored) | Outcome::Again(stored)) => {
+                if matches!(call.kind, CallKind::Publish { .. }) {
+                    return self.reply(slot, call.command, Reply::Publish { offset: stored.offset });
+                }
+                let session = self.connections[slot as usize].session();
+                let epoch = session
+                    .and_then(|session| session.place(call.key))
+                    .and_then(|(feed, _)| self.feeds.get(feed as usize)?.epoch.clone());
+                let epoch = epoch.as_ref().map(|epoch| &*epoch.0);
+                let answer = Published { epoch, offset: stored.offset, time: stored.time };
+                return self.reply(slot, call.command, Reply::Rpc { data: &json(&answer) });
+            }
+            Ok(Outcome::Refused(refusal)) => refused(refusal),
+            Err(NotKnown) => not_known(),
+        };
+        self.reply_error(now, slot, call.command, &error, host);
+    }
+
+    fn typing(&mut self, now: Now, slot: u32, channel: &str, host: &mut impl Host) -> Answered {
+        let (_, feed) = self.place_of(slot, channel)?;
+        self.take_publish(now, slot)?;
+        let Some(session) = self.connections[slot as usize].session() else { return Ok(()) };
+        let note = Arc::new(Note::Typing(session.user.clone()));
+        self.say(now, feed, note, host)
+    }
+
+    // ── calls ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Notes a call that will be answered under the serial of the caller returned.
+    pub(super) fn begin_call(
+        &mut self,
+        slot: u32,
+        command: u32,
+        key: u32,
+        kind: CallKind,
+        arrived_ms: u64,
+    ) -> Result<Caller, ProtocolError> {
+        let limit = self.config.limits.pending_commands_limit as usize;
+        let deadline_ms = arrived_ms + self.config.limits.command_deadline_ms;
+        let Some(session) = self.connections[slot as usize].session_mut() else { return Err(Denied::Overloaded.error()) };
+        let serial = session.next_serial();
+        let Some(client) = session.client_mut() else { return Err(Denied::Overloaded.error()) };
+        if client.calls.iter().filter(|call| call.deadline_ms != u64::MAX).count() >= limit {
+            let text = "too many commands of this connection wait for an answer (pending_commands_limit); try again";
+            return Err(ProtocolError::new(protocol::INTERNAL, text));
+        }
+        let is_read = matches!(kind, CallKind::History(_));
+        client.calls.push(Call { serial, command, deadline_ms, key, kind });
+        if let Some(subscription) = session.subscriptions.get_mut(key as usize).filter(|_| is_read) {
+            subscription.reading += 1;
+        }
+        self.remind(slot, deadline_ms);
+        Ok(self.caller(slot, serial))
+    }
+
+    /// Takes a call off the list.
+    pub(super) fn end_call(&mut self, slot: u32, serial: u32) -> Option<Call> {
+        let session = self.connections[slot as usize].session_mut()?;
+        let client = session.client_mut()?;
+        let index = client.calls.iter().position(|call| call.serial == serial)?;
+        let call = client.calls.remove(index);
+        if let Some(subscription) = session.subscriptions.get_mut(call.key as usize)
+            && matches!(call.kind, CallKind::History(_))
+        {
+            subscription.reading = subscription.reading.saturating_sub(1);
+        }
+        self.go_on_with_deferred(slot);
+        Some(call)
+    }
+
+    /// Asks the readers for a call.
+    fn ask_for_call(
+        &mut self,
+        slot: u32,
+        command: u32,
+        key: u32,
+        kind: CallKind,
+        ask: Ask,
+        arrived_ms: u64,
+        host: &mut impl Host,
+    ) -> Answered {
+        let caller = self.begin_call(slot, command, key, kind, arrived_ms)?;
+        if self.ask(Asker::Connection(caller), ask, host) {
+            return Ok(());
+        }
+        self.end_call(slot, caller.serial);
+        Err(Denied::Overloaded.error())
+    }
+
+    /// Commands whose time is over get error 100, and an answer that comes later is for nobody. Returns when to look
+    /// again.
+    pub(super) fn expire_calls(&mut self, now: Now, slot: u32, host: &mut impl Host) -> u64 {
+        let mut next_ms = u64::MAX;
+        let Some(session) = self.connections[slot as usize].session() else { return next_ms };
+        let Some(client) = session.client() else { return next_ms };
+        let mut late_calls = Vec::new();
+        for call in &client.calls {
+            match call.deadline_ms {
+                deadline_ms if deadline_ms <= now.ms => late_calls.push(call.serial),
+                deadline_ms => next_ms = next_ms.min(deadline_ms),
+            }
+        }
+        let mut late_keys = Vec::new();
+        for (key, subscription) in &session.subscriptions {
+            match &subscription.place {
+                Place::Entering(subscribing) if subscribing.deadline_ms <= now.ms => late_keys.push(key as u32),
+                Place::Entering(subscribing) => next_ms = next_ms.min(subscribing.deadline_ms),
+                Place::In { .. } => {}
+            }
+        }
+        let late = ProtocolError::new(protocol::INTERNAL, "the server could not answer in time; try again");
+        for serial in late_calls {
+            if let Some(call) = self.end_call(slot, serial) {
+                self.reply_error(now, slot, call.command, &late, host);
+            }
+        }
+        for key in late_keys {
+            self.subscribe_failed(now, slot, key, &late, host);
+        }
+        next_ms
+    }
+
+    /// The readers answered a call.
+    pub(super) fn call_answered(&mut self, now: Now, caller: Caller, answer: Answer, host: &mut impl Host) {
+        let slot = caller.slot;
+        let Some(call) = self.end_call(slot, caller.serial) else { return };
+        let id = call.command;
+        let answered = match (call.kind, answer) {
+            (_, Answer::Failed) => Err(Denied::Unavailable.error()),
+            (CallKind::History(history), Answer::Page(page)) => match page {
+                None => Err(Denied::NoRoom.error()),
+                Some(page) => {
+                    self.reply_history(slot, id, &history.epoch, &page.head.epoch, page.head.offset, &page.publications)
+                }
+            },
+            (CallKind::ReadNumber { room }, Answer::Page(page)) => {
+                let row = page.and_then(|page| page.publications.first().map(marker_at));
+                match row {
+                    None => Err(bad_request("there is nothing at this offset")),
+                    Some(marker) => self.mark_read(slot, id, call.key, room, marker, now.ms, host),
+                }
+            }
+            (CallKind::Read { .. }, Answer::Marked(marked)) => match marked {
+                None => Err(ProtocolError::new(protocol::PERMISSION_DENIED, "the user is not a member of the room")),
+                Some((marker, has_moved)) => {
+                    self.marked(now, slot, id, call.key, marker, has_moved, host);
+                    Ok(())
+                }
+            },
+            (CallKind::Rooms, Answer::Rooms(rooms)) => {
+                let data = self.rooms_answer(rooms);
+                self.reply(slot, id, Reply::Rpc { data: &data });
+                Ok(())
+            }
+            (CallKind::Refresh(claims), Answer::User { user, revoked_at }) => {
+                let is_own = self.connections[slot as usize].session().is_some_and(|s| s.user.id == user.id);
+                if !is_own || revoked_at.is_some_and(|at| claims.issued_at <= at / 1000) {
+                    return self.end(now, slot, CloseReason::INVALID_TOKEN, host);
+                }
+                self.refreshed(now, slot, id, &claims);
+                Ok(())
+            }
+            (CallKind::Refresh(_), _) => return self.end(now, slot, CloseReason::INVALID_TOKEN, host),
+            _ => {
+                debug_assert!(false, "an answer to something else");
+                return self.end(now, slot, CloseReason::INTERNAL_ERROR, host);
+            }
+        };
+        if let Err(error) = answered {
+            self.reply_error(now, slot, id, &error, host);
+        }
+    }
+
+    // ── history ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn history(
+        &mut self,
+        now: Now,
+        slot: u32,
+        id: u32,
+        history: &History<'_>,
+        arrived_ms: u64,
+        host: &mut impl Host,
+    ) -> Answered {
+        let (key, feed) = self.place_of(slot, &history.channel)?;
+        let feed = &self.feeds[feed as usize];
+        let Channel::Room(room) = feed.channel else {
+            let text = "a live: channel keeps no history";
+            return Err(ProtocolError::new(protocol::NOT_AVAILABLE, text));
+        };
+        let since = history.since.as_ref();
+        let epoch = since.map(|since| &*since.epoch).unwrap_or_default();
+        if history.reverse && since.is_some_and(|since| since.offset == 0) {
+            return Err(bad_request("there is nothing before offset 0"));
+        }
+        if history.limit == 0 {
+            let (current, offset) = (feed.epoch.clone(), feed.position);
+            let Some(current) = current else { return Err(Denied::Unavailable.error()) };
+            return self.reply_history(slot, id, epoch, &current, offset, &[]);
+        }
+        let limit = match usize::try_from(history.limit) {
+            Ok(limit) => limit.min(self.config.limits.history_page_limit as usize),
+            Err(_) => self.config.limits.history_page_limit as usize,
+        };
+        let request = PageRequest {
+            from: match (since, history.reverse) {
+                (Some(since), _) => since.offset,
+                (None, false) => 0,
+                (None, true) => Offset::MAX,
+            },
+            ascending: !history.reverse,
+            up_to: Offset::MAX,
+            items_limit: limit,
+            bytes_limit: self.reply_bytes(),
+        };
+        let kind = CallKind::History(Box::new(HistoryCall { epoch: epoch.to_owned() }));
+        let _ = now;
+        self.ask_for_call(slot, id, key, kind, Ask::Page { room, request }, arrived_ms, host)
+    }
+
+    fn reply_history(
+        &mut self,
+        slot: u32,
+        id: u32,
+        wanted: &str,
+        epoch: &Epoch,
+        offset: Offset,
+        publications: &[Publication],
+    ) -> Answered {
+        if !wanted.is_empty() && wanted != NO_EPOCH && wanted != &*epoch.0 {
+            return Err(Denied::Unrecoverable.error());
+        }
+        let Some(encoding) = self.connections[slot as usize].encoding() else { return Ok(()) };
+        let entries: Vec<Entry> = publications.iter().cloned().map(Entry::Stored).collect();
+        let publications = Publications::encode(encoding, &entries, self.reply_bytes());
+        self.reply(slot, id, Reply::History { epoch: &epoch.0, offset, publications });
+        Ok(())
+    }
+
+    // ── read markers and rooms ──────────────────────────────────────────────────────────────────────────────────────
+
+    #[allow(clippy::too_many_arguments)]
+    fn read(
+        &mut self,
+        now: Now,
+        slot: u32,
+        id: u32,
+        channel: &str,
+        offset: Offset,
+        arrived_ms: u64,
+        host: &mut impl Host,
+    ) -> Answered {
+        let (key, feed) = self.place_of(slot, channel)?;
+        let feed = &self.feeds[feed as usize];
+        let Channel::Room(room) = feed.channel else {
+            return Err(bad_request("a live: channel keeps nothing that could be read"));
+        };
+        // What a client claims beyond what there is moves nothing.
+        let offset = offset.min(feed.position);
+        if offset == 0 {
+            return self.mark_read(slot, id, key, room, Marker::default(), arrived_ms, host);
+        }
+        let known = feed.ring.entries_after(offset - 1).next().and_then(|entry| match entry {
+            Entry::Stored(publication) if publication.offset == offset => Some(marker_at(publication)),
+            _ => None,
+        });
+        let _ = now;
+        if let Some(marker) = known {
+            return self.mark_read(slot, id, key, room, marker, arrived_ms, host);
+        }
+        let request = PageRequest { from: offset - 1, ascending: true, up_to: offset, items_limit: 1, bytes_limit: 1 };
+        let kind = CallKind::ReadNumber { room };
+        self.ask_for_call(slot, id, key, kind, Ask::Page { room, request }, arrived_ms, host)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn mark_read(
+        &mut self,
+        slot: u32,
+        id: u32,
+        key: u32,
+        room: RoomId,
+        marker: Marker,
+        arrived_ms: u64,
+        host: &mut impl Host,
+    ) -> Answered {
+        let Some(session) = self.connections[slot as usize].session() else { return Ok(()) };
+        let ask = Ask::MarkRead { room, user: session.user.id, marker };
+        self.ask_for_call(slot, id, key, CallKind::Read { room }, ask, arrived_ms, host)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn marked(
+        &mut self,
+        now: Now,
+        slot: u32,
+        id: u32,
+        key: u32,
+        marker: Marker,
+        has_moved: bool,
+        host: &mut impl Host,
+    ) {
+        self.reply(slot, id, Reply::Rpc { data: &json(&ReadAnswer::from(marker)) });
+        let Some(session) = self.connections[slot as usize].session() else { return };
+        // A subscription that has gone meanwhile: its room's name has gone too, and the next `rooms` tells.
+        if let Some(subscription) = session.subscriptions.get(key as usize).filter(|_| has_moved) {
+            let room: Arc<str> = subscription.name.strip_prefix("room:").unwrap_or_default().into();
+            let user = session.user.id;
+            self.tell_user(now, user, News::Read { room, marker }, host);
+        }
+    }
+
+    fn rooms(
+        &mut self,
+        now: Now,
+        slot: u32,
+        id: u32,
+        wanted: RpcRooms,
+        arrived_ms: u64,
+        host: &mut impl Host,
+    ) -> Answered {
+        let Some(session) = self.connections[slot as usize].session() else { return Ok(()) };
+        let limit = wanted.limit.unwrap_or(ROOMS_LIMIT).clamp(1, ROOMS_LIMIT);
+        // One more than asked for tells whether there are more.
+        let ask = Ask::Rooms { user: session.user.id, after: wanted.after, limit: limit + 1 };
+        let _ = now;
+        self.ask_for_call(slot, id, u32::MAX, CallKind::Rooms, ask, arrived_ms, host)
+    }
+
+    fn rooms_answer(&self, rooms: Vec<JoinedRoom>) -> Vec<u8> {
+        let limit_bytes = self.reply_bytes();
+        let mut bytes = 0;
+        let mut answer = RoomsAnswer { rooms: Vec::new(), more: false };
+        for room in &rooms {
+            // Escaped a title grows at most sixfold.
+            bytes += 256 + 6 * (room.name.len() + room.title.len());
+            if answer.rooms.len() == ROOMS_LIMIT || bytes > limit_bytes && !answer.rooms.is_empty() {
+                answer.more = true;
+                break;
+            }
+            answer.rooms.push(RoomAnswer::from(room));
+        }
+        json(&answer)
+    }
+
+    // ── refresh ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn refresh(
+        &mut self,
+        now: Now,
+        slot: u32,
+        id: u32,
+        token: &str,
+        arrived_ms: u64,
+        host: &mut impl Host,
+    ) -> Answered {
+        let claims = match (self.config.verify)(token, now.unix_ms / 1000) {
+            Ok(claims) => claims,
+            Err(TokenError::Expired) => {
+                // SDKs take an error here for final.
+                self.end(now, slot, CloseReason::EXPIRED, host);
+                return Ok(());
+            }
+            Err(TokenError::Invalid) => {
+                self.end(now, slot, CloseReason::INVALID_TOKEN, host);
+                return Ok(());
+            }
+        };
+        let Some(session) = self.connections[slot as usize].session() else { return Ok(()) };
+        match claims.user {
+            Some(user) if user != session.user.id || self.is_revoked(user, claims.generation, claims.issued_at) => {
+                self.end(now, slot, CloseReason::INVALID_TOKEN, host);
+                Ok(())
+            }
+            Some(_) => {
+                self.refreshed(now, slot, id, &claims);
+                Ok(())
+            }
+            None => {
+                let ask = Ask::User { username: Arc::clone(&claims.username) };
+                let kind = CallKind::Refresh(Box::new(claims));
+                self.ask_for_call(slot, id, u32::MAX, kind, ask, arrived_ms, host)
+            }
+        }
+    }
+
+    fn refreshed(&mut self, now: Now, slot: u32, id: u32, claims: &uproar_model::Claims) {
+        let grace_ms = self.config.limits.expired_grace_ms;
+        let client = self.client_id(self.config.id, slot);
+        let Some(session) = self.connections[slot as usize].session_mut() else { return };
+        session.generation = claims.generation;
+        session.issued_at_s = claims.issued_at;
+        session.expires_unix_ms = expiry_ms(claims, grace_ms);
+        let expires_ms = now.ms + session.expires_unix_ms.saturating_sub(now.unix_ms);
+        self.reply(slot, id, Reply::Refresh { client: &client, version: VERSION, ttl: ttl_s(claims, now) });
+        self.remind(slot, expires_ms);
+    }
+
+    // ── the user's own channel ──────────────────────────────────────────────────────────────────────────────────────
+
+    /// News for a user's connections on this shard.
+    pub(super) fn tell_own(&mut self, user: uproar_model::UserId, news: &News) {
+        let slots = self.users.get(&user).map(|state| state.slots.clone()).unwrap_or_default();
+        let (channel, data) = (format!("user:{user}"), json(&NewsPush::from(news)));
+        for slot in slots {
+            self.add_reply(slot, |encoding, out| {
+                centrifuge::push_push(encoding, out, &channel, &Push::Note { data: &data });
+            });
+        }
+    }
+
+    /// How a connection is called in presence: unique on this node, and, with the chance of 2⁻⁶⁴, between two starts.
+    pub(super) fn client_id_of(&self, shard: u16, slot: u32, generation: u32) -> String {
+        let hash = self.naming.hash_one((shard, slot, generation));
+        format!("{hash:016x}-{shard:x}-{slot:x}-{generation:x}")
+    }
+
+    pub(super) fn client_id(&self, shard: u16, slot: u32) -> String {
+        self.client_id_of(shard, slot, self.connections[slot as usize].generation)
+    }
+
+    pub(super) fn reply_presence(
+        &mut self,
+        slot: u32,
+        serial: u32,
+        num_clients: u32,
+        num_users: u32,
+        clients: &[Info],
+    ) {
+        let Some(call) = self.end_call(slot, serial) else { return };
+        let reply = match call.kind {
+            CallKind::Presence { wants_clients: true } => Reply::Presence { clients },
+            _ => Reply::PresenceStats { num_clients, num_users },
+        };
+        self.reply(slot, call.command, reply);
+    }
+}
+
+fn marker_at(publication: &Publication) -> Marker {
+    Marker { offset: publication.offset, number: publication.number }
+}
+
+fn bad_request(text: &str) -> ProtocolError {
+    ProtocolError::new(protocol::BAD_REQUEST, text)
+}
+
+fn not_offered() -> ProtocolError {
+    ProtocolError::new(protocol::NOT_AVAILABLE, "this is not offered here")
+}
+
+// ── what stands in `data` ───────────────────────────────────────────────────────────────────────────────────────────
+
+/// JSON of this form; none where it is another.
+fn parse<'a, T: Deserialize<'a>>(data: &'a [u8]) -> Option<T> {
+    data::is_flat_enough(data).then(|| serde_json::from_slice(data).ok()).flatten()
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    let written = serde_json::to_vec(value);
+    debug_assert!(written.is_ok(), "these types have string keys and write to memory");
+    written.unwrap_or_default()
+}
+
+#[derive(Deserialize)]
+struct Sent<'a> {
+    #[serde(borrow)]
+    typing: std::borrow::Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct RpcPublish<'a> {
+    #[serde(borrow)]
+    channel: std::borrow::Cow<'a, str>,
+    #[serde(borrow)]
+    data: &'a serde_json::value::RawValue,
+}
+
+#[derive(Deserialize)]
+struct RpcRead<'a> {
+    #[serde(borrow)]
+    channel: std::borrow::Cow<'a, str>,
+    offset: Offset,
+}
+
+#[derive(Deserialize)]
+struct RpcTyping<'a> {
+    #[serde(borrow)]
+    channel: std::borrow::Cow<'a, str>,
+}
+
+#[derive(Default, Deserialize)]
+struct RpcRooms {
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct Published<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<&'a str>,
+    offset: Offset,
+    time: u64,
+}
+
+#[derive(Serialize)]
+struct ReadAnswer {
+    offset: Offset,
+    number: u64,
+}
+
+impl From<Marker> for ReadAnswer {
+    fn from(marker: Marker) -> ReadAnswer {
+        ReadAnswer { offset: marker.offset, number: marker.number }
+    }
+}
+
+#[derive(Serialize)]
+struct RoomsAnswer<'a> {
+    rooms: Vec<RoomAnswer<'a>>,
+    /// Whether there are more, after the last of these.
+    more: bool,
+}
+
+#[derive(Serialize)]
+struct RoomAnswer<'a> {
+    name: &'a str,
+    title: &'a str,
+    private: bool,
+    size: u32,
+    members: u32,
+    epoch: &'a str,
+    offset: Offset,
+    number: u64,
+    unread: u64,
+    read: ReadAnswer,
+    role: &'static str,
+}
+
+impl<'a> From<&'a JoinedRoom> for RoomAnswer<'a> {
+    fn from(room: &'a JoinedRoom) -> RoomAnswer<'a> {
+        RoomAnswer {
+            name: &room.name,
+            title: &room.title,
+            private: room.is_private,
+            size: room.size,
+            members: room.members,
+            epoch: &room.head.epoch.0,
+            offset: room.head.offset,
+            number: room.head.number,
+            unread: room.head.number.saturating_sub(room.read.number),
+            read: room.read.into(),
+            role: match room.role {
+                uproar_model::Role::Member => "member",
+                uproar_model::Role::Moderator => "moderator",
+                uproar_model::Role::Owner => "owner",
+            },
+        }
+    }
+}
+
+/// On `user:<id>`.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum NewsPush<'a> {
+    Read { room: &'a str, offset: Offset, number: u64 },
+    Joined(&'a str),
+    Left(&'a str),
+}
+
+impl<'a> From<&'a News> for NewsPush<'a> {
+    fn from(news: &'a News) -> NewsPush<'a> {
+        match news {
+            News::Read { room, marker } => NewsPush::Read { room, offset: marker.offset, number: marker.number },
+            News::Joined { room } => NewsPush::Joined(room),
+            News::Left { room } => NewsPush::Left(room),
+        }
+    }
+}
