@@ -6,7 +6,7 @@ use super::mesh::{Append, Caller, Channel, Endpoint, Message, NotKnown};
 use super::rate::Bucket;
 use super::run::LiveEntry;
 use super::shard::Shard;
-use crate::protocol::{self, CloseReason, ProtocolError, plain};
+use crate::protocol::{self, CloseReason, ProtocolError, data, plain};
 use crate::websocket::frame;
 use std::sync::Arc;
 use uproar_model::{Item, Kind, Outcome, Refusal, User};
@@ -119,10 +119,10 @@ impl Shard {
         input: plain::Input,
         host: &mut impl Host,
     ) -> Result<(), ProtocolError> {
-        plain::check_length(text, self.config.limits.text_limit_bytes as usize)?;
+        data::check_length(text, self.config.limits.text_limit_bytes as usize)?;
         let is_json = input == plain::Input::Json;
         let data: Arc<str> = if is_json {
-            let compact = plain::compact_json(text);
+            let compact = data::compact(text.as_bytes());
             compact.ok_or_else(|| ProtocolError::new(protocol::BAD_REQUEST, "each frame must be JSON"))?.into()
         } else {
             text.into()

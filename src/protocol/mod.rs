@@ -1,7 +1,10 @@
 //! Bytes ⇄ commands and events. The core sees the types of this module; only what is below it knows the wire.
 
 pub mod centrifuge;
+pub mod data;
 pub mod plain;
+
+use serde::Serialize;
 
 /// How publications are written for a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +44,17 @@ pub const LIMIT_EXCEEDED: u16 = 106;
 pub const BAD_REQUEST: u16 = 107;
 pub const NOT_AVAILABLE: u16 = 108;
 pub const TOO_MANY_REQUESTS: u16 = 111;
+
+/// Whether the same may succeed later: internal server error, too many requests, concurrent pagination.
+pub const fn is_temporary(code: u16) -> bool {
+    matches!(code, INTERNAL | TOO_MANY_REQUESTS | 113)
+}
+
+/// Appends JSON, on one line.
+fn write_json(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    let written = serde_json::to_writer(out, value);
+    debug_assert!(written.is_ok(), "what is written here has string keys and goes to memory");
+}
 
 /// With what a connection is ended: the close frame's code and reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
