@@ -231,10 +231,11 @@ impl Shard {
             let connection = &mut self.connections[subscriber.slot as usize];
             let before = connection.outbound.bytes();
             let limit = limits.outbound_limit_bytes;
-            let given = give(&mut feed.ring, feed.position, subscriber, meter, true, limit, |bytes, charge| {
-                connection.enqueue(now.ms, bytes, charge);
-                connection.outbound.bytes()
-            });
+            let given =
+                give(&mut feed.ring, (&feed.name, feed.position), subscriber, meter, true, limit, |bytes, charge| {
+                    connection.enqueue(now.ms, bytes, charge);
+                    connection.outbound.bytes()
+                });
             if !given && feed.epoch.is_none() {
                 ended.push((subscriber.slot, CloseReason::INSUFFICIENT_STATE));
                 continue;
@@ -300,11 +301,18 @@ impl Shard {
             return;
         }
         let before = subscriber.cursor;
-        let reached =
-            give(&mut feed.ring, feed.position, subscriber, &self.meter, false, page_bytes, |bytes, charge| {
+        let reached = give(
+            &mut feed.ring,
+            (&feed.name, feed.position),
+            subscriber,
+            &self.meter,
+            false,
+            page_bytes,
+            |bytes, charge| {
                 connection.enqueue(now.ms, bytes, charge);
                 connection.outbound.bytes()
-            });
+            },
+        );
         let (cursor, position) = (subscriber.cursor, feed.position);
         subscriber.is_behind = cursor < position;
         let is_behind = subscriber.is_behind;
@@ -384,7 +392,7 @@ impl Shard {
         self.meter.figures.borrow_mut().deliveries += last.offset - subscriber.cursor;
         subscriber.cursor = last.offset;
         let entries: Vec<Entry> = page.publications.iter().cloned().map(Entry::Stored).collect();
-        let frames = Frames::encode(&entries, subscriber.format);
+        let frames = Frames::encode(&entries, subscriber.format, &feed.name);
         self.push(now, slot, frames.from(0), host);
         self.catch_up(now, slot, host);
     }
@@ -419,11 +427,12 @@ impl Shard {
     }
 }
 
-/// Puts what follows a subscriber's cursor, up to `position`, into its queue, until the queue holds `until_bytes`.
-/// `enqueue` returns how much the queue holds. False: the ring does not reach back to the cursor.
+/// Puts what follows a subscriber's cursor, up to the position of the channel with this name, into its queue, until the
+/// queue holds `until_bytes`. `enqueue` returns how much the queue holds. False: the ring does not reach back to the
+/// cursor.
 fn give(
     ring: &mut Ring,
-    position: Offset,
+    (channel, position): (&str, Offset),
     subscriber: &mut Subscriber,
     meter: &Rc<Meter>,
     fans_out: bool,
@@ -433,15 +442,15 @@ fn give(
     while subscriber.cursor < position {
         let Some(ring_run) = ring.run_with(subscriber.cursor + 1) else { return false };
         let charge = match fans_out {
-            true => ring_run.hold_charge(subscriber.format, meter),
-            false => ring_run.charge(subscriber.format, meter),
+            true => ring_run.hold_charge(subscriber.format, channel, meter),
+            false => ring_run.charge(subscriber.format, channel, meter),
         };
         let run = &ring_run.run;
         let index = match mutation::active(Mutation::WholeRunToEveryone) {
             true => 0,
             false => (subscriber.cursor + 1 - run.first) as usize,
         };
-        let waiting = enqueue(run.frames(subscriber.format).from(index), charge);
+        let waiting = enqueue(run.frames(subscriber.format, channel).from(index), charge);
         meter.figures.borrow_mut().deliveries += run.last() - subscriber.cursor;
         subscriber.cursor = run.last();
         if waiting >= until_bytes {
