@@ -15,13 +15,13 @@ use super::session::{
     Call, CallKind, HistoryCall, NOT_SUBSCRIBED, Place, Subscribing, Subscription, expiry_ms, not_known, refused,
 };
 use super::shard::Shard;
-use crate::protocol::centrifuge::{
-    self, Command, History, Info, Publications, Push, Reply, Request, Subscribe,
-};
+use crate::protocol::centrifuge::{self, Command, History, Info, Publications, Push, Reply, Request, Subscribe};
 use crate::protocol::{self, CloseReason, Format, ProtocolError, UNSUBSCRIBED, data};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use uproar_model::{Epoch, JoinedRoom, Marker, Offset, Outcome, PageRequest, Publication, RoomId, TokenError, fold_name};
+use uproar_model::{
+    Epoch, JoinedRoom, Marker, Offset, Outcome, PageRequest, Publication, RoomId, TokenError, fold_name,
+};
 
 /// A flag of `subscribe`: a position that does not exist is an error.
 const STRICT_FLAG: i64 = 2;
@@ -40,6 +40,14 @@ enum Flow {
 }
 
 type Answered = Result<(), ProtocolError>;
+
+/// A command that is to be answered: by whom it was sent, under which id, and when it came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub slot: u32,
+    pub command: u32,
+    pub arrived_ms: u64,
+}
 
 impl Shard {
     /// A frame of a connection of the Centrifugo protocol, or the rest of one, that came at this time.
@@ -100,6 +108,7 @@ impl Shard {
 
     fn command(&mut self, now: Now, slot: u32, command: Command<'_>, arrived_ms: u64, host: &mut impl Host) -> Flow {
         let Command { id, request } = command;
+        let asked = Asked { slot, command: id, arrived_ms };
         let result = match &request {
             Request::Pong => return Flow::Next,
             Request::Connect(_) => {
@@ -121,7 +130,7 @@ impl Shard {
                 if self.is_entering(slot, &subscribe.channel) {
                     return Flow::Wait;
                 }
-                self.subscribe(now, slot, id, subscribe, arrived_ms, host)
+                self.subscribe(now, asked, subscribe, host)
             }
             Request::Unsubscribe { channel } => {
                 if self.is_entering(slot, channel) {
@@ -140,26 +149,26 @@ impl Shard {
                 }
                 match is_special {
                     true => Err(not_offered()),
-                    false => self.publish(now, slot, id, channel, data, false, host),
+                    false => self.publish(now, asked, channel, data, false, host),
                 }
             }
             Request::History(history) => {
                 if self.is_busy(slot, &history.channel, true) {
                     return Flow::Wait;
                 }
-                self.history(now, slot, id, history, arrived_ms, host)
+                self.history(asked, history, host)
             }
             Request::Presence { channel } => {
                 if self.is_entering(slot, channel) {
                     return Flow::Wait;
                 }
-                self.ask_presence(now, slot, id, channel, true, arrived_ms, host)
+                self.ask_presence(now, asked, channel, true, host)
             }
             Request::PresenceStats { channel } => {
                 if self.is_entering(slot, channel) {
                     return Flow::Wait;
                 }
-                self.ask_presence(now, slot, id, channel, false, arrived_ms, host)
+                self.ask_presence(now, asked, channel, false, host)
             }
             Request::Rpc { method, data } => match &**method {
                 "publish" => match parse::<RpcPublish<'_>>(data) {
@@ -168,7 +177,7 @@ impl Shard {
                         if self.is_busy(slot, &channel, false) {
                             return Flow::Wait;
                         }
-                        self.publish(now, slot, id, &channel, data.get().as_bytes(), true, host)
+                        self.publish(now, asked, &channel, data.get().as_bytes(), true, host)
                     }
                 },
                 "read" => match parse::<RpcRead<'_>>(data) {
@@ -177,12 +186,12 @@ impl Shard {
                         if self.is_entering(slot, &channel) {
                             return Flow::Wait;
                         }
-                        self.read(now, slot, id, &channel, offset, arrived_ms, host)
+                        self.read(asked, &channel, offset, host)
                     }
                 },
                 "rooms" => match if data.is_empty() { Some(RpcRooms::default()) } else { parse(data) } {
                     None => Err(bad_request("the data of rooms must be {}, {\"after\":…,\"limit\":…}, or left out")),
-                    Some(wanted) => self.rooms(now, slot, id, wanted, arrived_ms, host),
+                    Some(wanted) => self.rooms(asked, wanted, host),
                 },
                 "typing" => match parse::<RpcTyping<'_>>(data) {
                     None => Err(bad_request("the data of typing must be {\"channel\":…}")),
@@ -199,7 +208,7 @@ impl Shard {
                     Err(ProtocolError::new(protocol::METHOD_NOT_FOUND, text))
                 }
             },
-            Request::Refresh { token } => self.refresh(now, slot, id, token, arrived_ms, host),
+            Request::Refresh { token } => self.refresh(now, asked, token, host),
             Request::SubRefresh => Err(not_offered()),
             Request::Unknown => {
                 Err(ProtocolError::new(protocol::METHOD_NOT_FOUND, "the command asks for nothing that is known here"))
@@ -266,15 +275,8 @@ impl Shard {
         place.ok_or_else(|| ProtocolError::new(protocol::PERMISSION_DENIED, NOT_SUBSCRIBED))
     }
 
-    fn subscribe(
-        &mut self,
-        now: Now,
-        slot: u32,
-        id: u32,
-        subscribe: &Subscribe<'_>,
-        arrived_ms: u64,
-        host: &mut impl Host,
-    ) -> Answered {
+    fn subscribe(&mut self, now: Now, asked: Asked, subscribe: &Subscribe<'_>, host: &mut impl Host) -> Answered {
+        let Asked { slot, command, arrived_ms } = asked;
         let Some(session) = self.connections[slot as usize].session_mut() else { return Ok(()) };
         if subscribe.is_special {
             return Err(not_offered());
@@ -313,7 +315,7 @@ impl Shard {
         let deadline_ms = arrived_ms + self.config.limits.command_deadline_ms;
         let subscribing = Subscribing {
             entering: Entering::new(channel.into(), since),
-            command: id,
+            command,
             deadline_ms,
             wants_presence: subscribe.join_leave,
             is_strict: subscribe.flag & STRICT_FLAG != 0,
@@ -352,8 +354,7 @@ impl Shard {
         slot: u32,
         key: u32,
         feed_id: u32,
-        position: Offset,
-        recovered: Option<bool>,
+        (position, recovered): (Offset, Option<bool>),
         host: &mut impl Host,
     ) {
         let reply_bytes = self.reply_bytes();
@@ -439,21 +440,21 @@ impl Shard {
 
     // ── publishing ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    #[allow(clippy::too_many_arguments)]
     fn publish(
         &mut self,
         now: Now,
-        slot: u32,
-        command: u32,
+        asked: Asked,
         channel: &str,
         data: &[u8],
         is_rpc: bool,
         host: &mut impl Host,
     ) -> Answered {
+        let Asked { slot, command, .. } = asked;
         let (key, feed) = self.place_of(slot, channel)?;
         let text_limit = self.config.limits.text_limit_bytes as usize;
         let Channel::Room(room) = self.feeds[feed as usize].channel else {
-            let compact = data::compact(data).ok_or_else(|| bad_request("the data must be JSON, nested at most 64 deep"))?;
+            let compact =
+                data::compact(data).ok_or_else(|| bad_request("the data must be JSON, nested at most 64 deep"))?;
             data::check_length(&compact, text_limit)?;
             self.publish_live(now, slot, key, compact.into(), true, host)?;
             self.reply(slot, command, if is_rpc { Reply::Rpc { data: b"{}" } } else { Reply::Publish { offset: 0 } });
@@ -462,7 +463,8 @@ impl Shard {
         let mut publish = data::decode(data, text_limit).map_err(|refused| refused.error)?;
         let session = self.connections[slot as usize].session();
         if session.is_some_and(|session| session.outstanding >= self.config.limits.pending_publishes_limit) {
-            let text = "too many publishes of this connection wait for the database (pending_publishes_limit); try again";
+            let text =
+                "too many publishes of this connection wait for the database (pending_publishes_limit); try again";
             return Err(ProtocolError::new(protocol::INTERNAL, text));
         }
         self.take_publish(now, slot)?;
@@ -471,7 +473,7 @@ impl Shard {
         let kind = if is_rpc { CallKind::RpcPublish { room } } else { CallKind::Publish { room } };
         if let Some(client) = self.connections[slot as usize].client_mut() {
             // The lane answers in time.
-            client.calls.push(Call { serial, command, deadline_ms: u64::MAX, key, kind });
+            client.calls.push(Call { serial, command, arrived_ms: now.ms, deadline_ms: u64::MAX, key, kind });
         }
         Ok(())
     }
@@ -508,23 +510,19 @@ impl Shard {
         self.take_publish(now, slot)?;
         let Some(session) = self.connections[slot as usize].session() else { return Ok(()) };
         let note = Arc::new(Note::Typing(session.user.clone()));
-        self.say(now, feed, note, host)
+        self.say(feed, note, host)
     }
 
     // ── calls ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Notes a call that will be answered under the serial of the caller returned.
-    pub(super) fn begin_call(
-        &mut self,
-        slot: u32,
-        command: u32,
-        key: u32,
-        kind: CallKind,
-        arrived_ms: u64,
-    ) -> Result<Caller, ProtocolError> {
+    pub(super) fn begin_call(&mut self, asked: Asked, key: u32, kind: CallKind) -> Result<Caller, ProtocolError> {
+        let Asked { slot, command, arrived_ms } = asked;
         let limit = self.config.limits.pending_commands_limit as usize;
         let deadline_ms = arrived_ms + self.config.limits.command_deadline_ms;
-        let Some(session) = self.connections[slot as usize].session_mut() else { return Err(Denied::Overloaded.error()) };
+        let Some(session) = self.connections[slot as usize].session_mut() else {
+            return Err(Denied::Overloaded.error());
+        };
         let serial = session.next_serial();
         let Some(client) = session.client_mut() else { return Err(Denied::Overloaded.error()) };
         if client.calls.iter().filter(|call| call.deadline_ms != u64::MAX).count() >= limit {
@@ -532,7 +530,7 @@ impl Shard {
             return Err(ProtocolError::new(protocol::INTERNAL, text));
         }
         let is_read = matches!(kind, CallKind::History(_));
-        client.calls.push(Call { serial, command, deadline_ms, key, kind });
+        client.calls.push(Call { serial, command, arrived_ms, deadline_ms, key, kind });
         if let Some(subscription) = session.subscriptions.get_mut(key as usize).filter(|_| is_read) {
             subscription.reading += 1;
         }
@@ -556,21 +554,12 @@ impl Shard {
     }
 
     /// Asks the readers for a call.
-    fn ask_for_call(
-        &mut self,
-        slot: u32,
-        command: u32,
-        key: u32,
-        kind: CallKind,
-        ask: Ask,
-        arrived_ms: u64,
-        host: &mut impl Host,
-    ) -> Answered {
-        let caller = self.begin_call(slot, command, key, kind, arrived_ms)?;
+    fn ask_for_call(&mut self, asked: Asked, key: u32, kind: CallKind, ask: Ask, host: &mut impl Host) -> Answered {
+        let caller = self.begin_call(asked, key, kind)?;
         if self.ask(Asker::Connection(caller), ask, host) {
             return Ok(());
         }
-        self.end_call(slot, caller.serial);
+        self.end_call(asked.slot, caller.serial);
         Err(Denied::Overloaded.error())
     }
 
@@ -612,6 +601,7 @@ impl Shard {
         let slot = caller.slot;
         let Some(call) = self.end_call(slot, caller.serial) else { return };
         let id = call.command;
+        let asked = Asked { slot, command: id, arrived_ms: call.arrived_ms };
         let answered = match (call.kind, answer) {
             (_, Answer::Failed) => Err(Denied::Unavailable.error()),
             (CallKind::History(history), Answer::Page(page)) => match page {
@@ -624,13 +614,13 @@ impl Shard {
                 let row = page.and_then(|page| page.publications.first().map(marker_at));
                 match row {
                     None => Err(bad_request("there is nothing at this offset")),
-                    Some(marker) => self.mark_read(slot, id, call.key, room, marker, now.ms, host),
+                    Some(marker) => self.mark_read(asked, call.key, room, marker, host),
                 }
             }
-            (CallKind::Read { .. }, Answer::Marked(marked)) => match marked {
+            (CallKind::Read, Answer::Marked(marked)) => match marked {
                 None => Err(ProtocolError::new(protocol::PERMISSION_DENIED, "the user is not a member of the room")),
-                Some((marker, has_moved)) => {
-                    self.marked(now, slot, id, call.key, marker, has_moved, host);
+                Some(marked) => {
+                    self.marked(asked, call.key, marked, host);
                     Ok(())
                 }
             },
@@ -660,15 +650,8 @@ impl Shard {
 
     // ── history ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn history(
-        &mut self,
-        now: Now,
-        slot: u32,
-        id: u32,
-        history: &History<'_>,
-        arrived_ms: u64,
-        host: &mut impl Host,
-    ) -> Answered {
+    fn history(&mut self, asked: Asked, history: &History<'_>, host: &mut impl Host) -> Answered {
+        let Asked { slot, command, .. } = asked;
         let (key, feed) = self.place_of(slot, &history.channel)?;
         let feed = &self.feeds[feed as usize];
         let Channel::Room(room) = feed.channel else {
@@ -683,7 +666,7 @@ impl Shard {
         if history.limit == 0 {
             let (current, offset) = (feed.epoch.clone(), feed.position);
             let Some(current) = current else { return Err(Denied::Unavailable.error()) };
-            return self.reply_history(slot, id, epoch, &current, offset, &[]);
+            return self.reply_history(slot, command, epoch, &current, offset, &[]);
         }
         let limit = match usize::try_from(history.limit) {
             Ok(limit) => limit.min(self.config.limits.history_page_limit as usize),
@@ -701,8 +684,7 @@ impl Shard {
             bytes_limit: self.reply_bytes(),
         };
         let kind = CallKind::History(Box::new(HistoryCall { epoch: epoch.to_owned() }));
-        let _ = now;
-        self.ask_for_call(slot, id, key, kind, Ask::Page { room, request }, arrived_ms, host)
+        self.ask_for_call(asked, key, kind, Ask::Page { room, request }, host)
     }
 
     fn reply_history(
@@ -726,18 +708,8 @@ impl Shard {
 
     // ── read markers and rooms ──────────────────────────────────────────────────────────────────────────────────────
 
-    #[allow(clippy::too_many_arguments)]
-    fn read(
-        &mut self,
-        now: Now,
-        slot: u32,
-        id: u32,
-        channel: &str,
-        offset: Offset,
-        arrived_ms: u64,
-        host: &mut impl Host,
-    ) -> Answered {
-        let (key, feed) = self.place_of(slot, channel)?;
+    fn read(&mut self, asked: Asked, channel: &str, offset: Offset, host: &mut impl Host) -> Answered {
+        let (key, feed) = self.place_of(asked.slot, channel)?;
         let feed = &self.feeds[feed as usize];
         let Channel::Room(room) = feed.channel else {
             return Err(bad_request("a live: channel keeps nothing that could be read"));
@@ -745,73 +717,44 @@ impl Shard {
         // What a client claims beyond what there is moves nothing.
         let offset = offset.min(feed.position);
         if offset == 0 {
-            return self.mark_read(slot, id, key, room, Marker::default(), arrived_ms, host);
+            return self.mark_read(asked, key, room, Marker::default(), host);
         }
         let known = feed.ring.entries_after(offset - 1).next().and_then(|entry| match entry {
             Entry::Stored(publication) if publication.offset == offset => Some(marker_at(publication)),
             _ => None,
         });
-        let _ = now;
         if let Some(marker) = known {
-            return self.mark_read(slot, id, key, room, marker, arrived_ms, host);
+            return self.mark_read(asked, key, room, marker, host);
         }
         let request = PageRequest { from: offset - 1, ascending: true, up_to: offset, items_limit: 1, bytes_limit: 1 };
-        let kind = CallKind::ReadNumber { room };
-        self.ask_for_call(slot, id, key, kind, Ask::Page { room, request }, arrived_ms, host)
+        self.ask_for_call(asked, key, CallKind::ReadNumber { room }, Ask::Page { room, request }, host)
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn mark_read(
-        &mut self,
-        slot: u32,
-        id: u32,
-        key: u32,
-        room: RoomId,
-        marker: Marker,
-        arrived_ms: u64,
-        host: &mut impl Host,
-    ) -> Answered {
+    fn mark_read(&mut self, asked: Asked, key: u32, room: RoomId, marker: Marker, host: &mut impl Host) -> Answered {
+        let slot = asked.slot;
         let Some(session) = self.connections[slot as usize].session() else { return Ok(()) };
         let ask = Ask::MarkRead { room, user: session.user.id, marker };
-        self.ask_for_call(slot, id, key, CallKind::Read { room }, ask, arrived_ms, host)
+        self.ask_for_call(asked, key, CallKind::Read, ask, host)
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn marked(
-        &mut self,
-        now: Now,
-        slot: u32,
-        id: u32,
-        key: u32,
-        marker: Marker,
-        has_moved: bool,
-        host: &mut impl Host,
-    ) {
-        self.reply(slot, id, Reply::Rpc { data: &json(&ReadAnswer::from(marker)) });
+    fn marked(&mut self, asked: Asked, key: u32, (marker, has_moved): (Marker, bool), host: &mut impl Host) {
+        let slot = asked.slot;
+        self.reply(slot, asked.command, Reply::Rpc { data: &json(&ReadAnswer::from(marker)) });
         let Some(session) = self.connections[slot as usize].session() else { return };
         // A subscription that has gone meanwhile: its room's name has gone too, and the next `rooms` tells.
         if let Some(subscription) = session.subscriptions.get(key as usize).filter(|_| has_moved) {
             let room: Arc<str> = subscription.name.strip_prefix("room:").unwrap_or_default().into();
             let user = session.user.id;
-            self.tell_user(now, user, News::Read { room, marker }, host);
+            self.tell_user(user, News::Read { room, marker }, host);
         }
     }
 
-    fn rooms(
-        &mut self,
-        now: Now,
-        slot: u32,
-        id: u32,
-        wanted: RpcRooms,
-        arrived_ms: u64,
-        host: &mut impl Host,
-    ) -> Answered {
-        let Some(session) = self.connections[slot as usize].session() else { return Ok(()) };
+    fn rooms(&mut self, asked: Asked, wanted: RpcRooms, host: &mut impl Host) -> Answered {
+        let Some(session) = self.connections[asked.slot as usize].session() else { return Ok(()) };
         let limit = wanted.limit.unwrap_or(ROOMS_LIMIT).clamp(1, ROOMS_LIMIT);
         // One more than asked for tells whether there are more.
         let ask = Ask::Rooms { user: session.user.id, after: wanted.after, limit: limit + 1 };
-        let _ = now;
-        self.ask_for_call(slot, id, u32::MAX, CallKind::Rooms, ask, arrived_ms, host)
+        self.ask_for_call(asked, u32::MAX, CallKind::Rooms, ask, host)
     }
 
     fn rooms_answer(&self, rooms: Vec<JoinedRoom>) -> Vec<u8> {
@@ -832,15 +775,8 @@ impl Shard {
 
     // ── refresh ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn refresh(
-        &mut self,
-        now: Now,
-        slot: u32,
-        id: u32,
-        token: &str,
-        arrived_ms: u64,
-        host: &mut impl Host,
-    ) -> Answered {
+    fn refresh(&mut self, now: Now, asked: Asked, token: &str, host: &mut impl Host) -> Answered {
+        let Asked { slot, command: id, .. } = asked;
         let claims = match (self.config.verify)(token, now.unix_ms / 1000) {
             Ok(claims) => claims,
             Err(TokenError::Expired) => {
@@ -866,7 +802,7 @@ impl Shard {
             None => {
                 let ask = Ask::User { username: Arc::clone(&claims.username) };
                 let kind = CallKind::Refresh(Box::new(claims));
-                self.ask_for_call(slot, id, u32::MAX, kind, ask, arrived_ms, host)
+                self.ask_for_call(asked, u32::MAX, kind, ask, host)
             }
         }
     }
@@ -939,7 +875,7 @@ fn not_offered() -> ProtocolError {
 
 /// JSON of this form; none where it is another.
 fn parse<'a, T: Deserialize<'a>>(data: &'a [u8]) -> Option<T> {
-    data::is_flat_enough(data).then(|| serde_json::from_slice(data).ok()).flatten()
+    serde_json::from_slice(data).ok()
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {

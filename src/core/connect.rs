@@ -139,15 +139,7 @@ impl Shard {
     }
 
     /// Opens the session. False: it could not be.
-    fn connected(
-        &mut self,
-        now: Now,
-        slot: u32,
-        id: u32,
-        user: User,
-        claims: &Claims,
-        host: &mut impl Host,
-    ) -> bool {
+    fn connected(&mut self, now: Now, slot: u32, id: u32, user: User, claims: &Claims, host: &mut impl Host) -> bool {
         if self.is_revoked(user.id, claims.generation, claims.issued_at) {
             self.end(now, slot, CloseReason::INVALID_TOKEN, host);
             return false;
@@ -182,14 +174,7 @@ impl Shard {
 
     /// Answers `connect` with an error. The rest is discarded; the client closes, or is cut. A close frame could overtake
     /// the error in an SDK.
-    pub(super) fn refuse_connect(
-        &mut self,
-        now: Now,
-        slot: u32,
-        id: u32,
-        error: &ProtocolError,
-        host: &mut impl Host,
-    ) {
+    pub(super) fn refuse_connect(&mut self, now: Now, slot: u32, id: u32, error: &ProtocolError, host: &mut impl Host) {
         let Some(encoding) = self.connections[slot as usize].encoding() else { return };
         self.count_refused(error.code, host);
         let mut payload = Vec::with_capacity(128);

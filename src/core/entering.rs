@@ -125,10 +125,12 @@ impl Shard {
         let connection = &mut self.connections[slot as usize];
         match door {
             Door::Upgrade => connection.handshake_mut().map(|handshake| &mut handshake.entering),
-            Door::Subscription(key) => match &mut connection.session_mut()?.subscriptions.get_mut(key as usize)?.place {
-                Place::Entering(command) => Some(&mut command.entering),
-                Place::In { .. } => None,
-            },
+            Door::Subscription(key) => {
+                match &mut connection.session_mut()?.subscriptions.get_mut(key as usize)?.place {
+                    Place::Entering(command) => Some(&mut command.entering),
+                    Place::In { .. } => None,
+                }
+            }
         }
     }
 
@@ -184,7 +186,7 @@ impl Shard {
                 let joined = admission.joined.then(|| News::Joined { room: entering.room_key().unwrap_or("").into() });
                 entering.admission = Some(admission);
                 if let Some(news) = joined {
-                    self.tell_user(now, user.id, news, host);
+                    self.tell_user(user.id, news, host);
                 }
                 self.attach(now, slot, door, host);
             }
@@ -314,7 +316,7 @@ impl Shard {
         };
         match door {
             Door::Upgrade => self.open(now, slot, feed_id, cursor, recovered, host),
-            Door::Subscription(key) => self.subscribed(now, slot, key, feed_id, cursor, recovered, host),
+            Door::Subscription(key) => self.subscribed(now, slot, key, feed_id, (cursor, recovered), host),
         }
     }
 

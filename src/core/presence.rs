@@ -2,13 +2,14 @@
 //! which none is lost. What subscribers are told about each other (who came, who types, how many there are) are *notes*:
 //! without an offset, kept nowhere, and left out where a queue is full.
 
+use super::commands::Asked;
 use super::connect::framed;
+use super::entering::Denied;
 use super::host::{Host, Now};
 use super::mesh::{Caller, Channel, Endpoint, Message, News, reserved_places};
 use super::outbound::Charge;
 use super::session::CallKind;
 use super::shard::Shard;
-use super::entering::Denied;
 use crate::protocol::ProtocolError;
 use crate::protocol::centrifuge::{self, Encoding, Info, Push};
 use crate::protocol::{self, Format};
@@ -121,7 +122,8 @@ impl Presence {
 
     /// A shard has nobody in the channel any more, or begins anew.
     pub fn forget_shard(&mut self, shard: u16) {
-        let of_shard: Vec<_> = self.clients.range((shard, 0, 0)..=(shard, u32::MAX, u32::MAX)).map(|(key, _)| *key).collect();
+        let of_shard: Vec<_> =
+            self.clients.range((shard, 0, 0)..=(shard, u32::MAX, u32::MAX)).map(|(key, _)| *key).collect();
         for key in of_shard {
             if let Some(gone) = self.clients.remove(&key) {
                 self.forget(&gone);
@@ -156,7 +158,9 @@ impl Shard {
     /// False: there is no credit.
     fn tell_presence_of(&mut self, now: Now, feed_id: u32, host: &mut impl Host) -> bool {
         let own = self.config.id;
-        let Some(feed) = self.feeds.get_mut(feed_id as usize).filter(|feed| !feed.changes.is_empty()) else { return true };
+        let Some(feed) = self.feeds.get_mut(feed_id as usize).filter(|feed| !feed.changes.is_empty()) else {
+            return true;
+        };
         let (channel, home) = (feed.channel.clone(), feed.home);
         if home != own && !self.take_credit(Endpoint::Shard(home)) {
             return false;
@@ -172,17 +176,15 @@ impl Shard {
     }
 
     /// `presence` (the clients too) or `presence_stats`.
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn ask_presence(
         &mut self,
         now: Now,
-        slot: u32,
-        command: u32,
+        asked: Asked,
         channel: &str,
         wants_clients: bool,
-        arrived_ms: u64,
         host: &mut impl Host,
     ) -> Result<(), ProtocolError> {
+        let slot = asked.slot;
         let not_subscribed = || ProtocolError::new(protocol::PERMISSION_DENIED, super::session::NOT_SUBSCRIBED);
         let session = self.connections[slot as usize].session().ok_or_else(not_subscribed)?;
         let key = session.key_of(channel).ok_or_else(not_subscribed)?;
@@ -196,7 +198,7 @@ impl Shard {
         if home != self.config.id && !self.take_credit(Endpoint::Shard(home)) {
             return Err(Denied::Overloaded.error());
         }
-        let caller = self.begin_call(slot, command, key, CallKind::Presence { wants_clients }, arrived_ms);
+        let caller = self.begin_call(asked, key, CallKind::Presence { wants_clients });
         let caller = caller.inspect_err(|_| {
             if home != self.config.id {
                 self.give_credit(Endpoint::Shard(home));
@@ -220,17 +222,11 @@ impl Shard {
     }
 
     /// Has something said to all subscribers of a channel.
-    pub(super) fn say(
-        &mut self,
-        now: Now,
-        feed_id: u32,
-        note: Arc<Note>,
-        host: &mut impl Host,
-    ) -> Result<(), ProtocolError> {
+    pub(super) fn say(&mut self, feed_id: u32, note: Arc<Note>, host: &mut impl Host) -> Result<(), ProtocolError> {
         let feed = &self.feeds[feed_id as usize];
         let (channel, home) = (feed.channel.clone(), feed.home);
         if home == self.config.id {
-            self.home_say(now, &channel, note, host);
+            self.home_say(&channel, note, host);
         } else if self.take_credit(Endpoint::Shard(home)) {
             host.mesh(Endpoint::Shard(home), Message::Say { channel, note });
         } else {
@@ -309,10 +305,10 @@ impl Shard {
     }
 
     /// News for all connections of a user, on all shards. Who can't be told now can ask.
-    pub(super) fn tell_user(&mut self, now: Now, user: UserId, news: News, host: &mut impl Host) {
-        let _ = now;
+    pub(super) fn tell_user(&mut self, user: UserId, news: News, host: &mut impl Host) {
         self.tell_own(user, &news);
-        for shard in (0..self.config.shards).filter(|shard| *shard != self.config.id) {
+        let own = self.config.id;
+        for shard in (0..self.config.shards).filter(|shard| *shard != own) {
             if self.take_credit(Endpoint::Shard(shard)) {
                 host.mesh(Endpoint::Shard(shard), Message::Tell { user, news: news.clone() });
             }
@@ -342,7 +338,7 @@ impl Shard {
             if home.presence.listeners > 0 && named <= self.config.limits.join_leave_limit {
                 let info = Info { user: change.user.clone(), client };
                 let note = if change.is_here { Note::Join(info) } else { Note::Leave(info) };
-                self.home_note(now, channel, &Arc::new(note), host);
+                self.home_note(channel, &Arc::new(note), host);
             }
         }
         self.tell_online(now, channel, host);
@@ -354,7 +350,8 @@ impl Shard {
         let Some(home) = self.homes.get_mut(channel) else { return };
         let presence = &mut home.presence;
         let count = presence.clients.len() as u64;
-        if presence.listeners == 0 || count <= limits.join_leave_limit || count == presence.told || presence.is_tell_due {
+        if presence.listeners == 0 || count <= limits.join_leave_limit || count == presence.told || presence.is_tell_due
+        {
             return;
         }
         if now.ms < presence.tell_after_ms {
@@ -365,7 +362,7 @@ impl Shard {
         presence.told = count;
         // A thousand deliveries a second at most, however many there are.
         presence.tell_after_ms = now.ms + limits.online_interval_ms.max(count);
-        self.home_note(now, channel, &Arc::new(Note::Online(count)), host);
+        self.home_note(channel, &Arc::new(Note::Online(count)), host);
     }
 
     /// Channels whose subscribers may be told again how many they are.
@@ -388,7 +385,9 @@ impl Shard {
         if wants_clients {
             let limit_bytes = (self.config.limits.outbound_message_limit_bytes / 2) as usize;
             let mut bytes = 0;
-            for ((shard, slot, generation), here) in presence.clients.iter().take(self.config.limits.presence_limit as usize) {
+            for ((shard, slot, generation), here) in
+                presence.clients.iter().take(self.config.limits.presence_limit as usize)
+            {
                 let client = self.client_id_of(*shard, *slot, *generation);
                 bytes += 96 + 2 * client.len() + 6 * here.user.username.len();
                 if bytes > limit_bytes {
@@ -405,15 +404,14 @@ impl Shard {
     }
 
     /// What a subscriber has to say to the others: not where they are too many.
-    pub(super) fn home_say(&mut self, now: Now, channel: &Channel, note: Arc<Note>, host: &mut impl Host) {
+    pub(super) fn home_say(&mut self, channel: &Channel, note: Arc<Note>, host: &mut impl Host) {
         let limit = self.config.limits.join_leave_limit;
         if self.homes.get(channel).is_some_and(|home| home.presence.clients.len() as u64 <= limit) {
-            self.home_note(now, channel, &note, host);
+            self.home_note(channel, &note, host);
         }
     }
 
-    fn home_note(&mut self, now: Now, channel: &Channel, note: &Arc<Note>, host: &mut impl Host) {
-        let _ = now;
+    fn home_note(&mut self, channel: &Channel, note: &Arc<Note>, host: &mut impl Host) {
         let Some(home) = self.homes.get(channel) else { return };
         let reserved = reserved_places(self.config.limits.mesh_calls_limit);
         let own = self.config.id;

@@ -1,5 +1,6 @@
 //! Runs: what a room showed in one turn, encoded once per wire format and shared by all who receive it.
 
+use crate::protocol::centrifuge::{Encoding, Push, push_push};
 use crate::protocol::{Format, plain};
 use crate::websocket::frame;
 use bytes::Bytes;
@@ -78,7 +79,7 @@ impl Run {
     }
 
     /// The frames in this format, encoded by whichever shard needs them first. Two that need them at once may both
-    /// encode; none waits for the other.
+    /// encode; none waits for the other. `channel` is the name that clients know, of which a run has only one.
     pub fn frames(&self, format: Format, channel: &str) -> &Frames {
         let cell = &self.encoded[format as usize];
         if cell.get().is_none() {
@@ -89,18 +90,26 @@ impl Run {
 }
 
 impl Frames {
+    /// `channel` as clients name it: pushes of the Centrifugo protocol carry it.
     pub fn encode(entries: &[Entry], format: Format, channel: &str) -> Frames {
-        let _ = channel;
         let mut out = Vec::with_capacity(entries.len() * 256);
         let mut scratch = Vec::with_capacity(256);
         let mut ends = Vec::with_capacity(entries.len());
         for entry in entries {
-            match (entry, format) {
-                (Entry::Live(live), Format::Raw) => frame::push_text(&mut out, live.data.as_bytes()),
-                (entry, _) => {
-                    scratch.clear();
+            scratch.clear();
+            match (format, entry) {
+                (Format::Raw, Entry::Live(live)) => frame::push_text(&mut out, live.data.as_bytes()),
+                (Format::Plain | Format::Raw, entry) => {
                     plain::encode(&mut scratch, entry);
                     frame::push_text(&mut out, &scratch);
+                }
+                (Format::Json, entry) => {
+                    push_push(Encoding::Json, &mut scratch, channel, &Push::Publication(entry));
+                    frame::push_text(&mut out, &scratch);
+                }
+                (Format::Protobuf, entry) => {
+                    push_push(Encoding::Protobuf, &mut scratch, channel, &Push::Publication(entry));
+                    frame::push_binary(&mut out, &scratch);
                 }
             }
             ends.push(out.len() as u32);
@@ -219,5 +228,47 @@ impl Ring {
             let skip = (offset + 1).saturating_sub(r.run.first) as usize;
             r.run.entries.iter().skip(skip)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uproar_model::{Kind, UserId};
+
+    #[test]
+    fn every_entry_is_a_frame_of_its_own_in_every_format() {
+        let user = User { id: UserId(3), username: "ann".into() };
+        let stored = |offset| Publication {
+            offset,
+            number: offset,
+            kind: Kind::Message,
+            user: user.clone(),
+            id: "~1".into(),
+            time: 1700,
+            target: None,
+            body: Some("hi".into()),
+            edited: None,
+            deleted: None,
+        };
+        let run = Run::new(4, vec![Entry::Stored(stored(4)), Entry::Stored(stored(5))]);
+        for (format, opcode, begins) in [
+            (Format::Plain, 0x81, &b"{\"type\":\"message\",\"offset\":4,"[..]),
+            (Format::Raw, 0x81, b"{\"type\":\"message\",\"offset\":4,"),
+            (Format::Json, 0x81, b"{\"push\":{\"channel\":\"room:a\",\"pub\":{\"data\":{\"text\":\"hi\"},"),
+            // A reply, in it a push, in it the channel and a publication.
+            (Format::Protobuf, 0x82, b"\x39\x22\x37\x12\x06room:a\x22\x2d\x22\x0d{\"text\":\"hi\"}"),
+        ] {
+            let frames = run.frames(format, "room:a");
+            let (all, second) = (frames.from(0), frames.from(1));
+            assert_eq!((all[0], second[0]), (opcode, opcode));
+            assert_eq!((all.len(), frames.total_bytes()), (2 * second.len(), 2 * second.len()));
+            let head = if all[1] < 126 { 2 } else { 4 };
+            assert_eq!(&all[head..head + begins.len()], begins, "{format:?}");
+            assert!(all.ends_with(&second));
+        }
+        let live = LiveEntry { user, time: 1700, data: "hi".into(), is_json: false };
+        let run = Run::new(1, vec![Entry::Live(live)]);
+        assert_eq!(run.frames(Format::Raw, "live:a").from(0)[..], *b"\x81\x02hi");
     }
 }

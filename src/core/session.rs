@@ -1,8 +1,8 @@
 //! An open connection: who it is, what it is subscribed to, what it publishes, and what it is told about that.
 
+use super::entering::{Denied, Entering};
 use super::figures;
 use super::host::{Host, Now, Refused};
-use super::entering::{Denied, Entering};
 use super::mesh::{Append, Caller, Channel, Endpoint, Message, NotKnown};
 use super::rate::Bucket;
 use super::run::LiveEntry;
@@ -98,6 +98,8 @@ pub(super) struct Subscribing {
 pub(super) struct Call {
     pub serial: u32,
     pub command: u32,
+    /// When its command came.
+    pub arrived_ms: u64,
     /// `u64::MAX` where the answer comes in time by itself.
     pub deadline_ms: u64,
     /// The subscription that it is about; `u32::MAX`: none, or one that is gone.
@@ -111,7 +113,7 @@ pub(super) enum CallKind {
     RpcPublish { room: RoomId },
     History(Box<HistoryCall>),
     Presence { wants_clients: bool },
-    Read { room: RoomId },
+    Read,
     ReadNumber { room: RoomId },
     Rooms,
     Refresh(Box<Claims>),
@@ -124,13 +126,7 @@ pub(super) struct HistoryCall {
 }
 
 impl Session {
-    pub fn new(
-        user: User,
-        claims: &Claims,
-        grace_ms: u64,
-        subscriptions: Slab<Subscription>,
-        voice: Voice,
-    ) -> Session {
+    pub fn new(user: User, claims: &Claims, grace_ms: u64, subscriptions: Slab<Subscription>, voice: Voice) -> Session {
         Session {
             user,
             generation: claims.generation,
@@ -424,14 +420,7 @@ impl Shard {
         }
     }
 
-    fn told_plainly(
-        &mut self,
-        now: Now,
-        slot: u32,
-        id: &str,
-        result: Result<Outcome, NotKnown>,
-        host: &mut impl Host,
-    ) {
+    fn told_plainly(&mut self, now: Now, slot: u32, id: &str, result: Result<Outcome, NotKnown>, host: &mut impl Host) {
         let error = match result {
             // The message itself, which the sender receives like everyone else, is the acknowledgement.
             Ok(Outcome::New(_)) => return,

@@ -11,8 +11,8 @@ use super::outbound::Charge;
 use super::rate::Bucket;
 use super::timers::Timers;
 use crate::limits::Limits;
-use crate::protocol::centrifuge::{self, Encoding};
 use crate::protocol::CloseReason;
+use crate::protocol::centrifuge::{self, Encoding};
 use crate::websocket::{Event, Request, frame};
 use bytes::Bytes;
 use slab::Slab;
@@ -385,7 +385,7 @@ impl Shard {
             }
             Message::Say { channel, note } => {
                 host.mesh(from, Message::Taken);
-                self.home_say(now, &channel, note, host);
+                self.home_say(&channel, note, host);
             }
             Message::Learn { room, publication } => {
                 host.mesh(from, Message::Taken);
@@ -657,7 +657,7 @@ impl Shard {
         let connection = &mut self.connections[slot as usize];
         match connection.client_mut() {
             Some(client) if !client.uses_frame_pings => {
-                self.add_reply(slot, |encoding, out| centrifuge::push_ping(encoding, out));
+                self.add_reply(slot, centrifuge::push_ping);
             }
             _ => self.push(now, slot, frame::ping(), host),
         }

@@ -1,7 +1,10 @@
 //! Bytes ⇄ commands and events. The core sees the types of this module; only what is below it knows the wire.
 
 pub mod centrifuge;
+pub mod data;
 pub mod plain;
+
+use serde::Serialize;
 
 /// How publications are written for a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,13 +49,19 @@ pub const TOKEN_EXPIRED: u16 = 109;
 pub const TOO_MANY_REQUESTS: u16 = 111;
 pub const UNRECOVERABLE_POSITION: u16 = 112;
 
-/// Whether the same may be asked again and be granted.
-pub const fn is_temporary(code: u16) -> bool {
-    matches!(code, INTERNAL | TOO_MANY_REQUESTS)
-}
-
 /// With what a subscription is ended: left, removed, or the room was deleted. The SDK stays out.
 pub const UNSUBSCRIBED: (u16, &str) = (2000, "server unsubscribe");
+
+/// Whether the same may succeed later: internal server error, too many requests, concurrent pagination.
+pub const fn is_temporary(code: u16) -> bool {
+    matches!(code, INTERNAL | TOO_MANY_REQUESTS | 113)
+}
+
+/// Appends JSON, on one line.
+fn write_json(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    let written = serde_json::to_writer(out, value);
+    debug_assert!(written.is_ok(), "what is written here has string keys and goes to memory");
+}
 
 /// With what a connection is ended: the close frame's code and reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

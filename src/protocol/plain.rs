@@ -1,16 +1,10 @@
 //! The plain protocol of `/ws`: text frames in, one JSON object a text frame out.
 
-use super::{BAD_REQUEST, LIMIT_EXCEEDED, NOT_AVAILABLE, ProtocolError};
+use super::data::{self, Publish, Refused, shown_id};
+use super::{ProtocolError, is_temporary, write_json as write};
 use crate::core::run::Entry;
 use serde::Serialize;
-use serde_json::Value;
 use uproar_model::{Epoch, Kind, Offset, Publication, Stored, UnixMillis, User};
-
-/// The longest id of a message, in bytes.
-pub const ID_LIMIT_BYTES: usize = 64;
-
-/// How deeply JSON may be nested.
-const NESTING_LIMIT: usize = 64;
 
 /// What a client says on a plain connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,130 +15,18 @@ pub enum Input {
     Json,
 }
 
-/// A message to publish in a room.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Publish {
-    pub text: String,
-    /// The sender's own id, checked.
-    pub id: Option<String>,
-    pub reply_to: Option<Offset>,
-}
-
-/// A refused message: the error, and the sender's id as far as it could be read, so that the sender knows which.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Refused {
-    pub error: ProtocolError,
-    pub id: Option<String>,
-}
-
 /// Reads one frame of a stored room. `text_limit_bytes` bounds the text.
 pub fn decode(frame: &str, input: Input, text_limit_bytes: usize) -> Result<Publish, Refused> {
-    let publish = match input {
+    match input {
         // Clients that read lines from a terminal or a file send their ends too.
         Input::Text => {
             let line = frame.strip_suffix('\n').unwrap_or(frame);
             let line = line.strip_suffix('\r').unwrap_or(line);
-            Publish { text: line.to_owned(), id: None, reply_to: None }
+            data::check_text(line, text_limit_bytes).map_err(|error| Refused { error, id: None })?;
+            Ok(Publish { text: line.to_owned(), id: None, reply_to: None })
         }
-        Input::Json => decode_data(frame)?,
-    };
-    match check_text(&publish.text, text_limit_bytes) {
-        Ok(()) => Ok(publish),
-        Err(error) => Err(Refused { error, id: publish.id }),
+        Input::Json => data::decode(frame.as_bytes(), text_limit_bytes),
     }
-}
-
-/// Whether a text is within its limit, which holds in rooms and in `live:` channels alike.
-pub fn check_length(text: &str, limit_bytes: usize) -> Result<(), ProtocolError> {
-    if text.len() <= limit_bytes {
-        return Ok(());
-    }
-    let text = format!("the text is {} bytes long; at most {limit_bytes} are allowed (text_limit_bytes)", text.len());
-    Err(ProtocolError::new(LIMIT_EXCEEDED, text))
-}
-
-fn check_text(text: &str, limit_bytes: usize) -> Result<(), ProtocolError> {
-    check_length(text, limit_bytes)?;
-    if text.trim().is_empty() {
-        return Err(ProtocolError::new(BAD_REQUEST, "the text is empty"));
-    }
-    if text.contains('\0') {
-        return Err(ProtocolError::new(BAD_REQUEST, "the text contains the character U+0000, which can't be stored"));
-    }
-    Ok(())
-}
-
-/// Why an id that a sender chose is not taken.
-pub fn check_id(id: &str) -> Result<(), ProtocolError> {
-    let wrong = if id.is_empty() || id.len() > ID_LIMIT_BYTES {
-        "must be 1 to 64 bytes long"
-    } else if id.starts_with('~') {
-        "must not begin with '~', which is reserved"
-    } else if id.chars().any(char::is_control) {
-        "must not contain control characters"
-    } else {
-        return Ok(());
-    };
-    Err(ProtocolError::new(BAD_REQUEST, format!("the id {wrong}")))
-}
-
-fn decode_data(frame: &str) -> Result<Publish, Refused> {
-    let bad = |message: &str, id: Option<String>| Refused { error: ProtocolError::new(BAD_REQUEST, message), id };
-    let Some(Value::Object(mut data)) = parse_json(frame) else {
-        return Err(bad("each frame must be one JSON object such as {\"text\":\"hello\"}", None));
-    };
-    let id = match data.remove("id") {
-        None | Some(Value::Null) => None,
-        Some(Value::String(id)) => match check_id(&id) {
-            Ok(()) => Some(id),
-            // An id that is not taken is not sent back either: it may be a megabyte.
-            Err(error) => return Err(Refused { error, id: None }),
-        },
-        Some(_) => return Err(bad("the id must be a string", None)),
-    };
-    if ["edit", "delete", "react", "unreact"].iter().any(|form| data.get(*form).is_some_and(|v| !v.is_null())) {
-        let error = ProtocolError::new(NOT_AVAILABLE, "edits, deletions and reactions are not available yet");
-        return Err(Refused { error, id });
-    }
-    let text = match data.remove("text") {
-        Some(Value::String(text)) => text,
-        None | Some(Value::Null) => return Err(bad("the text is missing", id)),
-        Some(_) => return Err(bad("the text must be a string", id)),
-    };
-    let reply_to = match data.remove("reply_to") {
-        None | Some(Value::Null) => None,
-        Some(value) => match value.as_u64().filter(|o| (1..1 << 53).contains(o)) {
-            Some(offset) => Some(offset),
-            None => return Err(bad("reply_to must be the offset of a message", id)),
-        },
-    };
-    Ok(Publish { text, id, reply_to })
-}
-
-/// JSON for a `live:` channel, without insignificant white space.
-pub fn compact_json(frame: &str) -> Option<String> {
-    parse_json(frame).map(|value| value.to_string())
-}
-
-fn parse_json(text: &str) -> Option<Value> {
-    // Serde's own limit is 128; nesting is counted here so that the documented one holds.
-    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
-    for byte in text.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => {
-                depth += 1;
-                if depth > NESTING_LIMIT {
-                    return None;
-                }
-            }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    serde_json::from_str(text).ok()
 }
 
 // ── to the client ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -236,7 +118,7 @@ fn encode_publication(out: &mut Vec<u8>, p: &Publication) {
             text: if matches!(p.kind, Kind::Message | Kind::Edit) { body } else { None },
             emoji: if matches!(p.kind, Kind::React | Kind::Unreact) { body } else { None },
             removed: if p.kind == Kind::Removed { body } else { None },
-            id: Some(&*p.id).filter(|id| !id.starts_with('~')),
+            id: shown_id(&p.id),
             time: p.time,
             reply_to: if is_message { p.target } else { None },
             edited: if is_message { p.edited } else { None },
@@ -279,7 +161,7 @@ pub fn ack(id: &str, stored: Stored) -> Vec<u8> {
         offset: Offset,
         time: UnixMillis,
     }
-    let id = Some(id).filter(|id| !id.starts_with('~'));
+    let id = shown_id(id);
     to_vec(&Ack { r#type: "ack", id, offset: stored.offset, time: stored.time })
 }
 
@@ -295,9 +177,14 @@ pub fn error(error: &ProtocolError, id: Option<&str>) -> Vec<u8> {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
     }
-    let id = id.filter(|id| !id.starts_with('~'));
-    let temporary = super::is_temporary(error.code);
-    to_vec(&Error { r#type: "error", code: error.code, message: &error.message, temporary, id })
+    let id = id.and_then(shown_id);
+    to_vec(&Error {
+        r#type: "error",
+        code: error.code,
+        message: &error.message,
+        temporary: is_temporary(error.code),
+        id,
+    })
 }
 
 fn to_vec(value: &impl Serialize) -> Vec<u8> {
@@ -306,15 +193,11 @@ fn to_vec(value: &impl Serialize) -> Vec<u8> {
     out
 }
 
-fn write(out: &mut Vec<u8>, value: &impl Serialize) {
-    let written = serde_json::to_writer(out, value);
-    debug_assert!(written.is_ok(), "these types have string keys and write to memory");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::core::run::LiveEntry;
+    use crate::protocol::{BAD_REQUEST, LIMIT_EXCEEDED, NOT_AVAILABLE};
     use std::sync::Arc;
     use uproar_model::UserId;
 
@@ -352,14 +235,6 @@ mod tests {
         assert!(decode(&"x".repeat(100), Input::Text, 100).is_ok());
         let refused = decode(r#"{"id":"mine"}"#, Input::Json, 100).unwrap_err();
         assert_eq!(refused.id.as_deref(), Some("mine"), "the sender learns which message was refused");
-    }
-
-    #[test]
-    fn nesting_is_bounded() {
-        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
-        assert!(compact_json(&nested(64)).is_some());
-        assert!(compact_json(&nested(65)).is_none());
-        assert_eq!(compact_json(" { \"a\" :\n\"[[\\\"[\" } ").as_deref(), Some(r#"{"a":"[[\"["}"#));
     }
 
     #[test]

@@ -2,7 +2,10 @@
 //! what the SDKs send and require. Both encodings say the same; the core sees only the types of this module.
 
 pub mod json;
+mod proto;
 pub mod protobuf;
+#[cfg(test)]
+mod tests;
 
 use crate::core::run::Entry;
 use std::borrow::Cow;
@@ -114,13 +117,24 @@ pub struct Since<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// Takes the next command off the front of a frame. None: there are no more. After an error nothing in the frame can be
-/// relied upon. A text frame must be UTF-8.
+/// Takes the next command off the front of a frame. None: there are no more, and in an empty frame, which no client may
+/// send, there are none at all. After an error nothing in the frame can be relied upon. What is not UTF-8 is malformed.
 pub fn next_command<'a>(encoding: Encoding, frame: &mut &'a [u8]) -> Option<Result<Command<'a>, Malformed>> {
     match encoding {
         Encoding::Json => json::next_command(frame),
         Encoding::Protobuf => protobuf::next_command(frame),
     }
+}
+
+/// The header `Authorization` among those that a client sends in `connect`.
+fn authorization<'a>(mut headers: impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)>) -> Option<Cow<'a, str>> {
+    let (_, value) = headers.find(|(name, value)| name.eq_ignore_ascii_case("authorization") && !value.is_empty())?;
+    Some(value)
+}
+
+/// Offsets are JSON numbers, which are exact below 2^53 only; no room has more.
+fn check_offset(offset: Offset) -> Result<Offset, Malformed> {
+    if offset < 1 << 53 { Ok(offset) } else { Err(Malformed) }
 }
 
 // ── to the client ───────────────────────────────────────────────────────────────────────────────────────────────────

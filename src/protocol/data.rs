@@ -1,0 +1,318 @@
+//! `data`: what clients publish and what they are shown, the same JSON in both encodings of the Centrifugo protocol, of
+//! which the plain protocol's frames have the first half.
+
+use super::{BAD_REQUEST, LIMIT_EXCEEDED, NOT_AVAILABLE, ProtocolError};
+use serde::Serialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+use uproar_model::{Kind, Offset, Publication};
+
+/// The longest id of a message, in bytes.
+pub const ID_LIMIT_BYTES: usize = 64;
+
+/// How deeply JSON may be nested.
+pub const NESTING_LIMIT: usize = 64;
+
+/// A message to publish in a room.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Publish {
+    pub text: String,
+    /// The sender's own id, checked.
+    pub id: Option<String>,
+    pub reply_to: Option<Offset>,
+}
+
+/// A refused message: the error, and the sender's id as far as it could be read, so that the sender knows which.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub error: ProtocolError,
+    pub id: Option<String>,
+}
+
+/// Reads what a client publishes in a stored room: JSON. `text_limit_bytes` bounds the text.
+pub fn decode(data: &[u8], text_limit_bytes: usize) -> Result<Publish, Refused> {
+    let publish = decode_fields(data)?;
+    match check_text(&publish.text, text_limit_bytes) {
+        Ok(()) => Ok(publish),
+        Err(error) => Err(Refused { error, id: publish.id }),
+    }
+}
+
+fn decode_fields(data: &[u8]) -> Result<Publish, Refused> {
+    let bad = |message: &str, id: Option<String>| Refused { error: ProtocolError::new(BAD_REQUEST, message), id };
+    let parsed = json_text(data).and_then(|text| serde_json::from_str(text).ok());
+    let Some(Value::Object(mut data)) = parsed else {
+        return Err(bad("a message must be one JSON object such as {\"text\":\"hello\"}", None));
+    };
+    let id = match data.remove("id") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(id)) => match check_id(&id) {
+            Ok(()) => Some(id),
+            // An id that is not taken is not sent back either: it may be a megabyte.
+            Err(error) => return Err(Refused { error, id: None }),
+        },
+        Some(_) => return Err(bad("the id must be a string", None)),
+    };
+    if ["edit", "delete", "react", "unreact"].iter().any(|form| data.get(*form).is_some_and(|v| !v.is_null())) {
+        let error = ProtocolError::new(NOT_AVAILABLE, "edits, deletions and reactions are not available yet");
+        return Err(Refused { error, id });
+    }
+    let text = match data.remove("text") {
+        Some(Value::String(text)) => text,
+        None | Some(Value::Null) => return Err(bad("the text is missing", id)),
+        Some(_) => return Err(bad("the text must be a string", id)),
+    };
+    let reply_to = match data.remove("reply_to") {
+        None | Some(Value::Null) => None,
+        Some(value) => match value.as_u64().filter(|o| (1..1 << 53).contains(o)) {
+            Some(offset) => Some(offset),
+            None => return Err(bad("reply_to must be the offset of a message", id)),
+        },
+    };
+    Ok(Publish { text, id, reply_to })
+}
+
+/// Whether a text is within its limit, which holds in rooms and in `live:` channels alike.
+pub fn check_length(text: &str, limit_bytes: usize) -> Result<(), ProtocolError> {
+    if text.len() <= limit_bytes {
+        return Ok(());
+    }
+    let text = format!("the text is {} bytes long; at most {limit_bytes} are allowed (text_limit_bytes)", text.len());
+    Err(ProtocolError::new(LIMIT_EXCEEDED, text))
+}
+
+/// Why a text is not taken as that of a message.
+pub fn check_text(text: &str, limit_bytes: usize) -> Result<(), ProtocolError> {
+    check_length(text, limit_bytes)?;
+    if text.trim().is_empty() {
+        return Err(ProtocolError::new(BAD_REQUEST, "the text is empty"));
+    }
+    if text.contains('\0') {
+        return Err(ProtocolError::new(BAD_REQUEST, "the text contains the character U+0000, which can't be stored"));
+    }
+    Ok(())
+}
+
+/// Why an id that a sender chose is not taken.
+pub fn check_id(id: &str) -> Result<(), ProtocolError> {
+    let wrong = if id.is_empty() || id.len() > ID_LIMIT_BYTES {
+        "must be 1 to 64 bytes long"
+    } else if id.starts_with('~') {
+        "must not begin with '~', which is reserved"
+    } else if id.chars().any(char::is_control) {
+        "must not contain control characters"
+    } else {
+        return Ok(());
+    };
+    Err(ProtocolError::new(BAD_REQUEST, format!("the id {wrong}")))
+}
+
+/// JSON without insignificant white space, otherwise as it is: numbers keep their digits, objects their order. None: it
+/// is no JSON, or nested more than [`NESTING_LIMIT`] deep.
+pub fn compact(json: &[u8]) -> Option<String> {
+    let text = json_text(json)?;
+    serde_json::from_str::<IgnoredAny>(text).ok()?;
+    let mut out = String::with_capacity(text.len());
+    let mut scan = Scan::default();
+    // Runs of what stays, which end only at ASCII characters.
+    let mut from = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        scan.step(byte);
+        if !scan.in_string && matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
+            out.push_str(&text[from..at]);
+            from = at + 1;
+        }
+    }
+    out.push_str(&text[from..]);
+    Some(out)
+}
+
+/// What may be JSON: UTF-8 that is not nested too deeply. Serde's own limit is 128, and it has none for what it skips.
+fn json_text(json: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(json).ok()?;
+    let mut scan = Scan::default();
+    for byte in text.bytes() {
+        scan.step(byte);
+        if scan.depth > NESTING_LIMIT {
+            return None;
+        }
+    }
+    Some(text)
+}
+
+/// Where in a JSON text something stands. Tells only of valid JSON the truth.
+#[derive(Debug, Default)]
+struct Scan {
+    depth: usize,
+    in_string: bool,
+    is_escaped: bool,
+}
+
+impl Scan {
+    fn step(&mut self, byte: u8) {
+        match byte {
+            _ if self.is_escaped => self.is_escaped = false,
+            b'\\' if self.in_string => self.is_escaped = true,
+            b'"' => self.in_string = !self.in_string,
+            b'[' | b'{' if !self.in_string => self.depth += 1,
+            b']' | b'}' if !self.in_string => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+}
+
+/// The sender's own id, as it may be shown: not where the server made it.
+pub fn shown_id(id: &str) -> Option<&str> {
+    Some(id).filter(|id| !id.starts_with('~'))
+}
+
+/// Appends the `data` of a stored publication: compact JSON.
+pub fn encode(out: &mut Vec<u8>, p: &Publication) {
+    #[derive(Default, Serialize)]
+    struct Data<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        edit: Option<Offset>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        delete: Option<Offset>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        react: Option<Offset>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        unreact: Option<Offset>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        removed: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        room: Option<RoomData>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        text: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        emoji: Option<&'a str>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        deleted: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reply_to: Option<Offset>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        edited: Option<Offset>,
+    }
+    /// The log does not hold what changed.
+    #[derive(Serialize)]
+    struct RoomData {}
+
+    let (body, id) = (p.body.as_deref(), shown_id(&p.id));
+    let is_deleted = p.deleted.is_some();
+    // A deleted message says nothing else: what it replied to and how often it was edited are gone with its text.
+    let data = match p.kind {
+        Kind::Message if is_deleted => Data { deleted: true, id, ..Data::default() },
+        Kind::Message => Data { text: body, id, reply_to: p.target, edited: p.edited, ..Data::default() },
+        Kind::Edit if is_deleted => Data { edit: p.target, deleted: true, id, ..Data::default() },
+        Kind::Edit => Data { edit: p.target, text: body, id, ..Data::default() },
+        Kind::Delete => Data { delete: p.target, id, ..Data::default() },
+        Kind::React => Data { react: p.target, emoji: body, id, ..Data::default() },
+        Kind::Unreact => Data { unreact: p.target, emoji: body, id, ..Data::default() },
+        Kind::Removed => Data { removed: body, ..Data::default() },
+        Kind::RoomChanged => Data { room: Some(RoomData {}), ..Data::default() },
+    };
+    super::write_json(out, &data);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use uproar_model::{User, UserId};
+
+    fn shown(kind: Kind, change: impl FnOnce(&mut Publication)) -> String {
+        let mut publication = Publication {
+            offset: 7,
+            number: 5,
+            kind,
+            user: User { id: UserId(3), username: "ann".into() },
+            id: "x1".into(),
+            time: 1700,
+            target: Some(2),
+            body: Some("a <\"quoted\">\nline".into()),
+            edited: None,
+            deleted: None,
+        };
+        change(&mut publication);
+        let mut out = Vec::new();
+        encode(&mut out, &publication);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn each_kind_has_its_shape() {
+        let text = r#""text":"a <\"quoted\">\nline""#;
+        assert_eq!(shown(Kind::Message, |_| {}), format!(r#"{{{text},"id":"x1","reply_to":2}}"#));
+        assert_eq!(shown(Kind::Message, |p| (p.target, p.id) = (None, "~1".into())), format!("{{{text}}}"));
+        let edited = format!(r#"{{{text},"id":"x1","reply_to":2,"edited":9}}"#);
+        assert_eq!(shown(Kind::Message, |p| p.edited = Some(9)), edited);
+        let deleted = |p: &mut Publication| (p.body, p.edited, p.deleted) = (None, Some(8), Some(9));
+        assert_eq!(shown(Kind::Message, deleted), r#"{"deleted":true,"id":"x1"}"#);
+        assert_eq!(shown(Kind::Edit, |_| {}), format!(r#"{{"edit":2,{text},"id":"x1"}}"#));
+        assert_eq!(shown(Kind::Edit, deleted), r#"{"edit":2,"deleted":true,"id":"x1"}"#);
+        assert_eq!(
+            shown(Kind::Delete, |p| (p.body, p.id) = (None, "~1".into())),
+            r#"{"delete":2}"#,
+            "the server's own id is not shown"
+        );
+        assert_eq!(shown(Kind::React, |p| p.body = Some("+".into())), r#"{"react":2,"emoji":"+","id":"x1"}"#);
+        assert_eq!(shown(Kind::Unreact, |p| p.body = Some("+".into())), r#"{"unreact":2,"emoji":"+","id":"x1"}"#);
+        assert_eq!(shown(Kind::Removed, |p| p.body = Some("4".into())), r#"{"removed":"4"}"#);
+        assert_eq!(shown(Kind::RoomChanged, |_| {}), r#"{"room":{}}"#);
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(compact(nested(64).as_bytes()).is_some());
+        assert!(compact(nested(65).as_bytes()).is_none());
+        assert!(compact(nested(1 << 20).as_bytes()).is_none());
+        let deep = |depth: usize| format!(r#"{{"text":"a","more":{}}}"#, nested(depth));
+        assert!(decode(deep(63).as_bytes(), 10).is_ok());
+        assert_eq!(decode(deep(64).as_bytes(), 10).unwrap_err().error.code, BAD_REQUEST);
+        assert!(compact(br#""[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[""#).is_some());
+    }
+
+    #[test]
+    fn compact_takes_nothing_but_white_space() {
+        let compacted = |json: &str| compact(json.as_bytes());
+        assert_eq!(compacted(" { \"a\" :\n\"[[\\\"[ \\\\\" } ").as_deref(), Some(r#"{"a":"[[\"[ \\"}"#));
+        let exact = r#"{"b":1.10e+400,"a":123456789012345678901234567890,"a":"\u00e9 é\/\n"}"#;
+        assert_eq!(compacted(exact).as_deref(), Some(exact));
+        assert_eq!(compacted("\t[ 1 ,\r\n2 ]\n").as_deref(), Some("[1,2]"));
+        for json in ["", " ", "nonsense", "[1 2]", "1 2", "{\"a\":1,}", "\"a\nb\"", "'a'", "[", "\u{feff}1", "01"] {
+            assert_eq!(compacted(json), None, "{json}");
+        }
+        assert_eq!(compact(b"\"\xff\""), None, "not UTF-8");
+    }
+
+    #[test]
+    fn data_that_is_no_object_is_refused() {
+        for data in [&b""[..], b"null", b"[]", b"\"a\"", b"{", b"{\"text\":\"\xff\"}"] {
+            let refused = decode(data, 100).unwrap_err();
+            assert_eq!((refused.error.code, refused.id), (BAD_REQUEST, None));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), limit in 0usize..64) {
+            let _ = decode(&bytes, limit);
+            let _ = compact(&bytes);
+        }
+
+        #[test]
+        fn what_is_compact_means_the_same(text in "[ \\[\\]{}:,\"\\\\/\t\na0-9.e-]{0,40}") {
+            if let Some(compacted) = compact(text.as_bytes()) {
+                prop_assert_eq!(compact(compacted.as_bytes()), Some(compacted.clone()));
+                if let Ok(value) = serde_json::from_str::<Value>(&text) {
+                    prop_assert_eq!(serde_json::from_str::<Value>(&compacted).unwrap(), value);
+                }
+            } else {
+                prop_assert!(serde_json::from_str::<Value>(&text).is_err());
+            }
+        }
+    }
+}
