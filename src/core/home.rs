@@ -407,6 +407,7 @@ impl Shard {
             }
         }
         home.feeds.retain(|fed| !lost.contains(&fed.shard));
+        lost.iter().for_each(|shard| home.presence.forget_shard(*shard));
         if is_stalled && !std::mem::replace(&mut home.is_stalled, true) {
             self.stalled.push(channel.clone());
         }

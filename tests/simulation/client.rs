@@ -1,6 +1,5 @@
 //! A client of the plain protocol: reads the bytes that a connection is sent and holds them against the contract.
 
-use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
 
 /// What an agent sends and waits for. One agent is one user on one connection at a time.
@@ -12,17 +11,7 @@ pub struct Agent {
     pub attempt: u64,
     /// The last position that it has seen: (epoch, offset). Survives its connections.
     pub position: Option<(String, u64)>,
-    /// Messages sent and not resolved, in the order sent: (id, text).
-    pub unresolved: VecDeque<(String, String)>,
-    /// Of those, ids that this connection has sent and not been answered.
-    pub sent: Vec<String>,
-    /// When the oldest of `sent` went out.
-    pub sent_ms: u64,
-    /// Offsets of its own messages, as it was told.
-    pub stored: BTreeMap<String, u64>,
-    /// Ids in the order in which they were first sent.
-    pub order: Vec<String>,
-    pub ids: u64,
+    pub outbox: Outbox,
     /// While true it reads nothing.
     pub stopped_reading: bool,
     pub stream: Stream,
@@ -30,6 +19,20 @@ pub struct Agent {
     pub removals_seen: usize,
     /// For `live:`: the last sequence number seen from each sender's connection.
     pub live_seen: BTreeMap<(i64, u64), u64>,
+}
+
+/// What one user sends to one room.
+#[derive(Default)]
+pub struct Outbox {
+    /// Messages sent and not resolved, in the order sent: (id, text).
+    pub unresolved: VecDeque<(String, String)>,
+    /// Of those, ids that this connection has sent and not been answered.
+    pub sent: Vec<String>,
+    /// Offsets of its own messages, as it was told.
+    pub stored: BTreeMap<String, u64>,
+    /// Ids in the order in which they were first sent.
+    pub order: Vec<String>,
+    pub ids: u64,
 }
 
 /// What came down one connection.
@@ -46,7 +49,7 @@ pub struct Stream {
 #[derive(Debug)]
 pub enum Told {
     Refused(u16),
-    Json(Value),
+    Text(String),
     Ping,
     Close(u16),
 }
@@ -76,8 +79,7 @@ impl Stream {
             }
             match opcode {
                 1 => {
-                    let json = serde_json::from_slice(&payload).map_err(|e| format!("not JSON: {e}"))?;
-                    told.push(Told::Json(json));
+                    told.push(Told::Text(String::from_utf8(payload).map_err(|e| format!("not UTF-8: {e}"))?));
                 }
                 9 => told.push(Told::Ping),
                 8 => {
@@ -105,7 +107,10 @@ fn parse(bytes: &[u8]) -> Result<Option<(u8, Vec<u8>, usize)>, String> {
             Some(l) => (4, usize::from(u16::from_be_bytes([l[0], l[1]]))),
             None => return Ok(None),
         },
-        127 => return Err("a frame of more than 64 KiB".into()),
+        127 => match bytes.get(2..10).and_then(|l| l.try_into().ok()) {
+            Some(l) => (10, usize::try_from(u64::from_be_bytes(l)).unwrap_or(usize::MAX)),
+            None => return Ok(None),
+        },
         n => (2, usize::from(n)),
     };
     Ok(bytes.get(head..head + length).map(|payload| (first & 15, payload.to_vec(), head + length)))
@@ -119,12 +124,7 @@ impl Agent {
             at: None,
             attempt: 0,
             position: None,
-            unresolved: VecDeque::new(),
-            sent: Vec::new(),
-            sent_ms: 0,
-            stored: BTreeMap::new(),
-            order: Vec::new(),
-            ids: 0,
+            outbox: Outbox::default(),
             stopped_reading: false,
             stream: Stream::default(),
             removals_seen: 0,
@@ -135,18 +135,29 @@ impl Agent {
     /// Its connection is gone. What it sent and was not answered is sent again on the next.
     pub fn disconnected(&mut self) {
         self.at = None;
-        self.sent.clear();
+        self.outbox.sent.clear();
         self.stopped_reading = false;
         self.stream = Stream::default();
         self.live_seen.clear();
     }
+}
 
-    /// One of its own messages is resolved: it is stored at this offset.
+impl Outbox {
+    /// Its sender was taken out of the room: what was under way may have been refused, and be stored when it is sent
+    /// again, in no order.
+    pub fn forget_order_if(&mut self, was_removed: bool) {
+        if was_removed {
+            let unresolved = &self.unresolved;
+            self.order.retain(|id| !unresolved.iter().any(|(unresolved, _)| unresolved == id));
+        }
+    }
+
+    /// A message is resolved: it is stored at this offset.
     pub fn resolve(&mut self, id: &str, offset: u64) -> Result<(), String> {
         if let Some(before) = self.stored.insert(id.to_owned(), offset)
             && before != offset
         {
-            return Err(format!("user {}'s message {id} was at {before} and is now at {offset}", self.user));
+            return Err(format!("message {id} was at {before} and is now at {offset}"));
         }
         self.sent.retain(|sent| sent != id);
         self.unresolved.retain(|(unresolved, _)| unresolved != id);

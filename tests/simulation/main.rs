@@ -10,6 +10,7 @@
 
 mod client;
 mod random;
+mod sdk;
 mod store;
 mod world;
 
@@ -21,7 +22,10 @@ const STEPS: usize = 3000;
 
 /// Runs one seed to its end. Err: what broke the contract.
 fn run(seed: u64) -> Result<world::Tally, String> {
-    let mut world = World::new(seed);
+    run_in(World::new(seed))
+}
+
+fn run_in(mut world: World) -> Result<world::Tally, String> {
     for _ in 0..STEPS {
         world.step()?;
     }
@@ -67,14 +71,18 @@ fn one_seed_is_one_run() {
 /// A mistake must be found within the seeds that `make test` runs.
 fn is_caught(mistake: Mutation) {
     mutation::activate(Some(mistake));
+    is_found(&format!("{mistake:?}"), run);
+    mutation::activate(None);
+}
+
+fn is_found(what: &str, run: fn(u64) -> Result<world::Tally, String>) {
     let found = (0..SEEDS).find_map(|seed| {
         // An assertion of the core that fails has found it too.
         let result = std::panic::catch_unwind(|| run(seed)).unwrap_or_else(|_| Err("an assertion failed".into()));
         result.err().map(|broken| (seed, broken))
     });
-    mutation::activate(None);
-    let (seed, broken) = found.unwrap_or_else(|| panic!("{mistake:?} was not caught in {SEEDS} seeds"));
-    println!("{mistake:?}: caught with seed {seed}: {broken}");
+    let (seed, broken) = found.unwrap_or_else(|| panic!("{what} was not caught in {SEEDS} seeds"));
+    println!("{what}: caught with seed {seed}: {broken}");
 }
 
 #[test]
@@ -95,6 +103,30 @@ fn sending_the_whole_turn_to_one_who_attached_in_it_is_caught() {
 #[test]
 fn dropping_from_a_full_queue_is_caught() {
     is_caught(Mutation::FullQueueDrops);
+}
+
+#[test]
+fn a_mesh_that_loses_one_publication_is_caught() {
+    is_found("a lost publication", |seed| {
+        let mut world = World::new(seed);
+        world.loses = Some(1 + seed % 50);
+        run_in(world)
+    });
+}
+
+#[test]
+fn skipping_the_attach_gate_is_caught() {
+    is_caught(Mutation::SkipAttachGate);
+}
+
+#[test]
+fn answering_a_recovery_with_the_top_is_caught() {
+    is_caught(Mutation::AnswerTop);
+}
+
+#[test]
+fn what_is_live_before_the_last_page_is_caught() {
+    is_caught(Mutation::LiveBeforeLastPage);
 }
 
 #[test]

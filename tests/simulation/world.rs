@@ -1,7 +1,8 @@
 //! The world: shards, lanes, readers, HTTP and clients, stepped by chance.
 
-use crate::client::{Agent, Told};
+use crate::client::{Agent, Outbox, Told};
 use crate::random::Random;
+use crate::sdk::Sdk;
 use crate::store::SimStore;
 use bytes::Bytes;
 use serde_json::Value;
@@ -13,12 +14,12 @@ use uproar::core::mesh::{Answer, Append, Ask, Asker, Caller, Channel, Endpoint, 
 use uproar::core::{Host, Now, Refused, Shard, ShardConfig};
 use uproar::limits::Limits;
 use uproar::websocket::{Event, Request};
-use uproar_model::{Claims, Item, Kind, Offset, Outcome, RoomId, UserId};
+use uproar_model::{Claims, Item, Kind, Offset, Outcome, RoomId, TokenError, UserId};
 
 /// Room indices below this are stored rooms; the last is a `live:` channel.
-const ROOMS: usize = 4;
+pub const ROOMS: usize = 4;
 const HTTP_CALLS: usize = 4;
-const BAD_TEXT: &str = "BAD!";
+pub const BAD_TEXT: &str = "BAD!";
 
 macro_rules! tally {
     ($($name:ident),+ $(,)?) => {
@@ -42,7 +43,8 @@ macro_rules! tally {
 
 tally! {
     publications, resumed, resumed_with_missed, again, not_known, bad_data, removals, slow_ended, lost, live,
-    unknown_commits, zombies, failed_reads, stalled_queues, http_publishes,
+    unknown_commits, zombies, failed_reads, stalled_queues, http_publishes, sdk_publications, recovered,
+    recovered_with_missed, unsubscribed, histories, refreshed, expired,
 }
 
 /// What a lane's batch in flight will come to.
@@ -61,13 +63,21 @@ struct Pending {
     ready_ms: u64,
 }
 
+/// A client: of the plain protocol or of Centrifugo's, and which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    Plain(usize),
+    Sdk(usize),
+}
+
 /// The transport of one slot.
 #[derive(Default)]
-struct Socket {
-    agent: Option<(usize, u64)>,
+pub struct Socket {
+    /// Whose it is, and which of their connections.
+    client: Option<(Who, u64)>,
     in_flight: Vec<Bytes>,
     /// Frames from the client that the shard does not want yet.
-    inbox: VecDeque<String>,
+    pub inbox: VecDeque<String>,
     is_cut: bool,
     is_used: bool,
 }
@@ -86,7 +96,7 @@ struct Queue {
 
 type Queues = BTreeMap<(Endpoint, Endpoint), Queue>;
 
-struct SimHost<'a> {
+pub struct SimHost<'a> {
     own: Endpoint,
     queues: &'a mut Queues,
     io: &'a mut Io,
@@ -125,21 +135,22 @@ impl Host for SimHost<'_> {
 }
 
 pub struct World {
-    random: Random,
-    now: Now,
-    limits: Limits,
+    pub random: Random,
+    pub now: Now,
+    pub limits: Limits,
     shards: Vec<Shard>,
     ios: Vec<Io>,
-    sockets: Vec<Vec<Socket>>,
+    pub sockets: Vec<Vec<Socket>>,
     /// The shard's last turn said that there is more.
-    more: Vec<bool>,
+    pub more: Vec<bool>,
     queues: Queues,
     lanes: Vec<Lane>,
     in_flight: Vec<Option<InFlight>>,
     zombies: Vec<(u64, Arc<[Item]>)>,
     reads: Vec<Pending>,
-    store: SimStore,
-    agents: Vec<Agent>,
+    pub store: SimStore,
+    pub agents: Vec<Agent>,
+    pub sdks: Vec<Sdk>,
     /// Appends by HTTP that wait for their answer, by the number of the call.
     http: BTreeMap<u32, Append>,
     http_credits: usize,
@@ -147,11 +158,13 @@ pub struct World {
     /// Until when the store does not answer.
     store_down_until_ms: u64,
     /// (room, user, offset of the removal), in the order of their commits.
-    removals: Vec<(usize, i64, Offset)>,
+    pub removals: Vec<(usize, i64, Offset)>,
+    /// For the test of the simulator: the publication between shards that the mesh loses, counted from now.
+    pub loses: Option<u64>,
     looks_at_heads: bool,
-    are_faults_over: bool,
-    is_stopping: bool,
-    tally: Tally,
+    pub are_faults_over: bool,
+    pub is_stopping: bool,
+    pub tally: Tally,
 }
 
 impl World {
@@ -179,6 +192,11 @@ impl World {
             ping_interval_ms: if looks_at_heads { 2_000 } else { 600_000 },
             pong_timeout_ms: 1_500,
             append_deadline_ms: 400,
+            command_deadline_ms: 500,
+            refused_timeout_ms: 200,
+            expired_grace_ms: 1_000,
+            join_leave_limit: small(&mut random, &[0, 3, 100]),
+            online_interval_ms: 100,
             gap_deadline_ms: 700,
             handshake_timeout_ms: 3_000,
             write_timeout_ms: 2_000,
@@ -191,14 +209,19 @@ impl World {
             shards: shards as u16,
             lanes: lanes as u16,
             limits: limits.clone(),
-            verify: Arc::new(|token, _| {
-                let user = token.parse().expect("the simulator's tokens are user ids");
+            verify: Arc::new(|token, now_s| {
+                let (user, expires_at) = token.split_once('.').unwrap_or((token, "1700000000000000"));
+                let user = user.parse().expect("the simulator's tokens begin with a user's id");
+                let expires_at = expires_at.parse().expect("and end with their time");
+                if expires_at <= now_s {
+                    return Err(TokenError::Expired);
+                }
                 Ok(Claims {
                     user: Some(UserId(user)),
                     username: format!("user{user}").into(),
                     generation: Some(0),
                     issued_at: 0,
-                    expires_at: u64::MAX / 10_000,
+                    expires_at,
                 })
             }),
             echo: false,
@@ -236,7 +259,9 @@ impl World {
         let agents: Vec<Agent> = (0..users)
             .map(|number| Agent::new(store.add_user(&format!("user{number}")), random.index(ROOMS)))
             .collect();
+        let sdks = (0..2 + random.below(4)).map(|n| Sdk::new(store.add_user(&format!("sdk{n}")))).collect();
         World {
+            sdks,
             now: Now { ms: 1_000, unix_ms: 1_700_000_000_000 },
             shards: (0..shards as u16).map(|id| Shard::new(ShardConfig { id, ..config.clone() })).collect(),
             ios: (0..shards).map(|_| Io::default()).collect(),
@@ -254,6 +279,7 @@ impl World {
             http_calls: 0,
             store_down_until_ms: 0,
             removals: Vec::new(),
+            loses: None,
             looks_at_heads,
             are_faults_over: false,
             is_stopping: false,
@@ -295,6 +321,9 @@ impl World {
         for agent in &mut self.agents {
             agent.stopped_reading = false;
         }
+        for sdk in &mut self.sdks {
+            sdk.stopped_reading = false;
+        }
         for _ in 0..3_000 {
             self.everybody_steps()?;
             if self.unsettled().is_none() {
@@ -332,6 +361,9 @@ impl World {
         for agent in 0..self.agents.len() {
             self.one_agent(agent)?;
         }
+        for sdk in 0..self.sdks.len() {
+            self.one_sdk(sdk)?;
+        }
         for _ in 0..20 {
             self.network_step()?;
         }
@@ -353,8 +385,8 @@ impl World {
                     agent.at
                 ));
             }
-            if let Some((id, _)) = agent.unresolved.front() {
-                return Some(format!("user {user}'s message {id} is not resolved; sent {:?}", agent.sent));
+            if let Some((id, _)) = agent.outbox.unresolved.front() {
+                return Some(format!("user {user}'s message {id} is not resolved; sent {:?}", agent.outbox.sent));
             }
             if agent.room < ROOMS - 1 {
                 let head = self.store.head(agent.room);
@@ -364,17 +396,22 @@ impl World {
                 }
             }
         }
+        if let Some(what) = self.sdks.iter().find_map(|sdk| self.sdk_unsettled(sdk)) {
+            return Some(what);
+        }
         self.lanes.iter().any(|lane| !lane.is_idle()).then(|| "a lane is not idle".into())
     }
 
     /// Contract 2: what one sender sent, retried in order, stands in the order sent.
     fn check_orders(&self) -> Result<(), String> {
-        for agent in &self.agents {
+        let plain = self.agents.iter().map(|agent| (agent.user, &agent.outbox));
+        let sdks = self.sdks.iter().flat_map(|sdk| sdk.channels.iter().map(|channel| (sdk.user, &channel.outbox)));
+        for (user, Outbox { order, stored, .. }) in plain.chain(sdks) {
             let mut last = 0;
-            for id in &agent.order {
-                let Some(&offset) = agent.stored.get(id) else { continue };
+            for id in order {
+                let Some(&offset) = stored.get(id) else { continue };
                 if offset < last {
-                    return Err(format!("user {}'s message {id} at {offset} stands before an earlier one", agent.user));
+                    return Err(format!("user {user}'s message {id} at {offset} stands before an earlier one"));
                 }
                 last = offset;
             }
@@ -421,7 +458,7 @@ impl World {
 
     // ── shards ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn shard_and_host(&mut self, id: usize) -> ((&mut Shard, Now), SimHost<'_>) {
+    pub fn shard_and_host(&mut self, id: usize) -> ((&mut Shard, Now), SimHost<'_>) {
         let own = Endpoint::Shard(id as u16);
         let host = SimHost { own, queues: &mut self.queues, io: &mut self.ios[id] };
         ((&mut self.shards[id], self.now), host)
@@ -446,6 +483,9 @@ impl World {
             for _ in 0..count {
                 let message = self.queues.get_mut(&(from, own)).and_then(|q| q.messages.pop_front());
                 let Some(message) = message else { break };
+                if matches!(message, Message::Run { .. }) && self.is_lost() {
+                    continue;
+                }
                 if matches!(message, Message::Lost { .. }) {
                     self.tally.lost += 1;
                 }
@@ -455,6 +495,12 @@ impl World {
         }
         self.turn(id);
         Ok(())
+    }
+
+    /// Whether the publication that comes now is the one that is lost.
+    fn is_lost(&mut self) -> bool {
+        self.loses = self.loses.and_then(|left| left.checked_sub(1));
+        self.loses == Some(0)
     }
 
     fn turn(&mut self, id: usize) {
@@ -473,16 +519,16 @@ impl World {
         for slot in std::mem::take(&mut self.ios[id].cuts) {
             let socket = &mut self.sockets[id][slot as usize];
             socket.is_cut = true;
-            if let Some((agent, attempt)) = socket.agent
-                && self.agents[agent].attempt == attempt
+            if let Some((who, attempt)) = socket.client
+                && self.attempt_of(who) == attempt
             {
-                self.disconnected(agent);
+                self.disconnected(who);
             }
         }
     }
 
     /// What a driver does for a slot that was woken: reads on, and sends if no send is in flight.
-    fn go_on(&mut self, id: usize, slot: u32) {
+    pub fn go_on(&mut self, id: usize, slot: u32) {
         loop {
             if self.sockets[id][slot as usize].is_cut || !self.shards[id].wants_input(slot) {
                 break;
@@ -627,9 +673,7 @@ impl World {
             } else {
                 match ask {
                     Ask::Admit { room, user } => {
-                        if let Some(agent) = self.agents.iter_mut().find(|agent| agent.user == user.0) {
-                            agent.removals_seen = self.removals.len();
-                        }
+                        self.admitted(user.0, &room);
                         Answer::Admitted(self.store.admit(self.now.unix_ms, &room, user))
                     }
                     Ask::User { .. } => panic!("the simulator's tokens name their users"),
@@ -672,8 +716,12 @@ impl World {
         if self.http_credits == 0 {
             return;
         }
-        let agent = self.random.index(self.agents.len());
-        let (user, room) = (self.agents[agent].user, self.random.index(ROOMS - 1));
+        let client = self.random.index(self.agents.len() + self.sdks.len());
+        let user = match client.checked_sub(self.agents.len()) {
+            None => self.agents[client].user,
+            Some(sdk) => self.sdks[sdk].user,
+        };
+        let room = self.random.index(ROOMS - 1);
         let room_id = self.store.room_id(room);
         let home = self.home_of_room(room_id);
         let message = if self.random.one_in(4) {
@@ -713,8 +761,11 @@ impl World {
     // ── clients ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     fn agent_step(&mut self) -> Result<(), String> {
-        let agent = self.random.index(self.agents.len());
-        self.one_agent(agent)
+        let client = self.random.index(self.agents.len() + self.sdks.len());
+        match client.checked_sub(self.agents.len()) {
+            None => self.one_agent(client),
+            Some(sdk) => self.one_sdk(sdk),
+        }
     }
 
     fn one_agent(&mut self, index: usize) -> Result<(), String> {
@@ -726,13 +777,13 @@ impl World {
         };
         let agent = &mut self.agents[index];
         if agent.stream.is_refused.is_some() || agent.stream.closed_with.is_some() {
-            self.hang_up(index, shard, slot);
+            self.hang_up(Who::Plain(index), shard, slot);
             return Ok(());
         }
         if !self.are_faults_over {
             match self.random.below(40) {
                 0 | 1 => {
-                    self.hang_up(index, shard, slot);
+                    self.hang_up(Who::Plain(index), shard, slot);
                     return Ok(());
                 }
                 2 => agent.stopped_reading = true,
@@ -741,36 +792,35 @@ impl World {
             }
         }
         let agent = &mut self.agents[index];
-        if !agent.stream.joined || !agent.sent.is_empty() {
+        if !agent.stream.joined || !agent.outbox.sent.is_empty() {
             return Ok(());
         }
         // What is not resolved comes first, in its order; only then something new.
-        if agent.unresolved.is_empty() && !self.are_faults_over && self.random.one_in(2) {
+        if agent.outbox.unresolved.is_empty() && !self.are_faults_over && self.random.one_in(2) {
             for _ in 0..1 + self.random.below(4) {
                 let agent = &mut self.agents[index];
-                agent.ids += 1;
-                let id = format!("{}-{}", agent.user, agent.ids);
+                agent.outbox.ids += 1;
+                let id = format!("{}-{}", agent.user, agent.outbox.ids);
                 let text = match self.random.below(30) {
                     0 if agent.room < ROOMS - 1 => BAD_TEXT.to_owned(),
                     1 | 2 => format!("{id} {}", "x".repeat(200)),
                     _ => id.clone(),
                 };
-                agent.order.push(id.clone());
-                agent.unresolved.push_back((id, text));
+                agent.outbox.order.push(id.clone());
+                agent.outbox.unresolved.push_back((id, text));
             }
         }
         let agent = &mut self.agents[index];
         let is_live = agent.room == ROOMS - 1;
-        let messages: Vec<(String, String)> = agent.unresolved.iter().take(8).cloned().collect();
-        agent.sent_ms = self.now.ms;
+        let messages: Vec<(String, String)> = agent.outbox.unresolved.iter().take(8).cloned().collect();
         for (id, text) in messages {
             let attempt = self.agents[index].attempt;
             let frame = if is_live {
                 // Nothing tells a sender of a live: channel that its message went out but the message itself.
-                self.agents[index].unresolved.clear();
+                self.agents[index].outbox.unresolved.clear();
                 format!("{} {attempt} {}", self.agents[index].user, id.rsplit('-').next().unwrap_or_default())
             } else {
-                self.agents[index].sent.push(id.clone());
+                self.agents[index].outbox.sent.push(id.clone());
                 serde_json::json!({"text": text, "id": id}).to_string()
             };
             self.sockets[shard][slot as usize].inbox.push_back(frame);
@@ -779,38 +829,99 @@ impl World {
         Ok(())
     }
 
-    /// An agent's connection is over. What it had under way when it was removed may have been refused, and be stored
-    /// when it is sent again by a member: in no order.
-    fn disconnected(&mut self, index: usize) {
-        let agent = &mut self.agents[index];
-        let since = &self.removals[agent.removals_seen..];
-        if since.iter().any(|(room, user, _)| *room == agent.room && *user == agent.user) {
-            let unresolved = &agent.unresolved;
-            agent.order.retain(|id| !unresolved.iter().any(|(unresolved, _)| unresolved == id));
+    fn attempt_of(&self, who: Who) -> u64 {
+        match who {
+            Who::Plain(index) => self.agents[index].attempt,
+            Who::Sdk(index) => self.sdks[index].attempt,
         }
-        agent.disconnected();
     }
 
-    fn connect(&mut self, index: usize) {
-        let id = self.random.index(self.shards.len());
-        if self.random.one_in(30) && self.agents[index].unresolved.is_empty() && !self.are_faults_over {
-            // Somewhere else, for good: what it knew of the old room is not needed any more.
-            self.agents[index].room = self.random.index(ROOMS);
-            self.agents[index].position = None;
-            self.agents[index].order.clear();
+    fn at(&self, who: Who) -> Option<(usize, u32)> {
+        match who {
+            Who::Plain(index) => self.agents[index].at,
+            Who::Sdk(index) => self.sdks[index].at,
         }
-        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+    }
+
+    fn reads(&self, who: Who) -> bool {
+        match who {
+            Who::Plain(index) => !self.agents[index].stopped_reading,
+            Who::Sdk(index) => !self.sdks[index].stopped_reading,
+        }
+    }
+
+    /// A client's connection is over. What it had under way when it was removed may have been refused, and be stored
+    /// when it is sent again by a member: in no order.
+    fn disconnected(&mut self, who: Who) {
+        let removals = &self.removals;
+        match who {
+            Who::Plain(index) => {
+                let agent = &mut self.agents[index];
+                agent.outbox.forget_order_if(was_removed(removals, agent.user, agent.room, agent.removals_seen));
+                agent.disconnected();
+            }
+            Who::Sdk(index) => {
+                let sdk = &mut self.sdks[index];
+                for channel in &mut sdk.channels {
+                    let Some(room) = channel.room else { continue };
+                    channel.outbox.forget_order_if(was_removed(removals, sdk.user, room, channel.removals_seen));
+                }
+                sdk.disconnected();
+            }
+        }
+    }
+
+    /// A user is about to be let into a room: removals before that do not count any more.
+    fn admitted(&mut self, user: i64, name: &str) {
+        let removals = &self.removals;
+        let room = name.strip_prefix("room").and_then(|room| room.parse().ok()).expect("a room of this world");
+        if let Some(agent) = self.agents.iter_mut().find(|agent| agent.user == user) {
+            agent.outbox.forget_order_if(was_removed(removals, user, room, agent.removals_seen));
+            agent.removals_seen = removals.len();
+        }
+        let sdk = self.sdks.iter_mut().find(|sdk| sdk.user == user);
+        if let Some(channel) = sdk.and_then(|sdk| sdk.channels.iter_mut().find(|c| c.room == Some(room))) {
+            channel.outbox.forget_order_if(was_removed(removals, user, room, channel.removals_seen));
+            channel.removals_seen = removals.len();
+        }
+    }
+
+    /// A new connection of a client, on any shard.
+    pub fn open_socket(&mut self, who: Who) -> (usize, u32) {
+        let id = self.random.index(self.shards.len());
         let ((shard, now), mut host) = self.shard_and_host(id);
         let slot = shard.opened(now, &mut host);
         if self.sockets[id].len() <= slot as usize {
             self.sockets[id].resize_with(slot as usize + 1, Socket::default);
         }
-        self.disconnected(index);
+        self.disconnected(who);
+        let attempt = match who {
+            Who::Plain(index) => {
+                let agent = &mut self.agents[index];
+                agent.attempt += 1;
+                agent.at = Some((id, slot));
+                agent.attempt
+            }
+            Who::Sdk(index) => {
+                let sdk = &mut self.sdks[index];
+                sdk.attempt += 1;
+                sdk.at = Some((id, slot));
+                sdk.attempt
+            }
+        };
+        self.sockets[id][slot as usize] = Socket { client: Some((who, attempt)), is_used: true, ..Socket::default() };
+        (id, slot)
+    }
+
+    fn connect(&mut self, index: usize) {
+        if self.random.one_in(30) && self.agents[index].outbox.unresolved.is_empty() && !self.are_faults_over {
+            // Somewhere else, for good: what it knew of the old room is not needed any more.
+            self.agents[index].room = self.random.index(ROOMS);
+            self.agents[index].position = None;
+            self.agents[index].outbox.order.clear();
+        }
+        let (id, slot) = self.open_socket(Who::Plain(index));
         let agent = &mut self.agents[index];
-        agent.attempt += 1;
-        agent.at = Some((id, slot));
-        self.sockets[id][slot as usize] =
-            Socket { agent: Some((index, agent.attempt)), is_used: true, ..Socket::default() };
         let mut query = match agent.room {
             room if room == ROOMS - 1 => "room=live:all".to_owned(),
             room => format!("room=room{room}&format=json"),
@@ -821,15 +932,16 @@ impl World {
             query.push_str(&format!("&since={offset}&epoch={epoch}"));
         }
         query.push_str(&format!("&token={}", agent.user));
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let request = Request { peer, path: "/ws".into(), query, ..Request::default() };
         let ((shard, now), mut host) = self.shard_and_host(id);
         shard.requested(now, slot, request, &mut host);
         self.more[id] = true;
     }
 
-    fn hang_up(&mut self, index: usize, id: usize, slot: u32) {
-        self.disconnected(index);
-        self.sockets[id][slot as usize].agent = None;
+    pub fn hang_up(&mut self, who: Who, id: usize, slot: u32) {
+        self.disconnected(who);
+        self.sockets[id][slot as usize].client = None;
         if !self.sockets[id][slot as usize].is_cut {
             let ((shard, now), mut host) = self.shard_and_host(id);
             shard.hung_up(now, slot, &mut host);
@@ -842,7 +954,7 @@ impl World {
         let mut ready = Vec::new();
         for (id, sockets) in self.sockets.iter().enumerate() {
             for (slot, socket) in sockets.iter().enumerate() {
-                let reads = socket.agent.is_none_or(|(agent, _)| !self.agents[agent].stopped_reading);
+                let reads = socket.client.is_none_or(|(who, _)| self.reads(who));
                 if !socket.in_flight.is_empty() && !socket.is_cut && reads {
                     ready.push((id, slot));
                 }
@@ -858,47 +970,53 @@ impl World {
         } else {
             1 + self.random.index(bytes.len())
         };
-        let agent = self.sockets[id][slot].agent;
+        let client = self.sockets[id][slot].client;
         {
             let ((shard, now), mut host) = self.shard_and_host(id);
             shard.sent(now, slot as u32, count, &mut host);
         }
         self.more[id] = true;
         self.ios[id].wakes.insert(slot as u32);
-        if let Some((index, attempt)) = agent
-            && self.agents[index].attempt == attempt
-            && self.agents[index].at == Some((id, slot as u32))
+        if let Some((who, attempt)) = client
+            && self.attempt_of(who) == attempt
+            && self.at(who) == Some((id, slot as u32))
         {
-            let told = self.agents[index].stream.take(&bytes[..count])?;
+            let told = match who {
+                Who::Plain(index) => self.agents[index].stream.take(&bytes[..count])?,
+                Who::Sdk(index) => self.sdks[index].stream.take(&bytes[..count])?,
+            };
             for told in told {
-                self.told(index, id, slot as u32, told)?;
+                self.told(who, id, slot as u32, told)?;
             }
             // In the middle of what one send holds, to come back for the rest.
-            if count < bytes.len() && self.agents[index].at == Some((id, slot as u32)) && self.random.one_in(8) {
-                self.hang_up(index, id, slot as u32);
+            if count < bytes.len() && self.at(who) == Some((id, slot as u32)) && self.random.one_in(8) {
+                self.hang_up(who, id, slot as u32);
             }
         }
         Ok(())
     }
 
-    fn told(&mut self, index: usize, id: usize, slot: u32, told: Told) -> Result<(), String> {
-        let user = self.agents[index].user;
-        match told {
-            Told::Refused(503) => Ok(()),
-            Told::Refused(status) => Err(format!("user {user} was refused with {status}")),
-            Told::Ping => {
+    fn told(&mut self, who: Who, id: usize, slot: u32, told: Told) -> Result<(), String> {
+        match (who, told) {
+            (Who::Plain(_), Told::Refused(503)) => Ok(()),
+            (_, Told::Refused(status)) => Err(format!("{who:?} was refused with {status}")),
+            (_, Told::Ping) => {
                 self.frame(id, slot, Event::Pong(b""));
                 Ok(())
             }
-            Told::Close(code) => {
+            (Who::Sdk(index), Told::Close(code)) => self.sdk_closed(index, code),
+            (Who::Plain(index), Told::Close(code)) => {
                 match code {
                     3008 => self.tally.slow_ended += 1,
                     1001 | 3010 | 3012 | 3503 => {}
-                    other => return Err(format!("user {user} was ended with {other}")),
+                    other => return Err(format!("user {} was ended with {other}", self.agents[index].user)),
                 }
                 Ok(())
             }
-            Told::Json(event) => {
+            (Who::Sdk(index), Told::Text(text)) => self.sdk_told(index, id, slot, &text),
+            (Who::Plain(index), Told::Text(text)) => {
+                let user = self.agents[index].user;
+                let event: Value = serde_json::from_str(&text).map_err(|error| format!("{error} in {text:?}"))?;
                 self.event(index, &event).map_err(|broken| format!("user {user} was told {event}: {broken}"))
             }
         }
@@ -974,7 +1092,7 @@ impl World {
                 self.tally.publications += 1;
                 if kind == "message" && row.user.id.0 == agent.user {
                     let id = row.id.to_string();
-                    agent.resolve(&id, offset)?;
+                    agent.outbox.resolve(&id, offset)?;
                 }
                 Ok(())
             }
@@ -984,7 +1102,7 @@ impl World {
                 if !row.is_some_and(|row| &*row.id == id && row.user.id.0 == agent.user) {
                     return Err("an acknowledgement of what is not stored there".into());
                 }
-                agent.resolve(id, offset)
+                agent.outbox.resolve(id, offset)
             }
             "error" => {
                 let id = event["id"].as_str().map(str::to_owned);
@@ -992,17 +1110,17 @@ impl World {
                     (100, None) if agent.room == ROOMS - 1 => Ok(()),
                     (100, Some(id)) => {
                         self.tally.not_known += 1;
-                        agent.sent.retain(|sent| *sent != id);
+                        agent.outbox.sent.retain(|sent| *sent != id);
                         Ok(())
                     }
                     (103 | 107, Some(id)) => {
-                        let is_bad = agent.unresolved.iter().any(|(i, text)| *i == id && text == BAD_TEXT);
+                        let is_bad = agent.outbox.unresolved.iter().any(|(i, text)| *i == id && text == BAD_TEXT);
                         let is_removed = self.removals.iter().any(|(r, u, _)| *r == agent.room && *u == agent.user);
                         if !is_bad && !is_removed {
                             return Err("refused for no reason".into());
                         }
-                        agent.sent.retain(|sent| *sent != id);
-                        agent.unresolved.retain(|(unresolved, _)| *unresolved != id);
+                        agent.outbox.sent.retain(|sent| *sent != id);
+                        agent.outbox.unresolved.retain(|(unresolved, _)| *unresolved != id);
                         Ok(())
                     }
                     _ => Err("an error that was not due".into()),
@@ -1011,6 +1129,11 @@ impl World {
             _ => Err("an event of a type that nothing in this world makes".into()),
         }
     }
+}
+
+/// Whether a user was taken out of a room since so many removals.
+fn was_removed(removals: &[(usize, i64, Offset)], user: i64, room: usize, seen: usize) -> bool {
+    removals[seen..].iter().any(|(r, u, _)| *r == room && *u == user)
 }
 
 fn is_bad(item: &Item) -> bool {
