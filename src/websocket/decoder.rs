@@ -316,11 +316,11 @@ impl FrameHead {
         }
         let (payload, rest) = match short {
             126 => {
-                let Some((length, rest)) = rest.split_first_chunk() else { return Err(Unready::Needs(8)) };
+                let Some((length, rest)) = rest.split_first_chunk() else { return Err(Unready::Needs(4)) };
                 (u64::from(u16::from_be_bytes(*length)), rest)
             }
             127 => {
-                let Some((length, rest)) = rest.split_first_chunk() else { return Err(Unready::Needs(14)) };
+                let Some((length, rest)) = rest.split_first_chunk() else { return Err(Unready::Needs(10)) };
                 (u64::from_be_bytes(*length), rest)
             }
             short => (u64::from(short), rest),
@@ -513,11 +513,18 @@ mod tests {
         for second in [0x01, 0x81, 0x02, 0x82] {
             assert_eq!(all(&[frame(0x01, b"a"), frame(second, b"b")].concat()), violation(1002));
         }
-        // Lengths in a longer form than they need, and beyond 2^63.
-        assert_eq!(all(&[0x81, 0xfe, 0, 125, 0, 0, 0, 0]), violation(1002));
-        assert_eq!(all(&[0x81, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff]), violation(1002));
-        assert_eq!(all(&[0x81, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0]), violation(1002));
-        assert_eq!(all(&[0x81, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]), violation(1002));
+        // Lengths in a longer form than they need, and beyond 2^63. They are seen without the mask, also when they come
+        // byte by byte.
+        for head in [
+            &[0x81, 0xfe, 0, 125][..],
+            &[0x81, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff],
+            &[0x81, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0],
+            &[0x81, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+        ] {
+            assert_eq!(all(head), violation(1002));
+            let cuts: Vec<usize> = (1..head.len()).collect();
+            assert_eq!(in_pieces(head, &cuts, false), violation(1002));
+        }
     }
 
     #[test]
