@@ -527,10 +527,12 @@ async fn admission_rows(session: &mut Session, wanted: &[(String, UserId)]) -> R
     let names: Vec<_> = wanted.iter().map(|(name, _)| if storable(name) { name.as_str() } else { "" }).collect();
     let users: Vec<_> = wanted.iter().map(|(_, user)| user.0).collect();
     let rows = if session.is_postgres() {
+        // Without the subquery it uses only one of a member's two keys, and reads all members of the room.
         let sql = "SELECT h.room_id, CAST(r.kind AS bigint), r.epoch, h.last_offset, CAST(m.role AS bigint)
             FROM unnest($1, $2) WITH ORDINALITY AS w(name, user_id, n)
             LEFT JOIN rooms r ON r.name = w.name LEFT JOIN heads h ON h.room_id = r.id
-            LEFT JOIN members m ON m.room_id = r.id AND m.user_id = w.user_id ORDER BY w.n";
+            LEFT JOIN LATERAL (SELECT role FROM members WHERE room_id = r.id AND user_id = w.user_id OFFSET 0) m ON true
+            ORDER BY w.n";
         session.all(sql, &[Arg::Texts(&names), Arg::Ints(&users)]).await?
     } else {
         let sql = "SELECT h.room_id, r.kind, r.epoch, h.last_offset, m.role FROM json_each($1) w

@@ -12,24 +12,27 @@ pub(crate) async fn read(
     session: &mut Session,
     wanted: &[(RoomId, UserId)],
 ) -> Result<Vec<Option<Marker>>, StoreError> {
-    // By way of the head: members of a deleted room are there until they are swept up.
+    // The head, as members of a deleted room are there until they are swept up. It comes second: of a member's two keys
+    // PostgreSQL would use only one that comes from another table, and read all members of the room.
     let rows = if session.is_postgres() {
-        let sql = "SELECT m.read_offset, m.read_number FROM unnest($1, $2) WITH ORDINALITY AS w(room_id, user_id, n)
-            LEFT JOIN heads h ON h.room_id = w.room_id
-            LEFT JOIN members m ON m.room_id = h.room_id AND m.user_id = w.user_id ORDER BY w.n";
+        let sql = "SELECT m.read_offset, m.read_number, h.room_id
+            FROM unnest($1, $2) WITH ORDINALITY AS w(room_id, user_id, n)
+            LEFT JOIN members m ON m.room_id = w.room_id AND m.user_id = w.user_id
+            LEFT JOIN heads h ON h.room_id = m.room_id ORDER BY w.n";
         let (rooms, users): (Vec<_>, Vec<_>) = wanted.iter().map(|(room, user)| (room.0, user.0)).unzip();
-        session.all::<(Option<i64>, Option<i64>)>(sql, &[Arg::Ints(&rooms), Arg::Ints(&users)]).await?
+        session.all::<(Option<i64>, Option<i64>, Option<i64>)>(sql, &[Arg::Ints(&rooms), Arg::Ints(&users)]).await?
     } else {
-        let sql = "SELECT m.read_offset, m.read_number FROM json_each($1) w
-            LEFT JOIN heads h ON h.room_id = w.value ->> 0
-            LEFT JOIN members m ON m.room_id = h.room_id AND m.user_id = w.value ->> 1 ORDER BY w.key";
+        let sql = "SELECT m.read_offset, m.read_number, h.room_id FROM json_each($1) w
+            LEFT JOIN members m ON m.room_id = w.value ->> 0 AND m.user_id = w.value ->> 1
+            LEFT JOIN heads h ON h.room_id = m.room_id ORDER BY w.key";
         let pairs: Vec<_> = wanted.iter().map(|(room, user)| (room.0, user.0)).collect();
         session.all(sql, &[Arg::Text(&json(&pairs))]).await?
     };
     if rows.len() != wanted.len() {
         return Err(StoreError("an answer of the wrong length".to_owned()));
     }
-    let marker = |(offset, number): (Option<i64>, Option<i64>)| {
+    let marker = |(offset, number, room): (Option<i64>, Option<i64>, Option<i64>)| {
+        room?;
         Some(Marker { offset: offset?.unsigned_abs(), number: number?.unsigned_abs() })
     };
     Ok(rows.into_iter().map(marker).collect())
