@@ -1,19 +1,26 @@
-//! The store's readers: answers what shards ask. What waits together is read together: memberships and heads of all
-//! in one query each, equal pages once.
+//! The store's readers: answers what shards ask. What waits together is read together: memberships, heads and read
+//! markers of all in one query each, equal pages once. Markers that move are written from here, many at once.
 
+use super::markers::{KEPT_LIMIT, Markers, overlay};
 use crate::core::mesh::{Answer, Ask, Asker, Endpoint, Message};
 use crate::mesh::Port;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use uproar_model::{RoomId, User, UserId, fold_name};
+use tokio::time::{Instant, sleep_until};
+use uproar_model::{Marker, RoomId, User, UserId, fold_name};
 use uproar_store::{JoinError, PageRequest, SharedStore};
 
 /// Queries under way at once. Further ones wait, and are joined with what comes meanwhile.
 const QUERIES_LIMIT: usize = 16;
 
-/// Most memberships, or heads, in one query.
+/// Most memberships, or heads, or markers, in one query.
 const JOINED_LIMIT: usize = 512;
+
+/// Most markers written in one statement: SQLite's one writer is held by it.
+const WRITTEN_LIMIT: usize = 1_024;
 
 type Question = (Endpoint, Asker);
 
@@ -23,41 +30,130 @@ enum Query {
     Heads(Vec<(RoomId, Question)>),
     Page(RoomId, PageRequest, Vec<Question>),
     User(Arc<str>, Vec<Question>),
+    Markers(Vec<(RoomId, UserId)>),
+    /// With the markers that the database may not have.
+    Rooms {
+        user: UserId,
+        after: Option<String>,
+        limit: usize,
+        kept: HashMap<RoomId, Marker>,
+        question: Question,
+    },
 }
 
-/// Runs until its task is dropped.
-pub async fn run_reader(mut port: Port<Message>, store: SharedStore) {
+/// What a query brings.
+enum Finding {
+    Answers(Vec<(Question, Answer)>),
+    /// None: the store did not answer.
+    Markers(Vec<(RoomId, UserId)>, Option<Vec<Option<Marker>>>),
+}
+
+/// Markers of which the first so many were written, and whether that was all.
+type Written = (Vec<(RoomId, UserId, Marker)>, usize, bool);
+
+/// What the readers need.
+pub struct ReaderSetup {
+    pub port: Port<Message>,
+    pub store: SharedStore,
+    /// How long a marker that has moved may wait before it is written.
+    pub markers_interval: Duration,
+    /// Turns true when nobody asks any more.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// Runs until it is told to stop, and has written what markers it has, or has tried to.
+pub async fn run_reader(setup: ReaderSetup) {
+    let ReaderSetup { mut port, store, markers_interval, mut stop } = setup;
     let mut waiting: Vec<(Question, Ask)> = Vec::new();
-    let mut running: JoinSet<Vec<(Question, Answer)>> = JoinSet::new();
-    loop {
+    let mut running: JoinSet<Finding> = JoinSet::new();
+    let mut answers: Vec<(Question, Answer)> = Vec::new();
+    let mut markers: Markers<Question> = Markers::new(KEPT_LIMIT);
+    // One at most; with this task it ends too.
+    let mut write: JoinSet<Written> = JoinSet::new();
+    // When what is kept is written; none while there is nothing.
+    let mut write_at: Option<Instant> = None;
+    while !*stop.borrow() {
         let more = port.inbox.pop_each(|from, message| match message {
+            Message::Ask { asker, ask: Ask::MarkRead { room, user, marker } } => {
+                markers.mark((from, asker), room, user, marker, &mut answers);
+            }
             Message::Ask { asker, ask } => waiting.push(((from, asker), ask)),
             other => debug_assert!(false, "{from:?} sent the reader {other:?}"),
         });
-        if running.len() < QUERIES_LIMIT && !waiting.is_empty() {
-            for query in join(std::mem::take(&mut waiting)) {
+        if running.len() < QUERIES_LIMIT {
+            for query in join(std::mem::take(&mut waiting), &markers) {
                 running.spawn(run(Arc::clone(&store), query));
             }
+            while let Some(pairs) = markers.take_to_read(JOINED_LIMIT) {
+                running.spawn(run(Arc::clone(&store), Query::Markers(pairs)));
+            }
         }
+        for ((to, asker), answer) in answers.drain(..) {
+            let pushed = port.outbox.push(to, Message::Answer { asker, answer });
+            debug_assert!(pushed.is_ok(), "each answer has a place reserved");
+        }
+        port.outbox.flush();
         if more {
             continue;
         }
+        if write.is_empty() && markers.has_news() {
+            let at = *write_at.get_or_insert_with(|| Instant::now() + markers_interval);
+            if (markers.is_pressed() || at <= Instant::now())
+                && let Some(batch) = markers.take_to_write()
+            {
+                write_at = None;
+                write.spawn(write_markers(Arc::clone(&store), batch));
+            }
+        }
         tokio::select! {
             () = port.inbox.woken() => {}
-            Some(answers) = running.join_next(), if !running.is_empty() => {
-                // A query that panicked is a bug that the panic hook has reported; its askers run into their deadlines.
-                for ((to, asker), answer) in answers.unwrap_or_default() {
-                    let pushed = port.outbox.push(to, Message::Answer { asker, answer });
-                    debug_assert!(pushed.is_ok(), "each answer has a place reserved");
-                }
-                port.outbox.flush();
-            }
+            Some(finding) = running.join_next(), if !running.is_empty() => match finding {
+                Ok(Finding::Answers(found)) => answers.extend(found),
+                Ok(Finding::Markers(pairs, stored)) => markers.read(&pairs, stored, &mut answers),
+                // A bug that the panic hook has reported; its askers run into their deadlines.
+                Err(_) => {}
+            },
+            // One that panicked is a bug that the panic hook has reported, and wrote nothing.
+            Some(outcome) = write.join_next() => note_written(&mut markers, outcome.unwrap_or_default(), &mut answers),
+            () = sleep_until(write_at.unwrap_or_else(Instant::now)), if write_at.is_some() => {}
+            Ok(()) = stop.changed() => {}
+        }
+    }
+    // Whoever asks now is gone. A write that is under way may miss what has moved since.
+    if let Some(outcome) = write.join_next().await {
+        note_written(&mut markers, outcome.unwrap_or_default(), &mut answers);
+    }
+    if let Some(batch) = markers.take_to_write() {
+        note_written(&mut markers, write_markers(store, batch).await, &mut answers);
+        if markers.is_failing() {
+            tracing::warn!("the last read markers are lost: the database does not take them");
         }
     }
 }
 
+fn note_written(markers: &mut Markers<Question>, outcome: Written, answers: &mut Vec<(Question, Answer)>) {
+    let (batch, count, all) = outcome;
+    if !all && !markers.is_failing() {
+        tracing::warn!("read markers could not be written; they are kept, and tried again");
+    }
+    markers.written(&batch[..count], all, answers);
+}
+
+async fn write_markers(store: SharedStore, batch: Vec<(RoomId, UserId, Marker)>) -> Written {
+    let mut count = 0;
+    for part in batch.chunks(WRITTEN_LIMIT) {
+        if let Err(error) = store.mark_read(part).await {
+            tracing::debug!(%error, "read markers were not written");
+            return (batch, count, false);
+        }
+        count += part.len();
+    }
+    (batch, count, true)
+}
+
 /// Joins questions into as few queries as can be.
-fn join(questions: Vec<(Question, Ask)>) -> Vec<Query> {
+fn join(questions: Vec<(Question, Ask)>, markers: &Markers<Question>) -> Vec<Query> {
+    let mut queries = Vec::new();
     let mut admits = Vec::new();
     let mut heads = Vec::new();
     let mut pages: HashMap<(RoomId, PageRequest), Vec<Question>> = HashMap::new();
@@ -68,10 +164,12 @@ fn join(questions: Vec<(Question, Ask)>) -> Vec<Query> {
             Ask::Head { room } => heads.push((room, question)),
             Ask::Page { room, request } => pages.entry((room, request)).or_default().push(question),
             Ask::User { username } => users.entry(username).or_default().push(question),
-            Ask::MarkRead { .. } | Ask::Rooms { .. } => todo!("read markers"),
+            Ask::Rooms { user, after, limit } => {
+                queries.push(Query::Rooms { user, after, limit, kept: markers.of_user(user), question });
+            }
+            Ask::MarkRead { .. } => debug_assert!(false, "markers have a way of their own"),
         }
     }
-    let mut queries = Vec::new();
     while !admits.is_empty() {
         queries.push(Query::Admit(admits.split_off(admits.len().saturating_sub(JOINED_LIMIT))));
     }
@@ -83,12 +181,12 @@ fn join(questions: Vec<(Question, Ask)>) -> Vec<Query> {
     queries
 }
 
-async fn run(store: SharedStore, query: Query) -> Vec<(Question, Answer)> {
+async fn run(store: SharedStore, query: Query) -> Finding {
     let failed = |error: &dyn std::fmt::Display| {
         tracing::warn!(%error, "the store did not answer");
         Answer::Failed
     };
-    match query {
+    let answers = match query {
         Query::Admit(wanted) => {
             let pairs: Vec<_> = wanted.iter().map(|(room, user, _)| (room.clone(), *user)).collect();
             let questions = wanted.into_iter().map(|(.., question)| question);
@@ -123,5 +221,21 @@ async fn run(store: SharedStore, query: Query) -> Vec<(Question, Answer)> {
             };
             questions.into_iter().zip(std::iter::repeat(answer)).collect()
         }
-    }
+        Query::Markers(pairs) => {
+            let stored = store.read_markers(&pairs).await;
+            let stored = stored.inspect_err(|error| _ = failed(error)).ok();
+            return Finding::Markers(pairs, stored);
+        }
+        Query::Rooms { user, after, limit, kept, question } => {
+            let answer = match store.rooms_of(user, after.as_deref(), limit).await {
+                Ok(mut rooms) => {
+                    overlay(&mut rooms, &kept);
+                    Answer::Rooms(rooms)
+                }
+                Err(error) => failed(&error),
+            };
+            vec![(question, answer)]
+        }
+    };
+    Finding::Answers(answers)
 }
