@@ -239,3 +239,134 @@ async fn run(store: SharedStore, query: Query) -> Finding {
     };
     Finding::Answers(answers)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::mesh::Caller;
+    use crate::mesh::Mesh;
+    use uproar_store::memory::SharedMemoryStore;
+    use uproar_store::{NewRoom, RoomKind};
+
+    const SHARD: Endpoint = Endpoint::Shard(0);
+
+    struct World {
+        shard: Port<Message>,
+        store: Arc<SharedMemoryStore>,
+        stop: watch::Sender<bool>,
+        reader: tokio::task::JoinHandle<()>,
+        room: RoomId,
+        ann: UserId,
+        ben: UserId,
+    }
+
+    impl World {
+        /// A reader for one shard, and the room "lobby" of Ann's, in which Ben is not.
+        fn new(markers_interval: Duration) -> World {
+            let store = Arc::new(SharedMemoryStore::default());
+            let ann = store.lock().ensure_user("Ann", "ann");
+            let ben = store.lock().ensure_user("Ben", "ben");
+            let (name, title) = ("lobby".to_owned(), "Lobby".to_owned());
+            let lobby = NewRoom { name, title, kind: RoomKind::Public, size: 9, owner: ann };
+            let room = store.lock().create_room(0, lobby).unwrap().id;
+            let Mesh { mut shards, reader, .. } = Mesh::new(1, 0, |_, _| 16).unwrap();
+            let (stop, stopped) = watch::channel(false);
+            let setup =
+                ReaderSetup { port: reader, store: Arc::clone(&store) as SharedStore, markers_interval, stop: stopped };
+            let reader = tokio::spawn(run_reader(setup));
+            World { shard: shards.pop().unwrap(), store, stop, reader, room, ann, ben }
+        }
+
+        /// Asks all of it at once: the answers in the order in which it was asked.
+        async fn ask(&mut self, asks: Vec<Ask>) -> Vec<Answer> {
+            let count = asks.len();
+            for (serial, ask) in asks.into_iter().enumerate() {
+                let caller = Caller { endpoint: SHARD, slot: 0, generation: 0, serial: serial as u32 };
+                let asker = Asker::Connection(caller);
+                self.shard.outbox.push(Endpoint::Reader, Message::Ask { asker, ask }).unwrap();
+            }
+            self.shard.outbox.flush();
+            let mut answers = Vec::new();
+            while answers.len() < count {
+                tokio::task::yield_now().await;
+                self.shard.inbox.pop_each(|_, message| match message {
+                    Message::Answer { asker: Asker::Connection(caller), answer } => {
+                        answers.push((caller.serial, answer));
+                    }
+                    other => panic!("{other:?}"),
+                });
+            }
+            answers.sort_by_key(|(serial, _)| *serial);
+            answers.into_iter().map(|(_, answer)| answer).collect()
+        }
+
+        fn mark(&self, user: UserId, offset: u64) -> Ask {
+            Ask::MarkRead { room: self.room, user, marker: Marker { offset, number: offset } }
+        }
+
+        fn stored(&self) -> u64 {
+            self.store.lock().read_markers(&[(self.room, self.ann)])[0].unwrap().offset
+        }
+
+        async fn listed(&mut self) -> u64 {
+            let rooms = Ask::Rooms { user: self.ann, after: None, limit: 9 };
+            match &self.ask(vec![rooms]).await[..] {
+                [Answer::Rooms(rooms)] if rooms.len() == 1 && rooms[0].name == "lobby" => rooms[0].read.offset,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        async fn stop(self) -> Arc<SharedMemoryStore> {
+            self.stop.send(true).unwrap();
+            self.reader.await.unwrap();
+            self.store
+        }
+    }
+
+    fn told(answers: &[Answer]) -> Vec<Option<(u64, bool)>> {
+        let told = |answer: &Answer| match answer {
+            Answer::Marked(marked) => marked.map(|(marker, moved)| (marker.offset, moved)),
+            other => panic!("{other:?}"),
+        };
+        answers.iter().map(told).collect()
+    }
+
+    #[tokio::test]
+    async fn markers_count_at_once_and_are_written_when_the_server_stops() {
+        let mut world = World::new(Duration::from_secs(3600));
+        assert_eq!(world.listed().await, 0);
+        let asks = vec![world.mark(world.ann, 3), world.mark(world.ben, 3), world.mark(world.ann, 2)];
+        assert_eq!(told(&world.ask(asks).await), [Some((3, true)), None, Some((3, false))]);
+        let asks = vec![world.mark(world.ann, 7)];
+        assert_eq!(told(&world.ask(asks).await), [Some((7, true))]);
+        assert_eq!((world.stored(), world.listed().await), (0, 7));
+        let (room, ann) = (world.room, world.ann);
+        let store = world.stop().await;
+        assert_eq!(store.lock().read_markers(&[(room, ann)]), [Some(Marker { offset: 7, number: 7 })]);
+    }
+
+    #[tokio::test]
+    async fn markers_are_written_at_their_time() {
+        let mut world = World::new(Duration::from_millis(1));
+        for offset in 1..=3 {
+            let asks = vec![world.mark(world.ann, offset)];
+            assert_eq!(told(&world.ask(asks).await), [Some((offset, true))]);
+            while world.stored() < offset {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert_eq!(world.listed().await, offset);
+        }
+        world.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_nobody_stops_goes_on() {
+        let mut world = World::new(Duration::from_secs(3600));
+        let (other, _) = watch::channel(false);
+        // As when starting the server fails half way.
+        drop(std::mem::replace(&mut world.stop, other));
+        let asks = vec![world.mark(world.ann, 3)];
+        assert_eq!(told(&world.ask(asks).await), [Some((3, true))]);
+        world.reader.abort();
+    }
+}
