@@ -14,7 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use uproar_http::{PublishError, PublishRequest};
-use uproar_model::{Item, Kind, Outcome, Publication, RoomId, Stored, UserId};
+use uproar_model::{Item, Kind, News, Outcome, Publication, RoomId, Stored, UserId};
 use uproar_store::Revocation;
 
 /// Calls and notices that may wait for the endpoint's task.
@@ -26,6 +26,7 @@ enum Call {
     Learn(RoomId, Box<Publication>),
     CloseRoom(RoomId),
     Revoke(Revocation),
+    Tell(UserId, News),
     Count(oneshot::Sender<Vec<Figures>>),
 }
 
@@ -84,7 +85,7 @@ impl Chat {
 
     fn notify(&self, call: Call) {
         if self.calls.try_send(call).is_err() {
-            // A lost publication is found at the next one, or when the heads are compared.
+            // A lost publication is found at the next one, or when the heads are compared; who misses news can ask.
             tracing::error!("too many changes wait for the shards; one was dropped");
         }
     }
@@ -134,6 +135,10 @@ impl uproar_http::Chat for Chat {
 
     fn close_room(&self, room: RoomId) {
         self.notify(Call::CloseRoom(room));
+    }
+
+    fn tell(&self, user: UserId, news: News) {
+        self.notify(Call::Tell(user, news));
     }
 
     fn revoke(&self, revocation: Revocation) {
@@ -260,6 +265,13 @@ pub async fn run(mut port: Port<Message>, calls: Calls, placing: ahash::RandomSt
             }
             Some(Call::Revoke(revocation)) => {
                 notices.extend((0..shards).map(|shard| (shard, Message::Revoke(revocation))));
+            }
+            Some(Call::Tell(user, news)) => {
+                // Where other notices already wait for credits, news would only hold them up.
+                if notices.len() < WAITING_LIMIT {
+                    let message = |shard| (shard, Message::Tell { user, news: news.clone() });
+                    notices.extend((0..shards).map(message));
+                }
             }
         }
     }

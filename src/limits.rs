@@ -137,6 +137,8 @@ limits! {
     lane_limit_bytes = 16 * MIB, 4..=1024 * MIB;
     /// Publishes of one connection that may wait for the database.
     pending_publishes_limit = 64, 1..=4096;
+    /// How long a read marker that has moved may wait in memory before it is written to the database.
+    read_markers_interval_ms = 5_000, 1..=DAY_MS;
     /// First wait before a batch with an unknown outcome is sent again; doubled each time up to a second.
     retry_delay_ms = 20, 1..=10_000;
     /// Calls that one shard may have under way with another endpoint.

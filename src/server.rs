@@ -6,7 +6,7 @@ use crate::core::lane::Lane;
 use crate::core::mesh::{Endpoint, Message, reserved_places};
 use crate::core::{AllowOrigin, Shard, ShardConfig, Verify, lane_calls_limit, placing};
 use crate::driver::{self, Driver, HandOver, Remote, ShardSetup, listen};
-use crate::lanes::{LaneFigures, LaneSetup, run_lane, run_reader};
+use crate::lanes::{LaneFigures, LaneSetup, ReaderSetup, run_lane, run_reader};
 use crate::limits::Limits;
 use crate::mesh::{Mesh, Port};
 use anyhow::{Context, Result, bail};
@@ -105,7 +105,7 @@ async fn serve(
         .context("the password threads can't be started")?;
 
     // The service threads.
-    let (stop_lanes, lanes_stopped) = watch::channel(false);
+    let (stop_writers, writers_stopped) = watch::channel(false);
     let (broken, mut is_broken) = mpsc::channel(1);
     let mut lane_tasks = JoinSet::new();
     for port in mesh.lanes {
@@ -116,11 +116,16 @@ async fn serve(
             placing: placing(seed),
             shards,
             figures: Arc::clone(&figures),
-            stop: lanes_stopped.clone(),
+            stop: writers_stopped.clone(),
             broken: broken.clone(),
         }));
     }
-    let mut reader = tokio::spawn(run_reader(mesh.reader, Arc::clone(store)));
+    let mut reader = tokio::spawn(run_reader(ReaderSetup {
+        port: mesh.reader,
+        store: Arc::clone(store),
+        markers_interval: Duration::from_millis(limits.read_markers_interval_ms),
+        stop: writers_stopped,
+    }));
     let mut endpoint = tokio::spawn(chat::run(mesh.http, calls, placing(seed), shards, limits.clone()));
     let (hand_over, handed_over) = mpsc::channel(1024);
     let (drain_http, http_drains) = watch::channel(false);
@@ -223,8 +228,10 @@ async fn serve(
         while let Some(result) = has_ended.recv().await {
             result?;
         }
-        let _ = stop_lanes.send(true);
+        // Both at once: neither has to wait for what the other still tries.
+        let _ = stop_writers.send(true);
         while lane_tasks.join_next().await.is_some() {}
+        let _ = (&mut reader).await;
         Ok::<(), anyhow::Error>(())
     });
     match stopped.await {

@@ -33,7 +33,8 @@ pub use tokens::{KeyError, Tokens};
 use bytes::Bytes;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use uproar_model::{Offset, Publication, Refusal, RoomId, Stored, User};
+pub use uproar_model::News;
+use uproar_model::{Offset, Publication, Refusal, RoomId, Stored, User, UserId};
 use uproar_store::Revocation;
 
 /// What the service asks of the running chat. Implemented in the server over the mesh, and by a fake in this crate's
@@ -50,11 +51,14 @@ pub trait Chat: Send + Sync + 'static {
     /// A room was deleted: its subscriptions end.
     fn close_room(&self, room: RoomId);
 
+    /// News for all connections of a user. It may be lost: who misses it can ask.
+    fn tell(&self, user: UserId, news: News);
+
     /// Tokens of earlier generations are no longer good: their connections end.
     fn revoke(&self, revocation: Revocation);
 
     /// Whether this revocation or a later one is known for the user: checked on each authenticated call, in memory.
-    fn current_generation(&self, user: uproar_model::UserId) -> Option<u32>;
+    fn current_generation(&self, user: UserId) -> Option<u32>;
 
     /// Hands over a connection that hyper owned until its WebSocket upgrade was answered with 101.
     fn adopt(&self, connection: Adopted);

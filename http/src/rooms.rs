@@ -15,8 +15,8 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
-use uproar_model::UserId;
-use uproar_store::{NewRoom, RoomKind};
+use uproar_model::{News, UserId};
+use uproar_store::{Addition, Join, NewRoom, RoomKind};
 
 /// Entries of a page when the request does not say how many.
 pub(crate) const PAGE_DEFAULT: usize = 50;
@@ -118,8 +118,14 @@ async fn join(
     auth: Authenticated,
     RoomName(name): RoomName,
 ) -> Result<Response, ApiError> {
-    let room = app.store.join(&name, auth.user.id).await.map_err(ApiError::of_room)?;
-    Ok(Json(json!({"room": RoomObject::from(&room)})).into_response())
+    finish(async move {
+        let Join { room, joined } = app.store.join(&name, auth.user.id).await.map_err(ApiError::of_room)?;
+        if joined {
+            app.chat.tell(auth.user.id, News::Joined { room: room.name.as_str().into() });
+        }
+        Ok(Json(json!({"room": RoomObject::from(&room)})).into_response())
+    })
+    .await
 }
 
 async fn leave(
@@ -131,6 +137,7 @@ async fn leave(
     finish(async move {
         let removal = app.store.remove_member(&name, auth.user.id, &key).await.map_err(ApiError::of_room)?;
         app.chat.learn(removal.room, removal.publication);
+        app.chat.tell(removal.member, News::Left { room: name.into() });
         Ok(Json(json!({})).into_response())
     })
     .await
@@ -180,8 +187,15 @@ async fn add_member(
     Body(body): Body<AddMember>,
 ) -> Result<Response, ApiError> {
     let key = folded("username", &body.username)?;
-    let member = app.store.add_member(&name, auth.user.id, &key).await.map_err(ApiError::of_member)?;
-    Ok(Json(json!({"member": MemberObject::from(&member)})).into_response())
+    finish(async move {
+        let added = app.store.add_member(&name, auth.user.id, &key).await.map_err(ApiError::of_member)?;
+        let Addition { member, joined } = added;
+        if joined {
+            app.chat.tell(member.user.id, News::Joined { room: name.into() });
+        }
+        Ok(Json(json!({"member": MemberObject::from(&member)})).into_response())
+    })
+    .await
 }
 
 async fn remove_member(
@@ -193,6 +207,7 @@ async fn remove_member(
     finish(async move {
         let removal = app.store.remove_member(&name, auth.user.id, &key).await.map_err(ApiError::of_member)?;
         app.chat.learn(removal.room, removal.publication);
+        app.chat.tell(removal.member, News::Left { room: name.into() });
         Ok(Json(json!({})).into_response())
     })
     .await

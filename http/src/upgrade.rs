@@ -22,16 +22,21 @@ use serde::Deserialize;
 use sha1::{Digest, Sha1};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use uproar_model::News;
 
 /// A subprotocol that begins with this carries the token.
 pub const TOKEN_PROTOCOL_PREFIX: &str = "bearer.";
+
+/// The subprotocols of the Centrifugo protocol.
+pub const ENCODING_PROTOCOLS: [&str; 2] = ["centrifuge-json", "centrifuge-protobuf"];
 
 /// The other end of the TCP connection, a proxy perhaps.
 #[derive(Clone, Copy)]
 pub(crate) struct Peer(pub SocketAddr);
 
 pub(crate) fn routes(settings: &Settings) -> Vec<Route> {
-    let mut routes = vec![Route::new(Method::GET, "/ws", plain)];
+    let mut routes =
+        vec![Route::new(Method::GET, "/ws", plain), Route::new(Method::GET, "/connection/websocket", centrifuge)];
     if settings.echo {
         routes.push(Route::new(Method::GET, "/echo", echo));
     }
@@ -70,6 +75,18 @@ async fn plain(State(app): State<Arc<App>>, request: Request) -> Response {
     let (mut request, body) = request.into_parts();
     match admit_plain(&app, &request, body.is_end_stream()).await {
         Ok(admitted) => hand_over(app, &mut request, &admitted),
+        Err(refusal) => *refusal,
+    }
+}
+
+/// `/connection/websocket`: the Centrifugo protocol. Its first command says who the client is, so nobody is asked here.
+async fn centrifuge(State(app): State<Arc<App>>, request: Request) -> Response {
+    let (mut request, body) = request.into_parts();
+    match check(&app, &request, body.is_end_stream()) {
+        Ok(key) => {
+            let admitted = Admitted { key, protocol: encoding_in_protocol(&request.headers) };
+            hand_over(app, &mut request, &admitted)
+        }
         Err(refusal) => *refusal,
     }
 }
@@ -125,9 +142,13 @@ async fn admit_plain(app: &App, request: &Parts, no_body: bool) -> Result<Admitt
     }
     if !live {
         let name = folded("room", &query.room).map_err(refuse)?;
-        let admitted = app.store.admit(&[(name, auth.user.id)]).await.map_err(|error| refuse(error.into()))?;
+        let admitted = app.store.admit(&[(name.clone(), auth.user.id)]).await.map_err(|error| refuse(error.into()))?;
         match admitted.into_iter().next() {
-            Some(Ok(_)) => {}
+            Some(Ok(admission)) => {
+                if admission.joined {
+                    app.chat.tell(auth.user.id, News::Joined { room: name.as_str().into() });
+                }
+            }
             Some(Err(error)) => return Err(refuse(error.into())),
             None => return Err(refuse(ApiError::new(Code::Internal, "the server is at fault"))),
         }
@@ -208,6 +229,13 @@ fn token_in_protocol(headers: &HeaderMap) -> Option<(String, HeaderValue)> {
         .find(|protocol| protocol.len() > TOKEN_PROTOCOL_PREFIX.len() && protocol.starts_with(TOKEN_PROTOCOL_PREFIX))?;
     let token = protocol[TOKEN_PROTOCOL_PREFIX.len()..].to_owned();
     Some((token, HeaderValue::from_str(protocol).ok()?))
+}
+
+/// The first offered subprotocol that names an encoding of the Centrifugo protocol. None: the query says which, or it is
+/// JSON.
+fn encoding_in_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
+    let known = |offered| ENCODING_PROTOCOLS.into_iter().find(|known| *known == offered);
+    words(headers, &header::SEC_WEBSOCKET_PROTOCOL).find_map(known).map(HeaderValue::from_static)
 }
 
 fn token_in_query(query: &str) -> Option<String> {

@@ -1,6 +1,7 @@
 //! What is asked of the store about rooms and users, and what it answers.
 
 use crate::{Epoch, Head, Number, Offset, RoomId, UnixMillis, UserId};
+use std::sync::Arc;
 
 /// What a user is in a room. The numbers are those in the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,6 +65,17 @@ pub struct JoinedRoom {
     pub head: Head,
     pub read: Marker,
     pub role: Role,
+}
+
+/// What a user's connections are told about their own rooms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// The read marker in this room (by its name) has moved.
+    Read { room: Arc<str>, marker: Marker },
+    /// The user is a member of this room now (by its name).
+    Joined { room: Arc<str> },
+    /// The user is no longer a member of this room (by its name).
+    Left { room: Arc<str> },
 }
 
 /// Why someone is not let into a room.

@@ -7,6 +7,7 @@
 use super::presence::{Note, PresenceAnswer, PresenceChange};
 use super::run::Run;
 use std::sync::Arc;
+pub use uproar_model::News;
 use uproar_model::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocation};
 use uproar_model::{Epoch, Item, Offset, Outcome, Page, Publication, RoomId, UnixMillis, User, UserId};
 
@@ -106,22 +107,6 @@ pub enum Answer {
     Marked(Option<(Marker, bool)>),
     Rooms(Vec<JoinedRoom>),
     Failed,
-}
-
-/// What a user's connections are told about their own rooms.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
-    /// The read marker in this room (by its name) has moved.
-    Read {
-        room: Arc<str>,
-        marker: Marker,
-    },
-    Joined {
-        room: Arc<str>,
-    },
-    Left {
-        room: Arc<str>,
-    },
 }
 
 /// Who on a shard asked the readers.

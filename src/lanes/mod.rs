@@ -1,8 +1,9 @@
 //! Runs what the shards leave to others: the lanes' commits and the readers' questions, as tokio tasks around the store.
 
+mod markers;
 mod reader;
 
-pub use reader::run_reader;
+pub use reader::{ReaderSetup, run_reader};
 
 use crate::core::home_shard;
 use crate::core::lane::{BatchResult, Lane, LaneAnswer};

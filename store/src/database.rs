@@ -2,6 +2,7 @@
 
 use crate::check::storable;
 use crate::history;
+use crate::markers;
 use crate::open::OpenOptions;
 use crate::postgres::Postgres;
 use crate::rooms::{self, AdmitRow, Generation, Joined};
@@ -9,8 +10,8 @@ use crate::session::{Arg, Session, json};
 use crate::sqlite::Sqlite;
 use crate::users;
 use crate::{
-    Account, Admission, AppendError, Chats, CreateUserError, Cursor, JoinError, Login, MemberEntry, NewRoom, NewUser,
-    PageRequest, Removal, Revocation, Role, Room, RoomError, Store, StoreError,
+    Account, Addition, Admission, AppendError, Chats, CreateUserError, Cursor, Join, JoinError, Login, MemberEntry,
+    NewRoom, NewUser, PageRequest, Removal, Revocation, Role, Room, RoomError, Store, StoreError,
 };
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use uproar_model::{Head, Item, Outcome, Page, RoomId, UserId};
+use uproar_model::{Head, Item, JoinedRoom, Marker, Outcome, Page, RoomId, UserId};
 
 /// Joins that one transaction takes: it holds the locks of their rooms.
 const JOINS_LIMIT: usize = 128;
@@ -228,6 +229,40 @@ impl Store for Database {
         Ok(answers)
     }
 
+    async fn read_markers(&self, wanted: &[(RoomId, UserId)]) -> Result<Vec<Option<Marker>>, StoreError> {
+        self.shared
+            .within(async {
+                let mut session = self.shared.backend.read().await?;
+                markers::read(&mut session, wanted).await
+            })
+            .await
+    }
+
+    async fn mark_read(&self, markers: &[(RoomId, UserId, Marker)]) -> Result<(), StoreError> {
+        if markers.is_empty() {
+            return Ok(());
+        }
+        self.shared
+            .within(async {
+                let mut session = self.shared.backend.write().await?;
+                let moved = markers::advance(&mut session, markers).await.map_err(StoreError::from);
+                session.finish(moved).await
+            })
+            .await
+    }
+
+    async fn rooms_of(&self, user: UserId, after: Option<&str>, limit: usize) -> Result<Vec<JoinedRoom>, StoreError> {
+        if !after.is_none_or(storable) {
+            return Ok(Vec::new());
+        }
+        self.shared
+            .within(async {
+                let mut session = self.shared.backend.read().await?;
+                Ok(markers::rooms_of(&mut session, self.shared.generation, user, after, limit).await?)
+            })
+            .await
+    }
+
     async fn create_user(&self, user: NewUser) -> Result<Account, CreateUserError> {
         check_storable(&[&user.username, &user.username_key, &user.email_key, &user.password_hash])?;
         self.shared
@@ -357,7 +392,7 @@ impl Store for Database {
             .await
     }
 
-    async fn join(&self, name: &str, user: UserId) -> Result<Room, RoomError> {
+    async fn join(&self, name: &str, user: UserId) -> Result<Join, RoomError> {
         if !storable(name) {
             return Err(RoomError::NoRoom);
         }
@@ -387,7 +422,7 @@ impl Store for Database {
             .await
     }
 
-    async fn add_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<MemberEntry, RoomError> {
+    async fn add_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<Addition, RoomError> {
         if !storable(name) {
             return Err(RoomError::NoRoom);
         }
@@ -492,10 +527,12 @@ async fn admission_rows(session: &mut Session, wanted: &[(String, UserId)]) -> R
     let names: Vec<_> = wanted.iter().map(|(name, _)| if storable(name) { name.as_str() } else { "" }).collect();
     let users: Vec<_> = wanted.iter().map(|(_, user)| user.0).collect();
     let rows = if session.is_postgres() {
+        // Without the subquery it uses only one of a member's two keys, and reads all members of the room.
         let sql = "SELECT h.room_id, CAST(r.kind AS bigint), r.epoch, h.last_offset, CAST(m.role AS bigint)
             FROM unnest($1, $2) WITH ORDINALITY AS w(name, user_id, n)
             LEFT JOIN rooms r ON r.name = w.name LEFT JOIN heads h ON h.room_id = r.id
-            LEFT JOIN members m ON m.room_id = r.id AND m.user_id = w.user_id ORDER BY w.n";
+            LEFT JOIN LATERAL (SELECT role FROM members WHERE room_id = r.id AND user_id = w.user_id OFFSET 0) m ON true
+            ORDER BY w.n";
         session.all(sql, &[Arg::Texts(&names), Arg::Ints(&users)]).await?
     } else {
         let sql = "SELECT h.room_id, r.kind, r.epoch, h.last_offset, m.role FROM json_each($1) w

@@ -8,6 +8,7 @@ mod data_folder;
 mod database;
 mod error;
 mod history;
+mod markers;
 #[cfg(feature = "testing")]
 pub mod memory;
 mod objects;
@@ -24,14 +25,15 @@ mod users;
 pub use data_folder::DataFolder;
 pub use error::{AppendError, CreateUserError, OpenError, RoomError, StoreError};
 pub use objects::{
-    Account, Chats, Cursor, Login, MemberEntry, Message, NewRoom, NewUser, Reaction, Removal, Room, RoomKind,
+    Account, Addition, Chats, Cursor, Join, Login, MemberEntry, Message, NewRoom, NewUser, Reaction, Removal, Room,
+    RoomKind,
 };
 pub use uproar_model::{Admission, JoinError, PageRequest, Revocation, Role};
 
 pub use open::{DatabaseUrl, OpenOptions, open};
 
 use std::sync::Arc;
-use uproar_model::{Head, Item, Outcome, Page, RoomId, User, UserId};
+use uproar_model::{Head, Item, JoinedRoom, Marker, Outcome, Page, RoomId, User, UserId};
 
 /// All that Uproar asks of a database. Every call is safe to give up on (dropping the future never leaves a transaction
 /// open) and safe to repeat.
@@ -55,6 +57,17 @@ pub trait Store: Send + Sync + 'static {
     /// Lets users into rooms, all in one go: members are members, a public room takes in whoever comes while there is
     /// place. Names are looked up as given (callers fold them or refuse).
     async fn admit(&self, wanted: &[(String, UserId)]) -> Result<Vec<Result<Admission, JoinError>>, StoreError>;
+
+    /// The read markers of members, in the order asked; `None` for who is not a member, or a room that is gone.
+    async fn read_markers(&self, wanted: &[(RoomId, UserId)]) -> Result<Vec<Option<Marker>>, StoreError>;
+
+    /// Moves read markers forward, all in one transaction: where an offset is not above the one stored, and for who is
+    /// not a member, nothing changes. A pair may be there more than once. A marker beyond the room's head is stored as
+    /// it is: callers know the head.
+    async fn mark_read(&self, markers: &[(RoomId, UserId, Marker)]) -> Result<(), StoreError>;
+
+    /// The rooms that a user is in, by name ascending, names after `after`, at most `limit`.
+    async fn rooms_of(&self, user: UserId, after: Option<&str>, limit: usize) -> Result<Vec<JoinedRoom>, StoreError>;
 
     // ── users ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -103,7 +116,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Vec<Room>, StoreError>;
 
     /// Joins a public room (again: no change). Also the way back in that `admit` takes.
-    async fn join(&self, name: &str, user: UserId) -> Result<Room, RoomError>;
+    async fn join(&self, name: &str, user: UserId) -> Result<Join, RoomError>;
 
     /// Takes a membership away and appends the `Removed` publication in the same transaction. `actor` = the member:
     /// leaving. An owner can't leave or be removed (`NotAllowed`); moderators remove members, the owner anyone else.
@@ -111,7 +124,7 @@ pub trait Store: Send + Sync + 'static {
     async fn remove_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<Removal, RoomError>;
 
     /// Adds a user by the owner or a moderator; the way into a private room. Already a member: no change.
-    async fn add_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<MemberEntry, RoomError>;
+    async fn add_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<Addition, RoomError>;
 
     /// Members by user id ascending, ids after `after`. To members only.
     async fn members(

@@ -7,13 +7,15 @@ use crate::history::{PAGE_ITEMS_LIMIT, more};
 use crate::rooms::{Generation, limit_from, may_remove};
 use crate::session::unix_millis;
 use crate::{
-    Account, Admission, AppendError, Chats, CreateUserError, Cursor, JoinError, Login, MemberEntry, Message, NewRoom,
-    NewUser, PageRequest, Reaction, Removal, Revocation, Role, Room, RoomError, RoomKind, Store, StoreError,
+    Account, Addition, Admission, AppendError, Chats, CreateUserError, Cursor, Join, JoinError, Login, MemberEntry,
+    Message, NewRoom, NewUser, PageRequest, Reaction, Removal, Revocation, Role, Room, RoomError, RoomKind, Store,
+    StoreError,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uproar_model::{
-    Head, Item, Kind, Number, Offset, Outcome, Page, Publication, Refusal, RoomId, Stored, UnixMillis, User, UserId,
+    Head, Item, JoinedRoom, Kind, Marker, Number, Offset, Outcome, Page, Publication, Refusal, RoomId, Stored,
+    UnixMillis, User, UserId,
 };
 
 /// Everything that a database would hold.
@@ -54,7 +56,7 @@ struct StoredRoom {
 struct Membership {
     role: Role,
     joined_at: UnixMillis,
-    read_number: Number,
+    read: Marker,
 }
 
 #[derive(Clone, Debug)]
@@ -215,10 +217,11 @@ impl MemoryStore {
         Ok(Admission { room: id, epoch: head.epoch, offset: head.offset, role, joined: member.is_none() })
     }
 
-    fn join_room(&mut self, now: UnixMillis, id: RoomId, user: UserId) -> Result<(), JoinError> {
+    /// Whether this made the user a member.
+    fn join_room(&mut self, now: UnixMillis, id: RoomId, user: UserId) -> Result<bool, JoinError> {
         let room = self.rooms.get_mut(&id).ok_or(JoinError::NoRoom)?;
         if room.members.contains_key(&user) {
-            return Ok(());
+            return Ok(false);
         }
         if room.members.len() >= room.size as usize {
             return Err(JoinError::Full);
@@ -226,9 +229,11 @@ impl MemoryStore {
         if !self.users.contains_key(&user) {
             return Err(JoinError::NoUser);
         }
-        let membership = Membership { role: Role::Member, joined_at: now, read_number: room.number };
+        // What is before the head is not unread.
+        let read = Marker { offset: room.log.len() as u64, number: room.number };
+        let membership = Membership { role: Role::Member, joined_at: now, read };
         room.members.insert(user, membership);
-        Ok(())
+        Ok(true)
     }
 
     fn room_id(&self, name: &str) -> Option<RoomId> {
@@ -237,6 +242,43 @@ impl MemoryStore {
 
     fn user_id(&self, key: &str) -> Option<UserId> {
         self.users.iter().find(|(_, user)| user.key == key).map(|(id, _)| *id)
+    }
+
+    /// [`Store::read_markers`].
+    pub fn read_markers(&self, wanted: &[(RoomId, UserId)]) -> Vec<Option<Marker>> {
+        wanted.iter().map(|(room, user)| Some(self.rooms.get(room)?.members.get(user)?.read)).collect()
+    }
+
+    /// [`Store::mark_read`].
+    pub fn mark_read(&mut self, markers: &[(RoomId, UserId, Marker)]) {
+        for (room, user, marker) in markers {
+            let member = self.rooms.get_mut(room).and_then(|room| room.members.get_mut(user));
+            if let Some(member) = member.filter(|member| member.read.offset < marker.offset) {
+                member.read = *marker;
+            }
+        }
+    }
+
+    /// [`Store::rooms_of`].
+    pub fn rooms_of(&self, user: UserId, after: Option<&str>, limit: usize) -> Vec<JoinedRoom> {
+        let joined = self.rooms.iter().filter_map(|(&id, room)| {
+            let membership = room.members.get(&user)?;
+            Some(JoinedRoom {
+                id,
+                name: room.name.clone(),
+                title: room.title.clone(),
+                is_private: room.kind == RoomKind::Private,
+                size: room.size,
+                members: u32::try_from(room.members.len()).unwrap_or(u32::MAX),
+                head: self.head(id, room),
+                read: membership.read,
+                role: membership.role,
+            })
+        });
+        let mut rooms: Vec<_> = joined.filter(|room| after.is_none_or(|after| room.name.as_str() > after)).collect();
+        rooms.sort_by(|a, b| a.name.cmp(&b.name));
+        rooms.truncate(usize::try_from(limit_from(limit)).unwrap_or(usize::MAX));
+        rooms
     }
 
     /// [`Store::create_user`].
@@ -297,7 +339,7 @@ impl MemoryStore {
         }
         self.last_room += 1;
         let id = RoomId(self.last_room);
-        let owner = Membership { role: Role::Owner, joined_at: now, read_number: 0 };
+        let owner = Membership { role: Role::Owner, joined_at: now, read: Marker::default() };
         let stored = StoredRoom {
             name: room.name,
             title: room.title,
@@ -330,7 +372,7 @@ impl MemoryStore {
             members: u32::try_from(room.members.len()).unwrap_or(u32::MAX),
             epoch: head.epoch,
             offset: head.offset,
-            unread: membership.map(|m| room.number - m.read_number),
+            unread: membership.map(|m| room.number.saturating_sub(m.read.number)),
             role: membership.map(|m| m.role),
         })
     }
@@ -352,10 +394,11 @@ impl MemoryStore {
     }
 
     /// [`Store::join`].
-    pub fn join(&mut self, now: UnixMillis, name: &str, user: UserId) -> Result<Room, RoomError> {
+    pub fn join(&mut self, now: UnixMillis, name: &str, user: UserId) -> Result<Join, RoomError> {
         let (id, _, _) = self.look_up(name, user)?;
-        self.join_room(now, id, user)?;
-        self.room(name, user).ok_or(RoomError::NoRoom)
+        let joined = self.join_room(now, id, user)?;
+        let room = self.room(name, user).ok_or(RoomError::NoRoom)?;
+        Ok(Join { room, joined })
     }
 
     /// [`Store::add_member`].
@@ -365,15 +408,16 @@ impl MemoryStore {
         name: &str,
         actor: UserId,
         member_key: &str,
-    ) -> Result<MemberEntry, RoomError> {
+    ) -> Result<Addition, RoomError> {
         let (id, _, role) = self.look_up(name, actor)?;
         if role.is_none_or(|role| role < Role::Moderator) {
             return Err(RoomError::NotAllowed("only the owner and moderators add members"));
         }
         let user = self.user_id(member_key).ok_or(RoomError::NoUser)?;
-        self.join_room(now, id, user)?;
+        let joined = self.join_room(now, id, user)?;
         let (_, room, _) = self.look_up(name, actor)?;
-        room.members.get(&user).map(|m| self.entry(user, m)).ok_or(RoomError::NoUser)
+        let member = room.members.get(&user).map(|m| self.entry(user, m)).ok_or(RoomError::NoUser)?;
+        Ok(Addition { member, joined })
     }
 
     fn entry(&self, user: UserId, membership: &Membership) -> MemberEntry {
@@ -572,6 +616,22 @@ impl Store for SharedMemoryStore {
         Ok(self.lock().admit(now(), wanted))
     }
 
+    async fn read_markers(&self, wanted: &[(RoomId, UserId)]) -> Result<Vec<Option<Marker>>, StoreError> {
+        Ok(self.lock().read_markers(wanted))
+    }
+
+    async fn mark_read(&self, markers: &[(RoomId, UserId, Marker)]) -> Result<(), StoreError> {
+        self.lock().mark_read(markers);
+        Ok(())
+    }
+
+    async fn rooms_of(&self, user: UserId, after: Option<&str>, limit: usize) -> Result<Vec<JoinedRoom>, StoreError> {
+        if !after.is_none_or(storable) {
+            return Ok(Vec::new());
+        }
+        Ok(self.lock().rooms_of(user, after, limit))
+    }
+
     async fn create_user(&self, user: NewUser) -> Result<Account, CreateUserError> {
         check_storable(&[&user.username, &user.username_key, &user.email_key, &user.password_hash])?;
         self.lock().create_user(user)
@@ -657,7 +717,7 @@ impl Store for SharedMemoryStore {
         Ok(found)
     }
 
-    async fn join(&self, name: &str, user: UserId) -> Result<Room, RoomError> {
+    async fn join(&self, name: &str, user: UserId) -> Result<Join, RoomError> {
         self.lock().join(now(), name, user)
     }
 
@@ -665,7 +725,7 @@ impl Store for SharedMemoryStore {
         self.lock().remove_member(now(), name, actor, member_key)
     }
 
-    async fn add_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<MemberEntry, RoomError> {
+    async fn add_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<Addition, RoomError> {
         self.lock().add_member(now(), name, actor, member_key)
     }
 

@@ -74,6 +74,22 @@ pub struct MemberEntry {
     pub joined_at: UnixMillis,
 }
 
+/// A room that a user is in now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    pub room: Room,
+    /// Whether this call made the user a member.
+    pub joined: bool,
+}
+
+/// A user who is in a room now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addition {
+    pub member: MemberEntry,
+    /// Whether this call made the user a member.
+    pub joined: bool,
+}
+
 /// A membership taken away: the publication to show in the room, of kind `Removed`. Its `user` is the actor, its
 /// `body` the removed user's id.
 #[derive(Clone, Debug, PartialEq, Eq)]

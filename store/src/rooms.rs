@@ -1,7 +1,7 @@
 //! Rooms and who is in them, the same on both databases.
 
 use crate::session::{Arg, Session};
-use crate::{MemberEntry, NewRoom, Removal, Room, RoomError, RoomKind, StoreError, history, users};
+use crate::{Addition, Join, MemberEntry, NewRoom, Removal, Room, RoomError, RoomKind, StoreError, history, users};
 use uproar_model::{Admission, Epoch, JoinError, Offset, PageRequest, Role, RoomId, User, UserId};
 
 /// Epochs as clients see them: the room's own, and how often the whole database may have gone back.
@@ -243,11 +243,12 @@ pub(crate) async fn join_by_name(
     generation: Generation,
     name: &str,
     user: UserId,
-) -> Result<Room, RoomError> {
+) -> Result<Join, RoomError> {
     let (room, _, _) = look_up(session, name, user).await?;
     let now = session.now().await?;
-    join(session, room, user, now).await??;
-    find(session, generation, name, user).await?.ok_or(RoomError::NoRoom)
+    let joined = join(session, room, user, now).await??.now;
+    let room = find(session, generation, name, user).await?.ok_or(RoomError::NoRoom)?;
+    Ok(Join { room, joined })
 }
 
 pub(crate) async fn add_member(
@@ -255,18 +256,19 @@ pub(crate) async fn add_member(
     name: &str,
     actor: UserId,
     member_key: &str,
-) -> Result<MemberEntry, RoomError> {
+) -> Result<Addition, RoomError> {
     let (room, _, role) = look_up(session, name, actor).await?;
     if role.is_none_or(|role| role < Role::Moderator) {
         return Err(RoomError::NotAllowed("only the owner and moderators add members"));
     }
     let account = users::by_username(session, member_key).await?.ok_or(RoomError::NoUser)?;
     let now = session.now().await?;
-    join(session, room, account.id, now).await??;
+    let joined = join(session, room, account.id, now).await??.now;
     let sql = "SELECT CAST(role AS bigint), joined_at FROM members WHERE room_id = $1 AND user_id = $2";
     let args = [Arg::Int(room.0), Arg::Int(account.id.0)];
     let (role, joined_at) = session.optional::<(i64, i64)>(sql, &args).await?.ok_or(RoomError::NoUser)?;
-    Ok(MemberEntry { user: User::from(&account), role: Role::from_number(role), joined_at: joined_at.unsigned_abs() })
+    let (role, joined_at) = (Role::from_number(role), joined_at.unsigned_abs());
+    Ok(Addition { member: MemberEntry { user: User::from(&account), role, joined_at }, joined })
 }
 
 pub(crate) async fn members(

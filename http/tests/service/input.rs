@@ -8,7 +8,7 @@ use uproar_http::{Limits, Settings};
 async fn unknown_paths_and_methods() {
     let server = server().await;
     let mut client = server.client().await;
-    for path in ["/nothing", "/user", "/rooms/a/b/c/d", "/user/signup/", "//", "/connection/websocket", "/echo"] {
+    for path in ["/nothing", "/user", "/rooms/a/b/c/d", "/user/signup/", "//", "/connection", "/echo"] {
         client.get(path).await.is_error(404, "not_found", None);
     }
     let answer = client.get("/user/signup").await;
@@ -26,8 +26,18 @@ async fn unknown_paths_and_methods() {
 async fn every_route_answers_for_itself() {
     let server = server_with(Settings { echo: true, ..settings() }).await;
     let mut client = server.client().await;
-    let open =
-        ["/user/signup", "/user/signin", "/healthz", "/readyz", "/metrics", "/openapi.json", "/", "/ws", "/echo"];
+    let open = [
+        "/user/signup",
+        "/user/signin",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/openapi.json",
+        "/",
+        "/ws",
+        "/connection/websocket",
+        "/echo",
+    ];
     for (method, path) in server.service.routes() {
         let concrete = path.replace("{name}", "lobby").replace("{username}", "ann");
         let answer = client.request("PATCH", &concrete, &[], None).await;

@@ -219,3 +219,36 @@ async fn deleting_a_room() {
     ann.delete("/rooms/lobby").await.is_error(404, "no_such_room", None);
     ann.post("/user/createroom", json!({"name": "lobby"})).await.ok(201);
 }
+
+/// A user's connections hear of it when a room becomes or is no longer theirs, and only then.
+#[tokio::test]
+async fn who_joins_and_leaves_is_told() {
+    let server = server().await;
+    let mut ann = server.signed_up("ann").await;
+    let mut bob = server.signed_up("bob").await;
+    let mut cid = server.signed_up("cid").await;
+    let news = |client: &crate::support::Client, word, room: &str| (client.user_id.clone(), word, room.to_owned());
+    ann.post("/user/createroom", json!({"name": "Lobby"})).await.ok(201);
+    ann.post("/user/createroom", json!({"name": "cell", "size": 1})).await.ok(201);
+    assert_eq!(server.told(), []);
+
+    bob.call("/rooms/LOBBY/join").await.ok(200);
+    assert_eq!(server.told(), [news(&bob, "joined", "lobby")]);
+    bob.call("/rooms/lobby/join").await.ok(200);
+    ann.post("/rooms/lobby/members", json!({"username": "bob"})).await.ok(200);
+    bob.call("/rooms/cell/join").await.is_error(409, "room_full", None);
+    bob.call("/rooms/nowhere/join").await.is_error(404, "no_such_room", None);
+    assert_eq!(server.told(), []);
+
+    ann.post("/rooms/Lobby/members", json!({"username": "CID"})).await.ok(200);
+    assert_eq!(server.told(), [news(&cid, "joined", "lobby")]);
+    bob.delete("/rooms/lobby/members/cid").await.is_error(403, "not_allowed", None);
+    assert_eq!(server.told(), []);
+    ann.delete("/rooms/LOBBY/members/Cid").await.ok(200);
+    assert_eq!(server.told(), [news(&cid, "left", "lobby")]);
+    bob.call("/rooms/Lobby/leave").await.ok(200);
+    assert_eq!(server.told(), [news(&bob, "left", "lobby")]);
+    bob.call("/rooms/lobby/leave").await.is_error(403, "not_member", None);
+    cid.call("/rooms/nowhere/leave").await.is_error(404, "no_such_room", None);
+    assert_eq!(server.told(), []);
+}

@@ -12,7 +12,9 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use uproar_http::passwords::PasswordPool;
-use uproar_http::{Adopted, Chat, PasswordCost, PublishError, PublishRequest, Service, Settings, SharedChat, Tokens};
+use uproar_http::{
+    Adopted, Chat, News, PasswordCost, PublishError, PublishRequest, Service, Settings, SharedChat, Tokens,
+};
 use uproar_model::{Item, Kind, Outcome, Publication, RoomId, Stored, UserId};
 use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, Revocation, SharedStore};
 
@@ -21,6 +23,7 @@ pub struct FakeChat {
     store: SharedStore,
     pub learned: Mutex<Vec<(RoomId, Publication)>>,
     pub closed: Mutex<Vec<RoomId>>,
+    pub told: Mutex<Vec<(UserId, News)>>,
     pub generations: Mutex<HashMap<UserId, u32>>,
     pub unready: Mutex<Option<String>>,
     /// Answers to publishes, before the store is asked.
@@ -64,6 +67,10 @@ impl Chat for FakeChat {
 
     fn close_room(&self, room: RoomId) {
         self.closed.lock().unwrap().push(room);
+    }
+
+    fn tell(&self, user: UserId, news: News) {
+        self.told.lock().unwrap().push((user, news));
     }
 
     fn revoke(&self, revocation: Revocation) {
@@ -134,6 +141,7 @@ async fn start(settings: Settings, passwords: Option<PasswordPool>) -> Server {
         store: Arc::clone(&store),
         learned: Mutex::default(),
         closed: Mutex::default(),
+        told: Mutex::default(),
         generations: Mutex::default(),
         unready: Mutex::default(),
         answers: Mutex::default(),
@@ -172,6 +180,17 @@ async fn start(settings: Settings, passwords: Option<PasswordPool>) -> Server {
 }
 
 impl Server {
+    /// What the chat was to tell users since the last call, as (user id, word, room).
+    pub fn told(&self) -> Vec<(String, &'static str, String)> {
+        let told = std::mem::take(&mut *self.chat.told.lock().unwrap());
+        let shown = |(user, news): (UserId, News)| match news {
+            News::Joined { room } => (user.to_string(), "joined", room.to_string()),
+            News::Left { room } => (user.to_string(), "left", room.to_string()),
+            News::Read { room, .. } => (user.to_string(), "read", room.to_string()),
+        };
+        told.into_iter().map(shown).collect()
+    }
+
     pub async fn client(&self) -> Client {
         Client::new(TcpStream::connect(self.address).await.unwrap())
     }

@@ -154,8 +154,16 @@ async fn who_is_not_let_in() {
         ask(&mut client, &format!("/ws?{query}"), &[]).await.is_error(422, code, Some(field));
     }
     // Full: ann and bob are in.
-    assert_eq!(ask(&mut client, "/ws?room=lobby", &[]).await.status, 101);
+    server.told();
+    assert_eq!(ask(&mut client, "/ws?room=Lobby", &[]).await.status, 101);
     soon(server.adopted.recv()).await.unwrap();
+    let bob = server.store.ensure_user("bob", "bob").await.unwrap().id;
+    assert_eq!(server.told(), [(bob.to_string(), "joined", "lobby".to_owned())]);
+    let mut again = server.client().await;
+    again.token = client.token.clone();
+    assert_eq!(ask(&mut again, "/ws?room=lobby", &[]).await.status, 101);
+    soon(server.adopted.recv()).await.unwrap();
+    assert_eq!(server.told(), []);
     let mut cid = server.client().await;
     cid.token = Some(server.tokens.mint("cid", now, 50));
     ask(&mut cid, "/ws?room=lobby", &[]).await.is_error(409, "room_full", None);
@@ -173,7 +181,7 @@ async fn who_is_not_let_in() {
 #[tokio::test]
 async fn upgrades_that_are_none() {
     let (server, mut ann) = with_rooms(Settings { echo: true, ..settings() }).await;
-    for path in ["/ws?room=lobby", "/echo"] {
+    for path in ["/ws?room=lobby", "/connection/websocket", "/echo"] {
         for (changes, what) in [
             (
                 vec![("Upgrade", ""), ("Connection", ""), ("Sec-WebSocket-Key", ""), ("Sec-WebSocket-Version", "")],
@@ -221,16 +229,55 @@ async fn upgrades_that_are_none() {
 async fn pages_of_other_origins_do_not_connect() {
     let origins = Origins::parse(&["https://app.example"]).unwrap();
     let (mut server, ann) = with_rooms(Settings { origins, ..settings() }).await;
-    for (origin, status) in [("https://evil.example", 403), ("https://app.example", 101), ("http://localhost", 101)] {
-        let mut client = server.client().await;
-        client.token = ann.token.clone();
-        let answer = ask(&mut client, "/ws?room=lobby", &[("Origin", origin)]).await;
-        assert_eq!(answer.status, status, "{origin}");
-        match status {
-            101 => drop(soon(server.adopted.recv()).await.unwrap()),
-            _ => answer.is_error(403, "origin_not_allowed", None),
+    for path in ["/ws?room=lobby", "/connection/websocket"] {
+        for (origin, status) in [("https://evil.example", 403), ("https://app.example", 101), ("http://localhost", 101)]
+        {
+            let mut client = server.client().await;
+            client.token = ann.token.clone();
+            let answer = ask(&mut client, path, &[("Origin", origin)]).await;
+            assert_eq!(answer.status, status, "{origin}");
+            match status {
+                101 => drop(soon(server.adopted.recv()).await.unwrap()),
+                _ => answer.is_error(403, "origin_not_allowed", None),
+            }
         }
     }
+}
+
+/// The client says who it is by its first command, which is the shard's to read.
+#[tokio::test]
+async fn the_centrifugo_protocol_wants_no_token() {
+    let mut server = server().await;
+    for (offered, chosen) in [
+        ("", None),
+        ("centrifuge-json", Some("centrifuge-json")),
+        ("centrifuge-protobuf", Some("centrifuge-protobuf")),
+        ("chat, centrifuge-protobuf,centrifuge-json", Some("centrifuge-protobuf")),
+        ("centrifuge-json, centrifuge-protobuf", Some("centrifuge-json")),
+        ("chat, Centrifuge-JSON, bearer.x", None),
+    ] {
+        let mut client = server.client().await;
+        let path = "/connection/websocket?cf_protocol=protobuf&format=protobuf&token=x";
+        let answer = ask(&mut client, path, &[("Sec-WebSocket-Protocol", offered)]).await;
+        assert_eq!((answer.status, answer.header("sec-websocket-accept")), (101, Some(ACCEPT)), "{offered}");
+        assert_eq!(answer.header("sec-websocket-protocol"), chosen, "{offered}");
+        let adopted = soon(server.adopted.recv()).await.unwrap();
+        assert_eq!(adopted.peer, client.stream.local_addr().unwrap());
+        let head = String::from_utf8(adopted.head).unwrap();
+        assert!(head.starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{head}");
+        assert_eq!(head.contains("\r\nsec-websocket-protocol: "), !offered.is_empty(), "the shard chooses by it too");
+        // The socket is the chat's now.
+        let mut socket = TcpStream::from_std(adopted.socket).expect("not blocking");
+        client.send(b"{}").await;
+        let mut bytes = [0; 2];
+        socket.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"{}");
+    }
+    // A token that is none is no matter here.
+    let mut client = server.client().await;
+    client.token = Some("x".to_owned());
+    assert_eq!(ask(&mut client, "/connection/websocket", &[]).await.status, 101);
+    soon(server.adopted.recv()).await.unwrap();
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 mod append;
 mod harness;
 mod history;
+mod markers;
 mod model;
 mod open;
 mod postgres_only;
@@ -74,6 +75,14 @@ on_every_store! {
         listing_members,
         a_deleted_room_is_gone_and_its_name_is_free,
         only_the_owner_deletes;
+    markers:
+        markers_move_forward_only,
+        markers_are_for_members,
+        a_pair_twice_in_one_call,
+        many_markers_at_once,
+        coming_back_begins_at_the_head,
+        the_rooms_of_a_user,
+        rooms_of_a_user_by_name;
     users:
         accounts,
         taken_names,

@@ -456,3 +456,51 @@ fn what_a_deleted_room_leaves_is_swept_up() {
         store.close().await;
     });
 }
+
+/// PostgreSQL used only one of a member's two keys when they came from two tables, and read all members of the room
+/// for each admission.
+#[test]
+fn a_member_is_found_without_reading_the_others() {
+    runtime().block_on(async {
+        let ground = Ground::new(postgres()).await;
+        let store = ground.open().await;
+        let (room, _) = begin(&store).await;
+        let mut shell = ground.shell().await;
+        // Statistics of many small rooms; one has grown since.
+        let others = "INSERT INTO users OVERRIDING SYSTEM VALUE
+              SELECT i, 'u' || i, 'u' || i, NULL, NULL, 0, NULL, 0 FROM generate_series(1000, 4999) i;
+            INSERT INTO rooms OVERRIDING SYSTEM VALUE
+              SELECT i, 'r' || i, 0, '', '', 9, 1, 'e', i, 0 FROM generate_series(1000, 4999) i;
+            INSERT INTO heads SELECT i, 0, 0 FROM generate_series(1000, 4999) i;
+            INSERT INTO members SELECT i, i, 2, 0, 0, 0 FROM generate_series(1000, 4999) i;
+            ANALYZE;
+            INSERT INTO members SELECT id, i, 0, 0, 0, 0 FROM rooms, generate_series(1000, 4999) i
+              WHERE name = 'lobby'";
+        run(&mut shell, others).await;
+        let before = members_fetched(&mut shell).await;
+        let users = (1000..1020).map(UserId);
+        let names: Vec<_> = users.clone().map(|user| ("lobby".to_owned(), user)).collect();
+        let pairs: Vec<_> = users.map(|user| (room, user)).collect();
+        for _ in 0..10 {
+            assert!(store.admit(&names).await.unwrap().iter().all(|admission| admission.is_ok()));
+            assert!(store.read_markers(&pairs).await.unwrap().iter().all(|marker| marker.is_some()));
+        }
+        // A session tells its figures at the latest when it ends.
+        store.close().await;
+        let deadline = Instant::now() + SOON;
+        let fetched = loop {
+            let fetched = members_fetched(&mut shell).await - before;
+            if fetched >= 400 {
+                break fetched;
+            }
+            assert!(Instant::now() < deadline, "only {fetched} rows are known of");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert!(fetched < 1_000, "{fetched} rows for 400 members");
+    });
+}
+
+async fn members_fetched(shell: &mut PgConnection) -> i64 {
+    let sql = "SELECT CAST(idx_tup_fetch AS bigint) FROM pg_stat_user_tables WHERE relname = 'members'";
+    sqlx::query_scalar::<_, Option<i64>>(sql).fetch_one(shell).await.unwrap().unwrap_or(0)
+}

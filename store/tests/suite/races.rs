@@ -303,7 +303,7 @@ pub async fn given_up_joins_and_leaves(world: World) {
     let dora = world.user("Dora").await;
     for n in 0..CUTS {
         let _ = tokio::time::timeout(CUT_STEP * n as u32, world.store.join("lobby", dora)).await;
-        assert_eq!(world.store.join("lobby", dora).await.unwrap().members, 4);
+        assert_eq!(world.store.join("lobby", dora).await.unwrap().room.members, 4);
         let _ = tokio::time::timeout(CUT_STEP * n as u32, world.store.remove_member("lobby", dora, "dora")).await;
         match world.store.remove_member("lobby", dora, "dora").await {
             Ok(_) | Err(RoomError::NotMember) => {}

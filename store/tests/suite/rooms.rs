@@ -2,7 +2,7 @@
 
 use crate::harness::*;
 use uproar_model::{Kind, Refusal, UserId};
-use uproar_store::{Cursor, JoinError, NewRoom, Role, RoomError, RoomKind};
+use uproar_store::{Addition, Cursor, JoinError, NewRoom, Role, RoomError, RoomKind};
 
 pub async fn a_room_and_its_owner(world: World) {
     let ann = world.user("Ann").await;
@@ -60,6 +60,8 @@ pub async fn a_private_room_does_not_exist_outside(world: World) {
     // From inside it is there, and joining again is no change.
     store.add_member("secret", ann, "eve").await.unwrap();
     let seen = store.join("secret", eve).await.unwrap();
+    assert!(!seen.joined);
+    let seen = seen.room;
     assert_eq!((seen.members, seen.role), (2, Some(Role::Member)));
     assert_eq!(store.rooms(eve, "", None, 10).await.unwrap().len(), 1);
     let admitted = store.admit(&[("secret".into(), eve)]).await.unwrap().remove(0).unwrap();
@@ -105,13 +107,17 @@ pub async fn joining_and_unread(world: World) {
     world.say(room, ann, &["1", "2"]).await;
     new(world.append_one(react(room, ann, "r", 1, "👍")).await);
     let joined = world.store.join("lobby", ben).await.unwrap();
+    assert!(joined.joined);
+    let joined = joined.room;
     assert_eq!((joined.members, joined.role, joined.offset), (2, Some(Role::Member), 3));
     assert_eq!(joined.unread, Some(0), "what was said before is not unread");
     world.say(room, ann, &["3", "4"]).await;
     new(world.append_one(react(room, ann, "r2", 1, "👍")).await);
     let again = world.store.join("lobby", ben).await.unwrap();
+    assert!(!again.joined);
+    let again = again.room;
     assert_eq!((again.members, again.unread), (2, Some(2)), "joining again changes nothing; only messages count");
-    let owner = world.store.join("lobby", ann).await.unwrap();
+    let owner = world.store.join("lobby", ann).await.unwrap().room;
     assert_eq!((owner.members, owner.role), (2, Some(Role::Owner)));
     assert!(matches!(world.store.join("nowhere", ben).await, Err(RoomError::NoRoom)));
     assert!(matches!(world.store.join("lobby", UserId(999)).await, Err(RoomError::NoUser)));
@@ -127,9 +133,9 @@ pub async fn a_full_room(world: World) {
     assert_eq!(world.store.admit(&[("small".into(), cleo)]).await.unwrap(), [Err(JoinError::Full)]);
     // Those inside are not asked for a place.
     world.store.join("small", ben).await.unwrap();
-    assert_eq!(world.store.add_member("small", ann, "ben").await.unwrap().role, Role::Member);
+    assert_eq!(world.store.add_member("small", ann, "ben").await.unwrap().member.role, Role::Member);
     world.store.remove_member("small", ben, "ben").await.unwrap();
-    assert_eq!(world.store.join("small", cleo).await.unwrap().members, 2);
+    assert_eq!(world.store.join("small", cleo).await.unwrap().room.members, 2);
 }
 
 pub async fn admitting_many_at_once(world: World) {
@@ -236,10 +242,13 @@ pub async fn adding(world: World) {
     assert!(matches!(store.add_member("lobby", stranger, "dora").await, Err(RoomError::NotAllowed(_))));
     assert!(matches!(store.add_member("lobby", ann, "nobody").await, Err(RoomError::NoUser)));
     assert!(matches!(store.add_member("nowhere", ann, "dora").await, Err(RoomError::NoRoom)));
-    let entry = store.add_member("lobby", ann, "dora").await.unwrap();
+    let added = store.add_member("lobby", ann, "dora").await.unwrap();
+    assert!(added.joined);
+    let entry = added.member;
     assert_eq!((entry.user.id, &*entry.user.username, entry.role), (dora, "Dora", Role::Member));
-    assert_eq!(store.add_member("lobby", ann, "dora").await.unwrap(), entry, "again: no change");
-    assert_eq!(store.add_member("lobby", ann, "ann").await.unwrap().role, Role::Owner);
+    let again = Addition { member: entry, joined: false };
+    assert_eq!(store.add_member("lobby", ann, "dora").await.unwrap(), again, "again: no change");
+    assert_eq!(store.add_member("lobby", ann, "ann").await.unwrap().member.role, Role::Owner);
     assert_eq!(store.room("lobby", ann).await.unwrap().unwrap().members, 4);
 }
 

@@ -1,0 +1,168 @@
+//! Read markers, and the rooms of a user with them.
+
+use crate::harness::*;
+use uproar_model::{JoinedRoom, Marker, RoomId, UserId};
+use uproar_store::{NewRoom, Role, RoomKind};
+
+fn at(offset: u64, number: u64) -> Marker {
+    Marker { offset, number }
+}
+
+async fn marker(world: &World, room: RoomId, user: UserId) -> Option<Marker> {
+    world.store.read_markers(&[(room, user)]).await.unwrap().remove(0)
+}
+
+async fn rooms_of(world: &World, user: UserId, after: Option<&str>, limit: usize) -> Vec<String> {
+    let rooms = world.store.rooms_of(user, after, limit).await.unwrap();
+    rooms.into_iter().map(|room| room.name).collect()
+}
+
+pub async fn markers_move_forward_only(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    world.say(room, ann, &["1", "2"]).await;
+    new(world.append_one(react(room, ann, "r", 1, "👍")).await);
+    world.say(room, ann, &["3", "4"]).await;
+    assert_eq!(marker(&world, room, ben).await, Some(at(0, 0)));
+
+    world.store.mark_read(&[(room, ben, at(4, 3))]).await.unwrap();
+    assert_eq!(marker(&world, room, ben).await, Some(at(4, 3)));
+    assert_eq!(world.store.room("lobby", ben).await.unwrap().unwrap().unread, Some(1));
+    // Not back, and not for what is at the same offset: the two numbers stay together.
+    for late in [at(2, 2), at(3, 9), at(4, 4), at(0, 0)] {
+        world.store.mark_read(&[(room, ben, late)]).await.unwrap();
+        assert_eq!(marker(&world, room, ben).await, Some(at(4, 3)), "{late:?}");
+    }
+    world.store.mark_read(&[(room, ben, at(5, 4))]).await.unwrap();
+    assert_eq!(world.store.room("lobby", ben).await.unwrap().unwrap().unread, Some(0));
+    assert_eq!(marker(&world, room, ann).await, Some(at(0, 0)), "another's stays where it is");
+    // What no room has does no harm, neither here nor to who lists rooms.
+    world.store.mark_read(&[(room, ben, at(u64::MAX, u64::MAX))]).await.unwrap();
+    assert_eq!(world.store.room("lobby", ben).await.unwrap().unwrap().unread, Some(0));
+}
+
+pub async fn markers_are_for_members(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    let stranger = world.user("Stranger").await;
+    world.say(room, ann, &["1"]).await;
+    let nowhere = RoomId(99);
+    let read = [(room, stranger, at(1, 1)), (nowhere, ann, at(1, 1)), (room, UserId(99), at(1, 1))];
+    world.store.mark_read(&read).await.unwrap();
+    world.store.mark_read(&[]).await.unwrap();
+    assert_eq!(world.store.read_markers(&[]).await.unwrap(), []);
+    let wanted = [(room, stranger), (room, ben), (nowhere, ann), (room, UserId(99)), (room, ann), (room, ben)];
+    let none = Some(at(0, 0));
+    assert_eq!(world.store.read_markers(&wanted).await.unwrap(), [None, none, None, None, none, none]);
+    assert_eq!(world.store.room("lobby", stranger).await.unwrap().unwrap().role, None);
+    // One that is none does not keep the others from theirs.
+    world.store.mark_read(&[(room, stranger, at(1, 1)), (room, ben, at(1, 1))]).await.unwrap();
+    assert_eq!(marker(&world, room, ben).await, Some(at(1, 1)));
+
+    world.store.remove_member("lobby", ben, "ben").await.unwrap();
+    assert_eq!(marker(&world, room, ben).await, None);
+    world.store.delete_room("lobby", ann).await.unwrap();
+    assert_eq!(marker(&world, room, ann).await, None);
+    world.store.mark_read(&[(room, ann, at(1, 1))]).await.unwrap();
+    assert_eq!(marker(&world, room, ann).await, None);
+}
+
+pub async fn a_pair_twice_in_one_call(world: World) {
+    let Lobby { room, ann, ben, cleo } = world.lobby().await;
+    world.say(room, ann, &["1", "2", "3"]).await;
+    let up = [(room, ben, at(1, 1)), (room, cleo, at(3, 3)), (room, ben, at(3, 3)), (room, cleo, at(2, 2))];
+    world.store.mark_read(&up).await.unwrap();
+    assert_eq!(world.store.read_markers(&[(room, cleo), (room, ben)]).await.unwrap(), [Some(at(3, 3)); 2]);
+}
+
+pub async fn many_markers_at_once(world: World) {
+    let ann = world.user("Ann").await;
+    let mut markers = Vec::new();
+    for n in 0..40 {
+        let room = world.public_room(&format!("room {n}"), ann).await.id;
+        for _ in 0..25 {
+            markers.push((room, ann, at(markers.len() as u64, markers.len() as u64)));
+        }
+    }
+    let last: Vec<_> = markers.chunks(25).map(|of_room| of_room[24]).collect();
+    markers.reverse();
+    world.store.mark_read(&markers).await.unwrap();
+    let wanted: Vec<_> = last.iter().map(|(room, user, _)| (*room, *user)).collect();
+    let stored: Vec<_> = world.store.read_markers(&wanted).await.unwrap();
+    assert_eq!(stored, last.iter().map(|(.., marker)| Some(*marker)).collect::<Vec<_>>());
+}
+
+pub async fn coming_back_begins_at_the_head(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    world.say(room, ann, &["1"]).await;
+    world.store.remove_member("lobby", ben, "ben").await.unwrap();
+    world.say(room, ann, &["2"]).await;
+    world.store.join("lobby", ben).await.unwrap();
+    assert_eq!(marker(&world, room, ben).await, Some(at(3, 2)));
+    // What they had read before they left comes late.
+    world.store.mark_read(&[(room, ben, at(1, 1))]).await.unwrap();
+    assert_eq!(marker(&world, room, ben).await, Some(at(3, 2)));
+    let dora = world.user("Dora").await;
+    world.store.admit(&[("lobby".into(), dora)]).await.unwrap().remove(0).unwrap();
+    assert_eq!(marker(&world, room, dora).await, Some(at(3, 2)));
+}
+
+pub async fn the_rooms_of_a_user(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    let wanted = NewRoom { name: "den".into(), title: "The Den".into(), kind: RoomKind::Private, size: 7, owner: ben };
+    let den = world.store.create_room(wanted).await.unwrap();
+    world.public_room("elsewhere", ann).await;
+    world.say(room, ann, &["1", "2"]).await;
+    new(world.append_one(react(room, ann, "r", 1, "👍")).await);
+    world.store.mark_read(&[(room, ben, at(1, 1))]).await.unwrap();
+
+    let heads = world.store.heads(&[den.id, room]).await.unwrap();
+    let [Some(head_of_den), Some(head)] = &heads[..] else { panic!("two heads") };
+    let rooms = world.store.rooms_of(ben, None, 10).await.unwrap();
+    let expected = [
+        JoinedRoom {
+            id: den.id,
+            name: "den".into(),
+            title: "The Den".into(),
+            is_private: true,
+            size: 7,
+            members: 1,
+            head: head_of_den.clone(),
+            read: at(0, 0),
+            role: Role::Owner,
+        },
+        JoinedRoom {
+            id: room,
+            name: "lobby".into(),
+            title: "The lobby".into(),
+            is_private: false,
+            size: 1000,
+            members: 3,
+            head: head.clone(),
+            read: at(1, 1),
+            role: Role::Member,
+        },
+    ];
+    assert_eq!(rooms, expected);
+    assert_eq!((head.offset, head.number), (3, 2));
+    assert_eq!(rooms_of(&world, world.user("Stranger").await, None, 10).await, Vec::<String>::new());
+    assert_eq!(rooms_of(&world, UserId(99), None, 10).await, Vec::<String>::new());
+
+    world.store.remove_member("lobby", ben, "ben").await.unwrap();
+    assert_eq!(rooms_of(&world, ben, None, 10).await, ["den"]);
+    world.store.delete_room("den", ben).await.unwrap();
+    assert_eq!(rooms_of(&world, ben, None, 10).await, Vec::<String>::new());
+}
+
+pub async fn rooms_of_a_user_by_name(world: World) {
+    let ann = world.user("Ann").await;
+    for name in ["delta", "alpha", "ärger", "beta", "Zulu"] {
+        world.public_room(name, ann).await;
+    }
+    assert_eq!(rooms_of(&world, ann, None, 10).await, ["Zulu", "alpha", "beta", "delta", "ärger"]);
+    assert_eq!(rooms_of(&world, ann, None, 2).await, ["Zulu", "alpha"]);
+    assert_eq!(rooms_of(&world, ann, Some("alpha"), 2).await, ["beta", "delta"]);
+    assert_eq!(rooms_of(&world, ann, Some("ca"), 2).await, ["delta", "ärger"], "names that no room has");
+    assert_eq!(rooms_of(&world, ann, Some("ärger"), 2).await, Vec::<String>::new());
+    assert_eq!(rooms_of(&world, ann, None, 0).await, Vec::<String>::new());
+    assert_eq!(rooms_of(&world, ann, None, usize::MAX).await.len(), 5);
+    assert_eq!(rooms_of(&world, ann, Some("a\0"), 5).await, Vec::<String>::new());
+}
