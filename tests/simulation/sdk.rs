@@ -613,7 +613,7 @@ impl World {
             return Err(format!("it was removed at {at}, after it was let in"));
         }
         self.tally.sdk_publications += 1;
-        if row.kind == Kind::Message && row.user.id.0 == sdk.user && &*row.id != "" && !row.id.starts_with("http") {
+        if row.kind == Kind::Message && row.user.id.0 == sdk.user && !row.id.starts_with("http") {
             channel.outbox.resolve(&row.id, offset)?;
         }
         Ok(())
