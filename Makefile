@@ -13,6 +13,7 @@ run:
 # PostgreSQL and its store in memory. Doc tests are among them.
 test:
 	scripts/test-postgres
+	scripts/test-sdks
 	cargo fmt --all -- --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	cargo test --locked --workspace --all-features
