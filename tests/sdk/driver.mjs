@@ -207,6 +207,7 @@ const commands = {
   subscribe: (client, command) => subscribe(client, command),
   unsubscribe: (client, command) => subscriptionOf(client, command).unsubscribe(),
   remove: (client, command) => client.sdk.removeSubscription(subscriptionOf(client, command)),
+  status: (client, command) => subscriptionOf(client, command).state,
   publish: (client, command) => client.sdk.publish(command.channel, pack(command.data)),
   send: (client, command) => client.sdk.send(pack(command.data)),
   rpc: async (client, command) => unpack((await client.sdk.rpc(command.method, pack(command.data))).data),

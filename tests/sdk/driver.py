@@ -357,6 +357,8 @@ async def run(command):
             await client.get_subscription(command["channel"]).unsubscribe()
         case "remove":
             client.remove_subscription(client.get_subscription(command["channel"]))
+        case "status":
+            return client.get_subscription(command["channel"]).state.value
         case "publish":
             await client.publish(command["channel"], pack(command["data"]))
         case "send":
