@@ -50,7 +50,6 @@ pub struct Failed {
 
 /// A process with clients of one SDK. Dropped, it is killed.
 pub struct Driver {
-    pub sdk: Sdk,
     events: Arc<Events>,
     stdin: tokio::sync::Mutex<ChildStdin>,
     calls: AtomicU64,
@@ -232,7 +231,7 @@ impl Driver {
             }
         });
         let stdin = tokio::sync::Mutex::new(stdin);
-        let driver = Driver { sdk, events, stdin, calls: AtomicU64::new(1), _child: child };
+        let driver = Driver { events, stdin, calls: AtomicU64::new(1), _child: child };
         driver.server_is_at(port).await;
         driver
     }
