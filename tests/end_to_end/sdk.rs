@@ -375,7 +375,7 @@ async fn calls(sdk: Sdk, kind: Kind, shards: &str) {
     assert_eq!(unread().await, 1);
     at_bob.rpc("read", json!({"channel": "room:r", "offset": 1})).await.expect("read");
     assert_eq!(unread().await, 1, "never back");
-    assert_failed(at_bob.rpc("read", json!({"channel": "room:none", "offset": 1})).await, 102);
+    assert_failed(at_bob.rpc("read", json!({"channel": "room:none", "offset": 1})).await, 103);
 
     // Typing, either way.
     let id = id_of(&server, &ann).await;

@@ -1,19 +1,22 @@
-//! Clients of the Centrifugo SDKs, remote-controlled. A driver is one process (tests/sdk/driver.mjs or driver.py) with any
-//! number of clients in it. It reads one command a line, or several in a list which then all begin at once, and writes
-//! one event a line.
+//! Clients of the Centrifugo SDKs, remote-controlled. A driver is one process (tests/sdk/driver.mjs or driver.py) with
+//! any number of clients in it. It reads one command a line, or several in a list which then all begin at once, and
+//! writes one event a line.
 //!
-//! | command | what it does, and with what |
-//! | --- | --- |
-//! | `server {port}` | where the server is from now on; 0: it can't be reached |
-//! | `create {client, token?, tokens?, headers?, path?, mute?, max_ping_delay_ms?}` | a client. `tokens`: what its `getToken` gives, one after the other; `""`: there will never be one again. `mute`: its frames go nowhere |
-//! | `connect`, `disconnect`, `mute {mute}`, `tokens {tokens}`, `traffic` | of `client`; the last: what has passed so far |
-//! | `drop` | the socket of `client` is gone, without a word to the SDK |
-//! | `subscribe {channel, recoverable?, join_leave?, since?, states?}` | `states`: what `getState` gives, one after the other. The options count the first time |
-//! | `unsubscribe`, `remove`, `status`, `presence`, `presence_stats {channel}` | `status`: the state of the subscription |
-//! | `publish {channel, data}`, `send {data}`, `rpc {method, data}`, `history {channel, limit?, since?, reverse?}` | |
+//! Commands, under `do`, with what belongs to them; all but the first are for one `client`:
 //!
-//! Each command has a number, `call`, and gets a `result` or `failed {code, message, temporary}`. The events beside them:
-//! `state`, `error`, `token`, `closed` (the socket: code and reason) of a client; `subscription`, `publication`,
+//! - `server {port}`: where the server is from now on; 0: it can't be reached.
+//! - `create {token?, tokens?, headers?, path?, mute?, max_ping_delay_ms?}`: `tokens` is what its `getToken` gives, one
+//!   after the other; `""`: there will never be one again. `mute`: its frames go nowhere.
+//! - `connect`, `disconnect`, `mute {mute}`, `tokens {tokens}` (more of them).
+//! - `traffic`: what has passed so far, as [`Client::traffic`] says.
+//! - `drop`: its socket is gone, without a word to the SDK.
+//! - `subscribe {channel, recoverable?, join_leave?, since?, states?}`: `states` is what `getState` gives, one after the
+//!   other. The options count the first time.
+//! - `unsubscribe`, `remove`, `status`, `presence`, `presence_stats {channel}`.
+//! - `publish {channel, data}`, `send {data}`, `rpc {method, data}`, `history {channel, limit?, since?, reverse?}`.
+//!
+//! Each command has a number, `call`, and gets a `result` or `failed {code, message, temporary}`. The events beside
+//! them: `state`, `error`, `token`, `closed` (the socket: code and reason) of a client; `subscription`, `publication`,
 //! `presence` (join or leave), `subscription_error`, `get_state` of a channel; `broken`: what must never happen.
 
 use crate::client::PATIENCE;

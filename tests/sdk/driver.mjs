@@ -153,8 +153,10 @@ function create(command) {
     };
   }
   client.sdk = new Centrifuge(`ws://127.0.0.1:1${command.path ?? '/connection/websocket'}`, options);
-  const tell = (state) => (ctx) =>
-    say({ event: 'state', client: client.name, state, code: ctx.code ?? 0, reason: ctx.reason ?? '', id: ctx.client ?? '' });
+  const tell = (state) => (ctx) => {
+    const { code = 0, reason = '', client: id = '' } = ctx;
+    say({ event: 'state', client: client.name, state, code, reason, id });
+  };
   for (const state of ['connecting', 'connected', 'disconnected']) client.sdk.on(state, tell(state));
   client.sdk.on('error', ({ error }) => {
     say({ event: 'error', client: client.name, code: error.code, message: error.message });

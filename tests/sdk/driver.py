@@ -1,5 +1,5 @@
-"""Clients of the Centrifugo SDK for Python, remote-controlled: one JSON command a line on stdin, one JSON event a line on
-stdout. driver.mjs does the same with the SDK for JavaScript; the vocabulary is described in
+"""Clients of the Centrifugo SDK for Python, remote-controlled: one JSON command a line on stdin, one JSON event a line
+on stdout. driver.mjs does the same with the SDK for JavaScript; the vocabulary is described in
 tests/end_to_end/sdk_client.rs.
 
 Argument: the encoding (json or protobuf).
