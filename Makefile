@@ -13,16 +13,22 @@ run:
 # PostgreSQL and its store in memory. Doc tests are among them.
 test:
 	scripts/test-postgres
+	scripts/test-sdks
 	cargo fmt --all -- --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	cargo test --locked --workspace --all-features
 
-# `make test` covers databases, drivers and shards pairwise; this is all eight.
+# `make test` covers databases, drivers and shards pairwise; this is all eight. The tests with SDKs take turns with the
+# databases, so they run once more for each.
 test-all: test
 	for driver in uring epoll; do for shards in 1 2; do \
 		echo "driver $$driver, shards $$shards"; \
 		UPROAR_TEST_DRIVER=$$driver UPROAR_TEST_SHARDS=$$shards \
-			cargo test --locked --workspace --all-features --test end_to_end || exit 1; \
+			cargo test --locked --workspace --all-features --test end_to_end -- --skip sdk:: || exit 1; \
+		for database in sqlite postgres; do \
+			UPROAR_TEST_DRIVER=$$driver UPROAR_TEST_SHARDS=$$shards UPROAR_TEST_DATABASE=$$database \
+				cargo test --locked --workspace --all-features --test end_to_end sdk:: || exit 1; \
+		done; \
 	done; done
 
 deny:

@@ -76,8 +76,10 @@ macro_rules! on_each_driver {
 mod client;
 mod databases;
 mod load;
+mod sdk_client;
 mod server;
 
+mod centrifuge;
 mod crash;
 mod crowd;
 mod echo;
@@ -90,6 +92,7 @@ mod outage;
 mod plain;
 mod port;
 mod retry;
+mod sdk;
 mod slow;
 mod startup;
 mod stop;

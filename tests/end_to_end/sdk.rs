@@ -1,0 +1,995 @@
+//! Uproar as the Centrifugo SDKs see it: those for JavaScript and Python, each in JSON and in Protobuf. Each test is
+//! written once. The database and the number of shards change from client to client and from test to test;
+//! `UPROAR_TEST_DATABASE=sqlite` (or `postgres`) and `UPROAR_TEST_SHARDS=1` set them for all, as `make test-all` does.
+
+use crate::client::{User, Ws};
+use crate::databases::Kind;
+use crate::sdk_client::{Driver, Sdk, Subscription, assert_failed};
+use crate::server::{Server, number, text, until};
+use serde_json::{Value, json};
+
+/// Names the database for all tests.
+const DATABASE_VARIABLE: &str = "UPROAR_TEST_DATABASE";
+/// Gives the number of shards for all tests.
+const SHARDS_VARIABLE: &str = "UPROAR_TEST_SHARDS";
+/// What the README promises about the size of a message to a client.
+const OUTBOUND_MESSAGE_LIMIT_BYTES: u64 = 256 * 1024;
+
+/// Makes of each `async fn(Sdk, Kind, shards: &str)` a test with each of the four clients.
+macro_rules! with_each_client {
+    ($($name:ident)+) => {
+        const TESTS: &[&str] = &[$(stringify!($name)),+];
+
+        $(mod $name {
+            use super::{Sdk, surroundings};
+
+            async fn with(sdk: Sdk) {
+                let (kind, shards) = surroundings(stringify!($name), sdk);
+                super::$name(sdk, kind, &shards).await;
+            }
+
+            #[tokio::test]
+            async fn with_javascript_and_json() {
+                with(Sdk::JsJson).await;
+            }
+
+            #[tokio::test]
+            async fn with_javascript_and_protobuf() {
+                with(Sdk::JsProtobuf).await;
+            }
+
+            #[tokio::test]
+            async fn with_python_and_json() {
+                with(Sdk::PyJson).await;
+            }
+
+            #[tokio::test]
+            async fn with_python_and_protobuf() {
+                with(Sdk::PyProtobuf).await;
+            }
+        })+
+    };
+}
+
+with_each_client! {
+    rooms_and_live_channels
+    history
+    presence_joins_and_leaves
+    calls
+    what_a_publish_is_told
+    who_is_not_let_in
+    a_position_brought_along
+    tokens_that_expire
+    who_is_removed_stays_out
+    who_signs_out_is_disconnected
+    what_was_missed_comes_once_and_in_order
+    kills_and_restarts_lose_nothing
+    connect_and_all_subscribes_at_once
+    every_command_is_answered
+    pings_and_silence
+    no_message_is_too_large
+    unsubscribes_and_subscribes_that_cross
+}
+
+/// Four tests with four clients meet both databases with one shard and with two; the next four shift by one.
+fn surroundings(test: &str, sdk: Sdk) -> (Kind, String) {
+    let test = TESTS.iter().position(|known| *known == test).expect("it is one of them");
+    let (kind, shards) = match (test + sdk as usize) % 4 {
+        0 => (Kind::Sqlite, "2"),
+        1 => (Kind::Postgres, "1"),
+        2 => (Kind::Sqlite, "1"),
+        _ => (Kind::Postgres, "2"),
+    };
+    let kind = match std::env::var(DATABASE_VARIABLE).as_deref() {
+        Ok("sqlite") => Kind::Sqlite,
+        Ok("postgres") => Kind::Postgres,
+        Ok(other) => panic!("{DATABASE_VARIABLE}={other} is neither sqlite nor postgres"),
+        Err(_) => kind,
+    };
+    (kind, std::env::var(SHARDS_VARIABLE).unwrap_or(shards.to_owned()))
+}
+
+/// A server with these limits, and clients that find it.
+async fn start(sdk: Sdk, kind: Kind, shards: &str, limits: &[&str]) -> (Server, Driver) {
+    let limits = limits.iter().flat_map(|limit| ["--limit", limit]);
+    let options: Vec<&str> = ["--shards", shards].into_iter().chain(limits).collect();
+    let server = Server::start(kind, &options).await;
+    let driver = Driver::start(sdk, server.port).await;
+    (server, driver)
+}
+
+async fn id_of(server: &Server, user: &User) -> String {
+    text(&server.get("/me", &user.token).await.expect(200)["user"]["id"])
+}
+
+/// A user whose token has expired.
+async fn expired(server: &Server, name: &str) -> User {
+    let user = server.mint(name, "1").await;
+    let is_expired = async || server.get("/me", &user.token).await.status == 401;
+    until("the token has expired", is_expired).await;
+    user
+}
+
+/// Someone who says the offsets that their messages get, fast.
+struct Talker {
+    ws: Ws,
+    last: u64,
+}
+
+impl Talker {
+    async fn join(server: &Server, user: &User, room: &str) -> Talker {
+        let ws = server.join(user, &format!("room={room}")).await;
+        Talker { last: ws.offset(), ws }
+    }
+
+    /// Says so much more, and waits until it is stored.
+    async fn say(&mut self, messages: u64) {
+        /// What may be under way.
+        const WINDOW: u64 = 32;
+        let (first, last) = (self.last + 1, self.last + messages);
+        for offset in first..=last {
+            self.ws.say(offset.to_string()).await;
+            if offset - self.last >= WINDOW {
+                self.hear().await;
+            }
+        }
+        while self.last < last {
+            self.hear().await;
+        }
+    }
+
+    async fn hear(&mut self) {
+        self.last += 1;
+        assert_eq!(self.ws.message().await, (self.last, self.last.to_string()));
+    }
+}
+
+async fn rooms_and_live_channels(sdk: Sdk, kind: Kind, shards: &str) {
+    let (server, driver) = start(sdk, kind, shards, &[]).await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    server.create_room(&ann, "r").await;
+    let epoch = text(&server.get("/rooms/r", &ann.token).await.expect(200)["room"]["epoch"]);
+    let id = id_of(&server, &ann).await;
+
+    let at_ann = driver.create("ann", json!({"token": ann.token})).await;
+    at_ann.start_connecting().await;
+    assert!(!text(&at_ann.is("connected").await["id"]).is_empty());
+    at_ann.user_channel(&id).await;
+    let at_bob = driver.connect("bob", &bob.token).await;
+    let in_ann = at_ann.start_subscribing("room:r", json!({})).await;
+    let event = in_ann.is("subscribed").await;
+    assert_eq!((&event["recoverable"], &event["positioned"]), (&json!(true), &json!(true)), "{event}");
+    assert_eq!((&event["was_recovering"], &event["recovered"]), (&json!(false), &json!(false)), "{event}");
+    assert_eq!((&event["offset"], &event["epoch"]), (&json!(0), &json!(epoch)), "{event}");
+    let in_bob = at_bob.subscribe("room:r", json!({"recoverable": true})).await;
+
+    // From each way in to each client.
+    let words = "two\nlines, \"quoted\", ünïcödé ✓ \u{2028} \\ \u{1f600}";
+    in_ann.publish(json!({"text": words, "id": "my own"})).await.expect("published");
+    server.post("/rooms/r/messages", &bob.token, json!({"text": "by HTTP"})).await.expect(201);
+    let mut plain = server.join(&ann, "room=r").await;
+    plain.say("plainly").await;
+    for subscription in [&in_ann, &in_bob] {
+        let event = subscription.publication().await;
+        assert_eq!((&event["offset"], &event["data"]), (&json!(1), &json!({"text": words, "id": "my own"})), "{event}");
+        assert_eq!((&event["user"], &event["client_id"]), (&json!(id), &json!("")), "{event}");
+        assert_eq!(event["conn_info"], json!({"username": "ann"}), "{event}");
+        assert_eq!(subscription.message().await, (2, "by HTTP".into()));
+        assert_eq!(subscription.message().await, (3, "plainly".into()));
+    }
+    assert_eq!(plain.message().await, (3, "plainly".into()));
+    in_bob.say("from an SDK").await;
+    assert_eq!(plain.message().await, (4, "from an SDK".into()));
+
+    // A while without the channel, and a while without the server.
+    in_bob.unsubscribe().await;
+    in_ann.say("without Bob").await;
+    let again = at_bob.start_subscribing("room:r", json!({})).await;
+    let event = again.is("subscribed").await;
+    assert_eq!((&event["recovered"], &event["offset"]), (&json!(true), &json!(4)), "{event}");
+    at_bob.disconnect().await;
+    assert_eq!(at_bob.becomes("disconnected").await, 0);
+    in_ann.say("still without Bob").await;
+    at_bob.connect().await;
+    assert_eq!(in_bob.recovers().await, 5);
+    for subscription in [&in_ann, &in_bob] {
+        for (offset, text) in [(4, "from an SDK"), (5, "without Bob"), (6, "still without Bob")] {
+            assert_eq!(subscription.message().await, (offset, text.into()));
+        }
+    }
+
+    // `live:` channels take any JSON, and number nothing.
+    let live_ann = at_ann.start_subscribing("live:Ünïcödé x", json!({})).await;
+    let event = live_ann.is("subscribed").await;
+    assert_eq!((&event["recoverable"], &event["positioned"]), (&json!(false), &json!(false)), "{event}");
+    let live_bob = at_bob.subscribe("live:Ünïcödé x", json!({})).await;
+    let data = json!({"any": [1, 2.5, null, {"x": "a\nb"}]});
+    live_ann.publish(data.clone()).await.expect("published");
+    for subscription in [&live_ann, &live_bob] {
+        let event = subscription.note("any").await;
+        assert_eq!((&event["data"], &event["user"]), (&data, &json!(id)), "{event}");
+        assert_eq!(event["conn_info"], json!({"username": "ann"}), "{event}");
+    }
+}
+
+async fn history(sdk: Sdk, kind: Kind, shards: &str) {
+    let (server, driver) = start(sdk, kind, shards, &["history_page_limit=10"]).await;
+    let ann = server.user("ann").await;
+    server.create_room(&ann, "r").await;
+    server.create_room(&ann, "empty").await;
+    Talker::join(&server, &ann, "r").await.say(12).await;
+    let client = driver.connect("ann", &ann.token).await;
+    assert_failed(client.channel("room:r").history(json!({"limit": 1})).await, 103);
+    let room = client.start_subscribing("room:r", json!({})).await;
+    let epoch = text(&room.is("subscribed").await["epoch"]);
+
+    let since = |offset: u64| json!({"offset": offset, "epoch": epoch});
+    let cases: [(Value, Vec<u64>); 12] = [
+        (json!({}), vec![]),
+        (json!({"limit": 0}), vec![]),
+        (json!({"limit": 0, "since": since(3)}), vec![]),
+        (json!({"limit": 5}), (1..=5).collect()),
+        (json!({"limit": -1}), (1..=10).collect()),
+        (json!({"limit": 1_000_000}), (1..=10).collect()),
+        (json!({"limit": 5, "since": since(3)}), (4..=8).collect()),
+        (json!({"limit": 5, "since": {"offset": 10, "epoch": ""}}), vec![11, 12]),
+        (json!({"limit": 5, "since": since(12)}), vec![]),
+        (json!({"limit": 5, "reverse": true}), (8..=12).rev().collect()),
+        (json!({"limit": 3, "reverse": true, "since": since(8)}), vec![7, 6, 5]),
+        (json!({"limit": -1, "reverse": true, "since": since(2)}), vec![1]),
+    ];
+    for (options, expected) in cases {
+        let history = room.history(options.clone()).await.expect("history");
+        let publications = history["publications"].as_array().expect("publications");
+        let offsets: Vec<u64> = publications.iter().map(|publication| number(&publication["offset"])).collect();
+        assert_eq!(offsets, expected, "{options}");
+        assert_eq!((number(&history["offset"]), text(&history["epoch"])), (12, epoch.clone()), "{options}");
+        for publication in publications {
+            assert_eq!(publication["data"], json!({"text": publication["offset"].to_string()}), "{options}");
+            assert_eq!(publication["conn_info"], json!({"username": "ann"}), "{options}");
+        }
+    }
+    for reverse in [false, true] {
+        let wrong = json!({"limit": 5, "since": {"offset": 3, "epoch": "another"}, "reverse": reverse});
+        assert_failed(room.history(wrong).await, 112);
+    }
+    assert_failed(room.history(json!({"limit": 5, "since": since(0), "reverse": true})).await, 107);
+
+    let empty = client.subscribe("room:empty", json!({})).await;
+    let history = empty.history(json!({"limit": 5})).await.expect("history");
+    assert_eq!((&history["publications"], &history["offset"]), (&json!([]), &json!(0)));
+    assert!(!text(&history["epoch"]).is_empty());
+}
+
+async fn presence_joins_and_leaves(sdk: Sdk, kind: Kind, shards: &str) {
+    let (server, driver) = start(sdk, kind, shards, &[]).await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    server.create_room(&ann, "r").await;
+    let at_ann = driver.connect("ann", &ann.token).await;
+    let at_bob = driver.create("bob", json!({"token": bob.token})).await;
+    let second = driver.connect("second", &bob.token).await;
+    for channel in ["room:r", "live:x"] {
+        at_bob.start_connecting().await;
+        let bobs_client = text(&at_bob.is("connected").await["id"]);
+        let in_ann = at_ann.subscribe(channel, json!({"join_leave": true})).await;
+        assert_failed(at_bob.channel(channel).presence().await, 103);
+        assert_failed(at_bob.channel(channel).presence_stats().await, 103);
+        let in_bob = at_bob.subscribe(channel, json!({})).await;
+        // Whether someone sees their own coming is left open.
+        let others = async |subscription: &Subscription<'_>| {
+            loop {
+                let change = subscription.change().await;
+                if change.1 != "ann" {
+                    return change;
+                }
+            }
+        };
+        assert_eq!(others(&in_ann).await, ("join".into(), "bob".into()));
+        assert_eq!(in_ann.presence_stats().await, Ok((2, 2)));
+        let in_second = second.subscribe(channel, json!({})).await;
+        assert_eq!(others(&in_ann).await, ("join".into(), "bob".into()));
+        assert_eq!(in_bob.presence_stats().await, Ok((3, 2)));
+        let present = in_ann.presence().await.expect("presence");
+        let clients = present.as_object().expect("clients");
+        assert_eq!(clients.len(), 3, "{present}");
+        for (client, info) in clients {
+            assert_eq!(&info["client_id"], client, "{present}");
+            let name = &info["conn_info"]["username"];
+            let user = if name == "ann" { &ann } else { &bob };
+            assert_eq!((&info["user"], name), (&json!(id_of(&server, user).await), &json!(user.name)), "{present}");
+        }
+        assert_eq!(present[&bobs_client]["conn_info"]["username"], "bob", "{present}");
+
+        in_second.unsubscribe().await;
+        assert_eq!(others(&in_ann).await, ("leave".into(), "bob".into()));
+        assert_eq!(in_ann.presence_stats().await, Ok((2, 2)));
+        at_bob.disconnect().await;
+        assert_eq!(at_bob.becomes("disconnected").await, 0);
+        assert_eq!(others(&in_ann).await, ("leave".into(), "bob".into()));
+        assert_eq!(in_ann.presence_stats().await, Ok((1, 1)));
+        // Who did not ask for them got none; what came before the leave would have come by now.
+        assert_eq!(in_bob.skipped_changes() + in_second.skipped_changes(), 0);
+        // A connection that is cut leaves too.
+        let cut = driver.connect(&format!("cut from {channel}"), &bob.token).await;
+        cut.subscribe(channel, json!({})).await;
+        assert_eq!(others(&in_ann).await, ("join".into(), "bob".into()));
+        driver.server_is_at(0).await;
+        cut.drop_transport().await;
+        assert_eq!(others(&in_ann).await, ("leave".into(), "bob".into()));
+        cut.disconnect().await;
+        driver.server_is_at(server.port).await;
+        // Not to be there again when he connects again.
+        in_bob.skipped_codes();
+        in_bob.unsubscribe().await;
+    }
+}
+
+async fn calls(sdk: Sdk, kind: Kind, shards: &str) {
+    let (server, driver) = start(sdk, kind, shards, &[]).await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    for room in ["r", "q"] {
+        server.create_room(&ann, room).await;
+    }
+    let at_ann = driver.connect("ann", &ann.token).await;
+    let at_bob = driver.connect("bob", &bob.token).await;
+    let of_ann = at_ann.user_channel(&id_of(&server, &ann).await).await;
+    let of_bob = at_bob.user_channel(&id_of(&server, &bob).await).await;
+    let in_ann = at_ann.start_subscribing("room:r", json!({})).await;
+    let epoch = text(&in_ann.is("subscribed").await["epoch"]);
+    let in_bob = at_bob.subscribe("room:r", json!({})).await;
+    assert_eq!(of_bob.note("joined").await["data"], json!({"joined": "r"}));
+
+    // Publishing so tells what a publish can't.
+    let message = json!({"channel": "room:r", "data": {"text": "first", "id": "1"}});
+    let published = at_ann.rpc("publish", message.clone()).await.expect("published");
+    assert_eq!((number(&published["offset"]), text(&published["epoch"])), (1, epoch), "{published}");
+    assert!(number(&published["time"]) > 1_700_000_000_000, "{published}");
+    assert_eq!(at_ann.rpc("publish", message).await, Ok(published), "again");
+    for text in ["second", "third"] {
+        let message = json!({"channel": "room:r", "data": {"text": text}});
+        at_ann.rpc("publish", message).await.expect("published");
+    }
+    for subscription in [&in_ann, &in_bob] {
+        for (offset, text) in [(1, "first"), (2, "second"), (3, "third")] {
+            assert_eq!(subscription.message().await, (offset, text.into()));
+        }
+    }
+    let elsewhere = json!({"channel": "room:q", "data": {"text": "x"}});
+    assert_failed(at_bob.rpc("publish", elsewhere).await, 103);
+    for wrong in [json!({"channel": "room:r", "data": {"text": 5}}), json!({"data": {"text": "x"}}), json!("x")] {
+        assert_failed(at_ann.rpc("publish", wrong).await, 107);
+    }
+
+    // Reading.
+    let unread = async || {
+        let rooms = at_bob.rpc("rooms", json!({})).await.expect("rooms");
+        let rooms = rooms["rooms"].as_array().expect("rooms").clone();
+        let room = rooms.into_iter().find(|room| room["name"] == "r").expect("the room");
+        assert_eq!((number(&room["offset"]), number(&room["members"])), (3, 2), "{room}");
+        number(&room["unread"])
+    };
+    assert_eq!(unread().await, 3);
+    at_bob.rpc("read", json!({"channel": "room:r", "offset": 2})).await.expect("read");
+    let note = of_bob.note("read").await;
+    assert_eq!(note["data"], json!({"read": {"room": "r", "offset": 2, "number": 2}}));
+    assert_eq!(unread().await, 1);
+    at_bob.rpc("read", json!({"channel": "room:r", "offset": 1})).await.expect("read");
+    assert_eq!(unread().await, 1, "never back");
+    assert_failed(at_bob.rpc("read", json!({"channel": "room:none", "offset": 1})).await, 103);
+
+    // Typing, either way.
+    let id = id_of(&server, &ann).await;
+    at_ann.rpc("typing", json!({"channel": "room:r"})).await.expect("typing");
+    assert_eq!(in_bob.note("typing").await["data"], json!({"typing": id}));
+    let id = id_of(&server, &bob).await;
+    at_bob.send(json!({"typing": "room:r"})).await;
+    let typing = async || {
+        loop {
+            let note = in_ann.note("typing").await;
+            if note["data"]["typing"] == id.as_str() {
+                return;
+            }
+        }
+    };
+    typing().await;
+    // What nobody answers ends nothing either.
+    for wrong in [json!({}), json!("typing"), json!({"typing": "room:none"}), json!({"dancing": true})] {
+        at_bob.send(wrong).await;
+    }
+    assert_failed(at_bob.rpc("typing", json!({"channel": "room:q"})).await, 103);
+
+    for method in ["", "Publish", "no such thing"] {
+        assert_failed(at_ann.rpc(method, json!({})).await, 104);
+    }
+    // What else concerns the user.
+    server.post("/rooms/q/join", &bob.token, Value::Null).await.expect(200);
+    assert_eq!(of_bob.note("joined").await["data"], json!({"joined": "q"}));
+    server.post("/rooms/q/leave", &bob.token, Value::Null).await.expect(200);
+    assert_eq!(of_bob.note("left").await["data"], json!({"left": "q"}));
+    server.create_room(&ann, "new").await;
+    assert_eq!(of_ann.note("joined").await["data"], json!({"joined": "new"}));
+}
+
+async fn what_a_publish_is_told(sdk: Sdk, kind: Kind, shards: &str) {
+    let limits = ["text_limit_bytes=100", "publish_rate_per_second=1", "publish_burst_limit=40"];
+    let (server, driver) = start(sdk, kind, shards, &limits).await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    server.create_room(&ann, "r").await;
+    let client = driver.connect("ann", &ann.token).await;
+    let user_channel = client.user_channel(&id_of(&server, &ann).await).await;
+    for channel in ["room:r", "room:none", "live:x", "nonsense"] {
+        assert_failed(client.publish(channel, json!({"text": "x"})).await, 103);
+    }
+    assert_failed(user_channel.publish(json!({"text": "x"})).await, 103);
+    let room = client.subscribe("room:r", json!({})).await;
+    for wrong in [
+        json!(null),
+        json!("text"),
+        json!(["text"]),
+        json!({}),
+        json!({"text": 5}),
+        json!({"text": " \n"}),
+        json!({"text": "a\u{0}b"}),
+        json!({"text": "x", "id": 5}),
+        json!({"text": "x", "id": ""}),
+        json!({"text": "x", "id": "x".repeat(65)}),
+        json!({"text": "x", "reply_to": "1"}),
+    ] {
+        assert_failed(room.publish(wrong).await, 107);
+    }
+    assert_failed(room.publish(json!({"text": "x".repeat(101)})).await, 106);
+    assert_eq!(room.publish(json!({"text": "x".repeat(100)})).await, Ok(()));
+    // Sending twice is sending once; the same id for something else is a mistake.
+    for _ in 0..2 {
+        assert_eq!(room.publish(json!({"text": "once", "id": "7"})).await, Ok(()));
+    }
+    let other = room.publish(json!({"text": "twice", "id": "7"})).await.expect_err("it must fail");
+    assert!(other.code >= 100 && !other.is_temporary, "{other:?}");
+    room.say("after it").await;
+    for (offset, text) in [(1, "x".repeat(100)), (2, "once".into()), (3, "after it".into())] {
+        assert_eq!(room.message().await, (offset, text));
+    }
+    room.unsubscribe().await;
+    assert_failed(room.publish(json!({"text": "x"})).await, 103);
+
+    // Too many.
+    let client = driver.connect("bob", &bob.token).await;
+    let room = client.subscribe("room:r", json!({})).await;
+    let mut published = 0;
+    let told = loop {
+        match room.publish(json!({"text": "again"})).await {
+            Ok(()) => published += 1,
+            Err(failed) => break failed,
+        }
+    };
+    assert_failed(Err::<(), _>(told), 111);
+    assert!(published >= 40, "{published} is less than may come at once");
+}
+
+async fn who_is_not_let_in(sdk: Sdk, kind: Kind, shards: &str) {
+    let (server, driver) = start(sdk, kind, shards, &[]).await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    server.create_room(&ann, "r").await;
+    server.post("/user/createroom", &ann.token, json!({"name": "full", "size": 1})).await.expect(201);
+    server.post("/user/createroom", &ann.token, json!({"name": "secret", "private": true})).await.expect(201);
+
+    // Channels.
+    let client = driver.connect("bob", &bob.token).await;
+    let id = id_of(&server, &bob).await;
+    client.user_channel(&id).await;
+    let long = format!("room:{}", "x".repeat(65));
+    for channel in ["room:none", "room:secret", "room:R", "room:", "r", "live:", "nonsense:r", &long] {
+        assert_eq!(client.is_refused(channel).await, 102, "{channel}");
+    }
+    assert_eq!(client.is_refused("room:full").await, 106);
+    assert_eq!(client.is_refused(&format!("user:{id}")).await, 105);
+    let secret = client.channel("room:secret");
+    server.post("/rooms/secret/members", &ann.token, json!({"username": "bob"})).await.expect(200);
+    client.subscribe("room:secret", json!({})).await;
+    secret.say("let in").await;
+    assert_eq!(secret.message().await, (1, "let in".into()));
+
+    // Tokens.
+    for (name, token) in [("nonsense", "nonsense"), ("nobody", "")] {
+        let client = driver.create(name, json!({"token": token})).await;
+        client.start_subscribing("room:r", json!({})).await;
+        client.start_connecting().await;
+        assert_eq!(client.becomes("disconnected").await, 3500, "{name}");
+    }
+    let old = expired(&server, "bob").await;
+    let client = driver.create("with another", json!({"token": old.token, "tokens": [bob.token]})).await;
+    let room = client.start_subscribing("room:r", json!({})).await;
+    client.start_connecting().await;
+    assert_eq!(client.is_told().await.code, 109);
+    assert!(client.asks_for_a_token().await);
+    client.is("connected").await;
+    room.is("subscribed").await;
+    let client = driver.create("without another", json!({"token": old.token})).await;
+    client.start_connecting().await;
+    assert_eq!(client.is_told().await.code, 109);
+    assert_eq!(client.becomes("disconnected").await, 1, "unauthorized");
+
+    // Other ways for a token.
+    let bearer = format!("Bearer {}", bob.token);
+    let client = driver.create("by header", json!({"headers": {"Authorization": bearer}})).await;
+    client.connect().await;
+    client.user_channel(&id).await;
+    let path = format!("/connection/websocket?token={}", bob.token);
+    let client = driver.create("in the address", json!({"path": path})).await;
+    client.connect().await;
+    client.user_channel(&id).await;
+}
+
+async fn a_position_brought_along(sdk: Sdk, kind: Kind, shards: &str) {
+    let (server, driver) = start(sdk, kind, shards, &[]).await;
+    let ann = server.user("ann").await;
+    server.create_room(&ann, "r").await;
+    let mut talker = Talker::join(&server, &ann, "r").await;
+    talker.say(5).await;
+    let chats = server.get("/user/getchats?room=r&limit=2&after=0", &ann.token).await.expect(200);
+    let epoch = text(&chats["epoch"]);
+    assert_eq!(number(&chats["offset"]), 5);
+    let client = driver.connect("ann", &ann.token).await;
+
+    // Positions that exist. An epoch that is not told is not compared.
+    for (offset, epoch) in [(0, epoch.as_str()), (2, epoch.as_str()), (5, epoch.as_str()), (0, "")] {
+        let since = json!({"since": {"offset": offset, "epoch": epoch}});
+        let room = client.start_subscribing("room:r", since).await;
+        let event = room.is("subscribed").await;
+        assert_eq!((&event["was_recovering"], &event["recovered"]), (&json!(true), &json!(true)), "{event}");
+        assert_eq!(number(&event["offset"]), offset, "the position that was asked for");
+        room.numbered(offset + 1..=talker.last).await;
+        talker.say(1).await;
+        room.numbered(talker.last..=talker.last).await;
+        room.unsubscribe().await;
+        room.remove().await;
+    }
+    // And some that do not.
+    for (offset, epoch) in [(2, "another"), (1000, epoch.as_str()), (0, "_")] {
+        let since = json!({"since": {"offset": offset, "epoch": epoch}});
+        let room = client.start_subscribing("room:r", since).await;
+        let event = room.is("subscribed").await;
+        assert_eq!((&event["was_recovering"], &event["recovered"]), (&json!(true), &json!(false)), "{event}");
+        assert_eq!(number(&event["offset"]), talker.last, "the top");
+        talker.say(1).await;
+        room.numbered(talker.last..=talker.last).await;
+        room.unsubscribe().await;
+        room.remove().await;
+    }
+    // With a `getState` the SDK is told so by an error, and asks again.
+    let states =
+        json!([{"offset": 2, "epoch": "another"}, {"offset": 1000, "epoch": epoch}, {"offset": 3, "epoch": epoch}]);
+    let room = client.start_subscribing("room:r", json!({"states": states})).await;
+    for _ in 0..3 {
+        assert!(room.asks_for_a_state().await);
+    }
+    let event = room.is("subscribed").await;
+    assert_eq!((&event["recovered"], number(&event["offset"])), (&json!(true), 3), "{event}");
+    room.numbered(4..=talker.last).await;
+    // Nothing is asked when the position is known.
+    driver.server_is_at(0).await;
+    client.drop_transport().await;
+    talker.say(2).await;
+    driver.server_is_at(server.port).await;
+    client.is("connected").await;
+    assert_eq!(room.recovers().await, talker.last - 2);
+    room.numbered(talker.last - 1..=talker.last).await;
+}
+
+async fn tokens_that_expire(sdk: Sdk, kind: Kind, shards: &str) {
+    let (server, driver) = start(sdk, kind, shards, &["expired_grace_ms=1500"]).await;
+    let (ann, eve) = (server.user("ann").await, server.user("eve").await);
+    server.create_room(&ann, "r").await;
+    let old = expired(&server, "ann").await;
+    // Tokens count in whole seconds: the last of the chain is used while the second is still good.
+    let (short, longer) = (server.mint("ann", "3").await, server.mint("ann", "5").await);
+    let cases = [
+        ("refreshes", &short, json!([longer.token, ann.token])),
+        ("has none", &short, json!([])),
+        ("has an old one", &short, json!([old.token, ann.token])),
+        ("has another's", &short, json!([eve.token])),
+        // What happens to those who have no more than the second token.
+        ("has none later", &longer, json!([])),
+    ];
+    let mut rooms = Vec::new();
+    for (name, first, tokens) in cases {
+        let client = driver.create(name, json!({"token": first.token, "tokens": tokens})).await;
+        client.connect().await;
+        rooms.push(client.subscribe("room:r", json!({"recoverable": true})).await);
+    }
+    let [refreshes, has_none, has_an_old_one, has_anothers, has_none_later] = rooms.as_slice() else {
+        panic!("there are five")
+    };
+
+    // All ask for a token when the first is at its end, none is cut before.
+    assert!(!has_none.client.asks_for_a_token().await);
+    for room in [refreshes, has_an_old_one, has_anothers] {
+        assert!(room.client.asks_for_a_token().await);
+    }
+    assert_eq!(has_anothers.client.becomes("disconnected").await, 3500);
+    // An expired token is no reason to stop: the SDK comes again, and is told to get another one.
+    assert_eq!(has_an_old_one.client.becomes("connecting").await, 3005);
+    has_an_old_one.client.is("connected").await;
+    has_an_old_one.recovers().await;
+    // Without one the connection outlives its token, but not for long.
+    assert_eq!(has_none.client.becomes("connecting").await, 3005);
+    assert_eq!(has_none.client.is_told().await.code, 109);
+    // The one that refreshed in time was never cut, and refreshes again.
+    refreshes.say("still here").await;
+    assert_eq!(refreshes.message().await, (1, "still here".into()));
+    assert!(refreshes.client.asks_for_a_token().await, "the second token expires, too");
+    has_none.client.gets_tokens(&[&ann.token]).await;
+    has_none.client.is("connected").await;
+    assert_eq!(has_none.recovers().await, 0);
+    assert_eq!(has_none.message().await, (1, "still here".into()));
+    assert_eq!(has_none_later.client.becomes("connecting").await, 3005);
+    refreshes.say("and still here").await;
+    assert_eq!(refreshes.message().await, (2, "and still here".into()));
+    assert_eq!(refreshes.client.skipped_states(), 0, "it was never cut");
+}
+
+async fn who_is_removed_stays_out(sdk: Sdk, kind: Kind, shards: &str) {
+    let (server, driver) = start(sdk, kind, shards, &[]).await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    for room in ["r", "left", "deleted"] {
+        server.create_room(&ann, room).await;
+    }
+    let (at_ann, at_bob) = (driver.connect("ann", &ann.token).await, driver.connect("bob", &bob.token).await);
+    let second = driver.connect("second", &bob.token).await;
+    let of_bob = at_bob.user_channel(&id_of(&server, &bob).await).await;
+    let in_ann = at_ann.subscribe("room:r", json!({})).await;
+    let (in_bob, in_second) =
+        (at_bob.subscribe("room:r", json!({})).await, second.subscribe("room:r", json!({})).await);
+    let left = at_bob.subscribe("room:left", json!({})).await;
+    let (deleted, of_owner) =
+        (at_bob.subscribe("room:deleted", json!({})).await, at_ann.subscribe("room:deleted", json!({})).await);
+    in_bob.say("hello").await;
+
+    server.call("DELETE", "/rooms/r/members/bob", &ann.token, Value::Null).await.expect(200);
+    for subscription in [&in_bob, &in_second] {
+        assert_eq!(subscription.message().await, (1, "hello".into()));
+        assert_eq!(subscription.becomes("unsubscribed").await, 2000);
+        assert_failed(subscription.publish(json!({"text": "psst"})).await, 103);
+        assert_failed(subscription.history(json!({"limit": 1})).await, 103);
+    }
+    assert_eq!(of_bob.note("left").await["data"], json!({"left": "r"}));
+    assert_eq!(in_ann.message().await, (1, "hello".into()));
+    let event = in_ann.publication().await;
+    assert_eq!((number(&event["offset"]), &event["data"]), (2, &json!({"removed": id_of(&server, &bob).await})));
+    in_ann.say("bye").await;
+
+    server.post("/rooms/left/leave", &bob.token, Value::Null).await.expect(200);
+    assert_eq!(left.becomes("unsubscribed").await, 2000);
+    server.call("DELETE", "/rooms/deleted", &ann.token, Value::Null).await.expect(200);
+    for subscription in [&deleted, &of_owner] {
+        assert_eq!(subscription.becomes("unsubscribed").await, 2000);
+    }
+    assert_eq!(at_bob.is_refused("room:deleted").await, 102);
+
+    // Out of the room only, and a public room admits whoever comes again: what was missed is there, the removal too.
+    at_bob.start_subscribing("room:r", json!({})).await;
+    let event = in_bob.is("subscribed").await;
+    assert_eq!((&event["recovered"], &event["offset"]), (&json!(true), &json!(1)), "{event}");
+    assert!(in_bob.publication().await["data"].get("removed").is_some());
+    assert_eq!(in_bob.message().await, (3, "bye".into()));
+    in_bob.say("back").await;
+    assert_eq!(in_bob.message().await, (4, "back".into()));
+}
+
+async fn who_signs_out_is_disconnected(sdk: Sdk, kind: Kind, shards: &str) {
+    let (server, driver) = start(sdk, kind, shards, &[]).await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    server.create_room(&ann, "r").await;
+    let mut at_bob = Vec::new();
+    for name in ["phone", "desk", "idle"] {
+        // That they could get a token must not help them.
+        let client = driver.create(name, json!({"token": bob.token, "tokens": [bob.token]})).await;
+        client.connect().await;
+        if name != "idle" {
+            client.subscribe("room:r", json!({})).await;
+        }
+        at_bob.push(client);
+    }
+    let at_ann = driver.connect("ann", &ann.token).await;
+    let in_ann = at_ann.subscribe("room:r", json!({})).await;
+    server.post("/user/signout", &bob.token, Value::Null).await.expect(200);
+    for client in &at_bob {
+        assert_eq!(client.becomes("disconnected").await, 3503);
+        assert_eq!(client.socket_closes().await.0, 3503);
+    }
+    in_ann.say("alone").await;
+    assert_eq!(in_ann.message().await, (1, "alone".into()));
+    let again = driver.create("again", json!({"token": bob.token})).await;
+    again.start_connecting().await;
+    assert_eq!(again.becomes("disconnected").await, 3500);
+}
+
+async fn what_was_missed_comes_once_and_in_order(sdk: Sdk, kind: Kind, shards: &str) {
+    let (server, driver) = start(sdk, kind, shards, &["publish_rate_per_second=0"]).await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    server.create_room(&ann, "r").await;
+    server.create_room(&ann, "quiet").await;
+    let mut talker = Talker::join(&server, &ann, "r").await;
+    let client = driver.connect("bob", &bob.token).await;
+    let room = client.subscribe("room:r", json!({"recoverable": true})).await;
+    let quiet = client.subscribe("room:quiet", json!({"recoverable": true})).await;
+    for missed in [0, 1, 300, 10_000] {
+        driver.server_is_at(0).await;
+        client.drop_transport().await;
+        let before = talker.last;
+        talker.say(missed).await;
+        driver.server_is_at(server.port).await;
+        client.is("connected").await;
+        assert_eq!(room.recovers().await, before);
+        assert_eq!(quiet.recovers().await, 0);
+        // While what was missed is still coming.
+        talker.say(10).await;
+        room.numbered(before + 1..=talker.last).await;
+    }
+    let largest = client.traffic("largest_in").await;
+    assert!(largest <= OUTBOUND_MESSAGE_LIMIT_BYTES, "a message of {largest} bytes");
+}
+
+async fn kills_and_restarts_lose_nothing(sdk: Sdk, kind: Kind, shards: &str) {
+    let (mut server, driver) = start(sdk, kind, shards, &["publish_rate_per_second=0"]).await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    server.create_room(&ann, "r").await;
+    let mut talker = Talker::join(&server, &ann, "r").await;
+    let client = driver.connect("bob", &bob.token).await;
+    let room = client.subscribe("room:r", json!({"recoverable": true})).await;
+    talker.say(3).await;
+    room.numbered(1..=3).await;
+
+    driver.server_is_at(0).await;
+    client.drop_transport().await;
+    talker.say(5_000).await;
+    server.kill().await;
+    server = server.restart().await;
+    let mut talker = Talker::join(&server, &ann, "r").await;
+    assert_eq!(talker.last, 5_003);
+    talker.say(5_000).await;
+    driver.server_is_at(server.port).await;
+    client.is("connected").await;
+    assert_eq!(room.recovers().await, 3);
+    room.numbered(4..=10_003).await;
+
+    // In good order.
+    driver.server_is_at(0).await;
+    server.stop().await;
+    assert_eq!(client.becomes("connecting").await, 3001);
+    server = server.restart().await;
+    let mut talker = Talker::join(&server, &ann, "r").await;
+    talker.say(3).await;
+    driver.server_is_at(server.port).await;
+    client.is("connected").await;
+    assert_eq!(room.recovers().await, 10_003);
+    talker.say(3).await;
+    room.numbered(10_004..=10_009).await;
+    // The last of the shard's ring is gone with the server; its position is not.
+    driver.server_is_at(0).await;
+    server.kill().await;
+    assert_eq!(client.becomes("connecting").await, 1);
+    server = server.restart().await;
+    driver.server_is_at(server.port).await;
+    client.is("connected").await;
+    assert_eq!(room.recovers().await, 10_009);
+    room.say("10010").await;
+    room.numbered(10_010..=10_010).await;
+}
+
+async fn connect_and_all_subscribes_at_once(sdk: Sdk, kind: Kind, shards: &str) {
+    /// The default of `subscription_limit`.
+    const SUBSCRIPTIONS: usize = 128;
+    let (server, driver) = start(sdk, kind, shards, &[]).await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    // Names as long as they may be: all of it must fit into one frame.
+    let mut channels = Vec::new();
+    for number in 0..SUBSCRIPTIONS / 2 {
+        let name = format!("{number:064}");
+        server.create_room(&ann, &name).await;
+        channels.extend([format!("room:{name}"), format!("live:{name}")]);
+    }
+    channels.push("live:one more".to_owned());
+    let client = driver.create("bob", json!({"token": bob.token})).await;
+    let subscribe = |channel: &String| {
+        client.command("subscribe", json!({"channel": channel, "recoverable": true, "join_leave": true}))
+    };
+    let mut commands: Vec<Value> = channels[..SUBSCRIPTIONS].iter().map(subscribe).collect();
+    commands.push(client.command("connect", json!({})));
+    for call in driver.begin(commands).await {
+        driver.outcome(call).await.expect("begun");
+    }
+    assert_eq!(client.becomes("connecting").await, 0);
+    client.is("connected").await;
+    for channel in &channels[..SUBSCRIPTIONS] {
+        let subscription = client.channel(channel);
+        assert_eq!(subscription.becomes("subscribing").await, 0);
+        subscription.is("subscribed").await;
+    }
+    if sdk.is_javascript() {
+        assert_eq!(client.traffic("most_out").await, SUBSCRIPTIONS as u64 + 1, "all in one frame");
+    }
+    // One more is too many, until there is room for it.
+    assert_eq!(client.is_refused(&channels[SUBSCRIPTIONS]).await, 106);
+    client.channel(&channels[0]).unsubscribe().await;
+    client.subscribe(&channels[SUBSCRIPTIONS], json!({})).await;
+    // With positions it is more to send, and all of it comes back.
+    client.drop_transport().await;
+    client.is("connected").await;
+    for channel in &channels[1..] {
+        let event = client.channel(channel).comes_back().await;
+        assert_eq!(event["recovered"] == true, channel.starts_with("room:"), "{event}");
+    }
+}
+
+async fn every_command_is_answered(sdk: Sdk, kind: Kind, shards: &str) {
+    let (server, driver) = start(sdk, kind, shards, &[]).await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    for room in ["r", "other"] {
+        server.create_room(&ann, room).await;
+    }
+    let (at_ann, at_bob) = (driver.connect("ann", &ann.token).await, driver.connect("bob", &bob.token).await);
+    let in_ann = at_ann.subscribe("room:r", json!({})).await;
+    let in_bob = at_bob.subscribe("room:r", json!({})).await;
+    in_bob.say("1").await;
+    in_ann.numbered(1..=1).await;
+    let mut backdoor = server.place.backdoor().await;
+    backdoor.hold_commits().await;
+    // The SDKs wait for 5 s, and then do things nobody wants: what fails must be the server's word.
+    let message = json!({"text": "2", "id": "second"});
+    let publish = at_bob.command("publish", json!({"channel": "room:r", "data": message}));
+    let subscribe = at_bob.command("subscribe", json!({"channel": "room:other"}));
+    let calls = driver.begin(vec![publish, subscribe]).await;
+    assert_failed(driver.outcome(calls[0]).await, 100);
+    driver.outcome(calls[1]).await.expect("begun");
+    let other = at_bob.channel("room:other");
+    assert_eq!(other.becomes("subscribing").await, 0);
+    // Becoming a member waits for a commit; on PostgreSQL it need not be one that is held.
+    if kind == Kind::Sqlite {
+        assert_eq!(other.is_told().await.code, 100);
+    }
+    backdoor.release_commits().await;
+    // The SDK asks on by itself; nothing was lost, nothing is there twice.
+    other.is("subscribed").await;
+    in_bob.publish(message).await.expect("published");
+    in_bob.say("3").await;
+    for subscription in [&in_ann, &in_bob] {
+        subscription.numbered(if subscription.client.name == "bob" { 1..=3 } else { 2..=3 }).await;
+    }
+    assert_eq!(at_bob.skipped_states(), 0, "no SDK lost patience");
+}
+
+async fn pings_and_silence(sdk: Sdk, kind: Kind, shards: &str) {
+    let limits =
+        ["ping_interval_ms=1000", "pong_timeout_ms=1000", "handshake_timeout_ms=1000", "publish_rate_per_second=0"];
+    let (server, driver) = start(sdk, kind, shards, &limits).await;
+    let ann = server.user("ann").await;
+    server.create_room(&ann, "r").await;
+    // Whoever counts pings alone loses patience after 3 s.
+    let options = json!({"token": ann.token, "max_ping_delay_ms": 2000});
+    let (quiet, busy) = (driver.create("quiet", options.clone()).await, driver.create("busy", options).await);
+    quiet.connect().await;
+    busy.connect().await;
+    let room = busy.subscribe("room:r", json!({})).await;
+    let mut offset = 0;
+    until("each is pinged, however busy it is", async || {
+        offset += 1;
+        room.say(&offset.to_string()).await;
+        room.numbered(offset..=offset).await;
+        busy.traffic("pings").await >= 5 && quiet.traffic("pings").await >= 5
+    })
+    .await;
+    for client in [&quiet, &busy] {
+        assert_eq!(client.skipped_states(), 0, "{}", client.name);
+    }
+
+    // Who answers no ping has to go, and who says nothing at all is not let in; both may come again.
+    quiet.mute(true).await;
+    assert_eq!(quiet.becomes("connecting").await, 3012);
+    let (code, reason) = quiet.socket_closes().await;
+    assert!(code == 3012 && !reason.is_empty(), "{code} {reason}");
+    let (code, reason) = quiet.socket_closes().await;
+    assert!(code == 4000 && !reason.is_empty(), "{code} {reason}");
+    quiet.mute(false).await;
+    quiet.is("connected").await;
+}
+
+async fn no_message_is_too_large(sdk: Sdk, kind: Kind, shards: &str) {
+    const MESSAGES: u64 = 100;
+    let (server, driver) = start(sdk, kind, shards, &["publish_rate_per_second=0"]).await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    server.create_room(&ann, "r").await;
+    // Twice as long in JSON as they are.
+    let large = "\"".repeat(16 * 1024);
+    let mut ws = server.join(&ann, "room=r").await;
+    for offset in 1..=MESSAGES {
+        assert_eq!(ws.round_trip(&large).await, (offset, large.clone()));
+    }
+    let client = driver.connect("bob", &bob.token).await;
+    let room = client.start_subscribing("room:r", json!({"since": {"offset": 0, "epoch": ""}})).await;
+    assert_eq!(room.is("subscribed").await["recovered"], true);
+    for offset in 1..=MESSAGES {
+        assert_eq!(room.message().await, (offset, large.clone()), "recovered");
+    }
+    for reverse in [false, true] {
+        let mut expected: Vec<u64> = (1..=MESSAGES).collect();
+        let mut options = json!({"limit": -1, "reverse": reverse});
+        if reverse {
+            expected.reverse();
+        }
+        let mut seen = Vec::new();
+        while seen.len() < expected.len() {
+            let history = room.history(options.clone()).await.expect("history");
+            let page = history["publications"].as_array().expect("publications");
+            assert!(!page.is_empty(), "no more after {seen:?}");
+            seen.extend(page.iter().map(|publication| number(&publication["offset"])));
+            options["since"] = json!({"offset": seen.last(), "epoch": history["epoch"]});
+        }
+        assert_eq!(seen, expected);
+    }
+    // And what comes at once, live.
+    for _ in 0..20 {
+        ws.say(large.clone()).await;
+    }
+    for offset in MESSAGES + 1..=MESSAGES + 20 {
+        assert_eq!(room.message().await, (offset, large.clone()), "live");
+    }
+    let largest = client.traffic("largest_in").await;
+    assert!(largest <= OUTBOUND_MESSAGE_LIMIT_BYTES, "a message of {largest} bytes");
+    assert_eq!(client.skipped_states(), 0);
+}
+
+async fn unsubscribes_and_subscribes_that_cross(sdk: Sdk, kind: Kind, shards: &str) {
+    const ROUNDS: usize = 20;
+    let (server, driver) = start(sdk, kind, shards, &["publish_rate_per_second=0"]).await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    server.create_room(&ann, "r").await;
+    let client = driver.connect("bob", &bob.token).await;
+    let room = client.subscribe("room:r", json!({"recoverable": true})).await;
+    let command = |name: &str| client.command(name, json!({"channel": "room:r"}));
+
+    // By the client alone, faster than it is answered.
+    let commands = (0..ROUNDS).flat_map(|_| [command("unsubscribe"), command("subscribe")]).collect();
+    for call in driver.begin(commands).await {
+        driver.outcome(call).await.expect("begun");
+    }
+    until("it is subscribed", async || room.status().await == "subscribed").await;
+    for text in ["1", "2"] {
+        room.say(text).await;
+    }
+    room.numbered(1..=2).await;
+    let codes = room.skipped_codes();
+    assert!(codes.iter().all(|code| *code == 0), "{codes:?}");
+    assert_eq!(client.skipped_states(), 0, "an unsubscribe is always answered well");
+
+    // A removal that meets a subscribe: whichever comes first, both sides agree afterwards.
+    let mut next = 3;
+    for _ in 0..ROUNDS {
+        room.unsubscribe().await;
+        let subscribed = driver.begin(vec![command("subscribe")]);
+        let removed = server.call("DELETE", "/rooms/r/members/bob", &ann.token, Value::Null);
+        let (_, removed) = tokio::join!(subscribed, removed);
+        assert!([200, 404].contains(&removed.status), "{removed:?}");
+        until("Bob can speak", async || match room.status().await.as_str() {
+            "subscribed" => client.publish("room:r", json!({"text": "in"})).await.is_ok(),
+            "unsubscribed" => {
+                driver.begin(vec![command("subscribe")]).await;
+                false
+            }
+            _ => false,
+        })
+        .await;
+        // Up to what was just said: each once, in order.
+        loop {
+            let event = room.publication().await;
+            assert_eq!(number(&event["offset"]), next, "{event}");
+            next += 1;
+            if event["data"]["text"] == "in" {
+                break;
+            }
+        }
+        let codes = room.skipped_codes();
+        assert!(codes.iter().all(|code| [0, 2000].contains(code)), "{codes:?}");
+    }
+    assert_eq!(client.skipped_states(), 0);
+}
