@@ -149,7 +149,8 @@ impl Session {
     }
 
     /// Keeps others from changing a room's members. False: there is no such room (any more).
-    /// Taken before any row of `members` is written, and in ascending order where there are several.
+    /// Taken before any row of `members` comes or goes, and in ascending order where there are several. Read markers move
+    /// without it: they wait for nothing but the rows themselves.
     pub async fn lock_room(&mut self, room: RoomId) -> Result<bool, sqlx::Error> {
         let sql = match self.connection {
             Connection::Sqlite(_) => "SELECT id FROM rooms WHERE id = $1 AND name IS NOT NULL",
