@@ -378,15 +378,15 @@ async fn calls(sdk: Sdk, kind: Kind, shards: &str) {
     assert_failed(at_bob.rpc("read", json!({"channel": "room:none", "offset": 1})).await, 103);
 
     // Typing, either way.
-    let id = id_of(&server, &ann).await;
+    let who = json!({"id": id_of(&server, &ann).await, "username": "ann"});
     at_ann.rpc("typing", json!({"channel": "room:r"})).await.expect("typing");
-    assert_eq!(in_bob.note("typing").await["data"], json!({"typing": id}));
-    let id = id_of(&server, &bob).await;
+    assert_eq!(in_bob.note("typing").await["data"], json!({"typing": who}));
+    let who = json!({"id": id_of(&server, &bob).await, "username": "bob"});
     at_bob.send(json!({"typing": "room:r"})).await;
     let typing = async || {
         loop {
             let note = in_ann.note("typing").await;
-            if note["data"]["typing"] == id.as_str() {
+            if note["data"]["typing"] == who {
                 return;
             }
         }
