@@ -103,7 +103,7 @@ limits! {
     held_limit_publications = 4_096, 1..=MIB;
     /// How long a shard keeps a room that nobody there receives, for those who come back.
     room_idle_ms = 60_000, 0..=DAY_MS;
-    /// How long a connection may outlive its token.
+    /// How long a connection may outlive its token, and how long that can still be exchanged for a fresh one.
     expired_grace_ms = 25_000, 0..=DAY_MS;
     /// Connections of one user on one shard; a further one is refused (429).
     user_connections_limit = 10_000, 1..=16_000_000;

@@ -33,6 +33,13 @@ pub fn text(of_shards: &[Figures], lanes: &LaneFigures) -> String {
     out.family("uproar_ended_total", "counter", ended, sum(|f| &f.ended, "code"));
     out.family("uproar_upgrades_refused_total", "counter", "Upgrades refused.", sum(|f| &f.refused, "status"));
     out.family("uproar_errors_total", "counter", "Messages refused, by error code.", sum(|f| &f.errors, "code"));
+    let mut clients: BTreeMap<&str, u64> = BTreeMap::new();
+    for (name, count) in of_shards.iter().flat_map(|figures| &figures.clients) {
+        *clients.entry(name).or_default() += count;
+    }
+    let clients = clients.into_iter().map(|(name, count)| (format!("{{sdk=\"{name}\"}}"), count));
+    let connects = "Clients of the Centrifugo protocol that showed a good token, by the name of their SDK.";
+    out.family("uproar_connects_total", "counter", connects, clients);
     let committed = "From a publish's arrival to its commit.";
     out.histogram("uproar_commit_seconds", committed, of_shards.iter().map(|f| &f.committed_ms));
     let written = "From a publication's being shown to its being written to the last socket of a shard.";
@@ -91,11 +98,13 @@ mod tests {
     fn metrics_are_in_the_text_format() {
         let mut figures = Figures { connections: 3, ..Figures::default() };
         figures.ended.insert(3008, 2);
+        figures.clients.insert("js".into(), 4);
         figures.committed_ms.add(3);
         let other = Figures { ended: [(3008, 1)].into(), ..Figures::default() };
         let text = text(&[figures, other], &LaneFigures::default());
         assert!(text.contains("# TYPE uproar_connections gauge\nuproar_connections{shard=\"0\"} 3\n"));
         assert!(text.contains("uproar_ended_total{code=\"3008\"} 3\n"));
+        assert!(text.contains("uproar_connects_total{sdk=\"js\"} 4\n"));
         assert!(text.contains("uproar_commit_seconds_bucket{le=\"0.002\"} 0\n"));
         assert!(text.contains("uproar_commit_seconds_bucket{le=\"0.005\"} 1\n"));
         assert!(text.contains("uproar_commit_seconds_sum 0.003\nuproar_commit_seconds_count 1\n"));

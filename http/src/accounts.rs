@@ -1,6 +1,6 @@
 //! Signing up, in and out; one's own account, password and token.
 
-use crate::authentication::Authenticated;
+use crate::authentication::{Authenticated, LatelyAuthenticated};
 use crate::errors::{ApiError, Code};
 use crate::input::{Body, Client, Precheck, folded};
 use crate::objects::AccountObject;
@@ -111,7 +111,10 @@ async fn me(State(app): State<Arc<App>>, auth: Authenticated) -> Result<Response
     Ok(Json(json!({"user": AccountObject::from(&account)})).into_response())
 }
 
-async fn refresh(State(app): State<Arc<App>>, auth: Authenticated) -> Result<Response, ApiError> {
+async fn refresh(
+    State(app): State<Arc<App>>,
+    LatelyAuthenticated(auth): LatelyAuthenticated,
+) -> Result<Response, ApiError> {
     let account = auth.account(&app).await?;
     Ok(Json(signed_in(&app, &account)).into_response())
 }

@@ -28,6 +28,20 @@ impl FromRequestParts<Arc<App>> for Authenticated {
     }
 }
 
+/// The user behind a token that is good, or was so until a moment ago: for exchanging it. Clients of the Centrifugo
+/// protocol ask for a fresh token when the old one ends, not before.
+pub(crate) struct LatelyAuthenticated(pub Authenticated);
+
+impl FromRequestParts<Arc<App>> for LatelyAuthenticated {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<LatelyAuthenticated, ApiError> {
+        let token = bearer(&parts.headers).ok_or_else(token_missing)?;
+        let until = app.now().saturating_sub(app.settings.expired_grace.as_secs());
+        authenticate_at(app, token, until).await.map(LatelyAuthenticated)
+    }
+}
+
 pub(crate) fn token_missing() -> ApiError {
     ApiError::new(Code::TokenMissing, "this call needs a token: send `Authorization: Bearer <token>`")
 }
@@ -41,7 +55,12 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 /// Verifies a token, and that nothing revoked it.
 pub(crate) async fn authenticate(app: &App, token: &str) -> Result<Authenticated, ApiError> {
-    let claims = app.tokens.verify(token, app.now())?;
+    authenticate_at(app, token, app.now()).await
+}
+
+/// The same for a token that must be good at this time, in Unix seconds.
+async fn authenticate_at(app: &App, token: &str, now: u64) -> Result<Authenticated, ApiError> {
+    let claims = app.tokens.verify(token, now)?;
     if let Some(id) = claims.user {
         // Revocations older than a token can be are of no interest, so those kept in memory are all there are.
         if let Some(current) = app.chat.current_generation(id)

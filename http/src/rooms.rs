@@ -65,6 +65,7 @@ async fn create(
         owner: auth.user.id,
     };
     let room = app.store.create_room(room).await.map_err(ApiError::of_room)?;
+    app.chat.tell(auth.user.id, News::Joined { room: room.name.as_str().into() });
     Ok((StatusCode::CREATED, Json(json!({"room": RoomObject::from(&room)}))).into_response())
 }
 

@@ -13,6 +13,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How long a token from sign-in or refresh is good.
     pub token_lifetime: Duration,
+    /// How long after its end a token can still be exchanged for a fresh one.
+    pub expired_grace: Duration,
     pub password_cost: PasswordCost,
     /// Whether `/ws` takes its token from `?token=` too. Such tokens end up in the logs of proxies.
     pub token_in_query: bool,
@@ -31,6 +33,7 @@ impl Default for Settings {
             origins: Origins::Own,
             limits: Limits::default(),
             token_lifetime: Duration::from_secs(3600),
+            expired_grace: Duration::from_secs(25),
             password_cost: PasswordCost::default(),
             token_in_query: true,
             echo: false,

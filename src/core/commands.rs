@@ -1,36 +1,24 @@
 //! What a client of the Centrifugo protocol asks, and what it is answered. `subscribe` goes on in `entering.rs`, publishes
 //! in `session.rs`, presence in `presence.rs`.
 
-use super::connect::{VERSION, ttl_s};
 use super::connection::Phase;
 use super::entering::{Denied, Door, Entering, Since, is_live_name};
 use super::feed::Subscriber;
 use super::host::{Host, Now};
-use super::mesh::{Answer, Ask, Asker, Caller, Channel, News, NotKnown};
+use super::mesh::{Ask, Channel, News, NotKnown};
 use super::mutation::{self, Mutation};
 use super::presence::Note;
 use super::rate::Bucket;
 use super::run::Entry;
-use super::session::{
-    Call, CallKind, HistoryCall, NOT_SUBSCRIBED, Place, Subscribing, Subscription, expiry_ms, not_known, refused,
-};
+use super::session::{Call, CallKind, NOT_SUBSCRIBED, Place, Subscribing, Subscription, not_known, refused};
 use super::shard::Shard;
-use crate::protocol::centrifuge::{self, Command, History, Info, Publications, Push, Reply, Request, Subscribe};
+use crate::protocol::centrifuge::{self, Command, Publications, Push, Reply, Request, Subscribe, own};
 use crate::protocol::{self, CloseReason, Format, ProtocolError, UNSUBSCRIBED, data};
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use uproar_model::{
-    Epoch, JoinedRoom, Marker, Offset, Outcome, PageRequest, Publication, RoomId, TokenError, fold_name,
-};
+use uproar_model::{Epoch, Offset, Outcome, UserId, fold_name};
 
 /// A flag of `subscribe`: a position that does not exist is an error.
 const STRICT_FLAG: i64 = 2;
-
-/// What SDKs send for a position whose epoch they do not know any more.
-const NO_EPOCH: &str = "_";
-
-/// Rooms in one answer to `rooms`.
-const ROOMS_LIMIT: usize = 100;
 
 /// How a command went, as far as its frame is concerned.
 enum Flow {
@@ -65,6 +53,9 @@ impl Shard {
                 Some(Ok(command)) => command,
             };
             is_empty = false;
+            if matches!(command.request, Request::Pong) {
+                continue;
+            }
             if matches!(self.connections[slot as usize].phase, Phase::Connecting(_)) {
                 if !self.first_command(now, slot, command, rest, host) {
                     return;
@@ -121,7 +112,7 @@ impl Shard {
             }
             Request::Send { data } => {
                 // Nothing is said about what is wrong with it.
-                if let Some(Sent { typing }) = parse::<Sent<'_>>(data) {
+                if let Some(own::Sent { typing }) = own::parse(data) {
                     let _ = self.typing(now, slot, &typing, host);
                 }
                 return Flow::Next;
@@ -171,31 +162,31 @@ impl Shard {
                 self.ask_presence(now, asked, channel, false, host)
             }
             Request::Rpc { method, data } => match &**method {
-                "publish" => match parse::<RpcPublish<'_>>(data) {
+                "publish" => match own::parse(data) {
                     None => Err(bad_request("the data of publish must be {\"channel\":…,\"data\":…}")),
-                    Some(RpcPublish { channel, data }) => {
+                    Some(own::PublishCall { channel, data }) => {
                         if self.is_busy(slot, &channel, false) {
                             return Flow::Wait;
                         }
                         self.publish(now, asked, &channel, data.get().as_bytes(), true, host)
                     }
                 },
-                "read" => match parse::<RpcRead<'_>>(data) {
+                "read" => match own::parse(data) {
                     None => Err(bad_request("the data of read must be {\"channel\":…,\"offset\":…}")),
-                    Some(RpcRead { channel, offset }) => {
+                    Some(own::ReadCall { channel, offset }) => {
                         if self.is_entering(slot, &channel) {
                             return Flow::Wait;
                         }
                         self.read(asked, &channel, offset, host)
                     }
                 },
-                "rooms" => match if data.is_empty() { Some(RpcRooms::default()) } else { parse(data) } {
+                "rooms" => match if data.is_empty() { Some(own::RoomsCall::default()) } else { own::parse(data) } {
                     None => Err(bad_request("the data of rooms must be {}, {\"after\":…,\"limit\":…}, or left out")),
                     Some(wanted) => self.rooms(asked, wanted, host),
                 },
-                "typing" => match parse::<RpcTyping<'_>>(data) {
+                "typing" => match own::parse(data) {
                     None => Err(bad_request("the data of typing must be {\"channel\":…}")),
-                    Some(RpcTyping { channel }) => {
+                    Some(own::TypingCall { channel }) => {
                         if self.is_entering(slot, &channel) {
                             return Flow::Wait;
                         }
@@ -266,7 +257,7 @@ impl Shard {
     }
 
     /// The key of a subscription that is in its channel, and its feed.
-    fn place_of(&self, slot: u32, channel: &str) -> Result<(u32, u32), ProtocolError> {
+    pub(super) fn place_of(&self, slot: u32, channel: &str) -> Result<(u32, u32), ProtocolError> {
         let session = self.connections[slot as usize].session();
         let place = session.and_then(|session| {
             let key = session.key_of(channel)?;
@@ -420,7 +411,7 @@ impl Shard {
 
     /// How many bytes of publications one reply holds. Half of a message at most, since small replies share it; and no
     /// more than the queue has place for.
-    fn reply_bytes(&self) -> usize {
+    pub(super) fn reply_bytes(&self) -> usize {
         let limits = &self.config.limits;
         (limits.outbound_message_limit_bytes / 2).min(limits.outbound_limit_bytes / 4).max(1) as usize
     }
@@ -496,8 +487,8 @@ impl Shard {
                     .and_then(|session| session.place(call.key))
                     .and_then(|(feed, _)| self.feeds.get(feed as usize)?.epoch.clone());
                 let epoch = epoch.as_ref().map(|epoch| &*epoch.0);
-                let answer = Published { epoch, offset: stored.offset, time: stored.time };
-                return self.reply(slot, call.command, Reply::Rpc { data: &json(&answer) });
+                let answer = own::Published { epoch, offset: stored.offset, time: stored.time };
+                return self.reply(slot, call.command, Reply::Rpc { data: &own::json(&answer) });
             }
             Ok(Outcome::Refused(refusal)) => refused(refusal),
             Err(NotKnown) => not_known(),
@@ -513,318 +504,12 @@ impl Shard {
         self.say(feed, note, host)
     }
 
-    // ── calls ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// Notes a call that will be answered under the serial of the caller returned.
-    pub(super) fn begin_call(&mut self, asked: Asked, key: u32, kind: CallKind) -> Result<Caller, ProtocolError> {
-        let Asked { slot, command, arrived_ms } = asked;
-        let limit = self.config.limits.pending_commands_limit as usize;
-        let deadline_ms = arrived_ms + self.config.limits.command_deadline_ms;
-        let Some(session) = self.connections[slot as usize].session_mut() else {
-            return Err(Denied::Overloaded.error());
-        };
-        let serial = session.next_serial();
-        let Some(client) = session.client_mut() else { return Err(Denied::Overloaded.error()) };
-        if client.calls.iter().filter(|call| call.deadline_ms != u64::MAX).count() >= limit {
-            let text = "too many commands of this connection wait for an answer (pending_commands_limit); try again";
-            return Err(ProtocolError::new(protocol::INTERNAL, text));
-        }
-        let is_read = matches!(kind, CallKind::History(_));
-        client.calls.push(Call { serial, command, arrived_ms, deadline_ms, key, kind });
-        if let Some(subscription) = session.subscriptions.get_mut(key as usize).filter(|_| is_read) {
-            subscription.reading += 1;
-        }
-        self.remind(slot, deadline_ms);
-        Ok(self.caller(slot, serial))
-    }
-
-    /// Takes a call off the list.
-    pub(super) fn end_call(&mut self, slot: u32, serial: u32) -> Option<Call> {
-        let session = self.connections[slot as usize].session_mut()?;
-        let client = session.client_mut()?;
-        let index = client.calls.iter().position(|call| call.serial == serial)?;
-        let call = client.calls.remove(index);
-        if let Some(subscription) = session.subscriptions.get_mut(call.key as usize)
-            && matches!(call.kind, CallKind::History(_))
-        {
-            subscription.reading = subscription.reading.saturating_sub(1);
-        }
-        self.go_on_with_deferred(slot);
-        Some(call)
-    }
-
-    /// Asks the readers for a call.
-    fn ask_for_call(&mut self, asked: Asked, key: u32, kind: CallKind, ask: Ask, host: &mut impl Host) -> Answered {
-        let caller = self.begin_call(asked, key, kind)?;
-        if self.ask(Asker::Connection(caller), ask, host) {
-            return Ok(());
-        }
-        self.end_call(asked.slot, caller.serial);
-        Err(Denied::Overloaded.error())
-    }
-
-    /// Commands whose time is over get error 100, and an answer that comes later is for nobody. Returns when to look
-    /// again.
-    pub(super) fn expire_calls(&mut self, now: Now, slot: u32, host: &mut impl Host) -> u64 {
-        let mut next_ms = u64::MAX;
-        let Some(session) = self.connections[slot as usize].session() else { return next_ms };
-        let Some(client) = session.client() else { return next_ms };
-        let mut late_calls = Vec::new();
-        for call in &client.calls {
-            match call.deadline_ms {
-                deadline_ms if deadline_ms <= now.ms => late_calls.push(call.serial),
-                deadline_ms => next_ms = next_ms.min(deadline_ms),
-            }
-        }
-        let mut late_keys = Vec::new();
-        for (key, subscription) in &session.subscriptions {
-            match &subscription.place {
-                Place::Entering(subscribing) if subscribing.deadline_ms <= now.ms => late_keys.push(key as u32),
-                Place::Entering(subscribing) => next_ms = next_ms.min(subscribing.deadline_ms),
-                Place::In { .. } => {}
-            }
-        }
-        let late = ProtocolError::new(protocol::INTERNAL, "the server could not answer in time; try again");
-        for serial in late_calls {
-            if let Some(call) = self.end_call(slot, serial) {
-                self.reply_error(now, slot, call.command, &late, host);
-            }
-        }
-        for key in late_keys {
-            self.subscribe_failed(now, slot, key, &late, host);
-        }
-        next_ms
-    }
-
-    /// The readers answered a call.
-    pub(super) fn call_answered(&mut self, now: Now, caller: Caller, answer: Answer, host: &mut impl Host) {
-        let slot = caller.slot;
-        let Some(call) = self.end_call(slot, caller.serial) else { return };
-        let id = call.command;
-        let asked = Asked { slot, command: id, arrived_ms: call.arrived_ms };
-        let answered = match (call.kind, answer) {
-            (_, Answer::Failed) => Err(Denied::Unavailable.error()),
-            (CallKind::History(history), Answer::Page(page)) => match page {
-                None => Err(Denied::NoRoom.error()),
-                Some(page) => {
-                    self.reply_history(slot, id, &history.epoch, &page.head.epoch, page.head.offset, &page.publications)
-                }
-            },
-            (CallKind::ReadNumber { room }, Answer::Page(page)) => {
-                let row = page.and_then(|page| page.publications.first().map(marker_at));
-                match row {
-                    None => Err(bad_request("there is nothing at this offset")),
-                    Some(marker) => self.mark_read(asked, call.key, room, marker, host),
-                }
-            }
-            (CallKind::Read, Answer::Marked(marked)) => match marked {
-                None => Err(ProtocolError::new(protocol::PERMISSION_DENIED, "the user is not a member of the room")),
-                Some(marked) => {
-                    self.marked(asked, call.key, marked, host);
-                    Ok(())
-                }
-            },
-            (CallKind::Rooms, Answer::Rooms(rooms)) => {
-                let data = self.rooms_answer(rooms);
-                self.reply(slot, id, Reply::Rpc { data: &data });
-                Ok(())
-            }
-            (CallKind::Refresh(claims), Answer::User { user, revoked_at }) => {
-                let is_own = self.connections[slot as usize].session().is_some_and(|s| s.user.id == user.id);
-                if !is_own || revoked_at.is_some_and(|at| claims.issued_at <= at / 1000) {
-                    return self.end(now, slot, CloseReason::INVALID_TOKEN, host);
-                }
-                self.refreshed(now, slot, id, &claims);
-                Ok(())
-            }
-            (CallKind::Refresh(_), _) => return self.end(now, slot, CloseReason::INVALID_TOKEN, host),
-            _ => {
-                debug_assert!(false, "an answer to something else");
-                return self.end(now, slot, CloseReason::INTERNAL_ERROR, host);
-            }
-        };
-        if let Err(error) = answered {
-            self.reply_error(now, slot, id, &error, host);
-        }
-    }
-
-    // ── history ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    fn history(&mut self, asked: Asked, history: &History<'_>, host: &mut impl Host) -> Answered {
-        let Asked { slot, command, .. } = asked;
-        let (key, feed) = self.place_of(slot, &history.channel)?;
-        let feed = &self.feeds[feed as usize];
-        let Channel::Room(room) = feed.channel else {
-            let text = "a live: channel keeps no history";
-            return Err(ProtocolError::new(protocol::NOT_AVAILABLE, text));
-        };
-        let since = history.since.as_ref();
-        let epoch = since.map(|since| &*since.epoch).unwrap_or_default();
-        if history.reverse && since.is_some_and(|since| since.offset == 0) {
-            return Err(bad_request("there is nothing before offset 0"));
-        }
-        if history.limit == 0 {
-            let (current, offset) = (feed.epoch.clone(), feed.position);
-            let Some(current) = current else { return Err(Denied::Unavailable.error()) };
-            return self.reply_history(slot, command, epoch, &current, offset, &[]);
-        }
-        let limit = match usize::try_from(history.limit) {
-            Ok(limit) => limit.min(self.config.limits.history_page_limit as usize),
-            Err(_) => self.config.limits.history_page_limit as usize,
-        };
-        let request = PageRequest {
-            from: match (since, history.reverse) {
-                (Some(since), _) => since.offset,
-                (None, false) => 0,
-                (None, true) => Offset::MAX,
-            },
-            ascending: !history.reverse,
-            up_to: Offset::MAX,
-            items_limit: limit,
-            bytes_limit: self.reply_bytes(),
-        };
-        let kind = CallKind::History(Box::new(HistoryCall { epoch: epoch.to_owned() }));
-        self.ask_for_call(asked, key, kind, Ask::Page { room, request }, host)
-    }
-
-    fn reply_history(
-        &mut self,
-        slot: u32,
-        id: u32,
-        wanted: &str,
-        epoch: &Epoch,
-        offset: Offset,
-        publications: &[Publication],
-    ) -> Answered {
-        if !wanted.is_empty() && wanted != NO_EPOCH && wanted != &*epoch.0 {
-            return Err(Denied::Unrecoverable.error());
-        }
-        let Some(encoding) = self.connections[slot as usize].encoding() else { return Ok(()) };
-        let entries: Vec<Entry> = publications.iter().cloned().map(Entry::Stored).collect();
-        let publications = Publications::encode(encoding, &entries, self.reply_bytes());
-        self.reply(slot, id, Reply::History { epoch: &epoch.0, offset, publications });
-        Ok(())
-    }
-
-    // ── read markers and rooms ──────────────────────────────────────────────────────────────────────────────────────
-
-    fn read(&mut self, asked: Asked, channel: &str, offset: Offset, host: &mut impl Host) -> Answered {
-        let (key, feed) = self.place_of(asked.slot, channel)?;
-        let feed = &self.feeds[feed as usize];
-        let Channel::Room(room) = feed.channel else {
-            return Err(bad_request("a live: channel keeps nothing that could be read"));
-        };
-        // What a client claims beyond what there is moves nothing.
-        let offset = offset.min(feed.position);
-        if offset == 0 {
-            return self.mark_read(asked, key, room, Marker::default(), host);
-        }
-        let known = feed.ring.entries_after(offset - 1).next().and_then(|entry| match entry {
-            Entry::Stored(publication) if publication.offset == offset => Some(marker_at(publication)),
-            _ => None,
-        });
-        if let Some(marker) = known {
-            return self.mark_read(asked, key, room, marker, host);
-        }
-        let request = PageRequest { from: offset - 1, ascending: true, up_to: offset, items_limit: 1, bytes_limit: 1 };
-        self.ask_for_call(asked, key, CallKind::ReadNumber { room }, Ask::Page { room, request }, host)
-    }
-
-    fn mark_read(&mut self, asked: Asked, key: u32, room: RoomId, marker: Marker, host: &mut impl Host) -> Answered {
-        let slot = asked.slot;
-        let Some(session) = self.connections[slot as usize].session() else { return Ok(()) };
-        let ask = Ask::MarkRead { room, user: session.user.id, marker };
-        self.ask_for_call(asked, key, CallKind::Read, ask, host)
-    }
-
-    fn marked(&mut self, asked: Asked, key: u32, (marker, has_moved): (Marker, bool), host: &mut impl Host) {
-        let slot = asked.slot;
-        self.reply(slot, asked.command, Reply::Rpc { data: &json(&ReadAnswer::from(marker)) });
-        let Some(session) = self.connections[slot as usize].session() else { return };
-        // A subscription that has gone meanwhile: its room's name has gone too, and the next `rooms` tells.
-        if let Some(subscription) = session.subscriptions.get(key as usize).filter(|_| has_moved) {
-            let room: Arc<str> = subscription.name.strip_prefix("room:").unwrap_or_default().into();
-            let user = session.user.id;
-            self.tell_user(user, News::Read { room, marker }, host);
-        }
-    }
-
-    fn rooms(&mut self, asked: Asked, wanted: RpcRooms, host: &mut impl Host) -> Answered {
-        let Some(session) = self.connections[asked.slot as usize].session() else { return Ok(()) };
-        let limit = wanted.limit.unwrap_or(ROOMS_LIMIT).clamp(1, ROOMS_LIMIT);
-        // One more than asked for tells whether there are more.
-        let ask = Ask::Rooms { user: session.user.id, after: wanted.after, limit: limit + 1 };
-        self.ask_for_call(asked, u32::MAX, CallKind::Rooms, ask, host)
-    }
-
-    fn rooms_answer(&self, rooms: Vec<JoinedRoom>) -> Vec<u8> {
-        let limit_bytes = self.reply_bytes();
-        let mut bytes = 0;
-        let mut answer = RoomsAnswer { rooms: Vec::new(), more: false };
-        for room in &rooms {
-            // Escaped a title grows at most sixfold.
-            bytes += 256 + 6 * (room.name.len() + room.title.len());
-            if answer.rooms.len() == ROOMS_LIMIT || bytes > limit_bytes && !answer.rooms.is_empty() {
-                answer.more = true;
-                break;
-            }
-            answer.rooms.push(RoomAnswer::from(room));
-        }
-        json(&answer)
-    }
-
-    // ── refresh ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    fn refresh(&mut self, now: Now, asked: Asked, token: &str, host: &mut impl Host) -> Answered {
-        let Asked { slot, command: id, .. } = asked;
-        let claims = match (self.config.verify)(token, now.unix_ms / 1000) {
-            Ok(claims) => claims,
-            Err(TokenError::Expired) => {
-                // SDKs take an error here for final.
-                self.end(now, slot, CloseReason::EXPIRED, host);
-                return Ok(());
-            }
-            Err(TokenError::Invalid) => {
-                self.end(now, slot, CloseReason::INVALID_TOKEN, host);
-                return Ok(());
-            }
-        };
-        let Some(session) = self.connections[slot as usize].session() else { return Ok(()) };
-        match claims.user {
-            Some(user) if user != session.user.id || self.is_revoked(user, claims.generation, claims.issued_at) => {
-                self.end(now, slot, CloseReason::INVALID_TOKEN, host);
-                Ok(())
-            }
-            Some(_) => {
-                self.refreshed(now, slot, id, &claims);
-                Ok(())
-            }
-            None => {
-                let ask = Ask::User { username: Arc::clone(&claims.username) };
-                let kind = CallKind::Refresh(Box::new(claims));
-                self.ask_for_call(asked, u32::MAX, kind, ask, host)
-            }
-        }
-    }
-
-    fn refreshed(&mut self, now: Now, slot: u32, id: u32, claims: &uproar_model::Claims) {
-        let grace_ms = self.config.limits.expired_grace_ms;
-        let client = self.client_id(self.config.id, slot);
-        let Some(session) = self.connections[slot as usize].session_mut() else { return };
-        session.generation = claims.generation;
-        session.issued_at_s = claims.issued_at;
-        session.expires_unix_ms = expiry_ms(claims, grace_ms);
-        let expires_ms = now.ms + session.expires_unix_ms.saturating_sub(now.unix_ms);
-        self.reply(slot, id, Reply::Refresh { client: &client, version: VERSION, ttl: ttl_s(claims, now) });
-        self.remind(slot, expires_ms);
-    }
-
     // ── the user's own channel ──────────────────────────────────────────────────────────────────────────────────────
 
     /// News for a user's connections on this shard.
-    pub(super) fn tell_own(&mut self, user: uproar_model::UserId, news: &News) {
+    pub(super) fn tell_own(&mut self, user: UserId, news: &News) {
         let slots = self.users.get(&user).map(|state| state.slots.clone()).unwrap_or_default();
-        let (channel, data) = (format!("user:{user}"), json(&NewsPush::from(news)));
+        let (channel, data) = (format!("user:{user}"), own::json(&own::NewsData::from(news)));
         for slot in slots {
             self.add_reply(slot, |encoding, out| {
                 centrifuge::push_push(encoding, out, &channel, &Push::Note { data: &data });
@@ -841,161 +526,12 @@ impl Shard {
     pub(super) fn client_id(&self, shard: u16, slot: u32) -> String {
         self.client_id_of(shard, slot, self.connections[slot as usize].generation)
     }
-
-    pub(super) fn reply_presence(
-        &mut self,
-        slot: u32,
-        serial: u32,
-        num_clients: u32,
-        num_users: u32,
-        clients: &[Info],
-    ) {
-        let Some(call) = self.end_call(slot, serial) else { return };
-        let reply = match call.kind {
-            CallKind::Presence { wants_clients: true } => Reply::Presence { clients },
-            _ => Reply::PresenceStats { num_clients, num_users },
-        };
-        self.reply(slot, call.command, reply);
-    }
 }
 
-fn marker_at(publication: &Publication) -> Marker {
-    Marker { offset: publication.offset, number: publication.number }
-}
-
-fn bad_request(text: &str) -> ProtocolError {
+pub(super) fn bad_request(text: &str) -> ProtocolError {
     ProtocolError::new(protocol::BAD_REQUEST, text)
 }
 
 fn not_offered() -> ProtocolError {
     ProtocolError::new(protocol::NOT_AVAILABLE, "this is not offered here")
-}
-
-// ── what stands in `data` ───────────────────────────────────────────────────────────────────────────────────────────
-
-/// JSON of this form; none where it is another.
-fn parse<'a, T: Deserialize<'a>>(data: &'a [u8]) -> Option<T> {
-    serde_json::from_slice(data).ok()
-}
-
-fn json(value: &impl Serialize) -> Vec<u8> {
-    let written = serde_json::to_vec(value);
-    debug_assert!(written.is_ok(), "these types have string keys and write to memory");
-    written.unwrap_or_default()
-}
-
-#[derive(Deserialize)]
-struct Sent<'a> {
-    #[serde(borrow)]
-    typing: std::borrow::Cow<'a, str>,
-}
-
-#[derive(Deserialize)]
-struct RpcPublish<'a> {
-    #[serde(borrow)]
-    channel: std::borrow::Cow<'a, str>,
-    #[serde(borrow)]
-    data: &'a serde_json::value::RawValue,
-}
-
-#[derive(Deserialize)]
-struct RpcRead<'a> {
-    #[serde(borrow)]
-    channel: std::borrow::Cow<'a, str>,
-    offset: Offset,
-}
-
-#[derive(Deserialize)]
-struct RpcTyping<'a> {
-    #[serde(borrow)]
-    channel: std::borrow::Cow<'a, str>,
-}
-
-#[derive(Default, Deserialize)]
-struct RpcRooms {
-    after: Option<String>,
-    limit: Option<usize>,
-}
-
-#[derive(Serialize)]
-struct Published<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    epoch: Option<&'a str>,
-    offset: Offset,
-    time: u64,
-}
-
-#[derive(Serialize)]
-struct ReadAnswer {
-    offset: Offset,
-    number: u64,
-}
-
-impl From<Marker> for ReadAnswer {
-    fn from(marker: Marker) -> ReadAnswer {
-        ReadAnswer { offset: marker.offset, number: marker.number }
-    }
-}
-
-#[derive(Serialize)]
-struct RoomsAnswer<'a> {
-    rooms: Vec<RoomAnswer<'a>>,
-    /// Whether there are more, after the last of these.
-    more: bool,
-}
-
-#[derive(Serialize)]
-struct RoomAnswer<'a> {
-    name: &'a str,
-    title: &'a str,
-    private: bool,
-    size: u32,
-    members: u32,
-    epoch: &'a str,
-    offset: Offset,
-    number: u64,
-    unread: u64,
-    read: ReadAnswer,
-    role: &'static str,
-}
-
-impl<'a> From<&'a JoinedRoom> for RoomAnswer<'a> {
-    fn from(room: &'a JoinedRoom) -> RoomAnswer<'a> {
-        RoomAnswer {
-            name: &room.name,
-            title: &room.title,
-            private: room.is_private,
-            size: room.size,
-            members: room.members,
-            epoch: &room.head.epoch.0,
-            offset: room.head.offset,
-            number: room.head.number,
-            unread: room.head.number.saturating_sub(room.read.number),
-            read: room.read.into(),
-            role: match room.role {
-                uproar_model::Role::Member => "member",
-                uproar_model::Role::Moderator => "moderator",
-                uproar_model::Role::Owner => "owner",
-            },
-        }
-    }
-}
-
-/// On `user:<id>`.
-#[derive(Serialize)]
-#[serde(rename_all = "lowercase")]
-enum NewsPush<'a> {
-    Read { room: &'a str, offset: Offset, number: u64 },
-    Joined(&'a str),
-    Left(&'a str),
-}
-
-impl<'a> From<&'a News> for NewsPush<'a> {
-    fn from(news: &'a News) -> NewsPush<'a> {
-        match news {
-            News::Read { room, marker } => NewsPush::Read { room, offset: marker.offset, number: marker.number },
-            News::Joined { room } => NewsPush::Joined(room),
-            News::Left { room } => NewsPush::Left(room),
-        }
-    }
 }

@@ -10,6 +10,7 @@
 //! | `entering.rs` | into a channel: membership, feed, position |
 //! | `session.rs` | an open connection: its subscriptions, its publishes |
 //! | `commands.rs` | what a client of the Centrifugo protocol asks, and is answered |
+//! | `calls.rs` | commands that wait for an answer from elsewhere: history, read markers, rooms, tokens |
 //! | `presence.rs` | who is in a channel; what subscribers are told and nobody keeps |
 //! | `feed.rs` | a channel on one shard: position, ring, subscribers; fan-out and catching up |
 //! | `home.rs` | a channel's home: learning what is committed, feeding shards |
@@ -17,6 +18,7 @@
 //! | `figures.rs` | what a shard counts |
 //! | `mesh.rs`, `host.rs` | the words between endpoints; what a driver does for the core |
 
+mod calls;
 mod commands;
 mod connect;
 mod connection;

@@ -11,10 +11,9 @@ use super::outbound::Charge;
 use super::session::CallKind;
 use super::shard::Shard;
 use crate::protocol::ProtocolError;
-use crate::protocol::centrifuge::{self, Encoding, Info, Push};
+use crate::protocol::centrifuge::{self, Encoding, Info, Push, own};
 use crate::protocol::{self, Format};
 use bytes::Bytes;
-use serde::Serialize;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -431,18 +430,11 @@ impl Shard {
 
 /// One note as one frame.
 fn encode(encoding: Encoding, channel: &str, note: &Note) -> Bytes {
-    #[derive(Serialize)]
-    #[serde(rename_all = "lowercase")]
-    enum Data<'a> {
-        Online(u64),
-        Typing { id: String, username: &'a str },
-    }
     let data = match note {
-        Note::Online(count) => Some(Data::Online(*count)),
-        Note::Typing(user) => Some(Data::Typing { id: user.id.to_string(), username: &user.username }),
-        Note::Join(_) | Note::Leave(_) => None,
+        Note::Online(count) => own::json(&own::NoteData::Online(*count)),
+        Note::Typing(user) => own::json(&own::NoteData::typing(user)),
+        Note::Join(_) | Note::Leave(_) => Vec::new(),
     };
-    let data = data.and_then(|data| serde_json::to_vec(&data).ok()).unwrap_or_default();
     let push = match note {
         Note::Join(info) => Push::Join(info),
         Note::Leave(info) => Push::Leave(info),

@@ -109,20 +109,25 @@ pub(super) struct Call {
 
 #[derive(Debug)]
 pub(super) enum CallKind {
-    Publish { room: RoomId },
-    RpcPublish { room: RoomId },
-    History(Box<HistoryCall>),
-    Presence { wants_clients: bool },
+    Publish {
+        room: RoomId,
+    },
+    RpcPublish {
+        room: RoomId,
+    },
+    /// With the epoch that it must be; empty: any.
+    History(Box<str>),
+    Presence {
+        wants_clients: bool,
+    },
     Read,
-    ReadNumber { room: RoomId },
-    Rooms,
+    ReadNumber {
+        room: RoomId,
+    },
+    Rooms {
+        limit: usize,
+    },
     Refresh(Box<Claims>),
-}
-
-#[derive(Debug)]
-pub(super) struct HistoryCall {
-    /// The epoch that it must be; empty: any.
-    pub epoch: String,
 }
 
 impl Session {

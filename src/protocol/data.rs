@@ -2,9 +2,9 @@
 //! which the plain protocol's frames have the first half.
 
 use super::{BAD_REQUEST, LIMIT_EXCEEDED, NOT_AVAILABLE, ProtocolError};
-use serde::Serialize;
 use serde::de::IgnoredAny;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use uproar_model::{Kind, Offset, Publication};
 
 /// The longest id of a message, in bytes.
@@ -38,38 +38,54 @@ pub fn decode(data: &[u8], text_limit_bytes: usize) -> Result<Publish, Refused> 
     }
 }
 
+/// The fields that a message may have, each looked at for itself so that the error names it. Others are left out.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Fields<'a> {
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    text: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reply_to: Option<&'a RawValue>,
+    #[serde(borrow)]
+    edit: Option<&'a RawValue>,
+    #[serde(borrow)]
+    delete: Option<&'a RawValue>,
+    #[serde(borrow)]
+    react: Option<&'a RawValue>,
+    #[serde(borrow)]
+    unreact: Option<&'a RawValue>,
+}
+
+/// A field's value of this type; `Err` where it is of another.
+fn value<'a, T: Deserialize<'a>>(field: Option<&'a RawValue>) -> Result<Option<T>, ()> {
+    field.map(|raw| serde_json::from_str(raw.get()).map_err(|_| ())).transpose()
+}
+
 fn decode_fields(data: &[u8]) -> Result<Publish, Refused> {
     let bad = |message: &str, id: Option<String>| Refused { error: ProtocolError::new(BAD_REQUEST, message), id };
-    let parsed = json_text(data).and_then(|text| serde_json::from_str(text).ok());
-    let Some(Value::Object(mut data)) = parsed else {
+    let is_object = data.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    let fields = json_text(data).filter(|_| is_object).and_then(|text| serde_json::from_str::<Fields<'_>>(text).ok());
+    let Some(Fields { id, text, reply_to, edit, delete, react, unreact }) = fields else {
         return Err(bad("a message must be one JSON object such as {\"text\":\"hello\"}", None));
     };
-    let id = match data.remove("id") {
-        None | Some(Value::Null) => None,
-        Some(Value::String(id)) => match check_id(&id) {
-            Ok(()) => Some(id),
-            // An id that is not taken is not sent back either: it may be a megabyte.
-            Err(error) => return Err(Refused { error, id: None }),
-        },
-        Some(_) => return Err(bad("the id must be a string", None)),
-    };
-    if ["edit", "delete", "react", "unreact"].iter().any(|form| data.get(*form).is_some_and(|v| !v.is_null())) {
+    let id = value::<String>(id).map_err(|()| bad("the id must be a string", None))?;
+    // An id that is not taken is not sent back either: it may be a megabyte.
+    id.as_deref().map_or(Ok(()), check_id).map_err(|error| Refused { error, id: None })?;
+    if [edit, delete, react, unreact].iter().any(Option::is_some) {
         let error = ProtocolError::new(NOT_AVAILABLE, "edits, deletions and reactions are not available yet");
         return Err(Refused { error, id });
     }
-    let text = match data.remove("text") {
-        Some(Value::String(text)) => text,
-        None | Some(Value::Null) => return Err(bad("the text is missing", id)),
-        Some(_) => return Err(bad("the text must be a string", id)),
+    let text = match value::<String>(text) {
+        Ok(Some(text)) => text,
+        Ok(None) => return Err(bad("the text is missing", id)),
+        Err(()) => return Err(bad("the text must be a string", id)),
     };
-    let reply_to = match data.remove("reply_to") {
-        None | Some(Value::Null) => None,
-        Some(value) => match value.as_u64().filter(|o| (1..1 << 53).contains(o)) {
-            Some(offset) => Some(offset),
-            None => return Err(bad("reply_to must be the offset of a message", id)),
-        },
-    };
-    Ok(Publish { text, id, reply_to })
+    match value::<Offset>(reply_to).map(|offset| offset.filter(|o| !(1..1 << 53).contains(o)).map_or(Ok(offset), Err)) {
+        Ok(Ok(reply_to)) => Ok(Publish { text, id, reply_to }),
+        Ok(Err(_)) | Err(()) => Err(bad("reply_to must be the offset of a message", id)),
+    }
 }
 
 /// Whether a text is within its limit, which holds in rooms and in `live:` channels alike.
@@ -220,6 +236,7 @@ pub fn encode(out: &mut Vec<u8>, p: &Publication) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use serde_json::Value;
     use uproar_model::{User, UserId};
 
     fn shown(kind: Kind, change: impl FnOnce(&mut Publication)) -> String {

@@ -1,0 +1,176 @@
+//! Uproar's own: the JSON in `data` of `rpc` and `send`, on `user:<id>`, and of publications that nobody keeps.
+
+use crate::protocol::write_json;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use uproar_model::{JoinedRoom, Marker, News, Offset, Role, UnixMillis, User};
+
+/// JSON of this form; none where it is another.
+pub fn parse<'a, T: Deserialize<'a>>(data: &'a [u8]) -> Option<T> {
+    serde_json::from_slice(data).ok()
+}
+
+/// As it is sent.
+pub fn json(value: &impl Serialize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(128);
+    write_json(&mut out, value);
+    out
+}
+
+// ── from the client ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// In a `send`: somebody types.
+#[derive(Deserialize)]
+pub struct Sent<'a> {
+    /// The channel.
+    #[serde(borrow)]
+    pub typing: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+pub struct PublishCall<'a> {
+    #[serde(borrow)]
+    pub channel: Cow<'a, str>,
+    #[serde(borrow)]
+    pub data: &'a serde_json::value::RawValue,
+}
+
+#[derive(Deserialize)]
+pub struct ReadCall<'a> {
+    #[serde(borrow)]
+    pub channel: Cow<'a, str>,
+    pub offset: Offset,
+}
+
+#[derive(Deserialize)]
+pub struct TypingCall<'a> {
+    #[serde(borrow)]
+    pub channel: Cow<'a, str>,
+}
+
+#[derive(Default, Deserialize)]
+pub struct RoomsCall {
+    pub after: Option<String>,
+    pub limit: Option<usize>,
+}
+
+// ── to the client ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// The answer to `publish`.
+#[derive(Serialize)]
+pub struct Published<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<&'a str>,
+    pub offset: Offset,
+    pub time: UnixMillis,
+}
+
+/// The answer to `read`: where the marker is now.
+#[derive(Serialize)]
+pub struct ReadMarker {
+    offset: Offset,
+    number: u64,
+}
+
+impl From<Marker> for ReadMarker {
+    fn from(marker: Marker) -> ReadMarker {
+        ReadMarker { offset: marker.offset, number: marker.number }
+    }
+}
+
+/// The answer to `rooms`.
+#[derive(Serialize)]
+pub struct Rooms<'a> {
+    rooms: Vec<RoomOfMember<'a>>,
+    /// Whether there are more, after the last of these.
+    more: bool,
+}
+
+#[derive(Serialize)]
+struct RoomOfMember<'a> {
+    name: &'a str,
+    title: &'a str,
+    private: bool,
+    size: u32,
+    members: u32,
+    epoch: &'a str,
+    offset: Offset,
+    number: u64,
+    unread: u64,
+    read: ReadMarker,
+    role: &'static str,
+}
+
+impl<'a> Rooms<'a> {
+    /// Of these rooms at most `limit`, and no more than fit into so many bytes, but one.
+    pub fn fitting(rooms: &'a [JoinedRoom], limit: usize, limit_bytes: usize) -> Rooms<'a> {
+        let mut bytes = 0;
+        let fitting = rooms.iter().take(limit).take_while(|room| {
+            let before = bytes;
+            // Escaped a title grows at most sixfold.
+            bytes += 256 + 6 * (room.name.len() + room.title.len());
+            before == 0 || bytes <= limit_bytes
+        });
+        let fitting: Vec<RoomOfMember<'a>> = fitting.map(RoomOfMember::from).collect();
+        Rooms { more: fitting.len() < rooms.len(), rooms: fitting }
+    }
+}
+
+impl<'a> From<&'a JoinedRoom> for RoomOfMember<'a> {
+    fn from(room: &'a JoinedRoom) -> RoomOfMember<'a> {
+        RoomOfMember {
+            name: &room.name,
+            title: &room.title,
+            private: room.is_private,
+            size: room.size,
+            members: room.members,
+            epoch: &room.head.epoch.0,
+            offset: room.head.offset,
+            number: room.head.number,
+            unread: room.head.number.saturating_sub(room.read.number),
+            read: room.read.into(),
+            role: match room.role {
+                Role::Member => "member",
+                Role::Moderator => "moderator",
+                Role::Owner => "owner",
+            },
+        }
+    }
+}
+
+/// On `user:<id>`.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NewsData<'a> {
+    Read { room: &'a str, offset: Offset, number: u64 },
+    Joined(&'a str),
+    Left(&'a str),
+}
+
+impl<'a> From<&'a News> for NewsData<'a> {
+    fn from(news: &'a News) -> NewsData<'a> {
+        match news {
+            News::Read { room, marker } => NewsData::Read { room, offset: marker.offset, number: marker.number },
+            News::Joined { room } => NewsData::Joined(room),
+            News::Left { room } => NewsData::Left(room),
+        }
+    }
+}
+
+/// What subscribers are told and nobody keeps.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NoteData<'a> {
+    /// So many subscribers there are.
+    Online(u64),
+    Typing {
+        id: String,
+        username: &'a str,
+    },
+}
+
+impl<'a> NoteData<'a> {
+    pub fn typing(user: &'a User) -> NoteData<'a> {
+        NoteData::Typing { id: user.id.to_string(), username: &user.username }
+    }
+}
