@@ -38,8 +38,8 @@ async fn what_a_live_channel_sends_on(kind: Kind) {
         let event = ws.event().await;
         assert_eq!((&event["data"], &event["user"]["username"]), (&json!({"x": [1, 2.5, "a b"]}), &json!("bob")));
     }
-    // One newline in it would cut a frame of lines.
-    assert_eq!(raw.text().await, "{\"x\":[1,2.50,\"a b\"]}".replace("2.50", "2.5"));
+    // One newline in it would cut a frame of lines. Numbers keep their digits.
+    assert_eq!(raw.text().await, "{\"x\":[1,2.50,\"a b\"]}");
 
     raw.say("verbatim \n ✓").await;
     assert_eq!(raw.text().await, "verbatim \n ✓");

@@ -230,7 +230,7 @@ async fn who_joins_and_leaves_is_told() {
     let news = |client: &crate::support::Client, word, room: &str| (client.user_id.clone(), word, room.to_owned());
     ann.post("/user/createroom", json!({"name": "Lobby"})).await.ok(201);
     ann.post("/user/createroom", json!({"name": "cell", "size": 1})).await.ok(201);
-    assert_eq!(server.told(), []);
+    assert_eq!(server.told(), [news(&ann, "joined", "lobby"), news(&ann, "joined", "cell")]);
 
     bob.call("/rooms/LOBBY/join").await.ok(200);
     assert_eq!(server.told(), [news(&bob, "joined", "lobby")]);
