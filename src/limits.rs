@@ -166,6 +166,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_readme_lists_them() {
+        let readme = include_str!("../README.md");
+        for (name, default, purpose) in Limits::described() {
+            let row = format!("| `{name}` | {default} | {} |", purpose.split_whitespace().collect::<Vec<_>>().join(" "));
+            assert!(readme.contains(&row), "README.md lacks:\n{row}");
+        }
+    }
+
+    #[test]
     fn set_takes_what_is_in_range_and_says_what_is_wrong_with_the_rest() {
         let mut limits = Limits::default();
         assert_eq!(limits.set("ping_interval_ms=1_000"), Ok(()));

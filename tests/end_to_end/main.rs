@@ -91,6 +91,7 @@ mod members;
 mod outage;
 mod plain;
 mod port;
+mod quick_start;
 mod retry;
 mod sdk;
 mod slow;

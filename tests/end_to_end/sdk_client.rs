@@ -102,20 +102,14 @@ impl Sdk {
     }
 
     fn command(self) -> Command {
-        // `scripts/test-sdks` puts them beside the folder that cargo has for what tests need.
-        let sdks = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is in the target folder").join("sdk");
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk");
-        let found = |path: PathBuf| {
-            assert!(path.exists(), "the tests need the Centrifugo SDKs in {}: run scripts/test-sdks", sdks.display());
-            path
-        };
         let mut command = if self.is_javascript() {
-            found(sdks.join("node_modules/centrifuge"));
+            installed("node_modules/centrifuge");
             let mut command = Command::new("node");
-            command.arg(sources.join("driver.mjs")).arg(&sdks);
+            command.arg(sources.join("driver.mjs")).arg(installed(""));
             command
         } else {
-            let mut command = Command::new(found(sdks.join("python/bin/python")));
+            let mut command = Command::new(installed("python/bin/python"));
             // No compiled copy of the driver beside it.
             command.arg("-B").arg(sources.join("driver.py"));
             command
@@ -123,6 +117,14 @@ impl Sdk {
         command.arg(self.encoding());
         command
     }
+}
+
+/// Something of what `scripts/test-sdks` has installed, beside the folder that cargo has for what tests need.
+pub fn installed(path: &str) -> PathBuf {
+    let sdks = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is in the target folder").join("sdk");
+    let path = sdks.join(path);
+    assert!(path.exists(), "the tests need the Centrifugo SDKs in {}: run scripts/test-sdks", sdks.display());
+    path
 }
 
 impl Events {
