@@ -225,6 +225,7 @@ impl Options {
         for assignment in &self.limit {
             limits.set(assignment).map_err(|error| anyhow::anyhow!("--limit: {error}"))?;
         }
+        limits.check().map_err(|error| anyhow::anyhow!("--limit: {error}"))?;
         Ok(limits)
     }
 

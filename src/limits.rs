@@ -41,6 +41,18 @@ macro_rules! limits {
     };
 }
 
+impl Limits {
+    /// Whether they fit to each other.
+    pub fn check(&self) -> Result<(), LimitError> {
+        // Escaped as JSON a text grows at most sixfold; names, ids and the rest are around it.
+        let needed = 6 * self.text_limit_bytes + 4 * KIB;
+        if self.outbound_message_limit_bytes < needed {
+            return Err(LimitError::Message { text: self.text_limit_bytes, needed });
+        }
+        Ok(())
+    }
+}
+
 /// Why a `--limit` is not taken.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
@@ -50,6 +62,10 @@ pub enum LimitError {
     Name(String),
     #[error("'{value}' is no value for the limit {name}; it takes a whole number from {low} to {high}")]
     Value { name: String, value: String, low: u64, high: u64 },
+    #[error(
+        "with text_limit_bytes={text} a message may need {needed} bytes; set outbound_message_limit_bytes to that or more"
+    )]
+    Message { text: u64, needed: u64 },
 }
 
 const KIB: u64 = 1024;
@@ -69,8 +85,8 @@ limits! {
     outbound_limit_bytes = MIB, 1..=1024 * MIB;
     /// Bytes that may wait to be written to all connections of a shard, shared buffers counted once; past them the connection that would add more is ended (3008).
     shard_outbound_limit_bytes = 256 * MIB, 1..=64 * 1024 * MIB;
-    /// The longest message that a client is sent; histories and recoveries are split. What an SDK takes is 1 MiB.
-    outbound_message_limit_bytes = 256 * KIB, 16 * KIB..=1024 * KIB;
+    /// The longest message that a client is sent; histories and recoveries are split. Some SDKs take 1 MiB at most.
+    outbound_message_limit_bytes = 256 * KIB, 4 * KIB..=16 * MIB;
     /// The kernel's send buffer of each connection.
     socket_send_buffer_bytes = 128 * KIB, 64 * KIB..=64 * MIB;
     /// How long a write may make no progress before the connection is cut.
@@ -169,7 +185,8 @@ mod tests {
     fn the_readme_lists_them() {
         let readme = include_str!("../README.md");
         for (name, default, purpose) in Limits::described() {
-            let row = format!("| `{name}` | {default} | {} |", purpose.split_whitespace().collect::<Vec<_>>().join(" "));
+            let row =
+                format!("| `{name}` | {default} | {} |", purpose.split_whitespace().collect::<Vec<_>>().join(" "));
             assert!(readme.contains(&row), "README.md lacks:\n{row}");
         }
     }

@@ -20,6 +20,9 @@ use uproar_model::{Epoch, Offset, Outcome, UserId, fold_name};
 /// A flag of `subscribe`: a position that does not exist is an error.
 const STRICT_FLAG: i64 = 2;
 
+/// For so long after reading goes on what is read may have waited.
+const UNREAD_MS: u64 = 50;
+
 /// How a command went, as far as its frame is concerned.
 enum Flow {
     Next,
@@ -38,9 +41,18 @@ pub(super) struct Asked {
 }
 
 impl Shard {
-    /// A frame of a connection of the Centrifugo protocol, or the rest of one, that came at this time.
-    pub(super) fn commands(&mut self, now: Now, slot: u32, frame: &[u8], arrived_ms: u64, host: &mut impl Host) {
+    /// A frame of a connection of the Centrifugo protocol.
+    pub(super) fn commands(&mut self, now: Now, slot: u32, frame: &[u8], host: &mut impl Host) {
         self.meter.figures.borrow_mut().received += 1;
+        let client = self.connections[slot as usize].client_mut();
+        // What was not read for a while may have come at any time meanwhile, and its sender waits since then.
+        let paused = client.and_then(|client| client.paused.filter(|(_, until_ms)| now.ms < *until_ms));
+        let arrived_ms = paused.map_or(now.ms, |(since_ms, _)| since_ms);
+        self.take_commands(now, slot, frame, arrived_ms, host);
+    }
+
+    /// The same, or the rest of one, that came at this time.
+    pub(super) fn take_commands(&mut self, now: Now, slot: u32, frame: &[u8], arrived_ms: u64, host: &mut impl Host) {
         let mut rest = frame;
         let mut is_empty = true;
         loop {
@@ -90,8 +102,10 @@ impl Shard {
             if deferred.is_empty() {
                 continue;
             }
-            self.commands(now, slot, &deferred, arrived_ms, host);
-            if self.connections[slot as usize].client_mut().is_some_and(|client| client.deferred.is_empty()) {
+            self.take_commands(now, slot, &deferred, arrived_ms, host);
+            let client = self.connections[slot as usize].client_mut();
+            if let Some(client) = client.filter(|client| client.deferred.is_empty()) {
+                client.paused = Some((arrived_ms, now.ms + UNREAD_MS));
                 self.resume(now, slot, host);
             }
         }
@@ -404,8 +418,9 @@ impl Shard {
             centrifuge::Encoding::Json => Format::Json,
             centrifuge::Encoding::Protobuf => Format::Protobuf,
         };
+        // The rest is given when the reply has been written (`sent`): some SDKs handle a push that comes with its
+        // subscribe reply before that.
         self.add_subscriber(feed_id, Subscriber { slot, key, cursor, format, is_behind: false, wants_presence });
-        self.catch_up(now, slot, host);
         self.go_on_with_deferred(slot);
     }
 
@@ -440,7 +455,7 @@ impl Shard {
         is_rpc: bool,
         host: &mut impl Host,
     ) -> Answered {
-        let Asked { slot, command, .. } = asked;
+        let Asked { slot, command, arrived_ms } = asked;
         let (key, feed) = self.place_of(slot, channel)?;
         let text_limit = self.config.limits.text_limit_bytes as usize;
         let Channel::Room(room) = self.feeds[feed as usize].channel else {
@@ -460,11 +475,11 @@ impl Shard {
         }
         self.take_publish(now, slot)?;
         let id: Arc<str> = publish.id.take().map_or_else(|| self.make_id(), Into::into);
-        let serial = self.append(now, slot, key, &id, publish, host)?;
+        let serial = self.append(slot, key, &id, publish, arrived_ms, host)?;
         let kind = if is_rpc { CallKind::RpcPublish { room } } else { CallKind::Publish { room } };
         if let Some(client) = self.connections[slot as usize].client_mut() {
             // The lane answers in time.
-            client.calls.push(Call { serial, command, arrived_ms: now.ms, deadline_ms: u64::MAX, key, kind });
+            client.calls.push(Call { serial, command, arrived_ms, deadline_ms: u64::MAX, key, kind });
         }
         Ok(())
     }

@@ -128,7 +128,7 @@ impl Shard {
                 if self.connected(now, slot, command, user, &claims, host) {
                     host.wake(slot);
                     if !rest.is_empty() {
-                        self.commands(now, slot, &rest, now.ms, host);
+                        self.take_commands(now, slot, &rest, now.ms, host);
                     }
                 }
             }
@@ -182,6 +182,9 @@ impl Shard {
         centrifuge::push_reply(encoding, &mut payload, id, reply);
         let last = framed(encoding, &payload);
         self.finish(now, slot, last, self.config.limits.refused_timeout_ms, host);
+        if let Phase::Ending { owes_close, .. } = &mut self.connections[slot as usize].phase {
+            *owes_close = true;
+        }
     }
 
     /// One more client of this SDK, as far as its name is one.
@@ -201,9 +204,10 @@ pub(super) const VERSION: &str = concat!("uproar ", env!("CARGO_PKG_VERSION"));
 /// Names of SDKs that are counted each for itself.
 const SDK_NAMES_LIMIT: usize = 32;
 
-/// Seconds until a token expires, at least 1: without them SDKs refresh again and again.
+/// Seconds until a token expires, at least 1: without them SDKs refresh again and again. And at most about three weeks:
+/// the timers of some SDKs count milliseconds in 31 bits. Those of longer tokens are refreshed earlier than they need be.
 pub(super) fn ttl_s(claims: &Claims, now: Now) -> u32 {
-    u32::try_from(claims.expires_at.saturating_sub(now.unix_ms / 1000)).unwrap_or(u32::MAX).max(1)
+    claims.expires_at.saturating_sub(now.unix_ms / 1000).clamp(1, 2_000_000) as u32
 }
 
 /// A payload as one frame.

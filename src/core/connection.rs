@@ -26,8 +26,9 @@ pub(super) enum Phase {
     /// It gets back what it sends.
     Echo,
     /// The last thing it is told waits to be written and, for a WebSocket, to be answered.
-    /// `then_cut`: nothing is read any more; it is cut as soon as that is written.
-    Ending { until_ms: u64, then_cut: bool },
+    /// `then_cut`: nothing is read any more; it is cut as soon as that is written. `owes_close`: that was no close frame;
+    /// the other side's is still to be answered with one.
+    Ending { until_ms: u64, then_cut: bool, owes_close: bool },
     /// Its socket is being taken down.
     Cut,
 }

@@ -57,6 +57,8 @@ pub(super) struct Client {
     /// Commands that must wait for an earlier one on the same channel, and when they came. Meanwhile nothing is read.
     pub deferred: Vec<u8>,
     pub deferred_ms: u64,
+    /// Its reading stopped at the one time, and until the other what is read may have waited since then.
+    pub paused: Option<(u64, u64)>,
     /// Allowance of refused commands.
     pub errors: Option<Bucket>,
 }
@@ -183,7 +185,15 @@ impl Session {
 
 impl Client {
     pub fn new(encoding: Encoding, uses_frame_pings: bool) -> Client {
-        Client { encoding, uses_frame_pings, calls: Vec::new(), deferred: Vec::new(), deferred_ms: 0, errors: None }
+        Client {
+            encoding,
+            uses_frame_pings,
+            calls: Vec::new(),
+            deferred: Vec::new(),
+            deferred_ms: 0,
+            paused: None,
+            errors: None,
+        }
     }
 }
 
@@ -222,7 +232,7 @@ impl Shard {
         let id = publish.id.take();
         self.take_publish(now, slot).map_err(|error| (error, id.clone()))?;
         let id: Arc<str> = id.map_or_else(|| self.make_id(), Into::into);
-        let sent = self.append(now, slot, PLAIN_KEY, &id, publish, host);
+        let sent = self.append(slot, PLAIN_KEY, &id, publish, now.ms, host);
         sent.map_err(|error| (error, Some(id.to_string())))?;
         let pending_limit = self.config.limits.pending_publishes_limit;
         let connection = &mut self.connections[slot as usize];
@@ -237,11 +247,11 @@ impl Shard {
     /// Sends an item to the home of its room. Returns the serial of the call that is answered by `appended`.
     pub(super) fn append(
         &mut self,
-        now: Now,
         slot: u32,
         key: u32,
         id: &Arc<str>,
         publish: Publish,
+        arrived_ms: u64,
         host: &mut impl Host,
     ) -> Result<u32, ProtocolError> {
         let denied = || ProtocolError::new(protocol::PERMISSION_DENIED, NOT_SUBSCRIBED);
@@ -262,7 +272,7 @@ impl Shard {
         let append = Box::new(Append {
             caller: self.caller(slot, serial),
             era,
-            deadline_ms: now.ms + self.config.limits.append_deadline_ms,
+            deadline_ms: arrived_ms + self.config.limits.append_deadline_ms,
             item: Item {
                 room,
                 user: user.id,

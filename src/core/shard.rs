@@ -228,7 +228,15 @@ impl Shard {
         connection.pinged_ms = None;
         match (event, &connection.phase) {
             (_, Phase::Vacant | Phase::Cut | Phase::Head | Phase::Handshake(_)) => {}
-            (Event::Close { .. }, Phase::Ending { then_cut: false, .. }) => self.cut_when_written(now, slot, host),
+            (Event::Close { code, .. }, Phase::Ending { then_cut: false, owes_close, .. }) => {
+                if *owes_close {
+                    let answer = answer_to_close(code);
+                    let charge = Charge::own(&self.meter, answer.len());
+                    self.connections[slot as usize].enqueue(now.ms, answer, charge);
+                    host.wake(slot);
+                }
+                self.cut_when_written(now, slot, host);
+            }
             (_, Phase::Ending { .. }) => {}
             (Event::Ping(payload), _) => {
                 let pong = frame::pong(payload);
@@ -238,9 +246,7 @@ impl Shard {
             }
             (Event::Pong(_), _) => {}
             (Event::Close { code, .. }, _) => {
-                // The code is sent back; a close without one is answered without one.
-                let answer = code.map_or_else(frame::empty_close_frame, |code| frame::close_frame(code, ""));
-                self.finish(now, slot, answer, self.config.limits.close_timeout_ms, host);
+                self.finish(now, slot, answer_to_close(code), self.config.limits.close_timeout_ms, host);
                 self.cut_when_written(now, slot, host);
             }
             (Event::Violation { code, reason }, _) => self.end(now, slot, CloseReason { code, reason }, host),
@@ -248,13 +254,13 @@ impl Shard {
             (Event::Binary(bytes), Phase::Echo) => self.echo(now, slot, false, bytes, host),
             (Event::Text(text), Phase::Open(_) | Phase::Connecting(_)) => match connection.encoding() {
                 None => self.said(now, slot, text, host),
-                Some(Encoding::Json) => self.commands(now, slot, text.as_bytes(), now.ms, host),
+                Some(Encoding::Json) => self.commands(now, slot, text.as_bytes(), host),
                 Some(Encoding::Protobuf) => self.end(now, slot, CloseReason::INAPPROPRIATE_PROTOCOL, host),
             },
             (Event::Binary(bytes), Phase::Open(_) | Phase::Connecting(_)) => match connection.encoding() {
                 None => self.end(now, slot, CloseReason::UNSUPPORTED_DATA, host),
                 Some(Encoding::Json) => self.end(now, slot, CloseReason::INAPPROPRIATE_PROTOCOL, host),
-                Some(Encoding::Protobuf) => self.commands(now, slot, bytes, now.ms, host),
+                Some(Encoding::Protobuf) => self.commands(now, slot, bytes, host),
             },
         }
     }
@@ -689,7 +695,7 @@ impl Shard {
         connection.replies = Vec::new();
         connection.outbound.finish(last, charge);
         connection.is_paused = false;
-        connection.phase = Phase::Ending { until_ms, then_cut: false };
+        connection.phase = Phase::Ending { until_ms, then_cut: false, owes_close: false };
         self.remind(slot, until_ms);
         host.wake(slot);
     }
@@ -723,7 +729,7 @@ impl Shard {
         let until_ms = now.ms + self.config.limits.close_timeout_ms;
         let connection = &mut self.connections[slot as usize];
         connection.enqueue(now.ms, response, charge);
-        connection.phase = Phase::Ending { until_ms, then_cut: true };
+        connection.phase = Phase::Ending { until_ms, then_cut: true, owes_close: false };
         self.remind(slot, until_ms);
         host.wake(slot);
     }
@@ -738,7 +744,7 @@ impl Shard {
             Phase::Ending { until_ms, .. } => until_ms,
             _ => now.ms + self.config.limits.close_timeout_ms,
         };
-        connection.phase = Phase::Ending { until_ms, then_cut: true };
+        connection.phase = Phase::Ending { until_ms, then_cut: true, owes_close: false };
     }
 
     /// Ends a connection without a word.
@@ -761,7 +767,10 @@ impl Shard {
         }
         let connection = &mut self.connections[slot as usize];
         if std::mem::take(&mut connection.is_paused) {
-            connection.ping_ms = now.ms + self.config.limits.ping_interval_ms;
+            // SDKs count pings: theirs come when they are due.
+            if connection.encoding().is_none() {
+                connection.ping_ms = now.ms + self.config.limits.ping_interval_ms;
+            }
             host.wake(slot);
             let ping_ms = connection.ping_ms;
             self.remind(slot, ping_ms);
@@ -905,6 +914,11 @@ pub fn placing(seed: u64) -> ahash::RandomState {
 /// Calls that a shard may have under way with one lane: everyone's appends may come through one home.
 pub fn lane_calls_limit(limits: &Limits, shards: u16) -> u64 {
     limits.mesh_calls_limit * (u64::from(shards) + 1)
+}
+
+/// The code is sent back; a close without one is answered without one.
+fn answer_to_close(code: Option<u16>) -> Bytes {
+    code.map_or_else(frame::empty_close_frame, |code| frame::close_frame(code, ""))
 }
 
 fn is_revoked_by(revocation: &Revocation, generation: Option<u32>, issued_at_s: u64) -> bool {
