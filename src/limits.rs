@@ -125,6 +125,10 @@ limits! {
     user_connections_limit = 10_000, 1..=16_000_000;
     /// Channels that one connection may be subscribed to.
     subscription_limit = 128, 1..=65_536;
+    /// Subscribes a second of one connection.
+    subscribe_rate_per_second = 20, 1..=10_000_000;
+    /// Subscribes of one connection that may come at once.
+    subscribe_burst_limit = 512, 1..=10_000_000;
     /// Commands of one connection, beside publishes, that may wait for an answer.
     pending_commands_limit = 256, 1..=65_536;
     /// How long a command may wait for its answer before it gets error 100. SDKs wait 5 s.

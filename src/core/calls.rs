@@ -5,11 +5,11 @@ use super::commands::{Asked, bad_request};
 use super::connect::{VERSION, ttl_s};
 use super::entering::Denied;
 use super::host::{Host, Now};
-use super::mesh::{Answer, Ask, Asker, Caller, Channel, News};
+use super::mesh::{Answer, Ask, Asker, Caller, Channel, Found, News};
 use super::run::Entry;
 use super::session::{Call, CallKind, Place, expiry_ms};
 use super::shard::Shard;
-use crate::protocol::centrifuge::{History, Info, Publications, Reply, own};
+use crate::protocol::centrifuge::{History, Publications, Reply, own};
 use crate::protocol::{self, CloseReason, ProtocolError};
 use std::sync::Arc;
 use uproar_model::{Claims, Epoch, Marker, Offset, PageRequest, Publication, RoomId, TokenError};
@@ -23,7 +23,12 @@ impl Shard {
     // ── calls ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Notes a call that will be answered under the serial of the caller returned.
-    pub(super) fn begin_call(&mut self, asked: Asked, key: u32, kind: CallKind) -> Result<Caller, ProtocolError> {
+    pub(super) fn begin_call(
+        &mut self,
+        asked: Asked,
+        key: Option<u32>,
+        kind: CallKind,
+    ) -> Result<Caller, ProtocolError> {
         let Asked { slot, command, arrived_ms } = asked;
         let limit = self.config.limits.pending_commands_limit as usize;
         let deadline_ms = arrived_ms + self.config.limits.command_deadline_ms;
@@ -32,13 +37,14 @@ impl Shard {
         };
         let serial = session.next_serial();
         let Some(client) = session.client_mut() else { return Err(Denied::Overloaded.error()) };
-        if client.calls.iter().filter(|call| call.deadline_ms != u64::MAX).count() >= limit {
+        if client.calls.iter().filter(|call| call.deadline_ms.is_some()).count() >= limit {
             let text = "too many commands of this connection wait for an answer (pending_commands_limit); try again";
             return Err(ProtocolError::new(protocol::INTERNAL, text));
         }
         let is_read = matches!(kind, CallKind::History(_));
-        client.calls.push(Call { serial, command, arrived_ms, deadline_ms, key, kind });
-        if let Some(subscription) = session.subscriptions.get_mut(key as usize).filter(|_| is_read) {
+        client.calls.push(Call { serial, command, arrived_ms, deadline_ms: Some(deadline_ms), key, kind });
+        if let Some(subscription) = key.filter(|_| is_read).and_then(|key| session.subscriptions.get_mut(key as usize))
+        {
             subscription.reading += 1;
         }
         self.remind(slot, deadline_ms);
@@ -51,8 +57,8 @@ impl Shard {
         let client = session.client_mut()?;
         let index = client.calls.iter().position(|call| call.serial == serial)?;
         let call = client.calls.remove(index);
-        if let Some(subscription) = session.subscriptions.get_mut(call.key as usize)
-            && matches!(call.kind, CallKind::History(_))
+        if matches!(call.kind, CallKind::History(_))
+            && let Some(subscription) = call.key.and_then(|key| session.subscriptions.get_mut(key as usize))
         {
             subscription.reading = subscription.reading.saturating_sub(1);
         }
@@ -61,7 +67,14 @@ impl Shard {
     }
 
     /// Asks the readers for a call.
-    fn ask_for_call(&mut self, asked: Asked, key: u32, kind: CallKind, ask: Ask, host: &mut impl Host) -> Answered {
+    fn ask_for_call(
+        &mut self,
+        asked: Asked,
+        key: Option<u32>,
+        kind: CallKind,
+        ask: Ask,
+        host: &mut impl Host,
+    ) -> Answered {
         let caller = self.begin_call(asked, key, kind)?;
         if self.ask(Asker::Connection(caller), ask, host) {
             return Ok(());
@@ -79,8 +92,9 @@ impl Shard {
         let mut late_calls = Vec::new();
         for call in &client.calls {
             match call.deadline_ms {
-                deadline_ms if deadline_ms <= now.ms => late_calls.push(call.serial),
-                deadline_ms => next_ms = next_ms.min(deadline_ms),
+                Some(deadline_ms) if deadline_ms <= now.ms => late_calls.push(call.serial),
+                Some(deadline_ms) => next_ms = next_ms.min(deadline_ms),
+                None => {}
             }
         }
         let mut late_keys = Vec::new();
@@ -136,15 +150,15 @@ impl Shard {
                 self.reply(slot, id, Reply::Rpc { data: &own::json(&rooms) });
                 Ok(())
             }
-            (CallKind::Refresh(claims), Answer::User { user, revoked_at }) => {
-                let is_own = self.connections[slot as usize].session().is_some_and(|s| s.user.id == user.id);
-                if !is_own || revoked_at.is_some_and(|at| claims.issued_at <= at / 1000) {
+            (CallKind::Refresh(claims), Answer::User(found)) => {
+                let session = self.connections[slot as usize].session();
+                let is_own = |found: &Found| session.is_some_and(|session| session.user.id == found.user.id);
+                if !found.is_some_and(|found| is_own(&found) && !found.has_revoked(claims.issued_at)) {
                     return self.end(now, slot, CloseReason::INVALID_TOKEN, host);
                 }
                 self.refreshed(now, slot, id, &claims);
                 Ok(())
             }
-            (CallKind::Refresh(_), _) => return self.end(now, slot, CloseReason::INVALID_TOKEN, host),
             _ => {
                 debug_assert!(false, "an answer to something else");
                 return self.end(now, slot, CloseReason::INTERNAL_ERROR, host);
@@ -191,7 +205,7 @@ impl Shard {
             bytes_limit: self.reply_bytes(),
         };
         let kind = CallKind::History(epoch.into());
-        self.ask_for_call(asked, key, kind, Ask::Page { room, request }, host)
+        self.ask_for_call(asked, Some(key), kind, Ask::Page { room, request }, host)
     }
 
     fn reply_history(
@@ -224,32 +238,40 @@ impl Shard {
         // What a client claims beyond what there is moves nothing.
         let offset = offset.min(feed.position);
         if offset == 0 {
-            return self.mark_read(asked, key, room, Marker::default(), host);
+            return self.mark_read(asked, Some(key), room, Marker::default(), host);
         }
         let known = feed.ring.entries_after(offset - 1).next().and_then(|entry| match entry {
             Entry::Stored(publication) if publication.offset == offset => Some(marker_at(publication)),
             _ => None,
         });
         if let Some(marker) = known {
-            return self.mark_read(asked, key, room, marker, host);
+            return self.mark_read(asked, Some(key), room, marker, host);
         }
         let request = PageRequest { from: offset - 1, ascending: true, up_to: offset, items_limit: 1, bytes_limit: 1 };
-        self.ask_for_call(asked, key, CallKind::ReadNumber { room }, Ask::Page { room, request }, host)
+        self.ask_for_call(asked, Some(key), CallKind::ReadNumber { room }, Ask::Page { room, request }, host)
     }
 
-    fn mark_read(&mut self, asked: Asked, key: u32, room: RoomId, marker: Marker, host: &mut impl Host) -> Answered {
+    fn mark_read(
+        &mut self,
+        asked: Asked,
+        key: Option<u32>,
+        room: RoomId,
+        marker: Marker,
+        host: &mut impl Host,
+    ) -> Answered {
         let slot = asked.slot;
         let Some(session) = self.connections[slot as usize].session() else { return Ok(()) };
         let ask = Ask::MarkRead { room, user: session.user.id, marker };
         self.ask_for_call(asked, key, CallKind::Read, ask, host)
     }
 
-    fn marked(&mut self, asked: Asked, key: u32, (marker, has_moved): (Marker, bool), host: &mut impl Host) {
+    fn marked(&mut self, asked: Asked, key: Option<u32>, (marker, has_moved): (Marker, bool), host: &mut impl Host) {
         let slot = asked.slot;
         self.reply(slot, asked.command, Reply::Rpc { data: &own::json(&own::ReadMarker::from(marker)) });
         let Some(session) = self.connections[slot as usize].session() else { return };
         // A subscription that has gone meanwhile: its room's name has gone too, and the next `rooms` tells.
-        if let Some(subscription) = session.subscriptions.get(key as usize).filter(|_| has_moved) {
+        let subscription = key.and_then(|key| session.subscriptions.get(key as usize));
+        if let Some(subscription) = subscription.filter(|_| has_moved) {
             let room: Arc<str> = subscription.name.strip_prefix("room:").unwrap_or_default().into();
             let user = session.user.id;
             self.tell_user(user, News::Read { room, marker }, host);
@@ -261,7 +283,7 @@ impl Shard {
         let limit = wanted.limit.unwrap_or(ROOMS_LIMIT).clamp(1, ROOMS_LIMIT);
         // One more than asked for tells whether there are more.
         let ask = Ask::Rooms { user: session.user.id, after: wanted.after, limit: limit + 1 };
-        self.ask_for_call(asked, u32::MAX, CallKind::Rooms { limit }, ask, host)
+        self.ask_for_call(asked, None, CallKind::Rooms { limit }, ask, host)
     }
 
     // ── refresh ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -293,7 +315,7 @@ impl Shard {
             None => {
                 let ask = Ask::User { username: Arc::clone(&claims.username) };
                 let kind = CallKind::Refresh(Box::new(claims));
-                self.ask_for_call(asked, u32::MAX, kind, ask, host)
+                self.ask_for_call(asked, None, kind, ask, host)
             }
         }
     }
@@ -308,22 +330,6 @@ impl Shard {
         let expires_ms = now.ms + session.expires_unix_ms.saturating_sub(now.unix_ms);
         self.reply(slot, id, Reply::Refresh { client: &client, version: VERSION, ttl: ttl_s(claims, now) });
         self.remind(slot, expires_ms);
-    }
-
-    pub(super) fn reply_presence(
-        &mut self,
-        slot: u32,
-        serial: u32,
-        num_clients: u32,
-        num_users: u32,
-        clients: &[Info],
-    ) {
-        let Some(call) = self.end_call(slot, serial) else { return };
-        let reply = match call.kind {
-            CallKind::Presence { wants_clients: true } => Reply::Presence { clients },
-            _ => Reply::PresenceStats { num_clients, num_users },
-        };
-        self.reply(slot, call.command, reply);
     }
 }
 

@@ -1,18 +1,17 @@
-//! What a client of the Centrifugo protocol asks, and what it is answered. `subscribe` goes on in `entering.rs`, publishes
-//! in `session.rs`, presence in `presence.rs`.
+//! What a client of the Centrifugo protocol asks. `subscribe` goes on in `entering.rs` and comes back here, publishes in
+//! `session.rs`, presence in `presence.rs`; what needs an answer from elsewhere is in `calls.rs`.
 
 use super::connection::Phase;
 use super::entering::{Denied, Door, Entering, Since, is_live_name};
 use super::feed::Subscriber;
 use super::host::{Host, Now};
-use super::mesh::{Ask, Channel, News, NotKnown};
+use super::mesh::{Channel, News, NotKnown};
 use super::mutation::{self, Mutation};
 use super::presence::Note;
 use super::rate::Bucket;
-use super::run::Entry;
 use super::session::{Call, CallKind, NOT_SUBSCRIBED, Place, Subscribing, Subscription, not_known, refused};
 use super::shard::Shard;
-use crate::protocol::centrifuge::{self, Command, Publications, Push, Reply, Request, Subscribe, own};
+use crate::protocol::centrifuge::{self, Command, Push, Reply, Request, Subscribe, own};
 use crate::protocol::{self, CloseReason, Format, ProtocolError, UNSUBSCRIBED, data};
 use std::sync::Arc;
 use uproar_model::{Epoch, Offset, Outcome, UserId, fold_name};
@@ -20,13 +19,21 @@ use uproar_model::{Epoch, Offset, Outcome, UserId, fold_name};
 /// A flag of `subscribe`: a position that does not exist is an error.
 const STRICT_FLAG: i64 = 2;
 
-/// For so long after reading goes on what is read may have waited.
-const UNREAD_MS: u64 = 50;
+/// For so long after reading goes on what is read may have waited: what was there is there in the next turn.
+const UNREAD_MS: u64 = 5;
+
+/// How a command touches its channel, as far as order goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Publishes,
+    Reads,
+    Other,
+}
 
 /// How a command went, as far as its frame is concerned.
 enum Flow {
     Next,
-    /// It must wait for an earlier one on the same channel.
+    /// It must wait for an earlier one.
     Wait,
 }
 
@@ -46,8 +53,8 @@ impl Shard {
         self.meter.figures.borrow_mut().received += 1;
         let client = self.connections[slot as usize].client_mut();
         // What was not read for a while may have come at any time meanwhile, and its sender waits since then.
-        let paused = client.and_then(|client| client.paused.filter(|(_, until_ms)| now.ms < *until_ms));
-        let arrived_ms = paused.map_or(now.ms, |(since_ms, _)| since_ms);
+        let unread = client.filter(|client| now.ms < client.unread_until_ms);
+        let arrived_ms = unread.map_or(now.ms, |client| client.paused_ms);
         self.take_commands(now, slot, frame, arrived_ms, host);
     }
 
@@ -74,21 +81,37 @@ impl Shard {
                 }
                 continue;
             }
-            if let Flow::Wait = self.command(now, slot, command, arrived_ms, host) {
+            // Who does not read the answers need not get more of them.
+            let flow = match self.is_clogged(slot) {
+                true => Flow::Wait,
+                false => self.command(now, slot, command, arrived_ms, host),
+            };
+            if let Flow::Wait = flow {
                 let connection = &mut self.connections[slot as usize];
-                connection.is_paused = true;
+                let was_paused = std::mem::replace(&mut connection.is_paused, true);
                 if let Some(client) = connection.client_mut() {
                     client.deferred = from_here.to_vec();
                     client.deferred_ms = arrived_ms;
+                    if !was_paused {
+                        client.paused_ms = now.ms;
+                    }
                 }
                 return;
             }
         }
     }
 
-    /// A call was answered: commands that waited for it have their turn, with the shard's.
+    /// Whether so much waits for a connection that its commands have to wait too.
+    fn is_clogged(&self, slot: u32) -> bool {
+        let connection = &self.connections[slot as usize];
+        connection.outbound.bytes() + connection.replies.len() as u64 > self.config.limits.outbound_limit_bytes / 4
+    }
+
+    /// A call was answered, or some of what waits was written: commands that waited for it have their turn, with the
+    /// shard's.
     pub(super) fn go_on_with_deferred(&mut self, slot: u32) {
-        if self.connections[slot as usize].client_mut().is_some_and(|client| !client.deferred.is_empty()) {
+        let client = self.connections[slot as usize].client_mut();
+        if client.is_some_and(|client| !client.deferred.is_empty()) && !self.is_clogged(slot) {
             self.deferring.push(slot);
         }
     }
@@ -105,7 +128,7 @@ impl Shard {
             self.take_commands(now, slot, &deferred, arrived_ms, host);
             let client = self.connections[slot as usize].client_mut();
             if let Some(client) = client.filter(|client| client.deferred.is_empty()) {
-                client.paused = Some((arrived_ms, now.ms + UNREAD_MS));
+                client.unread_until_ms = now.ms + UNREAD_MS;
                 self.resume(now, slot, host);
             }
         }
@@ -114,115 +137,111 @@ impl Shard {
     fn command(&mut self, now: Now, slot: u32, command: Command<'_>, arrived_ms: u64, host: &mut impl Host) -> Flow {
         let Command { id, request } = command;
         let asked = Asked { slot, command: id, arrived_ms };
-        let result = match &request {
-            Request::Pong => return Flow::Next,
-            Request::Connect(_) => {
-                self.end(now, slot, CloseReason::BAD_REQUEST, host);
-                return Flow::Next;
+        let method = match &request {
+            Request::Rpc { method, data } => own::method(method, data).map(Some),
+            _ => Ok(None),
+        };
+        let answered = match method {
+            Err(error) => Err(error),
+            Ok(method) => {
+                if self.must_wait(slot, &request, method.as_ref()) {
+                    return Flow::Wait;
+                }
+                self.obey(now, asked, &request, method, host)
             }
-            Request::Ping => {
-                self.reply(slot, id, Reply::Ping);
-                return Flow::Next;
+        };
+        if let Err(error) = answered {
+            self.reply_error(now, slot, id, &error, host);
+        }
+        Flow::Next
+    }
+
+    /// Whether a command has to wait for an earlier one of its connection, so that those on one channel take effect in
+    /// the order sent, and one connection has the store read one thing at a time.
+    fn must_wait(&self, slot: u32, request: &Request<'_>, method: Option<&own::Method<'_>>) -> bool {
+        let Some(session) = self.connections[slot as usize].session() else { return false };
+        let (channel, effect) = match (request, method) {
+            (Request::Subscribe(subscribe), _) => (Some(&*subscribe.channel), Effect::Other),
+            (Request::Unsubscribe { channel }, _) => (Some(&**channel), Effect::Other),
+            (Request::Presence { channel } | Request::PresenceStats { channel }, _) => {
+                (Some(&**channel), Effect::Other)
             }
+            (Request::Publish { channel, .. }, _) => (Some(&**channel), Effect::Publishes),
+            (Request::History(history), _) => (Some(&*history.channel), Effect::Reads),
+            (_, Some(own::Method::Publish(call))) => (Some(&*call.channel), Effect::Publishes),
+            (_, Some(own::Method::Read(call))) => (Some(&*call.channel), Effect::Reads),
+            (_, Some(own::Method::Typing(call))) => (Some(&*call.channel), Effect::Other),
+            (_, Some(own::Method::Rooms(_))) => (None, Effect::Reads),
+            _ => return false,
+        };
+        let has_read = || session.client().is_some_and(|client| client.calls.iter().any(|call| call.kind.is_read()));
+        if effect == Effect::Reads && has_read() {
+            return true;
+        }
+        let subscription = channel.and_then(|channel| session.key_of(channel));
+        let subscription = subscription.and_then(|key| session.subscriptions.get(key as usize));
+        subscription.is_some_and(|subscription| match (&subscription.place, effect) {
+            (Place::Entering(_), _) => true,
+            (Place::In { .. }, Effect::Publishes) => subscription.reading > 0,
+            (Place::In { .. }, Effect::Reads) => subscription.publishing > 0,
+            (Place::In { .. }, Effect::Other) => false,
+        })
+    }
+
+    fn obey(
+        &mut self,
+        now: Now,
+        asked: Asked,
+        request: &Request<'_>,
+        method: Option<own::Method<'_>>,
+        host: &mut impl Host,
+    ) -> Answered {
+        let Asked { slot, command, .. } = asked;
+        match request {
+            // `take_commands` has passed over it.
+            Request::Pong => {}
+            Request::Connect(_) => self.end(now, slot, CloseReason::BAD_REQUEST, host),
+            Request::Ping => self.reply(slot, command, Reply::Ping),
             Request::Send { data } => {
                 // Nothing is said about what is wrong with it.
                 if let Some(own::Sent { typing }) = own::parse(data) {
                     let _ = self.typing(now, slot, &typing, host);
                 }
-                return Flow::Next;
             }
-            Request::Subscribe(subscribe) => {
-                if self.is_entering(slot, &subscribe.channel) {
-                    return Flow::Wait;
-                }
-                self.subscribe(now, asked, subscribe, host)
-            }
+            Request::Subscribe(subscribe) => self.subscribe(now, asked, subscribe, host)?,
             Request::Unsubscribe { channel } => {
-                if self.is_entering(slot, channel) {
-                    return Flow::Wait;
-                }
                 if let Some(key) = self.key_of(slot, channel) {
                     self.take_out(slot, key);
                 }
                 // Also where it was not subscribed: an error makes SDKs reconnect.
-                self.reply(slot, id, Reply::Unsubscribe);
-                return Flow::Next;
+                self.reply(slot, command, Reply::Unsubscribe);
             }
-            Request::Publish { channel, data, is_special } => {
-                if self.is_busy(slot, channel, false) {
-                    return Flow::Wait;
+            Request::Publish { is_special: true, .. } | Request::SubRefresh => return Err(not_offered()),
+            Request::Publish { channel, data, .. } => self.publish(now, asked, channel, data, false, host)?,
+            Request::History(history) => self.history(asked, history, host)?,
+            Request::Presence { channel } => self.ask_presence(now, asked, channel, true, host)?,
+            Request::PresenceStats { channel } => self.ask_presence(now, asked, channel, false, host)?,
+            Request::Refresh { token } => self.refresh(now, asked, token, host)?,
+            Request::Rpc { .. } => match method {
+                None => {}
+                Some(own::Method::Publish(own::PublishCall { channel, data })) => {
+                    self.publish(now, asked, &channel, data.get().as_bytes(), true, host)?;
                 }
-                match is_special {
-                    true => Err(not_offered()),
-                    false => self.publish(now, asked, channel, data, false, host),
+                Some(own::Method::Read(own::ReadCall { channel, offset })) => {
+                    self.read(asked, &channel, offset, host)?;
                 }
-            }
-            Request::History(history) => {
-                if self.is_busy(slot, &history.channel, true) {
-                    return Flow::Wait;
-                }
-                self.history(asked, history, host)
-            }
-            Request::Presence { channel } => {
-                if self.is_entering(slot, channel) {
-                    return Flow::Wait;
-                }
-                self.ask_presence(now, asked, channel, true, host)
-            }
-            Request::PresenceStats { channel } => {
-                if self.is_entering(slot, channel) {
-                    return Flow::Wait;
-                }
-                self.ask_presence(now, asked, channel, false, host)
-            }
-            Request::Rpc { method, data } => match &**method {
-                "publish" => match own::parse(data) {
-                    None => Err(bad_request("the data of publish must be {\"channel\":…,\"data\":…}")),
-                    Some(own::PublishCall { channel, data }) => {
-                        if self.is_busy(slot, &channel, false) {
-                            return Flow::Wait;
-                        }
-                        self.publish(now, asked, &channel, data.get().as_bytes(), true, host)
-                    }
-                },
-                "read" => match own::parse(data) {
-                    None => Err(bad_request("the data of read must be {\"channel\":…,\"offset\":…}")),
-                    Some(own::ReadCall { channel, offset }) => {
-                        if self.is_entering(slot, &channel) {
-                            return Flow::Wait;
-                        }
-                        self.read(asked, &channel, offset, host)
-                    }
-                },
-                "rooms" => match if data.is_empty() { Some(own::RoomsCall::default()) } else { own::parse(data) } {
-                    None => Err(bad_request("the data of rooms must be {}, {\"after\":…,\"limit\":…}, or left out")),
-                    Some(wanted) => self.rooms(asked, wanted, host),
-                },
-                "typing" => match own::parse(data) {
-                    None => Err(bad_request("the data of typing must be {\"channel\":…}")),
-                    Some(own::TypingCall { channel }) => {
-                        if self.is_entering(slot, &channel) {
-                            return Flow::Wait;
-                        }
-                        let typed = self.typing(now, slot, &channel, host);
-                        typed.map(|()| self.reply(slot, id, Reply::Rpc { data: b"{}" }))
-                    }
-                },
-                _ => {
-                    let text = "there is no such method; there are publish, read, rooms and typing";
-                    Err(ProtocolError::new(protocol::METHOD_NOT_FOUND, text))
+                Some(own::Method::Rooms(wanted)) => self.rooms(asked, wanted, host)?,
+                Some(own::Method::Typing(own::TypingCall { channel })) => {
+                    self.typing(now, slot, &channel, host)?;
+                    self.reply(slot, command, Reply::Rpc { data: b"{}" });
                 }
             },
-            Request::Refresh { token } => self.refresh(now, asked, token, host),
-            Request::SubRefresh => Err(not_offered()),
             Request::Unknown => {
-                Err(ProtocolError::new(protocol::METHOD_NOT_FOUND, "the command asks for nothing that is known here"))
+                let text = "the command asks for nothing that is known here";
+                return Err(ProtocolError::new(protocol::METHOD_NOT_FOUND, text));
             }
-        };
-        if let Err(error) = result {
-            self.reply_error(now, slot, id, &error, host);
         }
-        Flow::Next
+        Ok(())
     }
 
     /// Answers with an error, and ends a connection that earns too many of them.
@@ -248,26 +267,6 @@ impl Shard {
 
     fn key_of(&self, slot: u32, channel: &str) -> Option<u32> {
         self.connections[slot as usize].session()?.key_of(channel)
-    }
-
-    fn subscription(&self, slot: u32, channel: &str) -> Option<&Subscription> {
-        let session = self.connections[slot as usize].session()?;
-        session.subscriptions.get(session.key_of(channel)? as usize)
-    }
-
-    /// Whether a `subscribe` to this channel is under way: what comes behind it takes effect behind it.
-    fn is_entering(&self, slot: u32, channel: &str) -> bool {
-        let subscription = self.subscription(slot, channel);
-        subscription.is_some_and(|subscription| matches!(subscription.place, Place::Entering(_)))
-    }
-
-    /// The same, and whether reads (or, for reads, publishes) of this channel are under way.
-    fn is_busy(&self, slot: u32, channel: &str, reads: bool) -> bool {
-        self.subscription(slot, channel).is_some_and(|subscription| match subscription.place {
-            Place::Entering(_) => true,
-            Place::In { .. } if reads => subscription.publishing > 0,
-            Place::In { .. } => subscription.reading > 0,
-        })
     }
 
     /// The key of a subscription that is in its channel, and its feed.
@@ -313,6 +312,13 @@ impl Shard {
             let text = format!("at most {limit} subscriptions a connection are allowed (subscription_limit)");
             return Err(ProtocolError::new(protocol::LIMIT_EXCEEDED, text));
         }
+        let (rate, burst) = (self.config.limits.subscribe_rate_per_second, self.config.limits.subscribe_burst_limit);
+        if let Some(client) = session.client_mut()
+            && !client.subscribes.get_or_insert_with(|| Bucket::full(burst, now.ms)).take(rate, burst, now.ms)
+        {
+            let text = format!("more than {rate} subscribes a second; slow down (subscribe_rate_per_second)");
+            return Err(ProtocolError::new(protocol::TOO_MANY_REQUESTS, text));
+        }
         let since = (is_room && subscribe.recover).then(|| Since {
             offset: subscribe.offset,
             epoch: Some(&*subscribe.epoch).filter(|epoch| !epoch.is_empty()).map(str::to_owned),
@@ -328,7 +334,14 @@ impl Shard {
         let name = Arc::clone(&subscribing.entering.name);
         let place = Place::Entering(Box::new(subscribing));
         let (user, era) = (session.user.clone(), session.era);
-        let key = session.subscriptions.insert(Subscription { name, place, era, publishing: 0, reading: 0 });
+        let key = session.subscriptions.insert(Subscription {
+            name,
+            place,
+            era,
+            refused_ms: None,
+            publishing: 0,
+            reading: 0,
+        });
         self.remind(slot, deadline_ms);
         self.enter(now, slot, Door::Subscription(key as u32), &user, host);
         Ok(())
@@ -351,8 +364,9 @@ impl Shard {
         }
     }
 
-    /// The attach gate's last step: says where the subscription begins, gives what can be given at once, and makes it a
-    /// subscriber whose cursor stands behind that. What is shown meanwhile, or does not fit, is above the cursor.
+    /// The attach gate's last step: answers with the position from which the subscription goes on, and makes it a
+    /// subscriber whose cursor stands there. What was shown meanwhile, and all that was missed, is above the cursor, and
+    /// is given as the queue drains.
     pub(super) fn subscribed(
         &mut self,
         now: Now,
@@ -362,70 +376,36 @@ impl Shard {
         (position, recovered): (Offset, Option<bool>),
         host: &mut impl Host,
     ) {
-        let reply_bytes = self.reply_bytes();
         let Some(feed) = self.feeds.get(feed_id as usize) else { return };
+        let (epoch, top) = (feed.epoch.clone(), feed.position);
         let Some(session) = self.connections[slot as usize].session_mut() else { return };
-        let Some(client) = session.client() else { return };
-        let encoding = client.encoding;
+        let Some(encoding) = session.client().map(|client| client.encoding) else { return };
         let Some(subscription) = session.subscriptions.get_mut(key as usize) else { return };
-        let Place::Entering(subscribing) = &mut subscription.place else { return };
-        let (id, wants_presence) = (subscribing.command, subscribing.wants_presence);
+        debug_assert_eq!(feed.name, subscription.name, "a channel has one name");
+        let Place::Entering(subscribing) = &subscription.place else { return };
+        let (command, wants_presence) = (subscribing.command, subscribing.wants_presence);
         if recovered == Some(false) && subscribing.is_strict {
             return self.deny(now, slot, Door::Subscription(key), Denied::Unrecoverable, host);
         }
-        let reaches_back = feed.ring.first().is_some_and(|first| first <= position + 1);
-        let mut publications = None;
-        if recovered == Some(true) && position < feed.position {
-            publications = match &subscribing.entering.first_page {
-                _ if reaches_back => {
-                    let entries = feed.ring.entries_after(position);
-                    Some(Publications::encode(encoding, entries, reply_bytes))
-                }
-                Some(page) => {
-                    let is_next = page.publications.iter().zip(position + 1..).all(|(p, offset)| p.offset == offset);
-                    let entries: Vec<Entry> = page.publications.iter().cloned().map(Entry::Stored).collect();
-                    if entries.is_empty() || !is_next {
-                        // What was there is not there any more.
-                        return self.deny(now, slot, Door::Subscription(key), Denied::Unrecoverable, host);
-                    }
-                    Some(Publications::encode(encoding, &entries, reply_bytes))
-                }
-                None => {
-                    let Channel::Room(room) = feed.channel else { return };
-                    let request = self.page_request(position, feed.position);
-                    return self.ask_at(now, slot, Door::Subscription(key), Ask::Page { room, request }, host);
-                }
-            };
-        }
-        if recovered == Some(true) && publications.is_none() {
-            publications = Some(Publications::encode(encoding, &[], 0));
-        }
-        let count = publications.as_ref().map_or(0, Publications::count) as Offset;
-        let mut cursor = position + count;
-        if mutation::active(Mutation::SkipAttachGate) {
-            cursor = feed.position;
-        }
-        let offset = if mutation::active(Mutation::AnswerTop) { feed.position } else { position };
-        let (name, epoch) = (Arc::clone(&feed.name), feed.epoch.clone());
+        let offset = if mutation::active(Mutation::AnswerTop) { top } else { position };
         let reply = match &epoch {
             None => Reply::SubscribeLive,
-            Some(Epoch(epoch)) => Reply::SubscribeRoom { epoch, offset, recovered, publications },
+            Some(Epoch(epoch)) => Reply::SubscribeRoom { epoch, offset, recovered },
         };
-        debug_assert_eq!(name, subscription.name, "a channel has one name");
-        self.meter.figures.borrow_mut().deliveries += count;
-        self.reply(slot, id, reply);
+        self.reply(slot, command, reply);
         let format = match encoding {
             centrifuge::Encoding::Json => Format::Json,
             centrifuge::Encoding::Protobuf => Format::Protobuf,
         };
-        // The rest is given when the reply has been written (`sent`): some SDKs handle a push that comes with its
-        // subscribe reply before that.
+        let cursor = if mutation::active(Mutation::SkipAttachGate) { top } else { position };
+        // What is above the cursor is given when the reply has been written (`sent`): some SDKs handle a push that comes
+        // with its subscribe reply before that.
         self.add_subscriber(feed_id, Subscriber { slot, key, cursor, format, is_behind: false, wants_presence });
         self.go_on_with_deferred(slot);
     }
 
-    /// How many bytes of publications one reply holds. Half of a message at most, since small replies share it; and no
-    /// more than the queue has place for.
+    /// How many bytes one answer may have. Half of a message at most, since small replies share it; and no more than the
+    /// queue has place for.
     pub(super) fn reply_bytes(&self) -> usize {
         let limits = &self.config.limits;
         (limits.outbound_message_limit_bytes / 2).min(limits.outbound_limit_bytes / 4).max(1) as usize
@@ -469,6 +449,7 @@ impl Shard {
         let mut publish = data::decode(data, text_limit).map_err(|refused| refused.error)?;
         let session = self.connections[slot as usize].session();
         if session.is_some_and(|session| session.outstanding >= self.config.limits.pending_publishes_limit) {
+            self.refuse_publishes(slot, key);
             let text =
                 "too many publishes of this connection wait for the database (pending_publishes_limit); try again";
             return Err(ProtocolError::new(protocol::INTERNAL, text));
@@ -479,7 +460,7 @@ impl Shard {
         let kind = if is_rpc { CallKind::RpcPublish { room } } else { CallKind::Publish { room } };
         if let Some(client) = self.connections[slot as usize].client_mut() {
             // The lane answers in time.
-            client.calls.push(Call { serial, command, arrived_ms, deadline_ms: u64::MAX, key, kind });
+            client.calls.push(Call { serial, command, arrived_ms, deadline_ms: None, key: Some(key), kind });
         }
         Ok(())
     }
@@ -499,7 +480,7 @@ impl Shard {
                 }
                 let session = self.connections[slot as usize].session();
                 let epoch = session
-                    .and_then(|session| session.place(call.key))
+                    .and_then(|session| session.place(call.key?))
                     .and_then(|(feed, _)| self.feeds.get(feed as usize)?.epoch.clone());
                 let epoch = epoch.as_ref().map(|epoch| &*epoch.0);
                 let answer = own::Published { epoch, offset: stored.offset, time: stored.time };

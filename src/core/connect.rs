@@ -33,6 +33,7 @@ pub(super) struct Authenticating {
     command: u32,
     claims: Claims,
     serial: u32,
+    arrived_ms: u64,
     pub deadline_ms: u64,
     /// What came behind `connect` in its frame.
     rest: Vec<u8>,
@@ -93,7 +94,9 @@ impl Shard {
         let deadline_ms = now.ms + self.config.limits.command_deadline_ms;
         if let Phase::Connecting(connecting) = &mut self.connections[slot as usize].phase {
             let rest = rest.to_vec();
-            connecting.authenticating = Some(Authenticating { command: id, claims, serial: 1, deadline_ms, rest });
+            let arrived_ms = now.ms;
+            connecting.authenticating =
+                Some(Authenticating { command: id, claims, serial: 1, arrived_ms, deadline_ms, rest });
         }
         self.remind(slot, deadline_ms);
     }
@@ -114,26 +117,21 @@ impl Shard {
     pub(super) fn connect_answered(&mut self, now: Now, caller: Caller, answer: Answer, host: &mut impl Host) {
         let slot = caller.slot;
         let Phase::Connecting(connecting) = &mut self.connections[slot as usize].phase else { return };
-        let Some(Authenticating { command, claims, rest, .. }) =
+        let Some(Authenticating { command, claims, rest, arrived_ms, .. }) =
             connecting.authenticating.take_if(|authenticating| authenticating.serial == caller.serial)
         else {
             return;
         };
         match answer {
-            Answer::User { user, revoked_at } => {
-                // A token minted beside the server names no generation; it must be younger than the last sign-out.
-                if revoked_at.is_some_and(|at| claims.issued_at <= at / 1000) {
-                    return self.end(now, slot, CloseReason::INVALID_TOKEN, host);
-                }
-                if self.connected(now, slot, command, user, &claims, host) {
+            Answer::User(Some(found)) if !found.has_revoked(claims.issued_at) => {
+                if self.connected(now, slot, command, found.user, &claims, host) {
                     host.wake(slot);
                     if !rest.is_empty() {
-                        self.take_commands(now, slot, &rest, now.ms, host);
+                        self.take_commands(now, slot, &rest, arrived_ms, host);
                     }
                 }
             }
-            // Nobody can have such a name.
-            Answer::Admitted(_) => self.end(now, slot, CloseReason::INVALID_TOKEN, host),
+            Answer::User(_) => self.end(now, slot, CloseReason::INVALID_TOKEN, host),
             _ => self.refuse_connect(now, slot, command, &Denied::Unavailable.error(), host),
         }
     }

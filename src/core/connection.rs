@@ -42,6 +42,8 @@ pub(super) struct Connection {
     /// Replies and pushes of the Centrifugo protocol that become one frame: before anything else that this connection
     /// is sent, and at the end of the turn at the latest.
     pub replies: Vec<u8>,
+    /// More was replied than it may have waiting: it is ended with the turn.
+    pub overflows: bool,
     pub opened_ms: u64,
     /// When the next ping is due if nothing arrives; and when one was sent that nothing has answered yet.
     pub ping_ms: u64,
@@ -61,6 +63,7 @@ impl Connection {
             phase: Phase::Vacant,
             outbound: Outbound::default(),
             replies: Vec::new(),
+            overflows: false,
             opened_ms: 0,
             ping_ms: 0,
             pinged_ms: None,

@@ -9,7 +9,7 @@ use super::session::Place;
 use super::shard::Shard;
 use crate::protocol::{self, ProtocolError};
 use std::sync::Arc;
-use uproar_model::{Admission, JoinError, Kind, Offset, Page, TokenError, User};
+use uproar_model::{Admission, JoinError, Kind, Offset, TokenError, User};
 
 /// The longest name of a `live:` channel, without the prefix, in bytes.
 pub(super) const LIVE_NAME_LIMIT_BYTES: usize = 255;
@@ -28,8 +28,6 @@ pub(super) struct Entering {
     admission: Option<Admission>,
     /// The last committed offset as the home read it, where `since` was above this shard's position.
     top: Option<Offset>,
-    /// What follows `since`, read where the first of it belongs into the reply.
-    pub first_page: Option<Arc<Page>>,
     /// Of the question that is under way.
     pub serial: u32,
 }
@@ -103,7 +101,7 @@ impl Denied {
 
 impl Entering {
     pub fn new(name: Arc<str>, since: Option<Since>) -> Entering {
-        Entering { name, since, admission: None, top: None, first_page: None, serial: 0 }
+        Entering { name, since, admission: None, top: None, serial: 0 }
     }
 
     /// The room's key; none for a `live:` channel.
@@ -198,20 +196,13 @@ impl Shard {
                 };
                 self.deny(now, slot, door, denied, host);
             }
-            Answer::Page(page) => {
-                let Some(entering) = self.entering_mut(slot, door) else { return };
-                match page {
-                    Some(page) => {
-                        entering.first_page = Some(page);
-                        // Meanwhile the feed may have moved on, or gone.
-                        self.attach(now, slot, door, host);
-                    }
-                    None => self.deny(now, slot, door, Denied::NoRoom, host),
-                }
-            }
-            Answer::User { user, revoked_at } => self.user_found(now, slot, user, revoked_at, host),
+            Answer::User(Some(found)) => self.user_found(now, slot, found, host),
+            // Nobody can have such a name, whatever the token says.
+            Answer::User(None) => self.deny(now, slot, door, Denied::NoUser, host),
             Answer::Failed => self.deny(now, slot, door, Denied::Unavailable, host),
-            Answer::Head(_) | Answer::Marked(_) | Answer::Rooms(_) => debug_assert!(false, "nobody asked for it here"),
+            Answer::Head(_) | Answer::Page(_) | Answer::Marked(_) | Answer::Rooms(_) => {
+                debug_assert!(false, "nobody asked for it here");
+            }
         }
     }
 
@@ -283,7 +274,10 @@ impl Shard {
             && feed.subscribers.is_empty()
         {
             feed.idle_since_ms = Some(now.ms);
-            self.idle_feeds.push_back((now.ms, channel.clone()));
+            match channel {
+                Channel::Room(_) => self.idle_feeds.push_back((now.ms, channel.clone())),
+                Channel::Live(_) => self.idle_live.push(id),
+            }
         }
     }
 

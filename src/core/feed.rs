@@ -118,7 +118,7 @@ impl Shard {
         session.reading.take_if(|(_, of)| *of == key);
         let user = session.user.clone();
         if let Some(client) = session.client_mut() {
-            client.calls.iter_mut().filter(|call| call.key == key).for_each(|call| call.key = u32::MAX);
+            client.calls.iter_mut().filter(|call| call.key == Some(key)).for_each(|call| call.key = None);
         }
         let Place::In { feed: feed_id, index } = subscription.place else { return };
         self.meter.figures.borrow_mut().subscriptions -= 1;
@@ -133,7 +133,10 @@ impl Shard {
         if feed.subscribers.is_empty() {
             let now_ms = self.meter.clock_ms.get();
             feed.idle_since_ms = Some(now_ms);
-            self.idle_feeds.push_back((now_ms, feed.channel.clone()));
+            match feed.channel {
+                Channel::Room(_) => self.idle_feeds.push_back((now_ms, feed.channel.clone())),
+                Channel::Live(_) => self.idle_live.push(feed_id),
+            }
         }
         self.presence_changed(feed_id, PresenceChange { slot, generation, user, is_here: false, listens: false });
     }
@@ -144,6 +147,7 @@ impl Shard {
         self.unserved.retain(|unserved| *unserved != id);
         self.unnoted.retain(|unnoted| *unnoted != id);
         self.untold.retain(|untold| *untold != id);
+        self.idle_live.retain(|idle| *idle != id);
     }
 
     /// The home sent the next run.
@@ -449,8 +453,16 @@ impl Shard {
 
     // ── idle feeds ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Lets go of channels that nobody here has received for a while.
+    /// Lets go of rooms that nobody here has received for a while, and of `live:` channels that nobody receives now:
+    /// they keep nothing for those who come back.
     pub(super) fn sweep_feeds(&mut self, now: Now, host: &mut impl Host) {
+        for id in std::mem::take(&mut self.idle_live) {
+            let feed = self.feeds.get(id as usize);
+            let is_idle = feed.is_some_and(|feed| feed.is_attached && feed.subscribers.is_empty());
+            if is_idle && !self.let_go(id, host) {
+                self.idle_live.push(id);
+            }
+        }
         while let Some((since, _)) = self.idle_feeds.front() {
             if now.ms < since + self.config.limits.room_idle_ms {
                 return;
@@ -461,19 +473,28 @@ impl Shard {
             if !feed.is_attached || !feed.subscribers.is_empty() || feed.idle_since_ms != Some(since) {
                 continue;
             }
-            let home = feed.home;
-            if home == self.config.id {
-                self.remove_feed(id);
-                self.home_detach(Endpoint::Shard(home), &channel);
-            } else if self.take_credit(Endpoint::Shard(home)) {
-                self.remove_feed(id);
-                host.mesh(Endpoint::Shard(home), Message::Detach { channel });
-            } else {
+            if !self.let_go(id, host) {
                 self.feeds[id as usize].idle_since_ms = Some(now.ms);
                 self.idle_feeds.push_back((now.ms, channel));
                 return;
             }
         }
+    }
+
+    /// Takes a feed away and tells its home. False: there is no credit.
+    fn let_go(&mut self, id: u32, host: &mut impl Host) -> bool {
+        let feed = &self.feeds[id as usize];
+        let (channel, home) = (feed.channel.clone(), feed.home);
+        if home != self.config.id && !self.take_credit(Endpoint::Shard(home)) {
+            return false;
+        }
+        self.remove_feed(id);
+        if home == self.config.id {
+            self.home_detach(Endpoint::Shard(home), &channel);
+        } else {
+            host.mesh(Endpoint::Shard(home), Message::Detach { channel });
+        }
+        true
     }
 }
 

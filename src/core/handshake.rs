@@ -7,7 +7,7 @@ use super::connection::Phase;
 use super::entering::{Denied, Door, Entering, LIVE_NAME_LIMIT_BYTES, Since, is_live_name};
 use super::feed::Subscriber;
 use super::host::{Host, Now};
-use super::mesh::Ask;
+use super::mesh::{Ask, Found};
 use super::session::{Place, Session, Subscription, Voice};
 use super::shard::Shard;
 use crate::protocol::centrifuge::Encoding;
@@ -16,7 +16,7 @@ use crate::websocket::{Request, frame, upgrade};
 use bytes::Bytes;
 use slab::Slab;
 use std::sync::Arc;
-use uproar_model::{Claims, Offset, TokenError, UnixMillis, User, fold_name};
+use uproar_model::{Claims, Offset, TokenError, User, fold_name};
 
 /// Where the Centrifugo protocol is spoken.
 const CENTRIFUGE_PATH: &str = "/connection/websocket";
@@ -194,21 +194,13 @@ impl Shard {
     }
 
     /// The token's user was looked up by name.
-    pub(super) fn user_found(
-        &mut self,
-        now: Now,
-        slot: u32,
-        user: User,
-        revoked_at: Option<UnixMillis>,
-        host: &mut impl Host,
-    ) {
+    pub(super) fn user_found(&mut self, now: Now, slot: u32, found: Found, host: &mut impl Host) {
         let Some(handshake) = self.connections[slot as usize].handshake_mut() else { return };
-        // A token minted beside the server names no generation; it must be younger than the last sign-out.
-        if revoked_at.is_some_and(|at| handshake.asked.claims.issued_at <= at / 1000) {
+        if found.has_revoked(handshake.asked.claims.issued_at) {
             return self.deny(now, slot, Door::Upgrade, Denied::SignedOut, host);
         }
-        handshake.user = Some(user.clone());
-        self.enter_with(now, slot, &user, host);
+        handshake.user = Some(found.user.clone());
+        self.enter_with(now, slot, &found.user, host);
     }
 
     fn enter_with(&mut self, now: Now, slot: u32, user: &User, host: &mut impl Host) {
@@ -295,7 +287,14 @@ impl Shard {
         };
         let mut subscriptions = Slab::with_capacity(1);
         let place = Place::In { feed: feed_id, index: 0 };
-        let key = subscriptions.insert(Subscription { name: entering.name, place, era: 0, publishing: 0, reading: 0 });
+        let key = subscriptions.insert(Subscription {
+            name: entering.name,
+            place,
+            era: 0,
+            refused_ms: None,
+            publishing: 0,
+            reading: 0,
+        });
         let grace_ms = self.config.limits.expired_grace_ms;
         let session = Session::new(user, &claims, grace_ms, subscriptions, Voice::Plain(input));
         self.users.entry(session.user.id).or_default().slots.push(slot);

@@ -68,6 +68,8 @@ impl Shard {
 
     pub(super) fn home_attach(&mut self, now: Now, from: Endpoint, channel: Channel, host: &mut impl Host) {
         let Endpoint::Shard(shard) = from else { return };
+        // What it was to be told of its feed before this one is not to end this one.
+        self.endings.retain(|(to, ending)| *to != shard || !ending.ends(&channel));
         let is_live = matches!(channel, Channel::Live(_));
         let home = self.homes.entry(channel.clone()).or_insert_with(|| Home::new(is_live));
         if home.is_loaded {
@@ -297,19 +299,26 @@ impl Shard {
     /// up, with nothing after it that would show the hole.
     pub(super) fn check_tops(&mut self, now: Now, host: &mut impl Host) {
         while let Some((due_ms, room)) = self.top_checks.front().copied() {
-            if now.ms < due_ms {
+            if now.ms < due_ms.max(self.checks_rest_until_ms) {
                 return;
             }
             self.top_checks.pop_front();
             let next_ms = now.ms + self.config.limits.ping_interval_ms;
             let home = self.homes.get_mut(&Channel::Room(room));
             // One that was let go and loaded again has another entry.
-            if let Some(home) = home.filter(|home| home.check_ms == due_ms) {
-                home.check_ms = next_ms;
+            let Some(home) = home.filter(|home| home.check_ms == due_ms) else { continue };
+            home.check_ms = next_ms;
+            if self.ask(Asker::Top(room), Ask::Head { room }, host) {
                 self.top_checks.push_back((next_ms, room));
-                // Without a credit it is looked at next time.
-                self.ask(Asker::Top(room), Ask::Head { room }, host);
+                continue;
             }
+            // Without a credit it is the first to be looked at when there may be one.
+            if let Some(home) = self.homes.get_mut(&Channel::Room(room)) {
+                home.check_ms = due_ms;
+            }
+            self.top_checks.push_front((due_ms, room));
+            self.checks_rest_until_ms = now.ms + READ_RETRY_MS;
+            return;
         }
     }
 

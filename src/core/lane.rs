@@ -76,6 +76,9 @@ pub struct Lane {
     limits: Limits,
     pending: VecDeque<Box<Append>>,
     pending_bytes: u64,
+    /// No deadline of what is pending is earlier. Nearly all come in the order of their deadlines, but what waited
+    /// unread at its session has an earlier one than what came meanwhile.
+    pending_deadline_ms: u64,
     by_room: HashMap<RoomId, (u64, u64)>,
     by_source: HashMap<(Endpoint, u32, u32), u64>,
     /// Batches to send before anything that is pending: what is to be retried, and the halves of what was refused.
@@ -95,6 +98,7 @@ impl Lane {
             limits,
             pending: VecDeque::new(),
             pending_bytes: 0,
+            pending_deadline_ms: u64::MAX,
             by_room: HashMap::new(),
             by_source: HashMap::new(),
             queued: VecDeque::new(),
@@ -126,6 +130,7 @@ impl Lane {
             answers.push(LaneAnswer { is_last: false, ..LaneAnswer::only(append.clone(), Ok(early)) });
         }
         self.count(&append, 1);
+        self.pending_deadline_ms = self.pending_deadline_ms.min(append.deadline_ms);
         self.pending.push_back(append);
     }
 
@@ -259,6 +264,7 @@ impl Lane {
         let (gone, kept): (VecDeque<_>, VecDeque<_>) =
             std::mem::take(&mut self.pending).into_iter().partition(|append| ends(append));
         self.pending = kept;
+        self.pending_deadline_ms = self.pending.iter().map(|append| append.deadline_ms).min().unwrap_or(u64::MAX);
         for append in gone {
             self.count(&append, -1);
             answers.push(LaneAnswer::only(append, Err(NotKnown)));
@@ -278,7 +284,7 @@ impl Lane {
     fn first_deadline_ms(&self) -> Option<u64> {
         let batches = self.in_flight.iter().chain(&self.queued);
         let of_batches = batches.flat_map(Batch::waiting).map(|append| append.deadline_ms).min();
-        let of_pending = self.pending.front().map(|append| append.deadline_ms);
+        let of_pending = (!self.pending.is_empty()).then_some(self.pending_deadline_ms);
         of_batches.into_iter().chain(of_pending).min()
     }
 

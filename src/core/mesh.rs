@@ -93,20 +93,40 @@ pub enum Ask {
     Rooms { user: UserId, after: Option<String>, limit: usize },
 }
 
+/// A user who was looked up by name, and when their tokens were last revoked.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub user: User,
+    pub revoked_at: Option<UnixMillis>,
+}
+
+impl Found {
+    /// Whether a token that names no generation, issued at this time (Unix seconds), is no longer good: it must be
+    /// younger than the last sign-out.
+    pub fn has_revoked(&self, issued_at_s: u64) -> bool {
+        self.revoked_at.is_some_and(|at| issued_at_s <= at / 1000)
+    }
+}
+
 /// What the readers answer. `Failed`: the store did not answer; nothing is known.
 #[derive(Clone, Debug)]
 pub enum Answer {
     Admitted(Result<Admission, JoinError>),
-    User {
-        user: User,
-        revoked_at: Option<UnixMillis>,
-    },
+    /// None: nobody can have this name.
+    User(Option<Found>),
     Head(Option<uproar_model::Head>),
     Page(Option<Arc<Page>>),
     /// Where the marker is now, and whether this moved it; none: the user is not in the room.
     Marked(Option<(Marker, bool)>),
     Rooms(Vec<JoinedRoom>),
     Failed,
+}
+
+impl Message {
+    /// Whether it ends this channel's feed.
+    pub fn ends(&self, feed: &Channel) -> bool {
+        matches!(self, Message::Lost { channel } | Message::Closed { channel } if channel == feed)
+    }
 }
 
 /// Who on a shard asked the readers.

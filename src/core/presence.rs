@@ -10,9 +10,9 @@ use super::mesh::{Caller, Channel, Endpoint, Message, News, reserved_places};
 use super::outbound::Charge;
 use super::session::CallKind;
 use super::shard::Shard;
+use crate::protocol::Format;
 use crate::protocol::ProtocolError;
-use crate::protocol::centrifuge::{self, Encoding, Info, Push, own};
-use crate::protocol::{self, Format};
+use crate::protocol::centrifuge::{self, Encoding, Info, Push, Reply, own};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -90,17 +90,18 @@ pub(super) struct NoteRound {
 }
 
 impl Presence {
-    /// True: something has changed.
+    /// True: somebody came who was not there, or somebody who was there went.
     fn change(&mut self, shard: u16, change: &PresenceChange) -> bool {
         let key = (shard, change.slot, change.generation);
         if change.is_here {
             let here = Here { user: change.user.clone(), listens: change.listens };
-            if let Some(before) = self.clients.insert(key, here) {
-                self.forget(&before);
+            let before = self.clients.insert(key, here);
+            if let Some(before) = &before {
+                self.forget(before);
             }
             *self.users.entry(change.user.id).or_default() += 1;
             self.listeners += u64::from(change.listens);
-            return true;
+            return before.is_none();
         }
         let gone = self.clients.remove(&key);
         if let Some(gone) = &gone {
@@ -183,11 +184,7 @@ impl Shard {
         wants_clients: bool,
         host: &mut impl Host,
     ) -> Result<(), ProtocolError> {
-        let slot = asked.slot;
-        let not_subscribed = || ProtocolError::new(protocol::PERMISSION_DENIED, super::session::NOT_SUBSCRIBED);
-        let session = self.connections[slot as usize].session().ok_or_else(not_subscribed)?;
-        let key = session.key_of(channel).ok_or_else(not_subscribed)?;
-        let (feed_id, _) = session.place(key).ok_or_else(not_subscribed)?;
+        let (key, feed_id) = self.place_of(asked.slot, channel)?;
         // Whoever came before is counted.
         if !self.tell_presence_of(now, feed_id, host) {
             return Err(Denied::Overloaded.error());
@@ -197,7 +194,7 @@ impl Shard {
         if home != self.config.id && !self.take_credit(Endpoint::Shard(home)) {
             return Err(Denied::Overloaded.error());
         }
-        let caller = self.begin_call(asked, key, CallKind::Presence { wants_clients });
+        let caller = self.begin_call(asked, Some(key), CallKind::Presence { wants_clients });
         let caller = caller.inspect_err(|_| {
             if home != self.config.id {
                 self.give_credit(Endpoint::Shard(home));
@@ -214,10 +211,16 @@ impl Shard {
 
     /// The home answered who is there.
     pub(super) fn present(&mut self, caller: Caller, answer: &PresenceAnswer) {
-        if self.connection_of(caller).is_some() {
-            let PresenceAnswer { num_clients, num_users, clients } = answer;
-            self.reply_presence(caller.slot, caller.serial, *num_clients, *num_users, clients);
+        if self.connection_of(caller).is_none() {
+            return;
         }
+        let Some(call) = self.end_call(caller.slot, caller.serial) else { return };
+        let PresenceAnswer { num_clients, num_users, ref clients } = *answer;
+        let reply = match call.kind {
+            CallKind::Presence { wants_clients: true } => Reply::Presence { clients },
+            _ => Reply::PresenceStats { num_clients, num_users },
+        };
+        self.reply(caller.slot, call.command, reply);
     }
 
     /// Has something said to all subscribers of a channel.
@@ -264,7 +267,7 @@ impl Shard {
         let meter = Rc::clone(&self.meter);
         let Some(feed) = self.feeds.get_mut(id as usize) else { return false };
         let Some(round) = feed.notes.front_mut() else { return false };
-        let mut slow = Vec::new();
+        let limits = &self.config.limits;
         let mut written = Vec::new();
         while *left > 0 && round.next < feed.subscribers.len() {
             let subscriber = &feed.subscribers[round.next];
@@ -284,11 +287,14 @@ impl Shard {
                 (bytes, charge)
             });
             let connection = &mut self.connections[subscriber.slot as usize];
-            connection.enqueue(now.ms, bytes.clone(), Rc::clone(charge));
-            match connection.outbound.bytes() > self.config.limits.outbound_limit_bytes {
-                true => slow.push(subscriber.slot),
-                false => written.push(subscriber.slot),
+            // Who has much waiting is spared it.
+            if connection.outbound.bytes() > limits.outbound_limit_bytes / 2
+                || meter.outbound_bytes.get() > limits.shard_outbound_limit_bytes / 2
+            {
+                continue;
             }
+            connection.enqueue(now.ms, bytes.clone(), Rc::clone(charge));
+            written.push(subscriber.slot);
         }
         if round.next >= feed.subscribers.len() {
             feed.notes.pop_front();
@@ -296,9 +302,6 @@ impl Shard {
         let is_done = feed.notes.is_empty();
         for slot in written {
             self.written_to(now, slot, host);
-        }
-        for slot in slow {
-            self.end(now, slot, protocol::CloseReason::SLOW, host);
         }
         !is_done
     }
@@ -326,7 +329,6 @@ impl Shard {
         host: &mut impl Host,
     ) {
         for change in changes {
-            let client = self.client_id_of(shard, change.slot, change.generation);
             let Some(home) = self.homes.get_mut(channel) else { return };
             // Of a shard that has left meanwhile.
             if !home.is_fed(shard) || !home.presence.change(shard, change) {
@@ -335,6 +337,7 @@ impl Shard {
             let count = home.presence.clients.len() as u64;
             let named = if change.is_here { count } else { count + 1 };
             if home.presence.listeners > 0 && named <= self.config.limits.join_leave_limit {
+                let client = self.client_id_of(shard, change.slot, change.generation);
                 let info = Info { user: change.user.clone(), client };
                 let note = if change.is_here { Note::Join(info) } else { Note::Leave(info) };
                 self.home_note(channel, &Arc::new(note), host);

@@ -9,7 +9,7 @@ use super::run::LiveEntry;
 use super::shard::Shard;
 use crate::protocol::centrifuge::{Encoding, Reply};
 use crate::protocol::data::{self, Publish};
-use crate::protocol::{self, CloseReason, ProtocolError, plain};
+use crate::protocol::{self, ProtocolError, plain};
 use crate::websocket::frame;
 use slab::Slab;
 use std::collections::VecDeque;
@@ -54,13 +54,15 @@ pub(super) struct Client {
     pub uses_frame_pings: bool,
     /// Commands that wait for an answer.
     pub calls: Vec<Call>,
-    /// Commands that must wait for an earlier one on the same channel, and when they came. Meanwhile nothing is read.
+    /// Commands that must wait for an earlier one, and when they came. Since `paused_ms` nothing is read.
     pub deferred: Vec<u8>,
     pub deferred_ms: u64,
-    /// Its reading stopped at the one time, and until the other what is read may have waited since then.
-    pub paused: Option<(u64, u64)>,
-    /// Allowance of refused commands.
+    pub paused_ms: u64,
+    /// Until then what is read may have waited since `paused_ms`.
+    pub unread_until_ms: u64,
+    /// Allowances of refused commands, and of subscribing.
     pub errors: Option<Bucket>,
+    pub subscribes: Option<Bucket>,
 }
 
 /// One channel of a connection.
@@ -69,11 +71,13 @@ pub(super) struct Subscription {
     /// As clients name it: `room:<key>` or `live:<name>`.
     pub name: Arc<str>,
     pub place: Place,
-    /// Of the publishes to it: what was sent before one ended with error 100 must end so too.
+    /// Of the publishes to it: what was sent before one ended with error 100 must end so too. What is under way is told
+    /// by its era, what has not been looked at yet by when it came.
     pub era: u32,
+    pub refused_ms: Option<u64>,
     /// Publishes to it, and reads of it, that are under way.
-    pub publishing: u16,
-    pub reading: u16,
+    pub publishing: u32,
+    pub reading: u32,
 }
 
 #[derive(Debug)]
@@ -102,10 +106,10 @@ pub(super) struct Call {
     pub command: u32,
     /// When its command came.
     pub arrived_ms: u64,
-    /// `u64::MAX` where the answer comes in time by itself.
-    pub deadline_ms: u64,
-    /// The subscription that it is about; `u32::MAX`: none, or one that is gone.
-    pub key: u32,
+    /// None: the answer to a publish comes in time by itself.
+    pub deadline_ms: Option<u64>,
+    /// The subscription that it is about; none, or one that is gone: `None`.
+    pub key: Option<u32>,
     pub kind: CallKind,
 }
 
@@ -130,6 +134,13 @@ pub(super) enum CallKind {
         limit: usize,
     },
     Refresh(Box<Claims>),
+}
+
+impl CallKind {
+    /// Whether the store is asked for it, but for publishes.
+    pub fn is_read(&self) -> bool {
+        matches!(self, CallKind::History(_) | CallKind::Read | CallKind::ReadNumber { .. } | CallKind::Rooms { .. })
+    }
 }
 
 impl Session {
@@ -191,8 +202,10 @@ impl Client {
             calls: Vec::new(),
             deferred: Vec::new(),
             deferred_ms: 0,
-            paused: None,
+            paused_ms: 0,
+            unread_until_ms: 0,
             errors: None,
+            subscribes: None,
         }
     }
 }
@@ -259,8 +272,10 @@ impl Shard {
         let (feed_id, _) = session.place(key).ok_or_else(denied)?;
         let feed = &self.feeds[feed_id as usize];
         let (Channel::Room(room), home) = (feed.channel.clone(), feed.home) else { return Err(denied()) };
+        let refused_ms = session.subscriptions[key as usize].refused_ms;
         // The credit also bounds what a shard's own connections have under way in rooms at home here.
-        if !self.take_credit(Endpoint::Shard(home)) {
+        if refused_ms.is_some_and(|refused_ms| arrived_ms <= refused_ms) || !self.take_credit(Endpoint::Shard(home)) {
+            self.refuse_publishes(slot, key);
             return Err(Denied::Overloaded.error());
         }
         let session = self.connections[slot as usize].session_mut().ok_or_else(denied)?;
@@ -289,6 +304,16 @@ impl Shard {
             host.mesh(Endpoint::Shard(home), Message::Append(append));
         }
         Ok(serial)
+    }
+
+    /// A publish to this subscription has ended with error 100: those that have come already must end so too, so that a
+    /// retry cannot change the order.
+    pub(super) fn refuse_publishes(&mut self, slot: u32, key: u32) {
+        let now_ms = self.now_ms();
+        let Some(session) = self.connections[slot as usize].session_mut() else { return };
+        if let Some(subscription) = session.subscriptions.get_mut(key as usize) {
+            subscription.refused_ms = Some(now_ms);
+        }
     }
 
     fn said_live(
@@ -383,7 +408,7 @@ impl Shard {
         match call {
             // A plain connection.
             None => {
-                self.settle_publish(slot, PLAIN_KEY, None, era, &result);
+                self.settle_publish(slot, Some(PLAIN_KEY), None, era, &result);
                 self.told_plainly(now, slot, id, result, host);
             }
             Some(None) => debug_assert!(false, "a publish waits until it is answered"),
@@ -396,7 +421,7 @@ impl Shard {
         }
         if is_draining {
             if outstanding == 0 {
-                self.end(now, slot, CloseReason::GOING_AWAY, host);
+                self.end_soon(now, slot);
             }
         } else if outstanding <= self.config.limits.pending_publishes_limit / 2
             && self.connections[slot as usize].session().is_some_and(|session| session.client().is_none())
@@ -409,14 +434,15 @@ impl Shard {
     fn settle_publish(
         &mut self,
         slot: u32,
-        key: u32,
+        key: Option<u32>,
         room: Option<RoomId>,
         era: u32,
         result: &Result<Outcome, NotKnown>,
     ) {
+        let now_ms = self.now_ms();
         let feeds = &self.feeds;
         let Some(session) = self.connections[slot as usize].session_mut() else { return };
-        if let Some(subscription) = session.subscriptions.get_mut(key as usize) {
+        if let Some(subscription) = key.and_then(|key| session.subscriptions.get_mut(key as usize)) {
             subscription.publishing = subscription.publishing.saturating_sub(1);
         }
         if *result != Err(NotKnown) {
@@ -428,6 +454,7 @@ impl Shard {
             room.is_none_or(|room| feeds.get(feed as usize).is_some_and(|f| f.channel == Channel::Room(room)))
         });
         if let Some(subscription) = same.filter(|subscription| subscription.era <= era) {
+            subscription.refused_ms = Some(now_ms);
             session.era = session.era.max(era) + 1;
             subscription.era = session.era;
         } else {
@@ -469,8 +496,13 @@ impl Shard {
     /// The same for anything that becomes part of such a frame.
     pub(super) fn add_reply(&mut self, slot: u32, write: impl FnOnce(Encoding, &mut Vec<u8>)) {
         let flush_bytes = (self.config.limits.outbound_message_limit_bytes / 8) as usize;
+        let limit = self.config.limits.outbound_limit_bytes;
         let connection = &mut self.connections[slot as usize];
         let Some(encoding) = connection.encoding() else { return };
+        if connection.outbound.bytes() + connection.replies.len() as u64 > limit {
+            connection.overflows = true;
+            return self.replying.push(slot);
+        }
         // What an SDK takes in one frame is limited; a single reply is so by whoever makes it.
         if connection.replies.len() >= flush_bytes {
             connection.enqueue_replies(self.meter.clock_ms.get(), &self.meter);

@@ -54,6 +54,9 @@ pub(super) struct UserState {
     pub publishes: Option<Bucket>,
 }
 
+/// How long a connection whose publishes are all answered stays while the server stops.
+const LEAVING_MS: u64 = 20;
+
 /// One shard. A connection is named by its *slot*, from `opened` until `vacated` (or `handed_over`); the driver keeps
 /// what belongs to the transport in a table of its own, by the same slot.
 pub struct Shard {
@@ -68,7 +71,9 @@ pub struct Shard {
     pub(super) unnoted: VecDeque<u32>,
     /// Feeds whose home is to be told who came and went.
     pub(super) untold: Vec<u32>,
-    /// Feeds without subscribers, and since when.
+    /// Feeds of `live:` channels without subscribers.
+    pub(super) idle_live: Vec<u32>,
+    /// Feeds of rooms without subscribers, and since when.
     pub(super) idle_feeds: VecDeque<(u64, Channel)>,
     pub(super) homes: HashMap<Channel, Home, ahash::RandomState>,
     /// Homes that have something to show at the end of the turn.
@@ -77,10 +82,14 @@ pub struct Shard {
     pub(super) stalled: Vec<Channel>,
     /// When to look at which room's head again, the earliest first.
     pub(super) top_checks: VecDeque<(u64, RoomId)>,
+    /// Not before: the last one found no credit.
+    pub(super) checks_rest_until_ms: u64,
     /// When which homes may tell again how many subscribers there are.
     pub(super) online_due: BTreeSet<(u64, Channel)>,
     /// Connections with replies that become a frame at the end of the turn.
     pub(super) replying: Vec<u32>,
+    /// While the server stops: connections of which everything is answered, and when they are ended.
+    leaving: VecDeque<(u64, Caller)>,
     /// Connections whose deferred commands have their turn.
     pub(super) deferring: Vec<u32>,
     /// `Lost` and `Closed` that found no place yet.
@@ -136,14 +145,17 @@ impl Shard {
             unserved: VecDeque::new(),
             unnoted: VecDeque::new(),
             untold: Vec::new(),
+            idle_live: Vec::new(),
             idle_feeds: VecDeque::new(),
             homes: HashMap::with_hasher(hasher()),
             unshown: Vec::new(),
             stalled: Vec::new(),
             top_checks: VecDeque::new(),
+            checks_rest_until_ms: 0,
             online_due: BTreeSet::new(),
             replying: Vec::new(),
             deferring: Vec::new(),
+            leaving: VecDeque::new(),
             endings: Vec::new(),
             users: HashMap::with_hasher(hasher()),
             swept_users_ms: 0,
@@ -303,7 +315,15 @@ impl Shard {
             host.wake(slot);
         }
         match &connection.phase {
-            Phase::Open(session) if !session.behind.is_empty() => self.catch_up(now, slot, host),
+            Phase::Open(session) => {
+                let has_deferred = session.client().is_some_and(|client| !client.deferred.is_empty());
+                if !session.behind.is_empty() {
+                    self.catch_up(now, slot, host);
+                }
+                if has_deferred {
+                    self.go_on_with_deferred(slot);
+                }
+            }
             Phase::Echo
                 if connection.is_paused
                     && connection.outbound.bytes() <= self.config.limits.outbound_limit_bytes / 4 =>
@@ -441,6 +461,7 @@ impl Shard {
         self.sweep_feeds(now, host);
         self.sweep_users(now);
         self.flush_replies(now, host);
+        self.end_leaving(now, host);
         !self.unserved.is_empty() || !self.unnoted.is_empty() || !self.deferring.is_empty()
     }
 
@@ -448,11 +469,14 @@ impl Shard {
     fn flush_replies(&mut self, now: Now, host: &mut impl Host) {
         for slot in std::mem::take(&mut self.replying) {
             let connection = &mut self.connections[slot as usize];
-            if connection.replies.is_empty() {
+            let overflows = connection.overflows;
+            if connection.replies.is_empty() && !overflows {
                 continue;
             }
-            connection.enqueue_replies(now.ms, &self.meter);
-            match self.is_over_limit(slot) {
+            if !connection.replies.is_empty() {
+                connection.enqueue_replies(now.ms, &self.meter);
+            }
+            match overflows || self.is_over_limit(slot) {
                 true => self.end(now, slot, CloseReason::SLOW, host),
                 false => self.written_to(now, slot, host),
             }
@@ -462,12 +486,16 @@ impl Shard {
     /// When `turn` must be called at the latest, in `Now::ms`.
     pub fn deadline(&self) -> Option<u64> {
         // What waits for a place in somebody's queue is not told when there is one, so it looks again soon.
-        let is_waiting = !self.stalled.is_empty() || !self.endings.is_empty() || !self.untold.is_empty();
+        let is_waiting = !self.stalled.is_empty()
+            || !self.endings.is_empty()
+            || !self.untold.is_empty()
+            || !self.idle_live.is_empty();
+        let leaving = self.leaving.front().map(|(at, _)| *at);
         let retry = is_waiting.then_some(self.now_ms() + 1);
         let online = self.online_due.first().map(|(due, _)| *due);
         let idle = self.idle_feeds.front().map(|(since, _)| since + self.config.limits.room_idle_ms);
-        let top = self.top_checks.front().map(|(due, _)| *due);
-        [self.timers.next_ms(), idle, top, retry, online].into_iter().flatten().min()
+        let top = self.top_checks.front().map(|(due, _)| (*due).max(self.checks_rest_until_ms));
+        [self.timers.next_ms(), idle, top, retry, online, leaving].into_iter().flatten().min()
     }
 
     /// The server stops: no connection is taken any more, what is under way is finished, then all are told and ended.
@@ -480,9 +508,7 @@ impl Shard {
                 Phase::Handshake(_) => self.refuse(now, slot, 503, "unavailable", "the server is stopping", host),
                 Phase::Echo | Phase::Connecting(_) => self.end(now, slot, CloseReason::GOING_AWAY, host),
                 // One with publishes under way is ended when they are answered.
-                Phase::Open(session) if session.outstanding == 0 => {
-                    self.end(now, slot, CloseReason::GOING_AWAY, host);
-                }
+                Phase::Open(session) if session.outstanding == 0 => self.end_soon(now, slot),
                 Phase::Open(_) => self.connections[slot as usize].is_paused = true,
                 Phase::Vacant | Phase::Ending { .. } | Phase::Cut => {}
             }
@@ -683,6 +709,40 @@ impl Shard {
             }
             Phase::Head | Phase::Handshake(_) => self.cut(slot, host),
             Phase::Vacant | Phase::Ending { .. } | Phase::Cut => {}
+        }
+    }
+
+    /// While the server stops: ends a connection behind what it is being told. What it has published itself may still
+    /// come from another shard.
+    pub(super) fn end_soon(&mut self, now: Now, slot: u32) {
+        self.connections[slot as usize].is_paused = true;
+        self.leaving.push_back((now.ms + LEAVING_MS, self.caller(slot, 0)));
+    }
+
+    fn end_leaving(&mut self, now: Now, host: &mut impl Host) {
+        while let Some((at_ms, caller)) = self.leaving.front().copied()
+            && at_ms <= now.ms
+        {
+            self.leaving.pop_front();
+            let Some(connection) = self.connection_of(caller) else { continue };
+            if connection.session().is_none() {
+                continue;
+            }
+            let why = match connection.encoding() {
+                Some(_) => CloseReason::SHUTDOWN,
+                None => CloseReason::GOING_AWAY,
+            };
+            figures::count(&mut self.meter.figures.borrow_mut().ended, why.code);
+            let slot = caller.slot;
+            self.leave(slot);
+            let close = frame::close_frame(why.code, why.reason);
+            let charge = Charge::own(&self.meter, close.len());
+            let until_ms = now.ms + self.config.limits.close_timeout_ms;
+            let connection = &mut self.connections[slot as usize];
+            connection.enqueue(now.ms, close, charge);
+            connection.phase = Phase::Ending { until_ms, then_cut: false, owes_close: false };
+            self.remind(slot, until_ms);
+            host.wake(slot);
         }
     }
 

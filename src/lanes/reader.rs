@@ -2,16 +2,16 @@
 //! markers of all in one query each, equal pages once. Markers that move are written from here, many at once.
 
 use super::markers::{KEPT_LIMIT, Markers, overlay};
-use crate::core::mesh::{Answer, Ask, Asker, Endpoint, Message};
+use crate::core::mesh::{Answer, Ask, Asker, Endpoint, Found, Message};
 use crate::mesh::Port;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use uproar_model::{Marker, RoomId, User, UserId, fold_name};
-use uproar_store::{JoinError, PageRequest, SharedStore};
+use uproar_store::{PageRequest, SharedStore};
 
 /// Queries under way at once. Further ones wait, and are joined with what comes meanwhile.
 const QUERIES_LIMIT: usize = 16;
@@ -65,6 +65,8 @@ pub struct ReaderSetup {
 pub async fn run_reader(setup: ReaderSetup) {
     let ReaderSetup { mut port, store, markers_interval, mut stop } = setup;
     let mut waiting: Vec<(Question, Ask)> = Vec::new();
+    // Joined, and waiting for their turn.
+    let mut queries: VecDeque<Query> = VecDeque::new();
     let mut running: JoinSet<Finding> = JoinSet::new();
     let mut answers: Vec<(Question, Answer)> = Vec::new();
     let mut markers: Markers<Question> = Markers::new(KEPT_LIMIT);
@@ -80,13 +82,17 @@ pub async fn run_reader(setup: ReaderSetup) {
             Message::Ask { asker, ask } => waiting.push(((from, asker), ask)),
             other => debug_assert!(false, "{from:?} sent the reader {other:?}"),
         });
-        if running.len() < QUERIES_LIMIT {
-            for query in join(std::mem::take(&mut waiting), &markers) {
-                running.spawn(run(Arc::clone(&store), query));
-            }
+        // What comes while others have their turn is joined with what comes next.
+        if queries.is_empty() {
+            queries.extend(join(std::mem::take(&mut waiting), &markers));
             while let Some(pairs) = markers.take_to_read(JOINED_LIMIT) {
-                running.spawn(run(Arc::clone(&store), Query::Markers(pairs)));
+                queries.push_back(Query::Markers(pairs));
             }
+        }
+        while running.len() < QUERIES_LIMIT
+            && let Some(query) = queries.pop_front()
+        {
+            running.spawn(run(Arc::clone(&store), query));
         }
         for ((to, asker), answer) in answers.drain(..) {
             let pushed = port.outbox.push(to, Message::Answer { asker, answer });
@@ -213,9 +219,11 @@ async fn run(store: SharedStore, query: Query) -> Finding {
         Query::User(username, questions) => {
             let answer = match fold_name(&username) {
                 // Nobody can have such a name, whatever the token says.
-                Err(_) => Answer::Admitted(Err(JoinError::NoUser)),
+                Err(_) => Answer::User(None),
                 Ok(key) => match store.ensure_user(&username, &key).await {
-                    Ok(account) => Answer::User { user: User::from(&account), revoked_at: account.revoked_at },
+                    Ok(account) => {
+                        Answer::User(Some(Found { user: User::from(&account), revoked_at: account.revoked_at }))
+                    }
                     Err(error) => failed(&error),
                 },
             };

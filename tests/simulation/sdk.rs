@@ -492,19 +492,14 @@ impl World {
                     return Err(format!("it asked to go on from {known_offset} of {known_epoch}"));
                 }
                 self.tally.recovered += 1;
+                if offset < self.store.head(room) {
+                    self.tally.recovered_with_missed += 1;
+                }
             }
             None if offset > self.store.head(room) => return Err("a position that is not committed".into()),
             None => {}
         }
         self.sdks[index].channels[at].position = Some((epoch, offset));
-        let empty = Vec::new();
-        let publications = result["publications"].as_array().unwrap_or(&empty);
-        if !publications.is_empty() {
-            self.tally.recovered_with_missed += 1;
-        }
-        for publication in publications {
-            self.sdk_publication(index, at, publication)?;
-        }
         Ok(())
     }
 

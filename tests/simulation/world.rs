@@ -202,6 +202,7 @@ impl World {
             write_timeout_ms: 2_000,
             close_timeout_ms: 300,
             publish_rate_per_second: 0,
+            subscribe_burst_limit: 100_000,
             ..Limits::default()
         };
         let config = ShardConfig {

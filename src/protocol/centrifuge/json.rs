@@ -367,10 +367,10 @@ fn push_publication(out: &mut Vec<u8>, entry: &Entry) {
 }
 
 /// An array. Publications of the other encoding are a mistake in the caller.
-fn push_publications(out: &mut Vec<u8>, publications: Option<&super::Publications>) {
-    debug_assert!(!matches!(publications, Some(super::Publications::Protobuf(_))));
+fn push_publications(out: &mut Vec<u8>, publications: &super::Publications) {
+    debug_assert!(matches!(publications, super::Publications::Json(_)));
     out.push(b'[');
-    if let Some(super::Publications::Json(publications)) = publications {
+    if let super::Publications::Json(publications) = publications {
         out.extend_from_slice(&publications.json);
     }
     out.push(b']');
@@ -411,7 +411,7 @@ pub fn push_reply(out: &mut Vec<u8>, id: u32, reply: Reply<'_>) {
             result.end();
         }
         Reply::SubscribeLive => message.object("subscribe").end(),
-        Reply::SubscribeRoom { epoch, offset, recovered, publications } => {
+        Reply::SubscribeRoom { epoch, offset, recovered } => {
             let mut result = message.object("subscribe");
             result.truth("recoverable", true);
             result.truth("positioned", true);
@@ -422,7 +422,7 @@ pub fn push_reply(out: &mut Vec<u8>, id: u32, reply: Reply<'_>) {
             if let Some(recovered) = recovered {
                 result.truth("was_recovering", true);
                 result.truth("recovered", recovered);
-                push_publications(result.key("publications"), publications.as_ref());
+                result.key("publications").extend_from_slice(b"[]");
             }
             result.end();
         }
@@ -451,7 +451,7 @@ pub fn push_reply(out: &mut Vec<u8>, id: u32, reply: Reply<'_>) {
         }
         Reply::History { epoch, offset, publications } => {
             let mut result = message.object("history");
-            push_publications(result.key("publications"), Some(&publications));
+            push_publications(result.key("publications"), &publications);
             result.text("epoch", epoch);
             result.number("offset", offset);
             result.end();

@@ -172,7 +172,6 @@ pub enum Reply<'a> {
         offset: Offset,
         /// Whether recovery was asked for, and if so whether it goes on from the position asked for.
         recovered: Option<bool>,
-        publications: Option<Publications>,
     },
     Unsubscribe,
     /// Of a room, or 0. Protobuf has no place for it.

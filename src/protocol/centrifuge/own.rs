@@ -1,6 +1,6 @@
 //! Uproar's own: the JSON in `data` of `rpc` and `send`, on `user:<id>`, and of publications that nobody keeps.
 
-use crate::protocol::write_json;
+use crate::protocol::{self, ProtocolError, write_json};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use uproar_model::{JoinedRoom, Marker, News, Offset, Role, UnixMillis, User};
@@ -27,6 +27,14 @@ pub struct Sent<'a> {
     pub typing: Cow<'a, str>,
 }
 
+/// A method of `rpc`, with what its `data` says.
+pub enum Method<'a> {
+    Publish(PublishCall<'a>),
+    Read(ReadCall<'a>),
+    Rooms(RoomsCall),
+    Typing(TypingCall<'a>),
+}
+
 #[derive(Deserialize)]
 pub struct PublishCall<'a> {
     #[serde(borrow)]
@@ -42,16 +50,32 @@ pub struct ReadCall<'a> {
     pub offset: Offset,
 }
 
+#[derive(Default, Deserialize)]
+pub struct RoomsCall {
+    pub after: Option<String>,
+    pub limit: Option<usize>,
+}
+
 #[derive(Deserialize)]
 pub struct TypingCall<'a> {
     #[serde(borrow)]
     pub channel: Cow<'a, str>,
 }
 
-#[derive(Default, Deserialize)]
-pub struct RoomsCall {
-    pub after: Option<String>,
-    pub limit: Option<usize>,
+/// Reads the `data` of a call of this method.
+pub fn method<'a>(name: &str, data: &'a [u8]) -> Result<Method<'a>, ProtocolError> {
+    let wrong = |form: &str| ProtocolError::new(protocol::BAD_REQUEST, format!("the data of {name} must be {form}"));
+    match name {
+        "publish" => parse(data).map(Method::Publish).ok_or_else(|| wrong("{\"channel\":…,\"data\":…}")),
+        "read" => parse(data).map(Method::Read).ok_or_else(|| wrong("{\"channel\":…,\"offset\":…}")),
+        "rooms" if data.is_empty() => Ok(Method::Rooms(RoomsCall::default())),
+        "rooms" => parse(data).map(Method::Rooms).ok_or_else(|| wrong("{\"after\":…,\"limit\":…}, or left out")),
+        "typing" => parse(data).map(Method::Typing).ok_or_else(|| wrong("{\"channel\":…}")),
+        _ => {
+            let text = "there is no such method; there are publish, read, rooms and typing";
+            Err(ProtocolError::new(protocol::METHOD_NOT_FOUND, text))
+        }
+    }
 }
 
 // ── to the client ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -215,9 +215,6 @@ pub struct SubscribeResult {
     pub recoverable: bool,
     #[prost(string, tag = "6")]
     pub epoch: String,
-    /// Messages that are encoded already: on the wire they are the same.
-    #[prost(bytes = "vec", repeated, tag = "7")]
-    pub publications: Vec<Vec<u8>>,
     #[prost(bool, tag = "8")]
     pub recovered: bool,
     #[prost(uint64, tag = "9")]
@@ -244,7 +241,7 @@ pub struct PresenceStatsResult {
 
 #[derive(Clone, PartialEq, Message)]
 pub struct HistoryResult {
-    /// Messages that are encoded already.
+    /// Messages that are encoded already: on the wire they are the same.
     #[prost(bytes = "vec", repeated, tag = "1")]
     pub publications: Vec<Vec<u8>>,
     #[prost(string, tag = "2")]

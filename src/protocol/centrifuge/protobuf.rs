@@ -110,11 +110,11 @@ impl Publications {
 }
 
 /// Publications of the other encoding are a mistake in the caller.
-fn messages(publications: Option<super::Publications>) -> Vec<Vec<u8>> {
-    debug_assert!(!matches!(publications, Some(super::Publications::Json(_))));
+fn messages(publications: super::Publications) -> Vec<Vec<u8>> {
+    debug_assert!(matches!(publications, super::Publications::Protobuf(_)));
     match publications {
-        Some(super::Publications::Protobuf(publications)) => publications.messages,
-        _ => Vec::new(),
+        super::Publications::Protobuf(publications) => publications.messages,
+        super::Publications::Json(_) => Vec::new(),
     }
 }
 
@@ -171,11 +171,10 @@ pub fn push_reply(out: &mut Vec<u8>, id: u32, reply: Reply<'_>) {
             });
         }
         Reply::SubscribeLive => message.subscribe = Some(Default::default()),
-        Reply::SubscribeRoom { epoch, offset, recovered, publications } => {
+        Reply::SubscribeRoom { epoch, offset, recovered } => {
             message.subscribe = Some(proto::SubscribeResult {
                 recoverable: true,
                 epoch: epoch.to_owned(),
-                publications: messages(publications.filter(|_| recovered.is_some())),
                 recovered: recovered.unwrap_or_default(),
                 offset,
                 positioned: true,
@@ -192,7 +191,7 @@ pub fn push_reply(out: &mut Vec<u8>, id: u32, reply: Reply<'_>) {
             message.presence_stats = Some(proto::PresenceStatsResult { num_clients, num_users });
         }
         Reply::History { epoch, offset, publications } => {
-            let publications = messages(Some(publications));
+            let publications = messages(publications);
             message.history = Some(proto::HistoryResult { publications, epoch: epoch.to_owned(), offset });
         }
         Reply::Ping => message.ping = Some(Default::default()),
