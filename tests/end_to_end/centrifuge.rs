@@ -840,7 +840,7 @@ async fn crowded_rooms(kind: Kind, shards: &str) {
     let stats = last.result(4, "presence_stats", json!({"channel": "room:r"})).await;
     assert_eq!(stats, json!({"num_clients": 5, "num_users": 5}));
     // Joins are told while there are few.
-    let mut joins = Vec::new();
+    let (mut joins, mut online) = (Vec::new(), None);
     first.ask(3, "ping", json!({})).await;
     loop {
         let message = first.next().await;
@@ -848,12 +848,17 @@ async fn crowded_rooms(kind: Kind, shards: &str) {
             break;
         }
         // Between them come the numbers of those who are there.
+        online = message["push"]["pub"]["data"]["online"].as_u64().or(online);
         if let Some(join) = message["push"].get("join") {
             joins.push(text(&join["info"]["conn_info"]["username"]));
         }
     }
     joins.retain(|name| name != "ann");
     assert_eq!(joins, ["user0"]);
+    // From then on only their number is told, now or a little later.
+    while online != Some(5) {
+        online = first.push("room:r", "pub").await["data"]["online"].as_u64();
+    }
     // Subscriptions of one connection.
     for channel in ["live:1", "live:2"] {
         last.result(5, "subscribe", json!({"channel": channel})).await;
