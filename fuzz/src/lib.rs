@@ -65,18 +65,19 @@ pub fn data(input: &[u8]) {
         assert_eq!(data::compact(json.as_bytes()).as_ref(), Some(&json));
     }
     let Ok(publish) = data::decode(input, TEXT_LIMIT_BYTES) else { return };
-    assert!(data::compact(input).is_some() && publish.text.len() <= TEXT_LIMIT_BYTES);
+    assert!(data::compact(input).is_some());
+    assert!(publish.body.as_ref().is_none_or(|body| body.len() <= TEXT_LIMIT_BYTES));
 
     // What is shown of it says the same.
     let shown = Publication {
         offset: 9,
         number: 9,
-        kind: Kind::Message,
+        kind: publish.kind,
         user: User { id: UserId(1), username: "ann".into() },
         id: publish.id.as_deref().unwrap_or("~1").into(),
         time: 1,
-        target: publish.reply_to,
-        body: Some(publish.text.as_str().into()),
+        target: publish.target,
+        body: publish.body.as_deref().map(Into::into),
         edited: None,
         deleted: None,
     };

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, OnceLock};
-use uproar_model::{Offset, Publication, UnixMillis, User};
+use uproar_model::{Kind, Offset, Publication, UnixMillis, User};
 
 use super::figures::Meter;
 use super::outbound::Charge;
@@ -38,6 +38,57 @@ impl Entry {
     }
 }
 
+/// What an edit or a deletion makes of what was shown before it: whoever comes later is shown the content that there is
+/// now, as by the store.
+struct Change {
+    target: Offset,
+    /// None: it is deleted.
+    text: Option<Arc<str>>,
+    /// Of the edit, or the deletion.
+    offset: Offset,
+}
+
+impl Entry {
+    fn change(&self) -> Option<Change> {
+        let Entry::Stored(p) = self else { return None };
+        let text = match p.kind {
+            // Read from the store, an edit has the text that there is now, none where there is none any more.
+            Kind::Edit => p.body.clone(),
+            Kind::Delete => None,
+            _ => return None,
+        };
+        Some(Change { target: p.target?, text, offset: p.deleted.unwrap_or(p.offset) })
+    }
+}
+
+impl Change {
+    /// Whether this is the message, or an earlier edit of it.
+    fn concerns(&self, entry: &Entry) -> bool {
+        match entry {
+            Entry::Stored(p) if p.kind == Kind::Message => p.offset == self.target,
+            Entry::Stored(p) if p.kind == Kind::Edit => p.target == Some(self.target),
+            Entry::Stored(_) | Entry::Live(_) => false,
+        }
+    }
+
+    fn apply(&self, entry: &mut Entry) {
+        if !self.concerns(entry) {
+            return;
+        }
+        let Entry::Stored(p) = entry else { return };
+        // What is deleted stays so.
+        if p.deleted.is_some() {
+            return;
+        }
+        p.body = self.text.clone();
+        match self.text {
+            None => p.deleted = Some(self.offset),
+            Some(_) if p.kind == Kind::Message => p.edited = Some(self.offset),
+            Some(_) => {}
+        }
+    }
+}
+
 /// Consecutive publications of one channel: offsets `first`, `first + 1`, … (`live:` channels count their messages
 /// from when their home was made; those numbers are never shown).
 #[derive(Debug)]
@@ -57,9 +108,15 @@ pub struct Frames {
 }
 
 impl Run {
-    /// A run of at least one entry.
-    pub fn new(first: Offset, entries: Vec<Entry>) -> Run {
+    /// A run of at least one entry. Messages that are edited or deleted in it have their new content from the start.
+    pub fn new(first: Offset, mut entries: Vec<Entry>) -> Run {
         debug_assert!(!entries.is_empty());
+        for index in 0..entries.len() {
+            let (before, from_here) = entries.split_at_mut(index);
+            if let Some(change) = from_here[0].change() {
+                before.iter_mut().for_each(|entry| change.apply(entry));
+            }
+        }
         let cost_bytes = entries.iter().map(Entry::cost_bytes).sum();
         Run { first, entries, cost_bytes, encoded: Default::default() }
     }
@@ -76,6 +133,16 @@ impl Run {
 
     pub fn last(&self) -> Offset {
         self.first + self.entries.len() as Offset - 1
+    }
+
+    /// The same run with what this changes in it; none where that is nothing.
+    fn changed(&self, change: &Change) -> Option<Run> {
+        if change.target > self.last() || !self.entries.iter().any(|entry| change.concerns(entry)) {
+            return None;
+        }
+        let mut entries = self.entries.clone();
+        entries.iter_mut().for_each(|entry| change.apply(entry));
+        Some(Run::new(self.first, entries))
     }
 
     /// The frames in this format, encoded by whichever shard needs them first. Two that need them at once may both
@@ -169,6 +236,7 @@ impl Ring {
     /// Adds the next run and lets go of the oldest beyond the limits; the newest always stays.
     pub fn push(&mut self, run: Arc<Run>, shown_ms: u64, entries_limit: usize, bytes_limit: usize) {
         debug_assert!(self.runs.back().is_none_or(|last| last.run.last() + 1 == run.first));
+        run.entries.iter().filter_map(Entry::change).for_each(|change| self.apply(&change));
         self.entries += run.entries.len();
         self.cost_bytes += run.cost_bytes;
         self.runs.push_back(RingRun { run, shown_ms, charges: Default::default(), held: Default::default() });
@@ -176,6 +244,19 @@ impl Ring {
             if let Some(oldest) = self.runs.pop_front() {
                 self.entries -= oldest.run.entries.len();
                 self.cost_bytes -= oldest.run.cost_bytes;
+            }
+        }
+    }
+
+    /// Replaces the runs that an edit or a deletion concerns. Who has been given the old ones keeps them.
+    fn apply(&mut self, change: &Change) {
+        let from = self.runs.partition_point(|r| r.run.last() < change.target);
+        for ring_run in self.runs.range_mut(from..) {
+            if let Some(run) = ring_run.run.changed(change) {
+                self.cost_bytes = self.cost_bytes - ring_run.run.cost_bytes + run.cost_bytes;
+                let shown_ms = ring_run.shown_ms;
+                *ring_run =
+                    RingRun { run: Arc::new(run), shown_ms, charges: Default::default(), held: Default::default() };
             }
         }
     }
@@ -235,6 +316,79 @@ impl Ring {
 mod tests {
     use super::*;
     use uproar_model::{Kind, UserId};
+
+    fn entry(offset: Offset, kind: Kind, target: Option<Offset>, body: Option<&str>) -> Entry {
+        Entry::Stored(Publication {
+            offset,
+            number: offset,
+            kind,
+            user: User { id: UserId(3), username: "ann".into() },
+            id: "x".into(),
+            time: 1700,
+            target,
+            body: body.map(Into::into),
+            edited: None,
+            deleted: None,
+        })
+    }
+
+    /// Offset, text, edited, deleted.
+    type Shown<'a> = (Offset, Option<&'a str>, Option<Offset>, Option<Offset>);
+
+    /// What somebody who comes now is shown.
+    fn shown(ring: &Ring) -> Vec<Shown<'_>> {
+        fn of(entry: &Entry) -> Shown<'_> {
+            let Entry::Stored(p) = entry else { panic!("all are stored") };
+            (p.offset, p.body.as_deref(), p.edited, p.deleted)
+        }
+        ring.entries_after(0).map(of).collect()
+    }
+
+    #[test]
+    fn who_comes_later_is_shown_the_content_that_there_is_now() {
+        let mut ring = Ring::default();
+        let mut push = |first, entries| ring.push(Arc::new(Run::new(first, entries)), 0, 512, 1 << 20);
+        push(1, vec![entry(1, Kind::Message, None, Some("one")), entry(2, Kind::Message, Some(1), Some("two"))]);
+        let before = ring.run_with(1).unwrap().run.frames(Format::Json, "room:a").from(0);
+        let mut push = |first, entries| ring.push(Arc::new(Run::new(first, entries)), 0, 512, 1 << 20);
+        // One of them in the very run that it changes.
+        push(3, vec![entry(3, Kind::Message, None, Some("three")), entry(4, Kind::Edit, Some(3), Some("3"))]);
+        push(5, vec![entry(5, Kind::Edit, Some(1), Some("1")), entry(6, Kind::React, Some(2), Some("+"))]);
+        push(7, vec![entry(7, Kind::Edit, Some(1), Some("1!"))]);
+        assert_eq!(
+            shown(&ring),
+            [
+                (1, Some("1!"), Some(7), None),
+                (2, Some("two"), None, None),
+                (3, Some("3"), Some(4), None),
+                (4, Some("3"), None, None),
+                (5, Some("1!"), None, None),
+                (6, Some("+"), None, None),
+                (7, Some("1!"), None, None),
+            ]
+        );
+        let after = ring.run_with(1).unwrap().run.frames(Format::Json, "room:a").from(0);
+        assert_ne!(before, after);
+
+        // What is deleted is gone, and stays so.
+        let mut push = |first, entries| ring.push(Arc::new(Run::new(first, entries)), 0, 512, 1 << 20);
+        push(8, vec![entry(8, Kind::Delete, Some(1), None), entry(9, Kind::Delete, Some(3), None)]);
+        push(10, vec![entry(10, Kind::Edit, Some(1), Some("back"))]);
+        let gone: Vec<_> = shown(&ring).into_iter().filter(|(.., deleted)| deleted.is_some()).collect();
+        assert_eq!(
+            gone,
+            [
+                (1, None, Some(7), Some(8)),
+                (3, None, Some(4), Some(9)),
+                (4, None, None, Some(9)),
+                (5, None, None, Some(8)),
+                (7, None, None, Some(8)),
+            ]
+        );
+        let cost: usize = ring.runs.iter().map(|ring_run| ring_run.run.cost_bytes).sum();
+        assert_eq!(ring.cost_bytes, cost);
+        assert!(!format!("{ring:?}").contains("1!"), "not in memory either");
+    }
 
     #[test]
     fn every_entry_is_a_frame_of_its_own_in_every_format() {

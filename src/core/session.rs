@@ -14,7 +14,7 @@ use crate::websocket::frame;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use uproar_model::{Claims, Item, Kind, Outcome, Refusal, RoomId, User};
+use uproar_model::{Claims, Item, Outcome, Refusal, RoomId, User};
 
 /// The protocol state of a connection of which it is known who it is.
 #[derive(Debug)]
@@ -292,9 +292,9 @@ impl Shard {
                 room,
                 user: user.id,
                 id: Arc::clone(id),
-                kind: Kind::Message,
-                target: publish.reply_to,
-                body: Some(publish.text.into()),
+                kind: publish.kind,
+                target: publish.target,
+                body: publish.body.map(Into::into),
             },
             username: user.username,
         });

@@ -1,7 +1,7 @@
 //! `data`: what clients publish and what they are shown, the same JSON in both encodings of the Centrifugo protocol, of
 //! which the plain protocol's frames have the first half.
 
-use super::{BAD_REQUEST, LIMIT_EXCEEDED, NOT_AVAILABLE, ProtocolError};
+use super::{BAD_REQUEST, LIMIT_EXCEEDED, ProtocolError};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -13,13 +13,27 @@ pub const ID_LIMIT_BYTES: usize = 64;
 /// How deeply JSON may be nested.
 pub const NESTING_LIMIT: usize = 64;
 
-/// A message to publish in a room.
+/// How long an emoji may be, in bytes.
+pub const EMOJI_LIMIT_BYTES: usize = 32;
+
+/// What a client wants to be appended to a room's log.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Publish {
-    pub text: String,
+    /// `Message` to `Unreact`.
+    pub kind: Kind,
     /// The sender's own id, checked.
     pub id: Option<String>,
-    pub reply_to: Option<Offset>,
+    /// The offset replied to (`Message`) or meant.
+    pub target: Option<Offset>,
+    /// The text (`Message`, `Edit`) or the emoji (`React`, `Unreact`), checked.
+    pub body: Option<String>,
+}
+
+impl Publish {
+    /// A message that is no answer to another.
+    pub fn message(text: String) -> Publish {
+        Publish { kind: Kind::Message, id: None, target: None, body: Some(text) }
+    }
 }
 
 /// A refused message: the error, and the sender's id as far as it could be read, so that the sender knows which.
@@ -32,7 +46,12 @@ pub struct Refused {
 /// Reads what a client publishes in a stored room: JSON. `text_limit_bytes` bounds the text.
 pub fn decode(data: &[u8], text_limit_bytes: usize) -> Result<Publish, Refused> {
     let publish = decode_fields(data)?;
-    match check_text(&publish.text, text_limit_bytes) {
+    let checked = match (publish.kind, publish.body.as_deref()) {
+        (Kind::Message | Kind::Edit, Some(text)) => check_text(text, text_limit_bytes),
+        (_, Some(emoji)) => check_emoji(emoji),
+        (_, None) => Ok(()),
+    };
+    match checked {
         Ok(()) => Ok(publish),
         Err(error) => Err(Refused { error, id: publish.id }),
     }
@@ -44,6 +63,8 @@ pub fn decode(data: &[u8], text_limit_bytes: usize) -> Result<Publish, Refused> 
 struct Fields<'a> {
     #[serde(borrow)]
     id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    emoji: Option<&'a RawValue>,
     #[serde(borrow)]
     text: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -67,24 +88,34 @@ fn decode_fields(data: &[u8]) -> Result<Publish, Refused> {
     let bad = |message: &str, id: Option<String>| Refused { error: ProtocolError::new(BAD_REQUEST, message), id };
     let is_object = data.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     let fields = json_text(data).filter(|_| is_object).and_then(|text| serde_json::from_str::<Fields<'_>>(text).ok());
-    let Some(Fields { id, text, reply_to, edit, delete, react, unreact }) = fields else {
+    let Some(fields) = fields else {
         return Err(bad("a message must be one JSON object such as {\"text\":\"hello\"}", None));
     };
-    let id = value::<String>(id).map_err(|()| bad("the id must be a string", None))?;
+    let id = value::<String>(fields.id).map_err(|()| bad("the id must be a string", None))?;
     // An id that is not taken is not sent back either: it may be a megabyte.
     id.as_deref().map_or(Ok(()), check_id).map_err(|error| Refused { error, id: None })?;
-    if [edit, delete, react, unreact].iter().any(Option::is_some) {
-        let error = ProtocolError::new(NOT_AVAILABLE, "edits, deletions and reactions are not available yet");
-        return Err(Refused { error, id });
+    let forms = [
+        (Kind::Edit, "edit", fields.edit),
+        (Kind::Delete, "delete", fields.delete),
+        (Kind::React, "react", fields.react),
+        (Kind::Unreact, "unreact", fields.unreact),
+    ];
+    let mut given = forms.into_iter().filter(|(.., field)| field.is_some());
+    let (kind, name, target) = given.next().unwrap_or((Kind::Message, "reply_to", fields.reply_to));
+    if given.next().is_some() {
+        return Err(bad("only one of edit, delete, react and unreact can be asked for at a time", id));
     }
-    let text = match value::<String>(text) {
-        Ok(Some(text)) => text,
-        Ok(None) => return Err(bad("the text is missing", id)),
-        Err(()) => return Err(bad("the text must be a string", id)),
+    let target = value::<Offset>(target).ok().filter(|offset| offset.is_none_or(|o| (1..1 << 53).contains(&o)));
+    let Some(target) = target else { return Err(bad(&format!("{name} must be the offset of a message"), id)) };
+    let (body, what) = match kind {
+        Kind::Message | Kind::Edit => (fields.text, "text"),
+        Kind::React | Kind::Unreact => (fields.emoji, "emoji"),
+        _ => return Ok(Publish { kind, id, target, body: None }),
     };
-    match value::<Offset>(reply_to).map(|offset| offset.filter(|o| !(1..1 << 53).contains(o)).map_or(Ok(offset), Err)) {
-        Ok(Ok(reply_to)) => Ok(Publish { text, id, reply_to }),
-        Ok(Err(_)) | Err(()) => Err(bad("reply_to must be the offset of a message", id)),
+    match value::<String>(body) {
+        Ok(Some(body)) => Ok(Publish { kind, id, target, body: Some(body) }),
+        Ok(None) => Err(bad(&format!("the {what} is missing"), id)),
+        Err(()) => Err(bad(&format!("the {what} must be a string"), id)),
     }
 }
 
@@ -107,6 +138,20 @@ pub fn check_text(text: &str, limit_bytes: usize) -> Result<(), ProtocolError> {
         return Err(ProtocolError::new(BAD_REQUEST, "the text contains the character U+0000, which can't be stored"));
     }
     Ok(())
+}
+
+/// Why an emoji is not taken as a reaction.
+pub fn check_emoji(emoji: &str) -> Result<(), ProtocolError> {
+    let wrong = if emoji.trim().is_empty() {
+        "is empty"
+    } else if emoji.len() > EMOJI_LIMIT_BYTES {
+        "is longer than 32 bytes"
+    } else if emoji.chars().any(char::is_control) {
+        "contains control characters"
+    } else {
+        return Ok(());
+    };
+    Err(ProtocolError::new(BAD_REQUEST, format!("the emoji {wrong}")))
 }
 
 /// Why an id that a sender chose is not taken.
@@ -303,6 +348,38 @@ mod tests {
             assert_eq!(compacted(json), None, "{json}");
         }
         assert_eq!(compact(b"\"\xff\""), None, "not UTF-8");
+    }
+
+    #[test]
+    fn edits_deletions_and_reactions_are_read() {
+        let read = |data: &str| decode(data.as_bytes(), 10);
+        let publish = |kind, body: Option<&str>| {
+            Ok(Publish { kind, id: Some("x".into()), target: Some(3), body: body.map(Into::into) })
+        };
+        let all = r#""id":"x","text":"new","emoji":"+1","reply_to":9"#;
+        assert_eq!(read(&format!(r#"{{"edit":3,{all}}}"#)), publish(Kind::Edit, Some("new")));
+        assert_eq!(read(&format!(r#"{{"delete":3,{all}}}"#)), publish(Kind::Delete, None));
+        assert_eq!(read(&format!(r#"{{"react":3,{all}}}"#)), publish(Kind::React, Some("+1")));
+        assert_eq!(read(&format!(r#"{{"unreact":3,{all},"edit":null}}"#)), publish(Kind::Unreact, Some("+1")));
+        for wrong in [
+            r#"{"edit":3,"id":"x"}"#,
+            r#"{"edit":3,"id":"x","text":" "}"#,
+            r#"{"edit":0,"id":"x","text":"a"}"#,
+            r#"{"edit":"3","id":"x","text":"a"}"#,
+            r#"{"edit":3,"delete":3,"id":"x","text":"a"}"#,
+            r#"{"delete":-1,"id":"x"}"#,
+            r#"{"react":3,"id":"x"}"#,
+            r#"{"react":3,"id":"x","emoji":""}"#,
+            r#"{"react":3,"id":"x","emoji":"\u0007"}"#,
+            r#"{"react":3,"id":"x","emoji":7}"#,
+        ] {
+            let refused = read(wrong).unwrap_err();
+            assert_eq!((refused.error.code, refused.id.as_deref()), (BAD_REQUEST, Some("x")), "{wrong}");
+        }
+        let long = |length| format!(r#"{{"react":3,"emoji":"{}"}}"#, "x".repeat(length));
+        assert!(read(&long(32)).is_ok());
+        assert_eq!(read(&long(33)).unwrap_err().error.code, BAD_REQUEST);
+        assert_eq!(read(r#"{"edit":3,"text":"longer than ten"}"#).unwrap_err().error.code, LIMIT_EXCEEDED);
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub fn decode(frame: &str, input: Input, text_limit_bytes: usize) -> Result<Publ
             let line = frame.strip_suffix('\n').unwrap_or(frame);
             let line = line.strip_suffix('\r').unwrap_or(line);
             data::check_text(line, text_limit_bytes).map_err(|error| Refused { error, id: None })?;
-            Ok(Publish { text: line.to_owned(), id: None, reply_to: None })
+            Ok(Publish::message(line.to_owned()))
         }
         Input::Json => data::decode(frame.as_bytes(), text_limit_bytes),
     }
@@ -197,7 +197,7 @@ fn to_vec(value: &impl Serialize) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::core::run::LiveEntry;
-    use crate::protocol::{BAD_REQUEST, LIMIT_EXCEEDED, NOT_AVAILABLE};
+    use crate::protocol::{BAD_REQUEST, LIMIT_EXCEEDED};
     use std::sync::Arc;
     use uproar_model::UserId;
 
@@ -208,12 +208,12 @@ mod tests {
     #[test]
     fn data_is_rebuilt_from_known_fields() {
         let publish = decode(r#"{"text":"hi","id":"a","reply_to":3,"role":"owner"}"#, Input::Json, 100).unwrap();
-        assert_eq!(publish, Publish { text: "hi".into(), id: Some("a".into()), reply_to: Some(3) });
+        assert_eq!(publish, Publish { id: Some("a".into()), target: Some(3), ..Publish::message("hi".into()) });
         for line in ["a\nb", "a\nb\n", "a\nb\r\n"] {
-            assert_eq!(decode(line, Input::Text, 100).unwrap().text, "a\nb");
+            assert_eq!(decode(line, Input::Text, 100).unwrap().body.as_deref(), Some("a\nb"));
         }
         let publish = decode("{}", Input::Text, 100).unwrap();
-        assert_eq!(publish, Publish { text: "{}".into(), id: None, reply_to: None });
+        assert_eq!(publish, Publish::message("{}".into()));
     }
 
     #[test]
@@ -230,7 +230,6 @@ mod tests {
         assert_eq!(code(&format!(r#"{{"text":"a","id":"{}"}}"#, "x".repeat(65))), BAD_REQUEST);
         assert_eq!(code(r#"{"text":"a","reply_to":0}"#), BAD_REQUEST);
         assert_eq!(code(r#"{"text":"a","reply_to":-1}"#), BAD_REQUEST);
-        assert_eq!(code(r#"{"edit":1,"text":"a"}"#), NOT_AVAILABLE);
         assert_eq!(code(&format!(r#"{{"text":"{}"}}"#, "x".repeat(101))), LIMIT_EXCEEDED);
         assert!(decode(&"x".repeat(100), Input::Text, 100).is_ok());
         let refused = decode(r#"{"id":"mine"}"#, Input::Json, 100).unwrap_err();

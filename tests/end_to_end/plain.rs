@@ -84,10 +84,11 @@ async fn what_a_frame_may_say(kind: Kind) {
 
     let id = |id: &str| Some(id.to_owned());
     for (data, expected) in [
-        (json!({"edit": 1, "text": "y", "id": "e"}), (108, id("e"))),
-        (json!({"delete": 1, "id": "d"}), (108, id("d"))),
-        (json!({"react": 1, "emoji": "👍", "id": "r"}), (108, id("r"))),
-        (json!({"unreact": 1, "emoji": "👍"}), (108, None)),
+        (json!({"edit": 9, "text": "y", "id": "e"}), (107, id("e"))),
+        (json!({"edit": 1, "delete": 1, "text": "y"}), (107, None)),
+        (json!({"delete": 9, "id": "d"}), (107, id("d"))),
+        (json!({"react": 9, "emoji": "👍", "id": "r"}), (107, id("r"))),
+        (json!({"react": 1, "emoji": "", "id": "r"}), (107, id("r"))),
         (json!({"text": "x".repeat(101), "id": "long"}), (106, id("long"))),
         (json!({"text": "", "id": "empty"}), (107, id("empty"))),
         (json!({"text": 7, "id": "seven"}), (107, id("seven"))),

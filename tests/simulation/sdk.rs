@@ -36,6 +36,8 @@ pub struct SdkChannel {
     pub outbox: Outbox,
     /// How many removals there had been when it was last admitted.
     pub removals_seen: usize,
+    /// Its own messages that it has seen.
+    own: Vec<Offset>,
     live_sent: u64,
     live_seen: BTreeMap<(i64, u64), u64>,
     /// How many clients and users it was last told there are.
@@ -56,9 +58,19 @@ pub enum Waiting {
     Connect,
     Subscribe(usize),
     Unsubscribe(usize),
-    Publish { channel: usize, id: String, is_rpc: bool },
+    Publish {
+        channel: usize,
+        id: String,
+        is_rpc: bool,
+    },
     PublishLive,
-    History { channel: usize, from: Option<Offset>, reverse: bool },
+    /// With the last offset that it had seen.
+    History {
+        channel: usize,
+        from: Option<Offset>,
+        reverse: bool,
+        seen: Offset,
+    },
     Presence(usize),
     Stats(usize),
     Refresh(u64),
@@ -75,6 +87,7 @@ impl Sdk {
             wants_presence: false,
             outbox: Outbox::default(),
             removals_seen: 0,
+            own: Vec::new(),
             live_sent: 0,
             live_seen: BTreeMap::new(),
             counted: None,
@@ -235,8 +248,9 @@ impl World {
                     if let Some(from) = from {
                         history["since"] = json!({"offset": from});
                     }
-                    commands
-                        .push(sdk.ask(Waiting::History { channel: at, from, reverse }, json!({"history": history})));
+                    let seen = channel.position.as_ref().map_or(0, |(_, offset)| *offset);
+                    let waiting = Waiting::History { channel: at, from, reverse, seen };
+                    commands.push(sdk.ask(waiting, json!({"history": history})));
                 }
                 _ => {}
             }
@@ -257,22 +271,35 @@ impl World {
         // What is not resolved comes first, in its order; only then something new.
         if channel.outbox.unresolved.is_empty() && !is_over && chance < 50 {
             for _ in 0..1 + self.random.below(3) {
-                let is_bad = self.random.one_in(40);
-                let outbox = &mut self.sdks[index].channels[at].outbox;
-                outbox.ids += 1;
-                let id = format!("{user}-{}", outbox.ids);
+                let (is_bad, form, pick) = (self.random.one_in(40), self.random.below(10), self.random.next());
+                let channel = &mut self.sdks[index].channels[at];
+                channel.outbox.ids += 1;
+                let id = format!("{user}-{}", channel.outbox.ids);
                 let text = if is_bad { BAD_TEXT.to_owned() } else { id.clone() };
-                outbox.order.push(id.clone());
-                outbox.unresolved.push_back((id, text));
+                let own = (!channel.own.is_empty()).then(|| channel.own[pick as usize % channel.own.len()]);
+                let any = channel.position.as_ref().map_or(1, |(_, offset)| 1 + pick % (offset + 1));
+                let data = match (form, own) {
+                    (0 | 1, Some(own)) => json!({"edit": own, "text": text, "id": id}),
+                    (2, Some(own)) => json!({"delete": own, "id": id}),
+                    (3, _) => json!({"react": any, "emoji": "+1", "id": id}),
+                    (4, _) => json!({"unreact": any, "emoji": "+1", "id": id}),
+                    _ => json!({"text": text, "id": id}),
+                };
+                // A deletion of what is deleted is told the offset of the first.
+                if form != 2 || own.is_none() {
+                    channel.outbox.order.push(id.clone());
+                }
+                channel.outbox.unresolved.push_back((id, data.to_string()));
             }
         }
         let messages: Vec<(String, String)> =
             self.sdks[index].channels[at].outbox.unresolved.iter().take(8).cloned().collect();
-        for (id, text) in messages {
+        for (id, data) in messages {
             let is_rpc = self.random.one_in(3);
             let sdk = &mut self.sdks[index];
             sdk.channels[at].outbox.sent.push(id.clone());
-            let publish = json!({"channel": name, "data": {"text": text, "id": id}});
+            let data: Value = serde_json::from_str(&data).expect("made above");
+            let publish = json!({"channel": name, "data": data});
             let request = match is_rpc {
                 true => json!({"rpc": {"method": "publish", "data": publish}}),
                 false => json!({"publish": publish}),
@@ -410,13 +437,17 @@ impl World {
                 let result = if is_rpc { &message["rpc"]["data"] } else { &message["publish"] };
                 let offset = result["offset"].as_u64().ok_or("no offset")?;
                 let room = self.store.room_id(sdk.channels[channel].room.ok_or("a room")?);
-                if !self.store.row(room, offset).is_some_and(|row| *row.id == *id && row.user.id.0 == sdk.user) {
+                let row = self.store.row(room, offset).ok_or("it is not committed")?;
+                let is_own = *row.id == *id && row.user.id.0 == sdk.user;
+                let outbox = &sdk.channels[channel].outbox;
+                let is_deletion = outbox.unresolved.iter().any(|(i, data)| *i == id && data.contains("\"delete\""));
+                if !is_own && !(is_deletion && row.kind == Kind::Delete) {
                     return Err("an acknowledgement of what is not stored there".into());
                 }
                 sdk.channels[channel].outbox.resolve(&id, offset)?;
             }
-            Waiting::History { channel, from, reverse } => {
-                return self.sdk_history(index, channel, from, reverse, &message["history"]);
+            Waiting::History { channel, from, reverse, seen } => {
+                return self.sdk_history(index, channel, (from, reverse), seen, &message["history"]);
             }
             Waiting::Presence(_) => {
                 // It need not be among them: its shard may just have been lost, and it is about to be ended.
@@ -452,8 +483,12 @@ impl World {
             }
             (Waiting::Publish { channel, id, .. }, 103 | 107) => {
                 let channel = &sdk.channels[*channel];
-                let is_bad = channel.outbox.unresolved.iter().any(|(i, text)| i == id && text == BAD_TEXT);
-                if !is_bad && !was_removed(channel, &self.removals) {
+                // What is edited, deleted or reacted to may be gone, or no message.
+                let has_target = |data: &str| ["\"edit\"", "\"delete\"", "react\""].iter().any(|w| data.contains(w));
+                let unresolved = channel.outbox.unresolved.iter().find(|(unresolved, _)| unresolved == id);
+                let is_bad = unresolved.is_some_and(|(_, data)| data.contains(BAD_TEXT));
+                let is_vain = code == 107 && unresolved.is_some_and(|(_, data)| has_target(data));
+                if !is_bad && !is_vain && !was_removed(channel, &self.removals) {
                     return Err("refused for no reason".into());
                 }
                 let Waiting::Publish { channel, id, .. } = &waiting else { return Ok(()) };
@@ -507,8 +542,8 @@ impl World {
         &mut self,
         index: usize,
         at: usize,
-        from: Option<Offset>,
-        reverse: bool,
+        (from, reverse): (Option<Offset>, bool),
+        seen: Offset,
         result: &Value,
     ) -> Result<(), String> {
         let channel = &self.sdks[index].channels[at];
@@ -530,8 +565,10 @@ impl World {
             if publication["offset"].as_u64() != Some(next) {
                 return Err(format!("{next} should be next"));
             }
-            let row = self.store.row(self.store.room_id(room), next).ok_or("it is not committed")?;
-            same(publication, &row)?;
+            let id = self.store.room_id(room);
+            let row = self.store.row(id, next).ok_or("it is not committed")?;
+            // Nothing older than what it had seen when it asked.
+            self.same(id, publication, &row, seen)?;
             next = if reverse { next - 1 } else { next + 1 };
         }
         self.tally.histories += 1;
@@ -600,7 +637,9 @@ impl World {
         *position = offset;
         let id: RoomId = self.store.room_id(room);
         let row = self.store.row(id, offset).ok_or("it is not committed")?;
-        same(publication, &row)?;
+        self.same(id, publication, &row, 0)?;
+        let sdk = &mut self.sdks[index];
+        let channel = &mut sdk.channels[at];
         let removed = self.removals[channel.removals_seen..]
             .iter()
             .find(|(r, u, at)| *r == room && *u == sdk.user && *at < offset);
@@ -608,7 +647,10 @@ impl World {
             return Err(format!("it was removed at {at}, after it was let in"));
         }
         self.tally.sdk_publications += 1;
-        if row.kind == Kind::Message && row.user.id.0 == sdk.user && !row.id.starts_with("http") {
+        if row.kind == Kind::Message && row.user.id.0 == sdk.user {
+            channel.own.push(offset);
+        }
+        if row.kind != Kind::Removed && row.user.id.0 == sdk.user && !row.id.starts_with("http") {
             channel.outbox.resolve(&row.id, offset)?;
         }
         Ok(())
@@ -635,19 +677,26 @@ impl World {
         }
         Ok(())
     }
-}
 
-/// Whether a client is shown what is stored.
-fn same(publication: &Value, row: &Publication) -> Result<(), String> {
-    let data = &publication["data"];
-    let is_same = publication["offset"] == row.offset
-        && publication["time"] == row.time
-        && publication["info"]["user"] == row.user.id.to_string()
-        && data["id"].as_str() == Some(&*row.id).filter(|id| !id.starts_with('~'))
-        && match row.kind {
-            Kind::Message => data["text"].as_str() == row.body.as_deref(),
-            Kind::Removed => data["removed"].as_str() == row.body.as_deref(),
-            _ => false,
-        };
-    if is_same { Ok(()) } else { Err(format!("the store has {row:?}")) }
+    /// Whether a client is shown what is stored, as it was at this offset or later.
+    fn same(&self, room: RoomId, publication: &Value, row: &Publication, from: Offset) -> Result<(), String> {
+        let data = &publication["data"];
+        let (text, target) = (data["text"].as_str(), |name: &str| data[name].as_u64() == row.target);
+        let is_deleted = data["deleted"] == true;
+        let is_same = publication["offset"] == row.offset
+            && publication["time"] == row.time
+            && publication["info"]["user"] == row.user.id.to_string()
+            && data["id"].as_str() == Some(&*row.id).filter(|id| !id.starts_with('~'))
+            && self.store.shows(room, row, from, text)
+            && match row.kind {
+                Kind::Message => is_deleted == text.is_none(),
+                Kind::Edit => is_deleted == text.is_none() && target("edit"),
+                Kind::Delete => target("delete"),
+                Kind::React => target("react") && data["emoji"].as_str() == row.body.as_deref(),
+                Kind::Unreact => target("unreact") && data["emoji"].as_str() == row.body.as_deref(),
+                Kind::Removed => data["removed"].as_str() == row.body.as_deref(),
+                Kind::RoomChanged => false,
+            };
+        if is_same { Ok(()) } else { Err(format!("the store has {row:?}")) }
+    }
 }

@@ -1,13 +1,18 @@
 //! The database: the store in memory that passes the store's own test suite, and what has been committed to it.
 
-use uproar_model::{Head, Item, Offset, Outcome, Page, Publication, RoomId, UnixMillis, UserId};
+use std::collections::BTreeMap;
+use uproar_model::{Head, Item, Kind, Offset, Outcome, Page, Publication, RoomId, UnixMillis, UserId};
 use uproar_store::memory::MemoryStore;
 use uproar_store::{Admission, JoinError, NewRoom, PageRequest, RoomKind};
 
 pub struct SimStore {
     store: MemoryStore,
     rooms: Vec<RoomId>,
+    versions: BTreeMap<(RoomId, Offset), Vec<Version>>,
 }
+
+/// What a message said from some offset on: its own, or that of an edit. None: it is deleted.
+pub type Version = (Offset, Option<String>);
 
 impl SimStore {
     /// With so many public rooms: `room0`, `room1`, …
@@ -20,7 +25,7 @@ impl SimStore {
             store.create_room(0, room).expect("a new room").id
         };
         let rooms = (0..rooms).map(create).collect();
-        SimStore { store, rooms }
+        SimStore { store, rooms, versions: BTreeMap::new() }
     }
 
     pub fn add_user(&mut self, name: &str) -> i64 {
@@ -61,6 +66,35 @@ impl SimStore {
     }
 
     pub fn append(&mut self, now: UnixMillis, items: &[Item]) -> Vec<Outcome> {
-        self.store.append(now, items)
+        let outcomes = self.store.append(now, items);
+        for (item, outcome) in items.iter().zip(&outcomes) {
+            let Outcome::New(stored) = outcome else { continue };
+            let (message, text) = match item.kind {
+                Kind::Message => (stored.offset, item.body.as_deref()),
+                Kind::Edit => (item.target.expect("a target"), item.body.as_deref()),
+                Kind::Delete => (item.target.expect("a target"), None),
+                _ => continue,
+            };
+            let versions = self.versions.entry((item.room, message)).or_default();
+            versions.push((stored.offset, text.map(str::to_owned)));
+        }
+        outcomes
+    }
+
+    /// Whether a message said this at this offset or later.
+    pub fn said(&self, room: RoomId, message: Offset, from: Offset, text: Option<&str>) -> bool {
+        let versions = self.versions.get(&(room, message)).map_or(&[][..], Vec::as_slice);
+        let first = versions.iter().rposition(|(at, _)| *at <= from).unwrap_or(0);
+        versions[first..].iter().any(|(_, said)| said.as_deref() == text)
+    }
+
+    /// Whether what a client is shown of a row is its content, at this offset or later: the texts of messages change.
+    /// `text` is none where it is shown as deleted.
+    pub fn shows(&self, room: RoomId, row: &Publication, from: Offset, text: Option<&str>) -> bool {
+        match row.kind {
+            Kind::Message => self.said(room, row.offset, from, text),
+            Kind::Edit => self.said(room, row.target.expect("a target"), from.max(row.offset), text),
+            _ => text.is_none(),
+        }
     }
 }

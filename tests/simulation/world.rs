@@ -1068,7 +1068,7 @@ impl World {
                 self.tally.live += 1;
                 Ok(())
             }
-            "message" | "removed" => {
+            "message" | "removed" | "edit" | "delete" | "react" | "unreact" => {
                 let offset = number("offset")?;
                 let (_, position) = agent.position.as_mut().ok_or("a publication without a position")?;
                 if offset != *position + 1 {
@@ -1076,10 +1076,21 @@ impl World {
                 }
                 *position = offset;
                 let room = agent.room;
-                let row = self.store.row(self.store.room_id(room), offset).ok_or("it is not committed")?;
+                let room_id = self.store.room_id(room);
+                let row = self.store.row(room_id, offset).ok_or("it is not committed")?;
+                let of_kind = match row.kind {
+                    Kind::Message => "message",
+                    Kind::Edit => "edit",
+                    Kind::Delete => "delete",
+                    Kind::React => "react",
+                    Kind::Unreact => "unreact",
+                    Kind::Removed => "removed",
+                    Kind::RoomChanged => "room",
+                };
                 let same = event["user"]["id"].as_str() == Some(&row.user.id.to_string())
-                    && row.kind == if kind == "message" { Kind::Message } else { Kind::Removed }
-                    && event["text"].as_str() == row.body.as_deref().filter(|_| kind == "message")
+                    && kind == of_kind
+                    && self.store.shows(room_id, &row, 0, event["text"].as_str())
+                    && event["target"].as_u64() == row.target.filter(|_| row.kind != Kind::Message)
                     && event["id"].as_str() == Some(&*row.id).filter(|id| !id.starts_with('~'));
                 if !same {
                     return Err(format!("the store has {row:?}"));
