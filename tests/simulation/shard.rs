@@ -94,6 +94,10 @@ const AT_ONCE: usize = usize::MAX;
 impl Alone {
     /// With so many public rooms: `room:room0`, `room:room1`, …
     fn new(rooms: usize) -> Alone {
+        Alone::with(rooms, Limits::default())
+    }
+
+    fn with(rooms: usize, limits: Limits) -> Alone {
         let verify = |token: &str, now_s: u64| match token {
             "expired" => Err(TokenError::Expired),
             "wrong" => Err(TokenError::Invalid),
@@ -109,7 +113,7 @@ impl Alone {
             id: 0,
             shards: 1,
             lanes: 1,
-            limits: Limits::default(),
+            limits,
             verify: Arc::new(verify),
             echo: false,
             query_token: true,
@@ -533,6 +537,19 @@ fn a_flood_of_presence_waits_for_its_reader_and_ends_nobody() {
     }
     assert_eq!(answered, Vec::from_iter(3..ASKED + 3));
     assert!(!alone.is_ended(slot), "{:?}", alone.shard.figures().ended);
+}
+
+#[test]
+fn a_flood_goes_on_when_one_write_has_emptied_the_queue() {
+    // A quarter of the queue is less than one write takes.
+    let mut alone = Alone::with(0, Limits { outbound_limit_bytes: 64 * 1024, ..Limits::default() });
+    for user in 0..100 {
+        alone.join(100 + user, "live:a");
+    }
+    let slot = alone.join(2, "live:a");
+    alone.ask(slot, (2..202).map(|id| json!({"id": id, "presence": {"channel": "live:a"}})));
+    alone.run_for(1_000);
+    assert_eq!(replies(&alone.hear(slot)), Vec::from_iter((2..202).map(|id| (id, None))));
 }
 
 #[test]
