@@ -745,7 +745,9 @@ fn a_server_that_stops_answers_what_is_under_way_before_the_close_frame() {
     assert_eq!(lines(&alone.hear(plain))[0]["type"], "joined");
     alone.ask(slot, [publish(2, "room:room0")]);
     alone.send(plain, Frame::Text("from plain".into()));
-    alone.turn();
+    // On their way to the database when the server is told to stop.
+    alone.read(slot);
+    alone.read(plain);
     alone.shard.drain(alone.now(), &mut alone.host);
     alone.run_for(100);
 
