@@ -485,11 +485,13 @@ impl Shard {
 
     /// When `turn` must be called at the latest, in `Now::ms`.
     pub fn deadline(&self) -> Option<u64> {
-        // What waits for a place in somebody's queue is not told when there is one, so it looks again soon.
+        // What waits for a place in somebody's queue is not told when there is one, so it looks again soon. As it does for
+        // commands whose turn has come with a write behind the last turn.
         let is_waiting = !self.stalled.is_empty()
             || !self.endings.is_empty()
             || !self.untold.is_empty()
-            || !self.idle_live.is_empty();
+            || !self.idle_live.is_empty()
+            || !self.deferring.is_empty();
         let leaving = self.leaving.front().map(|(at, _)| *at);
         let retry = is_waiting.then_some(self.now_ms() + 1);
         let online = self.online_due.first().map(|(due, _)| *due);
