@@ -896,7 +896,8 @@ async fn no_message_is_too_large(sdk: Sdk, kind: Kind, shards: &str) {
     // Less than a page of the store, which would be a bound of its own.
     const LIMIT_BYTES: u64 = 64 * 1024;
     let limit = format!("outbound_message_limit_bytes={LIMIT_BYTES}");
-    let (server, driver) = start(sdk, kind, shards, &["publish_rate_per_second=0", "text_limit_bytes=8192", &limit]).await;
+    let (server, driver) =
+        start(sdk, kind, shards, &["publish_rate_per_second=0", "text_limit_bytes=8192", &limit]).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     server.create_room(&ann, "r").await;
     // Twice as long in JSON as they are.

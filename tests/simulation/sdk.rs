@@ -268,6 +268,7 @@ impl World {
         }
         let messages: Vec<(String, String)> =
             self.sdks[index].channels[at].outbox.unresolved.iter().take(8).cloned().collect();
+        let mut publishes = Vec::new();
         for (id, text) in messages {
             let is_rpc = self.random.one_in(3);
             let sdk = &mut self.sdks[index];
@@ -277,7 +278,12 @@ impl World {
                 true => json!({"rpc": {"method": "publish", "data": publish}}),
                 false => json!({"publish": publish}),
             };
-            commands.push(sdk.ask(Waiting::Publish { channel: at, id, is_rpc }, request));
+            publishes.push(sdk.ask(Waiting::Publish { channel: at, id, is_rpc }, request));
+        }
+        // In one frame: whoever sends the next without waiting, and not with the first, may be behind a refusal that is
+        // still on its way.
+        if !publishes.is_empty() {
+            commands.push(publishes.join("\n"));
         }
     }
 
