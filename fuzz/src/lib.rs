@@ -7,7 +7,7 @@ use uproar::core::run::Entry;
 use uproar::protocol::centrifuge::{self, Encoding, Publications, Push, Reply, Request};
 use uproar::protocol::data;
 use uproar::websocket::{Decoder, Event};
-use uproar_model::{Kind, Publication, User, UserId};
+use uproar_model::{Publication, User, UserId};
 
 /// The most bytes of a text.
 const TEXT_LIMIT_BYTES: usize = 1024;

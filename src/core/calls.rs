@@ -29,9 +29,9 @@ impl Shard {
         key: Option<u32>,
         kind: CallKind,
     ) -> Result<Caller, ProtocolError> {
-        let Asked { slot, command, arrived_ms } = asked;
+        let Asked { slot, command, arrival } = asked;
         let limit = self.config.limits.pending_commands_limit as usize;
-        let deadline_ms = arrived_ms + self.config.limits.command_deadline_ms;
+        let deadline_ms = arrival.ms + self.config.limits.command_deadline_ms;
         let Some(session) = self.connections[slot as usize].session_mut() else {
             return Err(Denied::Overloaded.error());
         };
@@ -42,7 +42,7 @@ impl Shard {
             return Err(ProtocolError::new(protocol::INTERNAL, text));
         }
         let is_read = matches!(kind, CallKind::History(_));
-        client.calls.push(Call { serial, command, arrived_ms, deadline_ms: Some(deadline_ms), key, kind });
+        client.calls.push(Call { serial, command, arrival, deadline_ms: Some(deadline_ms), key, kind });
         if let Some(subscription) = key.filter(|_| is_read).and_then(|key| session.subscriptions.get_mut(key as usize))
         {
             subscription.reading += 1;
@@ -122,7 +122,7 @@ impl Shard {
         let slot = caller.slot;
         let Some(call) = self.end_call(slot, caller.serial) else { return };
         let id = call.command;
-        let asked = Asked { slot, command: id, arrived_ms: call.arrived_ms };
+        let asked = Asked { slot, command: id, arrival: call.arrival };
         let answered = match (call.kind, answer) {
             (_, Answer::Failed) => Err(Denied::Unavailable.error()),
             (CallKind::History(epoch), Answer::Page(page)) => match page {

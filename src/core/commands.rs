@@ -9,7 +9,7 @@ use super::mesh::{Channel, News, NotKnown};
 use super::mutation::{self, Mutation};
 use super::presence::Note;
 use super::rate::Bucket;
-use super::session::{Call, CallKind, NOT_SUBSCRIBED, Place, Subscribing, Subscription, not_known, refused};
+use super::session::{Arrival, Call, CallKind, NOT_SUBSCRIBED, Place, Subscribing, Subscription, not_known, refused};
 use super::shard::Shard;
 use crate::protocol::centrifuge::{self, Command, Push, Reply, Request, Subscribe, own};
 use crate::protocol::{self, CloseReason, Format, ProtocolError, UNSUBSCRIBED, data};
@@ -18,9 +18,6 @@ use uproar_model::{Epoch, Offset, Outcome, UserId, fold_name};
 
 /// A flag of `subscribe`: a position that does not exist is an error.
 const STRICT_FLAG: i64 = 2;
-
-/// For so long after reading goes on what is read may have waited: what was there is there in the next turn.
-const UNREAD_MS: u64 = 5;
 
 /// How a command touches its channel, as far as order goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,22 +41,23 @@ type Answered = Result<(), ProtocolError>;
 pub(super) struct Asked {
     pub slot: u32,
     pub command: u32,
-    pub arrived_ms: u64,
+    pub arrival: Arrival,
 }
 
 impl Shard {
     /// A frame of a connection of the Centrifugo protocol.
     pub(super) fn commands(&mut self, now: Now, slot: u32, frame: &[u8], host: &mut impl Host) {
         self.meter.figures.borrow_mut().received += 1;
-        let client = self.connections[slot as usize].client_mut();
-        // What was not read for a while may have come at any time meanwhile, and its sender waits since then.
-        let unread = client.filter(|client| now.ms < client.unread_until_ms);
-        let arrived_ms = unread.map_or(now.ms, |client| client.paused_ms);
-        self.take_commands(now, slot, frame, arrived_ms, host);
+        let turn = self.turns;
+        let arrival = match self.connections[slot as usize].client_mut() {
+            None => Arrival { ms: now.ms, turn, was_unread: false },
+            Some(client) => client.unread.arrival(now.ms, turn),
+        };
+        self.take_commands(now, slot, frame, arrival, host);
     }
 
     /// The same, or the rest of one, that came at this time.
-    pub(super) fn take_commands(&mut self, now: Now, slot: u32, frame: &[u8], arrived_ms: u64, host: &mut impl Host) {
+    pub(super) fn take_commands(&mut self, now: Now, slot: u32, frame: &[u8], arrival: Arrival, host: &mut impl Host) {
         let mut rest = frame;
         let mut is_empty = true;
         loop {
@@ -84,16 +82,16 @@ impl Shard {
             // Who does not read the answers need not get more of them.
             let flow = match self.is_clogged(slot) {
                 true => Flow::Wait,
-                false => self.command(now, slot, command, arrived_ms, host),
+                false => self.command(now, slot, command, arrival, host),
             };
             if let Flow::Wait = flow {
                 let connection = &mut self.connections[slot as usize];
                 let was_paused = std::mem::replace(&mut connection.is_paused, true);
                 if let Some(client) = connection.client_mut() {
                     client.deferred = from_here.to_vec();
-                    client.deferred_ms = arrived_ms;
+                    client.deferred_at = arrival;
                     if !was_paused {
-                        client.paused_ms = now.ms;
+                        client.unread.begin(arrival, now.ms);
                     }
                 }
                 return;
@@ -121,22 +119,22 @@ impl Shard {
         for slot in std::mem::take(&mut self.deferring) {
             let is_draining = self.is_draining();
             let Some(client) = self.connections[slot as usize].client_mut().filter(|_| !is_draining) else { continue };
-            let (deferred, arrived_ms) = (std::mem::take(&mut client.deferred), client.deferred_ms);
+            let (deferred, arrival) = (std::mem::take(&mut client.deferred), client.deferred_at);
             if deferred.is_empty() {
                 continue;
             }
-            self.take_commands(now, slot, &deferred, arrived_ms, host);
+            self.take_commands(now, slot, &deferred, arrival, host);
             let client = self.connections[slot as usize].client_mut();
             if let Some(client) = client.filter(|client| client.deferred.is_empty()) {
-                client.unread_until_ms = now.ms + UNREAD_MS;
+                client.unread.end(now.ms);
                 self.resume(now, slot, host);
             }
         }
     }
 
-    fn command(&mut self, now: Now, slot: u32, command: Command<'_>, arrived_ms: u64, host: &mut impl Host) -> Flow {
+    fn command(&mut self, now: Now, slot: u32, command: Command<'_>, arrival: Arrival, host: &mut impl Host) -> Flow {
         let Command { id, request } = command;
-        let asked = Asked { slot, command: id, arrived_ms };
+        let asked = Asked { slot, command: id, arrival };
         let method = match &request {
             Request::Rpc { method, data } => own::method(method, data).map(Some),
             _ => Ok(None),
@@ -280,7 +278,7 @@ impl Shard {
     }
 
     fn subscribe(&mut self, now: Now, asked: Asked, subscribe: &Subscribe<'_>, host: &mut impl Host) -> Answered {
-        let Asked { slot, command, arrived_ms } = asked;
+        let Asked { slot, command, arrival } = asked;
         let Some(session) = self.connections[slot as usize].session_mut() else { return Ok(()) };
         if subscribe.is_special {
             return Err(not_offered());
@@ -323,7 +321,7 @@ impl Shard {
             offset: subscribe.offset,
             epoch: Some(&*subscribe.epoch).filter(|epoch| !epoch.is_empty()).map(str::to_owned),
         });
-        let deadline_ms = arrived_ms + self.config.limits.command_deadline_ms;
+        let deadline_ms = arrival.ms + self.config.limits.command_deadline_ms;
         let subscribing = Subscribing {
             entering: Entering::new(channel.into(), since),
             command,
@@ -334,14 +332,7 @@ impl Shard {
         let name = Arc::clone(&subscribing.entering.name);
         let place = Place::Entering(Box::new(subscribing));
         let (user, era) = (session.user.clone(), session.era);
-        let key = session.subscriptions.insert(Subscription {
-            name,
-            place,
-            era,
-            refused_ms: None,
-            publishing: 0,
-            reading: 0,
-        });
+        let key = session.subscriptions.insert(Subscription::new(name, place, era));
         self.remind(slot, deadline_ms);
         self.enter(now, slot, Door::Subscription(key as u32), &user, host);
         Ok(())
@@ -435,7 +426,7 @@ impl Shard {
         is_rpc: bool,
         host: &mut impl Host,
     ) -> Answered {
-        let Asked { slot, command, arrived_ms } = asked;
+        let Asked { slot, command, arrival } = asked;
         let (key, feed) = self.place_of(slot, channel)?;
         let text_limit = self.config.limits.text_limit_bytes as usize;
         let Channel::Room(room) = self.feeds[feed as usize].channel else {
@@ -456,11 +447,11 @@ impl Shard {
         }
         self.take_publish(now, slot)?;
         let id: Arc<str> = publish.id.take().map_or_else(|| self.make_id(), Into::into);
-        let serial = self.append(slot, key, &id, publish, arrived_ms, host)?;
+        let serial = self.append(slot, key, &id, publish, arrival, host)?;
         let kind = if is_rpc { CallKind::RpcPublish { room } } else { CallKind::Publish { room } };
         if let Some(client) = self.connections[slot as usize].client_mut() {
             // The lane answers in time.
-            client.calls.push(Call { serial, command, arrived_ms, deadline_ms: None, key: Some(key), kind });
+            client.calls.push(Call { serial, command, arrival, deadline_ms: None, key: Some(key), kind });
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use super::connection::Phase;
 use super::entering::Denied;
 use super::host::{Host, Now};
 use super::mesh::{Answer, Ask, Asker, Caller};
-use super::session::{Client, Session, Voice};
+use super::session::{Arrival, Client, Session, Voice};
 use super::shard::Shard;
 use crate::protocol::centrifuge::{self, Command, Connect, Encoding, Reply, Request};
 use crate::protocol::{self, CloseReason, ProtocolError};
@@ -33,7 +33,7 @@ pub(super) struct Authenticating {
     command: u32,
     claims: Claims,
     serial: u32,
-    arrived_ms: u64,
+    arrival: Arrival,
     pub deadline_ms: u64,
     /// What came behind `connect` in its frame.
     rest: Vec<u8>,
@@ -94,9 +94,9 @@ impl Shard {
         let deadline_ms = now.ms + self.config.limits.command_deadline_ms;
         if let Phase::Connecting(connecting) = &mut self.connections[slot as usize].phase {
             let rest = rest.to_vec();
-            let arrived_ms = now.ms;
+            let arrival = Arrival { ms: now.ms, turn: self.turns, was_unread: false };
             connecting.authenticating =
-                Some(Authenticating { command: id, claims, serial: 1, arrived_ms, deadline_ms, rest });
+                Some(Authenticating { command: id, claims, serial: 1, arrival, deadline_ms, rest });
         }
         self.remind(slot, deadline_ms);
     }
@@ -117,7 +117,7 @@ impl Shard {
     pub(super) fn connect_answered(&mut self, now: Now, caller: Caller, answer: Answer, host: &mut impl Host) {
         let slot = caller.slot;
         let Phase::Connecting(connecting) = &mut self.connections[slot as usize].phase else { return };
-        let Some(Authenticating { command, claims, rest, arrived_ms, .. }) =
+        let Some(Authenticating { command, claims, rest, arrival, .. }) =
             connecting.authenticating.take_if(|authenticating| authenticating.serial == caller.serial)
         else {
             return;
@@ -126,8 +126,12 @@ impl Shard {
             Answer::User(Some(found)) if !found.has_revoked(claims.issued_at) => {
                 if self.connected(now, slot, command, found.user, &claims, host) {
                     host.wake(slot);
+                    if let Some(client) = self.connections[slot as usize].client_mut() {
+                        client.unread.begin(arrival, arrival.ms);
+                        client.unread.end(now.ms);
+                    }
                     if !rest.is_empty() {
-                        self.take_commands(now, slot, &rest, arrived_ms, host);
+                        self.take_commands(now, slot, &rest, arrival, host);
                     }
                 }
             }

@@ -287,14 +287,7 @@ impl Shard {
         };
         let mut subscriptions = Slab::with_capacity(1);
         let place = Place::In { feed: feed_id, index: 0 };
-        let key = subscriptions.insert(Subscription {
-            name: entering.name,
-            place,
-            era: 0,
-            refused_ms: None,
-            publishing: 0,
-            reading: 0,
-        });
+        let key = subscriptions.insert(Subscription::new(entering.name, place, 0));
         let grace_ms = self.config.limits.expired_grace_ms;
         let session = Session::new(user, &claims, grace_ms, subscriptions, Voice::Plain(input));
         self.users.entry(session.user.id).or_default().slots.push(slot);

@@ -54,15 +54,61 @@ pub(super) struct Client {
     pub uses_frame_pings: bool,
     /// Commands that wait for an answer.
     pub calls: Vec<Call>,
-    /// Commands that must wait for an earlier one, and when they came. Since `paused_ms` nothing is read.
+    /// Commands that must wait for an earlier one, and when they came. Meanwhile nothing is read.
     pub deferred: Vec<u8>,
-    pub deferred_ms: u64,
-    pub paused_ms: u64,
-    /// Until then what is read may have waited since `paused_ms`.
-    pub unread_until_ms: u64,
+    pub deferred_at: Arrival,
+    pub unread: Unread,
     /// Allowances of refused commands, and of subscribing.
     pub errors: Option<Bucket>,
     pub subscribes: Option<Bucket>,
+}
+
+/// When a frame came.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Arrival {
+    /// Deadlines count from here: not later than it came, and not later than it was read.
+    pub ms: u64,
+    /// The shard's turn in which it was read: its sender did not know what was decided in that or later.
+    pub turn: u64,
+    /// It may have been there unread since `ms`.
+    pub was_unread: bool,
+}
+
+/// What has come while a connection was not read is read when that goes on, and its sender may have waited all the time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Unread {
+    /// When the reading stopped.
+    since_ms: u64,
+    /// Until then what is read may be of that time.
+    until_ms: u64,
+    /// How many frames may be. Without an end a client that asks again at once would be late for ever.
+    left: u8,
+}
+
+impl Unread {
+    /// How long after reading goes on what is read may have been there.
+    const AFTER_MS: u64 = 5;
+
+    /// Reading stops with this frame. What may have been unread then may still be of that time.
+    pub fn begin(&mut self, frame: Arrival, now_ms: u64) {
+        if !frame.was_unread {
+            *self = Unread { since_ms: now_ms, until_ms: 0, left: 64 };
+        }
+    }
+
+    /// Reading goes on.
+    pub fn end(&mut self, now_ms: u64) {
+        self.until_ms = now_ms + Unread::AFTER_MS;
+    }
+
+    /// When a frame came that is read now.
+    pub fn arrival(&mut self, now_ms: u64, turn: u64) -> Arrival {
+        if now_ms >= self.until_ms || self.left == 0 {
+            return Arrival { ms: now_ms, turn, was_unread: false };
+        }
+        self.left -= 1;
+        Arrival { ms: self.since_ms, turn, was_unread: true }
+    }
 }
 
 /// One channel of a connection.
@@ -72,9 +118,9 @@ pub(super) struct Subscription {
     pub name: Arc<str>,
     pub place: Place,
     /// Of the publishes to it: what was sent before one ended with error 100 must end so too. What is under way is told
-    /// by its era, what has not been looked at yet by when it came.
+    /// by its era, what had come but had not been looked at by the turn in which that was decided.
     pub era: u32,
-    pub refused_ms: Option<u64>,
+    pub refused_turn: u64,
     /// Publishes to it, and reads of it, that are under way.
     pub publishing: u32,
     pub reading: u32,
@@ -104,8 +150,7 @@ pub(super) struct Subscribing {
 pub(super) struct Call {
     pub serial: u32,
     pub command: u32,
-    /// When its command came.
-    pub arrived_ms: u64,
+    pub arrival: Arrival,
     /// None: the answer to a publish comes in time by itself.
     pub deadline_ms: Option<u64>,
     /// The subscription that it is about; none, or one that is gone: `None`.
@@ -194,6 +239,17 @@ impl Session {
     }
 }
 
+impl Subscription {
+    pub fn new(name: Arc<str>, place: Place, era: u32) -> Subscription {
+        Subscription { name, place, era, refused_turn: 0, publishing: 0, reading: 0 }
+    }
+
+    /// Whether a publish in this frame was sent before its sender could know that an earlier one ended with error 100.
+    fn has_refused(&self, frame: Arrival) -> bool {
+        frame.turn <= self.refused_turn
+    }
+}
+
 impl Client {
     pub fn new(encoding: Encoding, uses_frame_pings: bool) -> Client {
         Client {
@@ -201,9 +257,8 @@ impl Client {
             uses_frame_pings,
             calls: Vec::new(),
             deferred: Vec::new(),
-            deferred_ms: 0,
-            paused_ms: 0,
-            unread_until_ms: 0,
+            deferred_at: Arrival::default(),
+            unread: Unread::default(),
             errors: None,
             subscribes: None,
         }
@@ -245,7 +300,8 @@ impl Shard {
         let id = publish.id.take();
         self.take_publish(now, slot).map_err(|error| (error, id.clone()))?;
         let id: Arc<str> = id.map_or_else(|| self.make_id(), Into::into);
-        let sent = self.append(slot, PLAIN_KEY, &id, publish, now.ms, host);
+        let arrival = Arrival { ms: now.ms, turn: self.turns, was_unread: false };
+        let sent = self.append(slot, PLAIN_KEY, &id, publish, arrival, host);
         sent.map_err(|error| (error, Some(id.to_string())))?;
         let pending_limit = self.config.limits.pending_publishes_limit;
         let connection = &mut self.connections[slot as usize];
@@ -264,7 +320,7 @@ impl Shard {
         key: u32,
         id: &Arc<str>,
         publish: Publish,
-        arrived_ms: u64,
+        arrival: Arrival,
         host: &mut impl Host,
     ) -> Result<u32, ProtocolError> {
         let denied = || ProtocolError::new(protocol::PERMISSION_DENIED, NOT_SUBSCRIBED);
@@ -272,9 +328,9 @@ impl Shard {
         let (feed_id, _) = session.place(key).ok_or_else(denied)?;
         let feed = &self.feeds[feed_id as usize];
         let (Channel::Room(room), home) = (feed.channel.clone(), feed.home) else { return Err(denied()) };
-        let refused_ms = session.subscriptions[key as usize].refused_ms;
+        let is_refused = session.subscriptions[key as usize].has_refused(arrival);
         // The credit also bounds what a shard's own connections have under way in rooms at home here.
-        if refused_ms.is_some_and(|refused_ms| arrived_ms <= refused_ms) || !self.take_credit(Endpoint::Shard(home)) {
+        if is_refused || !self.take_credit(Endpoint::Shard(home)) {
             self.refuse_publishes(slot, key);
             return Err(Denied::Overloaded.error());
         }
@@ -287,7 +343,7 @@ impl Shard {
         let append = Box::new(Append {
             caller: self.caller(slot, serial),
             era,
-            deadline_ms: arrived_ms + self.config.limits.append_deadline_ms,
+            deadline_ms: arrival.ms + self.config.limits.append_deadline_ms,
             item: Item {
                 room,
                 user: user.id,
@@ -309,10 +365,10 @@ impl Shard {
     /// A publish to this subscription has ended with error 100: those that have come already must end so too, so that a
     /// retry cannot change the order.
     pub(super) fn refuse_publishes(&mut self, slot: u32, key: u32) {
-        let now_ms = self.now_ms();
+        let turn = self.turns;
         let Some(session) = self.connections[slot as usize].session_mut() else { return };
         if let Some(subscription) = session.subscriptions.get_mut(key as usize) {
-            subscription.refused_ms = Some(now_ms);
+            subscription.refused_turn = turn;
         }
     }
 
@@ -439,7 +495,7 @@ impl Shard {
         era: u32,
         result: &Result<Outcome, NotKnown>,
     ) {
-        let now_ms = self.now_ms();
+        let turn = self.turns;
         let feeds = &self.feeds;
         let Some(session) = self.connections[slot as usize].session_mut() else { return };
         if let Some(subscription) = key.and_then(|key| session.subscriptions.get_mut(key as usize)) {
@@ -454,7 +510,7 @@ impl Shard {
             room.is_none_or(|room| feeds.get(feed as usize).is_some_and(|f| f.channel == Channel::Room(room)))
         });
         if let Some(subscription) = same.filter(|subscription| subscription.era <= era) {
-            subscription.refused_ms = Some(now_ms);
+            subscription.refused_turn = turn;
             session.era = session.era.max(era) + 1;
             subscription.era = session.era;
         } else {

@@ -96,6 +96,9 @@ pub struct Shard {
     pub(super) endings: Vec<(u16, Message)>,
     pub(super) users: HashMap<UserId, UserState, ahash::RandomState>,
     swept_users_ms: u64,
+    /// Counts turns, from 1, each from the end of the last: what is decided in one is told at its end. A frame that was
+    /// read in it was sent without knowing.
+    pub(super) turns: u64,
     pub(super) revoked: HashMap<UserId, Revocation, ahash::RandomState>,
     /// Calls that may still be made, by endpoint.
     credits: Credits,
@@ -159,6 +162,7 @@ impl Shard {
             endings: Vec::new(),
             users: HashMap::with_hasher(hasher()),
             swept_users_ms: 0,
+            turns: 1,
             revoked: config.revocations.iter().map(|r| (r.user, *r)).fold(
                 HashMap::with_hasher(hasher()),
                 |mut map, (user, revocation)| {
@@ -462,6 +466,7 @@ impl Shard {
         self.sweep_users(now);
         self.flush_replies(now, host);
         self.end_leaving(now, host);
+        self.turns += 1;
         !self.unserved.is_empty() || !self.unnoted.is_empty() || !self.deferring.is_empty()
     }
 
@@ -485,11 +490,13 @@ impl Shard {
 
     /// When `turn` must be called at the latest, in `Now::ms`.
     pub fn deadline(&self) -> Option<u64> {
-        // What waits for a place in somebody's queue is not told when there is one, so it looks again soon.
+        // What waits for a place in somebody's queue is not told when there is one, so it looks again soon. As it does for
+        // commands whose turn has come with a write behind the last turn.
         let is_waiting = !self.stalled.is_empty()
             || !self.endings.is_empty()
             || !self.untold.is_empty()
-            || !self.idle_live.is_empty();
+            || !self.idle_live.is_empty()
+            || !self.deferring.is_empty();
         let leaving = self.leaving.front().map(|(at, _)| *at);
         let retry = is_waiting.then_some(self.now_ms() + 1);
         let online = self.online_due.first().map(|(due, _)| *due);

@@ -97,7 +97,7 @@ impl Stream {
 }
 
 /// One whole server frame: opcode, payload, length of all of it.
-fn parse(bytes: &[u8]) -> Result<Option<(u8, Vec<u8>, usize)>, String> {
+pub fn parse(bytes: &[u8]) -> Result<Option<(u8, Vec<u8>, usize)>, String> {
     let [first, second, ..] = *bytes else { return Ok(None) };
     if first & 0xf0 != 0x80 || second & 0x80 != 0 {
         return Err(format!("a torn stream: a frame cannot begin with {first:#x} {second:#x}"));

@@ -5,19 +5,22 @@
 //! was given up. After every step it checks the contract (`world::check` and `client`), and at the end, when nothing
 //! fails any more, that everybody has everything.
 //!
+//! `shard.rs` holds sequences for one shard that chance does not find.
+//!
 //! `SEED=n cargo test --features mutations --test simulation -- replay --nocapture` replays one seed;
 //! `SEEDS=n` runs more of them.
 
 mod client;
 mod random;
 mod sdk;
+mod shard;
 mod store;
 mod world;
 
 use uproar::core::mutation::{self, Mutation};
 use world::World;
 
-const SEEDS: u64 = 240;
+const SEEDS: u64 = 480;
 const STEPS: usize = 3000;
 
 /// Runs one seed to its end. Err: what broke the contract.
