@@ -21,6 +21,7 @@ on_each_database! {
 }
 on_each_database_and_shards! {
     publishes_take_effect_in_order
+    who_comes_later_sees_what_there_is_now
     crowded_rooms
 }
 
@@ -816,6 +817,74 @@ async fn publishes_take_effect_in_order(kind: Kind, shards: &str) {
         assert_eq!((&publication["offset"], text(&publication["data"]["text"])), (&json!(offset), offset.to_string()));
     }
     reader.is_quiet().await;
+}
+
+/// Edits, deletions and reactions: live, after an absence from memory and from the database, in history.
+async fn who_comes_later_sees_what_there_is_now(kind: Kind, shards: &str) {
+    let options = ["--shards", shards, "--limit", "ring_limit_publications=4", "--limit", "publish_rate_per_second=0"];
+    let server = Server::start(kind, &options).await;
+    let (ann, bob) = (server.user("ann").await, server.user("bob").await);
+    server.create_room(&ann, "r").await;
+    let mut plain = server.join(&bob, "room=r").await;
+    let mut wire = Wire::connect(&server, &ann).await;
+    let room = wire.result(2, "subscribe", json!({"channel": "room:r"})).await;
+    let (mut id, mut offset) = (10, 0);
+    let mut publish = async |data: Value| {
+        (id, offset) = (id + 1, offset + 1);
+        wire.ask(id, "publish", json!({"channel": "room:r", "data": data})).await;
+        let (mut reply, mut push) = (wire.next().await, wire.next().await);
+        if reply["push"].is_object() {
+            std::mem::swap(&mut reply, &mut push);
+        }
+        assert_eq!(reply, json!({"id": id, "publish": {"offset": offset}}));
+        assert_eq!(push["push"]["pub"]["offset"], offset);
+        assert_eq!(push["push"]["pub"]["data"], data, "live it is what was sent");
+        plain.event().await
+    };
+    publish(json!({"text": "one", "id": "1"})).await;
+    publish(json!({"text": "two", "id": "2"})).await;
+    let edit = publish(json!({"edit": 1, "text": "ONE", "id": "3"})).await;
+    assert_eq!((&edit["type"], &edit["target"], &edit["text"]), (&json!("edit"), &json!(1), &json!("ONE")));
+    let react = publish(json!({"react": 1, "emoji": "👍", "id": "4"})).await;
+    assert_eq!((&react["type"], &react["target"], &react["emoji"]), (&json!("react"), &json!(1), &json!("👍")));
+    let delete = publish(json!({"delete": 2, "id": "5"})).await;
+    assert_eq!((&delete["type"], &delete["target"], &delete["text"]), (&json!("delete"), &json!(2), &Value::Null));
+    publish(json!({"edit": 1, "text": "1!", "id": "6"})).await;
+    // From memory, since 3, and from the database, since 0.
+    let now = [
+        json!({"text": "1!", "id": "1", "edited": 6}),
+        json!({"deleted": true, "id": "2"}),
+        json!({"edit": 1, "text": "1!", "id": "3"}),
+        json!({"react": 1, "emoji": "👍", "id": "4"}),
+        json!({"delete": 2, "id": "5"}),
+        json!({"edit": 1, "text": "1!", "id": "6"}),
+    ];
+    for since in [3, 0] {
+        let mut late = Wire::connect(&server, &bob).await;
+        let position = json!({"channel": "room:r", "recover": true, "offset": since, "epoch": room["epoch"]});
+        assert_eq!(late.result(2, "subscribe", position).await["recovered"], true);
+        for data in &now[since..] {
+            assert_eq!(late.push("room:r", "pub").await["data"], *data);
+        }
+        let history = late.result(3, "history", json!({"channel": "room:r", "limit": 10})).await;
+        let history: Vec<&Value> = history["publications"].as_array().unwrap().iter().map(|p| &p["data"]).collect();
+        assert_eq!(history, now.iter().collect::<Vec<_>>());
+        // What is somebody else's, gone, or no message.
+        for (code, data) in [
+            (103, json!({"edit": 1, "text": "mine"})),
+            (103, json!({"delete": 1})),
+            (107, json!({"react": 2, "emoji": "x"})),
+            (107, json!({"edit": 3, "text": "an edit"})),
+            (107, json!({"react": 99, "emoji": "x"})),
+        ] {
+            assert_eq!(late.error(4, "publish", json!({"channel": "room:r", "data": data})).await, code, "{data}");
+        }
+    }
+    let chats = server.get("/user/getchats?room=r", &ann.token).await.expect(200);
+    let messages = chats["messages"].as_array().expect("messages");
+    assert_eq!((&messages[0]["text"], &messages[0]["edited"]), (&json!("1!"), &json!(6)));
+    assert_eq!(messages[0]["reactions"], json!([{"emoji": "👍", "count": 1, "mine": true}]));
+    assert_eq!((&messages[1]["text"], &messages[1]["deleted"]), (&Value::Null, &json!(true)));
 }
 
 async fn crowded_rooms(kind: Kind, shards: &str) {
