@@ -130,6 +130,7 @@ impl Shard {
                         client.unread.begin(arrival, arrival.ms);
                         client.unread.end(now.ms);
                     }
+                    let arrival = Arrival { was_unread: true, ..arrival };
                     if !rest.is_empty() {
                         self.take_commands(now, slot, &rest, arrival, host);
                     }

@@ -153,6 +153,7 @@ impl Shard {
     /// The home sent the next run.
     pub(super) fn fed(&mut self, now: Now, channel: &Channel, run: Arc<Run>, host: &mut impl Host) {
         let Some(&id) = self.feed_ids.get(channel) else { return };
+        let run_bytes = self.run_bytes();
         let feed = &mut self.feeds[id as usize];
         if !feed.is_attached {
             // For the feed that was here before; this one begins behind the home's answer.
@@ -164,6 +165,7 @@ impl Shard {
         }
         let limits = &self.config.limits;
         let (entries, bytes) = (limits.ring_limit_publications as usize, limits.ring_limit_bytes as usize);
+        feed.ring.apply(&run, run_bytes);
         // One turn may bring more than the ring holds: they are given what they would lose before it goes.
         if feed.next.is_some()
             && feed.ring.would_lose(&run, feed.served, entries, bytes)

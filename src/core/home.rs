@@ -11,7 +11,7 @@ use super::mesh::{
 };
 use super::mutation::{self, Mutation};
 use super::presence::Presence;
-use super::run::{Entry, LiveEntry, Ring, Run};
+use super::run::{Entry, LiveEntry, RUN_LIMIT_BYTES, Ring, Run, apply_changes};
 use super::shard::Shard;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,9 +20,6 @@ use uproar_model::{Epoch, Offset, Outcome, Publication, RoomId, Stored, User};
 
 /// How long after a failed read it is tried again.
 const READ_RETRY_MS: u64 = 100;
-
-/// The largest run, about, in bytes of content.
-const RUN_LIMIT_BYTES: u64 = 64 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Home {
@@ -370,22 +367,29 @@ impl Shard {
     pub(super) fn show(&mut self, now: Now, host: &mut impl Host) {
         let limits = &self.config.limits;
         let (entries, bytes) = (limits.ring_limit_publications as usize, limits.ring_limit_bytes as usize);
-        // A whole run is the least that a queue can hold by reference, so a queue must hold several.
-        let run_bytes = (limits.outbound_limit_bytes / 4).min(RUN_LIMIT_BYTES) as usize;
+        let run_bytes = self.run_bytes();
         for channel in std::mem::take(&mut self.unshown) {
             let Some(home) = self.homes.get_mut(&channel) else { continue };
             home.is_unshown = false;
             let mut fresh = std::mem::take(&mut home.fresh);
+            apply_changes(&mut fresh);
             while !fresh.is_empty() {
                 let Some(home) = self.homes.get_mut(&channel) else { break };
                 let rest = fresh.split_off(Run::fitting(&fresh, run_bytes));
                 let run = Arc::new(Run::new(home.shown + 1, std::mem::replace(&mut fresh, rest)));
                 home.shown = run.last();
                 self.meter.figures.borrow_mut().publications += run.entries.len() as u64;
+                home.ring.apply(&run, run_bytes);
                 home.ring.push(run, now.ms, entries, bytes);
                 self.feed_shards(now, &channel, host);
             }
         }
+    }
+
+    /// The most that a run may have: a whole one is the least that a queue can hold by reference, so a queue must hold
+    /// several.
+    pub(super) fn run_bytes(&self) -> usize {
+        RUN_LIMIT_BYTES.min((self.config.limits.outbound_limit_bytes / 4) as usize)
     }
 
     /// Sends each fed shard what it has not had. One whose queue is full goes on later, from the ring.

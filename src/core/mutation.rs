@@ -19,6 +19,8 @@ pub enum Mutation {
     AnswerTop,
     /// One that is behind is given what is live too.
     LiveBeforeLastPage,
+    /// What was edited or deleted stays in memory as it was.
+    RingKeepsOldText,
 }
 
 #[cfg(all(feature = "mutations", not(debug_assertions)))]

@@ -4,12 +4,13 @@ use crate::protocol::centrifuge::{Encoding, Push, push_push};
 use crate::protocol::{Format, plain};
 use crate::websocket::frame;
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, OnceLock};
 use uproar_model::{Kind, Offset, Publication, UnixMillis, User};
 
 use super::figures::Meter;
+use super::mutation::{self, Mutation};
 use super::outbound::Charge;
 
 /// A message of a `live:` channel: in memory only.
@@ -62,24 +63,13 @@ impl Entry {
 }
 
 impl Change {
-    /// Whether this is the message, or an earlier edit of it.
-    fn concerns(&self, entry: &Entry) -> bool {
-        match entry {
-            Entry::Stored(p) if p.kind == Kind::Message => p.offset == self.target,
-            Entry::Stored(p) if p.kind == Kind::Edit => p.target == Some(self.target),
-            Entry::Stored(_) | Entry::Live(_) => false,
-        }
+    /// Whether it makes something else of this: of the message, or of an earlier edit of it.
+    fn changes(&self, p: &Publication) -> bool {
+        // What is deleted stays so, and what has a newer text.
+        p.deleted.is_none() && p.edited.is_none_or(|edited| edited < self.offset) && p.offset < self.offset
     }
 
-    fn apply(&self, entry: &mut Entry) {
-        if !self.concerns(entry) {
-            return;
-        }
-        let Entry::Stored(p) = entry else { return };
-        // What is deleted stays so.
-        if p.deleted.is_some() {
-            return;
-        }
+    fn apply(&self, p: &mut Publication) {
         p.body = self.text.clone();
         match self.text {
             None => p.deleted = Some(self.offset),
@@ -88,6 +78,57 @@ impl Change {
         }
     }
 }
+
+/// The latest change of each message, by its offset.
+#[derive(Default)]
+struct Changes(BTreeMap<Offset, Change>);
+
+impl Changes {
+    /// Those that some publications make of what was shown before them.
+    fn of(entries: &[Entry]) -> Changes {
+        let mut changes = Changes::default();
+        entries.iter().rev().for_each(|entry| changes.add(entry));
+        changes
+    }
+
+    /// Adds that of a publication which comes before those that are there.
+    fn add(&mut self, entry: &Entry) {
+        if let Some(change) = entry.change() {
+            self.0.entry(change.target).or_insert(change);
+        }
+    }
+
+    /// What changes this, if anything does.
+    fn change_of(&self, entry: &Entry) -> Option<&Change> {
+        let Entry::Stored(p) = entry else { return None };
+        let change = match p.kind {
+            Kind::Message => self.0.get(&p.offset),
+            Kind::Edit => self.0.get(&p.target?),
+            _ => None,
+        };
+        change.filter(|change| change.changes(p))
+    }
+
+    fn apply(&self, entry: &mut Entry) {
+        if let Some(change) = self.change_of(entry)
+            && let Entry::Stored(p) = entry
+        {
+            change.apply(p);
+        }
+    }
+}
+
+/// Gives messages that are edited or deleted further on in the list the content that they have then.
+pub fn apply_changes(entries: &mut [Entry]) {
+    let mut changes = Changes::default();
+    for entry in entries.iter_mut().rev() {
+        changes.apply(entry);
+        changes.add(entry);
+    }
+}
+
+/// The largest run, about, in bytes of content.
+pub const RUN_LIMIT_BYTES: usize = 64 * 1024;
 
 /// Consecutive publications of one channel: offsets `first`, `first + 1`, … (`live:` channels count their messages
 /// from when their home was made; those numbers are never shown).
@@ -108,15 +149,9 @@ pub struct Frames {
 }
 
 impl Run {
-    /// A run of at least one entry. Messages that are edited or deleted in it have their new content from the start.
-    pub fn new(first: Offset, mut entries: Vec<Entry>) -> Run {
+    /// A run of at least one entry, with the content that its messages have at its end.
+    pub fn new(first: Offset, entries: Vec<Entry>) -> Run {
         debug_assert!(!entries.is_empty());
-        for index in 0..entries.len() {
-            let (before, from_here) = entries.split_at_mut(index);
-            if let Some(change) = from_here[0].change() {
-                before.iter_mut().for_each(|entry| change.apply(entry));
-            }
-        }
         let cost_bytes = entries.iter().map(Entry::cost_bytes).sum();
         Run { first, entries, cost_bytes, encoded: Default::default() }
     }
@@ -135,13 +170,13 @@ impl Run {
         self.first + self.entries.len() as Offset - 1
     }
 
-    /// The same run with what this changes in it; none where that is nothing.
-    fn changed(&self, change: &Change) -> Option<Run> {
-        if change.target > self.last() || !self.entries.iter().any(|entry| change.concerns(entry)) {
+    /// The same run with these changes; none where they concern nothing in it.
+    fn changed(&self, changes: &Changes) -> Option<Run> {
+        if !self.entries.iter().any(|entry| changes.change_of(entry).is_some()) {
             return None;
         }
         let mut entries = self.entries.clone();
-        entries.iter_mut().for_each(|entry| change.apply(entry));
+        entries.iter_mut().for_each(|entry| changes.apply(entry));
         Some(Run::new(self.first, entries))
     }
 
@@ -236,7 +271,6 @@ impl Ring {
     /// Adds the next run and lets go of the oldest beyond the limits; the newest always stays.
     pub fn push(&mut self, run: Arc<Run>, shown_ms: u64, entries_limit: usize, bytes_limit: usize) {
         debug_assert!(self.runs.back().is_none_or(|last| last.run.last() + 1 == run.first));
-        run.entries.iter().filter_map(Entry::change).for_each(|change| self.apply(&change));
         self.entries += run.entries.len();
         self.cost_bytes += run.cost_bytes;
         self.runs.push_back(RingRun { run, shown_ms, charges: Default::default(), held: Default::default() });
@@ -248,16 +282,28 @@ impl Ring {
         }
     }
 
-    /// Replaces the runs that an edit or a deletion concerns. Who has been given the old ones keeps them.
-    fn apply(&mut self, change: &Change) {
-        let from = self.runs.partition_point(|r| r.run.last() < change.target);
-        for ring_run in self.runs.range_mut(from..) {
-            if let Some(run) = ring_run.run.changed(change) {
-                self.cost_bytes = self.cost_bytes - ring_run.run.cost_bytes + run.cost_bytes;
-                let shown_ms = ring_run.shown_ms;
-                *ring_run =
-                    RingRun { run: Arc::new(run), shown_ms, charges: Default::default(), held: Default::default() };
+    /// Before the next run is added: replaces the runs that edits and deletions in it concern. Who has been given the
+    /// old ones keeps them. A run that becomes too large for a queue goes, with what is before it: the store has them.
+    pub fn apply(&mut self, next: &Run, run_limit_bytes: usize) {
+        let changes = Changes::of(&next.entries);
+        let Some((&first, _)) = changes.0.first_key_value() else { return };
+        if mutation::active(Mutation::RingKeepsOldText) {
+            return;
+        }
+        let from = self.runs.partition_point(|r| r.run.last() < first);
+        let mut too_large = 0;
+        for (index, ring_run) in self.runs.iter_mut().enumerate().skip(from) {
+            let Some(run) = ring_run.run.changed(&changes) else { continue };
+            self.cost_bytes = self.cost_bytes - ring_run.run.cost_bytes + run.cost_bytes;
+            if run.entries.len() > 1 && run.cost_bytes > run_limit_bytes {
+                too_large = index + 1;
             }
+            let (shown_ms, held) = (ring_run.shown_ms, std::mem::take(&mut ring_run.held));
+            *ring_run = RingRun { run: Arc::new(run), shown_ms, charges: Default::default(), held };
+        }
+        for gone in self.runs.drain(..too_large) {
+            self.entries -= gone.run.entries.len();
+            self.cost_bytes -= gone.run.cost_bytes;
         }
     }
 
@@ -332,6 +378,14 @@ mod tests {
         })
     }
 
+    /// As a home and a feed do.
+    fn add(ring: &mut Ring, first: Offset, mut entries: Vec<Entry>) {
+        apply_changes(&mut entries);
+        let run = Run::new(first, entries);
+        ring.apply(&run, RUN_LIMIT_BYTES);
+        ring.push(Arc::new(run), 0, 512, 1 << 20);
+    }
+
     /// Offset, text, edited, deleted.
     type Shown<'a> = (Offset, Option<&'a str>, Option<Offset>, Option<Offset>);
 
@@ -345,12 +399,23 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_edits_make_too_large_is_left_to_the_store() {
+        let mut ring = Ring::default();
+        add(&mut ring, 1, vec![entry(1, Kind::Message, None, Some("old"))]);
+        add(&mut ring, 2, (2..102).map(|offset| entry(offset, Kind::Edit, Some(1), Some("x"))).collect());
+        add(&mut ring, 102, vec![entry(102, Kind::Message, None, Some("other"))]);
+        add(&mut ring, 103, vec![entry(103, Kind::Edit, Some(1), Some(&"y".repeat(16 * 1024)))]);
+        assert_eq!(ring.first(), Some(102));
+        assert_eq!((ring.entries, ring.cost_bytes), (2, ring.runs.iter().map(|r| r.run.cost_bytes).sum()));
+    }
+
+    #[test]
     fn who_comes_later_is_shown_the_content_that_there_is_now() {
         let mut ring = Ring::default();
-        let mut push = |first, entries| ring.push(Arc::new(Run::new(first, entries)), 0, 512, 1 << 20);
+        let mut push = |first, entries| add(&mut ring, first, entries);
         push(1, vec![entry(1, Kind::Message, None, Some("one")), entry(2, Kind::Message, Some(1), Some("two"))]);
         let before = ring.run_with(1).unwrap().run.frames(Format::Json, "room:a").from(0);
-        let mut push = |first, entries| ring.push(Arc::new(Run::new(first, entries)), 0, 512, 1 << 20);
+        let mut push = |first, entries| add(&mut ring, first, entries);
         // One of them in the very run that it changes.
         push(3, vec![entry(3, Kind::Message, None, Some("three")), entry(4, Kind::Edit, Some(3), Some("3"))]);
         push(5, vec![entry(5, Kind::Edit, Some(1), Some("1")), entry(6, Kind::React, Some(2), Some("+"))]);
@@ -371,7 +436,7 @@ mod tests {
         assert_ne!(before, after);
 
         // What is deleted is gone, and stays so.
-        let mut push = |first, entries| ring.push(Arc::new(Run::new(first, entries)), 0, 512, 1 << 20);
+        let mut push = |first, entries| add(&mut ring, first, entries);
         push(8, vec![entry(8, Kind::Delete, Some(1), None), entry(9, Kind::Delete, Some(3), None)]);
         push(10, vec![entry(10, Kind::Edit, Some(1), Some("back"))]);
         let gone: Vec<_> = shown(&ring).into_iter().filter(|(.., deleted)| deleted.is_some()).collect();
@@ -385,6 +450,11 @@ mod tests {
                 (7, None, None, Some(8)),
             ]
         );
+        // Of one that is changed twice, the later counts: here as everywhere.
+        let mut ring = Ring::default();
+        add(&mut ring, 1, vec![entry(1, Kind::Message, None, Some("1")), entry(2, Kind::Edit, Some(1), Some("2"))]);
+        add(&mut ring, 3, vec![entry(3, Kind::Edit, Some(1), Some("3"))]);
+        assert_eq!(shown(&ring)[0], (1, Some("3"), Some(3), None));
         let cost: usize = ring.runs.iter().map(|ring_run| ring_run.run.cost_bytes).sum();
         assert_eq!(ring.cost_bytes, cost);
         assert!(!format!("{ring:?}").contains("1!"), "not in memory either");

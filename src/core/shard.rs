@@ -466,7 +466,6 @@ impl Shard {
         self.sweep_users(now);
         self.flush_replies(now, host);
         self.end_leaving(now, host);
-        self.turns += 1;
         !self.unserved.is_empty() || !self.unnoted.is_empty() || !self.deferring.is_empty()
     }
 
@@ -486,6 +485,12 @@ impl Shard {
                 false => self.written_to(now, slot, host),
             }
         }
+    }
+
+    /// After `turn`, when what it woke has been read and written: what is read from now on may have been sent knowing
+    /// what was told.
+    pub fn turned(&mut self) {
+        self.turns += 1;
     }
 
     /// When `turn` must be called at the latest, in `Now::ms`.

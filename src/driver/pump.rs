@@ -119,6 +119,7 @@ impl<T: Transport> Pump<T> {
         more |= self.shard.turn(now, &mut self.effects);
         self.cut_ended();
         more |= self.serve_woken(now);
+        self.shard.turned();
 
         // Behind all that may have made room for it.
         more | self.accept(now)

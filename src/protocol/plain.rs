@@ -120,8 +120,9 @@ fn encode_publication(out: &mut Vec<u8>, p: &Publication) {
             removed: if p.kind == Kind::Removed { body } else { None },
             id: shown_id(&p.id),
             time: p.time,
-            reply_to: if is_message { p.target } else { None },
-            edited: if is_message { p.edited } else { None },
+            // Of what is deleted nothing else is shown.
+            reply_to: p.target.filter(|_| is_message && p.deleted.is_none()),
+            edited: p.edited.filter(|_| is_message && p.deleted.is_none()),
             deleted: matches!(p.kind, Kind::Message | Kind::Edit) && p.deleted.is_some(),
         },
     );

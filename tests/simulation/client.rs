@@ -12,6 +12,8 @@ pub struct Agent {
     /// The last position that it has seen: (epoch, offset). Survives its connections.
     pub position: Option<(String, u64)>,
     pub outbox: Outbox,
+    /// What its shard had shown of the room when it asked to be let in.
+    pub replay_from: u64,
     /// While true it reads nothing.
     pub stopped_reading: bool,
     pub stream: Stream,
@@ -125,6 +127,7 @@ impl Agent {
             attempt: 0,
             position: None,
             outbox: Outbox::default(),
+            replay_from: 0,
             stopped_reading: false,
             stream: Stream::default(),
             removals_seen: 0,

@@ -109,6 +109,11 @@ fn dropping_from_a_full_queue_is_caught() {
 }
 
 #[test]
+fn old_text_in_memory_is_caught() {
+    is_caught(Mutation::RingKeepsOldText);
+}
+
+#[test]
 fn a_mesh_that_loses_one_publication_is_caught() {
     is_found("a lost publication", |seed| {
         let mut world = World::new(seed);

@@ -36,6 +36,10 @@ pub struct SdkChannel {
     pub outbox: Outbox,
     /// How many removals there had been when it was last admitted.
     pub removals_seen: usize,
+    /// A `subscribe` is about to be sent.
+    asks_now: bool,
+    /// What its shard had shown of the room when it subscribed.
+    replay_from: Offset,
     /// Its own messages that it has seen.
     own: Vec<Offset>,
     live_sent: u64,
@@ -87,6 +91,8 @@ impl Sdk {
             wants_presence: false,
             outbox: Outbox::default(),
             removals_seen: 0,
+            asks_now: false,
+            replay_from: 0,
             own: Vec::new(),
             live_sent: 0,
             live_seen: BTreeMap::new(),
@@ -131,6 +137,7 @@ impl Sdk {
         let channel = &mut self.channels[index];
         channel.wants_presence = wants_presence;
         channel.live_seen.clear();
+        channel.asks_now = true;
         let position = channel.position.clone();
         let mut request = json!({"channel": channel.name, "join_leave": wants_presence, "flag": 1});
         if let Some((epoch, offset)) = &position {
@@ -319,6 +326,13 @@ impl World {
     fn sdk_send(&mut self, shard: usize, slot: u32, commands: Vec<String>) {
         if commands.is_empty() {
             return;
+        }
+        if let Some(sdk) = self.sdks.iter_mut().find(|sdk| sdk.at == Some((shard, slot))) {
+            for channel in sdk.channels.iter_mut().filter(|channel| channel.asks_now) {
+                channel.asks_now = false;
+                let shown = channel.room.and_then(|room| self.shown.get(&(shard, room)));
+                channel.replay_from = shown.copied().unwrap_or(0);
+            }
         }
         let inbox = &mut self.sockets[shard][slot as usize].inbox;
         match self.random.one_in(2) {
@@ -644,7 +658,7 @@ impl World {
         *position = offset;
         let id: RoomId = self.store.room_id(room);
         let row = self.store.row(id, offset).ok_or("it is not committed")?;
-        self.same(id, publication, &row, 0)?;
+        self.same(id, publication, &row, self.sdks[index].channels[at].replay_from)?;
         let sdk = &mut self.sdks[index];
         let channel = &mut sdk.channels[at];
         let removed = self.removals[channel.removals_seen..]
@@ -654,6 +668,9 @@ impl World {
             return Err(format!("it was removed at {at}, after it was let in"));
         }
         self.tally.sdk_publications += 1;
+        if let Some((shard, _)) = sdk.at {
+            self.shown.entry((shard, room)).and_modify(|shown| *shown = offset.max(*shown)).or_insert(offset);
+        }
         if row.kind == Kind::Message && row.user.id.0 == sdk.user {
             channel.own.push(offset);
         }
@@ -695,6 +712,7 @@ impl World {
             && publication["info"]["user"] == row.user.id.to_string()
             && data["id"].as_str() == Some(&*row.id).filter(|id| !id.starts_with('~'))
             && self.store.shows(room, row, from, text)
+            && self.store.is_edited_at(room, row, data["edited"].as_u64(), text)
             && match row.kind {
                 Kind::Message => is_deleted == text.is_none(),
                 Kind::Edit => is_deleted == text.is_none() && target("edit"),

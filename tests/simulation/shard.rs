@@ -197,6 +197,7 @@ impl Alone {
             }
             self.write(slot);
         }
+        self.shard.turned();
         let waits_for_store = |message: &Message| self.hangs && matches!(message, Message::Ask { .. });
         has_more || !self.host.woken.is_empty() || !self.host.mesh.iter().all(|(_, message)| waits_for_store(message))
     }

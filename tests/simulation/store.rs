@@ -88,6 +88,23 @@ impl SimStore {
         versions[first..].iter().any(|(_, said)| said.as_deref() == text)
     }
 
+    /// Whether a message that is shown with this text may be shown as last edited at this offset.
+    pub fn is_edited_at(&self, room: RoomId, row: &Publication, edited: Option<Offset>, text: Option<&str>) -> bool {
+        if row.kind != Kind::Message || text.is_none() {
+            return edited.is_none();
+        }
+        let versions = self.versions.get(&(room, row.offset)).map_or(&[][..], Vec::as_slice);
+        match edited {
+            None => versions.first().is_some_and(|(_, first)| first.as_deref() == text),
+            // An edit that was read from the store may bring a newer text than its own.
+            Some(edited) => {
+                edited > row.offset
+                    && versions.iter().any(|(at, _)| *at == edited)
+                    && self.said(room, row.offset, edited, text)
+            }
+        }
+    }
+
     /// Whether what a client is shown of a row is its content, at this offset or later: the texts of messages change.
     /// `text` is none where it is shown as deleted.
     pub fn shows(&self, room: RoomId, row: &Publication, from: Offset, text: Option<&str>) -> bool {

@@ -159,6 +159,8 @@ pub struct World {
     store_down_until_ms: u64,
     /// (room, user, offset of the removal), in the order of their commits.
     pub removals: Vec<(usize, i64, Offset)>,
+    /// By shard and room, the last offset that a client there was shown: what it shows from then on is not older.
+    pub shown: BTreeMap<(usize, usize), Offset>,
     /// For the test of the simulator: the publication between shards that the mesh loses, counted from now.
     pub loses: Option<u64>,
     looks_at_heads: bool,
@@ -280,6 +282,7 @@ impl World {
             http_calls: 0,
             store_down_until_ms: 0,
             removals: Vec::new(),
+            shown: BTreeMap::new(),
             loses: None,
             looks_at_heads,
             are_faults_over: false,
@@ -517,6 +520,7 @@ impl World {
         for slot in std::mem::take(&mut self.ios[id].wakes) {
             self.go_on(id, slot);
         }
+        self.shards[id].turned();
         for slot in std::mem::take(&mut self.ios[id].cuts) {
             let socket = &mut self.sockets[id][slot as usize];
             socket.is_cut = true;
@@ -933,6 +937,7 @@ impl World {
             query.push_str(&format!("&since={offset}&epoch={epoch}"));
         }
         query.push_str(&format!("&token={}", agent.user));
+        agent.replay_from = self.shown.get(&(id, agent.room)).copied().unwrap_or(0);
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let request = Request { peer, path: "/ws".into(), query, ..Request::default() };
         let ((shard, now), mut host) = self.shard_and_host(id);
@@ -1089,7 +1094,10 @@ impl World {
                 };
                 let same = event["user"]["id"].as_str() == Some(&row.user.id.to_string())
                     && kind == of_kind
-                    && self.store.shows(room_id, &row, 0, event["text"].as_str())
+                    && self.store.shows(room_id, &row, agent.replay_from, event["text"].as_str())
+                    && self.store.is_edited_at(room_id, &row, event["edited"].as_u64(), event["text"].as_str())
+                    && (event["deleted"] == true)
+                        == (matches!(row.kind, Kind::Message | Kind::Edit) && event["text"].is_null())
                     && event["target"].as_u64() == row.target.filter(|_| row.kind != Kind::Message)
                     && event["id"].as_str() == Some(&*row.id).filter(|id| !id.starts_with('~'));
                 if !same {
@@ -1102,6 +1110,9 @@ impl World {
                     return Err(format!("it was removed at {at}, after it was let in"));
                 }
                 self.tally.publications += 1;
+                if let Some((shard, _)) = agent.at {
+                    self.shown.entry((shard, room)).and_modify(|shown| *shown = offset.max(*shown)).or_insert(offset);
+                }
                 if kind == "message" && row.user.id.0 == agent.user {
                     let id = row.id.to_string();
                     agent.outbox.resolve(&id, offset)?;
