@@ -186,6 +186,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_longest_text_must_fit_into_a_message() {
+        let mut limits = Limits::default();
+        assert_eq!(limits.check(), Ok(()));
+        limits.outbound_message_limit_bytes = 6 * 16 * KIB + 4 * KIB;
+        assert_eq!(limits.check(), Ok(()));
+        limits.text_limit_bytes += 1;
+        let error = limits.check().unwrap_err().to_string();
+        assert!(error.contains("text_limit_bytes=16385") && error.contains("102406 bytes"), "{error}");
+    }
+
+    #[test]
     fn the_readme_lists_them() {
         let readme = include_str!("../README.md");
         for (name, default, purpose) in Limits::described() {

@@ -783,12 +783,12 @@ impl Shard {
         };
         self.leave(slot);
         let response = if was_answered {
-            let close_code = match status {
-                401 => 3500,
-                503 => 3011,
-                _ => 3507,
+            let why = match status {
+                401 => CloseReason::INVALID_TOKEN,
+                503 => CloseReason::FORCE_RECONNECT,
+                _ => CloseReason::PERMISSION_DENIED,
             };
-            frame::close_frame(close_code, message)
+            frame::close_frame(why.code, message)
         } else {
             let headers: &[(&str, &str)] = match status {
                 401 => &[("WWW-Authenticate", "Bearer")],

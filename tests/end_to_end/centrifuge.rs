@@ -18,6 +18,8 @@ on_each_database! {
     who_answers_no_ping
     an_expired_token_ends_only_the_attempt
     data_is_sent_on_without_white_space
+    who_goes_on_asking_in_vain_is_ended
+    commands_that_wait_are_bounded
 }
 on_each_database_and_shards! {
     publishes_take_effect_in_order
@@ -817,6 +819,55 @@ async fn publishes_take_effect_in_order(kind: Kind, shards: &str) {
         assert_eq!((&publication["offset"], text(&publication["data"]["text"])), (&json!(offset), offset.to_string()));
     }
     reader.is_quiet().await;
+}
+
+/// At each bound an answer, past it the end: 3509 for what can't be, 3013 for what comes too fast.
+async fn who_goes_on_asking_in_vain_is_ended(kind: Kind) {
+    let errors = ["--limit", "error_burst_limit=3", "--limit", "error_rate_per_second=1"];
+    let publishes = ["--limit", "publish_burst_limit=1", "--limit", "publish_rate_per_second=1"];
+    let server = Server::start(kind, &[&errors[..], &publishes].concat()).await;
+    let ann = server.user("ann").await;
+    server.create_room(&ann, "r").await;
+    let vain = |id: u32| json!({"id": id, "rpc": {"method": "nothing"}}).to_string();
+    let fast = |id: u32| json!({"id": id, "publish": {"channel": "room:r", "data": {"text": "x"}}}).to_string();
+    let mut wire = Wire::connect(&server, &ann).await;
+    wire.say(&[vain(2), vain(3), vain(4)].join("\n")).await;
+    for id in 2..=4 {
+        assert_eq!(check_error(&wire.next().await, id), 104);
+    }
+    wire.say(&[vain(5), vain(6)].join("\n")).await;
+    assert_eq!(wire.close_code().await, 3509);
+
+    let mut wire = Wire::connect(&server, &ann).await;
+    wire.result(2, "subscribe", json!({"channel": "room:r"})).await;
+    let publishes: Vec<String> = (3..20).map(fast).collect();
+    wire.say(&publishes.join("\n")).await;
+    assert_eq!(wire.close_code().await, 3013);
+}
+
+/// Two questions in one frame to a home on another shard: the second finds no place, and nothing else happens.
+async fn commands_that_wait_are_bounded(kind: Kind) {
+    let server = Server::start(kind, &["--shards", "2", "--limit", "pending_commands_limit=1"]).await;
+    let ann = server.user("ann").await;
+    let mut wire = Wire::connect(&server, &ann).await;
+    // Which shard is a channel's home is drawn at the start.
+    for id in (10..400).step_by(3) {
+        let channel = json!({"channel": format!("live:{id}")});
+        wire.result(id, "subscribe", channel.clone()).await;
+        let ask = |id: u32| json!({"id": id, "presence_stats": channel}).to_string();
+        wire.say(&[ask(id + 1), ask(id + 2)].join("\n")).await;
+        let mut refused = Vec::new();
+        for reply in [wire.next().await, wire.next().await] {
+            match reply["error"].is_null() {
+                true => assert_eq!(reply["presence_stats"], json!({"num_clients": 1, "num_users": 1})),
+                false => refused.push(check_error(&reply, id + 2)),
+            }
+        }
+        if !refused.is_empty() {
+            return assert_eq!(refused, [100]);
+        }
+    }
+    panic!("all channels are at home on one shard");
 }
 
 /// Edits, deletions and reactions: live, after an absence from memory and from the database, in history.
