@@ -1,0 +1,302 @@
+//! One shard with its lane, driven as a driver does it: a connection is written when it was woken, and all that is
+//! written is taken. There are no sockets, and no database: what one would answer is made by hand.
+//!
+//! Time stands still, so that no timer is in a measurement.
+
+use bytes::Bytes;
+use std::hint::black_box;
+use std::sync::Arc;
+use uproar::core::figures::Figures;
+use uproar::core::lane::{BatchResult, Lane};
+use uproar::core::mesh::{Answer, Ask};
+use uproar::core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig};
+use uproar::limits::Limits;
+use uproar::websocket::{Event, Head, head};
+use uproar_model::{Admission, Claims, Epoch, Kind, Offset, Outcome, Publication, Role, RoomId, Stored, User, UserId};
+
+const NOW: Now = Now { ms: 1, unix_ms: 1_700_000_000_001 };
+const ROOM: RoomId = RoomId(1);
+const EPOCH: &str = "1.1";
+
+pub struct Server {
+    shard: Shard,
+    host: Effects,
+    lane: Lane,
+    /// The room's last offset.
+    head: Offset,
+    /// Emptied after each use.
+    woken: Vec<u32>,
+    slices: Vec<Bytes>,
+}
+
+/// As the drivers keep it.
+#[derive(Default)]
+struct Effects {
+    woken: Vec<u32>,
+    /// By slot: whether it is in `woken`.
+    is_woken: Vec<bool>,
+    cut: Vec<u32>,
+    mesh: Vec<(Endpoint, Message)>,
+}
+
+impl Host for Effects {
+    fn wake(&mut self, slot: u32) {
+        let index = slot as usize;
+        if index >= self.is_woken.len() {
+            self.is_woken.resize(index + 1, false);
+        }
+        if !std::mem::replace(&mut self.is_woken[index], true) {
+            self.woken.push(slot);
+        }
+    }
+
+    fn cut(&mut self, slot: u32) {
+        self.cut.push(slot);
+    }
+
+    fn note_first(&mut self, what: Refused, code: u16) {
+        panic!("nothing is refused or ended here: {what:?} {code}");
+    }
+
+    fn mesh_places(&self, _: Endpoint) -> usize {
+        usize::MAX
+    }
+
+    fn mesh(&mut self, to: Endpoint, message: Message) {
+        self.mesh.push((to, message));
+    }
+}
+
+/// What subscribers speak.
+#[derive(Clone, Copy, Debug)]
+pub enum Client {
+    /// The plain protocol, JSON in and out.
+    Plain,
+    /// The Centrifugo protocol in JSON.
+    Sdk,
+}
+
+/// What one connection was sent.
+pub struct Sent {
+    pub slot: u32,
+    pub bytes: Vec<u8>,
+}
+
+impl Server {
+    /// With one room, in which there is nothing yet.
+    pub fn new() -> Server {
+        let limits = Limits { publish_rate_per_second: 0, ..Limits::default() };
+        let verify = |token: &str, now_s: u64| {
+            let user = token.parse().ok().map(UserId);
+            Ok(Claims { user, username: token.into(), generation: Some(1), issued_at: now_s, expires_at: now_s + 3600 })
+        };
+        let config = ShardConfig {
+            id: 0,
+            shards: 1,
+            lanes: 1,
+            limits: limits.clone(),
+            verify: Arc::new(verify),
+            echo: false,
+            query_token: true,
+            allow_origin: Arc::new(|_, _| true),
+            seed: 7,
+            revocations: Vec::new(),
+        };
+        Server {
+            shard: Shard::new(config),
+            host: Effects::default(),
+            lane: Lane::new(limits),
+            head: 0,
+            woken: Vec::new(),
+            slices: Vec::new(),
+        }
+    }
+
+    pub fn head(&self) -> Offset {
+        self.head
+    }
+
+    pub fn figures(&self) -> Figures {
+        self.shard.figures()
+    }
+
+    // ── clients ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Brings so many subscribers into the room, each a user of its own. Returns their slots.
+    pub fn subscribe_all(&mut self, client: Client, count: usize) -> Vec<u32> {
+        (1..=count).map(|user| self.subscribe(client, user)).collect()
+    }
+
+    /// A new subscriber of the room, who has been told that it is one.
+    pub fn subscribe(&mut self, client: Client, user: usize) -> u32 {
+        let slot = match client {
+            Client::Plain => self.open(&upgrade(&format!("/ws?room=lobby&format=json&token={user}"))),
+            Client::Sdk => self.open(&upgrade("/connection/websocket?format=json")),
+        };
+        self.run();
+        if let Client::Sdk = client {
+            self.say(slot, &format!(r#"{{"id":1,"connect":{{"token":"{user}"}}}}"#));
+            self.run();
+            self.say(slot, r#"{"id":2,"subscribe":{"channel":"room:lobby"}}"#);
+            self.run();
+        }
+        slot
+    }
+
+    /// Takes a connection with this request. Returns its slot.
+    pub fn open(&mut self, request: &str) -> u32 {
+        let slot = self.shard.opened(NOW, &mut self.host);
+        let peer = "127.0.0.1:1".parse().expect("an address");
+        let Head::Upgrade(request, _) = head::parse(request.as_bytes(), 0, 16_384, peer) else {
+            panic!("{request:?} asks for no WebSocket")
+        };
+        self.shard.requested(NOW, slot, *request, &mut self.host);
+        slot
+    }
+
+    /// A connection sends a text.
+    pub fn say(&mut self, slot: u32, text: &str) {
+        debug_assert!(self.shard.wants_input(slot));
+        self.shard.frame(NOW, slot, Event::Text(text), &mut self.host);
+    }
+
+    /// A connection goes away.
+    pub fn hang_up(&mut self, slot: u32) {
+        self.shard.hung_up(NOW, slot, &mut self.host);
+        assert_eq!(self.host.cut.pop(), Some(slot));
+        self.shard.vacated(slot);
+        self.run();
+    }
+
+    // ── the room ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// A message, already committed, comes to the room's home. It is shown in the next turn.
+    pub fn learn(&mut self, text: &Arc<str>) {
+        self.head += 1;
+        let publication = Publication {
+            offset: self.head,
+            number: self.head,
+            kind: Kind::Message,
+            user: User { id: UserId(1_000_000), username: "ann".into() },
+            id: "01931f6e-0000-7000-8000-000000000000".into(),
+            time: NOW.unix_ms,
+            target: None,
+            body: Some(Arc::clone(text)),
+            edited: None,
+            deleted: None,
+        };
+        let learn = Message::Learn { room: ROOM, publication: Box::new(publication) };
+        self.shard.mesh(NOW, Endpoint::Http, learn, &mut self.host);
+    }
+
+    /// Turns until there is nothing more to do. What is written goes nowhere.
+    pub fn run(&mut self) {
+        self.run_with(|_, slices| {
+            black_box(slices);
+        });
+    }
+
+    /// As `run`. Returns what was written, by connection in the order in which they were first written to.
+    pub fn run_and_tell(&mut self) -> Vec<Sent> {
+        let mut all: Vec<Sent> = Vec::new();
+        let mut index_of = std::collections::HashMap::new();
+        self.run_with(|slot, slices| {
+            let index = *index_of.entry(slot).or_insert_with(|| {
+                all.push(Sent { slot, bytes: Vec::new() });
+                all.len() - 1
+            });
+            slices.iter().for_each(|slice| all[index].bytes.extend_from_slice(slice));
+        });
+        all
+    }
+
+    fn run_with(&mut self, mut write: impl FnMut(u32, &[Bytes])) {
+        loop {
+            self.pass_messages();
+            let mut has_more = self.shard.turn(NOW, &mut self.host);
+            self.write_woken(&mut write);
+            self.shard.turned();
+            has_more |= !self.host.woken.is_empty() || !self.host.mesh.is_empty();
+            if !has_more {
+                return;
+            }
+        }
+    }
+
+    /// What waits for those who were woken is written as a whole.
+    fn write_woken(&mut self, write: &mut impl FnMut(u32, &[Bytes])) {
+        let mut woken = std::mem::take(&mut self.woken);
+        std::mem::swap(&mut self.host.woken, &mut woken);
+        woken.iter().for_each(|slot| self.host.is_woken[*slot as usize] = false);
+        for slot in woken.drain(..) {
+            black_box(self.shard.wants_input(slot));
+            self.shard.outgoing(slot, &mut self.slices);
+            let bytes = self.slices.iter().map(Bytes::len).sum();
+            if bytes > 0 {
+                write(slot, &self.slices);
+                self.slices.clear();
+                self.shard.sent(NOW, slot, bytes, &mut self.host);
+            }
+        }
+        self.woken = woken;
+    }
+
+    /// What the last turn has sent to the readers and to the lane is answered.
+    fn pass_messages(&mut self) {
+        if self.host.mesh.is_empty() {
+            return;
+        }
+        let mut answers = Vec::new();
+        for (to, message) in std::mem::take(&mut self.host.mesh) {
+            match message {
+                Message::Ask { asker, ask } => {
+                    let answer = self.answer(&ask);
+                    self.shard.mesh(NOW, to, Message::Answer { asker, answer }, &mut self.host);
+                }
+                Message::Commit(append) => self.lane.receive(NOW.ms, append, &mut answers),
+                Message::Taken => {}
+                other => panic!("to {to:?}: {other:?}"),
+            }
+        }
+        while let Some(batch) = self.lane.next_batch(NOW.ms) {
+            let outcomes = batch.iter().map(|_| {
+                self.head += 1;
+                Outcome::New(Stored { offset: self.head, number: self.head, time: NOW.unix_ms })
+            });
+            self.lane.finished(NOW.ms, BatchResult::Answered(outcomes.collect()), &mut answers);
+        }
+        for answer in answers {
+            self.shard.mesh(NOW, Endpoint::Lane(0), Message::Committed(Box::new(answer)), &mut self.host);
+        }
+    }
+
+    fn answer(&self, ask: &Ask) -> Answer {
+        let epoch = Epoch(EPOCH.into());
+        match ask {
+            Ask::Admit { .. } => {
+                let admission = Admission { room: ROOM, epoch, offset: self.head, role: Role::Member, joined: false };
+                Answer::Admitted(Ok(admission))
+            }
+            Ask::Head { .. } => Answer::Head(Some(uproar_model::Head { epoch, offset: self.head, number: self.head })),
+            other => panic!("{other:?} is not to be asked here"),
+        }
+    }
+}
+
+/// A request for a WebSocket.
+pub fn upgrade(target: &str) -> String {
+    format!(
+        "GET {target} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
+
+/// The request of a plain client that comes back to the room.
+pub fn upgrade_since(user: usize, since: Offset) -> String {
+    upgrade(&format!("/ws?room=lobby&format=json&token={user}&since={since}&epoch={EPOCH}"))
+}
+
+/// How often a text is in some bytes.
+pub fn count(bytes: &[u8], text: &str) -> usize {
+    bytes.windows(text.len()).filter(|window| *window == text.as_bytes()).count()
+}
