@@ -20,19 +20,24 @@ struct Peer {
 }
 
 impl Peer {
+    /// A port that is free may be another client's when the peer gets to it, hence more than one attempt.
     fn start(command: &[PathBuf], more: &[&str]) -> Self {
+        (0..5).find_map(|_| Self::try_start(command, more)).expect("the peer listens")
+    }
+
+    fn try_start(command: &[PathBuf], more: &[&str]) -> Option<Self> {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-        let mut child = Command::new(&command[0])
+        let child = Command::new(&command[0])
             .args(&command[1..])
             .arg(port.to_string())
             .args(more)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        let mut peer = Self { child, port };
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "listening\n");
-        Self { child, port }
+        BufReader::new(peer.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        (line == "listening\n").then_some(peer)
     }
 
     fn socket(&self) -> TcpStream {
