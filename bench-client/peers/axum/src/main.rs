@@ -1,0 +1,98 @@
+//! Rooms as axum's chat example has them: a broadcast channel for each room, and for each member one task that receives
+//! from the socket and one that sends to it.
+
+use std::collections::HashMap;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Result;
+use axum::Router;
+use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::any;
+use axum::serve::ListenerExt;
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::TcpListener;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::{Receiver, Sender};
+
+/// Messages by which a member may be behind before it loses some. The example has 100, which a room of 1,000 under load
+/// exceeds; each costs a room some 40 bytes, used or not.
+const CAPACITY: usize = 1024;
+
+/// Rooms stay when their last member has gone.
+type Rooms = Arc<Mutex<HashMap<String, Sender<Utf8Bytes>>>>;
+
+fn main() -> ExitCode {
+    peers::run("axum", serve)
+}
+
+#[tokio::main]
+async fn serve() -> Result<()> {
+    let listener = TcpListener::from_std(peers::listen(peers::port_argument()?)?)?.tap_io(|socket| {
+        if let Err(error) = socket.set_nodelay(true) {
+            eprintln!("axum: cannot set TCP_NODELAY: {error}");
+        }
+    });
+    let app = Router::new().route("/", any(room)).route("/echo", any(echo)).with_state(Rooms::default());
+    peers::say_listening();
+    Ok(axum::serve(listener, app).await?)
+}
+
+async fn room(
+    upgrade: WebSocketUpgrade,
+    Query(mut query): Query<HashMap<String, String>>,
+    State(rooms): State<Rooms>,
+) -> Result<Response, StatusCode> {
+    let name = query.remove("room").ok_or(StatusCode::BAD_REQUEST)?;
+    let mut rooms = rooms.lock().unwrap_or_else(PoisonError::into_inner);
+    let said = rooms.entry(name).or_insert_with(|| Sender::new(CAPACITY)).clone();
+    // Before the client is answered: it counts as a member from then on.
+    let heard = said.subscribe();
+    Ok(upgrade.on_upgrade(move |socket| member(socket, said, heard)))
+}
+
+async fn member(socket: WebSocket, said: Sender<Utf8Bytes>, mut heard: Receiver<Utf8Bytes>) {
+    let (mut sink, mut stream) = socket.split();
+    let mut send = tokio::spawn(async move {
+        loop {
+            match heard.recv().await {
+                Ok(text) => {
+                    if sink.send(Message::Text(text)).await.is_err() {
+                        break;
+                    }
+                }
+                Err(RecvError::Lagged(messages)) => {
+                    eprintln!("axum: a client is too slow and loses {messages} messages");
+                }
+                Err(RecvError::Closed) => break,
+            }
+        }
+    });
+    let mut receive = tokio::spawn(async move {
+        while let Some(Ok(message)) = stream.next().await {
+            if let Message::Text(text) = message {
+                // Nobody being there is no failure.
+                let _ = said.send(text);
+            }
+        }
+    });
+    tokio::select! {
+        _ = &mut send => receive.abort(),
+        _ = &mut receive => send.abort(),
+    }
+}
+
+async fn echo(upgrade: WebSocketUpgrade) -> Response {
+    upgrade.on_upgrade(async |mut socket| {
+        while let Some(Ok(message)) = socket.recv().await {
+            if let Message::Text(_) = message
+                && socket.send(message).await.is_err()
+            {
+                break;
+            }
+        }
+    })
+}

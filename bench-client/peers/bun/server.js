@@ -1,0 +1,35 @@
+// Rooms as Bun's documentation has them: topics, to which Bun itself publishes.
+const port = Number(process.argv[2]);
+if (process.argv.length !== 3 || !Number.isInteger(port)) fail('expected one argument, the PORT to listen on');
+
+let server;
+try {
+  server = Bun.serve({
+    hostname: '127.0.0.1',
+    port,
+    fetch(request, server) {
+      const url = new URL(request.url);
+      const room = url.pathname === '/echo' ? null : url.searchParams.get('room');
+      if (server.upgrade(request, { data: { room } })) return;
+      return new Response('Only WebSockets are served here.\n', { status: 426 });
+    },
+    websocket: {
+      open(client) {
+        if (client.data.room !== null) client.subscribe(client.data.room);
+      },
+      message(client, message) {
+        if (client.data.room === null) client.send(message);
+        // Through the server, so that the sender gets it too.
+        else server.publish(client.data.room, message);
+      },
+    },
+  });
+} catch (error) {
+  fail(error.message);
+}
+console.log('listening');
+
+function fail(message) {
+  console.error(`bun: ${message}`);
+  process.exit(1);
+}
