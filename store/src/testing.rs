@@ -1,4 +1,4 @@
-//! A PostgreSQL server for tests: its own, on a free port, gone with the process that started it.
+//! A PostgreSQL server for tests and benchmarks: its own, on a free port, gone with the process that started it.
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor};
@@ -53,15 +53,26 @@ struct OwnServer {
     binaries: PathBuf,
     folder: PathBuf,
     port: u16,
+    /// What is set otherwise than by default.
+    settings: &'static [&'static str],
     watcher: Option<Child>,
 }
 
 impl TestPostgres {
     /// Starts a server, or finds the one that `UPROAR_TEST_POSTGRES` names. The error is one line that says what is missing.
     pub async fn start() -> Result<TestPostgres, String> {
+        TestPostgres::start_with(&["fsync=off", "max_connections=300", "shared_buffers=64MB"]).await
+    }
+
+    /// The same with PostgreSQL's own settings, where a commit is on disk. For benchmarks.
+    pub async fn start_durable() -> Result<TestPostgres, String> {
+        TestPostgres::start_with(&[]).await
+    }
+
+    async fn start_with(settings: &'static [&'static str]) -> Result<TestPostgres, String> {
         let server = match std::env::var(VARIABLE) {
             Ok(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => Server::Given { url },
-            _ => Server::Own(OwnServer::start().await?),
+            _ => Server::Own(OwnServer::start(settings).await?),
         };
         Ok(TestPostgres { server, databases: AtomicU32::new(0) })
     }
@@ -107,6 +118,19 @@ impl TestPostgres {
         Ok(())
     }
 
+    /// The first process of a server of our own.
+    pub fn process(&self) -> Option<u32> {
+        let Server::Own(server) = &self.server else { return None };
+        // The first line of this file.
+        fs::read_to_string(server.folder.join("data/postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()
+    }
+
+    /// The main version of a server of our own.
+    pub fn version(&self) -> Option<String> {
+        let Server::Own(server) = &self.server else { return None };
+        Some(fs::read_to_string(server.folder.join("data/PG_VERSION")).ok()?.trim().to_owned())
+    }
+
     /// Starts it again on the same port with what it holds.
     pub async fn restart(&mut self) -> Result<(), String> {
         let server = self.own()?;
@@ -124,11 +148,11 @@ impl TestPostgres {
 }
 
 impl OwnServer {
-    async fn start() -> Result<OwnServer, String> {
+    async fn start(settings: &'static [&'static str]) -> Result<OwnServer, String> {
         let binaries = find_binaries()?;
         let failed = |what: &str, error: io::Error| format!("can't start PostgreSQL for the tests: {what}: {error}");
         let folder = new_folder().map_err(|error| failed("making a folder", error))?;
-        let mut server = OwnServer { binaries, folder, port: 0, watcher: None };
+        let mut server = OwnServer { binaries, folder, port: 0, settings, watcher: None };
         let initdb = server
             .command("initdb")
             .args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C", "--username", SERVER_USER, "--pgdata"])
@@ -161,7 +185,7 @@ impl OwnServer {
             .arg("-k")
             .arg(&self.folder)
             .args(["-h", "127.0.0.1", "-p", &self.port.to_string()])
-            .args(["-c", "fsync=off", "-c", "max_connections=300", "-c", "shared_buffers=64MB"]);
+            .args(self.settings.iter().flat_map(|setting| ["-c", setting]));
         let mut watcher = Command::new("sh");
         watcher.args(["-c", WATCHER, "sh"]).arg(server.get_program()).args(server.get_args()).current_dir(&self.folder);
         watcher.env_remove("PGDATA").env("LC_ALL", "C");

@@ -1,0 +1,279 @@
+//! Whether every receiver got everything, once, in order, and all of them the same: a fast wrong server scores nothing.
+//!
+//! One [`Ledger`] is kept for each room, by the thread that has all of its connections.
+
+use crate::client::message::Message;
+use crate::result::Faults;
+use std::collections::{HashMap, VecDeque};
+
+/// What the members of one room have received.
+#[derive(Debug)]
+pub struct Ledger {
+    room: u32,
+    senders: usize,
+    receivers: Vec<Receiver>,
+    /// The number that each receiver expects of each sender, receiver after receiver.
+    next: Vec<u32>,
+    /// How many of each sender's messages were sent.
+    sent: Vec<u32>,
+    /// Of each sender's messages that not all members have: how many have them, beginning with the oldest.
+    partial: Vec<VecDeque<u32>>,
+    /// The number of the oldest of these.
+    partial_from: Vec<u32>,
+    faults: Faults,
+}
+
+#[derive(Debug, Default)]
+struct Receiver {
+    /// Of all that came, in the order in which it came.
+    hash: u64,
+    /// The offset of the last that came, where there are offsets.
+    offset: Option<u64>,
+    offsets_are_wrong: bool,
+    /// Passed over: sender, number.
+    missing: Vec<(u32, u32)>,
+}
+
+/// What a message meant to the room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// One more has it.
+    Counts,
+    /// It was the last one that did not have it yet.
+    Completes,
+    /// It should not have come, or not now.
+    Wrong,
+}
+
+impl Ledger {
+    /// For room number `room`, in which the first `senders` of so many members send.
+    pub fn new(room: u32, members: usize, senders: usize) -> Ledger {
+        let mut receivers = Vec::new();
+        receivers.resize_with(members, Receiver::default);
+        Ledger {
+            room,
+            senders,
+            receivers,
+            next: vec![0; members * senders],
+            sent: vec![0; senders],
+            partial: vec![VecDeque::new(); senders],
+            partial_from: vec![0; senders],
+            faults: Faults::default(),
+        }
+    }
+
+    /// A sender sends its next message: the number of it.
+    pub fn send(&mut self, sender: usize) -> u32 {
+        let number = self.sent[sender];
+        self.sent[sender] += 1;
+        self.partial[sender].push_back(0);
+        number
+    }
+
+    /// Where a receiver begins in a stored room.
+    pub fn begin(&mut self, receiver: usize, offset: u64) {
+        self.receivers[receiver].offset = Some(offset);
+    }
+
+    /// The offset of the last message that this receiver got.
+    pub fn offset(&self, receiver: usize) -> Option<u64> {
+        self.receivers[receiver].offset
+    }
+
+    /// A receiver got a message, `None` being one that nobody can have sent.
+    #[inline]
+    pub fn arrive(&mut self, receiver: usize, message: Option<Message>, offset: Option<u64>) -> Arrival {
+        let known = message.filter(|message| {
+            let sender = message.sender as usize;
+            message.room == self.room && sender < self.senders && message.number < self.sent[sender]
+        });
+        let Some(Message { sender, number, .. }) = known else {
+            self.faults.corrupted += 1;
+            return Arrival::Wrong;
+        };
+        let state = &mut self.receivers[receiver];
+        if let Some(offset) = offset {
+            state.offsets_are_wrong |= state.offset.is_some_and(|last| offset != last + 1);
+            state.offset = Some(offset);
+        }
+        // Any odd multiplier: what counts is that the same things in another order give something else.
+        let entry = u64::from(sender) << 32 | u64::from(number);
+        state.hash = (state.hash.rotate_left(5) ^ entry).wrapping_mul(0x517c_c1b7_2722_0a95);
+        let next = &mut self.next[receiver * self.senders + sender as usize];
+        if number == *next {
+            *next += 1;
+        } else if number > *next {
+            state.missing.extend((*next..number).map(|number| (sender, number)));
+            *next = number + 1;
+        } else if let Some(at) = state.missing.iter().position(|missing| *missing == (sender, number)) {
+            state.missing.swap_remove(at);
+            self.faults.reordered += 1;
+        } else {
+            self.faults.repeated += 1;
+            return Arrival::Wrong;
+        }
+        self.count(sender as usize, number)
+    }
+
+    #[inline]
+    fn count(&mut self, sender: usize, number: u32) -> Arrival {
+        let (partial, from) = (&mut self.partial[sender], &mut self.partial_from[sender]);
+        let Some(have) = partial.get_mut((number - *from) as usize) else { return Arrival::Counts };
+        *have += 1;
+        if *have < self.receivers.len() as u32 {
+            return Arrival::Counts;
+        }
+        while partial.front().is_some_and(|have| *have >= self.receivers.len() as u32) {
+            partial.pop_front();
+            *from += 1;
+        }
+        Arrival::Completes
+    }
+
+    /// Whether everybody has everything.
+    pub fn is_whole(&self) -> bool {
+        self.partial.iter().all(VecDeque::is_empty)
+    }
+
+    /// How many of a sender's messages were sent.
+    pub fn sent(&self, sender: usize) -> u32 {
+        self.sent[sender]
+    }
+
+    /// Whether this receiver has all that was sent up to now.
+    pub fn has_all(&self, receiver: usize) -> bool {
+        let next = &self.next[receiver * self.senders..][..self.senders];
+        next == self.sent && self.receivers[receiver].missing.is_empty()
+    }
+
+    /// What was wrong, at the end.
+    pub fn faults(&self) -> Faults {
+        let mut faults = self.faults.clone();
+        let mut orders: HashMap<u64, u64> = HashMap::new();
+        for (index, receiver) in self.receivers.iter().enumerate() {
+            let next = &self.next[index * self.senders..][..self.senders];
+            let behind: u64 = self.sent.iter().zip(next).map(|(sent, next)| u64::from(sent - next)).sum();
+            faults.lost += behind + receiver.missing.len() as u64;
+            // Who lacks something is counted above, and can't have seen what the others saw.
+            if self.has_all(index) {
+                *orders.entry(receiver.hash).or_default() += 1;
+                faults.disagreeing += u64::from(receiver.offsets_are_wrong);
+            }
+        }
+        // With repeats the orders differ, and there is nothing to compare.
+        if self.faults.repeated == 0 {
+            faults.disagreeing += orders.values().sum::<u64>() - orders.values().max().copied().unwrap_or_default();
+        }
+        faults
+    }
+}
+
+/// Adds one room's, or one thread's, faults to others.
+pub fn add(total: &mut Faults, more: &Faults) {
+    let Faults { lost, repeated, reordered, corrupted, disagreeing, disconnected, refused } = more;
+    total.lost += lost;
+    total.repeated += repeated;
+    total.reordered += reordered;
+    total.corrupted += corrupted;
+    total.disagreeing += disagreeing;
+    total.disconnected += disconnected;
+    total.refused += refused;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three members of room 5, two of which send; three messages of each were sent.
+    fn ledger() -> Ledger {
+        let mut ledger = Ledger::new(5, 3, 2);
+        for number in 0..3 {
+            assert_eq!((ledger.send(0), ledger.send(1)), (number, number));
+        }
+        ledger
+    }
+
+    fn message(sender: u32, number: u32) -> Option<Message> {
+        Some(Message { room: 5, sender, number, intended: 0 })
+    }
+
+    /// A receiver gets these, and what it makes of each.
+    fn hear(ledger: &mut Ledger, receiver: usize, messages: &[(u32, u32)]) -> Vec<Arrival> {
+        messages.iter().map(|(sender, number)| ledger.arrive(receiver, message(*sender, *number), None)).collect()
+    }
+
+    const ALL: [(u32, u32); 6] = [(0, 0), (1, 0), (0, 1), (1, 1), (1, 2), (0, 2)];
+
+    #[test]
+    fn all_is_well_when_all_have_all() {
+        let mut ledger = ledger();
+        for receiver in 0..3 {
+            assert!(!ledger.is_whole() && !ledger.has_all(receiver));
+            let arrivals = hear(&mut ledger, receiver, &ALL);
+            let last = if receiver == 2 { Arrival::Completes } else { Arrival::Counts };
+            assert!(arrivals.iter().all(|arrival| *arrival == last));
+            assert!(ledger.has_all(receiver));
+        }
+        assert!(ledger.is_whole());
+        assert_eq!(ledger.faults(), Faults::default());
+    }
+
+    /// The faults when two receivers get everything, and the third one these.
+    fn faults_of(messages: &[(u32, u32)]) -> Faults {
+        let mut ledger = ledger();
+        hear(&mut ledger, 0, &ALL);
+        hear(&mut ledger, 1, &ALL);
+        hear(&mut ledger, 2, messages);
+        ledger.faults()
+    }
+
+    #[test]
+    fn a_hole_is_lost_in_the_middle_and_at_the_end() {
+        let lost = |lost| Faults { lost, ..Faults::default() };
+        assert_eq!(faults_of(&[(0, 0), (1, 0), (1, 1), (1, 2), (0, 2)]), lost(1));
+        assert_eq!(faults_of(&ALL[..5]), lost(1));
+        assert_eq!(faults_of(&[]), lost(6));
+    }
+
+    #[test]
+    fn what_comes_again_is_repeated() {
+        let again = [&ALL[..], &[(0, 1)]].concat();
+        assert_eq!(faults_of(&again), Faults { repeated: 1, ..Faults::default() });
+    }
+
+    #[test]
+    fn what_comes_late_is_reordered() {
+        let faults = faults_of(&[(0, 1), (1, 0), (0, 0), (1, 1), (1, 2), (0, 2)]);
+        assert_eq!(faults, Faults { reordered: 1, disagreeing: 1, ..Faults::default() });
+    }
+
+    #[test]
+    fn each_senders_order_is_kept_but_another_total_order_disagrees() {
+        let faults = faults_of(&[(1, 0), (0, 0), (0, 1), (1, 1), (1, 2), (0, 2)]);
+        assert_eq!(faults, Faults { disagreeing: 1, ..Faults::default() });
+    }
+
+    #[test]
+    fn what_nobody_sent_is_corrupted() {
+        let mut ledger = ledger();
+        let wrong = [None, message(2, 0), message(0, 3), Some(Message { room: 4, sender: 0, number: 0, intended: 0 })];
+        for message in wrong {
+            assert_eq!(ledger.arrive(0, message, None), Arrival::Wrong);
+        }
+        assert_eq!(ledger.faults().corrupted, 4);
+    }
+
+    #[test]
+    fn offsets_have_no_holes() {
+        let mut ledger = ledger();
+        for receiver in 0..3 {
+            ledger.begin(receiver, 10);
+            for (at, (sender, number)) in ALL.iter().enumerate() {
+                let jump = u64::from(receiver == 1 && at > 3);
+                ledger.arrive(receiver, message(*sender, *number), Some(11 + at as u64 + jump));
+            }
+        }
+        assert_eq!(ledger.offset(0), Some(16));
+        assert_eq!(ledger.faults(), Faults { disagreeing: 1, ..Faults::default() });
+    }
+}

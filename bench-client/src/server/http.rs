@@ -1,0 +1,71 @@
+//! The few calls of Uproar's HTTP service that a load needs before it begins.
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// One connection that is kept.
+#[derive(Debug)]
+pub struct Http {
+    stream: BufReader<TcpStream>,
+}
+
+impl Http {
+    pub fn connect(address: SocketAddr) -> Result<Http> {
+        let stream = TcpStream::connect(address).with_context(|| format!("can't connect to {address}"))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        Ok(Http { stream: BufReader::new(stream) })
+    }
+
+    /// Creates a public room.
+    pub fn create_room(&mut self, token: &str, name: &str, size: u32) -> Result<()> {
+        let body = json!({"name": name, "size": size});
+        self.post("/user/createroom", Some(token), &body).with_context(|| format!("can't create the room {name}"))?;
+        Ok(())
+    }
+
+    /// Signs somebody up: the token.
+    pub fn sign_up(&mut self, name: &str) -> Result<String> {
+        let email = format!("{name}@example.org");
+        let body = json!({"username": name, "email": email, "password": "a long enough password"});
+        let answer = self.post("/user/signup", None, &body).with_context(|| format!("can't sign {name} up"))?;
+        Ok(answer["token"].as_str().context("the answer to the sign-up has no token")?.to_owned())
+    }
+
+    fn post(&mut self, path: &str, token: Option<&str>, body: &Value) -> Result<Value> {
+        let body = body.to_string();
+        let token = token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\n{token}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        self.stream.get_mut().write_all(request.as_bytes())?;
+        self.answer()
+    }
+
+    fn answer(&mut self) -> Result<Value> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            if self.stream.read_until(b'\n', &mut head)? == 0 {
+                bail!("the server closed the connection instead of an answer");
+            }
+        }
+        let mut headers = [httparse::EMPTY_HEADER; 32];
+        let mut response = httparse::Response::new(&mut headers);
+        response.parse(&head).context("the answer is no HTTP")?;
+        let length = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+        let length = length.and_then(|header| std::str::from_utf8(header.value).ok()?.trim().parse().ok());
+        let mut body = vec![0; length.context("the answer does not say how long it is")?];
+        self.stream.read_exact(&mut body)?;
+        let status = response.code.unwrap_or_default();
+        if !(200..300).contains(&status) {
+            bail!("the server answered {status}: {}", String::from_utf8_lossy(&body));
+        }
+        serde_json::from_slice(&body).context("the answer is no JSON")
+    }
+}
