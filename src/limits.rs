@@ -162,7 +162,7 @@ limits! {
     /// First wait before a batch with an unknown outcome is sent again; doubled each time up to a second.
     retry_delay_ms = 20, 1..=10_000;
     /// Calls that one shard may have under way with another endpoint.
-    mesh_calls_limit = 4_096, 1..=MIB;
+    mesh_calls_limit = 16_384, 1..=MIB;
     /// Publications that may wait on the way from one shard to another.
     mesh_publications_limit = 4_096, 1..=MIB;
     /// Publishes a second of one user on one shard; 0 for no limit.

@@ -1,6 +1,5 @@
 //! What it runs on: the kernel, the processor, versions, limits.
 
-use crate::client::Cores;
 use crate::result::Machine;
 use crate::server::Place;
 use std::collections::BTreeMap;
@@ -15,7 +14,7 @@ pub fn describe(place: &Place) -> Machine {
     Machine {
         kernel: format!("{} {}", word(system.sysname()), word(system.release())),
         cpu: cpu(),
-        cores: Cores::all().map_or(0, |cores| cores.count()),
+        cores: place.server_cores.and(&place.load_cores).count(),
         memory_bytes: memory_bytes(),
         versions: versions(place),
         limits: limits(place),

@@ -22,6 +22,13 @@ impl Cores {
         if rest.is_empty() { self.clone() } else { Cores(rest) }
     }
 
+    /// These and others, each once.
+    pub fn and(&self, other: &Cores) -> Cores {
+        let mut all = self.0.clone();
+        all.extend(other.0.iter().filter(|core| !self.0.contains(core)));
+        Cores(all)
+    }
+
     pub fn count(&self) -> usize {
         self.0.len()
     }
