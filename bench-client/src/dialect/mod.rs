@@ -36,16 +36,19 @@ pub enum Said<'a> {
 /// How the connections of a run talk.
 #[derive(Clone, Debug)]
 pub enum Dialect {
-    /// Texts verbatim. They come back to the sender, and nothing else ever comes.
-    Verbatim,
+    /// Texts verbatim. They come back to the sender, and nothing else ever comes. Where a server is told to fill its
+    /// frames up, spaces follow texts of this length.
+    Verbatim {
+        filled_from: Option<usize>,
+    },
     Plain(Plain),
     Centrifugo(Centrifugo),
 }
 
 impl Dialect {
-    pub fn new(wire: Wire, texts: &Texts) -> Dialect {
+    pub fn new(wire: Wire, texts: &Texts, is_filled: bool) -> Dialect {
         match wire {
-            Wire::Raw => Dialect::Verbatim,
+            Wire::Raw => Dialect::Verbatim { filled_from: is_filled.then(|| texts.length()) },
             Wire::Plain => Dialect::Plain(Plain::new(texts.length())),
             Wire::Centrifugo => Dialect::Centrifugo(Centrifugo::new(texts.length())),
         }
@@ -59,20 +62,20 @@ impl Dialect {
     /// What is sent once the upgrade is answered. `None`: the connection is in the room already, or is told so unasked.
     pub fn greeting(&self, token: &str, channel: &str, since: Option<&Position>) -> Option<Vec<u8>> {
         match self {
-            Dialect::Verbatim | Dialect::Plain(_) => None,
+            Dialect::Verbatim { .. } | Dialect::Plain(_) => None,
             Dialect::Centrifugo(_) => Some(centrifugo::greeting(token, channel, since)),
         }
     }
 
     /// Whether the answer to the upgrade says all that there is to say.
     pub fn is_in_at_once(&self) -> bool {
-        matches!(self, Dialect::Verbatim)
+        matches!(self, Dialect::Verbatim { .. })
     }
 
     /// Writes the frame of a message.
     pub fn publish(&self, out: &mut Vec<u8>, channel: &str, number: u32, text: &[u8]) {
         match self {
-            Dialect::Verbatim => out.extend_from_slice(text),
+            Dialect::Verbatim { .. } => out.extend_from_slice(text),
             Dialect::Plain(_) => plain::publish(out, number, text),
             Dialect::Centrifugo(_) => centrifugo::publish(out, channel, number, text),
         }
@@ -100,7 +103,12 @@ impl Dialect {
     #[inline]
     pub fn read<'a>(&self, frame: &'a [u8], mut hear: impl FnMut(Said<'a>)) {
         match self {
-            Dialect::Verbatim => hear(Said::Message { text: frame, offset: None }),
+            Dialect::Verbatim { filled_from } => {
+                let text = filled_from.and_then(|length| frame.split_at_checked(length));
+                let text =
+                    text.filter(|(_, rest)| rest.iter().all(|byte| *byte == b' ')).map_or(frame, |(text, _)| text);
+                hear(Said::Message { text, offset: None });
+            }
             Dialect::Plain(plain) => hear(plain.read(frame)),
             Dialect::Centrifugo(centrifugo) => {
                 for line in frame.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {

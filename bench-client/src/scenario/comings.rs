@@ -32,7 +32,7 @@ impl Comings {
         let shape = setting.shape;
         let all = shape.rooms as usize * shape.members as usize;
         Comings {
-            dialect: Dialect::new(shape.wire, &setting.texts),
+            dialect: Dialect::new(shape.wire, &setting.texts, setting.is_filled),
             members: (0..all).filter(|member| member % threads == thread).collect(),
             window: None,
             has_begun: false,

@@ -31,6 +31,8 @@ pub struct Setting {
     /// Of each member, room after room. Empty where there are no users.
     pub tokens: Vec<String>,
     pub stage: Stage,
+    /// The server fills its frames up with spaces.
+    pub is_filled: bool,
     pub doing: Doing,
 }
 
@@ -167,7 +169,7 @@ impl Crowd {
             frame: Vec::new(),
             setting: Arc::clone(&setting),
         };
-        Crowd { dialect: Dialect::new(wire, &setting.texts), state }
+        Crowd { dialect: Dialect::new(wire, &setting.texts, setting.is_filled), state }
     }
 
     pub fn connections(&self) -> usize {

@@ -65,6 +65,7 @@ pub fn measure(server: &Server, cores: &Cores, job: &Job) -> Result<Run> {
         targets: (0..shape.rooms).map(|room| server.target(job.scenario, &shape, room)).collect(),
         tokens,
         stage: Stage::new(Clock::start()),
+        is_filled: job.frame_bytes.is_some(),
         doing: match job.scenario {
             Scenario::Storm => Doing::Storm,
             Scenario::Mix => Doing::Mix,
