@@ -3,11 +3,10 @@
 use super::connect::Connecting;
 use super::figures::Meter;
 use super::handshake::Handshake;
-use super::outbound::{Charge, Outbound};
+use super::outbound::{Outbound, Slice};
 use super::session::{Client, Session};
 use crate::protocol::centrifuge::Encoding;
 use crate::websocket::frame;
-use bytes::Bytes;
 use std::rc::Rc;
 
 /// Where a connection is in its life.
@@ -74,14 +73,14 @@ impl Connection {
     }
 
     /// Appends to its queue; from an empty queue on, the time without progress counts anew.
-    pub fn enqueue(&mut self, now_ms: u64, bytes: Bytes, charge: Rc<Charge>) {
+    pub fn enqueue(&mut self, now_ms: u64, chunk: Slice) {
         if !self.replies.is_empty() {
-            self.enqueue_replies(now_ms, charge.meter());
+            self.enqueue_replies(now_ms, chunk.meter());
         }
         if self.outbound.is_empty() {
             self.progress_ms = now_ms;
         }
-        self.outbound.push(bytes, charge);
+        self.outbound.push(chunk);
     }
 
     /// Makes one frame of the replies, and appends that.
@@ -92,22 +91,21 @@ impl Connection {
             Some(Encoding::Protobuf) => frame::push_binary(&mut out, &replies),
             _ => frame::push_text(&mut out, &replies),
         }
-        let charge = Charge::own(meter, out.len());
-        self.enqueue(now_ms, out.into(), charge);
+        self.enqueue(now_ms, Slice::own(meter, out.into()));
     }
 
     /// As `enqueue`, for the answer to the upgrade and what goes out with it.
-    pub fn enqueue_response(&mut self, now_ms: u64, bytes: Bytes, charge: Rc<Charge>) {
+    pub fn enqueue_response(&mut self, now_ms: u64, response: Slice) {
         self.progress_ms = now_ms;
-        self.outbound.push_response(bytes, charge);
+        self.outbound.push_response(response);
     }
 
     /// As `enqueue`, for the one frame that passes what waits.
-    pub fn pong(&mut self, now_ms: u64, frame: Bytes, charge: Rc<Charge>) {
+    pub fn pong(&mut self, now_ms: u64, frame: Slice) {
         if self.outbound.is_empty() {
             self.progress_ms = now_ms;
         }
-        self.outbound.pong(frame, charge);
+        self.outbound.pong(frame);
     }
 
     pub fn session(&self) -> Option<&Session> {

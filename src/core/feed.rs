@@ -8,7 +8,7 @@ use super::figures::Meter;
 use super::host::{Host, Now};
 use super::mesh::{Answer, Ask, Asker, Caller, Channel, Endpoint, Message};
 use super::mutation::{self, Mutation};
-use super::outbound::Charge;
+use super::outbound::Slice;
 use super::presence::{NoteRound, PresenceChange};
 use super::run::{Entry, Frames, Ring, Run};
 use super::session::Place;
@@ -267,8 +267,8 @@ impl Shard {
             if subscriber.is_behind && mutation::active(Mutation::LiveBeforeLastPage) {
                 let mut live = Subscriber { cursor: feed.position - 1, ..*subscriber };
                 let connection = &mut self.connections[subscriber.slot as usize];
-                give(&mut feed.ring, feed.position, &feed.name, &mut live, meter, true, u64::MAX, |bytes, charge| {
-                    connection.enqueue(now.ms, bytes, charge);
+                give(&mut feed.ring, feed.position, &feed.name, &mut live, meter, true, u64::MAX, |chunk| {
+                    connection.enqueue(now.ms, chunk);
                     0
                 });
             }
@@ -279,8 +279,8 @@ impl Shard {
             let before = connection.outbound.bytes();
             let limit = limits.outbound_limit_bytes;
             let ring = &mut feed.ring;
-            let given = give(ring, feed.position, &feed.name, subscriber, meter, true, limit, |bytes, charge| {
-                connection.enqueue(now.ms, bytes, charge);
+            let given = give(ring, feed.position, &feed.name, subscriber, meter, true, limit, |chunk| {
+                connection.enqueue(now.ms, chunk);
                 connection.outbound.bytes()
             });
             if !given && feed.epoch.is_none() {
@@ -308,7 +308,7 @@ impl Shard {
         }
         let is_round_done = end == feed.subscribers.len();
         if is_round_done && !feed.again {
-            feed.ring.release_charges();
+            feed.ring.release_buffers();
             feed.served = feed.position;
         }
         feed.next = match (is_round_done, std::mem::take(&mut feed.again)) {
@@ -349,8 +349,8 @@ impl Shard {
             let subscriber = &mut feed.subscribers[index as usize];
             let before = subscriber.cursor;
             let (ring, name, meter) = (&mut feed.ring, &feed.name, &self.meter);
-            let reached = give(ring, feed.position, name, subscriber, meter, false, page_bytes, |bytes, charge| {
-                connection.enqueue(now.ms, bytes, charge);
+            let reached = give(ring, feed.position, name, subscriber, meter, false, page_bytes, |chunk| {
+                connection.enqueue(now.ms, chunk);
                 connection.outbound.bytes()
             });
             let (cursor, position) = (subscriber.cursor, feed.position);
@@ -449,7 +449,7 @@ impl Shard {
         subscriber.cursor = last.offset;
         let entries: Vec<Entry> = page.publications.iter().cloned().map(Entry::Stored).collect();
         let frames = Frames::encode(&entries, subscriber.format, &feed.name);
-        self.push(now, slot, frames.from(0), host);
+        self.push(now, slot, frames.bytes().clone(), host);
         self.catch_up(now, slot, host);
     }
 
@@ -511,22 +511,18 @@ fn give(
     meter: &Rc<Meter>,
     fans_out: bool,
     until_bytes: u64,
-    mut enqueue: impl FnMut(bytes::Bytes, Rc<Charge>) -> u64,
+    mut enqueue: impl FnMut(Slice) -> u64,
 ) -> bool {
     while subscriber.cursor < position {
         let Some(ring_run) = ring.run_with(subscriber.cursor + 1) else { return false };
-        let charge = match fans_out {
-            true => ring_run.hold_charge(subscriber.format, channel, meter),
-            false => ring_run.charge(subscriber.format, channel, meter),
-        };
-        let run = &ring_run.run;
         let index = match mutation::active(Mutation::WholeRunToEveryone) {
             true => 0,
-            false => (subscriber.cursor + 1 - run.first) as usize,
+            false => (subscriber.cursor + 1 - ring_run.run.first) as usize,
         };
-        let waiting = enqueue(run.frames(subscriber.format, channel).from(index), charge);
-        meter.figures.borrow_mut().deliveries += run.last() - subscriber.cursor;
-        subscriber.cursor = run.last();
+        let waiting = enqueue(ring_run.slice(subscriber.format, channel, index, meter, fans_out));
+        let last = ring_run.run.last();
+        meter.figures.borrow_mut().deliveries += last - subscriber.cursor;
+        subscriber.cursor = last;
         if waiting >= until_bytes {
             break;
         }

@@ -7,8 +7,7 @@ use super::super::pump::{Pump, Transport};
 use super::super::{ShardSetup, now};
 use super::buffers::Buffers;
 use super::operation::{self, Completion, Kind, Operation, Token, take};
-use crate::core::{Host, Now};
-use bytes::Bytes;
+use crate::core::{Host, Now, Slice};
 use io_uring::{opcode, types};
 use std::io;
 use std::mem::ManuallyDrop;
@@ -61,13 +60,13 @@ struct InFlight {
 /// What the kernel reads for a send.
 enum Sending {
     #[expect(dead_code, reason = "it is only kept")]
-    One(Bytes),
+    One(Slice),
     Many(Box<Gather>),
 }
 
 /// Several slices, with the description of them that the kernel reads. Its address must not change while it does.
 struct Gather {
-    slices: Vec<Bytes>,
+    slices: Vec<Slice>,
     iovecs: Vec<libc::iovec>,
     message: libc::msghdr,
 }
@@ -308,7 +307,7 @@ impl Gather {
     /// What tells the kernel of the slices. It is good as long as neither they nor this box change.
     fn describe(self: &mut Box<Gather>) -> *const libc::msghdr {
         self.iovecs.clear();
-        let iovec = |bytes: &Bytes| libc::iovec { iov_base: bytes.as_ptr() as *mut _, iov_len: bytes.len() };
+        let iovec = |bytes: &Slice| libc::iovec { iov_base: bytes.as_ptr() as *mut _, iov_len: bytes.len() };
         self.iovecs.extend(self.slices.iter().map(iovec));
         self.message.msg_iov = self.iovecs.as_mut_ptr();
         self.message.msg_iovlen = self.iovecs.len() as _;
@@ -317,7 +316,7 @@ impl Gather {
 }
 
 /// Leaves slices, none empty, of at most `limit` bytes, but at least one.
-fn bound(slices: &mut Vec<Bytes>, limit: usize) {
+fn bound(slices: &mut Vec<Slice>, limit: usize) {
     slices.retain(|bytes| !bytes.is_empty());
     slices.truncate(SLICES_LIMIT);
     let mut left = limit.max(1);
