@@ -99,8 +99,11 @@ impl Deref for Slice {
 /// waits, and only between chunks.
 #[derive(Debug, Default)]
 pub struct Outbound {
-    /// What is left of each.
-    chunks: VecDeque<Slice>,
+    /// What is left of the first chunk. Mostly there is no other, so that a connection which keeps up, or rests, has no
+    /// memory for a queue.
+    front: Option<Slice>,
+    /// Those behind it.
+    rest: VecDeque<Slice>,
     /// Whole buffers counted.
     bytes: u64,
     /// How many chunks the send in flight holds.
@@ -116,12 +119,15 @@ impl Outbound {
     /// Appends complete frames.
     pub fn push(&mut self, chunk: Slice) {
         self.bytes += chunk.buffer_bytes();
-        self.chunks.push_back(chunk);
+        match self.front {
+            None => self.front = Some(chunk),
+            Some(_) => self.rest.push_back(chunk),
+        }
     }
 
     /// Appends the answer to the upgrade: the first thing in the queue, and nothing passes it.
     pub fn push_response(&mut self, response: Slice) {
-        debug_assert!(self.chunks.is_empty());
+        debug_assert!(self.front.is_none());
         self.front_stays = true;
         self.push(response);
     }
@@ -134,8 +140,11 @@ impl Outbound {
     /// Drops all behind what is being sent and appends the last thing that this connection is told.
     pub fn finish(&mut self, last: Slice) {
         self.pong = None;
-        self.chunks.truncate(self.in_flight.max(usize::from(self.front_stays)));
-        self.bytes = self.chunks.iter().map(Slice::buffer_bytes).sum();
+        if self.in_flight == 0 && !self.front_stays {
+            self.front = None;
+        }
+        self.rest.truncate(self.in_flight.saturating_sub(1));
+        self.bytes = self.front.iter().chain(&self.rest).map(Slice::buffer_bytes).sum();
         self.push(last);
     }
 
@@ -148,13 +157,17 @@ impl Outbound {
     pub fn next(&mut self, slices: &mut Vec<Slice>) {
         if let Some(pong) = self.pong.take() {
             self.bytes += pong.buffer_bytes();
-            self.chunks.insert(usize::from(self.front_stays), pong);
+            let second = if self.front_stays { Some(pong) } else { self.front.replace(pong) };
+            second.into_iter().for_each(|chunk| self.rest.push_front(chunk));
         }
-        let mut bytes = 0;
         self.in_flight = 0;
-        for chunk in self.chunks.iter().take(SLICES_PER_SEND) {
+        let Some(front) = &self.front else { return };
+        slices.push(front.clone());
+        self.in_flight = 1;
+        let mut bytes = front.len();
+        for chunk in self.rest.iter().take(SLICES_PER_SEND - 1) {
             bytes += chunk.len();
-            if self.in_flight > 0 && bytes > BYTES_PER_SEND {
+            if bytes > BYTES_PER_SEND {
                 break;
             }
             slices.push(chunk.clone());
@@ -165,7 +178,7 @@ impl Outbound {
     /// The send in flight came back with so many bytes written.
     pub fn sent(&mut self, mut bytes: usize) {
         self.in_flight = 0;
-        while let Some(front) = self.chunks.front_mut() {
+        while let Some(front) = &mut self.front {
             if bytes < front.len() {
                 front.advance(bytes);
                 self.front_stays |= bytes > 0;
@@ -174,12 +187,11 @@ impl Outbound {
             bytes -= front.len();
             self.front_stays = false;
             self.bytes -= front.buffer_bytes();
-            self.chunks.pop_front();
+            self.front = self.rest.pop_front();
         }
         debug_assert_eq!(bytes, 0, "more was sent than there was");
-        // A queue that once was long keeps no memory for it.
-        if self.chunks.capacity() > 8 {
-            self.chunks = VecDeque::new();
+        if self.rest.capacity() > 0 {
+            self.rest = VecDeque::new();
         }
     }
 
@@ -189,7 +201,7 @@ impl Outbound {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.chunks.is_empty() && self.pong.is_none()
+        self.front.is_none() && self.pong.is_none()
     }
 }
 
