@@ -301,7 +301,7 @@ impl Shard {
         }
     }
 
-    /// So many bytes of what `outgoing` gave have been written.
+    /// So many bytes of what `outgoing` gave have been written. Where there are more to write, `Host::wake` is called.
     pub fn sent(&mut self, now: Now, slot: u32, bytes: usize, host: &mut impl Host) {
         self.meter.clock_ms.set(now.ms);
         let connection = &mut self.connections[slot as usize];

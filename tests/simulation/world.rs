@@ -982,7 +982,6 @@ impl World {
             shard.sent(now, slot as u32, count, &mut host);
         }
         self.more[id] = true;
-        self.ios[id].wakes.insert(slot as u32);
         if let Some((who, attempt)) = client
             && self.attempt_of(who) == attempt
             && self.at(who) == Some((id, slot as u32))

@@ -88,7 +88,10 @@ impl Transport for Ring {
     }
 
     fn read(pump: &mut Pump<Ring>, slot: u32) {
-        pump.transport.to_receive.push(slot);
+        // Nearly always it is being read.
+        if pump.slots[slot as usize].open.as_ref().is_some_and(|open| open.io.receive.is_none()) {
+            pump.transport.to_receive.push(slot);
+        }
     }
 
     fn write(pump: &mut Pump<Ring>, slot: u32, _now: Now) {
@@ -250,7 +253,6 @@ impl Pump<Ring> {
             self.vacate_if_done(slot);
         } else if result > 0 {
             self.shard.sent(now, slot, result as usize, &mut self.effects);
-            self.effects.wake(slot); // There may be more.
         } else if matches!(-result, libc::EINTR | libc::EAGAIN) {
             self.effects.wake(slot);
         } else {
