@@ -87,6 +87,7 @@ impl Shard {
             if let Flow::Wait = flow {
                 let connection = &mut self.connections[slot as usize];
                 let was_paused = std::mem::replace(&mut connection.is_paused, true);
+                connection.awaits_place = true;
                 if let Some(client) = connection.client_mut() {
                     client.deferred = from_here.to_vec();
                     client.deferred_at = arrival;

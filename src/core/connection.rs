@@ -51,6 +51,9 @@ pub(super) struct Connection {
     pub progress_ms: u64,
     /// Its earliest reminder.
     pub armed_ms: u64,
+    /// Its session may have what waits for place in its queue: subscriptions that are behind, commands. Else a write has
+    /// nothing to do with the session.
+    pub awaits_place: bool,
     /// Its reading was stopped until its queue or its publishes have drained.
     pub is_paused: bool,
 }
@@ -68,6 +71,7 @@ impl Connection {
             pinged_ms: None,
             progress_ms: 0,
             armed_ms: u64::MAX,
+            awaits_place: false,
             is_paused: false,
         }
     }
@@ -92,6 +96,14 @@ impl Connection {
             _ => frame::push_text(&mut out, &replies),
         }
         self.enqueue(now_ms, Slice::own(meter, out.into()));
+    }
+
+    /// One of its subscriptions is behind: its turn comes when the queue has place.
+    pub fn fall_behind(&mut self, key: u32) {
+        if let Some(session) = self.session_mut() {
+            session.behind.push_back(key);
+            self.awaits_place = true;
+        }
     }
 
     /// As `enqueue`, for the answer to the upgrade and what goes out with it.

@@ -100,10 +100,10 @@ impl Shard {
         feed.subscribers.push(Subscriber { is_behind, ..subscriber });
         feed.idle_since_ms = None;
         session.subscriptions[key as usize].place = Place::In { feed: feed_id, index };
-        if is_behind {
-            session.behind.push_back(key);
-        }
         let user = session.user.clone();
+        if is_behind {
+            connection.fall_behind(key);
+        }
         self.meter.figures.borrow_mut().subscriptions += 1;
         let change = PresenceChange { slot, generation, user, is_here: true, listens: wants_presence };
         self.presence_changed(feed_id, change);
@@ -293,9 +293,7 @@ impl Shard {
                 reminded.push(subscriber.slot);
             }
             if subscriber.is_behind {
-                if let Some(session) = connection.session_mut() {
-                    session.behind.push_back(subscriber.key);
-                }
+                connection.fall_behind(subscriber.key);
                 reminded.push(subscriber.slot);
             }
             host.wake(subscriber.slot);

@@ -317,9 +317,11 @@ impl Shard {
             host.wake(slot);
         }
         match &connection.phase {
-            Phase::Open(session) => {
+            Phase::Open(session) if connection.awaits_place => {
+                let is_behind = !session.behind.is_empty();
                 let has_deferred = session.client().is_some_and(|client| !client.deferred.is_empty());
-                if !session.behind.is_empty() {
+                connection.awaits_place = is_behind || has_deferred;
+                if is_behind {
                     self.catch_up(now, slot, host);
                 }
                 if has_deferred {
