@@ -107,7 +107,7 @@ pub struct Outbound {
     /// Whole buffers counted.
     bytes: u64,
     /// How many chunks the send in flight holds.
-    in_flight: usize,
+    in_flight: u8,
     /// The latest pong not yet in the queue.
     pong: Option<Slice>,
     /// Nothing passes the first chunk, or takes it away: some of it has been written, or it is the answer to the upgrade,
@@ -143,7 +143,7 @@ impl Outbound {
         if self.in_flight == 0 && !self.front_stays {
             self.front = None;
         }
-        self.rest.truncate(self.in_flight.saturating_sub(1));
+        self.rest.truncate(usize::from(self.in_flight).saturating_sub(1));
         self.bytes = self.front.iter().chain(&self.rest).map(Slice::buffer_bytes).sum();
         self.push(last);
     }
