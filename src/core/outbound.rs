@@ -118,6 +118,7 @@ pub struct Outbound {
 impl Outbound {
     /// Appends complete frames.
     pub fn push(&mut self, chunk: Slice) {
+        debug_assert!(!chunk.is_empty(), "a send of nothing looks like one that failed");
         self.bytes += chunk.buffer_bytes();
         match self.front {
             None => self.front = Some(chunk),
@@ -153,7 +154,7 @@ impl Outbound {
         *self = Outbound::default();
     }
 
-    /// The next slices of one send, appended to `slices`.
+    /// The next slices of one send, appended to `slices`: at most [`SLICES_PER_SEND`], none of them empty.
     pub fn next(&mut self, slices: &mut Vec<Slice>) {
         if let Some(pong) = self.pong.take() {
             self.bytes += pong.buffer_bytes();

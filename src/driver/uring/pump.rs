@@ -16,9 +16,6 @@ use std::pin::pin;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// Slices of one send. `sendmsg(2)` takes no more (IOV_MAX).
-const SLICES_LIMIT: usize = 1024;
-
 pub(super) async fn run(setup: ShardSetup) {
     let ring = Ring {
         buffers: Buffers::new(),
@@ -317,10 +314,8 @@ impl Gather {
     }
 }
 
-/// Leaves slices, none empty, of at most `limit` bytes, but at least one.
+/// Leaves slices of at most `limit` bytes, but at least one.
 fn bound(slices: &mut Vec<Slice>, limit: usize) {
-    slices.retain(|bytes| !bytes.is_empty());
-    slices.truncate(SLICES_LIMIT);
     let mut left = limit.max(1);
     for (index, bytes) in slices.iter_mut().enumerate() {
         if left == 0 {
