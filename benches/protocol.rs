@@ -38,9 +38,9 @@ fn encode(criterion: &mut Criterion) {
     for (shape, entries) in shapes.into_iter().chain([run]) {
         for (name, format) in [("plain", Format::Plain), ("json", Format::Json), ("protobuf", Format::Protobuf)] {
             let frames = Frames::encode(&entries, format, CHANNEL);
-            let count = frames.from(0).windows(ID.len()).filter(|window| *window == ID.as_bytes()).count();
+            let count = frames.bytes().windows(ID.len()).filter(|window| *window == ID.as_bytes()).count();
             assert_eq!(count, entries.len(), "each message is in a frame");
-            let (elements, bytes) = (entries.len() as u64, frames.total_bytes() as u64);
+            let (elements, bytes) = (entries.len() as u64, frames.bytes().len() as u64);
             group.throughput(Throughput::ElementsAndBytes { elements, bytes });
             group.bench_function(format!("{name}/{shape}"), |bencher| {
                 bencher.iter(|| Frames::encode(black_box(&entries), format, CHANNEL));

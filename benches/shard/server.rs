@@ -3,13 +3,12 @@
 //!
 //! Time stands still, so that no timer is in a measurement.
 
-use bytes::Bytes;
 use std::hint::black_box;
 use std::sync::Arc;
 use uproar::core::figures::Figures;
 use uproar::core::lane::{BatchResult, Lane};
 use uproar::core::mesh::{Answer, Ask};
-use uproar::core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig};
+use uproar::core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig, Slice};
 use uproar::limits::Limits;
 use uproar::websocket::{Event, Head, head};
 use uproar_model::{Admission, Claims, Epoch, Kind, Offset, Outcome, Publication, Role, RoomId, Stored, User, UserId};
@@ -26,7 +25,7 @@ pub struct Server {
     head: Offset,
     /// Emptied after each use.
     woken: Vec<u32>,
-    slices: Vec<Bytes>,
+    slices: Vec<Slice>,
 }
 
 /// As the drivers keep it.
@@ -210,7 +209,7 @@ impl Server {
         all
     }
 
-    fn run_with(&mut self, mut write: impl FnMut(u32, &[Bytes])) {
+    fn run_with(&mut self, mut write: impl FnMut(u32, &[Slice])) {
         loop {
             self.pass_messages();
             let mut has_more = self.shard.turn(NOW, &mut self.host);
@@ -224,14 +223,14 @@ impl Server {
     }
 
     /// What waits for those who were woken is written as a whole.
-    fn write_woken(&mut self, write: &mut impl FnMut(u32, &[Bytes])) {
+    fn write_woken(&mut self, write: &mut impl FnMut(u32, &[Slice])) {
         let mut woken = std::mem::take(&mut self.woken);
         std::mem::swap(&mut self.host.woken, &mut woken);
         woken.iter().for_each(|slot| self.host.is_woken[*slot as usize] = false);
         for slot in woken.drain(..) {
             black_box(self.shard.wants_input(slot));
             self.shard.outgoing(slot, &mut self.slices);
-            let bytes = self.slices.iter().map(Bytes::len).sum();
+            let bytes = self.slices.iter().map(|slice| slice.len()).sum();
             if bytes > 0 {
                 write(slot, &self.slices);
                 self.slices.clear();

@@ -55,8 +55,7 @@ impl Shard {
     pub(super) fn end_call(&mut self, slot: u32, serial: u32) -> Option<Call> {
         let session = self.connections[slot as usize].session_mut()?;
         let client = session.client_mut()?;
-        let index = client.calls.iter().position(|call| call.serial == serial)?;
-        let call = client.calls.remove(index);
+        let call = client.take_call(serial)?;
         if matches!(call.kind, CallKind::History(_))
             && let Some(subscription) = call.key.and_then(|key| session.subscriptions.get_mut(key as usize))
         {

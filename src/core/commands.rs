@@ -87,6 +87,7 @@ impl Shard {
             if let Flow::Wait = flow {
                 let connection = &mut self.connections[slot as usize];
                 let was_paused = std::mem::replace(&mut connection.is_paused, true);
+                connection.awaits_place = true;
                 if let Some(client) = connection.client_mut() {
                     client.deferred = from_here.to_vec();
                     client.deferred_at = arrival;
@@ -439,7 +440,7 @@ impl Shard {
         };
         let mut publish = data::decode(data, text_limit).map_err(|refused| refused.error)?;
         let session = self.connections[slot as usize].session();
-        if session.is_some_and(|session| session.outstanding >= self.config.limits.pending_publishes_limit) {
+        if session.is_some_and(|session| u64::from(session.outstanding) >= self.config.limits.pending_publishes_limit) {
             self.refuse_publishes(slot, key);
             let text =
                 "too many publishes of this connection wait for the database (pending_publishes_limit); try again";

@@ -164,7 +164,9 @@ impl Shard {
             user_channel: &user_channel,
         };
         let grace_ms = limits.expired_grace_ms;
-        let session = Session::new(user, claims, grace_ms, Slab::new(), Voice::Centrifuge(Box::new(client)));
+        // As many channels as most have.
+        let subscriptions = Slab::with_capacity(1);
+        let session = Session::new(user, claims, grace_ms, subscriptions, Voice::Centrifuge(Box::new(client)));
         self.users.entry(session.user.id).or_default().slots.push(slot);
         let expires_ms = now.ms + session.expires_unix_ms.saturating_sub(now.unix_ms);
         let connection = &mut self.connections[slot as usize];

@@ -3,11 +3,10 @@
 use super::connect::Connecting;
 use super::figures::Meter;
 use super::handshake::Handshake;
-use super::outbound::{Charge, Outbound};
+use super::outbound::{Outbound, Slice};
 use super::session::{Client, Session};
 use crate::protocol::centrifuge::Encoding;
 use crate::websocket::frame;
-use bytes::Bytes;
 use std::rc::Rc;
 
 /// Where a connection is in its life.
@@ -52,6 +51,9 @@ pub(super) struct Connection {
     pub progress_ms: u64,
     /// Its earliest reminder.
     pub armed_ms: u64,
+    /// Its session may have what waits for place in its queue: subscriptions that are behind, commands. Else a write has
+    /// nothing to do with the session.
+    pub awaits_place: bool,
     /// Its reading was stopped until its queue or its publishes have drained.
     pub is_paused: bool,
 }
@@ -69,19 +71,20 @@ impl Connection {
             pinged_ms: None,
             progress_ms: 0,
             armed_ms: u64::MAX,
+            awaits_place: false,
             is_paused: false,
         }
     }
 
     /// Appends to its queue; from an empty queue on, the time without progress counts anew.
-    pub fn enqueue(&mut self, now_ms: u64, bytes: Bytes, charge: Rc<Charge>) {
+    pub fn enqueue(&mut self, now_ms: u64, chunk: Slice) {
         if !self.replies.is_empty() {
-            self.enqueue_replies(now_ms, charge.meter());
+            self.enqueue_replies(now_ms, chunk.meter());
         }
         if self.outbound.is_empty() {
             self.progress_ms = now_ms;
         }
-        self.outbound.push(bytes, charge);
+        self.outbound.push(chunk);
     }
 
     /// Makes one frame of the replies, and appends that.
@@ -92,22 +95,29 @@ impl Connection {
             Some(Encoding::Protobuf) => frame::push_binary(&mut out, &replies),
             _ => frame::push_text(&mut out, &replies),
         }
-        let charge = Charge::own(meter, out.len());
-        self.enqueue(now_ms, out.into(), charge);
+        self.enqueue(now_ms, Slice::own(meter, out.into()));
+    }
+
+    /// One of its subscriptions is behind: its turn comes when the queue has place.
+    pub fn fall_behind(&mut self, key: u32) {
+        if let Some(session) = self.session_mut() {
+            session.behind.push_back(key);
+            self.awaits_place = true;
+        }
     }
 
     /// As `enqueue`, for the answer to the upgrade and what goes out with it.
-    pub fn enqueue_response(&mut self, now_ms: u64, bytes: Bytes, charge: Rc<Charge>) {
+    pub fn enqueue_response(&mut self, now_ms: u64, response: Slice) {
         self.progress_ms = now_ms;
-        self.outbound.push_response(bytes, charge);
+        self.outbound.push_response(response);
     }
 
     /// As `enqueue`, for the one frame that passes what waits.
-    pub fn pong(&mut self, now_ms: u64, frame: Bytes, charge: Rc<Charge>) {
+    pub fn pong(&mut self, now_ms: u64, frame: Slice) {
         if self.outbound.is_empty() {
             self.progress_ms = now_ms;
         }
-        self.outbound.pong(frame, charge);
+        self.outbound.pong(frame);
     }
 
     pub fn session(&self) -> Option<&Session> {

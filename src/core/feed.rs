@@ -4,11 +4,12 @@
 //! ring is *behind* and is caught up with pages from the store as its queue drains. Nobody is given anything but what
 //! follows its cursor.
 
+use super::connection::Connection;
 use super::figures::Meter;
 use super::host::{Host, Now};
 use super::mesh::{Answer, Ask, Asker, Caller, Channel, Endpoint, Message};
 use super::mutation::{self, Mutation};
-use super::outbound::Charge;
+use super::outbound::Slice;
 use super::presence::{NoteRound, PresenceChange};
 use super::run::{Entry, Frames, Ring, Run};
 use super::session::Place;
@@ -99,10 +100,10 @@ impl Shard {
         feed.subscribers.push(Subscriber { is_behind, ..subscriber });
         feed.idle_since_ms = None;
         session.subscriptions[key as usize].place = Place::In { feed: feed_id, index };
-        if is_behind {
-            session.behind.push_back(key);
-        }
         let user = session.user.clone();
+        if is_behind {
+            connection.fall_behind(key);
+        }
         self.meter.figures.borrow_mut().subscriptions += 1;
         let change = PresenceChange { slot, generation, user, is_here: true, listens: wants_presence };
         self.presence_changed(feed_id, change);
@@ -259,30 +260,23 @@ impl Shard {
         let Some(begin) = feed.next else { return false };
         let limits = &self.config.limits;
         let end = feed.subscribers.len().min(begin + limits.sends_per_turn_limit as usize);
+        let limit = limits.outbound_limit_bytes;
         let meter = &self.meter;
         let until_ms = now.ms + limits.write_timeout_ms;
+        let mut giving = Giving::new(&mut feed.ring, feed.position, &feed.name, meter, true, limit);
         let mut ended = Vec::new();
         let mut reminded = Vec::new();
         for subscriber in feed.subscribers.get_mut(begin..end).unwrap_or_default() {
             if subscriber.is_behind && mutation::active(Mutation::LiveBeforeLastPage) {
                 let mut live = Subscriber { cursor: feed.position - 1, ..*subscriber };
-                let connection = &mut self.connections[subscriber.slot as usize];
-                give(&mut feed.ring, feed.position, &feed.name, &mut live, meter, true, u64::MAX, |bytes, charge| {
-                    connection.enqueue(now.ms, bytes, charge);
-                    0
-                });
+                giving.give(now.ms, &mut live, &mut self.connections[subscriber.slot as usize]);
             }
             if subscriber.is_behind || subscriber.cursor >= feed.position {
                 continue;
             }
             let connection = &mut self.connections[subscriber.slot as usize];
             let before = connection.outbound.bytes();
-            let limit = limits.outbound_limit_bytes;
-            let ring = &mut feed.ring;
-            let given = give(ring, feed.position, &feed.name, subscriber, meter, true, limit, |bytes, charge| {
-                connection.enqueue(now.ms, bytes, charge);
-                connection.outbound.bytes()
-            });
+            let given = giving.give(now.ms, subscriber, connection);
             if !given && feed.epoch.is_none() {
                 ended.push((subscriber.slot, CloseReason::INSUFFICIENT_STATE));
                 continue;
@@ -299,16 +293,15 @@ impl Shard {
                 reminded.push(subscriber.slot);
             }
             if subscriber.is_behind {
-                if let Some(session) = connection.session_mut() {
-                    session.behind.push_back(subscriber.key);
-                }
+                connection.fall_behind(subscriber.key);
                 reminded.push(subscriber.slot);
             }
             host.wake(subscriber.slot);
         }
+        giving.count();
         let is_round_done = end == feed.subscribers.len();
         if is_round_done && !feed.again {
-            feed.ring.release_charges();
+            feed.ring.release_buffers();
             feed.served = feed.position;
         }
         feed.next = match (is_round_done, std::mem::take(&mut feed.again)) {
@@ -348,11 +341,9 @@ impl Shard {
             let feed = &mut self.feeds[feed_id as usize];
             let subscriber = &mut feed.subscribers[index as usize];
             let before = subscriber.cursor;
-            let (ring, name, meter) = (&mut feed.ring, &feed.name, &self.meter);
-            let reached = give(ring, feed.position, name, subscriber, meter, false, page_bytes, |bytes, charge| {
-                connection.enqueue(now.ms, bytes, charge);
-                connection.outbound.bytes()
-            });
+            let mut giving = Giving::new(&mut feed.ring, feed.position, &feed.name, &self.meter, false, page_bytes);
+            let reached = giving.give(now.ms, subscriber, connection);
+            giving.count();
             let (cursor, position) = (subscriber.cursor, feed.position);
             subscriber.is_behind = cursor < position;
             let is_behind = subscriber.is_behind;
@@ -449,7 +440,7 @@ impl Shard {
         subscriber.cursor = last.offset;
         let entries: Vec<Entry> = page.publications.iter().cloned().map(Entry::Stored).collect();
         let frames = Frames::encode(&entries, subscriber.format, &feed.name);
-        self.push(now, slot, frames.from(0), host);
+        self.push(now, slot, frames.bytes().clone(), host);
         self.catch_up(now, slot, host);
     }
 
@@ -500,36 +491,72 @@ impl Shard {
     }
 }
 
-/// Puts what follows a subscriber's cursor, up to `position`, into its queue, until the queue holds `until_bytes`.
-/// `enqueue` returns how much the queue holds. False: the ring does not reach back to the cursor.
-#[allow(clippy::too_many_arguments)]
-fn give(
-    ring: &mut Ring,
+/// Gives subscribers what follows their cursors in a feed's ring.
+struct Giving<'a> {
+    ring: &'a mut Ring,
     position: Offset,
-    channel: &str,
-    subscriber: &mut Subscriber,
-    meter: &Rc<Meter>,
+    channel: &'a str,
+    meter: &'a Rc<Meter>,
+    /// See [`super::run::RingRun::slice`].
     fans_out: bool,
+    /// When a connection's queue holds so much, that is enough.
     until_bytes: u64,
-    mut enqueue: impl FnMut(bytes::Bytes, Rc<Charge>) -> u64,
-) -> bool {
-    while subscriber.cursor < position {
-        let Some(ring_run) = ring.run_with(subscriber.cursor + 1) else { return false };
-        let charge = match fans_out {
-            true => ring_run.hold_charge(subscriber.format, channel, meter),
-            false => ring_run.charge(subscriber.format, channel, meter),
-        };
-        let run = &ring_run.run;
-        let index = match mutation::active(Mutation::WholeRunToEveryone) {
-            true => 0,
-            false => (subscriber.cursor + 1 - run.first) as usize,
-        };
-        let waiting = enqueue(run.frames(subscriber.format, channel).from(index), charge);
-        meter.figures.borrow_mut().deliveries += run.last() - subscriber.cursor;
-        subscriber.cursor = run.last();
-        if waiting >= until_bytes {
-            break;
-        }
+    /// The latest share, by format: nearly all subscribers stand at the same place.
+    shares: [Option<Share>; Format::COUNT],
+    deliveries: u64,
+}
+
+/// What follows one place in one run.
+struct Share {
+    cursor: Offset,
+    last: Offset,
+    slice: Slice,
+}
+
+impl Giving<'_> {
+    fn new<'a>(
+        ring: &'a mut Ring,
+        position: Offset,
+        channel: &'a str,
+        meter: &'a Rc<Meter>,
+        fans_out: bool,
+        until_bytes: u64,
+    ) -> Giving<'a> {
+        Giving { ring, position, channel, meter, fans_out, until_bytes, shares: Default::default(), deliveries: 0 }
     }
-    true
+
+    /// Puts what follows this one's cursor, up to the feed's position, into its queue, as long as there is place. False:
+    /// the ring does not reach back to the cursor.
+    fn give(&mut self, now_ms: u64, subscriber: &mut Subscriber, connection: &mut Connection) -> bool {
+        while subscriber.cursor < self.position {
+            let Some(share) = self.share(subscriber.cursor, subscriber.format) else { return false };
+            let (slice, last) = (share.slice.clone(), share.last);
+            connection.enqueue(now_ms, slice);
+            self.deliveries += last - subscriber.cursor;
+            subscriber.cursor = last;
+            if connection.outbound.bytes() >= self.until_bytes {
+                break;
+            }
+        }
+        true
+    }
+
+    fn share(&mut self, cursor: Offset, format: Format) -> Option<&Share> {
+        let latest = &mut self.shares[format as usize];
+        if latest.as_ref().is_none_or(|share| share.cursor != cursor) {
+            let ring_run = self.ring.run_with(cursor + 1)?;
+            let index = match mutation::active(Mutation::WholeRunToEveryone) {
+                true => 0,
+                false => (cursor + 1 - ring_run.run.first) as usize,
+            };
+            let slice = ring_run.slice(format, self.channel, index, self.meter, self.fans_out);
+            *latest = Some(Share { cursor, last: ring_run.run.last(), slice });
+        }
+        latest.as_ref()
+    }
+
+    /// Counts what was given.
+    fn count(self) {
+        self.meter.figures.borrow_mut().deliveries += self.deliveries;
+    }
 }

@@ -8,6 +8,7 @@ use super::entering::{Denied, Door, Entering, LIVE_NAME_LIMIT_BYTES, Since, is_l
 use super::feed::Subscriber;
 use super::host::{Host, Now};
 use super::mesh::{Ask, Found};
+use super::outbound::Slice;
 use super::session::{Place, Session, Subscription, Voice};
 use super::shard::Shard;
 use crate::protocol::centrifuge::Encoding;
@@ -225,8 +226,8 @@ impl Shard {
 
     /// Puts the first thing that a connection is sent into its queue.
     fn respond(&mut self, now: Now, slot: u32, bytes: Bytes, host: &mut impl Host) {
-        let charge = super::outbound::Charge::own(&self.meter, bytes.len());
-        self.connections[slot as usize].enqueue_response(now.ms, bytes, charge);
+        let response = Slice::own(&self.meter, bytes);
+        self.connections[slot as usize].enqueue_response(now.ms, response);
         self.written_to(now, slot, host);
     }
 

@@ -41,4 +41,5 @@ mod timers;
 
 pub use host::{Host, Now, Refused};
 pub use mesh::{Endpoint, Message};
+pub use outbound::Slice;
 pub use shard::{AllowOrigin, Shard, ShardConfig, Verify, home_shard, lane_calls_limit, placing};

@@ -3,106 +3,150 @@
 use super::figures::Meter;
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::rc::Rc;
 
 /// Most slices, and most bytes past the first slice, that one send takes.
 const SLICES_PER_SEND: usize = 16;
 const BYTES_PER_SEND: usize = 256 * 1024;
 
-/// A shared buffer's weight in its shard's outbound total, taken off when the last queue lets go of it.
+/// Complete frames (or a complete HTTP response) that wait for one connection, or for many of a shard. Their bytes count
+/// in the shard's outbound total, once, until the last who holds them lets go.
 #[derive(Debug)]
-pub struct Charge {
+pub struct Buffer {
+    bytes: Bytes,
     meter: Rc<Meter>,
-    bytes: u64,
     /// When the publications in it were shown: how long it took to write them is noted.
     shown_ms: Option<u64>,
 }
 
-impl Charge {
-    /// For what one connection alone is sent.
-    pub fn own(meter: &Rc<Meter>, bytes: usize) -> Rc<Charge> {
-        Charge::new(meter, bytes, None)
+impl Buffer {
+    /// Of a run, shown at this time.
+    pub fn shared(meter: &Rc<Meter>, bytes: Bytes, shown_ms: u64) -> Rc<Buffer> {
+        Buffer::new(meter, bytes, Some(shown_ms))
     }
 
-    /// For a run, shown at this time.
-    pub fn shared(meter: &Rc<Meter>, bytes: usize, shown_ms: u64) -> Rc<Charge> {
-        Charge::new(meter, bytes, Some(shown_ms))
-    }
-
-    fn new(meter: &Rc<Meter>, bytes: usize, shown_ms: Option<u64>) -> Rc<Charge> {
-        let bytes = bytes as u64;
-        meter.outbound_bytes.set(meter.outbound_bytes.get() + bytes);
-        Rc::new(Charge { meter: Rc::clone(meter), bytes, shown_ms })
+    fn new(meter: &Rc<Meter>, bytes: Bytes, shown_ms: Option<u64>) -> Rc<Buffer> {
+        meter.outbound_bytes.set(meter.outbound_bytes.get() + bytes.len() as u64);
+        Rc::new(Buffer { bytes, meter: Rc::clone(meter), shown_ms })
     }
 }
 
-impl Drop for Charge {
+impl Drop for Buffer {
     fn drop(&mut self) {
         let meter = &self.meter;
-        meter.outbound_bytes.set(meter.outbound_bytes.get() - self.bytes);
+        meter.outbound_bytes.set(meter.outbound_bytes.get() - self.bytes.len() as u64);
         if let Some(shown_ms) = self.shown_ms {
             meter.figures.borrow_mut().written_ms.add(meter.clock_ms.get().saturating_sub(shown_ms));
         }
     }
 }
 
-impl Charge {
+/// Some bytes of a buffer, which counts as a whole as long as this is there. Not for other threads: a clone costs no
+/// atomic operation.
+#[derive(Clone, Debug)]
+pub struct Slice {
+    buffer: Rc<Buffer>,
+    begin: u32,
+    length: u32,
+}
+
+impl Slice {
+    /// A whole buffer of one connection's own.
+    pub fn own(meter: &Rc<Meter>, bytes: Bytes) -> Slice {
+        Slice::from(Buffer::new(meter, bytes, None), 0)
+    }
+
+    /// A buffer from this byte on.
+    pub fn from(buffer: Rc<Buffer>, begin: usize) -> Slice {
+        debug_assert!(u32::try_from(buffer.bytes.len()).is_ok(), "no limit allows as much");
+        let length = (buffer.bytes.len() - begin) as u32;
+        Slice { buffer, begin: begin as u32, length }
+    }
+
+    /// Lets go of what is behind so many bytes.
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(u32::try_from(length).unwrap_or(u32::MAX));
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        debug_assert!(bytes <= self.len());
+        self.begin += bytes as u32;
+        self.length -= bytes as u32;
+    }
+
+    /// Of the whole buffer.
+    fn buffer_bytes(&self) -> u64 {
+        self.buffer.bytes.len() as u64
+    }
+
     /// Where what this shard counts is.
     pub fn meter(&self) -> &Rc<Meter> {
-        &self.meter
+        &self.buffer.meter
     }
 }
 
-#[derive(Debug)]
-struct Chunk {
-    /// Complete frames (or a complete HTTP response).
-    bytes: Bytes,
-    /// Held so that the whole buffer counts while any part of it waits.
-    charge: Rc<Charge>,
+impl Deref for Slice {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let begin = self.begin as usize;
+        &self.buffer.bytes[begin..begin + self.length as usize]
+    }
 }
 
-/// The outbound queue. A chunk is never torn apart by another: only a pong and the close frame pass what waits, and
-/// only between chunks.
+/// The outbound queue. A chunk is complete frames, never torn apart by others: only a pong and the close frame pass what
+/// waits, and only between chunks.
 #[derive(Debug, Default)]
 pub struct Outbound {
-    chunks: VecDeque<Chunk>,
+    /// What is left of the first chunk. Mostly there is no other, so that a connection which keeps up, or rests, has no
+    /// memory for a queue.
+    front: Option<Slice>,
+    /// Those behind it.
+    rest: VecDeque<Slice>,
     /// Whole buffers counted.
     bytes: u64,
-    /// How much of the first chunk has been written.
-    front_sent: usize,
     /// How many chunks the send in flight holds.
-    in_flight: usize,
+    in_flight: u8,
     /// The latest pong not yet in the queue.
-    pong: Option<Chunk>,
-    /// The first chunk is the answer to the upgrade, before which there is no WebSocket.
-    front_is_response: bool,
+    pong: Option<Slice>,
+    /// Nothing passes the first chunk, or takes it away: some of it has been written, or it is the answer to the upgrade,
+    /// before which there is no WebSocket.
+    front_stays: bool,
 }
 
 impl Outbound {
     /// Appends complete frames.
-    pub fn push(&mut self, bytes: Bytes, charge: Rc<Charge>) {
-        self.bytes += charge.bytes;
-        self.chunks.push_back(Chunk { bytes, charge });
+    pub fn push(&mut self, chunk: Slice) {
+        debug_assert!(!chunk.is_empty(), "a send of nothing looks like one that failed");
+        self.bytes += chunk.buffer_bytes();
+        match self.front {
+            None => self.front = Some(chunk),
+            Some(_) => self.rest.push_back(chunk),
+        }
     }
 
     /// Appends the answer to the upgrade: the first thing in the queue, and nothing passes it.
-    pub fn push_response(&mut self, bytes: Bytes, charge: Rc<Charge>) {
-        debug_assert!(self.chunks.is_empty());
-        self.front_is_response = true;
-        self.push(bytes, charge);
+    pub fn push_response(&mut self, response: Slice) {
+        debug_assert!(self.front.is_none());
+        self.front_stays = true;
+        self.push(response);
     }
 
     /// A pong: goes out before all that waits. A newer one takes the place of one that has not gone out.
-    pub fn pong(&mut self, frame: Bytes, charge: Rc<Charge>) {
-        self.pong = Some(Chunk { bytes: frame, charge });
+    pub fn pong(&mut self, frame: Slice) {
+        self.pong = Some(frame);
     }
 
     /// Drops all behind what is being sent and appends the last thing that this connection is told.
-    pub fn finish(&mut self, last: Bytes, charge: Rc<Charge>) {
+    pub fn finish(&mut self, last: Slice) {
         self.pong = None;
-        self.chunks.truncate(self.in_flight.max(self.untouchable()));
-        self.bytes = self.chunks.iter().map(|c| c.charge.bytes).sum();
-        self.push(last, charge);
+        if self.in_flight == 0 && !self.front_stays {
+            self.front = None;
+        }
+        self.rest.truncate(usize::from(self.in_flight).saturating_sub(1));
+        self.bytes = self.front.iter().chain(&self.rest).map(Slice::buffer_bytes).sum();
+        self.push(last);
     }
 
     /// Forgets everything: the connection was cut.
@@ -110,26 +154,24 @@ impl Outbound {
         *self = Outbound::default();
     }
 
-    /// How many chunks at the front stay where they are, whatever passes the rest.
-    fn untouchable(&self) -> usize {
-        usize::from(self.front_sent > 0 || self.front_is_response)
-    }
-
-    /// The next slices of one send, appended to `slices`.
-    pub fn next(&mut self, slices: &mut Vec<Bytes>) {
+    /// The next slices of one send, appended to `slices`: at most [`SLICES_PER_SEND`], none of them empty.
+    pub fn next(&mut self, slices: &mut Vec<Slice>) {
         if let Some(pong) = self.pong.take() {
-            self.bytes += pong.charge.bytes;
-            self.chunks.insert(self.untouchable(), pong);
+            self.bytes += pong.buffer_bytes();
+            let second = if self.front_stays { Some(pong) } else { self.front.replace(pong) };
+            second.into_iter().for_each(|chunk| self.rest.push_front(chunk));
         }
-        let mut bytes = 0;
         self.in_flight = 0;
-        for chunk in self.chunks.iter().take(SLICES_PER_SEND) {
-            if self.in_flight > 0 && bytes + chunk.bytes.len() > BYTES_PER_SEND {
+        let Some(front) = &self.front else { return };
+        slices.push(front.clone());
+        self.in_flight = 1;
+        let mut bytes = front.len();
+        for chunk in self.rest.iter().take(SLICES_PER_SEND - 1) {
+            bytes += chunk.len();
+            if bytes > BYTES_PER_SEND {
                 break;
             }
-            let slice = if self.in_flight == 0 { chunk.bytes.slice(self.front_sent..) } else { chunk.bytes.clone() };
-            bytes += slice.len();
-            slices.push(slice);
+            slices.push(chunk.clone());
             self.in_flight += 1;
         }
     }
@@ -137,22 +179,20 @@ impl Outbound {
     /// The send in flight came back with so many bytes written.
     pub fn sent(&mut self, mut bytes: usize) {
         self.in_flight = 0;
-        while let Some(front) = self.chunks.front() {
-            let left = front.bytes.len() - self.front_sent;
-            if bytes < left {
-                self.front_sent += bytes;
+        while let Some(front) = &mut self.front {
+            if bytes < front.len() {
+                front.advance(bytes);
+                self.front_stays |= bytes > 0;
                 return;
             }
-            bytes -= left;
-            self.front_sent = 0;
-            self.front_is_response = false;
-            self.bytes -= front.charge.bytes;
-            self.chunks.pop_front();
+            bytes -= front.len();
+            self.front_stays = false;
+            self.bytes -= front.buffer_bytes();
+            self.front = self.rest.pop_front();
         }
         debug_assert_eq!(bytes, 0, "more was sent than there was");
-        // A queue that once was long keeps no memory for it.
-        if self.chunks.capacity() > 8 {
-            self.chunks = VecDeque::new();
+        if self.rest.capacity() > 0 {
+            self.rest = VecDeque::new();
         }
     }
 
@@ -162,7 +202,7 @@ impl Outbound {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.chunks.is_empty() && self.pong.is_none()
+        self.front.is_none() && self.pong.is_none()
     }
 }
 
@@ -173,19 +213,19 @@ mod tests {
     fn pull(outbound: &mut Outbound) -> Vec<u8> {
         let mut slices = Vec::new();
         outbound.next(&mut slices);
-        slices.concat()
+        slices.iter().flat_map(|slice| slice.iter().copied()).collect()
     }
 
-    fn push(outbound: &mut Outbound, meter: &Rc<Meter>, bytes: &'static [u8]) {
-        outbound.push(Bytes::from_static(bytes), Charge::own(meter, bytes.len()));
+    fn own(meter: &Rc<Meter>, bytes: &'static [u8]) -> Slice {
+        Slice::own(meter, Bytes::from_static(bytes))
     }
 
     #[test]
     fn a_short_send_goes_on_where_it_stopped() {
         let meter = Rc::new(Meter::default());
         let mut out = Outbound::default();
-        push(&mut out, &meter, b"abc");
-        push(&mut out, &meter, b"def");
+        out.push(own(&meter, b"abc"));
+        out.push(own(&meter, b"def"));
         assert_eq!(pull(&mut out), b"abcdef");
         out.sent(4);
         assert_eq!((pull(&mut out).as_slice(), out.bytes(), meter.outbound_bytes.get()), (b"ef".as_slice(), 3, 3));
@@ -198,11 +238,11 @@ mod tests {
     fn a_pong_passes_what_waits_but_never_cuts_a_chunk() {
         let meter = Rc::new(Meter::default());
         let mut out = Outbound::default();
-        push(&mut out, &meter, b"abc");
-        push(&mut out, &meter, b"def");
+        out.push(own(&meter, b"abc"));
+        out.push(own(&meter, b"def"));
         pull(&mut out);
-        out.pong(Bytes::from_static(b"1"), Charge::own(&meter, 1));
-        out.pong(Bytes::from_static(b"2"), Charge::own(&meter, 1));
+        out.pong(own(&meter, b"1"));
+        out.pong(own(&meter, b"2"));
         out.sent(1);
         assert_eq!(pull(&mut out), b"bc2def");
     }
@@ -211,12 +251,12 @@ mod tests {
     fn nothing_passes_or_takes_away_the_answer_to_the_upgrade() {
         let meter = Rc::new(Meter::default());
         let mut out = Outbound::default();
-        out.push_response(Bytes::from_static(b"101"), Charge::own(&meter, 3));
-        out.pong(Bytes::from_static(b"p"), Charge::own(&meter, 1));
-        push(&mut out, &meter, b"abc");
+        out.push_response(own(&meter, b"101"));
+        out.pong(own(&meter, b"p"));
+        out.push(own(&meter, b"abc"));
         assert_eq!(pull(&mut out), b"101pabc");
         out.sent(0);
-        out.finish(Bytes::from_static(b"bye"), Charge::own(&meter, 3));
+        out.finish(own(&meter, b"bye"));
         assert_eq!(pull(&mut out), b"101bye");
     }
 
@@ -224,15 +264,15 @@ mod tests {
     fn finishing_drops_what_has_not_begun() {
         let meter = Rc::new(Meter::default());
         let mut out = Outbound::default();
-        push(&mut out, &meter, b"abc");
+        out.push(own(&meter, b"abc"));
         pull(&mut out);
-        push(&mut out, &meter, b"def");
-        out.finish(Bytes::from_static(b"bye"), Charge::own(&meter, 3));
+        out.push(own(&meter, b"def"));
+        out.finish(own(&meter, b"bye"));
         out.sent(1);
         assert_eq!(pull(&mut out), b"bcbye");
         let mut out = Outbound::default();
-        push(&mut out, &meter, b"abc");
-        out.finish(Bytes::from_static(b"bye"), Charge::own(&meter, 3));
+        out.push(own(&meter, b"abc"));
+        out.finish(own(&meter, b"bye"));
         assert_eq!(pull(&mut out), b"bye");
     }
 }

@@ -7,7 +7,7 @@ use super::connect::framed;
 use super::entering::Denied;
 use super::host::{Host, Now};
 use super::mesh::{Caller, Channel, Endpoint, Message, News, reserved_places};
-use super::outbound::Charge;
+use super::outbound::Slice;
 use super::session::CallKind;
 use super::shard::Shard;
 use crate::protocol::Format;
@@ -15,7 +15,6 @@ use crate::protocol::ProtocolError;
 use crate::protocol::centrifuge::{self, Encoding, Info, Push, Reply, own};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::sync::Arc;
 use uproar_model::{User, UserId};
 
@@ -86,7 +85,7 @@ pub(super) struct NoteRound {
     note: Arc<Note>,
     /// The subscriber at whom it stands. One that changes places meanwhile may get it twice or not at all.
     next: usize,
-    frames: [Option<(Bytes, Rc<Charge>)>; 2],
+    frames: [Option<Slice>; 2],
 }
 
 impl Presence {
@@ -264,7 +263,7 @@ impl Shard {
 
     /// False: there is none left.
     fn pass_note(&mut self, now: Now, id: u32, left: &mut usize, host: &mut impl Host) -> bool {
-        let meter = Rc::clone(&self.meter);
+        let meter = &self.meter;
         let Some(feed) = self.feeds.get_mut(id as usize) else { return false };
         let Some(round) = feed.notes.front_mut() else { return false };
         let limits = &self.config.limits;
@@ -281,11 +280,8 @@ impl Shard {
                 continue;
             }
             *left -= 1;
-            let (bytes, charge) = round.frames[index].get_or_insert_with(|| {
-                let bytes = encode(encoding, &feed.name, &round.note);
-                let charge = Charge::own(&meter, bytes.len());
-                (bytes, charge)
-            });
+            let frame =
+                round.frames[index].get_or_insert_with(|| Slice::own(meter, encode(encoding, &feed.name, &round.note)));
             let connection = &mut self.connections[subscriber.slot as usize];
             // Who has much waiting is spared it.
             if connection.outbound.bytes() > limits.outbound_limit_bytes / 2
@@ -293,7 +289,7 @@ impl Shard {
             {
                 continue;
             }
-            connection.enqueue(now.ms, bytes.clone(), Rc::clone(charge));
+            connection.enqueue(now.ms, frame.clone());
             written.push(subscriber.slot);
         }
         if round.next >= feed.subscribers.len() {

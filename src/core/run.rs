@@ -11,7 +11,7 @@ use uproar_model::{Kind, Offset, Publication, UnixMillis, User};
 
 use super::figures::Meter;
 use super::mutation::{self, Mutation};
-use super::outbound::Charge;
+use super::outbound::{Buffer, Slice};
 
 /// A message of a `live:` channel: in memory only.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -219,14 +219,14 @@ impl Frames {
         Frames { bytes: Bytes::from(out), ends: ends.into() }
     }
 
-    /// All frames from the entry with this index on.
-    pub fn from(&self, index: usize) -> Bytes {
-        if index == 0 { self.bytes.clone() } else { self.bytes.slice(self.ends[index - 1] as usize..) }
+    /// All of them.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
     }
 
-    /// The length of the whole buffer.
-    pub fn total_bytes(&self) -> usize {
-        self.bytes.len()
+    /// Where the frame of the entry with this index begins.
+    pub fn begin(&self, index: usize) -> usize {
+        index.checked_sub(1).map_or(0, |before| self.ends[before] as usize)
     }
 }
 
@@ -238,32 +238,31 @@ pub struct Ring {
     cost_bytes: usize,
 }
 
-/// A run, and who counts its buffers against the shard's outbound limit while somebody's queue holds them.
+/// A run, and its buffers on this shard while somebody's queue holds them.
 #[derive(Debug)]
 pub struct RingRun {
     pub run: Arc<Run>,
     shown_ms: u64,
-    charges: [Weak<Charge>; Format::COUNT],
-    /// Charges of the fan-out under way: the last socket is not the last as long as more are to come.
-    held: [Option<Rc<Charge>>; Format::COUNT],
+    buffers: [Weak<Buffer>; Format::COUNT],
+    /// Those of the fan-out under way: the last socket is not the last as long as more are to come.
+    held: [Option<Rc<Buffer>>; Format::COUNT],
 }
 
 impl RingRun {
-    /// The charge for this run's buffer in this format: one for all queues of the shard.
-    pub fn charge(&mut self, format: Format, channel: &str, meter: &Rc<Meter>) -> Rc<Charge> {
-        let cell = &mut self.charges[format as usize];
-        cell.upgrade().unwrap_or_else(|| {
-            let charge = Charge::shared(meter, self.run.frames(format, channel).total_bytes(), self.shown_ms);
-            *cell = Rc::downgrade(&charge);
-            charge
-        })
-    }
-
-    /// As `charge`, and keeps it until the fan-out is over.
-    pub fn hold_charge(&mut self, format: Format, channel: &str, meter: &Rc<Meter>) -> Rc<Charge> {
-        let charge = self.charge(format, channel, meter);
-        self.held[format as usize].get_or_insert_with(|| Rc::clone(&charge));
-        charge
+    /// The frames in this format from the entry with this index on, in a buffer that is one for all queues of the shard.
+    /// `fans_out`: it is kept until the fan-out is over.
+    pub fn slice(&mut self, format: Format, channel: &str, index: usize, meter: &Rc<Meter>, fans_out: bool) -> Slice {
+        let frames = self.run.frames(format, channel);
+        let cell = &mut self.buffers[format as usize];
+        let buffer = cell.upgrade().unwrap_or_else(|| {
+            let buffer = Buffer::shared(meter, frames.bytes().clone(), self.shown_ms);
+            *cell = Rc::downgrade(&buffer);
+            buffer
+        });
+        if fans_out {
+            self.held[format as usize].get_or_insert_with(|| Rc::clone(&buffer));
+        }
+        Slice::from(buffer, frames.begin(index))
     }
 }
 
@@ -273,7 +272,7 @@ impl Ring {
         debug_assert!(self.runs.back().is_none_or(|last| last.run.last() + 1 == run.first));
         self.entries += run.entries.len();
         self.cost_bytes += run.cost_bytes;
-        self.runs.push_back(RingRun { run, shown_ms, charges: Default::default(), held: Default::default() });
+        self.runs.push_back(RingRun { run, shown_ms, buffers: Default::default(), held: Default::default() });
         while self.runs.len() > 1 && (self.entries > entries_limit || self.cost_bytes > bytes_limit) {
             if let Some(oldest) = self.runs.pop_front() {
                 self.entries -= oldest.run.entries.len();
@@ -299,7 +298,7 @@ impl Ring {
                 too_large = index + 1;
             }
             let (shown_ms, held) = (ring_run.shown_ms, std::mem::take(&mut ring_run.held));
-            *ring_run = RingRun { run: Arc::new(run), shown_ms, charges: Default::default(), held };
+            *ring_run = RingRun { run: Arc::new(run), shown_ms, buffers: Default::default(), held };
         }
         for gone in self.runs.drain(..too_large) {
             self.entries -= gone.run.entries.len();
@@ -325,7 +324,7 @@ impl Ring {
     }
 
     /// The fan-out is over: from now on only queues hold the buffers of the latest runs.
-    pub fn release_charges(&mut self) {
+    pub fn release_buffers(&mut self) {
         for ring_run in self.runs.iter_mut().rev() {
             if ring_run.held.iter().all(Option::is_none) {
                 break;
@@ -414,7 +413,7 @@ mod tests {
         let mut ring = Ring::default();
         let mut push = |first, entries| add(&mut ring, first, entries);
         push(1, vec![entry(1, Kind::Message, None, Some("one")), entry(2, Kind::Message, Some(1), Some("two"))]);
-        let before = ring.run_with(1).unwrap().run.frames(Format::Json, "room:a").from(0);
+        let before = ring.run_with(1).unwrap().run.frames(Format::Json, "room:a").bytes().clone();
         let mut push = |first, entries| add(&mut ring, first, entries);
         // One of them in the very run that it changes.
         push(3, vec![entry(3, Kind::Message, None, Some("three")), entry(4, Kind::Edit, Some(3), Some("3"))]);
@@ -432,7 +431,7 @@ mod tests {
                 (7, Some("1!"), None, None),
             ]
         );
-        let after = ring.run_with(1).unwrap().run.frames(Format::Json, "room:a").from(0);
+        let after = ring.run_with(1).unwrap().run.frames(Format::Json, "room:a").bytes().clone();
         assert_ne!(before, after);
 
         // What is deleted is gone, and stays so.
@@ -484,15 +483,16 @@ mod tests {
             (Format::Protobuf, 0x82, b"\x39\x22\x37\x12\x06room:a\x22\x2d\x22\x0d{\"text\":\"hi\"}"),
         ] {
             let frames = run.frames(format, "room:a");
-            let (all, second) = (frames.from(0), frames.from(1));
+            let all = frames.bytes();
+            let second = &all[frames.begin(1)..];
             assert_eq!((all[0], second[0]), (opcode, opcode));
-            assert_eq!((all.len(), frames.total_bytes()), (2 * second.len(), 2 * second.len()));
+            assert_eq!((frames.begin(0), all.len()), (0, 2 * second.len()));
             let head = if all[1] < 126 { 2 } else { 4 };
             assert_eq!(&all[head..head + begins.len()], begins, "{format:?}");
-            assert!(all.ends_with(&second));
+            assert!(all.ends_with(second));
         }
         let live = LiveEntry { user, time: 1700, data: "hi".into(), is_json: false };
         let run = Run::new(1, vec![Entry::Live(live)]);
-        assert_eq!(run.frames(Format::Raw, "live:a").from(0)[..], *b"\x81\x02hi");
+        assert_eq!(run.frames(Format::Raw, "live:a").bytes()[..], *b"\x81\x02hi");
     }
 }

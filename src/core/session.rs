@@ -32,7 +32,7 @@ pub(super) struct Session {
     /// The page that is being read for one of them: its serial and that one's key.
     pub reading: Option<(u32, u32)>,
     /// Publishes under way.
-    pub outstanding: u64,
+    pub outstanding: u32,
     /// Raised each time a publish ends with error 100: the next era of a subscription.
     pub era: u32,
     pub serial: u32,
@@ -263,6 +263,17 @@ impl Client {
             subscribes: None,
         }
     }
+
+    /// Takes a call off the list.
+    pub fn take_call(&mut self, serial: u32) -> Option<Call> {
+        let index = self.calls.iter().position(|call| call.serial == serial)?;
+        let call = self.calls.remove(index);
+        // Mostly none is left, and a connection that rests keeps no memory for them.
+        if self.calls.is_empty() {
+            self.calls = Vec::new();
+        }
+        Some(call)
+    }
 }
 
 /// When a connection with this token is ended, in Unix milliseconds.
@@ -308,7 +319,7 @@ impl Shard {
         if let Some(session) = connection.session() {
             // It is read again when the database has caught up with it: a script that pipes a file waits, and loses
             // nothing.
-            connection.is_paused = session.outstanding >= pending_limit;
+            connection.is_paused = u64::from(session.outstanding) >= pending_limit;
         }
         Ok(())
     }
@@ -457,10 +468,7 @@ impl Shard {
         let Some(session) = self.connection_of(caller).and_then(|c| c.session_mut()) else { return };
         session.outstanding = session.outstanding.saturating_sub(1);
         let outstanding = session.outstanding;
-        let call = session.client_mut().map(|client| {
-            let index = client.calls.iter().position(|call| call.serial == caller.serial);
-            index.map(|index| client.calls.remove(index))
-        });
+        let call = session.client_mut().map(|client| client.take_call(caller.serial));
         match call {
             // A plain connection.
             None => {
@@ -479,7 +487,7 @@ impl Shard {
             if outstanding == 0 {
                 self.end_soon(now, slot);
             }
-        } else if outstanding <= self.config.limits.pending_publishes_limit / 2
+        } else if u64::from(outstanding) <= self.config.limits.pending_publishes_limit / 2
             && self.connections[slot as usize].session().is_some_and(|session| session.client().is_none())
         {
             self.resume(now, slot, host);

@@ -7,7 +7,7 @@ use super::home::Home;
 use super::host::{Host, Now, Refused};
 use super::mesh::{Ask, Asker, Caller, Channel, Endpoint, Message};
 use super::mutation::{self, Mutation};
-use super::outbound::Charge;
+use super::outbound::Slice;
 use super::rate::Bucket;
 use super::timers::Timers;
 use crate::limits::Limits;
@@ -246,18 +246,16 @@ impl Shard {
             (_, Phase::Vacant | Phase::Cut | Phase::Head | Phase::Handshake(_)) => {}
             (Event::Close { code, .. }, Phase::Ending { then_cut: false, owes_close, .. }) => {
                 if *owes_close {
-                    let answer = answer_to_close(code);
-                    let charge = Charge::own(&self.meter, answer.len());
-                    self.connections[slot as usize].enqueue(now.ms, answer, charge);
+                    let answer = Slice::own(&self.meter, answer_to_close(code));
+                    self.connections[slot as usize].enqueue(now.ms, answer);
                     host.wake(slot);
                 }
                 self.cut_when_written(now, slot, host);
             }
             (_, Phase::Ending { .. }) => {}
             (Event::Ping(payload), _) => {
-                let pong = frame::pong(payload);
-                let charge = Charge::own(&self.meter, pong.len());
-                self.connections[slot as usize].pong(now.ms, pong, charge);
+                let pong = Slice::own(&self.meter, frame::pong(payload));
+                self.connections[slot as usize].pong(now.ms, pong);
                 self.written_to(now, slot, host);
             }
             (Event::Pong(_), _) => {}
@@ -294,16 +292,16 @@ impl Shard {
         }
     }
 
-    /// The next slices to write, in order, appended to `slices`; nothing when there is nothing. The driver holds one
+    /// The next slices to write, in order, appended to `slices`, at most 16 and none empty; nothing when there is nothing. The driver holds one
     /// send in flight and calls this only when there is none; what a short send left is returned again.
-    pub fn outgoing(&mut self, slot: u32, slices: &mut Vec<Bytes>) {
+    pub fn outgoing(&mut self, slot: u32, slices: &mut Vec<Slice>) {
         let connection = &mut self.connections[slot as usize];
         if !matches!(connection.phase, Phase::Vacant | Phase::Cut) {
             connection.outbound.next(slices);
         }
     }
 
-    /// So many bytes of what `outgoing` gave have been written.
+    /// So many bytes of what `outgoing` gave have been written. Where there are more to write, `Host::wake` is called.
     pub fn sent(&mut self, now: Now, slot: u32, bytes: usize, host: &mut impl Host) {
         self.meter.clock_ms.set(now.ms);
         let connection = &mut self.connections[slot as usize];
@@ -319,9 +317,11 @@ impl Shard {
             host.wake(slot);
         }
         match &connection.phase {
-            Phase::Open(session) => {
+            Phase::Open(session) if connection.awaits_place => {
+                let is_behind = !session.behind.is_empty();
                 let has_deferred = session.client().is_some_and(|client| !client.deferred.is_empty());
-                if !session.behind.is_empty() {
+                connection.awaits_place = is_behind || has_deferred;
+                if is_behind {
                     self.catch_up(now, slot, host);
                 }
                 if has_deferred {
@@ -569,12 +569,11 @@ impl Shard {
 
     /// Appends complete frames to a connection's queue. Ends it where that is more than it may have waiting.
     pub(super) fn push(&mut self, now: Now, slot: u32, bytes: Bytes, host: &mut impl Host) {
-        let charge = Charge::own(&self.meter, bytes.len());
         let connection = &mut self.connections[slot as usize];
         if matches!(connection.phase, Phase::Vacant | Phase::Cut | Phase::Ending { .. }) {
             return;
         }
-        connection.enqueue(now.ms, bytes, charge);
+        connection.enqueue(now.ms, Slice::own(&self.meter, bytes));
         if self.is_over_limit(slot) {
             self.end(now, slot, CloseReason::SLOW, host);
         } else {
@@ -747,11 +746,10 @@ impl Shard {
             figures::count(&mut self.meter.figures.borrow_mut().ended, why.code);
             let slot = caller.slot;
             self.leave(slot);
-            let close = frame::close_frame(why.code, why.reason);
-            let charge = Charge::own(&self.meter, close.len());
+            let close = Slice::own(&self.meter, frame::close_frame(why.code, why.reason));
             let until_ms = now.ms + self.config.limits.close_timeout_ms;
             let connection = &mut self.connections[slot as usize];
-            connection.enqueue(now.ms, close, charge);
+            connection.enqueue(now.ms, close);
             connection.phase = Phase::Ending { until_ms, then_cut: false, owes_close: false };
             self.remind(slot, until_ms);
             host.wake(slot);
@@ -761,11 +759,11 @@ impl Shard {
     /// Takes a connection out of everything and leaves it one last thing to be told.
     pub(super) fn finish(&mut self, now: Now, slot: u32, last: Bytes, timeout_ms: u64, host: &mut impl Host) {
         self.leave(slot);
-        let charge = Charge::own(&self.meter, last.len());
+        let last = Slice::own(&self.meter, last);
         let until_ms = now.ms + timeout_ms;
         let connection = &mut self.connections[slot as usize];
         connection.replies = Vec::new();
-        connection.outbound.finish(last, charge);
+        connection.outbound.finish(last);
         connection.is_paused = false;
         connection.phase = Phase::Ending { until_ms, then_cut: false, owes_close: false };
         self.remind(slot, until_ms);
@@ -797,10 +795,10 @@ impl Shard {
             };
             crate::websocket::upgrade::refusal(status, code, message, headers)
         };
-        let charge = Charge::own(&self.meter, response.len());
+        let response = Slice::own(&self.meter, response);
         let until_ms = now.ms + self.config.limits.close_timeout_ms;
         let connection = &mut self.connections[slot as usize];
-        connection.enqueue(now.ms, response, charge);
+        connection.enqueue(now.ms, response);
         connection.phase = Phase::Ending { until_ms, then_cut: true, owes_close: false };
         self.remind(slot, until_ms);
         host.wake(slot);

@@ -4,10 +4,9 @@
 use super::accept::{Acceptor, canonical};
 use super::connection::{Connection, Next, adopted_request, discard_unread, hand_over, refuse};
 use super::{Adopted, Effects, HandOver, Orders, ShardSetup};
-use crate::core::{Host, Message, Now, Shard};
+use crate::core::{Host, Message, Now, Shard, Slice};
 use crate::limits::Limits;
 use crate::mesh::Inbox;
-use bytes::Bytes;
 use rustix::net::{Shutdown, shutdown};
 use std::io;
 use std::net::TcpStream;
@@ -62,7 +61,7 @@ pub(super) struct Pump<T: Transport> {
     pub(super) stop_at: Option<u64>,
     has_drained: bool,
     /// Emptied after each use.
-    pub(super) slices: Vec<Bytes>,
+    pub(super) slices: Vec<Slice>,
     woken: Vec<u32>,
     pub(super) transport: T,
 }

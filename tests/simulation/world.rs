@@ -4,14 +4,13 @@ use crate::client::{Agent, Outbox, Told};
 use crate::random::Random;
 use crate::sdk::Sdk;
 use crate::store::SimStore;
-use bytes::Bytes;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use uproar::core::lane::{BatchResult, Lane, LaneAnswer};
 use uproar::core::mesh::{Answer, Append, Ask, Asker, Caller, Channel, Endpoint, Message, reserved_places};
-use uproar::core::{Host, Now, Refused, Shard, ShardConfig};
+use uproar::core::{Host, Now, Refused, Shard, ShardConfig, Slice};
 use uproar::limits::Limits;
 use uproar::websocket::{Event, Request};
 use uproar_model::{Claims, Item, Kind, Offset, Outcome, RoomId, TokenError, UserId};
@@ -75,7 +74,7 @@ pub enum Who {
 pub struct Socket {
     /// Whose it is, and which of their connections.
     client: Option<(Who, u64)>,
-    in_flight: Vec<Bytes>,
+    in_flight: Vec<Slice>,
     /// Frames from the client that the shard does not want yet.
     pub inbox: VecDeque<String>,
     is_cut: bool,
@@ -970,7 +969,8 @@ impl World {
             return Ok(());
         }
         let (id, slot) = ready[self.random.index(ready.len())];
-        let bytes = std::mem::take(&mut self.sockets[id][slot].in_flight).concat();
+        let in_flight = std::mem::take(&mut self.sockets[id][slot].in_flight);
+        let bytes: Vec<u8> = in_flight.iter().flat_map(|slice| slice.iter().copied()).collect();
         let count = if self.are_faults_over || self.random.one_in(2) {
             bytes.len()
         } else {
@@ -982,7 +982,6 @@ impl World {
             shard.sent(now, slot as u32, count, &mut host);
         }
         self.more[id] = true;
-        self.ios[id].wakes.insert(slot as u32);
         if let Some((who, attempt)) = client
             && self.attempt_of(who) == attempt
             && self.at(who) == Some((id, slot as u32))

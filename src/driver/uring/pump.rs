@@ -7,8 +7,7 @@ use super::super::pump::{Pump, Transport};
 use super::super::{ShardSetup, now};
 use super::buffers::Buffers;
 use super::operation::{self, Completion, Kind, Operation, Token, take};
-use crate::core::{Host, Now};
-use bytes::Bytes;
+use crate::core::{Host, Now, Slice};
 use io_uring::{opcode, types};
 use std::io;
 use std::mem::ManuallyDrop;
@@ -16,9 +15,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
-
-/// Slices of one send. `sendmsg(2)` takes no more (IOV_MAX).
-const SLICES_LIMIT: usize = 1024;
 
 pub(super) async fn run(setup: ShardSetup) {
     let ring = Ring {
@@ -61,13 +57,13 @@ struct InFlight {
 /// What the kernel reads for a send.
 enum Sending {
     #[expect(dead_code, reason = "it is only kept")]
-    One(Bytes),
+    One(Slice),
     Many(Box<Gather>),
 }
 
 /// Several slices, with the description of them that the kernel reads. Its address must not change while it does.
 struct Gather {
-    slices: Vec<Bytes>,
+    slices: Vec<Slice>,
     iovecs: Vec<libc::iovec>,
     message: libc::msghdr,
 }
@@ -89,7 +85,10 @@ impl Transport for Ring {
     }
 
     fn read(pump: &mut Pump<Ring>, slot: u32) {
-        pump.transport.to_receive.push(slot);
+        // Nearly always it is being read.
+        if pump.slots[slot as usize].open.as_ref().is_some_and(|open| open.io.receive.is_none()) {
+            pump.transport.to_receive.push(slot);
+        }
     }
 
     fn write(pump: &mut Pump<Ring>, slot: u32, _now: Now) {
@@ -251,7 +250,6 @@ impl Pump<Ring> {
             self.vacate_if_done(slot);
         } else if result > 0 {
             self.shard.sent(now, slot, result as usize, &mut self.effects);
-            self.effects.wake(slot); // There may be more.
         } else if matches!(-result, libc::EINTR | libc::EAGAIN) {
             self.effects.wake(slot);
         } else {
@@ -308,7 +306,7 @@ impl Gather {
     /// What tells the kernel of the slices. It is good as long as neither they nor this box change.
     fn describe(self: &mut Box<Gather>) -> *const libc::msghdr {
         self.iovecs.clear();
-        let iovec = |bytes: &Bytes| libc::iovec { iov_base: bytes.as_ptr() as *mut _, iov_len: bytes.len() };
+        let iovec = |bytes: &Slice| libc::iovec { iov_base: bytes.as_ptr() as *mut _, iov_len: bytes.len() };
         self.iovecs.extend(self.slices.iter().map(iovec));
         self.message.msg_iov = self.iovecs.as_mut_ptr();
         self.message.msg_iovlen = self.iovecs.len() as _;
@@ -316,10 +314,8 @@ impl Gather {
     }
 }
 
-/// Leaves slices, none empty, of at most `limit` bytes, but at least one.
-fn bound(slices: &mut Vec<Bytes>, limit: usize) {
-    slices.retain(|bytes| !bytes.is_empty());
-    slices.truncate(SLICES_LIMIT);
+/// Leaves slices of at most `limit` bytes, but at least one.
+fn bound(slices: &mut Vec<Slice>, limit: usize) {
     let mut left = limit.max(1);
     for (index, bytes) in slices.iter_mut().enumerate() {
         if left == 0 {
