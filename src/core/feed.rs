@@ -53,6 +53,8 @@ pub(super) struct Feed {
     pub next: Option<usize>,
     /// Up to here every subscriber who is not behind has been given all.
     pub served: Offset,
+    /// In the round that is under way the fan-out has passed a subscriber who is behind.
+    pub has_passed_behind: bool,
     /// Something came, or somebody changed places, since the fan-out began: another round is due.
     pub again: bool,
     pub idle_since_ms: Option<u64>,
@@ -77,6 +79,7 @@ impl Feed {
             subscribers: Vec::new(),
             next: None,
             served: 0,
+            has_passed_behind: false,
             again: false,
             idle_since_ms: None,
             changes: BTreeMap::new(),
@@ -266,12 +269,14 @@ impl Shard {
         let mut giving = Giving::new(&mut feed.ring, feed.position, &feed.name, meter, true, limit);
         let mut ended = Vec::new();
         let mut reminded = Vec::new();
+        feed.has_passed_behind &= begin > 0;
         for subscriber in feed.subscribers.get_mut(begin..end).unwrap_or_default() {
             if subscriber.is_behind && mutation::active(Mutation::LiveBeforeLastPage) {
                 let mut live = Subscriber { cursor: feed.position - 1, ..*subscriber };
                 giving.give(now.ms, &mut live, &mut self.connections[subscriber.slot as usize]);
             }
             if subscriber.is_behind || subscriber.cursor >= feed.position {
+                feed.has_passed_behind |= subscriber.is_behind;
                 continue;
             }
             let connection = &mut self.connections[subscriber.slot as usize];
@@ -303,6 +308,9 @@ impl Shard {
         if is_round_done && !feed.again {
             feed.ring.release_buffers();
             feed.served = feed.position;
+            if feed.epoch.is_none() && !feed.has_passed_behind {
+                feed.ring.clear();
+            }
         }
         feed.next = match (is_round_done, std::mem::take(&mut feed.again)) {
             (true, true) => Some(0),

@@ -420,6 +420,9 @@ impl Shard {
             }
         }
         home.feeds.retain(|fed| !lost.contains(&fed.shard));
+        if !is_stalled && matches!(channel, Channel::Live(_)) {
+            home.ring.clear();
+        }
         lost.iter().for_each(|shard| home.presence.forget_shard(*shard));
         if is_stalled && !std::mem::replace(&mut home.is_stalled, true) {
             self.stalled.push(channel.clone());

@@ -323,6 +323,12 @@ impl Ring {
         false
     }
 
+    /// Everybody has been given everything, and nobody will come back for it: a `live:` channel keeps nothing longer.
+    pub fn clear(&mut self) {
+        self.runs.clear();
+        (self.entries, self.cost_bytes) = (0, 0);
+    }
+
     /// The fan-out is over: from now on only queues hold the buffers of the latest runs.
     pub fn release_buffers(&mut self) {
         for ring_run in self.runs.iter_mut().rev() {
