@@ -140,7 +140,7 @@ struct Single {
     /// Seconds that are measured
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Prints the result as JSON instead of as a table
     #[arg(long)]
@@ -280,7 +280,10 @@ impl Single {
         let mut runs = Vec::new();
         for round in 1..=self.rounds {
             let mut run = match &given {
-                Some(server) => scenario::measure(server, &place.load_cores, &job)?,
+                Some(server) => {
+                    let run = scenario::measure(server, &place.load_cores, &job)?;
+                    Run { server: server.address.to_string(), ..run }
+                }
                 None => scenario::run(&mut place, &job)?,
             };
             run.round = round;
@@ -308,7 +311,6 @@ impl Single {
             (_, Some(rate)) => Load::Rate(rate),
             _ => usual.load,
         };
-        ensure!(!matches!(load, Load::Rate(rate) if !(rate > 0.0 && rate.is_finite())), "a rate is above 0");
         let seconds = |seconds: f64, what: &str| {
             Duration::try_from_secs_f64(seconds)
                 .ok()
@@ -339,6 +341,7 @@ impl Single {
             wire: self.wire.unwrap_or(wire),
             channel,
         };
+        scenario::check(&shape, scenario)?;
         Ok(Job {
             scenario,
             subject,
