@@ -191,7 +191,7 @@ fn read(client: &mut impl Client, io: &mut Io, id: usize, buffer: &mut [u8]) {
             Err(end) => return end_connection(client, io, id, end, now),
         };
         let mut bytes = &buffer[..length];
-        while length > 0 {
+        loop {
             match io.connections[id].next(&mut bytes) {
                 Ok(Some(Got::Text(payload))) => client.text(io, id, payload, now),
                 Ok(Some(Got::Upgraded)) => client.upgraded(io, id, now),
