@@ -175,8 +175,12 @@ impl Ledger {
             faults.lost += behind + receiver.missing.len() as u64;
             // Who lacks something is counted above, and can't have seen what the others saw.
             if self.has_all(index) {
-                *orders.entry(receiver.hash).or_default() += 1;
-                faults.disagreeing += u64::from(receiver.offsets_are_wrong);
+                // Each receiver counts once.
+                if receiver.offsets_are_wrong {
+                    faults.disagreeing += 1;
+                } else {
+                    *orders.entry(receiver.hash).or_default() += 1;
+                }
             }
         }
         // With repeats the orders differ, and there is nothing to compare.
@@ -295,6 +299,22 @@ mod tests {
             }
         }
         assert_eq!(ledger.offset(0), Some(16));
+        assert_eq!(ledger.faults(), Faults { disagreeing: 1, ..Faults::default() });
+    }
+
+    #[test]
+    fn another_order_with_its_offsets_disagrees_once() {
+        let mut ledger = ledger();
+        for receiver in 0..3 {
+            ledger.begin(receiver, 10);
+            let mut order: Vec<_> = ALL.iter().zip(11..).collect();
+            if receiver == 1 {
+                order.swap(0, 1);
+            }
+            for ((sender, number), offset) in order {
+                ledger.arrive(receiver, message(*sender, *number), Some(offset));
+            }
+        }
         assert_eq!(ledger.faults(), Faults { disagreeing: 1, ..Faults::default() });
     }
 }
