@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uproar_http::Tokens;
 
@@ -193,12 +193,12 @@ pub fn run(cli: Cli) -> Result<()> {
     }
 }
 
-fn make_folder(folder: &PathBuf) -> Result<()> {
+fn make_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("can't make the folder {}", folder.display()))
 }
 
 /// The report, and the bars on standard output.
-fn finish(out: &PathBuf, results: &Results) -> Result<()> {
+fn finish(out: &Path, results: &Results) -> Result<()> {
     report::write_pages(out, results)?;
     println!("\n{}", report::text(results));
     println!(
@@ -269,6 +269,9 @@ impl Single {
             anyhow::Ok(Server::given(address, tokens, self.process))
         });
         let given = given.transpose()?;
+        if let Some(server) = &given {
+            server.check(&job.shape)?;
+        }
         if given.is_none()
             && let Some(why) = place.missing(job.subject)
         {
