@@ -1,6 +1,6 @@
 //! Each fault by itself, in rooms whose messages are verbatim.
 
-use crate::server::{Fault, Server};
+use crate::server::{BABBLE, Fault, Server};
 use crate::{assert_clean, assert_void, assert_words, commit, job, measure, shape};
 use std::time::{Duration, Instant};
 use uproar_bench::matrix::figure::Figure;
@@ -130,7 +130,9 @@ fn frames_that_no_server_may_send_end_the_connection() {
 
 #[test]
 fn a_server_that_never_stops_talking_is_not_listened_to_without_end() {
+    let begun = Instant::now();
     let (_, run) = fanout(Fault::Babble);
+    assert!(begun.elapsed() < BABBLE);
     let corrupted = run.faults.corrupted;
     assert!(corrupted > 0);
     assert_void(&run, Faults { lost: 1, corrupted, ..Faults::default() });

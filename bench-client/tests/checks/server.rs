@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::Role;
 use tungstenite::protocol::frame::CloseFrame;
@@ -15,8 +15,9 @@ use tungstenite::{Message, WebSocket};
 use uproar_bench::result::Wire;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Between two things that are said without end.
+/// Between two things that are said without end, and what takes the place of an end.
 const BREATH: Duration = Duration::from_millis(100);
+pub const BABBLE: Duration = Duration::from_secs(20);
 /// So many messages go right first.
 const BEFORE: usize = 5;
 /// Those who recover are kept waiting until they have missed so many messages.
@@ -413,7 +414,8 @@ impl Shared {
                     counts.undelivered += 1;
                     let mut stream = member.socket.get_ref().try_clone().unwrap();
                     std::thread::spawn(move || {
-                        while stream.write_all(b"\x81\x04blah").is_ok() {
+                        let until = Instant::now() + BABBLE;
+                        while Instant::now() < until && stream.write_all(b"\x81\x04blah").is_ok() {
                             std::thread::sleep(BREATH);
                         }
                     });
