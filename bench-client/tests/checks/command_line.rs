@@ -1,6 +1,8 @@
 //! The binary: what it says, and how it ends.
 
 use crate::server::{Fault, Server};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
@@ -13,8 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(10);
 
 /// A small load, and a short one.
-const SMALL: [&str; 10] =
-    ["--members", "4", "--senders", "2", "--payload-bytes", "60", "--warm-up", "0", "--seconds", "0.5"];
+const SMALL: [&str; 8] = ["--members", "4", "--senders", "2", "--payload-bytes", "60", "--warm-up", "0"];
 
 /// The program, running in a folder of its own.
 pub struct Bench {
@@ -53,8 +54,11 @@ impl Bench {
         Bench { child, stdout, stderr, _folder: folder }
     }
 
-    pub fn id(&self) -> u32 {
-        self.child.id()
+    pub fn while_stopped(&self, act: impl FnOnce()) {
+        let process = Pid::from_raw(self.child.id() as i32);
+        kill(process, Signal::SIGSTOP).unwrap();
+        act();
+        kill(process, Signal::SIGCONT).unwrap();
     }
 
     pub fn ended(mut self) -> Output {
@@ -79,7 +83,7 @@ impl Bench {
 
 fn against(server: &Server, more: &[&str]) -> Output {
     let address = server.address.to_string();
-    Bench::start(&[&["fanout", "--at", &address][..], &SMALL, more].concat()).ended()
+    Bench::start(&[&["fanout", "--at", &address][..], &SMALL, &["--seconds", "0.5"], more].concat()).ended()
 }
 
 #[test]
@@ -103,6 +107,21 @@ fn a_void_run_is_said_and_is_no_success() {
     let last = stderr.lines().last().unwrap();
     assert!(last.starts_with("uproar-bench: 1 of 1 runs are void"), "{stderr}");
     assert!(stdout.to_lowercase().contains("void"), "{stdout}");
+}
+
+/// The end of a connection was not noticed when it came together with the last message.
+#[test]
+fn a_connection_that_ends_right_behind_a_message_is_disconnected() {
+    let server = Server::start(Wire::Raw, 2, Fault::None);
+    let address = server.address.to_string();
+    let bench = Bench::start(&[&["fanout", "--at", &address][..], &SMALL, &["--json", "--seconds", "2"]].concat());
+    server.wait_for_messages(20);
+    bench.while_stopped(|| server.say_goodbye());
+    let Output { succeeded, stdout, .. } = bench.ended();
+    assert!(!succeeded);
+    let runs: Vec<Run> = serde_json::from_str(&stdout).unwrap();
+    let lost = server.counts().undelivered;
+    assert_eq!(runs[0].faults, Faults { corrupted: 1, disconnected: 1, lost, ..Faults::default() });
 }
 
 #[test]

@@ -3,8 +3,6 @@
 use crate::command_line::Bench;
 use crate::server::{Fault, Server};
 use crate::{assert_clean, commit, job, measure, shape};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use std::time::Duration;
 use uproar_bench::matrix::rounds::Job;
 use uproar_bench::result::{Load, Run, Scenario, Shape, Wire};
@@ -63,10 +61,7 @@ fn a_load_that_stands_still_is_seen_as_well() {
     let options = ["--members", "3", "--senders", "1", "--payload-bytes", "60", "--warm-up", "0", "--seconds", "2"];
     let bench = Bench::start(&[&["fanout", "--at", &address, "--json", "--rate", "500"][..], &options].concat());
     server.wait_for_messages(20);
-    let process = Pid::from_raw(bench.id() as i32);
-    kill(process, Signal::SIGSTOP).unwrap();
-    std::thread::sleep(STALL);
-    kill(process, Signal::SIGCONT).unwrap();
+    bench.while_stopped(|| std::thread::sleep(STALL));
     let output = bench.ended();
     assert!(output.succeeded, "{}", output.stderr);
     let runs: Vec<Run> = serde_json::from_str(&output.stdout).unwrap();

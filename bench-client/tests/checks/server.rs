@@ -169,6 +169,15 @@ impl Server {
         self.shared.lock().is_committed
     }
 
+    /// Says something that nobody has sent to one who does not send, and closes its connection, all at once.
+    pub fn say_goodbye(&self) {
+        let mut state = self.shared.lock();
+        let members = state.rooms.values_mut().flat_map(|room| &mut room.members);
+        let victim = members.into_iter().find(|member| !member.has_sent).unwrap();
+        victim.socket.send(Message::text("goodbye")).unwrap();
+        victim.close(None);
+    }
+
     /// Waits until so many messages have come.
     pub fn wait_for_messages(&self, count: u64) {
         let missing = |state: &mut State| state.counts.messages < count;
