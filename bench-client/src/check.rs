@@ -16,11 +16,19 @@ pub struct Ledger {
     next: Vec<u32>,
     /// How many of each sender's messages were sent.
     sent: Vec<u32>,
-    /// Of each sender's messages that not all members have: how many have them, beginning with the oldest.
-    partial: Vec<VecDeque<u32>>,
+    /// Of each sender: the messages that not all members have, beginning with the oldest.
+    partial: Vec<VecDeque<Partial>>,
     /// The number of the oldest of these.
     partial_from: Vec<u32>,
     faults: Faults,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Partial {
+    /// Members that have it.
+    have: u32,
+    /// When it was to be sent: the only part of a message that is not known otherwise.
+    intended: u64,
 }
 
 #[derive(Debug, Default)]
@@ -62,11 +70,11 @@ impl Ledger {
         }
     }
 
-    /// A sender sends its next message: the number of it.
-    pub fn send(&mut self, sender: usize) -> u32 {
+    /// A sender sends its next message, which was to be sent at this time: the number of it.
+    pub fn send(&mut self, sender: usize, intended: u64) -> u32 {
         let number = self.sent[sender];
         self.sent[sender] += 1;
-        self.partial[sender].push_back(0);
+        self.partial[sender].push_back(Partial { have: 0, intended });
         number
     }
 
@@ -85,7 +93,10 @@ impl Ledger {
     pub fn arrive(&mut self, receiver: usize, message: Option<Message>, offset: Option<u64>) -> Arrival {
         let known = message.filter(|message| {
             let sender = message.sender as usize;
-            message.room == self.room && sender < self.senders && message.number < self.sent[sender]
+            message.room == self.room
+                && sender < self.senders
+                && message.number < self.sent[sender]
+                && self.partial(message).is_none_or(|partial| partial.intended == message.intended)
         });
         let Some(Message { sender, number, .. }) = known else {
             self.faults.corrupted += 1;
@@ -115,15 +126,23 @@ impl Ledger {
         self.count(sender as usize, number)
     }
 
+    /// `None`: everybody has it.
+    #[inline]
+    fn partial(&self, message: &Message) -> Option<&Partial> {
+        let sender = message.sender as usize;
+        let at = message.number.checked_sub(self.partial_from[sender])?;
+        self.partial[sender].get(at as usize)
+    }
+
     #[inline]
     fn count(&mut self, sender: usize, number: u32) -> Arrival {
         let (partial, from) = (&mut self.partial[sender], &mut self.partial_from[sender]);
-        let Some(have) = partial.get_mut((number - *from) as usize) else { return Arrival::Counts };
+        let Some(Partial { have, .. }) = partial.get_mut((number - *from) as usize) else { return Arrival::Counts };
         *have += 1;
         if *have < self.receivers.len() as u32 {
             return Arrival::Counts;
         }
-        while partial.front().is_some_and(|have| *have >= self.receivers.len() as u32) {
+        while partial.front().is_some_and(|Partial { have, .. }| *have >= self.receivers.len() as u32) {
             partial.pop_front();
             *from += 1;
         }
@@ -156,8 +175,12 @@ impl Ledger {
             faults.lost += behind + receiver.missing.len() as u64;
             // Who lacks something is counted above, and can't have seen what the others saw.
             if self.has_all(index) {
-                *orders.entry(receiver.hash).or_default() += 1;
-                faults.disagreeing += u64::from(receiver.offsets_are_wrong);
+                // Each receiver counts once.
+                if receiver.offsets_are_wrong {
+                    faults.disagreeing += 1;
+                } else {
+                    *orders.entry(receiver.hash).or_default() += 1;
+                }
             }
         }
         // With repeats the orders differ, and there is nothing to compare.
@@ -188,7 +211,7 @@ mod tests {
     fn ledger() -> Ledger {
         let mut ledger = Ledger::new(5, 3, 2);
         for number in 0..3 {
-            assert_eq!((ledger.send(0), ledger.send(1)), (number, number));
+            assert_eq!((ledger.send(0, 0), ledger.send(1, 0)), (number, number));
         }
         ledger
     }
@@ -256,11 +279,13 @@ mod tests {
     #[test]
     fn what_nobody_sent_is_corrupted() {
         let mut ledger = ledger();
-        let wrong = [None, message(2, 0), message(0, 3), Some(Message { room: 4, sender: 0, number: 0, intended: 0 })];
+        let right = Message { room: 5, sender: 0, number: 0, intended: 0 };
+        let wrong = [Message { room: 4, ..right }, Message { intended: 1, ..right }];
+        let wrong = [None, message(2, 0), message(0, 3)].into_iter().chain(wrong.map(Some));
         for message in wrong {
             assert_eq!(ledger.arrive(0, message, None), Arrival::Wrong);
         }
-        assert_eq!(ledger.faults().corrupted, 4);
+        assert_eq!(ledger.faults().corrupted, 5);
     }
 
     #[test]
@@ -274,6 +299,22 @@ mod tests {
             }
         }
         assert_eq!(ledger.offset(0), Some(16));
+        assert_eq!(ledger.faults(), Faults { disagreeing: 1, ..Faults::default() });
+    }
+
+    #[test]
+    fn another_order_with_its_offsets_disagrees_once() {
+        let mut ledger = ledger();
+        for receiver in 0..3 {
+            ledger.begin(receiver, 10);
+            let mut order: Vec<_> = ALL.iter().zip(11..).collect();
+            if receiver == 1 {
+                order.swap(0, 1);
+            }
+            for ((sender, number), offset) in order {
+                ledger.arrive(receiver, message(*sender, *number), Some(offset));
+            }
+        }
         assert_eq!(ledger.faults(), Faults { disagreeing: 1, ..Faults::default() });
     }
 }

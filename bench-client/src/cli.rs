@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uproar_http::Tokens;
 
@@ -140,7 +140,7 @@ struct Single {
     /// Seconds that are measured
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Prints the result as JSON instead of as a table
     #[arg(long)]
@@ -193,12 +193,12 @@ pub fn run(cli: Cli) -> Result<()> {
     }
 }
 
-fn make_folder(folder: &PathBuf) -> Result<()> {
+fn make_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("can't make the folder {}", folder.display()))
 }
 
 /// The report, and the bars on standard output.
-fn finish(out: &PathBuf, results: &Results) -> Result<()> {
+fn finish(out: &Path, results: &Results) -> Result<()> {
     report::write_pages(out, results)?;
     println!("\n{}", report::text(results));
     println!(
@@ -269,6 +269,9 @@ impl Single {
             anyhow::Ok(Server::given(address, tokens, self.process))
         });
         let given = given.transpose()?;
+        if let Some(server) = &given {
+            server.check(&job.shape)?;
+        }
         if given.is_none()
             && let Some(why) = place.missing(job.subject)
         {
@@ -280,7 +283,10 @@ impl Single {
         let mut runs = Vec::new();
         for round in 1..=self.rounds {
             let mut run = match &given {
-                Some(server) => scenario::measure(server, &place.load_cores, &job)?,
+                Some(server) => {
+                    let run = scenario::measure(server, &place.load_cores, &job)?;
+                    Run { server: server.address.to_string(), ..run }
+                }
                 None => scenario::run(&mut place, &job)?,
             };
             run.round = round;
@@ -308,7 +314,6 @@ impl Single {
             (_, Some(rate)) => Load::Rate(rate),
             _ => usual.load,
         };
-        ensure!(!matches!(load, Load::Rate(rate) if !(rate > 0.0 && rate.is_finite())), "a rate is above 0");
         let seconds = |seconds: f64, what: &str| {
             Duration::try_from_secs_f64(seconds)
                 .ok()
@@ -339,6 +344,7 @@ impl Single {
             wire: self.wire.unwrap_or(wire),
             channel,
         };
+        scenario::check(&shape, scenario)?;
         Ok(Job {
             scenario,
             subject,

@@ -175,15 +175,15 @@ pub fn run(client: &mut impl Client, mut io: Io) -> Result<()> {
                 flush(client, &mut io, now);
             }
             if event.is_readable() || event.is_read_closed() || event.is_error() {
-                read(client, &mut io, id, &mut buffer);
+                read(client, &mut io, id, &mut buffer, event.is_read_closed());
             }
         }
     }
 }
 
-fn read(client: &mut impl Client, io: &mut Io, id: usize, buffer: &mut [u8]) {
+fn read(client: &mut impl Client, io: &mut Io, id: usize, buffer: &mut [u8], is_closed: bool) {
     // What is not read to the end now would not be told again: the registration is edge-triggered. A read that did not
-    // fill the buffer has emptied the socket.
+    // fill the buffer has emptied the socket, but for the end of it, which is read by itself.
     loop {
         let now = io.clock.now();
         let (length, has_more) = match io.connections[id].read(buffer) {
@@ -191,7 +191,7 @@ fn read(client: &mut impl Client, io: &mut Io, id: usize, buffer: &mut [u8]) {
             Err(end) => return end_connection(client, io, id, end, now),
         };
         let mut bytes = &buffer[..length];
-        while length > 0 {
+        loop {
             match io.connections[id].next(&mut bytes) {
                 Ok(Some(Got::Text(payload))) => client.text(io, id, payload, now),
                 Ok(Some(Got::Upgraded)) => client.upgraded(io, id, now),
@@ -207,7 +207,7 @@ fn read(client: &mut impl Client, io: &mut Io, id: usize, buffer: &mut [u8]) {
             io.touch(id);
         }
         flush(client, io, now);
-        if !has_more {
+        if !has_more && (length == 0 || !is_closed) {
             return;
         }
     }

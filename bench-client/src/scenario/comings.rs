@@ -10,6 +10,9 @@ use anyhow::{Result, bail};
 use std::sync::Arc;
 
 const PATIENCE: u64 = 10 * SECOND;
+/// How long nobody may get in, after the end, before those under way count as lost.
+const DRAIN_PATIENCE: u64 = 3 * SECOND;
+const DRAIN_LOOK: u64 = SECOND / 200;
 
 /// Each connection gets into its room, goes, and comes again.
 #[derive(Debug)]
@@ -21,6 +24,10 @@ pub struct Comings {
     window: Option<Window>,
     has_begun: bool,
     last_progress: u64,
+    /// Members on their way in.
+    under_way: usize,
+    /// Somebody got in, at any time.
+    has_let_in: bool,
     first_failure: Option<String>,
     share: OwnShare,
     tally: Tally,
@@ -37,6 +44,8 @@ impl Comings {
             window: None,
             has_begun: false,
             last_progress: 0,
+            under_way: 0,
+            has_let_in: false,
             first_failure: None,
             share: OwnShare::default(),
             tally: Tally::default(),
@@ -58,7 +67,8 @@ impl Comings {
         self.tally
     }
 
-    fn connect(&self, io: &mut Io, id: usize) {
+    fn connect(&mut self, io: &mut Io, id: usize) {
+        self.under_way += 1;
         let member = self.members[id];
         let target = &self.setting.targets[member / self.setting.shape.members as usize];
         let token = self.setting.tokens.get(member);
@@ -70,14 +80,37 @@ impl Comings {
     fn came_in(&mut self, io: &mut Io, id: usize, now: u64) {
         let Some(window) = self.window else { return };
         self.last_progress = now;
+        self.has_let_in = true;
         if window.has(now) {
             self.tally.acknowledged += 1;
             self.tally.ack.record(now - io.begun(id));
         }
         io.drop(id);
-        if now < window.end {
+        self.come_again(io, id, now);
+    }
+
+    fn come_again(&mut self, io: &mut Io, id: usize, now: u64) {
+        self.under_way -= 1;
+        if self.window.is_some_and(|window| now < window.end) {
             self.connect(io, id);
         }
+    }
+
+    /// After the end: until nobody is on the way any more, or nobody gets in any more.
+    fn drain(&mut self, window: Window, now: u64) -> Result<Next> {
+        if self.under_way > 0 && now <= window.end.max(self.last_progress) + DRAIN_PATIENCE {
+            return Ok(Next::At(now + DRAIN_LOOK));
+        }
+        if !self.has_let_in && !self.members.is_empty() {
+            let reason = self.first_failure.as_deref().unwrap_or("the server does not answer");
+            bail!("nobody got in: {reason}");
+        }
+        if self.under_way > 0 {
+            self.tally.faults.lost += self.under_way as u64;
+            self.first_failure.get_or_insert_with(|| format!("{} connections were never let in", self.under_way));
+        }
+        self.tally.words = self.first_failure.take();
+        Ok(Next::Done)
     }
 }
 
@@ -104,8 +137,9 @@ impl Client for Comings {
         if let Some(why) = refused {
             self.tally.faults.refused += 1;
             self.first_failure.get_or_insert(why);
-        }
-        if is_in {
+            io.drop(id);
+            self.come_again(io, id, now);
+        } else if is_in {
             self.came_in(io, id, now);
         }
     }
@@ -113,9 +147,7 @@ impl Client for Comings {
     fn ended(&mut self, io: &mut Io, id: usize, end: End, now: u64) {
         self.tally.faults.disconnected += 1;
         self.first_failure.get_or_insert(end.0);
-        if self.window.is_some_and(|window| now < window.end) {
-            self.connect(io, id);
-        }
+        self.come_again(io, id, now);
     }
 
     fn turn(&mut self, io: &mut Io, now: u64) -> Result<Next> {
@@ -132,8 +164,7 @@ impl Client for Comings {
             (0..self.members.len()).for_each(|id| self.connect(io, id));
         }
         if now >= window.end {
-            self.tally.words = self.first_failure.take();
-            return Ok(Next::Done);
+            return self.drain(window, now);
         }
         if now > self.last_progress + PATIENCE {
             let reason = self.first_failure.as_deref().unwrap_or("the server does not answer");

@@ -278,21 +278,21 @@ impl State {
         }
     }
 
-    fn send(&mut self, dialect: &Dialect, io: &mut Io, sender: usize, intended: u64, now: u64) {
+    fn send(&mut self, dialect: &Dialect, io: &mut Io, sender: usize, intended: u64) {
         let id = self.senders[sender].id;
         let Member { room, place, .. } = self.members[id];
         if !io.is_open(id) {
             return;
         }
         let Room { number: room_number, ledger, .. } = &mut self.rooms[room as usize];
-        let number = ledger.send(place as usize);
+        let number = ledger.send(place as usize, intended);
         self.text.clear();
         self.setting.texts.push(&mut self.text, Message { room: *room_number, sender: place, number, intended });
         self.frame.clear();
         let channel = &self.setting.targets[*room_number as usize].channel;
         dialect.publish(&mut self.frame, channel, number, &self.text);
         io.send(id, &self.frame);
-        self.tally.sent += u64::from(self.window.is_some_and(|window| window.has(now)));
+        self.tally.sent += u64::from(self.window.is_some_and(|window| window.has(intended)));
         if dialect.has_answers() {
             self.senders[sender].pending.push_back(Some(intended));
         }
@@ -306,7 +306,7 @@ impl State {
             self.tally.ack.record(now - intended);
         }
         if matches!(self.setting.shape.load, Load::Window(_)) && now < window.end {
-            self.send(dialect, io, self.sender_of(id), now, now);
+            self.send(dialect, io, self.sender_of(id), now);
         }
     }
 
@@ -328,13 +328,14 @@ impl State {
             return self.visited(id, offset, now);
         }
         let arrival = room.ledger.arrive(member.place as usize, message, offset);
-        self.last_progress = now;
-        let Some(window) = self.window else { return };
-        self.tally.deliveries += u64::from(window.has(now));
         let Some(message) = message.filter(|_| arrival != Arrival::Wrong) else {
             self.tally.say(|| format!("a wrong message: {}", String::from_utf8_lossy(text)));
             return;
         };
+        // Wrong ones are none: whoever sends them without end would be listened to without end.
+        self.last_progress = now;
+        let Some(window) = self.window else { return };
+        self.tally.deliveries += u64::from(window.has(now));
         // Who was away does not say anything about how long a delivery takes.
         if window.has(message.intended) && member.in_since <= message.intended {
             let latency = now.saturating_sub(message.intended);
@@ -405,15 +406,19 @@ impl State {
         }
     }
 
-    /// Sends what is due. When the next message is.
-    fn send_due(&mut self, dialect: &Dialect, io: &mut Io, window: Window, now: u64) -> Option<u64> {
+    /// Sends the first messages, where the others are answers to them.
+    fn begin(&mut self, dialect: &Dialect, io: &mut Io, now: u64) {
         if !std::mem::replace(&mut self.has_begun, true)
             && let Load::Window(messages) = self.setting.shape.load
         {
             for sender in 0..self.senders.len() {
-                (0..messages).for_each(|_| self.send(dialect, io, sender, now, now));
+                (0..messages).for_each(|_| self.send(dialect, io, sender, now));
             }
         }
+    }
+
+    /// Sends what is due at times fixed beforehand. When the next message is.
+    fn send_due(&mut self, dialect: &Dialect, io: &mut Io, window: Window, now: u64) -> Option<u64> {
         let Load::Rate(rate) = self.setting.shape.load else { return None };
         let shape = self.setting.shape;
         // This thread's part of it.
@@ -431,7 +436,7 @@ impl State {
                 return Some(time);
             }
             let sender = self.scheduled as usize % self.senders.len();
-            self.send(dialect, io, sender, time, now);
+            self.send(dialect, io, sender, time);
             self.scheduled += 1;
         }
     }
@@ -506,9 +511,12 @@ impl Client for Crowd {
             return Ok(Next::At(window.go));
         }
         if now >= window.end {
+            // A thread that comes late still owes what was due before the end.
+            state.send_due(dialect, io, window, now);
             People::end(state, dialect, io);
             return Ok(state.drain(window, now));
         }
+        state.begin(dialect, io, now);
         let mut next = state.send_due(dialect, io, window, now);
         let mut sooner = |time: Option<u64>| next = next.into_iter().chain(time).min();
         sooner(match state.setting.doing {

@@ -29,6 +29,10 @@ const OPENING_LIMIT: usize = 512;
 /// A server that has just started, or let thousands in, gets so long to come to rest before its memory is read.
 const REST: Duration = Duration::from_millis(300);
 const LOOK: Duration = Duration::from_millis(2);
+/// What a load may be. More is a mistake, or does not fit into memory.
+const CONNECTIONS_LIMIT: u32 = 1_000_000;
+const UNDER_WAY_LIMIT_MESSAGES: u64 = 10_000_000;
+const RATE_LIMIT_PER_SECOND: f64 = 1e7;
 /// Threads that sign up.
 const SIGN_UP_THREADS: usize = 4;
 
@@ -55,6 +59,11 @@ pub fn run(place: &mut Place, job: &Job) -> Result<Run> {
 pub fn measure(server: &Server, cores: &Cores, job: &Job) -> Result<Run> {
     check(&job.shape, job.scenario)?;
     server.check(&job.shape)?;
+    allow_files((job.shape.rooms * job.shape.members) as usize)?;
+    load(server, cores, job).with_context(|| format!("the server at {}", server.address))
+}
+
+fn load(server: &Server, cores: &Cores, job: &Job) -> Result<Run> {
     server.create_rooms(&job.shape)?;
     let mut extra = BTreeMap::new();
     let tokens = tokens(server, job, &mut extra)?;
@@ -219,9 +228,13 @@ fn made(job: &Job, tally: Tally, seconds: f64, used: Used, extra: BTreeMap<Strin
 }
 
 /// Whether such a work can be done at all.
-fn check(shape: &Shape, scenario: Scenario) -> Result<()> {
+pub(crate) fn check(shape: &Shape, scenario: Scenario) -> Result<()> {
     let Shape { rooms, members, senders, payload_bytes, .. } = *shape;
     ensure!(rooms > 0 && members > 0, "at least one room with one member is needed");
+    ensure!(
+        rooms.checked_mul(members).is_some_and(|connections| connections <= CONNECTIONS_LIMIT),
+        "{rooms} rooms of {members} are more than the {CONNECTIONS_LIMIT} connections that can be made"
+    );
     ensure!(senders <= members, "{senders} senders are more than the {members} members of a room");
     let bytes = SHORTEST_BYTES..=LONGEST_BYTES;
     ensure!(
@@ -229,7 +242,26 @@ fn check(shape: &Shape, scenario: Scenario) -> Result<()> {
         "messages of {payload_bytes} bytes can't be sent: {SHORTEST_BYTES} to {LONGEST_BYTES} can"
     );
     ensure!(matches!(shape.load, Load::None) || senders > 0, "nobody sends: choose at least one sender, or no load");
+    match shape.load {
+        Load::Window(messages) => {
+            let under_way = u64::from(rooms * senders).saturating_mul(messages.into());
+            ensure!(
+                (1..=UNDER_WAY_LIMIT_MESSAGES).contains(&under_way),
+                "a window of {messages} is too {}: 1 to {UNDER_WAY_LIMIT_MESSAGES} messages may be under way in all",
+                if messages == 0 { "small" } else { "large" }
+            );
+        }
+        Load::Rate(rate) => ensure!(
+            rate > 0.0 && rate <= RATE_LIMIT_PER_SECOND,
+            "{rate} messages a second can't be sent: a rate is above 0, and {RATE_LIMIT_PER_SECOND} at most"
+        ),
+        Load::None => {}
+    }
     match scenario {
+        Scenario::Echo => ensure!(
+            members == 1 && shape.wire == Wire::Raw,
+            "an echo goes verbatim to its sender alone: choose --members 1 and --wire raw, and as many --rooms as connections"
+        ),
         Scenario::Storm | Scenario::Mix => {
             ensure!(shape.channel != Channel::Live, "a live: channel can't be recovered: choose a database");
             if scenario == Scenario::Mix && shape.wire != Wire::Centrifugo {

@@ -47,7 +47,7 @@ pub(super) fn run(place: &mut Place, job: &Job) -> Result<Measured> {
         }
     };
     let Load::Window(window) = job.shape.load else { bail!("the store alone takes a window, not a rate") };
-    let under_way = (job.shape.rooms * job.shape.senders * window) as usize;
+    let under_way = (job.shape.rooms * job.shape.senders) as usize * window as usize;
     let lanes = if database.is_some() { LANES.min(under_way) } else { 1 };
     let batch = under_way.div_ceil(lanes).min(BATCH_LIMIT_ITEMS);
     let (job, cores, folder) = (job.clone(), place.server_cores.clone(), data.path().join("data"));

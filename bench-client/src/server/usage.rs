@@ -1,13 +1,17 @@
 //! What processes and the kernel use.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::time::TimeValLike;
 use nix::time::{ClockId, clock_getcpuclockid};
 use nix::unistd::Pid;
 use std::fs;
 
+/// Linux numbers its processes from 1 to this. Beyond it the name of a process's clock is that of another clock.
+const PROCESS_LIMIT: u32 = 1 << 22;
+
 /// CPU time that a process has used with all its threads, in seconds, to the nanosecond.
 pub fn cpu_seconds(process: u32) -> Result<f64> {
+    ensure!((1..=PROCESS_LIMIT).contains(&process), "there can't be a process {process}");
     let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(process)?))
         .with_context(|| format!("can't read the CPU time of process {process}: it may have ended"))?;
     let time = clock.now().with_context(|| format!("can't read the CPU time of process {process}"))?;
@@ -73,7 +77,9 @@ mod tests {
         assert!(family_cpu_seconds(own).unwrap() > before);
         assert!(rss_bytes(own).unwrap() > 1 << 20);
         assert!(kernel_bytes().unwrap() > 1 << 20);
-        assert!(cpu_seconds(u32::MAX / 2).is_err() && rss_bytes(u32::MAX).is_err());
+        for none in [0, PROCESS_LIMIT + 1, u32::MAX / 2, u32::MAX] {
+            assert!(cpu_seconds(none).is_err() && rss_bytes(none).is_err(), "{none}");
+        }
     }
 
     #[test]
