@@ -1,9 +1,11 @@
-.PHONY: help run test test-all deny
+.PHONY: help run test test-all bench bench-all bench-build deny
 
 help:
 	@echo 'make run    builds what is missing and starts the server; ARGS="--listen 0.0.0.0:8080" passes options on'
 	@echo 'make test   formatting, clippy and every test'
 	@echo 'make test-all  the same, and the end-to-end tests with each driver and number of shards on each database'
+	@echo 'make bench  measures what has to be reached, beside other servers, in 20 minutes; the report goes to bench-results'
+	@echo 'make bench-all  the same, and how costs grow with rooms, members and connections, in an hour'
 	@echo 'make deny   licences, bans, sources and advisories of the dependencies'
 
 run:
@@ -30,6 +32,17 @@ test-all: test
 				cargo test --locked --workspace --all-features --test end_to_end sdk:: || exit 1; \
 		done; \
 	done; done
+
+bench: bench-build
+	target/release/uproar-bench bars $(ARGS)
+
+bench-all: bench-build
+	target/release/uproar-bench all $(ARGS)
+
+bench-build:
+	scripts/test-postgres
+	cargo build --locked --release --bin uproar --bin uproar-bench --workspace
+	bench-client/peers/build
 
 deny:
 	scripts/deny
