@@ -103,6 +103,9 @@ struct Single {
     /// Uproar's driver
     #[arg(long, value_enum, default_value_t = Driver::Auto)]
     driver: Driver,
+    /// A further option of Uproar, such as `--with=--lanes=2`; may be given more than once
+    #[arg(long, value_name = "OPTION", allow_hyphen_values = true, conflicts_with = "at")]
+    with: Vec<String>,
     /// Uproar's shards
     #[arg(long, default_value_t = 1)]
     shards: u32,
@@ -280,6 +283,7 @@ impl Single {
         if !self.json {
             print_limits(&machine::describe(&place));
         }
+        place.options.clone_from(&self.with);
         let mut runs = Vec::new();
         for round in 1..=self.rounds {
             let mut run = match &given {

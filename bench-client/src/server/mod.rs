@@ -28,6 +28,8 @@ pub struct Place {
     pub peers: PathBuf,
     /// Data folders are made in it.
     pub data: PathBuf,
+    /// Of Uproar, beside those that every run needs.
+    pub options: Vec<String>,
     pub server_cores: Cores,
     pub load_cores: Cores,
     postgres: Option<Postgres>,
@@ -51,7 +53,7 @@ pub struct Server {
 
 impl Place {
     pub fn new(uproar: PathBuf, peers: PathBuf, data: PathBuf, server_cores: Cores, load_cores: Cores) -> Place {
-        Place { uproar, peers, data, server_cores, load_cores, postgres: None }
+        Place { uproar, peers, data, options: Vec::new(), server_cores, load_cores, postgres: None }
     }
 
     /// Why a subject can't be had, where it can't.
@@ -109,7 +111,8 @@ impl Place {
             .args(["--listen", "127.0.0.1:0", "--echo", "--log", "warn", "--driver", driver])
             .args(["--shards", &shards.to_string(), "--limit", "publish_rate_per_second=0"])
             .arg("--data")
-            .arg(data.path().join("data"));
+            .arg(data.path().join("data"))
+            .args(&self.options);
         let mut database = None;
         if channel == Channel::Postgres {
             let postgres = self.postgres()?;
