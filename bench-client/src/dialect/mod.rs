@@ -8,6 +8,7 @@ use crate::result::Wire;
 pub use centrifugo::Centrifugo;
 use memchr::memmem;
 pub use plain::Plain;
+use std::cell::Cell;
 
 /// Where a subscription stands in a stored room.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,32 +112,48 @@ impl Dialect {
             }
             Dialect::Plain(plain) => hear(plain.read(frame)),
             Dialect::Centrifugo(centrifugo) => {
-                for line in frame.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-                    hear(centrifugo.read(line));
+                let mut rest = frame;
+                while !rest.is_empty() {
+                    let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+                    let (line, behind) = rest.split_at(end);
+                    if !line.is_empty() {
+                        hear(centrifugo.read(line));
+                    }
+                    rest = behind.get(1..).unwrap_or_default();
                 }
             }
         }
     }
 }
 
+const TEXT: &[u8] = br#""text":""#;
+
 /// Finds the text of a message and its offset without a JSON parser: texts have one length and nothing in them that
 /// JSON escapes. Whoever finds nothing parses.
 #[derive(Clone, Debug)]
 struct Scanner {
     text: memmem::Finder<'static>,
+    /// Where the latest text was: mostly the next one is there as well.
+    latest: Cell<usize>,
     offset: memmem::Finder<'static>,
     length: usize,
 }
 
 impl Scanner {
     fn new(length: usize) -> Scanner {
-        Scanner { text: memmem::Finder::new(br#""text":""#), offset: memmem::Finder::new(br#""offset":"#), length }
+        let text = memmem::Finder::new(TEXT);
+        Scanner { text, latest: Cell::new(0), offset: memmem::Finder::new(br#""offset":"#), length }
     }
 
     /// The text in this JSON, and what is before and behind it.
     #[inline]
     fn text<'a>(&self, json: &'a [u8]) -> Option<(&'a [u8], &'a [u8], &'a [u8])> {
-        let begin = self.text.find(json)? + br#""text":""#.len();
+        let latest = self.latest.get();
+        let begin = match json.get(..latest) {
+            Some(before) if before.ends_with(TEXT) => latest,
+            _ => self.text.find(json)? + TEXT.len(),
+        };
+        self.latest.set(begin);
         let rest = &json[begin..];
         if rest.get(self.length) != Some(&b'"') {
             return None;

@@ -299,12 +299,19 @@ impl State {
     }
 
     #[inline]
-    fn acknowledged(&mut self, dialect: &Dialect, io: &mut Io, id: usize, intended: u64, now: u64) {
+    fn acknowledged(&mut self, intended: u64, now: u64) {
         let Some(window) = self.window else { return };
         self.tally.acknowledged += u64::from(window.has(now));
         if window.has(intended) {
             self.tally.ack.record(now - intended);
         }
+    }
+
+    /// A sender's message has come back to it: it may send another one. An acknowledgement, where there are any, comes
+    /// no later, and with all servers the same is waited for.
+    #[inline]
+    fn came_back(&mut self, dialect: &Dialect, io: &mut Io, id: usize, now: u64) {
+        let Some(window) = self.window else { return };
         if matches!(self.setting.shape.load, Load::Window(_)) && now < window.end {
             self.send(dialect, io, self.sender_of(id), now);
         }
@@ -348,8 +355,11 @@ impl State {
         if member.away_since.is_some() {
             self.caught_up(id, now);
         }
-        if is_own && !dialect.has_answers() {
-            self.acknowledged(dialect, io, id, message.intended, now);
+        if is_own {
+            if !dialect.has_answers() {
+                self.acknowledged(message.intended, now);
+            }
+            self.came_back(dialect, io, id, now);
         }
     }
 
@@ -379,7 +389,7 @@ impl State {
                     intended
                 });
                 match intended {
-                    Some(intended) => self.acknowledged(dialect, io, id, intended, now),
+                    Some(intended) => self.acknowledged(intended, now),
                     None => {
                         self.tally.faults.repeated += 1;
                         self.tally.say(|| format!("message {number} of a sender was acknowledged without need"));
