@@ -22,12 +22,12 @@ pub fn write_pages(folder: &Path, results: &Results) -> Result<()> {
     Ok(())
 }
 
-/// The bars and a table of each work, in Markdown.
+/// The bars and a short table of each work, in Markdown.
 pub fn markdown(results: &Results) -> String {
     let outcomes = bars::judge(results);
     let mut text = format!("{}\n\n{}", machine_in_words(results), table::of_bars(&outcomes).to_markdown());
     for work in measured(results) {
-        let _ = write!(text, "\n### {}\n\n{}", work.title, table::of_work(results, &work.name).to_markdown());
+        let _ = write!(text, "\n### {}\n\n{}", work.title, table::in_short(results, &work.name).to_markdown());
     }
     text
 }

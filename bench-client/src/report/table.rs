@@ -111,21 +111,46 @@ pub fn of_run(run: &Run) -> Table {
     table
 }
 
+/// Those of [`COLUMNS`] that a README has place for.
+const FEW: [Figure; 6] = [
+    Figure::CpuPerDelivery,
+    Figure::DeliveriesPerSecond,
+    Figure::AckP50,
+    Figure::AckP99,
+    Figure::LastP99,
+    Figure::RssPerConnection,
+];
+
 /// The rounds of a work: a row for each server.
 pub fn of_work(results: &Results, work: &str) -> Table {
+    with_columns(results, work, &COLUMNS, spread)
+}
+
+/// The same with fewer figures, medians alone.
+pub fn in_short(results: &Results, work: &str) -> Table {
+    with_columns(results, work, &FEW, |figure, show| figure.map_or_else(|| NOTHING.into(), |it| show(it.median)))
+}
+
+/// The first of the columns is CPU per delivery.
+fn with_columns(
+    results: &Results,
+    work: &str,
+    columns: &[Figure],
+    cell: fn(Option<Spread>, &dyn Fn(f64) -> String) -> String,
+) -> Table {
     let mut headings = vec!["server", "CPU per delivery", "to floor"];
-    headings.extend(COLUMNS[1..].iter().map(|figure| figure.name()));
+    headings.extend(columns[1..].iter().map(|figure| figure.name()));
     headings.push("void");
     let mut table = Table::new(headings);
     for server in servers(results, work) {
         let entry = Entry { work, server };
         let mut row = vec![server.to_owned()];
-        for (at, figure) in COLUMNS.into_iter().enumerate() {
+        for (at, figure) in columns.iter().copied().enumerate() {
             // Of what never ran against a load, these would be noise over little.
-            row.push(spread(figure::over_rounds(results, entry, figure), |value| figure.show(value)));
+            row.push(cell(figure::over_rounds(results, entry, figure), &|value| figure.show(value)));
             if at == 0 {
                 let floor = Entry { work, server: "floor" };
-                row.push(spread(figure::ratio(results, figure, entry, floor), |value| format!("{value:.2}")));
+                row.push(cell(figure::ratio(results, figure, entry, floor), &|value| format!("{value:.2}")));
             }
         }
         row.push(voids(results, entry));
@@ -135,7 +160,7 @@ pub fn of_work(results: &Results, work: &str) -> Table {
 }
 
 /// Median, and the spread in brackets.
-fn spread(spread: Option<Spread>, show: impl Fn(f64) -> String) -> String {
+fn spread(spread: Option<Spread>, show: &dyn Fn(f64) -> String) -> String {
     match spread {
         None => NOTHING.into(),
         Some(it) if it.rounds == 1 => show(it.median),
