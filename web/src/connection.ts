@@ -2,7 +2,6 @@ import { Centrifuge, type Subscription, UnauthorizedError } from 'centrifuge';
 import { ApiError } from './api';
 import { SendError } from './state/outbox';
 import type { Data, Publication, User } from './state/room';
-import { Store } from './state/store';
 import type { RoomInfo } from './state/unread';
 
 /** What the connection tells of a room. */
@@ -31,18 +30,18 @@ interface Info {
 }
 
 /** One WebSocket with the SDK of Centrifugo, which reconnects, recovers and renews the token by itself. */
-export class Connection extends Store {
+export class Connection {
   state: 'connecting' | 'connected' | 'ended' = 'connecting';
   /** Why it ended, or could not yet begin. */
   code = 0;
   reason = '';
   onNews: (news: News) => void = () => {};
   onConnected: () => void = () => {};
+  onChange: () => void = () => {};
   private readonly client: Centrifuge;
   private readonly subscriptions = new Map<string, Subscription>();
 
   constructor(url: string, getToken: () => Promise<string>) {
-    super();
     this.client = new Centrifuge(url, {
       name: 'web',
       minReconnectDelay: 300,
@@ -70,7 +69,7 @@ export class Connection extends Store {
     this.state = state;
     this.code = code;
     this.reason = reason;
-    this.changed();
+    this.onChange();
   }
 
   start(): void {

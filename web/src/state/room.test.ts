@@ -129,6 +129,18 @@ describe('Timeline', () => {
     expect(offsets()).toEqual([9, 10, 12, 13]);
   });
 
+  it('keeps nothing but the position while nobody looks', () => {
+    room.showNewest(page([9, 10], 10));
+    room.sleep();
+    publish(11, { text: 'eleven' });
+    expect(offsets()).toEqual([]);
+    room.wake();
+    publish(12, { text: 'twelve' });
+    expect(room.showNewest(page([10], 10))).toBe(false);
+    expect(room.showNewest(page([10, 11], 11))).toBe(true);
+    expect(offsets()).toEqual([10, 11, 12]);
+  });
+
   it('says so when its log does not reach back to a page', () => {
     for (let offset = 11; offset < 1200; offset++) publish(offset, { text: 'many' });
     expect(room.showNewest(page([9, 10], 10))).toBe(false);

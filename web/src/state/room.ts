@@ -100,6 +100,8 @@ export class Timeline extends Store {
   position = 0;
   /** Counts what replaced the window as a whole, so that what was asked for before is not put into it. */
   generation = 0;
+  /** Nobody looks: nothing is kept but the position. */
+  private asleep = false;
   private log: Publication[] = [];
   /** The log has every publication from here (exclusive) to `position`. */
   private logFrom = 0;
@@ -127,6 +129,17 @@ export class Timeline extends Store {
     this.changed();
   }
 
+  sleep(): void {
+    this.asleep = true;
+    this.log = [];
+    this.logFrom = this.position;
+    this.clear();
+  }
+
+  wake(): void {
+    this.asleep = false;
+  }
+
   /** Takes a live publication. False: something between it and the last one is missing, and the window was cleared. */
   publish(publication: Publication): boolean {
     if (publication.offset <= this.position) return true;
@@ -137,6 +150,10 @@ export class Timeline extends Store {
       this.clear();
     }
     this.position = publication.offset;
+    if (this.asleep) {
+      this.logFrom = this.position;
+      return whole;
+    }
     this.log.push(publication);
     if (this.log.length > LOG_LIMIT) this.logFrom = this.log.shift()!.offset;
     if (this.loaded && this.apply(publication)) this.changed();
