@@ -13,6 +13,7 @@ const POLL_MS = 20_000;
 const TYPING_MS = 5000;
 const TYPING_EVERY_MS = 3000;
 const WINDOW = 1500;
+const SIGNED_OUT = 'You were signed out. Sign in again: nothing that you wrote is lost.';
 
 export interface Environment {
   url: string;
@@ -151,6 +152,7 @@ export class Chat extends Store {
   private refreshAgain = false;
   private reading = new Set<string>();
   private lastTyping = 0;
+  private cameBack = 0;
   private stopped = false;
 
   constructor(
@@ -224,8 +226,12 @@ export class Chat extends Store {
       if (this.wasConnected) this.missedFrom ??= this.rooms.messages;
     }
     if (state === 'ended') {
-      if (code === 3500 || code === 3503 || code < 3000) {
-        this.session.end('You were signed out. Sign in again: nothing that you wrote is lost.');
+      if (code === 3500 || code === 3503) {
+        void this.comeBack();
+        return;
+      }
+      if (code < 3000) {
+        this.session.end(SIGNED_OUT);
         return;
       }
       this.say(`The server has ended the connection: ${this.connection.reason || code}.`);
@@ -233,6 +239,19 @@ export class Chat extends Store {
       this.say('The connection is lost. Reconnecting… What you write is sent when it is back.');
     } else if (state === 'connecting') {
       this.lineTimer = setTimeout(() => this.say('Connecting…'), 1000);
+    }
+  }
+
+  /** The token is no good any more. After a change of the password there is another one. */
+  private async comeBack(): Promise<void> {
+    const often = Date.now() - this.cameBack < 10_000;
+    this.cameBack = Date.now();
+    try {
+      if (often) throw new Error();
+      await this.session.renew();
+      if (!this.stopped) this.connection.start();
+    } catch {
+      if (!this.stopped) this.session.end(SIGNED_OUT);
     }
   }
 
