@@ -290,24 +290,24 @@ export class MessageList extends Component<Props, State> {
     const unread = chat.rooms.unread(room.name);
     return (
       <div class="messages">
+        {room.error && (
+          <p class="error notice" role="alert">
+            {room.error}{' '}
+            <button onClick={() => void (timeline.loaded ? room.older() : room.newest())}>Try again</button>
+          </p>
+        )}
+        {timeline.loaded && this.rows.length === 0 && (
+          <p class="empty">
+            Nothing has been said in <strong dir="auto">{title}</strong> yet. Say something.
+          </p>
+        )}
         <div
           class="scroller"
           ref={this.scroller}
           onScroll={this.onScroll}
           onKeyDown={this.onKeyDown}
         >
-          {room.error && (
-            <p class="error notice" role="alert">
-              {room.error}{' '}
-              <button onClick={() => void (timeline.loaded ? room.older() : room.newest())}>Try again</button>
-            </p>
-          )}
-          {timeline.loaded && this.rows.length === 0 && (
-            <p class="empty">
-              Nothing has been said in <strong dir="auto">{title}</strong> yet. Say something.
-            </p>
-          )}
-          <div class="inner" role="feed" aria-label={`Messages in ${title}`} aria-busy={room.loading !== undefined} ref={this.inner}>
+          <div class="inner" role={shown.length > 0 ? 'feed' : undefined} aria-label={shown.length > 0 ? `Messages in ${title}` : undefined} aria-busy={room.loading !== undefined} ref={this.inner}>
             {shown.map((row, i) => {
               const position = this.first + i + 1;
               const common = {

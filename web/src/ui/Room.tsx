@@ -1,4 +1,4 @@
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useCallback, useEffect, useRef, useState } from 'preact/hooks';
 import { inWords } from '../api';
 import type { Chat, Room as Received } from '../chat';
 import type { Message } from '../state/room';
@@ -18,6 +18,10 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
   const [people, setPeople] = useState(false);
   const [ending, setEnding] = useState(false);
   const list = useRef<MessageList>(null);
+  const reply = useCallback((message: Message) => {
+    setReplyTo(message);
+    document.getElementById('composer')?.focus();
+  }, []);
   // What was unread when the room was opened stays marked until it is left.
   const freshFrom = useRef<number>();
   if (freshFrom.current === undefined && info) {
@@ -52,10 +56,7 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
             freshFrom={freshFrom.current ?? Infinity}
             editing={editing}
             onEdit={setEditing}
-            onReply={(message) => {
-              setReplyTo(message);
-              document.getElementById('composer')?.focus();
-            }}
+            onReply={reply}
           />
         ) : (
           <div class="messages" />
