@@ -12,7 +12,6 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
   const room = chat.room(name);
   useStores(chat, chat.rooms, room);
   const info = chat.rooms.get(name);
-  const title = useRef<HTMLHeadingElement>(null);
   const [replyTo, setReplyTo] = useState<Message>();
   const [editing, setEditing] = useState<number>();
   const [people, setPeople] = useState(false);
@@ -21,6 +20,11 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
   const reply = useCallback((message: Message) => {
     setReplyTo(message);
     document.getElementById('composer')?.focus();
+  }, []);
+  const edit = useCallback((offset: number | undefined) => {
+    setEditing(offset);
+    // The field that had the focus is gone.
+    if (offset === undefined) document.getElementById('composer')?.focus();
   }, []);
   // What was unread when the room was opened stays marked until it is left.
   const freshFrom = useRef<number>();
@@ -37,7 +41,7 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
           <a class="back" href={addressOf(undefined)} aria-label="All rooms">
             ‹
           </a>
-          <h2 ref={title} dir="auto" title={`${info.title} (${info.name})`}>
+          <h2 dir="auto" title={`${info.title} (${info.name})`}>
             {info.title}
           </h2>
           <button class="quiet" aria-expanded={people} onClick={() => setPeople(!people)}>
@@ -55,7 +59,7 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
             title={info.title}
             freshFrom={freshFrom.current ?? Infinity}
             editing={editing}
-            onEdit={setEditing}
+            onEdit={edit}
             onReply={reply}
           />
         ) : (
