@@ -169,13 +169,9 @@ export class Chat extends Store {
       send: (item) => {
         const data: Data = { text: item.text, id: item.id };
         if (item.replyTo !== undefined) data.reply_to = item.replyTo;
-        return this.connection.publish(item.room, data).then((answer) => {
-          const position = this.received.get(item.room)?.timeline.position ?? Infinity;
-          // A retry of what was stored long ago does not come back live.
-          queueMicrotask(() => this.outbox.reached(item.room, position));
-          return answer;
-        });
+        return this.connection.publish(item.room, data);
       },
+      position: (room) => this.received.get(room)?.timeline.position ?? Infinity,
       newId,
       now: Date.now,
       wait: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
@@ -230,7 +226,8 @@ export class Chat extends Store {
         void this.comeBack();
         return;
       }
-      if (code < 3000) {
+      // The SDK's own: there is no token to be had.
+      if (code === 1) {
         this.session.end(SIGNED_OUT);
         return;
       }
@@ -253,6 +250,11 @@ export class Chat extends Store {
     } catch {
       if (!this.stopped) this.session.end(SIGNED_OUT);
     }
+  }
+
+  /** It does not try again by itself. */
+  get isEnded(): boolean {
+    return this.connection.state === 'ended';
   }
 
   private say(line: string, forMs?: number): void {
@@ -348,10 +350,12 @@ export class Chat extends Store {
         room.touch();
       },
       join: (client, user) => {
+        room.online = undefined;
         room.people.set(client, user);
         room.touch();
       },
       leave: (client) => {
+        room.online = undefined;
         room.people.delete(client);
         room.touch();
       },

@@ -17,9 +17,11 @@ describe('Outbox', () => {
   let sent: Item[];
   let answer: (item: Item) => Promise<{ offset: number }>;
   let ids: number;
+  let position: number;
   const open = (user = '1') => new Outbox({
     user, keep,
     send: (item) => { sent.push(item); return answer(item); },
+    position: () => position,
     newId: () => `id-${++ids}`,
     now: () => 1000,
     wait: () => Promise.resolve(),
@@ -29,6 +31,7 @@ describe('Outbox', () => {
     keep = new Memory();
     sent = [];
     ids = 0;
+    position = 0;
     answer = () => Promise.resolve({ offset: sent.length });
   });
 
@@ -41,6 +44,16 @@ describe('Outbox', () => {
     expect(outbox.of('lobby')).toMatchObject([{ status: 'stored', offset: 1 }]);
     expect(keep.length).toBe(0);
     outbox.reached('lobby', 1);
+    expect(outbox.size).toBe(0);
+  });
+
+  it('does not wait for what came back before the answer', async () => {
+    const outbox = open();
+    position = 5;
+    answer = () => Promise.resolve({ offset: 3 });
+    outbox.setOnline(true);
+    outbox.add({ room: 'lobby', text: 'Hello' });
+    await settle();
     expect(outbox.size).toBe(0);
   });
 

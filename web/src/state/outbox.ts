@@ -32,6 +32,8 @@ export interface Surroundings {
   user: string;
   keep: Keep;
   send(item: Item): Promise<{ offset: number }>;
+  /** How far the room's publications have come. */
+  position(room: string): number;
   newId(): string;
   now(): number;
   wait(ms: number): Promise<void>;
@@ -132,6 +134,8 @@ export class Outbox extends Store {
           tries = 0;
           this.around.keep.removeItem(this.key(item.id));
           this.update(item.id, { status: 'stored', offset }, false);
+          // A retry of what was stored long ago does not come back live.
+          this.reached(room, this.around.position(room));
         } catch (error) {
           if (this.stopped) return;
           const { message, temporary } = error instanceof SendError ? error : new SendError(String(error), true);

@@ -171,6 +171,7 @@ export class Timeline extends Store {
   }
 
   private show(page: Page, hasOlder: boolean, hasNewer: boolean): boolean {
+    if (this.asleep) return true;
     if (page.epoch !== this.epoch || page.offset < this.logFrom) return false;
     this.messages = page.messages.map((message) => fromWire(message, page.offset));
     this.hasOlder = hasOlder;

@@ -9,8 +9,14 @@ import { go, roomInAddress, useStores } from './use';
 export function App({ session }: { session: Session }) {
   useStores(session);
   const chat = useChat(session);
-  if (session.state === 'starting') return <p class="starting" role="status">Uproar</p>;
-  if (session.state === 'out' || !chat) return <SignIn session={session} />;
+  if (session.state === 'out') return <SignIn session={session} />;
+  if (!chat) {
+    return (
+      <p class="starting" role="status">
+        Uproar
+      </p>
+    );
+  }
   return <Main chat={chat} session={session} />;
 }
 
@@ -77,7 +83,7 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
       <Rooms chat={chat} session={session} />
       {chat.line && (
         <p class="line" role="status">
-          {chat.line}
+          {chat.line} {chat.isEnded && <button onClick={() => chat.connection.start()}>Connect again</button>}
         </p>
       )}
       {chat.open === undefined ? (

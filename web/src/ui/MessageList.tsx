@@ -156,6 +156,10 @@ export class MessageList extends Component<Props, State> {
 
   private choose(): boolean {
     const { heights, view } = this;
+    if (this.rows.length === 0) {
+      this.first = this.end = 0;
+      return false;
+    }
     const height = view.height || 800;
     const top = this.stick ? Math.max(0, heights.total - height) : this.wanted();
     const { first, end } = heights.range(top - MARGIN_PX, top + height + MARGIN_PX);
@@ -200,6 +204,10 @@ export class MessageList extends Component<Props, State> {
       return;
     }
     this.rounds = 0;
+    const { timeline } = this.props.room;
+    const left = scroller.scrollHeight - this.view.top - clientHeight;
+    if (timeline.loaded && !timeline.hasNewer && left < END_PX) this.stick = true;
+    if (!this.stick && !this.anchor) this.hold();
     this.more();
     this.seen();
     this.noteEnd();
@@ -210,9 +218,7 @@ export class MessageList extends Component<Props, State> {
     const top = scroller.scrollTop;
     if (Math.abs(top - this.view.top) < 1) return;
     this.view.top = top;
-    const at = this.heights.at(top);
-    const key = this.keys[at];
-    if (key !== undefined) this.anchor = { key, top: this.heights.top(at) - top };
+    this.hold();
     const left = scroller.scrollHeight - top - scroller.clientHeight;
     this.stick = left < END_PX && !this.props.room.timeline.hasNewer;
     if (this.choose()) this.forceUpdate();
@@ -220,6 +226,13 @@ export class MessageList extends Component<Props, State> {
     this.seen();
     this.noteEnd();
   };
+
+  private hold(): void {
+    const { top } = this.view;
+    const at = this.heights.at(top);
+    const key = this.keys[at];
+    if (key !== undefined) this.anchor = { key, top: this.heights.top(at) - top };
+  }
 
   private more(): void {
     const { room } = this.props;
