@@ -10,6 +10,7 @@ import { RoomList, chooseRooms } from './state/unread';
 /** Below the server's `subscription_limit`, which is 128 unless the operator sets it. */
 const SUBSCRIPTIONS = 100;
 const POLL_MS = 20_000;
+const REFUSED_MS = 60_000;
 const TYPING_MS = 5000;
 const TYPING_EVERY_MS = 3000;
 const WINDOW = 1500;
@@ -150,6 +151,7 @@ export class Chat extends Store {
   private pollTimer: ReturnType<typeof setInterval> | undefined;
   private refreshing: Promise<void> | undefined;
   private refreshAgain = false;
+  private refused = new Map<string, number>();
   private reading = new Set<string>();
   private lastTyping = 0;
   private cameBack = 0;
@@ -324,7 +326,7 @@ export class Chat extends Store {
 
   private join(name: string): void {
     const info = this.rooms.get(name);
-    if (!info || this.received.has(name)) return;
+    if (!info || this.received.has(name) || Date.now() - (this.refused.get(name) ?? 0) < REFUSED_MS) return;
     const room = new Room(name, this.me, (where) => this.api.chats(name, where));
     const { timeline } = room;
     timeline.begin(info.epoch, info.offset);
@@ -359,7 +361,9 @@ export class Chat extends Store {
         room.people.delete(client);
         room.touch();
       },
-      ended: () => {
+      ended: (code) => {
+        // Whatever else than being removed may still be so: asking again at once would go on for ever.
+        if (code !== 2000) this.refused.set(name, Date.now());
         this.gone(name);
         void this.refresh();
       },
@@ -429,7 +433,10 @@ export class Chat extends Store {
         room.timeline.wake();
         void room.newest();
         void this.lookAround(room);
-      } else if (this.rooms.loaded) this.receive();
+      } else if (this.rooms.loaded) {
+        this.refused.delete(name);
+        this.receive();
+      }
     }
     this.changed();
   }

@@ -5,7 +5,15 @@ import type { RoomInfo } from '../state/unread';
 import { Field } from './Field';
 import { useStores } from './use';
 
-export function Presence({ chat, room, info, onClose }: { chat: Chat; room: Room; info: RoomInfo; onClose: () => void }) {
+interface Props {
+  chat: Chat;
+  room: Room;
+  info: RoomInfo;
+  onEnd: () => void;
+  onClose: () => void;
+}
+
+export function Presence({ chat, room, info, onEnd, onClose }: Props) {
   useStores(room);
   const [members, setMembers] = useState<{ members: Member[]; more: boolean }>();
   const [error, setError] = useState('');
@@ -71,6 +79,9 @@ export function Presence({ chat, room, info, onClose }: { chat: Chat; room: Room
           <button disabled={username.trim() === ''}>Add</button>
         </form>
       )}
+      <p class="end">
+        <button onClick={onEnd}>{info.role === 'owner' ? 'Delete this room' : 'Leave this room'}</button>
+      </p>
     </aside>
   );
 }

@@ -32,6 +32,15 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
     freshFrom.current = chat.rooms.unread(name) > 0 ? info.read.offset : Infinity;
   }
 
+  useEffect(() => {
+    // Whoever looks away finds a line where they left.
+    const away = () => {
+      if (room?.timeline.loaded && chat.rooms.unread(name) === 0) freshFrom.current = room.timeline.position;
+    };
+    addEventListener('blur', away);
+    return () => removeEventListener('blur', away);
+  }, [chat, room, name]);
+
   if (!info) return <Stranger chat={chat} name={name} />;
   const here = room ? (room.online ?? room.users.length) : 0;
   return (
@@ -46,9 +55,6 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
           </h2>
           <button class="quiet" aria-expanded={people} onClick={() => setPeople(!people)}>
             {here > 0 ? `${here} here` : 'People'}
-          </button>
-          <button class="quiet" onClick={() => setEnding(true)}>
-            {info.role === 'owner' ? 'Delete' : 'Leave'}
           </button>
         </header>
         {room ? (
@@ -84,7 +90,7 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
           }}
         />
       </main>
-      {people && room && <Presence chat={chat} room={room} info={info} onClose={() => setPeople(false)} />}
+      {people && room && <Presence chat={chat} room={room} info={info} onEnd={() => setEnding(true)} onClose={() => setPeople(false)} />}
       {ending && <Ending chat={chat} name={name} title={info.title} isOwner={info.role === 'owner'} onClose={() => setEnding(false)} />}
     </>
   );

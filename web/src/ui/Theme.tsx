@@ -51,10 +51,7 @@ export function applyTheme({ mode, variables }: Theme): void {
 
 export function ThemeEditor({ theme, onChange }: { theme: Theme; onChange: (theme: Theme) => void }) {
   const set = (name: string, value: string) => onChange({ ...theme, variables: { ...theme.variables, [name]: value } });
-  const current = (name: string, initial: string) => {
-    const value = theme.variables[name] ?? getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-    return value || initial;
-  };
+  const current = (name: string, initial: string) => theme.variables[name] ?? initial;
   return (
     <fieldset>
       <legend>Looks</legend>
@@ -70,7 +67,7 @@ export function ThemeEditor({ theme, onChange }: { theme: Theme; onChange: (them
         <label class="variable" key={name}>
           {label}
           {type === 'color' ? (
-            <input type="color" value={hex(current(name, initial), initial)} onInput={(event) => set(name, event.currentTarget.value)} />
+            <input type="color" value={theme.variables[name] ?? colour(name, initial)} onInput={(event) => set(name, event.currentTarget.value)} />
           ) : (
             <input
               type="range"
@@ -90,6 +87,13 @@ export function ThemeEditor({ theme, onChange }: { theme: Theme; onChange: (them
   );
 }
 
-function hex(value: string, otherwise: string): string {
-  return /^#[0-9a-f]{6}$/i.test(value) ? value : otherwise;
+/** The colour that a variable has now, in this theme. */
+function colour(name: string, otherwise: string): string {
+  const probe = document.createElement('i');
+  probe.style.color = `var(${name})`;
+  document.body.append(probe);
+  const numbers = /^rgb\((\d+), (\d+), (\d+)\)$/.exec(getComputedStyle(probe).color);
+  probe.remove();
+  if (!numbers) return otherwise;
+  return `#${numbers.slice(1).map((number) => Number(number).toString(16).padStart(2, '0')).join('')}`;
 }
