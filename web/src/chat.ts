@@ -26,6 +26,9 @@ export interface Environment {
 
 /** A room that is received: its messages, who is here, who is typing. */
 export class Room extends Store {
+  private static made = 0;
+  /** Of two with the same name, one after the other. */
+  readonly id = ++Room.made;
   readonly timeline: Timeline;
   readonly people = new Map<string, User>();
   /** How many connections there are, where it is not said who. */

@@ -10,7 +10,7 @@ class Memory implements Keep {
   removeItem(key: string) { this.map.delete(key); }
 }
 
-const settle = async () => { for (let i = 0; i < 30; i++) await Promise.resolve(); };
+const settle = async () => { for (let i = 0; i < 200; i++) await Promise.resolve(); };
 
 describe('Outbox', () => {
   let keep: Memory;

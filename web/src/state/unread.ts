@@ -16,6 +16,8 @@ export interface RoomInfo {
   unread?: number;
 }
 
+const COLLATOR = new Intl.Collator();
+
 /** The user's rooms. Unread is a difference of two numbers: of messages, and of messages read. */
 export class RoomList extends Store {
   private rooms = new Map<string, RoomInfo>();
@@ -43,17 +45,16 @@ export class RoomList extends Store {
   publication(name: string, offset: number, isMessage: boolean): void {
     const room = this.rooms.get(name);
     if (!room || offset <= room.offset) return;
-    this.rooms.set(name, { ...room, offset, number: room.number + (isMessage ? 1 : 0) });
-    this.sort();
+    this.replace({ ...room, offset, number: room.number + (isMessage ? 1 : 0) });
   }
 
   /** The marker has moved, in whatever tab. It never goes back. */
   read(name: string, offset: number, number: number): void {
     const room = this.rooms.get(name);
     if (!room || offset < room.read.offset) return;
-    this.rooms.set(name, { ...room, read: { offset, number: Math.max(number, room.read.number) } });
-    if (this.unread(name) === 0) this.mentioned.delete(name);
-    this.sort();
+    const read = { offset, number: Math.max(number, room.read.number) };
+    if (room.number <= read.number) this.mentioned.delete(name);
+    this.replace({ ...room, read });
   }
 
   mention(name: string): void {
@@ -87,8 +88,14 @@ export class RoomList extends Store {
     return messages;
   }
 
+  private replace(room: RoomInfo): void {
+    this.rooms.set(room.name, room);
+    this.sorted = this.sorted.map((other) => (other.name === room.name ? room : other));
+    this.changed();
+  }
+
   private sort(): void {
-    this.sorted = [...this.rooms.values()].sort((a, b) => a.title.localeCompare(b.title) || (a.name < b.name ? -1 : 1));
+    this.sorted = [...this.rooms.values()].sort((a, b) => COLLATOR.compare(a.title, b.title) || (a.name < b.name ? -1 : 1));
     this.changed();
   }
 }

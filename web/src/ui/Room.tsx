@@ -59,6 +59,7 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
         </header>
         {room ? (
           <MessageList
+            key={room.id}
             ref={list}
             chat={chat}
             room={room}
