@@ -1,9 +1,11 @@
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { type Browser, type BrowserContext, type Page, chromium } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type Server, post, startServer } from './server';
 
 const PASSWORD = 'correct horse';
+const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 let server: Server;
 let browser: Browser;
 const contexts: BrowserContext[] = [];
@@ -54,6 +56,16 @@ const send = async (page: Page, text: string) => {
 };
 const shot = (page: Page, name: string) => page.screenshot({ path: `e2e/shots/${name}.png` });
 
+/** What an accessibility checker finds wrong, in short. */
+async function flaws(page: Page): Promise<string[]> {
+  await page.evaluate(AXE);
+  return page.evaluate(async () => {
+    const { axe } = window as unknown as { axe: { run(): Promise<{ violations: { id: string; nodes: { html: string }[] }[] }> } };
+    const { violations } = await axe.run();
+    return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html.slice(0, 200)).join(' | ')}`);
+  });
+}
+
 describe('the web client', () => {
   let ann: Page;
   let bob: Page;
@@ -62,6 +74,7 @@ describe('the web client', () => {
     ann = await visitor();
     await ann.goto(server.page);
     await shot(ann, 'sign-in');
+    expect(await flaws(ann)).toEqual([]);
     await ann.getByRole('button', { name: 'Create an account' }).click();
     await ann.getByLabel('Username').fill('@ann');
     await ann.getByLabel('E-mail address').fill('ann@example.org');
@@ -127,8 +140,10 @@ describe('the web client', () => {
     await text(ann, 'This message was deleted.').waitFor();
     expect(await text(ann, 'A slip').count()).toBe(0);
     await shot(ann, 'room-light');
+    expect(await flaws(ann)).toEqual([]);
     await ann.emulateMedia({ colorScheme: 'dark' });
     await shot(ann, 'room-dark');
+    expect(await flaws(ann)).toEqual([]);
     await ann.emulateMedia({ colorScheme: 'light' });
   });
 
@@ -166,11 +181,7 @@ describe('the web client', () => {
     for (let i = 1; i <= count; i += 50) {
       await Promise.all(
         Array.from({ length: 50 }, (_, j) =>
-          post(server, '/rooms/long/messages', { text: `Message ${i + j}.${' And so on.'.repeat((i * j) % 13)}` }, bearer).catch(() =>
-            new Promise((done) => setTimeout(done, 1000)).then(() =>
-              post(server, '/rooms/long/messages', { text: `Message ${i + j}.` }, bearer),
-            ),
-          ),
+          post(server, '/rooms/long/messages', { text: `Message ${i + j}.${' And so on.'.repeat((i * j) % 13)}` }, bearer),
         ),
       );
     }
@@ -198,6 +209,19 @@ describe('the web client', () => {
     await send(bob, 'The end');
     await text(bob, 'The end').waitFor();
   }, 120_000);
+
+  it('has people, settings and themes', async () => {
+    await ann.getByRole('link', { name: 'The lobby' }).click();
+    await ann.getByRole('button', { name: /here$/ }).click();
+    await ann.getByRole('complementary', { name: 'People' }).getByText('bob').first().waitFor();
+    await ann.getByRole('button', { name: 'Settings' }).click();
+    await ann.getByLabel('Dark').check();
+    await shot(ann, 'settings');
+    expect(await flaws(ann)).toEqual([]);
+    await ann.keyboard.press('Escape');
+    await ann.reload();
+    expect(await ann.evaluate(() => document.documentElement.dataset['theme'])).toBe('dark');
+  });
 
   it('fits a phone, and works by keyboard', async () => {
     const phone = await visitor(320, 640);

@@ -33,7 +33,7 @@ export async function startServer(): Promise<Server> {
   let child: ChildProcess | undefined;
 
   const start = async () => {
-    child = spawn(BINARY, ['--listen', `127.0.0.1:${port}`, '--data', data, '--shards', '1'], { stdio: 'ignore' });
+    child = spawn(BINARY, ['--listen', `127.0.0.1:${port}`, '--data', data, '--shards', '1', '--limit', 'publish_rate_per_second=0'], { stdio: 'ignore' });
     for (let tries = 0; tries < 100; tries++) {
       if (await fetch(`${url}/readyz`).then(({ ok }) => ok, () => false)) return;
       await new Promise((done) => setTimeout(done, 100));

@@ -38,6 +38,7 @@ const MARGIN_PX = 600;
 /** How near to an end of the window the next page is asked for. */
 const NEAR_PX = 1600;
 const END_PX = 40;
+const KEPT = 1000;
 
 /**
  * A list of which only what is near the view is in the document. Rows have whatever height they have: it is guessed,
@@ -208,6 +209,8 @@ export class MessageList extends Component<Props, State> {
     const left = scroller.scrollHeight - this.view.top - clientHeight;
     if (timeline.loaded && !timeline.hasNewer && left < END_PX) this.stick = true;
     if (!this.stick && !this.anchor) this.hold();
+    // Whoever stays at the end for days has no use for what is far above.
+    if (this.stick && timeline.messages.length > 2 * KEPT) timeline.trim(KEPT, 'oldest');
     this.more();
     this.seen();
     this.noteEnd();
@@ -314,13 +317,13 @@ export class MessageList extends Component<Props, State> {
             Nothing has been said in <strong dir="auto">{title}</strong> yet. Say something.
           </p>
         )}
-        <div
-          class="scroller"
-          ref={this.scroller}
-          onScroll={this.onScroll}
-          onKeyDown={this.onKeyDown}
-        >
-          <div class="inner" role={shown.length > 0 ? 'feed' : undefined} aria-label={shown.length > 0 ? `Messages in ${title}` : undefined} aria-busy={room.loading !== undefined} ref={this.inner}>
+        <div class="scroller" ref={this.scroller} onScroll={this.onScroll} onKeyDown={this.onKeyDown}>
+          <div
+            class="inner"
+            ref={this.inner}
+            // A feed without articles is none.
+            {...(shown.length > 0 ? { role: 'feed' as const, 'aria-label': `Messages in ${title}`, 'aria-busy': room.loading !== undefined } : {})}
+          >
             {shown.map((row, i) => {
               const position = this.first + i + 1;
               const common = {
