@@ -167,7 +167,7 @@ export class Chat extends Store {
   ) {
     super();
     this.api = new Api(around.fetch, session);
-    this.connection = new Connection(around.url, () => session.fresh());
+    this.connection = new Connection(around.url, session);
     this.outbox = new Outbox({
       user: me.id,
       keep: around.keep,
@@ -250,8 +250,8 @@ export class Chat extends Store {
     this.cameBack = Date.now();
     try {
       if (often) throw new Error();
-      await this.session.renew();
-      if (!this.stopped) this.connection.start();
+      const token = await this.session.renew();
+      if (!this.stopped) this.connection.start(token);
     } catch {
       if (!this.stopped) this.session.end(SIGNED_OUT);
     }

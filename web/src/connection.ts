@@ -1,5 +1,5 @@
 import { Centrifuge, type Subscription, UnauthorizedError } from 'centrifuge';
-import { ApiError } from './api';
+import { ApiError, type Tokens } from './api';
 import { SendError } from './state/outbox';
 import type { Data, Publication, User } from './state/room';
 import type { RoomInfo } from './state/unread';
@@ -41,7 +41,8 @@ export class Connection {
   private readonly client: Centrifuge;
   private readonly subscriptions = new Map<string, Subscription>();
 
-  constructor(url: string, getToken: () => Promise<string>) {
+  constructor(url: string, tokens: Tokens) {
+    let given: string | undefined;
     this.client = new Centrifuge(url, {
       name: 'web',
       minReconnectDelay: 300,
@@ -49,7 +50,10 @@ export class Connection {
       timeout: 5000,
       getToken: async () => {
         try {
-          return await getToken();
+          const token = await tokens.fresh();
+          // It asks again when the server does not take the last one, whatever the clock here says.
+          given = token === given ? await tokens.renew() : token;
+          return given;
         } catch (error) {
           if (error instanceof ApiError && error.status === 401) throw new UnauthorizedError('signed out');
           throw error;
@@ -72,7 +76,8 @@ export class Connection {
     this.onChange();
   }
 
-  start(): void {
+  start(token?: string): void {
+    if (token !== undefined) this.client.setToken(token);
     this.client.connect();
   }
 
