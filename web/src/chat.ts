@@ -2,7 +2,7 @@ import { Api, type Fetch, type FoundRoom, inWords } from './api';
 import { Connection } from './connection';
 import type { Session } from './session';
 import { type Keep, Outbox } from './state/outbox';
-import { type Data, type Page, type Publication, Timeline, type User, kindOf } from './state/room';
+import { type Data, type Message, type Page, type Publication, Timeline, type User, kindOf } from './state/room';
 import { Store } from './state/store';
 import { mentionsMe } from './state/text';
 import { RoomList, chooseRooms } from './state/unread';
@@ -24,6 +24,8 @@ export interface Environment {
   notify(title: string, body: string, tag: string, room: string): void;
 }
 
+export type Quote = Pick<Message, 'offset' | 'user' | 'text'>;
+
 /** A room that is received: its messages, who is here, who is typing. */
 export class Room extends Store {
   private static made = 0;
@@ -36,12 +38,13 @@ export class Room extends Store {
   loading: 'newest' | 'older' | 'newer' | undefined;
   error = '';
   typing: readonly User[] = [];
+  private quotes = new Map<number, Quote | undefined>();
   private typingUntil = new Map<string, number>();
 
   constructor(
     readonly name: string,
     private readonly me: User,
-    private readonly fetchPage: (where: { before?: number; after?: number }) => Promise<Page>,
+    private readonly fetchPage: (where: { before?: number; after?: number; limit?: number }) => Promise<Page>,
   ) {
     super();
     this.timeline = new Timeline(me.id);
@@ -109,6 +112,27 @@ export class Room extends Store {
       this.loading = undefined;
       this.changed();
     }
+  }
+
+  /** A message that is quoted. Where it is not in the window it is fetched, and there the next time. */
+  quoted(offset: number): Quote | undefined {
+    const found = this.timeline.find(offset) ?? this.quotes.get(offset);
+    if (!found && !this.quotes.has(offset)) {
+      this.quotes.set(offset, undefined);
+      this.fetchPage({ after: offset - 1, limit: 1 }).then(
+        ({ messages: [message] }) => {
+          if (message?.offset === offset) this.quotes.set(offset, message);
+          this.changed();
+        },
+        () => this.quotes.delete(offset),
+      );
+    }
+    return found;
+  }
+
+  /** What is quoted has another text now, or none. */
+  forgetQuote(offset: number | undefined): void {
+    if (offset !== undefined) this.quotes.delete(offset);
   }
 
   isTyping(user: User): void {
@@ -377,6 +401,7 @@ export class Chat extends Store {
     const { name } = room;
     const { data, user, offset } = publication;
     const kind = kindOf(data);
+    room.forgetQuote(data.edit ?? data.delete);
     if (!room.timeline.publish(publication) && name === this.open) void room.newest();
     this.rooms.publication(name, offset, kind === 'message');
     if (user.id === this.me.id && data.id !== undefined) this.outbox.received(name, data.id);

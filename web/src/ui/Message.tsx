@@ -1,7 +1,7 @@
 import type { ComponentChildren } from 'preact';
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { inWords } from '../api';
-import type { Chat } from '../chat';
+import type { Chat, Quote } from '../chat';
 import type { Item } from '../state/outbox';
 import type { Data, Message } from '../state/room';
 import { clock, full } from '../state/time';
@@ -66,7 +66,7 @@ function Frame({ rowKey, position, head, day, fresh, isReachable, onActivate, cl
 
 interface MessageProps extends Common {
   message: Message;
-  quoted: Message | undefined;
+  quoted: Quote | undefined;
   isActive: boolean;
   isFlashed: boolean;
   isEditing: boolean;

@@ -342,7 +342,7 @@ export class MessageList extends Component<Props, State> {
                   key={row.key}
                   {...common}
                   message={message}
-                  quoted={message.replyTo === undefined ? undefined : timeline.find(message.replyTo)}
+                  quoted={message.replyTo === undefined ? undefined : room.quoted(message.replyTo)}
                   isActive={row.key === active}
                   isFlashed={message.offset === flashed}
                   isEditing={message.offset === editing}
