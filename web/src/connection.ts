@@ -60,6 +60,7 @@ export class Connection {
         }
       },
     });
+    keepTimes(this.client);
     this.client.on('connecting', ({ code, reason }) => this.set('connecting', code, reason));
     this.client.on('connected', () => {
       this.set('connected', 0, '');
@@ -172,6 +173,20 @@ export class Connection {
     await subscription.ready(5000);
     return subscription;
   }
+}
+
+/** Publications carry their time, which the SDK does not hand on. Where its inside is another one, the time of receipt
+ *  has to do. */
+function keepTimes(client: Centrifuge): void {
+  type Make = (channel: string, publication: { time?: number }) => { time?: number };
+  const inside = client as unknown as { _getPublicationContext?: Make };
+  const make = inside._getPublicationContext;
+  if (typeof make !== 'function') return;
+  inside._getPublicationContext = function (channel, publication) {
+    const context = make.call(this, channel, publication);
+    context.time ??= publication.time;
+    return context;
+  };
 }
 
 function channelOf(room: string): string {
