@@ -1,4 +1,4 @@
-import { Component, type ComponentClass, type VNode, h } from 'preact';
+import { Component, type ComponentClass, type FunctionComponent, type VNode, h } from 'preact';
 
 /** Renders only when a property is another one. */
 export function memo<P extends object>(render: (props: P) => VNode): ComponentClass<P> {
@@ -10,7 +10,7 @@ export function memo<P extends object>(render: (props: P) => VNode): ComponentCl
     }
 
     override render(props: P): VNode {
-      return h(render as (props: object) => VNode, props);
+      return h<P>(render as FunctionComponent<P>, props) as VNode;
     }
   };
 }
