@@ -1,0 +1,141 @@
+import type { Page, User } from './state/room';
+import type { RoomInfo } from './state/unread';
+
+export interface Account extends User {
+  email: string | null;
+}
+
+export interface SignedIn {
+  token: string;
+  user: Account;
+}
+
+export interface Member {
+  user: User;
+  role: 'member' | 'moderator' | 'owner';
+}
+
+/** A room as the HTTP calls have it. */
+export type FoundRoom = Pick<RoomInfo, 'name' | 'title' | 'private' | 'size' | 'members' | 'epoch' | 'offset' | 'role'>;
+
+/** What the server says is wrong, and with which field. Code `network`: it could not be asked. */
+export class ApiError extends Error {
+  constructor(
+    readonly code: string,
+    message: string,
+    readonly field: string | null = null,
+    readonly status = 0,
+  ) {
+    super(message);
+  }
+}
+
+/** An error as a sentence for the place where it arose. */
+export function inWords(error: unknown): string {
+  const message = (error instanceof Error ? error.message : String(error)).trim() || 'Something went wrong';
+  const sentence = message[0]!.toUpperCase() + message.slice(1);
+  return /[.!?…]$/.test(sentence) ? sentence : `${sentence}.`;
+}
+
+export function fieldOf(error: unknown): string | null {
+  return error instanceof ApiError ? error.field : null;
+}
+
+export type Fetch = (path: string, init: RequestInit) => Promise<Response>;
+
+export async function call<T>(fetch: Fetch, method: string, path: string, token?: string, body?: unknown): Promise<T> {
+  const headers: Record<string, string> = {};
+  if (token) headers['Authorization'] = `Bearer ${token}`;
+  if (body !== undefined) headers['Content-Type'] = 'application/json';
+  let response: Response;
+  try {
+    response = await fetch(path, {
+      method,
+      headers,
+      credentials: 'same-origin',
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    });
+  } catch {
+    throw new ApiError('network', 'The server cannot be reached');
+  }
+  let answer: unknown;
+  try {
+    answer = await response.json();
+  } catch {
+    answer = undefined;
+  }
+  if (response.ok && answer !== undefined) return answer as T;
+  const error = (answer as { error?: { code?: string; message?: string; field?: string | null } } | undefined)?.error;
+  // What a proxy answers while the server is away is no JSON.
+  if (!error) throw new ApiError('network', `The server cannot be reached (${response.status})`, null, response.status);
+  throw new ApiError(error.code ?? '', error.message ?? '', error.field ?? null, response.status);
+}
+
+/** What the calls with a token need of the session. */
+export interface Tokens {
+  fresh(): Promise<string>;
+  renew(): Promise<string>;
+}
+
+/** The HTTP calls of somebody who is signed in. */
+export class Api {
+  constructor(
+    private readonly fetch: Fetch,
+    private readonly tokens: Tokens,
+  ) {}
+
+  private async call<T>(method: string, path: string, body?: unknown): Promise<T> {
+    try {
+      return await call<T>(this.fetch, method, path, await this.tokens.fresh(), body);
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.code !== 'token_expired') throw error;
+      return call<T>(this.fetch, method, path, await this.tokens.renew(), body);
+    }
+  }
+
+  chats(room: string, where: { before?: number; after?: number; limit?: number } = {}): Promise<Page> {
+    return this.call('GET', `/user/getchats?${query({ room, limit: 100, ...where })}`);
+  }
+
+  findRooms(text: string, after?: string): Promise<{ rooms: FoundRoom[]; more: boolean }> {
+    return this.call('GET', `/rooms?${query({ query: text || undefined, after, limit: 50 })}`);
+  }
+
+  async createRoom(room: { name: string; title?: string; private?: boolean }): Promise<FoundRoom> {
+    return (await this.call<{ room: FoundRoom }>('POST', '/user/createroom', room)).room;
+  }
+
+  async join(name: string): Promise<FoundRoom> {
+    return (await this.call<{ room: FoundRoom }>('POST', `${roomPath(name)}/join`)).room;
+  }
+
+  async leave(name: string): Promise<void> {
+    await this.call('POST', `${roomPath(name)}/leave`);
+  }
+
+  async deleteRoom(name: string): Promise<void> {
+    await this.call('DELETE', roomPath(name));
+  }
+
+  members(name: string, after?: string): Promise<{ members: Member[]; more: boolean }> {
+    return this.call('GET', `${roomPath(name)}/members?${query({ after, limit: 100 })}`);
+  }
+
+  async addMember(name: string, username: string): Promise<Member> {
+    return (await this.call<{ member: Member }>('POST', `${roomPath(name)}/members`, { username })).member;
+  }
+
+  changePassword(current_password: string, new_password: string): Promise<SignedIn> {
+    return this.call('POST', '/me/password', { current_password, new_password });
+  }
+}
+
+function roomPath(name: string): string {
+  return `/rooms/${encodeURIComponent(name)}`;
+}
+
+function query(values: Record<string, string | number | undefined>): string {
+  const out = new URLSearchParams();
+  for (const [key, value] of Object.entries(values)) if (value !== undefined) out.set(key, String(value));
+  return out.toString();
+}

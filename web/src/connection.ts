@@ -1,0 +1,221 @@
+import { Centrifuge, type Subscription, UnauthorizedError } from 'centrifuge';
+import { ApiError, type Tokens } from './api';
+import { SendError } from './state/outbox';
+import type { Data, Publication, User } from './state/room';
+import type { RoomInfo } from './state/unread';
+
+/** What the connection tells of a room. */
+export interface RoomEvents {
+  /** From here on publications come. Not recovered: what was missed is not among them. */
+  subscribed(position: { epoch: string; offset: number } | undefined, recovered: boolean): void;
+  publication(publication: Publication): void;
+  typing(user: User): void;
+  online(count: number): void;
+  join(client: string, user: User): void;
+  leave(client: string): void;
+  /** For good: left, removed, or the room is gone. */
+  ended(code: number): void;
+}
+
+export interface News {
+  read?: { room: string; offset: number; number: number };
+  joined?: string;
+  left?: string;
+}
+
+interface Info {
+  client: string;
+  user: string;
+  connInfo?: { username?: string };
+}
+
+/** One WebSocket with the SDK of Centrifugo, which reconnects, recovers and renews the token by itself. */
+export class Connection {
+  state: 'connecting' | 'connected' | 'ended' = 'connecting';
+  /** Why it ended, or could not yet begin. */
+  code = 0;
+  reason = '';
+  onNews: (news: News) => void = () => {};
+  onConnected: () => void = () => {};
+  onChange: () => void = () => {};
+  private readonly client: Centrifuge;
+  private readonly subscriptions = new Map<string, Subscription>();
+
+  constructor(url: string, tokens: Tokens) {
+    let given: string | undefined;
+    this.client = new Centrifuge(url, {
+      name: 'web',
+      minReconnectDelay: 300,
+      maxReconnectDelay: 10_000,
+      timeout: 5000,
+      getToken: async () => {
+        try {
+          const token = await tokens.fresh();
+          // It asks again when the server does not take the last one, whatever the clock here says.
+          given = token === given ? await tokens.renew() : token;
+          return given;
+        } catch (error) {
+          if (error instanceof ApiError && error.status === 401) throw new UnauthorizedError('signed out');
+          throw error;
+        }
+      },
+    });
+    keepTimes(this.client);
+    this.client.on('connecting', ({ code, reason }) => this.set('connecting', code, reason));
+    this.client.on('connected', () => {
+      this.set('connected', 0, '');
+      this.onConnected();
+    });
+    this.client.on('disconnected', ({ code, reason }) => this.set('ended', code, reason));
+    this.client.on('publication', ({ data }) => this.onNews(data as News));
+  }
+
+  private set(state: Connection['state'], code: number, reason: string): void {
+    this.state = state;
+    this.code = code;
+    this.reason = reason;
+    this.onChange();
+  }
+
+  start(token?: string): void {
+    if (token !== undefined) this.client.setToken(token);
+    this.client.connect();
+  }
+
+  stop(): void {
+    this.client.disconnect();
+  }
+
+  isSubscribed(room: string): boolean {
+    return this.subscriptions.has(room);
+  }
+
+  /** Receives a room from a position on. */
+  subscribe(room: string, since: { epoch: string; offset: number }, events: RoomEvents): void {
+    if (this.subscriptions.has(room)) return;
+    const subscription = this.client.newSubscription(channelOf(room), { since, joinLeave: true });
+    this.subscriptions.set(room, subscription);
+    subscription.on('subscribed', ({ streamPosition, wasRecovering, recovered }) =>
+      events.subscribed(streamPosition, !wasRecovering || recovered),
+    );
+    subscription.on('publication', (context) => {
+      const data = context.data as Data & { typing?: User; online?: number };
+      if (context.offset !== undefined) {
+        const time = (context as { time?: number }).time ?? Date.now();
+        events.publication({ offset: context.offset, time, user: userOf(context.info), data });
+      } else if (data.typing) events.typing(data.typing);
+      else if (typeof data.online === 'number') events.online(data.online);
+    });
+    subscription.on('join', ({ info }) => events.join(info.client, userOf(info)));
+    subscription.on('leave', ({ info }) => events.leave(info.client));
+    subscription.on('unsubscribed', ({ code }) => {
+      // Code 0 is one's own doing.
+      if (this.subscriptions.get(room) !== subscription || code === 0) return;
+      this.drop(room);
+      events.ended(code);
+    });
+    subscription.subscribe();
+  }
+
+  unsubscribe(room: string): void {
+    this.subscriptions.get(room)?.unsubscribe();
+    this.drop(room);
+  }
+
+  private drop(room: string): void {
+    const subscription = this.subscriptions.get(room);
+    this.subscriptions.delete(room);
+    if (subscription) this.client.removeSubscription(subscription);
+  }
+
+  /** Publishes, and says at which offset. */
+  async publish(room: string, data: Data): Promise<{ offset: number }> {
+    try {
+      await this.ready(room);
+      const answer = await this.client.rpc('publish', { channel: channelOf(room), data });
+      return answer.data as { offset: number };
+    } catch (error) {
+      throw inWordsOf(error);
+    }
+  }
+
+  async read(room: string, offset: number): Promise<{ offset: number; number: number }> {
+    const answer = await this.client.rpc('read', { channel: channelOf(room), offset });
+    return answer.data as { offset: number; number: number };
+  }
+
+  typing(room: string): void {
+    if (this.state !== 'connected') return;
+    this.client.rpc('typing', { channel: channelOf(room) }).catch(() => {});
+  }
+
+  /** All rooms of the user. */
+  async rooms(): Promise<RoomInfo[]> {
+    const rooms: RoomInfo[] = [];
+    for (;;) {
+      const after = rooms.at(-1)?.name;
+      const answer = await this.client.rpc('rooms', after === undefined ? {} : { after });
+      const page = answer.data as { rooms: RoomInfo[]; more?: boolean };
+      rooms.push(...page.rooms);
+      if (!page.more || page.rooms.length === 0) return rooms;
+    }
+  }
+
+  async presence(room: string): Promise<Map<string, User>> {
+    const subscription = await this.ready(room);
+    const { clients } = await subscription.presence();
+    return new Map(Object.entries(clients).map(([client, info]) => [client, userOf(info)]));
+  }
+
+  private async ready(room: string): Promise<Subscription> {
+    const subscription = this.subscriptions.get(room);
+    if (!subscription) throw { code: 103, message: 'permission denied' };
+    await subscription.ready(5000);
+    return subscription;
+  }
+}
+
+/** Publications carry their time, which the SDK does not hand on. Where its inside is another one, the time of receipt
+ *  has to do. */
+function keepTimes(client: Centrifuge): void {
+  type Make = (channel: string, publication: { time?: number }) => { time?: number };
+  const inside = client as unknown as { _getPublicationContext?: Make };
+  const make = inside._getPublicationContext;
+  if (typeof make !== 'function') return;
+  inside._getPublicationContext = function (channel, publication) {
+    const context = make.call(this, channel, publication);
+    context.time ??= publication.time;
+    return context;
+  };
+}
+
+function channelOf(room: string): string {
+  return `room:${room}`;
+}
+
+function userOf(info: Info | undefined): User {
+  return { id: info?.user ?? '', username: info?.connInfo?.username ?? '' };
+}
+
+/** The SDK's and the server's codes, in words. */
+export function inWordsOf(error: unknown): SendError {
+  const { code, message } = (error ?? {}) as { code?: number; message?: string };
+  switch (code) {
+    case 100:
+      return new SendError('The server did not answer in time. It may or may not have been stored; a retry cannot double it.', true);
+    case 102:
+      return new SendError('This room does not exist any more.', false);
+    case 103:
+      return new SendError('You are not allowed to do this here (any more).', false);
+    case 106:
+      return new SendError('The text is too long.', false);
+    case 107:
+      return new SendError('The server refuses this: it makes no sense, or the message that is meant is gone.', false);
+    case 111:
+      return new SendError('Too much at once. Wait a moment.', true);
+    default:
+      // Below 100 are the SDK's own: a timeout, a lost connection.
+      if (code !== undefined && code >= 100) return new SendError(message || `Error ${code}`, false);
+      return new SendError('There was no answer. It may or may not have been stored; a retry cannot double it.', true);
+  }
+}

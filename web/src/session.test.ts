@@ -1,0 +1,95 @@
+import { describe, expect, it } from 'vitest';
+import { ApiError, inWords } from './api';
+import { Session, expiry } from './session';
+
+const token = (seconds: number, name = 'x') => `h.${btoa(JSON.stringify({ exp: seconds, name })).replace(/=/g, '')}.s`;
+const user = { id: '1', username: 'ann', email: null };
+
+interface Request { path: string; token: string | undefined; body: unknown }
+
+function server(answer: (request: Request) => [number, unknown] | Promise<[number, unknown]>) {
+  const requests: Request[] = [];
+  const fetch = async (path: string, init: RequestInit) => {
+    const headers = init.headers as Record<string, string>;
+    const request = { path, token: headers['Authorization']?.slice(7), body: init.body && JSON.parse(init.body as string) };
+    requests.push(request);
+    const [status, json] = await answer(request);
+    return new Response(JSON.stringify(json), { status });
+  };
+  return { fetch, requests };
+}
+const refused = (code: string, status = 401): [number, unknown] => [status, { error: { code, message: code, field: null } }];
+
+describe('Session', () => {
+  it('begins with the cookie alone', async () => {
+    const { fetch, requests } = server(() => [200, { token: token(5000), user }]);
+    const session = new Session(fetch, () => 0);
+    await session.start();
+    expect(session.state).toBe('in');
+    expect(requests).toMatchObject([{ path: '/token/refresh', token: undefined }]);
+  });
+
+  it('is out without one, and says so only when the server is away', async () => {
+    const session = new Session(server(() => refused('token_missing')).fetch);
+    await session.start();
+    expect([session.state, session.notice]).toEqual(['out', '']);
+    const away = new Session(() => Promise.reject(new TypeError()));
+    await away.start();
+    expect([away.state, away.notice]).toEqual(['out', 'The server cannot be reached']);
+  });
+
+  it('renews a token that is about to end, once for all who ask', async () => {
+    let now = 0;
+    const { fetch, requests } = server(({ path }) =>
+      [200, { token: path === '/user/signin' ? token(100) : token(5000), user }]);
+    const session = new Session(fetch, () => now);
+    await session.signIn('ann', 'correct horse');
+    expect(await session.fresh()).toBe(token(100));
+    now = 90_000;
+    expect(await Promise.all([session.fresh(), session.fresh()])).toEqual([token(5000), token(5000)]);
+    expect(requests.map(({ path }) => path)).toEqual(['/user/signin', '/token/refresh']);
+    expect(requests[1]!.token).toBe(token(100));
+  });
+
+  it('goes back to the cookie when the token is too old', async () => {
+    const { fetch, requests } = server(({ path, token: sent }) =>
+      path === '/user/signin' ? [200, { token: token(1), user }] : sent ? refused('token_expired') : [200, { token: token(9000), user }]);
+    const session = new Session(fetch, () => 1_000_000);
+    await session.signIn('ann', 'x');
+    expect(await session.fresh()).toBe(token(9000));
+    expect(requests.slice(1).map((request) => request.token)).toEqual([token(1), undefined]);
+  });
+
+  it('ends when neither is any good, but not when the server is away', async () => {
+    let away = true;
+    const { fetch } = server(({ path }) => {
+      if (path === '/user/signin') return [200, { token: token(1), user }];
+      return away ? refused('unavailable', 503) : refused('token_invalid');
+    });
+    const session = new Session(fetch);
+    await session.signIn('ann', 'x');
+    await expect(session.fresh()).rejects.toBeInstanceOf(ApiError);
+    expect(session.state).toBe('in');
+    away = false;
+    await expect(session.fresh()).rejects.toBeInstanceOf(ApiError);
+    expect(session.state).toBe('out');
+    expect(session.notice).toContain('nothing that you wrote is lost');
+  });
+
+  it('takes an address or a username', async () => {
+    const { fetch, requests } = server(({ body }) =>
+      'email' in (body as object) ? refused('wrong_credentials') : [200, { token: token(5000), user }]);
+    await new Session(fetch).signIn('a@nn', 'x');
+    expect(requests.map(({ body }) => Object.keys(body as object)[0])).toEqual(['email', 'username']);
+  });
+});
+
+it('reads when a token ends', () => {
+  expect(expiry(token(17))).toBe(17_000);
+  expect(expiry('nonsense')).toBe(0);
+});
+
+it('puts errors in words', () => {
+  expect(inWords(new ApiError('invalid_field', 'must not be empty', 'name'))).toBe('Must not be empty.');
+  expect(inWords(new Error(''))).toBe('Something went wrong.');
+});

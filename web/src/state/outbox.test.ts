@@ -1,0 +1,147 @@
+import { beforeEach, describe, expect, it } from 'vitest';
+import { type Item, type Keep, Outbox, SendError } from './outbox';
+
+class Memory implements Keep {
+  map = new Map<string, string>();
+  get length() { return this.map.size; }
+  key(index: number) { return [...this.map.keys()][index] ?? null; }
+  getItem(key: string) { return this.map.get(key) ?? null; }
+  setItem(key: string, value: string) { this.map.set(key, value); }
+  removeItem(key: string) { this.map.delete(key); }
+}
+
+const settle = async () => { for (let i = 0; i < 200; i++) await Promise.resolve(); };
+
+describe('Outbox', () => {
+  let keep: Memory;
+  let sent: Item[];
+  let answer: (item: Item) => Promise<{ offset: number }>;
+  let ids: number;
+  let position: number;
+  const open = (user = '1') => new Outbox({
+    user, keep,
+    send: (item) => { sent.push(item); return answer(item); },
+    position: () => position,
+    newId: () => `id-${++ids}`,
+    now: () => 1000,
+    wait: () => Promise.resolve(),
+  });
+
+  beforeEach(() => {
+    keep = new Memory();
+    sent = [];
+    ids = 0;
+    position = 0;
+    answer = () => Promise.resolve({ offset: sent.length });
+  });
+
+  it('shows a message at once, sends it, and drops it once it has come back', async () => {
+    const outbox = open();
+    outbox.setOnline(true);
+    outbox.add({ room: 'lobby', text: 'Hello' });
+    expect(outbox.of('lobby')).toMatchObject([{ text: 'Hello', status: 'pending' }]);
+    await settle();
+    expect(outbox.of('lobby')).toMatchObject([{ status: 'stored', offset: 1 }]);
+    expect(keep.length).toBe(0);
+    outbox.reached('lobby', 1);
+    expect(outbox.size).toBe(0);
+  });
+
+  it('does not wait for what came back before the answer', async () => {
+    const outbox = open();
+    position = 5;
+    answer = () => Promise.resolve({ offset: 3 });
+    outbox.setOnline(true);
+    outbox.add({ room: 'lobby', text: 'Hello' });
+    await settle();
+    expect(outbox.size).toBe(0);
+  });
+
+  it('knows a message of its own by its id, also before the answer', async () => {
+    answer = () => new Promise(() => {});
+    const outbox = open();
+    outbox.setOnline(true);
+    const { id } = outbox.add({ room: 'lobby', text: 'Hello' });
+    outbox.received('lobby', id);
+    expect(outbox.size).toBe(0);
+    expect(keep.length).toBe(0);
+  });
+
+  it('keeps what is not sent over a reload, in order and with its ids', async () => {
+    const before = open();
+    const written = ['a', 'b', 'c'].map((text) => before.add({ room: 'lobby', text }));
+    const other = open('2');
+    expect(other.size).toBe(0);
+    const after = open();
+    expect(after.of('lobby').map(({ id, text }) => [id, text])).toEqual(written.map(({ id, text }) => [id, text]));
+    after.setOnline(true);
+    await settle();
+    expect(sent.map(({ id }) => id)).toEqual(written.map(({ id }) => id));
+  });
+
+  it('waits while offline and does not call that a failure', async () => {
+    const outbox = open();
+    outbox.setOnline(true);
+    answer = () => { outbox.setOnline(false); return Promise.reject(new SendError('gone', true)); };
+    outbox.add({ room: 'lobby', text: 'Hello' });
+    await settle();
+    expect(outbox.of('lobby')).toMatchObject([{ status: 'pending' }]);
+    answer = () => Promise.resolve({ offset: 7 });
+    outbox.setOnline(true);
+    await settle();
+    expect(sent.map(({ id }) => id)).toEqual(['id-1', 'id-1']);
+    expect(outbox.of('lobby')).toMatchObject([{ status: 'stored', offset: 7 }]);
+  });
+
+  it('tries again by itself, then leaves it to the person, with the same id', async () => {
+    const outbox = open();
+    outbox.setOnline(true);
+    answer = () => Promise.reject(new SendError('too much waits', true));
+    const { id } = outbox.add({ room: 'lobby', text: 'Hello' });
+    await settle();
+    expect(sent).toHaveLength(5);
+    expect(outbox.of('lobby')).toMatchObject([{ status: 'failed', error: 'too much waits' }]);
+    answer = () => Promise.resolve({ offset: 3 });
+    outbox.retry(id);
+    await settle();
+    expect(new Set(sent.map((item) => item.id))).toEqual(new Set([id]));
+    expect(outbox.of('lobby')).toMatchObject([{ status: 'stored', offset: 3 }]);
+  });
+
+  it('a refused message fails alone', async () => {
+    const outbox = open();
+    answer = (item) => item.text === 'bad' ? Promise.reject(new SendError('too long', false)) : Promise.resolve({ offset: 1 });
+    outbox.add({ room: 'lobby', text: 'bad' });
+    outbox.add({ room: 'lobby', text: 'good' });
+    outbox.setOnline(true);
+    await settle();
+    expect(sent.map(({ text }) => text)).toEqual(['bad', 'good']);
+    expect(outbox.of('lobby').map(({ status }) => status)).toEqual(['failed', 'stored']);
+    const [bad] = outbox.of('lobby');
+    outbox.discard(bad!.id);
+    expect(keep.length).toBe(0);
+  });
+
+  it('one message waits for the one before, but not for other rooms', async () => {
+    answer = () => new Promise(() => {});
+    const outbox = open();
+    outbox.setOnline(true);
+    outbox.add({ room: 'lobby', text: 'first' });
+    outbox.add({ room: 'lobby', text: 'second' });
+    outbox.add({ room: 'other', text: 'third' });
+    await settle();
+    expect(sent.map(({ text }) => text)).toEqual(['first', 'third']);
+  });
+
+  it('goes by what other tabs take out, and passes over what it cannot read', () => {
+    const outbox = open();
+    const { id } = outbox.add({ room: 'lobby', text: 'Hello' });
+    outbox.removedElsewhere('something.else');
+    expect(outbox.size).toBe(1);
+    outbox.removedElsewhere(`uproar.outbox.1.${id}`);
+    expect(outbox.size).toBe(0);
+    keep.setItem('uproar.outbox.1.x', '{');
+    keep.setItem('uproar.outbox.1.y', '{"id":3}');
+    expect(open().size).toBe(0);
+  });
+});

@@ -1,0 +1,200 @@
+import { Store } from './store';
+
+export interface Draft {
+  room: string;
+  text: string;
+  replyTo?: number;
+}
+
+export interface Item extends Draft {
+  /** The id that the message has for the server, too: however often it is sent, it is stored once. */
+  id: string;
+  time: number;
+  /** Stored: acknowledged, but not yet seen among the room's publications. */
+  status: 'pending' | 'failed' | 'stored';
+  error?: string;
+  offset?: number;
+}
+
+/** Why a message was not taken. Temporary: it may or may not be stored, and may be sent again. */
+export class SendError extends Error {
+  constructor(
+    message: string,
+    readonly temporary: boolean,
+  ) {
+    super(message);
+  }
+}
+
+export type Keep = Pick<Storage, 'getItem' | 'setItem' | 'removeItem' | 'key' | 'length'>;
+
+export interface Surroundings {
+  user: string;
+  keep: Keep;
+  send(item: Item): Promise<{ offset: number }>;
+  /** How far the room's publications have come. */
+  position(room: string): number;
+  newId(): string;
+  now(): number;
+  wait(ms: number): Promise<void>;
+}
+
+const TRIES = 5;
+
+/**
+ * What was written and is not known to be stored. It outlives a reload: every item has a key of its own, so that
+ * several tabs do not overwrite each other's. Two tabs may send the same item; its id makes that harmless.
+ */
+export class Outbox extends Store {
+  private items: Item[] = [];
+  private online = false;
+  private busy = new Set<string>();
+  private stopped = false;
+
+  constructor(private readonly around: Surroundings) {
+    super();
+    const prefix = this.key('');
+    for (let i = 0; i < around.keep.length; i++) {
+      const key = around.keep.key(i);
+      if (!key?.startsWith(prefix)) continue;
+      const item = parse(around.keep.getItem(key));
+      if (item) this.items.push(item);
+    }
+    this.items.sort((a, b) => a.time - b.time);
+  }
+
+  of(room: string): readonly Item[] {
+    return this.items.filter((item) => item.room === room);
+  }
+
+  get size(): number {
+    return this.items.length;
+  }
+
+  add(draft: Draft): Item {
+    // Strictly rising, so that the order outlives a reload.
+    const time = Math.max(this.around.now(), (this.items.at(-1)?.time ?? 0) + 1);
+    const item: Item = { ...draft, id: this.around.newId(), time, status: 'pending' };
+    this.items = [...this.items, item];
+    this.save(item);
+    this.changed();
+    void this.run(item.room);
+    return item;
+  }
+
+  retry(id: string): void {
+    this.update(id, { status: 'pending', error: undefined });
+    const item = this.find(id);
+    if (item) void this.run(item.room);
+  }
+
+  discard(id: string): void {
+    this.remove(id);
+  }
+
+  /** The room's publications have got as far as this: what is stored below is shown from there. */
+  reached(room: string, position: number): void {
+    for (const item of this.of(room)) {
+      if (item.status === 'stored' && item.offset! <= position) this.remove(item.id);
+    }
+  }
+
+  /** A message of one's own with this id came back. */
+  received(room: string, id: string): void {
+    const item = this.find(id);
+    if (item?.room === room) this.remove(id);
+  }
+
+  /** Another tab has taken an item out. */
+  removedElsewhere(key: string): void {
+    const id = key.slice(this.key('').length);
+    if (key.startsWith(this.key('')) && this.find(id)?.status !== 'stored') this.remove(id);
+  }
+
+  setOnline(online: boolean): void {
+    this.online = online;
+    if (online) for (const room of new Set(this.items.map((item) => item.room))) void this.run(room);
+  }
+
+  stop(): void {
+    this.stopped = true;
+  }
+
+  /** Sends what is pending in a room, one after the other: a message never overtakes the one before. */
+  private async run(room: string): Promise<void> {
+    if (this.busy.has(room)) return;
+    this.busy.add(room);
+    try {
+      let tries = 0;
+      while (this.online && !this.stopped) {
+        const item = this.items.find((item) => item.room === room && item.status === 'pending');
+        if (!item) return;
+        try {
+          const { offset } = await this.around.send(item);
+          tries = 0;
+          this.around.keep.removeItem(this.key(item.id));
+          this.update(item.id, { status: 'stored', offset }, false);
+          // A retry of what was stored long ago does not come back live.
+          this.reached(room, this.around.position(room));
+        } catch (error) {
+          if (this.stopped) return;
+          const { message, temporary } = error instanceof SendError ? error : new SendError(String(error), true);
+          // Whoever is offline waits; that is no failure.
+          if (temporary && !this.online) return;
+          if (temporary && ++tries < TRIES) {
+            await this.around.wait(250 * 2 ** tries);
+            continue;
+          }
+          tries = 0;
+          this.update(item.id, { status: 'failed', error: message });
+        }
+      }
+    } finally {
+      this.busy.delete(room);
+    }
+  }
+
+  private find(id: string): Item | undefined {
+    return this.items.find((item) => item.id === id);
+  }
+
+  private update(id: string, change: Partial<Item>, save = true): void {
+    this.items = this.items.map((item) => {
+      if (item.id !== id) return item;
+      const changed = { ...item, ...change };
+      if (save) this.save(changed);
+      return changed;
+    });
+    this.changed();
+  }
+
+  private remove(id: string): void {
+    this.around.keep.removeItem(this.key(id));
+    if (!this.find(id)) return;
+    this.items = this.items.filter((item) => item.id !== id);
+    this.changed();
+  }
+
+  private save(item: Item): void {
+    try {
+      this.around.keep.setItem(this.key(item.id), JSON.stringify(item));
+    } catch {
+      // No room left to keep it over a reload; it is still sent.
+    }
+  }
+
+  private key(id: string): string {
+    return `uproar.outbox.${this.around.user}.${id}`;
+  }
+}
+
+function parse(text: string | null): Item | undefined {
+  try {
+    const item = JSON.parse(text ?? '') as Item;
+    const good = typeof item.id === 'string' && typeof item.room === 'string' && typeof item.text === 'string';
+    if (!good) return undefined;
+    return { ...item, time: Number(item.time) || 0, status: item.status === 'failed' ? 'failed' : 'pending' };
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,150 @@
+import { beforeEach, describe, expect, it } from 'vitest';
+import { type Data, type Page, type WireMessage, Timeline, kindOf } from './room';
+
+const ann = { id: '1', username: 'ann' };
+const bob = { id: '2', username: 'bob' };
+
+const wire = (offset: number, more: Partial<WireMessage> = {}): WireMessage => ({
+  offset, user: bob, text: `text ${offset}`, id: `id-${offset}`, time: offset * 1000, reactions: [], ...more,
+});
+const page = (offsets: number[], offset: number, more = false): Page => ({
+  messages: offsets.map((at) => wire(at)), epoch: 'e', offset, more,
+});
+
+describe('kindOf', () => {
+  it('tells the kinds apart', () => {
+    expect(kindOf({ text: 'a' })).toBe('message');
+    expect(kindOf({ deleted: true, id: 'a' })).toBe('message');
+    expect(kindOf({ edit: 3, text: 'b' })).toBe('edit');
+    expect(kindOf({ edit: 3, deleted: true })).toBe('edit');
+    expect(kindOf({ delete: 3 })).toBe('delete');
+    expect(kindOf({ react: 3, emoji: '👍' })).toBe('react');
+    expect(kindOf({ unreact: 3, emoji: '👍' })).toBe('unreact');
+    expect(kindOf({ removed: '4' })).toBe('other');
+    expect(kindOf({ room: {} })).toBe('other');
+  });
+});
+
+describe('Timeline', () => {
+  let room: Timeline;
+  const publish = (offset: number, data: Data, user = bob) =>
+    room.publish({ offset, user, time: offset * 1000, data });
+  const offsets = () => room.messages.map(({ offset }) => offset);
+  const texts = () => room.messages.map(({ text }) => text);
+
+  beforeEach(() => {
+    room = new Timeline(ann.id);
+    room.begin('e', 10);
+  });
+
+  it('joins the newest page to what is live, once', () => {
+    publish(11, { text: 'eleven' });
+    publish(12, { text: 'twelve' });
+    expect(room.showNewest(page([9, 10, 11], 11))).toBe(true);
+    expect(offsets()).toEqual([9, 10, 11, 12]);
+    publish(12, { text: 'again' });
+    publish(13, { text: 'thirteen' });
+    expect(texts()).toEqual(['text 9', 'text 10', 'text 11', 'twelve', 'thirteen']);
+  });
+
+  it('takes a page that is ahead of the live publications', () => {
+    room.showNewest({ messages: [wire(10), wire(12, { text: 'second', edited: 14 })], epoch: 'e', offset: 14, more: false });
+    publish(11, { react: 10, emoji: '👍' });
+    publish(12, { text: 'first' });
+    publish(13, { edit: 12, text: 'between' });
+    expect(texts()).toEqual(['text 10', 'second']);
+    expect(room.messages[0]!.reactions).toEqual([]);
+    publish(14, { edit: 12, text: 'second' });
+    publish(15, { edit: 12, text: 'third' });
+    expect(texts()).toEqual(['text 10', 'third']);
+  });
+
+  it('refuses a page of another history, and one from before what it knows', () => {
+    expect(room.showNewest({ ...page([1], 10), epoch: 'f' })).toBe(false);
+    expect(room.showNewest(page([1], 9))).toBe(false);
+    expect(room.loaded).toBe(false);
+  });
+
+  it('edits, deletes, and keeps what is deleted as a trace', () => {
+    room.showNewest(page([9, 10], 10));
+    publish(11, { edit: 9, text: 'new' });
+    expect(room.messages[0]).toMatchObject({ text: 'new', edited: true });
+    publish(12, { delete: 9 });
+    publish(13, { edit: 10, deleted: true });
+    expect(texts()).toEqual([null, null]);
+    publish(14, { edit: 99, text: 'of a message that is not loaded' });
+    expect(offsets()).toEqual([9, 10]);
+  });
+
+  it('counts reactions once a person', () => {
+    room.showNewest({ messages: [wire(9, { reactions: [{ emoji: '👍', count: 2, mine: true }] })], epoch: 'e', offset: 10, more: false });
+    publish(11, { react: 9, emoji: '👍' });
+    publish(12, { react: 9, emoji: '👍' });
+    publish(13, { react: 9, emoji: '👍' }, ann);
+    expect(room.messages[0]!.reactions).toMatchObject([{ count: 3, mine: true }]);
+    publish(14, { unreact: 9, emoji: '👍' }, ann);
+    expect(room.messages[0]!.reactions).toMatchObject([{ count: 2, mine: false }]);
+    publish(15, { react: 9, emoji: '🎉' }, ann);
+    publish(16, { unreact: 9, emoji: '🎉' }, ann);
+    expect(room.messages[0]!.reactions.map(({ emoji }) => emoji)).toEqual(['👍']);
+  });
+
+  it('puts older pages in front, and only where they fit', () => {
+    room.showNewest(page([7, 8, 10], 10, true));
+    expect(room.hasOlder).toBe(true);
+    expect(room.prepend(page([3, 4], 10, true), 6)).toBe(false);
+    expect(room.prepend(page([3, 4], 10, false), 7)).toBe(true);
+    expect(offsets()).toEqual([3, 4, 7, 8, 10]);
+    expect(room.hasOlder).toBe(false);
+  });
+
+  it('applies to an older page what came while it was under way', () => {
+    room.showNewest(page([9, 10], 10, true));
+    publish(11, { edit: 5, text: 'changed' });
+    room.prepend(page([5], 10), 9);
+    expect(texts()).toEqual(['changed', 'text 9', 'text 10']);
+  });
+
+  it('leaves live messages out while the window ends before them, and catches up', () => {
+    room.showNewest(page([6, 7, 8, 9, 10], 10, true));
+    room.trim(3, 'newest');
+    expect(offsets()).toEqual([6, 7, 8]);
+    expect(room.hasNewer).toBe(true);
+    publish(11, { text: 'eleven' });
+    expect(offsets()).toEqual([6, 7, 8]);
+    expect(room.append(page([9, 10], 10), 8)).toBe(true);
+    expect(offsets()).toEqual([6, 7, 8, 9, 10, 11]);
+    expect(room.hasNewer).toBe(false);
+    room.trim(2, 'oldest');
+    expect(offsets()).toEqual([10, 11]);
+    expect(room.hasOlder).toBe(true);
+  });
+
+  it('clears the window at a gap, and goes on from there', () => {
+    room.showNewest(page([9, 10], 10));
+    expect(publish(13, { text: 'thirteen' })).toBe(false);
+    expect(room.loaded).toBe(false);
+    expect(room.showNewest(page([9, 10], 11))).toBe(false);
+    expect(room.showNewest(page([9, 10, 12], 12))).toBe(true);
+    expect(offsets()).toEqual([9, 10, 12, 13]);
+  });
+
+  it('keeps nothing but the position while nobody looks', () => {
+    room.showNewest(page([9, 10], 10));
+    room.sleep();
+    publish(11, { text: 'eleven' });
+    expect(offsets()).toEqual([]);
+    room.wake();
+    publish(12, { text: 'twelve' });
+    expect(room.showNewest(page([10], 10))).toBe(false);
+    expect(room.showNewest(page([10, 11], 11))).toBe(true);
+    expect(offsets()).toEqual([10, 11, 12]);
+  });
+
+  it('says so when its log does not reach back to a page', () => {
+    for (let offset = 11; offset < 1200; offset++) publish(offset, { text: 'many' });
+    expect(room.showNewest(page([9, 10], 10))).toBe(false);
+    expect(room.showNewest(page([1100], 1150))).toBe(true);
+    expect(offsets()).toHaveLength(1 + 1199 - 1150);
+  });
+});

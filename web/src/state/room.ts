@@ -1,0 +1,345 @@
+import { Store } from './store';
+
+export interface User {
+  id: string;
+  username: string;
+}
+
+export interface Reaction {
+  emoji: string;
+  count: number;
+  mine: boolean;
+  /** Those seen reacting live. A page gives counts alone, so this is not all of them. */
+  by?: string[];
+}
+
+export interface Message {
+  offset: number;
+  user: User;
+  /** Null when deleted. */
+  text: string | null;
+  /** The sender's own. */
+  id: string | null;
+  time: number;
+  replyTo?: number;
+  edited?: boolean;
+  reactions: Reaction[];
+  /** Publications up to here are in what is shown of it. */
+  asOf: number;
+}
+
+/** A message as `GET /user/getchats` has it. */
+export interface WireMessage {
+  offset: number;
+  user: User;
+  text: string | null;
+  id: string | null;
+  time: number;
+  reply_to?: number;
+  edited?: number;
+  deleted?: boolean;
+  reactions?: Reaction[];
+}
+
+export interface Page {
+  messages: WireMessage[];
+  epoch: string;
+  offset: number;
+  more: boolean;
+}
+
+export interface Publication {
+  offset: number;
+  user: User;
+  time: number;
+  data: Data;
+}
+
+/** What a publication may carry. Unknown fields and kinds are ignored. */
+export interface Data {
+  text?: string;
+  id?: string;
+  reply_to?: number;
+  edited?: number;
+  deleted?: boolean;
+  edit?: number;
+  delete?: number;
+  react?: number;
+  unreact?: number;
+  emoji?: string;
+  removed?: string;
+  room?: object;
+}
+
+export type Kind = 'message' | 'edit' | 'delete' | 'react' | 'unreact' | 'other';
+
+export function kindOf(data: Data): Kind {
+  if (typeof data.edit === 'number') return 'edit';
+  if (typeof data.delete === 'number') return 'delete';
+  if (typeof data.react === 'number') return 'react';
+  if (typeof data.unreact === 'number') return 'unreact';
+  if (typeof data.text === 'string' || data.deleted === true) return 'message';
+  return 'other';
+}
+
+const LOG_LIMIT = 1024;
+
+/**
+ * A window on the history of one room, without holes: pages of the history and live publications in one order.
+ *
+ * The window ends at the newest message unless `hasNewer`. A page was read at one moment (`page.offset`), and live
+ * publications may have come since; they are kept in a log for a while and applied to the pages that come in.
+ */
+export class Timeline extends Store {
+  messages: readonly Message[] = [];
+  hasOlder = true;
+  hasNewer = false;
+  loaded = false;
+  epoch = '';
+  /** The last publication received. */
+  position = 0;
+  /** Counts what replaced the window as a whole, so that what was asked for before is not put into it. */
+  generation = 0;
+  /** Nobody looks: nothing is kept but the position. */
+  private asleep = false;
+  private log: Publication[] = [];
+  /** The log has every publication from here (exclusive) to `position`. */
+  private logFrom = 0;
+
+  constructor(private readonly me: string) {
+    super();
+  }
+
+  /** Live publications begin after this position. Whatever was loaded is of another history. */
+  begin(epoch: string, position: number): void {
+    this.epoch = epoch;
+    this.position = position;
+    this.log = [];
+    this.logFrom = position;
+    this.clear();
+  }
+
+  /** Forgets the messages. Live publications go on. */
+  clear(): void {
+    this.messages = [];
+    this.hasOlder = true;
+    this.hasNewer = false;
+    this.loaded = false;
+    this.generation++;
+    this.changed();
+  }
+
+  sleep(): void {
+    this.asleep = true;
+    this.log = [];
+    this.logFrom = this.position;
+    this.clear();
+  }
+
+  wake(): void {
+    this.asleep = false;
+  }
+
+  /** Takes a live publication. False: something between it and the last one is missing, and the window was cleared. */
+  publish(publication: Publication): boolean {
+    if (publication.offset <= this.position) return true;
+    const whole = publication.offset === this.position + 1;
+    if (!whole) {
+      this.log = [];
+      this.logFrom = publication.offset - 1;
+      this.clear();
+    }
+    this.position = publication.offset;
+    if (this.asleep) {
+      this.logFrom = this.position;
+      return whole;
+    }
+    this.log.push(publication);
+    if (this.log.length > LOG_LIMIT) this.logFrom = this.log.shift()!.offset;
+    if (this.loaded && this.apply(publication)) this.changed();
+    return whole;
+  }
+
+  /** Replaces the window by the newest page. False: the page is too old to be joined to what is live; ask again. */
+  showNewest(page: Page): boolean {
+    return this.show(page, page.more, false);
+  }
+
+  /** Replaces the window by a page from the middle. */
+  showMiddle(page: Page): boolean {
+    return this.show(page, page.more, true);
+  }
+
+  private show(page: Page, hasOlder: boolean, hasNewer: boolean): boolean {
+    if (this.asleep) return true;
+    if (page.epoch !== this.epoch || page.offset < this.logFrom) return false;
+    this.messages = page.messages.map((message) => fromWire(message, page.offset));
+    this.hasOlder = hasOlder;
+    this.hasNewer = hasNewer;
+    this.loaded = true;
+    this.generation++;
+    this.replay(page.offset);
+    this.changed();
+    return true;
+  }
+
+  /** Puts a page in front, which was asked for with `before`. False: it does not fit any more. */
+  prepend(page: Page, before: number): boolean {
+    const first = this.messages[0];
+    if (!first || first.offset !== before || page.epoch !== this.epoch || page.offset < this.logFrom) return false;
+    const older = page.messages.filter(({ offset }) => offset < before).map((message) => fromWire(message, page.offset));
+    this.messages = [...older, ...this.messages];
+    this.hasOlder = page.more;
+    this.replay(page.offset);
+    this.changed();
+    return true;
+  }
+
+  /** Puts a page behind, which was asked for with `after`. False: it does not fit any more. */
+  append(page: Page, after: number): boolean {
+    const last = this.messages.at(-1);
+    if (!last || last.offset !== after || page.epoch !== this.epoch || page.offset < this.logFrom) return false;
+    const newer = page.messages.filter(({ offset }) => offset > after).map((message) => fromWire(message, page.offset));
+    this.messages = [...this.messages, ...newer];
+    if (!page.more) this.hasNewer = false;
+    this.replay(page.offset);
+    this.changed();
+    return true;
+  }
+
+  /** Keeps at most this many messages, dropping those farthest from where the reader is. */
+  trim(limit: number, from: 'oldest' | 'newest'): void {
+    if (this.messages.length <= limit) return;
+    if (from === 'oldest') {
+      this.messages = this.messages.slice(-limit);
+      this.hasOlder = true;
+    } else {
+      this.messages = this.messages.slice(0, limit);
+      this.hasNewer = true;
+    }
+    this.changed();
+  }
+
+  find(offset: number): Message | undefined {
+    return this.messages[this.indexOf(offset)];
+  }
+
+  private indexOf(offset: number): number {
+    let low = 0;
+    let high = this.messages.length - 1;
+    while (low <= high) {
+      const middle = (low + high) >> 1;
+      const found = this.messages[middle]!.offset;
+      if (found === offset) return middle;
+      if (found < offset) low = middle + 1;
+      else high = middle - 1;
+    }
+    return -1;
+  }
+
+  private replay(from: number): void {
+    for (const publication of this.log) {
+      if (publication.offset > from) this.apply(publication);
+    }
+  }
+
+  private apply(publication: Publication): boolean {
+    const { data, offset, user } = publication;
+    switch (kindOf(data)) {
+      case 'message':
+        return this.add(publication);
+      case 'edit':
+        return this.change(data.edit!, offset, (message) =>
+          data.deleted ? gone(message) : { ...message, text: data.text ?? message.text, edited: true },
+        );
+      case 'delete':
+        return this.change(data.delete!, offset, gone);
+      case 'react':
+        return this.change(data.react!, offset, (message) => react(message, data.emoji ?? '', user.id, this.me));
+      case 'unreact':
+        return this.change(data.unreact!, offset, (message) => unreact(message, data.emoji ?? '', user.id, this.me));
+      case 'other':
+        return false;
+    }
+  }
+
+  private add({ data, offset, user, time }: Publication): boolean {
+    if (this.hasNewer) return false;
+    const last = this.messages.at(-1);
+    if (last && last.offset >= offset) return false;
+    const message: Message = {
+      offset,
+      user,
+      time,
+      text: data.deleted ? null : (data.text ?? null),
+      id: data.id ?? null,
+      reactions: [],
+      asOf: offset,
+    };
+    if (data.reply_to !== undefined) message.replyTo = data.reply_to;
+    if (data.edited !== undefined) message.edited = true;
+    this.messages = [...this.messages, message];
+    return true;
+  }
+
+  private change(target: number, offset: number, how: (message: Message) => Message): boolean {
+    const index = this.indexOf(target);
+    const message = this.messages[index];
+    if (!message || message.asOf >= offset) return false;
+    const messages = [...this.messages];
+    messages[index] = { ...how(message), asOf: offset };
+    this.messages = messages;
+    return true;
+  }
+}
+
+function fromWire(wire: WireMessage, asOf: number): Message {
+  const message: Message = {
+    offset: wire.offset,
+    user: wire.user,
+    text: wire.deleted ? null : wire.text,
+    id: wire.id,
+    time: wire.time,
+    reactions: wire.reactions ?? [],
+    asOf,
+  };
+  if (wire.reply_to !== undefined) message.replyTo = wire.reply_to;
+  if (wire.edited !== undefined) message.edited = true;
+  return message;
+}
+
+function gone(message: Message): Message {
+  return { ...message, text: null, reactions: [] };
+}
+
+function react(message: Message, emoji: string, user: string, me: string): Message {
+  const found = message.reactions.find((reaction) => reaction.emoji === emoji);
+  if (!found) {
+    return { ...message, reactions: [...message.reactions, { emoji, count: 1, mine: user === me, by: [user] }] };
+  }
+  if (found.by?.includes(user) || (user === me && found.mine)) return message;
+  const changed = {
+    emoji,
+    count: found.count + 1,
+    mine: found.mine || user === me,
+    by: [...(found.by ?? []), user],
+  };
+  return { ...message, reactions: message.reactions.map((reaction) => (reaction === found ? changed : reaction)) };
+}
+
+function unreact(message: Message, emoji: string, user: string, me: string): Message {
+  const found = message.reactions.find((reaction) => reaction.emoji === emoji);
+  if (!found || (user === me && !found.mine)) return message;
+  const changed = {
+    emoji,
+    count: found.count - 1,
+    mine: found.mine && user !== me,
+    by: (found.by ?? []).filter((id) => id !== user),
+  };
+  return {
+    ...message,
+    reactions: message.reactions.flatMap((reaction) =>
+      reaction !== found ? [reaction] : changed.count > 0 ? [changed] : [],
+    ),
+  };
+}

@@ -1,0 +1,41 @@
+import { describe, expect, it } from 'vitest';
+import { bytes, mentionsMe, parts } from './text';
+
+const kinds = (text: string) => parts(text, 'ann').map((part) => `${part.kind}:${part.text}`);
+
+describe('parts', () => {
+  it('leaves text as it is', () => {
+    expect(kinds('<script>alert(1)</script> & <b>')).toEqual(['text:<script>alert(1)</script> & <b>']);
+    expect(kinds('')).toEqual([]);
+  });
+
+  it('finds addresses, without what surrounds them', () => {
+    expect(kinds('see https://a.example/x_(y) (and http://b.example/z).')).toEqual([
+      'text:see ', 'link:https://a.example/x_(y)', 'text: (and ', 'link:http://b.example/z', 'text:).',
+    ]);
+    expect(kinds('https://a.example/?q=1&r=2, ok')).toEqual(['link:https://a.example/?q=1&r=2', 'text:, ok']);
+  });
+
+  it('makes links of nothing else', () => {
+    for (const text of ['javascript:alert(1)', 'data:text/html,x', 'xhttps://a', 'https://', 'ftp://a.example']) {
+      expect(parts(text, 'ann').some(({ kind }) => kind === 'link')).toBe(false);
+    }
+  });
+
+  it('finds mentions, and one\'s own', () => {
+    expect(kinds('@Ann and @bob-the-2nd, me@example.org')).toEqual([
+      'me:@Ann', 'text: and ', 'mention:@bob-the-2nd', 'text:, me@example.org',
+    ]);
+    expect(mentionsMe('hi @ann.', 'ann')).toBe(true);
+    expect(mentionsMe('hi @anna', 'ann')).toBe(false);
+  });
+
+  it('loses nothing', () => {
+    const text = 'a @b https://c.example/ @@ ) . @ann! https://x.example.';
+    expect(parts(text, 'ann').map((part) => part.text).join('')).toBe(text);
+  });
+});
+
+it('counts bytes as the server does', () => {
+  expect(bytes('aä👍')).toBe(7);
+});

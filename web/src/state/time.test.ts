@@ -1,0 +1,36 @@
+import { describe, expect, it } from 'vitest';
+import { clock, dayLabel, sameDay, startsGroup } from './time';
+
+const at = (day: number, hour: number, minute = 0) => new Date(2026, 10, day, hour, minute).getTime();
+const ann = { id: '1', username: 'ann' };
+const bob = { id: '2', username: 'bob' };
+
+describe('grouping', () => {
+  it('keeps together what one person writes within minutes', () => {
+    const first = { user: ann, time: at(28, 10) };
+    expect(startsGroup(undefined, first)).toBe(true);
+    expect(startsGroup(first, { user: ann, time: at(28, 10, 4) })).toBe(false);
+    expect(startsGroup(first, { user: ann, time: at(28, 10, 6) })).toBe(true);
+    expect(startsGroup(first, { user: bob, time: at(28, 10, 1) })).toBe(true);
+    expect(startsGroup(first, { user: ann, time: at(28, 10, 1), replyTo: 3 })).toBe(true);
+  });
+
+  it('begins anew at midnight', () => {
+    expect(startsGroup({ user: ann, time: at(27, 23, 59) }, { user: ann, time: at(28, 0, 1) })).toBe(true);
+  });
+});
+
+describe('days and times', () => {
+  it('names the near ones', () => {
+    const now = at(28, 20);
+    expect(dayLabel(at(28, 0), now, 'en-GB')).toBe('Today');
+    expect(dayLabel(at(27, 23, 59), now, 'en-GB')).toBe('Yesterday');
+    expect(dayLabel(at(26, 12), now, 'en-GB')).toBe('Thursday 26 November');
+    expect(dayLabel(new Date(2025, 0, 2).getTime(), now, 'en-GB')).toContain('2025');
+    expect(sameDay(at(28, 0), at(28, 23, 59))).toBe(true);
+  });
+
+  it('shows the time as the locale does', () => {
+    expect(clock(at(28, 9, 5), 'en-GB')).toBe('09:05');
+  });
+});

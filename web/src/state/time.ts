@@ -1,0 +1,48 @@
+import type { Message } from './room';
+
+const GROUP_MS = 5 * 60_000;
+
+/** Says whether two times are on one day, where the reader is. */
+export function sameDay(a: number, b: number): boolean {
+  const x = new Date(a);
+  const y = new Date(b);
+  return x.getFullYear() === y.getFullYear() && x.getMonth() === y.getMonth() && x.getDate() === y.getDate();
+}
+
+/** A message begins a group (with a name and a time) unless the one before is by the same person and shortly before. */
+export function startsGroup(previous: Pick<Message, 'user' | 'time'> | undefined, message: Pick<Message, 'user' | 'time' | 'replyTo'>): boolean {
+  return (
+    !previous ||
+    previous.user.id !== message.user.id ||
+    message.replyTo !== undefined ||
+    Math.abs(message.time - previous.time) > GROUP_MS ||
+    !sameDay(previous.time, message.time)
+  );
+}
+
+const formats = new Map<string, Intl.DateTimeFormat>();
+
+function format(locale: string | undefined, options: Intl.DateTimeFormatOptions, time: number): string {
+  const key = `${locale} ${JSON.stringify(options)}`;
+  let made = formats.get(key);
+  if (!made) formats.set(key, (made = new Intl.DateTimeFormat(locale, options)));
+  return made.format(time);
+}
+
+export function clock(time: number, locale?: string): string {
+  return format(locale, { hour: '2-digit', minute: '2-digit' }, time);
+}
+
+/** Today, yesterday, or the date; the year only where it is another one. */
+export function dayLabel(time: number, now: number, locale?: string): string {
+  if (sameDay(time, now)) return 'Today';
+  const yesterday = new Date(now);
+  yesterday.setDate(yesterday.getDate() - 1);
+  if (sameDay(time, yesterday.getTime())) return 'Yesterday';
+  const year = new Date(time).getFullYear() !== new Date(now).getFullYear();
+  return format(locale, { weekday: 'long', day: 'numeric', month: 'long', ...(year ? { year: 'numeric' } : {}) }, time);
+}
+
+export function full(time: number, locale?: string): string {
+  return format(locale, { dateStyle: 'full', timeStyle: 'medium' }, time);
+}

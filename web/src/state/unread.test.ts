@@ -1,0 +1,68 @@
+import { describe, expect, it } from 'vitest';
+import { type RoomInfo, RoomList, chooseRooms } from './unread';
+
+const info = (name: string, more: Partial<RoomInfo> = {}): RoomInfo => ({
+  name, title: name, private: false, size: 10, members: 1, epoch: 'e',
+  offset: 10, number: 8, read: { offset: 10, number: 8 }, role: 'member', ...more,
+});
+
+describe('RoomList', () => {
+  it('counts messages, not what changes them', () => {
+    const rooms = new RoomList();
+    rooms.set([info('a')]);
+    rooms.publication('a', 11, true);
+    rooms.publication('a', 12, false);
+    rooms.publication('a', 13, true);
+    rooms.publication('a', 13, true);
+    rooms.publication('unknown', 1, true);
+    expect(rooms.unread('a')).toBe(2);
+    expect(rooms.total).toBe(2);
+  });
+
+  it('a marker moves forward only', () => {
+    const rooms = new RoomList();
+    rooms.set([info('a', { offset: 20, number: 16 })]);
+    expect(rooms.unread('a')).toBe(8);
+    rooms.read('a', 15, 12);
+    rooms.read('a', 12, 10);
+    expect(rooms.unread('a')).toBe(4);
+    rooms.mention('a');
+    rooms.read('a', 20, 16);
+    expect(rooms.unread('a')).toBe(0);
+    expect(rooms.isMentioned('a')).toBe(false);
+  });
+
+  it('a list that was read before the latest publication does not undo it', () => {
+    const rooms = new RoomList();
+    rooms.set([info('a')]);
+    rooms.publication('a', 11, true);
+    rooms.read('a', 11, 9);
+    rooms.set([info('a'), info('b', { number: 9 })]);
+    expect(rooms.unread('a')).toBe(0);
+    expect(rooms.get('a')).toMatchObject({ offset: 11, number: 9 });
+    expect(rooms.unread('b')).toBe(1);
+  });
+
+  it('another epoch is another room', () => {
+    const rooms = new RoomList();
+    rooms.set([info('a')]);
+    rooms.set([info('a', { epoch: 'f', offset: 2, number: 2, read: { offset: 0, number: 0 } })]);
+    expect(rooms.unread('a')).toBe(2);
+  });
+
+  it('sorts by title', () => {
+    const rooms = new RoomList();
+    rooms.set([info('x', { title: 'Älpler' }), info('y', { title: 'zebra' }), info('z', { title: 'Bar' })]);
+    expect(rooms.sorted.map(({ name }) => name)).toEqual(['x', 'z', 'y']);
+    rooms.remove('z');
+    expect(rooms.sorted.map(({ name }) => name)).toEqual(['x', 'y']);
+  });
+});
+
+describe('chooseRooms', () => {
+  it('takes those lately opened, then those with something unread', () => {
+    const rooms = ['a', 'b', 'c', 'd', 'e'].map((name) => info(name));
+    const unread = (name: string) => (name === 'd' ? 3 : 0);
+    expect(chooseRooms(rooms, ['e', 'b', 'gone'], 4, unread)).toEqual(['e', 'b', 'd', 'a']);
+  });
+});

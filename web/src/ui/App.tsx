@@ -1,0 +1,109 @@
+import { useEffect, useState } from 'preact/hooks';
+import { Chat } from '../chat';
+import type { Session } from '../session';
+import { Room } from './Room';
+import { Rooms } from './Rooms';
+import { SignIn } from './SignIn';
+import { go, roomInAddress, useStores } from './use';
+
+export function App({ session }: { session: Session }) {
+  useStores(session);
+  const chat = useChat(session);
+  if (session.state === 'out') return <SignIn session={session} />;
+  if (!chat) {
+    return (
+      <p class="starting" role="status">
+        Uproar
+      </p>
+    );
+  }
+  return <Main chat={chat} session={session} />;
+}
+
+function useChat(session: Session): Chat | undefined {
+  const [chat, setChat] = useState<Chat>();
+  const { user } = session;
+  useEffect(() => {
+    if (!user) return;
+    const made = new Chat(user, session, {
+      url: `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/connection/websocket`,
+      fetch: (path, init) => fetch(path, init),
+      keep: localStorage,
+      visible: () => document.visibilityState === 'visible' && document.hasFocus(),
+      notify,
+    });
+    const elsewhere = ({ key, newValue }: StorageEvent) => {
+      if (key !== null && newValue === null) made.outbox.removedElsewhere(key);
+    };
+    addEventListener('storage', elsewhere);
+    made.show(roomInAddress());
+    made.start();
+    setChat(made);
+    return () => {
+      removeEventListener('storage', elsewhere);
+      made.stop();
+      setChat(undefined);
+    };
+  }, [user?.id]);
+  return chat;
+}
+
+function notify(title: string, body: string, tag: string, room: string): void {
+  if (typeof Notification === 'undefined' || Notification.permission !== 'granted') return;
+  try {
+    // The tag makes one of those that several tabs show.
+    const notification = new Notification(title, { body, tag });
+    notification.onclick = () => {
+      window.focus();
+      go(room);
+      notification.close();
+    };
+  } catch {
+    // Some phones know notifications of service workers only.
+  }
+}
+
+function Main({ chat, session }: { chat: Chat; session: Session }) {
+  useStores(chat, chat.rooms);
+  useEffect(() => {
+    const moved = () => chat.show(roomInAddress());
+    addEventListener('hashchange', moved);
+    return () => removeEventListener('hashchange', moved);
+  }, [chat]);
+  const { total, loaded } = chat.rooms;
+  const info = chat.open === undefined ? undefined : chat.rooms.get(chat.open);
+  useEffect(() => {
+    document.title = `${total > 0 ? `(${total}) ` : ''}${info ? `${info.title} · ` : ''}Uproar`;
+  }, [total, info?.title]);
+  return (
+    <div class={chat.open === undefined ? 'main' : 'main in-room'}>
+      <a class="skip" href="#composer" onClick={skip}>
+        Skip to writing
+      </a>
+      <Rooms chat={chat} session={session} />
+      {chat.line && (
+        <p class="line" role="status">
+          {chat.line} {chat.isEnded && <button onClick={() => chat.connection.start()}>Connect again</button>}
+        </p>
+      )}
+      {chat.open === undefined ? (
+        <main class="room nothing">
+          {loaded && (
+            <p>{chat.rooms.sorted.length > 0 ? 'Choose a room.' : 'You are in no room yet. Find one, or create your own.'}</p>
+          )}
+        </main>
+      ) : (
+        <Room key={chat.open} chat={chat} name={chat.open} />
+      )}
+      <p class="heard" aria-live="polite">
+        {chat.heard}
+      </p>
+    </div>
+  );
+}
+
+/** The address holds the room, so a link to a part of the page must not change it. */
+function skip(event: Event): void {
+  event.preventDefault();
+  document.getElementById('composer')?.focus();
+}

@@ -1,0 +1,252 @@
+import type { ComponentChildren } from 'preact';
+import { useEffect, useRef, useState } from 'preact/hooks';
+import { inWords } from '../api';
+import type { Chat, Quote } from '../chat';
+import type { Item } from '../state/outbox';
+import type { Data, Message } from '../state/room';
+import { clock, full } from '../state/time';
+import { memo } from './memo';
+import { Text } from './Text';
+
+const EMOJI = ['👍', '❤️', '😂', '🎉', '😮', '😢', '👀', '✅'];
+
+interface Common {
+  rowKey: string;
+  position: number;
+  head: boolean;
+  day: string | undefined;
+  fresh: boolean;
+  /** It is the one that Tab leads to. */
+  isReachable: boolean;
+  onActivate: (key: string) => void;
+}
+
+interface Frame extends Common {
+  className: string;
+  name: string;
+  time: number;
+  children: ComponentChildren;
+}
+
+function Frame({ rowKey, position, head, day, fresh, isReachable, onActivate, className, name, time, children }: Frame) {
+  return (
+    <div
+      class={`row ${head ? 'head ' : ''}${className}`}
+      role="article"
+      data-key={rowKey}
+      tabIndex={isReachable ? 0 : -1}
+      aria-posinset={position}
+      aria-setsize={-1}
+      aria-label={`${name}, ${clock(time)}`}
+      onFocus={() => onActivate(rowKey)}
+      onPointerEnter={() => onActivate(rowKey)}
+    >
+      {day && (
+        <h3 class="day">
+          <span>{day}</span>
+        </h3>
+      )}
+      {fresh && <p class="fresh">New</p>}
+      {head ? (
+        <p class="by">
+          <bdi class="name">{name}</bdi>
+          <time dateTime={new Date(time).toISOString()} title={full(time)}>
+            {clock(time)}
+          </time>
+        </p>
+      ) : (
+        <time class="beside" aria-hidden="true" title={full(time)}>
+          {clock(time)}
+        </time>
+      )}
+      {children}
+    </div>
+  );
+}
+
+interface MessageProps extends Common {
+  message: Message;
+  quoted: Quote | undefined;
+  isActive: boolean;
+  isFlashed: boolean;
+  isEditing: boolean;
+  chat: Chat;
+  room: string;
+  me: string;
+  onEdit: (offset: number | undefined) => void;
+  onReply: (message: Message) => void;
+  onGoTo: (offset: number) => void;
+}
+
+export const MessageRow = memo(function MessageRow(props: MessageProps) {
+  const { message, quoted, isActive, isFlashed, isEditing, chat, room, me, onEdit, onReply, onGoTo } = props;
+  const [error, setError] = useState('');
+  const [asking, setAsking] = useState<'react' | 'delete'>();
+  const isMine = message.user.id === me;
+  const isGone = message.text === null;
+  useEffect(() => {
+    if (!isActive) setAsking(undefined);
+  }, [isActive]);
+
+  async function change(data: Data): Promise<boolean> {
+    setError('');
+    setAsking(undefined);
+    try {
+      await chat.change(room, data);
+      return true;
+    } catch (error) {
+      setError(inWords(error));
+      return false;
+    }
+  }
+
+  const react = (emoji: string, mine: boolean) =>
+    void change(mine ? { unreact: message.offset, emoji } : { react: message.offset, emoji });
+
+  return (
+    <Frame {...props} className={isFlashed ? 'flashed' : ''} name={message.user.username} time={message.time}>
+      {message.replyTo !== undefined && (
+        <button class="quote" onClick={() => onGoTo(message.replyTo!)}>
+          {quoted ? (
+            <>
+              <bdi class="name">{quoted.user.username}</bdi> <span dir="auto">{quoted.text?.slice(0, 200) ?? 'deleted'}</span>
+            </>
+          ) : (
+            'an earlier message'
+          )}
+        </button>
+      )}
+      {isEditing && !isGone ? (
+        <Editor
+          text={message.text!}
+          error={error}
+          onCancel={() => {
+            setError('');
+            onEdit(undefined);
+          }}
+          onSave={async (text) => {
+            if (text === message.text || (await change({ edit: message.offset, text }))) onEdit(undefined);
+          }}
+        />
+      ) : (
+        <div class={isGone ? 'text gone' : 'text'} dir="auto">
+          {isGone ? 'This message was deleted.' : <Text text={message.text!} me={chat.me.username} />}
+          {message.edited && !isGone && <span class="edited"> (edited)</span>}
+        </div>
+      )}
+      {message.reactions.length > 0 && (
+        <div class="reactions">
+          {message.reactions.map(({ emoji, count, mine }) => (
+            <button
+              key={emoji}
+              aria-pressed={mine}
+              aria-label={`${emoji}, ${count}`}
+              onClick={() => react(emoji, mine)}
+            >
+              {emoji} {count}
+            </button>
+          ))}
+        </div>
+      )}
+      {error && !isEditing && (
+        <p class="error" role="alert">
+          {error}
+        </p>
+      )}
+      {isActive && !isGone && !isEditing && (
+        <div class="actions" role="group" aria-label="What to do with this message">
+          {asking === 'react' ? (
+            EMOJI.map((emoji) => {
+              const mine = message.reactions.some((reaction) => reaction.emoji === emoji && reaction.mine);
+              return (
+                <button key={emoji} aria-pressed={mine} onClick={() => react(emoji, mine)}>
+                  {emoji}
+                </button>
+              );
+            })
+          ) : asking === 'delete' ? (
+            <>
+              <span>Delete it for good?</span>
+              <button onClick={() => void change({ delete: message.offset })}>Delete</button>
+              <button onClick={() => setAsking(undefined)}>Keep</button>
+            </>
+          ) : (
+            <>
+              <button onClick={() => setAsking('react')}>React</button>
+              <button onClick={() => onReply(message)}>Reply</button>
+              {isMine && <button onClick={() => onEdit(message.offset)}>Edit</button>}
+              {isMine && <button onClick={() => setAsking('delete')}>Delete</button>}
+            </>
+          )}
+        </div>
+      )}
+    </Frame>
+  );
+});
+
+function Editor(props: { text: string; error: string; onCancel: () => void; onSave: (text: string) => Promise<void> }) {
+  const area = useRef<HTMLTextAreaElement>(null);
+  useEffect(() => {
+    const element = area.current!;
+    element.focus();
+    element.setSelectionRange(element.value.length, element.value.length);
+  }, []);
+  const save = () => {
+    const text = area.current!.value;
+    if (text.trim() !== '') void props.onSave(text);
+  };
+  return (
+    <div class="editor">
+      <textarea
+        ref={area}
+        aria-label="The text of the message"
+        dir="auto"
+        rows={Math.min(10, props.text.split('\n').length + 1)}
+        defaultValue={props.text}
+        onKeyDown={(event) => {
+          if (event.key === 'Escape') {
+            event.stopPropagation();
+            props.onCancel();
+          } else if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) {
+            event.preventDefault();
+            save();
+          }
+        }}
+      />
+      {props.error && (
+        <p class="error" role="alert">
+          {props.error}
+        </p>
+      )}
+      <div class="buttons">
+        <button class="primary" onClick={save}>
+          Save
+        </button>
+        <button onClick={props.onCancel}>Cancel</button>
+      </div>
+    </div>
+  );
+}
+
+interface UnsentProps extends Common {
+  item: Item;
+  chat: Chat;
+}
+
+export const UnsentRow = memo(function UnsentRow(props: UnsentProps) {
+  const { item, chat } = props;
+  return (
+    <Frame {...props} className={item.status} name={chat.me.username} time={item.time}>
+      <div class="text" dir="auto">
+        <Text text={item.text} me={chat.me.username} />
+        {item.status === 'pending' && <span class="edited"> (sending…)</span>}
+      </div>
+      {item.status === 'failed' && (
+        <p class="error" role="alert">
+          Not sent. {item.error} <button onClick={() => chat.outbox.retry(item.id)}>Retry</button>{' '}
+          <button onClick={() => chat.outbox.discard(item.id)}>Discard</button>
+        </p>
+      )}
+    </Frame>
+  );
+});

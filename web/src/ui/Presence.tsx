@@ -1,0 +1,87 @@
+import { useEffect, useState } from 'preact/hooks';
+import { type Member, inWords } from '../api';
+import type { Chat, Room } from '../chat';
+import type { RoomInfo } from '../state/unread';
+import { Field } from './Field';
+import { useStores } from './use';
+
+interface Props {
+  chat: Chat;
+  room: Room;
+  info: RoomInfo;
+  onEnd: () => void;
+  onClose: () => void;
+}
+
+export function Presence({ chat, room, info, onEnd, onClose }: Props) {
+  useStores(room);
+  const [members, setMembers] = useState<{ members: Member[]; more: boolean }>();
+  const [error, setError] = useState('');
+  const [adding, setAdding] = useState<{ error?: string; done?: string }>({});
+  const [username, setUsername] = useState('');
+  const { users, online } = room;
+  const canAdd = info.role === 'owner' || info.role === 'moderator';
+  useEffect(() => {
+    chat.api.members(room.name).then(setMembers, (error: unknown) => setError(inWords(error)));
+  }, [room.name, info.members, adding.done]);
+
+  async function add(event: SubmitEvent): Promise<void> {
+    event.preventDefault();
+    try {
+      const { user } = await chat.api.addMember(room.name, username);
+      setUsername('');
+      setAdding({ done: user.username });
+    } catch (error) {
+      setAdding({ error: inWords(error) });
+    }
+  }
+
+  return (
+    <aside class="people" aria-label="People">
+      <header>
+        <h2>People</h2>
+        <button class="quiet" onClick={onClose}>
+          Close
+        </button>
+      </header>
+      <h3>Here now{users.length > 0 ? `, ${users.length}` : ''}</h3>
+      {online !== undefined && <p class="hint">{online} connections</p>}
+      <ul>
+        {users.map((user) => (
+          <li key={user.id} class="here">
+            <bdi class="title">{user.username}</bdi>
+          </li>
+        ))}
+      </ul>
+      <h3>Members{members ? `, ${info.members}` : ''}</h3>
+      {error && (
+        <p class="error" role="alert">
+          {error}
+        </p>
+      )}
+      <ul>
+        {members?.members.map(({ user, role }) => (
+          <li key={user.id}>
+            <bdi class="title">{user.username}</bdi>
+            {role !== 'member' && <span class="hint"> {role}</span>}
+          </li>
+        ))}
+      </ul>
+      {members?.more && <p class="hint">and more</p>}
+      {canAdd && (
+        <form onSubmit={add}>
+          <Field label="Add somebody, by username" name="username" value={username} onInput={setUsername} error={adding.error} />
+          {adding.done && (
+            <p class="hint" role="status">
+              {adding.done} is a member now.
+            </p>
+          )}
+          <button disabled={username.trim() === ''}>Add</button>
+        </form>
+      )}
+      <p class="end">
+        <button onClick={onEnd}>{info.role === 'owner' ? 'Delete this room' : 'Leave this room'}</button>
+      </p>
+    </aside>
+  );
+}

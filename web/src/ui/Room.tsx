@@ -1,0 +1,159 @@
+import { useCallback, useEffect, useRef, useState } from 'preact/hooks';
+import { inWords } from '../api';
+import type { Chat, Room as Received } from '../chat';
+import type { Message } from '../state/room';
+import { Composer } from './Composer';
+import { Dialog } from './Dialog';
+import { MessageList } from './MessageList';
+import { Presence } from './Presence';
+import { addressOf, go, useStores } from './use';
+
+export function Room({ chat, name }: { chat: Chat; name: string }) {
+  const room = chat.room(name);
+  useStores(chat, chat.rooms, room);
+  const info = chat.rooms.get(name);
+  const [replyTo, setReplyTo] = useState<Message>();
+  const [editing, setEditing] = useState<number>();
+  const [people, setPeople] = useState(false);
+  const [ending, setEnding] = useState(false);
+  const list = useRef<MessageList>(null);
+  const reply = useCallback((message: Message) => {
+    setReplyTo(message);
+    document.getElementById('composer')?.focus();
+  }, []);
+  const edit = useCallback((offset: number | undefined) => {
+    setEditing(offset);
+    // The field that had the focus is gone.
+    if (offset === undefined) document.getElementById('composer')?.focus();
+  }, []);
+  // What was unread when the room was opened stays marked until it is left.
+  const freshFrom = useRef<number>();
+  if (freshFrom.current === undefined && info) {
+    freshFrom.current = chat.rooms.unread(name) > 0 ? info.read.offset : Infinity;
+  }
+
+  useEffect(() => {
+    // Whoever looks away finds a line where they left.
+    const away = () => {
+      if (room?.timeline.loaded && chat.rooms.unread(name) === 0) freshFrom.current = room.timeline.position;
+    };
+    addEventListener('blur', away);
+    return () => removeEventListener('blur', away);
+  }, [chat, room, name]);
+
+  if (!info) return <Stranger chat={chat} name={name} />;
+  const here = room ? (room.online ?? room.users.length) : 0;
+  return (
+    <>
+      <main class="room" aria-label={info.title}>
+        <header class="room-head">
+          <a class="back" href={addressOf(undefined)} aria-label="All rooms">
+            ‹
+          </a>
+          <h2 dir="auto" title={`${info.title} (${info.name})`}>
+            {info.title}
+          </h2>
+          <button class="quiet" aria-expanded={people} onClick={() => setPeople(!people)}>
+            {here > 0 ? `${here} here` : 'People'}
+          </button>
+        </header>
+        {room ? (
+          <MessageList
+            key={room.id}
+            ref={list}
+            chat={chat}
+            room={room}
+            title={info.title}
+            freshFrom={freshFrom.current ?? Infinity}
+            editing={editing}
+            onEdit={edit}
+            onReply={reply}
+          />
+        ) : (
+          <div class="messages" />
+        )}
+        <p class="typing" aria-live="off">
+          {room && whoTypes(room)}
+        </p>
+        <Composer
+          chat={chat}
+          room={name}
+          title={info.title}
+          replyTo={replyTo}
+          onCancelReply={() => setReplyTo(undefined)}
+          onSent={() => {
+            setReplyTo(undefined);
+            list.current?.toNewest();
+          }}
+          onEditLast={() => {
+            const last = room?.timeline.messages.findLast(({ user, text }) => user.id === chat.me.id && text !== null);
+            if (last) setEditing(last.offset);
+          }}
+        />
+      </main>
+      {people && room && <Presence chat={chat} room={room} info={info} onEnd={() => setEnding(true)} onClose={() => setPeople(false)} />}
+      {ending && <Ending chat={chat} name={name} title={info.title} isOwner={info.role === 'owner'} onClose={() => setEnding(false)} />}
+    </>
+  );
+}
+
+function whoTypes({ typing }: Received): string {
+  const names = typing.map(({ username }) => username);
+  if (names.length === 0) return '';
+  if (names.length === 1) return `${names[0]} is typing…`;
+  if (names.length === 2) return `${names[0]} and ${names[1]} are typing…`;
+  return `${names.length} people are typing…`;
+}
+
+function Ending(props: { chat: Chat; name: string; title: string; isOwner: boolean; onClose: () => void }) {
+  const { chat, name, title, isOwner, onClose } = props;
+  const [error, setError] = useState('');
+  async function end(): Promise<void> {
+    try {
+      await (isOwner ? chat.remove(name) : chat.leave(name));
+      go(undefined);
+    } catch (error) {
+      setError(inWords(error));
+    }
+  }
+  return (
+    <Dialog title={isOwner ? 'Delete the room' : 'Leave the room'} onClose={onClose}>
+      <p>
+        {isOwner
+          ? `“${title}” is yours, so you cannot leave it. Deleting it deletes everything in it, for everybody.`
+          : `You do not receive “${title}” any more then.`}
+      </p>
+      {error && (
+        <p class="error" role="alert">
+          {error}
+        </p>
+      )}
+      <button class="primary" onClick={() => void end()}>
+        {isOwner ? 'Delete it for good' : 'Leave'}
+      </button>
+    </Dialog>
+  );
+}
+
+/** A room that one is not a member of, or not any more. */
+function Stranger({ chat, name }: { chat: Chat; name: string }) {
+  const [error, setError] = useState('');
+  useEffect(() => setError(''), [name]);
+  if (!chat.rooms.loaded) return <main class="room nothing" aria-busy="true" />;
+  return (
+    <main class="room nothing">
+      <a href={addressOf(undefined)}>All rooms</a>
+      <p>
+        You are not in the room <strong dir="auto">{name}</strong>.
+      </p>
+      <button class="primary" onClick={() => chat.enter(name).catch((error: unknown) => setError(inWords(error)))}>
+        Join it
+      </button>
+      {error && (
+        <p class="error" role="alert">
+          {error}
+        </p>
+      )}
+    </main>
+  );
+}

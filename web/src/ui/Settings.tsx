@@ -1,0 +1,102 @@
+import { useState } from 'preact/hooks';
+import { fieldOf, inWords } from '../api';
+import type { Chat } from '../chat';
+import type { Session } from '../session';
+import { Dialog } from './Dialog';
+import { Field } from './Field';
+import { ThemeEditor, loadTheme, saveTheme } from './Theme';
+
+export function Settings({ chat, session, onClose }: { chat: Chat; session: Session; onClose: () => void }) {
+  const [theme, setTheme] = useState(loadTheme);
+  const [error, setError] = useState<string>();
+  return (
+    <Dialog title="Settings" onClose={onClose}>
+      <p>
+        Signed in as <strong dir="auto">{chat.me.username}</strong>.{' '}
+        <button
+          onClick={async () => {
+            try {
+              await session.signOut();
+            } catch (error) {
+              setError(inWords(error));
+            }
+          }}
+        >
+          Sign out everywhere
+        </button>
+      </p>
+      {error && (
+        <p class="error" role="alert">
+          {error}
+        </p>
+      )}
+      <ThemeEditor
+        theme={theme}
+        onChange={(theme) => {
+          setTheme(theme);
+          saveTheme(theme);
+        }}
+      />
+      <Notifications />
+      <Password chat={chat} session={session} />
+    </Dialog>
+  );
+}
+
+function Notifications() {
+  const there = typeof Notification !== 'undefined' && isSecureContext;
+  const [permission, setPermission] = useState(there ? Notification.permission : 'denied');
+  return (
+    <fieldset>
+      <legend>Notifications</legend>
+      {!there ? (
+        <p class="hint">This browser shows none here.</p>
+      ) : permission === 'granted' ? (
+        <p class="hint">You are notified when somebody writes @ and your name.</p>
+      ) : permission === 'denied' ? (
+        <p class="hint">They are forbidden in the browser’s settings for this page.</p>
+      ) : (
+        <button onClick={async () => setPermission(await Notification.requestPermission())}>
+          Notify me when I am mentioned
+        </button>
+      )}
+    </fieldset>
+  );
+}
+
+function Password({ chat, session }: { chat: Chat; session: Session }) {
+  const [error, setError] = useState<unknown>();
+  const [done, setDone] = useState(false);
+  const on = (name: string) => (error !== undefined && fieldOf(error) === name ? inWords(error) : undefined);
+  return (
+    <form
+      onSubmit={async (event) => {
+        event.preventDefault();
+        const form = event.currentTarget;
+        const data = new FormData(form);
+        setError(undefined);
+        setDone(false);
+        try {
+          session.set(await chat.api.changePassword(String(data.get('current')), String(data.get('new'))));
+          form.reset();
+          setDone(true);
+        } catch (error) {
+          setError(error);
+        }
+      }}
+    >
+      <fieldset>
+        <legend>Password</legend>
+        <Field label="Current password" name="current" type="password" autocomplete="current-password" error={on('current_password')} />
+        <Field label="New password" name="new" type="password" autocomplete="new-password" error={on('new_password')} />
+        {error !== undefined && fieldOf(error) === null && (
+          <p class="error" role="alert">
+            {inWords(error)}
+          </p>
+        )}
+        {done && <p role="status">It is changed.</p>}
+        <button>Change password</button>
+      </fieldset>
+    </form>
+  );
+}

@@ -1,0 +1,78 @@
+import { useState } from 'preact/hooks';
+import { fieldOf, inWords } from '../api';
+import type { Session } from '../session';
+import { Field } from './Field';
+
+export function SignIn({ session }: { session: Session }) {
+  const [isNew, setNew] = useState(false);
+  const [error, setError] = useState<unknown>();
+  const [busy, setBusy] = useState(false);
+  const field = fieldOf(error);
+  const on = (...names: string[]) => (field !== null && names.includes(field) ? inWords(error) : undefined);
+  const fields = ['username', 'email', 'password'];
+
+  async function submit(event: SubmitEvent): Promise<void> {
+    event.preventDefault();
+    const data = new FormData(event.currentTarget as HTMLFormElement);
+    const value = (name: string) => String(data.get(name) ?? '');
+    setBusy(true);
+    setError(undefined);
+    try {
+      if (isNew) await session.signUp(value('username'), value('email'), value('password'));
+      else await session.signIn(value('who'), value('password'));
+    } catch (error) {
+      setError(error);
+      setBusy(false);
+    }
+  }
+
+  return (
+    <main class="sign-in">
+      <h1>Uproar</h1>
+      {session.notice && (
+        <p class="notice" role="status">
+          {inWords(session.notice)}
+        </p>
+      )}
+      <form onSubmit={submit} key={isNew ? 'new' : 'known'} noValidate>
+        <h2>{isNew ? 'Create an account' : 'Sign in'}</h2>
+        {isNew ? (
+          <>
+            <Field label="Username" name="username" autocomplete="username" error={on('username')} focus />
+            <Field label="E-mail address" name="email" type="email" autocomplete="email" error={on('email')} />
+          </>
+        ) : (
+          <Field label="Username or e-mail address" name="who" autocomplete="username" error={on('username', 'email')} focus />
+        )}
+        <Field
+          label="Password"
+          name="password"
+          type="password"
+          autocomplete={isNew ? 'new-password' : 'current-password'}
+          hint={isNew ? 'At least 8 characters.' : undefined}
+          error={on('password')}
+        />
+        {error !== undefined && (field === null || !fields.includes(field)) && (
+          <p class="error" role="alert">
+            {inWords(error)}
+          </p>
+        )}
+        <button class="primary" disabled={busy}>
+          {isNew ? 'Create account' : 'Sign in'}
+        </button>
+      </form>
+      <p>
+        {isNew ? 'You have an account?' : 'You are new here?'}{' '}
+        <button
+          class="link"
+          onClick={() => {
+            setNew(!isNew);
+            setError(undefined);
+          }}
+        >
+          {isNew ? 'Sign in' : 'Create an account'}
+        </button>
+      </p>
+    </main>
+  );
+}

@@ -1,0 +1,22 @@
+import { parts } from '../state/text';
+
+/** A message's text. It is never HTML; only addresses become links. */
+export function Text({ text, me }: { text: string; me: string }) {
+  return (
+    <>
+      {parts(text, me).map((part, i) =>
+        part.kind === 'link' ? (
+          <a key={i} href={part.href} target="_blank" rel="noopener noreferrer nofollow">
+            {part.text}
+          </a>
+        ) : part.kind === 'text' ? (
+          part.text
+        ) : (
+          <span key={i} class={part.kind === 'me' ? 'mention me' : 'mention'}>
+            {part.text}
+          </span>
+        ),
+      )}
+    </>
+  );
+}
