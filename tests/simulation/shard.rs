@@ -661,6 +661,27 @@ fn notes_do_not_end_a_listener_whose_queue_is_full() {
     assert!(!alone.is_ended(listener), "{:?}", alone.shard.figures().ended);
 }
 
+/// A `live:` channel keeps nothing that everybody has, and what somebody is behind with until it has that too.
+#[test]
+fn a_live_burst_larger_than_a_queue_is_given_as_its_readers_read() {
+    // Less than the ring, so that the burst is there as a whole when it is given.
+    let limit = 128 * 1024;
+    let mut alone = Alone::with(0, Limits { outbound_limit_bytes: limit, ..Limits::default() });
+    let [reader, sender] = [2, 3].map(|user| alone.join(user, "live:a"));
+    let text = "x".repeat(16_000);
+    let count = 14;
+    let publish = |n| json!({"id": 10 + n, "publish": {"channel": "live:a", "data": {"n": n, "text": text}}});
+    alone.ask(sender, (0..count).map(publish));
+    alone.run_for(1000);
+    assert!(alone.widest_queue >= limit, "the burst was too small: {} bytes waited", alone.widest_queue);
+    for slot in [reader, sender] {
+        let told = alone.hear(slot);
+        let numbers: Vec<u64> =
+            lines(&told).iter().filter_map(|line| line["push"]["pub"]["data"]["n"].as_u64()).collect();
+        assert!(numbers.iter().copied().eq(0..count), "{numbers:?}, {:?}", closes(&told));
+    }
+}
+
 #[test]
 fn who_leaves_and_comes_back_within_a_turn_is_told_once() {
     let mut alone = Alone::new(0);
