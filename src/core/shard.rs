@@ -292,8 +292,9 @@ impl Shard {
         }
     }
 
-    /// The next slices to write, in order, appended to `slices`, at most 16 and none empty; nothing when there is nothing. The driver holds one
-    /// send in flight and calls this only when there is none; what a short send left is returned again.
+    /// The next slices to write, in order, appended to `slices`, at most 16 and none empty; nothing when there is
+    /// nothing. The driver holds one send in flight and calls this only when there is none; what a short send left is
+    /// returned again.
     pub fn outgoing(&mut self, slot: u32, slices: &mut Vec<Slice>) {
         let connection = &mut self.connections[slot as usize];
         if !matches!(connection.phase, Phase::Vacant | Phase::Cut) {

@@ -58,7 +58,7 @@ impl Comings {
     }
 
     /// Nobody has to be in before it begins.
-    pub fn wait_for_begin(&self) {
+    pub fn need_nobody_inside(&self) {
         (0..self.members.len()).for_each(|_| self.setting.stage.is_in());
     }
 

@@ -98,7 +98,7 @@ fn load(server: &Server, cores: &Cores, job: &Job) -> Result<Run> {
             let io = |count| Io::new(address, setting.stage.clock, count, OPENING_LIMIT);
             if comes_and_goes {
                 let mut comings = Comings::new(Arc::clone(&setting), thread, threads);
-                comings.wait_for_begin();
+                comings.need_nobody_inside();
                 let io = io(comings.connections())?;
                 client::run(&mut comings, io)?;
                 Ok(comings.tally())

@@ -4,7 +4,7 @@
 //! rests: its one operation in flight is kept in its slot, with a waker that only notes the slot's number.
 //!
 //! ```text
-//!  completions ─▶ pump ─▶ core ─▶ pump ─▶ operations ─▶ kernel (all at once, when the thread goes to sleep)
+//!  completions ─▶ pump ─▶ core ─▶ pump ─▶ operations ─▶ kernel (many at once, the last when the thread goes to sleep)
 //! ```
 //!
 //! This is the only place in Uproar that has `unsafe` code: pointers that the kernel reads or writes until an
@@ -22,7 +22,8 @@ use tokio_uring::Runtime;
 
 /// Operations that can be prepared before the kernel is called. A turn may have more: they go in several calls, and what
 /// the kernel keeps for an operation, which it uses again, stays in the caches. With 4096 an echo cost a tenth more.
-const SUBMISSIONS: u32 = 256;
+/// Few in tests, so that these come to that.
+const SUBMISSIONS: u32 = if cfg!(test) { 8 } else { 256 };
 
 /// Completions that the kernel keeps in the ring. More are kept outside, which costs more.
 const COMPLETIONS: u32 = 16384;

@@ -122,7 +122,7 @@ impl<D> OneshotOutputTransform for Whole<D> {
 }
 
 impl<D: Unpin + 'static> Operation<D> {
-    /// Prepares an operation; the kernel gets it when the thread goes to sleep.
+    /// Prepares an operation; the kernel gets it when the thread goes to sleep, or before that when the queue is full.
     ///
     /// # Safety
     /// - It must be one that has a single completion.

@@ -1,7 +1,7 @@
 //! The loop of a shard.
 //!
 //! A turn: completions go to the core; then all that the drivers have in common; used buffers go back, and new
-//! operations are prepared. Going to sleep gives all of them to the kernel in one call.
+//! operations are prepared. The kernel gets them when the submission queue is full, and when the thread goes to sleep.
 
 use super::super::pump::{Pump, Transport};
 use super::super::{ShardSetup, now};
