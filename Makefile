@@ -1,7 +1,8 @@
-.PHONY: help run test test-all bench bench-all bench-build deny
+.PHONY: help run web test test-all bench bench-all bench-build deny
 
 help:
 	@echo 'make run    builds what is missing and starts the server; ARGS="--listen 0.0.0.0:8080" passes options on'
+	@echo 'make web    builds the page of the web client, which the next build of the server takes in; needs Node and npm'
 	@echo 'make test   formatting, clippy and every test'
 	@echo 'make test-all  the same, and the end-to-end tests with each driver and number of shards on each database'
 	@echo 'make bench  measures what has to be reached, beside other servers, in 20 minutes; the report goes to bench-results'
@@ -10,6 +11,11 @@ help:
 
 run:
 	cargo run --release --bin uproar -- $(ARGS)
+
+# The build of the server finds web/dist by itself, and does without where it is missing.
+web:
+	@if [ -f web/package.json ]; then cd web && npm ci --no-audit --no-fund && npm run build; \
+		else echo 'there is no web/package.json, so no page to build'; fi
 
 # One build of everything for all tests: with all features the simulator has its mutations, and the store's suite its
 # PostgreSQL and its store in memory. Doc tests are among them.

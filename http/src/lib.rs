@@ -12,6 +12,7 @@ mod messages;
 mod objects;
 mod operations;
 mod origins;
+pub mod page;
 pub mod passwords;
 mod rate;
 mod rooms;

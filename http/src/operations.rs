@@ -5,14 +5,12 @@ use crate::service::{App, Port, Route};
 use axum::Json;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderName, HeaderValue, Method, header};
+use http::{Method, header};
 use serde_json::json;
 use std::sync::Arc;
 
 /// The description of the API (OpenAPI 3.1).
 pub const OPENAPI: &str = include_str!("openapi.json");
-
-const INDEX: &str = include_str!("index.html");
 
 /// Routes of the main port.
 pub(crate) fn routes() -> Vec<Route> {
@@ -21,7 +19,6 @@ pub(crate) fn routes() -> Vec<Route> {
         Route::new(Method::GET, "/readyz", readyz),
         Route::new(Method::GET, "/metrics", metrics),
         Route::new(Method::GET, "/openapi.json", openapi),
-        Route::new(Method::GET, "/", index),
     ]
 }
 
@@ -82,16 +79,4 @@ async fn metrics(State(app): State<Arc<App>>, Extension(port): Extension<Port>) 
 
 async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
-}
-
-/// Says that the server runs, to whoever points a browser at it.
-async fn index() -> Response {
-    let policy = HeaderValue::from_static(
-        "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-    );
-    let headers: [(HeaderName, HeaderValue); 2] = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
-        (header::CONTENT_SECURITY_POLICY, policy),
-    ];
-    (headers, INDEX).into_response()
 }

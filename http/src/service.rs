@@ -2,13 +2,14 @@
 
 use crate::errors::{ApiError, Code};
 use crate::input::Client;
+use crate::page::Page;
 use crate::passwords::{Argon2id, PasswordPool};
 use crate::rate::RateLimiter;
 use crate::settings::Settings;
 use crate::socket::Socket;
 use crate::tokens::Tokens;
 use crate::upgrade::Peer;
-use crate::{SharedChat, accounts, addresses, messages, operations, rooms, upgrade};
+use crate::{SharedChat, accounts, addresses, messages, operations, page, rooms, upgrade};
 use axum::Router;
 use axum::body::Body;
 use axum::handler::Handler;
@@ -43,6 +44,7 @@ pub(crate) struct App {
     pub settings: Settings,
     pub passwords: PasswordPool,
     pub publish_rate: RateLimiter,
+    pub page: Page,
 }
 
 impl App {
@@ -95,6 +97,7 @@ fn routes(settings: &Settings) -> Vec<Route> {
     routes.extend(rooms::routes());
     routes.extend(messages::routes());
     routes.extend(operations::routes());
+    routes.extend(page::routes());
     routes.extend(upgrade::routes(settings));
     routes
 }
@@ -137,12 +140,13 @@ impl Service {
     ) -> Arc<Service> {
         let limits = &settings.limits;
         let publish_rate = RateLimiter::new(limits.publish_rate_per_second, limits.publish_burst_limit);
-        let app = Arc::new(App { store, tokens, chat, settings, passwords, publish_rate });
-        let mut main = router(routes(&app.settings), &app);
+        let page = Page::new(settings.page);
+        let app = Arc::new(App { store, tokens, chat, settings, passwords, publish_rate, page });
+        let mut main = router(routes(&app.settings), page::file, &app);
         if let Some(cors) = app.settings.origins.cors() {
             main = main.layer(cors);
         }
-        let admin = router(operations::admin_routes(), &app);
+        let admin = router(operations::admin_routes(), async || not_found(), &app);
         Arc::new(Service { app, main, admin })
     }
 
@@ -271,11 +275,16 @@ impl Service {
     }
 }
 
-fn router(routes: Vec<Route>, app: &Arc<App>) -> Router {
+/// `otherwise` answers at paths that no route has.
+fn router<H, T>(routes: Vec<Route>, otherwise: H, app: &Arc<App>) -> Router
+where
+    H: Handler<T, Arc<App>>,
+    T: 'static,
+{
     routes
         .into_iter()
         .fold(Router::new(), |router, route| router.route(route.path, route.answer))
-        .fallback(async || not_found())
+        .fallback(otherwise)
         .method_not_allowed_fallback(async || {
             ApiError::new(Code::MethodNotAllowed, "this path does not take this method; `Allow` lists those it takes")
         })

@@ -2,6 +2,7 @@
 
 use crate::addresses::Network;
 use crate::origins::Origins;
+use crate::page::{EMBEDDED, File};
 use crate::passwords::PasswordCost;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub struct Settings {
     pub own_admin_port: bool,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
+    /// The page of the web client. Empty: `GET /` says how to build it.
+    pub page: &'static [File],
 }
 
 impl Default for Settings {
@@ -39,6 +42,7 @@ impl Default for Settings {
             echo: false,
             own_admin_port: false,
             trusted_proxies: Vec::new(),
+            page: EMBEDDED,
         }
     }
 }

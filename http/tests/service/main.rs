@@ -7,6 +7,7 @@ mod input;
 mod messages;
 mod operations;
 mod overload;
+mod page;
 mod rooms;
 mod support;
 mod upgrade;

@@ -46,15 +46,6 @@ async fn figures() {
 }
 
 #[tokio::test]
-async fn the_first_page() {
-    let server = server().await;
-    let answer = server.client().await.get("/").await;
-    assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/html; charset=utf-8")));
-    assert!(answer.header("content-security-policy").unwrap().contains("default-src 'none'"));
-    assert!(answer.text().contains("/openapi.json"));
-}
-
-#[tokio::test]
 async fn details_can_have_a_port_of_their_own() {
     let server = server_with(Settings { own_admin_port: true, ..settings() }).await;
     let mut main = server.client().await;
