@@ -80,7 +80,8 @@ pub struct Options {
     #[arg(long, global = true, value_name = "ADDRESS:PORT", env = "UPROAR_ADMIN_LISTEN")]
     pub admin_listen: Option<String>,
 
-    /// Network of proxies whose X-Forwarded-For is believed, such as 10.0.0.0/8; may be given more than once
+    /// Network of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed, such as 10.0.0.0/8; may be given more
+    /// than once
     #[arg(long, global = true, value_name = "CIDR", env = "UPROAR_TRUSTED_PROXY", value_delimiter = ',')]
     pub trusted_proxy: Vec<String>,
 

@@ -1,8 +1,9 @@
 //! Signing up, in and out; one's own account, password and token.
 
 use crate::authentication::{Authenticated, LatelyAuthenticated};
+use crate::cookie;
 use crate::errors::{ApiError, Code};
-use crate::input::{Body, Client, Precheck, folded};
+use crate::input::{Body, ByHttps, Client, Precheck, folded};
 use crate::objects::AccountObject;
 use crate::passwords::PoolError;
 use crate::service::{App, Route, finish};
@@ -45,13 +46,14 @@ impl Precheck for SignUp {}
 async fn sign_up(
     State(app): State<Arc<App>>,
     Client(client): Client,
+    by_https: ByHttps,
     Body(body): Body<SignUp>,
 ) -> Result<Response, ApiError> {
     let username_key = folded("username", &body.username)?;
     let password_hash = app.passwords.hash(client, body.password).await?;
     let user = NewUser { username: body.username, username_key, email_key: email_key(&body.email), password_hash };
     let account = app.store.create_user(user).await?;
-    Ok((StatusCode::CREATED, Json(signed_in(&app, &account))).into_response())
+    Ok(signed_in(&app, &account, StatusCode::CREATED, by_https))
 }
 
 #[derive(Deserialize, Validate)]
@@ -78,6 +80,7 @@ impl Precheck for SignIn {
 async fn sign_in(
     State(app): State<Arc<App>>,
     Client(client): Client,
+    by_https: ByHttps,
     Body(body): Body<SignIn>,
 ) -> Result<Response, ApiError> {
     let known = match (&body.username, &body.email) {
@@ -92,16 +95,22 @@ async fn sign_in(
     // Also without a user or a hash: the answer takes as long, and says the same.
     let good = app.passwords.verify(client, body.password, hash).await?;
     match account {
-        Some(account) if good => Ok(Json(signed_in(&app, &account)).into_response()),
+        Some(account) if good => Ok(signed_in(&app, &account, StatusCode::OK, by_https)),
         _ => Err(ApiError::new(Code::WrongCredentials, "the user name, e-mail address or password is wrong")),
     }
 }
 
-async fn sign_out(State(app): State<Arc<App>>, auth: Authenticated) -> Result<Response, ApiError> {
+async fn sign_out(
+    State(app): State<Arc<App>>,
+    ByHttps(by_https): ByHttps,
+    auth: Authenticated,
+) -> Result<Response, ApiError> {
     finish(async move {
         let revocation = app.store.revoke_tokens(auth.user.id).await?.ok_or_else(ApiError::user_gone)?;
         app.chat.revoke(revocation);
-        Ok(Json(json!({})).into_response())
+        let mut response = Json(json!({})).into_response();
+        cookie::clear(&mut response, by_https);
+        Ok(response)
     })
     .await
 }
@@ -113,10 +122,15 @@ async fn me(State(app): State<Arc<App>>, auth: Authenticated) -> Result<Response
 
 async fn refresh(
     State(app): State<Arc<App>>,
-    LatelyAuthenticated(auth): LatelyAuthenticated,
+    by_https: ByHttps,
+    LatelyAuthenticated { auth, has_cookie }: LatelyAuthenticated,
 ) -> Result<Response, ApiError> {
     let account = auth.account(&app).await?;
-    Ok(Json(signed_in(&app, &account)).into_response())
+    if has_cookie {
+        return Ok(signed_in(&app, &account, StatusCode::OK, by_https));
+    }
+    let (body, _) = fresh_token(&app, &account);
+    Ok(Json(body).into_response())
 }
 
 #[derive(Deserialize, Validate)]
@@ -133,6 +147,7 @@ impl Precheck for ChangePassword {}
 async fn change_password(
     State(app): State<Arc<App>>,
     Client(client): Client,
+    by_https: ByHttps,
     auth: Authenticated,
     Body(body): Body<ChangePassword>,
 ) -> Result<Response, ApiError> {
@@ -153,15 +168,24 @@ async fn change_password(
         let revocation = changed.ok_or_else(wrong)?;
         app.chat.revoke(revocation);
         let account = Account { token_generation: revocation.generation, ..account };
-        Ok(Json(signed_in(&app, &account)).into_response())
+        // The token in the cookie has ended with the others.
+        Ok(signed_in(&app, &account, StatusCode::OK, by_https))
     })
     .await
 }
 
-/// `{token,user}`, with a fresh token.
-fn signed_in(app: &App, account: &Account) -> serde_json::Value {
+/// `{token,user}`, and the token in the browser's cookie.
+fn signed_in(app: &App, account: &Account, status: StatusCode, ByHttps(by_https): ByHttps) -> Response {
+    let (body, token) = fresh_token(app, account);
+    let mut response = (status, Json(body)).into_response();
+    cookie::set(&mut response, app, &token, by_https);
+    response
+}
+
+/// `{token,user}` with a fresh token, and that token.
+fn fresh_token(app: &App, account: &Account) -> (serde_json::Value, String) {
     let token = app.tokens.issue(account, app.now(), app.settings.token_lifetime.as_secs());
-    json!({"token": token, "user": AccountObject::from(account)})
+    (json!({"token": token, "user": AccountObject::from(account)}), token)
 }
 
 /// E-mail addresses are one's own whatever their case: nobody gives two people addresses that differ only in that.

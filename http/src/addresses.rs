@@ -76,6 +76,19 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) ->
     client
 }
 
+/// Whether the client's request was encrypted, as a trusted proxy says. Where several speak, one that says so is enough:
+/// what follows from it is only ever stricter.
+pub fn came_by_https(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> bool {
+    let peer = peer.to_canonical();
+    trusted.iter().any(|network| network.contains(peer))
+        && headers
+            .get_all("x-forwarded-proto")
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .any(|scheme| scheme.trim().eq_ignore_ascii_case("https"))
+}
+
 /// What counts as one client: an IPv4 address, or the /64 that an IPv6 host has all to itself.
 pub(crate) fn client_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -127,6 +140,25 @@ mod tests {
         assert_eq!(client("10.0.0.1", &["1.1.1.1, 198.51.100.1, 10.0.0.2"]), "198.51.100.1");
         assert_eq!(client("10.0.0.1", &["1.1.1.1", "198.51.100.1"]), "198.51.100.1");
         assert_eq!(client("10.0.0.1", &["1.1.1.1, nonsense"]), "10.0.0.1");
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_says_that_a_request_was_encrypted() {
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        let by_https = |peer: &str, schemes: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for scheme in schemes {
+                headers.append("x-forwarded-proto", scheme.parse().unwrap());
+            }
+            came_by_https(ip(peer), &headers, &trusted)
+        };
+        assert!(by_https("10.0.0.1", &["https"]));
+        assert!(by_https("::ffff:10.0.0.1", &["HTTPS, http"]));
+        assert!(by_https("10.0.0.1", &["http", "https"]));
+        assert!(!by_https("10.0.0.1", &["http"]));
+        assert!(!by_https("10.0.0.1", &["httpsx"]));
+        assert!(!by_https("10.0.0.1", &[]));
+        assert!(!by_https("203.0.113.1", &["https"]));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Who asks: from a token to a user whose token is still good.
 
+use crate::cookie;
 use crate::errors::{ApiError, Code};
 use crate::input::folded;
 use crate::service::App;
@@ -29,16 +30,29 @@ impl FromRequestParts<Arc<App>> for Authenticated {
 }
 
 /// The user behind a token that is good, or was so until a moment ago: for exchanging it. Clients of the Centrifugo
-/// protocol ask for a fresh token when the old one ends, not before.
-pub(crate) struct LatelyAuthenticated(pub Authenticated);
+/// protocol ask for a fresh token when the old one ends, not before. The only one whose token may come in the cookie.
+pub(crate) struct LatelyAuthenticated {
+    pub auth: Authenticated,
+    /// Whether the browser keeps a cookie of this user's, which is to be renewed: it ends with the token in it.
+    pub has_cookie: bool,
+}
 
 impl FromRequestParts<Arc<App>> for LatelyAuthenticated {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<LatelyAuthenticated, ApiError> {
-        let token = bearer(&parts.headers).ok_or_else(token_missing)?;
         let until = app.now().saturating_sub(app.settings.expired_grace.as_secs());
-        authenticate_at(app, token, until).await.map(LatelyAuthenticated)
+        let cookie = cookie::token(app, &parts.headers);
+        if !parts.headers.contains_key(header::AUTHORIZATION) {
+            let auth = authenticate_at(app, cookie?.ok_or_else(token_missing)?, until).await?;
+            return Ok(LatelyAuthenticated { auth, has_cookie: true });
+        }
+        // Whoever sends the header means it, and not what the browser has put there besides: that can be the cookie of
+        // another user, who signed in in another tab.
+        let auth = authenticate_at(app, bearer(&parts.headers).ok_or_else(token_missing)?, until).await?;
+        let of_cookie = cookie.ok().flatten().and_then(|token| app.tokens.verify(token, until).ok());
+        let has_cookie = of_cookie.is_some_and(|claims| claims.user == Some(auth.user.id));
+        Ok(LatelyAuthenticated { auth, has_cookie })
     }
 }
 

@@ -11,6 +11,7 @@ use http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 use uproar_model::fold_name;
@@ -97,6 +98,18 @@ impl FromRequestParts<Arc<App>> for Client {
             tracing::error!("a request without its client's address");
             ApiError::new(Code::Internal, "the server is at fault")
         })
+    }
+}
+
+/// Whether the request came to a trusted proxy by https.
+#[derive(Clone, Copy)]
+pub(crate) struct ByHttps(pub bool);
+
+impl FromRequestParts<Arc<App>> for ByHttps {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<ByHttps, Infallible> {
+        Ok(parts.extensions.get::<ByHttps>().copied().unwrap_or(ByHttps(false)))
     }
 }
 

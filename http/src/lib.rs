@@ -6,6 +6,7 @@
 mod accounts;
 pub mod addresses;
 mod authentication;
+mod cookie;
 mod errors;
 mod input;
 mod messages;

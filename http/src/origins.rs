@@ -44,6 +44,15 @@ impl Origins {
         }
     }
 
+    /// Whether a page of this origin may use the cookie that its browser keeps for this server. That every origin may use
+    /// the API, with tokens of its own, does not mean that.
+    pub(crate) fn allow_cookie(&self, origin: &[u8], host: Option<&str>) -> bool {
+        match self {
+            Origins::Any => is_own(origin, host),
+            _ => self.allow_upgrade(origin, host),
+        }
+    }
+
     /// The layer that answers preflights and marks answers; none where no other origin may do anything.
     pub(crate) fn cors(&self) -> Option<CorsLayer> {
         let origins = match self {
@@ -136,5 +145,16 @@ mod tests {
         assert!(list.allow_upgrade(b"https://chat.example", Some("chat.example")));
         assert!(!list.allow_upgrade(b"http://app.example", Some("chat.example")));
         assert!(Origins::Any.allow_upgrade(b"null", None));
+    }
+
+    #[test]
+    fn which_pages_may_use_the_cookie() {
+        let list = Origins::parse(&["https://app.example"]).unwrap();
+        for (origins, app, own) in [(&Origins::Own, false, true), (&list, true, true), (&Origins::Any, false, true)] {
+            assert_eq!(origins.allow_cookie(b"https://app.example", Some("chat.example")), app, "{origins:?}");
+            assert_eq!(origins.allow_cookie(b"https://chat.example", Some("chat.example")), own, "{origins:?}");
+            assert!(!origins.allow_cookie(b"null", Some("chat.example")), "{origins:?}");
+            assert!(!origins.allow_cookie(b"", Some("chat.example")), "{origins:?}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The service: its state, its routes, and one connection from its first byte to its last.
 
 use crate::errors::{ApiError, Code};
-use crate::input::Client;
+use crate::input::{ByHttps, Client};
 use crate::page::Page;
 use crate::passwords::{Argon2id, PasswordPool};
 use crate::rate::RateLimiter;
@@ -241,8 +241,11 @@ impl Service {
 
     async fn respond(&self, port: Port, peer: SocketAddr, mut request: Request<Incoming>) -> Response {
         let started = Instant::now();
-        let client = addresses::client_address(peer.ip(), request.headers(), &self.app.settings.trusted_proxies);
+        let proxies = &self.app.settings.trusted_proxies;
+        let client = addresses::client_address(peer.ip(), request.headers(), proxies);
+        let by_https = addresses::came_by_https(peer.ip(), request.headers(), proxies);
         request.extensions_mut().insert(Client(client));
+        request.extensions_mut().insert(ByHttps(by_https));
         request.extensions_mut().insert(Peer(peer));
         request.extensions_mut().insert(port);
         // The path only: a query can hold a token.

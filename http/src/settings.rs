@@ -24,7 +24,7 @@ pub struct Settings {
     /// Whether `/metrics` and the reasons in `/readyz` are left to [`crate::Service::serve_admin`], on a port of its
     /// own.
     pub own_admin_port: bool,
-    /// Proxies whose `X-Forwarded-For` is believed.
+    /// Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
     pub trusted_proxies: Vec<Network>,
     /// The page of the web client. Empty: `GET /` says how to build it.
     pub page: &'static [File],

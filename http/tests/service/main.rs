@@ -2,6 +2,7 @@
 
 mod accounts;
 mod connection;
+mod cookie;
 mod cors;
 mod input;
 mod messages;
