@@ -89,6 +89,7 @@ mod journey;
 mod live;
 mod members;
 mod outage;
+mod page;
 mod plain;
 mod port;
 mod quick_start;

@@ -1,0 +1,94 @@
+//! The page of the web client in the real binary, whatever page that was built with, and a browser that stays signed in.
+
+use crate::client::{Http, Response, User};
+use crate::databases::Kind;
+use crate::server::{Server, text};
+use serde_json::{Value, json};
+
+on_each_database! { a_browser_stays_signed_in }
+
+async fn ask(server: &Server, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+    let mut http = Http::connect(server.port).await.unwrap();
+    http.request(method, path, headers, None).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_page_and_what_it_needs() {
+    let server = Server::start(Kind::Sqlite, &[]).await;
+    let index = ask(&server, "GET", "/", &[]).await;
+    assert_eq!((index.status, index.header("Content-Type")), (200, Some("text/html; charset=utf-8")));
+    assert_eq!(index.header("Cache-Control"), Some("no-cache"));
+    let policy = index.header("Content-Security-Policy").expect("a policy");
+    assert!(policy.contains("default-src 'self'") && !policy.contains("unsafe"), "{policy}");
+    let etag = index.header("ETag").expect("an ETag");
+    assert_eq!(ask(&server, "GET", "/", &[("If-None-Match", etag)]).await.status, 304);
+
+    let page = String::from_utf8(index.body.clone()).expect("UTF-8");
+    let names = page.split('"').filter(|name| name.starts_with("/assets/"));
+    let mut found = 0;
+    for name in names {
+        let file = ask(&server, "GET", name, &[("Accept-Encoding", "gzip, br")]).await;
+        assert_eq!(file.status, 200, "{name}");
+        assert_eq!(file.header("Cache-Control"), Some("public, max-age=31536000, immutable"), "{name}");
+        assert!(file.header("Content-Encoding").is_some() || file.body.len() < 500, "{name} is not compressed");
+        found += 1;
+    }
+    // Without a built page it says how to build one, and the rest works.
+    assert_eq!(found == 0, page.contains("npm run build"), "{page}");
+    assert_eq!(ask(&server, "GET", "/assets/nothing.js", &[]).await.error(), (404, "not_found".into()));
+    server.sign_up("ann").await;
+}
+
+async fn a_browser_stays_signed_in(kind: Kind) {
+    let mut server = Server::start(kind, &[]).await;
+    let body = json!({"username": "ann", "email": "ann@example.org", "password": "correct horse"});
+    let answer = server.post("/user/signup", "", body).await;
+    let cookie_of = |answer: &Response| {
+        let cookie = answer.header("Set-Cookie").expect("a cookie");
+        cookie.split(';').next().expect("its value").to_owned()
+    };
+    let mut cookie = cookie_of(&answer);
+    let token = text(&answer.expect(201)["token"]);
+    assert_eq!(cookie, format!("uproar_token={token}"));
+    let mut ann = User { name: "ann".to_owned(), token };
+    server.create_room(&ann, "r").await;
+
+    // The page is loaded again, also when the server has started anew.
+    let origin = ("Origin", "http://localhost");
+    for _ in 0..2 {
+        let refreshed = ask(&server, "POST", "/token/refresh", &[("Cookie", &cookie), origin]).await;
+        cookie = cookie_of(&refreshed);
+        ann.token = text(&refreshed.expect(200)["token"]);
+        let mut at_ann = server.join(&ann, "room=r").await;
+        at_ann.round_trip("still here").await;
+        server.stop().await;
+        server = server.restart().await;
+    }
+    for headers in
+        [&[("Cookie", cookie.as_str())][..], &[("Cookie", cookie.as_str()), ("Origin", "https://evil.example.org")]]
+    {
+        let refused = ask(&server, "POST", "/token/refresh", headers).await;
+        assert_eq!(refused.error(), (403, "origin_not_allowed".into()), "{headers:?}");
+    }
+
+    // It opens nothing: no call, and no WebSocket, be it answered by a shard or by the HTTP service.
+    let missing = (401, "token_missing".to_owned());
+    assert_eq!(ask(&server, "GET", "/me", &[("Cookie", &cookie), origin]).await.error(), missing);
+    for is_kept in [false, true] {
+        let mut http = Http::connect(server.port).await.unwrap();
+        if is_kept {
+            http.request("GET", "/healthz", &[], None).await.unwrap().expect(200);
+        }
+        let Err(refused) = http.upgrade("/ws?room=r", &[("Cookie", &cookie), origin]).await else {
+            panic!("the cookie opens a WebSocket, kept: {is_kept}")
+        };
+        assert_eq!(refused.error(), missing, "kept: {is_kept}");
+    }
+
+    let signed_out = server.post("/user/signout", &ann.token, Value::Null).await;
+    assert_eq!(cookie_of(&signed_out), "uproar_token=");
+    let refused = ask(&server, "POST", "/token/refresh", &[("Cookie", &cookie), origin]).await;
+    assert_eq!(refused.error(), (401, "token_invalid".into()));
+    let secret = ann.token.rsplit('.').next().unwrap();
+    assert!(!server.place.log().contains(secret), "a token was logged");
+}
