@@ -16,7 +16,7 @@ use axum::handler::Handler;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -267,9 +267,15 @@ impl Service {
             .into_response(),
         };
         // Answers hold tokens and private messages; nothing of them is to lie in a cache or be taken for a page.
+        let is_unchanged = response.status() == StatusCode::NOT_MODIFIED;
         let headers = response.headers_mut();
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if is_unchanged {
+            // The router counts the bytes that are sent; it could only be what the whole answer has (RFC 9110 section
+            // 8.6).
+            headers.remove(header::CONTENT_LENGTH);
+        }
         tracing::debug!(
             %method, path, %client, status = response.status().as_u16(), took_us = started.elapsed().as_micros() as u64,
             "answered"
