@@ -25,15 +25,22 @@ async function freePort(): Promise<number> {
   return port;
 }
 
+export interface Options {
+  /** What is set with `--limit`. */
+  limits?: Record<string, number>;
+}
+
 /** The real binary, with a database of its own. The page comes from the binary, or else from dist/ through Vite. */
-export async function startServer(): Promise<Server> {
+export async function startServer({ limits = {} }: Options = {}): Promise<Server> {
   const data = mkdtempSync(join(tmpdir(), 'uproar-web-'));
   const port = await freePort();
   const url = `http://localhost:${port}`;
   let child: ChildProcess | undefined;
 
   const start = async () => {
-    child = spawn(BINARY, ['--listen', `127.0.0.1:${port}`, '--data', data, '--shards', '1', '--limit', 'publish_rate_per_second=0'], { stdio: 'ignore' });
+    // Whoever fills a room with a history is faster than people are.
+    const all = Object.entries({ publish_rate_per_second: 0, ...limits }).flatMap(([name, value]) => ['--limit', `${name}=${value}`]);
+    child = spawn(BINARY, ['--listen', `127.0.0.1:${port}`, '--data', data, '--shards', '1', ...all], { stdio: 'ignore' });
     for (let tries = 0; tries < 100; tries++) {
       if (await fetch(`${url}/readyz`).then(({ ok }) => ok, () => false)) return;
       await new Promise((done) => setTimeout(done, 100));

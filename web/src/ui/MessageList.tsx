@@ -183,6 +183,7 @@ export class MessageList extends Component<Props, State> {
     const scroller = this.scroller.current;
     const inner = this.inner.current;
     if (!scroller || !inner) return;
+    this.notice();
     const { clientHeight, clientWidth } = scroller;
     if (clientWidth !== this.view.width) {
       if (this.view.width !== 0) this.heights.forget();
@@ -217,18 +218,32 @@ export class MessageList extends Component<Props, State> {
   }
 
   private onScroll = (): void => {
-    const scroller = this.scroller.current!;
-    const top = scroller.scrollTop;
+    const top = this.scroller.current!.scrollTop;
     if (Math.abs(top - this.view.top) < 1) return;
-    this.view.top = top;
-    this.hold();
-    const left = scroller.scrollHeight - top - scroller.clientHeight;
-    this.stick = left < END_PX && !this.props.room.timeline.hasNewer;
+    this.scrolledTo(top);
     if (this.choose()) this.forceUpdate();
     this.more();
     this.seen();
     this.noteEnd();
   };
+
+  /** What was scrolled and not yet said by an event: what comes in at this moment must not undo it. */
+  private notice(): void {
+    const scroller = this.scroller.current;
+    if (!scroller) return;
+    const { scrollTop: top, scrollHeight, clientHeight } = scroller;
+    if (Math.abs(top - this.view.top) < 1) return;
+    // That is the browser's doing, when there is less to scroll than there was.
+    if (top < this.view.top && top >= scrollHeight - clientHeight - 1) return;
+    this.scrolledTo(top);
+  }
+
+  private scrolledTo(top: number): void {
+    const { scrollHeight, clientHeight } = this.scroller.current!;
+    this.view.top = top;
+    this.hold();
+    this.stick = scrollHeight - top - clientHeight < END_PX && !this.props.room.timeline.hasNewer;
+  }
 
   private hold(): void {
     const { top } = this.view;
@@ -289,6 +304,8 @@ export class MessageList extends Component<Props, State> {
 
   override render({ chat, room, title, freshFrom, editing, onEdit, onReply }: Props, { active, flashed, atEnd }: State) {
     const { timeline } = room;
+    // Before the rows are others: what is held is one of those that are there.
+    this.notice();
     this.build();
     if (timeline.generation !== this.generation && timeline.loaded) {
       // Another window: begin with what is new, or else at the end.

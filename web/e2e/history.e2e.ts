@@ -1,0 +1,129 @@
+import { type Page } from 'playwright-core';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { composer, said, send, shot, world } from './browser';
+
+const the = world();
+const COUNT = 2500;
+
+interface Step {
+  top: number;
+  /** Offsets of the messages in the document, in its order. */
+  offsets: number[];
+  /** How far what was at the top of the view moved on the screen. */
+  moved: number | undefined;
+}
+
+/** Scrolls, and looks what is there two frames later. */
+function scroll(page: Page, by: number): Promise<Step> {
+  return page.evaluate(async (by) => {
+    const scroller = document.querySelector('.scroller')!;
+    const frame = () => new Promise((done) => requestAnimationFrame(done));
+    const from = scroller.getBoundingClientRect().top;
+    const rows = () => [...document.querySelectorAll<HTMLElement>('.row')];
+    // One that stays in the view.
+    const edge = by < 0 ? from : from + Math.abs(by);
+    const anchor = rows().find((row) => row.getBoundingClientRect().top >= edge);
+    const key = anchor?.dataset['key'];
+    const before = anchor?.getBoundingClientRect().top ?? 0;
+    const top = scroller.scrollTop;
+    scroller.scrollTop += by;
+    const scrolled = scroller.scrollTop - top;
+    await frame();
+    await frame();
+    const again = rows().find((row) => row.dataset['key'] === key);
+    return {
+      top: scroller.scrollTop,
+      offsets: rows().map((row) => Number(row.dataset['key']!.slice(1))),
+      moved: again && Math.abs(again.getBoundingClientRect().top - before + scrolled),
+    };
+  }, by);
+}
+
+describe('a long history', () => {
+  let ann: Page;
+  let last: number;
+
+  beforeAll(async () => {
+    const token = await the.account('ann');
+    await the.room(token, 'long', 'A long history');
+    for (let i = 1; i <= COUNT; i += 50) {
+      await Promise.all(
+        Array.from({ length: 50 }, (_, j) => the.say(token, 'long', `Message ${i + j}.${' And so on.'.repeat((i * j) % 13)}`)),
+      );
+    }
+    last = await the.say(token, 'long', 'The newest');
+    ann = await the.signedIn('ann', 'long');
+  }, 60_000);
+
+  it('opens at the end', async () => {
+    await said(ann, 'The newest').waitFor();
+    const { offsets } = await scroll(ann, 0);
+    expect(offsets.at(-1)).toBe(last);
+    expect(offsets.length).toBeLessThan(120);
+  });
+
+  it('is read back to its beginning without holes and without jumps, with few rows in the document', async () => {
+    const seen = new Set<number>();
+    const moves: number[] = [];
+    for (let steps = 0; steps < 1000; steps++) {
+      const { offsets, moved, top } = await scroll(ann, -400);
+      // Without holes: nothing but messages is in this room.
+      expect(offsets).toEqual(offsets.map((_, i) => offsets[0]! + i));
+      expect(offsets.length).toBeLessThan(150);
+      for (const offset of offsets) seen.add(offset);
+      if (moved !== undefined) moves.push(moved);
+      if (top === 0 && offsets[0] === 1) break;
+      if (top === 0) await ann.waitForTimeout(30);
+    }
+    expect(seen.size).toBe(COUNT + 1);
+    expect(moves.length).toBeGreaterThan(100);
+    expect(Math.max(...moves)).toBeLessThan(2);
+    await shot(ann, 'oldest');
+  }, 120_000);
+
+  it('goes forward again, over what was dropped meanwhile', async () => {
+    const moves: number[] = [];
+    let first = 0;
+    for (let steps = 0; steps < 120; steps++) {
+      const { offsets, moved } = await scroll(ann, 400);
+      expect(offsets).toEqual(offsets.map((_, i) => offsets[0]! + i));
+      first = offsets[0]!;
+      if (moved !== undefined) moves.push(moved);
+    }
+    expect(first).toBeGreaterThan(800);
+    expect(Math.max(...moves)).toBeLessThan(2);
+  }, 60_000);
+
+  it('stays where it is while others write', async () => {
+    const before = await ann.locator('.scroller').evaluate((element) => element.scrollTop);
+    const top = await ann.locator('.row').first().evaluate((element) => element.getBoundingClientRect().top);
+    await the.say(await the.token('ann'), 'long', 'Somebody writes');
+    await ann.waitForTimeout(300);
+    expect(await ann.locator('.scroller').evaluate((element) => element.scrollTop)).toBe(before);
+    expect(await ann.locator('.row').first().evaluate((element) => element.getBoundingClientRect().top)).toBe(top);
+  });
+
+  it('jumps to the newest, and goes on from there', async () => {
+    await ann.getByRole('button', { name: /↓/ }).click();
+    await said(ann, 'Somebody writes').waitFor();
+    await send(ann, 'The end');
+    await said(ann, 'The end').waitFor();
+    expect((await scroll(ann, 0)).moved ?? 0).toBeLessThan(2);
+    await composer(ann).fill('');
+  });
+
+  it('leads to what is quoted, and back', async () => {
+    await scroll(ann, -100_000);
+    await ann.waitForTimeout(300);
+    const row = ann.locator('.row').nth(30);
+    const words = (await row.locator('.text').textContent())!;
+    await row.hover();
+    await ann.getByRole('button', { name: 'Reply' }).click();
+    await send(ann, 'A late answer');
+    await said(ann, 'A late answer').waitFor();
+    await ann.locator('.quote').last().click();
+    await ann.locator('.row.flashed', { hasText: words }).waitFor();
+    await ann.getByRole('button', { name: /↓/ }).click();
+    await said(ann, 'A late answer').waitFor();
+  });
+});

@@ -1,0 +1,148 @@
+import { type Page } from 'playwright-core';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { PASSWORD, composer, said, send, settled, world } from './browser';
+
+// Shorter texts than the page knows of, to see what it does when the server refuses one.
+const the = world();
+const strict = world({ limits: { text_limit_bytes: 1000 } });
+
+const error = (page: Page) => page.locator('.error').first();
+
+describe('what is wrong', () => {
+  let ann: Page;
+  let bob: Page;
+
+  beforeAll(async () => {
+    const token = await the.account('ann');
+    await the.room(token, 'lobby', 'The lobby');
+    await the.join(await the.account('bob'), 'lobby');
+    ann = await the.signedIn('ann', 'lobby');
+    bob = await the.signedIn('bob', 'lobby');
+    await composer(bob).waitFor();
+  });
+
+  it('is said at the field when signing up and in', async () => {
+    const page = await the.visitor();
+    await page.goto(the.server.page);
+    const sign = async (fields: Record<string, string>) => {
+      for (const [label, value] of Object.entries(fields)) await page.getByLabel(label).fill(value);
+      await page.keyboard.press('Enter');
+    };
+    const wrongAt = (name: string) => page.locator(`.field:has(input[name=${name}]) .error`);
+    await sign({ 'Username or e-mail address': 'ann', Password: 'wrong password' });
+    await page.getByText('password is wrong').waitFor();
+    await page.getByRole('button', { name: 'Create an account' }).click();
+    await sign({ Username: 'ANN', 'E-mail address': 'other@example.org', Password: PASSWORD });
+    await wrongAt('username').waitFor();
+    expect(await page.evaluate(() => document.activeElement?.getAttribute('name'))).toBe('username');
+    await sign({ Username: '' });
+    await page.waitForFunction(() => !document.querySelector('.field .error')?.textContent?.includes('taken'));
+    await wrongAt('username').waitFor();
+    await sign({ Username: 'carol', 'E-mail address': 'no address' });
+    await wrongAt('email').waitFor();
+    await sign({ 'E-mail address': 'carol@example.org', Password: 'short' });
+    await wrongAt('password').waitFor();
+    // What was right is still there.
+    expect(await page.getByLabel('Username').inputValue()).toBe('carol');
+  });
+
+  it('is said at the room', async () => {
+    await ann.getByRole('button', { name: 'Find or create a room' }).click();
+    await ann.getByLabel('Name', { exact: true }).fill('Lobby');
+    await ann.getByRole('button', { name: 'Create “Lobby”' }).click();
+    await error(ann).waitFor();
+    expect(await error(ann).textContent()).toMatch(/lobby|taken|exists/i);
+    await ann.getByLabel('Name', { exact: true }).fill('a/b\u0007c?');
+    await ann.getByRole('button', { name: /^Create “/ }).click();
+    await ann.waitForFunction(() => !/taken|exists/.test(document.querySelector('dialog .error')?.textContent ?? 'taken'));
+    expect(await ann.getByLabel('Name', { exact: true }).inputValue()).toContain('a/b');
+    await ann.getByLabel('Name', { exact: true }).fill('tags');
+    await ann.getByLabel(/Title/).fill('<img src=x onerror="window.hacked=1">');
+    await ann.getByRole('button', { name: 'Create “tags”' }).click();
+    await ann.getByRole('heading', { name: '<img src=x onerror="window.hacked=1">' }).waitFor();
+    await ann.getByRole('link', { name: 'The lobby' }).click();
+  });
+
+  it('nothing and only spaces are not sent', async () => {
+    for (const nothing of ['', '   ', '\n\n \t']) {
+      await composer(ann).fill(nothing);
+      expect(await ann.getByRole('button', { name: 'Send' }).isDisabled()).toBe(true);
+      await composer(ann).press('Enter');
+    }
+    expect(await ann.locator('.row').count()).toBe(0);
+    await composer(ann).fill('');
+  });
+
+  it('a text that is too long stays where it is', async () => {
+    const emoji = '😀'.repeat(10_000);
+    await composer(ann).fill(emoji);
+    await ann.getByText('too long by 23616 bytes').waitFor();
+    expect(await ann.getByRole('button', { name: 'Send' }).isDisabled()).toBe(true);
+    await composer(ann).press('Enter');
+    await ann.reload();
+    await composer(ann).waitFor();
+    expect(await composer(ann).inputValue()).toBe(emoji);
+    const most = '😀'.repeat(4096);
+    await send(ann, most);
+    await said(bob, '😀').waitFor();
+    expect(await said(bob, '😀').textContent()).toBe(most);
+    await settled(ann);
+  });
+
+  it('control characters, tags and addresses are text', async () => {
+    const texts = [
+      'bell \u0007, escape \u001b[31m, zero \u0000, back \u0008',
+      'turned \u202egnirts\u202c, joined \u200d, marked \ufeff',
+      '<script>window.hacked = 1</script><img src=x onerror="window.hacked=1">&amp;<b>',
+      'javascript:alert(1) data:text/html,<script>window.hacked=1</script>',
+      'a'.repeat(3000),
+    ];
+    for (const text of texts) {
+      await send(ann, text);
+      await settled(ann);
+    }
+    // Refused or taken: whichever it is, both see the same, and all that is left to do is done.
+    await send(ann, 'the last of them');
+    await said(bob, 'the last of them').waitFor();
+    const shown = await bob.locator('.row .text').allTextContents();
+    expect(shown.slice(-6)).toEqual([...texts, 'the last of them']);
+    expect(await bob.locator('.row .text :not(a, span)').count()).toBe(0);
+    expect(await bob.locator('.row .text a').count()).toBe(0);
+    for (const page of [ann, bob]) expect(await page.evaluate(() => 'hacked' in window)).toBe(false);
+  });
+
+  it('an edit that is refused keeps what was typed', async () => {
+    await said(ann, 'the last of them').hover();
+    await ann.getByRole('button', { name: 'Edit' }).click();
+    const editor = ann.getByLabel('The text of the message');
+    await editor.fill('x'.repeat(17_000));
+    await editor.press('Enter');
+    await ann.getByText('too long').waitFor();
+    expect((await editor.inputValue()).length).toBe(17_000);
+    await editor.press('Escape');
+    await said(ann, 'the last of them').waitFor();
+  });
+
+  it('a message that the server refuses is marked, and can be retried or discarded', async () => {
+    const token = await strict.account('ann');
+    await strict.room(token, 'lobby');
+    const page = await strict.signedIn('ann', 'lobby');
+    await send(page, 'x'.repeat(2000));
+    await send(page, 'a short one');
+    await page.getByText('Not sent. The text is too long.').waitFor();
+    await said(page, 'a short one').waitFor();
+    await page.reload();
+    await page.getByText('Not sent. The text is too long.').waitFor();
+    await page.getByRole('button', { name: 'Retry' }).click();
+    await page.getByText('Not sent. The text is too long.').waitFor();
+    await page.getByRole('button', { name: 'Discard' }).click();
+    await settled(page);
+    await page.reload();
+    await said(page, 'a short one').waitFor();
+    expect(await page.locator('.row').count()).toBe(1);
+  });
+
+  it('throws no errors, and keeps to its Content-Security-Policy', () => {
+    expect([...the.faults, ...strict.faults]).toEqual([]);
+  });
+});
