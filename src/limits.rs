@@ -175,6 +175,8 @@ limits! {
     history_page_limit = 100, 1..=1000;
     /// How long a token is good.
     token_lifetime_ms = 3_600_000, 1_000..=365 * DAY_MS;
+    /// How long a browser that does not come back stays signed in; each visit starts it anew.
+    session_lifetime_ms = 30 * DAY_MS, 1_000..=365 * DAY_MS;
     /// How long the server may take to stop.
     stop_timeout_ms = 8_000, 10..=DAY_MS;
     /// How long a database call may take before it counts as failed.

@@ -342,6 +342,7 @@ fn settings(options: &Options, limits: &Limits, lifetime: Duration) -> Result<Se
             ..uproar_http::Limits::default()
         },
         token_lifetime: lifetime,
+        session_lifetime: ms(limits.session_lifetime_ms),
         expired_grace: ms(limits.expired_grace_ms),
         token_in_query: !options.no_query_token,
         echo: options.echo,

@@ -1,6 +1,6 @@
 //! Signing up, in and out; one's own account, password and token.
 
-use crate::authentication::{Authenticated, LatelyAuthenticated};
+use crate::authentication::{Authenticated, Refreshing};
 use crate::cookie;
 use crate::errors::{ApiError, Code};
 use crate::input::{Body, ByHttps, Client, Precheck, folded};
@@ -123,14 +123,12 @@ async fn me(State(app): State<Arc<App>>, auth: Authenticated) -> Result<Response
 async fn refresh(
     State(app): State<Arc<App>>,
     by_https: ByHttps,
-    LatelyAuthenticated { auth, has_cookie }: LatelyAuthenticated,
-) -> Result<Response, ApiError> {
-    let account = auth.account(&app).await?;
+    Refreshing { account, has_cookie }: Refreshing,
+) -> Response {
     if has_cookie {
-        return Ok(signed_in(&app, &account, StatusCode::OK, by_https));
+        return signed_in(&app, &account, StatusCode::OK, by_https);
     }
-    let (body, _) = fresh_token(&app, &account);
-    Ok(Json(body).into_response())
+    Json(fresh_token(&app, &account)).into_response()
 }
 
 #[derive(Deserialize, Validate)]
@@ -168,24 +166,23 @@ async fn change_password(
         let revocation = changed.ok_or_else(wrong)?;
         app.chat.revoke(revocation);
         let account = Account { token_generation: revocation.generation, ..account };
-        // The token in the cookie has ended with the others.
+        // The session token in the cookie has ended with the others.
         Ok(signed_in(&app, &account, StatusCode::OK, by_https))
     })
     .await
 }
 
-/// `{token,user}`, and the token in the browser's cookie.
+/// `{token,user}`, and a session token in the browser's cookie.
 fn signed_in(app: &App, account: &Account, status: StatusCode, ByHttps(by_https): ByHttps) -> Response {
-    let (body, token) = fresh_token(app, account);
-    let mut response = (status, Json(body)).into_response();
-    cookie::set(&mut response, app, &token, by_https);
+    let mut response = (status, Json(fresh_token(app, account))).into_response();
+    cookie::set(&mut response, app, account, by_https);
     response
 }
 
-/// `{token,user}` with a fresh token, and that token.
-fn fresh_token(app: &App, account: &Account) -> (serde_json::Value, String) {
+/// `{token,user}` with a fresh token.
+fn fresh_token(app: &App, account: &Account) -> serde_json::Value {
     let token = app.tokens.issue(account, app.now(), app.settings.token_lifetime.as_secs());
-    (json!({"token": token, "user": AccountObject::from(account)}), token)
+    json!({"token": token, "user": AccountObject::from(account)})
 }
 
 /// E-mail addresses are one's own whatever their case: nobody gives two people addresses that differ only in that.

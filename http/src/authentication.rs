@@ -8,7 +8,7 @@ use axum::extract::FromRequestParts;
 use http::request::Parts;
 use http::{HeaderMap, header};
 use std::sync::Arc;
-use uproar_model::{TokenError, User};
+use uproar_model::{TokenError, User, UserId};
 use uproar_store::Account;
 
 /// The user behind a good token.
@@ -29,30 +29,36 @@ impl FromRequestParts<Arc<App>> for Authenticated {
     }
 }
 
-/// The user behind a token that is good, or was so until a moment ago: for exchanging it. Clients of the Centrifugo
-/// protocol ask for a fresh token when the old one ends, not before. The only one whose token may come in the cookie.
-pub(crate) struct LatelyAuthenticated {
-    pub auth: Authenticated,
+/// Who may have a fresh token: by a token that is good, or was so until a moment ago (clients of the Centrifugo protocol
+/// ask for a fresh one when the old one ends, not before), or by the session token in the cookie, which counts here alone.
+pub(crate) struct Refreshing {
+    /// As it is in the database now. What is known in memory of revocations goes back no further than ordinary tokens
+    /// live, and a session token lives longer.
+    pub account: Account,
     /// Whether the browser keeps a cookie of this user's, which is to be renewed: it ends with the token in it.
     pub has_cookie: bool,
 }
 
-impl FromRequestParts<Arc<App>> for LatelyAuthenticated {
+impl FromRequestParts<Arc<App>> for Refreshing {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<LatelyAuthenticated, ApiError> {
-        let until = app.now().saturating_sub(app.settings.expired_grace.as_secs());
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Refreshing, ApiError> {
+        let now = app.now();
         let cookie = cookie::token(app, &parts.headers);
         if !parts.headers.contains_key(header::AUTHORIZATION) {
-            let auth = authenticate_at(app, cookie?.ok_or_else(token_missing)?, until).await?;
-            return Ok(LatelyAuthenticated { auth, has_cookie: true });
+            let claims = app.tokens.verify_session(cookie?.ok_or_else(token_missing)?, now)?;
+            let id = claims.user.ok_or(TokenError::Invalid)?;
+            let account = current_account(app, id, claims.generation).await?;
+            return Ok(Refreshing { account, has_cookie: true });
         }
         // Whoever sends the header means it, and not what the browser has put there besides: that can be the cookie of
         // another user, who signed in in another tab.
+        let until = now.saturating_sub(app.settings.expired_grace.as_secs());
         let auth = authenticate_at(app, bearer(&parts.headers).ok_or_else(token_missing)?, until).await?;
-        let of_cookie = cookie.ok().flatten().and_then(|token| app.tokens.verify(token, until).ok());
-        let has_cookie = of_cookie.is_some_and(|claims| claims.user == Some(auth.user.id));
-        Ok(LatelyAuthenticated { auth, has_cookie })
+        let account = auth.account(app).await?;
+        let of_cookie = cookie.ok().flatten().and_then(|token| app.tokens.verify_session(token, now).ok());
+        let has_cookie = of_cookie.is_some_and(|claims| claims.user == Some(account.id));
+        Ok(Refreshing { account, has_cookie })
     }
 }
 
@@ -104,10 +110,15 @@ impl Authenticated {
         if let Some(account) = self.account {
             return Ok(account);
         }
-        let account = app.store.account(self.user.id).await?.ok_or_else(ApiError::user_gone)?;
-        if self.generation.is_some_and(|generation| generation < account.token_generation) {
-            return Err(TokenError::Invalid.into());
-        }
-        Ok(account)
+        current_account(app, self.user.id, self.generation).await
     }
+}
+
+/// A user's account as it is in the database now, for a token of this generation; none in a token that carries none.
+async fn current_account(app: &App, id: UserId, generation: Option<u32>) -> Result<Account, ApiError> {
+    let account = app.store.account(id).await?.ok_or_else(ApiError::user_gone)?;
+    if generation.is_some_and(|generation| generation < account.token_generation) {
+        return Err(TokenError::Invalid.into());
+    }
+    Ok(account)
 }

@@ -1,5 +1,8 @@
-//! The cookie that keeps a browser signed in: it holds the token, no script can read it, and it is good for one call,
-//! `POST /token/refresh`. A page gets its token from there when it is loaded again, and keeps it in memory.
+//! The cookie that keeps a browser signed in: it holds a session token, no script can read it, and it is good for one
+//! call, `POST /token/refresh`. A page gets its token from there when it is loaded again, and keeps it in memory.
+//!
+//! Both the cookie and the token in it are for that call alone. The cookie can be taken out of a browser's files, and
+//! lives for weeks: as `Authorization: Bearer` it is refused everywhere.
 //!
 //! Nothing else reads cookies. So a page elsewhere that makes a browser send one has nothing of it (RFC 6265 section
 //! 8.2); and for that one call it must be sent from a page that may do so.
@@ -8,17 +11,19 @@ use crate::errors::{ApiError, Code};
 use crate::service::App;
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, header};
+use uproar_store::Account;
 
 /// Its name.
-const NAME: &str = "uproar_token";
+const NAME: &str = "uproar_session";
 
 /// The one path to which browsers send it.
 const PATH: &str = "/token/refresh";
 
-/// Gives the browser the cookie with this token, for as long as the token can be exchanged. `by_https`: whether it is
-/// for encrypted requests only.
-pub(crate) fn set(response: &mut Response, app: &App, token: &str, by_https: bool) {
-    let age = app.settings.token_lifetime.saturating_add(app.settings.expired_grace).as_secs();
+/// Gives the browser the cookie with a new session token of this account, and for as long as that is good. `by_https`:
+/// whether it is for encrypted requests only.
+pub(crate) fn set(response: &mut Response, app: &App, account: &Account, by_https: bool) {
+    let age = app.settings.session_lifetime.as_secs();
+    let token = app.tokens.issue_session(account, app.now(), age);
     append(response, &format!("{NAME}={token}; Max-Age={age}"), by_https);
 }
 
@@ -35,7 +40,7 @@ fn append(response: &mut Response, cookie: &str, by_https: bool) {
     }
 }
 
-/// The token in the cookie, when a page sends it that may; none when there is no cookie.
+/// The session token in the cookie, when a page sends it that may; none when there is no cookie.
 pub(crate) fn token<'a>(app: &App, headers: &'a HeaderMap) -> Result<Option<&'a str>, ApiError> {
     let Some(token) = find(headers) else { return Ok(None) };
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
@@ -75,13 +80,16 @@ mod tests {
             find(&headers).map(str::to_owned)
         };
         assert_eq!(found(&[]), None);
-        assert_eq!(found(&[b"uproar_token=a.b.c"]).as_deref(), Some("a.b.c"));
-        assert_eq!(found(&[b"theme=dark; uproar_token=a.b.c;x=y"]).as_deref(), Some("a.b.c"));
-        assert_eq!(found(&[b"theme=dark", b"uproar_token=a=b"]).as_deref(), Some("a=b"));
-        assert_eq!(found(&[b"uproar_token=; uproar_token=second; uproar_token=third"]).as_deref(), Some("second"));
-        assert_eq!(found(&[b"name=J\xf6rg; uproar_token=a.b.c"]).as_deref(), Some("a.b.c"));
-        assert_eq!(found(&[b"uproar_token=\xff"]), None);
-        for none in ["uproar_token", "uproar_token=", "my_uproar_token=a", "Uproar_Token=a", "=a", ";;"] {
+        assert_eq!(found(&[b"uproar_session=a.b.c"]).as_deref(), Some("a.b.c"));
+        assert_eq!(found(&[b"theme=dark; uproar_session=a.b.c;x=y"]).as_deref(), Some("a.b.c"));
+        assert_eq!(found(&[b"theme=dark", b"uproar_session=a=b"]).as_deref(), Some("a=b"));
+        assert_eq!(
+            found(&[b"uproar_session=; uproar_session=second; uproar_session=third"]).as_deref(),
+            Some("second")
+        );
+        assert_eq!(found(&[b"name=J\xf6rg; uproar_session=a.b.c"]).as_deref(), Some("a.b.c"));
+        assert_eq!(found(&[b"uproar_session=\xff"]), None);
+        for none in ["uproar_session", "uproar_session=", "my_uproar_session=a", "Uproar_Session=a", "=a", ";;"] {
             assert_eq!(found(&[none.as_bytes()]), None, "{none}");
         }
     }

@@ -14,6 +14,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How long a token from sign-in or refresh is good.
     pub token_lifetime: Duration,
+    /// How long the cookie keeps a browser signed in that does not renew it.
+    pub session_lifetime: Duration,
     /// How long after its end a token can still be exchanged for a fresh one.
     pub expired_grace: Duration,
     pub password_cost: PasswordCost,
@@ -36,6 +38,7 @@ impl Default for Settings {
             origins: Origins::Own,
             limits: Limits::default(),
             token_lifetime: Duration::from_secs(3600),
+            session_lifetime: Duration::from_secs(30 * 24 * 3600),
             expired_grace: Duration::from_secs(25),
             password_cost: PasswordCost::default(),
             token_in_query: true,

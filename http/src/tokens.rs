@@ -2,6 +2,9 @@
 //!
 //! Claims: `iss` "uproar", `sub` the user's id as a string (absent in a token minted by `uproar token`), `name`, `gen`
 //! (with `sub` only), `iat` and `exp` in Unix seconds. The header's `kid` says which key signed.
+//!
+//! A session token, the one in the cookie of a browser, says `aud` "refresh" besides. It lives long, and it opens nothing:
+//! whatever takes tokens takes those without `aud`, and only the exchange of the cookie takes this kind.
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
@@ -15,6 +18,9 @@ use uproar_model::{Claims, TokenError, UserId};
 use uproar_store::Account;
 
 const ISSUER: &str = "uproar";
+
+/// Whom a session token is for (RFC 7519 section 4.1.3). All other tokens name nobody.
+const REFRESH: &str = "refresh";
 
 /// The shortest key: as long as the hash (RFC 7518 section 3.2).
 const KEY_LIMIT_LOW_BYTES: usize = 32;
@@ -60,6 +66,8 @@ struct Payload {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sub: Option<String>,
     name: String,
+    #[serde(default, rename = "aud", skip_serializing_if = "Option::is_none")]
+    audience: Option<String>,
     #[serde(default, rename = "gen", skip_serializing_if = "Option::is_none")]
     generation: Option<u32>,
     iat: u64,
@@ -83,7 +91,9 @@ impl Tokens {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_issuer(&[ISSUER]);
         validation.set_required_spec_claims(&["exp", "iss"]);
-        // Compared by ourselves, to the second and with the caller's clock.
+        // Compared by ourselves: a token must be for exactly whom the caller says, also if that is nobody.
+        validation.validate_aud = false;
+        // This too, to the second and with the caller's clock.
         validation.validate_exp = false;
         validation.leeway = 0;
         Ok(Tokens {
@@ -132,10 +142,21 @@ impl Tokens {
 
     /// A token for an account, of its current generation. `now`: Unix seconds; `lifetime`: seconds.
     pub fn issue(&self, account: &Account, now: u64, lifetime: u64) -> String {
+        self.issue_for(None, account, now, lifetime)
+    }
+
+    /// A session token for an account, of its current generation: good for nothing but [`Tokens::verify_session`].
+    /// `now`: Unix seconds; `lifetime`: seconds.
+    pub fn issue_session(&self, account: &Account, now: u64, lifetime: u64) -> String {
+        self.issue_for(Some(REFRESH), account, now, lifetime)
+    }
+
+    fn issue_for(&self, audience: Option<&str>, account: &Account, now: u64, lifetime: u64) -> String {
         self.sign(&Payload {
             iss: ISSUER.to_owned(),
             sub: Some(account.id.to_string()),
             name: account.username.to_string(),
+            audience: audience.map(str::to_owned),
             generation: Some(account.token_generation),
             iat: now,
             exp: now.saturating_add(lifetime),
@@ -149,6 +170,7 @@ impl Tokens {
             iss: ISSUER.to_owned(),
             sub: None,
             name: username.to_owned(),
+            audience: None,
             generation: None,
             iat: now,
             exp: now.saturating_add(lifetime),
@@ -156,8 +178,20 @@ impl Tokens {
     }
 
     /// What a token says, if it is one of ours and `now` (Unix seconds) is before its end. A pure function: revocations
-    /// are the caller's to check. `Expired` is said only of a token whose signature is good.
+    /// are the caller's to check. `Expired` is said only of a token whose signature is good. A session token is none.
     pub fn verify(&self, token: &str, now: u64) -> Result<Claims, TokenError> {
+        self.verify_for(None, token, now)
+    }
+
+    /// The same for a session token, and for no other. It outlives what is kept in memory of revocations: the caller has
+    /// to look into the database.
+    pub fn verify_session(&self, token: &str, now: u64) -> Result<Claims, TokenError> {
+        let claims = self.verify_for(Some(REFRESH), token, now)?;
+        // None is made without a user, and one without could not be revoked.
+        if claims.user.is_some() { Ok(claims) } else { Err(TokenError::Invalid) }
+    }
+
+    fn verify_for(&self, audience: Option<&str>, token: &str, now: u64) -> Result<Claims, TokenError> {
         if token.len() > TOKEN_LIMIT_BYTES {
             return Err(TokenError::Invalid);
         }
@@ -167,6 +201,9 @@ impl Tokens {
             return Err(TokenError::Invalid);
         }
         let payload = data.claims;
+        if payload.audience.as_deref() != audience {
+            return Err(TokenError::Invalid);
+        }
         let user = match payload.sub.as_deref() {
             None => None,
             Some(sub) => Some(sub.parse().ok().filter(|id| *id > 0).map(UserId).ok_or(TokenError::Invalid)?),
@@ -304,6 +341,32 @@ mod tests {
         );
         let minted = tokens().verify(&tokens().mint("bot", NOW, 10), NOW).unwrap();
         assert_eq!((minted.user, minted.generation, &*minted.username), (None, None, "bot"));
+    }
+
+    #[test]
+    fn a_session_token_is_of_a_kind_of_its_own() {
+        let tokens = tokens();
+        let session = tokens.issue_session(&account(), NOW, 10);
+        let ordinary = tokens.issue(&account(), NOW, 10);
+        let claims = tokens.verify_session(&session, NOW + 9);
+        assert_eq!(claims, tokens.verify(&ordinary, NOW + 9), "they say the same");
+        assert_eq!(claims.unwrap().user, Some(UserId(42)));
+        assert_eq!(tokens.verify_session(&session, NOW + 10), Err(Expired));
+        // Neither is the other, whatever the time.
+        for now in [NOW, NOW + 10] {
+            assert_eq!(tokens.verify(&session, now), Err(Invalid));
+            assert_eq!(tokens.verify_session(&ordinary, now), Err(Invalid));
+            assert_eq!(tokens.verify_session(&tokens.mint("bot", NOW, 10), now), Err(Invalid));
+        }
+        for audience in [json!("refresh"), json!("other"), json!(""), json!(["refresh"]), json!([]), json!(1)] {
+            let token = forged(good_header(&tokens), &claims_with(json!({"aud": audience})), &[7; 32]);
+            assert_eq!(tokens.verify(&token, NOW), Err(Invalid), "{audience}");
+            assert_eq!(tokens.verify_session(&token, NOW).is_ok(), audience == "refresh", "{audience}");
+        }
+        let nobody = claims_with(json!({"aud": "refresh", "sub": null, "gen": null}));
+        assert_eq!(tokens.verify_session(&forged(good_header(&tokens), &nobody, &[7; 32]), NOW), Err(Invalid));
+        let other = Tokens::from_key(&[8; 32]).unwrap();
+        assert_eq!(tokens.verify_session(&other.issue_session(&account(), NOW, 10), NOW), Err(Invalid));
     }
 
     #[test]

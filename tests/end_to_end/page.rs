@@ -1,6 +1,6 @@
 //! The page of the web client in the real binary, whatever page that was built with, and a browser that stays signed in.
 
-use crate::client::{Http, Response, User};
+use crate::client::{FIN, Http, Raw, Response, TEXT, User, frame};
 use crate::databases::Kind;
 use crate::server::{Server, text};
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ async fn the_page_and_what_it_needs() {
         found += 1;
     }
     // Without a built page it says how to build one, and the rest works.
-    assert_eq!(found == 0, page.contains("npm run build"), "{page}");
+    assert_eq!(found == 0, page.contains("make web"), "{page}");
     assert_eq!(ask(&server, "GET", "/assets/nothing.js", &[]).await.error(), (404, "not_found".into()));
     server.sign_up("ann").await;
 }
@@ -48,9 +48,7 @@ async fn a_browser_stays_signed_in(kind: Kind) {
         cookie.split(';').next().expect("its value").to_owned()
     };
     let mut cookie = cookie_of(&answer);
-    let token = text(&answer.expect(201)["token"]);
-    assert_eq!(cookie, format!("uproar_token={token}"));
-    let mut ann = User { name: "ann".to_owned(), token };
+    let mut ann = User { name: "ann".to_owned(), token: text(&answer.expect(201)["token"]) };
     server.create_room(&ann, "r").await;
 
     // The page is loaded again, also when the server has started anew.
@@ -85,10 +83,38 @@ async fn a_browser_stays_signed_in(kind: Kind) {
         assert_eq!(refused.error(), missing, "kept: {is_kept}");
     }
 
+    // Nor does what is in it, where tokens are taken.
+    let session = User { name: "ann".to_owned(), token: cookie["uproar_session=".len()..].to_owned() };
+    let bearer = format!("Bearer {}", session.token);
+    let invalid = (401, "token_invalid".to_owned());
+    assert_eq!(server.get("/me", &session.token).await.error(), invalid);
+    assert_eq!(server.post("/token/refresh", &session.token, Value::Null).await.error(), invalid);
+    for (path, headers) in [
+        ("/ws?room=r".to_owned(), vec![("Authorization", bearer.as_str())]),
+        (format!("/ws?room=r&token={}", session.token), Vec::new()),
+    ] {
+        let http = Http::connect(server.port).await.unwrap();
+        let Err(refused) = http.upgrade(&path, &headers).await else { panic!("it opens {path}") };
+        assert_eq!(refused.error(), invalid, "{path}");
+    }
+    let mut raw = Raw::open(server.port, "/connection/websocket", &[]).await;
+    let connect = json!({"id": 1, "connect": {"token": session.token}}).to_string();
+    raw.send(&frame(FIN | TEXT, connect.as_bytes())).await;
+    assert_eq!(raw.frame().await.close_code(), 3500);
+    let ordinary = format!("uproar_session={}", ann.token);
+    assert_eq!(ask(&server, "POST", "/token/refresh", &[("Cookie", &ordinary), origin]).await.error(), invalid);
+
     let signed_out = server.post("/user/signout", &ann.token, Value::Null).await;
-    assert_eq!(cookie_of(&signed_out), "uproar_token=");
-    let refused = ask(&server, "POST", "/token/refresh", &[("Cookie", &cookie), origin]).await;
-    assert_eq!(refused.error(), (401, "token_invalid".into()));
-    let secret = ann.token.rsplit('.').next().unwrap();
-    assert!(!server.place.log().contains(secret), "a token was logged");
+    assert_eq!(cookie_of(&signed_out), "uproar_session=");
+    for _ in 0..2 {
+        let refused = ask(&server, "POST", "/token/refresh", &[("Cookie", &cookie), origin]).await;
+        assert_eq!(refused.error(), invalid);
+        // A server that starts later knows, too.
+        server.stop().await;
+        server = server.restart().await;
+    }
+    for token in [&ann.token, &session.token] {
+        let secret = token.rsplit('.').next().unwrap();
+        assert!(!server.place.log().contains(secret), "a token was logged");
+    }
 }

@@ -4,29 +4,56 @@ use crate::support::{Answer, Client, Server, server, server_with, settings};
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uproar_http::{Origins, Settings};
+use uproar_store::Account;
 
 /// The server's own, by the `Host` that the client sends.
 const OWN: &str = "http://localhost";
 
-/// The token in the cookie that an answer sets, and what is said about it.
+const PASSWORD: &str = "correct horse";
+
+/// The session token in the cookie that an answer sets, and what is said about it.
 fn set_cookie(answer: &Answer) -> Option<(String, Vec<String>)> {
     let mut set = answer.headers.iter().filter(|(name, _)| name == "set-cookie");
     let (_, value) = set.next()?;
     assert!(set.next().is_none(), "two cookies");
     let mut parts = value.split("; ").map(str::to_owned);
-    let token = parts.next().unwrap().strip_prefix("uproar_token=").expect("its name").to_owned();
+    let token = parts.next().unwrap().strip_prefix("uproar_session=").expect("its name").to_owned();
     let mut attributes: Vec<String> = parts.collect();
     attributes.sort();
     Some((token, attributes))
 }
 
-const ATTRIBUTES: [&str; 4] = ["HttpOnly", "Max-Age=3625", "Path=/token/refresh", "SameSite=Strict"];
+/// 30 days.
+const ATTRIBUTES: [&str; 4] = ["HttpOnly", "Max-Age=2592000", "Path=/token/refresh", "SameSite=Strict"];
+
+/// A connection whose user has a token and the cookie, and the cookie.
+async fn signed_up(server: &Server, username: &str) -> (Client, String) {
+    let mut client = server.client().await;
+    let email = format!("{username}@example.org");
+    let answer = client.post("/user/signup", json!({"username": username, "email": email, "password": PASSWORD})).await;
+    let cookie = cookie_of(&answer);
+    client.token = answer.ok(201)["token"].as_str().map(str::to_owned);
+    (client, cookie)
+}
 
 /// A connection whose user has the cookie and no token, as a page has that was loaded again.
 async fn reloaded(server: &Server, username: &str) -> (Client, String) {
-    let mut client = server.signed_up(username).await;
-    let token = client.token.take().unwrap();
-    (client, format!("uproar_token={token}"))
+    let (mut client, cookie) = signed_up(server, username).await;
+    client.token = None;
+    (client, cookie)
+}
+
+/// The cookie that an answer sets, as a browser sends it.
+fn cookie_of(answer: &Answer) -> String {
+    format!("uproar_session={}", set_cookie(answer).expect("a cookie").0)
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+async fn account(server: &Server, username: &str) -> Account {
+    server.store.ensure_user(username, username).await.unwrap()
 }
 
 async fn refresh(client: &mut Client, headers: &[(&str, &str)]) -> Answer {
@@ -37,13 +64,17 @@ async fn refresh(client: &mut Client, headers: &[(&str, &str)]) -> Answer {
 async fn signing_up_and_in_set_it() {
     let server = server().await;
     let mut client = server.client().await;
-    let sign_up = json!({"username": "ann", "email": "ann@example.org", "password": "correct horse"});
-    let sign_in = json!({"username": "ann", "password": "correct horse"});
+    let sign_up = json!({"username": "ann", "email": "ann@example.org", "password": PASSWORD});
+    let sign_in = json!({"username": "ann", "password": PASSWORD});
     for (path, body) in [("/user/signup", sign_up), ("/user/signin", sign_in)] {
         let answer = client.post(path, body).await;
-        let (token, attributes) = set_cookie(&answer).expect("a cookie");
+        let (session, attributes) = set_cookie(&answer).expect("a cookie");
         assert_eq!(attributes, ATTRIBUTES, "{path}");
-        assert_eq!(answer.json()["token"], token, "{path}");
+        let now = now_s();
+        let claims = server.tokens.verify_session(&session, now).unwrap();
+        assert_eq!((&*claims.username, claims.generation), ("ann", Some(0)));
+        assert!((now - 60..=now).contains(&(claims.expires_at - 30 * 24 * 3600)), "{path}: {claims:?}");
+        assert!(server.tokens.verify(answer.json()["token"].as_str().unwrap(), now).is_ok(), "{path}");
         assert_eq!(answer.header("cache-control"), Some("no-store"));
     }
     let wrong = client.post("/user/signin", json!({"username": "ann", "password": "wrong"})).await;
@@ -56,23 +87,74 @@ async fn it_is_exchanged_for_a_token() {
     let (mut page, mut cookie) = reloaded(&server, "ann").await;
     for _ in 0..2 {
         let answer = refresh(&mut page, &[("Cookie", &format!("theme=dark; {cookie}")), ("Origin", OWN)]).await;
-        let (renewed, attributes) = set_cookie(&answer).expect("a cookie");
-        assert_eq!(attributes, ATTRIBUTES);
+        assert_eq!(set_cookie(&answer).expect("a cookie").1, ATTRIBUTES);
+        cookie = cookie_of(&answer);
         let body = answer.ok(200);
-        assert_eq!((&body["token"], &body["user"]["username"]), (&json!(renewed), &json!("ann")));
-        cookie = format!("uproar_token={renewed}");
-        page.token = Some(renewed);
+        assert_eq!(body["user"]["username"], "ann");
+        page.token = body["token"].as_str().map(str::to_owned);
         page.get("/me").await.ok(200);
         page.token = None;
     }
     refresh(&mut page, &[("Origin", OWN)]).await.is_error(401, "token_missing", None);
-    refresh(&mut page, &[("Origin", OWN), ("Cookie", "uproar_token=x")]).await.is_error(401, "token_invalid", None);
-    let account = server.store.ensure_user("ann", "ann").await.unwrap();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    for (ended_s, status) in [(5, 200), (50, 401)] {
-        let cookie = format!("uproar_token={}", server.tokens.issue(&account, now - 100, 100 - ended_s));
+    refresh(&mut page, &[("Origin", OWN), ("Cookie", "uproar_session=x")]).await.is_error(401, "token_invalid", None);
+}
+
+/// Who was away for a month less a minute stays signed in from then on; who was away for longer does not.
+#[tokio::test]
+async fn each_use_starts_its_time_anew() {
+    let (server, month_s) = (server().await, 30 * 24 * 3600);
+    let (mut page, _) = reloaded(&server, "ann").await;
+    let ann = account(&server, "ann").await;
+    let set_at = |issued_s: u64| format!("uproar_session={}", server.tokens.issue_session(&ann, issued_s, month_s));
+    let old = set_at(now_s() - month_s + 60);
+    let answer = refresh(&mut page, &[("Origin", OWN), ("Cookie", &old)]).await;
+    let (session, attributes) = set_cookie(&answer).expect("a cookie");
+    assert_eq!((answer.status, attributes.as_slice()), (200, &ATTRIBUTES.map(str::to_owned)[..]));
+    assert!(server.tokens.verify_session(&session, now_s() + month_s - 60).is_ok());
+    // There is no grace: its end is far away enough.
+    let ended = refresh(&mut page, &[("Origin", OWN), ("Cookie", &set_at(now_s() - month_s))]).await;
+    assert_eq!(set_cookie(&ended), None);
+    ended.is_error(401, "token_expired", None);
+}
+
+/// It is worth nothing to who takes it out of a browser's files and sends it as a token, nor is a token in its place.
+#[tokio::test]
+async fn its_token_is_no_other_and_no_other_is_its_token() {
+    let server = server().await;
+    let (mut page, cookie) = reloaded(&server, "ann").await;
+    let session = cookie.split_once('=').unwrap().1.to_owned();
+    let bearer = format!("Bearer {session}");
+    let mut asked = 0;
+    for (method, path) in server.service.routes() {
+        let path = match path {
+            "/ws" => format!("/ws?room=live:x&token={session}"),
+            path => path.replace("{name}", "lobby").replace("{username}", "bob"),
+        };
+        if OPEN.contains(&&*path) || path == "/connection/websocket" {
+            continue;
+        }
+        let mut headers = vec![("Content-Type", "application/json")];
+        if path.starts_with("/ws") {
+            headers.extend(UPGRADE);
+        } else {
+            headers.extend([("Authorization", bearer.as_str()), ("Cookie", &cookie), ("Origin", OWN)]);
+        }
+        let body = (method == "POST").then_some(b"{}".as_slice());
+        let answer = page.request(method.as_str(), &path, &headers, body).await;
+        assert_eq!(set_cookie(&answer), None, "{path}");
+        answer.is_error(401, "token_invalid", None);
+        asked += 1;
+    }
+    assert!(asked > 12, "{asked}");
+    let in_header = [("Authorization", bearer.as_str()), ("Cookie", &cookie), ("Origin", OWN)];
+    refresh(&mut page, &in_header).await.is_error(401, "token_invalid", None);
+
+    let ann = account(&server, "ann").await;
+    for ordinary in [server.tokens.issue(&ann, now_s(), 3600), server.tokens.mint("ann", now_s(), 3600)] {
+        let cookie = format!("uproar_session={ordinary}");
         let answer = refresh(&mut page, &[("Origin", OWN), ("Cookie", &cookie)]).await;
-        assert_eq!(answer.status, status, "ended {ended_s} s ago: {}", answer.text());
+        assert_eq!(set_cookie(&answer), None);
+        answer.is_error(401, "token_invalid", None);
     }
 }
 
@@ -123,24 +205,34 @@ async fn a_header_goes_before_it() {
 #[tokio::test]
 async fn a_header_of_the_same_user_renews_it() {
     let server = server().await;
-    let mut ann = server.signed_up("ann").await;
-    let cookie = format!("uproar_token={}", ann.token.clone().unwrap());
+    let (mut ann, cookie) = signed_up(&server, "ann").await;
     let renewed = refresh(&mut ann, &[("Cookie", &cookie), ("Origin", OWN)]).await;
-    let (token, attributes) = set_cookie(&renewed).expect("a cookie");
-    assert_eq!(attributes, ATTRIBUTES);
-    assert_eq!(renewed.ok(200)["token"], token);
+    let (session, attributes) = set_cookie(&renewed).expect("a cookie");
+    assert_eq!((renewed.status, attributes.as_slice()), (200, &ATTRIBUTES.map(str::to_owned)[..]));
+    assert!(server.tokens.verify_session(&session, now_s()).is_ok());
     // But nothing that is no page of this server gets one.
     for headers in [
         &[][..],
         &[("Origin", OWN)],
         &[("Cookie", cookie.as_str())],
         &[("Cookie", cookie.as_str()), ("Origin", "https://evil.example")],
-        &[("Cookie", "uproar_token=x"), ("Origin", OWN)],
+        &[("Cookie", "uproar_session=x"), ("Origin", OWN)],
     ] {
         let answer = refresh(&mut ann, headers).await;
         assert_eq!((answer.status, set_cookie(&answer)), (200, None), "{headers:?}");
     }
 }
+
+/// The paths that take no token in the header, or the cookie besides.
+const OPEN: [&str; 8] =
+    ["/user/signup", "/user/signin", "/token/refresh", "/healthz", "/readyz", "/metrics", "/openapi.json", "/"];
+
+const UPGRADE: [(&str, &str); 4] = [
+    ("Upgrade", "websocket"),
+    ("Connection", "Upgrade"),
+    ("Sec-WebSocket-Version", "13"),
+    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+];
 
 /// Nothing can be done with the cookie alone: a page elsewhere that makes a browser send it achieves nothing.
 #[tokio::test]
@@ -148,11 +240,9 @@ async fn every_other_call_ignores_it() {
     let server = server().await;
     let (mut page, cookie) = reloaded(&server, "ann").await;
     let headers = [("Cookie", cookie.as_str()), ("Origin", OWN), ("Content-Type", "application/json")];
-    let open =
-        ["/user/signup", "/user/signin", "/token/refresh", "/healthz", "/readyz", "/metrics", "/openapi.json", "/"];
     let mut asked = 0;
     for (method, path) in server.service.routes() {
-        if open.contains(&path) || path == "/connection/websocket" {
+        if OPEN.contains(&path) || path == "/connection/websocket" {
             continue;
         }
         let path = match path {
@@ -161,8 +251,7 @@ async fn every_other_call_ignores_it() {
         };
         let mut all = headers.to_vec();
         if path.starts_with("/ws") {
-            all.extend([("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13")]);
-            all.push(("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="));
+            all.extend(UPGRADE);
         }
         let body = (method == "POST").then_some(b"{}".as_slice());
         page.request(method.as_str(), &path, &all, body).await.is_error(401, "token_missing", None);
@@ -175,11 +264,10 @@ async fn every_other_call_ignores_it() {
 #[tokio::test]
 async fn signing_out_takes_it_away() {
     let server = server().await;
-    let mut ann = server.signed_up("ann").await;
-    let cookie = format!("uproar_token={}", ann.token.clone().unwrap());
+    let (mut ann, cookie) = signed_up(&server, "ann").await;
     let answer = ann.call("/user/signout").await;
-    let (token, attributes) = set_cookie(&answer).expect("a cookie");
-    assert_eq!(token, "");
+    let (session, attributes) = set_cookie(&answer).expect("a cookie");
+    assert_eq!(session, "");
     assert_eq!(attributes, ["HttpOnly", "Max-Age=0", "Path=/token/refresh", "SameSite=Strict"]);
     assert_eq!(answer.ok(200), json!({}));
     // It would do nothing any more.
@@ -190,21 +278,49 @@ async fn signing_out_takes_it_away() {
 #[tokio::test]
 async fn a_new_password_renews_it() {
     let server = server().await;
-    let mut ann = server.signed_up("ann").await;
-    let old = format!("uproar_token={}", ann.token.clone().unwrap());
-    let body = json!({"current_password": "correct horse", "new_password": "battery staple"});
+    let (mut ann, old) = signed_up(&server, "ann").await;
+    let body = json!({"current_password": PASSWORD, "new_password": "battery staple"});
     let answer = ann.post("/me/password", body).await;
-    let (token, attributes) = set_cookie(&answer).expect("a cookie");
-    assert_eq!(attributes, ATTRIBUTES);
-    assert_eq!(answer.ok(200)["token"], token);
+    assert_eq!(set_cookie(&answer).expect("a cookie").1, ATTRIBUTES);
+    let new = cookie_of(&answer);
+    answer.ok(200);
     ann.token = None;
     refresh(&mut ann, &[("Cookie", &old), ("Origin", OWN)]).await.is_error(401, "token_invalid", None);
-    refresh(&mut ann, &[("Cookie", &format!("uproar_token={token}")), ("Origin", OWN)]).await.ok(200);
+    refresh(&mut ann, &[("Cookie", &new), ("Origin", OWN)]).await.ok(200);
+}
+
+/// It outlives by far what is kept in memory of revocations, which goes as far back as ordinary tokens live: after that,
+/// and after a restart, only the database knows.
+#[tokio::test]
+async fn what_ended_it_is_asked_of_the_database() {
+    let server = server().await;
+    let (mut ann, first) = signed_up(&server, "ann").await;
+    let body = json!({"current_password": PASSWORD, "new_password": "battery staple"});
+    let answer = ann.post("/me/password", body).await;
+    let second = cookie_of(&answer);
+    ann.token = answer.ok(200)["token"].as_str().map(str::to_owned);
+    server.chat.generations.lock().unwrap().clear();
+    let mut page = server.client().await;
+    for (cookie, status) in [(&first, 401), (&second, 200)] {
+        let answer = refresh(&mut page, &[("Cookie", cookie), ("Origin", OWN)]).await;
+        assert_eq!(answer.status, status, "{}", answer.text());
+    }
+    ann.call("/user/signout").await.ok(200);
+    server.chat.generations.lock().unwrap().clear();
+    for cookie in [&first, &second] {
+        let answer = refresh(&mut page, &[("Cookie", cookie), ("Origin", OWN)]).await;
+        assert_eq!(set_cookie(&answer), None);
+        answer.is_error(401, "token_invalid", None);
+    }
+    // Nor is one of a user who never was.
+    let nobody = Account { id: uproar_model::UserId(404), ..account(&server, "ann").await };
+    let cookie = format!("uproar_session={}", server.tokens.issue_session(&nobody, now_s(), 60));
+    assert_eq!(refresh(&mut page, &[("Cookie", &cookie), ("Origin", OWN)]).await.status, 401);
 }
 
 #[tokio::test]
 async fn behind_a_proxy_with_tls_it_is_for_encrypted_requests_only() {
-    let body: Value = json!({"username": "ann", "password": "correct horse"});
+    let body: Value = json!({"username": "ann", "password": PASSWORD});
     for (is_trusted, scheme, is_secure) in
         [(true, "https", true), (true, "http", false), (false, "https", false), (true, "", false)]
     {
@@ -215,9 +331,8 @@ async fn behind_a_proxy_with_tls_it_is_for_encrypted_requests_only() {
         let headers = [("X-Forwarded-Proto", scheme), ("Content-Type", "application/json")];
         let text = body.to_string();
         let signed_in = client.request("POST", "/user/signin", &headers, Some(text.as_bytes())).await;
-        let (token, _) = set_cookie(&signed_in).expect("a cookie");
         client.token = ann.token;
-        let cookie = format!("uproar_token={token}");
+        let cookie = cookie_of(&signed_in);
         let by_cookie = [("X-Forwarded-Proto", scheme), ("Cookie", cookie.as_str()), ("Origin", OWN)];
         let refreshed = refresh(&mut server.client().await, &by_cookie).await;
         let signed_out = client.request("POST", "/user/signout", &headers, None).await;
@@ -231,11 +346,13 @@ async fn behind_a_proxy_with_tls_it_is_for_encrypted_requests_only() {
 }
 
 #[tokio::test]
-async fn it_lives_as_long_as_its_token_can_be_exchanged() {
-    let (token_lifetime, expired_grace) = (Duration::from_secs(60), Duration::from_secs(7));
-    let server = server_with(Settings { token_lifetime, expired_grace, ..settings() }).await;
-    let body = json!({"username": "ann", "email": "ann@example.org", "password": "correct horse"});
+async fn it_lives_as_long_as_the_operator_says() {
+    let session_lifetime = Duration::from_secs(67);
+    let server = server_with(Settings { session_lifetime, ..settings() }).await;
+    let body = json!({"username": "ann", "email": "ann@example.org", "password": PASSWORD});
     let answer = server.client().await.post("/user/signup", body).await;
-    let (_, attributes) = set_cookie(&answer).expect("a cookie");
+    let (session, attributes) = set_cookie(&answer).expect("a cookie");
     assert!(attributes.contains(&"Max-Age=67".to_owned()), "{attributes:?}");
+    let claims = server.tokens.verify_session(&session, now_s()).unwrap();
+    assert_eq!(claims.expires_at - claims.issued_at, 67);
 }

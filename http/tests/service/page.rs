@@ -56,6 +56,8 @@ async fn the_index() {
             "base-uri 'none'",
             "form-action 'self'",
             "frame-ancestors 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
         ] {
             assert!(directives.contains(&directive), "{policy}");
         }
