@@ -186,7 +186,7 @@ async fn without_a_page_the_first_one_says_how_to_build_it() {
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/html; charset=utf-8")));
     assert_eq!(answer.header("cache-control"), Some("no-cache"));
     let text = answer.text();
-    for said in ["make web", "npm ci", "npm run build", "/openapi.json"] {
+    for said in ["make web", "make run", "Node.js 20.19", "/openapi.json"] {
         assert!(text.contains(said), "{said}");
     }
     // It is under the same policy.
