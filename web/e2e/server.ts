@@ -30,7 +30,8 @@ export interface Options {
   limits?: Record<string, number>;
 }
 
-/** The real binary, with a database of its own. The page comes from the binary, or else from dist/ through Vite. */
+/** The real binary, with a database of its own. The page comes from the binary; where it has none, or
+ *  UPROAR_DIST is set, from dist/ through Vite. */
 export async function startServer({ limits = {} }: Options = {}): Promise<Server> {
   const data = mkdtempSync(join(tmpdir(), 'uproar-web-'));
   const port = await freePort();
@@ -54,7 +55,7 @@ export async function startServer({ limits = {} }: Options = {}): Promise<Server
   };
 
   await start();
-  const own = (await (await fetch(url)).text()).includes('id="app"');
+  const own = !process.env['UPROAR_DIST'] && (await (await fetch(url)).text()).includes('id="app"');
   process.env['UPROAR'] = url;
   const vite = own ? undefined : await preview({ preview: { port: await freePort(), host: '127.0.0.1' }, logLevel: 'error' });
   const page = vite ? `http://127.0.0.1:${(vite.httpServer.address() as { port: number }).port}` : url;

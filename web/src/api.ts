@@ -125,6 +125,10 @@ export class Api {
     return (await this.call<{ member: Member }>('POST', `${roomPath(name)}/members`, { username })).member;
   }
 
+  async removeMember(name: string, username: string): Promise<void> {
+    await this.call('DELETE', `${roomPath(name)}/members/${encodeURIComponent(username)}`);
+  }
+
   changePassword(current_password: string, new_password: string): Promise<SignedIn> {
     return this.call('POST', '/me/password', { current_password, new_password });
   }

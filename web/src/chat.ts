@@ -7,8 +7,10 @@ import { Store } from './state/store';
 import { mentionsMe } from './state/text';
 import { RoomList, chooseRooms } from './state/unread';
 
-/** Below the server's `subscription_limit`, which is 128 unless the operator sets it. */
+/** Below the server's `subscription_limit`, which is 128 unless the operator sets it; then one learns of it. */
 const SUBSCRIPTIONS = 100;
+const LIMIT_EXCEEDED = 106;
+const UNSUBSCRIBED = 2000;
 const POLL_MS = 20_000;
 const REFUSED_MS = 60_000;
 const TYPING_MS = 5000;
@@ -178,7 +180,8 @@ export class Chat extends Store {
   private pollTimer: ReturnType<typeof setInterval> | undefined;
   private refreshing: Promise<void> | undefined;
   private refreshAgain = false;
-  private refused = new Map<string, number>();
+  private subscriptions = SUBSCRIPTIONS;
+  private refused = new Map<string, { at: number; reason: string }>();
   private reading = new Set<string>();
   private lastTyping = 0;
   private cameBack = 0;
@@ -241,6 +244,17 @@ export class Chat extends Store {
 
   room(name: string): Room | undefined {
     return this.received.get(name);
+  }
+
+  /** Why a room of one's own is not received. */
+  refusal(name: string): string | undefined {
+    return this.refused.get(name)?.reason;
+  }
+
+  /** Asks again for a room that was refused. */
+  receiveAgain(name: string): void {
+    this.refused.delete(name);
+    this.receive();
   }
 
   private connectionChanged(): void {
@@ -339,7 +353,7 @@ export class Chat extends Store {
   }
 
   private receive(): void {
-    const wanted = new Set(chooseRooms(this.rooms.sorted, this.recent, SUBSCRIPTIONS, (name) => this.rooms.unread(name)));
+    const wanted = new Set(chooseRooms(this.rooms.sorted, this.recent, this.subscriptions, (name) => this.rooms.unread(name)));
     // What is to be sent to a room needs a subscription.
     for (const { name } of this.rooms.sorted) if (this.outbox.of(name).length > 0) wanted.add(name);
     for (const name of this.received.keys()) {
@@ -353,7 +367,8 @@ export class Chat extends Store {
 
   private join(name: string): void {
     const info = this.rooms.get(name);
-    if (!info || this.received.has(name) || Date.now() - (this.refused.get(name) ?? 0) < REFUSED_MS) return;
+    if (!info || this.received.has(name) || Date.now() - (this.refused.get(name)?.at ?? 0) < REFUSED_MS) return;
+    this.refused.delete(name);
     const room = new Room(name, this.me, (where) => this.api.chats(name, where));
     const { timeline } = room;
     timeline.begin(info.epoch, info.offset);
@@ -388,13 +403,21 @@ export class Chat extends Store {
         room.people.delete(client);
         room.touch();
       },
-      ended: (code) => {
-        // Whatever else than being removed may still be so: asking again at once would go on for ever.
-        if (code !== 2000) this.refused.set(name, Date.now());
-        this.gone(name);
+      ended: (code, reason) => {
+        this.received.delete(name);
+        if (code === UNSUBSCRIBED) this.gone(name);
+        // Whatever it was may still be so: asking again at once would go on for ever.
+        else this.refused.set(name, { at: Date.now(), reason: inWords(new Error(reason || `error ${code}`)) });
+        // The operator allows fewer than the page expects. The room that is open is one of them.
+        if (code === LIMIT_EXCEEDED && this.received.size > 0 && this.received.size < this.subscriptions) {
+          this.subscriptions = this.received.size;
+          this.refused.clear();
+        }
         void this.refresh();
       },
     });
+    // Beside the subscription: the timeline joins the page to what comes live.
+    if (name === this.open) void room.newest();
   }
 
   private take(room: Room, publication: Publication): void {
@@ -462,8 +485,7 @@ export class Chat extends Store {
         void room.newest();
         void this.lookAround(room);
       } else if (this.rooms.loaded) {
-        this.refused.delete(name);
-        this.receive();
+        this.receiveAgain(name);
       }
     }
     this.changed();

@@ -1,5 +1,5 @@
 import { Centrifuge, type Subscription, UnauthorizedError } from 'centrifuge';
-import { ApiError, type Tokens } from './api';
+import { ApiError, type Tokens, inWords } from './api';
 import { SendError } from './state/outbox';
 import type { Data, Publication, User } from './state/room';
 import type { RoomInfo } from './state/unread';
@@ -13,8 +13,8 @@ export interface RoomEvents {
   online(count: number): void;
   join(client: string, user: User): void;
   leave(client: string): void;
-  /** For good: left, removed, or the room is gone. */
-  ended(code: number): void;
+  /** For good. Code 2000: left, removed, or the room is gone; else the reason is in words. */
+  ended(code: number, reason: string): void;
 }
 
 export interface News {
@@ -108,11 +108,11 @@ export class Connection {
     });
     subscription.on('join', ({ info }) => events.join(info.client, userOf(info)));
     subscription.on('leave', ({ info }) => events.leave(info.client));
-    subscription.on('unsubscribed', ({ code }) => {
+    subscription.on('unsubscribed', ({ code, reason }) => {
       // Code 0 is one's own doing.
       if (this.subscriptions.get(room) !== subscription || code === 0) return;
       this.drop(room);
-      events.ended(code);
+      events.ended(code, reason);
     });
     subscription.subscribe();
   }
@@ -169,7 +169,7 @@ export class Connection {
 
   private async ready(room: string): Promise<Subscription> {
     const subscription = this.subscriptions.get(room);
-    if (!subscription) throw { code: 103, message: 'permission denied' };
+    if (!subscription) throw { code: 103, message: 'You do not receive this room' };
     await subscription.ready(5000);
     return subscription;
   }
@@ -197,7 +197,7 @@ function userOf(info: Info | undefined): User {
   return { id: info?.user ?? '', username: info?.connInfo?.username ?? '' };
 }
 
-/** The SDK's and the server's codes, in words. */
+/** What the SDK and the server say, in words, and whether it may be sent again. */
 export function inWordsOf(error: unknown): SendError {
   const { code, message } = (error ?? {}) as { code?: number; message?: string };
   switch (code) {
@@ -205,17 +205,12 @@ export function inWordsOf(error: unknown): SendError {
       return new SendError('The server did not answer in time. It may or may not have been stored; a retry cannot double it.', true);
     case 102:
       return new SendError('This room does not exist any more.', false);
-    case 103:
-      return new SendError('You are not allowed to do this here (any more).', false);
-    case 106:
-      return new SendError('The text is too long.', false);
-    case 107:
-      return new SendError('The server refuses this: it makes no sense, or the message that is meant is gone.', false);
     case 111:
       return new SendError('Too much at once. Wait a moment.', true);
     default:
+      // The server says what is wrong with what.
+      if (code !== undefined && code >= 100) return new SendError(inWords(new Error(message || `error ${code}`)), false);
       // Below 100 are the SDK's own: a timeout, a lost connection.
-      if (code !== undefined && code >= 100) return new SendError(message || `Error ${code}`, false);
       return new SendError('There was no answer. It may or may not have been stored; a retry cannot double it.', true);
   }
 }

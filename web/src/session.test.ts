@@ -60,6 +60,17 @@ describe('Session', () => {
     expect(requests.slice(1).map((request) => request.token)).toEqual([token(1), undefined]);
   });
 
+  it('does not become somebody else, who signed in in another tab', async () => {
+    const bob = { id: '2', username: 'bob', email: null };
+    const { fetch } = server(({ path, token: sent }) =>
+      path === '/user/signin' ? [200, { token: token(1), user }] : sent ? refused('token_expired') : [200, { token: token(9000), user: bob }]);
+    const session = new Session(fetch, () => 1_000_000);
+    await session.signIn('ann', 'x');
+    await expect(session.fresh()).rejects.toBeInstanceOf(ApiError);
+    expect([session.state, session.user]).toEqual(['out', undefined]);
+    expect(session.notice).toContain('nothing that you wrote is lost');
+  });
+
   it('ends when neither is any good, but not when the server is away', async () => {
     let away = true;
     const { fetch } = server(({ path }) => {

@@ -92,8 +92,9 @@ export class Session extends Store {
     const had = this.token;
     let answer: SignedIn;
     try {
-      // The token first: the cookie may be of somebody who signed in in another tab.
+      // The token first: the cookie may be of somebody who signed in in another tab, and a tab never changes hands.
       answer = had ? await refresh(had).catch((error) => orRethrow(error, refresh)) : await refresh();
+      if (this.user && answer.user.id !== this.user.id) throw new ApiError('token_invalid', 'Signed out', null, 401);
     } catch (error) {
       if (wasIn && had === this.token && error instanceof ApiError && error.status === 401) {
         this.end('Your session has ended. Sign in again: nothing that you wrote is lost.');

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { bytes, mentionsMe, parts } from './text';
+import { bytes, mentionsMe, parts, storable } from './text';
 
 const kinds = (text: string) => parts(text, 'ann').map((part) => `${part.kind}:${part.text}`);
 
@@ -38,4 +38,8 @@ describe('parts', () => {
 
 it('counts bytes as the server does', () => {
   expect(bytes('aä👍')).toBe(7);
+});
+
+it('leaves out what cannot be stored, and nothing else', () => {
+  expect(storable('a\0b\u0007 \ud83d \ude00\ud83d\ude00')).toBe('ab\u0007 \ufffd \ufffd\ud83d\ude00');
 });

@@ -66,3 +66,8 @@ function isAddress(text: string): boolean {
 export function bytes(text: string): number {
   return new TextEncoder().encode(text).length;
 }
+
+/** A text as it can be stored: databases have no U+0000, and halves of characters are none. */
+export function storable(text: string): string {
+  return text.replace(/\0/g, '').replace(/\p{Surrogate}/gu, '\ufffd');
+}

@@ -16,7 +16,7 @@ export interface RoomInfo {
   unread?: number;
 }
 
-const COLLATOR = new Intl.Collator();
+const COLLATOR = new Intl.Collator(undefined, { numeric: true });
 
 /** The user's rooms. Unread is a difference of two numbers: of messages, and of messages read. */
 export class RoomList extends Store {

@@ -1,8 +1,11 @@
 import { useEffect, useState } from 'preact/hooks';
 import { Chat } from '../chat';
+import { keep } from '../keep';
 import type { Session } from '../session';
+import { FindRoom } from './FindRoom';
 import { Room } from './Room';
 import { Rooms } from './Rooms';
+import { Settings } from './Settings';
 import { SignIn } from './SignIn';
 import { go, roomInAddress, useStores } from './use';
 
@@ -28,7 +31,7 @@ function useChat(session: Session): Chat | undefined {
     const made = new Chat(user, session, {
       url: `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/connection/websocket`,
       fetch: (path, init) => fetch(path, init),
-      keep: localStorage,
+      keep,
       visible: () => document.visibilityState === 'visible' && document.hasFocus(),
       notify,
     });
@@ -65,6 +68,8 @@ function notify(title: string, body: string, tag: string, room: string): void {
 
 function Main({ chat, session }: { chat: Chat; session: Session }) {
   useStores(chat, chat.rooms);
+  const [dialog, setDialog] = useState<'find' | 'settings'>();
+  const close = () => setDialog(undefined);
   useEffect(() => {
     const moved = () => chat.show(roomInAddress());
     addEventListener('hashchange', moved);
@@ -80,7 +85,7 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
       <a class="skip" href="#composer" onClick={skip}>
         Skip to writing
       </a>
-      <Rooms chat={chat} session={session} />
+      <Rooms chat={chat} onFind={() => setDialog('find')} onSettings={() => setDialog('settings')} />
       {chat.line && (
         <p class="line" role="status">
           {chat.line} {chat.isEnded && <button onClick={() => chat.connection.start()}>Connect again</button>}
@@ -88,13 +93,21 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
       )}
       {chat.open === undefined ? (
         <main class="room nothing">
-          {loaded && (
-            <p>{chat.rooms.sorted.length > 0 ? 'Choose a room.' : 'You are in no room yet. Find one, or create your own.'}</p>
+          {loaded && chat.rooms.sorted.length > 0 && <p>Choose a room.</p>}
+          {loaded && chat.rooms.sorted.length === 0 && (
+            <>
+              <p>You are in no room yet.</p>
+              <button class="primary" onClick={() => setDialog('find')}>
+                Find one, or create your own
+              </button>
+            </>
           )}
         </main>
       ) : (
         <Room key={chat.open} chat={chat} name={chat.open} />
       )}
+      {dialog === 'find' && <FindRoom chat={chat} onClose={close} />}
+      {dialog === 'settings' && <Settings chat={chat} session={session} onClose={close} />}
       <p class="heard" aria-live="polite">
         {chat.heard}
       </p>

@@ -1,7 +1,8 @@
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import type { Chat } from '../chat';
+import { keep, remember } from '../keep';
 import type { Message } from '../state/room';
-import { bytes } from '../state/text';
+import { bytes, storable } from '../state/text';
 
 /** The server's `text_limit_bytes`, unless the operator sets it: longer texts are refused before they are sent. */
 const TEXT_LIMIT_BYTES = 16384;
@@ -18,10 +19,10 @@ interface Props {
 
 export function Composer({ chat, room, title, replyTo, onCancelReply, onSent, onEditLast }: Props) {
   const key = `uproar.draft.${chat.me.id}.${room}`;
-  const [text, setText] = useState(() => localStorage.getItem(key) ?? '');
+  const [text, setText] = useState(() => keep.getItem(key) ?? '');
   const area = useRef<HTMLTextAreaElement>(null);
   const over = text.length > TEXT_LIMIT_BYTES / 4 ? bytes(text) - TEXT_LIMIT_BYTES : 0;
-  const canSend = text.trim() !== '' && over <= 0;
+  const canSend = storable(text).trim() !== '' && over <= 0;
 
   useEffect(() => {
     // On a phone that would open the keyboard.
@@ -36,18 +37,13 @@ export function Composer({ chat, room, title, replyTo, onCancelReply, onSent, on
 
   function write(text: string): void {
     setText(text);
-    try {
-      // What is typed outlives a reload and the end of a session.
-      if (text === '') localStorage.removeItem(key);
-      else localStorage.setItem(key, text);
-    } catch {
-      // It then lasts as long as the page.
-    }
+    // What is typed outlives a reload and the end of a session.
+    remember(key, text === '' ? undefined : text);
   }
 
   function send(): void {
     if (!canSend) return;
-    chat.outbox.add({ room, text, ...(replyTo ? { replyTo: replyTo.offset } : {}) });
+    chat.outbox.add({ room, text: storable(text), ...(replyTo ? { replyTo: replyTo.offset } : {}) });
     write('');
     onSent();
     area.current?.focus();

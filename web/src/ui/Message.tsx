@@ -4,6 +4,7 @@ import { inWords } from '../api';
 import type { Chat, Quote } from '../chat';
 import type { Item } from '../state/outbox';
 import type { Data, Message } from '../state/room';
+import { storable } from '../state/text';
 import { clock, full } from '../state/time';
 import { memo } from './memo';
 import { Text } from './Text';
@@ -42,9 +43,9 @@ function Frame({ rowKey, position, head, day, fresh, isReachable, onActivate, cl
       onPointerEnter={() => onActivate(rowKey)}
     >
       {day && (
-        <h3 class="day">
+        <h2 class="day">
           <span>{day}</span>
-        </h3>
+        </h2>
       )}
       {fresh && <p class="fresh">New</p>}
       {head ? (
@@ -192,7 +193,7 @@ function Editor(props: { text: string; error: string; onCancel: () => void; onSa
     element.setSelectionRange(element.value.length, element.value.length);
   }, []);
   const save = () => {
-    const text = area.current!.value;
+    const text = storable(area.current!.value);
     if (text.trim() !== '') void props.onSave(text);
   };
   return (

@@ -302,6 +302,11 @@ export class MessageList extends Component<Props, State> {
     if (this.state.active !== key) this.setState({ active: key });
   };
 
+  /** What the pointer pointed at is left alone, unless the keyboard is there. */
+  private leave = (): void => {
+    if (!this.inner.current?.contains(document.activeElement)) this.setState({ active: undefined });
+  };
+
   override render({ chat, room, title, freshFrom, editing, onEdit, onReply }: Props, { active, flashed, atEnd }: State) {
     const { timeline } = room;
     // Before the rows are others: what is held is one of those that are there.
@@ -334,7 +339,7 @@ export class MessageList extends Component<Props, State> {
             Nothing has been said in <strong dir="auto">{title}</strong> yet. Say something.
           </p>
         )}
-        <div class="scroller" ref={this.scroller} onScroll={this.onScroll} onKeyDown={this.onKeyDown}>
+        <div class="scroller" ref={this.scroller} onScroll={this.onScroll} onKeyDown={this.onKeyDown} onPointerLeave={this.leave}>
           <div
             class="inner"
             ref={this.inner}

@@ -21,9 +21,31 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
   const [username, setUsername] = useState('');
   const { users, online } = room;
   const canAdd = info.role === 'owner' || info.role === 'moderator';
+  const canRemove = (role: Member['role']) => role !== 'owner' && (info.role === 'owner' || (canAdd && role === 'member'));
   useEffect(() => {
     chat.api.members(room.name).then(setMembers, (error: unknown) => setError(inWords(error)));
   }, [room.name, info.members, adding.done]);
+
+  async function attempt(what: () => Promise<void>): Promise<void> {
+    setError('');
+    try {
+      await what();
+    } catch (error) {
+      setError(inWords(error));
+    }
+  }
+
+  const more = () =>
+    attempt(async () => {
+      const next = await chat.api.members(room.name, members!.members.at(-1)!.user.id);
+      setMembers({ members: [...members!.members, ...next.members], more: next.more });
+    });
+
+  const remove = (username: string) =>
+    attempt(async () => {
+      await chat.api.removeMember(room.name, username);
+      setMembers((shown) => shown && { ...shown, members: shown.members.filter(({ user }) => user.username !== username) });
+    });
 
   async function add(event: SubmitEvent): Promise<void> {
     event.preventDefault();
@@ -64,10 +86,19 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
           <li key={user.id}>
             <bdi class="title">{user.username}</bdi>
             {role !== 'member' && <span class="hint"> {role}</span>}
+            {canRemove(role) && user.id !== chat.me.id && (
+              <button class="quiet" aria-label={`Remove ${user.username} from the room`} onClick={() => void remove(user.username)}>
+                Remove
+              </button>
+            )}
           </li>
         ))}
       </ul>
-      {members?.more && <p class="hint">and more</p>}
+      {members?.more && (
+        <p class="more">
+          <button onClick={() => void more()}>Show more</button>
+        </p>
+      )}
       {canAdd && (
         <form onSubmit={add}>
           <Field label="Add somebody, by username" name="username" value={username} onInput={setUsername} error={adding.error} />

@@ -50,9 +50,9 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
           <a class="back" href={addressOf(undefined)} aria-label="All rooms">
             ‹
           </a>
-          <h2 dir="auto" title={`${info.title} (${info.name})`}>
+          <h1 dir="auto" title={`${info.title} (${info.name})`}>
             {info.title}
-          </h2>
+          </h1>
           <button class="quiet" aria-expanded={people} onClick={() => setPeople(!people)}>
             {here > 0 ? `${here} here` : 'People'}
           </button>
@@ -70,7 +70,13 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
             onReply={reply}
           />
         ) : (
-          <div class="messages" />
+          <div class="messages">
+            {chat.refusal(name) && (
+              <p class="error notice" role="alert">
+                This room cannot be received. {chat.refusal(name)} <button onClick={() => chat.receiveAgain(name)}>Try again</button>
+              </p>
+            )}
+          </div>
         )}
         <p class="typing" aria-live="off">
           {room && whoTypes(room)}
@@ -86,6 +92,8 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
             list.current?.toNewest();
           }}
           onEditLast={() => {
+            // The last one cannot be edited yet, and the one before is not meant.
+            if (chat.outbox.of(name).length > 0) return;
             const last = room?.timeline.messages.findLast(({ user, text }) => user.id === chat.me.id && text !== null);
             if (last) setEditing(last.offset);
           }}
@@ -143,9 +151,9 @@ function Stranger({ chat, name }: { chat: Chat; name: string }) {
   return (
     <main class="room nothing">
       <a href={addressOf(undefined)}>All rooms</a>
-      <p>
-        You are not in the room <strong dir="auto">{name}</strong>.
-      </p>
+      <h1>
+        You are not in the room <bdi>{name}</bdi>.
+      </h1>
       <button class="primary" onClick={() => chat.enter(name).catch((error: unknown) => setError(inWords(error)))}>
         Join it
       </button>

@@ -1,3 +1,5 @@
+import { keep, remember } from '../keep';
+
 /** What a person may change about the looks, kept in this browser. */
 export interface Theme {
   mode: 'system' | 'light' | 'dark';
@@ -17,7 +19,7 @@ export const VARIABLES: readonly { name: string; label: string; type: 'color' | 
 
 export function loadTheme(): Theme {
   try {
-    const theme = JSON.parse(localStorage.getItem(KEY) ?? '') as Partial<Theme>;
+    const theme = JSON.parse(keep.getItem(KEY) ?? '') as Partial<Theme>;
     const mode = theme.mode === 'light' || theme.mode === 'dark' ? theme.mode : 'system';
     const variables: Record<string, string> = {};
     for (const { name } of VARIABLES) {
@@ -31,11 +33,7 @@ export function loadTheme(): Theme {
 }
 
 export function saveTheme(theme: Theme): void {
-  try {
-    localStorage.setItem(KEY, JSON.stringify(theme));
-  } catch {
-    // It then lasts as long as the page.
-  }
+  remember(KEY, JSON.stringify(theme));
   applyTheme(theme);
 }
 

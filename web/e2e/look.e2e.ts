@@ -1,0 +1,291 @@
+import { type Page } from 'playwright-core';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { composer, flaws, overflow, said, send, settled, shot, world } from './browser';
+import { post } from './server';
+
+const the = world();
+const few = world({ limits: { subscription_limit: 8 } });
+
+const WIDE = 'W'.repeat(32);
+const ARABIC = 'مرحبا بالعالم، هذه رسالة طويلة بعض الشيء من اليمين إلى اليسار';
+const ROOMS = 200;
+
+/** A room in which much is said by many: what the screenshots show. */
+async function busyRoom(): Promise<void> {
+  const people = ['Mira', 'jonas', 'Ada', 'Tomás', WIDE, 'ליאת'];
+  const token: Record<string, string> = {};
+  for (const name of people) token[name] = await the.account(name);
+  await the.room(token['Mira']!, 'kitchen', 'The kitchen');
+  for (const name of people.slice(1)) await the.join(token[name]!, 'kitchen');
+  const say = (name: string, text: string) => the.say(token[name]!, 'kitchen', text);
+  const change = (name: string, data: object) => post(the.server, '/rooms/kitchen/messages', data, token[name]);
+  await say('Mira', 'Morning! The new oven is in. Who wants to bake on Saturday?');
+  await say('Mira', 'It holds four trays.');
+  const offer = await say('jonas', 'I do. I can bring flour, butter and a sourdough that is older than my daughter.');
+  await change('Ada', { text: 'How old is that?', reply_to: offer });
+  await say('jonas', 'Eight in March. The sourdough, eleven.');
+  await say('Tomás', 'Recipe: https://example.org/bread/rye?hydration=78&salt=2 – it wants two hours less than they say.');
+  await say('Tomás', '@Mira how hot does it get?');
+  await say('Mira', '280 °C, and it keeps that.');
+  await say(WIDE, `A word that has no end: ${'Donaudampfschifffahrtsgesellschaft'.repeat(9)}`);
+  await say('ליאת', 'שבת בבוקר מתאים לי, אביא גם זיתים');
+  await say('ליאת', ARABIC);
+  await say('Ada', 'Then:\n  9:00 dough\n 12:00 oven\n 14:00 everybody eats');
+  await say('Ada', 'I will be there at nine. Somebody has to keep Jonas from the butter.');
+  await say('Mira', 'It is settled then. See you on Saturday.');
+}
+
+describe('the looks', () => {
+  let mira: Page;
+
+  beforeAll(async () => {
+    await busyRoom();
+    mira = await the.signedIn('Mira', 'kitchen');
+    await said(mira, 'See you on Saturday').waitFor();
+  }, 60_000);
+
+  it('fit every width in both themes, and satisfy axe', async () => {
+    await said(mira, 'I will be there at nine').hover();
+    await mira.getByRole('button', { name: 'React' }).click();
+    await mira.getByRole('button', { name: '🎉' }).click();
+    await mira.getByRole('button', { name: '🎉, 1' }).waitFor();
+    await mira.mouse.move(0, 0);
+    await composer(mira).focus();
+    await mira.locator('.actions').waitFor({ state: 'detached' });
+    for (const [width, height] of [[320, 640], [768, 1024], [1440, 900]] as const) {
+      await mira.setViewportSize({ width, height });
+      for (const colorScheme of ['light', 'dark'] as const) {
+        await mira.emulateMedia({ colorScheme });
+        await mira.waitForTimeout(100);
+        expect(await overflow(mira), `${width}`).toBe(0);
+        // No message is wider than the room.
+        const wide = await mira.locator('.row').evaluateAll((rows) => rows.filter((row) => row.scrollWidth > row.clientWidth + 1).map((row) => row.textContent));
+        expect(wide, `${width}`).toEqual([]);
+        await shot(mira, `room-${width}-${colorScheme}`);
+        expect(await flaws(mira), `${width} ${colorScheme}`).toEqual([]);
+      }
+    }
+    await mira.emulateMedia({ colorScheme: 'light' });
+    await mira.setViewportSize({ width: 1280, height: 800 });
+  }, 60_000);
+
+  it('right to left: a text runs from the right, and so does a whole page', async () => {
+    await mira.setViewportSize({ width: 1280, height: 800 });
+    const direction = (text: string) => said(mira, text).evaluate((element) => getComputedStyle(element).direction);
+    expect(await direction('שבת')).toBe('rtl');
+    expect(await direction(ARABIC)).toBe('rtl');
+    expect(await direction('It is settled')).toBe('ltr');
+    await composer(mira).fill(ARABIC);
+    expect(await composer(mira).evaluate((element) => getComputedStyle(element).direction)).toBe('rtl');
+    await composer(mira).fill('');
+    // As a browser that translates the page does.
+    await mira.evaluate(() => (document.documentElement.dir = 'rtl'));
+    const left = (selector: string) => mira.locator(selector).first().evaluate((element) => element.getBoundingClientRect().left);
+    expect(await left('.rooms')).toBeGreaterThan(await left('.messages'));
+    for (const width of [320, 1280]) {
+      await mira.setViewportSize({ width, height: 800 });
+      expect(await overflow(mira)).toBe(0);
+    }
+    await shot(mira, 'rtl');
+    await mira.evaluate(() => document.documentElement.removeAttribute('dir'));
+  });
+
+  it('nothing moves for whoever wants that', async () => {
+    await mira.emulateMedia({ reducedMotion: 'reduce' });
+    const moving = await mira.evaluate(() =>
+      [...document.querySelectorAll('*')].filter((element) => {
+        const style = getComputedStyle(element);
+        return style.animationName !== 'none' || parseFloat(style.transitionDuration) > 0;
+      }).length,
+    );
+    expect(moving).toBe(0);
+    await mira.locator('.quote').first().click();
+    await mira.locator('.row.flashed').waitFor();
+    expect(await mira.locator('.row.flashed').evaluate((element) => getComputedStyle(element).transitionDuration)).toBe('0s');
+    await mira.emulateMedia({ reducedMotion: 'no-preference' });
+  });
+
+  it('can be changed, and stay so', async () => {
+    await mira.getByRole('button', { name: 'Settings' }).click();
+    await mira.getByLabel('Accent colour').fill('#006633');
+    await mira.getByLabel('Text size').fill('19');
+    await mira.getByLabel('Dark').check();
+    await mira.keyboard.press('Escape');
+    await mira.reload();
+    await said(mira, 'See you on Saturday').waitFor();
+    const looks = () =>
+      mira.evaluate(() => {
+        const { fontSize, backgroundColor } = getComputedStyle(document.body);
+        const accent = getComputedStyle(document.documentElement).getPropertyValue('--accent');
+        return { fontSize, accent, isDark: /rgb\(23, 22, 20\)/.test(backgroundColor) };
+      });
+    expect(await looks()).toEqual({ fontSize: '19px', accent: '#006633', isDark: true });
+    await mira.getByRole('button', { name: 'Settings' }).click();
+    await mira.getByRole('button', { name: 'As it was' }).click();
+    await mira.getByLabel('As the system').check();
+    await mira.keyboard.press('Escape');
+    expect(await looks()).toMatchObject({ fontSize: '15px', isDark: false });
+  });
+
+  it('the keyboard alone is enough', async () => {
+    const focus = () => mira.evaluate(() => document.activeElement?.getAttribute('aria-label') ?? document.activeElement?.textContent ?? '');
+    const tabTo = async (what: RegExp, key = 'Tab') => {
+      for (let i = 0; i < 60; i++) {
+        if (what.test(await focus())) return;
+        await mira.keyboard.press(key);
+      }
+      throw new Error(`${key} does not lead to ${what}`);
+    };
+    await mira.reload();
+    await said(mira, 'See you on Saturday').waitFor();
+    await composer(mira).blur();
+    await mira.evaluate(() => document.body.focus());
+    await tabTo(/^Skip to writing/);
+    await mira.keyboard.press('Enter');
+    expect(await focus()).toBe('Write to The kitchen');
+    await mira.keyboard.type('By keyboard');
+    await mira.keyboard.press('Enter');
+    await said(mira, 'By keyboard').waitFor();
+    await settled(mira);
+    // Edits the last one.
+    await mira.keyboard.press('ArrowUp');
+    await mira.getByLabel('The text of the message').waitFor();
+    await mira.keyboard.type(' alone');
+    await mira.keyboard.press('Enter');
+    await said(mira, 'By keyboard alone').waitFor();
+    // To the messages, two up, and to what can be done with one.
+    await tabTo(/^Mira, \d/, 'Shift+Tab');
+    await mira.keyboard.press('ArrowUp');
+    await mira.keyboard.press('ArrowUp');
+    expect(await focus()).toMatch(/^Ada, \d/);
+    await tabTo(/^React$/);
+    await mira.keyboard.press('Enter');
+    await tabTo(/^👀$/);
+    await mira.keyboard.press('Enter');
+    await mira.getByRole('button', { name: '👀, 1' }).waitFor();
+    // Another room.
+    await tabTo(/^Find or create a room/, 'Shift+Tab');
+    await mira.keyboard.press('Enter');
+    await mira.locator('input[name=query]:focus').waitFor();
+    await mira.keyboard.type('pantry');
+    await tabTo(/^Create “pantry”/);
+    await mira.keyboard.press('Enter');
+    await mira.getByRole('heading', { name: 'pantry' }).waitFor();
+    await tabTo(/^The kitchen/, 'Shift+Tab');
+    await mira.keyboard.press('Enter');
+    await said(mira, 'By keyboard alone').waitFor();
+  });
+
+  it('a screen reader hears what is said, and is not told what one writes oneself', async () => {
+    await mira.bringToFront();
+    await the.say(await the.token('jonas'), 'kitchen', 'Butter!');
+    await mira.locator('[aria-live=polite]', { hasText: 'jonas: Butter!' }).waitFor({ state: 'attached' });
+    await send(mira, 'No.');
+    await settled(mira);
+    expect(await mira.locator('[aria-live=polite]').allTextContents()).toContain('jonas: Butter!');
+  });
+
+  it('a mention is notified when the page is not looked at', async () => {
+    const context = await the.context({ permissions: ['notifications'] });
+    const page = await the.tab(context);
+    await page.addInitScript(() => {
+      const shown: string[] = [];
+      Object.assign(window, { shown });
+      class Fake {
+        static permission = 'granted';
+        onclick: (() => void) | null = null;
+        constructor(title: string, options: { body: string }) {
+          shown.push(`${title}: ${options.body}`);
+        }
+        close(): void {}
+      }
+      Object.defineProperty(window, 'Notification', { value: Fake });
+    });
+    await the.signIn(page, 'Ada');
+    await page.getByRole('link', { name: /The kitchen/ }).waitFor();
+    await the.say(await the.token('jonas'), 'kitchen', 'Without a name');
+    await the.say(await the.token('jonas'), 'kitchen', '@ada, the butter is gone');
+    await page.waitForFunction(() => (window as unknown as { shown: string[] }).shown.length > 0);
+    expect(await page.evaluate(() => (window as unknown as { shown: string[] }).shown)).toEqual(['jonas in The kitchen: @ada, the butter is gone']);
+    await page.locator('.count.mentioned').waitFor();
+    await page.close();
+  });
+});
+
+describe('two hundred rooms', () => {
+  let page: Page;
+  let token: string;
+  let bob: string;
+  const name = (i: number) => `room-${String(i).padStart(3, '0')}`;
+
+  beforeAll(async () => {
+    token = await the.account('ann');
+    bob = await the.account('bob');
+    for (let i = 0; i < ROOMS; i += 20) {
+      await Promise.all(Array.from({ length: 20 }, async (_, j) => {
+        await the.room(bob, name(i + j), `Room ${i + j}`);
+        await the.join(token, name(i + j));
+      }));
+    }
+    page = await the.signedIn('ann');
+    await page.getByRole('link', { name: 'Room 199' }).waitFor();
+  }, 60_000);
+
+  it('are found by a part of the name, and count what is unread, received or not', async () => {
+    // Fewer are subscribed; the rest is asked for from time to time.
+    for (let i = 0; i < ROOMS; i += 1) await the.say(bob, name(i), 'psst');
+    await expect.poll(() => page.locator('.rooms .count').count(), { timeout: 30_000 }).toBe(ROOMS);
+    expect(await page.title()).toBe(`(${ROOMS}) Uproar`);
+    await page.getByRole('button', { name: 'Unread' }).click();
+    expect(await page.locator('.rooms li').count()).toBe(ROOMS);
+    await page.getByRole('button', { name: 'Unread' }).click();
+    await page.getByLabel('Filter your rooms').fill('om 19');
+    expect(await page.locator('.rooms li').count()).toBe(11);
+    await page.getByRole('link', { name: 'Room 199' }).click();
+    await said(page, 'psst').waitFor();
+    await page.getByRole('link', { name: 'Room 199', exact: true }).waitFor();
+    await send(page, 'Found');
+    await settled(page);
+    await page.getByLabel('Filter your rooms').fill('');
+    expect(await overflow(page)).toBe(0);
+    await shot(page, 'many-rooms');
+    expect(await flaws(page)).toEqual([]);
+  }, 60_000);
+
+  it('live messages come to each that is opened, however many were opened before', async () => {
+    for (let i = 0; i < ROOMS; i += 9) {
+      await page.getByRole('link', { name: new RegExp(`^Room ${i}( |$)`) }).click();
+      await said(page, 'psst').waitFor();
+    }
+    await the.say(bob, name(198), 'to the last');
+    await said(page, 'to the last').waitFor();
+  }, 60_000);
+});
+
+describe('an operator who allows few subscriptions', () => {
+  it('still has all rooms listed, the open one received, and the rest counted', async () => {
+    const [ann, bob] = [await few.account('ann'), await few.account('bob')];
+    for (let i = 0; i < 15; i++) {
+      await few.room(bob, `r${i}`, `Room ${i}`);
+      await few.join(ann, `r${i}`);
+    }
+    const page = await few.signedIn('ann', 'r14');
+    await page.getByText('Nothing has been said').waitFor();
+    await few.say(bob, 'r14', 'Hello');
+    await said(page, 'Hello').waitFor();
+    for (let i = 0; i < 14; i++) {
+      await page.getByRole('link', { name: new RegExp(`^Room ${i}$`) }).click();
+      await page.getByText(`Nothing has been said in Room ${i} yet`).waitFor();
+      await few.say(bob, `r${i}`, `Hello ${i}`);
+      await said(page, `Hello ${i}`).waitFor();
+    }
+    expect(await page.locator('.rooms li').count()).toBe(15);
+    expect(await page.locator('.error').count()).toBe(0);
+  }, 60_000);
+});
+
+describe('all pages of these tests', () => {
+  it('throw no errors, and keep to their Content-Security-Policy', () => {
+    expect([...the.faults, ...few.faults]).toEqual([]);
+  });
+});

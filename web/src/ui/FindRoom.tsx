@@ -1,0 +1,109 @@
+import { useEffect, useState } from 'preact/hooks';
+import { type FoundRoom, fieldOf, inWords } from '../api';
+import type { Chat } from '../chat';
+import { Dialog } from './Dialog';
+import { Field } from './Field';
+import { go } from './use';
+
+export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void }) {
+  const [text, setText] = useState('');
+  const [found, setFound] = useState<{ rooms: FoundRoom[]; more: boolean }>();
+  const [error, setError] = useState<{ of: string; error: unknown }>();
+  const [isPrivate, setPrivate] = useState(false);
+  const [busy, setBusy] = useState(false);
+  useEffect(() => {
+    let current = true;
+    const timer = setTimeout(async () => {
+      try {
+        const rooms = await chat.api.findRooms(text.trim());
+        if (current) setFound(rooms);
+      } catch (error) {
+        if (current) setError({ of: 'search', error });
+      }
+    }, text === '' ? 0 : 200);
+    return () => {
+      current = false;
+      clearTimeout(timer);
+    };
+  }, [text]);
+
+  async function attempt(of: string, what: () => Promise<FoundRoom>): Promise<void> {
+    setBusy(true);
+    setError(undefined);
+    try {
+      const room = await what();
+      onClose();
+      go(room.name);
+    } catch (error) {
+      setError({ of, error });
+      setBusy(false);
+    }
+  }
+
+  const of = (name: string) => (error?.of === name ? inWords(error.error) : undefined);
+  const wrong = error?.of === 'create' ? fieldOf(error.error) ?? 'name' : undefined;
+  return (
+    <Dialog title="Find or create a room" onClose={onClose}>
+      <Field label="Name" name="query" value={text} onInput={setText} error={of('search')} focus />
+      <ul class="found" aria-label="Rooms found">
+        {found?.rooms.map((room) => (
+          <li key={room.name}>
+            <span class="title" dir="auto" title={room.name}>
+              {room.title}
+            </span>
+            <span class="hint">{room.members === 1 ? '1 member' : `${room.members} members`}</span>
+            {room.role ? (
+              <button
+                onClick={() => {
+                  onClose();
+                  go(room.name);
+                }}
+              >
+                Open
+              </button>
+            ) : (
+              <button disabled={busy} onClick={() => void attempt(room.name, () => chat.enter(room.name))}>
+                Join
+              </button>
+            )}
+            {of(room.name) && (
+              <p class="error" role="alert">
+                {of(room.name)}
+              </p>
+            )}
+          </li>
+        ))}
+      </ul>
+      {found?.rooms.length === 0 && <p class="hint">There is no such room. You can create it:</p>}
+      {found?.more && <p class="hint">There are more. Type a part of the name.</p>}
+      <form
+        class="create"
+        onSubmit={(event) => {
+          event.preventDefault();
+          const data = new FormData(event.currentTarget);
+          const name = text.trim();
+          const title = String(data.get('title') ?? '').trim();
+          void attempt('create', () => chat.create({ name, private: isPrivate, ...(title ? { title } : {}) }));
+        }}
+      >
+        <Field
+          label="Title, if it is another than the name"
+          name="title"
+          error={wrong === 'title' ? of('create') : undefined}
+        />
+        <label class="check">
+          <input type="checkbox" checked={isPrivate} onInput={(event) => setPrivate(event.currentTarget.checked)} />
+          Private: only those whom you add see it
+        </label>
+        {wrong !== undefined && wrong !== 'title' && (
+          <p class="error" role="alert">
+            {of('create')}
+          </p>
+        )}
+        <button class="primary" disabled={busy || text.trim() === ''}>
+          {text.trim() ? `Create “${text.trim()}”` : 'Create'}
+        </button>
+      </form>
+    </Dialog>
+  );
+}
