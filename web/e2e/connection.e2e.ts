@@ -53,6 +53,9 @@ describe('a connection that comes and goes', () => {
     await ann.getByText('Connected again: 1 message came meanwhile').waitFor({ timeout: 20_000 });
     await expectTexts(ann, ['Said meanwhile', 'Written offline']);
     await expectTexts(bob, ['Said meanwhile', 'Written offline']);
+    // It has the time at which it was stored, not that at which it came.
+    const time = (page: Page) => page.locator('.row', { hasText: 'Said meanwhile' }).locator('.by time').getAttribute('datetime');
+    expect(await time(ann)).toBe(await time(bob));
   });
 
   it('keeps what is not sent over a reload', async () => {

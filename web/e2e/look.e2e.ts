@@ -1,45 +1,18 @@
 import { type Page } from 'playwright-core';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { composer, flaws, overflow, said, send, settled, shot, world } from './browser';
-import { post } from './server';
+import { ARABIC, WIDE, kitchen } from './kitchen';
 
 const the = world();
 const few = world({ limits: { subscription_limit: 8 } });
 
-const WIDE = 'W'.repeat(32);
-const ARABIC = 'مرحبا بالعالم، هذه رسالة طويلة بعض الشيء من اليمين إلى اليسار';
 const ROOMS = 200;
-
-/** A room in which much is said by many: what the screenshots show. */
-async function busyRoom(): Promise<void> {
-  const people = ['Mira', 'jonas', 'Ada', 'Tomás', WIDE, 'ליאת'];
-  const token: Record<string, string> = {};
-  for (const name of people) token[name] = await the.account(name);
-  await the.room(token['Mira']!, 'kitchen', 'The kitchen');
-  for (const name of people.slice(1)) await the.join(token[name]!, 'kitchen');
-  const say = (name: string, text: string) => the.say(token[name]!, 'kitchen', text);
-  const change = (name: string, data: object) => post(the.server, '/rooms/kitchen/messages', data, token[name]);
-  await say('Mira', 'Morning! The new oven is in. Who wants to bake on Saturday?');
-  await say('Mira', 'It holds four trays.');
-  const offer = await say('jonas', 'I do. I can bring flour, butter and a sourdough that is older than my daughter.');
-  await change('Ada', { text: 'How old is that?', reply_to: offer });
-  await say('jonas', 'Eight in March. The sourdough, eleven.');
-  await say('Tomás', 'Recipe: https://example.org/bread/rye?hydration=78&salt=2 – it wants two hours less than they say.');
-  await say('Tomás', '@Mira how hot does it get?');
-  await say('Mira', '280 °C, and it keeps that.');
-  await say(WIDE, `A word that has no end: ${'Donaudampfschifffahrtsgesellschaft'.repeat(9)}`);
-  await say('ליאת', 'שבת בבוקר מתאים לי, אביא גם זיתים');
-  await say('ליאת', ARABIC);
-  await say('Ada', 'Then:\n  9:00 dough\n 12:00 oven\n 14:00 everybody eats');
-  await say('Ada', 'I will be there at nine. Somebody has to keep Jonas from the butter.');
-  await say('Mira', 'It is settled then. See you on Saturday.');
-}
 
 describe('the looks', () => {
   let mira: Page;
 
   beforeAll(async () => {
-    await busyRoom();
+    await kitchen(the, [WIDE]);
     mira = await the.signedIn('Mira', 'kitchen');
     await said(mira, 'See you on Saturday').waitFor();
   }, 60_000);

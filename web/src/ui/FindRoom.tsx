@@ -48,8 +48,8 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
       <ul class="found" aria-label="Rooms found">
         {found?.rooms.map((room) => (
           <li key={room.name}>
-            <span class="title" dir="auto" title={room.name}>
-              {room.title}
+            <span class="title" title={room.name}>
+              <bdi>{room.title}</bdi>
             </span>
             <span class="hint">{room.members === 1 ? '1 member' : `${room.members} members`}</span>
             {room.role ? (

@@ -1,5 +1,5 @@
 import type { ComponentChildren } from 'preact';
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { inWords } from '../api';
 import type { Chat, Quote } from '../chat';
 import type { Item } from '../state/outbox';
@@ -187,7 +187,8 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
 
 function Editor(props: { text: string; error: string; onCancel: () => void; onSave: (text: string) => Promise<void> }) {
   const area = useRef<HTMLTextAreaElement>(null);
-  useEffect(() => {
+  // At once: what is typed meanwhile would be typed elsewhere.
+  useLayoutEffect(() => {
     const element = area.current!;
     element.focus();
     element.setSelectionRange(element.value.length, element.value.length);

@@ -71,7 +71,9 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
       <ul>
         {users.map((user) => (
           <li key={user.id} class="here">
-            <bdi class="title">{user.username}</bdi>
+            <span class="title">
+              <bdi>{user.username}</bdi>
+            </span>
           </li>
         ))}
       </ul>
@@ -84,7 +86,9 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
       <ul>
         {members?.members.map(({ user, role }) => (
           <li key={user.id}>
-            <bdi class="title">{user.username}</bdi>
+            <span class="title">
+              <bdi>{user.username}</bdi>
+            </span>
             {role !== 'member' && <span class="hint"> {role}</span>}
             {canRemove(role) && user.id !== chat.me.id && (
               <button class="quiet" aria-label={`Remove ${user.username} from the room`} onClick={() => void remove(user.username)}>

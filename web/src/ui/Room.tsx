@@ -50,8 +50,8 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
           <a class="back" href={addressOf(undefined)} aria-label="All rooms">
             ‹
           </a>
-          <h1 dir="auto" title={`${info.title} (${info.name})`}>
-            {info.title}
+          <h1 title={`${info.title} (${info.name})`}>
+            <bdi>{info.title}</bdi>
           </h1>
           <button class="quiet" aria-expanded={people} onClick={() => setPeople(!people)}>
             {here > 0 ? `${here} here` : 'People'}

@@ -56,8 +56,8 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
                 class={unread > 0 ? 'unread' : undefined}
                 title={room.title}
               >
-                <span class="title" dir="auto">
-                  {room.title}
+                <span class="title">
+                  <bdi>{room.title}</bdi>
                 </span>
                 {room.private && <span class="mark">private</span>}
                 {unread > 0 && (
