@@ -3,7 +3,7 @@ import { useEffect, useId, useRef } from 'preact/hooks';
 interface Props {
   label: string;
   name: string;
-  type?: string;
+  type?: 'text' | 'email' | 'password';
   autocomplete?: string;
   hint?: string | undefined;
   error?: string | undefined;
@@ -30,7 +30,8 @@ export function Field({ label, name, type = 'text', autocomplete = 'off', hint, 
         ref={input}
         id={id}
         name={name}
-        type={type}
+        // Preact's types want to know which of them it is.
+        type={type as 'text'}
         autocomplete={autocomplete}
         autocapitalize="none"
         spellcheck={false}

@@ -7,6 +7,8 @@ import { dayLabel, sameDay, startsGroup } from '../state/time';
 import { MessageRow, UnsentRow } from './Message';
 
 interface Props {
+  /** Gets the list while it is there. */
+  handle: { current: MessageList | null };
   chat: Chat;
   room: Room;
   title: string;
@@ -68,7 +70,8 @@ export class MessageList extends Component<Props, State> {
   private flashTimer: ReturnType<typeof setTimeout> | undefined;
 
   override componentDidMount(): void {
-    const { chat, room } = this.props;
+    const { chat, room, handle } = this.props;
+    handle.current = this;
     const again = () => this.forceUpdate();
     this.ends = [room.timeline.subscribe(again), room.subscribe(again), chat.outbox.subscribe(again), chat.subscribe(() => this.seen())];
     const seen = () => this.seen();
@@ -94,6 +97,7 @@ export class MessageList extends Component<Props, State> {
   }
 
   override componentWillUnmount(): void {
+    if (this.props.handle.current === this) this.props.handle.current = null;
     for (const end of this.ends) end();
     this.observer?.disconnect();
     clearTimeout(this.flashTimer);

@@ -27,7 +27,7 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
     if (offset === undefined) document.getElementById('composer')?.focus();
   }, []);
   // What was unread when the room was opened stays marked until it is left.
-  const freshFrom = useRef<number>();
+  const freshFrom = useRef<number>(undefined);
   if (freshFrom.current === undefined && info) {
     freshFrom.current = chat.rooms.unread(name) > 0 ? info.read.offset : Infinity;
   }
@@ -60,7 +60,7 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
         {room ? (
           <MessageList
             key={room.id}
-            ref={list}
+            handle={list}
             chat={chat}
             room={room}
             title={info.title}
