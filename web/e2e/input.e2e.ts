@@ -32,7 +32,7 @@ describe('what is wrong', () => {
     await page.getByRole('button', { name: 'Create an account' }).click();
     await sign({ Username: 'ANN', 'E-mail address': 'other@example.org', Password: PASSWORD });
     await wrongAt('username').waitFor();
-    expect(await page.evaluate(() => document.activeElement?.getAttribute('name'))).toBe('username');
+    await page.locator('input[name=username]:focus').waitFor();
     await sign({ Username: '' });
     await page.waitForFunction(() => !document.querySelector('.field .error')?.textContent?.includes('taken'));
     await wrongAt('username').waitFor();
