@@ -80,8 +80,11 @@ describe('the looks', () => {
 
   it('can be changed, and stay so', async () => {
     await mira.getByRole('button', { name: 'Settings' }).click();
-    await mira.getByLabel('Accent colour').fill('#006633');
     await mira.getByLabel('Text size').fill('19');
+    await mira.getByLabel('Dark').check();
+    await mira.getByLabel('Accent colour').fill('#66cc99');
+    await mira.getByLabel('Light').check();
+    await mira.getByLabel('Background').fill('#fffbe6');
     await mira.getByLabel('Dark').check();
     await mira.keyboard.press('Escape');
     await mira.reload();
@@ -89,10 +92,10 @@ describe('the looks', () => {
     const looks = () =>
       mira.evaluate(() => {
         const { fontSize, backgroundColor } = getComputedStyle(document.body);
-        const accent = getComputedStyle(document.documentElement).getPropertyValue('--accent');
-        return { fontSize, accent, isDark: /rgb\(23, 22, 20\)/.test(backgroundColor) };
+        const accent = getComputedStyle(document.querySelector('.composer .primary')!).backgroundColor;
+        return { fontSize, accent, isDark: backgroundColor === 'rgb(23, 22, 20)' };
       });
-    expect(await looks()).toEqual({ fontSize: '19px', accent: '#006633', isDark: true });
+    expect(await looks()).toEqual({ fontSize: '19px', accent: 'rgb(102, 204, 153)', isDark: true });
     await mira.getByRole('button', { name: 'Settings' }).click();
     await mira.getByRole('button', { name: 'As it was' }).click();
     await mira.getByLabel('As the system').check();

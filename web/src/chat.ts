@@ -1,8 +1,9 @@
 import { Api, type Fetch, type FoundRoom, inWords } from './api';
 import { Connection } from './connection';
-import type { Session } from './session';
-import { type Keep, Outbox } from './state/outbox';
-import { type Data, type Message, type Page, type Publication, Timeline, type User, kindOf } from './state/room';
+import { Room } from './room';
+import { type Session, backoff, isSignedOut, wait } from './session';
+import { type Keep, Outbox, SendError } from './state/outbox';
+import { type Data, type Publication, type User, kindOf } from './state/room';
 import { Store } from './state/store';
 import { mentionsMe } from './state/text';
 import { RoomList, chooseRooms } from './state/unread';
@@ -13,9 +14,9 @@ const LIMIT_EXCEEDED = 106;
 const UNSUBSCRIBED = 2000;
 const POLL_MS = 20_000;
 const REFUSED_MS = 60_000;
-const TYPING_MS = 5000;
 const TYPING_EVERY_MS = 3000;
-const WINDOW = 1500;
+/** Another tab may show it, and so mark it as read. */
+const NOTIFY_AFTER_MS = 1500;
 const SIGNED_OUT = 'You were signed out. Sign in again: nothing that you wrote is lost.';
 
 export interface Environment {
@@ -24,140 +25,6 @@ export interface Environment {
   keep: Keep;
   visible(): boolean;
   notify(title: string, body: string, tag: string, room: string): void;
-}
-
-export type Quote = Pick<Message, 'offset' | 'user' | 'text'>;
-
-/** A room that is received: its messages, who is here, who is typing. */
-export class Room extends Store {
-  private static made = 0;
-  /** Of two with the same name, one after the other. */
-  readonly id = ++Room.made;
-  readonly timeline: Timeline;
-  readonly people = new Map<string, User>();
-  /** How many connections there are, where it is not said who. */
-  online: number | undefined;
-  loading: 'newest' | 'older' | 'newer' | undefined;
-  error = '';
-  typing: readonly User[] = [];
-  private quotes = new Map<number, Quote | undefined>();
-  private typingUntil = new Map<string, number>();
-
-  constructor(
-    readonly name: string,
-    private readonly me: User,
-    private readonly fetchPage: (where: { before?: number; after?: number; limit?: number }) => Promise<Page>,
-  ) {
-    super();
-    this.timeline = new Timeline(me.id);
-  }
-
-  /** Everybody here, once, whatever the number of their tabs. */
-  get users(): User[] {
-    const users = new Map([...this.people.values()].map((user) => [user.id, user]));
-    return [...users.values()].sort((a, b) => a.username.localeCompare(b.username));
-  }
-
-  touch(): void {
-    this.changed();
-  }
-
-  async newest(): Promise<void> {
-    await this.load('newest', async () => {
-      // A page can be older than what is live already, or of a history that is about to be announced.
-      for (let tries = 0; tries < 6; tries++) {
-        if (this.timeline.showNewest(await this.fetchPage({}))) return;
-        await new Promise((resolve) => setTimeout(resolve, 100 * 2 ** tries));
-      }
-      throw new Error('The history cannot be read just now');
-    });
-  }
-
-  async older(): Promise<void> {
-    const { timeline } = this;
-    const before = timeline.messages[0]?.offset;
-    if (!timeline.hasOlder || before === undefined) return;
-    await this.load('older', async () => {
-      timeline.prepend(await this.fetchPage({ before }), before);
-      timeline.trim(WINDOW, 'newest');
-    });
-  }
-
-  async newer(): Promise<void> {
-    const { timeline } = this;
-    const after = timeline.messages.at(-1)?.offset;
-    if (!timeline.hasNewer || after === undefined) return;
-    await this.load('newer', async () => {
-      timeline.append(await this.fetchPage({ after }), after);
-      timeline.trim(WINDOW, 'oldest');
-    });
-  }
-
-  /** Shows the part of the history that ends with this message. */
-  async goTo(offset: number): Promise<void> {
-    if (this.timeline.find(offset)) return;
-    await this.load('newest', async () => {
-      this.timeline.showMiddle(await this.fetchPage({ before: offset + 1 }));
-    });
-  }
-
-  private async load(what: NonNullable<Room['loading']>, how: () => Promise<void>): Promise<void> {
-    if (this.loading === what || (this.loading && what !== 'newest')) return;
-    this.loading = what;
-    this.error = '';
-    this.changed();
-    try {
-      await how();
-    } catch (error) {
-      this.error = inWords(error);
-    } finally {
-      this.loading = undefined;
-      this.changed();
-    }
-  }
-
-  /** A message that is quoted. Where it is not in the window it is fetched, and there the next time. */
-  quoted(offset: number): Quote | undefined {
-    const found = this.timeline.find(offset) ?? this.quotes.get(offset);
-    if (!found && !this.quotes.has(offset)) {
-      this.quotes.set(offset, undefined);
-      this.fetchPage({ after: offset - 1, limit: 1 }).then(
-        ({ messages: [message] }) => {
-          if (message?.offset === offset) this.quotes.set(offset, message);
-          this.changed();
-        },
-        () => this.quotes.delete(offset),
-      );
-    }
-    return found;
-  }
-
-  /** What is quoted has another text now, or none. */
-  forgetQuote(offset: number | undefined): void {
-    if (offset !== undefined) this.quotes.delete(offset);
-  }
-
-  isTyping(user: User): void {
-    if (user.id === this.me.id) return;
-    this.typingUntil.set(user.id, Date.now() + TYPING_MS);
-    if (!this.typing.some(({ id }) => id === user.id)) this.setTyping([...this.typing, user]);
-    setTimeout(() => this.settleTyping(), TYPING_MS + 50);
-  }
-
-  wrote(user: User): void {
-    if (this.typingUntil.delete(user.id)) this.settleTyping();
-  }
-
-  private settleTyping(): void {
-    const now = Date.now();
-    const left = this.typing.filter(({ id }) => (this.typingUntil.get(id) ?? 0) > now);
-    if (left.length !== this.typing.length) this.setTyping(left);
-  }
-
-  private setTyping(typing: readonly User[]): void {
-    this.typing = typing;
-    this.changed();
-  }
 }
 
 /** Everything that somebody who is signed in has: the rooms, the outbox, the connection. */
@@ -172,6 +39,7 @@ export class Chat extends Store {
   line = '';
   /** The latest message of the open room, for those who listen rather than look. */
   heard = '';
+  heardCount = 0;
   private readonly received = new Map<string, Room>();
   private recent: string[];
   private wasConnected = false;
@@ -201,12 +69,13 @@ export class Chat extends Store {
       send: (item) => {
         const data: Data = { text: item.text, id: item.id };
         if (item.replyTo !== undefined) data.reply_to = item.replyTo;
+        if (!this.rooms.get(item.room)) return Promise.reject(new SendError('You are not in this room any more.', false));
         return this.connection.publish(item.room, data);
       },
       position: (room) => this.received.get(room)?.timeline.position ?? Infinity,
       newId,
       now: Date.now,
-      wait: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
+      wait,
     });
     try {
       this.recent = JSON.parse(around.keep.getItem(this.recentKey) ?? '[]') as string[];
@@ -251,6 +120,11 @@ export class Chat extends Store {
     return this.refused.get(name)?.reason;
   }
 
+  /** Rooms that one is not in (any more), for which something is left to send. */
+  get stranded(): string[] {
+    return this.rooms.loaded ? this.outbox.rooms.filter((name) => !this.rooms.get(name)) : [];
+  }
+
   /** Asks again for a room that was refused. */
   receiveAgain(name: string): void {
     this.refused.delete(name);
@@ -260,8 +134,10 @@ export class Chat extends Store {
   private connectionChanged(): void {
     if (this.stopped) return;
     const { state, code } = this.connection;
+    clearTimeout(this.lineTimer);
     if (state !== 'connected') {
       this.outbox.setOnline(false);
+      this.connection.unsubscribeAll();
       if (this.wasConnected) this.missedFrom ??= this.rooms.messages;
     }
     if (state === 'ended') {
@@ -286,12 +162,18 @@ export class Chat extends Store {
   private async comeBack(): Promise<void> {
     const often = Date.now() - this.cameBack < 10_000;
     this.cameBack = Date.now();
-    try {
-      if (often) throw new Error();
-      const token = await this.session.renew();
-      if (!this.stopped) this.connection.start(token);
-    } catch {
-      if (!this.stopped) this.session.end(SIGNED_OUT);
+    if (often) return this.session.end(SIGNED_OUT);
+    for (let tries = 0; !this.stopped; tries++) {
+      try {
+        const token = await this.session.renew();
+        if (!this.stopped) this.connection.start(token);
+        return;
+      } catch (error) {
+        if (this.stopped) return;
+        if (isSignedOut(error)) return this.session.end(SIGNED_OUT);
+        this.say(`${inWords(error)} Trying again…`);
+        await wait(backoff(tries));
+      }
     }
   }
 
@@ -322,8 +204,15 @@ export class Chat extends Store {
     // Only now, so that one's own messages do not count as missed.
     this.outbox.setOnline(true);
     const open = this.open === undefined ? undefined : this.received.get(this.open);
-    if (open && !open.timeline.loaded) void open.newest();
-    if (open) void this.lookAround(open);
+    if (open?.error) {
+      open.error = '';
+      open.touch();
+    }
+    if (open && !open.timeline.loaded) void this.begin(open);
+  }
+
+  private begin(room: Room): Promise<void> {
+    return room.begin(this.rooms.get(room.name)?.read.offset ?? 0, this.rooms.unread(room.name));
   }
 
   /** Reads the list of rooms anew, and receives those that are to be received. */
@@ -335,13 +224,13 @@ export class Chat extends Store {
     const once = async () => {
       do {
         this.refreshAgain = false;
-        for (let tries = 0; tries < 4 && this.connection.state === 'connected'; tries++) {
+        for (let tries = 0; !this.stopped && this.connection.state === 'connected'; tries++) {
           try {
             this.rooms.set(await this.connection.rooms());
             this.receive();
             break;
           } catch {
-            await new Promise((resolve) => setTimeout(resolve, 500 * 2 ** tries));
+            await wait(backoff(tries));
           }
         }
       } while (this.refreshAgain && !this.stopped);
@@ -356,8 +245,8 @@ export class Chat extends Store {
     const wanted = new Set(chooseRooms(this.rooms.sorted, this.recent, this.subscriptions, (name) => this.rooms.unread(name)));
     // What is to be sent to a room needs a subscription.
     for (const { name } of this.rooms.sorted) if (this.outbox.of(name).length > 0) wanted.add(name);
-    for (const name of this.received.keys()) {
-      if (wanted.has(name) || name === this.open) continue;
+    for (const name of [...this.received.keys()]) {
+      if (wanted.has(name) || (name === this.open && this.rooms.get(name))) continue;
       this.connection.unsubscribe(name);
       this.received.delete(name);
     }
@@ -365,17 +254,21 @@ export class Chat extends Store {
     this.changed();
   }
 
+  /** Receives a room: from where the list of rooms has it, or else from where it was left when the connection was lost. */
   private join(name: string): void {
     const info = this.rooms.get(name);
-    if (!info || this.received.has(name) || Date.now() - (this.refused.get(name)?.at ?? 0) < REFUSED_MS) return;
+    if (!info || this.connection.isSubscribed(name) || Date.now() - (this.refused.get(name)?.at ?? 0) < REFUSED_MS) return;
     this.refused.delete(name);
-    const room = new Room(name, this.me, (where) => this.api.chats(name, where));
+    const known = this.received.get(name);
+    const room = known ?? new Room(name, this.me, (where) => this.api.chats(name, where));
     const { timeline } = room;
-    timeline.begin(info.epoch, info.offset);
-    if (name === this.open) timeline.wake();
-    else timeline.sleep();
-    this.received.set(name, room);
-    this.connection.subscribe(name, info, {
+    if (!known) {
+      timeline.begin(info.epoch, info.offset);
+      if (name === this.open) timeline.wake();
+      else timeline.sleep();
+      this.received.set(name, room);
+    }
+    this.connection.subscribe(name, { epoch: timeline.epoch, offset: timeline.position }, {
       subscribed: (position, recovered) => {
         if (!recovered) {
           // Another room of this name, or a restored backup.
@@ -383,7 +276,7 @@ export class Chat extends Store {
           void this.refresh();
         }
         if (name === this.open) {
-          if (!timeline.loaded) void room.newest();
+          if (!timeline.loaded) void this.begin(room);
           void this.lookAround(room);
         }
       },
@@ -394,14 +287,12 @@ export class Chat extends Store {
         room.touch();
       },
       join: (client, user) => {
-        room.online = undefined;
         room.people.set(client, user);
-        room.touch();
+        this.peopleChanged(room);
       },
       leave: (client) => {
-        room.online = undefined;
         room.people.delete(client);
-        room.touch();
+        this.peopleChanged(room);
       },
       ended: (code, reason) => {
         this.received.delete(name);
@@ -417,7 +308,15 @@ export class Chat extends Store {
       },
     });
     // Beside the subscription: the timeline joins the page to what comes live.
-    if (name === this.open) void room.newest();
+    if (name === this.open && !timeline.loaded) void this.begin(room);
+  }
+
+  /** Who came and went was not told while there were too many, so who is here is asked for. */
+  private peopleChanged(room: Room): void {
+    const wereMany = room.online !== undefined;
+    room.online = undefined;
+    room.touch();
+    if (wereMany && room.name === this.open) void this.lookAround(room);
   }
 
   private take(room: Room, publication: Publication): void {
@@ -426,7 +325,10 @@ export class Chat extends Store {
     const kind = kindOf(data);
     room.forgetQuote(data.edit ?? data.delete);
     if (!room.timeline.publish(publication) && name === this.open) void room.newest();
+    const wasRead = this.rooms.unread(name) === 0;
     this.rooms.publication(name, offset, kind === 'message');
+    // Whoever writes, be it elsewhere, has read what was there.
+    if (wasRead && kind === 'message' && user.id === this.me.id) void this.read(name);
     if (user.id === this.me.id && data.id !== undefined) this.outbox.received(name, data.id);
     this.outbox.reached(name, room.timeline.position);
     if (kind === 'message') {
@@ -439,12 +341,16 @@ export class Chat extends Store {
     const seen = name === this.open && this.around.visible();
     if (seen) {
       this.heard = `${user.username}: ${text.slice(0, 300)}`;
+      this.heardCount++;
       this.changed();
     }
     if (!seen && mentionsMe(text, this.me.username)) {
       this.rooms.mention(name);
       const title = this.rooms.get(name)?.title ?? name;
-      this.around.notify(`${user.username} in ${title}`, text.slice(0, 200), `${name} ${offset}`, name);
+      setTimeout(() => {
+        const isRead = (this.rooms.get(name)?.read.offset ?? Infinity) >= offset;
+        if (!isRead && !this.stopped) this.around.notify(`${user.username} in ${title}`, text.slice(0, 200), `${name} ${offset}`, name);
+      }, NOTIFY_AFTER_MS);
     }
   }
 
@@ -474,15 +380,11 @@ export class Chat extends Store {
     this.open = name;
     if (name !== undefined) {
       this.recent = [name, ...this.recent.filter((other) => other !== name)].slice(0, SUBSCRIPTIONS);
-      try {
-        this.around.keep.setItem(this.recentKey, JSON.stringify(this.recent));
-      } catch {
-        // Only the order of preference is lost.
-      }
+      this.around.keep.setItem(this.recentKey, JSON.stringify(this.recent));
       const room = this.received.get(name);
       if (room) {
         room.timeline.wake();
-        void room.newest();
+        void this.begin(room);
         void this.lookAround(room);
       } else if (this.rooms.loaded) {
         this.receiveAgain(name);
@@ -500,7 +402,7 @@ export class Chat extends Store {
       const { offset, number } = await this.connection.read(name, room.timeline.position);
       this.rooms.read(name, offset, number);
     } catch {
-      await new Promise((resolve) => setTimeout(resolve, 2000));
+      await wait(2000);
     } finally {
       this.reading.delete(name);
     }

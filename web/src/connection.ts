@@ -118,8 +118,13 @@ export class Connection {
   }
 
   unsubscribe(room: string): void {
-    this.subscriptions.get(room)?.unsubscribe();
     this.drop(room);
+  }
+
+  /** Receives nothing more, also when the connection is back: a public room takes in whoever subscribes, and that must
+   *  not be somebody who was removed meanwhile. */
+  unsubscribeAll(): void {
+    for (const room of [...this.subscriptions.keys()]) this.drop(room);
   }
 
   private drop(room: string): void {
@@ -169,7 +174,7 @@ export class Connection {
 
   private async ready(room: string): Promise<Subscription> {
     const subscription = this.subscriptions.get(room);
-    if (!subscription) throw { code: 103, message: 'You do not receive this room' };
+    if (!subscription) throw new SendError('This room is not received just now.', true, false);
     await subscription.ready(5000);
     return subscription;
   }
@@ -199,18 +204,19 @@ function userOf(info: Info | undefined): User {
 
 /** What the SDK and the server say, in words, and whether it may be sent again. */
 export function inWordsOf(error: unknown): SendError {
+  if (error instanceof SendError) return error;
   const { code, message } = (error ?? {}) as { code?: number; message?: string };
   switch (code) {
     case 100:
-      return new SendError('The server did not answer in time. It may or may not have been stored; a retry cannot double it.', true);
+      return new SendError('The server did not answer in time. A retry cannot double it.', true);
     case 102:
       return new SendError('This room does not exist any more.', false);
     case 111:
-      return new SendError('Too much at once. Wait a moment.', true);
+      return new SendError('Too much at once. Wait a moment.', true, false);
     default:
       // The server says what is wrong with what.
       if (code !== undefined && code >= 100) return new SendError(inWords(new Error(message || `error ${code}`)), false);
       // Below 100 are the SDK's own: a timeout, a lost connection.
-      return new SendError('There was no answer. It may or may not have been stored; a retry cannot double it.', true);
+      return new SendError('There was no answer. A retry cannot double it.', true);
   }
 }

@@ -1,40 +1,47 @@
 import type { Keep } from './state/outbox';
 
-/** What lasts as long as the page, for browsers that forbid pages to keep anything. */
-class Memory implements Keep {
-  private readonly map = new Map<string, string>();
-  get length(): number {
-    return this.map.size;
+/** What this browser remembers over reloads. What it does not take, being full or forbidden, lasts as long as the page. */
+class BrowserKeep implements Keep {
+  private readonly rest = new Map<string, string>();
+
+  constructor(private readonly store: Storage | null) {}
+
+  keys(): string[] {
+    return [...new Set([...Object.keys(this.store ?? {}), ...this.rest.keys()])];
   }
-  key(index: number): string | null {
-    return [...this.map.keys()][index] ?? null;
-  }
+
   getItem(key: string): string | null {
-    return this.map.get(key) ?? null;
+    return this.rest.get(key) ?? this.store?.getItem(key) ?? null;
   }
+
   setItem(key: string, value: string): void {
-    this.map.set(key, value);
+    try {
+      if (!this.store) throw new Error('no store');
+      this.store.setItem(key, value);
+      this.rest.delete(key);
+    } catch {
+      this.rest.set(key, value);
+    }
   }
+
   removeItem(key: string): void {
-    this.map.delete(key);
+    this.rest.delete(key);
+    this.store?.removeItem(key);
   }
 }
 
-/** This browser's memory over reloads. */
-export const keep: Keep = (() => {
-  try {
-    return localStorage;
-  } catch {
-    return new Memory();
-  }
-})();
+export const keep: Keep = new BrowserKeep(
+  (() => {
+    try {
+      return localStorage;
+    } catch {
+      return null;
+    }
+  })(),
+);
 
-/** Keeps a value, or nothing where it is undefined. Where there is no room left, it lasts as long as what shows it. */
+/** Keeps a value, or nothing where it is undefined. */
 export function remember(key: string, value: string | undefined): void {
-  try {
-    if (value === undefined) keep.removeItem(key);
-    else keep.setItem(key, value);
-  } catch {
-    // The quota is used up.
-  }
+  if (value === undefined) keep.removeItem(key);
+  else keep.setItem(key, value);
 }

@@ -29,13 +29,36 @@ describe('Session', () => {
     expect(requests).toMatchObject([{ path: '/token/refresh', token: undefined }]);
   });
 
-  it('is out without one, and says so only when the server is away', async () => {
+  it('is out without one', async () => {
     const session = new Session(server(() => refused('token_missing')).fetch);
     await session.start();
     expect([session.state, session.notice]).toEqual(['out', '']);
-    const away = new Session(() => Promise.reject(new TypeError()));
-    await away.start();
-    expect([away.state, away.notice]).toEqual(['out', 'The server cannot be reached']);
+  });
+
+  it('asks again while nobody knows', async () => {
+    const notices: string[] = [];
+    let asked = 0;
+    const { fetch } = server(() => (++asked < 3 ? [503, { error: { code: 'unavailable', message: 'the database is away' } }] : [200, { token: token(5000), user }]));
+    const session = new Session(fetch, () => 0, async () => void notices.push(session.notice));
+    await session.start();
+    expect([session.state, session.notice, asked]).toEqual(['in', '', 3]);
+    expect(notices).toEqual(['The database is away. Trying again…', 'The database is away. Trying again…']);
+  });
+
+  it('goes by the clock of the server', async () => {
+    const hours = 5 * 3600;
+    const issued = (iat: number) => `h.${btoa(JSON.stringify({ iat, exp: iat + 3600 })).replace(/=/g, '')}.s`;
+    let now = hours * 1000;
+    const { fetch, requests } = server(() => [200, { token: issued(now / 1000 - hours), user }]);
+    const session = new Session(fetch, () => now);
+    await session.signIn('ann', 'x');
+    await session.fresh();
+    now += 3_500_000;
+    await session.fresh();
+    expect(requests).toHaveLength(1);
+    now += 100_000;
+    await session.fresh();
+    expect(requests).toHaveLength(2);
   });
 
   it('renews a token that is about to end, once for all who ask', async () => {

@@ -1,7 +1,19 @@
-import { type Account, ApiError, type Fetch, type SignedIn, call } from './api';
+import { type Account, ApiError, type Fetch, type SignedIn, call, inWords } from './api';
 import { Store } from './state/store';
 
 const MARGIN_MS = 30_000;
+
+/** How long to wait before another try, after so many. */
+export function backoff(tries: number): number {
+  return 500 * 2 ** Math.min(tries, 4);
+}
+
+export const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** There is no session, or not any more; anything else that goes wrong says nothing about that. */
+export function isSignedOut(error: unknown): boolean {
+  return error instanceof ApiError && (error.status === 401 || error.status === 403);
+}
 
 /**
  * Who is signed in. The token lives in memory alone. Over a reload a cookie that scripts cannot see is good for
@@ -13,21 +25,28 @@ export class Session extends Store {
   /** Why somebody who was signed in is not any more, or why it is not known. */
   notice = '';
   private token: string | undefined;
+  /** By how much the clock here is ahead of the server's. */
+  private skewMs = 0;
   private renewing: Promise<string> | undefined;
 
   constructor(
     private readonly fetch: Fetch,
     private readonly now: () => number = Date.now,
+    private readonly pause: (ms: number) => Promise<void> = wait,
   ) {
     super();
   }
 
   async start(): Promise<void> {
-    try {
-      await this.renew();
-    } catch (error) {
-      if (error instanceof ApiError && error.code === 'network') this.end(error.message);
-      else this.end('');
+    for (let tries = 0; this.state === 'starting'; tries++) {
+      try {
+        await this.renew();
+      } catch (error) {
+        if (isSignedOut(error)) return this.end('');
+        this.notice = `${inWords(error)} Trying again…`;
+        this.changed();
+        await this.pause(backoff(tries));
+      }
     }
   }
 
@@ -59,6 +78,8 @@ export class Session extends Store {
 
   set({ token, user }: SignedIn): void {
     this.token = token;
+    const { iat } = claims(token);
+    this.skewMs = iat === undefined ? 0 : this.now() - iat * 1000;
     this.user = user;
     this.state = 'in';
     this.notice = '';
@@ -75,7 +96,7 @@ export class Session extends Store {
 
   /** A token that is good for a while yet. */
   async fresh(): Promise<string> {
-    if (this.token && expiry(this.token) - MARGIN_MS > this.now()) return this.token;
+    if (this.token && expiry(this.token) - MARGIN_MS > this.now() - this.skewMs) return this.token;
     return this.renew();
   }
 
@@ -116,12 +137,16 @@ function orRethrow(error: unknown, refresh: () => Promise<SignedIn>): Promise<Si
   throw error;
 }
 
-/** When a token ends, in Unix milliseconds; 0 where that cannot be read. */
+/** When a token ends, in Unix milliseconds by the server's clock; 0 where that cannot be read. */
 export function expiry(token: string): number {
+  return (claims(token).exp ?? 0) * 1000;
+}
+
+function claims(token: string): { iat?: number; exp?: number } {
   try {
     const payload = token.split('.')[1]!.replace(/-/g, '+').replace(/_/g, '/');
-    return (JSON.parse(atob(payload)) as { exp: number }).exp * 1000 || 0;
+    return JSON.parse(atob(payload)) as { iat?: number; exp?: number };
   } catch {
-    return 0;
+    return {};
   }
 }

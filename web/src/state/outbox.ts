@@ -13,20 +13,31 @@ export interface Item extends Draft {
   /** Stored: acknowledged, but not yet seen among the room's publications. */
   status: 'pending' | 'failed' | 'stored';
   error?: string;
+  /** Whether it was stored is not known. */
+  isUnknown?: boolean;
+  /** It waits for one before it, of which that is not known. */
+  isHeld?: boolean;
   offset?: number;
 }
 
-/** Why a message was not taken. Temporary: it may or may not be stored, and may be sent again. */
+/** Why a message was not taken. Temporary: it may be sent again. Unknown: it may be stored all the same. */
 export class SendError extends Error {
   constructor(
     message: string,
     readonly temporary: boolean,
+    readonly isUnknown = temporary,
   ) {
     super(message);
   }
 }
 
-export type Keep = Pick<Storage, 'getItem' | 'setItem' | 'removeItem' | 'key' | 'length'>;
+/** What outlives a reload. */
+export interface Keep {
+  keys(): string[];
+  getItem(key: string): string | null;
+  setItem(key: string, value: string): void;
+  removeItem(key: string): void;
+}
 
 export interface Surroundings {
   user: string;
@@ -40,6 +51,8 @@ export interface Surroundings {
 }
 
 const TRIES = 5;
+const PENDING = { status: 'pending', error: undefined, isUnknown: undefined, isHeld: undefined } as const;
+const HELD = { status: 'failed', error: 'It waits for the one before it.', isHeld: true } as const;
 
 /**
  * What was written and is not known to be stored. It outlives a reload: every item has a key of its own, so that
@@ -54,9 +67,8 @@ export class Outbox extends Store {
   constructor(private readonly around: Surroundings) {
     super();
     const prefix = this.key('');
-    for (let i = 0; i < around.keep.length; i++) {
-      const key = around.keep.key(i);
-      if (!key?.startsWith(prefix)) continue;
+    for (const key of around.keep.keys()) {
+      if (!key.startsWith(prefix)) continue;
       const item = parse(around.keep.getItem(key));
       if (item) this.items.push(item);
     }
@@ -65,6 +77,11 @@ export class Outbox extends Store {
 
   of(room: string): readonly Item[] {
     return this.items.filter((item) => item.room === room);
+  }
+
+  /** The rooms that something is to be sent to. */
+  get rooms(): string[] {
+    return [...new Set(this.items.map(({ room }) => room))];
   }
 
   get size(): number {
@@ -76,20 +93,30 @@ export class Outbox extends Store {
     const time = Math.max(this.around.now(), (this.items.at(-1)?.time ?? 0) + 1);
     const item: Item = { ...draft, id: this.around.newId(), time, status: 'pending' };
     this.items = [...this.items, item];
-    this.save(item);
+    if (this.of(item.room).some(({ isUnknown, isHeld }) => isUnknown || isHeld)) this.update(item.id, HELD);
+    else this.save(item);
     this.changed();
     void this.run(item.room);
     return item;
   }
 
+  /** Sends it again, and after it what waits for it. */
   retry(id: string): void {
-    this.update(id, { status: 'pending', error: undefined });
     const item = this.find(id);
-    if (item) void this.run(item.room);
+    if (!item) return;
+    this.update(id, PENDING);
+    this.release(item);
   }
 
   discard(id: string): void {
+    const item = this.find(id);
     this.remove(id);
+    if (item) this.release(item);
+  }
+
+  private release({ room, time }: Item): void {
+    for (const item of this.of(room)) if (item.isHeld && item.time > time) this.update(item.id, PENDING);
+    void this.run(room);
   }
 
   /** The room's publications have got as far as this: what is stored below is shown from there. */
@@ -112,8 +139,12 @@ export class Outbox extends Store {
   }
 
   setOnline(online: boolean): void {
+    if (online && !this.online) {
+      // A connection that is back answers what the last one did not.
+      for (const item of this.items) if (item.isUnknown || item.isHeld) this.update(item.id, PENDING);
+    }
     this.online = online;
-    if (online) for (const room of new Set(this.items.map((item) => item.room))) void this.run(room);
+    if (online) for (const room of this.rooms) void this.run(room);
   }
 
   stop(): void {
@@ -138,7 +169,7 @@ export class Outbox extends Store {
           this.reached(room, this.around.position(room));
         } catch (error) {
           if (this.stopped) return;
-          const { message, temporary } = error instanceof SendError ? error : new SendError(String(error), true);
+          const { message, temporary, isUnknown } = error instanceof SendError ? error : new SendError(String(error), true);
           // Whoever is offline waits; that is no failure.
           if (temporary && !this.online) return;
           if (temporary && ++tries < TRIES) {
@@ -146,11 +177,20 @@ export class Outbox extends Store {
             continue;
           }
           tries = 0;
-          this.update(item.id, { status: 'failed', error: message });
+          this.update(item.id, { status: 'failed', error: message, isUnknown });
+          // What comes after it must not overtake it.
+          if (temporary) this.hold(item);
         }
       }
     } finally {
       this.busy.delete(room);
+    }
+  }
+
+  private hold({ room, time }: Item): void {
+    for (const item of this.of(room)) {
+      if (item.status !== 'pending' || item.time < time) continue;
+      this.update(item.id, HELD);
     }
   }
 
@@ -176,11 +216,7 @@ export class Outbox extends Store {
   }
 
   private save(item: Item): void {
-    try {
-      this.around.keep.setItem(this.key(item.id), JSON.stringify(item));
-    } catch {
-      // No room left to keep it over a reload; it is still sent.
-    }
+    this.around.keep.setItem(this.key(item.id), JSON.stringify(item));
   }
 
   private key(id: string): string {

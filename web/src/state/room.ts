@@ -83,6 +83,8 @@ export function kindOf(data: Data): Kind {
 }
 
 const LOG_LIMIT = 1024;
+/** Live messages make a window no longer than this. */
+const LIVE_LIMIT = 2000;
 
 /**
  * A window on the history of one room, without holes: pages of the history and live publications in one order.
@@ -95,6 +97,8 @@ export class Timeline extends Store {
   hasOlder = true;
   hasNewer = false;
   loaded = false;
+  /** The reader is at the end, and goes along with what comes. */
+  follows = true;
   epoch = '';
   /** The last publication received. */
   position = 0;
@@ -168,6 +172,11 @@ export class Timeline extends Store {
   /** Replaces the window by a page from the middle. */
   showMiddle(page: Page): boolean {
     return this.show(page, page.more, true);
+  }
+
+  /** Replaces the window by a page that begins after a message. */
+  showFrom(page: Page): boolean {
+    return this.show(page, true, page.more);
   }
 
   private show(page: Page, hasOlder: boolean, hasNewer: boolean): boolean {
@@ -278,7 +287,11 @@ export class Timeline extends Store {
     };
     if (data.reply_to !== undefined) message.replyTo = data.reply_to;
     if (data.edited !== undefined) message.edited = true;
-    this.messages = [...this.messages, message];
+    if (this.messages.length < LIVE_LIMIT) this.messages = [...this.messages, message];
+    else if (this.follows) {
+      this.messages = [...this.messages.slice(-LIVE_LIMIT / 2), message];
+      this.hasOlder = true;
+    } else this.hasNewer = true;
     return true;
   }
 

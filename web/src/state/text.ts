@@ -40,13 +40,15 @@ function same(a: string, b: string): boolean {
 
 /** Without the punctuation that ends a sentence, and without a bracket that was opened before the address. */
 function trimmed(address: string): string {
-  for (;;) {
-    const last = address.at(-1)!;
-    const opened = last === ')' ? '(' : last === ']' ? '[' : '';
-    const lone = opened !== '' && count(address, last) > count(address, opened);
-    if (!lone && !'.,;:!?…»”’'.includes(last)) return address;
-    address = address.slice(0, -1);
+  const lone = { ')': count(address, ')') - count(address, '('), ']': count(address, ']') - count(address, '[') };
+  let end = address.length;
+  for (; end > 0; end--) {
+    const last = address[end - 1]!;
+    if (last === ')' || last === ']') {
+      if (lone[last]-- <= 0) break;
+    } else if (!'.,;:!?…»”’'.includes(last)) break;
   }
+  return address.slice(0, end);
 }
 
 function count(text: string, char: string): number {

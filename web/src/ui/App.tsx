@@ -7,7 +7,7 @@ import { Room } from './Room';
 import { Rooms } from './Rooms';
 import { Settings } from './Settings';
 import { SignIn } from './SignIn';
-import { go, roomInAddress, useStores } from './use';
+import { focusIfLost, go, roomInAddress, useStores } from './use';
 
 export function App({ session }: { session: Session }) {
   useStores(session);
@@ -16,7 +16,7 @@ export function App({ session }: { session: Session }) {
   if (!chat) {
     return (
       <p class="starting" role="status">
-        Uproar
+        {session.notice || 'Uproar'}
       </p>
     );
   }
@@ -79,6 +79,9 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
   const info = chat.open === undefined ? undefined : chat.rooms.get(chat.open);
   useEffect(() => {
     document.title = `${total > 0 ? `(${total}) ` : ''}${info ? `${info.title} · ` : ''}Uproar`;
+    return () => {
+      document.title = 'Uproar';
+    };
   }, [total, info?.title]);
   return (
     <div class={chat.open === undefined ? 'main' : 'main in-room'}>
@@ -86,13 +89,11 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
         Skip to writing
       </a>
       <Rooms chat={chat} onFind={() => setDialog('find')} onSettings={() => setDialog('settings')} />
-      {chat.line && (
-        <p class="line" role="status">
-          {chat.line} {chat.isEnded && <button onClick={() => chat.connection.start()}>Connect again</button>}
-        </p>
-      )}
+      <p key="line" class={chat.line ? 'line' : 'heard'} role="status">
+        {chat.line} {chat.isEnded && <button onClick={() => chat.connection.start()}>Connect again</button>}
+      </p>
       {chat.open === undefined ? (
-        <main class="room nothing">
+        <main class="room nothing" tabIndex={-1} ref={focusIfLost}>
           {loaded && chat.rooms.sorted.length > 0 && <p>Choose a room.</p>}
           {loaded && chat.rooms.sorted.length === 0 && (
             <>
@@ -108,8 +109,9 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
       )}
       {dialog === 'find' && <FindRoom chat={chat} onClose={close} />}
       {dialog === 'settings' && <Settings chat={chat} session={session} onClose={close} />}
-      <p class="heard" aria-live="polite">
-        {chat.heard}
+      <p key="heard" class="heard" aria-live="polite">
+        {/* Another element each time: the same words twice are said twice. */}
+        <span key={chat.heardCount}>{chat.heard}</span>
       </p>
     </div>
   );

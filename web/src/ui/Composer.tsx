@@ -1,7 +1,7 @@
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import type { Chat } from '../chat';
 import { keep, remember } from '../keep';
-import type { Message } from '../state/room';
+import type { Quote } from '../room';
 import { bytes, storable } from '../state/text';
 
 /** The server's `text_limit_bytes`, unless the operator sets it: longer texts are refused before they are sent. */
@@ -11,13 +11,15 @@ interface Props {
   chat: Chat;
   room: string;
   title: string;
-  replyTo: Message | undefined;
+  /** The message that is answered, and what it says where that is known. */
+  replyTo: number | undefined;
+  quoted: Quote | undefined;
   onCancelReply: () => void;
   onSent: () => void;
   onEditLast: () => void;
 }
 
-export function Composer({ chat, room, title, replyTo, onCancelReply, onSent, onEditLast }: Props) {
+export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, onSent, onEditLast }: Props) {
   const key = `uproar.draft.${chat.me.id}.${room}`;
   const [text, setText] = useState(() => keep.getItem(key) ?? '');
   const area = useRef<HTMLTextAreaElement>(null);
@@ -29,11 +31,16 @@ export function Composer({ chat, room, title, replyTo, onCancelReply, onSent, on
     if (matchMedia('(pointer: fine)').matches) area.current?.focus();
   }, []);
 
-  useLayoutEffect(() => {
+  function fit(): void {
     const { style } = area.current!;
     style.height = 'auto';
     style.height = `${area.current!.scrollHeight + 2}px`;
-  }, [text]);
+  }
+  useLayoutEffect(fit, [text]);
+  useEffect(() => {
+    addEventListener('resize', fit);
+    return () => removeEventListener('resize', fit);
+  }, []);
 
   function write(text: string): void {
     setText(text);
@@ -43,7 +50,7 @@ export function Composer({ chat, room, title, replyTo, onCancelReply, onSent, on
 
   function send(): void {
     if (!canSend) return;
-    chat.outbox.add({ room, text: storable(text), ...(replyTo ? { replyTo: replyTo.offset } : {}) });
+    chat.outbox.add({ room, text: storable(text), ...(replyTo === undefined ? {} : { replyTo }) });
     write('');
     onSent();
     area.current?.focus();
@@ -57,11 +64,15 @@ export function Composer({ chat, room, title, replyTo, onCancelReply, onSent, on
         send();
       }}
     >
-      {replyTo && (
+      {replyTo !== undefined && (
         <p class="replying">
-          <span dir="auto">
-            Reply to <bdi class="name">{replyTo.user.username}</bdi>: {replyTo.text?.slice(0, 120)}
-          </span>
+          {quoted ? (
+            <span dir="auto">
+              Reply to <bdi class="name">{quoted.user.username}</bdi>: {quoted.text?.slice(0, 120) ?? 'deleted'}
+            </span>
+          ) : (
+            <span>Reply to an earlier message</span>
+          )}
           <button type="button" class="quiet" onClick={onCancelReply}>
             Cancel
           </button>
@@ -83,14 +94,15 @@ export function Composer({ chat, room, title, replyTo, onCancelReply, onSent, on
             if (event.currentTarget.value.trim() !== '') chat.typed(room);
           }}
           onKeyDown={(event) => {
-            if (event.isComposing) return;
+            // Some browsers end a composition before they say which key did.
+            if (event.isComposing || event.keyCode === 229) return;
             if (event.key === 'Enter' && !event.shiftKey) {
               event.preventDefault();
               send();
             } else if (event.key === 'ArrowUp' && text === '') {
               event.preventDefault();
               onEditLast();
-            } else if (event.key === 'Escape' && replyTo) onCancelReply();
+            } else if (event.key === 'Escape' && replyTo !== undefined) onCancelReply();
           }}
         />
         <button class="primary" disabled={!canSend}>

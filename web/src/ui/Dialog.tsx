@@ -4,6 +4,7 @@ import { useLayoutEffect, useRef } from 'preact/hooks';
 /** The browser's own dialog: it keeps the focus inside, closes on Escape, and gives the focus back. */
 export function Dialog({ title, onClose, children }: { title: string; onClose: () => void; children: ComponentChildren }) {
   const dialog = useRef<HTMLDialogElement>(null);
+  const isOutside = useRef(false);
   // Before what is inside takes the focus, which opening gives to the first button.
   useLayoutEffect(() => {
     const element = dialog.current!;
@@ -22,8 +23,12 @@ export function Dialog({ title, onClose, children }: { title: string; onClose: (
         event.preventDefault();
         onClose();
       }}
+      onPointerDown={(event) => {
+        isOutside.current = event.target === dialog.current;
+      }}
       onClick={(event) => {
-        if (event.target === dialog.current) onClose();
+        // Pressed and released beside it: a selection of text may end there.
+        if (isOutside.current && event.target === dialog.current) onClose();
       }}
     >
       <div class="dialog">

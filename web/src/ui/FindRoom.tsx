@@ -16,7 +16,9 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
     const timer = setTimeout(async () => {
       try {
         const rooms = await chat.api.findRooms(text.trim());
-        if (current) setFound(rooms);
+        if (!current) return;
+        setFound(rooms);
+        setError((error) => (error?.of === 'search' ? undefined : error));
       } catch (error) {
         if (current) setError({ of: 'search', error });
       }

@@ -1,7 +1,9 @@
 import type { ComponentChildren } from 'preact';
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { inWords } from '../api';
-import type { Chat, Quote } from '../chat';
+import type { Chat } from '../chat';
+import { keep, remember } from '../keep';
+import type { Quote } from '../room';
 import type { Item } from '../state/outbox';
 import type { Data, Message } from '../state/room';
 import { storable } from '../state/text';
@@ -17,6 +19,7 @@ interface Common {
   head: boolean;
   day: string | undefined;
   fresh: boolean;
+  row?: { current: HTMLDivElement | null };
   /** It is the one that Tab leads to. */
   isReachable: boolean;
   onActivate: (key: string) => void;
@@ -29,9 +32,10 @@ interface Frame extends Common {
   children: ComponentChildren;
 }
 
-function Frame({ rowKey, position, head, day, fresh, isReachable, onActivate, className, name, time, children }: Frame) {
+function Frame({ row, rowKey, position, head, day, fresh, isReachable, onActivate, className, name, time, children }: Frame) {
   return (
     <div
+      ref={row ?? null}
       class={`row ${head ? 'head ' : ''}${className}`}
       role="article"
       data-key={rowKey}
@@ -40,7 +44,10 @@ function Frame({ rowKey, position, head, day, fresh, isReachable, onActivate, cl
       aria-setsize={-1}
       aria-label={`${name}, ${clock(time)}`}
       onFocus={() => onActivate(rowKey)}
-      onPointerEnter={() => onActivate(rowKey)}
+      onPointerEnter={(event) => {
+        // A finger that touches has not chosen yet, and what appears below it would be pressed.
+        if (event.pointerType === 'mouse') onActivate(rowKey);
+      }}
     >
       {day && (
         <h2 class="day">
@@ -85,9 +92,16 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
   const [asking, setAsking] = useState<'react' | 'delete'>();
   const isMine = message.user.id === me;
   const isGone = message.text === null;
+  const row = useRef<HTMLDivElement>(null);
+  const asked = useRef(asking);
   useEffect(() => {
     if (!isActive) setAsking(undefined);
   }, [isActive]);
+  useLayoutEffect(() => {
+    // The button that was pressed is gone.
+    if (asked.current !== asking && document.activeElement === document.body) row.current?.focus({ preventScroll: true });
+    asked.current = asking;
+  }, [asking]);
 
   async function change(data: Data): Promise<boolean> {
     setError('');
@@ -105,7 +119,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
     void change(mine ? { unreact: message.offset, emoji } : { react: message.offset, emoji });
 
   return (
-    <Frame {...props} className={isFlashed ? 'flashed' : ''} name={message.user.username} time={message.time}>
+    <Frame {...props} row={row} className={isFlashed ? 'flashed' : ''} name={message.user.username} time={message.time}>
       {message.replyTo !== undefined && (
         <button class="quote" onClick={() => onGoTo(message.replyTo!)}>
           {quoted ? (
@@ -120,6 +134,8 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
       {isEditing && !isGone ? (
         <Editor
           text={message.text!}
+          keptAs={`uproar.edit.${me}.${room}`}
+          offset={message.offset}
           error={error}
           onCancel={() => {
             setError('');
@@ -185,12 +201,18 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
   );
 });
 
-function Editor(props: { text: string; error: string; onCancel: () => void; onSave: (text: string) => Promise<void> }) {
+function Editor(props: { text: string; keptAs: string; offset: number; error: string; onCancel: () => void; onSave: (text: string) => Promise<void> }) {
   const area = useRef<HTMLTextAreaElement>(null);
+  const prefix = `${props.offset} `;
+  const [kept] = useState(() => {
+    const text = keep.getItem(props.keptAs);
+    return text?.startsWith(prefix) ? text.slice(prefix.length) : undefined;
+  });
   // At once: what is typed meanwhile would be typed elsewhere.
   useLayoutEffect(() => {
     const element = area.current!;
-    element.focus();
+    if (kept !== undefined) return;
+    element.focus({ preventScroll: true });
     element.setSelectionRange(element.value.length, element.value.length);
   }, []);
   const save = () => {
@@ -204,12 +226,13 @@ function Editor(props: { text: string; error: string; onCancel: () => void; onSa
         aria-label="The text of the message"
         dir="auto"
         rows={Math.min(10, props.text.split('\n').length + 1)}
-        defaultValue={props.text}
+        defaultValue={kept ?? props.text}
+        onInput={(event) => remember(props.keptAs, prefix + event.currentTarget.value)}
         onKeyDown={(event) => {
           if (event.key === 'Escape') {
             event.stopPropagation();
             props.onCancel();
-          } else if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) {
+          } else if (event.key === 'Enter' && !event.shiftKey && !event.isComposing && event.keyCode !== 229) {
             event.preventDefault();
             save();
           }
@@ -245,7 +268,8 @@ export const UnsentRow = memo(function UnsentRow(props: UnsentProps) {
       </div>
       {item.status === 'failed' && (
         <p class="error" role="alert">
-          Not sent. {item.error} <button onClick={() => chat.outbox.retry(item.id)}>Retry</button>{' '}
+          {item.isHeld ? '' : item.isUnknown ? 'Not known to be sent. ' : 'Not sent. '}
+          {item.error} {!item.isHeld && <button onClick={() => chat.outbox.retry(item.id)}>Retry</button>}{' '}
           <button onClick={() => chat.outbox.discard(item.id)}>Discard</button>
         </p>
       )}

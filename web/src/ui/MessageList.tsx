@@ -1,5 +1,6 @@
 import { Component, createRef } from 'preact';
-import type { Chat, Room } from '../chat';
+import type { Chat } from '../chat';
+import type { Room } from '../room';
 import { Heights } from '../state/heights';
 import type { Item } from '../state/outbox';
 import type { Message } from '../state/room';
@@ -58,16 +59,30 @@ export class MessageList extends Component<Props, State> {
   private first = 0;
   private end = 0;
   private view = { top: 0, height: 0, width: 0 };
-  /** The view stays at the end when something comes. */
-  private stick = true;
   /** Otherwise this row stays where it is in the view. */
   private anchor: { key: string; top: number } | undefined;
   private rounds = 0;
   private generation = -1;
   private focusNext: string | undefined;
+  private isGone = false;
+  private isPointed = false;
   private ends: (() => void)[] = [];
   private observer: ResizeObserver | undefined;
   private flashTimer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(props: Props) {
+    super(props);
+    this.stick = true;
+  }
+
+  /** The view stays at the end when something comes. */
+  private get stick(): boolean {
+    return this.props.room.timeline.follows;
+  }
+
+  private set stick(is: boolean) {
+    this.props.room.timeline.follows = is;
+  }
 
   override componentDidMount(): void {
     const { chat, room, handle } = this.props;
@@ -88,15 +103,23 @@ export class MessageList extends Component<Props, State> {
     again();
   }
 
-  override componentDidUpdate(): void {
+  override getSnapshotBeforeUpdate(): boolean {
+    return this.inner.current?.contains(document.activeElement) ?? false;
+  }
+
+  override componentDidUpdate(_props: Props, _state: State, hadFocus: boolean): void {
     this.layout();
     if (this.focusNext !== undefined) {
       this.element(this.focusNext)?.focus();
       this.focusNext = undefined;
+    } else if (hadFocus && (document.activeElement === document.body || !document.activeElement)) {
+      // What had the focus is gone; the keyboard still scrolls.
+      this.scroller.current?.focus({ preventScroll: true });
     }
   }
 
   override componentWillUnmount(): void {
+    this.isGone = true;
     if (this.props.handle.current === this) this.props.handle.current = null;
     for (const end of this.ends) end();
     this.observer?.disconnect();
@@ -108,15 +131,17 @@ export class MessageList extends Component<Props, State> {
     const { room } = this.props;
     this.stick = true;
     this.anchor = undefined;
-    if (room.timeline.hasNewer) void room.newest();
+    // Also when another part is on its way.
+    if (room.timeline.hasNewer || room.loading === 'middle') void room.newest();
     else this.forceUpdate();
   }
 
-  private async goTo(offset: number): Promise<void> {
+  /** Shows a message, loading it where it is not in the window. */
+  async goTo(offset: number): Promise<void> {
     const { room } = this.props;
     await room.goTo(offset);
     const message = room.timeline.find(offset);
-    if (!message) return;
+    if (!message || this.isGone) return;
     this.stick = false;
     this.generation = room.timeline.generation;
     this.anchor = { key: keyOf(message), top: this.view.height / 3 };
@@ -256,6 +281,14 @@ export class MessageList extends Component<Props, State> {
     if (key !== undefined) this.anchor = { key, top: this.heights.top(at) - top };
   }
 
+  private tryAgain(): void {
+    const { room } = this.props;
+    room.error = '';
+    if (room.timeline.loaded) this.more();
+    else void room.newest();
+    this.forceUpdate();
+  }
+
   private more(): void {
     const { room } = this.props;
     const { timeline } = room;
@@ -288,6 +321,7 @@ export class MessageList extends Component<Props, State> {
       this.toNewest();
       return;
     }
+    if (target === this.scroller.current && (event.key === 'ArrowUp' || event.key === 'ArrowDown')) return;
     if (target.dataset['key'] === undefined) {
       // From a button in a message Escape leads back to the message.
       if (event.key === 'Escape' && target.closest('textarea') === null) target.closest<HTMLElement>('[data-key]')?.focus();
@@ -308,7 +342,16 @@ export class MessageList extends Component<Props, State> {
 
   /** What the pointer pointed at is left alone, unless the keyboard is there. */
   private leave = (): void => {
+    this.isPointed = false;
     if (!this.inner.current?.contains(document.activeElement)) this.setState({ active: undefined });
+  };
+
+  private enter = (): void => {
+    this.isPointed = true;
+  };
+
+  private focusOut = ({ relatedTarget }: FocusEvent): void => {
+    if (!this.isPointed && !this.inner.current?.contains(relatedTarget as Node | null)) this.setState({ active: undefined });
   };
 
   override render({ chat, room, title, freshFrom, editing, onEdit, onReply }: Props, { active, flashed, atEnd }: State) {
@@ -335,7 +378,7 @@ export class MessageList extends Component<Props, State> {
         {room.error && (
           <p class="error notice" role="alert">
             {room.error}{' '}
-            <button onClick={() => void (timeline.loaded ? room.older() : room.newest())}>Try again</button>
+            <button onClick={() => this.tryAgain()}>Try again</button>
           </p>
         )}
         {timeline.loaded && this.rows.length === 0 && (
@@ -343,7 +386,16 @@ export class MessageList extends Component<Props, State> {
             Nothing has been said in <strong dir="auto">{title}</strong> yet. Say something.
           </p>
         )}
-        <div class="scroller" ref={this.scroller} onScroll={this.onScroll} onKeyDown={this.onKeyDown} onPointerLeave={this.leave}>
+        <div
+          class="scroller"
+          tabIndex={-1}
+          ref={this.scroller}
+          onScroll={this.onScroll}
+          onKeyDown={this.onKeyDown}
+          onPointerEnter={this.enter}
+          onPointerLeave={this.leave}
+          onFocusOut={this.focusOut}
+        >
           <div
             class="inner"
             ref={this.inner}

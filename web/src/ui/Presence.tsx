@@ -1,6 +1,7 @@
-import { useEffect, useState } from 'preact/hooks';
+import { useEffect, useRef, useState } from 'preact/hooks';
 import { type Member, inWords } from '../api';
-import type { Chat, Room } from '../chat';
+import type { Chat } from '../chat';
+import type { Room } from '../room';
 import type { RoomInfo } from '../state/unread';
 import { Field } from './Field';
 import { useStores } from './use';
@@ -20,6 +21,15 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
   const [adding, setAdding] = useState<{ error?: string; done?: string }>({});
   const [username, setUsername] = useState('');
   const { users, online } = room;
+  const close = useRef<HTMLButtonElement>(null);
+  // Where it covers the room, the keyboard must not stay below it.
+  useEffect(() => {
+    const opener = document.activeElement;
+    close.current?.focus();
+    return () => {
+      if (opener instanceof HTMLElement) opener.focus();
+    };
+  }, []);
   const canAdd = info.role === 'owner' || info.role === 'moderator';
   const canRemove = (role: Member['role']) => role !== 'owner' && (info.role === 'owner' || (canAdd && role === 'member'));
   useEffect(() => {
@@ -59,10 +69,16 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
   }
 
   return (
-    <aside class="people" aria-label="People">
+    <aside
+      class="people"
+      aria-label="People"
+      onKeyDown={(event) => {
+        if (event.key === 'Escape') onClose();
+      }}
+    >
       <header>
         <h2>People</h2>
-        <button class="quiet" onClick={onClose}>
+        <button class="quiet" ref={close} onClick={onClose}>
           Close
         </button>
       </header>

@@ -1,28 +1,38 @@
 import { useCallback, useEffect, useRef, useState } from 'preact/hooks';
 import { inWords } from '../api';
-import type { Chat, Room as Received } from '../chat';
+import type { Chat } from '../chat';
+import { keep, remember } from '../keep';
+import type { Room as Received } from '../room';
 import type { Message } from '../state/room';
 import { Composer } from './Composer';
 import { Dialog } from './Dialog';
 import { MessageList } from './MessageList';
 import { Presence } from './Presence';
-import { addressOf, go, useStores } from './use';
+import { addressOf, focusIfLost, go, useStores } from './use';
 
 export function Room({ chat, name }: { chat: Chat; name: string }) {
   const room = chat.room(name);
   useStores(chat, chat.rooms, room);
   const info = chat.rooms.get(name);
-  const [replyTo, setReplyTo] = useState<Message>();
-  const [editing, setEditing] = useState<number>();
+  const replyKey = `uproar.reply.${chat.me.id}.${name}`;
+  const [replyTo, setReplyTo] = useState<number | undefined>(() => Number(keep.getItem(replyKey)) || undefined);
+  function answer(offset: number | undefined): void {
+    setReplyTo(offset);
+    remember(replyKey, offset?.toString());
+  }
+  const editKey = `uproar.edit.${chat.me.id}.${name}`;
+  // An edit outlives the row, which is in the document only while it is near the view, and the session.
+  const [editing, setEditing] = useState<number | undefined>(() => Number(keep.getItem(editKey)?.split(' ', 1)[0]) || undefined);
   const [people, setPeople] = useState(false);
   const [ending, setEnding] = useState(false);
   const list = useRef<MessageList>(null);
   const reply = useCallback((message: Message) => {
-    setReplyTo(message);
+    answer(message.offset);
     document.getElementById('composer')?.focus();
   }, []);
   const edit = useCallback((offset: number | undefined) => {
     setEditing(offset);
+    remember(editKey, undefined);
     // The field that had the focus is gone.
     if (offset === undefined) document.getElementById('composer')?.focus();
   }, []);
@@ -42,7 +52,7 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
   }, [chat, room, name]);
 
   if (!info) return <Stranger chat={chat} name={name} />;
-  const here = room ? (room.online ?? room.users.length) : 0;
+  const here = room ? room.users.length : 0;
   return (
     <>
       <main class="room" aria-label={info.title}>
@@ -54,7 +64,7 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
             <bdi>{info.title}</bdi>
           </h1>
           <button class="quiet" aria-expanded={people} onClick={() => setPeople(!people)}>
-            {here > 0 ? `${here} here` : 'People'}
+            {room?.online !== undefined ? `${room.online} connections` : here > 0 ? `${here} here` : 'People'}
           </button>
         </header>
         {room ? (
@@ -86,16 +96,19 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
           room={name}
           title={info.title}
           replyTo={replyTo}
-          onCancelReply={() => setReplyTo(undefined)}
+          quoted={replyTo === undefined ? undefined : room?.quoted(replyTo)}
+          onCancelReply={() => answer(undefined)}
           onSent={() => {
-            setReplyTo(undefined);
+            answer(undefined);
             list.current?.toNewest();
           }}
           onEditLast={() => {
             // The last one cannot be edited yet, and the one before is not meant.
             if (chat.outbox.of(name).length > 0) return;
             const last = room?.timeline.messages.findLast(({ user, text }) => user.id === chat.me.id && text !== null);
-            if (last) setEditing(last.offset);
+            if (!last) return;
+            setEditing(last.offset);
+            void list.current?.goTo(last.offset);
           }}
         />
       </main>
@@ -146,21 +159,46 @@ function Ending(props: { chat: Chat; name: string; title: string; isOwner: boole
 /** A room that one is not a member of, or not any more. */
 function Stranger({ chat, name }: { chat: Chat; name: string }) {
   const [error, setError] = useState('');
+  useStores(chat.outbox);
   useEffect(() => setError(''), [name]);
   if (!chat.rooms.loaded) return <main class="room nothing" aria-busy="true" />;
+  const unsent = chat.outbox.of(name);
+
+  async function enter(): Promise<void> {
+    try {
+      // The address may have it in other letters.
+      go((await chat.enter(name)).name);
+    } catch (error) {
+      setError(inWords(error));
+    }
+  }
+
   return (
-    <main class="room nothing">
+    <main class="room nothing" tabIndex={-1} ref={focusIfLost}>
       <a href={addressOf(undefined)}>All rooms</a>
       <h1>
         You are not in the room <bdi>{name}</bdi>.
       </h1>
-      <button class="primary" onClick={() => chat.enter(name).catch((error: unknown) => setError(inWords(error)))}>
+      <button class="primary" onClick={() => void enter()}>
         Join it
       </button>
       {error && (
         <p class="error" role="alert">
           {error}
         </p>
+      )}
+      {unsent.length > 0 && (
+        <section class="unsent">
+          <h2>Not sent to it</h2>
+          {unsent.map(({ id, text }) => (
+            <p key={id}>
+              <span class="text" dir="auto">
+                {text}
+              </span>
+              <button onClick={() => chat.outbox.discard(id)}>Discard</button>
+            </p>
+          ))}
+        </section>
       )}
     </main>
   );

@@ -5,7 +5,7 @@ import { addressOf, useStores } from './use';
 const MANY = 12;
 
 export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => void; onSettings: () => void }) {
-  useStores(chat, chat.rooms);
+  useStores(chat, chat.rooms, chat.outbox);
   const [filter, setFilter] = useState('');
   const [onlyUnread, setOnlyUnread] = useState(false);
   const current = useRef<HTMLAnchorElement>(null);
@@ -71,6 +71,16 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
             </li>
           );
         })}
+        {chat.stranded.map((name) => (
+          <li key={name}>
+            <a href={addressOf(name)} aria-current={name === chat.open ? 'page' : undefined}>
+              <span class="title">
+                <bdi>{name}</bdi>
+              </span>
+              <span class="mark error">not sent</span>
+            </a>
+          </li>
+        ))}
       </ul>
       {loaded && sorted.length === 0 && <p class="hint">No rooms yet.</p>}
       {words && shown.length === 0 && <p class="hint">None of your rooms is called that.</p>}

@@ -1,35 +1,52 @@
 import { keep, remember } from '../keep';
 
-/** What a person may change about the looks, kept in this browser. */
+type Scheme = 'light' | 'dark';
+type Values = Record<string, string>;
+
+/** What a person may change about the looks, kept in this browser. Colours belong to one of the schemes. */
 export interface Theme {
-  mode: 'system' | 'light' | 'dark';
-  variables: Record<string, string>;
+  mode: 'system' | Scheme;
+  light: Values;
+  dark: Values;
+  sizes: Values;
 }
 
 const KEY = 'uproar.theme';
 
-export const VARIABLES: readonly { name: string; label: string; type: 'color' | 'range'; initial: string; min?: number; max?: number; step?: number; unit?: string }[] = [
-  { name: '--accent', label: 'Accent colour', type: 'color', initial: '#b4431f' },
-  { name: '--paper', label: 'Background', type: 'color', initial: '#ffffff' },
-  { name: '--ink', label: 'Text colour', type: 'color', initial: '#1d1b19' },
-  { name: '--size', label: 'Text size', type: 'range', initial: '15px', min: 12, max: 22, step: 1, unit: 'px' },
-  { name: '--leading', label: 'Line height', type: 'range', initial: '1.45', min: 1.2, max: 1.9, step: 0.05, unit: '' },
-  { name: '--measure', label: 'Line length', type: 'range', initial: '78ch', min: 40, max: 140, step: 2, unit: 'ch' },
+/** The colours that can be chosen, and what they are otherwise; as in style.css. */
+const COLOURS: readonly { name: string; label: string; light: string; dark: string }[] = [
+  { name: '--accent', label: 'Accent colour', light: '#b4431f', dark: '#f0835c' },
+  { name: '--paper', label: 'Background', light: '#ffffff', dark: '#171614' },
+  { name: '--ink', label: 'Text colour', light: '#1d1b19', dark: '#e6e1da' },
+];
+
+const SIZES: readonly { name: string; label: string; initial: number; min: number; max: number; step: number; unit: string }[] = [
+  { name: '--size', label: 'Text size', initial: 15, min: 12, max: 22, step: 1, unit: 'px' },
+  { name: '--leading', label: 'Line height', initial: 1.45, min: 1.2, max: 1.9, step: 0.05, unit: '' },
+  { name: '--measure', label: 'Line length', initial: 78, min: 40, max: 140, step: 2, unit: 'ch' },
 ];
 
 export function loadTheme(): Theme {
+  let kept: Partial<Theme> | null;
   try {
-    const theme = JSON.parse(keep.getItem(KEY) ?? '') as Partial<Theme>;
-    const mode = theme.mode === 'light' || theme.mode === 'dark' ? theme.mode : 'system';
-    const variables: Record<string, string> = {};
-    for (const { name } of VARIABLES) {
-      const value = theme.variables?.[name];
-      if (typeof value === 'string') variables[name] = value;
-    }
-    return { mode, variables };
+    kept = JSON.parse(keep.getItem(KEY) ?? '{}') as Partial<Theme> | null;
   } catch {
-    return { mode: 'system', variables: {} };
+    kept = null;
   }
+  const { mode } = kept ?? {};
+  const pick = (values: unknown, names: readonly { name: string }[]): Values => {
+    const known = names.flatMap(({ name }) => {
+      const value = (values as Values | undefined)?.[name];
+      return typeof value === 'string' ? [[name, value]] : [];
+    });
+    return Object.fromEntries(known) as Values;
+  };
+  return {
+    mode: mode === 'light' || mode === 'dark' ? mode : 'system',
+    light: pick(kept?.light, COLOURS),
+    dark: pick(kept?.dark, COLOURS),
+    sizes: pick(kept?.sizes, SIZES),
+  };
 }
 
 export function saveTheme(theme: Theme): void {
@@ -37,19 +54,29 @@ export function saveTheme(theme: Theme): void {
   applyTheme(theme);
 }
 
-export function applyTheme({ mode, variables }: Theme): void {
+export function applyTheme({ mode, light, dark, sizes }: Theme): void {
   const root = document.documentElement;
   root.dataset['theme'] = mode;
-  for (const { name } of VARIABLES) {
-    const value = variables[name];
+  const set = (name: string, value: string | undefined) => {
     if (value === undefined) root.style.removeProperty(name);
     else root.style.setProperty(name, value);
+  };
+  for (const colour of COLOURS) {
+    const { name } = colour;
+    const isChosen = light[name] !== undefined || dark[name] !== undefined;
+    set(name, isChosen ? `light-dark(${light[name] ?? colour.light}, ${dark[name] ?? colour.dark})` : undefined);
   }
+  for (const { name } of SIZES) set(name, sizes[name]);
+}
+
+/** Which of the two is on the screen. */
+function schemeOf({ mode }: Theme): Scheme {
+  if (mode !== 'system') return mode;
+  return matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light';
 }
 
 export function ThemeEditor({ theme, onChange }: { theme: Theme; onChange: (theme: Theme) => void }) {
-  const set = (name: string, value: string) => onChange({ ...theme, variables: { ...theme.variables, [name]: value } });
-  const current = (name: string, initial: string) => theme.variables[name] ?? initial;
+  const scheme = schemeOf(theme);
   return (
     <fieldset>
       <legend>Looks</legend>
@@ -61,37 +88,33 @@ export function ThemeEditor({ theme, onChange }: { theme: Theme; onChange: (them
           </label>
         ))}
       </div>
-      {VARIABLES.map(({ name, label, type, initial, min, max, step, unit }) => (
-        <label class="variable" key={name}>
-          {label}
-          {type === 'color' ? (
-            <input type="color" value={theme.variables[name] ?? colour(name, initial)} onInput={(event) => set(name, event.currentTarget.value)} />
-          ) : (
-            <input
-              type="range"
-              min={min}
-              max={max}
-              step={step}
-              value={parseFloat(current(name, initial))}
-              onInput={(event) => set(name, `${event.currentTarget.value}${unit}`)}
-            />
-          )}
+      {COLOURS.map((colour) => (
+        <label class="variable" key={colour.name}>
+          {colour.label}
+          <input
+            type="color"
+            value={theme[scheme][colour.name] ?? colour[scheme]}
+            onInput={(event) => onChange({ ...theme, [scheme]: { ...theme[scheme], [colour.name]: event.currentTarget.value } })}
+          />
         </label>
       ))}
-      <button type="button" onClick={() => onChange({ ...theme, variables: {} })}>
+      {SIZES.map(({ name, label, initial, min, max, step, unit }) => (
+        <label class="variable" key={name}>
+          {label}
+          <input
+            type="range"
+            min={min}
+            max={max}
+            step={step}
+            value={parseFloat(theme.sizes[name] ?? String(initial))}
+            onInput={(event) => onChange({ ...theme, sizes: { ...theme.sizes, [name]: `${event.currentTarget.value}${unit}` } })}
+          />
+        </label>
+      ))}
+      <p class="hint">The colours are those of the {scheme} theme; the other one has its own.</p>
+      <button type="button" onClick={() => onChange({ ...theme, light: {}, dark: {}, sizes: {} })}>
         As it was
       </button>
     </fieldset>
   );
-}
-
-/** The colour that a variable has now, in this theme. */
-function colour(name: string, otherwise: string): string {
-  const probe = document.createElement('i');
-  probe.style.color = `var(${name})`;
-  document.body.append(probe);
-  const numbers = /^rgb\((\d+), (\d+), (\d+)\)$/.exec(getComputedStyle(probe).color);
-  probe.remove();
-  if (!numbers) return otherwise;
-  return `#${numbers.slice(1).map((number) => Number(number).toString(16).padStart(2, '0')).join('')}`;
 }

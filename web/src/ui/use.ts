@@ -30,3 +30,8 @@ export function addressOf(room: string | undefined): string {
 export function go(room: string | undefined): void {
   location.hash = addressOf(room);
 }
+
+/** Takes the focus when what had it is gone, so that the keyboard goes on from here. */
+export function focusIfLost(element: HTMLElement | null): void {
+  if (document.activeElement === document.body) element?.focus({ preventScroll: true });
+}

@@ -1,0 +1,162 @@
+import { inWords } from './api';
+import { type Message, type Page, Timeline, type User } from './state/room';
+import { Store } from './state/store';
+
+const TYPING_MS = 5000;
+/** Messages that are kept while one scrolls through the history. */
+const WINDOW = 1500;
+const PAGE = 100;
+
+export type Quote = Pick<Message, 'offset' | 'user' | 'text'>;
+
+type Loading = 'newest' | 'middle' | 'older' | 'newer';
+
+/** A room that is received: its messages, who is here, who is typing. */
+export class Room extends Store {
+  private static made = 0;
+  /** Of two with the same name, one after the other. */
+  readonly id = ++Room.made;
+  readonly timeline: Timeline;
+  readonly people = new Map<string, User>();
+  /** How many connections there are, where it is not said who. */
+  online: number | undefined;
+  loading: Loading | undefined;
+  error = '';
+  typing: readonly User[] = [];
+  private turn = 0;
+  private quotes = new Map<number, Quote | undefined>();
+  private typingUntil = new Map<string, number>();
+
+  constructor(
+    readonly name: string,
+    private readonly me: User,
+    private readonly fetchPage: (where: { before?: number; after?: number; limit?: number }) => Promise<Page>,
+  ) {
+    super();
+    this.timeline = new Timeline(me.id);
+  }
+
+  /** Everybody here, once, whatever the number of their tabs. */
+  get users(): User[] {
+    const users = new Map([...this.people.values()].map((user) => [user.id, user]));
+    return [...users.values()].sort((a, b) => a.username.localeCompare(b.username));
+  }
+
+  touch(): void {
+    this.changed();
+  }
+
+  /** What one looks at first: the first that is unread, or else the newest. */
+  begin(readOffset: number, unread: number): Promise<void> {
+    // Whoever has read nothing at all does not begin with the beginning.
+    if (unread <= PAGE || readOffset === 0) return this.newest();
+    return this.load('middle', (page) => this.timeline.showFrom(page), { after: readOffset });
+  }
+
+  newest(): Promise<void> {
+    return this.load('newest', (page) => this.timeline.showNewest(page), {});
+  }
+
+  async older(): Promise<void> {
+    const { timeline } = this;
+    const before = timeline.messages[0]?.offset;
+    if (!timeline.hasOlder || before === undefined) return;
+    const put = (page: Page) => {
+      timeline.prepend(page, before);
+      timeline.trim(WINDOW, 'newest');
+      return true;
+    };
+    await this.load('older', put, { before });
+  }
+
+  async newer(): Promise<void> {
+    const { timeline } = this;
+    const after = timeline.messages.at(-1)?.offset;
+    if (!timeline.hasNewer || after === undefined) return;
+    const put = (page: Page) => {
+      timeline.append(page, after);
+      timeline.trim(WINDOW, 'oldest');
+      return true;
+    };
+    await this.load('newer', put, { after });
+  }
+
+  /** Shows the part of the history that ends with this message. */
+  async goTo(offset: number): Promise<void> {
+    if (this.timeline.find(offset)) return;
+    await this.load('middle', (page) => this.timeline.showMiddle(page), { before: offset + 1 });
+  }
+
+  /**
+   * Fetches a page and puts it where it belongs. The last wish for another part of the history counts, and that before
+   * a wish for more of the same. A page can be older than what is live already, or of a history that is about to be
+   * announced: then it is asked for again.
+   */
+  private async load(what: Loading, put: (page: Page) => boolean, where: { before?: number; after?: number }): Promise<void> {
+    const isMore = what === 'older' || what === 'newer';
+    if (this.loading && (isMore || this.loading === what) && what !== 'middle') return;
+    const turn = ++this.turn;
+    this.loading = what;
+    this.error = '';
+    this.changed();
+    try {
+      for (let tries = 0; ; tries++) {
+        const page = await this.fetchPage(where);
+        if (turn !== this.turn || put(page)) break;
+        if (tries === 5) throw new Error('The history cannot be read just now');
+        await new Promise((resolve) => setTimeout(resolve, 100 * 2 ** tries));
+      }
+    } catch (error) {
+      if (turn === this.turn) this.error = inWords(error);
+    } finally {
+      if (turn === this.turn) {
+        this.loading = undefined;
+        this.changed();
+      }
+    }
+  }
+
+  /** A message that is quoted. Where it is not in the window it is fetched, and there the next time. */
+  quoted(offset: number): Quote | undefined {
+    const found = this.timeline.find(offset) ?? this.quotes.get(offset);
+    if (!found && !this.quotes.has(offset)) {
+      this.quotes.set(offset, undefined);
+      this.fetchPage({ after: offset - 1, limit: 1 }).then(
+        ({ messages: [message] }) => {
+          // Where it was forgotten meanwhile, it is another by now.
+          if (message?.offset === offset && this.quotes.has(offset)) this.quotes.set(offset, message);
+          this.changed();
+        },
+        () => this.quotes.delete(offset),
+      );
+    }
+    return found;
+  }
+
+  /** What is quoted has another text now, or none. */
+  forgetQuote(offset: number | undefined): void {
+    if (offset !== undefined) this.quotes.delete(offset);
+  }
+
+  isTyping(user: User): void {
+    if (user.id === this.me.id) return;
+    this.typingUntil.set(user.id, Date.now() + TYPING_MS);
+    if (!this.typing.some(({ id }) => id === user.id)) this.setTyping([...this.typing, user]);
+    setTimeout(() => this.settleTyping(), TYPING_MS + 50);
+  }
+
+  wrote(user: User): void {
+    if (this.typingUntil.delete(user.id)) this.settleTyping();
+  }
+
+  private settleTyping(): void {
+    const now = Date.now();
+    const left = this.typing.filter(({ id }) => (this.typingUntil.get(id) ?? 0) > now);
+    if (left.length !== this.typing.length) this.setTyping(left);
+  }
+
+  private setTyping(typing: readonly User[]): void {
+    this.typing = typing;
+    this.changed();
+  }
+}
