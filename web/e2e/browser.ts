@@ -73,6 +73,10 @@ export class World {
     return (await post<{ offset: number }>(this.server, `/rooms/${encodeURIComponent(room)}/messages`, { text }, token)).offset;
   }
 
+  async reply(name: string, room: string, text: string, to: number): Promise<void> {
+    await post(this.server, `/rooms/${room}/messages`, { text, reply_to: to }, await this.token(name));
+  }
+
   /** Opens the page, or a room, and signs in. */
   async signIn(page: Page, name: string, room?: string): Promise<void> {
     await page.goto(this.server.page + (room === undefined ? '' : `/#/${encodeURIComponent(room)}`));
@@ -108,7 +112,7 @@ export const send = async (page: Page, text: string) => {
 };
 export const shot = (page: Page, name: string) => page.screenshot({ path: `e2e/shots/${name}.png` });
 /** Everything sent is stored and has come back. */
-export const settled = (page: Page) => page.locator('.row.pending, .row.failed').first().waitFor({ state: 'detached', timeout: 25_000 });
+export const settled = (page: Page) => page.locator('.row.pending, .row.failed, .row.stored').first().waitFor({ state: 'detached', timeout: 25_000 });
 
 /** What an accessibility checker finds wrong, in short. */
 export async function flaws(page: Page): Promise<string[]> {

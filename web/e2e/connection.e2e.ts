@@ -181,7 +181,73 @@ describe('a connection that comes and goes', () => {
     await said(ann, 'Back again').waitFor();
   });
 
-  it('throws no errors, and keeps to its Content-Security-Policy', () => {
+  it('nobody who was removed while away is a member again by coming back', async () => {
+    const away = bob.context();
+    await away.setOffline(true);
+    await bob.getByText('The connection is lost').waitFor();
+    await fetch(`${the.server.url}/rooms/lobby/members/bob`, { method: 'DELETE', headers: { Authorization: `Bearer ${await the.token('ann')}` } });
+    await away.setOffline(false);
+    await bob.getByText('Connected again').waitFor({ timeout: 20_000 });
+    await bob.getByText('You are not in the room lobby').waitFor();
+    const members = await fetch(`${the.server.url}/rooms/lobby/members`, { headers: { Authorization: `Bearer ${await the.token('ann')}` } });
+    expect(JSON.stringify(await members.json())).not.toContain('"bob"');
+    await bob.getByRole('button', { name: 'Join' }).click();
+    await composer(bob).waitFor();
+  });
+
+  it('what was written to a room that is gone is still there, and can be discarded', async () => {
+    const owner = await the.token('ann');
+    await the.room(owner, 'doomed', 'Doomed');
+    await the.join(await the.token('bob'), 'doomed');
+    await bob.getByRole('link', { name: 'Doomed' }).click();
+    await bob.getByText('Nothing has been said').waitFor();
+    const away = bob.context();
+    await away.setOffline(true);
+    await bob.getByText('The connection is lost').waitFor();
+    await send(bob, 'Something important');
+    await said(bob, 'Something important').waitFor();
+    await fetch(`${the.server.url}/rooms/doomed`, { method: 'DELETE', headers: { Authorization: `Bearer ${owner}` } });
+    await away.setOffline(false);
+    await bob.getByText('Connected again').waitFor({ timeout: 20_000 });
+    await bob.getByText('Something important').waitFor();
+    await bob.getByRole('link', { name: /doomed.*not sent/ }).waitFor();
+    await bob.reload();
+    await bob.getByText('Something important').waitFor();
+    await bob.getByRole('button', { name: 'Discard' }).click();
+    await bob.getByRole('link', { name: /doomed/ }).waitFor({ state: 'detached' });
+  });
+
+  it('a database that is away for a moment signs nobody out, and empties no page', async () => {
+    const page = await the.tab(bob.context());
+    const body = JSON.stringify({ error: { code: 'unavailable', message: 'the database does not answer', field: null } });
+    await page.route(/token\/refresh/, (route) => route.fulfill({ status: 503, contentType: 'application/json', body }));
+    let refused = 0;
+    await page.routeWebSocket(/connection/, (socket) => {
+      const server = socket.connectToServer();
+      server.onMessage((message) => socket.send(message));
+      socket.onMessage((message) => {
+        const commands = String(message).split('\n').map((line) => ({ line, command: JSON.parse(line || '{}') as { id?: number; rpc?: { method: string } } }));
+        const isRefused = ({ command }: (typeof commands)[0]) => command.rpc?.method === 'rooms' && refused < 5;
+        const passed = commands.filter((each) => !isRefused(each));
+        for (const { command } of commands.filter(isRefused)) {
+          refused++;
+          socket.send(JSON.stringify({ id: command.id, error: { code: 100, message: 'internal server error', temporary: true } }));
+        }
+        if (passed.length > 0) server.send(passed.map(({ line }) => line).join('\n'));
+      });
+    });
+    await page.goto(`${the.server.page}/#/lobby`);
+    await page.getByText('The database does not answer. Trying again').waitFor();
+    await page.unroute(/token\/refresh/);
+    await said(page, 'Back again').waitFor({ timeout: 30_000 });
+    expect(refused).toBe(5);
+    await page.close();
+  }, 60_000);
+
+  it('throws no errors, and keeps to its Content-Security-Policy', async () => {
     expect(the.faults).toEqual([]);
+    const { headers } = await fetch(the.server.page);
+    // Through Vite there is none.
+    if (the.server.page === the.server.url) expect(headers.get('content-security-policy')).toContain("default-src 'self'");
   });
 });

@@ -1,6 +1,7 @@
 import { type Page } from 'playwright-core';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { PASSWORD, composer, said, send, settled, world } from './browser';
+import { post } from './server';
 
 // Shorter texts than the page knows of, to see what it does when the server refuses one.
 const the = world();
@@ -138,6 +139,43 @@ describe('what is wrong', () => {
     await page.reload();
     await said(page, 'a short one').waitFor();
     expect(await page.locator('.row').count()).toBe(1);
+  });
+
+  it('a browser that keeps nothing, or no more, loses nothing while the page is open', async () => {
+    const full = await the.visitor();
+    await the.signIn(full, 'bob', 'lobby');
+    await composer(full).waitFor();
+    await full.evaluate(() => {
+      for (let size = 1 << 20, i = 0; size >= 1; i++) {
+        try {
+          localStorage.setItem(`fill${i}`, 'x'.repeat(size));
+        } catch {
+          size >>= 1;
+        }
+      }
+    });
+    await composer(full).fill('Half a sentence');
+    await post(the.server, '/user/signout', {}, await the.token('bob'));
+    await full.getByText('nothing that you wrote is lost').waitFor();
+    await full.getByLabel('Username or e-mail address').fill('bob');
+    await full.getByLabel('Password').fill(PASSWORD);
+    await full.keyboard.press('Enter');
+    await composer(full).waitFor();
+    expect(await composer(full).inputValue()).toBe('Half a sentence');
+
+    for (const kind of ['null', 'forbidden'] as const) {
+      const page = await the.visitor();
+      await page.addInitScript((kind) => {
+        const get = () => {
+          if (kind === 'null') return null;
+          throw new DOMException('no', 'SecurityError');
+        };
+        Object.defineProperty(window, 'localStorage', { get });
+      }, kind);
+      await the.signIn(page, 'bob', 'lobby');
+      await send(page, `Said with ${kind}`);
+      await said(ann, `Said with ${kind}`).waitFor();
+    }
   });
 
   it('throws no errors, and keeps to its Content-Security-Policy', () => {

@@ -4,7 +4,7 @@ import { composer, flaws, overflow, said, send, settled, shot, world } from './b
 import { ARABIC, WIDE, kitchen } from './kitchen';
 
 const the = world();
-const few = world({ limits: { subscription_limit: 8 } });
+const few = world({ limits: { subscription_limit: 8, join_leave_limit: 3 } });
 
 const ROOMS = 200;
 
@@ -152,6 +152,90 @@ describe('the looks', () => {
     await said(mira, 'By keyboard alone').waitFor();
   });
 
+  it('the focus is never lost', async () => {
+    const focused = () => mira.evaluate(() => document.activeElement!.tagName + document.activeElement!.className);
+    await send(mira, 'A slip');
+    await said(mira, 'A slip').waitFor();
+    await settled(mira);
+    const row = mira.locator('.row').last();
+    await row.focus();
+    await row.getByRole('button', { name: 'Delete' }).press('Enter');
+    expect(await focused()).toMatch(/^DIVrow/);
+    await row.getByRole('button', { name: 'Delete' }).press('Enter');
+    await said(mira, 'This message was deleted.').waitFor();
+    expect(await focused()).toMatch(/^DIVrow/);
+
+    await the.room(await the.token('Ada'), 'attic');
+    await the.join(await the.token('Mira'), 'attic');
+    await mira.getByRole('link', { name: 'attic' }).click();
+    await mira.getByRole('heading', { name: 'attic' }).waitFor();
+    await mira.getByRole('button', { name: /here$/ }).press('Enter');
+    await mira.locator('.people button:focus').waitFor();
+    await mira.keyboard.press('Escape');
+    await mira.locator('.room-head button:focus').waitFor();
+    await mira.keyboard.press('Enter');
+    await mira.getByRole('button', { name: 'Leave this room' }).press('Enter');
+    await mira.getByRole('button', { name: 'Leave', exact: true }).press('Enter');
+    await mira.getByText('Choose a room').waitFor();
+    expect(await focused()).toBe('MAINroom nothing');
+  });
+
+  it('a dialog stays while a text in it is selected, and closes by a press beside it', async () => {
+    await mira.getByRole('button', { name: 'Find or create a room' }).click();
+    const field = (await mira.getByLabel(/Title/).boundingBox())!;
+    await mira.mouse.move(field.x + 60, field.y + 10);
+    await mira.mouse.down();
+    await mira.mouse.move(5, field.y + 10, { steps: 5 });
+    await mira.mouse.up();
+    expect(await mira.locator('dialog').count()).toBe(1);
+    await mira.mouse.click(5, field.y + 10);
+    await mira.locator('dialog').waitFor({ state: 'detached' });
+  });
+
+  it('an answer stays one over a look at another room', async () => {
+    await mira.getByRole('link', { name: 'The kitchen' }).click();
+    await said(mira, 'See you on Saturday').hover();
+    await mira.getByRole('button', { name: 'Reply' }).click();
+    await composer(mira).fill('At nine');
+    await mira.getByRole('link', { name: 'pantry' }).click();
+    await mira.getByText('Nothing has been said in pantry').waitFor();
+    await mira.getByRole('link', { name: 'The kitchen' }).click();
+    await mira.locator('.replying', { hasText: 'See you on Saturday' }).waitFor();
+    await mira.reload();
+    await mira.locator('.replying', { hasText: 'See you on Saturday' }).waitFor();
+    await composer(mira).press('Enter');
+    await mira.locator('.row', { hasText: 'At nine' }).locator('.quote', { hasText: 'See you on Saturday' }).waitFor();
+    expect(await mira.locator('.replying').count()).toBe(0);
+  });
+
+  it('a finger that chooses a message presses nothing else', async () => {
+    const context = await the.context({ hasTouch: true, isMobile: true, viewport: { width: 380, height: 700 } });
+    const phone = await the.tab(context);
+    await the.signIn(phone, 'Mira', 'kitchen');
+    await said(phone, 'At nine').last().waitFor();
+    const pressed = await phone.evaluateHandle(() => {
+      const pressed: string[] = [];
+      addEventListener('click', ({ target }) => pressed.push((target as Element).closest('button')?.textContent ?? 'no button'), true);
+      return pressed;
+    });
+    const cdp = await context.newCDPSession(phone);
+    for (let i = 2; i <= 6; i++) {
+      const box = (await phone.locator('.row .text:not(.gone)').nth(-i).boundingBox())!;
+      const at = { x: box.x + 40, y: box.y + box.height / 2 };
+      await cdp.send('Input.dispatchTouchEvent', { type: 'touchStart', touchPoints: [at] });
+      await phone.waitForTimeout(80);
+      await cdp.send('Input.dispatchTouchEvent', { type: 'touchEnd', touchPoints: [] });
+      await phone.waitForTimeout(400);
+      expect(await phone.locator('.actions').count()).toBe(1);
+    }
+    const all = await pressed.jsonValue();
+    expect(all.length).toBe(5);
+    expect(new Set(all)).toEqual(new Set(['no button']));
+    await phone.getByRole('button', { name: 'Reply' }).tap();
+    await phone.locator('.replying').waitFor();
+    await context.close();
+  });
+
   it('a screen reader hears what is said, and is not told what one writes oneself', async () => {
     await mira.bringToFront();
     await the.say(await the.token('jonas'), 'kitchen', 'Butter!');
@@ -212,9 +296,6 @@ describe('two hundred rooms', () => {
     for (let i = 0; i < ROOMS; i += 1) await the.say(bob, name(i), 'psst');
     await expect.poll(() => page.locator('.rooms .count').count(), { timeout: 30_000 }).toBe(ROOMS);
     expect(await page.title()).toBe(`(${ROOMS}) Uproar`);
-    await page.getByRole('button', { name: 'Unread' }).click();
-    expect(await page.locator('.rooms li').count()).toBe(ROOMS);
-    await page.getByRole('button', { name: 'Unread' }).click();
     await page.getByLabel('Filter your rooms').fill('om 19');
     expect(await page.locator('.rooms li').count()).toBe(11);
     await page.getByRole('link', { name: 'Room 199' }).click();
@@ -223,6 +304,15 @@ describe('two hundred rooms', () => {
     await send(page, 'Found');
     await settled(page);
     await page.getByLabel('Filter your rooms').fill('');
+    await page.getByRole('button', { name: 'Unread' }).click();
+    // The open one stays.
+    expect(await page.locator('.rooms li').count()).toBe(ROOMS);
+    await page.getByRole('link', { name: 'Room 198 1 unread' }).click();
+    await page.getByRole('link', { name: 'Room 198', exact: true }).waitFor();
+    await expect.poll(() => page.locator('.rooms li').count()).toBe(ROOMS - 1);
+    await page.getByRole('button', { name: 'Unread' }).click();
+    await page.getByRole('link', { name: 'Room 199' }).click();
+    await said(page, 'Found').waitFor();
     expect(await overflow(page)).toBe(0);
     await shot(page, 'many-rooms');
     expect(await flaws(page)).toEqual([]);
@@ -257,6 +347,28 @@ describe('an operator who allows few subscriptions', () => {
     }
     expect(await page.locator('.rooms li').count()).toBe(15);
     expect(await page.locator('.error').count()).toBe(0);
+  }, 60_000);
+});
+
+describe('an operator who names few who come and go', () => {
+  it('says how many are connected, and who is here when they are few again', async () => {
+    const ann = await few.account('host');
+    await few.room(ann, 'party');
+    const page = await few.signedIn('host', 'party');
+    const head = page.locator('.room-head button');
+    const guests: Page[] = [];
+    for (let i = 1; i <= 3; i++) {
+      await few.join(await few.account(`guest${i}`), 'party');
+      guests.push(await few.signedIn(`guest${i}`, 'party'));
+    }
+    await expect.poll(() => head.textContent()).toBe('4 connections');
+    for (const guest of guests) await guest.close();
+    await few.join(await few.account('late'), 'party');
+    const late = await few.signedIn('late', 'party');
+    await composer(late).waitFor();
+    await expect.poll(() => head.textContent()).toBe('2 here');
+    await head.click();
+    expect(await page.locator('.people li.here').allTextContents()).toEqual(['host', 'late']);
   }, 60_000);
 });
 

@@ -48,8 +48,7 @@ export class Room extends Store {
 
   /** What one looks at first: the first that is unread, or else the newest. */
   begin(readOffset: number, unread: number): Promise<void> {
-    // Whoever has read nothing at all does not begin with the beginning.
-    if (unread <= PAGE || readOffset === 0) return this.newest();
+    if (unread <= PAGE) return this.newest();
     return this.load('middle', (page) => this.timeline.showFrom(page), { after: readOffset });
   }
 

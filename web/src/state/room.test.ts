@@ -47,6 +47,33 @@ describe('Timeline', () => {
     expect(texts()).toEqual(['text 9', 'text 10', 'text 11', 'twelve', 'thirteen']);
   });
 
+  it('stays bounded, however much comes live: from the end, or where the reader is', () => {
+    room.showNewest(page([9, 10], 10));
+    for (let offset = 11; offset <= 6000; offset++) publish(offset, { text: `text ${offset}` });
+    expect(room.messages.length).toBeLessThanOrEqual(2000);
+    expect([offsets().at(-1), room.hasOlder, room.hasNewer]).toEqual([6000, true, false]);
+    const last = offsets();
+    expect(last).toEqual(last.map((_, i) => last[0]! + i));
+
+    room.showNewest(page([5999, 6000], 6000));
+    room.follows = false;
+    for (let offset = 6001; offset <= 12_000; offset++) publish(offset, { text: `text ${offset}` });
+    expect([offsets()[0], offsets().length, room.hasNewer]).toEqual([5999, 2000, true]);
+    const after = offsets().at(-1)!;
+    expect(room.append(page([after + 1, after + 2], 12_000, true), after)).toBe(true);
+    expect(offsets().slice(-2)).toEqual([after + 1, after + 2]);
+  });
+
+  it('begins in the middle, with more on both sides', () => {
+    expect(room.showFrom(page([3, 4], 10, true))).toBe(true);
+    publish(11, { text: 'eleven' });
+    expect([offsets(), room.hasOlder, room.hasNewer]).toEqual([[3, 4], true, true]);
+    room.append(page([5, 6], 11, false), 4);
+    expect([offsets(), room.hasNewer]).toEqual([[3, 4, 5, 6], false]);
+    publish(12, { text: 'twelve' });
+    expect(offsets()).toEqual([3, 4, 5, 6, 12]);
+  });
+
   it('takes a page that is ahead of the live publications', () => {
     room.showNewest({ messages: [wire(10), wire(12, { text: 'second', edited: 14 })], epoch: 'e', offset: 14, more: false });
     publish(11, { react: 10, emoji: '👍' });

@@ -16,6 +16,16 @@ describe('parts', () => {
     expect(kinds('https://a.example/?q=1&r=2, ok')).toEqual(['link:https://a.example/?q=1&r=2', 'text:, ok']);
   });
 
+  it('takes brackets that the address opens itself, however many there are', () => {
+    const many = `http://a.example/${')'.repeat(16_000)}`;
+    expect(parts(many, 'ann')).toEqual([
+      { kind: 'link', text: 'http://a.example/', href: 'http://a.example/' },
+      { kind: 'text', text: ')'.repeat(16_000) },
+    ]);
+    expect(kinds('(https://a.example/((x)))')).toEqual(['text:(', 'link:https://a.example/((x))', 'text:)']);
+    expect(kinds('[https://a.example/[1]]…')).toEqual(['text:[', 'link:https://a.example/[1]', 'text:]…']);
+  });
+
   it('makes links of nothing else', () => {
     for (const text of ['javascript:alert(1)', 'data:text/html,x', 'xhttps://a', 'https://', 'ftp://a.example']) {
       expect(parts(text, 'ann').some(({ kind }) => kind === 'link')).toBe(false);

@@ -1,4 +1,4 @@
-import type { ComponentChildren } from 'preact';
+import { type ComponentChildren, Fragment } from 'preact';
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { inWords } from '../api';
 import type { Chat } from '../chat';
@@ -173,27 +173,30 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
       {isActive && !isGone && !isEditing && (
         <div class="actions" role="group" aria-label="What to do with this message">
           {asking === 'react' ? (
-            EMOJI.map((emoji) => {
-              const mine = message.reactions.some((reaction) => reaction.emoji === emoji && reaction.mine);
-              return (
-                <button key={emoji} aria-pressed={mine} onClick={() => react(emoji, mine)}>
-                  {emoji}
-                </button>
-              );
-            })
+            // Keys, so that no button becomes another one below the finger or the focus.
+            <Fragment key="react">
+              {EMOJI.map((emoji) => {
+                const mine = message.reactions.some((reaction) => reaction.emoji === emoji && reaction.mine);
+                return (
+                  <button key={emoji} aria-pressed={mine} onClick={() => react(emoji, mine)}>
+                    {emoji}
+                  </button>
+                );
+              })}
+            </Fragment>
           ) : asking === 'delete' ? (
-            <>
+            <Fragment key="delete">
               <span>Delete it for good?</span>
               <button onClick={() => void change({ delete: message.offset })}>Delete</button>
               <button onClick={() => setAsking(undefined)}>Keep</button>
-            </>
+            </Fragment>
           ) : (
-            <>
+            <Fragment key="all">
               <button onClick={() => setAsking('react')}>React</button>
               <button onClick={() => onReply(message)}>Reply</button>
               {isMine && <button onClick={() => onEdit(message.offset)}>Edit</button>}
               {isMine && <button onClick={() => setAsking('delete')}>Delete</button>}
-            </>
+            </Fragment>
           )}
         </div>
       )}

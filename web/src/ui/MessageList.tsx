@@ -350,8 +350,11 @@ export class MessageList extends Component<Props, State> {
     this.isPointed = true;
   };
 
-  private focusOut = ({ relatedTarget }: FocusEvent): void => {
-    if (!this.isPointed && !this.inner.current?.contains(relatedTarget as Node | null)) this.setState({ active: undefined });
+  /** A little later: a button that went when it was pressed gives the focus to its message. */
+  private focusOut = (): void => {
+    setTimeout(() => {
+      if (!this.isGone && !this.isPointed) this.leave();
+    });
   };
 
   override render({ chat, room, title, freshFrom, editing, onEdit, onReply }: Props, { active, flashed, atEnd }: State) {
