@@ -93,7 +93,7 @@ describe('a connection that comes and goes', () => {
     // It waits for the answer, gives up, and asks again with the same id.
     await page.waitForTimeout(6000);
     deaf = false;
-    await settled(page);
+    await page.locator('.row.pending').waitFor({ state: 'detached' });
     await send(page, 'Said next');
     await expectTexts(page, ['Said once', 'Said next']);
     await expectTexts(bob, ['Said once', 'Said next']);
