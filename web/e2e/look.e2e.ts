@@ -39,6 +39,16 @@ describe('the looks', () => {
       }
     }
     await mira.emulateMedia({ colorScheme: 'light' });
+    await mira.setViewportSize({ width: 320, height: 640 });
+    await mira.getByRole('link', { name: 'All rooms' }).click();
+    for (const dialog of ['Settings', 'Find or create a room']) {
+      await mira.getByRole('button', { name: dialog }).click();
+      expect(await mira.locator('dialog').evaluate((element) => element.scrollWidth - element.clientWidth), dialog).toBe(0);
+      await shot(mira, `320-${dialog.slice(0, 4)}`);
+      expect(await flaws(mira), dialog).toEqual([]);
+      await mira.keyboard.press('Escape');
+    }
+    await mira.getByRole('link', { name: 'The kitchen' }).click();
     await mira.setViewportSize({ width: 1280, height: 800 });
   }, 60_000);
 

@@ -6,6 +6,8 @@ import { bytes, storable } from '../state/text';
 
 /** The server's `text_limit_bytes`, unless the operator sets it: longer texts are refused before they are sent. */
 const TEXT_LIMIT_BYTES = 16384;
+/** It fits into one line on a phone. */
+const SHORT_TITLE = 20;
 
 interface Props {
   chat: Chat;
@@ -84,7 +86,7 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
           ref={area}
           rows={1}
           dir="auto"
-          placeholder={`Write to ${title}`}
+          placeholder={title.length <= SHORT_TITLE ? `Write to ${title}` : 'Write a message'}
           aria-label={`Write to ${title}`}
           aria-describedby={over > 0 ? 'composer-error' : undefined}
           enterkeyhint="send"

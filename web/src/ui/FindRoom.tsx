@@ -76,7 +76,9 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
           </li>
         ))}
       </ul>
-      {found?.rooms.length === 0 && <p class="hint">There is no such room. You can create it:</p>}
+      {found?.rooms.length === 0 && (
+        <p class="hint">{text.trim() ? 'There is no such room. You can create it:' : 'There is no room to be found yet. Create one:'}</p>
+      )}
       {found?.more && <p class="hint">There are more. Type a part of the name.</p>}
       <form
         class="create"

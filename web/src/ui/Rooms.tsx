@@ -42,6 +42,7 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
           </button>
         </div>
       )}
+      {loaded && sorted.length === 0 && <p class="hint">No rooms yet.</p>}
       <ul>
         {shown.map((room) => {
           const unread = chat.rooms.unread(room.name);
@@ -82,7 +83,6 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
           </li>
         ))}
       </ul>
-      {loaded && sorted.length === 0 && <p class="hint">No rooms yet.</p>}
       {words && shown.length === 0 && <p class="hint">None of your rooms is called that.</p>}
       {!words && onlyUnread && shown.length === 0 && <p class="hint">You have read everything.</p>}
       <footer>
