@@ -5,7 +5,7 @@ help:
 	@echo 'make web    builds the page of the web client, as make run does where there is Node.js with npm'
 	@echo 'make test   formatting, clippy and every test'
 	@echo 'make test-all  the same, and the end-to-end tests with each driver and number of shards on each database'
-	@echo 'make bench  measures what has to be reached, beside other servers, in 20 minutes; the report goes to bench-results'
+	@echo 'make bench  measures what has to be reached, beside other servers, in 16 minutes; the report goes to bench-results'
 	@echo 'make bench-all  the same, and how costs grow with rooms, members and connections, in an hour'
 	@echo 'make deny   licences, bans, sources and advisories of the dependencies'
 
@@ -30,7 +30,7 @@ test:
 	cd web && npm run check && npm test
 	cargo test --locked --workspace --all-features
 	target=$$(cd "$${CARGO_TARGET_DIR:-target}" && pwd) && cd web && UPROAR_BINARY="$$target/debug/uproar" \
-		CHROMIUM="$${CHROMIUM:-$$(command -v chromium || echo /usr/bin/chromium)}" npm run e2e
+		CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" || echo /usr/bin/chromium)" npm run e2e
 
 # `make test` covers databases, drivers and shards pairwise; this is all eight. The tests with SDKs take turns with the
 # databases, so they run once more for each.

@@ -39,7 +39,7 @@ fn embed() -> io::Result<()> {
     fs::create_dir(&copies)?;
     let mut table = "&[\n".to_owned();
     for (number, name) in names.iter().enumerate() {
-        let bytes = fs::read(dist.join(&name[1..]))?;
+        let bytes = fs::read(dist.join(&name[1..])).map_err(|error| io::Error::other(format!("{name}: {error}")))?;
         // Of copies: what is built here does not change when somebody builds the page meanwhile.
         let plain = include(&copies, format!("{number}"), &bytes)?;
         let gzip = include_smaller(&copies, format!("{number}.gz"), &gzip(&bytes)?, &bytes)?;

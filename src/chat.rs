@@ -145,7 +145,7 @@ impl uproar_http::Chat for Chat {
         {
             let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
             // What no living token can fall under is not kept.
-            let oldest = revocation.at.saturating_sub(self.limits.token_lifetime_ms + 60_000);
+            let oldest = revocation.at.saturating_sub(self.limits.revocations_kept_ms());
             revoked.retain(|_, known| known.at >= oldest);
             let known = revoked.entry(revocation.user).or_insert(revocation);
             if known.generation < revocation.generation {

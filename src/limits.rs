@@ -42,6 +42,12 @@ macro_rules! limits {
 }
 
 impl Limits {
+    /// How long a revocation has to be known to tell every token that it ended, in milliseconds: as long as one lives, and
+    /// a minute for clocks that differ and for a token that was being issued.
+    pub fn revocations_kept_ms(&self) -> u64 {
+        self.token_lifetime_ms.saturating_add(60_000)
+    }
+
     /// Whether they fit to each other.
     pub fn check(&self) -> Result<(), LimitError> {
         // Escaped as JSON a text grows at most sixfold; names, ids and the rest are around it.

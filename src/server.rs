@@ -81,7 +81,7 @@ async fn serve(
     let shards = options.shards.unwrap_or(cores.min(1024) as u16);
     let lanes = store.lanes() as u16;
     let lifetime = Duration::from_millis(limits.token_lifetime_ms);
-    let since = driver::now().unix_ms.saturating_sub(limits.token_lifetime_ms);
+    let since = driver::now().unix_ms.saturating_sub(limits.revocations_kept_ms());
     let revocations = store.revoked_since(since).await?;
     let seed = getrandom::u64().context("the system has no random numbers")?;
 

@@ -48,7 +48,7 @@ impl FromRequestParts<Arc<App>> for Refreshing {
         if !parts.headers.contains_key(header::AUTHORIZATION) {
             let claims = app.tokens.verify_session(cookie?.ok_or_else(token_missing)?, now)?;
             let id = claims.user.ok_or(TokenError::Invalid)?;
-            let account = current_account(app, id, claims.generation).await?;
+            let account = current_account(app, id, &claims.username, claims.generation).await?;
             return Ok(Refreshing { account, has_cookie: true });
         }
         // Whoever sends the header means it, and not what the browser has put there besides: that can be the cookie of
@@ -110,13 +110,17 @@ impl Authenticated {
         if let Some(account) = self.account {
             return Ok(account);
         }
-        current_account(app, self.user.id, self.generation).await
+        current_account(app, self.user.id, &self.user.username, self.generation).await
     }
 }
 
-/// A user's account as it is in the database now, for a token of this generation; none in a token that carries none.
-async fn current_account(app: &App, id: UserId, generation: Option<u32>) -> Result<Account, ApiError> {
+/// A user's account as it is in the database now, for a token of this generation; none in a token that carries none. The
+/// name too has to be that in the token: in a database that was put back from a backup, an id can be given anew.
+async fn current_account(app: &App, id: UserId, username: &str, generation: Option<u32>) -> Result<Account, ApiError> {
     let account = app.store.account(id).await?.ok_or_else(ApiError::user_gone)?;
+    if *account.username != *username {
+        return Err(TokenError::Invalid.into());
+    }
     if generation.is_some_and(|generation| generation < account.token_generation) {
         return Err(TokenError::Invalid.into());
     }

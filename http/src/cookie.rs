@@ -49,7 +49,7 @@ pub(crate) fn token<'a>(app: &App, headers: &'a HeaderMap) -> Result<Option<&'a 
         Some(origin) if app.settings.origins.allow_cookie(origin.as_bytes(), host) => Ok(Some(token)),
         Some(_) => Err(ApiError::new(
             Code::OriginNotAllowed,
-            "a page of this origin may not use the cookie; `--allow-origin` allows it",
+            "a page of this origin may not use the cookie; where a proxy changes `Host`, name it with `--allow-origin`",
         )),
         None => Err(ApiError::new(
             Code::OriginNotAllowed,
@@ -62,8 +62,11 @@ fn find(headers: &HeaderMap) -> Option<&str> {
     let lines = headers.get_all(header::COOKIE).into_iter();
     // One by one: what is in those of others on this host is no business of ours, be it text or not.
     let cookies = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-    let mut cookies = cookies.filter_map(|cookie| std::str::from_utf8(cookie).ok()?.trim().split_once('='));
-    cookies.find(|(name, value)| *name == NAME && !value.is_empty()).map(|(_, value)| value)
+    let cookies = cookies.filter_map(|cookie| std::str::from_utf8(cookie).ok()?.trim().split_once('='));
+    let mut ours = cookies.filter(|(name, value)| *name == NAME && !value.is_empty()).map(|(_, value)| value);
+    let first = ours.next();
+    // Two are none: another host of the domain has put one of them there, and it is not known which.
+    first.filter(|_| ours.next().is_none())
 }
 
 #[cfg(test)]
@@ -83,10 +86,9 @@ mod tests {
         assert_eq!(found(&[b"uproar_session=a.b.c"]).as_deref(), Some("a.b.c"));
         assert_eq!(found(&[b"theme=dark; uproar_session=a.b.c;x=y"]).as_deref(), Some("a.b.c"));
         assert_eq!(found(&[b"theme=dark", b"uproar_session=a=b"]).as_deref(), Some("a=b"));
-        assert_eq!(
-            found(&[b"uproar_session=; uproar_session=second; uproar_session=third"]).as_deref(),
-            Some("second")
-        );
+        assert_eq!(found(&[b"uproar_session=; uproar_session=second"]).as_deref(), Some("second"));
+        assert_eq!(found(&[b"uproar_session=one; uproar_session=two"]), None);
+        assert_eq!(found(&[b"uproar_session=one", b"uproar_session=one"]), None);
         assert_eq!(found(&[b"name=J\xf6rg; uproar_session=a.b.c"]).as_deref(), Some("a.b.c"));
         assert_eq!(found(&[b"uproar_session=\xff"]), None);
         for none in ["uproar_session", "uproar_session=", "my_uproar_session=a", "Uproar_Session=a", "=a", ";;"] {

@@ -967,8 +967,8 @@ impl Shard {
         self.users.retain(|_, state| {
             !state.slots.is_empty() || !state.publishes.as_mut().is_none_or(|b| b.is_full(rate, burst, now.ms))
         });
-        let lifetime = self.config.limits.token_lifetime_ms;
-        self.revoked.retain(|_, r| now.unix_ms < r.at.saturating_add(lifetime).saturating_add(60_000));
+        let kept = self.config.limits.revocations_kept_ms();
+        self.revoked.retain(|_, r| now.unix_ms < r.at.saturating_add(kept));
     }
 }
 

@@ -29,12 +29,14 @@ async function watched(page: Page): Promise<CDPSession> {
 }
 
 it('figures', { timeout: 900_000 }, async () => {
-  const token = await the.account('ann');
+  const token = await the.account('bob');
   await the.room(token, 'long', 'A long history');
   for (let i = 0; i < COUNT; i += 100) {
     await Promise.all(Array.from({ length: 100 }, (_, j) => the.say(token, 'long', `Message ${i + j}.${' And so on.'.repeat((i + j) % 7)}`)));
   }
   await the.say(token, 'long', 'The newest');
+  // Whoever joins now has nothing unread.
+  await the.join(await the.account('ann'), 'long');
 
   const page = await the.visitor();
   const cdp = await watched(page);

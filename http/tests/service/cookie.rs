@@ -318,6 +318,31 @@ async fn what_ended_it_is_asked_of_the_database() {
     assert_eq!(refresh(&mut page, &[("Cookie", &cookie), ("Origin", OWN)]).await.status, 401);
 }
 
+/// In a database that was put back from a backup, an id may be given to somebody else.
+#[tokio::test]
+async fn it_signs_nobody_in_as_another_user() {
+    let server = server().await;
+    let (mut page, _) = reloaded(&server, "ann").await;
+    let before = Account { username: "carol".into(), ..account(&server, "ann").await };
+    let cookie = format!("uproar_session={}", server.tokens.issue_session(&before, now_s(), 60));
+    refresh(&mut page, &[("Cookie", &cookie), ("Origin", OWN)]).await.is_error(401, "token_invalid", None);
+    page.token = Some(server.tokens.issue(&before, now_s(), 60));
+    refresh(&mut page, &[]).await.is_error(401, "token_invalid", None);
+}
+
+/// A form of another site can't sign a browser in, as somebody else: what it can send without asking is no JSON.
+#[tokio::test]
+async fn what_is_no_json_sets_none() {
+    let server = server().await;
+    server.signed_up("ann").await;
+    let body = json!({"username": "ann", "password": PASSWORD}).to_string();
+    for content_type in ["text/plain", "application/x-www-form-urlencoded", "text/plain; application/json"] {
+        let headers = [("Content-Type", content_type), ("Origin", "https://evil.example")];
+        let answer = server.client().await.request("POST", "/user/signin", &headers, Some(body.as_bytes())).await;
+        assert_eq!((answer.status, set_cookie(&answer)), (415, None), "{content_type}");
+    }
+}
+
 #[tokio::test]
 async fn behind_a_proxy_with_tls_it_is_for_encrypted_requests_only() {
     let body: Value = json!({"username": "ann", "password": PASSWORD});
