@@ -133,13 +133,15 @@ describe('a long history', () => {
   it('leads to what is quoted, and back', async () => {
     await scroll(ann, -100_000);
     await ann.waitForTimeout(300);
-    const row = ann.locator('.row').nth(30);
+    // By its key: which one is the thirtieth changes while more comes in.
+    const key = await ann.locator('.row').nth(30).getAttribute('data-key');
+    const row = ann.locator(`.row[data-key="${key}"]`);
     const words = (await row.locator('.text').textContent())!;
     await row.hover();
     await ann.getByRole('button', { name: 'Reply' }).click();
     await send(ann, 'A late answer');
     await said(ann, 'A late answer').waitFor();
-    await ann.locator('.quote').last().click();
+    await ann.locator('.row', { hasText: 'A late answer' }).locator('.quote').click();
     await ann.locator('.row.flashed', { hasText: words }).waitFor();
     await ann.getByRole('button', { name: /↓/ }).click();
     await said(ann, 'A late answer').waitFor();
@@ -151,7 +153,7 @@ describe('a long history', () => {
     let last = await top();
     for (let pages = 0; pages < 10; pages++) {
       await ann.keyboard.press('PageUp');
-      await expect.poll(top).toBeGreaterThan(last + 300);
+      await expect.poll(top, { timeout: 10_000 }).toBeGreaterThan(last + 300);
       // Until it has come to rest.
       await ann.waitForTimeout(300);
       last = await top();

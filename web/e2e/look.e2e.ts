@@ -319,7 +319,7 @@ describe('two hundred rooms', () => {
     expect(await page.locator('.rooms li').count()).toBe(ROOMS);
     await page.getByRole('link', { name: 'Room 198 1 unread' }).click();
     await page.getByRole('link', { name: 'Room 198', exact: true }).waitFor();
-    await expect.poll(() => page.locator('.rooms li').count()).toBe(ROOMS - 1);
+    await expect.poll(() => page.locator('.rooms li').count(), { timeout: 10_000 }).toBe(ROOMS - 1);
     await page.getByRole('button', { name: 'Unread' }).click();
     await page.getByRole('link', { name: 'Room 199' }).click();
     await said(page, 'Found').waitFor();
@@ -371,12 +371,12 @@ describe('an operator who names few who come and go', () => {
       await few.join(await few.account(`guest${i}`), 'party');
       guests.push(await few.signedIn(`guest${i}`, 'party'));
     }
-    await expect.poll(() => head.textContent()).toBe('4 connections');
+    await expect.poll(() => head.textContent(), { timeout: 10_000 }).toBe('4 connections');
     for (const guest of guests) await guest.close();
     await few.join(await few.account('late'), 'party');
     const late = await few.signedIn('late', 'party');
     await composer(late).waitFor();
-    await expect.poll(() => head.textContent()).toBe('2 here');
+    await expect.poll(() => head.textContent(), { timeout: 10_000 }).toBe('2 here');
     await head.click();
     expect(await page.locator('.people li.here').allTextContents()).toEqual(['host', 'late']);
   }, 60_000);

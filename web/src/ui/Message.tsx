@@ -120,17 +120,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
 
   return (
     <Frame {...props} row={row} className={isFlashed ? 'flashed' : ''} name={message.user.username} time={message.time}>
-      {message.replyTo !== undefined && (
-        <button class="quote" onClick={() => onGoTo(message.replyTo!)}>
-          {quoted ? (
-            <>
-              <bdi class="name">{quoted.user.username}</bdi> <span dir="auto">{quoted.text?.slice(0, 200) ?? 'deleted'}</span>
-            </>
-          ) : (
-            'an earlier message'
-          )}
-        </button>
-      )}
+      {message.replyTo !== undefined && <Quoted offset={message.replyTo} quoted={quoted} onGoTo={onGoTo} />}
       {isEditing && !isGone ? (
         <Editor
           text={message.text!}
@@ -204,6 +194,20 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
   );
 });
 
+function Quoted({ offset, quoted, onGoTo }: { offset: number; quoted: Quote | undefined; onGoTo: (offset: number) => void }) {
+  return (
+    <button class="quote" onClick={() => onGoTo(offset)}>
+      {quoted ? (
+        <>
+          <bdi class="name">{quoted.user.username}</bdi> <span dir="auto">{quoted.text?.slice(0, 200) ?? 'deleted'}</span>
+        </>
+      ) : (
+        'an earlier message'
+      )}
+    </button>
+  );
+}
+
 function Editor(props: { text: string; keptAs: string; offset: number; error: string; onCancel: () => void; onSave: (text: string) => Promise<void> }) {
   const area = useRef<HTMLTextAreaElement>(null);
   const prefix = `${props.offset} `;
@@ -258,13 +262,16 @@ function Editor(props: { text: string; keptAs: string; offset: number; error: st
 
 interface UnsentProps extends Common {
   item: Item;
+  quoted: Quote | undefined;
+  onGoTo: (offset: number) => void;
   chat: Chat;
 }
 
 export const UnsentRow = memo(function UnsentRow(props: UnsentProps) {
-  const { item, chat } = props;
+  const { item, quoted, onGoTo, chat } = props;
   return (
     <Frame {...props} className={item.status} name={chat.me.username} time={item.time}>
+      {item.replyTo !== undefined && <Quoted offset={item.replyTo} quoted={quoted} onGoTo={onGoTo} />}
       <div class="text" dir="auto">
         <Text text={item.text} me={chat.me.username} />
         {item.status === 'pending' && <span class="edited"> (sending…)</span>}

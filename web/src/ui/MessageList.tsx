@@ -416,7 +416,11 @@ export class MessageList extends Component<Props, State> {
                 isReachable: row.key === reachable,
                 onActivate: this.activate,
               };
-              if (row.item) return <UnsentRow key={row.key} {...common} item={row.item} chat={chat} />;
+              if (row.item) {
+                const { replyTo } = row.item;
+                const quoted = replyTo === undefined ? undefined : room.quoted(replyTo);
+                return <UnsentRow key={row.key} {...common} item={row.item} quoted={quoted} onGoTo={this.goToQuoted} chat={chat} />;
+              }
               const message = row.message!;
               return (
                 <MessageRow
