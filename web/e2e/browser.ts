@@ -19,7 +19,8 @@ export class World {
     this.server = await startServer(options);
     this.browser = await chromium.launch({
       executablePath: process.env['CHROMIUM'] ?? '/usr/bin/chromium',
-      args: ['--no-sandbox', '--enable-precise-memory-info'],
+      // Root has no sandbox, and containers little shared memory.
+      args: ['--no-sandbox', '--disable-dev-shm-usage'],
     });
     mkdirSync('e2e/shots', { recursive: true });
   }
