@@ -109,28 +109,24 @@ export class Connection {
     subscription.on('join', ({ info }) => events.join(info.client, userOf(info)));
     subscription.on('leave', ({ info }) => events.leave(info.client));
     subscription.on('unsubscribed', ({ code, reason }) => {
-      // Code 0 is one's own doing.
-      if (this.subscriptions.get(room) !== subscription || code === 0) return;
-      this.drop(room);
+      // What was given up here says so as well.
+      if (this.subscriptions.get(room) !== subscription) return;
+      this.unsubscribe(room);
       events.ended(code, reason);
     });
     subscription.subscribe();
   }
 
   unsubscribe(room: string): void {
-    this.drop(room);
+    const subscription = this.subscriptions.get(room);
+    this.subscriptions.delete(room);
+    if (subscription) this.client.removeSubscription(subscription);
   }
 
   /** Receives nothing more, also when the connection is back: a public room takes in whoever subscribes, and that must
    *  not be somebody who was removed meanwhile. */
   unsubscribeAll(): void {
-    for (const room of [...this.subscriptions.keys()]) this.drop(room);
-  }
-
-  private drop(room: string): void {
-    const subscription = this.subscriptions.get(room);
-    this.subscriptions.delete(room);
-    if (subscription) this.client.removeSubscription(subscription);
+    for (const room of [...this.subscriptions.keys()]) this.unsubscribe(room);
   }
 
   /** Publishes, and says at which offset. */

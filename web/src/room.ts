@@ -93,7 +93,7 @@ export class Room extends Store {
    */
   private async load(what: Loading, put: (page: Page) => boolean, where: { before?: number; after?: number }): Promise<void> {
     const isMore = what === 'older' || what === 'newer';
-    if (this.loading && (isMore || this.loading === what) && what !== 'middle') return;
+    if (isMore ? this.loading : what === 'newest' && this.loading === 'newest') return;
     const turn = ++this.turn;
     this.loading = what;
     this.error = '';

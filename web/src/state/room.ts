@@ -289,6 +289,7 @@ export class Timeline extends Store {
     if (data.edited !== undefined) message.edited = true;
     if (this.messages.length < LIVE_LIMIT) this.messages = [...this.messages, message];
     else if (this.follows) {
+      // Whoever stays at the end for days has no use for what is far above.
       this.messages = [...this.messages.slice(-LIVE_LIMIT / 2), message];
       this.hasOlder = true;
     } else this.hasNewer = true;

@@ -41,7 +41,6 @@ const MARGIN_PX = 600;
 /** How near to an end of the window the next page is asked for. */
 const NEAR_PX = 1600;
 const END_PX = 40;
-const KEPT = 1000;
 
 /**
  * A list of which only what is near the view is in the document. Rows have whatever height they have: it is guessed,
@@ -239,8 +238,6 @@ export class MessageList extends Component<Props, State> {
     const left = scroller.scrollHeight - this.view.top - clientHeight;
     if (timeline.loaded && !timeline.hasNewer && left < END_PX) this.stick = true;
     if (!this.stick && !this.anchor) this.hold();
-    // Whoever stays at the end for days has no use for what is far above.
-    if (this.stick && timeline.messages.length > 2 * KEPT) timeline.trim(KEPT, 'oldest');
     this.more();
     this.seen();
     this.noteEnd();
