@@ -81,6 +81,11 @@ export class World {
   /** Opens the page, or a room, and signs in. */
   async signIn(page: Page, name: string, room?: string): Promise<void> {
     await page.goto(this.server.page + (room === undefined ? '' : `/#/${encodeURIComponent(room)}`));
+    await this.signInAgain(page, name);
+  }
+
+  /** Signs in on the page that asks for it. */
+  async signInAgain(page: Page, name: string): Promise<void> {
     await page.getByLabel('Username or e-mail address').fill(name);
     await page.getByLabel('Password').fill(PASSWORD);
     await page.keyboard.press('Enter');

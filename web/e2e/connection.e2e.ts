@@ -146,9 +146,7 @@ describe('a connection that comes and goes', () => {
     await post(the.server, '/user/signout', {}, await the.token('ann'));
     await ann.getByText('nothing that you wrote is lost').waitFor();
     await other.getByText('nothing that you wrote is lost').waitFor();
-    await ann.getByLabel('Username or e-mail address').fill('ann');
-    await ann.getByLabel('Password').fill(PASSWORD);
-    await ann.keyboard.press('Enter');
+    await the.signInAgain(ann, 'ann');
     await composer(ann).waitFor();
     expect(await composer(ann).inputValue()).toBe('Half a sent');
     await composer(ann).pressSequentially('ence');

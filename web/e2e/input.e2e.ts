@@ -157,9 +157,7 @@ describe('what is wrong', () => {
     await composer(full).fill('Half a sentence');
     await post(the.server, '/user/signout', {}, await the.token('bob'));
     await full.getByText('nothing that you wrote is lost').waitFor();
-    await full.getByLabel('Username or e-mail address').fill('bob');
-    await full.getByLabel('Password').fill(PASSWORD);
-    await full.keyboard.press('Enter');
+    await the.signInAgain(full, 'bob');
     await composer(full).waitFor();
     expect(await composer(full).inputValue()).toBe('Half a sentence');
 
