@@ -277,10 +277,12 @@ impl Shard {
                     self.learn(now, room, publication.offset, Some(publication.clone()), host);
                 }
                 let Some(home) = self.homes.get_mut(&channel) else { return };
-                if home.position == position && head >= home.known {
+                // What was missing when it was asked for may have come from its lane before the answer.
+                let is_as_before = home.position < home.known && home.position == position;
+                if is_as_before && head >= home.known {
                     // The store holds the head but not what leads to it: time alone won't mend that.
                     self.lose(&channel, Message::Lost { channel: channel.clone() }, now, host);
-                } else if home.position == position {
+                } else if is_as_before {
                     home.read_after_ms = now.ms + READ_RETRY_MS;
                 }
             }

@@ -159,9 +159,14 @@ impl Alone {
     /// The same, and the room's home hears of it.
     fn publish_elsewhere(&mut self, room: usize) {
         self.store_messages(room, 1, 10);
-        let publication = self.store.row(self.store.room_id(room), self.store.head(room)).unwrap();
-        let learn = Message::Learn { room: self.store.room_id(room), publication: Box::new(publication) };
-        self.shard.mesh(self.now(), Endpoint::Http, learn, &mut self.host);
+        self.tell_home(room, self.store.head(room));
+    }
+
+    /// The room's home hears of what stands there.
+    fn tell_home(&mut self, room: usize, offset: Offset) {
+        let room = self.store.room_id(room);
+        let publication = Box::new(self.store.row(room, offset).unwrap());
+        self.shard.mesh(self.now(), Endpoint::Http, Message::Learn { room, publication }, &mut self.host);
     }
 
     fn answer(&mut self, ask: Ask) -> Answer {
@@ -726,6 +731,26 @@ fn what_waits_behind_a_store_that_hangs_is_answered_in_time_too() {
     let told = alone.hear(slot);
     assert_eq!(replies(&told).into_iter().collect::<BTreeMap<_, _>>(), [(6, None), (7, None), (8, None)].into());
     assert!(closes(&told).is_empty());
+}
+
+/// What is missing is asked for, and comes by the usual way before the store answers.
+#[test]
+fn a_hole_that_has_closed_when_the_store_answers_ends_nobody() {
+    let mut alone = Alone::new(1);
+    let slot = alone.join(2, "room:room0");
+    alone.hear(slot);
+    alone.store_messages(0, 2, 10);
+    let head = alone.store.head(0);
+    alone.hangs = true;
+    for offset in [head, head - 1] {
+        alone.tell_home(0, offset);
+        alone.run_for(10);
+    }
+    alone.hangs = false;
+    alone.run_for(100);
+    let told = alone.hear(slot);
+    assert!(closes(&told).is_empty(), "{told:?}");
+    assert_eq!(lines(&told).len(), 2, "{told:?}");
 }
 
 #[test]
