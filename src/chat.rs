@@ -1,11 +1,7 @@
 //! How the HTTP service reaches the shards: one endpoint of the mesh, run by one task.
 
-use crate::core::figures::Figures;
-use crate::core::home_shard;
-use crate::core::mesh::{Append, Caller, Channel, Endpoint, Message};
 use crate::driver::{self, Adopted, Remote};
 use crate::lanes::LaneFigures;
-use crate::limits::Limits;
 use crate::mesh::Port;
 use crate::metrics;
 use std::collections::{HashMap, VecDeque};
@@ -13,6 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use uproar_core::figures::Figures;
+use uproar_core::home_shard;
+use uproar_core::limits::Limits;
+use uproar_core::message::{Append, Caller, Channel, Endpoint, Message};
 use uproar_http::{PublishError, PublishRequest};
 use uproar_model::{Item, Kind, News, Outcome, Publication, RoomId, Stored, UserId};
 use uproar_store::Revocation;

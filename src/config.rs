@@ -1,7 +1,6 @@
 //! Every option, once: name, default, environment variable, help.
 
 use crate::driver;
-use crate::limits::Limits;
 use anyhow::{Context, Result, bail};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -9,6 +8,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use toml::{Table, Value};
+use uproar_core::limits::Limits;
 use uproar_store::{DataFolder, DatabaseUrl};
 
 /// Uproar, a self-hosted real-time chat backend.

@@ -2,13 +2,9 @@
 
 pub mod chat;
 pub mod config;
-pub mod core;
 pub mod driver;
 pub mod lanes;
-pub mod limits;
 pub mod mesh;
 pub mod metrics;
-pub mod protocol;
 pub mod server;
 pub mod tools;
-pub mod websocket;

@@ -5,7 +5,6 @@
 //!
 //! A shard sleeps in its driver, where an eventfd wakes it; the others are tokio tasks and sleep on a [`Notify`].
 
-use crate::core::Endpoint;
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
 use rustix::event::{EventfdFlags, eventfd};
 use std::io;
@@ -13,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use tokio::sync::Notify;
+use uproar_core::Endpoint;
 
 /// Messages that are taken from one queue before the next has its turn.
 const TAKEN_AT_ONCE_LIMIT: usize = 256;

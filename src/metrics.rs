@@ -1,10 +1,10 @@
 //! Figures in the Prometheus text format.
 
-use crate::core::figures::{BUCKETS_MS, Figures, Histogram};
 use crate::lanes::LaneFigures;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::sync::atomic::Ordering;
+use uproar_core::figures::{BUCKETS_MS, Figures, Histogram};
 
 /// All metrics: one series a shard where it helps to see imbalance.
 pub fn text(of_shards: &[Figures], lanes: &LaneFigures) -> String {

@@ -2,12 +2,8 @@
 
 use crate::chat::{self, Chat};
 use crate::config::Options;
-use crate::core::lane::Lane;
-use crate::core::mesh::{Endpoint, Message, reserved_places};
-use crate::core::{AllowOrigin, Shard, ShardConfig, Verify, lane_calls_limit, placing};
 use crate::driver::{self, Driver, HandOver, Remote, ShardSetup, listen};
 use crate::lanes::{LaneFigures, LaneSetup, ReaderSetup, run_lane, run_reader};
-use crate::limits::Limits;
 use crate::mesh::{Mesh, Port};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -17,6 +13,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use uproar_core::lane::Lane;
+use uproar_core::limits::Limits;
+use uproar_core::message::{Endpoint, Message, reserved_places};
+use uproar_core::{AllowOrigin, Shard, ShardConfig, Verify, lane_calls_limit, placing};
 use uproar_http::addresses::Network;
 use uproar_http::{Origins, Service, Settings, Tokens};
 use uproar_store::{DataFolder, OpenOptions, SharedStore};

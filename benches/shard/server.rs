@@ -5,12 +5,12 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use uproar::core::figures::Figures;
-use uproar::core::lane::{BatchResult, Lane};
-use uproar::core::mesh::{Answer, Ask};
-use uproar::core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig, Slice};
-use uproar::limits::Limits;
-use uproar::websocket::{Event, Head, head};
+use uproar_core::figures::Figures;
+use uproar_core::lane::{BatchResult, Lane};
+use uproar_core::limits::Limits;
+use uproar_core::message::{Answer, Ask};
+use uproar_core::websocket::{Event, Head, head};
+use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig, Slice};
 use uproar_model::{Admission, Claims, Epoch, Kind, Offset, Outcome, Publication, Role, RoomId, Stored, User, UserId};
 
 const NOW: Now = Now { ms: 1, unix_ms: 1_700_000_000_001 };

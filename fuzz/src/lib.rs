@@ -3,10 +3,10 @@
 
 use serde_json::value::RawValue;
 use std::ops::ControlFlow;
-use uproar::core::run::Entry;
-use uproar::protocol::centrifuge::{self, Encoding, Publications, Push, Reply, Request};
-use uproar::protocol::data;
-use uproar::websocket::{Decoder, Event};
+use uproar_core::protocol::centrifuge::{self, Encoding, Publications, Push, Reply, Request};
+use uproar_core::protocol::data;
+use uproar_core::run::Entry;
+use uproar_core::websocket::{Decoder, Event};
 use uproar_model::{Publication, User, UserId};
 
 /// The most bytes of a text.

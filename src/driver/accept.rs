@@ -1,8 +1,8 @@
 //! Accepting, with a rest after a failure: without descriptors the next attempt would fail at once.
 
-use crate::core::Now;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use uproar_core::Now;
 
 /// How long a listener rests after accepting failed for want of something: descriptors, memory.
 const RETRY_MS: u64 = 100;

@@ -1,16 +1,16 @@
 //! What belongs to a connection's transport, whatever driver moves its bytes: a request head, then frames.
 
 use super::HandOver;
-use crate::core::{Host, Now, Shard};
-use crate::limits::Limits;
-use crate::websocket::upgrade::refusal;
-use crate::websocket::{Decoder, Head, Request, head};
 use bytes::Bytes;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use tokio::sync::mpsc;
+use uproar_core::limits::Limits;
+use uproar_core::websocket::upgrade::refusal;
+use uproar_core::websocket::{Decoder, Head, Request, head};
+use uproar_core::{Host, Now, Shard};
 
 /// Bytes that are read of a connection that ends, so that the other side can read why.
 const DISCARDED_LIMIT_BYTES: usize = 64 * 1024;

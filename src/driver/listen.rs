@@ -1,10 +1,10 @@
 //! Listening sockets: one for each shard on the same address (`SO_REUSEPORT`), among which the kernel spreads
 //! connections.
 
-use crate::limits::Limits;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use uproar_core::limits::Limits;
 
 /// Connections that the kernel holds until they are accepted. It takes no more than `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;

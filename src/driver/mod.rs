@@ -12,8 +12,6 @@ mod pump;
 mod tests;
 pub mod uring;
 
-use crate::core::{Endpoint, Host, Message, Now, Refused, Shard};
-use crate::limits::Limits;
 use crate::mesh::{Outbox, Port, Waker};
 use bytes::Bytes;
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -24,6 +22,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use tokio::sync::mpsc;
+use uproar_core::limits::Limits;
+use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard};
 
 /// Sockets that may wait to be adopted by one shard.
 const ADOPTED_LIMIT: usize = 1024;

@@ -4,14 +4,14 @@
 use super::accept::{Acceptor, canonical};
 use super::connection::{Connection, Next, adopted_request, discard_unread, hand_over, refuse};
 use super::{Adopted, Effects, HandOver, Orders, ShardSetup};
-use crate::core::{Host, Message, Now, Shard, Slice};
-use crate::limits::Limits;
 use crate::mesh::Inbox;
 use rustix::net::{Shutdown, shutdown};
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use tokio::sync::mpsc;
+use uproar_core::limits::Limits;
+use uproar_core::{Host, Message, Now, Shard, Slice};
 
 /// Connections that one listener accepts in one turn; the rest of the shard has its turn between.
 const ACCEPTS_PER_TURN_LIMIT: usize = 64;

@@ -1,10 +1,7 @@
 //! Real sockets on the loopback, against shards that echo, on each driver.
 
 use super::{Adopted, Driver, Error, HandOver, Remote, ShardSetup, listen};
-use crate::core::{Shard, ShardConfig};
-use crate::limits::Limits;
 use crate::mesh::Mesh;
-use crate::websocket::OpCode;
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -15,6 +12,9 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+use uproar_core::limits::Limits;
+use uproar_core::websocket::OpCode;
+use uproar_core::{Shard, ShardConfig};
 use uproar_model::{Claims, TokenError};
 
 /// Makes a test for each driver of each function.

@@ -7,8 +7,8 @@
 //! That somebody is a member was read with the marker. Who has left since is answered as a member until their marker
 //! is written; the database then leaves it out.
 
-use crate::core::mesh::Answer;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use uproar_core::message::Answer;
 use uproar_model::{JoinedRoom, Marker, RoomId, UserId};
 
 /// Pairs that are kept, or being read to be kept.

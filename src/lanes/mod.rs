@@ -5,15 +5,15 @@ mod reader;
 
 pub use reader::{ReaderSetup, run_reader};
 
-use crate::core::home_shard;
-use crate::core::lane::{BatchResult, Lane, LaneAnswer};
-use crate::core::mesh::{Channel, Endpoint, Message};
 use crate::driver;
 use crate::mesh::Port;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
+use uproar_core::home_shard;
+use uproar_core::lane::{BatchResult, Lane, LaneAnswer};
+use uproar_core::message::{Channel, Endpoint, Message};
 use uproar_model::{Item, Outcome};
 use uproar_store::{AppendError, SharedStore};
 

@@ -2,7 +2,6 @@
 //! markers of all in one query each, equal pages once. Markers that move are written from here, many at once.
 
 use super::markers::{KEPT_LIMIT, Markers, overlay};
-use crate::core::mesh::{Answer, Ask, Asker, Endpoint, Found, Message};
 use crate::mesh::Port;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
+use uproar_core::message::{Answer, Ask, Asker, Endpoint, Found, Message};
 use uproar_model::{Marker, RoomId, User, UserId, fold_name};
 use uproar_store::{PageRequest, SharedStore};
 
@@ -251,8 +251,8 @@ async fn run(store: SharedStore, query: Query) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::mesh::Caller;
     use crate::mesh::Mesh;
+    use uproar_core::message::Caller;
     use uproar_store::memory::SharedMemoryStore;
     use uproar_store::{NewRoom, RoomKind};
 

@@ -17,7 +17,7 @@ mod shard;
 mod store;
 mod world;
 
-use uproar::core::mutation::{self, Mutation};
+use uproar_core::mutation::{self, Mutation};
 use world::World;
 
 const SEEDS: u64 = 480;

@@ -349,9 +349,9 @@ impl World {
 
     fn sdk_connect(&mut self, index: usize) {
         let (id, slot) = self.open_socket(Who::Sdk(index));
-        let request = uproar::websocket::Request {
+        let request = uproar_core::websocket::Request {
             path: "/connection/websocket".into(),
-            ..uproar::websocket::Request::default()
+            ..uproar_core::websocket::Request::default()
         };
         let ((shard, now), mut host) = self.shard_and_host(id);
         shard.requested(now, slot, request, &mut host);

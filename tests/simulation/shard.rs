@@ -6,11 +6,11 @@ use crate::store::SimStore;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use uproar::core::lane::{BatchResult, Lane};
-use uproar::core::mesh::{Answer, Ask, Asker, Found};
-use uproar::core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig};
-use uproar::limits::Limits;
-use uproar::websocket::{Event, Head, head};
+use uproar_core::lane::{BatchResult, Lane};
+use uproar_core::limits::Limits;
+use uproar_core::message::{Answer, Ask, Asker, Found};
+use uproar_core::websocket::{Event, Head, head};
+use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig};
 use uproar_model::{Claims, Item, Kind, Offset, Revocation, TokenError, User, UserId};
 
 /// One shard with its lane and its store on virtual time. It is driven as the drivers do it: a connection is read and

@@ -8,11 +8,11 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use uproar::core::lane::{BatchResult, Lane, LaneAnswer};
-use uproar::core::mesh::{Answer, Append, Ask, Asker, Caller, Channel, Endpoint, Message, reserved_places};
-use uproar::core::{Host, Now, Refused, Shard, ShardConfig, Slice};
-use uproar::limits::Limits;
-use uproar::websocket::{Event, Request};
+use uproar_core::lane::{BatchResult, Lane, LaneAnswer};
+use uproar_core::limits::Limits;
+use uproar_core::message::{Answer, Append, Ask, Asker, Caller, Channel, Endpoint, Message, reserved_places};
+use uproar_core::websocket::{Event, Request};
+use uproar_core::{Host, Now, Refused, Shard, ShardConfig, Slice};
 use uproar_model::{Claims, Item, Kind, Offset, Outcome, RoomId, TokenError, UserId};
 
 /// Room indices below this are stored rooms; the last is a `live:` channel.
@@ -234,7 +234,7 @@ impl World {
         };
         let mut queues = Queues::new();
         let calls = limits.mesh_calls_limit as usize;
-        let lane_calls = uproar::core::lane_calls_limit(&limits, shards as u16) as usize;
+        let lane_calls = uproar_core::lane_calls_limit(&limits, shards as u16) as usize;
         let mut queue = |from, to, capacity| {
             queues.insert((from, to), Queue { messages: VecDeque::new(), capacity });
         };

@@ -9,7 +9,6 @@
 
 use super::pump::{Pump, Transport};
 use super::{Error, ShardSetup, now};
-use crate::core::{Host, Now};
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -18,6 +17,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
+use uproar_core::{Host, Now};
 
 /// Events that are taken at once; the rest come in the next turn.
 const EVENTS: usize = 1024;

@@ -2,9 +2,9 @@
 //! that rest need none. They are given back once a turn.
 
 use super::operation::{Kind, Operation, Token, take};
-use crate::core::Now;
 use io_uring::{opcode, squeue, types};
 use std::os::fd::RawFd;
+use uproar_core::Now;
 
 /// Bytes of one buffer: the most that is read of a connection at once.
 const BUFFER_BYTES: usize = 4096;

@@ -7,7 +7,6 @@ use super::super::pump::{Pump, Transport};
 use super::super::{ShardSetup, now};
 use super::buffers::Buffers;
 use super::operation::{self, Completion, Kind, Operation, Token, take};
-use crate::core::{Host, Now, Slice};
 use io_uring::{opcode, types};
 use std::io;
 use std::mem::ManuallyDrop;
@@ -15,6 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
+use uproar_core::{Host, Now, Slice};
 
 pub(super) async fn run(setup: ShardSetup) {
     let ring = Ring {

@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn the_readme_lists_them() {
-        let readme = include_str!("../README.md");
+        let readme = include_str!("../../README.md");
         for (name, default, purpose) in Limits::described() {
             let row =
                 format!("| `{name}` | {default} | {} |", purpose.split_whitespace().collect::<Vec<_>>().join(" "));

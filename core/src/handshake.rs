@@ -7,7 +7,7 @@ use super::connection::Phase;
 use super::entering::{Denied, Door, Entering, LIVE_NAME_LIMIT_BYTES, Since, is_live_name};
 use super::feed::Subscriber;
 use super::host::{Host, Now};
-use super::mesh::{Ask, Found};
+use super::message::{Ask, Found};
 use super::outbound::Slice;
 use super::session::{Place, Session, Subscription, Voice};
 use super::shard::Shard;

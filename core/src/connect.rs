@@ -4,7 +4,7 @@
 use super::connection::Phase;
 use super::entering::Denied;
 use super::host::{Host, Now};
-use super::mesh::{Answer, Ask, Asker, Caller};
+use super::message::{Answer, Ask, Asker, Caller};
 use super::session::{Arrival, Client, Session, Voice};
 use super::shard::Shard;
 use crate::protocol::centrifuge::{self, Command, Connect, Encoding, Reply, Request};

@@ -4,7 +4,7 @@
 //! A batch whose outcome is not known is sent again, unchanged, before the next one, until the database answers. What
 //! its senders are told in the meantime (error 100 at their deadline) does not change what is sent.
 
-use super::mesh::{Append, Endpoint, NotKnown};
+use super::message::{Append, Endpoint, NotKnown};
 use super::mutation::{self, Mutation};
 use crate::limits::Limits;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -308,7 +308,7 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::mesh::Caller;
+    use crate::message::Caller;
     use uproar_model::{Kind, Stored, UserId};
 
     fn append(room: i64, slot: u32, era: u32, id: &str, deadline_ms: u64) -> Box<Append> {

@@ -5,7 +5,7 @@ use super::connection::Phase;
 use super::entering::{Denied, Door, Entering, Since, is_live_name};
 use super::feed::Subscriber;
 use super::host::{Host, Now};
-use super::mesh::{Channel, News, NotKnown};
+use super::message::{Channel, News, NotKnown};
 use super::mutation::{self, Mutation};
 use super::presence::Note;
 use super::rate::Bucket;

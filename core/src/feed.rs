@@ -7,7 +7,7 @@
 use super::connection::Connection;
 use super::figures::Meter;
 use super::host::{Host, Now};
-use super::mesh::{Answer, Ask, Asker, Caller, Channel, Endpoint, Message};
+use super::message::{Answer, Ask, Asker, Caller, Channel, Endpoint, Message};
 use super::mutation::{self, Mutation};
 use super::outbound::Slice;
 use super::presence::{NoteRound, PresenceChange};

@@ -1,7 +1,7 @@
 //! The one trait through which the core acts. A driver implements it over sockets and queues, the simulator over
 //! virtual ones. Nothing here blocks, and nothing here fails: whatever needs a place has one reserved.
 
-use super::mesh::{Endpoint, Message};
+use super::message::{Endpoint, Message};
 
 /// A moment, handed to the core with every event. The core has no clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

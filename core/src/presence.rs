@@ -6,7 +6,7 @@ use super::commands::Asked;
 use super::connect::framed;
 use super::entering::Denied;
 use super::host::{Host, Now};
-use super::mesh::{Caller, Channel, Endpoint, Message, News, reserved_places};
+use super::message::{Caller, Channel, Endpoint, Message, News, reserved_places};
 use super::outbound::Slice;
 use super::session::CallKind;
 use super::shard::Shard;

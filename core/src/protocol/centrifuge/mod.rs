@@ -8,7 +8,7 @@ pub mod protobuf;
 #[cfg(test)]
 mod tests;
 
-use crate::core::run::Entry;
+use crate::run::Entry;
 use std::borrow::Cow;
 use uproar_model::{Offset, User};
 

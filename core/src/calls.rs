@@ -5,7 +5,7 @@ use super::commands::{Asked, bad_request};
 use super::connect::{VERSION, ttl_s};
 use super::entering::Denied;
 use super::host::{Host, Now};
-use super::mesh::{Answer, Ask, Asker, Caller, Channel, Found, News};
+use super::message::{Answer, Ask, Asker, Caller, Channel, Found, News};
 use super::run::Entry;
 use super::session::{Call, CallKind, Place, expiry_ms};
 use super::shard::Shard;

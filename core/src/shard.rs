@@ -5,7 +5,7 @@ use super::feed::Feed;
 use super::figures::{self, Figures, Meter};
 use super::home::Home;
 use super::host::{Host, Now, Refused};
-use super::mesh::{Ask, Asker, Caller, Channel, Endpoint, Message};
+use super::message::{Ask, Asker, Caller, Channel, Endpoint, Message};
 use super::mutation::{self, Mutation};
 use super::outbound::Slice;
 use super::rate::Bucket;

@@ -5,7 +5,7 @@
 
 use super::host::{Host, Now};
 use super::lane::LaneAnswer;
-use super::mesh::{
+use super::message::{
     Answer, Append, Ask, Asker, AttachOutcome, Caller, Channel, CheckOutcome, Endpoint, Message, NotKnown,
     reserved_places,
 };

@@ -3,7 +3,7 @@
 
 use super::feed::Feed;
 use super::host::{Host, Now};
-use super::mesh::{Answer, Ask, Asker, AttachOutcome, Caller, Channel, CheckOutcome, Endpoint, Message, News};
+use super::message::{Answer, Ask, Asker, AttachOutcome, Caller, Channel, CheckOutcome, Endpoint, Message, News};
 use super::run::Entry;
 use super::session::Place;
 use super::shard::Shard;

@@ -18,6 +18,10 @@
 //! | `figures.rs` | what a shard counts |
 //! | `mesh.rs`, `host.rs` | the words between endpoints; what a driver does for the core |
 
+pub mod limits;
+pub mod protocol;
+pub mod websocket;
+
 mod calls;
 mod commands;
 mod connect;
@@ -29,7 +33,7 @@ mod handshake;
 mod home;
 pub mod host;
 pub mod lane;
-pub mod mesh;
+pub mod message;
 pub mod mutation;
 mod outbound;
 pub mod presence;
@@ -40,6 +44,6 @@ mod shard;
 mod timers;
 
 pub use host::{Host, Now, Refused};
-pub use mesh::{Endpoint, Message};
+pub use message::{Endpoint, Message};
 pub use outbound::Slice;
 pub use shard::{AllowOrigin, Shard, ShardConfig, Verify, home_shard, lane_calls_limit, placing};

@@ -1,4 +1,4 @@
-//! Who talks to whom, and in which words. The queues themselves are the driver's (`crate::mesh`) or the simulator's.
+//! Who talks to whom, and in which words. The queues themselves are the driver's (`uproar::mesh`) or the simulator's.
 //!
 //! *Calls* take one of a pair's credits, and the place for the answer is reserved with the credit: answering never
 //! waits. *Publications* use the other places; a home that finds none goes on later from its ring. So no shard ever

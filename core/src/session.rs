@@ -3,7 +3,7 @@
 use super::entering::{Denied, Entering};
 use super::figures;
 use super::host::{Host, Now, Refused};
-use super::mesh::{Append, Caller, Channel, Endpoint, Message, NotKnown};
+use super::message::{Append, Caller, Channel, Endpoint, Message, NotKnown};
 use super::rate::Bucket;
 use super::run::LiveEntry;
 use super::shard::Shard;
