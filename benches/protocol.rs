@@ -3,8 +3,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use uproar_core::protocol::centrifuge::{Encoding, Request, next_command};
-use uproar_core::protocol::{Format, data, plain};
-use uproar_core::run::{Entry, Frames};
+use uproar_core::protocol::{Entry, Format, Frames, data, plain};
 use uproar_model::{Kind, Publication, User, UserId};
 
 #[global_allocator]

@@ -6,11 +6,10 @@ use super::connect::{VERSION, ttl_s};
 use super::entering::Denied;
 use super::host::{Host, Now};
 use super::message::{Answer, Ask, Asker, Caller, Channel, Found, News};
-use super::run::Entry;
 use super::session::{Call, CallKind, Place, expiry_ms};
 use super::shard::Shard;
 use crate::protocol::centrifuge::{History, Publications, Reply, own};
-use crate::protocol::{self, CloseReason, ProtocolError};
+use crate::protocol::{self, CloseReason, Entry, ProtocolError};
 use std::sync::Arc;
 use uproar_model::{Claims, Epoch, Marker, Offset, PageRequest, Publication, RoomId, TokenError};
 

@@ -4,10 +4,9 @@
 use super::feed::Feed;
 use super::host::{Host, Now};
 use super::message::{Answer, Ask, Asker, AttachOutcome, Caller, Channel, CheckOutcome, Endpoint, Message, News};
-use super::run::Entry;
 use super::session::Place;
 use super::shard::Shard;
-use crate::protocol::{self, ProtocolError};
+use crate::protocol::{self, Entry, ProtocolError};
 use std::sync::Arc;
 use uproar_model::{Admission, JoinError, Kind, Offset, TokenError, User};
 

@@ -11,8 +11,9 @@ use super::message::{
 };
 use super::mutation::{self, Mutation};
 use super::presence::Presence;
-use super::run::{Entry, LiveEntry, RUN_LIMIT_BYTES, Ring, Run, apply_changes};
+use super::run::{RUN_LIMIT_BYTES, Ring, Run, apply_changes};
 use super::shard::Shard;
+use crate::protocol::{Entry, LiveEntry};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use uproar_model::PageRequest;

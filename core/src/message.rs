@@ -6,6 +6,7 @@
 
 use super::presence::{Note, PresenceAnswer, PresenceChange};
 use super::run::Run;
+use crate::protocol::LiveEntry;
 use std::sync::Arc;
 pub use uproar_model::News;
 use uproar_model::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocation};
@@ -210,7 +211,7 @@ pub enum Message {
     /// A message for a `live:` channel, to its home; answered with `Taken`.
     Live {
         channel: Arc<str>,
-        entry: Box<super::run::LiveEntry>,
+        entry: Box<LiveEntry>,
     },
 
     /// To a channel's home: who came and went on this shard; answered with `Taken`.

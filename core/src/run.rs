@@ -1,34 +1,14 @@
 //! Runs: what a room showed in one turn, encoded once per wire format and shared by all who receive it.
 
-use crate::protocol::centrifuge::{Encoding, Push, push_push};
-use crate::protocol::{Format, plain};
-use crate::websocket::frame;
-use bytes::Bytes;
+use crate::protocol::{Entry, Format, Frames};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, OnceLock};
-use uproar_model::{Kind, Offset, Publication, UnixMillis, User};
+use uproar_model::{Kind, Offset, Publication};
 
 use super::figures::Meter;
 use super::mutation::{self, Mutation};
 use super::outbound::{Buffer, Slice};
-
-/// A message of a `live:` channel: in memory only.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LiveEntry {
-    pub user: User,
-    pub time: UnixMillis,
-    /// As the sender gave it; compact JSON where `is_json`.
-    pub data: Arc<str>,
-    pub is_json: bool,
-}
-
-/// One thing to show.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Entry {
-    Stored(Publication),
-    Live(LiveEntry),
-}
 
 impl Entry {
     fn cost_bytes(&self) -> usize {
@@ -140,14 +120,6 @@ pub struct Run {
     encoded: [OnceLock<Frames>; Format::COUNT],
 }
 
-/// Complete WebSocket frames, one per entry, one behind the other.
-#[derive(Debug)]
-pub struct Frames {
-    bytes: Bytes,
-    /// Where each frame ends.
-    ends: Box<[u32]>,
-}
-
 impl Run {
     /// A run of at least one entry, with the content that its messages have at its end.
     pub fn new(first: Offset, entries: Vec<Entry>) -> Run {
@@ -188,45 +160,6 @@ impl Run {
             let _ = cell.set(Frames::encode(&self.entries, format, channel));
         }
         cell.get_or_init(|| Frames::encode(&self.entries, format, channel))
-    }
-}
-
-impl Frames {
-    /// `channel` as clients name it: pushes of the Centrifugo protocol carry it.
-    pub fn encode(entries: &[Entry], format: Format, channel: &str) -> Frames {
-        let mut out = Vec::with_capacity(entries.len() * 256);
-        let mut scratch = Vec::with_capacity(256);
-        let mut ends = Vec::with_capacity(entries.len());
-        for entry in entries {
-            scratch.clear();
-            match (format, entry) {
-                (Format::Raw, Entry::Live(live)) => frame::push_text(&mut out, live.data.as_bytes()),
-                (Format::Plain | Format::Raw, entry) => {
-                    plain::encode(&mut scratch, entry);
-                    frame::push_text(&mut out, &scratch);
-                }
-                (Format::Json, entry) => {
-                    push_push(Encoding::Json, &mut scratch, channel, &Push::Publication(entry));
-                    frame::push_text(&mut out, &scratch);
-                }
-                (Format::Protobuf, entry) => {
-                    push_push(Encoding::Protobuf, &mut scratch, channel, &Push::Publication(entry));
-                    frame::push_binary(&mut out, &scratch);
-                }
-            }
-            ends.push(out.len() as u32);
-        }
-        Frames { bytes: Bytes::from(out), ends: ends.into() }
-    }
-
-    /// All of them.
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
-    }
-
-    /// Where the frame of the entry with this index begins.
-    pub fn begin(&self, index: usize) -> usize {
-        index.checked_sub(1).map_or(0, |before| self.ends[before] as usize)
     }
 }
 
@@ -366,7 +299,7 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use uproar_model::{Kind, UserId};
+    use uproar_model::{User, UserId};
 
     fn entry(offset: Offset, kind: Kind, target: Option<Offset>, body: Option<&str>) -> Entry {
         Entry::Stored(Publication {
@@ -463,42 +396,5 @@ mod tests {
         let cost: usize = ring.runs.iter().map(|ring_run| ring_run.run.cost_bytes).sum();
         assert_eq!(ring.cost_bytes, cost);
         assert!(!format!("{ring:?}").contains("1!"), "not in memory either");
-    }
-
-    #[test]
-    fn every_entry_is_a_frame_of_its_own_in_every_format() {
-        let user = User { id: UserId(3), username: "ann".into() };
-        let stored = |offset| Publication {
-            offset,
-            number: offset,
-            kind: Kind::Message,
-            user: user.clone(),
-            id: "~1".into(),
-            time: 1700,
-            target: None,
-            body: Some("hi".into()),
-            edited: None,
-            deleted: None,
-        };
-        let run = Run::new(4, vec![Entry::Stored(stored(4)), Entry::Stored(stored(5))]);
-        for (format, opcode, begins) in [
-            (Format::Plain, 0x81, &b"{\"type\":\"message\",\"offset\":4,"[..]),
-            (Format::Raw, 0x81, b"{\"type\":\"message\",\"offset\":4,"),
-            (Format::Json, 0x81, b"{\"push\":{\"channel\":\"room:a\",\"pub\":{\"data\":{\"text\":\"hi\"},"),
-            // A reply, in it a push, in it the channel and a publication.
-            (Format::Protobuf, 0x82, b"\x39\x22\x37\x12\x06room:a\x22\x2d\x22\x0d{\"text\":\"hi\"}"),
-        ] {
-            let frames = run.frames(format, "room:a");
-            let all = frames.bytes();
-            let second = &all[frames.begin(1)..];
-            assert_eq!((all[0], second[0]), (opcode, opcode));
-            assert_eq!((frames.begin(0), all.len()), (0, 2 * second.len()));
-            let head = if all[1] < 126 { 2 } else { 4 };
-            assert_eq!(&all[head..head + begins.len()], begins, "{format:?}");
-            assert!(all.ends_with(second));
-        }
-        let live = LiveEntry { user, time: 1700, data: "hi".into(), is_json: false };
-        let run = Run::new(1, vec![Entry::Live(live)]);
-        assert_eq!(run.frames(Format::Raw, "live:a").bytes()[..], *b"\x81\x02hi");
     }
 }

@@ -4,8 +4,7 @@
 use serde_json::value::RawValue;
 use std::ops::ControlFlow;
 use uproar_core::protocol::centrifuge::{self, Encoding, Publications, Push, Reply, Request};
-use uproar_core::protocol::data;
-use uproar_core::run::Entry;
+use uproar_core::protocol::{Entry, data};
 use uproar_core::websocket::{Decoder, Event};
 use uproar_model::{Publication, User, UserId};
 

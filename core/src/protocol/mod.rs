@@ -2,7 +2,10 @@
 
 pub mod centrifuge;
 pub mod data;
+mod entry;
 pub mod plain;
+
+pub use entry::{Entry, Frames, LiveEntry};
 
 use serde::Serialize;
 

@@ -2,7 +2,7 @@
 
 use super::data::{self, Publish, Refused, shown_id};
 use super::{ProtocolError, is_temporary, write_json as write};
-use crate::run::Entry;
+use crate::protocol::Entry;
 use serde::Serialize;
 use uproar_model::{Epoch, Kind, Offset, Publication, Stored, UnixMillis, User};
 
@@ -197,8 +197,8 @@ fn to_vec(value: &impl Serialize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::LiveEntry;
     use crate::protocol::{BAD_REQUEST, LIMIT_EXCEEDED};
-    use crate::run::LiveEntry;
     use std::sync::Arc;
     use uproar_model::UserId;
 

@@ -1,8 +1,8 @@
 //! JSON: text frames, one message a line.
 
 use super::{Command, Connect, History, Info, Malformed, Push, Reply, Request, Since, Subscribe};
+use crate::protocol::Entry;
 use crate::protocol::{data, is_temporary, write_json};
-use crate::run::Entry;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;

@@ -8,7 +8,7 @@ pub mod protobuf;
 #[cfg(test)]
 mod tests;
 
-use crate::run::Entry;
+use crate::protocol::Entry;
 use std::borrow::Cow;
 use uproar_model::{Offset, User};
 

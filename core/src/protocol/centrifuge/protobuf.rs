@@ -1,8 +1,8 @@
 //! Protobuf: binary frames, each message behind its length.
 
 use super::{Command, Connect, History, Info, Malformed, Push, Reply, Request, Since, Subscribe, proto};
+use crate::protocol::Entry;
 use crate::protocol::{data, is_temporary, write_json};
-use crate::run::Entry;
 use prost::Message;
 use serde::Serialize;
 use uproar_model::User;

@@ -1,7 +1,7 @@
 //! Both encodings say the same.
 
 use super::*;
-use crate::run::LiveEntry;
+use crate::protocol::LiveEntry;
 use proptest::prelude::*;
 use prost::Message;
 use serde_json::{Map, Value, json};
