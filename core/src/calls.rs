@@ -8,7 +8,7 @@ use super::host::{Host, Now};
 use super::message::{Answer, Ask, Asker, Caller, Channel, Found, News};
 use super::session::{Call, CallKind, Place, expiry_ms};
 use super::shard::Shard;
-use crate::protocol::centrifuge::{History, Publications, Reply, own};
+use crate::protocol::centrifuge::{History, Publications, Reply, methods};
 use crate::protocol::{self, CloseReason, Entry, ProtocolError};
 use std::sync::Arc;
 use uproar_model::{Claims, Epoch, Marker, Offset, PageRequest, Publication, RoomId, TokenError};
@@ -144,8 +144,8 @@ impl Shard {
                 }
             },
             (CallKind::Rooms { limit }, Answer::Rooms(rooms)) => {
-                let rooms = own::Rooms::fitting(&rooms, limit, self.reply_bytes());
-                self.reply(slot, id, Reply::Rpc { data: &own::json(&rooms) });
+                let rooms = methods::Rooms::fitting(&rooms, limit, self.reply_bytes());
+                self.reply(slot, id, Reply::Rpc { data: &methods::json(&rooms) });
                 Ok(())
             }
             (CallKind::Refresh(claims), Answer::User(found)) => {
@@ -265,7 +265,7 @@ impl Shard {
 
     fn marked(&mut self, asked: Asked, key: Option<u32>, (marker, has_moved): (Marker, bool), host: &mut impl Host) {
         let slot = asked.slot;
-        self.reply(slot, asked.command, Reply::Rpc { data: &own::json(&own::ReadMarker::from(marker)) });
+        self.reply(slot, asked.command, Reply::Rpc { data: &methods::json(&methods::ReadMarker::from(marker)) });
         let Some(session) = self.connections[slot as usize].session() else { return };
         // A subscription that has gone meanwhile: its room's name has gone too, and the next `rooms` tells.
         let subscription = key.and_then(|key| session.subscriptions.get(key as usize));
@@ -276,7 +276,7 @@ impl Shard {
         }
     }
 
-    pub(super) fn rooms(&mut self, asked: Asked, wanted: own::RoomsCall, host: &mut impl Host) -> Answered {
+    pub(super) fn rooms(&mut self, asked: Asked, wanted: methods::RoomsCall, host: &mut impl Host) -> Answered {
         let Some(session) = self.connections[asked.slot as usize].session() else { return Ok(()) };
         let limit = wanted.limit.unwrap_or(ROOMS_LIMIT).clamp(1, ROOMS_LIMIT);
         // One more than asked for tells whether there are more.

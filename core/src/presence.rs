@@ -12,7 +12,7 @@ use super::session::CallKind;
 use super::shard::Shard;
 use crate::protocol::Format;
 use crate::protocol::ProtocolError;
-use crate::protocol::centrifuge::{self, Encoding, Info, Push, Reply, own};
+use crate::protocol::centrifuge::{self, Encoding, Info, Push, Reply, methods};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -430,8 +430,8 @@ impl Shard {
 /// One note as one frame.
 fn encode(encoding: Encoding, channel: &str, note: &Note) -> Bytes {
     let data = match note {
-        Note::Online(count) => own::json(&own::NoteData::Online(*count)),
-        Note::Typing(user) => own::json(&own::NoteData::typing(user)),
+        Note::Online(count) => methods::json(&methods::NoteData::Online(*count)),
+        Note::Typing(user) => methods::json(&methods::NoteData::typing(user)),
         Note::Join(_) | Note::Leave(_) => Vec::new(),
     };
     let push = match note {

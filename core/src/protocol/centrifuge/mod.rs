@@ -2,7 +2,7 @@
 //! what the SDKs send and require. Both encodings say the same; the core sees only the types of this module.
 
 pub mod json;
-pub mod own;
+pub mod methods;
 mod proto;
 pub mod protobuf;
 #[cfg(test)]
