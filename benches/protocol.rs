@@ -102,7 +102,9 @@ fn decode(criterion: &mut Criterion) {
     group.bench_function("data", |bencher| {
         bencher.iter(|| data::decode(black_box(published.as_bytes()), TEXT_LIMIT_BYTES));
     });
-    for (name, input, frame) in [("text", plain::Input::Text, &text), ("json", plain::Input::Json, &published)] {
+    for (name, input, frame) in
+        [("text", plain::InputFormat::Text, &text), ("json", plain::InputFormat::Json, &published)]
+    {
         let publish = plain::decode(frame, input, TEXT_LIMIT_BYTES).expect("a message");
         assert_eq!(publish.body.as_deref(), Some(&*text));
         group.throughput(Throughput::ElementsAndBytes { elements: 1, bytes: frame.len() as u64 });

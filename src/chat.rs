@@ -14,7 +14,7 @@ use uproar_core::home_shard;
 use uproar_core::limits::Limits;
 use uproar_core::message::{Append, Caller, Channel, Endpoint, Message};
 use uproar_http::{PublishError, PublishRequest};
-use uproar_model::{Item, Kind, News, Outcome, Publication, RoomId, Stored, UserId};
+use uproar_model::{Item, Kind, Outcome, Publication, RoomId, Stored, UserEvent, UserId};
 use uproar_store::Revocation;
 
 /// Calls and notices that may wait for the endpoint's task.
@@ -26,7 +26,7 @@ enum Call {
     Learn(RoomId, Box<Publication>),
     CloseRoom(RoomId),
     Revoke(Revocation),
-    Tell(UserId, News),
+    Tell(UserId, UserEvent),
     Count(oneshot::Sender<Vec<Figures>>),
 }
 
@@ -122,7 +122,7 @@ impl uproar_http::Chat for Chat {
         // The lane answers at the deadline; this is for a server that stops meanwhile.
         let patience = Duration::from_millis(self.limits.append_deadline_ms + 1_000);
         match tokio::time::timeout(patience, receiver).await {
-            Ok(Ok(Ok(Outcome::New(stored) | Outcome::Again(stored)))) => Ok(stored),
+            Ok(Ok(Ok(Outcome::New(stored) | Outcome::Duplicate(stored)))) => Ok(stored),
             Ok(Ok(Ok(Outcome::Refused(refusal)))) => Err(PublishError::Refused(refusal)),
             Ok(Ok(Err(error))) => Err(error),
             Ok(Err(_)) | Err(_) => Err(PublishError::NotKnown),
@@ -137,7 +137,7 @@ impl uproar_http::Chat for Chat {
         self.notify(Call::CloseRoom(room));
     }
 
-    fn tell(&self, user: UserId, news: News) {
+    fn tell(&self, user: UserId, news: UserEvent) {
         self.notify(Call::Tell(user, news));
     }
 

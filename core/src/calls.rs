@@ -5,10 +5,10 @@ use super::commands::{Asked, bad_request};
 use super::connect::{VERSION, ttl_s};
 use super::entering::Denied;
 use super::host::{Host, Now};
-use super::message::{Answer, Ask, Asker, Caller, Channel, Found, News};
+use super::message::{Answer, Ask, Asker, Caller, Channel, Found, UserEvent};
 use super::session::{Call, CallKind, Place, expiry_ms};
 use super::shard::Shard;
-use crate::protocol::centrifuge::{History, Publications, Reply, methods};
+use crate::protocol::centrifuge::{EncodedPublications, History, Reply, methods};
 use crate::protocol::{self, CloseReason, Entry, ProtocolError};
 use std::sync::Arc;
 use uproar_model::{Claims, Epoch, Marker, Offset, PageRequest, Publication, RoomId, TokenError};
@@ -144,8 +144,8 @@ impl Shard {
                 }
             },
             (CallKind::Rooms { limit }, Answer::Rooms(rooms)) => {
-                let rooms = methods::Rooms::fitting(&rooms, limit, self.reply_bytes());
-                self.reply(slot, id, Reply::Rpc { data: &methods::json(&rooms) });
+                let rooms = methods::RoomsResult::fitting(&rooms, limit, self.reply_bytes());
+                self.reply(slot, id, Reply::Rpc { data: &methods::to_json(&rooms) });
                 Ok(())
             }
             (CallKind::Refresh(claims), Answer::User(found)) => {
@@ -220,7 +220,7 @@ impl Shard {
         }
         let Some(encoding) = self.connections[slot as usize].encoding() else { return Ok(()) };
         let entries: Vec<Entry> = publications.iter().cloned().map(Entry::Stored).collect();
-        let publications = Publications::encode(encoding, &entries, self.reply_bytes());
+        let publications = EncodedPublications::encode(encoding, &entries, self.reply_bytes());
         self.reply(slot, id, Reply::History { epoch: &epoch.0, offset, publications });
         Ok(())
     }
@@ -265,14 +265,14 @@ impl Shard {
 
     fn marked(&mut self, asked: Asked, key: Option<u32>, (marker, has_moved): (Marker, bool), host: &mut impl Host) {
         let slot = asked.slot;
-        self.reply(slot, asked.command, Reply::Rpc { data: &methods::json(&methods::ReadMarker::from(marker)) });
+        self.reply(slot, asked.command, Reply::Rpc { data: &methods::to_json(&methods::ReadMarker::from(marker)) });
         let Some(session) = self.connections[slot as usize].session() else { return };
         // A subscription that has gone meanwhile: its room's name has gone too, and the next `rooms` tells.
         let subscription = key.and_then(|key| session.subscriptions.get(key as usize));
         if let Some(subscription) = subscription.filter(|_| has_moved) {
             let room: Arc<str> = subscription.name.strip_prefix("room:").unwrap_or_default().into();
             let user = session.user.id;
-            self.tell_user(user, News::Read { room, marker }, host);
+            self.tell_user(user, UserEvent::Read { room, marker }, host);
         }
     }
 

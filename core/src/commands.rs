@@ -5,7 +5,7 @@ use super::connection::Phase;
 use super::entering::{Denied, Door, Entering, Since, is_live_name};
 use super::feed::Subscriber;
 use super::host::{Host, Now};
-use super::message::{Channel, News, NotKnown};
+use super::message::{Channel, NotKnown, UserEvent};
 use super::mutation::{self, Mutation};
 use super::presence::Note;
 use super::rate::Bucket;
@@ -137,7 +137,7 @@ impl Shard {
         let Command { id, request } = command;
         let asked = Asked { slot, command: id, arrival };
         let method = match &request {
-            Request::Rpc { method, data } => methods::method(method, data).map(Some),
+            Request::Rpc { method, data } => methods::parse_call(method, data).map(Some),
             _ => Ok(None),
         };
         let answered = match method {
@@ -157,7 +157,7 @@ impl Shard {
 
     /// Whether a command has to wait for an earlier one of its connection, so that those on one channel take effect in
     /// the order sent, and one connection has the store read one thing at a time.
-    fn must_wait(&self, slot: u32, request: &Request<'_>, method: Option<&methods::Method<'_>>) -> bool {
+    fn must_wait(&self, slot: u32, request: &Request<'_>, method: Option<&methods::RpcCall<'_>>) -> bool {
         let Some(session) = self.connections[slot as usize].session() else { return false };
         let (channel, effect) = match (request, method) {
             (Request::Subscribe(subscribe), _) => (Some(&*subscribe.channel), Effect::Other),
@@ -167,10 +167,10 @@ impl Shard {
             }
             (Request::Publish { channel, .. }, _) => (Some(&**channel), Effect::Publishes),
             (Request::History(history), _) => (Some(&*history.channel), Effect::Reads),
-            (_, Some(methods::Method::Publish(call))) => (Some(&*call.channel), Effect::Publishes),
-            (_, Some(methods::Method::Read(call))) => (Some(&*call.channel), Effect::Reads),
-            (_, Some(methods::Method::Typing(call))) => (Some(&*call.channel), Effect::Other),
-            (_, Some(methods::Method::Rooms(_))) => (None, Effect::Reads),
+            (_, Some(methods::RpcCall::Publish(call))) => (Some(&*call.channel), Effect::Publishes),
+            (_, Some(methods::RpcCall::Read(call))) => (Some(&*call.channel), Effect::Reads),
+            (_, Some(methods::RpcCall::Typing(call))) => (Some(&*call.channel), Effect::Other),
+            (_, Some(methods::RpcCall::Rooms(_))) => (None, Effect::Reads),
             _ => return false,
         };
         let has_read = || session.client().is_some_and(|client| client.calls.iter().any(|call| call.kind.is_read()));
@@ -192,7 +192,7 @@ impl Shard {
         now: Now,
         asked: Asked,
         request: &Request<'_>,
-        method: Option<methods::Method<'_>>,
+        method: Option<methods::RpcCall<'_>>,
         host: &mut impl Host,
     ) -> Answered {
         let Asked { slot, command, .. } = asked;
@@ -203,7 +203,7 @@ impl Shard {
             Request::Ping => self.reply(slot, command, Reply::Ping),
             Request::Send { data } => {
                 // Nothing is said about what is wrong with it.
-                if let Some(methods::Sent { typing }) = methods::parse(data) {
+                if let Some(methods::SendData { typing }) = methods::parse(data) {
                     let _ = self.typing(now, slot, &typing, host);
                 }
             }
@@ -223,14 +223,14 @@ impl Shard {
             Request::Refresh { token } => self.refresh(now, asked, token, host)?,
             Request::Rpc { .. } => match method {
                 None => {}
-                Some(methods::Method::Publish(methods::PublishCall { channel, data })) => {
+                Some(methods::RpcCall::Publish(methods::PublishCall { channel, data })) => {
                     self.publish(now, asked, &channel, data.get().as_bytes(), true, host)?;
                 }
-                Some(methods::Method::Read(methods::ReadCall { channel, offset })) => {
+                Some(methods::RpcCall::Read(methods::ReadCall { channel, offset })) => {
                     self.read(asked, &channel, offset, host)?;
                 }
-                Some(methods::Method::Rooms(wanted)) => self.rooms(asked, wanted, host)?,
-                Some(methods::Method::Typing(methods::TypingCall { channel })) => {
+                Some(methods::RpcCall::Rooms(wanted)) => self.rooms(asked, wanted, host)?,
+                Some(methods::RpcCall::Typing(methods::TypingCall { channel })) => {
                     self.typing(now, slot, &channel, host)?;
                     self.reply(slot, command, Reply::Rpc { data: b"{}" });
                 }
@@ -466,7 +466,7 @@ impl Shard {
         host: &mut impl Host,
     ) {
         let error = match result {
-            Ok(Outcome::New(stored) | Outcome::Again(stored)) => {
+            Ok(Outcome::New(stored) | Outcome::Duplicate(stored)) => {
                 if matches!(call.kind, CallKind::Publish { .. }) {
                     return self.reply(slot, call.command, Reply::Publish { offset: stored.offset });
                 }
@@ -475,8 +475,8 @@ impl Shard {
                     .and_then(|session| session.place(call.key?))
                     .and_then(|(feed, _)| self.feeds.get(feed as usize)?.epoch.clone());
                 let epoch = epoch.as_ref().map(|epoch| &*epoch.0);
-                let answer = methods::Published { epoch, offset: stored.offset, time: stored.time };
-                return self.reply(slot, call.command, Reply::Rpc { data: &methods::json(&answer) });
+                let answer = methods::PublishResult { epoch, offset: stored.offset, time: stored.time };
+                return self.reply(slot, call.command, Reply::Rpc { data: &methods::to_json(&answer) });
             }
             Ok(Outcome::Refused(refusal)) => refused(refusal),
             Err(NotKnown) => not_known(),
@@ -494,13 +494,13 @@ impl Shard {
 
     // ── the user's own channel ──────────────────────────────────────────────────────────────────────────────────────
 
-    /// News for a user's connections on this shard.
-    pub(super) fn tell_own(&mut self, user: UserId, news: &News) {
+    /// Sends an event to a user's connections on this shard.
+    pub(super) fn tell_own(&mut self, user: UserId, news: &UserEvent) {
         let slots = self.users.get(&user).map(|state| state.slots.clone()).unwrap_or_default();
-        let (channel, data) = (format!("user:{user}"), methods::json(&methods::NewsData::from(news)));
+        let (channel, data) = (format!("user:{user}"), methods::to_json(&methods::UserEventData::from(news)));
         for slot in slots {
             self.add_reply(slot, |encoding, out| {
-                centrifuge::push_push(encoding, out, &channel, &Push::Note { data: &data });
+                centrifuge::push_push(encoding, out, &channel, &Push::Ephemeral { data: &data });
             });
         }
     }

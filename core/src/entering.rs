@@ -3,7 +3,7 @@
 
 use super::feed::Feed;
 use super::host::{Host, Now};
-use super::message::{Answer, Ask, Asker, AttachOutcome, Caller, Channel, CheckOutcome, Endpoint, Message, News};
+use super::message::{Answer, Ask, Asker, AttachOutcome, Caller, Channel, CheckOutcome, Endpoint, Message, UserEvent};
 use super::session::Place;
 use super::shard::Shard;
 use crate::protocol::{self, Entry, ProtocolError};
@@ -180,7 +180,8 @@ impl Shard {
         match answer {
             Answer::Admitted(Ok(admission)) => {
                 let (Some(user), Some(entering)) = (self.user_at(slot), self.entering_mut(slot, door)) else { return };
-                let joined = admission.joined.then(|| News::Joined { room: entering.room_key().unwrap_or("").into() });
+                let joined =
+                    admission.joined.then(|| UserEvent::Joined { room: entering.room_key().unwrap_or("").into() });
                 entering.admission = Some(admission);
                 if let Some(news) = joined {
                     self.tell_user(user.id, news, host);

@@ -38,7 +38,7 @@ struct Asked {
     subprotocol: Option<String>,
     claims: Claims,
     format: Format,
-    input: plain::Input,
+    input: plain::InputFormat,
 }
 
 /// A request that is refused: HTTP status, code, text.
@@ -123,9 +123,9 @@ impl Shard {
                 }
                 let name = format!("live:{name}");
                 match format {
-                    None | Some("text") => (name, Format::Plain, plain::Input::Text),
-                    Some("json") => (name, Format::Plain, plain::Input::Json),
-                    Some("raw") => (name, Format::Raw, plain::Input::Text),
+                    None | Some("text") => (name, Format::Plain, plain::InputFormat::Text),
+                    Some("json") => (name, Format::Plain, plain::InputFormat::Json),
+                    Some("raw") => (name, Format::Raw, plain::InputFormat::Text),
                     Some(_) => return Err(invalid("the format of a live: channel is text, json or raw".into())),
                 }
             }
@@ -136,8 +136,8 @@ impl Shard {
                 };
                 let name = format!("room:{}", fold_name(&room).map_err(|_| no_room())?);
                 match format {
-                    None | Some("text") => (name, Format::Plain, plain::Input::Text),
-                    Some("json") => (name, Format::Plain, plain::Input::Json),
+                    None | Some("text") => (name, Format::Plain, plain::InputFormat::Text),
+                    Some("json") => (name, Format::Plain, plain::InputFormat::Json),
                     Some(_) => return Err(invalid("the format of a room is text or json".into())),
                 }
             }
@@ -318,7 +318,7 @@ impl Handshake {
     /// For answering a request that is refused on sight.
     fn refused(request: Request) -> Handshake {
         let claims = Claims { user: None, username: "".into(), generation: None, issued_at: 0, expires_at: 0 };
-        let asked = Asked { subprotocol: None, claims, format: Format::Plain, input: plain::Input::Text };
+        let asked = Asked { subprotocol: None, claims, format: Format::Plain, input: plain::InputFormat::Text };
         Handshake { request, asked, user: None, entering: Entering::new("".into(), None) }
     }
 }

@@ -118,10 +118,10 @@ impl Shard {
                 self.learn(now, room, stored.offset, Some(publication(&append, stored)), host);
             }
             // Committed by a batch whose answer was lost, or long ago. The store knows its content as it is now.
-            Ok(Outcome::Again(stored)) if !mutation::active(Mutation::AgainCountsAsShown) => {
+            Ok(Outcome::Duplicate(stored)) if !mutation::active(Mutation::AgainCountsAsShown) => {
                 self.learn(now, room, stored.offset, None, host);
             }
-            Ok(Outcome::Again(_) | Outcome::Refused(_)) | Err(NotKnown) => {}
+            Ok(Outcome::Duplicate(_) | Outcome::Refused(_)) | Err(NotKnown) => {}
         }
         let (caller, era, id) = (append.caller, append.era, Arc::clone(&append.item.id));
         let is_own = caller.endpoint == Endpoint::Shard(self.config.id);

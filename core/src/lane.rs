@@ -126,7 +126,7 @@ impl Lane {
             return;
         }
         if mutation::active(Mutation::AcknowledgeBeforeCommit) && matches!(append.caller.endpoint, Endpoint::Shard(_)) {
-            let early = Outcome::Again(uproar_model::Stored { offset: 1, number: 1, time: 1 });
+            let early = Outcome::Duplicate(uproar_model::Stored { offset: 1, number: 1, time: 1 });
             answers.push(LaneAnswer { is_last: false, ..LaneAnswer::only(append.clone(), Ok(early)) });
         }
         self.count(&append, 1);

@@ -8,7 +8,7 @@ use super::presence::{Note, PresenceAnswer, PresenceChange};
 use super::run::Run;
 use crate::protocol::LiveEntry;
 use std::sync::Arc;
-pub use uproar_model::News;
+pub use uproar_model::UserEvent;
 use uproar_model::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocation};
 use uproar_model::{Epoch, Item, Offset, Outcome, Page, Publication, RoomId, UnixMillis, User, UserId};
 
@@ -285,7 +285,7 @@ pub enum Message {
     /// misses it can ask. Answered with `Taken`.
     Tell {
         user: UserId,
-        news: News,
+        news: UserEvent,
     },
     /// To every shard: what has it counted? Answered with `Counted`, under the same number.
     Count {

@@ -6,13 +6,13 @@ use super::commands::Asked;
 use super::connect::framed;
 use super::entering::Denied;
 use super::host::{Host, Now};
-use super::message::{Caller, Channel, Endpoint, Message, News, reserved_places};
+use super::message::{Caller, Channel, Endpoint, Message, UserEvent, reserved_places};
 use super::outbound::Slice;
 use super::session::CallKind;
 use super::shard::Shard;
 use crate::protocol::Format;
 use crate::protocol::ProtocolError;
-use crate::protocol::centrifuge::{self, Encoding, Info, Push, Reply, methods};
+use crate::protocol::centrifuge::{self, ClientInfo, Encoding, Push, Reply, methods};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,8 +35,8 @@ pub struct PresenceChange {
 /// Something that subscribers are told and nobody keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
-    Join(Info),
-    Leave(Info),
+    Join(ClientInfo),
+    Leave(ClientInfo),
     /// So many subscribers there are, where there are too many to name.
     Online(u64),
     Typing(User),
@@ -55,7 +55,7 @@ pub struct PresenceAnswer {
     pub num_clients: u32,
     pub num_users: u32,
     /// Where they were asked for: as many as one answer holds.
-    pub clients: Vec<Info>,
+    pub clients: Vec<ClientInfo>,
 }
 
 /// The subscribers of a channel, of all shards.
@@ -302,8 +302,8 @@ impl Shard {
         !is_done
     }
 
-    /// News for all connections of a user, on all shards. Who can't be told now can ask.
-    pub(super) fn tell_user(&mut self, user: UserId, news: News, host: &mut impl Host) {
+    /// Sends an event to all connections of a user, on all shards. It may be lost; clients can query the state.
+    pub(super) fn tell_user(&mut self, user: UserId, news: UserEvent, host: &mut impl Host) {
         self.tell_own(user, &news);
         let own = self.config.id;
         for shard in (0..self.config.shards).filter(|shard| *shard != own) {
@@ -334,7 +334,7 @@ impl Shard {
             let named = if change.is_here { count } else { count + 1 };
             if home.presence.listeners > 0 && named <= self.config.limits.join_leave_limit {
                 let client = self.client_id_of(shard, change.slot, change.generation);
-                let info = Info { user: change.user.clone(), client };
+                let info = ClientInfo { user: change.user.clone(), client };
                 let note = if change.is_here { Note::Join(info) } else { Note::Leave(info) };
                 self.home_note(channel, &Arc::new(note), host);
             }
@@ -391,7 +391,7 @@ impl Shard {
                 if bytes > limit_bytes {
                     break;
                 }
-                clients.push(Info { user: here.user.clone(), client });
+                clients.push(ClientInfo { user: here.user.clone(), client });
             }
         }
         PresenceAnswer {
@@ -430,14 +430,14 @@ impl Shard {
 /// One note as one frame.
 fn encode(encoding: Encoding, channel: &str, note: &Note) -> Bytes {
     let data = match note {
-        Note::Online(count) => methods::json(&methods::NoteData::Online(*count)),
-        Note::Typing(user) => methods::json(&methods::NoteData::typing(user)),
+        Note::Online(count) => methods::to_json(&methods::EphemeralData::Online(*count)),
+        Note::Typing(user) => methods::to_json(&methods::EphemeralData::typing(user)),
         Note::Join(_) | Note::Leave(_) => Vec::new(),
     };
     let push = match note {
         Note::Join(info) => Push::Join(info),
         Note::Leave(info) => Push::Leave(info),
-        Note::Online(_) | Note::Typing(_) => Push::Note { data: &data },
+        Note::Online(_) | Note::Typing(_) => Push::Ephemeral { data: &data },
     };
     let mut payload = Vec::with_capacity(256);
     centrifuge::push_push(encoding, &mut payload, channel, &push);

@@ -41,7 +41,7 @@ pub(super) struct Session {
 /// How it speaks.
 #[derive(Debug)]
 pub(super) enum Voice {
-    Plain(plain::Input),
+    Plain(plain::InputFormat),
     Centrifuge(Box<Client>),
 }
 
@@ -302,7 +302,7 @@ impl Shard {
         now: Now,
         slot: u32,
         text: &str,
-        input: plain::Input,
+        input: plain::InputFormat,
         host: &mut impl Host,
     ) -> Result<(), (ProtocolError, Option<String>)> {
         let limit = self.config.limits.text_limit_bytes as usize;
@@ -387,11 +387,11 @@ impl Shard {
         now: Now,
         slot: u32,
         text: &str,
-        input: plain::Input,
+        input: plain::InputFormat,
         host: &mut impl Host,
     ) -> Result<(), ProtocolError> {
         data::check_length(text, self.config.limits.text_limit_bytes as usize)?;
-        let is_json = input == plain::Input::Json;
+        let is_json = input == plain::InputFormat::Json;
         let data: Arc<str> = if is_json {
             let compact = data::compact(text.as_bytes());
             compact.ok_or_else(|| ProtocolError::new(protocol::BAD_REQUEST, "each frame must be JSON"))?.into()
@@ -529,7 +529,7 @@ impl Shard {
         let error = match result {
             // The message itself, which the sender receives like everyone else, is the acknowledgement.
             Ok(Outcome::New(_)) => return,
-            Ok(Outcome::Again(stored)) => return self.tell(now, slot, &plain::ack(id, stored), host),
+            Ok(Outcome::Duplicate(stored)) => return self.tell(now, slot, &plain::ack(id, stored), host),
             Ok(Outcome::Refused(refusal)) => refused(refusal),
             Err(NotKnown) => not_known(),
         };

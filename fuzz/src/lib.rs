@@ -3,7 +3,7 @@
 
 use serde_json::value::RawValue;
 use std::ops::ControlFlow;
-use uproar_core::protocol::centrifuge::{self, Encoding, Publications, Push, Reply, Request};
+use uproar_core::protocol::centrifuge::{self, EncodedPublications, Encoding, Push, Reply, Request};
 use uproar_core::protocol::{Entry, data};
 use uproar_core::websocket::{Decoder, Event};
 use uproar_model::{Publication, User, UserId};
@@ -36,7 +36,7 @@ pub fn commands(input: &[u8]) {
                 assert!(has_id);
                 self::data(data);
                 if let Some(json) = data::compact(data) {
-                    centrifuge::push_push(encoding, &mut out, "live:a", &Push::Note { data: json.as_bytes() });
+                    centrifuge::push_push(encoding, &mut out, "live:a", &Push::Ephemeral { data: json.as_bytes() });
                     centrifuge::push_reply(encoding, &mut out, command.id, Reply::Rpc { data: json.as_bytes() });
                 }
             }
@@ -86,7 +86,7 @@ pub fn data(input: &[u8]) {
     assert_eq!(data::decode(&json, TEXT_LIMIT_BYTES).as_ref(), Ok(&publish));
     let entry = Entry::Stored(shown);
     for encoding in [Encoding::Json, Encoding::Protobuf] {
-        let publications = Publications::encode(encoding, [&entry], 0);
+        let publications = EncodedPublications::encode(encoding, [&entry], 0);
         assert_eq!(publications.count(), 1);
     }
 }

@@ -35,7 +35,7 @@ pub use tokens::{KeyError, Tokens};
 use bytes::Bytes;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-pub use uproar_model::News;
+pub use uproar_model::UserEvent;
 use uproar_model::{Offset, Publication, Refusal, RoomId, Stored, User, UserId};
 use uproar_store::Revocation;
 
@@ -53,8 +53,8 @@ pub trait Chat: Send + Sync + 'static {
     /// A room was deleted: its subscriptions end.
     fn close_room(&self, room: RoomId);
 
-    /// News for all connections of a user. It may be lost: who misses it can ask.
-    fn tell(&self, user: UserId, news: News);
+    /// Sends an event to all connections of a user. It may be lost; clients can query the state.
+    fn tell(&self, user: UserId, news: UserEvent);
 
     /// Tokens of earlier generations are no longer good: their connections end.
     fn revoke(&self, revocation: Revocation);

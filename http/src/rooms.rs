@@ -15,7 +15,7 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
-use uproar_model::{News, UserId};
+use uproar_model::{UserEvent, UserId};
 use uproar_store::{Addition, Join, NewRoom, RoomKind};
 
 /// Entries of a page when the request does not say how many.
@@ -65,7 +65,7 @@ async fn create(
         owner: auth.user.id,
     };
     let room = app.store.create_room(room).await.map_err(ApiError::of_room)?;
-    app.chat.tell(auth.user.id, News::Joined { room: room.name.as_str().into() });
+    app.chat.tell(auth.user.id, UserEvent::Joined { room: room.name.as_str().into() });
     Ok((StatusCode::CREATED, Json(json!({"room": RoomObject::from(&room)}))).into_response())
 }
 
@@ -122,7 +122,7 @@ async fn join(
     finish(async move {
         let Join { room, joined } = app.store.join(&name, auth.user.id).await.map_err(ApiError::of_room)?;
         if joined {
-            app.chat.tell(auth.user.id, News::Joined { room: room.name.as_str().into() });
+            app.chat.tell(auth.user.id, UserEvent::Joined { room: room.name.as_str().into() });
         }
         Ok(Json(json!({"room": RoomObject::from(&room)})).into_response())
     })
@@ -138,7 +138,7 @@ async fn leave(
     finish(async move {
         let removal = app.store.remove_member(&name, auth.user.id, &key).await.map_err(ApiError::of_room)?;
         app.chat.learn(removal.room, removal.publication);
-        app.chat.tell(removal.member, News::Left { room: name.into() });
+        app.chat.tell(removal.member, UserEvent::Left { room: name.into() });
         Ok(Json(json!({})).into_response())
     })
     .await
@@ -192,7 +192,7 @@ async fn add_member(
         let added = app.store.add_member(&name, auth.user.id, &key).await.map_err(ApiError::of_member)?;
         let Addition { member, joined } = added;
         if joined {
-            app.chat.tell(member.user.id, News::Joined { room: name.into() });
+            app.chat.tell(member.user.id, UserEvent::Joined { room: name.into() });
         }
         Ok(Json(json!({"member": MemberObject::from(&member)})).into_response())
     })
@@ -208,7 +208,7 @@ async fn remove_member(
     finish(async move {
         let removal = app.store.remove_member(&name, auth.user.id, &key).await.map_err(ApiError::of_member)?;
         app.chat.learn(removal.room, removal.publication);
-        app.chat.tell(removal.member, News::Left { room: name.into() });
+        app.chat.tell(removal.member, UserEvent::Left { room: name.into() });
         Ok(Json(json!({})).into_response())
     })
     .await

@@ -22,7 +22,7 @@ use serde::Deserialize;
 use sha1::{Digest, Sha1};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use uproar_model::News;
+use uproar_model::UserEvent;
 
 /// A subprotocol that begins with this carries the token.
 pub const TOKEN_PROTOCOL_PREFIX: &str = "bearer.";
@@ -146,7 +146,7 @@ async fn admit_plain(app: &App, request: &Parts, no_body: bool) -> Result<Admitt
         match admitted.into_iter().next() {
             Some(Ok(admission)) => {
                 if admission.joined {
-                    app.chat.tell(auth.user.id, News::Joined { room: name.as_str().into() });
+                    app.chat.tell(auth.user.id, UserEvent::Joined { room: name.as_str().into() });
                 }
             }
             Some(Err(error)) => return Err(refuse(error.into())),

@@ -69,7 +69,7 @@ pub struct JoinedRoom {
 
 /// What a user's connections are told about their own rooms.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum UserEvent {
     /// The read marker in this room (by its name) has moved.
     Read { room: Arc<str>, marker: Marker },
     /// The user is a member of this room now (by its name).

@@ -65,7 +65,7 @@ pub enum Outcome {
     New(Stored),
     /// Stored before, with this id and this content: where it was stored then. For the deletion of what is deleted
     /// under another id: where that deletion was stored.
-    Again(Stored),
+    Duplicate(Stored),
     Refused(Refusal),
 }
 

@@ -7,7 +7,7 @@ mod claims;
 mod name;
 mod publication;
 
-pub use access::{Admission, JoinError, JoinedRoom, Marker, News, PageRequest, Revocation, Role};
+pub use access::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocation, Role, UserEvent};
 pub use append::{Item, Kind, Outcome, Refusal, Stored};
 pub use claims::{Claims, TokenError};
 pub use name::{NAME_LIMIT_BYTES, NameError, fold_name};

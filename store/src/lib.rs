@@ -41,7 +41,7 @@ use uproar_model::{Head, Item, JoinedRoom, Marker, Outcome, Page, RoomId, User, 
 pub trait Store: Send + Sync + 'static {
     // ── the commit path ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Appends a batch in one transaction: every item is answered, in the order given, and what is `New` or `Again` is
+    /// Appends a batch in one transaction: every item is answered, in the order given, and what is `New` or `Duplicate` is
     /// durable when this returns `Ok`. Within a room, new items get consecutive offsets in batch order.
     /// At most 512 items; all of kind `Message` to `Unreact`.
     async fn append(&self, batch: &[Item]) -> Result<Vec<Outcome>, AppendError>;

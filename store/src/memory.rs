@@ -114,7 +114,7 @@ impl MemoryStore {
             // What an edit said is not kept, nor what a message said before it was edited or deleted.
             let body_is_same = old.body.is_none() || old.edited.is_some() || old.body == item.body;
             let same = old.kind == item.kind && old.target == item.target && body_is_same;
-            return if same { Outcome::Again(old.stored()) } else { Outcome::Refused(Refusal::IdReused) };
+            return if same { Outcome::Duplicate(old.stored()) } else { Outcome::Refused(Refusal::IdReused) };
         }
         let Some(membership) = room.members.get(&item.user) else {
             return Outcome::Refused(Refusal::NotMember);
@@ -135,7 +135,7 @@ impl MemoryStore {
                 }
                 Kind::Delete => {
                     if let Some(deletion) = deletion {
-                        return Outcome::Again(deletion.stored());
+                        return Outcome::Duplicate(deletion.stored());
                     }
                 }
                 _ => {}

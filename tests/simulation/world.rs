@@ -638,7 +638,7 @@ impl World {
         let outcomes = flight.commits.then(|| self.store.append(self.now.unix_ms, &flight.items));
         match (outcomes, flight.answers) {
             (Some(outcomes), true) => {
-                self.tally.again += outcomes.iter().filter(|o| matches!(o, Outcome::Again(_))).count() as u64;
+                self.tally.again += outcomes.iter().filter(|o| matches!(o, Outcome::Duplicate(_))).count() as u64;
                 BatchResult::Answered(outcomes)
             }
             (Some(_), false) => {
@@ -703,7 +703,7 @@ impl World {
                     Message::Appended { caller, result, is_last, .. } => {
                         self.http_credits += usize::from(is_last);
                         let append = self.http.remove(&caller.slot).expect("an answer to a call that was made");
-                        if let Ok(Outcome::New(stored) | Outcome::Again(stored)) = result {
+                        if let Ok(Outcome::New(stored) | Outcome::Duplicate(stored)) = result {
                             self.tally.http_publishes += 1;
                             let row = self.store.row(append.item.room, stored.offset);
                             assert!(row.is_some_and(|row| row.id == append.item.id), "HTTP was told an offset in vain");

@@ -38,13 +38,13 @@ impl Publish {
 
 /// A refused message: the error, and the sender's id as far as it could be read, so that the sender knows which.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct RejectedPublish {
     pub error: ProtocolError,
     pub id: Option<String>,
 }
 
 /// Reads what a client publishes in a stored room: JSON. `text_limit_bytes` bounds the text.
-pub fn decode(data: &[u8], text_limit_bytes: usize) -> Result<Publish, Refused> {
+pub fn decode(data: &[u8], text_limit_bytes: usize) -> Result<Publish, RejectedPublish> {
     let publish = decode_fields(data)?;
     let checked = match (publish.kind, publish.body.as_deref()) {
         (Kind::Message | Kind::Edit, Some(text)) => check_text(text, text_limit_bytes),
@@ -53,7 +53,7 @@ pub fn decode(data: &[u8], text_limit_bytes: usize) -> Result<Publish, Refused> 
     };
     match checked {
         Ok(()) => Ok(publish),
-        Err(error) => Err(Refused { error, id: publish.id }),
+        Err(error) => Err(RejectedPublish { error, id: publish.id }),
     }
 }
 
@@ -84,8 +84,9 @@ fn value<'a, T: Deserialize<'a>>(field: Option<&'a RawValue>) -> Result<Option<T
     field.map(|raw| serde_json::from_str(raw.get()).map_err(|_| ())).transpose()
 }
 
-fn decode_fields(data: &[u8]) -> Result<Publish, Refused> {
-    let bad = |message: &str, id: Option<String>| Refused { error: ProtocolError::new(BAD_REQUEST, message), id };
+fn decode_fields(data: &[u8]) -> Result<Publish, RejectedPublish> {
+    let bad =
+        |message: &str, id: Option<String>| RejectedPublish { error: ProtocolError::new(BAD_REQUEST, message), id };
     let is_object = data.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     let fields = json_text(data).filter(|_| is_object).and_then(|text| serde_json::from_str::<Fields<'_>>(text).ok());
     let Some(fields) = fields else {
@@ -93,7 +94,7 @@ fn decode_fields(data: &[u8]) -> Result<Publish, Refused> {
     };
     let id = value::<String>(fields.id).map_err(|()| bad("the id must be a string", None))?;
     // An id that is not taken is not sent back either: it may be a megabyte.
-    id.as_deref().map_or(Ok(()), check_id).map_err(|error| Refused { error, id: None })?;
+    id.as_deref().map_or(Ok(()), check_id).map_err(|error| RejectedPublish { error, id: None })?;
     let forms = [
         (Kind::Edit, "edit", fields.edit),
         (Kind::Delete, "delete", fields.delete),

@@ -1,6 +1,6 @@
 //! The plain protocol of `/ws`: text frames in, one JSON object a text frame out.
 
-use super::data::{self, Publish, Refused, shown_id};
+use super::data::{self, Publish, RejectedPublish, shown_id};
 use super::{ProtocolError, is_temporary, write_json as write};
 use crate::protocol::Entry;
 use serde::Serialize;
@@ -8,7 +8,7 @@ use uproar_model::{Epoch, Kind, Offset, Publication, Stored, UnixMillis, User};
 
 /// What a client says on a plain connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Input {
+pub enum InputFormat {
     /// Each frame is the text of one message.
     Text,
     /// Each frame is a `data` object.
@@ -16,16 +16,16 @@ pub enum Input {
 }
 
 /// Reads one frame of a stored room. `text_limit_bytes` bounds the text.
-pub fn decode(frame: &str, input: Input, text_limit_bytes: usize) -> Result<Publish, Refused> {
+pub fn decode(frame: &str, input: InputFormat, text_limit_bytes: usize) -> Result<Publish, RejectedPublish> {
     match input {
         // Clients that read lines from a terminal or a file send their ends too.
-        Input::Text => {
+        InputFormat::Text => {
             let line = frame.strip_suffix('\n').unwrap_or(frame);
             let line = line.strip_suffix('\r').unwrap_or(line);
-            data::check_text(line, text_limit_bytes).map_err(|error| Refused { error, id: None })?;
+            data::check_text(line, text_limit_bytes).map_err(|error| RejectedPublish { error, id: None })?;
             Ok(Publish::message(line.to_owned()))
         }
-        Input::Json => data::decode(frame.as_bytes(), text_limit_bytes),
+        InputFormat::Json => data::decode(frame.as_bytes(), text_limit_bytes),
     }
 }
 
@@ -203,17 +203,17 @@ mod tests {
     use uproar_model::UserId;
 
     fn code(frame: &str) -> u16 {
-        decode(frame, Input::Json, 100).unwrap_err().error.code
+        decode(frame, InputFormat::Json, 100).unwrap_err().error.code
     }
 
     #[test]
     fn data_is_rebuilt_from_known_fields() {
-        let publish = decode(r#"{"text":"hi","id":"a","reply_to":3,"role":"owner"}"#, Input::Json, 100).unwrap();
+        let publish = decode(r#"{"text":"hi","id":"a","reply_to":3,"role":"owner"}"#, InputFormat::Json, 100).unwrap();
         assert_eq!(publish, Publish { id: Some("a".into()), target: Some(3), ..Publish::message("hi".into()) });
         for line in ["a\nb", "a\nb\n", "a\nb\r\n"] {
-            assert_eq!(decode(line, Input::Text, 100).unwrap().body.as_deref(), Some("a\nb"));
+            assert_eq!(decode(line, InputFormat::Text, 100).unwrap().body.as_deref(), Some("a\nb"));
         }
-        let publish = decode("{}", Input::Text, 100).unwrap();
+        let publish = decode("{}", InputFormat::Text, 100).unwrap();
         assert_eq!(publish, Publish::message("{}".into()));
     }
 
@@ -232,8 +232,8 @@ mod tests {
         assert_eq!(code(r#"{"text":"a","reply_to":0}"#), BAD_REQUEST);
         assert_eq!(code(r#"{"text":"a","reply_to":-1}"#), BAD_REQUEST);
         assert_eq!(code(&format!(r#"{{"text":"{}"}}"#, "x".repeat(101))), LIMIT_EXCEEDED);
-        assert!(decode(&"x".repeat(100), Input::Text, 100).is_ok());
-        let refused = decode(r#"{"id":"mine"}"#, Input::Json, 100).unwrap_err();
+        assert!(decode(&"x".repeat(100), InputFormat::Text, 100).is_ok());
+        let refused = decode(r#"{"id":"mine"}"#, InputFormat::Json, 100).unwrap_err();
         assert_eq!(refused.id.as_deref(), Some("mine"), "the sender learns which message was refused");
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use uproar_http::passwords::PasswordPool;
 use uproar_http::{
-    Adopted, Chat, News, PasswordCost, PublishError, PublishRequest, Service, Settings, SharedChat, Tokens,
+    Adopted, Chat, PasswordCost, PublishError, PublishRequest, Service, Settings, SharedChat, Tokens, UserEvent,
 };
 use uproar_model::{Item, Kind, Outcome, Publication, RoomId, Stored, UserId};
 use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, Revocation, SharedStore};
@@ -23,7 +23,7 @@ pub struct FakeChat {
     store: SharedStore,
     pub learned: Mutex<Vec<(RoomId, Publication)>>,
     pub closed: Mutex<Vec<RoomId>>,
-    pub told: Mutex<Vec<(UserId, News)>>,
+    pub told: Mutex<Vec<(UserId, UserEvent)>>,
     pub generations: Mutex<HashMap<UserId, u32>>,
     pub unready: Mutex<Option<String>>,
     /// Answers to publishes, before the store is asked.
@@ -56,7 +56,7 @@ impl Chat for FakeChat {
             body: Some(message.text.into()),
         };
         match self.store.append(&[item]).await.map_err(|_| PublishError::NotKnown)?[0] {
-            Outcome::New(stored) | Outcome::Again(stored) => Ok(stored),
+            Outcome::New(stored) | Outcome::Duplicate(stored) => Ok(stored),
             Outcome::Refused(refusal) => Err(refusal.into()),
         }
     }
@@ -69,7 +69,7 @@ impl Chat for FakeChat {
         self.closed.lock().unwrap().push(room);
     }
 
-    fn tell(&self, user: UserId, news: News) {
+    fn tell(&self, user: UserId, news: UserEvent) {
         self.told.lock().unwrap().push((user, news));
     }
 
@@ -183,10 +183,10 @@ impl Server {
     /// What the chat was to tell users since the last call, as (user id, word, room).
     pub fn told(&self) -> Vec<(String, &'static str, String)> {
         let told = std::mem::take(&mut *self.chat.told.lock().unwrap());
-        let shown = |(user, news): (UserId, News)| match news {
-            News::Joined { room } => (user.to_string(), "joined", room.to_string()),
-            News::Left { room } => (user.to_string(), "left", room.to_string()),
-            News::Read { room, .. } => (user.to_string(), "read", room.to_string()),
+        let shown = |(user, news): (UserId, UserEvent)| match news {
+            UserEvent::Joined { room } => (user.to_string(), "joined", room.to_string()),
+            UserEvent::Left { room } => (user.to_string(), "left", room.to_string()),
+            UserEvent::Read { room, .. } => (user.to_string(), "read", room.to_string()),
         };
         told.into_iter().map(shown).collect()
     }

@@ -139,7 +139,7 @@ async fn append(connection: &mut PgConnection, batch: &[Item]) -> Result<Vec<Out
         };
         let outcome = match outcome.as_str() {
             "new" => Outcome::New(stored().ok_or_else(strange)?),
-            "again" => Outcome::Again(stored().ok_or_else(strange)?),
+            "again" => Outcome::Duplicate(stored().ok_or_else(strange)?),
             "no_room" => Outcome::Refused(Refusal::NoRoom),
             "not_member" => Outcome::Refused(Refusal::NotMember),
             "not_yours" => Outcome::Refused(Refusal::NotYours),

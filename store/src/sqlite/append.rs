@@ -221,14 +221,14 @@ impl<'b> Judge<'b> {
         if let Some(stored) = stored_from(old_offset, old_number, old_at) {
             let changed = self.changes.contains_key(&(item.room, offset_arg(stored.offset)));
             let same = same_kind == Some(true) && (same_body == Some(true) || changed);
-            return Some(if same { Outcome::Again(stored) } else { Outcome::Refused(Refusal::IdReused) });
+            return Some(if same { Outcome::Duplicate(stored) } else { Outcome::Refused(Refusal::IdReused) });
         }
         if let Some((first, stored)) = self.stored.get(&(item.room, item.user, &*item.id)) {
             let changed = self.changes.contains_key(&(item.room, offset_arg(stored.offset)));
             let same = first.kind == item.kind
                 && first.target == item.target
                 && (first.body == item.body || item.kind == Kind::Edit || changed);
-            return Some(if same { Outcome::Again(*stored) } else { Outcome::Refused(Refusal::IdReused) });
+            return Some(if same { Outcome::Duplicate(*stored) } else { Outcome::Refused(Refusal::IdReused) });
         }
         let Some(role) = role else {
             return Some(Outcome::Refused(Refusal::NotMember));
@@ -243,7 +243,7 @@ impl<'b> Judge<'b> {
             (Kind::Edit | Kind::React | Kind::Unreact, Some(_)) => Some(Outcome::Refused(Refusal::NoTarget)),
             (Kind::Edit, None) if author != item.user => Some(Outcome::Refused(Refusal::NotYours)),
             (Kind::Delete, _) if author != item.user && role == 0 => Some(Outcome::Refused(Refusal::NotYours)),
-            (Kind::Delete, Some(stored)) => Some(Outcome::Again(stored)),
+            (Kind::Delete, Some(stored)) => Some(Outcome::Duplicate(stored)),
             _ => None,
         }
     }

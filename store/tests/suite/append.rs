@@ -81,7 +81,7 @@ pub async fn a_committed_batch_sent_again(world: World) {
     let first: Vec<_> = world.append(&batch).await.into_iter().map(new).collect();
     world.say(room, ann, &["meanwhile"]).await;
     for _ in 0..2 {
-        let again: Vec<_> = first.iter().copied().map(Outcome::Again).collect();
+        let again: Vec<_> = first.iter().copied().map(Outcome::Duplicate).collect();
         assert_eq!(world.append(&batch).await, again);
     }
     assert_eq!(world.log(room).await.len(), 7);
@@ -380,7 +380,7 @@ pub async fn reactions_are_a_set(world: World) {
     new(world.append_one(unreact(room, ben, "6", target, "👍")).await);
     new(world.append_one(unreact(room, ben, "7", target, "never given")).await);
     // A retry of what was taken back since does not bring it back.
-    assert!(matches!(world.append_one(react(room, ben, "1", target, "🎉")).await, Outcome::Again(_)));
+    assert!(matches!(world.append_one(react(room, ben, "1", target, "🎉")).await, Outcome::Duplicate(_)));
     assert_eq!(reactions(ben).await, [("a b 1".to_owned(), 1, true), ("🎉".to_owned(), 1, false)]);
 
     // The last word of a batch counts.

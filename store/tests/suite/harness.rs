@@ -181,7 +181,7 @@ pub fn new(outcome: Outcome) -> Stored {
 
 #[track_caller]
 pub fn assert_again(outcome: Outcome, first: Stored) {
-    assert_eq!(outcome, Outcome::Again(first));
+    assert_eq!(outcome, Outcome::Duplicate(first));
 }
 
 #[track_caller]

@@ -97,7 +97,7 @@ fn timeless(outcomes: Vec<Outcome>) -> Vec<Outcome> {
         .into_iter()
         .map(|outcome| match outcome {
             Outcome::New(stored) => Outcome::New(timeless(stored)),
-            Outcome::Again(stored) => Outcome::Again(timeless(stored)),
+            Outcome::Duplicate(stored) => Outcome::Duplicate(timeless(stored)),
             refused => refused,
         })
         .collect()

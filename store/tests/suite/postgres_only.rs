@@ -134,7 +134,7 @@ fn a_batch_that_waits_for_the_lock_is_judged_by_what_the_lock_brought() {
         }
         transaction.commit().await.unwrap();
         let outcomes = waiting.await.unwrap();
-        assert!(matches!(outcomes[0], Outcome::Again(stored) if stored.offset == 2), "{outcomes:?}");
+        assert!(matches!(outcomes[0], Outcome::Duplicate(stored) if stored.offset == 2), "{outcomes:?}");
         assert_eq!(new(outcomes[1]).offset, 3);
         store.close().await;
     });
@@ -166,7 +166,7 @@ fn an_unknown_outcome_is_settled_by_sending_again() {
             )
             .await;
             for batch in batches {
-                assert!(matches!(batch.await.unwrap()[0], Outcome::New(_) | Outcome::Again(_)));
+                assert!(matches!(batch.await.unwrap()[0], Outcome::New(_) | Outcome::Duplicate(_)));
             }
         }
         until_it_answers(&store).await;
@@ -243,7 +243,7 @@ fn a_server_that_crashes_and_comes_back() {
         assert!(error.contains("can't reach PostgreSQL at"), "{error}");
         server.restart().await.unwrap();
         let outcomes = append_until_known(&store, &batch).await;
-        assert!(matches!(outcomes[0], Outcome::Again(stored) if stored.offset == 1), "{outcomes:?}");
+        assert!(matches!(outcomes[0], Outcome::Duplicate(stored) if stored.offset == 1), "{outcomes:?}");
         assert!(matches!(outcomes[1], Outcome::New(stored) if stored.offset == 2), "{outcomes:?}");
         until_it_answers(&store).await;
         store.close().await;
@@ -365,7 +365,7 @@ fn data_that_the_database_refuses_is_told_apart() {
         run(&mut shell, "ALTER TABLE messages RENAME TO elsewhere").await;
         assert!(matches!(store.append(&batch[..1]).await, Err(AppendError::Unknown(_))));
         run(&mut shell, "ALTER TABLE elsewhere RENAME TO messages").await;
-        assert!(matches!(append_until_known(&store, &batch[..1]).await[0], Outcome::Again(_)));
+        assert!(matches!(append_until_known(&store, &batch[..1]).await[0], Outcome::Duplicate(_)));
         store.close().await;
     });
 }

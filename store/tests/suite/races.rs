@@ -19,7 +19,7 @@ pub async fn two_writers_to_one_room(world: World) {
                 // Each batch twice in a row: the second time it is all known.
                 let batch = [0, 1, 2].map(|i| message(room, user, &format!("{writer}-{n}-{i}"), &format!("{writer}")));
                 let first: Vec<_> = world.append(&batch).await.into_iter().map(new).collect();
-                let again: Vec<_> = first.iter().copied().map(Outcome::Again).collect();
+                let again: Vec<_> = first.iter().copied().map(Outcome::Duplicate).collect();
                 assert_eq!(world.append(&batch).await, again);
                 assert!(first.windows(2).all(|w| w[1].offset == w[0].offset + 1), "a batch is not torn apart");
                 stored.extend(first);
@@ -92,7 +92,7 @@ pub async fn one_item_from_many_at_once(world: World) {
         _ => None,
     });
     let first = first.expect("one that did it");
-    assert_eq!(outcomes.iter().filter(|o| **o == Outcome::Again(first)).count(), 7, "{outcomes:?}");
+    assert_eq!(outcomes.iter().filter(|o| **o == Outcome::Duplicate(first)).count(), 7, "{outcomes:?}");
 }
 
 pub async fn joins_for_the_last_place(world: World) {
@@ -286,7 +286,7 @@ pub async fn given_up_appends(world: World) {
             .await
             .into_iter()
             .map(|outcome| match outcome {
-                Outcome::New(stored) | Outcome::Again(stored) => stored.offset,
+                Outcome::New(stored) | Outcome::Duplicate(stored) => stored.offset,
                 other => panic!("{other:?}"),
             })
             .collect();

@@ -58,7 +58,7 @@ fn what_is_stored_is_there_after_a_restart() {
         let store = open_in(&folder).await.unwrap();
         assert_eq!(World::of(Arc::clone(&store)).log(room).await, log);
         assert_eq!(epoch(&store, room).await, before);
-        assert!(matches!(store.append(&[message(room, ann, "first", "x")]).await.unwrap()[0], Outcome::Again(_)));
+        assert!(matches!(store.append(&[message(room, ann, "first", "x")]).await.unwrap()[0], Outcome::Duplicate(_)));
         // Not closed, as after kill -9: the files are as they are.
         drop(store);
         let store = open_in(&folder).await.unwrap();

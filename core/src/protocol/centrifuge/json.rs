@@ -1,6 +1,6 @@
 //! JSON: text frames, one message a line.
 
-use super::{Command, Connect, History, Info, Malformed, Push, Reply, Request, Since, Subscribe};
+use super::{ClientInfo, Command, Connect, History, Malformed, Push, Reply, Request, Since, Subscribe};
 use crate::protocol::Entry;
 use crate::protocol::{data, is_temporary, write_json};
 use serde::de::IgnoredAny;
@@ -367,10 +367,10 @@ fn push_publication(out: &mut Vec<u8>, entry: &Entry) {
 }
 
 /// An array. Publications of the other encoding are a mistake in the caller.
-fn push_publications(out: &mut Vec<u8>, publications: &super::Publications) {
-    debug_assert!(matches!(publications, super::Publications::Json(_)));
+fn push_publications(out: &mut Vec<u8>, publications: &super::EncodedPublications) {
+    debug_assert!(matches!(publications, super::EncodedPublications::Json(_)));
     out.push(b'[');
-    if let super::Publications::Json(publications) = publications {
+    if let super::EncodedPublications::Json(publications) = publications {
         out.extend_from_slice(&publications.json);
     }
     out.push(b']');
@@ -483,7 +483,7 @@ pub fn push_push(out: &mut Vec<u8>, channel: &str, push: &Push<'_>) {
     body.text("channel", channel);
     match push {
         Push::Publication(entry) => push_publication(body.key("pub"), entry),
-        Push::Note { data } => {
+        Push::Ephemeral { data } => {
             let mut publication = body.object("pub");
             publication.json("data", data);
             publication.end();
@@ -501,7 +501,7 @@ pub fn push_push(out: &mut Vec<u8>, channel: &str, push: &Push<'_>) {
     message.end();
 }
 
-fn push_presence(out: &mut Vec<u8>, info: &Info) {
+fn push_presence(out: &mut Vec<u8>, info: &ClientInfo) {
     let mut presence = Object::begin(out);
     push_info(presence.key("info"), &info.user, &info.client);
     presence.end();

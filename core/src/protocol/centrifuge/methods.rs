@@ -3,7 +3,7 @@
 use crate::protocol::{self, ProtocolError, write_json};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-use uproar_model::{JoinedRoom, Marker, News, Offset, Role, UnixMillis, User};
+use uproar_model::{JoinedRoom, Marker, Offset, Role, UnixMillis, User, UserEvent};
 
 /// JSON of this form; none where it is another.
 pub fn parse<'a, T: Deserialize<'a>>(data: &'a [u8]) -> Option<T> {
@@ -11,7 +11,7 @@ pub fn parse<'a, T: Deserialize<'a>>(data: &'a [u8]) -> Option<T> {
 }
 
 /// As it is sent.
-pub fn json(value: &impl Serialize) -> Vec<u8> {
+pub fn to_json(value: &impl Serialize) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
     write_json(&mut out, value);
     out
@@ -21,14 +21,14 @@ pub fn json(value: &impl Serialize) -> Vec<u8> {
 
 /// In a `send`: somebody types.
 #[derive(Deserialize)]
-pub struct Sent<'a> {
+pub struct SendData<'a> {
     /// The channel.
     #[serde(borrow)]
     pub typing: Cow<'a, str>,
 }
 
 /// A method of `rpc`, with what its `data` says.
-pub enum Method<'a> {
+pub enum RpcCall<'a> {
     Publish(PublishCall<'a>),
     Read(ReadCall<'a>),
     Rooms(RoomsCall),
@@ -63,14 +63,14 @@ pub struct TypingCall<'a> {
 }
 
 /// Reads the `data` of a call of this method.
-pub fn method<'a>(name: &str, data: &'a [u8]) -> Result<Method<'a>, ProtocolError> {
+pub fn parse_call<'a>(name: &str, data: &'a [u8]) -> Result<RpcCall<'a>, ProtocolError> {
     let wrong = |form: &str| ProtocolError::new(protocol::BAD_REQUEST, format!("the data of {name} must be {form}"));
     match name {
-        "publish" => parse(data).map(Method::Publish).ok_or_else(|| wrong("{\"channel\":…,\"data\":…}")),
-        "read" => parse(data).map(Method::Read).ok_or_else(|| wrong("{\"channel\":…,\"offset\":…}")),
-        "rooms" if data.is_empty() => Ok(Method::Rooms(RoomsCall::default())),
-        "rooms" => parse(data).map(Method::Rooms).ok_or_else(|| wrong("{\"after\":…,\"limit\":…}, or left out")),
-        "typing" => parse(data).map(Method::Typing).ok_or_else(|| wrong("{\"channel\":…}")),
+        "publish" => parse(data).map(RpcCall::Publish).ok_or_else(|| wrong("{\"channel\":…,\"data\":…}")),
+        "read" => parse(data).map(RpcCall::Read).ok_or_else(|| wrong("{\"channel\":…,\"offset\":…}")),
+        "rooms" if data.is_empty() => Ok(RpcCall::Rooms(RoomsCall::default())),
+        "rooms" => parse(data).map(RpcCall::Rooms).ok_or_else(|| wrong("{\"after\":…,\"limit\":…}, or left out")),
+        "typing" => parse(data).map(RpcCall::Typing).ok_or_else(|| wrong("{\"channel\":…}")),
         _ => {
             let text = "there is no such method; there are publish, read, rooms and typing";
             Err(ProtocolError::new(protocol::METHOD_NOT_FOUND, text))
@@ -82,7 +82,7 @@ pub fn method<'a>(name: &str, data: &'a [u8]) -> Result<Method<'a>, ProtocolErro
 
 /// The answer to `publish`.
 #[derive(Serialize)]
-pub struct Published<'a> {
+pub struct PublishResult<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<&'a str>,
     pub offset: Offset,
@@ -104,14 +104,14 @@ impl From<Marker> for ReadMarker {
 
 /// The answer to `rooms`.
 #[derive(Serialize)]
-pub struct Rooms<'a> {
-    rooms: Vec<RoomOfMember<'a>>,
+pub struct RoomsResult<'a> {
+    rooms: Vec<RoomSummary<'a>>,
     /// Whether there are more, after the last of these.
     more: bool,
 }
 
 #[derive(Serialize)]
-struct RoomOfMember<'a> {
+struct RoomSummary<'a> {
     name: &'a str,
     title: &'a str,
     private: bool,
@@ -125,9 +125,9 @@ struct RoomOfMember<'a> {
     role: &'static str,
 }
 
-impl<'a> Rooms<'a> {
+impl<'a> RoomsResult<'a> {
     /// Of these rooms at most `limit`, and no more than fit into so many bytes, but one.
-    pub fn fitting(rooms: &'a [JoinedRoom], limit: usize, limit_bytes: usize) -> Rooms<'a> {
+    pub fn fitting(rooms: &'a [JoinedRoom], limit: usize, limit_bytes: usize) -> RoomsResult<'a> {
         let mut bytes = 0;
         let fitting = rooms.iter().take(limit).take_while(|room| {
             let before = bytes;
@@ -135,14 +135,14 @@ impl<'a> Rooms<'a> {
             bytes += 256 + 6 * (room.name.len() + room.title.len());
             before == 0 || bytes <= limit_bytes
         });
-        let fitting: Vec<RoomOfMember<'a>> = fitting.map(RoomOfMember::from).collect();
-        Rooms { more: fitting.len() < rooms.len(), rooms: fitting }
+        let fitting: Vec<RoomSummary<'a>> = fitting.map(RoomSummary::from).collect();
+        RoomsResult { more: fitting.len() < rooms.len(), rooms: fitting }
     }
 }
 
-impl<'a> From<&'a JoinedRoom> for RoomOfMember<'a> {
-    fn from(room: &'a JoinedRoom) -> RoomOfMember<'a> {
-        RoomOfMember {
+impl<'a> From<&'a JoinedRoom> for RoomSummary<'a> {
+    fn from(room: &'a JoinedRoom) -> RoomSummary<'a> {
+        RoomSummary {
             name: &room.name,
             title: &room.title,
             private: room.is_private,
@@ -165,18 +165,20 @@ impl<'a> From<&'a JoinedRoom> for RoomOfMember<'a> {
 /// On `user:<id>`.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum NewsData<'a> {
+pub enum UserEventData<'a> {
     Read { room: &'a str, offset: Offset, number: u64 },
     Joined(&'a str),
     Left(&'a str),
 }
 
-impl<'a> From<&'a News> for NewsData<'a> {
-    fn from(news: &'a News) -> NewsData<'a> {
-        match news {
-            News::Read { room, marker } => NewsData::Read { room, offset: marker.offset, number: marker.number },
-            News::Joined { room } => NewsData::Joined(room),
-            News::Left { room } => NewsData::Left(room),
+impl<'a> From<&'a UserEvent> for UserEventData<'a> {
+    fn from(event: &'a UserEvent) -> UserEventData<'a> {
+        match event {
+            UserEvent::Read { room, marker } => {
+                UserEventData::Read { room, offset: marker.offset, number: marker.number }
+            }
+            UserEvent::Joined { room } => UserEventData::Joined(room),
+            UserEvent::Left { room } => UserEventData::Left(room),
         }
     }
 }
@@ -184,7 +186,7 @@ impl<'a> From<&'a News> for NewsData<'a> {
 /// What subscribers are told and nobody keeps.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum NoteData<'a> {
+pub enum EphemeralData<'a> {
     /// So many subscribers there are.
     Online(u64),
     Typing {
@@ -193,8 +195,8 @@ pub enum NoteData<'a> {
     },
 }
 
-impl<'a> NoteData<'a> {
-    pub fn typing(user: &'a User) -> NoteData<'a> {
-        NoteData::Typing { id: user.id.to_string(), username: &user.username }
+impl<'a> EphemeralData<'a> {
+    pub fn typing(user: &'a User) -> EphemeralData<'a> {
+        EphemeralData::Typing { id: user.id.to_string(), username: &user.username }
     }
 }

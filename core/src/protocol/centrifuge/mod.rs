@@ -142,7 +142,7 @@ fn check_offset(offset: Offset) -> Result<Offset, Malformed> {
 
 /// Who is somewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Info {
+pub struct ClientInfo {
     pub user: User,
     /// Empty in publications: no history knows it.
     pub client: String,
@@ -179,7 +179,7 @@ pub enum Reply<'a> {
         offset: Offset,
     },
     Presence {
-        clients: &'a [Info],
+        clients: &'a [ClientInfo],
     },
     PresenceStats {
         num_clients: u32,
@@ -188,7 +188,7 @@ pub enum Reply<'a> {
     History {
         epoch: &'a str,
         offset: Offset,
-        publications: Publications,
+        publications: EncodedPublications,
     },
     Ping,
     Rpc {
@@ -208,11 +208,11 @@ pub enum Push<'a> {
     /// A stored publication or a message of a `live:` channel.
     Publication(&'a Entry),
     /// A publication that no history knows: JSON.
-    Note {
+    Ephemeral {
         data: &'a [u8],
     },
-    Join(&'a Info),
-    Leave(&'a Info),
+    Join(&'a ClientInfo),
+    Leave(&'a ClientInfo),
     Unsubscribe {
         code: u16,
         reason: &'a str,
@@ -221,29 +221,29 @@ pub enum Push<'a> {
 
 /// Some publications, encoded for a reply.
 #[derive(Debug)]
-pub enum Publications {
+pub enum EncodedPublications {
     Json(json::Publications),
     Protobuf(protobuf::Publications),
 }
 
-impl Publications {
+impl EncodedPublications {
     /// Encodes publications from the first on, at least one, until they have `limit_bytes`.
     pub fn encode<'a>(
         encoding: Encoding,
         entries: impl IntoIterator<Item = &'a Entry>,
         limit_bytes: usize,
-    ) -> Publications {
+    ) -> EncodedPublications {
         match encoding {
-            Encoding::Json => Publications::Json(json::Publications::encode(entries, limit_bytes)),
-            Encoding::Protobuf => Publications::Protobuf(protobuf::Publications::encode(entries, limit_bytes)),
+            Encoding::Json => EncodedPublications::Json(json::Publications::encode(entries, limit_bytes)),
+            Encoding::Protobuf => EncodedPublications::Protobuf(protobuf::Publications::encode(entries, limit_bytes)),
         }
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
         match self {
-            Publications::Json(publications) => publications.count(),
-            Publications::Protobuf(publications) => publications.count(),
+            EncodedPublications::Json(publications) => publications.count(),
+            EncodedPublications::Protobuf(publications) => publications.count(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Protobuf: binary frames, each message behind its length.
 
-use super::{Command, Connect, History, Info, Malformed, Push, Reply, Request, Since, Subscribe, proto};
+use super::{ClientInfo, Command, Connect, History, Malformed, Push, Reply, Request, Since, Subscribe, proto};
 use crate::protocol::Entry;
 use crate::protocol::{data, is_temporary, write_json};
 use prost::Message;
@@ -110,11 +110,11 @@ impl Publications {
 }
 
 /// Publications of the other encoding are a mistake in the caller.
-fn messages(publications: super::Publications) -> Vec<Vec<u8>> {
-    debug_assert!(matches!(publications, super::Publications::Protobuf(_)));
+fn messages(publications: super::EncodedPublications) -> Vec<Vec<u8>> {
+    debug_assert!(matches!(publications, super::EncodedPublications::Protobuf(_)));
     match publications {
-        super::Publications::Protobuf(publications) => publications.messages,
-        super::Publications::Json(_) => Vec::new(),
+        super::EncodedPublications::Protobuf(publications) => publications.messages,
+        super::EncodedPublications::Json(_) => Vec::new(),
     }
 }
 
@@ -207,10 +207,10 @@ pub fn push_reply(out: &mut Vec<u8>, id: u32, reply: Reply<'_>) {
 /// Appends a push.
 pub fn push_push(out: &mut Vec<u8>, channel: &str, push: &Push<'_>) {
     let mut body = proto::Push { channel: channel.to_owned(), ..Default::default() };
-    let presence = |info: &Info| Some(proto::Presence { info: Some(client_info(&info.user, &info.client)) });
+    let presence = |info: &ClientInfo| Some(proto::Presence { info: Some(client_info(&info.user, &info.client)) });
     match push {
         Push::Publication(entry) => body.r#pub = Some(publication(entry)),
-        Push::Note { data } => {
+        Push::Ephemeral { data } => {
             body.r#pub = Some(proto::Publication { data: data.to_vec(), ..Default::default() });
         }
         Push::Join(info) => body.join = presence(info),

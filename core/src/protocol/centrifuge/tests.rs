@@ -581,8 +581,8 @@ fn binary_push(push: Push<'_>) -> proto::Push {
     push
 }
 
-fn publications(encoding: Encoding, entries: &[Entry]) -> Publications {
-    Publications::encode(encoding, entries, usize::MAX)
+fn publications(encoding: Encoding, entries: &[Entry]) -> EncodedPublications {
+    EncodedPublications::encode(encoding, entries, usize::MAX)
 }
 
 const ANN: &str = r#"{"user":"3","client":"","conn_info":{"username":"ann"}}"#;
@@ -592,8 +592,8 @@ fn json_stored(offset: Offset) -> String {
     format!(r#"{{"data":{data},"info":{ANN},"offset":{offset},"time":1700}}"#)
 }
 
-fn ann(client: &str) -> Info {
-    Info { user: user(3, "ann"), client: client.into() }
+fn ann(client: &str) -> ClientInfo {
+    ClientInfo { user: user(3, "ann"), client: client.into() }
 }
 
 fn proto_ann(client: &str) -> Option<proto::ClientInfo> {
@@ -753,9 +753,9 @@ fn pushes() {
         assert_eq!(publication, expected);
     }
 
-    let note = Push::Note { data: b"{\"typing\":\"3\"}" };
-    assert_eq!(json_push(note), pushed(r#""pub":{"data":{"typing":"3"}}"#));
-    let publication = binary_push(Push::Note { data: b"{}" }).r#pub.unwrap();
+    let ephemeral = Push::Ephemeral { data: b"{\"typing\":\"3\"}" };
+    assert_eq!(json_push(ephemeral), pushed(r#""pub":{"data":{"typing":"3"}}"#));
+    let publication = binary_push(Push::Ephemeral { data: b"{}" }).r#pub.unwrap();
     assert_eq!(publication, proto::Publication { data: b"{}".into(), ..Default::default() });
 
     let info = ann("c1");
@@ -820,7 +820,7 @@ fn bytes_are_those_of_another_implementation() {
             push(Push::Publication(&live(r#"{"a":1}"#, true))),
             "31222f12066c6976653a61222522077b2261223a317d2a170a01331a127b22757365726e616d65223a22616e6e227d48a40d",
         ),
-        (push(Push::Note { data: b"{}" }), "10220e12066c6976653a61220422027b7d"),
+        (push(Push::Ephemeral { data: b"{}" }), "10220e12066c6976653a61220422027b7d"),
         (
             push(Push::Join(&ann("c1"))),
             "29222712066c6976653a612a1d0a1b0a0133120263311a127b22757365726e616d65223a22616e6e227d",
@@ -867,15 +867,15 @@ fn messages_of_one_frame_follow_each_other() {
 #[test]
 fn publications_end_where_the_limit_is() {
     let entries = [stored(1), stored(2), stored(3)];
-    let encode = |encoding, limit| Publications::encode(encoding, &entries, limit).count();
+    let encode = |encoding, limit| EncodedPublications::encode(encoding, &entries, limit).count();
     for encoding in ENCODINGS {
-        assert_eq!(Publications::encode(encoding, &[], 100).count(), 0);
+        assert_eq!(EncodedPublications::encode(encoding, &[], 100).count(), 0);
         assert_eq!(encode(encoding, 0), 1, "at least one");
         assert_eq!(encode(encoding, usize::MAX), 3);
         let one = match publications(encoding, &entries[..1]) {
-            Publications::Json(_) => json_stored(1).len() + 1,
+            EncodedPublications::Json(_) => json_stored(1).len() + 1,
             // In a result the tag and the length, of one byte, come with it.
-            Publications::Protobuf(_) => {
+            EncodedPublications::Protobuf(_) => {
                 let mut out = Vec::new();
                 protobuf::push_push(&mut out, "", &Push::Publication(&entries[0]));
                 let publication = proto::Reply::decode_length_delimited(&out[..]).unwrap().push.unwrap().r#pub.unwrap();
@@ -885,7 +885,7 @@ fn publications_end_where_the_limit_is() {
         // Between JSON there is a comma less than there are publications.
         let commas = usize::from(encoding == Encoding::Json);
         assert_eq!((encode(encoding, 2 * one - commas), encode(encoding, 2 * one - commas - 1)), (2, 1));
-        let reply = Publications::encode(encoding, &entries, 2 * one);
+        let reply = EncodedPublications::encode(encoding, &entries, 2 * one);
         let reply = Reply::History { epoch: "e", offset: 3, publications: reply };
         match encoding {
             Encoding::Json => {
