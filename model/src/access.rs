@@ -1,9 +1,9 @@
-//! What is asked of the store about rooms and users, and what it answers.
+//! Queries about rooms and users, and the store's replies.
 
 use crate::{Epoch, Head, Number, Offset, RoomId, UnixMillis, UserId};
 use std::sync::Arc;
 
-/// What a user is in a room. The numbers are those in the database.
+/// A user's role in a room. The numbers are those in the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     Member = 0,
@@ -11,48 +11,50 @@ pub enum Role {
     Owner = 2,
 }
 
-/// A user's token generation and when it was raised to it.
+/// Revokes a user's earlier tokens: those of a lower generation, and those without one that were issued until `at`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Revocation {
     pub user: UserId,
+    /// The user's new token generation.
     pub generation: u32,
+    /// When the generation was raised.
     pub at: UnixMillis,
 }
 
-/// A membership that lets a connection subscribe.
+/// A membership, which allows a connection to subscribe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
     pub room: RoomId,
     pub epoch: Epoch,
-    /// The room's head in the snapshot (or transaction) in which the membership was read: a removal after it has a
-    /// higher offset.
+    /// The room's head in the snapshot (or transaction) in which the membership was read. A later removal has a higher
+    /// offset.
     pub offset: Offset,
     pub role: Role,
-    /// Whether this call made the user a member.
+    /// Whether the user became a member by this call.
     pub joined: bool,
 }
 
-/// Which publications of a room are read. Pages end at `items_limit` publications or, past the first, `bytes_limit`
+/// Selects publications of a room. A page ends at `items_limit` publications or, after the first one, at `bytes_limit`
 /// bytes of bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PageRequest {
-    /// Ascending: offsets above `from`. Descending: offsets below `from`.
+    /// Exclusive: an ascending page has offsets above `from`, a descending one has offsets below it.
     pub from: Offset,
     pub ascending: bool,
-    /// Ascending reads go no further than this offset.
+    /// The last offset of an ascending page. Ignored by descending ones.
     pub up_to: Offset,
     pub items_limit: usize,
     pub bytes_limit: usize,
 }
 
-/// How far a member has read: a message's offset, and the messages up to it.
+/// How far a member has read: an offset, and the number of messages up to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Marker {
     pub offset: Offset,
     pub number: Number,
 }
 
-/// A room as one of its members sees it in their list.
+/// A room in a member's list of rooms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JoinedRoom {
     pub id: RoomId,
@@ -61,27 +63,27 @@ pub struct JoinedRoom {
     pub is_private: bool,
     pub size: u32,
     pub members: u32,
-    /// What is not read is `head.number - read.number`.
+    /// The unread count is `head.number - read.number`.
     pub head: Head,
     pub read: Marker,
     pub role: Role,
 }
 
-/// What a user's connections are told about their own rooms.
+/// A change that concerns a user, sent to all of the user's connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UserEvent {
-    /// The read marker in this room (by its name) has moved.
+    /// The read marker in this room (its name) has moved.
     Read { room: Arc<str>, marker: Marker },
-    /// The user is a member of this room now (by its name).
+    /// The user has become a member of this room (its name).
     Joined { room: Arc<str> },
-    /// The user is no longer a member of this room (by its name).
+    /// The user is no longer a member of this room (its name).
     Left { room: Arc<str> },
 }
 
-/// Why someone is not let into a room.
+/// Why a user cannot join a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
-    /// Also what a private room looks like from outside.
+    /// Also the reply for a private room that the user is not a member of.
     #[error("there is no such room")]
     NoRoom,
     #[error("the room is full")]
@@ -92,7 +94,7 @@ pub enum JoinError {
 }
 
 impl Role {
-    /// The role with this number in the database; what this build does not know is a plain member.
+    /// The role with this number in the database. A number that this version does not know is a plain member.
     pub fn from_number(number: i64) -> Role {
         match number {
             2 => Role::Owner,

@@ -1,9 +1,9 @@
-//! What goes into the commit path and what comes out of it.
+//! Items to append to a room's log, and the results.
 
 use crate::{Number, Offset, RoomId, UnixMillis, UserId};
 use std::sync::Arc;
 
-/// What a row of a room's log is. The numbers are those in the database.
+/// The kind of a row in a room's log. The numbers are those in the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
@@ -12,9 +12,9 @@ pub enum Kind {
     Delete = 2,
     React = 3,
     Unreact = 4,
-    /// A member left or was removed; written by the store in the transaction that takes the membership away.
+    /// A member left or was removed. The store writes it in the transaction that deletes the membership.
     Removed = 5,
-    /// The room's title or size changed; likewise written by the store.
+    /// The room's title or size changed. Written by the store, too.
     RoomChanged = 6,
 }
 
@@ -34,18 +34,19 @@ impl Kind {
     }
 }
 
-/// One thing to append to a room's log. Unique per (room, user, id): sent twice, it is stored once.
+/// One item to append to a room's log. An item is unique by room, user and id: sent twice, it is stored once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
     pub room: RoomId,
     pub user: UserId,
-    /// The sender's own id, 1 to 64 bytes, or one that the session made (`~…`). No U+0000.
+    /// The id that the sender chose, 1 to 64 bytes, or one that the server generated (`~…`). Without U+0000.
     pub id: Arc<str>,
-    /// `Message` to `Unreact`; the other kinds are the store's own.
+    /// `Message` to `Unreact`. Only the store creates the other kinds.
     pub kind: Kind,
-    /// The offset replied to (`Message`, optional) or meant (`Edit`, `Delete`, `React`, `Unreact`, required).
+    /// The offset that a `Message` replies to, if any. For `Edit`, `Delete`, `React` and `Unreact`, the offset of the
+    /// message concerned; required.
     pub target: Option<Offset>,
-    /// The text (`Message`, `Edit`) or the emoji (`React`, `Unreact`); none for `Delete`. No U+0000.
+    /// The text (`Message`, `Edit`) or the emoji (`React`, `Unreact`); `None` for `Delete`. Without U+0000.
     pub body: Option<Arc<str>>,
 }
 
@@ -53,23 +54,23 @@ pub struct Item {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
     pub offset: Offset,
-    /// Messages in the room up to and including this one.
+    /// The number of messages in the room up to and including this item.
     pub number: Number,
     pub time: UnixMillis,
 }
 
-/// The database's answer for one item of a committed batch.
+/// The result for one item of a committed batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Stored now.
+    /// The item was stored.
     New(Stored),
-    /// Stored before, with this id and this content: where it was stored then. For the deletion of what is deleted
-    /// under another id: where that deletion was stored.
+    /// The item had been stored before, with this id and this content: where and when. If a `Delete` finds that its
+    /// target was deleted under another id, this is that deletion.
     Duplicate(Stored),
     Refused(Refusal),
 }
 
-/// Why an item is refused for good. Nothing of it is stored.
+/// Why an item is refused permanently. Nothing is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
     #[error("there is no such room")]
@@ -78,9 +79,9 @@ pub enum Refusal {
     NotMember,
     #[error("only the author may do this")]
     NotYours,
-    #[error("the message that is meant does not exist or was deleted")]
+    #[error("the target message does not exist or was deleted")]
     NoTarget,
-    #[error("this id was used before for something else; use a new id for each message")]
+    #[error("this id was already used for something else; use a new id for each message")]
     IdReused,
     #[error("the database cannot store this content")]
     BadData,

@@ -1,15 +1,16 @@
-//! What a verified token says.
+//! The contents of a verified token.
 
 use crate::UserId;
 use std::sync::Arc;
 
-/// Whose token it is and how long it is good. Made by whoever can verify a signature, read by everyone else.
+/// The user and the validity of a token. Only code that has verified the token's signature creates one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
-    /// None in a token minted by `uproar token`, which reads no database: the user is looked up, or created, by name.
+    /// `None` in a token made by `uproar token`, which does not read the database. The user is then looked up, or
+    /// created, by name.
     pub user: Option<UserId>,
     pub username: Arc<str>,
-    /// The user's token generation when it was issued; none where `user` is none.
+    /// The user's token generation when the token was issued; `None` if `user` is.
     pub generation: Option<u32>,
     /// Unix seconds.
     pub issued_at: u64,
@@ -17,11 +18,11 @@ pub struct Claims {
     pub expires_at: u64,
 }
 
-/// Why a token is no good.
+/// Why a token is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    #[error("the token has expired; sign in again or refresh it in time")]
+    #[error("the token has expired; sign in again")]
     Expired,
-    #[error("the token is not valid here; sign in to get one")]
+    #[error("the token is invalid; sign in to get a valid one")]
     Invalid,
 }

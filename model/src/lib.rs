@@ -1,5 +1,5 @@
-//! The nouns that every part of Uproar shares. Plain data: no I/O, no database, no runtime, so that the sans-I/O core,
-//! the store and the HTTP service speak of the same things without depending on each other.
+//! The types that every part of Uproar shares. They are plain data, without I/O, so that the core, the store and the
+//! HTTP service can exchange them without depending on each other.
 
 mod access;
 mod append;
@@ -16,31 +16,31 @@ pub use publication::{Head, Page, Publication};
 use std::fmt;
 use std::sync::Arc;
 
-/// A room's id in the database. Positive; never used twice.
+/// A room's id in the database. Positive, and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RoomId(pub i64);
 
-/// A user's id in the database. Positive; never used twice. On the wire it is a string.
+/// A user's id in the database. Positive, and never reused. On the wire it is a string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserId(pub i64);
 
-/// A place in a room's log: 1, 2, 3, … without holes; 0 stands before the first.
+/// A position in a room's log: 1, 2, 3, … without gaps. 0 is the position before the first publication.
 pub type Offset = u64;
 
-/// A place among a room's *messages* (kind 0), from 1: what unread counts are made of.
+/// A position among a room's *messages* ([`Kind::Message`]), from 1. Unread counts are differences of these.
 pub type Number = u64;
 
-/// Milliseconds since the Unix epoch, from the database's clock for whatever is stored.
+/// Milliseconds since the Unix epoch. The times of stored publications come from the database's clock.
 pub type UnixMillis = u64;
 
-/// Who did it: the id, and the name as it is shown.
+/// The author of a publication: the id, and the name as it is displayed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct User {
     pub id: UserId,
     pub username: Arc<str>,
 }
 
-/// The identity of a room's history: the room's own epoch and the database's generation. Opaque to clients.
+/// Identifies a room's history: the room's own epoch and the database's generation. Opaque to clients.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Epoch(pub Arc<str>);
 

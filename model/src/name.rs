@@ -1,11 +1,11 @@
-//! Names of rooms and users: what is the same name, and what is none.
+//! Names of rooms and users: which texts are names, and which of them are equal.
 
 use unicode_normalization::UnicodeNormalization;
 
 /// The longest folded name, in bytes of UTF-8.
 pub const NAME_LIMIT_BYTES: usize = 64;
 
-/// Why a text is no name.
+/// Why a text is not a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     #[error("must not be empty")]
@@ -20,14 +20,15 @@ pub enum NameError {
     Reserved,
 }
 
-/// The key of a name: NFKC, lower case. Two names with one key are one name; folding a key gives the key.
+/// The key of a name, which is its NFKC form in lower case. Names are equal if their keys are. Folding a key returns the
+/// same key.
 pub fn fold_name(name: &str) -> Result<String, NameError> {
-    // A stranger's megabyte is not worth normalising: no character's key is less than a quarter of its bytes.
+    // Don't normalise megabytes: folding shrinks no character to less than a quarter of its bytes.
     if name.len() > NAME_LIMIT_BYTES * 4 {
         return Err(NameError::TooLong);
     }
     let mut key: String = fold_once(name);
-    // Lower case can undo NFKC (and the other way round) for a few characters; two more rounds settle them.
+    // For a few characters, lower case undoes NFKC or NFKC undoes lower case. Two more rounds reach a stable form.
     for _ in 0..2 {
         key = fold_once(&key);
     }
@@ -53,7 +54,7 @@ fn fold_once(name: &str) -> String {
     name.nfkc().flat_map(char::to_lowercase).nfkc().collect()
 }
 
-/// Controls, line separators, zero-width characters and everything that changes the direction of text.
+/// Control characters, line separators, zero-width characters, and characters that change the direction of text.
 fn is_invisible(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
@@ -65,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_key_for_one_name() {
+    fn equal_names_have_one_key() {
         for (name, key) in
             [("Lobby", "lobby"), ("ＬＯＢＢＹ", "lobby"), ("Straße", "straße"), ("ﬁsh", "fish"), ("a b", "a b")]
         {
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn folding_a_key_gives_the_key() {
+    fn folding_a_key_returns_the_same_key() {
         for c in ('\0'..=char::MAX).filter(|c| !c.is_control()) {
             if let Ok(key) = fold_name(&format!("x{c}x")) {
                 assert_eq!(fold_name(&key).as_deref(), Ok(key.as_str()), "{c:?}");
@@ -83,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name() {
+    fn texts_that_are_not_names_are_rejected() {
         assert_eq!(fold_name(""), Err(NameError::Empty));
         assert_eq!(fold_name(" a"), Err(NameError::OuterSpace));
         assert_eq!(fold_name("a\u{202e}b"), Err(NameError::Invisible));
