@@ -1,5 +1,5 @@
-//! `data`: what clients publish and what they are shown, the same JSON in both encodings of the Centrifugo protocol, of
-//! which the plain protocol's frames have the first half.
+//! The `data` of publications: JSON, the same in both encodings of the Centrifugo protocol. Clients of the plain protocol
+//! can publish it too, but receive frames of another form.
 
 use super::{BAD_REQUEST, LIMIT_EXCEEDED, ProtocolError};
 use serde::de::IgnoredAny;
@@ -10,40 +10,41 @@ use uproar_model::{Kind, Offset, Publication};
 /// The longest id of a message, in bytes.
 pub const ID_LIMIT_BYTES: usize = 64;
 
-/// How deeply JSON may be nested.
+/// The greatest depth of nested JSON.
 pub const NESTING_LIMIT: usize = 64;
 
-/// How long an emoji may be, in bytes.
+/// The longest emoji of a reaction, in bytes.
 pub const EMOJI_LIMIT_BYTES: usize = 32;
 
-/// What a client wants to be appended to a room's log.
+/// A client's request to append something to a room's log.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Publish {
     /// `Message` to `Unreact`.
     pub kind: Kind,
-    /// The sender's own id, checked.
+    /// The id that the sender chose, validated.
     pub id: Option<String>,
-    /// The offset replied to (`Message`) or meant.
+    /// The offset that a `Message` replies to; for other kinds, the offset of the message concerned.
     pub target: Option<Offset>,
-    /// The text (`Message`, `Edit`) or the emoji (`React`, `Unreact`), checked.
+    /// The text (`Message`, `Edit`) or the emoji (`React`, `Unreact`), validated.
     pub body: Option<String>,
 }
 
 impl Publish {
-    /// A message that is no answer to another.
+    /// A message with this text, which replies to no other.
     pub fn message(text: String) -> Publish {
         Publish { kind: Kind::Message, id: None, target: None, body: Some(text) }
     }
 }
 
-/// A refused message: the error, and the sender's id as far as it could be read, so that the sender knows which.
+/// Why a publish is rejected. The error goes back with the id that the sender chose, if that is valid, so that the sender
+/// knows which publish failed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RejectedPublish {
     pub error: ProtocolError,
     pub id: Option<String>,
 }
 
-/// Reads what a client publishes in a stored room: JSON. `text_limit_bytes` bounds the text.
+/// Decodes and validates JSON that a client publishes in a room. `text_limit_bytes` is the longest text allowed.
 pub fn decode(data: &[u8], text_limit_bytes: usize) -> Result<Publish, RejectedPublish> {
     let publish = decode_fields(data)?;
     let checked = match (publish.kind, publish.body.as_deref()) {
@@ -57,7 +58,7 @@ pub fn decode(data: &[u8], text_limit_bytes: usize) -> Result<Publish, RejectedP
     }
 }
 
-/// The fields that a message may have, each looked at for itself so that the error names it. Others are left out.
+/// The known fields of an object. Each is decoded separately so that an error can name the field.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Fields<'a> {
@@ -79,7 +80,7 @@ struct Fields<'a> {
     unreact: Option<&'a RawValue>,
 }
 
-/// A field's value of this type; `Err` where it is of another.
+/// Decodes a field's value; `Err` if it has another type.
 fn value<'a, T: Deserialize<'a>>(field: Option<&'a RawValue>) -> Result<Option<T>, ()> {
     field.map(|raw| serde_json::from_str(raw.get()).map_err(|_| ())).transpose()
 }
@@ -90,10 +91,10 @@ fn decode_fields(data: &[u8]) -> Result<Publish, RejectedPublish> {
     let is_object = data.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     let fields = json_text(data).filter(|_| is_object).and_then(|text| serde_json::from_str::<Fields<'_>>(text).ok());
     let Some(fields) = fields else {
-        return Err(bad("a message must be one JSON object such as {\"text\":\"hello\"}", None));
+        return Err(bad("a message must be a JSON object such as {\"text\":\"hello\"}", None));
     };
     let id = value::<String>(fields.id).map_err(|()| bad("the id must be a string", None))?;
-    // An id that is not taken is not sent back either: it may be a megabyte.
+    // An invalid id is not sent back: it may be a megabyte long.
     id.as_deref().map_or(Ok(()), check_id).map_err(|error| RejectedPublish { error, id: None })?;
     let forms = [
         (Kind::Edit, "edit", fields.edit),
@@ -104,7 +105,7 @@ fn decode_fields(data: &[u8]) -> Result<Publish, RejectedPublish> {
     let mut given = forms.into_iter().filter(|(.., field)| field.is_some());
     let (kind, name, target) = given.next().unwrap_or((Kind::Message, "reply_to", fields.reply_to));
     if given.next().is_some() {
-        return Err(bad("only one of edit, delete, react and unreact can be asked for at a time", id));
+        return Err(bad("only one of edit, delete, react and unreact is allowed at a time", id));
     }
     let target = value::<Offset>(target).ok().filter(|offset| offset.is_none_or(|o| (1..1 << 53).contains(&o)));
     let Some(target) = target else { return Err(bad(&format!("{name} must be the offset of a message"), id)) };
@@ -120,7 +121,7 @@ fn decode_fields(data: &[u8]) -> Result<Publish, RejectedPublish> {
     }
 }
 
-/// Whether a text is within its limit, which holds in rooms and in `live:` channels alike.
+/// Checks the length of a text. The limit is the same in rooms and in `live:` channels.
 pub fn check_length(text: &str, limit_bytes: usize) -> Result<(), ProtocolError> {
     if text.len() <= limit_bytes {
         return Ok(());
@@ -129,19 +130,19 @@ pub fn check_length(text: &str, limit_bytes: usize) -> Result<(), ProtocolError>
     Err(ProtocolError::new(LIMIT_EXCEEDED, text))
 }
 
-/// Why a text is not taken as that of a message.
+/// Checks the text of a message.
 pub fn check_text(text: &str, limit_bytes: usize) -> Result<(), ProtocolError> {
     check_length(text, limit_bytes)?;
     if text.trim().is_empty() {
         return Err(ProtocolError::new(BAD_REQUEST, "the text is empty"));
     }
     if text.contains('\0') {
-        return Err(ProtocolError::new(BAD_REQUEST, "the text contains the character U+0000, which can't be stored"));
+        return Err(ProtocolError::new(BAD_REQUEST, "the text contains the character U+0000, which cannot be stored"));
     }
     Ok(())
 }
 
-/// Why an emoji is not taken as a reaction.
+/// Checks the emoji of a reaction.
 pub fn check_emoji(emoji: &str) -> Result<(), ProtocolError> {
     let wrong = if emoji.trim().is_empty() {
         "is empty"
@@ -155,7 +156,7 @@ pub fn check_emoji(emoji: &str) -> Result<(), ProtocolError> {
     Err(ProtocolError::new(BAD_REQUEST, format!("the emoji {wrong}")))
 }
 
-/// Why an id that a sender chose is not taken.
+/// Checks an id that a sender chose.
 pub fn check_id(id: &str) -> Result<(), ProtocolError> {
     let wrong = if id.is_empty() || id.len() > ID_LIMIT_BYTES {
         "must be 1 to 64 bytes long"
@@ -169,14 +170,14 @@ pub fn check_id(id: &str) -> Result<(), ProtocolError> {
     Err(ProtocolError::new(BAD_REQUEST, format!("the id {wrong}")))
 }
 
-/// JSON without insignificant white space, otherwise as it is: numbers keep their digits, objects their order. None: it
-/// is no JSON, or nested more than [`NESTING_LIMIT`] deep.
+/// Removes insignificant white space from JSON and leaves the rest as it is: numbers keep their digits, and objects keep
+/// the order of their keys. `None` if it is not valid JSON, or nested more than [`NESTING_LIMIT`] deep.
 pub fn compact(json: &[u8]) -> Option<String> {
     let text = json_text(json)?;
     serde_json::from_str::<IgnoredAny>(text).ok()?;
     let mut out = String::with_capacity(text.len());
     let mut scan = Scan::default();
-    // Runs of what stays, which end only at ASCII characters.
+    // Where the text that is not copied yet begins. It is cut only at ASCII characters.
     let mut from = 0;
     for (at, byte) in text.bytes().enumerate() {
         scan.step(byte);
@@ -189,7 +190,8 @@ pub fn compact(json: &[u8]) -> Option<String> {
     Some(out)
 }
 
-/// What may be JSON: UTF-8 that is not nested too deeply. Serde's own limit is 128, and it has none for what it skips.
+/// Returns the text if it is UTF-8 and not nested too deeply. Serde's own limit is 128, and does not apply to values that
+/// it skips.
 fn json_text(json: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(json).ok()?;
     let mut scan = Scan::default();
@@ -202,7 +204,7 @@ fn json_text(json: &[u8]) -> Option<&str> {
     Some(text)
 }
 
-/// Where in a JSON text something stands. Tells only of valid JSON the truth.
+/// Tracks strings and nesting while it reads JSON. The state is meaningful only if the JSON is valid.
 #[derive(Debug, Default)]
 struct Scan {
     depth: usize,
@@ -223,12 +225,12 @@ impl Scan {
     }
 }
 
-/// The sender's own id, as it may be shown: not where the server made it.
+/// The id of a publication as clients see it: `None` if the server generated it.
 pub fn shown_id(id: &str) -> Option<&str> {
     Some(id).filter(|id| !id.starts_with('~'))
 }
 
-/// Appends the `data` of a stored publication: compact JSON.
+/// Appends the `data` of a stored publication as compact JSON.
 pub fn encode(out: &mut Vec<u8>, p: &Publication) {
     #[derive(Default, Serialize)]
     struct Data<'a> {
@@ -257,13 +259,13 @@ pub fn encode(out: &mut Vec<u8>, p: &Publication) {
         #[serde(skip_serializing_if = "Option::is_none")]
         edited: Option<Offset>,
     }
-    /// The log does not hold what changed.
+    /// Empty: the log does not record what changed.
     #[derive(Serialize)]
     struct RoomData {}
 
     let (body, id) = (p.body.as_deref(), shown_id(&p.id));
     let is_deleted = p.deleted.is_some();
-    // A deleted message says nothing else: what it replied to and how often it was edited are gone with its text.
+    // A deleted message loses its reply and edit offsets together with its text.
     let data = match p.kind {
         Kind::Message if is_deleted => Data { deleted: true, id, ..Data::default() },
         Kind::Message => Data { text: body, id, reply_to: p.target, edited: p.edited, ..Data::default() },
@@ -305,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_has_its_shape() {
+    fn each_kind_is_encoded_with_its_own_fields() {
         let text = r#""text":"a <\"quoted\">\nline""#;
         assert_eq!(shown(Kind::Message, |_| {}), format!(r#"{{{text},"id":"x1","reply_to":2}}"#));
         assert_eq!(shown(Kind::Message, |p| (p.target, p.id) = (None, "~1".into())), format!("{{{text}}}"));
@@ -318,7 +320,7 @@ mod tests {
         assert_eq!(
             shown(Kind::Delete, |p| (p.body, p.id) = (None, "~1".into())),
             r#"{"delete":2}"#,
-            "the server's own id is not shown"
+            "a generated id is not encoded"
         );
         assert_eq!(shown(Kind::React, |p| p.body = Some("+".into())), r#"{"react":2,"emoji":"+","id":"x1"}"#);
         assert_eq!(shown(Kind::Unreact, |p| p.body = Some("+".into())), r#"{"unreact":2,"emoji":"+","id":"x1"}"#);
@@ -327,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn nesting_is_bounded() {
+    fn json_nested_too_deeply_is_rejected() {
         let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
         assert!(compact(nested(64).as_bytes()).is_some());
         assert!(compact(nested(65).as_bytes()).is_none());
@@ -339,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn compact_takes_nothing_but_white_space() {
+    fn compact_removes_only_white_space() {
         let compacted = |json: &str| compact(json.as_bytes());
         assert_eq!(compacted(" { \"a\" :\n\"[[\\\"[ \\\\\" } ").as_deref(), Some(r#"{"a":"[[\"[ \\"}"#));
         let exact = r#"{"b":1.10e+400,"a":123456789012345678901234567890,"a":"\u00e9 é\/\n"}"#;
@@ -352,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn edits_deletions_and_reactions_are_read() {
+    fn edits_deletions_and_reactions_are_decoded() {
         let read = |data: &str| decode(data.as_bytes(), 10);
         let publish = |kind, body: Option<&str>| {
             Ok(Publish { kind, id: Some("x".into()), target: Some(3), body: body.map(Into::into) })
@@ -362,7 +364,7 @@ mod tests {
         assert_eq!(read(&format!(r#"{{"delete":3,{all}}}"#)), publish(Kind::Delete, None));
         assert_eq!(read(&format!(r#"{{"react":3,{all}}}"#)), publish(Kind::React, Some("+1")));
         assert_eq!(read(&format!(r#"{{"unreact":3,{all},"edit":null}}"#)), publish(Kind::Unreact, Some("+1")));
-        for wrong in [
+        for invalid in [
             r#"{"edit":3,"id":"x"}"#,
             r#"{"edit":3,"id":"x","text":" "}"#,
             r#"{"edit":0,"id":"x","text":"a"}"#,
@@ -374,8 +376,8 @@ mod tests {
             r#"{"react":3,"id":"x","emoji":"\u0007"}"#,
             r#"{"react":3,"id":"x","emoji":7}"#,
         ] {
-            let refused = read(wrong).unwrap_err();
-            assert_eq!((refused.error.code, refused.id.as_deref()), (BAD_REQUEST, Some("x")), "{wrong}");
+            let rejected = read(invalid).unwrap_err();
+            assert_eq!((rejected.error.code, rejected.id.as_deref()), (BAD_REQUEST, Some("x")), "{invalid}");
         }
         let long = |length| format!(r#"{{"react":3,"emoji":"{}"}}"#, "x".repeat(length));
         assert!(read(&long(32)).is_ok());
@@ -384,10 +386,10 @@ mod tests {
     }
 
     #[test]
-    fn data_that_is_no_object_is_refused() {
+    fn data_that_is_not_an_object_is_rejected() {
         for data in [&b""[..], b"null", b"[]", b"\"a\"", b"{", b"{\"text\":\"\xff\"}"] {
-            let refused = decode(data, 100).unwrap_err();
-            assert_eq!((refused.error.code, refused.id), (BAD_REQUEST, None));
+            let rejected = decode(data, 100).unwrap_err();
+            assert_eq!((rejected.error.code, rejected.id), (BAD_REQUEST, None));
         }
     }
 
@@ -399,7 +401,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_compact_means_the_same(text in "[ \\[\\]{}:,\"\\\\/\t\na0-9.e-]{0,40}") {
+        fn compact_json_has_the_same_value(text in "[ \\[\\]{}:,\"\\\\/\t\na0-9.e-]{0,40}") {
             if let Some(compacted) = compact(text.as_bytes()) {
                 prop_assert_eq!(compact(compacted.as_bytes()), Some(compacted.clone()));
                 if let Ok(value) = serde_json::from_str::<Value>(&text) {

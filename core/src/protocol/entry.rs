@@ -5,7 +5,7 @@ use super::{Format, plain};
 use crate::websocket::frame;
 use bytes::Bytes;
 use std::sync::Arc;
-use uproar_model::{Offset, Publication, UnixMillis, User};
+use uproar_model::{Publication, UnixMillis, User};
 
 /// A message of a `live:` channel. It is held in memory only.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,4 +1,7 @@
-//! Bytes ⇄ commands and events. The core sees the types of this module; only what is below it knows the wire.
+//! The two WebSocket protocols: decoding what clients send, encoding what they receive.
+//!
+//! The rest of the crate uses the types of these modules and knows nothing about their bytes. Nothing here depends on
+//! the rest of the crate except [`websocket`](crate::websocket), which provides the frames.
 
 pub mod centrifuge;
 pub mod data;
@@ -9,25 +12,25 @@ pub use entry::{Entry, Frames, LiveEntry};
 
 use serde::Serialize;
 
-/// How publications are written for a subscriber.
+/// How publications are encoded for a subscriber. One publication is one WebSocket frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// One JSON object a text frame.
+    /// The plain protocol: a JSON object in a text frame.
     Plain = 0,
-    /// A `live:` message verbatim, a text frame each.
+    /// The plain protocol with `raw`: the data of a `live:` message, unchanged, in a text frame.
     Raw = 1,
-    /// A push of the Centrifugo protocol, a text frame each.
+    /// The Centrifugo protocol in JSON: a push in a text frame.
     Json = 2,
-    /// The same, a binary frame each.
+    /// The Centrifugo protocol in Protobuf: a push in a binary frame.
     Protobuf = 3,
 }
 
 impl Format {
-    /// How many formats there are.
+    /// The number of formats.
     pub const COUNT: usize = 4;
 }
 
-/// What a refused publish is told. The codes are those of the Centrifugo protocol.
+/// An error as clients of both protocols receive it. The codes are those of the Centrifugo protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProtocolError {
     pub code: u16,
@@ -52,21 +55,22 @@ pub const TOKEN_EXPIRED: u16 = 109;
 pub const TOO_MANY_REQUESTS: u16 = 111;
 pub const UNRECOVERABLE_POSITION: u16 = 112;
 
-/// With what a subscription is ended: left, removed, or the room was deleted. The SDK stays out.
+/// Why the server ends a subscription: the user left the room or was removed, or the room was deleted. SDKs do not
+/// subscribe again.
 pub const UNSUBSCRIBED: (u16, &str) = (2000, "server unsubscribe");
 
-/// Whether the same may succeed later: internal server error, too many requests, concurrent pagination.
+/// Whether the same request may succeed later.
 pub const fn is_temporary(code: u16) -> bool {
-    matches!(code, INTERNAL | TOO_MANY_REQUESTS | 113)
+    matches!(code, INTERNAL | TOO_MANY_REQUESTS)
 }
 
-/// Appends JSON, on one line.
+/// Appends a value as JSON, on one line.
 fn write_json(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
     let written = serde_json::to_writer(out, value);
-    debug_assert!(written.is_ok(), "what is written here has string keys and goes to memory");
+    debug_assert!(written.is_ok(), "serialization to memory fails only for maps without string keys");
 }
 
-/// With what a connection is ended: the close frame's code and reason.
+/// Why the server closes a connection: the code and reason of the close frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseReason {
     pub code: u16,
@@ -82,40 +86,40 @@ macro_rules! close_reasons {
 }
 
 close_reasons! {
-    /// The server stops, on a plain connection.
+    /// The server is stopping. For connections that do not use the Centrifugo protocol.
     GOING_AWAY = 1001, "going away";
-    /// Binary frames where only text is spoken.
+    /// A plain connection received a binary frame.
     UNSUPPORTED_DATA = 1003, "unsupported data";
-    /// The server stops.
+    /// The server is stopping. For connections that use the Centrifugo protocol.
     SHUTDOWN = 3001, "shutdown";
-    /// The server did something that it should not have.
+    /// A bug in the server.
     INTERNAL_ERROR = 3004, "internal server error";
-    /// The token's time is over.
+    /// The token has expired.
     EXPIRED = 3005, "connection expired";
-    /// It reads more slowly than it is written to.
+    /// The client reads more slowly than it is sent to.
     SLOW = 3008, "slow";
-    /// The server can't go on from where this client is without a gap.
+    /// The server cannot continue from the client's position without a gap.
     INSUFFICIENT_STATE = 3010, "insufficient state";
-    /// The server can't take this connection now.
+    /// The server cannot take the connection at present.
     FORCE_RECONNECT = 3011, "force reconnect";
-    /// Nothing was heard after a ping.
+    /// Nothing arrived after a ping.
     NO_PONG = 3012, "no pong";
-    /// It goes on asking for more than it is granted.
+    /// The client exceeded a rate limit too often.
     TOO_MANY_REQUESTS = 3013, "too many requests";
-    /// No token, or one that is no good here.
+    /// The token is missing or invalid.
     INVALID_TOKEN = 3500, "invalid token";
-    /// What it sent can't be read, or has no place there.
+    /// The client sent something that is malformed, or not allowed in its state.
     BAD_REQUEST = 3501, "bad request";
-    /// Signed out, removed from the room, or the room was deleted.
+    /// The user signed out or was removed from the room, or the room was deleted.
     FORCE_DISCONNECT = 3503, "force disconnect";
     /// The user has too many connections.
     CONNECTION_LIMIT = 3504, "connection limit";
-    /// A text frame where binary ones are spoken, or the other way round.
+    /// A text frame on a Protobuf connection, or a binary frame on a JSON connection.
     INAPPROPRIATE_PROTOCOL = 3506, "inappropriate protocol";
-    /// It may not connect.
+    /// The client is not allowed to connect.
     PERMISSION_DENIED = 3507, "permission denied";
-    /// It goes on asking for what can't be granted.
+    /// Too many of the client's commands were refused.
     TOO_MANY_ERRORS = 3509, "too many errors";
-    /// It did not say who it is in time.
+    /// No `connect` command arrived in time.
     HANDSHAKE_TIMEOUT = 4000, "handshake timeout";
 }

@@ -1,24 +1,24 @@
-//! The plain protocol of `/ws`: text frames in, one JSON object a text frame out.
+//! The plain protocol of `/ws`: clients send text frames and receive JSON objects, one in each text frame.
 
 use super::data::{self, Publish, RejectedPublish, shown_id};
-use super::{ProtocolError, is_temporary, write_json as write};
+use super::{ProtocolError, is_temporary, write_json};
 use crate::protocol::Entry;
 use serde::Serialize;
 use uproar_model::{Epoch, Kind, Offset, Publication, Stored, UnixMillis, User};
 
-/// What a client says on a plain connection.
+/// How the frames of a client are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InputFormat {
-    /// Each frame is the text of one message.
+    /// A frame is the text of a message.
     Text,
-    /// Each frame is a `data` object.
+    /// A frame is a [`data`] object.
     Json,
 }
 
-/// Reads one frame of a stored room. `text_limit_bytes` bounds the text.
+/// Decodes a frame sent to a room. `text_limit_bytes` is the longest text allowed.
 pub fn decode(frame: &str, input: InputFormat, text_limit_bytes: usize) -> Result<Publish, RejectedPublish> {
     match input {
-        // Clients that read lines from a terminal or a file send their ends too.
+        // Clients that read lines from a terminal or a file send the line ends too.
         InputFormat::Text => {
             let line = frame.strip_suffix('\n').unwrap_or(frame);
             let line = line.strip_suffix('\r').unwrap_or(line);
@@ -84,14 +84,14 @@ enum LiveData<'a> {
     Json(&'a serde_json::value::RawValue),
 }
 
-/// Appends the JSON of one event.
+/// Appends an entry as JSON.
 pub fn encode(out: &mut Vec<u8>, entry: &Entry) {
     match entry {
         Entry::Stored(publication) => encode_publication(out, publication),
         Entry::Live(live) => {
             let json = live.is_json.then(|| serde_json::from_str(&live.data).ok()).flatten();
             let data = json.map_or(LiveData::Text(&live.data), LiveData::Json);
-            write(out, &LiveEvent { r#type: "live", user: (&live.user).into(), data, time: live.time });
+            write_json(out, &LiveEvent { r#type: "live", user: (&live.user).into(), data, time: live.time });
         }
     }
 }
@@ -99,7 +99,7 @@ pub fn encode(out: &mut Vec<u8>, entry: &Entry) {
 fn encode_publication(out: &mut Vec<u8>, p: &Publication) {
     let body = p.body.as_deref();
     let is_message = p.kind == Kind::Message;
-    write(
+    write_json(
         out,
         &Event {
             r#type: match p.kind {
@@ -120,7 +120,7 @@ fn encode_publication(out: &mut Vec<u8>, p: &Publication) {
             removed: if p.kind == Kind::Removed { body } else { None },
             id: shown_id(&p.id),
             time: p.time,
-            // Of what is deleted nothing else is shown.
+            // A deleted message loses these together with its text.
             reply_to: p.target.filter(|_| is_message && p.deleted.is_none()),
             edited: p.edited.filter(|_| is_message && p.deleted.is_none()),
             deleted: matches!(p.kind, Kind::Message | Kind::Edit) && p.deleted.is_some(),
@@ -128,7 +128,7 @@ fn encode_publication(out: &mut Vec<u8>, p: &Publication) {
     );
 }
 
-/// The first frame of a stored room. `recovered: false` says that the position asked for does not exist.
+/// The first frame of a room. `recovered` is `Some(false)` if the position that the client asked for does not exist.
 pub fn joined(room: &str, epoch: &Epoch, offset: Offset, recovered: Option<bool>) -> Vec<u8> {
     #[derive(Serialize)]
     struct Joined<'a> {
@@ -152,7 +152,7 @@ pub fn joined_live(channel: &str) -> Vec<u8> {
     to_vec(&Joined { r#type: "joined", room: channel })
 }
 
-/// To a sender whose message was stored before.
+/// The acknowledgement of a message that had been stored before.
 pub fn ack(id: &str, stored: Stored) -> Vec<u8> {
     #[derive(Serialize)]
     struct Ack<'a> {
@@ -166,7 +166,7 @@ pub fn ack(id: &str, stored: Stored) -> Vec<u8> {
     to_vec(&Ack { r#type: "ack", id, offset: stored.offset, time: stored.time })
 }
 
-/// To a sender whose message was refused, or of which it is not known whether it was stored (100).
+/// The error for a message that was refused, or (100) that may or may not have been stored.
 pub fn error(error: &ProtocolError, id: Option<&str>) -> Vec<u8> {
     #[derive(Serialize)]
     struct Error<'a> {
@@ -190,7 +190,7 @@ pub fn error(error: &ProtocolError, id: Option<&str>) -> Vec<u8> {
 
 fn to_vec(value: &impl Serialize) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
-    write(&mut out, value);
+    write_json(&mut out, value);
     out
 }
 
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn data_is_rebuilt_from_known_fields() {
+    fn only_known_fields_are_decoded() {
         let publish = decode(r#"{"text":"hi","id":"a","reply_to":3,"role":"owner"}"#, InputFormat::Json, 100).unwrap();
         assert_eq!(publish, Publish { id: Some("a".into()), target: Some(3), ..Publish::message("hi".into()) });
         for line in ["a\nb", "a\nb\n", "a\nb\r\n"] {
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_data_is_told_apart() {
+    fn invalid_data_is_rejected_with_its_code() {
         assert_eq!(code("nonsense"), BAD_REQUEST);
         assert_eq!(code("[]"), BAD_REQUEST);
         assert_eq!(code("{}"), BAD_REQUEST);
@@ -233,12 +233,12 @@ mod tests {
         assert_eq!(code(r#"{"text":"a","reply_to":-1}"#), BAD_REQUEST);
         assert_eq!(code(&format!(r#"{{"text":"{}"}}"#, "x".repeat(101))), LIMIT_EXCEEDED);
         assert!(decode(&"x".repeat(100), InputFormat::Text, 100).is_ok());
-        let refused = decode(r#"{"id":"mine"}"#, InputFormat::Json, 100).unwrap_err();
-        assert_eq!(refused.id.as_deref(), Some("mine"), "the sender learns which message was refused");
+        let rejected = decode(r#"{"id":"mine"}"#, InputFormat::Json, 100).unwrap_err();
+        assert_eq!(rejected.id.as_deref(), Some("mine"), "the error names the message");
     }
 
     #[test]
-    fn a_message_as_the_client_sees_it() {
+    fn a_message_is_encoded_with_all_its_fields() {
         let publication = Publication {
             offset: 7,
             number: 5,
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn live_data_is_a_string_or_json() {
+    fn live_data_is_encoded_as_a_string_or_as_json() {
         let user = User { id: UserId(3), username: "ann".into() };
         let live = |data: &str, is_json| {
             let mut out = Vec::new();

@@ -1,6 +1,6 @@
-//! JSON: text frames, one message a line.
+//! The JSON encoding: text frames with one message per line.
 
-use super::{ClientInfo, Command, Connect, History, Malformed, Push, Reply, Request, Since, Subscribe};
+use super::{ClientInfo, Command, Connect, History, Malformed, Push, Reply, Request, StreamPosition, Subscribe};
 use crate::protocol::Entry;
 use crate::protocol::{data, is_temporary, write_json};
 use serde::de::IgnoredAny;
@@ -13,12 +13,12 @@ use uproar_model::{Offset, User};
 
 // ── from the client ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// A string, borrowed from the frame where it has no escapes.
+/// A string, borrowed from the frame if it has no escapes.
 #[derive(Debug, Default, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// One line. The requests are read only once it is known which of them counts; skipping them takes no stack, however
-/// deeply they are nested.
+/// A line of a frame. Only the request that counts is decoded. Skipping the others uses no stack, however deeply they are
+/// nested.
 #[derive(Deserialize)]
 struct Line<'a> {
     id: Option<u32>,
@@ -99,7 +99,7 @@ struct HistoryFields<'a> {
 }
 
 #[derive(Deserialize)]
-struct SinceFields<'a> {
+struct PositionFields<'a> {
     #[serde(default, deserialize_with = "offset")]
     offset: Offset,
     #[serde(borrow)]
@@ -131,10 +131,10 @@ struct NoFields {}
 
 fn offset<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Offset, D::Error> {
     let offset = Option::<Offset>::deserialize(deserializer)?.unwrap_or_default();
-    super::check_offset(offset).map_err(|Malformed| serde::de::Error::custom("an offset of 2^53 or more"))
+    super::check_offset(offset).map_err(|Malformed| serde::de::Error::custom("offset is 2^53 or more"))
 }
 
-/// Reads an object. Serde would take an array for one too.
+/// Decodes an object. (Serde alone would accept an array, too.)
 fn object<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Malformed> {
     if !json.trim_ascii_start().starts_with('{') {
         return Err(Malformed);
@@ -150,12 +150,12 @@ fn bytes(field: Option<&RawValue>) -> Cow<'_, [u8]> {
     Cow::Borrowed(field.map_or(&[], |json| json.get().as_bytes()))
 }
 
-/// Takes the next line off the front of a frame.
+/// Decodes the next line of a frame and removes it from the front.
 pub fn next_command<'a>(frame: &mut &'a [u8]) -> Option<Result<Command<'a>, Malformed>> {
     if frame.is_empty() {
         return None;
     }
-    // Go's encoder ends the last line too. A line that is empty is no object.
+    // The Go SDK ends the last line, too. Any other empty line is malformed: it is not an object.
     let end = frame.iter().position(|byte| *byte == b'\n');
     let line = &frame[..end.unwrap_or(frame.len())];
     *frame = end.map_or(&[], |end| &frame[end + 1..]);
@@ -167,7 +167,7 @@ fn decode(line: &[u8]) -> Result<Command<'_>, Malformed> {
     let id = line.id.unwrap_or_default();
     let request = match (id, line.send) {
         (0, None) => Request::Pong,
-        // Whatever else is there would need an id.
+        // Other requests would need an id.
         (0, Some(send)) => decode_send(send.get())?,
         _ => decode_request(&line)?,
     };
@@ -220,8 +220,8 @@ fn decode_request<'a>(line: &Line<'a>) -> Result<Request<'a>, Malformed> {
         let HistoryFields { channel, limit, since, reverse } = object(json.get())?;
         let since = match since {
             Some(json) => {
-                let SinceFields { offset, epoch } = object(json.get())?;
-                Some(Since { offset, epoch: text(epoch) })
+                let PositionFields { offset, epoch } = object(json.get())?;
+                Some(StreamPosition { offset, epoch: text(epoch) })
             }
             None => None,
         };
@@ -252,7 +252,7 @@ fn decode_request<'a>(line: &Line<'a>) -> Result<Request<'a>, Malformed> {
 
 // ── to the client ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// Publications, one behind the other with commas between.
+/// The elements of an array of publications, separated by commas.
 #[derive(Debug)]
 pub struct Publications {
     json: Vec<u8>,
@@ -282,7 +282,7 @@ impl Publications {
     }
 }
 
-/// Writes one object. What is written already is put in as it is, which serde can't without reading it again.
+/// Writes an object. It can include JSON that is already encoded, which serde would have to parse first.
 struct Object<'a> {
     out: &'a mut Vec<u8>,
     is_empty: bool,
@@ -294,7 +294,7 @@ impl<'a> Object<'a> {
         Object { out, is_empty: true }
     }
 
-    /// Writes a field's name. Its value must follow.
+    /// Writes a field's name. The caller must write its value next.
     fn key(&mut self, name: &str) -> &mut Vec<u8> {
         if !std::mem::take(&mut self.is_empty) {
             self.out.push(b',');
@@ -312,14 +312,14 @@ impl<'a> Object<'a> {
         write_json(self.key(name), &value);
     }
 
-    /// Where it is true: false is the default, which is left out.
-    fn truth(&mut self, name: &str, value: bool) {
+    /// Writes a field if it is true. False is the default, which is left out.
+    fn boolean(&mut self, name: &str, value: bool) {
         if value {
             self.key(name).extend_from_slice(b"true");
         }
     }
 
-    /// JSON without a raw newline.
+    /// `value` must be JSON without a raw newline, which would end the message.
     fn json(&mut self, name: &str, value: &[u8]) {
         debug_assert!(!value.is_empty() && !value.contains(&b'\n'));
         self.key(name).extend_from_slice(value);
@@ -336,7 +336,7 @@ impl<'a> Object<'a> {
 
 fn push_info(out: &mut Vec<u8>, user: &User, client: &str) {
     let mut info = Object::begin(out);
-    // An id is a number, as a string.
+    // The id is a number, encoded as a string.
     let _ = write!(info.key("user"), "\"{}\"", user.id);
     info.text("client", client);
     let mut conn_info = info.object("conn_info");
@@ -366,7 +366,7 @@ fn push_publication(out: &mut Vec<u8>, entry: &Entry) {
     publication.end();
 }
 
-/// An array. Publications of the other encoding are a mistake in the caller.
+/// Appends an array. Publications of the other encoding are a bug of the caller.
 fn push_publications(out: &mut Vec<u8>, publications: &super::EncodedPublications) {
     debug_assert!(matches!(publications, super::EncodedPublications::Json(_)));
     out.push(b'[');
@@ -392,18 +392,18 @@ pub fn push_reply(out: &mut Vec<u8>, id: u32, reply: Reply<'_>) {
             let mut error = message.object("error");
             error.number("code", code.into());
             error.text("message", text);
-            error.truth("temporary", is_temporary(code));
+            error.boolean("temporary", is_temporary(code));
             error.end();
         }
         Reply::Connect { client, version, ttl, ping, user_channel } => {
             let mut result = message.object("connect");
             result.text("client", client);
             result.text("version", version);
-            result.truth("expires", true);
+            result.boolean("expires", true);
             result.number("ttl", ttl.into());
             if let Some(ping) = ping {
                 result.number("ping", ping.into());
-                result.truth("pong", true);
+                result.boolean("pong", true);
             }
             let mut subs = result.object("subs");
             subs.object(user_channel).end();
@@ -413,15 +413,15 @@ pub fn push_reply(out: &mut Vec<u8>, id: u32, reply: Reply<'_>) {
         Reply::SubscribeLive => message.object("subscribe").end(),
         Reply::SubscribeRoom { epoch, offset, recovered } => {
             let mut result = message.object("subscribe");
-            result.truth("recoverable", true);
-            result.truth("positioned", true);
+            result.boolean("recoverable", true);
+            result.boolean("positioned", true);
             result.text("epoch", epoch);
             if offset != 0 {
                 result.number("offset", offset);
             }
             if let Some(recovered) = recovered {
-                result.truth("was_recovering", true);
-                result.truth("recovered", recovered);
+                result.boolean("was_recovering", true);
+                result.boolean("recovered", recovered);
                 result.key("publications").extend_from_slice(b"[]");
             }
             result.end();
@@ -468,7 +468,7 @@ pub fn push_reply(out: &mut Vec<u8>, id: u32, reply: Reply<'_>) {
             let mut result = message.object("refresh");
             result.text("client", client);
             result.text("version", version);
-            result.truth("expires", true);
+            result.boolean("expires", true);
             result.number("ttl", ttl.into());
             result.end();
         }

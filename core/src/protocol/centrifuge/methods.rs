@@ -1,16 +1,17 @@
-//! Uproar's own: the JSON in `data` of `rpc` and `send`, on `user:<id>`, and of publications that nobody keeps.
+//! The JSON that Uproar defines within the Centrifugo protocol: the data of `rpc` and `send`, of events on `user:ID`, and
+//! of publications that are stored nowhere.
 
 use crate::protocol::{self, ProtocolError, write_json};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use uproar_model::{JoinedRoom, Marker, Offset, Role, UnixMillis, User, UserEvent};
 
-/// JSON of this form; none where it is another.
+/// Decodes JSON; `None` if it has another form.
 pub fn parse<'a, T: Deserialize<'a>>(data: &'a [u8]) -> Option<T> {
     serde_json::from_slice(data).ok()
 }
 
-/// As it is sent.
+/// Encodes a value as JSON.
 pub fn to_json(value: &impl Serialize) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
     write_json(&mut out, value);
@@ -19,15 +20,15 @@ pub fn to_json(value: &impl Serialize) -> Vec<u8> {
 
 // ── from the client ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// In a `send`: somebody types.
+/// The data of `send`: the client's user is typing.
 #[derive(Deserialize)]
 pub struct SendData<'a> {
-    /// The channel.
+    /// The name of a channel.
     #[serde(borrow)]
     pub typing: Cow<'a, str>,
 }
 
-/// A method of `rpc`, with what its `data` says.
+/// A call of a method by `rpc`, with its data.
 pub enum RpcCall<'a> {
     Publish(PublishCall<'a>),
     Read(ReadCall<'a>),
@@ -62,17 +63,17 @@ pub struct TypingCall<'a> {
     pub channel: Cow<'a, str>,
 }
 
-/// Reads the `data` of a call of this method.
+/// Decodes the data of a call of the method `name`.
 pub fn parse_call<'a>(name: &str, data: &'a [u8]) -> Result<RpcCall<'a>, ProtocolError> {
-    let wrong = |form: &str| ProtocolError::new(protocol::BAD_REQUEST, format!("the data of {name} must be {form}"));
+    let expected = |form: &str| ProtocolError::new(protocol::BAD_REQUEST, format!("the data of {name} must be {form}"));
     match name {
-        "publish" => parse(data).map(RpcCall::Publish).ok_or_else(|| wrong("{\"channel\":…,\"data\":…}")),
-        "read" => parse(data).map(RpcCall::Read).ok_or_else(|| wrong("{\"channel\":…,\"offset\":…}")),
+        "publish" => parse(data).map(RpcCall::Publish).ok_or_else(|| expected("{\"channel\":…,\"data\":…}")),
+        "read" => parse(data).map(RpcCall::Read).ok_or_else(|| expected("{\"channel\":…,\"offset\":…}")),
         "rooms" if data.is_empty() => Ok(RpcCall::Rooms(RoomsCall::default())),
-        "rooms" => parse(data).map(RpcCall::Rooms).ok_or_else(|| wrong("{\"after\":…,\"limit\":…}, or left out")),
-        "typing" => parse(data).map(RpcCall::Typing).ok_or_else(|| wrong("{\"channel\":…}")),
+        "rooms" => parse(data).map(RpcCall::Rooms).ok_or_else(|| expected("{\"after\":…,\"limit\":…} or absent")),
+        "typing" => parse(data).map(RpcCall::Typing).ok_or_else(|| expected("{\"channel\":…}")),
         _ => {
-            let text = "there is no such method; there are publish, read, rooms and typing";
+            let text = "there is no such method; the methods are publish, read, rooms and typing";
             Err(ProtocolError::new(protocol::METHOD_NOT_FOUND, text))
         }
     }
@@ -80,7 +81,7 @@ pub fn parse_call<'a>(name: &str, data: &'a [u8]) -> Result<RpcCall<'a>, Protoco
 
 // ── to the client ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// The answer to `publish`.
+/// The result of `publish`.
 #[derive(Serialize)]
 pub struct PublishResult<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,7 +90,7 @@ pub struct PublishResult<'a> {
     pub time: UnixMillis,
 }
 
-/// The answer to `read`: where the marker is now.
+/// The result of `read`: the current read marker.
 #[derive(Serialize)]
 pub struct ReadMarker {
     offset: Offset,
@@ -102,11 +103,11 @@ impl From<Marker> for ReadMarker {
     }
 }
 
-/// The answer to `rooms`.
+/// The result of `rooms`.
 #[derive(Serialize)]
 pub struct RoomsResult<'a> {
     rooms: Vec<RoomSummary<'a>>,
-    /// Whether there are more, after the last of these.
+    /// Whether there are rooms after the last of these.
     more: bool,
 }
 
@@ -126,12 +127,12 @@ struct RoomSummary<'a> {
 }
 
 impl<'a> RoomsResult<'a> {
-    /// Of these rooms at most `limit`, and no more than fit into so many bytes, but one.
+    /// At most `limit` of these rooms, and no more than fit into `limit_bytes`, but at least one.
     pub fn fitting(rooms: &'a [JoinedRoom], limit: usize, limit_bytes: usize) -> RoomsResult<'a> {
         let mut bytes = 0;
         let fitting = rooms.iter().take(limit).take_while(|room| {
             let before = bytes;
-            // Escaped a title grows at most sixfold.
+            // Escapes make a text at most six times as long.
             bytes += 256 + 6 * (room.name.len() + room.title.len());
             before == 0 || bytes <= limit_bytes
         });
@@ -162,7 +163,7 @@ impl<'a> From<&'a JoinedRoom> for RoomSummary<'a> {
     }
 }
 
-/// On `user:<id>`.
+/// The data of an event on `user:ID`.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UserEventData<'a> {
@@ -183,11 +184,11 @@ impl<'a> From<&'a UserEvent> for UserEventData<'a> {
     }
 }
 
-/// What subscribers are told and nobody keeps.
+/// The data of a publication that is stored nowhere.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EphemeralData<'a> {
-    /// So many subscribers there are.
+    /// The number of subscribers.
     Online(u64),
     Typing {
         id: String,

@@ -1,5 +1,5 @@
-//! The Centrifugo client protocol, version 2, as its SDKs speak it. Source: `client.proto` of `centrifugal/protocol`, and
-//! what the SDKs send and require. Both encodings say the same; the core sees only the types of this module.
+//! The client protocol of Centrifugo, version 2. The sources are `client.proto` of `centrifugal/protocol`, and what the
+//! SDKs send and require. Commands and replies have the same types in both encodings.
 
 pub mod json;
 pub mod methods;
@@ -12,29 +12,29 @@ use crate::protocol::Entry;
 use std::borrow::Cow;
 use uproar_model::{Offset, User};
 
-/// How commands and replies are written.
+/// How commands, replies and pushes are encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
-    /// Text frames; one message a line.
+    /// Text frames with one message per line.
     Json,
-    /// Binary frames; each message behind its length, a varint.
+    /// Binary frames; each message is preceded by its length as a varint.
     Protobuf,
 }
 
 // ── from the client ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// One thing that a client asks.
+/// A message from a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command<'a> {
-    /// Above 0 for whatever is answered. Repeated ones are not noticed.
+    /// Chosen by the client, and repeated in the reply. 0 if no reply is expected. Duplicates are not detected.
     pub id: u32,
     pub request: Request<'a>,
 }
 
-/// What is asked. Of several in one command the first in the order of `client.proto` counts.
+/// The request in a command. If a command has several, the first one in the order of `client.proto` counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
-    /// The answer to a ping: neither an id nor `send`.
+    /// The answer to a ping: a command with neither an id nor `send`.
     Pong,
     Connect(Connect<'a>),
     Subscribe(Subscribe<'a>),
@@ -43,9 +43,9 @@ pub enum Request<'a> {
     },
     Publish {
         channel: Cow<'a, str>,
-        /// JSON, not checked yet; empty when absent.
+        /// JSON that has not been validated; empty if absent.
         data: Cow<'a, [u8]>,
-        /// A kind of publish that is not offered.
+        /// Whether it has a `type`: such publishes are not supported.
         is_special: bool,
     },
     Presence {
@@ -56,7 +56,7 @@ pub enum Request<'a> {
     },
     History(History<'a>),
     Ping,
-    /// Never answered, even with an id.
+    /// Has no reply, even with an id.
     Send {
         data: Cow<'a, [u8]>,
     },
@@ -68,17 +68,17 @@ pub enum Request<'a> {
         token: Cow<'a, str>,
     },
     SubRefresh,
-    /// An id, and nothing that is known.
+    /// A command with an id but without a known request.
     Unknown,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Connect<'a> {
-    /// Empty when absent.
+    /// Empty if absent.
     pub token: Cow<'a, str>,
-    /// Of `headers`, whatever the case of its name.
+    /// The header `Authorization` in `headers`. Case is ignored in its name.
     pub authorization: Option<Cow<'a, str>>,
-    /// Of the SDK. Empty when absent.
+    /// The SDK's name. Empty if absent.
     pub name: Cow<'a, str>,
 }
 
@@ -87,39 +87,39 @@ pub struct Subscribe<'a> {
     pub channel: Cow<'a, str>,
     pub recover: bool,
     pub offset: Offset,
-    /// Empty when absent.
+    /// Empty if absent.
     pub epoch: Cow<'a, str>,
     pub join_leave: bool,
     pub flag: i64,
-    /// It asks for publications with certain tags only.
+    /// Whether it asks for publications with certain tags only.
     pub has_filter: bool,
-    /// It asks for something else than a stream of publications.
+    /// Whether it has a `type`: it asks for something other than a stream of publications.
     pub is_special: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History<'a> {
     pub channel: Cow<'a, str>,
-    /// 0: only the position; negative: as many as one answer holds.
+    /// 0 asks for the room's position only, a negative number for as many publications as fit into one reply.
     pub limit: i32,
-    pub since: Option<Since<'a>>,
+    pub since: Option<StreamPosition<'a>>,
     pub reverse: bool,
 }
 
-/// A position from which to go on.
+/// A position in a room's history.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Since<'a> {
+pub struct StreamPosition<'a> {
     pub offset: Offset,
-    /// Empty when absent.
+    /// Empty if absent.
     pub epoch: Cow<'a, str>,
 }
 
-/// A frame, or a command in it, that can't be read.
+/// A frame, or a command in it, could not be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// Takes the next command off the front of a frame. None: there are no more, and in an empty frame, which no client may
-/// send, there are none at all. After an error nothing in the frame can be relied upon. What is not UTF-8 is malformed.
+/// Decodes the next command of a frame and removes it from the front. Returns `None` at the end of the frame: for an
+/// empty frame, which clients must not send, on the first call. After an error the rest of the frame is meaningless.
 pub fn next_command<'a>(encoding: Encoding, frame: &mut &'a [u8]) -> Option<Result<Command<'a>, Malformed>> {
     match encoding {
         Encoding::Json => json::next_command(frame),
@@ -127,28 +127,28 @@ pub fn next_command<'a>(encoding: Encoding, frame: &mut &'a [u8]) -> Option<Resu
     }
 }
 
-/// The header `Authorization` among those that a client sends in `connect`.
+/// Finds the header `Authorization` in the headers of `connect`, if it is not empty.
 fn authorization<'a>(mut headers: impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)>) -> Option<Cow<'a, str>> {
     let (_, value) = headers.find(|(name, value)| name.eq_ignore_ascii_case("authorization") && !value.is_empty())?;
     Some(value)
 }
 
-/// Offsets are JSON numbers, which are exact below 2^53 only; no room has more.
+/// Rejects offsets from 2^53 on: JSON numbers are not exact there, and no room has that many publications.
 fn check_offset(offset: Offset) -> Result<Offset, Malformed> {
     if offset < 1 << 53 { Ok(offset) } else { Err(Malformed) }
 }
 
 // ── to the client ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// Who is somewhere.
+/// A connection, as other clients see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientInfo {
     pub user: User,
-    /// Empty in publications: no history knows it.
+    /// The id of the connection. Empty in publications, because the log does not record it.
     pub client: String,
 }
 
-/// An answer, under its command's id.
+/// A reply to a command.
 #[derive(Debug)]
 pub enum Reply<'a> {
     Error {
@@ -160,22 +160,23 @@ pub enum Reply<'a> {
         version: &'a str,
         /// Seconds until the token expires, at least 1.
         ttl: u32,
-        /// Seconds between pings; none where WebSocket's own pings are used.
+        /// Seconds between pings; `None` if WebSocket's own pings are used.
         ping: Option<u32>,
-        /// The channel that the server subscribes the client to.
+        /// The channel to which the server subscribes the client.
         user_channel: &'a str,
     },
-    /// A `live:` channel.
+    /// For a `live:` channel.
     SubscribeLive,
+    /// For a room.
     SubscribeRoom {
         epoch: &'a str,
         offset: Offset,
-        /// Whether recovery was asked for, and if so whether it goes on from the position asked for.
+        /// `None` if the client did not ask for recovery, otherwise whether recovery from its position is possible.
         recovered: Option<bool>,
     },
     Unsubscribe,
-    /// Of a room, or 0. Protobuf has no place for it.
     Publish {
+        /// The offset in a room, 0 in a `live:` channel. JSON only: the Protobuf message has no field for it.
         offset: Offset,
     },
     Presence {
@@ -202,13 +203,14 @@ pub enum Reply<'a> {
     },
 }
 
-/// What a client is told without having asked.
+/// A message to a client that is not a reply.
 #[derive(Debug)]
 pub enum Push<'a> {
     /// A stored publication or a message of a `live:` channel.
     Publication(&'a Entry),
-    /// A publication that no history knows: JSON.
+    /// A publication that is stored nowhere.
     Ephemeral {
+        /// JSON.
         data: &'a [u8],
     },
     Join(&'a ClientInfo),
@@ -219,7 +221,7 @@ pub enum Push<'a> {
     },
 }
 
-/// Some publications, encoded for a reply.
+/// Publications encoded for a reply.
 #[derive(Debug)]
 pub enum EncodedPublications {
     Json(json::Publications),
@@ -227,7 +229,7 @@ pub enum EncodedPublications {
 }
 
 impl EncodedPublications {
-    /// Encodes publications from the first on, at least one, until they have `limit_bytes`.
+    /// Encodes as many of the first entries as fit into `limit_bytes`, but at least one.
     pub fn encode<'a>(
         encoding: Encoding,
         entries: impl IntoIterator<Item = &'a Entry>,
@@ -239,7 +241,7 @@ impl EncodedPublications {
         }
     }
 
-    /// How many there are.
+    /// The number of publications.
     pub fn count(&self) -> usize {
         match self {
             EncodedPublications::Json(publications) => publications.count(),
@@ -256,7 +258,7 @@ pub fn push_reply(encoding: Encoding, out: &mut Vec<u8>, id: u32, reply: Reply<'
     }
 }
 
-/// Appends a push to a frame's payload. `channel` as clients name it.
+/// Appends a push to a frame's payload. `channel` is the name that clients use.
 pub fn push_push(encoding: Encoding, out: &mut Vec<u8>, channel: &str, push: &Push<'_>) {
     match encoding {
         Encoding::Json => json::push_push(out, channel, push),

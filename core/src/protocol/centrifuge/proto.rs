@@ -1,4 +1,5 @@
-//! The messages of `client.proto`, as far as they are read or written: what is not here is skipped.
+//! The messages of `client.proto`, under the names that they have there, with the fields that this server reads or
+//! writes. Prost skips other fields.
 
 use prost::Message;
 use prost::alloc::collections::BTreeMap;
@@ -58,7 +59,7 @@ pub struct SubscribeRequest {
     pub offset: u64,
     #[prost(bool, tag = "11")]
     pub join_leave: bool,
-    /// `FilterNode`. It counts only whether there is one.
+    /// `FilterNode`. Only its presence matters.
     #[prost(bytes = "vec", optional, tag = "13")]
     pub tf: Option<Vec<u8>>,
     #[prost(int64, tag = "14")]
@@ -124,7 +125,7 @@ pub struct RefreshRequest {
     pub token: String,
 }
 
-/// A reply, a push, or neither: a ping.
+/// A reply, a push, or (if empty) a ping.
 #[derive(Clone, PartialEq, Message)]
 pub struct Reply {
     #[prost(uint32, tag = "1")]
@@ -176,8 +177,8 @@ pub struct ConnectResult {
     /// Seconds.
     #[prost(uint32, tag = "4")]
     pub ttl: u32,
-    /// A map, on the wire the same. Of a real one prost leaves out values that are empty, and JavaScript takes what is
-    /// left out for null.
+    /// A map, which has the same bytes. In a `btree_map` prost would leave out empty values, and the JavaScript SDK reads
+    /// a missing value as null.
     #[prost(message, repeated, tag = "6")]
     pub subs: Vec<Sub>,
     /// Seconds.
@@ -241,7 +242,7 @@ pub struct PresenceStatsResult {
 
 #[derive(Clone, PartialEq, Message)]
 pub struct HistoryResult {
-    /// Messages that are encoded already: on the wire they are the same.
+    /// Encoded `Publication` messages, which have the same bytes as the messages themselves.
     #[prost(bytes = "vec", repeated, tag = "1")]
     pub publications: Vec<Vec<u8>>,
     #[prost(string, tag = "2")]

@@ -1,6 +1,6 @@
-//! Protobuf: binary frames, each message behind its length.
+//! The Protobuf encoding: binary frames, in which each message is preceded by its length.
 
-use super::{ClientInfo, Command, Connect, History, Malformed, Push, Reply, Request, Since, Subscribe, proto};
+use super::{ClientInfo, Command, Connect, History, Malformed, Push, Reply, Request, StreamPosition, Subscribe, proto};
 use crate::protocol::Entry;
 use crate::protocol::{data, is_temporary, write_json};
 use prost::Message;
@@ -9,7 +9,7 @@ use uproar_model::User;
 
 // ── from the client ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// Takes the next message off the front of a frame.
+/// Decodes the next message of a frame and removes it from the front.
 pub fn next_command(frame: &mut &[u8]) -> Option<Result<Command<'static>, Malformed>> {
     if frame.is_empty() {
         return None;
@@ -25,7 +25,7 @@ fn decode(frame: &mut &[u8]) -> Result<Command<'static>, Malformed> {
     let id = command.id;
     let request = match (id, command.send) {
         (0, None) => Request::Pong,
-        // Whatever else is there would need an id.
+        // Other requests would need an id.
         (0, Some(send)) => Request::Send { data: send.data.into() },
         (_, send) => decode_request(proto::Command { send, ..command })?,
     };
@@ -61,7 +61,9 @@ fn decode_request(command: proto::Command) -> Result<Request<'static>, Malformed
         Request::PresenceStats { channel: presence_stats.channel.into() }
     } else if let Some(history) = command.history {
         let since = match history.since {
-            Some(since) => Some(Since { offset: super::check_offset(since.offset)?, epoch: since.epoch.into() }),
+            Some(since) => {
+                Some(StreamPosition { offset: super::check_offset(since.offset)?, epoch: since.epoch.into() })
+            }
             None => None,
         };
         let (limit, reverse) = (history.limit, history.reverse);
@@ -83,7 +85,7 @@ fn decode_request(command: proto::Command) -> Result<Request<'static>, Malformed
 
 // ── to the client ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// Publications, each encoded, without its length.
+/// Publications, each encoded without its length.
 #[derive(Debug)]
 pub struct Publications {
     messages: Vec<Vec<u8>>,
@@ -94,7 +96,7 @@ impl Publications {
         let (mut messages, mut bytes) = (Vec::new(), 0);
         for entry in entries {
             let message = publication(entry).encode_to_vec();
-            // With its tag, a byte, and its length.
+            // In the reply each has a tag of one byte, and its length.
             bytes += 1 + prost::length_delimiter_len(message.len()) + message.len();
             if !messages.is_empty() && bytes > limit_bytes {
                 break;
@@ -109,7 +111,7 @@ impl Publications {
     }
 }
 
-/// Publications of the other encoding are a mistake in the caller.
+/// Publications of the other encoding are a bug of the caller.
 fn messages(publications: super::EncodedPublications) -> Vec<Vec<u8>> {
     debug_assert!(matches!(publications, super::EncodedPublications::Protobuf(_)));
     match publications {

@@ -1,4 +1,4 @@
-//! Both encodings say the same.
+//! Tests of both encodings.
 
 use super::*;
 use crate::protocol::LiveEntry;
@@ -23,7 +23,7 @@ fn decode_all(encoding: Encoding, mut frame: &[u8]) -> Vec<Result<Command<'_>, M
     commands
 }
 
-/// What a text frame of one command says.
+/// Decodes a text frame that holds one command.
 fn line(json: &str) -> Result<Request<'_>, Malformed> {
     let mut commands = decode_all(Encoding::Json, json.as_bytes());
     assert_eq!(commands.len(), 1, "{json}");
@@ -39,7 +39,7 @@ fn binary_request(command: &proto::Command) -> Result<Request<'static>, Malforme
     protobuf::next_command(&mut &frame[..]).unwrap().map(|command| command.request)
 }
 
-/// A command as a client writes it, in either encoding. `is_verbose`: with defaults and fields that nobody reads.
+/// Encodes a command like a client. If `is_verbose`, JSON includes defaults and unknown fields.
 fn encode(encoding: Encoding, command: &Command<'_>, is_verbose: bool) -> Vec<u8> {
     match encoding {
         Encoding::Json => encode_json(command, is_verbose),
@@ -164,7 +164,7 @@ fn any_data() -> impl Strategy<Value = Cow<'static, [u8]>> {
 }
 
 fn any_command() -> impl Strategy<Value = Command<'static>> {
-    let authorization = prop::option::of(any_text().prop_filter("it counts as absent", |value| !value.is_empty()));
+    let authorization = prop::option::of(any_text().prop_filter("empty counts as absent", |value| !value.is_empty()));
     let connect = (any_text(), authorization, any_text())
         .prop_map(|(token, authorization, name)| Request::Connect(Connect { token, authorization, name }));
     let offset = 0u64..1 << 53;
@@ -173,7 +173,7 @@ fn any_command() -> impl Strategy<Value = Command<'static>> {
             Request::Subscribe(Subscribe { channel, recover, offset, epoch, join_leave, flag, has_filter, is_special })
         },
     );
-    let since = prop::option::of((offset, any_text()).prop_map(|(offset, epoch)| Since { offset, epoch }));
+    let since = prop::option::of((offset, any_text()).prop_map(|(offset, epoch)| StreamPosition { offset, epoch }));
     let history = (any_text(), any::<i32>(), since, any::<bool>())
         .prop_map(|(channel, limit, since, reverse)| Request::History(History { channel, limit, since, reverse }));
     let publish = (any_text(), any_data(), any::<bool>()).prop_map(|(channel, data, is_special)| Request::Publish {
@@ -204,7 +204,7 @@ fn any_command() -> impl Strategy<Value = Command<'static>> {
 
 proptest! {
     #[test]
-    fn whatever_a_client_says_is_understood(
+    fn encoded_commands_decode_to_the_same_commands(
         commands in prop::collection::vec(any_command(), 1..5),
         is_verbose in any::<bool>(),
         ends_with_newline in any::<bool>(),
@@ -249,7 +249,7 @@ proptest! {
 }
 
 #[test]
-fn lines_are_told_apart_by_one_newline() {
+fn one_newline_separates_lines() {
     let pong = || Ok(Command { id: 0, request: Request::Pong });
     let ping = || Ok(Command { id: 1, request: Request::Ping });
     assert_eq!(decode_all(Encoding::Json, b""), []);
@@ -264,7 +264,7 @@ fn lines_are_told_apart_by_one_newline() {
 }
 
 #[test]
-fn what_is_no_object_that_fits_is_malformed() {
+fn lines_that_are_not_valid_command_objects_are_malformed() {
     for json in [
         "nonsense",
         "[]",
@@ -302,8 +302,8 @@ fn what_is_no_object_that_fits_is_malformed() {
 }
 
 #[test]
-fn which_request_counts() {
-    // Neither id nor send: a pong, whatever else is in it.
+fn the_first_request_in_schema_order_counts() {
+    // Without an id and without send it is a pong, whatever else it contains.
     for json in ["{}", "{\"id\":0}", "{\"id\":null,\"connect\":{}}", "{\"connect\":7,\"x\":1}", "{\"send\":null}"] {
         assert_eq!(line(json), Ok(Request::Pong), "{json}");
     }
@@ -315,7 +315,7 @@ fn which_request_counts() {
     assert_eq!(line("{\"ping\":{},\"send\":{\"data\":1}}"), Ok(send.clone()), "only a send needs no id");
     assert_eq!(line("{\"send\":{}}"), Ok(Request::Send { data: Cow::Borrowed(b"") }));
 
-    // Each together with all that come after it.
+    // Each request, together with all later ones.
     let names = [
         "connect",
         "subscribe",
@@ -401,7 +401,7 @@ fn null_counts_as_absent() {
     let json = r#"{"id":1,"history":{"channel":"a","limit":null,"since":null,"reverse":null}}"#;
     assert_eq!(line(json), Ok(Request::History(History { channel: "a".into(), ..Default::default() })));
     let json = r#"{"id":1,"history":{"channel":null,"since":{"offset":null,"epoch":null}}}"#;
-    let history = History { since: Some(Since::default()), ..Default::default() };
+    let history = History { since: Some(StreamPosition::default()), ..Default::default() };
     assert_eq!(line(json), Ok(Request::History(history)));
     let json = r#"{"id":1,"publish":{"channel":"a","data":null,"type":null}}"#;
     let nothing = Cow::Borrowed(&b""[..]);
@@ -412,7 +412,7 @@ fn null_counts_as_absent() {
 }
 
 #[test]
-fn data_is_passed_on_as_it_is_and_not_copied() {
+fn data_is_unchanged_and_not_copied() {
     let data = |depth: usize| format!(" {}1.10{}", "[ ".repeat(depth), " ]".repeat(depth));
     for depth in [1, 63, 65, 100, 127, 128, 1 << 20] {
         let data = data(depth);
@@ -429,7 +429,7 @@ fn data_is_passed_on_as_it_is_and_not_copied() {
 }
 
 #[test]
-fn the_authorization_header_is_found_whatever_its_case() {
+fn the_authorization_header_is_found_in_any_case() {
     for name in ["Authorization", "authorization", "AUTHORIZATION"] {
         let json = format!(r#"{{"id":1,"connect":{{"headers":{{"A":"a","{name}":"Bearer t","Z":"z"}}}}}}"#);
         let connect = Connect { authorization: Some("Bearer t".into()), ..Default::default() };
@@ -445,9 +445,9 @@ fn hex(text: &str) -> Vec<u8> {
     digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
-/// What `centrifuge-python` 0.7 sends, made with its own `client_pb2`.
+/// Commands of `centrifuge-python` 0.7, encoded with its own `client_pb2`.
 #[test]
-fn bytes_of_a_real_client_are_understood() {
+fn commands_of_a_real_client_are_decoded() {
     let connect = Connect { token: "t".into(), authorization: Some("Bearer u".into()), name: "python".into() };
     let subscribe = Subscribe {
         channel: "room:a".into(),
@@ -459,7 +459,7 @@ fn bytes_of_a_real_client_are_understood() {
         has_filter: true,
         is_special: false,
     };
-    let since = Some(Since { offset: 300, epoch: "e".into() });
+    let since = Some(StreamPosition { offset: 300, epoch: "e".into() });
     let history = History { channel: "room:a".into(), limit: -1, since, reverse: true };
     let channel = || Cow::Borrowed("a");
     let publish =
@@ -478,7 +478,7 @@ fn bytes_of_a_real_client_are_understood() {
         ),
         ("210803521d0a06726f6f6d3a6138ffffffffffffffffff01420608ac021201654801", 3, Request::History(history)),
         ("1b08043a170a06726f6f6d3a61120d7b2274657874223a226869227d", 4, publish(b"{\"text\":\"hi\"}", false)),
-        // JavaScript's `publish` of a map.
+        // A `publish` of the JavaScript SDK with a map.
         ("0e08043a0a0a06726f6f6d3a611801", 4, publish(b"", true)),
         ("0e08056a0a0a027b7d120472656164", 5, Request::Rpc { method: "read".into(), data: Cow::Borrowed(b"{}") }),
         ("0562030a0131", 0, Request::Send { data: Cow::Borrowed(b"1") }),
@@ -495,25 +495,25 @@ fn bytes_of_a_real_client_are_understood() {
 }
 
 #[test]
-fn malformed_protobuf() {
+fn malformed_protobuf_is_rejected() {
     let whole = binary(&proto::Command { id: 1, connect: Some(Default::default()), ..Default::default() });
     for end in 1..whole.len() {
         assert_eq!(protobuf::next_command(&mut &whole[..end]), Some(Err(Malformed)), "cut after {end} bytes");
     }
     for bytes in [
-        // A length without end, one beyond the frame, one beyond what can be counted.
+        // A length that does not end, one beyond the frame, and one over 64 bits.
         "80",
         "02",
         "ffffffffffffffffff01",
         "ffffffffffffffffffff01",
-        // The id with the wire type of a string, a group's end, a field with the number 0.
+        // An id with the wire type of a string, the end of a group, and a field with the number 0.
         "020a00",
         "010c",
         "020000",
         // A channel and a token that are not UTF-8.
         "07080132030a01ff",
         "07080122030a01ff",
-        // A message beyond its own.
+        // A nested message longer than the message around it.
         "0408013205",
     ] {
         assert_eq!(protobuf::next_command(&mut &hex(bytes)[..]), Some(Err(Malformed)), "{bytes}");
@@ -601,7 +601,7 @@ fn proto_ann(client: &str) -> Option<proto::ClientInfo> {
 }
 
 #[test]
-fn results_stand_under_the_name_of_the_request() {
+fn results_have_the_name_of_the_request() {
     let empty = || Some(proto::Empty {});
     assert_eq!(json_reply(Reply::Ping), r#"{"id":7,"ping":{}}"#);
     assert_eq!(binary_reply(Reply::Ping), proto::Reply { ping: empty(), ..Default::default() });
@@ -625,9 +625,9 @@ fn results_stand_under_the_name_of_the_request() {
 }
 
 #[test]
-fn errors_say_when_they_are_temporary() {
-    for code in 100..=113 {
-        let is_temporary = [100, 111, 113].contains(&code);
+fn temporary_errors_are_marked() {
+    for code in 100..=112 {
+        let is_temporary = [100, 111].contains(&code);
         let temporary = if is_temporary { ",\"temporary\":true" } else { "" };
         let json = format!(r#"{{"id":7,"error":{{"code":{code},"message":"no \"more\""{temporary}}}}}"#);
         assert_eq!(json_reply(Reply::Error { code, message: "no \"more\"" }), json);
@@ -640,7 +640,7 @@ fn errors_say_when_they_are_temporary() {
 }
 
 #[test]
-fn connect_replies() {
+fn connect_replies_list_the_user_channel_and_pings() {
     let reply = |ping| Reply::Connect { client: "c", version: "1", ttl: 60, ping, user_channel: "user:3" };
     assert_eq!(
         json_reply(reply(Some(25))),
@@ -668,7 +668,7 @@ fn connect_replies() {
 }
 
 #[test]
-fn subscribe_replies_of_rooms() {
+fn subscribe_replies_of_rooms_say_whether_recovery_succeeded() {
     let reply = |offset, recovered: Option<bool>| Reply::SubscribeRoom { epoch: "e", offset, recovered };
     let head = r#"{"id":7,"subscribe":{"recoverable":true,"positioned":true,"epoch":"e""#;
     let json = |offset, recovered| json_reply(reply(offset, recovered)).strip_prefix(head).unwrap().to_owned();
@@ -693,7 +693,7 @@ fn subscribe_replies_of_rooms() {
 }
 
 #[test]
-fn history_presence_and_their_defaults() {
+fn history_and_presence_include_empty_values() {
     let history = |encoding, entries: &[Entry], offset| Reply::History {
         epoch: "e",
         offset,
@@ -735,7 +735,7 @@ fn history_presence_and_their_defaults() {
 }
 
 #[test]
-fn pushes() {
+fn each_push_is_encoded_under_its_own_name() {
     let pushed = |body: &str| format!(r#"{{"push":{{"channel":"room:\"a\"",{body}}}}}"#);
     let entry = stored(9);
     assert_eq!(json_push(Push::Publication(&entry)), pushed(&format!(r#""pub":{}"#, json_stored(9))));
@@ -772,9 +772,9 @@ fn pushes() {
     assert_eq!(unsubscribe, Some(proto::Unsubscribe { code: 2000, reason: "left".into() }));
 }
 
-/// What `centrifuge-python` 0.7 would send in the server's place, made with its own `client_pb2`.
+/// Replies and pushes as `centrifuge-python` 0.7 would encode them, with its own `client_pb2`.
 #[test]
-fn bytes_are_those_of_another_implementation() {
+fn replies_and_pushes_have_the_bytes_of_another_implementation() {
     let reply = |reply: Reply<'_>| {
         let mut out = Vec::new();
         protobuf::push_reply(&mut out, 7, reply);
@@ -836,7 +836,7 @@ fn bytes_are_those_of_another_implementation() {
 }
 
 #[test]
-fn messages_of_one_frame_follow_each_other() {
+fn a_frame_can_hold_several_messages() {
     let entry = stored(1);
     let push = |encoding| {
         let mut out = Vec::new();
@@ -865,7 +865,7 @@ fn messages_of_one_frame_follow_each_other() {
 }
 
 #[test]
-fn publications_end_where_the_limit_is() {
+fn publications_end_at_the_limit() {
     let entries = [stored(1), stored(2), stored(3)];
     let encode = |encoding, limit| EncodedPublications::encode(encoding, &entries, limit).count();
     for encoding in ENCODINGS {
@@ -874,7 +874,7 @@ fn publications_end_where_the_limit_is() {
         assert_eq!(encode(encoding, usize::MAX), 3);
         let one = match publications(encoding, &entries[..1]) {
             EncodedPublications::Json(_) => json_stored(1).len() + 1,
-            // In a result the tag and the length, of one byte, come with it.
+            // In a result each has a tag and a length of one byte each.
             EncodedPublications::Protobuf(_) => {
                 let mut out = Vec::new();
                 protobuf::push_push(&mut out, "", &Push::Publication(&entries[0]));
@@ -882,7 +882,7 @@ fn publications_end_where_the_limit_is() {
                 publication.encoded_len() + 2
             }
         };
-        // Between JSON there is a comma less than there are publications.
+        // JSON has a comma between two publications.
         let commas = usize::from(encoding == Encoding::Json);
         assert_eq!((encode(encoding, 2 * one - commas), encode(encoding, 2 * one - commas - 1)), (2, 1));
         let reply = EncodedPublications::encode(encoding, &entries, 2 * one);
