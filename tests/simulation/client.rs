@@ -1,108 +1,113 @@
-//! A client of the plain protocol: reads the bytes that a connection is sent and holds them against the contract.
+//! A client of the plain protocol: its state, what it has sent, and a decoder for the bytes that it receives.
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// What an agent sends and waits for. One agent is one user on one connection at a time.
+/// A plain client: one user, with one connection at a time.
 pub struct Agent {
     pub user: i64,
     pub room: usize,
-    /// Where it is connected: (shard, slot), and which of its connections that is.
+    /// The (shard, slot) of its connection.
     pub at: Option<(usize, u32)>,
+    /// Counts its connections.
     pub attempt: u64,
-    /// The last position that it has seen: (epoch, offset). Survives its connections.
+    /// The last position that it has seen, as (epoch, offset). Kept across connections.
     pub position: Option<(String, u64)>,
     pub outbox: Outbox,
-    /// What its shard had shown of the room when it asked to be let in.
+    /// The last offset of the room that its shard had shown when it asked to join.
     pub replay_from: u64,
-    /// While true it reads nothing.
+    /// While true, it reads nothing.
     pub stopped_reading: bool,
     pub stream: Stream,
-    /// How many removals there had been when it was last let in.
+    /// The number of removals at the time when it was last admitted.
     pub removals_seen: usize,
-    /// For `live:`: the last sequence number seen from each sender's connection.
+    /// In the `live:` channel, the last sequence number seen from each sender's connection.
     pub live_seen: BTreeMap<(i64, u64), u64>,
 }
 
-/// What one user sends to one room.
+/// The messages that one user sends to one room.
 #[derive(Default)]
 pub struct Outbox {
-    /// Messages sent and not resolved, in the order sent: (id, text).
+    /// Messages not resolved yet, as (id, text), in the order in which they are sent.
     pub unresolved: VecDeque<(String, String)>,
-    /// Of those, ids that this connection has sent and not been answered.
+    /// The ids among them that the current connection has sent and that are not answered yet.
     pub sent: Vec<String>,
-    /// Offsets of its own messages, as it was told.
+    /// The offset that the server reported for each of its messages.
     pub stored: BTreeMap<String, u64>,
-    /// Ids in the order in which they were first sent.
+    /// All ids, in the order in which they were first sent.
     pub order: Vec<String>,
+    /// Counts the ids that it has made.
     pub ids: u64,
 }
 
-/// What came down one connection.
+/// Decodes what one connection receives.
 #[derive(Default)]
 pub struct Stream {
     bytes: Vec<u8>,
     pub is_upgraded: bool,
-    pub is_refused: Option<u16>,
+    pub rejected_with: Option<u16>,
     pub closed_with: Option<u16>,
     pub joined: bool,
 }
 
-/// One thing that a connection was sent.
+/// One item that a connection received.
 #[derive(Debug)]
-pub enum Told {
-    Refused(u16),
+pub enum Received {
+    /// The HTTP status of a rejected upgrade.
+    Rejected(u16),
     Text(String),
     Ping,
     Close(u16),
 }
 
 impl Stream {
-    /// Takes in bytes and returns what is whole.
-    pub fn take(&mut self, bytes: &[u8]) -> Result<Vec<Told>, String> {
+    /// Adds bytes and returns the items that are complete.
+    pub fn decode(&mut self, bytes: &[u8]) -> Result<Vec<Received>, String> {
         self.bytes.extend_from_slice(bytes);
-        let mut told = Vec::new();
+        let mut received = Vec::new();
         if !self.is_upgraded {
-            let Some(end) = self.bytes.windows(4).position(|w| w == b"\r\n\r\n") else { return Ok(told) };
+            let Some(end) = self.bytes.windows(4).position(|w| w == b"\r\n\r\n") else { return Ok(received) };
             let head = String::from_utf8_lossy(&self.bytes[..end]).into_owned();
-            let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or("a response without a status")?;
+            let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or("a response has no status")?;
             if status != 101 {
-                if self.is_refused.is_none() {
-                    self.is_refused = Some(status);
-                    told.push(Told::Refused(status));
+                if self.rejected_with.is_none() {
+                    self.rejected_with = Some(status);
+                    received.push(Received::Rejected(status));
                 }
-                return Ok(told);
+                return Ok(received);
             }
             self.is_upgraded = true;
             self.bytes.drain(..end + 4);
         }
         while let Some((opcode, payload, length)) = parse(&self.bytes)? {
             if self.closed_with.is_some() {
-                return Err("something was sent after the close frame".into());
+                return Err("a frame follows the close frame".into());
             }
             match opcode {
                 1 => {
-                    told.push(Told::Text(String::from_utf8(payload).map_err(|e| format!("not UTF-8: {e}"))?));
+                    received.push(Received::Text(
+                        String::from_utf8(payload).map_err(|e| format!("a text frame is not UTF-8: {e}"))?,
+                    ));
                 }
-                9 => told.push(Told::Ping),
+                9 => received.push(Received::Ping),
                 8 => {
                     let code = payload.get(..2).map_or(1005, |c| u16::from_be_bytes([c[0], c[1]]));
                     self.closed_with = Some(code);
-                    told.push(Told::Close(code));
+                    received.push(Received::Close(code));
                 }
                 10 => {}
-                other => return Err(format!("a frame with opcode {other}")),
+                other => return Err(format!("a frame has opcode {other}")),
             }
             self.bytes.drain(..length);
         }
-        Ok(told)
+        Ok(received)
     }
 }
 
-/// One whole server frame: opcode, payload, length of all of it.
+/// The first complete frame of a server: its opcode, its payload, and its whole length in bytes.
 pub fn parse(bytes: &[u8]) -> Result<Option<(u8, Vec<u8>, usize)>, String> {
     let [first, second, ..] = *bytes else { return Ok(None) };
     if first & 0xf0 != 0x80 || second & 0x80 != 0 {
-        return Err(format!("a torn stream: a frame cannot begin with {first:#x} {second:#x}"));
+        return Err(format!("the stream is corrupt: a frame cannot begin with {first:#x} {second:#x}"));
     }
     let (head, length) = match second {
         126 => match bytes.get(2..4) {
@@ -135,8 +140,8 @@ impl Agent {
         }
     }
 
-    /// Its connection is gone. What it sent and was not answered is sent again on the next.
-    pub fn disconnected(&mut self) {
+    /// Its connection is closed. Messages without an answer are sent again on the next one.
+    pub fn on_disconnect(&mut self) {
         self.at = None;
         self.outbox.sent.clear();
         self.stopped_reading = false;
@@ -146,8 +151,8 @@ impl Agent {
 }
 
 impl Outbox {
-    /// Its sender was taken out of the room: what was under way may have been refused, and be stored when it is sent
-    /// again, in no order.
+    /// Stops checking the order of unresolved messages if the sender was removed from the room: some may have been
+    /// rejected, and are stored out of order when they are sent again.
     pub fn forget_order_if(&mut self, was_removed: bool) {
         if was_removed {
             let unresolved = &self.unresolved;
@@ -155,12 +160,12 @@ impl Outbox {
         }
     }
 
-    /// A message is resolved: it is stored at this offset.
+    /// Notes that a message is stored at this offset.
     pub fn resolve(&mut self, id: &str, offset: u64) -> Result<(), String> {
         if let Some(before) = self.stored.insert(id.to_owned(), offset)
             && before != offset
         {
-            return Err(format!("message {id} was at {before} and is now at {offset}"));
+            return Err(format!("message {id} was reported at {before} before, and now at {offset}"));
         }
         self.sent.retain(|sent| sent != id);
         self.unresolved.retain(|(unresolved, _)| unresolved != id);

@@ -1,14 +1,14 @@
-//! The simulator: whole nodes of several shards, lanes, readers, HTTP calls and clients on virtual time, from one seed.
+//! The simulator: whole nodes (shards, lanes, a reader, HTTP calls and clients) on virtual time, driven by one seed.
 //!
-//! It drives the very state machines that run in production (`uproar::core`), over queues whose capacities are drawn
-//! from the least that works, and a store that is slow, fails, commits without answering, and commits long after it
-//! was given up. After every step it checks the contract (`world::check` and `client`), and at the end, when nothing
-//! fails any more, that everybody has everything.
+//! It drives the same state machines that run in production (`uproar_core`). Queue capacities and limits are drawn from
+//! the smallest that work. The store is slow, fails, commits without answering, and commits long after the caller has
+//! given up. Every item that a client receives is checked against the contract (`world.rs`, `sdk.rs`). At the end the
+//! faults stop, and every client must receive everything.
 //!
-//! `shard.rs` holds sequences for one shard that chance does not find.
+//! `shard.rs` tests a single shard with sequences that random steps do not find.
 //!
-//! `SEED=n cargo test --features mutations --test simulation -- replay --nocapture` replays one seed;
-//! `SEEDS=n` runs more of them.
+//! `SEED=n cargo test --features mutations --test simulation -- replay --nocapture` replays one seed.
+//! `SEEDS=n` sets how many seeds `the_contract_holds` runs.
 
 mod client;
 mod random;
@@ -23,7 +23,7 @@ use world::World;
 const SEEDS: u64 = 480;
 const STEPS: usize = 3000;
 
-/// Runs one seed to its end. Err: what broke the contract.
+/// Runs one seed to its end. Err: how the contract was broken.
 fn run(seed: u64) -> Result<world::Tally, String> {
     run_in(World::new(seed))
 }
@@ -51,9 +51,9 @@ fn the_contract_holds() {
         }
     }
     println!("{seeds} seeds: {total:?}");
-    // A simulator in which nothing happens proves nothing.
+    // A simulation in which nothing happens proves nothing.
     for (what, count) in total.counts() {
-        assert!(count > seeds / 10, "{what} hardly ever happened: {count} times in {seeds} seeds");
+        assert!(count > seeds / 10, "{what} happened too rarely: {count} times in {seeds} seeds");
     }
 }
 
@@ -67,11 +67,11 @@ fn replay() {
 }
 
 #[test]
-fn one_seed_is_one_run() {
+fn a_seed_always_gives_the_same_run() {
     assert_eq!(format!("{:?}", run(7)), format!("{:?}", run(7)));
 }
 
-/// A mistake must be found within the seeds that `make test` runs.
+/// Asserts that the simulator finds a mistake within the seeds that `make test` runs.
 fn is_caught(mistake: Mutation) {
     mutation::activate(Some(mistake));
     is_found(&format!("{mistake:?}"), run);
@@ -80,7 +80,7 @@ fn is_caught(mistake: Mutation) {
 
 fn is_found(what: &str, run: fn(u64) -> Result<world::Tally, String>) {
     let found = (0..SEEDS).find_map(|seed| {
-        // An assertion of the core that fails has found it too.
+        // A failed assertion in the core counts as well.
         let result = std::panic::catch_unwind(|| run(seed)).unwrap_or_else(|_| Err("an assertion failed".into()));
         result.err().map(|broken| (seed, broken))
     });
@@ -94,12 +94,12 @@ fn acknowledging_before_the_commit_is_caught() {
 }
 
 #[test]
-fn taking_again_for_shown_is_caught() {
+fn treating_a_duplicate_as_shown_is_caught() {
     is_caught(Mutation::AgainCountsAsShown);
 }
 
 #[test]
-fn sending_the_whole_turn_to_one_who_attached_in_it_is_caught() {
+fn sending_a_whole_segment_to_a_subscriber_in_its_middle_is_caught() {
     is_caught(Mutation::WholeRunToEveryone);
 }
 
@@ -109,7 +109,7 @@ fn dropping_from_a_full_queue_is_caught() {
 }
 
 #[test]
-fn old_text_in_memory_is_caught() {
+fn keeping_old_text_in_memory_is_caught() {
     is_caught(Mutation::RingKeepsOldText);
 }
 
@@ -117,7 +117,7 @@ fn old_text_in_memory_is_caught() {
 fn a_mesh_that_loses_one_publication_is_caught() {
     is_found("a lost publication", |seed| {
         let mut world = World::new(seed);
-        world.loses = Some(1 + seed % 50);
+        world.segments_until_loss = Some(1 + seed % 50);
         run_in(world)
     });
 }
@@ -128,16 +128,16 @@ fn skipping_the_attach_gate_is_caught() {
 }
 
 #[test]
-fn answering_a_recovery_with_the_top_is_caught() {
+fn answering_a_recovery_with_the_head_is_caught() {
     is_caught(Mutation::AnswerTop);
 }
 
 #[test]
-fn what_is_live_before_the_last_page_is_caught() {
+fn delivering_live_publications_before_the_last_page_is_caught() {
     is_caught(Mutation::LiveBeforeLastPage);
 }
 
 #[test]
-fn a_slot_without_its_generation_is_caught() {
+fn ignoring_the_generation_of_a_slot_is_caught() {
     is_caught(Mutation::SlotWithoutGeneration);
 }

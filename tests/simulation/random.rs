@@ -1,4 +1,4 @@
-//! Chance from a seed: splitmix64.
+//! The random numbers of a seed (splitmix64).
 
 pub struct Random(u64);
 
@@ -15,7 +15,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Less than `n`, which is at least 1.
+    /// A number below `n`, which must be at least 1.
     pub fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }

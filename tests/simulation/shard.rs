@@ -1,5 +1,5 @@
-//! One shard alone, with the default limits: what single connections ask of it in their own way, and what they must be
-//! told. The simulator draws the smallest limits and asks by chance; here stand the sequences that once went wrong.
+//! Tests a single shard, with the default limits, by sequences that once went wrong. The simulator, which draws the
+//! smallest limits and takes random steps, does not find them.
 
 use crate::client::parse;
 use crate::store::SimStore;
@@ -13,31 +13,32 @@ use uproar_core::websocket::{Event, Head, head};
 use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig};
 use uproar_model::{Claims, Item, Kind, Offset, Revocation, TokenError, User, UserId};
 
-/// One shard with its lane and its store on virtual time. It is driven as the drivers do it: a connection is read and
-/// written when it was woken, and a turn comes when there is something to do or at the shard's own deadline.
-struct Alone {
+/// One shard with its lane and its store on virtual time. It is driven as a driver does it: a connection is read and
+/// written when it is woken, and a turn comes when there is work to do or when the shard's own deadline is due.
+struct Rig {
     shard: Shard,
-    host: Effects,
+    host: RecordingHost,
     lane: Lane,
     store: SimStore,
-    /// While true the store answers nothing.
-    hangs: bool,
+    /// While true, the store answers nothing.
+    store_hangs: bool,
     now_ms: u64,
-    /// By slot: none is used twice.
+    /// By slot. No slot is reused.
     clients: Vec<Client>,
-    /// The most pages that connections had the store read at once, and the most bytes that waited for one of them.
-    widest_reads: usize,
-    widest_queue: u64,
+    /// The largest number of pages that the store read at the same time for connections.
+    most_reads: usize,
+    /// The largest number of bytes that waited for one connection.
+    widest_queue_bytes: u64,
 }
 
 #[derive(Default)]
-struct Effects {
+struct RecordingHost {
     woken: BTreeSet<u32>,
     cut: BTreeSet<u32>,
     mesh: Vec<(Endpoint, Message)>,
 }
 
-impl Host for Effects {
+impl Host for RecordingHost {
     fn wake(&mut self, slot: u32) {
         self.woken.insert(slot);
     }
@@ -57,16 +58,16 @@ impl Host for Effects {
     }
 }
 
-/// What a client sends.
+/// A frame that a client sends.
 enum Frame {
     Text(String),
     Binary(Vec<u8>),
     Close(u16),
 }
 
-/// What a client was told: one line of a text frame, one binary frame, or the end.
+/// An item that a client receives: one line of a text frame, one binary frame, a ping or a close frame.
 #[derive(Clone, Debug, PartialEq)]
-enum Told {
+enum Received {
     Line(String),
     Binary(Vec<u8>),
     Ping,
@@ -74,30 +75,30 @@ enum Told {
 }
 
 struct Client {
-    /// Not taken by the shard yet.
+    /// Frames that the shard has not read yet.
     unread: VecDeque<Frame>,
-    /// How many bytes it reads in a millisecond.
-    pace: usize,
+    /// How many bytes it reads per millisecond.
+    bytes_per_ms: usize,
     answers_pings: bool,
     bytes: Vec<u8>,
     is_upgraded: bool,
-    /// With when.
-    told: Vec<(u64, Told)>,
+    /// With the time of arrival.
+    received: Vec<(u64, Received)>,
 }
 
-/// The author of what stands in the rooms.
+/// The author of the messages that are stored past the shard.
 const OWNER: UserId = UserId(1);
 
-/// As long as nothing is to be slow.
-const AT_ONCE: usize = usize::MAX;
+/// The read rate of a client that is not slow.
+const UNLIMITED: usize = usize::MAX;
 
-impl Alone {
-    /// With so many public rooms: `room:room0`, `room:room1`, …
-    fn new(rooms: usize) -> Alone {
-        Alone::with(rooms, Limits::default())
+impl Rig {
+    /// A shard with `rooms` public rooms: `room:room0`, `room:room1`, …
+    fn new(rooms: usize) -> Rig {
+        Rig::with(rooms, Limits::default())
     }
 
-    fn with(rooms: usize, limits: Limits) -> Alone {
+    fn with(rooms: usize, limits: Limits) -> Rig {
         let verify = |token: &str, now_s: u64| match token {
             "expired" => Err(TokenError::Expired),
             "wrong" => Err(TokenError::Invalid),
@@ -125,16 +126,16 @@ impl Alone {
         for user in 2..10 {
             assert_eq!(store.add_user(&format!("user{user}")), user);
         }
-        Alone {
+        Rig {
             lane: Lane::new(config.limits.clone()),
             shard: Shard::new(config),
-            host: Effects::default(),
+            host: RecordingHost::default(),
             store,
-            hangs: false,
+            store_hangs: false,
             now_ms: 1,
             clients: Vec::new(),
-            widest_reads: 0,
-            widest_queue: 0,
+            most_reads: 0,
+            widest_queue_bytes: 0,
         }
     }
 
@@ -144,7 +145,7 @@ impl Alone {
 
     // ── the store ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Appends messages to a room past the shard.
+    /// Stores messages in a room past the shard.
     fn store_messages(&mut self, room: usize, count: usize, length: usize) {
         let unix_ms = self.now().unix_ms;
         for _ in 0..count {
@@ -156,14 +157,14 @@ impl Alone {
         }
     }
 
-    /// The same, and the room's home hears of it.
+    /// Stores a message past the shard and announces it to the room's home.
     fn publish_elsewhere(&mut self, room: usize) {
         self.store_messages(room, 1, 10);
-        self.tell_home(room, self.store.head(room));
+        self.announce(room, self.store.head(room));
     }
 
-    /// The room's home hears of what stands there.
-    fn tell_home(&mut self, room: usize, offset: Offset) {
+    /// Announces the publication at this offset to the room's home.
+    fn announce(&mut self, room: usize, offset: Offset) {
         let room = self.store.room_id(room);
         let publication = Box::new(self.store.row(room, offset).unwrap());
         self.shard.mesh(self.now(), Endpoint::Http, Message::Learn { room, publication }, &mut self.host);
@@ -185,7 +186,7 @@ impl Alone {
 
     // ── time ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// One turn. True: the next one is due at once.
+    /// Runs one turn. True: the next one is due immediately.
     fn turn(&mut self) -> bool {
         let now = self.now();
         let woken = std::mem::take(&mut self.host.woken);
@@ -195,7 +196,7 @@ impl Alone {
         self.pass_messages();
         let has_more = self.shard.turn(now, &mut self.host);
         let woken: BTreeSet<u32> = &woken | &std::mem::take(&mut self.host.woken);
-        self.widest_queue = self.widest_queue.max(self.shard.widest_queue_bytes());
+        self.widest_queue_bytes = self.widest_queue_bytes.max(self.shard.widest_queue_bytes());
         for slot in woken {
             if !self.clients[slot as usize].unread.is_empty() && self.shard.wants_input(slot) {
                 self.host.wake(slot);
@@ -203,8 +204,8 @@ impl Alone {
             self.write(slot);
         }
         self.shard.turned();
-        let waits_for_store = |message: &Message| self.hangs && matches!(message, Message::Ask { .. });
-        has_more || !self.host.woken.is_empty() || !self.host.mesh.iter().all(|(_, message)| waits_for_store(message))
+        let is_held = |message: &Message| self.store_hangs && matches!(message, Message::Ask { .. });
+        has_more || !self.host.woken.is_empty() || !self.host.mesh.iter().all(|(_, message)| is_held(message))
     }
 
     fn run_until(&mut self, until_ms: u64) {
@@ -216,14 +217,14 @@ impl Alone {
             self.now_ms = next_ms.clamp(self.now_ms + 1, until_ms);
         }
         let limit = Limits::default().outbound_limit_bytes;
-        assert!(self.widest_queue <= limit, "{} bytes waited for one connection", self.widest_queue);
+        assert!(self.widest_queue_bytes <= limit, "{} bytes waited for one connection", self.widest_queue_bytes);
     }
 
     fn run_for(&mut self, ms: u64) {
         self.run_until(self.now_ms + ms);
     }
 
-    /// What a client has sent is taken, as long as the shard wants it.
+    /// Passes the frames of a client to the shard, as long as it wants input.
     fn read(&mut self, slot: u32) {
         let now = self.now();
         while self.shard.wants_input(slot)
@@ -238,7 +239,7 @@ impl Alone {
         }
     }
 
-    /// What the last turn has sent arrives. What the store does not answer stays.
+    /// Delivers what the last turn sent. Requests that the store does not answer are kept.
     fn pass_messages(&mut self) {
         let now = self.now();
         let mut answers = Vec::new();
@@ -247,7 +248,7 @@ impl Alone {
             match message {
                 Message::Ask { asker, ask } => {
                     reads += usize::from(matches!((&asker, &ask), (Asker::Connection(_), Ask::Page { .. })));
-                    if self.hangs {
+                    if self.store_hangs {
                         self.host.mesh.push((to, Message::Ask { asker, ask }));
                     } else {
                         let answer = self.answer(ask);
@@ -259,9 +260,9 @@ impl Alone {
                 other => panic!("to {to:?}: {other:?}"),
             }
         }
-        self.widest_reads = self.widest_reads.max(reads);
+        self.most_reads = self.most_reads.max(reads);
         self.lane.tick(now.ms, &mut answers);
-        if !self.hangs
+        if !self.store_hangs
             && let Some(batch) = self.lane.next_batch(now.ms)
         {
             let outcomes = self.store.append(now.unix_ms, &batch);
@@ -272,24 +273,24 @@ impl Alone {
         }
     }
 
-    /// What waits for a client is written, as fast as it reads.
+    /// Writes to a client what waits for it, as fast as it reads.
     fn write(&mut self, slot: u32) {
         let now = self.now();
         let client = &mut self.clients[slot as usize];
-        if client.pace == 0 || self.host.cut.contains(&slot) {
+        if client.bytes_per_ms == 0 || self.host.cut.contains(&slot) {
             return;
         }
         let mut slices = Vec::new();
         self.shard.outgoing(slot, &mut slices);
         let before = client.bytes.len();
         for slice in slices {
-            let left = client.pace - (client.bytes.len() - before);
+            let left = client.bytes_per_ms - (client.bytes.len() - before);
             client.bytes.extend_from_slice(&slice[..slice.len().min(left)]);
         }
         let written = client.bytes.len() - before;
         if written > 0 {
             self.shard.sent(now, slot, written, &mut self.host);
-            if self.clients[slot as usize].hear(now.ms) {
+            if self.clients[slot as usize].decode(now.ms) {
                 self.host.wake(slot);
             }
         }
@@ -297,18 +298,18 @@ impl Alone {
 
     // ── clients ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// A connection that has asked for a WebSocket.
+    /// Opens a connection that requests an upgrade to WebSocket.
     fn open(&mut self, target: &str) -> u32 {
         let now = self.now();
         let slot = self.shard.opened(now, &mut self.host);
         assert_eq!(slot as usize, self.clients.len());
         self.clients.push(Client {
             unread: VecDeque::new(),
-            pace: AT_ONCE,
+            bytes_per_ms: UNLIMITED,
             answers_pings: true,
             bytes: Vec::new(),
             is_upgraded: false,
-            told: Vec::new(),
+            received: Vec::new(),
         });
         let request = format!(
             "GET {target} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -316,27 +317,27 @@ impl Alone {
         );
         let Head::Upgrade(request, _) = head::parse(request.as_bytes(), 0, 16384, "127.0.0.1:1".parse().unwrap())
         else {
-            panic!("{request:?} asks for a WebSocket")
+            panic!("not a request for a WebSocket: {request:?}")
         };
         self.shard.requested(now, slot, *request, &mut self.host);
         slot
     }
 
-    /// A client of the Centrifugo protocol that has said who it is.
+    /// Opens a connection of the Centrifugo protocol and signs it in by `connect`.
     fn connect(&mut self, user: i64) -> u32 {
         let slot = self.open("/connection/websocket");
-        self.ask(slot, [json!({"id": 1, "connect": {"token": user.to_string()}})]);
+        self.send_commands(slot, [json!({"id": 1, "connect": {"token": user.to_string()}})]);
         self.run_for(2);
-        assert_eq!(replies(&self.hear(slot)), [(1, None)]);
+        assert_eq!(replies(&self.take_received(slot)), [(1, None)]);
         slot
     }
 
-    /// The same, subscribed to this channel.
+    /// Connects a client and subscribes it to a channel.
     fn join(&mut self, user: i64, channel: &str) -> u32 {
         let slot = self.connect(user);
-        self.ask(slot, [subscribe(1, channel)]);
+        self.send_commands(slot, [subscribe(1, channel)]);
         self.run_for(10);
-        assert_eq!(replies(&self.hear(slot)), [(1, None)]);
+        assert_eq!(replies(&self.take_received(slot)), [(1, None)]);
         slot
     }
 
@@ -346,29 +347,29 @@ impl Alone {
     }
 
     /// Sends commands in one frame.
-    fn ask(&mut self, slot: u32, commands: impl IntoIterator<Item = Value>) {
+    fn send_commands(&mut self, slot: u32, commands: impl IntoIterator<Item = Value>) {
         let lines: Vec<String> = commands.into_iter().map(|command| command.to_string()).collect();
         self.send(slot, Frame::Text(lines.join("\n")));
     }
 
-    fn set_pace(&mut self, slot: u32, pace: usize) {
-        self.clients[slot as usize].pace = pace;
+    fn set_read_rate(&mut self, slot: u32, bytes_per_ms: usize) {
+        self.clients[slot as usize].bytes_per_ms = bytes_per_ms;
         self.host.wake(slot);
     }
 
-    /// What a client was told since this was last asked.
-    fn hear(&mut self, slot: u32) -> Vec<(u64, Told)> {
-        std::mem::take(&mut self.clients[slot as usize].told)
+    /// Takes what a client has received since the last call.
+    fn take_received(&mut self, slot: u32) -> Vec<(u64, Received)> {
+        std::mem::take(&mut self.clients[slot as usize].received)
     }
 
-    fn is_ended(&self, slot: u32) -> bool {
+    fn is_closed(&self, slot: u32) -> bool {
         self.host.cut.contains(&slot) || !self.shard.figures().ended.is_empty()
     }
 }
 
 impl Client {
-    /// Takes whole frames off its bytes. True: it has answered a ping.
-    fn hear(&mut self, now_ms: u64) -> bool {
+    /// Decodes the complete frames among its bytes. True: it has answered a ping.
+    fn decode(&mut self, now_ms: u64) -> bool {
         let mut rest = &self.bytes[..];
         if !self.is_upgraded {
             let Some(end) = rest.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
@@ -379,24 +380,30 @@ impl Client {
         let mut has_answered = false;
         while let Some((opcode, payload, length)) = parse(rest).unwrap() {
             rest = &rest[length..];
-            let told: Vec<Told> = match opcode {
-                1 => String::from_utf8(payload).unwrap().split('\n').map(|line| Told::Line(line.to_owned())).collect(),
-                2 => vec![Told::Binary(payload)],
-                8 => vec![Told::Close(payload.get(..2).map_or(1005, |code| u16::from_be_bytes([code[0], code[1]])))],
-                9 => vec![Told::Ping],
-                other => panic!("a frame with opcode {other}"),
+            let received: Vec<Received> = match opcode {
+                1 => String::from_utf8(payload)
+                    .unwrap()
+                    .split('\n')
+                    .map(|line| Received::Line(line.to_owned()))
+                    .collect(),
+                2 => vec![Received::Binary(payload)],
+                8 => {
+                    vec![Received::Close(payload.get(..2).map_or(1005, |code| u16::from_be_bytes([code[0], code[1]])))]
+                }
+                9 => vec![Received::Ping],
+                other => panic!("a frame has opcode {other}"),
             };
-            for told in told {
-                let pong = match &told {
-                    Told::Line(line) if line == "{}" => Some(Frame::Text("{}".into())),
-                    Told::Binary(bytes) if *bytes == [0] => Some(Frame::Binary(vec![0])),
+            for received in received {
+                let pong = match &received {
+                    Received::Line(line) if line == "{}" => Some(Frame::Text("{}".into())),
+                    Received::Binary(bytes) if *bytes == [0] => Some(Frame::Binary(vec![0])),
                     _ => None,
                 };
                 if let Some(pong) = pong.filter(|_| self.answers_pings) {
                     self.unread.push_back(pong);
                     has_answered = true;
                 }
-                self.told.push((now_ms, told));
+                self.received.push((now_ms, received));
             }
         }
         self.bytes = rest.to_vec();
@@ -420,27 +427,27 @@ fn history(id: u32, channel: &str) -> Value {
     json!({"id": id, "history": {"channel": channel, "limit": 3}})
 }
 
-fn line(told: &Told) -> Option<Value> {
-    match told {
-        Told::Line(line) => Some(serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line:?}"))),
+fn line(received: &Received) -> Option<Value> {
+    match received {
+        Received::Line(line) => Some(serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line:?}"))),
         _ => None,
     }
 }
 
-fn lines(told: &[(u64, Told)]) -> Vec<Value> {
-    told.iter().filter_map(|(_, told)| line(told)).collect()
+fn lines(received: &[(u64, Received)]) -> Vec<Value> {
+    received.iter().filter_map(|(_, received)| line(received)).collect()
 }
 
-/// The replies, in order: to which command, and with which error.
-fn replies(told: &[(u64, Told)]) -> Vec<(u64, Option<u64>)> {
-    let lines = lines(told);
+/// The replies in order, each as the id of its command and its error code.
+fn replies(received: &[(u64, Received)]) -> Vec<(u64, Option<u64>)> {
+    let lines = lines(received);
     lines.iter().filter_map(|line| Some((line["id"].as_u64()?, line["error"]["code"].as_u64()))).collect()
 }
 
-/// When the reply to a command came, and its error.
-fn reply_to(told: &[(u64, Told)], id: u64) -> (u64, Option<u64>) {
-    let mut of_id = told.iter().filter_map(|(at_ms, told)| {
-        let line = line(told).filter(|line| line["id"] == id)?;
+/// The time of the reply to a command, and its error code.
+fn reply_to(received: &[(u64, Received)], id: u64) -> (u64, Option<u64>) {
+    let mut of_id = received.iter().filter_map(|(at_ms, received)| {
+        let line = line(received).filter(|line| line["id"] == id)?;
         Some((*at_ms, line["error"]["code"].as_u64()))
     });
     let reply = of_id.next().unwrap_or_else(|| panic!("command {id} was not answered"));
@@ -448,45 +455,48 @@ fn reply_to(told: &[(u64, Told)], id: u64) -> (u64, Option<u64>) {
     reply
 }
 
-fn closes(told: &[(u64, Told)]) -> Vec<u16> {
-    told.iter().filter_map(|(_, told)| if let Told::Close(code) = told { Some(*code) } else { None }).collect()
+fn close_codes(received: &[(u64, Received)]) -> Vec<u16> {
+    received
+        .iter()
+        .filter_map(|(_, received)| if let Received::Close(code) = received { Some(*code) } else { None })
+        .collect()
 }
 
-/// The offsets of a channel's publications, in order. There must be none before the reply to its `subscribe`, `id`.
+/// The offsets of a channel's publications, in order. None may come before the reply to its `subscribe` with this id.
 fn offsets(lines: &[Value], channel: &str, id: u64) -> Vec<Offset> {
     let is_reply = |line: &Value| line["id"] == id && line["subscribe"].is_object();
-    let begin = lines.iter().position(is_reply).unwrap_or_else(|| panic!("{channel} was not subscribed"));
+    let first = lines.iter().position(is_reply).unwrap_or_else(|| panic!("{channel} was not subscribed"));
     let of_channel = |line: &&Value| line["push"]["channel"] == channel;
-    assert_eq!(lines[..begin].iter().find(of_channel), None, "came before the reply to its subscribe");
-    lines[begin..].iter().filter(of_channel).map(|line| line["push"]["pub"]["offset"].as_u64().unwrap()).collect()
+    assert_eq!(lines[..first].iter().find(of_channel), None, "a publication came before the reply to its subscribe");
+    lines[first..].iter().filter(of_channel).map(|line| line["push"]["pub"]["offset"].as_u64().unwrap()).collect()
 }
 
 // ── recovery ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// A client that reads 16 KiB a millisecond comes back to rooms of which it has missed 150 KB each, in one frame, and
-/// more is said in them meanwhile.
+/// A client that reads 16 KiB per millisecond recovers many rooms in one frame. It has missed about 150 KB in each, and
+/// more messages arrive meanwhile.
 fn recover(rooms: usize) {
-    let mut alone = Alone::new(rooms);
+    let mut rig = Rig::new(rooms);
     for room in 0..rooms {
-        alone.store_messages(room, 40, 4000);
+        rig.store_messages(room, 40, 4000);
     }
-    let slot = alone.connect(2);
-    alone.set_pace(slot, 16 * 1024);
+    let slot = rig.connect(2);
+    rig.set_read_rate(slot, 16 * 1024);
     let since = |room: usize| json!({"channel": format!("room:room{room}"), "recover": true, "offset": 2});
-    alone.ask(slot, (0..rooms).map(|room| json!({"id": room + 2, "subscribe": since(room)})));
+    rig.send_commands(slot, (0..rooms).map(|room| json!({"id": room + 2, "subscribe": since(room)})));
     for round in 0..20 {
-        alone.run_for(10);
+        rig.run_for(10);
         for room in (0..rooms).skip(round % 2).step_by(2) {
-            alone.publish_elsewhere(room);
+            rig.publish_elsewhere(room);
         }
     }
-    alone.run_for(rooms as u64 * 15);
-    assert!(!alone.is_ended(slot), "{:?}", alone.shard.figures().ended);
-    assert_eq!(alone.shard.widest_queue_bytes(), 0, "all of it has been read");
-    let lines = lines(&alone.hear(slot));
+    rig.run_for(rooms as u64 * 15);
+    assert!(!rig.is_closed(slot), "{:?}", rig.shard.figures().ended);
+    assert_eq!(rig.shard.widest_queue_bytes(), 0, "the client has not read everything");
+    let lines = lines(&rig.take_received(slot));
     for room in 0..rooms {
-        let had = offsets(&lines, &format!("room:room{room}"), room as u64 + 2);
-        assert_eq!(had, Vec::from_iter(3..=50), "room {room}");
+        let received = offsets(&lines, &format!("room:room{room}"), room as u64 + 2);
+        assert_eq!(received, Vec::from_iter(3..=50), "room {room}");
     }
 }
 
@@ -503,403 +513,403 @@ fn recovering_a_hundred_busy_rooms_in_one_frame_overflows_no_queue() {
 // ── floods ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
-fn a_flood_of_presence_waits_for_its_reader_and_ends_nobody() {
+fn a_flood_of_presence_commands_waits_for_its_reader_and_disconnects_nobody() {
     const OTHERS: i64 = 300;
     const ASKED: u64 = 1500;
-    let mut alone = Alone::new(0);
-    let others: Vec<u32> = (0..OTHERS).map(|user| alone.join(100 + user, "live:a")).collect();
-    let slot = alone.join(2, "live:a");
+    let mut rig = Rig::new(0);
+    let others: Vec<u32> = (0..OTHERS).map(|user| rig.join(100 + user, "live:a")).collect();
+    let slot = rig.join(2, "live:a");
     let command = |id| json!({"id": id, "presence": {"channel": "live:a"}});
-    alone.ask(slot, [command(2)]);
-    alone.run_for(5);
-    let told = alone.hear(slot);
-    let [(_, Told::Line(reply))] = &told[..] else { panic!("{told:?}") };
-    assert!(reply.len() > 20_000, "large enough for a flood");
+    rig.send_commands(slot, [command(2)]);
+    rig.run_for(5);
+    let received = rig.take_received(slot);
+    let [(_, Received::Line(reply))] = &received[..] else { panic!("{received:?}") };
+    assert!(reply.len() > 20_000, "the replies are too small for a flood");
 
-    alone.widest_queue = 0;
-    alone.set_pace(slot, 0);
-    alone.ask(slot, (0..ASKED).map(|id| command(id + 3)));
-    alone.run_for(100);
+    rig.widest_queue_bytes = 0;
+    rig.set_read_rate(slot, 0);
+    rig.send_commands(slot, (0..ASKED).map(|id| command(id + 3)));
+    rig.run_for(100);
     let limit = Limits::default().outbound_limit_bytes / 4 + reply.len() as u64 + 64;
-    assert!(alone.widest_queue <= limit, "{} bytes waited", alone.widest_queue);
-    alone.ask(others[0], [json!({"id": 2, "publish": {"channel": "live:a", "data": 7}})]);
-    alone.run_for(5);
+    assert!(rig.widest_queue_bytes <= limit, "{} bytes waited", rig.widest_queue_bytes);
+    rig.send_commands(others[0], [json!({"id": 2, "publish": {"channel": "live:a", "data": 7}})]);
+    rig.run_for(5);
     for other in &others[1..] {
-        let publications = lines(&alone.hear(*other));
+        let publications = lines(&rig.take_received(*other));
         assert_eq!(publications.len(), 1);
         assert_eq!(publications[0]["push"]["pub"]["data"], 7);
     }
 
-    alone.set_pace(slot, 256 * 1024);
+    rig.set_read_rate(slot, 256 * 1024);
     let mut answered = Vec::new();
     for _ in 0..40 {
-        alone.run_for(20);
-        assert!(alone.widest_queue <= limit, "{} bytes waited", alone.widest_queue);
-        answered.extend(alone.hear(slot).into_iter().filter_map(|(_, told)| match told {
-            // Not parsed: they are fifty megabytes.
-            Told::Line(line) => line.strip_prefix("{\"id\":")?.split_once(',')?.0.parse::<u64>().ok(),
+        rig.run_for(20);
+        assert!(rig.widest_queue_bytes <= limit, "{} bytes waited", rig.widest_queue_bytes);
+        answered.extend(rig.take_received(slot).into_iter().filter_map(|(_, received)| match received {
+            // Not parsed as JSON: these are 50 megabytes.
+            Received::Line(line) => line.strip_prefix("{\"id\":")?.split_once(',')?.0.parse::<u64>().ok(),
             _ => None,
         }));
     }
     assert_eq!(answered, Vec::from_iter(3..ASKED + 3));
-    assert!(!alone.is_ended(slot), "{:?}", alone.shard.figures().ended);
+    assert!(!rig.is_closed(slot), "{:?}", rig.shard.figures().ended);
 }
 
 #[test]
-fn a_flood_goes_on_when_one_write_has_emptied_the_queue() {
-    // A quarter of the queue is less than one write takes.
-    let mut alone = Alone::with(0, Limits { outbound_limit_bytes: 64 * 1024, ..Limits::default() });
+fn a_flood_continues_after_one_write_has_emptied_the_queue() {
+    // One write takes more than a quarter of the queue.
+    let mut rig = Rig::with(0, Limits { outbound_limit_bytes: 64 * 1024, ..Limits::default() });
     for user in 0..100 {
-        alone.join(100 + user, "live:a");
+        rig.join(100 + user, "live:a");
     }
-    let slot = alone.join(2, "live:a");
-    alone.ask(slot, (2..202).map(|id| json!({"id": id, "presence": {"channel": "live:a"}})));
-    alone.run_for(1_000);
-    assert_eq!(replies(&alone.hear(slot)), Vec::from_iter((2..202).map(|id| (id, None))));
+    let slot = rig.join(2, "live:a");
+    rig.send_commands(slot, (2..202).map(|id| json!({"id": id, "presence": {"channel": "live:a"}})));
+    rig.run_for(1_000);
+    assert_eq!(replies(&rig.take_received(slot)), Vec::from_iter((2..202).map(|id| (id, None))));
 }
 
 #[test]
-fn pipelined_history_reads_the_store_one_at_a_time() {
-    let mut alone = Alone::new(1);
-    alone.store_messages(0, 40, 4000);
-    let slot = alone.join(2, "room:room0");
-    alone.ask(slot, (2..258).map(|id| history(id, "room:room0")));
-    alone.run_for(2_000);
-    assert_eq!(alone.widest_reads, 1);
-    assert_eq!(replies(&alone.hear(slot)), Vec::from_iter((2..258).map(|id| (id, None))));
+fn pipelined_history_commands_read_the_store_one_at_a_time() {
+    let mut rig = Rig::new(1);
+    rig.store_messages(0, 40, 4000);
+    let slot = rig.join(2, "room:room0");
+    rig.send_commands(slot, (2..258).map(|id| history(id, "room:room0")));
+    rig.run_for(2_000);
+    assert_eq!(rig.most_reads, 1);
+    assert_eq!(replies(&rig.take_received(slot)), Vec::from_iter((2..258).map(|id| (id, None))));
 }
 
 #[test]
-fn ever_new_live_channels_leave_nothing_behind() {
-    let mut alone = Alone::new(0);
-    let slot = alone.connect(2);
+fn live_channels_without_subscribers_leave_no_state() {
+    let mut rig = Rig::new(0);
+    let slot = rig.connect(2);
     let Limits { subscribe_burst_limit: burst, .. } = Limits::default();
     let of_frame = |frame: u64| (0..100).map(move |n| frame * 100 + n);
     let mut id = 0;
-    let mut told = Vec::new();
+    let mut received = Vec::new();
     for frame in 0..6 {
-        alone.ask(
+        rig.send_commands(
             slot,
             of_frame(frame).flat_map(|n| {
                 let (channel, first) = (format!("live:{n}"), 2 * n as u32 + 2);
                 [subscribe(first, &channel), unsubscribe(first + 1, &channel)]
             }),
         );
-        alone.run_for(1);
+        rig.run_for(1);
         id += 200;
     }
-    alone.run_for(10);
-    told.extend(replies(&alone.hear(slot)));
-    assert_eq!(told.len(), id);
-    let refused = told.iter().filter(|(_, error)| error.is_some());
-    assert!(refused.clone().all(|(id, error)| *error == Some(111) && *id >= 2 * burst), "{told:?}");
-    assert_eq!(refused.count() as u64, 600 - burst);
-    let figures = alone.shard.figures();
+    rig.run_for(10);
+    received.extend(replies(&rig.take_received(slot)));
+    assert_eq!(received.len(), id);
+    let rejected = received.iter().filter(|(_, error)| error.is_some());
+    assert!(rejected.clone().all(|(id, error)| *error == Some(111) && *id >= 2 * burst), "{received:?}");
+    assert_eq!(rejected.count() as u64, 600 - burst);
+    let figures = rig.shard.figures();
     assert_eq!((figures.homes, figures.subscriptions, figures.ended), (0, 0, BTreeMap::new()));
 
-    // One that was let go is there again for who comes back in the same turn.
-    alone.run_for(1_000);
-    alone.ask(slot, [subscribe(1, "live:a"), unsubscribe(2, "live:a"), subscribe(3, "live:a")]);
-    alone.ask(slot, [json!({"id": 4, "publish": {"channel": "live:a", "data": 7}})]);
-    alone.run_for(5);
-    let lines = lines(&alone.hear(slot));
+    // A channel that was left works again for a client that returns in the same turn.
+    rig.run_for(1_000);
+    rig.send_commands(slot, [subscribe(1, "live:a"), unsubscribe(2, "live:a"), subscribe(3, "live:a")]);
+    rig.send_commands(slot, [json!({"id": 4, "publish": {"channel": "live:a", "data": 7}})]);
+    rig.run_for(5);
+    let lines = lines(&rig.take_received(slot));
     assert_eq!(lines.iter().filter(|line| line["push"]["pub"]["data"] == 7).count(), 1, "{lines:?}");
-    assert_eq!(alone.shard.figures().homes, 1);
+    assert_eq!(rig.shard.figures().homes, 1);
 }
 
 // ── pings ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
-fn pings_come_in_time_on_a_connection_that_is_paused_again_and_again() {
-    let mut alone = Alone::new(1);
-    alone.store_messages(0, 5, 10);
-    let slot = alone.connect(2);
-    let begin_ms = alone.now_ms;
-    alone.ask(slot, [subscribe(2, "room:room0")]);
-    let mut told = Vec::new();
+fn a_connection_that_is_paused_repeatedly_is_pinged_in_time() {
+    let mut rig = Rig::new(1);
+    rig.store_messages(0, 5, 10);
+    let slot = rig.connect(2);
+    let start_ms = rig.now_ms;
+    rig.send_commands(slot, [subscribe(2, "room:room0")]);
+    let mut received = Vec::new();
     for n in 0..12 {
-        // The second waits for the first, and the reading stops until then.
-        alone.ask(slot, [history(10 + 2 * n, "room:room0"), publish(11 + 2 * n, "room:room0")]);
-        alone.run_until(begin_ms + (u64::from(n) + 1) * 10_000);
-        told.extend(alone.hear(slot));
+        // The publish waits for the history call, and the connection is not read until then.
+        rig.send_commands(slot, [history(10 + 2 * n, "room:room0"), publish(11 + 2 * n, "room:room0")]);
+        rig.run_until(start_ms + (u64::from(n) + 1) * 10_000);
+        received.extend(rig.take_received(slot));
     }
-    assert!(replies(&told).iter().all(|(_, error)| error.is_none()));
-    let mut before_ms = begin_ms;
-    let pings = told.iter().filter(|(_, told)| *told == Told::Line("{}".into()));
-    for at_ms in pings.map(|(at_ms, _)| *at_ms).chain([begin_ms + 120_000]) {
+    assert!(replies(&received).iter().all(|(_, error)| error.is_none()));
+    let mut before_ms = start_ms;
+    let pings = received.iter().filter(|(_, received)| *received == Received::Line("{}".into()));
+    for at_ms in pings.map(|(at_ms, _)| *at_ms).chain([start_ms + 120_000]) {
         assert!(at_ms - before_ms <= Limits::default().ping_interval_ms + 2, "no ping from {before_ms} to {at_ms}");
         before_ms = at_ms;
     }
 }
 
-// ── notes ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── join and leave notices ──────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
-fn notes_do_not_end_a_listener_whose_queue_is_full() {
-    let mut alone = Alone::new(0);
-    let listener = alone.connect(2);
-    alone.ask(listener, [json!({"id": 2, "subscribe": {"channel": "live:a", "join_leave": true}})]);
-    let other = alone.join(3, "live:a");
-    alone.hear(listener);
-    alone.set_pace(listener, 0);
+fn notices_do_not_disconnect_a_subscriber_whose_queue_is_full() {
+    let mut rig = Rig::new(0);
+    let listener = rig.connect(2);
+    rig.send_commands(listener, [json!({"id": 2, "subscribe": {"channel": "live:a", "join_leave": true}})]);
+    let other = rig.join(3, "live:a");
+    rig.take_received(listener);
+    rig.set_read_rate(listener, 0);
     let large = "y".repeat(16_000);
     for id in 10..44 {
-        alone.ask(other, [json!({"id": id, "publish": {"channel": "live:a", "data": large}})]);
-        alone.run_for(1);
+        rig.send_commands(other, [json!({"id": id, "publish": {"channel": "live:a", "data": large}})]);
+        rig.run_for(1);
     }
-    let full = alone.shard.widest_queue_bytes();
+    let full = rig.shard.widest_queue_bytes();
     assert!(full > Limits::default().outbound_limit_bytes / 2);
     for id in 0..250 {
-        alone.ask(other, [unsubscribe(100 + 2 * id, "live:a")]);
-        alone.run_for(2);
-        alone.ask(other, [subscribe(101 + 2 * id, "live:a")]);
-        alone.run_for(2);
+        rig.send_commands(other, [unsubscribe(100 + 2 * id, "live:a")]);
+        rig.run_for(2);
+        rig.send_commands(other, [subscribe(101 + 2 * id, "live:a")]);
+        rig.run_for(2);
     }
-    assert_eq!(alone.shard.widest_queue_bytes(), full, "who has much waiting is spared them");
-    alone.set_pace(listener, AT_ONCE);
-    alone.run_for(100);
-    alone.ask(other, [unsubscribe(1000, "live:a")]);
-    alone.run_for(5);
-    let told = lines(&alone.hear(listener));
-    assert_eq!(told.iter().filter(|line| line["push"]["pub"].is_object()).count(), 34);
-    assert!(told.last().unwrap()["push"]["leave"].is_object(), "what comes now is told again");
-    assert!(!alone.is_ended(listener), "{:?}", alone.shard.figures().ended);
+    assert_eq!(rig.shard.widest_queue_bytes(), full, "a notice was queued for a client with a long queue");
+    rig.set_read_rate(listener, UNLIMITED);
+    rig.run_for(100);
+    rig.send_commands(other, [unsubscribe(1000, "live:a")]);
+    rig.run_for(5);
+    let received = lines(&rig.take_received(listener));
+    assert_eq!(received.iter().filter(|line| line["push"]["pub"].is_object()).count(), 34);
+    assert!(received.last().unwrap()["push"]["leave"].is_object(), "notices have not resumed");
+    assert!(!rig.is_closed(listener), "{:?}", rig.shard.figures().ended);
 }
 
-/// A `live:` channel keeps nothing that everybody has, and what somebody is behind with until it has that too.
+/// A `live:` channel keeps a publication until every subscriber has received it.
 #[test]
-fn a_live_burst_larger_than_a_queue_is_given_as_its_readers_read() {
-    // Less than the ring, so that the burst is there as a whole when it is given.
+fn a_live_burst_larger_than_a_queue_is_delivered_as_its_readers_read() {
+    // Less than the ring holds, so that the whole burst is in it when delivery starts.
     let limit = 128 * 1024;
-    let mut alone = Alone::with(0, Limits { outbound_limit_bytes: limit, ..Limits::default() });
-    let [reader, sender] = [2, 3].map(|user| alone.join(user, "live:a"));
+    let mut rig = Rig::with(0, Limits { outbound_limit_bytes: limit, ..Limits::default() });
+    let [reader, sender] = [2, 3].map(|user| rig.join(user, "live:a"));
     let text = "x".repeat(16_000);
     let count = 14;
     let publish = |n| json!({"id": 10 + n, "publish": {"channel": "live:a", "data": {"n": n, "text": text}}});
-    alone.ask(sender, (0..count).map(publish));
-    alone.run_for(1000);
-    assert!(alone.widest_queue >= limit, "the burst was too small: {} bytes waited", alone.widest_queue);
+    rig.send_commands(sender, (0..count).map(publish));
+    rig.run_for(1000);
+    assert!(rig.widest_queue_bytes >= limit, "the burst was too small: {} bytes waited", rig.widest_queue_bytes);
     for slot in [reader, sender] {
-        let told = alone.hear(slot);
+        let received = rig.take_received(slot);
         let numbers: Vec<u64> =
-            lines(&told).iter().filter_map(|line| line["push"]["pub"]["data"]["n"].as_u64()).collect();
-        assert!(numbers.iter().copied().eq(0..count), "{numbers:?}, {:?}", closes(&told));
+            lines(&received).iter().filter_map(|line| line["push"]["pub"]["data"]["n"].as_u64()).collect();
+        assert!(numbers.iter().copied().eq(0..count), "{numbers:?}, {:?}", close_codes(&received));
     }
 }
 
 #[test]
-fn who_leaves_and_comes_back_within_a_turn_is_told_once() {
-    let mut alone = Alone::new(0);
-    let listener = alone.connect(2);
-    alone.ask(listener, [json!({"id": 2, "subscribe": {"channel": "live:a", "join_leave": true}})]);
-    alone.run_for(5);
-    alone.hear(listener);
-    let other = alone.join(3, "live:a");
+fn leaving_and_returning_within_a_turn_is_not_announced() {
+    let mut rig = Rig::new(0);
+    let listener = rig.connect(2);
+    rig.send_commands(listener, [json!({"id": 2, "subscribe": {"channel": "live:a", "join_leave": true}})]);
+    rig.run_for(5);
+    rig.take_received(listener);
+    let other = rig.join(3, "live:a");
     for id in 0..20 {
-        alone.ask(other, [unsubscribe(10 + 2 * id, "live:a"), subscribe(11 + 2 * id, "live:a")]);
-        alone.run_for(5);
+        rig.send_commands(other, [unsubscribe(10 + 2 * id, "live:a"), subscribe(11 + 2 * id, "live:a")]);
+        rig.run_for(5);
     }
-    let told = lines(&alone.hear(listener));
-    let joins: Vec<_> = told.iter().filter(|line| line["push"]["join"].is_object()).collect();
-    assert_eq!((told.len(), joins.len()), (1, 1), "{told:?}");
+    let received = lines(&rig.take_received(listener));
+    let joins: Vec<_> = received.iter().filter(|line| line["push"]["join"].is_object()).collect();
+    assert_eq!((received.len(), joins.len()), (1, 1), "{received:?}");
     assert_eq!(joins[0]["push"]["join"]["info"]["user"], "3");
 }
 
 // ── deadlines and order ─────────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
-fn what_waits_behind_a_store_that_hangs_is_answered_in_time_too() {
-    let mut alone = Alone::new(2);
-    let slot = alone.join(2, "room:room0");
-    alone.hangs = true;
-    let begin_ms = alone.now_ms;
-    alone.ask(slot, [history(2, "room:room0"), publish(3, "room:room0")]);
-    alone.run_for(1);
-    alone.ask(slot, [subscribe(4, "room:room1"), subscribe(5, "live:a")]);
-    alone.run_for(20_000);
-    let told = alone.hear(slot);
+fn commands_that_wait_for_a_hanging_store_are_answered_in_time() {
+    let mut rig = Rig::new(2);
+    let slot = rig.join(2, "room:room0");
+    rig.store_hangs = true;
+    let start_ms = rig.now_ms;
+    rig.send_commands(slot, [history(2, "room:room0"), publish(3, "room:room0")]);
+    rig.run_for(1);
+    rig.send_commands(slot, [subscribe(4, "room:room1"), subscribe(5, "live:a")]);
+    rig.run_for(20_000);
+    let received = rig.take_received(slot);
     for (id, error) in [(2, Some(100)), (3, Some(100)), (4, Some(100)), (5, None)] {
-        let (at_ms, code) = reply_to(&told, id);
+        let (at_ms, code) = reply_to(&received, id);
         assert_eq!(code, error, "command {id}");
-        assert!(at_ms - begin_ms <= 4_100, "command {id} was answered after {} ms", at_ms - begin_ms);
+        assert!(at_ms - start_ms <= 4_100, "command {id} was answered after {} ms", at_ms - start_ms);
     }
-    // The connection goes on when the store does.
-    alone.hangs = false;
-    alone.run_for(100);
-    alone.ask(slot, [history(6, "room:room0"), publish(7, "room:room0"), subscribe(8, "room:room1")]);
-    alone.run_for(100);
-    let told = alone.hear(slot);
-    assert_eq!(replies(&told).into_iter().collect::<BTreeMap<_, _>>(), [(6, None), (7, None), (8, None)].into());
-    assert!(closes(&told).is_empty());
+    // The connection works again when the store does.
+    rig.store_hangs = false;
+    rig.run_for(100);
+    rig.send_commands(slot, [history(6, "room:room0"), publish(7, "room:room0"), subscribe(8, "room:room1")]);
+    rig.run_for(100);
+    let received = rig.take_received(slot);
+    assert_eq!(replies(&received).into_iter().collect::<BTreeMap<_, _>>(), [(6, None), (7, None), (8, None)].into());
+    assert!(close_codes(&received).is_empty());
 }
 
-/// What is missing is asked for, and comes by the usual way before the store answers.
+/// The home asks the store for the missing publication, which then arrives as an announcement before the reply.
 #[test]
-fn a_hole_that_has_closed_when_the_store_answers_ends_nobody() {
-    let mut alone = Alone::new(1);
-    let slot = alone.join(2, "room:room0");
-    alone.hear(slot);
-    alone.store_messages(0, 2, 10);
-    let head = alone.store.head(0);
-    alone.hangs = true;
+fn a_gap_that_closes_before_the_store_answers_disconnects_nobody() {
+    let mut rig = Rig::new(1);
+    let slot = rig.join(2, "room:room0");
+    rig.take_received(slot);
+    rig.store_messages(0, 2, 10);
+    let head = rig.store.head(0);
+    rig.store_hangs = true;
     for offset in [head, head - 1] {
-        alone.tell_home(0, offset);
-        alone.run_for(10);
+        rig.announce(0, offset);
+        rig.run_for(10);
     }
-    alone.hangs = false;
-    alone.run_for(100);
-    let told = alone.hear(slot);
-    assert!(closes(&told).is_empty(), "{told:?}");
-    assert_eq!(lines(&told).len(), 2, "{told:?}");
+    rig.store_hangs = false;
+    rig.run_for(100);
+    let received = rig.take_received(slot);
+    assert!(close_codes(&received).is_empty(), "{received:?}");
+    assert_eq!(lines(&received).len(), 2, "{received:?}");
 }
 
 #[test]
-fn what_follows_a_refused_publish_is_refused_too() {
+fn publishes_sent_after_a_failed_one_fail_too() {
     let pending = Limits::default().pending_publishes_limit as u32;
-    let mut alone = Alone::new(1);
-    let slot = alone.join(2, "room:room0");
+    let mut rig = Rig::new(1);
+    let slot = rig.join(2, "room:room0");
     let mut commands: Vec<Value> = (0..pending + 5).map(|n| publish(10 + n, "room:room0")).collect();
-    // These two have their turn when there is place again.
+    // These two are executed when there is room again.
     commands.extend([history(500, "room:room0"), publish(501, "room:room0")]);
-    alone.ask(slot, commands);
-    alone.run_for(50);
-    let told = alone.hear(slot);
+    rig.send_commands(slot, commands);
+    rig.run_for(50);
+    let received = rig.take_received(slot);
     for n in 0..pending + 5 {
         let expected = if n < pending { None } else { Some(100) };
-        assert_eq!(reply_to(&told, 10 + u64::from(n)).1, expected, "publish {n}");
+        assert_eq!(reply_to(&received, 10 + u64::from(n)).1, expected, "publish {n}");
     }
-    let of = |id| reply_to(&told, id).1;
-    assert_eq!((of(500), of(501)), (None, Some(100)));
-    assert_eq!(alone.store.head(0), u64::from(pending));
-    // What was sent with the refusals known is taken again.
-    alone.ask(slot, (pending..pending + 5).map(|n| publish(10 + n, "room:room0")));
-    alone.run_for(10);
-    assert!(replies(&alone.hear(slot)).iter().all(|(_, error)| error.is_none()));
-    assert_eq!(alone.store.head(0), u64::from(pending) + 5);
+    let error_of = |id| reply_to(&received, id).1;
+    assert_eq!((error_of(500), error_of(501)), (None, Some(100)));
+    assert_eq!(rig.store.head(0), u64::from(pending));
+    // Publishes that are sent after the errors arrived are accepted.
+    rig.send_commands(slot, (pending..pending + 5).map(|n| publish(10 + n, "room:room0")));
+    rig.run_for(10);
+    assert!(replies(&rig.take_received(slot)).iter().all(|(_, error)| error.is_none()));
+    assert_eq!(rig.store.head(0), u64::from(pending) + 5);
 }
 
-// ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── stopping ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
-fn a_server_that_stops_answers_what_is_under_way_before_the_close_frame() {
-    let mut alone = Alone::new(1);
-    let slot = alone.join(2, "room:room0");
-    let idle = alone.join(4, "room:room0");
-    let plain = alone.open("/ws?room=room0&token=3");
-    alone.run_for(10);
-    assert_eq!(lines(&alone.hear(plain))[0]["type"], "joined");
-    alone.ask(slot, [publish(2, "room:room0")]);
-    alone.send(plain, Frame::Text("from plain".into()));
-    // On their way to the database when the server is told to stop.
-    alone.read(slot);
-    alone.read(plain);
-    alone.shard.drain(alone.now(), &mut alone.host);
-    alone.run_for(100);
+fn a_stopping_server_answers_pending_commands_before_the_close_frame() {
+    let mut rig = Rig::new(1);
+    let slot = rig.join(2, "room:room0");
+    let idle = rig.join(4, "room:room0");
+    let plain = rig.open("/ws?room=room0&token=3");
+    rig.run_for(10);
+    assert_eq!(lines(&rig.take_received(plain))[0]["type"], "joined");
+    rig.send_commands(slot, [publish(2, "room:room0")]);
+    rig.send(plain, Frame::Text("from plain".into()));
+    // Both are on their way to the database when the server starts to stop.
+    rig.read(slot);
+    rig.read(plain);
+    rig.shard.drain(rig.now(), &mut rig.host);
+    rig.run_for(100);
 
-    let told = alone.hear(slot);
-    let (close, before) = told.split_last().unwrap();
-    assert_eq!(close.1, Told::Close(3001));
+    let received = rig.take_received(slot);
+    let (close, before) = received.split_last().unwrap();
+    assert_eq!(close.1, Received::Close(3001));
     let reply = lines(before).into_iter().find(|line| line["id"] == 2).unwrap();
     assert!([1, 2].contains(&reply["publish"]["offset"].as_u64().unwrap()), "{reply}");
 
-    let told = alone.hear(plain);
-    let (close, before) = told.split_last().unwrap();
-    assert_eq!(close.1, Told::Close(1001));
-    assert!(lines(before).iter().any(|line| line["text"] == "from plain" && line["user"]["id"] == "3"), "{told:?}");
-    assert_eq!(closes(&alone.hear(idle)), [3001]);
+    let received = rig.take_received(plain);
+    let (close, before) = received.split_last().unwrap();
+    assert_eq!(close.1, Received::Close(1001));
+    assert!(lines(before).iter().any(|line| line["text"] == "from plain" && line["user"]["id"] == "3"), "{received:?}");
+    assert_eq!(close_codes(&rig.take_received(idle)), [3001]);
 
     for slot in [slot, idle, plain] {
-        alone.send(slot, Frame::Close(1000));
+        rig.send(slot, Frame::Close(1000));
     }
-    alone.run_for(10);
+    rig.run_for(10);
     for slot in [slot, idle, plain] {
-        assert!(alone.host.cut.contains(&slot));
-        alone.shard.vacated(slot);
+        assert!(rig.host.cut.contains(&slot));
+        rig.shard.vacated(slot);
     }
-    assert!(alone.shard.drained());
+    assert!(rig.shard.drained());
 }
 
 #[test]
-fn a_server_that_stops_does_not_wait_for_a_store_that_hangs() {
-    let mut alone = Alone::new(1);
-    let slot = alone.join(2, "room:room0");
-    alone.hangs = true;
-    alone.ask(slot, [publish(2, "room:room0"), history(3, "room:room0")]);
-    alone.turn();
-    alone.shard.drain(alone.now(), &mut alone.host);
-    alone.run_for(4_100);
-    let told = alone.hear(slot);
-    assert_eq!(reply_to(&told, 2).1, Some(100));
-    assert_eq!(told.last().unwrap().1, Told::Close(3001));
+fn a_stopping_server_does_not_wait_for_a_hanging_store() {
+    let mut rig = Rig::new(1);
+    let slot = rig.join(2, "room:room0");
+    rig.store_hangs = true;
+    rig.send_commands(slot, [publish(2, "room:room0"), history(3, "room:room0")]);
+    rig.turn();
+    rig.shard.drain(rig.now(), &mut rig.host);
+    rig.run_for(4_100);
+    let received = rig.take_received(slot);
+    assert_eq!(reply_to(&received, 2).1, Some(100));
+    assert_eq!(received.last().unwrap().1, Received::Close(3001));
 }
 
-// ── who it is ───────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── connect and encodings ───────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]
-fn a_refused_connect_is_answered_and_so_is_the_close_of_its_client() {
-    let mut alone = Alone::new(0);
-    let slot = alone.open("/connection/websocket");
-    alone.ask(slot, [json!({"id": 1, "connect": {"token": "expired"}}), subscribe(2, "live:a")]);
-    alone.run_for(100);
-    let told = alone.hear(slot);
-    assert_eq!((replies(&told), told.len()), (vec![(1, Some(109))], 1));
-    assert!(!alone.host.cut.contains(&slot), "a close frame could overtake the error");
-    alone.send(slot, Frame::Close(1000));
-    alone.run_for(10);
-    assert_eq!(closes(&alone.hear(slot)), [1000]);
-    assert!(alone.host.cut.contains(&slot));
+fn a_rejected_connect_is_answered_and_then_the_close_of_its_client() {
+    let mut rig = Rig::new(0);
+    let slot = rig.open("/connection/websocket");
+    rig.send_commands(slot, [json!({"id": 1, "connect": {"token": "expired"}}), subscribe(2, "live:a")]);
+    rig.run_for(100);
+    let received = rig.take_received(slot);
+    assert_eq!((replies(&received), received.len()), (vec![(1, Some(109))], 1));
+    assert!(!rig.host.cut.contains(&slot), "the connection was aborted before the client could read the error");
+    rig.send(slot, Frame::Close(1000));
+    rig.run_for(10);
+    assert_eq!(close_codes(&rig.take_received(slot)), [1000]);
+    assert!(rig.host.cut.contains(&slot));
 
-    // One that does not close is cut.
-    let slot = alone.open("/connection/websocket");
-    alone.ask(slot, [json!({"id": 1, "connect": {"token": "expired"}})]);
-    alone.run_for(Limits::default().refused_timeout_ms + 10);
-    assert_eq!(replies(&alone.hear(slot)), [(1, Some(109))]);
-    assert!(alone.host.cut.contains(&slot));
+    // A client that does not close is disconnected.
+    let slot = rig.open("/connection/websocket");
+    rig.send_commands(slot, [json!({"id": 1, "connect": {"token": "expired"}})]);
+    rig.run_for(Limits::default().refused_timeout_ms + 10);
+    assert_eq!(replies(&rig.take_received(slot)), [(1, Some(109))]);
+    assert!(rig.host.cut.contains(&slot));
 }
 
 #[test]
-fn what_comes_with_a_connect_waits_until_its_user_has_been_looked_up() {
-    let mut alone = Alone::new(1);
-    alone.store_messages(0, 3, 10);
-    let slot = alone.open("/connection/websocket");
+fn commands_sent_with_connect_wait_until_the_user_is_looked_up() {
+    let mut rig = Rig::new(1);
+    rig.store_messages(0, 3, 10);
+    let slot = rig.open("/connection/websocket");
     let connect = json!({"id": 1, "connect": {"token": "user2"}});
     let command = json!({"id": 2, "subscribe": {"channel": "room:room0", "recover": true}});
-    alone.ask(slot, [connect, command, history(3, "room:room0")]);
-    alone.ask(slot, [publish(4, "room:room0")]);
-    alone.run_for(50);
-    let told = lines(&alone.hear(slot));
-    let ids: Vec<_> = told.iter().filter_map(|line| line["id"].as_u64()).collect();
+    rig.send_commands(slot, [connect, command, history(3, "room:room0")]);
+    rig.send_commands(slot, [publish(4, "room:room0")]);
+    rig.run_for(50);
+    let received = lines(&rig.take_received(slot));
+    let ids: Vec<_> = received.iter().filter_map(|line| line["id"].as_u64()).collect();
     assert_eq!(ids, [1, 2, 3, 4]);
-    assert_eq!(offsets(&told, "room:room0", 2), [1, 2, 3, 4]);
+    assert_eq!(offsets(&received, "room:room0", 2), [1, 2, 3, 4]);
 }
 
 #[test]
 fn the_first_command_must_be_connect() {
-    let ended_with = |target: &str, frame: Frame| {
-        let mut alone = Alone::new(0);
-        let slot = alone.open(target);
-        alone.send(slot, frame);
-        alone.run_for(10);
-        let told = alone.hear(slot);
-        assert_eq!(closes(&told).len(), told.len(), "{told:?}");
-        closes(&told)
+    let closed_with = |target: &str, frame: Frame| {
+        let mut rig = Rig::new(0);
+        let slot = rig.open(target);
+        rig.send(slot, frame);
+        rig.run_for(10);
+        let received = rig.take_received(slot);
+        assert_eq!(close_codes(&received).len(), received.len(), "{received:?}");
+        close_codes(&received)
     };
     let (json, protobuf) = ("/connection/websocket", "/connection/websocket?format=protobuf");
     let text = |text: &str| Frame::Text(text.into());
-    assert_eq!(ended_with(json, text(&publish(1, "room:room0").to_string())), [3501]);
-    assert_eq!(ended_with(json, text(&subscribe(1, "live:a").to_string())), [3501]);
-    assert_eq!(ended_with(json, text("{\"id\":1,\"ping\":{}}")), [3501]);
-    assert_eq!(ended_with(json, text("{\"id\":1,\"connect\":")), [3501]);
-    assert_eq!(ended_with(json, text("")), [3501]);
-    assert_eq!(ended_with(json, text("{\"id\":1,\"connect\":{}}")), [3500]);
-    assert_eq!(ended_with(json, text("{\"id\":1,\"connect\":{\"token\":\"wrong\"}}")), [3500]);
-    assert_eq!(ended_with(json, Frame::Binary(vec![0])), [3506]);
-    assert_eq!(ended_with(protobuf, text("{\"id\":1,\"connect\":{\"token\":\"2\"}}")), [3506]);
-    assert_eq!(ended_with(protobuf, Frame::Binary(vec![])), [3501]);
-    assert_eq!(ended_with(protobuf, Frame::Binary(vec![9, 1])), [3501]);
-    // A pong is ignored, also before.
-    assert!(ended_with(json, text("{}")).is_empty());
-    assert!(ended_with(protobuf, Frame::Binary(vec![0])).is_empty());
+    assert_eq!(closed_with(json, text(&publish(1, "room:room0").to_string())), [3501]);
+    assert_eq!(closed_with(json, text(&subscribe(1, "live:a").to_string())), [3501]);
+    assert_eq!(closed_with(json, text("{\"id\":1,\"ping\":{}}")), [3501]);
+    assert_eq!(closed_with(json, text("{\"id\":1,\"connect\":")), [3501]);
+    assert_eq!(closed_with(json, text("")), [3501]);
+    assert_eq!(closed_with(json, text("{\"id\":1,\"connect\":{}}")), [3500]);
+    assert_eq!(closed_with(json, text("{\"id\":1,\"connect\":{\"token\":\"wrong\"}}")), [3500]);
+    assert_eq!(closed_with(json, Frame::Binary(vec![0])), [3506]);
+    assert_eq!(closed_with(protobuf, text("{\"id\":1,\"connect\":{\"token\":\"2\"}}")), [3506]);
+    assert_eq!(closed_with(protobuf, Frame::Binary(vec![])), [3501]);
+    assert_eq!(closed_with(protobuf, Frame::Binary(vec![9, 1])), [3501]);
+    // A pong before `connect` is ignored.
+    assert!(closed_with(json, text("{}")).is_empty());
+    assert!(closed_with(protobuf, Frame::Binary(vec![0])).is_empty());
 }
 
 /// `{"id":1,"connect":{"token":"2"}}` in Protobuf.
@@ -907,57 +917,58 @@ const CONNECT_PROTOBUF: [u8; 8] = [7, 0x08, 1, 0x22, 3, 0x0a, 1, b'2'];
 
 #[test]
 fn a_connection_keeps_to_its_encoding() {
-    let mut alone = Alone::new(1);
-    let slot = alone.connect(2);
-    alone.ask(slot, [json!({"id": 2, "connect": {"token": "2"}})]);
-    alone.run_for(5);
-    assert_eq!(closes(&alone.hear(slot)), [3501], "a second connect");
-    let slot = alone.connect(2);
-    alone.send(slot, Frame::Binary(vec![0]));
-    alone.run_for(5);
-    assert_eq!(closes(&alone.hear(slot)), [3506]);
+    let mut rig = Rig::new(1);
+    let slot = rig.connect(2);
+    rig.send_commands(slot, [json!({"id": 2, "connect": {"token": "2"}})]);
+    rig.run_for(5);
+    assert_eq!(close_codes(&rig.take_received(slot)), [3501], "after a second connect");
+    let slot = rig.connect(2);
+    rig.send(slot, Frame::Binary(vec![0]));
+    rig.run_for(5);
+    assert_eq!(close_codes(&rig.take_received(slot)), [3506]);
 
-    let slot = alone.open("/connection/websocket?format=protobuf");
-    alone.send(slot, Frame::Binary(CONNECT_PROTOBUF.into()));
-    alone.run_for(5);
-    assert!(matches!(&alone.hear(slot)[..], [(_, Told::Binary(_))]));
-    alone.send(slot, Frame::Text("{}".into()));
-    alone.run_for(5);
-    assert_eq!(closes(&alone.hear(slot)), [3506]);
+    let slot = rig.open("/connection/websocket?format=protobuf");
+    rig.send(slot, Frame::Binary(CONNECT_PROTOBUF.into()));
+    rig.run_for(5);
+    assert!(matches!(&rig.take_received(slot)[..], [(_, Received::Binary(_))]));
+    rig.send(slot, Frame::Text("{}".into()));
+    rig.run_for(5);
+    assert_eq!(close_codes(&rig.take_received(slot)), [3506]);
 
-    let plain = alone.open("/ws?room=room0&token=3");
-    alone.run_for(5);
-    alone.send(plain, Frame::Binary(vec![0]));
-    alone.run_for(5);
-    assert_eq!(closes(&alone.hear(plain)), [1003]);
+    let plain = rig.open("/ws?room=room0&token=3");
+    rig.run_for(5);
+    rig.send(plain, Frame::Binary(vec![0]));
+    rig.run_for(5);
+    assert_eq!(close_codes(&rig.take_received(plain)), [1003]);
 }
 
 #[test]
-fn pings_are_answered_and_asked_for_in_both_encodings() {
-    let mut alone = Alone::new(0);
-    let text = alone.connect(2);
-    let binary = alone.open("/connection/websocket?format=protobuf");
-    alone.send(binary, Frame::Binary(CONNECT_PROTOBUF.into()));
-    alone.run_for(5);
-    alone.hear(binary);
-    alone.send(text, Frame::Text("{}\n{\"id\":5,\"ping\":{}}\n{}".into()));
-    // A pong, and `ping` with the id 5.
-    alone.send(binary, Frame::Binary(vec![0, 4, 0x08, 5, 0x5a, 0]));
-    alone.run_for(5);
-    let said = |alone: &mut Alone, slot| alone.hear(slot).into_iter().map(|(_, told)| told).collect::<Vec<_>>();
-    assert_eq!(said(&mut alone, text), [Told::Line("{\"id\":5,\"ping\":{}}".into())]);
-    let [Told::Binary(pong)] = &said(&mut alone, binary)[..] else { panic!("no answer") };
+fn both_sides_answer_pings_in_both_encodings() {
+    let mut rig = Rig::new(0);
+    let text = rig.connect(2);
+    let binary = rig.open("/connection/websocket?format=protobuf");
+    rig.send(binary, Frame::Binary(CONNECT_PROTOBUF.into()));
+    rig.run_for(5);
+    rig.take_received(binary);
+    rig.send(text, Frame::Text("{}\n{\"id\":5,\"ping\":{}}\n{}".into()));
+    // A pong, then `ping` with the id 5.
+    rig.send(binary, Frame::Binary(vec![0, 4, 0x08, 5, 0x5a, 0]));
+    rig.run_for(5);
+    let take =
+        |rig: &mut Rig, slot| rig.take_received(slot).into_iter().map(|(_, received)| received).collect::<Vec<_>>();
+    assert_eq!(take(&mut rig, text), [Received::Line("{\"id\":5,\"ping\":{}}".into())]);
+    let [Received::Binary(pong)] = &take(&mut rig, binary)[..] else { panic!("no answer") };
     assert_eq!(pong[..3], [4, 0x08, 5]);
 
     let Limits { ping_interval_ms, pong_timeout_ms, .. } = Limits::default();
-    alone.run_for(2 * ping_interval_ms);
-    for (slot, ping) in [(text, Told::Line("{}".into())), (binary, Told::Binary(vec![0]))] {
-        let told = said(&mut alone, slot);
-        assert!((1..=2).contains(&told.len()) && told.iter().all(|told| *told == ping), "{told:?}");
-        alone.clients[slot as usize].answers_pings = false;
+    rig.run_for(2 * ping_interval_ms);
+    for (slot, ping) in [(text, Received::Line("{}".into())), (binary, Received::Binary(vec![0]))] {
+        let received = take(&mut rig, slot);
+        assert!((1..=2).contains(&received.len()) && received.iter().all(|received| *received == ping), "{received:?}");
+        rig.clients[slot as usize].answers_pings = false;
     }
-    alone.run_for(ping_interval_ms + pong_timeout_ms + 10);
+    rig.run_for(ping_interval_ms + pong_timeout_ms + 10);
     for slot in [text, binary] {
-        assert_eq!(closes(&alone.hear(slot)), [3012]);
+        assert_eq!(close_codes(&rig.take_received(slot)), [3012]);
     }
 }

@@ -1,4 +1,4 @@
-//! The database: the store in memory that passes the store's own test suite, and what has been committed to it.
+//! The simulator's database: the store in memory, which passes the store test suite, and a record of every text.
 
 use std::collections::BTreeMap;
 use uproar_model::{Head, Item, Kind, Offset, Outcome, Page, Publication, RoomId, UnixMillis, UserId};
@@ -11,11 +11,11 @@ pub struct SimStore {
     versions: BTreeMap<(RoomId, Offset), Vec<Version>>,
 }
 
-/// What a message said from some offset on: its own, or that of an edit. None: it is deleted.
+/// The text of a message from an offset on, which is its own offset or that of an edit. None: it is deleted.
 pub type Version = (Offset, Option<String>);
 
 impl SimStore {
-    /// With so many public rooms: `room0`, `room1`, …
+    /// A store with `rooms` public rooms: `room0`, `room1`, …
     pub fn new(rooms: usize) -> SimStore {
         let mut store = MemoryStore::new();
         let owner = store.ensure_user("owner", "owner");
@@ -55,10 +55,10 @@ impl SimStore {
     }
 
     pub fn admit(&mut self, now: UnixMillis, name: &str, user: UserId) -> Result<Admission, JoinError> {
-        self.store.admit(now, &[(name.to_owned(), user)]).pop().expect("an answer for each who asks")
+        self.store.admit(now, &[(name.to_owned(), user)]).pop().expect("one answer for each request")
     }
 
-    /// Takes a member out of a room. None: it is not in it.
+    /// Removes a member from a room. None: the user is not a member.
     pub fn remove(&mut self, now: UnixMillis, room: usize, user: i64) -> Option<Publication> {
         let key = self.store.account(UserId(user))?.username.to_string();
         let removal = self.store.remove_member(now, &format!("room{room}"), UserId(user), &key);
@@ -81,14 +81,14 @@ impl SimStore {
         outcomes
     }
 
-    /// Whether a message said this at this offset or later.
-    pub fn said(&self, room: RoomId, message: Offset, from: Offset, text: Option<&str>) -> bool {
+    /// Whether a message had this text at the offset `from` or later.
+    pub fn had_text(&self, room: RoomId, message: Offset, from: Offset, text: Option<&str>) -> bool {
         let versions = self.versions.get(&(room, message)).map_or(&[][..], Vec::as_slice);
         let first = versions.iter().rposition(|(at, _)| *at <= from).unwrap_or(0);
-        versions[first..].iter().any(|(_, said)| said.as_deref() == text)
+        versions[first..].iter().any(|(_, version)| version.as_deref() == text)
     }
 
-    /// Whether a message that is shown with this text may be shown as last edited at this offset.
+    /// Whether a message that is shown with this text may also be shown as last edited at `edited`.
     pub fn is_edited_at(&self, room: RoomId, row: &Publication, edited: Option<Offset>, text: Option<&str>) -> bool {
         if row.kind != Kind::Message || text.is_none() {
             return edited.is_none();
@@ -96,21 +96,21 @@ impl SimStore {
         let versions = self.versions.get(&(room, row.offset)).map_or(&[][..], Vec::as_slice);
         match edited {
             None => versions.first().is_some_and(|(_, first)| first.as_deref() == text),
-            // An edit that was read from the store may bring a newer text than its own.
+            // An edit that is read from the store may carry a text that is newer than its own.
             Some(edited) => {
                 edited > row.offset
                     && versions.iter().any(|(at, _)| *at == edited)
-                    && self.said(room, row.offset, edited, text)
+                    && self.had_text(room, row.offset, edited, text)
             }
         }
     }
 
-    /// Whether what a client is shown of a row is its content, at this offset or later: the texts of messages change.
-    /// `text` is none where it is shown as deleted.
+    /// Whether `text` is the content that a row had at the offset `from` or later (edits change the text of messages).
+    /// `text` is `None` if the row is shown as deleted.
     pub fn shows(&self, room: RoomId, row: &Publication, from: Offset, text: Option<&str>) -> bool {
         match row.kind {
-            Kind::Message => self.said(room, row.offset, from, text),
-            Kind::Edit => self.said(room, row.target.expect("a target"), from.max(row.offset), text),
+            Kind::Message => self.had_text(room, row.offset, from, text),
+            Kind::Edit => self.had_text(room, row.target.expect("a target"), from.max(row.offset), text),
             _ => text.is_none(),
         }
     }

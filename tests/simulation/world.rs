@@ -1,6 +1,6 @@
-//! The world: shards, lanes, readers, HTTP and clients, stepped by chance.
+//! The simulated world: shards, lanes, a reader, HTTP and clients, advanced in random steps and checked after each.
 
-use crate::client::{Agent, Outbox, Told};
+use crate::client::{Agent, Outbox, Received};
 use crate::random::Random;
 use crate::sdk::Sdk;
 use crate::store::SimStore;
@@ -15,14 +15,15 @@ use uproar_core::websocket::{Event, Request};
 use uproar_core::{Host, Now, Refused, Shard, ShardConfig, Slice};
 use uproar_model::{Claims, Item, Kind, Offset, Outcome, RoomId, TokenError, UserId};
 
-/// Room indices below this are stored rooms; the last is a `live:` channel.
+/// The number of rooms. The last index stands for a `live:` channel, the others for stored rooms.
 pub const ROOMS: usize = 4;
 const HTTP_CALLS: usize = 4;
+/// A text that the store rejects as bad data.
 pub const BAD_TEXT: &str = "BAD!";
 
 macro_rules! tally {
     ($($name:ident),+ $(,)?) => {
-        /// How often what the simulator is there for has happened.
+        /// How often each of the situations that the simulator exists for has occurred.
         #[derive(Clone, Copy, Debug, Default)]
         pub struct Tally { $(pub $name: u64,)+ }
 
@@ -41,20 +42,22 @@ macro_rules! tally {
 }
 
 tally! {
-    publications, resumed, resumed_with_missed, again, not_known, bad_data, removals, slow_ended, lost, live,
-    unknown_commits, zombies, failed_reads, stalled_queues, http_publishes, sdk_publications, recovered,
+    publications, resumed, resumed_with_missed, duplicates, outcomes_unknown, bad_data, removals, slow_disconnected,
+    lost, live, unknown_commits, zombies, failed_reads, stalled_queues, http_publishes, sdk_publications, recovered,
     recovered_with_missed, unsubscribed, histories, refreshed, expired,
 }
 
-/// What a lane's batch in flight will come to.
+/// A lane's batch in flight, and how it will end.
 struct InFlight {
     items: Arc<[Item]>,
     ready_ms: u64,
-    /// The database has done it by now.
+    /// Whether the database commits it.
     commits: bool,
+    /// Whether the lane receives the result.
     answers: bool,
 }
 
+/// A request to the store that is answered at `ready_ms`.
 struct Pending {
     shard: u16,
     asker: Asker,
@@ -62,20 +65,20 @@ struct Pending {
     ready_ms: u64,
 }
 
-/// A client: of the plain protocol or of Centrifugo's, and which.
+/// The index of a client of the plain protocol, or of the Centrifugo protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who {
+pub enum ClientId {
     Plain(usize),
     Sdk(usize),
 }
 
-/// The transport of one slot.
+/// The socket of one slot.
 #[derive(Default)]
 pub struct Socket {
-    /// Whose it is, and which of their connections.
-    client: Option<(Who, u64)>,
+    /// The client that it belongs to, and which of that client's connections it is.
+    client: Option<(ClientId, u64)>,
     in_flight: Vec<Slice>,
-    /// Frames from the client that the shard does not want yet.
+    /// Frames from the client that the shard does not accept yet.
     pub inbox: VecDeque<String>,
     is_cut: bool,
     is_used: bool,
@@ -140,29 +143,31 @@ pub struct World {
     shards: Vec<Shard>,
     ios: Vec<Io>,
     pub sockets: Vec<Vec<Socket>>,
-    /// The shard's last turn said that there is more.
+    /// By shard: whether another turn is due immediately.
     pub more: Vec<bool>,
     queues: Queues,
     lanes: Vec<Lane>,
     in_flight: Vec<Option<InFlight>>,
+    /// Batches that their lane has given up and that commit later, with the time.
     zombies: Vec<(u64, Arc<[Item]>)>,
-    reads: Vec<Pending>,
+    pending_reads: Vec<Pending>,
     pub store: SimStore,
     pub agents: Vec<Agent>,
     pub sdks: Vec<Sdk>,
-    /// Appends by HTTP that wait for their answer, by the number of the call.
+    /// Appends by HTTP without an answer yet, by the number of the call.
     http: BTreeMap<u32, Append>,
     http_credits: usize,
     http_calls: u32,
-    /// Until when the store does not answer.
+    /// The store does not answer before this time.
     store_down_until_ms: u64,
-    /// (room, user, offset of the removal), in the order of their commits.
+    /// Removed members as (room, user, offset of the removal), in the order of the commits.
     pub removals: Vec<(usize, i64, Offset)>,
-    /// By shard and room, the last offset that a client there was shown: what it shows from then on is not older.
+    /// By (shard, room): the last offset that the shard has shown. Nothing that it shows later may be older.
     pub shown: BTreeMap<(usize, usize), Offset>,
-    /// For the test of the simulator: the publication between shards that the mesh loses, counted from now.
-    pub loses: Option<u64>,
-    looks_at_heads: bool,
+    /// Set by one test of the simulator: how many segments pass between shards before the mesh drops one.
+    pub segments_until_loss: Option<u64>,
+    /// Whether homes check the heads of their rooms. Only then may a batch commit after it was given up.
+    checks_heads: bool,
     pub are_faults_over: bool,
     pub is_stopping: bool,
     pub tally: Tally,
@@ -173,8 +178,8 @@ impl World {
         let mut random = Random::new(seed);
         let shards = 1 + random.index(4);
         let lanes = 1 + random.index(2);
-        // Without that, a publication that is not shown at once is not shown at all.
-        let looks_at_heads = random.one_in(2);
+        // Without these checks, a batch that commits after it was given up may never be shown.
+        let checks_heads = random.one_in(2);
         let small = |random: &mut Random, of: &[u64]| random.pick(of);
         let limits = Limits {
             mesh_calls_limit: small(&mut random, &[1, 2, 3, 8, 64]),
@@ -190,7 +195,7 @@ impl World {
             page_limit_bytes: small(&mut random, &[200, 400, 100_000]),
             held_limit_publications: small(&mut random, &[1, 4, 4096]),
             room_idle_ms: small(&mut random, &[0, 50, 60_000]),
-            ping_interval_ms: if looks_at_heads { 2_000 } else { 600_000 },
+            ping_interval_ms: if checks_heads { 2_000 } else { 600_000 },
             pong_timeout_ms: 1_500,
             append_deadline_ms: 400,
             command_deadline_ms: 500,
@@ -213,8 +218,8 @@ impl World {
             limits: limits.clone(),
             verify: Arc::new(|token, now_s| {
                 let (user, expires_at) = token.split_once('.').unwrap_or((token, "1700000000000000"));
-                let user = user.parse().expect("the simulator's tokens begin with a user's id");
-                let expires_at = expires_at.parse().expect("and end with their time");
+                let user = user.parse().expect("a token of the simulator begins with a user id");
+                let expires_at = expires_at.parse().expect("a token of the simulator ends with its expiry");
                 if expires_at <= now_s {
                     return Err(TokenError::Expired);
                 }
@@ -273,7 +278,7 @@ impl World {
             lanes: (0..lanes).map(|_| Lane::new(limits.clone())).collect(),
             in_flight: (0..lanes).map(|_| None).collect(),
             zombies: Vec::new(),
-            reads: Vec::new(),
+            pending_reads: Vec::new(),
             store,
             agents,
             http: BTreeMap::new(),
@@ -282,8 +287,8 @@ impl World {
             store_down_until_ms: 0,
             removals: Vec::new(),
             shown: BTreeMap::new(),
-            loses: None,
-            looks_at_heads,
+            segments_until_loss: None,
+            checks_heads,
             are_faults_over: false,
             is_stopping: false,
             tally: Tally::default(),
@@ -296,7 +301,7 @@ impl World {
         self.tally
     }
 
-    /// One step of somebody.
+    /// Takes one random step.
     pub fn step(&mut self) -> Result<(), String> {
         match self.random.below(20) {
             0..=5 => {
@@ -309,15 +314,15 @@ impl World {
             }
             9 | 10 => self.reader_step(),
             11 => self.http_step(),
-            12..=14 => self.agent_step()?,
+            12..=14 => self.client_step()?,
             15..=17 => self.network_step()?,
-            18 => self.vacate_step(),
+            18 => self.free_slots_step(),
             _ => self.time_step(),
         }
         self.check()
     }
 
-    /// Nothing fails any more: everybody must get everything, and then be sent away in order.
+    /// Stops the faults, waits until every client has received everything, and then shuts the shards down.
     pub fn settle(&mut self) -> Result<(), String> {
         self.are_faults_over = true;
         self.store_down_until_ms = 0;
@@ -328,7 +333,7 @@ impl World {
             sdk.stopped_reading = false;
         }
         for _ in 0..3_000 {
-            self.everybody_steps()?;
+            self.step_all()?;
             if self.unsettled().is_none() {
                 break;
             }
@@ -344,15 +349,15 @@ impl World {
             shard.0.drain(now, &mut host);
         }
         for _ in 0..300 {
-            self.everybody_steps()?;
+            self.step_all()?;
             if self.shards.iter().all(Shard::drained) {
                 return Ok(());
             }
         }
-        Err("not drained".into())
+        Err("the shards have not drained".into())
     }
 
-    fn everybody_steps(&mut self) -> Result<(), String> {
+    fn step_all(&mut self) -> Result<(), String> {
         for shard in 0..self.shards.len() {
             self.shard_step(shard)?;
         }
@@ -362,34 +367,38 @@ impl World {
         self.reader_step();
         self.http_step();
         for agent in 0..self.agents.len() {
-            self.one_agent(agent)?;
+            self.step_agent(agent)?;
         }
         for sdk in 0..self.sdks.len() {
-            self.one_sdk(sdk)?;
+            self.step_sdk(sdk)?;
         }
         for _ in 0..20 {
             self.network_step()?;
         }
-        self.vacate_step();
-        self.pass(10);
+        self.free_slots_step();
+        self.advance_time(10);
         self.check()
     }
 
+    /// What is still missing after the faults have stopped.
     fn unsettled(&self) -> Option<String> {
-        if let Some((user, ..)) = self.zombies.first() {
-            return Some(format!("a zombie of {user}"));
+        if let Some((at_ms, _)) = self.zombies.first() {
+            return Some(format!("a batch that was given up commits at {at_ms} ms"));
         }
         for agent in &self.agents {
             let user = agent.user;
             if !agent.stream.joined {
-                let (refused, closed) = (agent.stream.is_refused, agent.stream.closed_with);
+                let (rejected, closed) = (agent.stream.rejected_with, agent.stream.closed_with);
                 return Some(format!(
-                    "user {user} is not in: at {:?}, refused {refused:?}, closed {closed:?}",
+                    "user {user} has not joined: at {:?}, rejected with {rejected:?}, closed with {closed:?}",
                     agent.at
                 ));
             }
             if let Some((id, _)) = agent.outbox.unresolved.front() {
-                return Some(format!("user {user}'s message {id} is not resolved; sent {:?}", agent.outbox.sent));
+                return Some(format!(
+                    "user {user}'s message {id} is not resolved; unanswered: {:?}",
+                    agent.outbox.sent
+                ));
             }
             if agent.room < ROOMS - 1 {
                 let head = self.store.head(agent.room);
@@ -405,7 +414,7 @@ impl World {
         self.lanes.iter().any(|lane| !lane.is_idle()).then(|| "a lane is not idle".into())
     }
 
-    /// Contract 2: what one sender sent, retried in order, stands in the order sent.
+    /// Contract 2: the messages of one sender, retried in order, are stored in the order in which they were sent.
     fn check_orders(&self) -> Result<(), String> {
         let plain = self.agents.iter().map(|agent| (agent.user, &agent.outbox));
         let sdks = self.sdks.iter().flat_map(|sdk| sdk.channels.iter().map(|channel| (sdk.user, &channel.outbox)));
@@ -414,7 +423,7 @@ impl World {
             for id in order {
                 let Some(&offset) = stored.get(id) else { continue };
                 if offset < last {
-                    return Err(format!("user {user}'s message {id} at {offset} stands before an earlier one"));
+                    return Err(format!("user {user}'s message {id} at {offset} is stored before an earlier one"));
                 }
                 last = offset;
             }
@@ -422,7 +431,7 @@ impl World {
         Ok(())
     }
 
-    /// What must hold after every step.
+    /// Checks what must hold after every step.
     fn check(&mut self) -> Result<(), String> {
         for (id, io) in self.ios.iter_mut().enumerate() {
             if let Some(broken) = io.broken.take() {
@@ -431,7 +440,7 @@ impl World {
         }
         for (id, shard) in self.shards.iter().enumerate() {
             let widest = shard.widest_queue_bytes();
-            // One buffer may go past the limit, and the close frame behind it.
+            // One buffer, and the close frame after it, may exceed the limit.
             let bound = self.limits.outbound_limit_bytes + self.limits.page_limit_bytes + 8_192;
             if widest > bound {
                 return Err(format!("shard {id}: a connection has {widest} bytes waiting, more than {bound}"));
@@ -442,7 +451,7 @@ impl World {
 
     // ── time ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn pass(&mut self, ms: u64) {
+    fn advance_time(&mut self, ms: u64) {
         self.now.ms += ms;
         self.now.unix_ms += ms;
     }
@@ -453,7 +462,7 @@ impl World {
             1..=5 => 50 + self.random.below(100),
             _ => self.random.below(5),
         };
-        self.pass(ms);
+        self.advance_time(ms);
         if self.random.one_in(60) {
             self.store_down_until_ms = self.now.ms + self.random.below(1_500);
         }
@@ -467,7 +476,7 @@ impl World {
         ((&mut self.shards[id], self.now), host)
     }
 
-    /// A turn of a shard's loop: messages, the turn, the sends. Only when a driver would wake up for it.
+    /// One round of a shard's event loop: messages, the turn, the sends. Only when a driver would wake up for it.
     fn shard_step(&mut self, id: usize) -> Result<(), String> {
         let own = Endpoint::Shard(id as u16);
         let from: Vec<Endpoint> = self
@@ -486,7 +495,7 @@ impl World {
             for _ in 0..count {
                 let message = self.queues.get_mut(&(from, own)).and_then(|q| q.messages.pop_front());
                 let Some(message) = message else { break };
-                if matches!(message, Message::Run { .. }) && self.is_lost() {
+                if matches!(message, Message::Run { .. }) && self.loses_segment() {
                     continue;
                 }
                 if matches!(message, Message::Lost { .. }) {
@@ -500,10 +509,10 @@ impl World {
         Ok(())
     }
 
-    /// Whether the publication that comes now is the one that is lost.
-    fn is_lost(&mut self) -> bool {
-        self.loses = self.loses.and_then(|left| left.checked_sub(1));
-        self.loses == Some(0)
+    /// Counts down to the segment that the mesh loses. True: it is this one.
+    fn loses_segment(&mut self) -> bool {
+        self.segments_until_loss = self.segments_until_loss.and_then(|left| left.checked_sub(1));
+        self.segments_until_loss == Some(0)
     }
 
     fn turn(&mut self, id: usize) {
@@ -517,22 +526,22 @@ impl World {
             self.tally.stalled_queues += 1;
         }
         for slot in std::mem::take(&mut self.ios[id].wakes) {
-            self.go_on(id, slot);
+            self.pump(id, slot);
         }
         self.shards[id].turned();
         for slot in std::mem::take(&mut self.ios[id].cuts) {
             let socket = &mut self.sockets[id][slot as usize];
             socket.is_cut = true;
-            if let Some((who, attempt)) = socket.client
-                && self.attempt_of(who) == attempt
+            if let Some((client, attempt)) = socket.client
+                && self.attempt_of(client) == attempt
             {
-                self.disconnected(who);
+                self.on_disconnect(client);
             }
         }
     }
 
-    /// What a driver does for a slot that was woken: reads on, and sends if no send is in flight.
-    pub fn go_on(&mut self, id: usize, slot: u32) {
+    /// Does what a driver does for a woken slot: continues to read, and sends if no send is in flight.
+    pub fn pump(&mut self, id: usize, slot: u32) {
         loop {
             if self.sockets[id][slot as usize].is_cut || !self.shards[id].wants_input(slot) {
                 break;
@@ -552,8 +561,8 @@ impl World {
         self.more[id] = true;
     }
 
-    /// The last operation of a cut socket comes back, and its slot is free for the next at once.
-    fn vacate_step(&mut self) {
+    /// Completes the last operation of aborted sockets; their slots can be reused immediately.
+    fn free_slots_step(&mut self) {
         for id in 0..self.shards.len() {
             for slot in 0..self.sockets[id].len() {
                 let socket = &self.sockets[id][slot];
@@ -573,9 +582,10 @@ impl World {
         for shard in 0..self.shards.len() as u16 {
             let count = if self.are_faults_over { u64::MAX } else { self.random.below(20) };
             for _ in 0..count {
-                let queue = self.queues.get_mut(&(Endpoint::Shard(shard), own)).expect("a queue to each lane");
+                let queue =
+                    self.queues.get_mut(&(Endpoint::Shard(shard), own)).expect("a queue from each shard to each lane");
                 let Some(message) = queue.messages.pop_front() else { break };
-                let Message::Commit(append) = message else { panic!("a lane got {message:?}") };
+                let Message::Commit(append) = message else { panic!("a lane received {message:?}") };
                 self.lanes[id].receive(self.now.ms, append, &mut answers);
             }
         }
@@ -593,8 +603,8 @@ impl World {
                 _ if is_down => (self.random.one_in(2), false),
                 0 => (false, false),
                 1 => (true, false),
-                2 if self.looks_at_heads => {
-                    // Given up, and committed long after, perhaps after its own retry.
+                2 if self.checks_heads => {
+                    // Given up, and committed long afterwards, perhaps after its own retry.
                     self.tally.zombies += 1;
                     self.zombies.push((self.now.ms + self.random.below(600), Arc::clone(&items)));
                     (false, false)
@@ -607,8 +617,9 @@ impl World {
         }
         for answer in answers {
             let Endpoint::Shard(home) = self.home_of_room(answer.append.item.room) else { continue };
-            let queue = self.queues.get_mut(&(own, Endpoint::Shard(home))).expect("a queue from each lane");
-            assert!(queue.messages.len() < queue.capacity, "a lane's answer found no place");
+            let queue =
+                self.queues.get_mut(&(own, Endpoint::Shard(home))).expect("a queue from each lane to each shard");
+            assert!(queue.messages.len() < queue.capacity, "the queue for a lane's answer is full");
             queue.messages.push_back(Message::Committed(Box::new(answer)));
         }
         let due: Vec<Arc<[Item]>> = {
@@ -638,7 +649,7 @@ impl World {
         let outcomes = flight.commits.then(|| self.store.append(self.now.unix_ms, &flight.items));
         match (outcomes, flight.answers) {
             (Some(outcomes), true) => {
-                self.tally.again += outcomes.iter().filter(|o| matches!(o, Outcome::Duplicate(_))).count() as u64;
+                self.tally.duplicates += outcomes.iter().filter(|o| matches!(o, Outcome::Duplicate(_))).count() as u64;
                 BatchResult::Answered(outcomes)
             }
             (Some(_), false) => {
@@ -658,16 +669,16 @@ impl World {
             let queue =
                 self.queues.get_mut(&(Endpoint::Shard(shard), Endpoint::Reader)).expect("a queue to the reader");
             while let Some(message) = queue.messages.pop_front() {
-                let Message::Ask { asker, ask } = message else { panic!("the reader got {message:?}") };
+                let Message::Ask { asker, ask } = message else { panic!("the reader received {message:?}") };
                 let slow = if self.random.one_in(20) { 500 } else { 6 };
                 let ready_ms = self.now.ms + self.random.below(slow);
-                self.reads.push(Pending { shard, asker, ask, ready_ms });
+                self.pending_reads.push(Pending { shard, asker, ask, ready_ms });
             }
         }
         let now_ms = self.now.ms;
         let (mut due, later): (Vec<Pending>, Vec<Pending>) =
-            std::mem::take(&mut self.reads).into_iter().partition(|p| p.ready_ms <= now_ms);
-        self.reads = later;
+            std::mem::take(&mut self.pending_reads).into_iter().partition(|p| p.ready_ms <= now_ms);
+        self.pending_reads = later;
         while !due.is_empty() {
             let Pending { shard, asker, ask, .. } = due.swap_remove(self.random.index(due.len()));
             let is_down = now_ms < self.store_down_until_ms || !self.are_faults_over && self.random.one_in(25);
@@ -677,18 +688,18 @@ impl World {
             } else {
                 match ask {
                     Ask::Admit { room, user } => {
-                        self.admitted(user.0, &room);
+                        self.before_admission(user.0, &room);
                         Answer::Admitted(self.store.admit(self.now.unix_ms, &room, user))
                     }
-                    Ask::User { .. } => panic!("the simulator's tokens name their users"),
-                    Ask::MarkRead { .. } | Ask::Rooms { .. } => panic!("no client of the simulator asks this"),
+                    Ask::User { .. } => panic!("the simulator's tokens carry user ids"),
+                    Ask::MarkRead { .. } | Ask::Rooms { .. } => panic!("no client of the simulator sends this"),
                     Ask::Head { room } => Answer::Head(self.store.head_of(room)),
                     Ask::Page { room, request } => Answer::Page(self.store.page(room, request).map(Arc::new)),
                 }
             };
             let to = Endpoint::Shard(shard);
             let queue = self.queues.get_mut(&(Endpoint::Reader, to)).expect("a queue from the reader");
-            assert!(queue.messages.len() < queue.capacity, "an answer found no place");
+            assert!(queue.messages.len() < queue.capacity, "the queue for the reader's answer is full");
             queue.messages.push_back(Message::Answer { asker, answer });
         }
     }
@@ -697,20 +708,26 @@ impl World {
 
     fn http_step(&mut self) {
         for shard in 0..self.shards.len() as u16 {
-            let queue = self.queues.get_mut(&(Endpoint::Shard(shard), Endpoint::Http)).expect("a queue to http");
+            let queue = self
+                .queues
+                .get_mut(&(Endpoint::Shard(shard), Endpoint::Http))
+                .expect("a queue from each shard to HTTP");
             while let Some(message) = queue.messages.pop_front() {
                 match message {
                     Message::Appended { caller, result, is_last, .. } => {
                         self.http_credits += usize::from(is_last);
-                        let append = self.http.remove(&caller.slot).expect("an answer to a call that was made");
+                        let append = self.http.remove(&caller.slot).expect("the call that is answered");
                         if let Ok(Outcome::New(stored) | Outcome::Duplicate(stored)) = result {
                             self.tally.http_publishes += 1;
                             let row = self.store.row(append.item.room, stored.offset);
-                            assert!(row.is_some_and(|row| row.id == append.item.id), "HTTP was told an offset in vain");
+                            assert!(
+                                row.is_some_and(|row| row.id == append.item.id),
+                                "HTTP was told an offset at which its message is not stored"
+                            );
                         }
                     }
                     Message::Taken => self.http_credits += 1,
-                    other => panic!("http got {other:?}"),
+                    other => panic!("HTTP received {other:?}"),
                 }
             }
         }
@@ -739,7 +756,7 @@ impl World {
             Message::Append(Box::new(append))
         };
         self.http_credits -= 1;
-        let queue = self.queues.get_mut(&(Endpoint::Http, home)).expect("a queue from http");
+        let queue = self.queues.get_mut(&(Endpoint::Http, home)).expect("a queue from HTTP to each shard");
         queue.messages.push_back(message);
     }
 
@@ -764,15 +781,15 @@ impl World {
 
     // ── clients ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn agent_step(&mut self) -> Result<(), String> {
+    fn client_step(&mut self) -> Result<(), String> {
         let client = self.random.index(self.agents.len() + self.sdks.len());
         match client.checked_sub(self.agents.len()) {
-            None => self.one_agent(client),
-            Some(sdk) => self.one_sdk(sdk),
+            None => self.step_agent(client),
+            Some(sdk) => self.step_sdk(sdk),
         }
     }
 
-    fn one_agent(&mut self, index: usize) -> Result<(), String> {
+    fn step_agent(&mut self, index: usize) -> Result<(), String> {
         let Some((shard, slot)) = self.agents[index].at else {
             if !self.is_stopping && (self.are_faults_over || self.random.one_in(2)) {
                 self.connect(index);
@@ -780,14 +797,14 @@ impl World {
             return Ok(());
         };
         let agent = &mut self.agents[index];
-        if agent.stream.is_refused.is_some() || agent.stream.closed_with.is_some() {
-            self.hang_up(Who::Plain(index), shard, slot);
+        if agent.stream.rejected_with.is_some() || agent.stream.closed_with.is_some() {
+            self.hang_up(ClientId::Plain(index), shard, slot);
             return Ok(());
         }
         if !self.are_faults_over {
             match self.random.below(40) {
                 0 | 1 => {
-                    self.hang_up(Who::Plain(index), shard, slot);
+                    self.hang_up(ClientId::Plain(index), shard, slot);
                     return Ok(());
                 }
                 2 => agent.stopped_reading = true,
@@ -799,7 +816,7 @@ impl World {
         if !agent.stream.joined || !agent.outbox.sent.is_empty() {
             return Ok(());
         }
-        // What is not resolved comes first, in its order; only then something new.
+        // Unresolved messages come first, in their order; new ones only after that.
         if agent.outbox.unresolved.is_empty() && !self.are_faults_over && self.random.one_in(2) {
             for _ in 0..1 + self.random.below(4) {
                 let agent = &mut self.agents[index];
@@ -820,7 +837,7 @@ impl World {
         for (id, text) in messages {
             let attempt = self.agents[index].attempt;
             let frame = if is_live {
-                // Nothing tells a sender of a live: channel that its message went out but the message itself.
+                // Publishing to a `live:` channel is not acknowledged.
                 self.agents[index].outbox.unresolved.clear();
                 format!("{} {attempt} {}", self.agents[index].user, id.rsplit('-').next().unwrap_or_default())
             } else {
@@ -829,56 +846,56 @@ impl World {
             };
             self.sockets[shard][slot as usize].inbox.push_back(frame);
         }
-        self.go_on(shard, slot);
+        self.pump(shard, slot);
         Ok(())
     }
 
-    fn attempt_of(&self, who: Who) -> u64 {
-        match who {
-            Who::Plain(index) => self.agents[index].attempt,
-            Who::Sdk(index) => self.sdks[index].attempt,
+    fn attempt_of(&self, client: ClientId) -> u64 {
+        match client {
+            ClientId::Plain(index) => self.agents[index].attempt,
+            ClientId::Sdk(index) => self.sdks[index].attempt,
         }
     }
 
-    fn at(&self, who: Who) -> Option<(usize, u32)> {
-        match who {
-            Who::Plain(index) => self.agents[index].at,
-            Who::Sdk(index) => self.sdks[index].at,
+    fn location(&self, client: ClientId) -> Option<(usize, u32)> {
+        match client {
+            ClientId::Plain(index) => self.agents[index].at,
+            ClientId::Sdk(index) => self.sdks[index].at,
         }
     }
 
-    fn reads(&self, who: Who) -> bool {
-        match who {
-            Who::Plain(index) => !self.agents[index].stopped_reading,
-            Who::Sdk(index) => !self.sdks[index].stopped_reading,
+    fn is_reading(&self, client: ClientId) -> bool {
+        match client {
+            ClientId::Plain(index) => !self.agents[index].stopped_reading,
+            ClientId::Sdk(index) => !self.sdks[index].stopped_reading,
         }
     }
 
-    /// A client's connection is over. What it had under way when it was removed may have been refused, and be stored
-    /// when it is sent again by a member: in no order.
-    fn disconnected(&mut self, who: Who) {
+    /// A client's connection is closed. If its user was removed from a room, the order of the messages that were
+    /// pending then is no longer checked.
+    fn on_disconnect(&mut self, client: ClientId) {
         let removals = &self.removals;
-        match who {
-            Who::Plain(index) => {
+        match client {
+            ClientId::Plain(index) => {
                 let agent = &mut self.agents[index];
                 agent.outbox.forget_order_if(was_removed(removals, agent.user, agent.room, agent.removals_seen));
-                agent.disconnected();
+                agent.on_disconnect();
             }
-            Who::Sdk(index) => {
+            ClientId::Sdk(index) => {
                 let sdk = &mut self.sdks[index];
                 for channel in &mut sdk.channels {
                     let Some(room) = channel.room else { continue };
                     channel.outbox.forget_order_if(was_removed(removals, sdk.user, room, channel.removals_seen));
                 }
-                sdk.disconnected();
+                sdk.on_disconnect();
             }
         }
     }
 
-    /// A user is about to be let into a room: removals before that do not count any more.
-    fn admitted(&mut self, user: i64, name: &str) {
+    /// A user is about to be admitted to a room: earlier removals do not matter any more.
+    fn before_admission(&mut self, user: i64, name: &str) {
         let removals = &self.removals;
-        let room = name.strip_prefix("room").and_then(|room| room.parse().ok()).expect("a room of this world");
+        let room = name.strip_prefix("room").and_then(|room| room.parse().ok()).expect("a room of the simulator");
         if let Some(agent) = self.agents.iter_mut().find(|agent| agent.user == user) {
             agent.outbox.forget_order_if(was_removed(removals, user, room, agent.removals_seen));
             agent.removals_seen = removals.len();
@@ -890,41 +907,42 @@ impl World {
         }
     }
 
-    /// A new connection of a client, on any shard.
-    pub fn open_socket(&mut self, who: Who) -> (usize, u32) {
+    /// Opens a connection of a client on a random shard.
+    pub fn open_socket(&mut self, client: ClientId) -> (usize, u32) {
         let id = self.random.index(self.shards.len());
         let ((shard, now), mut host) = self.shard_and_host(id);
         let slot = shard.opened(now, &mut host);
         if self.sockets[id].len() <= slot as usize {
             self.sockets[id].resize_with(slot as usize + 1, Socket::default);
         }
-        self.disconnected(who);
-        let attempt = match who {
-            Who::Plain(index) => {
+        self.on_disconnect(client);
+        let attempt = match client {
+            ClientId::Plain(index) => {
                 let agent = &mut self.agents[index];
                 agent.attempt += 1;
                 agent.at = Some((id, slot));
                 agent.attempt
             }
-            Who::Sdk(index) => {
+            ClientId::Sdk(index) => {
                 let sdk = &mut self.sdks[index];
                 sdk.attempt += 1;
                 sdk.at = Some((id, slot));
                 sdk.attempt
             }
         };
-        self.sockets[id][slot as usize] = Socket { client: Some((who, attempt)), is_used: true, ..Socket::default() };
+        self.sockets[id][slot as usize] =
+            Socket { client: Some((client, attempt)), is_used: true, ..Socket::default() };
         (id, slot)
     }
 
     fn connect(&mut self, index: usize) {
         if self.random.one_in(30) && self.agents[index].outbox.unresolved.is_empty() && !self.are_faults_over {
-            // Somewhere else, for good: what it knew of the old room is not needed any more.
+            // It moves to another room for good, and forgets what it knew about the old one.
             self.agents[index].room = self.random.index(ROOMS);
             self.agents[index].position = None;
             self.agents[index].outbox.order.clear();
         }
-        let (id, slot) = self.open_socket(Who::Plain(index));
+        let (id, slot) = self.open_socket(ClientId::Plain(index));
         let agent = &mut self.agents[index];
         let mut query = match agent.room {
             room if room == ROOMS - 1 => "room=live:all".to_owned(),
@@ -944,8 +962,8 @@ impl World {
         self.more[id] = true;
     }
 
-    pub fn hang_up(&mut self, who: Who, id: usize, slot: u32) {
-        self.disconnected(who);
+    pub fn hang_up(&mut self, client: ClientId, id: usize, slot: u32) {
+        self.on_disconnect(client);
         self.sockets[id][slot as usize].client = None;
         if !self.sockets[id][slot as usize].is_cut {
             let ((shard, now), mut host) = self.shard_and_host(id);
@@ -954,12 +972,12 @@ impl World {
         }
     }
 
-    /// A send in flight gets on, by any number of bytes.
+    /// Delivers any number of bytes of one send in flight.
     fn network_step(&mut self) -> Result<(), String> {
         let mut ready = Vec::new();
         for (id, sockets) in self.sockets.iter().enumerate() {
             for (slot, socket) in sockets.iter().enumerate() {
-                let reads = socket.client.is_none_or(|(who, _)| self.reads(who));
+                let reads = socket.client.is_none_or(|(client, _)| self.is_reading(client));
                 if !socket.in_flight.is_empty() && !socket.is_cut && reads {
                     ready.push((id, slot));
                 }
@@ -982,58 +1000,63 @@ impl World {
             shard.sent(now, slot as u32, count, &mut host);
         }
         self.more[id] = true;
-        if let Some((who, attempt)) = client
-            && self.attempt_of(who) == attempt
-            && self.at(who) == Some((id, slot as u32))
+        if let Some((client, attempt)) = client
+            && self.attempt_of(client) == attempt
+            && self.location(client) == Some((id, slot as u32))
         {
-            let told = match who {
-                Who::Plain(index) => self.agents[index].stream.take(&bytes[..count])?,
-                Who::Sdk(index) => self.sdks[index].stream.take(&bytes[..count])?,
+            let received = match client {
+                ClientId::Plain(index) => self.agents[index].stream.decode(&bytes[..count])?,
+                ClientId::Sdk(index) => self.sdks[index].stream.decode(&bytes[..count])?,
             };
-            for told in told {
-                self.told(who, id, slot as u32, told)?;
+            for item in received {
+                self.on_received(client, id, slot as u32, item)?;
             }
-            // In the middle of what one send holds, to come back for the rest.
-            if count < bytes.len() && self.at(who) == Some((id, slot as u32)) && self.random.one_in(8) {
-                self.hang_up(who, id, slot as u32);
+            // Sometimes it hangs up in the middle of a send, and resumes from there later.
+            if count < bytes.len() && self.location(client) == Some((id, slot as u32)) && self.random.one_in(8) {
+                self.hang_up(client, id, slot as u32);
             }
         }
         Ok(())
     }
 
-    fn told(&mut self, who: Who, id: usize, slot: u32, told: Told) -> Result<(), String> {
-        match (who, told) {
-            (Who::Plain(_), Told::Refused(503)) => Ok(()),
-            (_, Told::Refused(status)) => Err(format!("{who:?} was refused with {status}")),
-            (_, Told::Ping) => {
+    fn on_received(&mut self, client: ClientId, id: usize, slot: u32, item: Received) -> Result<(), String> {
+        match (client, item) {
+            (ClientId::Plain(_), Received::Rejected(503)) => Ok(()),
+            (_, Received::Rejected(status)) => Err(format!("{client:?} was rejected with {status}")),
+            (_, Received::Ping) => {
                 self.frame(id, slot, Event::Pong(b""));
                 Ok(())
             }
-            (Who::Sdk(index), Told::Close(code)) => self.sdk_closed(index, code),
-            (Who::Plain(index), Told::Close(code)) => {
+            (ClientId::Sdk(index), Received::Close(code)) => self.sdk_on_close(index, code),
+            (ClientId::Plain(index), Received::Close(code)) => {
                 match code {
-                    3008 => self.tally.slow_ended += 1,
+                    3008 => self.tally.slow_disconnected += 1,
                     1001 | 3010 | 3012 | 3503 => {}
-                    other => return Err(format!("user {} was ended with {other}", self.agents[index].user)),
+                    other => {
+                        return Err(format!(
+                            "the connection of user {} was closed with {other}",
+                            self.agents[index].user
+                        ));
+                    }
                 }
                 Ok(())
             }
-            (Who::Sdk(index), Told::Text(text)) => self.sdk_told(index, id, slot, &text),
-            (Who::Plain(index), Told::Text(text)) => {
+            (ClientId::Sdk(index), Received::Text(text)) => self.sdk_on_frame(index, id, slot, &text),
+            (ClientId::Plain(index), Received::Text(text)) => {
                 let user = self.agents[index].user;
                 let event: Value = serde_json::from_str(&text).map_err(|error| format!("{error} in {text:?}"))?;
-                self.event(index, &event).map_err(|broken| format!("user {user} was told {event}: {broken}"))
+                self.on_event(index, &event).map_err(|broken| format!("user {user} received {event}: {broken}"))
             }
         }
     }
 
-    fn event(&mut self, index: usize, event: &Value) -> Result<(), String> {
+    fn on_event(&mut self, index: usize, event: &Value) -> Result<(), String> {
         let agent = &mut self.agents[index];
         let number = |name: &str| event[name].as_u64().ok_or(format!("no {name}"));
         let kind = event["type"].as_str().ok_or("no type")?;
         if kind == "joined" {
             if std::mem::replace(&mut agent.stream.joined, true) {
-                return Err("joined twice".into());
+                return Err("it joined twice".into());
             }
             if agent.room == ROOMS - 1 {
                 return Ok(());
@@ -1041,48 +1064,48 @@ impl World {
             let (epoch, offset) = (event["epoch"].as_str().ok_or("no epoch")?.to_owned(), number("offset")?);
             if let Some((known_epoch, known_offset)) = &agent.position {
                 if event["recovered"] != true || *known_epoch != epoch || *known_offset != offset {
-                    return Err(format!("it asked to go on from {known_offset} of {known_epoch}"));
+                    return Err(format!("it asked to resume from {known_offset} of {known_epoch}"));
                 }
                 self.tally.resumed += 1;
                 if offset < self.store.head(agent.room) {
                     self.tally.resumed_with_missed += 1;
                 }
             } else if offset > self.store.head(agent.room) {
-                return Err("a position that is not committed".into());
+                return Err("the position is not committed".into());
             }
             agent.position = Some((epoch, offset));
             return Ok(());
         }
         if !agent.stream.joined {
-            return Err("something before joined".into());
+            return Err("it came before `joined`".into());
         }
         match kind {
             "live" => {
                 let text = event["data"].as_str().ok_or("no data")?;
                 let mut parts = text.split(' ').filter_map(|part| part.parse::<u64>().ok());
                 let (Some(sender), Some(attempt), Some(number)) = (parts.next(), parts.next(), parts.next()) else {
-                    return Err("not a message of this world".into());
+                    return Err("the message was not made by a client of the simulator".into());
                 };
-                // Of one connection: each once, in order, none left out but what was refused for want of credits.
+                // Each message of a connection comes once, in order. Those rejected for lack of credits are missing.
                 let seen = agent.live_seen.insert((sender as i64, attempt), number);
                 let may_be_refused = self.limits.mesh_calls_limit < 64;
                 if seen.is_some_and(|seen| number <= seen || number != seen + 1 && !may_be_refused) {
-                    return Err(format!("it had seen {seen:?} of this sender's connection"));
+                    return Err(format!("the last number seen from this connection is {seen:?}"));
                 }
                 self.tally.live += 1;
                 Ok(())
             }
             "message" | "removed" | "edit" | "delete" | "react" | "unreact" => {
                 let offset = number("offset")?;
-                let (_, position) = agent.position.as_mut().ok_or("a publication without a position")?;
+                let (_, position) = agent.position.as_mut().ok_or("a publication arrived before a position")?;
                 if offset != *position + 1 {
-                    return Err(format!("it is at {position}: a gap, a duplicate or disorder"));
+                    return Err(format!("its position is {position}: a gap, a duplicate or a wrong order"));
                 }
                 *position = offset;
                 let room = agent.room;
                 let room_id = self.store.room_id(room);
-                let row = self.store.row(room_id, offset).ok_or("it is not committed")?;
-                let of_kind = match row.kind {
+                let row = self.store.row(room_id, offset).ok_or("the publication is not committed")?;
+                let row_type = match row.kind {
                     Kind::Message => "message",
                     Kind::Edit => "edit",
                     Kind::Delete => "delete",
@@ -1091,22 +1114,22 @@ impl World {
                     Kind::Removed => "removed",
                     Kind::RoomChanged => "room",
                 };
-                let same = event["user"]["id"].as_str() == Some(&row.user.id.to_string())
-                    && kind == of_kind
+                let matches_store = event["user"]["id"].as_str() == Some(&row.user.id.to_string())
+                    && kind == row_type
                     && self.store.shows(room_id, &row, agent.replay_from, event["text"].as_str())
                     && self.store.is_edited_at(room_id, &row, event["edited"].as_u64(), event["text"].as_str())
                     && (event["deleted"] == true)
                         == (matches!(row.kind, Kind::Message | Kind::Edit) && event["text"].is_null())
                     && event["target"].as_u64() == row.target.filter(|_| row.kind != Kind::Message)
                     && event["id"].as_str() == Some(&*row.id).filter(|id| !id.starts_with('~'));
-                if !same {
-                    return Err(format!("the store has {row:?}"));
+                if !matches_store {
+                    return Err(format!("the store has {row:?} there"));
                 }
                 let removed = self.removals[agent.removals_seen..]
                     .iter()
                     .find(|(r, u, at)| *r == room && *u == agent.user && *at < offset);
                 if let Some((_, _, at)) = removed {
-                    return Err(format!("it was removed at {at}, after it was let in"));
+                    return Err(format!("the user was removed at {at}, after it was admitted"));
                 }
                 self.tally.publications += 1;
                 if let Some((shard, _)) = agent.at {
@@ -1122,7 +1145,7 @@ impl World {
                 let (id, offset) = (event["id"].as_str().ok_or("no id")?, number("offset")?);
                 let row = self.store.row(self.store.room_id(agent.room), offset);
                 if !row.is_some_and(|row| &*row.id == id && row.user.id.0 == agent.user) {
-                    return Err("an acknowledgement of what is not stored there".into());
+                    return Err("it acknowledges a message that is not stored there".into());
                 }
                 agent.outbox.resolve(id, offset)
             }
@@ -1131,7 +1154,7 @@ impl World {
                 match (number("code")?, id) {
                     (100, None) if agent.room == ROOMS - 1 => Ok(()),
                     (100, Some(id)) => {
-                        self.tally.not_known += 1;
+                        self.tally.outcomes_unknown += 1;
                         agent.outbox.sent.retain(|sent| *sent != id);
                         Ok(())
                     }
@@ -1139,21 +1162,21 @@ impl World {
                         let is_bad = agent.outbox.unresolved.iter().any(|(i, text)| *i == id && text == BAD_TEXT);
                         let is_removed = self.removals.iter().any(|(r, u, _)| *r == agent.room && *u == agent.user);
                         if !is_bad && !is_removed {
-                            return Err("refused for no reason".into());
+                            return Err("it was rejected for no reason".into());
                         }
                         agent.outbox.sent.retain(|sent| *sent != id);
                         agent.outbox.unresolved.retain(|(unresolved, _)| *unresolved != id);
                         Ok(())
                     }
-                    _ => Err("an error that was not due".into()),
+                    _ => Err("an unexpected error".into()),
                 }
             }
-            _ => Err("an event of a type that nothing in this world makes".into()),
+            _ => Err("an event of an unknown type".into()),
         }
     }
 }
 
-/// Whether a user was taken out of a room since so many removals.
+/// Whether a user was removed from a room after the first `seen` removals.
 fn was_removed(removals: &[(usize, i64, Offset)], user: i64, room: usize, seen: usize) -> bool {
     removals[seen..].iter().any(|(r, u, _)| *r == room && *u == user)
 }
