@@ -1,4 +1,5 @@
-//! What a publish costs to read, and a publication to encode in each format: once, whatever the number of subscribers.
+//! Measures decoding a publish and encoding a publication in each format. Both happen once per publication, whatever
+//! the number of subscribers.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
@@ -13,7 +14,7 @@ const ID: &str = "01931f6e-0000-7000-8000-000000000000";
 const CHANNEL: &str = "room:lobby";
 const TEXT_LIMIT_BYTES: usize = 16 * 1024;
 
-/// A message with a text of so many bytes.
+/// A message whose text has `text_bytes` bytes.
 fn message(text_bytes: usize) -> Entry {
     Entry::Stored(Publication {
         offset: 123_456,
@@ -32,13 +33,13 @@ fn message(text_bytes: usize) -> Entry {
 fn encode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("encode");
     let shapes = [("32", vec![message(32)]), ("128", vec![message(128)]), ("1024", vec![message(1024)])];
-    // What a room shows in one turn is encoded at once.
-    let run = ("128 each, 64 in a run", vec![message(128); 64]);
-    for (shape, entries) in shapes.into_iter().chain([run]) {
+    // All publications that a room shows in one turn are encoded together.
+    let segment = ("128 each, 64 in a run", vec![message(128); 64]);
+    for (shape, entries) in shapes.into_iter().chain([segment]) {
         for (name, format) in [("plain", Format::Plain), ("json", Format::Json), ("protobuf", Format::Protobuf)] {
             let frames = Frames::encode(&entries, format, CHANNEL);
             let count = frames.bytes().windows(ID.len()).filter(|window| *window == ID.as_bytes()).count();
-            assert_eq!(count, entries.len(), "each message is in a frame");
+            assert_eq!(count, entries.len(), "every message is in a frame");
             let (elements, bytes) = (entries.len() as u64, frames.bytes().len() as u64);
             group.throughput(Throughput::ElementsAndBytes { elements, bytes });
             group.bench_function(format!("{name}/{shape}"), |bencher| {
@@ -49,7 +50,7 @@ fn encode(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A field of a Protobuf message that holds bytes, shorter than 128² of them.
+/// Appends a Protobuf field that holds fewer than 128² bytes.
 fn push_field(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
     out.push(tag << 3 | 2);
     push_length(out, bytes.len());
@@ -63,7 +64,7 @@ fn push_length(out: &mut Vec<u8>, length: usize) {
     out.push(if length >= 128 { (length >> 7) as u8 } else { length as u8 });
 }
 
-/// The command 7, which publishes this in [`CHANNEL`], as a frame's payload.
+/// The payload of a frame with command 7, which publishes `data` in [`CHANNEL`].
 fn publish(encoding: Encoding, data: &str) -> Vec<u8> {
     match encoding {
         Encoding::Json => format!(r#"{{"id":7,"publish":{{"channel":"{CHANNEL}","data":{data}}}}}"#).into_bytes(),
@@ -87,7 +88,7 @@ fn decode(criterion: &mut Criterion) {
     let published = format!(r#"{{"text":"{text}","id":"{ID}"}}"#);
     for (name, encoding) in [("json", Encoding::Json), ("protobuf", Encoding::Protobuf)] {
         let frame = publish(encoding, &published);
-        let command = next_command(encoding, &mut &frame[..]).expect("there is one").expect("it is whole");
+        let command = next_command(encoding, &mut &frame[..]).expect("a command").expect("a valid command");
         let Request::Publish { channel, data, .. } = &command.request else { panic!("{command:?}") };
         assert_eq!((command.id, &**channel, &**data), (7, CHANNEL, published.as_bytes()));
         group.throughput(Throughput::ElementsAndBytes { elements: 1, bytes: frame.len() as u64 });

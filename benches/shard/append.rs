@@ -1,12 +1,12 @@
-//! A publish, as a frame's text, through session, home and lane, as if the database answered at once, until it has been
-//! shown to its sender.
+//! Measures a publish from the text of its frame through session, home and lane until its sender has received it. The
+//! database answers immediately.
 
 use crate::server::{Client, Server, count};
 use criterion::{Criterion, Throughput};
 
 pub fn room(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("append");
-    // All who send in a turn share a batch and a run.
+    // All publishes of one turn share a batch and a segment.
     for (client, senders) in [(Client::Plain, 1), (Client::Plain, 64), (Client::Sdk, 1)] {
         let mut server = Server::new();
         let slots = server.subscribe_all(client, senders);
@@ -16,10 +16,10 @@ pub fn room(criterion: &mut Criterion) {
             Client::Plain => data,
             Client::Sdk => format!(r#"{{"id":3,"publish":{{"channel":"room:lobby","data":{data}}}}}"#),
         };
-        let publish = |server: &mut Server| slots.iter().for_each(|slot| server.say(*slot, &frame));
+        let publish = |server: &mut Server| slots.iter().for_each(|slot| server.send_text(*slot, &frame));
 
         publish(&mut server);
-        let sent = server.run_and_tell();
+        let sent = server.run_and_collect();
         assert_eq!((sent.len(), server.head()), (senders, senders as u64));
         assert!(sent.iter().all(|sent| count(&sent.bytes, &text) == senders));
 

@@ -1,4 +1,4 @@
-//! A publication that a room's home has learned, until each subscriber's share has been written.
+//! Measures a publication from the moment a room's home learns it until it has been written to every subscriber.
 
 use crate::server::{Client, Server, count};
 use criterion::{Criterion, Throughput};
@@ -11,7 +11,7 @@ pub fn to_many(criterion: &mut Criterion) {
         (Client::Plain, 1_000, 1),
         (Client::Plain, 10_000, 1),
         (Client::Sdk, 1_000, 1),
-        // All of them are one run.
+        // All ten form one segment.
         (Client::Plain, 1_000, 10),
     ];
     for (client, subscribers, publications) in shapes {
@@ -21,9 +21,9 @@ pub fn to_many(criterion: &mut Criterion) {
         let show = |server: &mut Server| (0..publications).for_each(|_| server.learn(&text));
 
         show(&mut server);
-        let mut sent = server.run_and_tell();
+        let mut sent = server.run_and_collect();
         sent.sort_by_key(|sent| sent.slot);
-        assert!(sent.iter().map(|sent| sent.slot).eq(slots), "every subscriber, and nobody else");
+        assert!(sent.iter().map(|sent| sent.slot).eq(slots), "exactly the subscribers receive it");
         assert!(sent.iter().all(|of| of.bytes == sent[0].bytes && count(&of.bytes, &text) == publications));
 
         let deliveries = (subscribers * publications) as u64;
@@ -39,7 +39,7 @@ pub fn to_many(criterion: &mut Criterion) {
         });
         let after = server.figures();
         assert_eq!(after.deliveries - before.deliveries, rounds * deliveries);
-        // Offsets get longer.
+        // Frames grow when offsets gain a digit.
         assert!(after.sent_bytes - before.sent_bytes >= rounds * bytes);
     }
     group.finish();

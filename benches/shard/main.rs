@@ -1,4 +1,4 @@
-//! What a shard costs, through the calls that a driver makes: from a publish to the bytes for each subscriber's socket.
+//! Measures a shard through the calls that a driver makes: from a publish to the bytes for each subscriber's socket.
 
 mod append;
 mod fan_out;

@@ -1,17 +1,17 @@
-//! A subscriber comes back to a room that its shard still has in memory, and is given what it missed: from its request
-//! until all of it has been written.
+//! Measures a recovery from memory: a subscriber returns to a room that its shard still holds and gets everything it
+//! missed. The time runs from its request until all of that has been written.
 
 use crate::server::{Client, Server, count, upgrade_since};
 use criterion::{Criterion, Throughput};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How many publications were missed.
+/// The number of publications that the subscriber missed.
 const MISSED: u64 = 100;
 
 pub fn from_ring(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("recovery");
-    // How many were shown in one turn: what is one run, is one buffer.
+    // Publications shown in one turn form one segment, which is one buffer.
     for per_turn in [1, MISSED] {
         let mut server = Server::new();
         server.subscribe(Client::Plain, 1);
@@ -23,11 +23,11 @@ pub fn from_ring(criterion: &mut Criterion) {
         let request = upgrade_since(2, server.head() - MISSED);
 
         let slot = server.open(&request);
-        let sent = server.run_and_tell();
+        let sent = server.run_and_collect();
         assert_eq!((sent.len(), sent[0].slot), (1, slot));
         assert_eq!((count(&sent[0].bytes, r#""recovered":true"#), count(&sent[0].bytes, &text)), (1, MISSED as usize));
         let bytes = sent[0].bytes.len() as u64;
-        server.hang_up(slot);
+        server.disconnect(slot);
 
         let (before, mut rounds) = (server.figures(), 0);
         group.throughput(Throughput::ElementsAndBytes { elements: MISSED, bytes });
@@ -40,8 +40,8 @@ pub fn from_ring(criterion: &mut Criterion) {
                     let slot = server.open(&request);
                     server.run();
                     taken += begin.elapsed();
-                    // It goes away again beside the measurement.
-                    server.hang_up(slot);
+                    // Disconnecting is not part of the measurement.
+                    server.disconnect(slot);
                 }
                 taken
             });

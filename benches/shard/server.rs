@@ -1,7 +1,7 @@
-//! One shard with its lane, driven as a driver does it: a connection is written when it was woken, and all that is
-//! written is taken. There are no sockets, and no database: what one would answer is made by hand.
+//! One shard and its lane, driven as a driver would: a connection is written to when it has been woken, and every write
+//! succeeds completely. There are no sockets and no database; the answers of a database are made up here.
 //!
-//! Time stands still, so that no timer is in a measurement.
+//! Time stands still, so no timer fires during a measurement.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -23,16 +23,16 @@ pub struct Server {
     lane: Lane,
     /// The room's last offset.
     head: Offset,
-    /// Emptied after each use.
+    /// Kept to reuse its memory, as is `slices`. Both are empty between uses.
     woken: Vec<u32>,
     slices: Vec<Slice>,
 }
 
-/// As the drivers keep it.
+/// What the shard asked its host to do, kept as the drivers keep it.
 #[derive(Default)]
 struct Effects {
     woken: Vec<u32>,
-    /// By slot: whether it is in `woken`.
+    /// Whether a slot is in `woken`, indexed by slot.
     is_woken: Vec<bool>,
     cut: Vec<u32>,
     mesh: Vec<(Endpoint, Message)>,
@@ -54,7 +54,7 @@ impl Host for Effects {
     }
 
     fn note_first(&mut self, what: Refused, code: u16) {
-        panic!("nothing is refused or ended here: {what:?} {code}");
+        panic!("nothing should be refused or closed here: {what:?} {code}");
     }
 
     fn mesh_places(&self, _: Endpoint) -> usize {
@@ -66,7 +66,7 @@ impl Host for Effects {
     }
 }
 
-/// What subscribers speak.
+/// The protocol of a subscriber.
 #[derive(Clone, Copy, Debug)]
 pub enum Client {
     /// The plain protocol, JSON in and out.
@@ -75,14 +75,14 @@ pub enum Client {
     Sdk,
 }
 
-/// What one connection was sent.
+/// The bytes sent to one connection.
 pub struct Sent {
     pub slot: u32,
     pub bytes: Vec<u8>,
 }
 
 impl Server {
-    /// With one room, in which there is nothing yet.
+    /// A shard with one room, which has no publications yet.
     pub fn new() -> Server {
         let limits = Limits { publish_rate_per_second: 0, ..Limits::default() };
         let verify = |token: &str, now_s: u64| {
@@ -121,12 +121,12 @@ impl Server {
 
     // ── clients ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Brings so many subscribers into the room, each a user of its own. Returns their slots.
+    /// Subscribes `count` connections to the room, each for a different user. Returns their slots.
     pub fn subscribe_all(&mut self, client: Client, count: usize) -> Vec<u32> {
         (1..=count).map(|user| self.subscribe(client, user)).collect()
     }
 
-    /// A new subscriber of the room, who has been told that it is one.
+    /// Subscribes a connection to the room and runs until the subscription is confirmed. Returns its slot.
     pub fn subscribe(&mut self, client: Client, user: usize) -> u32 {
         let slot = match client {
             Client::Plain => self.open(&upgrade(&format!("/ws?room=lobby&format=json&token={user}"))),
@@ -134,33 +134,33 @@ impl Server {
         };
         self.run();
         if let Client::Sdk = client {
-            self.say(slot, &format!(r#"{{"id":1,"connect":{{"token":"{user}"}}}}"#));
+            self.send_text(slot, &format!(r#"{{"id":1,"connect":{{"token":"{user}"}}}}"#));
             self.run();
-            self.say(slot, r#"{"id":2,"subscribe":{"channel":"room:lobby"}}"#);
+            self.send_text(slot, r#"{"id":2,"subscribe":{"channel":"room:lobby"}}"#);
             self.run();
         }
         slot
     }
 
-    /// Takes a connection with this request. Returns its slot.
+    /// Opens a connection that sends this request. Returns its slot.
     pub fn open(&mut self, request: &str) -> u32 {
         let slot = self.shard.opened(NOW, &mut self.host);
         let peer = "127.0.0.1:1".parse().expect("an address");
         let Head::Upgrade(request, _) = head::parse(request.as_bytes(), 0, 16_384, peer) else {
-            panic!("{request:?} asks for no WebSocket")
+            panic!("{request:?} is not a WebSocket upgrade")
         };
         self.shard.requested(NOW, slot, *request, &mut self.host);
         slot
     }
 
-    /// A connection sends a text.
-    pub fn say(&mut self, slot: u32, text: &str) {
+    /// Delivers a text frame from a connection.
+    pub fn send_text(&mut self, slot: u32, text: &str) {
         debug_assert!(self.shard.wants_input(slot));
         self.shard.frame(NOW, slot, Event::Text(text), &mut self.host);
     }
 
-    /// A connection goes away.
-    pub fn hang_up(&mut self, slot: u32) {
+    /// Disconnects a client.
+    pub fn disconnect(&mut self, slot: u32) {
         self.shard.hung_up(NOW, slot, &mut self.host);
         assert_eq!(self.host.cut.pop(), Some(slot));
         self.shard.vacated(slot);
@@ -169,7 +169,7 @@ impl Server {
 
     // ── the room ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// A message, already committed, comes to the room's home. It is shown in the next turn.
+    /// Gives the room's home a committed message, which is shown in the next turn.
     pub fn learn(&mut self, text: &Arc<str>) {
         self.head += 1;
         let publication = Publication {
@@ -188,15 +188,15 @@ impl Server {
         self.shard.mesh(NOW, Endpoint::Http, learn, &mut self.host);
     }
 
-    /// Turns until there is nothing more to do. What is written goes nowhere.
+    /// Runs turns until there is nothing left to do. Discards what is written.
     pub fn run(&mut self) {
         self.run_with(|_, slices| {
             black_box(slices);
         });
     }
 
-    /// As `run`. Returns what was written, by connection in the order in which they were first written to.
-    pub fn run_and_tell(&mut self) -> Vec<Sent> {
+    /// Like `run`, but returns what was written, one entry per connection in the order of their first writes.
+    pub fn run_and_collect(&mut self) -> Vec<Sent> {
         let mut all: Vec<Sent> = Vec::new();
         let mut index_of = std::collections::HashMap::new();
         self.run_with(|slot, slices| {
@@ -211,7 +211,7 @@ impl Server {
 
     fn run_with(&mut self, mut write: impl FnMut(u32, &[Slice])) {
         loop {
-            self.pass_messages();
+            self.answer_messages();
             let mut has_more = self.shard.turn(NOW, &mut self.host);
             self.write_woken(&mut write);
             self.shard.turned();
@@ -222,7 +222,7 @@ impl Server {
         }
     }
 
-    /// What waits for those who were woken is written as a whole.
+    /// Writes everything that is queued for the woken connections.
     fn write_woken(&mut self, write: &mut impl FnMut(u32, &[Slice])) {
         let mut woken = std::mem::take(&mut self.woken);
         std::mem::swap(&mut self.host.woken, &mut woken);
@@ -240,8 +240,8 @@ impl Server {
         self.woken = woken;
     }
 
-    /// What the last turn has sent to the readers and to the lane is answered.
-    fn pass_messages(&mut self) {
+    /// Answers what the last turn sent to the readers and to the lane.
+    fn answer_messages(&mut self) {
         if self.host.mesh.is_empty() {
             return;
         }
@@ -254,7 +254,7 @@ impl Server {
                 }
                 Message::Commit(append) => self.lane.receive(NOW.ms, append, &mut answers),
                 Message::Taken => {}
-                other => panic!("to {to:?}: {other:?}"),
+                other => panic!("unexpected message to {to:?}: {other:?}"),
             }
         }
         while let Some(batch) = self.lane.next_batch(NOW.ms) {
@@ -277,12 +277,12 @@ impl Server {
                 Answer::Admitted(Ok(admission))
             }
             Ask::Head { .. } => Answer::Head(Some(uproar_model::Head { epoch, offset: self.head, number: self.head })),
-            other => panic!("{other:?} is not to be asked here"),
+            other => panic!("unexpected request to the store: {other:?}"),
         }
     }
 }
 
-/// A request for a WebSocket.
+/// The upgrade request for this target.
 pub fn upgrade(target: &str) -> String {
     format!(
         "GET {target} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -290,12 +290,12 @@ pub fn upgrade(target: &str) -> String {
     )
 }
 
-/// The request of a plain client that comes back to the room.
+/// The upgrade request of a plain client that returns to the room at offset `since`.
 pub fn upgrade_since(user: usize, since: Offset) -> String {
     upgrade(&format!("/ws?room=lobby&format=json&token={user}&since={since}&epoch={EPOCH}"))
 }
 
-/// How often a text is in some bytes.
+/// Counts the occurrences of `text` in `bytes`.
 pub fn count(bytes: &[u8], text: &str) -> usize {
     bytes.windows(text.len()).filter(|window| *window == text.as_bytes()).count()
 }

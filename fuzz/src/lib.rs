@@ -1,5 +1,5 @@
-//! What each fuzz target does with its input, and what must hold whatever that is. `tests/fuzz_corpus.rs` of the main
-//! crate takes this file in, so that the corpora are replayed without a fuzzer.
+//! The fuzz targets: what each one does with its input, and the properties that hold for any input. The main crate's
+//! `tests/fuzz_corpus.rs` includes this file to replay the corpora without a fuzzer.
 
 use serde_json::value::RawValue;
 use std::ops::ControlFlow;
@@ -8,11 +8,11 @@ use uproar_core::protocol::{Entry, data};
 use uproar_core::websocket::{Decoder, Event};
 use uproar_model::{Publication, User, UserId};
 
-/// The most bytes of a text.
+/// The length of the longest text that a client may publish.
 const TEXT_LIMIT_BYTES: usize = 1024;
 
-/// A frame's payload in either encoding: the first byte chooses, Protobuf where it is odd. What the commands carry goes
-/// where the server would take it.
+/// Decodes a frame's payload as commands. The first byte selects the encoding: even is JSON, odd is Protobuf. The data
+/// that a command carries is decoded as the server would decode it.
 pub fn commands(input: &[u8]) {
     let Some((first, mut rest)) = input.split_first() else { return };
     let encoding = if first & 1 == 0 { Encoding::Json } else { Encoding::Protobuf };
@@ -27,7 +27,7 @@ pub fn commands(input: &[u8]) {
             Some(Err(centrifuge::Malformed)) => break,
             Some(Ok(command)) => command,
         };
-        assert!(rest.len() < before, "a command that took nothing");
+        assert!(rest.len() < before, "decoding a command consumed nothing");
         let has_id = command.id > 0;
         match &command.request {
             Request::Pong => assert!(!has_id),
@@ -56,18 +56,18 @@ pub fn commands(input: &[u8]) {
     }
 }
 
-/// What a client publishes: JSON, or not.
+/// Decodes the data of a publish, which may not be JSON at all.
 pub fn data(input: &[u8]) {
     if let Some(json) = data::compact(input) {
         assert!(!json.is_empty() && json.len() <= input.len());
-        assert!(!json.contains(['\n', '\r']), "it would cut a line of the JSON encoding in two");
+        assert!(!json.contains(['\n', '\r']), "a line break would split a line of the JSON encoding");
         assert_eq!(data::compact(json.as_bytes()).as_ref(), Some(&json));
     }
     let Ok(publish) = data::decode(input, TEXT_LIMIT_BYTES) else { return };
     assert!(data::compact(input).is_some());
     assert!(publish.body.as_ref().is_none_or(|body| body.len() <= TEXT_LIMIT_BYTES));
 
-    // What is shown of it says the same.
+    // The publication that subscribers receive decodes to the same publish.
     let shown = Publication {
         offset: 9,
         number: 9,
@@ -82,7 +82,7 @@ pub fn data(input: &[u8]) {
     };
     let mut json = Vec::new();
     data::encode(&mut json, &shown);
-    assert_eq!(data::compact(&json).map(String::into_bytes).as_ref(), Some(&json), "it is compact already");
+    assert_eq!(data::compact(&json).map(String::into_bytes).as_ref(), Some(&json), "encoded data is already compact");
     assert_eq!(data::decode(&json, TEXT_LIMIT_BYTES).as_ref(), Ok(&publish));
     let entry = Entry::Stored(shown);
     for encoding in [Encoding::Json, Encoding::Protobuf] {
@@ -91,16 +91,20 @@ pub fn data(input: &[u8]) {
     }
 }
 
-/// An event that owns what it shows.
+/// An [`Event`] that owns its payload.
 #[derive(Debug, PartialEq, Eq)]
 enum Seen {
+    /// Whether it is a text, and the payload.
     Message(bool, Vec<u8>),
+    /// Whether it is a ping, and the payload.
     Control(bool, Vec<u8>),
+    /// Code and reason of a close frame or of a protocol violation.
     End(Option<u16>, String),
 }
 
-/// What a client sends on a connection. The first two bytes are the limit and how the rest is cut: at once, or in
-/// slices with a sink that now and then takes no more. Either way the same must come out.
+/// Decodes what a client sends on a connection. The first byte sets the length limit, the second one seeds how the rest
+/// is cut. Decoding everything in one piece and decoding it in slices, with a sink that sometimes pauses, must yield
+/// the same events.
 pub fn frames(input: &[u8]) {
     let Some((&[limit, cuts], bytes)) = input.split_first_chunk() else { return };
     let limit = usize::from(limit) * 8;
@@ -114,19 +118,19 @@ pub fn frames(input: &[u8]) {
         }
     }
     let ends = whole.iter().position(|event| matches!(event, Seen::End(..)));
-    assert!(ends.is_none_or(|at| at + 1 == whole.len()), "nothing follows the end");
+    assert!(ends.is_none_or(|at| at + 1 == whole.len()), "no event follows the end");
 }
 
 fn feed(mut bytes: &[u8], limit: usize, cuts: Option<u8>) -> Vec<Seen> {
     let mut decoder = Decoder::default();
     let mut events = Vec::new();
-    let mut chance = u32::from(cuts.unwrap_or_default());
+    let mut random = u32::from(cuts.unwrap_or_default());
     let mut below = |bound: usize| {
-        chance = chance.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (chance >> 16) as usize % bound
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (random >> 16) as usize % bound
     };
     while !bytes.is_empty() {
-        // Long enough that a slice may hold whole frames, short enough that it mostly cuts some.
+        // Long enough for a slice to hold whole frames, short enough that it usually cuts a frame.
         let length = if cuts.is_some() { 1 + below(bytes.len().min(64)) } else { bytes.len() };
         let (slice, rest) = bytes.split_at(length);
         bytes = rest;
