@@ -86,7 +86,7 @@ export class World {
 
   /** Signs in on the page that asks for it. */
   async signInAgain(page: Page, name: string): Promise<void> {
-    await page.getByLabel('Username or e-mail address').fill(name);
+    await page.getByLabel('Username or email').fill(name);
     await page.getByLabel('Password').fill(PASSWORD);
     await page.keyboard.press('Enter');
     // On a phone the room hides the list.

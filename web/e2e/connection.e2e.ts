@@ -43,14 +43,14 @@ describe('a connection that comes and goes', () => {
 
   it('is offline and comes back, and nothing is missing', async () => {
     await context.setOffline(true);
-    await ann.getByText('The connection is lost').waitFor();
+    await ann.getByText('Connection lost').waitFor();
     await send(ann, 'Written offline');
     await ann.locator('.row.pending').waitFor();
     await send(bob, 'Said meanwhile');
     await said(bob, 'Said meanwhile').waitFor();
     expect(await said(ann, 'Said meanwhile').count()).toBe(0);
     await context.setOffline(false);
-    await ann.getByText('Connected again: 1 message came meanwhile').waitFor({ timeout: 20_000 });
+    await ann.getByText('Back online. 1 new message.').waitFor({ timeout: 20_000 });
     await expectTexts(ann, ['Said meanwhile', 'Written offline']);
     await expectTexts(bob, ['Said meanwhile', 'Written offline']);
     // It has the time at which it was stored, not that at which it came.
@@ -60,7 +60,7 @@ describe('a connection that comes and goes', () => {
 
   it('keeps what is not sent over a reload', async () => {
     await the.server.stop('SIGKILL');
-    await ann.getByText('The connection is lost').waitFor();
+    await ann.getByText('Connection lost').waitFor();
     await send(ann, 'First of two');
     await send(ann, 'Second of two');
     await composer(ann).fill('A draft');
@@ -123,7 +123,7 @@ describe('a connection that comes and goes', () => {
     await other.getByLabel('Current password').fill(PASSWORD);
     await other.getByLabel('New password').fill(`${PASSWORD}!`);
     await other.getByRole('button', { name: 'Change password' }).click();
-    await other.getByText('It is changed').waitFor();
+    await other.getByText('Password changed').waitFor();
     for (const page of [other, ann]) {
       await page.keyboard.press('Escape');
       await page.goto(`${the.server.page}/#/lobby`);
@@ -144,8 +144,8 @@ describe('a connection that comes and goes', () => {
     await composer(other).waitFor();
     await composer(ann).pressSequentially('Half a sent');
     await post(the.server, '/user/signout', {}, await the.token('ann'));
-    await ann.getByText('nothing that you wrote is lost').waitFor();
-    await other.getByText('nothing that you wrote is lost').waitFor();
+    await ann.getByText('Nothing you wrote is lost').waitFor();
+    await other.getByText('Nothing you wrote is lost').waitFor();
     await the.signInAgain(ann, 'ann');
     await composer(ann).waitFor();
     expect(await composer(ann).inputValue()).toBe('Half a sent');
@@ -171,7 +171,7 @@ describe('a connection that comes and goes', () => {
       headers: { Authorization: `Bearer ${await the.token('ann')}` },
     });
     expect(remove.status).toBe(200);
-    await bob.getByText('You are not in the room lobby').waitFor();
+    await bob.getByText('You’re not a member of lobby').waitFor();
     await bob.getByRole('button', { name: 'Join' }).click();
     await composer(bob).waitFor();
     await said(bob, 'Half a sentence').waitFor();
@@ -182,11 +182,11 @@ describe('a connection that comes and goes', () => {
   it('nobody who was removed while away is a member again by coming back', async () => {
     const away = bob.context();
     await away.setOffline(true);
-    await bob.getByText('The connection is lost').waitFor();
+    await bob.getByText('Connection lost').waitFor();
     await fetch(`${the.server.url}/rooms/lobby/members/bob`, { method: 'DELETE', headers: { Authorization: `Bearer ${await the.token('ann')}` } });
     await away.setOffline(false);
-    await bob.getByText('Connected again').waitFor({ timeout: 20_000 });
-    await bob.getByText('You are not in the room lobby').waitFor();
+    await bob.getByText('Back online').waitFor({ timeout: 20_000 });
+    await bob.getByText('You’re not a member of lobby').waitFor();
     const members = await fetch(`${the.server.url}/rooms/lobby/members`, { headers: { Authorization: `Bearer ${await the.token('ann')}` } });
     expect(JSON.stringify(await members.json())).not.toContain('"bob"');
     await bob.getByRole('button', { name: 'Join' }).click();
@@ -198,17 +198,17 @@ describe('a connection that comes and goes', () => {
     await the.room(owner, 'doomed', 'Doomed');
     await the.join(await the.token('bob'), 'doomed');
     await bob.getByRole('link', { name: 'Doomed' }).click();
-    await bob.getByText('Nothing has been said').waitFor();
+    await bob.getByText('No messages in').waitFor();
     const away = bob.context();
     await away.setOffline(true);
-    await bob.getByText('The connection is lost').waitFor();
+    await bob.getByText('Connection lost').waitFor();
     await send(bob, 'Something important');
     await said(bob, 'Something important').waitFor();
     await fetch(`${the.server.url}/rooms/doomed`, { method: 'DELETE', headers: { Authorization: `Bearer ${owner}` } });
     await away.setOffline(false);
-    await bob.getByText('Connected again').waitFor({ timeout: 20_000 });
+    await bob.getByText('Back online').waitFor({ timeout: 20_000 });
     await bob.getByText('Something important').waitFor();
-    await bob.getByRole('link', { name: /doomed.*not sent/ }).waitFor();
+    await bob.getByRole('link', { name: /doomed.*Not sent/ }).waitFor();
     await bob.reload();
     await bob.getByText('Something important').waitFor();
     await bob.getByRole('button', { name: 'Discard' }).click();

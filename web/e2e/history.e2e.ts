@@ -165,7 +165,7 @@ describe('a long history', () => {
   it('an edit that is not finished outlives scrolling, and the end of the session', async () => {
     await said(ann, 'A late answer').hover();
     await ann.getByRole('button', { name: 'Edit' }).click();
-    const editor = ann.getByLabel('The text of the message');
+    const editor = ann.getByLabel('Edit message');
     await editor.fill('An answer that took half an hour');
     for (const by of [-3000, 1e7, 1e7]) {
       await scroll(ann, by);
@@ -173,7 +173,7 @@ describe('a long history', () => {
     }
     expect(await editor.inputValue()).toBe('An answer that took half an hour');
     await post(the.server, '/user/signout', {}, await the.token('ann'));
-    await ann.getByText('nothing that you wrote is lost').waitFor();
+    await ann.getByText('Nothing you wrote is lost').waitFor();
     await the.signIn(ann, 'ann', 'long');
     expect(await editor.inputValue()).toBe('An answer that took half an hour');
     await editor.press('Enter');
@@ -189,7 +189,7 @@ describe('a long history', () => {
     await said(ann, 'Later 59').waitFor();
     await composer(ann).focus();
     await ann.keyboard.press('ArrowUp');
-    const editor = ann.getByLabel('The text of the message');
+    const editor = ann.getByLabel('Edit message');
     expect(await editor.inputValue()).toBe('An answer that took half an hour');
     await editor.press('Escape');
   });
@@ -198,7 +198,7 @@ describe('a long history', () => {
     await ann.locator('.to-newest').click();
     await ann.route(/getchats/, (route) => route.abort());
     await ann.evaluate(() => (document.querySelector('.scroller')!.scrollTop = 0));
-    await ann.getByText('The server cannot be reached').waitFor();
+    await ann.getByText('Can’t reach the server').waitFor();
     await ann.unroute(/getchats/);
     await ann.getByRole('button', { name: 'Try again' }).click();
     await ann.locator('.messages > .error').waitFor({ state: 'detached' });

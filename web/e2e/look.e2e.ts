@@ -107,8 +107,8 @@ describe('the looks', () => {
       });
     expect(await looks()).toEqual({ fontSize: '19px', accent: 'rgb(102, 204, 153)', isDark: true });
     await mira.getByRole('button', { name: 'Settings' }).click();
-    await mira.getByRole('button', { name: 'As it was' }).click();
-    await mira.getByLabel('As the system').check();
+    await mira.getByRole('button', { name: 'Reset' }).click();
+    await mira.getByLabel('System').check();
     await mira.keyboard.press('Escape');
     expect(await looks()).toMatchObject({ fontSize: '15px', isDark: false });
   });
@@ -126,16 +126,16 @@ describe('the looks', () => {
     await said(mira, 'See you on Saturday').waitFor();
     await composer(mira).blur();
     await mira.evaluate(() => document.body.focus());
-    await tabTo(/^Skip to writing/);
+    await tabTo(/^Skip to message box/);
     await mira.keyboard.press('Enter');
-    expect(await focus()).toBe('Write to The kitchen');
+    expect(await focus()).toBe('Message The kitchen');
     await mira.keyboard.type('By keyboard');
     await mira.keyboard.press('Enter');
     await said(mira, 'By keyboard').waitFor();
     await settled(mira);
     // Edits the last one.
     await mira.keyboard.press('ArrowUp');
-    await mira.getByLabel('The text of the message').waitFor();
+    await mira.getByLabel('Edit message').waitFor();
     await mira.keyboard.type(' alone');
     await mira.keyboard.press('Enter');
     await said(mira, 'By keyboard alone').waitFor();
@@ -179,12 +179,12 @@ describe('the looks', () => {
     await the.join(await the.token('Mira'), 'attic');
     await mira.getByRole('link', { name: 'attic' }).click();
     await mira.getByRole('heading', { name: 'attic' }).waitFor();
-    await mira.getByRole('button', { name: /here$/ }).press('Enter');
+    await mira.getByRole('button', { name: /online$/ }).press('Enter');
     await mira.locator('.people button:focus').waitFor();
     await mira.keyboard.press('Escape');
     await mira.locator('.room-head button:focus').waitFor();
     await mira.keyboard.press('Enter');
-    await mira.getByRole('button', { name: 'Leave this room' }).press('Enter');
+    await mira.getByRole('button', { name: 'Leave room' }).press('Enter');
     await mira.getByRole('button', { name: 'Leave', exact: true }).press('Enter');
     await mira.getByText('Choose a room').waitFor();
     expect(await focused()).toBe('MAINroom nothing');
@@ -192,7 +192,7 @@ describe('the looks', () => {
 
   it('a dialog stays while a text in it is selected, and closes by a press beside it', async () => {
     await mira.getByRole('button', { name: 'Find or create a room' }).click();
-    const field = (await mira.getByLabel(/Title/).boundingBox())!;
+    const field = (await mira.getByLabel('Display name').boundingBox())!;
     await mira.mouse.move(field.x + 60, field.y + 10);
     await mira.mouse.down();
     await mira.mouse.move(5, field.y + 10, { steps: 5 });
@@ -208,7 +208,7 @@ describe('the looks', () => {
     await mira.getByRole('button', { name: 'Reply' }).click();
     await composer(mira).fill('At nine');
     await mira.getByRole('link', { name: 'pantry' }).click();
-    await mira.getByText('Nothing has been said in pantry').waitFor();
+    await mira.getByText('No messages in pantry').waitFor();
     await mira.getByRole('link', { name: 'The kitchen' }).click();
     await mira.locator('.replying', { hasText: 'See you on Saturday' }).waitFor();
     await mira.reload();
@@ -346,12 +346,12 @@ describe('an operator who allows few subscriptions', () => {
       await few.join(ann, `r${i}`);
     }
     const page = await few.signedIn('ann', 'r14');
-    await page.getByText('Nothing has been said').waitFor();
+    await page.getByText('No messages in').waitFor();
     await few.say(bob, 'r14', 'Hello');
     await said(page, 'Hello').waitFor();
     for (let i = 0; i < 14; i++) {
       await page.getByRole('link', { name: new RegExp(`^Room ${i}$`) }).click();
-      await page.getByText(`Nothing has been said in Room ${i} yet`).waitFor();
+      await page.getByText(`No messages in Room ${i} yet`).waitFor();
       await few.say(bob, `r${i}`, `Hello ${i}`);
       await said(page, `Hello ${i}`).waitFor();
     }
@@ -376,7 +376,7 @@ describe('an operator who names few who come and go', () => {
     await few.join(await few.account('late'), 'party');
     const late = await few.signedIn('late', 'party');
     await composer(late).waitFor();
-    await expect.poll(() => head.textContent(), { timeout: 10_000 }).toBe('2 here');
+    await expect.poll(() => head.textContent(), { timeout: 10_000 }).toBe('2 online');
     await head.click();
     expect(await page.locator('.people li.here').allTextContents()).toEqual(['host', 'late']);
   }, 60_000);

@@ -29,7 +29,7 @@ it('screenshots', { timeout: 60_000 }, async () => {
 
   const light = await look(1180, 720, 'light');
   await light.goto(the.server.page);
-  await light.getByLabel('Username or e-mail address').fill('Mira');
+  await light.getByLabel('Username or email').fill('Mira');
   await draw(light, 'sign-in');
   await the.signIn(light, 'Mira', 'kitchen');
   await said(light, 'See you on Saturday').waitFor();
@@ -43,7 +43,7 @@ it('screenshots', { timeout: 60_000 }, async () => {
   await said(others[0]!, 'I will be there at nine').hover();
   await others[0]!.getByRole('button', { name: '😂, 1' }).click();
   await light.getByRole('button', { name: '😂, 2' }).waitFor();
-  await light.getByRole('button', { name: '5 here' }).waitFor();
+  await light.getByRole('button', { name: '5 online' }).waitFor();
   await light.mouse.move(0, 0);
   await composer(light).focus();
   await composer(others[2]!).pressSequentially('I have');
@@ -54,7 +54,7 @@ it('screenshots', { timeout: 60_000 }, async () => {
   const dark = await look(1180, 720, 'dark');
   await the.signIn(dark, 'Mira', 'kitchen');
   await said(dark, 'See you on Saturday').waitFor();
-  await dark.getByRole('button', { name: '5 here' }).click();
+  await dark.getByRole('button', { name: '5 online' }).click();
   await dark.getByRole('complementary', { name: 'People' }).getByText('owner').waitFor();
   await said(dark, 'I will be there at nine').hover();
   await draw(dark, 'room-dark');

@@ -56,7 +56,7 @@ export async function call<T>(fetch: Fetch, method: string, path: string, token?
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     });
   } catch {
-    throw new ApiError('network', 'The server cannot be reached');
+    throw new ApiError('network', 'Can’t reach the server');
   }
   let answer: unknown;
   try {
@@ -67,7 +67,7 @@ export async function call<T>(fetch: Fetch, method: string, path: string, token?
   if (response.ok && answer !== undefined) return answer as T;
   const error = (answer as { error?: { code?: string; message?: string; field?: string | null } } | undefined)?.error;
   // What a proxy answers while the server is away is no JSON.
-  if (!error) throw new ApiError('network', `The server cannot be reached (${response.status})`, null, response.status);
+  if (!error) throw new ApiError('network', `Can’t reach the server (${response.status})`, null, response.status);
   throw new ApiError(error.code ?? '', error.message ?? '', error.field ?? null, response.status);
 }
 

@@ -17,7 +17,7 @@ const REFUSED_MS = 60_000;
 const TYPING_EVERY_MS = 3000;
 /** Another tab may show it, and so mark it as read. */
 const NOTIFY_AFTER_MS = 1500;
-const SIGNED_OUT = 'You were signed out. Sign in again: nothing that you wrote is lost.';
+const SIGNED_OUT = 'You’ve been signed out. Sign in again to continue. Nothing you wrote is lost.';
 
 export interface Environment {
   url: string;
@@ -69,7 +69,7 @@ export class Chat extends Store {
       send: (item) => {
         const data: Data = { text: item.text, id: item.id };
         if (item.replyTo !== undefined) data.reply_to = item.replyTo;
-        if (!this.rooms.get(item.room)) return Promise.reject(new SendError('You are not in this room any more.', false));
+        if (!this.rooms.get(item.room)) return Promise.reject(new SendError('You’re no longer in this room.', false));
         return this.connection.publish(item.room, data);
       },
       position: (room) => this.received.get(room)?.timeline.position ?? Infinity,
@@ -150,9 +150,9 @@ export class Chat extends Store {
         this.session.end(SIGNED_OUT);
         return;
       }
-      this.say(`The server has ended the connection: ${this.connection.reason || code}.`);
+      this.say(`The server closed the connection: ${this.connection.reason || code}.`);
     } else if (state === 'connecting' && this.wasConnected) {
-      this.say('The connection is lost. Reconnecting… What you write is sent when it is back.');
+      this.say('Connection lost. Reconnecting… Your messages will be sent when you’re back.');
     } else if (state === 'connecting') {
       this.lineTimer = setTimeout(() => this.say('Connecting…'), 1000);
     }
@@ -197,8 +197,7 @@ export class Chat extends Store {
     if (this.connection.state !== 'connected') return;
     if (before && missedFrom !== undefined) {
       const missed = Math.max(0, this.rooms.messages - missedFrom);
-      const what = missed === 0 ? 'nothing was missed' : missed === 1 ? '1 message came meanwhile' : `${missed} messages came meanwhile`;
-      this.say(`Connected again: ${what}.`, 8000);
+      this.say(`Back online. ${missed || 'No'} new ${missed === 1 ? 'message' : 'messages'}.`, 8000);
     } else this.say('');
     this.missedFrom = undefined;
     // Only now, so that one's own messages do not count as missed.

@@ -170,7 +170,7 @@ export class Connection {
 
   private async ready(room: string): Promise<Subscription> {
     const subscription = this.subscriptions.get(room);
-    if (!subscription) throw new SendError('This room is not received just now.', true, false);
+    if (!subscription) throw new SendError('This room isn’t available right now.', true, false);
     await subscription.ready(5000);
     return subscription;
   }
@@ -204,15 +204,15 @@ export function inWordsOf(error: unknown): SendError {
   const { code, message } = (error ?? {}) as { code?: number; message?: string };
   switch (code) {
     case 100:
-      return new SendError('The server did not answer in time. A retry cannot double it.', true);
+      return new SendError('The server didn’t respond in time. Retrying won’t send it twice.', true);
     case 102:
-      return new SendError('This room does not exist any more.', false);
+      return new SendError('This room no longer exists.', false);
     case 111:
-      return new SendError('Too much at once. Wait a moment.', true, false);
+      return new SendError('You’re going too fast. Wait a moment.', true, false);
     default:
       // The server says what is wrong with what.
       if (code !== undefined && code >= 100) return new SendError(inWords(new Error(message || `error ${code}`)), false);
       // Below 100 are the SDK's own: a timeout, a lost connection.
-      return new SendError('There was no answer. A retry cannot double it.', true);
+      return new SendError('No response from the server. Retrying won’t send it twice.', true);
   }
 }

@@ -102,7 +102,7 @@ export class Room extends Store {
       for (let tries = 0; ; tries++) {
         const page = await this.fetchPage(where);
         if (turn !== this.turn || put(page)) break;
-        if (tries === 5) throw new Error('The history cannot be read just now');
+        if (tries === 5) throw new Error('Messages can’t be loaded right now');
         await new Promise((resolve) => setTimeout(resolve, 100 * 2 ** tries));
       }
     } catch (error) {

@@ -91,7 +91,7 @@ describe('Session', () => {
     await session.signIn('ann', 'x');
     await expect(session.fresh()).rejects.toBeInstanceOf(ApiError);
     expect([session.state, session.user]).toEqual(['out', undefined]);
-    expect(session.notice).toContain('nothing that you wrote is lost');
+    expect(session.notice).toContain('Nothing you wrote is lost');
   });
 
   it('ends when neither is any good, but not when the server is away', async () => {
@@ -107,7 +107,7 @@ describe('Session', () => {
     away = false;
     await expect(session.fresh()).rejects.toBeInstanceOf(ApiError);
     expect(session.state).toBe('out');
-    expect(session.notice).toContain('nothing that you wrote is lost');
+    expect(session.notice).toContain('Nothing you wrote is lost');
   });
 
   it('takes an address or a username', async () => {

@@ -115,17 +115,17 @@ export class Session extends Store {
     try {
       // The token first: the cookie may be of somebody who signed in in another tab, and a tab never changes hands.
       answer = had ? await refresh(had).catch((error) => orRethrow(error, refresh)) : await refresh();
-      if (this.user && answer.user.id !== this.user.id) throw new ApiError('token_invalid', 'Signed out', null, 401);
+      if (this.user && answer.user.id !== this.user.id) throw new ApiError('token_invalid', 'You’ve been signed out', null, 401);
     } catch (error) {
       if (wasIn && had === this.token && error instanceof ApiError && error.status === 401) {
-        this.end('Your session has ended. Sign in again: nothing that you wrote is lost.');
+        this.end('Your session has ended. Sign in again to continue. Nothing you wrote is lost.');
       }
       throw error;
     }
     // Signed out or in while it was under way: that counts.
     if (had !== this.token) {
       if (this.token) return this.token;
-      throw new ApiError('token_invalid', 'Signed out', null, 401);
+      throw new ApiError('token_invalid', 'You’ve been signed out', null, 401);
     }
     this.set(answer);
     return answer.token;

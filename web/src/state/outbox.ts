@@ -52,7 +52,7 @@ export interface Surroundings {
 
 const TRIES = 5;
 const PENDING = { status: 'pending', error: undefined, isUnknown: undefined, isHeld: undefined } as const;
-const HELD = { status: 'failed', error: 'It waits for the one before it.', isHeld: true } as const;
+const HELD = { status: 'failed', error: 'Waiting for the previous message.', isHeld: true } as const;
 
 /**
  * What was written and is not known to be stored. It outlives a reload: every item has a key of its own, so that

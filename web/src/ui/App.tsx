@@ -86,20 +86,20 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
   return (
     <div class={chat.open === undefined ? 'main' : 'main in-room'}>
       <a class="skip" href="#composer" onClick={skip}>
-        Skip to writing
+        Skip to message box
       </a>
       <Rooms chat={chat} onFind={() => setDialog('find')} onSettings={() => setDialog('settings')} />
       <p key="line" class={chat.line ? 'line' : 'heard'} role="status">
-        {chat.line} {chat.isEnded && <button onClick={() => chat.connection.start()}>Connect again</button>}
+        {chat.line} {chat.isEnded && <button onClick={() => chat.connection.start()}>Reconnect</button>}
       </p>
       {chat.open === undefined ? (
         <main class="room nothing" tabIndex={-1} ref={focusIfLost}>
           {loaded && chat.rooms.sorted.length > 0 && <p>Choose a room.</p>}
           {loaded && chat.rooms.sorted.length === 0 && (
             <>
-              <p>You are in no room yet.</p>
+              <p>You haven’t joined any rooms yet.</p>
               <button class="primary" onClick={() => setDialog('find')}>
-                Find one, or create your own
+                Find or create one
               </button>
             </>
           )}

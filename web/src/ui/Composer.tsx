@@ -70,10 +70,10 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
         <p class="replying">
           {quoted ? (
             <span dir="auto">
-              Reply to <bdi class="name">{quoted.user.username}</bdi>: {quoted.text?.slice(0, 120) ?? 'deleted'}
+              Replying to <bdi class="name">{quoted.user.username}</bdi>: {quoted.text?.slice(0, 120) ?? 'Message deleted'}
             </span>
           ) : (
-            <span>Reply to an earlier message</span>
+            <span>Replying to an earlier message</span>
           )}
           <button type="button" class="quiet" onClick={onCancelReply}>
             Cancel
@@ -86,8 +86,8 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
           ref={area}
           rows={1}
           dir="auto"
-          placeholder={title.length <= SHORT_TITLE ? `Write to ${title}` : 'Write a message'}
-          aria-label={`Write to ${title}`}
+          placeholder={title.length <= SHORT_TITLE ? `Message ${title}` : 'Write a message'}
+          aria-label={`Message ${title}`}
           aria-describedby={over > 0 ? 'composer-error' : undefined}
           enterkeyhint="send"
           value={text}
@@ -113,7 +113,7 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
       </div>
       {over > 0 && (
         <p id="composer-error" class="error" role="alert">
-          The text is too long by {over} bytes.
+          Your message is {over} {over === 1 ? 'byte' : 'bytes'} too long.
         </p>
       )}
     </form>

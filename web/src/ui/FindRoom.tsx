@@ -46,8 +46,8 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
   const wrong = error?.of === 'create' ? fieldOf(error.error) ?? 'name' : undefined;
   return (
     <Dialog title="Find or create a room" onClose={onClose}>
-      <Field label="Name" name="query" value={text} onInput={setText} error={of('search')} focus />
-      <ul class="found" aria-label="Rooms found">
+      <Field label="Room name" name="query" value={text} onInput={setText} error={of('search')} focus />
+      <ul class="found" aria-label="Matching rooms">
         {found?.rooms.map((room) => (
           <li key={room.name}>
             <span class="title" title={room.name}>
@@ -77,9 +77,9 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
         ))}
       </ul>
       {found?.rooms.length === 0 && (
-        <p class="hint">{text.trim() ? 'There is no such room. You can create it:' : 'There is no room to be found yet. Create one:'}</p>
+        <p class="hint">{text.trim() ? 'No matches. You can create this room:' : 'No rooms yet. Create one:'}</p>
       )}
-      {found?.more && <p class="hint">There are more. Type a part of the name.</p>}
+      {found?.more && <p class="hint">There are more rooms. Type part of a name to find them.</p>}
       <form
         class="create"
         onSubmit={(event) => {
@@ -91,13 +91,13 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
         }}
       >
         <Field
-          label="Title, if it is another than the name"
+          label="Display name (optional)"
           name="title"
           error={wrong === 'title' ? of('create') : undefined}
         />
         <label class="check">
           <input type="checkbox" checked={isPrivate} onInput={(event) => setPrivate(event.currentTarget.checked)} />
-          Private: only those whom you add see it
+          Private: only people you add can see it
         </label>
         {wrong !== undefined && wrong !== 'title' && (
           <p class="error" role="alert">

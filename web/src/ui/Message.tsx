@@ -161,7 +161,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
         </p>
       )}
       {isActive && !isGone && !isEditing && (
-        <div class="actions" role="group" aria-label="What to do with this message">
+        <div class="actions" role="group" aria-label="Message actions">
           {asking === 'react' ? (
             // Keys, so that no button becomes another one below the finger or the focus.
             <Fragment key="react">
@@ -176,9 +176,9 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
             </Fragment>
           ) : asking === 'delete' ? (
             <Fragment key="delete">
-              <span>Delete it for good?</span>
+              <span>Delete this message?</span>
               <button onClick={() => void change({ delete: message.offset })}>Delete</button>
-              <button onClick={() => setAsking(undefined)}>Keep</button>
+              <button onClick={() => setAsking(undefined)}>Cancel</button>
             </Fragment>
           ) : (
             <Fragment key="all">
@@ -199,10 +199,10 @@ function Quoted({ offset, quoted, onGoTo }: { offset: number; quoted: Quote | un
     <button class="quote" onClick={() => onGoTo(offset)}>
       {quoted ? (
         <>
-          <bdi class="name">{quoted.user.username}</bdi> <span dir="auto">{quoted.text?.slice(0, 200) ?? 'deleted'}</span>
+          <bdi class="name">{quoted.user.username}</bdi> <span dir="auto">{quoted.text?.slice(0, 200) ?? 'Message deleted'}</span>
         </>
       ) : (
-        'an earlier message'
+        'Earlier message'
       )}
     </button>
   );
@@ -230,7 +230,7 @@ function Editor(props: { text: string; keptAs: string; offset: number; error: st
     <div class="editor">
       <textarea
         ref={area}
-        aria-label="The text of the message"
+        aria-label="Edit message"
         dir="auto"
         rows={Math.min(10, props.text.split('\n').length + 1)}
         defaultValue={kept ?? props.text}
@@ -278,7 +278,7 @@ export const UnsentRow = memo(function UnsentRow(props: UnsentProps) {
       </div>
       {item.status === 'failed' && (
         <p class="error" role="alert">
-          {item.isHeld ? '' : item.isUnknown ? 'Not known to be sent. ' : 'Not sent. '}
+          {item.isHeld ? '' : item.isUnknown ? 'This may not have been sent. ' : 'Not sent. '}
           {item.error} {!item.isHeld && <button onClick={() => chat.outbox.retry(item.id)}>Retry</button>}{' '}
           <button onClick={() => chat.outbox.discard(item.id)}>Discard</button>
         </p>

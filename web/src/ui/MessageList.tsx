@@ -383,7 +383,7 @@ export class MessageList extends Component<Props, State> {
         )}
         {timeline.loaded && this.rows.length === 0 && (
           <p class="empty">
-            Nothing has been said in <strong dir="auto">{title}</strong> yet. Say something.
+            No messages in <strong dir="auto">{title}</strong> yet. Say hello!
           </p>
         )}
         <div
@@ -441,7 +441,7 @@ export class MessageList extends Component<Props, State> {
         </div>
         {timeline.loaded && !atEnd && (
           <button class="to-newest" onClick={() => this.toNewest()}>
-            {unread > 0 && freshFrom !== undefined ? `${unread} unread ↓` : 'Newest ↓'}
+            {unread > 0 && freshFrom !== undefined ? `${unread} unread ↓` : 'Jump to latest ↓'}
           </button>
         )}
       </div>

@@ -14,6 +14,11 @@ interface Props {
   onClose: () => void;
 }
 
+/** A room with many connections has a count instead of a list of people. */
+export function connections(count: number): string {
+  return count === 1 ? '1 connection' : `${count} connections`;
+}
+
 export function Presence({ chat, room, info, onEnd, onClose }: Props) {
   useStores(room);
   const [members, setMembers] = useState<{ members: Member[]; more: boolean }>();
@@ -82,8 +87,8 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
           Close
         </button>
       </header>
-      <h3>Here now{users.length > 0 ? `, ${users.length}` : ''}</h3>
-      {online !== undefined && <p class="hint">{online} connections</p>}
+      <h3>Online{users.length > 0 ? ` (${users.length})` : ''}</h3>
+      {online !== undefined && <p class="hint">{connections(online)}</p>}
       <ul>
         {users.map((user) => (
           <li key={user.id} class="here">
@@ -93,7 +98,7 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
           </li>
         ))}
       </ul>
-      <h3>Members{members ? `, ${info.members}` : ''}</h3>
+      <h3>Members{members ? ` (${info.members})` : ''}</h3>
       {error && (
         <p class="error" role="alert">
           {error}
@@ -105,9 +110,9 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
             <span class="title">
               <bdi>{user.username}</bdi>
             </span>
-            {role !== 'member' && <span class="hint"> {role}</span>}
+            {role !== 'member' && <span class="hint"> {role === 'owner' ? 'Owner' : 'Moderator'}</span>}
             {canRemove(role) && user.id !== chat.me.id && (
-              <button class="quiet" aria-label={`Remove ${user.username} from the room`} onClick={() => void remove(user.username)}>
+              <button class="quiet" aria-label={`Remove ${user.username} from this room`} onClick={() => void remove(user.username)}>
                 Remove
               </button>
             )}
@@ -121,17 +126,17 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
       )}
       {canAdd && (
         <form onSubmit={add}>
-          <Field label="Add somebody, by username" name="username" value={username} onInput={setUsername} error={adding.error} />
+          <Field label="Add someone by username" name="username" value={username} onInput={setUsername} error={adding.error} />
           {adding.done && (
             <p class="hint" role="status">
-              {adding.done} is a member now.
+              {adding.done} is now a member.
             </p>
           )}
           <button disabled={username.trim() === ''}>Add</button>
         </form>
       )}
       <p class="end">
-        <button onClick={onEnd}>{info.role === 'owner' ? 'Delete this room' : 'Leave this room'}</button>
+        <button onClick={onEnd}>{info.role === 'owner' ? 'Delete room' : 'Leave room'}</button>
       </p>
     </aside>
   );

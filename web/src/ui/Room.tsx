@@ -7,7 +7,7 @@ import type { Message } from '../state/room';
 import { Composer } from './Composer';
 import { Dialog } from './Dialog';
 import { MessageList } from './MessageList';
-import { Presence } from './Presence';
+import { Presence, connections } from './Presence';
 import { addressOf, focusIfLost, go, useStores } from './use';
 
 export function Room({ chat, name }: { chat: Chat; name: string }) {
@@ -64,7 +64,7 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
             <bdi>{info.title}</bdi>
           </h1>
           <button class="quiet" aria-expanded={people} onClick={() => setPeople(!people)}>
-            {room?.online !== undefined ? `${room.online} connections` : here > 0 ? `${here} here` : 'People'}
+            {room?.online !== undefined ? connections(room.online) : here > 0 ? `${here} online` : 'People'}
           </button>
         </header>
         {room ? (
@@ -83,7 +83,7 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
           <div class="messages">
             {chat.refusal(name) && (
               <p class="error notice" role="alert">
-                This room cannot be received. {chat.refusal(name)} <button onClick={() => chat.receiveAgain(name)}>Try again</button>
+                Can’t load this room. {chat.refusal(name)} <button onClick={() => chat.receiveAgain(name)}>Try again</button>
               </p>
             )}
           </div>
@@ -138,11 +138,11 @@ function Ending(props: { chat: Chat; name: string; title: string; isOwner: boole
     }
   }
   return (
-    <Dialog title={isOwner ? 'Delete the room' : 'Leave the room'} onClose={onClose}>
+    <Dialog title={isOwner ? 'Delete room?' : 'Leave room?'} onClose={onClose}>
       <p>
         {isOwner
-          ? `“${title}” is yours, so you cannot leave it. Deleting it deletes everything in it, for everybody.`
-          : `You do not receive “${title}” any more then.`}
+          ? `You own “${title}”, so you can’t leave it. Deleting it also deletes all of its messages, for everyone.`
+          : `You’ll stop receiving messages from “${title}”.`}
       </p>
       {error && (
         <p class="error" role="alert">
@@ -150,7 +150,7 @@ function Ending(props: { chat: Chat; name: string; title: string; isOwner: boole
         </p>
       )}
       <button class="primary" onClick={() => void end()}>
-        {isOwner ? 'Delete it for good' : 'Leave'}
+        {isOwner ? 'Delete' : 'Leave'}
       </button>
     </Dialog>
   );
@@ -177,10 +177,10 @@ function Stranger({ chat, name }: { chat: Chat; name: string }) {
     <main class="room nothing" tabIndex={-1} ref={focusIfLost}>
       <a href={addressOf(undefined)}>All rooms</a>
       <h1>
-        You are not in the room <bdi>{name}</bdi>.
+        You’re not a member of <bdi>{name}</bdi>
       </h1>
       <button class="primary" onClick={() => void enter()}>
-        Join it
+        Join room
       </button>
       {error && (
         <p class="error" role="alert">
@@ -189,7 +189,7 @@ function Stranger({ chat, name }: { chat: Chat; name: string }) {
       )}
       {unsent.length > 0 && (
         <section class="unsent">
-          <h2>Not sent to it</h2>
+          <h2>Unsent messages</h2>
           {unsent.map(({ id, text }) => (
             <p key={id}>
               <span class="text" dir="auto">

@@ -42,7 +42,7 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
           </button>
         </div>
       )}
-      {loaded && sorted.length === 0 && <p class="hint">No rooms yet.</p>}
+      {loaded && sorted.length === 0 && <p class="hint">No rooms yet</p>}
       <ul>
         {shown.map((room) => {
           const unread = chat.rooms.unread(room.name);
@@ -60,7 +60,7 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
                 <span class="title">
                   <bdi>{room.title}</bdi>
                 </span>
-                {room.private && <span class="mark">private</span>}
+                {room.private && <span class="mark">Private</span>}
                 {unread > 0 && (
                   <span class={mentioned ? 'count mentioned' : 'count'}>
                     {mentioned && '@'}
@@ -78,13 +78,13 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
               <span class="title">
                 <bdi>{name}</bdi>
               </span>
-              <span class="mark error">not sent</span>
+              <span class="mark error">Not sent</span>
             </a>
           </li>
         ))}
       </ul>
-      {words && shown.length === 0 && <p class="hint">None of your rooms is called that.</p>}
-      {!words && onlyUnread && shown.length === 0 && <p class="hint">You have read everything.</p>}
+      {words && shown.length === 0 && <p class="hint">No matches</p>}
+      {!words && onlyUnread && shown.length === 0 && <p class="hint">You’re all caught up</p>}
       <footer>
         <button class="wide" onClick={onFind}>
           Find or create a room

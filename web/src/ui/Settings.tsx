@@ -50,14 +50,14 @@ function Notifications() {
     <fieldset>
       <legend>Notifications</legend>
       {!there ? (
-        <p class="hint">This browser shows none here.</p>
+        <p class="hint">This browser can’t show notifications here.</p>
       ) : permission === 'granted' ? (
-        <p class="hint">You are notified when somebody writes @ and your name.</p>
+        <p class="hint">You’ll be notified when someone mentions you.</p>
       ) : permission === 'denied' ? (
-        <p class="hint">They are forbidden in the browser’s settings for this page.</p>
+        <p class="hint">Notifications are blocked in your browser’s settings for this site.</p>
       ) : (
         <button onClick={async () => setPermission(await Notification.requestPermission())}>
-          Notify me when I am mentioned
+          Notify me when I’m mentioned
         </button>
       )}
     </fieldset>
@@ -94,7 +94,7 @@ function Password({ chat, session }: { chat: Chat; session: Session }) {
             {inWords(error)}
           </p>
         )}
-        {done && <p role="status">It is changed.</p>}
+        {done && <p role="status">Password changed</p>}
         <button>Change password</button>
       </fieldset>
     </form>

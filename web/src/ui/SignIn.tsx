@@ -39,17 +39,17 @@ export function SignIn({ session }: { session: Session }) {
         {isNew ? (
           <>
             <Field label="Username" name="username" autocomplete="username" error={on('username')} focus />
-            <Field label="E-mail address" name="email" type="email" autocomplete="email" error={on('email')} />
+            <Field label="Email" name="email" type="email" autocomplete="email" error={on('email')} />
           </>
         ) : (
-          <Field label="Username or e-mail address" name="who" autocomplete="username" error={on('username', 'email')} focus />
+          <Field label="Username or email" name="who" autocomplete="username" error={on('username', 'email')} focus />
         )}
         <Field
           label="Password"
           name="password"
           type="password"
           autocomplete={isNew ? 'new-password' : 'current-password'}
-          hint={isNew ? 'At least 8 characters.' : undefined}
+          hint={isNew ? 'At least 8 characters' : undefined}
           error={on('password')}
         />
         {error !== undefined && (field === null || !fields.includes(field)) && (
@@ -62,7 +62,7 @@ export function SignIn({ session }: { session: Session }) {
         </button>
       </form>
       <p>
-        {isNew ? 'You have an account?' : 'You are new here?'}{' '}
+        {isNew ? 'Already have an account?' : 'New here?'}{' '}
         <button
           class="link"
           onClick={() => {

@@ -79,12 +79,12 @@ export function ThemeEditor({ theme, onChange }: { theme: Theme; onChange: (them
   const scheme = schemeOf(theme);
   return (
     <fieldset>
-      <legend>Looks</legend>
+      <legend>Appearance</legend>
       <div class="choices" role="radiogroup" aria-label="Theme">
         {(['system', 'light', 'dark'] as const).map((mode) => (
           <label class="check" key={mode}>
             <input type="radio" name="mode" checked={theme.mode === mode} onChange={() => onChange({ ...theme, mode })} />
-            {{ system: 'As the system', light: 'Light', dark: 'Dark' }[mode]}
+            {{ system: 'System', light: 'Light', dark: 'Dark' }[mode]}
           </label>
         ))}
       </div>
@@ -111,9 +111,9 @@ export function ThemeEditor({ theme, onChange }: { theme: Theme; onChange: (them
           />
         </label>
       ))}
-      <p class="hint">The colours are those of the {scheme} theme; the other one has its own.</p>
+      <p class="hint">These colours apply to the {scheme} theme only.</p>
       <button type="button" onClick={() => onChange({ ...theme, light: {}, dark: {}, sizes: {} })}>
-        As it was
+        Reset
       </button>
     </fieldset>
   );
