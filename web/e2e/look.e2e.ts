@@ -1,7 +1,7 @@
 import { type Page } from 'playwright-core';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { composer, flaws, overflow, said, send, settled, shot, world } from './browser';
-import { ARABIC, WIDE, kitchen } from './kitchen';
+import { ARABIC, WIDE, createDemoRoom } from './demo-room';
 
 const the = world();
 const few = world({ limits: { subscription_limit: 8, join_leave_limit: 3 } });
@@ -12,7 +12,7 @@ describe('the looks', () => {
   let mira: Page;
 
   beforeAll(async () => {
-    await kitchen(the, [WIDE]);
+    await createDemoRoom(the, [WIDE]);
     mira = await the.signedIn('Mira', 'kitchen');
     await said(mira, 'See you on Saturday').waitFor();
   }, 60_000);

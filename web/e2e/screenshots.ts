@@ -2,7 +2,7 @@
 import { type Page } from 'playwright-core';
 import { it } from 'vitest';
 import { composer, said, world } from './browser';
-import { kitchen, people } from './kitchen';
+import { createDemoRoom, people } from './demo-room';
 
 const the = world();
 const FOLDER = '../docs/screenshots';
@@ -14,7 +14,7 @@ it('screenshots', { timeout: 60_000 }, async () => {
     await page.locator('.to-newest').waitFor({ state: 'detached' });
     await page.waitForTimeout(500);
   };
-  const token = await kitchen(the);
+  const token = await createDemoRoom(the);
   const rooms = { Announcements: 0, 'Bicycle repair': 3, Books: 0, Garden: 12, 'Neighbours, upstairs': 0, 'Saturday market': 1, 'שיחה': 0 };
   for (const [title, unread] of Object.entries(rooms)) {
     const name = `r-${Object.keys(rooms).indexOf(title)}`;

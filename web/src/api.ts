@@ -1,5 +1,5 @@
-import type { Page, User } from './state/room';
-import type { RoomInfo } from './state/unread';
+import type { Page, User } from './state/timeline';
+import type { RoomInfo } from './state/room-list';
 
 export interface Account extends User {
   email: string | null;
@@ -31,13 +31,13 @@ export class ApiError extends Error {
 }
 
 /** An error as a sentence for the place where it arose. */
-export function inWords(error: unknown): string {
+export function errorText(error: unknown): string {
   const message = (error instanceof Error ? error.message : String(error)).trim() || 'Something went wrong';
   const sentence = message[0]!.toUpperCase() + message.slice(1);
   return /[.!?…]$/.test(sentence) ? sentence : `${sentence}.`;
 }
 
-export function fieldOf(error: unknown): string | null {
+export function errorField(error: unknown): string | null {
   return error instanceof ApiError ? error.field : null;
 }
 
@@ -73,7 +73,7 @@ export async function call<T>(fetch: Fetch, method: string, path: string, token?
 
 /** What the calls with a token need of the session. */
 export interface Tokens {
-  fresh(): Promise<string>;
+  freshToken(): Promise<string>;
   renew(): Promise<string>;
 }
 
@@ -86,7 +86,7 @@ export class Api {
 
   private async call<T>(method: string, path: string, body?: unknown): Promise<T> {
     try {
-      return await call<T>(this.fetch, method, path, await this.tokens.fresh(), body);
+      return await call<T>(this.fetch, method, path, await this.tokens.freshToken(), body);
     } catch (error) {
       if (!(error instanceof ApiError) || error.code !== 'token_expired') throw error;
       return call<T>(this.fetch, method, path, await this.tokens.renew(), body);

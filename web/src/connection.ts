@@ -1,8 +1,8 @@
 import { Centrifuge, type Subscription, UnauthorizedError } from 'centrifuge';
-import { ApiError, type Tokens, inWords } from './api';
+import { ApiError, type Tokens, errorText } from './api';
 import { SendError } from './state/outbox';
-import type { Data, Publication, User } from './state/room';
-import type { RoomInfo } from './state/unread';
+import type { Data, Publication, User } from './state/timeline';
+import type { RoomInfo } from './state/room-list';
 
 /** What the connection tells of a room. */
 export interface RoomEvents {
@@ -14,10 +14,10 @@ export interface RoomEvents {
   join(client: string, user: User): void;
   leave(client: string): void;
   /** For good. Code 2000: left, removed, or the room is gone; else the reason is in words. */
-  ended(code: number, reason: string): void;
+  unsubscribed(code: number, reason: string): void;
 }
 
-export interface News {
+export interface UserEvent {
   read?: { room: string; offset: number; number: number };
   joined?: string;
   left?: string;
@@ -31,11 +31,11 @@ interface Info {
 
 /** One WebSocket with the SDK of Centrifugo, which reconnects, recovers and renews the token by itself. */
 export class Connection {
-  state: 'connecting' | 'connected' | 'ended' = 'connecting';
+  state: 'connecting' | 'connected' | 'closed' = 'connecting';
   /** Why it ended, or could not yet begin. */
   code = 0;
   reason = '';
-  onNews: (news: News) => void = () => {};
+  onUserEvent: (news: UserEvent) => void = () => {};
   onConnected: () => void = () => {};
   onChange: () => void = () => {};
   private readonly client: Centrifuge;
@@ -50,7 +50,7 @@ export class Connection {
       timeout: 5000,
       getToken: async () => {
         try {
-          const token = await tokens.fresh();
+          const token = await tokens.freshToken();
           // It asks again when the server does not take the last one, whatever the clock here says.
           given = token === given ? await tokens.renew() : token;
           return given;
@@ -60,14 +60,14 @@ export class Connection {
         }
       },
     });
-    keepTimes(this.client);
+    keepPublicationTimes(this.client);
     this.client.on('connecting', ({ code, reason }) => this.set('connecting', code, reason));
     this.client.on('connected', () => {
       this.set('connected', 0, '');
       this.onConnected();
     });
-    this.client.on('disconnected', ({ code, reason }) => this.set('ended', code, reason));
-    this.client.on('publication', ({ data }) => this.onNews(data as News));
+    this.client.on('disconnected', ({ code, reason }) => this.set('closed', code, reason));
+    this.client.on('publication', ({ data }) => this.onUserEvent(data as UserEvent));
   }
 
   private set(state: Connection['state'], code: number, reason: string): void {
@@ -112,7 +112,7 @@ export class Connection {
       // What was given up here says so as well.
       if (this.subscriptions.get(room) !== subscription) return;
       this.unsubscribe(room);
-      events.ended(code, reason);
+      events.unsubscribed(code, reason);
     });
     subscription.subscribe();
   }
@@ -136,7 +136,7 @@ export class Connection {
       const answer = await this.client.rpc('publish', { channel: channelOf(room), data });
       return answer.data as { offset: number };
     } catch (error) {
-      throw inWordsOf(error);
+      throw toSendError(error);
     }
   }
 
@@ -178,7 +178,7 @@ export class Connection {
 
 /** Publications carry their time, which the SDK does not hand on. Where its inside is another one, the time of receipt
  *  has to do. */
-function keepTimes(client: Centrifuge): void {
+function keepPublicationTimes(client: Centrifuge): void {
   type Make = (channel: string, publication: { time?: number }) => { time?: number };
   const inside = client as unknown as { _getPublicationContext?: Make };
   const make = inside._getPublicationContext;
@@ -199,7 +199,7 @@ function userOf(info: Info | undefined): User {
 }
 
 /** What the SDK and the server say, in words, and whether it may be sent again. */
-export function inWordsOf(error: unknown): SendError {
+export function toSendError(error: unknown): SendError {
   if (error instanceof SendError) return error;
   const { code, message } = (error ?? {}) as { code?: number; message?: string };
   switch (code) {
@@ -211,7 +211,7 @@ export function inWordsOf(error: unknown): SendError {
       return new SendError('You’re going too fast. Wait a moment.', true, false);
     default:
       // The server says what is wrong with what.
-      if (code !== undefined && code >= 100) return new SendError(inWords(new Error(message || `error ${code}`)), false);
+      if (code !== undefined && code >= 100) return new SendError(errorText(new Error(message || `error ${code}`)), false);
       // Below 100 are the SDK's own: a timeout, a lost connection.
       return new SendError('No response from the server. Retrying won’t send it twice.', true);
   }

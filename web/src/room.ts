@@ -1,11 +1,11 @@
-import { inWords } from './api';
-import { type Message, type Page, Timeline, type User } from './state/room';
+import { errorText } from './api';
+import { type Message, type Page, Timeline, type User } from './state/timeline';
 import { Store } from './state/store';
 
 const TYPING_MS = 5000;
 /** Messages that are kept while one scrolls through the history. */
-const WINDOW = 1500;
-const PAGE = 100;
+const WINDOW_MESSAGES = 1500;
+const PAGE_MESSAGES = 100;
 
 export type Quote = Pick<Message, 'offset' | 'user' | 'text'>;
 
@@ -13,9 +13,9 @@ type Loading = 'newest' | 'middle' | 'older' | 'newer';
 
 /** A room that is received: its messages, who is here, who is typing. */
 export class Room extends Store {
-  private static made = 0;
+  private static count = 0;
   /** Of two with the same name, one after the other. */
-  readonly id = ++Room.made;
+  readonly id = ++Room.count;
   readonly timeline: Timeline;
   readonly people = new Map<string, User>();
   /** How many connections there are, where it is not said who. */
@@ -23,7 +23,7 @@ export class Room extends Store {
   loading: Loading | undefined;
   error = '';
   typing: readonly User[] = [];
-  private turn = 0;
+  private request = 0;
   private quotes = new Map<number, Quote | undefined>();
   private typingUntil = new Map<string, number>();
 
@@ -47,34 +47,34 @@ export class Room extends Store {
   }
 
   /** What one looks at first: the first that is unread, or else the newest. */
-  begin(readOffset: number, unread: number): Promise<void> {
-    if (unread <= PAGE) return this.newest();
+  loadInitial(readOffset: number, unread: number): Promise<void> {
+    if (unread <= PAGE_MESSAGES) return this.loadNewest();
     return this.load('middle', (page) => this.timeline.showFrom(page), { after: readOffset });
   }
 
-  newest(): Promise<void> {
+  loadNewest(): Promise<void> {
     return this.load('newest', (page) => this.timeline.showNewest(page), {});
   }
 
-  async older(): Promise<void> {
+  async loadOlder(): Promise<void> {
     const { timeline } = this;
     const before = timeline.messages[0]?.offset;
     if (!timeline.hasOlder || before === undefined) return;
     const put = (page: Page) => {
       timeline.prepend(page, before);
-      timeline.trim(WINDOW, 'newest');
+      timeline.trim(WINDOW_MESSAGES, 'newest');
       return true;
     };
     await this.load('older', put, { before });
   }
 
-  async newer(): Promise<void> {
+  async loadNewer(): Promise<void> {
     const { timeline } = this;
     const after = timeline.messages.at(-1)?.offset;
     if (!timeline.hasNewer || after === undefined) return;
     const put = (page: Page) => {
       timeline.append(page, after);
-      timeline.trim(WINDOW, 'oldest');
+      timeline.trim(WINDOW_MESSAGES, 'oldest');
       return true;
     };
     await this.load('newer', put, { after });
@@ -94,21 +94,21 @@ export class Room extends Store {
   private async load(what: Loading, put: (page: Page) => boolean, where: { before?: number; after?: number }): Promise<void> {
     const isMore = what === 'older' || what === 'newer';
     if (isMore ? this.loading : what === 'newest' && this.loading === 'newest') return;
-    const turn = ++this.turn;
+    const request = ++this.request;
     this.loading = what;
     this.error = '';
     this.changed();
     try {
       for (let tries = 0; ; tries++) {
         const page = await this.fetchPage(where);
-        if (turn !== this.turn || put(page)) break;
+        if (request !== this.request || put(page)) break;
         if (tries === 5) throw new Error('Messages can’t be loaded right now');
         await new Promise((resolve) => setTimeout(resolve, 100 * 2 ** tries));
       }
     } catch (error) {
-      if (turn === this.turn) this.error = inWords(error);
+      if (request === this.request) this.error = errorText(error);
     } finally {
-      if (turn === this.turn) {
+      if (request === this.request) {
         this.loading = undefined;
         this.changed();
       }
@@ -137,18 +137,18 @@ export class Room extends Store {
     if (offset !== undefined) this.quotes.delete(offset);
   }
 
-  isTyping(user: User): void {
+  startedTyping(user: User): void {
     if (user.id === this.me.id) return;
     this.typingUntil.set(user.id, Date.now() + TYPING_MS);
     if (!this.typing.some(({ id }) => id === user.id)) this.setTyping([...this.typing, user]);
-    setTimeout(() => this.settleTyping(), TYPING_MS + 50);
+    setTimeout(() => this.expireTyping(), TYPING_MS + 50);
   }
 
-  wrote(user: User): void {
-    if (this.typingUntil.delete(user.id)) this.settleTyping();
+  stoppedTyping(user: User): void {
+    if (this.typingUntil.delete(user.id)) this.expireTyping();
   }
 
-  private settleTyping(): void {
+  private expireTyping(): void {
     const now = Date.now();
     const left = this.typing.filter(({ id }) => (this.typingUntil.get(id) ?? 0) > now);
     if (left.length !== this.typing.length) this.setTyping(left);

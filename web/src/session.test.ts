@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { ApiError, inWords } from './api';
+import { ApiError, errorText } from './api';
 import { Session, expiry } from './session';
 
 const token = (seconds: number, name = 'x') => `h.${btoa(JSON.stringify({ exp: seconds, name })).replace(/=/g, '')}.s`;
@@ -52,12 +52,12 @@ describe('Session', () => {
     const { fetch, requests } = server(() => [200, { token: issued(now / 1000 - hours), user }]);
     const session = new Session(fetch, () => now);
     await session.signIn('ann', 'x');
-    await session.fresh();
+    await session.freshToken();
     now += 3_500_000;
-    await session.fresh();
+    await session.freshToken();
     expect(requests).toHaveLength(1);
     now += 100_000;
-    await session.fresh();
+    await session.freshToken();
     expect(requests).toHaveLength(2);
   });
 
@@ -67,9 +67,9 @@ describe('Session', () => {
       [200, { token: path === '/user/signin' ? token(100) : token(5000), user }]);
     const session = new Session(fetch, () => now);
     await session.signIn('ann', 'correct horse');
-    expect(await session.fresh()).toBe(token(100));
+    expect(await session.freshToken()).toBe(token(100));
     now = 90_000;
-    expect(await Promise.all([session.fresh(), session.fresh()])).toEqual([token(5000), token(5000)]);
+    expect(await Promise.all([session.freshToken(), session.freshToken()])).toEqual([token(5000), token(5000)]);
     expect(requests.map(({ path }) => path)).toEqual(['/user/signin', '/token/refresh']);
     expect(requests[1]!.token).toBe(token(100));
   });
@@ -79,7 +79,7 @@ describe('Session', () => {
       path === '/user/signin' ? [200, { token: token(1), user }] : sent ? refused('token_expired') : [200, { token: token(9000), user }]);
     const session = new Session(fetch, () => 1_000_000);
     await session.signIn('ann', 'x');
-    expect(await session.fresh()).toBe(token(9000));
+    expect(await session.freshToken()).toBe(token(9000));
     expect(requests.slice(1).map((request) => request.token)).toEqual([token(1), undefined]);
   });
 
@@ -89,7 +89,7 @@ describe('Session', () => {
       path === '/user/signin' ? [200, { token: token(1), user }] : sent ? refused('token_expired') : [200, { token: token(9000), user: bob }]);
     const session = new Session(fetch, () => 1_000_000);
     await session.signIn('ann', 'x');
-    await expect(session.fresh()).rejects.toBeInstanceOf(ApiError);
+    await expect(session.freshToken()).rejects.toBeInstanceOf(ApiError);
     expect([session.state, session.user]).toEqual(['out', undefined]);
     expect(session.notice).toContain('Nothing you wrote is lost');
   });
@@ -102,10 +102,10 @@ describe('Session', () => {
     });
     const session = new Session(fetch);
     await session.signIn('ann', 'x');
-    await expect(session.fresh()).rejects.toBeInstanceOf(ApiError);
+    await expect(session.freshToken()).rejects.toBeInstanceOf(ApiError);
     expect(session.state).toBe('in');
     away = false;
-    await expect(session.fresh()).rejects.toBeInstanceOf(ApiError);
+    await expect(session.freshToken()).rejects.toBeInstanceOf(ApiError);
     expect(session.state).toBe('out');
     expect(session.notice).toContain('Nothing you wrote is lost');
   });
@@ -124,6 +124,6 @@ it('reads when a token ends', () => {
 });
 
 it('puts errors in words', () => {
-  expect(inWords(new ApiError('invalid_field', 'must not be empty', 'name'))).toBe('Must not be empty.');
-  expect(inWords(new Error(''))).toBe('Something went wrong.');
+  expect(errorText(new ApiError('invalid_field', 'must not be empty', 'name'))).toBe('Must not be empty.');
+  expect(errorText(new Error(''))).toBe('Something went wrong.');
 });

@@ -1,4 +1,4 @@
-import { type Account, ApiError, type Fetch, type SignedIn, call, inWords } from './api';
+import { type Account, ApiError, type Fetch, type SignedIn, call, errorText } from './api';
 import { Store } from './state/store';
 
 const MARGIN_MS = 30_000;
@@ -43,7 +43,7 @@ export class Session extends Store {
         await this.renew();
       } catch (error) {
         if (isSignedOut(error)) return this.end('');
-        this.notice = `${inWords(error)} Trying again…`;
+        this.notice = `${errorText(error)} Trying again…`;
         this.changed();
         await this.pause(backoff(tries));
       }
@@ -69,7 +69,7 @@ export class Session extends Store {
   /** Ends all tokens of this user, in every browser. */
   async signOut(): Promise<void> {
     try {
-      await call(this.fetch, 'POST', '/user/signout', await this.fresh());
+      await call(this.fetch, 'POST', '/user/signout', await this.freshToken());
     } catch (error) {
       if (!(error instanceof ApiError) || error.status !== 401) throw error;
     }
@@ -95,7 +95,7 @@ export class Session extends Store {
   }
 
   /** A token that is good for a while yet. */
-  async fresh(): Promise<string> {
+  async freshToken(): Promise<string> {
     if (this.token && expiry(this.token) - MARGIN_MS > this.now() - this.skewMs) return this.token;
     return this.renew();
   }

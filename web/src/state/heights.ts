@@ -33,18 +33,18 @@ export class Heights {
   }
 
   top(index: number): number {
-    this.settle();
+    this.recompute();
     return this.tops[Math.min(index, this.keys.length)]!;
   }
 
   get total(): number {
-    this.settle();
+    this.recompute();
     return this.tops[this.keys.length]!;
   }
 
   /** The row at this height: the last one that begins there or above. */
   at(y: number): number {
-    this.settle();
+    this.recompute();
     let low = 0;
     let high = this.keys.length - 1;
     while (low < high) {
@@ -61,7 +61,7 @@ export class Heights {
     return { first: this.at(from), end: this.at(to) + 1 };
   }
 
-  private settle(): void {
+  private recompute(): void {
     if (!this.stale) return;
     this.stale = false;
     const tops = new Array<number>(this.keys.length + 1);

@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import { type Item, type Keep, Outbox, SendError } from './outbox';
+import { type Item, type StorageLike, Outbox, SendError } from './outbox';
 
-class Memory implements Keep {
+class Memory implements StorageLike {
   map = new Map<string, string>();
   keys() { return [...this.map.keys()]; }
   getItem(key: string) { return this.map.get(key) ?? null; }
@@ -12,13 +12,13 @@ class Memory implements Keep {
 const settle = async () => { for (let i = 0; i < 200; i++) await Promise.resolve(); };
 
 describe('Outbox', () => {
-  let keep: Memory;
+  let storage: Memory;
   let sent: Item[];
   let answer: (item: Item) => Promise<{ offset: number }>;
   let ids: number;
   let position: number;
   const open = (user = '1') => new Outbox({
-    user, keep,
+    user, storage,
     send: (item) => { sent.push(item); return answer(item); },
     position: () => position,
     newId: () => `id-${++ids}`,
@@ -27,7 +27,7 @@ describe('Outbox', () => {
   });
 
   beforeEach(() => {
-    keep = new Memory();
+    storage = new Memory();
     sent = [];
     ids = 0;
     position = 0;
@@ -41,8 +41,8 @@ describe('Outbox', () => {
     expect(outbox.of('lobby')).toMatchObject([{ text: 'Hello', status: 'pending' }]);
     await settle();
     expect(outbox.of('lobby')).toMatchObject([{ status: 'stored', offset: 1 }]);
-    expect(keep.map.size).toBe(0);
-    outbox.reached('lobby', 1);
+    expect(storage.map.size).toBe(0);
+    outbox.positionReached('lobby', 1);
     expect(outbox.size).toBe(0);
   });
 
@@ -63,7 +63,7 @@ describe('Outbox', () => {
     const { id } = outbox.add({ room: 'lobby', text: 'Hello' });
     outbox.received('lobby', id);
     expect(outbox.size).toBe(0);
-    expect(keep.map.size).toBe(0);
+    expect(storage.map.size).toBe(0);
   });
 
   it('keeps what is not sent over a reload, in order and with its ids', async () => {
@@ -154,7 +154,7 @@ describe('Outbox', () => {
     expect(outbox.of('lobby').map(({ status }) => status)).toEqual(['failed', 'stored']);
     const [bad] = outbox.of('lobby');
     outbox.discard(bad!.id);
-    expect(keep.map.size).toBe(0);
+    expect(storage.map.size).toBe(0);
   });
 
   it('one message waits for the one before, but not for other rooms', async () => {
@@ -175,8 +175,8 @@ describe('Outbox', () => {
     expect(outbox.size).toBe(1);
     outbox.removedElsewhere(`uproar.outbox.1.${id}`);
     expect(outbox.size).toBe(0);
-    keep.setItem('uproar.outbox.1.x', '{');
-    keep.setItem('uproar.outbox.1.y', '{"id":3}');
+    storage.setItem('uproar.outbox.1.x', '{');
+    storage.setItem('uproar.outbox.1.y', '{"id":3}');
     expect(open().size).toBe(0);
   });
 });

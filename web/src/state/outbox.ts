@@ -32,16 +32,16 @@ export class SendError extends Error {
 }
 
 /** What outlives a reload. */
-export interface Keep {
+export interface StorageLike {
   keys(): string[];
   getItem(key: string): string | null;
   setItem(key: string, value: string): void;
   removeItem(key: string): void;
 }
 
-export interface Surroundings {
+export interface OutboxEnvironment {
   user: string;
-  keep: Keep;
+  storage: StorageLike;
   send(item: Item): Promise<{ offset: number }>;
   /** How far the room's publications have come. */
   position(room: string): number;
@@ -61,15 +61,15 @@ const HELD = { status: 'failed', error: 'Waiting for the previous message.', isH
 export class Outbox extends Store {
   private items: Item[] = [];
   private online = false;
-  private busy = new Set<string>();
+  private sending = new Set<string>();
   private stopped = false;
 
-  constructor(private readonly around: Surroundings) {
+  constructor(private readonly env: OutboxEnvironment) {
     super();
     const prefix = this.key('');
-    for (const key of around.keep.keys()) {
+    for (const key of env.storage.keys()) {
       if (!key.startsWith(prefix)) continue;
-      const item = parse(around.keep.getItem(key));
+      const item = parse(env.storage.getItem(key));
       if (item) this.items.push(item);
     }
     this.items.sort((a, b) => a.time - b.time);
@@ -90,13 +90,13 @@ export class Outbox extends Store {
 
   add(draft: Draft): Item {
     // Strictly rising, so that the order outlives a reload.
-    const time = Math.max(this.around.now(), (this.items.at(-1)?.time ?? 0) + 1);
-    const item: Item = { ...draft, id: this.around.newId(), time, status: 'pending' };
+    const time = Math.max(this.env.now(), (this.items.at(-1)?.time ?? 0) + 1);
+    const item: Item = { ...draft, id: this.env.newId(), time, status: 'pending' };
     this.items = [...this.items, item];
     if (this.of(item.room).some(({ isUnknown, isHeld }) => isUnknown || isHeld)) this.update(item.id, HELD);
     else this.save(item);
     this.changed();
-    void this.run(item.room);
+    void this.sendPending(item.room);
     return item;
   }
 
@@ -116,11 +116,11 @@ export class Outbox extends Store {
 
   private release({ room, time }: Item): void {
     for (const item of this.of(room)) if (item.isHeld && item.time > time) this.update(item.id, PENDING);
-    void this.run(room);
+    void this.sendPending(room);
   }
 
   /** The room's publications have got as far as this: what is stored below is shown from there. */
-  reached(room: string, position: number): void {
+  positionReached(room: string, position: number): void {
     for (const item of this.of(room)) {
       if (item.status === 'stored' && item.offset! <= position) this.remove(item.id);
     }
@@ -144,7 +144,7 @@ export class Outbox extends Store {
       for (const item of this.items) if (item.isUnknown || item.isHeld) this.update(item.id, PENDING);
     }
     this.online = online;
-    if (online) for (const room of this.rooms) void this.run(room);
+    if (online) for (const room of this.rooms) void this.sendPending(room);
   }
 
   stop(): void {
@@ -152,28 +152,28 @@ export class Outbox extends Store {
   }
 
   /** Sends what is pending in a room, one after the other: a message never overtakes the one before. */
-  private async run(room: string): Promise<void> {
-    if (this.busy.has(room)) return;
-    this.busy.add(room);
+  private async sendPending(room: string): Promise<void> {
+    if (this.sending.has(room)) return;
+    this.sending.add(room);
     try {
       let tries = 0;
       while (this.online && !this.stopped) {
         const item = this.items.find((item) => item.room === room && item.status === 'pending');
         if (!item) return;
         try {
-          const { offset } = await this.around.send(item);
+          const { offset } = await this.env.send(item);
           tries = 0;
-          this.around.keep.removeItem(this.key(item.id));
+          this.env.storage.removeItem(this.key(item.id));
           this.update(item.id, { status: 'stored', offset }, false);
           // A retry of what was stored long ago does not come back live.
-          this.reached(room, this.around.position(room));
+          this.positionReached(room, this.env.position(room));
         } catch (error) {
           if (this.stopped) return;
           const { message, temporary, isUnknown } = error instanceof SendError ? error : new SendError(String(error), true);
           // Whoever is offline waits; that is no failure.
           if (temporary && !this.online) return;
           if (temporary && ++tries < TRIES) {
-            await this.around.wait(250 * 2 ** tries);
+            await this.env.wait(250 * 2 ** tries);
             continue;
           }
           tries = 0;
@@ -183,7 +183,7 @@ export class Outbox extends Store {
         }
       }
     } finally {
-      this.busy.delete(room);
+      this.sending.delete(room);
     }
   }
 
@@ -209,18 +209,18 @@ export class Outbox extends Store {
   }
 
   private remove(id: string): void {
-    this.around.keep.removeItem(this.key(id));
+    this.env.storage.removeItem(this.key(id));
     if (!this.find(id)) return;
     this.items = this.items.filter((item) => item.id !== id);
     this.changed();
   }
 
   private save(item: Item): void {
-    this.around.keep.setItem(this.key(item.id), JSON.stringify(item));
+    this.env.storage.setItem(this.key(item.id), JSON.stringify(item));
   }
 
   private key(id: string): string {
-    return `uproar.outbox.${this.around.user}.${id}`;
+    return `uproar.outbox.${this.env.user}.${id}`;
   }
 }
 

@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest';
-import { bytes, mentionsMe, parts, storable } from './text';
+import { byteLength, mentionsMe, parseText, storable } from './text';
 
-const kinds = (text: string) => parts(text, 'ann').map((part) => `${part.kind}:${part.text}`);
+const kinds = (text: string) => parseText(text, 'ann').map((part) => `${part.kind}:${part.text}`);
 
-describe('parts', () => {
+describe('parseText', () => {
   it('leaves text as it is', () => {
     expect(kinds('<script>alert(1)</script> & <b>')).toEqual(['text:<script>alert(1)</script> & <b>']);
     expect(kinds('')).toEqual([]);
@@ -18,7 +18,7 @@ describe('parts', () => {
 
   it('takes brackets that the address opens itself, however many there are', () => {
     const many = `http://a.example/${')'.repeat(16_000)}`;
-    expect(parts(many, 'ann')).toEqual([
+    expect(parseText(many, 'ann')).toEqual([
       { kind: 'link', text: 'http://a.example/', href: 'http://a.example/' },
       { kind: 'text', text: ')'.repeat(16_000) },
     ]);
@@ -28,7 +28,7 @@ describe('parts', () => {
 
   it('makes links of nothing else', () => {
     for (const text of ['javascript:alert(1)', 'data:text/html,x', 'xhttps://a', 'https://', 'ftp://a.example']) {
-      expect(parts(text, 'ann').some(({ kind }) => kind === 'link')).toBe(false);
+      expect(parseText(text, 'ann').some(({ kind }) => kind === 'link')).toBe(false);
     }
   });
 
@@ -42,12 +42,12 @@ describe('parts', () => {
 
   it('loses nothing', () => {
     const text = 'a @b https://c.example/ @@ ) . @ann! https://x.example.';
-    expect(parts(text, 'ann').map((part) => part.text).join('')).toBe(text);
+    expect(parseText(text, 'ann').map((part) => part.text).join('')).toBe(text);
   });
 });
 
 it('counts bytes as the server does', () => {
-  expect(bytes('aä👍')).toBe(7);
+  expect(byteLength('aä👍')).toBe(7);
 });
 
 it('leaves out what cannot be stored, and nothing else', () => {

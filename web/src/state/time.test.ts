@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { clock, dayLabel, sameDay, startsGroup } from './time';
+import { shortTime, dayLabel, sameDay, startsGroup } from './time';
 
 const at = (day: number, hour: number, minute = 0) => new Date(2026, 10, day, hour, minute).getTime();
 const ann = { id: '1', username: 'ann' };
@@ -31,6 +31,6 @@ describe('days and times', () => {
   });
 
   it('shows the time as the locale does', () => {
-    expect(clock(at(28, 9, 5), 'en-GB')).toBe('09:05');
+    expect(shortTime(at(28, 9, 5), 'en-GB')).toBe('09:05');
   });
 });

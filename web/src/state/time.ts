@@ -1,4 +1,4 @@
-import type { Message } from './room';
+import type { Message } from './timeline';
 
 const GROUP_MS = 5 * 60_000;
 
@@ -29,7 +29,7 @@ function format(locale: string | undefined, options: Intl.DateTimeFormatOptions,
   return made.format(time);
 }
 
-export function clock(time: number, locale?: string): string {
+export function shortTime(time: number, locale?: string): string {
   return format(locale, { hour: '2-digit', minute: '2-digit' }, time);
 }
 
@@ -43,6 +43,6 @@ export function dayLabel(time: number, now: number, locale?: string): string {
   return format(locale, { weekday: 'long', day: 'numeric', month: 'long', ...(year ? { year: 'numeric' } : {}) }, time);
 }
 
-export function full(time: number, locale?: string): string {
+export function fullTime(time: number, locale?: string): string {
   return format(locale, { dateStyle: 'full', timeStyle: 'medium' }, time);
 }

@@ -1,13 +1,14 @@
 import { useEffect, useState } from 'preact/hooks';
 import { Chat } from '../chat';
-import { keep } from '../keep';
+import { storage } from '../storage';
 import type { Session } from '../session';
 import { FindRoom } from './FindRoom';
 import { Room } from './Room';
 import { Rooms } from './Rooms';
 import { Settings } from './Settings';
 import { SignIn } from './SignIn';
-import { focusIfLost, go, roomInAddress, useStores } from './use';
+import { go, roomInAddress } from './address';
+import { focusIfLost, useStores } from './hooks';
 
 export function App({ session }: { session: Session }) {
   useStores(session);
@@ -31,7 +32,7 @@ function useChat(session: Session): Chat | undefined {
     const made = new Chat(user, session, {
       url: `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/connection/websocket`,
       fetch: (path, init) => fetch(path, init),
-      keep,
+      storage,
       visible: () => document.visibilityState === 'visible' && document.hasFocus(),
       notify,
     });
@@ -76,7 +77,7 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
     return () => removeEventListener('hashchange', moved);
   }, [chat]);
   const { total, loaded } = chat.rooms;
-  const info = chat.open === undefined ? undefined : chat.rooms.get(chat.open);
+  const info = chat.openRoom === undefined ? undefined : chat.rooms.get(chat.openRoom);
   useEffect(() => {
     document.title = `${total > 0 ? `(${total}) ` : ''}${info ? `${info.title} · ` : ''}Uproar`;
     return () => {
@@ -84,15 +85,15 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
     };
   }, [total, info?.title]);
   return (
-    <div class={chat.open === undefined ? 'main' : 'main in-room'}>
+    <div class={chat.openRoom === undefined ? 'main' : 'main in-room'}>
       <a class="skip" href="#composer" onClick={skip}>
         Skip to message box
       </a>
       <Rooms chat={chat} onFind={() => setDialog('find')} onSettings={() => setDialog('settings')} />
-      <p key="line" class={chat.line ? 'line' : 'heard'} role="status">
-        {chat.line} {chat.isEnded && <button onClick={() => chat.connection.start()}>Reconnect</button>}
+      <p key="line" class={chat.banner ? 'line' : 'heard'} role="status">
+        {chat.banner} {chat.isClosed && <button onClick={() => chat.connection.start()}>Reconnect</button>}
       </p>
-      {chat.open === undefined ? (
+      {chat.openRoom === undefined ? (
         <main class="room nothing" tabIndex={-1} ref={focusIfLost}>
           {loaded && chat.rooms.sorted.length > 0 && <p>Choose a room.</p>}
           {loaded && chat.rooms.sorted.length === 0 && (
@@ -105,13 +106,13 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
           )}
         </main>
       ) : (
-        <Room key={chat.open} chat={chat} name={chat.open} />
+        <Room key={chat.openRoom} chat={chat} name={chat.openRoom} />
       )}
       {dialog === 'find' && <FindRoom chat={chat} onClose={close} />}
       {dialog === 'settings' && <Settings chat={chat} session={session} onClose={close} />}
       <p key="heard" class="heard" aria-live="polite">
         {/* Another element each time: the same words twice are said twice. */}
-        <span key={chat.heardCount}>{chat.heard}</span>
+        <span key={chat.announcementCount}>{chat.announcement}</span>
       </p>
     </div>
   );

@@ -1,8 +1,8 @@
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import type { Chat } from '../chat';
-import { keep, remember } from '../keep';
+import { storage, remember } from '../storage';
 import type { Quote } from '../room';
-import { bytes, storable } from '../state/text';
+import { byteLength, storable } from '../state/text';
 
 /** The server's `text_limit_bytes`, unless the operator sets it: longer texts are refused before they are sent. */
 const TEXT_LIMIT_BYTES = 16384;
@@ -23,9 +23,9 @@ interface Props {
 
 export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, onSent, onEditLast }: Props) {
   const key = `uproar.draft.${chat.me.id}.${room}`;
-  const [text, setText] = useState(() => keep.getItem(key) ?? '');
+  const [text, setText] = useState(() => storage.getItem(key) ?? '');
   const area = useRef<HTMLTextAreaElement>(null);
-  const over = text.length > TEXT_LIMIT_BYTES / 4 ? bytes(text) - TEXT_LIMIT_BYTES : 0;
+  const over = text.length > TEXT_LIMIT_BYTES / 4 ? byteLength(text) - TEXT_LIMIT_BYTES : 0;
   const canSend = storable(text).trim() !== '' && over <= 0;
 
   useEffect(() => {
@@ -93,7 +93,7 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
           value={text}
           onInput={(event) => {
             write(event.currentTarget.value);
-            if (event.currentTarget.value.trim() !== '') chat.typed(room);
+            if (event.currentTarget.value.trim() !== '') chat.notifyTyping(room);
           }}
           onKeyDown={(event) => {
             // Some browsers end a composition before they say which key did.

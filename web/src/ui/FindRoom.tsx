@@ -1,9 +1,9 @@
 import { useEffect, useState } from 'preact/hooks';
-import { type FoundRoom, fieldOf, inWords } from '../api';
+import { type FoundRoom, errorField, errorText } from '../api';
 import type { Chat } from '../chat';
 import { Dialog } from './Dialog';
 import { Field } from './Field';
-import { go } from './use';
+import { go } from './address';
 
 export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void }) {
   const [text, setText] = useState('');
@@ -42,8 +42,8 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
     }
   }
 
-  const of = (name: string) => (error?.of === name ? inWords(error.error) : undefined);
-  const wrong = error?.of === 'create' ? fieldOf(error.error) ?? 'name' : undefined;
+  const of = (name: string) => (error?.of === name ? errorText(error.error) : undefined);
+  const wrong = error?.of === 'create' ? errorField(error.error) ?? 'name' : undefined;
   return (
     <Dialog title="Find or create a room" onClose={onClose}>
       <Field label="Room name" name="query" value={text} onInput={setText} error={of('search')} focus />
@@ -64,7 +64,7 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
                 Open
               </button>
             ) : (
-              <button disabled={busy} onClick={() => void attempt(room.name, () => chat.enter(room.name))}>
+              <button disabled={busy} onClick={() => void attempt(room.name, () => chat.joinRoom(room.name))}>
                 Join
               </button>
             )}
@@ -87,7 +87,7 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
           const data = new FormData(event.currentTarget);
           const name = text.trim();
           const title = String(data.get('title') ?? '').trim();
-          void attempt('create', () => chat.create({ name, private: isPrivate, ...(title ? { title } : {}) }));
+          void attempt('create', () => chat.createRoom({ name, private: isPrivate, ...(title ? { title } : {}) }));
         }}
       >
         <Field

@@ -1,13 +1,13 @@
 import { type ComponentChildren, Fragment } from 'preact';
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
-import { inWords } from '../api';
+import { errorText } from '../api';
 import type { Chat } from '../chat';
-import { keep, remember } from '../keep';
+import { storage, remember } from '../storage';
 import type { Quote } from '../room';
 import type { Item } from '../state/outbox';
-import type { Data, Message } from '../state/room';
+import type { Data, Message } from '../state/timeline';
 import { storable } from '../state/text';
-import { clock, full } from '../state/time';
+import { shortTime, fullTime } from '../state/time';
 import { memo } from './memo';
 import { Text } from './Text';
 
@@ -42,7 +42,7 @@ function Frame({ row, rowKey, position, head, day, fresh, isReachable, onActivat
       tabIndex={isReachable ? 0 : -1}
       aria-posinset={position}
       aria-setsize={-1}
-      aria-label={`${name}, ${clock(time)}`}
+      aria-label={`${name}, ${shortTime(time)}`}
       onFocus={() => onActivate(rowKey)}
       onPointerEnter={(event) => {
         // A finger that touches has not chosen yet, and what appears below it would be pressed.
@@ -58,13 +58,13 @@ function Frame({ row, rowKey, position, head, day, fresh, isReachable, onActivat
       {head ? (
         <p class="by">
           <bdi class="name">{name}</bdi>
-          <time dateTime={new Date(time).toISOString()} title={full(time)}>
-            {clock(time)}
+          <time dateTime={new Date(time).toISOString()} title={fullTime(time)}>
+            {shortTime(time)}
           </time>
         </p>
       ) : (
-        <time class="beside" aria-hidden="true" title={full(time)}>
-          {clock(time)}
+        <time class="beside" aria-hidden="true" title={fullTime(time)}>
+          {shortTime(time)}
         </time>
       )}
       {children}
@@ -110,7 +110,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
       await chat.change(room, data);
       return true;
     } catch (error) {
-      setError(inWords(error));
+      setError(errorText(error));
       return false;
     }
   }
@@ -212,7 +212,7 @@ function Editor(props: { text: string; keptAs: string; offset: number; error: st
   const area = useRef<HTMLTextAreaElement>(null);
   const prefix = `${props.offset} `;
   const [kept] = useState(() => {
-    const text = keep.getItem(props.keptAs);
+    const text = storage.getItem(props.keptAs);
     return text?.startsWith(prefix) ? text.slice(prefix.length) : undefined;
   });
   // At once: what is typed meanwhile would be typed elsewhere.

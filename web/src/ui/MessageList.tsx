@@ -3,7 +3,7 @@ import type { Chat } from '../chat';
 import type { Room } from '../room';
 import { Heights } from '../state/heights';
 import type { Item } from '../state/outbox';
-import type { Message } from '../state/room';
+import type { Message } from '../state/timeline';
 import { dayLabel, sameDay, startsGroup } from '../state/time';
 import { MessageRow, UnsentRow } from './Message';
 
@@ -131,7 +131,7 @@ export class MessageList extends Component<Props, State> {
     this.stick = true;
     this.anchor = undefined;
     // Also when another part is on its way.
-    if (room.timeline.hasNewer || room.loading === 'middle') void room.newest();
+    if (room.timeline.hasNewer || room.loading === 'middle') void room.loadNewest();
     else this.forceUpdate();
   }
 
@@ -282,7 +282,7 @@ export class MessageList extends Component<Props, State> {
     const { room } = this.props;
     room.error = '';
     if (room.timeline.loaded) this.more();
-    else void room.newest();
+    else void room.loadNewest();
     this.forceUpdate();
   }
 
@@ -290,8 +290,8 @@ export class MessageList extends Component<Props, State> {
     const { room } = this.props;
     const { timeline } = room;
     if (!timeline.loaded || room.loading || room.error) return;
-    if (timeline.hasOlder && this.view.top < NEAR_PX) void room.older();
-    else if (timeline.hasNewer && this.heights.total - this.view.top - this.view.height < NEAR_PX) void room.newer();
+    if (timeline.hasOlder && this.view.top < NEAR_PX) void room.loadOlder();
+    else if (timeline.hasNewer && this.heights.total - this.view.top - this.view.height < NEAR_PX) void room.loadNewer();
   }
 
   /** Whoever has the newest messages on the screen has read them. */

@@ -1,10 +1,10 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { type Member, inWords } from '../api';
+import { type Member, errorText } from '../api';
 import type { Chat } from '../chat';
 import type { Room } from '../room';
-import type { RoomInfo } from '../state/unread';
+import type { RoomInfo } from '../state/room-list';
 import { Field } from './Field';
-import { useStores } from './use';
+import { useStores } from './hooks';
 
 interface Props {
   chat: Chat;
@@ -38,7 +38,7 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
   const canAdd = info.role === 'owner' || info.role === 'moderator';
   const canRemove = (role: Member['role']) => role !== 'owner' && (info.role === 'owner' || (canAdd && role === 'member'));
   useEffect(() => {
-    chat.api.members(room.name).then(setMembers, (error: unknown) => setError(inWords(error)));
+    chat.api.members(room.name).then(setMembers, (error: unknown) => setError(errorText(error)));
   }, [room.name, info.members, adding.done]);
 
   async function attempt(what: () => Promise<void>): Promise<void> {
@@ -46,7 +46,7 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
     try {
       await what();
     } catch (error) {
-      setError(inWords(error));
+      setError(errorText(error));
     }
   }
 
@@ -69,7 +69,7 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
       setUsername('');
       setAdding({ done: user.username });
     } catch (error) {
-      setAdding({ error: inWords(error) });
+      setAdding({ error: errorText(error) });
     }
   }
 

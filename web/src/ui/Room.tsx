@@ -1,28 +1,29 @@
 import { useCallback, useEffect, useRef, useState } from 'preact/hooks';
-import { inWords } from '../api';
+import { errorText } from '../api';
 import type { Chat } from '../chat';
-import { keep, remember } from '../keep';
+import { storage, remember } from '../storage';
 import type { Room as Received } from '../room';
-import type { Message } from '../state/room';
+import type { Message } from '../state/timeline';
 import { Composer } from './Composer';
 import { Dialog } from './Dialog';
 import { MessageList } from './MessageList';
 import { Presence, connections } from './Presence';
-import { addressOf, focusIfLost, go, useStores } from './use';
+import { addressOf, go } from './address';
+import { focusIfLost, useStores } from './hooks';
 
 export function Room({ chat, name }: { chat: Chat; name: string }) {
   const room = chat.room(name);
   useStores(chat, chat.rooms, room);
   const info = chat.rooms.get(name);
   const replyKey = `uproar.reply.${chat.me.id}.${name}`;
-  const [replyTo, setReplyTo] = useState<number | undefined>(() => Number(keep.getItem(replyKey)) || undefined);
+  const [replyTo, setReplyTo] = useState<number | undefined>(() => Number(storage.getItem(replyKey)) || undefined);
   function answer(offset: number | undefined): void {
     setReplyTo(offset);
     remember(replyKey, offset?.toString());
   }
   const editKey = `uproar.edit.${chat.me.id}.${name}`;
   // An edit outlives the row, which is in the document only while it is near the view, and the session.
-  const [editing, setEditing] = useState<number | undefined>(() => Number(keep.getItem(editKey)?.split(' ', 1)[0]) || undefined);
+  const [editing, setEditing] = useState<number | undefined>(() => Number(storage.getItem(editKey)?.split(' ', 1)[0]) || undefined);
   const [people, setPeople] = useState(false);
   const [ending, setEnding] = useState(false);
   const list = useRef<MessageList>(null);
@@ -81,9 +82,9 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
           />
         ) : (
           <div class="messages">
-            {chat.refusal(name) && (
+            {chat.subscriptionError(name) && (
               <p class="error notice" role="alert">
-                Can’t load this room. {chat.refusal(name)} <button onClick={() => chat.receiveAgain(name)}>Try again</button>
+                Can’t load this room. {chat.subscriptionError(name)} <button onClick={() => chat.retrySubscription(name)}>Try again</button>
               </p>
             )}
           </div>
@@ -131,10 +132,10 @@ function Ending(props: { chat: Chat; name: string; title: string; isOwner: boole
   const [error, setError] = useState('');
   async function end(): Promise<void> {
     try {
-      await (isOwner ? chat.remove(name) : chat.leave(name));
+      await (isOwner ? chat.deleteRoom(name) : chat.leaveRoom(name));
       go(undefined);
     } catch (error) {
-      setError(inWords(error));
+      setError(errorText(error));
     }
   }
   return (
@@ -167,9 +168,9 @@ function Stranger({ chat, name }: { chat: Chat; name: string }) {
   async function enter(): Promise<void> {
     try {
       // The address may have it in other letters.
-      go((await chat.enter(name)).name);
+      go((await chat.joinRoom(name)).name);
     } catch (error) {
-      setError(inWords(error));
+      setError(errorText(error));
     }
   }
 

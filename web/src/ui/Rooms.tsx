@@ -1,6 +1,7 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
 import type { Chat } from '../chat';
-import { addressOf, useStores } from './use';
+import { addressOf } from './address';
+import { useStores } from './hooks';
 
 const MANY = 12;
 
@@ -11,14 +12,14 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
   const current = useRef<HTMLAnchorElement>(null);
   const { sorted, loaded } = chat.rooms;
   // The page has one heading of the first level: the open room, or else this.
-  const Brand = chat.open === undefined ? 'h1' : 'p';
+  const Brand = chat.openRoom === undefined ? 'h1' : 'p';
   const words = filter.trim().toLowerCase();
   const shown = sorted.filter(
     ({ name, title }) =>
       (!words || name.includes(words) || title.toLowerCase().includes(words)) &&
-      (!onlyUnread || name === chat.open || chat.rooms.unread(name) > 0),
+      (!onlyUnread || name === chat.openRoom || chat.rooms.unread(name) > 0),
   );
-  useEffect(() => current.current?.scrollIntoView({ block: 'nearest' }), [chat.open, loaded]);
+  useEffect(() => current.current?.scrollIntoView({ block: 'nearest' }), [chat.openRoom, loaded]);
 
   return (
     <nav class="rooms" aria-label="Rooms">
@@ -46,7 +47,7 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
       <ul>
         {shown.map((room) => {
           const unread = chat.rooms.unread(room.name);
-          const isOpen = room.name === chat.open;
+          const isOpen = room.name === chat.openRoom;
           const mentioned = chat.rooms.isMentioned(room.name);
           return (
             <li key={room.name}>
@@ -74,7 +75,7 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
         })}
         {chat.stranded.map((name) => (
           <li key={name}>
-            <a href={addressOf(name)} aria-current={name === chat.open ? 'page' : undefined}>
+            <a href={addressOf(name)} aria-current={name === chat.openRoom ? 'page' : undefined}>
               <span class="title">
                 <bdi>{name}</bdi>
               </span>

@@ -1,5 +1,5 @@
 import { useState } from 'preact/hooks';
-import { fieldOf, inWords } from '../api';
+import { errorField, errorText } from '../api';
 import type { Chat } from '../chat';
 import type { Session } from '../session';
 import { Dialog } from './Dialog';
@@ -18,7 +18,7 @@ export function Settings({ chat, session, onClose }: { chat: Chat; session: Sess
             try {
               await session.signOut();
             } catch (error) {
-              setError(inWords(error));
+              setError(errorText(error));
             }
           }}
         >
@@ -67,7 +67,7 @@ function Notifications() {
 function Password({ chat, session }: { chat: Chat; session: Session }) {
   const [error, setError] = useState<unknown>();
   const [done, setDone] = useState(false);
-  const on = (name: string) => (error !== undefined && fieldOf(error) === name ? inWords(error) : undefined);
+  const on = (name: string) => (error !== undefined && errorField(error) === name ? errorText(error) : undefined);
   return (
     <form
       onSubmit={async (event) => {
@@ -89,9 +89,9 @@ function Password({ chat, session }: { chat: Chat; session: Session }) {
         <legend>Password</legend>
         <Field label="Current password" name="current" type="password" autocomplete="current-password" error={on('current_password')} />
         <Field label="New password" name="new" type="password" autocomplete="new-password" error={on('new_password')} />
-        {error !== undefined && fieldOf(error) === null && (
+        {error !== undefined && errorField(error) === null && (
           <p class="error" role="alert">
-            {inWords(error)}
+            {errorText(error)}
           </p>
         )}
         {done && <p role="status">Password changed</p>}

@@ -1,5 +1,5 @@
 import { useState } from 'preact/hooks';
-import { fieldOf, inWords } from '../api';
+import { errorField, errorText } from '../api';
 import type { Session } from '../session';
 import { Field } from './Field';
 
@@ -7,8 +7,8 @@ export function SignIn({ session }: { session: Session }) {
   const [isNew, setNew] = useState(false);
   const [error, setError] = useState<unknown>();
   const [busy, setBusy] = useState(false);
-  const field = fieldOf(error);
-  const on = (...names: string[]) => (field !== null && names.includes(field) ? inWords(error) : undefined);
+  const field = errorField(error);
+  const on = (...names: string[]) => (field !== null && names.includes(field) ? errorText(error) : undefined);
   const fields = ['username', 'email', 'password'];
 
   async function submit(event: SubmitEvent): Promise<void> {
@@ -31,7 +31,7 @@ export function SignIn({ session }: { session: Session }) {
       <h1>Uproar</h1>
       {session.notice && (
         <p class="notice" role="status">
-          {inWords(session.notice)}
+          {errorText(session.notice)}
         </p>
       )}
       <form onSubmit={submit} key={isNew ? 'new' : 'known'} noValidate>
@@ -54,7 +54,7 @@ export function SignIn({ session }: { session: Session }) {
         />
         {error !== undefined && (field === null || !fields.includes(field)) && (
           <p class="error" role="alert">
-            {inWords(error)}
+            {errorText(error)}
           </p>
         )}
         <button class="primary" disabled={busy}>

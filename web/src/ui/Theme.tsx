@@ -1,4 +1,4 @@
-import { keep, remember } from '../keep';
+import { storage, remember } from '../storage';
 
 type Scheme = 'light' | 'dark';
 type Values = Record<string, string>;
@@ -29,7 +29,7 @@ const SIZES: readonly { name: string; label: string; initial: number; min: numbe
 export function loadTheme(): Theme {
   let kept: Partial<Theme> | null;
   try {
-    kept = JSON.parse(keep.getItem(KEY) ?? '{}') as Partial<Theme> | null;
+    kept = JSON.parse(storage.getItem(KEY) ?? '{}') as Partial<Theme> | null;
   } catch {
     kept = null;
   }

@@ -8,7 +8,7 @@ export const ARABIC = 'مرحبا بالعالم، هذه رسالة طويلة 
 export const people = ['Mira', 'jonas', 'Ada', 'Tomás', 'ליאת'];
 
 /** A room in which much is said by many. */
-export async function kitchen(the: World, more: readonly string[] = []): Promise<Record<string, string>> {
+export async function createDemoRoom(the: World, more: readonly string[] = []): Promise<Record<string, string>> {
   const token: Record<string, string> = {};
   for (const name of [...people, ...more]) token[name] = await the.account(name);
   await the.room(token['Mira']!, 'kitchen', 'The kitchen');

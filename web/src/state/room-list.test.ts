@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { type RoomInfo, RoomList, chooseRooms } from './unread';
+import { type RoomInfo, RoomList, chooseRooms } from './room-list';
 
 const info = (name: string, more: Partial<RoomInfo> = {}): RoomInfo => ({
   name, title: name, private: false, size: 10, members: 1, epoch: 'e',

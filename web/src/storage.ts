@@ -1,7 +1,7 @@
-import type { Keep } from './state/outbox';
+import type { StorageLike } from './state/outbox';
 
 /** What this browser remembers over reloads. What it does not take, being full or forbidden, lasts as long as the page. */
-class BrowserKeep implements Keep {
+class BrowserStorage implements StorageLike {
   private readonly rest = new Map<string, string>();
 
   constructor(private readonly store: Storage | null) {}
@@ -30,7 +30,7 @@ class BrowserKeep implements Keep {
   }
 }
 
-export const keep: Keep = new BrowserKeep(
+export const storage: StorageLike = new BrowserStorage(
   (() => {
     try {
       return localStorage;
@@ -42,6 +42,6 @@ export const keep: Keep = new BrowserKeep(
 
 /** Keeps a value, or nothing where it is undefined. */
 export function remember(key: string, value: string | undefined): void {
-  if (value === undefined) keep.removeItem(key);
-  else keep.setItem(key, value);
+  if (value === undefined) storage.removeItem(key);
+  else storage.setItem(key, value);
 }

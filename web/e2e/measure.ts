@@ -28,7 +28,7 @@ async function watched(page: Page): Promise<CDPSession> {
   return cdp;
 }
 
-it('figures', { timeout: 900_000 }, async () => {
+it('measure', { timeout: 900_000 }, async () => {
   const token = await the.account('bob');
   await the.room(token, 'long', 'A long history');
   for (let i = 0; i < COUNT; i += 100) {
