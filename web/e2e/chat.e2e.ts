@@ -119,7 +119,7 @@ describe('the web client', () => {
     }
     await ann.getByRole('link', { name: 'Quiet room @2 unread' }).click();
     await said(ann, 'psst').waitFor();
-    await ann.locator('.fresh').waitFor();
+    await ann.locator('.new-divider').waitFor();
     await ann.getByRole('link', { name: 'Quiet room', exact: true }).waitFor();
   });
 

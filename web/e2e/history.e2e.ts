@@ -215,7 +215,7 @@ describe('a long history', () => {
     for (let i = 0; i < 300; i += 50) await Promise.all(Array.from({ length: 50 }, (_, j) => the.say(carol, 'much', `Number ${i + j}`)));
     await ann.getByRole('link', { name: /^much/ }).click();
     await said(ann, 'The first').waitFor();
-    await ann.locator('.fresh').waitFor();
+    await ann.locator('.new-divider').waitFor();
     await ann.getByRole('link', { name: 'much 301 unread' }).waitFor();
     for (let steps = 0; steps < 100; steps++) {
       await scroll(ann, 400);

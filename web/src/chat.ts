@@ -1,3 +1,4 @@
+/** Ties together the rooms, subscriptions, outbox and connection of a signed-in user. */
 import { Api, type Fetch, type FoundRoom, errorText } from './api';
 import { Connection } from './connection';
 import { Room } from './room';
@@ -8,14 +9,14 @@ import { Store } from './state/store';
 import { mentionsMe } from './state/text';
 import { RoomList, chooseRooms } from './state/room-list';
 
-/** Below the server's `subscription_limit`, which is 128 unless the operator sets it; then one learns of it. */
+/** Below the server's default `subscription_limit` of 128. If the operator set a lower one, `Chat` adapts to it. */
 const MAX_SUBSCRIPTIONS = 100;
 const LIMIT_EXCEEDED_CODE = 106;
 const UNSUBSCRIBED_CODE = 2000;
 const POLL_MS = 20_000;
 const REJECTED_MS = 60_000;
 const TYPING_EVERY_MS = 3000;
-/** Another tab may show it, and so mark it as read. */
+/** Gives another tab that shows the room time to mark the message as read. */
 const NOTIFY_AFTER_MS = 1500;
 const SIGNED_OUT = 'You’ve been signed out. Sign in again to continue. Nothing you wrote is lost.';
 
@@ -23,21 +24,21 @@ export interface Environment {
   url: string;
   fetch: Fetch;
   storage: StorageLike;
+  /** Whether the user is looking at the page. */
   visible(): boolean;
   notify(title: string, body: string, tag: string, room: string): void;
 }
 
-/** Everything that somebody who is signed in has: the rooms, the outbox, the connection. */
 export class Chat extends Store {
   readonly api: Api;
   readonly connection: Connection;
   readonly outbox: Outbox;
   readonly rooms = new RoomList();
-  /** The room on the screen. */
+  /** The name of the room on screen. */
   openRoom: string | undefined;
-  /** What the line on the connection says. */
+  /** The state of the connection, shown above the rooms; empty while all is well. */
   banner = '';
-  /** The latest message of the open room, for those who listen rather than look. */
+  /** The latest message in the open room, for screen readers. */
   announcement = '';
   announcementCount = 0;
   private readonly subscribedRooms = new Map<string, Room>();
@@ -69,7 +70,9 @@ export class Chat extends Store {
       send: (item) => {
         const data: Data = { text: item.text, id: item.id };
         if (item.replyTo !== undefined) data.reply_to = item.replyTo;
-        if (!this.rooms.get(item.room)) return Promise.reject(new SendError('You’re no longer in this room.', false));
+        if (!this.rooms.get(item.room)) {
+          return Promise.reject(new SendError('You’re no longer in this room.', false));
+        }
         return this.connection.publish(item.room, data);
       },
       position: (room) => this.subscribedRooms.get(room)?.timeline.position ?? Infinity,
@@ -83,10 +86,10 @@ export class Chat extends Store {
       this.recent = [];
     }
     this.connection.onConnected = () => void this.connected();
-    this.connection.onUserEvent = (news) => {
-      if (news.read) this.rooms.read(news.read.room, news.read.offset, news.read.number);
-      if (news.left !== undefined) this.dropRoom(news.left);
-      if (news.joined !== undefined || news.left !== undefined) void this.refresh();
+    this.connection.onUserEvent = (event) => {
+      if (event.read) this.rooms.read(event.read.room, event.read.offset, event.read.number);
+      if (event.left !== undefined) this.dropRoom(event.left);
+      if (event.joined !== undefined || event.left !== undefined) void this.refresh();
     };
     this.connection.onChange = () => this.connectionChanged();
   }
@@ -115,17 +118,17 @@ export class Chat extends Store {
     return this.subscribedRooms.get(name);
   }
 
-  /** Why a room of one's own is not received. */
+  /** Why subscribing to one of the user's rooms failed. */
   subscriptionError(name: string): string | undefined {
     return this.rejected.get(name)?.reason;
   }
 
-  /** Rooms that one is not in (any more), for which something is left to send. */
+  /** Rooms with unsent messages that the user is not, or no longer, a member of. */
   get stranded(): string[] {
     return this.rooms.loaded ? this.outbox.rooms.filter((name) => !this.rooms.get(name)) : [];
   }
 
-  /** Asks again for a room that was refused. */
+  /** Tries again to subscribe to a room that was rejected. */
   retrySubscription(name: string): void {
     this.rejected.delete(name);
     this.updateSubscriptions();
@@ -145,7 +148,7 @@ export class Chat extends Store {
         void this.reauthenticate();
         return;
       }
-      // The SDK's own: there is no token to be had.
+      // The SDK's own code: `getToken` threw `UnauthorizedError`.
       if (code === 1) {
         this.session.end(SIGNED_OUT);
         return;
@@ -158,11 +161,11 @@ export class Chat extends Store {
     }
   }
 
-  /** The token is no good any more. After a change of the password there is another one. */
+  /** Gets a new token after the server rejected the current one, as it does when the password was changed. */
   private async reauthenticate(): Promise<void> {
-    const often = Date.now() - this.reauthenticatedAt < 10_000;
+    const isRepeated = Date.now() - this.reauthenticatedAt < 10_000;
     this.reauthenticatedAt = Date.now();
-    if (often) return this.session.end(SIGNED_OUT);
+    if (isRepeated) return this.session.end(SIGNED_OUT);
     for (let tries = 0; !this.stopped; tries++) {
       try {
         const token = await this.session.renew();
@@ -177,7 +180,7 @@ export class Chat extends Store {
     }
   }
 
-  /** It does not try again by itself. */
+  /** The connection does not reconnect by itself. */
   get isClosed(): boolean {
     return this.connection.state === 'closed';
   }
@@ -200,7 +203,7 @@ export class Chat extends Store {
       this.showBanner(`Back online. ${missed || 'No'} new ${missed === 1 ? 'message' : 'messages'}.`, 8000);
     } else this.showBanner('');
     this.missedFrom = undefined;
-    // Only now, so that one's own messages do not count as missed.
+    // After counting, so that the user's own messages don't count as missed.
     this.outbox.setOnline(true);
     const open = this.openRoom === undefined ? undefined : this.subscribedRooms.get(this.openRoom);
     if (open?.error) {
@@ -214,7 +217,7 @@ export class Chat extends Store {
     return room.loadInitial(this.rooms.get(room.name)?.read.offset ?? 0, this.rooms.unread(room.name));
   }
 
-  /** Reads the list of rooms anew, and receives those that are to be received. */
+  /** Reloads the list of rooms and updates the subscriptions. */
   refresh(): Promise<void> {
     if (this.refreshing) {
       this.refreshAgain = true;
@@ -241,8 +244,9 @@ export class Chat extends Store {
   }
 
   private updateSubscriptions(): void {
-    const wanted = new Set(chooseRooms(this.rooms.sorted, this.recent, this.subscriptions, (name) => this.rooms.unread(name)));
-    // What is to be sent to a room needs a subscription.
+    const unread = (name: string) => this.rooms.unread(name);
+    const wanted = new Set(chooseRooms(this.rooms.sorted, this.recent, this.subscriptions, unread));
+    // Publishing to a room requires a subscription.
     for (const { name } of this.rooms.sorted) if (this.outbox.of(name).length > 0) wanted.add(name);
     for (const name of [...this.subscribedRooms.keys()]) {
       if (wanted.has(name) || (name === this.openRoom && this.rooms.get(name))) continue;
@@ -253,10 +257,11 @@ export class Chat extends Store {
     this.changed();
   }
 
-  /** Receives a room: from where the list of rooms has it, or else from where it was left when the connection was lost. */
+  /** Subscribes from the position the room had when the connection was lost, or the one in the list of rooms. */
   private subscribeTo(name: string): void {
     const info = this.rooms.get(name);
-    if (!info || this.connection.isSubscribed(name) || Date.now() - (this.rejected.get(name)?.at ?? 0) < REJECTED_MS) return;
+    if (!info || this.connection.isSubscribed(name)) return;
+    if (Date.now() - (this.rejected.get(name)?.at ?? 0) < REJECTED_MS) return;
     this.rejected.delete(name);
     const known = this.subscribedRooms.get(name);
     const room = known ?? new Room(name, this.me, (where) => this.api.chats(name, where));
@@ -270,7 +275,7 @@ export class Chat extends Store {
     this.connection.subscribe(name, { epoch: timeline.epoch, offset: timeline.position }, {
       subscribed: (position, recovered) => {
         if (!recovered) {
-          // Another room of this name, or a restored backup.
+          // The room was created again under the same name, or a backup was restored.
           if (position) timeline.begin(position.epoch, position.offset);
           void this.refresh();
         }
@@ -296,21 +301,22 @@ export class Chat extends Store {
       unsubscribed: (code, reason) => {
         this.subscribedRooms.delete(name);
         if (code === UNSUBSCRIBED_CODE) this.dropRoom(name);
-        // Whatever it was may still be so: asking again at once would go on for ever.
+        // The cause may persist, and retrying immediately would loop.
         else this.rejected.set(name, { at: Date.now(), reason: errorText(new Error(reason || `error ${code}`)) });
-        // The operator allows fewer than the page expects. The room that is open is one of them.
-        if (code === LIMIT_EXCEEDED_CODE && this.subscribedRooms.size > 0 && this.subscribedRooms.size < this.subscriptions) {
-          this.subscriptions = this.subscribedRooms.size;
+        // The operator set a lower limit than expected. The open room comes first, so it keeps its subscription.
+        const { size } = this.subscribedRooms;
+        if (code === LIMIT_EXCEEDED_CODE && size > 0 && size < this.subscriptions) {
+          this.subscriptions = size;
           this.rejected.clear();
         }
         void this.refresh();
       },
     });
-    // Beside the subscription: the timeline joins the page to what comes live.
+    // In parallel with subscribing: the timeline merges the page with live publications.
     if (name === this.openRoom && !timeline.loaded) void this.loadMessages(room);
   }
 
-  /** Who came and went was not told while there were too many, so who is here is asked for. */
+  /** The server doesn't report joins and leaves while there are too many people, so the list is loaded afterwards. */
   private peopleChanged(room: Room): void {
     const wereMany = room.online !== undefined;
     room.online = undefined;
@@ -326,7 +332,7 @@ export class Chat extends Store {
     if (!room.timeline.publish(publication) && name === this.openRoom) void room.loadNewest();
     const wasRead = this.rooms.unread(name) === 0;
     this.rooms.publication(name, offset, kind === 'message');
-    // Whoever writes, be it elsewhere, has read what was there.
+    // A user who writes, even in another tab, has read everything before.
     if (wasRead && kind === 'message' && user.id === this.me.id) void this.read(name);
     if (user.id === this.me.id && data.id !== undefined) this.outbox.received(name, data.id);
     this.outbox.positionReached(name, room.timeline.position);
@@ -336,23 +342,26 @@ export class Chat extends Store {
     } else if (data.room) void this.refresh();
   }
 
+  /** Announces a message of another user to screen readers, or notifies of a mention the user is not looking at. */
   private announce(name: string, user: User, text: string, offset: number): void {
-    const seen = name === this.openRoom && this.env.visible();
-    if (seen) {
+    const isSeen = name === this.openRoom && this.env.visible();
+    if (isSeen) {
       this.announcement = `${user.username}: ${text.slice(0, 300)}`;
       this.announcementCount++;
       this.changed();
     }
-    if (!seen && mentionsMe(text, this.me.username)) {
+    if (!isSeen && mentionsMe(text, this.me.username)) {
       this.rooms.mention(name);
       const title = this.rooms.get(name)?.title ?? name;
       setTimeout(() => {
         const isRead = (this.rooms.get(name)?.read.offset ?? Infinity) >= offset;
-        if (!isRead && !this.stopped) this.env.notify(`${user.username} in ${title}`, text.slice(0, 200), `${name} ${offset}`, name);
+        if (isRead || this.stopped) return;
+        this.env.notify(`${user.username} in ${title}`, text.slice(0, 200), `${name} ${offset}`, name);
       }, NOTIFY_AFTER_MS);
     }
   }
 
+  /** Forgets a room that the user left, was removed from, or that was deleted. */
   private dropRoom(name: string): void {
     this.connection.unsubscribe(name);
     this.subscribedRooms.delete(name);
@@ -367,11 +376,11 @@ export class Chat extends Store {
       for (const [client, user] of people) room.people.set(client, user);
       room.touch();
     } catch {
-      // It is asked again when the room is opened or the connection is back.
+      // It is loaded again when the room is opened or the connection is back.
     }
   }
 
-  /** Shows a room, or none. */
+  /** Opens a room, or closes the open one. */
   show(name: string | undefined): void {
     if (name === this.openRoom) return;
     const last = this.openRoom === undefined ? undefined : this.subscribedRooms.get(this.openRoom);
@@ -392,10 +401,11 @@ export class Chat extends Store {
     this.changed();
   }
 
-  /** The newest messages are on the screen: marks them as read, for all tabs. */
+  /** Marks a room as read, in all tabs. Called while its newest messages are on screen. */
   async read(name: string): Promise<void> {
     const room = this.subscribedRooms.get(name);
-    if (!room || this.rooms.unread(name) === 0 || this.reading.has(name) || this.connection.state !== 'connected') return;
+    if (!room || this.rooms.unread(name) === 0) return;
+    if (this.reading.has(name) || this.connection.state !== 'connected') return;
     this.reading.add(name);
     try {
       const { offset, number } = await this.connection.read(name, room.timeline.position);
@@ -405,7 +415,7 @@ export class Chat extends Store {
     } finally {
       this.reading.delete(name);
     }
-    // Others may have come in the meantime.
+    // More messages may have arrived in the meantime.
     if (this.rooms.unread(name) > 0) this.changed();
   }
 
@@ -416,7 +426,7 @@ export class Chat extends Store {
     this.connection.typing(name);
   }
 
-  /** Edits, deletions and reactions. They are not kept in the outbox: whoever did it sees whether it was taken. */
+  /** Sends an edit, deletion or reaction. The outbox doesn't keep these: the user sees whether they succeeded. */
   async change(name: string, data: Data): Promise<void> {
     await this.connection.publish(name, { ...data, id: newId() });
   }
@@ -444,7 +454,7 @@ export class Chat extends Store {
   }
 }
 
-/** `crypto.randomUUID` is there on secure origins only, which a server in a local network is not. */
+/** `crypto.randomUUID` needs a secure origin, which a server on a local network often is not. */
 function newId(): string {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');

@@ -1,24 +1,30 @@
+/** A subscribed room: its timeline and pages of history, and the people in it. */
 import { errorText } from './api';
 import { type Message, type Page, Timeline, type User } from './state/timeline';
 import { Store } from './state/store';
 
 const TYPING_MS = 5000;
-/** Messages that are kept while one scrolls through the history. */
+/** Messages kept while the user scrolls through the history. */
 const WINDOW_MESSAGES = 1500;
 const PAGE_MESSAGES = 100;
 
 export type Quote = Pick<Message, 'offset' | 'user' | 'text'>;
 
+interface PagePosition {
+  before?: number;
+  after?: number;
+  limit?: number;
+}
+
 type Loading = 'newest' | 'middle' | 'older' | 'newer';
 
-/** A room that is received: its messages, who is here, who is typing. */
 export class Room extends Store {
   private static count = 0;
-  /** Of two with the same name, one after the other. */
+  /** Distinguishes this object from an earlier one for the same room. */
   readonly id = ++Room.count;
   readonly timeline: Timeline;
   readonly people = new Map<string, User>();
-  /** How many connections there are, where it is not said who. */
+  /** The number of connections, if there are too many for the server to name the people. */
   online: number | undefined;
   loading: Loading | undefined;
   error = '';
@@ -30,13 +36,13 @@ export class Room extends Store {
   constructor(
     readonly name: string,
     private readonly me: User,
-    private readonly fetchPage: (where: { before?: number; after?: number; limit?: number }) => Promise<Page>,
+    private readonly fetchPage: (where: PagePosition) => Promise<Page>,
   ) {
     super();
     this.timeline = new Timeline(me.id);
   }
 
-  /** Everybody here, once, whatever the number of their tabs. */
+  /** Everyone online, each listed once however many tabs they have. */
   get users(): User[] {
     const users = new Map([...this.people.values()].map((user) => [user.id, user]));
     return [...users.values()].sort((a, b) => a.username.localeCompare(b.username));
@@ -46,7 +52,7 @@ export class Room extends Store {
     this.changed();
   }
 
-  /** What one looks at first: the first that is unread, or else the newest. */
+  /** Loads what the user sees first: the first unread messages if there are many, otherwise the newest. */
   loadInitial(readOffset: number, unread: number): Promise<void> {
     if (unread <= PAGE_MESSAGES) return this.loadNewest();
     return this.load('middle', (page) => this.timeline.showFrom(page), { after: readOffset });
@@ -80,18 +86,18 @@ export class Room extends Store {
     await this.load('newer', put, { after });
   }
 
-  /** Shows the part of the history that ends with this message. */
+  /** Loads the part of the history that ends with this message, unless the message is already loaded. */
   async goTo(offset: number): Promise<void> {
     if (this.timeline.find(offset)) return;
     await this.load('middle', (page) => this.timeline.showMiddle(page), { before: offset + 1 });
   }
 
   /**
-   * Fetches a page and puts it where it belongs. The last wish for another part of the history counts, and that before
-   * a wish for more of the same. A page can be older than what is live already, or of a history that is about to be
-   * announced: then it is asked for again.
+   * Fetches a page and adds it to the timeline. A request for another part of the history replaces the one in progress;
+   * a request for the adjacent page is ignored while another is in progress. The page is fetched again if it does not
+   * fit: it can be too old to be merged with live publications, or belong to an epoch that was not announced yet.
    */
-  private async load(what: Loading, put: (page: Page) => boolean, where: { before?: number; after?: number }): Promise<void> {
+  private async load(what: Loading, put: (page: Page) => boolean, where: PagePosition): Promise<void> {
     const isMore = what === 'older' || what === 'newer';
     if (isMore ? this.loading : what === 'newest' && this.loading === 'newest') return;
     const request = ++this.request;
@@ -115,14 +121,14 @@ export class Room extends Store {
     }
   }
 
-  /** A message that is quoted. Where it is not in the window it is fetched, and there the next time. */
+  /** A quoted message. If it is not loaded, it is fetched and available on a later call. */
   quoted(offset: number): Quote | undefined {
     const found = this.timeline.find(offset) ?? this.quotes.get(offset);
     if (!found && !this.quotes.has(offset)) {
       this.quotes.set(offset, undefined);
       this.fetchPage({ after: offset - 1, limit: 1 }).then(
         ({ messages: [message] }) => {
-          // Where it was forgotten meanwhile, it is another by now.
+          // If it was forgotten in the meantime, its text has changed.
           if (message?.offset === offset && this.quotes.has(offset)) this.quotes.set(offset, message);
           this.changed();
         },
@@ -132,7 +138,7 @@ export class Room extends Store {
     return found;
   }
 
-  /** What is quoted has another text now, or none. */
+  /** Discards the cached copy of a quoted message that was edited or deleted. */
   forgetQuote(offset: number | undefined): void {
     if (offset !== undefined) this.quotes.delete(offset);
   }

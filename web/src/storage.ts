@@ -1,32 +1,32 @@
 import type { StorageLike } from './state/outbox';
 
-/** What this browser remembers over reloads. What it does not take, being full or forbidden, lasts as long as the page. */
+/** `localStorage`, or memory for what it won't take because it is full or blocked: that lasts as long as the page. */
 class BrowserStorage implements StorageLike {
-  private readonly rest = new Map<string, string>();
+  private readonly fallback = new Map<string, string>();
 
-  constructor(private readonly store: Storage | null) {}
+  constructor(private readonly localStorage: Storage | null) {}
 
   keys(): string[] {
-    return [...new Set([...Object.keys(this.store ?? {}), ...this.rest.keys()])];
+    return [...new Set([...Object.keys(this.localStorage ?? {}), ...this.fallback.keys()])];
   }
 
   getItem(key: string): string | null {
-    return this.rest.get(key) ?? this.store?.getItem(key) ?? null;
+    return this.fallback.get(key) ?? this.localStorage?.getItem(key) ?? null;
   }
 
   setItem(key: string, value: string): void {
     try {
-      if (!this.store) throw new Error('no store');
-      this.store.setItem(key, value);
-      this.rest.delete(key);
+      if (!this.localStorage) throw new Error('no localStorage');
+      this.localStorage.setItem(key, value);
+      this.fallback.delete(key);
     } catch {
-      this.rest.set(key, value);
+      this.fallback.set(key, value);
     }
   }
 
   removeItem(key: string): void {
-    this.rest.delete(key);
-    this.store?.removeItem(key);
+    this.fallback.delete(key);
+    this.localStorage?.removeItem(key);
   }
 }
 
@@ -40,7 +40,7 @@ export const storage: StorageLike = new BrowserStorage(
   })(),
 );
 
-/** Keeps a value, or nothing where it is undefined. */
+/** Stores a value, or removes it if it is undefined. */
 export function remember(key: string, value: string | undefined): void {
   if (value === undefined) storage.removeItem(key);
   else storage.setItem(key, value);

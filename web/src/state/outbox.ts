@@ -1,3 +1,4 @@
+/** Messages that are not known to be stored. */
 import { Store } from './store';
 
 export interface Draft {
@@ -7,20 +8,21 @@ export interface Draft {
 }
 
 export interface Item extends Draft {
-  /** The id that the message has for the server, too: however often it is sent, it is stored once. */
+  /** The message's id. The server stores a message once, however often it is sent with the same id. */
   id: string;
+  /** When it was written, in Unix milliseconds. */
   time: number;
-  /** Stored: acknowledged, but not yet seen among the room's publications. */
+  /** `stored`: acknowledged, but not yet seen among the room's publications. */
   status: 'pending' | 'failed' | 'stored';
   error?: string;
-  /** Whether it was stored is not known. */
+  /** It failed, but may have been stored all the same. */
   isUnknown?: boolean;
-  /** It waits for one before it, of which that is not known. */
+  /** It waits for an earlier message with an unknown outcome. */
   isHeld?: boolean;
   offset?: number;
 }
 
-/** Why a message was not taken. Temporary: it may be sent again. Unknown: it may be stored all the same. */
+/** Why sending failed. `temporary`: sending again may help. `isUnknown`: the message may have been stored. */
 export class SendError extends Error {
   constructor(
     message: string,
@@ -31,7 +33,7 @@ export class SendError extends Error {
   }
 }
 
-/** What outlives a reload. */
+/** The part of the Web Storage API that the page uses: strings that survive a reload. */
 export interface StorageLike {
   keys(): string[];
   getItem(key: string): string | null;
@@ -43,20 +45,21 @@ export interface OutboxEnvironment {
   user: string;
   storage: StorageLike;
   send(item: Item): Promise<{ offset: number }>;
-  /** How far the room's publications have come. */
+  /** The offset of the last publication received in a room. */
   position(room: string): number;
   newId(): string;
   now(): number;
   wait(ms: number): Promise<void>;
 }
 
+/** How often a message is sent before it is marked as failed. */
 const TRIES = 5;
 const PENDING = { status: 'pending', error: undefined, isUnknown: undefined, isHeld: undefined } as const;
 const HELD = { status: 'failed', error: 'Waiting for the previous message.', isHeld: true } as const;
 
 /**
- * What was written and is not known to be stored. It outlives a reload: every item has a key of its own, so that
- * several tabs do not overwrite each other's. Two tabs may send the same item; its id makes that harmless.
+ * The outbox survives a reload. Every item has its own key in the storage, so that tabs don't overwrite each other's
+ * items. Two tabs may send the same item; its id makes that harmless.
  */
 export class Outbox extends Store {
   private items: Item[] = [];
@@ -79,7 +82,7 @@ export class Outbox extends Store {
     return this.items.filter((item) => item.room === room);
   }
 
-  /** The rooms that something is to be sent to. */
+  /** The rooms with items in the outbox. */
   get rooms(): string[] {
     return [...new Set(this.items.map(({ room }) => room))];
   }
@@ -89,7 +92,7 @@ export class Outbox extends Store {
   }
 
   add(draft: Draft): Item {
-    // Strictly rising, so that the order outlives a reload.
+    // Strictly increasing, so that the order survives a reload.
     const time = Math.max(this.env.now(), (this.items.at(-1)?.time ?? 0) + 1);
     const item: Item = { ...draft, id: this.env.newId(), time, status: 'pending' };
     this.items = [...this.items, item];
@@ -100,7 +103,7 @@ export class Outbox extends Store {
     return item;
   }
 
-  /** Sends it again, and after it what waits for it. */
+  /** Sends an item again, followed by the items that wait for it. */
   retry(id: string): void {
     const item = this.find(id);
     if (!item) return;
@@ -108,6 +111,7 @@ export class Outbox extends Store {
     this.release(item);
   }
 
+  /** Removes an item and sends those that wait for it. */
   discard(id: string): void {
     const item = this.find(id);
     this.remove(id);
@@ -119,20 +123,20 @@ export class Outbox extends Store {
     void this.sendPending(room);
   }
 
-  /** The room's publications have got as far as this: what is stored below is shown from there. */
+  /** Removes the stored items that the room's timeline shows by now, because it has reached `position`. */
   positionReached(room: string, position: number): void {
     for (const item of this.of(room)) {
       if (item.status === 'stored' && item.offset! <= position) this.remove(item.id);
     }
   }
 
-  /** A message of one's own with this id came back. */
+  /** Removes the item whose message arrived as a publication. */
   received(room: string, id: string): void {
     const item = this.find(id);
     if (item?.room === room) this.remove(id);
   }
 
-  /** Another tab has taken an item out. */
+  /** Follows another tab that removed an item from the storage. */
   removedElsewhere(key: string): void {
     const id = key.slice(this.key('').length);
     if (key.startsWith(this.key('')) && this.find(id)?.status !== 'stored') this.remove(id);
@@ -140,7 +144,7 @@ export class Outbox extends Store {
 
   setOnline(online: boolean): void {
     if (online && !this.online) {
-      // A connection that is back answers what the last one did not.
+      // Sending again over the new connection settles what became of them.
       for (const item of this.items) if (item.isUnknown || item.isHeld) this.update(item.id, PENDING);
     }
     this.online = online;
@@ -151,7 +155,7 @@ export class Outbox extends Store {
     this.stopped = true;
   }
 
-  /** Sends what is pending in a room, one after the other: a message never overtakes the one before. */
+  /** Sends a room's pending items one at a time, so that no message overtakes an earlier one. */
   private async sendPending(room: string): Promise<void> {
     if (this.sending.has(room)) return;
     this.sending.add(room);
@@ -165,12 +169,13 @@ export class Outbox extends Store {
           tries = 0;
           this.env.storage.removeItem(this.key(item.id));
           this.update(item.id, { status: 'stored', offset }, false);
-          // A retry of what was stored long ago does not come back live.
+          // A message that was stored long ago is not published again.
           this.positionReached(room, this.env.position(room));
         } catch (error) {
           if (this.stopped) return;
-          const { message, temporary, isUnknown } = error instanceof SendError ? error : new SendError(String(error), true);
-          // Whoever is offline waits; that is no failure.
+          const failure = error instanceof SendError ? error : new SendError(String(error), true);
+          const { message, temporary, isUnknown } = failure;
+          // Being offline is not a failure: the item stays pending.
           if (temporary && !this.online) return;
           if (temporary && ++tries < TRIES) {
             await this.env.wait(250 * 2 ** tries);
@@ -178,7 +183,7 @@ export class Outbox extends Store {
           }
           tries = 0;
           this.update(item.id, { status: 'failed', error: message, isUnknown });
-          // What comes after it must not overtake it.
+          // Later messages must not overtake it.
           if (temporary) this.hold(item);
         }
       }
@@ -227,8 +232,8 @@ export class Outbox extends Store {
 function parse(text: string | null): Item | undefined {
   try {
     const item = JSON.parse(text ?? '') as Item;
-    const good = typeof item.id === 'string' && typeof item.room === 'string' && typeof item.text === 'string';
-    if (!good) return undefined;
+    const isValid = typeof item.id === 'string' && typeof item.room === 'string' && typeof item.text === 'string';
+    if (!isValid) return undefined;
     return { ...item, time: Number(item.time) || 0, status: item.status === 'failed' ? 'failed' : 'pending' };
   } catch {
     return undefined;

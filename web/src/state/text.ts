@@ -1,9 +1,10 @@
+/** How the text of a message is displayed. */
 export type Part = { kind: 'text' | 'mention' | 'me'; text: string } | { kind: 'link'; text: string; href: string };
 
 const LINK = /\bhttps?:\/\/[^\s<>"'`\u0000-\u001f\u202a-\u202e\u2066-\u2069]+/giu;
 const MENTION = /(?<![\p{L}\p{N}_@.])@([\p{L}\p{N}_.-]{1,32})/gu;
 
-/** A message's text as what it is shown as. Only addresses of http and https become links; nothing is HTML. */
+/** Splits a text into links, mentions and plain text. Only http and https addresses become links. */
 export function parseText(text: string, me: string): Part[] {
   const out: Part[] = [];
   let at = 0;
@@ -38,7 +39,7 @@ function sameName(a: string, b: string): boolean {
   return a.normalize('NFKC').toLowerCase() === b.normalize('NFKC').toLowerCase();
 }
 
-/** Without the punctuation that ends a sentence, and without a bracket that was opened before the address. */
+/** Strips trailing punctuation, and closing brackets that were opened before the address. */
 function trimAddress(address: string): string {
   const lone = { ')': count(address, ')') - count(address, '('), ']': count(address, ']') - count(address, '[') };
   let end = address.length;
@@ -64,12 +65,12 @@ function isHttpUrl(text: string): boolean {
   }
 }
 
-/** How many bytes a text has for the server, which limits those. */
+/** The length of a text in UTF-8, which is what the server limits. */
 export function byteLength(text: string): number {
   return new TextEncoder().encode(text).length;
 }
 
-/** A text as it can be stored: databases have no U+0000, and halves of characters are none. */
+/** Removes U+0000, which databases can't store, and replaces lone surrogates. */
 export function storable(text: string): string {
   return text.replace(/\0/g, '').replace(/\p{Surrogate}/gu, '\ufffd');
 }

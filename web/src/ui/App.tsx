@@ -1,3 +1,4 @@
+/** The page: signing in, or the rooms and the open room. */
 import { useEffect, useState } from 'preact/hooks';
 import { Chat } from '../chat';
 import { storage } from '../storage';
@@ -29,23 +30,23 @@ function useChat(session: Session): Chat | undefined {
   const { user } = session;
   useEffect(() => {
     if (!user) return;
-    const made = new Chat(user, session, {
+    const chat = new Chat(user, session, {
       url: `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/connection/websocket`,
       fetch: (path, init) => fetch(path, init),
       storage,
       visible: () => document.visibilityState === 'visible' && document.hasFocus(),
       notify,
     });
-    const elsewhere = ({ key, newValue }: StorageEvent) => {
-      if (key !== null && newValue === null) made.outbox.removedElsewhere(key);
+    const onStorage = ({ key, newValue }: StorageEvent) => {
+      if (key !== null && newValue === null) chat.outbox.removedElsewhere(key);
     };
-    addEventListener('storage', elsewhere);
-    made.show(roomInAddress());
-    made.start();
-    setChat(made);
+    addEventListener('storage', onStorage);
+    chat.show(roomInAddress());
+    chat.start();
+    setChat(chat);
     return () => {
-      removeEventListener('storage', elsewhere);
-      made.stop();
+      removeEventListener('storage', onStorage);
+      chat.stop();
       setChat(undefined);
     };
   }, [user?.id]);
@@ -55,7 +56,7 @@ function useChat(session: Session): Chat | undefined {
 function notify(title: string, body: string, tag: string, room: string): void {
   if (typeof Notification === 'undefined' || Notification.permission !== 'granted') return;
   try {
-    // The tag makes one of those that several tabs show.
+    // Tabs that notify with the same tag show a single notification.
     const notification = new Notification(title, { body, tag });
     notification.onclick = () => {
       window.focus();
@@ -63,7 +64,7 @@ function notify(title: string, body: string, tag: string, room: string): void {
       notification.close();
     };
   } catch {
-    // Some phones know notifications of service workers only.
+    // Some phones only allow notifications from service workers.
   }
 }
 
@@ -90,7 +91,7 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
         Skip to message box
       </a>
       <Rooms chat={chat} onFind={() => setDialog('find')} onSettings={() => setDialog('settings')} />
-      <p key="line" class={chat.banner ? 'line' : 'heard'} role="status">
+      <p key="banner" class={chat.banner ? 'banner' : 'visually-hidden'} role="status">
         {chat.banner} {chat.isClosed && <button onClick={() => chat.connection.start()}>Reconnect</button>}
       </p>
       {chat.openRoom === undefined ? (
@@ -110,15 +111,15 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
       )}
       {dialog === 'find' && <FindRoom chat={chat} onClose={close} />}
       {dialog === 'settings' && <Settings chat={chat} session={session} onClose={close} />}
-      <p key="heard" class="heard" aria-live="polite">
-        {/* Another element each time: the same words twice are said twice. */}
+      <p key="announcement" class="visually-hidden" aria-live="polite">
+        {/* A new element each time, so that a repeated text is announced again. */}
         <span key={chat.announcementCount}>{chat.announcement}</span>
       </p>
     </div>
   );
 }
 
-/** The address holds the room, so a link to a part of the page must not change it. */
+/** The URL fragment holds the room, so the link must not change it. */
 function skip(event: Event): void {
   event.preventDefault();
   document.getElementById('composer')?.focus();

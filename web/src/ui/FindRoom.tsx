@@ -1,3 +1,4 @@
+/** The dialog to find, join and create rooms. */
 import { useEffect, useState } from 'preact/hooks';
 import { type FoundRoom, errorField, errorText } from '../api';
 import type { Chat } from '../chat';

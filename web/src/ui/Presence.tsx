@@ -1,3 +1,4 @@
+/** The panel with the people in a room: who is online, and the members. */
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { type Member, errorText } from '../api';
 import type { Chat } from '../chat';
@@ -10,16 +11,16 @@ interface Props {
   chat: Chat;
   room: Room;
   info: RoomInfo;
-  onEnd: () => void;
+  onLeave: () => void;
   onClose: () => void;
 }
 
-/** A room with many connections has a count instead of a list of people. */
+/** The count that replaces the list of people in a room with many connections. */
 export function connections(count: number): string {
   return count === 1 ? '1 connection' : `${count} connections`;
 }
 
-export function Presence({ chat, room, info, onEnd, onClose }: Props) {
+export function Presence({ chat, room, info, onLeave, onClose }: Props) {
   useStores(room);
   const [members, setMembers] = useState<{ members: Member[]; more: boolean }>();
   const [error, setError] = useState('');
@@ -27,7 +28,7 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
   const [username, setUsername] = useState('');
   const { users, online } = room;
   const close = useRef<HTMLButtonElement>(null);
-  // Where it covers the room, the keyboard must not stay below it.
+  // On narrow screens the panel covers the room, and the focus must not stay behind it.
   useEffect(() => {
     const opener = document.activeElement;
     close.current?.focus();
@@ -36,7 +37,8 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
     };
   }, []);
   const canAdd = info.role === 'owner' || info.role === 'moderator';
-  const canRemove = (role: Member['role']) => role !== 'owner' && (info.role === 'owner' || (canAdd && role === 'member'));
+  const canRemove = (role: Member['role']) =>
+    role !== 'owner' && (info.role === 'owner' || (canAdd && role === 'member'));
   useEffect(() => {
     chat.api.members(room.name).then(setMembers, (error: unknown) => setError(errorText(error)));
   }, [room.name, info.members, adding.done]);
@@ -59,7 +61,10 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
   const remove = (username: string) =>
     attempt(async () => {
       await chat.api.removeMember(room.name, username);
-      setMembers((shown) => shown && { ...shown, members: shown.members.filter(({ user }) => user.username !== username) });
+      setMembers(
+        (shown) =>
+          shown && { ...shown, members: shown.members.filter(({ user }) => user.username !== username) },
+      );
     });
 
   async function add(event: SubmitEvent): Promise<void> {
@@ -112,7 +117,11 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
             </span>
             {role !== 'member' && <span class="hint"> {role === 'owner' ? 'Owner' : 'Moderator'}</span>}
             {canRemove(role) && user.id !== chat.me.id && (
-              <button class="quiet" aria-label={`Remove ${user.username} from this room`} onClick={() => void remove(user.username)}>
+              <button
+                class="quiet"
+                aria-label={`Remove ${user.username} from this room`}
+                onClick={() => void remove(user.username)}
+              >
                 Remove
               </button>
             )}
@@ -126,7 +135,13 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
       )}
       {canAdd && (
         <form onSubmit={add}>
-          <Field label="Add someone by username" name="username" value={username} onInput={setUsername} error={adding.error} />
+          <Field
+            label="Add someone by username"
+            name="username"
+            value={username}
+            onInput={setUsername}
+            error={adding.error}
+          />
           {adding.done && (
             <p class="hint" role="status">
               {adding.done} is now a member.
@@ -136,7 +151,7 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
         </form>
       )}
       <p class="end">
-        <button onClick={onEnd}>{info.role === 'owner' ? 'Delete room' : 'Leave room'}</button>
+        <button onClick={onLeave}>{info.role === 'owner' ? 'Delete room' : 'Leave room'}</button>
       </p>
     </aside>
   );

@@ -1,8 +1,10 @@
+/** The open room. */
 import { useCallback, useEffect, useRef, useState } from 'preact/hooks';
 import { errorText } from '../api';
 import type { Chat } from '../chat';
 import { storage, remember } from '../storage';
-import type { Room as Received } from '../room';
+import type { Room as SubscribedRoom } from '../room';
+import type { RoomInfo } from '../state/room-list';
 import type { Message } from '../state/timeline';
 import { Composer } from './Composer';
 import { Dialog } from './Dialog';
@@ -17,43 +19,45 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
   const info = chat.rooms.get(name);
   const replyKey = `uproar.reply.${chat.me.id}.${name}`;
   const [replyTo, setReplyTo] = useState<number | undefined>(() => Number(storage.getItem(replyKey)) || undefined);
-  function answer(offset: number | undefined): void {
+  function setReply(offset: number | undefined): void {
     setReplyTo(offset);
     remember(replyKey, offset?.toString());
   }
   const editKey = `uproar.edit.${chat.me.id}.${name}`;
-  // An edit outlives the row, which is in the document only while it is near the view, and the session.
-  const [editing, setEditing] = useState<number | undefined>(() => Number(storage.getItem(editKey)?.split(' ', 1)[0]) || undefined);
+  // An edit survives a reload, the end of the session, and its row, which may be scrolled out of the document.
+  const [editing, setEditing] = useState<number | undefined>(
+    () => Number(storage.getItem(editKey)?.split(' ', 1)[0]) || undefined,
+  );
   const [people, setPeople] = useState(false);
-  const [ending, setEnding] = useState(false);
+  const [leaving, setLeaving] = useState(false);
   const list = useRef<MessageList>(null);
   const reply = useCallback((message: Message) => {
-    answer(message.offset);
+    setReply(message.offset);
     document.getElementById('composer')?.focus();
   }, []);
   const edit = useCallback((offset: number | undefined) => {
     setEditing(offset);
     remember(editKey, undefined);
-    // The field that had the focus is gone.
+    // The focused editor is gone.
     if (offset === undefined) document.getElementById('composer')?.focus();
   }, []);
-  // What was unread when the room was opened stays marked until it is left.
-  const freshFrom = useRef<number>(undefined);
-  if (freshFrom.current === undefined && info) {
-    freshFrom.current = chat.rooms.unread(name) > 0 ? info.read.offset : Infinity;
+  // The marker of new messages stays while the room is open.
+  const newAfter = useRef<number>(undefined);
+  if (newAfter.current === undefined && info) {
+    newAfter.current = chat.rooms.unread(name) > 0 ? info.read.offset : Infinity;
   }
 
   useEffect(() => {
-    // Whoever looks away finds a line where they left.
-    const away = () => {
-      if (room?.timeline.loaded && chat.rooms.unread(name) === 0) freshFrom.current = room.timeline.position;
+    // A user who looks away finds the marker where they left off.
+    const onBlur = () => {
+      if (room?.timeline.loaded && chat.rooms.unread(name) === 0) newAfter.current = room.timeline.position;
     };
-    addEventListener('blur', away);
-    return () => removeEventListener('blur', away);
+    addEventListener('blur', onBlur);
+    return () => removeEventListener('blur', onBlur);
   }, [chat, room, name]);
 
-  if (!info) return <Stranger chat={chat} name={name} />;
-  const here = room ? room.users.length : 0;
+  if (!info) return <NotAMember chat={chat} name={name} />;
+  const online = room ? room.users.length : 0;
   return (
     <>
       <main class="room" aria-label={info.title}>
@@ -65,7 +69,7 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
             <bdi>{info.title}</bdi>
           </h1>
           <button class="quiet" aria-expanded={people} onClick={() => setPeople(!people)}>
-            {room?.online !== undefined ? connections(room.online) : here > 0 ? `${here} online` : 'People'}
+            {room?.online !== undefined ? connections(room.online) : online > 0 ? `${online} online` : 'People'}
           </button>
         </header>
         {room ? (
@@ -75,7 +79,7 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
             chat={chat}
             room={room}
             title={info.title}
-            freshFrom={freshFrom.current ?? Infinity}
+            newAfter={newAfter.current ?? Infinity}
             editing={editing}
             onEdit={edit}
             onReply={reply}
@@ -84,13 +88,14 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
           <div class="messages">
             {chat.subscriptionError(name) && (
               <p class="error notice" role="alert">
-                Can’t load this room. {chat.subscriptionError(name)} <button onClick={() => chat.retrySubscription(name)}>Try again</button>
+                Can’t load this room. {chat.subscriptionError(name)}{' '}
+                <button onClick={() => chat.retrySubscription(name)}>Try again</button>
               </p>
             )}
           </div>
         )}
         <p class="typing" aria-live="off">
-          {room && whoTypes(room)}
+          {room && typingText(room)}
         </p>
         <Composer
           chat={chat}
@@ -98,13 +103,13 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
           title={info.title}
           replyTo={replyTo}
           quoted={replyTo === undefined ? undefined : room?.quoted(replyTo)}
-          onCancelReply={() => answer(undefined)}
+          onCancelReply={() => setReply(undefined)}
           onSent={() => {
-            answer(undefined);
+            setReply(undefined);
             list.current?.toNewest();
           }}
           onEditLast={() => {
-            // The last one cannot be edited yet, and the one before is not meant.
+            // The last message is not stored yet, and the user doesn't mean the one before.
             if (chat.outbox.of(name).length > 0) return;
             const last = room?.timeline.messages.findLast(({ user, text }) => user.id === chat.me.id && text !== null);
             if (!last) return;
@@ -113,13 +118,21 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
           }}
         />
       </main>
-      {people && room && <Presence chat={chat} room={room} info={info} onEnd={() => setEnding(true)} onClose={() => setPeople(false)} />}
-      {ending && <Ending chat={chat} name={name} title={info.title} isOwner={info.role === 'owner'} onClose={() => setEnding(false)} />}
+      {people && room && (
+        <Presence
+          chat={chat}
+          room={room}
+          info={info}
+          onLeave={() => setLeaving(true)}
+          onClose={() => setPeople(false)}
+        />
+      )}
+      {leaving && <LeaveDialog chat={chat} info={info} onClose={() => setLeaving(false)} />}
     </>
   );
 }
 
-function whoTypes({ typing }: Received): string {
+function typingText({ typing }: SubscribedRoom): string {
   const names = typing.map(({ username }) => username);
   if (names.length === 0) return '';
   if (names.length === 1) return `${names[0]} is typing…`;
@@ -127,10 +140,12 @@ function whoTypes({ typing }: Received): string {
   return `${names.length} people are typing…`;
 }
 
-function Ending(props: { chat: Chat; name: string; title: string; isOwner: boolean; onClose: () => void }) {
-  const { chat, name, title, isOwner, onClose } = props;
+/** Asks before leaving a room, or deleting it if the user owns it. */
+function LeaveDialog({ chat, info, onClose }: { chat: Chat; info: RoomInfo; onClose: () => void }) {
+  const { name, title } = info;
+  const isOwner = info.role === 'owner';
   const [error, setError] = useState('');
-  async function end(): Promise<void> {
+  async function confirm(): Promise<void> {
     try {
       await (isOwner ? chat.deleteRoom(name) : chat.leaveRoom(name));
       go(undefined);
@@ -150,24 +165,24 @@ function Ending(props: { chat: Chat; name: string; title: string; isOwner: boole
           {error}
         </p>
       )}
-      <button class="primary" onClick={() => void end()}>
+      <button class="primary" onClick={() => void confirm()}>
         {isOwner ? 'Delete' : 'Leave'}
       </button>
     </Dialog>
   );
 }
 
-/** A room that one is not a member of, or not any more. */
-function Stranger({ chat, name }: { chat: Chat; name: string }) {
+/** A room that the user is not, or no longer, a member of. */
+function NotAMember({ chat, name }: { chat: Chat; name: string }) {
   const [error, setError] = useState('');
   useStores(chat.outbox);
   useEffect(() => setError(''), [name]);
   if (!chat.rooms.loaded) return <main class="room nothing" aria-busy="true" />;
   const unsent = chat.outbox.of(name);
 
-  async function enter(): Promise<void> {
+  async function join(): Promise<void> {
     try {
-      // The address may have it in other letters.
+      // The name in the URL may be spelled differently.
       go((await chat.joinRoom(name)).name);
     } catch (error) {
       setError(errorText(error));
@@ -180,7 +195,7 @@ function Stranger({ chat, name }: { chat: Chat; name: string }) {
       <h1>
         You’re not a member of <bdi>{name}</bdi>
       </h1>
-      <button class="primary" onClick={() => void enter()}>
+      <button class="primary" onClick={() => void join()}>
         Join room
       </button>
       {error && (

@@ -1,8 +1,10 @@
+/** The list of the user's rooms. */
 import { useEffect, useRef, useState } from 'preact/hooks';
 import type { Chat } from '../chat';
 import { addressOf } from './address';
 import { useStores } from './hooks';
 
+/** The list can be filtered if it is longer than this. */
 const MANY = 12;
 
 export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => void; onSettings: () => void }) {
@@ -11,7 +13,7 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
   const [onlyUnread, setOnlyUnread] = useState(false);
   const current = useRef<HTMLAnchorElement>(null);
   const { sorted, loaded } = chat.rooms;
-  // The page has one heading of the first level: the open room, or else this.
+  // The page has one first-level heading: the open room, or the brand if none is open.
   const Brand = chat.openRoom === undefined ? 'h1' : 'p';
   const words = filter.trim().toLowerCase();
   const shown = sorted.filter(
@@ -66,7 +68,7 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
                   <span class={mentioned ? 'count mentioned' : 'count'}>
                     {mentioned && '@'}
                     {unread > 999 ? '999+' : unread}
-                    <span class="heard"> unread</span>
+                    <span class="visually-hidden"> unread</span>
                   </span>
                 )}
               </a>

@@ -1,3 +1,4 @@
+/** The settings dialog. */
 import { useState } from 'preact/hooks';
 import { errorField, errorText } from '../api';
 import type { Chat } from '../chat';
@@ -44,12 +45,12 @@ export function Settings({ chat, session, onClose }: { chat: Chat; session: Sess
 }
 
 function Notifications() {
-  const there = typeof Notification !== 'undefined' && isSecureContext;
-  const [permission, setPermission] = useState(there ? Notification.permission : 'denied');
+  const isSupported = typeof Notification !== 'undefined' && isSecureContext;
+  const [permission, setPermission] = useState(isSupported ? Notification.permission : 'denied');
   return (
     <fieldset>
       <legend>Notifications</legend>
-      {!there ? (
+      {!isSupported ? (
         <p class="hint">This browser can’t show notifications here.</p>
       ) : permission === 'granted' ? (
         <p class="hint">You’ll be notified when someone mentions you.</p>
@@ -67,7 +68,7 @@ function Notifications() {
 function Password({ chat, session }: { chat: Chat; session: Session }) {
   const [error, setError] = useState<unknown>();
   const [done, setDone] = useState(false);
-  const on = (name: string) => (error !== undefined && errorField(error) === name ? errorText(error) : undefined);
+  const errorOf = (name: string) => (error !== undefined && errorField(error) === name ? errorText(error) : undefined);
   return (
     <form
       onSubmit={async (event) => {
@@ -87,8 +88,20 @@ function Password({ chat, session }: { chat: Chat; session: Session }) {
     >
       <fieldset>
         <legend>Password</legend>
-        <Field label="Current password" name="current" type="password" autocomplete="current-password" error={on('current_password')} />
-        <Field label="New password" name="new" type="password" autocomplete="new-password" error={on('new_password')} />
+        <Field
+          label="Current password"
+          name="current"
+          type="password"
+          autocomplete="current-password"
+          error={errorOf('current_password')}
+        />
+        <Field
+          label="New password"
+          name="new"
+          type="password"
+          autocomplete="new-password"
+          error={errorOf('new_password')}
+        />
         {error !== undefined && errorField(error) === null && (
           <p class="error" role="alert">
             {errorText(error)}

@@ -1,3 +1,4 @@
+/** The form to sign in or create an account. */
 import { useState } from 'preact/hooks';
 import { errorField, errorText } from '../api';
 import type { Session } from '../session';
@@ -8,7 +9,7 @@ export function SignIn({ session }: { session: Session }) {
   const [error, setError] = useState<unknown>();
   const [busy, setBusy] = useState(false);
   const field = errorField(error);
-  const on = (...names: string[]) => (field !== null && names.includes(field) ? errorText(error) : undefined);
+  const errorOf = (...names: string[]) => (field !== null && names.includes(field) ? errorText(error) : undefined);
   const fields = ['username', 'email', 'password'];
 
   async function submit(event: SubmitEvent): Promise<void> {
@@ -38,11 +39,17 @@ export function SignIn({ session }: { session: Session }) {
         <h2>{isNew ? 'Create an account' : 'Sign in'}</h2>
         {isNew ? (
           <>
-            <Field label="Username" name="username" autocomplete="username" error={on('username')} focus />
-            <Field label="Email" name="email" type="email" autocomplete="email" error={on('email')} />
+            <Field label="Username" name="username" autocomplete="username" error={errorOf('username')} focus />
+            <Field label="Email" name="email" type="email" autocomplete="email" error={errorOf('email')} />
           </>
         ) : (
-          <Field label="Username or email" name="who" autocomplete="username" error={on('username', 'email')} focus />
+          <Field
+            label="Username or email"
+            name="who"
+            autocomplete="username"
+            error={errorOf('username', 'email')}
+            focus
+          />
         )}
         <Field
           label="Password"
@@ -50,7 +57,7 @@ export function SignIn({ session }: { session: Session }) {
           type="password"
           autocomplete={isNew ? 'new-password' : 'current-password'}
           hint={isNew ? 'At least 8 characters' : undefined}
-          error={on('password')}
+          error={errorOf('password')}
         />
         {error !== undefined && (field === null || !fields.includes(field)) && (
           <p class="error" role="alert">

@@ -1,6 +1,6 @@
 import { parseText } from '../state/text';
 
-/** A message's text. It is never HTML; only addresses become links. */
+/** The text of a message, with links and mentions. It is never interpreted as HTML. */
 export function Text({ text, me }: { text: string; me: string }) {
   return (
     <>

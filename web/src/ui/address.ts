@@ -1,4 +1,6 @@
-/** The room that the address names. */
+/** The name of the open room is the fragment of the URL. */
+
+/** The room that the URL names. */
 export function roomInAddress(): string | undefined {
   const match = /^#\/(.+)$/.exec(location.hash);
   if (!match) return undefined;
@@ -9,10 +11,12 @@ export function roomInAddress(): string | undefined {
   }
 }
 
+/** The link to a room, or to the list of rooms. */
 export function addressOf(room: string | undefined): string {
   return room === undefined ? '#/' : `#/${encodeURIComponent(room)}`;
 }
 
+/** Opens a room, or the list of rooms. */
 export function go(room: string | undefined): void {
   location.hash = addressOf(room);
 }

@@ -1,18 +1,18 @@
 import { useEffect, useReducer } from 'preact/hooks';
 import type { Store } from '../state/store';
 
-/** Renders anew whenever one of these changes. */
+/** Renders the component again whenever one of the stores changes. */
 export function useStores(...stores: (Store | undefined)[]): void {
-  const [, again] = useReducer((n: number) => n + 1, 0);
+  const [, rerender] = useReducer((n: number) => n + 1, 0);
   useEffect(() => {
-    const ends = stores.map((store) => store?.subscribe(() => again(0)));
-    // Something may have changed between rendering and now.
-    again(0);
-    return () => ends.forEach((end) => end?.());
+    const cleanups = stores.map((store) => store?.subscribe(() => rerender(0)));
+    // A store may have changed between rendering and this effect.
+    rerender(0);
+    return () => cleanups.forEach((cleanup) => cleanup?.());
   }, stores);
 }
 
-/** Takes the focus when what had it is gone, so that the keyboard goes on from here. */
+/** Focuses the element if the focused one is gone, so that the keyboard continues from here. */
 export function focusIfLost(element: HTMLElement | null): void {
   if (document.activeElement === document.body) element?.focus({ preventScroll: true });
 }
