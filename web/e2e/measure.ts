@@ -1,17 +1,17 @@
-/** Not a test: what the page weighs, how soon it can be used, and what scrolling through a long history costs. */
+/** Measures the size of the page, how soon it is usable, and the cost of scrolling through a long history. */
 import { gzipSync } from 'node:zlib';
 import { readFileSync, readdirSync } from 'node:fs';
 import { type CDPSession, type Page } from 'playwright-core';
 import { it } from 'vitest';
-import { composer, said, world } from './browser';
+import { composer, messageText, createWorld } from './browser';
 
-const the = world();
+const world = createWorld();
 const COUNT = Number(process.env['MESSAGES'] ?? 100_000);
 const ROUNDS = 9;
 
 const median = (numbers: number[]) => [...numbers].sort((a, b) => a - b)[numbers.length >> 1]!;
 const kib = (bytes: number) => `${(bytes / 1024).toFixed(1)} KiB`;
-const line = (what: string, figure: string) => console.log(`${what.padEnd(56)} ${figure}`);
+const report = (name: string, value: string) => console.log(`${name.padEnd(56)} ${value}`);
 
 async function memory(cdp: CDPSession): Promise<{ heap: number; nodes: number }> {
   await cdp.send('HeapProfiler.collectGarbage');
@@ -20,7 +20,7 @@ async function memory(cdp: CDPSession): Promise<{ heap: number; nodes: number }>
   return { heap: of('JSHeapUsedSize'), nodes: of('Nodes') };
 }
 
-async function watched(page: Page): Promise<CDPSession> {
+async function openSession(page: Page): Promise<CDPSession> {
   const cdp = await page.context().newCDPSession(page);
   await cdp.send('Performance.enable');
   await cdp.send('Network.enable');
@@ -29,17 +29,18 @@ async function watched(page: Page): Promise<CDPSession> {
 }
 
 it('measure', { timeout: 900_000 }, async () => {
-  const token = await the.account('bob');
-  await the.room(token, 'long', 'A long history');
+  const token = await world.account('bob');
+  await world.room(token, 'long', 'A long history');
   for (let i = 0; i < COUNT; i += 100) {
-    await Promise.all(Array.from({ length: 100 }, (_, j) => the.say(token, 'long', `Message ${i + j}.${' And so on.'.repeat((i + j) % 7)}`)));
+    const text = (n: number) => `Message ${n}.${' And so on.'.repeat(n % 7)}`;
+    await Promise.all(Array.from({ length: 100 }, (_, j) => world.say(token, 'long', text(i + j))));
   }
-  await the.say(token, 'long', 'The newest');
-  // Whoever joins now has nothing unread.
-  await the.join(await the.account('ann'), 'long');
+  await world.say(token, 'long', 'The newest');
+  // A user who joins now has no unread messages.
+  await world.join(await world.account('ann'), 'long');
 
-  const page = await the.visitor();
-  const cdp = await watched(page);
+  const page = await world.newVisitor();
+  const cdp = await openSession(page);
   const bytes = new Map<string, number>();
   const kinds = new Map<string, string>();
   cdp.on('Network.responseReceived', ({ requestId, type }) => kinds.set(requestId, type));
@@ -47,44 +48,48 @@ it('measure', { timeout: 900_000 }, async () => {
     const kind = kinds.get(requestId) ?? '?';
     bytes.set(kind, (bytes.get(kind) ?? 0) + encodedDataLength);
   });
-  await page.goto(the.server.page, { waitUntil: 'networkidle' });
-  for (const [kind, sum] of bytes) line(`transferred, first visit: ${kind}`, kib(sum));
-  const files = readdirSync('dist/assets').filter((name) => /\.(js|css)$/.test(name)).map((name) => readFileSync(`dist/assets/${name}`));
-  line('script and style, plain', kib(files.reduce((sum, file) => sum + file.length, 0)));
-  line('script and style, gzip', kib(files.reduce((sum, file) => sum + gzipSync(file, { level: 9 }).length, 0)));
+  await page.goto(world.server.page, { waitUntil: 'networkidle' });
+  for (const [kind, sum] of bytes) report(`transferred on the first visit: ${kind}`, kib(sum));
+  const files = readdirSync('dist/assets')
+    .filter((name) => /\.(js|css)$/.test(name))
+    .map((name) => readFileSync(`dist/assets/${name}`));
+  report('script and style, uncompressed', kib(files.reduce((sum, file) => sum + file.length, 0)));
+  report('script and style, gzip', kib(files.reduce((sum, file) => sum + gzipSync(file, { level: 9 }).length, 0)));
 
-  await the.signIn(page, 'ann', 'long');
-  await said(page, 'The newest').waitFor();
-  const times: Record<'first paint' | 'can write' | 'shows the newest', number[]> = { 'first paint': [], 'can write': [], 'shows the newest': [] };
+  await world.signIn(page, 'ann', 'long');
+  await messageText(page, 'The newest').waitFor();
+  const times: Record<string, number[]> = { 'first paint': [], 'message box': [], 'newest message': [] };
   await page.addInitScript(() => {
     const at: Record<string, number> = {};
     Object.assign(window, { at });
     const look = () => {
-      if (document.querySelector('#composer')) at['can write'] ??= performance.now();
-      if (document.querySelector('.row')) at['shows the newest'] ??= performance.now();
+      if (document.querySelector('#composer')) at['message box'] ??= performance.now();
+      if (document.querySelector('.row')) at['newest message'] ??= performance.now();
       requestAnimationFrame(look);
     };
     requestAnimationFrame(look);
   });
   for (let i = 0; i < ROUNDS; i++) {
     await page.reload();
-    await said(page, 'The newest').waitFor();
+    await messageText(page, 'The newest').waitFor();
     await composer(page).waitFor();
     await page.waitForTimeout(300);
     const at = await page.evaluate(() => ({
       ...(window as unknown as { at: Record<string, number> }).at,
       'first paint': performance.getEntriesByName('first-contentful-paint')[0]!.startTime,
     }));
-    for (const [what, time] of Object.entries(at)) times[what as keyof typeof times].push(time);
+    for (const [what, time] of Object.entries(at)) times[what]!.push(time);
   }
-  for (const [what, all] of Object.entries(times)) line(`a reload, nothing cached, signed in: ${what}`, `${median(all).toFixed(0)} ms`);
+  for (const [what, all] of Object.entries(times)) {
+    report(`reload, nothing cached, signed in: ${what}`, `${median(all).toFixed(0)} ms`);
+  }
 
   const before = await memory(cdp);
-  line('memory of scripts, the newest shown', `${kib(before.heap)}, ${before.nodes} nodes`);
+  report('JavaScript heap, at the newest message', `${kib(before.heap)}, ${before.nodes} nodes`);
   const scrolled = await page.evaluate(async () => {
     const scroller = document.querySelector('.scroller')!;
     const frames: number[] = [];
-    let highest = 0;
+    let mostRows = 0;
     let still = 0;
     let last = performance.now();
     const began = last;
@@ -94,22 +99,26 @@ it('measure', { timeout: 900_000 }, async () => {
       const now = performance.now();
       frames.push(now - last);
       last = now;
-      highest = Math.max(highest, document.querySelectorAll('.row').length);
+      mostRows = Math.max(mostRows, document.querySelectorAll('.row').length);
       still = scroller.scrollTop === 0 ? still + 1 : 0;
     }
     frames.sort((a, b) => a - b);
-    const of = (share: number) => frames[Math.floor((frames.length - 1) * share)]!;
+    const quantile = (share: number) => frames[Math.floor((frames.length - 1) * share)]!;
     const first = document.querySelector('.row .text')!.textContent;
-    return { first, highest, frames: frames.length, p50: of(0.5), p99: of(0.99), longest: of(1), seconds: (last - began) / 1000 };
+    const [p50, p99, longest] = [quantile(0.5), quantile(0.99), quantile(1)];
+    return { first, mostRows, p50, p99, longest, seconds: (last - began) / 1000 };
   });
-  if (!scrolled.first!.startsWith('Message ')) throw new Error(`not the first message: ${scrolled.first}`);
-  line(`scrolling back through ${COUNT} messages`, `${scrolled.seconds.toFixed(1)} s, to “${scrolled.first!.slice(0, 12)}”`);
-  line('frames: median, 99th of a hundred, longest', `${scrolled.p50.toFixed(1)}, ${scrolled.p99.toFixed(1)}, ${scrolled.longest.toFixed(1)} ms`);
-  line('most rows in the document', `${scrolled.highest}`);
+  if (!scrolled.first!.startsWith('Message ')) {
+    throw new Error(`scrolling did not end at the first message but at: ${scrolled.first}`);
+  }
+  report(`scrolling back through ${COUNT} messages`, `${scrolled.seconds.toFixed(1)} s`);
+  const frames = [scrolled.p50, scrolled.p99, scrolled.longest].map((ms) => ms.toFixed(1));
+  report('frames: median, 99th percentile, longest', `${frames.join(', ')} ms`);
+  report('most rows in the document', `${scrolled.mostRows}`);
   const after = await memory(cdp);
-  line('memory of scripts, at the beginning', `${kib(after.heap)}, ${after.nodes} nodes`);
+  report('JavaScript heap, at the first message', `${kib(after.heap)}, ${after.nodes} nodes`);
   await page.getByRole('button', { name: /↓/ }).click();
-  await said(page, 'The newest').waitFor();
-  const again = await memory(cdp);
-  line('memory of scripts, at the newest again', `${kib(again.heap)}, ${again.nodes} nodes`);
+  await messageText(page, 'The newest').waitFor();
+  const back = await memory(cdp);
+  report('JavaScript heap, back at the newest message', `${kib(back.heap)}, ${back.nodes} nodes`);
 });
