@@ -1,6 +1,6 @@
 /** A room with a conversation, for screenshots and tests of the layout. */
-import { post } from './server';
 import { type World } from './browser';
+import { post } from './server';
 
 /** The widest possible name. */
 export const WIDE = 'W'.repeat(32);

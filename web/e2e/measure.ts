@@ -3,7 +3,7 @@ import { gzipSync } from 'node:zlib';
 import { readFileSync, readdirSync } from 'node:fs';
 import { type CDPSession, type Page } from 'playwright-core';
 import { it } from 'vitest';
-import { composer, messageText, createWorld } from './browser';
+import { composer, createWorld, messageText } from './browser';
 
 const world = createWorld();
 const COUNT = Number(process.env['MESSAGES'] ?? 100_000);

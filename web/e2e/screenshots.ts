@@ -1,7 +1,7 @@
 /** Takes the screenshots for the README. */
 import { type Page } from 'playwright-core';
 import { it } from 'vitest';
-import { composer, messageText, createWorld } from './browser';
+import { composer, createWorld, messageText } from './browser';
 import { createDemoRoom, people } from './demo-room';
 
 const world = createWorld();

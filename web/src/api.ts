@@ -1,6 +1,6 @@
 /** The HTTP API. */
-import type { Page, User } from './state/timeline';
 import type { RoomInfo } from './state/room-list';
+import type { Page, User } from './state/timeline';
 
 export interface Account extends User {
   email: string | null;

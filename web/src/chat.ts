@@ -3,11 +3,11 @@ import { Api, type Fetch, type FoundRoom, errorText } from './api';
 import { Connection } from './connection';
 import { Room } from './room';
 import { type Session, backoff, isSignedOut, wait } from './session';
-import { type StorageLike, Outbox, SendError } from './state/outbox';
-import { type Data, type Publication, type User, kindOf } from './state/timeline';
+import { Outbox, SendError, type StorageLike } from './state/outbox';
+import { RoomList, chooseRooms } from './state/room-list';
 import { Store } from './state/store';
 import { mentionsMe } from './state/text';
-import { RoomList, chooseRooms } from './state/room-list';
+import { type Data, type Publication, type User, kindOf } from './state/timeline';
 
 /** Below the server's default `subscription_limit` of 128. If the operator set a lower one, `Chat` adapts to it. */
 const MAX_SUBSCRIPTIONS = 100;

@@ -2,8 +2,8 @@
 import { Centrifuge, type Subscription, UnauthorizedError } from 'centrifuge';
 import { ApiError, type Tokens, errorText } from './api';
 import { SendError } from './state/outbox';
-import type { Data, Publication, User } from './state/timeline';
 import type { RoomInfo } from './state/room-list';
+import type { Data, Publication, User } from './state/timeline';
 
 /** What a subscription to a room reports. */
 export interface RoomEvents {

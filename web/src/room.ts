@@ -1,7 +1,7 @@
 /** A subscribed room: its timeline and pages of history, and the people in it. */
 import { errorText } from './api';
-import { type Message, type Page, Timeline, type User } from './state/timeline';
 import { Store } from './state/store';
+import { type Message, type Page, Timeline, type User } from './state/timeline';
 
 const TYPING_MS = 5000;
 /** Messages kept while the user scrolls through the history. */

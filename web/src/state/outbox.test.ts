@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import { type Item, type StorageLike, Outbox, SendError } from './outbox';
+import { type Item, Outbox, SendError, type StorageLike } from './outbox';
 
 class Memory implements StorageLike {
   map = new Map<string, string>();

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { shortTime, dayLabel, sameDay, startsGroup } from './time';
+import { dayLabel, sameDay, shortTime, startsGroup } from './time';
 
 const at = (day: number, hour: number, minute = 0) => new Date(2026, 10, day, hour, minute).getTime();
 const ann = { id: '1', username: 'ann' };

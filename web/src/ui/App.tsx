@@ -1,8 +1,8 @@
 /** The page: signing in, or the rooms and the open room. */
 import { useEffect, useState } from 'preact/hooks';
 import { Chat } from '../chat';
-import { storage } from '../storage';
 import type { Session } from '../session';
+import { storage } from '../storage';
 import { FindRoom } from './FindRoom';
 import { Room } from './Room';
 import { Rooms } from './Rooms';

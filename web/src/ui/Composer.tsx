@@ -1,9 +1,9 @@
 /** The box to write messages in. */
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import type { Chat } from '../chat';
-import { storage, remember } from '../storage';
 import type { Quote } from '../room';
 import { byteLength, storable } from '../state/text';
+import { remember, storage } from '../storage';
 
 /** The server's default `text_limit_bytes`. Longer texts are not sent. */
 const TEXT_LIMIT_BYTES = 16384;

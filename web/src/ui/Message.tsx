@@ -3,14 +3,14 @@ import { type ComponentChildren, Fragment } from 'preact';
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { errorText } from '../api';
 import type { Chat } from '../chat';
-import { storage, remember } from '../storage';
 import type { Quote } from '../room';
 import type { Item } from '../state/outbox';
-import type { Data, Message } from '../state/timeline';
 import { storable } from '../state/text';
-import { shortTime, fullTime } from '../state/time';
-import { memo } from './memo';
+import { fullTime, shortTime } from '../state/time';
+import type { Data, Message } from '../state/timeline';
+import { remember, storage } from '../storage';
 import { Text } from './Text';
+import { memo } from './memo';
 
 const EMOJI = ['👍', '❤️', '😂', '🎉', '😮', '😢', '👀', '✅'];
 

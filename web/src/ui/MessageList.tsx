@@ -4,8 +4,8 @@ import type { Chat } from '../chat';
 import type { Room } from '../room';
 import { Heights } from '../state/heights';
 import type { Item } from '../state/outbox';
-import type { Message } from '../state/timeline';
 import { dayLabel, sameDay, startsGroup } from '../state/time';
+import type { Message } from '../state/timeline';
 import { MessageRow, UnsentRow } from './Message';
 
 interface Props {

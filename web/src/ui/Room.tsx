@@ -2,10 +2,10 @@
 import { useCallback, useEffect, useRef, useState } from 'preact/hooks';
 import { errorText } from '../api';
 import type { Chat } from '../chat';
-import { storage, remember } from '../storage';
 import type { Room as SubscribedRoom } from '../room';
 import type { RoomInfo } from '../state/room-list';
 import type { Message } from '../state/timeline';
+import { remember, storage } from '../storage';
 import { Composer } from './Composer';
 import { Dialog } from './Dialog';
 import { MessageList } from './MessageList';

@@ -1,5 +1,5 @@
 /** The appearance that the user chose. */
-import { storage, remember } from '../storage';
+import { remember, storage } from '../storage';
 
 type Scheme = 'light' | 'dark';
 type Values = Record<string, string>;
