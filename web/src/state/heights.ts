@@ -12,14 +12,14 @@ export class Heights {
     if (keys === this.keys) return;
     this.keys = keys;
     this.stale = true;
-    // Forget rows that have left the list, but not each time one does.
+    // Forget the rows that have left the list once there are many of them.
     if (this.measured.size > 4 * keys.length + 1000) {
       const current = new Set(keys);
       for (const key of this.measured.keys()) if (!current.has(key)) this.measured.delete(key);
     }
   }
 
-  /** Records the height of a row. Returns whether it differs from the one known so far. */
+  /** Records the height of a row. Returns whether it changed. */
   measure(key: string, height: number): boolean {
     if (this.measured.get(key) === height) return false;
     this.measured.set(key, height);

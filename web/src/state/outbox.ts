@@ -144,7 +144,7 @@ export class Outbox extends Store {
 
   setOnline(online: boolean): void {
     if (online && !this.online) {
-      // Sending again over the new connection settles what became of them.
+      // Sending them again over the new connection reveals whether they were stored.
       for (const item of this.items) if (item.isUnknown || item.isHeld) this.update(item.id, PENDING);
     }
     this.online = online;
@@ -169,7 +169,7 @@ export class Outbox extends Store {
           tries = 0;
           this.env.storage.removeItem(this.key(item.id));
           this.update(item.id, { status: 'stored', offset }, false);
-          // A message that was stored long ago is not published again.
+          // A retried message that was stored long ago is not published again.
           this.positionReached(room, this.env.position(room));
         } catch (error) {
           if (this.stopped) return;

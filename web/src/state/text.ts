@@ -1,4 +1,6 @@
-/** How the text of a message is displayed. */
+/** Parsing the text of a message, and preparing it for sending. */
+
+/** A piece of a message's text. */
 export type Part = { kind: 'text' | 'mention' | 'me'; text: string } | { kind: 'link'; text: string; href: string };
 
 const LINK = /\bhttps?:\/\/[^\s<>"'`\u0000-\u001f\u202a-\u202e\u2066-\u2069]+/giu;

@@ -11,7 +11,7 @@ interface Props {
 export function Dialog({ title, onClose, children }: Props) {
   const dialog = useRef<HTMLDialogElement>(null);
   const isOutside = useRef(false);
-  // A layout effect, because opening focuses the first button and a field inside may take the focus afterwards.
+  // A layout effect runs before the effects of fields inside, which may take the focus from the first button.
   useLayoutEffect(() => {
     const element = dialog.current!;
     const opener = document.activeElement;

@@ -48,7 +48,7 @@ function Frame(props: FrameProps) {
       aria-label={`${name}, ${shortTime(time)}`}
       onFocus={() => onActivate(rowKey)}
       onPointerEnter={(event) => {
-        // A touch is no hover: the buttons would appear under the finger and be pressed.
+        // Not on touch: the buttons would appear under the finger and be pressed.
         if (event.pointerType === 'mouse') onActivate(rowKey);
       }}
     >
@@ -168,7 +168,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
       {isActive && !isGone && !isEditing && (
         <div class="actions" role="group" aria-label="Message actions">
           {menu === 'react' ? (
-            // With keys, a button is never turned into another one under the finger or the focus.
+            // The keys keep Preact from reusing a button as another one under the finger or the focus.
             <Fragment key="react">
               {EMOJI.map((emoji) => {
                 const mine = message.reactions.some((reaction) => reaction.emoji === emoji && reaction.mine);

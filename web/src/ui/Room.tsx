@@ -19,7 +19,7 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
   const info = chat.rooms.get(name);
   const replyKey = `uproar.reply.${chat.me.id}.${name}`;
   const [replyTo, setReplyTo] = useState<number | undefined>(() => Number(storage.getItem(replyKey)) || undefined);
-  function setReply(offset: number | undefined): void {
+  function updateReplyTo(offset: number | undefined): void {
     setReplyTo(offset);
     remember(replyKey, offset?.toString());
   }
@@ -32,7 +32,7 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
   const [leaving, setLeaving] = useState(false);
   const list = useRef<MessageList>(null);
   const reply = useCallback((message: Message) => {
-    setReply(message.offset);
+    updateReplyTo(message.offset);
     document.getElementById('composer')?.focus();
   }, []);
   const edit = useCallback((offset: number | undefined) => {
@@ -103,9 +103,9 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
           title={info.title}
           replyTo={replyTo}
           quoted={replyTo === undefined ? undefined : room?.quoted(replyTo)}
-          onCancelReply={() => setReply(undefined)}
+          onCancelReply={() => updateReplyTo(undefined)}
           onSent={() => {
-            setReply(undefined);
+            updateReplyTo(undefined);
             list.current?.toNewest();
           }}
           onEditLast={() => {
