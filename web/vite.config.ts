@@ -1,15 +1,15 @@
 import { defineConfig } from 'vite';
 
-// UPROAR names a running server; pages of the dev server are passed on to it as if they were its own.
+// The dev server forwards the calls of the page to the running server that UPROAR names.
 declare const process: { env: Record<string, string | undefined> };
 const server = process.env.UPROAR ?? 'http://localhost:8080';
 
-const own = (path: string, ws = false) => ({
+const forward = (path: string, ws = false) => ({
   [path]: {
     target: server,
     ws,
     changeOrigin: true,
-    // The server compares Origin with Host.
+    // The server requires that Origin and Host match.
     headers: { Origin: server },
   },
 });
@@ -17,19 +17,19 @@ const own = (path: string, ws = false) => ({
 export default defineConfig({
   build: {
     target: 'es2022',
-    // The first with light-dark(): nothing of the styles has to be rewritten for others.
+    // The first versions that support light-dark(), so that styles need no rewriting for older ones.
     cssTarget: ['chrome123', 'firefox120', 'safari17.5'],
-    // Inlined data: URLs would need a hole in the Content-Security-Policy.
+    // The Content-Security-Policy does not allow inlined data: URLs.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
   },
   server: {
     proxy: {
-      ...own('/user'),
-      ...own('/rooms'),
-      ...own('/me'),
-      ...own('/token'),
-      ...own('/connection', true),
+      ...forward('/user'),
+      ...forward('/rooms'),
+      ...forward('/me'),
+      ...forward('/token'),
+      ...forward('/connection', true),
     },
   },
 });

@@ -1,3 +1,4 @@
+/** What the browser tests share: a server, a browser, and ways to find things on the page. */
 import { mkdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { type Browser, type BrowserContext, type BrowserContextOptions, type Page, chromium } from 'playwright-core';
@@ -11,15 +12,15 @@ const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.mi
 export class World {
   server!: Server;
   browser!: Browser;
-  /** What pages threw, and what their Content-Security-Policy forbade. */
-  readonly faults: string[] = [];
+  /** Uncaught errors of the pages, and violations of their Content-Security-Policy. */
+  readonly pageErrors: string[] = [];
   private readonly contexts: BrowserContext[] = [];
 
   async open(options: Options = {}): Promise<void> {
     this.server = await startServer(options);
     this.browser = await chromium.launch({
       executablePath: process.env['CHROMIUM'] ?? '/usr/bin/chromium',
-      // Root has no sandbox, and containers little shared memory.
+      // Chromium's sandbox does not work as root, and containers have little shared memory.
       args: ['--no-sandbox', '--disable-dev-shm-usage'],
     });
     mkdirSync('e2e/shots', { recursive: true });
@@ -31,31 +32,34 @@ export class World {
     await this.server?.end();
   }
 
-  /** A browser of its own, as another person has. */
+  /** A browser profile of its own, as a different person would have. */
   async context(options: BrowserContextOptions = {}): Promise<BrowserContext> {
-    const context = await this.browser.newContext({ viewport: { width: 1280, height: 800 }, locale: 'en-GB', ...options });
+    const viewport = { width: 1280, height: 800 };
+    const context = await this.browser.newContext({ viewport, locale: 'en-GB', ...options });
     this.contexts.push(context);
     return context;
   }
 
-  async tab(context: BrowserContext): Promise<Page> {
+  async newTab(context: BrowserContext): Promise<Page> {
     const page = await context.newPage();
     page.setDefaultTimeout(10_000);
-    page.on('pageerror', (error) => this.faults.push(String(error)));
+    page.on('pageerror', (error) => this.pageErrors.push(String(error)));
     page.on('console', (message) => {
-      if (/Content.Security.Policy|TrustedHTML/.test(message.text())) this.faults.push(message.text());
+      if (/Content.Security.Policy|TrustedHTML/.test(message.text())) this.pageErrors.push(message.text());
     });
     return page;
   }
 
-  async visitor(width = 1280, height = 800): Promise<Page> {
-    return this.tab(await this.context({ viewport: { width, height } }));
+  /** A tab in a browser profile of its own. */
+  async newVisitor(width = 1280, height = 800): Promise<Page> {
+    return this.newTab(await this.context({ viewport: { width, height } }));
   }
 
-  /** Signs up over HTTP, and gives the token. */
+  /** Signs up over HTTP and returns the token. */
   async account(name: string): Promise<string> {
     const email = `${Buffer.from(name).toString('hex')}@example.org`;
-    return (await post<{ token: string }>(this.server, '/user/signup', { username: name, email, password: PASSWORD })).token;
+    const account = { username: name, email, password: PASSWORD };
+    return (await post<{ token: string }>(this.server, '/user/signup', account)).token;
   }
 
   async token(name: string): Promise<string> {
@@ -71,65 +75,72 @@ export class World {
   }
 
   async say(token: string, room: string, text: string): Promise<number> {
-    return (await post<{ offset: number }>(this.server, `/rooms/${encodeURIComponent(room)}/messages`, { text }, token)).offset;
+    const path = `/rooms/${encodeURIComponent(room)}/messages`;
+    return (await post<{ offset: number }>(this.server, path, { text }, token)).offset;
   }
 
   async reply(name: string, room: string, text: string, to: number): Promise<void> {
     await post(this.server, `/rooms/${room}/messages`, { text, reply_to: to }, await this.token(name));
   }
 
-  /** Opens the page, or a room, and signs in. */
+  /** Opens the page, or a room on it, and signs in. */
   async signIn(page: Page, name: string, room?: string): Promise<void> {
     await page.goto(this.server.page + (room === undefined ? '' : `/#/${encodeURIComponent(room)}`));
     await this.signInAgain(page, name);
   }
 
-  /** Signs in on the page that asks for it. */
+  /** Signs in on a page that shows the form. */
   async signInAgain(page: Page, name: string): Promise<void> {
-    await page.getByLabel('Username or e-mail address').fill(name);
+    await page.getByLabel('Username or email').fill(name);
     await page.getByLabel('Password').fill(PASSWORD);
     await page.keyboard.press('Enter');
-    // On a phone the room hides the list.
+    // Not the list of rooms, which an open room hides on a phone.
     await page.locator('.main').waitFor();
   }
 
-  /** Signs somebody up who is in a room already, and shows it. */
+  /** Signs in on a given page or a new one, and returns it. */
   async signedIn(name: string, room?: string, page?: Page): Promise<Page> {
-    const shown = page ?? (await this.visitor());
-    await this.signIn(shown, name, room);
-    return shown;
+    const opened = page ?? (await this.newVisitor());
+    await this.signIn(opened, name, room);
+    return opened;
   }
 }
 
-/** Declares the world of a file's tests. */
-export function world(options: Options = {}): World {
-  const made = new World();
-  beforeAll(() => made.open(options));
-  afterAll(() => made.close());
-  return made;
+/** Creates the world for the tests of a file, opened before them and closed after them. */
+export function createWorld(options: Options = {}): World {
+  const world = new World();
+  beforeAll(() => world.open(options));
+  afterAll(() => world.close());
+  return world;
 }
 
 export const composer = (page: Page) => page.locator('#composer');
-/** Messages with this in their text. */
-export const said = (page: Page, text: string | RegExp) => page.locator('.row .text', { hasText: text });
+/** The texts of messages that contain `text`. */
+export const messageText = (page: Page, text: string | RegExp) => page.locator('.row .text', { hasText: text });
 export const send = async (page: Page, text: string) => {
   await composer(page).fill(text);
   await composer(page).press('Enter');
 };
-export const shot = (page: Page, name: string) => page.screenshot({ path: `e2e/shots/${name}.png` });
-/** Everything sent is stored and has come back. */
-export const settled = (page: Page) => page.locator('.row.pending, .row.failed, .row.stored').first().waitFor({ state: 'detached', timeout: 25_000 });
+export const screenshot = (page: Page, name: string) => page.screenshot({ path: `e2e/shots/${name}.png` });
+/** Waits until everything sent is stored and has come back as a publication. */
+export const allStored = (page: Page) =>
+  page.locator('.row.pending, .row.failed, .row.stored').first().waitFor({ state: 'detached', timeout: 25_000 });
 
-/** What an accessibility checker finds wrong, in short. */
-export async function flaws(page: Page): Promise<string[]> {
+interface Violation {
+  id: string;
+  nodes: { html: string }[];
+}
+
+/** The violations that axe finds, one line each. */
+export async function accessibilityFlaws(page: Page): Promise<string[]> {
   await page.evaluate(AXE);
   return page.evaluate(async () => {
-    const { axe } = window as unknown as { axe: { run(): Promise<{ violations: { id: string; nodes: { html: string }[] }[] }> } };
+    const { axe } = window as unknown as { axe: { run(): Promise<{ violations: Violation[] }> } };
     const { violations } = await axe.run();
     return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html.slice(0, 200)).join(' | ')}`);
   });
 }
 
-/** By how many pixels the page is wider than its window. */
+/** How many pixels the page is wider than its window. */
 export const overflow = (page: Page) =>
   page.evaluate(() => Math.max(0, document.documentElement.scrollWidth - document.documentElement.clientWidth));

@@ -1,67 +1,68 @@
 import { type Page } from 'playwright-core';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { PASSWORD, composer, said, send, settled, world } from './browser';
+import { PASSWORD, allStored, composer, createWorld, messageText, send } from './browser';
 import { post } from './server';
 
-// Shorter texts than the page knows of, to see what it does when the server refuses one.
-const the = world();
-const strict = world({ limits: { text_limit_bytes: 1000 } });
+const world = createWorld();
+// A lower limit than the page knows of, so that the server rejects texts that the page accepts.
+const strict = createWorld({ limits: { text_limit_bytes: 1000 } });
 
-describe('what is wrong', () => {
+describe('invalid input', () => {
   let ann: Page;
   let bob: Page;
 
   beforeAll(async () => {
-    const token = await the.account('ann');
-    await the.room(token, 'lobby', 'The lobby');
-    await the.join(await the.account('bob'), 'lobby');
-    ann = await the.signedIn('ann', 'lobby');
-    bob = await the.signedIn('bob', 'lobby');
+    const token = await world.account('ann');
+    await world.room(token, 'lobby', 'The lobby');
+    await world.join(await world.account('bob'), 'lobby');
+    ann = await world.signedIn('ann', 'lobby');
+    bob = await world.signedIn('bob', 'lobby');
     await composer(bob).waitFor();
   });
 
-  it('is said at the field when signing up and in', async () => {
-    const page = await the.visitor();
-    await page.goto(the.server.page);
+  it('is reported at the field when signing up and in', async () => {
+    const page = await world.newVisitor();
+    await page.goto(world.server.page);
     const sign = async (fields: Record<string, string>) => {
       for (const [label, value] of Object.entries(fields)) await page.getByLabel(label).fill(value);
       await page.keyboard.press('Enter');
     };
     const wrongAt = (name: string) => page.locator(`.field:has(input[name=${name}]) .error`);
-    await sign({ 'Username or e-mail address': 'ann', Password: 'wrong password' });
-    await page.getByText('password is wrong').waitFor();
+    await sign({ 'Username or email': 'ann', Password: 'wrong password' });
+    await page.locator('.error', { hasText: 'password' }).waitFor();
     await page.getByRole('button', { name: 'Create an account' }).click();
-    await sign({ Username: 'ANN', 'E-mail address': 'other@example.org', Password: PASSWORD });
+    await sign({ Username: 'ANN', Email: 'other@example.org', Password: PASSWORD });
     await wrongAt('username').waitFor();
+    const taken = await wrongAt('username').textContent();
     await page.locator('input[name=username]:focus').waitFor();
     await sign({ Username: '' });
-    await page.waitForFunction(() => !document.querySelector('.field .error')?.textContent?.includes('taken'));
-    await wrongAt('username').waitFor();
-    await sign({ Username: 'carol', 'E-mail address': 'no address' });
+    await wrongAt('username').filter({ hasNotText: taken! }).waitFor();
+    await sign({ Username: 'carol', Email: 'no address' });
     await wrongAt('email').waitFor();
-    await sign({ 'E-mail address': 'carol@example.org', Password: 'short' });
+    await sign({ Email: 'carol@example.org', Password: 'short' });
     await wrongAt('password').waitFor();
-    // What was right is still there.
+    // The valid field keeps its value.
     expect(await page.getByLabel('Username').inputValue()).toBe('carol');
   });
 
-  it('is said at the room', async () => {
+  it('is reported in the dialog when creating a room', async () => {
     await ann.getByRole('button', { name: 'Find or create a room' }).click();
-    await ann.getByLabel('Name', { exact: true }).fill('Lobby');
+    await ann.getByLabel('Room name').fill('Lobby');
     await ann.getByRole('button', { name: 'Create “Lobby”' }).click();
-    await ann.locator('dialog .error', { hasText: 'There is a room of this name' }).waitFor();
-    await ann.getByLabel('Name', { exact: true }).fill('a/b\u0007c?');
+    const error = ann.locator('dialog .error');
+    const taken = await error.textContent();
+    await ann.getByLabel('Room name').fill('a/b\u0007c?');
     await ann.getByRole('button', { name: /^Create “/ }).click();
-    await ann.locator('dialog .error').filter({ hasNotText: 'There is a room' }).waitFor();
-    expect(await ann.getByLabel('Name', { exact: true }).inputValue()).toContain('a/b');
-    await ann.getByLabel('Name', { exact: true }).fill('tags');
-    await ann.getByLabel(/Title/).fill('<img src=x onerror="window.hacked=1">');
+    await error.filter({ hasNotText: taken! }).waitFor();
+    expect(await ann.getByLabel('Room name').inputValue()).toContain('a/b');
+    await ann.getByLabel('Room name').fill('tags');
+    await ann.getByLabel('Display name').fill('<img src=x onerror="window.hacked=1">');
     await ann.getByRole('button', { name: 'Create “tags”' }).click();
     await ann.getByRole('heading', { name: '<img src=x onerror="window.hacked=1">' }).waitFor();
     await ann.getByRole('link', { name: 'The lobby' }).click();
   });
 
-  it('nothing and only spaces are not sent', async () => {
+  it('is not sent if it is blank', async () => {
     for (const nothing of ['', '   ', '\n\n \t']) {
       await composer(ann).fill(nothing);
       expect(await ann.getByRole('button', { name: 'Send' }).isDisabled()).toBe(true);
@@ -71,10 +72,10 @@ describe('what is wrong', () => {
     await composer(ann).fill('');
   });
 
-  it('a text that is too long stays where it is', async () => {
+  it('stays in the composer if it is too long', async () => {
     const emoji = '😀'.repeat(10_000);
     await composer(ann).fill(emoji);
-    await ann.getByText('too long by 23616 bytes').waitFor();
+    await ann.getByText('23616 bytes too long').waitFor();
     expect(await ann.getByRole('button', { name: 'Send' }).isDisabled()).toBe(true);
     await composer(ann).press('Enter');
     await ann.reload();
@@ -82,12 +83,12 @@ describe('what is wrong', () => {
     expect(await composer(ann).inputValue()).toBe(emoji);
     const most = '😀'.repeat(4096);
     await send(ann, most);
-    await said(bob, '😀').waitFor();
-    expect(await said(bob, '😀').textContent()).toBe(most);
-    await settled(ann);
+    await messageText(bob, '😀').waitFor();
+    expect(await messageText(bob, '😀').textContent()).toBe(most);
+    await allStored(ann);
   });
 
-  it('control characters, tags and addresses are text', async () => {
+  it('is shown as plain text if it contains control characters, tags or script addresses', async () => {
     const texts = [
       'bell \u0007, escape \u001b[31m, zero \u0000, back \u0008',
       'turned \u202egnirts\u202c, joined \u200d, marked \ufeff',
@@ -97,12 +98,12 @@ describe('what is wrong', () => {
     ];
     for (const text of texts) {
       await send(ann, text);
-      await settled(ann);
+      await allStored(ann);
     }
-    // No database has U+0000. All else is as it was written.
+    // U+0000 cannot be stored. Everything else is unchanged.
     texts[0] = texts[0]!.replace('\u0000', '');
     await send(ann, 'the last of them');
-    await said(bob, 'the last of them').waitFor();
+    await messageText(bob, 'the last of them').waitFor();
     const shown = await bob.locator('.row .text').allTextContents();
     expect(shown.slice(-6)).toEqual([...texts, 'the last of them']);
     expect(await bob.locator('.row .text :not(a, span)').count()).toBe(0);
@@ -110,40 +111,40 @@ describe('what is wrong', () => {
     for (const page of [ann, bob]) expect(await page.evaluate(() => 'hacked' in window)).toBe(false);
   });
 
-  it('an edit that is refused keeps what was typed', async () => {
-    await said(ann, 'the last of them').hover();
+  it('stays in the editor if an edit is rejected', async () => {
+    await messageText(ann, 'the last of them').hover();
     await ann.getByRole('button', { name: 'Edit' }).click();
-    const editor = ann.getByLabel('The text of the message');
+    const editor = ann.getByLabel('Edit message');
     await editor.fill('x'.repeat(17_000));
     await editor.press('Enter');
-    await ann.getByText('The text is 17000 bytes long; at most 16384 are allowed').waitFor();
+    await ann.locator('.editor .error', { hasText: '17000' }).waitFor();
     expect((await editor.inputValue()).length).toBe(17_000);
     await editor.press('Escape');
-    await said(ann, 'the last of them').waitFor();
+    await messageText(ann, 'the last of them').waitFor();
   });
 
-  it('a message that the server refuses is marked, and can be retried or discarded', async () => {
+  it('can be retried or discarded if the server rejects a message', async () => {
     const token = await strict.account('ann');
     await strict.room(token, 'lobby');
     const page = await strict.signedIn('ann', 'lobby');
     await send(page, 'x'.repeat(2000));
     await send(page, 'a short one');
-    await page.getByText('Not sent. The text is 2000 bytes long; at most 1000 are allowed').waitFor();
-    await said(page, 'a short one').waitFor();
+    await page.getByText(/^Not sent\. .*2000.*1000/).waitFor();
+    await messageText(page, 'a short one').waitFor();
     await page.reload();
-    await page.getByText('Not sent. The text is 2000 bytes long; at most 1000 are allowed').waitFor();
+    await page.getByText(/^Not sent\. .*2000.*1000/).waitFor();
     await page.getByRole('button', { name: 'Retry' }).click();
-    await page.getByText('Not sent. The text is 2000 bytes long; at most 1000 are allowed').waitFor();
+    await page.getByText(/^Not sent\. .*2000.*1000/).waitFor();
     await page.getByRole('button', { name: 'Discard' }).click();
-    await settled(page);
+    await allStored(page);
     await page.reload();
-    await said(page, 'a short one').waitFor();
+    await messageText(page, 'a short one').waitFor();
     expect(await page.locator('.row').count()).toBe(1);
   });
 
-  it('a browser that keeps nothing, or no more, loses nothing while the page is open', async () => {
-    const full = await the.visitor();
-    await the.signIn(full, 'bob', 'lobby');
+  it('is kept in memory if the browser’s storage is full or blocked', async () => {
+    const full = await world.newVisitor();
+    await world.signIn(full, 'bob', 'lobby');
     await composer(full).waitFor();
     await full.evaluate(() => {
       for (let size = 1 << 20, i = 0; size >= 1; i++) {
@@ -155,14 +156,14 @@ describe('what is wrong', () => {
       }
     });
     await composer(full).fill('Half a sentence');
-    await post(the.server, '/user/signout', {}, await the.token('bob'));
-    await full.getByText('nothing that you wrote is lost').waitFor();
-    await the.signInAgain(full, 'bob');
+    await post(world.server, '/user/signout', {}, await world.token('bob'));
+    await full.getByText('Nothing you wrote is lost').waitFor();
+    await world.signInAgain(full, 'bob');
     await composer(full).waitFor();
     expect(await composer(full).inputValue()).toBe('Half a sentence');
 
-    for (const kind of ['null', 'forbidden'] as const) {
-      const page = await the.visitor();
+    for (const kind of ['null', 'blocked'] as const) {
+      const page = await world.newVisitor();
       await page.addInitScript((kind) => {
         const get = () => {
           if (kind === 'null') return null;
@@ -170,13 +171,13 @@ describe('what is wrong', () => {
         };
         Object.defineProperty(window, 'localStorage', { get });
       }, kind);
-      await the.signIn(page, 'bob', 'lobby');
+      await world.signIn(page, 'bob', 'lobby');
       await send(page, `Said with ${kind}`);
-      await said(ann, `Said with ${kind}`).waitFor();
+      await messageText(ann, `Said with ${kind}`).waitFor();
     }
   });
 
-  it('throws no errors, and keeps to its Content-Security-Policy', () => {
-    expect([...the.faults, ...strict.faults]).toEqual([]);
+  it('causes no errors and no violations of the Content-Security-Policy', () => {
+    expect([...world.pageErrors, ...strict.pageErrors]).toEqual([]);
   });
 });

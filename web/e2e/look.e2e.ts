@@ -1,24 +1,33 @@
 import { type Page } from 'playwright-core';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { composer, flaws, overflow, said, send, settled, shot, world } from './browser';
-import { ARABIC, WIDE, kitchen } from './kitchen';
+import {
+  accessibilityFlaws,
+  allStored,
+  composer,
+  createWorld,
+  messageText,
+  overflow,
+  screenshot,
+  send,
+} from './browser';
+import { ARABIC, WIDE, createDemoRoom } from './demo-room';
 
-const the = world();
-const few = world({ limits: { subscription_limit: 8, join_leave_limit: 3 } });
+const world = createWorld();
+const limited = createWorld({ limits: { subscription_limit: 8, join_leave_limit: 3 } });
 
 const ROOMS = 200;
 
-describe('the looks', () => {
+describe('the appearance', () => {
   let mira: Page;
 
   beforeAll(async () => {
-    await kitchen(the, [WIDE]);
-    mira = await the.signedIn('Mira', 'kitchen');
-    await said(mira, 'See you on Saturday').waitFor();
+    await createDemoRoom(world, [WIDE]);
+    mira = await world.signedIn('Mira', 'kitchen');
+    await messageText(mira, 'See you on Saturday').waitFor();
   }, 60_000);
 
-  it('fit every width in both themes, and satisfy axe', async () => {
-    await said(mira, 'I will be there at nine').hover();
+  it('fits every width in both themes, without accessibility violations', async () => {
+    await messageText(mira, 'I’ll be there at nine').hover();
     await mira.getByRole('button', { name: 'React' }).click();
     await mira.getByRole('button', { name: '🎉' }).click();
     await mira.getByRole('button', { name: '🎉, 1' }).waitFor();
@@ -32,10 +41,12 @@ describe('the looks', () => {
         await mira.waitForTimeout(100);
         expect(await overflow(mira), `${width}`).toBe(0);
         // No message is wider than the room.
-        const wide = await mira.locator('.row').evaluateAll((rows) => rows.filter((row) => row.scrollWidth > row.clientWidth + 1).map((row) => row.textContent));
+        const wide = await mira.locator('.row').evaluateAll((rows) =>
+          rows.filter((row) => row.scrollWidth > row.clientWidth + 1).map((row) => row.textContent),
+        );
         expect(wide, `${width}`).toEqual([]);
-        await shot(mira, `room-${width}-${colorScheme}`);
-        expect(await flaws(mira), `${width} ${colorScheme}`).toEqual([]);
+        await screenshot(mira, `room-${width}-${colorScheme}`);
+        expect(await accessibilityFlaws(mira), `${width} ${colorScheme}`).toEqual([]);
       }
     }
     await mira.emulateMedia({ colorScheme: 'light' });
@@ -43,37 +54,40 @@ describe('the looks', () => {
     await mira.getByRole('link', { name: 'All rooms' }).click();
     for (const dialog of ['Settings', 'Find or create a room']) {
       await mira.getByRole('button', { name: dialog }).click();
-      expect(await mira.locator('dialog').evaluate((element) => element.scrollWidth - element.clientWidth), dialog).toBe(0);
-      await shot(mira, `320-${dialog.slice(0, 4)}`);
-      expect(await flaws(mira), dialog).toEqual([]);
+      const width = await mira.locator('dialog').evaluate((element) => element.scrollWidth - element.clientWidth);
+      expect(width, dialog).toBe(0);
+      await screenshot(mira, `320-${dialog.slice(0, 4)}`);
+      expect(await accessibilityFlaws(mira), dialog).toEqual([]);
       await mira.keyboard.press('Escape');
     }
     await mira.getByRole('link', { name: 'The kitchen' }).click();
     await mira.setViewportSize({ width: 1280, height: 800 });
   }, 60_000);
 
-  it('right to left: a text runs from the right, and so does a whole page', async () => {
+  it('supports right-to-left texts, and a page from right to left', async () => {
     await mira.setViewportSize({ width: 1280, height: 800 });
-    const direction = (text: string) => said(mira, text).evaluate((element) => getComputedStyle(element).direction);
+    const direction = (text: string) =>
+      messageText(mira, text).evaluate((element) => getComputedStyle(element).direction);
     expect(await direction('שבת')).toBe('rtl');
     expect(await direction(ARABIC)).toBe('rtl');
-    expect(await direction('It is settled')).toBe('ltr');
+    expect(await direction('Sorted, then')).toBe('ltr');
     await composer(mira).fill(ARABIC);
     expect(await composer(mira).evaluate((element) => getComputedStyle(element).direction)).toBe('rtl');
     await composer(mira).fill('');
-    // As a browser that translates the page does.
+    // As in a browser that translates the page.
     await mira.evaluate(() => (document.documentElement.dir = 'rtl'));
-    const left = (selector: string) => mira.locator(selector).first().evaluate((element) => element.getBoundingClientRect().left);
+    const left = (selector: string) =>
+      mira.locator(selector).first().evaluate((element) => element.getBoundingClientRect().left);
     expect(await left('.rooms')).toBeGreaterThan(await left('.messages'));
     for (const width of [320, 1280]) {
       await mira.setViewportSize({ width, height: 800 });
       expect(await overflow(mira)).toBe(0);
     }
-    await shot(mira, 'rtl');
+    await screenshot(mira, 'rtl');
     await mira.evaluate(() => document.documentElement.removeAttribute('dir'));
   });
 
-  it('nothing moves for whoever wants that', async () => {
+  it('respects the preference for reduced motion', async () => {
     await mira.emulateMedia({ reducedMotion: 'reduce' });
     const moving = await mira.evaluate(() =>
       [...document.querySelectorAll('*')].filter((element) => {
@@ -84,11 +98,12 @@ describe('the looks', () => {
     expect(moving).toBe(0);
     await mira.locator('.quote').first().click();
     await mira.locator('.row.flashed').waitFor();
-    expect(await mira.locator('.row.flashed').evaluate((element) => getComputedStyle(element).transitionDuration)).toBe('0s');
+    const flashed = mira.locator('.row.flashed');
+    expect(await flashed.evaluate((element) => getComputedStyle(element).transitionDuration)).toBe('0s');
     await mira.emulateMedia({ reducedMotion: 'no-preference' });
   });
 
-  it('can be changed, and stay so', async () => {
+  it('can be changed, and keeps the changes over a reload', async () => {
     await mira.getByRole('button', { name: 'Settings' }).click();
     await mira.getByLabel('Text size').fill('19');
     await mira.getByLabel('Dark').check();
@@ -98,7 +113,7 @@ describe('the looks', () => {
     await mira.getByLabel('Dark').check();
     await mira.keyboard.press('Escape');
     await mira.reload();
-    await said(mira, 'See you on Saturday').waitFor();
+    await messageText(mira, 'See you on Saturday').waitFor();
     const looks = () =>
       mira.evaluate(() => {
         const { fontSize, backgroundColor } = getComputedStyle(document.body);
@@ -107,39 +122,43 @@ describe('the looks', () => {
       });
     expect(await looks()).toEqual({ fontSize: '19px', accent: 'rgb(102, 204, 153)', isDark: true });
     await mira.getByRole('button', { name: 'Settings' }).click();
-    await mira.getByRole('button', { name: 'As it was' }).click();
-    await mira.getByLabel('As the system').check();
+    await mira.getByRole('button', { name: 'Reset' }).click();
+    await mira.getByLabel('System').check();
     await mira.keyboard.press('Escape');
     expect(await looks()).toMatchObject({ fontSize: '15px', isDark: false });
   });
 
-  it('the keyboard alone is enough', async () => {
-    const focus = () => mira.evaluate(() => document.activeElement?.getAttribute('aria-label') ?? document.activeElement?.textContent ?? '');
+  it('works with the keyboard alone', async () => {
+    const focus = () =>
+      mira.evaluate(() => {
+        const { activeElement } = document;
+        return activeElement?.getAttribute('aria-label') ?? activeElement?.textContent ?? '';
+      });
     const tabTo = async (what: RegExp, key = 'Tab') => {
       for (let i = 0; i < 60; i++) {
         if (what.test(await focus())) return;
         await mira.keyboard.press(key);
       }
-      throw new Error(`${key} does not lead to ${what}`);
+      throw new Error(`60 presses of ${key} do not lead to ${what}`);
     };
     await mira.reload();
-    await said(mira, 'See you on Saturday').waitFor();
+    await messageText(mira, 'See you on Saturday').waitFor();
     await composer(mira).blur();
     await mira.evaluate(() => document.body.focus());
-    await tabTo(/^Skip to writing/);
+    await tabTo(/^Skip to message box/);
     await mira.keyboard.press('Enter');
-    expect(await focus()).toBe('Write to The kitchen');
+    expect(await focus()).toBe('Message The kitchen');
     await mira.keyboard.type('By keyboard');
     await mira.keyboard.press('Enter');
-    await said(mira, 'By keyboard').waitFor();
-    await settled(mira);
-    // Edits the last one.
+    await messageText(mira, 'By keyboard').waitFor();
+    await allStored(mira);
+    // Edit the last message.
     await mira.keyboard.press('ArrowUp');
-    await mira.getByLabel('The text of the message').waitFor();
+    await mira.getByLabel('Edit message').waitFor();
     await mira.keyboard.type(' alone');
     await mira.keyboard.press('Enter');
-    await said(mira, 'By keyboard alone').waitFor();
-    // To the messages, two up, and to what can be done with one.
+    await messageText(mira, 'By keyboard alone').waitFor();
+    // To the messages, two up, and to the actions of that message.
     await tabTo(/^Mira, \d/, 'Shift+Tab');
     await mira.keyboard.press('ArrowUp');
     await mira.keyboard.press('ArrowUp');
@@ -149,7 +168,7 @@ describe('the looks', () => {
     await tabTo(/^👀$/);
     await mira.keyboard.press('Enter');
     await mira.getByRole('button', { name: '👀, 1' }).waitFor();
-    // Another room.
+    // Create another room.
     await tabTo(/^Find or create a room/, 'Shift+Tab');
     await mira.keyboard.press('Enter');
     await mira.locator('input[name=query]:focus').waitFor();
@@ -159,40 +178,40 @@ describe('the looks', () => {
     await mira.getByRole('heading', { name: 'pantry' }).waitFor();
     await tabTo(/^The kitchen/, 'Shift+Tab');
     await mira.keyboard.press('Enter');
-    await said(mira, 'By keyboard alone').waitFor();
+    await messageText(mira, 'By keyboard alone').waitFor();
   });
 
-  it('the focus is never lost', async () => {
+  it('never loses the focus', async () => {
     const focused = () => mira.evaluate(() => document.activeElement!.tagName + document.activeElement!.className);
     await send(mira, 'A slip');
-    await said(mira, 'A slip').waitFor();
-    await settled(mira);
+    await messageText(mira, 'A slip').waitFor();
+    await allStored(mira);
     const row = mira.locator('.row').last();
     await row.focus();
     await row.getByRole('button', { name: 'Delete' }).press('Enter');
     expect(await focused()).toMatch(/^DIVrow/);
     await row.getByRole('button', { name: 'Delete' }).press('Enter');
-    await said(mira, 'This message was deleted.').waitFor();
+    await messageText(mira, 'This message was deleted.').waitFor();
     expect(await focused()).toMatch(/^DIVrow/);
 
-    await the.room(await the.token('Ada'), 'attic');
-    await the.join(await the.token('Mira'), 'attic');
+    await world.room(await world.token('Ada'), 'attic');
+    await world.join(await world.token('Mira'), 'attic');
     await mira.getByRole('link', { name: 'attic' }).click();
     await mira.getByRole('heading', { name: 'attic' }).waitFor();
-    await mira.getByRole('button', { name: /here$/ }).press('Enter');
+    await mira.getByRole('button', { name: /online$/ }).press('Enter');
     await mira.locator('.people button:focus').waitFor();
     await mira.keyboard.press('Escape');
     await mira.locator('.room-head button:focus').waitFor();
     await mira.keyboard.press('Enter');
-    await mira.getByRole('button', { name: 'Leave this room' }).press('Enter');
+    await mira.getByRole('button', { name: 'Leave room' }).press('Enter');
     await mira.getByRole('button', { name: 'Leave', exact: true }).press('Enter');
     await mira.getByText('Choose a room').waitFor();
     expect(await focused()).toBe('MAINroom nothing');
   });
 
-  it('a dialog stays while a text in it is selected, and closes by a press beside it', async () => {
+  it('closes a dialog by a click outside, but not by selecting text', async () => {
     await mira.getByRole('button', { name: 'Find or create a room' }).click();
-    const field = (await mira.getByLabel(/Title/).boundingBox())!;
+    const field = (await mira.getByLabel('Display name').boundingBox())!;
     await mira.mouse.move(field.x + 60, field.y + 10);
     await mira.mouse.down();
     await mira.mouse.move(5, field.y + 10, { steps: 5 });
@@ -202,13 +221,13 @@ describe('the looks', () => {
     await mira.locator('dialog').waitFor({ state: 'detached' });
   });
 
-  it('an answer stays one over a look at another room', async () => {
+  it('keeps a reply while another room is open, and over a reload', async () => {
     await mira.getByRole('link', { name: 'The kitchen' }).click();
-    await said(mira, 'See you on Saturday').hover();
+    await messageText(mira, 'See you on Saturday').hover();
     await mira.getByRole('button', { name: 'Reply' }).click();
     await composer(mira).fill('At nine');
     await mira.getByRole('link', { name: 'pantry' }).click();
-    await mira.getByText('Nothing has been said in pantry').waitFor();
+    await mira.getByText('No messages in pantry').waitFor();
     await mira.getByRole('link', { name: 'The kitchen' }).click();
     await mira.locator('.replying', { hasText: 'See you on Saturday' }).waitFor();
     await mira.reload();
@@ -218,14 +237,16 @@ describe('the looks', () => {
     expect(await mira.locator('.replying').count()).toBe(0);
   });
 
-  it('a finger that chooses a message presses nothing else', async () => {
-    const context = await the.context({ hasTouch: true, isMobile: true, viewport: { width: 380, height: 700 } });
-    const phone = await the.tab(context);
-    await the.signIn(phone, 'Mira', 'kitchen');
-    await said(phone, 'At nine').last().waitFor();
+  it('selects a message by touch without pressing its buttons', async () => {
+    const context = await world.context({ hasTouch: true, isMobile: true, viewport: { width: 380, height: 700 } });
+    const phone = await world.newTab(context);
+    await world.signIn(phone, 'Mira', 'kitchen');
+    await messageText(phone, 'At nine').last().waitFor();
     const pressed = await phone.evaluateHandle(() => {
       const pressed: string[] = [];
-      addEventListener('click', ({ target }) => pressed.push((target as Element).closest('button')?.textContent ?? 'no button'), true);
+      const note = ({ target }: Event) =>
+        pressed.push((target as Element).closest('button')?.textContent ?? 'no button');
+      addEventListener('click', note, true);
       return pressed;
     });
     const cdp = await context.newCDPSession(phone);
@@ -246,18 +267,18 @@ describe('the looks', () => {
     await context.close();
   });
 
-  it('a screen reader hears what is said, and is not told what one writes oneself', async () => {
+  it('announces other people’s messages to screen readers, but not the user’s own', async () => {
     await mira.bringToFront();
-    await the.say(await the.token('jonas'), 'kitchen', 'Butter!');
+    await world.say(await world.token('jonas'), 'kitchen', 'Butter!');
     await mira.locator('[aria-live=polite]', { hasText: 'jonas: Butter!' }).waitFor({ state: 'attached' });
     await send(mira, 'No.');
-    await settled(mira);
+    await allStored(mira);
     expect(await mira.locator('[aria-live=polite]').allTextContents()).toContain('jonas: Butter!');
   });
 
-  it('a mention is notified when the page is not looked at', async () => {
-    const context = await the.context({ permissions: ['notifications'] });
-    const page = await the.tab(context);
+  it('notifies the user of a mention while the page is not focused', async () => {
+    const context = await world.context({ permissions: ['notifications'] });
+    const page = await world.newTab(context);
     await page.addInitScript(() => {
       const shown: string[] = [];
       Object.assign(window, { shown });
@@ -271,12 +292,13 @@ describe('the looks', () => {
       }
       Object.defineProperty(window, 'Notification', { value: Fake });
     });
-    await the.signIn(page, 'Ada');
+    await world.signIn(page, 'Ada');
     await page.getByRole('link', { name: /The kitchen/ }).waitFor();
-    await the.say(await the.token('jonas'), 'kitchen', 'Without a name');
-    await the.say(await the.token('jonas'), 'kitchen', '@ada, the butter is gone');
+    await world.say(await world.token('jonas'), 'kitchen', 'Without a name');
+    await world.say(await world.token('jonas'), 'kitchen', '@ada, the butter is gone');
     await page.waitForFunction(() => (window as unknown as { shown: string[] }).shown.length > 0);
-    expect(await page.evaluate(() => (window as unknown as { shown: string[] }).shown)).toEqual(['jonas in The kitchen: @ada, the butter is gone']);
+    const notifications = await page.evaluate(() => (window as unknown as { shown: string[] }).shown);
+    expect(notifications).toEqual(['jonas in The kitchen: @ada, the butter is gone']);
     await page.locator('.count.mentioned').waitFor();
     await page.close();
   });
@@ -289,101 +311,101 @@ describe('two hundred rooms', () => {
   const name = (i: number) => `room-${String(i).padStart(3, '0')}`;
 
   beforeAll(async () => {
-    token = await the.account('ann');
-    bob = await the.account('bob');
+    token = await world.account('ann');
+    bob = await world.account('bob');
     for (let i = 0; i < ROOMS; i += 20) {
       await Promise.all(Array.from({ length: 20 }, async (_, j) => {
-        await the.room(bob, name(i + j), `Room ${i + j}`);
-        await the.join(token, name(i + j));
+        await world.room(bob, name(i + j), `Room ${i + j}`);
+        await world.join(token, name(i + j));
       }));
     }
-    page = await the.signedIn('ann');
+    page = await world.signedIn('ann');
     await page.getByRole('link', { name: 'Room 199' }).waitFor();
   }, 60_000);
 
-  it('are found by a part of the name, and count what is unread, received or not', async () => {
-    // Fewer are subscribed; the rest is asked for from time to time.
-    for (let i = 0; i < ROOMS; i += 1) await the.say(bob, name(i), 'psst');
+  it('can be filtered, and show unread counts, subscribed or not', async () => {
+    // Not all rooms are subscribed. The counts of the others are polled.
+    for (let i = 0; i < ROOMS; i += 1) await world.say(bob, name(i), 'psst');
     await expect.poll(() => page.locator('.rooms .count').count(), { timeout: 30_000 }).toBe(ROOMS);
     expect(await page.title()).toBe(`(${ROOMS}) Uproar`);
     await page.getByLabel('Filter your rooms').fill('om 19');
     expect(await page.locator('.rooms li').count()).toBe(11);
     await page.getByRole('link', { name: 'Room 199' }).click();
-    await said(page, 'psst').waitFor();
+    await messageText(page, 'psst').waitFor();
     await page.getByRole('link', { name: 'Room 199', exact: true }).waitFor();
     await send(page, 'Found');
-    await settled(page);
+    await allStored(page);
     await page.getByLabel('Filter your rooms').fill('');
     await page.getByRole('button', { name: 'Unread' }).click();
-    // The open one stays.
+    // The open room stays in the list.
     expect(await page.locator('.rooms li').count()).toBe(ROOMS);
     await page.getByRole('link', { name: 'Room 198 1 unread' }).click();
     await page.getByRole('link', { name: 'Room 198', exact: true }).waitFor();
     await expect.poll(() => page.locator('.rooms li').count(), { timeout: 10_000 }).toBe(ROOMS - 1);
     await page.getByRole('button', { name: 'Unread' }).click();
     await page.getByRole('link', { name: 'Room 199' }).click();
-    await said(page, 'Found').waitFor();
+    await messageText(page, 'Found').waitFor();
     expect(await overflow(page)).toBe(0);
-    await shot(page, 'many-rooms');
-    expect(await flaws(page)).toEqual([]);
+    await screenshot(page, 'many-rooms');
+    expect(await accessibilityFlaws(page)).toEqual([]);
   }, 60_000);
 
-  it('live messages come to each that is opened, however many were opened before', async () => {
+  it('receive live messages when opened, however many were opened before', async () => {
     for (let i = 0; i < ROOMS; i += 9) {
       await page.getByRole('link', { name: new RegExp(`^Room ${i}( |$)`) }).click();
-      await said(page, 'psst').waitFor();
+      await messageText(page, 'psst').waitFor();
     }
-    await the.say(bob, name(198), 'to the last');
-    await said(page, 'to the last').waitFor();
+    await world.say(bob, name(198), 'to the last');
+    await messageText(page, 'to the last').waitFor();
   }, 60_000);
 });
 
-describe('an operator who allows few subscriptions', () => {
-  it('still has all rooms listed, the open one received, and the rest counted', async () => {
-    const [ann, bob] = [await few.account('ann'), await few.account('bob')];
+describe('a low limit of subscriptions', () => {
+  it('still lists all rooms and receives messages in the open one', async () => {
+    const [ann, bob] = [await limited.account('ann'), await limited.account('bob')];
     for (let i = 0; i < 15; i++) {
-      await few.room(bob, `r${i}`, `Room ${i}`);
-      await few.join(ann, `r${i}`);
+      await limited.room(bob, `r${i}`, `Room ${i}`);
+      await limited.join(ann, `r${i}`);
     }
-    const page = await few.signedIn('ann', 'r14');
-    await page.getByText('Nothing has been said').waitFor();
-    await few.say(bob, 'r14', 'Hello');
-    await said(page, 'Hello').waitFor();
+    const page = await limited.signedIn('ann', 'r14');
+    await page.getByText('No messages in').waitFor();
+    await limited.say(bob, 'r14', 'Hello');
+    await messageText(page, 'Hello').waitFor();
     for (let i = 0; i < 14; i++) {
       await page.getByRole('link', { name: new RegExp(`^Room ${i}$`) }).click();
-      await page.getByText(`Nothing has been said in Room ${i} yet`).waitFor();
-      await few.say(bob, `r${i}`, `Hello ${i}`);
-      await said(page, `Hello ${i}`).waitFor();
+      await page.getByText(`No messages in Room ${i} yet`).waitFor();
+      await limited.say(bob, `r${i}`, `Hello ${i}`);
+      await messageText(page, `Hello ${i}`).waitFor();
     }
     expect(await page.locator('.rooms li').count()).toBe(15);
     expect(await page.locator('.error').count()).toBe(0);
   }, 60_000);
 });
 
-describe('an operator who names few who come and go', () => {
-  it('says how many are connected, and who is here when they are few again', async () => {
-    const ann = await few.account('host');
-    await few.room(ann, 'party');
-    const page = await few.signedIn('host', 'party');
+describe('a low limit of joins and leaves', () => {
+  it('shows the number of connections, and the people again once they are few', async () => {
+    const ann = await limited.account('host');
+    await limited.room(ann, 'party');
+    const page = await limited.signedIn('host', 'party');
     const head = page.locator('.room-head button');
     const guests: Page[] = [];
     for (let i = 1; i <= 3; i++) {
-      await few.join(await few.account(`guest${i}`), 'party');
-      guests.push(await few.signedIn(`guest${i}`, 'party'));
+      await limited.join(await limited.account(`guest${i}`), 'party');
+      guests.push(await limited.signedIn(`guest${i}`, 'party'));
     }
     await expect.poll(() => head.textContent(), { timeout: 10_000 }).toBe('4 connections');
     for (const guest of guests) await guest.close();
-    await few.join(await few.account('late'), 'party');
-    const late = await few.signedIn('late', 'party');
+    await limited.join(await limited.account('late'), 'party');
+    const late = await limited.signedIn('late', 'party');
     await composer(late).waitFor();
-    await expect.poll(() => head.textContent(), { timeout: 10_000 }).toBe('2 here');
+    await expect.poll(() => head.textContent(), { timeout: 10_000 }).toBe('2 online');
     await head.click();
     expect(await page.locator('.people li.here').allTextContents()).toEqual(['host', 'late']);
   }, 60_000);
 });
 
-describe('all pages of these tests', () => {
-  it('throw no errors, and keep to their Content-Security-Policy', () => {
-    expect([...the.faults, ...few.faults]).toEqual([]);
+describe('the pages of these tests', () => {
+  it('throw no errors and follow their Content-Security-Policy', () => {
+    expect([...world.pageErrors, ...limited.pageErrors]).toEqual([]);
   });
 });

@@ -1,3 +1,4 @@
+/** Starts the real server for the browser tests. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -8,12 +9,14 @@ import { preview } from 'vite';
 const BINARY = resolve(process.env['UPROAR_BINARY'] ?? '../target/release/uproar');
 
 export interface Server {
-  /** Where the API is. */
+  /** The URL of the API. */
   url: string;
-  /** Where the page is. */
+  /** The URL of the page. */
   page: string;
   stop(signal?: NodeJS.Signals): Promise<void>;
+  /** Starts it again, on the same port and database. */
   start(): Promise<void>;
+  /** Stops it and deletes its data. */
   end(): Promise<void>;
 }
 
@@ -26,12 +29,14 @@ async function freePort(): Promise<number> {
 }
 
 export interface Options {
-  /** What is set with `--limit`. */
+  /** Passed on with `--limit`. */
   limits?: Record<string, number>;
 }
 
-/** The real binary, with a database of its own. The page comes from the binary; where it has none, or
- *  UPROAR_DIST is set, from dist/ through Vite. */
+/**
+ * Starts the real binary with a database of its own. The page comes from the binary, or from dist/ through Vite if the
+ * binary was built without the page or UPROAR_DIST is set.
+ */
 export async function startServer({ limits = {} }: Options = {}): Promise<Server> {
   const data = mkdtempSync(join(tmpdir(), 'uproar-web-'));
   const port = await freePort();
@@ -39,25 +44,29 @@ export async function startServer({ limits = {} }: Options = {}): Promise<Server
   let child: ChildProcess | undefined;
 
   const start = async () => {
-    // Whoever fills a room with a history is faster than people are.
-    const all = Object.entries({ publish_rate_per_second: 0, ...limits }).flatMap(([name, value]) => ['--limit', `${name}=${value}`]);
-    child = spawn(BINARY, ['--listen', `127.0.0.1:${port}`, '--data', data, '--shards', '1', ...all], { stdio: 'ignore' });
+    // No rate limit, because tests fill rooms with messages faster than people do.
+    const allLimits = Object.entries({ publish_rate_per_second: 0, ...limits });
+    const limitOptions = allLimits.flatMap(([name, value]) => ['--limit', `${name}=${value}`]);
+    const options = ['--listen', `127.0.0.1:${port}`, '--data', data, '--shards', '1', ...limitOptions];
+    child = spawn(BINARY, options, { stdio: 'ignore' });
     for (let tries = 0; tries < 100; tries++) {
       if (await fetch(`${url}/readyz`).then(({ ok }) => ok, () => false)) return;
       await new Promise((done) => setTimeout(done, 100));
     }
-    throw new Error('the server does not start');
+    throw new Error('the server did not start within 10 seconds');
   };
   const stop = async (signal: NodeJS.Signals = 'SIGTERM') => {
-    const ended = new Promise((done) => child!.once('exit', done));
+    const exited = new Promise((done) => child!.once('exit', done));
     child!.kill(signal);
-    await ended;
+    await exited;
   };
 
   await start();
-  const own = !process.env['UPROAR_DIST'] && (await (await fetch(url)).text()).includes('id="app"');
+  const isEmbedded = !process.env['UPROAR_DIST'] && (await (await fetch(url)).text()).includes('id="app"');
   process.env['UPROAR'] = url;
-  const vite = own ? undefined : await preview({ preview: { port: await freePort(), host: '127.0.0.1' }, logLevel: 'error' });
+  const vite = isEmbedded
+    ? undefined
+    : await preview({ preview: { port: await freePort(), host: '127.0.0.1' }, logLevel: 'error' });
   const page = vite ? `http://127.0.0.1:${(vite.httpServer.address() as { port: number }).port}` : url;
   return {
     url,

@@ -1,6 +1,6 @@
 import { defineConfig } from 'vitest/config';
 
-// INSTEAD names a file that is no test, but measures or draws something.
+// INSTEAD names a script to run instead of the tests.
 declare const process: { env: Record<string, string | undefined> };
 
 export default defineConfig({

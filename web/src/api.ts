@@ -1,5 +1,6 @@
-import type { Page, User } from './state/room';
-import type { RoomInfo } from './state/unread';
+/** The HTTP API. */
+import type { RoomInfo } from './state/room-list';
+import type { Page, User } from './state/timeline';
 
 export interface Account extends User {
   email: string | null;
@@ -15,10 +16,13 @@ export interface Member {
   role: 'member' | 'moderator' | 'owner';
 }
 
-/** A room as the HTTP calls have it. */
-export type FoundRoom = Pick<RoomInfo, 'name' | 'title' | 'private' | 'size' | 'members' | 'epoch' | 'offset' | 'role'>;
+/** A room as the HTTP API returns it. */
+export type FoundRoom = Pick<
+  RoomInfo,
+  'name' | 'title' | 'private' | 'size' | 'members' | 'epoch' | 'offset' | 'role'
+>;
 
-/** What the server says is wrong, and with which field. Code `network`: it could not be asked. */
+/** An error from the server, with the field it concerns. The code is `network` when the server can't be reached. */
 export class ApiError extends Error {
   constructor(
     readonly code: string,
@@ -30,14 +34,14 @@ export class ApiError extends Error {
   }
 }
 
-/** An error as a sentence for the place where it arose. */
-export function inWords(error: unknown): string {
+/** The message of an error as a sentence, to be shown next to what caused it. */
+export function errorText(error: unknown): string {
   const message = (error instanceof Error ? error.message : String(error)).trim() || 'Something went wrong';
   const sentence = message[0]!.toUpperCase() + message.slice(1);
   return /[.!?…]$/.test(sentence) ? sentence : `${sentence}.`;
 }
 
-export function fieldOf(error: unknown): string | null {
+export function errorField(error: unknown): string | null {
   return error instanceof ApiError ? error.field : null;
 }
 
@@ -56,7 +60,7 @@ export async function call<T>(fetch: Fetch, method: string, path: string, token?
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     });
   } catch {
-    throw new ApiError('network', 'The server cannot be reached');
+    throw new ApiError('network', 'Can’t reach the server');
   }
   let answer: unknown;
   try {
@@ -65,19 +69,21 @@ export async function call<T>(fetch: Fetch, method: string, path: string, token?
     answer = undefined;
   }
   if (response.ok && answer !== undefined) return answer as T;
-  const error = (answer as { error?: { code?: string; message?: string; field?: string | null } } | undefined)?.error;
-  // What a proxy answers while the server is away is no JSON.
-  if (!error) throw new ApiError('network', `The server cannot be reached (${response.status})`, null, response.status);
+  const { error } = (answer ?? {}) as { error?: { code?: string; message?: string; field?: string | null } };
+  // A proxy whose server is down doesn't answer with JSON.
+  if (!error) {
+    throw new ApiError('network', `Can’t reach the server (${response.status})`, null, response.status);
+  }
   throw new ApiError(error.code ?? '', error.message ?? '', error.field ?? null, response.status);
 }
 
-/** What the calls with a token need of the session. */
+/** Where authenticated calls get their token from. */
 export interface Tokens {
-  fresh(): Promise<string>;
+  freshToken(): Promise<string>;
   renew(): Promise<string>;
 }
 
-/** The HTTP calls of somebody who is signed in. */
+/** The HTTP calls available to a signed-in user. */
 export class Api {
   constructor(
     private readonly fetch: Fetch,
@@ -86,7 +92,7 @@ export class Api {
 
   private async call<T>(method: string, path: string, body?: unknown): Promise<T> {
     try {
-      return await call<T>(this.fetch, method, path, await this.tokens.fresh(), body);
+      return await call<T>(this.fetch, method, path, await this.tokens.freshToken(), body);
     } catch (error) {
       if (!(error instanceof ApiError) || error.code !== 'token_expired') throw error;
       return call<T>(this.fetch, method, path, await this.tokens.renew(), body);

@@ -1,92 +1,95 @@
-import { Api, type Fetch, type FoundRoom, inWords } from './api';
+/** Ties together the rooms, subscriptions, outbox and connection of a signed-in user. */
+import { Api, type Fetch, type FoundRoom, errorText } from './api';
 import { Connection } from './connection';
 import { Room } from './room';
 import { type Session, backoff, isSignedOut, wait } from './session';
-import { type Keep, Outbox, SendError } from './state/outbox';
-import { type Data, type Publication, type User, kindOf } from './state/room';
+import { Outbox, SendError, type StorageLike } from './state/outbox';
+import { RoomList, chooseRooms } from './state/room-list';
 import { Store } from './state/store';
 import { mentionsMe } from './state/text';
-import { RoomList, chooseRooms } from './state/unread';
+import { type Data, type Publication, type User, kindOf } from './state/timeline';
 
-/** Below the server's `subscription_limit`, which is 128 unless the operator sets it; then one learns of it. */
-const SUBSCRIPTIONS = 100;
-const LIMIT_EXCEEDED = 106;
-const UNSUBSCRIBED = 2000;
+/** Below the server's default `subscription_limit` of 128. If the operator set a lower one, `Chat` adapts to it. */
+const MAX_SUBSCRIPTIONS = 100;
+const LIMIT_EXCEEDED_CODE = 106;
+const UNSUBSCRIBED_CODE = 2000;
 const POLL_MS = 20_000;
-const REFUSED_MS = 60_000;
+const REJECTED_MS = 60_000;
 const TYPING_EVERY_MS = 3000;
-/** Another tab may show it, and so mark it as read. */
+/** Gives another tab that shows the room time to mark the message as read. */
 const NOTIFY_AFTER_MS = 1500;
-const SIGNED_OUT = 'You were signed out. Sign in again: nothing that you wrote is lost.';
+const SIGNED_OUT = 'You’ve been signed out. Sign in again to continue. Nothing you wrote is lost.';
 
 export interface Environment {
   url: string;
   fetch: Fetch;
-  keep: Keep;
+  storage: StorageLike;
+  /** Whether the user is looking at the page. */
   visible(): boolean;
   notify(title: string, body: string, tag: string, room: string): void;
 }
 
-/** Everything that somebody who is signed in has: the rooms, the outbox, the connection. */
 export class Chat extends Store {
   readonly api: Api;
   readonly connection: Connection;
   readonly outbox: Outbox;
   readonly rooms = new RoomList();
-  /** The room on the screen. */
-  open: string | undefined;
-  /** What the line on the connection says. */
-  line = '';
-  /** The latest message of the open room, for those who listen rather than look. */
-  heard = '';
-  heardCount = 0;
-  private readonly received = new Map<string, Room>();
+  /** The name of the room on screen. */
+  openRoom: string | undefined;
+  /** The state of the connection, shown above the rooms; empty while all is well. */
+  banner = '';
+  /** The latest message in the open room, for screen readers. */
+  announcement = '';
+  announcementCount = 0;
+  private readonly subscribedRooms = new Map<string, Room>();
   private recent: string[];
   private wasConnected = false;
   private missedFrom: number | undefined;
-  private lineTimer: ReturnType<typeof setTimeout> | undefined;
+  private bannerTimer: ReturnType<typeof setTimeout> | undefined;
   private pollTimer: ReturnType<typeof setInterval> | undefined;
   private refreshing: Promise<void> | undefined;
   private refreshAgain = false;
-  private subscriptions = SUBSCRIPTIONS;
-  private refused = new Map<string, { at: number; reason: string }>();
+  private subscriptions = MAX_SUBSCRIPTIONS;
+  private rejected = new Map<string, { at: number; reason: string }>();
   private reading = new Set<string>();
   private lastTyping = 0;
-  private cameBack = 0;
+  private reauthenticatedAt = 0;
   private stopped = false;
 
   constructor(
     readonly me: User,
     private readonly session: Session,
-    private readonly around: Environment,
+    private readonly env: Environment,
   ) {
     super();
-    this.api = new Api(around.fetch, session);
-    this.connection = new Connection(around.url, session);
+    this.api = new Api(env.fetch, session);
+    this.connection = new Connection(env.url, session);
     this.outbox = new Outbox({
       user: me.id,
-      keep: around.keep,
+      storage: env.storage,
       send: (item) => {
         const data: Data = { text: item.text, id: item.id };
         if (item.replyTo !== undefined) data.reply_to = item.replyTo;
-        if (!this.rooms.get(item.room)) return Promise.reject(new SendError('You are not in this room any more.', false));
+        if (!this.rooms.get(item.room)) {
+          return Promise.reject(new SendError('You’re no longer in this room.', false));
+        }
         return this.connection.publish(item.room, data);
       },
-      position: (room) => this.received.get(room)?.timeline.position ?? Infinity,
+      position: (room) => this.subscribedRooms.get(room)?.timeline.position ?? Infinity,
       newId,
       now: Date.now,
       wait,
     });
     try {
-      this.recent = JSON.parse(around.keep.getItem(this.recentKey) ?? '[]') as string[];
+      this.recent = JSON.parse(env.storage.getItem(this.recentKey) ?? '[]') as string[];
     } catch {
       this.recent = [];
     }
     this.connection.onConnected = () => void this.connected();
-    this.connection.onNews = (news) => {
-      if (news.read) this.rooms.read(news.read.room, news.read.offset, news.read.number);
-      if (news.left !== undefined) this.gone(news.left);
-      if (news.joined !== undefined || news.left !== undefined) void this.refresh();
+    this.connection.onUserEvent = (event) => {
+      if (event.read) this.rooms.read(event.read.room, event.read.offset, event.read.number);
+      if (event.left !== undefined) this.dropRoom(event.left);
+      if (event.joined !== undefined || event.left !== undefined) void this.refresh();
     };
     this.connection.onChange = () => this.connectionChanged();
   }
@@ -98,7 +101,7 @@ export class Chat extends Store {
   start(): void {
     this.connection.start();
     this.pollTimer = setInterval(() => {
-      const polled = this.rooms.sorted.some(({ name }) => !this.received.has(name));
+      const polled = this.rooms.sorted.some(({ name }) => !this.subscribedRooms.has(name));
       if (polled && this.connection.state === 'connected') void this.refresh();
     }, POLL_MS);
   }
@@ -107,62 +110,62 @@ export class Chat extends Store {
     this.stopped = true;
     this.outbox.stop();
     clearInterval(this.pollTimer);
-    clearTimeout(this.lineTimer);
+    clearTimeout(this.bannerTimer);
     this.connection.stop();
   }
 
   room(name: string): Room | undefined {
-    return this.received.get(name);
+    return this.subscribedRooms.get(name);
   }
 
-  /** Why a room of one's own is not received. */
-  refusal(name: string): string | undefined {
-    return this.refused.get(name)?.reason;
+  /** Why subscribing to one of the user's rooms failed. */
+  subscriptionError(name: string): string | undefined {
+    return this.rejected.get(name)?.reason;
   }
 
-  /** Rooms that one is not in (any more), for which something is left to send. */
+  /** Rooms with unsent messages that the user is not, or no longer, a member of. */
   get stranded(): string[] {
     return this.rooms.loaded ? this.outbox.rooms.filter((name) => !this.rooms.get(name)) : [];
   }
 
-  /** Asks again for a room that was refused. */
-  receiveAgain(name: string): void {
-    this.refused.delete(name);
-    this.receive();
+  /** Tries again to subscribe to a room that was rejected. */
+  retrySubscription(name: string): void {
+    this.rejected.delete(name);
+    this.updateSubscriptions();
   }
 
   private connectionChanged(): void {
     if (this.stopped) return;
     const { state, code } = this.connection;
-    clearTimeout(this.lineTimer);
+    clearTimeout(this.bannerTimer);
     if (state !== 'connected') {
       this.outbox.setOnline(false);
       this.connection.unsubscribeAll();
       if (this.wasConnected) this.missedFrom ??= this.rooms.messages;
     }
-    if (state === 'ended') {
+    if (state === 'closed') {
       if (code === 3500 || code === 3503) {
-        void this.comeBack();
+        void this.reauthenticate();
         return;
       }
-      // The SDK's own: there is no token to be had.
+      // The SDK's own code: `getToken` threw `UnauthorizedError`.
       if (code === 1) {
         this.session.end(SIGNED_OUT);
         return;
       }
-      this.say(`The server has ended the connection: ${this.connection.reason || code}.`);
+      this.showBanner(`The server closed the connection: ${this.connection.reason || code}.`);
     } else if (state === 'connecting' && this.wasConnected) {
-      this.say('The connection is lost. Reconnecting… What you write is sent when it is back.');
+      this.showBanner('Connection lost. Reconnecting… Your messages will be sent when you’re back.');
     } else if (state === 'connecting') {
-      this.lineTimer = setTimeout(() => this.say('Connecting…'), 1000);
+      this.bannerTimer = setTimeout(() => this.showBanner('Connecting…'), 1000);
     }
   }
 
-  /** The token is no good any more. After a change of the password there is another one. */
-  private async comeBack(): Promise<void> {
-    const often = Date.now() - this.cameBack < 10_000;
-    this.cameBack = Date.now();
-    if (often) return this.session.end(SIGNED_OUT);
+  /** Gets a new token after the server rejected the current one, as it does when the password was changed. */
+  private async reauthenticate(): Promise<void> {
+    const isRepeated = Date.now() - this.reauthenticatedAt < 10_000;
+    this.reauthenticatedAt = Date.now();
+    if (isRepeated) return this.session.end(SIGNED_OUT);
     for (let tries = 0; !this.stopped; tries++) {
       try {
         const token = await this.session.renew();
@@ -171,21 +174,21 @@ export class Chat extends Store {
       } catch (error) {
         if (this.stopped) return;
         if (isSignedOut(error)) return this.session.end(SIGNED_OUT);
-        this.say(`${inWords(error)} Trying again…`);
+        this.showBanner(`${errorText(error)} Trying again…`);
         await wait(backoff(tries));
       }
     }
   }
 
-  /** It does not try again by itself. */
-  get isEnded(): boolean {
-    return this.connection.state === 'ended';
+  /** The connection does not reconnect by itself. */
+  get isClosed(): boolean {
+    return this.connection.state === 'closed';
   }
 
-  private say(line: string, forMs?: number): void {
-    clearTimeout(this.lineTimer);
-    this.line = line;
-    if (forMs !== undefined) this.lineTimer = setTimeout(() => this.say(''), forMs);
+  private showBanner(text: string, forMs?: number): void {
+    clearTimeout(this.bannerTimer);
+    this.banner = text;
+    if (forMs !== undefined) this.bannerTimer = setTimeout(() => this.showBanner(''), forMs);
     this.changed();
   }
 
@@ -197,25 +200,24 @@ export class Chat extends Store {
     if (this.connection.state !== 'connected') return;
     if (before && missedFrom !== undefined) {
       const missed = Math.max(0, this.rooms.messages - missedFrom);
-      const what = missed === 0 ? 'nothing was missed' : missed === 1 ? '1 message came meanwhile' : `${missed} messages came meanwhile`;
-      this.say(`Connected again: ${what}.`, 8000);
-    } else this.say('');
+      this.showBanner(`Back online. ${missed || 'No'} new ${missed === 1 ? 'message' : 'messages'}.`, 8000);
+    } else this.showBanner('');
     this.missedFrom = undefined;
-    // Only now, so that one's own messages do not count as missed.
+    // After counting, so that the user's own messages don't count as missed.
     this.outbox.setOnline(true);
-    const open = this.open === undefined ? undefined : this.received.get(this.open);
+    const open = this.openRoom === undefined ? undefined : this.subscribedRooms.get(this.openRoom);
     if (open?.error) {
       open.error = '';
       open.touch();
     }
-    if (open && !open.timeline.loaded) void this.begin(open);
+    if (open && !open.timeline.loaded) void this.loadMessages(open);
   }
 
-  private begin(room: Room): Promise<void> {
-    return room.begin(this.rooms.get(room.name)?.read.offset ?? 0, this.rooms.unread(room.name));
+  private loadMessages(room: Room): Promise<void> {
+    return room.loadInitial(this.rooms.get(room.name)?.read.offset ?? 0, this.rooms.unread(room.name));
   }
 
-  /** Reads the list of rooms anew, and receives those that are to be received. */
+  /** Reloads the list of rooms and updates the subscriptions. */
   refresh(): Promise<void> {
     if (this.refreshing) {
       this.refreshAgain = true;
@@ -227,7 +229,7 @@ export class Chat extends Store {
         for (let tries = 0; !this.stopped && this.connection.state === 'connected'; tries++) {
           try {
             this.rooms.set(await this.connection.rooms());
-            this.receive();
+            this.updateSubscriptions();
             break;
           } catch {
             await wait(backoff(tries));
@@ -241,47 +243,49 @@ export class Chat extends Store {
     return this.refreshing;
   }
 
-  private receive(): void {
-    const wanted = new Set(chooseRooms(this.rooms.sorted, this.recent, this.subscriptions, (name) => this.rooms.unread(name)));
-    // What is to be sent to a room needs a subscription.
+  private updateSubscriptions(): void {
+    const unread = (name: string) => this.rooms.unread(name);
+    const wanted = new Set(chooseRooms(this.rooms.sorted, this.recent, this.subscriptions, unread));
+    // Publishing to a room requires a subscription.
     for (const { name } of this.rooms.sorted) if (this.outbox.of(name).length > 0) wanted.add(name);
-    for (const name of [...this.received.keys()]) {
-      if (wanted.has(name) || (name === this.open && this.rooms.get(name))) continue;
+    for (const name of [...this.subscribedRooms.keys()]) {
+      if (wanted.has(name) || (name === this.openRoom && this.rooms.get(name))) continue;
       this.connection.unsubscribe(name);
-      this.received.delete(name);
+      this.subscribedRooms.delete(name);
     }
-    for (const name of wanted) this.join(name);
+    for (const name of wanted) this.subscribeTo(name);
     this.changed();
   }
 
-  /** Receives a room: from where the list of rooms has it, or else from where it was left when the connection was lost. */
-  private join(name: string): void {
+  /** Subscribes from the position the room had when the connection was lost, or the one in the list of rooms. */
+  private subscribeTo(name: string): void {
     const info = this.rooms.get(name);
-    if (!info || this.connection.isSubscribed(name) || Date.now() - (this.refused.get(name)?.at ?? 0) < REFUSED_MS) return;
-    this.refused.delete(name);
-    const known = this.received.get(name);
+    if (!info || this.connection.isSubscribed(name)) return;
+    if (Date.now() - (this.rejected.get(name)?.at ?? 0) < REJECTED_MS) return;
+    this.rejected.delete(name);
+    const known = this.subscribedRooms.get(name);
     const room = known ?? new Room(name, this.me, (where) => this.api.chats(name, where));
     const { timeline } = room;
     if (!known) {
       timeline.begin(info.epoch, info.offset);
-      if (name === this.open) timeline.wake();
+      if (name === this.openRoom) timeline.wake();
       else timeline.sleep();
-      this.received.set(name, room);
+      this.subscribedRooms.set(name, room);
     }
     this.connection.subscribe(name, { epoch: timeline.epoch, offset: timeline.position }, {
       subscribed: (position, recovered) => {
         if (!recovered) {
-          // Another room of this name, or a restored backup.
+          // The room was created again under the same name, or a backup was restored.
           if (position) timeline.begin(position.epoch, position.offset);
           void this.refresh();
         }
-        if (name === this.open) {
-          if (!timeline.loaded) void this.begin(room);
-          void this.lookAround(room);
+        if (name === this.openRoom) {
+          if (!timeline.loaded) void this.loadMessages(room);
+          void this.loadPresence(room);
         }
       },
-      publication: (publication) => this.take(room, publication),
-      typing: (user) => room.isTyping(user),
+      publication: (publication) => this.onPublication(room, publication),
+      typing: (user) => room.startedTyping(user),
       online: (count) => {
         room.online = count;
         room.touch();
@@ -294,109 +298,114 @@ export class Chat extends Store {
         room.people.delete(client);
         this.peopleChanged(room);
       },
-      ended: (code, reason) => {
-        this.received.delete(name);
-        if (code === UNSUBSCRIBED) this.gone(name);
-        // Whatever it was may still be so: asking again at once would go on for ever.
-        else this.refused.set(name, { at: Date.now(), reason: inWords(new Error(reason || `error ${code}`)) });
-        // The operator allows fewer than the page expects. The room that is open is one of them.
-        if (code === LIMIT_EXCEEDED && this.received.size > 0 && this.received.size < this.subscriptions) {
-          this.subscriptions = this.received.size;
-          this.refused.clear();
+      unsubscribed: (code, reason) => {
+        this.subscribedRooms.delete(name);
+        if (code === UNSUBSCRIBED_CODE) this.dropRoom(name);
+        // The cause may persist, and retrying immediately would loop.
+        else this.rejected.set(name, { at: Date.now(), reason: errorText(new Error(reason || `error ${code}`)) });
+        // The operator set a lower limit than expected. The open room comes first, so it keeps its subscription.
+        const { size } = this.subscribedRooms;
+        if (code === LIMIT_EXCEEDED_CODE && size > 0 && size < this.subscriptions) {
+          this.subscriptions = size;
+          this.rejected.clear();
         }
         void this.refresh();
       },
     });
-    // Beside the subscription: the timeline joins the page to what comes live.
-    if (name === this.open && !timeline.loaded) void this.begin(room);
+    // In parallel with subscribing: the timeline merges the page with live publications.
+    if (name === this.openRoom && !timeline.loaded) void this.loadMessages(room);
   }
 
-  /** Who came and went was not told while there were too many, so who is here is asked for. */
+  /** The server doesn't report joins and leaves while there are too many people, so the list is loaded afterwards. */
   private peopleChanged(room: Room): void {
     const wereMany = room.online !== undefined;
     room.online = undefined;
     room.touch();
-    if (wereMany && room.name === this.open) void this.lookAround(room);
+    if (wereMany && room.name === this.openRoom) void this.loadPresence(room);
   }
 
-  private take(room: Room, publication: Publication): void {
+  private onPublication(room: Room, publication: Publication): void {
     const { name } = room;
     const { data, user, offset } = publication;
     const kind = kindOf(data);
     room.forgetQuote(data.edit ?? data.delete);
-    if (!room.timeline.publish(publication) && name === this.open) void room.newest();
+    if (!room.timeline.publish(publication) && name === this.openRoom) void room.loadNewest();
     const wasRead = this.rooms.unread(name) === 0;
     this.rooms.publication(name, offset, kind === 'message');
-    // Whoever writes, be it elsewhere, has read what was there.
+    // A user who writes, even in another tab, has read everything before.
     if (wasRead && kind === 'message' && user.id === this.me.id) void this.read(name);
     if (user.id === this.me.id && data.id !== undefined) this.outbox.received(name, data.id);
-    this.outbox.reached(name, room.timeline.position);
+    this.outbox.positionReached(name, room.timeline.position);
     if (kind === 'message') {
-      room.wrote(user);
-      if (user.id !== this.me.id && data.text !== undefined) this.noticed(name, user, data.text, offset);
+      room.stoppedTyping(user);
+      if (user.id !== this.me.id && data.text !== undefined) this.announce(name, user, data.text, offset);
     } else if (data.room) void this.refresh();
   }
 
-  private noticed(name: string, user: User, text: string, offset: number): void {
-    const seen = name === this.open && this.around.visible();
-    if (seen) {
-      this.heard = `${user.username}: ${text.slice(0, 300)}`;
-      this.heardCount++;
+  /** Announces a message of another user to screen readers, or notifies of a mention the user is not looking at. */
+  private announce(name: string, user: User, text: string, offset: number): void {
+    const isSeen = name === this.openRoom && this.env.visible();
+    if (isSeen) {
+      this.announcement = `${user.username}: ${text.slice(0, 300)}`;
+      this.announcementCount++;
       this.changed();
     }
-    if (!seen && mentionsMe(text, this.me.username)) {
+    if (!isSeen && mentionsMe(text, this.me.username)) {
       this.rooms.mention(name);
       const title = this.rooms.get(name)?.title ?? name;
       setTimeout(() => {
         const isRead = (this.rooms.get(name)?.read.offset ?? Infinity) >= offset;
-        if (!isRead && !this.stopped) this.around.notify(`${user.username} in ${title}`, text.slice(0, 200), `${name} ${offset}`, name);
+        if (isRead || this.stopped) return;
+        this.env.notify(`${user.username} in ${title}`, text.slice(0, 200), `${name} ${offset}`, name);
       }, NOTIFY_AFTER_MS);
     }
   }
 
-  private gone(name: string): void {
+  /** Forgets a room that the user left, was removed from, or that was deleted. */
+  private dropRoom(name: string): void {
     this.connection.unsubscribe(name);
-    this.received.delete(name);
+    this.subscribedRooms.delete(name);
     this.rooms.remove(name);
     this.changed();
   }
 
-  private async lookAround(room: Room): Promise<void> {
+  private async loadPresence(room: Room): Promise<void> {
     try {
       const people = await this.connection.presence(room.name);
       room.people.clear();
       for (const [client, user] of people) room.people.set(client, user);
       room.touch();
     } catch {
-      // It is asked again when the room is opened or the connection is back.
+      // It is loaded again when the room is opened or the connection is back.
     }
   }
 
-  /** Shows a room, or none. */
+  /** Opens a room, or closes the open one. */
   show(name: string | undefined): void {
-    if (name === this.open) return;
-    const last = this.open === undefined ? undefined : this.received.get(this.open);
+    if (name === this.openRoom) return;
+    const last = this.openRoom === undefined ? undefined : this.subscribedRooms.get(this.openRoom);
     last?.timeline.sleep();
-    this.open = name;
+    this.openRoom = name;
     if (name !== undefined) {
-      this.recent = [name, ...this.recent.filter((other) => other !== name)].slice(0, SUBSCRIPTIONS);
-      this.around.keep.setItem(this.recentKey, JSON.stringify(this.recent));
-      const room = this.received.get(name);
+      this.recent = [name, ...this.recent.filter((other) => other !== name)].slice(0, MAX_SUBSCRIPTIONS);
+      this.env.storage.setItem(this.recentKey, JSON.stringify(this.recent));
+      const room = this.subscribedRooms.get(name);
       if (room) {
         room.timeline.wake();
-        void this.begin(room);
-        void this.lookAround(room);
+        void this.loadMessages(room);
+        void this.loadPresence(room);
       } else if (this.rooms.loaded) {
-        this.receiveAgain(name);
+        this.retrySubscription(name);
       }
     }
     this.changed();
   }
 
-  /** The newest messages are on the screen: marks them as read, for all tabs. */
+  /** Marks a room as read, in all tabs. Called while its newest messages are on screen. */
   async read(name: string): Promise<void> {
-    const room = this.received.get(name);
-    if (!room || this.rooms.unread(name) === 0 || this.reading.has(name) || this.connection.state !== 'connected') return;
+    const room = this.subscribedRooms.get(name);
+    if (!room || this.rooms.unread(name) === 0) return;
+    if (this.reading.has(name) || this.connection.state !== 'connected') return;
     this.reading.add(name);
     try {
       const { offset, number } = await this.connection.read(name, room.timeline.position);
@@ -406,46 +415,46 @@ export class Chat extends Store {
     } finally {
       this.reading.delete(name);
     }
-    // Others may have come in the meantime.
+    // More messages may have arrived in the meantime.
     if (this.rooms.unread(name) > 0) this.changed();
   }
 
-  typed(name: string): void {
+  notifyTyping(name: string): void {
     const now = Date.now();
     if (now - this.lastTyping < TYPING_EVERY_MS) return;
     this.lastTyping = now;
     this.connection.typing(name);
   }
 
-  /** Edits, deletions and reactions. They are not kept in the outbox: whoever did it sees whether it was taken. */
+  /** Sends an edit, deletion or reaction. The outbox doesn't keep these: the user sees whether they succeeded. */
   async change(name: string, data: Data): Promise<void> {
     await this.connection.publish(name, { ...data, id: newId() });
   }
 
-  async enter(name: string): Promise<FoundRoom> {
+  async joinRoom(name: string): Promise<FoundRoom> {
     const room = await this.api.join(name);
     await this.refresh();
     return room;
   }
 
-  async create(room: { name: string; title?: string; private?: boolean }): Promise<FoundRoom> {
+  async createRoom(room: { name: string; title?: string; private?: boolean }): Promise<FoundRoom> {
     const created = await this.api.createRoom(room);
     await this.refresh();
     return created;
   }
 
-  async leave(name: string): Promise<void> {
+  async leaveRoom(name: string): Promise<void> {
     await this.api.leave(name);
-    this.gone(name);
+    this.dropRoom(name);
   }
 
-  async remove(name: string): Promise<void> {
+  async deleteRoom(name: string): Promise<void> {
     await this.api.deleteRoom(name);
-    this.gone(name);
+    this.dropRoom(name);
   }
 }
 
-/** `crypto.randomUUID` is there on secure origins only, which a server in a local network is not. */
+/** `crypto.randomUUID` needs a secure origin, which a server on a local network often is not. */
 function newId(): string {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');

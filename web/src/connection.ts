@@ -1,23 +1,25 @@
+/** The WebSocket connection, through Centrifugo's SDK. */
 import { Centrifuge, type Subscription, UnauthorizedError } from 'centrifuge';
-import { ApiError, type Tokens, inWords } from './api';
+import { ApiError, type Tokens, errorText } from './api';
 import { SendError } from './state/outbox';
-import type { Data, Publication, User } from './state/room';
-import type { RoomInfo } from './state/unread';
+import type { RoomInfo } from './state/room-list';
+import type { Data, Publication, User } from './state/timeline';
 
-/** What the connection tells of a room. */
+/** What a subscription to a room reports. */
 export interface RoomEvents {
-  /** From here on publications come. Not recovered: what was missed is not among them. */
+  /** Publications follow from `position` on. If not `recovered`, the missed ones are not among them. */
   subscribed(position: { epoch: string; offset: number } | undefined, recovered: boolean): void;
   publication(publication: Publication): void;
   typing(user: User): void;
   online(count: number): void;
   join(client: string, user: User): void;
   leave(client: string): void;
-  /** For good. Code 2000: left, removed, or the room is gone; else the reason is in words. */
-  ended(code: number, reason: string): void;
+  /** The subscription is over. Code 2000: the user left or was removed, or the room was deleted. */
+  unsubscribed(code: number, reason: string): void;
 }
 
-export interface News {
+/** An event in the user's own channel. */
+export interface UserEvent {
   read?: { room: string; offset: number; number: number };
   joined?: string;
   left?: string;
@@ -29,20 +31,20 @@ interface Info {
   connInfo?: { username?: string };
 }
 
-/** One WebSocket with the SDK of Centrifugo, which reconnects, recovers and renews the token by itself. */
+/** One WebSocket. The SDK reconnects, recovers subscriptions and renews the token. */
 export class Connection {
-  state: 'connecting' | 'connected' | 'ended' = 'connecting';
-  /** Why it ended, or could not yet begin. */
+  state: 'connecting' | 'connected' | 'closed' = 'connecting';
+  /** Why the connection was closed or could not be opened. */
   code = 0;
   reason = '';
-  onNews: (news: News) => void = () => {};
+  onUserEvent: (news: UserEvent) => void = () => {};
   onConnected: () => void = () => {};
   onChange: () => void = () => {};
   private readonly client: Centrifuge;
   private readonly subscriptions = new Map<string, Subscription>();
 
   constructor(url: string, tokens: Tokens) {
-    let given: string | undefined;
+    let lastToken: string | undefined;
     this.client = new Centrifuge(url, {
       name: 'web',
       minReconnectDelay: 300,
@@ -50,24 +52,24 @@ export class Connection {
       timeout: 5000,
       getToken: async () => {
         try {
-          const token = await tokens.fresh();
-          // It asks again when the server does not take the last one, whatever the clock here says.
-          given = token === given ? await tokens.renew() : token;
-          return given;
+          const token = await tokens.freshToken();
+          // Being asked again means that the server rejected the last token, whatever the local clock says.
+          lastToken = token === lastToken ? await tokens.renew() : token;
+          return lastToken;
         } catch (error) {
           if (error instanceof ApiError && error.status === 401) throw new UnauthorizedError('signed out');
           throw error;
         }
       },
     });
-    keepTimes(this.client);
+    keepPublicationTimes(this.client);
     this.client.on('connecting', ({ code, reason }) => this.set('connecting', code, reason));
     this.client.on('connected', () => {
       this.set('connected', 0, '');
       this.onConnected();
     });
-    this.client.on('disconnected', ({ code, reason }) => this.set('ended', code, reason));
-    this.client.on('publication', ({ data }) => this.onNews(data as News));
+    this.client.on('disconnected', ({ code, reason }) => this.set('closed', code, reason));
+    this.client.on('publication', ({ data }) => this.onUserEvent(data as UserEvent));
   }
 
   private set(state: Connection['state'], code: number, reason: string): void {
@@ -90,7 +92,7 @@ export class Connection {
     return this.subscriptions.has(room);
   }
 
-  /** Receives a room from a position on. */
+  /** Subscribes to a room, starting after a position. */
   subscribe(room: string, since: { epoch: string; offset: number }, events: RoomEvents): void {
     if (this.subscriptions.has(room)) return;
     const subscription = this.client.newSubscription(channelOf(room), { since, joinLeave: true });
@@ -109,10 +111,10 @@ export class Connection {
     subscription.on('join', ({ info }) => events.join(info.client, userOf(info)));
     subscription.on('leave', ({ info }) => events.leave(info.client));
     subscription.on('unsubscribed', ({ code, reason }) => {
-      // What was given up here says so as well.
+      // `unsubscribe` triggers this event too.
       if (this.subscriptions.get(room) !== subscription) return;
       this.unsubscribe(room);
-      events.ended(code, reason);
+      events.unsubscribed(code, reason);
     });
     subscription.subscribe();
   }
@@ -123,23 +125,26 @@ export class Connection {
     if (subscription) this.client.removeSubscription(subscription);
   }
 
-  /** Receives nothing more, also when the connection is back: a public room takes in whoever subscribes, and that must
-   *  not be somebody who was removed meanwhile. */
+  /**
+   * Drops all subscriptions, so that they don't resume when the connection is back. Subscribing to a public room joins
+   * it, which must not happen if the user was removed in the meantime.
+   */
   unsubscribeAll(): void {
     for (const room of [...this.subscriptions.keys()]) this.unsubscribe(room);
   }
 
-  /** Publishes, and says at which offset. */
+  /** Publishes to a room and returns the publication's offset. */
   async publish(room: string, data: Data): Promise<{ offset: number }> {
     try {
       await this.ready(room);
       const answer = await this.client.rpc('publish', { channel: channelOf(room), data });
       return answer.data as { offset: number };
     } catch (error) {
-      throw inWordsOf(error);
+      throw toSendError(error);
     }
   }
 
+  /** Moves the read marker. Returns where it is now. */
   async read(room: string, offset: number): Promise<{ offset: number; number: number }> {
     const answer = await this.client.rpc('read', { channel: channelOf(room), offset });
     return answer.data as { offset: number; number: number };
@@ -150,7 +155,7 @@ export class Connection {
     this.client.rpc('typing', { channel: channelOf(room) }).catch(() => {});
   }
 
-  /** All rooms of the user. */
+  /** Lists all of the user's rooms. */
   async rooms(): Promise<RoomInfo[]> {
     const rooms: RoomInfo[] = [];
     for (;;) {
@@ -162,6 +167,7 @@ export class Connection {
     }
   }
 
+  /** Returns the users in a room by the id of their connection. */
   async presence(room: string): Promise<Map<string, User>> {
     const subscription = await this.ready(room);
     const { clients } = await subscription.presence();
@@ -170,20 +176,22 @@ export class Connection {
 
   private async ready(room: string): Promise<Subscription> {
     const subscription = this.subscriptions.get(room);
-    if (!subscription) throw new SendError('This room is not received just now.', true, false);
+    if (!subscription) throw new SendError('This room isn’t available right now.', true, false);
     await subscription.ready(5000);
     return subscription;
   }
 }
 
-/** Publications carry their time, which the SDK does not hand on. Where its inside is another one, the time of receipt
- *  has to do. */
-function keepTimes(client: Centrifuge): void {
+/**
+ * Makes the SDK pass on the time of a publication, which it drops. If a later version of the SDK has different
+ * internals, the time of receipt is used instead.
+ */
+function keepPublicationTimes(client: Centrifuge): void {
   type Make = (channel: string, publication: { time?: number }) => { time?: number };
-  const inside = client as unknown as { _getPublicationContext?: Make };
-  const make = inside._getPublicationContext;
+  const internals = client as unknown as { _getPublicationContext?: Make };
+  const make = internals._getPublicationContext;
   if (typeof make !== 'function') return;
-  inside._getPublicationContext = function (channel, publication) {
+  internals._getPublicationContext = function (channel, publication) {
     const context = make.call(this, channel, publication);
     context.time ??= publication.time;
     return context;
@@ -198,21 +206,22 @@ function userOf(info: Info | undefined): User {
   return { id: info?.user ?? '', username: info?.connInfo?.username ?? '' };
 }
 
-/** What the SDK and the server say, in words, and whether it may be sent again. */
-export function inWordsOf(error: unknown): SendError {
+/** Translates an error from the SDK or the server, and says whether sending again can help. */
+export function toSendError(error: unknown): SendError {
   if (error instanceof SendError) return error;
   const { code, message } = (error ?? {}) as { code?: number; message?: string };
   switch (code) {
     case 100:
-      return new SendError('The server did not answer in time. A retry cannot double it.', true);
+      return new SendError('The server didn’t respond in time. Retrying won’t send it twice.', true);
     case 102:
-      return new SendError('This room does not exist any more.', false);
+      return new SendError('This room no longer exists.', false);
     case 111:
-      return new SendError('Too much at once. Wait a moment.', true, false);
+      return new SendError('You’re going too fast. Wait a moment.', true, false);
     default:
-      // The server says what is wrong with what.
-      if (code !== undefined && code >= 100) return new SendError(inWords(new Error(message || `error ${code}`)), false);
-      // Below 100 are the SDK's own: a timeout, a lost connection.
-      return new SendError('There was no answer. A retry cannot double it.', true);
+      if (code !== undefined && code >= 100) {
+        return new SendError(errorText(new Error(message || `error ${code}`)), false);
+      }
+      // Codes below 100 are the SDK's own: a timeout, a lost connection.
+      return new SendError('No response from the server. Retrying won’t send it twice.', true);
   }
 }

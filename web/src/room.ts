@@ -1,42 +1,48 @@
-import { inWords } from './api';
-import { type Message, type Page, Timeline, type User } from './state/room';
+/** A subscribed room: its timeline and pages of history, and the people in it. */
+import { errorText } from './api';
 import { Store } from './state/store';
+import { type Message, type Page, Timeline, type User } from './state/timeline';
 
 const TYPING_MS = 5000;
-/** Messages that are kept while one scrolls through the history. */
-const WINDOW = 1500;
-const PAGE = 100;
+/** Messages kept while the user scrolls through the history. */
+const WINDOW_MESSAGES = 1500;
+const PAGE_MESSAGES = 100;
 
 export type Quote = Pick<Message, 'offset' | 'user' | 'text'>;
 
+interface PagePosition {
+  before?: number;
+  after?: number;
+  limit?: number;
+}
+
 type Loading = 'newest' | 'middle' | 'older' | 'newer';
 
-/** A room that is received: its messages, who is here, who is typing. */
 export class Room extends Store {
-  private static made = 0;
-  /** Of two with the same name, one after the other. */
-  readonly id = ++Room.made;
+  private static count = 0;
+  /** Distinguishes this object from an earlier one for the same room. */
+  readonly id = ++Room.count;
   readonly timeline: Timeline;
   readonly people = new Map<string, User>();
-  /** How many connections there are, where it is not said who. */
+  /** The number of connections, if there are too many for the server to name the people. */
   online: number | undefined;
   loading: Loading | undefined;
   error = '';
   typing: readonly User[] = [];
-  private turn = 0;
+  private request = 0;
   private quotes = new Map<number, Quote | undefined>();
   private typingUntil = new Map<string, number>();
 
   constructor(
     readonly name: string,
     private readonly me: User,
-    private readonly fetchPage: (where: { before?: number; after?: number; limit?: number }) => Promise<Page>,
+    private readonly fetchPage: (where: PagePosition) => Promise<Page>,
   ) {
     super();
     this.timeline = new Timeline(me.id);
   }
 
-  /** Everybody here, once, whatever the number of their tabs. */
+  /** Everyone online, each listed once however many tabs they have. */
   get users(): User[] {
     const users = new Map([...this.people.values()].map((user) => [user.id, user]));
     return [...users.values()].sort((a, b) => a.username.localeCompare(b.username));
@@ -46,83 +52,83 @@ export class Room extends Store {
     this.changed();
   }
 
-  /** What one looks at first: the first that is unread, or else the newest. */
-  begin(readOffset: number, unread: number): Promise<void> {
-    if (unread <= PAGE) return this.newest();
+  /** Loads what the user sees first: the first unread messages if there are many, otherwise the newest. */
+  loadInitial(readOffset: number, unread: number): Promise<void> {
+    if (unread <= PAGE_MESSAGES) return this.loadNewest();
     return this.load('middle', (page) => this.timeline.showFrom(page), { after: readOffset });
   }
 
-  newest(): Promise<void> {
+  loadNewest(): Promise<void> {
     return this.load('newest', (page) => this.timeline.showNewest(page), {});
   }
 
-  async older(): Promise<void> {
+  async loadOlder(): Promise<void> {
     const { timeline } = this;
     const before = timeline.messages[0]?.offset;
     if (!timeline.hasOlder || before === undefined) return;
     const put = (page: Page) => {
       timeline.prepend(page, before);
-      timeline.trim(WINDOW, 'newest');
+      timeline.trim(WINDOW_MESSAGES, 'newest');
       return true;
     };
     await this.load('older', put, { before });
   }
 
-  async newer(): Promise<void> {
+  async loadNewer(): Promise<void> {
     const { timeline } = this;
     const after = timeline.messages.at(-1)?.offset;
     if (!timeline.hasNewer || after === undefined) return;
     const put = (page: Page) => {
       timeline.append(page, after);
-      timeline.trim(WINDOW, 'oldest');
+      timeline.trim(WINDOW_MESSAGES, 'oldest');
       return true;
     };
     await this.load('newer', put, { after });
   }
 
-  /** Shows the part of the history that ends with this message. */
+  /** Loads the part of the history that ends with this message, unless the message is already loaded. */
   async goTo(offset: number): Promise<void> {
     if (this.timeline.find(offset)) return;
     await this.load('middle', (page) => this.timeline.showMiddle(page), { before: offset + 1 });
   }
 
   /**
-   * Fetches a page and puts it where it belongs. The last wish for another part of the history counts, and that before
-   * a wish for more of the same. A page can be older than what is live already, or of a history that is about to be
-   * announced: then it is asked for again.
+   * Fetches a page and adds it to the timeline. A request for another part of the history replaces the one in progress;
+   * a request for the adjacent page is ignored while another is in progress. The page is fetched again if it does not
+   * fit: it can be too old to be merged with live publications, or belong to an epoch that was not announced yet.
    */
-  private async load(what: Loading, put: (page: Page) => boolean, where: { before?: number; after?: number }): Promise<void> {
+  private async load(what: Loading, put: (page: Page) => boolean, where: PagePosition): Promise<void> {
     const isMore = what === 'older' || what === 'newer';
     if (isMore ? this.loading : what === 'newest' && this.loading === 'newest') return;
-    const turn = ++this.turn;
+    const request = ++this.request;
     this.loading = what;
     this.error = '';
     this.changed();
     try {
       for (let tries = 0; ; tries++) {
         const page = await this.fetchPage(where);
-        if (turn !== this.turn || put(page)) break;
-        if (tries === 5) throw new Error('The history cannot be read just now');
+        if (request !== this.request || put(page)) break;
+        if (tries === 5) throw new Error('Messages can’t be loaded right now');
         await new Promise((resolve) => setTimeout(resolve, 100 * 2 ** tries));
       }
     } catch (error) {
-      if (turn === this.turn) this.error = inWords(error);
+      if (request === this.request) this.error = errorText(error);
     } finally {
-      if (turn === this.turn) {
+      if (request === this.request) {
         this.loading = undefined;
         this.changed();
       }
     }
   }
 
-  /** A message that is quoted. Where it is not in the window it is fetched, and there the next time. */
+  /** A quoted message. If it is not loaded, it is fetched and available on a later call. */
   quoted(offset: number): Quote | undefined {
     const found = this.timeline.find(offset) ?? this.quotes.get(offset);
     if (!found && !this.quotes.has(offset)) {
       this.quotes.set(offset, undefined);
       this.fetchPage({ after: offset - 1, limit: 1 }).then(
         ({ messages: [message] }) => {
-          // Where it was forgotten meanwhile, it is another by now.
+          // If it was forgotten in the meantime, its text has changed.
           if (message?.offset === offset && this.quotes.has(offset)) this.quotes.set(offset, message);
           this.changed();
         },
@@ -132,23 +138,23 @@ export class Room extends Store {
     return found;
   }
 
-  /** What is quoted has another text now, or none. */
+  /** Discards the cached copy of a quoted message that was edited or deleted. */
   forgetQuote(offset: number | undefined): void {
     if (offset !== undefined) this.quotes.delete(offset);
   }
 
-  isTyping(user: User): void {
+  startedTyping(user: User): void {
     if (user.id === this.me.id) return;
     this.typingUntil.set(user.id, Date.now() + TYPING_MS);
     if (!this.typing.some(({ id }) => id === user.id)) this.setTyping([...this.typing, user]);
-    setTimeout(() => this.settleTyping(), TYPING_MS + 50);
+    setTimeout(() => this.expireTyping(), TYPING_MS + 50);
   }
 
-  wrote(user: User): void {
-    if (this.typingUntil.delete(user.id)) this.settleTyping();
+  stoppedTyping(user: User): void {
+    if (this.typingUntil.delete(user.id)) this.expireTyping();
   }
 
-  private settleTyping(): void {
+  private expireTyping(): void {
     const now = Date.now();
     const left = this.typing.filter(({ id }) => (this.typingUntil.get(id) ?? 0) > now);
     if (left.length !== this.typing.length) this.setTyping(left);

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { ApiError, inWords } from './api';
+import { ApiError, errorText } from './api';
 import { Session, expiry } from './session';
 
 const token = (seconds: number, name = 'x') => `h.${btoa(JSON.stringify({ exp: seconds, name })).replace(/=/g, '')}.s`;
@@ -11,17 +11,19 @@ function server(answer: (request: Request) => [number, unknown] | Promise<[numbe
   const requests: Request[] = [];
   const fetch = async (path: string, init: RequestInit) => {
     const headers = init.headers as Record<string, string>;
-    const request = { path, token: headers['Authorization']?.slice(7), body: init.body && JSON.parse(init.body as string) };
+    const body = init.body && JSON.parse(init.body as string);
+    const request = { path, token: headers['Authorization']?.slice(7), body };
     requests.push(request);
     const [status, json] = await answer(request);
     return new Response(JSON.stringify(json), { status });
   };
   return { fetch, requests };
 }
-const refused = (code: string, status = 401): [number, unknown] => [status, { error: { code, message: code, field: null } }];
+const error = (code: string, message = code) => ({ error: { code, message, field: null } });
+const rejected = (code: string, status = 401): [number, unknown] => [status, error(code)];
 
 describe('Session', () => {
-  it('begins with the cookie alone', async () => {
+  it('signs in with the cookie alone', async () => {
     const { fetch, requests } = server(() => [200, { token: token(5000), user }]);
     const session = new Session(fetch, () => 0);
     await session.start();
@@ -29,101 +31,106 @@ describe('Session', () => {
     expect(requests).toMatchObject([{ path: '/token/refresh', token: undefined }]);
   });
 
-  it('is out without one', async () => {
-    const session = new Session(server(() => refused('token_missing')).fetch);
+  it('is signed out without a cookie', async () => {
+    const session = new Session(server(() => rejected('token_missing')).fetch);
     await session.start();
     expect([session.state, session.notice]).toEqual(['out', '']);
   });
 
-  it('asks again while nobody knows', async () => {
+  it('retries while the server is unavailable', async () => {
     const notices: string[] = [];
     let asked = 0;
-    const { fetch } = server(() => (++asked < 3 ? [503, { error: { code: 'unavailable', message: 'the database is away' } }] : [200, { token: token(5000), user }]));
+    const { fetch } = server(() =>
+      ++asked < 3 ? [503, error('unavailable', 'the database is down')] : [200, { token: token(5000), user }]);
     const session = new Session(fetch, () => 0, async () => void notices.push(session.notice));
     await session.start();
     expect([session.state, session.notice, asked]).toEqual(['in', '', 3]);
-    expect(notices).toEqual(['The database is away. Trying again…', 'The database is away. Trying again…']);
+    expect(notices).toEqual(['The database is down. Trying again…', 'The database is down. Trying again…']);
   });
 
-  it('goes by the clock of the server', async () => {
+  it('measures expiry by the server\'s clock', async () => {
     const hours = 5 * 3600;
     const issued = (iat: number) => `h.${btoa(JSON.stringify({ iat, exp: iat + 3600 })).replace(/=/g, '')}.s`;
     let now = hours * 1000;
     const { fetch, requests } = server(() => [200, { token: issued(now / 1000 - hours), user }]);
     const session = new Session(fetch, () => now);
     await session.signIn('ann', 'x');
-    await session.fresh();
+    await session.freshToken();
     now += 3_500_000;
-    await session.fresh();
+    await session.freshToken();
     expect(requests).toHaveLength(1);
     now += 100_000;
-    await session.fresh();
+    await session.freshToken();
     expect(requests).toHaveLength(2);
   });
 
-  it('renews a token that is about to end, once for all who ask', async () => {
+  it('renews a token that is about to expire, once for concurrent callers', async () => {
     let now = 0;
     const { fetch, requests } = server(({ path }) =>
       [200, { token: path === '/user/signin' ? token(100) : token(5000), user }]);
     const session = new Session(fetch, () => now);
     await session.signIn('ann', 'correct horse');
-    expect(await session.fresh()).toBe(token(100));
+    expect(await session.freshToken()).toBe(token(100));
     now = 90_000;
-    expect(await Promise.all([session.fresh(), session.fresh()])).toEqual([token(5000), token(5000)]);
+    expect(await Promise.all([session.freshToken(), session.freshToken()])).toEqual([token(5000), token(5000)]);
     expect(requests.map(({ path }) => path)).toEqual(['/user/signin', '/token/refresh']);
     expect(requests[1]!.token).toBe(token(100));
   });
 
-  it('goes back to the cookie when the token is too old', async () => {
-    const { fetch, requests } = server(({ path, token: sent }) =>
-      path === '/user/signin' ? [200, { token: token(1), user }] : sent ? refused('token_expired') : [200, { token: token(9000), user }]);
+  it('falls back to the cookie when the token has expired', async () => {
+    const { fetch, requests } = server(({ path, token: sent }) => {
+      if (path === '/user/signin') return [200, { token: token(1), user }];
+      return sent ? rejected('token_expired') : [200, { token: token(9000), user }];
+    });
     const session = new Session(fetch, () => 1_000_000);
     await session.signIn('ann', 'x');
-    expect(await session.fresh()).toBe(token(9000));
+    expect(await session.freshToken()).toBe(token(9000));
     expect(requests.slice(1).map((request) => request.token)).toEqual([token(1), undefined]);
   });
 
-  it('does not become somebody else, who signed in in another tab', async () => {
+  it('does not switch to a user who signed in in another tab', async () => {
     const bob = { id: '2', username: 'bob', email: null };
-    const { fetch } = server(({ path, token: sent }) =>
-      path === '/user/signin' ? [200, { token: token(1), user }] : sent ? refused('token_expired') : [200, { token: token(9000), user: bob }]);
+    const { fetch } = server(({ path, token: sent }) => {
+      if (path === '/user/signin') return [200, { token: token(1), user }];
+      return sent ? rejected('token_expired') : [200, { token: token(9000), user: bob }];
+    });
     const session = new Session(fetch, () => 1_000_000);
     await session.signIn('ann', 'x');
-    await expect(session.fresh()).rejects.toBeInstanceOf(ApiError);
+    await expect(session.freshToken()).rejects.toBeInstanceOf(ApiError);
     expect([session.state, session.user]).toEqual(['out', undefined]);
-    expect(session.notice).toContain('nothing that you wrote is lost');
+    expect(session.notice).toContain('Nothing you wrote is lost');
   });
 
-  it('ends when neither is any good, but not when the server is away', async () => {
-    let away = true;
+  it('ends when both token and cookie are rejected, but not when the server is unavailable', async () => {
+    let isDown = true;
     const { fetch } = server(({ path }) => {
       if (path === '/user/signin') return [200, { token: token(1), user }];
-      return away ? refused('unavailable', 503) : refused('token_invalid');
+      return isDown ? rejected('unavailable', 503) : rejected('token_invalid');
     });
     const session = new Session(fetch);
     await session.signIn('ann', 'x');
-    await expect(session.fresh()).rejects.toBeInstanceOf(ApiError);
+    await expect(session.freshToken()).rejects.toBeInstanceOf(ApiError);
     expect(session.state).toBe('in');
-    away = false;
-    await expect(session.fresh()).rejects.toBeInstanceOf(ApiError);
+    isDown = false;
+    await expect(session.freshToken()).rejects.toBeInstanceOf(ApiError);
     expect(session.state).toBe('out');
-    expect(session.notice).toContain('nothing that you wrote is lost');
+    expect(session.notice).toContain('Nothing you wrote is lost');
   });
 
-  it('takes an address or a username', async () => {
+  it('accepts an email address or a username', async () => {
     const { fetch, requests } = server(({ body }) =>
-      'email' in (body as object) ? refused('wrong_credentials') : [200, { token: token(5000), user }]);
+      'email' in (body as object) ? rejected('wrong_credentials') : [200, { token: token(5000), user }]);
     await new Session(fetch).signIn('a@nn', 'x');
     expect(requests.map(({ body }) => Object.keys(body as object)[0])).toEqual(['email', 'username']);
   });
 });
 
-it('reads when a token ends', () => {
+it('reads the expiry of a token', () => {
   expect(expiry(token(17))).toBe(17_000);
   expect(expiry('nonsense')).toBe(0);
 });
 
-it('puts errors in words', () => {
-  expect(inWords(new ApiError('invalid_field', 'must not be empty', 'name'))).toBe('Must not be empty.');
-  expect(inWords(new Error(''))).toBe('Something went wrong.');
+it('turns error messages into sentences', () => {
+  expect(errorText(new ApiError('invalid_field', 'must not be empty', 'name'))).toBe('Must not be empty.');
+  expect(errorText(new Error(''))).toBe('Something went wrong.');
 });

@@ -1,31 +1,33 @@
-import { type Account, ApiError, type Fetch, type SignedIn, call, inWords } from './api';
+/** Signing in and out, and the token. */
+import { type Account, ApiError, type Fetch, type SignedIn, call, errorText } from './api';
 import { Store } from './state/store';
 
+/** A token is renewed this long before it expires. */
 const MARGIN_MS = 30_000;
 
-/** How long to wait before another try, after so many. */
+/** How long to wait after this many failed attempts, in milliseconds. */
 export function backoff(tries: number): number {
   return 500 * 2 ** Math.min(tries, 4);
 }
 
 export const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** There is no session, or not any more; anything else that goes wrong says nothing about that. */
+/** Whether an error means that there is no session. Any other error leaves that open. */
 export function isSignedOut(error: unknown): boolean {
   return error instanceof ApiError && (error.status === 401 || error.status === 403);
 }
 
 /**
- * Who is signed in. The token lives in memory alone. Over a reload a cookie that scripts cannot see is good for
- * `POST /token/refresh`, and for nothing else.
+ * Who is signed in. The token is kept in memory only. After a reload, `POST /token/refresh` returns a new one for a
+ * cookie that scripts cannot read and that no other call accepts.
  */
 export class Session extends Store {
   state: 'starting' | 'out' | 'in' = 'starting';
   user: Account | undefined;
-  /** Why somebody who was signed in is not any more, or why it is not known. */
+  /** Why the user was signed out, or why the server could not tell whether they are signed in. */
   notice = '';
   private token: string | undefined;
-  /** By how much the clock here is ahead of the server's. */
+  /** How far the local clock is ahead of the server's. */
   private skewMs = 0;
   private renewing: Promise<string> | undefined;
 
@@ -43,7 +45,7 @@ export class Session extends Store {
         await this.renew();
       } catch (error) {
         if (isSignedOut(error)) return this.end('');
-        this.notice = `${inWords(error)} Trying again…`;
+        this.notice = `${errorText(error)} Trying again…`;
         this.changed();
         await this.pause(backoff(tries));
       }
@@ -54,7 +56,7 @@ export class Session extends Store {
     this.set(await call<SignedIn>(this.fetch, 'POST', '/user/signup', undefined, { username, email, password }));
   }
 
-  /** Usernames may hold an @, but addresses must; so the address is tried first where both are possible. */
+  /** Takes a username or an email address. A username may contain an @ too, so the address is tried first. */
   async signIn(who: string, password: string): Promise<void> {
     const sign = (body: object) => call<SignedIn>(this.fetch, 'POST', '/user/signin', undefined, body);
     if (!who.includes('@')) return this.set(await sign({ username: who, password }));
@@ -66,10 +68,10 @@ export class Session extends Store {
     }
   }
 
-  /** Ends all tokens of this user, in every browser. */
+  /** Revokes all of the user's tokens, in every browser. */
   async signOut(): Promise<void> {
     try {
-      await call(this.fetch, 'POST', '/user/signout', await this.fresh());
+      await call(this.fetch, 'POST', '/user/signout', await this.freshToken());
     } catch (error) {
       if (!(error instanceof ApiError) || error.status !== 401) throw error;
     }
@@ -94,8 +96,8 @@ export class Session extends Store {
     this.changed();
   }
 
-  /** A token that is good for a while yet. */
-  async fresh(): Promise<string> {
+  /** Returns a token that won't expire soon. */
+  async freshToken(): Promise<string> {
     if (this.token && expiry(this.token) - MARGIN_MS > this.now() - this.skewMs) return this.token;
     return this.renew();
   }
@@ -110,34 +112,39 @@ export class Session extends Store {
   private async exchange(): Promise<string> {
     const refresh = (token?: string) => call<SignedIn>(this.fetch, 'POST', '/token/refresh', token);
     const wasIn = this.state === 'in';
-    const had = this.token;
+    const previous = this.token;
     let answer: SignedIn;
     try {
-      // The token first: the cookie may be of somebody who signed in in another tab, and a tab never changes hands.
-      answer = had ? await refresh(had).catch((error) => orRethrow(error, refresh)) : await refresh();
-      if (this.user && answer.user.id !== this.user.id) throw new ApiError('token_invalid', 'Signed out', null, 401);
+      // The token first: another user may have signed in in another tab, and the cookie is theirs.
+      answer = previous ? await refresh(previous).catch((error) => withCookie(error, refresh)) : await refresh();
+      if (this.user && answer.user.id !== this.user.id) throw signedOut();
     } catch (error) {
-      if (wasIn && had === this.token && error instanceof ApiError && error.status === 401) {
-        this.end('Your session has ended. Sign in again: nothing that you wrote is lost.');
+      if (wasIn && previous === this.token && error instanceof ApiError && error.status === 401) {
+        this.end('Your session has ended. Sign in again to continue. Nothing you wrote is lost.');
       }
       throw error;
     }
-    // Signed out or in while it was under way: that counts.
-    if (had !== this.token) {
+    // The user signed out or in while the request was under way.
+    if (previous !== this.token) {
       if (this.token) return this.token;
-      throw new ApiError('token_invalid', 'Signed out', null, 401);
+      throw signedOut();
     }
     this.set(answer);
     return answer.token;
   }
 }
 
-function orRethrow(error: unknown, refresh: () => Promise<SignedIn>): Promise<SignedIn> {
+function signedOut(): ApiError {
+  return new ApiError('token_invalid', 'You’ve been signed out', null, 401);
+}
+
+/** Falls back to the cookie if the token was rejected. */
+function withCookie(error: unknown, refresh: () => Promise<SignedIn>): Promise<SignedIn> {
   if (error instanceof ApiError && error.status === 401) return refresh();
   throw error;
 }
 
-/** When a token ends, in Unix milliseconds by the server's clock; 0 where that cannot be read. */
+/** When a token expires, in Unix milliseconds by the server's clock; 0 if the token can't be read. */
 export function expiry(token: string): number {
   return (claims(token).exp ?? 0) * 1000;
 }

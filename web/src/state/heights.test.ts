@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { Heights } from './heights';
 
 describe('Heights', () => {
-  it('guesses what was not measured', () => {
+  it('uses the guess for rows that were not measured', () => {
     const heights = new Heights(20);
     heights.setKeys(['a', 'b', 'c', 'd']);
     expect(heights.total).toBe(80);
@@ -17,7 +17,7 @@ describe('Heights', () => {
     expect(heights.range(25, 75)).toEqual({ first: 1, end: 3 });
   });
 
-  it('keeps heights when rows come in front', () => {
+  it('keeps measured heights when rows are inserted before them', () => {
     const heights = new Heights(20);
     heights.setKeys(['c']);
     heights.measure('c', 33);
@@ -26,7 +26,7 @@ describe('Heights', () => {
     expect(heights.total).toBe(73);
   });
 
-  it('copes with nothing', () => {
+  it('handles an empty list', () => {
     const heights = new Heights(20);
     expect(heights.total).toBe(0);
     expect(heights.at(5)).toBe(0);

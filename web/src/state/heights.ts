@@ -1,8 +1,8 @@
-/** Where the rows of a long list are, of which few are there at a time: measured heights, and a guess for the rest. */
+/** The positions of the rows of a virtual list, from the heights measured so far and a guess for all other rows. */
 export class Heights {
   private keys: readonly string[] = [];
   private measured = new Map<string, number>();
-  /** `tops[i]` is where row `i` begins; one more says where the last ends. */
+  /** `tops[i]` is where row `i` begins. One more entry says where the last row ends. */
   private tops: number[] = [0];
   private stale = true;
 
@@ -12,14 +12,14 @@ export class Heights {
     if (keys === this.keys) return;
     this.keys = keys;
     this.stale = true;
-    // Rows that are long gone need not be remembered for ever.
+    // Forget the rows that have left the list once there are many of them.
     if (this.measured.size > 4 * keys.length + 1000) {
-      const there = new Set(keys);
-      for (const key of this.measured.keys()) if (!there.has(key)) this.measured.delete(key);
+      const current = new Set(keys);
+      for (const key of this.measured.keys()) if (!current.has(key)) this.measured.delete(key);
     }
   }
 
-  /** True: it was not known to be so high. */
+  /** Records the height of a row. Returns whether it changed. */
   measure(key: string, height: number): boolean {
     if (this.measured.get(key) === height) return false;
     this.measured.set(key, height);
@@ -27,24 +27,25 @@ export class Heights {
     return true;
   }
 
+  /** Forgets all measured heights. */
   forget(): void {
     this.measured.clear();
     this.stale = true;
   }
 
   top(index: number): number {
-    this.settle();
+    this.recompute();
     return this.tops[Math.min(index, this.keys.length)]!;
   }
 
   get total(): number {
-    this.settle();
+    this.recompute();
     return this.tops[this.keys.length]!;
   }
 
-  /** The row at this height: the last one that begins there or above. */
+  /** The row at this position: the last one that begins at or above it. */
   at(y: number): number {
-    this.settle();
+    this.recompute();
     let low = 0;
     let high = this.keys.length - 1;
     while (low < high) {
@@ -55,13 +56,13 @@ export class Heights {
     return Math.max(0, low);
   }
 
-  /** Rows between two heights: from `first` up to, but without, `end`. */
+  /** The rows between two positions, from `first` up to but not including `end`. */
   range(from: number, to: number): { first: number; end: number } {
     if (this.keys.length === 0) return { first: 0, end: 0 };
     return { first: this.at(from), end: this.at(to) + 1 };
   }
 
-  private settle(): void {
+  private recompute(): void {
     if (!this.stale) return;
     this.stale = false;
     const tops = new Array<number>(this.keys.length + 1);

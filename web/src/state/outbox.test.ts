@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import { type Item, type Keep, Outbox, SendError } from './outbox';
+import { type Item, Outbox, SendError, type StorageLike } from './outbox';
 
-class Memory implements Keep {
+class Memory implements StorageLike {
   map = new Map<string, string>();
   keys() { return [...this.map.keys()]; }
   getItem(key: string) { return this.map.get(key) ?? null; }
@@ -12,13 +12,13 @@ class Memory implements Keep {
 const settle = async () => { for (let i = 0; i < 200; i++) await Promise.resolve(); };
 
 describe('Outbox', () => {
-  let keep: Memory;
+  let storage: Memory;
   let sent: Item[];
   let answer: (item: Item) => Promise<{ offset: number }>;
   let ids: number;
   let position: number;
   const open = (user = '1') => new Outbox({
-    user, keep,
+    user, storage,
     send: (item) => { sent.push(item); return answer(item); },
     position: () => position,
     newId: () => `id-${++ids}`,
@@ -27,26 +27,26 @@ describe('Outbox', () => {
   });
 
   beforeEach(() => {
-    keep = new Memory();
+    storage = new Memory();
     sent = [];
     ids = 0;
     position = 0;
     answer = () => Promise.resolve({ offset: sent.length });
   });
 
-  it('shows a message at once, sends it, and drops it once it has come back', async () => {
+  it('shows a message immediately, sends it, and removes it when its publication arrives', async () => {
     const outbox = open();
     outbox.setOnline(true);
     outbox.add({ room: 'lobby', text: 'Hello' });
     expect(outbox.of('lobby')).toMatchObject([{ text: 'Hello', status: 'pending' }]);
     await settle();
     expect(outbox.of('lobby')).toMatchObject([{ status: 'stored', offset: 1 }]);
-    expect(keep.map.size).toBe(0);
-    outbox.reached('lobby', 1);
+    expect(storage.map.size).toBe(0);
+    outbox.positionReached('lobby', 1);
     expect(outbox.size).toBe(0);
   });
 
-  it('does not wait for what came back before the answer', async () => {
+  it('removes a message whose publication arrived before the reply', async () => {
     const outbox = open();
     position = 5;
     answer = () => Promise.resolve({ offset: 3 });
@@ -56,17 +56,17 @@ describe('Outbox', () => {
     expect(outbox.size).toBe(0);
   });
 
-  it('knows a message of its own by its id, also before the answer', async () => {
+  it('recognizes its own message by id before the reply arrives', async () => {
     answer = () => new Promise(() => {});
     const outbox = open();
     outbox.setOnline(true);
     const { id } = outbox.add({ room: 'lobby', text: 'Hello' });
     outbox.received('lobby', id);
     expect(outbox.size).toBe(0);
-    expect(keep.map.size).toBe(0);
+    expect(storage.map.size).toBe(0);
   });
 
-  it('keeps what is not sent over a reload, in order and with its ids', async () => {
+  it('keeps unsent messages over a reload, in order and with their ids', async () => {
     const before = open();
     const written = ['a', 'b', 'c'].map((text) => before.add({ room: 'lobby', text }));
     const other = open('2');
@@ -78,7 +78,7 @@ describe('Outbox', () => {
     expect(sent.map(({ id }) => id)).toEqual(written.map(({ id }) => id));
   });
 
-  it('waits while offline and does not call that a failure', async () => {
+  it('keeps messages pending while offline', async () => {
     const outbox = open();
     outbox.setOnline(true);
     answer = () => { outbox.setOnline(false); return Promise.reject(new SendError('gone', true)); };
@@ -92,14 +92,14 @@ describe('Outbox', () => {
     expect(outbox.of('lobby')).toMatchObject([{ status: 'stored', offset: 7 }]);
   });
 
-  it('tries again by itself, then leaves it to the person, with the same id', async () => {
+  it('sends a message five times, then offers a retry with the same id', async () => {
     const outbox = open();
     outbox.setOnline(true);
-    answer = () => Promise.reject(new SendError('too much waits', true));
+    answer = () => Promise.reject(new SendError('too many requests', true));
     const { id } = outbox.add({ room: 'lobby', text: 'Hello' });
     await settle();
     expect(sent).toHaveLength(5);
-    expect(outbox.of('lobby')).toMatchObject([{ status: 'failed', error: 'too much waits' }]);
+    expect(outbox.of('lobby')).toMatchObject([{ status: 'failed', error: 'too many requests' }]);
     answer = () => Promise.resolve({ offset: 3 });
     outbox.retry(id);
     await settle();
@@ -107,27 +107,28 @@ describe('Outbox', () => {
     expect(outbox.of('lobby')).toMatchObject([{ status: 'stored', offset: 3 }]);
   });
 
-  it('never lets a message overtake one of which nothing is known', async () => {
+  it('holds messages back while the outcome of an earlier one is unknown', async () => {
     const outbox = open();
     outbox.setOnline(true);
-    answer = (item) => item.text === 'one' ? Promise.reject(new SendError('no answer', true)) : Promise.resolve({ offset: 9 });
+    answer = ({ text }) =>
+      text === 'one' ? Promise.reject(new SendError('no answer', true)) : Promise.resolve({ offset: 9 });
     const [one, two, other] = ['one', 'two', 'three'].map((text) => outbox.add({ room: 'lobby', text }));
     outbox.add({ room: 'elsewhere', text: 'free' });
     await settle();
     expect(new Set(sent.map(({ text }) => text))).toEqual(new Set(['one', 'free']));
     expect(outbox.of('lobby')).toMatchObject([{ isUnknown: true }, { isHeld: true }, { isHeld: true }]);
-    // One that is written now waits as well.
+    // A message written now waits as well.
     const four = outbox.add({ room: 'lobby', text: 'four' });
     await settle();
     expect(sent.map(({ text }) => text)).not.toContain('four');
-    // Whoever gives up the first one lets the others go.
+    // Discarding the first one releases the others.
     sent = [];
     outbox.discard(one!.id);
     await settle();
     expect(sent.map(({ id }) => id)).toEqual([two!.id, other!.id, four.id]);
   });
 
-  it('asks again when the connection is back, in order', async () => {
+  it('sends failed messages again in order when the connection is back', async () => {
     const outbox = open();
     outbox.setOnline(true);
     answer = () => Promise.reject(new SendError('no answer', true));
@@ -143,9 +144,10 @@ describe('Outbox', () => {
     expect(sent.map(({ text }) => text)).toEqual(['one', 'two']);
   });
 
-  it('a refused message fails alone', async () => {
+  it('fails a rejected message alone', async () => {
     const outbox = open();
-    answer = (item) => item.text === 'bad' ? Promise.reject(new SendError('too long', false)) : Promise.resolve({ offset: 1 });
+    answer = ({ text }) =>
+      text === 'bad' ? Promise.reject(new SendError('too long', false)) : Promise.resolve({ offset: 1 });
     outbox.add({ room: 'lobby', text: 'bad' });
     outbox.add({ room: 'lobby', text: 'good' });
     outbox.setOnline(true);
@@ -154,10 +156,10 @@ describe('Outbox', () => {
     expect(outbox.of('lobby').map(({ status }) => status)).toEqual(['failed', 'stored']);
     const [bad] = outbox.of('lobby');
     outbox.discard(bad!.id);
-    expect(keep.map.size).toBe(0);
+    expect(storage.map.size).toBe(0);
   });
 
-  it('one message waits for the one before, but not for other rooms', async () => {
+  it('waits for the previous message in the same room only', async () => {
     answer = () => new Promise(() => {});
     const outbox = open();
     outbox.setOnline(true);
@@ -168,15 +170,15 @@ describe('Outbox', () => {
     expect(sent.map(({ text }) => text)).toEqual(['first', 'third']);
   });
 
-  it('goes by what other tabs take out, and passes over what it cannot read', () => {
+  it('follows removals in other tabs and ignores unreadable items', () => {
     const outbox = open();
     const { id } = outbox.add({ room: 'lobby', text: 'Hello' });
     outbox.removedElsewhere('something.else');
     expect(outbox.size).toBe(1);
     outbox.removedElsewhere(`uproar.outbox.1.${id}`);
     expect(outbox.size).toBe(0);
-    keep.setItem('uproar.outbox.1.x', '{');
-    keep.setItem('uproar.outbox.1.y', '{"id":3}');
+    storage.setItem('uproar.outbox.1.x', '{');
+    storage.setItem('uproar.outbox.1.y', '{"id":3}');
     expect(open().size).toBe(0);
   });
 });

@@ -1,3 +1,4 @@
+/** Messages that are not known to be stored. */
 import { Store } from './store';
 
 export interface Draft {
@@ -7,20 +8,21 @@ export interface Draft {
 }
 
 export interface Item extends Draft {
-  /** The id that the message has for the server, too: however often it is sent, it is stored once. */
+  /** The message's id. The server stores a message once, however often it is sent with the same id. */
   id: string;
+  /** When it was written, in Unix milliseconds. */
   time: number;
-  /** Stored: acknowledged, but not yet seen among the room's publications. */
+  /** `stored`: acknowledged, but not yet seen among the room's publications. */
   status: 'pending' | 'failed' | 'stored';
   error?: string;
-  /** Whether it was stored is not known. */
+  /** It failed, but may have been stored all the same. */
   isUnknown?: boolean;
-  /** It waits for one before it, of which that is not known. */
+  /** It waits for an earlier message with an unknown outcome. */
   isHeld?: boolean;
   offset?: number;
 }
 
-/** Why a message was not taken. Temporary: it may be sent again. Unknown: it may be stored all the same. */
+/** Why sending failed. `temporary`: sending again may help. `isUnknown`: the message may have been stored. */
 export class SendError extends Error {
   constructor(
     message: string,
@@ -31,45 +33,46 @@ export class SendError extends Error {
   }
 }
 
-/** What outlives a reload. */
-export interface Keep {
+/** The part of the Web Storage API that the page uses: strings that survive a reload. */
+export interface StorageLike {
   keys(): string[];
   getItem(key: string): string | null;
   setItem(key: string, value: string): void;
   removeItem(key: string): void;
 }
 
-export interface Surroundings {
+export interface OutboxEnvironment {
   user: string;
-  keep: Keep;
+  storage: StorageLike;
   send(item: Item): Promise<{ offset: number }>;
-  /** How far the room's publications have come. */
+  /** The offset of the last publication received in a room. */
   position(room: string): number;
   newId(): string;
   now(): number;
   wait(ms: number): Promise<void>;
 }
 
+/** How often a message is sent before it is marked as failed. */
 const TRIES = 5;
 const PENDING = { status: 'pending', error: undefined, isUnknown: undefined, isHeld: undefined } as const;
-const HELD = { status: 'failed', error: 'It waits for the one before it.', isHeld: true } as const;
+const HELD = { status: 'failed', error: 'Waiting for the previous message.', isHeld: true } as const;
 
 /**
- * What was written and is not known to be stored. It outlives a reload: every item has a key of its own, so that
- * several tabs do not overwrite each other's. Two tabs may send the same item; its id makes that harmless.
+ * The outbox survives a reload. Every item has its own key in the storage, so that tabs don't overwrite each other's
+ * items. Two tabs may send the same item; its id makes that harmless.
  */
 export class Outbox extends Store {
   private items: Item[] = [];
   private online = false;
-  private busy = new Set<string>();
+  private sending = new Set<string>();
   private stopped = false;
 
-  constructor(private readonly around: Surroundings) {
+  constructor(private readonly env: OutboxEnvironment) {
     super();
     const prefix = this.key('');
-    for (const key of around.keep.keys()) {
+    for (const key of env.storage.keys()) {
       if (!key.startsWith(prefix)) continue;
-      const item = parse(around.keep.getItem(key));
+      const item = parse(env.storage.getItem(key));
       if (item) this.items.push(item);
     }
     this.items.sort((a, b) => a.time - b.time);
@@ -79,7 +82,7 @@ export class Outbox extends Store {
     return this.items.filter((item) => item.room === room);
   }
 
-  /** The rooms that something is to be sent to. */
+  /** The rooms with items in the outbox. */
   get rooms(): string[] {
     return [...new Set(this.items.map(({ room }) => room))];
   }
@@ -89,18 +92,18 @@ export class Outbox extends Store {
   }
 
   add(draft: Draft): Item {
-    // Strictly rising, so that the order outlives a reload.
-    const time = Math.max(this.around.now(), (this.items.at(-1)?.time ?? 0) + 1);
-    const item: Item = { ...draft, id: this.around.newId(), time, status: 'pending' };
+    // Strictly increasing, so that the order survives a reload.
+    const time = Math.max(this.env.now(), (this.items.at(-1)?.time ?? 0) + 1);
+    const item: Item = { ...draft, id: this.env.newId(), time, status: 'pending' };
     this.items = [...this.items, item];
     if (this.of(item.room).some(({ isUnknown, isHeld }) => isUnknown || isHeld)) this.update(item.id, HELD);
     else this.save(item);
     this.changed();
-    void this.run(item.room);
+    void this.sendPending(item.room);
     return item;
   }
 
-  /** Sends it again, and after it what waits for it. */
+  /** Sends an item again, followed by the items that wait for it. */
   retry(id: string): void {
     const item = this.find(id);
     if (!item) return;
@@ -108,6 +111,7 @@ export class Outbox extends Store {
     this.release(item);
   }
 
+  /** Removes an item and sends those that wait for it. */
   discard(id: string): void {
     const item = this.find(id);
     this.remove(id);
@@ -116,23 +120,23 @@ export class Outbox extends Store {
 
   private release({ room, time }: Item): void {
     for (const item of this.of(room)) if (item.isHeld && item.time > time) this.update(item.id, PENDING);
-    void this.run(room);
+    void this.sendPending(room);
   }
 
-  /** The room's publications have got as far as this: what is stored below is shown from there. */
-  reached(room: string, position: number): void {
+  /** Removes the stored items that the room's timeline shows by now, because it has reached `position`. */
+  positionReached(room: string, position: number): void {
     for (const item of this.of(room)) {
       if (item.status === 'stored' && item.offset! <= position) this.remove(item.id);
     }
   }
 
-  /** A message of one's own with this id came back. */
+  /** Removes the item whose message arrived as a publication. */
   received(room: string, id: string): void {
     const item = this.find(id);
     if (item?.room === room) this.remove(id);
   }
 
-  /** Another tab has taken an item out. */
+  /** Follows another tab that removed an item from the storage. */
   removedElsewhere(key: string): void {
     const id = key.slice(this.key('').length);
     if (key.startsWith(this.key('')) && this.find(id)?.status !== 'stored') this.remove(id);
@@ -140,50 +144,51 @@ export class Outbox extends Store {
 
   setOnline(online: boolean): void {
     if (online && !this.online) {
-      // A connection that is back answers what the last one did not.
+      // Sending them again over the new connection reveals whether they were stored.
       for (const item of this.items) if (item.isUnknown || item.isHeld) this.update(item.id, PENDING);
     }
     this.online = online;
-    if (online) for (const room of this.rooms) void this.run(room);
+    if (online) for (const room of this.rooms) void this.sendPending(room);
   }
 
   stop(): void {
     this.stopped = true;
   }
 
-  /** Sends what is pending in a room, one after the other: a message never overtakes the one before. */
-  private async run(room: string): Promise<void> {
-    if (this.busy.has(room)) return;
-    this.busy.add(room);
+  /** Sends a room's pending items one at a time, so that no message overtakes an earlier one. */
+  private async sendPending(room: string): Promise<void> {
+    if (this.sending.has(room)) return;
+    this.sending.add(room);
     try {
       let tries = 0;
       while (this.online && !this.stopped) {
         const item = this.items.find((item) => item.room === room && item.status === 'pending');
         if (!item) return;
         try {
-          const { offset } = await this.around.send(item);
+          const { offset } = await this.env.send(item);
           tries = 0;
-          this.around.keep.removeItem(this.key(item.id));
+          this.env.storage.removeItem(this.key(item.id));
           this.update(item.id, { status: 'stored', offset }, false);
-          // A retry of what was stored long ago does not come back live.
-          this.reached(room, this.around.position(room));
+          // A retried message that was stored long ago is not published again.
+          this.positionReached(room, this.env.position(room));
         } catch (error) {
           if (this.stopped) return;
-          const { message, temporary, isUnknown } = error instanceof SendError ? error : new SendError(String(error), true);
-          // Whoever is offline waits; that is no failure.
+          const failure = error instanceof SendError ? error : new SendError(String(error), true);
+          const { message, temporary, isUnknown } = failure;
+          // Being offline is not a failure: the item stays pending.
           if (temporary && !this.online) return;
           if (temporary && ++tries < TRIES) {
-            await this.around.wait(250 * 2 ** tries);
+            await this.env.wait(250 * 2 ** tries);
             continue;
           }
           tries = 0;
           this.update(item.id, { status: 'failed', error: message, isUnknown });
-          // What comes after it must not overtake it.
+          // Later messages must not overtake it.
           if (temporary) this.hold(item);
         }
       }
     } finally {
-      this.busy.delete(room);
+      this.sending.delete(room);
     }
   }
 
@@ -209,26 +214,26 @@ export class Outbox extends Store {
   }
 
   private remove(id: string): void {
-    this.around.keep.removeItem(this.key(id));
+    this.env.storage.removeItem(this.key(id));
     if (!this.find(id)) return;
     this.items = this.items.filter((item) => item.id !== id);
     this.changed();
   }
 
   private save(item: Item): void {
-    this.around.keep.setItem(this.key(item.id), JSON.stringify(item));
+    this.env.storage.setItem(this.key(item.id), JSON.stringify(item));
   }
 
   private key(id: string): string {
-    return `uproar.outbox.${this.around.user}.${id}`;
+    return `uproar.outbox.${this.env.user}.${id}`;
   }
 }
 
 function parse(text: string | null): Item | undefined {
   try {
     const item = JSON.parse(text ?? '') as Item;
-    const good = typeof item.id === 'string' && typeof item.room === 'string' && typeof item.text === 'string';
-    if (!good) return undefined;
+    const isValid = typeof item.id === 'string' && typeof item.room === 'string' && typeof item.text === 'string';
+    if (!isValid) return undefined;
     return { ...item, time: Number(item.time) || 0, status: item.status === 'failed' ? 'failed' : 'pending' };
   } catch {
     return undefined;

@@ -1,4 +1,4 @@
-/** Something that changes and says so. The UI listens; the logic knows no more of it than this. */
+/** Notifies listeners of changes. This is all that the logic knows about the UI. */
 export class Store {
   private listeners = new Set<() => void>();
 

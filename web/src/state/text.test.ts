@@ -1,24 +1,24 @@
 import { describe, expect, it } from 'vitest';
-import { bytes, mentionsMe, parts, storable } from './text';
+import { byteLength, mentionsMe, parseText, storable } from './text';
 
-const kinds = (text: string) => parts(text, 'ann').map((part) => `${part.kind}:${part.text}`);
+const kinds = (text: string) => parseText(text, 'ann').map((part) => `${part.kind}:${part.text}`);
 
-describe('parts', () => {
-  it('leaves text as it is', () => {
+describe('parseText', () => {
+  it('leaves plain text unchanged', () => {
     expect(kinds('<script>alert(1)</script> & <b>')).toEqual(['text:<script>alert(1)</script> & <b>']);
     expect(kinds('')).toEqual([]);
   });
 
-  it('finds addresses, without what surrounds them', () => {
+  it('finds addresses without the surrounding punctuation', () => {
     expect(kinds('see https://a.example/x_(y) (and http://b.example/z).')).toEqual([
       'text:see ', 'link:https://a.example/x_(y)', 'text: (and ', 'link:http://b.example/z', 'text:).',
     ]);
     expect(kinds('https://a.example/?q=1&r=2, ok')).toEqual(['link:https://a.example/?q=1&r=2', 'text:, ok']);
   });
 
-  it('takes brackets that the address opens itself, however many there are', () => {
+  it('keeps the brackets that the address itself opens, in linear time', () => {
     const many = `http://a.example/${')'.repeat(16_000)}`;
-    expect(parts(many, 'ann')).toEqual([
+    expect(parseText(many, 'ann')).toEqual([
       { kind: 'link', text: 'http://a.example/', href: 'http://a.example/' },
       { kind: 'text', text: ')'.repeat(16_000) },
     ]);
@@ -26,13 +26,13 @@ describe('parts', () => {
     expect(kinds('[https://a.example/[1]]…')).toEqual(['text:[', 'link:https://a.example/[1]', 'text:]…']);
   });
 
-  it('makes links of nothing else', () => {
+  it('turns nothing else into links', () => {
     for (const text of ['javascript:alert(1)', 'data:text/html,x', 'xhttps://a', 'https://', 'ftp://a.example']) {
-      expect(parts(text, 'ann').some(({ kind }) => kind === 'link')).toBe(false);
+      expect(parseText(text, 'ann').some(({ kind }) => kind === 'link')).toBe(false);
     }
   });
 
-  it('finds mentions, and one\'s own', () => {
+  it('finds mentions, and those of the user', () => {
     expect(kinds('@Ann and @bob-the-2nd, me@example.org')).toEqual([
       'me:@Ann', 'text: and ', 'mention:@bob-the-2nd', 'text:, me@example.org',
     ]);
@@ -40,16 +40,16 @@ describe('parts', () => {
     expect(mentionsMe('hi @anna', 'ann')).toBe(false);
   });
 
-  it('loses nothing', () => {
+  it('keeps every character', () => {
     const text = 'a @b https://c.example/ @@ ) . @ann! https://x.example.';
-    expect(parts(text, 'ann').map((part) => part.text).join('')).toBe(text);
+    expect(parseText(text, 'ann').map((part) => part.text).join('')).toBe(text);
   });
 });
 
-it('counts bytes as the server does', () => {
-  expect(bytes('aä👍')).toBe(7);
+it('counts bytes like the server', () => {
+  expect(byteLength('aä👍')).toBe(7);
 });
 
-it('leaves out what cannot be stored, and nothing else', () => {
+it('removes only what cannot be stored', () => {
   expect(storable('a\0b\u0007 \ud83d \ude00\ud83d\ude00')).toBe('ab\u0007 \ufffd \ufffd\ud83d\ude00');
 });

@@ -1,12 +1,12 @@
 import { describe, expect, it } from 'vitest';
-import { clock, dayLabel, sameDay, startsGroup } from './time';
+import { dayLabel, sameDay, shortTime, startsGroup } from './time';
 
 const at = (day: number, hour: number, minute = 0) => new Date(2026, 10, day, hour, minute).getTime();
 const ann = { id: '1', username: 'ann' };
 const bob = { id: '2', username: 'bob' };
 
 describe('grouping', () => {
-  it('keeps together what one person writes within minutes', () => {
+  it('groups what one person writes within minutes', () => {
     const first = { user: ann, time: at(28, 10) };
     expect(startsGroup(undefined, first)).toBe(true);
     expect(startsGroup(first, { user: ann, time: at(28, 10, 4) })).toBe(false);
@@ -15,13 +15,13 @@ describe('grouping', () => {
     expect(startsGroup(first, { user: ann, time: at(28, 10, 1), replyTo: 3 })).toBe(true);
   });
 
-  it('begins anew at midnight', () => {
+  it('starts a new group at midnight', () => {
     expect(startsGroup({ user: ann, time: at(27, 23, 59) }, { user: ann, time: at(28, 0, 1) })).toBe(true);
   });
 });
 
 describe('days and times', () => {
-  it('names the near ones', () => {
+  it('names today and yesterday', () => {
     const now = at(28, 20);
     expect(dayLabel(at(28, 0), now, 'en-GB')).toBe('Today');
     expect(dayLabel(at(27, 23, 59), now, 'en-GB')).toBe('Yesterday');
@@ -30,7 +30,7 @@ describe('days and times', () => {
     expect(sameDay(at(28, 0), at(28, 23, 59))).toBe(true);
   });
 
-  it('shows the time as the locale does', () => {
-    expect(clock(at(28, 9, 5), 'en-GB')).toBe('09:05');
+  it('formats the time for the locale', () => {
+    expect(shortTime(at(28, 9, 5), 'en-GB')).toBe('09:05');
   });
 });

@@ -1,16 +1,20 @@
-import type { Message } from './room';
+/** Days, times, and which messages are grouped. */
+import type { Message } from './timeline';
 
 const GROUP_MS = 5 * 60_000;
 
-/** Says whether two times are on one day, where the reader is. */
+/** Whether two times are on the same day in the reader's time zone. */
 export function sameDay(a: number, b: number): boolean {
   const x = new Date(a);
   const y = new Date(b);
   return x.getFullYear() === y.getFullYear() && x.getMonth() === y.getMonth() && x.getDate() === y.getDate();
 }
 
-/** A message begins a group (with a name and a time) unless the one before is by the same person and shortly before. */
-export function startsGroup(previous: Pick<Message, 'user' | 'time'> | undefined, message: Pick<Message, 'user' | 'time' | 'replyTo'>): boolean {
+/** A message starts a group, with a name and a time, unless the same person wrote the previous one shortly before. */
+export function startsGroup(
+  previous: Pick<Message, 'user' | 'time'> | undefined,
+  message: Pick<Message, 'user' | 'time' | 'replyTo'>,
+): boolean {
   return (
     !previous ||
     previous.user.id !== message.user.id ||
@@ -29,11 +33,11 @@ function format(locale: string | undefined, options: Intl.DateTimeFormatOptions,
   return made.format(time);
 }
 
-export function clock(time: number, locale?: string): string {
+export function shortTime(time: number, locale?: string): string {
   return format(locale, { hour: '2-digit', minute: '2-digit' }, time);
 }
 
-/** Today, yesterday, or the date; the year only where it is another one. */
+/** “Today”, “Yesterday”, or the date, with the year if it is not the current one. */
 export function dayLabel(time: number, now: number, locale?: string): string {
   if (sameDay(time, now)) return 'Today';
   const yesterday = new Date(now);
@@ -43,6 +47,6 @@ export function dayLabel(time: number, now: number, locale?: string): string {
   return format(locale, { weekday: 'long', day: 'numeric', month: 'long', ...(year ? { year: 'numeric' } : {}) }, time);
 }
 
-export function full(time: number, locale?: string): string {
+export function fullTime(time: number, locale?: string): string {
   return format(locale, { dateStyle: 'full', timeStyle: 'medium' }, time);
 }

@@ -1,13 +1,15 @@
+/** The page: signing in, or the rooms and the open room. */
 import { useEffect, useState } from 'preact/hooks';
 import { Chat } from '../chat';
-import { keep } from '../keep';
 import type { Session } from '../session';
+import { storage } from '../storage';
 import { FindRoom } from './FindRoom';
 import { Room } from './Room';
 import { Rooms } from './Rooms';
 import { Settings } from './Settings';
 import { SignIn } from './SignIn';
-import { focusIfLost, go, roomInAddress, useStores } from './use';
+import { go, roomInAddress } from './address';
+import { focusIfLost, useStores } from './hooks';
 
 export function App({ session }: { session: Session }) {
   useStores(session);
@@ -28,23 +30,23 @@ function useChat(session: Session): Chat | undefined {
   const { user } = session;
   useEffect(() => {
     if (!user) return;
-    const made = new Chat(user, session, {
+    const chat = new Chat(user, session, {
       url: `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/connection/websocket`,
       fetch: (path, init) => fetch(path, init),
-      keep,
+      storage,
       visible: () => document.visibilityState === 'visible' && document.hasFocus(),
       notify,
     });
-    const elsewhere = ({ key, newValue }: StorageEvent) => {
-      if (key !== null && newValue === null) made.outbox.removedElsewhere(key);
+    const onStorage = ({ key, newValue }: StorageEvent) => {
+      if (key !== null && newValue === null) chat.outbox.removedElsewhere(key);
     };
-    addEventListener('storage', elsewhere);
-    made.show(roomInAddress());
-    made.start();
-    setChat(made);
+    addEventListener('storage', onStorage);
+    chat.show(roomInAddress());
+    chat.start();
+    setChat(chat);
     return () => {
-      removeEventListener('storage', elsewhere);
-      made.stop();
+      removeEventListener('storage', onStorage);
+      chat.stop();
       setChat(undefined);
     };
   }, [user?.id]);
@@ -54,7 +56,7 @@ function useChat(session: Session): Chat | undefined {
 function notify(title: string, body: string, tag: string, room: string): void {
   if (typeof Notification === 'undefined' || Notification.permission !== 'granted') return;
   try {
-    // The tag makes one of those that several tabs show.
+    // Tabs that notify with the same tag show a single notification.
     const notification = new Notification(title, { body, tag });
     notification.onclick = () => {
       window.focus();
@@ -62,7 +64,7 @@ function notify(title: string, body: string, tag: string, room: string): void {
       notification.close();
     };
   } catch {
-    // Some phones know notifications of service workers only.
+    // Some phones only allow notifications from service workers.
   }
 }
 
@@ -76,7 +78,7 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
     return () => removeEventListener('hashchange', moved);
   }, [chat]);
   const { total, loaded } = chat.rooms;
-  const info = chat.open === undefined ? undefined : chat.rooms.get(chat.open);
+  const info = chat.openRoom === undefined ? undefined : chat.rooms.get(chat.openRoom);
   useEffect(() => {
     document.title = `${total > 0 ? `(${total}) ` : ''}${info ? `${info.title} · ` : ''}Uproar`;
     return () => {
@@ -84,40 +86,40 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
     };
   }, [total, info?.title]);
   return (
-    <div class={chat.open === undefined ? 'main' : 'main in-room'}>
+    <div class={chat.openRoom === undefined ? 'main' : 'main in-room'}>
       <a class="skip" href="#composer" onClick={skip}>
-        Skip to writing
+        Skip to message box
       </a>
       <Rooms chat={chat} onFind={() => setDialog('find')} onSettings={() => setDialog('settings')} />
-      <p key="line" class={chat.line ? 'line' : 'heard'} role="status">
-        {chat.line} {chat.isEnded && <button onClick={() => chat.connection.start()}>Connect again</button>}
+      <p key="banner" class={chat.banner ? 'banner' : 'visually-hidden'} role="status">
+        {chat.banner} {chat.isClosed && <button onClick={() => chat.connection.start()}>Reconnect</button>}
       </p>
-      {chat.open === undefined ? (
+      {chat.openRoom === undefined ? (
         <main class="room nothing" tabIndex={-1} ref={focusIfLost}>
           {loaded && chat.rooms.sorted.length > 0 && <p>Choose a room.</p>}
           {loaded && chat.rooms.sorted.length === 0 && (
             <>
-              <p>You are in no room yet.</p>
+              <p>You haven’t joined any rooms yet.</p>
               <button class="primary" onClick={() => setDialog('find')}>
-                Find one, or create your own
+                Find or create one
               </button>
             </>
           )}
         </main>
       ) : (
-        <Room key={chat.open} chat={chat} name={chat.open} />
+        <Room key={chat.openRoom} chat={chat} name={chat.openRoom} />
       )}
       {dialog === 'find' && <FindRoom chat={chat} onClose={close} />}
       {dialog === 'settings' && <Settings chat={chat} session={session} onClose={close} />}
-      <p key="heard" class="heard" aria-live="polite">
-        {/* Another element each time: the same words twice are said twice. */}
-        <span key={chat.heardCount}>{chat.heard}</span>
+      <p key="announcement" class="visually-hidden" aria-live="polite">
+        {/* A new element each time, so that a repeated text is announced again. */}
+        <span key={chat.announcementCount}>{chat.announcement}</span>
       </p>
     </div>
   );
 }
 
-/** The address holds the room, so a link to a part of the page must not change it. */
+/** The URL fragment holds the room, so the link must not change it. */
 function skip(event: Event): void {
   event.preventDefault();
   document.getElementById('composer')?.focus();

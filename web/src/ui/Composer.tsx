@@ -1,20 +1,22 @@
+/** The box to write messages in. */
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import type { Chat } from '../chat';
-import { keep, remember } from '../keep';
 import type { Quote } from '../room';
-import { bytes, storable } from '../state/text';
+import { byteLength, storable } from '../state/text';
+import { remember, storage } from '../storage';
 
-/** The server's `text_limit_bytes`, unless the operator sets it: longer texts are refused before they are sent. */
+/** The server's default `text_limit_bytes`. Longer texts are not sent. */
 const TEXT_LIMIT_BYTES = 16384;
-/** It fits into one line on a phone. */
+/** A title of this length fits into the placeholder on a phone. */
 const SHORT_TITLE = 20;
 
 interface Props {
   chat: Chat;
   room: string;
   title: string;
-  /** The message that is answered, and what it says where that is known. */
+  /** The offset of the message being replied to. */
   replyTo: number | undefined;
+  /** That message, once it is loaded. */
   quoted: Quote | undefined;
   onCancelReply: () => void;
   onSent: () => void;
@@ -23,37 +25,37 @@ interface Props {
 
 export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, onSent, onEditLast }: Props) {
   const key = `uproar.draft.${chat.me.id}.${room}`;
-  const [text, setText] = useState(() => keep.getItem(key) ?? '');
+  const [text, setText] = useState(() => storage.getItem(key) ?? '');
   const area = useRef<HTMLTextAreaElement>(null);
-  const over = text.length > TEXT_LIMIT_BYTES / 4 ? bytes(text) - TEXT_LIMIT_BYTES : 0;
-  const canSend = storable(text).trim() !== '' && over <= 0;
+  const excessBytes = text.length > TEXT_LIMIT_BYTES / 4 ? byteLength(text) - TEXT_LIMIT_BYTES : 0;
+  const canSend = storable(text).trim() !== '' && excessBytes <= 0;
 
   useEffect(() => {
-    // On a phone that would open the keyboard.
+    // On a phone, focusing would open the keyboard.
     if (matchMedia('(pointer: fine)').matches) area.current?.focus();
   }, []);
 
-  function fit(): void {
+  function fitHeight(): void {
     const { style } = area.current!;
     style.height = 'auto';
     style.height = `${area.current!.scrollHeight + 2}px`;
   }
-  useLayoutEffect(fit, [text]);
+  useLayoutEffect(fitHeight, [text]);
   useEffect(() => {
-    addEventListener('resize', fit);
-    return () => removeEventListener('resize', fit);
+    addEventListener('resize', fitHeight);
+    return () => removeEventListener('resize', fitHeight);
   }, []);
 
-  function write(text: string): void {
+  function updateDraft(text: string): void {
     setText(text);
-    // What is typed outlives a reload and the end of a session.
+    // A draft survives a reload and the end of the session.
     remember(key, text === '' ? undefined : text);
   }
 
   function send(): void {
     if (!canSend) return;
     chat.outbox.add({ room, text: storable(text), ...(replyTo === undefined ? {} : { replyTo }) });
-    write('');
+    updateDraft('');
     onSent();
     area.current?.focus();
   }
@@ -70,33 +72,34 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
         <p class="replying">
           {quoted ? (
             <span dir="auto">
-              Reply to <bdi class="name">{quoted.user.username}</bdi>: {quoted.text?.slice(0, 120) ?? 'deleted'}
+              Replying to <bdi class="name">{quoted.user.username}</bdi>:{' '}
+              {quoted.text?.slice(0, 120) ?? 'Message deleted'}
             </span>
           ) : (
-            <span>Reply to an earlier message</span>
+            <span>Replying to an earlier message</span>
           )}
           <button type="button" class="quiet" onClick={onCancelReply}>
             Cancel
           </button>
         </p>
       )}
-      <div class="line-of">
+      <div class="input-row">
         <textarea
           id="composer"
           ref={area}
           rows={1}
           dir="auto"
-          placeholder={title.length <= SHORT_TITLE ? `Write to ${title}` : 'Write a message'}
-          aria-label={`Write to ${title}`}
-          aria-describedby={over > 0 ? 'composer-error' : undefined}
+          placeholder={title.length <= SHORT_TITLE ? `Message ${title}` : 'Write a message'}
+          aria-label={`Message ${title}`}
+          aria-describedby={excessBytes > 0 ? 'composer-error' : undefined}
           enterkeyhint="send"
           value={text}
           onInput={(event) => {
-            write(event.currentTarget.value);
-            if (event.currentTarget.value.trim() !== '') chat.typed(room);
+            updateDraft(event.currentTarget.value);
+            if (event.currentTarget.value.trim() !== '') chat.notifyTyping(room);
           }}
           onKeyDown={(event) => {
-            // Some browsers end a composition before they say which key did.
+            // Some browsers end a composition before they report the key that ended it.
             if (event.isComposing || event.keyCode === 229) return;
             if (event.key === 'Enter' && !event.shiftKey) {
               event.preventDefault();
@@ -111,9 +114,9 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
           Send
         </button>
       </div>
-      {over > 0 && (
+      {excessBytes > 0 && (
         <p id="composer-error" class="error" role="alert">
-          The text is too long by {over} bytes.
+          Your message is {excessBytes} {excessBytes === 1 ? 'byte' : 'bytes'} too long.
         </p>
       )}
     </form>

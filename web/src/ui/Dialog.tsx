@@ -1,18 +1,24 @@
 import type { ComponentChildren } from 'preact';
 import { useLayoutEffect, useRef } from 'preact/hooks';
 
-/** The browser's own dialog: it keeps the focus inside, closes on Escape, and gives the focus back. */
-export function Dialog({ title, onClose, children }: { title: string; onClose: () => void; children: ComponentChildren }) {
+/** A modal dialog. The browser keeps the focus inside and closes it on Escape. */
+interface Props {
+  title: string;
+  onClose: () => void;
+  children: ComponentChildren;
+}
+
+export function Dialog({ title, onClose, children }: Props) {
   const dialog = useRef<HTMLDialogElement>(null);
   const isOutside = useRef(false);
-  // Before what is inside takes the focus, which opening gives to the first button.
+  // A layout effect runs before the effects of fields inside, which may take the focus from the first button.
   useLayoutEffect(() => {
     const element = dialog.current!;
-    const before = document.activeElement;
+    const opener = document.activeElement;
     element.showModal();
     return () => {
       element.close();
-      if (before instanceof HTMLElement) before.focus();
+      if (opener instanceof HTMLElement) opener.focus();
     };
   }, []);
   return (
@@ -27,7 +33,7 @@ export function Dialog({ title, onClose, children }: { title: string; onClose: (
         isOutside.current = event.target === dialog.current;
       }}
       onClick={(event) => {
-        // Pressed and released beside it: a selection of text may end there.
+        // Both pressed and released outside: selecting text may end there too.
         if (isOutside.current && event.target === dialog.current) onClose();
       }}
     >

@@ -12,7 +12,7 @@ interface Props {
   onInput?: (value: string) => void;
 }
 
-/** An input with its label, and what is wrong with it right below. */
+/** An input with its label, and a hint or an error below it. */
 export function Field({ label, name, type = 'text', autocomplete = 'off', hint, error, focus, value, onInput }: Props) {
   const id = useId();
   const input = useRef<HTMLInputElement>(null);
@@ -30,7 +30,7 @@ export function Field({ label, name, type = 'text', autocomplete = 'off', hint, 
         ref={input}
         id={id}
         name={name}
-        // Preact's types want to know which of them it is.
+        // Preact's types don't accept a union here.
         type={type as 'text'}
         autocomplete={autocomplete}
         autocapitalize="none"

@@ -1,9 +1,10 @@
+/** The dialog to find, join and create rooms. */
 import { useEffect, useState } from 'preact/hooks';
-import { type FoundRoom, fieldOf, inWords } from '../api';
+import { type FoundRoom, errorField, errorText } from '../api';
 import type { Chat } from '../chat';
 import { Dialog } from './Dialog';
 import { Field } from './Field';
-import { go } from './use';
+import { go } from './address';
 
 export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void }) {
   const [text, setText] = useState('');
@@ -42,12 +43,12 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
     }
   }
 
-  const of = (name: string) => (error?.of === name ? inWords(error.error) : undefined);
-  const wrong = error?.of === 'create' ? fieldOf(error.error) ?? 'name' : undefined;
+  const of = (name: string) => (error?.of === name ? errorText(error.error) : undefined);
+  const wrong = error?.of === 'create' ? errorField(error.error) ?? 'name' : undefined;
   return (
     <Dialog title="Find or create a room" onClose={onClose}>
-      <Field label="Name" name="query" value={text} onInput={setText} error={of('search')} focus />
-      <ul class="found" aria-label="Rooms found">
+      <Field label="Room name" name="query" value={text} onInput={setText} error={of('search')} focus />
+      <ul class="found" aria-label="Matching rooms">
         {found?.rooms.map((room) => (
           <li key={room.name}>
             <span class="title" title={room.name}>
@@ -64,7 +65,7 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
                 Open
               </button>
             ) : (
-              <button disabled={busy} onClick={() => void attempt(room.name, () => chat.enter(room.name))}>
+              <button disabled={busy} onClick={() => void attempt(room.name, () => chat.joinRoom(room.name))}>
                 Join
               </button>
             )}
@@ -77,9 +78,9 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
         ))}
       </ul>
       {found?.rooms.length === 0 && (
-        <p class="hint">{text.trim() ? 'There is no such room. You can create it:' : 'There is no room to be found yet. Create one:'}</p>
+        <p class="hint">{text.trim() ? 'No matches. You can create this room:' : 'No rooms yet. Create one:'}</p>
       )}
-      {found?.more && <p class="hint">There are more. Type a part of the name.</p>}
+      {found?.more && <p class="hint">There are more rooms. Type part of a name to find them.</p>}
       <form
         class="create"
         onSubmit={(event) => {
@@ -87,17 +88,17 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
           const data = new FormData(event.currentTarget);
           const name = text.trim();
           const title = String(data.get('title') ?? '').trim();
-          void attempt('create', () => chat.create({ name, private: isPrivate, ...(title ? { title } : {}) }));
+          void attempt('create', () => chat.createRoom({ name, private: isPrivate, ...(title ? { title } : {}) }));
         }}
       >
         <Field
-          label="Title, if it is another than the name"
+          label="Display name (optional)"
           name="title"
           error={wrong === 'title' ? of('create') : undefined}
         />
         <label class="check">
           <input type="checkbox" checked={isPrivate} onInput={(event) => setPrivate(event.currentTarget.checked)} />
-          Private: only those whom you add see it
+          Private: only people you add can see it
         </label>
         {wrong !== undefined && wrong !== 'title' && (
           <p class="error" role="alert">

@@ -1,51 +1,54 @@
+/** A message in the list, sent or not. */
 import { type ComponentChildren, Fragment } from 'preact';
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
-import { inWords } from '../api';
+import { errorText } from '../api';
 import type { Chat } from '../chat';
-import { keep, remember } from '../keep';
 import type { Quote } from '../room';
 import type { Item } from '../state/outbox';
-import type { Data, Message } from '../state/room';
 import { storable } from '../state/text';
-import { clock, full } from '../state/time';
-import { memo } from './memo';
+import { fullTime, shortTime } from '../state/time';
+import type { Data, Message } from '../state/timeline';
+import { remember, storage } from '../storage';
 import { Text } from './Text';
+import { memo } from './memo';
 
 const EMOJI = ['👍', '❤️', '😂', '🎉', '😮', '😢', '👀', '✅'];
 
 interface Common {
   rowKey: string;
   position: number;
-  head: boolean;
+  isGroupStart: boolean;
   day: string | undefined;
-  fresh: boolean;
+  isFirstNew: boolean;
   row?: { current: HTMLDivElement | null };
-  /** It is the one that Tab leads to. */
+  /** Whether Tab leads to this row. */
   isReachable: boolean;
   onActivate: (key: string) => void;
 }
 
-interface Frame extends Common {
+interface FrameProps extends Common {
   className: string;
   name: string;
   time: number;
   children: ComponentChildren;
 }
 
-function Frame({ row, rowKey, position, head, day, fresh, isReachable, onActivate, className, name, time, children }: Frame) {
+function Frame(props: FrameProps) {
+  const { row, rowKey, position, isGroupStart, day, isFirstNew, isReachable, onActivate } = props;
+  const { className, name, time, children } = props;
   return (
     <div
       ref={row ?? null}
-      class={`row ${head ? 'head ' : ''}${className}`}
+      class={`row ${isGroupStart ? 'head ' : ''}${className}`}
       role="article"
       data-key={rowKey}
       tabIndex={isReachable ? 0 : -1}
       aria-posinset={position}
       aria-setsize={-1}
-      aria-label={`${name}, ${clock(time)}`}
+      aria-label={`${name}, ${shortTime(time)}`}
       onFocus={() => onActivate(rowKey)}
       onPointerEnter={(event) => {
-        // A finger that touches has not chosen yet, and what appears below it would be pressed.
+        // Not on touch: the buttons would appear under the finger and be pressed.
         if (event.pointerType === 'mouse') onActivate(rowKey);
       }}
     >
@@ -54,17 +57,17 @@ function Frame({ row, rowKey, position, head, day, fresh, isReachable, onActivat
           <span>{day}</span>
         </h2>
       )}
-      {fresh && <p class="fresh">New</p>}
-      {head ? (
+      {isFirstNew && <p class="new-divider">New</p>}
+      {isGroupStart ? (
         <p class="by">
           <bdi class="name">{name}</bdi>
-          <time dateTime={new Date(time).toISOString()} title={full(time)}>
-            {clock(time)}
+          <time dateTime={new Date(time).toISOString()} title={fullTime(time)}>
+            {shortTime(time)}
           </time>
         </p>
       ) : (
-        <time class="beside" aria-hidden="true" title={full(time)}>
-          {clock(time)}
+        <time class="beside" aria-hidden="true" title={fullTime(time)}>
+          {shortTime(time)}
         </time>
       )}
       {children}
@@ -89,28 +92,30 @@ interface MessageProps extends Common {
 export const MessageRow = memo(function MessageRow(props: MessageProps) {
   const { message, quoted, isActive, isFlashed, isEditing, chat, room, me, onEdit, onReply, onGoTo } = props;
   const [error, setError] = useState('');
-  const [asking, setAsking] = useState<'react' | 'delete'>();
+  const [menu, setMenu] = useState<'react' | 'delete'>();
   const isMine = message.user.id === me;
   const isGone = message.text === null;
   const row = useRef<HTMLDivElement>(null);
-  const asked = useRef(asking);
+  const previousMenu = useRef(menu);
   useEffect(() => {
-    if (!isActive) setAsking(undefined);
+    if (!isActive) setMenu(undefined);
   }, [isActive]);
   useLayoutEffect(() => {
-    // The button that was pressed is gone.
-    if (asked.current !== asking && document.activeElement === document.body) row.current?.focus({ preventScroll: true });
-    asked.current = asking;
-  }, [asking]);
+    // The pressed button has been replaced.
+    if (previousMenu.current !== menu && document.activeElement === document.body) {
+      row.current?.focus({ preventScroll: true });
+    }
+    previousMenu.current = menu;
+  }, [menu]);
 
   async function change(data: Data): Promise<boolean> {
     setError('');
-    setAsking(undefined);
+    setMenu(undefined);
     try {
       await chat.change(room, data);
       return true;
     } catch (error) {
-      setError(inWords(error));
+      setError(errorText(error));
       return false;
     }
   }
@@ -124,7 +129,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
       {isEditing && !isGone ? (
         <Editor
           text={message.text!}
-          keptAs={`uproar.edit.${me}.${room}`}
+          storageKey={`uproar.edit.${me}.${room}`}
           offset={message.offset}
           error={error}
           onCancel={() => {
@@ -161,9 +166,9 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
         </p>
       )}
       {isActive && !isGone && !isEditing && (
-        <div class="actions" role="group" aria-label="What to do with this message">
-          {asking === 'react' ? (
-            // Keys, so that no button becomes another one below the finger or the focus.
+        <div class="actions" role="group" aria-label="Message actions">
+          {menu === 'react' ? (
+            // The keys keep Preact from reusing a button as another one under the finger or the focus.
             <Fragment key="react">
               {EMOJI.map((emoji) => {
                 const mine = message.reactions.some((reaction) => reaction.emoji === emoji && reaction.mine);
@@ -174,18 +179,18 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
                 );
               })}
             </Fragment>
-          ) : asking === 'delete' ? (
+          ) : menu === 'delete' ? (
             <Fragment key="delete">
-              <span>Delete it for good?</span>
+              <span>Delete this message?</span>
               <button onClick={() => void change({ delete: message.offset })}>Delete</button>
-              <button onClick={() => setAsking(undefined)}>Keep</button>
+              <button onClick={() => setMenu(undefined)}>Cancel</button>
             </Fragment>
           ) : (
             <Fragment key="all">
-              <button onClick={() => setAsking('react')}>React</button>
+              <button onClick={() => setMenu('react')}>React</button>
               <button onClick={() => onReply(message)}>Reply</button>
               {isMine && <button onClick={() => onEdit(message.offset)}>Edit</button>}
-              {isMine && <button onClick={() => setAsking('delete')}>Delete</button>}
+              {isMine && <button onClick={() => setMenu('delete')}>Delete</button>}
             </Fragment>
           )}
         </div>
@@ -194,28 +199,45 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
   );
 });
 
-function Quoted({ offset, quoted, onGoTo }: { offset: number; quoted: Quote | undefined; onGoTo: (offset: number) => void }) {
+interface QuotedProps {
+  offset: number;
+  quoted: Quote | undefined;
+  onGoTo: (offset: number) => void;
+}
+
+function Quoted({ offset, quoted, onGoTo }: QuotedProps) {
   return (
     <button class="quote" onClick={() => onGoTo(offset)}>
       {quoted ? (
         <>
-          <bdi class="name">{quoted.user.username}</bdi> <span dir="auto">{quoted.text?.slice(0, 200) ?? 'deleted'}</span>
+          <bdi class="name">{quoted.user.username}</bdi>{' '}
+          <span dir="auto">{quoted.text?.slice(0, 200) ?? 'Message deleted'}</span>
         </>
       ) : (
-        'an earlier message'
+        'Earlier message'
       )}
     </button>
   );
 }
 
-function Editor(props: { text: string; keptAs: string; offset: number; error: string; onCancel: () => void; onSave: (text: string) => Promise<void> }) {
+interface EditorProps {
+  text: string;
+  /** Where an unfinished edit is kept. */
+  storageKey: string;
+  offset: number;
+  error: string;
+  onCancel: () => void;
+  onSave: (text: string) => Promise<void>;
+}
+
+function Editor(props: EditorProps) {
   const area = useRef<HTMLTextAreaElement>(null);
   const prefix = `${props.offset} `;
   const [kept] = useState(() => {
-    const text = keep.getItem(props.keptAs);
+    const text = storage.getItem(props.storageKey);
     return text?.startsWith(prefix) ? text.slice(prefix.length) : undefined;
   });
-  // At once: what is typed meanwhile would be typed elsewhere.
+  // A layout effect, so that no keystroke goes elsewhere.
   useLayoutEffect(() => {
     const element = area.current!;
     if (kept !== undefined) return;
@@ -230,11 +252,11 @@ function Editor(props: { text: string; keptAs: string; offset: number; error: st
     <div class="editor">
       <textarea
         ref={area}
-        aria-label="The text of the message"
+        aria-label="Edit message"
         dir="auto"
         rows={Math.min(10, props.text.split('\n').length + 1)}
         defaultValue={kept ?? props.text}
-        onInput={(event) => remember(props.keptAs, prefix + event.currentTarget.value)}
+        onInput={(event) => remember(props.storageKey, prefix + event.currentTarget.value)}
         onKeyDown={(event) => {
           if (event.key === 'Escape') {
             event.stopPropagation();
@@ -278,7 +300,7 @@ export const UnsentRow = memo(function UnsentRow(props: UnsentProps) {
       </div>
       {item.status === 'failed' && (
         <p class="error" role="alert">
-          {item.isHeld ? '' : item.isUnknown ? 'Not known to be sent. ' : 'Not sent. '}
+          {item.isHeld ? '' : item.isUnknown ? 'This may not have been sent. ' : 'Not sent. '}
           {item.error} {!item.isHeld && <button onClick={() => chat.outbox.retry(item.id)}>Retry</button>}{' '}
           <button onClick={() => chat.outbox.discard(item.id)}>Discard</button>
         </p>

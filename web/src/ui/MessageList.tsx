@@ -1,20 +1,21 @@
+/** The virtual list of a room's messages. */
 import { Component, createRef } from 'preact';
 import type { Chat } from '../chat';
 import type { Room } from '../room';
 import { Heights } from '../state/heights';
 import type { Item } from '../state/outbox';
-import type { Message } from '../state/room';
 import { dayLabel, sameDay, startsGroup } from '../state/time';
+import type { Message } from '../state/timeline';
 import { MessageRow, UnsentRow } from './Message';
 
 interface Props {
-  /** Gets the list while it is there. */
+  /** Refers to the list while it is mounted. */
   handle: { current: MessageList | null };
   chat: Chat;
   room: Room;
   title: string;
-  /** Messages above this offset are new to the reader. */
-  freshFrom: number;
+  /** Messages after this offset are new to the reader. */
+  newAfter: number;
   editing: number | undefined;
   onEdit: (offset: number | undefined) => void;
   onReply: (message: Message) => void;
@@ -31,20 +32,22 @@ interface Row {
   message?: Message;
   item?: Item;
   day?: string;
-  fresh: boolean;
-  head: boolean;
+  isFirstNew: boolean;
+  isGroupStart: boolean;
 }
 
+/** The height assumed for rows that were not measured. */
 const GUESS_PX = 34;
-/** Rendered above and below what is seen. */
+/** How far beyond the view rows are rendered. */
 const MARGIN_PX = 600;
-/** How near to an end of the window the next page is asked for. */
+/** The next page is requested this far from an end of the window. */
 const NEAR_PX = 1600;
+/** Within this distance of the end, the view counts as being there. */
 const END_PX = 40;
 
 /**
- * A list of which only what is near the view is in the document. Rows have whatever height they have: it is guessed,
- * measured once they are there, and the scroll position is then mended so that what is read does not move.
+ * Only rows near the view are in the document. Their heights vary: they are guessed, then measured once rendered, and
+ * the scroll position is corrected so that what the user is reading does not move.
  */
 export class MessageList extends Component<Props, State> {
   override state: State = { active: undefined, flashed: undefined, atEnd: true };
@@ -58,48 +61,53 @@ export class MessageList extends Component<Props, State> {
   private first = 0;
   private end = 0;
   private view = { top: 0, height: 0, width: 0 };
-  /** Otherwise this row stays where it is in the view. */
+  /** The row that keeps its place in the view unless `sticksToEnd` is set. */
   private anchor: { key: string; top: number } | undefined;
-  private rounds = 0;
+  private layoutRounds = 0;
   private generation = -1;
   private focusNext: string | undefined;
   private isGone = false;
   private isPointed = false;
-  private ends: (() => void)[] = [];
+  private cleanups: (() => void)[] = [];
   private observer: ResizeObserver | undefined;
   private flashTimer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(props: Props) {
     super(props);
-    this.stick = true;
+    this.sticksToEnd = true;
   }
 
-  /** The view stays at the end when something comes. */
-  private get stick(): boolean {
+  /** Whether the view stays at the end as messages arrive. */
+  private get sticksToEnd(): boolean {
     return this.props.room.timeline.follows;
   }
 
-  private set stick(is: boolean) {
+  private set sticksToEnd(is: boolean) {
     this.props.room.timeline.follows = is;
   }
 
   override componentDidMount(): void {
     const { chat, room, handle } = this.props;
     handle.current = this;
-    const again = () => this.forceUpdate();
-    this.ends = [room.timeline.subscribe(again), room.subscribe(again), chat.outbox.subscribe(again), chat.subscribe(() => this.seen())];
-    const seen = () => this.seen();
-    document.addEventListener('visibilitychange', seen);
-    addEventListener('focus', seen);
-    this.ends.push(() => {
-      document.removeEventListener('visibilitychange', seen);
-      removeEventListener('focus', seen);
+    const rerender = () => this.forceUpdate();
+    const markRead = () => this.markRead();
+    this.cleanups = [
+      room.timeline.subscribe(rerender),
+      room.subscribe(rerender),
+      chat.outbox.subscribe(rerender),
+      chat.subscribe(markRead),
+    ];
+    document.addEventListener('visibilitychange', markRead);
+    addEventListener('focus', markRead);
+    this.cleanups.push(() => {
+      document.removeEventListener('visibilitychange', markRead);
+      removeEventListener('focus', markRead);
     });
     this.observer = new ResizeObserver(() => this.layout());
     this.observer.observe(this.scroller.current!);
     this.observer.observe(this.inner.current!);
     this.layout();
-    again();
+    rerender();
   }
 
   override getSnapshotBeforeUpdate(): boolean {
@@ -112,7 +120,7 @@ export class MessageList extends Component<Props, State> {
       this.element(this.focusNext)?.focus();
       this.focusNext = undefined;
     } else if (hadFocus && (document.activeElement === document.body || !document.activeElement)) {
-      // What had the focus is gone; the keyboard still scrolls.
+      // The focused element is gone. The keyboard can still scroll.
       this.scroller.current?.focus({ preventScroll: true });
     }
   }
@@ -120,28 +128,28 @@ export class MessageList extends Component<Props, State> {
   override componentWillUnmount(): void {
     this.isGone = true;
     if (this.props.handle.current === this) this.props.handle.current = null;
-    for (const end of this.ends) end();
+    for (const cleanup of this.cleanups) cleanup();
     this.observer?.disconnect();
     clearTimeout(this.flashTimer);
   }
 
-  /** Shows the newest message, loading it where the window ends before it. */
+  /** Shows the newest message, loading it if necessary. */
   toNewest(): void {
     const { room } = this.props;
-    this.stick = true;
+    this.sticksToEnd = true;
     this.anchor = undefined;
-    // Also when another part is on its way.
-    if (room.timeline.hasNewer || room.loading === 'middle') void room.newest();
+    // Also if another part of the history is being loaded.
+    if (room.timeline.hasNewer || room.loading === 'middle') void room.loadNewest();
     else this.forceUpdate();
   }
 
-  /** Shows a message, loading it where it is not in the window. */
+  /** Shows a message, loading it if necessary. */
   async goTo(offset: number): Promise<void> {
     const { room } = this.props;
     await room.goTo(offset);
     const message = room.timeline.find(offset);
     if (!message || this.isGone) return;
-    this.stick = false;
+    this.sticksToEnd = false;
     this.generation = room.timeline.generation;
     this.anchor = { key: keyOf(message), top: this.view.height / 3 };
     this.setState({ flashed: offset, active: keyOf(message) });
@@ -149,22 +157,23 @@ export class MessageList extends Component<Props, State> {
     this.flashTimer = setTimeout(() => this.setState({ flashed: undefined }), 2000);
   }
 
-  private build(): void {
-    const { chat, room, freshFrom } = this.props;
+  /** Builds the rows from the timeline and the outbox, if one of them changed. */
+  private buildRows(): void {
+    const { chat, room, newAfter } = this.props;
     const { messages } = room.timeline;
     const items = chat.outbox.of(room.name);
-    const from = [messages, freshFrom, ...items];
+    const from = [messages, newAfter, ...items];
     if (from.length === this.builtFrom.length && from.every((value, i) => value === this.builtFrom[i])) return;
     this.builtFrom = from;
     const now = Date.now();
     const rows: Row[] = [];
     let last: Pick<Message, 'user' | 'time'> | undefined;
-    let fresh = false;
+    let hasNew = false;
     for (const message of messages) {
-      const row: Row = { key: keyOf(message), message, head: startsGroup(last, message), fresh: false };
+      const row: Row = { key: keyOf(message), message, isGroupStart: startsGroup(last, message), isFirstNew: false };
       if (!last || !sameDay(last.time, message.time)) row.day = dayLabel(message.time, now);
-      if (!fresh && message.offset > freshFrom && message.user.id !== chat.me.id) {
-        fresh = row.fresh = row.head = true;
+      if (!hasNew && message.offset > newAfter && message.user.id !== chat.me.id) {
+        hasNew = row.isFirstNew = row.isGroupStart = true;
       }
       rows.push(row);
       last = message;
@@ -174,7 +183,7 @@ export class MessageList extends Component<Props, State> {
       const key = `${chat.me.id}:${item.id}`;
       if (keys.has(key)) continue;
       const as = { user: chat.me, time: item.time, ...(item.replyTo === undefined ? {} : { replyTo: item.replyTo }) };
-      rows.push({ key, item, head: startsGroup(last, as), fresh: false });
+      rows.push({ key, item, isGroupStart: startsGroup(last, as), isFirstNew: false });
       last = as;
     }
     this.rows = rows;
@@ -183,35 +192,38 @@ export class MessageList extends Component<Props, State> {
     this.heights.setKeys(this.keys);
   }
 
-  private choose(): boolean {
+  /** Chooses the rows to render. Returns whether they changed. */
+  private chooseRange(): boolean {
     const { heights, view } = this;
     if (this.rows.length === 0) {
       this.first = this.end = 0;
       return false;
     }
     const height = view.height || 800;
-    const top = this.stick ? Math.max(0, heights.total - height) : this.wanted();
+    const top = this.sticksToEnd ? Math.max(0, heights.total - height) : this.wantedTop();
     const { first, end } = heights.range(top - MARGIN_PX, top + height + MARGIN_PX);
-    const enough = this.first <= heights.at(top) && this.end > heights.at(top + height) && this.end <= this.rows.length;
-    const near = Math.abs(first - this.first) < 8 && Math.abs(end - this.end) < 8;
-    if (enough && near) return false;
+    const covered = this.first <= heights.at(top) && this.end > heights.at(top + height);
+    const isClose = Math.abs(first - this.first) < 8 && Math.abs(end - this.end) < 8;
+    if (covered && this.end <= this.rows.length && isClose) return false;
     this.first = first;
     this.end = Math.min(end, this.rows.length);
     return true;
   }
 
-  /** Where the view has to begin for the anchor to be where it was. */
-  private wanted(): number {
+  /** The scroll position at which the anchor keeps its place. */
+  private wantedTop(): number {
     const at = this.anchor && this.index.get(this.anchor.key);
     if (at === undefined) return this.view.top;
-    return Math.max(0, Math.min(this.heights.top(at) - this.anchor!.top, Math.max(0, this.heights.total - this.view.height)));
+    const last = Math.max(0, this.heights.total - this.view.height);
+    return Math.max(0, Math.min(this.heights.top(at) - this.anchor!.top, last));
   }
 
+  /** Measures the rendered rows, corrects the scroll position, and renders again if other rows are needed. */
   private layout(): void {
     const scroller = this.scroller.current;
     const inner = this.inner.current;
     if (!scroller || !inner) return;
-    this.notice();
+    this.syncScroll();
     const { clientHeight, clientWidth } = scroller;
     if (clientWidth !== this.view.width) {
       if (this.view.width !== 0) this.heights.forget();
@@ -222,44 +234,44 @@ export class MessageList extends Component<Props, State> {
       const { key } = (child as HTMLElement).dataset;
       if (key !== undefined) this.heights.measure(key, child.getBoundingClientRect().height);
     }
-    // Set here and not when rendering, since only now the heights are known.
+    // Not set when rendering, because the heights are known only now.
     inner.style.paddingTop = `${this.heights.top(this.first)}px`;
     inner.style.paddingBottom = `${Math.max(0, this.heights.total - this.heights.top(this.end))}px`;
-    const top = this.stick ? scroller.scrollHeight - clientHeight : this.wanted();
+    const top = this.sticksToEnd ? scroller.scrollHeight - clientHeight : this.wantedTop();
     if (Math.abs(scroller.scrollTop - top) >= 1) scroller.scrollTop = top;
     this.view.top = scroller.scrollTop;
-    if (this.rounds < 6 && this.choose()) {
-      this.rounds++;
+    if (this.layoutRounds < 6 && this.chooseRange()) {
+      this.layoutRounds++;
       this.forceUpdate();
       return;
     }
-    this.rounds = 0;
+    this.layoutRounds = 0;
     const { timeline } = this.props.room;
     const left = scroller.scrollHeight - this.view.top - clientHeight;
-    if (timeline.loaded && !timeline.hasNewer && left < END_PX) this.stick = true;
-    if (!this.stick && !this.anchor) this.hold();
-    this.more();
-    this.seen();
-    this.noteEnd();
+    if (timeline.loaded && !timeline.hasNewer && left < END_PX) this.sticksToEnd = true;
+    if (!this.sticksToEnd && !this.anchor) this.setAnchor();
+    this.loadMore();
+    this.markRead();
+    this.updateAtEnd();
   }
 
   private onScroll = (): void => {
     const top = this.scroller.current!.scrollTop;
     if (Math.abs(top - this.view.top) < 1) return;
     this.scrolledTo(top);
-    if (this.choose()) this.forceUpdate();
-    this.more();
-    this.seen();
-    this.noteEnd();
+    if (this.chooseRange()) this.forceUpdate();
+    this.loadMore();
+    this.markRead();
+    this.updateAtEnd();
   };
 
-  /** What was scrolled and not yet said by an event: what comes in at this moment must not undo it. */
-  private notice(): void {
+  /** Takes over a scroll position whose event is still to come, so that an update in between doesn't undo it. */
+  private syncScroll(): void {
     const scroller = this.scroller.current;
     if (!scroller) return;
     const { scrollTop: top, scrollHeight, clientHeight } = scroller;
     if (Math.abs(top - this.view.top) < 1) return;
-    // That is the browser's doing, when there is less to scroll than there was.
+    // The browser did that, because the content became shorter.
     if (top < this.view.top && top >= scrollHeight - clientHeight - 1) return;
     this.scrolledTo(top);
   }
@@ -267,11 +279,12 @@ export class MessageList extends Component<Props, State> {
   private scrolledTo(top: number): void {
     const { scrollHeight, clientHeight } = this.scroller.current!;
     this.view.top = top;
-    this.hold();
-    this.stick = scrollHeight - top - clientHeight < END_PX && !this.props.room.timeline.hasNewer;
+    this.setAnchor();
+    this.sticksToEnd = scrollHeight - top - clientHeight < END_PX && !this.props.room.timeline.hasNewer;
   }
 
-  private hold(): void {
+  /** Makes the topmost visible row the anchor. */
+  private setAnchor(): void {
     const { top } = this.view;
     const at = this.heights.at(top);
     const key = this.keys[at];
@@ -281,28 +294,30 @@ export class MessageList extends Component<Props, State> {
   private tryAgain(): void {
     const { room } = this.props;
     room.error = '';
-    if (room.timeline.loaded) this.more();
-    else void room.newest();
+    if (room.timeline.loaded) this.loadMore();
+    else void room.loadNewest();
     this.forceUpdate();
   }
 
-  private more(): void {
+  /** Loads the next page if the view is near an end of the window. */
+  private loadMore(): void {
     const { room } = this.props;
     const { timeline } = room;
     if (!timeline.loaded || room.loading || room.error) return;
-    if (timeline.hasOlder && this.view.top < NEAR_PX) void room.older();
-    else if (timeline.hasNewer && this.heights.total - this.view.top - this.view.height < NEAR_PX) void room.newer();
+    const below = this.heights.total - this.view.top - this.view.height;
+    if (timeline.hasOlder && this.view.top < NEAR_PX) void room.loadOlder();
+    else if (timeline.hasNewer && below < NEAR_PX) void room.loadNewer();
   }
 
-  /** Whoever has the newest messages on the screen has read them. */
-  private seen(): void {
+  /** Marks the room as read while its newest messages are on screen and the user is looking. */
+  private markRead(): void {
     const { chat, room } = this.props;
-    const looks = document.visibilityState === 'visible' && document.hasFocus();
-    if (looks && room.timeline.loaded && this.stick && !room.timeline.hasNewer) void chat.read(room.name);
+    const isVisible = document.visibilityState === 'visible' && document.hasFocus();
+    if (isVisible && room.timeline.loaded && this.sticksToEnd && !room.timeline.hasNewer) void chat.read(room.name);
   }
 
-  private noteEnd(): void {
-    const atEnd = this.stick || this.heights.total - this.view.top - this.view.height < 2 * END_PX;
+  private updateAtEnd(): void {
+    const atEnd = this.sticksToEnd || this.heights.total - this.view.top - this.view.height < 2 * END_PX;
     const whole = atEnd && !this.props.room.timeline.hasNewer;
     if (whole !== this.state.atEnd) this.setState({ atEnd: whole });
   }
@@ -320,8 +335,10 @@ export class MessageList extends Component<Props, State> {
     }
     if (target === this.scroller.current && (event.key === 'ArrowUp' || event.key === 'ArrowDown')) return;
     if (target.dataset['key'] === undefined) {
-      // From a button in a message Escape leads back to the message.
-      if (event.key === 'Escape' && target.closest('textarea') === null) target.closest<HTMLElement>('[data-key]')?.focus();
+      // Escape leads from a button in a message back to the message.
+      if (event.key === 'Escape' && target.closest('textarea') === null) {
+        target.closest<HTMLElement>('[data-key]')?.focus();
+      }
       return;
     }
     const by = event.key === 'ArrowUp' ? -1 : event.key === 'ArrowDown' ? 1 : 0;
@@ -337,42 +354,48 @@ export class MessageList extends Component<Props, State> {
     if (this.state.active !== key) this.setState({ active: key });
   };
 
-  /** What the pointer pointed at is left alone, unless the keyboard is there. */
-  private leave = (): void => {
+  /** Deactivates the message that the pointer left, unless the keyboard focus is in the list. */
+  private onLeave = (): void => {
     this.isPointed = false;
     if (!this.inner.current?.contains(document.activeElement)) this.setState({ active: undefined });
   };
 
-  private enter = (): void => {
+  private onEnter = (): void => {
     this.isPointed = true;
   };
 
-  /** A little later: a button that went when it was pressed gives the focus to its message. */
-  private focusOut = (): void => {
+  /** Deferred, because a button that disappears when pressed passes the focus to its message. */
+  private onFocusOut = (): void => {
     setTimeout(() => {
-      if (!this.isGone && !this.isPointed) this.leave();
+      if (!this.isGone && !this.isPointed) this.onLeave();
     });
   };
 
-  override render({ chat, room, title, freshFrom, editing, onEdit, onReply }: Props, { active, flashed, atEnd }: State) {
+  override render({ chat, room, title, newAfter, editing, onEdit, onReply }: Props, { active, flashed, atEnd }: State) {
     const { timeline } = room;
-    // Before the rows are others: what is held is one of those that are there.
-    this.notice();
-    this.build();
+    // Before the rows are rebuilt: the anchor must be one of the current rows.
+    this.syncScroll();
+    this.buildRows();
     if (timeline.generation !== this.generation && timeline.loaded) {
-      // Another window: begin with what is new, or else at the end.
+      // A new window: show the first new message, or the end.
       const first = this.generation === -1;
       this.generation = timeline.generation;
-      const fresh = first ? this.rows.find((row) => row.fresh) : undefined;
-      this.stick = !fresh && !timeline.hasNewer;
-      this.anchor = fresh ? { key: fresh.key, top: 60 } : undefined;
+      const firstNew = first ? this.rows.find((row) => row.isFirstNew) : undefined;
+      this.sticksToEnd = !firstNew && !timeline.hasNewer;
+      this.anchor = firstNew ? { key: firstNew.key, top: 60 } : undefined;
     }
-    this.choose();
+    this.chooseRange();
     if (this.end > this.rows.length) this.end = this.rows.length;
     const shown = this.rows.slice(this.first, this.end);
-    // One message can be reached with Tab; arrow keys go on from there.
+    // Tab leads to one message; the arrow keys move on from there.
     const reachable = shown.some(({ key }) => key === active) ? active : shown.at(-1)?.key;
     const unread = chat.rooms.unread(room.name);
+    // An empty feed is invalid.
+    const feed = shown.length > 0 && {
+      role: 'feed' as const,
+      'aria-label': `Messages in ${title}`,
+      'aria-busy': room.loading !== undefined,
+    };
     return (
       <div class="messages">
         {room.error && (
@@ -383,7 +406,7 @@ export class MessageList extends Component<Props, State> {
         )}
         {timeline.loaded && this.rows.length === 0 && (
           <p class="empty">
-            Nothing has been said in <strong dir="auto">{title}</strong> yet. Say something.
+            No messages in <strong dir="auto">{title}</strong> yet. Say hello!
           </p>
         )}
         <div
@@ -392,31 +415,39 @@ export class MessageList extends Component<Props, State> {
           ref={this.scroller}
           onScroll={this.onScroll}
           onKeyDown={this.onKeyDown}
-          onPointerEnter={this.enter}
-          onPointerLeave={this.leave}
-          onFocusOut={this.focusOut}
+          onPointerEnter={this.onEnter}
+          onPointerLeave={this.onLeave}
+          onFocusOut={this.onFocusOut}
         >
           <div
             class="inner"
             ref={this.inner}
-            // A feed without articles is none.
-            {...(shown.length > 0 ? { role: 'feed' as const, 'aria-label': `Messages in ${title}`, 'aria-busy': room.loading !== undefined } : {})}
+            {...feed}
           >
             {shown.map((row, i) => {
               const position = this.first + i + 1;
               const common = {
                 rowKey: row.key,
                 position,
-                head: row.head,
+                isGroupStart: row.isGroupStart,
                 day: row.day,
-                fresh: row.fresh,
+                isFirstNew: row.isFirstNew,
                 isReachable: row.key === reachable,
                 onActivate: this.activate,
               };
               if (row.item) {
                 const { replyTo } = row.item;
                 const quoted = replyTo === undefined ? undefined : room.quoted(replyTo);
-                return <UnsentRow key={row.key} {...common} item={row.item} quoted={quoted} onGoTo={this.goToQuoted} chat={chat} />;
+                return (
+                  <UnsentRow
+                    key={row.key}
+                    {...common}
+                    item={row.item}
+                    quoted={quoted}
+                    onGoTo={this.onGoTo}
+                    chat={chat}
+                  />
+                );
               }
               const message = row.message!;
               return (
@@ -430,7 +461,7 @@ export class MessageList extends Component<Props, State> {
                   isEditing={message.offset === editing}
                   onEdit={onEdit}
                   onReply={onReply}
-                  onGoTo={this.goToQuoted}
+                  onGoTo={this.onGoTo}
                   chat={chat}
                   room={room.name}
                   me={chat.me.id}
@@ -441,17 +472,17 @@ export class MessageList extends Component<Props, State> {
         </div>
         {timeline.loaded && !atEnd && (
           <button class="to-newest" onClick={() => this.toNewest()}>
-            {unread > 0 && freshFrom !== undefined ? `${unread} unread ↓` : 'Newest ↓'}
+            {unread > 0 && newAfter !== undefined ? `${unread} unread ↓` : 'Jump to latest ↓'}
           </button>
         )}
       </div>
     );
   }
 
-  private goToQuoted = (offset: number): void => void this.goTo(offset);
+  private onGoTo = (offset: number): void => void this.goTo(offset);
 }
 
-/** A message of one's own keeps its key from being written to being stored, so that its row stays the same. */
+/** A message keeps its key when it is stored, so that its row stays the same. */
 function keyOf(message: Message): string {
   return message.id === null ? `o${message.offset}` : `${message.user.id}:${message.id}`;
 }

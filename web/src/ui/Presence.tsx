@@ -1,20 +1,26 @@
+/** The panel with the people in a room: who is online, and the members. */
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { type Member, inWords } from '../api';
+import { type Member, errorText } from '../api';
 import type { Chat } from '../chat';
 import type { Room } from '../room';
-import type { RoomInfo } from '../state/unread';
+import type { RoomInfo } from '../state/room-list';
 import { Field } from './Field';
-import { useStores } from './use';
+import { useStores } from './hooks';
 
 interface Props {
   chat: Chat;
   room: Room;
   info: RoomInfo;
-  onEnd: () => void;
+  onLeave: () => void;
   onClose: () => void;
 }
 
-export function Presence({ chat, room, info, onEnd, onClose }: Props) {
+/** The count that replaces the list of people in a room with many connections. */
+export function connections(count: number): string {
+  return count === 1 ? '1 connection' : `${count} connections`;
+}
+
+export function Presence({ chat, room, info, onLeave, onClose }: Props) {
   useStores(room);
   const [members, setMembers] = useState<{ members: Member[]; more: boolean }>();
   const [error, setError] = useState('');
@@ -22,7 +28,7 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
   const [username, setUsername] = useState('');
   const { users, online } = room;
   const close = useRef<HTMLButtonElement>(null);
-  // Where it covers the room, the keyboard must not stay below it.
+  // On narrow screens the panel covers the room, and the focus must not stay behind it.
   useEffect(() => {
     const opener = document.activeElement;
     close.current?.focus();
@@ -31,9 +37,10 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
     };
   }, []);
   const canAdd = info.role === 'owner' || info.role === 'moderator';
-  const canRemove = (role: Member['role']) => role !== 'owner' && (info.role === 'owner' || (canAdd && role === 'member'));
+  const canRemove = (role: Member['role']) =>
+    role !== 'owner' && (info.role === 'owner' || (canAdd && role === 'member'));
   useEffect(() => {
-    chat.api.members(room.name).then(setMembers, (error: unknown) => setError(inWords(error)));
+    chat.api.members(room.name).then(setMembers, (error: unknown) => setError(errorText(error)));
   }, [room.name, info.members, adding.done]);
 
   async function attempt(what: () => Promise<void>): Promise<void> {
@@ -41,7 +48,7 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
     try {
       await what();
     } catch (error) {
-      setError(inWords(error));
+      setError(errorText(error));
     }
   }
 
@@ -54,7 +61,10 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
   const remove = (username: string) =>
     attempt(async () => {
       await chat.api.removeMember(room.name, username);
-      setMembers((shown) => shown && { ...shown, members: shown.members.filter(({ user }) => user.username !== username) });
+      setMembers(
+        (shown) =>
+          shown && { ...shown, members: shown.members.filter(({ user }) => user.username !== username) },
+      );
     });
 
   async function add(event: SubmitEvent): Promise<void> {
@@ -64,7 +74,7 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
       setUsername('');
       setAdding({ done: user.username });
     } catch (error) {
-      setAdding({ error: inWords(error) });
+      setAdding({ error: errorText(error) });
     }
   }
 
@@ -82,8 +92,8 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
           Close
         </button>
       </header>
-      <h3>Here now{users.length > 0 ? `, ${users.length}` : ''}</h3>
-      {online !== undefined && <p class="hint">{online} connections</p>}
+      <h3>Online{users.length > 0 ? ` (${users.length})` : ''}</h3>
+      {online !== undefined && <p class="hint">{connections(online)}</p>}
       <ul>
         {users.map((user) => (
           <li key={user.id} class="here">
@@ -93,7 +103,7 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
           </li>
         ))}
       </ul>
-      <h3>Members{members ? `, ${info.members}` : ''}</h3>
+      <h3>Members{members ? ` (${info.members})` : ''}</h3>
       {error && (
         <p class="error" role="alert">
           {error}
@@ -105,9 +115,13 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
             <span class="title">
               <bdi>{user.username}</bdi>
             </span>
-            {role !== 'member' && <span class="hint"> {role}</span>}
+            {role !== 'member' && <span class="hint"> {role === 'owner' ? 'Owner' : 'Moderator'}</span>}
             {canRemove(role) && user.id !== chat.me.id && (
-              <button class="quiet" aria-label={`Remove ${user.username} from the room`} onClick={() => void remove(user.username)}>
+              <button
+                class="quiet"
+                aria-label={`Remove ${user.username} from this room`}
+                onClick={() => void remove(user.username)}
+              >
                 Remove
               </button>
             )}
@@ -121,17 +135,23 @@ export function Presence({ chat, room, info, onEnd, onClose }: Props) {
       )}
       {canAdd && (
         <form onSubmit={add}>
-          <Field label="Add somebody, by username" name="username" value={username} onInput={setUsername} error={adding.error} />
+          <Field
+            label="Add someone by username"
+            name="username"
+            value={username}
+            onInput={setUsername}
+            error={adding.error}
+          />
           {adding.done && (
             <p class="hint" role="status">
-              {adding.done} is a member now.
+              {adding.done} is now a member.
             </p>
           )}
           <button disabled={username.trim() === ''}>Add</button>
         </form>
       )}
       <p class="end">
-        <button onClick={onEnd}>{info.role === 'owner' ? 'Delete this room' : 'Leave this room'}</button>
+        <button onClick={onLeave}>{info.role === 'owner' ? 'Delete room' : 'Leave room'}</button>
       </p>
     </aside>
   );

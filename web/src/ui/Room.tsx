@@ -1,58 +1,63 @@
+/** The open room. */
 import { useCallback, useEffect, useRef, useState } from 'preact/hooks';
-import { inWords } from '../api';
+import { errorText } from '../api';
 import type { Chat } from '../chat';
-import { keep, remember } from '../keep';
-import type { Room as Received } from '../room';
-import type { Message } from '../state/room';
+import type { Room as SubscribedRoom } from '../room';
+import type { RoomInfo } from '../state/room-list';
+import type { Message } from '../state/timeline';
+import { remember, storage } from '../storage';
 import { Composer } from './Composer';
 import { Dialog } from './Dialog';
 import { MessageList } from './MessageList';
-import { Presence } from './Presence';
-import { addressOf, focusIfLost, go, useStores } from './use';
+import { Presence, connections } from './Presence';
+import { addressOf, go } from './address';
+import { focusIfLost, useStores } from './hooks';
 
 export function Room({ chat, name }: { chat: Chat; name: string }) {
   const room = chat.room(name);
   useStores(chat, chat.rooms, room);
   const info = chat.rooms.get(name);
   const replyKey = `uproar.reply.${chat.me.id}.${name}`;
-  const [replyTo, setReplyTo] = useState<number | undefined>(() => Number(keep.getItem(replyKey)) || undefined);
-  function answer(offset: number | undefined): void {
+  const [replyTo, setReplyTo] = useState<number | undefined>(() => Number(storage.getItem(replyKey)) || undefined);
+  function updateReplyTo(offset: number | undefined): void {
     setReplyTo(offset);
     remember(replyKey, offset?.toString());
   }
   const editKey = `uproar.edit.${chat.me.id}.${name}`;
-  // An edit outlives the row, which is in the document only while it is near the view, and the session.
-  const [editing, setEditing] = useState<number | undefined>(() => Number(keep.getItem(editKey)?.split(' ', 1)[0]) || undefined);
+  // An edit survives a reload, the end of the session, and its row, which may be scrolled out of the document.
+  const [editing, setEditing] = useState<number | undefined>(
+    () => Number(storage.getItem(editKey)?.split(' ', 1)[0]) || undefined,
+  );
   const [people, setPeople] = useState(false);
-  const [ending, setEnding] = useState(false);
+  const [leaving, setLeaving] = useState(false);
   const list = useRef<MessageList>(null);
   const reply = useCallback((message: Message) => {
-    answer(message.offset);
+    updateReplyTo(message.offset);
     document.getElementById('composer')?.focus();
   }, []);
   const edit = useCallback((offset: number | undefined) => {
     setEditing(offset);
     remember(editKey, undefined);
-    // The field that had the focus is gone.
+    // The focused editor is gone.
     if (offset === undefined) document.getElementById('composer')?.focus();
   }, []);
-  // What was unread when the room was opened stays marked until it is left.
-  const freshFrom = useRef<number>(undefined);
-  if (freshFrom.current === undefined && info) {
-    freshFrom.current = chat.rooms.unread(name) > 0 ? info.read.offset : Infinity;
+  // The marker of new messages stays while the room is open.
+  const newAfter = useRef<number>(undefined);
+  if (newAfter.current === undefined && info) {
+    newAfter.current = chat.rooms.unread(name) > 0 ? info.read.offset : Infinity;
   }
 
   useEffect(() => {
-    // Whoever looks away finds a line where they left.
-    const away = () => {
-      if (room?.timeline.loaded && chat.rooms.unread(name) === 0) freshFrom.current = room.timeline.position;
+    // A user who looks away finds the marker where they left off.
+    const onBlur = () => {
+      if (room?.timeline.loaded && chat.rooms.unread(name) === 0) newAfter.current = room.timeline.position;
     };
-    addEventListener('blur', away);
-    return () => removeEventListener('blur', away);
+    addEventListener('blur', onBlur);
+    return () => removeEventListener('blur', onBlur);
   }, [chat, room, name]);
 
-  if (!info) return <Stranger chat={chat} name={name} />;
-  const here = room ? room.users.length : 0;
+  if (!info) return <NotAMember chat={chat} name={name} />;
+  const online = room ? room.users.length : 0;
   return (
     <>
       <main class="room" aria-label={info.title}>
@@ -64,7 +69,7 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
             <bdi>{info.title}</bdi>
           </h1>
           <button class="quiet" aria-expanded={people} onClick={() => setPeople(!people)}>
-            {room?.online !== undefined ? `${room.online} connections` : here > 0 ? `${here} here` : 'People'}
+            {room?.online !== undefined ? connections(room.online) : online > 0 ? `${online} online` : 'People'}
           </button>
         </header>
         {room ? (
@@ -74,22 +79,23 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
             chat={chat}
             room={room}
             title={info.title}
-            freshFrom={freshFrom.current ?? Infinity}
+            newAfter={newAfter.current ?? Infinity}
             editing={editing}
             onEdit={edit}
             onReply={reply}
           />
         ) : (
           <div class="messages">
-            {chat.refusal(name) && (
+            {chat.subscriptionError(name) && (
               <p class="error notice" role="alert">
-                This room cannot be received. {chat.refusal(name)} <button onClick={() => chat.receiveAgain(name)}>Try again</button>
+                Can’t load this room. {chat.subscriptionError(name)}{' '}
+                <button onClick={() => chat.retrySubscription(name)}>Try again</button>
               </p>
             )}
           </div>
         )}
         <p class="typing" aria-live="off">
-          {room && whoTypes(room)}
+          {room && typingText(room)}
         </p>
         <Composer
           chat={chat}
@@ -97,13 +103,13 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
           title={info.title}
           replyTo={replyTo}
           quoted={replyTo === undefined ? undefined : room?.quoted(replyTo)}
-          onCancelReply={() => answer(undefined)}
+          onCancelReply={() => updateReplyTo(undefined)}
           onSent={() => {
-            answer(undefined);
+            updateReplyTo(undefined);
             list.current?.toNewest();
           }}
           onEditLast={() => {
-            // The last one cannot be edited yet, and the one before is not meant.
+            // The last message is not stored yet, and the user doesn't mean the one before.
             if (chat.outbox.of(name).length > 0) return;
             const last = room?.timeline.messages.findLast(({ user, text }) => user.id === chat.me.id && text !== null);
             if (!last) return;
@@ -112,13 +118,21 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
           }}
         />
       </main>
-      {people && room && <Presence chat={chat} room={room} info={info} onEnd={() => setEnding(true)} onClose={() => setPeople(false)} />}
-      {ending && <Ending chat={chat} name={name} title={info.title} isOwner={info.role === 'owner'} onClose={() => setEnding(false)} />}
+      {people && room && (
+        <Presence
+          chat={chat}
+          room={room}
+          info={info}
+          onLeave={() => setLeaving(true)}
+          onClose={() => setPeople(false)}
+        />
+      )}
+      {leaving && <LeaveDialog chat={chat} info={info} onClose={() => setLeaving(false)} />}
     </>
   );
 }
 
-function whoTypes({ typing }: Received): string {
+function typingText({ typing }: SubscribedRoom): string {
   const names = typing.map(({ username }) => username);
   if (names.length === 0) return '';
   if (names.length === 1) return `${names[0]} is typing…`;
@@ -126,50 +140,52 @@ function whoTypes({ typing }: Received): string {
   return `${names.length} people are typing…`;
 }
 
-function Ending(props: { chat: Chat; name: string; title: string; isOwner: boolean; onClose: () => void }) {
-  const { chat, name, title, isOwner, onClose } = props;
+/** Asks before leaving a room, or deleting it if the user owns it. */
+function LeaveDialog({ chat, info, onClose }: { chat: Chat; info: RoomInfo; onClose: () => void }) {
+  const { name, title } = info;
+  const isOwner = info.role === 'owner';
   const [error, setError] = useState('');
-  async function end(): Promise<void> {
+  async function confirm(): Promise<void> {
     try {
-      await (isOwner ? chat.remove(name) : chat.leave(name));
+      await (isOwner ? chat.deleteRoom(name) : chat.leaveRoom(name));
       go(undefined);
     } catch (error) {
-      setError(inWords(error));
+      setError(errorText(error));
     }
   }
   return (
-    <Dialog title={isOwner ? 'Delete the room' : 'Leave the room'} onClose={onClose}>
+    <Dialog title={isOwner ? 'Delete room?' : 'Leave room?'} onClose={onClose}>
       <p>
         {isOwner
-          ? `“${title}” is yours, so you cannot leave it. Deleting it deletes everything in it, for everybody.`
-          : `You do not receive “${title}” any more then.`}
+          ? `You own “${title}”, so you can’t leave it. Deleting it also deletes all of its messages, for everyone.`
+          : `You’ll stop receiving messages from “${title}”.`}
       </p>
       {error && (
         <p class="error" role="alert">
           {error}
         </p>
       )}
-      <button class="primary" onClick={() => void end()}>
-        {isOwner ? 'Delete it for good' : 'Leave'}
+      <button class="primary" onClick={() => void confirm()}>
+        {isOwner ? 'Delete' : 'Leave'}
       </button>
     </Dialog>
   );
 }
 
-/** A room that one is not a member of, or not any more. */
-function Stranger({ chat, name }: { chat: Chat; name: string }) {
+/** A room that the user is not, or no longer, a member of. */
+function NotAMember({ chat, name }: { chat: Chat; name: string }) {
   const [error, setError] = useState('');
   useStores(chat.outbox);
   useEffect(() => setError(''), [name]);
   if (!chat.rooms.loaded) return <main class="room nothing" aria-busy="true" />;
   const unsent = chat.outbox.of(name);
 
-  async function enter(): Promise<void> {
+  async function join(): Promise<void> {
     try {
-      // The address may have it in other letters.
-      go((await chat.enter(name)).name);
+      // The name in the URL may be spelled differently.
+      go((await chat.joinRoom(name)).name);
     } catch (error) {
-      setError(inWords(error));
+      setError(errorText(error));
     }
   }
 
@@ -177,10 +193,10 @@ function Stranger({ chat, name }: { chat: Chat; name: string }) {
     <main class="room nothing" tabIndex={-1} ref={focusIfLost}>
       <a href={addressOf(undefined)}>All rooms</a>
       <h1>
-        You are not in the room <bdi>{name}</bdi>.
+        You’re not a member of <bdi>{name}</bdi>
       </h1>
-      <button class="primary" onClick={() => void enter()}>
-        Join it
+      <button class="primary" onClick={() => void join()}>
+        Join room
       </button>
       {error && (
         <p class="error" role="alert">
@@ -189,7 +205,7 @@ function Stranger({ chat, name }: { chat: Chat; name: string }) {
       )}
       {unsent.length > 0 && (
         <section class="unsent">
-          <h2>Not sent to it</h2>
+          <h2>Unsent messages</h2>
           {unsent.map(({ id, text }) => (
             <p key={id}>
               <span class="text" dir="auto">

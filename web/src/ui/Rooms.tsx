@@ -1,7 +1,10 @@
+/** The list of the user's rooms. */
 import { useEffect, useRef, useState } from 'preact/hooks';
 import type { Chat } from '../chat';
-import { addressOf, useStores } from './use';
+import { addressOf } from './address';
+import { useStores } from './hooks';
 
+/** The list can be filtered if it is longer than this. */
 const MANY = 12;
 
 export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => void; onSettings: () => void }) {
@@ -10,15 +13,15 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
   const [onlyUnread, setOnlyUnread] = useState(false);
   const current = useRef<HTMLAnchorElement>(null);
   const { sorted, loaded } = chat.rooms;
-  // The page has one heading of the first level: the open room, or else this.
-  const Brand = chat.open === undefined ? 'h1' : 'p';
+  // The page has one first-level heading: the open room, or the brand if none is open.
+  const Brand = chat.openRoom === undefined ? 'h1' : 'p';
   const words = filter.trim().toLowerCase();
   const shown = sorted.filter(
     ({ name, title }) =>
       (!words || name.includes(words) || title.toLowerCase().includes(words)) &&
-      (!onlyUnread || name === chat.open || chat.rooms.unread(name) > 0),
+      (!onlyUnread || name === chat.openRoom || chat.rooms.unread(name) > 0),
   );
-  useEffect(() => current.current?.scrollIntoView({ block: 'nearest' }), [chat.open, loaded]);
+  useEffect(() => current.current?.scrollIntoView({ block: 'nearest' }), [chat.openRoom, loaded]);
 
   return (
     <nav class="rooms" aria-label="Rooms">
@@ -42,11 +45,11 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
           </button>
         </div>
       )}
-      {loaded && sorted.length === 0 && <p class="hint">No rooms yet.</p>}
+      {loaded && sorted.length === 0 && <p class="hint">No rooms yet</p>}
       <ul>
         {shown.map((room) => {
           const unread = chat.rooms.unread(room.name);
-          const isOpen = room.name === chat.open;
+          const isOpen = room.name === chat.openRoom;
           const mentioned = chat.rooms.isMentioned(room.name);
           return (
             <li key={room.name}>
@@ -60,12 +63,12 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
                 <span class="title">
                   <bdi>{room.title}</bdi>
                 </span>
-                {room.private && <span class="mark">private</span>}
+                {room.private && <span class="mark">Private</span>}
                 {unread > 0 && (
                   <span class={mentioned ? 'count mentioned' : 'count'}>
                     {mentioned && '@'}
                     {unread > 999 ? '999+' : unread}
-                    <span class="heard"> unread</span>
+                    <span class="visually-hidden"> unread</span>
                   </span>
                 )}
               </a>
@@ -74,17 +77,17 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
         })}
         {chat.stranded.map((name) => (
           <li key={name}>
-            <a href={addressOf(name)} aria-current={name === chat.open ? 'page' : undefined}>
+            <a href={addressOf(name)} aria-current={name === chat.openRoom ? 'page' : undefined}>
               <span class="title">
                 <bdi>{name}</bdi>
               </span>
-              <span class="mark error">not sent</span>
+              <span class="mark error">Not sent</span>
             </a>
           </li>
         ))}
       </ul>
-      {words && shown.length === 0 && <p class="hint">None of your rooms is called that.</p>}
-      {!words && onlyUnread && shown.length === 0 && <p class="hint">You have read everything.</p>}
+      {words && shown.length === 0 && <p class="hint">No matches</p>}
+      {!words && onlyUnread && shown.length === 0 && <p class="hint">You’re all caught up</p>}
       <footer>
         <button class="wide" onClick={onFind}>
           Find or create a room

@@ -1,5 +1,6 @@
+/** The settings dialog. */
 import { useState } from 'preact/hooks';
-import { fieldOf, inWords } from '../api';
+import { errorField, errorText } from '../api';
 import type { Chat } from '../chat';
 import type { Session } from '../session';
 import { Dialog } from './Dialog';
@@ -18,7 +19,7 @@ export function Settings({ chat, session, onClose }: { chat: Chat; session: Sess
             try {
               await session.signOut();
             } catch (error) {
-              setError(inWords(error));
+              setError(errorText(error));
             }
           }}
         >
@@ -44,20 +45,20 @@ export function Settings({ chat, session, onClose }: { chat: Chat; session: Sess
 }
 
 function Notifications() {
-  const there = typeof Notification !== 'undefined' && isSecureContext;
-  const [permission, setPermission] = useState(there ? Notification.permission : 'denied');
+  const isSupported = typeof Notification !== 'undefined' && isSecureContext;
+  const [permission, setPermission] = useState(isSupported ? Notification.permission : 'denied');
   return (
     <fieldset>
       <legend>Notifications</legend>
-      {!there ? (
-        <p class="hint">This browser shows none here.</p>
+      {!isSupported ? (
+        <p class="hint">This browser can’t show notifications here.</p>
       ) : permission === 'granted' ? (
-        <p class="hint">You are notified when somebody writes @ and your name.</p>
+        <p class="hint">You’ll be notified when someone mentions you.</p>
       ) : permission === 'denied' ? (
-        <p class="hint">They are forbidden in the browser’s settings for this page.</p>
+        <p class="hint">Notifications are blocked in your browser’s settings for this site.</p>
       ) : (
         <button onClick={async () => setPermission(await Notification.requestPermission())}>
-          Notify me when I am mentioned
+          Notify me when I’m mentioned
         </button>
       )}
     </fieldset>
@@ -67,7 +68,7 @@ function Notifications() {
 function Password({ chat, session }: { chat: Chat; session: Session }) {
   const [error, setError] = useState<unknown>();
   const [done, setDone] = useState(false);
-  const on = (name: string) => (error !== undefined && fieldOf(error) === name ? inWords(error) : undefined);
+  const errorOf = (name: string) => (error !== undefined && errorField(error) === name ? errorText(error) : undefined);
   return (
     <form
       onSubmit={async (event) => {
@@ -87,14 +88,26 @@ function Password({ chat, session }: { chat: Chat; session: Session }) {
     >
       <fieldset>
         <legend>Password</legend>
-        <Field label="Current password" name="current" type="password" autocomplete="current-password" error={on('current_password')} />
-        <Field label="New password" name="new" type="password" autocomplete="new-password" error={on('new_password')} />
-        {error !== undefined && fieldOf(error) === null && (
+        <Field
+          label="Current password"
+          name="current"
+          type="password"
+          autocomplete="current-password"
+          error={errorOf('current_password')}
+        />
+        <Field
+          label="New password"
+          name="new"
+          type="password"
+          autocomplete="new-password"
+          error={errorOf('new_password')}
+        />
+        {error !== undefined && errorField(error) === null && (
           <p class="error" role="alert">
-            {inWords(error)}
+            {errorText(error)}
           </p>
         )}
-        {done && <p role="status">It is changed.</p>}
+        {done && <p role="status">Password changed</p>}
         <button>Change password</button>
       </fieldset>
     </form>

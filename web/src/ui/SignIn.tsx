@@ -1,5 +1,6 @@
+/** The form to sign in or create an account. */
 import { useState } from 'preact/hooks';
-import { fieldOf, inWords } from '../api';
+import { errorField, errorText } from '../api';
 import type { Session } from '../session';
 import { Field } from './Field';
 
@@ -7,8 +8,8 @@ export function SignIn({ session }: { session: Session }) {
   const [isNew, setNew] = useState(false);
   const [error, setError] = useState<unknown>();
   const [busy, setBusy] = useState(false);
-  const field = fieldOf(error);
-  const on = (...names: string[]) => (field !== null && names.includes(field) ? inWords(error) : undefined);
+  const field = errorField(error);
+  const errorOf = (...names: string[]) => (field !== null && names.includes(field) ? errorText(error) : undefined);
   const fields = ['username', 'email', 'password'];
 
   async function submit(event: SubmitEvent): Promise<void> {
@@ -31,30 +32,36 @@ export function SignIn({ session }: { session: Session }) {
       <h1>Uproar</h1>
       {session.notice && (
         <p class="notice" role="status">
-          {inWords(session.notice)}
+          {errorText(session.notice)}
         </p>
       )}
       <form onSubmit={submit} key={isNew ? 'new' : 'known'} noValidate>
         <h2>{isNew ? 'Create an account' : 'Sign in'}</h2>
         {isNew ? (
           <>
-            <Field label="Username" name="username" autocomplete="username" error={on('username')} focus />
-            <Field label="E-mail address" name="email" type="email" autocomplete="email" error={on('email')} />
+            <Field label="Username" name="username" autocomplete="username" error={errorOf('username')} focus />
+            <Field label="Email" name="email" type="email" autocomplete="email" error={errorOf('email')} />
           </>
         ) : (
-          <Field label="Username or e-mail address" name="who" autocomplete="username" error={on('username', 'email')} focus />
+          <Field
+            label="Username or email"
+            name="who"
+            autocomplete="username"
+            error={errorOf('username', 'email')}
+            focus
+          />
         )}
         <Field
           label="Password"
           name="password"
           type="password"
           autocomplete={isNew ? 'new-password' : 'current-password'}
-          hint={isNew ? 'At least 8 characters.' : undefined}
-          error={on('password')}
+          hint={isNew ? 'At least 8 characters' : undefined}
+          error={errorOf('password')}
         />
         {error !== undefined && (field === null || !fields.includes(field)) && (
           <p class="error" role="alert">
-            {inWords(error)}
+            {errorText(error)}
           </p>
         )}
         <button class="primary" disabled={busy}>
@@ -62,7 +69,7 @@ export function SignIn({ session }: { session: Session }) {
         </button>
       </form>
       <p>
-        {isNew ? 'You have an account?' : 'You are new here?'}{' '}
+        {isNew ? 'Already have an account?' : 'New here?'}{' '}
         <button
           class="link"
           onClick={() => {

@@ -1,10 +1,10 @@
-import { parts } from '../state/text';
+import { parseText } from '../state/text';
 
-/** A message's text. It is never HTML; only addresses become links. */
+/** The text of a message, with links and mentions. It is never interpreted as HTML. */
 export function Text({ text, me }: { text: string; me: string }) {
   return (
     <>
-      {parts(text, me).map((part, i) =>
+      {parseText(text, me).map((part, i) =>
         part.kind === 'link' ? (
           <a key={i} href={part.href} target="_blank" rel="noopener noreferrer nofollow">
             {part.text}

@@ -1,9 +1,10 @@
-import { keep, remember } from '../keep';
+/** The appearance that the user chose. */
+import { remember, storage } from '../storage';
 
 type Scheme = 'light' | 'dark';
 type Values = Record<string, string>;
 
-/** What a person may change about the looks, kept in this browser. Colours belong to one of the schemes. */
+/** What the user can change, stored in this browser. Each colour scheme has its own colours. */
 export interface Theme {
   mode: 'system' | Scheme;
   light: Values;
@@ -13,14 +14,24 @@ export interface Theme {
 
 const KEY = 'uproar.theme';
 
-/** The colours that can be chosen, and what they are otherwise; as in style.css. */
+/** The colours that the user can change, with their defaults, which are those of style.css. */
 const COLOURS: readonly { name: string; label: string; light: string; dark: string }[] = [
   { name: '--accent', label: 'Accent colour', light: '#b4431f', dark: '#f0835c' },
   { name: '--paper', label: 'Background', light: '#ffffff', dark: '#171614' },
   { name: '--ink', label: 'Text colour', light: '#1d1b19', dark: '#e6e1da' },
 ];
 
-const SIZES: readonly { name: string; label: string; initial: number; min: number; max: number; step: number; unit: string }[] = [
+interface Size {
+  name: string;
+  label: string;
+  initial: number;
+  min: number;
+  max: number;
+  step: number;
+  unit: string;
+}
+
+const SIZES: readonly Size[] = [
   { name: '--size', label: 'Text size', initial: 15, min: 12, max: 22, step: 1, unit: 'px' },
   { name: '--leading', label: 'Line height', initial: 1.45, min: 1.2, max: 1.9, step: 0.05, unit: '' },
   { name: '--measure', label: 'Line length', initial: 78, min: 40, max: 140, step: 2, unit: 'ch' },
@@ -29,7 +40,7 @@ const SIZES: readonly { name: string; label: string; initial: number; min: numbe
 export function loadTheme(): Theme {
   let kept: Partial<Theme> | null;
   try {
-    kept = JSON.parse(keep.getItem(KEY) ?? '{}') as Partial<Theme> | null;
+    kept = JSON.parse(storage.getItem(KEY) ?? '{}') as Partial<Theme> | null;
   } catch {
     kept = null;
   }
@@ -69,7 +80,7 @@ export function applyTheme({ mode, light, dark, sizes }: Theme): void {
   for (const { name } of SIZES) set(name, sizes[name]);
 }
 
-/** Which of the two is on the screen. */
+/** The colour scheme on screen. */
 function schemeOf({ mode }: Theme): Scheme {
   if (mode !== 'system') return mode;
   return matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light';
@@ -79,12 +90,17 @@ export function ThemeEditor({ theme, onChange }: { theme: Theme; onChange: (them
   const scheme = schemeOf(theme);
   return (
     <fieldset>
-      <legend>Looks</legend>
+      <legend>Appearance</legend>
       <div class="choices" role="radiogroup" aria-label="Theme">
         {(['system', 'light', 'dark'] as const).map((mode) => (
           <label class="check" key={mode}>
-            <input type="radio" name="mode" checked={theme.mode === mode} onChange={() => onChange({ ...theme, mode })} />
-            {{ system: 'As the system', light: 'Light', dark: 'Dark' }[mode]}
+            <input
+              type="radio"
+              name="mode"
+              checked={theme.mode === mode}
+              onChange={() => onChange({ ...theme, mode })}
+            />
+            {{ system: 'System', light: 'Light', dark: 'Dark' }[mode]}
           </label>
         ))}
       </div>
@@ -94,7 +110,9 @@ export function ThemeEditor({ theme, onChange }: { theme: Theme; onChange: (them
           <input
             type="color"
             value={theme[scheme][colour.name] ?? colour[scheme]}
-            onInput={(event) => onChange({ ...theme, [scheme]: { ...theme[scheme], [colour.name]: event.currentTarget.value } })}
+            onInput={({ currentTarget: { value } }) =>
+              onChange({ ...theme, [scheme]: { ...theme[scheme], [colour.name]: value } })
+            }
           />
         </label>
       ))}
@@ -107,13 +125,15 @@ export function ThemeEditor({ theme, onChange }: { theme: Theme; onChange: (them
             max={max}
             step={step}
             value={parseFloat(theme.sizes[name] ?? String(initial))}
-            onInput={(event) => onChange({ ...theme, sizes: { ...theme.sizes, [name]: `${event.currentTarget.value}${unit}` } })}
+            onInput={({ currentTarget: { value } }) =>
+              onChange({ ...theme, sizes: { ...theme.sizes, [name]: `${value}${unit}` } })
+            }
           />
         </label>
       ))}
-      <p class="hint">The colours are those of the {scheme} theme; the other one has its own.</p>
+      <p class="hint">These colours apply to the {scheme} theme only.</p>
       <button type="button" onClick={() => onChange({ ...theme, light: {}, dark: {}, sizes: {} })}>
-        As it was
+        Reset
       </button>
     </fieldset>
   );

@@ -1,6 +1,6 @@
 import { Component, type ComponentClass, type FunctionComponent, type VNode, h } from 'preact';
 
-/** Renders only when a property is another one. */
+/** Renders a component only when one of its properties has changed. */
 export function memo<P extends object>(render: (props: P) => VNode): ComponentClass<P> {
   return class extends Component<P> {
     override shouldComponentUpdate(next: P): boolean {

@@ -1,6 +1,7 @@
+/** The user's rooms and their unread counts. */
 import { Store } from './store';
 
-/** A room as the method `rooms` has it. */
+/** A room as the method `rooms` returns it. */
 export interface RoomInfo {
   name: string;
   title: string;
@@ -8,8 +9,9 @@ export interface RoomInfo {
   size: number;
   members: number;
   epoch: string;
-  /** The room's last publication, and how many messages it has. */
+  /** The offset of the room's last publication. */
   offset: number;
+  /** How many messages the room has. */
   number: number;
   read: { offset: number; number: number };
   role?: 'member' | 'moderator' | 'owner';
@@ -18,7 +20,7 @@ export interface RoomInfo {
 
 const COLLATOR = new Intl.Collator(undefined, { numeric: true });
 
-/** The user's rooms. Unread is a difference of two numbers: of messages, and of messages read. */
+/** The unread count of a room is the number of its last message minus that of the last message read. */
 export class RoomList extends Store {
   private rooms = new Map<string, RoomInfo>();
   private mentioned = new Set<string>();
@@ -29,7 +31,7 @@ export class RoomList extends Store {
     return this.rooms.get(name);
   }
 
-  /** Takes the server's list. What came live since it was read is not undone. */
+  /** Replaces the list, but keeps what live publications have changed since it was read. */
   set(list: readonly RoomInfo[]): void {
     const rooms = new Map<string, RoomInfo>();
     for (const room of list) {
@@ -41,14 +43,14 @@ export class RoomList extends Store {
     this.sort();
   }
 
-  /** A live publication. Those that were counted already, or come again after a reconnect, count once. */
+  /** Counts a live publication, unless it was counted already, as after a reconnect. */
   publication(name: string, offset: number, isMessage: boolean): void {
     const room = this.rooms.get(name);
     if (!room || offset <= room.offset) return;
     this.replace({ ...room, offset, number: room.number + (isMessage ? 1 : 0) });
   }
 
-  /** The marker has moved, in whatever tab. It never goes back. */
+  /** Moves the read marker. It never moves back. */
   read(name: string, offset: number, number: number): void {
     const room = this.rooms.get(name);
     if (!room || offset < room.read.offset) return;
@@ -81,7 +83,7 @@ export class RoomList extends Store {
     return total;
   }
 
-  /** How many messages all rooms have: the difference over an absence is what was missed. */
+  /** The number of messages in all rooms. Its growth while offline is how many were missed. */
   get messages(): number {
     let messages = 0;
     for (const room of this.rooms.values()) messages += room.number;
@@ -95,7 +97,9 @@ export class RoomList extends Store {
   }
 
   private sort(): void {
-    this.sorted = [...this.rooms.values()].sort((a, b) => COLLATOR.compare(a.title, b.title) || (a.name < b.name ? -1 : 1));
+    this.sorted = [...this.rooms.values()].sort(
+      (a, b) => COLLATOR.compare(a.title, b.title) || (a.name < b.name ? -1 : 1),
+    );
     this.changed();
   }
 }
@@ -110,8 +114,10 @@ function newest(known: RoomInfo, room: RoomInfo): RoomInfo {
   };
 }
 
-/** Which rooms to subscribe to when there are more than a connection may have: the open one, then those lately
- *  opened, then those with something unread. */
+/**
+ * Chooses the rooms to subscribe to if there are more than a connection may subscribe to: the most recently opened
+ * ones, then those with unread messages.
+ */
 export function chooseRooms(
   rooms: readonly RoomInfo[],
   recent: readonly string[],

@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import { type Data, type Page, type WireMessage, Timeline, kindOf } from './room';
+import { type Data, type Page, Timeline, type WireMessage, kindOf } from './timeline';
 
 const ann = { id: '1', username: 'ann' };
 const bob = { id: '2', username: 'bob' };
@@ -12,7 +12,7 @@ const page = (offsets: number[], offset: number, more = false): Page => ({
 });
 
 describe('kindOf', () => {
-  it('tells the kinds apart', () => {
+  it('distinguishes the kinds', () => {
     expect(kindOf({ text: 'a' })).toBe('message');
     expect(kindOf({ deleted: true, id: 'a' })).toBe('message');
     expect(kindOf({ edit: 3, text: 'b' })).toBe('edit');
@@ -37,7 +37,7 @@ describe('Timeline', () => {
     room.begin('e', 10);
   });
 
-  it('joins the newest page to what is live, once', () => {
+  it('merges the newest page with live publications without duplicates', () => {
     publish(11, { text: 'eleven' });
     publish(12, { text: 'twelve' });
     expect(room.showNewest(page([9, 10, 11], 11))).toBe(true);
@@ -47,7 +47,7 @@ describe('Timeline', () => {
     expect(texts()).toEqual(['text 9', 'text 10', 'text 11', 'twelve', 'thirteen']);
   });
 
-  it('stays bounded, however much comes live: from the end, or where the reader is', () => {
+  it('stays bounded under live messages, at the end and away from it', () => {
     room.showNewest(page([9, 10], 10));
     for (let offset = 11; offset <= 6000; offset++) publish(offset, { text: `text ${offset}` });
     expect(room.messages.length).toBeLessThanOrEqual(2000);
@@ -64,7 +64,7 @@ describe('Timeline', () => {
     expect(offsets().slice(-2)).toEqual([after + 1, after + 2]);
   });
 
-  it('begins in the middle, with more on both sides', () => {
+  it('starts in the middle, with more on both sides', () => {
     expect(room.showFrom(page([3, 4], 10, true))).toBe(true);
     publish(11, { text: 'eleven' });
     expect([offsets(), room.hasOlder, room.hasNewer]).toEqual([[3, 4], true, true]);
@@ -74,8 +74,9 @@ describe('Timeline', () => {
     expect(offsets()).toEqual([3, 4, 5, 6, 12]);
   });
 
-  it('takes a page that is ahead of the live publications', () => {
-    room.showNewest({ messages: [wire(10), wire(12, { text: 'second', edited: 14 })], epoch: 'e', offset: 14, more: false });
+  it('accepts a page that is ahead of the live publications', () => {
+    const edited = wire(12, { text: 'second', edited: 14 });
+    room.showNewest({ messages: [wire(10), edited], epoch: 'e', offset: 14, more: false });
     publish(11, { react: 10, emoji: '👍' });
     publish(12, { text: 'first' });
     publish(13, { edit: 12, text: 'between' });
@@ -86,25 +87,26 @@ describe('Timeline', () => {
     expect(texts()).toEqual(['text 10', 'third']);
   });
 
-  it('refuses a page of another history, and one from before what it knows', () => {
+  it('rejects a page of another history, and one older than its log', () => {
     expect(room.showNewest({ ...page([1], 10), epoch: 'f' })).toBe(false);
     expect(room.showNewest(page([1], 9))).toBe(false);
     expect(room.loaded).toBe(false);
   });
 
-  it('edits, deletes, and keeps what is deleted as a trace', () => {
+  it('applies edits, and keeps deleted messages without their text', () => {
     room.showNewest(page([9, 10], 10));
     publish(11, { edit: 9, text: 'new' });
     expect(room.messages[0]).toMatchObject({ text: 'new', edited: true });
     publish(12, { delete: 9 });
     publish(13, { edit: 10, deleted: true });
     expect(texts()).toEqual([null, null]);
-    publish(14, { edit: 99, text: 'of a message that is not loaded' });
+    publish(14, { edit: 99, text: 'an edit of a message that is not loaded' });
     expect(offsets()).toEqual([9, 10]);
   });
 
-  it('counts reactions once a person', () => {
-    room.showNewest({ messages: [wire(9, { reactions: [{ emoji: '👍', count: 2, mine: true }] })], epoch: 'e', offset: 10, more: false });
+  it('counts a reaction once per person', () => {
+    const liked = wire(9, { reactions: [{ emoji: '👍', count: 2, mine: true }] });
+    room.showNewest({ messages: [liked], epoch: 'e', offset: 10, more: false });
     publish(11, { react: 9, emoji: '👍' });
     publish(12, { react: 9, emoji: '👍' });
     publish(13, { react: 9, emoji: '👍' }, ann);
@@ -116,7 +118,7 @@ describe('Timeline', () => {
     expect(room.messages[0]!.reactions.map(({ emoji }) => emoji)).toEqual(['👍']);
   });
 
-  it('puts older pages in front, and only where they fit', () => {
+  it('prepends older pages only where they fit', () => {
     room.showNewest(page([7, 8, 10], 10, true));
     expect(room.hasOlder).toBe(true);
     expect(room.prepend(page([3, 4], 10, true), 6)).toBe(false);
@@ -125,14 +127,14 @@ describe('Timeline', () => {
     expect(room.hasOlder).toBe(false);
   });
 
-  it('applies to an older page what came while it was under way', () => {
+  it('applies live publications to an older page that arrives after them', () => {
     room.showNewest(page([9, 10], 10, true));
     publish(11, { edit: 5, text: 'changed' });
     room.prepend(page([5], 10), 9);
     expect(texts()).toEqual(['changed', 'text 9', 'text 10']);
   });
 
-  it('leaves live messages out while the window ends before them, and catches up', () => {
+  it('omits live messages while the window ends before them, then catches up', () => {
     room.showNewest(page([6, 7, 8, 9, 10], 10, true));
     room.trim(3, 'newest');
     expect(offsets()).toEqual([6, 7, 8]);
@@ -147,7 +149,7 @@ describe('Timeline', () => {
     expect(room.hasOlder).toBe(true);
   });
 
-  it('clears the window at a gap, and goes on from there', () => {
+  it('clears the window at a gap and continues after it', () => {
     room.showNewest(page([9, 10], 10));
     expect(publish(13, { text: 'thirteen' })).toBe(false);
     expect(room.loaded).toBe(false);
@@ -156,7 +158,7 @@ describe('Timeline', () => {
     expect(offsets()).toEqual([9, 10, 12, 13]);
   });
 
-  it('keeps nothing but the position while nobody looks', () => {
+  it('keeps only the position while asleep', () => {
     room.showNewest(page([9, 10], 10));
     room.sleep();
     publish(11, { text: 'eleven' });
@@ -168,7 +170,7 @@ describe('Timeline', () => {
     expect(offsets()).toEqual([10, 11, 12]);
   });
 
-  it('says so when its log does not reach back to a page', () => {
+  it('rejects a page that its log does not reach back to', () => {
     for (let offset = 11; offset < 1200; offset++) publish(offset, { text: 'many' });
     expect(room.showNewest(page([9, 10], 10))).toBe(false);
     expect(room.showNewest(page([1100], 1150))).toBe(true);

@@ -1,3 +1,4 @@
+/** The timeline of a room: pages of its history and live publications, merged in order. */
 import { Store } from './store';
 
 export interface User {
@@ -9,7 +10,7 @@ export interface Reaction {
   emoji: string;
   count: number;
   mine: boolean;
-  /** Those seen reacting live. A page gives counts alone, so this is not all of them. */
+  /** The users seen reacting live. Pages contain only counts, so this list may be incomplete. */
   by?: string[];
 }
 
@@ -18,17 +19,17 @@ export interface Message {
   user: User;
   /** Null when deleted. */
   text: string | null;
-  /** The sender's own. */
+  /** The id that the sender chose. */
   id: string | null;
   time: number;
   replyTo?: number;
   edited?: boolean;
   reactions: Reaction[];
-  /** Publications up to here are in what is shown of it. */
+  /** The offset of the last publication applied to this message. */
   asOf: number;
 }
 
-/** A message as `GET /user/getchats` has it. */
+/** A message as `GET /user/getchats` returns it. */
 export interface WireMessage {
   offset: number;
   user: User;
@@ -41,6 +42,7 @@ export interface WireMessage {
   reactions?: Reaction[];
 }
 
+/** Messages read from the database when the room was at position `offset`. */
 export interface Page {
   messages: WireMessage[];
   epoch: string;
@@ -55,7 +57,7 @@ export interface Publication {
   data: Data;
 }
 
-/** What a publication may carry. Unknown fields and kinds are ignored. */
+/** What a publication may contain. Unknown fields and kinds are ignored. */
 export interface Data {
   text?: string;
   id?: string;
@@ -82,39 +84,40 @@ export function kindOf(data: Data): Kind {
   return 'other';
 }
 
+/** How many live publications are kept, to be applied to pages. */
 const LOG_LIMIT = 1024;
-/** Live messages make a window no longer than this. */
+/** Live messages extend the window up to this many messages. */
 const LIVE_LIMIT = 2000;
 
 /**
- * A window on the history of one room, without holes: pages of the history and live publications in one order.
+ * A window onto the history of one room, without gaps.
  *
- * The window ends at the newest message unless `hasNewer`. A page was read at one moment (`page.offset`), and live
- * publications may have come since; they are kept in a log for a while and applied to the pages that come in.
+ * The window ends at the newest message unless `hasNewer` is set. A page was read when the room was at `page.offset`,
+ * and live publications may have arrived since. A log keeps the latest ones to apply them to arriving pages.
  */
 export class Timeline extends Store {
   messages: readonly Message[] = [];
   hasOlder = true;
   hasNewer = false;
   loaded = false;
-  /** The reader is at the end, and goes along with what comes. */
+  /** Whether the view stays at the end as messages arrive. */
   follows = true;
   epoch = '';
-  /** The last publication received. */
+  /** The offset of the last publication received. */
   position = 0;
-  /** Counts what replaced the window as a whole, so that what was asked for before is not put into it. */
+  /** Changes whenever the window as a whole is replaced. */
   generation = 0;
-  /** Nobody looks: nothing is kept but the position. */
+  /** While the room is not on screen, only the position is kept. */
   private asleep = false;
   private log: Publication[] = [];
-  /** The log has every publication from here (exclusive) to `position`. */
+  /** The log contains every publication after this offset, up to `position`. */
   private logFrom = 0;
 
   constructor(private readonly me: string) {
     super();
   }
 
-  /** Live publications begin after this position. Whatever was loaded is of another history. */
+  /** Starts over: live publications follow after this position, and what was loaded belongs to another history. */
   begin(epoch: string, position: number): void {
     this.epoch = epoch;
     this.position = position;
@@ -123,7 +126,7 @@ export class Timeline extends Store {
     this.clear();
   }
 
-  /** Forgets the messages. Live publications go on. */
+  /** Removes all messages. Live publications continue. */
   clear(): void {
     this.messages = [];
     this.hasOlder = true;
@@ -133,6 +136,7 @@ export class Timeline extends Store {
     this.changed();
   }
 
+  /** Stops keeping messages until `wake`. */
   sleep(): void {
     this.asleep = true;
     this.log = [];
@@ -144,11 +148,11 @@ export class Timeline extends Store {
     this.asleep = false;
   }
 
-  /** Takes a live publication. False: something between it and the last one is missing, and the window was cleared. */
+  /** Applies a live publication. Returns false if there was a gap before it, in which case the window was cleared. */
   publish(publication: Publication): boolean {
     if (publication.offset <= this.position) return true;
-    const whole = publication.offset === this.position + 1;
-    if (!whole) {
+    const isNext = publication.offset === this.position + 1;
+    if (!isNext) {
       this.log = [];
       this.logFrom = publication.offset - 1;
       this.clear();
@@ -156,25 +160,25 @@ export class Timeline extends Store {
     this.position = publication.offset;
     if (this.asleep) {
       this.logFrom = this.position;
-      return whole;
+      return isNext;
     }
     this.log.push(publication);
     if (this.log.length > LOG_LIMIT) this.logFrom = this.log.shift()!.offset;
     if (this.loaded && this.apply(publication)) this.changed();
-    return whole;
+    return isNext;
   }
 
-  /** Replaces the window by the newest page. False: the page is too old to be joined to what is live; ask again. */
+  /** Replaces the window with the newest page. Returns false if it is too old to be merged with live publications. */
   showNewest(page: Page): boolean {
     return this.show(page, page.more, false);
   }
 
-  /** Replaces the window by a page from the middle. */
+  /** Replaces the window with a page from the middle of the history. */
   showMiddle(page: Page): boolean {
     return this.show(page, page.more, true);
   }
 
-  /** Replaces the window by a page that begins after a message. */
+  /** Replaces the window with a page that starts after a message. */
   showFrom(page: Page): boolean {
     return this.show(page, true, page.more);
   }
@@ -192,11 +196,13 @@ export class Timeline extends Store {
     return true;
   }
 
-  /** Puts a page in front, which was asked for with `before`. False: it does not fit any more. */
+  /** Adds the page that was requested with `before`. Returns false if it no longer fits. */
   prepend(page: Page, before: number): boolean {
     const first = this.messages[0];
     if (!first || first.offset !== before || page.epoch !== this.epoch || page.offset < this.logFrom) return false;
-    const older = page.messages.filter(({ offset }) => offset < before).map((message) => fromWire(message, page.offset));
+    const older = page.messages
+      .filter(({ offset }) => offset < before)
+      .map((message) => fromWire(message, page.offset));
     this.messages = [...older, ...this.messages];
     this.hasOlder = page.more;
     this.replay(page.offset);
@@ -204,11 +210,13 @@ export class Timeline extends Store {
     return true;
   }
 
-  /** Puts a page behind, which was asked for with `after`. False: it does not fit any more. */
+  /** Adds the page that was requested with `after`. Returns false if it no longer fits. */
   append(page: Page, after: number): boolean {
     const last = this.messages.at(-1);
     if (!last || last.offset !== after || page.epoch !== this.epoch || page.offset < this.logFrom) return false;
-    const newer = page.messages.filter(({ offset }) => offset > after).map((message) => fromWire(message, page.offset));
+    const newer = page.messages
+      .filter(({ offset }) => offset > after)
+      .map((message) => fromWire(message, page.offset));
     this.messages = [...this.messages, ...newer];
     if (!page.more) this.hasNewer = false;
     this.replay(page.offset);
@@ -216,7 +224,7 @@ export class Timeline extends Store {
     return true;
   }
 
-  /** Keeps at most this many messages, dropping those farthest from where the reader is. */
+  /** Keeps at most `limit` messages, dropping them at one end. */
   trim(limit: number, from: 'oldest' | 'newest'): void {
     if (this.messages.length <= limit) return;
     if (from === 'oldest') {
@@ -259,10 +267,10 @@ export class Timeline extends Store {
         return this.add(publication);
       case 'edit':
         return this.change(data.edit!, offset, (message) =>
-          data.deleted ? gone(message) : { ...message, text: data.text ?? message.text, edited: true },
+          data.deleted ? markDeleted(message) : { ...message, text: data.text ?? message.text, edited: true },
         );
       case 'delete':
-        return this.change(data.delete!, offset, gone);
+        return this.change(data.delete!, offset, markDeleted);
       case 'react':
         return this.change(data.react!, offset, (message) => react(message, data.emoji ?? '', user.id, this.me));
       case 'unreact':
@@ -289,19 +297,19 @@ export class Timeline extends Store {
     if (data.edited !== undefined) message.edited = true;
     if (this.messages.length < LIVE_LIMIT) this.messages = [...this.messages, message];
     else if (this.follows) {
-      // Whoever stays at the end for days has no use for what is far above.
+      // A reader who stays at the end doesn't need messages from far above.
       this.messages = [...this.messages.slice(-LIVE_LIMIT / 2), message];
       this.hasOlder = true;
     } else this.hasNewer = true;
     return true;
   }
 
-  private change(target: number, offset: number, how: (message: Message) => Message): boolean {
+  private change(target: number, offset: number, update: (message: Message) => Message): boolean {
     const index = this.indexOf(target);
     const message = this.messages[index];
     if (!message || message.asOf >= offset) return false;
     const messages = [...this.messages];
-    messages[index] = { ...how(message), asOf: offset };
+    messages[index] = { ...update(message), asOf: offset };
     this.messages = messages;
     return true;
   }
@@ -322,7 +330,7 @@ function fromWire(wire: WireMessage, asOf: number): Message {
   return message;
 }
 
-function gone(message: Message): Message {
+function markDeleted(message: Message): Message {
   return { ...message, text: null, reactions: [] };
 }
 

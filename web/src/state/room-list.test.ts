@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { type RoomInfo, RoomList, chooseRooms } from './unread';
+import { type RoomInfo, RoomList, chooseRooms } from './room-list';
 
 const info = (name: string, more: Partial<RoomInfo> = {}): RoomInfo => ({
   name, title: name, private: false, size: 10, members: 1, epoch: 'e',
@@ -7,7 +7,7 @@ const info = (name: string, more: Partial<RoomInfo> = {}): RoomInfo => ({
 });
 
 describe('RoomList', () => {
-  it('counts messages, not what changes them', () => {
+  it('counts messages but not edits or reactions', () => {
     const rooms = new RoomList();
     rooms.set([info('a')]);
     rooms.publication('a', 11, true);
@@ -19,7 +19,7 @@ describe('RoomList', () => {
     expect(rooms.total).toBe(2);
   });
 
-  it('a marker moves forward only', () => {
+  it('moves the read marker forward only', () => {
     const rooms = new RoomList();
     rooms.set([info('a', { offset: 20, number: 16 })]);
     expect(rooms.unread('a')).toBe(8);
@@ -32,7 +32,7 @@ describe('RoomList', () => {
     expect(rooms.isMentioned('a')).toBe(false);
   });
 
-  it('a list that was read before the latest publication does not undo it', () => {
+  it('keeps the latest publication when an older list arrives', () => {
     const rooms = new RoomList();
     rooms.set([info('a')]);
     rooms.publication('a', 11, true);
@@ -43,7 +43,7 @@ describe('RoomList', () => {
     expect(rooms.unread('b')).toBe(1);
   });
 
-  it('another epoch is another room', () => {
+  it('starts over when the epoch changes', () => {
     const rooms = new RoomList();
     rooms.set([info('a')]);
     rooms.set([info('a', { epoch: 'f', offset: 2, number: 2, read: { offset: 0, number: 0 } })]);
@@ -60,7 +60,7 @@ describe('RoomList', () => {
 });
 
 describe('chooseRooms', () => {
-  it('takes those lately opened, then those with something unread', () => {
+  it('prefers recently opened rooms, then rooms with unread messages', () => {
     const rooms = ['a', 'b', 'c', 'd', 'e'].map((name) => info(name));
     const unread = (name: string) => (name === 'd' ? 3 : 0);
     expect(chooseRooms(rooms, ['e', 'b', 'gone'], 4, unread)).toEqual(['e', 'b', 'd', 'a']);

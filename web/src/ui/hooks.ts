@@ -1,0 +1,18 @@
+import { useEffect, useReducer } from 'preact/hooks';
+import type { Store } from '../state/store';
+
+/** Renders the component again whenever one of the stores changes. */
+export function useStores(...stores: (Store | undefined)[]): void {
+  const [, rerender] = useReducer((n: number) => n + 1, 0);
+  useEffect(() => {
+    const cleanups = stores.map((store) => store?.subscribe(() => rerender(0)));
+    // A store may have changed between rendering and this effect.
+    rerender(0);
+    return () => cleanups.forEach((cleanup) => cleanup?.());
+  }, stores);
+}
+
+/** Focuses the element if the focused one is gone, so that the keyboard continues from here. */
+export function focusIfLost(element: HTMLElement | null): void {
+  if (document.activeElement === document.body) element?.focus({ preventScroll: true });
+}
