@@ -1,6 +1,6 @@
 //! How the HTTP service reaches the shards: one endpoint of the mesh, run by one task.
 
-use crate::driver::{self, Adopted, Remote};
+use crate::driver::{self, Adopted, ShardHandle};
 use crate::lanes::LaneFigures;
 use crate::mesh::Port;
 use crate::metrics;
@@ -40,7 +40,7 @@ struct Collection {
 pub struct Chat {
     calls: mpsc::Sender<Call>,
     revoked: RwLock<HashMap<UserId, Revocation>>,
-    remote: Remote,
+    remote: ShardHandle,
     next_shard: AtomicUsize,
     ids_made: AtomicU64,
     is_stopping: AtomicBool,
@@ -55,7 +55,7 @@ pub struct Calls(mpsc::Receiver<Call>);
 
 impl Chat {
     pub fn new(
-        remote: Remote,
+        remote: ShardHandle,
         shards: u16,
         seed: u64,
         limits: Limits,

@@ -2,7 +2,7 @@
 
 use crate::chat::{self, Chat};
 use crate::config::Options;
-use crate::driver::{self, Driver, HandOver, Remote, ShardSetup, listen};
+use crate::driver::{self, Driver, HandOver, ShardHandle, ShardSetup, listen};
 use crate::lanes::{LaneFigures, LaneSetup, ReaderSetup, run_lane, run_reader};
 use crate::mesh::{Mesh, Port};
 use anyhow::{Context, Result, bail};
@@ -94,9 +94,9 @@ async fn serve(
 
     let mesh = Mesh::new(shards, lanes, |from, to| places(&limits, shards, from, to))
         .context("the queues between threads can't be made")?;
-    let (remote, orders) = Remote::new(mesh.shards.iter().map(|port| port.inbox.waker()).collect());
+    let (handle, controls) = ShardHandle::new(mesh.shards.iter().map(|port| port.inbox.waker()).collect());
     let figures = Arc::new(LaneFigures::default());
-    let (chat, calls) = Chat::new(remote.clone(), shards, seed, limits.clone(), Arc::clone(&figures), &revocations);
+    let (chat, calls) = Chat::new(handle.clone(), shards, seed, limits.clone(), Arc::clone(&figures), &revocations);
     let chat = Arc::new(chat);
     let settings = settings(options, &limits, lifetime)?;
     let origins = settings.origins.clone();
@@ -143,7 +143,7 @@ async fn serve(
     let (ended, mut has_ended) = mpsc::unbounded_channel();
     let pinned = usize::from(shards) <= cores;
     let cores = driver::cores();
-    for (id, ((port, orders), listeners)) in mesh.shards.into_iter().zip(orders).zip(listeners).enumerate() {
+    for (id, ((port, control), listeners)) in mesh.shards.into_iter().zip(controls).zip(listeners).enumerate() {
         let config = ShardConfig {
             id: id as u16,
             shards,
@@ -161,7 +161,7 @@ async fn serve(
             config,
             listeners,
             port,
-            orders,
+            control,
             http: hand_over.clone(),
             core: pinned.then(|| cores.get(id).copied()).flatten(),
         };
@@ -224,7 +224,7 @@ async fn serve(
         // First what speaks HTTP: its publishes need the shards.
         let _ = drain_http.send(true);
         let _ = tokio::time::timeout(Duration::from_secs(2), http).await;
-        remote.drain();
+        handle.drain();
         while let Some(result) = has_ended.recv().await {
             result?;
         }
@@ -250,17 +250,17 @@ struct ShardThread {
     config: ShardConfig,
     listeners: Vec<TcpListener>,
     port: Port<Message>,
-    orders: driver::Orders,
+    control: driver::Control,
     http: mpsc::Sender<HandOver>,
     core: Option<usize>,
 }
 
 impl ShardThread {
     fn run(self) -> Result<()> {
-        let ShardThread { driver, config, listeners, port, orders, http, core } = self;
+        let ShardThread { driver, config, listeners, port, control, http, core } = self;
         let limits = config.limits.clone();
         let shard = Shard::new(config);
-        driver.run(ShardSetup { shard, limits, listeners, port, orders, http, core })?;
+        driver.run(ShardSetup { shard, limits, listeners, port, control, http, core })?;
         Ok(())
     }
 }

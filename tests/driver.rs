@@ -113,7 +113,7 @@ fn epoll_can_be_asked_for() {
     server.expect_echo();
     let said = server.said();
     assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].contains("epoll") && said[0].contains("it was asked for"), "{said:?}");
+    assert!(said[0].contains("epoll") && said[0].contains("requested by --driver"), "{said:?}");
 }
 
 #[test]

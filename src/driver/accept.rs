@@ -1,21 +1,21 @@
-//! Accepting, with a rest after a failure: without descriptors the next attempt would fail at once.
+//! Accepting connections, with a pause after a failure: without free descriptors the next attempt would fail too.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use uproar_core::Now;
 
-/// How long a listener rests after accepting failed for want of something: descriptors, memory.
+/// How long a listener pauses after accepting failed for lack of descriptors or memory.
 const RETRY_MS: u64 = 100;
 
-/// A listening socket from which a loop accepts.
+/// A listening socket from which an event loop accepts.
 pub(super) struct Acceptor {
-    /// Non-blocking.
+    /// In non-blocking mode.
     pub(super) socket: TcpListener,
-    /// Someone waits, as far as is known.
+    /// Whether a connection may be waiting.
     pub(super) is_ready: bool,
     /// When to try again after a failure.
     pub(super) retry_at: Option<u64>,
-    /// Since a failure not all who waited have been accepted.
+    /// Accepting has failed, and since then not all waiting connections have been accepted.
     is_failing: bool,
 }
 
@@ -29,7 +29,7 @@ impl Acceptor {
         self.is_ready && self.retry_at.is_none_or(|at| at <= now.ms)
     }
 
-    /// Accepts one connection, blocking, if one is there.
+    /// Accepts one connection if one is waiting. Its socket is in blocking mode.
     pub(super) fn accept(&mut self, now: Now) -> Option<(TcpStream, SocketAddr)> {
         self.retry_at = None;
         match self.socket.accept() {
@@ -37,27 +37,27 @@ impl Acceptor {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.is_ready = false;
                 if std::mem::take(&mut self.is_failing) {
-                    tracing::info!("all connections that waited have been accepted");
+                    tracing::info!("all waiting connections have been accepted");
                 }
             }
-            // Concerns one that went away while it waited.
+            // The client went away while it waited.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ECONNABORTED | libc::EPROTO)) => {}
-            // Of descriptors or memory, mostly.
-            Err(error) => self.failed(&error, now),
+            // Usually lack of descriptors or memory.
+            Err(error) => self.pause(&error, now),
         }
         None
     }
 
-    /// Rests, and says why if it has not yet.
-    pub(super) fn failed(&mut self, error: &io::Error, now: Now) {
+    /// Pauses the listener after a failure, and logs the first failure in a row.
+    pub(super) fn pause(&mut self, error: &io::Error, now: Now) {
         self.retry_at = Some(now.ms + RETRY_MS);
         if !std::mem::replace(&mut self.is_failing, true) {
-            tracing::error!(%error, "connections cannot be accepted; they wait, and are tried again");
+            tracing::error!(%error, "can't accept connections; they wait until it works again");
         }
     }
 }
 
-/// IPv4 addresses as such, also when they come through an IPv6 socket.
+/// Turns an IPv4 address that came through an IPv6 socket into a plain one.
 pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

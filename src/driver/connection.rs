@@ -1,4 +1,4 @@
-//! What belongs to a connection's transport, whatever driver moves its bytes: a request head, then frames.
+//! A connection's transport, independent of the driver that moves its bytes: first a request head, then frames.
 
 use super::HandOver;
 use bytes::Bytes;
@@ -12,34 +12,34 @@ use uproar_core::websocket::upgrade::refusal;
 use uproar_core::websocket::{Decoder, Head, Request, head};
 use uproar_core::{Host, Now, Shard};
 
-/// Bytes that are read of a connection that ends, so that the other side can read why.
+/// Bytes that are read from a connection that is being closed, so that the peer can read the reason.
 const DISCARDED_LIMIT_BYTES: usize = 64 * 1024;
 
-/// The transport of one slot.
+/// The transport state of one slot.
 #[derive(Debug)]
 pub enum Connection {
     Head(Box<ReadHead>),
     WebSocket(Decoder),
 }
 
-/// A request head as far as it has come.
+/// The part of a request head that has been received.
 #[derive(Debug)]
 pub struct ReadHead {
     peer: SocketAddr,
     bytes: Vec<u8>,
-    /// How many of them were looked at.
+    /// How many of the bytes have been searched for the end of the head.
     seen: usize,
 }
 
-/// What is to be done with the socket after its bytes were taken.
+/// What to do with the socket after its bytes were processed.
 #[derive(Debug)]
 pub enum Next {
-    /// Nothing: it is read again when the core wants input.
+    /// Keep it, and read it again when the core wants input.
     Stay,
-    /// The HTTP service gets it, with all that was read.
+    /// Give it to the HTTP service, with all bytes read so far.
     HandOver(SocketAddr, Bytes),
-    /// It is a bad request for a WebSocket: this is sent, and the connection closed. The core has not heard of it.
-    Refuse(Bytes),
+    /// Send this response to an invalid WebSocket request, and close the connection. The core never sees the request.
+    Reject(Bytes),
 }
 
 impl Connection {
@@ -47,16 +47,16 @@ impl Connection {
         Connection::Head(Box::new(ReadHead { peer, bytes: Vec::new(), seen: 0 }))
     }
 
-    /// Of a socket that the HTTP service answered with 101, and what the client had sent behind the head.
+    /// A WebSocket whose upgrade the HTTP service has answered. `rest`: the bytes that the client sent after the head.
     pub fn adopted(rest: &[u8]) -> Connection {
         let mut decoder = Decoder::default();
         decoder.keep(rest);
         Connection::WebSocket(decoder)
     }
 
-    /// Takes the bytes that were read, and gives the core what they make as long as it wants input. The rest is kept;
-    /// once the core wants input again, `received` without bytes goes on with it. The contents of `bytes` are lost.
-    pub fn received(
+    /// Decodes received bytes and passes the result to the core for as long as it wants input. The rest is kept; once
+    /// the core wants input again, a call without bytes continues there. `bytes` is overwritten in the process.
+    pub fn on_bytes(
         &mut self,
         bytes: &mut [u8],
         now: Now,
@@ -75,7 +75,7 @@ impl Connection {
                     read.bytes.extend_from_slice(bytes);
                     return Next::Stay;
                 }
-                // A head that comes at once is parsed where it is.
+                // A head that arrives whole is parsed in place.
                 let all: &[u8] = if read.bytes.is_empty() {
                     bytes
                 } else {
@@ -91,7 +91,7 @@ impl Connection {
                         Next::Stay
                     }
                     Head::Http => Next::HandOver(read.peer, Bytes::copy_from_slice(all)),
-                    Head::Refused(response) => Next::Refuse(response),
+                    Head::Refused(response) => Next::Reject(response),
                     Head::Upgrade(request, length) => {
                         let mut rest = all[length..].to_vec();
                         let mut decoder = Decoder::default();
@@ -105,7 +105,7 @@ impl Connection {
         }
     }
 
-    /// Whether [`Connection::received`] without bytes would have something to give to the core.
+    /// Whether [`Connection::on_bytes`] without bytes would have something to pass to the core.
     pub fn has_undecoded(&self) -> bool {
         match self {
             Connection::Head(read) => read.seen < read.bytes.len(),
@@ -133,8 +133,8 @@ fn decode(
     });
 }
 
-/// The request of a connection that the HTTP service has answered with 101. None: the head is none that asks for a
-/// WebSocket, and nothing can be answered any more.
+/// Parses the request of a connection whose upgrade the HTTP service has answered with 101. None: the head is not a
+/// valid WebSocket request, and it is too late to answer it.
 pub fn adopted_request(head: &[u8], peer: SocketAddr) -> Option<Request> {
     match head::parse(head, 0, head.len(), peer) {
         Head::Upgrade(request, _) => Some(Request { answered: true, ..*request }),
@@ -142,7 +142,7 @@ pub fn adopted_request(head: &[u8], peer: SocketAddr) -> Option<Request> {
     }
 }
 
-/// Gives a connection that asks for no WebSocket to the HTTP service. When that has too much to do, status 503 is sent.
+/// Gives a connection to the HTTP service, or answers it with 503 if the service's queue is full.
 pub(super) fn hand_over(socket: OwnedFd, peer: SocketAddr, bytes: Bytes, http: &mpsc::Sender<HandOver>) {
     let stream = TcpStream::from(socket);
     if stream.set_nonblocking(true).is_err() {
@@ -150,22 +150,22 @@ pub(super) fn hand_over(socket: OwnedFd, peer: SocketAddr, bytes: Bytes, http: &
     }
     if let Err(error) = http.try_send(HandOver { stream, peer, bytes }) {
         let (mpsc::error::TrySendError::Full(left) | mpsc::error::TrySendError::Closed(left)) = error;
-        let message = "The server has too much to do; try again.";
-        refuse(left.stream.into(), &refusal(503, "overloaded", message, &[("Retry-After", "1")]));
+        let message = "The server is overloaded; try again.";
+        reject(left.stream.into(), &refusal(503, "overloaded", message, &[("Retry-After", "1")]));
     }
 }
 
-/// Sends a last, short response on a socket to which nothing was written before, and closes it. It never waits: what
-/// is sent fits into the empty send buffer.
-pub fn refuse(socket: OwnedFd, response: &[u8]) {
-    // Whatever fails here, the client has gone.
+/// Sends one short response on a socket to which nothing was written before, and closes it. It never blocks, because
+/// the response fits into the empty send buffer.
+pub fn reject(socket: OwnedFd, response: &[u8]) {
+    // Errors mean that the client has gone.
     let _ = send(&socket, response, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
     let _ = shutdown(&socket, Shutdown::Write);
     discard_unread(&socket);
 }
 
-/// To be called before a socket is closed: with unread bytes the kernel resets the connection, and the other side might
-/// lose what it was told last.
+/// Reads and discards received bytes before a socket is closed: if there were unread ones, the kernel would reset the
+/// connection, and the peer might lose the last bytes sent to it.
 pub fn discard_unread(socket: &OwnedFd) {
     let mut discarded = [0; 4096];
     for _ in 0..DISCARDED_LIMIT_BYTES / discarded.len() {

@@ -1,29 +1,28 @@
-//! Listening sockets: one for each shard on the same address (`SO_REUSEPORT`), among which the kernel spreads
-//! connections.
+//! Listening sockets: one per shard on the same address (`SO_REUSEPORT`). The kernel spreads connections among them.
 
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use uproar_core::limits::Limits;
 
-/// Connections that the kernel holds until they are accepted. It takes no more than `net.core.somaxconn`.
+/// Connections that the kernel queues until they are accepted. `net.core.somaxconn` may lower it.
 const BACKLOG: i32 = 4096;
 
 /// Why an address can't be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    #[error("cannot listen on {0}: the port is in use; stop what uses it, or choose another with --listen")]
+    #[error("can't listen on {0}: the port is in use; stop the program that uses it, or choose another with --listen")]
     InUse(SocketAddr),
-    #[error("cannot listen on {address}: {source}")]
+    #[error("can't listen on {address}: {source}")]
     Other { address: SocketAddr, source: io::Error },
 }
 
-/// Binds one listener, non-blocking, for each of `shards`, and says on which address: with port 0, on a free one.
+/// Binds one non-blocking listener per shard. Returns them with the bound address, which for port 0 has a free port.
 ///
-/// With `SO_REUSEPORT` alone a second server would silently take half of the first one's connections. So the first
-/// socket binds and listens without it, which fails if anyone else listens there. Only then does it admit others, and
-/// as the kernel looks at the option when those bind, they join it. At no moment can a second server come between, and
-/// no connection is lost with a socket that was only a probe.
+/// With `SO_REUSEPORT` alone, a second server would silently take half of the first one's connections. The first
+/// socket therefore binds and listens without the option, which fails if another process listens there. It sets the
+/// option only afterwards: the kernel checks it when the other sockets bind, so they can join. A second server has no
+/// moment to get in between, and there is no probe socket whose connections would be lost.
 pub fn bind(
     address: SocketAddr,
     shards: usize,
@@ -56,13 +55,13 @@ fn bind_all(address: SocketAddr, shards: usize, limits: &Limits) -> io::Result<(
     Ok((bound, listeners))
 }
 
-/// A socket with all that accepted connections inherit from it.
+/// Creates a socket with the options that accepted connections inherit.
 fn socket(address: SocketAddr, limits: &Limits) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Connections of a server that ran before may linger; they must not keep this one from starting.
+    // Lingering connections of an earlier server must not keep this one from starting.
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
-    // Buffers that the kernel sizes by itself grow to 4 MiB for each reader that stalls, beyond any limit of ours.
+    // Otherwise the kernel lets the buffer grow to 4 MiB for each stalled reader, beyond our own limits.
     socket.set_send_buffer_size(limits.socket_send_buffer_bytes as usize)?;
     Ok(socket)
 }
@@ -73,7 +72,7 @@ mod tests {
     use std::net::TcpStream;
 
     #[test]
-    fn a_port_that_is_in_use_is_refused_whoever_uses_it() {
+    fn a_port_that_any_program_uses_is_refused() {
         let any_port = "127.0.0.1:0".parse().unwrap();
         for shards in [1, 3] {
             let (address, _ours) = bind(any_port, shards, &Limits::default()).unwrap();
@@ -81,7 +80,8 @@ mod tests {
             assert_eq!(
                 error.to_string(),
                 format!(
-                    "cannot listen on {address}: the port is in use; stop what uses it, or choose another with --listen"
+                    "can't listen on {address}: the port is in use; stop the program that uses it, or choose another \
+                     with --listen"
                 )
             );
         }
@@ -89,11 +89,11 @@ mod tests {
         let error = bind(plain.local_addr().unwrap(), 2, &Limits::default()).unwrap_err();
         assert!(matches!(error, ListenError::InUse(_)));
         let error = bind("192.0.2.1:1".parse().unwrap(), 2, &Limits::default()).unwrap_err();
-        assert!(error.to_string().starts_with("cannot listen on 192.0.2.1:1: "), "{error}");
+        assert!(error.to_string().starts_with("can't listen on 192.0.2.1:1: "), "{error}");
     }
 
     #[test]
-    fn all_listeners_share_the_connections_and_what_they_inherit() {
+    fn listeners_share_connections_and_pass_on_their_options() {
         for any_port in ["127.0.0.1:0", "[::1]:0"] {
             let (address, listeners) = bind(any_port.parse().unwrap(), 2, &Limits::default()).unwrap();
             assert_ne!(address.port(), 0);
@@ -103,7 +103,7 @@ mod tests {
                 assert_eq!(listener.local_addr().unwrap(), address);
                 let before = accepted.len();
                 accepted.extend(std::iter::from_fn(|| listener.accept().ok()));
-                assert!(accepted.len() > before, "one listener got none of a hundred");
+                assert!(accepted.len() > before, "one listener got none of 100 connections");
             }
             assert_eq!(accepted.len(), clients.len());
             let (stream, _) = &accepted[0];
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_free_again_at_once() {
+    fn a_port_is_free_immediately_after_closing() {
         let (address, listeners) = bind("127.0.0.1:0".parse().unwrap(), 2, &Limits::default()).unwrap();
         let client = TcpStream::connect(address).unwrap();
         // The server's side closes first, and lingers in TIME_WAIT.

@@ -1,13 +1,13 @@
 //! The drivers: sockets, timers and wake-ups around the core. Nothing here knows about chat.
 //!
-//! One loop runs each shard, on a thread of its own: it reads what sockets and the mesh have, gives it to the core, and
-//! writes what the core has for them.
+//! Each shard has its own thread, which runs one event loop: it passes input from sockets and the mesh to the core, and
+//! writes the core's output to them. See [`event_loop`] for what both drivers share.
 
 mod accept;
 pub mod connection;
 mod epoll;
+mod event_loop;
 pub mod listen;
-mod pump;
 #[cfg(test)]
 mod tests;
 pub mod uring;
@@ -25,10 +25,10 @@ use tokio::sync::mpsc;
 use uproar_core::limits::Limits;
 use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard};
 
-/// Sockets that may wait to be adopted by one shard.
+/// Adopted sockets that may be queued for one shard.
 const ADOPTED_LIMIT: usize = 1024;
 
-/// What moves the bytes of all shards.
+/// The kernel interface that moves the bytes of all shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
     Uring,
@@ -45,26 +45,26 @@ pub enum Error {
 }
 
 impl Driver {
-    /// The one that is wanted, or where none is, io_uring if it can be had; with the reason, to be shown to the
-    /// operator.
+    /// Returns the requested driver; without a request, io_uring if it is available and epoll otherwise. The string is
+    /// the reason for the choice, for the operator.
     ///
     /// # Errors
-    /// The reason why the one that is wanted can't be had.
-    pub fn choose(wanted: Option<Driver>) -> Result<(Driver, String), String> {
-        match wanted {
-            Some(Driver::Epoll) => Ok((Driver::Epoll, "it was asked for".into())),
+    /// Why the requested driver is not available.
+    pub fn choose(requested: Option<Driver>) -> Result<(Driver, String), String> {
+        match requested {
+            Some(Driver::Epoll) => Ok((Driver::Epoll, "requested by --driver".into())),
             Some(Driver::Uring) => match uring::available() {
-                Ok(()) => Ok((Driver::Uring, "it was asked for".into())),
-                Err(reason) => Err(format!("uring can't run here: {reason}; epoll can")),
+                Ok(()) => Ok((Driver::Uring, "requested by --driver".into())),
+                Err(reason) => Err(format!("uring can't run here: {reason}; use epoll or auto")),
             },
             None => Ok(match uring::available() {
-                Ok(()) => (Driver::Uring, "io_uring can be used here".into()),
+                Ok(()) => (Driver::Uring, "io_uring is available".into()),
                 Err(reason) => (Driver::Epoll, reason),
             }),
         }
     }
 
-    /// As in `--driver`.
+    /// The name that `--driver` uses.
     pub fn name(self) -> &'static str {
         match self {
             Driver::Uring => "uring",
@@ -72,17 +72,17 @@ impl Driver {
         }
     }
 
-    /// Runs a shard on the calling thread, until it has been drained.
+    /// Runs a shard on the calling thread until it has been drained.
     ///
     /// # Errors
-    /// What it sleeps in can't be set up. Afterwards errors concern single connections and end those only.
+    /// If io_uring or epoll can't be set up. Later errors concern single connections and close only those.
     ///
     /// # Panics
-    /// When the core or the driver does. A panic ends the shard: the process can't go on without it, and whoever
-    /// started the thread must end it.
+    /// If the core or the driver panics. The process can't continue without the shard, so the code that started the
+    /// thread must end the process.
     pub fn run(self, setup: ShardSetup) -> Result<(), Error> {
         if let Some(core) = setup.core {
-            stay_on(core);
+            pin_to(core);
         }
         match self {
             Driver::Uring => uring::run(setup),
@@ -91,78 +91,83 @@ impl Driver {
     }
 }
 
-/// What a driver needs to run one shard.
+/// Everything a driver needs to run one shard.
 pub struct ShardSetup {
     pub shard: Shard,
     pub limits: Limits,
-    /// Its own, one for each address: see [`listen::bind`].
+    /// The shard's own listeners, one per address. See [`listen::bind`].
     pub listeners: Vec<TcpListener>,
     pub port: Port<Message>,
-    pub orders: Orders,
-    /// Takes connections that ask for no WebSocket. When it is full they get status 503.
+    pub control: Control,
+    /// Takes the connections that don't request a WebSocket. When the queue is full, they are answered with 503.
     pub http: mpsc::Sender<HandOver>,
-    /// The core of the machine to stay on.
+    /// The CPU core to pin the thread to.
     pub core: Option<usize>,
 }
 
-/// A connection that asks for something other than a WebSocket, for the HTTP service.
+/// A connection on its way to the HTTP service, because it requests something other than a WebSocket.
 #[derive(Debug)]
 pub struct HandOver {
-    /// Non-blocking.
+    /// In non-blocking mode.
     pub stream: TcpStream,
     pub peer: SocketAddr,
-    /// What has been read of it.
+    /// The bytes read so far.
     pub bytes: Bytes,
 }
 
-/// A connection of the HTTP service on which it has answered a WebSocket upgrade with 101, for a shard.
+/// A connection on its way from the HTTP service to a shard, after the service has answered an upgrade with 101.
 #[derive(Debug)]
 pub struct Adopted {
-    /// Blocking or not.
+    /// In blocking or non-blocking mode.
     pub stream: TcpStream,
     pub peer: SocketAddr,
-    /// The request's head, `GET …\r\n…\r\n\r\n`.
+    /// The request's head: `GET …\r\n…\r\n\r\n`.
     pub head: Vec<u8>,
-    /// What the client sent behind the head.
+    /// The bytes that the client sent after the head.
     pub rest: Bytes,
 }
 
-/// How the rest of the server speaks to its shards.
+/// How the rest of the server gives connections to the shards and stops them.
 #[derive(Clone)]
-pub struct Remote {
+pub struct ShardHandle {
     adopted: Vec<SyncSender<Adopted>>,
     stop: Arc<Stop>,
 }
 
-/// Where one shard hears what its [`Remote`] says.
-pub struct Orders {
+/// One shard's receiving end of a [`ShardHandle`].
+pub struct Control {
     adopted: Receiver<Adopted>,
     stop: Arc<Stop>,
 }
 
 struct Stop {
-    is_asked: AtomicBool,
-    /// Shards whose connections have not all gone yet.
-    left: AtomicUsize,
+    is_requested: AtomicBool,
+    /// Shards that still have connections.
+    shards_left: AtomicUsize,
     wakers: Vec<Waker>,
 }
 
-impl Remote {
-    /// For the shards that these wake, with the orders of each. See [`crate::mesh::Inbox::waker`].
-    pub fn new(wakers: Vec<Waker>) -> (Remote, Vec<Orders>) {
-        let stop = Arc::new(Stop { is_asked: AtomicBool::new(false), left: AtomicUsize::new(wakers.len()), wakers });
+impl ShardHandle {
+    /// Creates the handle to the shards that `wakers` wake, and the [`Control`] of each. See
+    /// [`crate::mesh::Inbox::waker`].
+    pub fn new(wakers: Vec<Waker>) -> (ShardHandle, Vec<Control>) {
+        let stop = Arc::new(Stop {
+            is_requested: AtomicBool::new(false),
+            shards_left: AtomicUsize::new(wakers.len()),
+            wakers,
+        });
         let channel = || {
             let (sender, receiver) = sync_channel(ADOPTED_LIMIT);
-            (sender, Orders { adopted: receiver, stop: stop.clone() })
+            (sender, Control { adopted: receiver, stop: stop.clone() })
         };
-        let (adopted, orders) = stop.wakers.iter().map(|_| channel()).unzip();
-        (Remote { adopted, stop }, orders)
+        let (adopted, controls) = stop.wakers.iter().map(|_| channel()).unzip();
+        (ShardHandle { adopted, stop }, controls)
     }
 
     /// Gives a connection to a shard.
     ///
     /// # Errors
-    /// Gives it back when the shard has too many that wait, or has stopped.
+    /// Returns the connection if the shard's queue is full or the shard has stopped.
     pub fn adopt(&self, shard: usize, connection: Adopted) -> Result<(), Adopted> {
         self.adopted[shard].try_send(connection).map_err(|error| match error {
             TrySendError::Full(connection) | TrySendError::Disconnected(connection) => connection,
@@ -171,78 +176,78 @@ impl Remote {
         Ok(())
     }
 
-    /// All shards stop accepting at once, end their connections, and when the last connection of the last shard has
-    /// gone, or `stop_timeout_ms` have passed, their drivers return.
+    /// Makes all shards stop accepting and close their connections. Their drivers return when the last connection of
+    /// the last shard is closed, or after `stop_timeout_ms`.
     pub fn drain(&self) {
-        self.stop.is_asked.store(true, Ordering::Release);
+        self.stop.is_requested.store(true, Ordering::Release);
         self.stop.wakers.iter().for_each(Waker::wake);
     }
 }
 
-impl Orders {
-    fn adopted(&self) -> Option<Adopted> {
+impl Control {
+    fn next_adopted(&self) -> Option<Adopted> {
         self.adopted.try_recv().ok()
     }
 
-    fn is_stop_asked(&self) -> bool {
-        self.stop.is_asked.load(Ordering::Acquire)
+    fn is_stop_requested(&self) -> bool {
+        self.stop.is_requested.load(Ordering::Acquire)
     }
 
-    /// The last connection of this shard has gone. To be called once. It still serves the others' messages until all
-    /// have come as far.
-    fn drained(&self) {
-        if self.stop.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+    /// Reports that this shard's last connection is closed. To be called once. The shard still serves the messages of
+    /// the others until all of them have reported.
+    fn report_drained(&self) {
+        if self.stop.shards_left.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.stop.wakers.iter().for_each(Waker::wake);
         }
     }
 
     fn are_all_drained(&self) -> bool {
-        self.stop.left.load(Ordering::Acquire) == 0
+        self.stop.shards_left.load(Ordering::Acquire) == 0
     }
 }
 
-/// What the core has asked for and the driver has not done yet.
+/// What the core has requested and the driver has not done yet.
 struct Effects {
-    woken: Vec<u32>,
-    /// By slot: whether it is in `woken`.
-    is_woken: Vec<bool>,
-    cut: Vec<u32>,
+    to_serve: Vec<u32>,
+    /// By slot: whether it is in `to_serve`.
+    is_to_serve: Vec<bool>,
+    to_abort: Vec<u32>,
     outbox: Outbox<Message>,
 }
 
 impl Effects {
     fn new(outbox: Outbox<Message>) -> Effects {
-        Effects { woken: Vec::new(), is_woken: Vec::new(), cut: Vec::new(), outbox }
+        Effects { to_serve: Vec::new(), is_to_serve: Vec::new(), to_abort: Vec::new(), outbox }
     }
 
-    /// Moves what was woken into `slots`, which is empty. What is woken from now on is for the next time.
-    fn take_woken(&mut self, slots: &mut Vec<u32>) {
-        std::mem::swap(&mut self.woken, slots);
-        slots.iter().for_each(|slot| self.is_woken[*slot as usize] = false);
+    /// Moves `to_serve` into `slots`, which must be empty. Slots woken from now on are served the next time.
+    fn take_to_serve(&mut self, slots: &mut Vec<u32>) {
+        std::mem::swap(&mut self.to_serve, slots);
+        slots.iter().for_each(|slot| self.is_to_serve[*slot as usize] = false);
     }
 }
 
 impl Host for Effects {
     fn wake(&mut self, slot: u32) {
         let index = slot as usize;
-        if index >= self.is_woken.len() {
-            self.is_woken.resize(index + 1, false);
+        if index >= self.is_to_serve.len() {
+            self.is_to_serve.resize(index + 1, false);
         }
-        if !std::mem::replace(&mut self.is_woken[index], true) {
-            self.woken.push(slot);
+        if !std::mem::replace(&mut self.is_to_serve[index], true) {
+            self.to_serve.push(slot);
         }
     }
 
     fn cut(&mut self, slot: u32) {
-        self.cut.push(slot);
+        self.to_abort.push(slot);
     }
 
     fn note_first(&mut self, what: Refused, code: u16) {
-        // Once for each class and shard: a stranger must not be able to fill a disk.
+        // Logged once per code and shard, so that a stranger can't fill the disk.
         match what {
-            Refused::Upgrade => tracing::info!(status = code, "an upgrade was refused; /metrics counts the next ones"),
-            Refused::Message => tracing::info!(code, "a message was refused; /metrics counts the next ones"),
-            Refused::Connection => tracing::info!(code, "a connection was ended; /metrics counts the next ones"),
+            Refused::Upgrade => tracing::info!(status = code, "an upgrade was refused; /metrics counts further ones"),
+            Refused::Message => tracing::info!(code, "a message was refused; /metrics counts further ones"),
+            Refused::Connection => tracing::info!(code, "a connection was closed; /metrics counts further ones"),
         }
     }
 
@@ -252,13 +257,13 @@ impl Host for Effects {
 
     fn mesh(&mut self, to: Endpoint, message: Message) {
         if let Err(message) = self.outbox.push(to, message) {
-            debug_assert!(false, "no place at {to:?} for {message:?}");
-            tracing::error!(?to, "a message was lost: the core pushed more than there were places");
+            debug_assert!(false, "the queue to {to:?} has no room for {message:?}");
+            tracing::error!(?to, "a message between threads was lost because its queue was full; please report this");
         }
     }
 }
 
-/// The moment of a loop turn.
+/// The current time, read once per turn of a loop.
 pub fn now() -> Now {
     let ms = |clock| {
         let time = clock_gettime(clock);
@@ -267,18 +272,18 @@ pub fn now() -> Now {
     Now { ms: ms(ClockId::Monotonic), unix_ms: ms(ClockId::Realtime) }
 }
 
-/// Keeps the calling thread on one core. Without it all goes on, a little slower, so it only warns.
-fn stay_on(core: usize) {
+/// Pins the calling thread to one core. Pinning only makes the shard a little faster, so a failure is a warning.
+fn pin_to(core: usize) {
     let mut set = CpuSet::new();
     if core < CpuSet::MAX_CPU {
         set.set(core);
     }
     if let Err(error) = sched_setaffinity(None, &set) {
-        tracing::warn!(core, %error, "a shard's thread cannot be kept on its core");
+        tracing::warn!(core, %error, "can't pin a shard's thread to its core");
     }
 }
 
-/// The cores that this process may use, in ascending order.
+/// The CPU cores that this process may use, in ascending order.
 pub fn cores() -> Vec<usize> {
     let set = rustix::thread::sched_getaffinity(None).unwrap_or_default();
     (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect()

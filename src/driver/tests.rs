@@ -1,6 +1,6 @@
-//! Real sockets on the loopback, against shards that echo, on each driver.
+//! Tests with real sockets on the loopback interface, against shards that echo, on each driver.
 
-use super::{Adopted, Driver, Error, HandOver, Remote, ShardSetup, listen};
+use super::{Adopted, Driver, Error, HandOver, ShardHandle, ShardSetup, listen};
 use crate::mesh::Mesh;
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags};
@@ -17,7 +17,7 @@ use uproar_core::websocket::OpCode;
 use uproar_core::{Shard, ShardConfig};
 use uproar_model::{Claims, TokenError};
 
-/// Makes a test for each driver of each function.
+/// Turns each function into one test per driver.
 macro_rules! on_each_driver {
     ($($(#[$attribute:meta])* $name:ident;)+) => {
         mod uring {
@@ -31,32 +31,32 @@ macro_rules! on_each_driver {
 
 on_each_driver! {
     many_connections_at_once;
-    another_implementation_is_content;
+    tungstenite_gets_its_messages_back;
     bytes_may_be_cut_anywhere;
-    a_violation_ends_one_connection_only;
-    who_stops_reading_holds_up_nobody_and_loses_nothing;
-    connections_that_end_at_any_moment;
-    past_its_limit_connections_wait_until_there_is_room;
-    a_thousand_at_once_are_all_let_in;
-    what_came_while_it_was_not_read_is_read_later;
-    who_goes_away_while_it_is_not_read_is_noticed;
-    what_becomes_of_a_connection_that_was_handed_over_concerns_nobody_here;
-    what_is_no_websocket_goes_to_the_http_service;
-    a_bad_upgrade_is_answered;
+    a_violation_closes_only_its_own_connection;
+    a_client_that_stops_reading_delays_no_other_and_loses_nothing;
+    connections_may_end_at_any_moment;
+    connections_beyond_the_limit_wait_until_there_is_room;
+    a_thousand_simultaneous_connections_are_all_accepted;
+    input_that_arrives_while_reading_is_paused_is_read_later;
+    a_client_that_leaves_while_reading_is_paused_is_noticed;
+    events_of_a_handed_over_connection_do_not_affect_its_old_slot;
+    other_requests_go_to_the_http_service;
+    an_invalid_upgrade_is_answered;
     sockets_are_adopted;
-    a_drain_ends_all_and_lets_nobody_in;
-    a_drain_has_an_end_even_if_a_client_has_none;
-    a_drain_has_an_end_even_if_a_send_has_none;
-    deadlines_of_the_core_are_kept;
-    without_descriptors_it_waits_until_there_are_some;
-    #[ignore = "run by without_descriptors_it_waits_until_there_are_some"]
+    a_drain_closes_all_connections_and_accepts_none;
+    a_drain_ends_even_if_a_client_does_not_close;
+    a_drain_ends_even_if_a_send_is_stuck;
+    the_deadlines_of_the_core_are_met;
+    without_descriptors_connections_wait_until_some_are_free;
+    #[ignore = "run by without_descriptors_connections_wait_until_some_are_free"]
     server_with_few_descriptors;
 }
 
 const UPGRADE: &str = "GET /echo HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// A test that waits longer than this for a server on the same machine has failed.
+/// A test that waits longer than this for a server on the same machine fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn shard(limits: &Limits) -> Shard {
@@ -85,32 +85,32 @@ fn shard(limits: &Limits) -> Shard {
 
 struct Server {
     address: SocketAddr,
-    remote: Remote,
+    handle: ShardHandle,
     http: Option<mpsc::Receiver<HandOver>>,
     threads: Vec<JoinHandle<Result<(), Error>>>,
 }
 
 impl Server {
     fn start(driver: Driver, shards: u16, limits: Limits) -> Server {
-        open_files(None);
-        Server::start_with_these_files(driver, shards, limits)
+        set_file_limit(None);
+        Server::start_with_current_file_limit(driver, shards, limits)
     }
 
-    fn start_with_these_files(driver: Driver, shards: u16, limits: Limits) -> Server {
+    fn start_with_current_file_limit(driver: Driver, shards: u16, limits: Limits) -> Server {
         Driver::choose(Some(driver)).unwrap();
         let (address, listeners) = listen::bind("127.0.0.1:0".parse().unwrap(), usize::from(shards), &limits).unwrap();
         let mesh = Mesh::new(shards, 1, |_, _| 16).unwrap();
-        let (remote, orders) = Remote::new(mesh.shards.iter().map(|port| port.inbox.waker()).collect());
+        let (handle, controls) = ShardHandle::new(mesh.shards.iter().map(|port| port.inbox.waker()).collect());
         let (http, http_receiver) = mpsc::channel(1);
-        let shards = mesh.shards.into_iter().zip(listeners).zip(orders);
-        let threads = shards.map(|((port, listener), orders)| {
+        let shards = mesh.shards.into_iter().zip(listeners).zip(controls);
+        let threads = shards.map(|((port, listener), control)| {
             let (limits, http) = (limits.clone(), http.clone());
             thread::spawn(move || {
                 let shard = shard(&limits);
-                driver.run(ShardSetup { shard, limits, listeners: vec![listener], port, orders, http, core: Some(0) })
+                driver.run(ShardSetup { shard, limits, listeners: vec![listener], port, control, http, core: Some(0) })
             })
         });
-        Server { address, remote, http: Some(http_receiver), threads: threads.collect() }
+        Server { address, handle, http: Some(http_receiver), threads: threads.collect() }
     }
 
     fn connect(&self) -> TcpStream {
@@ -128,9 +128,9 @@ impl Server {
         stream
     }
 
-    /// Asks all shards to stop, and waits until they have.
+    /// Makes all shards stop, and waits until they have.
     fn stop(mut self) {
-        self.remote.drain();
+        self.handle.drain();
         for thread in self.threads.drain(..) {
             thread.join().unwrap().unwrap();
         }
@@ -139,12 +139,12 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.remote.drain();
+        self.handle.drain();
     }
 }
 
-/// Sets the limit of open files, as high as it may be without a number.
-fn open_files(limit: Option<u64>) {
+/// Sets the limit of open files; without a number, to the highest allowed.
+fn set_file_limit(limit: Option<u64>) {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.or(maximum), maximum }).unwrap();
 }
@@ -159,7 +159,7 @@ fn read_head(stream: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// Everything until the other side closes.
+/// Reads until the peer closes.
 fn read_rest(stream: &mut TcpStream) -> String {
     let mut rest = String::new();
     stream.read_to_string(&mut rest).unwrap();
@@ -178,11 +178,11 @@ fn text(payload: &str) -> Vec<u8> {
     frame(OpCode::Text, payload.as_bytes())
 }
 
-/// One frame of the server: (opcode, payload).
+/// Reads one frame: (opcode, payload).
 fn read_frame(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     let mut head = [0; 2];
     stream.read_exact(&mut head)?;
-    assert_eq!(head[0] & 0xf0, 0x80, "whole, without reserved bits");
+    assert_eq!(head[0] & 0xf0, 0x80, "one final frame without reserved bits");
     let length = match head[1] {
         126 => {
             let mut length = [0; 2];
@@ -206,7 +206,7 @@ fn expect_text(stream: &mut TcpStream, payload: &str) {
     assert_eq!(read_frame(stream).unwrap(), (1, payload.as_bytes().to_vec()));
 }
 
-/// The texts in their order, and a pong, which may pass them.
+/// Expects the texts in order, and a pong anywhere among them.
 #[track_caller]
 fn expect_texts_and_pong(stream: &mut TcpStream, texts: &[&str], pong: &[u8]) {
     let mut frames: Vec<_> = (0..=texts.len()).map(|_| read_frame(stream).unwrap()).collect();
@@ -247,7 +247,7 @@ fn many_connections_at_once(driver: Driver) {
     server.stop();
 }
 
-fn another_implementation_is_content(driver: Driver) {
+fn tungstenite_gets_its_messages_back(driver: Driver) {
     let server = Server::start(driver, 1, Limits::default());
     let stream = server.connect();
     let (mut client, response) = tungstenite::client(format!("ws://{}/echo", server.address), stream).unwrap();
@@ -270,8 +270,8 @@ fn another_implementation_is_content(driver: Driver) {
 fn bytes_may_be_cut_anywhere(driver: Driver) {
     let server = Server::start(driver, 1, Limits::default());
     let bytes = [UPGRADE.as_bytes(), &text("héllo"), &frame(OpCode::Ping, b"x"), &text(&"long".repeat(100))].concat();
-    // Each cut is a write of its own. Whether the server reads it apart is up to the kernel; the decoder's own tests cut
-    // for sure.
+    // Each part is a separate write. Whether the server also reads it separately is up to the kernel; the decoder's own
+    // tests guarantee it.
     let mut streams = Vec::new();
     for cut in 0..bytes.len() {
         let mut stream = server.connect();
@@ -285,7 +285,7 @@ fn bytes_may_be_cut_anywhere(driver: Driver) {
         assert!(read_head(stream).starts_with("HTTP/1.1 101 "));
         expect_texts_and_pong(stream, &["héllo", &"long".repeat(100)], b"x");
     }
-    // And byte by byte.
+    // Byte by byte.
     let mut stream = server.connect();
     for byte in &bytes {
         stream.write_all(&[*byte]).unwrap();
@@ -295,7 +295,7 @@ fn bytes_may_be_cut_anywhere(driver: Driver) {
     server.stop();
 }
 
-fn a_violation_ends_one_connection_only(driver: Driver) {
+fn a_violation_closes_only_its_own_connection(driver: Driver) {
     let server = Server::start(driver, 1, Limits::default());
     let mut other = server.websocket();
     for (bytes, code) in [
@@ -313,8 +313,8 @@ fn a_violation_ends_one_connection_only(driver: Driver) {
     server.stop();
 }
 
-fn who_stops_reading_holds_up_nobody_and_loses_nothing(driver: Driver) {
-    // Eight times what may wait for it, so that it is not read from until it reads.
+fn a_client_that_stops_reading_delays_no_other_and_loses_nothing(driver: Driver) {
+    // The messages exceed this limit many times over, so the server must pause reading until the client reads.
     let limits = Limits { outbound_limit_bytes: 256 * 1024, ..Limits::default() };
     let server = Server::start(driver, 1, limits);
     let mut slow = server.websocket();
@@ -328,7 +328,7 @@ fn who_stops_reading_holds_up_nobody_and_loses_nothing(driver: Driver) {
         }
     });
     for _ in 0..200 {
-        expect_echo(&mut other, "not held up");
+        expect_echo(&mut other, "not delayed");
     }
     for number in 0..MESSAGES {
         assert_eq!(read_frame(&mut slow).unwrap(), (2, payload(number)));
@@ -337,12 +337,12 @@ fn who_stops_reading_holds_up_nobody_and_loses_nothing(driver: Driver) {
     server.stop();
 }
 
-fn connections_that_end_at_any_moment(driver: Driver) {
+fn connections_may_end_at_any_moment(driver: Driver) {
     let server = Server::start(driver, 1, Limits::default());
     let mut other = server.websocket();
     let bytes = [UPGRADE.as_bytes(), &text("hello")].concat();
     for cut in (0..=bytes.len()).step_by(3) {
-        // With a FIN of the client's half, which the server answers with its own.
+        // With a FIN from the client, which the server answers with its own.
         let mut stream = server.connect();
         stream.write_all(&bytes[..cut]).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
@@ -368,13 +368,13 @@ fn connections_that_end_at_any_moment(driver: Driver) {
     server.stop();
 }
 
-fn past_its_limit_connections_wait_until_there_is_room(driver: Driver) {
+fn connections_beyond_the_limit_wait_until_there_is_room(driver: Driver) {
     let server = Server::start(driver, 1, Limits { connections_per_shard_limit: 2, ..Limits::default() });
     let first = server.websocket();
     let mut second = server.websocket();
     let mut third = server.connect();
     third.write_all(UPGRADE.as_bytes()).unwrap();
-    // Ten round trips, in each of which the third would have been accepted.
+    // Ten round trips, each of which would have given the third a chance to be accepted.
     for _ in 0..10 {
         expect_echo(&mut second, "in");
     }
@@ -387,7 +387,7 @@ fn past_its_limit_connections_wait_until_there_is_room(driver: Driver) {
     server.stop();
 }
 
-fn a_thousand_at_once_are_all_let_in(driver: Driver) {
+fn a_thousand_simultaneous_connections_are_all_accepted(driver: Driver) {
     let server = Server::start(driver, 2, Limits::default());
     let connect = || {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -411,8 +411,9 @@ fn a_thousand_at_once_are_all_let_in(driver: Driver) {
     server.stop();
 }
 
-/// Writes to a connection until the server, whose echo nobody reads, reads no more.
-fn write_until_it_is_not_read(stream: &mut TcpStream) -> usize {
+/// Writes to a connection until the server pauses reading, because its echo is not read. Returns the number of whole
+/// messages written.
+fn write_until_reading_is_paused(stream: &mut TcpStream) -> usize {
     let message = frame(OpCode::Binary, &[1; 60_000]);
     stream.set_nonblocking(true).unwrap();
     let mut written = 0;
@@ -421,7 +422,7 @@ fn write_until_it_is_not_read(stream: &mut TcpStream) -> usize {
         match stream.write(&message[written % message.len()..]) {
             Ok(count) => written += count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // It is at work, or has stopped for good. Should it only be slow, what is tested then is less, not wrong.
+                // The server is busy or has paused. If it is only slow, the test checks less, but is still correct.
                 let patience = rustix::event::Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
                 polled = rustix::event::poll(&mut [PollFd::new(stream, PollFlags::OUT)], Some(&patience)).unwrap() > 0;
             }
@@ -432,18 +433,18 @@ fn write_until_it_is_not_read(stream: &mut TcpStream) -> usize {
     written / message.len()
 }
 
-fn what_came_while_it_was_not_read_is_read_later(driver: Driver) {
+fn input_that_arrives_while_reading_is_paused_is_read_later(driver: Driver) {
     let server = Server::start(driver, 1, Limits { outbound_limit_bytes: 256 * 1024, ..Limits::default() });
     let mut stream = server.websocket();
-    let whole = write_until_it_is_not_read(&mut stream);
-    // All that is there makes no event any more: it has been seen.
-    for _ in 0..whole {
+    let count = write_until_reading_is_paused(&mut stream);
+    // The kernel reports no new event for this input, as it has reported it before.
+    for _ in 0..count {
         assert_eq!(read_frame(&mut stream).unwrap(), (2, vec![1; 60_000]));
     }
     server.stop();
 }
 
-fn who_goes_away_while_it_is_not_read_is_noticed(driver: Driver) {
+fn a_client_that_leaves_while_reading_is_paused_is_noticed(driver: Driver) {
     let hour = 3600 * 1000;
     let limits = Limits {
         connections_per_shard_limit: 1,
@@ -454,26 +455,26 @@ fn who_goes_away_while_it_is_not_read_is_noticed(driver: Driver) {
     };
     let server = Server::start(driver, 1, limits);
     let mut stream = server.websocket();
-    write_until_it_is_not_read(&mut stream);
+    write_until_reading_is_paused(&mut stream);
     let mut next = server.connect();
     next.write_all(UPGRADE.as_bytes()).unwrap();
-    // With what it has not read: a RST.
+    // Unread input makes this a RST.
     drop(stream);
     assert!(read_head(&mut next).starts_with("HTTP/1.1 101 "));
     server.stop();
 }
 
-/// As the test before, but with nothing to be written either, where only an event can tell. io_uring has none then, and
-/// leaves it to `handshake_timeout_ms`.
+/// Like the previous test, but with nothing to write either, so that only an event can tell. io_uring has no operation in
+/// flight then, and relies on `handshake_timeout_ms`.
 #[test]
-fn on_epoll_who_goes_away_while_a_question_about_it_is_open_is_noticed() {
+fn on_epoll_a_client_that_leaves_while_its_upgrade_is_pending_is_noticed() {
     let limits = Limits { connections_per_shard_limit: 2, handshake_timeout_ms: 3600 * 1000, ..Limits::default() };
     let server = Server::start(Driver::Epoll, 1, limits);
     let mut other = server.websocket();
     let mut stream = server.connect();
-    // Nobody here answers questions about rooms.
+    // No reader runs here, so the request is never answered.
     stream.write_all(UPGRADE.replacen("/echo", "/ws?room=lobby&token=good", 1).as_bytes()).unwrap();
-    // Some turns, after which the request has been read.
+    // A few turns, in which the request is read.
     for _ in 0..3 {
         expect_echo(&mut other, "in");
     }
@@ -486,27 +487,27 @@ fn on_epoll_who_goes_away_while_a_question_about_it_is_open_is_noticed() {
     server.stop();
 }
 
-fn what_becomes_of_a_connection_that_was_handed_over_concerns_nobody_here(driver: Driver) {
+fn events_of_a_handed_over_connection_do_not_affect_its_old_slot(driver: Driver) {
     let limits = Limits { outbound_limit_bytes: 256 * 1024, ..Limits::default() };
     let mut server = Server::start(driver, 1, limits);
     let mut http = server.http.take().unwrap();
-    let mut asking = server.connect();
-    asking.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let mut leaving = server.connect();
+    leaving.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     let _handed_over = http.blocking_recv().unwrap();
-    // It has the slot now.
+    // This connection reuses the slot.
     let mut stream = server.websocket();
     let mut other = server.websocket();
-    let whole = write_until_it_is_not_read(&mut stream);
-    socket2::SockRef::from(&asking).set_linger(Some(Duration::ZERO)).unwrap();
-    drop(asking);
+    let count = write_until_reading_is_paused(&mut stream);
+    socket2::SockRef::from(&leaving).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(leaving);
     expect_echo(&mut other, "a turn has passed");
-    for _ in 0..whole {
+    for _ in 0..count {
         assert_eq!(read_frame(&mut stream).unwrap(), (2, vec![1; 60_000]));
     }
     server.stop();
 }
 
-fn what_is_no_websocket_goes_to_the_http_service(driver: Driver) {
+fn other_requests_go_to_the_http_service(driver: Driver) {
     let mut server = Server::start(driver, 1, Limits::default());
     let mut http = server.http.take().unwrap();
     let request = "POST /user/signup HTTP/1.1\r\nHost: a\r\nContent-Length: 7\r\n\r\n{\"a\":1}";
@@ -514,23 +515,23 @@ fn what_is_no_websocket_goes_to_the_http_service(driver: Driver) {
     stream.write_all(request.as_bytes()).unwrap();
     let handed = http.blocking_recv().unwrap();
     assert_eq!(handed.peer, stream.local_addr().unwrap());
-    // The body may still have been on its way.
+    // The body may not have arrived yet.
     assert!(request.as_bytes().starts_with(&handed.bytes));
     handed.stream.set_nonblocking(false).unwrap();
     (&handed.stream).write_all(b"answer").unwrap();
     drop(handed);
     assert_eq!(read_rest(&mut stream), "answer");
 
-    // Its queue takes one. Of three at once two are told so; which of them is up to the kernel.
+    // The queue holds one connection, so two of three are answered with 503. Which two is up to the kernel.
     let mut streams: Vec<_> = (0..3).map(|_| server.connect()).collect();
     streams.iter_mut().for_each(|stream| stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap());
-    for refused in [2, 1] {
+    for left in [2, 1] {
         let mut polled: Vec<_> = streams.iter().map(|stream| PollFd::new(stream, PollFlags::IN)).collect();
         rustix::event::poll(&mut polled, None).unwrap();
         let index = polled.iter().position(|polled| !polled.revents().is_empty()).unwrap();
         let answer = read_rest(&mut streams.remove(index));
         assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"), "{answer}");
-        assert_eq!(streams.len(), refused);
+        assert_eq!(streams.len(), left);
     }
     drop(http.blocking_recv().unwrap());
     assert_eq!(read_rest(&mut streams[0]), "");
@@ -542,14 +543,14 @@ fn what_is_no_websocket_goes_to_the_http_service(driver: Driver) {
     server.stop();
 }
 
-fn a_bad_upgrade_is_answered(driver: Driver) {
+fn an_invalid_upgrade_is_answered(driver: Driver) {
     let server = Server::start(driver, 1, Limits::default());
     for (from, to, status) in
         [("GET", "PUT", 400), ("Version: 13", "Version: 7", 426), ("dGhl", "", 400), ("/echo", "/nothing", 404)]
     {
         let mut stream = server.connect();
         stream.write_all(UPGRADE.replacen(from, to, 1).as_bytes()).unwrap();
-        // A client that is so wrong may well go on.
+        // Such a client may send more.
         stream.write_all(&[0; 10]).unwrap();
         let answer = read_rest(&mut stream);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
@@ -566,32 +567,32 @@ fn sockets_are_adopted(driver: Driver) {
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         let (stream, peer) = service.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
-        let rest = text("behind the head");
+        let rest = text("after the head");
         let (now, later) = rest.split_at(9);
         let rest = Bytes::copy_from_slice(now);
-        server.remote.adopt(shard, Adopted { stream, peer, head: UPGRADE.into(), rest }).unwrap();
+        server.handle.adopt(shard, Adopted { stream, peer, head: UPGRADE.into(), rest }).unwrap();
         client.write_all(later).unwrap();
-        expect_text(&mut client, "behind the head");
+        expect_text(&mut client, "after the head");
         expect_echo(&mut client, "and on");
     }
-    // One that asks for nothing is dropped.
+    // A connection without a WebSocket request is dropped.
     let service = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = TcpStream::connect(service.local_addr().unwrap()).unwrap();
     let (stream, peer) = service.accept().unwrap();
     let head = b"GET / HTTP/1.1\r\n\r\n".to_vec();
-    server.remote.adopt(0, Adopted { stream, peer, head, rest: Bytes::new() }).unwrap();
+    server.handle.adopt(0, Adopted { stream, peer, head, rest: Bytes::new() }).unwrap();
     assert_eq!(read_rest(&mut client), "");
     server.stop();
 }
 
-fn a_drain_ends_all_and_lets_nobody_in(driver: Driver) {
-    // So long that it is not the time that ends it.
+fn a_drain_closes_all_connections_and_accepts_none(driver: Driver) {
+    // Long enough that the drain can't end by timeout.
     let server = Server::start(driver, 2, Limits { stop_timeout_ms: 3600 * 1000, ..Limits::default() });
     let mut streams: Vec<_> = (0..20).map(|_| server.websocket()).collect();
     let mut waiting = server.connect();
     waiting.write_all(&UPGRADE.as_bytes()[..20]).unwrap();
     let address = server.address;
-    server.remote.drain();
+    server.handle.drain();
     for stream in &mut streams {
         expect_close(stream, 1001);
         stream.write_all(&frame(OpCode::Close, b"\x03\xe9")).unwrap();
@@ -602,7 +603,7 @@ fn a_drain_ends_all_and_lets_nobody_in(driver: Driver) {
     assert!(TcpStream::connect(address).is_err());
 }
 
-fn a_drain_has_an_end_even_if_a_client_has_none(driver: Driver) {
+fn a_drain_ends_even_if_a_client_does_not_close(driver: Driver) {
     let limits = Limits { stop_timeout_ms: 50, close_timeout_ms: 1000 * 3600, ..Limits::default() };
     let server = Server::start(driver, 2, limits);
     let mut stream = server.websocket();
@@ -611,13 +612,13 @@ fn a_drain_has_an_end_even_if_a_client_has_none(driver: Driver) {
     assert_eq!(read_rest(&mut stream), "");
 }
 
-fn a_drain_has_an_end_even_if_a_send_has_none(driver: Driver) {
+fn a_drain_ends_even_if_a_send_is_stuck(driver: Driver) {
     let limits = Limits { stop_timeout_ms: 50, outbound_limit_bytes: 1024 * 1024, ..Limits::default() };
     let server = Server::start(driver, 1, limits);
     let mut stream = server.websocket();
     stream.set_nonblocking(true).unwrap();
     let message = frame(OpCode::Binary, &[1; 60_000]);
-    // Until the server, whose echo nobody reads, reads no more.
+    // Until the server pauses reading, because its echo is not read.
     let mut written = 0;
     while let Ok(count @ 1..) = stream.write(&message[written..]) {
         written = (written + count) % message.len();
@@ -625,7 +626,7 @@ fn a_drain_has_an_end_even_if_a_send_has_none(driver: Driver) {
     server.stop();
 }
 
-fn deadlines_of_the_core_are_kept(driver: Driver) {
+fn the_deadlines_of_the_core_are_met(driver: Driver) {
     let server = Server::start(driver, 1, Limits { handshake_timeout_ms: 50, ..Limits::default() });
     let before = Instant::now();
     let mut silent = server.connect();
@@ -634,7 +635,7 @@ fn deadlines_of_the_core_are_kept(driver: Driver) {
     server.stop();
 }
 
-/// Prints each event as a line that begins with its level.
+/// Prints the level of each log event on a line.
 struct Lines;
 
 impl tracing::Subscriber for Lines {
@@ -659,17 +660,17 @@ impl tracing::Subscriber for Lines {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-/// The server's side of the next test, in a process of its own: says its address, then what it logs.
+/// The server of the next test, in a separate process: prints its address, then the levels of its log events.
 fn server_with_few_descriptors(driver: Driver) {
     tracing::subscriber::set_global_default(Lines).unwrap();
-    open_files(Some(40));
-    let server = Server::start_with_these_files(driver, 1, Limits::default());
+    set_file_limit(Some(40));
+    let server = Server::start_with_current_file_limit(driver, 1, Limits::default());
     println!("listening on {}", server.address);
     io::stdin().read_to_end(&mut Vec::new()).unwrap();
     server.stop();
 }
 
-fn without_descriptors_it_waits_until_there_are_some(driver: Driver) {
+fn without_descriptors_connections_wait_until_some_are_free(driver: Driver) {
     let name = format!("driver::tests::{}::server_with_few_descriptors", driver.name());
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", &name, "--ignored", "--nocapture", "--test-threads=1"])
@@ -689,13 +690,13 @@ fn without_descriptors_it_waits_until_there_are_some(driver: Driver) {
     };
     let mut streams: Vec<_> = (0..60).map(|_| connect()).collect();
     assert_eq!(lines.next().as_deref(), Some("ERROR"), "too many open files");
-    // Each that ends makes room for another.
+    // Each connection that closes makes room for another.
     for stream in &mut streams {
         assert!(read_head(stream).starts_with("HTTP/1.1 101 "));
         expect_echo(stream, "in at last");
         stream.shutdown(Shutdown::Both).unwrap();
     }
-    assert_eq!(lines.next().as_deref(), Some("INFO"), "said once, not at each try");
+    assert_eq!(lines.next().as_deref(), Some("INFO"), "logged once, not at each attempt");
 
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success());

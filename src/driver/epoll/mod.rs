@@ -1,13 +1,13 @@
-//! The driver on epoll, through mio, for where io_uring is forbidden.
+//! The driver on epoll (through mio), for machines that forbid io_uring.
 //!
-//! Each socket is registered once, for reading and writing, edge-triggered: the kernel says when something *begins* to
-//! be possible, and the driver remembers it until a call finds that it no longer is. So there is no call to change what
-//! a socket is watched for, and an edge that comes while the core wants no input is there when it does again.
+//! Each socket is registered once for reading and writing, edge-triggered: the kernel reports when an operation
+//! *becomes* possible, and the driver remembers this until a call finds that it no longer is. Registrations therefore
+//! never change, and an edge that arrives while the core wants no input is not lost.
 //!
-//! A turn: events mark connections; those with something to read are read, once each, into one buffer that they share;
-//! then all that the drivers have in common, where connections that the core woke are written, with one call each.
+//! A turn: events mark connections; each readable connection is read once, into one shared buffer; then follows the
+//! part that both drivers share, in which connections that the core woke are written with one call each.
 
-use super::pump::{Pump, Transport};
+use super::event_loop::{EventLoop, Transport};
 use super::{Error, ShardSetup, now};
 use mio::event::Event;
 use mio::unix::SourceFd;
@@ -19,88 +19,88 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 use uproar_core::{Host, Now};
 
-/// Events that are taken at once; the rest come in the next turn.
-const EVENTS: usize = 1024;
+/// Events fetched in one turn; the rest follow in the next.
+const EVENTS_LIMIT: usize = 1024;
 
-/// The most bytes that are read of a connection in one turn. One who sends more is read on after the others.
-const READ_BYTES: usize = if cfg!(test) { 1024 } else { 16 * 1024 };
+/// Bytes read from one connection in one turn. Further bytes are read after the other connections have had theirs.
+const READ_LIMIT_BYTES: usize = if cfg!(test) { 1024 } else { 16 * 1024 };
 
-/// Slices of one send: as many as the core gives at once.
+/// Slices in one send: as many as the core returns at a time.
 const SLICES_LIMIT: usize = 16;
 
-/// The eventfd. Below it, downwards, come the listeners; slots count from 0.
+/// The token of the eventfd. Listeners have the tokens just below it, counting down; slots count up from 0.
 const EVENTFD: Token = Token(usize::MAX);
 
 /// See [`super::Driver::run`].
 pub(super) fn run(setup: ShardSetup) -> Result<(), Error> {
     let poll = Poll::new().map_err(Error::Epoll)?;
-    let epoll = Epoll { poll, buffer: vec![0; READ_BYTES], to_read: Vec::new(), reading: Vec::new() };
-    let mut pump = Pump::new(setup, epoll);
-    pump.watch().map_err(Error::Epoll)?;
-    pump.run().map_err(Error::Epoll)
+    let epoll = Epoll { poll, buffer: vec![0; READ_LIMIT_BYTES], to_read: Vec::new(), reading: Vec::new() };
+    let mut event_loop = EventLoop::new(setup, epoll);
+    event_loop.watch().map_err(Error::Epoll)?;
+    event_loop.run().map_err(Error::Epoll)
 }
 
 struct Epoll {
     poll: Poll,
-    /// What is read goes here first, whoever sent it.
+    /// Receives the bytes of all connections.
     buffer: Vec<u8>,
-    /// Slots that have something to read and may be read.
+    /// Slots with something to read.
     to_read: Vec<u32>,
-    /// Emptied after each use.
+    /// Scratch space, empty between uses.
     reading: Vec<u32>,
 }
 
-/// What is known of a socket from its events, and from calls that came back empty-handed since.
+/// What a socket's events, and later calls that would have blocked, say about it.
 #[derive(Default)]
-struct Known {
+struct Readiness {
     /// There may be something to read.
     is_readable: bool,
-    /// The other side sends no more: what is to be read ends.
+    /// The peer sends nothing more, so reading will reach the end.
     is_read_closed: bool,
     /// The connection is broken: nothing can be written any more.
     is_broken: bool,
-    /// The kernel takes no more until it says so.
+    /// The kernel takes no more bytes until it reports that the socket is writable.
     is_blocked: bool,
-    /// It is in `to_read`.
+    /// The slot is in `to_read`.
     is_queued: bool,
 }
 
 impl Transport for Epoll {
-    type Io = Known;
+    type Io = Readiness;
 
     const NONBLOCKING: bool = true;
 
-    fn open(&mut self, slot: u32, socket: &OwnedFd) -> io::Result<Known> {
+    fn open(&mut self, slot: u32, socket: &OwnedFd) -> io::Result<Readiness> {
         let interests = Interest::READABLE | Interest::WRITABLE;
-        // Closing takes it out again: the descriptor has no duplicate.
+        // Closing the socket unregisters it, as the descriptor has no duplicate.
         self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(slot as usize), interests)?;
-        Ok(Known::default())
+        Ok(Readiness::default())
     }
 
     fn release(&mut self, socket: &OwnedFd) {
-        // It was registered, so it can be taken out.
+        // It can't fail: the socket is registered.
         let _ = self.poll.registry().deregister(&mut SourceFd(&socket.as_raw_fd()));
     }
 
-    fn is_idle(_: &Known) -> bool {
+    fn is_idle(_: &Readiness) -> bool {
         true
     }
 
-    /// Without an event there is nothing to read, and the event will come.
-    fn read(pump: &mut Pump<Epoll>, slot: u32) {
-        let Some(open) = &mut pump.slots[slot as usize].open else { return };
+    /// Does nothing unless the socket is readable; otherwise an event will come.
+    fn read(event_loop: &mut EventLoop<Epoll>, slot: u32) {
+        let Some(open) = &mut event_loop.slots[slot as usize].open else { return };
         if open.io.is_readable && !std::mem::replace(&mut open.io.is_queued, true) {
-            pump.transport.to_read.push(slot);
+            event_loop.transport.to_read.push(slot);
         }
     }
 
-    fn write(pump: &mut Pump<Epoll>, slot: u32, now: Now) {
-        pump.send(slot, now);
-        pump.cut_ended();
+    fn write(event_loop: &mut EventLoop<Epoll>, slot: u32, now: Now) {
+        event_loop.send(slot, now);
+        event_loop.abort_closed();
     }
 }
 
-impl Pump<Epoll> {
+impl EventLoop<Epoll> {
     fn watch(&mut self) -> io::Result<()> {
         let registry = self.transport.poll.registry();
         for (index, listener) in self.listeners.iter().enumerate() {
@@ -114,7 +114,7 @@ impl Pump<Epoll> {
     }
 
     fn run(&mut self) -> io::Result<()> {
-        let mut events = Events::with_capacity(EVENTS);
+        let mut events = Events::with_capacity(EVENTS_LIMIT);
         loop {
             let now = now();
             let Some(wait) = self.turn(now, &events) else { return Ok(()) };
@@ -127,12 +127,13 @@ impl Pump<Epoll> {
         }
     }
 
-    /// One turn, with what has happened. Returns how long to sleep, in a `Some`; None: the shard has stopped.
+    /// Runs one turn with the events that were fetched. Returns `Some` with the time to sleep (`None`: until an event
+    /// comes), or `None` once the shard has stopped.
     fn turn(&mut self, now: Now, events: &Events) -> Option<Option<Duration>> {
         self.inbox.awake();
-        events.iter().for_each(|event| self.happened(event));
+        events.iter().for_each(|event| self.on_event(event));
         self.read_ready(now);
-        let more = self.serve(now);
+        let more = self.drive_shard(now);
         self.effects.outbox.flush();
         if self.has_stopped(now) {
             return None;
@@ -140,14 +141,14 @@ impl Pump<Epoll> {
         if more || !self.transport.to_read.is_empty() || !self.inbox.sleep() {
             return Some(Some(Duration::ZERO));
         }
-        // Never 0: what the core still waits for at a time that has passed must not keep the thread from sleeping.
+        // Never 0: a deadline of the core that has passed must not keep the thread from sleeping.
         let wait = self.wake_at(now, None).map(|at| at.saturating_sub(now.ms).max(1));
         Some(wait.map(Duration::from_millis))
     }
 
-    /// Remembers what an event says. It concerns whoever has the slot now: slots are freed and given anew only after
-    /// all events of a turn, and closing a socket takes back events that have not been fetched.
-    fn happened(&mut self, event: &Event) {
+    /// Records an event. It always belongs to the connection that has the slot now: slots change hands only after all
+    /// events of a turn, and closing a socket drops its events that have not been fetched.
+    fn on_event(&mut self, event: &Event) {
         let token = event.token();
         if token == EVENTFD {
             return self.inbox.clear_eventfd();
@@ -158,25 +159,25 @@ impl Pump<Epoll> {
             return;
         }
         let Some(open) = self.slots.get_mut(token.0).and_then(|slot| slot.open.as_mut()) else { return };
-        let known = &mut open.io;
-        known.is_readable |= event.is_readable() || event.is_read_closed();
-        known.is_read_closed |= event.is_read_closed();
-        // Half a close is none: who has sent all that it has may still read the answers.
-        known.is_broken |= event.is_write_closed() || event.is_error();
+        let readiness = &mut open.io;
+        readiness.is_readable |= event.is_readable() || event.is_read_closed();
+        readiness.is_read_closed |= event.is_read_closed();
+        // A half-closed connection is not broken: its peer may still read the answers.
+        readiness.is_broken |= event.is_write_closed() || event.is_error();
         let slot = token.0 as u32;
-        if event.is_writable() && std::mem::take(&mut known.is_blocked) {
+        if event.is_writable() && std::mem::take(&mut readiness.is_blocked) {
             self.effects.wake(slot);
         }
         Epoll::read(self, slot);
     }
 
-    /// Reads from all that have something.
+    /// Reads all connections that have something to read.
     fn read_ready(&mut self, now: Now) {
         let mut reading = std::mem::take(&mut self.transport.reading);
         std::mem::swap(&mut reading, &mut self.transport.to_read);
         for slot in reading.drain(..) {
             self.receive(slot, now);
-            self.cut_ended();
+            self.abort_closed();
         }
         self.transport.reading = reading;
     }
@@ -185,33 +186,32 @@ impl Pump<Epoll> {
         let Some(open) = &mut self.slots[slot as usize].open else { return };
         open.io.is_queued = false;
         if !self.shard.wants_input(slot) {
-            // It is read when the core wants it to be, unless that is of no use to anyone.
+            // It is read once the core wants input again. A broken connection need not wait for that.
             if open.io.is_broken {
-                self.hung_up(slot, now);
+                self.on_peer_closed(slot, now);
             }
             return;
         }
         let buffer = &mut self.transport.buffer;
         match recv(&open.socket, buffer.as_mut_slice(), RecvFlags::empty()) {
             Ok((_, length @ 1..)) => {
-                // Less than there was place for: that was all, and what comes now makes an edge. But not the end, where
-                // its edge has been seen with what came before it.
+                // A buffer that is not full took everything, and later bytes cause a new edge. The end of the stream
+                // does not, if its edge came together with the bytes before it.
                 open.io.is_readable = length == buffer.len() || open.io.is_read_closed;
                 let mut buffer = std::mem::take(&mut self.transport.buffer);
-                self.input(slot, &mut buffer[..length], now);
+                self.on_input(slot, &mut buffer[..length], now);
                 self.transport.buffer = buffer;
             }
             Err(Errno::AGAIN) => open.io.is_readable = false,
             Err(Errno::INTR) => Epoll::read(self, slot),
-            Ok(_) | Err(_) => self.hung_up(slot, now),
+            Ok(_) | Err(_) => self.on_peer_closed(slot, now),
         }
     }
 
-    /// Sends what the core has for a connection, unless the kernel takes nothing. What is left goes out in a later
-    /// turn.
+    /// Sends the core's output for a connection, unless the kernel takes nothing. The rest follows in a later turn.
     fn send(&mut self, slot: u32, now: Now) {
         let Some(open) = &mut self.slots[slot as usize].open else { return };
-        if open.is_cut || open.io.is_blocked {
+        if open.is_aborted || open.io.is_blocked {
             return;
         }
         debug_assert!(self.slices.is_empty());
@@ -234,9 +234,9 @@ impl Pump<Epoll> {
         let written = match result {
             Ok(written) => written,
             Err(Errno::AGAIN | Errno::INTR) => 0,
-            Err(_) => return self.hung_up(slot, now),
+            Err(_) => return self.on_peer_closed(slot, now),
         };
-        // Less than there was: the kernel takes no more, and says when it does.
+        // After a partial write the kernel's buffer is full, and an event reports when it has room again.
         open.io.is_blocked = written < length && result != Err(Errno::INTR);
         self.shard.sent(now, slot, written, &mut self.effects);
     }

@@ -1,39 +1,39 @@
-//! The receive buffers of a shard. The kernel takes one when bytes have come (`IOSQE_BUFFER_SELECT`), so connections
-//! that rest need none. They are given back once a turn.
+//! The receive buffers of a shard. The kernel takes one when bytes arrive (`IOSQE_BUFFER_SELECT`), so idle connections
+//! need none. Used buffers are returned to the kernel once per turn.
 
 use super::operation::{Kind, Operation, Token, take};
 use io_uring::{opcode, squeue, types};
 use std::os::fd::RawFd;
 use uproar_core::Now;
 
-/// Bytes of one buffer: the most that is read of a connection at once.
+/// Size of one buffer, and therefore the most that one receive can read.
 const BUFFER_BYTES: usize = 4096;
 
-/// Of one shard. More connections than this can have something to read in one turn; they are read again in the next.
-/// Few in tests, so that these come to that.
+/// Buffers of one shard. If more connections than this have something to read in one turn, the others are read in the
+/// next. Tests have few, so that this happens.
 const BUFFERS: u16 = if cfg!(test) { 16 } else { 1024 };
 
-/// The kernel's name for them. A ring has no others.
+/// The kernel's id for the ring's one group of buffers.
 const GROUP: u16 = 1;
 
-/// How long to wait after the kernel had no memory to take buffers back.
+/// How long to wait after the kernel had no memory to take buffers.
 const RETRY_MS: u64 = 20;
 
 pub(super) struct Buffers {
     /// `BUFFERS` times `BUFFER_BYTES`. Never freed: the kernel may write there as long as an operation is in flight,
     /// which can be after a panic has dropped everything else.
     memory: *mut u8,
-    /// Those that the kernel does not have and nobody uses.
-    back: Vec<u16>,
-    giving: Vec<Giving>,
-    /// Places in `giving` that are empty.
+    /// Unused buffers that are not with the kernel.
+    to_return: Vec<u16>,
+    returns: Vec<Return>,
+    /// Unused entries of `returns`.
     free: Vec<u32>,
-    /// After a failure to give some back.
+    /// When to try again, after the kernel failed to take some.
     retry_at: Option<u64>,
 }
 
-/// A run of buffers on the way to the kernel.
-struct Giving {
+/// Consecutive buffers on their way to the kernel.
+struct Return {
     operation: Option<Operation<()>>,
     first: u16,
     count: u16,
@@ -46,13 +46,13 @@ pub(super) struct Filled {
 }
 
 impl Buffers {
-    /// All are the kernel's after the first [`Buffers::give_back`].
+    /// The first [`Buffers::return_to_kernel`] gives all of them to the kernel.
     pub(super) fn new() -> Buffers {
         let memory = Box::leak(vec![0; usize::from(BUFFERS) * BUFFER_BYTES].into_boxed_slice()).as_mut_ptr();
-        Buffers { memory, back: (0..BUFFERS).collect(), giving: Vec::new(), free: Vec::new(), retry_at: None }
+        Buffers { memory, to_return: (0..BUFFERS).collect(), returns: Vec::new(), free: Vec::new(), retry_at: None }
     }
 
-    /// The entry of an operation that receives into one of them.
+    /// The entry of an operation that receives into one of the buffers.
     pub(super) fn receive(socket: RawFd) -> squeue::Entry {
         opcode::Recv::new(types::Fd(socket), std::ptr::null_mut(), BUFFER_BYTES as u32)
             .buf_group(GROUP)
@@ -60,65 +60,66 @@ impl Buffers {
             .flags(squeue::Flags::BUFFER_SELECT)
     }
 
-    /// A buffer that a completion names, with the bytes received.
+    /// The buffer that a completion names, with the received bytes.
     ///
     /// # Safety
     /// `number` must come from a completion, and must not have been taken since.
     pub(super) unsafe fn take(&mut self, number: u16, length: usize) -> Filled {
         assert!(number < BUFFERS && length <= BUFFER_BYTES);
-        // SAFETY: within `memory`, which is never freed and has been initialised. The kernel has named the buffer in a
-        // completion, so it does not use it until it is provided again, which `put_back` takes the reference for.
+        // SAFETY: the buffer is within `memory`, which is initialised and never freed. The kernel has named it in a
+        // completion, so it does not use it until it is returned, and `put_back` takes this reference before that.
         let bytes =
             unsafe { std::slice::from_raw_parts_mut(self.memory.add(usize::from(number) * BUFFER_BYTES), length) };
         Filled { number, bytes }
     }
 
-    /// No longer used; it is given back with the others.
+    /// Marks a buffer as no longer used. It is returned with the others.
     pub(super) fn put_back(&mut self, filled: Filled) {
-        self.back.push(filled.number);
+        self.to_return.push(filled.number);
     }
 
-    /// Gives all that were put back to the kernel, before receives that are submitted from now on.
-    pub(super) fn give_back(&mut self, now: Now) {
-        if self.back.is_empty() || self.retry_at.is_some_and(|at| at > now.ms) {
+    /// Returns all unused buffers to the kernel, where receives that are submitted from now on can use them.
+    pub(super) fn return_to_kernel(&mut self, now: Now) {
+        if self.to_return.is_empty() || self.retry_at.is_some_and(|at| at > now.ms) {
             return;
         }
         self.retry_at = None;
-        self.back.sort_unstable();
-        let mut back = std::mem::take(&mut self.back);
-        for run in back.chunk_by(|number, next| number + 1 == *next) {
-            self.give(run[0], run.len() as u16);
+        self.to_return.sort_unstable();
+        let mut numbers = std::mem::take(&mut self.to_return);
+        for consecutive in numbers.chunk_by(|number, next| number + 1 == *next) {
+            self.provide(consecutive[0], consecutive.len() as u16);
         }
-        back.clear();
-        self.back = back;
+        numbers.clear();
+        self.to_return = numbers;
     }
 
-    fn give(&mut self, first: u16, count: u16) {
+    fn provide(&mut self, first: u16, count: u16) {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.giving.push(Giving { operation: None, first: 0, count: 0 });
-            self.giving.len() as u32 - 1
+            self.returns.push(Return { operation: None, first: 0, count: 0 });
+            self.returns.len() as u32 - 1
         });
-        // SAFETY: `first` is one of the buffers, so the sum is within `memory`.
+        // SAFETY: `first` is the number of a buffer, so the sum is within `memory`.
         let start = unsafe { self.memory.add(usize::from(first) * BUFFER_BYTES) };
         let entry = opcode::ProvideBuffers::new(start, BUFFER_BYTES as i32, count, GROUP, first).build();
-        // SAFETY: it has one completion and no descriptor, and `memory` is never freed.
+        // SAFETY: the operation has one completion and no descriptor, and `memory` is never freed.
         let operation = unsafe { Operation::submit(entry, (), Token { kind: Kind::Provide, index }) };
-        self.giving[index as usize] = Giving { operation: Some(operation), first, count };
+        self.returns[index as usize] = Return { operation: Some(operation), first, count };
     }
 
-    /// An operation that gives some back may have completed.
-    pub(super) fn completed(&mut self, token: Token, now: Now) {
-        let giving = &mut self.giving[token.index as usize];
-        let Some(completion) = take(&mut giving.operation, token) else { return };
+    /// Handles the completion, if it has come, of an operation that returns buffers.
+    pub(super) fn on_completion(&mut self, token: Token, now: Now) {
+        let returned = &mut self.returns[token.index as usize];
+        let Some(completion) = take(&mut returned.operation, token) else { return };
         if completion.result < 0 {
-            // No memory. The kernel has taken none of them: of a run that it took in part it says no error.
-            self.back.extend(giving.first..giving.first + giving.count);
+            // Out of memory. An error means that the kernel has taken none of these buffers: it reports no error if it
+            // took some of them.
+            self.to_return.extend(returned.first..returned.first + returned.count);
             self.retry_at = Some(now.ms + RETRY_MS);
         }
         self.free.push(token.index);
     }
 
-    /// When there are buffers to give back that the kernel had no memory for. Until then receives may find none.
+    /// When to try again to return buffers that the kernel had no memory for. Until then, receives may find none.
     pub(super) fn retry_at(&self) -> Option<u64> {
         self.retry_at
     }

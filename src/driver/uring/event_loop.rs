@@ -1,9 +1,9 @@
-//! The loop of a shard.
+//! The event loop of a shard.
 //!
-//! A turn: completions go to the core; then all that the drivers have in common; used buffers go back, and new
-//! operations are prepared. The kernel gets them when the submission queue is full, and when the thread goes to sleep.
+//! A turn: completions go to the core; then follows the part that both drivers share; used buffers are returned, and
+//! new operations are queued. The kernel gets them when the submission queue is full, and when the thread goes to sleep.
 
-use super::super::pump::{Pump, Transport};
+use super::super::event_loop::{EventLoop, Transport};
 use super::super::{ShardSetup, now};
 use super::buffers::Buffers;
 use super::operation::{self, Completion, Kind, Operation, Token, take};
@@ -25,43 +25,43 @@ pub(super) async fn run(setup: ShardSetup) {
         nop: None,
         gathers: Vec::new(),
     };
-    // Not dropped if the core panics: operations that are in flight then keep what the kernel reads for them.
-    let mut pump = ManuallyDrop::new(Pump::new(setup, ring));
-    pump.run().await;
-    ManuallyDrop::into_inner(pump);
+    // Not dropped if the core panics, so that the memory of operations in flight stays valid for the kernel.
+    let mut event_loop = ManuallyDrop::new(EventLoop::new(setup, ring));
+    event_loop.run().await;
+    ManuallyDrop::into_inner(event_loop);
 }
 
-/// Operations and buffers of a shard.
+/// The operations and buffers of a shard.
 struct Ring {
     buffers: Buffers,
-    /// Slots to receive from, once buffers have been given back.
+    /// Slots to receive from, once buffers have been returned.
     to_receive: Vec<u32>,
-    /// By listener: waits until someone connects.
+    /// By listener: the operation that waits for a connection.
     accepts: Vec<Option<Operation<()>>>,
-    /// Waits for the eventfd.
+    /// The operation that waits for the eventfd.
     poll: Option<Operation<()>>,
-    /// Ends the next sleep at once.
+    /// The operation that makes the next sleep end immediately.
     nop: Option<Operation<()>>,
-    /// For sends of several slices, used again and again.
-    #[expect(clippy::vec_box, reason = "each has its address, which outlives its place here")]
+    /// Reused by sends of several slices.
+    #[expect(clippy::vec_box, reason = "the kernel needs each one at a stable address")]
     gathers: Vec<Box<Gather>>,
 }
 
-/// What is in flight for one connection.
+/// The operations in flight for one connection.
 #[derive(Default)]
 struct InFlight {
     receive: Option<Operation<()>>,
     send: Option<Operation<Sending>>,
 }
 
-/// What the kernel reads for a send.
+/// The bytes that the kernel reads for a send.
 enum Sending {
-    #[expect(dead_code, reason = "it is only kept")]
+    #[expect(dead_code, reason = "only kept alive")]
     One(Slice),
     Many(Box<Gather>),
 }
 
-/// Several slices, with the description of them that the kernel reads. Its address must not change while it does.
+/// Several slices, with their description for the kernel. Its address must not change while the send is in flight.
 struct Gather {
     slices: Vec<Slice>,
     iovecs: Vec<libc::iovec>,
@@ -71,7 +71,7 @@ struct Gather {
 impl Transport for Ring {
     type Io = InFlight;
 
-    /// io_uring would not wait on a socket that is set not to.
+    /// io_uring does not wait on non-blocking sockets.
     const NONBLOCKING: bool = false;
 
     fn open(&mut self, _slot: u32, _socket: &OwnedFd) -> io::Result<InFlight> {
@@ -84,19 +84,19 @@ impl Transport for Ring {
         io.receive.is_none() && io.send.is_none()
     }
 
-    fn read(pump: &mut Pump<Ring>, slot: u32) {
-        // Nearly always it is being read.
-        if pump.slots[slot as usize].open.as_ref().is_some_and(|open| open.io.receive.is_none()) {
-            pump.transport.to_receive.push(slot);
+    fn read(event_loop: &mut EventLoop<Ring>, slot: u32) {
+        // Usually a receive is in flight already.
+        if event_loop.slots[slot as usize].open.as_ref().is_some_and(|open| open.io.receive.is_none()) {
+            event_loop.transport.to_receive.push(slot);
         }
     }
 
-    fn write(pump: &mut Pump<Ring>, slot: u32, _now: Now) {
-        pump.send(slot);
+    fn write(event_loop: &mut EventLoop<Ring>, slot: u32, _now: Now) {
+        event_loop.send(slot);
     }
 }
 
-impl Pump<Ring> {
+impl EventLoop<Ring> {
     async fn run(&mut self) {
         let mut timer = pin!(sleep(Duration::MAX));
         let mut timer_at = None;
@@ -106,25 +106,25 @@ impl Pump<Ring> {
             let Some(wake_at) = self.turn(now, &mut tokens) else { return };
             if wake_at != timer_at || timer.is_elapsed() {
                 timer_at = wake_at;
-                // A year, where there is nothing to wait for: a duration that the timer can add to the time. And never
-                // 0, as the kernel gets what was prepared only when the thread sleeps.
+                // Without a deadline a year, which the timer can add to the current time. Never 0, as the kernel gets
+                // queued operations only when the thread sleeps.
                 let wait = wake_at.map_or(365 * 86_400_000, |at| at.saturating_sub(now.ms).max(1));
                 timer.as_mut().reset(Instant::now() + Duration::from_millis(wait));
             }
-            operation::completed(&mut tokens, timer.as_mut()).await;
+            operation::wait_for_completions(&mut tokens, timer.as_mut()).await;
         }
     }
 
-    /// One turn, with what has completed. Returns when the next must be at the latest, in a `Some`; None: the shard has
-    /// stopped.
+    /// Runs one turn with the operations that have completed. Returns `Some` with the time of the next turn at the
+    /// latest (`None`: not until a completion comes), or `None` once the shard has stopped.
     fn turn(&mut self, now: Now, tokens: &mut Vec<Token>) -> Option<Option<u64>> {
         self.inbox.awake();
         for token in tokens.drain(..) {
-            self.completed(token, now);
+            self.on_completion(token, now);
         }
-        let more = self.serve(now);
-        self.transport.buffers.give_back(now);
-        self.receive();
+        let more = self.drive_shard(now);
+        self.transport.buffers.return_to_kernel(now);
+        self.submit_receives();
         self.effects.outbox.flush();
         if self.has_stopped(now) {
             return None;
@@ -133,21 +133,21 @@ impl Pump<Ring> {
         self.poll_listeners();
         self.poll_eventfd();
         if more || !self.inbox.sleep() {
-            self.come_back();
+            self.skip_sleep();
         }
         Some(self.wake_at(now, self.transport.buffers.retry_at()))
     }
 
-    fn completed(&mut self, token: Token, now: Now) {
+    fn on_completion(&mut self, token: Token, now: Now) {
         match token.kind {
-            Kind::Receive => self.received(token, now),
-            Kind::Send => self.sent(token, now),
+            Kind::Receive => self.on_received(token, now),
+            Kind::Send => self.on_sent(token, now),
             Kind::Accept => {
                 let index = token.index as usize;
-                // Errors too: accepting finds out.
+                // Errors count as ready too: accepting reports them.
                 self.listeners[index].is_ready |= take(&mut self.transport.accepts[index], token).is_some();
             }
-            Kind::Provide => self.transport.buffers.completed(token, now),
+            Kind::Provide => self.transport.buffers.on_completion(token, now),
             Kind::Poll => {
                 if take(&mut self.transport.poll, token).is_some() {
                     self.inbox.clear_eventfd();
@@ -155,50 +155,52 @@ impl Pump<Ring> {
             }
             Kind::Nop => drop(take(&mut self.transport.nop, token)),
         }
-        self.cut_ended();
+        self.abort_closed();
     }
 
     // ---- reading ----
 
-    fn receive(&mut self) {
+    fn submit_receives(&mut self) {
         if self.transport.buffers.retry_at().is_some() {
-            return; // They would find no buffer, again and again.
+            return; // Without buffers they would fail in every turn.
         }
         for slot in self.transport.to_receive.drain(..) {
             let Some(open) = &mut self.slots[slot as usize].open else { continue };
-            if open.io.receive.is_some() || open.is_cut || open.has_hung_up || !self.shard.wants_input(slot) {
+            if open.io.receive.is_some() || open.is_aborted || open.is_peer_closed || !self.shard.wants_input(slot) {
                 continue;
             }
             let entry = Buffers::receive(open.socket.as_raw_fd());
             let token = Token { kind: Kind::Receive, index: slot };
-            // SAFETY: one completion; the buffers are never freed; the socket is closed when no operation is in flight.
+            // SAFETY: one completion. The buffers are never freed. The socket is closed only when no operation is in
+            // flight.
             open.io.receive = Some(unsafe { Operation::submit(entry, (), token) });
         }
     }
 
-    fn received(&mut self, token: Token, now: Now) {
+    fn on_received(&mut self, token: Token, now: Now) {
         let slot = token.index;
         let Some(open) = &mut self.slots[slot as usize].open else { return };
         let Some(completion) = take(&mut open.io.receive, token) else { return };
         let length = usize::try_from(completion.result).unwrap_or(0);
-        // SAFETY: the number is of this completion, which is seen once.
+        // SAFETY: the number comes from this completion, which is processed once.
         let filled = completion.buffer().map(|number| unsafe { self.transport.buffers.take(number, length) });
-        if open.is_cut {
-            self.vacate_if_done(slot);
-        } else if open.has_hung_up {
-            // Nothing of it is of use.
+        if open.is_aborted {
+            self.free_if_idle(slot);
+        } else if open.is_peer_closed {
+            // The core wants no more input.
         } else {
-            match (completion.error(), filled.as_ref()) {
-                // All buffers were in use. Each turn gives back those that it has seen, so there are some at its end.
+            match (completion.errno(), filled.as_ref()) {
+                // ENOBUFS: all buffers were in use. Each turn returns the ones it has processed, so the next receive
+                // finds some.
                 (libc::ENOBUFS | libc::EINTR | libc::EAGAIN, _) => self.transport.to_receive.push(slot),
                 (0, Some(_)) if length > 0 => {
                     if let Some(filled) = filled {
-                        self.input(slot, filled.bytes, now);
+                        self.on_input(slot, filled.bytes, now);
                         self.transport.buffers.put_back(filled);
                     }
                     return;
                 }
-                _ => self.hung_up(slot, now),
+                _ => self.on_peer_closed(slot, now),
             }
         }
         if let Some(filled) = filled {
@@ -208,16 +210,16 @@ impl Pump<Ring> {
 
     // ---- writing ----
 
-    /// Sends what the core has for a connection, unless a send is in flight.
+    /// Sends the core's output for a connection, unless a send is in flight.
     fn send(&mut self, slot: u32) {
         let Some(open) = &mut self.slots[slot as usize].open else { return };
-        if open.is_cut || open.io.send.is_some() {
+        if open.is_aborted || open.io.send.is_some() {
             return;
         }
         debug_assert!(self.slices.is_empty());
         self.shard.outgoing(slot, &mut self.slices);
-        // One send is at most what the kernel buffers, so that a slow reader is seen to make progress.
-        bound(&mut self.slices, self.limits.socket_send_buffer_bytes as usize);
+        // One send takes no more than the kernel buffers, so that a slow reader's progress can be seen.
+        truncate_slices(&mut self.slices, self.limits.socket_send_buffer_bytes as usize);
 
         let socket = types::Fd(open.socket.as_raw_fd());
         let token = Token { kind: Kind::Send, index: slot };
@@ -232,12 +234,12 @@ impl Pump<Ring> {
             let entry = opcode::Send::new(socket, bytes.as_ptr(), bytes.len() as u32).flags(flags).build();
             (entry, Sending::One(bytes))
         };
-        // SAFETY: one completion. `sending` owns what is read: the bytes of shared buffers, which stay where they are,
-        // and a box with what describes them. The socket is closed when no operation is in flight.
+        // SAFETY: one completion. `sending` owns the memory that is read: the bytes of shared buffers, which don't move,
+        // and a box with their description. The socket is closed only when no operation is in flight.
         open.io.send = Some(unsafe { Operation::submit(entry, sending, token) });
     }
 
-    fn sent(&mut self, token: Token, now: Now) {
+    fn on_sent(&mut self, token: Token, now: Now) {
         let slot = token.index;
         let Some(open) = &mut self.slots[slot as usize].open else { return };
         let Some(completion) = take(&mut open.io.send, token) else { return };
@@ -246,14 +248,14 @@ impl Pump<Ring> {
             gather.slices.clear();
             self.transport.gathers.push(gather);
         }
-        if open.is_cut {
-            self.vacate_if_done(slot);
+        if open.is_aborted {
+            self.free_if_idle(slot);
         } else if result > 0 {
             self.shard.sent(now, slot, result as usize, &mut self.effects);
         } else if matches!(-result, libc::EINTR | libc::EAGAIN) {
             self.effects.wake(slot);
         } else {
-            self.hung_up(slot, now);
+            self.on_peer_closed(slot, now);
         }
     }
 
@@ -275,9 +277,9 @@ impl Pump<Ring> {
         }
     }
 
-    /// Ends the next sleep at once. The thread has to go to sleep nevertheless: that is when the kernel gets what was
-    /// prepared.
-    fn come_back(&mut self) {
+    /// Makes the next sleep end immediately. The thread must still go to sleep, as only then the kernel gets the queued
+    /// operations.
+    fn skip_sleep(&mut self) {
         if self.transport.nop.is_none() {
             let token = Token { kind: Kind::Nop, index: 0 };
             // SAFETY: one completion, no memory, no descriptor.
@@ -286,24 +288,24 @@ impl Pump<Ring> {
     }
 }
 
-/// Completes when something can be read. What is polled is the pump's, and lives as long as it.
+/// Waits until a descriptor of the event loop, a listener or the eventfd, is readable.
 fn poll_readable(descriptor: BorrowedFd<'_>, token: Token) -> Operation<()> {
     let entry = opcode::PollAdd::new(types::Fd(descriptor.as_raw_fd()), libc::POLLIN as u32).build();
-    // SAFETY: one completion, and no memory. The pump closes its listeners and the eventfd only with itself; should the
-    // operation be in flight still, the kernel holds the file by then.
+    // SAFETY: one completion, and no memory. The descriptor is closed only when the event loop is dropped; if the
+    // operation is still in flight then, the kernel already holds a reference to the file.
     unsafe { Operation::submit(entry, (), token) }
 }
 
 impl Default for Gather {
     fn default() -> Gather {
-        // SAFETY: a C struct of numbers and pointers, for which zero is a value.
+        // SAFETY: a C struct of numbers and pointers, for which zero is a valid value.
         let message = unsafe { std::mem::zeroed() };
         Gather { slices: Vec::new(), iovecs: Vec::new(), message }
     }
 }
 
 impl Gather {
-    /// What tells the kernel of the slices. It is good as long as neither they nor this box change.
+    /// Describes the slices for the kernel. The pointer is valid as long as neither they nor this box change.
     fn describe(self: &mut Box<Gather>) -> *const libc::msghdr {
         self.iovecs.clear();
         let iovec = |bytes: &Slice| libc::iovec { iov_base: bytes.as_ptr() as *mut _, iov_len: bytes.len() };
@@ -314,8 +316,8 @@ impl Gather {
     }
 }
 
-/// Leaves slices of at most `limit` bytes, but at least one.
-fn bound(slices: &mut Vec<Slice>, limit: usize) {
+/// Truncates the slices to at most `limit` bytes in total, but at least one byte.
+fn truncate_slices(slices: &mut Vec<Slice>, limit: usize) {
     let mut left = limit.max(1);
     for (index, bytes) in slices.iter_mut().enumerate() {
         if left == 0 {

@@ -1,0 +1,340 @@
+//! What both drivers' event loops share: the order of a turn, and the life of a connection from accepting to closing.
+//! How bytes move and how a shard sleeps is up to the driver, which implements [`Transport`].
+
+use super::accept::{Acceptor, canonical};
+use super::connection::{Connection, Next, adopted_request, discard_unread, hand_over, reject};
+use super::{Adopted, Control, Effects, HandOver, ShardSetup};
+use crate::mesh::Inbox;
+use rustix::net::{Shutdown, shutdown};
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use tokio::sync::mpsc;
+use uproar_core::limits::Limits;
+use uproar_core::{Host, Message, Now, Shard, Slice};
+
+/// Connections that one listener accepts in one turn, so that new connections don't starve the open ones.
+const ACCEPTS_PER_TURN_LIMIT: usize = 64;
+
+/// How a driver moves bytes.
+pub(super) trait Transport: Sized {
+    /// The driver's state for one open connection.
+    type Io;
+
+    /// Whether its sockets are in non-blocking mode.
+    const NONBLOCKING: bool;
+
+    /// Starts to manage the socket of a slot.
+    ///
+    /// # Errors
+    /// Usually lack of memory. The socket is then closed.
+    fn open(&mut self, slot: u32, socket: &OwnedFd) -> io::Result<Self::Io>;
+
+    /// Stops managing a socket, which has nothing in flight and is about to leave the shard.
+    fn release(&mut self, socket: &OwnedFd);
+
+    /// Whether nothing is in flight, so that the socket may be closed.
+    fn is_idle(io: &Self::Io) -> bool;
+
+    /// Starts to read a connection whose input the core wants. The bytes go to [`EventLoop::on_input`], but only after
+    /// this call has returned.
+    fn read(event_loop: &mut EventLoop<Self>, slot: u32);
+
+    /// Writes as much of the core's output for this connection as possible now; nothing if it is aborted.
+    fn write(event_loop: &mut EventLoop<Self>, slot: u32, now: Now);
+}
+
+/// A shard and its sockets.
+pub(super) struct EventLoop<T: Transport> {
+    pub(super) shard: Shard,
+    pub(super) limits: Limits,
+    pub(super) effects: Effects,
+    pub(super) inbox: Inbox<Message>,
+    control: Control,
+    http: mpsc::Sender<HandOver>,
+    pub(super) listeners: Vec<Acceptor>,
+    /// Indexed by the slot numbers that the core gives out.
+    pub(super) slots: Vec<Slot<T::Io>>,
+    /// Number of slots in use.
+    open_count: u64,
+    /// Set while the shard drains: when it stops at the latest.
+    pub(super) stop_at: Option<u64>,
+    has_drained: bool,
+    /// Scratch space, empty between uses.
+    pub(super) slices: Vec<Slice>,
+    /// Scratch space, empty between uses.
+    serving: Vec<u32>,
+    pub(super) transport: T,
+}
+
+pub(super) struct Slot<I> {
+    /// None: the slot is free.
+    pub(super) open: Option<Open<I>>,
+}
+
+/// The transport of one open connection.
+pub(super) struct Open<I> {
+    pub(super) socket: OwnedFd,
+    connection: Connection,
+    /// The core knows that the peer has closed.
+    pub(super) is_peer_closed: bool,
+    /// The core has closed the connection, and its socket is shut down. Operations in flight still have to complete.
+    pub(super) is_aborted: bool,
+    pub(super) io: I,
+}
+
+impl<T: Transport> EventLoop<T> {
+    pub(super) fn new(setup: ShardSetup, transport: T) -> EventLoop<T> {
+        let ShardSetup { shard, limits, listeners, port, control, http, core: _ } = setup;
+        EventLoop {
+            shard,
+            limits,
+            effects: Effects::new(port.outbox),
+            inbox: port.inbox,
+            control,
+            http,
+            listeners: listeners.into_iter().map(Acceptor::new).collect(),
+            slots: Vec::new(),
+            open_count: 0,
+            stop_at: None,
+            has_drained: false,
+            slices: Vec::new(),
+            serving: Vec::new(),
+            transport,
+        }
+    }
+
+    // ---- the turn ----
+
+    /// The part of a turn that follows the driver's input: passes control requests and mesh messages to the core, gives
+    /// the core its turn, reads and writes the connections that it woke, and accepts new ones. True: there is more to
+    /// do, so the next turn must follow without waiting.
+    pub(super) fn drive_shard(&mut self, now: Now) -> bool {
+        while let Some(adopted) = self.control.next_adopted() {
+            self.adopt(adopted, now);
+        }
+        self.stop_if_requested(now);
+
+        let mut more = self.inbox.pop_each(|from, message| self.shard.mesh(now, from, message, &mut self.effects));
+        more |= self.shard.turn(now, &mut self.effects);
+        self.abort_closed();
+        more |= self.serve_woken(now);
+        self.shard.turned();
+
+        // Last, as all of the above may have made room for new connections.
+        more | self.accept(now)
+    }
+
+    /// Reads and writes the connections that the core woke. True: the core has woken more in the meantime.
+    fn serve_woken(&mut self, now: Now) -> bool {
+        let mut more = false;
+        let mut serving = std::mem::take(&mut self.serving);
+        self.effects.take_to_serve(&mut serving);
+        for slot in serving.drain(..) {
+            let Some(open) = self.slots.get(slot as usize).and_then(|slot| slot.open.as_ref()) else { continue };
+            if open.is_aborted {
+                continue;
+            }
+            if self.shard.wants_input(slot) {
+                if open.connection.has_undecoded() {
+                    self.on_input(slot, &mut [], now);
+                    self.abort_closed();
+                    // The core acts on this input in its next turn.
+                    more = true;
+                } else {
+                    T::read(self, slot);
+                }
+            }
+            T::write(self, slot, now);
+        }
+        self.serving = serving;
+        more || !self.effects.to_serve.is_empty()
+    }
+
+    /// When the next turn is due at the latest. `driver_at`: a deadline of the driver's own.
+    pub(super) fn wake_at(&self, now: Now, driver_at: Option<u64>) -> Option<u64> {
+        // Deadlines in the past are left out: what is overdue also waits for some event, which wakes the thread.
+        let own = self.listeners.iter().map(|listener| listener.retry_at).chain([self.stop_at, driver_at]);
+        own.flatten().filter(|at| *at > now.ms).chain(self.shard.deadline()).min()
+    }
+
+    // ---- accepting ----
+
+    /// Accepts waiting connections, as far as the limits allow. True: there may be more.
+    fn accept(&mut self, now: Now) -> bool {
+        let mut more = false;
+        for index in 0..self.listeners.len() {
+            let mut left = ACCEPTS_PER_TURN_LIMIT;
+            while self.listeners[index].is_due(now) && self.stop_at.is_none() && !self.is_full() {
+                if left == 0 {
+                    more = true;
+                    break;
+                }
+                left -= 1;
+                let Some((stream, peer)) = self.listeners[index].accept(now) else { continue };
+                let is_set = if T::NONBLOCKING { stream.set_nonblocking(true) } else { Ok(()) };
+                let opened = is_set.and_then(|()| self.open(stream, Connection::new(peer), now));
+                if let Err(error) = opened {
+                    self.listeners[index].pause(&error, now);
+                }
+            }
+        }
+        more
+    }
+
+    fn is_full(&self) -> bool {
+        self.open_count >= self.limits.connections_per_shard_limit
+    }
+
+    fn open(&mut self, stream: TcpStream, connection: Connection, now: Now) -> io::Result<u32> {
+        let slot = self.shard.opened(now, &mut self.effects);
+        let socket = stream.into();
+        let io = self.transport.open(slot, &socket).inspect_err(|_| self.shard.handed_over(slot))?;
+        let index = slot as usize;
+        if index >= self.slots.len() {
+            self.slots.resize_with(index + 1, || Slot { open: None });
+        }
+        debug_assert!(self.slots[index].open.is_none(), "the core gave a slot that is in use");
+        self.slots[index].open = Some(Open { socket, connection, is_peer_closed: false, is_aborted: false, io });
+        self.open_count += 1;
+        T::read(self, slot);
+        // The core may have closed it immediately.
+        self.abort_closed();
+        Ok(slot)
+    }
+
+    fn adopt(&mut self, adopted: Adopted, now: Now) {
+        let Adopted { stream, peer, head, rest } = adopted;
+        let Some(request) = adopted_request(&head, canonical(peer)) else {
+            tracing::error!("a connection without a WebSocket request was given to a shard; it is closed");
+            return;
+        };
+        if self.stop_at.is_some() || self.is_full() || stream.set_nonblocking(T::NONBLOCKING).is_err() {
+            return;
+        }
+        // These sockets don't inherit the options of the shard's listeners.
+        let _ = stream.set_nodelay(true);
+        let _ = socket2::SockRef::from(&stream).set_send_buffer_size(self.limits.socket_send_buffer_bytes as usize);
+        let Ok(slot) = self.open(stream, Connection::adopted(&rest), now) else { return };
+        if self.slots[slot as usize].open.is_none() {
+            return;
+        }
+        self.shard.requested(now, slot, request, &mut self.effects);
+        self.effects.wake(slot);
+        self.abort_closed();
+    }
+
+    // ---- reading ----
+
+    /// Passes received bytes to the core, or continues with bytes that were kept. The caller must then call
+    /// [`EventLoop::abort_closed`].
+    pub(super) fn on_input(&mut self, slot: u32, bytes: &mut [u8], now: Now) {
+        let Some(open) = &mut self.slots[slot as usize].open else { return };
+        let next = open.connection.on_bytes(bytes, now, slot, &mut self.shard, &self.limits, &mut self.effects);
+        match next {
+            Next::Stay => T::read(self, slot),
+            Next::HandOver(peer, bytes) => {
+                if let Some(socket) = self.release(slot) {
+                    hand_over(socket, peer, bytes, &self.http);
+                }
+            }
+            Next::Reject(response) => {
+                if let Some(socket) = self.release(slot) {
+                    reject(socket, &response);
+                }
+            }
+        }
+    }
+
+    /// Frees a slot and returns its socket, which leaves the shard.
+    fn release(&mut self, slot: u32) -> Option<OwnedFd> {
+        let open = self.slots[slot as usize].open.take()?;
+        // The head has just been received, and nothing is sent before it is answered.
+        debug_assert!(T::is_idle(&open.io));
+        self.transport.release(&open.socket);
+        self.shard.handed_over(slot);
+        self.open_count -= 1;
+        Some(open.socket)
+    }
+
+    // ---- closing ----
+
+    /// Tells the core that the peer has closed the connection. The caller must then call [`EventLoop::abort_closed`].
+    pub(super) fn on_peer_closed(&mut self, slot: u32, now: Now) {
+        let Some(open) = &mut self.slots[slot as usize].open else { return };
+        if !std::mem::replace(&mut open.is_peer_closed, true) {
+            self.shard.hung_up(now, slot, &mut self.effects);
+        }
+    }
+
+    /// Aborts the connections that the core has closed.
+    pub(super) fn abort_closed(&mut self) {
+        while let Some(slot) = self.effects.to_abort.pop() {
+            self.abort(slot);
+        }
+    }
+
+    fn abort(&mut self, slot: u32) {
+        let Some(open) = &mut self.slots[slot as usize].open else { return };
+        if !std::mem::replace(&mut open.is_aborted, true) {
+            // Makes operations in flight complete. It fails only if the peer has closed, and then they complete anyway.
+            let _ = shutdown(&open.socket, Shutdown::Both);
+            self.free_if_idle(slot);
+        }
+    }
+
+    /// Closes an aborted connection and frees its slot, once nothing is in flight for it.
+    pub(super) fn free_if_idle(&mut self, slot: u32) {
+        let open = &mut self.slots[slot as usize].open;
+        if let Some(open) = open.take_if(|open| open.is_aborted && T::is_idle(&open.io)) {
+            discard_unread(&open.socket);
+            drop(open);
+            self.open_count -= 1;
+            self.shard.vacated(slot);
+        }
+    }
+
+    // ---- stopping ----
+
+    fn stop_if_requested(&mut self, now: Now) {
+        if self.stop_at.is_some() || !self.control.is_stop_requested() {
+            return;
+        }
+        self.stop_at = Some(now.ms + self.limits.stop_timeout_ms);
+        for listener in &mut self.listeners {
+            // From now on the kernel refuses connections.
+            let _ = shutdown(&listener.socket, Shutdown::Both);
+            listener.retry_at = None;
+        }
+        self.shard.drain(now, &mut self.effects);
+        self.abort_closed();
+    }
+
+    /// Whether the loop can end: after a drain, once all connections of this shard and of the others (whose rooms may
+    /// live here) are closed, or when `stop_timeout_ms` have passed.
+    pub(super) fn has_stopped(&mut self, now: Now) -> bool {
+        let Some(stop_at) = self.stop_at else { return false };
+        if !self.has_drained && self.shard.drained() {
+            self.has_drained = true;
+            self.control.report_drained();
+        }
+        let is_late = stop_at <= now.ms;
+        if is_late {
+            self.abort_rest(now);
+        }
+        // Even then the loop runs until the operations in flight have completed, so that their memory can be freed.
+        self.open_count == 0 && (is_late || self.control.are_all_drained())
+    }
+
+    /// Aborts all connections that are still open when the time to stop is over.
+    fn abort_rest(&mut self, now: Now) {
+        let rest: Vec<u32> = (0..self.slots.len() as u32)
+            .filter(|slot| self.slots[*slot as usize].open.as_ref().is_some_and(|open| !open.is_aborted))
+            .collect();
+        if !rest.is_empty() {
+            tracing::warn!(connections = rest.len(), "some connections did not close in time; they are aborted");
+            rest.into_iter().for_each(|slot| self.on_peer_closed(slot, now));
+            self.abort_closed();
+        }
+    }
+}
