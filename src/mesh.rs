@@ -1,9 +1,9 @@
-//! The queues between endpoints, and how one that sleeps is woken. What goes through them is the core's.
+//! The queues between endpoints, and the wake-ups of endpoints that sleep. The core defines the messages.
 //!
-//! Each ordered pair that talks has one bounded FIFO with one writer and one reader. Shards talk to each other, to the
-//! lanes, to the reader and to the HTTP service; these talk to the shards only.
+//! There is one bounded queue for each direction between two endpoints, with one writer and one reader. Shards exchange
+//! messages with each other, the lanes, the reader and the HTTP service; the latter three only with the shards.
 //!
-//! A shard sleeps in its driver, where an eventfd wakes it; the others are tokio tasks and sleep on a [`Notify`].
+//! A shard sleeps in its driver, where an eventfd wakes it. The others are tokio tasks and sleep on a [`Notify`].
 
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
 use rustix::event::{EventfdFlags, eventfd};
@@ -14,10 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use tokio::sync::Notify;
 use uproar_core::Endpoint;
 
-/// Messages that are taken from one queue before the next has its turn.
-const TAKEN_AT_ONCE_LIMIT: usize = 256;
+/// Messages that are taken from one queue before the next queue has its turn.
+const POPS_PER_QUEUE_LIMIT: usize = 256;
 
-/// The ends of all queues, one [`Port`] for each endpoint.
+/// The ends of all queues: one [`Port`] per endpoint.
 pub struct Mesh<M> {
     pub shards: Vec<Port<M>>,
     pub lanes: Vec<Port<M>>,
@@ -25,13 +25,13 @@ pub struct Mesh<M> {
     pub http: Port<M>,
 }
 
-/// What one endpoint holds. Its two halves can be used at the same time.
+/// The queue ends of one endpoint. Its two halves can be borrowed independently.
 pub struct Port<M> {
     pub inbox: Inbox<M>,
     pub outbox: Outbox<M>,
 }
 
-/// Where an endpoint reads what others sent to it.
+/// The queues that an endpoint reads from.
 pub struct Inbox<M> {
     queues: Vec<Incoming<M>>,
     waker: Waker,
@@ -44,37 +44,37 @@ struct Incoming<M> {
     writer: Waker,
 }
 
-/// Where an endpoint writes to others.
+/// The queues that an endpoint writes to.
 pub struct Outbox<M> {
     /// By [`Plan::index`].
     queues: Vec<Option<Outgoing<M>>>,
-    /// The indices of queues written to since the last flush.
+    /// Indices of the queues written to since the last flush.
     written: Vec<usize>,
     plan: Plan,
 }
 
 struct Outgoing<M> {
     messages: Producer<M>,
-    /// The writer has seen this queue full and is to be woken when there are places again.
+    /// The writer has seen the queue full, and must be woken when it has room again.
     full: Arc<AtomicBool>,
     reader: Waker,
     is_written: bool,
 }
 
-/// Wakes one endpoint. From any thread, at any time; a wake-up is never lost.
+/// Wakes one endpoint, from any thread and at any time. A wake-up is never lost.
 #[derive(Clone)]
 pub struct Waker(Arc<Sleep>);
 
 enum Sleep {
     Shard {
         eventfd: OwnedFd,
-        /// Set by the shard before it looks at its queues for the last time. Who clears it writes to the eventfd.
+        /// Set by the shard before its last look at its queues. A writer that clears it must write to the eventfd.
         asleep: AtomicBool,
     },
     Task(Notify),
 }
 
-/// How many there are of each, which gives every endpoint a number.
+/// The number of shards and lanes, which determines the index of every endpoint.
 #[derive(Clone, Copy)]
 struct Plan {
     shards: u16,
@@ -87,7 +87,7 @@ impl Plan {
         (0..self.shards).map(Endpoint::Shard).chain((0..self.lanes).map(Endpoint::Lane)).chain(others)
     }
 
-    /// Its place in [`Plan::endpoints`], if it is one of them.
+    /// The endpoint's position in [`Plan::endpoints`], if it is one of them.
     fn index(self, endpoint: Endpoint) -> Option<usize> {
         let (shards, lanes) = (usize::from(self.shards), usize::from(self.lanes));
         match endpoint {
@@ -99,15 +99,16 @@ impl Plan {
     }
 }
 
-fn talks(from: Endpoint, to: Endpoint) -> bool {
+/// Whether there is a queue from one endpoint to the other.
+fn are_connected(from: Endpoint, to: Endpoint) -> bool {
     from != to && (matches!(from, Endpoint::Shard(_)) || matches!(to, Endpoint::Shard(_)))
 }
 
 impl<M> Mesh<M> {
-    /// `capacity(from, to)` is how many messages the queue between these two takes.
+    /// Creates all queues. `capacity(from, to)`: how many messages the queue between these two holds.
     ///
     /// # Errors
-    /// Of `eventfd(2)`: too many open files, mostly.
+    /// If an eventfd can't be created, usually because too many files are open.
     pub fn new(shards: u16, lanes: u16, capacity: impl Fn(Endpoint, Endpoint) -> usize) -> io::Result<Mesh<M>> {
         let plan = Plan { shards, lanes };
         let endpoints: Vec<Endpoint> = plan.endpoints().collect();
@@ -120,7 +121,7 @@ impl<M> Mesh<M> {
         }
         for (writer, from) in endpoints.iter().copied().enumerate() {
             for (reader, to) in endpoints.iter().copied().enumerate() {
-                if !talks(from, to) {
+                if !are_connected(from, to) {
                     continue;
                 }
                 let (producer, consumer) = RingBuffer::new(capacity(from, to));
@@ -144,24 +145,24 @@ impl<M> Mesh<M> {
 }
 
 impl<M> Outbox<M> {
-    /// How many more messages the queue to `to` takes now. When it says 0 the endpoint that asked is woken once there
-    /// are places again. An endpoint that this one does not talk to has none.
-    pub fn places(&self, to: Endpoint) -> usize {
+    /// How many more messages the queue to `to` takes now. After a 0, this endpoint is woken once the queue has room
+    /// again. Always 0 for an endpoint to which there is no queue.
+    pub fn room(&self, to: Endpoint) -> usize {
         let Some(queue) = self.plan.index(to).and_then(|index| self.queues[index].as_ref()) else { return 0 };
-        let places = queue.messages.slots();
-        if places > 0 {
-            return places;
+        let room = queue.messages.slots();
+        if room > 0 {
+            return room;
         }
         queue.full.store(true, Ordering::Relaxed);
-        // Pairs with the fence in `Inbox::pop_each`: either the reader sees the flag, or we see the places it made.
+        // Pairs with the fence in `Inbox::pop_each`: either the reader sees the flag, or the writer sees the room.
         fence(Ordering::SeqCst);
         queue.messages.slots()
     }
 
-    /// Puts a message into the queue to `to`; its reader is woken by the next [`Outbox::flush`].
+    /// Puts a message into the queue to `to`. The next [`Outbox::flush`] wakes its reader.
     ///
     /// # Errors
-    /// Gives the message back when there is no place, which is the caller's mistake: see [`Outbox::places`].
+    /// Returns the message if the queue is full, which is the caller's mistake: see [`Outbox::room`].
     pub fn push(&mut self, to: Endpoint, message: M) -> Result<(), M> {
         let Some(index) = self.plan.index(to) else { return Err(message) };
         let Some(queue) = &mut self.queues[index] else { return Err(message) };
@@ -173,12 +174,13 @@ impl<M> Outbox<M> {
         Ok(())
     }
 
-    /// Wakes those who were written to since the last flush. To be called once a turn, before sleeping.
+    /// Wakes the readers of all queues written to since the last flush. To be called once per turn, before sleeping.
     pub fn flush(&mut self) {
         if self.written.is_empty() {
             return;
         }
-        // Pairs with the fence in `Inbox::sleep`: either the reader sees what was written, or we see that it sleeps.
+        // Pairs with the fence in `Inbox::sleep`: either the reader sees the message, or the writer sees the reader
+        // asleep.
         fence(Ordering::SeqCst);
         for index in self.written.drain(..) {
             if let Some(queue) = &mut self.queues[index] {
@@ -190,13 +192,13 @@ impl<M> Outbox<M> {
 }
 
 impl<M> Inbox<M> {
-    /// Hands over what has come, oldest first from each endpoint, but from none so much that the others wait long.
-    /// True: there is more.
+    /// Passes received messages to `take`: in order per queue, and a limited number from each, so that no queue delays
+    /// the others for long. True: there are more.
     pub fn pop_each(&mut self, mut take: impl FnMut(Endpoint, M)) -> bool {
         let mut more = false;
         for queue in &mut self.queues {
             let mut taken = 0;
-            while taken < TAKEN_AT_ONCE_LIMIT {
+            while taken < POPS_PER_QUEUE_LIMIT {
                 let Ok(message) = queue.messages.pop() else { break };
                 take(queue.from, message);
                 taken += 1;
@@ -204,22 +206,23 @@ impl<M> Inbox<M> {
             if taken == 0 {
                 continue;
             }
-            more |= taken == TAKEN_AT_ONCE_LIMIT && !queue.messages.is_empty();
+            more |= taken == POPS_PER_QUEUE_LIMIT && !queue.messages.is_empty();
             fence(Ordering::SeqCst);
             if queue.full.load(Ordering::Relaxed) && queue.full.swap(false, Ordering::Relaxed) {
-                // Not `wake_if_asleep`: awake it may have asked for places already, and sleep without asking again.
+                // Not `wake_if_asleep`: a writer that is awake may have found the queue full already, and would then
+                // sleep without looking again.
                 queue.writer.wake();
             }
         }
         more
     }
 
-    /// What wakes this endpoint.
+    /// The waker of this endpoint.
     pub fn waker(&self) -> Waker {
         self.waker.clone()
     }
 
-    /// For a shard: whether it may sleep until its eventfd is readable. If not, something has come already.
+    /// For a shard: whether it may sleep until its eventfd is readable. If not, a message has already arrived.
     pub fn sleep(&self) -> bool {
         if let Sleep::Shard { asleep, .. } = &*self.waker.0 {
             asleep.store(true, Ordering::Relaxed);
@@ -232,23 +235,23 @@ impl<M> Inbox<M> {
         true
     }
 
-    /// For a shard: it is awake, for whatever reason. Nobody needs to write to its eventfd.
+    /// For a shard: marks it as awake, so that writers need not write to its eventfd.
     pub fn awake(&self) {
         if let Sleep::Shard { asleep, .. } = &*self.waker.0 {
             asleep.store(false, Ordering::Relaxed);
         }
     }
 
-    /// For a shard: takes back the readiness of its eventfd. To be called when it became readable, before
+    /// For a shard: makes its eventfd unreadable again. To be called when it has become readable, before
     /// [`Inbox::pop_each`].
     pub fn clear_eventfd(&self) {
         if let Sleep::Shard { eventfd, .. } = &*self.waker.0 {
-            // Nothing to read: another call was first. There is no other error, as the descriptor is ours.
+            // The only possible error is that there is nothing to read, because an earlier call has read it.
             let _ = rustix::io::read(eventfd, &mut [0; 8]);
         }
     }
 
-    /// For a shard: what becomes readable when it is woken. None for a task.
+    /// For a shard: its eventfd, which becomes readable when it is woken. None for a task.
     pub fn eventfd(&self) -> Option<BorrowedFd<'_>> {
         match &*self.waker.0 {
             Sleep::Shard { eventfd, .. } => Some(eventfd.as_fd()),
@@ -256,8 +259,8 @@ impl<M> Inbox<M> {
         }
     }
 
-    /// For a task: waits until it is woken, if it was not since the last call. Call [`Inbox::pop_each`] then. Cancel
-    /// safe.
+    /// For a task: waits until it is woken, unless it has been since the last call. The caller should then call
+    /// [`Inbox::pop_each`]. Cancel safe.
     pub async fn woken(&mut self) {
         match &*self.waker.0 {
             Sleep::Task(notify) => notify.notified().await,
@@ -278,19 +281,19 @@ impl Waker {
         Ok(Waker(Arc::new(sleep)))
     }
 
-    /// Wakes the endpoint for something that is not in its queues, so that it can't tell whether it may sleep.
+    /// Wakes the endpoint whether it sleeps or not, for events that it does not find in its queues.
     pub fn wake(&self) {
         match &*self.0 {
             Sleep::Shard { eventfd, .. } => {
-                // A counter that is full is readable, and that is all it is for.
+                // If the counter is full, the eventfd is readable already.
                 let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
             }
             Sleep::Task(notify) => notify.notify_one(),
         }
     }
 
-    /// As [`Waker::wake`], but leaves a shard alone that is awake: it looks at its queues before it sleeps. The caller
-    /// has put a `SeqCst` fence between writing to the queue and this.
+    /// Like [`Waker::wake`], but skips a shard that is awake, because it looks at its queues before it sleeps. The
+    /// caller must have executed a `SeqCst` fence after writing to the queue.
     fn wake_if_asleep(&self) {
         match &*self.0 {
             Sleep::Shard { asleep, .. } if !asleep.load(Ordering::Relaxed) => {}
@@ -318,105 +321,109 @@ mod tests {
         messages
     }
 
-    fn is_rung(port: &Port<u64>) -> bool {
+    fn is_signalled(port: &Port<u64>) -> bool {
         let eventfd = port.inbox.eventfd().unwrap();
         poll(&mut [PollFd::new(&eventfd, PollFlags::IN)], Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
     }
 
     #[test]
-    fn who_talks_to_whom() {
+    fn only_pairs_with_a_shard_are_connected() {
         let Mesh { shards, lanes, reader, http } = mesh(2, 2, 3);
-        let everyone: Vec<Endpoint> = Plan { shards: 2, lanes: 2 }.endpoints().collect();
+        let all: Vec<Endpoint> = Plan { shards: 2, lanes: 2 }.endpoints().collect();
         let beyond = [SHARD(2), SHARD(9), Endpoint::Lane(2)];
-        for (me, port) in everyone.iter().zip(shards.iter().chain(&lanes).chain([&reader, &http])) {
-            for other in &everyone {
-                let expected = if talks(*me, *other) { 3 } else { 0 };
-                assert_eq!(port.outbox.places(*other), expected, "{me:?} to {other:?}");
+        for (me, port) in all.iter().zip(shards.iter().chain(&lanes).chain([&reader, &http])) {
+            for other in &all {
+                let expected = if are_connected(*me, *other) { 3 } else { 0 };
+                assert_eq!(port.outbox.room(*other), expected, "{me:?} to {other:?}");
             }
-            assert_eq!(port.inbox.queues.len(), everyone.iter().filter(|other| talks(**other, *me)).count());
+            assert_eq!(port.inbox.queues.len(), all.iter().filter(|other| are_connected(**other, *me)).count());
         }
-        assert!(talks(SHARD(0), SHARD(1)) && talks(SHARD(0), Endpoint::Http) && talks(Endpoint::Lane(0), SHARD(1)));
-        assert!(!talks(SHARD(0), SHARD(0)) && !talks(Endpoint::Lane(0), Endpoint::Http));
+        assert!(
+            are_connected(SHARD(0), SHARD(1))
+                && are_connected(SHARD(0), Endpoint::Http)
+                && are_connected(Endpoint::Lane(0), SHARD(1))
+        );
+        assert!(!are_connected(SHARD(0), SHARD(0)) && !are_connected(Endpoint::Lane(0), Endpoint::Http));
         let mut shard = shards.into_iter().next().unwrap();
-        // The numbers of the kinds must not run into each other.
+        // The indices of different kinds must not overlap.
         for other in &beyond {
             assert!(shard.outbox.push(*other, 1).is_err(), "{other:?}");
         }
     }
 
     #[test]
-    fn messages_come_in_order_and_only_as_many_as_there_are_places() {
+    fn messages_arrive_in_order_and_a_full_queue_takes_no_more() {
         let Mesh { shards, mut reader, .. } = mesh(2, 0, 3);
         let [mut a, mut b] = <[Port<u64>; 2]>::try_from(shards).ok().unwrap();
         for number in 0..3 {
             a.outbox.push(SHARD(1), number).unwrap();
         }
         reader.outbox.push(SHARD(1), 7).unwrap();
-        assert_eq!(a.outbox.places(SHARD(1)), 0);
+        assert_eq!(a.outbox.room(SHARD(1)), 0);
         assert_eq!(a.outbox.push(SHARD(1), 3), Err(3));
         let from_a = [0, 1, 2].map(|number| (SHARD(0), number));
         assert_eq!(popped(&mut b), [&from_a[..], &[(Endpoint::Reader, 7)]].concat());
-        assert_eq!(a.outbox.places(SHARD(1)), 3);
+        assert_eq!(a.outbox.room(SHARD(1)), 3);
         assert_eq!(popped(&mut b), []);
     }
 
     #[test]
-    fn one_queue_does_not_hold_up_the_others() {
-        let Mesh { shards, mut http, .. } = mesh(2, 0, 3 * TAKEN_AT_ONCE_LIMIT);
+    fn a_long_queue_does_not_delay_the_others() {
+        let Mesh { shards, mut http, .. } = mesh(2, 0, 3 * POPS_PER_QUEUE_LIMIT);
         let [mut a, mut b] = <[Port<u64>; 2]>::try_from(shards).ok().unwrap();
-        for number in 0..2 * TAKEN_AT_ONCE_LIMIT as u64 {
+        for number in 0..2 * POPS_PER_QUEUE_LIMIT as u64 {
             a.outbox.push(SHARD(1), number).unwrap();
         }
         http.outbox.push(SHARD(1), 0).unwrap();
         let mut seen = Vec::new();
         assert!(b.inbox.pop_each(|from, _| seen.push(from)));
-        assert_eq!(seen.iter().filter(|from| **from == SHARD(0)).count(), TAKEN_AT_ONCE_LIMIT);
+        assert_eq!(seen.iter().filter(|from| **from == SHARD(0)).count(), POPS_PER_QUEUE_LIMIT);
         assert!(seen.contains(&Endpoint::Http));
         assert!(!b.inbox.pop_each(|_, _| {}));
     }
 
     #[test]
-    fn the_eventfd_is_written_only_for_one_that_sleeps() {
+    fn the_eventfd_is_written_only_for_a_shard_that_sleeps() {
         let Mesh { shards, .. } = mesh(2, 0, 3);
         let [mut a, mut b] = <[Port<u64>; 2]>::try_from(shards).ok().unwrap();
         a.outbox.push(SHARD(1), 1).unwrap();
         a.outbox.flush();
-        assert!(!is_rung(&b));
-        assert!(!b.inbox.sleep(), "something has come");
+        assert!(!is_signalled(&b));
+        assert!(!b.inbox.sleep(), "a message has arrived");
         assert_eq!(popped(&mut b).len(), 1);
         assert!(b.inbox.sleep());
         a.outbox.push(SHARD(1), 2).unwrap();
-        assert!(!is_rung(&b), "not flushed");
+        assert!(!is_signalled(&b), "not flushed");
         a.outbox.flush();
-        assert!(is_rung(&b));
+        assert!(is_signalled(&b));
         b.inbox.clear_eventfd();
-        assert!(!is_rung(&b));
+        assert!(!is_signalled(&b));
         b.inbox.awake();
         a.outbox.push(SHARD(1), 3).unwrap();
         a.outbox.flush();
-        assert!(!is_rung(&b));
+        assert!(!is_signalled(&b));
         b.inbox.waker().wake();
-        assert!(is_rung(&b), "whether it sleeps or not");
+        assert!(is_signalled(&b), "whether it sleeps or not");
     }
 
     #[test]
-    fn who_found_a_queue_full_is_woken_when_it_has_places() {
+    fn a_writer_that_found_a_queue_full_is_woken_when_it_has_room() {
         let Mesh { shards, .. } = mesh(2, 0, 2);
         let [mut a, mut b] = <[Port<u64>; 2]>::try_from(shards).ok().unwrap();
         a.outbox.push(SHARD(1), 1).unwrap();
         a.outbox.push(SHARD(1), 2).unwrap();
         assert!(a.inbox.sleep());
         popped(&mut b);
-        assert!(!is_rung(&a), "it did not ask");
+        assert!(!is_signalled(&a), "it has not seen the queue full");
         a.outbox.push(SHARD(1), 1).unwrap();
         a.outbox.push(SHARD(1), 2).unwrap();
-        assert_eq!(a.outbox.places(SHARD(1)), 0);
+        assert_eq!(a.outbox.room(SHARD(1)), 0);
         popped(&mut b);
-        assert!(is_rung(&a));
+        assert!(is_signalled(&a));
     }
 
     #[test]
-    fn a_task_is_woken_even_if_it_waits_only_afterwards() {
+    fn a_wake_up_before_a_task_waits_is_not_lost() {
         let Mesh { mut shards, mut lanes, .. } = mesh(1, 1, 3);
         let mut lane = lanes.pop().unwrap();
         let shard = &mut shards[0];
@@ -427,8 +434,8 @@ mod tests {
         assert_eq!(popped(&mut lane), [(SHARD(0), 5)]);
     }
 
-    /// Sends `count` numbers to each of `to` and takes as many from each of `from`, sleeping whenever there is nothing
-    /// to do. It hangs if one wake-up is missed.
+    /// Sends `count` numbers to each endpoint in `to` and takes as many from each of `from` endpoints. It sleeps
+    /// whenever there is nothing to do, so it hangs if a wake-up is missed.
     fn shard_thread(mut port: Port<u64>, to: Vec<Endpoint>, from: usize, count: u64) {
         let mut sent = vec![0; to.len()];
         let mut received = std::collections::BTreeMap::new();
@@ -436,11 +443,11 @@ mod tests {
             port.inbox.awake();
             let more = port.inbox.pop_each(|from, number| {
                 let next = received.entry(from).or_insert(0);
-                assert_eq!(number, *next, "in order, none lost");
+                assert_eq!(number, *next, "in order, and none lost");
                 *next += 1;
             });
             for (to, sent) in to.iter().zip(&mut sent) {
-                while *sent < count && port.outbox.places(*to) > 0 {
+                while *sent < count && port.outbox.room(*to) > 0 {
                     port.outbox.push(*to, *sent).unwrap();
                     *sent += 1;
                 }
@@ -464,7 +471,7 @@ mod tests {
         loop {
             let more = port.inbox.pop_each(|_, _| received += 1);
             for (to, sent) in to.iter().zip(&mut sent) {
-                while *sent < count && port.outbox.places(*to) > 0 {
+                while *sent < count && port.outbox.room(*to) > 0 {
                     port.outbox.push(*to, *sent).unwrap();
                     *sent += 1;
                 }
@@ -483,10 +490,10 @@ mod tests {
     fn nothing_is_lost_and_no_wake_up_is_missed() {
         for (capacity, count) in [(1, 2_000), (3, 5_000), (500, 50_000)] {
             let Mesh { shards, mut lanes, .. } = mesh(3, 1, capacity);
-            let everyone = [SHARD(0), SHARD(1), SHARD(2), Endpoint::Lane(0)];
+            let all = [SHARD(0), SHARD(1), SHARD(2), Endpoint::Lane(0)];
             let mut threads = Vec::new();
             for (number, port) in shards.into_iter().enumerate() {
-                let to: Vec<_> = everyone.into_iter().filter(|other| *other != SHARD(number as u16)).collect();
+                let to: Vec<_> = all.into_iter().filter(|other| *other != SHARD(number as u16)).collect();
                 threads.push(thread::spawn(move || shard_thread(port, to, 3, count)));
             }
             let lane = lanes.pop().unwrap();

@@ -252,7 +252,7 @@ impl Host for Effects {
     }
 
     fn mesh_places(&self, to: Endpoint) -> usize {
-        self.outbox.places(to)
+        self.outbox.room(to)
     }
 
     fn mesh(&mut self, to: Endpoint, message: Message) {

@@ -354,7 +354,7 @@ fn connections_may_end_at_any_moment(driver: Driver) {
         socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
         drop(stream);
     }
-    // With sends in flight that nobody reads.
+    // With sends in flight that are never read.
     for _ in 0..20 {
         let mut stream = server.websocket();
         let message = frame(OpCode::Binary, &[1; 60_000]);
@@ -464,8 +464,8 @@ fn a_client_that_leaves_while_reading_is_paused_is_noticed(driver: Driver) {
     server.stop();
 }
 
-/// Like the previous test, but with nothing to write either, so that only an event can tell. io_uring has no operation in
-/// flight then, and relies on `handshake_timeout_ms`.
+/// Like the previous test, but with nothing to write either, so that only an event can tell. io_uring has no operation
+/// in flight then, and relies on `handshake_timeout_ms`.
 #[test]
 fn on_epoll_a_client_that_leaves_while_its_upgrade_is_pending_is_noticed() {
     let limits = Limits { connections_per_shard_limit: 2, handshake_timeout_ms: 3600 * 1000, ..Limits::default() };

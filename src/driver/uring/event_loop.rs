@@ -1,7 +1,7 @@
 //! The event loop of a shard.
 //!
 //! A turn: completions go to the core; then follows the part that both drivers share; used buffers are returned, and
-//! new operations are queued. The kernel gets them when the submission queue is full, and when the thread goes to sleep.
+//! new operations are queued. The kernel gets them when the submission queue is full and when the thread goes to sleep.
 
 use super::super::event_loop::{EventLoop, Transport};
 use super::super::{ShardSetup, now};
@@ -234,8 +234,8 @@ impl EventLoop<Ring> {
             let entry = opcode::Send::new(socket, bytes.as_ptr(), bytes.len() as u32).flags(flags).build();
             (entry, Sending::One(bytes))
         };
-        // SAFETY: one completion. `sending` owns the memory that is read: the bytes of shared buffers, which don't move,
-        // and a box with their description. The socket is closed only when no operation is in flight.
+        // SAFETY: one completion. `sending` owns the memory that is read: the bytes of shared buffers, which don't
+        // move, and a box with their description. The socket is closed only when no operation is in flight.
         open.io.send = Some(unsafe { Operation::submit(entry, sending, token) });
     }
 
