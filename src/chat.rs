@@ -1,7 +1,7 @@
-//! How the HTTP service reaches the shards: one endpoint of the mesh, run by one task.
+//! Connects the HTTP service to the shards: [`Chat`] is the service's side, [`run`] the task that speaks to the mesh.
 
 use crate::driver::{self, Adopted, ShardHandle};
-use crate::lanes::LaneFigures;
+use crate::lanes::LaneMetrics;
 use crate::mesh::Port;
 use crate::metrics;
 use std::collections::{HashMap, VecDeque};
@@ -17,10 +17,10 @@ use uproar_http::{PublishError, PublishRequest};
 use uproar_model::{Item, Kind, Outcome, Publication, RoomId, Stored, UserEvent, UserId};
 use uproar_store::Revocation;
 
-/// Calls and notices that may wait for the endpoint's task.
+/// Calls, and likewise notices, that may wait in the task's queues.
 const WAITING_LIMIT: usize = 16_384;
 
-/// What the service hands to the endpoint.
+/// What the service sends to the task.
 enum Call {
     Publish(Box<Append>, oneshot::Sender<Result<Outcome, PublishError>>),
     Learn(RoomId, Box<Publication>),
@@ -30,9 +30,9 @@ enum Call {
     Count(oneshot::Sender<Vec<Figures>>),
 }
 
-/// Figures that are being collected from the shards.
+/// Metrics that are being collected from all shards.
 struct Collection {
-    of_shards: Vec<Option<Figures>>,
+    by_shard: Vec<Option<Figures>>,
     sender: oneshot::Sender<Vec<Figures>>,
 }
 
@@ -40,37 +40,37 @@ struct Collection {
 pub struct Chat {
     calls: mpsc::Sender<Call>,
     revoked: RwLock<HashMap<UserId, Revocation>>,
-    remote: ShardHandle,
+    handle: ShardHandle,
     next_shard: AtomicUsize,
     ids_made: AtomicU64,
     is_stopping: AtomicBool,
-    figures: Arc<LaneFigures>,
+    lane_metrics: Arc<LaneMetrics>,
     limits: Limits,
     shards: u16,
     seed: u64,
 }
 
-/// The endpoint's side.
+/// The task's end of the queue.
 pub struct Calls(mpsc::Receiver<Call>);
 
 impl Chat {
     pub fn new(
-        remote: ShardHandle,
+        handle: ShardHandle,
         shards: u16,
         seed: u64,
         limits: Limits,
-        figures: Arc<LaneFigures>,
+        lane_metrics: Arc<LaneMetrics>,
         revocations: &[Revocation],
     ) -> (Chat, Calls) {
         let (calls, receiver) = mpsc::channel(WAITING_LIMIT);
         let chat = Chat {
             calls,
             revoked: RwLock::new(revocations.iter().map(|r| (r.user, *r)).collect()),
-            remote,
+            handle,
             next_shard: AtomicUsize::new(0),
             ids_made: AtomicU64::new(0),
             is_stopping: AtomicBool::new(false),
-            figures,
+            lane_metrics,
             limits,
             shards,
             seed,
@@ -78,15 +78,15 @@ impl Chat {
         (chat, Calls(receiver))
     }
 
-    /// From now on the server says that it is not ready.
-    pub fn stopping(&self) {
+    /// From now on, the server reports that it is not ready.
+    pub fn set_stopping(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
     }
 
     fn notify(&self, call: Call) {
         if self.calls.try_send(call).is_err() {
-            // A lost publication is found at the next one, or when the heads are compared; who misses news can ask.
-            tracing::error!("too many changes wait for the shards; one was dropped");
+            // A lost publication is detected at the next one or when heads are compared. Lost events can be asked for.
+            tracing::error!("the queue to the shards is full; a notice was dropped");
         }
     }
 }
@@ -98,7 +98,7 @@ impl uproar_http::Chat for Chat {
         let id = message.id.unwrap_or_else(|| format!("~{:x}.h.{number:x}", self.seed));
         let now_ms = driver::now().ms;
         let append = Append {
-            // Each call is a sender of its own: nothing is said about the order of two calls.
+            // Each call is a separate sender, as the order of two calls is not defined.
             caller: Caller {
                 endpoint: Endpoint::Http,
                 slot: number as u32,
@@ -119,9 +119,9 @@ impl uproar_http::Chat for Chat {
         };
         let (sender, receiver) = oneshot::channel();
         self.calls.try_send(Call::Publish(Box::new(append), sender)).map_err(|_| PublishError::Overloaded)?;
-        // The lane answers at the deadline; this is for a server that stops meanwhile.
-        let patience = Duration::from_millis(self.limits.append_deadline_ms + 1_000);
-        match tokio::time::timeout(patience, receiver).await {
+        // The lane answers at the deadline. This timeout is for a server that stops before that.
+        let timeout = Duration::from_millis(self.limits.append_deadline_ms + 1_000);
+        match tokio::time::timeout(timeout, receiver).await {
             Ok(Ok(Ok(Outcome::New(stored) | Outcome::Duplicate(stored)))) => Ok(stored),
             Ok(Ok(Ok(Outcome::Refused(refusal)))) => Err(PublishError::Refused(refusal)),
             Ok(Ok(Err(error))) => Err(error),
@@ -137,14 +137,14 @@ impl uproar_http::Chat for Chat {
         self.notify(Call::CloseRoom(room));
     }
 
-    fn tell(&self, user: UserId, news: UserEvent) {
-        self.notify(Call::Tell(user, news));
+    fn tell(&self, user: UserId, event: UserEvent) {
+        self.notify(Call::Tell(user, event));
     }
 
     fn revoke(&self, revocation: Revocation) {
         {
             let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
-            // What no living token can fall under is not kept.
+            // Forget revocations so old that every token they cover has expired.
             let oldest = revocation.at.saturating_sub(self.limits.revocations_kept_ms());
             revoked.retain(|_, known| known.at >= oldest);
             let known = revoked.entry(revocation.user).or_insert(revocation);
@@ -163,8 +163,8 @@ impl uproar_http::Chat for Chat {
     fn adopt(&self, connection: uproar_http::Adopted) {
         let uproar_http::Adopted { socket, peer, head, rest } = connection;
         let shard = self.next_shard.fetch_add(1, Ordering::Relaxed) % usize::from(self.shards);
-        if self.remote.adopt(shard, Adopted { stream: socket, peer, head, rest }).is_err() {
-            tracing::warn!("a shard has too many connections to adopt; one was dropped");
+        if self.handle.adopt(shard, Adopted { stream: socket, peer, head, rest }).is_err() {
+            tracing::warn!("a shard's queue of upgraded connections is full; one was closed");
         }
     }
 
@@ -172,107 +172,165 @@ impl uproar_http::Chat for Chat {
         if self.is_stopping.load(Ordering::Relaxed) {
             return Some("the server is stopping".into());
         }
-        let is_stuck = self.figures.stuck_lanes.load(Ordering::Relaxed) > 0;
+        let is_stuck = self.lane_metrics.stuck_lanes.load(Ordering::Relaxed) > 0;
         is_stuck.then(|| "the database does not answer commits".into())
     }
 
     async fn metrics(&self) -> String {
         let (sender, receiver) = oneshot::channel();
-        let asked = self.calls.try_send(Call::Count(sender)).is_ok();
-        // A shard that does not answer within a second is busy, or the server stops.
+        let is_queued = self.calls.try_send(Call::Count(sender)).is_ok();
+        // A shard that does not answer within a second is busy, or the server is stopping.
         let answer = tokio::time::timeout(Duration::from_secs(1), receiver).await;
-        let of_shards = if asked { answer.ok().and_then(Result::ok).unwrap_or_default() } else { Vec::new() };
-        metrics::text(&of_shards, &self.figures)
+        let by_shard = if is_queued { answer.ok().and_then(Result::ok).unwrap_or_default() } else { Vec::new() };
+        metrics::text(&by_shard, &self.lane_metrics)
     }
 }
 
-/// Runs the endpoint until the service is gone.
-pub async fn run(mut port: Port<Message>, calls: Calls, placing: ahash::RandomState, shards: u16, limits: Limits) {
+/// Runs HTTP's endpoint of the mesh until the service is gone.
+pub async fn run(port: Port<Message>, calls: Calls, placing: ahash::RandomState, shards: u16, limits: Limits) {
     let Calls(mut calls) = calls;
-    let mut credits = vec![limits.mesh_calls_limit; usize::from(shards)];
-    let mut publishes: HashMap<(u32, u32), oneshot::Sender<Result<Outcome, PublishError>>> = HashMap::new();
-    let mut collections: HashMap<u32, Collection> = HashMap::new();
-    let mut collected = 0u32;
-    // Notices that have found no credit. They must arrive, and in order.
-    let mut notices: VecDeque<(u16, Message)> = VecDeque::new();
+    let mut endpoint = HttpEndpoint::new(port, placing, shards, &limits);
     loop {
-        let more = port.inbox.pop_each(|from, message| {
+        let more = endpoint.process_messages();
+        endpoint.send_notices();
+        if more {
+            continue;
+        }
+        tokio::select! {
+            () = endpoint.port.inbox.woken() => {}
+            call = calls.recv() => match call {
+                Some(call) => endpoint.on_call(call),
+                None => return,
+            },
+        }
+    }
+}
+
+/// The endpoint's state: the calls that wait for an answer, and the notices that wait for credit.
+struct HttpEndpoint {
+    port: Port<Message>,
+    placing: ahash::RandomState,
+    shards: u16,
+    /// By shard: how many more messages it takes.
+    credits: Vec<u64>,
+    publishes: HashMap<(u32, u32), oneshot::Sender<Result<Outcome, PublishError>>>,
+    collections: HashMap<u32, Collection>,
+    last_collection: u32,
+    /// Messages that wait for credit. They must not be lost, and must stay in order.
+    notices: VecDeque<(u16, Message)>,
+}
+
+impl HttpEndpoint {
+    fn new(port: Port<Message>, placing: ahash::RandomState, shards: u16, limits: &Limits) -> HttpEndpoint {
+        HttpEndpoint {
+            port,
+            placing,
+            shards,
+            credits: vec![limits.mesh_calls_limit; usize::from(shards)],
+            publishes: HashMap::new(),
+            collections: HashMap::new(),
+            last_collection: 0,
+            notices: VecDeque::new(),
+        }
+    }
+
+    /// Takes the shards' messages. True: there are more.
+    fn process_messages(&mut self) -> bool {
+        let HttpEndpoint { port, credits, publishes, collections, .. } = self;
+        port.inbox.pop_each(|from, message| {
             let Endpoint::Shard(shard) = from else { return };
-            let credit = &mut credits[usize::from(shard)];
+            let shard = usize::from(shard);
             match message {
-                Message::Taken => *credit += 1,
+                Message::Taken => credits[shard] += 1,
                 Message::Appended { caller, result, is_last, .. } => {
-                    *credit += u64::from(is_last);
+                    credits[shard] += u64::from(is_last);
                     if let Some(sender) = publishes.remove(&(caller.slot, caller.generation)) {
-                        // Whoever asked may have gone.
+                        // It fails if the caller no longer waits.
                         let _ = sender.send(result.map_err(|_| PublishError::NotKnown));
                     }
                 }
                 Message::Counted { number, figures } => {
-                    *credit += 1;
-                    let Some(collection) = collections.get_mut(&number) else { return };
-                    collection.of_shards[usize::from(shard)] = Some(*figures);
-                    if collection.of_shards.iter().all(Option::is_some)
-                        && let Some(Collection { of_shards, sender }) = collections.remove(&number)
-                    {
-                        let _ = sender.send(of_shards.into_iter().flatten().collect());
-                    }
+                    credits[shard] += 1;
+                    add_to_collection(collections, number, shard, *figures);
                 }
                 other => debug_assert!(false, "a shard sent HTTP {other:?}"),
             }
-        });
-        while let Some((shard, _)) = notices.front() {
-            let credit = &mut credits[usize::from(*shard)];
-            let Some((shard, message)) = (*credit > 0).then(|| notices.pop_front()).flatten() else { break };
-            *credit -= 1;
-            let pushed = port.outbox.push(Endpoint::Shard(shard), message);
-            debug_assert!(pushed.is_ok(), "each credit has a place");
+        })
+    }
+
+    /// Sends notices in order until one finds no credit.
+    fn send_notices(&mut self) {
+        while let Some((shard, _)) = self.notices.front() {
+            if self.credits[usize::from(*shard)] == 0 {
+                break;
+            }
+            let Some((shard, message)) = self.notices.pop_front() else { break };
+            self.send(shard, message);
         }
-        port.outbox.flush();
-        if more {
-            continue;
-        }
-        let call = tokio::select! {
-            () = port.inbox.woken() => continue,
-            call = calls.recv() => call,
-        };
-        let home = |room| home_shard(&placing, &Channel::Room(room), shards);
+        self.port.outbox.flush();
+    }
+
+    /// Sends a message for which there is credit. The next flush delivers it.
+    fn send(&mut self, shard: u16, message: Message) {
+        self.credits[usize::from(shard)] -= 1;
+        let pushed = self.port.outbox.push(Endpoint::Shard(shard), message);
+        debug_assert!(pushed.is_ok(), "each credit has room in the queue");
+    }
+
+    fn on_call(&mut self, call: Call) {
         match call {
-            None => return,
-            Some(Call::Publish(append, sender)) => {
-                let shard = home(append.item.room);
-                let credit = &mut credits[usize::from(shard)];
-                if *credit == 0 {
-                    let _ = sender.send(Err(PublishError::Overloaded));
-                    continue;
-                }
-                *credit -= 1;
-                publishes.insert((append.caller.slot, append.caller.generation), sender);
-                let pushed = port.outbox.push(Endpoint::Shard(shard), Message::Append(append));
-                debug_assert!(pushed.is_ok(), "each credit has a place");
+            Call::Publish(append, sender) => self.publish(append, sender),
+            Call::Learn(room, publication) => {
+                self.notices.push_back((self.home(room), Message::Learn { room, publication }));
             }
-            Some(Call::Learn(room, publication)) => {
-                notices.push_back((home(room), Message::Learn { room, publication }));
-            }
-            Some(Call::CloseRoom(room)) => notices.push_back((home(room), Message::CloseRoom { room })),
-            Some(Call::Count(sender)) => {
-                collected = collected.wrapping_add(1);
-                // Whoever gave up waiting needs no answer.
-                collections.retain(|_, collection| !collection.sender.is_closed());
-                let of_shards = (0..shards).map(|_| None).collect();
-                collections.insert(collected, Collection { of_shards, sender });
-                notices.extend((0..shards).map(|shard| (shard, Message::Count { number: collected })));
-            }
-            Some(Call::Revoke(revocation)) => {
-                notices.extend((0..shards).map(|shard| (shard, Message::Revoke(revocation))));
-            }
-            Some(Call::Tell(user, news)) => {
-                // Where other notices already wait for credits, news would only hold them up.
-                if notices.len() < WAITING_LIMIT {
-                    let message = |shard| (shard, Message::Tell { user, news: news.clone() });
-                    notices.extend((0..shards).map(message));
+            Call::CloseRoom(room) => self.notices.push_back((self.home(room), Message::CloseRoom { room })),
+            Call::Revoke(revocation) => self.notify_all(|| Message::Revoke(revocation)),
+            Call::Tell(user, event) => {
+                // If many notices wait for credit already, more would only delay them. Such events may be lost.
+                if self.notices.len() < WAITING_LIMIT {
+                    self.notify_all(|| Message::Tell { user, news: event.clone() });
                 }
             }
+            Call::Count(sender) => self.collect(sender),
         }
+    }
+
+    fn publish(&mut self, append: Box<Append>, sender: oneshot::Sender<Result<Outcome, PublishError>>) {
+        let shard = self.home(append.item.room);
+        if self.credits[usize::from(shard)] == 0 {
+            let _ = sender.send(Err(PublishError::Overloaded));
+            return;
+        }
+        self.publishes.insert((append.caller.slot, append.caller.generation), sender);
+        self.send(shard, Message::Append(append));
+    }
+
+    fn collect(&mut self, sender: oneshot::Sender<Vec<Figures>>) {
+        // Drop the collections whose callers no longer wait.
+        self.collections.retain(|_, collection| !collection.sender.is_closed());
+        self.last_collection = self.last_collection.wrapping_add(1);
+        let number = self.last_collection;
+        let by_shard = (0..self.shards).map(|_| None).collect();
+        self.collections.insert(number, Collection { by_shard, sender });
+        self.notify_all(|| Message::Count { number });
+    }
+
+    fn notify_all(&mut self, message: impl Fn() -> Message) {
+        self.notices.extend((0..self.shards).map(|shard| (shard, message())));
+    }
+
+    fn home(&self, room: RoomId) -> u16 {
+        home_shard(&self.placing, &Channel::Room(room), self.shards)
+    }
+}
+
+/// Adds one shard's metrics to a collection, and sends the collection once it is complete.
+fn add_to_collection(collections: &mut HashMap<u32, Collection>, number: u32, shard: usize, metrics: Figures) {
+    let Some(collection) = collections.get_mut(&number) else { return };
+    collection.by_shard[shard] = Some(metrics);
+    if collection.by_shard.iter().all(Option::is_some)
+        && let Some(Collection { by_shard, sender }) = collections.remove(&number)
+    {
+        let _ = sender.send(by_shard.into_iter().flatten().collect());
     }
 }

@@ -143,8 +143,8 @@ pub enum Driver {
 }
 
 impl Driver {
-    /// None: whichever is best here.
-    pub fn wanted(self) -> Option<driver::Driver> {
+    /// None: the best one available.
+    pub fn requested(self) -> Option<driver::Driver> {
         match self {
             Driver::Auto => None,
             Driver::Uring => Some(driver::Driver::Uring),

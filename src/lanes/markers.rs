@@ -1,155 +1,162 @@
-//! Read markers on their way into the database: kept in memory and written for many at once, since each of them moves
-//! often and only the last place matters. Plain logic; `super::reader` does what it says.
+//! Read markers on their way to the database. Each moves often and only its last position matters, so they are kept in
+//! memory and written many at a time. This module is plain logic; `super::reader` reads and writes.
 //!
-//! A pair (user, room) that is not kept is read first, since a marker never goes back. While it is being read, further
-//! questions about it wait for that read: so none is judged by a marker that is older than one already written.
+//! A marker never goes back, so the first request to move one needs the stored marker. Until that is read, further
+//! requests for the same user and room wait. Therefore no request is compared with a marker older than one already
+//! written.
 //!
-//! That somebody is a member was read with the marker. Who has left since is answered as a member until their marker
-//! is written; the database then leaves it out.
+//! Membership is read together with the marker. A user who has left since then is answered as a member until the
+//! marker is written; the database then ignores the marker.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use uproar_core::message::Answer;
 use uproar_model::{JoinedRoom, Marker, RoomId, UserId};
 
-/// Pairs that are kept, or being read to be kept.
-pub const KEPT_LIMIT: usize = 65_536;
+/// Markers that are in memory or being read.
+pub const MARKERS_LIMIT: usize = 65_536;
 
-/// In this order, so that all of one user are together.
+/// A user comes first, so that all markers of one user are adjacent.
 type Pair = (UserId, RoomId);
 
-/// `Q` is whom an answer is for.
-pub struct Markers<Q> {
-    /// Not known to be in the database.
-    kept: BTreeMap<Pair, Marker>,
-    /// Asked of the database, with the questions that wait for it, in order.
-    asked: HashMap<Pair, Vec<(Q, Marker)>>,
-    /// Of `asked`, what no query has taken yet.
+/// `R` says where a reply goes.
+pub struct Markers<R> {
+    /// Markers that may be ahead of the database.
+    unwritten: BTreeMap<Pair, Marker>,
+    /// Pairs whose stored marker is needed, with the requests that wait for it, in order.
+    reading: HashMap<Pair, Vec<(R, Marker)>>,
+    /// The pairs of `reading` that are not part of a query yet.
     to_read: Vec<Pair>,
-    /// Questions for which there was no place.
-    held: VecDeque<(Q, Pair, Marker)>,
+    /// Requests that wait for room.
+    waiting: VecDeque<(R, Pair, Marker)>,
     is_writing: bool,
     /// The last write failed.
     is_failing: bool,
     limit: usize,
 }
 
-impl<Q> Markers<Q> {
-    /// `limit`: pairs that are kept, or being read to be kept; at least 1.
-    pub fn new(limit: usize) -> Markers<Q> {
+impl<R> Markers<R> {
+    /// `limit`: markers that are in memory or being read, at least 1.
+    pub fn new(limit: usize) -> Markers<R> {
         Markers {
-            kept: BTreeMap::new(),
-            asked: HashMap::new(),
+            unwritten: BTreeMap::new(),
+            reading: HashMap::new(),
             to_read: Vec::new(),
-            held: VecDeque::new(),
+            waiting: VecDeque::new(),
             is_writing: false,
             is_failing: false,
             limit: limit.max(1),
         }
     }
 
-    /// A question to move a marker. It is answered now, when its pair has been read, or when there is place for it.
-    pub fn mark(&mut self, question: Q, room: RoomId, user: UserId, marker: Marker, answers: &mut Vec<(Q, Answer)>) {
+    /// Handles a request to move a marker. It is answered immediately, when the stored marker has been read, or when
+    /// there is room for it.
+    pub fn mark(&mut self, reply_to: R, room: RoomId, user: UserId, marker: Marker, answers: &mut Vec<(R, Answer)>) {
         let pair = (user, room);
-        let needs_place = !self.kept.contains_key(&pair) && !self.asked.contains_key(&pair);
-        if !needs_place || self.has_place() && self.held.is_empty() {
-            self.let_in(question, pair, marker, answers);
+        let needs_room = !self.unwritten.contains_key(&pair) && !self.reading.contains_key(&pair);
+        if !needs_room || self.has_room() && self.waiting.is_empty() {
+            self.accept(reply_to, pair, marker, answers);
         } else if self.is_failing {
-            answers.push((question, Answer::Failed));
+            answers.push((reply_to, Answer::Failed));
         } else {
-            self.held.push_back((question, pair, marker));
+            self.waiting.push_back((reply_to, pair, marker));
         }
     }
 
-    fn let_in(&mut self, question: Q, pair: Pair, marker: Marker, answers: &mut Vec<(Q, Answer)>) {
-        if let Some(kept) = self.kept.get_mut(&pair) {
-            answers.push((question, moved(kept, marker)));
-        } else if let Some(waiting) = self.asked.get_mut(&pair) {
-            waiting.push((question, marker));
+    fn accept(&mut self, reply_to: R, pair: Pair, marker: Marker, answers: &mut Vec<(R, Answer)>) {
+        if let Some(current) = self.unwritten.get_mut(&pair) {
+            answers.push((reply_to, advance(current, marker)));
+        } else if let Some(requests) = self.reading.get_mut(&pair) {
+            requests.push((reply_to, marker));
         } else {
-            self.asked.insert(pair, vec![(question, marker)]);
+            self.reading.insert(pair, vec![(reply_to, marker)]);
             self.to_read.push(pair);
         }
     }
 
-    fn has_place(&self) -> bool {
-        self.kept.len() + self.asked.len() < self.limit
+    fn has_room(&self) -> bool {
+        self.unwritten.len() + self.reading.len() < self.limit
     }
 
-    /// Takes pairs to be read in one query, at most `limit`; the answer goes to [`Markers::read`]. None: nothing to do.
+    /// Takes at most `limit` pairs to read in one query, whose result goes to [`Markers::on_read`]. None: there are
+    /// no pairs to read.
     pub fn take_to_read(&mut self, limit: usize) -> Option<Vec<(RoomId, UserId)>> {
         let pairs = self.to_read.split_off(self.to_read.len().saturating_sub(limit.max(1)));
         (!pairs.is_empty()).then(|| pairs.into_iter().map(|(user, room)| (room, user)).collect())
     }
 
-    /// What was read for `pairs`, in their order; none: the database did not answer.
-    pub fn read(
+    /// Takes the stored markers of `pairs`, in the same order. A marker is None if the user is not a member; the whole
+    /// list is None if the database did not answer.
+    pub fn on_read(
         &mut self,
         pairs: &[(RoomId, UserId)],
         stored: Option<Vec<Option<Marker>>>,
-        answers: &mut Vec<(Q, Answer)>,
+        answers: &mut Vec<(R, Answer)>,
     ) {
         let stored = stored.filter(|stored| stored.len() == pairs.len());
         for (index, &(room, user)) in pairs.iter().enumerate() {
             let pair = (user, room);
-            let waiting = self.asked.remove(&pair).unwrap_or_default();
+            let requests = self.reading.remove(&pair).unwrap_or_default();
             match stored.as_ref().map(|stored| stored[index]) {
-                None => answers.extend(waiting.into_iter().map(|(question, _)| (question, Answer::Failed))),
-                Some(None) => answers.extend(waiting.into_iter().map(|(question, _)| (question, Answer::Marked(None)))),
+                None => answers.extend(requests.into_iter().map(|(reply_to, _)| (reply_to, Answer::Failed))),
+                Some(None) => {
+                    answers.extend(requests.into_iter().map(|(reply_to, _)| (reply_to, Answer::Marked(None))));
+                }
                 Some(Some(stored)) => {
-                    let mut now = stored;
-                    answers.extend(waiting.into_iter().map(|(question, marker)| (question, moved(&mut now, marker))));
-                    // What is where it was need not be written.
-                    if now != stored {
-                        self.kept.insert(pair, now);
+                    let mut current = stored;
+                    let replies = requests.into_iter();
+                    answers.extend(replies.map(|(reply_to, marker)| (reply_to, advance(&mut current, marker))));
+                    // A marker that has not moved need not be written.
+                    if current != stored {
+                        self.unwritten.insert(pair, current);
                     }
                 }
             }
         }
-        self.let_in_held(answers);
+        self.accept_waiting(answers);
     }
 
-    /// Gives what is held its turn, while there is place.
-    fn let_in_held(&mut self, answers: &mut Vec<(Q, Answer)>) {
-        while self.has_place()
-            && let Some((question, pair, marker)) = self.held.pop_front()
+    /// Accepts waiting requests while there is room.
+    fn accept_waiting(&mut self, answers: &mut Vec<(R, Answer)>) {
+        while self.has_room()
+            && let Some((reply_to, pair, marker)) = self.waiting.pop_front()
         {
-            self.let_in(question, pair, marker, answers);
+            self.accept(reply_to, pair, marker, answers);
         }
     }
 
     /// Whether there is something to write.
-    pub fn has_news(&self) -> bool {
-        !self.kept.is_empty()
+    pub fn has_unwritten(&self) -> bool {
+        !self.unwritten.is_empty()
     }
 
-    /// Whether questions wait until something is written: it must be written now.
-    pub fn is_pressed(&self) -> bool {
-        !self.has_place() && self.has_news() && !self.is_failing
+    /// Whether requests must wait for room, so that the markers should be written without delay.
+    pub fn must_write_now(&self) -> bool {
+        !self.has_room() && self.has_unwritten() && !self.is_failing
     }
 
-    /// All that is not known to be written; the outcome goes to [`Markers::written`]. None: there is nothing, or a write
-    /// is under way.
+    /// Returns all unwritten markers for a write, whose result goes to [`Markers::on_written`]. None: there are none,
+    /// or a write is under way.
     pub fn take_to_write(&mut self) -> Option<Vec<(RoomId, UserId, Marker)>> {
-        if self.is_writing || self.kept.is_empty() {
+        if self.is_writing || self.unwritten.is_empty() {
             return None;
         }
         self.is_writing = true;
-        Some(self.kept.iter().map(|(&(user, room), &marker)| (room, user, marker)).collect())
+        Some(self.unwritten.iter().map(|(&(user, room), &marker)| (room, user, marker)).collect())
     }
 
-    /// The write is over: these are in the database, and whether that was all. What has moved since stays, as does what
-    /// was not written.
-    pub fn written(&mut self, markers: &[(RoomId, UserId, Marker)], all: bool, answers: &mut Vec<(Q, Answer)>) {
+    /// Takes the result of a write: the markers that are in the database now, and whether that was all of them. Markers
+    /// that were not written, or have moved since, stay in memory.
+    pub fn on_written(&mut self, markers: &[(RoomId, UserId, Marker)], all: bool, answers: &mut Vec<(R, Answer)>) {
         self.is_writing = false;
         self.is_failing = !all;
         for &(room, user, marker) in markers {
-            if self.kept.get(&(user, room)) == Some(&marker) {
-                self.kept.remove(&(user, room));
+            if self.unwritten.get(&(user, room)) == Some(&marker) {
+                self.unwritten.remove(&(user, room));
             }
         }
-        self.let_in_held(answers);
+        self.accept_waiting(answers);
         if self.is_failing {
-            answers.extend(self.held.drain(..).map(|(question, ..)| (question, Answer::Failed)));
+            answers.extend(self.waiting.drain(..).map(|(reply_to, ..)| (reply_to, Answer::Failed)));
         }
     }
 
@@ -158,27 +165,27 @@ impl<Q> Markers<Q> {
         self.is_failing
     }
 
-    /// The markers of a user that the database may not have, for [`overlay`]. To be taken before the database is asked:
-    /// what is written meanwhile is no longer here afterwards.
+    /// The user's markers that the database may not have, for [`overlay`]. To be called before the database is asked,
+    /// because markers that are written in the meantime are no longer here afterwards.
     pub fn of_user(&self, user: UserId) -> HashMap<RoomId, Marker> {
         let range = (user, RoomId(i64::MIN))..=(user, RoomId(i64::MAX));
-        self.kept.range(range).map(|(&(_, room), &marker)| (room, marker)).collect()
+        self.unwritten.range(range).map(|(&(_, room), &marker)| (room, marker)).collect()
     }
 }
 
-/// Moves a marker forward, or leaves it.
-fn moved(now: &mut Marker, to: Marker) -> Answer {
-    let is_ahead = to.offset > now.offset;
+/// Moves a marker forward, or leaves it where it is if `to` is not ahead of it.
+fn advance(current: &mut Marker, to: Marker) -> Answer {
+    let is_ahead = to.offset > current.offset;
     if is_ahead {
-        *now = to;
+        *current = to;
     }
-    Answer::Marked(Some((*now, is_ahead)))
+    Answer::Marked(Some((*current, is_ahead)))
 }
 
-/// Puts the markers that the database may not have over those that it gave.
-pub fn overlay(rooms: &mut [JoinedRoom], kept: &HashMap<RoomId, Marker>) {
+/// Replaces the markers that the database returned by those in memory that are ahead of them.
+pub fn overlay(rooms: &mut [JoinedRoom], unwritten: &HashMap<RoomId, Marker>) {
     for room in rooms {
-        if let Some(marker) = kept.get(&room.id).filter(|marker| marker.offset > room.read.offset) {
+        if let Some(marker) = unwritten.get(&room.id).filter(|marker| marker.offset > room.read.offset) {
             room.read = *marker;
         }
     }
@@ -192,7 +199,7 @@ mod tests {
     const ROOM: RoomId = RoomId(1);
     const ANN: UserId = UserId(10);
     const BEN: UserId = UserId(11);
-    const DOWN: Option<Vec<Option<Marker>>> = None;
+    const NO_ANSWER: Option<Vec<Option<Marker>>> = None;
 
     fn at(offset: u64) -> Marker {
         Marker { offset, number: offset }
@@ -203,48 +210,48 @@ mod tests {
     }
 
     #[derive(Debug, PartialEq)]
-    enum Told {
+    enum Reply {
         Moved(u64),
         Stays(u64),
-        NoMember,
+        NotMember,
         Failed,
     }
-    use Told::{Failed, Moved, NoMember, Stays};
+    use Reply::{Failed, Moved, NotMember, Stays};
 
-    /// Questions are numbers here; each step says what was answered.
-    struct Desk(Markers<u32>);
+    /// Markers whose requests are identified by numbers. Each step returns its replies.
+    struct World(Markers<u32>);
 
-    impl Desk {
-        fn new(limit: usize) -> Desk {
-            Desk(Markers::new(limit))
+    impl World {
+        fn new(limit: usize) -> World {
+            World(Markers::new(limit))
         }
 
-        fn step(&mut self, step: impl FnOnce(&mut Markers<u32>, &mut Vec<(u32, Answer)>)) -> Vec<(u32, Told)> {
+        fn step(&mut self, step: impl FnOnce(&mut Markers<u32>, &mut Vec<(u32, Answer)>)) -> Vec<(u32, Reply)> {
             let mut answers = Vec::new();
             step(&mut self.0, &mut answers);
-            let told = |answer| match answer {
+            let reply = |answer| match answer {
                 Answer::Marked(Some((marker, true))) => Moved(marker.offset),
                 Answer::Marked(Some((marker, false))) => Stays(marker.offset),
-                Answer::Marked(None) => NoMember,
+                Answer::Marked(None) => NotMember,
                 Answer::Failed => Failed,
                 other => panic!("{other:?}"),
             };
-            answers.into_iter().map(|(question, answer)| (question, told(answer))).collect()
+            answers.into_iter().map(|(request, answer)| (request, reply(answer))).collect()
         }
 
-        fn mark(&mut self, question: u32, user: UserId, offset: u64) -> Vec<(u32, Told)> {
-            self.step(|markers, answers| markers.mark(question, ROOM, user, at(offset), answers))
+        fn mark(&mut self, request: u32, user: UserId, offset: u64) -> Vec<(u32, Reply)> {
+            self.step(|markers, answers| markers.mark(request, ROOM, user, at(offset), answers))
         }
 
-        fn read(&mut self, pairs: &[(RoomId, UserId)], markers: Option<Vec<Option<Marker>>>) -> Vec<(u32, Told)> {
-            self.step(|this, answers| this.read(pairs, markers, answers))
+        fn read(&mut self, pairs: &[(RoomId, UserId)], markers: Option<Vec<Option<Marker>>>) -> Vec<(u32, Reply)> {
+            self.step(|this, answers| this.on_read(pairs, markers, answers))
         }
 
-        fn written(&mut self, batch: &[(RoomId, UserId, Marker)], all: bool) -> Vec<(u32, Told)> {
-            self.step(|markers, answers| markers.written(batch, all, answers))
+        fn written(&mut self, batch: &[(RoomId, UserId, Marker)], all: bool) -> Vec<(u32, Reply)> {
+            self.step(|markers, answers| markers.on_written(batch, all, answers))
         }
 
-        /// A marker that is kept.
+        /// Puts a marker into memory.
         fn keep(&mut self, user: UserId, offset: u64) {
             assert_eq!(self.mark(0, user, offset), []);
             let pairs = self.0.take_to_read(9).unwrap();
@@ -253,140 +260,140 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_is_read_once_and_then_kept() {
-        let mut desk = Desk::new(9);
-        assert_eq!(desk.0.take_to_read(9), None);
-        assert_eq!(desk.mark(1, ANN, 5), []);
-        assert_eq!(desk.mark(2, ANN, 7), []);
-        assert_eq!(desk.0.take_to_read(9), Some(vec![(ROOM, ANN)]));
-        // While it is being read nobody asks again.
-        assert_eq!(desk.mark(3, ANN, 6), []);
-        assert_eq!(desk.0.take_to_read(9), None);
-        let answers = desk.read(&[(ROOM, ANN)], stored(&[Some(at(4))]));
+    fn a_marker_is_read_once_and_then_kept_in_memory() {
+        let mut world = World::new(9);
+        assert_eq!(world.0.take_to_read(9), None);
+        assert_eq!(world.mark(1, ANN, 5), []);
+        assert_eq!(world.mark(2, ANN, 7), []);
+        assert_eq!(world.0.take_to_read(9), Some(vec![(ROOM, ANN)]));
+        // While it is being read, it is not read again.
+        assert_eq!(world.mark(3, ANN, 6), []);
+        assert_eq!(world.0.take_to_read(9), None);
+        let answers = world.read(&[(ROOM, ANN)], stored(&[Some(at(4))]));
         assert_eq!(answers, [(1, Moved(5)), (2, Moved(7)), (3, Stays(7))]);
-        assert_eq!(desk.mark(4, ANN, 7), [(4, Stays(7))]);
-        assert_eq!(desk.mark(5, ANN, 9), [(5, Moved(9))]);
-        assert_eq!(desk.0.take_to_write(), Some(vec![(ROOM, ANN, at(9))]));
+        assert_eq!(world.mark(4, ANN, 7), [(4, Stays(7))]);
+        assert_eq!(world.mark(5, ANN, 9), [(5, Moved(9))]);
+        assert_eq!(world.0.take_to_write(), Some(vec![(ROOM, ANN, at(9))]));
     }
 
     #[test]
-    fn what_need_not_be_written_is_not_kept() {
-        let mut desk = Desk::new(9);
-        assert_eq!(desk.mark(1, ANN, 5), []);
-        assert_eq!(desk.mark(2, BEN, 5), []);
-        let pairs = desk.0.take_to_read(9).unwrap();
+    fn markers_that_need_no_write_are_not_kept() {
+        let mut world = World::new(9);
+        assert_eq!(world.mark(1, ANN, 5), []);
+        assert_eq!(world.mark(2, BEN, 5), []);
+        let pairs = world.0.take_to_read(9).unwrap();
         assert_eq!(pairs, [(ROOM, ANN), (ROOM, BEN)]);
-        assert_eq!(desk.read(&pairs, stored(&[Some(at(5)), None])), [(1, Stays(5)), (2, NoMember)]);
-        assert!(!desk.0.has_news());
-        assert_eq!(desk.0.take_to_write(), None);
+        assert_eq!(world.read(&pairs, stored(&[Some(at(5)), None])), [(1, Stays(5)), (2, NotMember)]);
+        assert!(!world.0.has_unwritten());
+        assert_eq!(world.0.take_to_write(), None);
     }
 
     #[test]
-    fn a_read_that_failed_is_said_and_forgotten() {
-        let mut desk = Desk::new(9);
-        assert_eq!(desk.mark(1, ANN, 5), []);
-        let pairs = desk.0.take_to_read(9).unwrap();
-        assert_eq!(desk.mark(2, ANN, 6), []);
-        assert_eq!(desk.read(&pairs, DOWN), [(1, Failed), (2, Failed)]);
-        desk.keep(ANN, 5);
-        // An answer that is not one to the question counts as none.
-        assert_eq!(desk.mark(3, BEN, 5), []);
-        let pairs = desk.0.take_to_read(9).unwrap();
-        assert_eq!(desk.read(&pairs, stored(&[])), [(3, Failed)]);
+    fn a_failed_read_is_reported_and_tried_again() {
+        let mut world = World::new(9);
+        assert_eq!(world.mark(1, ANN, 5), []);
+        let pairs = world.0.take_to_read(9).unwrap();
+        assert_eq!(world.mark(2, ANN, 6), []);
+        assert_eq!(world.read(&pairs, NO_ANSWER), [(1, Failed), (2, Failed)]);
+        world.keep(ANN, 5);
+        // A result of the wrong length counts as no answer.
+        assert_eq!(world.mark(3, BEN, 5), []);
+        let pairs = world.0.take_to_read(9).unwrap();
+        assert_eq!(world.read(&pairs, stored(&[])), [(3, Failed)]);
     }
 
     #[test]
-    fn queries_have_a_limit() {
-        let mut desk = Desk::new(9);
+    fn the_pairs_in_one_query_are_limited() {
+        let mut world = World::new(9);
         for user in 1..=5 {
-            assert_eq!(desk.mark(user, UserId(i64::from(user)), 5), []);
+            assert_eq!(world.mark(user, UserId(i64::from(user)), 5), []);
         }
-        let sizes: Vec<_> = std::iter::from_fn(|| desk.0.take_to_read(2)).map(|pairs| pairs.len()).collect();
+        let sizes: Vec<_> = std::iter::from_fn(|| world.0.take_to_read(2)).map(|pairs| pairs.len()).collect();
         assert_eq!(sizes, [2, 2, 1]);
     }
 
     #[test]
-    fn what_is_written_is_forgotten_but_not_what_has_moved_meanwhile() {
-        let mut desk = Desk::new(9);
-        desk.keep(ANN, 5);
-        desk.keep(BEN, 5);
-        let batch = desk.0.take_to_write().unwrap();
+    fn written_markers_are_forgotten_unless_they_have_moved_meanwhile() {
+        let mut world = World::new(9);
+        world.keep(ANN, 5);
+        world.keep(BEN, 5);
+        let batch = world.0.take_to_write().unwrap();
         assert_eq!(batch, [(ROOM, ANN, at(5)), (ROOM, BEN, at(5))]);
-        assert_eq!(desk.0.take_to_write(), None, "one write at a time");
-        assert_eq!(desk.mark(1, ANN, 6), [(1, Moved(6))]);
-        assert_eq!(desk.written(&batch, true), []);
-        assert_eq!(desk.0.take_to_write(), Some(vec![(ROOM, ANN, at(6))]));
-        // Who is not kept is read again.
-        assert_eq!(desk.mark(2, BEN, 6), []);
-        assert!(desk.0.take_to_read(9).is_some());
+        assert_eq!(world.0.take_to_write(), None, "one write at a time");
+        assert_eq!(world.mark(1, ANN, 6), [(1, Moved(6))]);
+        assert_eq!(world.written(&batch, true), []);
+        assert_eq!(world.0.take_to_write(), Some(vec![(ROOM, ANN, at(6))]));
+        // A marker that is no longer in memory is read again.
+        assert_eq!(world.mark(2, BEN, 6), []);
+        assert!(world.0.take_to_read(9).is_some());
     }
 
     #[test]
-    fn what_could_not_be_written_is_kept() {
-        let mut desk = Desk::new(9);
-        desk.keep(ANN, 5);
-        desk.keep(BEN, 5);
-        let batch = desk.0.take_to_write().unwrap();
-        assert_eq!(desk.written(&batch[..1], false), []);
-        assert!(desk.0.is_failing());
-        assert_eq!(desk.mark(1, BEN, 4), [(1, Stays(5))], "and counts");
-        let batch = desk.0.take_to_write().unwrap();
+    fn markers_that_could_not_be_written_are_kept() {
+        let mut world = World::new(9);
+        world.keep(ANN, 5);
+        world.keep(BEN, 5);
+        let batch = world.0.take_to_write().unwrap();
+        assert_eq!(world.written(&batch[..1], false), []);
+        assert!(world.0.is_failing());
+        assert_eq!(world.mark(1, BEN, 4), [(1, Stays(5))], "it still counts");
+        let batch = world.0.take_to_write().unwrap();
         assert_eq!(batch, [(ROOM, BEN, at(5))]);
-        assert_eq!(desk.written(&batch, true), []);
-        assert!(!desk.0.is_failing() && !desk.0.has_news());
+        assert_eq!(world.written(&batch, true), []);
+        assert!(!world.0.is_failing() && !world.0.has_unwritten());
     }
 
     #[test]
-    fn when_it_is_full_others_wait_for_a_write() {
-        let mut desk = Desk::new(2);
-        desk.keep(ANN, 5);
-        assert!(!desk.0.is_pressed());
-        assert_eq!(desk.mark(1, BEN, 5), []);
-        // Being read it has its place too.
-        assert_eq!(desk.mark(2, UserId(12), 5), []);
-        assert_eq!(desk.mark(3, UserId(12), 6), []);
-        assert!(desk.0.is_pressed());
-        assert_eq!(desk.0.take_to_read(9), Some(vec![(ROOM, BEN)]));
-        assert_eq!(desk.read(&[(ROOM, BEN)], stored(&[Some(at(0))])), [(1, Moved(5))]);
-        assert_eq!(desk.0.take_to_read(9), None);
-        assert_eq!(desk.mark(4, ANN, 6), [(4, Moved(6))], "who has a place goes on");
-        let batch = desk.0.take_to_write().unwrap();
-        assert_eq!(desk.written(&batch, true), []);
-        assert_eq!(desk.0.take_to_read(9), Some(vec![(ROOM, UserId(12))]));
-        assert_eq!(desk.read(&[(ROOM, UserId(12))], stored(&[Some(at(0))])), [(2, Moved(5)), (3, Moved(6))]);
+    fn without_room_new_markers_wait_for_a_write() {
+        let mut world = World::new(2);
+        world.keep(ANN, 5);
+        assert!(!world.0.must_write_now());
+        assert_eq!(world.mark(1, BEN, 5), []);
+        // A marker that is being read takes room too.
+        assert_eq!(world.mark(2, UserId(12), 5), []);
+        assert_eq!(world.mark(3, UserId(12), 6), []);
+        assert!(world.0.must_write_now());
+        assert_eq!(world.0.take_to_read(9), Some(vec![(ROOM, BEN)]));
+        assert_eq!(world.read(&[(ROOM, BEN)], stored(&[Some(at(0))])), [(1, Moved(5))]);
+        assert_eq!(world.0.take_to_read(9), None);
+        assert_eq!(world.mark(4, ANN, 6), [(4, Moved(6))], "a marker in memory can move");
+        let batch = world.0.take_to_write().unwrap();
+        assert_eq!(world.written(&batch, true), []);
+        assert_eq!(world.0.take_to_read(9), Some(vec![(ROOM, UserId(12))]));
+        assert_eq!(world.read(&[(ROOM, UserId(12))], stored(&[Some(at(0))])), [(2, Moved(5)), (3, Moved(6))]);
     }
 
-    /// Who was not a member, or has read further already, leaves a place without a write.
+    /// A read makes room without a write if the user is not a member, or has read further already.
     #[test]
-    fn a_place_that_a_read_leaves_is_taken() {
-        let mut desk = Desk::new(1);
-        assert_eq!(desk.mark(1, ANN, 5), []);
-        assert_eq!(desk.mark(2, BEN, 5), []);
-        let pairs = desk.0.take_to_read(9).unwrap();
-        assert_eq!(desk.read(&pairs, stored(&[None])), [(1, NoMember)]);
-        assert_eq!(desk.0.take_to_read(9), Some(vec![(ROOM, BEN)]));
-        assert_eq!(desk.0.take_to_write(), None);
+    fn room_that_a_read_makes_is_used() {
+        let mut world = World::new(1);
+        assert_eq!(world.mark(1, ANN, 5), []);
+        assert_eq!(world.mark(2, BEN, 5), []);
+        let pairs = world.0.take_to_read(9).unwrap();
+        assert_eq!(world.read(&pairs, stored(&[None])), [(1, NotMember)]);
+        assert_eq!(world.0.take_to_read(9), Some(vec![(ROOM, BEN)]));
+        assert_eq!(world.0.take_to_write(), None);
     }
 
     #[test]
-    fn when_it_is_full_and_nothing_can_be_written_it_is_said() {
-        let mut desk = Desk::new(1);
-        desk.keep(ANN, 5);
-        assert_eq!(desk.mark(1, BEN, 5), []);
-        let batch = desk.0.take_to_write().unwrap();
-        assert_eq!(desk.written(&[], false), [(1, Failed)]);
-        assert!(!desk.0.is_pressed(), "it is tried again at its time");
-        assert_eq!(desk.mark(2, BEN, 5), [(2, Failed)]);
-        assert_eq!(desk.mark(3, ANN, 6), [(3, Moved(6))]);
+    fn without_room_and_without_writes_new_markers_fail() {
+        let mut world = World::new(1);
+        world.keep(ANN, 5);
+        assert_eq!(world.mark(1, BEN, 5), []);
+        let batch = world.0.take_to_write().unwrap();
+        assert_eq!(world.written(&[], false), [(1, Failed)]);
+        assert!(!world.0.must_write_now(), "it is tried again after the interval");
+        assert_eq!(world.mark(2, BEN, 5), [(2, Failed)]);
+        assert_eq!(world.mark(3, ANN, 6), [(3, Moved(6))]);
         assert_eq!(batch, [(ROOM, ANN, at(5))]);
-        let batch = desk.0.take_to_write().unwrap();
-        assert_eq!(desk.written(&batch, true), []);
-        assert_eq!(desk.mark(4, BEN, 5), []);
-        assert!(desk.0.take_to_read(9).is_some());
+        let batch = world.0.take_to_write().unwrap();
+        assert_eq!(world.written(&batch, true), []);
+        assert_eq!(world.mark(4, BEN, 5), []);
+        assert!(world.0.take_to_read(9).is_some());
     }
 
     #[test]
-    fn the_list_of_rooms_has_what_is_not_written_yet() {
+    fn the_list_of_rooms_includes_unwritten_markers() {
         let room = |id, read| JoinedRoom {
             id: RoomId(id),
             name: String::new(),
@@ -398,18 +405,18 @@ mod tests {
             read: at(read),
             role: Role::Member,
         };
-        let mut desk = Desk::new(9);
-        desk.keep(ANN, 5);
-        assert_eq!(desk.0.of_user(BEN), HashMap::new());
-        assert_eq!(desk.0.of_user(UserId(9)), HashMap::new());
-        let kept = desk.0.of_user(ANN);
-        assert_eq!(kept, HashMap::from([(ROOM, at(5))]));
+        let mut world = World::new(9);
+        world.keep(ANN, 5);
+        assert_eq!(world.0.of_user(BEN), HashMap::new());
+        assert_eq!(world.0.of_user(UserId(9)), HashMap::new());
+        let unwritten = world.0.of_user(ANN);
+        assert_eq!(unwritten, HashMap::from([(ROOM, at(5))]));
         let mut rooms = [room(1, 3), room(2, 3)];
-        overlay(&mut rooms, &kept);
+        overlay(&mut rooms, &unwritten);
         assert_eq!(rooms, [room(1, 5), room(2, 3)]);
-        // The database may have got ahead: who left and came back begins at the head.
+        // The database may be ahead: a user who has left and joined again starts at the head.
         let mut rooms = [room(1, 8)];
-        overlay(&mut rooms, &kept);
+        overlay(&mut rooms, &unwritten);
         assert_eq!(rooms, [room(1, 8)]);
     }
 }

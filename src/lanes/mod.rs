@@ -1,4 +1,4 @@
-//! Runs what the shards leave to others: the lanes' commits and the readers' questions, as tokio tasks around the store.
+//! Tokio tasks that use the store on behalf of the shards: the lanes commit batches, the reader answers queries.
 
 mod markers;
 mod reader;
@@ -7,6 +7,7 @@ pub use reader::{ReaderSetup, run_reader};
 
 use crate::driver;
 use crate::mesh::Port;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,42 +18,45 @@ use uproar_core::message::{Channel, Endpoint, Message};
 use uproar_model::{Item, Outcome};
 use uproar_store::{AppendError, SharedStore};
 
-/// What the lanes have done, for readiness and metrics.
+/// Counters of all lanes together, for readiness and metrics.
 #[derive(Debug, Default)]
-pub struct LaneFigures {
-    /// Batches whose outcome the database told.
+pub struct LaneMetrics {
+    /// Batches that the database has answered.
     pub batches: AtomicU64,
-    /// Items in them.
+    /// Items in answered batches.
     pub items: AtomicU64,
-    /// Time in them, in microseconds.
+    /// Time that answered batches took, in microseconds.
     pub commit_micros: AtomicU64,
-    /// Items that they stored.
+    /// Items stored by answered batches.
     pub stored: AtomicU64,
-    /// Attempts that ended without an answer.
+    /// Attempts whose outcome is unknown.
     pub unknown: AtomicU64,
-    /// Lanes whose last attempt had no answer.
+    /// Lanes whose last attempt has an unknown outcome.
     pub stuck_lanes: AtomicU64,
 }
 
-/// What a lane needs.
+/// Everything a lane needs.
 pub struct LaneSetup {
     pub lane: Lane,
     pub port: Port<Message>,
     pub store: SharedStore,
     pub placing: ahash::RandomState,
     pub shards: u16,
-    pub figures: Arc<LaneFigures>,
-    /// Turns true when nothing more will come: the lane ends when it is idle.
+    pub metrics: Arc<LaneMetrics>,
+    /// Turns true when no more items will come: the lane then ends as soon as it is idle.
     pub stop: watch::Receiver<bool>,
-    /// Where a lane says that the database can't be trusted any more; the process must end.
+    /// Takes the reason if the database can't be trusted any more. The process must then end.
     pub broken: mpsc::Sender<String>,
 }
 
-/// Runs one lane until it is told to stop and has committed what was pending.
+/// A batch that is being written, and when that began.
+type Commit = (Instant, Pin<Box<dyn Future<Output = Result<Vec<Outcome>, AppendError>> + Send>>);
+
+/// Runs one lane until it is told to stop and has committed everything that was pending.
 pub async fn run_lane(setup: LaneSetup) {
-    let LaneSetup { mut lane, mut port, store, placing, shards, figures, mut stop, broken } = setup;
+    let LaneSetup { mut lane, mut port, store, placing, shards, metrics, mut stop, broken } = setup;
     let mut answers: Vec<LaneAnswer> = Vec::new();
-    let mut commit = None;
+    let mut commit: Option<Commit> = None;
     loop {
         let now_ms = driver::now().ms;
         let more = port.inbox.pop_each(|from, message| match message {
@@ -68,7 +72,7 @@ pub async fn run_lane(setup: LaneSetup) {
         for answer in answers.drain(..) {
             let home = home_shard(&placing, &Channel::Room(answer.append.item.room), shards);
             let pushed = port.outbox.push(Endpoint::Shard(home), Message::Committed(Box::new(answer)));
-            debug_assert!(pushed.is_ok(), "each answer has a place reserved");
+            debug_assert!(pushed.is_ok(), "room for each answer is reserved");
         }
         port.outbox.flush();
         if more {
@@ -80,46 +84,20 @@ pub async fn run_lane(setup: LaneSetup) {
             return;
         }
         let wait = lane.deadline_ms().map_or(Duration::from_secs(3600), |at| {
-            // One millisecond on top: a timer that fires a fraction early would only come back here.
+            // One more millisecond, as a timer that fires slightly early would only cause another turn.
             Duration::from_millis(at.saturating_sub(driver::now().ms) + 1)
         });
         tokio::select! {
             () = port.inbox.woken() => {}
-            (began, result) = finish(&mut commit), if commit.is_some() => {
+            (started, result) = finish(&mut commit) => {
                 commit = None;
-                let result = match result {
-                    Ok(outcomes) => {
-                        let stored = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::New(_))).count();
-                        figures.batches.fetch_add(1, Ordering::Relaxed);
-                        figures.items.fetch_add(outcomes.len() as u64, Ordering::Relaxed);
-                        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-                        figures.commit_micros.fetch_add(micros, Ordering::Relaxed);
-                        figures.stored.fetch_add(stored as u64, Ordering::Relaxed);
-                        BatchResult::Answered(outcomes)
-                    }
-                    Err(AppendError::Data(text)) => {
-                        tracing::debug!(text, "the database refused a batch's data");
-                        BatchResult::BadData
-                    }
-                    Err(AppendError::Unknown(text)) => {
-                        if !lane.is_stuck() {
-                            tracing::warn!(text, "a batch had no answer; it is tried again until there is one");
-                        }
-                        figures.unknown.fetch_add(1, Ordering::Relaxed);
-                        BatchResult::NotKnown
-                    }
-                    Err(AppendError::Broken(text)) => {
-                        // Nobody is told anything: what is on disk decides, after a restart.
-                        let _ = broken.send(text).await;
+                match to_batch_result(result, &lane) {
+                    Ok(result) => on_batch(&mut lane, result, started.elapsed(), &metrics, &mut answers),
+                    Err(reason) => {
+                        // The lane answers no more items: after a restart, what is on disk decides.
+                        let _ = broken.send(reason).await;
                         return;
                     }
-                };
-                let was_stuck = lane.is_stuck();
-                lane.finished(driver::now().ms, result, &mut answers);
-                match (was_stuck, lane.is_stuck()) {
-                    (false, true) => _ = figures.stuck_lanes.fetch_add(1, Ordering::Relaxed),
-                    (true, false) => _ = figures.stuck_lanes.fetch_sub(1, Ordering::Relaxed),
-                    _ => {}
                 }
             }
             () = tokio::time::sleep(wait) => {}
@@ -128,14 +106,64 @@ pub async fn run_lane(setup: LaneSetup) {
     }
 }
 
-/// The batch under way, with when it began; waits for ever where there is none.
-async fn finish<F: Future + Unpin>(commit: &mut Option<(Instant, F)>) -> (Instant, F::Output) {
+async fn append(store: SharedStore, items: Arc<[Item]>) -> Result<Vec<Outcome>, AppendError> {
+    store.append(&items).await
+}
+
+/// Waits for the result of the batch that is being written; forever if there is none.
+async fn finish(commit: &mut Option<Commit>) -> (Instant, Result<Vec<Outcome>, AppendError>) {
     match commit {
-        Some((began, batch)) => (*began, batch.await),
+        Some((started, batch)) => (*started, batch.await),
         None => std::future::pending().await,
     }
 }
 
-async fn append(store: SharedStore, items: Arc<[Item]>) -> Result<Vec<Outcome>, AppendError> {
-    store.append(&items).await
+/// Translates the store's answer for the core, and logs failures.
+///
+/// # Errors
+/// Why the database can't be trusted any more.
+fn to_batch_result(result: Result<Vec<Outcome>, AppendError>, lane: &Lane) -> Result<BatchResult, String> {
+    match result {
+        Ok(outcomes) => Ok(BatchResult::Answered(outcomes)),
+        Err(AppendError::Data(text)) => {
+            tracing::debug!(text, "the database rejected a batch because of its data");
+            Ok(BatchResult::BadData)
+        }
+        Err(AppendError::Unknown(text)) => {
+            if !lane.is_stuck() {
+                tracing::warn!(text, "the outcome of a batch is unknown; it is sent again until the database answers");
+            }
+            Ok(BatchResult::NotKnown)
+        }
+        Err(AppendError::Broken(text)) => Err(text),
+    }
+}
+
+/// Gives a result to the lane and counts it.
+fn on_batch(
+    lane: &mut Lane,
+    result: BatchResult,
+    elapsed: Duration,
+    metrics: &LaneMetrics,
+    answers: &mut Vec<LaneAnswer>,
+) {
+    match &result {
+        BatchResult::Answered(outcomes) => {
+            let stored = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::New(_))).count();
+            let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+            metrics.batches.fetch_add(1, Ordering::Relaxed);
+            metrics.items.fetch_add(outcomes.len() as u64, Ordering::Relaxed);
+            metrics.commit_micros.fetch_add(micros, Ordering::Relaxed);
+            metrics.stored.fetch_add(stored as u64, Ordering::Relaxed);
+        }
+        BatchResult::BadData => {}
+        BatchResult::NotKnown => _ = metrics.unknown.fetch_add(1, Ordering::Relaxed),
+    }
+    let was_stuck = lane.is_stuck();
+    lane.finished(driver::now().ms, result, answers);
+    match (was_stuck, lane.is_stuck()) {
+        (false, true) => _ = metrics.stuck_lanes.fetch_add(1, Ordering::Relaxed),
+        (true, false) => _ = metrics.stuck_lanes.fetch_sub(1, Ordering::Relaxed),
+        _ => {}
+    }
 }

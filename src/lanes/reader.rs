@@ -1,7 +1,8 @@
-//! The store's readers: answers what shards ask. What waits together is read together: memberships, heads and read
-//! markers of all in one query each, equal pages once. Markers that move are written from here, many at once.
+//! Answers the shards' requests from the store. Requests that wait at the same time share queries: memberships, heads
+//! and read markers are each read by one query, and equal pages are read once. It also writes the markers that have
+//! moved, many at a time.
 
-use super::markers::{KEPT_LIMIT, Markers, overlay};
+use super::markers::{MARKERS_LIMIT, Markers, overlay};
 use crate::mesh::Port;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,141 +14,198 @@ use uproar_core::message::{Answer, Ask, Asker, Endpoint, Found, Message};
 use uproar_model::{Marker, RoomId, User, UserId, fold_name};
 use uproar_store::{PageRequest, SharedStore};
 
-/// Queries under way at once. Further ones wait, and are joined with what comes meanwhile.
+/// Queries that run at the same time. Further requests wait, and share queries with those that arrive later.
 const QUERIES_LIMIT: usize = 16;
 
-/// Most memberships, or heads, or markers, in one query.
-const JOINED_LIMIT: usize = 512;
+/// Memberships, heads or markers in one query.
+const BATCH_LIMIT: usize = 512;
 
-/// Most markers written in one statement: SQLite's one writer is held by it.
-const WRITTEN_LIMIT: usize = 1_024;
+/// Markers written by one statement, which occupies SQLite's only writer.
+const WRITE_LIMIT: usize = 1_024;
 
-type Question = (Endpoint, Asker);
+/// Where a reply goes.
+type ReplyTo = (Endpoint, Asker);
 
-/// Everything that waits for one answer.
+/// A query, and where its results go.
 enum Query {
-    Admit(Vec<(String, UserId, Question)>),
-    Heads(Vec<(RoomId, Question)>),
-    Page(RoomId, PageRequest, Vec<Question>),
-    User(Arc<str>, Vec<Question>),
+    Admit(Vec<(String, UserId, ReplyTo)>),
+    Heads(Vec<(RoomId, ReplyTo)>),
+    Page(RoomId, PageRequest, Vec<ReplyTo>),
+    User(Arc<str>, Vec<ReplyTo>),
     Markers(Vec<(RoomId, UserId)>),
-    /// With the markers that the database may not have.
     Rooms {
         user: UserId,
         after: Option<String>,
         limit: usize,
-        kept: HashMap<RoomId, Marker>,
-        question: Question,
+        /// The user's markers that the database may not have.
+        unwritten: HashMap<RoomId, Marker>,
+        reply_to: ReplyTo,
     },
 }
 
-/// What a query brings.
-enum Finding {
-    Answers(Vec<(Question, Answer)>),
-    /// None: the store did not answer.
+enum QueryResult {
+    Replies(Vec<(ReplyTo, Answer)>),
+    /// The stored markers of these pairs. `None` instead of the list: the store did not answer.
     Markers(Vec<(RoomId, UserId)>, Option<Vec<Option<Marker>>>),
 }
 
-/// Markers of which the first so many were written, and whether that was all.
+/// The result of a write: the markers, how many of them were written, counted from the first, and whether that was all.
 type Written = (Vec<(RoomId, UserId, Marker)>, usize, bool);
 
-/// What the readers need.
+/// Everything the reader needs.
 pub struct ReaderSetup {
     pub port: Port<Message>,
     pub store: SharedStore,
     /// How long a marker that has moved may wait before it is written.
     pub markers_interval: Duration,
-    /// Turns true when nobody asks any more.
+    /// Turns true when no more requests will come.
     pub stop: watch::Receiver<bool>,
 }
 
-/// Runs until it is told to stop, and has written what markers it has, or has tried to.
+/// Runs until it is told to stop, and has written its markers or failed to.
 pub async fn run_reader(setup: ReaderSetup) {
-    let ReaderSetup { mut port, store, markers_interval, mut stop } = setup;
-    let mut waiting: Vec<(Question, Ask)> = Vec::new();
-    // Joined, and waiting for their turn.
-    let mut queries: VecDeque<Query> = VecDeque::new();
-    let mut running: JoinSet<Finding> = JoinSet::new();
-    let mut answers: Vec<(Question, Answer)> = Vec::new();
-    let mut markers: Markers<Question> = Markers::new(KEPT_LIMIT);
-    // One at most; with this task it ends too.
-    let mut write: JoinSet<Written> = JoinSet::new();
-    // When what is kept is written; none while there is nothing.
-    let mut write_at: Option<Instant> = None;
+    let ReaderSetup { port, store, markers_interval, mut stop } = setup;
+    let mut reader = Reader::new(port, store, markers_interval);
     while !*stop.borrow() {
-        let more = port.inbox.pop_each(|from, message| match message {
-            Message::Ask { asker, ask: Ask::MarkRead { room, user, marker } } => {
-                markers.mark((from, asker), room, user, marker, &mut answers);
-            }
-            Message::Ask { asker, ask } => waiting.push(((from, asker), ask)),
-            other => debug_assert!(false, "{from:?} sent the reader {other:?}"),
-        });
-        // What comes while others have their turn is joined with what comes next.
-        if queries.is_empty() {
-            queries.extend(join(std::mem::take(&mut waiting), &markers));
-            while let Some(pairs) = markers.take_to_read(JOINED_LIMIT) {
-                queries.push_back(Query::Markers(pairs));
-            }
-        }
-        while running.len() < QUERIES_LIMIT
-            && let Some(query) = queries.pop_front()
-        {
-            running.spawn(run(Arc::clone(&store), query));
-        }
-        for ((to, asker), answer) in answers.drain(..) {
-            let pushed = port.outbox.push(to, Message::Answer { asker, answer });
-            debug_assert!(pushed.is_ok(), "each answer has a place reserved");
-        }
-        port.outbox.flush();
+        let more = reader.take_requests();
+        reader.start_queries();
+        reader.send_replies();
         if more {
             continue;
         }
-        if write.is_empty() && markers.has_news() {
-            let at = *write_at.get_or_insert_with(|| Instant::now() + markers_interval);
-            if (markers.is_pressed() || at <= Instant::now())
-                && let Some(batch) = markers.take_to_write()
-            {
-                write_at = None;
-                write.spawn(write_markers(Arc::clone(&store), batch));
-            }
-        }
+        reader.start_write_if_due();
+        let write_at = reader.write_at;
         tokio::select! {
-            () = port.inbox.woken() => {}
-            Some(finding) = running.join_next(), if !running.is_empty() => match finding {
-                Ok(Finding::Answers(found)) => answers.extend(found),
-                Ok(Finding::Markers(pairs, stored)) => markers.read(&pairs, stored, &mut answers),
-                // A bug that the panic hook has reported; its askers run into their deadlines.
+            () = reader.port.inbox.woken() => {}
+            Some(result) = reader.queries.join_next() => match result {
+                Ok(result) => reader.on_result(result),
+                // The panic hook has reported the bug. The requests run into their deadlines.
                 Err(_) => {}
             },
-            // One that panicked is a bug that the panic hook has reported, and wrote nothing.
-            Some(outcome) = write.join_next() => note_written(&mut markers, outcome.unwrap_or_default(), &mut answers),
+            // After a panic, which the panic hook has reported, nothing counts as written.
+            Some(written) = reader.write.join_next() => reader.on_written(written.unwrap_or_default()),
             () = sleep_until(write_at.unwrap_or_else(Instant::now)), if write_at.is_some() => {}
             Ok(()) = stop.changed() => {}
         }
     }
-    // Whoever asks now is gone. A write that is under way may miss what has moved since.
-    if let Some(outcome) = write.join_next().await {
-        note_written(&mut markers, outcome.unwrap_or_default(), &mut answers);
+    reader.write_rest().await;
+}
+
+struct Reader {
+    port: Port<Message>,
+    store: SharedStore,
+    markers_interval: Duration,
+    /// Requests that are not part of a query yet.
+    requests: Vec<(ReplyTo, Ask)>,
+    /// Queries that have not started.
+    queue: VecDeque<Query>,
+    queries: JoinSet<QueryResult>,
+    replies: Vec<(ReplyTo, Answer)>,
+    markers: Markers<ReplyTo>,
+    /// At most one write; in a set, so that it is aborted with the reader.
+    write: JoinSet<Written>,
+    /// When to write the markers. None: there are no new ones, or they are being written.
+    write_at: Option<Instant>,
+}
+
+impl Reader {
+    fn new(port: Port<Message>, store: SharedStore, markers_interval: Duration) -> Reader {
+        Reader {
+            port,
+            store,
+            markers_interval,
+            requests: Vec::new(),
+            queue: VecDeque::new(),
+            queries: JoinSet::new(),
+            replies: Vec::new(),
+            markers: Markers::new(MARKERS_LIMIT),
+            write: JoinSet::new(),
+            write_at: None,
+        }
     }
-    if let Some(batch) = markers.take_to_write() {
-        note_written(&mut markers, write_markers(store, batch).await, &mut answers);
-        if markers.is_failing() {
-            tracing::warn!("the last read markers are lost: the database does not take them");
+
+    /// Takes the shards' requests. True: there are more.
+    fn take_requests(&mut self) -> bool {
+        let Reader { port, markers, requests, replies, .. } = self;
+        port.inbox.pop_each(|from, message| match message {
+            Message::Ask { asker, ask: Ask::MarkRead { room, user, marker } } => {
+                markers.mark((from, asker), room, user, marker, replies);
+            }
+            Message::Ask { asker, ask } => requests.push(((from, asker), ask)),
+            other => debug_assert!(false, "{from:?} sent the reader {other:?}"),
+        })
+    }
+
+    fn start_queries(&mut self) {
+        // As long as queries are queued, requests gather, so that they can share the next ones.
+        if self.queue.is_empty() {
+            self.queue.extend(combine(std::mem::take(&mut self.requests), &self.markers));
+            while let Some(pairs) = self.markers.take_to_read(BATCH_LIMIT) {
+                self.queue.push_back(Query::Markers(pairs));
+            }
+        }
+        while self.queries.len() < QUERIES_LIMIT
+            && let Some(query) = self.queue.pop_front()
+        {
+            self.queries.spawn(run_query(Arc::clone(&self.store), query));
+        }
+    }
+
+    fn send_replies(&mut self) {
+        for ((to, asker), answer) in self.replies.drain(..) {
+            let pushed = self.port.outbox.push(to, Message::Answer { asker, answer });
+            debug_assert!(pushed.is_ok(), "room for each reply is reserved");
+        }
+        self.port.outbox.flush();
+    }
+
+    fn start_write_if_due(&mut self) {
+        if !self.write.is_empty() || !self.markers.has_unwritten() {
+            return;
+        }
+        let at = *self.write_at.get_or_insert_with(|| Instant::now() + self.markers_interval);
+        if (self.markers.must_write_now() || at <= Instant::now())
+            && let Some(batch) = self.markers.take_to_write()
+        {
+            self.write_at = None;
+            self.write.spawn(write_markers(Arc::clone(&self.store), batch));
+        }
+    }
+
+    fn on_result(&mut self, result: QueryResult) {
+        match result {
+            QueryResult::Replies(replies) => self.replies.extend(replies),
+            QueryResult::Markers(pairs, stored) => self.markers.on_read(&pairs, stored, &mut self.replies),
+        }
+    }
+
+    fn on_written(&mut self, written: Written) {
+        let (batch, count, all) = written;
+        if !all && !self.markers.is_failing() {
+            tracing::warn!("can't write read markers to the database; they are kept in memory and tried again");
+        }
+        self.markers.on_written(&batch[..count], all, &mut self.replies);
+    }
+
+    /// Writes the remaining markers before the reader ends. Nobody waits for replies any more.
+    async fn write_rest(&mut self) {
+        // A write that is under way may lack markers that have moved since.
+        if let Some(written) = self.write.join_next().await {
+            self.on_written(written.unwrap_or_default());
+        }
+        if let Some(batch) = self.markers.take_to_write() {
+            let written = write_markers(Arc::clone(&self.store), batch).await;
+            self.on_written(written);
+            if self.markers.is_failing() {
+                tracing::warn!("the last read markers are lost, because the database did not take them");
+            }
         }
     }
 }
 
-fn note_written(markers: &mut Markers<Question>, outcome: Written, answers: &mut Vec<(Question, Answer)>) {
-    let (batch, count, all) = outcome;
-    if !all && !markers.is_failing() {
-        tracing::warn!("read markers could not be written; they are kept, and tried again");
-    }
-    markers.written(&batch[..count], all, answers);
-}
-
 async fn write_markers(store: SharedStore, batch: Vec<(RoomId, UserId, Marker)>) -> Written {
     let mut count = 0;
-    for part in batch.chunks(WRITTEN_LIMIT) {
+    for part in batch.chunks(WRITE_LIMIT) {
         if let Err(error) = store.mark_read(part).await {
             tracing::debug!(%error, "read markers were not written");
             return (batch, count, false);
@@ -157,68 +215,68 @@ async fn write_markers(store: SharedStore, batch: Vec<(RoomId, UserId, Marker)>)
     (batch, count, true)
 }
 
-/// Joins questions into as few queries as can be.
-fn join(questions: Vec<(Question, Ask)>, markers: &Markers<Question>) -> Vec<Query> {
+/// Combines requests into as few queries as possible.
+fn combine(requests: Vec<(ReplyTo, Ask)>, markers: &Markers<ReplyTo>) -> Vec<Query> {
     let mut queries = Vec::new();
     let mut admits = Vec::new();
     let mut heads = Vec::new();
-    let mut pages: HashMap<(RoomId, PageRequest), Vec<Question>> = HashMap::new();
-    let mut users: HashMap<Arc<str>, Vec<Question>> = HashMap::new();
-    for (question, ask) in questions {
-        match ask {
-            Ask::Admit { room, user } => admits.push((room, user, question)),
-            Ask::Head { room } => heads.push((room, question)),
-            Ask::Page { room, request } => pages.entry((room, request)).or_default().push(question),
-            Ask::User { username } => users.entry(username).or_default().push(question),
+    let mut pages: HashMap<(RoomId, PageRequest), Vec<ReplyTo>> = HashMap::new();
+    let mut users: HashMap<Arc<str>, Vec<ReplyTo>> = HashMap::new();
+    for (reply_to, request) in requests {
+        match request {
+            Ask::Admit { room, user } => admits.push((room, user, reply_to)),
+            Ask::Head { room } => heads.push((room, reply_to)),
+            Ask::Page { room, request } => pages.entry((room, request)).or_default().push(reply_to),
+            Ask::User { username } => users.entry(username).or_default().push(reply_to),
             Ask::Rooms { user, after, limit } => {
-                queries.push(Query::Rooms { user, after, limit, kept: markers.of_user(user), question });
+                queries.push(Query::Rooms { user, after, limit, unwritten: markers.of_user(user), reply_to });
             }
-            Ask::MarkRead { .. } => debug_assert!(false, "markers have a way of their own"),
+            Ask::MarkRead { .. } => debug_assert!(false, "take_requests gives these to the markers"),
         }
     }
     while !admits.is_empty() {
-        queries.push(Query::Admit(admits.split_off(admits.len().saturating_sub(JOINED_LIMIT))));
+        queries.push(Query::Admit(admits.split_off(admits.len().saturating_sub(BATCH_LIMIT))));
     }
     while !heads.is_empty() {
-        queries.push(Query::Heads(heads.split_off(heads.len().saturating_sub(JOINED_LIMIT))));
+        queries.push(Query::Heads(heads.split_off(heads.len().saturating_sub(BATCH_LIMIT))));
     }
-    queries.extend(pages.into_iter().map(|((room, request), questions)| Query::Page(room, request, questions)));
-    queries.extend(users.into_iter().map(|(username, questions)| Query::User(username, questions)));
+    queries.extend(pages.into_iter().map(|((room, request), reply_to)| Query::Page(room, request, reply_to)));
+    queries.extend(users.into_iter().map(|(username, reply_to)| Query::User(username, reply_to)));
     queries
 }
 
-async fn run(store: SharedStore, query: Query) -> Finding {
+async fn run_query(store: SharedStore, query: Query) -> QueryResult {
     let failed = |error: &dyn std::fmt::Display| {
-        tracing::warn!(%error, "the store did not answer");
+        tracing::warn!(%error, "the database did not answer a query");
         Answer::Failed
     };
-    let answers = match query {
-        Query::Admit(wanted) => {
-            let pairs: Vec<_> = wanted.iter().map(|(room, user, _)| (room.clone(), *user)).collect();
-            let questions = wanted.into_iter().map(|(.., question)| question);
+    let replies = match query {
+        Query::Admit(requests) => {
+            let pairs: Vec<_> = requests.iter().map(|(room, user, _)| (room.clone(), *user)).collect();
+            let reply_to = requests.into_iter().map(|(.., reply_to)| reply_to);
             match store.admit(&pairs).await {
-                Ok(admissions) => questions.zip(admissions.into_iter().map(Answer::Admitted)).collect(),
-                Err(error) => questions.zip(std::iter::repeat(failed(&error))).collect(),
+                Ok(admissions) => reply_to.zip(admissions.into_iter().map(Answer::Admitted)).collect(),
+                Err(error) => reply_to.zip(std::iter::repeat(failed(&error))).collect(),
             }
         }
-        Query::Heads(wanted) => {
-            let rooms: Vec<RoomId> = wanted.iter().map(|(room, _)| *room).collect();
-            let questions = wanted.into_iter().map(|(_, question)| question);
+        Query::Heads(requests) => {
+            let rooms: Vec<RoomId> = requests.iter().map(|(room, _)| *room).collect();
+            let reply_to = requests.into_iter().map(|(_, reply_to)| reply_to);
             match store.heads(&rooms).await {
-                Ok(heads) => questions.zip(heads.into_iter().map(Answer::Head)).collect(),
-                Err(error) => questions.zip(std::iter::repeat(failed(&error))).collect(),
+                Ok(heads) => reply_to.zip(heads.into_iter().map(Answer::Head)).collect(),
+                Err(error) => reply_to.zip(std::iter::repeat(failed(&error))).collect(),
             }
         }
-        Query::Page(room, request, questions) => {
+        Query::Page(room, request, reply_to) => {
             let answer = match store.page(room, request).await {
                 Ok(page) => Answer::Page(page.map(Arc::new)),
                 Err(error) => failed(&error),
             };
-            questions.into_iter().zip(std::iter::repeat(answer)).collect()
+            reply_to.into_iter().zip(std::iter::repeat(answer)).collect()
         }
-        Query::User(username, questions) => {
+        Query::User(username, reply_to) => {
             let answer = match fold_name(&username) {
-                // Nobody can have such a name, whatever the token says.
+                // The token has a name that no user can have.
                 Err(_) => Answer::User(None),
                 Ok(key) => match store.ensure_user(&username, &key).await {
                     Ok(account) => {
@@ -227,25 +285,25 @@ async fn run(store: SharedStore, query: Query) -> Finding {
                     Err(error) => failed(&error),
                 },
             };
-            questions.into_iter().zip(std::iter::repeat(answer)).collect()
+            reply_to.into_iter().zip(std::iter::repeat(answer)).collect()
         }
         Query::Markers(pairs) => {
             let stored = store.read_markers(&pairs).await;
             let stored = stored.inspect_err(|error| _ = failed(error)).ok();
-            return Finding::Markers(pairs, stored);
+            return QueryResult::Markers(pairs, stored);
         }
-        Query::Rooms { user, after, limit, kept, question } => {
+        Query::Rooms { user, after, limit, unwritten, reply_to } => {
             let answer = match store.rooms_of(user, after.as_deref(), limit).await {
                 Ok(mut rooms) => {
-                    overlay(&mut rooms, &kept);
+                    overlay(&mut rooms, &unwritten);
                     Answer::Rooms(rooms)
                 }
                 Err(error) => failed(&error),
             };
-            vec![(question, answer)]
+            vec![(reply_to, answer)]
         }
     };
-    Finding::Answers(answers)
+    QueryResult::Replies(replies)
 }
 
 #[cfg(test)]
@@ -269,7 +327,7 @@ mod tests {
     }
 
     impl World {
-        /// A reader for one shard, and the room "lobby" of Ann's, in which Ben is not.
+        /// Starts a reader for one shard, with the room "lobby" that Ann owns and Ben is not a member of.
         fn new(markers_interval: Duration) -> World {
             let store = Arc::new(SharedMemoryStore::default());
             let ann = store.lock().ensure_user("Ann", "ann");
@@ -285,10 +343,10 @@ mod tests {
             World { shard: shards.pop().unwrap(), store, stop, reader, room, ann, ben }
         }
 
-        /// Asks all of it at once: the answers in the order in which it was asked.
-        async fn ask(&mut self, asks: Vec<Ask>) -> Vec<Answer> {
-            let count = asks.len();
-            for (serial, ask) in asks.into_iter().enumerate() {
+        /// Sends all requests together, and returns the answers in the order of the requests.
+        async fn ask(&mut self, requests: Vec<Ask>) -> Vec<Answer> {
+            let count = requests.len();
+            for (serial, ask) in requests.into_iter().enumerate() {
                 let caller = Caller { endpoint: SHARD, slot: 0, generation: 0, serial: serial as u32 };
                 let asker = Asker::Connection(caller);
                 self.shard.outbox.push(Endpoint::Reader, Message::Ask { asker, ask }).unwrap();
@@ -331,22 +389,22 @@ mod tests {
         }
     }
 
-    fn told(answers: &[Answer]) -> Vec<Option<(u64, bool)>> {
-        let told = |answer: &Answer| match answer {
-            Answer::Marked(marked) => marked.map(|(marker, moved)| (marker.offset, moved)),
+    fn marked(answers: &[Answer]) -> Vec<Option<(u64, bool)>> {
+        let marked = |answer: &Answer| match answer {
+            Answer::Marked(marker) => marker.map(|(marker, moved)| (marker.offset, moved)),
             other => panic!("{other:?}"),
         };
-        answers.iter().map(told).collect()
+        answers.iter().map(marked).collect()
     }
 
     #[tokio::test]
-    async fn markers_count_at_once_and_are_written_when_the_server_stops() {
+    async fn markers_count_immediately_and_are_written_when_the_server_stops() {
         let mut world = World::new(Duration::from_secs(3600));
         assert_eq!(world.listed().await, 0);
-        let asks = vec![world.mark(world.ann, 3), world.mark(world.ben, 3), world.mark(world.ann, 2)];
-        assert_eq!(told(&world.ask(asks).await), [Some((3, true)), None, Some((3, false))]);
-        let asks = vec![world.mark(world.ann, 7)];
-        assert_eq!(told(&world.ask(asks).await), [Some((7, true))]);
+        let requests = vec![world.mark(world.ann, 3), world.mark(world.ben, 3), world.mark(world.ann, 2)];
+        assert_eq!(marked(&world.ask(requests).await), [Some((3, true)), None, Some((3, false))]);
+        let requests = vec![world.mark(world.ann, 7)];
+        assert_eq!(marked(&world.ask(requests).await), [Some((7, true))]);
         assert_eq!((world.stored(), world.listed().await), (0, 7));
         let (room, ann) = (world.room, world.ann);
         let store = world.stop().await;
@@ -354,11 +412,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn markers_are_written_at_their_time() {
+    async fn markers_are_written_when_the_interval_has_passed() {
         let mut world = World::new(Duration::from_millis(1));
         for offset in 1..=3 {
-            let asks = vec![world.mark(world.ann, offset)];
-            assert_eq!(told(&world.ask(asks).await), [Some((offset, true))]);
+            let requests = vec![world.mark(world.ann, offset)];
+            assert_eq!(marked(&world.ask(requests).await), [Some((offset, true))]);
             while world.stored() < offset {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -368,13 +426,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_nobody_stops_goes_on() {
+    async fn a_reader_goes_on_when_the_sender_of_stop_is_dropped() {
         let mut world = World::new(Duration::from_secs(3600));
         let (other, _) = watch::channel(false);
-        // As when starting the server fails half way.
+        // This happens when starting the server fails half way.
         drop(std::mem::replace(&mut world.stop, other));
-        let asks = vec![world.mark(world.ann, 3)];
-        assert_eq!(told(&world.ask(asks).await), [Some((3, true))]);
+        let requests = vec![world.mark(world.ann, 3)];
+        assert_eq!(marked(&world.ask(requests).await), [Some((3, true))]);
         world.reader.abort();
     }
 }

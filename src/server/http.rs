@@ -1,0 +1,65 @@
+//! Gives connections to the HTTP service: those that the shards hand over, and those of the operators' port.
+
+use crate::driver::HandOver;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use uproar_http::Service;
+
+/// Connections that the HTTP service holds at a time; further ones are closed.
+const CONNECTIONS_LIMIT: usize = 4_096;
+
+/// Connections of the operators' port at a time; further ones are closed.
+const ADMIN_CONNECTIONS_LIMIT: usize = 64;
+
+/// How long the operators' port pauses after accepting failed.
+const ACCEPT_RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// Serves the connections that the shards hand over, until `drains` turns true and the last one is closed.
+pub(super) async fn serve(
+    service: Arc<Service>,
+    mut handed_over: mpsc::Receiver<HandOver>,
+    drains: watch::Receiver<bool>,
+) {
+    let mut connections = JoinSet::new();
+    let mut draining = drains.clone();
+    loop {
+        let connection = tokio::select! {
+            connection = handed_over.recv() => connection,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            _ = draining.wait_for(|drain| *drain) => None,
+        };
+        let Some(HandOver { stream, peer, bytes }) = connection else { break };
+        if connections.len() >= CONNECTIONS_LIMIT {
+            // Closed without an answer; the client tries again.
+            continue;
+        }
+        match TcpStream::from_std(stream) {
+            Ok(stream) => drop(connections.spawn(Arc::clone(&service).serve(stream, peer, bytes, drains.clone()))),
+            Err(error) => tracing::warn!(%error, "can't give a connection to the HTTP service; it is closed"),
+        }
+    }
+    connections.join_all().await;
+}
+
+/// Serves the operators' port until the process ends, so that it answers while everything else stops.
+pub(super) async fn serve_admin(service: Arc<Service>, listener: TcpListener, drains: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+        };
+        match accepted {
+            Ok((stream, peer)) if connections.len() < ADMIN_CONNECTIONS_LIMIT => {
+                connections.spawn(Arc::clone(&service).serve_admin(stream, peer, Bytes::new(), drains.clone()));
+            }
+            Ok(_) => {}
+            // Usually there are no free descriptors, and the next attempt would fail too.
+            Err(_) => tokio::time::sleep(ACCEPT_RETRY_AFTER).await,
+        }
+    }
+}

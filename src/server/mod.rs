@@ -1,0 +1,155 @@
+//! The server from start to stop: [`run`] prepares the process, [`serve`] binds, builds, spawns, waits and stops.
+
+mod http;
+mod listeners;
+mod parts;
+mod process;
+mod settings;
+mod threads;
+
+use crate::config::Options;
+use crate::driver::{self, Driver};
+use anyhow::{Context, Result};
+use listeners::Listeners;
+use parts::Parts;
+use process::Signals;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use threads::Threads;
+use tokio::runtime::Runtime;
+use uproar_core::limits::Limits;
+use uproar_http::Tokens;
+use uproar_store::{DataFolder, OpenOptions, Revocation, SharedStore};
+
+/// How long threads that still block get to finish when the process ends.
+const BLOCKED_THREADS_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Runs the server until a signal stops it.
+///
+/// # Errors
+/// If the server can't start, or can't go on. The text is one line.
+pub fn run(options: &Options) -> Result<()> {
+    let limits = options.limits()?;
+    let addresses = options.addresses()?;
+    process::raise_file_limit();
+    process::make_new_files_private();
+    let driver = choose_driver(options)?;
+    let folder = DataFolder::open(&options.data)?;
+    let tokens = Arc::new(Tokens::from_key_file(&options.key_path())?);
+    let url = options.database_url()?;
+    let runtime = service_runtime()?;
+    let result = runtime.block_on(async {
+        process::survive_file_size_limit()?;
+        let timeout = Duration::from_millis(limits.store_timeout_ms);
+        let lanes = usize::from(options.lanes);
+        let open = OpenOptions { lanes, call_timeout: timeout, ..OpenOptions::default() };
+        let store = uproar_store::open(&url, &folder, open).await?;
+        let result = serve(options, &addresses, driver, limits, tokens, &store).await;
+        store.close().await;
+        result
+    });
+    runtime.shutdown_timeout(BLOCKED_THREADS_TIMEOUT);
+    result
+}
+
+async fn serve(
+    options: &Options,
+    addresses: &[SocketAddr],
+    driver: Driver,
+    limits: Limits,
+    tokens: Arc<Tokens>,
+    store: &SharedStore,
+) -> Result<()> {
+    let setup = Setup::load(options, driver, limits, tokens, store).await?;
+    let listeners = Listeners::bind(addresses, options.admin_address()?, &setup).await?;
+    let bound = listeners.addresses.clone();
+    let parts = Parts::build(&setup)?;
+    let mut threads = Threads::spawn(&setup, parts, listeners)?;
+    // Before the addresses are printed: a program that has read them may send a signal immediately.
+    let mut signals = Signals::catch()?;
+    tracing::info!(shards = setup.shards, lanes = setup.lanes, "started");
+    print_addresses(&bound);
+
+    let signal = threads.wait(&mut signals, store).await?;
+    tracing::info!(signal, "stopping");
+    signals.exit_on_second();
+    threads.stop(&setup.limits).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Everything that is decided before the server binds its addresses.
+struct Setup<'a> {
+    options: &'a Options,
+    driver: Driver,
+    limits: Limits,
+    tokens: Arc<Tokens>,
+    store: SharedStore,
+    shards: u16,
+    lanes: u16,
+    /// Decides which shard a room lives on, among others.
+    seed: u64,
+    revocations: Vec<Revocation>,
+}
+
+impl<'a> Setup<'a> {
+    async fn load(
+        options: &'a Options,
+        driver: Driver,
+        limits: Limits,
+        tokens: Arc<Tokens>,
+        store: &SharedStore,
+    ) -> Result<Setup<'a>> {
+        let shards = options.shards.unwrap_or(available_cores().min(1024) as u16);
+        let lanes = store.lanes() as u16;
+        let since = driver::now().unix_ms.saturating_sub(limits.revocations_kept_ms());
+        let revocations = store.revoked_since(since).await?;
+        let seed = getrandom::u64().context("the system can't provide random numbers")?;
+        Ok(Setup { options, driver, limits, tokens, store: Arc::clone(store), shards, lanes, seed, revocations })
+    }
+
+    /// The core for each shard's thread, if there are enough cores to pin the threads.
+    fn core_of(&self, shard: usize, cores: &[usize]) -> Option<usize> {
+        let is_pinned = usize::from(self.shards) <= available_cores();
+        is_pinned.then(|| cores.get(shard).copied()).flatten()
+    }
+}
+
+fn available_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn choose_driver(options: &Options) -> Result<Driver> {
+    let (driver, reason) =
+        Driver::choose(options.driver.requested()).map_err(|error| anyhow::anyhow!("--driver: {error}"))?;
+    tracing::info!(driver = driver.name(), reason, "driver chosen");
+    Ok(driver)
+}
+
+/// The runtime of everything but the shards: lanes, reader, HTTP.
+fn service_runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("service")
+        .enable_all()
+        .build()
+        .context("can't start the service threads")
+}
+
+fn print_addresses(bound: &[SocketAddr]) {
+    let mut shown: Vec<String> = bound.iter().map(|address| for_browser(*address)).collect();
+    shown.dedup();
+    for address in shown {
+        println!("Uproar listens on http://{address}");
+    }
+}
+
+/// An address as a user types it into a browser.
+fn for_browser(address: SocketAddr) -> String {
+    if address.ip().is_loopback() || address.ip().is_unspecified() {
+        format!("localhost:{}", address.port())
+    } else {
+        address.to_string()
+    }
+}

@@ -1,0 +1,69 @@
+//! Builds what the threads share: the mesh between them, the chat as HTTP sees it, and the HTTP service.
+
+use super::{Setup, settings};
+use crate::chat::{Calls, Chat};
+use crate::driver::{Control, ShardHandle};
+use crate::lanes::LaneMetrics;
+use crate::mesh::Mesh;
+use anyhow::{Context, Result};
+use std::sync::Arc;
+use uproar_core::limits::Limits;
+use uproar_core::message::{Endpoint, Message, reserved_places};
+use uproar_core::{AllowOrigin, Verify, lane_calls_limit};
+use uproar_http::Service;
+
+pub(super) struct Parts {
+    pub(super) mesh: Mesh<Message>,
+    pub(super) shards: ShardHandle,
+    /// The other end of `shards`, one per shard.
+    pub(super) controls: Vec<Control>,
+    pub(super) chat: Arc<Chat>,
+    /// The other end of `chat`.
+    pub(super) calls: Calls,
+    pub(super) lane_metrics: Arc<LaneMetrics>,
+    pub(super) service: Arc<Service>,
+    pub(super) hooks: Hooks,
+}
+
+/// The checks that the shards leave to the HTTP service's code.
+pub(super) struct Hooks {
+    pub(super) allow_origin: AllowOrigin,
+    pub(super) verify: Verify,
+}
+
+impl Parts {
+    pub(super) fn build(setup: &Setup<'_>) -> Result<Parts> {
+        let Setup { options, limits, tokens, store, shards, lanes, seed, revocations, .. } = setup;
+        let mesh = Mesh::new(*shards, *lanes, |from, to| queue_capacity(limits, *shards, from, to))
+            .context("can't create the queues between threads")?;
+        let (handle, controls) = ShardHandle::new(mesh.shards.iter().map(|port| port.inbox.waker()).collect());
+        let lane_metrics = Arc::new(LaneMetrics::default());
+        let (chat, calls) =
+            Chat::new(handle.clone(), *shards, *seed, limits.clone(), Arc::clone(&lane_metrics), revocations);
+        let chat = Arc::new(chat);
+        let settings = settings::from_options(options, limits)?;
+        let origins = settings.origins.clone();
+        let service = Service::new(Arc::clone(store), Arc::clone(tokens), chat.clone(), settings)
+            .context("can't start the password threads")?;
+        let tokens = Arc::clone(tokens);
+        let hooks = Hooks {
+            allow_origin: Arc::new(move |origin, host| origins.allow_upgrade(origin.as_bytes(), host)),
+            verify: Arc::new(move |token, now| tokens.verify(token, now)),
+        };
+        Ok(Parts { mesh, shards: handle, controls, chat, calls, lane_metrics, service, hooks })
+    }
+}
+
+/// Capacity of the queue between two endpoints: room for all calls and answers, and for publications besides.
+fn queue_capacity(limits: &Limits, shards: u16, from: Endpoint, to: Endpoint) -> usize {
+    let calls = limits.mesh_calls_limit as usize;
+    let lane_calls = lane_calls_limit(limits, shards) as usize;
+    match (from, to) {
+        (Endpoint::Shard(_), Endpoint::Shard(_)) => {
+            reserved_places(limits.mesh_calls_limit) + limits.mesh_publications_limit as usize
+        }
+        (_, Endpoint::Lane(_)) => lane_calls,
+        (Endpoint::Lane(_), _) | (_, Endpoint::Http) => 2 * lane_calls.max(calls),
+        _ => calls,
+    }
+}

@@ -1,0 +1,221 @@
+//! The threads of the shards and the tasks of everything else: spawns them, waits until one of them or a signal ends
+//! the server, and stops them in order.
+
+use super::listeners::Listeners;
+use super::parts::{Hooks, Parts};
+use super::process::Signals;
+use super::{Setup, http};
+use crate::chat::{self, Chat};
+use crate::driver::{self, Control, Driver, HandOver, ShardHandle, ShardSetup};
+use crate::lanes::{LaneMetrics, LaneSetup, ReaderSetup, run_lane, run_reader};
+use crate::mesh::Port;
+use anyhow::{Context, Result, anyhow, bail};
+use std::net::TcpListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use uproar_core::lane::Lane;
+use uproar_core::limits::Limits;
+use uproar_core::message::Message;
+use uproar_core::{Shard, ShardConfig, placing};
+use uproar_store::SharedStore;
+
+/// Connections on their way from the shards to the HTTP service.
+const HAND_OVER_LIMIT: usize = 1024;
+
+/// How long open HTTP requests may take when the server stops.
+const HTTP_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Everything that runs.
+pub(super) struct Threads {
+    chat: Arc<Chat>,
+    shards: ShardHandle,
+    /// The result of each shard that has ended.
+    shard_results: mpsc::UnboundedReceiver<Result<()>>,
+    http: JoinHandle<()>,
+    /// Connects `chat` to the mesh.
+    endpoint: JoinHandle<()>,
+    drain_http: watch::Sender<bool>,
+    lanes: JoinSet<()>,
+    /// Why a lane no longer trusts the database.
+    broken: mpsc::Receiver<String>,
+    reader: JoinHandle<()>,
+    stop_writers: watch::Sender<bool>,
+}
+
+impl Threads {
+    pub(super) fn spawn(setup: &Setup<'_>, parts: Parts, listeners: Listeners) -> Result<Threads> {
+        let Parts { mesh, shards, controls, chat, calls, lane_metrics, service, hooks } = parts;
+        let (stop_writers, writers_stopped) = watch::channel(false);
+        let (lanes, broken) = spawn_lanes(setup, mesh.lanes, &lane_metrics, &writers_stopped);
+        let reader = tokio::spawn(run_reader(ReaderSetup {
+            port: mesh.reader,
+            store: Arc::clone(&setup.store),
+            markers_interval: Duration::from_millis(setup.limits.read_markers_interval_ms),
+            stop: writers_stopped,
+        }));
+        let endpoint =
+            tokio::spawn(chat::run(mesh.http, calls, placing(setup.seed), setup.shards, setup.limits.clone()));
+
+        let (hand_over, handed_over) = mpsc::channel(HAND_OVER_LIMIT);
+        let (drain_http, http_drains) = watch::channel(false);
+        if let Some(listener) = listeners.admin {
+            tokio::spawn(http::serve_admin(Arc::clone(&service), listener, http_drains.clone()));
+        }
+        let http = tokio::spawn(http::serve(service, handed_over, http_drains));
+        let ends = mesh.shards.into_iter().zip(controls).zip(listeners.by_shard);
+        let ends = ends.map(|((port, control), listeners)| (port, control, listeners));
+        let shard_results = spawn_shards(setup, ends, &hooks, &hand_over)?;
+        Ok(Threads { chat, shards, shard_results, http, endpoint, drain_http, lanes, broken, reader, stop_writers })
+    }
+
+    /// Waits for the first signal and returns its name.
+    ///
+    /// # Errors
+    /// If something makes it impossible to go on: another process has taken the database, the database can't be
+    /// trusted, or a thread has ended.
+    pub(super) async fn wait(&mut self, signals: &mut Signals, store: &SharedStore) -> Result<&'static str> {
+        tokio::select! {
+            // In this order: a lane that finds the database broken reports it first, and then ends.
+            biased;
+            signal = signals.next() => Ok(signal),
+            () = store.taken() => bail!(
+                "another uproar has taken over the database after this one had lost its lock; stop one of them, or \
+                 give each its own database"
+            ),
+            Some(reason) = self.broken.recv() => bail!(
+                "the database can't be trusted any more: {reason}; to continue from what is on disk, start the server \
+                 again"
+            ),
+            Some(result) = self.shard_results.recv() => {
+                result?;
+                bail!("a shard ended unexpectedly");
+            }
+            // These end only because of a bug, which the panic hook has reported. Without them, the server would only
+            // appear to work.
+            _ = self.lanes.join_next() => bail!("a lane ended unexpectedly"),
+            _ = &mut self.reader => bail!("the reader ended unexpectedly"),
+            _ = &mut self.endpoint => bail!("the connection between HTTP and the shards ended unexpectedly"),
+        }
+    }
+
+    /// Stops HTTP, the shards, and then the tasks that write to the database, within `stop_timeout_ms`.
+    ///
+    /// # Errors
+    /// If a shard fails while it drains.
+    pub(super) async fn stop(mut self, limits: &Limits) -> Result<()> {
+        self.chat.set_stopping();
+        let timeout = Duration::from_millis(limits.stop_timeout_ms);
+        match tokio::time::timeout(timeout, self.stop_in_order()).await {
+            Ok(result) => result?,
+            Err(_) => tracing::warn!(
+                "stopped before everything was finished, after {} ms (stop_timeout_ms)",
+                limits.stop_timeout_ms
+            ),
+        }
+        self.reader.abort();
+        self.endpoint.abort();
+        Ok(())
+    }
+
+    async fn stop_in_order(&mut self) -> Result<()> {
+        // HTTP comes first, because its publishes need the shards.
+        let _ = self.drain_http.send(true);
+        let _ = tokio::time::timeout(HTTP_STOP_TIMEOUT, &mut self.http).await;
+        self.shards.drain();
+        while let Some(result) = self.shard_results.recv().await {
+            result?;
+        }
+        // Lanes and reader stop at the same time, as neither needs the other.
+        let _ = self.stop_writers.send(true);
+        while self.lanes.join_next().await.is_some() {}
+        let _ = (&mut self.reader).await;
+        Ok(())
+    }
+}
+
+/// Spawns one task per lane. The receiver gets the reason if a lane finds that the database can't be trusted.
+fn spawn_lanes(
+    setup: &Setup<'_>,
+    ports: Vec<Port<Message>>,
+    metrics: &Arc<LaneMetrics>,
+    stop: &watch::Receiver<bool>,
+) -> (JoinSet<()>, mpsc::Receiver<String>) {
+    let (broken, is_broken) = mpsc::channel(1);
+    let mut lanes = JoinSet::new();
+    for port in ports {
+        lanes.spawn(run_lane(LaneSetup {
+            lane: Lane::new(setup.limits.clone()),
+            port,
+            store: Arc::clone(&setup.store),
+            placing: placing(setup.seed),
+            shards: setup.shards,
+            metrics: Arc::clone(metrics),
+            stop: stop.clone(),
+            broken: broken.clone(),
+        }));
+    }
+    (lanes, is_broken)
+}
+
+/// Starts one thread per shard. The receiver gets the result of each shard that ends.
+fn spawn_shards(
+    setup: &Setup<'_>,
+    ends: impl Iterator<Item = (Port<Message>, Control, Vec<TcpListener>)>,
+    hooks: &Hooks,
+    http: &mpsc::Sender<HandOver>,
+) -> Result<mpsc::UnboundedReceiver<Result<()>>> {
+    let (results, shard_results) = mpsc::unbounded_channel();
+    let cores = driver::cores();
+    for (id, (port, control, listeners)) in ends.enumerate() {
+        let config = ShardConfig {
+            id: id as u16,
+            shards: setup.shards,
+            lanes: setup.lanes,
+            limits: setup.limits.clone(),
+            verify: Arc::clone(&hooks.verify),
+            echo: setup.options.echo,
+            query_token: !setup.options.no_query_token,
+            allow_origin: Arc::clone(&hooks.allow_origin),
+            seed: setup.seed,
+            revocations: setup.revocations.clone(),
+        };
+        let core = setup.core_of(id, &cores);
+        let thread = ShardThread { driver: setup.driver, config, listeners, port, control, http: http.clone(), core };
+        thread.spawn(results.clone()).context("can't start a shard's thread")?;
+    }
+    Ok(shard_results)
+}
+
+/// Everything that a shard's thread needs. The thread creates the shard itself, as a shard can't move between threads.
+struct ShardThread {
+    driver: Driver,
+    config: ShardConfig,
+    listeners: Vec<TcpListener>,
+    port: Port<Message>,
+    control: Control,
+    http: mpsc::Sender<HandOver>,
+    core: Option<usize>,
+}
+
+impl ShardThread {
+    /// Starts the thread, which sends its result to `results` when it ends.
+    fn spawn(self, results: mpsc::UnboundedSender<Result<()>>) -> std::io::Result<()> {
+        let id = self.config.id;
+        std::thread::Builder::new().name(format!("shard-{id}")).spawn(move || {
+            // The panic hook logs a panic. Here it becomes an error that ends the process.
+            let result = catch_unwind(AssertUnwindSafe(|| self.run()));
+            let _ = results.send(result.unwrap_or_else(|_| Err(anyhow!("shard {id} failed; see the line above"))));
+        })?;
+        Ok(())
+    }
+
+    fn run(self) -> Result<()> {
+        let ShardThread { driver, config, listeners, port, control, http, core } = self;
+        let limits = config.limits.clone();
+        let shard = Shard::new(config);
+        Ok(driver.run(ShardSetup { shard, limits, listeners, port, control, http, core })?)
+    }
+}
