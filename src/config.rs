@@ -1,8 +1,9 @@
-//! Every option, once: name, default, environment variable, help.
+//! All options and commands, with their defaults, environment variables and help; and the configuration file.
 
-use crate::driver;
+use crate::{driver, help};
 use anyhow::{Context, Result, bail};
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::builder::FalseyValueParser;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, value_parser};
 use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -13,10 +14,10 @@ use uproar_store::{DataFolder, DatabaseUrl};
 
 /// Uproar, a self-hosted real-time chat backend.
 ///
-/// Without a command it starts the server. With no option at all it listens on http://localhost:8080 and keeps its
-/// database and its signing key under ./data.
+/// Without a command, it runs the server. Without options, the server listens on http://localhost:8080 and keeps its
+/// database and its signing key in ./data.
 #[derive(Debug, Parser)]
-#[command(name = "uproar", version, max_term_width = 120, after_long_help = limits_help(), args_conflicts_with_subcommands = false)]
+#[command(name = "uproar", version, max_term_width = 120, args_conflicts_with_subcommands = false)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -24,47 +25,60 @@ pub struct Cli {
     pub options: Options,
 }
 
+/// The tools. [`crate::help`] says which of the shared options each of them uses.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Mints a token for a user. Reads only the signing key, so it works beside a running server, which creates the
-    /// user (without a password) when it first sees the token
+    /// Prints a new token for a user
+    ///
+    /// It reads only the signing key, so it works while the server runs. If the user does not exist, the server creates
+    /// the user, without a password, when it first sees the token.
     Token {
-        /// The user's name
+        /// Name of the user
         #[arg(long, value_name = "NAME")]
         user: String,
-        /// How long the token is good, in seconds
-        #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=315_360_000))]
+        /// How long the token is valid, in seconds
+        #[arg(
+            long,
+            value_name = "SECONDS",
+            default_value_t = 3600,
+            value_parser = value_parser!(u64).range(1..=315_360_000)
+        )]
         lifetime: u64,
     },
-    /// Copies the SQLite database into a new file, while the server runs
+    /// Copies the SQLite database into a new file
+    ///
+    /// It works while the server runs. Back up PostgreSQL with its own tools.
     Backup {
-        /// The file to make
+        /// The file to create
         file: PathBuf,
     },
-    /// Says that the database was restored to an earlier state, where Uproar can't notice by itself: clients start over.
-    /// The server must not run
+    /// Makes all clients start over after the database was restored to an earlier state
+    ///
+    /// It is needed only where the server can't detect the restore by itself. The server must not run.
     Restored,
-    /// Sets a user's password, read from standard input, and ends the user's tokens. The server must not run
+    /// Sets a user's password and invalidates the user's tokens
+    ///
+    /// It asks for the new password on the terminal, or else reads it from standard input. The server must not run.
     Password {
-        /// The user's name
+        /// Name of the user
         #[arg(long, value_name = "NAME")]
         user: String,
     },
-    /// Prints completions for a shell
+    /// Prints a completion script for a shell
     Completions { shell: clap_complete::Shell },
     /// Prints the manual page
     Man,
 }
 
-/// The server's options.
+/// The options that the server and its tools share.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// TOML file with options under the names that they have here, without the dashes in front; what is given on the
-    /// command line or in the environment goes before it
+    /// TOML file with options. Keys are the option names without the leading dashes; limits are in a [limit] table. The
+    /// command line and the environment override it
     #[arg(long, global = true, value_name = "FILE", env = "UPROAR_CONFIG")]
     pub config: Option<PathBuf>,
 
-    /// Address and port to listen on; may be given more than once. Port 0 takes a free one
+    /// Address and port to listen on; repeatable. Port 0 picks a free port
     #[arg(
         long,
         global = true,
@@ -75,17 +89,17 @@ pub struct Options {
     )]
     pub listen: Vec<String>,
 
-    /// Address and port for operators alone: /metrics and the reasons in /readyz are answered there and no longer on the
+    /// Address and port for operators only. /metrics and the reasons in /readyz are then served here instead of on the
     /// public port
     #[arg(long, global = true, value_name = "ADDRESS:PORT", env = "UPROAR_ADMIN_LISTEN")]
     pub admin_listen: Option<String>,
 
-    /// Network of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed, such as 10.0.0.0/8; may be given more
-    /// than once
+    /// Network of proxies whose X-Forwarded-For and X-Forwarded-Proto headers are trusted, such as 10.0.0.0/8;
+    /// repeatable
     #[arg(long, global = true, value_name = "CIDR", env = "UPROAR_TRUSTED_PROXY", value_delimiter = ',')]
     pub trusted_proxy: Vec<String>,
 
-    /// Folder for the signing key, the SQLite database and the lock file; made when it is missing
+    /// Folder for the signing key, the SQLite database and the lock file; created if it is missing
     #[arg(long, global = true, value_name = "FOLDER", env = "UPROAR_DATA", default_value = "./data")]
     pub data: PathBuf,
 
@@ -93,52 +107,65 @@ pub struct Options {
     #[arg(long, global = true, value_name = "URL", env = "UPROAR_DATABASE", hide_env_values = true)]
     pub database: Option<String>,
 
-    /// Threads that serve connections, each with a loop of its own [default: one a core]
-    #[arg(long, global = true, value_name = "N", env = "UPROAR_SHARDS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    /// Threads that serve connections, each with its own event loop [default: one per core]
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        env = "UPROAR_SHARDS",
+        value_parser = value_parser!(u16).range(1..=1024)
+    )]
     pub shards: Option<u16>,
 
-    /// Batches that PostgreSQL commits at once; SQLite has one writer
-    #[arg(long, global = true, value_name = "N", env = "UPROAR_LANES", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    /// Batches that PostgreSQL commits in parallel. SQLite always has one writer
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        env = "UPROAR_LANES",
+        default_value_t = 4,
+        value_parser = value_parser!(u16).range(1..=64)
+    )]
     pub lanes: u16,
 
-    /// How sockets are driven
+    /// Kernel interface for the sockets
     #[arg(long, global = true, value_enum, env = "UPROAR_DRIVER", default_value_t = Driver::Auto)]
     pub driver: Driver,
 
-    /// Origin whose pages may use the API and connect, such as https://chat.example.org; may be given more than once;
-    /// * for all [default: the server's own]
+    /// Origin whose pages may use the API and connect, such as https://chat.example.org; repeatable; * allows all
+    /// [default: the server's own origin]
     #[arg(long, global = true, value_name = "ORIGIN", env = "UPROAR_ALLOW_ORIGIN", value_delimiter = ',')]
     pub allow_origin: Vec<String>,
 
-    /// File with the key that signs tokens, 32 to 4096 bytes [default: signing.key in the data folder, made at the
+    /// File with the key that signs tokens, 32 to 4096 bytes [default: signing.key in the data folder, created at the
     /// first start]
     #[arg(long, global = true, value_name = "FILE", env = "UPROAR_KEY_FILE")]
     pub key_file: Option<PathBuf>,
 
-    /// Refuse tokens in the address of a WebSocket (?token=), which proxies may log
-    #[arg(long, global = true, env = "UPROAR_NO_QUERY_TOKEN", value_parser = clap::builder::FalseyValueParser::new())]
+    /// Reject tokens in the URL of a WebSocket (?token=), because proxies may log them
+    #[arg(long, global = true, env = "UPROAR_NO_QUERY_TOKEN", value_parser = FalseyValueParser::new())]
     pub no_query_token: bool,
 
-    /// Serve /echo, which sends back what it gets, for conformance tests and benchmarks
-    #[arg(long, global = true, env = "UPROAR_ECHO", value_parser = clap::builder::FalseyValueParser::new())]
+    /// Serve /echo, which sends back everything it receives, for conformance tests and benchmarks
+    #[arg(long, global = true, env = "UPROAR_ECHO", value_parser = FalseyValueParser::new())]
     pub echo: bool,
 
-    /// Set a limit; may be given more than once. They are listed below
+    /// Set a limit; repeatable. `uproar --help` lists the limits
     #[arg(long, global = true, value_name = "NAME=VALUE", env = "UPROAR_LIMIT", value_delimiter = ',')]
     pub limit: Vec<String>,
 
-    /// What is logged to standard error: error, warn, info, debug or trace, or a filter such as uproar_store=debug
+    /// What to log to standard error: error, warn, info, debug or trace, or a filter such as uproar_store=debug
     #[arg(long, global = true, value_name = "FILTER", env = "UPROAR_LOG", default_value = "info")]
     pub log: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Driver {
-    /// io_uring where it can be used, else epoll
+    /// io_uring if it is available, otherwise epoll
     Auto,
     /// io_uring
     Uring,
-    /// epoll, for where io_uring is forbidden
+    /// epoll, for machines that forbid io_uring
     Epoll,
 }
 
@@ -154,39 +181,47 @@ impl Driver {
 }
 
 impl Cli {
-    /// From the arguments, the environment and the configuration file, in this order of precedence. Arguments that
-    /// clap refuses end the process with one line and exit code 2.
+    /// Reads the arguments, the environment and the configuration file, in this order of precedence. If clap rejects
+    /// them, it prints one line and ends the process with exit status 2.
     pub fn load() -> Result<Cli> {
         let arguments: Vec<OsString> = std::env::args_os().collect();
-        let cli = Cli::with_file(&arguments)?.try_get_matches_from(&arguments);
-        match cli.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        let matches = Cli::command_with_file(&arguments)?.try_get_matches_from(&arguments);
+        match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
             Ok(cli) => Ok(cli),
             Err(error) if error.use_stderr() => {
                 eprintln!("uproar: {}", one_line(&error));
                 std::process::exit(error.exit_code())
             }
-            // What --help and --version ask for.
+            // The output of --help or --version.
             Err(error) => error.exit(),
         }
     }
 
-    /// The command line with the defaults of the configuration file that it names, if it names one.
-    fn with_file(arguments: &[OsString]) -> Result<clap::Command> {
+    /// The complete command line, with the values of the configuration file, if there is one, as defaults.
+    fn command_with_file(arguments: &[OsString]) -> Result<clap::Command> {
         let command = Cli::command();
-        let first_look = command.clone().ignore_errors(true).disable_help_flag(true).disable_version_flag(true);
-        let Ok(matches) = first_look.try_get_matches_from(arguments) else { return Ok(command) };
-        let Some(path) = matches.get_one::<PathBuf>("config") else { return Ok(command) };
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("the configuration file {} can't be read", path.display()))?;
-        let table: Table = text.parse().map_err(|error: toml::de::Error| {
-            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-            anyhow::anyhow!("{}, line {line}: {}", path.display(), error.message())
-        })?;
-        table.into_iter().try_fold(command, |command, (name, value)| set_default(command, path, &name, &value))
+        let lenient = command.clone().ignore_errors(true).disable_help_flag(true).disable_version_flag(true);
+        let matches = lenient.try_get_matches_from(arguments).ok();
+        let command = match matches.as_ref().and_then(|matches| matches.get_one::<PathBuf>("config")) {
+            Some(path) => with_defaults(command, path)?,
+            None => command,
+        };
+        Ok(help::complete(command))
     }
 }
 
-/// What clap says in several lines, without the usage.
+/// Makes the values of the configuration file the defaults of the options.
+fn with_defaults(command: clap::Command, path: &Path) -> Result<clap::Command> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("can't read the configuration file {}", path.display()))?;
+    let table: Table = text.parse().map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        anyhow::anyhow!("{}, line {line}: {}", path.display(), error.message())
+    })?;
+    table.into_iter().try_fold(command, |command, (name, value)| set_default(command, path, &name, &value))
+}
+
+/// Joins the lines of an error of clap, without the usage.
 fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
@@ -195,22 +230,21 @@ fn one_line(error: &clap::Error) -> String {
     format!("{}; `uproar --help` lists the options", words.join(" "))
 }
 
-/// Makes a value of the configuration file the default of the option with this name.
 fn set_default(command: clap::Command, path: &Path, name: &str, value: &Value) -> Result<clap::Command> {
     let path = path.display();
     let argument = command.get_arguments().find(|argument| argument.get_long() == Some(name) && name != "config");
     let Some(id) = argument.map(|argument| argument.get_id().clone()) else {
-        bail!("{path}: there is no option '{name}'; `uproar --help` lists them");
+        bail!("{path}: there is no option '{name}'; `uproar --help` lists the options");
     };
     let scalar = |value: &Value| match value {
         Value::String(text) => Ok(text.clone()),
         Value::Integer(number) => Ok(number.to_string()),
         Value::Boolean(boolean) => Ok(boolean.to_string()),
-        _ => bail!("{path}: '{name}' must be a text, a whole number, true or false, or a list of these"),
+        _ => bail!("{path}: '{name}' must be a string, an integer, a boolean, or a list of these"),
     };
     let values: Vec<String> = match value {
         Value::Array(values) => values.iter().map(scalar).collect::<Result<_>>()?,
-        // [limit] with a line for each.
+        // The [limit] table.
         Value::Table(table) if name == "limit" => {
             table.iter().map(|(name, value)| Ok(format!("{name}={}", scalar(value)?))).collect::<Result<_>>()?
         }
@@ -220,7 +254,7 @@ fn set_default(command: clap::Command, path: &Path, name: &str, value: &Value) -
 }
 
 impl Options {
-    /// The limits in force.
+    /// The limits: the defaults with the changes of --limit.
     pub fn limits(&self) -> Result<Limits> {
         let mut limits = Limits::default();
         for assignment in &self.limit {
@@ -230,7 +264,7 @@ impl Options {
         Ok(limits)
     }
 
-    /// The addresses to listen on. A name such as `localhost` stands for all of its addresses.
+    /// The addresses to listen on. A host name such as `localhost` stands for all its addresses.
     pub fn addresses(&self) -> Result<Vec<SocketAddr>> {
         let mut addresses = Vec::new();
         for text in &self.listen {
@@ -243,13 +277,13 @@ impl Options {
         Ok(addresses)
     }
 
-    /// The address of the operators' own port.
+    /// The address of the operators' port, if it has one of its own.
     pub fn admin_address(&self) -> Result<Option<SocketAddr>> {
         let Some(text) = &self.admin_listen else { return Ok(None) };
         Ok(resolve("--admin-listen", text)?.next())
     }
 
-    /// The database, in this data folder where nothing else is said.
+    /// The database; by default SQLite in the data folder.
     pub fn database_url(&self) -> Result<DatabaseUrl> {
         match &self.database {
             Some(text) => DatabaseUrl::from_str(text).map_err(|error| anyhow::anyhow!("--database: {error}")),
@@ -257,7 +291,7 @@ impl Options {
         }
     }
 
-    /// Where the signing key is.
+    /// The path of the signing key.
     pub fn key_path(&self) -> PathBuf {
         self.key_file.clone().unwrap_or_else(|| self.data.join("signing.key"))
     }
@@ -265,16 +299,8 @@ impl Options {
 
 fn resolve(option: &str, text: &str) -> Result<std::vec::IntoIter<SocketAddr>> {
     text.trim().to_socket_addrs().map_err(|error| {
-        anyhow::anyhow!("{option}: '{text}' is no address with a port, such as 127.0.0.1:8080 ({error})")
+        anyhow::anyhow!("{option}: '{text}' is not an address with a port, such as 127.0.0.1:8080 ({error})")
     })
-}
-
-fn limits_help() -> String {
-    let mut help = "Limits (--limit NAME=VALUE), with their defaults:\n".to_owned();
-    for (name, default, text) in Limits::described() {
-        help.push_str(&format!("  {name}={default}\n          {text}\n"));
-    }
-    help
 }
 
 #[cfg(test)]
@@ -287,12 +313,12 @@ mod tests {
         config.write_all(file.as_bytes()).unwrap();
         let mut all: Vec<OsString> = vec!["uproar".into(), "--config".into(), config.path().into()];
         all.extend(arguments.iter().map(OsString::from));
-        let matches = Cli::with_file(&all)?.try_get_matches_from(&all)?;
+        let matches = Cli::command_with_file(&all)?.try_get_matches_from(&all)?;
         Ok(Cli::from_arg_matches(&matches)?.options)
     }
 
     #[test]
-    fn the_file_gives_defaults_that_the_command_line_goes_before() {
+    fn the_command_line_overrides_the_file() {
         let file = "data = '/x'\nshards = 3\necho = true\nlisten = ['127.0.0.1:1', '[::1]:2']\n\
                     [limit]\nping_interval_ms = 1_000\ntext_limit_bytes = 5\n";
         let options = load(file, &[]).unwrap();
@@ -305,27 +331,28 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_in_the_file_is_named() {
+    fn errors_in_the_file_are_named() {
         let error = |file: &str| load(file, &[]).unwrap_err().to_string();
         assert!(error("shard = 3").contains("there is no option 'shard'"));
         assert!(error("config = 'other'").contains("there is no option 'config'"));
         assert!(error("a = 1\nb = = 2").contains(", line 2: "));
         assert!(error("data = 1.5").contains("'data' must be"));
         assert!(error("shards = 'many'").contains("many"));
-        let missing = Cli::with_file(&["uproar".into(), "--config".into(), "/does/not/exist".into()]).unwrap_err();
-        assert!(missing.to_string().contains("/does/not/exist can't be read"));
+        let missing =
+            Cli::command_with_file(&["uproar".into(), "--config".into(), "/does/not/exist".into()]).unwrap_err();
+        assert!(missing.to_string().contains("can't read the configuration file /does/not/exist"));
     }
 
     #[test]
     fn the_options_are_well_formed() {
-        Cli::command().debug_assert();
+        help::complete(Cli::command()).debug_assert();
     }
 
     #[test]
-    fn an_address_is_checked_and_explained() {
+    fn an_invalid_address_is_explained() {
         let options = |listen: &str| Cli::parse_from(["uproar", "--listen", listen]).options;
         assert_eq!(options("127.0.0.1:1,[::1]:2").addresses().unwrap().len(), 2);
         let error = options("8080").addresses().unwrap_err().to_string();
-        assert!(error.starts_with("--listen: '8080' is no address with a port"), "{error}");
+        assert!(error.starts_with("--listen: '8080' is not an address with a port"), "{error}");
     }
 }

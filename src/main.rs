@@ -1,17 +1,16 @@
-//! The `uproar` binary: arguments → server or tool → exit code. An error is one line.
+//! The `uproar` binary: runs the server or a tool. An error is printed in one line, and the exit status is then 1.
 
-use clap::CommandFactory;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 use uproar::config::{Cli, Command};
-use uproar::{server, tools};
+use uproar::{help, server, tools};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // With huge pages, which the allocator asks for, memory comes in pieces of 2 MiB: it more than doubled what an idle
-    // connection costs, and made nothing faster. Where this can't be set, it only costs memory.
+    // The allocator asks for huge pages of 2 MiB, which more than doubled the memory of an idle connection and made
+    // nothing faster. A failure here only costs memory.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     match Cli::load().and_then(|cli| run(&cli)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -29,28 +28,20 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Command::Backup { file }) => tools::backup(&cli.options, file),
         Some(Command::Restored) => tools::restored(&cli.options),
         Some(Command::Password { user }) => tools::password(&cli.options, user),
-        Some(Command::Completions { shell }) => {
-            let mut out = Vec::new();
-            clap_complete::generate(*shell, &mut Cli::command(), "uproar", &mut out);
-            tools::print(&out)
-        }
-        Some(Command::Man) => {
-            let mut out = Vec::new();
-            clap_mangen::Man::new(Cli::command()).render(&mut out)?;
-            tools::print(&out)
-        }
+        Some(Command::Completions { shell }) => tools::print(&help::completions(*shell)),
+        Some(Command::Man) => tools::print(&help::manual()?),
     }
 }
 
 fn log_to_stderr(filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::builder()
         .parse(filter)
-        .map_err(|error| anyhow::anyhow!("--log: '{filter}' is no level or filter ({error})"))?;
+        .map_err(|error| anyhow::anyhow!("--log: '{filter}' is not a log level or filter ({error})"))?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let text = panic.payload_as_str().unwrap_or("no text");
-        tracing::error!("internal error at {place}: {text}; please report it");
+        let text = panic.payload_as_str().unwrap_or("no message");
+        tracing::error!("internal error at {place}: {text}; please report this");
     }));
     Ok(())
 }

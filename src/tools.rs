@@ -1,31 +1,30 @@
-//! The small tools of the command line: what is done without a server, or beside one.
+//! The tools of the command line.
 
 use crate::config::Options;
 use crate::driver;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
 use uproar_http::{Tokens, passwords};
 use uproar_model::fold_name;
 use uproar_store::{DataFolder, OpenOptions};
 
-/// Mints a token: reads the key, and nothing else.
+/// Prints a new token. It reads only the key, so it works while a server runs.
 pub fn token(options: &Options, user: &str, lifetime: u64) -> Result<()> {
-    fold_name(user)
-        .map_err(|error| anyhow::anyhow!("--user: '{}' is no user's name: it {error}", user.escape_debug()))?;
+    check_name(user)?;
     let tokens = Tokens::read_key_file(&options.key_path())?;
     print(format!("{}\n", tokens.mint(user, driver::now().unix_ms / 1000, lifetime)).as_bytes())
 }
 
-/// To standard output. Whoever reads it may stop early.
+/// Writes to standard output. It is not an error if the reader stops early.
 pub fn print(bytes: &[u8]) -> Result<()> {
     match std::io::stdout().write_all(bytes) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("standard output can't be written to"),
+        result => result.context("can't write to standard output"),
     }
 }
 
-/// Copies the SQLite database, beside a running server.
+/// Copies the SQLite database, even while a server runs.
 pub fn backup(options: &Options, file: &Path) -> Result<()> {
     let url = options.database_url()?;
     block_on(uproar_store::tools::backup(&url, file))??;
@@ -33,19 +32,18 @@ pub fn backup(options: &Options, file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes clients start over.
+/// Makes clients start over: at the next start, all rooms get a new epoch.
 pub fn restored(options: &Options) -> Result<()> {
     let url = options.database_url()?;
     let folder = DataFolder::open(&options.data)?;
     block_on(uproar_store::tools::restored(&url, &folder, OpenOptions::default()))??;
-    eprintln!("from the next start on all rooms have a new epoch: clients read their history again");
+    eprintln!("all rooms get a new epoch at the next start; clients then load their history again");
     Ok(())
 }
 
-/// Sets a password.
+/// Sets a user's password and invalidates the user's tokens.
 pub fn password(options: &Options, user: &str) -> Result<()> {
-    let key = fold_name(user)
-        .map_err(|error| anyhow::anyhow!("--user: '{}' is no user's name: it {error}", user.escape_debug()))?;
+    let key = check_name(user)?;
     let url = options.database_url()?;
     let folder = DataFolder::open(&options.data)?;
     let hash = passwords::hash_new(&read_password(user)?).map_err(anyhow::Error::msg)?;
@@ -62,21 +60,27 @@ pub fn password(options: &Options, user: &str) -> Result<()> {
         store.close().await;
         result
     })??;
-    eprintln!("{user} has a new password; tokens issued before are no longer good");
+    eprintln!("{user} has a new password; tokens issued before are no longer valid");
     Ok(())
 }
 
-/// From the terminal without showing it, or a line of standard input.
+/// Checks a user's name and returns its key.
+fn check_name(user: &str) -> Result<String> {
+    fold_name(user).map_err(|error| anyhow!("--user: '{}' is not a valid user name: it {error}", user.escape_debug()))
+}
+
+/// Reads a password from the terminal without showing it, or the first line of standard input.
 fn read_password(user: &str) -> Result<String> {
     if std::io::stdin().is_terminal() {
-        return rpassword::prompt_password(format!("New password for {user}: ")).context("the terminal can't be read");
+        return rpassword::prompt_password(format!("New password for {user}: "))
+            .context("can't read from the terminal");
     }
     let mut text = String::new();
-    std::io::stdin().take(4096).read_to_string(&mut text).context("standard input can't be read")?;
+    std::io::stdin().take(4096).read_to_string(&mut text).context("can't read standard input")?;
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 fn block_on<F: Future>(future: F) -> Result<F::Output> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    Ok(runtime.context("no thread can be started")?.block_on(future))
+    Ok(runtime.context("can't start a thread")?.block_on(future))
 }

@@ -1,4 +1,4 @@
-//! One port for HTTP and WebSocket.
+//! HTTP and WebSocket share one port.
 
 use crate::client::{FIN, Http, KEY, Raw, TEXT, frame};
 use crate::databases::Kind;
@@ -22,7 +22,7 @@ async fn http_and_websocket_share_a_port(kind: Kind) {
         clients.spawn(async move {
             let headers = [("Authorization", bearer.as_str())];
             let mut http = Http::connect(port).await.unwrap();
-            // Kept from request to request, whatever the answer.
+            // The connection stays open after each answer, whatever its status.
             http.request("GET", "/healthz", &[], None).await.unwrap().expect(200);
             http.request("GET", "/me", &headers, None).await.unwrap().expect(200);
             http.request("GET", "/me", &[], None).await.unwrap().expect(401);
@@ -30,7 +30,7 @@ async fn http_and_websocket_share_a_port(kind: Kind) {
             http.request("POST", "/rooms/r/messages", &headers, Some(&body)).await.unwrap().expect(201);
             let answer = http.request("GET", "/user/getchats?room=r&limit=1", &headers, None).await.unwrap();
             assert!(answer.expect(200)["offset"].as_u64() >= Some(1));
-            // And then it becomes a WebSocket.
+            // Then the same connection becomes a WebSocket.
             let Ok((raw, _)) = http.upgrade("/ws?room=r&format=json", &headers).await else { panic!("refused") };
             let mut kept = raw.into_ws().await;
             assert_eq!(kept.event().await["type"], "joined");
@@ -50,7 +50,7 @@ async fn http_and_websocket_share_a_port(kind: Kind) {
 }
 
 #[tokio::test]
-async fn what_comes_with_the_upgrade_is_not_lost() {
+async fn input_that_arrives_with_the_upgrade_is_not_lost() {
     let server = Server::start(Kind::Sqlite, &[]).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "r").await;
@@ -60,10 +60,10 @@ async fn what_comes_with_the_upgrade_is_not_lost() {
         ann.token
     );
     let mut bytes = upgrade.clone().into_bytes();
-    bytes.extend(frame(FIN | TEXT, b"at once"));
+    bytes.extend(frame(FIN | TEXT, b"hello"));
     let health = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let mut offset = 0;
-    // On a fresh connection; behind a request on the same connection, in the same packet; byte by byte.
+    // On a new connection; after another request, in the same packet; byte by byte; in small pieces.
     for (before, piece) in [(&b""[..], 10_000), (&health[..], 10_000), (&b""[..], 1), (&health[..], 7)] {
         let mut http = Http::connect(server.port).await.unwrap();
         for part in [before, &bytes].concat().chunks(piece) {
@@ -76,12 +76,12 @@ async fn what_comes_with_the_upgrade_is_not_lost() {
         let mut ws = http.into_raw().into_ws().await;
         assert_eq!(ws.event().await["offset"], offset);
         offset += 1;
-        assert_eq!(ws.message().await, (offset, "at once".into()));
+        assert_eq!(ws.message().await, (offset, "hello".into()));
     }
 }
 
 #[tokio::test]
-async fn requests_in_a_row_are_answered_in_order() {
+async fn pipelined_requests_are_answered_in_order() {
     let server = Server::start(Kind::Sqlite, &[]).await;
     let mut http = Http::connect(server.port).await.unwrap();
     let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -92,9 +92,9 @@ async fn requests_in_a_row_are_answered_in_order() {
     }
 }
 
-/// What is no good request is answered as such, and costs nobody else anything.
+/// Invalid requests get an error, and do not affect other connections.
 #[tokio::test]
-async fn bad_requests_are_answered() {
+async fn invalid_requests_are_answered() {
     let server = Server::start(Kind::Sqlite, &[]).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "r").await;
@@ -125,11 +125,11 @@ async fn bad_requests_are_answered() {
     ] {
         let begin: String = request.chars().take(60).collect();
         let mut http = Http::connect(server.port).await.unwrap();
-        // It may be answered, and the connection closed, before all of it is written.
+        // The server may answer and close the connection before the whole request is written.
         let _ = http.write(request.as_bytes()).await;
         let answer = http.receive().await.unwrap_or_else(|error| panic!("{begin}: {error}"));
         if code.is_empty() {
-            // The HTTP library's own, which knows nothing of ours; 414 and 431 are one to some.
+            // An answer of the HTTP library, without our JSON. It may use 431 instead of 414.
             assert!(answer.status == status || status == 414 && answer.status == 431, "{begin}: {answer:?}");
         } else {
             assert_eq!(answer.error(), (status, code.to_owned()), "{begin}");
@@ -138,11 +138,13 @@ async fn bad_requests_are_answered() {
         offset += 1;
         assert_eq!(neighbour.round_trip("still here").await, (offset, "still here".into()), "{begin}");
     }
-    // TLS to a port that speaks none.
+    // A TLS client on a port without TLS.
     let mut raw =
         Raw { stream: tokio::net::TcpStream::connect(("127.0.0.1", server.port)).await.unwrap(), unread: Vec::new() };
     raw.send(&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3]).await;
     let mut answer = Vec::new();
-    let _ = crate::client::within("it ends", tokio::io::AsyncReadExt::read_to_end(&mut raw.stream, &mut answer)).await;
+    let _ =
+        crate::client::within("the server closes", tokio::io::AsyncReadExt::read_to_end(&mut raw.stream, &mut answer))
+            .await;
     assert_eq!(neighbour.round_trip("still here").await, (offset + 1, "still here".into()));
 }

@@ -1,4 +1,4 @@
-//! What keeps a server from starting is said in one line, with a status that scripts notice.
+//! A server that can't start says why in one line, and its exit status is not 0.
 
 use crate::databases::{Backdoor, Kind, new_postgres_database};
 use crate::server::{Place, Server, run};
@@ -7,15 +7,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 on_each_database! {
-    a_port_in_use
-    a_place_in_use
-    a_newer_schema
+    a_port_in_use_is_refused
+    a_folder_or_database_in_use_is_refused
+    a_newer_schema_is_refused
 }
 
-/// Runs `uproar`, which must fail at once with one line. Returns the line.
+/// Runs `uproar`, which must fail with one line on standard error. Returns the line.
 async fn refused(arguments: &[String], expected: i32) -> String {
     let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    // The tests' PostgreSQL runs without fsync, which is worth a line of its own.
+    // Without this, the server would also warn that the tests' PostgreSQL runs without fsync.
     if arguments.iter().all(|argument| *argument != "--log" && *argument != "token") {
         arguments.splice(0..0, ["--log", "error"]);
     }
@@ -41,12 +41,12 @@ fn with(place: &Place, arguments: &[&str]) -> Vec<String> {
     all
 }
 
-async fn a_port_in_use(kind: Kind) {
+async fn a_port_in_use_is_refused(kind: Kind) {
     let server = Server::start(kind, &[]).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "r").await;
     let address = format!("127.0.0.1:{}", server.port);
-    // Everything else of its own.
+    // Data folder and database are different ones.
     for shards in ["1", "2"] {
         let other = Place::new(kind, &[]).await;
         let arguments: Vec<String> = ["--listen", &address, "--shards", shards].map(Into::into).into();
@@ -58,13 +58,13 @@ async fn a_port_in_use(kind: Kind) {
         all.extend(arguments);
         names(&refused(&all, 1).await, &[&address, "in use", "--listen"]);
     }
-    // The first one has lost no connection to it.
+    // The second server took no connection from the first.
     for n in 1..=20 {
         assert_eq!(server.join(&ann, "room=r").await.round_trip("here").await.0, n);
     }
 }
 
-async fn a_place_in_use(kind: Kind) {
+async fn a_folder_or_database_in_use_is_refused(kind: Kind) {
     let mut server = Server::start(kind, &[]).await;
     let arguments = server.place.arguments();
     let line = refused(&arguments, 1).await;
@@ -79,14 +79,14 @@ async fn a_place_in_use(kind: Kind) {
     };
     let other = Place::with_database(Some(url), &[]);
     names(&refused(&other.arguments(), 1).await, &["another uproar"]);
-    // It is free again with the process, however that ends.
+    // Both are free as soon as the process has ended, in whatever way.
     server.kill().await;
     let mut server = server.restart().await;
     server.stop().await;
     server.restart().await;
 }
 
-async fn a_newer_schema(kind: Kind) {
+async fn a_newer_schema_is_refused(kind: Kind) {
     let mut server = Server::start(kind, &[]).await;
     server.stop().await;
     server.place.backdoor().await.make_newer().await;
@@ -94,7 +94,7 @@ async fn a_newer_schema(kind: Kind) {
 }
 
 #[tokio::test]
-async fn wrong_arguments() {
+async fn wrong_arguments_are_refused() {
     let place = Place::new(Kind::Sqlite, &[]).await;
     let mut place_only = place.arguments();
     for option in ["--shards", "--driver"] {
@@ -130,15 +130,15 @@ async fn wrong_arguments() {
 }
 
 #[tokio::test]
-async fn folders_and_keys_that_can_not_be_used() {
+async fn unusable_folders_and_keys_are_refused() {
     let place = Place::new(Kind::Sqlite, &[]).await;
     let data = place.data();
     let shown = data.to_str().unwrap().to_owned();
-    // Somebody else's folder, and no folder.
+    // A folder with other files, and a file instead of a folder.
     fs::create_dir(&data).unwrap();
     fs::write(data.join("thesis.txt"), "x").unwrap();
     names(&refused(&place.arguments(), 1).await, &[&shown, "--data"]);
-    assert_eq!(fs::read_dir(&data).unwrap().count(), 1, "it was touched");
+    assert_eq!(fs::read_dir(&data).unwrap().count(), 1, "it was changed");
     fs::remove_file(data.join("thesis.txt")).unwrap();
     fs::remove_dir(&data).unwrap();
     fs::write(&data, "x").unwrap();
@@ -163,7 +163,7 @@ async fn folders_and_keys_that_can_not_be_used() {
     names(&refused(&with_key(), 1).await, &[key.to_str().unwrap()]);
     fs::remove_dir(&key).unwrap();
 
-    // As anyone but root, what may not be read.
+    // Files that may not be read, which does not apply to root.
     if !is_root() {
         write(&[7; 32], 0o000);
         names(&refused(&with_key(), 1).await, &[key.to_str().unwrap(), "denied"]);
@@ -174,12 +174,12 @@ async fn folders_and_keys_that_can_not_be_used() {
         names(&refused(&place.arguments(), 1).await, &[&shown, "denied"]);
         fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
     }
-    // After all that, it is good enough.
+    // The folder is still usable.
     place.start().await;
 }
 
 #[tokio::test]
-async fn what_it_makes_is_private() {
+async fn the_files_of_a_server_are_private() {
     let server = Server::start(Kind::Sqlite, &[]).await;
     server.user("ann").await;
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -193,17 +193,17 @@ async fn what_it_makes_is_private() {
 }
 
 #[tokio::test]
-async fn databases_that_can_not_be_used() {
-    // Nobody listens there.
-    let nobody = Place::with_database(Some("postgres://someone:secret@127.0.0.1:1/chat".into()), &[]);
-    let line = refused(&nobody.arguments(), 1).await;
+async fn unusable_databases_are_refused() {
+    // Nothing listens on this port.
+    let unreachable = Place::with_database(Some("postgres://someone:secret@127.0.0.1:1/chat".into()), &[]);
+    let line = refused(&unreachable.arguments(), 1).await;
     names(&line, &["127.0.0.1:1"]);
     assert!(!line.contains("secret"), "{line}");
-    // A server, but no such database.
+    // The server exists, but not the database.
     let url = new_postgres_database().await;
     let missing = Place::with_database(Some(format!("{url}_not")), &[]);
     names(&refused(&missing.arguments(), 1).await, &["_not"]);
-    // A file that is no database, and a place where none can be.
+    // A file that is not a database, and a path in a folder that does not exist.
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("letter");
     fs::write(&file, "Dear Sir or Madam, ".repeat(1000)).unwrap();
@@ -211,7 +211,7 @@ async fn databases_that_can_not_be_used() {
     names(&refused(&letter.arguments(), 1).await, &[file.to_str().unwrap()]);
     let nowhere = Place::with_database(Some(format!("sqlite:{}/no/where", folder.path().display())), &[]);
     names(&refused(&nowhere.arguments(), 1).await, &["no/where"]);
-    // Another program's.
+    // The database of another program.
     let url = new_postgres_database().await;
     let mut backdoor = Backdoor::postgres(&url).await;
     backdoor.execute("CREATE TABLE users (id int)").await;
