@@ -1,15 +1,16 @@
-.PHONY: help run web test test-all bench bench-all bench-build deny
+.PHONY: help run web check doc test test-all bench bench-all bench-build deny
 
 help:
-	@echo 'make run    builds what is missing and starts the server; ARGS="--listen 0.0.0.0:8080" passes options on'
-	@echo 'make web    builds the page of the web client, as make run does where there is Node.js with npm'
-	@echo 'make test   formatting, clippy and every test'
-	@echo 'make test-all  the same, and the end-to-end tests with each driver and number of shards on each database'
-	@echo 'make bench  measures what has to be reached, beside other servers, in 16 minutes; the report goes to bench-results'
-	@echo 'make bench-all  the same, and how costs grow with rooms, members and connections, in an hour'
-	@echo 'make deny   licences, bans, sources and advisories of the dependencies'
+	@echo 'make run        builds what is missing and starts the server; ARGS="--listen 0.0.0.0:8080" passes options'
+	@echo 'make web        builds the web client; make run does that too if Node.js and npm are installed'
+	@echo 'make check      formatting, clippy, unit tests, 50 simulator seeds, documentation; needs only cargo'
+	@echo 'make test       everything of make check, and all other tests; needs PostgreSQL, Node.js, Python and Chromium'
+	@echo 'make test-all   make test, and the end-to-end tests with each combination of driver, shards and database'
+	@echo 'make bench      measures the performance targets beside other servers, in 16 minutes; see bench-results'
+	@echo 'make bench-all  make bench, and how costs grow with rooms, members and connections, in an hour'
+	@echo 'make deny       checks the licences, sources and advisories of the dependencies'
 
-# The page first: the build of the server takes in what is in web/dist, and does without where that is missing.
+# The page comes first: the server's build embeds web/dist, and does without it if it is missing.
 run:
 	@scripts/page
 	cargo run --release --bin uproar -- $(ARGS)
@@ -17,9 +18,22 @@ run:
 web:
 	@scripts/page --required
 
-# One build of everything for all tests: with all features the simulator has its mutations, and the store's suite its
-# PostgreSQL and its store in memory. Doc tests are among them. The tests in the browser are last, with the server that
-# those before have built.
+# All checks use one set of features, so that each crate is built once. The store's suite runs on SQLite and in memory.
+CARGO_TEST = cargo test --locked --workspace --all-features
+
+check:
+	cargo fmt --all -- --check
+	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+	$(CARGO_TEST) --lib --bins
+	$(CARGO_TEST) --test suite -- --skip postgres
+	SEEDS=50 $(CARGO_TEST) --test simulation -- the_contract_holds
+	$(MAKE) doc
+
+doc:
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --all-features --no-deps
+
+# All features are on: they give the simulator its mutations, and the store's suite PostgreSQL and the store in memory.
+# The browser tests come last, because they use the server that the tests before them have built.
 test:
 	scripts/test-postgres
 	scripts/test-sdks
@@ -27,21 +41,22 @@ test:
 	scripts/page --required
 	cargo fmt --all -- --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+	$(MAKE) doc
 	cd web && npm run check && npm test
-	cargo test --locked --workspace --all-features
+	$(CARGO_TEST)
 	target=$$(cd "$${CARGO_TARGET_DIR:-target}" && pwd) && cd web && UPROAR_BINARY="$$target/debug/uproar" \
 		CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" || echo /usr/bin/chromium)" npm run e2e
 
-# `make test` covers databases, drivers and shards pairwise; this is all eight. The tests with SDKs take turns with the
-# databases, so they run once more for each.
+# `make test` covers databases, drivers and numbers of shards pairwise; this runs all eight combinations. The SDK tests
+# alternate between the databases, so they run once for each.
 test-all: test
 	for driver in uring epoll; do for shards in 1 2; do \
 		echo "driver $$driver, shards $$shards"; \
 		UPROAR_TEST_DRIVER=$$driver UPROAR_TEST_SHARDS=$$shards \
-			cargo test --locked --workspace --all-features --test end_to_end -- --skip sdk:: || exit 1; \
+			$(CARGO_TEST) --test end_to_end -- --skip sdk:: || exit 1; \
 		for database in sqlite postgres; do \
 			UPROAR_TEST_DRIVER=$$driver UPROAR_TEST_SHARDS=$$shards UPROAR_TEST_DATABASE=$$database \
-				cargo test --locked --workspace --all-features --test end_to_end sdk:: || exit 1; \
+				$(CARGO_TEST) --test end_to_end sdk:: || exit 1; \
 		done; \
 	done; done
 
