@@ -1,4 +1,5 @@
 //! All options and commands, with their defaults, environment variables and help; and the configuration file.
+#![allow(rustdoc::bare_urls, reason = "the doc comments of options are also the help texts")]
 
 use crate::{driver, help};
 use anyhow::{Context, Result, bail};
@@ -73,8 +74,8 @@ pub enum Command {
 /// The options that the server and its tools share.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// TOML file with options. Keys are the option names without the leading dashes; limits are in a [limit] table. The
-    /// command line and the environment override it
+    /// TOML file with options. Keys are the option names without the leading dashes; limits are in a table named limit.
+    /// The command line and the environment override it
     #[arg(long, global = true, value_name = "FILE", env = "UPROAR_CONFIG")]
     pub config: Option<PathBuf>,
 

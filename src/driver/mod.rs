@@ -1,7 +1,7 @@
 //! The drivers: sockets, timers and wake-ups around the core. Nothing here knows about chat.
 //!
 //! Each shard has its own thread, which runs one event loop: it passes input from sockets and the mesh to the core, and
-//! writes the core's output to them. See [`event_loop`] for what both drivers share.
+//! writes the core's output to them. See `event_loop` for what both drivers share.
 
 mod accept;
 pub mod connection;

@@ -1,4 +1,4 @@
-//! The server from start to stop: [`run`] prepares the process, [`serve`] binds, builds, spawns, waits and stops.
+//! The server from start to stop: [`run`] prepares the process, `serve` binds, builds, spawns, waits and stops.
 
 mod http;
 mod listeners;
