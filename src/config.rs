@@ -13,10 +13,10 @@ use toml::{Table, Value};
 use uproar_core::limits::Limits;
 use uproar_store::{DataFolder, DatabaseUrl};
 
-/// Uproar, a self-hosted real-time chat backend.
+/// A self-hosted real-time chat backend.
 ///
-/// Without a command, it runs the server. Without options, the server listens on http://localhost:8080 and keeps its
-/// database and its signing key in ./data.
+/// Without a command, Uproar runs the server. Without options, the server listens on http://localhost:8080 and keeps
+/// its database and its signing key in ./data.
 #[derive(Debug, Parser)]
 #[command(name = "uproar", version, max_term_width = 120, args_conflicts_with_subcommands = false)]
 pub struct Cli {
@@ -66,7 +66,10 @@ pub enum Command {
         user: String,
     },
     /// Prints a completion script for a shell
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        /// Name of the shell
+        shell: clap_complete::Shell,
+    },
     /// Prints the manual page
     Man,
 }
@@ -104,7 +107,7 @@ pub struct Options {
     #[arg(long, global = true, value_name = "FOLDER", env = "UPROAR_DATA", default_value = "./data")]
     pub data: PathBuf,
 
-    /// sqlite:FILE or postgres://USER:PASSWORD@HOST:PORT/NAME [default: SQLite in the data folder]
+    /// Database: sqlite:FILE or postgres://USER:PASSWORD@HOST:PORT/NAME [default: SQLite in the data folder]
     #[arg(long, global = true, value_name = "URL", env = "UPROAR_DATABASE", hide_env_values = true)]
     pub database: Option<String>,
 

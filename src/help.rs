@@ -163,7 +163,7 @@ fn commands(roff: &mut Roff, command: &Command) {
         for option in own {
             roff.control("TP", []);
             roff.text(term(option));
-            roff.text([roman(sentence(&option.get_help().map(ToString::to_string).unwrap_or_default()))]);
+            roff.text([roman(description(option))]);
         }
         if !shared.is_empty() {
             let names: Vec<String> = shared.iter().filter_map(|option| option.get_long()).map(dashed).collect();
@@ -239,6 +239,19 @@ fn term(argument: &Arg) -> Vec<Inline> {
         (Some(long), None) => vec![bold(dashed(long))],
         (None, value) => vec![italic(value.unwrap_or_default())],
     }
+}
+
+/// The argument's help, its values and its default.
+fn description(argument: &Arg) -> String {
+    let mut text = sentence(&argument.get_help().map(ToString::to_string).unwrap_or_default());
+    let values: Vec<String> = argument.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
+    if !values.is_empty() {
+        let _ = write!(text, " One of {}.", values.join(", "));
+    }
+    for default in argument.get_default_values() {
+        let _ = write!(text, " The default is {}.", default.to_string_lossy());
+    }
+    text
 }
 
 fn dashed(name: &str) -> String {
@@ -341,6 +354,9 @@ mod tests {
         }
         for (file, text) in FILES {
             assert!(page.contains(&format!("\n{file}\n{text}\n")), "{file}");
+        }
+        for text in ["seconds. The default is 3600.", "shell. One of bash,"] {
+            assert!(page.contains(text), "{text}: {page}");
         }
         for usage in [
             "uproar token --user NAME [--lifetime SECONDS] [options]",
