@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use uproar_core::figures::Figures;
-use uproar_core::home_shard;
 use uproar_core::limits::Limits;
 use uproar_core::message::{Append, Caller, Channel, Endpoint, Message};
+use uproar_core::metrics::ShardMetrics;
+use uproar_core::{Placement, Serial, Slot};
 use uproar_http::{PublishError, PublishRequest};
 use uproar_model::{Item, Kind, Outcome, Publication, RoomId, Stored, UserEvent, UserId};
 use uproar_store::Revocation;
@@ -27,13 +27,13 @@ enum Call {
     CloseRoom(RoomId),
     Revoke(Revocation),
     Tell(UserId, UserEvent),
-    Count(oneshot::Sender<Vec<Figures>>),
+    Count(oneshot::Sender<Vec<ShardMetrics>>),
 }
 
 /// Metrics that are being collected from all shards.
 struct Collection {
-    by_shard: Vec<Option<Figures>>,
-    sender: oneshot::Sender<Vec<Figures>>,
+    by_shard: Vec<Option<ShardMetrics>>,
+    sender: oneshot::Sender<Vec<ShardMetrics>>,
 }
 
 /// The chat as the HTTP service sees it.
@@ -101,9 +101,9 @@ impl uproar_http::Chat for Chat {
             // Each call is a separate sender, as the order of two calls is not defined.
             caller: Caller {
                 endpoint: Endpoint::Http,
-                slot: number as u32,
+                slot: Slot(number as u32),
                 generation: (number >> 32) as u32,
-                serial: 0,
+                serial: Serial(0),
             },
             era: 0,
             deadline_ms: now_ms + self.limits.append_deadline_ms,
@@ -187,9 +187,9 @@ impl uproar_http::Chat for Chat {
 }
 
 /// Runs HTTP's endpoint of the mesh until the service is gone.
-pub async fn run(port: Port<Message>, calls: Calls, placing: ahash::RandomState, shards: u16, limits: Limits) {
+pub async fn run(port: Port<Message>, calls: Calls, placement: Placement, shards: u16, limits: Limits) {
     let Calls(mut calls) = calls;
-    let mut endpoint = HttpEndpoint::new(port, placing, shards, &limits);
+    let mut endpoint = HttpEndpoint::new(port, placement, shards, &limits);
     loop {
         let more = endpoint.process_messages();
         endpoint.send_notices();
@@ -209,11 +209,11 @@ pub async fn run(port: Port<Message>, calls: Calls, placing: ahash::RandomState,
 /// The endpoint's state: the calls that wait for an answer, and the notices that wait for credit.
 struct HttpEndpoint {
     port: Port<Message>,
-    placing: ahash::RandomState,
+    placement: Placement,
     shards: u16,
     /// By shard: how many more messages it takes.
     credits: Vec<u64>,
-    publishes: HashMap<(u32, u32), oneshot::Sender<Result<Outcome, PublishError>>>,
+    publishes: HashMap<(Slot, u32), oneshot::Sender<Result<Outcome, PublishError>>>,
     collections: HashMap<u32, Collection>,
     last_collection: u32,
     /// Messages that wait for credit. They must not be lost, and must stay in order.
@@ -221,10 +221,10 @@ struct HttpEndpoint {
 }
 
 impl HttpEndpoint {
-    fn new(port: Port<Message>, placing: ahash::RandomState, shards: u16, limits: &Limits) -> HttpEndpoint {
+    fn new(port: Port<Message>, placement: Placement, shards: u16, limits: &Limits) -> HttpEndpoint {
         HttpEndpoint {
             port,
-            placing,
+            placement,
             shards,
             credits: vec![limits.mesh_calls_limit; usize::from(shards)],
             publishes: HashMap::new(),
@@ -241,7 +241,7 @@ impl HttpEndpoint {
             let Endpoint::Shard(shard) = from else { return };
             let shard = usize::from(shard);
             match message {
-                Message::Taken => credits[shard] += 1,
+                Message::CreditReturned => credits[shard] += 1,
                 Message::Appended { caller, result, is_last, .. } => {
                     credits[shard] += u64::from(is_last);
                     if let Some(sender) = publishes.remove(&(caller.slot, caller.generation)) {
@@ -249,9 +249,9 @@ impl HttpEndpoint {
                         let _ = sender.send(result.map_err(|_| PublishError::NotKnown));
                     }
                 }
-                Message::Counted { number, figures } => {
+                Message::Metrics { number, metrics } => {
                     credits[shard] += 1;
-                    add_to_collection(collections, number, shard, *figures);
+                    add_to_collection(collections, number, shard, *metrics);
                 }
                 other => debug_assert!(false, "a shard sent HTTP {other:?}"),
             }
@@ -288,7 +288,7 @@ impl HttpEndpoint {
             Call::Tell(user, event) => {
                 // If many notices wait for credit already, more would only delay them. Such events may be lost.
                 if self.notices.len() < WAITING_LIMIT {
-                    self.notify_all(|| Message::Tell { user, news: event.clone() });
+                    self.notify_all(|| Message::NotifyUser { user, event: event.clone() });
                 }
             }
             Call::Count(sender) => self.collect(sender),
@@ -305,14 +305,14 @@ impl HttpEndpoint {
         self.send(shard, Message::Append(append));
     }
 
-    fn collect(&mut self, sender: oneshot::Sender<Vec<Figures>>) {
+    fn collect(&mut self, sender: oneshot::Sender<Vec<ShardMetrics>>) {
         // Drop the collections whose callers no longer wait.
         self.collections.retain(|_, collection| !collection.sender.is_closed());
         self.last_collection = self.last_collection.wrapping_add(1);
         let number = self.last_collection;
         let by_shard = (0..self.shards).map(|_| None).collect();
         self.collections.insert(number, Collection { by_shard, sender });
-        self.notify_all(|| Message::Count { number });
+        self.notify_all(|| Message::GetMetrics { number });
     }
 
     fn notify_all(&mut self, message: impl Fn() -> Message) {
@@ -320,12 +320,12 @@ impl HttpEndpoint {
     }
 
     fn home(&self, room: RoomId) -> u16 {
-        home_shard(&self.placing, &Channel::Room(room), self.shards)
+        self.placement.home_of(&Channel::Room(room))
     }
 }
 
 /// Adds one shard's metrics to a collection, and sends the collection once it is complete.
-fn add_to_collection(collections: &mut HashMap<u32, Collection>, number: u32, shard: usize, metrics: Figures) {
+fn add_to_collection(collections: &mut HashMap<u32, Collection>, number: u32, shard: usize, metrics: ShardMetrics) {
     let Some(collection) = collections.get_mut(&number) else { return };
     collection.by_shard[shard] = Some(metrics);
     if collection.by_shard.iter().all(Option::is_some)

@@ -4,12 +4,12 @@ use crate::lanes::LaneMetrics;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::sync::atomic::Ordering;
-use uproar_core::figures::{BUCKETS_MS, Figures, Histogram};
+use uproar_core::metrics::{BUCKETS_MS, Histogram, ShardMetrics};
 
 /// All metrics. Those that show whether shards are balanced have one series per shard; the others are sums.
-pub fn text(shards: &[Figures], lanes: &LaneMetrics) -> String {
+pub fn text(shards: &[ShardMetrics], lanes: &LaneMetrics) -> String {
     let mut out = Text(String::with_capacity(8192));
-    let by_shard = |metric: fn(&Figures) -> u64| {
+    let by_shard = |metric: fn(&ShardMetrics) -> u64| {
         shards.iter().enumerate().map(move |(shard, metrics)| (format!("{{shard=\"{shard}\"}}"), metric(metrics)))
     };
     out.family("uproar_connections", "gauge", "Open connections.", by_shard(|f| f.connections));
@@ -32,7 +32,7 @@ pub fn text(shards: &[Figures], lanes: &LaneMetrics) -> String {
     let deliveries = "Publications put into the queues of subscribers.";
     out.family("uproar_deliveries_total", "counter", deliveries, by_shard(|f| f.deliveries));
     out.family("uproar_sent_bytes_total", "counter", "Bytes written to WebSockets.", by_shard(|f| f.sent_bytes));
-    let sum = |map: fn(&Figures) -> &BTreeMap<u16, u64>, label: &'static str| {
+    let sum = |map: fn(&ShardMetrics) -> &BTreeMap<u16, u64>, label: &'static str| {
         let mut all: BTreeMap<u16, u64> = BTreeMap::new();
         for (key, count) in shards.iter().flat_map(map) {
             *all.entry(*key).or_default() += count;
@@ -40,8 +40,8 @@ pub fn text(shards: &[Figures], lanes: &LaneMetrics) -> String {
         all.into_iter().map(move |(key, count)| (format!("{{{label}=\"{key}\"}}"), count))
     };
     let ended = "Connections closed by the server, by close code; 3008 stands for slow readers.";
-    out.family("uproar_ended_total", "counter", ended, sum(|f| &f.ended, "code"));
-    out.family("uproar_upgrades_refused_total", "counter", "Upgrades refused.", sum(|f| &f.refused, "status"));
+    out.family("uproar_ended_total", "counter", ended, sum(|f| &f.closed, "code"));
+    out.family("uproar_upgrades_refused_total", "counter", "Upgrades refused.", sum(|f| &f.rejected, "status"));
     out.family("uproar_errors_total", "counter", "Messages refused, by error code.", sum(|f| &f.errors, "code"));
     let mut clients: BTreeMap<&str, u64> = BTreeMap::new();
     for (name, count) in shards.iter().flat_map(|metrics| &metrics.clients) {
@@ -111,11 +111,11 @@ mod tests {
 
     #[test]
     fn the_output_is_in_the_text_format() {
-        let mut first = Figures { connections: 3, ..Figures::default() };
-        first.ended.insert(3008, 2);
+        let mut first = ShardMetrics { connections: 3, ..ShardMetrics::default() };
+        first.closed.insert(3008, 2);
         first.clients.insert("js".into(), 4);
         first.committed_ms.add(3);
-        let other = Figures { ended: [(3008, 1)].into(), ..Figures::default() };
+        let other = ShardMetrics { closed: [(3008, 1)].into(), ..ShardMetrics::default() };
         let text = text(&[first, other], &LaneMetrics::default());
         assert!(text.contains("# TYPE uproar_connections gauge\nuproar_connections{shard=\"0\"} 3\n"));
         assert!(text.contains("uproar_ended_total{code=\"3008\"} 3\n"));

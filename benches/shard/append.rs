@@ -23,7 +23,7 @@ pub fn room(criterion: &mut Criterion) {
         assert_eq!((sent.len(), server.head()), (senders, senders as u64));
         assert!(sent.iter().all(|sent| count(&sent.bytes, &text) == senders));
 
-        let (before, head, mut rounds) = (server.figures(), server.head(), 0);
+        let (before, head, mut rounds) = (server.metrics(), server.head(), 0);
         let (elements, bytes) = (senders as u64, (senders * frame.len()) as u64);
         group.throughput(Throughput::ElementsAndBytes { elements, bytes });
         group.bench_function(format!("{client:?}/{senders} in a batch").to_lowercase(), |bencher| {
@@ -33,7 +33,7 @@ pub fn room(criterion: &mut Criterion) {
                 server.run();
             });
         });
-        let after = server.figures();
+        let after = server.metrics();
         assert_eq!(server.head() - head, rounds * elements);
         assert_eq!(after.publications - before.publications, rounds * elements);
         assert_eq!(after.deliveries - before.deliveries, rounds * elements * elements);

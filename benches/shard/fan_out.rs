@@ -28,7 +28,7 @@ pub fn to_many(criterion: &mut Criterion) {
 
         let deliveries = (subscribers * publications) as u64;
         let bytes = (subscribers * sent[0].bytes.len()) as u64;
-        let (before, mut rounds) = (server.figures(), 0);
+        let (before, mut rounds) = (server.metrics(), 0);
         group.throughput(Throughput::ElementsAndBytes { elements: deliveries, bytes });
         group.bench_function(format!("{client:?}/{publications} to {subscribers}").to_lowercase(), |bencher| {
             bencher.iter(|| {
@@ -37,7 +37,7 @@ pub fn to_many(criterion: &mut Criterion) {
                 server.run();
             });
         });
-        let after = server.figures();
+        let after = server.metrics();
         assert_eq!(after.deliveries - before.deliveries, rounds * deliveries);
         // Frames grow when offsets gain a digit.
         assert!(after.sent_bytes - before.sent_bytes >= rounds * bytes);

@@ -29,7 +29,7 @@ pub fn from_ring(criterion: &mut Criterion) {
         let bytes = sent[0].bytes.len() as u64;
         server.disconnect(slot);
 
-        let (before, mut rounds) = (server.figures(), 0);
+        let (before, mut rounds) = (server.metrics(), 0);
         group.throughput(Throughput::ElementsAndBytes { elements: MISSED, bytes });
         group.bench_function(format!("{MISSED} missed, shown {per_turn} a turn"), |bencher| {
             bencher.iter_custom(|iterations| {
@@ -46,7 +46,7 @@ pub fn from_ring(criterion: &mut Criterion) {
                 taken
             });
         });
-        let after = server.figures();
+        let after = server.metrics();
         assert_eq!(after.deliveries - before.deliveries, rounds * MISSED);
         assert_eq!(after.sent_bytes - before.sent_bytes, rounds * bytes);
     }

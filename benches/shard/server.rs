@@ -5,12 +5,12 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use uproar_core::figures::Figures;
 use uproar_core::lane::{BatchResult, Lane};
 use uproar_core::limits::Limits;
-use uproar_core::message::{Answer, Ask};
+use uproar_core::message::{StoreReply, StoreRequest};
+use uproar_core::metrics::ShardMetrics;
 use uproar_core::websocket::{Event, Head, head};
-use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig, Slice};
+use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig, Slice, Slot};
 use uproar_model::{Admission, Claims, Epoch, Kind, Offset, Outcome, Publication, Role, RoomId, Stored, User, UserId};
 
 const NOW: Now = Now { ms: 1, unix_ms: 1_700_000_000_001 };
@@ -24,23 +24,23 @@ pub struct Server {
     /// The room's last offset.
     head: Offset,
     /// Kept to reuse its memory, as is `slices`. Both are empty between uses.
-    woken: Vec<u32>,
+    woken: Vec<Slot>,
     slices: Vec<Slice>,
 }
 
 /// What the shard asked its host to do, kept as the drivers keep it.
 #[derive(Default)]
 struct Effects {
-    woken: Vec<u32>,
+    woken: Vec<Slot>,
     /// Whether a slot is in `woken`, indexed by slot.
     is_woken: Vec<bool>,
-    cut: Vec<u32>,
+    aborted: Vec<Slot>,
     mesh: Vec<(Endpoint, Message)>,
 }
 
 impl Host for Effects {
-    fn wake(&mut self, slot: u32) {
-        let index = slot as usize;
+    fn wake(&mut self, slot: Slot) {
+        let index = slot.index();
         if index >= self.is_woken.len() {
             self.is_woken.resize(index + 1, false);
         }
@@ -49,19 +49,19 @@ impl Host for Effects {
         }
     }
 
-    fn cut(&mut self, slot: u32) {
-        self.cut.push(slot);
+    fn abort(&mut self, slot: Slot) {
+        self.aborted.push(slot);
     }
 
-    fn note_first(&mut self, what: Refused, code: u16) {
+    fn log_first(&mut self, what: Refused, code: u16) {
         panic!("nothing should be refused or closed here: {what:?} {code}");
     }
 
-    fn mesh_places(&self, _: Endpoint) -> usize {
+    fn free_places(&self, _: Endpoint) -> usize {
         usize::MAX
     }
 
-    fn mesh(&mut self, to: Endpoint, message: Message) {
+    fn send(&mut self, to: Endpoint, message: Message) {
         self.mesh.push((to, message));
     }
 }
@@ -77,7 +77,7 @@ pub enum Client {
 
 /// The bytes sent to one connection.
 pub struct Sent {
-    pub slot: u32,
+    pub slot: Slot,
     pub bytes: Vec<u8>,
 }
 
@@ -115,19 +115,19 @@ impl Server {
         self.head
     }
 
-    pub fn figures(&self) -> Figures {
-        self.shard.figures()
+    pub fn metrics(&self) -> ShardMetrics {
+        self.shard.metrics()
     }
 
     // ── clients ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Subscribes `count` connections to the room, each for a different user. Returns their slots.
-    pub fn subscribe_all(&mut self, client: Client, count: usize) -> Vec<u32> {
+    pub fn subscribe_all(&mut self, client: Client, count: usize) -> Vec<Slot> {
         (1..=count).map(|user| self.subscribe(client, user)).collect()
     }
 
     /// Subscribes a connection to the room and runs until the subscription is confirmed. Returns its slot.
-    pub fn subscribe(&mut self, client: Client, user: usize) -> u32 {
+    pub fn subscribe(&mut self, client: Client, user: usize) -> Slot {
         let slot = match client {
             Client::Plain => self.open(&upgrade(&format!("/ws?room=lobby&format=json&token={user}"))),
             Client::Sdk => self.open(&upgrade("/connection/websocket?format=json")),
@@ -143,7 +143,7 @@ impl Server {
     }
 
     /// Opens a connection that sends this request. Returns its slot.
-    pub fn open(&mut self, request: &str) -> u32 {
+    pub fn open(&mut self, request: &str) -> Slot {
         let slot = self.shard.opened(NOW, &mut self.host);
         let peer = "127.0.0.1:1".parse().expect("an address");
         let Head::Upgrade(request, _) = head::parse(request.as_bytes(), 0, 16_384, peer) else {
@@ -154,16 +154,16 @@ impl Server {
     }
 
     /// Delivers a text frame from a connection.
-    pub fn send_text(&mut self, slot: u32, text: &str) {
+    pub fn send_text(&mut self, slot: Slot, text: &str) {
         debug_assert!(self.shard.wants_input(slot));
         self.shard.frame(NOW, slot, Event::Text(text), &mut self.host);
     }
 
     /// Disconnects a client.
-    pub fn disconnect(&mut self, slot: u32) {
-        self.shard.hung_up(NOW, slot, &mut self.host);
-        assert_eq!(self.host.cut.pop(), Some(slot));
-        self.shard.vacated(slot);
+    pub fn disconnect(&mut self, slot: Slot) {
+        self.shard.peer_closed(NOW, slot, &mut self.host);
+        assert_eq!(self.host.aborted.pop(), Some(slot));
+        self.shard.freed(slot);
         self.run();
     }
 
@@ -185,7 +185,7 @@ impl Server {
             deleted: None,
         };
         let learn = Message::Learn { room: ROOM, publication: Box::new(publication) };
-        self.shard.mesh(NOW, Endpoint::Http, learn, &mut self.host);
+        self.shard.receive(NOW, Endpoint::Http, learn, &mut self.host);
     }
 
     /// Runs turns until there is nothing left to do. Discards what is written.
@@ -209,7 +209,7 @@ impl Server {
         all
     }
 
-    fn run_with(&mut self, mut write: impl FnMut(u32, &[Slice])) {
+    fn run_with(&mut self, mut write: impl FnMut(Slot, &[Slice])) {
         loop {
             self.answer_messages();
             let mut has_more = self.shard.turn(NOW, &mut self.host);
@@ -223,10 +223,10 @@ impl Server {
     }
 
     /// Writes everything that is queued for the woken connections.
-    fn write_woken(&mut self, write: &mut impl FnMut(u32, &[Slice])) {
+    fn write_woken(&mut self, write: &mut impl FnMut(Slot, &[Slice])) {
         let mut woken = std::mem::take(&mut self.woken);
         std::mem::swap(&mut self.host.woken, &mut woken);
-        woken.iter().for_each(|slot| self.host.is_woken[*slot as usize] = false);
+        woken.iter().for_each(|slot| self.host.is_woken[slot.index()] = false);
         for slot in woken.drain(..) {
             black_box(self.shard.wants_input(slot));
             self.shard.outgoing(slot, &mut self.slices);
@@ -248,12 +248,12 @@ impl Server {
         let mut answers = Vec::new();
         for (to, message) in std::mem::take(&mut self.host.mesh) {
             match message {
-                Message::Ask { asker, ask } => {
-                    let answer = self.answer(&ask);
-                    self.shard.mesh(NOW, to, Message::Answer { asker, answer }, &mut self.host);
+                Message::Read { requester, request } => {
+                    let reply = self.answer(&request);
+                    self.shard.receive(NOW, to, Message::ReadReply { requester, reply }, &mut self.host);
                 }
                 Message::Commit(append) => self.lane.receive(NOW.ms, append, &mut answers),
-                Message::Taken => {}
+                Message::CreditReturned => {}
                 other => panic!("unexpected message to {to:?}: {other:?}"),
             }
         }
@@ -265,18 +265,20 @@ impl Server {
             self.lane.finished(NOW.ms, BatchResult::Answered(outcomes.collect()), &mut answers);
         }
         for answer in answers {
-            self.shard.mesh(NOW, Endpoint::Lane(0), Message::Committed(Box::new(answer)), &mut self.host);
+            self.shard.receive(NOW, Endpoint::Lane(0), Message::Committed(Box::new(answer)), &mut self.host);
         }
     }
 
-    fn answer(&self, ask: &Ask) -> Answer {
+    fn answer(&self, request: &StoreRequest) -> StoreReply {
         let epoch = Epoch(EPOCH.into());
-        match ask {
-            Ask::Admit { .. } => {
+        match request {
+            StoreRequest::Admit { .. } => {
                 let admission = Admission { room: ROOM, epoch, offset: self.head, role: Role::Member, joined: false };
-                Answer::Admitted(Ok(admission))
+                StoreReply::Admitted(Ok(admission))
             }
-            Ask::Head { .. } => Answer::Head(Some(uproar_model::Head { epoch, offset: self.head, number: self.head })),
+            StoreRequest::Head { .. } => {
+                StoreReply::Head(Some(uproar_model::Head { epoch, offset: self.head, number: self.head }))
+            }
             other => panic!("unexpected request to the store: {other:?}"),
         }
     }

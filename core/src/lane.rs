@@ -4,15 +4,16 @@
 //! A batch whose outcome is not known is sent again, unchanged, before the next one, until the database answers. What
 //! its senders are told in the meantime (error 100 at their deadline) does not change what is sent.
 
-use super::message::{Append, Endpoint, NotKnown};
-use super::mutation::{self, Mutation};
+use crate::ids::Slot;
 use crate::limits::Limits;
+use crate::message::{Append, Endpoint, LaneAnswer, OutcomeUnknown};
+use crate::mutation::{self, Mutation};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use uproar_model::{Item, Outcome, Refusal, RoomId};
 
 /// A connection (or HTTP call) and the room it sends to: the scope within which order is kept.
-type Stream = ((Endpoint, u32, u32), RoomId);
+type Stream = ((Endpoint, Slot, u32), RoomId);
 
 /// What the database made of a batch.
 #[derive(Clone, Debug)]
@@ -20,26 +21,9 @@ pub enum BatchResult {
     /// An outcome for each item.
     Answered(Vec<Outcome>),
     /// It may have been committed, or not.
-    NotKnown,
+    OutcomeUnknown,
     /// Nothing was committed: some item's data is refused.
     BadData,
-}
-
-/// An answer for the shard that sent the item.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LaneAnswer {
-    pub append: Box<Append>,
-    pub result: Result<Outcome, NotKnown>,
-    /// The sender was told error 100 before: what this says is for showing only.
-    pub was_told: bool,
-    /// False for an item that was told error 100 while its batch is still being tried: another answer follows.
-    pub is_last: bool,
-}
-
-impl LaneAnswer {
-    fn only(append: Box<Append>, result: Result<Outcome, NotKnown>) -> LaneAnswer {
-        LaneAnswer { append, result, was_told: false, is_last: true }
-    }
 }
 
 #[derive(Debug)]
@@ -63,7 +47,7 @@ impl Batch {
         self.senders.iter().filter(|s| !s.was_told).map(|s| &*s.append)
     }
 
-    fn answer(self, results: impl IntoIterator<Item = Result<Outcome, NotKnown>>, answers: &mut Vec<LaneAnswer>) {
+    fn answer(self, results: impl IntoIterator<Item = Result<Outcome, OutcomeUnknown>>, answers: &mut Vec<LaneAnswer>) {
         for (Sender { append, was_told }, result) in self.senders.into_iter().zip(results) {
             answers.push(LaneAnswer { append, result, was_told, is_last: true });
         }
@@ -80,7 +64,7 @@ pub struct Lane {
     /// unread at its session has an earlier one than what came meanwhile.
     pending_deadline_ms: u64,
     by_room: HashMap<RoomId, (u64, u64)>,
-    by_source: HashMap<(Endpoint, u32, u32), u64>,
+    by_source: HashMap<(Endpoint, Slot, u32), u64>,
     /// Batches to send before anything that is pending: what is to be retried, and the halves of what was refused.
     queued: VecDeque<Batch>,
     in_flight: Option<Batch>,
@@ -114,7 +98,7 @@ impl Lane {
         let stream = (append.caller.source(), append.item.room);
         if let Some((era, _)) = self.ended.get(&stream) {
             if append.era <= *era {
-                answers.push(LaneAnswer::only(append, Err(NotKnown)));
+                answers.push(LaneAnswer::only(append, Err(OutcomeUnknown)));
                 return;
             }
             // The session has seen the failure; what it sends from now on is a new stream.
@@ -122,7 +106,7 @@ impl Lane {
         }
         if now_ms >= append.deadline_ms || !self.has_place(&append) {
             self.remember_ended(now_ms, stream, append.era);
-            answers.push(LaneAnswer::only(append, Err(NotKnown)));
+            answers.push(LaneAnswer::only(append, Err(OutcomeUnknown)));
             return;
         }
         if mutation::active(Mutation::AcknowledgeBeforeCommit) && matches!(append.caller.endpoint, Endpoint::Shard(_)) {
@@ -212,12 +196,12 @@ impl Lane {
                         // when whoever was refused now has become a member again.
                         Outcome::Refused(
                             Refusal::NoRoom | Refusal::NotMember | Refusal::NotYours | Refusal::NoTarget,
-                        ) if was_retried => Err(NotKnown),
+                        ) if was_retried => Err(OutcomeUnknown),
                         outcome => Ok(outcome),
                     });
                 batch.answer(results, answers);
             }
-            BatchResult::NotKnown => {
+            BatchResult::OutcomeUnknown => {
                 let delay = self.limits.retry_delay_ms << self.retries.min(10);
                 self.retry_at_ms = Some(now_ms + delay.min(1000));
                 self.retries += 1;
@@ -257,7 +241,7 @@ impl Lane {
         for sender in self.in_flight.iter_mut().chain(&mut self.queued).flat_map(|batch| &mut batch.senders) {
             if !sender.was_told && ends(&sender.append) {
                 sender.was_told = true;
-                let answer = LaneAnswer::only(sender.append.clone(), Err(NotKnown));
+                let answer = LaneAnswer::only(sender.append.clone(), Err(OutcomeUnknown));
                 answers.push(LaneAnswer { is_last: false, ..answer });
             }
         }
@@ -267,7 +251,7 @@ impl Lane {
         self.pending_deadline_ms = self.pending.iter().map(|append| append.deadline_ms).min().unwrap_or(u64::MAX);
         for append in gone {
             self.count(&append, -1);
-            answers.push(LaneAnswer::only(append, Err(NotKnown)));
+            answers.push(LaneAnswer::only(append, Err(OutcomeUnknown)));
         }
         for (stream, era) in failed {
             self.remember_ended(now_ms, stream, era);
@@ -308,11 +292,12 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::Serial;
     use crate::message::Caller;
     use uproar_model::{Kind, Stored, UserId};
 
     fn append(room: i64, slot: u32, era: u32, id: &str, deadline_ms: u64) -> Box<Append> {
-        let caller = Caller { endpoint: Endpoint::Shard(0), slot, generation: 0, serial: 0 };
+        let caller = Caller { endpoint: Endpoint::Shard(0), slot: Slot(slot), generation: 0, serial: Serial(0) };
         let item = Item {
             room: RoomId(room),
             user: UserId(1),
@@ -351,12 +336,12 @@ mod tests {
         lane.receive(0, append(1, 1, 0, "a", 100), &mut answers);
         let first = lane.next_batch(0).unwrap();
         lane.receive(0, append(2, 2, 0, "b", 1000), &mut answers);
-        lane.finished(0, BatchResult::NotKnown, &mut answers);
+        lane.finished(0, BatchResult::OutcomeUnknown, &mut answers);
         assert!(lane.next_batch(0).is_none(), "not before the back-off");
         // Its sender is told at the deadline, and it is sent again all the same.
         lane.tick(100, &mut answers);
         let told = answers.pop().unwrap();
-        assert_eq!((told.result, told.is_last, answers.len()), (Err(NotKnown), false, 0));
+        assert_eq!((told.result, told.is_last, answers.len()), (Err(OutcomeUnknown), false, 0));
         assert_eq!(lane.next_batch(100).unwrap(), first);
         lane.finished(100, BatchResult::Answered(vec![new(1)]), &mut answers);
         let late = answers.pop().unwrap();
@@ -406,7 +391,7 @@ mod tests {
         assert_eq!(answers.iter().map(|a| &*a.append.item.id).collect::<Vec<_>>(), ["a", "b"]);
         answers.clear();
         lane.receive(101, append(1, 1, 0, "c", 201), &mut answers);
-        assert_eq!(answers.pop().map(|a| a.result), Some(Err(NotKnown)), "was on its way when its stream failed");
+        assert_eq!(answers.pop().map(|a| a.result), Some(Err(OutcomeUnknown)), "was on its way when its stream failed");
         lane.receive(102, append(1, 1, 1, "a", 202), &mut answers);
         assert!(answers.is_empty(), "a new era");
         lane.finished(103, BatchResult::Answered(vec![new(1)]), &mut answers);

@@ -1,49 +1,51 @@
-//! The behaviour of a shard as a plain state machine: no socket, no clock, no thread, no async. Drivers and the
+//! What a chat server does, as a state machine without I/O: no socket, no clock, no thread, no database. Drivers and the
 //! simulator feed it events and carry out what it asks through [`Host`].
 //!
-//! | file | holds |
+//! A [`Shard`] has three owners of state. Below them are the log, which they share, and the message types of the mesh:
+//!
+//! | folder or file | holds |
 //! | --- | --- |
-//! | `shard.rs` | the events and the turn; who owns what |
-//! | `connection.rs` | one connection: its phase, queue and reminders |
-//! | `handshake.rs` | from the upgrade request to the 101 |
-//! | `connect.rs` | a client of the Centrifugo protocol says who it is |
-//! | `entering.rs` | into a channel: membership, feed, position |
-//! | `session.rs` | an open connection: its subscriptions, its publishes |
-//! | `commands.rs` | what a client of the Centrifugo protocol asks, and is answered |
-//! | `calls.rs` | commands that wait for an answer from elsewhere: history, read markers, rooms, tokens |
-//! | `presence.rs` | who is in a channel; what subscribers are told and nobody keeps |
-//! | `feed.rs` | a channel on one shard: position, ring, subscribers; fan-out and catching up |
-//! | `home.rs` | a channel's home: learning what is committed, feeding shards |
+//! | `shard.rs` | the events, the messages and the turn; gives each to its owner |
+//! | `sessions/` | what clients ask for, from the upgrade to the close |
+//! | `homes/` | channels that hash to this shard: learning what is committed, showing it, feeding shards |
+//! | `feeds/` | channels that this shard receives: subscribers, fan-out, catching up |
+//! | `connections/` | the table of connections and the state of each |
+//! | `log/` | segments of publications, and the ring of the latest ones |
+//! | `context.rs` | what the owners share: configuration, time, counters, the messenger |
+//! | `messenger.rs` | credits, the way to other endpoints and back to the shard itself |
+//! | `message.rs` | the messages of the mesh |
+//! | `host.rs` | what a driver does for the core |
 //! | `lane.rs` | batches on their way into the database |
-//! | `figures.rs` | what a shard counts |
-//! | `mesh.rs`, `host.rs` | the words between endpoints; what a driver does for the core |
+//! | `protocol/`, `websocket/` | bytes to commands, publications to bytes |
+//! | `limits.rs`, `metrics.rs`, `rate.rs` | every limit; what a shard counts; token buckets |
+//! | `mutation.rs` | known mistakes, for the simulator to catch |
+//!
+//! Imports go downwards: `shard` and `sessions` know everything, `feeds` knows `connections`, `homes` knows neither.
 
+pub mod buffer;
+mod connections;
+mod context;
+mod feeds;
+mod homes;
+pub mod host;
+pub mod ids;
+pub mod lane;
 pub mod limits;
+mod log;
+pub mod message;
+mod messenger;
+pub mod metrics;
+pub mod mutation;
 pub mod protocol;
+mod rate;
+mod sessions;
+mod shard;
 pub mod websocket;
 
-mod calls;
-mod commands;
-mod connect;
-mod connection;
-mod entering;
-mod feed;
-pub mod figures;
-mod handshake;
-mod home;
-pub mod host;
-pub mod lane;
-pub mod message;
-pub mod mutation;
-mod outbound;
-pub mod presence;
-mod rate;
-pub mod run;
-mod session;
-mod shard;
-mod timers;
-
+pub use buffer::Slice;
 pub use host::{Host, Now, Refused};
+pub use ids::{Serial, Slot};
+pub use log::Segment;
 pub use message::{Endpoint, Message};
-pub use outbound::Slice;
-pub use shard::{AllowOrigin, Shard, ShardConfig, Verify, home_shard, lane_calls_limit, placing};
+pub use messenger::{Placement, lane_calls_limit};
+pub use shard::{AllowOrigin, Shard, ShardConfig, Verify};

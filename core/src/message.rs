@@ -1,31 +1,32 @@
-//! Who talks to whom, and in which words. The queues themselves are the driver's (`uproar::mesh`) or the simulator's.
+//! The messages between endpoints. Drivers carry them over queues (`uproar::mesh`); the simulator has queues of its own.
 //!
-//! *Calls* take one of a pair's credits, and the place for the answer is reserved with the credit: answering never
-//! waits. *Publications* use the other places; a home that finds none goes on later from its ring. So no shard ever
-//! waits for another.
+//! A *call* takes a credit, which reserves the place for its answer: answering never waits. *Publications* use the
+//! remaining places; a home that finds none continues later from its ring. So no shard ever waits for another.
 
-use super::presence::{Note, PresenceAnswer, PresenceChange};
-use super::run::Run;
+use crate::ids::{Serial, Slot, SubscriptionKey};
+use crate::log::Segment;
+use crate::metrics::ShardMetrics;
 use crate::protocol::LiveEntry;
+use crate::protocol::centrifuge::ClientInfo;
 use std::sync::Arc;
 pub use uproar_model::UserEvent;
 use uproar_model::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocation};
-use uproar_model::{Epoch, Item, Offset, Outcome, Page, Publication, RoomId, UnixMillis, User, UserId};
+use uproar_model::{Epoch, Head, Item, Offset, Outcome, Page, Publication, RoomId, UnixMillis, User, UserId};
 
-/// Someone who has queues: one to and one from each other endpoint that it talks to.
+/// An owner of queues: one to and one from each endpoint that it talks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Endpoint {
-    /// A core with its connections and rooms.
+    /// A core with its connections and the homes that hash to it.
     Shard(u16),
     /// A writer that commits batches.
     Lane(u16),
-    /// The readers of the store.
+    /// The task that reads from the store.
     Reader,
     /// The HTTP service.
     Http,
 }
 
-/// What a home shard owns: a stored room, or a `live:` channel that is only in memory.
+/// A channel that has a home: a stored room, or a `live:` channel, which exists in memory only.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Channel {
     Room(RoomId),
@@ -33,33 +34,67 @@ pub enum Channel {
     Live(Arc<str>),
 }
 
-/// Whom an answer is for. Compared as a whole: an answer for a connection that is gone never reaches the next one in
-/// its slot.
+/// The sender of a call. Compared as a whole, so an answer for a closed connection never reaches the next connection in
+/// the same slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Caller {
     pub endpoint: Endpoint,
-    /// A connection's slot; for HTTP the number of the call.
-    pub slot: u32,
-    /// Which of the slot's tenants.
+    /// The connection's slot; for HTTP the number of the call.
+    pub slot: Slot,
+    /// Distinguishes the connections that have used the slot.
     pub generation: u32,
-    /// Counts what the connection asked, so that a late answer is not taken for that to a later question.
-    pub serial: u32,
+    pub serial: Serial,
 }
 
 impl Caller {
-    /// The connection (or HTTP call) whose order is kept.
-    pub fn source(&self) -> (Endpoint, u32, u32) {
+    /// The connection (or HTTP call) within which order is kept.
+    pub fn source(&self) -> (Endpoint, Slot, u32) {
         (self.endpoint, self.slot, self.generation)
     }
 }
 
-/// An item on its way into the database and back.
+/// Who on a shard asked for something, and so who handles the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Requester {
+    /// A client on its way into a channel.
+    Join(JoinRequest),
+    /// A client whose `connect` is waiting.
+    Connect(Caller),
+    /// A subscription that reads a page it has missed.
+    CatchUp(Caller),
+    /// A command that waits for an answer.
+    Call(Caller),
+    /// A room's home, to load it.
+    Load(RoomId),
+    /// A room's home, to fill a gap.
+    Gap(RoomId),
+    /// A room's home, to find commits that it was not told of.
+    Head(RoomId),
+    /// A room's home, on behalf of a client whose position is above its shard's.
+    Check(RoomId, JoinRequest),
+}
+
+/// What joins a channel: a plain connection that waits for the answer to its upgrade, or a subscription of an open one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joiner {
+    Upgrade,
+    Subscription(SubscriptionKey),
+}
+
+/// A question on behalf of a client that joins a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JoinRequest {
+    pub caller: Caller,
+    pub joiner: Joiner,
+}
+
+/// An item on its way to the database and back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Append {
     pub caller: Caller,
-    /// Raised by the session each time an item ends with error 100: what was sent before that must end so too.
+    /// Raised by the session each time an item ends with error 100. Items sent before that must end the same way.
     pub era: u32,
-    /// `Now::ms` after which the sender is answered with error 100.
+    /// After this time, in [`Now::ms`](crate::Now::ms), the sender is answered with error 100.
     pub deadline_ms: u64,
     pub item: Item,
     /// The sender's name, for showing the publication.
@@ -67,30 +102,47 @@ pub struct Append {
 }
 
 impl Append {
-    /// What it counts for in the bounds of batches and lanes: its strings and a row's overhead.
+    /// The bytes that count against the bounds of batches and lanes: the strings, and a row's overhead.
     pub fn cost_bytes(&self) -> u64 {
         64 + self.item.id.len() as u64 + self.item.body.as_ref().map_or(0, |b| b.len() as u64)
     }
 }
 
-/// It ended with error 100: it may or may not be stored, and may be sent again with the same id.
+/// The item ended with error 100: it may or may not be stored, and may be sent again with the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotKnown;
+pub struct OutcomeUnknown;
 
-/// What a shard asks of the store's readers.
+/// A lane's answer for one item.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ask {
-    /// Let a user into a room (by its key).
+pub struct LaneAnswer {
+    pub append: Box<Append>,
+    pub result: Result<Outcome, OutcomeUnknown>,
+    /// The sender has already been answered with error 100: this answer is only for showing the publication.
+    pub was_told: bool,
+    /// False for an item that reached its deadline while its batch is still being tried: another answer follows.
+    pub is_last: bool,
+}
+
+impl LaneAnswer {
+    pub(crate) fn only(append: Box<Append>, result: Result<Outcome, OutcomeUnknown>) -> LaneAnswer {
+        LaneAnswer { append, result, was_told: false, is_last: true }
+    }
+}
+
+/// A question for the store's reader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreRequest {
+    /// Whether a user may enter a room (named by its key). Joins a public room.
     Admit { room: String, user: UserId },
-    /// The user of this name, created where there is none.
+    /// The user with this name. Created if there is none.
     User { username: Arc<str> },
     /// A room's head.
     Head { room: RoomId },
     /// Publications of a room.
     Page { room: RoomId, request: PageRequest },
-    /// Moves a member's read marker, never back.
+    /// Moves a member's read marker forward. It never moves back.
     MarkRead { room: RoomId, user: UserId, marker: Marker },
-    /// The rooms that a user is in, by name, after this one, at most `limit`.
+    /// At most `limit` of the rooms that a user is in, by name, starting after this one.
     Rooms { user: UserId, after: Option<String>, limit: usize },
 }
 
@@ -102,52 +154,32 @@ pub struct Found {
 }
 
 impl Found {
-    /// Whether a token that names no generation, issued at this time (Unix seconds), is no longer good: it must be
-    /// younger than the last sign-out.
+    /// Whether a token that names no generation, issued at this time (Unix seconds), is revoked: it must be younger than
+    /// the last sign-out.
     pub fn has_revoked(&self, issued_at_s: u64) -> bool {
         self.revoked_at.is_some_and(|at| issued_at_s <= at / 1000)
     }
 }
 
-/// What the readers answer. `Failed`: the store did not answer; nothing is known.
+/// The reader's answer.
 #[derive(Clone, Debug)]
-pub enum Answer {
+pub enum StoreReply {
     Admitted(Result<Admission, JoinError>),
-    /// None: nobody can have this name.
+    /// `None`: the name is not valid for a user.
     User(Option<Found>),
-    Head(Option<uproar_model::Head>),
+    Head(Option<Head>),
     Page(Option<Arc<Page>>),
-    /// Where the marker is now, and whether this moved it; none: the user is not in the room.
+    /// The marker's current position and whether this request moved it. `None`: the user is not in the room.
     Marked(Option<(Marker, bool)>),
     Rooms(Vec<JoinedRoom>),
+    /// The store did not answer; nothing is known.
     Failed,
-}
-
-impl Message {
-    /// Whether it ends this channel's feed.
-    pub fn ends(&self, feed: &Channel) -> bool {
-        matches!(self, Message::Lost { channel } | Message::Closed { channel } if channel == feed)
-    }
-}
-
-/// Who on a shard asked the readers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Asker {
-    Connection(Caller),
-    /// The room's home, to load it.
-    Load(RoomId),
-    /// The room's home, to fill a hole.
-    Gap(RoomId),
-    /// The room's home, to see whether something was committed that nobody told it.
-    Top(RoomId),
-    /// The room's home, for a shard whose client claims an offset above its position.
-    Check(RoomId, Caller),
 }
 
 /// How an attach ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttachOutcome {
-    /// The shard is fed from behind this position on.
+    /// The shard is fed with everything after this position.
     Attached {
         epoch: Option<Epoch>,
         position: Offset,
@@ -157,37 +189,75 @@ pub enum AttachOutcome {
     Failed,
 }
 
-/// What a check found.
+/// What the check of a room's head found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckOutcome {
-    /// The room's last committed offset.
-    Top(Offset),
+    /// The last committed offset.
+    Head(Offset),
     NoRoom,
     /// The store did not answer.
     Failed,
 }
 
-/// Places in a queue between two shards that are kept for calls and answers.
+/// A subscriber has come or gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PresenceChange {
+    pub slot: Slot,
+    pub generation: u32,
+    pub user: User,
+    pub is_here: bool,
+    /// It wants to be told who comes and goes.
+    pub listens: bool,
+}
+
+/// An event that subscribers are sent and that is stored nowhere. It is dropped where a queue is full.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ephemeral {
+    Join(ClientInfo),
+    Leave(ClientInfo),
+    /// The number of subscribers, where they are too many to name.
+    Online(u64),
+    Typing(User),
+}
+
+impl Ephemeral {
+    /// Whether only subscribers that asked for presence receive it.
+    pub(crate) fn is_presence(&self) -> bool {
+        !matches!(self, Ephemeral::Typing(_))
+    }
+}
+
+/// A home's answer to a question about presence.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PresenceReply {
+    pub num_clients: u32,
+    pub num_users: u32,
+    /// As many clients as one answer holds; empty unless they were asked for.
+    pub clients: Vec<ClientInfo>,
+}
+
+/// The places in a queue between two shards that are kept for calls and answers: one for each call of the writer, two for
+/// each call of the reader, because an append that reaches its deadline is answered twice.
 pub fn reserved_places(calls_limit: u64) -> usize {
     3 * calls_limit as usize
 }
 
-/// What goes through the mesh.
+/// A message of the mesh.
 #[derive(Clone, Debug)]
 pub enum Message {
     // Calls of a shard (or of HTTP) to a room's home, and the answers.
     Append(Box<Append>),
-    /// Returns the credit where it is the last for its item; else `Taken` follows when the database has answered, so
-    /// that what it is still being asked counts against whoever sent it.
+    /// Returns the credit if it is the last answer for its item. Otherwise `CreditReturned` follows once the database has
+    /// answered, so that items the database is still asked about count against their sender.
     Appended {
         caller: Caller,
         era: u32,
         id: Arc<str>,
-        result: Result<Outcome, NotKnown>,
+        result: Result<Outcome, OutcomeUnknown>,
         is_last: bool,
     },
-    /// Returns a credit and says nothing.
-    Taken,
+    /// The whole answer to a call that needs no other.
+    CreditReturned,
     Attach {
         channel: Channel,
     },
@@ -195,81 +265,81 @@ pub enum Message {
         channel: Channel,
         outcome: AttachOutcome,
     },
-    /// Answered with `Taken`.
+    /// Answered with `CreditReturned`.
     Detach {
         channel: Channel,
     },
-    /// What is the room's head now? Asked when a client claims an offset above the shard's position.
+    /// Asks for the room's head, because a client claims an offset above the shard's position.
     Check {
         room: RoomId,
-        caller: Caller,
+        request: JoinRequest,
     },
     Checked {
-        caller: Caller,
-        top: CheckOutcome,
+        request: JoinRequest,
+        outcome: CheckOutcome,
     },
-    /// A message for a `live:` channel, to its home; answered with `Taken`.
+    /// A message for a `live:` channel, to its home. Answered with `CreditReturned`.
     Live {
         channel: Arc<str>,
         entry: Box<LiveEntry>,
     },
 
-    /// To a channel's home: who came and went on this shard; answered with `Taken`.
-    Presence {
+    /// To a channel's home: the subscribers that came and went on this shard. Answered with `CreditReturned`.
+    PresenceChanged {
         channel: Channel,
         changes: Vec<PresenceChange>,
     },
-    /// To a channel's home: who is there?
-    AskPresence {
+    /// To a channel's home: who is in the channel?
+    GetPresence {
         channel: Channel,
         caller: Caller,
         wants_clients: bool,
     },
-    Present {
+    Presence {
         caller: Caller,
-        answer: Box<PresenceAnswer>,
+        reply: Box<PresenceReply>,
     },
-    /// To a channel's home: something for all who are there; answered with `Taken`.
-    Say {
+    /// To a channel's home: an event for all its subscribers. Answered with `CreditReturned`.
+    Notify {
         channel: Channel,
-        note: Arc<Note>,
+        event: Arc<Ephemeral>,
     },
 
     // A home's calls to a lane, and the answers.
     Commit(Box<Append>),
-    /// Returns the credit where it is the last for its item.
-    Committed(Box<super::lane::LaneAnswer>),
+    /// Returns the credit if it is the last answer for its item.
+    Committed(Box<LaneAnswer>),
 
-    // A shard's calls to the readers, and the answers.
-    Ask {
-        asker: Asker,
-        ask: Ask,
+    // A shard's calls to the reader, and the answers.
+    Read {
+        requester: Requester,
+        request: StoreRequest,
     },
-    Answer {
-        asker: Asker,
-        answer: Answer,
+    ReadReply {
+        requester: Requester,
+        reply: StoreReply,
     },
 
-    // A home's publications to the shards it feeds. No answer.
-    Run {
+    // From a home to the shards that it feeds. No answer.
+    Segment {
         channel: Channel,
-        run: Arc<Run>,
+        segment: Arc<Segment>,
     },
-    /// Something that subscribers are told and nobody keeps: left out where the queue has no place.
-    Note {
+    /// An event for the channel's subscribers. Dropped where the queue has no place.
+    Ephemeral {
         channel: Channel,
-        note: Arc<Note>,
+        event: Arc<Ephemeral>,
     },
-    /// The shard has fallen off the ring: its subscribers end with 3010.
+    /// The shard has fallen out of the ring: the connections of its subscribers are closed with 3010.
     Lost {
         channel: Channel,
     },
-    /// The room is gone: its subscribers end.
+    /// The room was deleted: its subscriptions end.
     Closed {
         channel: Channel,
     },
 
-    // From HTTP, each answered with `Taken`.
+    // From HTTP, each answered with `CreditReturned`.
     /// To the home: a publication that the store itself appended.
     Learn {
         room: RoomId,
@@ -279,20 +349,27 @@ pub enum Message {
     CloseRoom {
         room: RoomId,
     },
-    /// To every shard: earlier tokens of this user are no longer good.
+    /// To every shard: earlier tokens of this user are revoked.
     Revoke(Revocation),
-    /// To every shard, from HTTP or a shard that has a credit: news for all connections of a user. Nothing keeps it; who
-    /// misses it can ask. Answered with `Taken`.
-    Tell {
+    /// To every shard, from HTTP or from a shard: an event for all connections of a user. It is stored nowhere; a client
+    /// that misses it can ask. Answered with `CreditReturned`.
+    NotifyUser {
         user: UserId,
-        news: UserEvent,
+        event: UserEvent,
     },
-    /// To every shard: what has it counted? Answered with `Counted`, under the same number.
-    Count {
+    /// To every shard. Answered with `Metrics` under the same number.
+    GetMetrics {
         number: u32,
     },
-    Counted {
+    Metrics {
         number: u32,
-        figures: Box<super::figures::Figures>,
+        metrics: Box<ShardMetrics>,
     },
+}
+
+impl Message {
+    /// Whether this ends the feed of a channel.
+    pub(crate) fn ends(&self, feed: &Channel) -> bool {
+        matches!(self, Message::Lost { channel } | Message::Closed { channel } if channel == feed)
+    }
 }

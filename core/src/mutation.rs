@@ -3,23 +3,23 @@
 /// A mistake that breaks the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutation {
-    /// A sender is told *stored* when its item has only arrived at the lane.
+    /// A sender is told that its item is stored when it has only arrived at the lane.
     AcknowledgeBeforeCommit,
-    /// `again` is taken for something that has been shown.
-    AgainCountsAsShown,
-    /// A subscriber is sent a whole run, wherever in it its cursor stands.
-    WholeRunToEveryone,
-    /// A run for which a mesh queue has no place is dropped.
+    /// A duplicate is taken for something that has been shown.
+    DuplicateCountsAsShown,
+    /// A subscriber is sent a whole segment, even if its cursor is in the middle of it.
+    WholeSegmentToEveryone,
+    /// A segment is dropped when the mesh queue is full.
     FullQueueDrops,
-    /// An answer is taken by whoever has the slot now.
+    /// An answer reaches the connection that has the slot now.
     SlotWithoutGeneration,
-    /// A subscriber goes on from the feed's position, whatever it was given of what lies before.
+    /// A subscriber continues from the feed's position, although it has not been given everything before it.
     SkipAttachGate,
-    /// A recovery is answered with the top instead of the position asked for.
-    AnswerTop,
-    /// One that is behind is given what is live too.
+    /// A recovery is answered with the feed's position instead of the requested one.
+    AnswerFeedPosition,
+    /// A subscriber that is behind is given live publications too.
     LiveBeforeLastPage,
-    /// What was edited or deleted stays in memory as it was.
+    /// Edited and deleted texts stay in memory.
     RingKeepsOldText,
 }
 
@@ -31,18 +31,18 @@ thread_local! {
     static ACTIVE: std::cell::Cell<Option<Mutation>> = const { std::cell::Cell::new(None) };
 }
 
-/// Makes this thread's shards and lanes do it wrong.
+/// Makes this thread's shards and lanes make this mistake, or none.
 #[cfg(feature = "mutations")]
 pub fn activate(mutation: Option<Mutation>) {
     ACTIVE.set(mutation);
 }
 
 #[cfg(feature = "mutations")]
-pub(super) fn active(mutation: Mutation) -> bool {
+pub(crate) fn active(mutation: Mutation) -> bool {
     ACTIVE.get() == Some(mutation)
 }
 
 #[cfg(not(feature = "mutations"))]
-pub(super) const fn active(_mutation: Mutation) -> bool {
+pub(crate) const fn active(_mutation: Mutation) -> bool {
     false
 }

@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use tokio::sync::mpsc;
+use uproar_core::Slot;
 use uproar_core::limits::Limits;
 use uproar_core::websocket::upgrade::refusal;
 use uproar_core::websocket::{Decoder, Head, Request, head};
@@ -60,7 +61,7 @@ impl Connection {
         &mut self,
         bytes: &mut [u8],
         now: Now,
-        slot: u32,
+        slot: Slot,
         shard: &mut Shard,
         limits: &Limits,
         host: &mut impl Host,
@@ -118,7 +119,7 @@ fn decode(
     decoder: &mut Decoder,
     bytes: &mut [u8],
     now: Now,
-    slot: u32,
+    slot: Slot,
     shard: &mut Shard,
     limits: &Limits,
     host: &mut impl Host,

@@ -10,6 +10,7 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use tokio::sync::mpsc;
+use uproar_core::Slot;
 use uproar_core::limits::Limits;
 use uproar_core::{Host, Message, Now, Shard, Slice};
 
@@ -28,7 +29,7 @@ pub(super) trait Transport: Sized {
     ///
     /// # Errors
     /// Usually lack of memory. The socket is then closed.
-    fn open(&mut self, slot: u32, socket: &OwnedFd) -> io::Result<Self::Io>;
+    fn open(&mut self, slot: Slot, socket: &OwnedFd) -> io::Result<Self::Io>;
 
     /// Stops managing a socket, which has nothing in flight and is about to leave the shard.
     fn release(&mut self, socket: &OwnedFd);
@@ -38,10 +39,10 @@ pub(super) trait Transport: Sized {
 
     /// Starts to read a connection whose input the core wants. The bytes go to [`EventLoop::on_input`], but only after
     /// this call has returned.
-    fn read(event_loop: &mut EventLoop<Self>, slot: u32);
+    fn read(event_loop: &mut EventLoop<Self>, slot: Slot);
 
     /// Writes as much of the core's output for this connection as possible now; nothing if it is aborted.
-    fn write(event_loop: &mut EventLoop<Self>, slot: u32, now: Now);
+    fn write(event_loop: &mut EventLoop<Self>, slot: Slot, now: Now);
 }
 
 /// A shard and its sockets.
@@ -54,7 +55,7 @@ pub(super) struct EventLoop<T: Transport> {
     http: mpsc::Sender<HandOver>,
     pub(super) listeners: Vec<Acceptor>,
     /// Indexed by the slot numbers that the core gives out.
-    pub(super) slots: Vec<Slot<T::Io>>,
+    pub(super) slots: Vec<Entry<T::Io>>,
     /// Number of slots in use.
     open_count: u64,
     /// Set while the shard drains: when it stops at the latest.
@@ -63,11 +64,11 @@ pub(super) struct EventLoop<T: Transport> {
     /// Scratch space, empty between uses.
     pub(super) slices: Vec<Slice>,
     /// Scratch space, empty between uses.
-    serving: Vec<u32>,
+    serving: Vec<Slot>,
     pub(super) transport: T,
 }
 
-pub(super) struct Slot<I> {
+pub(super) struct Entry<I> {
     /// None: the slot is free.
     pub(super) open: Option<Open<I>>,
 }
@@ -115,7 +116,7 @@ impl<T: Transport> EventLoop<T> {
         }
         self.stop_if_requested(now);
 
-        let mut more = self.inbox.pop_each(|from, message| self.shard.mesh(now, from, message, &mut self.effects));
+        let mut more = self.inbox.pop_each(|from, message| self.shard.receive(now, from, message, &mut self.effects));
         more |= self.shard.turn(now, &mut self.effects);
         self.abort_closed();
         more |= self.serve_woken(now);
@@ -131,7 +132,7 @@ impl<T: Transport> EventLoop<T> {
         let mut serving = std::mem::take(&mut self.serving);
         self.effects.take_to_serve(&mut serving);
         for slot in serving.drain(..) {
-            let Some(open) = self.slots.get(slot as usize).and_then(|slot| slot.open.as_ref()) else { continue };
+            let Some(open) = self.slots.get(slot.index()).and_then(|slot| slot.open.as_ref()) else { continue };
             if open.is_aborted {
                 continue;
             }
@@ -186,13 +187,13 @@ impl<T: Transport> EventLoop<T> {
         self.open_count >= self.limits.connections_per_shard_limit
     }
 
-    fn open(&mut self, stream: TcpStream, connection: Connection, now: Now) -> io::Result<u32> {
+    fn open(&mut self, stream: TcpStream, connection: Connection, now: Now) -> io::Result<Slot> {
         let slot = self.shard.opened(now, &mut self.effects);
         let socket = stream.into();
         let io = self.transport.open(slot, &socket).inspect_err(|_| self.shard.handed_over(slot))?;
-        let index = slot as usize;
+        let index = slot.index();
         if index >= self.slots.len() {
-            self.slots.resize_with(index + 1, || Slot { open: None });
+            self.slots.resize_with(index + 1, || Entry { open: None });
         }
         debug_assert!(self.slots[index].open.is_none(), "the core gave a slot that is in use");
         self.slots[index].open = Some(Open { socket, connection, is_peer_closed: false, is_aborted: false, io });
@@ -216,7 +217,7 @@ impl<T: Transport> EventLoop<T> {
         let _ = stream.set_nodelay(true);
         let _ = socket2::SockRef::from(&stream).set_send_buffer_size(self.limits.socket_send_buffer_bytes as usize);
         let Ok(slot) = self.open(stream, Connection::adopted(&rest), now) else { return };
-        if self.slots[slot as usize].open.is_none() {
+        if self.slots[slot.index()].open.is_none() {
             return;
         }
         self.shard.requested(now, slot, request, &mut self.effects);
@@ -228,8 +229,8 @@ impl<T: Transport> EventLoop<T> {
 
     /// Passes received bytes to the core, or continues with bytes that were kept. The caller must then call
     /// [`EventLoop::abort_closed`].
-    pub(super) fn on_input(&mut self, slot: u32, bytes: &mut [u8], now: Now) {
-        let Some(open) = &mut self.slots[slot as usize].open else { return };
+    pub(super) fn on_input(&mut self, slot: Slot, bytes: &mut [u8], now: Now) {
+        let Some(open) = &mut self.slots[slot.index()].open else { return };
         let next = open.connection.on_bytes(bytes, now, slot, &mut self.shard, &self.limits, &mut self.effects);
         match next {
             Next::Stay => T::read(self, slot),
@@ -247,8 +248,8 @@ impl<T: Transport> EventLoop<T> {
     }
 
     /// Frees a slot and returns its socket, which leaves the shard.
-    fn release(&mut self, slot: u32) -> Option<OwnedFd> {
-        let open = self.slots[slot as usize].open.take()?;
+    fn release(&mut self, slot: Slot) -> Option<OwnedFd> {
+        let open = self.slots[slot.index()].open.take()?;
         // The head has just been received, and nothing is sent before it is answered.
         debug_assert!(T::is_idle(&open.io));
         self.transport.release(&open.socket);
@@ -260,10 +261,10 @@ impl<T: Transport> EventLoop<T> {
     // ---- closing ----
 
     /// Tells the core that the peer has closed the connection. The caller must then call [`EventLoop::abort_closed`].
-    pub(super) fn on_peer_closed(&mut self, slot: u32, now: Now) {
-        let Some(open) = &mut self.slots[slot as usize].open else { return };
+    pub(super) fn on_peer_closed(&mut self, slot: Slot, now: Now) {
+        let Some(open) = &mut self.slots[slot.index()].open else { return };
         if !std::mem::replace(&mut open.is_peer_closed, true) {
-            self.shard.hung_up(now, slot, &mut self.effects);
+            self.shard.peer_closed(now, slot, &mut self.effects);
         }
     }
 
@@ -274,8 +275,8 @@ impl<T: Transport> EventLoop<T> {
         }
     }
 
-    fn abort(&mut self, slot: u32) {
-        let Some(open) = &mut self.slots[slot as usize].open else { return };
+    fn abort(&mut self, slot: Slot) {
+        let Some(open) = &mut self.slots[slot.index()].open else { return };
         if !std::mem::replace(&mut open.is_aborted, true) {
             // Makes operations in flight complete. It fails only if the peer has closed, and then they complete anyway.
             let _ = shutdown(&open.socket, Shutdown::Both);
@@ -284,13 +285,13 @@ impl<T: Transport> EventLoop<T> {
     }
 
     /// Closes an aborted connection and frees its slot, once nothing is in flight for it.
-    pub(super) fn free_if_idle(&mut self, slot: u32) {
-        let open = &mut self.slots[slot as usize].open;
+    pub(super) fn free_if_idle(&mut self, slot: Slot) {
+        let open = &mut self.slots[slot.index()].open;
         if let Some(open) = open.take_if(|open| open.is_aborted && T::is_idle(&open.io)) {
             discard_unread(&open.socket);
             drop(open);
             self.open_count -= 1;
-            self.shard.vacated(slot);
+            self.shard.freed(slot);
         }
     }
 
@@ -328,8 +329,9 @@ impl<T: Transport> EventLoop<T> {
 
     /// Aborts all connections that are still open when the time to stop is over.
     fn abort_rest(&mut self, now: Now) {
-        let rest: Vec<u32> = (0..self.slots.len() as u32)
-            .filter(|slot| self.slots[*slot as usize].open.as_ref().is_some_and(|open| !open.is_aborted))
+        let rest: Vec<Slot> = (0..self.slots.len() as u32)
+            .map(Slot)
+            .filter(|slot| self.slots[slot.index()].open.as_ref().is_some_and(|open| !open.is_aborted))
             .collect();
         if !rest.is_empty() {
             tracing::warn!(connections = rest.len(), "some connections did not close in time; they are aborted");

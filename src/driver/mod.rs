@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use tokio::sync::mpsc;
+use uproar_core::Slot;
 use uproar_core::limits::Limits;
 use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard};
 
@@ -208,10 +209,10 @@ impl Control {
 
 /// What the core has requested and the driver has not done yet.
 struct Effects {
-    to_serve: Vec<u32>,
+    to_serve: Vec<Slot>,
     /// By slot: whether it is in `to_serve`.
     is_to_serve: Vec<bool>,
-    to_abort: Vec<u32>,
+    to_abort: Vec<Slot>,
     outbox: Outbox<Message>,
 }
 
@@ -221,15 +222,15 @@ impl Effects {
     }
 
     /// Moves `to_serve` into `slots`, which must be empty. Slots woken from now on are served the next time.
-    fn take_to_serve(&mut self, slots: &mut Vec<u32>) {
+    fn take_to_serve(&mut self, slots: &mut Vec<Slot>) {
         std::mem::swap(&mut self.to_serve, slots);
-        slots.iter().for_each(|slot| self.is_to_serve[*slot as usize] = false);
+        slots.iter().for_each(|slot| self.is_to_serve[slot.index()] = false);
     }
 }
 
 impl Host for Effects {
-    fn wake(&mut self, slot: u32) {
-        let index = slot as usize;
+    fn wake(&mut self, slot: Slot) {
+        let index = slot.index();
         if index >= self.is_to_serve.len() {
             self.is_to_serve.resize(index + 1, false);
         }
@@ -238,11 +239,11 @@ impl Host for Effects {
         }
     }
 
-    fn cut(&mut self, slot: u32) {
+    fn abort(&mut self, slot: Slot) {
         self.to_abort.push(slot);
     }
 
-    fn note_first(&mut self, what: Refused, code: u16) {
+    fn log_first(&mut self, what: Refused, code: u16) {
         // Logged once per code and shard, so that a stranger can't fill the disk.
         match what {
             Refused::Upgrade => tracing::info!(status = code, "an upgrade was refused; /metrics counts further ones"),
@@ -251,11 +252,11 @@ impl Host for Effects {
         }
     }
 
-    fn mesh_places(&self, to: Endpoint) -> usize {
+    fn free_places(&self, to: Endpoint) -> usize {
         self.outbox.room(to)
     }
 
-    fn mesh(&mut self, to: Endpoint, message: Message) {
+    fn send(&mut self, to: Endpoint, message: Message) {
         if let Err(message) = self.outbox.push(to, message) {
             debug_assert!(false, "the queue to {to:?} has no room for {message:?}");
             tracing::error!(?to, "a message between threads was lost because its queue was full; please report this");

@@ -9,7 +9,7 @@
 //! marker is written; the database then ignores the marker.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use uproar_core::message::Answer;
+use uproar_core::message::StoreReply;
 use uproar_model::{JoinedRoom, Marker, RoomId, UserId};
 
 /// Markers that are in memory or being read.
@@ -50,19 +50,26 @@ impl<R> Markers<R> {
 
     /// Handles a request to move a marker. It is answered immediately, when the stored marker has been read, or when
     /// there is room for it.
-    pub fn mark(&mut self, reply_to: R, room: RoomId, user: UserId, marker: Marker, answers: &mut Vec<(R, Answer)>) {
+    pub fn mark(
+        &mut self,
+        reply_to: R,
+        room: RoomId,
+        user: UserId,
+        marker: Marker,
+        answers: &mut Vec<(R, StoreReply)>,
+    ) {
         let pair = (user, room);
         let needs_room = !self.unwritten.contains_key(&pair) && !self.reading.contains_key(&pair);
         if !needs_room || self.has_room() && self.waiting.is_empty() {
             self.accept(reply_to, pair, marker, answers);
         } else if self.is_failing {
-            answers.push((reply_to, Answer::Failed));
+            answers.push((reply_to, StoreReply::Failed));
         } else {
             self.waiting.push_back((reply_to, pair, marker));
         }
     }
 
-    fn accept(&mut self, reply_to: R, pair: Pair, marker: Marker, answers: &mut Vec<(R, Answer)>) {
+    fn accept(&mut self, reply_to: R, pair: Pair, marker: Marker, answers: &mut Vec<(R, StoreReply)>) {
         if let Some(current) = self.unwritten.get_mut(&pair) {
             answers.push((reply_to, advance(current, marker)));
         } else if let Some(requests) = self.reading.get_mut(&pair) {
@@ -90,16 +97,16 @@ impl<R> Markers<R> {
         &mut self,
         pairs: &[(RoomId, UserId)],
         stored: Option<Vec<Option<Marker>>>,
-        answers: &mut Vec<(R, Answer)>,
+        answers: &mut Vec<(R, StoreReply)>,
     ) {
         let stored = stored.filter(|stored| stored.len() == pairs.len());
         for (index, &(room, user)) in pairs.iter().enumerate() {
             let pair = (user, room);
             let requests = self.reading.remove(&pair).unwrap_or_default();
             match stored.as_ref().map(|stored| stored[index]) {
-                None => answers.extend(requests.into_iter().map(|(reply_to, _)| (reply_to, Answer::Failed))),
+                None => answers.extend(requests.into_iter().map(|(reply_to, _)| (reply_to, StoreReply::Failed))),
                 Some(None) => {
-                    answers.extend(requests.into_iter().map(|(reply_to, _)| (reply_to, Answer::Marked(None))));
+                    answers.extend(requests.into_iter().map(|(reply_to, _)| (reply_to, StoreReply::Marked(None))));
                 }
                 Some(Some(stored)) => {
                     let mut current = stored;
@@ -116,7 +123,7 @@ impl<R> Markers<R> {
     }
 
     /// Accepts waiting requests while there is room.
-    fn accept_waiting(&mut self, answers: &mut Vec<(R, Answer)>) {
+    fn accept_waiting(&mut self, answers: &mut Vec<(R, StoreReply)>) {
         while self.has_room()
             && let Some((reply_to, pair, marker)) = self.waiting.pop_front()
         {
@@ -146,7 +153,7 @@ impl<R> Markers<R> {
 
     /// Takes the result of a write: the markers that are in the database now, and whether that was all of them. Markers
     /// that were not written, or have moved since, stay in memory.
-    pub fn on_written(&mut self, markers: &[(RoomId, UserId, Marker)], all: bool, answers: &mut Vec<(R, Answer)>) {
+    pub fn on_written(&mut self, markers: &[(RoomId, UserId, Marker)], all: bool, answers: &mut Vec<(R, StoreReply)>) {
         self.is_writing = false;
         self.is_failing = !all;
         for &(room, user, marker) in markers {
@@ -156,7 +163,7 @@ impl<R> Markers<R> {
         }
         self.accept_waiting(answers);
         if self.is_failing {
-            answers.extend(self.waiting.drain(..).map(|(reply_to, ..)| (reply_to, Answer::Failed)));
+            answers.extend(self.waiting.drain(..).map(|(reply_to, ..)| (reply_to, StoreReply::Failed)));
         }
     }
 
@@ -174,12 +181,12 @@ impl<R> Markers<R> {
 }
 
 /// Moves a marker forward, or leaves it where it is if `to` is not ahead of it.
-fn advance(current: &mut Marker, to: Marker) -> Answer {
+fn advance(current: &mut Marker, to: Marker) -> StoreReply {
     let is_ahead = to.offset > current.offset;
     if is_ahead {
         *current = to;
     }
-    Answer::Marked(Some((*current, is_ahead)))
+    StoreReply::Marked(Some((*current, is_ahead)))
 }
 
 /// Replaces the markers that the database returned by those in memory that are ahead of them.
@@ -226,14 +233,14 @@ mod tests {
             World(Markers::new(limit))
         }
 
-        fn step(&mut self, step: impl FnOnce(&mut Markers<u32>, &mut Vec<(u32, Answer)>)) -> Vec<(u32, Reply)> {
+        fn step(&mut self, step: impl FnOnce(&mut Markers<u32>, &mut Vec<(u32, StoreReply)>)) -> Vec<(u32, Reply)> {
             let mut answers = Vec::new();
             step(&mut self.0, &mut answers);
             let reply = |answer| match answer {
-                Answer::Marked(Some((marker, true))) => Moved(marker.offset),
-                Answer::Marked(Some((marker, false))) => Stays(marker.offset),
-                Answer::Marked(None) => NotMember,
-                Answer::Failed => Failed,
+                StoreReply::Marked(Some((marker, true))) => Moved(marker.offset),
+                StoreReply::Marked(Some((marker, false))) => Stays(marker.offset),
+                StoreReply::Marked(None) => NotMember,
+                StoreReply::Failed => Failed,
                 other => panic!("{other:?}"),
             };
             answers.into_iter().map(|(request, answer)| (request, reply(answer))).collect()

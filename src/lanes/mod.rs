@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
-use uproar_core::home_shard;
-use uproar_core::lane::{BatchResult, Lane, LaneAnswer};
-use uproar_core::message::{Channel, Endpoint, Message};
+use uproar_core::Placement;
+use uproar_core::lane::{BatchResult, Lane};
+use uproar_core::message::{Channel, Endpoint, LaneAnswer, Message};
 use uproar_model::{Item, Outcome};
 use uproar_store::{AppendError, SharedStore};
 
@@ -40,8 +40,7 @@ pub struct LaneSetup {
     pub lane: Lane,
     pub port: Port<Message>,
     pub store: SharedStore,
-    pub placing: ahash::RandomState,
-    pub shards: u16,
+    pub placement: Placement,
     pub metrics: Arc<LaneMetrics>,
     /// Turns true when no more items will come: the lane then ends as soon as it is idle.
     pub stop: watch::Receiver<bool>,
@@ -54,7 +53,7 @@ type Commit = (Instant, Pin<Box<dyn Future<Output = Result<Vec<Outcome>, AppendE
 
 /// Runs one lane until it is told to stop and has committed everything that was pending.
 pub async fn run_lane(setup: LaneSetup) {
-    let LaneSetup { mut lane, mut port, store, placing, shards, metrics, mut stop, broken } = setup;
+    let LaneSetup { mut lane, mut port, store, placement, metrics, mut stop, broken } = setup;
     let mut answers: Vec<LaneAnswer> = Vec::new();
     let mut commit: Option<Commit> = None;
     loop {
@@ -70,7 +69,7 @@ pub async fn run_lane(setup: LaneSetup) {
             commit = Some((Instant::now(), Box::pin(append(Arc::clone(&store), items))));
         }
         for answer in answers.drain(..) {
-            let home = home_shard(&placing, &Channel::Room(answer.append.item.room), shards);
+            let home = placement.home_of(&Channel::Room(answer.append.item.room));
             let pushed = port.outbox.push(Endpoint::Shard(home), Message::Committed(Box::new(answer)));
             debug_assert!(pushed.is_ok(), "room for each answer is reserved");
         }
@@ -133,7 +132,7 @@ fn to_batch_result(result: Result<Vec<Outcome>, AppendError>, lane: &Lane) -> Re
             if !lane.is_stuck() {
                 tracing::warn!(text, "the outcome of a batch is unknown; it is sent again until the database answers");
             }
-            Ok(BatchResult::NotKnown)
+            Ok(BatchResult::OutcomeUnknown)
         }
         Err(AppendError::Broken(text)) => Err(text),
     }
@@ -157,7 +156,7 @@ fn on_batch(
             metrics.stored.fetch_add(stored as u64, Ordering::Relaxed);
         }
         BatchResult::BadData => {}
-        BatchResult::NotKnown => _ = metrics.unknown.fetch_add(1, Ordering::Relaxed),
+        BatchResult::OutcomeUnknown => _ = metrics.unknown.fetch_add(1, Ordering::Relaxed),
     }
     let was_stuck = lane.is_stuck();
     lane.finished(driver::now().ms, result, answers);

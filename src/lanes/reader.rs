@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use uproar_core::message::{Answer, Ask, Asker, Endpoint, Found, Message};
+use uproar_core::message::{Endpoint, Found, Message, Requester, StoreReply, StoreRequest};
 use uproar_model::{Marker, RoomId, User, UserId, fold_name};
 use uproar_store::{PageRequest, SharedStore};
 
@@ -24,7 +24,7 @@ const BATCH_LIMIT: usize = 512;
 const WRITE_LIMIT: usize = 1_024;
 
 /// Where a reply goes.
-type ReplyTo = (Endpoint, Asker);
+type ReplyTo = (Endpoint, Requester);
 
 /// A query, and where its results go.
 enum Query {
@@ -44,7 +44,7 @@ enum Query {
 }
 
 enum QueryResult {
-    Replies(Vec<(ReplyTo, Answer)>),
+    Replies(Vec<(ReplyTo, StoreReply)>),
     /// The stored markers of these pairs. `None` instead of the list: the store did not answer.
     Markers(Vec<(RoomId, UserId)>, Option<Vec<Option<Marker>>>),
 }
@@ -96,11 +96,11 @@ struct Reader {
     store: SharedStore,
     markers_interval: Duration,
     /// Requests that are not part of a query yet.
-    requests: Vec<(ReplyTo, Ask)>,
+    requests: Vec<(ReplyTo, StoreRequest)>,
     /// Queries that have not started.
     queue: VecDeque<Query>,
     queries: JoinSet<QueryResult>,
-    replies: Vec<(ReplyTo, Answer)>,
+    replies: Vec<(ReplyTo, StoreReply)>,
     markers: Markers<ReplyTo>,
     /// At most one write; in a set, so that it is aborted with the reader.
     write: JoinSet<Written>,
@@ -128,10 +128,10 @@ impl Reader {
     fn take_requests(&mut self) -> bool {
         let Reader { port, markers, requests, replies, .. } = self;
         port.inbox.pop_each(|from, message| match message {
-            Message::Ask { asker, ask: Ask::MarkRead { room, user, marker } } => {
-                markers.mark((from, asker), room, user, marker, replies);
+            Message::Read { requester, request: StoreRequest::MarkRead { room, user, marker } } => {
+                markers.mark((from, requester), room, user, marker, replies);
             }
-            Message::Ask { asker, ask } => requests.push(((from, asker), ask)),
+            Message::Read { requester, request } => requests.push(((from, requester), request)),
             other => debug_assert!(false, "{from:?} sent the reader {other:?}"),
         })
     }
@@ -152,8 +152,8 @@ impl Reader {
     }
 
     fn send_replies(&mut self) {
-        for ((to, asker), answer) in self.replies.drain(..) {
-            let pushed = self.port.outbox.push(to, Message::Answer { asker, answer });
+        for ((to, requester), reply) in self.replies.drain(..) {
+            let pushed = self.port.outbox.push(to, Message::ReadReply { requester, reply });
             debug_assert!(pushed.is_ok(), "room for each reply is reserved");
         }
         self.port.outbox.flush();
@@ -216,7 +216,7 @@ async fn write_markers(store: SharedStore, batch: Vec<(RoomId, UserId, Marker)>)
 }
 
 /// Combines requests into as few queries as possible.
-fn combine(requests: Vec<(ReplyTo, Ask)>, markers: &Markers<ReplyTo>) -> Vec<Query> {
+fn combine(requests: Vec<(ReplyTo, StoreRequest)>, markers: &Markers<ReplyTo>) -> Vec<Query> {
     let mut queries = Vec::new();
     let mut admits = Vec::new();
     let mut heads = Vec::new();
@@ -224,14 +224,14 @@ fn combine(requests: Vec<(ReplyTo, Ask)>, markers: &Markers<ReplyTo>) -> Vec<Que
     let mut users: HashMap<Arc<str>, Vec<ReplyTo>> = HashMap::new();
     for (reply_to, request) in requests {
         match request {
-            Ask::Admit { room, user } => admits.push((room, user, reply_to)),
-            Ask::Head { room } => heads.push((room, reply_to)),
-            Ask::Page { room, request } => pages.entry((room, request)).or_default().push(reply_to),
-            Ask::User { username } => users.entry(username).or_default().push(reply_to),
-            Ask::Rooms { user, after, limit } => {
+            StoreRequest::Admit { room, user } => admits.push((room, user, reply_to)),
+            StoreRequest::Head { room } => heads.push((room, reply_to)),
+            StoreRequest::Page { room, request } => pages.entry((room, request)).or_default().push(reply_to),
+            StoreRequest::User { username } => users.entry(username).or_default().push(reply_to),
+            StoreRequest::Rooms { user, after, limit } => {
                 queries.push(Query::Rooms { user, after, limit, unwritten: markers.of_user(user), reply_to });
             }
-            Ask::MarkRead { .. } => debug_assert!(false, "take_requests gives these to the markers"),
+            StoreRequest::MarkRead { .. } => debug_assert!(false, "take_requests gives these to the markers"),
         }
     }
     while !admits.is_empty() {
@@ -248,14 +248,14 @@ fn combine(requests: Vec<(ReplyTo, Ask)>, markers: &Markers<ReplyTo>) -> Vec<Que
 async fn run_query(store: SharedStore, query: Query) -> QueryResult {
     let failed = |error: &dyn std::fmt::Display| {
         tracing::warn!(%error, "the database did not answer a query");
-        Answer::Failed
+        StoreReply::Failed
     };
     let replies = match query {
         Query::Admit(requests) => {
             let pairs: Vec<_> = requests.iter().map(|(room, user, _)| (room.clone(), *user)).collect();
             let reply_to = requests.into_iter().map(|(.., reply_to)| reply_to);
             match store.admit(&pairs).await {
-                Ok(admissions) => reply_to.zip(admissions.into_iter().map(Answer::Admitted)).collect(),
+                Ok(admissions) => reply_to.zip(admissions.into_iter().map(StoreReply::Admitted)).collect(),
                 Err(error) => reply_to.zip(std::iter::repeat(failed(&error))).collect(),
             }
         }
@@ -263,13 +263,13 @@ async fn run_query(store: SharedStore, query: Query) -> QueryResult {
             let rooms: Vec<RoomId> = requests.iter().map(|(room, _)| *room).collect();
             let reply_to = requests.into_iter().map(|(_, reply_to)| reply_to);
             match store.heads(&rooms).await {
-                Ok(heads) => reply_to.zip(heads.into_iter().map(Answer::Head)).collect(),
+                Ok(heads) => reply_to.zip(heads.into_iter().map(StoreReply::Head)).collect(),
                 Err(error) => reply_to.zip(std::iter::repeat(failed(&error))).collect(),
             }
         }
         Query::Page(room, request, reply_to) => {
             let answer = match store.page(room, request).await {
-                Ok(page) => Answer::Page(page.map(Arc::new)),
+                Ok(page) => StoreReply::Page(page.map(Arc::new)),
                 Err(error) => failed(&error),
             };
             reply_to.into_iter().zip(std::iter::repeat(answer)).collect()
@@ -277,10 +277,10 @@ async fn run_query(store: SharedStore, query: Query) -> QueryResult {
         Query::User(username, reply_to) => {
             let answer = match fold_name(&username) {
                 // The token has a name that no user can have.
-                Err(_) => Answer::User(None),
+                Err(_) => StoreReply::User(None),
                 Ok(key) => match store.ensure_user(&username, &key).await {
                     Ok(account) => {
-                        Answer::User(Some(Found { user: User::from(&account), revoked_at: account.revoked_at }))
+                        StoreReply::User(Some(Found { user: User::from(&account), revoked_at: account.revoked_at }))
                     }
                     Err(error) => failed(&error),
                 },
@@ -296,7 +296,7 @@ async fn run_query(store: SharedStore, query: Query) -> QueryResult {
             let answer = match store.rooms_of(user, after.as_deref(), limit).await {
                 Ok(mut rooms) => {
                     overlay(&mut rooms, &unwritten);
-                    Answer::Rooms(rooms)
+                    StoreReply::Rooms(rooms)
                 }
                 Err(error) => failed(&error),
             };
@@ -311,6 +311,7 @@ mod tests {
     use super::*;
     use crate::mesh::Mesh;
     use uproar_core::message::Caller;
+    use uproar_core::{Serial, Slot};
     use uproar_store::memory::SharedMemoryStore;
     use uproar_store::{NewRoom, RoomKind};
 
@@ -344,20 +345,20 @@ mod tests {
         }
 
         /// Sends all requests together, and returns the answers in the order of the requests.
-        async fn ask(&mut self, requests: Vec<Ask>) -> Vec<Answer> {
+        async fn request(&mut self, requests: Vec<StoreRequest>) -> Vec<StoreReply> {
             let count = requests.len();
-            for (serial, ask) in requests.into_iter().enumerate() {
-                let caller = Caller { endpoint: SHARD, slot: 0, generation: 0, serial: serial as u32 };
-                let asker = Asker::Connection(caller);
-                self.shard.outbox.push(Endpoint::Reader, Message::Ask { asker, ask }).unwrap();
+            for (serial, request) in requests.into_iter().enumerate() {
+                let caller = Caller { endpoint: SHARD, slot: Slot(0), generation: 0, serial: Serial(serial as u32) };
+                let requester = Requester::Call(caller);
+                self.shard.outbox.push(Endpoint::Reader, Message::Read { requester, request }).unwrap();
             }
             self.shard.outbox.flush();
             let mut answers = Vec::new();
             while answers.len() < count {
                 tokio::task::yield_now().await;
                 self.shard.inbox.pop_each(|_, message| match message {
-                    Message::Answer { asker: Asker::Connection(caller), answer } => {
-                        answers.push((caller.serial, answer));
+                    Message::ReadReply { requester: Requester::Call(caller), reply } => {
+                        answers.push((caller.serial, reply));
                     }
                     other => panic!("{other:?}"),
                 });
@@ -366,8 +367,8 @@ mod tests {
             answers.into_iter().map(|(_, answer)| answer).collect()
         }
 
-        fn mark(&self, user: UserId, offset: u64) -> Ask {
-            Ask::MarkRead { room: self.room, user, marker: Marker { offset, number: offset } }
+        fn mark(&self, user: UserId, offset: u64) -> StoreRequest {
+            StoreRequest::MarkRead { room: self.room, user, marker: Marker { offset, number: offset } }
         }
 
         fn stored(&self) -> u64 {
@@ -375,9 +376,9 @@ mod tests {
         }
 
         async fn listed(&mut self) -> u64 {
-            let rooms = Ask::Rooms { user: self.ann, after: None, limit: 9 };
-            match &self.ask(vec![rooms]).await[..] {
-                [Answer::Rooms(rooms)] if rooms.len() == 1 && rooms[0].name == "lobby" => rooms[0].read.offset,
+            let rooms = StoreRequest::Rooms { user: self.ann, after: None, limit: 9 };
+            match &self.request(vec![rooms]).await[..] {
+                [StoreReply::Rooms(rooms)] if rooms.len() == 1 && rooms[0].name == "lobby" => rooms[0].read.offset,
                 other => panic!("{other:?}"),
             }
         }
@@ -389,9 +390,9 @@ mod tests {
         }
     }
 
-    fn marked(answers: &[Answer]) -> Vec<Option<(u64, bool)>> {
-        let marked = |answer: &Answer| match answer {
-            Answer::Marked(marker) => marker.map(|(marker, moved)| (marker.offset, moved)),
+    fn marked(answers: &[StoreReply]) -> Vec<Option<(u64, bool)>> {
+        let marked = |answer: &StoreReply| match answer {
+            StoreReply::Marked(marker) => marker.map(|(marker, moved)| (marker.offset, moved)),
             other => panic!("{other:?}"),
         };
         answers.iter().map(marked).collect()
@@ -402,9 +403,9 @@ mod tests {
         let mut world = World::new(Duration::from_secs(3600));
         assert_eq!(world.listed().await, 0);
         let requests = vec![world.mark(world.ann, 3), world.mark(world.ben, 3), world.mark(world.ann, 2)];
-        assert_eq!(marked(&world.ask(requests).await), [Some((3, true)), None, Some((3, false))]);
+        assert_eq!(marked(&world.request(requests).await), [Some((3, true)), None, Some((3, false))]);
         let requests = vec![world.mark(world.ann, 7)];
-        assert_eq!(marked(&world.ask(requests).await), [Some((7, true))]);
+        assert_eq!(marked(&world.request(requests).await), [Some((7, true))]);
         assert_eq!((world.stored(), world.listed().await), (0, 7));
         let (room, ann) = (world.room, world.ann);
         let store = world.stop().await;
@@ -416,7 +417,7 @@ mod tests {
         let mut world = World::new(Duration::from_millis(1));
         for offset in 1..=3 {
             let requests = vec![world.mark(world.ann, offset)];
-            assert_eq!(marked(&world.ask(requests).await), [Some((offset, true))]);
+            assert_eq!(marked(&world.request(requests).await), [Some((offset, true))]);
             while world.stored() < offset {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -432,7 +433,7 @@ mod tests {
         // This happens when starting the server fails half way.
         drop(std::mem::replace(&mut world.stop, other));
         let requests = vec![world.mark(world.ann, 3)];
-        assert_eq!(marked(&world.ask(requests).await), [Some((3, true))]);
+        assert_eq!(marked(&world.request(requests).await), [Some((3, true))]);
         world.reader.abort();
     }
 }

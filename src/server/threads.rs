@@ -19,7 +19,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use uproar_core::lane::Lane;
 use uproar_core::limits::Limits;
 use uproar_core::message::Message;
-use uproar_core::{Shard, ShardConfig, placing};
+use uproar_core::{Placement, Shard, ShardConfig};
 use uproar_store::SharedStore;
 
 /// Connections on their way from the shards to the HTTP service.
@@ -56,8 +56,13 @@ impl Threads {
             markers_interval: Duration::from_millis(setup.limits.read_markers_interval_ms),
             stop: writers_stopped,
         }));
-        let endpoint =
-            tokio::spawn(chat::run(mesh.http, calls, placing(setup.seed), setup.shards, setup.limits.clone()));
+        let endpoint = tokio::spawn(chat::run(
+            mesh.http,
+            calls,
+            Placement::new(setup.seed, setup.shards),
+            setup.shards,
+            setup.limits.clone(),
+        ));
 
         let (hand_over, handed_over) = mpsc::channel(HAND_OVER_LIMIT);
         let (drain_http, http_drains) = watch::channel(false);
@@ -150,8 +155,7 @@ fn spawn_lanes(
             lane: Lane::new(setup.limits.clone()),
             port,
             store: Arc::clone(&setup.store),
-            placing: placing(setup.seed),
-            shards: setup.shards,
+            placement: Placement::new(setup.seed, setup.shards),
             metrics: Arc::clone(metrics),
             stop: stop.clone(),
             broken: broken.clone(),

@@ -1,13 +1,14 @@
 //! A client of the plain protocol: its state, what it has sent, and a decoder for the bytes that it receives.
 
 use std::collections::{BTreeMap, VecDeque};
+use uproar_core::Slot;
 
 /// A plain client: one user, with one connection at a time.
 pub struct Agent {
     pub user: i64,
     pub room: usize,
     /// The (shard, slot) of its connection.
-    pub at: Option<(usize, u32)>,
+    pub at: Option<(usize, Slot)>,
     /// Counts its connections.
     pub attempt: u64,
     /// The last position that it has seen, as (epoch, offset). Kept across connections.

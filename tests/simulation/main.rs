@@ -95,12 +95,12 @@ fn acknowledging_before_the_commit_is_caught() {
 
 #[test]
 fn treating_a_duplicate_as_shown_is_caught() {
-    is_caught(Mutation::AgainCountsAsShown);
+    is_caught(Mutation::DuplicateCountsAsShown);
 }
 
 #[test]
 fn sending_a_whole_segment_to_a_subscriber_in_its_middle_is_caught() {
-    is_caught(Mutation::WholeRunToEveryone);
+    is_caught(Mutation::WholeSegmentToEveryone);
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn skipping_the_attach_gate_is_caught() {
 
 #[test]
 fn answering_a_recovery_with_the_head_is_caught() {
-    is_caught(Mutation::AnswerTop);
+    is_caught(Mutation::AnswerFeedPosition);
 }
 
 #[test]

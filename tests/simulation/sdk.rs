@@ -5,12 +5,13 @@ use crate::client::{Outbox, Stream};
 use crate::world::{BAD_TEXT, ClientId, ROOMS, World};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use uproar_core::Slot;
 use uproar_model::{Kind, Offset, Publication, RoomId};
 
 /// An SDK client: one user, with one connection at a time.
 pub struct Sdk {
     pub user: i64,
-    pub at: Option<(usize, u32)>,
+    pub at: Option<(usize, Slot)>,
     pub attempt: u64,
     pub stream: Stream,
     pub stopped_reading: bool,
@@ -324,7 +325,7 @@ impl World {
     }
 
     /// Some SDKs put several commands into one frame, others send one per frame.
-    fn sdk_send(&mut self, shard: usize, slot: u32, commands: Vec<String>) {
+    fn sdk_send(&mut self, shard: usize, slot: Slot, commands: Vec<String>) {
         if commands.is_empty() {
             return;
         }
@@ -335,7 +336,7 @@ impl World {
                 channel.replay_from = shown.copied().unwrap_or(0);
             }
         }
-        let inbox = &mut self.sockets[shard][slot as usize].inbox;
+        let inbox = &mut self.sockets[shard][slot.index()].inbox;
         match self.random.one_in(2) {
             true => inbox.push_back(commands.join("\n")),
             false => inbox.extend(commands),
@@ -409,12 +410,12 @@ impl World {
         None
     }
 
-    pub fn sdk_on_frame(&mut self, index: usize, id: usize, slot: u32, text: &str) -> Result<(), String> {
+    pub fn sdk_on_frame(&mut self, index: usize, id: usize, slot: Slot, text: &str) -> Result<(), String> {
         let user = self.sdks[index].user;
         for line in text.split('\n') {
             let message: Value = serde_json::from_str(line).map_err(|error| format!("{error} in {line:?}"))?;
             if message.as_object().is_some_and(|object| object.is_empty()) {
-                self.sockets[id][slot as usize].inbox.push_back("{}".into());
+                self.sockets[id][slot.index()].inbox.push_back("{}".into());
                 self.pump(id, slot);
                 continue;
             }
@@ -622,7 +623,7 @@ impl World {
             return if channel.wants_presence {
                 Ok(())
             } else {
-                Err("it did not ask for join and leave notices".into())
+                Err("it did not request for join and leave notices".into())
             };
         }
         if let Some(unsubscribe) = push.get("unsubscribe") {
@@ -642,7 +643,7 @@ impl World {
             return if channel.wants_presence {
                 Ok(())
             } else {
-                Err("it did not ask for the number of subscribers".into())
+                Err("it did not request for the number of subscribers".into())
             };
         }
         if channel.room.is_some() {

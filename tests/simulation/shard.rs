@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use uproar_core::lane::{BatchResult, Lane};
 use uproar_core::limits::Limits;
-use uproar_core::message::{Answer, Ask, Asker, Found};
+use uproar_core::message::{Found, Requester, StoreReply, StoreRequest};
 use uproar_core::websocket::{Event, Head, head};
-use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig};
+use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig, Slot};
 use uproar_model::{Claims, Item, Kind, Offset, Revocation, TokenError, User, UserId};
 
 /// One shard with its lane and its store on virtual time. It is driven as a driver does it: a connection is read and
@@ -28,32 +28,32 @@ struct Rig {
     /// The largest number of pages that the store read at the same time for connections.
     most_reads: usize,
     /// The largest number of bytes that waited for one connection.
-    widest_queue_bytes: u64,
+    longest_queue_bytes: u64,
 }
 
 #[derive(Default)]
 struct RecordingHost {
-    woken: BTreeSet<u32>,
-    cut: BTreeSet<u32>,
+    woken: BTreeSet<Slot>,
+    cut: BTreeSet<Slot>,
     mesh: Vec<(Endpoint, Message)>,
 }
 
 impl Host for RecordingHost {
-    fn wake(&mut self, slot: u32) {
+    fn wake(&mut self, slot: Slot) {
         self.woken.insert(slot);
     }
 
-    fn cut(&mut self, slot: u32) {
-        assert!(self.cut.insert(slot), "{slot} was cut twice");
+    fn abort(&mut self, slot: Slot) {
+        assert!(self.cut.insert(slot), "{slot:?} was aborted twice");
     }
 
-    fn note_first(&mut self, _: Refused, _: u16) {}
+    fn log_first(&mut self, _: Refused, _: u16) {}
 
-    fn mesh_places(&self, _: Endpoint) -> usize {
+    fn free_places(&self, _: Endpoint) -> usize {
         usize::MAX
     }
 
-    fn mesh(&mut self, to: Endpoint, message: Message) {
+    fn send(&mut self, to: Endpoint, message: Message) {
         self.mesh.push((to, message));
     }
 }
@@ -135,7 +135,7 @@ impl Rig {
             now_ms: 1,
             clients: Vec::new(),
             most_reads: 0,
-            widest_queue_bytes: 0,
+            longest_queue_bytes: 0,
         }
     }
 
@@ -167,20 +167,20 @@ impl Rig {
     fn announce(&mut self, room: usize, offset: Offset) {
         let room = self.store.room_id(room);
         let publication = Box::new(self.store.row(room, offset).unwrap());
-        self.shard.mesh(self.now(), Endpoint::Http, Message::Learn { room, publication }, &mut self.host);
+        self.shard.receive(self.now(), Endpoint::Http, Message::Learn { room, publication }, &mut self.host);
     }
 
-    fn answer(&mut self, ask: Ask) -> Answer {
+    fn answer(&mut self, request: StoreRequest) -> StoreReply {
         let unix_ms = self.now().unix_ms;
-        match ask {
-            Ask::Admit { room, user } => Answer::Admitted(self.store.admit(unix_ms, &room, user)),
-            Ask::Head { room } => Answer::Head(self.store.head_of(room)),
-            Ask::Page { room, request } => Answer::Page(self.store.page(room, request).map(Arc::new)),
-            Ask::User { username } => {
+        match request {
+            StoreRequest::Admit { room, user } => StoreReply::Admitted(self.store.admit(unix_ms, &room, user)),
+            StoreRequest::Head { room } => StoreReply::Head(self.store.head_of(room)),
+            StoreRequest::Page { room, request } => StoreReply::Page(self.store.page(room, request).map(Arc::new)),
+            StoreRequest::User { username } => {
                 let id = UserId(self.store.add_user(&username));
-                Answer::User(Some(Found { user: User { id, username }, revoked_at: None }))
+                StoreReply::User(Some(Found { user: User { id, username }, revoked_at: None }))
             }
-            Ask::MarkRead { .. } | Ask::Rooms { .. } => Answer::Failed,
+            StoreRequest::MarkRead { .. } | StoreRequest::Rooms { .. } => StoreReply::Failed,
         }
     }
 
@@ -195,16 +195,16 @@ impl Rig {
         }
         self.pass_messages();
         let has_more = self.shard.turn(now, &mut self.host);
-        let woken: BTreeSet<u32> = &woken | &std::mem::take(&mut self.host.woken);
-        self.widest_queue_bytes = self.widest_queue_bytes.max(self.shard.widest_queue_bytes());
+        let woken: BTreeSet<Slot> = &woken | &std::mem::take(&mut self.host.woken);
+        self.longest_queue_bytes = self.longest_queue_bytes.max(self.shard.longest_queue_bytes());
         for slot in woken {
-            if !self.clients[slot as usize].unread.is_empty() && self.shard.wants_input(slot) {
+            if !self.clients[slot.index()].unread.is_empty() && self.shard.wants_input(slot) {
                 self.host.wake(slot);
             }
             self.write(slot);
         }
         self.shard.turned();
-        let is_held = |message: &Message| self.store_hangs && matches!(message, Message::Ask { .. });
+        let is_held = |message: &Message| self.store_hangs && matches!(message, Message::Read { .. });
         has_more || !self.host.woken.is_empty() || !self.host.mesh.iter().all(|(_, message)| is_held(message))
     }
 
@@ -217,7 +217,7 @@ impl Rig {
             self.now_ms = next_ms.clamp(self.now_ms + 1, until_ms);
         }
         let limit = Limits::default().outbound_limit_bytes;
-        assert!(self.widest_queue_bytes <= limit, "{} bytes waited for one connection", self.widest_queue_bytes);
+        assert!(self.longest_queue_bytes <= limit, "{} bytes waited for one connection", self.longest_queue_bytes);
     }
 
     fn run_for(&mut self, ms: u64) {
@@ -225,10 +225,10 @@ impl Rig {
     }
 
     /// Passes the frames of a client to the shard, as long as it wants input.
-    fn read(&mut self, slot: u32) {
+    fn read(&mut self, slot: Slot) {
         let now = self.now();
         while self.shard.wants_input(slot)
-            && let Some(frame) = self.clients[slot as usize].unread.pop_front()
+            && let Some(frame) = self.clients[slot.index()].unread.pop_front()
         {
             let event = match &frame {
                 Frame::Text(text) => Event::Text(text),
@@ -246,17 +246,20 @@ impl Rig {
         let mut reads = 0;
         for (to, message) in std::mem::take(&mut self.host.mesh) {
             match message {
-                Message::Ask { asker, ask } => {
-                    reads += usize::from(matches!((&asker, &ask), (Asker::Connection(_), Ask::Page { .. })));
+                Message::Read { requester, request } => {
+                    reads += usize::from(matches!(
+                        (&requester, &request),
+                        (Requester::CatchUp(_) | Requester::Call(_), StoreRequest::Page { .. })
+                    ));
                     if self.store_hangs {
-                        self.host.mesh.push((to, Message::Ask { asker, ask }));
+                        self.host.mesh.push((to, Message::Read { requester, request }));
                     } else {
-                        let answer = self.answer(ask);
-                        self.shard.mesh(now, to, Message::Answer { asker, answer }, &mut self.host);
+                        let answer = self.answer(request);
+                        self.shard.receive(now, to, Message::ReadReply { requester, reply: answer }, &mut self.host);
                     }
                 }
                 Message::Commit(append) => self.lane.receive(now.ms, append, &mut answers),
-                Message::Taken => {}
+                Message::CreditReturned => {}
                 other => panic!("to {to:?}: {other:?}"),
             }
         }
@@ -269,14 +272,14 @@ impl Rig {
             self.lane.finished(now.ms, BatchResult::Answered(outcomes), &mut answers);
         }
         for answer in answers {
-            self.shard.mesh(now, Endpoint::Lane(0), Message::Committed(Box::new(answer)), &mut self.host);
+            self.shard.receive(now, Endpoint::Lane(0), Message::Committed(Box::new(answer)), &mut self.host);
         }
     }
 
     /// Writes to a client what waits for it, as fast as it reads.
-    fn write(&mut self, slot: u32) {
+    fn write(&mut self, slot: Slot) {
         let now = self.now();
-        let client = &mut self.clients[slot as usize];
+        let client = &mut self.clients[slot.index()];
         if client.bytes_per_ms == 0 || self.host.cut.contains(&slot) {
             return;
         }
@@ -290,7 +293,7 @@ impl Rig {
         let written = client.bytes.len() - before;
         if written > 0 {
             self.shard.sent(now, slot, written, &mut self.host);
-            if self.clients[slot as usize].decode(now.ms) {
+            if self.clients[slot.index()].decode(now.ms) {
                 self.host.wake(slot);
             }
         }
@@ -299,10 +302,10 @@ impl Rig {
     // ── clients ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Opens a connection that requests an upgrade to WebSocket.
-    fn open(&mut self, target: &str) -> u32 {
+    fn open(&mut self, target: &str) -> Slot {
         let now = self.now();
         let slot = self.shard.opened(now, &mut self.host);
-        assert_eq!(slot as usize, self.clients.len());
+        assert_eq!(slot.index(), self.clients.len());
         self.clients.push(Client {
             unread: VecDeque::new(),
             bytes_per_ms: UNLIMITED,
@@ -324,7 +327,7 @@ impl Rig {
     }
 
     /// Opens a connection of the Centrifugo protocol and signs it in by `connect`.
-    fn connect(&mut self, user: i64) -> u32 {
+    fn connect(&mut self, user: i64) -> Slot {
         let slot = self.open("/connection/websocket");
         self.send_commands(slot, [json!({"id": 1, "connect": {"token": user.to_string()}})]);
         self.run_for(2);
@@ -333,7 +336,7 @@ impl Rig {
     }
 
     /// Connects a client and subscribes it to a channel.
-    fn join(&mut self, user: i64, channel: &str) -> u32 {
+    fn join(&mut self, user: i64, channel: &str) -> Slot {
         let slot = self.connect(user);
         self.send_commands(slot, [subscribe(1, channel)]);
         self.run_for(10);
@@ -341,29 +344,29 @@ impl Rig {
         slot
     }
 
-    fn send(&mut self, slot: u32, frame: Frame) {
-        self.clients[slot as usize].unread.push_back(frame);
+    fn send(&mut self, slot: Slot, frame: Frame) {
+        self.clients[slot.index()].unread.push_back(frame);
         self.host.wake(slot);
     }
 
     /// Sends commands in one frame.
-    fn send_commands(&mut self, slot: u32, commands: impl IntoIterator<Item = Value>) {
+    fn send_commands(&mut self, slot: Slot, commands: impl IntoIterator<Item = Value>) {
         let lines: Vec<String> = commands.into_iter().map(|command| command.to_string()).collect();
         self.send(slot, Frame::Text(lines.join("\n")));
     }
 
-    fn set_read_rate(&mut self, slot: u32, bytes_per_ms: usize) {
-        self.clients[slot as usize].bytes_per_ms = bytes_per_ms;
+    fn set_read_rate(&mut self, slot: Slot, bytes_per_ms: usize) {
+        self.clients[slot.index()].bytes_per_ms = bytes_per_ms;
         self.host.wake(slot);
     }
 
     /// Takes what a client has received since the last call.
-    fn take_received(&mut self, slot: u32) -> Vec<(u64, Received)> {
-        std::mem::take(&mut self.clients[slot as usize].received)
+    fn take_received(&mut self, slot: Slot) -> Vec<(u64, Received)> {
+        std::mem::take(&mut self.clients[slot.index()].received)
     }
 
-    fn is_closed(&self, slot: u32) -> bool {
-        self.host.cut.contains(&slot) || !self.shard.figures().ended.is_empty()
+    fn is_closed(&self, slot: Slot) -> bool {
+        self.host.cut.contains(&slot) || !self.shard.metrics().closed.is_empty()
     }
 }
 
@@ -491,8 +494,8 @@ fn recover(rooms: usize) {
         }
     }
     rig.run_for(rooms as u64 * 15);
-    assert!(!rig.is_closed(slot), "{:?}", rig.shard.figures().ended);
-    assert_eq!(rig.shard.widest_queue_bytes(), 0, "the client has not read everything");
+    assert!(!rig.is_closed(slot), "{:?}", rig.shard.metrics().closed);
+    assert_eq!(rig.shard.longest_queue_bytes(), 0, "the client has not read everything");
     let lines = lines(&rig.take_received(slot));
     for room in 0..rooms {
         let received = offsets(&lines, &format!("room:room{room}"), room as u64 + 2);
@@ -517,7 +520,7 @@ fn a_flood_of_presence_commands_waits_for_its_reader_and_disconnects_nobody() {
     const OTHERS: i64 = 300;
     const ASKED: u64 = 1500;
     let mut rig = Rig::new(0);
-    let others: Vec<u32> = (0..OTHERS).map(|user| rig.join(100 + user, "live:a")).collect();
+    let others: Vec<Slot> = (0..OTHERS).map(|user| rig.join(100 + user, "live:a")).collect();
     let slot = rig.join(2, "live:a");
     let command = |id| json!({"id": id, "presence": {"channel": "live:a"}});
     rig.send_commands(slot, [command(2)]);
@@ -526,12 +529,12 @@ fn a_flood_of_presence_commands_waits_for_its_reader_and_disconnects_nobody() {
     let [(_, Received::Line(reply))] = &received[..] else { panic!("{received:?}") };
     assert!(reply.len() > 20_000, "the replies are too small for a flood");
 
-    rig.widest_queue_bytes = 0;
+    rig.longest_queue_bytes = 0;
     rig.set_read_rate(slot, 0);
     rig.send_commands(slot, (0..ASKED).map(|id| command(id + 3)));
     rig.run_for(100);
     let limit = Limits::default().outbound_limit_bytes / 4 + reply.len() as u64 + 64;
-    assert!(rig.widest_queue_bytes <= limit, "{} bytes waited", rig.widest_queue_bytes);
+    assert!(rig.longest_queue_bytes <= limit, "{} bytes waited", rig.longest_queue_bytes);
     rig.send_commands(others[0], [json!({"id": 2, "publish": {"channel": "live:a", "data": 7}})]);
     rig.run_for(5);
     for other in &others[1..] {
@@ -544,7 +547,7 @@ fn a_flood_of_presence_commands_waits_for_its_reader_and_disconnects_nobody() {
     let mut answered = Vec::new();
     for _ in 0..40 {
         rig.run_for(20);
-        assert!(rig.widest_queue_bytes <= limit, "{} bytes waited", rig.widest_queue_bytes);
+        assert!(rig.longest_queue_bytes <= limit, "{} bytes waited", rig.longest_queue_bytes);
         answered.extend(rig.take_received(slot).into_iter().filter_map(|(_, received)| match received {
             // Not parsed as JSON: these are 50 megabytes.
             Received::Line(line) => line.strip_prefix("{\"id\":")?.split_once(',')?.0.parse::<u64>().ok(),
@@ -552,7 +555,7 @@ fn a_flood_of_presence_commands_waits_for_its_reader_and_disconnects_nobody() {
         }));
     }
     assert_eq!(answered, Vec::from_iter(3..ASKED + 3));
-    assert!(!rig.is_closed(slot), "{:?}", rig.shard.figures().ended);
+    assert!(!rig.is_closed(slot), "{:?}", rig.shard.metrics().closed);
 }
 
 #[test]
@@ -604,8 +607,8 @@ fn live_channels_without_subscribers_leave_no_state() {
     let rejected = received.iter().filter(|(_, error)| error.is_some());
     assert!(rejected.clone().all(|(id, error)| *error == Some(111) && *id >= 2 * burst), "{received:?}");
     assert_eq!(rejected.count() as u64, 600 - burst);
-    let figures = rig.shard.figures();
-    assert_eq!((figures.homes, figures.subscriptions, figures.ended), (0, 0, BTreeMap::new()));
+    let metrics = rig.shard.metrics();
+    assert_eq!((metrics.homes, metrics.subscriptions, metrics.closed), (0, 0, BTreeMap::new()));
 
     // A channel that was left works again for a client that returns in the same turn.
     rig.run_for(1_000);
@@ -614,7 +617,7 @@ fn live_channels_without_subscribers_leave_no_state() {
     rig.run_for(5);
     let lines = lines(&rig.take_received(slot));
     assert_eq!(lines.iter().filter(|line| line["push"]["pub"]["data"] == 7).count(), 1, "{lines:?}");
-    assert_eq!(rig.shard.figures().homes, 1);
+    assert_eq!(rig.shard.metrics().homes, 1);
 }
 
 // ── pings ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -657,7 +660,7 @@ fn notices_do_not_disconnect_a_subscriber_whose_queue_is_full() {
         rig.send_commands(other, [json!({"id": id, "publish": {"channel": "live:a", "data": large}})]);
         rig.run_for(1);
     }
-    let full = rig.shard.widest_queue_bytes();
+    let full = rig.shard.longest_queue_bytes();
     assert!(full > Limits::default().outbound_limit_bytes / 2);
     for id in 0..250 {
         rig.send_commands(other, [unsubscribe(100 + 2 * id, "live:a")]);
@@ -665,7 +668,7 @@ fn notices_do_not_disconnect_a_subscriber_whose_queue_is_full() {
         rig.send_commands(other, [subscribe(101 + 2 * id, "live:a")]);
         rig.run_for(2);
     }
-    assert_eq!(rig.shard.widest_queue_bytes(), full, "a notice was queued for a client with a long queue");
+    assert_eq!(rig.shard.longest_queue_bytes(), full, "a notice was queued for a client with a long queue");
     rig.set_read_rate(listener, UNLIMITED);
     rig.run_for(100);
     rig.send_commands(other, [unsubscribe(1000, "live:a")]);
@@ -673,7 +676,7 @@ fn notices_do_not_disconnect_a_subscriber_whose_queue_is_full() {
     let received = lines(&rig.take_received(listener));
     assert_eq!(received.iter().filter(|line| line["push"]["pub"].is_object()).count(), 34);
     assert!(received.last().unwrap()["push"]["leave"].is_object(), "notices have not resumed");
-    assert!(!rig.is_closed(listener), "{:?}", rig.shard.figures().ended);
+    assert!(!rig.is_closed(listener), "{:?}", rig.shard.metrics().closed);
 }
 
 /// A `live:` channel keeps a publication until every subscriber has received it.
@@ -688,7 +691,7 @@ fn a_live_burst_larger_than_a_queue_is_delivered_as_its_readers_read() {
     let publish = |n| json!({"id": 10 + n, "publish": {"channel": "live:a", "data": {"n": n, "text": text}}});
     rig.send_commands(sender, (0..count).map(publish));
     rig.run_for(1000);
-    assert!(rig.widest_queue_bytes >= limit, "the burst was too small: {} bytes waited", rig.widest_queue_bytes);
+    assert!(rig.longest_queue_bytes >= limit, "the burst was too small: {} bytes waited", rig.longest_queue_bytes);
     for slot in [reader, sender] {
         let received = rig.take_received(slot);
         let numbers: Vec<u64> =
@@ -824,7 +827,7 @@ fn a_stopping_server_answers_pending_commands_before_the_close_frame() {
     rig.run_for(10);
     for slot in [slot, idle, plain] {
         assert!(rig.host.cut.contains(&slot));
-        rig.shard.vacated(slot);
+        rig.shard.freed(slot);
     }
     assert!(rig.shard.drained());
 }
@@ -965,7 +968,7 @@ fn both_sides_answer_pings_in_both_encodings() {
     for (slot, ping) in [(text, Received::Line("{}".into())), (binary, Received::Binary(vec![0]))] {
         let received = take(&mut rig, slot);
         assert!((1..=2).contains(&received.len()) && received.iter().all(|received| *received == ping), "{received:?}");
-        rig.clients[slot as usize].answers_pings = false;
+        rig.clients[slot.index()].answers_pings = false;
     }
     rig.run_for(ping_interval_ms + pong_timeout_ms + 10);
     for slot in [text, binary] {

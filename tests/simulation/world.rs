@@ -8,11 +8,13 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use uproar_core::lane::{BatchResult, Lane, LaneAnswer};
+use uproar_core::lane::{BatchResult, Lane};
 use uproar_core::limits::Limits;
-use uproar_core::message::{Answer, Append, Ask, Asker, Caller, Channel, Endpoint, Message, reserved_places};
+use uproar_core::message::{
+    Append, Caller, Channel, Endpoint, LaneAnswer, Message, Requester, StoreReply, StoreRequest, reserved_places,
+};
 use uproar_core::websocket::{Event, Request};
-use uproar_core::{Host, Now, Refused, Shard, ShardConfig, Slice};
+use uproar_core::{Host, Now, Refused, Serial, Shard, ShardConfig, Slice, Slot};
 use uproar_model::{Claims, Item, Kind, Offset, Outcome, RoomId, TokenError, UserId};
 
 /// The number of rooms. The last index stands for a `live:` channel, the others for stored rooms.
@@ -60,8 +62,8 @@ struct InFlight {
 /// A request to the store that is answered at `ready_ms`.
 struct Pending {
     shard: u16,
-    asker: Asker,
-    ask: Ask,
+    requester: Requester,
+    request: StoreRequest,
     ready_ms: u64,
 }
 
@@ -86,8 +88,8 @@ pub struct Socket {
 
 #[derive(Default)]
 struct Io {
-    wakes: BTreeSet<u32>,
-    cuts: Vec<u32>,
+    wakes: BTreeSet<Slot>,
+    cuts: Vec<Slot>,
     broken: Option<String>,
 }
 
@@ -105,25 +107,25 @@ pub struct SimHost<'a> {
 }
 
 impl Host for SimHost<'_> {
-    fn wake(&mut self, slot: u32) {
+    fn wake(&mut self, slot: Slot) {
         self.io.wakes.insert(slot);
     }
 
-    fn cut(&mut self, slot: u32) {
+    fn abort(&mut self, slot: Slot) {
         if self.io.cuts.contains(&slot) {
-            self.io.broken = Some(format!("slot {slot} was cut twice"));
+            self.io.broken = Some(format!("{slot:?} was aborted twice"));
         }
         self.io.cuts.push(slot);
     }
 
-    fn note_first(&mut self, _what: Refused, _code: u16) {}
+    fn log_first(&mut self, _what: Refused, _code: u16) {}
 
-    fn mesh_places(&self, to: Endpoint) -> usize {
+    fn free_places(&self, to: Endpoint) -> usize {
         let queue = &self.queues[&(self.own, to)];
         queue.capacity - queue.messages.len()
     }
 
-    fn mesh(&mut self, to: Endpoint, message: Message) {
+    fn send(&mut self, to: Endpoint, message: Message) {
         let Some(queue) = self.queues.get_mut(&(self.own, to)) else {
             self.io.broken = Some(format!("{:?} has no queue to {to:?} for {message:?}", self.own));
             return;
@@ -155,7 +157,7 @@ pub struct World {
     pub agents: Vec<Agent>,
     pub sdks: Vec<Sdk>,
     /// Appends by HTTP without an answer yet, by the number of the call.
-    http: BTreeMap<u32, Append>,
+    http: BTreeMap<Slot, Append>,
     http_credits: usize,
     http_calls: u32,
     /// The store does not answer before this time.
@@ -439,7 +441,7 @@ impl World {
             }
         }
         for (id, shard) in self.shards.iter().enumerate() {
-            let widest = shard.widest_queue_bytes();
+            let widest = shard.longest_queue_bytes();
             // One buffer, and the close frame after it, may exceed the limit.
             let bound = self.limits.outbound_limit_bytes + self.limits.page_limit_bytes + 8_192;
             if widest > bound {
@@ -495,14 +497,14 @@ impl World {
             for _ in 0..count {
                 let message = self.queues.get_mut(&(from, own)).and_then(|q| q.messages.pop_front());
                 let Some(message) = message else { break };
-                if matches!(message, Message::Run { .. }) && self.loses_segment() {
+                if matches!(message, Message::Segment { .. }) && self.loses_segment() {
                     continue;
                 }
                 if matches!(message, Message::Lost { .. }) {
                     self.tally.lost += 1;
                 }
                 let ((shard, now), mut host) = self.shard_and_host(id);
-                shard.mesh(now, from, message, &mut host);
+                shard.receive(now, from, message, &mut host);
             }
         }
         self.turn(id);
@@ -530,7 +532,7 @@ impl World {
         }
         self.shards[id].turned();
         for slot in std::mem::take(&mut self.ios[id].cuts) {
-            let socket = &mut self.sockets[id][slot as usize];
+            let socket = &mut self.sockets[id][slot.index()];
             socket.is_cut = true;
             if let Some((client, attempt)) = socket.client
                 && self.attempt_of(client) == attempt
@@ -541,21 +543,21 @@ impl World {
     }
 
     /// Does what a driver does for a woken slot: continues to read, and sends if no send is in flight.
-    pub fn pump(&mut self, id: usize, slot: u32) {
+    pub fn pump(&mut self, id: usize, slot: Slot) {
         loop {
-            if self.sockets[id][slot as usize].is_cut || !self.shards[id].wants_input(slot) {
+            if self.sockets[id][slot.index()].is_cut || !self.shards[id].wants_input(slot) {
                 break;
             }
-            let Some(text) = self.sockets[id][slot as usize].inbox.pop_front() else { break };
+            let Some(text) = self.sockets[id][slot.index()].inbox.pop_front() else { break };
             self.frame(id, slot, Event::Text(&text));
         }
-        let socket = &mut self.sockets[id][slot as usize];
+        let socket = &mut self.sockets[id][slot.index()];
         if socket.in_flight.is_empty() && !socket.is_cut {
             self.shards[id].outgoing(slot, &mut socket.in_flight);
         }
     }
 
-    fn frame(&mut self, id: usize, slot: u32, event: Event<'_>) {
+    fn frame(&mut self, id: usize, slot: Slot, event: Event<'_>) {
         let ((shard, now), mut host) = self.shard_and_host(id);
         shard.frame(now, slot, event, &mut host);
         self.more[id] = true;
@@ -568,7 +570,7 @@ impl World {
                 let socket = &self.sockets[id][slot];
                 if socket.is_used && socket.is_cut && (self.are_faults_over || self.random.one_in(2)) {
                     self.sockets[id][slot] = Socket::default();
-                    self.shards[id].vacated(slot as u32);
+                    self.shards[id].freed(Slot(slot as u32));
                 }
             }
         }
@@ -643,7 +645,7 @@ impl World {
                     self.tally.bad_data += 1;
                     BatchResult::BadData
                 }
-                false => BatchResult::NotKnown,
+                false => BatchResult::OutcomeUnknown,
             };
         }
         let outcomes = flight.commits.then(|| self.store.append(self.now.unix_ms, &flight.items));
@@ -654,14 +656,14 @@ impl World {
             }
             (Some(_), false) => {
                 self.tally.unknown_commits += 1;
-                BatchResult::NotKnown
+                BatchResult::OutcomeUnknown
             }
-            (None, _) => BatchResult::NotKnown,
+            (None, _) => BatchResult::OutcomeUnknown,
         }
     }
 
     fn home_of_room(&self, room: RoomId) -> Endpoint {
-        Endpoint::Shard(self.shards[0].home_shard(&Channel::Room(room)))
+        Endpoint::Shard(self.shards[0].home_of(&Channel::Room(room)))
     }
 
     fn reader_step(&mut self) {
@@ -669,10 +671,10 @@ impl World {
             let queue =
                 self.queues.get_mut(&(Endpoint::Shard(shard), Endpoint::Reader)).expect("a queue to the reader");
             while let Some(message) = queue.messages.pop_front() {
-                let Message::Ask { asker, ask } = message else { panic!("the reader received {message:?}") };
+                let Message::Read { requester, request } = message else { panic!("the reader received {message:?}") };
                 let slow = if self.random.one_in(20) { 500 } else { 6 };
                 let ready_ms = self.now.ms + self.random.below(slow);
-                self.pending_reads.push(Pending { shard, asker, ask, ready_ms });
+                self.pending_reads.push(Pending { shard, requester, request, ready_ms });
             }
         }
         let now_ms = self.now.ms;
@@ -680,27 +682,31 @@ impl World {
             std::mem::take(&mut self.pending_reads).into_iter().partition(|p| p.ready_ms <= now_ms);
         self.pending_reads = later;
         while !due.is_empty() {
-            let Pending { shard, asker, ask, .. } = due.swap_remove(self.random.index(due.len()));
+            let Pending { shard, requester, request, .. } = due.swap_remove(self.random.index(due.len()));
             let is_down = now_ms < self.store_down_until_ms || !self.are_faults_over && self.random.one_in(25);
             let answer = if is_down {
                 self.tally.failed_reads += 1;
-                Answer::Failed
+                StoreReply::Failed
             } else {
-                match ask {
-                    Ask::Admit { room, user } => {
+                match request {
+                    StoreRequest::Admit { room, user } => {
                         self.before_admission(user.0, &room);
-                        Answer::Admitted(self.store.admit(self.now.unix_ms, &room, user))
+                        StoreReply::Admitted(self.store.admit(self.now.unix_ms, &room, user))
                     }
-                    Ask::User { .. } => panic!("the simulator's tokens carry user ids"),
-                    Ask::MarkRead { .. } | Ask::Rooms { .. } => panic!("no client of the simulator sends this"),
-                    Ask::Head { room } => Answer::Head(self.store.head_of(room)),
-                    Ask::Page { room, request } => Answer::Page(self.store.page(room, request).map(Arc::new)),
+                    StoreRequest::User { .. } => panic!("the simulator's tokens carry user ids"),
+                    StoreRequest::MarkRead { .. } | StoreRequest::Rooms { .. } => {
+                        panic!("no client of the simulator sends this")
+                    }
+                    StoreRequest::Head { room } => StoreReply::Head(self.store.head_of(room)),
+                    StoreRequest::Page { room, request } => {
+                        StoreReply::Page(self.store.page(room, request).map(Arc::new))
+                    }
                 }
             };
             let to = Endpoint::Shard(shard);
             let queue = self.queues.get_mut(&(Endpoint::Reader, to)).expect("a queue from the reader");
             assert!(queue.messages.len() < queue.capacity, "the queue for the reader's answer is full");
-            queue.messages.push_back(Message::Answer { asker, answer });
+            queue.messages.push_back(Message::ReadReply { requester, reply: answer });
         }
     }
 
@@ -726,7 +732,7 @@ impl World {
                             );
                         }
                     }
-                    Message::Taken => self.http_credits += 1,
+                    Message::CreditReturned => self.http_credits += 1,
                     other => panic!("HTTP received {other:?}"),
                 }
             }
@@ -764,7 +770,7 @@ impl World {
         self.http_calls += 1;
         let slot = self.http_calls;
         Append {
-            caller: Caller { endpoint: Endpoint::Http, slot, generation: 0, serial: 0 },
+            caller: Caller { endpoint: Endpoint::Http, slot: Slot(slot), generation: 0, serial: Serial(0) },
             era: 0,
             deadline_ms: self.now.ms + self.limits.append_deadline_ms,
             item: Item {
@@ -844,7 +850,7 @@ impl World {
                 self.agents[index].outbox.sent.push(id.clone());
                 serde_json::json!({"text": text, "id": id}).to_string()
             };
-            self.sockets[shard][slot as usize].inbox.push_back(frame);
+            self.sockets[shard][slot.index()].inbox.push_back(frame);
         }
         self.pump(shard, slot);
         Ok(())
@@ -857,7 +863,7 @@ impl World {
         }
     }
 
-    fn location(&self, client: ClientId) -> Option<(usize, u32)> {
+    fn location(&self, client: ClientId) -> Option<(usize, Slot)> {
         match client {
             ClientId::Plain(index) => self.agents[index].at,
             ClientId::Sdk(index) => self.sdks[index].at,
@@ -908,12 +914,12 @@ impl World {
     }
 
     /// Opens a connection of a client on a random shard.
-    pub fn open_socket(&mut self, client: ClientId) -> (usize, u32) {
+    pub fn open_socket(&mut self, client: ClientId) -> (usize, Slot) {
         let id = self.random.index(self.shards.len());
         let ((shard, now), mut host) = self.shard_and_host(id);
         let slot = shard.opened(now, &mut host);
-        if self.sockets[id].len() <= slot as usize {
-            self.sockets[id].resize_with(slot as usize + 1, Socket::default);
+        if self.sockets[id].len() <= slot.index() {
+            self.sockets[id].resize_with(slot.index() + 1, Socket::default);
         }
         self.on_disconnect(client);
         let attempt = match client {
@@ -930,8 +936,7 @@ impl World {
                 sdk.attempt
             }
         };
-        self.sockets[id][slot as usize] =
-            Socket { client: Some((client, attempt)), is_used: true, ..Socket::default() };
+        self.sockets[id][slot.index()] = Socket { client: Some((client, attempt)), is_used: true, ..Socket::default() };
         (id, slot)
     }
 
@@ -962,12 +967,12 @@ impl World {
         self.more[id] = true;
     }
 
-    pub fn hang_up(&mut self, client: ClientId, id: usize, slot: u32) {
+    pub fn hang_up(&mut self, client: ClientId, id: usize, slot: Slot) {
         self.on_disconnect(client);
-        self.sockets[id][slot as usize].client = None;
-        if !self.sockets[id][slot as usize].is_cut {
+        self.sockets[id][slot.index()].client = None;
+        if !self.sockets[id][slot.index()].is_cut {
             let ((shard, now), mut host) = self.shard_and_host(id);
-            shard.hung_up(now, slot, &mut host);
+            shard.peer_closed(now, slot, &mut host);
             self.more[id] = true;
         }
     }
@@ -997,29 +1002,29 @@ impl World {
         let client = self.sockets[id][slot].client;
         {
             let ((shard, now), mut host) = self.shard_and_host(id);
-            shard.sent(now, slot as u32, count, &mut host);
+            shard.sent(now, Slot(slot as u32), count, &mut host);
         }
         self.more[id] = true;
         if let Some((client, attempt)) = client
             && self.attempt_of(client) == attempt
-            && self.location(client) == Some((id, slot as u32))
+            && self.location(client) == Some((id, Slot(slot as u32)))
         {
             let received = match client {
                 ClientId::Plain(index) => self.agents[index].stream.decode(&bytes[..count])?,
                 ClientId::Sdk(index) => self.sdks[index].stream.decode(&bytes[..count])?,
             };
             for item in received {
-                self.on_received(client, id, slot as u32, item)?;
+                self.on_received(client, id, Slot(slot as u32), item)?;
             }
             // Sometimes it hangs up in the middle of a send, and resumes from there later.
-            if count < bytes.len() && self.location(client) == Some((id, slot as u32)) && self.random.one_in(8) {
-                self.hang_up(client, id, slot as u32);
+            if count < bytes.len() && self.location(client) == Some((id, Slot(slot as u32))) && self.random.one_in(8) {
+                self.hang_up(client, id, Slot(slot as u32));
             }
         }
         Ok(())
     }
 
-    fn on_received(&mut self, client: ClientId, id: usize, slot: u32, item: Received) -> Result<(), String> {
+    fn on_received(&mut self, client: ClientId, id: usize, slot: Slot, item: Received) -> Result<(), String> {
         match (client, item) {
             (ClientId::Plain(_), Received::Rejected(503)) => Ok(()),
             (_, Received::Rejected(status)) => Err(format!("{client:?} was rejected with {status}")),

@@ -17,6 +17,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
+use uproar_core::Slot;
 use uproar_core::{Host, Now};
 
 /// Events fetched in one turn; the rest follow in the next.
@@ -45,9 +46,9 @@ struct Epoll {
     /// Receives the bytes of all connections.
     buffer: Vec<u8>,
     /// Slots with something to read.
-    to_read: Vec<u32>,
+    to_read: Vec<Slot>,
     /// Scratch space, empty between uses.
-    reading: Vec<u32>,
+    reading: Vec<Slot>,
 }
 
 /// What a socket's events, and later calls that would have blocked, say about it.
@@ -70,10 +71,10 @@ impl Transport for Epoll {
 
     const NONBLOCKING: bool = true;
 
-    fn open(&mut self, slot: u32, socket: &OwnedFd) -> io::Result<Readiness> {
+    fn open(&mut self, slot: Slot, socket: &OwnedFd) -> io::Result<Readiness> {
         let interests = Interest::READABLE | Interest::WRITABLE;
         // Closing the socket unregisters it, as the descriptor has no duplicate.
-        self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(slot as usize), interests)?;
+        self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(slot.index()), interests)?;
         Ok(Readiness::default())
     }
 
@@ -87,14 +88,14 @@ impl Transport for Epoll {
     }
 
     /// Does nothing unless the socket is readable; otherwise an event will come.
-    fn read(event_loop: &mut EventLoop<Epoll>, slot: u32) {
-        let Some(open) = &mut event_loop.slots[slot as usize].open else { return };
+    fn read(event_loop: &mut EventLoop<Epoll>, slot: Slot) {
+        let Some(open) = &mut event_loop.slots[slot.index()].open else { return };
         if open.io.is_readable && !std::mem::replace(&mut open.io.is_queued, true) {
             event_loop.transport.to_read.push(slot);
         }
     }
 
-    fn write(event_loop: &mut EventLoop<Epoll>, slot: u32, now: Now) {
+    fn write(event_loop: &mut EventLoop<Epoll>, slot: Slot, now: Now) {
         event_loop.send(slot, now);
         event_loop.abort_closed();
     }
@@ -164,7 +165,7 @@ impl EventLoop<Epoll> {
         readiness.is_read_closed |= event.is_read_closed();
         // A half-closed connection is not broken: its peer may still read the answers.
         readiness.is_broken |= event.is_write_closed() || event.is_error();
-        let slot = token.0 as u32;
+        let slot = Slot(token.0 as u32);
         if event.is_writable() && std::mem::take(&mut readiness.is_blocked) {
             self.effects.wake(slot);
         }
@@ -182,8 +183,8 @@ impl EventLoop<Epoll> {
         self.transport.reading = reading;
     }
 
-    fn receive(&mut self, slot: u32, now: Now) {
-        let Some(open) = &mut self.slots[slot as usize].open else { return };
+    fn receive(&mut self, slot: Slot, now: Now) {
+        let Some(open) = &mut self.slots[slot.index()].open else { return };
         open.io.is_queued = false;
         if !self.shard.wants_input(slot) {
             // It is read once the core wants input again. A broken connection need not wait for that.
@@ -209,8 +210,8 @@ impl EventLoop<Epoll> {
     }
 
     /// Sends the core's output for a connection, unless the kernel takes nothing. The rest follows in a later turn.
-    fn send(&mut self, slot: u32, now: Now) {
-        let Some(open) = &mut self.slots[slot as usize].open else { return };
+    fn send(&mut self, slot: Slot, now: Now) {
+        let Some(open) = &mut self.slots[slot.index()].open else { return };
         if open.is_aborted || open.io.is_blocked {
             return;
         }

@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
+use uproar_core::Slot;
 use uproar_core::{Host, Now, Slice};
 
 pub(super) async fn run(setup: ShardSetup) {
@@ -35,7 +36,7 @@ pub(super) async fn run(setup: ShardSetup) {
 struct Ring {
     buffers: Buffers,
     /// Slots to receive from, once buffers have been returned.
-    to_receive: Vec<u32>,
+    to_receive: Vec<Slot>,
     /// By listener: the operation that waits for a connection.
     accepts: Vec<Option<Operation<()>>>,
     /// The operation that waits for the eventfd.
@@ -74,7 +75,7 @@ impl Transport for Ring {
     /// io_uring does not wait on non-blocking sockets.
     const NONBLOCKING: bool = false;
 
-    fn open(&mut self, _slot: u32, _socket: &OwnedFd) -> io::Result<InFlight> {
+    fn open(&mut self, _slot: Slot, _socket: &OwnedFd) -> io::Result<InFlight> {
         Ok(InFlight::default())
     }
 
@@ -84,14 +85,14 @@ impl Transport for Ring {
         io.receive.is_none() && io.send.is_none()
     }
 
-    fn read(event_loop: &mut EventLoop<Ring>, slot: u32) {
+    fn read(event_loop: &mut EventLoop<Ring>, slot: Slot) {
         // Usually a receive is in flight already.
-        if event_loop.slots[slot as usize].open.as_ref().is_some_and(|open| open.io.receive.is_none()) {
+        if event_loop.slots[slot.index()].open.as_ref().is_some_and(|open| open.io.receive.is_none()) {
             event_loop.transport.to_receive.push(slot);
         }
     }
 
-    fn write(event_loop: &mut EventLoop<Ring>, slot: u32, _now: Now) {
+    fn write(event_loop: &mut EventLoop<Ring>, slot: Slot, _now: Now) {
         event_loop.send(slot);
     }
 }
@@ -165,12 +166,12 @@ impl EventLoop<Ring> {
             return; // Without buffers they would fail in every turn.
         }
         for slot in self.transport.to_receive.drain(..) {
-            let Some(open) = &mut self.slots[slot as usize].open else { continue };
+            let Some(open) = &mut self.slots[slot.index()].open else { continue };
             if open.io.receive.is_some() || open.is_aborted || open.is_peer_closed || !self.shard.wants_input(slot) {
                 continue;
             }
             let entry = Buffers::receive(open.socket.as_raw_fd());
-            let token = Token { kind: Kind::Receive, index: slot };
+            let token = Token { kind: Kind::Receive, index: slot.0 };
             // SAFETY: one completion. The buffers are never freed. The socket is closed only when no operation is in
             // flight.
             open.io.receive = Some(unsafe { Operation::submit(entry, (), token) });
@@ -178,8 +179,8 @@ impl EventLoop<Ring> {
     }
 
     fn on_received(&mut self, token: Token, now: Now) {
-        let slot = token.index;
-        let Some(open) = &mut self.slots[slot as usize].open else { return };
+        let slot = Slot(token.index);
+        let Some(open) = &mut self.slots[slot.index()].open else { return };
         let Some(completion) = take(&mut open.io.receive, token) else { return };
         let length = usize::try_from(completion.result).unwrap_or(0);
         // SAFETY: the number comes from this completion, which is processed once.
@@ -211,8 +212,8 @@ impl EventLoop<Ring> {
     // ---- writing ----
 
     /// Sends the core's output for a connection, unless a send is in flight.
-    fn send(&mut self, slot: u32) {
-        let Some(open) = &mut self.slots[slot as usize].open else { return };
+    fn send(&mut self, slot: Slot) {
+        let Some(open) = &mut self.slots[slot.index()].open else { return };
         if open.is_aborted || open.io.send.is_some() {
             return;
         }
@@ -222,7 +223,7 @@ impl EventLoop<Ring> {
         truncate_slices(&mut self.slices, self.limits.socket_send_buffer_bytes as usize);
 
         let socket = types::Fd(open.socket.as_raw_fd());
-        let token = Token { kind: Kind::Send, index: slot };
+        let token = Token { kind: Kind::Send, index: slot.0 };
         let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
         let (entry, sending) = if self.slices.len() > 1 {
             let mut gather = self.transport.gathers.pop().unwrap_or_default();
@@ -240,8 +241,8 @@ impl EventLoop<Ring> {
     }
 
     fn on_sent(&mut self, token: Token, now: Now) {
-        let slot = token.index;
-        let Some(open) = &mut self.slots[slot as usize].open else { return };
+        let slot = Slot(token.index);
+        let Some(open) = &mut self.slots[slot.index()].open else { return };
         let Some(completion) = take(&mut open.io.send, token) else { return };
         let Completion { result, data, .. } = completion;
         if let Sending::Many(mut gather) = data {

@@ -9,6 +9,8 @@ pub mod protobuf;
 mod tests;
 
 use crate::protocol::Entry;
+use crate::websocket::frame;
+use bytes::Bytes;
 use std::borrow::Cow;
 use uproar_model::{Offset, User};
 
@@ -264,6 +266,16 @@ pub fn push_push(encoding: Encoding, out: &mut Vec<u8>, channel: &str, push: &Pu
         Encoding::Json => json::push_push(out, channel, push),
         Encoding::Protobuf => protobuf::push_push(out, channel, push),
     }
+}
+
+/// A WebSocket frame with replies or pushes in this encoding.
+pub fn frame(encoding: Encoding, payload: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(payload.len() + 10);
+    match encoding {
+        Encoding::Json => frame::push_text(&mut out, payload),
+        Encoding::Protobuf => frame::push_binary(&mut out, payload),
+    }
+    out.into()
 }
 
 /// Appends a ping to a frame's payload.

@@ -1,124 +1,36 @@
-//! What waits to be written to one connection: one FIFO, bounded in bytes, that holds buffers by reference.
+//! The bytes waiting to be written to one connection: a queue that holds buffers by reference.
 
-use super::figures::Meter;
-use bytes::Bytes;
+use crate::buffer::Slice;
 use std::collections::VecDeque;
-use std::ops::Deref;
-use std::rc::Rc;
 
-/// Most slices, and most bytes past the first slice, that one send takes.
+/// The most slices, and the most bytes after the first slice, in one send.
 const SLICES_PER_SEND: usize = 16;
 const BYTES_PER_SEND: usize = 256 * 1024;
 
-/// Complete frames (or a complete HTTP response) that wait for one connection, or for many of a shard. Their bytes count
-/// in the shard's outbound total, once, until the last who holds them lets go.
-#[derive(Debug)]
-pub struct Buffer {
-    bytes: Bytes,
-    meter: Rc<Meter>,
-    /// When the publications in it were shown: how long it took to write them is noted.
-    shown_ms: Option<u64>,
-}
-
-impl Buffer {
-    /// Of a run, shown at this time.
-    pub fn shared(meter: &Rc<Meter>, bytes: Bytes, shown_ms: u64) -> Rc<Buffer> {
-        Buffer::new(meter, bytes, Some(shown_ms))
-    }
-
-    fn new(meter: &Rc<Meter>, bytes: Bytes, shown_ms: Option<u64>) -> Rc<Buffer> {
-        meter.outbound_bytes.set(meter.outbound_bytes.get() + bytes.len() as u64);
-        Rc::new(Buffer { bytes, meter: Rc::clone(meter), shown_ms })
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        let meter = &self.meter;
-        meter.outbound_bytes.set(meter.outbound_bytes.get() - self.bytes.len() as u64);
-        if let Some(shown_ms) = self.shown_ms {
-            meter.figures.borrow_mut().written_ms.add(meter.clock_ms.get().saturating_sub(shown_ms));
-        }
-    }
-}
-
-/// Some bytes of a buffer, which counts as a whole as long as this is there. Not for other threads: a clone costs no
-/// atomic operation.
-#[derive(Clone, Debug)]
-pub struct Slice {
-    buffer: Rc<Buffer>,
-    begin: u32,
-    length: u32,
-}
-
-impl Slice {
-    /// A whole buffer of one connection's own.
-    pub fn own(meter: &Rc<Meter>, bytes: Bytes) -> Slice {
-        Slice::from(Buffer::new(meter, bytes, None), 0)
-    }
-
-    /// A buffer from this byte on.
-    pub fn from(buffer: Rc<Buffer>, begin: usize) -> Slice {
-        debug_assert!(u32::try_from(buffer.bytes.len()).is_ok(), "no limit allows as much");
-        let length = (buffer.bytes.len() - begin) as u32;
-        Slice { buffer, begin: begin as u32, length }
-    }
-
-    /// Lets go of what is behind so many bytes.
-    pub fn truncate(&mut self, length: usize) {
-        self.length = self.length.min(u32::try_from(length).unwrap_or(u32::MAX));
-    }
-
-    fn advance(&mut self, bytes: usize) {
-        debug_assert!(bytes <= self.len());
-        self.begin += bytes as u32;
-        self.length -= bytes as u32;
-    }
-
-    /// Of the whole buffer.
-    fn buffer_bytes(&self) -> u64 {
-        self.buffer.bytes.len() as u64
-    }
-
-    /// Where what this shard counts is.
-    pub fn meter(&self) -> &Rc<Meter> {
-        &self.buffer.meter
-    }
-}
-
-impl Deref for Slice {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        let begin = self.begin as usize;
-        &self.buffer.bytes[begin..begin + self.length as usize]
-    }
-}
-
-/// The outbound queue. A chunk is complete frames, never torn apart by others: only a pong and the close frame pass what
-/// waits, and only between chunks.
+/// The outbound queue. A chunk is one or more complete frames. Only a pong and the close frame overtake queued chunks, and
+/// only between chunks.
 #[derive(Debug, Default)]
 pub struct Outbound {
-    /// What is left of the first chunk. Mostly there is no other, so that a connection which keeps up, or rests, has no
-    /// memory for a queue.
+    /// The rest of the first chunk. Usually it is the only one, so a connection that keeps up or is idle allocates no
+    /// queue.
     front: Option<Slice>,
-    /// Those behind it.
+    /// The chunks after it.
     rest: VecDeque<Slice>,
-    /// Whole buffers counted.
+    /// The queued bytes, with whole buffers counted.
     bytes: u64,
-    /// How many chunks the send in flight holds.
+    /// The number of chunks in the send in flight.
     in_flight: u8,
-    /// The latest pong not yet in the queue.
+    /// The latest pong that is not in the queue yet.
     pong: Option<Slice>,
-    /// Nothing passes the first chunk, or takes it away: some of it has been written, or it is the answer to the upgrade,
-    /// before which there is no WebSocket.
+    /// Nothing may overtake or drop the first chunk: it is partly written, or it is the answer to the upgrade, which must
+    /// be the first thing that the client receives.
     front_stays: bool,
 }
 
 impl Outbound {
     /// Appends complete frames.
     pub fn push(&mut self, chunk: Slice) {
-        debug_assert!(!chunk.is_empty(), "a send of nothing looks like one that failed");
+        debug_assert!(!chunk.is_empty(), "an empty send is mistaken for a failed one");
         self.bytes += chunk.buffer_bytes();
         match self.front {
             None => self.front = Some(chunk),
@@ -126,19 +38,19 @@ impl Outbound {
         }
     }
 
-    /// Appends the answer to the upgrade: the first thing in the queue, and nothing passes it.
+    /// Appends the answer to the upgrade. It is the first chunk, and nothing overtakes it.
     pub fn push_response(&mut self, response: Slice) {
         debug_assert!(self.front.is_none());
         self.front_stays = true;
         self.push(response);
     }
 
-    /// A pong: goes out before all that waits. A newer one takes the place of one that has not gone out.
+    /// Sends a pong before all queued chunks. It replaces an earlier pong that is not in the queue yet.
     pub fn pong(&mut self, frame: Slice) {
         self.pong = Some(frame);
     }
 
-    /// Drops all behind what is being sent and appends the last thing that this connection is told.
+    /// Drops everything after the chunks in flight and appends the last chunk that this connection is sent.
     pub fn finish(&mut self, last: Slice) {
         self.pong = None;
         if self.in_flight == 0 && !self.front_stays {
@@ -149,12 +61,12 @@ impl Outbound {
         self.push(last);
     }
 
-    /// Forgets everything: the connection was cut.
+    /// Drops everything, because the connection was aborted.
     pub fn clear(&mut self) {
         *self = Outbound::default();
     }
 
-    /// The next slices of one send, appended to `slices`: at most [`SLICES_PER_SEND`], none of them empty.
+    /// Appends the slices of the next send to `slices`: at most [`SLICES_PER_SEND`], none of them empty.
     pub fn next(&mut self, slices: &mut Vec<Slice>) {
         if let Some(pong) = self.pong.take() {
             self.bytes += pong.buffer_bytes();
@@ -176,7 +88,7 @@ impl Outbound {
         }
     }
 
-    /// The send in flight came back with so many bytes written.
+    /// The send in flight completed and wrote this many bytes.
     pub fn sent(&mut self, mut bytes: usize) {
         self.in_flight = 0;
         while let Some(front) = &mut self.front {
@@ -190,13 +102,13 @@ impl Outbound {
             self.bytes -= front.buffer_bytes();
             self.front = self.rest.pop_front();
         }
-        debug_assert_eq!(bytes, 0, "more was sent than there was");
+        debug_assert_eq!(bytes, 0, "more bytes were sent than queued");
         if self.rest.capacity() > 0 {
             self.rest = VecDeque::new();
         }
     }
 
-    /// Bytes that wait, whole buffers counted.
+    /// The queued bytes, with whole buffers counted.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -209,6 +121,9 @@ impl Outbound {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Meter;
+    use bytes::Bytes;
+    use std::rc::Rc;
 
     fn pull(outbound: &mut Outbound) -> Vec<u8> {
         let mut slices = Vec::new();
@@ -221,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_send_goes_on_where_it_stopped() {
+    fn a_short_send_continues_where_it_stopped() {
         let meter = Rc::new(Meter::default());
         let mut out = Outbound::default();
         out.push(own(&meter, b"abc"));
@@ -235,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pong_passes_what_waits_but_never_cuts_a_chunk() {
+    fn a_pong_overtakes_queued_chunks_but_never_splits_one() {
         let meter = Rc::new(Meter::default());
         let mut out = Outbound::default();
         out.push(own(&meter, b"abc"));
@@ -248,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_passes_or_takes_away_the_answer_to_the_upgrade() {
+    fn nothing_overtakes_or_drops_the_answer_to_the_upgrade() {
         let meter = Rc::new(Meter::default());
         let mut out = Outbound::default();
         out.push_response(own(&meter, b"101"));
@@ -261,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn finishing_drops_what_has_not_begun() {
+    fn finishing_drops_chunks_that_have_not_been_started() {
         let meter = Rc::new(Meter::default());
         let mut out = Outbound::default();
         out.push(own(&meter, b"abc"));

@@ -1,21 +1,21 @@
-//! What a shard counts. Plain numbers: the driver copies them now and then to where they are published.
+//! What a shard counts: plain numbers, copied when somebody asks for them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-/// Upper bounds of the histograms' buckets, in milliseconds.
+/// The upper bounds of the histograms' buckets, in milliseconds.
 pub const BUCKETS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000];
 
-/// Everything that one shard has counted since it began, and how it stands.
+/// Everything that one shard has counted since it started, and its current sizes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Figures {
+pub struct ShardMetrics {
     pub connections: u64,
     pub subscriptions: u64,
-    /// Rooms and live: channels at home here.
+    /// Rooms and `live:` channels whose home is here.
     pub homes: u64,
-    /// Bytes that wait to be written, shared buffers counted once.
+    /// Bytes waiting to be written, with shared buffers counted once.
     pub outbound_bytes: u64,
-    /// Shown by homes of this shard.
+    /// Publications shown by homes on this shard.
     pub publications: u64,
     /// Publications put into the queues of subscribers.
     pub deliveries: u64,
@@ -23,24 +23,24 @@ pub struct Figures {
     pub sent_bytes: u64,
     /// WebSocket messages received.
     pub received: u64,
-    /// Connections ended, by close code.
-    pub ended: BTreeMap<u16, u64>,
-    /// Upgrades refused, by HTTP status.
-    pub refused: BTreeMap<u16, u64>,
+    /// Connections closed, by close code.
+    pub closed: BTreeMap<u16, u64>,
+    /// Upgrades rejected, by HTTP status.
+    pub rejected: BTreeMap<u16, u64>,
     /// Messages refused, by error code.
     pub errors: BTreeMap<u16, u64>,
-    /// Clients that connected with a good token, by the name of their SDK.
+    /// Clients that connected with a valid token, by the name of their SDK.
     pub clients: BTreeMap<String, u64>,
-    /// From a publish's arrival on a shard to its commit, in rooms at home here.
+    /// From the arrival of a publish on any shard to its commit, for rooms whose home is here.
     pub committed_ms: Histogram,
-    /// From a publication's being shown to its being written to the last of this shard's sockets.
+    /// From showing a publication to writing it to the last of this shard's sockets.
     pub written_ms: Histogram,
 }
 
-/// Counts of durations.
+/// Durations, counted in buckets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Histogram {
-    /// By [`BUCKETS_MS`]; the last takes what is longer than all of them.
+    /// One per bucket of [`BUCKETS_MS`], and one for longer durations.
     pub counts: [u64; BUCKETS_MS.len() + 1],
     pub sum_ms: u64,
 }
@@ -57,17 +57,17 @@ impl Histogram {
     }
 }
 
-/// What a shard counts with, reachable also from what is dropped when a buffer has been written.
+/// The live counters of a shard. Outbound buffers share them, because they count when they are dropped.
 #[derive(Debug, Default)]
 pub struct Meter {
-    pub figures: RefCell<Figures>,
-    /// `Now::ms` of the latest event.
+    pub metrics: RefCell<ShardMetrics>,
+    /// [`Now::ms`](crate::Now::ms) of the latest event.
     pub clock_ms: Cell<u64>,
-    /// Bytes that wait for all connections, shared buffers counted once.
+    /// Bytes waiting for all connections, with shared buffers counted once.
     pub outbound_bytes: Cell<u64>,
 }
 
-/// One more under this key. True: the first.
+/// Counts one more under this key. Returns whether it is the first.
 pub fn count(map: &mut BTreeMap<u16, u64>, key: u16) -> bool {
     let count = map.entry(key).or_default();
     *count += 1;

@@ -1,0 +1,105 @@
+//! The state of a connection before it is open, and of a client on its way into a channel.
+
+use super::session::Arrival;
+use crate::ids::{CommandId, Serial};
+use crate::message::Channel;
+use crate::protocol::centrifuge::Encoding;
+use crate::protocol::{Format, plain};
+use crate::websocket::Request;
+use std::sync::Arc;
+use uproar_model::{Admission, Claims, Offset, User};
+
+/// A plain connection that waits for the answer to its upgrade.
+#[derive(Debug)]
+pub(crate) struct Handshake {
+    pub request: Request,
+    pub parameters: UpgradeParameters,
+    pub user: Option<User>,
+    pub joining: Joining,
+}
+
+/// What an upgrade asks for, and its token.
+#[derive(Debug)]
+pub(crate) struct UpgradeParameters {
+    /// The subprotocol to name in the answer.
+    pub subprotocol: Option<String>,
+    pub claims: Claims,
+    pub format: Format,
+    pub input: plain::InputFormat,
+}
+
+impl Handshake {
+    /// The state of a request that is rejected without asking anybody.
+    pub fn rejected(request: Request) -> Handshake {
+        let claims = Claims { user: None, username: "".into(), generation: None, issued_at: 0, expires_at: 0 };
+        let input = plain::InputFormat::Text;
+        let parameters = UpgradeParameters { subprotocol: None, claims, format: Format::Plain, input };
+        Handshake { request, parameters, user: None, joining: Joining::new("".into(), None) }
+    }
+}
+
+/// A connection of the Centrifugo protocol before its `connect` was answered.
+#[derive(Debug)]
+pub(crate) struct Connecting {
+    pub encoding: Encoding,
+    /// The client wants WebSocket pings instead of the protocol's.
+    pub uses_frame_pings: bool,
+    /// The `Authorization` header of the upgrade.
+    pub authorization: Option<String>,
+    /// The token in the upgrade's query, where that is allowed.
+    pub query_token: Option<String>,
+    /// The token's user is being looked up.
+    pub authenticating: Option<Authenticating>,
+}
+
+/// A `connect` that waits for the store.
+#[derive(Debug)]
+pub(crate) struct Authenticating {
+    pub command: CommandId,
+    pub claims: Claims,
+    pub serial: Serial,
+    pub arrival: Arrival,
+    pub deadline_ms: u64,
+    /// The commands after `connect` in its frame.
+    pub rest: Vec<u8>,
+}
+
+/// A client on its way into a channel.
+#[derive(Debug)]
+pub(crate) struct Joining {
+    /// The channel as clients name it: `room:<key>` or `live:<name>`.
+    pub name: Arc<str>,
+    pub since: Option<Since>,
+    pub admission: Option<Admission>,
+    /// The room's head as its home read it, if `since` was above this shard's position.
+    pub head: Option<Offset>,
+    /// The serial of the question under way.
+    pub serial: Serial,
+}
+
+/// The position from which a client resumes.
+#[derive(Clone, Debug)]
+pub(crate) struct Since {
+    pub offset: Offset,
+    pub epoch: Option<String>,
+}
+
+impl Joining {
+    pub fn new(name: Arc<str>, since: Option<Since>) -> Joining {
+        Joining { name, since, admission: None, head: None, serial: Serial(0) }
+    }
+
+    /// The room's key; `None` for a `live:` channel.
+    pub fn room_key(&self) -> Option<&str> {
+        self.name.strip_prefix("room:")
+    }
+
+    /// The channel, once it is known.
+    pub fn channel(&self) -> Option<Channel> {
+        match (&self.admission, self.name.strip_prefix("live:")) {
+            (_, Some(name)) => Some(Channel::Live(name.into())),
+            (Some(admission), None) => Some(Channel::Room(admission.room)),
+            (None, None) => None,
+        }
+    }
+}

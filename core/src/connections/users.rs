@@ -1,0 +1,100 @@
+//! The users of this shard: their connections, their allowances, and the tokens that were revoked.
+
+use crate::context::Context;
+use crate::ids::Slot;
+use crate::rate::Bucket;
+use std::collections::HashMap;
+use uproar_model::{Revocation, UserId};
+
+/// How often users without connections are forgotten.
+const SWEEP_INTERVAL_MS: u64 = 10_000;
+
+pub(crate) struct Users {
+    users: HashMap<UserId, UserState, ahash::RandomState>,
+    revoked: HashMap<UserId, Revocation, ahash::RandomState>,
+    swept_ms: u64,
+}
+
+/// A user who is connected to this shard, or was recently.
+#[derive(Debug, Default)]
+struct UserState {
+    slots: Vec<Slot>,
+    publishes: Option<Bucket>,
+}
+
+impl Users {
+    pub fn new(hasher: ahash::RandomState, revocations: &[Revocation]) -> Users {
+        let mut revoked = HashMap::with_hasher(hasher.clone());
+        revoked.extend(revocations.iter().map(|revocation| (revocation.user, *revocation)));
+        Users { users: HashMap::with_hasher(hasher), revoked, swept_ms: 0 }
+    }
+
+    // ── connections ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    pub fn add_connection(&mut self, user: UserId, slot: Slot) {
+        self.users.entry(user).or_default().slots.push(slot);
+    }
+
+    pub fn remove_connection(&mut self, user: UserId, slot: Slot) {
+        if let Some(state) = self.users.get_mut(&user) {
+            state.slots.retain(|s| *s != slot);
+        }
+    }
+
+    pub fn connections(&self, user: UserId) -> &[Slot] {
+        self.users.get(&user).map_or(&[], |state| &state.slots)
+    }
+
+    pub fn has_too_many_connections(&self, cx: &Context, user: UserId) -> bool {
+        self.connections(user).len() as u64 >= cx.limits().user_connections_limit
+    }
+
+    // ── rates ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Takes one publish out of the user's allowance. False: the allowance is used up.
+    #[must_use]
+    pub fn take_publish(&mut self, cx: &Context, user: UserId) -> bool {
+        let (rate, burst) = (cx.limits().publish_rate_per_second, cx.limits().publish_burst_limit);
+        if rate == 0 {
+            return true;
+        }
+        let state = self.users.entry(user).or_default();
+        state.publishes.get_or_insert_with(|| Bucket::full(burst, cx.now.ms)).take(rate, burst, cx.now.ms)
+    }
+
+    // ── revoked tokens ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Whether a token of this user is revoked.
+    pub fn is_revoked(&self, user: UserId, generation: Option<u32>, issued_at_s: u64) -> bool {
+        self.revoked.get(&user).is_some_and(|revocation| covers(revocation, generation, issued_at_s))
+    }
+
+    pub fn revoke(&mut self, revocation: Revocation) {
+        let known = self.revoked.entry(revocation.user).or_insert(revocation);
+        if known.generation < revocation.generation {
+            *known = revocation;
+        }
+    }
+
+    /// Forgets users without connections whose allowance is full again, and revocations that are older than any token.
+    pub fn sweep(&mut self, cx: &Context) {
+        if cx.now.ms < self.swept_ms + SWEEP_INTERVAL_MS {
+            return;
+        }
+        self.swept_ms = cx.now.ms;
+        let (rate, burst) = (cx.limits().publish_rate_per_second, cx.limits().publish_burst_limit);
+        self.users.retain(|_, state| {
+            let mut is_allowance_full = || state.publishes.as_mut().is_none_or(|b| b.is_full(rate, burst, cx.now.ms));
+            !state.slots.is_empty() || !is_allowance_full()
+        });
+        let kept_ms = cx.limits().revocations_kept_ms();
+        self.revoked.retain(|_, revocation| cx.now.unix_ms < revocation.at.saturating_add(kept_ms));
+    }
+}
+
+pub(crate) fn covers(revocation: &Revocation, generation: Option<u32>, issued_at_s: u64) -> bool {
+    match generation {
+        Some(generation) => generation < revocation.generation,
+        None => issued_at_s <= revocation.at / 1000,
+    }
+}

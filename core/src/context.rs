@@ -1,0 +1,78 @@
+//! What the owners on a shard share: the configuration, the time of the turn, the counters, and the way to the mesh.
+
+use crate::host::Now;
+use crate::ids::Slot;
+use crate::limits::Limits;
+use crate::log::SEGMENT_LIMIT_BYTES;
+use crate::messenger::Messenger;
+use crate::metrics::Meter;
+use crate::shard::ShardConfig;
+use std::rc::Rc;
+
+pub(crate) struct Context {
+    pub config: ShardConfig,
+    /// The time of the current event.
+    pub now: Now,
+    /// Counts turns from 1. A frame that is read in a turn was sent without knowing what is decided in that turn, because
+    /// senders are told at its end.
+    pub turn: u64,
+    pub meter: Rc<Meter>,
+    pub messenger: Messenger,
+    client_ids: ahash::RandomState,
+    jitter: u64,
+}
+
+impl Context {
+    pub fn new(config: ShardConfig) -> Context {
+        Context {
+            now: Now::default(),
+            turn: 1,
+            meter: Rc::new(Meter::default()),
+            messenger: Messenger::new(config.id, config.shards, config.lanes, config.seed, &config.limits),
+            client_ids: ahash::RandomState::with_seeds(config.seed, 7, 8, 9),
+            jitter: config.seed ^ u64::from(config.id).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            config,
+        }
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    /// Sets the time of the event that is about to be handled.
+    pub fn begin(&mut self, now: Now) {
+        self.now = now;
+        self.meter.clock_ms.set(now.ms);
+    }
+
+    /// The most bytes that a segment may have. A queue holds segments as a whole, so it must have room for several.
+    pub fn segment_bytes(&self) -> usize {
+        SEGMENT_LIMIT_BYTES.min((self.limits().outbound_limit_bytes / 4) as usize)
+    }
+
+    /// The bytes that a subscriber who is behind is given at a time. Escaped as JSON they may grow sixfold, and must still
+    /// fit into the queue.
+    pub fn page_bytes(&self) -> u64 {
+        self.limits().page_limit_bytes.min(self.limits().outbound_limit_bytes / 8).max(1)
+    }
+
+    /// The most bytes in one reply: half of a message, since small replies share it, and a quarter of the queue.
+    pub fn reply_bytes(&self) -> usize {
+        (self.limits().outbound_message_limit_bytes / 2).min(self.limits().outbound_limit_bytes / 4).max(1) as usize
+    }
+
+    /// The name of a connection in presence. Unique on this node, and with a chance of 2⁻⁶⁴ repeated after a restart.
+    pub fn client_id(&self, shard: u16, slot: Slot, generation: u32) -> String {
+        let hash = self.client_ids.hash_one((shard, slot.0, generation));
+        format!("{hash:016x}-{shard:x}-{:x}-{generation:x}", slot.0)
+    }
+
+    /// A random number that spreads pings. It is not meant to be unpredictable.
+    pub fn random(&mut self) -> u64 {
+        // xorshift64*
+        self.jitter ^= self.jitter >> 12;
+        self.jitter ^= self.jitter << 25;
+        self.jitter ^= self.jitter >> 27;
+        self.jitter.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+}

@@ -1,0 +1,132 @@
+//! One home. Publications may become known out of order; they are shown strictly in order. Exactly the next offset is
+//! taken, a higher one waits until the gap is filled, and a lower one is known already.
+
+use super::presence::Presence;
+use crate::log::Ring;
+use crate::message::AttachOutcome;
+use crate::protocol::Entry;
+use std::collections::BTreeMap;
+use uproar_model::{Epoch, Offset, Publication};
+
+#[derive(Debug)]
+pub(super) struct Home {
+    /// `None` while the head is being read, and for `live:` channels.
+    pub epoch: Option<Epoch>,
+    pub is_loaded: bool,
+    /// The last offset learned without a gap.
+    pub learned: Offset,
+    /// Learned, and to be shown at the end of the turn. The last entry has the offset `learned`.
+    pub fresh: Vec<Entry>,
+    /// The last offset shown, which is the home's position.
+    pub shown: Offset,
+    pub ring: Ring,
+    pub fed_shards: Vec<FedShard>,
+    /// Shards whose attach waits for the head.
+    pub waiting: Vec<u16>,
+    /// Learned, but after a gap.
+    held: BTreeMap<Offset, Publication>,
+    /// The highest offset heard of.
+    pub known: Offset,
+    /// Since when there is a gap.
+    pub gap_since_ms: Option<u64>,
+    pub is_reading: bool,
+    /// The store is not asked again before this time.
+    pub read_after_ms: u64,
+    /// When its entry in `Homes::head_checks` is due.
+    pub check_ms: u64,
+    pub is_to_show: bool,
+    pub is_stalled: bool,
+    pub presence: Presence,
+}
+
+/// A shard that is fed, and the last offset sent to it.
+#[derive(Debug)]
+pub(super) struct FedShard {
+    pub shard: u16,
+    pub sent: Offset,
+}
+
+impl Home {
+    /// `is_live`: the home of a `live:` channel, which has nothing to load.
+    pub fn new(is_live: bool) -> Home {
+        Home {
+            epoch: None,
+            is_loaded: is_live,
+            learned: 0,
+            fresh: Vec::new(),
+            shown: 0,
+            ring: Ring::default(),
+            fed_shards: Vec::new(),
+            waiting: Vec::new(),
+            held: BTreeMap::new(),
+            known: 0,
+            gap_since_ms: None,
+            is_reading: false,
+            read_after_ms: 0,
+            check_ms: 0,
+            is_to_show: false,
+            is_stalled: false,
+            presence: Presence::default(),
+        }
+    }
+
+    pub fn is_fed(&self, shard: u16) -> bool {
+        self.fed_shards.iter().any(|fed| fed.shard == shard)
+    }
+
+    /// Feeds a shard with everything that is shown from now on.
+    pub fn feed(&mut self, shard: u16) -> AttachOutcome {
+        self.stop_feeding(shard);
+        self.fed_shards.push(FedShard { shard, sent: self.shown });
+        AttachOutcome::Attached { epoch: self.epoch.clone(), position: self.shown }
+    }
+
+    pub fn stop_feeding(&mut self, shard: u16) {
+        self.fed_shards.retain(|fed| fed.shard != shard);
+        self.presence.forget_shard(shard);
+    }
+
+    pub fn has_gap(&self) -> bool {
+        self.is_loaded && self.learned < self.known
+    }
+
+    /// The last offset that must be read to close the gap. What is held need not be read.
+    pub fn gap_end(&self) -> Offset {
+        self.held.first_key_value().map_or(self.known, |(first, _)| self.known.min(*first))
+    }
+
+    /// Learns one publication, or only that its offset exists. Returns whether there is something new to show.
+    pub fn learn(&mut self, offset: Offset, publication: Option<Publication>, held_limit: usize) -> bool {
+        if self.is_loaded && offset <= self.learned {
+            return false;
+        }
+        self.known = self.known.max(offset);
+        if let Some(publication) = publication
+            // A publication that is not held is read from the store later.
+            && (self.held.len() < held_limit || self.is_loaded && offset == self.learned + 1)
+        {
+            self.held.insert(offset, publication);
+        }
+        self.take_next()
+    }
+
+    /// Moves the publications that follow without a gap from `held` to `fresh`. Returns whether there are any.
+    pub fn take_next(&mut self) -> bool {
+        if !self.is_loaded {
+            return false;
+        }
+        let before = self.learned;
+        while let Some(entry) = self.held.first_entry() {
+            if *entry.key() > self.learned + 1 {
+                break;
+            }
+            let publication = entry.remove();
+            if publication.offset == self.learned + 1 {
+                self.learned += 1;
+                self.fresh.push(Entry::Stored(publication));
+            }
+        }
+        self.known = self.known.max(self.learned);
+        self.learned > before
+    }
+}

@@ -1,0 +1,79 @@
+//! Homes: the state of the channels that hash to this shard. A home learns what was committed, shows it in order, and
+//! feeds the shards that have subscribers. Homes are reached by messages only.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `home.rs` | one home: what it has learned, shown, and sent to which shard |
+//! | `learning.rs` | appends on their way to a lane and back, gaps, heads |
+//! | `showing.rs` | attaching and feeding shards |
+//! | `presence.rs` | who is in a channel, on all shards |
+
+mod home;
+mod learning;
+mod presence;
+mod showing;
+
+use crate::context::Context;
+use crate::message::{Channel, Message};
+use home::Home;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use uproar_model::RoomId;
+
+/// How long after a failed read a home reads again.
+const READ_RETRY_MS: u64 = 100;
+
+pub(crate) struct Homes {
+    homes: HashMap<Channel, Home, ahash::RandomState>,
+    /// Homes that have something to show at the end of the turn.
+    to_show: Vec<Channel>,
+    /// Homes with something to retry: a segment whose queue was full, or a read that found no credit or failed.
+    stalled: Vec<Channel>,
+    /// When to check which room's head, earliest first.
+    head_checks: VecDeque<(u64, RoomId)>,
+    /// No head is checked before this time, because the last check found no credit.
+    checks_rest_until_ms: u64,
+    /// `Lost` and `Closed` messages whose queue was full, and the shards that they are for.
+    endings: Vec<(u16, Message)>,
+    /// When which homes may announce the number of subscribers again.
+    online_due: BTreeSet<(u64, Channel)>,
+}
+
+impl Homes {
+    pub fn new(hasher: ahash::RandomState) -> Homes {
+        Homes {
+            homes: HashMap::with_hasher(hasher),
+            to_show: Vec::new(),
+            stalled: Vec::new(),
+            head_checks: VecDeque::new(),
+            checks_rest_until_ms: 0,
+            endings: Vec::new(),
+            online_due: BTreeSet::new(),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.homes.len()
+    }
+
+    /// When a turn has something to do here at the latest.
+    pub fn deadline_ms(&self, cx: &Context) -> Option<u64> {
+        // Nothing tells when a full queue has places again, so the next turn comes soon.
+        let is_waiting = !self.stalled.is_empty() || !self.endings.is_empty();
+        let retry = is_waiting.then_some(cx.now.ms + 1);
+        let online = self.online_due.first().map(|(due, _)| *due);
+        let head = self.head_checks.front().map(|(due, _)| (*due).max(self.checks_rest_until_ms));
+        [retry, online, head].into_iter().flatten().min()
+    }
+
+    fn mark_to_show(to_show: &mut Vec<Channel>, channel: &Channel, home: &mut Home) {
+        if !std::mem::replace(&mut home.is_to_show, true) {
+            to_show.push(channel.clone());
+        }
+    }
+
+    fn mark_stalled(stalled: &mut Vec<Channel>, channel: &Channel, home: &mut Home) {
+        if !std::mem::replace(&mut home.is_stalled, true) {
+            stalled.push(channel.clone());
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Showing: at the end of a turn the publications that a home has learned become one segment, which goes to every shard
+//! that has subscribers.
+
+use super::Homes;
+use super::home::Home;
+use crate::context::Context;
+use crate::host::Host;
+use crate::log::{Segment, apply_edits};
+use crate::message::{AttachOutcome, Channel, Endpoint, Message};
+use crate::mutation::{self, Mutation};
+use std::sync::Arc;
+
+impl Homes {
+    // ── attach and detach ───────────────────────────────────────────────────────────────────────────────────────────
+
+    /// A shard wants to be fed with a channel.
+    pub fn on_attach(&mut self, cx: &mut Context, shard: u16, channel: Channel, host: &mut impl Host) {
+        // An ending that the shard's earlier feed was still to be sent must not end this one.
+        self.endings.retain(|(to, ending)| *to != shard || !ending.ends(&channel));
+        let is_live = matches!(channel, Channel::Live(_));
+        let home = self.homes.entry(channel.clone()).or_insert_with(|| Home::new(is_live));
+        if home.is_loaded {
+            let outcome = home.feed(shard);
+            return Self::answer_attach(cx, shard, &channel, outcome, host);
+        }
+        home.waiting.push(shard);
+        self.read_missing(cx, &channel, host);
+    }
+
+    pub(super) fn answer_attach(
+        cx: &mut Context,
+        shard: u16,
+        channel: &Channel,
+        outcome: AttachOutcome,
+        host: &mut impl Host,
+    ) {
+        cx.messenger.send(Endpoint::Shard(shard), Message::Attached { channel: channel.clone(), outcome }, host);
+    }
+
+    pub fn on_detach(&mut self, shard: u16, channel: &Channel) {
+        let Some(home) = self.homes.get_mut(channel) else { return };
+        home.stop_feeding(shard);
+        if home.fed_shards.is_empty() && home.waiting.is_empty() {
+            // The next subscriber reads the head again.
+            self.homes.remove(channel);
+        }
+    }
+
+    // ── showing ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Makes one segment (or several, if it is large) of what each channel has learned in this turn, and sends it to the
+    /// fed shards.
+    pub fn show(&mut self, cx: &mut Context, host: &mut impl Host) {
+        let (entries, bytes) = (cx.limits().ring_limit_publications as usize, cx.limits().ring_limit_bytes as usize);
+        let segment_bytes = cx.segment_bytes();
+        for channel in std::mem::take(&mut self.to_show) {
+            let Some(home) = self.homes.get_mut(&channel) else { continue };
+            home.is_to_show = false;
+            let mut fresh = std::mem::take(&mut home.fresh);
+            apply_edits(&mut fresh);
+            while !fresh.is_empty() {
+                let Some(home) = self.homes.get_mut(&channel) else { break };
+                let rest = fresh.split_off(Segment::fitting(&fresh, segment_bytes));
+                let segment = Arc::new(Segment::new(home.shown + 1, std::mem::replace(&mut fresh, rest)));
+                home.shown = segment.last();
+                cx.meter.metrics.borrow_mut().publications += segment.entries.len() as u64;
+                home.ring.apply_edits_of(&segment, segment_bytes);
+                home.ring.push(segment, cx.now.ms, entries, bytes);
+                self.feed_shards(cx, &channel, host);
+            }
+        }
+    }
+
+    /// Sends each fed shard the segments that it has not been sent. A shard whose queue is full gets the rest later, from
+    /// the ring.
+    fn feed_shards(&mut self, cx: &mut Context, channel: &Channel, host: &mut impl Host) {
+        let Some(home) = self.homes.get_mut(channel) else { return };
+        let mut lost = Vec::new();
+        let mut is_stalled = false;
+        for fed in &mut home.fed_shards {
+            while fed.sent < home.shown {
+                let Some(ring_segment) = home.ring.segment_at(fed.sent + 1) else {
+                    lost.push(fed.shard);
+                    break;
+                };
+                let segment = Arc::clone(&ring_segment.segment);
+                let last = segment.last();
+                if cx.messenger.has_place(fed.shard, host) {
+                    let message = Message::Segment { channel: channel.clone(), segment };
+                    cx.messenger.send(Endpoint::Shard(fed.shard), message, host);
+                } else if !mutation::active(Mutation::FullQueueDrops) {
+                    is_stalled = true;
+                    break;
+                }
+                fed.sent = last;
+            }
+        }
+        if is_stalled {
+            Self::mark_stalled(&mut self.stalled, channel, home);
+        } else if matches!(channel, Channel::Live(_)) {
+            home.ring.clear();
+        }
+        lost.iter().for_each(|shard| home.stop_feeding(*shard));
+        for shard in lost {
+            self.send_ending(cx, shard, Message::Lost { channel: channel.clone() }, host);
+        }
+    }
+
+    /// Retries what found no place, no credit or no answer before.
+    pub fn retry_stalled(&mut self, cx: &mut Context, host: &mut impl Host) {
+        for (shard, ending) in std::mem::take(&mut self.endings) {
+            self.send_ending(cx, shard, ending, host);
+        }
+        for channel in std::mem::take(&mut self.stalled) {
+            let Some(home) = self.homes.get_mut(&channel) else { continue };
+            home.is_stalled = false;
+            self.feed_shards(cx, &channel, host);
+            self.read_missing(cx, &channel, host);
+        }
+    }
+
+    /// Sends `Lost` or `Closed` to a shard, now or when its queue has a place.
+    pub(super) fn send_ending(&mut self, cx: &mut Context, shard: u16, ending: Message, host: &mut impl Host) {
+        if cx.messenger.has_place(shard, host) {
+            cx.messenger.send(Endpoint::Shard(shard), ending, host);
+        } else {
+            self.endings.push((shard, ending));
+        }
+    }
+}

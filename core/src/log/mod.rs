@@ -1,0 +1,15 @@
+//! What a channel has shown lately, in memory.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `segment.rs` | consecutive publications of one turn, encoded once per format for all shards and subscribers |
+//! | `ring.rs` | the latest segments of a channel |
+//! | `edits.rs` | the effect of edits and deletions on publications that are still in memory |
+
+mod edits;
+mod ring;
+mod segment;
+
+pub use edits::apply_edits;
+pub use ring::Ring;
+pub use segment::{SEGMENT_LIMIT_BYTES, Segment};

@@ -1,0 +1,234 @@
+//! The ways in which a connection, or one of its subscriptions, ends. The words are explained in
+//! [`crate::connections::Connection`]'s file.
+
+use crate::buffer::Slice;
+use crate::connections::Phase;
+use crate::feeds::ToClose;
+use crate::host::{Host, Refused};
+use crate::ids::{FeedId, Serial, Slot, SubscriptionKey};
+use crate::message::Channel;
+use crate::metrics;
+use crate::protocol::centrifuge::{self, Push};
+use crate::protocol::{CloseReason, UNSUBSCRIBED};
+use crate::shard::Shard;
+use crate::websocket::{frame, upgrade};
+use bytes::Bytes;
+use std::sync::Arc;
+use uproar_model::{Revocation, UserId};
+
+/// While the server stops, how long a connection stays open after its last publish was answered: the publication itself
+/// may still be on its way from another shard.
+const LEAVING_MS: u64 = 20;
+
+impl Shard {
+    // ── closing ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Closes an open connection with a close frame. Whatever else waits for it is dropped.
+    pub(crate) fn close(&mut self, slot: Slot, why: CloseReason, host: &mut impl Host) {
+        let is_sdk = self.connections[slot].encoding().is_some();
+        let why = if is_sdk && why == CloseReason::GOING_AWAY { CloseReason::SHUTDOWN } else { why };
+        match self.connections[slot].phase {
+            Phase::Open(_) | Phase::Echo | Phase::Connecting(_) => {
+                if metrics::count(&mut self.cx.meter.metrics.borrow_mut().closed, why.code) {
+                    host.log_first(Refused::Connection, why.code);
+                }
+                let close = frame::close_frame(why.code, why.reason);
+                self.close_after(slot, close, self.cx.limits().close_timeout_ms, host);
+            }
+            Phase::Head | Phase::Handshake(_) => self.abort(slot, host),
+            Phase::Vacant | Phase::Closing { .. } | Phase::Aborted => {}
+        }
+    }
+
+    pub(crate) fn close_all(&mut self, to_close: ToClose, host: &mut impl Host) {
+        for (slot, why) in to_close {
+            self.close(slot, why, host);
+        }
+    }
+
+    /// Ends the session and sends one last frame, before anything else that waits.
+    pub(crate) fn close_after(&mut self, slot: Slot, last: Bytes, timeout_ms: u64, host: &mut impl Host) {
+        self.leave_channels(slot);
+        let until_ms = self.cx.now.ms + timeout_ms;
+        let last = Slice::own(&self.cx.meter, last);
+        let connection = &mut self.connections[slot];
+        connection.replies = Vec::new();
+        connection.outbound.finish(last);
+        connection.is_paused = false;
+        connection.phase = Phase::Closing { until_ms, then_abort: false, owes_close: false };
+        self.connections.arm_timer(slot, until_ms);
+        host.wake(slot);
+    }
+
+    /// The client has sent its close frame: the socket is shut down as soon as ours is written.
+    pub(crate) fn abort_when_written(&mut self, slot: Slot, host: &mut impl Host) {
+        let connection = &mut self.connections[slot];
+        if connection.outbound.is_empty() {
+            return self.abort(slot, host);
+        }
+        let until_ms = match connection.phase {
+            Phase::Closing { until_ms, .. } => until_ms,
+            _ => self.cx.now.ms + self.cx.limits().close_timeout_ms,
+        };
+        connection.phase = Phase::Closing { until_ms, then_abort: true, owes_close: false };
+    }
+
+    /// Shuts the socket down without another word.
+    pub(crate) fn abort(&mut self, slot: Slot, host: &mut impl Host) {
+        if matches!(self.connections[slot].phase, Phase::Vacant | Phase::Aborted) {
+            return;
+        }
+        self.leave_channels(slot);
+        let connection = &mut self.connections[slot];
+        connection.phase = Phase::Aborted;
+        connection.replies = Vec::new();
+        connection.outbound.clear();
+        host.abort(slot);
+    }
+
+    /// Answers an upgrade with an HTTP error, or with a close frame if the HTTP service has already sent the 101.
+    pub(crate) fn reject(&mut self, slot: Slot, status: u16, code: &str, message: &str, host: &mut impl Host) {
+        if metrics::count(&mut self.cx.meter.metrics.borrow_mut().rejected, status) {
+            host.log_first(Refused::Upgrade, status);
+        }
+        let was_answered = match &self.connections[slot].phase {
+            Phase::Handshake(handshake) => handshake.request.answered,
+            _ => return self.abort(slot, host),
+        };
+        let response = if was_answered {
+            let why = match status {
+                401 => CloseReason::INVALID_TOKEN,
+                503 => CloseReason::FORCE_RECONNECT,
+                _ => CloseReason::PERMISSION_DENIED,
+            };
+            frame::close_frame(why.code, message)
+        } else {
+            let headers: &[(&str, &str)] = match status {
+                401 => &[("WWW-Authenticate", "Bearer")],
+                503 => &[("Retry-After", "1")],
+                _ => &[],
+            };
+            upgrade::refusal(status, code, message, headers)
+        };
+        let response = Slice::own(&self.cx.meter, response);
+        let until_ms = self.cx.now.ms + self.cx.limits().close_timeout_ms;
+        let connection = &mut self.connections[slot];
+        connection.enqueue(self.cx.now.ms, response);
+        connection.phase = Phase::Closing { until_ms, then_abort: true, owes_close: false };
+        self.connections.arm_timer(slot, until_ms);
+        host.wake(slot);
+    }
+
+    /// Takes a connection out of its feeds and off its user's list. The caller changes its phase.
+    fn leave_channels(&mut self, slot: Slot) {
+        let Phase::Open(session) = &self.connections[slot].phase else { return };
+        let user = session.user.id;
+        while let Some(session) = self.connections[slot].session()
+            && let Some((key, _)) = session.subscriptions.iter().next()
+        {
+            self.unsubscribe(slot, SubscriptionKey(key as u32));
+        }
+        self.connections.users.remove_connection(user, slot);
+    }
+
+    // ── subscriptions ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    pub(crate) fn unsubscribe(&mut self, slot: Slot, key: SubscriptionKey) {
+        self.feeds.unsubscribe(&self.cx, &mut self.connections, slot, key);
+    }
+
+    /// The user was removed from the room, or the room is gone. A plain connection has nothing else, so it is closed.
+    pub(crate) fn end_subscription(&mut self, slot: Slot, key: SubscriptionKey, host: &mut impl Host) {
+        if self.connections[slot].encoding().is_none() {
+            return self.close(slot, CloseReason::FORCE_DISCONNECT, host);
+        }
+        let session = self.connections[slot].session();
+        let Some(subscription) = session.and_then(|session| session.subscription(key)) else { return };
+        let name = Arc::clone(&subscription.name);
+        self.unsubscribe(slot, key);
+        let (code, reason) = UNSUBSCRIBED;
+        self.connections.add_push(&self.cx, slot, |encoding, out| {
+            centrifuge::push_push(encoding, out, &name, &Push::Unsubscribe { code, reason });
+        });
+        self.resume_deferred(slot);
+    }
+
+    /// Users were removed from a room: their subscriptions to it end.
+    pub(crate) fn remove_users(&mut self, feed: FeedId, users: &[UserId], host: &mut impl Host) {
+        for user in users {
+            for slot in self.connections.users.connections(*user).to_vec() {
+                if let Some(key) = self.connections[slot].session().and_then(|session| session.key_in(feed)) {
+                    self.end_subscription(slot, key, host);
+                }
+            }
+        }
+    }
+
+    /// The room is gone, and its subscriptions with it.
+    pub(crate) fn on_closed(&mut self, channel: &Channel, host: &mut impl Host) {
+        let Some(id) = self.attached_feed(channel) else { return };
+        while let Some((slot, key)) = self.feeds.last_subscriber(id) {
+            self.end_subscription(slot, key, host);
+        }
+        self.feeds.remove(id);
+    }
+
+    /// The feed cannot go on without a gap: the connections of its subscribers are closed with a code from which they
+    /// recover.
+    pub(crate) fn on_lost(&mut self, channel: &Channel, host: &mut impl Host) {
+        let Some(id) = self.attached_feed(channel) else { return };
+        while let Some((slot, _)) = self.feeds.last_subscriber(id) {
+            self.close(slot, CloseReason::INSUFFICIENT_STATE, host);
+        }
+        self.feeds.remove(id);
+    }
+
+    fn attached_feed(&self, channel: &Channel) -> Option<FeedId> {
+        self.feeds.id_of(channel).filter(|id| self.feeds.get(*id).is_some_and(|feed| feed.is_attached))
+    }
+
+    // ── revoked tokens, and the stop ────────────────────────────────────────────────────────────────────────────────
+
+    pub(crate) fn on_revoke(&mut self, revocation: Revocation, host: &mut impl Host) {
+        self.connections.users.revoke(revocation);
+        for slot in self.connections.users.connections(revocation.user).to_vec() {
+            let session = self.connections[slot].session();
+            if session.is_some_and(|s| crate::connections::covers(&revocation, s.generation, s.issued_at_s)) {
+                self.close(slot, CloseReason::FORCE_DISCONNECT, host);
+            }
+        }
+    }
+
+    /// While the server stops: closes a connection soon, after everything that it is still being sent.
+    pub(crate) fn close_soon(&mut self, slot: Slot) {
+        self.connections[slot].is_paused = true;
+        let caller = self.connections.caller(&self.cx, slot, Serial(0));
+        self.leaving.push_back((self.cx.now.ms + LEAVING_MS, caller));
+    }
+
+    pub(crate) fn close_leaving(&mut self, host: &mut impl Host) {
+        while let Some((at_ms, caller)) = self.leaving.front().copied()
+            && at_ms <= self.cx.now.ms
+        {
+            self.leaving.pop_front();
+            let Some(connection) = self.connections.of_caller(caller) else { continue };
+            if connection.session().is_none() {
+                continue;
+            }
+            let why = match connection.encoding() {
+                Some(_) => CloseReason::SHUTDOWN,
+                None => CloseReason::GOING_AWAY,
+            };
+            metrics::count(&mut self.cx.meter.metrics.borrow_mut().closed, why.code);
+            let slot = caller.slot;
+            self.leave_channels(slot);
+            let close = Slice::own(&self.cx.meter, frame::close_frame(why.code, why.reason));
+            let until_ms = self.cx.now.ms + self.cx.limits().close_timeout_ms;
+            let connection = &mut self.connections[slot];
+            connection.enqueue(self.cx.now.ms, close);
+            connection.phase = Phase::Closing { until_ms, then_abort: false, owes_close: false };
+            self.connections.arm_timer(slot, until_ms);
+            host.wake(slot);
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! From the upgrade request to the 101. A plain connection names its channel in the request, and is answered only when
+//! everything is known, so every refusal is an HTTP status. The order is: token, user, channel (`joining.rs`). An upgrade to
+//! the Centrifugo protocol is answered immediately: its client sends the token in its first command (`connect.rs`).
+
+use super::joining::{Denied, LIVE_NAME_LIMIT_BYTES, is_live_name};
+use crate::buffer::Slice;
+use crate::connections::{
+    Connecting, Dialect, Handshake, Joining, Phase, Session, Since, Subscription, SubscriptionState, UpgradeParameters,
+};
+use crate::feeds::Subscriber;
+use crate::host::Host;
+use crate::ids::{FeedId, Slot, SubscriptionKey};
+use crate::message::{Found, Joiner, StoreRequest};
+use crate::protocol::centrifuge::Encoding;
+use crate::protocol::{Format, plain};
+use crate::shard::Shard;
+use crate::websocket::{Request, frame, upgrade};
+use bytes::Bytes;
+use slab::Slab;
+use std::sync::Arc;
+use uproar_model::{Offset, TokenError, User, fold_name};
+
+/// The path of the Centrifugo protocol.
+const CENTRIFUGE_PATH: &str = "/connection/websocket";
+
+/// Why a request is rejected: HTTP status, code, text.
+struct Rejection(u16, &'static str, String);
+
+impl Shard {
+    pub(crate) fn begin_handshake(&mut self, slot: Slot, request: Request, host: &mut impl Host) {
+        let is_echo = self.cx.config.echo && request.path == "/echo";
+        if is_echo {
+            let answered = request.answered;
+            self.connections[slot].phase = Phase::Echo;
+            let ping_ms = self.connections[slot].ping_ms;
+            self.connections.arm_timer(slot, ping_ms);
+            if !answered {
+                self.respond(slot, upgrade::switching_protocols(&request, None), host);
+            }
+            host.wake(slot);
+            return;
+        }
+        if request.path == CENTRIFUGE_PATH {
+            return self.begin_centrifuge(slot, request, host);
+        }
+        match self.read_request(request) {
+            Ok(handshake) => {
+                self.connections[slot].phase = Phase::Handshake(Box::new(handshake));
+                self.look_up_user(slot, host);
+            }
+            Err(rejection) => {
+                let (request, Rejection(status, code, message)) = *rejection;
+                let handshake = Handshake::rejected(request);
+                self.connections[slot].phase = Phase::Handshake(Box::new(handshake));
+                self.reject(slot, status, code, &message, host);
+            }
+        }
+    }
+
+    /// Everything that can be checked without asking the store.
+    fn read_request(&self, request: Request) -> Result<Handshake, Box<(Request, Rejection)>> {
+        match self.check_request(&request) {
+            Ok((parameters, joining)) => Ok(Handshake { request, parameters, user: None, joining }),
+            Err(rejection) => Err(Box::new((request, rejection))),
+        }
+    }
+
+    /// Only requests from browser pages have an origin.
+    fn check_origin(&self, request: &Request) -> Result<(), Rejection> {
+        let allow = &self.cx.config.allow_origin;
+        if request.origin.as_ref().is_some_and(|origin| !allow(origin, request.host.as_deref())) {
+            let text = "pages of this origin may not connect; the server's --allow-origin names those that may";
+            return Err(Rejection(403, "origin_not_allowed", text.into()));
+        }
+        Ok(())
+    }
+
+    fn check_request(&self, request: &Request) -> Result<(UpgradeParameters, Joining), Rejection> {
+        if request.path != "/ws" {
+            let path = clip(&request.path);
+            let text = format!("there is no WebSocket at {path}; connect to /ws?room=NAME or {CENTRIFUGE_PATH}");
+            return Err(Rejection(404, "not_found", text));
+        }
+        self.check_origin(request)?;
+        let (token, subprotocol) = self.find_token(request)?;
+        let claims = (self.cx.config.verify)(&token, self.cx.now.unix_ms / 1000).map_err(|error| match error {
+            TokenError::Expired => Rejection(401, "token_expired", error.to_string()),
+            TokenError::Invalid => Rejection(401, "token_invalid", error.to_string()),
+        })?;
+        if claims.user.is_some_and(|user| self.connections.users.is_revoked(user, claims.generation, claims.issued_at))
+        {
+            let (status, code, text) = Denied::SignedOut.http();
+            return Err(Rejection(status, code, text));
+        }
+        let invalid = |text: String| Rejection(422, "invalid_field", text);
+        let room = request
+            .query_value("room")
+            .ok_or_else(|| Rejection(422, "missing_field", "the parameter 'room' is missing: /ws?room=NAME".into()))?;
+        let format = request.query_value("format");
+        let (name, format, input) = match (room.strip_prefix("live:"), format.as_deref()) {
+            (Some(name), format) => {
+                if !is_live_name(name) {
+                    let text =
+                        format!("the name of a live: channel has 1 to {LIVE_NAME_LIMIT_BYTES} bytes, no controls");
+                    return Err(invalid(text));
+                }
+                let name = format!("live:{name}");
+                match format {
+                    None | Some("text") => (name, Format::Plain, plain::InputFormat::Text),
+                    Some("json") => (name, Format::Plain, plain::InputFormat::Json),
+                    Some("raw") => (name, Format::Raw, plain::InputFormat::Text),
+                    Some(_) => return Err(invalid("the format of a live: channel is text, json or raw".into())),
+                }
+            }
+            (None, format) => {
+                let no_room = || {
+                    let (status, code, text) = Denied::NoRoom.http();
+                    Rejection(status, code, text)
+                };
+                let name = format!("room:{}", fold_name(&room).map_err(|_| no_room())?);
+                match format {
+                    None | Some("text") => (name, Format::Plain, plain::InputFormat::Text),
+                    Some("json") => (name, Format::Plain, plain::InputFormat::Json),
+                    Some(_) => return Err(invalid("the format of a room is text or json".into())),
+                }
+            }
+        };
+        let since = match request.query_value("since") {
+            None => None,
+            Some(_) if name.starts_with("live:") => {
+                return Err(invalid("a live: channel keeps nothing, so there is no 'since'".into()));
+            }
+            Some(text) => {
+                let offset = text.parse::<u64>().ok().filter(|o| *o < 1 << 53);
+                let offset = offset.ok_or_else(|| invalid("'since' must be an offset: 0 or a whole number".into()))?;
+                Some(Since { offset, epoch: request.query_value("epoch").map(Into::into) })
+            }
+        };
+        Ok((UpgradeParameters { subprotocol, claims, format, input }, Joining::new(name.into(), since)))
+    }
+
+    /// The token, and the subprotocol that carried it if one did.
+    fn find_token(&self, request: &Request) -> Result<(String, Option<String>), Rejection> {
+        if let Some(header) = &request.authorization {
+            if let Some((scheme, token)) = header.split_once(' ')
+                && scheme.eq_ignore_ascii_case("bearer")
+            {
+                return Ok((token.trim().to_owned(), None));
+            }
+            return Err(Rejection(401, "token_invalid", "the Authorization header must be 'Bearer TOKEN'".into()));
+        }
+        if let Some(offered) = request.subprotocols.iter().find(|p| p.starts_with("bearer.")) {
+            return Ok((offered["bearer.".len()..].to_owned(), Some(offered.clone())));
+        }
+        if let Some(token) = request.query_value("token") {
+            if self.cx.config.query_token {
+                return Ok((token.into_owned(), None));
+            }
+            let text = "tokens in the address are switched off here; send 'Authorization: Bearer TOKEN'";
+            return Err(Rejection(401, "token_missing", text.into()));
+        }
+        let text = "there is no token; send 'Authorization: Bearer TOKEN', the subprotocol 'bearer.TOKEN', or ?token=";
+        Err(Rejection(401, "token_missing", text.into()))
+    }
+
+    fn look_up_user(&mut self, slot: Slot, host: &mut impl Host) {
+        let Some(handshake) = self.connections[slot].handshake_mut() else { return };
+        let claims = &handshake.parameters.claims;
+        let username = Arc::clone(&claims.username);
+        match claims.user {
+            Some(id) => {
+                let user = User { id, username };
+                handshake.user = Some(user.clone());
+                self.join_with(slot, &user, host);
+            }
+            None => self.read_for_join(slot, Joiner::Upgrade, StoreRequest::User { username }, host),
+        }
+    }
+
+    /// The token's user was looked up by name.
+    pub(crate) fn on_user_found(&mut self, slot: Slot, found: Found, host: &mut impl Host) {
+        let Some(handshake) = self.connections[slot].handshake_mut() else { return };
+        if found.has_revoked(handshake.parameters.claims.issued_at) {
+            return self.deny(slot, Joiner::Upgrade, Denied::SignedOut, host);
+        }
+        handshake.user = Some(found.user.clone());
+        self.join_with(slot, &found.user, host);
+    }
+
+    fn join_with(&mut self, slot: Slot, user: &User, host: &mut impl Host) {
+        if self.connections.users.has_too_many_connections(&self.cx, user.id) {
+            let text = "this user has too many connections (user_connections_limit)";
+            return self.reject(slot, 429, "too_many_connections", text, host);
+        }
+        self.join(slot, Joiner::Upgrade, user, host);
+    }
+
+    /// Whether the user of a handshake has signed out in the meantime.
+    pub(crate) fn has_signed_out(&mut self, slot: Slot, user: &User) -> bool {
+        let Some(handshake) = self.connections[slot].handshake_mut() else { return false };
+        let (generation, issued_at) = (handshake.parameters.claims.generation, handshake.parameters.claims.issued_at);
+        self.connections.users.is_revoked(user.id, generation, issued_at)
+    }
+
+    /// Queues the first thing that a connection is sent.
+    fn respond(&mut self, slot: Slot, bytes: Bytes, host: &mut impl Host) {
+        let response = Slice::own(&self.cx.meter, bytes);
+        self.connections[slot].enqueue_response(self.cx.now.ms, response);
+        self.connections.written(&self.cx, slot, host);
+    }
+
+    /// Answers the upgrade to the Centrifugo protocol. Later errors are reported in that protocol.
+    fn begin_centrifuge(&mut self, slot: Slot, request: Request, host: &mut impl Host) {
+        if let Err(Rejection(status, code, message)) = self.check_origin(&request) {
+            let handshake = Handshake::rejected(request);
+            self.connections[slot].phase = Phase::Handshake(Box::new(handshake));
+            return self.reject(slot, status, code, &message, host);
+        }
+        let offered = request.subprotocols.iter().find_map(|name| match name.as_str() {
+            "centrifuge-json" => Some((Encoding::Json, name.as_str())),
+            "centrifuge-protobuf" => Some((Encoding::Protobuf, name.as_str())),
+            _ => None,
+        });
+        let asks = |name, value| request.query_value(name).is_some_and(|asked| asked == value);
+        let encoding = match offered {
+            Some((encoding, _)) => encoding,
+            None if asks("format", "protobuf") || asks("cf_protocol", "protobuf") => Encoding::Protobuf,
+            None => Encoding::Json,
+        };
+        let answer = upgrade::switching_protocols(&request, offered.map(|(_, name)| name));
+        let connecting = Connecting {
+            encoding,
+            uses_frame_pings: asks("cf_ws_frame_ping_pong", "true"),
+            authorization: request.authorization.clone(),
+            query_token: request.query_value("token").filter(|_| self.cx.config.query_token).map(Into::into),
+            authenticating: None,
+        };
+        let answered = request.answered;
+        self.connections[slot].phase = Phase::Connecting(Box::new(connecting));
+        if !answered {
+            self.respond(slot, answer, host);
+        }
+        // Wakes the driver, because reading begins.
+        host.wake(slot);
+    }
+
+    /// Answers 101, sends the client its position, and subscribes it.
+    pub(super) fn open(
+        &mut self,
+        slot: Slot,
+        feed_id: FeedId,
+        cursor: Offset,
+        recovered: Option<bool>,
+        host: &mut impl Host,
+    ) {
+        let now = self.cx.now;
+        let connection = &mut self.connections[slot];
+        let Phase::Handshake(handshake) = std::mem::replace(&mut connection.phase, Phase::Head) else { return };
+        let Handshake { request, parameters, user, joining } = *handshake;
+        let UpgradeParameters { subprotocol, claims, format, input } = parameters;
+        let (Some(user), Some(feed)) = (user, self.feeds.get(feed_id)) else { return };
+        let joined = match &feed.epoch {
+            // The publications after this frame begin after the offset that it names.
+            Some(epoch) => plain::joined(&joining.name["room:".len()..], epoch, cursor, recovered),
+            None => plain::joined_live(&joining.name),
+        };
+        let mut subscriptions = Slab::with_capacity(1);
+        let state = SubscriptionState::Joined { feed: feed_id, index: 0 };
+        let key = SubscriptionKey(subscriptions.insert(Subscription::new(joining.name, state, 0)) as u32);
+        let grace_ms = self.cx.limits().expired_grace_ms;
+        let session = Session::new(user, &claims, grace_ms, subscriptions, Dialect::Plain(input));
+        self.connections.users.add_connection(session.user.id, slot);
+        let connection = &mut self.connections[slot];
+        let (ping_ms, expires_ms) = (connection.ping_ms, now.ms + session.expires_unix_ms.saturating_sub(now.unix_ms));
+        connection.phase = Phase::Open(Box::new(session));
+        let subscriber = Subscriber { slot, key, cursor, format, is_behind: false, wants_presence: false };
+        self.feeds.subscribe(&self.cx, &mut self.connections, feed_id, subscriber);
+        let mut first = Vec::with_capacity(512);
+        if !request.answered {
+            first.extend_from_slice(&upgrade::switching_protocols(&request, subprotocol.as_deref()));
+        }
+        if format != Format::Raw {
+            frame::push_text(&mut first, &joined);
+        }
+        if !first.is_empty() {
+            self.respond(slot, Bytes::from(first), host);
+        }
+        self.connections.arm_timer(slot, ping_ms.min(expires_ms));
+        // Wakes the driver, because reading begins.
+        host.wake(slot);
+        self.catch_up(slot, host);
+    }
+}
+
+/// A client's text, shortened for an error message.
+fn clip(text: &str) -> String {
+    text.chars().take(64).collect()
+}

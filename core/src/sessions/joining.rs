@@ -1,0 +1,281 @@
+//! Into a channel: membership (which joins a public room), then the channel's feed on this shard, then the position from
+//! which the client goes on. The upgrade of a plain connection and a `subscribe` take the same steps.
+
+use crate::connections::{Joining, SubscriptionState};
+use crate::feeds::Attached;
+use crate::host::Host;
+use crate::ids::{FeedId, Slot};
+use crate::message::{
+    AttachOutcome, Channel, CheckOutcome, Endpoint, JoinRequest, Joiner, Message, Requester, StoreReply, StoreRequest,
+    UserEvent,
+};
+use crate::protocol::{self, ProtocolError};
+use crate::shard::Shard;
+use uproar_model::{JoinError, TokenError, User};
+
+/// The longest name of a `live:` channel, without the prefix, in bytes.
+pub(super) const LIVE_NAME_LIMIT_BYTES: usize = 255;
+
+/// Whether a `live:` channel may have this name, without the prefix.
+pub(super) fn is_live_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= LIVE_NAME_LIMIT_BYTES && !name.chars().any(char::is_control)
+}
+
+/// Why a client may not join a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Denied {
+    NoRoom,
+    RoomFull,
+    /// The token's user was deleted.
+    NoUser,
+    SignedOut,
+    /// The position does not exist, and the client wants an error then.
+    Unrecoverable,
+    Overloaded,
+    Unavailable,
+}
+
+impl Denied {
+    /// HTTP status, code and text.
+    pub fn http(self) -> (u16, &'static str, String) {
+        let (status, code) = match self {
+            Denied::NoRoom => (404, "no_such_room"),
+            Denied::RoomFull => (409, "room_full"),
+            Denied::NoUser | Denied::SignedOut => (401, "token_invalid"),
+            Denied::Unrecoverable => (409, "unrecoverable_position"),
+            Denied::Overloaded => (503, "overloaded"),
+            Denied::Unavailable => (503, "unavailable"),
+        };
+        (status, code, self.text())
+    }
+
+    /// The error reply to a `subscribe`.
+    pub fn error(self) -> ProtocolError {
+        let code = match self {
+            Denied::NoRoom => protocol::UNKNOWN_CHANNEL,
+            Denied::RoomFull => protocol::LIMIT_EXCEEDED,
+            Denied::NoUser | Denied::SignedOut => protocol::PERMISSION_DENIED,
+            Denied::Unrecoverable => protocol::UNRECOVERABLE_POSITION,
+            Denied::Overloaded | Denied::Unavailable => protocol::INTERNAL,
+        };
+        ProtocolError::new(code, self.text())
+    }
+
+    fn text(self) -> String {
+        match self {
+            Denied::NoRoom => "there is no such room".into(),
+            Denied::RoomFull => "the room is full".into(),
+            Denied::NoUser => TokenError::Invalid.to_string(),
+            Denied::SignedOut => "the token's user has signed out; sign in again".into(),
+            Denied::Unrecoverable => "this position does not exist in the room; start over without one".into(),
+            Denied::Overloaded => "the server is overloaded; try again".into(),
+            Denied::Unavailable => "the database does not answer; try again".into(),
+        }
+    }
+}
+
+impl Shard {
+    pub(super) fn joining_mut(&mut self, slot: Slot, joiner: Joiner) -> Option<&mut Joining> {
+        let connection = &mut self.connections[slot];
+        match joiner {
+            Joiner::Upgrade => connection.handshake_mut().map(|handshake| &mut handshake.joining),
+            Joiner::Subscription(key) => match &mut connection.session_mut()?.subscription_mut(key)?.state {
+                SubscriptionState::Joining(subscribing) => Some(&mut subscribing.joining),
+                SubscriptionState::Joined { .. } => None,
+            },
+        }
+    }
+
+    /// Whether the client that asked this question is still waiting for its answer.
+    fn is_awaited(&mut self, request: JoinRequest) -> bool {
+        let JoinRequest { caller, joiner } = request;
+        self.connections.of_caller(caller).is_some()
+            && self.joining_mut(caller.slot, joiner).is_some_and(|joining| joining.serial == caller.serial)
+    }
+
+    /// A new question on behalf of a client that joins a channel.
+    fn next_request(&mut self, slot: Slot, joiner: Joiner) -> Option<JoinRequest> {
+        let serial = match self.connections[slot].session_mut() {
+            Some(session) => session.next_serial(),
+            None => self.joining_mut(slot, joiner)?.serial.next(),
+        };
+        self.joining_mut(slot, joiner)?.serial = serial;
+        Some(JoinRequest { caller: self.connections.caller(&self.cx, slot, serial), joiner })
+    }
+
+    /// Asks the store's reader.
+    pub(super) fn read_for_join(&mut self, slot: Slot, joiner: Joiner, request: StoreRequest, host: &mut impl Host) {
+        let Some(join) = self.next_request(slot, joiner) else { return };
+        if !self.cx.messenger.read(Requester::Join(join), request, host) {
+            self.deny(slot, joiner, Denied::Overloaded, host);
+        }
+    }
+
+    // ── membership ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The first step.
+    pub(super) fn join(&mut self, slot: Slot, joiner: Joiner, user: &User, host: &mut impl Host) {
+        let Some(joining) = self.joining_mut(slot, joiner) else { return };
+        match joining.room_key() {
+            Some(key) => {
+                let request = StoreRequest::Admit { room: key.to_owned(), user: user.id };
+                self.read_for_join(slot, joiner, request, host);
+            }
+            None => self.attach(slot, joiner, host),
+        }
+    }
+
+    /// The reader has answered.
+    pub(crate) fn on_join_reply(&mut self, join: JoinRequest, reply: StoreReply, host: &mut impl Host) {
+        if !self.is_awaited(join) {
+            return;
+        }
+        let JoinRequest { caller, joiner } = join;
+        let slot = caller.slot;
+        match reply {
+            StoreReply::Admitted(Ok(admission)) => {
+                let (Some(user), Some(joining)) = (self.user_of(slot), self.joining_mut(slot, joiner)) else { return };
+                let room = joining.room_key().unwrap_or("");
+                let joined = admission.joined.then(|| UserEvent::Joined { room: room.into() });
+                joining.admission = Some(admission);
+                if let Some(event) = joined {
+                    self.notify_user(user.id, event, host);
+                }
+                self.attach(slot, joiner, host);
+            }
+            StoreReply::Admitted(Err(error)) => {
+                let denied = match error {
+                    JoinError::NoRoom => Denied::NoRoom,
+                    JoinError::Full => Denied::RoomFull,
+                    JoinError::NoUser => Denied::NoUser,
+                };
+                self.deny(slot, joiner, denied, host);
+            }
+            StoreReply::User(Some(found)) => self.on_user_found(slot, found, host),
+            // The token names a user that cannot exist.
+            StoreReply::User(None) => self.deny(slot, joiner, Denied::NoUser, host),
+            StoreReply::Failed => self.deny(slot, joiner, Denied::Unavailable, host),
+            StoreReply::Head(_) | StoreReply::Page(_) | StoreReply::Marked(_) | StoreReply::Rooms(_) => {
+                debug_assert!(false, "not a reply to a question of a joining client");
+            }
+        }
+    }
+
+    /// The user who is connected, or about to be.
+    fn user_of(&mut self, slot: Slot) -> Option<User> {
+        let connection = &mut self.connections[slot];
+        match connection.session() {
+            Some(session) => Some(session.user.clone()),
+            None => connection.handshake_mut().and_then(|handshake| handshake.user.clone()),
+        }
+    }
+
+    // ── the feed ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// To the channel's feed: immediately if the channel is fed already.
+    fn attach(&mut self, slot: Slot, joiner: Joiner, host: &mut impl Host) {
+        let Some(joining) = self.joining_mut(slot, joiner) else { return };
+        let (Some(channel), name) = (joining.channel(), joining.name.clone()) else { return };
+        let Some(request) = self.next_request(slot, joiner) else { return };
+        match self.feeds.attach(&mut self.cx, &channel, &name, request, host) {
+            Attached::Already(feed) => self.admit(slot, joiner, feed, host),
+            Attached::Waiting => {}
+            Attached::Overloaded => self.deny(slot, joiner, Denied::Overloaded, host),
+        }
+    }
+
+    /// The channel's home has answered: the feed begins after this position.
+    pub(crate) fn on_attached(&mut self, channel: &Channel, outcome: &AttachOutcome, host: &mut impl Host) {
+        let (feed, waiting) = self.feeds.on_attached(channel, outcome);
+        let denied = match outcome {
+            AttachOutcome::NoRoom => Denied::NoRoom,
+            AttachOutcome::Attached { .. } | AttachOutcome::Failed => Denied::Unavailable,
+        };
+        for request in waiting {
+            if !self.is_awaited(request) {
+                continue;
+            }
+            match feed {
+                Some(feed) => self.admit(request.caller.slot, request.joiner, feed, host),
+                None => self.deny(request.caller.slot, request.joiner, denied, host),
+            }
+        }
+        if let Some(feed) = feed {
+            self.feeds.set_idle(&self.cx, feed);
+        }
+    }
+
+    // ── the position ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The feed is attached. Finds the position from which the client goes on, and lets it in.
+    fn admit(&mut self, slot: Slot, joiner: Joiner, feed_id: FeedId, host: &mut impl Host) {
+        let Some(user) = self.user_of(slot) else { return };
+        if joiner == Joiner::Upgrade && self.has_signed_out(slot, &user) {
+            return self.deny(slot, joiner, Denied::SignedOut, host);
+        }
+        let Some(feed) = self.feeds.get(feed_id) else { return };
+        let (position, epoch) = (feed.position, feed.epoch.clone());
+        let Some(joining) = self.joining_mut(slot, joiner) else { return };
+        // The membership was read at some offset. It may have been taken away between there and here.
+        let read_at = joining.admission.as_ref().map(|admission| admission.offset);
+        if let Some(read_at) = read_at.filter(|read_at| position > *read_at)
+            && self.feeds.get(feed_id).is_some_and(|feed| !feed.is_still_member(user.id, read_at))
+        {
+            return self.join(slot, joiner, &user, host);
+        }
+        let Some(joining) = self.joining_mut(slot, joiner) else { return };
+        let head = joining.head.unwrap_or(position).max(position);
+        let (cursor, recovered) = match (&joining.since, &epoch) {
+            (None, _) | (_, None) => (position, None),
+            (Some(since), Some(current)) if since.epoch.as_deref().is_some_and(|e| e != &*current.0) => {
+                (position, Some(false))
+            }
+            (Some(since), _) if since.offset <= head => (since.offset, Some(true)),
+            (Some(_), _) if joining.head.is_some() => (position, Some(false)),
+            (Some(_), _) => return self.check_head(slot, joiner, feed_id, host),
+        };
+        match joiner {
+            Joiner::Upgrade => self.open(slot, feed_id, cursor, recovered, host),
+            Joiner::Subscription(key) => self.subscribed(slot, key, feed_id, (cursor, recovered), host),
+        }
+    }
+
+    /// The client's position is above this shard's: either the shard has not heard of those publications yet, or the
+    /// position does not exist. The home asks the store.
+    fn check_head(&mut self, slot: Slot, joiner: Joiner, feed_id: FeedId, host: &mut impl Host) {
+        let Some(feed) = self.feeds.get(feed_id) else { return };
+        let (Channel::Room(room), home) = (feed.channel.clone(), Endpoint::Shard(feed.home)) else { return };
+        let Some(request) = self.next_request(slot, joiner) else { return };
+        if !self.cx.messenger.call(home, Message::Check { room, request }, host) {
+            self.deny(slot, joiner, Denied::Overloaded, host);
+        }
+    }
+
+    /// The home has answered with the room's head.
+    pub(crate) fn on_checked(&mut self, request: JoinRequest, outcome: CheckOutcome, host: &mut impl Host) {
+        if !self.is_awaited(request) {
+            return;
+        }
+        let JoinRequest { caller, joiner } = request;
+        match outcome {
+            CheckOutcome::Head(offset) => {
+                if let Some(joining) = self.joining_mut(caller.slot, joiner) {
+                    joining.head = Some(offset);
+                }
+                self.attach(caller.slot, joiner, host);
+            }
+            CheckOutcome::NoRoom => self.deny(caller.slot, joiner, Denied::NoRoom, host),
+            CheckOutcome::Failed => self.deny(caller.slot, joiner, Denied::Unavailable, host),
+        }
+    }
+
+    pub(super) fn deny(&mut self, slot: Slot, joiner: Joiner, denied: Denied, host: &mut impl Host) {
+        match joiner {
+            Joiner::Upgrade => {
+                let (status, code, text) = denied.http();
+                self.reject(slot, status, code, &text, host);
+            }
+            Joiner::Subscription(key) => self.subscribe_failed(slot, key, &denied.error(), host),
+        }
+    }
+}

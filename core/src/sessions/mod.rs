@@ -1,0 +1,22 @@
+//! Sessions: what a shard does for its clients, from the upgrade to the close. The methods here are `Shard`'s, because they
+//! work on connections and feeds together. Homes are reached by messages only.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `handshake.rs` | from the upgrade request to the 101 |
+//! | `connect.rs` | the first command of the Centrifugo protocol, with the token |
+//! | `joining.rs` | into a channel: membership, feed, position |
+//! | `commands.rs` | the commands of the Centrifugo protocol: order, dispatch, `subscribe` |
+//! | `calls.rs` | commands that wait for an answer: history, read markers, rooms, presence, tokens |
+//! | `publishing.rs` | publishes of both protocols, and their answers |
+//! | `closing.rs` | rejecting, closing and aborting connections; unsubscribing |
+//! | `timer.rs` | everything about a connection that only time changes |
+
+mod calls;
+mod closing;
+mod commands;
+mod connect;
+mod handshake;
+mod joining;
+mod publishing;
+mod timer;
