@@ -1,10 +1,11 @@
-//! Every limit, once, with its unit in its name. Each can be set by `--limit NAME=VALUE`, so that tests shorten the
-//! long ones and operators widen the narrow ones.
+//! Every limit, each defined once, with its unit in its name. `--limit NAME=VALUE` sets one: tests shorten the long
+//! ones, operators raise the low ones.
 
-/// Declares the limits: name, default, smallest and largest value that make sense, and what it is for.
+/// Declares the limits. Each has a purpose (its doc comment), a name, a default and a range of valid values.
 macro_rules! limits {
     ($($(#[doc = $doc:literal])+ $name:ident = $default:expr, $range:expr;)+) => {
-        /// The limits in force. Times in milliseconds, sizes in bytes, the rest counts.
+        /// The limits in force. Names that end in `_ms` are milliseconds, those in `_bytes` bytes; the others are
+        /// counts.
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct Limits { $($(#[doc = $doc])+ pub $name: u64,)+ }
 
@@ -15,7 +16,8 @@ macro_rules! limits {
         }
 
         impl Limits {
-            /// Name, default and purpose of each limit, in the order declared. For `--help` and the README.
+            /// The name, default and purpose of each limit, in the order of declaration, for `--help` and
+            /// docs/options.md.
             pub fn described() -> Vec<(&'static str, u64, String)> {
                 vec![$((stringify!($name), $default, concat!($($doc),+).trim().to_string()),)+]
             }
@@ -42,15 +44,15 @@ macro_rules! limits {
 }
 
 impl Limits {
-    /// How long a revocation has to be known to tell every token that it ended, in milliseconds: as long as one lives, and
-    /// a minute for clocks that differ and for a token that was being issued.
+    /// How long a revocation must be remembered, in milliseconds: for the lifetime of the tokens that it ended, plus a
+    /// minute for clocks that differ and for a token that was being issued meanwhile.
     pub fn revocations_kept_ms(&self) -> u64 {
         self.token_lifetime_ms.saturating_add(60_000)
     }
 
-    /// Whether they fit to each other.
+    /// Checks the limits against each other.
     pub fn check(&self) -> Result<(), LimitError> {
-        // Escaped as JSON a text grows at most sixfold; names, ids and the rest are around it.
+        // JSON escapes make a text at most six times as long. The rest is for names, ids and other fields.
         let needed = 6 * self.text_limit_bytes + 4 * KIB;
         if self.outbound_message_limit_bytes < needed {
             return Err(LimitError::Message { text: self.text_limit_bytes, needed });
@@ -59,17 +61,17 @@ impl Limits {
     }
 }
 
-/// Why a `--limit` is not taken.
+/// Why a `--limit` is rejected.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
     #[error("'{0}' is not of the form NAME=VALUE")]
     Form(String),
     #[error("there is no limit '{0}'; `uproar --help` lists them")]
     Name(String),
-    #[error("'{value}' is no value for the limit {name}; it takes a whole number from {low} to {high}")]
+    #[error("'{value}' is not a valid value for the limit {name}; it takes a whole number from {low} to {high}")]
     Value { name: String, value: String, low: u64, high: u64 },
     #[error(
-        "with text_limit_bytes={text} a message may need {needed} bytes; set outbound_message_limit_bytes to that or more"
+        "text_limit_bytes={text} allows messages of {needed} bytes; raise outbound_message_limit_bytes to at least that"
     )]
     Message { text: u64, needed: u64 },
 }
@@ -81,107 +83,111 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 limits! {
     /// The longest text of a message.
     text_limit_bytes = 16 * KIB, 1..=MIB;
-    /// The longest WebSocket frame, and the longest message made of fragments, that a client may send.
+    /// The longest WebSocket frame that a client may send, and the longest message made of fragments.
     inbound_frame_limit_bytes = 64 * KIB, 128..=16 * MIB;
-    /// The longest request head.
+    /// The longest HTTP request head.
     head_limit_bytes = 16 * KIB, 256..=MIB;
-    /// The longest HTTP body.
+    /// The longest HTTP request body.
     body_limit_bytes = 64 * KIB, 256..=16 * MIB;
-    /// Bytes that may wait to be written to one connection; past them it is ended as a slow reader (3008).
+    /// Bytes that may be queued for one connection. A reader that exceeds it is too slow and is disconnected (3008).
     outbound_limit_bytes = MIB, 1..=1024 * MIB;
-    /// Bytes that may wait to be written to all connections of a shard, shared buffers counted once; past them the connection that would add more is ended (3008).
+    /// Bytes that may be queued for all connections of a shard; shared buffers count once. The connection whose next
+    /// message would exceed it is disconnected (3008).
     shard_outbound_limit_bytes = 256 * MIB, 1..=64 * 1024 * MIB;
-    /// The longest message that a client is sent; histories and recoveries are split. Some SDKs take 1 MiB at most.
+    /// The longest message sent to a client; longer histories and recoveries are split. Some SDKs accept no more than 1
+    /// MiB.
     outbound_message_limit_bytes = 256 * KIB, 4 * KIB..=16 * MIB;
     /// The kernel's send buffer of each connection.
     socket_send_buffer_bytes = 128 * KIB, 64 * KIB..=64 * MIB;
-    /// How long a write may make no progress before the connection is cut.
+    /// How long a write may make no progress before the connection is aborted.
     write_timeout_ms = 10_000, 10..=DAY_MS;
-    /// How long a connection that is being ended may take to read the close frame.
+    /// How long the server waits for a client to read the close frame before it aborts the connection.
     close_timeout_ms = 1_000, 1..=DAY_MS;
-    /// How long a client may take from connecting to being let in.
+    /// How long a client may take from opening the connection to being admitted.
     handshake_timeout_ms = 15_000, 10..=DAY_MS;
-    /// How often a quiet client is pinged.
+    /// How long a client may be quiet before it is pinged. SDK connections are pinged this often, quiet or not.
     ping_interval_ms = 25_000, 10..=DAY_MS;
-    /// How long a pinged client may say nothing before it is ended (3012).
+    /// How long a client may stay silent after a ping before it is disconnected (3012).
     pong_timeout_ms = 10_000, 10..=DAY_MS;
-    /// Pings sent in one turn of a shard's loop.
+    /// Pings that a shard sends in one turn of its event loop.
     pings_per_turn_limit = 512, 1..=MIB;
-    /// Sends of a fan-out in one turn of a shard's loop; the rest follow in the next.
+    /// Subscribers of one channel that a shard sends to in one turn of its event loop; the rest follow in later turns.
     sends_per_turn_limit = 512, 1..=MIB;
-    /// Connections that a shard holds; further ones wait in the kernel.
+    /// Connections per shard. Further ones wait in the kernel's accept queue.
     connections_per_shard_limit = 1_000_000, 1..=16_000_000;
-    /// Publications that a room keeps in memory for those who resume.
+    /// Recent publications that are kept in memory per room, for clients that resume.
     ring_limit_publications = 512, 1..=MIB;
-    /// Bytes of publications that a room keeps in memory for those who resume.
+    /// Bytes of recent publications that are kept in memory per room, for clients that resume.
     ring_limit_bytes = 256 * KIB, 1..=1024 * MIB;
-    /// Publications in one page read from the store.
+    /// Publications in one page read from the database.
     page_limit_publications = 256, 1..=4096;
-    /// Bytes in one page read from the store.
+    /// Bytes in one page read from the database.
     page_limit_bytes = 128 * KIB, 1..=16 * MIB;
-    /// How long a hole in what a room has to show may stay before its subscribers are ended (3010).
+    /// How long a gap in a room's publications may last before its subscribers are disconnected (3010).
     gap_deadline_ms = 5_000, 10..=DAY_MS;
-    /// Publications of a room that may wait behind a hole.
+    /// Publications of a room that may be held in memory until the gap before them is filled.
     held_limit_publications = 4_096, 1..=MIB;
-    /// How long a shard keeps a room that nobody there receives, for those who come back.
+    /// How long a shard keeps a room in memory after its last subscriber has left, for clients that reconnect.
     room_idle_ms = 60_000, 0..=DAY_MS;
-    /// How long a connection may outlive its token, and how long that can still be exchanged for a fresh one.
+    /// How long after a token's expiry its connections stay open and it can still be exchanged for a fresh one.
     expired_grace_ms = 25_000, 0..=DAY_MS;
-    /// Connections of one user on one shard; a further one is refused (429).
+    /// Connections of one user per shard. A further one is rejected (HTTP 429, or close code 3504).
     user_connections_limit = 10_000, 1..=16_000_000;
-    /// Channels that one connection may be subscribed to.
+    /// Channels that one connection may subscribe to.
     subscription_limit = 128, 1..=65_536;
-    /// Subscribes a second of one connection.
+    /// Subscribes per second of one connection.
     subscribe_rate_per_second = 20, 1..=10_000_000;
-    /// Subscribes of one connection that may come at once.
+    /// Subscribes of one connection that may arrive in one burst.
     subscribe_burst_limit = 512, 1..=10_000_000;
-    /// Commands of one connection, beside publishes, that may wait for an answer.
+    /// Unanswered commands of one connection, publishes not counted. A further one gets error 100.
     pending_commands_limit = 256, 1..=65_536;
     /// How long a command may wait for its answer before it gets error 100. SDKs wait 5 s.
     command_deadline_ms = 4_000, 10..=DAY_MS;
-    /// How long a client whose `connect` was refused may take to close.
+    /// How long a client may take to close the connection after its `connect` was rejected.
     refused_timeout_ms = 5_000, 10..=DAY_MS;
-    /// Clients named in one answer to `presence`.
+    /// Clients listed in one answer to `presence`.
     presence_limit = 1_000, 1..=10_000;
-    /// Rooms and live: channels with more subscribers than this are told how many there are, not who comes and goes or types.
+    /// The most subscribers with which a channel still reports who joins, leaves and types. A larger channel reports
+    /// only how many there are.
     join_leave_limit = 100, 0..=10_000;
-    /// How often at most subscribers are told how many there are; rarer the more there are.
+    /// The shortest time between two reports of how many subscribers a large channel has; it grows with their number.
     online_interval_ms = 1_000, 1..=DAY_MS;
-    /// Refused commands of one connection that may come at once; past them it is ended (3509, or 3013 where it was too fast).
+    /// Rejected commands of one connection that may occur in one burst. Past it, the connection is closed (3509, or
+    /// 3013 if the last one exceeded a rate limit).
     error_burst_limit = 200, 1..=10_000_000;
-    /// Refused commands a second of one connection.
+    /// Rejected commands per second of one connection.
     error_rate_per_second = 10, 1..=10_000_000;
-    /// How long a sender waits for the database before it gets error 100.
+    /// How long a publish may wait for the database before its sender gets error 100.
     append_deadline_ms = 4_000, 10..=DAY_MS;
-    /// Items in one batch of a lane.
+    /// Publishes in one batch of a lane.
     batch_limit_items = 512, 1..=512;
     /// Bytes in one batch of a lane.
     batch_limit_bytes = MIB, 1..=64 * MIB;
-    /// Items that may wait in a lane, of which one room has at most a quarter.
+    /// Publishes that may wait in a lane. One room may fill at most a quarter of it.
     lane_limit_items = 16_384, 4..=16 * MIB;
-    /// Bytes that may wait in a lane, of which one room has at most a quarter.
+    /// Bytes that may wait in a lane. One room may fill at most a quarter of it.
     lane_limit_bytes = 16 * MIB, 4..=1024 * MIB;
     /// Publishes of one connection that may wait for the database.
     pending_publishes_limit = 64, 1..=4096;
-    /// How long a read marker that has moved may wait in memory before it is written to the database.
+    /// How long a changed read marker may stay in memory before it is written to the database.
     read_markers_interval_ms = 5_000, 1..=DAY_MS;
-    /// First wait before a batch with an unknown outcome is sent again; doubled each time up to a second.
+    /// The delay before a batch with an unknown outcome is sent again. It doubles with each attempt, up to one second.
     retry_delay_ms = 20, 1..=10_000;
-    /// Calls that one shard may have under way with another endpoint.
+    /// Calls from one shard to another endpoint that may be unanswered.
     mesh_calls_limit = 16_384, 1..=MIB;
-    /// Publications that may wait on the way from one shard to another.
+    /// Publications that may be queued from one shard to another.
     mesh_publications_limit = 4_096, 1..=MIB;
-    /// Publishes a second of one user on one shard; 0 for no limit.
+    /// Publishes per second of one user on one shard; 0 means no limit.
     publish_rate_per_second = 50, 0..=10_000_000;
-    /// Publishes of one user on one shard that may come at once.
+    /// Publishes of one user on one shard that may arrive in one burst.
     publish_burst_limit = 500, 1..=10_000_000;
-    /// Rooms at most this large can be created.
+    /// The largest member limit that a room can be created with.
     room_size_limit = 100_000, 1..=100_000;
-    /// Messages in one answer of history.
+    /// Entries in one page of history, rooms or members.
     history_page_limit = 100, 1..=1000;
-    /// How long a token is good.
+    /// How long a token is valid.
     token_lifetime_ms = 3_600_000, 1_000..=365 * DAY_MS;
-    /// How long a browser that does not come back stays signed in; each visit starts it anew.
+    /// How long a browser stays signed in without a visit. Each visit renews it.
     session_lifetime_ms = 30 * DAY_MS, 1_000..=365 * DAY_MS;
     /// How long the server may take to stop.
     stop_timeout_ms = 8_000, 10..=DAY_MS;
@@ -205,17 +211,17 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_lists_them() {
-        let readme = include_str!("../../README.md");
+    fn docs_options_md_lists_every_limit() {
+        let document = include_str!("../../docs/options.md");
         for (name, default, purpose) in Limits::described() {
             let row =
                 format!("| `{name}` | {default} | {} |", purpose.split_whitespace().collect::<Vec<_>>().join(" "));
-            assert!(readme.contains(&row), "README.md lacks:\n{row}");
+            assert!(document.contains(&row), "docs/options.md lacks:\n{row}");
         }
     }
 
     #[test]
-    fn set_takes_what_is_in_range_and_says_what_is_wrong_with_the_rest() {
+    fn set_accepts_values_in_range_and_explains_what_is_wrong_with_others() {
         let mut limits = Limits::default();
         assert_eq!(limits.set("ping_interval_ms=1_000"), Ok(()));
         assert_eq!(limits.ping_interval_ms, 1000);
@@ -224,7 +230,7 @@ mod tests {
         let error = limits.set("batch_limit_items=513").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "'513' is no value for the limit batch_limit_items; it takes a whole number from 1 to 512"
+            "'513' is not a valid value for the limit batch_limit_items; it takes a whole number from 1 to 512"
         );
         assert!(limits.set("batch_limit_items=512").is_ok());
         assert!(limits.set("batch_limit_items=-1").is_err());
