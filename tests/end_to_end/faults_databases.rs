@@ -480,7 +480,7 @@ async fn send_another_and_stop(server: &mut Server, scene: &Scene) -> (String, u
     let mut ws = server.join(&scene.ann, &query).await;
     assert_eq!(ws.joined["recovered"], true, "a restart alone changed the history");
     let lost = message("lost");
-    ws.say(lost.to_string()).await;
+    ws.send(lost.to_string()).await;
     let (head, text) = ws.message().await;
     server.stop().await;
     (text, head)
