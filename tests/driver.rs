@@ -1,4 +1,4 @@
-//! Which driver the real binary takes, where io_uring is allowed and where it is forbidden.
+//! Proves which driver the real binary chooses where io_uring is allowed and where it is forbidden.
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 use std::collections::BTreeMap;
@@ -11,10 +11,10 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tungstenite::Message;
 
-/// A test that waits longer than this for a server on the same machine has failed.
+/// A test fails if it waits longer than this.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Forbids this thread, and all processes that it starts, to set up an io_uring, as Docker's seccomp profile does.
+/// Forbids this thread, and all processes that it starts, to set up io_uring, as the seccomp profile of Docker does.
 fn forbid_uring() {
     let rules = BTreeMap::from([(libc::SYS_io_uring_setup, Vec::new())]);
     let forbid = SeccompAction::Errno(libc::EPERM as u32);
@@ -24,7 +24,7 @@ fn forbid_uring() {
     apply_filter(&program).unwrap();
 }
 
-/// A server. Dropped, it is killed.
+/// A server. It is killed when it is dropped.
 struct Server {
     process: Child,
     folder: TempDir,
@@ -47,7 +47,7 @@ impl Server {
         Server { process, folder }
     }
 
-    /// As [`Server::start`], where io_uring is forbidden. A thread of its own, as it can't be allowed again.
+    /// Starts a server to which io_uring is forbidden, from a separate thread, since this cannot be undone in a thread.
     fn start_without_uring(driver: &'static str) -> Server {
         let start = move || {
             forbid_uring();
@@ -56,8 +56,8 @@ impl Server {
         thread::spawn(start).join().unwrap()
     }
 
-    /// The log's lines about drivers.
-    fn said(&self) -> Vec<String> {
+    /// The lines of the log about drivers.
+    fn driver_lines(&self) -> Vec<String> {
         let log = fs::read_to_string(self.folder.path().join("log")).unwrap();
         log.lines().filter(|line| line.contains("driver")).map(ToOwned::to_owned).collect()
     }
@@ -67,7 +67,7 @@ impl Server {
         let mut line = String::new();
         BufReader::new(self.process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let log = fs::read_to_string(self.folder.path().join("log")).unwrap();
-        let (_, port) = line.trim_end().rsplit_once(':').unwrap_or_else(|| panic!("it did not start: {log}"));
+        let (_, port) = line.trim_end().rsplit_once(':').unwrap_or_else(|| panic!("the server did not start: {log}"));
         let stream = TcpStream::connect(("127.0.0.1", port.parse().unwrap())).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let (mut client, _) = tungstenite::client(format!("ws://127.0.0.1:{port}/echo"), stream).unwrap();
@@ -77,7 +77,7 @@ impl Server {
         }
     }
 
-    fn ended(&mut self) -> ExitStatus {
+    fn exit(&mut self) -> ExitStatus {
         self.process.wait().unwrap()
     }
 }
@@ -90,40 +90,40 @@ impl Drop for Server {
 }
 
 #[test]
-fn where_uring_is_forbidden_auto_is_epoll() {
+fn auto_chooses_epoll_where_uring_is_forbidden() {
     let mut server = Server::start_without_uring("auto");
     server.expect_echo();
-    let said = server.said();
-    assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].contains("epoll") && said[0].contains("io_uring is forbidden here"), "{said:?}");
+    let lines = server.driver_lines();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("epoll") && lines[0].contains("io_uring is forbidden here"), "{lines:?}");
 }
 
 #[test]
-fn where_uring_is_forbidden_it_can_not_be_asked_for() {
+fn uring_fails_to_start_where_it_is_forbidden() {
     let mut server = Server::start_without_uring("uring");
-    assert_eq!(server.ended().code(), Some(1));
+    assert_eq!(server.exit().code(), Some(1));
     let log = fs::read_to_string(server.folder.path().join("log")).unwrap();
     assert_eq!(log.lines().count(), 1, "{log}");
     assert!(log.starts_with("uproar: --driver: uring can't run here: io_uring is forbidden here"), "{log}");
 }
 
 #[test]
-fn epoll_can_be_asked_for() {
+fn epoll_is_used_when_requested() {
     let mut server = Server::start("epoll");
     server.expect_echo();
-    let said = server.said();
-    assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].contains("epoll") && said[0].contains("requested by --driver"), "{said:?}");
+    let lines = server.driver_lines();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("epoll") && lines[0].contains("it was asked for"), "{lines:?}");
 }
 
 #[test]
-fn where_uring_is_allowed_auto_is_uring() {
+fn auto_chooses_uring_where_it_is_allowed() {
     if let Err(reason) = uproar::driver::uring::available() {
         return println!("skipped: {reason}");
     }
     let mut server = Server::start("auto");
     server.expect_echo();
-    let said = server.said();
-    assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].contains("uring") && !said[0].contains("epoll"), "{said:?}");
+    let lines = server.driver_lines();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("uring") && !lines[0].contains("epoll"), "{lines:?}");
 }

@@ -1,4 +1,4 @@
-//! The fuzz targets over their corpora, and over damaged ones: the same few thousand in every run.
+//! Proves that the fuzz targets accept their corpora, and thousands of mutated inputs, which are the same in every run.
 
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
@@ -6,13 +6,13 @@ mod targets;
 use std::fs;
 use std::path::Path;
 
-/// How many damaged inputs are made of each one in a corpus.
-const DAMAGED: usize = 3000;
+/// How many mutated inputs are made from each input of a corpus.
+const MUTATIONS: usize = 3000;
 
-/// A generator of chance that gives the same in every run (xorshift64).
-struct Chance(u64);
+/// A random number generator that is the same in every run (xorshift64).
+struct Random(u64);
 
-impl Chance {
+impl Random {
     fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -21,7 +21,7 @@ impl Chance {
     }
 }
 
-/// Shows the input of a target that panics.
+/// Prints the input if the target panics.
 struct Input<'a>(&'a [u8]);
 
 impl Drop for Input<'_> {
@@ -37,22 +37,23 @@ fn run(target: fn(&[u8]), input: &[u8]) {
     target(input.0);
 }
 
-fn damage(input: &mut Vec<u8>, corpus: &[Vec<u8>], chance: &mut Chance) {
-    for _ in 0..1 + chance.below(4) {
-        let at = chance.below(input.len());
-        match chance.below(6) {
-            0 if !input.is_empty() => input[at] ^= 1 << chance.below(8),
-            1 if !input.is_empty() => input[at] = chance.below(256) as u8,
-            2 => input.insert(at, b"{}[]\":,\\\n0\x00\x80\xff"[chance.below(13)]),
+/// Changes a few random bytes.
+fn mutate(input: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut Random) {
+    for _ in 0..1 + random.below(4) {
+        let at = random.below(input.len());
+        match random.below(6) {
+            0 if !input.is_empty() => input[at] ^= 1 << random.below(8),
+            1 if !input.is_empty() => input[at] = random.below(256) as u8,
+            2 => input.insert(at, b"{}[]\":,\\\n0\x00\x80\xff"[random.below(13)]),
             3 => input.truncate(at),
             4 => {
-                let end = (at + chance.below(16)).min(input.len());
+                let end = (at + random.below(16)).min(input.len());
                 let piece = input[at..end].to_vec();
                 input.splice(at..at, piece);
             }
             _ => {
-                let other = &corpus[chance.below(corpus.len())];
-                input.splice(at.., other[chance.below(other.len())..].iter().copied());
+                let other = &corpus[random.below(corpus.len())];
+                input.splice(at.., other[random.below(other.len())..].iter().copied());
             }
         }
     }
@@ -64,28 +65,28 @@ fn replay(name: &str, target: fn(&[u8])) {
     files.sort();
     let corpus: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).unwrap()).collect();
     assert!(corpus.len() >= 8, "{} has {} files", folder.display(), corpus.len());
-    let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for input in &corpus {
         run(target, input);
-        for _ in 0..DAMAGED {
-            let mut damaged = input.clone();
-            damage(&mut damaged, &corpus, &mut chance);
-            run(target, &damaged);
+        for _ in 0..MUTATIONS {
+            let mut mutated = input.clone();
+            mutate(&mut mutated, &corpus, &mut random);
+            run(target, &mutated);
         }
     }
 }
 
 #[test]
-fn commands() {
+fn the_commands_corpus_is_accepted() {
     replay("commands", targets::commands);
 }
 
 #[test]
-fn data() {
+fn the_data_corpus_is_accepted() {
     replay("data", targets::data);
 }
 
 #[test]
-fn frames() {
+fn the_frames_corpus_is_accepted() {
     replay("frames", targets::frames);
 }

@@ -1,4 +1,4 @@
-//! Clients: HTTP on a connection that is kept, WebSocket through tungstenite, and WebSocket byte by byte.
+//! Clients for the tests: HTTP with keep-alive, WebSocket through tungstenite, and WebSocket byte by byte.
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
@@ -12,12 +12,19 @@ use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::Role;
 use tungstenite::{Error, Message};
 
-/// How long anything is waited for before the test fails. Long, for a machine that has much else to do.
+/// How long a test waits for anything before it fails. It is long because the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The key of RFC 6455, 1.3.
+/// The headers that request a WebSocket.
+pub const UPGRADE_HEADERS: Headers<'static> =
+    &[("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", KEY)];
+
+pub type Headers<'a> = &'a [(&'a str, &'a str)];
+
+/// The example key of RFC 6455, section 1.3.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
+/// Waits for a future, and panics with `what` after [`PATIENCE`].
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(value) => value,
@@ -52,24 +59,24 @@ impl Response {
             .unwrap_or_else(|error| panic!("{error} in {}", String::from_utf8_lossy(&self.body)))
     }
 
-    /// The body, of an answer with this status.
+    /// Checks the status and returns the body.
     #[track_caller]
     pub fn expect(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.body));
         self.json()
     }
 
-    /// Status and error code.
+    /// The status and the error code. Panics if the body is not an error.
     #[track_caller]
     pub fn error(&self) -> (u16, String) {
         let body = self.json();
-        let code = body["error"]["code"].as_str().unwrap_or_else(|| panic!("{body} is no error"));
+        let code = body["error"]["code"].as_str().unwrap_or_else(|| panic!("{body} is not an error"));
         assert!(body["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{body}");
         (self.status, code.to_owned())
     }
 }
 
-/// A connection that speaks HTTP, kept from request to request.
+/// An HTTP connection that is reused for each request.
 pub struct Http {
     stream: TcpStream,
     unread: Vec<u8>,
@@ -82,16 +89,26 @@ impl Http {
         Ok(Http::over(stream))
     }
 
+    /// A fresh connection, or one that has already served a request. On the former a shard answers an upgrade, on the
+    /// latter the HTTP service does.
+    pub async fn fresh_or_reused(port: u16, is_reused: bool) -> Http {
+        let mut http = Http::connect(port).await.expect("no connection");
+        if is_reused {
+            http.request("GET", "/healthz", &[], None).await.expect("an answer").expect(200);
+        }
+        http
+    }
+
     pub fn over(stream: TcpStream) -> Http {
         Http { stream, unread: Vec::new() }
     }
 
-    /// What is left of it after an answer that was 101.
+    /// The raw connection, after an answer with status 101.
     pub fn into_raw(self) -> Raw {
         Raw { stream: self.stream, unread: self.unread }
     }
 
-    /// One request and its answer.
+    /// Sends a request and receives its answer.
     pub async fn request(
         &mut self,
         method: &str,
@@ -127,7 +144,7 @@ impl Http {
         within("written", self.stream.write_all(bytes)).await
     }
 
-    /// The next answer.
+    /// Receives the next answer.
     pub async fn receive(&mut self) -> io::Result<Response> {
         let (mut response, length) = loop {
             if let Some(head) = parse_head(&self.unread) {
@@ -138,8 +155,8 @@ impl Http {
         self.unread.drain(..length);
         let has_body = !(100..200).contains(&response.status) && response.status != 204;
         if has_body {
-            assert_eq!(response.header("Transfer-Encoding"), None, "this client reads bodies of a known length only");
-            let length = response.header("Content-Length").map_or(0, |length| length.parse().expect("a length"));
+            assert_eq!(response.header("Transfer-Encoding"), None, "this client needs a Content-Length");
+            let length = response.header("Content-Length").map_or(0, |length| length.parse().expect("a number"));
             while self.unread.len() < length {
                 self.read().await?;
             }
@@ -155,15 +172,9 @@ impl Http {
         }
     }
 
-    /// Asks for a WebSocket: the headers that RFC 6455 wants, and these.
+    /// Requests an upgrade to WebSocket, with the headers of RFC 6455 and these. Err: the answer that rejects it.
     pub async fn upgrade(mut self, path: &str, headers: &[(&str, &str)]) -> Result<(Raw, Response), Response> {
-        let mut all = vec![
-            ("Upgrade", "websocket"),
-            ("Connection", "Upgrade"),
-            ("Sec-WebSocket-Version", "13"),
-            ("Sec-WebSocket-Key", KEY),
-        ];
-        all.extend(headers);
+        let all = [UPGRADE_HEADERS, headers].concat();
         let response = self.request("GET", path, &all, None).await.unwrap_or_else(|error| panic!("{path}: {error}"));
         if response.status != 101 {
             return Err(response);
@@ -190,37 +201,40 @@ fn parse_head(bytes: &[u8]) -> Option<(Response, usize)> {
 
 // ── WebSocket ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// What came on a WebSocket.
+/// What a WebSocket receives.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Got {
+pub enum Received {
     Text(String),
     Binary(Vec<u8>),
     /// A close frame: code and reason.
     Closed(Option<u16>, String),
-    /// The connection ended without one.
-    Cut,
+    /// The connection ended without a close frame.
+    Aborted,
 }
 
-/// A WebSocket that a well-behaved client has. Pings are answered as long as it is read.
+/// The WebSocket of a well-behaved client. It answers pings while it is read.
 pub struct Ws {
     stream: WebSocketStream<TcpStream>,
-    /// The first frame.
+    /// The first frame, `joined`.
     pub joined: Value,
 }
 
 impl Ws {
-    /// Connects to `/ws?<query>` and reads the first frame. An error: refused, or gone.
+    /// Connects to `/ws?<query>` and reads the first frame. Err: the upgrade was rejected, or the connection ended.
     pub async fn join(port: u16, token: &str, query: &str) -> Result<Ws, Box<Error>> {
         let stream = within("connected", TcpStream::connect(("127.0.0.1", port))).await.map_err(Error::from)?;
         stream.set_nodelay(true).map_err(Error::from)?;
         let mut request = format!("ws://localhost:{port}/ws?{query}").into_client_request()?;
-        let bearer = format!("Bearer {token}").parse().expect("a header's value");
+        let bearer = format!("Bearer {token}").parse().expect("a valid header value");
         request.headers_mut().insert("Authorization", bearer);
         let (stream, _) = within("upgraded", tokio_tungstenite::client_async(request, stream)).await?;
         let mut ws = Ws { stream, joined: Value::Null };
         match ws.next().await {
-            Got::Text(text) => ws.joined = serde_json::from_str(&text).expect("JSON"),
-            other => return Err(Error::Io(io::Error::other(format!("{other:?} instead of the first frame"))).into()),
+            Received::Text(text) => ws.joined = serde_json::from_str(&text).expect("JSON"),
+            other => {
+                let error = format!("received {other:?} instead of the first frame");
+                return Err(Error::Io(io::Error::other(error)).into());
+            }
         }
         assert_eq!(ws.joined["type"], "joined");
         Ok(ws)
@@ -235,34 +249,37 @@ impl Ws {
     }
 
     /// Sends a text frame.
-    pub async fn say(&mut self, text: impl Into<String>) {
-        self.try_say(text).await.expect("sent");
+    pub async fn send(&mut self, text: impl Into<String>) {
+        self.try_send(text).await.expect("sent");
     }
 
-    pub async fn try_say(&mut self, text: impl Into<String>) -> Result<(), Box<Error>> {
+    pub async fn try_send(&mut self, text: impl Into<String>) -> Result<(), Box<Error>> {
         Ok(within("sent", self.stream.send(Message::text(text.into()))).await?)
     }
 
-    pub async fn next(&mut self) -> Got {
-        within("something on the WebSocket", self.next_at_any_time()).await
+    /// The next message, close frame or end.
+    pub async fn next(&mut self) -> Received {
+        within("a frame on the WebSocket", self.next_without_limit()).await
     }
 
-    /// Nothing is lost when this is dropped before it is ready.
-    pub async fn next_at_any_time(&mut self) -> Got {
+    /// Waits without a time limit. It is cancel safe: dropping the future loses nothing.
+    pub async fn next_without_limit(&mut self) -> Received {
         loop {
             match self.stream.next().await {
-                Some(Ok(Message::Text(text))) => return Got::Text(text.to_string()),
-                Some(Ok(Message::Binary(bytes))) => return Got::Binary(bytes.into()),
+                Some(Ok(Message::Text(text))) => return Received::Text(text.to_string()),
+                Some(Ok(Message::Binary(bytes))) => return Received::Binary(bytes.into()),
                 Some(Ok(Message::Close(frame))) => {
-                    // Sends what answers it.
+                    // Sends the close frame in reply.
                     let _ = self.stream.flush().await;
                     return match frame {
-                        Some(frame) => Got::Closed(Some(frame.code.into()), frame.reason.to_string()),
-                        None => Got::Closed(None, String::new()),
+                        Some(frame) => Received::Closed(Some(frame.code.into()), frame.reason.to_string()),
+                        None => Received::Closed(None, String::new()),
                     };
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
-                Some(Err(Error::ConnectionClosed | Error::Io(_) | Error::Protocol(_))) | None => return Got::Cut,
+                Some(Err(Error::ConnectionClosed | Error::Io(_) | Error::Protocol(_))) | None => {
+                    return Received::Aborted;
+                }
                 Some(Err(error)) => panic!("{error}"),
             }
         }
@@ -271,8 +288,8 @@ impl Ws {
     /// The next frame as text.
     pub async fn text(&mut self) -> String {
         match self.next().await {
-            Got::Text(text) => text,
-            other => panic!("{other:?} instead of a text frame"),
+            Received::Text(text) => text,
+            other => panic!("received {other:?} instead of a text frame"),
         }
     }
 
@@ -281,14 +298,14 @@ impl Ws {
         serde_json::from_str(&self.text().await).expect("JSON")
     }
 
-    /// The next event, which must be a message: its offset and text.
+    /// The offset and text of the next event, which must be a message.
     pub async fn message(&mut self) -> (u64, String) {
         let event = self.event().await;
         assert_eq!(event["type"], "message", "{event}");
         (event["offset"].as_u64().expect("an offset"), event["text"].as_str().expect("a text").to_owned())
     }
 
-    /// The next event, which must be an error: its code and the id that it names.
+    /// The code and id of the next event, which must be an error.
     pub async fn error(&mut self) -> (u64, Option<String>) {
         let event = self.event().await;
         assert_eq!(event["type"], "error", "{event}");
@@ -296,20 +313,20 @@ impl Ws {
         (event["code"].as_u64().expect("a code"), event["id"].as_str().map(ToOwned::to_owned))
     }
 
-    /// Reads on to the close frame: its code.
+    /// Reads up to the close frame and returns its code.
     pub async fn close_code(&mut self) -> Option<u16> {
         loop {
             match self.next().await {
-                Got::Closed(code, _) => return code,
-                Got::Cut => panic!("cut without a close frame"),
-                Got::Text(_) | Got::Binary(_) => {}
+                Received::Closed(code, _) => return code,
+                Received::Aborted => panic!("the connection ended without a close frame"),
+                Received::Text(_) | Received::Binary(_) => {}
             }
         }
     }
 
-    /// Says something and waits for it to come back: what was sent before has been dealt with.
+    /// Sends a message and waits until it comes back. Everything sent before has then been processed.
     pub async fn round_trip(&mut self, text: &str) -> (u64, String) {
-        self.say(text).await;
+        self.send(text).await;
         self.message().await
     }
 }
@@ -324,9 +341,10 @@ pub const PING: u8 = 0x9;
 pub const PONG: u8 = 0xa;
 pub const FIN: u8 = 0x80;
 
-/// A frame as it came. `first`: FIN, reserved bits, opcode.
+/// A received frame.
 #[derive(Debug, PartialEq)]
 pub struct Frame {
+    /// FIN, the reserved bits and the opcode.
     pub first: u8,
     pub payload: Vec<u8>,
 }
@@ -335,19 +353,19 @@ impl Frame {
     /// The code of a close frame.
     #[track_caller]
     pub fn close_code(&self) -> u16 {
-        assert_eq!(self.first, FIN | CLOSE, "{self:?} is no close frame");
+        assert_eq!(self.first, FIN | CLOSE, "{self:?} is not a close frame");
         u16::from_be_bytes([self.payload[0], self.payload[1]])
     }
 }
 
-/// A WebSocket on which anything can be sent.
+/// A WebSocket on which a test can send any bytes.
 pub struct Raw {
     pub stream: TcpStream,
     pub unread: Vec<u8>,
 }
 
 impl Raw {
-    /// In `/ws?<query>`, before its first frame.
+    /// Connects to `/ws?<query>`. The first frame is not read yet.
     pub async fn join(port: u16, token: &str, query: &str) -> Raw {
         Raw::open(port, &format!("/ws?{query}"), &[("Authorization", &format!("Bearer {token}"))]).await
     }
@@ -369,10 +387,10 @@ impl Raw {
         within("written", self.stream.write_all(bytes)).await.expect("written");
     }
 
-    /// The next frame; none when the connection has ended.
+    /// The next frame. None: the connection has ended.
     pub async fn receive(&mut self) -> Option<Frame> {
         loop {
-            if let Some(frame) = self.take_frame() {
+            if let Some(frame) = take_frame(&mut self.unread) {
                 return Some(frame);
             }
             match within("a frame", self.stream.read_buf(&mut self.unread)).await {
@@ -382,33 +400,34 @@ impl Raw {
         }
     }
 
-    fn take_frame(&mut self) -> Option<Frame> {
-        let [first, length] = *self.unread.first_chunk()?;
-        assert_eq!(length & 0x80, 0, "a server must not mask");
-        let (length, at) = match length {
-            126 => (u16::from_be_bytes(self.unread.get(2..4)?.try_into().unwrap()).into(), 4),
-            127 => (u64::from_be_bytes(self.unread.get(2..10)?.try_into().unwrap()) as usize, 10),
-            length => (usize::from(length), 2),
-        };
-        let payload = self.unread.get(at..at + length)?.to_vec();
-        self.unread.drain(..at + length);
-        Some(Frame { first, payload })
-    }
-
-    /// The next frame, which must be there.
+    /// The next frame. Panics if the connection has ended.
     pub async fn frame(&mut self) -> Frame {
         self.receive().await.expect("the connection has ended")
     }
 
-    /// Waits until the connection has ended.
-    pub async fn ended(&mut self) {
+    /// Waits until the connection has ended. Panics if another frame arrives.
+    pub async fn expect_end(&mut self) {
         if let Some(frame) = self.receive().await {
-            panic!("{frame:?} instead of the end");
+            panic!("received {frame:?} instead of the end");
         }
     }
 }
 
-/// A frame as a client sends it: masked.
+/// Takes the first frame of a server off the bytes, if it is complete.
+pub fn take_frame(unread: &mut Vec<u8>) -> Option<Frame> {
+    let [first, length] = *unread.first_chunk()?;
+    assert_eq!(length & 0x80, 0, "a server must not mask");
+    let (length, at) = match length {
+        126 => (u16::from_be_bytes(unread.get(2..4)?.try_into().unwrap()).into(), 4),
+        127 => (u64::from_be_bytes(unread.get(2..10)?.try_into().unwrap()) as usize, 10),
+        length => (usize::from(length), 2),
+    };
+    let payload = unread.get(at..at + length)?.to_vec();
+    unread.drain(..at + length);
+    Some(Frame { first, payload })
+}
+
+/// A masked frame, as a client sends it.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x37, 0xfa, 0x21, 0x3d];
     let mut bytes = head(first, payload.len(), 0x80);
@@ -417,7 +436,7 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A frame as a client must not send it.
+/// An unmasked frame, which a client must not send.
 pub fn unmasked_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = head(first, payload.len(), 0);
     bytes.extend(payload);

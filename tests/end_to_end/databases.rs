@@ -1,27 +1,36 @@
-//! A database of its own for each test, and what a test does to it behind the server's back.
+//! A separate database for each test, and a connection by which a test changes it behind the server's back.
 
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, SqliteConnection};
 use std::path::Path;
 use tokio::sync::OnceCell;
 use uproar_store::testing::TestPostgres;
 
-/// Which database a test runs on.
+/// The database that a test runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Sqlite,
     Postgres,
 }
 
-/// One PostgreSQL server for the process. It ends with the process, as its watcher sees to.
+/// The PostgreSQL server of this process. Its watcher stops it when the process ends.
 static POSTGRES: OnceCell<TestPostgres> = OnceCell::const_new();
 
-/// The URL of a new and empty PostgreSQL database.
+/// Starts a PostgreSQL server that a test may stop and configure. None: the tests use a server that they did not start.
+pub async fn private_postgres() -> Option<TestPostgres> {
+    if std::env::var("UPROAR_TEST_POSTGRES").is_ok_and(|url| url.contains("://")) {
+        eprintln!("skipped: the tests may not stop or configure the PostgreSQL server that UPROAR_TEST_POSTGRES names");
+        return None;
+    }
+    Some(TestPostgres::start().await.unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// Creates an empty PostgreSQL database and returns its URL.
 pub async fn new_postgres_database() -> String {
     let server = POSTGRES.get_or_try_init(TestPostgres::start).await.unwrap_or_else(|error| panic!("{error}"));
     server.create_database().await.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A second way into a server's database.
+/// A connection to a server's database.
 pub enum Backdoor {
     Sqlite(SqliteConnection),
     Postgres(PgConnection),
@@ -44,10 +53,10 @@ impl Backdoor {
             Backdoor::Sqlite(connection) => connection.execute(sql).await.map(drop),
             Backdoor::Postgres(connection) => connection.execute(sql).await.map(drop),
         };
-        done.unwrap_or_else(|error| panic!("behind the server's back: {error}"));
+        done.unwrap_or_else(|error| panic!("the test's own statement fails: {error}"));
     }
 
-    /// From now on no message can be committed, until [`Backdoor::release_commits`] or the end of this connection.
+    /// Blocks all commits of messages until [`Backdoor::release_commits`] or the end of this connection.
     pub async fn hold_commits(&mut self) {
         let sql = match self {
             Backdoor::Sqlite(_) => "BEGIN IMMEDIATE",
@@ -60,7 +69,7 @@ impl Backdoor {
         self.execute("ROLLBACK").await;
     }
 
-    /// A migration that this build does not know.
+    /// Records a migration that this build does not know.
     pub async fn make_newer(&mut self) {
         let checksum = match self {
             Backdoor::Sqlite(_) => "x'00'",

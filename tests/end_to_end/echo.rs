@@ -1,18 +1,17 @@
-//! `/echo`: the same connection code without the chat.
+//! Proves that `/echo`, the connection code without the chat, returns every message, also to a slow reader.
 
-use crate::client::{BINARY, CLOSE, CONTINUATION, FIN, Http, PING, PONG, Raw, TEXT, frame};
+use crate::client::{BINARY, CLOSE, CONTINUATION, FIN, Http, PING, PONG, Raw, TEXT, frame, take_frame, within};
 use crate::databases::Kind;
-use crate::server::Server;
+use crate::server::{Server, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::OwnedReadHalf;
 
 #[tokio::test]
-async fn it_sends_back_what_it_gets() {
+async fn each_message_is_echoed() {
     let server = Server::start(Kind::Sqlite, &["--echo"]).await;
-    for keeps_connection in [false, true] {
-        let mut http = Http::connect(server.port).await.unwrap();
-        if keeps_connection {
-            http.request("GET", "/healthz", &[], None).await.unwrap().expect(200);
-        }
-        let Ok((mut raw, _)) = http.upgrade("/echo", &[]).await else { panic!("refused") };
+    for is_reused in [false, true] {
+        let http = Http::fresh_or_reused(server.port, is_reused).await;
+        let Ok((mut raw, _)) = http.upgrade("/echo", &[]).await else { panic!("the upgrade was rejected") };
         for (opcode, payload) in [
             (TEXT, "hello ✓".as_bytes().to_vec()),
             (BINARY, vec![0, 255, 128]),
@@ -27,12 +26,11 @@ async fn it_sends_back_what_it_gets() {
             assert_eq!((echo.first, echo.payload.len()), (FIN | opcode, payload.len()));
             assert!(echo.payload == payload);
         }
-        // Fragments, a character torn apart, and a ping between.
+        // Fragments that split a character, with a ping between them, sent byte by byte.
         let mut bytes = frame(TEXT, b"one \xe2\x9c");
         bytes.extend(frame(FIN | PING, b"p"));
         bytes.extend(frame(CONTINUATION, b"\x93 "));
         bytes.extend(frame(FIN | CONTINUATION, b"two"));
-        // Byte by byte.
         for byte in bytes {
             raw.send(&[byte]).await;
         }
@@ -40,7 +38,7 @@ async fn it_sends_back_what_it_gets() {
         assert_eq!((pong.first, pong.payload.as_slice()), (FIN | PONG, b"p".as_slice()));
         let echo = raw.frame().await;
         assert_eq!((echo.first, String::from_utf8(echo.payload).unwrap()), (FIN | TEXT, "one ✓ two".to_owned()));
-        // Several at once.
+        // Several frames in one write.
         let bytes: Vec<u8> = (0..200).flat_map(|n: u8| frame(FIN | BINARY, &[n; 3])).collect();
         raw.send(&bytes).await;
         for n in 0..200 {
@@ -48,76 +46,59 @@ async fn it_sends_back_what_it_gets() {
         }
         raw.send(&frame(FIN | CLOSE, &1000_u16.to_be_bytes())).await;
         assert_eq!(raw.frame().await.close_code(), 1000);
-        raw.ended().await;
+        raw.expect_end().await;
     }
 }
 
 #[tokio::test]
-async fn a_client_that_reads_slowly_gets_everything() {
+async fn a_slow_reader_receives_everything() {
     let server = Server::start(Kind::Sqlite, &["--echo", "--limit", "outbound_limit_bytes=65536"]).await;
-    let Raw { stream, unread } = Raw::open(server.port, "/echo", &[]).await;
-    let (reading, mut writing) = stream.into_split();
+    let Raw { stream, mut unread } = Raw::open(server.port, "/echo", &[]).await;
+    let (mut reading, mut writing) = stream.into_split();
     const FRAMES: usize = 300;
-    // Far more than all buffers between hold: the server has to stop reading, and go on later.
+    // Far more than all buffers hold: the server must stop reading, and continue later.
     let written = tokio::spawn(async move {
         for n in 0..FRAMES {
             let bytes = frame(FIN | BINARY, &vec![n as u8; 50_000]);
-            tokio::io::AsyncWriteExt::write_all(&mut writing, &bytes).await.unwrap();
+            writing.write_all(&bytes).await.unwrap();
         }
         writing
     });
-    // Until the kernel takes no more from the writer, nobody reads.
+    // Nothing is read until the kernel accepts nothing more from the writer.
     let mut before = usize::MAX;
-    crate::server::until("the writer is stopped or done", async || {
-        let waiting = std::mem::replace(&mut before, queued(&reading));
-        waiting == before || written.is_finished()
+    until("the writer is blocked or done", async || {
+        let last = std::mem::replace(&mut before, queued(&reading));
+        last == before || written.is_finished()
     })
     .await;
-    let mut raw = RawReader { reading, unread };
     for n in 0..FRAMES {
-        let payload = raw.binary().await;
-        assert!(payload == vec![n as u8; 50_000], "frame {n}");
+        let echo = loop {
+            match take_frame(&mut unread) {
+                Some(frame) => break frame,
+                None => assert_ne!(
+                    within("a frame", reading.read_buf(&mut unread)).await.unwrap(),
+                    0,
+                    "the connection has ended"
+                ),
+            }
+        };
+        assert_eq!(echo.first, FIN | BINARY);
+        assert!(echo.payload == vec![n as u8; 50_000], "frame {n}");
     }
     written.await.unwrap();
 }
 
-/// Bytes that wait to be read.
-fn queued(stream: &tokio::net::tcp::OwnedReadHalf) -> usize {
+/// The number of bytes that the kernel holds for the reader.
+fn queued(stream: &OwnedReadHalf) -> usize {
     rustix::io::ioctl_fionread(stream.as_ref()).unwrap_or(0) as usize
 }
 
-struct RawReader {
-    reading: tokio::net::tcp::OwnedReadHalf,
-    unread: Vec<u8>,
-}
-
-impl RawReader {
-    async fn binary(&mut self) -> Vec<u8> {
-        loop {
-            if let [first, 126, high, low, rest @ ..] = self.unread.as_slice() {
-                assert_eq!(*first, FIN | BINARY);
-                let length = usize::from(u16::from_be_bytes([*high, *low]));
-                if rest.len() >= length {
-                    let payload = rest[..length].to_vec();
-                    self.unread.drain(..4 + length);
-                    return payload;
-                }
-            }
-            let reading = tokio::io::AsyncReadExt::read_buf(&mut self.reading, &mut self.unread);
-            assert_ne!(crate::client::within("a frame", reading).await.unwrap(), 0, "it has ended");
-        }
-    }
-}
-
 #[tokio::test]
-async fn it_is_off_unless_asked_for() {
+async fn echo_is_off_by_default() {
     let server = Server::start(Kind::Sqlite, &[]).await;
-    for keeps_connection in [false, true] {
-        let mut http = Http::connect(server.port).await.unwrap();
-        if keeps_connection {
-            http.request("GET", "/healthz", &[], None).await.unwrap().expect(200);
-        }
-        let refused = http.upgrade("/echo", &[]).await.err().expect("it is there");
-        assert_eq!(refused.error(), (404, "not_found".into()));
+    for is_reused in [false, true] {
+        let http = Http::fresh_or_reused(server.port, is_reused).await;
+        let rejected = http.upgrade("/echo", &[]).await.err().expect("a rejected upgrade");
+        assert_eq!(rejected.error(), (404, "not_found".into()));
     }
 }

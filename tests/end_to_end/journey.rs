@@ -1,12 +1,12 @@
-//! What someone does who tries it for the first time.
+//! Proves that a first session works: sign up, chat, read the history, restart the server, resume.
 
 use crate::databases::Kind;
 use crate::server::{Server, number, text};
 use serde_json::json;
 
-on_each_database_and_shards! { from_sign_up_to_history_over_a_restart }
+on_each_database_and_shards! { a_first_session_works_from_sign_up_to_resume }
 
-async fn from_sign_up_to_history_over_a_restart(kind: Kind, shards: &str) {
+async fn a_first_session_works_from_sign_up_to_resume(kind: Kind, shards: &str) {
     let mut server = Server::start(kind, &["--shards", shards]).await;
     let ann = server.sign_up("Ann").await;
     let bob = server.sign_up("Bob").await;
@@ -29,12 +29,12 @@ async fn from_sign_up_to_history_over_a_restart(kind: Kind, shards: &str) {
         let expected = json!({"type": "joined", "room": "lobby", "epoch": epoch, "offset": 0});
         assert_eq!(ws.joined, expected);
     }
-    at_ann.say("hello").await;
+    at_ann.send("hello").await;
     let event = at_ann.event().await;
     assert_eq!(at_bob.event().await, event);
     assert_eq!((&event["type"], &event["offset"], &event["number"]), (&json!("message"), &json!(1), &json!(1)));
     assert_eq!((&event["user"]["username"], &event["text"]), (&json!("Ann"), &json!("hello")));
-    at_bob.say("hi, Ann ☺").await;
+    at_bob.send("hi, Ann ☺").await;
     for ws in [&mut at_ann, &mut at_bob] {
         assert_eq!(ws.message().await, (2, "hi, Ann ☺".into()));
     }
@@ -55,20 +55,20 @@ async fn from_sign_up_to_history_over_a_restart(kind: Kind, shards: &str) {
     assert_eq!(at_ann.close_code().await, Some(1001));
     let server = server.restart().await;
 
-    // The same token, the same history, the same epoch; offsets go on.
+    // The token, the history and the epoch are the same, and the offsets continue.
     assert_eq!(server.get("/user/getchats?room=lobby", &ann.token).await.expect(200), before);
     let mut at_ann = server.join(&ann, &format!("room=lobby&since=1&epoch={epoch}")).await;
     assert_eq!((&at_ann.joined["recovered"], at_ann.offset(), at_ann.epoch()), (&json!(true), 1, epoch.clone()));
     let mut at_bob = server.join(&bob, &format!("room=lobby&since=3&epoch={epoch}")).await;
     assert_eq!((&at_bob.joined["recovered"], at_bob.offset()), (&json!(true), 3));
-    at_bob.say("back again").await;
+    at_bob.send("back again").await;
     let mut seen = Vec::new();
     for _ in 0..3 {
         seen.push(at_ann.message().await);
     }
     assert_eq!(seen, [(2, texts[1].into()), (3, texts[2].into()), (4, "back again".into())]);
     assert_eq!(at_bob.message().await, (4, "back again".into()));
-    // Nothing comes twice: the next is the next.
+    // Nothing is repeated: the next event is the next message.
     assert_eq!(at_ann.round_trip("and on").await, (5, "and on".into()));
     assert_eq!(at_bob.message().await, (5, "and on".into()));
 }

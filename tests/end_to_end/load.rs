@@ -1,7 +1,7 @@
-//! Senders and publishers that go on whatever happens to the server, and what they were told, to be compared with what
-//! is there in the end.
+//! A load of senders, publishers and readers that continues whatever happens to the server. At the end, what they saw
+//! and what was acknowledged is compared with what is stored.
 
-use crate::client::{Got, Http, PATIENCE, User, Ws, within};
+use crate::client::{Http, PATIENCE, Received, User, Ws, within};
 use crate::server::{Server, number, text};
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -10,46 +10,49 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Between two tries to reach a server that is not there.
+/// The pause between two attempts to reach a server.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What is asked of the clients now.
+/// What the clients do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Say one thing after the other.
+    /// Send one message after the other.
     Run,
-    /// Say nothing new; see to it that all that was said is stored.
+    /// Send nothing new. Resend until everything sent is acknowledged.
     Settle,
-    /// Read up to this offset and go home.
+    /// Read up to this offset and finish.
     Until(u64),
 }
 
-/// What senders were told about their messages: by id, the offset.
+/// What the clients have been told.
 pub struct Ledger {
-    told: Mutex<HashMap<String, u64>>,
+    /// The offset of each acknowledged message, by id.
+    acknowledged: Mutex<HashMap<String, u64>>,
+    /// The number of acknowledged messages.
     count: watch::Sender<usize>,
+    /// The number of clients that have nothing left to send.
     settled: watch::Sender<usize>,
-    /// At which port each WebSocket client was let in last.
+    /// The port at which each WebSocket client joined last, by name.
     joined: watch::Sender<HashMap<String, u16>>,
-    /// Errors that senders got, by code.
+    /// The number of errors that senders received, by code.
     errors: Mutex<HashMap<String, usize>>,
 }
 
 impl Ledger {
-    /// A sender was told that its message is at this offset.
-    fn tell(&self, id: &str, offset: u64) {
-        let mut told = self.told.lock().unwrap();
-        if let Some(before) = told.insert(id.to_owned(), offset) {
-            assert_eq!(before, offset, "{id} was told two offsets");
+    /// Notes that a message was acknowledged at this offset.
+    fn acknowledge(&self, id: &str, offset: u64) {
+        let mut acknowledged = self.acknowledged.lock().unwrap();
+        if let Some(before) = acknowledged.insert(id.to_owned(), offset) {
+            assert_eq!(before, offset, "{id} was acknowledged at two offsets");
         }
-        self.count.send_replace(told.len());
+        self.count.send_replace(acknowledged.len());
     }
 
     fn error(&self, code: impl ToString) {
         *self.errors.lock().unwrap().entry(code.to_string()).or_default() += 1;
     }
 
-    /// How often senders got this error.
+    /// How often senders received this error.
     pub fn errors(&self, code: &str) -> usize {
         self.errors.lock().unwrap().get(code).copied().unwrap_or(0)
     }
@@ -58,45 +61,47 @@ impl Ledger {
         *self.count.borrow()
     }
 
-    /// All that has been acknowledged so far: by id, the offset.
-    pub fn told(&self) -> HashMap<String, u64> {
-        self.told.lock().unwrap().clone()
+    /// The offset of each message acknowledged so far, by id.
+    pub fn acknowledged(&self) -> HashMap<String, u64> {
+        self.acknowledged.lock().unwrap().clone()
     }
 }
 
-/// What one WebSocket client has seen, over all its connections.
+/// What one WebSocket client has seen on all its connections.
 #[derive(Default)]
 pub struct View {
     pub name: String,
     epoch: Option<String>,
+    /// The last offset.
     last: u64,
-    /// Ids, in the order of their offsets from 1 on.
+    /// The ids of the messages from offset 1 on, in order.
     ids: Vec<String>,
     /// How each connection ended.
-    pub ends: Vec<Got>,
+    pub ends: Vec<Received>,
 }
 
-/// Clients at work in one room.
+/// Clients that work in one room.
 pub struct Load {
     pub ledger: Arc<Ledger>,
     room: String,
     reader: User,
     port: watch::Sender<u16>,
     phase: watch::Sender<Phase>,
-    senders: usize,
-    /// Those of them who have a WebSocket.
-    chatters: usize,
+    /// The number of all clients.
+    client_count: usize,
+    /// The number of clients with a WebSocket.
+    websocket_count: usize,
     clients: JoinSet<Option<View>>,
 }
 
 impl Load {
-    /// Starts senders (`format=json`, with ids), publishers by HTTP, and readers, in a new room.
+    /// Starts senders (by WebSocket), publishers (by HTTP) and readers in a new room.
     pub async fn start(server: &Server, senders: usize, publishers: usize, readers: usize) -> Load {
         let room = "load".to_owned();
         let owner = server.user("owner").await;
         server.create_room(&owner, &room).await;
         let ledger = Ledger {
-            told: Mutex::default(),
+            acknowledged: Mutex::default(),
             count: watch::Sender::new(0),
             settled: watch::Sender::new(0),
             joined: watch::Sender::new(HashMap::new()),
@@ -108,8 +113,8 @@ impl Load {
             reader: owner,
             port: watch::Sender::new(server.port),
             phase: watch::Sender::new(Phase::Run),
-            senders: senders + publishers + readers,
-            chatters: senders + readers,
+            client_count: senders + publishers + readers,
+            websocket_count: senders + readers,
             clients: JoinSet::new(),
         };
         let names = (0..senders).map(|n| format!("sender{n}")).chain((0..readers).map(|n| format!("reader{n}")));
@@ -134,38 +139,38 @@ impl Load {
         load
     }
 
-    /// Waits until all clients are there, and then until so many more messages have been acknowledged.
-    pub async fn more(&mut self, messages: usize) {
-        let (mut joined, port, clients) = (self.ledger.joined.subscribe(), *self.port.borrow(), self.chatters);
-        self.watched("all clients are there", async {
+    /// Waits until all clients have joined, and then until that many more messages are acknowledged.
+    pub async fn wait_for_acks(&mut self, messages: usize) {
+        let (mut joined, port, clients) = (self.ledger.joined.subscribe(), *self.port.borrow(), self.websocket_count);
+        self.watched("all clients have joined", async {
             let all = |joined: &HashMap<String, u16>| joined.values().filter(|at| **at == port).count() == clients;
-            joined.wait_for(all).await.expect("the ledger is there");
+            joined.wait_for(all).await.expect("the ledger exists");
         })
         .await;
         let mut count = self.ledger.count.subscribe();
         let goal = *count.borrow() + messages;
         self.watched("messages are acknowledged", async {
-            count.wait_for(|count| *count >= goal).await.expect("the ledger is there");
+            count.wait_for(|count| *count >= goal).await.expect("the ledger exists");
         })
         .await;
     }
 
-    /// The server is at another port now.
+    /// Tells the clients the port of the restarted server.
     pub fn moved_to(&self, server: &Server) {
         self.port.send_replace(server.port);
     }
 
-    /// Lets all clients finish and compares what they were told, what they saw, and what is stored.
+    /// Lets all clients finish. Compares what was acknowledged, what they saw and what is stored.
     pub async fn finish(mut self, server: &Server) -> Vec<View> {
         self.phase.send_replace(Phase::Settle);
-        let (mut settled, senders) = (self.ledger.settled.subscribe(), self.senders);
+        let (mut settled, clients) = (self.ledger.settled.subscribe(), self.client_count);
         self.watched("all messages are stored", async {
-            settled.wait_for(|settled| *settled == senders).await.expect("the ledger is there");
+            settled.wait_for(|settled| *settled == clients).await.expect("the ledger exists");
         })
         .await;
-        self.phase.send_replace(Phase::Until(server.top(&self.reader, &self.room).await));
+        self.phase.send_replace(Phase::Until(server.head(&self.reader, &self.room).await));
         let mut views = Vec::new();
-        while let Some(view) = within("all have read everything", self.clients.join_next()).await {
+        while let Some(view) = within("all clients have read everything", self.clients.join_next()).await {
             views.extend(view.expect("a client failed"));
         }
         let history = server.history(&self.reader, &self.room).await;
@@ -175,27 +180,27 @@ impl Load {
 
     fn compare(&self, history: &[Value], views: &[View]) {
         for (message, offset) in history.iter().zip(1..) {
-            assert_eq!(number(&message["offset"]), offset, "offsets have no holes");
-            assert_eq!(number(&message["number"]), offset, "there is nothing but messages");
+            assert_eq!(number(&message["offset"]), offset, "the offsets have a gap");
+            assert_eq!(number(&message["number"]), offset, "not every publication is a message");
         }
         let ids: Vec<String> = history.iter().map(check).collect();
         let distinct: HashSet<&String> = ids.iter().collect();
-        assert_eq!(distinct.len(), ids.len(), "a message is there twice");
-        let told = self.ledger.told.lock().unwrap();
-        for (id, offset) in told.iter() {
+        assert_eq!(distinct.len(), ids.len(), "a message is stored twice");
+        let acknowledged = self.ledger.acknowledged.lock().unwrap();
+        for (id, offset) in acknowledged.iter() {
             let stored = ids.get(*offset as usize - 1);
             assert_eq!(stored, Some(id), "{id} was acknowledged at {offset}");
         }
-        // What was not acknowledged was sent again until it was.
-        assert_eq!(ids.len(), told.len(), "there are messages that nobody was told about");
+        // Clients send a message again until it is acknowledged.
+        assert_eq!(ids.len(), acknowledged.len(), "a stored message was not acknowledged");
         for view in views {
             assert_eq!(view.ids.len(), ids.len(), "{} has not seen everything", view.name);
             let wrong = view.ids.iter().zip(&ids).position(|(seen, stored)| seen != stored);
-            assert_eq!(wrong, None, "{} saw something else at this index", view.name);
+            assert_eq!(wrong, None, "{} saw another message at this index", view.name);
         }
     }
 
-    /// Waits, but not for clients that have failed.
+    /// Waits, unless a client fails or ends first.
     async fn watched(&mut self, what: &str, wait: impl Future<Output = ()>) {
         tokio::select! {
             ended = self.clients.join_next() => match ended {
@@ -215,15 +220,15 @@ pub fn assert_in_order_of_each_sender(views: &[View]) {
     for view in views {
         let mut next: HashMap<&str, u64> = HashMap::new();
         for id in view.ids.iter().filter(|id| id.starts_with("sender")) {
-            let (sender, number) = id.split_once('-').expect("ids of the load have a dash");
+            let (sender, number) = id.split_once('-').expect("an id of the load has a dash");
             let expected = next.entry(sender).or_default();
-            assert_eq!(number.parse(), Ok(*expected), "{sender} sent another first");
+            assert_eq!(number.parse(), Ok(*expected), "a message of {sender} is out of order");
             *expected += 1;
         }
     }
 }
 
-/// Checks that a message belongs together, and returns its id.
+/// Checks that the text, the id and the sender of a message belong together. Returns the id.
 fn check(message: &Value) -> String {
     let id = text(&message["id"]);
     assert_eq!(text(&message["text"]), text_of(&id));
@@ -235,14 +240,14 @@ fn text_of(id: &str) -> String {
     format!("this is {id}, \"quoted\"\nand ünïcödé ✓")
 }
 
-/// Someone with a WebSocket, who sends (if `window` is not 0), reads, and comes back.
+/// A WebSocket client that sends (unless `window` is 0), reads, and reconnects.
 struct Client {
     user: User,
-    /// Messages that may be under way.
+    /// The largest number of messages without an answer.
     window: usize,
     /// The number of the next new message.
     next: u64,
-    /// Sent, or to be sent again, and not acknowledged; oldest first.
+    /// Messages that are not acknowledged, oldest first.
     pending: VecDeque<String>,
     view: View,
 }
@@ -269,11 +274,11 @@ impl Client {
                     ledger.joined.send_modify(|joined| {
                         joined.insert(name, at);
                     });
-                    let end = self.talk(ws, &mut phase, ledger, &mut is_settled).await;
+                    let end = self.chat(ws, &mut phase, ledger, &mut is_settled).await;
                     let Some(end) = end else { return self.view };
                     self.view.ends.push(end);
                 }
-                // Refused for a while (503), or nobody there.
+                // The server rejects clients for a while (503), or does not run.
                 Err(error) => assert!(!error.to_string().contains("HTTP error: 4"), "{}: {error}", self.user.name),
             }
             tokio::select! {
@@ -283,29 +288,29 @@ impl Client {
         }
     }
 
-    /// One connection to its end; none when everything is done.
-    async fn talk(
+    /// Uses one connection until it ends. None: the client has finished.
+    async fn chat(
         &mut self,
         mut ws: Ws,
         phase: &mut watch::Receiver<Phase>,
         ledger: &Ledger,
         is_settled: &mut bool,
-    ) -> Option<Got> {
+    ) -> Option<Received> {
         assert_eq!(ws.joined["recovered"], true, "{}: {}", self.user.name, ws.joined);
         assert_eq!(ws.offset(), self.view.last, "{}", self.user.name);
         let epoch = self.view.epoch.get_or_insert_with(|| ws.epoch());
         assert_eq!(*epoch, ws.epoch(), "{}", self.user.name);
-        // Of `pending`, what has been sent on this connection; and what has been sent and not been answered.
+        // How many of `pending` this connection has sent, and which of its messages have no answer yet.
         let mut sent = 0;
-        let mut awaited: HashSet<String> = HashSet::new();
-        let mut is_unsure = false;
+        let mut unanswered: HashSet<String> = HashSet::new();
+        let mut must_resend = false;
         loop {
             let now = *phase.borrow_and_update();
-            if is_unsure && awaited.is_empty() {
-                // All of them again, in the same order.
-                (sent, is_unsure) = (0, false);
+            if must_resend && unanswered.is_empty() {
+                // Sends all of them again, in the same order.
+                (sent, must_resend) = (0, false);
             }
-            while !is_unsure && awaited.len() < self.window {
+            while !must_resend && unanswered.len() < self.window {
                 if sent == self.pending.len() {
                     if now != Phase::Run {
                         break;
@@ -314,29 +319,29 @@ impl Client {
                     self.next += 1;
                 }
                 let id = &self.pending[sent];
-                if ws.try_say(json!({"text": text_of(id), "id": id}).to_string()).await.is_err() {
-                    // What the server said last can still be read.
+                if ws.try_send(json!({"text": text_of(id), "id": id}).to_string()).await.is_err() {
+                    // The last frames of the server can still be read.
                     break;
                 }
-                awaited.insert(id.clone());
+                unanswered.insert(id.clone());
                 sent += 1;
             }
             if now != Phase::Run && self.pending.is_empty() && !*is_settled {
                 *is_settled = true;
                 ledger.settled.send_modify(|settled| *settled += 1);
             }
-            if let Phase::Until(top) = now {
-                assert!(self.view.last <= top, "{}: {} is above the top", self.user.name, self.view.last);
-                if self.view.last == top {
+            if let Phase::Until(head) = now {
+                assert!(self.view.last <= head, "{}: {} is above the head", self.user.name, self.view.last);
+                if self.view.last == head {
                     return None;
                 }
             }
-            let got = tokio::select! {
-                got = ws.next_at_any_time() => got,
+            let received = tokio::select! {
+                received = ws.next_without_limit() => received,
                 _ = phase.changed() => continue,
             };
-            let Got::Text(got) = got else { return Some(got) };
-            let event: Value = serde_json::from_str(&got).expect("JSON");
+            let Received::Text(text) = received else { return Some(received) };
+            let event: Value = serde_json::from_str(&text).expect("JSON");
             let id = event["id"].as_str().unwrap_or_default();
             match event["type"].as_str() {
                 Some("message") => {
@@ -345,32 +350,25 @@ impl Client {
                     self.view.last = offset;
                     self.view.ids.push(check(&event));
                     if event["user"]["username"] == self.user.name.as_str() {
-                        self.acknowledged(id, offset, &mut sent, &mut awaited, ledger);
+                        self.on_ack(id, offset, &mut sent, &mut unanswered, ledger);
                     }
                 }
-                Some("ack") => self.acknowledged(id, number(&event["offset"]), &mut sent, &mut awaited, ledger),
+                Some("ack") => self.on_ack(id, number(&event["offset"]), &mut sent, &mut unanswered, ledger),
                 Some("error") => {
                     ledger.error(&event["code"]);
                     assert_eq!(event["code"], 100, "{}: {event}", self.user.name);
                     assert_eq!(event["temporary"], true, "{}: {event}", self.user.name);
-                    assert!(awaited.remove(id), "{}: {event} for what was not sent", self.user.name);
-                    is_unsure = true;
+                    assert!(unanswered.remove(id), "{}: {event} for a message that was not sent", self.user.name);
+                    must_resend = true;
                 }
                 _ => panic!("{}: {event}", self.user.name),
             }
         }
     }
 
-    fn acknowledged(
-        &mut self,
-        id: &str,
-        offset: u64,
-        sent: &mut usize,
-        awaited: &mut HashSet<String>,
-        ledger: &Ledger,
-    ) {
-        ledger.tell(id, offset);
-        awaited.remove(id);
+    fn on_ack(&mut self, id: &str, offset: u64, sent: &mut usize, unanswered: &mut HashSet<String>, ledger: &Ledger) {
+        ledger.acknowledge(id, offset);
+        unanswered.remove(id);
         if let Some(index) = self.pending.iter().position(|pending| pending == id) {
             self.pending.remove(index);
             if index < *sent {
@@ -380,7 +378,7 @@ impl Client {
     }
 }
 
-/// A program that publishes by HTTP, one message after the other, each until it has an answer.
+/// Publishes by HTTP, one message after the other, each of them until it is stored.
 async fn publish(
     user: &User,
     room: &str,
@@ -392,10 +390,10 @@ async fn publish(
     let headers = [("Authorization", bearer.as_str())];
     let path = format!("/rooms/{room}/messages");
     let mut connection = None;
-    let mut number_of = 0;
+    let mut next = 0;
     while *phase.borrow_and_update() == Phase::Run {
-        let id = format!("{}-{number_of}", user.name);
-        number_of += 1;
+        let id = format!("{}-{next}", user.name);
+        next += 1;
         let body = json!({"text": text_of(&id), "id": id});
         loop {
             let at = *port.borrow_and_update();
@@ -415,7 +413,7 @@ async fn publish(
             };
             match answer {
                 Ok(answer) if answer.status == 201 => {
-                    ledger.tell(&id, number(&answer.json()["offset"]));
+                    ledger.acknowledge(&id, number(&answer.json()["offset"]));
                     break;
                 }
                 Ok(answer) => {
@@ -432,6 +430,6 @@ async fn publish(
         }
     }
     ledger.settled.send_modify(|settled| *settled += 1);
-    // Not before the others: who watches takes an early end for a failure.
+    // `watched` takes a client that ends before the others for a failure.
     let _ = phase.wait_for(|phase| matches!(phase, Phase::Until(_))).await;
 }

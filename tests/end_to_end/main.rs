@@ -1,11 +1,12 @@
-//! The real binary over real sockets, on each database. Every test has a server, a port and a data folder of its own.
+//! Tests the real binary over real sockets, on each database. Every test has its own server, port and data folder.
 //!
-//! Databases, drivers and shards are covered pairwise: which driver a server gets follows from the other two.
+//! Databases, drivers and shards are covered pairwise: the driver of a server follows from the other two.
 //! `UPROAR_TEST_DRIVER=uring` (or `epoll`) and `UPROAR_TEST_SHARDS=1` set them for all tests, as `make test-all` does.
 //!
-//! Nothing here sleeps until something has surely happened: what is waited for is waited for, at most for `PATIENCE`.
+//! Tests do not sleep and hope that something has happened meanwhile. They wait for the event itself, for at most
+//! `PATIENCE`.
 
-/// Makes of each `async fn(Kind)` a test on SQLite and one on PostgreSQL.
+/// Turns each `async fn(Kind)` into a test on SQLite and a test on PostgreSQL.
 macro_rules! on_each_database {
     ($($name:ident)+) => {$(
         mod $name {
@@ -24,7 +25,7 @@ macro_rules! on_each_database {
     )+};
 }
 
-/// Makes of each `async fn(Kind, shards: &str)` a test on each database with one shard, and with two.
+/// Turns each `async fn(Kind, shards: &str)` into tests on each database, with one shard and with two.
 macro_rules! on_each_database_and_shards {
     ($($name:ident)+) => {$(
         mod $name {
@@ -53,7 +54,7 @@ macro_rules! on_each_database_and_shards {
     )+};
 }
 
-/// Makes of each `async fn(driver: &str)` a test on each driver.
+/// Turns each `async fn(driver: &str)` into a test on each driver.
 macro_rules! on_each_driver {
     ($($name:ident)+) => {$(
         mod $name {

@@ -1,4 +1,4 @@
-//! The page of the web client in the real binary, whatever page that was built with, and a browser that stays signed in.
+//! Proves that the binary serves its embedded page, if it was built with one, and that a browser stays signed in.
 
 use crate::client::{FIN, Http, Raw, Response, TEXT, User, frame};
 use crate::databases::Kind;
@@ -7,35 +7,35 @@ use serde_json::{Value, json};
 
 on_each_database! { a_browser_stays_signed_in }
 
-async fn ask(server: &Server, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+async fn request(server: &Server, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
     let mut http = Http::connect(server.port).await.unwrap();
     http.request(method, path, headers, None).await.unwrap()
 }
 
 #[tokio::test]
-async fn the_page_and_what_it_needs() {
+async fn the_page_and_its_assets_are_served() {
     let server = Server::start(Kind::Sqlite, &[]).await;
-    let index = ask(&server, "GET", "/", &[]).await;
+    let index = request(&server, "GET", "/", &[]).await;
     assert_eq!((index.status, index.header("Content-Type")), (200, Some("text/html; charset=utf-8")));
     assert_eq!(index.header("Cache-Control"), Some("no-cache"));
-    let policy = index.header("Content-Security-Policy").expect("a policy");
+    let policy = index.header("Content-Security-Policy").expect("a Content-Security-Policy");
     assert!(policy.contains("default-src 'self'") && !policy.contains("unsafe"), "{policy}");
     let etag = index.header("ETag").expect("an ETag");
-    assert_eq!(ask(&server, "GET", "/", &[("If-None-Match", etag)]).await.status, 304);
+    assert_eq!(request(&server, "GET", "/", &[("If-None-Match", etag)]).await.status, 304);
 
     let page = String::from_utf8(index.body.clone()).expect("UTF-8");
     let names = page.split('"').filter(|name| name.starts_with("/assets/"));
     let mut found = 0;
     for name in names {
-        let file = ask(&server, "GET", name, &[("Accept-Encoding", "gzip, br")]).await;
+        let file = request(&server, "GET", name, &[("Accept-Encoding", "gzip, br")]).await;
         assert_eq!(file.status, 200, "{name}");
         assert_eq!(file.header("Cache-Control"), Some("public, max-age=31536000, immutable"), "{name}");
         assert!(file.header("Content-Encoding").is_some() || file.body.len() < 500, "{name} is not compressed");
         found += 1;
     }
-    // Without a built page it says how to build one, and the rest works.
+    // Without a built page, `/` says how to build one, and everything else works.
     assert_eq!(found == 0, page.contains("make web"), "{page}");
-    assert_eq!(ask(&server, "GET", "/assets/nothing.js", &[]).await.error(), (404, "not_found".into()));
+    assert_eq!(request(&server, "GET", "/assets/nothing.js", &[]).await.error(), (404, "not_found".into()));
     server.sign_up("ann").await;
 }
 
@@ -51,10 +51,10 @@ async fn a_browser_stays_signed_in(kind: Kind) {
     let mut ann = User { name: "ann".to_owned(), token: text(&answer.expect(201)["token"]) };
     server.create_room(&ann, "r").await;
 
-    // The page is loaded again, also when the server has started anew.
+    // The page is loaded again, also after a restart of the server.
     let origin = ("Origin", "http://localhost");
     for _ in 0..2 {
-        let refreshed = ask(&server, "POST", "/token/refresh", &[("Cookie", &cookie), origin]).await;
+        let refreshed = request(&server, "POST", "/token/refresh", &[("Cookie", &cookie), origin]).await;
         cookie = cookie_of(&refreshed);
         ann.token = text(&refreshed.expect(200)["token"]);
         let mut at_ann = server.join(&ann, "room=r").await;
@@ -65,25 +65,22 @@ async fn a_browser_stays_signed_in(kind: Kind) {
     for headers in
         [&[("Cookie", cookie.as_str())][..], &[("Cookie", cookie.as_str()), ("Origin", "https://evil.example.org")]]
     {
-        let refused = ask(&server, "POST", "/token/refresh", headers).await;
-        assert_eq!(refused.error(), (403, "origin_not_allowed".into()), "{headers:?}");
+        let rejected = request(&server, "POST", "/token/refresh", headers).await;
+        assert_eq!(rejected.error(), (403, "origin_not_allowed".into()), "{headers:?}");
     }
 
-    // It opens nothing: no call, and no WebSocket, be it answered by a shard or by the HTTP service.
+    // The cookie authorizes no call and no WebSocket, whether a shard or the HTTP service answers.
     let missing = (401, "token_missing".to_owned());
-    assert_eq!(ask(&server, "GET", "/me", &[("Cookie", &cookie), origin]).await.error(), missing);
-    for is_kept in [false, true] {
-        let mut http = Http::connect(server.port).await.unwrap();
-        if is_kept {
-            http.request("GET", "/healthz", &[], None).await.unwrap().expect(200);
-        }
-        let Err(refused) = http.upgrade("/ws?room=r", &[("Cookie", &cookie), origin]).await else {
-            panic!("the cookie opens a WebSocket, kept: {is_kept}")
+    assert_eq!(request(&server, "GET", "/me", &[("Cookie", &cookie), origin]).await.error(), missing);
+    for is_reused in [false, true] {
+        let http = Http::fresh_or_reused(server.port, is_reused).await;
+        let Err(rejected) = http.upgrade("/ws?room=r", &[("Cookie", &cookie), origin]).await else {
+            panic!("the cookie opens a WebSocket, reused: {is_reused}")
         };
-        assert_eq!(refused.error(), missing, "kept: {is_kept}");
+        assert_eq!(rejected.error(), missing, "reused: {is_reused}");
     }
 
-    // Nor does what is in it, where tokens are taken.
+    // Nor does the token in the cookie, wherever a token can be given.
     let session = User { name: "ann".to_owned(), token: cookie["uproar_session=".len()..].to_owned() };
     let bearer = format!("Bearer {}", session.token);
     let invalid = (401, "token_invalid".to_owned());
@@ -94,27 +91,27 @@ async fn a_browser_stays_signed_in(kind: Kind) {
         (format!("/ws?room=r&token={}", session.token), Vec::new()),
     ] {
         let http = Http::connect(server.port).await.unwrap();
-        let Err(refused) = http.upgrade(&path, &headers).await else { panic!("it opens {path}") };
-        assert_eq!(refused.error(), invalid, "{path}");
+        let Err(rejected) = http.upgrade(&path, &headers).await else { panic!("the token in the cookie opens {path}") };
+        assert_eq!(rejected.error(), invalid, "{path}");
     }
     let mut raw = Raw::open(server.port, "/connection/websocket", &[]).await;
     let connect = json!({"id": 1, "connect": {"token": session.token}}).to_string();
     raw.send(&frame(FIN | TEXT, connect.as_bytes())).await;
     assert_eq!(raw.frame().await.close_code(), 3500);
     let ordinary = format!("uproar_session={}", ann.token);
-    assert_eq!(ask(&server, "POST", "/token/refresh", &[("Cookie", &ordinary), origin]).await.error(), invalid);
+    assert_eq!(request(&server, "POST", "/token/refresh", &[("Cookie", &ordinary), origin]).await.error(), invalid);
 
     let signed_out = server.post("/user/signout", &ann.token, Value::Null).await;
     assert_eq!(cookie_of(&signed_out), "uproar_session=");
     for _ in 0..2 {
-        let refused = ask(&server, "POST", "/token/refresh", &[("Cookie", &cookie), origin]).await;
-        assert_eq!(refused.error(), invalid);
-        // A server that starts later knows, too.
+        let rejected = request(&server, "POST", "/token/refresh", &[("Cookie", &cookie), origin]).await;
+        assert_eq!(rejected.error(), invalid);
+        // A server that starts later knows it too.
         server.stop().await;
         server = server.restart().await;
     }
     for token in [&ann.token, &session.token] {
         let secret = token.rsplit('.').next().unwrap();
-        assert!(!server.place.log().contains(secret), "a token was logged");
+        assert!(!server.setup.log().contains(secret), "a token was logged");
     }
 }

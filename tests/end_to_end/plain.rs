@@ -1,24 +1,24 @@
-//! The plain protocol: what each frame means, resuming, and keeping alive.
+//! Proves that the plain protocol keeps its rules on positions, frames, resuming, rates, pings and limits.
 
-use crate::client::{FIN, Http, PING, PONG, Raw, TEXT, frame, within};
+use crate::client::{FIN, PING, PONG, Raw, TEXT, Ws, frame, within};
 use crate::databases::Kind;
-use crate::server::Server;
+use crate::server::{Server, until, with_limits};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 on_each_database! {
-    where_a_connection_begins
-    what_a_frame_may_say
+    a_connection_starts_at_the_requested_position
+    frames_are_checked_and_rejected_ones_cost_no_offset
     the_rate_of_a_user_is_limited
-    who_does_not_answer_pings_is_ended
-    who_does_not_ask_in_time_is_cut
+    a_client_that_answers_no_pings_is_disconnected
+    a_client_without_a_request_is_disconnected
     the_connections_of_a_user_are_limited
 }
-on_each_database_and_shards! { a_long_absence_is_made_up_for_page_by_page }
+on_each_database_and_shards! { a_long_absence_is_recovered_page_by_page }
 
-async fn where_a_connection_begins(kind: Kind) {
+async fn a_connection_starts_at_the_requested_position(kind: Kind) {
     let server = Server::start(kind, &[]).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "r").await;
@@ -39,9 +39,9 @@ async fn where_a_connection_begins(kind: Kind) {
         (format!("&since=0&epoch={epoch}"), joined(0, Some(true))),
         (format!("&since=2&epoch={epoch}"), joined(2, Some(true))),
         (format!("&since=3&epoch={epoch}"), joined(3, Some(true))),
-        // Without an epoch it is not checked.
+        // Without an epoch, only the offset is checked.
         ("&since=1".into(), joined(1, Some(true))),
-        // Above the top, and in another history: from now on.
+        // Positions above the head or in another history start at the head.
         (format!("&since=4&epoch={epoch}"), joined(3, Some(false))),
         ("&since=9007199254740991".into(), joined(3, Some(false))),
         ("&since=1&epoch=other".into(), joined(3, Some(false))),
@@ -55,28 +55,28 @@ async fn where_a_connection_begins(kind: Kind) {
             }
         }
     }
-    // A name is folded on the way in.
+    // Room names are folded to lower case.
     assert_eq!(server.join(&ann, "room=R&since=3").await.joined, joined(3, Some(true)));
 }
 
-async fn what_a_frame_may_say(kind: Kind) {
+async fn frames_are_checked_and_rejected_ones_cost_no_offset(kind: Kind) {
     let server = Server::start(kind, &["--limit", "text_limit_bytes=100"]).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "r").await;
     let mut plain = server.join(&ann, "room=r").await;
     let mut json = server.join(&ann, "room=r&format=json").await;
 
-    // Text is text, whatever it looks like.
-    plain.say("{\"text\":\"x\",\"id\":\"a\"}").await;
+    // Text is sent as it is, even if it looks like JSON.
+    plain.send("{\"text\":\"x\",\"id\":\"a\"}").await;
     for ws in [&mut plain, &mut json] {
         let event = ws.event().await;
         assert_eq!((&event["text"], &event["id"]), (&json!("{\"text\":\"x\",\"id\":\"a\"}"), &Value::Null));
     }
-    plain.say("é".repeat(51)).await;
+    plain.send("é".repeat(51)).await;
     assert_eq!(plain.error().await, (106, None));
-    plain.say("  \n ").await;
+    plain.send("  \n ").await;
     assert_eq!(plain.error().await, (107, None));
-    plain.say("a\0b").await;
+    plain.send("a\0b").await;
     assert_eq!(plain.error().await, (107, None));
     let longest = "é".repeat(50);
     assert_eq!(plain.round_trip(&longest).await, (2, longest.clone()));
@@ -100,16 +100,16 @@ async fn what_a_frame_may_say(kind: Kind) {
         (json!(["text"]), (107, None)),
         (json!("text"), (107, None)),
     ] {
-        json.say(data.to_string()).await;
+        json.send(data.to_string()).await;
         assert_eq!(json.error().await, expected, "{data}");
     }
-    json.say("{\"text\": \"x\"").await;
+    json.send("{\"text\": \"x\"").await;
     assert_eq!(json.error().await, (107, None));
-    json.say("{\"text\": \"\\ud800\"}").await;
+    json.send("{\"text\": \"\\ud800\"}").await;
     assert_eq!(json.error().await, (107, None));
 
-    // All that was refused has cost no offset, and nothing that the server does not know gets through.
-    json.say(json!({"text": "yes", "id": "y", "reply_to": 1, "role": "owner", "user": {"id": "1"}}).to_string()).await;
+    // The rejected messages took no offset. Fields that the server does not know are dropped.
+    json.send(json!({"text": "yes", "id": "y", "reply_to": 1, "role": "owner", "user": {"id": "1"}}).to_string()).await;
     let event = json.event().await;
     assert_eq!(event["offset"], 3);
     assert_eq!((&event["id"], &event["reply_to"], &event["number"]), (&json!("y"), &json!(1), &json!(3)));
@@ -117,36 +117,34 @@ async fn what_a_frame_may_say(kind: Kind) {
     assert_eq!(plain.event().await, event);
 }
 
-async fn a_long_absence_is_made_up_for_page_by_page(kind: Kind, shards: &str) {
+async fn a_long_absence_is_recovered_page_by_page(kind: Kind, shards: &str) {
     const BEFORE: u64 = 150;
-    const WHILE: u64 = 60;
+    const MEANWHILE: u64 = 60;
     let limits = ["publish_rate_per_second=0", "ring_limit_publications=8", "page_limit_publications=7"];
-    let mut options = vec!["--shards", shards];
-    options.extend(limits.iter().flat_map(|limit| ["--limit", limit]));
-    let server = Server::start(kind, &options).await;
+    let server = Server::start(kind, &with_limits(&["--shards", shards], &limits)).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "r").await;
     let mut sender = server.join(&ann, "room=r").await;
     for n in 1..=BEFORE {
-        sender.say(n.to_string()).await;
+        sender.send(n.to_string()).await;
     }
     for n in 1..=BEFORE {
         assert_eq!(sender.message().await.0, n);
     }
-    // They come back while others go on talking.
+    // Readers come back while the sender continues.
     let mut readers = JoinSet::new();
     for since in [0, 1, 75, 141, 142, 149, 150] {
         let mut reader = server.join(&ann, &format!("room=r&since={since}")).await;
         readers.spawn(async move {
             assert_eq!(reader.joined["recovered"], true);
-            for n in since + 1..=BEFORE + WHILE {
+            for n in since + 1..=BEFORE + MEANWHILE {
                 assert_eq!(reader.message().await, (n, n.to_string()), "since {since}");
             }
         });
-        sender.say((BEFORE + 1 + readers.len() as u64 - 1).to_string()).await;
+        sender.send((BEFORE + 1 + readers.len() as u64 - 1).to_string()).await;
     }
-    for n in BEFORE + 1 + readers.len() as u64..=BEFORE + WHILE {
-        sender.say(n.to_string()).await;
+    for n in BEFORE + 1 + readers.len() as u64..=BEFORE + MEANWHILE {
+        sender.send(n.to_string()).await;
     }
     readers.join_all().await;
 }
@@ -158,32 +156,32 @@ async fn the_rate_of_a_user_is_limited(kind: Kind) {
     server.create_room(&ann, "r").await;
     let mut at_ann = server.join(&ann, "room=r").await;
     let mut at_bob = server.join(&bob, "room=r").await;
-    // Twenty at once: the first three are let through, the last ones can't all have waited for their second.
+    // Of twenty messages in a burst, the first three are accepted, and the rate allows only a few of the others.
     for n in 0..20 {
-        at_ann.say(n.to_string()).await;
+        at_ann.send(n.to_string()).await;
     }
-    let mut refused = 0;
+    let mut rejected = 0;
     let mut stored = 0;
-    while refused + stored < 20 {
+    while rejected + stored < 20 {
         let event = at_ann.event().await;
         if event["type"] == "error" {
             assert_eq!((&event["code"], &event["temporary"]), (&json!(111), &json!(true)), "{event}");
-            refused += 1;
+            rejected += 1;
         } else {
             assert_eq!(event["type"], "message");
             stored += 1;
         }
     }
-    assert!(refused > 0 && stored >= 3, "{stored} stored, {refused} refused");
-    // It is hers alone.
-    at_bob.say("mine").await;
+    assert!(rejected > 0 && stored >= 3, "{stored} stored, {rejected} rejected");
+    // The limit applies to her alone.
+    at_bob.send("mine").await;
     for n in 1..=stored {
         assert_eq!(at_bob.message().await.0, n);
     }
     assert_eq!(at_bob.message().await, (stored + 1, "mine".into()));
 }
 
-async fn who_does_not_answer_pings_is_ended(kind: Kind) {
+async fn a_client_that_answers_no_pings_is_disconnected(kind: Kind) {
     let limits = ["--limit", "ping_interval_ms=200", "--limit", "pong_timeout_ms=400"];
     let server = Server::start(kind, &limits).await;
     let ann = server.user("ann").await;
@@ -199,7 +197,7 @@ async fn who_does_not_answer_pings_is_ended(kind: Kind) {
             assert_eq!(ping.first, FIN | PING, "{ping:?}");
             well_behaved.send(&frame(FIN | PONG, &ping.payload)).await;
         }
-        // Whatever it says counts as an answer.
+        // Any frame counts as an answer.
         let ping = well_behaved.frame().await;
         assert_eq!(ping.first, FIN | PING);
         well_behaved.send(&frame(FIN | TEXT, b"here")).await;
@@ -208,30 +206,30 @@ async fn who_does_not_answer_pings_is_ended(kind: Kind) {
         assert_eq!(well_behaved.frame().await.first, FIN | PING);
     });
     assert_eq!(silent.frame().await.close_code(), 3012);
-    silent.ended().await;
+    silent.expect_end().await;
     answered.await.unwrap();
 
-    // And the other way round.
+    // The server answers the pings of a client.
     let mut raw = Raw::join(server.port, &ann.token, "room=r").await;
     assert_eq!(raw.frame().await.first, FIN | TEXT);
     raw.send(&frame(FIN | PING, b"are you there?")).await;
     loop {
-        let got = raw.frame().await;
-        if got.first == FIN | PONG {
-            assert_eq!(got.payload, b"are you there?");
+        let received = raw.frame().await;
+        if received.first == FIN | PONG {
+            assert_eq!(received.payload, b"are you there?");
             break;
         }
-        assert_eq!(got.first, FIN | PING, "{got:?}");
+        assert_eq!(received.first, FIN | PING, "{received:?}");
     }
 }
 
-async fn who_does_not_ask_in_time_is_cut(kind: Kind) {
+async fn a_client_without_a_request_is_disconnected(kind: Kind) {
     let server = Server::start(kind, &["--limit", "handshake_timeout_ms=300"]).await;
-    for beginning in ["", "GET /ws?room=r HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"] {
+    for start in ["", "GET /ws?room=r HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"] {
         let mut stream = TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
-        stream.write_all(beginning.as_bytes()).await.unwrap();
+        stream.write_all(start.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
-        // Cut, or told so before.
+        // The server may answer first.
         let _ = within("the connection ends", stream.read_to_end(&mut answer)).await;
     }
 }
@@ -242,17 +240,11 @@ async fn the_connections_of_a_user_are_limited(kind: Kind) {
     server.create_room(&ann, "r").await;
     let mut first = server.join(&ann, "room=r").await;
     let second = server.join(&ann, "room=live:x").await;
-    let bearer = format!("Bearer {}", ann.token);
     for room in ["r", "live:x"] {
-        let http = Http::connect(server.port).await.unwrap();
-        let third = http.upgrade(&format!("/ws?room={room}"), &[("Authorization", &bearer)]).await;
-        assert_eq!(third.err().expect("it is let in").error().0, 429);
+        assert_eq!(server.reject_join(&ann, &format!("room={room}")).await.0, 429);
     }
     server.join(&bob, "room=r").await;
     assert_eq!(first.round_trip("one of two").await, (1, "one of two".into()));
     drop(second);
-    crate::server::until("there is a place again", async || {
-        crate::client::Ws::join(server.port, &ann.token, "room=r").await.is_ok()
-    })
-    .await;
+    until("another connection is admitted", async || Ws::join(server.port, &ann.token, "room=r").await.is_ok()).await;
 }

@@ -1,9 +1,11 @@
-//! HTTP and WebSocket share one port.
+//! Proves that HTTP and WebSocket share one port, and that bad requests on it are answered and disturb nobody.
 
-use crate::client::{FIN, Http, KEY, Raw, TEXT, frame};
+use crate::client::{FIN, Http, KEY, Raw, TEXT, Ws, frame, within};
 use crate::databases::Kind;
 use crate::server::Server;
 use serde_json::json;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 on_each_database! { http_and_websocket_share_a_port }
@@ -22,7 +24,7 @@ async fn http_and_websocket_share_a_port(kind: Kind) {
         clients.spawn(async move {
             let headers = [("Authorization", bearer.as_str())];
             let mut http = Http::connect(port).await.unwrap();
-            // The connection stays open after each answer, whatever its status.
+            // The connection is reused for each request, whatever the answer.
             http.request("GET", "/healthz", &[], None).await.unwrap().expect(200);
             http.request("GET", "/me", &headers, None).await.unwrap().expect(200);
             http.request("GET", "/me", &[], None).await.unwrap().expect(401);
@@ -30,13 +32,15 @@ async fn http_and_websocket_share_a_port(kind: Kind) {
             http.request("POST", "/rooms/r/messages", &headers, Some(&body)).await.unwrap().expect(201);
             let answer = http.request("GET", "/user/getchats?room=r&limit=1", &headers, None).await.unwrap();
             assert!(answer.expect(200)["offset"].as_u64() >= Some(1));
-            // Then the same connection becomes a WebSocket.
-            let Ok((raw, _)) = http.upgrade("/ws?room=r&format=json", &headers).await else { panic!("refused") };
-            let mut kept = raw.into_ws().await;
-            assert_eq!(kept.event().await["type"], "joined");
-            let mut fresh = crate::client::Ws::join(port, &token, "room=r&format=json").await.unwrap();
-            for (ws, id) in [(&mut kept, format!("k{number}")), (&mut fresh, format!("f{number}"))] {
-                ws.say(json!({"text": "by WebSocket", "id": id}).to_string()).await;
+            // Finally it is upgraded.
+            let Ok((raw, _)) = http.upgrade("/ws?room=r&format=json", &headers).await else {
+                panic!("the upgrade was rejected")
+            };
+            let mut reused = raw.into_ws().await;
+            assert_eq!(reused.event().await["type"], "joined");
+            let mut fresh = Ws::join(port, &token, "room=r&format=json").await.unwrap();
+            for (ws, id) in [(&mut reused, format!("k{number}")), (&mut fresh, format!("f{number}"))] {
+                ws.send(json!({"text": "by WebSocket", "id": id}).to_string()).await;
                 while ws.event().await["id"] != id.as_str() {}
             }
         });
@@ -50,7 +54,7 @@ async fn http_and_websocket_share_a_port(kind: Kind) {
 }
 
 #[tokio::test]
-async fn input_that_arrives_with_the_upgrade_is_not_lost() {
+async fn frames_sent_with_the_upgrade_are_not_lost() {
     let server = Server::start(Kind::Sqlite, &[]).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "r").await;
@@ -60,10 +64,10 @@ async fn input_that_arrives_with_the_upgrade_is_not_lost() {
         ann.token
     );
     let mut bytes = upgrade.clone().into_bytes();
-    bytes.extend(frame(FIN | TEXT, b"hello"));
+    bytes.extend(frame(FIN | TEXT, b"early"));
     let health = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let mut offset = 0;
-    // On a new connection; after another request, in the same packet; byte by byte; in small pieces.
+    // On a fresh connection, and after a request in the same packet; whole, and in pieces.
     for (before, piece) in [(&b""[..], 10_000), (&health[..], 10_000), (&b""[..], 1), (&health[..], 7)] {
         let mut http = Http::connect(server.port).await.unwrap();
         for part in [before, &bytes].concat().chunks(piece) {
@@ -76,7 +80,7 @@ async fn input_that_arrives_with_the_upgrade_is_not_lost() {
         let mut ws = http.into_raw().into_ws().await;
         assert_eq!(ws.event().await["offset"], offset);
         offset += 1;
-        assert_eq!(ws.message().await, (offset, "hello".into()));
+        assert_eq!(ws.message().await, (offset, "early".into()));
     }
 }
 
@@ -92,7 +96,7 @@ async fn pipelined_requests_are_answered_in_order() {
     }
 }
 
-/// Invalid requests get an error, and do not affect other connections.
+/// A bad request gets an error and does not affect other clients.
 #[tokio::test]
 async fn invalid_requests_are_answered() {
     let server = Server::start(Kind::Sqlite, &[]).await;
@@ -123,28 +127,25 @@ async fn invalid_requests_are_answered() {
         (format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: {long}\r\n\r\n"), 431, ""),
         (format!("GET /{long} HTTP/1.1\r\nHost: localhost\r\n\r\n"), 414, ""),
     ] {
-        let begin: String = request.chars().take(60).collect();
+        let start: String = request.chars().take(60).collect();
         let mut http = Http::connect(server.port).await.unwrap();
         // The server may answer and close the connection before the whole request is written.
         let _ = http.write(request.as_bytes()).await;
-        let answer = http.receive().await.unwrap_or_else(|error| panic!("{begin}: {error}"));
+        let answer = http.receive().await.unwrap_or_else(|error| panic!("{start}: {error}"));
         if code.is_empty() {
-            // An answer of the HTTP library, without our JSON. It may use 431 instead of 414.
-            assert!(answer.status == status || status == 414 && answer.status == 431, "{begin}: {answer:?}");
+            // These answers are the HTTP library's, without an error code. It may answer 431 instead of 414.
+            assert!(answer.status == status || status == 414 && answer.status == 431, "{start}: {answer:?}");
         } else {
-            assert_eq!(answer.error(), (status, code.to_owned()), "{begin}");
-            assert!(answer.json()["error"].as_object().unwrap().contains_key("field"), "{begin}");
+            assert_eq!(answer.error(), (status, code.to_owned()), "{start}");
+            assert!(answer.json()["error"].as_object().unwrap().contains_key("field"), "{start}");
         }
         offset += 1;
-        assert_eq!(neighbour.round_trip("still here").await, (offset, "still here".into()), "{begin}");
+        assert_eq!(neighbour.round_trip("still here").await, (offset, "still here".into()), "{start}");
     }
-    // A TLS client on a port without TLS.
-    let mut raw =
-        Raw { stream: tokio::net::TcpStream::connect(("127.0.0.1", server.port)).await.unwrap(), unread: Vec::new() };
+    // A TLS handshake on a port without TLS.
+    let mut raw = Raw { stream: TcpStream::connect(("127.0.0.1", server.port)).await.unwrap(), unread: Vec::new() };
     raw.send(&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3]).await;
     let mut answer = Vec::new();
-    let _ =
-        crate::client::within("the server closes", tokio::io::AsyncReadExt::read_to_end(&mut raw.stream, &mut answer))
-            .await;
+    let _ = within("the connection ends", raw.stream.read_to_end(&mut answer)).await;
     assert_eq!(neighbour.round_trip("still here").await, (offset + 1, "still here".into()));
 }

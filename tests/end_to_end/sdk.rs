@@ -1,30 +1,32 @@
-//! Uproar as the Centrifugo SDKs see it: those for JavaScript and Python, each in JSON and in Protobuf. Each test is
-//! written once. The database and the number of shards change from client to client and from test to test;
-//! `UPROAR_TEST_DATABASE=sqlite` (or `postgres`) and `UPROAR_TEST_SHARDS=1` set them for all, as `make test-all` does.
+//! Proves that Uproar works with the Centrifugo SDKs for JavaScript and Python, each in JSON and in Protobuf.
+//!
+//! Each test is written once and runs with these four clients. The database and the number of shards vary between
+//! clients and tests. `UPROAR_TEST_DATABASE=sqlite` (or `postgres`) and `UPROAR_TEST_SHARDS=1` set them for all tests,
+//! as `make test-all` does.
 
 use crate::client::{User, Ws};
 use crate::databases::Kind;
 use crate::sdk_client::{Driver, Sdk, Subscription, assert_failed};
-use crate::server::{Server, number, text, until};
+use crate::server::{Server, number, text, until, with_limits};
 use serde_json::{Value, json};
 
-/// Names the database for all tests.
+/// Sets the database for all tests.
 const DATABASE_VARIABLE: &str = "UPROAR_TEST_DATABASE";
-/// Gives the number of shards for all tests.
+/// Sets the number of shards for all tests.
 const SHARDS_VARIABLE: &str = "UPROAR_TEST_SHARDS";
 /// The default of `outbound_message_limit_bytes`.
 const OUTBOUND_MESSAGE_LIMIT_BYTES: u64 = 256 * 1024;
 
-/// Makes of each `async fn(Sdk, Kind, shards: &str)` a test with each of the four clients.
+/// Turns each `async fn(Sdk, Kind, shards: &str)` into a test with each of the four clients.
 macro_rules! with_each_client {
     ($($name:ident)+) => {
         const TESTS: &[&str] = &[$(stringify!($name)),+];
 
         $(mod $name {
-            use super::{Sdk, surroundings};
+            use super::{Sdk, environment};
 
             async fn with(sdk: Sdk) {
-                let (kind, shards) = surroundings(stringify!($name), sdk);
+                let (kind, shards) = environment(stringify!($name), sdk);
                 super::$name(sdk, kind, &shards).await;
             }
 
@@ -52,28 +54,28 @@ macro_rules! with_each_client {
 }
 
 with_each_client! {
-    rooms_and_live_channels
-    history
-    presence_joins_and_leaves
-    calls
-    what_a_publish_is_told
-    who_is_not_let_in
-    a_position_brought_along
-    tokens_that_expire
-    who_is_removed_stays_out
-    who_signs_out_is_disconnected
-    what_was_missed_comes_once_and_in_order
+    rooms_and_live_channels_deliver
+    history_is_paged_in_both_directions
+    presence_joins_and_leaves_are_reported
+    rpc_calls_and_user_events_work
+    invalid_publishes_get_their_errors
+    subscriptions_and_tokens_are_rejected_with_their_codes
+    a_given_position_is_recovered
+    expired_tokens_are_refreshed
+    a_removed_member_stays_unsubscribed
+    signing_out_disconnects_every_client
+    missed_messages_arrive_once_and_in_order
     kills_and_restarts_lose_nothing
-    connect_and_all_subscribes_at_once
+    connect_and_all_subscribes_fit_into_one_frame
     every_command_is_answered
-    pings_and_silence
-    no_message_is_too_large
-    unsubscribes_and_subscribes_that_cross
+    silent_clients_are_disconnected_and_busy_ones_are_pinged
+    large_content_is_split_into_messages_within_the_limit
+    crossing_unsubscribes_and_subscribes_leave_both_sides_agreeing
 }
 
-/// Four tests with four clients meet both databases with one shard and with two; the next four shift by one.
-fn surroundings(test: &str, sdk: Sdk) -> (Kind, String) {
-    let test = TESTS.iter().position(|known| *known == test).expect("it is one of them");
+/// Varies the database and the number of shards: any four successive tests run all combinations with each client.
+fn environment(test: &str, sdk: Sdk) -> (Kind, String) {
+    let test = TESTS.iter().position(|known| *known == test).expect("a test of the list");
     let (kind, shards) = match (test + sdk as usize) % 4 {
         0 => (Kind::Sqlite, "2"),
         1 => (Kind::Postgres, "1"),
@@ -89,20 +91,14 @@ fn surroundings(test: &str, sdk: Sdk) -> (Kind, String) {
     (kind, std::env::var(SHARDS_VARIABLE).unwrap_or(shards.to_owned()))
 }
 
-/// A server with these limits, and clients that find it.
+/// Starts a server with these limits, and a driver for it.
 async fn start(sdk: Sdk, kind: Kind, shards: &str, limits: &[&str]) -> (Server, Driver) {
-    let limits = limits.iter().flat_map(|limit| ["--limit", limit]);
-    let options: Vec<&str> = ["--shards", shards].into_iter().chain(limits).collect();
-    let server = Server::start(kind, &options).await;
+    let server = Server::start(kind, &with_limits(&["--shards", shards], limits)).await;
     let driver = Driver::start(sdk, server.port).await;
     (server, driver)
 }
 
-async fn id_of(server: &Server, user: &User) -> String {
-    text(&server.get("/me", &user.token).await.expect(200)["user"]["id"])
-}
-
-/// A user whose token has expired.
+/// Mints a token for a user, and waits until it has expired.
 async fn expired(server: &Server, name: &str) -> User {
     let user = server.mint(name, "1").await;
     let is_expired = async || server.get("/me", &user.token).await.status == 401;
@@ -110,82 +106,82 @@ async fn expired(server: &Server, name: &str) -> User {
     user
 }
 
-/// Someone who says the offsets that their messages get, fast.
-struct Talker {
+/// A fast sender whose messages have their offsets as texts.
+struct NumberedSender {
     ws: Ws,
     last: u64,
 }
 
-impl Talker {
-    async fn join(server: &Server, user: &User, room: &str) -> Talker {
+impl NumberedSender {
+    async fn join(server: &Server, user: &User, room: &str) -> NumberedSender {
         let ws = server.join(user, &format!("room={room}")).await;
-        Talker { last: ws.offset(), ws }
+        NumberedSender { last: ws.offset(), ws }
     }
 
-    /// Says so much more, and waits until it is stored.
-    async fn say(&mut self, messages: u64) {
-        /// What may be under way.
+    /// Sends that many more messages, and waits until they are stored.
+    async fn send(&mut self, messages: u64) {
+        /// The largest number of messages without an answer.
         const WINDOW: u64 = 32;
         let (first, last) = (self.last + 1, self.last + messages);
         for offset in first..=last {
-            self.ws.say(offset.to_string()).await;
+            self.ws.send(offset.to_string()).await;
             if offset - self.last >= WINDOW {
-                self.hear().await;
+                self.receive().await;
             }
         }
         while self.last < last {
-            self.hear().await;
+            self.receive().await;
         }
     }
 
-    async fn hear(&mut self) {
+    async fn receive(&mut self) {
         self.last += 1;
         assert_eq!(self.ws.message().await, (self.last, self.last.to_string()));
     }
 }
 
-async fn rooms_and_live_channels(sdk: Sdk, kind: Kind, shards: &str) {
+async fn rooms_and_live_channels_deliver(sdk: Sdk, kind: Kind, shards: &str) {
     let (server, driver) = start(sdk, kind, shards, &[]).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     server.create_room(&ann, "r").await;
     let epoch = text(&server.get("/rooms/r", &ann.token).await.expect(200)["room"]["epoch"]);
-    let id = id_of(&server, &ann).await;
+    let id = server.user_id(&ann).await;
 
     let at_ann = driver.create("ann", json!({"token": ann.token})).await;
     at_ann.start_connecting().await;
-    assert!(!text(&at_ann.is("connected").await["id"]).is_empty());
+    assert!(!text(&at_ann.expect_state("connected").await["id"]).is_empty());
     at_ann.user_channel(&id).await;
     let at_bob = driver.connect("bob", &bob.token).await;
     let in_ann = at_ann.start_subscribing("room:r", json!({})).await;
-    let event = in_ann.is("subscribed").await;
+    let event = in_ann.expect_state("subscribed").await;
     assert_eq!((&event["recoverable"], &event["positioned"]), (&json!(true), &json!(true)), "{event}");
     assert_eq!((&event["was_recovering"], &event["recovered"]), (&json!(false), &json!(false)), "{event}");
     assert_eq!((&event["offset"], &event["epoch"]), (&json!(0), &json!(epoch)), "{event}");
     let in_bob = at_bob.subscribe("room:r", json!({"recoverable": true})).await;
 
-    // From each way in to each client.
-    let words = "two\nlines, \"quoted\", ünïcödé ✓ \u{2028} \\ \u{1f600}";
-    in_ann.publish(json!({"text": words, "id": "my own"})).await.expect("published");
+    // Messages by each API reach each client.
+    let text = "two\nlines, \"quoted\", ünïcödé ✓ \u{2028} \\ \u{1f600}";
+    in_ann.publish(json!({"text": text, "id": "my own"})).await.expect("published");
     server.post("/rooms/r/messages", &bob.token, json!({"text": "by HTTP"})).await.expect(201);
     let mut plain = server.join(&ann, "room=r").await;
-    plain.say("plainly").await;
+    plain.send("by the plain protocol").await;
     for subscription in [&in_ann, &in_bob] {
         let event = subscription.publication().await;
-        assert_eq!((&event["offset"], &event["data"]), (&json!(1), &json!({"text": words, "id": "my own"})), "{event}");
+        assert_eq!((&event["offset"], &event["data"]), (&json!(1), &json!({"text": text, "id": "my own"})), "{event}");
         assert_eq!((&event["user"], &event["client_id"]), (&json!(id), &json!("")), "{event}");
         assert_eq!(event["conn_info"], json!({"username": "ann"}), "{event}");
         assert_eq!(subscription.message().await, (2, "by HTTP".into()));
-        assert_eq!(subscription.message().await, (3, "plainly".into()));
+        assert_eq!(subscription.message().await, (3, "by the plain protocol".into()));
     }
-    assert_eq!(plain.message().await, (3, "plainly".into()));
-    in_bob.say("from an SDK").await;
+    assert_eq!(plain.message().await, (3, "by the plain protocol".into()));
+    in_bob.publish_text("from an SDK").await;
     assert_eq!(plain.message().await, (4, "from an SDK".into()));
 
-    // A while without the channel, and a while without the server.
+    // Bob unsubscribes for a while, and then disconnects for a while.
     in_bob.unsubscribe().await;
-    in_ann.say("without Bob").await;
+    in_ann.publish_text("without Bob").await;
     let again = at_bob.start_subscribing("room:r", json!({})).await;
-    let event = again.is("subscribed").await;
+    let event = again.expect_state("subscribed").await;
     assert_eq!((&event["recovered"], &event["offset"]), (&json!(true), &json!(4)), "{event}");
     for (offset, text) in [(4, "from an SDK"), (5, "without Bob")] {
         assert_eq!(in_bob.message().await, (offset, text.into()));
@@ -193,37 +189,37 @@ async fn rooms_and_live_channels(sdk: Sdk, kind: Kind, shards: &str) {
     }
     at_bob.disconnect().await;
     assert_eq!(at_bob.becomes("disconnected").await, 0);
-    in_ann.say("still without Bob").await;
+    in_ann.publish_text("still without Bob").await;
     at_bob.connect().await;
     assert_eq!(in_bob.recovers().await, 5);
     for subscription in [&in_ann, &in_bob] {
         assert_eq!(subscription.message().await, (6, "still without Bob".into()));
     }
 
-    // `live:` channels take any JSON, and number nothing.
+    // `live:` channels take any JSON, and have no offsets.
     let live_ann = at_ann.start_subscribing("live:Ünïcödé x", json!({})).await;
-    let event = live_ann.is("subscribed").await;
+    let event = live_ann.expect_state("subscribed").await;
     assert_eq!((&event["recoverable"], &event["positioned"]), (&json!(false), &json!(false)), "{event}");
     let live_bob = at_bob.subscribe("live:Ünïcödé x", json!({})).await;
     let data = json!({"any": [1, 2.5, null, {"x": "a\nb"}]});
     live_ann.publish(data.clone()).await.expect("published");
     for subscription in [&live_ann, &live_bob] {
-        let event = subscription.note("any").await;
+        let event = subscription.ephemeral("any").await;
         assert_eq!((&event["data"], &event["user"]), (&data, &json!(id)), "{event}");
         assert_eq!(event["conn_info"], json!({"username": "ann"}), "{event}");
     }
 }
 
-async fn history(sdk: Sdk, kind: Kind, shards: &str) {
+async fn history_is_paged_in_both_directions(sdk: Sdk, kind: Kind, shards: &str) {
     let (server, driver) = start(sdk, kind, shards, &["history_page_limit=10"]).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "r").await;
     server.create_room(&ann, "empty").await;
-    Talker::join(&server, &ann, "r").await.say(12).await;
+    NumberedSender::join(&server, &ann, "r").await.send(12).await;
     let client = driver.connect("ann", &ann.token).await;
     assert_failed(client.channel("room:r").history(json!({"limit": 1})).await, 103);
     let room = client.start_subscribing("room:r", json!({})).await;
-    let epoch = text(&room.is("subscribed").await["epoch"]);
+    let epoch = text(&room.expect_state("subscribed").await["epoch"]);
 
     let since = |offset: u64| json!({"offset": offset, "epoch": epoch});
     let cases: [(Value, Vec<u64>); 12] = [
@@ -263,7 +259,7 @@ async fn history(sdk: Sdk, kind: Kind, shards: &str) {
     assert!(!text(&history["epoch"]).is_empty());
 }
 
-async fn presence_joins_and_leaves(sdk: Sdk, kind: Kind, shards: &str) {
+async fn presence_joins_and_leaves_are_reported(sdk: Sdk, kind: Kind, shards: &str) {
     let (server, driver) = start(sdk, kind, shards, &[]).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     server.create_room(&ann, "r").await;
@@ -272,15 +268,15 @@ async fn presence_joins_and_leaves(sdk: Sdk, kind: Kind, shards: &str) {
     let second = driver.connect("second", &bob.token).await;
     for channel in ["room:r", "live:x"] {
         at_bob.start_connecting().await;
-        let bobs_client = text(&at_bob.is("connected").await["id"]);
+        let bobs_client = text(&at_bob.expect_state("connected").await["id"]);
         let in_ann = at_ann.subscribe(channel, json!({"join_leave": true})).await;
         assert_failed(at_bob.channel(channel).presence().await, 103);
         assert_failed(at_bob.channel(channel).presence_stats().await, 103);
         let in_bob = at_bob.subscribe(channel, json!({})).await;
-        // Whether someone sees their own coming is left open.
+        // Clients may receive their own join, so it is skipped.
         let others = async |subscription: &Subscription<'_>| {
             loop {
-                let change = subscription.change().await;
+                let change = subscription.presence_change().await;
                 if change.1 != "ann" {
                     return change;
                 }
@@ -298,7 +294,7 @@ async fn presence_joins_and_leaves(sdk: Sdk, kind: Kind, shards: &str) {
             assert_eq!(&info["client_id"], client, "{present}");
             let name = &info["conn_info"]["username"];
             let user = if name == "ann" { &ann } else { &bob };
-            assert_eq!((&info["user"], name), (&json!(id_of(&server, user).await), &json!(user.name)), "{present}");
+            assert_eq!((&info["user"], name), (&json!(server.user_id(user).await), &json!(user.name)), "{present}");
         }
         assert_eq!(present[&bobs_client]["conn_info"]["username"], "bob", "{present}");
 
@@ -309,24 +305,24 @@ async fn presence_joins_and_leaves(sdk: Sdk, kind: Kind, shards: &str) {
         assert_eq!(at_bob.becomes("disconnected").await, 0);
         assert_eq!(others(&in_ann).await, ("leave".into(), "bob".into()));
         assert_eq!(in_ann.presence_stats().await, Ok((1, 1)));
-        // Who did not ask for them got none; what came before the leave would have come by now.
+        // Clients that did not ask for notices received none. Any before this leave would have arrived by now.
         assert_eq!(in_bob.skipped_changes() + in_second.skipped_changes(), 0);
-        // A connection that is cut leaves too.
-        let cut = driver.connect(&format!("cut from {channel}"), &bob.token).await;
-        cut.subscribe(channel, json!({})).await;
+        // An aborted connection leaves too.
+        let aborted = driver.connect(&format!("aborted in {channel}"), &bob.token).await;
+        aborted.subscribe(channel, json!({})).await;
         assert_eq!(others(&in_ann).await, ("join".into(), "bob".into()));
-        driver.server_is_at(0).await;
-        cut.drop_transport().await;
+        driver.set_server_port(0).await;
+        aborted.drop_transport().await;
         assert_eq!(others(&in_ann).await, ("leave".into(), "bob".into()));
-        cut.disconnect().await;
-        driver.server_is_at(server.port).await;
-        // Not to be there again when he connects again.
+        aborted.disconnect().await;
+        driver.set_server_port(server.port).await;
+        // Otherwise he would be subscribed again when he connects again.
         in_bob.skipped_codes();
         in_bob.unsubscribe().await;
     }
 }
 
-async fn calls(sdk: Sdk, kind: Kind, shards: &str) {
+async fn rpc_calls_and_user_events_work(sdk: Sdk, kind: Kind, shards: &str) {
     let (server, driver) = start(sdk, kind, shards, &[]).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     for room in ["r", "q"] {
@@ -334,18 +330,18 @@ async fn calls(sdk: Sdk, kind: Kind, shards: &str) {
     }
     let at_ann = driver.connect("ann", &ann.token).await;
     let at_bob = driver.connect("bob", &bob.token).await;
-    let of_bob = at_bob.user_channel(&id_of(&server, &bob).await).await;
+    let of_bob = at_bob.user_channel(&server.user_id(&bob).await).await;
     let in_ann = at_ann.start_subscribing("room:r", json!({})).await;
-    let epoch = text(&in_ann.is("subscribed").await["epoch"]);
+    let epoch = text(&in_ann.expect_state("subscribed").await["epoch"]);
     let in_bob = at_bob.subscribe("room:r", json!({})).await;
-    assert_eq!(of_bob.note("joined").await["data"], json!({"joined": "r"}));
+    assert_eq!(of_bob.ephemeral("joined").await["data"], json!({"joined": "r"}));
 
-    // Publishing so tells what a publish can't.
+    // The result of this call has more fields than that of a publish.
     let message = json!({"channel": "room:r", "data": {"text": "first", "id": "1"}});
     let published = at_ann.rpc("publish", message.clone()).await.expect("published");
     assert_eq!((number(&published["offset"]), text(&published["epoch"])), (1, epoch), "{published}");
     assert!(number(&published["time"]) > 1_700_000_000_000, "{published}");
-    assert_eq!(at_ann.rpc("publish", message).await, Ok(published), "again");
+    assert_eq!(at_ann.rpc("publish", message).await, Ok(published), "a retry");
     for text in ["second", "third"] {
         let message = json!({"channel": "room:r", "data": {"text": text}});
         at_ann.rpc("publish", message).await.expect("published");
@@ -361,7 +357,7 @@ async fn calls(sdk: Sdk, kind: Kind, shards: &str) {
         assert_failed(at_ann.rpc("publish", wrong).await, 107);
     }
 
-    // Reading.
+    // Read markers.
     let unread = async || {
         let rooms = at_bob.rpc("rooms", json!({})).await.expect("rooms");
         let rooms = rooms["rooms"].as_array().expect("rooms").clone();
@@ -371,29 +367,29 @@ async fn calls(sdk: Sdk, kind: Kind, shards: &str) {
     };
     assert_eq!(unread().await, 3);
     at_bob.rpc("read", json!({"channel": "room:r", "offset": 2})).await.expect("read");
-    let note = of_bob.note("read").await;
-    assert_eq!(note["data"], json!({"read": {"room": "r", "offset": 2, "number": 2}}));
+    let event = of_bob.ephemeral("read").await;
+    assert_eq!(event["data"], json!({"read": {"room": "r", "offset": 2, "number": 2}}));
     assert_eq!(unread().await, 1);
     at_bob.rpc("read", json!({"channel": "room:r", "offset": 1})).await.expect("read");
-    assert_eq!(unread().await, 1, "never back");
+    assert_eq!(unread().await, 1, "the read marker moved back");
     assert_failed(at_bob.rpc("read", json!({"channel": "room:none", "offset": 1})).await, 103);
 
-    // Typing, either way.
-    let who = json!({"id": id_of(&server, &ann).await, "username": "ann"});
+    // Typing, by a call and by a message without an answer.
+    let typist = json!({"id": server.user_id(&ann).await, "username": "ann"});
     at_ann.rpc("typing", json!({"channel": "room:r"})).await.expect("typing");
-    assert_eq!(in_bob.note("typing").await["data"], json!({"typing": who}));
-    let who = json!({"id": id_of(&server, &bob).await, "username": "bob"});
+    assert_eq!(in_bob.ephemeral("typing").await["data"], json!({"typing": typist}));
+    let typist = json!({"id": server.user_id(&bob).await, "username": "bob"});
     at_bob.send(json!({"typing": "room:r"})).await;
     let typing = async || {
         loop {
-            let note = in_ann.note("typing").await;
-            if note["data"]["typing"] == who {
+            let event = in_ann.ephemeral("typing").await;
+            if event["data"]["typing"] == typist {
                 return;
             }
         }
     };
     typing().await;
-    // What nobody answers ends nothing either.
+    // Invalid messages without an answer do not close the connection.
     for wrong in [json!({}), json!("typing"), json!({"typing": "room:none"}), json!({"dancing": true})] {
         at_bob.send(wrong).await;
     }
@@ -402,20 +398,20 @@ async fn calls(sdk: Sdk, kind: Kind, shards: &str) {
     for method in ["", "Publish", "no such thing"] {
         assert_failed(at_ann.rpc(method, json!({})).await, 104);
     }
-    // What else concerns the user.
+    // Other events of the user.
     server.post("/rooms/q/join", &bob.token, Value::Null).await.expect(200);
-    assert_eq!(of_bob.note("joined").await["data"], json!({"joined": "q"}));
+    assert_eq!(of_bob.ephemeral("joined").await["data"], json!({"joined": "q"}));
     server.post("/rooms/q/leave", &bob.token, Value::Null).await.expect(200);
-    assert_eq!(of_bob.note("left").await["data"], json!({"left": "q"}));
+    assert_eq!(of_bob.ephemeral("left").await["data"], json!({"left": "q"}));
 }
 
-async fn what_a_publish_is_told(sdk: Sdk, kind: Kind, shards: &str) {
+async fn invalid_publishes_get_their_errors(sdk: Sdk, kind: Kind, shards: &str) {
     let limits = ["text_limit_bytes=100", "publish_rate_per_second=1", "publish_burst_limit=40"];
     let (server, driver) = start(sdk, kind, shards, &limits).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     server.create_room(&ann, "r").await;
     let client = driver.connect("ann", &ann.token).await;
-    let user_channel = client.user_channel(&id_of(&server, &ann).await).await;
+    let user_channel = client.user_channel(&server.user_id(&ann).await).await;
     for channel in ["room:r", "room:none", "live:x", "nonsense"] {
         assert_failed(client.publish(channel, json!({"text": "x"})).await, 103);
     }
@@ -438,34 +434,34 @@ async fn what_a_publish_is_told(sdk: Sdk, kind: Kind, shards: &str) {
     }
     assert_failed(room.publish(json!({"text": "x".repeat(101)})).await, 106);
     assert_eq!(room.publish(json!({"text": "x".repeat(100)})).await, Ok(()));
-    // Sending twice is sending once; the same id for something else is a mistake.
+    // A retry is stored once. The same id with other content is an error.
     for _ in 0..2 {
         assert_eq!(room.publish(json!({"text": "once", "id": "7"})).await, Ok(()));
     }
-    let other = room.publish(json!({"text": "twice", "id": "7"})).await.expect_err("it must fail");
+    let other = room.publish(json!({"text": "twice", "id": "7"})).await.expect_err("the call succeeded");
     assert!(other.code >= 100 && !other.is_temporary, "{other:?}");
-    room.say("after it").await;
-    for (offset, text) in [(1, "x".repeat(100)), (2, "once".into()), (3, "after it".into())] {
+    room.publish_text("afterwards").await;
+    for (offset, text) in [(1, "x".repeat(100)), (2, "once".into()), (3, "afterwards".into())] {
         assert_eq!(room.message().await, (offset, text));
     }
     room.unsubscribe().await;
     assert_failed(room.publish(json!({"text": "x"})).await, 103);
 
-    // Too many.
+    // Publishes above the rate.
     let client = driver.connect("bob", &bob.token).await;
     let room = client.subscribe("room:r", json!({})).await;
     let mut published = 0;
-    let told = loop {
+    let failed = loop {
         match room.publish(json!({"text": "again"})).await {
             Ok(()) => published += 1,
             Err(failed) => break failed,
         }
     };
-    assert_failed(Err::<(), _>(told), 111);
-    assert!(published >= 40, "{published} is less than may come at once");
+    assert_failed(Err::<(), _>(failed), 111);
+    assert!(published >= 40, "only {published} publishes, fewer than the burst, were accepted");
 }
 
-async fn who_is_not_let_in(sdk: Sdk, kind: Kind, shards: &str) {
+async fn subscriptions_and_tokens_are_rejected_with_their_codes(sdk: Sdk, kind: Kind, shards: &str) {
     let (server, driver) = start(sdk, kind, shards, &[]).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     server.create_room(&ann, "r").await;
@@ -474,19 +470,19 @@ async fn who_is_not_let_in(sdk: Sdk, kind: Kind, shards: &str) {
 
     // Channels.
     let client = driver.connect("bob", &bob.token).await;
-    let id = id_of(&server, &bob).await;
+    let id = server.user_id(&bob).await;
     client.user_channel(&id).await;
     let long = format!("room:{}", "x".repeat(65));
     for channel in ["room:none", "room:secret", "room:R", "room:", "r", "live:", "nonsense:r", &long] {
-        assert_eq!(client.is_refused(channel).await, 102, "{channel}");
+        assert_eq!(client.fail_to_subscribe(channel).await, 102, "{channel}");
     }
-    assert_eq!(client.is_refused("room:full").await, 106);
-    assert_eq!(client.is_refused(&format!("user:{id}")).await, 105);
+    assert_eq!(client.fail_to_subscribe("room:full").await, 106);
+    assert_eq!(client.fail_to_subscribe(&format!("user:{id}")).await, 105);
     let secret = client.channel("room:secret");
     server.post("/rooms/secret/members", &ann.token, json!({"username": "bob"})).await.expect(200);
     client.subscribe("room:secret", json!({})).await;
-    secret.say("let in").await;
-    assert_eq!(secret.message().await, (1, "let in".into()));
+    secret.publish_text("admitted").await;
+    assert_eq!(secret.message().await, (1, "admitted".into()));
 
     // Tokens.
     for (name, token) in [("nonsense", "nonsense"), ("nobody", "")] {
@@ -499,16 +495,16 @@ async fn who_is_not_let_in(sdk: Sdk, kind: Kind, shards: &str) {
     let client = driver.create("with another", json!({"token": old.token, "tokens": [bob.token]})).await;
     let room = client.start_subscribing("room:r", json!({})).await;
     client.start_connecting().await;
-    assert_eq!(client.is_told().await.code, 109);
-    assert!(client.asks_for_a_token().await);
-    client.is("connected").await;
-    room.is("subscribed").await;
+    assert_eq!(client.next_error().await.code, 109);
+    assert!(client.requests_token().await);
+    client.expect_state("connected").await;
+    room.expect_state("subscribed").await;
     let client = driver.create("without another", json!({"token": old.token})).await;
     client.start_connecting().await;
-    assert_eq!(client.is_told().await.code, 109);
+    assert_eq!(client.next_error().await.code, 109);
     assert_eq!(client.becomes("disconnected").await, 1, "unauthorized");
 
-    // Other ways for a token.
+    // Other places for a token.
     let bearer = format!("Bearer {}", bob.token);
     let client = driver.create("by header", json!({"headers": {"Authorization": bearer}})).await;
     client.connect().await;
@@ -519,75 +515,75 @@ async fn who_is_not_let_in(sdk: Sdk, kind: Kind, shards: &str) {
     client.user_channel(&id).await;
 }
 
-async fn a_position_brought_along(sdk: Sdk, kind: Kind, shards: &str) {
+async fn a_given_position_is_recovered(sdk: Sdk, kind: Kind, shards: &str) {
     let (server, driver) = start(sdk, kind, shards, &[]).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "r").await;
-    let mut talker = Talker::join(&server, &ann, "r").await;
-    talker.say(5).await;
+    let mut sender = NumberedSender::join(&server, &ann, "r").await;
+    sender.send(5).await;
     let chats = server.get("/user/getchats?room=r&limit=2&after=0", &ann.token).await.expect(200);
     let epoch = text(&chats["epoch"]);
     assert_eq!(number(&chats["offset"]), 5);
     let client = driver.connect("ann", &ann.token).await;
 
-    // Positions that exist. An epoch that is not told is not compared.
+    // Positions that exist. Without an epoch, only the offset is compared.
     for (offset, epoch) in [(0, epoch.as_str()), (2, epoch.as_str()), (5, epoch.as_str()), (0, "")] {
         let since = json!({"since": {"offset": offset, "epoch": epoch}});
         let room = client.start_subscribing("room:r", since).await;
-        let event = room.is("subscribed").await;
+        let event = room.expect_state("subscribed").await;
         assert_eq!((&event["was_recovering"], &event["recovered"]), (&json!(true), &json!(true)), "{event}");
-        assert_eq!(number(&event["offset"]), offset, "the position that was asked for");
-        room.numbered(offset + 1..=talker.last).await;
-        talker.say(1).await;
-        room.numbered(talker.last..=talker.last).await;
+        assert_eq!(number(&event["offset"]), offset, "not the requested position");
+        room.expect_numbered(offset + 1..=sender.last).await;
+        sender.send(1).await;
+        room.expect_numbered(sender.last..=sender.last).await;
         room.unsubscribe().await;
         room.remove().await;
     }
-    // And some that do not.
+    // Positions that do not exist.
     for (offset, epoch) in [(2, "another"), (1000, epoch.as_str()), (0, "_")] {
         let since = json!({"since": {"offset": offset, "epoch": epoch}});
         let room = client.start_subscribing("room:r", since).await;
-        let event = room.is("subscribed").await;
+        let event = room.expect_state("subscribed").await;
         assert_eq!((&event["was_recovering"], &event["recovered"]), (&json!(true), &json!(false)), "{event}");
-        assert_eq!(number(&event["offset"]), talker.last, "the top");
-        talker.say(1).await;
-        room.numbered(talker.last..=talker.last).await;
+        assert_eq!(number(&event["offset"]), sender.last, "not the head");
+        sender.send(1).await;
+        room.expect_numbered(sender.last..=sender.last).await;
         room.unsubscribe().await;
         room.remove().await;
     }
-    // With a `getState` the SDK is told so by an error, and asks again.
+    // With `getState`, the answer is an error, and the SDK asks for another state.
     let states =
         json!([{"offset": 2, "epoch": "another"}, {"offset": 1000, "epoch": epoch}, {"offset": 3, "epoch": epoch}]);
     let room = client.start_subscribing("room:r", json!({"states": states})).await;
     for _ in 0..3 {
-        assert!(room.asks_for_a_state().await);
+        assert!(room.requests_state().await);
     }
-    let event = room.is("subscribed").await;
+    let event = room.expect_state("subscribed").await;
     assert_eq!((&event["recovered"], number(&event["offset"])), (&json!(true), 3), "{event}");
-    room.numbered(4..=talker.last).await;
-    // Nothing is asked when the position is known.
-    driver.server_is_at(0).await;
+    room.expect_numbered(4..=sender.last).await;
+    // The SDK does not ask when it knows a position.
+    driver.set_server_port(0).await;
     client.drop_transport().await;
-    talker.say(2).await;
-    driver.server_is_at(server.port).await;
-    client.is("connected").await;
-    assert_eq!(room.recovers().await, talker.last - 2);
-    room.numbered(talker.last - 1..=talker.last).await;
+    sender.send(2).await;
+    driver.set_server_port(server.port).await;
+    client.expect_state("connected").await;
+    assert_eq!(room.recovers().await, sender.last - 2);
+    room.expect_numbered(sender.last - 1..=sender.last).await;
 }
 
-async fn tokens_that_expire(sdk: Sdk, kind: Kind, shards: &str) {
+async fn expired_tokens_are_refreshed(sdk: Sdk, kind: Kind, shards: &str) {
     let (server, driver) = start(sdk, kind, shards, &["expired_grace_ms=1500"]).await;
     let (ann, eve) = (server.user("ann").await, server.user("eve").await);
     server.create_room(&ann, "r").await;
     let old = expired(&server, "ann").await;
-    // Tokens count in whole seconds: the last of the chain is used while the second is still good.
+    // Expiry has a resolution of one second. The last token must be used while the second is still valid.
     let (short, longer) = (server.mint("ann", "3").await, server.mint("ann", "5").await);
     let cases = [
         ("refreshes", &short, json!([longer.token, ann.token])),
         ("has none", &short, json!([])),
         ("has an old one", &short, json!([old.token, ann.token])),
         ("has another's", &short, json!([eve.token])),
-        // What happens to those who have no more than the second token.
+        // A client that receives no token after the second one.
         ("has none later", &longer, json!([])),
     ];
     let mut rooms = Vec::new();
@@ -597,37 +593,37 @@ async fn tokens_that_expire(sdk: Sdk, kind: Kind, shards: &str) {
         rooms.push(client.subscribe("room:r", json!({"recoverable": true})).await);
     }
     let [refreshes, has_none, has_an_old_one, has_anothers, has_none_later] = rooms.as_slice() else {
-        panic!("there are five")
+        panic!("not five rooms")
     };
 
-    // All ask for a token when the first is at its end, none is cut before.
-    assert!(!has_none.client.asks_for_a_token().await);
+    // All ask for a token when the first one expires. None is disconnected before.
+    assert!(!has_none.client.requests_token().await);
     for room in [refreshes, has_an_old_one, has_anothers] {
-        assert!(room.client.asks_for_a_token().await);
+        assert!(room.client.requests_token().await);
     }
     assert_eq!(has_anothers.client.becomes("disconnected").await, 3500);
-    // An expired token is no reason to stop: the SDK comes again, and is told to get another one.
+    // After an expired token the SDK reconnects, and the error makes it get another token.
     assert_eq!(has_an_old_one.client.becomes("connecting").await, 3005);
-    has_an_old_one.client.is("connected").await;
+    has_an_old_one.client.expect_state("connected").await;
     has_an_old_one.recovers().await;
-    // Without one the connection outlives its token, but not for long.
+    // Without another token, the connection outlives its token only by the grace period.
     assert_eq!(has_none.client.becomes("connecting").await, 3005);
-    assert_eq!(has_none.client.is_told().await.code, 109);
-    // The one that refreshed in time was never cut, and refreshes again.
-    refreshes.say("still here").await;
+    assert_eq!(has_none.client.next_error().await.code, 109);
+    // The client that refreshed in time was never disconnected, and refreshes again.
+    refreshes.publish_text("still here").await;
     assert_eq!(refreshes.message().await, (1, "still here".into()));
-    assert!(refreshes.client.asks_for_a_token().await, "the second token expires, too");
-    has_none.client.gets_tokens(&[&ann.token]).await;
-    has_none.client.is("connected").await;
+    assert!(refreshes.client.requests_token().await, "there is no third token");
+    has_none.client.add_tokens(&[&ann.token]).await;
+    has_none.client.expect_state("connected").await;
     assert_eq!(has_none.recovers().await, 0);
     assert_eq!(has_none.message().await, (1, "still here".into()));
     assert_eq!(has_none_later.client.becomes("connecting").await, 3005);
-    refreshes.say("and still here").await;
+    refreshes.publish_text("and still here").await;
     assert_eq!(refreshes.message().await, (2, "and still here".into()));
-    assert_eq!(refreshes.client.skipped_states(), 0, "it was never cut");
+    assert_eq!(refreshes.client.skipped_states(), 0, "the client was disconnected");
 }
 
-async fn who_is_removed_stays_out(sdk: Sdk, kind: Kind, shards: &str) {
+async fn a_removed_member_stays_unsubscribed(sdk: Sdk, kind: Kind, shards: &str) {
     let (server, driver) = start(sdk, kind, shards, &[]).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     for room in ["r", "left", "deleted"] {
@@ -635,14 +631,14 @@ async fn who_is_removed_stays_out(sdk: Sdk, kind: Kind, shards: &str) {
     }
     let (at_ann, at_bob) = (driver.connect("ann", &ann.token).await, driver.connect("bob", &bob.token).await);
     let second = driver.connect("second", &bob.token).await;
-    let of_bob = at_bob.user_channel(&id_of(&server, &bob).await).await;
+    let of_bob = at_bob.user_channel(&server.user_id(&bob).await).await;
     let in_ann = at_ann.subscribe("room:r", json!({})).await;
     let (in_bob, in_second) =
         (at_bob.subscribe("room:r", json!({})).await, second.subscribe("room:r", json!({})).await);
     let left = at_bob.subscribe("room:left", json!({})).await;
     let (deleted, of_owner) =
         (at_bob.subscribe("room:deleted", json!({})).await, at_ann.subscribe("room:deleted", json!({})).await);
-    in_bob.say("hello").await;
+    in_bob.publish_text("hello").await;
 
     server.call("DELETE", "/rooms/r/members/bob", &ann.token, Value::Null).await.expect(200);
     for subscription in [&in_bob, &in_second] {
@@ -651,11 +647,11 @@ async fn who_is_removed_stays_out(sdk: Sdk, kind: Kind, shards: &str) {
         assert_failed(subscription.publish(json!({"text": "psst"})).await, 103);
         assert_failed(subscription.history(json!({"limit": 1})).await, 103);
     }
-    assert_eq!(of_bob.note("left").await["data"], json!({"left": "r"}));
+    assert_eq!(of_bob.ephemeral("left").await["data"], json!({"left": "r"}));
     assert_eq!(in_ann.message().await, (1, "hello".into()));
     let event = in_ann.publication().await;
-    assert_eq!((number(&event["offset"]), &event["data"]), (2, &json!({"removed": id_of(&server, &bob).await})));
-    in_ann.say("bye").await;
+    assert_eq!((number(&event["offset"]), &event["data"]), (2, &json!({"removed": server.user_id(&bob).await})));
+    in_ann.publish_text("bye").await;
 
     server.post("/rooms/left/leave", &bob.token, Value::Null).await.expect(200);
     assert_eq!(left.becomes("unsubscribed").await, 2000);
@@ -663,25 +659,25 @@ async fn who_is_removed_stays_out(sdk: Sdk, kind: Kind, shards: &str) {
     for subscription in [&deleted, &of_owner] {
         assert_eq!(subscription.becomes("unsubscribed").await, 2000);
     }
-    assert_eq!(at_bob.is_refused("room:deleted").await, 102);
+    assert_eq!(at_bob.fail_to_subscribe("room:deleted").await, 102);
 
-    // Out of the room only, and a public room admits whoever comes again: what was missed is there, the removal too.
+    // The public room admits him again, and he recovers what he missed, including the removal.
     at_bob.start_subscribing("room:r", json!({})).await;
-    let event = in_bob.is("subscribed").await;
+    let event = in_bob.expect_state("subscribed").await;
     assert_eq!((&event["recovered"], &event["offset"]), (&json!(true), &json!(1)), "{event}");
     assert!(in_bob.publication().await["data"].get("removed").is_some());
     assert_eq!(in_bob.message().await, (3, "bye".into()));
-    in_bob.say("back").await;
+    in_bob.publish_text("back").await;
     assert_eq!(in_bob.message().await, (4, "back".into()));
 }
 
-async fn who_signs_out_is_disconnected(sdk: Sdk, kind: Kind, shards: &str) {
+async fn signing_out_disconnects_every_client(sdk: Sdk, kind: Kind, shards: &str) {
     let (server, driver) = start(sdk, kind, shards, &[]).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     server.create_room(&ann, "r").await;
     let mut at_bob = Vec::new();
     for name in ["phone", "desk", "idle"] {
-        // That they could get a token must not help them.
+        // The tokens from `getToken` must not help.
         let client = driver.create(name, json!({"token": bob.token, "tokens": [bob.token]})).await;
         client.connect().await;
         if name != "idle" {
@@ -696,34 +692,34 @@ async fn who_signs_out_is_disconnected(sdk: Sdk, kind: Kind, shards: &str) {
         assert_eq!(client.becomes("disconnected").await, 3503);
         assert_eq!(client.socket_closes().await.0, 3503);
     }
-    in_ann.say("alone").await;
+    in_ann.publish_text("alone").await;
     assert_eq!(in_ann.message().await, (1, "alone".into()));
     let again = driver.create("again", json!({"token": bob.token})).await;
     again.start_connecting().await;
     assert_eq!(again.becomes("disconnected").await, 3500);
 }
 
-async fn what_was_missed_comes_once_and_in_order(sdk: Sdk, kind: Kind, shards: &str) {
+async fn missed_messages_arrive_once_and_in_order(sdk: Sdk, kind: Kind, shards: &str) {
     let (server, driver) = start(sdk, kind, shards, &["publish_rate_per_second=0"]).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     server.create_room(&ann, "r").await;
     server.create_room(&ann, "quiet").await;
-    let mut talker = Talker::join(&server, &ann, "r").await;
+    let mut sender = NumberedSender::join(&server, &ann, "r").await;
     let client = driver.connect("bob", &bob.token).await;
     let room = client.subscribe("room:r", json!({"recoverable": true})).await;
     let quiet = client.subscribe("room:quiet", json!({"recoverable": true})).await;
     for missed in [0, 1, 300, 10_000] {
-        driver.server_is_at(0).await;
+        driver.set_server_port(0).await;
         client.drop_transport().await;
-        let before = talker.last;
-        talker.say(missed).await;
-        driver.server_is_at(server.port).await;
-        client.is("connected").await;
+        let before = sender.last;
+        sender.send(missed).await;
+        driver.set_server_port(server.port).await;
+        client.expect_state("connected").await;
         assert_eq!(room.recovers().await, before);
         assert_eq!(quiet.recovers().await, 0);
-        // While what was missed is still coming.
-        talker.say(10).await;
-        room.numbered(before + 1..=talker.last).await;
+        // More messages, while missed ones are still arriving.
+        sender.send(10).await;
+        room.expect_numbered(before + 1..=sender.last).await;
     }
     let largest = client.traffic("largest_in").await;
     assert!(largest <= OUTBOUND_MESSAGE_LIMIT_BYTES, "a message of {largest} bytes");
@@ -733,55 +729,55 @@ async fn kills_and_restarts_lose_nothing(sdk: Sdk, kind: Kind, shards: &str) {
     let (mut server, driver) = start(sdk, kind, shards, &["publish_rate_per_second=0"]).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     server.create_room(&ann, "r").await;
-    let mut talker = Talker::join(&server, &ann, "r").await;
+    let mut sender = NumberedSender::join(&server, &ann, "r").await;
     let client = driver.connect("bob", &bob.token).await;
     let room = client.subscribe("room:r", json!({"recoverable": true})).await;
-    talker.say(3).await;
-    room.numbered(1..=3).await;
+    sender.send(3).await;
+    room.expect_numbered(1..=3).await;
 
-    driver.server_is_at(0).await;
+    driver.set_server_port(0).await;
     client.drop_transport().await;
-    talker.say(5_000).await;
+    sender.send(5_000).await;
     server.kill().await;
     server = server.restart().await;
-    let mut talker = Talker::join(&server, &ann, "r").await;
-    assert_eq!(talker.last, 5_003);
-    talker.say(5_000).await;
-    driver.server_is_at(server.port).await;
-    client.is("connected").await;
+    let mut sender = NumberedSender::join(&server, &ann, "r").await;
+    assert_eq!(sender.last, 5_003);
+    sender.send(5_000).await;
+    driver.set_server_port(server.port).await;
+    client.expect_state("connected").await;
     assert_eq!(room.recovers().await, 3);
-    room.numbered(4..=10_003).await;
+    room.expect_numbered(4..=10_003).await;
 
-    // In good order.
-    driver.server_is_at(0).await;
+    // A graceful stop.
+    driver.set_server_port(0).await;
     server.stop().await;
     assert_eq!(client.becomes("connecting").await, 3001);
     server = server.restart().await;
-    let mut talker = Talker::join(&server, &ann, "r").await;
-    talker.say(3).await;
-    driver.server_is_at(server.port).await;
-    client.is("connected").await;
+    let mut sender = NumberedSender::join(&server, &ann, "r").await;
+    sender.send(3).await;
+    driver.set_server_port(server.port).await;
+    client.expect_state("connected").await;
     assert_eq!(room.recovers().await, 10_003);
-    talker.say(3).await;
-    room.numbered(10_004..=10_009).await;
-    // The last of the shard's ring is gone with the server; its position is not.
-    driver.server_is_at(0).await;
+    sender.send(3).await;
+    room.expect_numbered(10_004..=10_009).await;
+    // The ring in memory is gone with the server, but the client's position is still valid.
+    driver.set_server_port(0).await;
     server.kill().await;
     assert_eq!(client.becomes("connecting").await, 1);
     server = server.restart().await;
-    driver.server_is_at(server.port).await;
-    client.is("connected").await;
+    driver.set_server_port(server.port).await;
+    client.expect_state("connected").await;
     assert_eq!(room.recovers().await, 10_009);
-    room.say("10010").await;
-    room.numbered(10_010..=10_010).await;
+    room.publish_text("10010").await;
+    room.expect_numbered(10_010..=10_010).await;
 }
 
-async fn connect_and_all_subscribes_at_once(sdk: Sdk, kind: Kind, shards: &str) {
+async fn connect_and_all_subscribes_fit_into_one_frame(sdk: Sdk, kind: Kind, shards: &str) {
     /// The default of `subscription_limit`.
     const SUBSCRIPTIONS: usize = 128;
     let (server, driver) = start(sdk, kind, shards, &[]).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
-    // Names as long as they may be: all of it must fit into one frame.
+    // The longest names: all commands must fit into one frame.
     let mut channels = Vec::new();
     for number in 0..SUBSCRIPTIONS / 2 {
         let name = format!("{number:064}");
@@ -795,28 +791,28 @@ async fn connect_and_all_subscribes_at_once(sdk: Sdk, kind: Kind, shards: &str) 
     };
     let mut commands: Vec<Value> = channels[..SUBSCRIPTIONS].iter().map(subscribe).collect();
     commands.push(client.command("connect", json!({})));
-    for call in driver.begin(commands).await {
-        driver.outcome(call).await.expect("begun");
+    for call in driver.start_calls(commands).await {
+        driver.outcome(call).await.expect("a result");
     }
     assert_eq!(client.becomes("connecting").await, 0);
-    client.is("connected").await;
+    client.expect_state("connected").await;
     for channel in &channels[..SUBSCRIPTIONS] {
         let subscription = client.channel(channel);
         assert_eq!(subscription.becomes("subscribing").await, 0);
-        subscription.is("subscribed").await;
+        subscription.expect_state("subscribed").await;
     }
     if sdk.is_javascript() {
-        assert_eq!(client.traffic("most_out").await, SUBSCRIPTIONS as u64 + 1, "all in one frame");
+        assert_eq!(client.traffic("most_out").await, SUBSCRIPTIONS as u64 + 1, "the commands were not in one frame");
     }
     // One more is too many, until there is room for it.
-    assert_eq!(client.is_refused(&channels[SUBSCRIPTIONS]).await, 106);
+    assert_eq!(client.fail_to_subscribe(&channels[SUBSCRIPTIONS]).await, 106);
     client.channel(&channels[0]).unsubscribe().await;
     client.subscribe(&channels[SUBSCRIPTIONS], json!({})).await;
-    // With positions it is more to send, and all of it comes back.
+    // The commands with positions are longer, and all channels are subscribed again.
     client.drop_transport().await;
-    client.is("connected").await;
+    client.expect_state("connected").await;
     for channel in &channels[1..] {
-        let event = client.channel(channel).comes_back().await;
+        let event = client.channel(channel).resubscribes().await;
         assert_eq!(event["recovered"] == true, channel.starts_with("room:"), "{event}");
     }
 }
@@ -830,51 +826,51 @@ async fn every_command_is_answered(sdk: Sdk, kind: Kind, shards: &str) {
     let (at_ann, at_bob) = (driver.connect("ann", &ann.token).await, driver.connect("bob", &bob.token).await);
     let in_ann = at_ann.subscribe("room:r", json!({})).await;
     let in_bob = at_bob.subscribe("room:r", json!({})).await;
-    in_bob.say("1").await;
-    in_ann.numbered(1..=1).await;
-    let mut backdoor = server.place.backdoor().await;
+    in_bob.publish_text("1").await;
+    in_ann.expect_numbered(1..=1).await;
+    let mut backdoor = server.setup.backdoor().await;
     backdoor.hold_commits().await;
-    // The SDKs wait for 5 s, and then do things nobody wants: what fails must be the server's word.
+    // The server must answer before the SDKs give up after 5 s.
     let message = json!({"text": "2", "id": "second"});
     let publish = at_bob.command("publish", json!({"channel": "room:r", "data": message}));
     let subscribe = at_bob.command("subscribe", json!({"channel": "room:other"}));
-    let calls = driver.begin(vec![publish, subscribe]).await;
+    let calls = driver.start_calls(vec![publish, subscribe]).await;
     assert_failed(driver.outcome(calls[0]).await, 100);
-    driver.outcome(calls[1]).await.expect("begun");
+    driver.outcome(calls[1]).await.expect("a result");
     let other = at_bob.channel("room:other");
     assert_eq!(other.becomes("subscribing").await, 0);
-    // Becoming a member waits for a commit; on PostgreSQL it need not be one that is held.
+    // Joining the room needs a commit, which on PostgreSQL may not be blocked.
     if kind == Kind::Sqlite {
-        assert_eq!(other.is_told().await.code, 100);
+        assert_eq!(other.next_error().await.code, 100);
     }
     backdoor.release_commits().await;
-    // The SDK asks on by itself; nothing was lost, nothing is there twice.
-    other.is("subscribed").await;
+    // The SDK retries by itself. Nothing is lost or stored twice.
+    other.expect_state("subscribed").await;
     in_bob.publish(message).await.expect("published");
-    in_bob.say("3").await;
+    in_bob.publish_text("3").await;
     for subscription in [&in_ann, &in_bob] {
-        subscription.numbered(if subscription.client.name == "bob" { 1..=3 } else { 2..=3 }).await;
+        subscription.expect_numbered(if subscription.client.name == "bob" { 1..=3 } else { 2..=3 }).await;
     }
-    assert_eq!(at_bob.skipped_states(), 0, "no SDK lost patience");
+    assert_eq!(at_bob.skipped_states(), 0, "the SDK gave up");
 }
 
-async fn pings_and_silence(sdk: Sdk, kind: Kind, shards: &str) {
+async fn silent_clients_are_disconnected_and_busy_ones_are_pinged(sdk: Sdk, kind: Kind, shards: &str) {
     let limits =
         ["ping_interval_ms=1000", "pong_timeout_ms=1000", "handshake_timeout_ms=1000", "publish_rate_per_second=0"];
     let (server, driver) = start(sdk, kind, shards, &limits).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "r").await;
-    // Whoever counts pings alone loses patience after 3 s.
+    // The SDK gives up if no ping arrives within 3 s.
     let options = json!({"token": ann.token, "max_ping_delay_ms": 2000});
     let (quiet, busy) = (driver.create("quiet", options.clone()).await, driver.create("busy", options).await);
     quiet.connect().await;
     busy.connect().await;
     let room = busy.subscribe("room:r", json!({})).await;
     let mut offset = 0;
-    until("each is pinged, however busy it is", async || {
+    until("both clients are pinged, the busy one too", async || {
         offset += 1;
-        room.say(&offset.to_string()).await;
-        room.numbered(offset..=offset).await;
+        room.publish_text(&offset.to_string()).await;
+        room.expect_numbered(offset..=offset).await;
         busy.traffic("pings").await >= 5 && quiet.traffic("pings").await >= 5
     })
     .await;
@@ -882,7 +878,7 @@ async fn pings_and_silence(sdk: Sdk, kind: Kind, shards: &str) {
         assert_eq!(client.skipped_states(), 0, "{}", client.name);
     }
 
-    // Who answers no ping has to go, and who says nothing at all is not let in; both may come again.
+    // A client that answers no ping is disconnected, and so is one that does not send `connect`. Both reconnect.
     quiet.mute(true).await;
     assert_eq!(quiet.becomes("connecting").await, 3012);
     let (code, reason) = quiet.socket_closes().await;
@@ -890,19 +886,19 @@ async fn pings_and_silence(sdk: Sdk, kind: Kind, shards: &str) {
     let (code, reason) = quiet.socket_closes().await;
     assert!(code == 4000 && !reason.is_empty(), "{code} {reason}");
     quiet.mute(false).await;
-    quiet.is("connected").await;
+    quiet.expect_state("connected").await;
 }
 
-async fn no_message_is_too_large(sdk: Sdk, kind: Kind, shards: &str) {
+async fn large_content_is_split_into_messages_within_the_limit(sdk: Sdk, kind: Kind, shards: &str) {
     const MESSAGES: u64 = 100;
-    // Less than a page of the store, which would be a bound of its own.
+    // Less than a page of the store, which would be the limit otherwise.
     const LIMIT_BYTES: u64 = 64 * 1024;
     let limit = format!("outbound_message_limit_bytes={LIMIT_BYTES}");
     let (server, driver) =
         start(sdk, kind, shards, &["publish_rate_per_second=0", "text_limit_bytes=8192", &limit]).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     server.create_room(&ann, "r").await;
-    // Twice as long in JSON as they are.
+    // Twice as long when it is escaped in JSON.
     let large = "\"".repeat(8 * 1024);
     let mut ws = server.join(&ann, "room=r").await;
     for offset in 1..=MESSAGES {
@@ -910,7 +906,7 @@ async fn no_message_is_too_large(sdk: Sdk, kind: Kind, shards: &str) {
     }
     let client = driver.connect("bob", &bob.token).await;
     let room = client.start_subscribing("room:r", json!({"since": {"offset": 0, "epoch": ""}})).await;
-    assert_eq!(room.is("subscribed").await["recovered"], true);
+    assert_eq!(room.expect_state("subscribed").await["recovered"], true);
     for offset in 1..=MESSAGES {
         assert_eq!(room.message().await, (offset, large.clone()), "recovered");
     }
@@ -924,15 +920,15 @@ async fn no_message_is_too_large(sdk: Sdk, kind: Kind, shards: &str) {
         while seen.len() < expected.len() {
             let history = room.history(options.clone()).await.expect("history");
             let page = history["publications"].as_array().expect("publications");
-            assert!(!page.is_empty(), "no more after {seen:?}");
+            assert!(!page.is_empty(), "an empty page after {seen:?}");
             seen.extend(page.iter().map(|publication| number(&publication["offset"])));
             options["since"] = json!({"offset": seen.last(), "epoch": history["epoch"]});
         }
         assert_eq!(seen, expected);
     }
-    // And what comes at once, live.
+    // A burst of live messages.
     for _ in 0..20 {
-        ws.say(large.clone()).await;
+        ws.send(large.clone()).await;
     }
     for offset in MESSAGES + 1..=MESSAGES + 20 {
         assert_eq!(room.message().await, (offset, large.clone()), "live");
@@ -942,7 +938,7 @@ async fn no_message_is_too_large(sdk: Sdk, kind: Kind, shards: &str) {
     assert_eq!(client.skipped_states(), 0);
 }
 
-async fn unsubscribes_and_subscribes_that_cross(sdk: Sdk, kind: Kind, shards: &str) {
+async fn crossing_unsubscribes_and_subscribes_leave_both_sides_agreeing(sdk: Sdk, kind: Kind, shards: &str) {
     const ROUNDS: usize = 20;
     let (server, driver) = start(sdk, kind, shards, &["publish_rate_per_second=0"]).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
@@ -951,38 +947,38 @@ async fn unsubscribes_and_subscribes_that_cross(sdk: Sdk, kind: Kind, shards: &s
     let room = client.subscribe("room:r", json!({"recoverable": true})).await;
     let command = |name: &str| client.command(name, json!({"channel": "room:r"}));
 
-    // By the client alone, faster than it is answered.
+    // The client alone, faster than the server answers.
     let commands = (0..ROUNDS).flat_map(|_| [command("unsubscribe"), command("subscribe")]).collect();
-    for call in driver.begin(commands).await {
-        driver.outcome(call).await.expect("begun");
+    for call in driver.start_calls(commands).await {
+        driver.outcome(call).await.expect("a result");
     }
-    until("it is subscribed", async || room.status().await == "subscribed").await;
+    until("the client is subscribed", async || room.status().await == "subscribed").await;
     for text in ["1", "2"] {
-        room.say(text).await;
+        room.publish_text(text).await;
     }
-    room.numbered(1..=2).await;
+    room.expect_numbered(1..=2).await;
     let codes = room.skipped_codes();
     assert!(codes.iter().all(|code| *code == 0), "{codes:?}");
-    assert_eq!(client.skipped_states(), 0, "an unsubscribe is always answered well");
+    assert_eq!(client.skipped_states(), 0, "an unsubscribe failed");
 
-    // A removal that meets a subscribe: whichever comes first, both sides agree afterwards.
+    // A removal and a subscribe at the same time. Both sides must agree afterwards, whichever comes first.
     let mut next = 3;
     for _ in 0..ROUNDS {
         room.unsubscribe().await;
-        let subscribed = driver.begin(vec![command("subscribe")]);
+        let subscribed = driver.start_calls(vec![command("subscribe")]);
         let removed = server.call("DELETE", "/rooms/r/members/bob", &ann.token, Value::Null);
         let (_, removed) = tokio::join!(subscribed, removed);
         assert!([200, 404].contains(&removed.status), "{removed:?}");
-        until("Bob can speak", async || match room.status().await.as_str() {
+        until("Bob can publish", async || match room.status().await.as_str() {
             "subscribed" => client.publish("room:r", json!({"text": "in"})).await.is_ok(),
             "unsubscribed" => {
-                driver.begin(vec![command("subscribe")]).await;
+                driver.start_calls(vec![command("subscribe")]).await;
                 false
             }
             _ => false,
         })
         .await;
-        // Up to what was just said: each once, in order.
+        // Every publication up to that message arrives once, in order.
         loop {
             let event = room.publication().await;
             assert_eq!(number(&event["offset"]), next, "{event}");

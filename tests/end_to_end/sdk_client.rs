@@ -1,23 +1,24 @@
-//! Clients of the Centrifugo SDKs, remote-controlled. A driver is one process (tests/sdk/driver.mjs or driver.py) with
-//! any number of clients in it. It reads one command a line, or several in a list which then all begin at once, and
-//! writes one event a line.
+//! Remote-controlled clients of the Centrifugo SDKs. A driver is a process (tests/sdk/driver.mjs or driver.py) with any
+//! number of clients. Each line that it reads is a command, or a list of commands that start together. Each line that
+//! it writes is an event.
 //!
-//! Commands, under `do`, with what belongs to them; all but the first are for one `client`:
+//! The name of a command is in `do`. All commands except `server` name a `client`:
 //!
-//! - `server {port}`: where the server is from now on; 0: it can't be reached.
-//! - `create {token?, tokens?, headers?, path?, mute?, max_ping_delay_ms?}`: `tokens` is what its `getToken` gives, one
-//!   after the other; `""`: there will never be one again. `mute`: its frames go nowhere.
-//! - `connect`, `disconnect`, `mute {mute}`, `tokens {tokens}` (more of them).
-//! - `traffic`: what has passed so far, as [`Client::traffic`] says.
-//! - `drop`: its socket is gone, without a word to the SDK.
-//! - `subscribe {channel, recoverable?, join_leave?, since?, states?}`: `states` is what `getState` gives, one after the
-//!   other. The options count the first time.
+//! - `server {port}`: the port of the server from now on. With 0 it cannot be reached.
+//! - `create {token?, tokens?, headers?, path?, mute?, max_ping_delay_ms?}`: `getToken` returns the `tokens` one after
+//!   the other. The token `""` stands for `UnauthorizedError`. With `mute`, the client's frames are dropped.
+//! - `connect`, `disconnect`, `mute {mute}`, `tokens {tokens}` (adds tokens).
+//! - `traffic`: the counters that [`Client::traffic`] describes.
+//! - `drop`: aborts the socket without telling the SDK.
+//! - `subscribe {channel, recoverable?, join_leave?, since?, states?}`: `getState` returns the `states` one after the
+//!   other. Only the first `subscribe` to a channel uses the options.
 //! - `unsubscribe`, `remove`, `status`, `presence`, `presence_stats {channel}`.
 //! - `publish {channel, data}`, `send {data}`, `rpc {method, data}`, `history {channel, limit?, since?, reverse?}`.
 //!
-//! Each command has a number, `call`, and gets a `result` or `failed {code, message, temporary}`. The events beside
-//! them: `state`, `error`, `token`, `closed` (the socket: code and reason) of a client; `subscription`, `publication`,
-//! `presence` (join or leave), `subscription_error`, `get_state` of a channel; `broken`: what must never happen.
+//! Each command has a number, `call`, and is answered by `result` or by `failed {code, message, temporary}`. The other
+//! events of a client are `state`, `error`, `token` (`getToken` was called) and `closed` (the socket, with code and
+//! reason). Those of a channel are `subscription`, `publication`, `presence` (join or leave), `subscription_error` and
+//! `get_state` (it was called). The event `broken` reports something that must never happen.
 
 use crate::client::PATIENCE;
 use crate::server::{number, text};
@@ -31,10 +32,10 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::Notify;
 
-/// Lines that are shown when a test fails.
+/// How many lines of the driver are shown when a test fails.
 const SHOWN_LINES: usize = 40;
 
-/// An SDK and how it encodes.
+/// An SDK and its encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sdk {
     JsJson,
@@ -43,7 +44,7 @@ pub enum Sdk {
     PyProtobuf,
 }
 
-/// What the SDK or the server says about a call that failed. Codes from 100 on are the server's.
+/// The error of a call. Codes from 100 on come from the server, others from the SDK.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
     pub code: u64,
@@ -51,7 +52,7 @@ pub struct Failed {
     pub is_temporary: bool,
 }
 
-/// A process with clients of one SDK. Dropped, it is killed.
+/// A process with clients of one SDK. It is killed when it is dropped.
 pub struct Driver {
     events: Arc<Events>,
     stdin: tokio::sync::Mutex<ChildStdin>,
@@ -59,21 +60,21 @@ pub struct Driver {
     _child: Child,
 }
 
-/// One client in it.
+/// A client in a driver.
 #[derive(Clone)]
 pub struct Client<'a> {
     pub name: String,
     driver: &'a Driver,
 }
 
-/// One channel of a client.
+/// A channel of a client.
 #[derive(Clone)]
 pub struct Subscription<'a> {
     pub client: Client<'a>,
     pub channel: String,
 }
 
-/// What came, each kind in a queue of its own: a test asks for the next of what it is about.
+/// Events of a driver, each kind in a queue, so that a test takes the next event of the kind it needs.
 #[derive(Default)]
 struct Events {
     queues: Mutex<Queues>,
@@ -83,9 +84,9 @@ struct Events {
 #[derive(Default)]
 struct Queues {
     queues: HashMap<String, VecDeque<Value>>,
-    /// The last lines of all.
+    /// The last lines of the driver.
     shown: VecDeque<String>,
-    /// Why nothing can be expected any more.
+    /// Why no more events can be expected.
     broken: Option<String>,
 }
 
@@ -110,7 +111,7 @@ impl Sdk {
             command
         } else {
             let mut command = Command::new(installed("python/bin/python"));
-            // No compiled copy of the driver beside it.
+            // Without writing a compiled copy next to the driver.
             command.arg("-B").arg(sources.join("driver.py"));
             command
         };
@@ -119,9 +120,9 @@ impl Sdk {
     }
 }
 
-/// Something of what `scripts/test-sdks` has installed, beside the folder that cargo has for what tests need.
+/// The path of something that `scripts/test-sdks` has installed in the target folder.
 pub fn installed(path: &str) -> PathBuf {
-    let sdks = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is in the target folder").join("sdk");
+    let sdks = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder").join("sdk");
     let path = sdks.join(path);
     assert!(path.exists(), "the tests need the Centrifugo SDKs in {}: run scripts/test-sdks", sdks.display());
     path
@@ -150,8 +151,8 @@ impl Events {
         self.is_new.notify_waiters();
     }
 
-    /// What came last, for the message of a failure.
-    fn last(&self) -> String {
+    /// The last lines of the driver, for the message of a failure.
+    fn last_lines(&self) -> String {
         let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         queues.shown.iter().map(|line| format!("\n  {line}")).collect()
     }
@@ -170,8 +171,8 @@ impl Events {
         };
         match tokio::time::timeout(PATIENCE, wait).await {
             Ok(Ok(event)) => event,
-            Ok(Err(broken)) => panic!("{broken}, while waiting for {queue}:{}", self.last()),
-            Err(_) => panic!("not within {PATIENCE:?}: {queue}:{}", self.last()),
+            Ok(Err(broken)) => panic!("{broken}, while waiting for {queue}:{}", self.last_lines()),
+            Err(_) => panic!("not within {PATIENCE:?}: {queue}:{}", self.last_lines()),
         }
     }
 
@@ -183,19 +184,19 @@ impl Events {
         queues.queues.get_mut(queue).and_then(VecDeque::pop_front).map(Ok)
     }
 
-    /// All that is in a queue now.
+    /// Takes all events of a queue.
     fn take(&self, queue: &str) -> Vec<Value> {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         queues.queues.remove(queue).unwrap_or_default().into()
     }
 
-    /// Sorts what a driver says.
-    async fn read(&self, said: impl AsyncBufRead + Unpin) {
-        let mut lines = said.lines();
+    /// Sorts the events of a driver into the queues.
+    async fn read(&self, output: impl AsyncBufRead + Unpin) {
+        let mut lines = output.lines();
         while let Ok(Some(line)) = lines.next_line().await {
             self.show(&line);
             let Ok(event) = serde_json::from_str::<Value>(&line) else {
-                self.end(&format!("the driver says {line:?}"));
+                self.end(&format!("the driver wrote {line:?}"));
                 continue;
             };
             let of = |field: &str| event[field].as_str().unwrap_or_default();
@@ -206,8 +207,8 @@ impl Events {
                     self.end(of("message"));
                     continue;
                 }
-                // What has no place in a history goes a way of its own: it may come between any two that have.
-                "publication" if event["offset"] == 0 => format!("{client} {channel} note"),
+                // Publications without an offset get a queue of their own: they may come between any two others.
+                "publication" if event["offset"] == 0 => format!("{client} {channel} ephemeral"),
                 kind if !channel.is_empty() => format!("{client} {channel} {kind}"),
                 kind => format!("{client} {kind}"),
             };
@@ -218,13 +219,13 @@ impl Events {
 }
 
 impl Driver {
-    /// Clients that will find a server at this port.
+    /// Starts a driver whose clients connect to this port.
     pub async fn start(sdk: Sdk, port: u16) -> Driver {
         let mut command = sdk.command();
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} can't be started: {error}"));
-        let (stdin, stdout) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
-        let stderr = child.stderr.take().expect("piped");
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} cannot be started: {error}"));
+        let (stdin, stdout) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
+        let stderr = child.stderr.take().expect("a pipe");
         let events = Arc::new(Events::default());
         let reader = Arc::clone(&events);
         tokio::spawn(async move { reader.read(BufReader::new(stdout)).await });
@@ -237,30 +238,30 @@ impl Driver {
         });
         let stdin = tokio::sync::Mutex::new(stdin);
         let driver = Driver { events, stdin, calls: AtomicU64::new(1), _child: child };
-        driver.server_is_at(port).await;
+        driver.set_server_port(port).await;
         driver
     }
 
-    /// From now on the server is at this port; at 0 it can't be reached. Connections that there are stay.
-    pub async fn server_is_at(&self, port: u16) {
-        self.done(json!({"do": "server", "port": port})).await;
+    /// Sets the port of the server. With 0 it cannot be reached. Existing connections stay.
+    pub async fn set_server_port(&self, port: u16) {
+        self.must_call(json!({"do": "server", "port": port})).await;
     }
 
-    /// A client that has not been told to connect.
+    /// Creates a client without connecting it.
     pub async fn create(&self, name: &str, options: Value) -> Client<'_> {
-        self.done(merged(json!({"do": "create", "client": name}), options)).await;
+        self.must_call(merged(json!({"do": "create", "client": name}), options)).await;
         Client { name: name.to_owned(), driver: self }
     }
 
-    /// A client that is connected.
+    /// Creates a client and connects it.
     pub async fn connect(&self, name: &str, token: &str) -> Client<'_> {
         let client = self.create(name, json!({"token": token})).await;
         client.connect().await;
         client
     }
 
-    /// Sends commands, all in one line. Returns the numbers of their calls.
-    pub async fn begin(&self, commands: Vec<Value>) -> Vec<u64> {
+    /// Sends commands in one line, without waiting for their results. Returns the numbers of the calls.
+    pub async fn start_calls(&self, commands: Vec<Value>) -> Vec<u64> {
         let mut calls = Vec::new();
         let mut numbered = Vec::new();
         for command in commands {
@@ -269,12 +270,12 @@ impl Driver {
         }
         let line = format!("{}\n", Value::Array(numbered));
         if let Err(error) = self.stdin.lock().await.write_all(line.as_bytes()).await {
-            panic!("the driver does not listen: {error}:{}", self.events.last());
+            panic!("the driver does not read: {error}:{}", self.events.last_lines());
         }
         calls
     }
 
-    /// How a call went.
+    /// Waits for the result of a call.
     pub async fn outcome(&self, call: u64) -> Result<Value, Failed> {
         let event = self.events.next(&format!("the result of call {call}")).await;
         match event["event"] == "result" {
@@ -284,23 +285,23 @@ impl Driver {
     }
 
     pub async fn call(&self, command: Value) -> Result<Value, Failed> {
-        let calls = self.begin(vec![command]).await;
+        let calls = self.start_calls(vec![command]).await;
         self.outcome(calls[0]).await
     }
 
-    async fn done(&self, command: Value) -> Value {
+    async fn must_call(&self, command: Value) -> Value {
         let shown = command["do"].clone();
-        self.call(command).await.unwrap_or_else(|failed| panic!("{shown}: {failed:?}:{}", self.events.last()))
+        self.call(command).await.unwrap_or_else(|failed| panic!("{shown}: {failed:?}:{}", self.events.last_lines()))
     }
 }
 
 impl<'a> Client<'a> {
-    /// The channel, subscribed to or not.
+    /// A channel, whether the client is subscribed to it or not.
     pub fn channel(&self, channel: &str) -> Subscription<'a> {
         Subscription { client: self.clone(), channel: channel.to_owned() }
     }
 
-    /// A command with this client's name, to be completed.
+    /// Makes a command for this client.
     pub fn command(&self, command: &str, fields: Value) -> Value {
         merged(json!({"do": command, "client": self.name}), fields)
     }
@@ -309,44 +310,45 @@ impl<'a> Client<'a> {
         self.driver.call(self.command(command, fields)).await
     }
 
-    async fn done(&self, command: &str, fields: Value) -> Value {
-        self.driver.done(self.command(command, fields)).await
+    async fn must_call(&self, command: &str, fields: Value) -> Value {
+        self.driver.must_call(self.command(command, fields)).await
     }
 
     /// Connects, and waits until it is connected.
     pub async fn connect(&self) {
         self.start_connecting().await;
-        self.is("connected").await;
+        self.expect_state("connected").await;
     }
 
-    /// Begins to connect, and waits until it does that.
+    /// Starts to connect, and waits for the state `connecting`.
     pub async fn start_connecting(&self) {
-        self.driver.begin(vec![self.command("connect", json!({}))]).await;
+        self.driver.start_calls(vec![self.command("connect", json!({}))]).await;
         assert_eq!(self.becomes("connecting").await, 0, "connect was called");
     }
 
     pub async fn disconnect(&self) {
-        self.done("disconnect", json!({})).await;
+        self.must_call("disconnect", json!({})).await;
     }
 
-    /// Its socket is gone.
+    /// Aborts its socket.
     pub async fn drop_transport(&self) {
-        self.done("drop", json!({})).await;
+        self.must_call("drop", json!({})).await;
         assert_eq!(self.becomes("connecting").await, 1, "the transport was dropped");
     }
 
     pub async fn mute(&self, mute: bool) {
-        self.done("mute", json!({"mute": mute})).await;
+        self.must_call("mute", json!({"mute": mute})).await;
     }
 
-    /// What `getToken` gives next.
-    pub async fn gets_tokens(&self, tokens: &[&str]) {
-        self.done("tokens", json!({"tokens": tokens})).await;
+    /// Adds tokens for `getToken`.
+    pub async fn add_tokens(&self, tokens: &[&str]) {
+        self.must_call("tokens", json!({"tokens": tokens})).await;
     }
 
-    /// `frames_in`, `frames_out`, `largest_in` (bytes), `most_out` (messages in one frame), `pings`.
-    pub async fn traffic(&self, of: &str) -> u64 {
-        number(&self.done("traffic", json!({})).await[of])
+    /// The counter `frames_in`, `frames_out`, `largest_in` (bytes in a frame), `most_out` (messages in a frame) or
+    /// `pings`.
+    pub async fn traffic(&self, counter: &str) -> u64 {
+        number(&self.must_call("traffic", json!({})).await[counter])
     }
 
     pub async fn publish(&self, channel: &str, data: Value) -> Result<(), Failed> {
@@ -354,38 +356,38 @@ impl<'a> Client<'a> {
     }
 
     pub async fn send(&self, data: Value) {
-        self.done("send", json!({"data": data})).await;
+        self.must_call("send", json!({"data": data})).await;
     }
 
     pub async fn rpc(&self, method: &str, data: Value) -> Result<Value, Failed> {
         self.call("rpc", json!({"method": method, "data": data})).await
     }
 
-    /// The next change of its state, which must be to this one: the code of the reason.
+    /// Waits for the next change of state, which must be to this one. Returns the code.
     pub async fn becomes(&self, state: &str) -> u64 {
-        number(&self.is(state).await["code"])
+        number(&self.expect_state(state).await["code"])
     }
 
-    /// The next change of its state, which must be to this one.
-    pub async fn is(&self, state: &str) -> Value {
+    /// Waits for the next change of state, which must be to this one. Returns the event.
+    pub async fn expect_state(&self, state: &str) -> Value {
         let event = self.next_state().await;
-        self.expect(&event, state);
+        self.check_state(&event, state);
         event
     }
 
-    /// The next call of `getToken`: whether it gave one.
-    pub async fn asks_for_a_token(&self) -> bool {
+    /// Waits for the next call of `getToken`. Returns whether there was a token.
+    pub async fn requests_token(&self) -> bool {
         self.next("token").await["is_there"] == true
     }
 
-    /// The next close frame, or what the client takes for one: code and reason.
+    /// Waits until the socket is closed. Returns the code and reason that the client sees.
     pub async fn socket_closes(&self) -> (u64, String) {
         let event = self.next("closed").await;
         (number(&event["code"]), text(&event["reason"]))
     }
 
-    /// The next error that the server told the client outside of calls. SDKs report their own too.
-    pub async fn is_told(&self) -> Failed {
+    /// Waits for the next error from the server outside of calls. Errors of the SDK are skipped.
+    pub async fn next_error(&self) -> Failed {
         loop {
             let event = self.next("error").await;
             if event["code"].as_u64().is_some_and(|code| code >= 100) {
@@ -394,41 +396,41 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// The channel that the server subscribes the client to: its name. To be asked once for each connection.
+    /// Waits until the server has subscribed the client to the channel of its user. Call it once per connection.
     pub async fn user_channel(&self, user_id: &str) -> Subscription<'a> {
         let channel = self.channel(&format!("user:{user_id}"));
-        let event = channel.is("subscribed").await;
+        let event = channel.expect_state("subscribed").await;
         assert_eq!((&event["is_server"], &event["recoverable"]), (&json!(true), &json!(false)), "{event}");
         channel
     }
 
-    /// Subscribes, and waits until it is.
+    /// Subscribes, and waits until the client is subscribed.
     pub async fn subscribe(&self, channel: &str, options: Value) -> Subscription<'a> {
         let subscription = self.start_subscribing(channel, options).await;
-        subscription.is("subscribed").await;
+        subscription.expect_state("subscribed").await;
         subscription
     }
 
-    /// Begins to subscribe, and waits until it does that.
+    /// Starts to subscribe, and waits for the state `subscribing`.
     pub async fn start_subscribing(&self, channel: &str, options: Value) -> Subscription<'a> {
-        self.done("subscribe", merged(json!({"channel": channel}), options)).await;
+        self.must_call("subscribe", merged(json!({"channel": channel}), options)).await;
         let subscription = self.channel(channel);
         assert_eq!(subscription.becomes("subscribing").await, 0, "subscribe was called");
         subscription
     }
 
-    /// Subscribes, which must end in being unsubscribed for good: the code.
-    pub async fn is_refused(&self, channel: &str) -> u64 {
+    /// Subscribes, which must fail for good. Returns the code.
+    pub async fn fail_to_subscribe(&self, channel: &str) -> u64 {
         let subscription = self.start_subscribing(channel, json!({})).await;
         subscription.becomes("unsubscribed").await
     }
 
-    /// The next change of its state, whatever it is.
+    /// Waits for the next change of state.
     pub async fn next_state(&self) -> Value {
         self.next("state").await
     }
 
-    /// Changes of its state that nobody has asked for yet.
+    /// The number of changes of state that the test has not taken yet. Drops them.
     pub fn skipped_states(&self) -> usize {
         self.driver.events.take(&format!("{} state", self.name)).len()
     }
@@ -437,9 +439,9 @@ impl<'a> Client<'a> {
         self.driver.events.next(&format!("{} {kind}", self.name)).await
     }
 
-    /// Checks a change of state: what it is, and that the server gave a reason for it if it gave a code.
-    fn expect(&self, event: &Value, state: &str) {
-        assert_eq!(event["state"], state, "{event}:{}", self.driver.events.last());
+    /// Checks the state of an event, and that a code from the server comes with a reason.
+    fn check_state(&self, event: &Value, state: &str) {
+        assert_eq!(event["state"], state, "{event}:{}", self.driver.events.last_lines());
         if event["code"].as_u64().is_some_and(|code| code >= 100) {
             let reason = event["reason"].as_str().unwrap_or_default();
             assert!(!reason.is_empty() && serde_json::from_str::<Value>(reason).is_err(), "{event}");
@@ -449,73 +451,73 @@ impl<'a> Client<'a> {
 }
 
 impl Subscription<'_> {
-    /// The next change of its state, which must be to this one: the code of the reason.
+    /// Waits for the next change of state, which must be to this one. Returns the code.
     pub async fn becomes(&self, state: &str) -> u64 {
-        number(&self.is(state).await["code"])
+        number(&self.expect_state(state).await["code"])
     }
 
-    /// The next change of its state, which must be to this one.
-    pub async fn is(&self, state: &str) -> Value {
+    /// Waits for the next change of state, which must be to this one. Returns the event.
+    pub async fn expect_state(&self, state: &str) -> Value {
         let event = self.next("subscription").await;
-        self.client.expect(&event, state);
+        self.client.check_state(&event, state);
         event
     }
 
-    /// It was lost with its connection, and is there again: the event.
-    pub async fn comes_back(&self) -> Value {
+    /// Waits until it was lost with its connection and is subscribed again. Returns the event.
+    pub async fn resubscribes(&self) -> Value {
         assert_eq!(self.becomes("subscribing").await, 1, "the transport was closed");
-        self.is("subscribed").await
+        self.expect_state("subscribed").await
     }
 
-    /// It is there again, and goes on where it was: the position.
+    /// The same, and it must recover. Returns the offset from which it continues.
     pub async fn recovers(&self) -> u64 {
-        let event = self.comes_back().await;
+        let event = self.resubscribes().await;
         assert_eq!((&event["was_recovering"], &event["recovered"]), (&json!(true), &json!(true)), "{event}");
         number(&event["offset"])
     }
 
-    /// The next publication that has an offset.
+    /// The next publication with an offset.
     pub async fn publication(&self) -> Value {
         self.next("publication").await
     }
 
-    /// The next publication with an offset, a message: the offset and the text.
+    /// The offset and text of the next publication with an offset, which must be a message.
     pub async fn message(&self) -> (u64, String) {
         let event = self.publication().await;
         (number(&event["offset"]), text(&event["data"]["text"]))
     }
 
-    /// Messages with these offsets, and nothing between them; their texts are their offsets.
-    pub async fn numbered(&self, offsets: std::ops::RangeInclusive<u64>) {
+    /// Checks that the next publications are messages with these offsets, which are also their texts.
+    pub async fn expect_numbered(&self, offsets: std::ops::RangeInclusive<u64>) {
         for offset in offsets {
             assert_eq!(self.message().await, (offset, offset.to_string()), "{} {}", self.client.name, self.channel);
         }
     }
 
     /// The next publication without an offset that has this field.
-    pub async fn note(&self, field: &str) -> Value {
+    pub async fn ephemeral(&self, field: &str) -> Value {
         loop {
-            let event = self.next("note").await;
+            let event = self.next("ephemeral").await;
             if event["data"].get(field).is_some() {
                 return event;
             }
         }
     }
 
-    /// The next join or leave: which it is and whose it is.
-    pub async fn change(&self) -> (String, String) {
+    /// The next join or leave, with the name of its user.
+    pub async fn presence_change(&self) -> (String, String) {
         let event = self.next("presence").await;
         assert!(!text(&event["client_id"]).is_empty() && !text(&event["user"]).is_empty(), "{event}");
         (text(&event["change"]), text(&event["conn_info"]["username"]))
     }
 
-    /// The next call of `getState`: whether it gave one.
-    pub async fn asks_for_a_state(&self) -> bool {
+    /// Waits for the next call of `getState`. Returns whether there was a state.
+    pub async fn requests_state(&self) -> bool {
         self.next("get_state").await["is_there"] == true
     }
 
-    /// The next error that the server told the subscription and that does not end it.
-    pub async fn is_told(&self) -> Failed {
+    /// Waits for the next error from the server that does not end the subscription.
+    pub async fn next_error(&self) -> Failed {
         loop {
             let event = self.next("subscription_error").await;
             if event["code"].as_u64().is_some_and(|code| code >= 100) {
@@ -529,32 +531,32 @@ impl Subscription<'_> {
     }
 
     /// Publishes a message.
-    pub async fn say(&self, text: &str) {
+    pub async fn publish_text(&self, text: &str) {
         let published = self.publish(json!({"text": text})).await;
-        published.unwrap_or_else(|failed| panic!("{} publishes {text:?}: {failed:?}", self.client.name));
+        published.unwrap_or_else(|failed| panic!("{} cannot publish {text:?}: {failed:?}", self.client.name));
     }
 
     pub async fn unsubscribe(&self) {
-        self.client.done("unsubscribe", json!({"channel": self.channel})).await;
+        self.client.must_call("unsubscribe", json!({"channel": self.channel})).await;
         assert_eq!(self.becomes("unsubscribed").await, 0, "unsubscribe was called");
     }
 
-    /// The SDK forgets it. It must be unsubscribed.
+    /// Removes it from the SDK. It must be unsubscribed.
     pub async fn remove(&self) {
-        self.client.done("remove", json!({"channel": self.channel})).await;
+        self.client.must_call("remove", json!({"channel": self.channel})).await;
     }
 
-    /// `subscribed`, `subscribing` or `unsubscribed`, as it is now.
+    /// Its current state: `subscribed`, `subscribing` or `unsubscribed`.
     pub async fn status(&self) -> String {
-        text(&self.client.done("status", json!({"channel": self.channel})).await)
+        text(&self.client.must_call("status", json!({"channel": self.channel})).await)
     }
 
-    /// The changes of its state that nobody has asked for yet: the codes of the reasons.
+    /// The codes of the changes of state that the test has not taken yet. Drops them.
     pub fn skipped_codes(&self) -> Vec<u64> {
         self.skipped("subscription").iter().filter_map(|event| event["code"].as_u64()).collect()
     }
 
-    /// Joins and leaves that nobody has asked for yet.
+    /// The number of joins and leaves that the test has not taken yet. Drops them.
     pub fn skipped_changes(&self) -> usize {
         self.skipped("presence").len()
     }
@@ -563,17 +565,17 @@ impl Subscription<'_> {
         self.client.driver.events.take(&format!("{} {} {kind}", self.client.name, self.channel))
     }
 
-    /// `{publications, offset, epoch}`.
+    /// The history as `{publications, offset, epoch}`.
     pub async fn history(&self, options: Value) -> Result<Value, Failed> {
         self.client.call("history", merged(json!({"channel": self.channel}), options)).await
     }
 
-    /// By client: `{user, client_id, conn_info}`.
+    /// The presence: `{user, client_id, conn_info}` by client.
     pub async fn presence(&self) -> Result<Value, Failed> {
         self.client.call("presence", json!({"channel": self.channel})).await
     }
 
-    /// Clients and users.
+    /// The numbers of clients and users.
     pub async fn presence_stats(&self) -> Result<(u64, u64), Failed> {
         let stats = self.client.call("presence_stats", json!({"channel": self.channel})).await?;
         Ok((number(&stats["num_clients"]), number(&stats["num_users"])))
@@ -584,10 +586,10 @@ impl Subscription<'_> {
     }
 }
 
-/// Checks that it is an error with this code: a reason in words, and temporary exactly if SDKs are to try again.
+/// Checks that a call failed with this code, with a message, and as temporary exactly if SDKs should retry.
 #[track_caller]
 pub fn assert_failed<T: std::fmt::Debug>(outcome: Result<T, Failed>, code: u64) {
-    let failed = outcome.expect_err("it must fail");
+    let failed = outcome.expect_err("the call succeeded");
     assert_eq!(failed.code, code, "{failed:?}");
     assert!(!failed.message.is_empty(), "{failed:?}");
     assert_eq!(failed.is_temporary, [100, 111, 113].contains(&code), "{failed:?}");
@@ -599,7 +601,7 @@ fn failed(event: &Value) -> Failed {
     Failed { code, message: text(&event["message"]), is_temporary: event["temporary"] == true }
 }
 
-/// An object with the fields of another one too.
+/// Adds the fields of one object to another.
 fn merged(mut object: Value, more: Value) -> Value {
     if let (Value::Object(object), Value::Object(more)) = (&mut object, more) {
         object.extend(more);

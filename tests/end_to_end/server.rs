@@ -1,4 +1,4 @@
-//! One server process, its data folder, its database and its log.
+//! A server process with its data folder, its database and its log, and the calls that tests make to it.
 
 use crate::client::{Http, PATIENCE, Response, User, Ws, within};
 use crate::databases::{Backdoor, Kind, new_postgres_database};
@@ -6,40 +6,42 @@ use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+use uproar_http::Tokens;
 
-/// Names the driver for all tests.
+/// Sets the driver for all tests.
 const DRIVER_VARIABLE: &str = "UPROAR_TEST_DRIVER";
-/// Gives the number of shards for all tests that do not say it themselves.
+/// Sets the number of shards for all tests that do not choose it themselves.
 const SHARDS_VARIABLE: &str = "UPROAR_TEST_SHARDS";
 
-/// What stays when a server ends: everything that the next one is started with.
-pub struct Place {
+/// Everything that a server is started with. It outlives the process, so that another server can be started with it.
+pub struct Setup {
     folder: TempDir,
     database: Option<String>,
     options: Vec<String>,
-    /// A command that starts the server in other surroundings: what it is and its arguments.
-    pub under: Vec<String>,
+    /// A command, with its arguments, that runs the server in another environment.
+    pub wrapper: Vec<String>,
 }
 
-/// A running server. Dropped, it is killed; its log is shown when the test has failed.
+/// A running server. It is killed when it is dropped, and its log is shown if the test has failed.
 pub struct Server {
     pub port: u16,
-    pub place: Place,
+    pub setup: Setup,
     child: Child,
 }
 
-/// `uproar` with these arguments and nothing from this process's environment that would change what it does.
+/// `uproar` with these arguments, without the variables in this process's environment that it would read.
 pub fn uproar(arguments: &[&str]) -> Command {
-    uproar_under(&[], arguments)
+    wrapped_uproar(&[], arguments)
 }
 
-/// The same, started by another command.
-fn uproar_under(under: &[String], arguments: &[&str]) -> Command {
-    let mut words = under.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_uproar")]);
-    let mut command = Command::new(words.next().expect("there is one at least"));
+/// The same, run by another command.
+fn wrapped_uproar(wrapper: &[String], arguments: &[&str]) -> Command {
+    let mut words = wrapper.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_uproar")]);
+    let mut command = Command::new(words.next().expect("the path of uproar"));
     command.args(words);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("UPROAR_")) {
         command.env_remove(name);
@@ -48,47 +50,47 @@ fn uproar_under(under: &[String], arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs it to its end.
+/// Runs `uproar` until it exits.
 pub async fn run(arguments: &[&str]) -> Output {
     let mut command = uproar(arguments);
     command.env("RUST_BACKTRACE", "1");
-    within("uproar ends", command.output()).await.expect("uproar can't be started")
+    within("uproar exits", command.output()).await.expect("uproar cannot be started")
 }
 
-impl Place {
-    pub async fn new(kind: Kind, options: &[&str]) -> Place {
+impl Setup {
+    pub async fn new(kind: Kind, options: &[&str]) -> Setup {
         let database = match kind {
             Kind::Sqlite => None,
             Kind::Postgres => Some(new_postgres_database().await),
         };
-        Place::with_database(database, options)
+        Setup::with_database(database, options)
     }
 
-    /// `database`: a URL, or what is the default.
-    pub fn with_database(database: Option<String>, options: &[&str]) -> Place {
+    /// A setup with the database of this URL, or with the default database.
+    pub fn with_database(database: Option<String>, options: &[&str]) -> Setup {
         let folder = tempfile::Builder::new().prefix("uproar-test-").tempdir().expect("no temporary folder");
-        Place { folder, database, options: options.iter().map(ToString::to_string).collect(), under: Vec::new() }
+        Setup { folder, database, options: options.iter().map(ToString::to_string).collect(), wrapper: Vec::new() }
     }
 
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
-    /// The arguments of a server here.
+    /// The arguments of the server.
     pub fn arguments(&self) -> Vec<String> {
         let mut arguments = vec!["--listen".to_owned(), "127.0.0.1:0".to_owned()];
         arguments.extend(["--data".to_owned(), self.data().display().to_string()]);
         if let Some(url) = &self.database {
             arguments.extend(["--database".to_owned(), url.clone()]);
         }
-        let said = |name: &str| self.options.iter().skip_while(|option| *option != name).nth(1).cloned();
-        // Two, whatever the number of cores, so that rooms and connections are on different shards.
-        let shards = said("--shards").or_else(|| std::env::var(SHARDS_VARIABLE).ok()).unwrap_or("2".to_owned());
+        let option = |name: &str| self.options.iter().skip_while(|known| *known != name).nth(1).cloned();
+        // Two shards, whatever the number of cores, so that rooms and connections are on different ones.
+        let shards = option("--shards").or_else(|| std::env::var(SHARDS_VARIABLE).ok()).unwrap_or("2".to_owned());
         let is_postgres = self.database.as_ref().is_some_and(|url| url.starts_with("postgres"));
-        // A pairwise cover of databases, drivers and shards: each two of them meet in some test.
-        let of_the_cover = if is_postgres == (shards == "1") { "epoll" } else { "auto" };
+        // Covers databases, drivers and shards pairwise: every combination of two of them occurs in some test.
+        let default_driver = if is_postgres == (shards == "1") { "epoll" } else { "auto" };
         let driver =
-            said("--driver").or_else(|| std::env::var(DRIVER_VARIABLE).ok()).unwrap_or(of_the_cover.to_owned());
+            option("--driver").or_else(|| std::env::var(DRIVER_VARIABLE).ok()).unwrap_or(default_driver.to_owned());
         arguments.extend(["--shards".to_owned(), shards, "--driver".to_owned(), driver]);
         let mut rest = self.options.iter();
         while let Some(option) = rest.next() {
@@ -108,14 +110,14 @@ impl Place {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    /// The SQLite file, whatever it is called.
+    /// The SQLite file in the data folder, whatever its name.
     pub fn sqlite_file(&self) -> PathBuf {
         let is_database = |path: &Path| fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"SQLite format 3\0"));
         let files = fs::read_dir(self.data()).expect("no data folder").map(|entry| entry.unwrap().path());
         files.into_iter().find(|path| is_database(path)).expect("no SQLite file in the data folder")
     }
 
-    /// A second way into the database.
+    /// Connects to the database.
     pub async fn backdoor(&self) -> Backdoor {
         match &self.database {
             Some(url) => Backdoor::postgres(url).await,
@@ -123,55 +125,56 @@ impl Place {
         }
     }
 
-    /// Runs a server here that does not start: its exit code, and the last line that it says.
-    pub async fn does_not_start(&self) -> (Option<i32>, String) {
+    /// Runs a server that must fail to start. Returns its exit code and its only line of output.
+    pub async fn fail_to_start(&self) -> (Option<i32>, String) {
         let mut arguments = self.arguments();
-        // All else that is worth a line is none of errors.
+        // At a lower level, warnings could add lines.
         arguments.extend(["--log".to_owned(), "error".to_owned()]);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let output = within("uproar ends", uproar_under(&self.under, &arguments).output()).await.expect("it starts");
-        let said = String::from_utf8(output.stderr).expect("UTF-8");
-        assert_eq!(said.trim_end().lines().count(), 1, "one line: {said}");
-        assert!(output.stdout.is_empty() && said.starts_with("uproar: "), "{said}");
-        (output.status.code(), said)
+        let output = within("uproar exits", wrapped_uproar(&self.wrapper, &arguments).output());
+        let output = output.await.expect("uproar cannot be started");
+        let error = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!(error.trim_end().lines().count(), 1, "not one line: {error}");
+        assert!(output.stdout.is_empty() && error.starts_with("uproar: "), "{error}");
+        (output.status.code(), error)
     }
 
-    /// Starts a server here and waits until it listens.
+    /// Starts a server and waits until it listens.
     pub async fn start(self) -> Server {
         let log = File::options().create(true).append(true).open(self.log_path()).expect("no log file");
         let arguments = self.arguments();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let mut command = uproar_under(&self.under, &arguments);
-        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("uproar can't be started");
-        let stdout = child.stdout.take().expect("it is piped");
+        let mut command = wrapped_uproar(&self.wrapper, &arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("uproar cannot be started");
+        let stdout = child.stdout.take().expect("stdout is piped");
         let mut lines = BufReader::new(stdout).lines();
         let port = loop {
             match within("uproar listens", lines.next_line()).await {
                 Ok(Some(line)) => match line.strip_prefix("Uproar listens on http://localhost:") {
-                    Some(port) => break port.parse().expect("the address that it prints"),
+                    Some(port) => break port.parse().expect("a port in the address"),
                     None => continue,
                 },
-                _ => panic!("uproar {arguments:?} does not start:\n{}", self.log()),
+                _ => panic!("uproar {arguments:?} did not start:\n{}", self.log()),
             }
         };
-        // Whatever else it prints must not end it for want of a reader.
+        // Reads on, so that writing to a closed pipe does not end the server.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Server { port, place: self, child }
+        Server { port, setup: self, child }
     }
 }
 
 impl Server {
     pub async fn start(kind: Kind, options: &[&str]) -> Server {
-        Place::new(kind, options).await.start().await
+        Setup::new(kind, options).await.start().await
     }
 
     pub fn id(&self) -> u32 {
-        self.child.id().expect("it has ended")
+        self.child.id().expect("the server has exited")
     }
 
-    /// As `kill -9` does.
+    /// Kills it, as `kill -9` does.
     pub async fn kill(&mut self) {
-        within("the server is gone", self.child.kill()).await.expect("it could not be killed");
+        within("the server is killed", self.child.kill()).await.expect("it could not be killed");
     }
 
     /// Sends a signal, such as "TERM".
@@ -180,31 +183,33 @@ impl Server {
         assert!(sent.is_ok_and(|status| status.success()), "SIG{name} could not be sent");
     }
 
-    pub async fn ended(&mut self) -> ExitStatus {
-        within("the server ends", self.child.wait()).await.expect("its status is not known")
+    /// Waits until the process exits.
+    pub async fn exit(&mut self) -> ExitStatus {
+        within("the server exits", self.child.wait()).await.expect("no exit status")
     }
 
-    pub fn has_ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("its status is not known")
+    /// The status of a process that has exited.
+    pub fn try_exit(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("no exit status")
     }
 
-    /// Stops it in good order.
+    /// Stops it gracefully.
     pub async fn stop(&mut self) {
         self.signal("TERM").await;
-        let status = self.ended().await;
+        let status = self.exit().await;
         assert!(status.success(), "{status} after SIGTERM");
     }
 
-    /// Another server in the same place. The one before must have ended.
+    /// Starts another server with the same setup. This one must have exited.
     pub async fn restart(mut self) -> Server {
-        assert!(self.has_ended().is_some(), "it still runs");
-        let empty = Place::with_database(None, &[]);
-        std::mem::replace(&mut self.place, empty).start().await
+        assert!(self.try_exit().is_some(), "the server is still running");
+        let empty = Setup::with_database(None, &[]);
+        std::mem::replace(&mut self.setup, empty).start().await
     }
 
-    // ── what clients do ─────────────────────────────────────────────────────────────────────────────────────────────
+    // ── calls of clients ────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// One request on a connection of its own.
+    /// Sends one request on a new connection.
     pub async fn call(&self, method: &str, path: &str, token: &str, body: Value) -> Response {
         let bearer = format!("Bearer {token}");
         let headers: &[(&str, &str)] = if token.is_empty() { &[] } else { &[("Authorization", &bearer)] };
@@ -221,16 +226,16 @@ impl Server {
         self.call("POST", path, token, body).await
     }
 
-    /// Creates an account, with a password.
+    /// Creates an account with a password.
     pub async fn sign_up(&self, name: &str) -> User {
         let body = json!({"username": name, "email": format!("{name}@example.org"), "password": "correct horse"});
         let answer = self.post("/user/signup", "", body).await.expect(201);
         User { name: name.to_owned(), token: text(&answer["token"]) }
     }
 
-    /// A token of `uproar token`.
+    /// Mints a token with `uproar token`.
     pub async fn mint(&self, name: &str, lifetime_s: &str) -> User {
-        let data = self.place.data();
+        let data = self.setup.data();
         let data = data.to_str().expect("a UTF-8 path");
         let output = run(&["token", "--user", name, "--lifetime", lifetime_s, "--data", data]).await;
         assert!(output.status.success(), "{output:?}");
@@ -238,9 +243,21 @@ impl Server {
         User { name: name.to_owned(), token }
     }
 
-    /// A user without a password.
+    /// A user without a password, with a minted token.
     pub async fn user(&self, name: &str) -> User {
         self.mint(name, "3600").await
+    }
+
+    /// Mints tokens for `<prefix>0`, `<prefix>1`, … as `uproar token` does, without a process for each.
+    pub fn users(&self, prefix: &str, count: usize) -> Vec<User> {
+        let tokens = Tokens::read_key_file(&self.setup.data().join("signing.key")).expect("the signing key");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs();
+        let names = (0..count).map(|number| format!("{prefix}{number}"));
+        names.map(|name| User { token: tokens.mint(&name, now, 3600), name }).collect()
+    }
+
+    pub async fn user_id(&self, user: &User) -> String {
+        text(&self.get("/me", &user.token).await.expect(200)["user"]["id"])
     }
 
     /// Creates a public room.
@@ -248,11 +265,21 @@ impl Server {
         self.post("/user/createroom", &owner.token, json!({"name": name})).await.expect(201);
     }
 
-    /// A WebSocket in `/ws?<query>`, after its first frame.
+    /// Connects to `/ws?<query>` and reads the first frame.
     pub async fn join(&self, user: &User, query: &str) -> Ws {
         Ws::join(self.port, &user.token, query)
             .await
-            .unwrap_or_else(|error| panic!("{} can't connect to /ws?{query}: {error}", user.name))
+            .unwrap_or_else(|error| panic!("{} cannot connect to /ws?{query}: {error}", user.name))
+    }
+
+    /// Connects to `/ws?<query>`, which must be rejected. Returns the status and the error code.
+    pub async fn reject_join(&self, user: &User, query: &str) -> (u16, String) {
+        let http = Http::connect(self.port).await.expect("no connection");
+        let bearer = format!("Bearer {}", user.token);
+        match http.upgrade(&format!("/ws?{query}"), &[("Authorization", &bearer)]).await {
+            Err(response) => response.error(),
+            Ok(_) => panic!("/ws?{query} admits {}", user.name),
+        }
     }
 
     /// All messages of a room, oldest first.
@@ -269,49 +296,62 @@ impl Server {
         }
     }
 
-    /// The sum of the figures in `/metrics` that begin like this.
-    pub async fn metric(&self, beginning: &str) -> f64 {
+    /// The sum of the values in `/metrics` whose lines start with `prefix`.
+    pub async fn metric(&self, prefix: &str) -> f64 {
         let answer = self.get("/metrics", "").await;
         assert_eq!(answer.status, 200);
         let text = String::from_utf8(answer.body).expect("UTF-8");
-        let values = text.lines().filter(|line| line.starts_with(beginning)).map(|line| line.rsplit(' ').next());
-        values.map(|value| value.and_then(|value| value.parse::<f64>().ok()).expect("a figure")).sum()
+        let values = text.lines().filter(|line| line.starts_with(prefix)).map(|line| line.rsplit(' ').next());
+        values.map(|value| value.and_then(|value| value.parse::<f64>().ok()).expect("a number")).sum()
     }
 
     /// The last offset of a room.
-    pub async fn top(&self, user: &User, room: &str) -> u64 {
+    pub async fn head(&self, user: &User, room: &str) -> u64 {
         number(&self.get(&format!("/rooms/{room}"), &user.token).await.expect(200)["room"]["offset"])
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let log = self.place.log();
+        let log = self.setup.log();
         if std::thread::panicking() {
-            eprintln!("the server's log:\n{log}");
+            eprintln!("log of the server:\n{log}");
         } else {
             assert!(!log.contains("internal error"), "the server failed:\n{log}");
         }
     }
 }
 
-/// A JSON string.
+/// These options, and `--limit` with each of these limits (`NAME=VALUE`).
+pub fn with_limits<'a>(options: &[&'a str], limits: &[&'a str]) -> Vec<&'a str> {
+    options.iter().copied().chain(limits.iter().flat_map(|limit| ["--limit", limit])).collect()
+}
+
+/// The value of a JSON string.
 #[track_caller]
 pub fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_else(|| panic!("{value} is no string")).to_owned()
+    value.as_str().unwrap_or_else(|| panic!("{value} is not a string")).to_owned()
 }
 
-/// A JSON number.
+/// The value of a JSON number.
 #[track_caller]
 pub fn number(value: &Value) -> u64 {
-    value.as_u64().unwrap_or_else(|| panic!("{value} is no whole number"))
+    value.as_u64().unwrap_or_else(|| panic!("{value} is not a whole number"))
 }
 
-/// Waits until it is so: for what can only be asked, not be waited for.
-pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let begun = std::time::Instant::now();
-    while !is_so().await {
-        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+/// Checks that a line contains each of these words.
+#[track_caller]
+pub fn assert_contains(line: &str, words: &[&str]) {
+    for word in words {
+        assert!(line.contains(word), "'{word}' is missing in: {line}");
+    }
+}
+
+/// Polls a condition until it is true. For what can only be queried.
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let started = std::time::Instant::now();
+    while !condition().await {
+        assert!(started.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
 }

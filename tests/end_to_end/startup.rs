@@ -1,21 +1,21 @@
-//! A server that can't start says why in one line, and its exit status is not 0.
+//! Proves that a server that cannot start says why in one line, and exits with a status that scripts notice.
 
 use crate::databases::{Backdoor, Kind, new_postgres_database};
-use crate::server::{Place, Server, run};
+use crate::server::{Server, Setup, assert_contains, run};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 on_each_database! {
-    a_port_in_use_is_refused
-    a_folder_or_database_in_use_is_refused
-    a_newer_schema_is_refused
+    a_port_in_use_is_reported
+    a_data_folder_or_database_in_use_is_reported
+    a_newer_schema_is_reported
 }
 
-/// Runs `uproar`, which must fail with one line on standard error. Returns the line.
-async fn refused(arguments: &[String], expected: i32) -> String {
+/// Runs `uproar`, which must exit with this status and print one line of error. Returns the line.
+async fn expect_failure(arguments: &[String], expected: i32) -> String {
     let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    // Without this, the server would also warn that the tests' PostgreSQL runs without fsync.
+    // The PostgreSQL server of the tests runs without fsync, about which the server logs a warning.
     if arguments.iter().all(|argument| *argument != "--log" && *argument != "token") {
         arguments.splice(0..0, ["--log", "error"]);
     }
@@ -28,27 +28,20 @@ async fn refused(arguments: &[String], expected: i32) -> String {
     error
 }
 
-#[track_caller]
-fn names(line: &str, words: &[&str]) {
-    for word in words {
-        assert!(line.contains(word), "no '{word}' in: {line}");
-    }
-}
-
-fn with(place: &Place, arguments: &[&str]) -> Vec<String> {
-    let mut all = place.arguments();
+fn with(setup: &Setup, arguments: &[&str]) -> Vec<String> {
+    let mut all = setup.arguments();
     all.extend(arguments.iter().map(ToString::to_string));
     all
 }
 
-async fn a_port_in_use_is_refused(kind: Kind) {
+async fn a_port_in_use_is_reported(kind: Kind) {
     let server = Server::start(kind, &[]).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "r").await;
     let address = format!("127.0.0.1:{}", server.port);
-    // Data folder and database are different ones.
+    // The other server has a data folder and a database of its own.
     for shards in ["1", "2"] {
-        let other = Place::new(kind, &[]).await;
+        let other = Setup::new(kind, &[]).await;
         let arguments: Vec<String> = ["--listen", &address, "--shards", shards].map(Into::into).into();
         let mut all = other.arguments();
         let listen = all.iter().position(|argument| argument == "--listen").unwrap();
@@ -56,53 +49,53 @@ async fn a_port_in_use_is_refused(kind: Kind) {
         let shards = all.iter().position(|argument| argument == "--shards").unwrap();
         all.drain(shards..shards + 2);
         all.extend(arguments);
-        names(&refused(&all, 1).await, &[&address, "in use", "--listen"]);
+        assert_contains(&expect_failure(&all, 1).await, &[&address, "in use", "--listen"]);
     }
-    // The second server took no connection from the first.
+    // The other server has taken no connection from the first one.
     for n in 1..=20 {
         assert_eq!(server.join(&ann, "room=r").await.round_trip("here").await.0, n);
     }
 }
 
-async fn a_folder_or_database_in_use_is_refused(kind: Kind) {
+async fn a_data_folder_or_database_in_use_is_reported(kind: Kind) {
     let mut server = Server::start(kind, &[]).await;
-    let arguments = server.place.arguments();
-    let line = refused(&arguments, 1).await;
-    names(&line, &["another uproar", &server.id().to_string(), server.place.data().to_str().unwrap()]);
-    // The same database from another data folder.
+    let arguments = server.setup.arguments();
+    let line = expect_failure(&arguments, 1).await;
+    assert_contains(&line, &["another uproar", &server.id().to_string(), server.setup.data().to_str().unwrap()]);
+    // Another data folder with the same database.
     let url = match kind {
-        Kind::Sqlite => format!("sqlite:{}", server.place.sqlite_file().display()),
+        Kind::Sqlite => format!("sqlite:{}", server.setup.sqlite_file().display()),
         Kind::Postgres => {
             let database = arguments.iter().position(|argument| argument == "--database").unwrap();
             arguments[database + 1].clone()
         }
     };
-    let other = Place::with_database(Some(url), &[]);
-    names(&refused(&other.arguments(), 1).await, &["another uproar"]);
-    // Both are free as soon as the process has ended, in whatever way.
+    let other = Setup::with_database(Some(url), &[]);
+    assert_contains(&expect_failure(&other.arguments(), 1).await, &["another uproar"]);
+    // Both are free again when the process ends, however it ends.
     server.kill().await;
     let mut server = server.restart().await;
     server.stop().await;
     server.restart().await;
 }
 
-async fn a_newer_schema_is_refused(kind: Kind) {
+async fn a_newer_schema_is_reported(kind: Kind) {
     let mut server = Server::start(kind, &[]).await;
     server.stop().await;
-    server.place.backdoor().await.make_newer().await;
-    names(&refused(&server.place.arguments(), 1).await, &["schema version 9999", "newer"]);
+    server.setup.backdoor().await.make_newer().await;
+    assert_contains(&expect_failure(&server.setup.arguments(), 1).await, &["schema version 9999", "newer"]);
 }
 
 #[tokio::test]
-async fn wrong_arguments_are_refused() {
-    let place = Place::new(Kind::Sqlite, &[]).await;
-    let mut place_only = place.arguments();
+async fn invalid_arguments_are_reported() {
+    let setup = Setup::new(Kind::Sqlite, &[]).await;
+    let mut base = setup.arguments();
     for option in ["--shards", "--driver"] {
-        let at = place_only.iter().position(|argument| argument == option).unwrap();
-        place_only.drain(at..at + 2);
+        let at = base.iter().position(|argument| argument == option).unwrap();
+        base.drain(at..at + 2);
     }
     let with =
-        |place: &[String], more: &[&str]| [place, &more.iter().map(ToString::to_string).collect::<Vec<_>>()].concat();
+        |setup: &[String], more: &[&str]| [setup, &more.iter().map(ToString::to_string).collect::<Vec<_>>()].concat();
     for (arguments, words) in [
         (&["--nonsense"][..], &["--nonsense"][..]),
         (&["nonsense"], &["nonsense"]),
@@ -111,7 +104,7 @@ async fn wrong_arguments_are_refused() {
         (&["--driver", "steam"], &["--driver", "steam", "uring"]),
         (&["token"], &["--user"]),
     ] {
-        names(&refused(&with(&place_only, arguments), 2).await, words);
+        assert_contains(&expect_failure(&with(&base, arguments), 2).await, words);
     }
     let shards = ["--shards", "1"];
     for (arguments, words) in [
@@ -125,65 +118,65 @@ async fn wrong_arguments_are_refused() {
         (&["--allow-origin", "chat.example.org"], &["--allow-origin", "chat.example.org"]),
         (&["--log", "loud=very"], &["--log", "loud=very"]),
     ] {
-        names(&refused(&with(&with(&place_only, &shards), arguments), 1).await, words);
+        assert_contains(&expect_failure(&with(&with(&base, &shards), arguments), 1).await, words);
     }
 }
 
 #[tokio::test]
-async fn unusable_folders_and_keys_are_refused() {
-    let place = Place::new(Kind::Sqlite, &[]).await;
-    let data = place.data();
+async fn unusable_folders_and_keys_are_reported() {
+    let setup = Setup::new(Kind::Sqlite, &[]).await;
+    let data = setup.data();
     let shown = data.to_str().unwrap().to_owned();
     // A folder with other files, and a file instead of a folder.
     fs::create_dir(&data).unwrap();
     fs::write(data.join("thesis.txt"), "x").unwrap();
-    names(&refused(&place.arguments(), 1).await, &[&shown, "--data"]);
-    assert_eq!(fs::read_dir(&data).unwrap().count(), 1, "it was changed");
+    assert_contains(&expect_failure(&setup.arguments(), 1).await, &[&shown, "--data"]);
+    assert_eq!(fs::read_dir(&data).unwrap().count(), 1, "the folder was changed");
     fs::remove_file(data.join("thesis.txt")).unwrap();
     fs::remove_dir(&data).unwrap();
     fs::write(&data, "x").unwrap();
-    names(&refused(&place.arguments(), 1).await, &[&shown]);
-    let below = with(&place, &["--data", &format!("{shown}/below")]);
-    names(&refused(&below[2..].iter().skip(2).cloned().collect::<Vec<_>>(), 1).await, &["below"]);
+    assert_contains(&expect_failure(&setup.arguments(), 1).await, &[&shown]);
+    let below = with(&setup, &["--data", &format!("{shown}/below")]);
+    assert_contains(&expect_failure(&below[2..].iter().skip(2).cloned().collect::<Vec<_>>(), 1).await, &["below"]);
     fs::remove_file(&data).unwrap();
 
     // Keys.
     let key = data.with_file_name("key");
-    let with_key = || with(&place, &["--key-file", key.to_str().unwrap()]);
+    let with_key = || with(&setup, &["--key-file", key.to_str().unwrap()]);
     let write = |bytes: &[u8], mode: u32| {
         fs::write(&key, bytes).unwrap();
         fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
     };
     write(&[7; 31], 0o600);
-    names(&refused(&with_key(), 1).await, &[key.to_str().unwrap(), "31 bytes"]);
+    assert_contains(&expect_failure(&with_key(), 1).await, &[key.to_str().unwrap(), "31 bytes"]);
     write(&[7; 32], 0o644);
-    names(&refused(&with_key(), 1).await, &[key.to_str().unwrap(), "chmod 600"]);
+    assert_contains(&expect_failure(&with_key(), 1).await, &[key.to_str().unwrap(), "chmod 600"]);
     fs::remove_file(&key).unwrap();
     fs::create_dir(&key).unwrap();
-    names(&refused(&with_key(), 1).await, &[key.to_str().unwrap()]);
+    assert_contains(&expect_failure(&with_key(), 1).await, &[key.to_str().unwrap()]);
     fs::remove_dir(&key).unwrap();
 
-    // Files that may not be read, which does not apply to root.
+    // Files without permission to read. Root can read them all the same.
     if !is_root() {
         write(&[7; 32], 0o000);
-        names(&refused(&with_key(), 1).await, &[key.to_str().unwrap(), "denied"]);
+        assert_contains(&expect_failure(&with_key(), 1).await, &[key.to_str().unwrap(), "denied"]);
         fs::remove_file(&key).unwrap();
         fs::remove_dir_all(&data).unwrap();
         fs::create_dir(&data).unwrap();
         fs::set_permissions(&data, fs::Permissions::from_mode(0o000)).unwrap();
-        names(&refused(&place.arguments(), 1).await, &[&shown, "denied"]);
+        assert_contains(&expect_failure(&setup.arguments(), 1).await, &[&shown, "denied"]);
         fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
     }
-    // The folder is still usable.
-    place.start().await;
+    // Without these faults the server starts.
+    setup.start().await;
 }
 
 #[tokio::test]
-async fn the_files_of_a_server_are_private() {
+async fn created_files_are_private() {
     let server = Server::start(Kind::Sqlite, &[]).await;
     server.user("ann").await;
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    let data = server.place.data();
+    let data = server.setup.data();
     assert_eq!(mode(&data), 0o700);
     for entry in fs::read_dir(&data).unwrap() {
         let path = entry.unwrap().path();
@@ -193,30 +186,30 @@ async fn the_files_of_a_server_are_private() {
 }
 
 #[tokio::test]
-async fn unusable_databases_are_refused() {
-    // Nothing listens on this port.
-    let unreachable = Place::with_database(Some("postgres://someone:secret@127.0.0.1:1/chat".into()), &[]);
-    let line = refused(&unreachable.arguments(), 1).await;
-    names(&line, &["127.0.0.1:1"]);
+async fn unusable_databases_are_reported() {
+    // No server listens on this port.
+    let no_server = Setup::with_database(Some("postgres://someone:secret@127.0.0.1:1/chat".into()), &[]);
+    let line = expect_failure(&no_server.arguments(), 1).await;
+    assert_contains(&line, &["127.0.0.1:1"]);
     assert!(!line.contains("secret"), "{line}");
-    // The server exists, but not the database.
+    // A server without such a database.
     let url = new_postgres_database().await;
-    let missing = Place::with_database(Some(format!("{url}_not")), &[]);
-    names(&refused(&missing.arguments(), 1).await, &["_not"]);
+    let missing = Setup::with_database(Some(format!("{url}_not")), &[]);
+    assert_contains(&expect_failure(&missing.arguments(), 1).await, &["_not"]);
     // A file that is not a database, and a path in a folder that does not exist.
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("letter");
     fs::write(&file, "Dear Sir or Madam, ".repeat(1000)).unwrap();
-    let letter = Place::with_database(Some(format!("sqlite:{}", file.display())), &[]);
-    names(&refused(&letter.arguments(), 1).await, &[file.to_str().unwrap()]);
-    let nowhere = Place::with_database(Some(format!("sqlite:{}/no/where", folder.path().display())), &[]);
-    names(&refused(&nowhere.arguments(), 1).await, &["no/where"]);
+    let letter = Setup::with_database(Some(format!("sqlite:{}", file.display())), &[]);
+    assert_contains(&expect_failure(&letter.arguments(), 1).await, &[file.to_str().unwrap()]);
+    let nowhere = Setup::with_database(Some(format!("sqlite:{}/no/where", folder.path().display())), &[]);
+    assert_contains(&expect_failure(&nowhere.arguments(), 1).await, &["no/where"]);
     // The database of another program.
     let url = new_postgres_database().await;
     let mut backdoor = Backdoor::postgres(&url).await;
     backdoor.execute("CREATE TABLE users (id int)").await;
-    let foreign = Place::with_database(Some(url), &[]);
-    refused(&foreign.arguments(), 1).await;
+    let foreign = Setup::with_database(Some(url), &[]);
+    expect_failure(&foreign.arguments(), 1).await;
 }
 
 fn is_root() -> bool {

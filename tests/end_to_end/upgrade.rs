@@ -1,23 +1,18 @@
-//! Asking for a WebSocket: on a fresh connection, where a shard answers, and on one that was kept, where the HTTP
-//! service does. Both must say the same.
+//! Proves which upgrades are accepted and which are rejected. A shard answers on a fresh connection, the HTTP service
+//! on a reused one. Both must give the same answers.
 
-use crate::client::{Http, KEY, Response};
+use crate::client::{Headers, Http, KEY, Response};
 use crate::databases::Kind;
 use crate::server::Server;
 
-on_each_database! { what_is_refused_and_what_is_let_in }
+on_each_database! { upgrades_are_accepted_and_rejected_alike_on_fresh_and_reused_connections }
 
-/// A request with these headers and no others but Host.
-async fn ask(port: u16, is_kept: bool, method: &str, path: &str, headers: &[(&str, &str)]) -> (Http, Response) {
-    let mut http = Http::connect(port).await.unwrap();
-    if is_kept {
-        http.request("GET", "/healthz", &[], None).await.unwrap().expect(200);
-    }
+/// Sends a request with only these headers, and Host.
+async fn request(port: u16, is_reused: bool, method: &str, path: &str, headers: &[(&str, &str)]) -> (Http, Response) {
+    let mut http = Http::fresh_or_reused(port, is_reused).await;
     let response = http.request(method, path, headers, None).await.unwrap();
     (http, response)
 }
-
-type Headers<'a> = &'a [(&'a str, &'a str)];
 
 const UPGRADE: [(&str, &str); 4] = [
     ("Upgrade", "websocket"),
@@ -26,7 +21,7 @@ const UPGRADE: [(&str, &str); 4] = [
     ("Sec-WebSocket-Key", KEY),
 ];
 
-async fn what_is_refused_and_what_is_let_in(kind: Kind) {
+async fn upgrades_are_accepted_and_rejected_alike_on_fresh_and_reused_connections(kind: Kind) {
     let server = Server::start(kind, &["--allow-origin", "https://chat.example.org"]).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "r").await;
@@ -36,8 +31,8 @@ async fn what_is_refused_and_what_is_let_in(kind: Kind) {
     let protocols = format!("chat, {protocol}");
     let in_query = format!("/ws?room=r&token={}", ann.token);
 
-    for is_kept in [false, true] {
-        // Headers beside those of an upgrade.
+    for is_reused in [false, true] {
+        // The headers are added to those of an upgrade.
         let more: [(&str, Headers<'_>, u16, &str); 12] = [
             ("/ws?room=r", &[], 401, "token_missing"),
             ("/ws?room=r", &[("Authorization", "Bearer nonsense")], 401, "token_invalid"),
@@ -54,16 +49,16 @@ async fn what_is_refused_and_what_is_let_in(kind: Kind) {
         ];
         for (path, headers, status, code) in more {
             let headers = [&UPGRADE, headers].concat();
-            let (_, response) = ask(server.port, is_kept, "GET", path, &headers).await;
-            assert_eq!(response.error(), (status, code.to_owned()), "{path} {headers:?} kept: {is_kept}");
+            let (_, response) = request(server.port, is_reused, "GET", path, &headers).await;
+            assert_eq!(response.error(), (status, code.to_owned()), "{path} {headers:?} reused: {is_reused}");
             let error = &response.json()["error"];
-            assert!(error.get("field").is_some(), "{error} kept: {is_kept}");
+            assert!(error.get("field").is_some(), "{error} reused: {is_reused}");
             if status == 401 {
                 assert!(response.header("WWW-Authenticate").is_some_and(|value| value.starts_with("Bearer")));
             }
         }
 
-        // Upgrades that are none: what is changed about a good one.
+        // Invalid upgrades: one header is changed or missing.
         let changed: [(&str, Option<&str>, u16, &str); 9] = [
             ("Upgrade", None, 426, "upgrade_required"),
             ("Upgrade", Some("h2c"), 426, "upgrade_required"),
@@ -79,20 +74,23 @@ async fn what_is_refused_and_what_is_let_in(kind: Kind) {
             let mut headers: Vec<(&str, &str)> = UPGRADE.into_iter().filter(|(known, _)| *known != name).collect();
             headers.extend(value.map(|value| (name, value)));
             headers.push(authorization);
-            let (_, response) = ask(server.port, is_kept, "GET", "/ws?room=r", &headers).await;
+            let (_, response) = request(server.port, is_reused, "GET", "/ws?room=r", &headers).await;
             let error = response.error();
-            // Without the word the header is none: to the HTTP service this is no upgrade at all.
-            let is_none = name == "Connection" && error == (426, "upgrade_required".to_owned());
-            assert!(is_none || error == (status, code.to_owned()), "{name}: {value:?} kept: {is_kept}: {error:?}");
+            // Without `Upgrade` in this header, the HTTP service does not take the request for an upgrade.
+            let is_plain_request = name == "Connection" && error == (426, "upgrade_required".to_owned());
+            assert!(
+                is_plain_request || error == (status, code.to_owned()),
+                "{name}: {value:?} reused: {is_reused}: {error:?}"
+            );
             if name == "Sec-WebSocket-Version" {
                 assert_eq!(response.header(name), Some("13"));
             }
         }
         let headers = [&UPGRADE[..], &[authorization]].concat();
-        let (_, response) = ask(server.port, is_kept, "POST", "/ws?room=r", &headers).await;
-        assert!([400, 405].contains(&response.status), "POST kept: {is_kept}: {response:?}");
+        let (_, response) = request(server.port, is_reused, "POST", "/ws?room=r", &headers).await;
+        assert!([400, 405].contains(&response.status), "POST reused: {is_reused}: {response:?}");
 
-        // Let in.
+        // Accepted upgrades.
         let own_origin = ("Origin", "http://localhost");
         let good: [(&str, Headers<'_>, Option<&str>); 8] = [
             ("/ws?room=r", &[authorization], None),
@@ -100,26 +98,26 @@ async fn what_is_refused_and_what_is_let_in(kind: Kind) {
             ("/ws?room=r", &[("authorization", bearer.as_str())], None),
             (&in_query, &[], None),
             ("/ws?room=r", &[("Sec-WebSocket-Protocol", &protocols)], Some(&protocol)),
-            // Offered, but not what let them in.
+            // A protocol is offered, but the token came in another way.
             ("/ws?room=r", &[authorization, ("Sec-WebSocket-Protocol", "chat")], None),
             (&in_query, &[own_origin], None),
             ("/ws?room=r", &[authorization, ("Origin", "https://chat.example.org")], None),
         ];
         for (path, headers, expected) in good {
             let headers = [&UPGRADE, headers].concat();
-            let (http, response) = ask(server.port, is_kept, "GET", path, &headers).await;
-            assert_eq!(response.status, 101, "{path} {headers:?} kept: {is_kept}: {response:?}");
+            let (http, response) = request(server.port, is_reused, "GET", path, &headers).await;
+            assert_eq!(response.status, 101, "{path} {headers:?} reused: {is_reused}: {response:?}");
             assert_eq!(response.header("Sec-WebSocket-Protocol"), expected);
             assert_eq!(response.header("Sec-WebSocket-Extensions"), None);
             let mut ws = http.into_raw().into_ws().await;
-            assert_eq!(ws.event().await["type"], "joined", "{path} kept: {is_kept}");
+            assert_eq!(ws.event().await["type"], "joined", "{path} reused: {is_reused}");
             let (_, text) = ws.round_trip("in").await;
             assert_eq!(text, "in");
         }
     }
-    // No token is ever logged.
+    // No token is logged.
     let secret = ann.token.rsplit('.').next().unwrap();
-    assert!(!server.place.log().contains(secret));
+    assert!(!server.setup.log().contains(secret));
 }
 
 #[tokio::test]
@@ -127,15 +125,15 @@ async fn tokens_in_the_query_can_be_forbidden() {
     let server = Server::start(Kind::Sqlite, &["--no-query-token", "--log", "debug"]).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "r").await;
-    for is_kept in [false, true] {
+    for is_reused in [false, true] {
         let path = format!("/ws?room=r&token={}", ann.token);
-        let (_, response) = ask(server.port, is_kept, "GET", &path, &UPGRADE).await;
-        assert_eq!(response.error(), (401, "token_missing".into()), "kept: {is_kept}");
+        let (_, response) = request(server.port, is_reused, "GET", &path, &UPGRADE).await;
+        assert_eq!(response.error(), (401, "token_missing".into()), "reused: {is_reused}");
         let protocol = format!("bearer.{}", ann.token);
         let headers = [&UPGRADE[..], &[("Sec-WebSocket-Protocol", protocol.as_str())]].concat();
-        let (_, response) = ask(server.port, is_kept, "GET", "/ws?room=r", &headers).await;
-        assert_eq!(response.status, 101, "kept: {is_kept}");
+        let (_, response) = request(server.port, is_reused, "GET", "/ws?room=r", &headers).await;
+        assert_eq!(response.status, 101, "reused: {is_reused}");
     }
     let secret = ann.token.rsplit('.').next().unwrap();
-    assert!(!server.place.log().contains(secret), "a token was logged");
+    assert!(!server.setup.log().contains(secret), "a token was logged");
 }

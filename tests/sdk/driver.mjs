@@ -1,8 +1,8 @@
-// Clients of the Centrifugo SDK for JavaScript, remote-controlled: one JSON command a line on stdin, one JSON event a
-// line on stdout. driver.py does the same with the SDK for Python; the vocabulary is described in
-// tests/end_to_end/sdk_client.rs.
+// Remote-controlled clients of the Centrifugo SDK for JavaScript: one JSON command per line on stdin, one JSON event
+// per line on stdout. driver.py does the same with the SDK for Python. tests/end_to_end/sdk_client.rs describes the
+// commands and events.
 //
-// Arguments: the folder in which node_modules is, and the encoding (json or protobuf).
+// Arguments: the folder that contains node_modules, and the encoding (json or protobuf).
 
 import { createRequire } from 'node:module';
 import { createInterface } from 'node:readline';
@@ -12,24 +12,24 @@ const require = createRequire(`${folder}/`);
 const { Centrifuge, UnauthorizedError } = require(encoding === 'protobuf' ? 'centrifuge/build/protobuf' : 'centrifuge');
 const { WebSocket } = require('ws');
 
-// The port at which the server is; 0: it can't be reached. The SDKs know an address that never changes.
+// The port of the server. 0: it cannot be reached. The SDKs keep a fixed address, so each socket sets the current port.
 let port = 0;
 const clients = new Map();
 
-const say = (event) => process.stdout.write(`${JSON.stringify(event)}\n`);
+const emit = (event) => process.stdout.write(`${JSON.stringify(event)}\n`);
 
-// `data` as the SDK wants it, and back. It is JSON in both encodings, but the SDK knows that in one of them only.
+// Convert `data` to what the SDK expects, and back. It is JSON in both encodings, but in Protobuf the SDK takes bytes.
 const pack = (data) => (encoding === 'protobuf' ? new TextEncoder().encode(JSON.stringify(data)) : data);
 const unpack = (data) => {
   if (encoding !== 'protobuf' || data === undefined || data === null) return data ?? null;
   return data.length === 0 ? null : JSON.parse(new TextDecoder().decode(data));
 };
 
-// ── what goes over the wire ─────────────────────────────────────────────────────────────────────────────────────────
+// ── frames ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-// The messages of one frame, or why it is none.
+// The messages in a frame. Throws if the frame is invalid.
 function messagesOf(frame, isBinary) {
-  if (isBinary !== (encoding === 'protobuf')) throw new Error(`a ${isBinary ? 'binary' : 'text'} frame`);
+  if (isBinary !== (encoding === 'protobuf')) throw new Error(`unexpected ${isBinary ? 'binary' : 'text'} frame`);
   if (!isBinary) {
     const lines = frame.toString().split('\n');
     for (const line of lines) {
@@ -46,7 +46,7 @@ function messagesOf(frame, isBinary) {
       length += (byte & 0x7f) * 2 ** shift;
       if (byte < 0x80) break;
     }
-    if (at + length > frame.length) throw new Error('a message that goes beyond its frame');
+    if (at + length > frame.length) throw new Error('a message exceeds its frame');
     messages.push(frame.subarray(at, at + length));
     at += length;
   }
@@ -56,14 +56,14 @@ function messagesOf(frame, isBinary) {
 
 const isPing = (message) => message.length === 0 || message === '{}';
 
-// A WebSocket that tells what passes, goes where the server is now, and can be dropped.
+// A WebSocket that counts traffic, connects to the current port, and can be aborted.
 function socketOf(client) {
   return class extends WebSocket {
     constructor(url, protocols) {
-      if (port === 0) throw new Error('the server is away');
-      const place = new URL(url);
-      place.port = port;
-      super(place, protocols);
+      if (port === 0) throw new Error('the server cannot be reached');
+      const address = new URL(url);
+      address.port = port;
+      super(address, protocols);
       client.socket = this;
       this.on('message', (data, isBinary) => {
         const frame = Buffer.from(data);
@@ -73,11 +73,11 @@ function socketOf(client) {
         try {
           traffic.pings += messagesOf(frame, isBinary).filter(isPing).length;
         } catch (error) {
-          say({ event: 'broken', client: client.name, message: `what came is no frame: ${error.message}` });
+          emit({ event: 'broken', client: client.name, message: `received an invalid frame: ${error.message}` });
         }
       });
       this.on('close', (code, reason) => {
-        say({ event: 'closed', client: client.name, code, reason: reason.toString() });
+        emit({ event: 'closed', client: client.name, code, reason: reason.toString() });
       });
     }
 
@@ -110,17 +110,17 @@ const subscribedOf = (ctx) => ({
   epoch: ctx.streamPosition?.epoch ?? null,
 });
 
-// The events of one channel. `source` is a subscription, or the client for what the server subscribes it to.
+// Emits the events of a channel. `source` is a subscription, or the client for server-side subscriptions.
 function listen(source, client, isServer) {
-  const tell = (name, more) => (ctx) =>
-    say({ event: name, client: client.name, channel: ctx.channel, is_server: isServer, ...more(ctx) });
-  const ended = (state) => (ctx) => ({ state, code: ctx.code ?? 0, reason: ctx.reason ?? '' });
-  source.on('subscribing', tell('subscription', ended('subscribing')));
-  source.on('unsubscribed', tell('subscription', ended('unsubscribed')));
-  source.on('subscribed', tell('subscription', (ctx) => ({ state: 'subscribed', ...subscribedOf(ctx) })));
-  source.on('publication', tell('publication', publicationOf));
+  const report = (name, more) => (ctx) =>
+    emit({ event: name, client: client.name, channel: ctx.channel, is_server: isServer, ...more(ctx) });
+  const stateOf = (state) => (ctx) => ({ state, code: ctx.code ?? 0, reason: ctx.reason ?? '' });
+  source.on('subscribing', report('subscription', stateOf('subscribing')));
+  source.on('unsubscribed', report('subscription', stateOf('unsubscribed')));
+  source.on('subscribed', report('subscription', (ctx) => ({ state: 'subscribed', ...subscribedOf(ctx) })));
+  source.on('publication', report('publication', publicationOf));
   for (const name of ['join', 'leave']) {
-    source.on(name, tell('presence', (ctx) => ({ change: name, ...infoOf(ctx.info) })));
+    source.on(name, report('presence', (ctx) => ({ change: name, ...infoOf(ctx.info) })));
   }
 }
 
@@ -138,7 +138,7 @@ function create(command) {
     websocket: socketOf(client),
     token: command.token ?? '',
     headers: command.headers ?? {},
-    // The SDK's own delays would make each reconnect as long as a test.
+    // With the SDK's default delays, each reconnect would take as long as a test.
     minReconnectDelay: 50,
     maxReconnectDelay: 200,
     maxServerPingDelay: command.max_ping_delay_ms ?? 10000,
@@ -146,20 +146,20 @@ function create(command) {
   if (client.tokens !== null) {
     options.getToken = async () => {
       const token = client.tokens.shift();
-      say({ event: 'token', client: client.name, is_there: token !== undefined });
-      if (token === undefined) throw new Error('there is no token now');
+      emit({ event: 'token', client: client.name, is_there: token !== undefined });
+      if (token === undefined) throw new Error('there is no token yet');
       if (token === '') throw new UnauthorizedError('there are no more tokens');
       return token;
     };
   }
   client.sdk = new Centrifuge(`ws://127.0.0.1:1${command.path ?? '/connection/websocket'}`, options);
-  const tell = (state) => (ctx) => {
+  const report = (state) => (ctx) => {
     const { code = 0, reason = '', client: id = '' } = ctx;
-    say({ event: 'state', client: client.name, state, code, reason, id });
+    emit({ event: 'state', client: client.name, state, code, reason, id });
   };
-  for (const state of ['connecting', 'connected', 'disconnected']) client.sdk.on(state, tell(state));
+  for (const state of ['connecting', 'connected', 'disconnected']) client.sdk.on(state, report(state));
   client.sdk.on('error', ({ error }) => {
-    say({ event: 'error', client: client.name, code: error.code, message: error.message });
+    emit({ event: 'error', client: client.name, code: error.code, message: error.message });
   });
   listen(client.sdk, client, true);
   clients.set(client.name, client);
@@ -179,7 +179,7 @@ function subscribe(client, command) {
       const states = [...command.states];
       options.getState = async () => {
         const state = states.shift();
-        say({ event: 'get_state', client: client.name, channel: command.channel, is_there: state !== undefined });
+        emit({ event: 'get_state', client: client.name, channel: command.channel, is_there: state !== undefined });
         if (state === undefined) throw new Error('there is no state');
         return state;
       };
@@ -188,7 +188,7 @@ function subscribe(client, command) {
     listen(subscription, client, false);
     subscription.on('error', ({ channel, error }) => {
       const { code, message } = error;
-      say({ event: 'subscription_error', client: client.name, channel, code, message });
+      emit({ event: 'subscription_error', client: client.name, channel, code, message });
     });
   }
   subscription.subscribe();
@@ -196,7 +196,7 @@ function subscribe(client, command) {
 
 const subscriptionOf = (client, command) => client.sdk.getSubscription(command.channel);
 
-// What each command does; what it returns is its result. All begin before the next line is read.
+// The commands. Each returns its result. All commands of a line start before the next line is read.
 const commands = {
   server: (_, command) => void (port = command.port),
   create: (_, command) => create(command),
@@ -232,20 +232,20 @@ async function run(command) {
   const { call } = command;
   try {
     const result = await commands[command.do](clients.get(command.client), command);
-    say({ event: 'result', call, result: result ?? null });
+    emit({ event: 'result', call, result: result ?? null });
   } catch (error) {
     if (error instanceof Error) {
-      say({ event: 'broken', client: command.client, message: `${JSON.stringify(command)}: ${error.stack}` });
+      emit({ event: 'broken', client: command.client, message: `${JSON.stringify(command)}: ${error.stack}` });
     } else {
       const { code, message, temporary } = error;
-      say({ event: 'failed', call, code, message, temporary: temporary ?? false });
+      emit({ event: 'failed', call, code, message, temporary: temporary ?? false });
     }
   }
 }
 
-// One line may hold several commands: then they all happen before anything else does.
+// The commands of one line start together, before anything else happens.
 for await (const line of createInterface({ input: process.stdin, terminal: false })) {
   const command = JSON.parse(line);
-  for (const one of Array.isArray(command) ? command : [command]) void run(one);
+  for (const each of Array.isArray(command) ? command : [command]) void run(each);
 }
 process.exit(0);

@@ -1,6 +1,6 @@
-"""Clients of the Centrifugo SDK for Python, remote-controlled: one JSON command a line on stdin, one JSON event a line
-on stdout. driver.mjs does the same with the SDK for JavaScript; the vocabulary is described in
-tests/end_to_end/sdk_client.rs.
+"""Remote-controlled clients of the Centrifugo SDK for Python: one JSON command per line on stdin, one JSON event per
+line on stdout. driver.mjs does the same with the SDK for JavaScript. tests/end_to_end/sdk_client.rs describes the
+commands and events.
 
 Argument: the encoding (json or protobuf).
 """
@@ -26,18 +26,18 @@ from websockets.exceptions import ConnectionClosed
 
 IS_PROTOBUF = sys.argv[1] == "protobuf"
 
-# The port at which the server is; 0: it can't be reached. The SDKs know an address that never changes.
+# The port of the server. 0: it cannot be reached. The SDKs keep a fixed address, so each connection sets the port.
 port = 0
 clients = {}
 
 
-def say(event, **fields):
+def emit(event, **fields):
     sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
     sys.stdout.flush()
 
 
 def pack(data):
-    """`data` as the SDK wants it. It is JSON in both encodings, but the SDK knows that in one of them only."""
+    """Converts `data` to what the SDK expects. It is JSON in both encodings, but in Protobuf the SDK takes bytes."""
     return json.dumps(data).encode() if IS_PROTOBUF else data
 
 
@@ -45,17 +45,17 @@ def unpack(data):
     return json.loads(data) if IS_PROTOBUF and data is not None else data
 
 
-# ── what goes over the wire ─────────────────────────────────────────────────────────────────────────────────────────
+# ── frames ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def messages_of(frame):
-    """The messages of one frame; an exception when it is none."""
+    """The messages in a frame. Raises an exception if the frame is invalid."""
     if isinstance(frame, str) == IS_PROTOBUF:
-        raise ValueError(f"a {'text' if IS_PROTOBUF else 'binary'} frame")
+        raise ValueError(f"unexpected {'text' if IS_PROTOBUF else 'binary'} frame")
     if not IS_PROTOBUF:
         lines = frame.split("\n")
         if not all(isinstance(json.loads(line), dict) for line in lines):
-            raise ValueError("a line that is no object")
+            raise ValueError("a line is not an object")
         return lines
     messages, at = [], 0
     while at < len(frame):
@@ -68,7 +68,7 @@ def messages_of(frame):
             if byte < 0x80:
                 break
         if at + length > len(frame):
-            raise ValueError("a message that goes beyond its frame")
+            raise ValueError("a message exceeds its frame")
         messages.append(frame[at : at + length])
         at += length
     if not messages:
@@ -77,7 +77,7 @@ def messages_of(frame):
 
 
 class Watched(Client):
-    """Tells what passes, goes where the server is now, and can be dropped."""
+    """Counts traffic, connects to the current port, and can be aborted."""
 
     def __init__(self, name, address, mute, **options):
         super().__init__(address, **options)
@@ -87,7 +87,7 @@ class Watched(Client):
 
     async def _open_transport(self):
         if port == 0:
-            raise ConnectionRefusedError("the server is away")
+            raise ConnectionRefusedError("the server cannot be reached")
         self._address = urlunsplit(urlsplit(self._address)._replace(netloc=f"127.0.0.1:{port}"))
         connection = await super()._open_transport()
         receive, send, traffic = connection.recv, connection.send, self.traffic
@@ -96,7 +96,7 @@ class Watched(Client):
             try:
                 frame = await receive()
             except ConnectionClosed:
-                say("closed", client=self.label, code=connection.close_code, reason=connection.close_reason or "")
+                emit("closed", client=self.label, code=connection.close_code, reason=connection.close_reason or "")
                 raise
             traffic["frames_in"] += 1
             size = len(frame.encode()) if isinstance(frame, str) else len(frame)
@@ -104,7 +104,7 @@ class Watched(Client):
             try:
                 traffic["pings"] += sum(message in {"{}", b""} for message in messages_of(frame))
             except (ValueError, IndexError) as error:
-                say("broken", client=self.label, message=f"what came is no frame: {error}")
+                emit("broken", client=self.label, message=f"received an invalid frame: {error}")
             return frame
 
         async def watched_send(frame):
@@ -125,7 +125,7 @@ class Watched(Client):
 
 
 def error_of(error, code=None):
-    """Code and message, with the codes that the SDK for JavaScript gives to what no server said."""
+    """The code and message of an error. The SDK's own errors get the codes of the SDK for JavaScript."""
     if isinstance(error, ReplyError):
         return {"code": error.code, "message": error.message, "temporary": error.temporary}
     for kind, own in (
@@ -165,7 +165,7 @@ class ClientEvents(ClientEventHandler):
         self.name = name
 
     def state(self, state, code=0, reason="", id=""):
-        say("state", client=self.name, state=state, code=code, reason=reason, id=id)
+        emit("state", client=self.name, state=state, code=code, reason=reason, id=id)
 
     async def on_connecting(self, ctx):
         self.state("connecting", ctx.code, ctx.reason)
@@ -177,30 +177,30 @@ class ClientEvents(ClientEventHandler):
         self.state("disconnected", ctx.code, ctx.reason)
 
     async def on_error(self, ctx):
-        say("error", client=self.name, **error_of(ctx.error, ctx.code))
+        emit("error", client=self.name, **error_of(ctx.error, ctx.code))
 
-    # Of the channels that the server subscribes the client to.
+    # Events of server-side subscriptions.
 
-    def server(self, event, ctx, **fields):
-        say(event, client=self.name, channel=ctx.channel, is_server=True, **fields)
+    def emit_server(self, event, ctx, **fields):
+        emit(event, client=self.name, channel=ctx.channel, is_server=True, **fields)
 
     async def on_subscribing(self, ctx):
-        self.server("subscription", ctx, state="subscribing", code=0, reason="")
+        self.emit_server("subscription", ctx, state="subscribing", code=0, reason="")
 
     async def on_unsubscribed(self, ctx):
-        self.server("subscription", ctx, state="unsubscribed", code=0, reason="")
+        self.emit_server("subscription", ctx, state="unsubscribed", code=0, reason="")
 
     async def on_subscribed(self, ctx):
-        self.server("subscription", ctx, state="subscribed", **subscribed_of(ctx))
+        self.emit_server("subscription", ctx, state="subscribed", **subscribed_of(ctx))
 
     async def on_publication(self, ctx):
-        self.server("publication", ctx, **publication_of(ctx.pub))
+        self.emit_server("publication", ctx, **publication_of(ctx.pub))
 
     async def on_join(self, ctx):
-        self.server("presence", ctx, change="join", **info_of(ctx.info))
+        self.emit_server("presence", ctx, change="join", **info_of(ctx.info))
 
     async def on_leave(self, ctx):
-        self.server("presence", ctx, change="leave", **info_of(ctx.info))
+        self.emit_server("presence", ctx, change="leave", **info_of(ctx.info))
 
 
 class SubscriptionEvents(SubscriptionEventHandler):
@@ -208,29 +208,29 @@ class SubscriptionEvents(SubscriptionEventHandler):
         self.name = name
         self.channel = channel
 
-    def say(self, event, **fields):
-        say(event, client=self.name, channel=self.channel, is_server=False, **fields)
+    def emit(self, event, **fields):
+        emit(event, client=self.name, channel=self.channel, is_server=False, **fields)
 
     async def on_subscribing(self, ctx):
-        self.say("subscription", state="subscribing", code=ctx.code, reason=ctx.reason)
+        self.emit("subscription", state="subscribing", code=ctx.code, reason=ctx.reason)
 
     async def on_unsubscribed(self, ctx):
-        self.say("subscription", state="unsubscribed", code=ctx.code, reason=ctx.reason)
+        self.emit("subscription", state="unsubscribed", code=ctx.code, reason=ctx.reason)
 
     async def on_subscribed(self, ctx):
-        self.say("subscription", state="subscribed", **subscribed_of(ctx))
+        self.emit("subscription", state="subscribed", **subscribed_of(ctx))
 
     async def on_publication(self, ctx):
-        self.say("publication", **publication_of(ctx.pub))
+        self.emit("publication", **publication_of(ctx.pub))
 
     async def on_join(self, ctx):
-        self.say("presence", change="join", **info_of(ctx.info))
+        self.emit("presence", change="join", **info_of(ctx.info))
 
     async def on_leave(self, ctx):
-        self.say("presence", change="leave", **info_of(ctx.info))
+        self.emit("presence", change="leave", **info_of(ctx.info))
 
     async def on_error(self, ctx):
-        self.say("subscription_error", **error_of(ctx.error, ctx.code))
+        self.emit("subscription_error", **error_of(ctx.error, ctx.code))
 
 
 # ── commands ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -242,9 +242,9 @@ def create(command):
 
     async def get_token():
         token = tokens.pop(0) if tokens else None
-        say("token", client=name, is_there=token is not None)
+        emit("token", client=name, is_there=token is not None)
         if token is None:
-            raise RuntimeError("there is no token now")
+            raise RuntimeError("there is no token yet")
         if token == "":
             raise UnauthorizedError("there are no more tokens")
         return token
@@ -258,11 +258,11 @@ def create(command):
         get_token=None if tokens is None else get_token,
         headers=command.get("headers"),
         use_protobuf=IS_PROTOBUF,
-        # The SDK's own delays would make each reconnect as long as a test.
+        # With the SDK's default delays, each reconnect would take as long as a test.
         min_reconnect_delay=0.05,
         max_reconnect_delay=0.2,
         max_server_ping_delay=command.get("max_ping_delay_ms", 10000) / 1000,
-        # Whatever the environment says: the server is on this machine.
+        # The server is on this machine, so a proxy from the environment must not be used.
         proxy=None,
     )
     client.tokens = tokens
@@ -277,7 +277,7 @@ async def subscribe(client, command):
 
         async def get_state(_channel):
             state = states.pop(0) if states else None
-            say("get_state", client=client.label, channel=channel, is_there=state is not None)
+            emit("get_state", client=client.label, channel=channel, is_there=state is not None)
             if state is None:
                 raise RuntimeError("there is no state")
             return StreamPosition(**state)
@@ -293,7 +293,7 @@ async def subscribe(client, command):
         )
         since = command.get("since")
         if since:
-            # What the other SDKs have an option for.
+            # Other SDKs have an option for this.
             subscription._recover, subscription._offset, subscription._epoch = True, since["offset"], since["epoch"]
     await subscription.subscribe()
 
@@ -325,13 +325,13 @@ async def presence_stats(client, command):
 
 
 async def send(client, command):
-    # This SDK has no call for it; the others do.
+    # Other SDKs have a method for this.
     await client.ready()
     await client._send_commands([{"send": {"data": client._encode_data(pack(command["data"]))}}])
 
 
 async def run(command):
-    """Does what a command says; what is returned is its result."""
+    """Runs a command and returns its result."""
     global port
     client = clients.get(command.get("client"))
     match command["do"]:
@@ -376,13 +376,13 @@ async def run(command):
     return None
 
 
-async def run_and_say(command):
+async def run_and_report(command):
     try:
-        say("result", call=command["call"], result=await run(command))
+        emit("result", call=command["call"], result=await run(command))
     except CentrifugeError as error:
-        say("failed", call=command["call"], **error_of(error, _ErrorCode.CONNECTION_CLOSED.value))
+        emit("failed", call=command["call"], **error_of(error, _ErrorCode.CONNECTION_CLOSED.value))
     except Exception:
-        say("broken", client=command.get("client"), message=f"{command}: {traceback.format_exc()}")
+        emit("broken", client=command.get("client"), message=f"{command}: {traceback.format_exc()}")
 
 
 async def main():
@@ -390,11 +390,11 @@ async def main():
     reader = asyncio.StreamReader(limit=1 << 26)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     running = set()
-    # One line may hold several commands: then they all begin before anything else does.
+    # The commands of one line start together, before anything else happens.
     while line := await reader.readline():
         commands = json.loads(line)
         for command in commands if isinstance(commands, list) else [commands]:
-            task = asyncio.create_task(run_and_say(command))
+            task = asyncio.create_task(run_and_report(command))
             running.add(task)
             task.add_done_callback(running.discard)
 
