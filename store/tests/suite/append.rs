@@ -199,7 +199,7 @@ pub async fn any_unicode_comes_back_as_it_was(world: World) {
     assert_again(world.append_one(message(room, ann, &id[..60], "x")).await, first);
     let emoji = "\u{1f468}\u{200d}\u{1f469}\u{ffff}'\"\\ ";
     new(world.append_one(react(room, ann, "r", first.offset, emoji)).await);
-    let chats = world.store.chats("lobby", ann, Cursor::Newest, 1).await.unwrap();
+    let chats = world.store.messages("lobby", ann, Cursor::Newest, 1).await.unwrap();
     assert_eq!(chats.messages[0].id.as_deref(), Some(&id[..60]));
     assert_eq!(chats.messages[0].reactions[0].emoji, emoji);
 }
@@ -355,7 +355,7 @@ pub async fn reactions_are_a_set(world: World) {
     let reactions = |viewer| {
         let world = world.clone();
         async move {
-            let chats = world.store.chats("lobby", viewer, Cursor::Newest, 10).await.unwrap();
+            let chats = world.store.messages("lobby", viewer, Cursor::Newest, 10).await.unwrap();
             let reactions = &chats.messages[0].reactions;
             reactions.iter().map(|r| (r.emoji.clone(), r.count, r.mine)).collect::<Vec<_>>()
         }
@@ -411,7 +411,7 @@ pub async fn a_deletion_takes_the_reactions_along(world: World) {
             react(room, ben, "3", offsets[0], "🎉"),
         ])
         .await;
-    let chats = world.store.chats("lobby", ann, Cursor::Newest, 10).await.unwrap();
+    let chats = world.store.messages("lobby", ann, Cursor::Newest, 10).await.unwrap();
     assert!(chats.messages[0].deleted);
     assert_eq!(chats.messages[0].reactions, []);
     assert_eq!(chats.messages[1].reactions.len(), 1);
@@ -454,7 +454,7 @@ pub async fn items_of_one_batch_see_each_other(world: World) {
     assert_eq!((log[0].body.as_deref(), log[0].edited), (Some("One"), Some(3)));
     assert_eq!((log[3].body.as_deref(), log[3].edited, log[3].deleted), (None, Some(5), Some(6)));
     assert_eq!(log[6].target, Some(1));
-    let chats = world.store.chats("lobby", ben, Cursor::Newest, 10).await.unwrap();
+    let chats = world.store.messages("lobby", ben, Cursor::Newest, 10).await.unwrap();
     assert_eq!(chats.messages.iter().map(|m| m.reactions.len()).collect::<Vec<_>>(), [1, 0, 0]);
 }
 

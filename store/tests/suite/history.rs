@@ -118,7 +118,7 @@ pub async fn chats_in_both_directions(world: World) {
     let chats = |cursor, limit| {
         let world = world.clone();
         async move {
-            let chats = world.store.chats("lobby", ann, cursor, limit).await.unwrap();
+            let chats = world.store.messages("lobby", ann, cursor, limit).await.unwrap();
             (chats.messages.iter().map(|m| m.offset).collect::<Vec<_>>(), chats.more, chats.offset)
         }
     };
@@ -147,7 +147,7 @@ pub async fn chats_show_messages_only(world: World) {
             delete(room, ann, "5", 5),
         ])
         .await;
-    let chats = world.store.chats("lobby", ben, Cursor::Newest, 3).await.unwrap();
+    let chats = world.store.messages("lobby", ben, Cursor::Newest, 3).await.unwrap();
     assert!(!chats.more);
     assert_eq!(chats.offset, 6, "the position is that of the log, not of the last message");
     assert_eq!(chats.epoch, world.store.room("lobby", ben).await.unwrap().unwrap().epoch);
@@ -169,7 +169,7 @@ pub async fn chats_are_for_members(world: World) {
     world.room("closed", ann, RoomKind::Private, 5).await;
     let chats = |name: &'static str, user| {
         let world = world.clone();
-        async move { world.store.chats(name, user, Cursor::Newest, 5).await }
+        async move { world.store.messages(name, user, Cursor::Newest, 5).await }
     };
     assert!(chats("open", ann).await.is_ok());
     assert!(matches!(chats("open", stranger).await, Err(RoomError::NotMember)));

@@ -79,8 +79,8 @@ impl Twins {
                 }
             }
             let (name, owner) = (&self.names[n], self.users[n]);
-            let chats = world.store.chats(name, owner.0, Cursor::Newest, 1000).await.unwrap();
-            let expected = self.model.chats(name, owner.1, Cursor::Newest, 1000).unwrap();
+            let chats = world.store.messages(name, owner.0, Cursor::Newest, 1000).await.unwrap();
+            let expected = self.model.messages(name, owner.1, Cursor::Newest, 1000).unwrap();
             assert_eq!(chats.messages.len(), expected.messages.len());
             for (shown, expected) in chats.messages.into_iter().zip(expected.messages) {
                 let (user, time) = (shown.user.clone(), shown.time);

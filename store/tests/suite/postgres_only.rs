@@ -63,7 +63,7 @@ async fn append_until_known(store: &Arc<dyn Store>, batch: &[uproar_model::Item]
     loop {
         match store.append(batch).await {
             Ok(outcomes) => return outcomes,
-            Err(AppendError::Unknown(why)) => assert!(Instant::now() < deadline, "{why}"),
+            Err(AppendError::OutcomeUnknown(why)) => assert!(Instant::now() < deadline, "{why}"),
             Err(other) => panic!("{other}"),
         }
         tokio::task::yield_now().await;
@@ -86,7 +86,7 @@ fn only_one_process_at_a_time() {
         let ground = Ground::new(server).await;
         let store = ground.open().await;
         let error = ground.why().await;
-        assert!(error.contains("another uproar uses the database"), "{error}");
+        assert!(error.contains("another uproar is using the database"), "{error}");
         assert!(error.contains("/uproar_test_"), "{error}");
         // Its own database is each one's own.
         Ground::new(server).await.open().await.close().await;
@@ -208,15 +208,15 @@ fn who_lost_the_database_to_another_stops() {
         let thief = taking.await.unwrap();
         loop {
             match store.append(&[message(room, ann, "1", "x")]).await {
-                Err(AppendError::Broken(_)) => break,
-                Ok(_) | Err(AppendError::Unknown(_)) => assert!(Instant::now() < deadline),
+                Err(AppendError::Fatal(_)) => break,
+                Ok(_) | Err(AppendError::OutcomeUnknown(_)) => assert!(Instant::now() < deadline),
                 Err(other) => panic!("{other}"),
             }
             tokio::task::yield_now().await;
         }
         assert!(store.ping().await.is_ok(), "reading harms nobody");
         drop(thief);
-        assert!(matches!(store.append(&[message(room, ann, "1", "x")]).await, Err(AppendError::Broken(_))), "for good");
+        assert!(matches!(store.append(&[message(room, ann, "1", "x")]).await, Err(AppendError::Fatal(_))), "for good");
         store.close().await;
     });
 }
@@ -237,7 +237,7 @@ fn a_server_that_crashes_and_comes_back() {
         }
         let options = OpenOptions { acquire_timeout: Duration::from_millis(200), ..OpenOptions::default() };
         let batch = [message(room, ann, "first", "x"), message(room, ann, "second", "x")];
-        assert!(matches!(store.append(&batch).await, Err(AppendError::Unknown(_))));
+        assert!(matches!(store.append(&batch).await, Err(AppendError::OutcomeUnknown(_))));
         assert!(store.ping().await.is_err());
         let error = ground.try_open(options).await.err().expect("an error").to_string();
         assert!(error.contains("can't reach PostgreSQL at"), "{error}");
@@ -357,13 +357,13 @@ fn data_that_the_database_refuses_is_told_apart() {
         let mut shell = ground.shell().await;
         run(&mut shell, "ALTER TABLE messages ADD CHECK (body <> 'poison')").await;
         let batch = [message(room, ann, "1", "good"), message(room, ann, "2", "poison")];
-        assert!(matches!(store.append(&batch).await, Err(AppendError::Data(_))));
+        assert!(matches!(store.append(&batch).await, Err(AppendError::DataRejected(_))));
         assert_eq!(World::of(Arc::clone(&store)).log(room).await.len(), 1, "nothing of it was stored");
-        assert!(matches!(store.append(&batch[1..]).await, Err(AppendError::Data(_))));
+        assert!(matches!(store.append(&batch[1..]).await, Err(AppendError::DataRejected(_))));
         assert_eq!(new(store.append(&batch[..1]).await.unwrap()[0]).offset, 2);
         // Anything else is not about the data.
         run(&mut shell, "ALTER TABLE messages RENAME TO elsewhere").await;
-        assert!(matches!(store.append(&batch[..1]).await, Err(AppendError::Unknown(_))));
+        assert!(matches!(store.append(&batch[..1]).await, Err(AppendError::OutcomeUnknown(_))));
         run(&mut shell, "ALTER TABLE elsewhere RENAME TO messages").await;
         assert!(matches!(append_until_known(&store, &batch[..1]).await[0], Outcome::Duplicate(_)));
         store.close().await;

@@ -201,7 +201,7 @@ pub async fn pages_while_writing(world: World) {
         assert_eq!(page.head.offset % 3, 0, "a batch is seen whole or not at all");
         assert_eq!(page.head.number, page.head.offset / 3);
 
-        let chats = world.store.chats("lobby", ben, uproar_store::Cursor::Newest, 10).await.unwrap();
+        let chats = world.store.messages("lobby", ben, uproar_store::Cursor::Newest, 10).await.unwrap();
         let newest = chats.messages.last().map_or(0, |m| m.number);
         assert_eq!(newest, chats.offset / 3, "messages and position are of one moment");
         assert!(chats.messages.iter().all(|m| m.reactions.len() == 1 && m.edited.is_some()));
@@ -222,7 +222,7 @@ pub async fn one_name_for_one_room_and_one_user(world: World) {
                 let room = NewRoom { name, title: String::new(), kind: RoomKind::Public, size: 5, owner: ann };
                 let room = match world.store.create_room(room).await {
                     Ok(_) => true,
-                    Err(RoomError::Taken) => false,
+                    Err(RoomError::NameTaken) => false,
                     Err(other) => panic!("{other}"),
                 };
                 let key = format!("user {round}");

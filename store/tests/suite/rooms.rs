@@ -34,7 +34,7 @@ pub async fn names_are_unique(world: World) {
         size: 5,
         owner,
     };
-    assert!(matches!(world.store.create_room(room("lobby", ann)).await, Err(RoomError::Taken)));
+    assert!(matches!(world.store.create_room(room("lobby", ann)).await, Err(RoomError::NameTaken)));
     assert!(matches!(world.store.create_room(room("other", UserId(999))).await, Err(RoomError::NoUser)));
     assert!(matches!(world.store.create_room(room("a\0b", ann)).await, Err(RoomError::Store(_))));
     // Nothing is left of what failed.
@@ -49,7 +49,7 @@ pub async fn a_private_room_does_not_exist_outside(world: World) {
     assert_eq!(store.rooms(eve, "", None, 10).await.unwrap(), []);
     assert!(matches!(store.join("secret", eve).await, Err(RoomError::NoRoom)));
     assert_eq!(store.admit(&[("secret".into(), eve)]).await.unwrap(), [Err(JoinError::NoRoom)]);
-    assert!(matches!(store.chats("secret", eve, Cursor::Newest, 1).await, Err(RoomError::NoRoom)));
+    assert!(matches!(store.messages("secret", eve, Cursor::Newest, 1).await, Err(RoomError::NoRoom)));
     assert!(matches!(store.members("secret", eve, None, 1).await, Err(RoomError::NoRoom)));
     assert!(matches!(store.add_member("secret", eve, "eve").await, Err(RoomError::NoRoom)));
     assert!(matches!(store.remove_member("secret", eve, "eve").await, Err(RoomError::NoRoom)));
@@ -284,7 +284,7 @@ pub async fn a_deleted_room_is_gone_and_its_name_is_free(world: World) {
     assert_eq!(world.store.heads(&[room]).await.unwrap(), [None]);
     assert_eq!(world.store.page(room, after(0)).await.unwrap(), None);
     assert_eq!(world.store.admit(&[("lobby".into(), ann)]).await.unwrap(), [Err(JoinError::NoRoom)]);
-    assert!(matches!(world.store.chats("lobby", ann, Cursor::Newest, 1).await, Err(RoomError::NoRoom)));
+    assert!(matches!(world.store.messages("lobby", ann, Cursor::Newest, 1).await, Err(RoomError::NoRoom)));
     assert!(matches!(world.store.remove_member("lobby", ben, "ben").await, Err(RoomError::NoRoom)));
     assert!(matches!(world.store.delete_room("lobby", ann).await, Err(RoomError::NoRoom)));
     // Not even what was stored there is known.

@@ -333,7 +333,7 @@ fn another_program_that_writes_delays_but_does_not_fail_for_good() {
         let mut shell = shell(&folder.database_path()).await;
         run(&mut shell, "BEGIN IMMEDIATE").await;
         let batch = [message(room, ann, "second", "x")];
-        assert!(matches!(store.append(&batch).await, Err(AppendError::Unknown(_))));
+        assert!(matches!(store.append(&batch).await, Err(AppendError::OutcomeUnknown(_))));
         // Reads go on, and letting in those who are in already is one.
         assert_eq!(World::of(Arc::clone(&store)).log(room).await.len(), 1);
         assert!(store.admit(&[("lobby".to_owned(), ann)]).await.unwrap()[0].is_ok());
@@ -358,9 +358,9 @@ fn data_that_the_database_refuses_is_told_apart() {
         )
         .await;
         let batch = [message(room, ann, "1", "good"), message(room, ann, "2", "poison")];
-        assert!(matches!(store.append(&batch).await, Err(AppendError::Data(_))));
+        assert!(matches!(store.append(&batch).await, Err(AppendError::DataRejected(_))));
         assert_eq!(World::of(Arc::clone(&store)).log(room).await.len(), 1, "nothing of it was stored");
-        assert!(matches!(store.append(&batch[1..]).await, Err(AppendError::Data(_))));
+        assert!(matches!(store.append(&batch[1..]).await, Err(AppendError::DataRejected(_))));
         assert_eq!(new(store.append(&batch[..1]).await.unwrap()[0]).offset, 2);
         shell.close().await.unwrap();
         store.close().await;
