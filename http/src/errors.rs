@@ -176,7 +176,7 @@ impl ApiError {
         match error {
             RoomError::NoRoom => ApiError::no_such_room(),
             RoomError::Full => ApiError::room_full(),
-            RoomError::Taken => ApiError::new(Code::RoomNameTaken, "there is a room of this name").on("name"),
+            RoomError::NameTaken => ApiError::new(Code::RoomNameTaken, "there is a room of this name").on("name"),
             RoomError::NoUser => ApiError::user_gone(),
             RoomError::NotMember => ApiError::not_member(),
             RoomError::NotAllowed(why) => ApiError::new(Code::NotAllowed, format!("not allowed: {why}")),

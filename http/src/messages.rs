@@ -48,8 +48,11 @@ async fn chats(
         (Some(_), Some(_)) => return Err(ApiError::invalid("after", "give before or after, not both")),
     };
     let room = folded("room", &query.room)?;
-    let chats =
-        app.store.chats(&room, auth.user.id, cursor, app.page_limit(query.limit)).await.map_err(ApiError::of_room)?;
+    let chats = app
+        .store
+        .messages(&room, auth.user.id, cursor, app.page_limit(query.limit))
+        .await
+        .map_err(ApiError::of_room)?;
     Ok(Json(ChatsObject::from(&chats)).into_response())
 }
 

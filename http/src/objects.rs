@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 use uproar_model::{Number, Offset, UnixMillis};
-use uproar_store::{Account, Chats, MemberEntry, Message, Reaction, Role, Room, RoomKind};
+use uproar_store::{Account, MemberEntry, Message, MessagePage, Reaction, Role, Room, RoomKind};
 
 #[derive(Serialize)]
 pub(crate) struct UserObject<'a> {
@@ -140,8 +140,8 @@ pub(crate) struct ChatsObject<'a> {
     more: bool,
 }
 
-impl<'a> From<&'a Chats> for ChatsObject<'a> {
-    fn from(chats: &'a Chats) -> ChatsObject<'a> {
+impl<'a> From<&'a MessagePage> for ChatsObject<'a> {
+    fn from(chats: &'a MessagePage) -> ChatsObject<'a> {
         ChatsObject {
             messages: chats.messages.iter().map(MessageObject::from).collect(),
             epoch: &chats.epoch.0,

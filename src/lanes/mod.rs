@@ -124,17 +124,17 @@ async fn finish(commit: &mut Option<Commit>) -> (Instant, Result<Vec<Outcome>, A
 fn to_batch_result(result: Result<Vec<Outcome>, AppendError>, lane: &Lane) -> Result<BatchResult, String> {
     match result {
         Ok(outcomes) => Ok(BatchResult::Answered(outcomes)),
-        Err(AppendError::Data(text)) => {
+        Err(AppendError::DataRejected(text)) => {
             tracing::debug!(text, "the database rejected a batch because of its data");
             Ok(BatchResult::BadData)
         }
-        Err(AppendError::Unknown(text)) => {
+        Err(AppendError::OutcomeUnknown(text)) => {
             if !lane.is_stuck() {
                 tracing::warn!(text, "the outcome of a batch is unknown; it is sent again until the database answers");
             }
             Ok(BatchResult::OutcomeUnknown)
         }
-        Err(AppendError::Broken(text)) => Err(text),
+        Err(AppendError::Fatal(text)) => Err(text),
     }
 }
 

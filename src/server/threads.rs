@@ -86,7 +86,7 @@ impl Threads {
             // In this order: a lane that finds the database broken reports it first, and then ends.
             biased;
             signal = signals.next() => Ok(signal),
-            () = store.taken() => bail!(
+            () = store.taken_over() => bail!(
                 "another uproar has taken over the database after this one had lost its lock; stop one of them, or \
                  give each its own database"
             ),

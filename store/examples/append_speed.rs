@@ -1,8 +1,9 @@
-//! How fast batches are committed: messages of 100 bytes over 1,000 rooms with random ids, one batch after the other.
+//! Measures how fast batches are committed, one after the other: messages of 100 bytes, with random ids, in 1,000
+//! rooms.
 //!
 //!     cargo run --release -p uproar-store --example append_speed -- sqlite:/tmp/speed/uproar.db
 //!
-//! The database should be a fresh one, alone on its disk, with fsync on.
+//! Use a new database on a disk with no other load, and with fsync on.
 
 use std::time::{Duration, Instant};
 use uproar_model::{Item, Kind, Outcome, RoomId, UserId};
@@ -29,12 +30,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         rooms.push(store.create_room(room).await?.id);
         wanted.extend(users.iter().map(|user| (name.clone(), *user)));
     }
-    let begun = Instant::now();
+    let started = Instant::now();
     store.admit(&wanted).await?;
-    println!("{url}: {} joins in {:.2?}", wanted.len(), begun.elapsed());
+    println!("{url}: {} joins in {:.2?}", wanted.len(), started.elapsed());
     for (size, of) in [(1, ROOMS), (16, ROOMS), (128, ROOMS), (512, ROOMS), (512, 10)] {
-        let (begun, mut times) = (Instant::now(), Vec::new());
-        while begun.elapsed() < TIME_EACH {
+        let (started, mut times) = (Instant::now(), Vec::new());
+        while started.elapsed() < TIME_EACH {
             let batch: Vec<_> = (0..size).map(|_| item(&rooms[..of], &users)).collect::<Result<_, _>>()?;
             let sent = Instant::now();
             let outcomes = store.append(&batch).await?;
@@ -44,7 +45,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         times.sort();
         let busy: Duration = times.iter().sum();
         println!(
-            "batches of {size:3} over {of:4} rooms: {:7.0}/s, p50 {:.2?}, p99 {:.2?}, longest {:.2?}",
+            "batches of {size:3} in {of:4} rooms: {:7.0}/s, p50 {:.2?}, p99 {:.2?}, longest {:.2?}",
             (size * times.len()) as f64 / busy.as_secs_f64(),
             times[times.len() / 2],
             times[times.len() * 99 / 100],

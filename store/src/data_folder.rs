@@ -1,18 +1,16 @@
-//! The folder in which a server keeps what is its own: the SQLite file, keys, and the lock that says whose it is.
+//! The folder in which a server keeps its files: the SQLite database, keys, and the lock that keeps others out.
 
-use crate::OpenError;
+use crate::error::OpenError;
+use crate::incarnation::IncarnationFile;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// The lock file is also the mark of a data folder: it is the first thing made there and never removed.
+/// The lock file also marks a folder as a data folder: it is created there first and never removed.
 const LOCK_FILE: &str = "uproar.lock";
-/// Holds the random word of the last start, which a database put back from a copy does not have; while that is being
-/// changed, the next word and the one before, a line for each.
-const INCARNATION_FILE: &str = "incarnation";
 
-/// A data folder that no other process uses while this value lives.
+/// A data folder. No other process can open it while this value lives.
 #[derive(Debug)]
 pub struct DataFolder {
     path: PathBuf,
@@ -20,15 +18,18 @@ pub struct DataFolder {
 }
 
 impl DataFolder {
-    /// The name of the SQLite file that is used unless another database is asked for.
+    /// The name of the SQLite file that is used unless an option names another database.
     pub const DATABASE_FILE: &str = "uproar.db";
 
-    /// Takes the folder, making it (mode 0700) where it is missing; an empty one is adopted.
-    /// An error where it holds something else, can't be written, or another process has it.
+    /// Locks the folder. A missing one is created (mode 0700), and an empty one becomes a data folder. Fails if the
+    /// folder holds other files, can't be written to, or is in use by another process.
     pub fn open(path: impl AsRef<Path>) -> Result<DataFolder, OpenError> {
         let path = path.as_ref();
         let failed = |what: &str, error: io::Error| {
-            OpenError(format!("can't {what} the data folder {}: {error}; give another with --data", path.display()))
+            OpenError(format!(
+                "can't {what} the data folder {}: {error}; name another folder with --data",
+                path.display()
+            ))
         };
         match fs::symlink_metadata(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -43,17 +44,18 @@ impl DataFolder {
         for entry in entries {
             names.push(entry.map_err(|error| failed("read", error))?.file_name());
         }
-        // The root of a fresh ext4 volume is as good as empty.
+        // The root of a new ext4 volume counts as empty.
         names.retain(|name| name != "lost+found");
         if !names.is_empty() && !names.iter().any(|name| name == LOCK_FILE) {
             return Err(OpenError(format!(
-                "{} is not a data folder of uproar (it holds other files and no {LOCK_FILE}); give an empty or a new folder with --data",
+                "{} is not a data folder of uproar (it holds files, but no {LOCK_FILE}); \
+                 name a new or empty folder with --data",
                 path.display()
             )));
         }
         if names.is_empty() {
-            // Keys will be kept here. Who may not set the mode does not own the folder.
-            fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(|error| failed("take", error))?;
+            // Keys will be kept here. A process that can't set the mode does not own the folder.
+            fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(|error| failed("protect", error))?;
         }
         let lock = LockFile::take(&path.join(LOCK_FILE))?;
         let path = fs::canonicalize(path).map_err(|error| failed("use", error))?;
@@ -65,70 +67,36 @@ impl DataFolder {
         &self.path
     }
 
-    /// Where the SQLite file is unless another database is asked for.
+    /// The path of the SQLite file that is used unless an option names another database.
     pub fn database_path(&self) -> PathBuf {
         self.path.join(DataFolder::DATABASE_FILE)
     }
 
-    /// The words that the database may have if it is the one that the last start left.
-    pub(crate) fn incarnation(&self) -> io::Result<Vec<String>> {
-        match fs::read_to_string(self.path.join(INCARNATION_FILE)) {
-            Ok(words) => Ok(words.split_whitespace().map(ToOwned::to_owned).collect()),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Makes the next start take the database for one that was put back from a copy.
-    pub(crate) fn forget_incarnation(&self) -> Result<(), OpenError> {
-        let path = self.path.join(INCARNATION_FILE);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(OpenError(format!("can't remove {}: {error}", path.display())))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Where `incarnation` is kept, for who outlives the borrow of the folder.
-    pub(crate) fn incarnation_path(&self) -> PathBuf {
-        self.path.join(INCARNATION_FILE)
+    pub(crate) fn incarnation_file(&self) -> IncarnationFile {
+        IncarnationFile::in_folder(&self.path)
     }
 }
 
-/// Leaves a word that survives a power cut whole: either the old or the new is read later.
-pub(crate) fn write_durably(path: &Path, word: &str) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    writeln!(file, "{word}")?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    match path.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
-}
-
-/// A file with an exclusive lock, which the kernel drops with the process however that ends.
+/// A file with an exclusive lock. The kernel releases the lock when the process ends, however it ends.
 #[derive(Debug)]
 pub(crate) struct LockFile {
     _file: File,
 }
 
 impl LockFile {
-    /// The lock that guards a file outside of our own data folder: that of the data folder in which it lies, for it is
-    /// what a server there holds, else one of the file's own.
+    /// Locks a database file outside our own data folder. If the file lies in another data folder, this takes that
+    /// folder's lock, which a server there holds; otherwise the file gets a lock of its own, `FILE.lock`.
     pub fn take_for(file: &Path) -> Result<LockFile, OpenError> {
-        let of_folder = file.with_file_name(LOCK_FILE);
-        if of_folder.exists() {
-            return LockFile::take(&of_folder);
+        let folder_lock = file.with_file_name(LOCK_FILE);
+        if folder_lock.exists() {
+            return LockFile::take(&folder_lock);
         }
-        let mut beside = file.to_path_buf().into_os_string();
-        beside.push(".lock");
-        LockFile::take(Path::new(&beside))
+        let mut file_lock = file.to_path_buf().into_os_string();
+        file_lock.push(".lock");
+        LockFile::take(Path::new(&file_lock))
     }
 
-    /// Takes the lock, making the file (mode 0600) where it is missing. It holds the process id of who has the lock.
+    /// Takes the lock, and creates the file (mode 0600) if it is missing. The file holds the process id of the holder.
     pub fn take(path: &Path) -> Result<LockFile, OpenError> {
         let failed = |error: io::Error| OpenError(format!("can't lock {}: {error}", path.display()));
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
@@ -140,9 +108,9 @@ impl LockFile {
                 let mut holder = String::new();
                 let _ = file.read_to_string(&mut holder);
                 let holder = holder.trim().parse::<u32>().map_or(String::new(), |id| format!(" (process {id})"));
-                let place = path.parent().unwrap_or(path).display();
+                let folder = path.parent().unwrap_or(path).display();
                 return Err(OpenError(format!(
-                    "another uproar{holder} uses {place}; stop it, or give this one a place of its own"
+                    "another uproar{holder} is using {folder}; stop it, or use another data folder and database"
                 )));
             }
         }

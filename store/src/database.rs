@@ -1,92 +1,92 @@
-//! [`Store`] on either database: how calls get a connection, a transaction and a deadline.
+//! [`Store`] on either database: how a call gets a connection, a transaction and a deadline.
 
-use crate::check::storable;
-use crate::history;
-use crate::markers;
-use crate::open::OpenOptions;
-use crate::postgres::Postgres;
-use crate::rooms::{self, AdmitRow, Generation, Joined};
-use crate::session::{Arg, Session, json};
-use crate::sqlite::Sqlite;
-use crate::users;
-use crate::{
-    Account, Addition, Admission, AppendError, Chats, CreateUserError, Cursor, Join, JoinError, Login, MemberEntry,
-    NewRoom, NewUser, PageRequest, Removal, Revocation, Role, Room, RoomError, Store, StoreError,
+use crate::admission::{self, PendingJoin, Verdict};
+use crate::check::{is_storable, require_storable};
+use crate::connection::DbConnection;
+use crate::error::{AppendError, CreateUserError, RoomError, StoreError};
+use crate::generation::DatabaseGeneration;
+use crate::objects::{
+    Account, Addition, Cursor, Join, Login, MemberEntry, MessagePage, NewRoom, NewUser, Removal, Room,
 };
+use crate::options::OpenOptions;
+use crate::postgres::Postgres;
+use crate::sqlite::Sqlite;
+use crate::store::Store;
+use crate::{history, markers, rooms, users};
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use uproar_model::{Head, Item, JoinedRoom, Marker, Outcome, Page, RoomId, UserId};
+use uproar_model::{
+    Admission, Head, Item, JoinError, JoinedRoom, Marker, Outcome, Page, PageRequest, Revocation, RoomId, UnixMillis,
+    UserId,
+};
 
-/// Joins that one transaction takes: it holds the locks of their rooms.
+/// The most joins in one transaction, which holds the locks of their rooms.
 const JOINS_LIMIT: usize = 128;
 const SWEEP_RETRY: Duration = Duration::from_secs(30);
 
-/// What is not the same on both databases.
+/// The database itself, for everything that differs between the two.
 pub(crate) enum Backend {
     Sqlite(Box<Sqlite>),
     Postgres(Box<Postgres>),
 }
 
 impl Backend {
-    /// A connection to read with: one statement sees one snapshot.
-    async fn read(&self) -> Result<Session, sqlx::Error> {
+    /// A connection for reading, on which each statement sees one snapshot.
+    async fn reader(&self) -> Result<DbConnection, sqlx::Error> {
         match self {
-            Backend::Sqlite(sqlite) => sqlite.read().await,
-            Backend::Postgres(postgres) => postgres.session().await,
+            Backend::Sqlite(sqlite) => sqlite.reader().await,
+            Backend::Postgres(postgres) => postgres.connection().await,
         }
     }
 
     /// A connection in a transaction that may write.
-    async fn write(&self) -> Result<Session, sqlx::Error> {
-        let mut session = match self {
-            Backend::Sqlite(sqlite) => sqlite.write().await?,
-            Backend::Postgres(postgres) => postgres.session().await?,
+    async fn writer(&self) -> Result<DbConnection, sqlx::Error> {
+        let mut db = match self {
+            Backend::Sqlite(sqlite) => sqlite.writer().await?,
+            Backend::Postgres(postgres) => postgres.connection().await?,
         };
-        session.begin().await?;
-        Ok(session)
+        db.begin().await?;
+        Ok(db)
+    }
+
+    fn generation(&self) -> DatabaseGeneration {
+        match self {
+            Backend::Sqlite(sqlite) => sqlite.generation(),
+            Backend::Postgres(postgres) => postgres.generation(),
+        }
     }
 }
 
 pub(crate) struct Database {
-    shared: Arc<Shared>,
+    calls: Arc<Calls>,
+    /// Deletes what deleted rooms left behind.
     sweeper: Mutex<Option<JoinHandle<()>>>,
 }
 
-struct Shared {
+/// What calls need, shared with the sweeper.
+struct Calls {
     backend: Backend,
-    generation: Generation,
-    acquire_timeout: Duration,
-    call_timeout: Duration,
+    /// How long a call may take, including the wait for a connection.
+    time_limit: Duration,
     /// A room was deleted.
-    sweep: Notify,
+    room_deleted: Notify,
     closing: Notify,
 }
 
 impl Database {
-    pub fn new(backend: Backend, generation: Generation, options: &OpenOptions) -> Database {
-        let shared = Arc::new(Shared {
+    pub fn new(backend: Backend, options: &OpenOptions) -> Database {
+        let calls = Arc::new(Calls {
             backend,
-            generation,
-            acquire_timeout: options.acquire_timeout,
-            call_timeout: options.call_timeout,
-            sweep: Notify::new(),
+            time_limit: options.acquire_timeout + options.call_timeout,
+            room_deleted: Notify::new(),
             closing: Notify::new(),
         });
-        let sweeper = tokio::spawn(Arc::clone(&shared).sweep());
-        Database { shared, sweeper: Mutex::new(Some(sweeper)) }
-    }
-
-    /// The one connection that writes.
-    #[cfg(test)]
-    pub async fn sqlite_writer(&self) -> Result<Session, sqlx::Error> {
-        match &self.shared.backend {
-            Backend::Sqlite(sqlite) => sqlite.write().await,
-            Backend::Postgres(_) => Err(sqlx::Error::PoolClosed),
-        }
+        let sweeper = tokio::spawn(Arc::clone(&calls).sweep());
+        Database { calls, sweeper: Mutex::new(Some(sweeper)) }
     }
 }
 
@@ -99,16 +99,58 @@ impl Drop for Database {
     }
 }
 
-impl Shared {
-    /// Sweeps up what deleted rooms leave, in steps that let others through: first what a process before this one left.
+impl Calls {
+    fn generation(&self) -> DatabaseGeneration {
+        self.backend.generation()
+    }
+
+    /// Runs `call` on a connection for reading.
+    async fn read<T, E: From<StoreError>>(
+        &self,
+        call: impl AsyncFnOnce(&mut DbConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.limit_time(async {
+            let mut db = self.backend.reader().await.map_err(StoreError::from)?;
+            call(&mut db).await
+        })
+        .await
+    }
+
+    /// Runs `call` in a transaction: commits if it returns `Ok`, otherwise rolls back.
+    async fn write<T, E: From<StoreError>>(
+        &self,
+        call: impl AsyncFnOnce(&mut DbConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.limit_time(async {
+            let mut db = self.backend.writer().await.map_err(StoreError::from)?;
+            let result = call(&mut db).await;
+            db.finish(result).await
+        })
+        .await
+    }
+
+    /// Abandons a call that takes too long; the database rolls it back.
+    async fn limit_time<T, E: From<StoreError>>(&self, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        match timeout(self.time_limit, call).await {
+            Ok(result) => result,
+            Err(_) => Err(StoreError(self.too_late()).into()),
+        }
+    }
+
+    fn too_late(&self) -> String {
+        format!("no answer within {} ms", self.time_limit.as_millis())
+    }
+
+    /// Deletes what deleted rooms left behind, starting with those of earlier processes. It works in short
+    /// transactions, so that others need not wait for long.
     async fn sweep(self: Arc<Self>) {
         let work = async {
             loop {
-                match self.sweep_step().await {
+                match self.write(async |db| rooms::sweep_step(db).await).await {
                     Ok(true) => {}
-                    Ok(false) => self.sweep.notified().await,
+                    Ok(false) => self.room_deleted.notified().await,
                     Err(error) => {
-                        tracing::warn!(%error, "could not sweep up a deleted room; trying again later");
+                        tracing::warn!(%error, "can't sweep up a deleted room; will retry later");
                         tokio::time::sleep(SWEEP_RETRY).await;
                     }
                 }
@@ -119,198 +161,109 @@ impl Shared {
             () = self.closing.notified() => {}
         }
     }
-
-    async fn sweep_step(&self) -> Result<bool, StoreError> {
-        self.within(async {
-            let mut session = self.backend.write().await?;
-            let more = rooms::sweep_step(&mut session).await;
-            session.finish(more).await
-        })
-        .await
-    }
-
-    /// Gives up on a call that takes too long; what it began is rolled back.
-    async fn within<T, E: From<StoreError>>(&self, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-        match timeout(self.acquire_timeout + self.call_timeout, call).await {
-            Ok(result) => result,
-            Err(_) => Err(StoreError("no answer in time".to_owned()).into()),
-        }
-    }
 }
 
-/// Refuses to create what PostgreSQL could not store.
-fn check_storable(texts: &[&str]) -> Result<(), StoreError> {
-    if texts.iter().all(|text| storable(text)) {
-        Ok(())
-    } else {
-        Err(StoreError("a text with U+0000 can't be stored".to_owned()))
-    }
+/// No room has a name that can't be stored.
+fn require_room_name(name: &str) -> Result<(), RoomError> {
+    if is_storable(name) { Ok(()) } else { Err(RoomError::NoRoom) }
+}
+
+/// No user has a key that can't be stored.
+fn require_user_key(key: &str) -> Result<(), RoomError> {
+    if is_storable(key) { Ok(()) } else { Err(RoomError::NoUser) }
 }
 
 #[async_trait::async_trait]
 impl Store for Database {
     async fn append(&self, batch: &[Item]) -> Result<Vec<Outcome>, AppendError> {
         let append = async {
-            match &self.shared.backend {
+            match &self.calls.backend {
                 Backend::Sqlite(sqlite) => sqlite.append(batch).await,
                 Backend::Postgres(postgres) => postgres.append(batch).await,
             }
         };
-        match timeout(self.shared.acquire_timeout + self.shared.call_timeout, append).await {
+        match timeout(self.calls.time_limit, append).await {
             Ok(result) => result,
-            Err(_) => Err(AppendError::Unknown("no answer in time".to_owned())),
+            Err(_) => Err(AppendError::OutcomeUnknown(self.calls.too_late())),
         }
     }
 
     async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<Option<Head>>, StoreError> {
-        let generation = self.shared.generation;
-        self.shared
-            .within(async {
-                let mut session = self.shared.backend.read().await?;
-                history::heads(&mut session, generation, rooms).await
-            })
-            .await
+        self.calls.read(async |db| history::heads(db, self.calls.generation(), rooms).await).await
     }
 
     async fn page(&self, room: RoomId, request: PageRequest) -> Result<Option<Page>, StoreError> {
-        let generation = self.shared.generation;
-        self.shared
-            .within(async {
-                let mut session = self.shared.backend.read().await?;
-                history::page(&mut session, generation, room, request).await
-            })
-            .await
+        self.calls.read(async |db| history::page(db, self.calls.generation(), room, request).await).await
     }
 
     async fn admit(&self, wanted: &[(String, UserId)]) -> Result<Vec<Result<Admission, JoinError>>, StoreError> {
-        let generation = self.shared.generation;
+        let verdicts = self.calls.read(async |db| admission::judge(db, self.calls.generation(), wanted).await).await?;
         let mut answers = Vec::with_capacity(wanted.len());
         let mut joins = Vec::new();
-        let rows = self
-            .shared
-            .within(async {
-                let mut session = self.shared.backend.read().await?;
-                admission_rows(&mut session, wanted).await
-            })
-            .await?;
-        for (index, (row, (_, user))) in rows.into_iter().zip(wanted).enumerate() {
-            answers.push(match rooms::judge_admission(generation, row) {
-                Ok(admission) => Ok(admission),
-                Err(Err(refused)) => Err(refused),
-                Err(Ok((room, epoch))) => {
-                    joins.push((room, *user, index));
-                    Ok(Admission { room, epoch, offset: 0, role: Role::Member, joined: true })
+        for (index, (verdict, (_, user))) in verdicts.into_iter().zip(wanted).enumerate() {
+            answers.push(match verdict {
+                Verdict::Admitted(admission) => Ok(admission),
+                Verdict::Refused(why) => Err(why),
+                Verdict::MayJoin { room, epoch } => {
+                    joins.push(PendingJoin { room, user: *user, epoch, index });
+                    // Replaced below.
+                    Err(JoinError::NoRoom)
                 }
             });
         }
-        // In the order in which locks are taken.
-        joins.sort_unstable();
+        joins.sort_unstable_by_key(|join| (join.room, join.user, join.index));
         for joins in joins.chunks(JOINS_LIMIT) {
-            let joined = self
-                .shared
-                .within(async {
-                    let mut session = self.shared.backend.write().await?;
-                    let joined = join_all(&mut session, joins).await;
-                    session.finish(joined).await
-                })
-                .await?;
-            for (&(_, _, index), joined) in joins.iter().zip(joined) {
-                match (joined, &mut answers[index]) {
-                    (Err(refused), answer) => *answer = Err(refused),
-                    (Ok(Joined { role, offset, now }), Ok(admission)) => {
-                        admission.role = role;
-                        admission.offset = offset;
-                        admission.joined = now;
-                    }
-                    (Ok(_), Err(_)) => {}
-                }
+            let joined = self.calls.write(async |db| admission::join_all(db, joins).await).await?;
+            for (join, answer) in joins.iter().zip(joined) {
+                answers[join.index] = answer;
             }
         }
         Ok(answers)
     }
 
     async fn read_markers(&self, wanted: &[(RoomId, UserId)]) -> Result<Vec<Option<Marker>>, StoreError> {
-        self.shared
-            .within(async {
-                let mut session = self.shared.backend.read().await?;
-                markers::read(&mut session, wanted).await
-            })
-            .await
+        self.calls.read(async |db| markers::read(db, wanted).await).await
     }
 
     async fn mark_read(&self, markers: &[(RoomId, UserId, Marker)]) -> Result<(), StoreError> {
         if markers.is_empty() {
             return Ok(());
         }
-        self.shared
-            .within(async {
-                let mut session = self.shared.backend.write().await?;
-                let moved = markers::advance(&mut session, markers).await.map_err(StoreError::from);
-                session.finish(moved).await
-            })
-            .await
+        self.calls.write(async |db| markers::advance(db, markers).await).await
     }
 
     async fn rooms_of(&self, user: UserId, after: Option<&str>, limit: usize) -> Result<Vec<JoinedRoom>, StoreError> {
-        if !after.is_none_or(storable) {
+        if !after.is_none_or(is_storable) {
             return Ok(Vec::new());
         }
-        self.shared
-            .within(async {
-                let mut session = self.shared.backend.read().await?;
-                Ok(markers::rooms_of(&mut session, self.shared.generation, user, after, limit).await?)
-            })
-            .await
+        self.calls.read(async |db| markers::rooms_of(db, self.calls.generation(), user, after, limit).await).await
     }
 
     async fn create_user(&self, user: NewUser) -> Result<Account, CreateUserError> {
-        check_storable(&[&user.username, &user.username_key, &user.email_key, &user.password_hash])?;
-        self.shared
-            .within(async {
-                let mut session = self.shared.backend.write().await?;
-                let account = users::create(&mut session, &user).await;
-                session.finish(account).await
-            })
-            .await
+        require_storable(&[&user.username, &user.username_key, &user.email_key, &user.password_hash])?;
+        self.calls.write(async |db| users::create(db, &user).await).await
     }
 
     async fn login(&self, login: Login<'_>) -> Result<Option<(Account, Option<String>)>, StoreError> {
         let (Login::UsernameKey(key) | Login::EmailKey(key)) = login;
-        if !storable(key) {
+        if !is_storable(key) {
             return Ok(None);
         }
-        self.shared
-            .within(async {
-                let mut session = self.shared.backend.read().await?;
-                Ok(users::login(&mut session, login).await?)
-            })
-            .await
+        self.calls.read(async |db| users::login(db, login).await).await
     }
 
     async fn account(&self, user: UserId) -> Result<Option<Account>, StoreError> {
-        self.shared
-            .within(async {
-                let mut session = self.shared.backend.read().await?;
-                Ok(users::by_id(&mut session, user).await?)
-            })
-            .await
+        self.calls.read(async |db| users::by_id(db, user).await).await
     }
 
     async fn ensure_user(&self, username: &str, username_key: &str) -> Result<Account, CreateUserError> {
-        check_storable(&[username, username_key])?;
-        self.shared
-            .within(async {
-                // Nearly always it is there: no write.
-                let mut session = self.shared.backend.read().await?;
-                if let Some(account) = users::by_username(&mut session, username_key).await? {
-                    return Ok(account);
-                }
-                drop(session);
-                let mut session = self.shared.backend.write().await?;
-                let account = users::ensure(&mut session, username, username_key).await;
-                session.finish(account).await
-            })
-            .await
+        require_storable(&[username, username_key])?;
+        // The account nearly always exists, and then nothing is written.
+        let known = self.calls.read(async |db| users::by_username(db, username_key).await).await?;
+        match known {
+            Some(account) => Ok(account),
+            None => self.calls.write(async |db| users::ensure(db, username, username_key).await).await,
+        }
     }
 
     async fn set_password(
@@ -319,59 +272,31 @@ impl Store for Database {
         expected_hash: Option<&str>,
         password_hash: &str,
     ) -> Result<Option<Revocation>, StoreError> {
-        check_storable(&[password_hash])?;
-        if !expected_hash.is_none_or(storable) {
+        require_storable(&[password_hash])?;
+        if !expected_hash.is_none_or(is_storable) {
             return Ok(None);
         }
-        self.shared
-            .within(async {
-                let mut session = self.shared.backend.write().await?;
-                let revocation = users::set_password(&mut session, user, expected_hash, password_hash).await;
-                session.finish(revocation).await
-            })
-            .await
+        self.calls.write(async |db| users::set_password(db, user, expected_hash, password_hash).await).await
     }
 
     async fn revoke_tokens(&self, user: UserId) -> Result<Option<Revocation>, StoreError> {
-        self.shared
-            .within(async {
-                let mut session = self.shared.backend.write().await?;
-                let revocation = users::revoke_tokens(&mut session, user).await;
-                session.finish(revocation).await
-            })
-            .await
+        self.calls.write(async |db| users::revoke_tokens(db, user).await).await
     }
 
-    async fn revoked_since(&self, since: u64) -> Result<Vec<Revocation>, StoreError> {
-        self.shared
-            .within(async {
-                let mut session = self.shared.backend.read().await?;
-                Ok(users::revoked_since(&mut session, since).await?)
-            })
-            .await
+    async fn revoked_since(&self, since: UnixMillis) -> Result<Vec<Revocation>, StoreError> {
+        self.calls.read(async |db| users::revoked_since(db, since).await).await
     }
 
     async fn create_room(&self, room: NewRoom) -> Result<Room, RoomError> {
-        check_storable(&[&room.name, &room.title])?;
-        self.shared
-            .within(async {
-                let mut session = self.shared.backend.write().await?;
-                let room = rooms::create(&mut session, self.shared.generation, &room).await;
-                session.finish(room).await
-            })
-            .await
+        require_storable(&[&room.name, &room.title])?;
+        self.calls.write(async |db| rooms::create(db, self.calls.generation(), &room).await).await
     }
 
     async fn room(&self, name: &str, viewer: UserId) -> Result<Option<Room>, StoreError> {
-        if !storable(name) {
+        if !is_storable(name) {
             return Ok(None);
         }
-        self.shared
-            .within(async {
-                let mut session = self.shared.backend.read().await?;
-                Ok(rooms::find(&mut session, self.shared.generation, name, viewer).await?)
-            })
-            .await
+        self.calls.read(async |db| rooms::find(db, self.calls.generation(), name, viewer).await).await
     }
 
     async fn rooms(
@@ -381,61 +306,29 @@ impl Store for Database {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Room>, StoreError> {
-        if !storable(query) || !after.is_none_or(storable) {
+        if !is_storable(query) || !after.is_none_or(is_storable) {
             return Ok(Vec::new());
         }
-        self.shared
-            .within(async {
-                let mut session = self.shared.backend.read().await?;
-                Ok(rooms::list(&mut session, self.shared.generation, viewer, query, after, limit).await?)
-            })
-            .await
+        self.calls.read(async |db| rooms::list(db, self.calls.generation(), viewer, query, after, limit).await).await
     }
 
     async fn join(&self, name: &str, user: UserId) -> Result<Join, RoomError> {
-        if !storable(name) {
-            return Err(RoomError::NoRoom);
-        }
-        self.shared
-            .within(async {
-                let mut session = self.shared.backend.write().await?;
-                let room = rooms::join_by_name(&mut session, self.shared.generation, name, user).await;
-                session.finish(room).await
-            })
-            .await
+        require_room_name(name)?;
+        self.calls.write(async |db| rooms::join_by_name(db, self.calls.generation(), name, user).await).await
     }
 
     async fn remove_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<Removal, RoomError> {
-        if !storable(name) {
-            return Err(RoomError::NoRoom);
-        }
-        if !storable(member_key) {
-            return Err(RoomError::NoUser);
-        }
-        self.shared
-            .within(async {
-                let mut session = self.shared.backend.write().await?;
-                let generation = self.shared.generation;
-                let removal = rooms::remove_member(&mut session, generation, name, actor, member_key).await;
-                session.finish(removal).await
-            })
+        require_room_name(name)?;
+        require_user_key(member_key)?;
+        self.calls
+            .write(async |db| rooms::remove_member(db, self.calls.generation(), name, actor, member_key).await)
             .await
     }
 
     async fn add_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<Addition, RoomError> {
-        if !storable(name) {
-            return Err(RoomError::NoRoom);
-        }
-        if !storable(member_key) {
-            return Err(RoomError::NoUser);
-        }
-        self.shared
-            .within(async {
-                let mut session = self.shared.backend.write().await?;
-                let member = rooms::add_member(&mut session, name, actor, member_key).await;
-                session.finish(member).await
-            })
-            .await
+        require_room_name(name)?;
+        require_user_key(member_key)?;
+        self.calls.write(async |db| rooms::add_member(db, name, actor, member_key).await).await
     }
 
     async fn members(
@@ -445,113 +338,106 @@ impl Store for Database {
         after: Option<UserId>,
         limit: usize,
     ) -> Result<Vec<MemberEntry>, RoomError> {
-        if !storable(name) {
-            return Err(RoomError::NoRoom);
-        }
-        self.shared
-            .within(async {
-                let mut session = self.shared.backend.read().await?;
-                rooms::members(&mut session, name, viewer, after, limit).await
-            })
-            .await
+        require_room_name(name)?;
+        self.calls.read(async |db| rooms::members(db, name, viewer, after, limit).await).await
     }
 
     async fn delete_room(&self, name: &str, actor: UserId) -> Result<RoomId, RoomError> {
-        if !storable(name) {
-            return Err(RoomError::NoRoom);
-        }
-        let deleted = self
-            .shared
-            .within(async {
-                let mut session = self.shared.backend.write().await?;
-                let deleted = rooms::delete(&mut session, name, actor).await;
-                session.finish(deleted).await
-            })
-            .await;
-        self.shared.sweep.notify_one();
+        require_room_name(name)?;
+        let deleted = self.calls.write(async |db| rooms::delete(db, name, actor).await).await;
+        // Even after an error: the deletion may have been committed.
+        self.calls.room_deleted.notify_one();
         deleted
     }
 
-    async fn chats(&self, name: &str, viewer: UserId, cursor: Cursor, limit: usize) -> Result<Chats, RoomError> {
-        if !storable(name) {
-            return Err(RoomError::NoRoom);
-        }
-        self.shared
-            .within(async {
-                let mut session = self.shared.backend.read().await?;
-                history::chats(&mut session, self.shared.generation, name, viewer, cursor, limit).await
-            })
+    async fn messages(
+        &self,
+        name: &str,
+        viewer: UserId,
+        cursor: Cursor,
+        limit: usize,
+    ) -> Result<MessagePage, RoomError> {
+        require_room_name(name)?;
+        self.calls
+            .read(async |db| history::messages(db, self.calls.generation(), name, viewer, cursor, limit).await)
             .await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.shared
-            .within(async {
-                let mut session = self.shared.backend.read().await?;
-                session.execute("SELECT 1", &[]).await?;
+        self.calls
+            .read(async |db| {
+                db.execute("SELECT 1", &[]).await?;
                 Ok(())
             })
             .await
     }
 
-    async fn taken(&self) {
-        match &self.shared.backend {
+    async fn taken_over(&self) {
+        match &self.calls.backend {
             Backend::Sqlite(_) => std::future::pending().await,
-            Backend::Postgres(postgres) => postgres.taken().await,
+            Backend::Postgres(postgres) => postgres.taken_over().await,
         }
     }
 
     fn lanes(&self) -> usize {
-        match &self.shared.backend {
+        match &self.calls.backend {
             Backend::Sqlite(_) => 1,
             Backend::Postgres(postgres) => postgres.lanes(),
         }
     }
 
     async fn close(&self) {
-        self.shared.closing.notify_one();
+        self.calls.closing.notify_one();
         let sweeper = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(sweeper) = sweeper {
-            // It ends by itself, giving up a step that is under way; an error would be its panic.
+            // It abandons its current step and ends. An error would be its panic.
             let _ = sweeper.await;
         }
-        match &self.shared.backend {
-            Backend::Sqlite(sqlite) => sqlite.close(self.shared.generation).await,
+        match &self.calls.backend {
+            Backend::Sqlite(sqlite) => sqlite.close().await,
             Backend::Postgres(postgres) => postgres.close().await,
         }
     }
 }
 
-async fn admission_rows(session: &mut Session, wanted: &[(String, UserId)]) -> Result<Vec<AdmitRow>, StoreError> {
-    // No room has no name.
-    let names: Vec<_> = wanted.iter().map(|(name, _)| if storable(name) { name.as_str() } else { "" }).collect();
-    let users: Vec<_> = wanted.iter().map(|(_, user)| user.0).collect();
-    let rows = if session.is_postgres() {
-        // Without the subquery it uses only one of a member's two keys, and reads all members of the room.
-        let sql = "SELECT h.room_id, CAST(r.kind AS bigint), r.epoch, h.last_offset, CAST(m.role AS bigint)
-            FROM unnest($1, $2) WITH ORDINALITY AS w(name, user_id, n)
-            LEFT JOIN rooms r ON r.name = w.name LEFT JOIN heads h ON h.room_id = r.id
-            LEFT JOIN LATERAL (SELECT role FROM members WHERE room_id = r.id AND user_id = w.user_id OFFSET 0) m ON true
-            ORDER BY w.n";
-        session.all(sql, &[Arg::Texts(&names), Arg::Ints(&users)]).await?
-    } else {
-        let sql = "SELECT h.room_id, r.kind, r.epoch, h.last_offset, m.role FROM json_each($1) w
-            LEFT JOIN rooms r ON r.name = w.value ->> 0 LEFT JOIN heads h ON h.room_id = r.id
-            LEFT JOIN members m ON m.room_id = r.id AND m.user_id = w.value ->> 1 ORDER BY w.key";
-        let pairs: Vec<_> = names.iter().zip(&users).collect();
-        session.all(sql, &[Arg::Text(&json(&pairs))]).await?
-    };
-    if rows.len() == wanted.len() { Ok(rows) } else { Err(StoreError("an answer of the wrong length".to_owned())) }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data_folder::DataFolder;
+    use crate::objects::RoomKind;
+    use uproar_model::Kind;
 
-async fn join_all(
-    session: &mut Session,
-    joins: &[(RoomId, UserId, usize)],
-) -> Result<Vec<Result<Joined, JoinError>>, StoreError> {
-    let now = session.now().await?;
-    let mut joined = Vec::with_capacity(joins.len());
-    for &(room, user, _) in joins {
-        joined.push(rooms::join(session, room, user, now).await?);
+    #[tokio::test]
+    async fn an_append_to_a_full_disk_can_be_repeated_later() -> Result<(), Box<dyn std::error::Error>> {
+        let directory = tempfile::TempDir::new()?;
+        let folder = DataFolder::open(directory.path().join("data"))?;
+        let options = OpenOptions::default();
+        let sqlite = Sqlite::open(&folder.database_path(), &folder, &options).await?;
+        let database = Database::new(Backend::Sqlite(Box::new(sqlite)), &options);
+        let owner = database.ensure_user("Ann", "ann").await?.id;
+        let (name, title) = ("lobby".to_owned(), String::new());
+        let room = database.create_room(NewRoom { name, title, kind: RoomKind::Public, size: 5, owner }).await?.id;
+        let item = |n: usize| Item {
+            room,
+            user: owner,
+            id: format!("{n}").into(),
+            kind: Kind::Message,
+            target: None,
+            body: Some("x".repeat(16 * 1024).into()),
+        };
+        let batch: Vec<_> = (0..50).map(item).collect();
+
+        // Too low a limit keeps the file from growing. The pragma belongs to the connection, of which there is only
+        // one.
+        let Backend::Sqlite(sqlite) = &database.calls.backend else { return Err("it is SQLite".into()) };
+        let limit_pages = |pragma: &'static str| async move { sqlite.writer().await?.execute(pragma, &[]).await };
+        limit_pages("PRAGMA max_page_count = 1").await?;
+        let full = database.append(&batch).await;
+        assert!(matches!(&full, Err(AppendError::OutcomeUnknown(why)) if why.contains("full")), "{full:?}");
+        assert_eq!(database.heads(&[room]).await?[0].as_ref().map(|head| head.offset), Some(0));
+        limit_pages("PRAGMA max_page_count = 1000000").await?;
+        assert!(database.append(&batch).await?.iter().all(|outcome| matches!(outcome, Outcome::New(_))));
+        database.close().await;
+        Ok(())
     }
-    Ok(joined)
 }

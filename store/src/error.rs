@@ -1,24 +1,25 @@
-//! What can go wrong, told apart where a caller does different things.
+//! What can go wrong: one variant for each case that callers handle differently.
 
-/// The database did not answer as it should; the text says what, for the log, and never holds a secret.
+/// The database failed, or its answer made no sense. The text is for the log and never holds a secret.
 #[derive(Debug, thiserror::Error)]
 #[error("database: {0}")]
 pub struct StoreError(pub String);
 
-/// What a batch that was not answered item by item means.
+/// Why a batch as a whole has no outcomes.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// It may have been committed, or not: send the same batch again, unchanged, until there is an answer.
-    #[error("outcome not known: {0}")]
-    Unknown(String),
-    /// Nothing was committed: the database refuses the data of some item (PostgreSQL classes 22, 23, 54). Send the
-    /// halves, down to the item that is to blame.
-    #[error("refused data: {0}")]
-    Data(String),
-    /// An I/O error at commit or fsync (SQLite): what is on disk is not known to this process any more. Answer nothing
-    /// as refused; exit and restart from what is on disk.
-    #[error("the database file can't be trusted any more: {0}")]
-    Broken(String),
+    /// The batch may or may not have been committed. Send the same batch again, unchanged, until there is an answer.
+    #[error("outcome unknown: {0}")]
+    OutcomeUnknown(String),
+    /// Nothing was committed: the database rejects the data of some item (PostgreSQL classes 22, 23 and 54). Send each
+    /// half of the batch by itself, and so on down to the item at fault.
+    #[error("data rejected: {0}")]
+    DataRejected(String),
+    /// Nothing can be committed any more. After an I/O error during a commit or fsync (SQLite), this process no longer
+    /// knows what is on disk: do not report anything as refused, but exit, and restart from what is on disk. On
+    /// PostgreSQL, another process has taken over the database.
+    #[error("the database can't be used any more: {0}")]
+    Fatal(String),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -33,13 +34,13 @@ pub enum CreateUserError {
 
 #[derive(Debug, thiserror::Error)]
 pub enum RoomError {
-    /// Also what a private room looks like from outside.
+    /// The room does not exist, or is private and the user is not a member.
     #[error("there is no such room")]
     NoRoom,
     #[error("the room is full")]
     Full,
-    #[error("this name is taken")]
-    Taken,
+    #[error("this room name is taken")]
+    NameTaken,
     #[error("there is no such user")]
     NoUser,
     #[error("this user is not a member of the room")]
@@ -50,7 +51,7 @@ pub enum RoomError {
     Store(#[from] StoreError),
 }
 
-/// Why a database can't be used. Each text is one line that says what is wrong, with what, and what to do.
+/// Why a database can't be used. The text is one line that says what is wrong, with what, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct OpenError(pub String);
@@ -79,7 +80,7 @@ pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let text = error.to_string();
-        // Many errors already tell their cause.
+        // Many errors repeat the text of their cause.
         if !line.contains(&text) {
             line.push_str(": ");
             line.push_str(&text);

@@ -1,12 +1,13 @@
-//! Pages of a room's log, the same on both databases. Each is one statement, which is one snapshot: head, epoch and rows
-//! belong together.
+//! Pages of a room's log. Each is read in one statement, and so in one snapshot: head, epoch and rows fit together.
 
-use crate::rooms::{Generation, limit_from};
-use crate::session::{Arg, Session};
-use crate::{Chats, Cursor, Message, PageRequest, Reaction, RoomError, StoreError};
-use uproar_model::{Head, Kind, Offset, Page, Publication, RoomId, User, UserId};
+use crate::check::rows_limit;
+use crate::connection::{Arg, DbConnection, offset_arg, wrong_row_count};
+use crate::error::{RoomError, StoreError};
+use crate::generation::DatabaseGeneration;
+use crate::objects::{Cursor, Message, MessagePage, Reaction};
+use uproar_model::{Head, Kind, Offset, Page, PageRequest, Publication, RoomId, User, UserId};
 
-/// The most publications that one page holds, whatever it was asked for.
+/// The most publications in one page, whatever limit was requested.
 pub(crate) const PAGE_ITEMS_LIMIT: usize = 1024;
 
 /// The head (epoch, last offset, last number), and one publication or NULLs: offset, number, kind, user, username,
@@ -28,8 +29,8 @@ type PageRow = (
     Option<i64>,
 );
 
-// Offsets have no holes, so a page is a range of them: (bottom, top]. Bytes are counted where the rows are, so that what
-// is over the limit is never sent. $4 is 1 or -1, the direction in which they count.
+// Offsets have no gaps, so a page is a range of offsets: (bottom, top]. The database counts the bytes, so that rows
+// beyond the limit are never sent. $4 is 1 or -1, the direction in which the rows are counted.
 const PAGE: &str = "
     WITH head AS (
       SELECT r.epoch, h.last_offset, h.last_number, CASE WHEN h.last_offset < $3 THEN h.last_offset ELSE $3 END AS top
@@ -54,9 +55,10 @@ const PAGE: &str = "
     LEFT JOIN users u ON u.id = c.user_id
     ORDER BY c.n";
 
+/// One page of the publications of a room.
 pub(crate) async fn page(
-    session: &mut Session,
-    generation: Generation,
+    db: &mut DbConnection,
+    generation: DatabaseGeneration,
     room: RoomId,
     request: PageRequest,
 ) -> Result<Option<Page>, StoreError> {
@@ -74,7 +76,7 @@ pub(crate) async fn page(
         Arg::Int(items as i64),
         Arg::Int(i64::try_from(request.bytes_limit).unwrap_or(i64::MAX)),
     ];
-    let rows = session.all::<PageRow>(PAGE, &args).await?;
+    let rows = db.all::<PageRow>(PAGE, &args).await?;
     let Some(first) = rows.first() else {
         return Ok(None);
     };
@@ -85,7 +87,7 @@ pub(crate) async fn page(
     Ok(Some(Page { publications, head, more }))
 }
 
-/// Whether the request's range, as far as it exists, goes on behind these. Shared with the store in memory.
+/// Whether the requested range, as far as it exists, continues after these publications.
 pub(crate) fn more(request: PageRequest, publications: &[Publication], head: Offset) -> bool {
     let last = publications.last().map(|publication| publication.offset);
     if request.ascending {
@@ -93,11 +95,6 @@ pub(crate) fn more(request: PageRequest, publications: &[Publication], head: Off
     } else {
         last.unwrap_or(request.from.min(head.saturating_add(1))) > 1
     }
-}
-
-/// Offsets as the database keeps them: none is beyond the largest.
-pub(crate) fn offset_arg(offset: Offset) -> i64 {
-    i64::try_from(offset).unwrap_or(i64::MAX)
 }
 
 fn publication_from(row: PageRow) -> Option<Publication> {
@@ -116,9 +113,9 @@ fn publication_from(row: PageRow) -> Option<Publication> {
     })
 }
 
-/// The room (its kind, epoch, last offset, whether the viewer is in it), and one message or NULLs: offset, number, user,
-/// username, text, the sender's id, time, reply to, edited, deleted, and reactions as JSON.
-type ChatRow = (
+/// The room (its kind, epoch, last offset, whether the viewer is a member), and one message or NULLs: offset, number,
+/// user, username, text, the sender's id, time, reply to, edited, deleted, and reactions as JSON.
+type MessageRow = (
     i64,
     String,
     i64,
@@ -136,9 +133,9 @@ type ChatRow = (
     Option<String>,
 );
 
-/// What differs: the direction, and how each database makes JSON of rows. The room's id comes by a scalar subquery: an
-/// equality that lets the index give the order, however long the room's log is.
-macro_rules! chats_sql {
+/// The direction and the functions that build JSON differ. The room's id comes from a scalar subquery: with that
+/// equality, rows are read from the index in order, however long the room's log is.
+macro_rules! messages_sql {
     ($order:literal, $lines:literal, $line:literal) => {
         concat!(
             "
@@ -171,30 +168,30 @@ macro_rules! chats_sql {
     };
 }
 
-pub(crate) async fn chats(
-    session: &mut Session,
-    generation: Generation,
+/// One page of the messages of a room, for a viewer who must be a member.
+pub(crate) async fn messages(
+    db: &mut DbConnection,
+    generation: DatabaseGeneration,
     name: &str,
     viewer: UserId,
     cursor: Cursor,
     limit: usize,
-) -> Result<Chats, RoomError> {
+) -> Result<MessagePage, RoomError> {
     let (above, below, ascending) = match cursor {
         Cursor::Newest => (0, i64::MAX, false),
         Cursor::Before(offset) => (0, offset_arg(offset), false),
         Cursor::After(offset) => (offset_arg(offset), i64::MAX, true),
     };
-    let limit = limit_from(limit);
-    let sql = match (session.is_postgres(), ascending) {
-        (false, true) => chats_sql!("ASC", "json_group_array", "json_array"),
-        (false, false) => chats_sql!("DESC", "json_group_array", "json_array"),
-        (true, true) => chats_sql!("ASC", "json_agg", "json_build_array"),
-        (true, false) => chats_sql!("DESC", "json_agg", "json_build_array"),
+    let limit = rows_limit(limit);
+    let sql = match (db.is_postgres(), ascending) {
+        (false, true) => messages_sql!("ASC", "json_group_array", "json_array"),
+        (false, false) => messages_sql!("DESC", "json_group_array", "json_array"),
+        (true, true) => messages_sql!("ASC", "json_agg", "json_build_array"),
+        (true, false) => messages_sql!("DESC", "json_agg", "json_build_array"),
     };
-    // One more than asked for tells whether there are more.
-    let args =
-        [Arg::Text(name), Arg::Int(viewer.0), Arg::Int(above), Arg::Int(below), Arg::Int(limit.saturating_add(1))];
-    let rows = session.all::<ChatRow>(sql, &args).await?;
+    // One row more than the limit shows whether there are more.
+    let args = [Arg::Text(name), Arg::Int(viewer.0), Arg::Int(above), Arg::Int(below), Arg::Int(limit as i64 + 1)];
+    let rows = db.all::<MessageRow>(sql, &args).await?;
     let Some(first) = rows.first() else {
         return Err(RoomError::NoRoom);
     };
@@ -205,20 +202,19 @@ pub(crate) async fn chats(
     let (epoch, offset) = (generation.epoch(&first.1), first.2.unsigned_abs());
     let mut messages =
         rows.into_iter().filter_map(|row| message_from(row).transpose()).collect::<Result<Vec<_>, _>>()?;
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let more = messages.len() > limit;
     if more {
-        // They are ascending; the one too many is the farthest from the cursor.
+        // Rows are ascending; the surplus one is the farthest from the cursor.
         if ascending {
             messages.truncate(limit);
         } else {
             messages.drain(..messages.len() - limit);
         }
     }
-    Ok(Chats { messages, epoch, offset, more })
+    Ok(MessagePage { messages, epoch, offset, more })
 }
 
-fn message_from(row: ChatRow) -> Result<Option<Message>, StoreError> {
+fn message_from(row: MessageRow) -> Result<Option<Message>, StoreError> {
     let (_, _, _, _, offset, number, user, username, text, id, time, reply_to, edited, deleted, reactions) = row;
     let (Some(offset), Some(number), Some(user), Some(username), Some(id), Some(time)) =
         (offset, number, user, username, id, time)
@@ -239,22 +235,23 @@ fn message_from(row: ChatRow) -> Result<Option<Message>, StoreError> {
     }))
 }
 
-/// From a JSON array of [emoji, how many, how many of them are the viewer]; no row at all makes NULL on PostgreSQL.
+/// From a JSON array of [emoji, count, how many of them are the viewer's]. For no reactions PostgreSQL returns NULL.
 fn reactions_from(json: &str) -> Result<Vec<Reaction>, StoreError> {
-    let lines = serde_json::from_str::<Vec<(String, u32, u32)>>(json);
-    let lines = lines.map_err(|error| StoreError(format!("reactions: {error}")))?;
+    let counts = serde_json::from_str::<Vec<(String, u32, u32)>>(json);
+    let counts = counts.map_err(|error| StoreError(format!("can't parse the reactions to a message: {error}")))?;
     let mut reactions: Vec<_> =
-        lines.into_iter().map(|(emoji, count, mine)| Reaction { emoji, count, mine: mine > 0 }).collect();
+        counts.into_iter().map(|(emoji, count, mine)| Reaction { emoji, count, mine: mine > 0 }).collect();
     reactions.sort_by(|a, b| a.emoji.cmp(&b.emoji));
     Ok(reactions)
 }
 
+/// The heads of rooms, in the order of `rooms`.
 pub(crate) async fn heads(
-    session: &mut Session,
-    generation: Generation,
+    db: &mut DbConnection,
+    generation: DatabaseGeneration,
     rooms: &[RoomId],
 ) -> Result<Vec<Option<Head>>, StoreError> {
-    let sql = if session.is_postgres() {
+    let sql = if db.is_postgres() {
         "SELECT r.epoch, h.last_offset, h.last_number FROM unnest($1) WITH ORDINALITY AS w(id, n)
             LEFT JOIN heads h ON h.room_id = w.id LEFT JOIN rooms r ON r.id = h.room_id ORDER BY w.n"
     } else {
@@ -262,9 +259,9 @@ pub(crate) async fn heads(
             LEFT JOIN heads h ON h.room_id = w.value LEFT JOIN rooms r ON r.id = h.room_id ORDER BY w.key"
     };
     let ids: Vec<_> = rooms.iter().map(|room| room.0).collect();
-    let rows = session.all::<(Option<String>, Option<i64>, Option<i64>)>(sql, &[Arg::Ints(&ids)]).await?;
+    let rows = db.all::<(Option<String>, Option<i64>, Option<i64>)>(sql, &[Arg::Ints(&ids)]).await?;
     if rows.len() != rooms.len() {
-        return Err(StoreError("an answer of the wrong length".to_owned()));
+        return Err(wrong_row_count(rows.len(), rooms.len()));
     }
     let head = |(epoch, offset, number): (Option<String>, Option<i64>, Option<i64>)| {
         Some(Head { epoch: generation.epoch(&epoch?), offset: offset?.unsigned_abs(), number: number?.unsigned_abs() })

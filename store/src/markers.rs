@@ -1,35 +1,37 @@
-//! Read markers, and the rooms of a user with them.
+//! Read markers, and the list of a user's rooms, which shows them.
 
-use crate::history::offset_arg;
-use crate::rooms::{Generation, limit_from};
-use crate::session::{Arg, Session, json};
-use crate::{Role, RoomKind, StoreError};
+use crate::check::rows_limit;
+use crate::connection::{Arg, DbConnection, json, offset_arg, wrong_row_count};
+use crate::error::StoreError;
+use crate::generation::DatabaseGeneration;
+use crate::objects::RoomKind;
 use std::collections::BTreeMap;
-use uproar_model::{Head, JoinedRoom, Marker, RoomId, UserId};
+use uproar_model::{Head, JoinedRoom, Marker, Role, RoomId, UserId};
 
-/// In the order asked; none for who is not a member, or a room that is gone.
+/// The markers in the order of `wanted`; `None` for a user who is not a member, or a room that does not exist.
 pub(crate) async fn read(
-    session: &mut Session,
+    db: &mut DbConnection,
     wanted: &[(RoomId, UserId)],
 ) -> Result<Vec<Option<Marker>>, StoreError> {
-    // The head, as members of a deleted room are there until they are swept up. It comes second: of a member's two keys
-    // PostgreSQL would use only one that comes from another table, and read all members of the room.
-    let rows = if session.is_postgres() {
+    // The members of a deleted room remain until they are swept up, but its head is gone: hence the join with `heads`.
+    // It comes second because PostgreSQL would otherwise use only one of the two key columns of `members`, and read all
+    // members of the room.
+    let rows = if db.is_postgres() {
         let sql = "SELECT m.read_offset, m.read_number, h.room_id
             FROM unnest($1, $2) WITH ORDINALITY AS w(room_id, user_id, n)
             LEFT JOIN members m ON m.room_id = w.room_id AND m.user_id = w.user_id
             LEFT JOIN heads h ON h.room_id = m.room_id ORDER BY w.n";
         let (rooms, users): (Vec<_>, Vec<_>) = wanted.iter().map(|(room, user)| (room.0, user.0)).unzip();
-        session.all::<(Option<i64>, Option<i64>, Option<i64>)>(sql, &[Arg::Ints(&rooms), Arg::Ints(&users)]).await?
+        db.all::<(Option<i64>, Option<i64>, Option<i64>)>(sql, &[Arg::Ints(&rooms), Arg::Ints(&users)]).await?
     } else {
         let sql = "SELECT m.read_offset, m.read_number, h.room_id FROM json_each($1) w
             LEFT JOIN members m ON m.room_id = w.value ->> 0 AND m.user_id = w.value ->> 1
             LEFT JOIN heads h ON h.room_id = m.room_id ORDER BY w.key";
         let pairs: Vec<_> = wanted.iter().map(|(room, user)| (room.0, user.0)).collect();
-        session.all(sql, &[Arg::Text(&json(&pairs))]).await?
+        db.all(sql, &[Arg::Text(&json(&pairs))]).await?
     };
     if rows.len() != wanted.len() {
-        return Err(StoreError("an answer of the wrong length".to_owned()));
+        return Err(wrong_row_count(rows.len(), wanted.len()));
     }
     let marker = |(offset, number, room): (Option<i64>, Option<i64>, Option<i64>)| {
         room?;
@@ -38,9 +40,10 @@ pub(crate) async fn read(
     Ok(rows.into_iter().map(marker).collect())
 }
 
-/// Moves markers forward; in a transaction.
-pub(crate) async fn advance(session: &mut Session, markers: &[(RoomId, UserId, Marker)]) -> Result<(), sqlx::Error> {
-    // Each pair once, as an UPDATE takes whichever of several; in one order, as are the locks of the rows then.
+/// Moves markers forward, inside a transaction.
+pub(crate) async fn advance(db: &mut DbConnection, markers: &[(RoomId, UserId, Marker)]) -> Result<(), StoreError> {
+    // Each pair once, because an UPDATE picks an arbitrary one of several matching rows. Sorted, so that rows are
+    // always locked in the same order.
     let mut highest: BTreeMap<(RoomId, UserId), Marker> = BTreeMap::new();
     for &(room, user, marker) in markers {
         let known = highest.entry((room, user)).or_insert(marker);
@@ -51,7 +54,7 @@ pub(crate) async fn advance(session: &mut Session, markers: &[(RoomId, UserId, M
     let rows = highest
         .into_iter()
         .map(|((room, user), marker)| [room.0, user.0, offset_arg(marker.offset), offset_arg(marker.number)]);
-    if session.is_postgres() {
+    if db.is_postgres() {
         let mut columns: [Vec<i64>; 4] = Default::default();
         for row in rows {
             columns.iter_mut().zip(row).for_each(|(column, value)| column.push(value));
@@ -59,12 +62,12 @@ pub(crate) async fn advance(session: &mut Session, markers: &[(RoomId, UserId, M
         let sql = "UPDATE members SET read_offset = w.read_offset, read_number = w.read_number
             FROM unnest($1, $2, $3, $4) AS w(room_id, user_id, read_offset, read_number)
             WHERE members.room_id = w.room_id AND members.user_id = w.user_id AND members.read_offset < w.read_offset";
-        session.execute(sql, &columns.each_ref().map(|column| Arg::Ints(column))).await?;
+        db.execute(sql, &columns.each_ref().map(|column| Arg::Ints(column))).await?;
     } else {
         let sql = "UPDATE members SET read_offset = w.value ->> 2, read_number = w.value ->> 3 FROM json_each($1) w
             WHERE members.room_id = w.value ->> 0 AND members.user_id = w.value ->> 1
               AND members.read_offset < w.value ->> 2";
-        session.execute(sql, &[Arg::Text(&json(&rows.collect::<Vec<_>>()))]).await?;
+        db.execute(sql, &[Arg::Text(&json(&rows.collect::<Vec<_>>()))]).await?;
     }
     Ok(())
 }
@@ -72,8 +75,8 @@ pub(crate) async fn advance(session: &mut Session, markers: &[(RoomId, UserId, M
 /// id, name, title, kind, size, members, epoch, last offset, last number, read offset, read number, role.
 type JoinedRow = (i64, String, String, i64, i64, i64, String, i64, i64, i64, i64, i64);
 
-/// From the user's memberships to their rooms, whatever a database expects of a walk through the names: a user is in a
-/// few of very many rooms. SQLite keeps the order of a CROSS JOIN; PostgreSQL must go through a subquery with OFFSET.
+/// Both start at the user's memberships, never with a scan of room names, since a user is in few of very many rooms.
+/// SQLite keeps the order of a CROSS JOIN; PostgreSQL is forced by a subquery with OFFSET.
 const ROOMS_OF_SQLITE: &str = "
     SELECT r.id, r.name, r.title, r.kind, r.size, r.members, r.epoch, h.last_offset, h.last_number,
       m.read_offset, m.read_number, m.role
@@ -88,17 +91,18 @@ const ROOMS_OF_POSTGRES: &str = "
       FROM rooms r JOIN heads h ON h.room_id = r.id WHERE r.id = m.room_id OFFSET 0) r
     WHERE m.user_id = $1 AND r.name > $2 ORDER BY r.name LIMIT $3";
 
+/// The rooms that a user is a member of, by name.
 pub(crate) async fn rooms_of(
-    session: &mut Session,
-    generation: Generation,
+    db: &mut DbConnection,
+    generation: DatabaseGeneration,
     user: UserId,
     after: Option<&str>,
     limit: usize,
-) -> Result<Vec<JoinedRoom>, sqlx::Error> {
-    let sql = if session.is_postgres() { ROOMS_OF_POSTGRES } else { ROOMS_OF_SQLITE };
-    // No room has no name. A room that is being deleted has NULL, which is after nothing.
-    let args = [Arg::Int(user.0), Arg::Text(after.unwrap_or("")), Arg::Int(limit_from(limit))];
-    let rows = session.all::<JoinedRow>(sql, &args).await?;
+) -> Result<Vec<JoinedRoom>, StoreError> {
+    let sql = if db.is_postgres() { ROOMS_OF_POSTGRES } else { ROOMS_OF_SQLITE };
+    // No room's name is empty. That of a deleted room is NULL, which is greater than nothing.
+    let args = [Arg::Int(user.0), Arg::Text(after.unwrap_or("")), Arg::Int(rows_limit(limit) as i64)];
+    let rows = db.all::<JoinedRow>(sql, &args).await?;
     let room_from = |row: JoinedRow| {
         let (id, name, title, kind, size, members, epoch, last_offset, last_number, read_offset, read_number, role) =
             row;

@@ -1,27 +1,27 @@
-//! The store as a plain value: no database, no clock, no randomness, the same answers in the same order every time. The
-//! simulator runs on it, and the suite compares the databases with it, so it judges on its own: one item after the other,
-//! in the plainest way.
+//! The store as a plain value: no database, no clock, no randomness, and the same answers every time. The simulator
+//! runs on it, and the test suite compares the databases with it. So it decides for itself, one item after the other,
+//! in the simplest way.
 
-use crate::check::{refusal, storable};
+use crate::check::{is_storable, refusal, require_storable, rows_limit};
+use crate::connection::unix_millis;
+use crate::error::{AppendError, CreateUserError, RoomError, StoreError};
 use crate::history::{PAGE_ITEMS_LIMIT, more};
-use crate::rooms::{Generation, limit_from, may_remove};
-use crate::session::unix_millis;
-use crate::{
-    Account, Addition, Admission, AppendError, Chats, CreateUserError, Cursor, Join, JoinError, Login, MemberEntry,
-    Message, NewRoom, NewUser, PageRequest, Reaction, Removal, Revocation, Role, Room, RoomError, RoomKind, Store,
-    StoreError,
+use crate::objects::{
+    Account, Addition, Cursor, Join, Login, MemberEntry, Message, MessagePage, NewRoom, NewUser, Reaction, Removal,
+    Room, RoomKind,
 };
+use crate::rooms::may_remove;
+use crate::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uproar_model::{
-    Head, Item, JoinedRoom, Kind, Marker, Number, Offset, Outcome, Page, Publication, Refusal, RoomId, Stored,
-    UnixMillis, User, UserId,
+    Admission, Epoch, Head, Item, JoinError, JoinedRoom, Kind, Marker, Number, Offset, Outcome, Page, PageRequest,
+    Publication, Refusal, Revocation, Role, RoomId, Stored, UnixMillis, User, UserId,
 };
 
 /// Everything that a database would hold.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
-    generation: Generation,
     users: BTreeMap<UserId, StoredUser>,
     rooms: BTreeMap<RoomId, StoredRoom>,
     last_user: i64,
@@ -73,26 +73,9 @@ struct LogRow {
     time: UnixMillis,
 }
 
-impl Default for MemoryStore {
-    fn default() -> MemoryStore {
-        MemoryStore::new()
-    }
-}
-
 impl MemoryStore {
     pub fn new() -> MemoryStore {
-        MemoryStore {
-            generation: Generation(1),
-            users: BTreeMap::new(),
-            rooms: BTreeMap::new(),
-            last_user: 0,
-            last_room: 0,
-        }
-    }
-
-    /// Every epoch becomes another, as after a restored backup.
-    pub fn raise_generation(&mut self) {
-        self.generation.0 += 1;
+        MemoryStore::default()
     }
 
     /// [`Store::append`].
@@ -111,10 +94,10 @@ impl MemoryStore {
             let Some(old) = room.row(offset) else {
                 return Outcome::Refused(Refusal::NoRoom);
             };
-            // What an edit said is not kept, nor what a message said before it was edited or deleted.
-            let body_is_same = old.body.is_none() || old.edited.is_some() || old.body == item.body;
-            let same = old.kind == item.kind && old.target == item.target && body_is_same;
-            return if same { Outcome::Duplicate(old.stored()) } else { Outcome::Refused(Refusal::IdReused) };
+            // The text of an edit is not kept, nor is the original text of an edited or deleted message.
+            let is_same_body = old.body.is_none() || old.edited.is_some() || old.body == item.body;
+            let is_same = old.kind == item.kind && old.target == item.target && is_same_body;
+            return if is_same { Outcome::Duplicate(old.stored()) } else { Outcome::Refused(Refusal::IdReused) };
         }
         let Some(membership) = room.members.get(&item.user) else {
             return Outcome::Refused(Refusal::NotMember);
@@ -124,13 +107,13 @@ impl MemoryStore {
                 return Outcome::Refused(Refusal::NoTarget);
             };
             let deletion = meant.deleted.and_then(|offset| room.row(offset));
-            let yours = meant.user == item.user;
+            let is_author = meant.user == item.user;
             match item.kind {
                 Kind::Edit | Kind::React | Kind::Unreact if deletion.is_some() => {
                     return Outcome::Refused(Refusal::NoTarget);
                 }
-                Kind::Edit if !yours => return Outcome::Refused(Refusal::NotYours),
-                Kind::Delete if !yours && membership.role == Role::Member => {
+                Kind::Edit if !is_author => return Outcome::Refused(Refusal::NotYours),
+                Kind::Delete if !is_author && membership.role == Role::Member => {
                     return Outcome::Refused(Refusal::NotYours);
                 }
                 Kind::Delete => {
@@ -150,7 +133,7 @@ impl MemoryStore {
     }
 
     fn head(&self, id: RoomId, room: &StoredRoom) -> Head {
-        Head { epoch: self.generation.epoch(&format!("m{id}")), offset: room.log.len() as u64, number: room.number }
+        Head { epoch: Epoch(format!("m{id}").into()), offset: room.log.len() as u64, number: room.number }
     }
 
     /// [`Store::page`].
@@ -217,7 +200,7 @@ impl MemoryStore {
         Ok(Admission { room: id, epoch: head.epoch, offset: head.offset, role, joined: member.is_none() })
     }
 
-    /// Whether this made the user a member.
+    /// Returns whether this call made the user a member.
     fn join_room(&mut self, now: UnixMillis, id: RoomId, user: UserId) -> Result<bool, JoinError> {
         let room = self.rooms.get_mut(&id).ok_or(JoinError::NoRoom)?;
         if room.members.contains_key(&user) {
@@ -229,7 +212,7 @@ impl MemoryStore {
         if !self.users.contains_key(&user) {
             return Err(JoinError::NoUser);
         }
-        // What is before the head is not unread.
+        // Nothing from before the join is unread.
         let read = Marker { offset: room.log.len() as u64, number: room.number };
         let membership = Membership { role: Role::Member, joined_at: now, read };
         room.members.insert(user, membership);
@@ -277,7 +260,7 @@ impl MemoryStore {
         });
         let mut rooms: Vec<_> = joined.filter(|room| after.is_none_or(|after| room.name.as_str() > after)).collect();
         rooms.sort_by(|a, b| a.name.cmp(&b.name));
-        rooms.truncate(usize::try_from(limit_from(limit)).unwrap_or(usize::MAX));
+        rooms.truncate(rows_limit(limit));
         rooms
     }
 
@@ -290,7 +273,7 @@ impl MemoryStore {
             return Err(CreateUserError::EmailTaken);
         }
         let id = self.insert_user(&user.username, &user.username_key, Some(user.email_key), Some(user.password_hash));
-        self.account(id).ok_or_else(|| StoreError(String::new()).into())
+        self.account(id).ok_or_else(|| StoreError("the user that was just created is missing".to_owned()).into())
     }
 
     /// [`Store::ensure_user`].
@@ -332,7 +315,7 @@ impl MemoryStore {
     /// [`Store::create_room`].
     pub fn create_room(&mut self, now: UnixMillis, room: NewRoom) -> Result<Room, RoomError> {
         if self.room_id(&room.name).is_some() {
-            return Err(RoomError::Taken);
+            return Err(RoomError::NameTaken);
         }
         if !self.users.contains_key(&room.owner) {
             return Err(RoomError::NoUser);
@@ -351,13 +334,13 @@ impl MemoryStore {
             ids: BTreeMap::new(),
             reactions: BTreeMap::new(),
         };
-        let seen = self.seen(id, &stored, room.owner);
+        let view = self.view(id, &stored, room.owner);
         self.rooms.insert(id, stored);
-        seen.ok_or(RoomError::NoRoom)
+        view.ok_or(RoomError::NoRoom)
     }
 
     /// A room as one user sees it.
-    fn seen(&self, id: RoomId, room: &StoredRoom, viewer: UserId) -> Option<Room> {
+    fn view(&self, id: RoomId, room: &StoredRoom, viewer: UserId) -> Option<Room> {
         let membership = room.members.get(&viewer);
         if room.kind == RoomKind::Private && membership.is_none() {
             return None;
@@ -380,7 +363,7 @@ impl MemoryStore {
     /// [`Store::room`].
     pub fn room(&self, name: &str, viewer: UserId) -> Option<Room> {
         let id = self.room_id(name)?;
-        self.seen(id, self.rooms.get(&id)?, viewer)
+        self.view(id, self.rooms.get(&id)?, viewer)
     }
 
     fn look_up(&self, name: &str, actor: UserId) -> Result<(RoomId, &StoredRoom, Option<Role>), RoomError> {
@@ -411,7 +394,7 @@ impl MemoryStore {
     ) -> Result<Addition, RoomError> {
         let (id, _, role) = self.look_up(name, actor)?;
         if role.is_none_or(|role| role < Role::Moderator) {
-            return Err(RoomError::NotAllowed("only the owner and moderators add members"));
+            return Err(RoomError::NotAllowed("only the owner and moderators can add members"));
         }
         let user = self.user_id(member_key).ok_or(RoomError::NoUser)?;
         let joined = self.join_room(now, id, user)?;
@@ -436,7 +419,7 @@ impl MemoryStore {
         let member = self.user_id(member_key).ok_or(RoomError::NoUser)?;
         let leaving = member == actor;
         if !leaving && actor_role.is_none_or(|role| role < Role::Moderator) {
-            return Err(RoomError::NotAllowed("only the owner and moderators remove members"));
+            return Err(RoomError::NotAllowed("only the owner and moderators can remove members"));
         }
         let role = room.members.get(&member).map(|m| m.role).ok_or(RoomError::NotMember)?;
         may_remove(leaving, actor_role, role)?;
@@ -461,19 +444,19 @@ impl MemoryStore {
     pub fn delete_room(&mut self, name: &str, actor: UserId) -> Result<RoomId, RoomError> {
         let (id, _, role) = self.look_up(name, actor)?;
         if role != Some(Role::Owner) {
-            return Err(RoomError::NotAllowed("only the owner deletes the room"));
+            return Err(RoomError::NotAllowed("only the owner can delete the room"));
         }
         self.rooms.remove(&id);
         Ok(id)
     }
 
-    /// [`Store::chats`].
-    pub fn chats(&self, name: &str, viewer: UserId, cursor: Cursor, limit: usize) -> Result<Chats, RoomError> {
+    /// [`Store::messages`].
+    pub fn messages(&self, name: &str, viewer: UserId, cursor: Cursor, limit: usize) -> Result<MessagePage, RoomError> {
         let (id, room, role) = self.look_up(name, viewer)?;
         if role.is_none() {
             return Err(RoomError::NotMember);
         }
-        let limit = usize::try_from(limit_from(limit)).unwrap_or(usize::MAX);
+        let limit = rows_limit(limit);
         let messages = room.log.iter().filter(|row| row.kind == Kind::Message);
         let mut rows: Vec<_> = match cursor {
             Cursor::Newest => messages.rev().take(limit + 1).collect(),
@@ -485,7 +468,7 @@ impl MemoryStore {
         rows.sort_by_key(|row| row.offset);
         let messages = rows.into_iter().map(|row| self.message(room, row, viewer)).collect();
         let head = self.head(id, room);
-        Ok(Chats { messages, epoch: head.epoch, offset: head.offset, more })
+        Ok(MessagePage { messages, epoch: head.epoch, offset: head.offset, more })
     }
 
     fn message(&self, room: &StoredRoom, row: &LogRow, viewer: UserId) -> Message {
@@ -520,7 +503,7 @@ impl StoredRoom {
         self.log.get_mut(usize::try_from(offset.checked_sub(1)?).ok()?)
     }
 
-    /// Appends what was found good.
+    /// Appends an item that was accepted.
     fn push(&mut self, now: UnixMillis, item: &Item) -> Stored {
         let offset = self.log.len() as u64 + 1;
         if item.kind == Kind::Message {
@@ -576,12 +559,12 @@ impl LogRow {
     }
 }
 
-/// A [`MemoryStore`] behind the trait, on the process's clock.
+/// A [`MemoryStore`] behind the trait, with the clock of the process.
 #[derive(Debug, Default)]
 pub struct SharedMemoryStore(Mutex<MemoryStore>);
 
 impl SharedMemoryStore {
-    /// The store itself, for as long as the guard lives.
+    /// The store itself, locked as long as the guard lives.
     pub fn lock(&self) -> MutexGuard<'_, MemoryStore> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -589,13 +572,6 @@ impl SharedMemoryStore {
 
 fn now() -> UnixMillis {
     unix_millis().unsigned_abs()
-}
-
-fn check_storable(texts: &[&str]) -> Result<(), StoreError> {
-    match texts.iter().all(|text| storable(text)) {
-        true => Ok(()),
-        false => Err(StoreError("a text with U+0000 can't be stored".to_owned())),
-    }
 }
 
 #[async_trait::async_trait]
@@ -626,14 +602,14 @@ impl Store for SharedMemoryStore {
     }
 
     async fn rooms_of(&self, user: UserId, after: Option<&str>, limit: usize) -> Result<Vec<JoinedRoom>, StoreError> {
-        if !after.is_none_or(storable) {
+        if !after.is_none_or(is_storable) {
             return Ok(Vec::new());
         }
         Ok(self.lock().rooms_of(user, after, limit))
     }
 
     async fn create_user(&self, user: NewUser) -> Result<Account, CreateUserError> {
-        check_storable(&[&user.username, &user.username_key, &user.email_key, &user.password_hash])?;
+        require_storable(&[&user.username, &user.username_key, &user.email_key, &user.password_hash])?;
         self.lock().create_user(user)
     }
 
@@ -651,10 +627,10 @@ impl Store for SharedMemoryStore {
     }
 
     async fn ensure_user(&self, username: &str, username_key: &str) -> Result<Account, CreateUserError> {
-        check_storable(&[username, username_key])?;
+        require_storable(&[username, username_key])?;
         let mut store = self.lock();
         let id = store.ensure_user(username, username_key);
-        store.account(id).ok_or_else(|| StoreError(String::new()).into())
+        store.account(id).ok_or_else(|| StoreError("the user that was just created is missing".to_owned()).into())
     }
 
     async fn set_password(
@@ -663,7 +639,7 @@ impl Store for SharedMemoryStore {
         expected_hash: Option<&str>,
         password_hash: &str,
     ) -> Result<Option<Revocation>, StoreError> {
-        check_storable(&[password_hash])?;
+        require_storable(&[password_hash])?;
         let mut store = self.lock();
         match store.users.get_mut(&user) {
             Some(stored) if expected_hash.is_none() || stored.hash.as_deref() == expected_hash => {
@@ -690,7 +666,7 @@ impl Store for SharedMemoryStore {
     }
 
     async fn create_room(&self, room: NewRoom) -> Result<Room, RoomError> {
-        check_storable(&[&room.name, &room.title])?;
+        require_storable(&[&room.name, &room.title])?;
         self.lock().create_room(now(), room)
     }
 
@@ -707,13 +683,13 @@ impl Store for SharedMemoryStore {
     ) -> Result<Vec<Room>, StoreError> {
         let store = self.lock();
         let query = query.to_lowercase();
-        let seen = store.rooms.iter().filter_map(|(id, room)| store.seen(*id, room, viewer));
-        let mut found: Vec<_> = seen
+        let visible = store.rooms.iter().filter_map(|(id, room)| store.view(*id, room, viewer));
+        let mut found: Vec<_> = visible
             .filter(|room| after.is_none_or(|after| room.name.as_str() > after))
             .filter(|room| room.name.contains(&query) || room.title.to_lowercase().contains(&query))
             .collect();
         found.sort_by(|a, b| a.name.cmp(&b.name));
-        found.truncate(usize::try_from(limit_from(limit)).unwrap_or(usize::MAX));
+        found.truncate(rows_limit(limit));
         Ok(found)
     }
 
@@ -741,9 +717,8 @@ impl Store for SharedMemoryStore {
         if role.is_none() {
             return Err(RoomError::NotMember);
         }
-        let limit = usize::try_from(limit_from(limit)).unwrap_or(usize::MAX);
         let after = after.unwrap_or(UserId(0));
-        let members = room.members.iter().filter(|(id, _)| **id > after).take(limit);
+        let members = room.members.iter().filter(|(id, _)| **id > after).take(rows_limit(limit));
         Ok(members.map(|(id, membership)| store.entry(*id, membership)).collect())
     }
 
@@ -751,8 +726,14 @@ impl Store for SharedMemoryStore {
         self.lock().delete_room(name, actor)
     }
 
-    async fn chats(&self, name: &str, viewer: UserId, cursor: Cursor, limit: usize) -> Result<Chats, RoomError> {
-        self.lock().chats(name, viewer, cursor, limit)
+    async fn messages(
+        &self,
+        name: &str,
+        viewer: UserId,
+        cursor: Cursor,
+        limit: usize,
+    ) -> Result<MessagePage, RoomError> {
+        self.lock().messages(name, viewer, cursor, limit)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -1,16 +1,24 @@
-//! What the store is asked and what it answers, apart from the commit path's own words in `uproar-model`.
+//! The arguments and results of the store's calls, except those of the commit path, which are in `uproar-model`.
 
 use std::sync::Arc;
 use uproar_model::{Epoch, Number, Offset, Publication, Role, RoomId, UnixMillis, User, UserId};
 
-/// Who finds a room. The numbers are those in the database; 2 is reserved for direct rooms.
+/// Who can find a room. The numbers are those in the database; 2 is reserved for direct rooms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RoomKind {
     Public = 0,
     Private = 1,
 }
 
-/// One's own account.
+impl RoomKind {
+    /// The kind with this number in the database. A number that this build does not know counts as private, so that
+    /// strangers never see such a room.
+    pub(crate) fn from_number(number: i64) -> RoomKind {
+        if number == 0 { RoomKind::Public } else { RoomKind::Private }
+    }
+}
+
+/// An account as its owner sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     pub id: UserId,
@@ -18,21 +26,28 @@ pub struct Account {
     pub email: Option<String>,
     pub has_password: bool,
     pub token_generation: u32,
-    /// When the generation was last raised.
+    /// When the token generation was last raised.
     pub revoked_at: Option<UnixMillis>,
 }
 
-/// A user to create. Keys are folded by the caller (`fold_name`; e-mail addresses are lower-cased).
+/// The author of a publication, for display.
+impl From<&Account> for User {
+    fn from(account: &Account) -> User {
+        User { id: account.id, username: Arc::clone(&account.username) }
+    }
+}
+
+/// A user to create. The caller has folded the keys: the name by `fold_name`, the e-mail address to lower case.
 #[derive(Clone, Debug)]
 pub struct NewUser {
     pub username: String,
     pub username_key: String,
     pub email_key: String,
-    /// In PHC form.
+    /// In PHC string format.
     pub password_hash: String,
 }
 
-/// What a user signs in with.
+/// The name or address that a user signs in with.
 #[derive(Clone, Copy, Debug)]
 pub enum Login<'a> {
     UsernameKey(&'a str),
@@ -42,11 +57,11 @@ pub enum Login<'a> {
 /// A room to create.
 #[derive(Clone, Debug)]
 pub struct NewRoom {
-    /// Its own folded key.
+    /// Folded by the caller: a room's name is its own key.
     pub name: String,
     pub title: String,
     pub kind: RoomKind,
-    /// The most members it takes, at least 1.
+    /// The most members that the room can have, at least 1.
     pub size: u32,
     pub owner: UserId,
 }
@@ -62,11 +77,12 @@ pub struct Room {
     pub members: u32,
     pub epoch: Epoch,
     pub offset: Offset,
-    /// Last number − read number; none to someone who is not a member.
+    /// The room's last number less the viewer's read number. `None` for a viewer who is not a member.
     pub unread: Option<Number>,
     pub role: Option<Role>,
 }
 
+/// A member in the list of a room's members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberEntry {
     pub user: User,
@@ -74,7 +90,7 @@ pub struct MemberEntry {
     pub joined_at: UnixMillis,
 }
 
-/// A room that a user is in now.
+/// The result of joining a room: the user is a member now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Join {
     pub room: Room,
@@ -82,7 +98,7 @@ pub struct Join {
     pub joined: bool,
 }
 
-/// A user who is in a room now.
+/// The result of adding a member to a room: the user is a member now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addition {
     pub member: MemberEntry,
@@ -90,8 +106,8 @@ pub struct Addition {
     pub joined: bool,
 }
 
-/// A membership taken away: the publication to show in the room, of kind `Removed`. Its `user` is the actor, its
-/// `body` the removed user's id.
+/// The result of ending a membership, with the publication to show in the room. Its kind is `Removed`, its `user` is
+/// the actor, and its `body` is the id of the removed user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Removal {
     pub room: RoomId,
@@ -99,7 +115,7 @@ pub struct Removal {
     pub publication: Publication,
 }
 
-/// Where a page of messages begins.
+/// Which messages a page holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cursor {
     /// The newest messages.
@@ -110,38 +126,41 @@ pub enum Cursor {
     After(Offset),
 }
 
-/// A message (kind 0) as history over HTTP shows it.
+/// A message (kind 0) as the history over HTTP shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     pub offset: Offset,
     pub number: Number,
     pub user: User,
-    /// None when deleted.
+    /// `None` for a deleted message.
     pub text: Option<String>,
-    /// The sender's id; none when the server made it.
+    /// The sender's id; `None` if the server generated it.
     pub id: Option<String>,
     pub time: UnixMillis,
     pub reply_to: Option<Offset>,
+    /// The offset of the last edit.
     pub edited: Option<Offset>,
     pub deleted: bool,
-    /// By emoji, in the order of the emoji's bytes.
+    /// One for each emoji, in the byte order of the emoji.
     pub reactions: Vec<Reaction>,
 }
 
+/// How often a message has one emoji.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reaction {
     pub emoji: String,
     pub count: u32,
-    /// Whether the viewer is among them.
+    /// Whether one of them is the viewer's.
     pub mine: bool,
 }
 
-/// A page of messages and the position read with it: subscribing from `offset` of `epoch` leaves nothing out.
+/// A page of messages and the room's position at the same moment: a client that subscribes from `offset` of `epoch`
+/// misses nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chats {
+pub struct MessagePage {
     pub messages: Vec<Message>,
     pub epoch: Epoch,
     pub offset: Offset,
-    /// Whether there are more in the direction of the cursor.
+    /// Whether there are more messages in the direction of the cursor.
     pub more: bool,
 }

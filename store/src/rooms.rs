@@ -1,37 +1,17 @@
-//! Rooms and who is in them, the same on both databases.
+//! Rooms and their members.
 
-use crate::session::{Arg, Session};
-use crate::{Addition, Join, MemberEntry, NewRoom, Removal, Room, RoomError, RoomKind, StoreError, history, users};
-use uproar_model::{Admission, Epoch, JoinError, Offset, PageRequest, Role, RoomId, User, UserId};
-
-/// Epochs as clients see them: the room's own, and how often the whole database may have gone back.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Generation(pub i64);
-
-impl Generation {
-    pub fn epoch(self, room_epoch: &str) -> Epoch {
-        Epoch(format!("{room_epoch}.{}", self.0).into())
-    }
-}
-
-impl RoomKind {
-    /// Whatever this build does not know is nothing that strangers may see.
-    pub(crate) fn from_number(number: i64) -> RoomKind {
-        if number == 0 { RoomKind::Public } else { RoomKind::Private }
-    }
-}
-
-/// 16 lower-case hexadecimal digits from the system's generator.
-pub(crate) fn random_word() -> Result<String, StoreError> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(|error| StoreError(format!("no random numbers: {error}")))?;
-    Ok(format!("{:016x}", u64::from_be_bytes(bytes)))
-}
+use crate::check::rows_limit;
+use crate::connection::{Arg, DbConnection};
+use crate::error::{RoomError, StoreError};
+use crate::generation::{DatabaseGeneration, random_word};
+use crate::objects::{Addition, Join, MemberEntry, NewRoom, Removal, Room, RoomKind};
+use crate::{history, users};
+use uproar_model::{JoinError, Offset, PageRequest, Role, RoomId, User, UserId};
 
 /// id, name, title, kind, size, members, epoch, last offset, last number, the viewer's read number and role.
 type RoomRow = (i64, String, String, i64, i64, i64, String, i64, i64, Option<i64>, Option<i64>);
 
-fn room_from(generation: Generation, row: RoomRow) -> Room {
+fn room_from(generation: DatabaseGeneration, row: RoomRow) -> Room {
     let (id, name, title, kind, size, members, epoch, last_offset, last_number, read_number, role) = row;
     Room {
         id: RoomId(id),
@@ -47,10 +27,15 @@ fn room_from(generation: Generation, row: RoomRow) -> Room {
     }
 }
 
-pub(crate) async fn create(session: &mut Session, generation: Generation, room: &NewRoom) -> Result<Room, RoomError> {
-    let now = session.now().await?;
+/// Creates a room with its owner as the only member.
+pub(crate) async fn create(
+    db: &mut DbConnection,
+    generation: DatabaseGeneration,
+    room: &NewRoom,
+) -> Result<Room, RoomError> {
+    let now = db.now().await?;
     let epoch = random_word()?;
-    // The database keeps sizes in 31 bits.
+    // The column of the size has 31 bits.
     let size = i64::from(room.size.clamp(1, i32::MAX.unsigned_abs()));
     let sql = "INSERT INTO rooms (name, kind, title, title_key, size, members, epoch, created_by, created_at)
         VALUES ($1, CAST($2 AS smallint), $3, $4, CAST($5 AS integer), 1, $6, $7, $8) ON CONFLICT DO NOTHING
@@ -65,11 +50,11 @@ pub(crate) async fn create(session: &mut Session, generation: Generation, room: 
         Arg::Int(room.owner.0),
         Arg::Int(now),
     ];
-    let Some((id,)) = session.optional::<(i64,)>(sql, &args).await? else {
-        return Err(RoomError::Taken);
+    let Some((id,)) = db.optional::<(i64,)>(sql, &args).await? else {
+        return Err(RoomError::NameTaken);
     };
-    session.execute("INSERT INTO heads (room_id) VALUES ($1)", &[Arg::Int(id)]).await?;
-    if !insert_member(session, RoomId(id), room.owner, Role::Owner, now).await? {
+    db.execute("INSERT INTO heads (room_id) VALUES ($1)", &[Arg::Int(id)]).await?;
+    if !insert_member(db, RoomId(id), room.owner, Role::Owner, now).await? {
         return Err(RoomError::NoUser);
     }
     Ok(Room {
@@ -86,9 +71,9 @@ pub(crate) async fn create(session: &mut Session, generation: Generation, room: 
     })
 }
 
-/// What is before the head when someone joins is not unread. False: there is no such user.
+/// The read marker starts at the head: nothing from before the join is unread. `false`: there is no such user.
 async fn insert_member(
-    session: &mut Session,
+    db: &mut DbConnection,
     room: RoomId,
     user: UserId,
     role: Role,
@@ -98,31 +83,33 @@ async fn insert_member(
         SELECT h.room_id, u.id, CAST($3 AS smallint), $4, h.last_offset, h.last_number
         FROM heads h, users u WHERE h.room_id = $1 AND u.id = $2";
     let args = [Arg::Int(room.0), Arg::Int(user.0), Arg::Int(role as i64), Arg::Int(now)];
-    Ok(session.execute(sql, &args).await? == 1)
+    Ok(db.execute(sql, &args).await? == 1)
 }
 
+/// A room as this viewer sees it.
 pub(crate) async fn find(
-    session: &mut Session,
-    generation: Generation,
+    db: &mut DbConnection,
+    generation: DatabaseGeneration,
     name: &str,
     viewer: UserId,
-) -> Result<Option<Room>, sqlx::Error> {
+) -> Result<Option<Room>, StoreError> {
     let sql = "SELECT r.id, r.name, r.title, CAST(r.kind AS bigint), CAST(r.size AS bigint), CAST(r.members AS bigint),
             r.epoch, h.last_offset, h.last_number, m.read_number, CAST(m.role AS bigint)
         FROM rooms r JOIN heads h ON h.room_id = r.id
         LEFT JOIN members m ON m.room_id = r.id AND m.user_id = $2
         WHERE r.name = $1 AND (r.kind = 0 OR m.user_id IS NOT NULL)";
-    Ok(session.optional(sql, &[Arg::Text(name), Arg::Int(viewer.0)]).await?.map(|row| room_from(generation, row)))
+    Ok(db.optional(sql, &[Arg::Text(name), Arg::Int(viewer.0)]).await?.map(|row| room_from(generation, row)))
 }
 
+/// The rooms that this viewer can see and that match the query, by name.
 pub(crate) async fn list(
-    session: &mut Session,
-    generation: Generation,
+    db: &mut DbConnection,
+    generation: DatabaseGeneration,
     viewer: UserId,
     query: &str,
     after: Option<&str>,
     limit: usize,
-) -> Result<Vec<Room>, sqlx::Error> {
+) -> Result<Vec<Room>, StoreError> {
     let sql = "SELECT r.id, r.name, r.title, CAST(r.kind AS bigint), CAST(r.size AS bigint), CAST(r.members AS bigint),
             r.epoch, h.last_offset, h.last_number, m.read_number, CAST(m.role AS bigint)
         FROM rooms r JOIN heads h ON h.room_id = r.id
@@ -138,76 +125,50 @@ pub(crate) async fn list(
         pattern.push(c);
     }
     pattern.push('%');
-    let args = [Arg::Int(viewer.0), Arg::Text(after.unwrap_or("")), Arg::Text(&pattern), Arg::Int(limit_from(limit))];
-    Ok(session.all(sql, &args).await?.into_iter().map(|row| room_from(generation, row)).collect())
+    let args =
+        [Arg::Int(viewer.0), Arg::Text(after.unwrap_or("")), Arg::Text(&pattern), Arg::Int(rows_limit(limit) as i64)];
+    Ok(db.all(sql, &args).await?.into_iter().map(|row| room_from(generation, row)).collect())
 }
 
-/// The most rows that one call returns, whatever it was asked for.
-pub(crate) fn limit_from(limit: usize) -> i64 {
-    i64::try_from(limit.min(ROWS_LIMIT)).unwrap_or(i64::MAX)
-}
-const ROWS_LIMIT: usize = 1000;
-
-/// What `admit` finds out about one wish: the room's id, kind, epoch and last offset, the user's role in it.
-pub(crate) type AdmitRow = (Option<i64>, Option<i64>, Option<String>, Option<i64>, Option<i64>);
-
-/// What is already settled, or the room to join.
-pub(crate) fn judge_admission(
-    generation: Generation,
-    row: AdmitRow,
-) -> Result<Admission, Result<(RoomId, Epoch), JoinError>> {
-    match row {
-        (Some(id), _, Some(epoch), Some(offset), Some(role)) => Ok(Admission {
-            room: RoomId(id),
-            epoch: generation.epoch(&epoch),
-            offset: offset.unsigned_abs(),
-            role: Role::from_number(role),
-            joined: false,
-        }),
-        (Some(id), Some(0), Some(epoch), _, None) => Err(Ok((RoomId(id), generation.epoch(&epoch)))),
-        _ => Err(Err(JoinError::NoRoom)),
-    }
-}
-
-/// A user who is in a room now.
+/// The membership of a user after [`join`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Joined {
+pub(crate) struct Membership {
     pub role: Role,
-    /// The room's last offset in the transaction, of which the membership is sure: no removal can be between the two.
+    /// The room's last offset in the transaction. The user is a member at this offset: no removal can come between.
     pub offset: Offset,
-    /// Whether they were not in it before.
-    pub now: bool,
+    /// Whether this call made the user a member.
+    pub is_new: bool,
 }
 
-/// Makes a user a member where there is place; in a transaction. It does not ask whether the user may.
+/// Makes a user a member unless the room is full, inside a transaction. The caller has checked that the user may join.
 pub(crate) async fn join(
-    session: &mut Session,
+    db: &mut DbConnection,
     room: RoomId,
     user: UserId,
     now: i64,
-) -> Result<Result<Joined, JoinError>, sqlx::Error> {
-    // The lock first: of two at once the second sees what the first did.
-    if !session.lock_room(room).await? {
+) -> Result<Result<Membership, JoinError>, StoreError> {
+    // The lock comes first: of two concurrent calls, the second sees what the first did.
+    if !db.lock_room(room).await? {
         return Ok(Err(JoinError::NoRoom));
     }
     let sql = "SELECT CAST(r.members AS bigint), CAST(r.size AS bigint), CAST(m.role AS bigint), h.last_offset
         FROM rooms r JOIN heads h ON h.room_id = r.id
         LEFT JOIN members m ON m.room_id = r.id AND m.user_id = $2 WHERE r.id = $1";
     let args = [Arg::Int(room.0), Arg::Int(user.0)];
-    let offset = match session.optional::<(i64, i64, Option<i64>, i64)>(sql, &args).await? {
+    let offset = match db.optional::<(i64, i64, Option<i64>, i64)>(sql, &args).await? {
         None => return Ok(Err(JoinError::NoRoom)),
         Some((_, _, Some(role), offset)) => {
-            return Ok(Ok(Joined { role: Role::from_number(role), offset: offset.unsigned_abs(), now: false }));
+            return Ok(Ok(Membership { role: Role::from_number(role), offset: offset.unsigned_abs(), is_new: false }));
         }
         Some((members, size, None, _)) if members >= size => return Ok(Err(JoinError::Full)),
         Some((_, _, None, offset)) => offset.unsigned_abs(),
     };
-    if !insert_member(session, room, user, Role::Member, now).await? {
+    if !insert_member(db, room, user, Role::Member, now).await? {
         return Ok(Err(JoinError::NoUser));
     }
     let sql = "UPDATE rooms SET members = members + 1 WHERE id = $1";
-    session.execute(sql, &[Arg::Int(room.0)]).await?;
-    Ok(Ok(Joined { role: Role::Member, offset, now: true }))
+    db.execute(sql, &[Arg::Int(room.0)]).await?;
+    Ok(Ok(Membership { role: Role::Member, offset, is_new: true }))
 }
 
 impl From<JoinError> for RoomError {
@@ -220,16 +181,16 @@ impl From<JoinError> for RoomError {
     }
 }
 
-/// A room by its name as its actor sees it: `NoRoom` for a private one to someone who is not in it.
+/// The room with this name and the actor's role in it. `NoRoom` also for a private room that the actor is not in.
 async fn look_up(
-    session: &mut Session,
+    db: &mut DbConnection,
     name: &str,
     actor: UserId,
 ) -> Result<(RoomId, RoomKind, Option<Role>), RoomError> {
     let sql = "SELECT r.id, CAST(r.kind AS bigint), CAST(m.role AS bigint)
         FROM rooms r LEFT JOIN members m ON m.room_id = r.id AND m.user_id = $2 WHERE r.name = $1";
     let args = [Arg::Text(name), Arg::Int(actor.0)];
-    let (id, kind, role) = session.optional::<(i64, i64, Option<i64>)>(sql, &args).await?.ok_or(RoomError::NoRoom)?;
+    let (id, kind, role) = db.optional::<(i64, i64, Option<i64>)>(sql, &args).await?.ok_or(RoomError::NoRoom)?;
     let (kind, role) = (RoomKind::from_number(kind), role.map(Role::from_number));
     if kind == RoomKind::Private && role.is_none() {
         return Err(RoomError::NoRoom);
@@ -237,56 +198,58 @@ async fn look_up(
     Ok((RoomId(id), kind, role))
 }
 
-/// Joins a public room; a private one only answers those who are in it.
+/// Joins a public room. A private one can be "joined" only by its members, for whom nothing changes.
 pub(crate) async fn join_by_name(
-    session: &mut Session,
-    generation: Generation,
+    db: &mut DbConnection,
+    generation: DatabaseGeneration,
     name: &str,
     user: UserId,
 ) -> Result<Join, RoomError> {
-    let (room, _, _) = look_up(session, name, user).await?;
-    let now = session.now().await?;
-    let joined = join(session, room, user, now).await??.now;
-    let room = find(session, generation, name, user).await?.ok_or(RoomError::NoRoom)?;
+    let (room, _, _) = look_up(db, name, user).await?;
+    let now = db.now().await?;
+    let joined = join(db, room, user, now).await??.is_new;
+    let room = find(db, generation, name, user).await?.ok_or(RoomError::NoRoom)?;
     Ok(Join { room, joined })
 }
 
+/// Adds a user on behalf of the owner or a moderator.
 pub(crate) async fn add_member(
-    session: &mut Session,
+    db: &mut DbConnection,
     name: &str,
     actor: UserId,
     member_key: &str,
 ) -> Result<Addition, RoomError> {
-    let (room, _, role) = look_up(session, name, actor).await?;
+    let (room, _, role) = look_up(db, name, actor).await?;
     if role.is_none_or(|role| role < Role::Moderator) {
-        return Err(RoomError::NotAllowed("only the owner and moderators add members"));
+        return Err(RoomError::NotAllowed("only the owner and moderators can add members"));
     }
-    let account = users::by_username(session, member_key).await?.ok_or(RoomError::NoUser)?;
-    let now = session.now().await?;
-    let joined = join(session, room, account.id, now).await??.now;
+    let account = users::by_username(db, member_key).await?.ok_or(RoomError::NoUser)?;
+    let now = db.now().await?;
+    let joined = join(db, room, account.id, now).await??.is_new;
     let sql = "SELECT CAST(role AS bigint), joined_at FROM members WHERE room_id = $1 AND user_id = $2";
     let args = [Arg::Int(room.0), Arg::Int(account.id.0)];
-    let (role, joined_at) = session.optional::<(i64, i64)>(sql, &args).await?.ok_or(RoomError::NoUser)?;
+    let (role, joined_at) = db.optional::<(i64, i64)>(sql, &args).await?.ok_or(RoomError::NoUser)?;
     let (role, joined_at) = (Role::from_number(role), joined_at.unsigned_abs());
     Ok(Addition { member: MemberEntry { user: User::from(&account), role, joined_at }, joined })
 }
 
+/// The members of a room, for a viewer who must be one of them.
 pub(crate) async fn members(
-    session: &mut Session,
+    db: &mut DbConnection,
     name: &str,
     viewer: UserId,
     after: Option<UserId>,
     limit: usize,
 ) -> Result<Vec<MemberEntry>, RoomError> {
-    let (room, _, role) = look_up(session, name, viewer).await?;
+    let (room, _, role) = look_up(db, name, viewer).await?;
     if role.is_none() {
         return Err(RoomError::NotMember);
     }
     let sql = "SELECT u.id, u.username, CAST(m.role AS bigint), m.joined_at
         FROM members m JOIN users u ON u.id = m.user_id
         WHERE m.room_id = $1 AND m.user_id > $2 ORDER BY m.user_id LIMIT $3";
-    let args = [Arg::Int(room.0), Arg::Int(after.map_or(0, |user| user.0)), Arg::Int(limit_from(limit))];
-    let rows = session.all::<(i64, String, i64, i64)>(sql, &args).await?;
+    let args = [Arg::Int(room.0), Arg::Int(after.map_or(0, |user| user.0)), Arg::Int(rows_limit(limit) as i64)];
+    let rows = db.all::<(i64, String, i64, i64)>(sql, &args).await?;
     Ok(rows
         .into_iter()
         .map(|(id, username, role, joined_at)| MemberEntry {
@@ -297,7 +260,7 @@ pub(crate) async fn members(
         .collect())
 }
 
-/// Whether `actor` may take `member` out; both are in the room. Shared with the store in memory.
+/// Whether a user with the role `actor` may remove one with the role `member`. `leaving`: both are the same user.
 pub(crate) fn may_remove(leaving: bool, actor: Option<Role>, member: Role) -> Result<(), RoomError> {
     match (leaving, actor, member) {
         (true, _, Role::Owner) => Err(RoomError::NotAllowed("the owner can't leave; delete the room instead")),
@@ -305,97 +268,98 @@ pub(crate) fn may_remove(leaving: bool, actor: Option<Role>, member: Role) -> Re
         (false, _, Role::Owner) => Err(RoomError::NotAllowed("the owner can't be removed")),
         (false, Some(Role::Owner), _) | (false, Some(Role::Moderator), Role::Member) => Ok(()),
         (false, Some(Role::Moderator), Role::Moderator) => {
-            Err(RoomError::NotAllowed("only the owner removes moderators"))
+            Err(RoomError::NotAllowed("only the owner can remove moderators"))
         }
-        (false, _, _) => Err(RoomError::NotAllowed("only the owner and moderators remove members")),
+        (false, _, _) => Err(RoomError::NotAllowed("only the owner and moderators can remove members")),
     }
 }
 
+/// Ends a membership and appends the publication that announces it.
 pub(crate) async fn remove_member(
-    session: &mut Session,
-    generation: Generation,
+    db: &mut DbConnection,
+    generation: DatabaseGeneration,
     name: &str,
     actor: UserId,
     member_key: &str,
 ) -> Result<Removal, RoomError> {
-    let (room, _, _) = look_up(session, name, actor).await?;
-    if !session.lock_head(room).await? || !session.lock_room(room).await? {
+    let (room, _, _) = look_up(db, name, actor).await?;
+    if !db.lock_head(room).await? || !db.lock_room(room).await? {
         return Err(RoomError::NoRoom);
     }
-    // Asked again, now that it can't change any more.
-    let (_, _, actor_role) = look_up(session, name, actor).await?;
+    // Read again, now that the locks keep it from changing.
+    let (_, _, actor_role) = look_up(db, name, actor).await?;
     let sql = "SELECT u.id, CAST(m.role AS bigint)
         FROM users u LEFT JOIN members m ON m.user_id = u.id AND m.room_id = $1 WHERE u.username_key = $2";
     let args = [Arg::Int(room.0), Arg::Text(member_key)];
-    let (member, role) = session.optional::<(i64, Option<i64>)>(sql, &args).await?.ok_or(RoomError::NoUser)?;
+    let (member, role) = db.optional::<(i64, Option<i64>)>(sql, &args).await?.ok_or(RoomError::NoUser)?;
     let leaving = member == actor.0;
     if !leaving && actor_role.is_none_or(|role| role < Role::Moderator) {
-        return Err(RoomError::NotAllowed("only the owner and moderators remove members"));
+        return Err(RoomError::NotAllowed("only the owner and moderators can remove members"));
     }
     let role = role.map(Role::from_number).ok_or(RoomError::NotMember)?;
     may_remove(leaving, actor_role, role)?;
 
-    let now = session.now().await?;
+    let now = db.now().await?;
     let sql = "DELETE FROM members WHERE room_id = $1 AND user_id = $2";
-    session.execute(sql, &[Arg::Int(room.0), Arg::Int(member)]).await?;
-    session.execute("UPDATE rooms SET members = members - 1 WHERE id = $1", &[Arg::Int(room.0)]).await?;
+    db.execute(sql, &[Arg::Int(room.0), Arg::Int(member)]).await?;
+    db.execute("UPDATE rooms SET members = members - 1 WHERE id = $1", &[Arg::Int(room.0)]).await?;
     let sql = "UPDATE heads SET last_offset = last_offset + 1 WHERE room_id = $1 RETURNING last_offset";
-    let (offset,) = session.optional::<(i64,)>(sql, &[Arg::Int(room.0)]).await?.ok_or(RoomError::NoRoom)?;
+    let (offset,) = db.optional::<(i64,)>(sql, &[Arg::Int(room.0)]).await?.ok_or(RoomError::NoRoom)?;
     let sql = "INSERT INTO messages (room_id, room_offset, number, kind, user_id, client_id, body, created_at)
         SELECT h.room_id, h.last_offset, h.last_number, 5, $2, $3, $4, $5 FROM heads h WHERE h.room_id = $1";
     // Unique, as the offset is; no sender's id begins with a tilde.
     let (client_id, body) = (format!("~removed-{offset}"), member.to_string());
     let args = [Arg::Int(room.0), Arg::Int(actor.0), Arg::Text(&client_id), Arg::Text(&body), Arg::Int(now)];
-    session.execute(sql, &args).await?;
+    db.execute(sql, &args).await?;
 
     let offset = offset.unsigned_abs();
     let this =
         PageRequest { from: offset - 1, ascending: true, up_to: offset, items_limit: 1, bytes_limit: usize::MAX };
-    let page = history::page(session, generation, room, this).await?;
+    let page = history::page(db, generation, room, this).await?;
     match page.and_then(|page| page.publications.into_iter().next()) {
         Some(publication) => Ok(Removal { room, member: UserId(member), publication }),
-        None => Err(StoreError("a publication just appended is not there".to_owned()).into()),
+        None => Err(StoreError("the publication that was just appended is missing".to_owned()).into()),
     }
 }
 
-/// Closes a room: from here on it does not exist. What was said in it is left for `sweep_step`.
-pub(crate) async fn delete(session: &mut Session, name: &str, actor: UserId) -> Result<RoomId, RoomError> {
-    let (room, _, _) = look_up(session, name, actor).await?;
-    if !session.lock_head(room).await? || !session.lock_room(room).await? {
+/// Deletes a room's head and its name: from then on the room does not exist. `sweep_step` deletes its contents.
+pub(crate) async fn delete(db: &mut DbConnection, name: &str, actor: UserId) -> Result<RoomId, RoomError> {
+    let (room, _, _) = look_up(db, name, actor).await?;
+    if !db.lock_head(room).await? || !db.lock_room(room).await? {
         return Err(RoomError::NoRoom);
     }
-    let (_, _, role) = look_up(session, name, actor).await?;
+    let (_, _, role) = look_up(db, name, actor).await?;
     if role != Some(Role::Owner) {
-        return Err(RoomError::NotAllowed("only the owner deletes the room"));
+        return Err(RoomError::NotAllowed("only the owner can delete the room"));
     }
-    // The head first: an append that waits for it finds that the room is gone.
-    session.execute("DELETE FROM heads WHERE room_id = $1", &[Arg::Int(room.0)]).await?;
-    session.execute("UPDATE rooms SET name = NULL WHERE id = $1", &[Arg::Int(room.0)]).await?;
+    // The head first: an append that waits for its lock then finds that the room is gone.
+    db.execute("DELETE FROM heads WHERE room_id = $1", &[Arg::Int(room.0)]).await?;
+    db.execute("UPDATE rooms SET name = NULL WHERE id = $1", &[Arg::Int(room.0)]).await?;
     Ok(room)
 }
 
-/// One bounded step of sweeping up what deleted rooms left; in a transaction. False when nothing is left.
-pub(crate) async fn sweep_step(session: &mut Session) -> Result<bool, StoreError> {
+/// Deletes a limited number of the rows that deleted rooms left behind, inside a transaction. `false`: none are left.
+pub(crate) async fn sweep_step(db: &mut DbConnection) -> Result<bool, StoreError> {
     let sql = "SELECT id FROM rooms WHERE name IS NULL ORDER BY id LIMIT 1";
-    let Some((room,)) = session.optional::<(i64,)>(sql, &[]).await? else {
+    let Some((room,)) = db.optional::<(i64,)>(sql, &[]).await? else {
         return Ok(false);
     };
     let room = Arg::Int(room);
     let sql = "DELETE FROM messages WHERE room_id = $1 AND room_offset <=
         (SELECT min(room_offset) + 999 FROM messages WHERE room_id = $1)";
-    if session.execute(sql, &[room]).await? > 0 {
+    if db.execute(sql, &[room]).await? > 0 {
         return Ok(true);
     }
     let sql = "DELETE FROM reactions WHERE room_id = $1 AND (room_offset, emoji, user_id) IN
         (SELECT room_offset, emoji, user_id FROM reactions WHERE room_id = $1 LIMIT 1000)";
-    if session.execute(sql, &[room]).await? > 0 {
+    if db.execute(sql, &[room]).await? > 0 {
         return Ok(true);
     }
     let sql = "DELETE FROM members WHERE room_id = $1 AND user_id IN
         (SELECT user_id FROM members WHERE room_id = $1 LIMIT 1000)";
-    if session.execute(sql, &[room]).await? > 0 {
+    if db.execute(sql, &[room]).await? > 0 {
         return Ok(true);
     }
-    session.execute("DELETE FROM rooms WHERE id = $1", &[room]).await?;
+    db.execute("DELETE FROM rooms WHERE id = $1", &[room]).await?;
     Ok(true)
 }

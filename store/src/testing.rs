@@ -1,4 +1,4 @@
-//! A PostgreSQL server for tests and benchmarks: its own, on a free port, gone with the process that started it.
+//! A PostgreSQL server for tests and benchmarks, on a free port. It ends with the process that started it.
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor};
@@ -11,17 +11,19 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// A folder with `initdb` and `postgres`, or the URL of a server to use as it is.
+/// The folder of `initdb` and `postgres`, or the URL of a server to use as it is.
 const VARIABLE: &str = "UPROAR_TEST_POSTGRES";
-const DEBIAN_PLACE: &str = "/usr/lib/postgresql";
+const DEBIAN_FOLDER: &str = "/usr/lib/postgresql";
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// A server that has no PID file after this time has given up.
 const GIVEN_UP: Duration = Duration::from_secs(5);
 const START_PAUSE: Duration = Duration::from_millis(20);
-/// Root can't run PostgreSQL; this user comes with the package.
+/// Root can't run PostgreSQL. This user is created by the package.
 const SERVER_USER: &str = "postgres";
 
-// The shell outlives whatever ends the test process, sees its end of the pipe close, and takes the server and its folder
-// along. A line on the pipe names the signal to end the server with: INT is an orderly stop, QUIT is as good as a crash.
+// This shell outlives the test process, however that ends. When the pipe from the process closes, it stops the server
+// and deletes the folder. A line on the pipe names the signal with which to stop the server: INT is an orderly
+// shutdown, and QUIT has the effect of a crash.
 const WATCHER: &str = r#"
 trap "" INT
 "$@" <&- >>"$UPROAR_FOLDER/log" 2>&1 &
@@ -32,7 +34,7 @@ wait "$server"
 if [ -z "$signal" ]; then rm -rf "$UPROAR_FOLDER"; fi
 "#;
 
-/// A server that runs until it is stopped, dropped, or its process ends, however that happens.
+/// A server that runs until it is stopped or dropped, or until this process ends, however that happens.
 #[derive(Debug)]
 pub struct TestPostgres {
     server: Server,
@@ -41,7 +43,7 @@ pub struct TestPostgres {
 
 #[derive(Debug)]
 enum Server {
-    /// Someone else's.
+    /// A server that the environment names.
     Given {
         url: String,
     },
@@ -53,18 +55,19 @@ struct OwnServer {
     binaries: PathBuf,
     folder: PathBuf,
     port: u16,
-    /// What is set otherwise than by default.
+    /// `NAME=VALUE`, where the value is not PostgreSQL's default.
     settings: &'static [&'static str],
     watcher: Option<Child>,
 }
 
 impl TestPostgres {
-    /// Starts a server, or finds the one that `UPROAR_TEST_POSTGRES` names. The error is one line that says what is missing.
+    /// Starts a server, or uses the one that `UPROAR_TEST_POSTGRES` names. An error is one line that says what is
+    /// missing.
     pub async fn start() -> Result<TestPostgres, String> {
         TestPostgres::start_with(&["fsync=off", "max_connections=300", "shared_buffers=64MB"]).await
     }
 
-    /// The same with PostgreSQL's own settings, where a commit is on disk. For benchmarks.
+    /// The same with PostgreSQL's default settings, with which a commit is on disk. For benchmarks.
     pub async fn start_durable() -> Result<TestPostgres, String> {
         TestPostgres::start_with(&[]).await
     }
@@ -77,7 +80,7 @@ impl TestPostgres {
         Ok(TestPostgres { server, databases: AtomicU32::new(0) })
     }
 
-    /// The URL of one of its databases.
+    /// The URL of a database of the server.
     pub fn url(&self, database: &str) -> String {
         match &self.server {
             Server::Given { url } => with_database(url, database),
@@ -85,14 +88,14 @@ impl TestPostgres {
         }
     }
 
-    /// A new and empty database: its URL.
+    /// Creates an empty database and returns its URL.
     pub async fn create_database(&self) -> Result<String, String> {
         let number = self.databases.fetch_add(1, Ordering::Relaxed);
         let name = format!("uproar_test_{}_{number}", std::process::id());
         let create = async {
             let options: PgConnectOptions = self.url("postgres").parse()?;
             let mut connection = options.disable_statement_logging().connect().await?;
-            // A server that was given may have one of an earlier process with this id.
+            // A server that is not our own may still have the database of an earlier process with the same id.
             for sql in [
                 format!("DROP DATABASE IF EXISTS {name}"),
                 format!("CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0"),
@@ -106,32 +109,32 @@ impl TestPostgres {
         Ok(self.url(&name))
     }
 
-    /// Stops the server in good order. An error for one that is not our own.
+    /// Shuts the server down in an orderly way. Fails if it is not our own.
     pub fn stop(&mut self) -> Result<(), String> {
         self.own()?.end("INT");
         Ok(())
     }
 
-    /// Ends it as a crash would: no checkpoint, connections cut. What was committed is recovered at the next start.
+    /// Ends the server like a crash: without a checkpoint, and with all connections cut. The next start recovers what
+    /// was committed.
     pub fn kill(&mut self) -> Result<(), String> {
         self.own()?.end("QUIT");
         Ok(())
     }
 
-    /// The first process of a server of our own.
+    /// The id of the main process of a server of our own.
     pub fn process(&self) -> Option<u32> {
         let Server::Own(server) = &self.server else { return None };
-        // The first line of this file.
         fs::read_to_string(server.folder.join("data/postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()
     }
 
-    /// The main version of a server of our own.
+    /// The major version of a server of our own.
     pub fn version(&self) -> Option<String> {
         let Server::Own(server) = &self.server else { return None };
         Some(fs::read_to_string(server.folder.join("data/PG_VERSION")).ok()?.trim().to_owned())
     }
 
-    /// Starts it again on the same port with what it holds.
+    /// Starts the server again, on the same port and with its data.
     pub async fn restart(&mut self) -> Result<(), String> {
         let server = self.own()?;
         server.end("INT");
@@ -142,7 +145,9 @@ impl TestPostgres {
     fn own(&mut self) -> Result<&mut OwnServer, String> {
         match &mut self.server {
             Server::Own(server) => Ok(server),
-            Server::Given { .. } => Err(format!("the server that {VARIABLE} names is not ours to stop")),
+            Server::Given { .. } => {
+                Err(format!("the server that {VARIABLE} names does not belong to this test, so it can't be stopped"))
+            }
         }
     }
 }
@@ -163,7 +168,7 @@ impl OwnServer {
         if !initdb.status.success() {
             return Err(failed("initdb", io::Error::other(String::from_utf8_lossy(&initdb.stderr).into_owned())));
         }
-        // A port that is free now may be taken before the server has it.
+        // Another program may take the port before the server does.
         let mut last = String::new();
         for _ in 0..5 {
             server.port = free_port().map_err(|error| failed("finding a port", error))?;
@@ -195,7 +200,7 @@ impl OwnServer {
         Ok(())
     }
 
-    /// A program of PostgreSQL, as the user who may run it.
+    /// A PostgreSQL program, run as a user who may run it.
     fn command(&self, program: &str) -> Command {
         let program = self.binaries.join(program);
         let mut command;
@@ -205,7 +210,7 @@ impl OwnServer {
         } else {
             command = Command::new(program);
         }
-        // Not the caller's folder, which that user may not be able to read.
+        // That user may not be able to read the current folder.
         command.current_dir(&self.folder).env_remove("PGDATA").env("LC_ALL", "C");
         command
     }
@@ -213,7 +218,7 @@ impl OwnServer {
     async fn wait(&mut self) -> Result<(), String> {
         let url = format!("postgres://{SERVER_USER}@127.0.0.1:{}/postgres", self.port);
         let options: PgConnectOptions = url.parse().map_err(|error| format!("{url}: {error}"))?;
-        let begun = Instant::now();
+        let started = Instant::now();
         loop {
             let error = match options.clone().disable_statement_logging().connect().await {
                 Ok(connection) => {
@@ -222,21 +227,21 @@ impl OwnServer {
                 }
                 Err(error) => error,
             };
-            // It makes this file first of all, and removes it when it gives up.
-            let ended = begun.elapsed() > GIVEN_UP && !self.folder.join("data/postmaster.pid").exists();
-            if begun.elapsed() > START_TIMEOUT || ended {
+            // The server creates this file first of all, and removes it when it gives up.
+            let has_ended = started.elapsed() > GIVEN_UP && !self.folder.join("data/postmaster.pid").exists();
+            if started.elapsed() > START_TIMEOUT || has_ended {
                 let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-                return Err(format!("PostgreSQL for the tests does not start: {error}\n{log}"));
+                return Err(format!("PostgreSQL for the tests did not start: {error}\n{log}"));
             }
             tokio::time::sleep(START_PAUSE).await;
         }
     }
 
-    /// Waits until the server is gone.
+    /// Stops the server with this signal, and waits until it is gone.
     fn end(&mut self, signal: &str) {
         if let Some(mut watcher) = self.watcher.take() {
             if let Some(mut pipe) = watcher.stdin.take() {
-                // It may be gone already.
+                // The watcher may be gone already.
                 let _ = io::Write::write_all(&mut pipe, format!("{signal}\n").as_bytes());
             }
             let _ = watcher.wait();
@@ -260,24 +265,28 @@ fn with_database(url: &str, database: &str) -> String {
 }
 
 fn find_binaries() -> Result<PathBuf, String> {
-    let is_here = |folder: &Path| folder.join("initdb").is_file() && folder.join("postgres").is_file();
+    let has_programs = |folder: &Path| folder.join("initdb").is_file() && folder.join("postgres").is_file();
     if let Ok(folder) = std::env::var(VARIABLE) {
         let folder = PathBuf::from(folder);
-        return match is_here(&folder) {
+        return match has_programs(&folder) {
             true => Ok(folder),
-            false => Err(format!("{VARIABLE}={} has no initdb and postgres in it", folder.display())),
+            false => Err(format!("{VARIABLE}={} must be a folder with initdb and postgres", folder.display())),
         };
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    if let Some(folder) = std::env::split_paths(&path).find(|folder| is_here(folder)) {
+    if let Some(folder) = std::env::split_paths(&path).find(|folder| has_programs(folder)) {
         return Ok(folder);
     }
-    let versions = fs::read_dir(DEBIAN_PLACE).into_iter().flatten().flatten();
-    let mut places: Vec<_> = versions.map(|entry| entry.path().join("bin")).filter(|folder| is_here(folder)).collect();
-    // Two digits, all of them.
-    places.sort();
-    places.pop().ok_or_else(|| {
-        format!("the tests need PostgreSQL: install the Debian package postgresql, or set {VARIABLE} to the folder of its programs or to a postgres:// URL")
+    let versions = fs::read_dir(DEBIAN_FOLDER).into_iter().flatten().flatten();
+    let mut folders: Vec<_> =
+        versions.map(|entry| entry.path().join("bin")).filter(|folder| has_programs(folder)).collect();
+    // All versions have two digits, so the last one is the newest.
+    folders.sort();
+    folders.pop().ok_or_else(|| {
+        format!(
+            "the tests need PostgreSQL: install the Debian package postgresql, or set {VARIABLE} to the \
+             folder of its programs or to a postgres:// URL"
+        )
     })
 }
 
@@ -285,15 +294,15 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 
-/// A folder of its own for the server, which its user can use.
+/// A new folder that belongs to the server's user.
 fn new_folder() -> io::Result<PathBuf> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     loop {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        // Short: a socket's path may have 107 bytes.
+        // Short, because the path of a socket must not be longer than 107 bytes.
         let folder = std::env::temp_dir().join(format!("uproar-pg-{}-{number}", std::process::id()));
         match fs::create_dir(&folder) {
-            // Left by a process with the same id that was killed.
+            // It was left by a process with the same id that was killed.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
             made => made?,
         }

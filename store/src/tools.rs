@@ -1,29 +1,29 @@
-//! What operators do to a database without a server: a copy of it, and the word that it was restored.
+//! What operators do to a database without a server, or beside one.
 
-use crate::open::DatabaseUrl;
-use crate::{DataFolder, OpenError, OpenOptions};
+use crate::data_folder::DataFolder;
+use crate::error::OpenError;
+use crate::options::{DatabaseUrl, OpenOptions};
 use std::path::Path;
 
-/// Copies the SQLite database at `url` into a new file, as of one moment, beside a running server.
+/// Copies the SQLite database at `url` into the new file `to`, as of one moment. A server may be running.
 pub async fn backup(url: &DatabaseUrl, to: &Path) -> Result<(), OpenError> {
     match url {
         DatabaseUrl::Sqlite(path) => crate::sqlite::backup(path, to).await,
         DatabaseUrl::Postgres(_) => Err(OpenError(
-            "a backup of PostgreSQL is made by its own tools, pg_dump or pg_basebackup; this command copies SQLite"
-                .to_owned(),
+            "this command copies only SQLite databases; back up PostgreSQL with pg_dump or pg_basebackup".to_owned(),
         )),
     }
 }
 
-/// The history may have gone back, and Uproar can't have noticed by itself: clients start over. No server may run.
+/// Makes all clients start over, for a restore that Uproar can't notice by itself. No server may be running.
 pub async fn restored(url: &DatabaseUrl, folder: &DataFolder, options: OpenOptions) -> Result<(), OpenError> {
     match url {
-        // At the next start the word in the database is compared with the one in the folder.
-        DatabaseUrl::Sqlite(path) if !path.is_file() => Err(OpenError(format!(
-            "there is no database {}; say with --data or --database where it is",
-            path.display()
-        ))),
-        DatabaseUrl::Sqlite(_) => folder.forget_incarnation(),
-        DatabaseUrl::Postgres(url) => crate::postgres::Postgres::restored(url, &options).await,
+        DatabaseUrl::Sqlite(path) if !path.is_file() => Err(crate::sqlite::no_database(path)),
+        // The next start raises the generation, as after a restored backup.
+        DatabaseUrl::Sqlite(_) => {
+            let file = folder.incarnation_file();
+            file.remove().map_err(|error| OpenError(format!("can't remove {}: {error}", file.path().display())))
+        }
+        DatabaseUrl::Postgres(url) => crate::postgres::restored(url, &options).await,
     }
 }

@@ -1,7 +1,7 @@
-//! One process to a database: a session advisory lock, held on a connection of its own for as long as the store lives.
+//! Only one process at a time uses a database: it holds a session advisory lock, on a connection of its own, for as
+//! long as the store lives.
 
-use crate::OpenError;
-use crate::error::one_line;
+use crate::error::{OpenError, one_line};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Executor, Row};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,12 +10,12 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-/// "uproar" in ASCII. Advisory locks are each database's own.
+/// "uproar" in ASCII. Each database has advisory locks of its own.
 const KEY: i64 = 0x7570_726f_6172;
-/// How often the guard is asked whether it is still there.
+/// How often the guard connection is tested.
 const INTERVAL: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// A process that was just killed has its session ended by the server within moments.
+/// After a process was killed, it takes the server a moment to end its session.
 const TAKE_TRIES: u32 = 20;
 const TAKE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -23,34 +23,36 @@ const TAKE_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Held,
-    /// The connection is gone, or may be: not until the lock is held again.
+    /// The connection is lost, or may be: no commits until the lock is held again.
     Lost,
-    /// Another process has the lock: not any more.
-    Taken,
+    /// Another process has the lock: no more commits at all.
+    TakenOver,
 }
 
 /// The connection that has the lock.
 pub(super) struct Held {
     pub connection: PgConnection,
-    /// Its session in the server, to know it by should it outlive the connection.
+    /// The process id of its session in the server, by which it is recognized if it outlives the connection.
     process: i32,
 }
 
 pub(super) struct Guard {
     state: Arc<watch::Sender<State>>,
-    /// Something failed that may have failed the guard too.
+    /// Something failed that may affect the guard connection too.
     doubt: Arc<Notify>,
     stop: Arc<Notify>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Guard {
-    /// Takes the lock, or says who can't share.
-    pub async fn take(options: &PgConnectOptions, place: &str) -> Result<Held, OpenError> {
+    /// Takes the lock, or fails if another process has it.
+    pub async fn take(options: &PgConnectOptions, address: &str) -> Result<Held, OpenError> {
         let failed = |error: sqlx::Error| {
             OpenError(match &error {
-                sqlx::Error::Database(error) => format!("PostgreSQL at {place} refuses: {error}"),
-                error => format!("can't reach PostgreSQL at {place}: {}; is it running there?", one_line(error)),
+                sqlx::Error::Database(error) => {
+                    format!("PostgreSQL at {address} rejects the connection: {error}")
+                }
+                error => format!("can't reach PostgreSQL at {address}: {}; is it running there?", one_line(error)),
             })
         };
         let mut connection = options.connect().await.map_err(failed)?;
@@ -60,20 +62,19 @@ impl Guard {
             }
             sleep(TAKE_PAUSE).await;
         }
-        Err(OpenError(format!(
-            "another uproar uses the database {place}; stop it, or give this one a database of its own"
-        )))
+        Err(OpenError(format!("another uproar is using the database {address}; stop it, or use another database")))
     }
 
-    pub fn watch(held: Held, options: PgConnectOptions, place: String) -> Guard {
+    /// Starts to watch the connection that has the lock.
+    pub fn watch(held: Held, options: PgConnectOptions, address: String) -> Guard {
         let state = Arc::new(watch::Sender::new(State::Held));
         let (doubt, stop) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let watched = run(held, options, place, Arc::clone(&state), Arc::clone(&doubt), Arc::clone(&stop));
-        Guard { state, doubt, stop, task: Mutex::new(Some(tokio::spawn(watched))) }
+        let watcher = keep(held, options, address, Arc::clone(&state), Arc::clone(&doubt), Arc::clone(&stop));
+        Guard { state, doubt, stop, task: Mutex::new(Some(tokio::spawn(watcher))) }
     }
 
-    /// Waits while the lock is lost. Whoever waits has a deadline.
-    pub async fn certain(&self) -> State {
+    /// Waits as long as the lock is lost. There is no time limit: callers set one.
+    pub async fn settled(&self) -> State {
         let mut state = self.state.subscribe();
         match state.wait_for(|state| *state != State::Lost).await {
             Ok(state) => *state,
@@ -81,15 +82,16 @@ impl Guard {
         }
     }
 
-    /// Waits until another process has the lock.
-    pub async fn taken(&self) {
+    /// Returns once another process has the lock.
+    pub async fn taken_over(&self) {
         let mut state = self.state.subscribe();
-        if state.wait_for(|state| *state == State::Taken).await.is_err() {
+        if state.wait_for(|state| *state == State::TakenOver).await.is_err() {
             std::future::pending().await
         }
     }
 
-    /// A connection to the database failed: nothing is committed until the guard has been found to hold.
+    /// Tells the guard that a connection to the database failed: nothing is committed until the lock was found to be
+    /// held.
     pub fn doubt(&self) {
         self.state.send_if_modified(|state| {
             let held = *state == State::Held;
@@ -101,12 +103,12 @@ impl Guard {
         self.doubt.notify_one();
     }
 
-    /// Lets others take the lock.
+    /// Releases the lock.
     pub async fn release(&self) {
         self.stop.notify_one();
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task {
-            // It ends by itself; an error would be its panic, and the lock is free then too.
+            // The task ends by itself. An error would be its panic, which releases the lock as well.
             let _ = task.await;
         }
     }
@@ -121,10 +123,11 @@ impl Drop for Guard {
     }
 }
 
-async fn run(
+/// Tests the connection that has the lock, and takes the lock again when it is lost.
+async fn keep(
     mut held: Held,
     options: PgConnectOptions,
-    place: String,
+    address: String,
     state: Arc<watch::Sender<State>>,
     doubt: Arc<Notify>,
     stop: Arc<Notify>,
@@ -144,7 +147,7 @@ async fn run(
             continue;
         }
         state.send_replace(State::Lost);
-        tracing::warn!("lost the guard connection to {place}; nothing is committed until it is back");
+        tracing::warn!("lost the guard connection to {address}; nothing is committed until it is back");
         held = loop {
             let retaken = tokio::select! {
                 () = stop.notified() => return,
@@ -153,40 +156,40 @@ async fn run(
             match retaken {
                 Ok(Ok(Some(held))) => break held,
                 Ok(Ok(None)) => {
-                    tracing::error!("another uproar has taken the database {place}; this one must stop");
-                    state.send_replace(State::Taken);
+                    tracing::error!("another uproar has taken over the database {address}; this one must stop");
+                    state.send_replace(State::TakenOver);
                     stop.notified().await;
                     return;
                 }
                 Ok(Err(_)) | Err(_) => sleep(TAKE_PAUSE).await,
             }
         };
-        tracing::info!("the guard connection to {place} is back");
+        tracing::info!("the guard connection to {address} is back");
         state.send_replace(State::Held);
     }
 }
 
-/// The lock again, on a new connection; none when another process has it.
-async fn retake(options: &PgConnectOptions, before: i32) -> Result<Option<Held>, sqlx::Error> {
+/// Takes the lock again, on a new connection. `None`: another process has it.
+async fn retake(options: &PgConnectOptions, previous: i32) -> Result<Option<Held>, sqlx::Error> {
     let mut connection = options.connect().await?;
     if let Some(process) = try_lock(&mut connection).await? {
         return Ok(Some(Held { connection, process }));
     }
-    // Our own session may live on in the server, which has not noticed that its connection is gone.
+    // Our own session may live on in a server that has not noticed the loss of its connection.
     let sql = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
         WHERE l.locktype = 'advisory' AND d.datname = current_database() AND l.granted AND l.pid = $1
           AND l.classid = CAST($2 AS oid) AND l.objid = CAST($3 AS oid) AND l.objsubid = 1";
-    let ours: i64 =
-        sqlx::query_scalar(sql).bind(before).bind(KEY >> 32).bind(KEY & 0xffff_ffff).fetch_one(&mut connection).await?;
+    let (high, low) = (KEY >> 32, KEY & 0xffff_ffff);
+    let ours: i64 = sqlx::query_scalar(sql).bind(previous).bind(high).bind(low).fetch_one(&mut connection).await?;
     if ours == 0 {
-        // It may have been released between the two questions.
+        // The lock may have been released since `try_lock`.
         return Ok(try_lock(&mut connection).await?.map(|process| Held { connection, process }));
     }
-    sqlx::query("SELECT pg_terminate_backend($1)").bind(before).execute(&mut connection).await?;
-    Err(sqlx::Error::Protocol("the session before still has the lock".to_owned()))
+    sqlx::query("SELECT pg_terminate_backend($1)").bind(previous).execute(&mut connection).await?;
+    Err(sqlx::Error::Protocol("our previous session still has the lock".to_owned()))
 }
 
-/// The id of the session that has the lock now; none when another has it.
+/// Tries to take the lock: the process id of the session that has it now. `None`: another session has it.
 async fn try_lock(connection: &mut PgConnection) -> Result<Option<i32>, sqlx::Error> {
     let row = sqlx::query("SELECT pg_try_advisory_lock($1), pg_backend_pid()").bind(KEY).fetch_one(connection).await?;
     let (locked, process): (bool, i32) = (row.try_get(0)?, row.try_get(1)?);

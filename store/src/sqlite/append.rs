@@ -1,40 +1,39 @@
-//! The commit path: what the judgement needs is read in one statement, judged here, and written in a few statements,
-//! however long the batch is. Each statement is a hop to the connection's thread and back; what an append really costs is
-//! the pages that it writes.
+//! The commit path. One statement reads everything that decides a batch, the decisions are made here, and a few
+//! statements write the result, however long the batch is. Each statement is a round trip to the connection's thread,
+//! but most of the cost of an append is the pages that it writes.
 
-use super::Sqlite;
-use crate::AppendError;
 use crate::check;
-use crate::error::one_line;
-use crate::history::offset_arg;
-use crate::session::{Arg, Session, json, unix_millis};
+use crate::connection::{Arg, DbConnection, json, offset_arg, unix_millis};
+use crate::error::{AppendError, one_line};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use uproar_model::{Item, Kind, Outcome, Refusal, RoomId, Stored, UserId};
 
-impl Sqlite {
-    pub async fn append(&self, batch: &[Item]) -> Result<Vec<Outcome>, AppendError> {
-        let not_begun = |error: sqlx::Error| failure(&error, Stage::Before);
-        let mut session = self.write().await.map_err(not_begun)?;
-        session.begin().await.map_err(not_begun)?;
-        match append(&mut session, batch).await {
-            Ok(outcomes) => {
-                session.commit().await.map_err(|error| failure(&error, Stage::Commit))?;
-                Ok(outcomes)
-            }
-            Err(error) => {
-                session.rollback().await;
-                Err(failure(&error, Stage::Before))
-            }
+/// Appends a batch on the connection that writes.
+pub(super) async fn append(mut db: DbConnection, batch: &[Item]) -> Result<Vec<Outcome>, AppendError> {
+    db.begin().await.map_err(|error| not_begun(&error))?;
+    match append_in_transaction(&mut db, batch).await {
+        Ok(outcomes) => {
+            db.commit().await.map_err(|error| failure(&error, Stage::Commit))?;
+            Ok(outcomes)
+        }
+        Err(error) => {
+            db.rollback().await;
+            Err(failure(&error, Stage::BeforeCommit))
         }
     }
 }
 
-/// When an error came.
+/// What an error means that occurred before the transaction began.
+pub(super) fn not_begun(error: &sqlx::Error) -> AppendError {
+    failure(error, Stage::BeforeCommit)
+}
+
+/// When an error occurred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Nothing was written that a crash would show.
-    Before,
+    /// Nothing was written that would survive a crash.
+    BeforeCommit,
     Commit,
 }
 
@@ -48,19 +47,19 @@ fn failure(error: &sqlx::Error, stage: Stage) -> AppendError {
 fn meaning(code: Option<i32>, stage: Stage) -> fn(String) -> AppendError {
     match (code.map(|code| code & 0xff), stage) {
         // TOOBIG, CONSTRAINT, MISMATCH
-        (Some(18..=20), _) => AppendError::Data,
-        // CORRUPT, NOTADB: no retry mends these.
-        (Some(11 | 26), _) => AppendError::Broken,
-        // IOERR. After a failed fsync the kernel may have dropped what it could not write. (A full disk is another code,
-        // FULL: then nothing was committed, and it is tried again.)
-        (Some(10), Stage::Commit) => AppendError::Broken,
-        _ => AppendError::Unknown,
+        (Some(18..=20), _) => AppendError::DataRejected,
+        // CORRUPT, NOTADB: a retry can't help.
+        (Some(11 | 26), _) => AppendError::Fatal,
+        // IOERR. After a failed fsync, the kernel may have dropped what it could not write. (A full disk has another
+        // code, FULL: then nothing was committed, and the batch is tried again.)
+        (Some(10), Stage::Commit) => AppendError::Fatal,
+        _ => AppendError::OutcomeUnknown,
     }
 }
 
-/// What the database holds that an item is judged by: its index; the room's last offset and number, none without a room;
-/// the sender's role, none without membership; what is stored under its id: offset, number, time, whether kind and target
-/// are the same, whether the body is; the target's author, and offset, number and time of its deletion.
+/// What the database knows about an item: the item's index; the room's last offset and number (NULL: no room); the
+/// sender's role (NULL: not a member); the row stored under the item's id: offset, number, time, whether its kind and
+/// target are the same, whether its body is; the target's author, and the offset, number and time of its deletion.
 type Facts = (
     i64,
     Option<i64>,
@@ -77,7 +76,8 @@ type Facts = (
     Option<i64>,
 );
 
-// The text of an edit and the first text of an edited or deleted message are not kept: there the id alone decides.
+// The text of an edit, and the original text of an edited or deleted message, are not kept. There the id alone decides
+// whether an item is a duplicate.
 const FACTS: &str = "
     WITH item AS (
       SELECT e.key AS n, e.value ->> 0 AS room_id, e.value ->> 1 AS user_id, e.value ->> 2 AS client_id,
@@ -95,7 +95,7 @@ const FACTS: &str = "
     LEFT JOIN messages t ON t.room_id = i.room_id AND t.room_offset = i.target AND t.kind = 0
     LEFT JOIN messages gone ON gone.room_id = t.room_id AND gone.room_offset = t.gone_offset";
 
-// Both statements read the same rows: room, offset, number, kind, user, id, target, body.
+// Both statements read the same JSON rows: room, offset, number, kind, user, id, target, body.
 const INSERT: &str = "
     INSERT INTO messages (room_id, room_offset, number, kind, user_id, client_id, target_offset, body, created_at)
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, $2
@@ -105,75 +105,79 @@ const INSERT: &str = "
       FROM json_each($1) GROUP BY 1) x
     WHERE heads.room_id = x.room_id";
 
-// Room, offset, body, edited, deleted.
+// JSON rows: room, offset, body, edited, deleted.
 const CHANGE: &str = "
-    UPDATE messages SET body = x.value ->> 2, edit_offset = coalesce(x.value ->> 3, edit_offset), gone_offset = x.value ->> 4
+    UPDATE messages SET body = x.value ->> 2, edit_offset = coalesce(x.value ->> 3, edit_offset),
+      gone_offset = x.value ->> 4
     FROM json_each($1) x WHERE room_id = x.value ->> 0 AND room_offset = x.value ->> 1;
     DELETE FROM reactions WHERE (room_id, room_offset) IN
       (SELECT value ->> 0, value ->> 1 FROM json_each($1) WHERE value ->> 4 IS NOT NULL)";
 
-// Room, offset, emoji, user, whether it stays.
+// JSON rows: room, offset, emoji, user, whether the reaction is given (1) or taken back (0).
 const REACT: &str = "
     INSERT OR IGNORE INTO reactions (room_id, room_offset, emoji, user_id)
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each($1) WHERE value ->> 4 = 1;
     DELETE FROM reactions WHERE (room_id, room_offset, emoji, user_id) IN
       (SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each($1) WHERE value ->> 4 = 0)";
 
-async fn append(session: &mut Session, batch: &[Item]) -> Result<Vec<Outcome>, sqlx::Error> {
-    let asked: Vec<_> = batch
+async fn append_in_transaction(db: &mut DbConnection, batch: &[Item]) -> Result<Vec<Outcome>, sqlx::Error> {
+    let keys: Vec<_> = batch
         .iter()
         .map(|item| {
-            // What is refused anyway is not shown to the database: it would cut a text at U+0000.
-            let known = check::refusal(item).is_none();
-            let id = if known { &*item.id } else { "" };
-            let body = item.body.as_deref().filter(|_| known);
+            // The texts of invalid items are left out: SQLite would cut them off at U+0000.
+            let is_valid = check::refusal(item).is_none();
+            let id = if is_valid { &*item.id } else { "" };
+            let body = item.body.as_deref().filter(|_| is_valid);
             (item.room.0, item.user.0, id, item.kind as u8, item.target.map(offset_arg), body)
         })
         .collect();
-    let mut facts = session.all::<Facts>(FACTS, &[Arg::Text(&json(&asked))]).await?;
+    let mut facts = db.all::<Facts>(FACTS, &[Arg::Text(&json(&keys))]).await?;
     facts.sort_unstable_by_key(|facts| facts.0);
     if facts.len() != batch.len() {
-        return Err(sqlx::Error::Protocol("an answer of the wrong length".to_owned()));
+        return Err(sqlx::Error::Protocol(format!("a query returned {} rows instead of {}", facts.len(), batch.len())));
     }
     let now = unix_millis();
     let mut judge = Judge::new(now);
     let outcomes = batch.iter().zip(facts).map(|(item, facts)| judge.judge(item, facts)).collect();
 
     if !judge.rows.is_empty() {
-        // Neighbours in the table are written one after the other.
+        // In the order of the table, so that neighbouring rows are written one after the other.
         judge.rows.sort_unstable_by_key(|row| (row.0, row.1));
-        session.execute(INSERT, &[Arg::Text(&json(&judge.rows)), Arg::Int(now)]).await?;
+        db.execute(INSERT, &[Arg::Text(&json(&judge.rows)), Arg::Int(now)]).await?;
     }
     if !judge.changes.is_empty() {
         let changes: Vec<_> =
             judge.changes.iter().map(|((room, target), c)| (room.0, target, c.body, c.edited, c.deleted)).collect();
-        session.execute(CHANGE, &[Arg::Text(&json(&changes))]).await?;
+        db.execute(CHANGE, &[Arg::Text(&json(&changes))]).await?;
     }
     if !judge.reactions.is_empty() {
         let reactions: Vec<_> = judge
             .reactions
             .iter()
-            .map(|(&(room, target, emoji, user), &stays)| (room.0, target, emoji, user.0, i64::from(stays)))
+            .map(|(&(room, target, emoji, user), &is_given)| (room.0, target, emoji, user.0, i64::from(is_given)))
             .collect();
-        session.execute(REACT, &[Arg::Text(&json(&reactions))]).await?;
+        db.execute(REACT, &[Arg::Text(&json(&reactions))]).await?;
     }
     Ok(outcomes)
 }
 
-/// Judges items one after the other, each as if those before it had been appended in batches of their own: how a batch is
-/// cut never changes an answer.
+/// Decides about items one after the other. Each is judged as if the items before it had been appended in batches of
+/// their own, so it never matters how items are divided into batches. The fields hold what this batch has changed so
+/// far.
 struct Judge<'b> {
     now: i64,
-    /// Last offset and number of the rooms that items were appended to.
+    /// The last offset and number of each room with new items.
     heads: HashMap<RoomId, (i64, i64)>,
-    /// What was appended under an id.
+    /// New items by their ids.
     stored: HashMap<(RoomId, UserId, &'b str), (&'b Item, Stored)>,
-    /// Authors of messages appended.
+    /// The authors of new messages.
     authors: HashMap<(RoomId, i64), UserId>,
-    /// Messages edited or deleted: what they hold now.
+    /// The new content of messages that were edited or deleted.
     changes: BTreeMap<(RoomId, i64), Change<'b>>,
-    /// Reactions given or taken back, by room, message, emoji and user; a deletion takes those of its message along.
+    /// Reactions by room, message, emoji and user: whether they were given or taken back. The deletion of a message
+    /// removes its reactions.
     reactions: BTreeMap<(RoomId, i64, &'b str, UserId), bool>,
+    /// The rows to insert.
     rows: Vec<NewRow<'b>>,
 }
 
@@ -184,8 +188,8 @@ struct Change<'b> {
     body: Option<&'b str>,
     edited: Option<i64>,
     deleted: Option<i64>,
-    /// Of the deletion.
-    stored: Option<Stored>,
+    /// Where the deletion was stored.
+    deletion: Option<Stored>,
 }
 
 impl<'b> Judge<'b> {
@@ -208,7 +212,7 @@ impl<'b> Judge<'b> {
         }
     }
 
-    /// The answer where nothing is to be appended.
+    /// The outcome of an item that is not appended.
     fn refuse_or_repeat(&self, item: &Item, facts: Facts) -> Option<Outcome> {
         let (_, last_offset, _, role, old_offset, old_number, old_at, same_kind, same_body, author, ..) = facts;
         let (.., gone_offset, gone_number, gone_at) = facts;
@@ -237,7 +241,7 @@ impl<'b> Judge<'b> {
         let Some(author) = self.authors.get(&target).copied().or(author.map(UserId)) else {
             return Some(Outcome::Refused(Refusal::NoTarget));
         };
-        let deletion = self.changes.get(&target).and_then(|change| change.stored);
+        let deletion = self.changes.get(&target).and_then(|change| change.deletion);
         let deletion = deletion.or(stored_from(gone_offset, gone_number, gone_at));
         match (item.kind, deletion) {
             (Kind::Edit | Kind::React | Kind::Unreact, Some(_)) => Some(Outcome::Refused(Refusal::NoTarget)),
@@ -269,12 +273,12 @@ impl<'b> Judge<'b> {
                 self.authors.insert((item.room, offset), item.user);
             }
             (Kind::Edit, Some(target)) => {
-                let change = Change { body, edited: Some(offset), deleted: None, stored: None };
+                let change = Change { body, edited: Some(offset), deleted: None, deletion: None };
                 self.changes.insert((item.room, target), change);
             }
             (Kind::Delete, Some(target)) => {
                 let edited = self.changes.get(&(item.room, target)).and_then(|change| change.edited);
-                let change = Change { body: None, edited, deleted: Some(offset), stored: Some(stored) };
+                let change = Change { body: None, edited, deleted: Some(offset), deletion: Some(stored) };
                 self.changes.insert((item.room, target), change);
                 self.reactions.retain(|&(room, of, _, _), _| (room, of) != (item.room, target));
             }
@@ -295,58 +299,26 @@ fn stored_from(offset: Option<i64>, number: Option<i64>, at: Option<i64>) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DataFolder, NewRoom, OpenOptions, RoomKind, Store};
 
     #[test]
-    fn what_codes_mean() {
+    fn result_codes_are_classified_by_stage() {
         let is = |code, stage| match meaning(code, stage)(String::new()) {
-            AppendError::Unknown(_) => "unknown",
-            AppendError::Data(_) => "data",
-            AppendError::Broken(_) => "broken",
+            AppendError::OutcomeUnknown(_) => "unknown",
+            AppendError::DataRejected(_) => "data",
+            AppendError::Fatal(_) => "fatal",
         };
-        // FULL, BUSY, and what is no answer of SQLite at all: again.
+        // FULL, BUSY, and errors that do not come from SQLite: retried.
         for code in [Some(13), Some(5), Some(517), None] {
-            assert_eq!((is(code, Stage::Before), is(code, Stage::Commit)), ("unknown", "unknown"));
+            assert_eq!((is(code, Stage::BeforeCommit), is(code, Stage::Commit)), ("unknown", "unknown"));
         }
         // IOERR, IOERR_FSYNC, IOERR_WRITE
         for code in [Some(10), Some(1034), Some(778)] {
-            assert_eq!((is(code, Stage::Before), is(code, Stage::Commit)), ("unknown", "broken"));
+            assert_eq!((is(code, Stage::BeforeCommit), is(code, Stage::Commit)), ("unknown", "fatal"));
         }
         // CONSTRAINT_UNIQUE, TOOBIG
         for code in [Some(2067), Some(18)] {
-            assert_eq!((is(code, Stage::Before), is(code, Stage::Commit)), ("data", "data"));
+            assert_eq!((is(code, Stage::BeforeCommit), is(code, Stage::Commit)), ("data", "data"));
         }
-        assert_eq!(is(Some(11), Stage::Before), "broken");
-    }
-
-    #[tokio::test]
-    async fn a_full_disk_is_waited_for() -> Result<(), Box<dyn std::error::Error>> {
-        let place = tempfile::TempDir::new()?;
-        let folder = DataFolder::open(place.path().join("data"))?;
-        let database = Sqlite::open(&folder.database_path(), &folder, &OpenOptions::default()).await?;
-        let owner = database.ensure_user("Ann", "ann").await?.id;
-        let (name, title) = ("lobby".to_owned(), String::new());
-        let room = database.create_room(NewRoom { name, title, kind: RoomKind::Public, size: 5, owner }).await?.id;
-        let item = |n: usize| Item {
-            room,
-            user: owner,
-            id: format!("{n}").into(),
-            kind: Kind::Message,
-            target: None,
-            body: Some("x".repeat(16 * 1024).into()),
-        };
-        let batch: Vec<_> = (0..50).map(item).collect();
-
-        // As large as it is now and no larger. The pragma is the connection's, of which there is one.
-        let database = &database;
-        let pages = |limit: &'static str| async move { database.sqlite_writer().await?.execute(limit, &[]).await };
-        pages("PRAGMA max_page_count = 1").await?;
-        let full = database.append(&batch).await;
-        assert!(matches!(&full, Err(AppendError::Unknown(why)) if why.contains("full")), "{full:?}");
-        assert_eq!(database.heads(&[room]).await?[0].as_ref().map(|head| head.offset), Some(0));
-        pages("PRAGMA max_page_count = 1000000").await?;
-        assert!(database.append(&batch).await?.iter().all(|outcome| matches!(outcome, Outcome::New(_))));
-        database.close().await;
-        Ok(())
+        assert_eq!(is(Some(11), Stage::BeforeCommit), "fatal");
     }
 }

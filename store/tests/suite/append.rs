@@ -1,10 +1,10 @@
-//! The commit path, one batch after the other.
+//! The commit path, with one batch at a time.
 
 use crate::harness::*;
 use uproar_model::{Item, Kind, Outcome, Refusal, RoomId};
 use uproar_store::Cursor;
 
-pub async fn offsets_and_numbers_go_up_without_holes(world: World) {
+pub async fn offsets_and_numbers_have_no_gaps(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
     let other = world.public_room("other", ann).await.id;
     let outcomes = world
@@ -30,13 +30,13 @@ pub async fn offsets_and_numbers_go_up_without_holes(world: World) {
     assert_eq!(log[3].time, next.time);
 }
 
-pub async fn many_rooms_in_one_batch(world: World) {
+pub async fn one_batch_can_append_to_many_rooms(world: World) {
     let ann = world.user("Ann").await;
     let mut rooms = Vec::new();
     for n in 0..60 {
         rooms.push(world.public_room(&format!("room {n}"), ann).await.id);
     }
-    // Neither in the order of rooms nor room by room.
+    // Neither in the order of the rooms nor grouped by room.
     let mut batch = Vec::new();
     for n in 0..5 {
         for room in rooms.iter().rev() {
@@ -54,7 +54,7 @@ pub async fn many_rooms_in_one_batch(world: World) {
     }
 }
 
-pub async fn a_batch_of_512_and_one_of_none(world: World) {
+pub async fn batches_of_512_items_and_of_none_are_accepted(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
     assert_eq!(world.append(&[]).await, []);
     let batch: Vec<_> =
@@ -68,7 +68,7 @@ pub async fn a_batch_of_512_and_one_of_none(world: World) {
     assert!(log.iter().enumerate().all(|(n, p)| p.body.as_deref() == Some(&*n.to_string())));
 }
 
-pub async fn a_committed_batch_sent_again(world: World) {
+pub async fn a_committed_batch_sent_again_gets_the_same_offsets(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
     let batch = [
         message(room, ann, "1", "one"),
@@ -79,7 +79,7 @@ pub async fn a_committed_batch_sent_again(world: World) {
         delete(room, ben, "5", 2),
     ];
     let first: Vec<_> = world.append(&batch).await.into_iter().map(new).collect();
-    world.say(room, ann, &["meanwhile"]).await;
+    world.send(room, ann, &["meanwhile"]).await;
     for _ in 0..2 {
         let again: Vec<_> = first.iter().copied().map(Outcome::Duplicate).collect();
         assert_eq!(world.append(&batch).await, again);
@@ -87,7 +87,7 @@ pub async fn a_committed_batch_sent_again(world: World) {
     assert_eq!(world.log(room).await.len(), 7);
 }
 
-pub async fn one_id_twice_in_one_batch(world: World) {
+pub async fn an_id_used_twice_in_one_batch_is_stored_once(world: World) {
     let Lobby { room, ann, .. } = world.lobby().await;
     let outcomes = world
         .append(&[
@@ -100,7 +100,7 @@ pub async fn one_id_twice_in_one_batch(world: World) {
         ])
         .await;
     let first = new(outcomes[0]);
-    assert_again(outcomes[1], first);
+    assert_duplicate(outcomes[1], first);
     for outcome in &outcomes[2..5] {
         assert_refused(*outcome, Refusal::IdReused);
     }
@@ -108,22 +108,22 @@ pub async fn one_id_twice_in_one_batch(world: World) {
     assert_eq!(world.log(room).await.len(), 2);
 }
 
-pub async fn one_id_in_two_batches(world: World) {
+pub async fn an_id_used_in_two_batches_is_stored_once(world: World) {
     let Lobby { room, ann, .. } = world.lobby().await;
     let first = new(world.append_one(message(room, ann, "a", "text")).await);
-    assert_again(world.append_one(message(room, ann, "a", "text")).await, first);
+    assert_duplicate(world.append_one(message(room, ann, "a", "text")).await, first);
     assert_refused(world.append_one(message(room, ann, "a", "Text")).await, Refusal::IdReused);
     assert_refused(world.append_one(message(room, ann, "a", "")).await, Refusal::IdReused);
     assert_refused(world.append_one(reply(room, ann, "a", 1, "text")).await, Refusal::IdReused);
     assert_refused(world.append_one(edit(room, ann, "a", 1, "text")).await, Refusal::IdReused);
     assert_refused(world.append_one(delete(room, ann, "a", 1)).await, Refusal::IdReused);
-    // Ids are told apart by their bytes.
+    // Ids are compared byte by byte.
     for id in ["A", "a ", "á", "a\u{301}"] {
         new(world.append_one(message(room, ann, id, "text")).await);
     }
 }
 
-pub async fn an_id_is_the_senders_and_the_rooms_own(world: World) {
+pub async fn ids_are_unique_per_sender_and_room(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
     let other = world.public_room("other", ann).await.id;
     for item in [message(room, ann, "a", "x"), message(room, ben, "a", "y"), message(other, ann, "a", "z")] {
@@ -131,7 +131,7 @@ pub async fn an_id_is_the_senders_and_the_rooms_own(world: World) {
     }
 }
 
-pub async fn refused_items_among_good_ones(world: World) {
+pub async fn refused_items_do_not_affect_the_others(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
     let stranger = world.user("Stranger").await;
     let first = new(world.append_one(message(room, ann, "0", "first")).await);
@@ -159,19 +159,19 @@ pub async fn refused_items_among_good_ones(world: World) {
     assert_refused(outcomes[6], Refusal::NoTarget);
     assert_refused(outcomes[7], Refusal::BadData);
     assert_refused(outcomes[8], Refusal::IdReused);
-    assert_again(outcomes[9], first);
+    assert_duplicate(outcomes[9], first);
     assert_eq!(new(outcomes[10]).offset, 4);
     assert_eq!(world.log(room).await.len(), 4);
 }
 
-pub async fn an_id_of_a_refused_item_is_free(world: World) {
+pub async fn the_id_of_a_refused_item_can_be_used_again(world: World) {
     let Lobby { room, ann, .. } = world.lobby().await;
     let outcomes = world.append(&[react(room, ann, "a", 5, "👍"), message(room, ann, "a", "text")]).await;
     assert_refused(outcomes[0], Refusal::NoTarget);
     new(outcomes[1]);
 }
 
-pub async fn any_unicode_comes_back_as_it_was(world: World) {
+pub async fn any_unicode_text_is_stored_unchanged(world: World) {
     let Lobby { room, ann, .. } = world.lobby().await;
     let texts = [
         "",
@@ -189,24 +189,24 @@ pub async fn any_unicode_comes_back_as_it_was(world: World) {
     ];
     let long = "x𝔘".repeat(16 * 1024 / 5);
     let texts: Vec<&str> = texts.into_iter().chain([long.as_str()]).collect();
-    world.say(room, ann, &texts).await;
+    world.send(room, ann, &texts).await;
     let log = world.log(room).await;
     for (publication, text) in log.iter().zip(&texts) {
         assert_eq!(publication.body.as_deref(), Some(*text));
     }
     let id = "\u{10ffff}\u{ffff}'\"\\é€ ".repeat(4);
     let first = new(world.append_one(message(room, ann, &id[..60], "x")).await);
-    assert_again(world.append_one(message(room, ann, &id[..60], "x")).await, first);
+    assert_duplicate(world.append_one(message(room, ann, &id[..60], "x")).await, first);
     let emoji = "\u{1f468}\u{200d}\u{1f469}\u{ffff}'\"\\ ";
     new(world.append_one(react(room, ann, "r", first.offset, emoji)).await);
-    let chats = world.store.chats("lobby", ann, Cursor::Newest, 1).await.unwrap();
-    assert_eq!(chats.messages[0].id.as_deref(), Some(&id[..60]));
-    assert_eq!(chats.messages[0].reactions[0].emoji, emoji);
+    let page = world.store.messages("lobby", ann, Cursor::Newest, 1).await.unwrap();
+    assert_eq!(page.messages[0].id.as_deref(), Some(&id[..60]));
+    assert_eq!(page.messages[0].reactions[0].emoji, emoji);
 }
 
-pub async fn nul_is_refused_by_the_item(world: World) {
+pub async fn items_with_nul_are_refused_one_by_one(world: World) {
     let Lobby { room, ann, .. } = world.lobby().await;
-    let target = world.say(room, ann, &["target"]).await[0];
+    let target = world.send(room, ann, &["target"]).await[0];
     let outcomes = world
         .append(&[
             message(room, ann, "1", "\0"),
@@ -220,14 +220,14 @@ pub async fn nul_is_refused_by_the_item(world: World) {
         assert_refused(*outcome, Refusal::BadData);
     }
     new(outcomes[4]);
-    // What follows the U+0000 must not have been cut off and stored.
+    // The refused id must not have been cut off at its U+0000 and stored.
     new(world.append_one(message(room, ann, "2", "another text")).await);
     assert_eq!(world.log(room).await.len(), 3);
 }
 
-pub async fn shapes_that_are_none(world: World) {
+pub async fn malformed_items_are_refused(world: World) {
     let Lobby { room, ann, .. } = world.lobby().await;
-    let target = world.say(room, ann, &["target"]).await[0];
+    let target = world.send(room, ann, &["target"]).await[0];
     let good = message(room, ann, "1", "text");
     let wrong = [
         Item { body: None, ..good.clone() },
@@ -255,12 +255,12 @@ pub async fn shapes_that_are_none(world: World) {
 
 pub async fn an_edit_changes_the_message(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
-    let target = world.say(room, ben, &["frist"]).await[0];
-    // Not even the room's owner edits what others said.
+    let target = world.send(room, ben, &["frist"]).await[0];
+    // Not even the room's owner can edit the messages of others.
     assert_refused(world.append_one(edit(room, ann, "a", target, "no")).await, Refusal::NotYours);
     let first = new(world.append_one(edit(room, ben, "1", target, "first")).await);
     assert_eq!((first.offset, first.number), (2, 1));
-    assert_refused(world.append_one(edit(room, ben, "2", first.offset, "no message")).await, Refusal::NoTarget);
+    assert_refused(world.append_one(edit(room, ben, "2", first.offset, "not a message")).await, Refusal::NoTarget);
     let second = new(world.append_one(edit(room, ben, "3", target, "First")).await);
     let log = world.log(room).await;
     assert_eq!((log[0].body.as_deref(), log[0].edited, log[0].deleted), (Some("First"), Some(second.offset), None));
@@ -270,34 +270,34 @@ pub async fn an_edit_changes_the_message(world: World) {
     }
 }
 
-pub async fn edits_are_known_by_their_id_alone(world: World) {
+pub async fn edits_are_recognized_by_their_id_alone(world: World) {
     let Lobby { room, ann, .. } = world.lobby().await;
     let said = new(world.append_one(message(room, ann, "m", "old")).await);
     let edited = new(world.append_one(edit(room, ann, "e", said.offset, "new")).await);
-    assert_again(world.append_one(edit(room, ann, "e", said.offset, "new")).await, edited);
-    assert_again(world.append_one(edit(room, ann, "e", said.offset, "newer")).await, edited);
+    assert_duplicate(world.append_one(edit(room, ann, "e", said.offset, "new")).await, edited);
+    assert_duplicate(world.append_one(edit(room, ann, "e", said.offset, "newer")).await, edited);
     assert_eq!(world.log(room).await[0].body.as_deref(), Some("new"), "a retry changes nothing");
-    // The message, changed since; its first text is not known any more.
-    assert_again(world.append_one(message(room, ann, "m", "old")).await, said);
+    // The message was edited, and its original text is no longer stored.
+    assert_duplicate(world.append_one(message(room, ann, "m", "old")).await, said);
     new(world.append_one(delete(room, ann, "d", said.offset)).await);
-    assert_again(world.append_one(message(room, ann, "m", "old")).await, said);
-    assert_again(world.append_one(edit(room, ann, "e", said.offset, "new")).await, edited);
+    assert_duplicate(world.append_one(message(room, ann, "m", "old")).await, said);
+    assert_duplicate(world.append_one(edit(room, ann, "e", said.offset, "new")).await, edited);
     assert_refused(world.append_one(edit(room, ann, "e", edited.offset, "new")).await, Refusal::IdReused);
     assert_refused(world.append_one(delete(room, ann, "m", said.offset)).await, Refusal::IdReused);
 }
 
-pub async fn a_deletion_blanks_the_message(world: World) {
+pub async fn a_deletion_removes_the_text_of_the_message(world: World) {
     let Lobby { room, ann, ben, cleo } = world.lobby().await;
     let [by_ben, by_cleo] =
         world.append(&[message(room, ben, "b", "secret"), message(room, cleo, "c", "hm")]).await[..]
     else {
-        panic!("two answers")
+        panic!("expected two outcomes")
     };
     let (by_ben, by_cleo) = (new(by_ben), new(by_cleo));
     new(world.append_one(edit(room, ben, "e", by_ben.offset, "a secret")).await);
     assert_refused(world.append_one(delete(room, cleo, "d", by_ben.offset)).await, Refusal::NotYours);
     let own = new(world.append_one(delete(room, ben, "d", by_ben.offset)).await);
-    // The owner of the room deletes what others said.
+    // The owner of the room can delete the messages of others.
     let owners = new(world.append_one(delete(room, ann, "d", by_cleo.offset)).await);
     assert_refused(world.append_one(delete(room, ben, "x", own.offset)).await, Refusal::NoTarget);
 
@@ -306,7 +306,7 @@ pub async fn a_deletion_blanks_the_message(world: World) {
     assert_eq!((log[1].body.as_deref(), log[1].deleted), (None, Some(owners.offset)));
     assert_eq!((log[2].kind, log[2].body.as_deref(), log[2].deleted), (Kind::Edit, None, Some(own.offset)));
     assert_eq!((log[3].kind, log[3].body.as_deref(), log[3].target), (Kind::Delete, None, Some(by_ben.offset)));
-    assert_eq!(own.number, 2, "a deletion is no message and takes none away");
+    assert_eq!(own.number, 2, "a deletion does not change the number of messages");
 
     for item in [
         edit(room, ben, "2", by_ben.offset, "back"),
@@ -317,23 +317,23 @@ pub async fn a_deletion_blanks_the_message(world: World) {
     }
 }
 
-pub async fn a_deletion_of_what_is_deleted_is_again(world: World) {
+pub async fn deleting_a_deleted_message_is_a_duplicate(world: World) {
     let Lobby { room, ann, ben, cleo } = world.lobby().await;
-    let target = world.say(room, ben, &["x"]).await[0];
+    let target = world.send(room, ben, &["x"]).await[0];
     let deletion = new(world.append_one(delete(room, ben, "1", target)).await);
-    assert_again(world.append_one(delete(room, ben, "1", target)).await, deletion);
-    assert_again(world.append_one(delete(room, ben, "2", target)).await, deletion);
-    assert_again(world.append_one(delete(room, ann, "1", target)).await, deletion);
-    // Who could not have deleted it gets the same answer before and after.
+    assert_duplicate(world.append_one(delete(room, ben, "1", target)).await, deletion);
+    assert_duplicate(world.append_one(delete(room, ben, "2", target)).await, deletion);
+    assert_duplicate(world.append_one(delete(room, ann, "1", target)).await, deletion);
+    // A user who may not delete the message gets the same answer before and after its deletion.
     assert_refused(world.append_one(delete(room, cleo, "1", target)).await, Refusal::NotYours);
     assert_eq!(world.log(room).await.len(), 2);
     // Nothing was stored under the second id.
     new(world.append_one(message(room, ben, "2", "text")).await);
 }
 
-pub async fn two_deletions_in_one_batch(world: World) {
+pub async fn a_second_deletion_in_one_batch_is_a_duplicate(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
-    let target = world.say(room, ben, &["x"]).await[0];
+    let target = world.send(room, ben, &["x"]).await[0];
     let outcomes = world
         .append(&[
             delete(room, ben, "1", target),
@@ -344,19 +344,19 @@ pub async fn two_deletions_in_one_batch(world: World) {
         .await;
     let first = new(outcomes[0]);
     assert_eq!(first.offset, 2);
-    assert_again(outcomes[1], first);
-    assert_again(outcomes[2], first);
+    assert_duplicate(outcomes[1], first);
+    assert_duplicate(outcomes[2], first);
     assert_eq!(new(outcomes[3]).offset, 3);
 }
 
 pub async fn reactions_are_a_set(world: World) {
     let Lobby { room, ann, ben, cleo } = world.lobby().await;
-    let target = world.say(room, ann, &["x"]).await[0];
+    let target = world.send(room, ann, &["x"]).await[0];
     let reactions = |viewer| {
         let world = world.clone();
         async move {
-            let chats = world.store.chats("lobby", viewer, Cursor::Newest, 10).await.unwrap();
-            let reactions = &chats.messages[0].reactions;
+            let page = world.store.messages("lobby", viewer, Cursor::Newest, 10).await.unwrap();
+            let reactions = &page.messages[0].reactions;
             reactions.iter().map(|r| (r.emoji.clone(), r.count, r.mine)).collect::<Vec<_>>()
         }
     };
@@ -373,17 +373,17 @@ pub async fn reactions_are_a_set(world: World) {
     assert_eq!(reactions(ben).await, expected);
     assert!(reactions(cleo).await.iter().all(|(_, _, mine)| !mine));
 
-    // Again under another id: an event of its own, the same state.
+    // The same reaction with another id is a new event, but changes nothing.
     new(world.append_one(react(room, ben, "4", target, "🎉")).await);
     assert_eq!(reactions(ben).await, expected);
     new(world.append_one(unreact(room, ben, "5", target, "🎉")).await);
     new(world.append_one(unreact(room, ben, "6", target, "👍")).await);
     new(world.append_one(unreact(room, ben, "7", target, "never given")).await);
-    // A retry of what was taken back since does not bring it back.
+    // A retry does not restore a reaction that was taken back in the meantime.
     assert!(matches!(world.append_one(react(room, ben, "1", target, "🎉")).await, Outcome::Duplicate(_)));
     assert_eq!(reactions(ben).await, [("a b 1".to_owned(), 1, true), ("🎉".to_owned(), 1, false)]);
 
-    // The last word of a batch counts.
+    // The last item of a batch wins.
     world
         .append(&[
             react(room, cleo, "1", target, "🎉"),
@@ -399,11 +399,11 @@ pub async fn reactions_are_a_set(world: World) {
     assert_eq!(emojis[1..4], ["🎉", "🎉", "👍"]);
 }
 
-pub async fn a_deletion_takes_the_reactions_along(world: World) {
+pub async fn a_deletion_removes_the_reactions(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
-    let offsets = world.say(room, ann, &["x", "y"]).await;
+    let offsets = world.send(room, ann, &["x", "y"]).await;
     world.append(&[react(room, ben, "1", offsets[0], "👍"), react(room, ben, "2", offsets[1], "👍")]).await;
-    // One more in the batch of the deletion itself.
+    // The batch that deletes the message adds reactions too.
     world
         .append(&[
             react(room, ann, "1", offsets[0], "🎉"),
@@ -411,10 +411,10 @@ pub async fn a_deletion_takes_the_reactions_along(world: World) {
             react(room, ben, "3", offsets[0], "🎉"),
         ])
         .await;
-    let chats = world.store.chats("lobby", ann, Cursor::Newest, 10).await.unwrap();
-    assert!(chats.messages[0].deleted);
-    assert_eq!(chats.messages[0].reactions, []);
-    assert_eq!(chats.messages[1].reactions.len(), 1);
+    let page = world.store.messages("lobby", ann, Cursor::Newest, 10).await.unwrap();
+    assert!(page.messages[0].deleted);
+    assert_eq!(page.messages[0].reactions, []);
+    assert_eq!(page.messages[1].reactions.len(), 1);
 }
 
 pub async fn items_of_one_batch_see_each_other(world: World) {
@@ -440,7 +440,7 @@ pub async fn items_of_one_batch_see_each_other(world: World) {
     assert_eq!(new(outcomes[1]).offset, 1);
     assert_eq!(new(outcomes[2]).offset, 2);
     assert_eq!(new(outcomes[3]).offset, 3);
-    assert_again(outcomes[4], new(outcomes[1]));
+    assert_duplicate(outcomes[4], new(outcomes[1]));
     assert_eq!(new(outcomes[5]).offset, 4);
     assert_eq!(new(outcomes[6]).offset, 5);
     assert_eq!(new(outcomes[7]).offset, 6);
@@ -448,43 +448,43 @@ pub async fn items_of_one_batch_see_each_other(world: World) {
     assert_refused(outcomes[9], Refusal::NoTarget);
     assert_eq!(new(outcomes[10]).offset, 7);
     assert_refused(outcomes[11], Refusal::NotYours);
-    assert_again(outcomes[12], new(outcomes[3]));
+    assert_duplicate(outcomes[12], new(outcomes[3]));
 
     let log = world.log(room).await;
     assert_eq!((log[0].body.as_deref(), log[0].edited), (Some("One"), Some(3)));
     assert_eq!((log[3].body.as_deref(), log[3].edited, log[3].deleted), (None, Some(5), Some(6)));
     assert_eq!(log[6].target, Some(1));
-    let chats = world.store.chats("lobby", ben, Cursor::Newest, 10).await.unwrap();
-    assert_eq!(chats.messages.iter().map(|m| m.reactions.len()).collect::<Vec<_>>(), [1, 0, 0]);
+    let page = world.store.messages("lobby", ben, Cursor::Newest, 10).await.unwrap();
+    assert_eq!(page.messages.iter().map(|m| m.reactions.len()).collect::<Vec<_>>(), [1, 0, 0]);
 }
 
-pub async fn replies(world: World) {
+pub async fn replies_need_a_message_that_exists_or_was_deleted(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
-    let target = world.say(room, ann, &["x"]).await[0];
+    let target = world.send(room, ann, &["x"]).await[0];
     let answer = new(world.append_one(reply(room, ben, "1", target, "y")).await);
     let reaction = new(world.append_one(react(room, ben, "2", target, "👍")).await);
     for nothing in [0, reaction.offset, 99] {
         assert_refused(world.append_one(reply(room, ben, "3", nothing, "y")).await, Refusal::NoTarget);
     }
-    // What was deleted has been said all the same.
+    // A reply to a deleted message is allowed.
     new(world.append_one(delete(room, ann, "d", target)).await);
     new(world.append_one(reply(room, ben, "3", target, "y")).await);
     assert_eq!(world.log(room).await[answer.offset as usize - 1].target, Some(target));
 }
 
-pub async fn who_left_may_retry_but_not_send(world: World) {
+pub async fn a_former_member_can_retry_but_not_send(world: World) {
     let Lobby { room, ben, .. } = world.lobby().await;
     let said = new(world.append_one(message(room, ben, "1", "x")).await);
     world.store.remove_member("lobby", ben, "ben").await.unwrap();
-    assert_again(world.append_one(message(room, ben, "1", "x")).await, said);
+    assert_duplicate(world.append_one(message(room, ben, "1", "x")).await, said);
     assert_refused(world.append_one(message(room, ben, "1", "y")).await, Refusal::IdReused);
     assert_refused(world.append_one(message(room, ben, "2", "x")).await, Refusal::NotMember);
     assert_refused(world.append_one(delete(room, ben, "3", said.offset)).await, Refusal::NotMember);
 }
 
-pub async fn offsets_beyond_everything(world: World) {
+pub async fn targets_beyond_the_log_are_refused(world: World) {
     let Lobby { room, ann, .. } = world.lobby().await;
-    world.say(room, ann, &["x"]).await;
+    world.send(room, ann, &["x"]).await;
     for target in [0, i64::MAX as u64, i64::MAX as u64 + 1, u64::MAX] {
         assert_refused(world.append_one(delete(room, ann, "1", target)).await, Refusal::NoTarget);
         assert_refused(world.append_one(reply(room, ann, "2", target, "y")).await, Refusal::NoTarget);

@@ -1,4 +1,4 @@
-//! A store for each case, and short words for what cases do.
+//! A store for each case, and short functions for what cases do.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,8 +14,8 @@ use uproar_store::{DataFolder, DatabaseUrl, NewRoom, OpenOptions, PageRequest, R
 #[derive(Clone)]
 pub struct World {
     pub store: Arc<dyn Store>,
-    /// What must outlive the store.
-    _ground: Arc<dyn Send + Sync>,
+    /// Folders and locks that must outlive the store.
+    _fixture: Arc<dyn Send + Sync>,
     ids: Arc<AtomicU64>,
 }
 
@@ -36,11 +36,11 @@ pub fn postgres() -> &'static TestPostgres {
 
 pub fn on_sqlite<F: Future<Output = ()>>(case: impl FnOnce(World) -> F) {
     runtime().block_on(async {
-        let place = TempDir::new().expect("a folder");
-        let folder = DataFolder::open(place.path().join("data")).expect("a data folder");
+        let directory = TempDir::new().expect("a directory");
+        let folder = DataFolder::open(directory.path().join("data")).expect("a data folder");
         let url = DatabaseUrl::Sqlite(folder.database_path());
         let store = open(&url, &folder, OpenOptions::default()).await.expect("a store");
-        let world = World { store, _ground: Arc::new((folder, place)), ids: Arc::default() };
+        let world = World { store, _fixture: Arc::new((folder, directory)), ids: Arc::default() };
         case(world.clone()).await;
         world.store.close().await;
     });
@@ -50,11 +50,11 @@ pub fn on_postgres<F: Future<Output = ()>>(case: impl FnOnce(World) -> F) {
     let server = postgres();
     runtime().block_on(async {
         let url = server.create_database().await.expect("a database");
-        let place = TempDir::new().expect("a folder");
-        let folder = DataFolder::open(place.path().join("data")).expect("a data folder");
+        let directory = TempDir::new().expect("a directory");
+        let folder = DataFolder::open(directory.path().join("data")).expect("a data folder");
         let url = url.parse::<DatabaseUrl>().expect("a URL");
         let store = open(&url, &folder, OpenOptions::default()).await.expect("a store");
-        let world = World { store, _ground: Arc::new((folder, place)), ids: Arc::default() };
+        let world = World { store, _fixture: Arc::new((folder, directory)), ids: Arc::default() };
         case(world.clone()).await;
         world.store.close().await;
     });
@@ -62,12 +62,12 @@ pub fn on_postgres<F: Future<Output = ()>>(case: impl FnOnce(World) -> F) {
 
 pub fn on_memory<F: Future<Output = ()>>(case: impl FnOnce(World) -> F) {
     let store = Arc::new(SharedMemoryStore::default());
-    runtime().block_on(case(World { store, _ground: Arc::new(()), ids: Arc::default() }));
+    runtime().block_on(case(World { store, _fixture: Arc::new(()), ids: Arc::default() }));
 }
 
 impl World {
     pub fn of(store: Arc<dyn Store>) -> World {
-        World { store, _ground: Arc::new(()), ids: Arc::default() }
+        World { store, _fixture: Arc::new(()), ids: Arc::default() }
     }
 
     pub async fn user(&self, name: &str) -> UserId {
@@ -101,11 +101,11 @@ impl World {
         self.append(&[item]).await.remove(0)
     }
 
-    /// Appends messages with texts and ids of their own: their offsets.
-    pub async fn say(&self, room: RoomId, user: UserId, texts: &[&str]) -> Vec<Offset> {
+    /// Appends messages with these texts and new ids. Returns their offsets.
+    pub async fn send(&self, room: RoomId, user: UserId, texts: &[&str]) -> Vec<Offset> {
         let items: Vec<_> = texts
             .iter()
-            .map(|text| message(room, user, &format!("said-{}", self.ids.fetch_add(1, Ordering::Relaxed)), text))
+            .map(|text| message(room, user, &format!("sent-{}", self.ids.fetch_add(1, Ordering::Relaxed)), text))
             .collect();
         self.append(&items).await.into_iter().map(|outcome| new(outcome).offset).collect()
     }
@@ -116,11 +116,11 @@ impl World {
         loop {
             let from = log.last().map_or(0, |publication: &Publication| publication.offset);
             let page = self.store.page(room, after(from)).await.expect("an answer").expect("a room");
-            assert!(!page.more || !page.publications.is_empty(), "a page that leads nowhere");
+            assert!(!page.more || !page.publications.is_empty(), "a page without progress");
             log.extend(page.publications);
             if !page.more {
-                assert_eq!(log.len() as u64, page.head.offset, "the head is where the log ends");
-                assert!(log.iter().enumerate().all(|(n, p)| p.offset == n as u64 + 1), "offsets have no holes");
+                assert_eq!(log.len() as u64, page.head.offset, "the log ends at the head");
+                assert!(log.iter().enumerate().all(|(n, p)| p.offset == n as u64 + 1), "offsets have no gaps");
                 return log;
             }
         }
@@ -180,7 +180,7 @@ pub fn new(outcome: Outcome) -> Stored {
 }
 
 #[track_caller]
-pub fn assert_again(outcome: Outcome, first: Stored) {
+pub fn assert_duplicate(outcome: Outcome, first: Stored) {
     assert_eq!(outcome, Outcome::Duplicate(first));
 }
 

@@ -1,4 +1,4 @@
-//! Pages: for recovery, and for reading over HTTP.
+//! Pages of publications for recovery, and pages of messages for HTTP.
 
 use crate::harness::*;
 use uproar_model::{Kind, RoomId};
@@ -9,13 +9,13 @@ async fn offsets(world: &World, room: RoomId, request: PageRequest) -> (Vec<u64>
     (page.publications.iter().map(|p| p.offset).collect(), page.more)
 }
 
-pub async fn pages_in_both_directions(world: World) {
+pub async fn pages_can_be_read_in_both_directions(world: World) {
     let Lobby { room, ann, .. } = world.lobby().await;
     let empty = world.store.page(room, after(0)).await.unwrap().unwrap();
     assert_eq!((empty.publications.len(), empty.head.offset, empty.more), (0, 0, false));
     assert_eq!(offsets(&world, room, before(u64::MAX)).await, (vec![], false));
 
-    world.say(room, ann, &["1", "2", "3", "4", "5"]).await;
+    world.send(room, ann, &["1", "2", "3", "4", "5"]).await;
     let ends = |from, items_limit| PageRequest { items_limit, ..after(from) };
     assert_eq!(offsets(&world, room, ends(0, 2)).await, (vec![1, 2], true));
     assert_eq!(offsets(&world, room, ends(2, 2)).await, (vec![3, 4], true));
@@ -48,14 +48,14 @@ pub async fn pages_in_both_directions(world: World) {
 
 pub async fn pages_end_at_their_limits(world: World) {
     let Lobby { room, ann, .. } = world.lobby().await;
-    // In bytes, of which each of these characters takes four.
-    world.say(room, ann, &["", "𝔘𝔘", "𝔘", "𝔘𝔘𝔘", "𝔘"]).await;
+    // The limit is in bytes, and each of these characters has four.
+    world.send(room, ann, &["", "𝔘𝔘", "𝔘", "𝔘𝔘𝔘", "𝔘"]).await;
     let up = |from, bytes_limit| PageRequest { bytes_limit, ..after(from) };
     assert_eq!(offsets(&world, room, up(0, 24)).await, (vec![1, 2, 3, 4], true));
     assert_eq!(offsets(&world, room, up(0, 23)).await, (vec![1, 2, 3], true));
     assert_eq!(offsets(&world, room, up(0, 0)).await, (vec![1], true));
-    assert_eq!(offsets(&world, room, up(0, 7)).await, (vec![1], true), "the empty one was the first");
-    assert_eq!(offsets(&world, room, up(1, 0)).await, (vec![2], true), "one goes through, or nothing ever would");
+    assert_eq!(offsets(&world, room, up(0, 7)).await, (vec![1], true), "the empty one counts as the first");
+    assert_eq!(offsets(&world, room, up(1, 0)).await, (vec![2], true), "a page has at least one publication");
     assert_eq!(offsets(&world, room, up(0, 28)).await, (vec![1, 2, 3, 4, 5], false));
     assert_eq!(offsets(&world, room, up(0, usize::MAX)).await, (vec![1, 2, 3, 4, 5], false));
     let down = |from, bytes_limit| PageRequest { bytes_limit, ..before(from) };
@@ -65,18 +65,18 @@ pub async fn pages_end_at_their_limits(world: World) {
 
     let texts: Vec<_> = (0..1500).map(|n| n.to_string()).collect();
     for texts in texts.chunks(500) {
-        world.say(room, ann, &texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        world.send(room, ann, &texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
     }
     let all = PageRequest { items_limit: usize::MAX, bytes_limit: usize::MAX, ..after(0) };
     let (offsets, more) = offsets(&world, room, all).await;
-    assert!(offsets.len() < 1505 && more, "no page is without end");
+    assert!(offsets.len() < 1505 && more, "the size of a page is bounded");
 }
 
-pub async fn pages_show_what_is_there_now(world: World) {
+pub async fn pages_show_the_current_content(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
     world.append(&[message(room, ann, "1", "old"), edit(room, ann, "2", 1, "middle")]).await;
     world.append(&[edit(room, ann, "3", 1, "new"), react(room, ben, "1", 1, "👍")]).await;
-    // The target of an edit need not be on the page.
+    // This page holds the edit without its target.
     let page = world.store.page(room, PageRequest { items_limit: 1, ..after(1) }).await.unwrap().unwrap();
     assert_eq!(page.publications[0].body.as_deref(), Some("new"));
     new(world.append_one(delete(room, ann, "4", 1)).await);
@@ -95,15 +95,15 @@ pub async fn pages_show_what_is_there_now(world: World) {
     assert_eq!(&*log[0].id, "1");
 }
 
-pub async fn a_page_of_no_room(world: World) {
+pub async fn a_missing_room_has_no_page(world: World) {
     assert_eq!(world.store.page(RoomId(77), after(0)).await.unwrap(), None);
     assert_eq!(world.store.page(RoomId(77), before(9)).await.unwrap(), None);
 }
 
-pub async fn heads_in_the_order_asked(world: World) {
+pub async fn heads_are_in_the_order_of_the_request(world: World) {
     let Lobby { room, ann, .. } = world.lobby().await;
     let other = world.public_room("other", ann).await;
-    world.say(room, ann, &["1", "2"]).await;
+    world.send(room, ann, &["1", "2"]).await;
     new(world.append_one(react(room, ann, "r", 1, "👍")).await);
     let heads = world.store.heads(&[other.id, RoomId(99), room, other.id]).await.unwrap();
     let heads: Vec<_> = heads.into_iter().map(|head| head.map(|head| (head.offset, head.number))).collect();
@@ -113,33 +113,33 @@ pub async fn heads_in_the_order_asked(world: World) {
     assert_eq!(head.epoch, other.epoch);
 }
 
-pub async fn chats_in_both_directions(world: World) {
+pub async fn messages_can_be_read_in_both_directions(world: World) {
     let Lobby { room, ann, .. } = world.lobby().await;
-    let chats = |cursor, limit| {
+    let messages = |cursor, limit| {
         let world = world.clone();
         async move {
-            let chats = world.store.chats("lobby", ann, cursor, limit).await.unwrap();
-            (chats.messages.iter().map(|m| m.offset).collect::<Vec<_>>(), chats.more, chats.offset)
+            let page = world.store.messages("lobby", ann, cursor, limit).await.unwrap();
+            (page.messages.iter().map(|m| m.offset).collect::<Vec<_>>(), page.more, page.offset)
         }
     };
-    assert_eq!(chats(Cursor::Newest, 2).await, (vec![], false, 0));
-    world.say(room, ann, &["1", "2", "3", "4", "5"]).await;
-    assert_eq!(chats(Cursor::Newest, 2).await, (vec![4, 5], true, 5));
-    assert_eq!(chats(Cursor::Newest, 5).await, (vec![1, 2, 3, 4, 5], false, 5));
-    assert_eq!(chats(Cursor::Before(4), 2).await, (vec![2, 3], true, 5));
-    assert_eq!(chats(Cursor::Before(3), 2).await, (vec![1, 2], false, 5));
-    assert_eq!(chats(Cursor::Before(1), 2).await, (vec![], false, 5));
-    assert_eq!(chats(Cursor::After(0), 2).await, (vec![1, 2], true, 5));
-    assert_eq!(chats(Cursor::After(3), 2).await, (vec![4, 5], false, 5));
-    assert_eq!(chats(Cursor::After(u64::MAX), 2).await, (vec![], false, 5));
-    assert_eq!(chats(Cursor::Before(u64::MAX), 1).await, (vec![5], true, 5));
+    assert_eq!(messages(Cursor::Newest, 2).await, (vec![], false, 0));
+    world.send(room, ann, &["1", "2", "3", "4", "5"]).await;
+    assert_eq!(messages(Cursor::Newest, 2).await, (vec![4, 5], true, 5));
+    assert_eq!(messages(Cursor::Newest, 5).await, (vec![1, 2, 3, 4, 5], false, 5));
+    assert_eq!(messages(Cursor::Before(4), 2).await, (vec![2, 3], true, 5));
+    assert_eq!(messages(Cursor::Before(3), 2).await, (vec![1, 2], false, 5));
+    assert_eq!(messages(Cursor::Before(1), 2).await, (vec![], false, 5));
+    assert_eq!(messages(Cursor::After(0), 2).await, (vec![1, 2], true, 5));
+    assert_eq!(messages(Cursor::After(3), 2).await, (vec![4, 5], false, 5));
+    assert_eq!(messages(Cursor::After(u64::MAX), 2).await, (vec![], false, 5));
+    assert_eq!(messages(Cursor::Before(u64::MAX), 1).await, (vec![5], true, 5));
 }
 
-pub async fn chats_show_messages_only(world: World) {
+pub async fn message_pages_hold_only_messages(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
     world
         .append(&[
-            message(room, ann, "~made", "one"),
+            message(room, ann, "~generated", "one"),
             react(room, ben, "1", 1, "👍"),
             reply(room, ben, "2", 1, "two"),
             edit(room, ben, "3", 3, "Two"),
@@ -147,11 +147,11 @@ pub async fn chats_show_messages_only(world: World) {
             delete(room, ann, "5", 5),
         ])
         .await;
-    let chats = world.store.chats("lobby", ben, Cursor::Newest, 3).await.unwrap();
-    assert!(!chats.more);
-    assert_eq!(chats.offset, 6, "the position is that of the log, not of the last message");
-    assert_eq!(chats.epoch, world.store.room("lobby", ben).await.unwrap().unwrap().epoch);
-    let [one, two, three] = &chats.messages[..] else { panic!("three messages") };
+    let page = world.store.messages("lobby", ben, Cursor::Newest, 3).await.unwrap();
+    assert!(!page.more);
+    assert_eq!(page.offset, 6, "the position is the end of the log, not the last message");
+    assert_eq!(page.epoch, world.store.room("lobby", ben).await.unwrap().unwrap().epoch);
+    let [one, two, three] = &page.messages[..] else { panic!("expected three messages") };
     assert_eq!((one.offset, one.number, one.text.as_deref(), one.id.as_deref()), (1, 1, Some("one"), None));
     assert_eq!((&*one.user.username, one.reply_to, one.edited, one.deleted), ("Ann", None, None, false));
     assert_eq!((one.reactions[0].emoji.as_str(), one.reactions[0].count, one.reactions[0].mine), ("👍", 1, true));
@@ -162,18 +162,18 @@ pub async fn chats_show_messages_only(world: World) {
     assert_eq!(one.time, log[0].time);
 }
 
-pub async fn chats_are_for_members(world: World) {
+pub async fn only_members_can_read_messages(world: World) {
     let ann = world.user("Ann").await;
     let stranger = world.user("Stranger").await;
     world.public_room("open", ann).await;
     world.room("closed", ann, RoomKind::Private, 5).await;
-    let chats = |name: &'static str, user| {
+    let messages = |name: &'static str, user| {
         let world = world.clone();
-        async move { world.store.chats(name, user, Cursor::Newest, 5).await }
+        async move { world.store.messages(name, user, Cursor::Newest, 5).await }
     };
-    assert!(chats("open", ann).await.is_ok());
-    assert!(matches!(chats("open", stranger).await, Err(RoomError::NotMember)));
-    assert!(matches!(chats("closed", stranger).await, Err(RoomError::NoRoom)));
-    assert!(matches!(chats("nowhere", ann).await, Err(RoomError::NoRoom)));
-    assert!(matches!(chats("no\0where", ann).await, Err(RoomError::NoRoom)));
+    assert!(messages("open", ann).await.is_ok());
+    assert!(matches!(messages("open", stranger).await, Err(RoomError::NotMember)));
+    assert!(matches!(messages("closed", stranger).await, Err(RoomError::NoRoom)));
+    assert!(matches!(messages("nowhere", ann).await, Err(RoomError::NoRoom)));
+    assert!(matches!(messages("no\0where", ann).await, Err(RoomError::NoRoom)));
 }

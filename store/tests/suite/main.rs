@@ -1,5 +1,5 @@
-//! One suite for every store: what is listed here runs on SQLite, on PostgreSQL and on the store in memory by the same
-//! code. What is special to a database, its file or its server, is in `sqlite_only` and `postgres_only`.
+//! One suite for every store. The cases listed here run on SQLite, on PostgreSQL and on the store in memory. Cases
+//! about SQLite's file or PostgreSQL's server are in `sqlite_only` and `postgres_only`.
 
 mod append;
 mod harness;
@@ -29,78 +29,78 @@ macro_rules! on_every_store {
 
 on_every_store! {
     append:
-        offsets_and_numbers_go_up_without_holes,
-        many_rooms_in_one_batch,
-        a_batch_of_512_and_one_of_none,
-        a_committed_batch_sent_again,
-        one_id_twice_in_one_batch,
-        one_id_in_two_batches,
-        an_id_is_the_senders_and_the_rooms_own,
-        refused_items_among_good_ones,
-        an_id_of_a_refused_item_is_free,
-        any_unicode_comes_back_as_it_was,
-        nul_is_refused_by_the_item,
-        shapes_that_are_none,
+        offsets_and_numbers_have_no_gaps,
+        one_batch_can_append_to_many_rooms,
+        batches_of_512_items_and_of_none_are_accepted,
+        a_committed_batch_sent_again_gets_the_same_offsets,
+        an_id_used_twice_in_one_batch_is_stored_once,
+        an_id_used_in_two_batches_is_stored_once,
+        ids_are_unique_per_sender_and_room,
+        refused_items_do_not_affect_the_others,
+        the_id_of_a_refused_item_can_be_used_again,
+        any_unicode_text_is_stored_unchanged,
+        items_with_nul_are_refused_one_by_one,
+        malformed_items_are_refused,
         an_edit_changes_the_message,
-        edits_are_known_by_their_id_alone,
-        a_deletion_blanks_the_message,
-        a_deletion_of_what_is_deleted_is_again,
-        two_deletions_in_one_batch,
+        edits_are_recognized_by_their_id_alone,
+        a_deletion_removes_the_text_of_the_message,
+        deleting_a_deleted_message_is_a_duplicate,
+        a_second_deletion_in_one_batch_is_a_duplicate,
         reactions_are_a_set,
-        a_deletion_takes_the_reactions_along,
+        a_deletion_removes_the_reactions,
         items_of_one_batch_see_each_other,
-        replies,
-        who_left_may_retry_but_not_send,
-        offsets_beyond_everything;
+        replies_need_a_message_that_exists_or_was_deleted,
+        a_former_member_can_retry_but_not_send,
+        targets_beyond_the_log_are_refused;
     history:
-        pages_in_both_directions,
+        pages_can_be_read_in_both_directions,
         pages_end_at_their_limits,
-        pages_show_what_is_there_now,
-        a_page_of_no_room,
-        heads_in_the_order_asked,
-        chats_in_both_directions,
-        chats_show_messages_only,
-        chats_are_for_members;
+        pages_show_the_current_content,
+        a_missing_room_has_no_page,
+        heads_are_in_the_order_of_the_request,
+        messages_can_be_read_in_both_directions,
+        message_pages_hold_only_messages,
+        only_members_can_read_messages;
     rooms:
-        a_room_and_its_owner,
-        names_are_unique,
-        a_private_room_does_not_exist_outside,
-        finding_rooms,
-        joining_and_unread,
-        a_full_room,
-        admitting_many_at_once,
-        leaving,
-        removing,
-        adding,
-        listing_members,
+        a_new_room_has_its_owner_as_the_only_member,
+        room_names_are_unique,
+        a_private_room_does_not_exist_for_strangers,
+        rooms_are_found_by_name_and_title,
+        a_new_member_has_nothing_unread,
+        nobody_can_join_a_full_room,
+        one_call_admits_many_users,
+        a_member_can_leave_but_the_owner_cannot,
+        the_owner_can_remove_members_and_members_cannot,
+        the_owner_can_add_members_and_members_cannot,
+        members_are_listed_by_id,
         a_deleted_room_is_gone_and_its_name_is_free,
-        only_the_owner_deletes;
+        only_the_owner_can_delete_a_room;
     markers:
         markers_move_forward_only,
-        markers_are_for_members,
-        a_pair_twice_in_one_call,
-        many_markers_at_once,
-        coming_back_begins_at_the_head,
-        the_rooms_of_a_user,
-        rooms_of_a_user_by_name;
+        only_members_have_markers,
+        the_highest_of_several_markers_wins,
+        one_call_moves_many_markers,
+        the_marker_of_a_returning_member_starts_at_the_head,
+        a_users_rooms_have_heads_and_markers,
+        a_users_rooms_are_listed_by_name;
     users:
-        accounts,
-        taken_names,
-        ensured_users,
-        passwords,
-        revocations;
+        an_account_is_found_by_id_name_and_address,
+        taken_names_and_addresses_are_refused,
+        ensure_user_creates_a_user_once,
+        a_password_changes_only_if_the_expected_hash_matches,
+        revocations_are_listed_by_time;
     races:
-        two_writers_to_one_room,
-        batches_over_the_same_rooms_in_other_orders,
-        one_item_from_many_at_once,
-        joins_for_the_last_place,
-        joins_leaves_and_messages,
-        pages_while_writing,
-        one_name_for_one_room_and_one_user,
-        appends_to_a_room_being_deleted,
-        given_up_appends,
-        given_up_joins_and_leaves;
+        concurrent_writers_to_one_room_get_distinct_offsets,
+        batches_with_the_same_rooms_in_different_orders_do_not_deadlock,
+        an_item_sent_concurrently_is_stored_once,
+        concurrent_joins_do_not_overfill_a_room,
+        concurrent_joins_and_leaves_keep_the_member_count_right,
+        pages_read_during_writes_are_consistent,
+        concurrent_creations_of_one_name_succeed_once,
+        appends_to_a_room_being_deleted_are_stored_or_refused,
+        abandoned_appends_can_be_repeated,
+        abandoned_joins_and_leaves_can_be_repeated;
     model:
-        random_batches_like_the_model,
-        how_a_batch_is_cut_changes_nothing;
+        random_batches_match_the_model,
+        the_division_into_batches_changes_nothing;
 }

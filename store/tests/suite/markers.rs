@@ -1,4 +1,4 @@
-//! Read markers, and the rooms of a user with them.
+//! Read markers, and the list of a user's rooms, which shows them.
 
 use crate::harness::*;
 use uproar_model::{JoinedRoom, Marker, RoomId, UserId};
@@ -19,31 +19,31 @@ async fn rooms_of(world: &World, user: UserId, after: Option<&str>, limit: usize
 
 pub async fn markers_move_forward_only(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
-    world.say(room, ann, &["1", "2"]).await;
+    world.send(room, ann, &["1", "2"]).await;
     new(world.append_one(react(room, ann, "r", 1, "👍")).await);
-    world.say(room, ann, &["3", "4"]).await;
+    world.send(room, ann, &["3", "4"]).await;
     assert_eq!(marker(&world, room, ben).await, Some(at(0, 0)));
 
     world.store.mark_read(&[(room, ben, at(4, 3))]).await.unwrap();
     assert_eq!(marker(&world, room, ben).await, Some(at(4, 3)));
     assert_eq!(world.store.room("lobby", ben).await.unwrap().unwrap().unread, Some(1));
-    // Not back, and not for what is at the same offset: the two numbers stay together.
+    // A marker never moves back, and for the same offset its number does not change either.
     for late in [at(2, 2), at(3, 9), at(4, 4), at(0, 0)] {
         world.store.mark_read(&[(room, ben, late)]).await.unwrap();
         assert_eq!(marker(&world, room, ben).await, Some(at(4, 3)), "{late:?}");
     }
     world.store.mark_read(&[(room, ben, at(5, 4))]).await.unwrap();
     assert_eq!(world.store.room("lobby", ben).await.unwrap().unwrap().unread, Some(0));
-    assert_eq!(marker(&world, room, ann).await, Some(at(0, 0)), "another's stays where it is");
-    // What no room has does no harm, neither here nor to who lists rooms.
+    assert_eq!(marker(&world, room, ann).await, Some(at(0, 0)), "the marker of another member does not move");
+    // Markers beyond the log do no harm, not even when rooms are listed.
     world.store.mark_read(&[(room, ben, at(u64::MAX, u64::MAX))]).await.unwrap();
     assert_eq!(world.store.room("lobby", ben).await.unwrap().unwrap().unread, Some(0));
 }
 
-pub async fn markers_are_for_members(world: World) {
+pub async fn only_members_have_markers(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
     let stranger = world.user("Stranger").await;
-    world.say(room, ann, &["1"]).await;
+    world.send(room, ann, &["1"]).await;
     let nowhere = RoomId(99);
     let read = [(room, stranger, at(1, 1)), (nowhere, ann, at(1, 1)), (room, UserId(99), at(1, 1))];
     world.store.mark_read(&read).await.unwrap();
@@ -53,7 +53,7 @@ pub async fn markers_are_for_members(world: World) {
     let none = Some(at(0, 0));
     assert_eq!(world.store.read_markers(&wanted).await.unwrap(), [None, none, None, None, none, none]);
     assert_eq!(world.store.room("lobby", stranger).await.unwrap().unwrap().role, None);
-    // One that is none does not keep the others from theirs.
+    // One that can't be stored does not affect the others.
     world.store.mark_read(&[(room, stranger, at(1, 1)), (room, ben, at(1, 1))]).await.unwrap();
     assert_eq!(marker(&world, room, ben).await, Some(at(1, 1)));
 
@@ -65,15 +65,15 @@ pub async fn markers_are_for_members(world: World) {
     assert_eq!(marker(&world, room, ann).await, None);
 }
 
-pub async fn a_pair_twice_in_one_call(world: World) {
+pub async fn the_highest_of_several_markers_wins(world: World) {
     let Lobby { room, ann, ben, cleo } = world.lobby().await;
-    world.say(room, ann, &["1", "2", "3"]).await;
+    world.send(room, ann, &["1", "2", "3"]).await;
     let up = [(room, ben, at(1, 1)), (room, cleo, at(3, 3)), (room, ben, at(3, 3)), (room, cleo, at(2, 2))];
     world.store.mark_read(&up).await.unwrap();
     assert_eq!(world.store.read_markers(&[(room, cleo), (room, ben)]).await.unwrap(), [Some(at(3, 3)); 2]);
 }
 
-pub async fn many_markers_at_once(world: World) {
+pub async fn one_call_moves_many_markers(world: World) {
     let ann = world.user("Ann").await;
     let mut markers = Vec::new();
     for n in 0..40 {
@@ -90,14 +90,14 @@ pub async fn many_markers_at_once(world: World) {
     assert_eq!(stored, last.iter().map(|(.., marker)| Some(*marker)).collect::<Vec<_>>());
 }
 
-pub async fn coming_back_begins_at_the_head(world: World) {
+pub async fn the_marker_of_a_returning_member_starts_at_the_head(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
-    world.say(room, ann, &["1"]).await;
+    world.send(room, ann, &["1"]).await;
     world.store.remove_member("lobby", ben, "ben").await.unwrap();
-    world.say(room, ann, &["2"]).await;
+    world.send(room, ann, &["2"]).await;
     world.store.join("lobby", ben).await.unwrap();
     assert_eq!(marker(&world, room, ben).await, Some(at(3, 2)));
-    // What they had read before they left comes late.
+    // A marker from before they left arrives late.
     world.store.mark_read(&[(room, ben, at(1, 1))]).await.unwrap();
     assert_eq!(marker(&world, room, ben).await, Some(at(3, 2)));
     let dora = world.user("Dora").await;
@@ -105,17 +105,17 @@ pub async fn coming_back_begins_at_the_head(world: World) {
     assert_eq!(marker(&world, room, dora).await, Some(at(3, 2)));
 }
 
-pub async fn the_rooms_of_a_user(world: World) {
+pub async fn a_users_rooms_have_heads_and_markers(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
     let wanted = NewRoom { name: "den".into(), title: "The Den".into(), kind: RoomKind::Private, size: 7, owner: ben };
     let den = world.store.create_room(wanted).await.unwrap();
     world.public_room("elsewhere", ann).await;
-    world.say(room, ann, &["1", "2"]).await;
+    world.send(room, ann, &["1", "2"]).await;
     new(world.append_one(react(room, ann, "r", 1, "👍")).await);
     world.store.mark_read(&[(room, ben, at(1, 1))]).await.unwrap();
 
     let heads = world.store.heads(&[den.id, room]).await.unwrap();
-    let [Some(head_of_den), Some(head)] = &heads[..] else { panic!("two heads") };
+    let [Some(head_of_den), Some(head)] = &heads[..] else { panic!("expected two heads") };
     let rooms = world.store.rooms_of(ben, None, 10).await.unwrap();
     let expected = [
         JoinedRoom {
@@ -152,7 +152,7 @@ pub async fn the_rooms_of_a_user(world: World) {
     assert_eq!(rooms_of(&world, ben, None, 10).await, Vec::<String>::new());
 }
 
-pub async fn rooms_of_a_user_by_name(world: World) {
+pub async fn a_users_rooms_are_listed_by_name(world: World) {
     let ann = world.user("Ann").await;
     for name in ["delta", "alpha", "ärger", "beta", "Zulu"] {
         world.public_room(name, ann).await;
@@ -160,7 +160,11 @@ pub async fn rooms_of_a_user_by_name(world: World) {
     assert_eq!(rooms_of(&world, ann, None, 10).await, ["Zulu", "alpha", "beta", "delta", "ärger"]);
     assert_eq!(rooms_of(&world, ann, None, 2).await, ["Zulu", "alpha"]);
     assert_eq!(rooms_of(&world, ann, Some("alpha"), 2).await, ["beta", "delta"]);
-    assert_eq!(rooms_of(&world, ann, Some("ca"), 2).await, ["delta", "ärger"], "names that no room has");
+    assert_eq!(
+        rooms_of(&world, ann, Some("ca"), 2).await,
+        ["delta", "ärger"],
+        "`after` need not be the name of a room"
+    );
     assert_eq!(rooms_of(&world, ann, Some("ärger"), 2).await, Vec::<String>::new());
     assert_eq!(rooms_of(&world, ann, None, 0).await, Vec::<String>::new());
     assert_eq!(rooms_of(&world, ann, None, usize::MAX).await.len(), 5);

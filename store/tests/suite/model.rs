@@ -1,4 +1,4 @@
-//! Random batches, judged by the database and by the plain store in memory, which must agree on everything.
+//! Random batches on the database and on the store in memory, which must agree on everything.
 
 use crate::harness::*;
 use uproar_model::{Item, Outcome, RoomId, Stored, UserId};
@@ -9,7 +9,7 @@ const SEEDS: u64 = 6;
 const BATCHES: usize = 40;
 const NAMES: [&str; 4] = ["ann", "ben", "cleo", "dora"];
 
-/// Rooms and users of one seed, by the ids that each of the two stores gave them.
+/// The rooms and users of one seed, with the ids that each of the two stores assigned.
 struct Twins {
     model: MemoryStore,
     users: Vec<(UserId, UserId)>,
@@ -35,9 +35,9 @@ impl Twins {
         twins
     }
 
-    /// An item of either store, from a world so small that everything meets everything.
+    /// An item for each store, chosen from so few rooms, users and ids that conflicts are frequent.
     fn item(&self, random: &mut Random, longest_log: usize) -> (Item, Item) {
-        // Now and then a room or a user that does not exist.
+        // Sometimes a room or a user that does not exist.
         let unknown = ((RoomId(1 << 40), RoomId(1 << 40)), (UserId(1 << 40), UserId(1 << 40)));
         let room = if random.below(30) == 0 { unknown.0 } else { random.pick(&self.rooms) };
         let user = if random.below(30) == 0 { unknown.1 } else { random.pick(&self.users) };
@@ -68,7 +68,7 @@ impl Twins {
                 assert_eq!((page.head.offset, page.head.number), (expected.head.offset, expected.head.number));
                 assert_eq!(page.publications.len(), expected.publications.len());
                 for (shown, expected) in page.publications.into_iter().zip(expected.publications) {
-                    // Clocks and ids are each store's own.
+                    // Each store has its own clock and ids.
                     let body = match expected.kind {
                         uproar_model::Kind::Removed => shown.body.clone(),
                         _ => expected.body.clone(),
@@ -79,10 +79,10 @@ impl Twins {
                 }
             }
             let (name, owner) = (&self.names[n], self.users[n]);
-            let chats = world.store.chats(name, owner.0, Cursor::Newest, 1000).await.unwrap();
-            let expected = self.model.chats(name, owner.1, Cursor::Newest, 1000).unwrap();
-            assert_eq!(chats.messages.len(), expected.messages.len());
-            for (shown, expected) in chats.messages.into_iter().zip(expected.messages) {
+            let page = world.store.messages(name, owner.0, Cursor::Newest, 1000).await.unwrap();
+            let expected = self.model.messages(name, owner.1, Cursor::Newest, 1000).unwrap();
+            assert_eq!(page.messages.len(), expected.messages.len());
+            for (shown, expected) in page.messages.into_iter().zip(expected.messages) {
                 let (user, time) = (shown.user.clone(), shown.time);
                 assert_eq!(shown, uproar_store::Message { user, time, ..expected });
             }
@@ -90,7 +90,7 @@ impl Twins {
     }
 }
 
-/// Without the time, which is each store's own.
+/// Removes the time, because each store has its own clock.
 fn timeless(outcomes: Vec<Outcome>) -> Vec<Outcome> {
     let timeless = |stored: Stored| Stored { time: 0, ..stored };
     outcomes
@@ -103,13 +103,13 @@ fn timeless(outcomes: Vec<Outcome>) -> Vec<Outcome> {
         .collect()
 }
 
-pub async fn random_batches_like_the_model(world: World) {
+pub async fn random_batches_match_the_model(world: World) {
     for seed in 0..SEEDS {
         let mut random = Random(seed);
         let mut twins = Twins::new(&world, seed).await;
         let mut last = (Vec::new(), Vec::new());
         for round in 0..BATCHES {
-            // Members come and go between the batches.
+            // Members join and leave between batches.
             let (room, user) = (random.below(3), random.below(4));
             let (name, key) = (twins.names[room].clone(), NAMES[user]);
             let (real, model) = twins.users[user];
@@ -128,7 +128,7 @@ pub async fn random_batches_like_the_model(world: World) {
                     expected.map(|r| r.publication.offset).map_err(|e| e.to_string())
                 );
             }
-            // One in four is the one before once more, as after an outcome that was not known.
+            // One in four batches repeats the previous one, as after an unknown outcome.
             if random.below(4) > 0 {
                 let logs =
                     twins.rooms.iter().map(|(_, model)| twins.model.heads(&[*model])[0].as_ref().unwrap().offset);
@@ -146,7 +146,7 @@ pub async fn random_batches_like_the_model(world: World) {
     }
 }
 
-pub async fn how_a_batch_is_cut_changes_nothing(world: World) {
+pub async fn the_division_into_batches_changes_nothing(world: World) {
     for seed in 100..100 + SEEDS {
         let mut random = Random(seed);
         let whole = Twins::new(&world, seed).await;

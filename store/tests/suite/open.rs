@@ -1,4 +1,4 @@
-//! What an administrator can get wrong: the URL and the data folder.
+//! Mistakes that an administrator can make with the database URL and the data folder.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use uproar_store::{DataFolder, DatabaseUrl};
 
 #[test]
-fn urls() {
+fn database_urls_are_parsed_and_shown_without_passwords() {
     for (text, path) in [("sqlite:a/b.db", "a/b.db"), ("sqlite://a b.db", "a b.db"), ("sqlite:///abs/c", "/abs/c")] {
         assert_eq!(text.parse::<DatabaseUrl>().unwrap(), DatabaseUrl::Sqlite(path.into()));
     }
@@ -22,6 +22,7 @@ fn urls() {
         "sqlite://",
         "sqlite::memory:",
         "sqlite:a?mode=ro",
+        "sqlite:a\0b",
         "postgres:d",
     ] {
         let error = text.parse::<DatabaseUrl>().unwrap_err().to_string();
@@ -37,9 +38,9 @@ fn urls() {
 }
 
 #[test]
-fn a_data_folder_is_made_and_locked() {
-    let place = TempDir::new().unwrap();
-    let path = place.path().join("deep/data");
+fn a_data_folder_is_created_and_locked() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("deep/data");
     let folder = DataFolder::open(&path).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
     assert_eq!(fs::metadata(path.join("uproar.lock")).unwrap().permissions().mode() & 0o777, 0o600);
@@ -50,35 +51,35 @@ fn a_data_folder_is_made_and_locked() {
     assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
     assert!(!error.contains('\n'));
     drop(folder);
-    // The file stays; the lock does not.
+    // The file remains, but the lock is released.
     DataFolder::open(&path).unwrap();
 }
 
 #[test]
-fn an_empty_folder_is_adopted_and_a_foreign_one_is_not() {
-    let place = TempDir::new().unwrap();
-    let empty = place.path().join("empty");
+fn an_empty_folder_becomes_a_data_folder_and_a_foreign_one_does_not() {
+    let directory = TempDir::new().unwrap();
+    let empty = directory.path().join("empty");
     fs::create_dir_all(empty.join("lost+found")).unwrap();
     fs::set_permissions(&empty, fs::Permissions::from_mode(0o755)).unwrap();
     drop(DataFolder::open(&empty).unwrap());
     assert_eq!(fs::metadata(&empty).unwrap().permissions().mode() & 0o777, 0o700);
-    // Ours, whatever else came into it since.
+    // It remains a data folder when other files are added.
     fs::write(empty.join("notes.txt"), "x").unwrap();
     DataFolder::open(&empty).unwrap();
 
-    let foreign = place.path().join("foreign");
+    let foreign = directory.path().join("foreign");
     fs::create_dir(&foreign).unwrap();
     fs::write(foreign.join("thesis.txt"), "x").unwrap();
     let error = DataFolder::open(&foreign).unwrap_err().to_string();
     assert!(error.contains("not a data folder") && error.contains("--data") && !error.contains('\n'), "{error}");
     let left: Vec<_> = fs::read_dir(&foreign).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left, ["thesis.txt"], "nothing is put into what is not ours");
+    assert_eq!(left, ["thesis.txt"], "nothing is created in a foreign folder");
 }
 
 #[test]
-fn what_is_no_folder() {
-    let place = TempDir::new().unwrap();
-    let file = place.path().join("file");
+fn paths_that_cannot_be_folders_are_refused() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("file");
     fs::write(&file, "x").unwrap();
     for path in [file.clone(), file.join("data"), "/proc/uproar".into()] {
         let error = DataFolder::open(&path).unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! The server: who may use the database, and what happens when it goes away.
+//! PostgreSQL's server: which process may use a database, and what happens when the server goes away.
 
 use crate::harness::*;
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
@@ -13,17 +13,17 @@ use uproar_store::{AppendError, DataFolder, OpenError, OpenOptions, Store, open}
 
 const SOON: Duration = Duration::from_secs(30);
 
-struct Ground {
+struct Fixture {
     url: String,
     folder: DataFolder,
-    _place: TempDir,
+    _directory: TempDir,
 }
 
-impl Ground {
-    async fn new(server: &TestPostgres) -> Ground {
-        let place = TempDir::new().unwrap();
-        let folder = DataFolder::open(place.path().join("data")).unwrap();
-        Ground { url: server.create_database().await.unwrap(), folder, _place: place }
+impl Fixture {
+    async fn new(server: &TestPostgres) -> Fixture {
+        let directory = TempDir::new().unwrap();
+        let folder = DataFolder::open(directory.path().join("data")).unwrap();
+        Fixture { url: server.create_database().await.unwrap(), folder, _directory: directory }
     }
 
     async fn try_open(&self, options: OpenOptions) -> Result<Arc<dyn Store>, OpenError> {
@@ -34,7 +34,7 @@ impl Ground {
         self.try_open(OpenOptions::default()).await.unwrap()
     }
 
-    async fn why(&self) -> String {
+    async fn open_error(&self) -> String {
         let error = self.try_open(OpenOptions::default()).await.err().expect("an error").to_string();
         assert!(!error.contains('\n'), "{error}");
         error
@@ -49,7 +49,8 @@ async fn run(connection: &mut PgConnection, sql: &'static str) {
     sqlx::raw_sql(sql).execute(connection).await.unwrap();
 }
 
-async fn begin(store: &Arc<dyn Store>) -> (RoomId, UserId) {
+/// A room with one message.
+async fn create_lobby(store: &Arc<dyn Store>) -> (RoomId, UserId) {
     let world = World::of(Arc::clone(store));
     let ann = world.user("Ann").await;
     let room = world.public_room("lobby", ann).await.id;
@@ -57,20 +58,20 @@ async fn begin(store: &Arc<dyn Store>) -> (RoomId, UserId) {
     (room, ann)
 }
 
-/// What a lane does: the same batch, until there is an answer.
+/// Sends the same batch until there is an answer, as a lane does.
 async fn append_until_known(store: &Arc<dyn Store>, batch: &[uproar_model::Item]) -> Vec<Outcome> {
     let deadline = Instant::now() + SOON;
     loop {
         match store.append(batch).await {
             Ok(outcomes) => return outcomes,
-            Err(AppendError::Unknown(why)) => assert!(Instant::now() < deadline, "{why}"),
+            Err(AppendError::OutcomeUnknown(why)) => assert!(Instant::now() < deadline, "{why}"),
             Err(other) => panic!("{other}"),
         }
         tokio::task::yield_now().await;
     }
 }
 
-/// Connections that were cut and not used since are found out one by one.
+/// Pooled connections that were cut are discovered one by one, as they are used.
 async fn until_it_answers(store: &Arc<dyn Store>) {
     let deadline = Instant::now() + SOON;
     while store.ping().await.is_err() {
@@ -80,38 +81,38 @@ async fn until_it_answers(store: &Arc<dyn Store>) {
 }
 
 #[test]
-fn only_one_process_at_a_time() {
+fn only_one_process_can_open_a_database() {
     let server = postgres();
     runtime().block_on(async {
-        let ground = Ground::new(server).await;
-        let store = ground.open().await;
-        let error = ground.why().await;
-        assert!(error.contains("another uproar uses the database"), "{error}");
+        let fixture = Fixture::new(server).await;
+        let store = fixture.open().await;
+        let error = fixture.open_error().await;
+        assert!(error.contains("another uproar is using the database"), "{error}");
         assert!(error.contains("/uproar_test_"), "{error}");
-        // Its own database is each one's own.
-        Ground::new(server).await.open().await.close().await;
-        let (room, _) = begin(&store).await;
+        // Another process can use another database.
+        Fixture::new(server).await.open().await.close().await;
+        let (room, _) = create_lobby(&store).await;
         let before = store.heads(&[room]).await.unwrap();
         store.close().await;
-        let store = ground.open().await;
-        assert_eq!(store.heads(&[room]).await.unwrap(), before, "the epoch too");
+        let store = fixture.open().await;
+        assert_eq!(store.heads(&[room]).await.unwrap(), before, "the epoch is the same too");
         store.close().await;
     });
 }
 
 #[test]
-fn a_batch_that_waits_for_the_lock_is_judged_by_what_the_lock_brought() {
+fn a_batch_that_waited_for_a_lock_sees_what_its_holder_committed() {
     let server = postgres();
     runtime().block_on(async {
-        let ground = Ground::new(server).await;
-        let store = ground.open().await;
-        let (room, ann) = begin(&store).await;
-        // Another writer has stored "one" and holds the head.
-        let mut other = ground.shell().await;
+        let fixture = Fixture::new(server).await;
+        let store = fixture.open().await;
+        let (room, ann) = create_lobby(&store).await;
+        // Another writer has inserted "one", and still holds the lock of the head.
+        let mut other = fixture.shell().await;
         let mut transaction = other.begin().await.unwrap();
-        let sql = "SELECT at_offset FROM append(ARRAY[$1], ARRAY[$2], ARRAY['one'], ARRAY[0::smallint], ARRAY[NULL::bigint], ARRAY['text'])";
-        let offset: i64 =
-            sqlx::query_scalar(sql).bind(room.0).bind(ann.0).fetch_one(&mut *transaction).await.unwrap();
+        let sql = "SELECT at_offset FROM append(ARRAY[$1], ARRAY[$2], ARRAY['one'], ARRAY[0::smallint],
+            ARRAY[NULL::bigint], ARRAY['text'])";
+        let offset: i64 = sqlx::query_scalar(sql).bind(room.0).bind(ann.0).fetch_one(&mut *transaction).await.unwrap();
         assert_eq!(offset, 2);
         let waiting = {
             let store = Arc::clone(&store);
@@ -120,7 +121,7 @@ fn a_batch_that_waits_for_the_lock_is_judged_by_what_the_lock_brought() {
                 store.append(&batch).await.unwrap()
             })
         };
-        let mut shell = ground.shell().await;
+        let mut shell = fixture.shell().await;
         let deadline = Instant::now() + SOON;
         loop {
             let sql = "SELECT count(*) FROM pg_stat_activity
@@ -141,15 +142,15 @@ fn a_batch_that_waits_for_the_lock_is_judged_by_what_the_lock_brought() {
 }
 
 #[test]
-fn an_unknown_outcome_is_settled_by_sending_again() {
+fn an_unknown_outcome_is_settled_by_sending_the_batch_again() {
     let server = postgres();
     runtime().block_on(async {
-        let ground = Ground::new(server).await;
-        let store = ground.open().await;
-        let (room, ann) = begin(&store).await;
-        let mut shell = ground.shell().await;
+        let fixture = Fixture::new(server).await;
+        let store = fixture.open().await;
+        let (room, ann) = create_lobby(&store).await;
+        let mut shell = fixture.shell().await;
         for n in 0..10 {
-            // All connections cut, the guard's with them, while batches are under way.
+            // Cuts all connections, the guard's too, while batches are in progress.
             let batches: Vec<_> = (0..3)
                 .map(|writer| {
                     let store = Arc::clone(&store);
@@ -176,19 +177,19 @@ fn an_unknown_outcome_is_settled_by_sending_again() {
 }
 
 #[test]
-fn who_lost_the_database_to_another_stops() {
+fn a_store_whose_database_was_taken_over_commits_nothing_more() {
     let server = postgres();
     runtime().block_on(async {
-        let ground = Ground::new(server).await;
-        let store = ground.open().await;
-        let (room, ann) = begin(&store).await;
-        // Another process comes in the moment in which the guard is gone.
-        let mut thief = ground.shell().await;
+        let fixture = Fixture::new(server).await;
+        let store = fixture.open().await;
+        let (room, ann) = create_lobby(&store).await;
+        // Another process takes the lock as soon as the guard connection is lost.
+        let mut intruder = fixture.shell().await;
         let taking = tokio::spawn(async move {
-            sqlx::query("SELECT pg_advisory_lock($1)").bind(0x7570_726f_6172_i64).execute(&mut thief).await.unwrap();
-            thief
+            sqlx::query("SELECT pg_advisory_lock($1)").bind(0x7570_726f_6172_i64).execute(&mut intruder).await.unwrap();
+            intruder
         });
-        let mut shell = ground.shell().await;
+        let mut shell = fixture.shell().await;
         let deadline = Instant::now() + SOON;
         loop {
             let sql = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
@@ -205,41 +206,44 @@ fn who_lost_the_database_to_another_stops() {
              WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.granted",
         )
         .await;
-        let thief = taking.await.unwrap();
+        let intruder = taking.await.unwrap();
         loop {
             match store.append(&[message(room, ann, "1", "x")]).await {
-                Err(AppendError::Broken(_)) => break,
-                Ok(_) | Err(AppendError::Unknown(_)) => assert!(Instant::now() < deadline),
+                Err(AppendError::Fatal(_)) => break,
+                Ok(_) | Err(AppendError::OutcomeUnknown(_)) => assert!(Instant::now() < deadline),
                 Err(other) => panic!("{other}"),
             }
             tokio::task::yield_now().await;
         }
-        assert!(store.ping().await.is_ok(), "reading harms nobody");
-        drop(thief);
-        assert!(matches!(store.append(&[message(room, ann, "1", "x")]).await, Err(AppendError::Broken(_))), "for good");
+        assert!(store.ping().await.is_ok(), "reads still work");
+        drop(intruder);
+        assert!(
+            matches!(store.append(&[message(room, ann, "1", "x")]).await, Err(AppendError::Fatal(_))),
+            "the state is permanent"
+        );
         store.close().await;
     });
 }
 
 #[test]
-fn a_server_that_crashes_and_comes_back() {
+fn the_store_recovers_from_a_crash_of_the_server() {
     runtime().block_on(async {
         let mut server = match TestPostgres::start().await {
             Ok(server) => server,
             Err(why) => panic!("{why}"),
         };
-        let ground = Ground::new(&server).await;
-        let store = ground.open().await;
-        let (room, ann) = begin(&store).await;
+        let fixture = Fixture::new(&server).await;
+        let store = fixture.open().await;
+        let (room, ann) = create_lobby(&store).await;
         if server.kill().is_err() {
-            // It was given to us, and is not ours to stop; what could be tried without is tried above.
+            // The server that the environment names can't be stopped. The other tests cover what is possible without.
             return store.close().await;
         }
         let options = OpenOptions { acquire_timeout: Duration::from_millis(200), ..OpenOptions::default() };
         let batch = [message(room, ann, "first", "x"), message(room, ann, "second", "x")];
-        assert!(matches!(store.append(&batch).await, Err(AppendError::Unknown(_))));
+        assert!(matches!(store.append(&batch).await, Err(AppendError::OutcomeUnknown(_))));
         assert!(store.ping().await.is_err());
-        let error = ground.try_open(options).await.err().expect("an error").to_string();
+        let error = fixture.try_open(options).await.err().expect("an error").to_string();
         assert!(error.contains("can't reach PostgreSQL at"), "{error}");
         server.restart().await.unwrap();
         let outcomes = append_until_known(&store, &batch).await;
@@ -252,26 +256,26 @@ fn a_server_that_crashes_and_comes_back() {
 }
 
 #[test]
-fn a_database_that_is_not_there() {
+fn a_missing_database_is_reported() {
     let server = postgres();
     runtime().block_on(async {
-        let mut ground = Ground::new(server).await;
-        // Bound, so that nobody else is there; not listening is refusing.
+        let mut fixture = Fixture::new(server).await;
+        // A port that is bound but not listened on: no other program can use it, and connections are refused.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        ground.url = format!("postgres://joe:secret@127.0.0.1:{port}/chat");
-        let error = ground.why().await;
+        fixture.url = format!("postgres://joe:secret@127.0.0.1:{port}/chat");
+        let error = fixture.open_error().await;
         assert!(error.contains(&format!("127.0.0.1:{port}/chat")) && error.contains("refused"), "{error}");
         assert!(!error.contains("secret"), "{error}");
 
-        ground.url = server.url("no_such_database");
-        let error = ground.why().await;
+        fixture.url = server.url("no_such_database");
+        let error = fixture.open_error().await;
         assert!(error.contains("no_such_database") && error.contains("does not exist"), "{error}");
 
-        // Someone listens and says nothing.
+        // A server that accepts connections and never answers.
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-        ground.url = format!("postgres://joe:secret@127.0.0.1:{}/chat", silent.local_addr().unwrap().port());
+        fixture.url = format!("postgres://joe:secret@127.0.0.1:{}/chat", silent.local_addr().unwrap().port());
         let options = OpenOptions { open_timeout: Duration::from_millis(200), ..OpenOptions::default() };
-        let error = ground.try_open(options).await.err().expect("an error").to_string();
+        let error = fixture.try_open(options).await.err().expect("an error").to_string();
         assert!(error.contains("no answer") && !error.contains("secret"), "{error}");
     });
 }
@@ -280,58 +284,59 @@ fn a_database_that_is_not_there() {
 fn a_newer_schema_is_refused() {
     let server = postgres();
     runtime().block_on(async {
-        let ground = Ground::new(server).await;
-        ground.open().await.close().await;
-        let mut shell = ground.shell().await;
+        let fixture = Fixture::new(server).await;
+        fixture.open().await.close().await;
+        let mut shell = fixture.shell().await;
         run(
             &mut shell,
             "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
              VALUES (99, 'later', true, '', 0)",
         )
         .await;
-        let error = ground.why().await;
+        let error = fixture.open_error().await;
         assert!(error.contains("schema version 99") && error.contains("newer uproar"), "{error}");
         run(&mut shell, "DELETE FROM _sqlx_migrations WHERE version = 99").await;
-        // The lock went with who was refused.
-        ground.open().await.close().await;
+        // The refused process has released the lock.
+        fixture.open().await.close().await;
     });
 }
 
 #[test]
-fn servers_that_can_not_keep_the_contract() {
+fn a_database_with_another_encoding_is_refused() {
     let server = postgres();
     runtime().block_on(async {
-        let ground = Ground::new(server).await;
+        let fixture = Fixture::new(server).await;
         let mut shell = server.url("postgres").parse::<PgConnectOptions>().unwrap().connect().await.unwrap();
         let name = format!("latin_{}", std::process::id());
         let sql = format!("CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0");
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut shell).await.unwrap();
-        let latin = Ground { url: server.url(&name), ..ground };
-        let error = latin.why().await;
+        let latin = Fixture { url: server.url(&name), ..fixture };
+        let error = latin.open_error().await;
         assert!(error.contains("SQL_ASCII") && error.contains("UTF8"), "{error}");
     });
 }
 
 #[test]
-fn a_lax_server_is_made_strict() {
+fn weak_settings_of_the_server_are_overridden() {
     let server = postgres();
     runtime().block_on(async {
-        let ground = Ground::new(server).await;
-        let mut shell = ground.shell().await;
+        let fixture = Fixture::new(server).await;
+        let mut shell = fixture.shell().await;
         let database: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&mut shell).await.unwrap();
         for setting in ["synchronous_commit = off", "default_transaction_isolation = 'serializable'"] {
             let sql = format!("ALTER DATABASE {database} SET {setting}");
             sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut shell).await.unwrap();
         }
-        let store = ground.open().await;
-        let (room, ann) = begin(&store).await;
-        // Seen from inside: what a commit runs under.
-        let mut shell = ground.shell().await;
+        let store = fixture.open().await;
+        let (room, ann) = create_lobby(&store).await;
+        // A trigger records the settings that apply to a commit.
+        let mut shell = fixture.shell().await;
         run(
             &mut shell,
             "CREATE TABLE seen (setting text);
              CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-               INSERT INTO seen VALUES (current_setting('synchronous_commit') || ' ' || current_setting('transaction_isolation'));
+               INSERT INTO seen VALUES
+                 (current_setting('synchronous_commit') || ' ' || current_setting('transaction_isolation'));
                RETURN NEW; END $$;
              CREATE TRIGGER see AFTER INSERT ON messages FOR EACH ROW EXECUTE FUNCTION see()",
         )
@@ -348,22 +353,22 @@ fn a_lax_server_is_made_strict() {
 }
 
 #[test]
-fn data_that_the_database_refuses_is_told_apart() {
+fn rejected_data_is_distinguished_from_other_errors() {
     let server = postgres();
     runtime().block_on(async {
-        let ground = Ground::new(server).await;
-        let store = ground.open().await;
-        let (room, ann) = begin(&store).await;
-        let mut shell = ground.shell().await;
+        let fixture = Fixture::new(server).await;
+        let store = fixture.open().await;
+        let (room, ann) = create_lobby(&store).await;
+        let mut shell = fixture.shell().await;
         run(&mut shell, "ALTER TABLE messages ADD CHECK (body <> 'poison')").await;
         let batch = [message(room, ann, "1", "good"), message(room, ann, "2", "poison")];
-        assert!(matches!(store.append(&batch).await, Err(AppendError::Data(_))));
-        assert_eq!(World::of(Arc::clone(&store)).log(room).await.len(), 1, "nothing of it was stored");
-        assert!(matches!(store.append(&batch[1..]).await, Err(AppendError::Data(_))));
+        assert!(matches!(store.append(&batch).await, Err(AppendError::DataRejected(_))));
+        assert_eq!(World::of(Arc::clone(&store)).log(room).await.len(), 1, "nothing of the batch was stored");
+        assert!(matches!(store.append(&batch[1..]).await, Err(AppendError::DataRejected(_))));
         assert_eq!(new(store.append(&batch[..1]).await.unwrap()[0]).offset, 2);
-        // Anything else is not about the data.
+        // Any other error does not concern the data.
         run(&mut shell, "ALTER TABLE messages RENAME TO elsewhere").await;
-        assert!(matches!(store.append(&batch[..1]).await, Err(AppendError::Unknown(_))));
+        assert!(matches!(store.append(&batch[..1]).await, Err(AppendError::OutcomeUnknown(_))));
         run(&mut shell, "ALTER TABLE elsewhere RENAME TO messages").await;
         assert!(matches!(append_until_known(&store, &batch[..1]).await[0], Outcome::Duplicate(_)));
         store.close().await;
@@ -371,15 +376,15 @@ fn data_that_the_database_refuses_is_told_apart() {
 }
 
 #[test]
-fn a_restored_database_begins_a_new_epoch() {
+fn a_restored_database_has_new_epochs() {
     let server = postgres();
     runtime().block_on(async {
-        let ground = Ground::new(server).await;
-        let store = ground.open().await;
-        let (room, _) = begin(&store).await;
+        let fixture = Fixture::new(server).await;
+        let store = fixture.open().await;
+        let (room, _) = create_lobby(&store).await;
         let first = store.heads(&[room]).await.unwrap();
         store.close().await;
-        let mut shell = ground.shell().await;
+        let mut shell = fixture.shell().await;
         for (n, sql) in [
             "UPDATE meta SET value = '1' WHERE name = 'system_identifier'",
             "UPDATE meta SET value = '000000FF' WHERE name = 'timeline'",
@@ -388,12 +393,12 @@ fn a_restored_database_begins_a_new_epoch() {
         .enumerate()
         {
             run(&mut shell, sql).await;
-            let store = ground.open().await;
+            let store = fixture.open().await;
             let after = store.heads(&[room]).await.unwrap();
             assert_ne!(after, first);
             store.close().await;
-            let store = ground.open().await;
-            assert_eq!(store.heads(&[room]).await.unwrap(), after, "once");
+            let store = fixture.open().await;
+            assert_eq!(store.heads(&[room]).await.unwrap(), after, "the epoch changes once");
             store.close().await;
             let generation: String = sqlx::query_scalar("SELECT value FROM meta WHERE name = 'generation'")
                 .fetch_one(&mut shell)
@@ -405,11 +410,11 @@ fn a_restored_database_begins_a_new_epoch() {
 }
 
 #[test]
-fn a_user_who_owns_the_database_and_nothing_else_is_enough() {
+fn a_role_that_owns_only_the_database_is_enough() {
     let server = postgres();
     runtime().block_on(async {
-        let ground = Ground::new(server).await;
-        let mut shell = ground.shell().await;
+        let fixture = Fixture::new(server).await;
+        let mut shell = fixture.shell().await;
         let database: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&mut shell).await.unwrap();
         let role = format!("role_{database}");
         let sql = format!(
@@ -417,22 +422,22 @@ fn a_user_who_owns_the_database_and_nothing_else_is_enough() {
              REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC"
         );
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut shell).await.unwrap();
-        let (_, place) = ground.url.split_once('@').unwrap();
-        let theirs = Ground { url: format!("postgres://{role}:secret@{place}"), ..ground };
-        let store = theirs.open().await;
-        begin(&store).await;
+        let (_, address) = fixture.url.split_once('@').unwrap();
+        let limited = Fixture { url: format!("postgres://{role}:secret@{address}"), ..fixture };
+        let store = limited.open().await;
+        create_lobby(&store).await;
         store.close().await;
-        theirs.open().await.close().await;
+        limited.open().await.close().await;
     });
 }
 
 #[test]
-fn what_a_deleted_room_leaves_is_swept_up() {
+fn the_contents_of_a_deleted_room_are_swept_up() {
     let server = postgres();
     runtime().block_on(async {
-        let ground = Ground::new(server).await;
-        let store = ground.open().await;
-        let (room, ann) = begin(&store).await;
+        let fixture = Fixture::new(server).await;
+        let store = fixture.open().await;
+        let (room, ann) = create_lobby(&store).await;
         for part in 0..4 {
             let batch: Vec<_> = (0..400).map(|n| message(room, ann, &format!("{part} {n}"), "x")).collect();
             store.append(&batch).await.unwrap();
@@ -441,7 +446,7 @@ fn what_a_deleted_room_leaves_is_swept_up() {
         let kept = World::of(Arc::clone(&store)).public_room("kept", ann).await.id;
         store.append(&[message(kept, ann, "1", "x"), react(kept, ann, "r", 1, "👍")]).await.unwrap();
         store.delete_room("lobby", ann).await.unwrap();
-        let mut shell = ground.shell().await;
+        let mut shell = fixture.shell().await;
         let deadline = Instant::now() + SOON;
         loop {
             let sql = "SELECT (SELECT count(*) FROM rooms), (SELECT count(*) FROM messages),
@@ -457,16 +462,16 @@ fn what_a_deleted_room_leaves_is_swept_up() {
     });
 }
 
-/// PostgreSQL used only one of a member's two keys when they came from two tables, and read all members of the room
-/// for each admission.
+/// When the two key columns of `members` were compared with columns of two tables, PostgreSQL used only one of them,
+/// and each admission read all members of the room.
 #[test]
 fn a_member_is_found_without_reading_the_others() {
     runtime().block_on(async {
-        let ground = Ground::new(postgres()).await;
-        let store = ground.open().await;
-        let (room, _) = begin(&store).await;
-        let mut shell = ground.shell().await;
-        // Statistics of many small rooms; one has grown since.
+        let fixture = Fixture::new(postgres()).await;
+        let store = fixture.open().await;
+        let (room, _) = create_lobby(&store).await;
+        let mut shell = fixture.shell().await;
+        // The statistics show many small rooms, but one has grown since.
         let others = "INSERT INTO users OVERRIDING SYSTEM VALUE
               SELECT i, 'u' || i, 'u' || i, NULL, NULL, 0, NULL, 0 FROM generate_series(1000, 4999) i;
             INSERT INTO rooms OVERRIDING SYSTEM VALUE
@@ -485,7 +490,7 @@ fn a_member_is_found_without_reading_the_others() {
             assert!(store.admit(&names).await.unwrap().iter().all(|admission| admission.is_ok()));
             assert!(store.read_markers(&pairs).await.unwrap().iter().all(|marker| marker.is_some()));
         }
-        // A session tells its figures at the latest when it ends.
+        // A session reports its statistics when it ends, at the latest.
         store.close().await;
         let deadline = Instant::now() + SOON;
         let fetched = loop {
@@ -493,7 +498,7 @@ fn a_member_is_found_without_reading_the_others() {
             if fetched >= 400 {
                 break fetched;
             }
-            assert!(Instant::now() < deadline, "only {fetched} rows are known of");
+            assert!(Instant::now() < deadline, "only {fetched} rows are reported");
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
         assert!(fetched < 1_000, "{fetched} rows for 400 members");

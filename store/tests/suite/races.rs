@@ -1,5 +1,5 @@
-//! Many at once. On PostgreSQL the batches of one store commit on several connections, below any lock that keeps other
-//! processes out.
+//! Concurrent calls. On PostgreSQL, one store commits batches on several connections; the lock that keeps other
+//! processes out does not separate them.
 
 use crate::harness::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use uproar_model::{Kind, Outcome, Refusal};
 use uproar_store::{JoinError, NewRoom, NewUser, RoomError, RoomKind};
 
-pub async fn two_writers_to_one_room(world: World) {
+pub async fn concurrent_writers_to_one_room_get_distinct_offsets(world: World) {
     let Lobby { room, ann, ben, cleo } = world.lobby().await;
     let mut writers = JoinSet::new();
     for (writer, user) in [ann, ben, cleo, ann, ben, cleo].into_iter().enumerate() {
@@ -16,15 +16,15 @@ pub async fn two_writers_to_one_room(world: World) {
         writers.spawn(async move {
             let mut stored = Vec::new();
             for n in 0..40 {
-                // Each batch twice in a row: the second time it is all known.
+                // Each batch is sent twice in a row; the second time every item is a duplicate.
                 let batch = [0, 1, 2].map(|i| message(room, user, &format!("{writer}-{n}-{i}"), &format!("{writer}")));
                 let first: Vec<_> = world.append(&batch).await.into_iter().map(new).collect();
                 let again: Vec<_> = first.iter().copied().map(Outcome::Duplicate).collect();
                 assert_eq!(world.append(&batch).await, again);
-                assert!(first.windows(2).all(|w| w[1].offset == w[0].offset + 1), "a batch is not torn apart");
+                assert!(first.windows(2).all(|w| w[1].offset == w[0].offset + 1), "the items of a batch stay together");
                 stored.extend(first);
             }
-            assert!(stored.windows(2).all(|w| w[0].offset < w[1].offset), "what one sends stays in order");
+            assert!(stored.windows(2).all(|w| w[0].offset < w[1].offset), "the order of a sender is kept");
             stored
         });
     }
@@ -34,7 +34,7 @@ pub async fn two_writers_to_one_room(world: World) {
     assert_eq!(world.log(room).await.len(), 720);
 }
 
-pub async fn batches_over_the_same_rooms_in_other_orders(world: World) {
+pub async fn batches_with_the_same_rooms_in_different_orders_do_not_deadlock(world: World) {
     let ann = world.user("Ann").await;
     let mut rooms = Vec::new();
     for n in 0..8 {
@@ -43,7 +43,7 @@ pub async fn batches_over_the_same_rooms_in_other_orders(world: World) {
     let mut writers = JoinSet::new();
     for writer in 0..6 {
         let (world, mut rooms) = (world.clone(), rooms.clone());
-        // Locks taken in the order of the batch would wait for each other in a ring.
+        // If locks were taken in the order of the batch, these would deadlock.
         rooms.rotate_left(writer);
         if writer % 2 == 1 {
             rooms.reverse();
@@ -61,9 +61,9 @@ pub async fn batches_over_the_same_rooms_in_other_orders(world: World) {
     }
 }
 
-pub async fn one_item_from_many_at_once(world: World) {
+pub async fn an_item_sent_concurrently_is_stored_once(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
-    let target = world.say(room, ben, &["target"]).await[0];
+    let target = world.send(room, ben, &["target"]).await[0];
     for n in 0..20 {
         let mut senders = JoinSet::new();
         for sender in 0..4 {
@@ -77,9 +77,9 @@ pub async fn one_item_from_many_at_once(world: World) {
         let new: Vec<_> = outcomes.iter().filter(|o| matches!(o, Outcome::New(_))).collect();
         assert_eq!(new.len(), 1, "{outcomes:?}");
         let refused = outcomes.iter().filter(|o| **o == Outcome::Refused(Refusal::IdReused)).count();
-        assert!(refused == 1 || refused == 3, "either the one or the three are the others: {outcomes:?}");
+        assert!(refused == 1 || refused == 3, "items with another content are refused: {outcomes:?}");
     }
-    // The same with a deletion: one does it, the others learn which one.
+    // The same with deletions: one succeeds, and the others get its offset.
     let mut deleters = JoinSet::new();
     for n in 0..8 {
         let world = world.clone();
@@ -91,11 +91,11 @@ pub async fn one_item_from_many_at_once(world: World) {
         Outcome::New(stored) => Some(*stored),
         _ => None,
     });
-    let first = first.expect("one that did it");
+    let first = first.expect("one deletion succeeded");
     assert_eq!(outcomes.iter().filter(|o| **o == Outcome::Duplicate(first)).count(), 7, "{outcomes:?}");
 }
 
-pub async fn joins_for_the_last_place(world: World) {
+pub async fn concurrent_joins_do_not_overfill_a_room(world: World) {
     let ann = world.user("Ann").await;
     for round in 0..5 {
         let name = format!("small {round}");
@@ -127,7 +127,7 @@ pub async fn joins_for_the_last_place(world: World) {
     }
 }
 
-pub async fn joins_leaves_and_messages(world: World) {
+pub async fn concurrent_joins_and_leaves_keep_the_member_count_right(world: World) {
     let ann = world.user("Ann").await;
     let rooms = ["one", "two"];
     let mut ids = Vec::new();
@@ -163,7 +163,7 @@ pub async fn joins_leaves_and_messages(world: World) {
         let members = world.store.members(name, ann, None, 100).await.unwrap().len();
         assert_eq!(world.store.room(name, ann).await.unwrap().unwrap().members as usize, members);
         assert_eq!(members, 1);
-        // Who is in after a removal has sent nothing in between: the log tells who was a member when.
+        // Nobody can leave more often than they joined.
         let mut left = BTreeMap::new();
         for publication in world.log(id).await {
             if publication.kind == Kind::Removed {
@@ -174,7 +174,7 @@ pub async fn joins_leaves_and_messages(world: World) {
     }
 }
 
-pub async fn pages_while_writing(world: World) {
+pub async fn pages_read_during_writes_are_consistent(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
     let writer = {
         let world = world.clone();
@@ -197,21 +197,21 @@ pub async fn pages_while_writing(world: World) {
         assert!(offsets.iter().enumerate().all(|(n, offset)| *offset == seen + 1 + n as u64), "{offsets:?}");
         let last = offsets.last().copied().unwrap_or(seen);
         assert_eq!(page.more, last < page.head.offset);
-        assert!(last == page.head.offset || offsets.len() == 256, "page and head are of one moment");
-        assert_eq!(page.head.offset % 3, 0, "a batch is seen whole or not at all");
+        assert!(last == page.head.offset || offsets.len() == 256, "page and head are from the same moment");
+        assert_eq!(page.head.offset % 3, 0, "a batch is visible completely or not at all");
         assert_eq!(page.head.number, page.head.offset / 3);
 
-        let chats = world.store.chats("lobby", ben, uproar_store::Cursor::Newest, 10).await.unwrap();
-        let newest = chats.messages.last().map_or(0, |m| m.number);
-        assert_eq!(newest, chats.offset / 3, "messages and position are of one moment");
-        assert!(chats.messages.iter().all(|m| m.reactions.len() == 1 && m.edited.is_some()));
+        let newest = world.store.messages("lobby", ben, uproar_store::Cursor::Newest, 10).await.unwrap();
+        let last_number = newest.messages.last().map_or(0, |m| m.number);
+        assert_eq!(last_number, newest.offset / 3, "messages and position are from the same moment");
+        assert!(newest.messages.iter().all(|m| m.reactions.len() == 1 && m.edited.is_some()));
         seen = last;
         tokio::task::yield_now().await;
     }
     writer.await.unwrap();
 }
 
-pub async fn one_name_for_one_room_and_one_user(world: World) {
+pub async fn concurrent_creations_of_one_name_succeed_once(world: World) {
     let ann = world.user("Ann").await;
     for round in 0..5 {
         let mut creators = JoinSet::new();
@@ -222,7 +222,7 @@ pub async fn one_name_for_one_room_and_one_user(world: World) {
                 let room = NewRoom { name, title: String::new(), kind: RoomKind::Public, size: 5, owner: ann };
                 let room = match world.store.create_room(room).await {
                     Ok(_) => true,
-                    Err(RoomError::Taken) => false,
+                    Err(RoomError::NameTaken) => false,
                     Err(other) => panic!("{other}"),
                 };
                 let key = format!("user {round}");
@@ -244,7 +244,7 @@ pub async fn one_name_for_one_room_and_one_user(world: World) {
     }
 }
 
-pub async fn appends_to_a_room_being_deleted(world: World) {
+pub async fn appends_to_a_room_being_deleted_are_stored_or_refused(world: World) {
     for round in 0..5 {
         let (ann, name) = (world.user("Ann").await, format!("room {round}"));
         let room = world.public_room(&name, ann).await.id;
@@ -271,16 +271,16 @@ pub async fn appends_to_a_room_being_deleted(world: World) {
     }
 }
 
-/// Cut off at every length of time from nothing to more than it takes.
+/// Calls are abandoned after every time from zero to longer than they take.
 const CUTS: u64 = 80;
 const CUT_STEP: Duration = Duration::from_micros(40);
 
-pub async fn given_up_appends(world: World) {
+pub async fn abandoned_appends_can_be_repeated(world: World) {
     let Lobby { room, ann, .. } = world.lobby().await;
     for n in 0..CUTS {
         let batch = [0, 1, 2].map(|i| message(room, ann, &format!("{n}-{i}"), &format!("{n}")));
         let cut = tokio::time::timeout(CUT_STEP * n as u32, world.store.append(&batch)).await;
-        // Whatever became of it, it is there once, whole, and nothing else waits for it.
+        // Whatever happened to the batch: now it is stored once and completely, and no call is blocked by it.
         let stored: Vec<_> = world
             .append(&batch)
             .await
@@ -298,7 +298,7 @@ pub async fn given_up_appends(world: World) {
     assert_eq!(world.log(room).await.len() as u64, 3 * CUTS);
 }
 
-pub async fn given_up_joins_and_leaves(world: World) {
+pub async fn abandoned_joins_and_leaves_can_be_repeated(world: World) {
     let Lobby { room, ann, .. } = world.lobby().await;
     let dora = world.user("Dora").await;
     for n in 0..CUTS {

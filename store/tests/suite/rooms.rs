@@ -1,10 +1,10 @@
-//! Rooms and who is in them.
+//! Rooms and their members.
 
 use crate::harness::*;
 use uproar_model::{Kind, Refusal, UserId};
 use uproar_store::{Addition, Cursor, JoinError, NewRoom, Role, RoomError, RoomKind};
 
-pub async fn a_room_and_its_owner(world: World) {
+pub async fn a_new_room_has_its_owner_as_the_only_member(world: World) {
     let ann = world.user("Ann").await;
     let wanted =
         NewRoom { name: "lobby".into(), title: "The Lobby".into(), kind: RoomKind::Public, size: 7, owner: ann };
@@ -24,7 +24,7 @@ pub async fn a_room_and_its_owner(world: World) {
     assert_ne!(other.epoch, made.epoch);
 }
 
-pub async fn names_are_unique(world: World) {
+pub async fn room_names_are_unique(world: World) {
     let ann = world.user("Ann").await;
     world.public_room("lobby", ann).await;
     let room = |name: &str, owner| NewRoom {
@@ -34,14 +34,14 @@ pub async fn names_are_unique(world: World) {
         size: 5,
         owner,
     };
-    assert!(matches!(world.store.create_room(room("lobby", ann)).await, Err(RoomError::Taken)));
+    assert!(matches!(world.store.create_room(room("lobby", ann)).await, Err(RoomError::NameTaken)));
     assert!(matches!(world.store.create_room(room("other", UserId(999))).await, Err(RoomError::NoUser)));
     assert!(matches!(world.store.create_room(room("a\0b", ann)).await, Err(RoomError::Store(_))));
-    // Nothing is left of what failed.
+    // The failed call left nothing behind.
     world.store.create_room(room("other", ann)).await.unwrap();
 }
 
-pub async fn a_private_room_does_not_exist_outside(world: World) {
+pub async fn a_private_room_does_not_exist_for_strangers(world: World) {
     let (ann, eve) = (world.user("Ann").await, world.user("Eve").await);
     let room = world.room("secret", ann, RoomKind::Private, 5).await.id;
     let store = &world.store;
@@ -49,7 +49,7 @@ pub async fn a_private_room_does_not_exist_outside(world: World) {
     assert_eq!(store.rooms(eve, "", None, 10).await.unwrap(), []);
     assert!(matches!(store.join("secret", eve).await, Err(RoomError::NoRoom)));
     assert_eq!(store.admit(&[("secret".into(), eve)]).await.unwrap(), [Err(JoinError::NoRoom)]);
-    assert!(matches!(store.chats("secret", eve, Cursor::Newest, 1).await, Err(RoomError::NoRoom)));
+    assert!(matches!(store.messages("secret", eve, Cursor::Newest, 1).await, Err(RoomError::NoRoom)));
     assert!(matches!(store.members("secret", eve, None, 1).await, Err(RoomError::NoRoom)));
     assert!(matches!(store.add_member("secret", eve, "eve").await, Err(RoomError::NoRoom)));
     assert!(matches!(store.remove_member("secret", eve, "eve").await, Err(RoomError::NoRoom)));
@@ -57,7 +57,7 @@ pub async fn a_private_room_does_not_exist_outside(world: World) {
     assert!(matches!(store.delete_room("secret", eve).await, Err(RoomError::NoRoom)));
     assert_refused(world.append_one(message(room, eve, "1", "x")).await, Refusal::NotMember);
 
-    // From inside it is there, and joining again is no change.
+    // For a member the room exists, and joining again changes nothing.
     store.add_member("secret", ann, "eve").await.unwrap();
     let seen = store.join("secret", eve).await.unwrap();
     assert!(!seen.joined);
@@ -68,7 +68,7 @@ pub async fn a_private_room_does_not_exist_outside(world: World) {
     assert!(!admitted.joined);
 }
 
-pub async fn finding_rooms(world: World) {
+pub async fn rooms_are_found_by_name_and_title(world: World) {
     let (ann, ben) = (world.user("Ann").await, world.user("Ben").await);
     for (name, title) in
         [("beta", "Übungen"), ("alpha", "100% sure"), ("delta", "under_score"), ("ärger", "back\\slash"), ("gamma", "")]
@@ -93,7 +93,7 @@ pub async fn finding_rooms(world: World) {
     assert_eq!(find(ben, "übung", None, 10).await, ["beta"]);
     assert_eq!(find(ben, "ÜBUNG", None, 10).await, ["beta"]);
     assert_eq!(find(ben, "Ärger", None, 10).await, ["ärger"]);
-    // What means something to LIKE means itself.
+    // Characters with a meaning in LIKE patterns match only themselves.
     assert_eq!(find(ben, "%", None, 10).await, ["alpha"]);
     assert_eq!(find(ben, "_", None, 10).await, ["delta"]);
     assert_eq!(find(ben, "\\", None, 10).await, ["ärger"]);
@@ -101,17 +101,17 @@ pub async fn finding_rooms(world: World) {
     assert_eq!(find(ben, &"x".repeat(5000).leak()[..], None, 10).await, Vec::<String>::new());
 }
 
-pub async fn joining_and_unread(world: World) {
+pub async fn a_new_member_has_nothing_unread(world: World) {
     let (ann, ben) = (world.user("Ann").await, world.user("Ben").await);
     let room = world.public_room("lobby", ann).await.id;
-    world.say(room, ann, &["1", "2"]).await;
+    world.send(room, ann, &["1", "2"]).await;
     new(world.append_one(react(room, ann, "r", 1, "👍")).await);
     let joined = world.store.join("lobby", ben).await.unwrap();
     assert!(joined.joined);
     let joined = joined.room;
     assert_eq!((joined.members, joined.role, joined.offset), (2, Some(Role::Member), 3));
-    assert_eq!(joined.unread, Some(0), "what was said before is not unread");
-    world.say(room, ann, &["3", "4"]).await;
+    assert_eq!(joined.unread, Some(0), "messages from before the join are not unread");
+    world.send(room, ann, &["3", "4"]).await;
     new(world.append_one(react(room, ann, "r2", 1, "👍")).await);
     let again = world.store.join("lobby", ben).await.unwrap();
     assert!(!again.joined);
@@ -124,23 +124,23 @@ pub async fn joining_and_unread(world: World) {
     assert_eq!(world.store.room("lobby", ben).await.unwrap().unwrap().members, 2);
 }
 
-pub async fn a_full_room(world: World) {
+pub async fn nobody_can_join_a_full_room(world: World) {
     let (ann, ben, cleo) = (world.user("Ann").await, world.user("Ben").await, world.user("Cleo").await);
     world.room("small", ann, RoomKind::Public, 2).await;
     world.store.join("small", ben).await.unwrap();
     assert!(matches!(world.store.join("small", cleo).await, Err(RoomError::Full)));
     assert!(matches!(world.store.add_member("small", ann, "cleo").await, Err(RoomError::Full)));
     assert_eq!(world.store.admit(&[("small".into(), cleo)]).await.unwrap(), [Err(JoinError::Full)]);
-    // Those inside are not asked for a place.
+    // Members of a full room can join it again.
     world.store.join("small", ben).await.unwrap();
     assert_eq!(world.store.add_member("small", ann, "ben").await.unwrap().member.role, Role::Member);
     world.store.remove_member("small", ben, "ben").await.unwrap();
     assert_eq!(world.store.join("small", cleo).await.unwrap().room.members, 2);
 }
 
-pub async fn admitting_many_at_once(world: World) {
+pub async fn one_call_admits_many_users(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
-    world.say(room, ann, &["1", "2"]).await;
+    world.send(room, ann, &["1", "2"]).await;
     let dora = world.user("Dora").await;
     let small = world.room("small", ann, RoomKind::Public, 2).await;
     let secret = world.room("secret", ann, RoomKind::Private, 9).await;
@@ -161,7 +161,7 @@ pub async fn admitting_many_at_once(world: World) {
     let wanted = wanted.map(|(name, user)| (name.to_owned(), user));
     let answers = world.store.admit(&wanted).await.unwrap();
     let answers: Vec<_> = answers.into_iter().map(|a| a.map(|a| (a.room, a.role, a.joined, a.offset))).collect();
-    // Of the two who want the last place, whichever: but one of them, and that one keeps it.
+    // Exactly one of the two users who ask for the last place gets it.
     let (winner, loser) = if answers[2].is_ok() { (2, 3) } else { (3, 2) };
     assert!(answers[winner].is_ok_and(|(id, role, joined, offset)| {
         (id, role, joined, offset) == (small.id, Role::Member, winner == 3 || !answers[4].unwrap().2, 0)
@@ -181,7 +181,7 @@ pub async fn admitting_many_at_once(world: World) {
     assert_eq!(world.store.room("small", ann).await.unwrap().unwrap().members, 2);
     assert_eq!(world.store.admit(&[]).await.unwrap(), []);
 
-    // More than one transaction takes.
+    // More joins than fit into one transaction.
     let crowd = world.room("crowd", ann, RoomKind::Public, 250).await;
     let mut wanted = Vec::new();
     for n in 0..300 {
@@ -192,9 +192,9 @@ pub async fn admitting_many_at_once(world: World) {
     assert_eq!(answers.iter().filter(|a| **a == Err(JoinError::Full)).count(), 51);
 }
 
-pub async fn leaving(world: World) {
+pub async fn a_member_can_leave_but_the_owner_cannot(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
-    world.say(room, ann, &["1"]).await;
+    world.send(room, ann, &["1"]).await;
     let removal = world.store.remove_member("lobby", ben, "ben").await.unwrap();
     assert_eq!((removal.room, removal.member), (room, ben));
     let shown = removal.publication;
@@ -202,20 +202,20 @@ pub async fn leaving(world: World) {
     assert_eq!((shown.user.id, &*shown.user.username), (ben, "Ben"));
     assert_eq!((shown.body.as_deref(), shown.target), (Some(&*ben.to_string()), None));
     assert!(shown.id.starts_with('~'));
-    assert_eq!(world.log(room).await.last(), Some(&shown), "the log has what is shown");
+    assert_eq!(world.log(room).await.last(), Some(&shown), "the log has the same publication");
     assert_eq!(world.store.room("lobby", ann).await.unwrap().unwrap().members, 2);
 
     assert!(matches!(world.store.remove_member("lobby", ben, "ben").await, Err(RoomError::NotMember)));
     assert!(matches!(world.store.remove_member("lobby", ann, "ann").await, Err(RoomError::NotAllowed(_))));
     assert!(matches!(world.store.remove_member("nowhere", ben, "ben").await, Err(RoomError::NoRoom)));
-    assert_eq!(world.log(room).await.len(), 2, "what was refused left nothing");
+    assert_eq!(world.log(room).await.len(), 2, "refused calls left nothing behind");
     assert_eq!(new(world.append_one(message(room, ann, "next", "x")).await).offset, 3);
-    // Coming back and leaving again is another event.
+    // Returning and leaving again is another event.
     world.store.join("lobby", ben).await.unwrap();
     assert_eq!(world.store.remove_member("lobby", ben, "ben").await.unwrap().publication.offset, 4);
 }
 
-pub async fn removing(world: World) {
+pub async fn the_owner_can_remove_members_and_members_cannot(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
     let stranger = world.user("Stranger").await;
     let store = &world.store;
@@ -234,7 +234,7 @@ pub async fn removing(world: World) {
     assert_eq!(store.members("lobby", ann, None, 10).await.unwrap().len(), 2);
 }
 
-pub async fn adding(world: World) {
+pub async fn the_owner_can_add_members_and_members_cannot(world: World) {
     let Lobby { ann, ben, .. } = world.lobby().await;
     let (dora, stranger) = (world.user("Dora").await, world.user("Stranger").await);
     let store = &world.store;
@@ -247,12 +247,12 @@ pub async fn adding(world: World) {
     let entry = added.member;
     assert_eq!((entry.user.id, &*entry.user.username, entry.role), (dora, "Dora", Role::Member));
     let again = Addition { member: entry, joined: false };
-    assert_eq!(store.add_member("lobby", ann, "dora").await.unwrap(), again, "again: no change");
+    assert_eq!(store.add_member("lobby", ann, "dora").await.unwrap(), again, "adding a member again changes nothing");
     assert_eq!(store.add_member("lobby", ann, "ann").await.unwrap().member.role, Role::Owner);
     assert_eq!(store.room("lobby", ann).await.unwrap().unwrap().members, 4);
 }
 
-pub async fn listing_members(world: World) {
+pub async fn members_are_listed_by_id(world: World) {
     let Lobby { ann, ben, cleo, .. } = world.lobby().await;
     let stranger = world.user("Stranger").await;
     let list = |after, limit| {
@@ -284,10 +284,10 @@ pub async fn a_deleted_room_is_gone_and_its_name_is_free(world: World) {
     assert_eq!(world.store.heads(&[room]).await.unwrap(), [None]);
     assert_eq!(world.store.page(room, after(0)).await.unwrap(), None);
     assert_eq!(world.store.admit(&[("lobby".into(), ann)]).await.unwrap(), [Err(JoinError::NoRoom)]);
-    assert!(matches!(world.store.chats("lobby", ann, Cursor::Newest, 1).await, Err(RoomError::NoRoom)));
+    assert!(matches!(world.store.messages("lobby", ann, Cursor::Newest, 1).await, Err(RoomError::NoRoom)));
     assert!(matches!(world.store.remove_member("lobby", ben, "ben").await, Err(RoomError::NoRoom)));
     assert!(matches!(world.store.delete_room("lobby", ann).await, Err(RoomError::NoRoom)));
-    // Not even what was stored there is known.
+    // Duplicates of its messages are no longer recognized.
     assert_refused(world.append_one(message(room, ann, "1", "old")).await, Refusal::NoRoom);
 
     let again = world.public_room("lobby", ben).await;
@@ -300,7 +300,7 @@ pub async fn a_deleted_room_is_gone_and_its_name_is_free(world: World) {
     assert_refused(world.append_one(message(room, ben, "1", "old")).await, Refusal::NoRoom);
 }
 
-pub async fn only_the_owner_deletes(world: World) {
+pub async fn only_the_owner_can_delete_a_room(world: World) {
     let Lobby { ann, ben, .. } = world.lobby().await;
     let stranger = world.user("Stranger").await;
     for other in [ben, stranger] {

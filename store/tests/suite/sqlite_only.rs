@@ -1,4 +1,4 @@
-//! The file: whose it is, where it is, what becomes of it.
+//! SQLite's file: its location, its lock, backups, and other programs that use it.
 
 use crate::harness::*;
 use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
@@ -11,8 +11,8 @@ use tempfile::TempDir;
 use uproar_model::{Epoch, Outcome, RoomId, UserId};
 use uproar_store::{AppendError, DataFolder, DatabaseUrl, OpenError, OpenOptions, Store, open};
 
-fn folder(place: &TempDir) -> DataFolder {
-    DataFolder::open(place.path().join("data")).unwrap()
+fn folder(directory: &TempDir) -> DataFolder {
+    DataFolder::open(directory.path().join("data")).unwrap()
 }
 
 async fn open_in(folder: &DataFolder) -> Result<Arc<dyn Store>, OpenError> {
@@ -23,7 +23,7 @@ async fn shell(path: &Path) -> SqliteConnection {
     SqliteConnectOptions::new().filename(path).connect().await.unwrap()
 }
 
-async fn why(url: &DatabaseUrl, folder: &DataFolder) -> String {
+async fn open_error(url: &DatabaseUrl, folder: &DataFolder) -> String {
     let error = open(url, folder, OpenOptions::default()).await.err().expect("an error").to_string();
     assert!(!error.contains('\n'), "{error}");
     error
@@ -34,7 +34,7 @@ async fn run(connection: &mut SqliteConnection, sql: &'static str) {
 }
 
 /// A room with one message.
-async fn begin(store: &Arc<dyn Store>) -> (RoomId, UserId, Epoch) {
+async fn create_lobby(store: &Arc<dyn Store>) -> (RoomId, UserId, Epoch) {
     let world = World::of(Arc::clone(store));
     let ann = world.user("Ann").await;
     let room = world.public_room("lobby", ann).await;
@@ -47,19 +47,19 @@ async fn epoch(store: &Arc<dyn Store>, room: RoomId) -> Epoch {
 }
 
 #[test]
-fn what_is_stored_is_there_after_a_restart() {
+fn a_restart_preserves_the_log_and_the_epoch() {
     runtime().block_on(async {
-        let place = TempDir::new().unwrap();
-        let folder = folder(&place);
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
         let store = open_in(&folder).await.unwrap();
-        let (room, ann, before) = begin(&store).await;
+        let (room, ann, before) = create_lobby(&store).await;
         let log = World::of(Arc::clone(&store)).log(room).await;
         store.close().await;
         let store = open_in(&folder).await.unwrap();
         assert_eq!(World::of(Arc::clone(&store)).log(room).await, log);
         assert_eq!(epoch(&store, room).await, before);
         assert!(matches!(store.append(&[message(room, ann, "first", "x")]).await.unwrap()[0], Outcome::Duplicate(_)));
-        // Not closed, as after kill -9: the files are as they are.
+        // Without a close, as after kill -9.
         drop(store);
         let store = open_in(&folder).await.unwrap();
         assert_eq!(epoch(&store, room).await, before);
@@ -68,12 +68,12 @@ fn what_is_stored_is_there_after_a_restart() {
 }
 
 #[test]
-fn files_are_for_their_owner_only() {
+fn files_are_private_to_their_owner() {
     runtime().block_on(async {
-        let place = TempDir::new().unwrap();
-        let folder = folder(&place);
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
         let store = open_in(&folder).await.unwrap();
-        begin(&store).await;
+        create_lobby(&store).await;
         let mut names = Vec::new();
         for entry in fs::read_dir(folder.path()).unwrap() {
             let entry = entry.unwrap();
@@ -87,12 +87,12 @@ fn files_are_for_their_owner_only() {
 }
 
 #[test]
-fn the_settings_that_durability_needs() {
+fn the_database_is_in_wal_mode_without_rowids() {
     runtime().block_on(async {
-        let place = TempDir::new().unwrap();
-        let folder = folder(&place);
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
         let store = open_in(&folder).await.unwrap();
-        begin(&store).await;
+        create_lobby(&store).await;
         let mut shell = shell(&folder.database_path()).await;
         let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut shell).await.unwrap();
         assert_eq!(mode, "wal");
@@ -109,18 +109,18 @@ fn the_settings_that_durability_needs() {
 }
 
 #[test]
-fn a_restored_backup_begins_a_new_epoch() {
+fn a_restored_backup_has_new_epochs() {
     runtime().block_on(async {
-        let place = TempDir::new().unwrap();
-        let folder = folder(&place);
-        let (file, backup) = (folder.database_path(), place.path().join("backup"));
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
+        let (file, backup) = (folder.database_path(), directory.path().join("backup"));
         let store = open_in(&folder).await.unwrap();
-        let (room, ann, first) = begin(&store).await;
+        let (room, ann, first) = create_lobby(&store).await;
         store.close().await;
         fs::copy(&file, &backup).unwrap();
 
         let store = open_in(&folder).await.unwrap();
-        assert_eq!(epoch(&store, room).await, first, "a copy alone changes nothing");
+        assert_eq!(epoch(&store, room).await, first, "making a copy changes nothing");
         store.append(&[message(room, ann, "lost", "x")]).await.unwrap();
         store.close().await;
         fs::copy(&backup, &file).unwrap();
@@ -132,10 +132,10 @@ fn a_restored_backup_begins_a_new_epoch() {
         store.append(&[message(room, ann, "another", "x")]).await.unwrap();
         store.close().await;
         let store = open_in(&folder).await.unwrap();
-        assert_eq!(epoch(&store, room).await, second, "once");
+        assert_eq!(epoch(&store, room).await, second, "the epoch changes once");
         store.close().await;
 
-        // Put back a second time: not an epoch that was there before.
+        // A second restore must not lead to an epoch that was used before.
         fs::copy(&backup, &file).unwrap();
         let store = open_in(&folder).await.unwrap();
         let third = epoch(&store, room).await;
@@ -145,13 +145,13 @@ fn a_restored_backup_begins_a_new_epoch() {
 }
 
 #[test]
-fn a_copy_made_while_the_server_ran_is_noticed_too() {
+fn a_restored_copy_from_a_running_server_is_noticed() {
     runtime().block_on(async {
-        let place = TempDir::new().unwrap();
-        let folder = folder(&place);
-        let (file, backup) = (folder.database_path(), place.path().join("backup"));
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
+        let (file, backup) = (folder.database_path(), directory.path().join("backup"));
         let store = open_in(&folder).await.unwrap();
-        let (room, ann, first) = begin(&store).await;
+        let (room, ann, first) = create_lobby(&store).await;
         let mut shell = shell(&file).await;
         sqlx::query("VACUUM INTO $1").bind(backup.to_str().unwrap()).execute(&mut shell).await.unwrap();
         shell.close().await.unwrap();
@@ -164,51 +164,52 @@ fn a_copy_made_while_the_server_ran_is_noticed_too() {
     });
 }
 
-/// The word in the file and the one in the folder can't change at once. A start or a stop that failed in between, for a disk
-/// that was full say, made everyone start over.
+/// The incarnation in the database and the one in the folder can't change at the same moment. A start or stop that
+/// failed in between, say because of a full disk, once made all clients start over.
 #[test]
-fn a_start_or_stop_that_fails_half_way_changes_nothing() {
+fn a_start_or_stop_that_fails_halfway_keeps_the_epoch() {
     runtime().block_on(async {
-        let place = TempDir::new().unwrap();
-        let folder = folder(&place);
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
         let incarnation = folder.path().join("incarnation");
         let store = open_in(&folder).await.unwrap();
-        let (room, _, first) = begin(&store).await;
-        // Where the word for the folder is written first.
-        let in_the_way = folder.path().join("incarnation.new");
-        fs::create_dir(&in_the_way).unwrap();
+        let (room, _, first) = create_lobby(&store).await;
+        // A directory with the name of the temporary file makes writing fail.
+        let obstacle = folder.path().join("incarnation.new");
+        fs::create_dir(&obstacle).unwrap();
         store.close().await;
-        assert!(why(&DatabaseUrl::Sqlite(folder.database_path()), &folder).await.contains("incarnation"));
-        fs::remove_dir(&in_the_way).unwrap();
+        assert!(open_error(&DatabaseUrl::Sqlite(folder.database_path()), &folder).await.contains("incarnation"));
+        fs::remove_dir(&obstacle).unwrap();
         let store = open_in(&folder).await.unwrap();
         assert_eq!(epoch(&store, room).await, first);
         store.close().await;
 
-        // Ended before the database had the new word, and after.
+        // A process that died before the database had the new incarnation, and one that died after.
         for is_committed in [false, true] {
             let left = fs::read_to_string(&incarnation).unwrap();
             let words = if is_committed { format!("{left}before\n") } else { format!("next\n{left}") };
             fs::write(&incarnation, words).unwrap();
             let store = open_in(&folder).await.unwrap();
             assert_eq!(epoch(&store, room).await, first);
-            assert_eq!(fs::read_to_string(&incarnation).unwrap().lines().count(), 1, "that is over");
+            assert_eq!(fs::read_to_string(&incarnation).unwrap().lines().count(), 1, "the change is complete");
             store.close().await;
         }
     });
 }
 
 #[test]
-fn a_backup_is_noticed_even_after_a_crash() {
+fn a_restored_backup_is_noticed_even_after_a_crash() {
     runtime().block_on(async {
-        let place = TempDir::new().unwrap();
-        let folder = folder(&place);
-        let (file, copy) = (folder.database_path(), place.path().join("copy"));
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
+        let (file, copy) = (folder.database_path(), directory.path().join("copy"));
         let store = open_in(&folder).await.unwrap();
-        let (room, ann, first) = begin(&store).await;
+        let (room, ann, first) = create_lobby(&store).await;
         uproar_store::tools::backup(&DatabaseUrl::Sqlite(file.clone()), &copy).await.unwrap();
         store.append(&[message(room, ann, "lost", "x")]).await.unwrap();
-        // What the folder holds at a crash, and the copy put back there: the word is the one under which it was made.
-        let crashed = place.path().join("crashed");
+        // The folder as after a crash, with the copy restored into it. The copy was made during the incarnation that
+        // the folder knows.
+        let crashed = directory.path().join("crashed");
         fs::create_dir(&crashed).unwrap();
         for name in ["uproar.lock", "incarnation"] {
             fs::copy(folder.path().join(name), crashed.join(name)).unwrap();
@@ -224,14 +225,14 @@ fn a_backup_is_noticed_even_after_a_crash() {
 }
 
 #[test]
-fn a_database_that_moved_to_another_folder_begins_a_new_epoch() {
+fn a_database_moved_to_another_data_folder_has_new_epochs() {
     runtime().block_on(async {
-        let place = TempDir::new().unwrap();
-        let folder = folder(&place);
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
         let store = open_in(&folder).await.unwrap();
-        let (room, _, first) = begin(&store).await;
+        let (room, _, first) = create_lobby(&store).await;
         store.close().await;
-        let other = DataFolder::open(place.path().join("other")).unwrap();
+        let other = DataFolder::open(directory.path().join("other")).unwrap();
         fs::copy(folder.database_path(), other.database_path()).unwrap();
         let store = open_in(&other).await.unwrap();
         assert_ne!(epoch(&store, room).await, first);
@@ -240,20 +241,20 @@ fn a_database_that_moved_to_another_folder_begins_a_new_epoch() {
 }
 
 #[test]
-fn a_file_outside_of_the_folder_has_a_lock_of_its_own() {
+fn a_file_outside_the_data_folder_has_its_own_lock() {
     runtime().block_on(async {
-        let place = TempDir::new().unwrap();
-        let one = DataFolder::open(place.path().join("one")).unwrap();
-        let two = DataFolder::open(place.path().join("two")).unwrap();
-        let file = place.path().join("shared.db");
+        let directory = TempDir::new().unwrap();
+        let one = DataFolder::open(directory.path().join("one")).unwrap();
+        let two = DataFolder::open(directory.path().join("two")).unwrap();
+        let file = directory.path().join("shared.db");
         let url = DatabaseUrl::Sqlite(file.clone());
         let store = open(&url, &one, OpenOptions::default()).await.unwrap();
-        assert!(place.path().join("shared.db.lock").exists());
-        let error = why(&url, &two).await;
+        assert!(directory.path().join("shared.db.lock").exists());
+        let error = open_error(&url, &two).await;
         assert!(error.contains("another uproar"), "{error}");
-        // Nor by another name, and not from a folder into which it is linked.
+        // A symbolic link in another data folder leads to the same lock.
         std::os::unix::fs::symlink(&file, two.database_path()).unwrap();
-        let error = why(&DatabaseUrl::Sqlite(two.database_path()), &two).await;
+        let error = open_error(&DatabaseUrl::Sqlite(two.database_path()), &two).await;
         assert!(error.contains("another uproar"), "{error}");
         store.close().await;
         drop(store);
@@ -262,14 +263,14 @@ fn a_file_outside_of_the_folder_has_a_lock_of_its_own() {
 }
 
 #[test]
-fn files_that_are_not_ours() {
+fn files_of_other_programs_are_refused_and_left_alone() {
     runtime().block_on(async {
-        let place = TempDir::new().unwrap();
-        let folder = folder(&place);
-        let path = |name: &str| place.path().join(name);
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
+        let path = |name: &str| directory.path().join(name);
         fs::write(
             path("text"),
-            "no database, but a text of more than a hundred bytes, so that it has a header's length. Or so it looks.",
+            "not a database, but a text of more than a hundred bytes, so that it is long enough for a database header",
         )
         .unwrap();
         fs::write(path("short"), "x").unwrap();
@@ -279,13 +280,13 @@ fn files_that_are_not_ours() {
         other.close().await.unwrap();
         for name in ["text", "short", "other"] {
             let before = fs::read(path(name)).unwrap();
-            let error = why(&DatabaseUrl::Sqlite(path(name)), &folder).await;
+            let error = open_error(&DatabaseUrl::Sqlite(path(name)), &folder).await;
             assert!(error.contains("not a database of uproar") && error.contains(name), "{error}");
-            assert_eq!(fs::read(path(name)).unwrap(), before, "left as it was");
+            assert_eq!(fs::read(path(name)).unwrap(), before, "the file was not changed");
         }
-        let error = why(&DatabaseUrl::Sqlite(path("nowhere/uproar.db")), &folder).await;
+        let error = open_error(&DatabaseUrl::Sqlite(path("nowhere/uproar.db")), &folder).await;
         assert!(error.contains("nowhere/uproar.db") && error.contains("No such file"), "{error}");
-        let error = why(&DatabaseUrl::Sqlite(place.path().to_owned()), &folder).await;
+        let error = open_error(&DatabaseUrl::Sqlite(directory.path().to_owned()), &folder).await;
         assert!(error.contains("directory"), "{error}");
     });
 }
@@ -293,8 +294,8 @@ fn files_that_are_not_ours() {
 #[test]
 fn a_newer_schema_is_refused() {
     runtime().block_on(async {
-        let place = TempDir::new().unwrap();
-        let folder = folder(&place);
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
         open_in(&folder).await.unwrap().close().await;
         let mut shell = shell(&folder.database_path()).await;
         run(
@@ -304,7 +305,7 @@ fn a_newer_schema_is_refused() {
         )
         .await;
         shell.close().await.unwrap();
-        let error = why(&DatabaseUrl::Sqlite(folder.database_path()), &folder).await;
+        let error = open_error(&DatabaseUrl::Sqlite(folder.database_path()), &folder).await;
         assert!(error.contains("schema version 99") && error.contains("newer uproar"), "{error}");
     });
 }
@@ -312,29 +313,29 @@ fn a_newer_schema_is_refused() {
 #[test]
 fn a_schema_of_another_build_is_refused() {
     runtime().block_on(async {
-        let place = TempDir::new().unwrap();
-        let folder = folder(&place);
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
         open_in(&folder).await.unwrap().close().await;
         let mut shell = shell(&folder.database_path()).await;
         run(&mut shell, "UPDATE _sqlx_migrations SET checksum = x'00'").await;
         shell.close().await.unwrap();
-        let error = why(&DatabaseUrl::Sqlite(folder.database_path()), &folder).await;
+        let error = open_error(&DatabaseUrl::Sqlite(folder.database_path()), &folder).await;
         assert!(error.contains("another build"), "{error}");
     });
 }
 
 #[test]
-fn another_program_that_writes_delays_but_does_not_fail_for_good() {
+fn appends_succeed_once_another_program_releases_the_file() {
     runtime().block_on(async {
-        let place = TempDir::new().unwrap();
-        let folder = folder(&place);
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
         let store = open_in(&folder).await.unwrap();
-        let (room, ann, _) = begin(&store).await;
+        let (room, ann, _) = create_lobby(&store).await;
         let mut shell = shell(&folder.database_path()).await;
         run(&mut shell, "BEGIN IMMEDIATE").await;
         let batch = [message(room, ann, "second", "x")];
-        assert!(matches!(store.append(&batch).await, Err(AppendError::Unknown(_))));
-        // Reads go on, and letting in those who are in already is one.
+        assert!(matches!(store.append(&batch).await, Err(AppendError::OutcomeUnknown(_))));
+        // Reads still work, and to admit a member is a read.
         assert_eq!(World::of(Arc::clone(&store)).log(room).await.len(), 1);
         assert!(store.admit(&[("lobby".to_owned(), ann)]).await.unwrap()[0].is_ok());
         run(&mut shell, "ROLLBACK").await;
@@ -344,12 +345,12 @@ fn another_program_that_writes_delays_but_does_not_fail_for_good() {
 }
 
 #[test]
-fn data_that_the_database_refuses_is_told_apart() {
+fn rejected_data_is_distinguished_from_other_errors() {
     runtime().block_on(async {
-        let place = TempDir::new().unwrap();
-        let folder = folder(&place);
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
         let store = open_in(&folder).await.unwrap();
-        let (room, ann, _) = begin(&store).await;
+        let (room, ann, _) = create_lobby(&store).await;
         let mut shell = shell(&folder.database_path()).await;
         run(
             &mut shell,
@@ -358,9 +359,9 @@ fn data_that_the_database_refuses_is_told_apart() {
         )
         .await;
         let batch = [message(room, ann, "1", "good"), message(room, ann, "2", "poison")];
-        assert!(matches!(store.append(&batch).await, Err(AppendError::Data(_))));
-        assert_eq!(World::of(Arc::clone(&store)).log(room).await.len(), 1, "nothing of it was stored");
-        assert!(matches!(store.append(&batch[1..]).await, Err(AppendError::Data(_))));
+        assert!(matches!(store.append(&batch).await, Err(AppendError::DataRejected(_))));
+        assert_eq!(World::of(Arc::clone(&store)).log(room).await.len(), 1, "nothing of the batch was stored");
+        assert!(matches!(store.append(&batch[1..]).await, Err(AppendError::DataRejected(_))));
         assert_eq!(new(store.append(&batch[..1]).await.unwrap()[0]).offset, 2);
         shell.close().await.unwrap();
         store.close().await;
@@ -368,12 +369,12 @@ fn data_that_the_database_refuses_is_told_apart() {
 }
 
 #[test]
-fn what_a_deleted_room_leaves_is_swept_up() {
+fn the_contents_of_a_deleted_room_are_swept_up() {
     runtime().block_on(async {
-        let place = TempDir::new().unwrap();
-        let folder = folder(&place);
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
         let store = open_in(&folder).await.unwrap();
-        let (room, ann, _) = begin(&store).await;
+        let (room, ann, _) = create_lobby(&store).await;
         let batch: Vec<_> = (0..400).map(|n| message(room, ann, &format!("{n}"), "x")).collect();
         for part in 0..6 {
             let batch: Vec<_> = batch.iter().map(|i| message(room, ann, &format!("{part} {}", i.id), "x")).collect();
@@ -383,7 +384,7 @@ fn what_a_deleted_room_leaves_is_swept_up() {
         let kept = World::of(Arc::clone(&store)).public_room("kept", ann).await.id;
         store.append(&[message(kept, ann, "1", "x"), react(kept, ann, "r", 1, "👍")]).await.unwrap();
         store.delete_room("lobby", ann).await.unwrap();
-        // As if the process had ended in the middle of it; the next one goes on.
+        // The process ends in the middle of the sweep, and the next one continues.
         store.close().await;
         let store = open_in(&folder).await.unwrap();
         let mut shell = shell(&folder.database_path()).await;
@@ -398,7 +399,7 @@ fn what_a_deleted_room_leaves_is_swept_up() {
             assert!(tokio::time::Instant::now() < deadline, "left: {left:?}");
             tokio::task::yield_now().await;
         }
-        // The newest id is not given out again.
+        // Ids are never used again.
         let again = World::of(Arc::clone(&store)).public_room("lobby", ann).await.id;
         assert!(again > kept && again != room);
         store.close().await;

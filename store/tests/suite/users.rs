@@ -13,7 +13,7 @@ fn alice() -> NewUser {
     }
 }
 
-pub async fn accounts(world: World) {
+pub async fn an_account_is_found_by_id_name_and_address(world: World) {
     let made = world.store.create_user(alice()).await.unwrap();
     assert_eq!((&*made.username, made.email.as_deref(), made.has_password), ("Alice", Some("alice@example.org"), true));
     assert_eq!((made.token_generation, made.revoked_at), (0, None));
@@ -33,7 +33,7 @@ pub async fn accounts(world: World) {
     }
 }
 
-pub async fn taken_names(world: World) {
+pub async fn taken_names_and_addresses_are_refused(world: World) {
     world.store.create_user(alice()).await.unwrap();
     let same_name = NewUser { username: "ALICE".into(), email_key: "other@example.org".into(), ..alice() };
     assert!(matches!(world.store.create_user(same_name).await, Err(CreateUserError::UsernameTaken)));
@@ -45,18 +45,22 @@ pub async fn taken_names(world: World) {
     assert!(matches!(world.store.create_user(nul).await, Err(CreateUserError::Store(_))));
 }
 
-pub async fn ensured_users(world: World) {
+pub async fn ensure_user_creates_a_user_once(world: World) {
     let made = world.store.ensure_user("Bot", "bot").await.unwrap();
     assert_eq!((&*made.username, made.email.as_deref(), made.has_password), ("Bot", None, false));
-    assert_eq!(world.store.ensure_user("BOT", "bot").await.unwrap(), made, "the name stays as it was first");
+    assert_eq!(world.store.ensure_user("BOT", "bot").await.unwrap(), made, "the name keeps its first spelling");
     let (account, hash) = world.store.login(Login::UsernameKey("bot")).await.unwrap().unwrap();
     assert_eq!((account, hash), (made.clone(), None));
-    assert_ne!(world.store.ensure_user("Other", "other").await.unwrap().id, made.id, "none without e-mail is the same");
+    assert_ne!(
+        world.store.ensure_user("Other", "other").await.unwrap().id,
+        made.id,
+        "users without an e-mail address are distinct"
+    );
     let created = world.store.create_user(alice()).await.unwrap();
     assert_eq!(world.store.ensure_user("alice", "alice").await.unwrap(), created);
 }
 
-pub async fn passwords(world: World) {
+pub async fn a_password_changes_only_if_the_expected_hash_matches(world: World) {
     let id = world.store.create_user(alice()).await.unwrap().id;
     let hash = || async { world.store.login(Login::UsernameKey("alice")).await.unwrap().unwrap().1 };
     assert_eq!(world.store.set_password(id, Some("$argon2id$other"), "$new").await.unwrap(), None);
@@ -69,12 +73,16 @@ pub async fn passwords(world: World) {
     assert_eq!(hash().await.as_deref(), Some("$third"));
     assert_eq!(world.store.set_password(UserId(999), None, "$x").await.unwrap(), None);
     let bot = world.user("Bot").await;
-    assert_eq!(world.store.set_password(bot, Some("$x"), "$y").await.unwrap(), None, "no password is none to know");
+    assert_eq!(
+        world.store.set_password(bot, Some("$x"), "$y").await.unwrap(),
+        None,
+        "a user without a password matches no expected hash"
+    );
     assert!(world.store.set_password(bot, None, "$y").await.unwrap().is_some());
     assert!(world.store.account(bot).await.unwrap().unwrap().has_password);
 }
 
-pub async fn revocations(world: World) {
+pub async fn revocations_are_listed_by_time(world: World) {
     let (ann, ben) = (world.user("Ann").await, world.user("Ben").await);
     assert_eq!(world.store.revoked_since(0).await.unwrap(), []);
     assert_eq!(world.store.revoke_tokens(UserId(999)).await.unwrap(), None);
@@ -84,7 +92,7 @@ pub async fn revocations(world: World) {
     assert_eq!((account.token_generation, account.revoked_at), (1, Some(first.at)));
     let second = world.store.revoke_tokens(ben).await.unwrap().unwrap();
     assert_eq!(world.store.revoked_since(first.at).await.unwrap(), [first, second]);
-    assert!(world.store.revoked_since(second.at).await.unwrap().contains(&second), "the very millisecond counts");
+    assert!(world.store.revoked_since(second.at).await.unwrap().contains(&second), "the given millisecond is included");
     assert_eq!(world.store.revoked_since(second.at + 1).await.unwrap(), []);
     assert_eq!(world.store.revoked_since(u64::MAX).await.unwrap(), []);
     let third = world.store.revoke_tokens(ann).await.unwrap().unwrap();

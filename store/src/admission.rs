@@ -1,0 +1,100 @@
+//! Admission: which users may subscribe to which rooms, for many users in one query.
+
+use crate::check::is_storable;
+use crate::connection::{Arg, DbConnection, json, wrong_row_count};
+use crate::error::StoreError;
+use crate::generation::DatabaseGeneration;
+use crate::rooms;
+use uproar_model::{Admission, Epoch, JoinError, Role, RoomId, UserId};
+
+/// The answer to one request for admission.
+pub(crate) enum Verdict {
+    /// The user is a member.
+    Admitted(Admission),
+    /// The user is not a member, but the room is public.
+    MayJoin {
+        room: RoomId,
+        epoch: Epoch,
+    },
+    Refused(JoinError),
+}
+
+/// The room's id, kind, epoch and last offset, and the user's role in it. All `None`: there is no such room.
+type AdmissionRow = (Option<i64>, Option<i64>, Option<String>, Option<i64>, Option<i64>);
+
+/// One verdict for each pair of a room's name and a user, in the order of `wanted`.
+pub(crate) async fn judge(
+    db: &mut DbConnection,
+    generation: DatabaseGeneration,
+    wanted: &[(String, UserId)],
+) -> Result<Vec<Verdict>, StoreError> {
+    // No room's name is empty.
+    let names: Vec<_> = wanted.iter().map(|(name, _)| if is_storable(name) { name.as_str() } else { "" }).collect();
+    let users: Vec<_> = wanted.iter().map(|(_, user)| user.0).collect();
+    let rows = if db.is_postgres() {
+        // Without the subquery, PostgreSQL uses only one of the two key columns of `members`, and reads all members of
+        // the room.
+        let sql = "SELECT h.room_id, CAST(r.kind AS bigint), r.epoch, h.last_offset, CAST(m.role AS bigint)
+            FROM unnest($1, $2) WITH ORDINALITY AS w(name, user_id, n)
+            LEFT JOIN rooms r ON r.name = w.name LEFT JOIN heads h ON h.room_id = r.id
+            LEFT JOIN LATERAL (SELECT role FROM members WHERE room_id = r.id AND user_id = w.user_id OFFSET 0) m ON true
+            ORDER BY w.n";
+        db.all(sql, &[Arg::Texts(&names), Arg::Ints(&users)]).await?
+    } else {
+        let sql = "SELECT h.room_id, r.kind, r.epoch, h.last_offset, m.role FROM json_each($1) w
+            LEFT JOIN rooms r ON r.name = w.value ->> 0 LEFT JOIN heads h ON h.room_id = r.id
+            LEFT JOIN members m ON m.room_id = r.id AND m.user_id = w.value ->> 1 ORDER BY w.key";
+        let pairs: Vec<_> = names.iter().zip(&users).collect();
+        db.all(sql, &[Arg::Text(&json(&pairs))]).await?
+    };
+    if rows.len() != wanted.len() {
+        return Err(wrong_row_count(rows.len(), wanted.len()));
+    }
+    Ok(rows.into_iter().map(|row| verdict_from(generation, row)).collect())
+}
+
+fn verdict_from(generation: DatabaseGeneration, row: AdmissionRow) -> Verdict {
+    match row {
+        (Some(id), _, Some(epoch), Some(offset), Some(role)) => Verdict::Admitted(Admission {
+            room: RoomId(id),
+            epoch: generation.epoch(&epoch),
+            offset: offset.unsigned_abs(),
+            role: Role::from_number(role),
+            joined: false,
+        }),
+        (Some(id), Some(0), Some(epoch), _, None) => {
+            Verdict::MayJoin { room: RoomId(id), epoch: generation.epoch(&epoch) }
+        }
+        _ => Verdict::Refused(JoinError::NoRoom),
+    }
+}
+
+/// A user who may join a public room.
+pub(crate) struct PendingJoin {
+    pub room: RoomId,
+    pub user: UserId,
+    pub epoch: Epoch,
+    /// Which of the requests for admission this is.
+    pub index: usize,
+}
+
+/// Makes users members of public rooms, inside a transaction. `joins` are in the order in which rooms are locked: by
+/// ascending id.
+pub(crate) async fn join_all(
+    db: &mut DbConnection,
+    joins: &[PendingJoin],
+) -> Result<Vec<Result<Admission, JoinError>>, StoreError> {
+    let now = db.now().await?;
+    let mut answers = Vec::with_capacity(joins.len());
+    for join in joins {
+        let membership = rooms::join(db, join.room, join.user, now).await?;
+        answers.push(membership.map(|membership| Admission {
+            room: join.room,
+            epoch: join.epoch.clone(),
+            offset: membership.offset,
+            role: membership.role,
+            joined: membership.is_new,
+        }));
+    }
+    Ok(answers)
+}

@@ -1,0 +1,217 @@
+//! One database connection, borrowed from a pool for one call, with the few operations that calls need of either
+//! database. Queries that are the same on both are therefore written once: SQL with `$1` … `$n` means the same to both.
+
+use crate::error::StoreError;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{FromRow, Postgres, Sqlite};
+use std::time::{SystemTime, UNIX_EPOCH};
+use uproar_model::{Offset, RoomId};
+
+/// A value for a placeholder.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Arg<'a> {
+    Int(i64),
+    Text(&'a str),
+    /// A text or NULL.
+    Maybe(Option<&'a str>),
+    /// An array; JSON on SQLite.
+    Ints(&'a [i64]),
+    /// An array; JSON on SQLite.
+    Texts(&'a [&'a str]),
+}
+
+/// A row of either database, such as a tuple.
+pub(crate) trait Row: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin {}
+impl<T> Row for T where T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin {}
+
+pub(crate) enum Pooled {
+    Sqlite(PoolConnection<Sqlite>),
+    Postgres(PoolConnection<Postgres>),
+}
+
+/// A connection that returns to its pool only when it is clean. If a call is abandoned in the middle of a statement or
+/// of a transaction, the connection is closed instead, and the database rolls back what was not committed.
+pub(crate) struct DbConnection {
+    pooled: Pooled,
+    /// A statement has begun, and its end was not seen.
+    in_statement: bool,
+    in_transaction: bool,
+}
+
+impl DbConnection {
+    pub fn new(pooled: Pooled) -> DbConnection {
+        DbConnection { pooled, in_statement: false, in_transaction: false }
+    }
+
+    pub fn is_postgres(&self) -> bool {
+        matches!(self.pooled, Pooled::Postgres(_))
+    }
+
+    /// Begins a transaction that may write.
+    pub async fn begin(&mut self) -> Result<(), sqlx::Error> {
+        self.in_transaction = true;
+        match &self.pooled {
+            // A deferred transaction could fail at its first write.
+            Pooled::Sqlite(_) => self.execute("BEGIN IMMEDIATE", &[]).await?,
+            Pooled::Postgres(_) => self.execute("BEGIN ISOLATION LEVEL READ COMMITTED", &[]).await?,
+        };
+        Ok(())
+    }
+
+    pub async fn commit(&mut self) -> Result<(), sqlx::Error> {
+        self.execute("COMMIT", &[]).await?;
+        self.in_transaction = false;
+        Ok(())
+    }
+
+    /// Rolls back. If that fails, the connection is closed, which has the same effect.
+    pub async fn rollback(mut self) {
+        if self.execute("ROLLBACK", &[]).await.is_ok() {
+            self.in_transaction = false;
+        }
+    }
+
+    /// Ends the transaction in which a call had this result: commits if it is `Ok`, otherwise rolls back.
+    pub async fn finish<T, E: From<StoreError>>(mut self, result: Result<T, E>) -> Result<T, E> {
+        match result {
+            Ok(value) => {
+                self.commit().await.map_err(StoreError::from)?;
+                Ok(value)
+            }
+            Err(error) => {
+                self.rollback().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// All rows.
+    pub async fn all<T: Row>(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<Vec<T>, sqlx::Error> {
+        self.in_statement = true;
+        let rows = match &mut self.pooled {
+            Pooled::Sqlite(connection) => {
+                let rows = sqlite_query(sql, args).fetch_all(&mut **connection).await;
+                rows.and_then(|rows| rows.iter().map(T::from_row).collect())
+            }
+            Pooled::Postgres(connection) => {
+                let rows = postgres_query(sql, args).fetch_all(&mut **connection).await;
+                rows.and_then(|rows| rows.iter().map(T::from_row).collect())
+            }
+        };
+        self.end_statement(&rows);
+        rows
+    }
+
+    /// The first row, if any.
+    pub async fn optional<T: Row>(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<Option<T>, sqlx::Error> {
+        Ok(self.all(sql, args).await?.into_iter().next())
+    }
+
+    /// Returns the number of rows changed.
+    pub async fn execute(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<u64, sqlx::Error> {
+        self.in_statement = true;
+        let changed = match &mut self.pooled {
+            Pooled::Sqlite(connection) => {
+                sqlite_query(sql, args).execute(&mut **connection).await.map(|done| done.rows_affected())
+            }
+            Pooled::Postgres(connection) => {
+                postgres_query(sql, args).execute(&mut **connection).await.map(|done| done.rows_affected())
+            }
+        };
+        self.end_statement(&changed);
+        changed
+    }
+
+    /// A database that answered, even with an error, is done with the statement. After any other error it may not be.
+    fn end_statement<T>(&mut self, result: &Result<T, sqlx::Error>) {
+        self.in_statement = !matches!(result, Ok(_) | Err(sqlx::Error::Database(_)));
+    }
+
+    /// Unix milliseconds by the database's clock.
+    pub async fn now(&mut self) -> Result<i64, sqlx::Error> {
+        match self.pooled {
+            Pooled::Sqlite(_) => Ok(unix_millis()),
+            Pooled::Postgres(_) => {
+                let now = "SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)";
+                let (now,) = self.optional(now, &[]).await?.ok_or(sqlx::Error::RowNotFound)?;
+                Ok(now)
+            }
+        }
+    }
+
+    /// Waits for the append in progress in a room, and keeps others from starting. `false`: there is no such room.
+    /// A call that needs both locks takes this one before that of `lock_room`. (SQLite has only one writer anyway.)
+    pub async fn lock_head(&mut self, room: RoomId) -> Result<bool, sqlx::Error> {
+        let sql = match self.pooled {
+            Pooled::Sqlite(_) => "SELECT room_id FROM heads WHERE room_id = $1",
+            Pooled::Postgres(_) => "SELECT room_id FROM heads WHERE room_id = $1 FOR NO KEY UPDATE",
+        };
+        Ok(self.optional::<(i64,)>(sql, &[Arg::Int(room.0)]).await?.is_some())
+    }
+
+    /// Keeps others from changing the members of a room. `false`: the room does not exist, or was deleted.
+    /// This lock is taken before a row of `members` is inserted or deleted; several are taken in ascending order. Read
+    /// markers move without it: they wait only for the rows themselves.
+    pub async fn lock_room(&mut self, room: RoomId) -> Result<bool, sqlx::Error> {
+        let sql = match self.pooled {
+            Pooled::Sqlite(_) => "SELECT id FROM rooms WHERE id = $1 AND name IS NOT NULL",
+            Pooled::Postgres(_) => "SELECT id FROM rooms WHERE id = $1 AND name IS NOT NULL FOR NO KEY UPDATE",
+        };
+        Ok(self.optional::<(i64,)>(sql, &[Arg::Int(room.0)]).await?.is_some())
+    }
+}
+
+impl Drop for DbConnection {
+    fn drop(&mut self) {
+        if self.in_statement || self.in_transaction {
+            match &mut self.pooled {
+                Pooled::Sqlite(connection) => connection.close_on_drop(),
+                Pooled::Postgres(connection) => connection.close_on_drop(),
+            }
+        }
+    }
+}
+
+fn sqlite_query<'q>(sql: &'static str, args: &[Arg<'_>]) -> Query<'q, Sqlite, SqliteArguments> {
+    args.iter().fold(sqlx::query(sql), |query, arg| match *arg {
+        Arg::Int(int) => query.bind(int),
+        Arg::Text(text) => query.bind(text.to_owned()),
+        Arg::Maybe(text) => query.bind(text.map(str::to_owned)),
+        Arg::Ints(ints) => query.bind(json(&ints)),
+        Arg::Texts(texts) => query.bind(json(&texts)),
+    })
+}
+
+/// For numbers, texts, and arrays and options of them, which always have a JSON form.
+pub(crate) fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn postgres_query<'q>(sql: &'static str, args: &[Arg<'_>]) -> Query<'q, Postgres, PgArguments> {
+    args.iter().fold(sqlx::query(sql), |query, arg| match *arg {
+        Arg::Int(int) => query.bind(int),
+        Arg::Text(text) => query.bind(text.to_owned()),
+        Arg::Maybe(text) => query.bind(text.map(str::to_owned)),
+        Arg::Ints(ints) => query.bind(ints.to_vec()),
+        Arg::Texts(texts) => query.bind(texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>()),
+    })
+}
+
+/// An offset as the database stores it: one that does not fit becomes the largest that does.
+pub(crate) fn offset_arg(offset: Offset) -> i64 {
+    i64::try_from(offset).unwrap_or(i64::MAX)
+}
+
+/// Unix milliseconds by the clock of this process, which is also SQLite's.
+pub(crate) fn unix_millis() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The error for a query that returned another number of rows than it was asked for.
+pub(crate) fn wrong_row_count(got: usize, expected: usize) -> StoreError {
+    StoreError(format!("a query returned {got} rows instead of {expected}"))
+}

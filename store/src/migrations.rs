@@ -1,0 +1,42 @@
+//! The schema of each database, as migrations that are built into the program and applied at every start.
+
+use crate::error::{OpenError, one_line};
+use sqlx::SqlSafeStr;
+use sqlx::migrate::{MigrateError, Migrator};
+
+/// One migration: its number, from 1; its name; its SQL. A released migration is never changed, because its checksum
+/// is compared with the one that the database recorded.
+type Migration = (i64, &'static str, &'static str);
+
+pub(crate) const SQLITE: &[Migration] = &[(1, "first", include_str!("../../migrations/sqlite/0001_first.sql"))];
+
+pub(crate) const POSTGRES: &[Migration] = &[
+    (1, "first", include_str!("../../migrations/postgres/0001_first.sql")),
+    (2, "append", include_str!("../../migrations/postgres/0002_append.sql")),
+];
+
+pub(crate) fn migrator(migrations: &[Migration]) -> Migrator {
+    let migration = |&(version, name, sql): &Migration| {
+        let kind = sqlx::migrate::MigrationType::Simple;
+        sqlx::migrate::Migration::new(version, name.into(), kind, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(migrations.iter().map(migration).collect())
+}
+
+/// Why the schema of the database at `address` can't be used. `migrations`: those that this build knows.
+pub(crate) fn migration_failed(error: &MigrateError, address: &str, migrations: &[Migration]) -> OpenError {
+    let newest = migrations.len();
+    OpenError(match error {
+        MigrateError::VersionMissing(version) => format!(
+            "the database {address} has schema version {version}, but this uproar knows only versions up to \
+             {newest}: start the newer uproar that changed the schema, or restore a backup from before the change"
+        ),
+        MigrateError::VersionMismatch(version) => format!(
+            "schema version {version} of the database {address} was created by another build of uproar: \
+             start that build, or use a new database"
+        ),
+        error => {
+            format!("can't update the schema of the database {address}: {}", one_line(error))
+        }
+    })
+}

@@ -1,0 +1,103 @@
+//! Which database a store uses, and how.
+
+use crate::error::OpenError;
+use sqlx::postgres::PgConnectOptions;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Which database. `Debug` and `Display` leave out the password in the URL of a PostgreSQL database.
+#[derive(Clone, PartialEq, Eq)]
+pub enum DatabaseUrl {
+    Sqlite(PathBuf),
+    /// `postgres://…` or `postgresql://…`, with those of libpq's parameters that sqlx understands.
+    Postgres(String),
+}
+
+impl FromStr for DatabaseUrl {
+    type Err = OpenError;
+
+    fn from_str(text: &str) -> Result<DatabaseUrl, OpenError> {
+        let invalid = |why: &str| {
+            OpenError(format!(
+                "invalid database URL: {why}; use sqlite:PATH, sqlite://PATH, or \
+                 postgres://USER:PASSWORD@HOST:PORT/DATABASE"
+            ))
+        };
+        if let Some(path) = text.strip_prefix("sqlite://").or_else(|| text.strip_prefix("sqlite:")) {
+            return match path {
+                "" => Err(invalid("the path is missing")),
+                _ if path.contains('\0') => Err(invalid("the path contains U+0000")),
+                // With :memory: each connection would have a database of its own.
+                _ if path.starts_with(":memory:") || path.contains('?') => {
+                    Err(invalid("a SQLite URL must be a plain path, without parameters and not :memory:"))
+                }
+                _ => Ok(DatabaseUrl::Sqlite(PathBuf::from(path))),
+            };
+        }
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            // The parser's own error may quote the text that it could not parse, including the password.
+            return match text.parse::<PgConnectOptions>() {
+                Ok(_) => Ok(DatabaseUrl::Postgres(text.to_owned())),
+                Err(_) => Err(invalid("the PostgreSQL URL can't be parsed (are special characters percent-encoded?)")),
+            };
+        }
+        Err(invalid("it starts with neither sqlite: nor postgres://"))
+    }
+}
+
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DatabaseUrl::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            DatabaseUrl::Postgres(url) => match url.parse::<PgConnectOptions>() {
+                Ok(options) => f.write_str(&postgres_address(&options)),
+                Err(_) => f.write_str("postgres://…"),
+            },
+        }
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Where a PostgreSQL database is, for messages: without the user and the password.
+pub(crate) fn postgres_address(options: &PgConnectOptions) -> String {
+    // As in libpq, the database is named after the user unless the URL names one.
+    let database = options.get_database().unwrap_or(options.get_username());
+    match options.get_socket() {
+        Some(socket) => format!("{} (port {})/{database}", socket.display(), options.get_port()),
+        None => format!("{}:{}/{database}", options.get_host(), options.get_port()),
+    }
+}
+
+/// How a store uses its database. Every wait has a time limit.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// How many batches PostgreSQL commits in parallel. SQLite always has one writer.
+    pub lanes: usize,
+    /// Connections for everything except the commit path: for reads on SQLite, for all other calls on PostgreSQL.
+    pub pool_size: usize,
+    /// The time limit for opening the database, including its migrations on SQLite.
+    pub open_timeout: Duration,
+    /// The time limit for getting a connection from a pool, or SQLite's only writer.
+    pub acquire_timeout: Duration,
+    /// The time limit for the database to answer a call that has its connection.
+    pub call_timeout: Duration,
+}
+
+impl Default for OpenOptions {
+    fn default() -> OpenOptions {
+        OpenOptions {
+            lanes: 4,
+            pool_size: 8,
+            open_timeout: Duration::from_secs(15),
+            acquire_timeout: Duration::from_secs(3),
+            call_timeout: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! How PostgreSQL's generation is raised: a start notices that the database is in another cluster than before (restored
+//! from a dump), or on another timeline (restored to a point in time, or a standby took over, which may lack the last
+//! commits).
+
+use super::guard::Guard;
+use super::setup::{connect_options, database_failed, no_answer};
+use crate::error::OpenError;
+use crate::generation::DatabaseGeneration;
+use crate::options::{OpenOptions, postgres_address};
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection, Executor, Row};
+use std::collections::HashMap;
+use tokio::time::timeout;
+
+/// Compares the cluster and the timeline with the recorded ones, raises the generation if either has changed, and
+/// records them.
+pub(super) async fn check(connection: &mut PgConnection) -> Result<DatabaseGeneration, sqlx::Error> {
+    // The role may lack the right to one of them, so each is queried by itself.
+    let system = identity(connection, "SELECT CAST(system_identifier AS text) FROM pg_control_system()").await?;
+    let timeline = identity(connection, "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)").await?;
+
+    let mut transaction = connection.begin().await?;
+    let rows = transaction.fetch_all("SELECT name, value FROM meta ORDER BY name FOR UPDATE").await?;
+    let mut meta = HashMap::new();
+    for row in rows {
+        meta.insert(row.try_get::<String, _>(0)?, row.try_get::<String, _>(1)?);
+    }
+    let mut generation = meta.get("generation").and_then(|value| value.parse::<i64>().ok()).unwrap_or(1);
+    let mut may_have_gone_back = false;
+    for (name, current) in [("system_identifier", system), ("timeline", timeline)] {
+        let Some(current) = current else { continue };
+        let recorded = meta.get(name);
+        if recorded == Some(&current) {
+            continue;
+        }
+        may_have_gone_back |= recorded.is_some();
+        set_meta(&mut transaction, name, &current).await?;
+    }
+    if may_have_gone_back {
+        generation += 1;
+        tracing::warn!(generation, "the database was restored, or another server took over: clients start over");
+        set_meta(&mut transaction, "generation", &generation.to_string()).await?;
+    }
+    transaction.commit().await?;
+    Ok(DatabaseGeneration(generation))
+}
+
+/// Raises the generation on an administrator's request. This takes the guard's lock, because a running server has the
+/// old generation in memory.
+pub(crate) async fn restored(url: &str, options: &OpenOptions) -> Result<(), OpenError> {
+    let connect = connect_options(url)?;
+    let address = postgres_address(&connect);
+    let failed = |error: sqlx::Error| database_failed(&address, &error);
+    let raised = async {
+        let mut held = Guard::take(&connect, &address).await?;
+        check(&mut held.connection).await.map_err(failed)?;
+        let sql = "UPDATE meta SET value = CAST(CAST(value AS bigint) + 1 AS text) WHERE name = 'generation'";
+        let changed = held.connection.execute(sql).await.map_err(failed)?;
+        if changed.rows_affected() == 0 {
+            set_meta(&mut held.connection, "generation", "2").await.map_err(failed)?;
+        }
+        Ok(())
+    };
+    match timeout(options.open_timeout, raised).await {
+        Ok(result) => result,
+        Err(_) => Err(no_answer(&address, options.open_timeout)),
+    }
+}
+
+async fn set_meta(connection: &mut PgConnection, name: &str, value: &str) -> Result<(), sqlx::Error> {
+    let sql = "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    sqlx::query(sql).bind(name).bind(value).execute(connection).await?;
+    Ok(())
+}
+
+/// A text that identifies the cluster or the timeline. `None`: this role is not permitted to read it.
+async fn identity(connection: &mut PgConnection, sql: &'static str) -> Result<Option<String>, sqlx::Error> {
+    match connection.fetch_one(sql).await {
+        Ok(row) => row.try_get(0),
+        Err(sqlx::Error::Database(error)) => {
+            tracing::warn!(
+                %error,
+                "a missing right of the database role hides some restores; run `uproar restored` after a restore"
+            );
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}

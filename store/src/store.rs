@@ -1,0 +1,148 @@
+//! The trait [`Store`]: everything that Uproar asks of a database.
+
+use crate::error::{AppendError, CreateUserError, RoomError, StoreError};
+use crate::objects::{
+    Account, Addition, Cursor, Join, Login, MemberEntry, MessagePage, NewRoom, NewUser, Removal, Room,
+};
+use std::sync::Arc;
+use uproar_model::{
+    Admission, Head, Item, JoinError, JoinedRoom, Marker, Outcome, Page, PageRequest, Revocation, RoomId, UnixMillis,
+    UserId,
+};
+
+/// Every call can be abandoned (dropping the future never leaves a transaction open) and can be repeated.
+#[async_trait::async_trait]
+pub trait Store: Send + Sync + 'static {
+    // ── the commit path ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Appends a batch in one transaction: at most 512 items, of the kinds `Message` to `Unreact`. Returns one outcome
+    /// for each item, in the same order. When this returns `Ok`, items that are `New` or `Duplicate` are durable.
+    /// Within a room, new items get consecutive offsets in batch order.
+    async fn append(&self, batch: &[Item]) -> Result<Vec<Outcome>, AppendError>;
+
+    // ── reads by the shards ─────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The heads of rooms, in the order of `rooms`; `None` for a room that does not exist.
+    async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<Option<Head>>, StoreError>;
+
+    /// Publications of a room with their current content, and the room's head, read in the same snapshot. `None`:
+    /// there is no such room.
+    async fn page(&self, room: RoomId, request: PageRequest) -> Result<Option<Page>, StoreError>;
+
+    /// Admits users to rooms, many in one call. Members are admitted; anyone else joins a public room until it is full.
+    /// Names are looked up as given: callers fold them, or reject them.
+    async fn admit(&self, wanted: &[(String, UserId)]) -> Result<Vec<Result<Admission, JoinError>>, StoreError>;
+
+    /// The read markers of members, in the order of `wanted`; `None` for a user who is not a member, or a room that
+    /// does not exist.
+    async fn read_markers(&self, wanted: &[(RoomId, UserId)]) -> Result<Vec<Option<Marker>>, StoreError>;
+
+    /// Moves read markers forward, all in one transaction. Nothing changes for an offset that is not above the stored
+    /// one, or for a user who is not a member. A pair may appear more than once. A marker beyond the room's head is
+    /// stored as it is: callers know the head.
+    async fn mark_read(&self, markers: &[(RoomId, UserId, Marker)]) -> Result<(), StoreError>;
+
+    /// The rooms that a user is a member of, by name ascending: names after `after`, at most `limit` rooms.
+    async fn rooms_of(&self, user: UserId, after: Option<&str>, limit: usize) -> Result<Vec<JoinedRoom>, StoreError>;
+
+    // ── users ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async fn create_user(&self, user: NewUser) -> Result<Account, CreateUserError>;
+
+    /// For sign-in: the account and its password hash, if it has one.
+    async fn login(&self, login: Login<'_>) -> Result<Option<(Account, Option<String>)>, StoreError>;
+
+    async fn account(&self, user: UserId) -> Result<Option<Account>, StoreError>;
+
+    /// The account with this name. If there is none, creates it without a password and an e-mail address. Never fails
+    /// with `CreateUserError::UsernameTaken`.
+    async fn ensure_user(&self, username: &str, username_key: &str) -> Result<Account, CreateUserError>;
+
+    /// Sets a password and raises the token generation. With `expected_hash`, only if that is still the current hash.
+    /// `None`: there is no such user, or the current hash is another.
+    async fn set_password(
+        &self,
+        user: UserId,
+        expected_hash: Option<&str>,
+        password_hash: &str,
+    ) -> Result<Option<Revocation>, StoreError>;
+
+    /// Raises the user's token generation, which invalidates tokens of earlier generations. `None`: there is no such
+    /// user.
+    async fn revoke_tokens(&self, user: UserId) -> Result<Option<Revocation>, StoreError>;
+
+    /// The current token generations that were raised at this time or later.
+    async fn revoked_since(&self, since: UnixMillis) -> Result<Vec<Revocation>, StoreError>;
+
+    // ── rooms and members ───────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Creates a room whose only member is its owner. `RoomError::NameTaken`: another room has this name.
+    async fn create_room(&self, room: NewRoom) -> Result<Room, RoomError>;
+
+    /// A room as this user sees it. For anyone but its members, a private room does not exist.
+    async fn room(&self, name: &str, viewer: UserId) -> Result<Option<Room>, StoreError>;
+
+    /// Rooms that this user can see, by name ascending: names after `after`, at most `limit` rooms. `query` is a part
+    /// of the name or title, in upper or lower case; if it is empty, every room matches.
+    async fn rooms(
+        &self,
+        viewer: UserId,
+        query: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Room>, StoreError>;
+
+    /// Joins a public room. If the user is already a member, of a private room too, nothing changes.
+    async fn join(&self, name: &str, user: UserId) -> Result<Join, RoomError>;
+
+    /// Ends a membership and appends the publication of kind `Removed`, in one transaction. `actor` is the user who
+    /// asks for it; a member who removes themselves leaves. Moderators remove plain members, the owner removes anyone
+    /// else, and nobody removes the owner, who can't leave either: `RoomError::NotAllowed`.
+    async fn remove_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<Removal, RoomError>;
+
+    /// Adds a user to a room, for its owner or a moderator. This is the only way into a private room. If the user is
+    /// already a member, nothing changes.
+    async fn add_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<Addition, RoomError>;
+
+    /// The members of a room, for one of them, by user id ascending: ids after `after`, at most `limit` members.
+    async fn members(
+        &self,
+        name: &str,
+        viewer: UserId,
+        after: Option<UserId>,
+        limit: usize,
+    ) -> Result<Vec<MemberEntry>, RoomError>;
+
+    /// Deletes a room with everything in it, for its owner. The name can be used again; the id never is.
+    async fn delete_room(&self, name: &str, actor: UserId) -> Result<RoomId, RoomError>;
+
+    /// Messages (kind 0) of a room, for one of its members, by offset ascending, and the room's position, read in the
+    /// same snapshot.
+    async fn messages(
+        &self,
+        name: &str,
+        viewer: UserId,
+        cursor: Cursor,
+        limit: usize,
+    ) -> Result<MessagePage, RoomError>;
+
+    // ── operations ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Fails if the database does not answer.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Returns once another process has taken over the database, after which nothing can be committed any more. On
+    /// SQLite that can't happen, and this never returns.
+    async fn taken_over(&self) {
+        std::future::pending().await
+    }
+
+    /// How many batches can be committed in parallel: 1 on SQLite.
+    fn lanes(&self) -> usize;
+
+    /// Closes the connections, once the calls in progress are done.
+    async fn close(&self);
+}
+
+/// The store, as the parts of the server share it.
+pub type SharedStore = Arc<dyn Store>;
