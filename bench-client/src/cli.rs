@@ -1,13 +1,13 @@
 //! The command line.
 
 use crate::client::Cores;
-use crate::matrix::rounds::{Bench, Job, Plan};
-use crate::matrix::schedule::{ROUND, Times};
-use crate::matrix::works::{self, Driver, Subject, Work};
-use crate::progress::{Progress, in_a_line};
+use crate::matrix::runner::{Executor, Job, Plan};
+use crate::matrix::schedule::{ROUND, Timing};
+use crate::matrix::workloads::{self, Driver, Subject, Workload};
+use crate::progress::{Progress, summary_line};
 use crate::report;
 use crate::result::{Channel, Load, Machine, Results, Run, Scenario, Shape, Wire};
-use crate::server::{Place, Server};
+use crate::server::{Environment, Server};
 use crate::{machine, scenario};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -18,205 +18,208 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uproar_http::Tokens;
 
-/// Measures Uproar, alone or beside other servers, and checks all that it receives.
+/// Measures Uproar, alone or next to other servers, and checks everything that it receives.
 #[derive(Debug, Parser)]
 #[command(name = "uproar-bench", version)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
-    surroundings: Surroundings,
+    common: CommonOptions,
 }
 
 #[derive(Debug, Args)]
-struct Surroundings {
-    /// The server's binary. Default: beside this program
+struct CommonOptions {
+    /// Uproar's binary. Default: `uproar` in the folder of this program
     #[arg(long, global = true, value_name = "FILE")]
     uproar: Option<PathBuf>,
-    /// Folder of the peers, built with its `build`
+    /// Folder of the peers. Its script `build` builds them
     #[arg(long, global = true, value_name = "FOLDER", default_value = "bench-client/peers")]
     peers: PathBuf,
-    /// Where results are written, and data folders are made for the time of a run
+    /// Folder for results, and for each run's temporary data folder
     #[arg(long, global = true, value_name = "FOLDER", default_value = "bench-results")]
     out: PathBuf,
-    /// Cores of the server, such as 0 or 0-3. Default: the first one
+    /// Cores for the server, such as 0 or 0-3. Default: the first core
     #[arg(long, global = true, value_name = "CORES")]
     server_cores: Option<Cores>,
-    /// Cores of the load and of PostgreSQL. Default: all others
+    /// Cores for the load and PostgreSQL. Default: all other cores
     #[arg(long, global = true, value_name = "CORES")]
     load_cores: Option<Cores>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Measures what decides the bars, servers in turn, and writes a report
-    Bars(Matrix),
-    /// The same, and how costs grow, and storm, mix and connect
-    All(Matrix),
-    /// Writes the report of results again; the rounds of several files follow one another
+    /// Checks every bar: measures Uproar and its peers in turn and writes a report
+    Bars(MatrixOptions),
+    /// Does the same as `bars` and also measures growth curves, storm, mix and connect
+    All(MatrixOptions),
+    /// Writes the report again from earlier results. Several files are joined, round after round
     Report {
-        /// results.json of earlier calls
+        /// results.json files of earlier measurements
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    /// Messages to everybody in a room
-    Fanout(Single),
-    /// Messages back to who sent them
-    Echo(Single),
-    /// Connections a second, with tokens
-    Connect(Single),
-    /// Memory of connections that do nothing
-    Idle(Single),
-    /// Connections that drop all at once, come back and recover
-    Storm(Single),
-    /// Acknowledged messages a second in stored rooms
-    Durable(Single),
-    /// People who read, switch rooms, write and reconnect
-    Mix(Single),
+    /// Measures messages to all members of a room
+    Fanout(ScenarioOptions),
+    /// Measures messages that the server sends back to their sender
+    Echo(ScenarioOptions),
+    /// Measures connections per second, each with a token
+    Connect(ScenarioOptions),
+    /// Measures the memory of idle connections
+    Idle(ScenarioOptions),
+    /// Measures how long it takes until connections that all drop at the same time have reconnected and recovered
+    Storm(ScenarioOptions),
+    /// Measures acknowledged messages per second in stored rooms
+    Durable(ScenarioOptions),
+    /// Measures a mix: clients read histories, switch rooms, send messages and reconnect
+    Mix(ScenarioOptions),
 }
 
 #[derive(Debug, Args)]
-struct Matrix {
-    /// How often each server does each work
+struct MatrixOptions {
+    /// How many timing each server is measured in each workload
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Only these works, and those that set their loads
-    #[arg(long, value_name = "WORK", value_delimiter = ',')]
+    /// Measures only these workloads, and those that determine their load
+    #[arg(long, value_name = "WORKLOAD", value_delimiter = ',')]
     only: Vec<String>,
 }
 
-/// One scenario, once or a few times, against one server. What is not said is as usual for the scenario.
+/// Runs one scenario against one server. Sizes that are not given have the scenario's default.
 #[derive(Debug, Args)]
-struct Single {
-    /// What is started and measured
-    #[arg(long, value_enum, default_value_t = Kind::Uproar)]
-    server: Kind,
-    /// A server that runs already, instead of one that is started
+struct ScenarioOptions {
+    /// The server to start and measure
+    #[arg(long, value_enum, default_value_t = ServerKind::Uproar)]
+    server: ServerKind,
+    /// Measures a server that is already running instead of starting one
     #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "server")]
     at: Option<SocketAddr>,
-    /// Key of that server, if it is Uproar: its file `signing.key`
+    /// The running server's `signing.key`, if it is Uproar. Without it the server is treated as a peer
     #[arg(long, value_name = "FILE", requires = "at")]
     key_file: Option<PathBuf>,
-    /// Process of that server, to read its CPU time and memory
+    /// Process id of the running server, to read its CPU time and memory
     #[arg(long, value_name = "ID", requires = "at")]
     process: Option<u32>,
-    /// Uproar's driver
+    /// I/O driver of Uproar
     #[arg(long, value_enum, default_value_t = Driver::Auto)]
     driver: Driver,
-    /// A further option of Uproar, such as `--with=--lanes=2`; may be given more than once
+    /// Passes an option to Uproar, such as `--with=--lanes=2`. May be repeated
     #[arg(long, value_name = "OPTION", allow_hyphen_values = true, conflicts_with = "at")]
     with: Vec<String>,
-    /// Uproar's shards
+    /// Shards of Uproar
     #[arg(long, default_value_t = 1)]
     shards: u32,
+    /// Number of rooms
     #[arg(long)]
     rooms: Option<u32>,
     /// Connections in each room
     #[arg(long)]
     members: Option<u32>,
-    /// How many of them send
+    /// Members of each room that send
     #[arg(long)]
     senders: Option<u32>,
-    /// Length of each message
+    /// Length of each message in bytes
     #[arg(long)]
     payload_bytes: Option<u32>,
-    /// Messages of each sender under way at a time
+    /// Closed load: how many messages each sender keeps in flight
     #[arg(long, conflicts_with = "rate")]
     window: Option<u32>,
-    /// Messages a second, of all senders together, at times fixed beforehand
+    /// Open load: messages per second of all senders together, sent on a fixed schedule
     #[arg(long)]
     rate: Option<f64>,
+    /// Protocol between load and server
     #[arg(long, value_enum)]
     wire: Option<Wire>,
-    /// Where messages are kept
+    /// Where the server keeps messages
     #[arg(long, value_enum)]
     channel: Option<Channel>,
-    /// What `floor` pads its frames to
+    /// Length in bytes to which `floor` pads the payload of its frames
     #[arg(long)]
     frame_bytes: Option<u32>,
-    /// Sign users up first instead of minting tokens (connect)
+    /// Signs users up first instead of minting their tokens (connect)
     #[arg(long)]
     signup: bool,
-    /// Seconds of load before measuring
+    /// Seconds of load before the measurement
     #[arg(long, default_value_t = 1.0)]
     warm_up: f64,
-    /// Seconds that are measured
+    /// Seconds of the measurement
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// How many timing the scenario runs
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Prints the result as JSON instead of as a table
+    /// Prints all results as JSON instead of a table
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Kind {
+enum ServerKind {
     Uproar,
     Floor,
     Bun,
     Node,
     Axum,
     Fastwebsockets,
-    /// Uproar's store without a server
+    /// Uproar's store alone, without a server
     Store,
 }
 
-/// Does what the command line says.
+/// Executes the command line. Fails when a run is void.
 pub fn run(cli: Cli) -> Result<()> {
-    let Surroundings { uproar, peers, out, server_cores, load_cores } = cli.surroundings;
+    let CommonOptions { uproar, peers, out, server_cores, load_cores } = cli.common;
     if let Command::Report { files } = &cli.command {
         let results = report::json::read(files)?;
-        make_folder(&out)?;
-        return finish(&out, &results);
+        create_folder(&out)?;
+        return write_report(&out, &results);
     }
     let all = Cores::all()?;
     let server_cores = server_cores.unwrap_or_else(|| all.one(0));
     let load_cores = load_cores.unwrap_or_else(|| all.without(&server_cores));
-    let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("uproar"));
-    make_folder(&out)?;
-    // What is started runs in other folders.
-    let absolute = |path: PathBuf| std::path::absolute(path).context("can't find the folder this runs in");
-    let uproar = absolute(uproar.map_or_else(beside, Ok)?)?;
+    let next_to_this = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("uproar"));
+    create_folder(&out)?;
+    // The programs that are started may run in other folders.
+    let absolute = |path: PathBuf| std::path::absolute(path).context("can't find the current folder");
+    let uproar = absolute(uproar.map_or_else(next_to_this, Ok)?)?;
     load_cores.pin()?;
-    let place = Place::new(uproar, absolute(peers)?, absolute(out.clone())?, server_cores, load_cores);
+    let environment = Environment::new(uproar, absolute(peers)?, absolute(out.clone())?, server_cores, load_cores);
     match cli.command {
-        Command::Bars(matrix) => side_by_side(place, &matrix, works::of_bars()),
+        Command::Bars(matrix) => run_matrix(environment, &matrix, workloads::for_bars()),
         Command::All(matrix) => {
-            side_by_side(place, &matrix, works::of_bars().into_iter().chain(works::of_curves()).collect())
+            run_matrix(environment, &matrix, workloads::for_bars().into_iter().chain(workloads::additional()).collect())
         }
         Command::Report { .. } => Ok(()),
-        Command::Fanout(single) => single.run(place, Scenario::Fanout),
-        Command::Echo(single) => single.run(place, Scenario::Echo),
-        Command::Connect(single) => single.run(place, Scenario::Connect),
-        Command::Idle(single) => single.run(place, Scenario::Idle),
-        Command::Storm(single) => single.run(place, Scenario::Storm),
-        Command::Durable(single) => single.run(place, Scenario::Durable),
-        Command::Mix(single) => single.run(place, Scenario::Mix),
+        Command::Fanout(single) => single.run(environment, Scenario::Fanout),
+        Command::Echo(single) => single.run(environment, Scenario::Echo),
+        Command::Connect(single) => single.run(environment, Scenario::Connect),
+        Command::Idle(single) => single.run(environment, Scenario::Idle),
+        Command::Storm(single) => single.run(environment, Scenario::Storm),
+        Command::Durable(single) => single.run(environment, Scenario::Durable),
+        Command::Mix(single) => single.run(environment, Scenario::Mix),
     }
 }
 
-fn make_folder(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("can't make the folder {}", folder.display()))
+fn create_folder(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("can't create the folder {}", folder.display()))
 }
 
-/// The report, and the bars on standard output.
-fn finish(out: &Path, results: &Results) -> Result<()> {
+/// Writes the report and prints the tables to standard output.
+fn write_report(out: &Path, results: &Results) -> Result<()> {
     report::write_pages(out, results)?;
     println!("\n{}", report::text(results));
     println!(
-        "{} shows it with plots; {} has the raw figures",
+        "Report with plots: {}\nRaw results: {}",
         out.join("report.html").display(),
         out.join("results.json").display()
     );
     Ok(())
 }
 
-struct Servers(Place);
+struct ServerRunner(Environment);
 
-impl Bench for Servers {
-    fn missing(&mut self, subject: Subject) -> Option<String> {
-        self.0.missing(subject)
+impl Executor for ServerRunner {
+    fn unavailable(&mut self, subject: Subject) -> Option<String> {
+        self.0.unavailable(subject)
     }
 
     fn run(&mut self, job: &Job) -> Result<Run> {
@@ -224,131 +227,132 @@ impl Bench for Servers {
     }
 }
 
-fn side_by_side(mut place: Place, matrix: &Matrix, all: Vec<Work>) -> Result<()> {
-    let chosen = works::only(all, &matrix.only)?;
-    let bars = works::of_bars();
-    if let Some(why) = place.missing(Subject::Uproar { driver: Driver::Auto, shards: 1 }) {
-        bail!("{why}");
+fn run_matrix(mut environment: Environment, matrix: &MatrixOptions, all: Vec<Workload>) -> Result<()> {
+    let selected = workloads::select(all, &matrix.only)?;
+    let bars = workloads::for_bars();
+    if let Some(reason) = environment.unavailable(Subject::Uproar { driver: Driver::Auto, shards: 1 }) {
+        bail!("{reason}");
     }
-    let needs_postgres = |work: &Work| work.entrants.iter().any(|entrant| entrant.shape.channel == Channel::Postgres);
-    if chosen.iter().any(needs_postgres) {
-        // Now, so that a machine without it is told so before minutes have passed.
-        place.postgres()?;
+    let needs_postgres =
+        |workload: &Workload| workload.entrants.iter().any(|entrant| entrant.shape.channel == Channel::Postgres);
+    if selected.iter().any(needs_postgres) {
+        // Started first, so that a machine without PostgreSQL fails here and not after minutes.
+        environment.postgres()?;
     }
-    let out = place.data.clone();
-    let mut results = begin(&place);
-    print_limits(&results.machine);
-    // The windows are those of the bars, whatever else is measured.
-    let times = Times::within(ROUND, &bars);
-    let plan = Plan { works: &chosen, rounds: matrix.rounds, times };
-    plan.carry_out(&mut Servers(place), &mut Progress::new(out.clone()), &mut results)?;
-    finish(&out, &results)
+    let out = environment.data.clone();
+    let mut results = new_results(&environment);
+    print_machine(&results.machine);
+    // The bars alone determine the durations, so that `--only` and `all` measure for as long as `bars`.
+    let timing = Timing::within(ROUND, &bars);
+    let plan = Plan { workloads: &selected, rounds: matrix.rounds, timing };
+    plan.execute(&mut ServerRunner(environment), &mut Progress::new(out.clone()), &mut results)?;
+    write_report(&out, &results)
 }
 
-fn begin(place: &Place) -> Results {
+fn new_results(environment: &Environment) -> Results {
     Results {
-        machine: machine::describe(place),
-        begun: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
+        machine: machine::describe(environment),
+        started_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
         runs: Vec::new(),
         skipped: BTreeMap::new(),
         failures: Vec::new(),
     }
 }
 
-fn print_limits(machine: &Machine) {
+fn print_machine(machine: &Machine) {
     eprintln!("{}, {} cores, {}", machine.cpu, machine.cores, machine.kernel);
     let words = |map: &BTreeMap<String, String>, between: &str| {
         map.iter().map(|(name, value)| format!("{name}{between}{value}")).collect::<Vec<_>>()
     };
     eprintln!("{}", words(&machine.versions, " ").join(", "));
-    eprintln!("limits in force: {}", words(&machine.limits, ": ").join("; "));
+    eprintln!("limits: {}", words(&machine.limits, ": ").join("; "));
 }
 
-impl Single {
-    fn run(&self, mut place: Place, scenario: Scenario) -> Result<()> {
+impl ScenarioOptions {
+    fn run(&self, mut environment: Environment, scenario: Scenario) -> Result<()> {
         let job = self.job(scenario)?;
-        let given = self.at.map(|address| {
+        let external = self.at.map(|address| {
             let tokens = self.key_file.as_ref().map(|file| Tokens::read_key_file(file)).transpose()?;
-            anyhow::Ok(Server::given(address, tokens, self.process))
+            anyhow::Ok(Server::external(address, tokens, self.process))
         });
-        let given = given.transpose()?;
-        if let Some(server) = &given {
+        let external = external.transpose()?;
+        if let Some(server) = &external {
             server.check(&job.shape)?;
         }
-        if given.is_none()
-            && let Some(why) = place.missing(job.subject)
+        if external.is_none()
+            && let Some(reason) = environment.unavailable(job.subject)
         {
-            bail!("{why}");
+            bail!("{reason}");
         }
         if !self.json {
-            print_limits(&machine::describe(&place));
+            print_machine(&machine::describe(&environment));
         }
-        place.options.clone_from(&self.with);
+        environment.options.clone_from(&self.with);
         let mut runs = Vec::new();
         for round in 1..=self.rounds {
-            let mut run = match &given {
+            let mut run = match &external {
                 Some(server) => {
-                    let run = scenario::measure(server, &place.load_cores, &job)?;
+                    let run = scenario::measure(server, &environment.load_cores, &job)?;
                     Run { server: server.address.to_string(), ..run }
                 }
-                None => scenario::run(&mut place, &job)?,
+                None => scenario::run(&mut environment, &job)?,
             };
             run.round = round;
-            eprintln!("{}", in_a_line(&run));
+            eprintln!("{}", summary_line(&run));
             runs.push(run);
         }
         if self.json {
             println!("{}", serde_json::to_string_pretty(&runs)?);
         } else if let Some(run) = runs.last() {
-            println!("\n{}", report::table::of_run(run).to_text());
+            println!("\n{}", report::table::run_table(run).to_text());
         }
         let void = runs.iter().filter(|run| run.faults.any()).count();
         ensure!(
             void == 0,
-            "{void} of {} runs are void: the server lost, repeated or mixed up messages, or ended connections",
+            "{void} of {} runs are void: the server lost, repeated or reordered messages, or closed connections",
             runs.len()
         );
         Ok(())
     }
 
     fn job(&self, scenario: Scenario) -> Result<Job> {
-        let usual = works::usual(scenario);
+        let default = workloads::default_shape(scenario);
         let load = match (self.window, self.rate) {
             (Some(messages), _) => Load::Window(messages),
             (_, Some(rate)) => Load::Rate(rate),
-            _ => usual.load,
+            _ => default.load,
         };
         let seconds = |seconds: f64, what: &str| {
             Duration::try_from_secs_f64(seconds)
                 .ok()
                 .filter(|time| *time <= Duration::from_secs(3600))
-                .with_context(|| format!("{what} takes seconds, 0 to 3600"))
+                .with_context(|| format!("{what} must be between 0 and 3600 seconds"))
         };
         let subject = match self.server {
-            Kind::Uproar => Subject::Uproar { driver: self.driver, shards: self.shards },
-            Kind::Floor => Subject::Floor { frames_of_uproar: self.frame_bytes.is_some() },
-            Kind::Bun => Subject::Bun,
-            Kind::Node => Subject::NodeWs,
-            Kind::Axum => Subject::Axum,
-            Kind::Fastwebsockets => Subject::FastWebsockets,
-            Kind::Store => Subject::Store,
+            ServerKind::Uproar => Subject::Uproar { driver: self.driver, shards: self.shards },
+            ServerKind::Floor => Subject::Floor { frames_of_uproar: self.frame_bytes.is_some() },
+            ServerKind::Bun => Subject::Bun,
+            ServerKind::Node => Subject::NodeWs,
+            ServerKind::Axum => Subject::Axum,
+            ServerKind::Fastwebsockets => Subject::FastWebsockets,
+            ServerKind::Store => Subject::Store,
         };
-        let is_peer =
-            !matches!(self.server, Kind::Uproar | Kind::Store) || (self.at.is_some() && self.key_file.is_none());
-        let (wire, channel) = if is_peer { (Wire::Raw, Channel::Live) } else { (usual.wire, usual.channel) };
+        let is_peer = !matches!(self.server, ServerKind::Uproar | ServerKind::Store)
+            || (self.at.is_some() && self.key_file.is_none());
+        let (wire, channel) = if is_peer { (Wire::Raw, Channel::Live) } else { (default.wire, default.channel) };
         let channel = self.channel.unwrap_or(channel);
-        // Stored rooms have no raw format.
+        // Stored rooms don't support the raw format.
         let wire = if wire == Wire::Raw && channel != Channel::Live { Wire::Plain } else { wire };
         let shape = Shape {
-            rooms: self.rooms.unwrap_or(usual.rooms),
-            members: self.members.unwrap_or(usual.members),
-            senders: self.senders.unwrap_or(usual.senders),
-            payload_bytes: self.payload_bytes.unwrap_or(usual.payload_bytes),
+            rooms: self.rooms.unwrap_or(default.rooms),
+            members: self.members.unwrap_or(default.members),
+            senders: self.senders.unwrap_or(default.senders),
+            payload_bytes: self.payload_bytes.unwrap_or(default.payload_bytes),
             load,
             wire: self.wire.unwrap_or(wire),
             channel,
         };
-        scenario::check(&shape, scenario)?;
+        scenario::validate(&shape, scenario)?;
         Ok(Job {
             scenario,
             subject,
@@ -356,7 +360,7 @@ impl Single {
             frame_bytes: self.frame_bytes,
             signup: self.signup,
             warm_up: seconds(self.warm_up, "--warm-up")?,
-            window: seconds(self.seconds, "--seconds")?,
+            measured: seconds(self.seconds, "--seconds")?,
         })
     }
 }

@@ -1,9 +1,9 @@
-//! Measures Uproar, and other servers beside it.
+//! Measures Uproar and compares it with other servers.
 
-pub mod check;
 pub mod cli;
 pub mod client;
 pub mod dialect;
+pub mod ledger;
 pub mod machine;
 pub mod matrix;
 pub mod progress;

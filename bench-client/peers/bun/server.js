@@ -1,4 +1,4 @@
-// Rooms as Bun's documentation has them: topics, to which Bun itself publishes.
+// Rooms as in Bun's documentation: topics to which the server publishes.
 const port = Number(process.argv[2]);
 if (process.argv.length !== 3 || !Number.isInteger(port)) fail('expected one argument, the PORT to listen on');
 
@@ -19,7 +19,7 @@ try {
       },
       message(client, message) {
         if (client.data.room === null) client.send(message);
-        // Through the server, so that the sender gets it too.
+        // Published by the server, so that the sender gets it too.
         else server.publish(client.data.room, message);
       },
     },

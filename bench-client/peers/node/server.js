@@ -1,17 +1,17 @@
-// Rooms as tutorials of ws have them: a set of clients, and a loop that sends to each of them.
+// Rooms as in tutorials of ws: a set of clients and a loop that sends to each of them.
 import { WebSocket, WebSocketServer } from 'ws';
 
 const port = Number(process.argv[2]);
 if (process.argv.length !== 3 || !Number.isInteger(port)) fail('expected one argument, the PORT to listen on');
 
-/** Name to the set of its clients. */
+/** The set of clients of each room, by name. */
 const rooms = new Map();
 
 const server = new WebSocketServer({ host: '127.0.0.1', port, backlog: 4096 });
 server.on('listening', () => console.log('listening'));
 server.on('error', (error) => fail(error.message));
 server.on('connection', (client, request) => {
-  // What ails a connection ends it; that is all there is to do.
+  // ws closes a connection after an error; nothing else has to be done.
   client.on('error', () => {});
   const url = new URL(request.url, 'http://127.0.0.1');
   if (url.pathname === '/echo') {

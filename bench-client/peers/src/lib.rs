@@ -1,4 +1,4 @@
-//! What the peers in Rust have in common: their argument, their listener, and how they end.
+//! Code that the peers in Rust share: the command line, the listener and error handling.
 
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::process::ExitCode;
@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Resource, Rlimit};
 
-/// Connections that may wait to be accepted, as far as the kernel's `somaxconn` lets them.
+/// How many connections may wait to be accepted. The kernel's `somaxconn` may be lower.
 const BACKLOG: i32 = 4096;
 
-/// Runs a peer; an error is one line on stderr that begins with `name`, and exit code 1.
+/// Runs a peer. An error is printed to stderr in one line that starts with `name`, and the exit code is 1.
 pub fn run(name: &str, peer: impl FnOnce() -> Result<()>) -> ExitCode {
     match peer() {
         Ok(()) => ExitCode::SUCCESS,
@@ -21,7 +21,7 @@ pub fn run(name: &str, peer: impl FnOnce() -> Result<()>) -> ExitCode {
     }
 }
 
-/// The port from the only argument of the command line.
+/// The port, which must be the only argument on the command line.
 pub fn port_argument() -> Result<u16> {
     let mut arguments = std::env::args().skip(1);
     match (arguments.next(), arguments.next()) {
@@ -32,14 +32,14 @@ pub fn port_argument() -> Result<u16> {
 
 /// A port written in decimal.
 pub fn parse_port(text: &str) -> Result<u16> {
-    text.parse().with_context(|| format!("{text:?} is no port: expected a number up to 65535"))
+    text.parse().with_context(|| format!("{text:?} is not a port: expected a number up to 65535"))
 }
 
-/// Listens on 127.0.0.1:`port` without blocking, and lets this process open as many files as it may.
+/// Listens on 127.0.0.1:`port` with a non-blocking socket, and raises the limit of open files to the hard limit.
 pub fn listen(port: u16) -> Result<TcpListener> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
-        .context("cannot raise the limit of open files to the most that is allowed")?;
+        .context("cannot raise the limit of open files to the hard limit")?;
 
     let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -50,7 +50,7 @@ pub fn listen(port: u16) -> Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Tells whoever started the peer that it can be connected to.
-pub fn say_listening() {
+/// Tells the parent process that the peer accepts connections.
+pub fn print_listening() {
     println!("listening");
 }

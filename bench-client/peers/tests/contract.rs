@@ -1,4 +1,4 @@
-//! Whether each peer that is built keeps the contract of `README.md`. Those that are not built are named and left out.
+//! Tests that every peer that has been built fulfils the contract in `README.md`. Prints the names of the others.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use tungstenite::{Message, WebSocket};
 
-/// Until something that ought to come counts as missing.
+/// How long to wait for something that should arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Until something that ought not to come counts as absent.
+/// How long to wait for something that should not arrive.
 const SILENCE: Duration = Duration::from_millis(200);
 
-/// A peer that runs until this is dropped.
+/// A running peer, which is stopped on drop.
 struct Peer {
     child: Child,
     port: u16,
 }
 
 impl Peer {
-    /// A port that is free may be another client's when the peer gets to it, hence more than one attempt.
+    /// Tries several times, because another process may take the free port first.
     fn start(command: &[PathBuf], more: &[&str]) -> Self {
         (0..5).find_map(|_| Self::try_start(command, more)).expect("the peer listens")
     }
@@ -60,7 +60,7 @@ impl Drop for Peer {
     }
 }
 
-/// The commands of the peers that are built.
+/// The commands of the peers that have been built.
 fn built() -> Vec<Vec<PathBuf>> {
     let peers = Path::new(env!("CARGO_MANIFEST_DIR"));
     let release = peers.join("target/release");
@@ -74,7 +74,7 @@ fn built() -> Vec<Vec<PathBuf>> {
     ];
     let (built, missing): (Vec<_>, Vec<_>) = all.into_iter().partition(|(artefact, _)| artefact.exists());
     for (artefact, _) in missing {
-        eprintln!("not built, not tested: {}", artefact.display());
+        eprintln!("not tested, because it is not built: {}", artefact.display());
     }
     assert!(!built.is_empty(), "no peer is built: run bench-client/peers/build");
     built.into_iter().map(|(_, command)| command).collect()
@@ -138,7 +138,7 @@ fn all_members_get_all_messages_in_one_order() {
 }
 
 #[test]
-fn rooms_are_apart() {
+fn rooms_are_isolated() {
     for_each_peer(|peer| {
         let (mut here, mut there) = (peer.connect("/?room=here"), peer.connect("/?room=there"));
         here.send(Message::text("psst")).unwrap();
@@ -151,27 +151,27 @@ fn rooms_are_apart() {
 }
 
 #[test]
-fn echo_goes_to_its_sender_alone() {
+fn an_echo_reaches_only_its_sender() {
     for_each_peer(|peer| {
         let (mut one, mut other) = (peer.connect("/echo"), peer.connect("/echo"));
         for length in [0, 1, 125, 126, 128, 20_000, 65_535] {
-            let said = "x".repeat(length);
-            one.send(Message::text(&said)).unwrap();
-            assert_eq!(text(&mut one), said);
+            let message = "x".repeat(length);
+            one.send(Message::text(&message)).unwrap();
+            assert_eq!(text(&mut one), message);
         }
         assert_silent(&mut other);
     });
 }
 
 #[test]
-fn a_frame_may_come_in_pieces_and_several_at_once() {
+fn frames_may_arrive_in_pieces_or_several_at_a_time() {
     for_each_peer(|peer| {
         let mut member = peer.connect("/?room=a");
-        for said in ["short".to_owned(), "long ".repeat(50)] {
-            for byte in masked(&said) {
+        for message in ["short".to_owned(), "long ".repeat(50)] {
+            for byte in masked(&message) {
                 member.get_mut().write_all(&[byte]).unwrap();
             }
-            assert_eq!(text(&mut member), said);
+            assert_eq!(text(&mut member), message);
         }
         let three = [masked("one"), masked("two"), masked("three")].concat();
         let (first, rest) = three.split_at(12);
@@ -183,7 +183,7 @@ fn a_frame_may_come_in_pieces_and_several_at_once() {
 }
 
 #[test]
-fn a_handshake_may_come_in_pieces() {
+fn a_handshake_may_arrive_in_pieces() {
     for_each_peer(|peer| {
         let mut socket = peer.socket();
         let request = format!(
@@ -194,7 +194,7 @@ fn a_handshake_may_come_in_pieces() {
         for piece in request.as_bytes().chunks(10) {
             socket.write_all(piece).unwrap();
         }
-        // One byte at a time: what follows the response is not the reader's.
+        // One byte at a time, because the bytes after the response belong to the WebSocket.
         let lines = BufReader::with_capacity(1, &socket).lines().map(Result::unwrap);
         let response: Vec<_> = lines.take_while(|line| !line.is_empty()).collect();
         assert!(response.iter().any(|line| {
@@ -208,15 +208,15 @@ fn a_handshake_may_come_in_pieces() {
 }
 
 #[test]
-fn members_come_and_go() {
+fn a_room_survives_members_that_close_or_break_their_connections() {
     for_each_peer(|peer| {
         let mut stays = peer.connect("/?room=a");
         for round in 0..20 {
             let mut closes = peer.connect("/?room=a");
             let breaks = peer.connect("/?room=a");
-            let said = round.to_string();
-            closes.send(Message::text(&said)).unwrap();
-            assert_eq!([text(&mut stays), text(&mut closes)], [said.as_str(); 2]);
+            let message = round.to_string();
+            closes.send(Message::text(&message)).unwrap();
+            assert_eq!([text(&mut stays), text(&mut closes)], [message.as_str(); 2]);
             closes.close(None).unwrap();
             while closes.read().is_ok() {}
             breaks.get_ref().shutdown(Shutdown::Both).unwrap();
@@ -235,7 +235,7 @@ fn pings_are_answered() {
     });
 }
 
-/// What is said while a member does not read comes when it reads, and the others do not wait for it.
+/// Other members do not wait for it.
 #[test]
 fn a_member_that_reads_late_gets_everything() {
     const MESSAGES: usize = 200;
@@ -253,7 +253,7 @@ fn a_member_that_reads_late_gets_everything() {
 }
 
 #[test]
-fn ends_on_a_signal_and_says_when_its_port_is_in_use() {
+fn peers_stop_on_sigterm_and_report_a_port_in_use() {
     for command in built() {
         eprintln!("{}", command.last().unwrap().display());
         let mut peer = Peer::start(&command, &[]);
@@ -270,7 +270,7 @@ fn ends_on_a_signal_and_says_when_its_port_is_in_use() {
 }
 
 #[test]
-fn floor_fills_broadcasts_up() {
+fn floor_pads_broadcasts() {
     let floor = built().swap_remove(0);
     let peer = Peer::start(&floor, &["--frame-bytes", "300"]);
     let mut member = peer.connect("/?room=a");

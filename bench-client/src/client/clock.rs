@@ -1,11 +1,11 @@
-//! The client's monotonic clock, in nanoseconds since it was made. Copies tell the same time.
+//! The client's monotonic clock, in nanoseconds since it was started.
 
 use rustix::time::{ClockId, clock_gettime};
 use std::time::Duration;
 
 pub const SECOND: u64 = 1_000_000_000;
 
-/// The kernel's monotonic clock, from a zero of our own so that times are short numbers.
+/// The kernel's monotonic clock, counted from its own start so that times are small numbers. Copies share that start.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     zero: u64,
@@ -16,13 +16,13 @@ impl Clock {
         Clock { zero: read(ClockId::Monotonic) }
     }
 
-    /// Nanoseconds.
+    /// Nanoseconds since the start.
     #[inline]
     pub fn now(self) -> u64 {
         read(ClockId::Monotonic) - self.zero
     }
 
-    /// A time of this clock as the kernel says it, for its timers.
+    /// Converts a time of this clock into the kernel's time, for timers.
     pub fn kernel_time(self, time: u64) -> rustix::time::Timespec {
         let time = self.zero + time;
         rustix::time::Timespec { tv_sec: (time / SECOND) as i64, tv_nsec: (time % SECOND) as _ }

@@ -1,7 +1,7 @@
-//! The loop of a load thread.
+//! The event loop of a load thread.
 
 use super::clock::Clock;
-use super::connection::{Connection, End, Got, upgrade};
+use super::connection::{CloseReason, Connection, Input, upgrade};
 use super::frame::Opcode;
 use anyhow::{Context, Result};
 use mio::net::TcpStream;
@@ -15,34 +15,34 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// All that waits on a socket is read at once, up to this.
+/// How much one read takes from a socket at most.
 const BUFFER_BYTES: usize = 2 * super::frame::FRAME_LIMIT_BYTES;
-/// How long a thread sleeps at most: it then looks whether the run goes on.
+/// How long a thread sleeps at most before it checks whether the run has moved on.
 const TURN: Duration = Duration::from_millis(10);
 const TIMER: Token = Token(usize::MAX);
 
-/// What the connections of a thread say and hear. `id` is a connection's index.
+/// The behaviour of a thread's connections. `id` is a connection's index, `now` a time of the client's clock.
 pub trait Client {
-    /// The upgrade was answered. [`Io::opened`] says that nothing more has to happen before the connection can be used.
-    fn upgraded(&mut self, io: &mut Io, id: usize, now: u64);
+    /// The server accepted the upgrade. Call [`Io::mark_ready`] once the connection is ready to use.
+    fn on_upgrade(&mut self, io: &mut Io, id: usize, now: u64);
 
-    /// A text frame came.
-    fn text(&mut self, io: &mut Io, id: usize, payload: &[u8], now: u64);
+    /// A text frame arrived.
+    fn on_text(&mut self, io: &mut Io, id: usize, payload: &[u8], now: u64);
 
-    /// The connection is gone, or never was there.
-    fn ended(&mut self, io: &mut Io, id: usize, end: End, now: u64);
+    /// The connection was closed, or could not be made.
+    fn on_close(&mut self, io: &mut Io, id: usize, reason: CloseReason, now: u64);
 
-    /// Called once a turn: sends what is due. An error ends the thread.
-    fn turn(&mut self, io: &mut Io, now: u64) -> Result<Next>;
+    /// Sends whatever is due. Called once per turn; an error ends the thread.
+    fn on_turn(&mut self, io: &mut Io, now: u64) -> Result<Wait>;
 }
 
 /// What a thread waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// Whatever comes.
-    Whatever,
-    /// That, but not beyond this time.
-    At(u64),
+pub enum Wait {
+    /// For events.
+    ForEvents,
+    /// For events, until this time at the latest.
+    Until(u64),
     Done,
 }
 
@@ -53,77 +53,78 @@ pub struct Io {
     address: SocketAddr,
     clock: Clock,
     connections: Vec<Connection>,
-    /// To be connected when it is their turn: index, request.
-    waiting: VecDeque<(usize, Vec<u8>)>,
-    opening: usize,
-    opening_limit: usize,
-    /// With something to write.
+    /// Connections to open when the limit allows: index and request.
+    to_connect: VecDeque<(usize, Vec<u8>)>,
+    connecting: usize,
+    connecting_limit: usize,
+    /// Connections with bytes to write.
     dirty: Vec<usize>,
-    /// Could not even be begun.
-    stillborn: Vec<(usize, End)>,
+    /// Connections whose `connect` call failed.
+    failed_connects: Vec<(usize, CloseReason)>,
 }
 
 impl Io {
-    /// For `count` connections to this address, of which at most `opening_limit` are on their way in at a time.
-    pub fn new(address: SocketAddr, clock: Clock, count: usize, opening_limit: usize) -> Result<Io> {
+    /// Prepares `count` connections to `address`, of which at most `connecting_limit` are being opened at a time.
+    pub fn new(address: SocketAddr, clock: Clock, count: usize, connecting_limit: usize) -> Result<Io> {
         let mut connections = Vec::new();
         connections.resize_with(count, Connection::default);
         Ok(Io {
-            poll: Poll::new().context("can't make an epoll")?,
+            poll: Poll::new().context("can't create an epoll instance")?,
             address,
             clock,
             connections,
-            waiting: VecDeque::new(),
-            opening: 0,
-            opening_limit: opening_limit.max(1),
+            to_connect: VecDeque::new(),
+            connecting: 0,
+            connecting_limit: connecting_limit.max(1),
             dirty: Vec::new(),
-            stillborn: Vec::new(),
+            failed_connects: Vec::new(),
         })
     }
 
-    /// Connects, when it is its turn. `headers`: further lines of the request, each with its line end.
+    /// Opens a connection as soon as the limit allows. `headers` are additional lines of the request, each with its
+    /// line end.
     pub fn connect(&mut self, id: usize, path: &str, headers: &str) {
-        self.waiting.push_back((id, upgrade(path, headers)));
+        self.to_connect.push_back((id, upgrade(path, headers)));
     }
 
-    /// The connection is ready: another one may begin.
-    pub fn opened(&mut self, id: usize) {
-        if std::mem::take(&mut self.connections[id].is_opening) {
-            self.opening -= 1;
+    /// Marks a connection as ready to use, so that another one may be opened.
+    pub fn mark_ready(&mut self, id: usize) {
+        if std::mem::take(&mut self.connections[id].is_connecting) {
+            self.connecting -= 1;
         }
     }
 
-    /// When connecting began.
-    pub fn begun(&self, id: usize) -> u64 {
-        self.connections[id].begun
+    /// When connecting started.
+    pub fn connect_started(&self, id: usize) -> u64 {
+        self.connections[id].connect_started
     }
 
     pub fn is_open(&self, id: usize) -> bool {
         self.connections[id].is_open()
     }
 
-    /// Sends a text frame, together with what else this turn has for the connection.
+    /// Queues a text frame. All frames of a turn are written together.
     pub fn send(&mut self, id: usize, payload: &[u8]) {
         self.connections[id].push(Opcode::Text, payload);
-        self.touch(id);
+        self.mark_dirty(id);
     }
 
-    /// Closes the connection without a word, as a network that breaks would.
-    pub fn drop(&mut self, id: usize) {
-        self.opened(id);
+    /// Closes the socket without a close frame, as a network failure would.
+    pub fn abort(&mut self, id: usize) {
+        self.mark_ready(id);
         self.connections[id] = Connection::default();
     }
 
-    fn touch(&mut self, id: usize) {
+    fn mark_dirty(&mut self, id: usize) {
         if !std::mem::replace(&mut self.connections[id].is_dirty, true) {
             self.dirty.push(id);
         }
     }
 
-    fn begin_waiting(&mut self, now: u64) {
-        while self.opening < self.opening_limit {
-            let Some((id, request)) = self.waiting.pop_front() else { return };
-            self.opening += 1;
+    fn start_connecting(&mut self, now: u64) {
+        while self.connecting < self.connecting_limit {
+            let Some((id, request)) = self.to_connect.pop_front() else { return };
+            self.connecting += 1;
             let socket = TcpStream::connect(self.address).and_then(|mut socket| {
                 socket.set_nodelay(true)?;
                 let interest = Interest::READABLE | Interest::WRITABLE;
@@ -133,8 +134,8 @@ impl Io {
             match socket {
                 Ok(socket) => self.connections[id] = Connection::new(socket, request, now),
                 Err(error) => {
-                    self.opening -= 1;
-                    self.stillborn.push((id, End(error.to_string())));
+                    self.connecting -= 1;
+                    self.failed_connects.push((id, CloseReason(error.to_string())));
                 }
             }
         }
@@ -148,16 +149,16 @@ pub fn run(client: &mut impl Client, mut io: Io) -> Result<()> {
     let mut timer = Timer::new(&io)?;
     loop {
         let now = io.clock.now();
-        let next = client.turn(&mut io, now)?;
-        io.begin_waiting(now);
-        for (id, end) in std::mem::take(&mut io.stillborn) {
-            client.ended(&mut io, id, end, now);
+        let next = client.on_turn(&mut io, now)?;
+        io.start_connecting(now);
+        for (id, reason) in std::mem::take(&mut io.failed_connects) {
+            client.on_close(&mut io, id, reason, now);
         }
         flush(client, &mut io, now);
         match next {
-            Next::Done => return Ok(()),
-            Next::At(time) => timer.set(io.clock, time)?,
-            Next::Whatever => {}
+            Wait::Done => return Ok(()),
+            Wait::Until(time) => timer.set(io.clock, time)?,
+            Wait::ForEvents => {}
         }
         if let Err(error) = io.poll.poll(&mut events, Some(TURN))
             && error.kind() != std::io::ErrorKind::Interrupted
@@ -171,7 +172,7 @@ pub fn run(client: &mut impl Client, mut io: Io) -> Result<()> {
             }
             let Token(id) = event.token();
             if event.is_writable() {
-                io.touch(id);
+                io.mark_dirty(id);
                 flush(client, &mut io, now);
             }
             if event.is_readable() || event.is_read_closed() || event.is_error() {
@@ -182,29 +183,29 @@ pub fn run(client: &mut impl Client, mut io: Io) -> Result<()> {
 }
 
 fn read(client: &mut impl Client, io: &mut Io, id: usize, buffer: &mut [u8], is_closed: bool) {
-    // What is not read to the end now would not be told again: the registration is edge-triggered. A read that did not
-    // fill the buffer has emptied the socket, but for the end of it, which is read by itself.
+    // Read until the socket is empty, because the registration is edge-triggered. A read that does not fill the buffer
+    // has emptied the socket, except that the end of the stream takes a read of its own.
     loop {
         let now = io.clock.now();
         let (length, has_more) = match io.connections[id].read(buffer) {
             Ok(read) => read,
-            Err(end) => return end_connection(client, io, id, end, now),
+            Err(reason) => return close_connection(client, io, id, reason, now),
         };
         let mut bytes = &buffer[..length];
         loop {
             match io.connections[id].next(&mut bytes) {
-                Ok(Some(Got::Text(payload))) => client.text(io, id, payload, now),
-                Ok(Some(Got::Upgraded)) => client.upgraded(io, id, now),
+                Ok(Some(Input::Text(payload))) => client.on_text(io, id, payload, now),
+                Ok(Some(Input::Upgraded)) => client.on_upgrade(io, id, now),
                 Ok(None) => break,
-                Err(end) => return end_connection(client, io, id, end, now),
+                Err(reason) => return close_connection(client, io, id, reason, now),
             }
-            // The client itself may have dropped it.
-            if !io.connections[id].is_there() {
+            // The client may have aborted it.
+            if !io.connections[id].has_socket() {
                 break;
             }
         }
         if io.connections[id].has_outgoing() {
-            io.touch(id);
+            io.mark_dirty(id);
         }
         flush(client, io, now);
         if !has_more && (length == 0 || !is_closed) {
@@ -216,18 +217,18 @@ fn read(client: &mut impl Client, io: &mut Io, id: usize, buffer: &mut [u8], is_
 fn flush(client: &mut impl Client, io: &mut Io, now: u64) {
     while let Some(id) = io.dirty.pop() {
         io.connections[id].is_dirty = false;
-        if let Err(end) = io.connections[id].write() {
-            end_connection(client, io, id, end, now);
+        if let Err(reason) = io.connections[id].write() {
+            close_connection(client, io, id, reason, now);
         }
     }
 }
 
-fn end_connection(client: &mut impl Client, io: &mut Io, id: usize, end: End, now: u64) {
-    io.drop(id);
-    client.ended(io, id, end, now);
+fn close_connection(client: &mut impl Client, io: &mut Io, id: usize, reason: CloseReason, now: u64) {
+    io.abort(id);
+    client.on_close(io, id, reason, now);
 }
 
-/// A timer of the kernel: epoll's own timeout counts in milliseconds, which an open load would see.
+/// A timerfd: the timeout of `epoll_wait` counts in milliseconds, which is too coarse for an open load.
 struct Timer {
     file: OwnedFd,
     is_set_to: Option<u64>,
@@ -236,13 +237,13 @@ struct Timer {
 impl Timer {
     fn new(io: &Io) -> Result<Timer> {
         let file = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)
-            .context("can't make a timer")?;
+            .context("can't create a timer")?;
         let mut source = SourceFd(&file.as_raw_fd());
         io.poll.registry().register(&mut source, TIMER, Interest::READABLE).context("can't watch a timer")?;
         Ok(Timer { file, is_set_to: None })
     }
 
-    /// Setting it also takes back that it has run out.
+    /// Arms the timer, which also clears an expiry that has not been read.
     fn set(&mut self, clock: Clock, time: u64) -> Result<()> {
         if self.is_set_to.replace(time) == Some(time) {
             return Ok(());

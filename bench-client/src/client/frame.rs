@@ -1,9 +1,9 @@
-//! WebSocket frames as a load generator needs them: unmasked ones are read where they lie, masked ones are written.
+//! WebSocket frames of a client: reads unmasked frames in place and writes masked ones.
 
-/// Servers unmask whatever the key is; random ones would only cost time here.
+/// The masking key is fixed: it makes no difference to the server, and random keys would cost the client time.
 const MASK: [u8; 4] = [0x55, 0xc3, 0x1a, 0x96];
 
-/// The longest frame of a server that is read.
+/// The length of the longest payload that is accepted from a server.
 pub const FRAME_LIMIT_BYTES: usize = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,12 +22,12 @@ pub struct Frame<'a> {
     pub payload: &'a [u8],
 }
 
-/// What no server should send to this client.
+/// A frame that no server should send to this client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// Takes the first frame off the front of `bytes`. `None`: it is not all there yet. Fragments, extensions and masks,
-/// which nobody has asked for, are malformed.
+/// Takes the first frame off `bytes`. `None`: it is not complete yet. Fragments, extensions and masked frames are
+/// malformed; the client never negotiates them.
 #[inline]
 pub fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<Frame<'a>>, Malformed> {
     let &[first, second, ref rest @ ..] = *bytes else { return Ok(None) };
@@ -59,7 +59,7 @@ pub fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<Frame<'a>>, Malformed> {
     Ok(Some(Frame { opcode, payload }))
 }
 
-/// Appends a whole masked frame.
+/// Appends an unfragmented masked frame.
 pub fn push(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
     out.push(0x80 | opcode as u8);
     match payload.len() {
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_read_one_after_the_other_and_a_part_waits() {
+    fn frames_are_read_in_order_and_an_incomplete_one_is_left() {
         for length in [0, 1, 125, 126, 65_535, 65_536] {
             let payload = vec![b'x'; length];
             let mut both = server_frame(&payload);
@@ -116,13 +116,13 @@ mod tests {
             for cut in [0, 1, 2, 3, 9, end - 1].into_iter().filter(|cut| *cut < end) {
                 let mut part = &both[..cut];
                 assert_eq!(next(&mut part), Ok(None));
-                assert_eq!(part.len(), cut, "nothing of it is taken");
+                assert_eq!(part.len(), cut, "an incomplete frame is left untouched");
             }
         }
     }
 
     #[test]
-    fn what_was_not_asked_for_is_malformed() {
+    fn fragments_extensions_masks_and_long_frames_are_malformed() {
         for bytes in [[0x01, 0], [0x80, 0], [0xc1, 0], [0x81, 0x80], [0x83, 0]] {
             assert_eq!(next(&mut bytes.as_slice()), Err(Malformed));
         }
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_masked() {
+    fn written_frames_are_masked() {
         let mut out = Vec::new();
         push(&mut out, Opcode::Text, b"hello");
         assert_eq!(out[..2], [0x81, 0x85]);

@@ -1,8 +1,8 @@
-//! The engine: a thread for each load core, epoll, no async.
+//! The load generator: one thread per load core, with epoll and without async.
 //!
-//! What a delivery costs: its share of one `epoll_wait` and one `recv` for all that has come on the socket, the two to
-//! four bytes of the frame's head, a look at the text where it lies in the buffer, one count, one hash, one histogram
-//! entry. Nothing is allocated, and the clock is read once for all that one `recv` brought.
+//! Handling a delivery must be cheap. It takes a share of one `epoll_wait` and of one `recv`, parses the frame's header
+//! and the text in place, and updates a counter, a hash and a histogram. It does not allocate, and the clock is read
+//! once per `recv`.
 
 mod clock;
 mod connection;
@@ -12,6 +12,6 @@ pub mod message;
 mod threads;
 
 pub use clock::{Clock, SECOND, thread_cpu};
-pub use connection::{End, allow_files};
-pub use engine::{Client, Io, Next, run};
+pub use connection::{CloseReason, allow_files};
+pub use engine::{Client, Io, Wait, run};
 pub use threads::{Cores, spawn};

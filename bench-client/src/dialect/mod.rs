@@ -1,125 +1,127 @@
-//! What is on the wire: how a connection gets into a room, how a message is sent, and where it is in what comes back.
+//! The protocols: how a connection joins a room, how it sends a message, and how it reads what the server sends.
 
 mod centrifugo;
 mod plain;
 
-use crate::client::message::Texts;
+use crate::client::message::TextCodec;
 use crate::result::Wire;
 pub use centrifugo::Centrifugo;
 use memchr::memmem;
 pub use plain::Plain;
 use std::cell::Cell;
 
-/// Where a subscription stands in a stored room.
+/// A position in the history of a stored room.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     pub epoch: String,
     pub offset: u64,
 }
 
-/// What a server says.
+/// Something that a server sent.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Said<'a> {
-    /// The connection is in the room. In a stored one: where it stands, and whether it was taken up where it asked for.
+pub enum ServerEvent<'a> {
+    /// The connection has joined the room. In a stored room, `position` is where it starts; if it asked to recover,
+    /// `recovered` says whether the server could.
     Joined { position: Option<Position>, recovered: Option<bool> },
-    /// A message to the room, and its offset where it is stored.
+    /// A message to the room. It has an offset if the room is stored.
     Message { text: &'a [u8], offset: Option<u64> },
-    /// The sender's own message of this number was taken.
+    /// The server accepted this sender's message with this number.
     Acknowledged { number: u32 },
-    /// Something right was refused.
-    Refused { why: String },
-    /// To be answered with this text.
-    Answer(&'static [u8]),
-    /// Nothing of interest.
+    /// The server rejected a valid command.
+    Refused { reason: String },
+    /// A ping that must be answered with `reply`.
+    Ping { reply: &'static [u8] },
+    /// Anything else, to be ignored.
     Other,
 }
 
-/// How the connections of a run talk.
+/// The protocol that the connections of a run speak.
 #[derive(Clone, Debug)]
 pub enum Dialect {
-    /// Texts verbatim. They come back to the sender, and nothing else ever comes. Where a server is told to fill its
-    /// frames up, spaces follow texts of this length.
-    Verbatim {
-        filled_from: Option<usize>,
+    /// Each frame is the text of a message, and members receive nothing else.
+    Raw {
+        /// The length from which texts are padded with spaces, if the server pads its frames.
+        padded_from: Option<usize>,
     },
     Plain(Plain),
     Centrifugo(Centrifugo),
 }
 
 impl Dialect {
-    pub fn new(wire: Wire, texts: &Texts, is_filled: bool) -> Dialect {
+    pub fn new(wire: Wire, codec: &TextCodec, is_padded: bool) -> Dialect {
         match wire {
-            Wire::Raw => Dialect::Verbatim { filled_from: is_filled.then(|| texts.length()) },
-            Wire::Plain => Dialect::Plain(Plain::new(texts.length())),
-            Wire::Centrifugo => Dialect::Centrifugo(Centrifugo::new(texts.length())),
+            Wire::Raw => Dialect::Raw { padded_from: is_padded.then(|| codec.length()) },
+            Wire::Plain => Dialect::Plain(Plain::new(codec.length())),
+            Wire::Centrifugo => Dialect::Centrifugo(Centrifugo::new(codec.length())),
         }
     }
 
-    /// Whether a message that was sent is acknowledged by an answer; otherwise it is by its coming back.
-    pub fn has_answers(&self) -> bool {
+    /// Whether commands get replies. Otherwise a sender's own message, coming back, is the acknowledgement.
+    pub fn has_replies(&self) -> bool {
         matches!(self, Dialect::Centrifugo(_))
     }
 
-    /// What is sent once the upgrade is answered. `None`: the connection is in the room already, or is told so unasked.
-    pub fn greeting(&self, token: &str, channel: &str, since: Option<&Position>) -> Option<Vec<u8>> {
+    /// What the client sends after the upgrade to join a room. `None` if the upgrade request itself asked for that.
+    pub fn opening_commands(&self, token: &str, channel: &str, since: Option<&Position>) -> Option<Vec<u8>> {
         match self {
-            Dialect::Verbatim { .. } | Dialect::Plain(_) => None,
-            Dialect::Centrifugo(_) => Some(centrifugo::greeting(token, channel, since)),
+            Dialect::Raw { .. } | Dialect::Plain(_) => None,
+            Dialect::Centrifugo(_) => Some(centrifugo::opening_commands(token, channel, since)),
         }
     }
 
-    /// Whether the answer to the upgrade says all that there is to say.
-    pub fn is_in_at_once(&self) -> bool {
-        matches!(self, Dialect::Verbatim { .. })
+    /// Whether a connection has joined its room as soon as the upgrade is accepted.
+    pub fn joins_on_upgrade(&self) -> bool {
+        matches!(self, Dialect::Raw { .. })
     }
 
-    /// Writes the frame of a message.
+    /// Appends the payload of a frame that publishes a message.
     pub fn publish(&self, out: &mut Vec<u8>, channel: &str, number: u32, text: &[u8]) {
         match self {
-            Dialect::Verbatim { .. } => out.extend_from_slice(text),
+            Dialect::Raw { .. } => out.extend_from_slice(text),
             Dialect::Plain(_) => plain::publish(out, number, text),
             Dialect::Centrifugo(_) => centrifugo::publish(out, channel, number, text),
         }
     }
 
-    /// The commands with which a connection leaves a channel, enters one, and reads its newest history. Only the
-    /// Centrifugo protocol has them; others are sent nothing.
-    pub fn leave(&self, channel: &str) -> Vec<u8> {
-        self.command(|| centrifugo::leave(channel))
+    /// The command to unsubscribe from a channel. Like the next two, it is empty in protocols without commands.
+    pub fn unsubscribe(&self, channel: &str) -> Vec<u8> {
+        self.command(|| centrifugo::unsubscribe(channel))
     }
 
-    pub fn enter(&self, channel: &str, since: Option<&Position>) -> Vec<u8> {
-        self.command(|| centrifugo::enter(channel, since))
+    /// The command to subscribe to a channel, recovering from `since` if it is given.
+    pub fn subscribe(&self, channel: &str, since: Option<&Position>) -> Vec<u8> {
+        self.command(|| centrifugo::subscribe(channel, since))
     }
 
+    /// The command to read the newest `limit` publications of a channel.
     pub fn history(&self, channel: &str, limit: u32) -> Vec<u8> {
         self.command(|| centrifugo::history(channel, limit))
     }
 
     fn command(&self, write: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
-        if self.has_answers() { write() } else { Vec::new() }
+        if self.has_replies() { write() } else { Vec::new() }
     }
 
-    /// Reads a frame, which may say several things.
+    /// Reads a frame and calls `on_event` for each event in it.
     #[inline]
-    pub fn read<'a>(&self, frame: &'a [u8], mut hear: impl FnMut(Said<'a>)) {
+    pub fn read<'a>(&self, frame: &'a [u8], mut on_event: impl FnMut(ServerEvent<'a>)) {
         match self {
-            Dialect::Verbatim { filled_from } => {
-                let text = filled_from.and_then(|length| frame.split_at_checked(length));
+            Dialect::Raw { padded_from } => {
+                let text = padded_from.and_then(|length| frame.split_at_checked(length));
                 let text =
                     text.filter(|(_, rest)| rest.iter().all(|byte| *byte == b' ')).map_or(frame, |(text, _)| text);
-                hear(Said::Message { text, offset: None });
+                on_event(ServerEvent::Message { text, offset: None });
             }
-            Dialect::Plain(plain) => hear(plain.read(frame)),
+            Dialect::Plain(plain) => on_event(plain.read(frame)),
             Dialect::Centrifugo(centrifugo) => {
                 let mut rest = frame;
                 while !rest.is_empty() {
                     let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
-                    let (line, behind) = rest.split_at(end);
+                    let (line, after) = rest.split_at(end);
                     if !line.is_empty() {
-                        hear(centrifugo.read(line));
+                        on_event(centrifugo.read(line));
                     }
-                    rest = behind.get(1..).unwrap_or_default();
+                    rest = after.get(1..).unwrap_or_default();
                 }
             }
         }
@@ -128,12 +130,12 @@ impl Dialect {
 
 const TEXT: &[u8] = br#""text":""#;
 
-/// Finds the text of a message and its offset without a JSON parser: texts have one length and nothing in them that
-/// JSON escapes. Whoever finds nothing parses.
+/// Finds the text and the offset of a message without a JSON parser. This works because all texts have the same length
+/// and contain nothing that JSON escapes. When it finds nothing, the caller falls back to a parser.
 #[derive(Clone, Debug)]
 struct Scanner {
     text: memmem::Finder<'static>,
-    /// Where the latest text was: mostly the next one is there as well.
+    /// Where the previous text began. The next one usually begins there too.
     latest: Cell<usize>,
     offset: memmem::Finder<'static>,
     length: usize,
@@ -145,7 +147,7 @@ impl Scanner {
         Scanner { text, latest: Cell::new(0), offset: memmem::Finder::new(br#""offset":"#), length }
     }
 
-    /// The text in this JSON, and what is before and behind it.
+    /// Splits the JSON into what is before the text, the text, and what is after it.
     #[inline]
     fn text<'a>(&self, json: &'a [u8]) -> Option<(&'a [u8], &'a [u8], &'a [u8])> {
         let latest = self.latest.get();
@@ -162,14 +164,14 @@ impl Scanner {
         (memchr::memchr2(b'"', b'\\', text).is_none()).then_some((&json[..begin], text, &rest[self.length..]))
     }
 
-    /// The number behind the name "offset".
+    /// The value of the first field "offset".
     #[inline]
     fn offset(&self, json: &[u8]) -> Option<u64> {
         number(&json[self.offset.find(json)? + br#""offset":"#.len()..])
     }
 }
 
-/// The number that these bytes begin with.
+/// The decimal number at the start of these bytes.
 #[inline]
 fn number(bytes: &[u8]) -> Option<u64> {
     let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();

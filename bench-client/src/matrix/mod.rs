@@ -1,9 +1,9 @@
-//! Servers side by side: works by rounds, and the bars that they decide.
+//! The comparison of servers: workloads, the runs of each round, and the bars that the results must meet.
 
 pub mod bars;
-pub mod figure;
 #[cfg(test)]
-pub mod made_up;
-pub mod rounds;
+pub mod fixtures;
+pub mod metric;
+pub mod runner;
 pub mod schedule;
-pub mod works;
+pub mod workloads;

@@ -1,11 +1,11 @@
-//! The report as one page that needs nothing else.
+//! The report as a single HTML page without external resources.
 
-use super::svg::{self, Axis, Bar, Line, Scale, escape, short, tone};
+use super::svg::{self, Axis, ChartBar, Line, Scale, escape, series_class, short};
 use super::table::{self, Table};
-use super::{machine_in_words, measured};
+use super::{describe_machine, measured};
 use crate::matrix::bars::{self, Outcome, Verdict};
-use crate::matrix::figure::{self, Entry, Figure, bytes, duration};
-use crate::matrix::works::{self, Curve, Part, Work};
+use crate::matrix::metric::{self, Entry, Metric, bytes, duration};
+use crate::matrix::workloads::{self, Curve, Part, Workload};
 use crate::result::{Latency, Results, Run};
 use std::fmt::Write as _;
 
@@ -22,49 +22,50 @@ pub fn page(results: &Results) -> String {
         page,
         "<header><h1>Uproar, measured</h1>\n<p class=\"lead\">{}</p>\n<p class=\"quiet\">{}</p></header>",
         summary(&outcomes),
-        escape(&machine_in_words(results)),
+        escape(&describe_machine(results)),
     );
     page.push_str(&bars_section(&outcomes));
-    section(&mut page, "CPU per delivery", HOW_COSTS, &costs(results));
-    section(&mut page, "Latency", HOW_LATENCIES, &latencies(results));
-    section(&mut page, "Growth", HOW_GROWTH, &growth(results));
-    section(&mut page, "Memory", HOW_MEMORY, &memory(results));
+    section(&mut page, "CPU per delivery", ABOUT_COSTS, &costs(results));
+    section(&mut page, "Latency", ABOUT_LATENCIES, &latencies(results));
+    section(&mut page, "Growth", ABOUT_GROWTH, &growth(results));
+    section(&mut page, "Memory", ABOUT_MEMORY, &memory(results));
     let tables: String = measured(results)
         .iter()
-        .map(|work| {
-            let shape = results.runs.iter().find(|run| run.work == work.name);
-            let shape = shape.map(|run| table::shape_in_words(&run.shape)).unwrap_or_default();
-            let table = html_table(&table::of_work(results, &work.name));
-            format!("<h3>{}</h3>\n<p class=\"quiet\">{}</p>\n{table}", escape(&work.title), escape(&shape))
+        .map(|workload| {
+            let shape = results.runs.iter().find(|run| run.workload == workload.name);
+            let shape = shape.map(|run| table::describe_shape(&run.shape)).unwrap_or_default();
+            let table = html_table(&table::workload_table(results, &workload.name));
+            format!("<h3>{}</h3>\n<p class=\"quiet\">{}</p>\n{table}", escape(&workload.title), escape(&shape))
         })
         .collect();
-    section(&mut page, "All figures", HOW_FIGURES, &tables);
-    section(&mut page, "Measured on", "", &machine(results));
+    section(&mut page, "All results", ABOUT_RESULTS, &tables);
+    section(&mut page, "Machine", "", &machine(results));
     page.push_str("</main>\n</body>\n</html>\n");
     page
 }
 
-const HOW_COSTS: &str = "The server’s CPU time for one message to one receiver. Bars are medians of the rounds, the \
-    lines over them go from the least to the greatest. <code>floor</code> is a bare epoll loop that sends a prepared \
-    buffer.";
-const HOW_LATENCIES: &str = "From the time at which a message was to be sent, so a server that stalls is charged for \
-    what waited meanwhile. The round whose 99th percentile is the median.";
-const HOW_GROWTH: &str = "Medians of the rounds, both axes logarithmic. The ratio to <code>floor</code> at the same \
-    size is what may not grow.";
-const HOW_MEMORY: &str = "Of the server’s process, for each idle connection.";
-const HOW_FIGURES: &str = "Medians of the rounds, the least and the greatest in brackets. Ratios are of the two servers \
-    in the same round. A run that lost, repeated or reordered a message is void and has no figures.";
+const ABOUT_COSTS: &str = "The server’s CPU time to deliver one message to one receiver: less is better. The charts \
+    show the median of all rounds; the thin lines reach from the lowest to the highest round. <code>floor</code> is a \
+    bare epoll loop that sends a prepared buffer.";
+const ABOUT_LATENCIES: &str = "Measured from the time a message was due, so a server that stalls is charged for every \
+    message that waited. Each line shows the round whose 99th percentile is the median of all rounds.";
+const ABOUT_GROWTH: &str = "Medians of all rounds; both axes are logarithmic. What must not grow is the ratio to \
+    <code>floor</code> at the same size.";
+const ABOUT_MEMORY: &str = "What each idle connection adds to the memory of the server’s process and of the kernel.";
+const ABOUT_RESULTS: &str = "Medians of all rounds, with the lowest and the highest value below. A ratio compares two \
+    servers in the same round. A run in which the server lost, repeated, reordered or changed a message is void and \
+    has no results.";
 
-/// Nothing where there is no content.
-fn section(page: &mut String, title: &str, how: &str, content: &str) {
+/// Appends a section, unless it has no content.
+fn section(page: &mut String, title: &str, about: &str, content: &str) {
     if content.is_empty() {
         return;
     }
-    let how = if how.is_empty() { String::new() } else { format!("<p class=\"quiet\">{how}</p>\n") };
-    let _ = writeln!(page, "<section>\n<h2>{title}</h2>\n{how}{content}</section>");
+    let about = if about.is_empty() { String::new() } else { format!("<p class=\"quiet\">{about}</p>\n") };
+    let _ = writeln!(page, "<section>\n<h2>{title}</h2>\n{about}{content}</section>");
 }
 
-/// In one sentence.
+/// Counts the verdicts in one sentence.
 fn summary(outcomes: &[Outcome]) -> String {
     let count = |wanted: fn(&Verdict) -> bool| outcomes.iter().filter(|outcome| wanted(&outcome.verdict)).count();
     let met = count(|it| *it == Verdict::Met);
@@ -72,7 +73,7 @@ fn summary(outcomes: &[Outcome]) -> String {
     let close = count(|it| *it == Verdict::WithinTheSpread);
     let mut text = format!("{met} of {} bars met", outcomes.len());
     for (count, what) in
-        [(count(|it| *it == Verdict::Missed), "not met"), (close, "within the spread"), (not_measured, "not measured")]
+        [(count(|it| *it == Verdict::Missed), "not met"), (close, "undecided"), (not_measured, "not measured")]
     {
         if count > 0 {
             let _ = write!(text, ", {count} {what}");
@@ -83,47 +84,47 @@ fn summary(outcomes: &[Outcome]) -> String {
 
 fn bars_section(outcomes: &[Outcome]) -> String {
     let mut html = String::from("<section>\n<h2>Bars</h2>\n<div class=\"bars\" role=\"table\">\n");
-    let mut work = "";
+    let mut workload = "";
     for outcome in outcomes {
-        if outcome.work != work {
-            work = outcome.work;
-            let _ = writeln!(html, "<h3>{}</h3>", escape(&capital(work)));
+        if outcome.workload != workload {
+            workload = outcome.workload;
+            let _ = writeln!(html, "<h3>{}</h3>", escape(&capitalize(workload)));
         }
         let (class, verdict) = match &outcome.verdict {
             Verdict::Met => ("met", "✓ met"),
             Verdict::Missed => ("missed", "✗ not met"),
-            Verdict::WithinTheSpread => ("close", "≈ within the spread"),
+            Verdict::WithinTheSpread => ("close", "≈ undecided"),
             Verdict::NotMeasured(_) => ("unknown", "– not measured"),
         };
-        let mut says: Vec<String> = Vec::new();
+        let mut remarks: Vec<String> = Vec::new();
         match &outcome.verdict {
-            Verdict::NotMeasured(why) => says.push(why.clone()),
-            Verdict::WithinTheSpread => says.push(outcome.verdict.words()),
+            Verdict::NotMeasured(reason) => remarks.push(reason.clone()),
+            Verdict::WithinTheSpread => remarks.push(outcome.verdict.describe()),
             Verdict::Met | Verdict::Missed => {}
         }
-        says.extend(outcome.note.clone());
-        says.extend(outcome.reason.map(str::to_owned));
-        let says = if says.is_empty() {
+        remarks.extend(outcome.note.clone());
+        remarks.extend(outcome.reason.map(str::to_owned));
+        let remarks = if remarks.is_empty() {
             String::new()
         } else {
-            format!("<span class=\"says\">{}</span>", escape(&capital(&says.join("; "))))
+            format!("<span class=\"remarks\">{}</span>", escape(&capitalize(&remarks.join("; "))))
         };
         let _ = writeln!(
             html,
             "<div class=\"bar\" role=\"row\"><span class=\"what\" role=\"cell\">{}</span>\
-             <span class=\"limit\" role=\"cell\">{}</span><span class=\"figure\" role=\"cell\">{}</span>\
-             <span class=\"verdict {class}\" role=\"cell\">{verdict}</span>{says}</div>",
-            escape(&capital(outcome.what)),
+             <span class=\"limit\" role=\"cell\">{}</span><span class=\"measured\" role=\"cell\">{}</span>\
+             <span class=\"verdict {class}\" role=\"cell\">{verdict}</span>{remarks}</div>",
+            escape(&capitalize(outcome.what)),
             escape(&outcome.limit),
-            figure_of(outcome),
+            measured_html(outcome),
         );
     }
     html.push_str("</div>\n</section>\n");
     html
 }
 
-/// The median, and the spread smaller behind it.
-fn figure_of(outcome: &Outcome) -> String {
+/// The median, followed by the spread in small print.
+fn measured_html(outcome: &Outcome) -> String {
     match outcome.measured.split_once(" (") {
         Some((median, spread)) => {
             format!("<b>{}</b> <small>{}</small>", escape(median), escape(spread.trim_end_matches(')')))
@@ -132,9 +133,9 @@ fn figure_of(outcome: &Outcome) -> String {
     }
 }
 
-fn capital(text: &str) -> String {
+fn capitalize(text: &str) -> String {
     let mut letters = text.chars();
-    // Names of things and programs keep theirs.
+    // Names of metrics and programs keep their case.
     let kept = ["p50", "p99", "floor", "axum", "fastwebsockets", "make", "node", "bun", "uproar"];
     match letters.next() {
         Some(first) if !kept.iter().any(|name| text.starts_with(name)) => first.to_uppercase().chain(letters).collect(),
@@ -142,9 +143,11 @@ fn capital(text: &str) -> String {
     }
 }
 
-fn figure_with(title: &str, plot: &str, legend: &[String]) -> String {
-    let keys: String =
-        legend.iter().map(|name| format!("<li class=\"{}\"><i></i>{}</li>", tone(name), escape(name))).collect();
+fn html_figure(title: &str, plot: &str, legend: &[String]) -> String {
+    let keys: String = legend
+        .iter()
+        .map(|name| format!("<li class=\"{}\"><i></i>{}</li>", series_class(name), escape(name)))
+        .collect();
     let keys = if legend.len() > 1 { format!("<ul class=\"legend\">{keys}</ul>") } else { String::new() };
     format!("<figure><figcaption>{}</figcaption>{keys}{plot}</figure>\n", escape(title))
 }
@@ -154,21 +157,21 @@ fn plots(plots: &[String]) -> String {
 }
 
 fn costs(results: &Results) -> String {
-    let works = ["fanout-room", "fanout-rooms", "echo", "centrifugo-room", "centrifugo-rooms", "shards"];
-    let of_work = |work: &Work| {
-        let entry = |server| Entry { work: &work.name, server };
-        let bars: Vec<Bar> = table::servers(results, &work.name)
+    let workloads = ["fanout-room", "fanout-rooms", "echo", "centrifugo-room", "centrifugo-rooms", "shards"];
+    let of_work = |workload: &Workload| {
+        let entry = |server| Entry { workload: &workload.name, server };
+        let bars: Vec<ChartBar> = table::servers(results, &workload.name)
             .into_iter()
             .filter_map(|server| {
-                let spread = figure::over_rounds(results, entry(server), Figure::CpuPerDelivery)?;
-                Some(Bar { name: server.into(), spread })
+                let spread = metric::over_rounds(results, entry(server), Metric::CpuPerDelivery)?;
+                Some(ChartBar { name: server.into(), spread })
             })
             .collect();
-        let plot = svg::bars(&work.title, &bars, |value| Figure::CpuPerDelivery.show(value));
-        (!bars.is_empty()).then(|| figure_with(&work.title, &plot, &[]))
+        let plot = svg::bar_chart(&workload.title, &bars, |value| Metric::CpuPerDelivery.show(value));
+        (!bars.is_empty()).then(|| html_figure(&workload.title, &plot, &[]))
     };
-    let works = measured(results).into_iter().filter(|work| works.contains(&work.name.as_str()));
-    plots(&works.filter_map(|work| of_work(&work)).collect::<Vec<_>>())
+    let workloads = measured(results).into_iter().filter(|workload| workloads.contains(&workload.name.as_str()));
+    plots(&workloads.filter_map(|workload| of_work(&workload)).collect::<Vec<_>>())
 }
 
 fn latencies(results: &Results) -> String {
@@ -180,16 +183,16 @@ fn latencies(results: &Results) -> String {
         ("open-room", "to the last member", to_last),
         ("open-room", "to the acknowledgement", to_sender),
         ("fanout-rooms", "to each member", to_receivers),
-        ("echo", "there and back", to_receivers),
+        ("echo", "round trip", to_receivers),
         ("durable-half", "to the acknowledgement", to_sender),
     ];
-    let works = measured(results);
+    let workloads = measured(results);
     let made = wanted.into_iter().filter_map(|(name, what, pick)| {
-        let work = works.iter().find(|work| work.name == name)?;
+        let workload = workloads.iter().find(|workload| workload.name == name)?;
         let series: Vec<Line> = table::servers(results, name)
             .into_iter()
             .filter_map(|server| {
-                let runs = figure::valid(results, Entry { work: name, server });
+                let runs = metric::valid(results, Entry { workload: name, server });
                 let mut latencies: Vec<&Latency> = runs.into_iter().filter_map(pick).collect();
                 latencies.sort_by(|one, other| one.p99.total_cmp(&other.p99));
                 let points = latencies.get(latencies.len() / 2)?.curve.clone();
@@ -207,29 +210,29 @@ fn latencies(results: &Results) -> String {
         };
         let y = Axis { name: "latency", scale: y, ticks: None, show: short_duration };
         let names: Vec<String> = series.iter().map(|line| line.name.clone()).collect();
-        let plot = svg::lines(&x, &y, &series, None, false);
-        Some(figure_with(&format!("{}, {what}", work.title), &plot, &names))
+        let plot = svg::line_chart(&x, &y, &series, None, false);
+        Some(html_figure(&format!("{}, {what}", workload.title), &plot, &names))
     });
     plots(&made.collect::<Vec<_>>())
 }
 
-/// Of the works on a curve, by their size.
-fn points(curve: Curve) -> Vec<(u32, String)> {
-    works::of_curves()
+/// The sizes and names of the workloads on a curve.
+fn curve_points(curve: Curve) -> Vec<(u32, String)> {
+    workloads::additional()
         .into_iter()
-        .filter_map(|work| match work.part {
-            Part::Curve { curve: of, size } if of == curve => Some((size, work.name)),
+        .filter_map(|workload| match workload.part {
+            Part::Curve { curve: of, size } if of == curve => Some((size, workload.name)),
             _ => None,
         })
         .collect()
 }
 
-/// A line a server of a figure along a curve, where two points at least were measured.
-fn along(results: &Results, curve: Curve, figure: Figure) -> Vec<Line> {
-    let points = points(curve);
+/// One line per server: a metric along a curve, for servers with at least two points.
+fn lines_along(results: &Results, curve: Curve, metric: Metric) -> Vec<Line> {
+    let points = curve_points(curve);
     let mut servers: Vec<&str> = Vec::new();
-    for (_, work) in &points {
-        for server in table::servers(results, work) {
+    for (_, workload) in &points {
+        for server in table::servers(results, workload) {
             if !servers.contains(&server) {
                 servers.push(server);
             }
@@ -239,8 +242,8 @@ fn along(results: &Results, curve: Curve, figure: Figure) -> Vec<Line> {
         name: server.into(),
         points: points
             .iter()
-            .filter_map(|(size, work)| {
-                let spread = figure::over_rounds(results, Entry { work, server }, figure)?;
+            .filter_map(|(size, workload)| {
+                let spread = metric::over_rounds(results, Entry { workload, server }, metric)?;
                 Some((f64::from(*size), spread.median))
             })
             .collect(),
@@ -255,38 +258,45 @@ fn curve_plot(
     lines: &[Line],
     bound: Option<f64>,
 ) -> Option<String> {
-    let sizes: Vec<f64> = points(x.1).into_iter().map(|(size, _)| f64::from(size)).collect();
+    let sizes: Vec<f64> = curve_points(x.1).into_iter().map(|(size, _)| f64::from(size)).collect();
     let scale = Scale::Log { min: *sizes.first()?, max: *sizes.last()? };
     let values = lines.iter().flat_map(|line| line.points.iter().map(|(_, value)| *value)).chain(bound);
     let y = Axis { name: y.0, scale: Scale::log(values)?, ticks: None, show: y.1 };
     let x = Axis { name: x.0, scale, ticks: Some(sizes), show: short };
     let names: Vec<String> = lines.iter().map(|line| line.name.clone()).collect();
-    (!lines.is_empty()).then(|| figure_with(title, &svg::lines(&x, &y, lines, bound, true), &names))
+    (!lines.is_empty()).then(|| html_figure(title, &svg::line_chart(&x, &y, lines, bound, true), &names))
 }
 
 fn growth(results: &Results) -> String {
     let mut made = Vec::new();
     for (curve, x, of_what) in
-        [(Curve::Members, "members", "a room grows"), (Curve::Rooms, "rooms", "rooms become more")]
+        [(Curve::Members, "members", "a room grows"), (Curve::Rooms, "rooms", "the number of rooms grows")]
     {
-        for (figure, what, show) in [
-            (Figure::CpuPerDelivery, "CPU per delivery", short_duration as fn(f64) -> String),
-            (Figure::DeliveriesPerSecond, "deliveries/s", short as fn(f64) -> String),
+        for (metric, what, show) in [
+            (Metric::CpuPerDelivery, "CPU per delivery", short_duration as fn(f64) -> String),
+            (Metric::DeliveriesPerSecond, "deliveries/s", short as fn(f64) -> String),
         ] {
-            let lines = along(results, curve, figure);
-            made.extend(curve_plot(&format!("{} as {of_what}", capital(what)), (x, curve), (what, show), &lines, None));
+            let lines = lines_along(results, curve, metric);
+            made.extend(curve_plot(
+                &format!("{} as {of_what}", capitalize(what)),
+                (x, curve),
+                (what, show),
+                &lines,
+                None,
+            ));
         }
-        let ratios: Vec<(f64, f64)> = points(curve)
+        let ratios: Vec<(f64, f64)> = curve_points(curve)
             .into_iter()
-            .filter_map(|(size, work)| {
-                let (of, to) = (Entry { work: &work, server: "uproar" }, Entry { work: &work, server: "floor" });
-                Some((f64::from(size), figure::ratio(results, Figure::CpuPerDelivery, of, to)?.median))
+            .filter_map(|(size, workload)| {
+                let (of, to) =
+                    (Entry { workload: &workload, server: "uproar" }, Entry { workload: &workload, server: "floor" });
+                Some((f64::from(size), metric::ratio(results, Metric::CpuPerDelivery, of, to)?.median))
             })
             .collect();
         let bound = ratios.first().map(|(_, first)| first * 1.2);
         let line = Line { name: x.into(), points: ratios };
         let lines: Vec<Line> = Some(line).filter(|line| line.points.len() > 1).into_iter().collect();
-        let title = format!("Ratio to floor as {of_what}; dashed: what it may grow to");
+        let title = format!("Ratio to floor as {of_what} (dashed: limit)");
         made.extend(curve_plot(&title, (x, curve), ("CPU per delivery, ratio", short), &lines, bound));
     }
     plots(&made)
@@ -295,13 +305,13 @@ fn growth(results: &Results) -> String {
 fn memory(results: &Results) -> String {
     let x = ("connections", Curve::Connections);
     let made = [
-        (Figure::RssPerConnection, "RSS per connection"),
-        (Figure::KernelPerConnection, "kernel memory per connection, both ends"),
+        (Metric::RssPerConnection, "RSS per connection"),
+        (Metric::KernelPerConnection, "kernel memory per connection, for both ends"),
     ]
     .into_iter()
-    .filter_map(|(figure, what)| {
-        let lines = along(results, Curve::Connections, figure);
-        curve_plot(&capital(what), x, ("bytes", short_bytes), &lines, None)
+    .filter_map(|(metric, what)| {
+        let lines = lines_along(results, Curve::Connections, metric);
+        curve_plot(&capitalize(what), x, ("bytes", short_bytes), &lines, None)
     });
     plots(&made.collect::<Vec<_>>())
 }
@@ -330,7 +340,8 @@ fn html_table(table: &Table) -> String {
     let rows: String = table.rows.iter().map(|row| format!("<tr>{}</tr>\n", cells(row, "td"))).collect();
     let headings = cells(&table.headings, "th");
     format!(
-        "<div class=\"wide\" tabindex=\"0\"><table><thead><tr>{headings}</tr></thead><tbody>\n{rows}</tbody></table></div>\n"
+        "<div class=\"wide\" tabindex=\"0\"><table><thead><tr>{headings}</tr></thead>\
+         <tbody>\n{rows}</tbody></table></div>\n"
     )
 }
 
@@ -344,23 +355,23 @@ fn machine(results: &Results) -> String {
     item("Cores", &machine.cores.to_string());
     item("Memory", &bytes(machine.memory_bytes as f64));
     item("Kernel", &machine.kernel);
-    item("Time", &date(results.begun));
+    item("Time", &date(results.started_unix_s));
     for (name, version) in &machine.versions {
         item(name, version);
     }
     for (name, limit) in &machine.limits {
         item(name, limit);
     }
-    for (server, why) in &results.skipped {
-        item(&format!("Without {server}"), why);
+    for (server, reason) in &results.skipped {
+        item(&format!("{server} skipped"), reason);
     }
     let busiest = results.runs.iter().map(|run| run.client_cpu_share).fold(0.0, f64::max);
-    item("Load’s busiest core", &format!("{:.0} % at most", busiest * 100.0));
+    item("Busiest load thread", &format!("{:.0} % of its core", busiest * 100.0));
     html.push_str("</dl>\n");
     html
 }
 
-/// Day, and time in UTC, of seconds since 1970.
+/// Formats seconds since 1970 as date and time in UTC.
 fn date(seconds: u64) -> String {
     let (mut days, minutes) = (seconds / 86_400, seconds % 86_400 / 60);
     let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
@@ -381,17 +392,17 @@ fn date(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::matrix::made_up;
+    use crate::matrix::fixtures;
 
-    /// Every work of the matrix, five rounds.
+    /// Five rounds of every workload.
     fn full() -> Results {
-        let mut results = made_up::results();
-        for work in works::of_bars().into_iter().chain(works::of_curves()) {
-            for (at, entrant) in work.entrants.iter().enumerate() {
+        let mut results = fixtures::results();
+        for workload in workloads::for_bars().into_iter().chain(workloads::additional()) {
+            for (at, entrant) in workload.entrants.iter().enumerate() {
                 for round in 1..=5 {
-                    let mut run = made_up::cpu(&work.name, &entrant.server, round, 1.0 + at as f64);
-                    run.last_latency = Some(made_up::latency(100.0));
-                    run.ack_latency = Some(made_up::latency(50.0));
+                    let mut run = fixtures::cpu(&workload.name, &entrant.server, round, 1.0 + at as f64);
+                    run.last_latency = Some(fixtures::latency(100.0));
+                    run.ack_latency = Some(fixtures::latency(50.0));
                     results.runs.push(run);
                 }
             }
@@ -400,9 +411,9 @@ mod tests {
     }
 
     #[test]
-    fn the_page_has_every_part_and_needs_nothing_else() {
+    fn the_page_has_every_section_and_no_external_resources() {
         let page = page(&full());
-        for part in ["Bars", "CPU per delivery", "Latency", "Growth", "Memory", "All figures", "Measured on"] {
+        for part in ["Bars", "CPU per delivery", "Latency", "Growth", "Memory", "All results", "Machine"] {
             assert!(page.contains(&format!("<h2>{part}</h2>")), "{part}");
         }
         for outside in ["http:", "https:", "<script", "<link", "src=", "url(", "@import"] {
@@ -411,8 +422,8 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_nobody_measured_is_left_out() {
-        let page = page(&made_up::results());
+    fn sections_without_results_are_omitted() {
+        let page = page(&fixtures::results());
         assert!(page.contains("<h2>Bars</h2>") && !page.contains("<h2>Growth</h2>"));
     }
 
@@ -427,13 +438,13 @@ mod tests {
     }
 
     #[test]
-    fn numbers_never_come_out_as_none() {
+    fn the_page_has_no_nan_and_no_infinity() {
         let page = page(&full());
         assert!(!page.contains("NaN") && !page.contains(">inf"));
     }
 
     #[test]
-    fn times_are_days() {
+    fn dates_are_formatted_across_leap_years() {
         assert_eq!(date(0), "1970-01-01 00:00 UTC");
         assert_eq!(date(951_782_400 + 3_660), "2000-02-29 01:01 UTC");
         assert_eq!(date(1_798_761_599), "2026-12-31 23:59 UTC");

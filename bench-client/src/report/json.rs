@@ -1,4 +1,5 @@
-//! Raw results in JSON, with the bars judged. Bars are judged anew whenever results are read.
+//! Reads and writes `results.json`: the raw results and how they compare with the bars. Reading ignores the latter, as
+//! the bars are judged again.
 
 use crate::matrix::bars::{self, Outcome};
 use crate::result::Results;
@@ -14,19 +15,20 @@ struct Document<'a> {
     bars: &'a [Outcome],
 }
 
-/// Writes results so that the file is whole at any moment.
+/// Writes results. The file is replaced atomically.
 pub fn write(path: &Path, results: &Results) -> Result<()> {
     let bars = bars::judge(results);
-    let text = serde_json::to_string(&Document { results, bars: &bars }).context("results can't be JSON")?;
-    let beside = path.with_extension("json.part");
+    let text = serde_json::to_string(&Document { results, bars: &bars }).context("can't encode the results as JSON")?;
+    let part = path.with_extension("json.part");
     let name = || format!("can't write {}", path.display());
-    fs::write(&beside, text).with_context(name)?;
-    fs::rename(&beside, path).with_context(name)
+    fs::write(&part, text).with_context(name)?;
+    fs::rename(&part, path).with_context(name)
 }
 
-/// Reads results; of several files the rounds follow one another.
+/// Reads results. The rounds of several files are numbered consecutively.
 ///
-/// Fails where a file can't be read, is no such file, or was made on another machine or with another version of Uproar than the first.
+/// Fails if a file can't be read, has another format, or was made on another machine or with another version of Uproar
+/// than the first.
 pub fn read<P: AsRef<Path>>(paths: &[P]) -> Result<Results> {
     let mut all: Option<Results> = None;
     for path in paths {
@@ -48,9 +50,9 @@ fn append(all: &mut Results, more: Results) -> Result<()> {
         (machine.cpu.clone(), machine.cores, machine.kernel.clone(), machine.versions.get("uproar").cloned())
     };
     if identity(all) != identity(&more) {
-        bail!("it was measured on another machine, or with another Uproar: make a report of its own of it");
+        bail!("measured on another machine or with another version of Uproar; make a separate report of it");
     }
-    let before = *crate::matrix::figure::rounds(all).end();
+    let before = *crate::matrix::metric::rounds(all).end();
     all.runs.extend(more.runs.into_iter().map(|mut run| {
         run.round += before;
         run
@@ -59,7 +61,7 @@ fn append(all: &mut Results, more: Results) -> Result<()> {
         failure.round += before;
         failure
     }));
-    // What was left out of one of them was measured in the other.
+    // A server counts as skipped only if no file has it.
     all.skipped.retain(|server, _| more.skipped.contains_key(server));
     Ok(())
 }
@@ -67,15 +69,15 @@ fn append(all: &mut Results, more: Results) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::matrix::made_up;
+    use crate::matrix::fixtures;
 
     #[test]
-    fn results_are_read_as_they_were_written_and_rounds_follow_one_another() {
+    fn written_results_are_read_back_and_rounds_are_numbered_consecutively() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("results.json");
-        let mut results = made_up::results();
-        results.runs.push(made_up::cpu("fanout-room", "uproar", 1, 0.5));
-        results.runs.push(made_up::cpu("fanout-room", "uproar", 2, 0.5));
+        let mut results = fixtures::results();
+        results.runs.push(fixtures::cpu("fanout-room", "uproar", 1, 0.5));
+        results.runs.push(fixtures::cpu("fanout-room", "uproar", 2, 0.5));
         write(&path, &results).unwrap();
         let read = super::read(&[&path, &path]).unwrap();
         assert_eq!(read.runs.iter().map(|run| run.round).collect::<Vec<_>>(), [1, 2, 3, 4]);
@@ -84,15 +86,15 @@ mod tests {
     }
 
     #[test]
-    fn results_of_two_machines_make_no_report() {
-        let mut all = made_up::results();
-        let mut other = made_up::results();
+    fn results_of_different_machines_are_rejected() {
+        let mut all = fixtures::results();
+        let mut other = fixtures::results();
         other.machine.cpu = "Another CPU".into();
         assert!(append(&mut all, other).is_err());
     }
 
     #[test]
-    fn a_file_that_is_something_else_is_named() {
+    fn an_error_names_the_file_with_another_format() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("results.json");
         fs::write(&path, "{}").unwrap();

@@ -1,4 +1,4 @@
-//! Results for people: on a terminal, in Markdown, and as a page with plots.
+//! Reports: on a terminal, in Markdown, and as an HTML page with plots.
 
 pub mod html;
 pub mod json;
@@ -6,14 +6,14 @@ pub mod svg;
 pub mod table;
 
 use crate::matrix::bars;
-use crate::matrix::works::{self, Work};
+use crate::matrix::workloads::{self, Workload};
 use crate::result::Results;
 use anyhow::{Context, Result};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-/// Writes `report.html` and `bars.md` into a folder that is there.
+/// Writes `report.html` and `bars.md` into an existing folder.
 pub fn write_pages(folder: &Path, results: &Results) -> Result<()> {
     for (name, text) in [("report.html", html::page(results)), ("bars.md", markdown(results))] {
         let path = folder.join(name);
@@ -22,37 +22,42 @@ pub fn write_pages(folder: &Path, results: &Results) -> Result<()> {
     Ok(())
 }
 
-/// The bars and a short table of each work, in Markdown.
+/// The bars and a summary of each workload, in Markdown.
 pub fn markdown(results: &Results) -> String {
     let outcomes = bars::judge(results);
-    let mut text = format!("{}\n\n{}", machine_in_words(results), table::of_bars(&outcomes).to_markdown());
-    for work in measured(results) {
-        let _ = write!(text, "\n### {}\n\n{}", work.title, table::in_short(results, &work.name).to_markdown());
+    let mut text = format!("{}\n\n{}", describe_machine(results), table::bars_table(&outcomes).to_markdown());
+    for workload in measured(results) {
+        let _ = write!(
+            text,
+            "\n### {}\n\n{}",
+            workload.title,
+            table::workload_summary(results, &workload.name).to_markdown()
+        );
     }
     text
 }
 
-/// The bars and a table of each work, for a terminal.
+/// A table of each workload and the bars, for a terminal.
 pub fn text(results: &Results) -> String {
     let mut text = String::new();
-    for work in measured(results) {
-        let _ = writeln!(text, "{}\n{}", work.title, table::of_work(results, &work.name).to_text());
+    for workload in measured(results) {
+        let _ = writeln!(text, "{}\n{}", workload.title, table::workload_table(results, &workload.name).to_text());
     }
-    text + &table::of_bars(&bars::judge(results)).to_text()
+    text + &table::bars_table(&bars::judge(results)).to_text()
 }
 
-/// The works that results have, in the matrix's order.
-fn measured(results: &Results) -> Vec<Work> {
-    let mut works = works::of_bars();
-    works.extend(works::of_curves());
-    works.retain(|work| !table::servers(results, &work.name).is_empty());
-    works
+/// The workloads that have results, in the order in which they are measured.
+fn measured(results: &Results) -> Vec<Workload> {
+    let mut workloads = workloads::for_bars();
+    workloads.extend(workloads::additional());
+    workloads.retain(|workload| !table::servers(results, &workload.name).is_empty());
+    workloads
 }
 
 /// Such as `Some CPU, 2 cores, Linux 6.18, 5 rounds, uproar 0.1.0, bun 1.3.0`.
-fn machine_in_words(results: &Results) -> String {
+fn describe_machine(results: &Results) -> String {
     let machine = &results.machine;
-    let rounds = crate::matrix::figure::rounds(results).end().to_owned();
+    let rounds = crate::matrix::metric::rounds(results).end().to_owned();
     let mut words = vec![
         machine.cpu.clone(),
         counted(machine.cores as u64, "core"),

@@ -1,9 +1,9 @@
-//! Scales, and plots as SVG. Colours and fonts are the page's.
+//! Plots as SVG. Colours and fonts come from the page's style sheet.
 
-use crate::matrix::figure::{Spread, three_digits};
+use crate::matrix::metric::{Spread, three_digits};
 use std::fmt::Write as _;
 
-/// Text that HTML takes as text, in attributes too.
+/// Escapes text for HTML, including attributes.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
@@ -19,7 +19,7 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
-/// From values to a length of an axis.
+/// Maps values to positions on an axis.
 #[derive(Clone, Copy, Debug)]
 pub enum Scale {
     /// From zero.
@@ -30,14 +30,15 @@ pub enum Scale {
         min: f64,
         max: f64,
     },
-    /// Percentiles: as far from 90 to 99 as from 99 to 99.9.
+    /// For percentiles, with the same distance from 90 to 99 as from 99 to 99.9.
     Percentile {
         max: f64,
     },
 }
 
 impl Scale {
-    /// The logarithmic one from the step of 1, 2 or 5 below the values to that above them. None without values above 0.
+    /// A logarithmic scale for these values, with both ends rounded outwards to 1, 2 or 5 times a power of ten. `None`
+    /// if no value is above 0.
     pub fn log(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let spread = Spread::of(values.into_iter().filter(|value| *value > 0.0))?;
         let steps = steps(spread.min, spread.max);
@@ -45,7 +46,7 @@ impl Scale {
         Some(Self::Log { min, max: if max > min { max } else { min * 2.0 } })
     }
 
-    /// Where a value lies, from 0 to 1.
+    /// The position of a value, from 0 to 1.
     pub fn at(self, value: f64) -> f64 {
         let nines = |share: f64| -(1.0 - share / 100.0).max(1e-9).log10();
         let at = match self {
@@ -56,7 +57,7 @@ impl Scale {
         at.clamp(0.0, 1.0)
     }
 
-    /// Values worth a line, at most seven or so.
+    /// The values to mark on the axis, about seven at most.
     fn ticks(self) -> Vec<f64> {
         match self {
             Self::Linear { max } => vec![0.0, max / 2.0, max],
@@ -73,7 +74,7 @@ impl Scale {
     }
 }
 
-/// Steps of 1, 2 and 5, from one at or below `min` to one at or above `max`.
+/// 1, 2 and 5 times powers of ten, from one at or below `min` to one at or above `max`.
 fn steps(min: f64, max: f64) -> Vec<f64> {
     let mut steps: Vec<f64> = Vec::new();
     let decades = min.log10().floor() as i32..=max.log10().ceil() as i32;
@@ -89,7 +90,7 @@ fn steps(min: f64, max: f64) -> Vec<f64> {
     steps
 }
 
-/// `500`, `2k`, `1.5M`.
+/// Formats a number with a unit prefix: `500`, `2k`, `1.5M`.
 pub fn short(value: f64) -> String {
     let trim = |value: f64, unit: &str| {
         let text = three_digits(value);
@@ -103,19 +104,20 @@ pub fn short(value: f64) -> String {
     }
 }
 
-/// A line of a plot.
+/// A line in a line chart.
 #[derive(Clone, Debug)]
 pub struct Line {
     pub name: String,
     pub points: Vec<(f64, f64)>,
 }
 
-/// What an axis shows, and how its values are written.
+/// An axis of a line chart.
 pub struct Axis {
     pub name: &'static str,
     pub scale: Scale,
-    /// In place of the scale's own.
+    /// Values to mark, instead of the scale's own choice.
     pub ticks: Option<Vec<f64>>,
+    /// Formats a value.
     pub show: fn(f64) -> String,
 }
 
@@ -125,7 +127,8 @@ impl Axis {
     }
 }
 
-// In units of the view box. At 400 pixels of a phone one is nearly a pixel, so letters keep their size.
+// Lengths are in units of the view box. On a phone about 400 pixels wide, a unit is nearly a pixel, so text keeps its
+// size.
 const WIDTH: f64 = 400.0;
 const LINES_HEIGHT: f64 = 250.0;
 const LEFT: f64 = 52.0;
@@ -133,8 +136,8 @@ const RIGHT: f64 = 14.0;
 const TOP: f64 = 22.0;
 const BOTTOM: f64 = 40.0;
 
-/// Lines over two axes. `bound` is a value that they ought to stay below. `dots` marks the points.
-pub fn lines(x: &Axis, y: &Axis, lines: &[Line], bound: Option<f64>, dots: bool) -> String {
+/// Draws a line chart. `bound` is a limit, drawn dashed. `dots` marks the points.
+pub fn line_chart(x: &Axis, y: &Axis, lines: &[Line], bound: Option<f64>, dots: bool) -> String {
     let across = |value: f64| LEFT + x.scale.at(value) * (WIDTH - LEFT - RIGHT);
     let up = |value: f64| LINES_HEIGHT - BOTTOM - y.scale.at(value) * (LINES_HEIGHT - TOP - BOTTOM);
     let mut svg = open(LINES_HEIGHT, &format!("{} against {}", y.name, x.name));
@@ -156,14 +159,17 @@ pub fn lines(x: &Axis, y: &Axis, lines: &[Line], bound: Option<f64>, dots: bool)
     for series in lines {
         let path: Vec<String> =
             series.points.iter().map(|(at, value)| format!("{:.1},{:.1}", across(*at), up(*value))).collect();
-        let tone = tone(&series.name);
+        let series_class = series_class(&series.name);
         let name = escape(&series.name);
-        let _ =
-            write!(svg, "<g class=\"{tone}\"><polyline points=\"{}\"><title>{name}</title></polyline>", path.join(" "));
+        let _ = write!(
+            svg,
+            "<g class=\"{series_class}\"><polyline points=\"{}\"><title>{name}</title></polyline>",
+            path.join(" ")
+        );
         for (at, value) in series.points.iter().filter(|_| dots) {
-            let says = escape(&format!("{}: {} at {}", series.name, (y.show)(*value), (x.show)(*at)));
+            let label = escape(&format!("{}: {} at {}", series.name, (y.show)(*value), (x.show)(*at)));
             let (at, value) = (across(*at), up(*value));
-            let _ = write!(svg, "<circle cx=\"{at:.1}\" cy=\"{value:.1}\" r=\"3.5\"><title>{says}</title></circle>");
+            let _ = write!(svg, "<circle cx=\"{at:.1}\" cy=\"{value:.1}\" r=\"3.5\"><title>{label}</title></circle>");
         }
         svg.push_str("</g>");
     }
@@ -171,15 +177,15 @@ pub fn lines(x: &Axis, y: &Axis, lines: &[Line], bound: Option<f64>, dots: bool)
     svg
 }
 
-/// A bar of a plot.
+/// A bar in a bar chart.
 #[derive(Clone, Debug)]
-pub struct Bar {
+pub struct ChartBar {
     pub name: String,
     pub spread: Spread,
 }
 
-/// Bars from zero, one under the other, with their spreads.
-pub fn bars(what: &str, bars: &[Bar], show: impl Fn(f64) -> String) -> String {
+/// Draws a horizontal bar chart from zero, with the spread of each bar.
+pub fn bar_chart(what: &str, bars: &[ChartBar], show: impl Fn(f64) -> String) -> String {
     const ROW: f64 = 26.0;
     const NAMES: f64 = 108.0;
     const VALUES: f64 = 62.0;
@@ -191,11 +197,12 @@ pub fn bars(what: &str, bars: &[Bar], show: impl Fn(f64) -> String) -> String {
         let Spread { median, min, max, .. } = bar.spread;
         text(&mut svg, "name end", (NAMES - 8.0, middle + 4.0), &bar.name);
         let width = (across(median) - NAMES).max(1.0);
-        let says = escape(&format!("{}: {} ({} – {})", bar.name, show(median), show(min), show(max)));
+        let label = escape(&format!("{}: {} ({} – {})", bar.name, show(median), show(min), show(max)));
         let _ = write!(
             svg,
-            "<g class=\"{}\"><title>{says}</title><rect x=\"{NAMES}\" y=\"{:.1}\" width=\"{width:.1}\" height=\"14\" rx=\"2\"/>",
-            tone(&bar.name),
+            "<g class=\"{}\"><title>{label}</title>\
+             <rect x=\"{NAMES}\" y=\"{:.1}\" width=\"{width:.1}\" height=\"14\" rx=\"2\"/>",
+            series_class(&bar.name),
             middle - 7.0,
         );
         if max > min {
@@ -209,8 +216,8 @@ pub fn bars(what: &str, bars: &[Bar], show: impl Fn(f64) -> String) -> String {
     svg
 }
 
-/// The class that gives a series its colour. A server has the same one everywhere.
-pub fn tone(name: &str) -> &'static str {
+/// The CSS class with the colour of a series. A server has the same colour in all plots.
+pub fn series_class(name: &str) -> &'static str {
     match name {
         "uproar" | "uproar uring" | "uproar live" | "members" => "tone ours",
         "floor" => "tone floor",
@@ -233,8 +240,8 @@ fn line(svg: &mut String, class: &str, from: (f64, f64), to: (f64, f64)) {
     let _ = write!(svg, "<line class=\"{class}\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"/>");
 }
 
-fn text(svg: &mut String, class: &str, at: (f64, f64), says: &str) {
-    let _ = write!(svg, "<text class=\"{class}\" x=\"{:.1}\" y=\"{:.1}\">{}</text>", at.0, at.1, escape(says));
+fn text(svg: &mut String, class: &str, at: (f64, f64), label: &str) {
+    let _ = write!(svg, "<text class=\"{class}\" x=\"{:.1}\" y=\"{:.1}\">{}</text>", at.0, at.1, escape(label));
 }
 
 #[cfg(test)]
@@ -242,24 +249,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_html_takes_for_markup_is_escaped() {
+    fn markup_in_names_is_escaped() {
         assert_eq!(escape("<b a=\"1\" c='2'>&"), "&lt;b a=&quot;1&quot; c=&#39;2&#39;&gt;&amp;");
-        let bar = Bar { name: "<script>".into(), spread: Spread::of([1.0]).unwrap() };
-        let svg = bars("x", &[bar], short);
+        let bar = ChartBar { name: "<script>".into(), spread: Spread::of([1.0]).unwrap() };
+        let svg = bar_chart("x", &[bar], short);
         assert!(!svg.contains("<script>") && svg.contains("&lt;script&gt;"), "{svg}");
     }
 
     #[test]
-    fn a_logarithmic_axis_ends_at_steps() {
-        let Some(Scale::Log { min, max }) = Scale::log([13.0, 480.0]) else { panic!("there are values") };
+    fn a_logarithmic_scale_ends_at_round_numbers() {
+        let Some(Scale::Log { min, max }) = Scale::log([13.0, 480.0]) else { panic!("no scale for two values") };
         assert_eq!((min.round(), max.round()), (10.0, 500.0));
-        let Some(Scale::Log { min, max }) = Scale::log([20.0]) else { panic!("there is a value") };
+        let Some(Scale::Log { min, max }) = Scale::log([20.0]) else { panic!("no scale for one value") };
         assert_eq!((min.round(), max.round()), (20.0, 40.0));
         assert!(Scale::log([0.0]).is_none());
     }
 
     #[test]
-    fn ends_of_a_scale_are_ends_of_its_axis() {
+    fn the_ends_of_a_scale_map_to_0_and_1() {
         for (scale, min, max) in [
             (Scale::Linear { max: 4.0 }, 0.0, 4.0),
             (Scale::Log { min: 10.0, max: 1000.0 }, 10.0, 1000.0),
@@ -272,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn values_on_axes_are_short() {
+    fn axis_values_are_formatted_with_unit_prefixes() {
         assert_eq!(short(500.0), "500");
         assert_eq!(short(1500.0), "1.5k");
         assert_eq!(short(10_000.0), "10k");

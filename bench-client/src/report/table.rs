@@ -1,8 +1,8 @@
-//! Tables: on a terminal, and in Markdown for the README.
+//! Tables, as plain text and in Markdown.
 
 use crate::matrix::bars::Outcome;
-use crate::matrix::figure::{self, Entry, Figure, Spread};
-use crate::matrix::rounds::faults_in_words;
+use crate::matrix::metric::{self, Entry, Metric, Spread};
+use crate::matrix::runner::describe_faults;
 use crate::result::{Channel, Load, Results, Run, Shape, Wire};
 
 /// Rows of text under headings.
@@ -12,15 +12,15 @@ pub struct Table {
     pub rows: Vec<Vec<String>>,
 }
 
-/// What stands where there is no figure.
-pub const NOTHING: &str = "–";
+/// The cell of a metric that a run does not have.
+pub const EMPTY: &str = "–";
 
 impl Table {
     fn new<'a>(headings: impl IntoIterator<Item = &'a str>) -> Self {
         Self { headings: headings.into_iter().map(str::to_owned).collect(), rows: Vec::new() }
     }
 
-    /// Columns in line, the first to the left and the others to the right.
+    /// Formats the table with aligned columns, the first one to the left and the others to the right.
     pub fn to_text(&self) -> String {
         let widths = self.widths();
         let mut text = String::new();
@@ -55,10 +55,10 @@ impl Table {
             .collect()
     }
 
-    /// Without the columns in which no row has anything.
+    /// Removes the columns that are empty in all rows.
     fn without_empty(self) -> Self {
         let kept: Vec<bool> = (0..self.headings.len())
-            .map(|at| at == 0 || self.rows.iter().any(|row| row[at] != NOTHING && !row[at].is_empty()))
+            .map(|at| at == 0 || self.rows.iter().any(|row| row[at] != EMPTY && !row[at].is_empty()))
             .collect();
         let keep = |row: Vec<String>| row.into_iter().zip(&kept).filter(|(_, kept)| **kept).map(|(it, _)| it).collect();
         Self { headings: keep(self.headings), rows: self.rows.into_iter().map(keep).collect() }
@@ -70,142 +70,143 @@ fn pad(cell: &str, width: usize, left: bool) -> String {
     if left { format!("{cell}{spaces}") } else { format!("{spaces}{cell}") }
 }
 
-/// The figures of a run or of a set of rounds, in the order of their columns.
-const COLUMNS: [Figure; 10] = [
-    Figure::CpuPerDelivery,
-    Figure::DeliveriesPerSecond,
-    Figure::AcknowledgedPerSecond,
-    Figure::DeliveryP50,
-    Figure::DeliveryP99,
-    Figure::DeliveryP999,
-    Figure::AckP50,
-    Figure::AckP99,
-    Figure::LastP99,
-    Figure::RssPerConnection,
+/// The metrics of a table, in the order of its columns or rows.
+const COLUMNS: [Metric; 10] = [
+    Metric::CpuPerDelivery,
+    Metric::DeliveriesPerSecond,
+    Metric::AcknowledgedPerSecond,
+    Metric::DeliveryP50,
+    Metric::DeliveryP99,
+    Metric::DeliveryP999,
+    Metric::AckP50,
+    Metric::AckP99,
+    Metric::LastP99,
+    Metric::RssPerConnection,
 ];
 
-/// One run.
-pub fn of_run(run: &Run) -> Table {
+/// The table of a single run.
+pub fn run_table(run: &Run) -> Table {
     let mut table = Table::new([run.server.as_str(), ""]);
     let mut row = |name: &str, value: String| table.rows.push(vec![name.to_owned(), value]);
-    row("work", shape_in_words(&run.shape));
+    row("load", describe_shape(&run.shape));
     if run.faults.any() {
-        row("void", faults_in_words(&run.faults));
+        row("void", describe_faults(&run.faults));
     }
-    // Void figures are shown to whoever looks for what went wrong, and marked above.
+    // The metrics of a void run help to find the cause. The row "void" above marks them.
     let shown = Run { faults: Default::default(), ..run.clone() };
-    for figure in COLUMNS.into_iter().chain([Figure::KernelPerConnection, Figure::CpuShare]) {
-        if let Some(value) = figure.of(&shown) {
-            row(figure.name(), figure.show(value));
+    for metric in COLUMNS.into_iter().chain([Metric::KernelPerConnection, Metric::CpuShare]) {
+        if let Some(value) = metric.of(&shown) {
+            row(metric.name(), metric.show(value));
         }
     }
     if let Some(seconds) = run.database_cpu_seconds {
-        row("database CPU", format!("{} s", figure::three_digits(seconds)));
+        row("database CPU", format!("{} s", metric::three_digits(seconds)));
     }
-    row("load's busiest core", format!("{:.0} %", run.client_cpu_share * 100.0));
+    row("busiest load thread", format!("{:.0} % of its core", run.client_cpu_share * 100.0));
     for (name, value) in &run.extra {
         if !name.ends_with("_per_connection") {
-            row(&name.replace('_', " "), figure::three_digits(*value));
+            row(&name.replace('_', " "), metric::three_digits(*value));
         }
     }
     table
 }
 
-/// Those of [`COLUMNS`] that a README has place for.
-const FEW: [Figure; 6] = [
-    Figure::CpuPerDelivery,
-    Figure::DeliveriesPerSecond,
-    Figure::AckP50,
-    Figure::AckP99,
-    Figure::LastP99,
-    Figure::RssPerConnection,
+/// The columns of a summary, narrow enough for a README.
+const SUMMARY_COLUMNS: [Metric; 6] = [
+    Metric::CpuPerDelivery,
+    Metric::DeliveriesPerSecond,
+    Metric::AckP50,
+    Metric::AckP99,
+    Metric::LastP99,
+    Metric::RssPerConnection,
 ];
 
-/// The rounds of a work: a row for each server.
-pub fn of_work(results: &Results, work: &str) -> Table {
-    with_columns(results, work, &COLUMNS, spread)
+/// The table of a workload, with a row for each server.
+pub fn workload_table(results: &Results, workload: &str) -> Table {
+    with_columns(results, workload, &COLUMNS, spread)
 }
 
-/// The same with fewer figures, medians alone.
-pub fn in_short(results: &Results, work: &str) -> Table {
-    with_columns(results, work, &FEW, |figure, show| figure.map_or_else(|| NOTHING.into(), |it| show(it.median)))
+/// The same with fewer columns and without spreads.
+pub fn workload_summary(results: &Results, workload: &str) -> Table {
+    with_columns(results, workload, &SUMMARY_COLUMNS, |metric, show| {
+        metric.map_or_else(|| EMPTY.into(), |it| show(it.median))
+    })
 }
 
-/// The first of the columns is CPU per delivery.
+/// The first of the columns must be CPU per delivery. The ratio to `floor` follows it.
 fn with_columns(
     results: &Results,
-    work: &str,
-    columns: &[Figure],
+    workload: &str,
+    columns: &[Metric],
     cell: fn(Option<Spread>, &dyn Fn(f64) -> String) -> String,
 ) -> Table {
-    let mut headings = vec!["server", "CPU per delivery", "to floor"];
-    headings.extend(columns[1..].iter().map(|figure| figure.name()));
+    let mut headings = vec!["server", "CPU per delivery", "ratio to floor"];
+    headings.extend(columns[1..].iter().map(|metric| metric.name()));
     headings.push("void");
     let mut table = Table::new(headings);
-    for server in servers(results, work) {
-        let entry = Entry { work, server };
+    for server in servers(results, workload) {
+        let entry = Entry { workload, server };
         let mut row = vec![server.to_owned()];
-        for (at, figure) in columns.iter().copied().enumerate() {
-            // Of what never ran against a load, these would be noise over little.
-            row.push(cell(figure::over_rounds(results, entry, figure), &|value| figure.show(value)));
+        for (at, metric) in columns.iter().copied().enumerate() {
+            row.push(cell(metric::over_rounds(results, entry, metric), &|value| metric.show(value)));
             if at == 0 {
-                let floor = Entry { work, server: "floor" };
-                row.push(cell(figure::ratio(results, figure, entry, floor), &|value| format!("{value:.2}")));
+                let floor = Entry { workload, server: "floor" };
+                row.push(cell(metric::ratio(results, metric, entry, floor), &|value| format!("{value:.2}")));
             }
         }
-        row.push(voids(results, entry));
+        row.push(void_runs(results, entry));
         table.rows.push(row);
     }
     table.without_empty()
 }
 
-/// Median, and the spread in brackets.
+/// The median, with the spread in parentheses.
 fn spread(spread: Option<Spread>, show: &dyn Fn(f64) -> String) -> String {
     match spread {
-        None => NOTHING.into(),
+        None => EMPTY.into(),
         Some(it) if it.rounds == 1 => show(it.median),
         Some(it) => format!("{} ({} – {})", show(it.median), show(it.min), show(it.max)),
     }
 }
 
-/// The void runs of an entry with their faults, and those that failed.
-fn voids(results: &Results, entry: Entry<'_>) -> String {
+/// The void and failed runs of an entry.
+fn void_runs(results: &Results, entry: Entry<'_>) -> String {
     let void = results
         .runs
         .iter()
-        .filter(|run| run.work == entry.work && run.server == entry.server && run.faults.any())
-        .map(|run| format!("round {}: {}", run.round, faults_in_words(&run.faults)));
+        .filter(|run| run.workload == entry.workload && run.server == entry.server && run.faults.any())
+        .map(|run| format!("round {}: {}", run.round, describe_faults(&run.faults)));
     let failed = results
         .failures
         .iter()
-        .filter(|failure| failure.work == entry.work && failure.server == entry.server)
+        .filter(|failure| failure.workload == entry.workload && failure.server == entry.server)
         .map(|failure| format!("round {}: {}", failure.round, failure.error));
     void.chain(failed).collect::<Vec<_>>().join("; ")
 }
 
-/// The servers of a work, in the order of the matrix.
-pub fn servers<'r>(results: &'r Results, work: &str) -> Vec<&'r str> {
+/// The servers of a workload, in the order of their first run.
+pub fn servers<'r>(results: &'r Results, workload: &str) -> Vec<&'r str> {
     let mut servers: Vec<&str> = Vec::new();
-    let runs = results.runs.iter().map(|run| (&run.work, &run.server));
-    for (of, server) in runs.chain(results.failures.iter().map(|failure| (&failure.work, &failure.server))) {
-        if of == work && !servers.contains(&server.as_str()) {
+    let runs = results.runs.iter().map(|run| (&run.workload, &run.server));
+    for (of, server) in runs.chain(results.failures.iter().map(|failure| (&failure.workload, &failure.server))) {
+        if of == workload && !servers.contains(&server.as_str()) {
             servers.push(server);
         }
     }
     servers
 }
 
-/// The bars, as they are shown in `bars.md`.
-pub fn of_bars(outcomes: &[Outcome]) -> Table {
-    let mut table = Table::new(["work", "bar", "measured (spread)", "result"]);
+/// The table of the bars.
+pub fn bars_table(outcomes: &[Outcome]) -> Table {
+    let mut table = Table::new(["workload", "bar", "measured (spread)", "result"]);
     for outcome in outcomes {
-        let mut result = outcome.verdict.words();
+        let mut result = outcome.verdict.describe();
         for also in outcome.note.as_deref().into_iter().chain(outcome.reason) {
             result.push_str("; ");
             result.push_str(also);
         }
         table.rows.push(vec![
-            outcome.work.into(),
+            outcome.workload.into(),
             format!("{} {}", outcome.what, outcome.limit),
             outcome.measured.clone(),
             result,
@@ -215,11 +216,11 @@ pub fn of_bars(outcomes: &[Outcome]) -> Table {
 }
 
 /// Such as `1 × 1000, 10 senders, 128 B, window 1, raw, live`.
-pub fn shape_in_words(shape: &Shape) -> String {
+pub fn describe_shape(shape: &Shape) -> String {
     let load = match shape.load {
         Load::Window(messages) => format!("window {messages}"),
-        Load::Rate(per_second) => format!("{} messages/s", figure::thousands(per_second)),
-        Load::None => "nobody sends".into(),
+        Load::Rate(per_second) => format!("{} messages/s", metric::thousands(per_second)),
+        Load::None => "idle".into(),
     };
     let wire = match shape.wire {
         Wire::Raw => "raw",
@@ -239,10 +240,10 @@ pub fn shape_in_words(shape: &Shape) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::matrix::made_up;
+    use crate::matrix::fixtures;
 
     #[test]
-    fn columns_are_in_line_where_letters_take_more_than_a_byte() {
+    fn columns_are_aligned_by_characters_not_bytes() {
         let table = Table {
             headings: vec!["server".into(), "CPU".into()],
             rows: vec![vec!["uproar".into(), "0.563 µs".into()], vec!["node ws".into(), "24 µs".into()]],
@@ -255,19 +256,19 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_in_a_cell_does_not_end_it() {
+    fn a_pipe_in_a_cell_is_escaped_in_markdown() {
         let table = Table { headings: vec!["a|b".into()], rows: Vec::new() };
         assert_eq!(table.to_markdown(), "| a\\|b |\n| --- |\n");
     }
 
     #[test]
-    fn a_work_has_a_row_a_server_with_median_spread_and_ratio() {
-        let mut results = made_up::results();
+    fn each_server_has_a_row_with_median_spread_and_ratio() {
+        let mut results = fixtures::results();
         for (round, cost) in [(1, 1.0), (2, 3.0), (3, 2.0)] {
-            results.runs.push(made_up::cpu("w", "uproar", round, cost / 2.0));
-            results.runs.push(made_up::cpu("w", "floor", round, cost));
+            results.runs.push(fixtures::cpu("w", "uproar", round, cost / 2.0));
+            results.runs.push(fixtures::cpu("w", "floor", round, cost));
         }
-        let table = of_work(&results, "w");
+        let table = workload_table(&results, "w");
         assert_eq!(table.rows.len(), 2);
         assert_eq!(table.rows[0][..3], ["uproar", "1.00 µs (0.500 µs – 1.50 µs)", "0.50 (0.50 – 0.50)"]);
         assert!(!table.headings.iter().any(|heading| heading == "void"), "{:?}", table.headings);
@@ -275,14 +276,14 @@ mod tests {
     }
 
     #[test]
-    fn void_runs_are_shown_with_their_faults_and_without_figures() {
-        let mut results = made_up::results();
-        results.runs.push(made_up::cpu("w", "uproar", 1, 1.0));
-        results.runs.push(made_up::void("w", "floor", 1));
-        let table = of_work(&results, "w");
-        assert_eq!(table.rows[1][1], NOTHING);
+    fn void_runs_are_shown_with_their_faults_and_without_metrics() {
+        let mut results = fixtures::results();
+        results.runs.push(fixtures::cpu("w", "uproar", 1, 1.0));
+        results.runs.push(fixtures::void("w", "floor", 1));
+        let table = workload_table(&results, "w");
+        assert_eq!(table.rows[1][1], EMPTY);
         assert_eq!(table.rows[1].last().unwrap(), "round 1: 1 lost");
-        let run = of_run(&results.runs[1]).to_text();
+        let run = run_table(&results.runs[1]).to_text();
         assert!(run.contains("void") && run.contains("1 lost"), "{run}");
     }
 }

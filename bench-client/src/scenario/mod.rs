@@ -1,63 +1,64 @@
-//! What is done to a server, and measured.
+//! Runs a scenario against a server and measures it.
 
-mod comings;
-mod crowd;
-mod people;
-mod stage;
+mod behaviour;
+mod churn;
+mod coordinator;
+mod members;
 mod store;
 mod tally;
 
-use crate::client::message::{LONGEST_BYTES, SHORTEST_BYTES, Texts};
+use crate::client::message::{MAX_TEXT_BYTES, MIN_TEXT_BYTES, TextCodec};
 use crate::client::{self, Clock, Cores, Io, allow_files};
-use crate::matrix::rounds::{FRAME_BYTES, Job};
-use crate::matrix::works::Subject;
+use crate::matrix::runner::{FRAME_BYTES, Job};
+use crate::matrix::workloads::Subject;
 use crate::result::{Channel, Load, Run, Scenario, Shape, Wire};
 use crate::server::http::Http;
-use crate::server::{self, Place, Server, usage};
+use crate::server::{self, Environment, Server, usage};
 use anyhow::{Context, Result, bail, ensure};
-use comings::Comings;
-use crowd::{Crowd, Doing, Setting};
-use stage::{Stage, Window};
+use behaviour::Behaviour;
+use churn::Churn;
+use coordinator::{Coordinator, Phases};
+use members::{RoomMembers, RunSetup};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tally::Tally;
 
-/// So many connections of a thread are on their way in at a time.
-const OPENING_LIMIT: usize = 512;
-/// A server that has just started, or let thousands in, gets so long to come to rest before its memory is read.
-const REST: Duration = Duration::from_millis(300);
-const LOOK: Duration = Duration::from_millis(2);
-/// What a load may be. More is a mistake, or does not fit into memory.
+/// How many connections a thread opens at a time.
+const CONNECTING_LIMIT: usize = 512;
+/// How long a server may settle, after its start and after connections were made, before its memory is read.
+const SETTLE_TIME: Duration = Duration::from_millis(300);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// Limits of a load. Anything above is a mistake or does not fit into memory.
 const CONNECTIONS_LIMIT: u32 = 1_000_000;
-const UNDER_WAY_LIMIT_MESSAGES: u64 = 10_000_000;
+const IN_FLIGHT_LIMIT_MESSAGES: u64 = 10_000_000;
 const RATE_LIMIT_PER_SECOND: f64 = 1e7;
-/// Threads that sign up.
+/// The number of threads that sign users up.
 const SIGN_UP_THREADS: usize = 4;
 
-/// Starts the subject, measures it, and stops it.
-pub fn run(place: &mut Place, job: &Job) -> Result<Run> {
-    check(&job.shape, job.scenario)?;
+/// Starts a server, measures it and stops it.
+pub fn run(environment: &mut Environment, job: &Job) -> Result<Run> {
+    validate(&job.shape, job.scenario)?;
     if job.subject == Subject::Store {
-        let store::Measured { tally, window, cpu_seconds, database_cpu_seconds } = store::run(place, job)?;
+        let store::Measured { tally, phases, cpu_seconds, database_cpu_seconds } = store::run(environment, job)?;
         let used = Used { cpu_seconds, database_cpu_seconds, rss_bytes: usage::rss_bytes(std::process::id())? };
-        return Ok(made(job, tally, window.seconds(), used, BTreeMap::new()));
+        return Ok(new_run(job, tally, phases.seconds(), used, BTreeMap::new()));
     }
-    // Children inherit the limit of files.
+    // Raised before the server starts, because it inherits the limit.
     allow_files((job.shape.rooms * job.shape.members) as usize)?;
-    let server = place.start(job.subject, job.shape.channel, job.frame_bytes)?;
-    let mut run = measure(&server, &place.load_cores, job)?;
+    let server = environment.start(job.subject, job.shape.channel, job.frame_bytes)?;
+    let mut run = measure(&server, &environment.load_cores, job)?;
     if let Err(error) = server.stop() {
         run.faults.disconnected += 1;
-        run.words.get_or_insert(error.to_string());
+        run.first_fault.get_or_insert(error.to_string());
     }
     Ok(run)
 }
 
-/// Measures a server that runs.
+/// Measures a running server.
 pub fn measure(server: &Server, cores: &Cores, job: &Job) -> Result<Run> {
-    check(&job.shape, job.scenario)?;
+    validate(&job.shape, job.scenario)?;
     server.check(&job.shape)?;
     allow_files((job.shape.rooms * job.shape.members) as usize)?;
     load(server, cores, job).with_context(|| format!("the server at {}", server.address))
@@ -68,61 +69,60 @@ fn load(server: &Server, cores: &Cores, job: &Job) -> Result<Run> {
     let mut extra = BTreeMap::new();
     let tokens = tokens(server, job, &mut extra)?;
     let shape = job.shape;
-    let setting = Arc::new(Setting {
+    let setup = Arc::new(RunSetup {
         shape,
-        texts: Texts::new(shape.payload_bytes as usize),
+        codec: TextCodec::new(shape.payload_bytes as usize),
         targets: (0..shape.rooms).map(|room| server.target(job.scenario, &shape, room)).collect(),
         tokens,
-        stage: Stage::new(Clock::start()),
-        is_filled: job.frame_bytes.is_some(),
-        doing: match job.scenario {
-            Scenario::Storm => Doing::Storm,
-            Scenario::Mix => Doing::Mix,
-            _ => Doing::Nothing,
+        coordinator: Coordinator::new(Clock::start()),
+        is_padded: job.frame_bytes.is_some(),
+        behaviour: match job.scenario {
+            Scenario::Storm => Behaviour::Storm,
+            Scenario::Mix => Behaviour::Mix,
+            _ => Behaviour::SendOnly,
         },
     });
     let memory = if job.scenario == Scenario::Idle {
-        std::thread::sleep(REST);
+        std::thread::sleep(SETTLE_TIME);
         Some((server.rss_bytes()?, usage::kernel_bytes()?))
     } else {
         None
     };
-    let begun = Instant::now();
-    // Whoever comes and goes does not have to be in beforehand.
-    let comes_and_goes = job.scenario == Scenario::Connect;
-    let threads = if comes_and_goes { cores.count() } else { cores.count().min(shape.rooms as usize) };
+    let started = Instant::now();
+    let is_churn = job.scenario == Scenario::Connect;
+    let threads = if is_churn { cores.count() } else { cores.count().min(shape.rooms as usize) };
     let mut loads = Vec::new();
     for thread in 0..threads {
-        let (setting, address) = (Arc::clone(&setting), server.address);
+        let (setup, address) = (Arc::clone(&setup), server.address);
         loads.push(client::spawn(cores, thread, move || {
-            let io = |count| Io::new(address, setting.stage.clock, count, OPENING_LIMIT);
-            if comes_and_goes {
-                let mut comings = Comings::new(Arc::clone(&setting), thread, threads);
-                comings.need_nobody_inside();
-                let io = io(comings.connections())?;
-                client::run(&mut comings, io)?;
-                Ok(comings.tally())
+            let io = |count| Io::new(address, setup.coordinator.clock, count, CONNECTING_LIMIT);
+            if is_churn {
+                let mut churn = Churn::new(Arc::clone(&setup), thread, threads);
+                churn.report_all_joined();
+                let io = io(churn.connections())?;
+                client::run(&mut churn, io)?;
+                Ok(churn.tally())
             } else {
-                let mut crowd = Crowd::new(Arc::clone(&setting), thread, threads);
-                let mut io = io(crowd.connections())?;
-                crowd.enter(&mut io);
-                client::run(&mut crowd, io)?;
-                Ok(crowd.tally())
+                let mut members = RoomMembers::new(Arc::clone(&setup), thread, threads);
+                let mut io = io(members.connections())?;
+                members.connect_all(&mut io);
+                client::run(&mut members, io)?;
+                Ok(members.tally())
             }
         })?);
     }
     let connections = (shape.rooms * shape.members) as usize;
-    while setting.stage.ready() < connections {
+    while setup.coordinator.joined() < connections {
         if loads.iter().any(JoinHandle::is_finished) {
             return Err(failure(loads));
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
     }
-    extra.insert("connected_in_seconds".into(), begun.elapsed().as_secs_f64());
+    extra.insert("connected_in_seconds".into(), started.elapsed().as_secs_f64());
     if memory.is_some() {
-        std::thread::sleep(REST);
+        std::thread::sleep(SETTLE_TIME);
     }
-    let (window, used) = watch(server, &setting.stage, job)?;
+    let (phases, used) = watch(server, &setup.coordinator, job)?;
     if let Some((rss_before, kernel_before)) = memory {
         let per_connection = |after: u64, before: u64| (after as f64 - before as f64) / connections as f64;
         extra.insert("rss_bytes_before".into(), rss_before as f64);
@@ -136,16 +136,16 @@ fn load(server: &Server, cores: &Cores, job: &Job) -> Result<Run> {
     if total.deliveries > 0 {
         extra.insert(FRAME_BYTES.into(), total.frame_bytes as f64 / total.deliveries as f64);
     }
-    if let Some(recovery) = total.recovery.latency() {
+    if let Some(recovery) = total.recovery.summary() {
         extra.insert("recovered_clients".into(), recovery.count as f64);
         extra.insert("recovered_p50_seconds".into(), recovery.p50 / 1e6);
         extra.insert("recovered_p99_seconds".into(), recovery.p99 / 1e6);
         extra.insert("recovered_last_seconds".into(), recovery.max / 1e6);
     }
-    Ok(made(job, total, window.seconds(), used, extra))
+    Ok(new_run(job, total, phases.seconds(), used, extra))
 }
 
-/// Tokens of all members, where there are users.
+/// A token for each member, or none for servers without users.
 fn tokens(server: &Server, job: &Job, extra: &mut BTreeMap<String, f64>) -> Result<Vec<String>> {
     let names = (0..job.shape.rooms * job.shape.members).map(|member| server.user_name(member));
     if !server.has_users() {
@@ -155,7 +155,7 @@ fn tokens(server: &Server, job: &Job, extra: &mut BTreeMap<String, f64>) -> Resu
         return Ok(names.map(|name| server.token(&name)).collect());
     }
     let names: Vec<String> = names.collect();
-    let begun = Instant::now();
+    let started = Instant::now();
     let count = names.len();
     let threads: Vec<_> = names
         .chunks(count.div_ceil(SIGN_UP_THREADS))
@@ -169,45 +169,45 @@ fn tokens(server: &Server, job: &Job, extra: &mut BTreeMap<String, f64>) -> Resu
         .collect();
     let mut tokens = Vec::new();
     for thread in threads {
-        tokens.extend(thread.join().ok().context("a thread that signs up failed; see the line above")??);
+        tokens.extend(thread.join().ok().context("a thread that signs users up panicked; see the line above")??);
     }
-    extra.insert("signups_per_second".into(), count as f64 / begun.elapsed().as_secs_f64());
+    extra.insert("signups_per_second".into(), count as f64 / started.elapsed().as_secs_f64());
     Ok(tokens)
 }
 
-/// What the server used within the window.
+/// The resources that the server used during the measurement.
 struct Used {
     cpu_seconds: f64,
     database_cpu_seconds: Option<f64>,
     rss_bytes: u64,
 }
 
-/// Starts the load, and looks at the server when measuring begins and when it ends.
-fn watch(server: &Server, stage: &Stage, job: &Job) -> Result<(Window, Used)> {
-    let window = stage.begin(job.warm_up, job.window);
-    stage.clock.sleep_until(window.begin);
+/// Starts the load and reads the server's resource usage when the measurement begins and when it ends.
+fn watch(server: &Server, coordinator: &Coordinator, job: &Job) -> Result<(Phases, Used)> {
+    let phases = coordinator.start(job.warm_up, job.measured);
+    coordinator.clock.sleep_until(phases.measure_start);
     let (cpu, database) = (server.cpu_seconds()?, server.database_cpu_seconds()?);
-    stage.clock.sleep_until(window.end);
+    coordinator.clock.sleep_until(phases.end);
     let cpu_seconds = server.cpu_seconds()? - cpu;
     let database_cpu_seconds = server.database_cpu_seconds()?.zip(database).map(|(after, before)| after - before);
-    Ok((window, Used { cpu_seconds, database_cpu_seconds, rss_bytes: server.rss_bytes()? }))
+    Ok((phases, Used { cpu_seconds, database_cpu_seconds, rss_bytes: server.rss_bytes()? }))
 }
 
 fn joined(load: JoinHandle<Result<Tally>>) -> Result<Tally> {
-    load.join().map_err(|_| anyhow::anyhow!("a load thread failed; see the line above"))?
+    load.join().map_err(|_| anyhow::anyhow!("a load thread panicked; see the line above"))?
 }
 
-/// Why threads ended too early.
+/// The error of a load thread that ended before the load began.
 fn failure(loads: Vec<JoinHandle<Result<Tally>>>) -> anyhow::Error {
     let failed = loads.into_iter().filter(JoinHandle::is_finished).find_map(|load| joined(load).err());
     failed.unwrap_or_else(|| anyhow::anyhow!("a load thread ended too early"))
 }
 
-fn made(job: &Job, tally: Tally, seconds: f64, used: Used, extra: BTreeMap<String, f64>) -> Run {
+fn new_run(job: &Job, tally: Tally, seconds: f64, used: Used, extra: BTreeMap<String, f64>) -> Run {
     Run {
-        work: String::new(),
+        workload: String::new(),
         scenario: job.scenario,
-        server: server::name(job.subject).to_owned(),
+        server: server::subject_name(job.subject).to_owned(),
         round: 1,
         shape: job.shape,
         seconds,
@@ -216,56 +216,60 @@ fn made(job: &Job, tally: Tally, seconds: f64, used: Used, extra: BTreeMap<Strin
         deliveries: tally.deliveries,
         server_cpu_seconds: used.cpu_seconds,
         database_cpu_seconds: used.database_cpu_seconds,
-        client_cpu_share: tally.share,
+        client_cpu_share: tally.cpu_share,
         rss_bytes: used.rss_bytes,
-        ack_latency: tally.ack.latency(),
-        delivery_latency: tally.delivery.latency(),
-        last_latency: tally.last.latency(),
+        ack_latency: tally.ack.summary(),
+        delivery_latency: tally.delivery.summary(),
+        last_latency: tally.last.summary(),
         faults: tally.faults,
-        words: tally.words,
+        first_fault: tally.first_fault,
         extra,
     }
 }
 
-/// Whether such a work can be done at all.
-pub(crate) fn check(shape: &Shape, scenario: Scenario) -> Result<()> {
+/// Checks that a load of this shape is possible in this scenario.
+pub(crate) fn validate(shape: &Shape, scenario: Scenario) -> Result<()> {
     let Shape { rooms, members, senders, payload_bytes, .. } = *shape;
     ensure!(rooms > 0 && members > 0, "at least one room with one member is needed");
     ensure!(
         rooms.checked_mul(members).is_some_and(|connections| connections <= CONNECTIONS_LIMIT),
-        "{rooms} rooms of {members} are more than the {CONNECTIONS_LIMIT} connections that can be made"
+        "{rooms} rooms with {members} members each exceed the limit of {CONNECTIONS_LIMIT} connections"
     );
-    ensure!(senders <= members, "{senders} senders are more than the {members} members of a room");
-    let bytes = SHORTEST_BYTES..=LONGEST_BYTES;
+    ensure!(senders <= members, "{senders} senders per room exceed its {members} members");
+    let bytes = MIN_TEXT_BYTES..=MAX_TEXT_BYTES;
     ensure!(
         bytes.contains(&(payload_bytes as usize)),
-        "messages of {payload_bytes} bytes can't be sent: {SHORTEST_BYTES} to {LONGEST_BYTES} can"
+        "--payload-bytes must be between {MIN_TEXT_BYTES} and {MAX_TEXT_BYTES}, not {payload_bytes}"
     );
-    ensure!(matches!(shape.load, Load::None) || senders > 0, "nobody sends: choose at least one sender, or no load");
+    ensure!(matches!(shape.load, Load::None) || senders > 0, "--senders must be at least 1 in this scenario");
     match shape.load {
         Load::Window(messages) => {
-            let under_way = u64::from(rooms * senders).saturating_mul(messages.into());
+            let in_flight = u64::from(rooms * senders).saturating_mul(messages.into());
             ensure!(
-                (1..=UNDER_WAY_LIMIT_MESSAGES).contains(&under_way),
-                "a window of {messages} is too {}: 1 to {UNDER_WAY_LIMIT_MESSAGES} messages may be under way in all",
+                (1..=IN_FLIGHT_LIMIT_MESSAGES).contains(&in_flight),
+                "--window {messages} is too {}: all senders together can keep 1 to {IN_FLIGHT_LIMIT_MESSAGES} messages \
+                 in flight",
                 if messages == 0 { "small" } else { "large" }
             );
         }
         Load::Rate(rate) => ensure!(
             rate > 0.0 && rate <= RATE_LIMIT_PER_SECOND,
-            "{rate} messages a second can't be sent: a rate is above 0, and {RATE_LIMIT_PER_SECOND} at most"
+            "--rate must be above 0 and at most {RATE_LIMIT_PER_SECOND} messages per second, not {rate}"
         ),
         Load::None => {}
     }
     match scenario {
         Scenario::Echo => ensure!(
             members == 1 && shape.wire == Wire::Raw,
-            "an echo goes verbatim to its sender alone: choose --members 1 and --wire raw, and as many --rooms as connections"
+            "echo needs --members 1 and --wire raw; set the number of connections with --rooms"
         ),
         Scenario::Storm | Scenario::Mix => {
-            ensure!(shape.channel != Channel::Live, "a live: channel can't be recovered: choose a database");
+            ensure!(
+                shape.channel != Channel::Live,
+                "a live: channel can't be recovered: choose --channel sqlite or --channel postgres"
+            );
             if scenario == Scenario::Mix && shape.wire != Wire::Centrifugo {
-                bail!("only the Centrifugo protocol changes rooms on one connection: choose --wire centrifugo");
+                bail!("only the Centrifugo protocol can switch rooms on a connection: choose --wire centrifugo");
             }
         }
         _ => {}

@@ -1,6 +1,6 @@
-//! What a load thread counts.
+//! The counts of a load thread.
 
-use crate::check;
+use crate::ledger;
 use crate::result::{Faults, Latency};
 use hdrhistogram::Histogram;
 
@@ -9,30 +9,30 @@ const LOWEST: u64 = 1000;
 const HIGHEST: u64 = 60_000_000_000;
 const DIGITS: u8 = 3;
 
-/// The shares of a latency curve, in percent.
+/// The percentiles of a latency curve.
 const CURVE: [f64; 15] = [0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 97.5, 99.0, 99.5, 99.75, 99.9, 99.95, 99.99, 99.999];
 
-/// Latencies. Those outside of the bounds are counted at the bounds.
+/// A histogram of latencies. Values outside of the bounds count as the bounds.
 #[derive(Clone, Debug)]
-pub struct Times(Histogram<u64>);
+pub struct Latencies(Histogram<u64>);
 
-impl Times {
-    pub fn new() -> Times {
-        Times(Histogram::new_with_bounds(LOWEST, HIGHEST, DIGITS).expect("the bounds are good"))
+impl Latencies {
+    pub fn new() -> Latencies {
+        Latencies(Histogram::new_with_bounds(LOWEST, HIGHEST, DIGITS).expect("the bounds are valid"))
     }
 
-    /// Nanoseconds.
+    /// Records a latency in nanoseconds.
     #[inline]
     pub fn record(&mut self, time: u64) {
         self.0.saturating_record(time);
     }
 
-    pub fn add(&mut self, other: &Times) {
+    pub fn add(&mut self, other: &Latencies) {
         self.0.add(&other.0).expect("all have the same bounds");
     }
 
-    /// `None` where there was nothing.
-    pub fn latency(&self) -> Option<Latency> {
+    /// `None` if nothing was recorded.
+    pub fn summary(&self) -> Option<Latency> {
         let at = |share: f64| self.0.value_at_quantile(share / 100.0) as f64 / 1e3;
         (!self.0.is_empty()).then(|| Latency {
             count: self.0.len(),
@@ -45,40 +45,42 @@ impl Times {
     }
 }
 
-impl Default for Times {
-    fn default() -> Times {
-        Times::new()
+impl Default for Latencies {
+    fn default() -> Latencies {
+        Latencies::new()
     }
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// In the measured window, like the next three.
+    /// Messages that were due during the measurement.
     pub sent: u64,
+    /// Acknowledgements that arrived during the measurement.
     pub acknowledged: u64,
+    /// Messages that arrived during the measurement, summed over all receivers.
     pub deliveries: u64,
-    /// Payloads of the frames in which deliveries came.
+    /// Payload bytes of the frames that contained these deliveries.
     pub frame_bytes: u64,
-    /// Of what was sent in the window, whenever it came.
-    pub ack: Times,
-    pub delivery: Times,
-    pub last: Times,
-    /// How long those who were away took to be back and have everything.
-    pub recovery: Times,
+    /// Latencies of messages that were due during the measurement, even if they arrived later.
+    pub ack: Latencies,
+    pub delivery: Latencies,
+    pub last: Latencies,
+    /// How long members that lost their connection took to return and catch up.
+    pub recovery: Latencies,
     pub faults: Faults,
-    /// What the first fault was, in the words of the server or the kernel.
-    pub words: Option<String>,
-    /// Of the thread's core, 0 to 1.
-    pub share: f64,
+    /// Describes the first fault.
+    pub first_fault: Option<String>,
+    /// The share of its core that the thread used, 0 to 1.
+    pub cpu_share: f64,
 }
 
 impl Tally {
-    /// Keeps the words of the first fault.
-    pub fn say(&mut self, words: impl FnOnce() -> String) {
-        self.words.get_or_insert_with(words);
+    /// Keeps the description of the first fault.
+    pub fn note_fault(&mut self, describe: impl FnOnce() -> String) {
+        self.first_fault.get_or_insert_with(describe);
     }
 
-    /// Another thread's.
+    /// Adds the counts of another thread.
     pub fn add(&mut self, other: &Tally) {
         self.sent += other.sent;
         self.acknowledged += other.acknowledged;
@@ -88,9 +90,9 @@ impl Tally {
         self.delivery.add(&other.delivery);
         self.last.add(&other.last);
         self.recovery.add(&other.recovery);
-        check::add(&mut self.faults, &other.faults);
-        self.words = self.words.take().or_else(|| other.words.clone());
-        self.share = self.share.max(other.share);
+        ledger::add(&mut self.faults, &other.faults);
+        self.first_fault = self.first_fault.take().or_else(|| other.first_fault.clone());
+        self.cpu_share = self.cpu_share.max(other.cpu_share);
     }
 }
 
@@ -99,18 +101,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn latencies_are_told_in_microseconds() {
-        let mut times = Times::new();
-        assert!(times.latency().is_none());
+    fn latencies_are_reported_in_microseconds() {
+        let mut times = Latencies::new();
+        assert!(times.summary().is_none());
         (1..=1000).for_each(|micros| times.record(micros * 1000));
-        let latency = times.latency().unwrap();
+        let latency = times.summary().unwrap();
         assert_eq!(latency.count, 1000);
-        for (told, right) in [(latency.p50, 500.0), (latency.p99, 990.0), (latency.p999, 999.0), (latency.max, 1000.0)]
+        for (actual, expected) in
+            [(latency.p50, 500.0), (latency.p99, 990.0), (latency.p999, 999.0), (latency.max, 1000.0)]
         {
-            assert!((told / right - 1.0).abs() < 0.002, "{told} instead of {right}");
+            assert!((actual / expected - 1.0).abs() < 0.002, "{actual} instead of {expected}");
         }
-        // Nothing is dropped for being too long.
+        // Latencies above the upper bound still count.
         times.record(u64::MAX);
-        assert_eq!(times.latency().unwrap().count, 1001);
+        assert_eq!(times.summary().unwrap().count, 1001);
     }
 }

@@ -1,4 +1,4 @@
-//! The few calls of Uproar's HTTP service that a load needs before it begins.
+//! The HTTP calls to Uproar that prepare a load.
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// One connection that is kept.
+/// A persistent HTTP connection.
 #[derive(Debug)]
 pub struct Http {
     stream: BufReader<TcpStream>,
@@ -29,19 +29,20 @@ impl Http {
         Ok(())
     }
 
-    /// Signs somebody up: the token.
+    /// Signs a user up. Returns the token.
     pub fn sign_up(&mut self, name: &str) -> Result<String> {
         let email = format!("{name}@example.org");
         let body = json!({"username": name, "email": email, "password": "a long enough password"});
         let answer = self.post("/user/signup", None, &body).with_context(|| format!("can't sign {name} up"))?;
-        Ok(answer["token"].as_str().context("the answer to the sign-up has no token")?.to_owned())
+        Ok(answer["token"].as_str().context("the response to the sign-up has no token")?.to_owned())
     }
 
     fn post(&mut self, path: &str, token: Option<&str>, body: &Value) -> Result<Value> {
         let body = body.to_string();
         let token = token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
         let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: localhost\r\n{token}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\n{token}Content-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
             body.len()
         );
         self.stream.get_mut().write_all(request.as_bytes())?;
@@ -52,20 +53,20 @@ impl Http {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             if self.stream.read_until(b'\n', &mut head)? == 0 {
-                bail!("the server closed the connection instead of an answer");
+                bail!("the server closed the connection without a response");
             }
         }
         let mut headers = [httparse::EMPTY_HEADER; 32];
         let mut response = httparse::Response::new(&mut headers);
-        response.parse(&head).context("the answer is no HTTP")?;
+        response.parse(&head).context("the response is not valid HTTP")?;
         let length = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
         let length = length.and_then(|header| std::str::from_utf8(header.value).ok()?.trim().parse().ok());
-        let mut body = vec![0; length.context("the answer does not say how long it is")?];
+        let mut body = vec![0; length.context("the response has no valid Content-Length")?];
         self.stream.read_exact(&mut body)?;
         let status = response.code.unwrap_or_default();
         if !(200..300).contains(&status) {
             bail!("the server answered {status}: {}", String::from_utf8_lossy(&body));
         }
-        serde_json::from_slice(&body).context("the answer is no JSON")
+        serde_json::from_slice(&body).context("the response is not JSON")
     }
 }

@@ -1,4 +1,4 @@
-//! Who is measured: Uproar, a peer, or a server that somebody else has started.
+//! The servers that are measured: Uproar, a peer, or a server that is already running.
 
 pub mod http;
 mod postgres;
@@ -6,7 +6,7 @@ mod process;
 pub mod usage;
 
 use crate::client::Cores;
-use crate::matrix::works::{Driver, Subject};
+use crate::matrix::workloads::{Driver, Subject};
 use crate::result::{Channel, Scenario, Shape, Wire};
 use anyhow::{Context, Result, bail, ensure};
 use http::Http;
@@ -19,48 +19,48 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 use uproar_http::Tokens;
 
-/// Where programs and folders are, and who runs where.
+/// Where programs and folders are, and on which cores processes run.
 #[derive(Debug)]
-pub struct Place {
+pub struct Environment {
     /// The binary `uproar`.
     pub uproar: PathBuf,
     /// The folder of the peers.
     pub peers: PathBuf,
-    /// Data folders are made in it.
+    /// The folder for results and for temporary data folders.
     pub data: PathBuf,
-    /// Of Uproar, beside those that every run needs.
+    /// Additional options for Uproar.
     pub options: Vec<String>,
     pub server_cores: Cores,
     pub load_cores: Cores,
     postgres: Option<Postgres>,
 }
 
-/// A server that runs. Dropped, it is stopped, unless it is somebody else's.
+/// A running server. It is stopped on drop if this program started it.
 #[derive(Debug)]
 pub struct Server {
     pub address: SocketAddr,
-    /// Signs for its users. `None`: whoever comes is let in.
+    /// Mints tokens for users of Uproar. `None` for peers, which have no users.
     tokens: Option<Tokens>,
     process: Option<Process>,
     id: Option<u32>,
-    /// Of the names of users and rooms: a server that was there before may have those of an earlier run.
+    /// Prefix of the names of users and rooms. A server that was already running may have those of an earlier run.
     prefix: String,
-    /// PostgreSQL's first process, where it is part of the work.
+    /// The id of PostgreSQL's main process, if the server uses it.
     database: Option<u32>,
-    /// Goes last.
+    /// Deleted on drop. The last field, because the server has to stop first.
     _data: Option<TempDir>,
 }
 
-impl Place {
-    pub fn new(uproar: PathBuf, peers: PathBuf, data: PathBuf, server_cores: Cores, load_cores: Cores) -> Place {
-        Place { uproar, peers, data, options: Vec::new(), server_cores, load_cores, postgres: None }
+impl Environment {
+    pub fn new(uproar: PathBuf, peers: PathBuf, data: PathBuf, server_cores: Cores, load_cores: Cores) -> Environment {
+        Environment { uproar, peers, data, options: Vec::new(), server_cores, load_cores, postgres: None }
     }
 
-    /// Why a subject can't be had, where it can't.
-    pub fn missing(&self, subject: Subject) -> Option<String> {
-        let (files, mend) = match subject {
+    /// The reason why a subject can't be started, or `None` if it can.
+    pub fn unavailable(&self, subject: Subject) -> Option<String> {
+        let (files, fix) = match subject {
             Subject::Store => return None,
-            Subject::Uproar { .. } => (vec![self.uproar.clone()], "cargo build --release".to_owned()),
+            Subject::Uproar { .. } => (vec![self.uproar.clone()], "run cargo build --release".to_owned()),
             _ => {
                 let build = self.peers.join("build");
                 let (program, script) = self.peer(subject);
@@ -68,10 +68,10 @@ impl Place {
             }
         };
         let missing = files.iter().find(|file| !file.exists())?;
-        Some(format!("there is no {}: {mend}", missing.display()))
+        Some(format!("{} does not exist: {fix}", missing.display()))
     }
 
-    /// A peer's program where it is a file of ours, and what it is given before the port.
+    /// A peer's program, and its first argument if it is a script.
     fn peer(&self, subject: Subject) -> (Option<PathBuf>, Option<PathBuf>) {
         let built = |name: &str| (Some(self.peers.join("target/release").join(name)), None);
         match subject {
@@ -81,17 +81,18 @@ impl Place {
             Subject::Bun => {
                 (Some(self.peers.join("bun/node_modules/.bin/bun")), Some(self.peers.join("bun/server.js")))
             }
-            // Its packages are what may be missing; node itself is on the path.
+            // The package, whose presence shows that the peer was built. The program is the `node` on the path.
             Subject::NodeWs => (Some(self.peers.join("node/node_modules/ws")), Some(self.peers.join("node/server.js"))),
             Subject::Uproar { .. } | Subject::Store => (None, None),
         }
     }
 
-    /// Starts a server on the server's cores. `frame_bytes`: what `floor` pads its frames to.
+    /// Starts a server on the server's cores. `frame_bytes` is the length to which `floor` pads the payload of its
+    /// frames.
     pub fn start(&mut self, subject: Subject, channel: Channel, frame_bytes: Option<u32>) -> Result<Server> {
         match subject {
             Subject::Uproar { driver, shards } => self.start_uproar(driver, shards, channel),
-            Subject::Store => bail!("the store alone is no server"),
+            Subject::Store => bail!("the store alone is not a server"),
             _ => self.start_peer(subject, frame_bytes),
         }
     }
@@ -123,7 +124,7 @@ impl Place {
         let (process, port) = self.server_cores.while_pinned(|| Process::start("uproar", &mut command, find))??;
         let tokens = Tokens::read_key_file(&data.path().join("data/signing.key"))?;
         Ok(Server {
-            address: local(port),
+            address: localhost(port),
             tokens: Some(tokens),
             id: Some(process.id()),
             process: Some(process),
@@ -134,23 +135,23 @@ impl Place {
     }
 
     fn start_peer(&self, subject: Subject, frame_bytes: Option<u32>) -> Result<Server> {
-        // A port that is free now may be taken before the server has it.
+        // Another process may take the free port before the peer listens on it.
         let mut last = None;
         for _ in 0..3 {
             let port = free_port()?;
             let (program, script) = self.peer(subject);
-            let program = if subject == Subject::NodeWs { "node".into() } else { program.context("it is no peer")? };
+            let program = if subject == Subject::NodeWs { "node".into() } else { program.context("not a peer")? };
             let mut command = Command::new(program);
             command.args(script).arg(port.to_string());
             if let Some(bytes) = frame_bytes {
                 command.args(["--frame-bytes", &bytes.to_string()]);
             }
             let find = |line: &str| (line == "listening").then_some(());
-            let name = name(subject);
+            let name = subject_name(subject);
             match self.server_cores.while_pinned(|| Process::start(name, &mut command, find))? {
                 Ok((process, ())) => {
                     return Ok(Server {
-                        address: local(port),
+                        address: localhost(port),
                         tokens: None,
                         id: Some(process.id()),
                         process: Some(process),
@@ -162,10 +163,10 @@ impl Place {
                 Err(error) => last = Some(error),
             }
         }
-        Err(last.expect("three tries fail for a reason"))
+        Err(last.expect("each failed attempt left an error"))
     }
 
-    /// PostgreSQL on the load's cores, started when it is first needed.
+    /// PostgreSQL, started on the load's cores at the first call.
     pub fn postgres(&mut self) -> Result<&Postgres> {
         if self.postgres.is_none() {
             self.postgres = Some(self.load_cores.while_pinned(Postgres::start)??);
@@ -173,21 +174,21 @@ impl Place {
         Ok(self.postgres.as_ref().expect("it was just started"))
     }
 
-    /// Its main version, where it runs.
+    /// PostgreSQL's major version, if it is running.
     pub fn postgres_version(&self) -> Option<String> {
         self.postgres.as_ref()?.version()
     }
 
-    /// An empty folder that goes when it is dropped.
+    /// Creates an empty folder that is deleted on drop.
     pub fn data_folder(&self) -> Result<TempDir> {
         let made = tempfile::Builder::new().prefix(".data-").tempdir_in(&self.data);
-        made.with_context(|| format!("can't make a folder in {}", self.data.display()))
+        made.with_context(|| format!("can't create a folder in {}", self.data.display()))
     }
 }
 
 impl Server {
-    /// One that runs already. `id`: its process, where it runs on this machine.
-    pub fn given(address: SocketAddr, tokens: Option<Tokens>, id: Option<u32>) -> Server {
+    /// A server that is already running. `id` is its process, if it runs on this machine.
+    pub fn external(address: SocketAddr, tokens: Option<Tokens>, id: Option<u32>) -> Server {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         Server { address, tokens, process: None, id, prefix: format!("b{now:x}-"), database: None, _data: None }
     }
@@ -197,13 +198,13 @@ impl Server {
         self.tokens.is_some()
     }
 
-    /// A token for this user, good for the length of any run.
+    /// A token for this user, valid for a day.
     pub fn token(&self, user: &str) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         self.tokens.as_ref().map_or(String::new(), |tokens| tokens.mint(user, now, 24 * 3600))
     }
 
-    /// Of the member with this number.
+    /// The name of the user with this index.
     pub fn user_name(&self, member: u32) -> String {
         format!("{}u{member}", self.prefix)
     }
@@ -212,37 +213,39 @@ impl Server {
         format!("{}r{room}", self.prefix)
     }
 
-    /// Makes the rooms of a work, where rooms have to be made.
+    /// Creates the rooms of a load. Only Uproar's stored rooms have to be created.
     pub fn create_rooms(&self, shape: &Shape) -> Result<()> {
         if !self.has_users() || shape.channel == Channel::Live {
             return Ok(());
         }
         let mut http = Http::connect(self.address)?;
         let token = self.token(&format!("{}owner", self.prefix));
-        // Its owner is a member too, and people visit each other.
+        // Room for everybody, because members visit other rooms, and for the owner, who is a member too.
         let size = shape.rooms * shape.members + 1;
         (0..shape.rooms).try_for_each(|room| http.create_room(&token, &self.room_name(room), size.min(100_000)))
     }
 
-    /// CPU seconds used so far. 0 for a server whose process is not known.
+    /// CPU time used so far. 0 if the server's process is unknown.
     pub fn cpu_seconds(&self) -> Result<f64> {
         self.id.map_or(Ok(0.0), usage::cpu_seconds)
     }
 
+    /// CPU time that PostgreSQL has used so far, if the server uses it.
     pub fn database_cpu_seconds(&self) -> Result<Option<f64>> {
-        self.database.map(usage::family_cpu_seconds).transpose()
+        self.database.map(usage::process_tree_cpu_seconds).transpose()
     }
 
+    /// 0 if the server's process is unknown.
     pub fn rss_bytes(&self) -> Result<u64> {
         self.id.map_or(Ok(0), usage::rss_bytes)
     }
 
-    /// Ends it. An error where it had ended before.
+    /// Stops the server. Fails if it had already exited.
     pub fn stop(mut self) -> Result<()> {
         self.process.take().map_or(Ok(()), Process::stop)
     }
 
-    /// Where a connection of a work goes: the path, and the channel for protocols that name it in a command.
+    /// What the members of a room connect to.
     pub fn target(&self, scenario: Scenario, shape: &Shape, room: u32) -> Target {
         let channel = match shape.channel {
             Channel::Live => format!("live:{}", self.room_name(room)),
@@ -259,29 +262,29 @@ impl Server {
         Target { path, channel }
     }
 
-    /// Whether it can do such a work at all.
+    /// Checks that the server supports the protocol and channel of a load.
     pub fn check(&self, shape: &Shape) -> Result<()> {
         ensure!(
             self.has_users() || (shape.wire == Wire::Raw && shape.channel == Channel::Live),
-            "only Uproar has stored rooms and other protocols than raw"
+            "peers have no stored rooms and only the raw protocol; for Uproar, give its key with --key-file"
         );
         ensure!(
             shape.wire != Wire::Raw || shape.channel == Channel::Live,
-            "stored rooms have no raw format: choose --wire plain or --wire centrifugo"
+            "stored rooms don't support the raw format: choose --wire plain or --wire centrifugo"
         );
         Ok(())
     }
 }
 
-/// What a connection connects to.
+/// What a connection connects to: the path, and the channel for protocols that name it in a command.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub path: String,
     pub channel: String,
 }
 
-/// A subject in results, where the matrix has no other name for it.
-pub fn name(subject: Subject) -> &'static str {
+/// The name of a subject in results, unless the workload gives it another one.
+pub fn subject_name(subject: Subject) -> &'static str {
     match subject {
         Subject::Uproar { .. } => "uproar",
         Subject::Floor { .. } => "floor",
@@ -293,7 +296,7 @@ pub fn name(subject: Subject) -> &'static str {
     }
 }
 
-fn local(port: u16) -> SocketAddr {
+fn localhost(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 

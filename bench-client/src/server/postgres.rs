@@ -1,4 +1,4 @@
-//! PostgreSQL for the works that need it: of its own, with the default settings, so that a commit is on disk.
+//! A PostgreSQL server for the benchmarks, with default settings, so that a commit reaches the disk.
 
 use anyhow::{Result, anyhow};
 use tokio::runtime::{Builder, Runtime};
@@ -11,24 +11,24 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// It runs on the cores of the calling thread.
+    /// Starts PostgreSQL on the cores of the calling thread.
     pub fn start() -> Result<Postgres> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let server = runtime.block_on(TestPostgres::start_durable()).map_err(|error| anyhow!(error))?;
         Ok(Postgres { server, runtime })
     }
 
-    /// The URL of a new and empty database.
+    /// Creates an empty database. Returns its URL.
     pub fn create_database(&self) -> Result<String> {
         self.runtime.block_on(self.server.create_database()).map_err(|error| anyhow!(error))
     }
 
-    /// Its first process, where it was started here.
+    /// The id of its main process, if it was started here.
     pub fn process(&self) -> Option<u32> {
         self.server.process()
     }
 
-    /// Its main version.
+    /// Its major version.
     pub fn version(&self) -> Option<String> {
         self.server.version()
     }

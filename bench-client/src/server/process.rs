@@ -1,4 +1,4 @@
-//! A process that was started to be measured.
+//! Starts and stops the processes that are measured.
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(12);
-/// What is kept of what it says, for the error when it ends.
-const LAST_WORDS_BYTES: usize = 2048;
+/// How much of a process's standard error is kept for the error message if it exits.
+const STDERR_TAIL_BYTES: usize = 2048;
 
-/// Dropped, it is stopped.
+/// A process, which is stopped on drop.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -21,7 +21,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a program and waits until `find` has found what it looks for in a line of its output.
+    /// Starts a program and waits until `find` returns something for a line of its output.
     pub fn start<T>(name: &str, command: &mut Command, find: impl Fn(&str) -> Option<T>) -> Result<(Process, T)> {
         let mut child = command
             .stdin(Stdio::null())
@@ -30,40 +30,40 @@ impl Process {
             .spawn()
             .with_context(|| format!("can't start {name} ({})", command.get_program().display()))?;
         let (output, errors) = (child.stdout.take(), child.stderr.take());
-        let (lines, said) = mpsc::channel();
-        // Both are read to their ends: a full pipe would stop the server.
+        let (lines, output_lines) = mpsc::channel();
+        // Both streams are read to their ends, because a full pipe would block the process.
         std::thread::spawn(move || {
             let Some(output) = output else { return };
             for line in BufReader::new(output).lines().map_while(Result::ok) {
                 let _ = lines.send(line);
             }
         });
-        let (tell, last_words) = mpsc::channel();
+        let (send_tail, stderr_tail) = mpsc::channel();
         std::thread::spawn(move || {
             let Some(mut errors) = errors else { return };
             let (mut kept, mut buffer) = (Vec::new(), [0; 4096]);
             while let Ok(length @ 1..) = errors.read(&mut buffer) {
                 kept.extend_from_slice(&buffer[..length]);
-                kept.drain(..kept.len().saturating_sub(LAST_WORDS_BYTES));
+                kept.drain(..kept.len().saturating_sub(STDERR_TAIL_BYTES));
             }
-            let _ = tell.send(String::from_utf8_lossy(&kept).trim().to_owned());
+            let _ = send_tail.send(String::from_utf8_lossy(&kept).trim().to_owned());
         });
-        // From here on it is ended when something fails.
+        // From here on, the process is stopped when something fails.
         let process = Process { name: name.to_owned(), child };
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            match said.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match output_lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
                     if let Some(found) = find(&line) {
                         return Ok((process, found));
                     }
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => {
-                    bail!("{name} did not say within {START_TIMEOUT:?} that it listens")
+                    bail!("{name} did not start to listen within {START_TIMEOUT:?}")
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
-                    let words = last_words.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
-                    bail!("{name} ended at its start: {words}")
+                    let words = stderr_tail.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
+                    bail!("{name} exited during its start: {words}")
                 }
             }
         }
@@ -73,25 +73,25 @@ impl Process {
         self.child.id()
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Sends SIGTERM and waits for the process to exit.
     ///
-    /// Fails where it had ended before, or does not end in time (it is killed then).
+    /// Fails if it had already exited, or if it does not exit in time and has to be killed.
     pub fn stop(mut self) -> Result<()> {
-        self.end()
+        self.terminate()
     }
 
-    fn end(&mut self) -> Result<()> {
+    fn terminate(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
-            bail!("{} had ended by itself with {status}", self.name);
+            bail!("{} had already exited: {status}", self.name);
         }
         let id = Pid::from_raw(i32::try_from(self.child.id())?);
-        kill(id, Signal::SIGTERM).with_context(|| format!("can't end {}", self.name))?;
+        kill(id, Signal::SIGTERM).with_context(|| format!("can't stop {}", self.name))?;
         let deadline = Instant::now() + STOP_TIMEOUT;
         while self.child.try_wait()?.is_none() {
             if Instant::now() > deadline {
                 let _ = self.child.kill();
                 let _ = self.child.wait();
-                bail!("{} did not end within {STOP_TIMEOUT:?} and was killed", self.name);
+                bail!("{} did not exit within {STOP_TIMEOUT:?} and was killed", self.name);
             }
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -102,7 +102,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = self.end();
+            let _ = self.terminate();
         }
     }
 }

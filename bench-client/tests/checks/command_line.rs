@@ -1,4 +1,4 @@
-//! The binary: what it says, and how it ends.
+//! The binary: its output and its exit code.
 
 use crate::server::{Fault, Server};
 use nix::sys::signal::{Signal, kill};
@@ -14,11 +14,11 @@ use uproar_bench::result::{Faults, Run, Wire};
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A small load, and a short one.
+/// Options for a small load without warm-up.
 const SMALL: [&str; 8] = ["--members", "4", "--senders", "2", "--payload-bytes", "60", "--warm-up", "0"];
 
-/// The program, running in a folder of its own.
-pub struct Bench {
+/// The program, running in a temporary folder.
+pub struct Program {
     child: Child,
     stdout: JoinHandle<String>,
     stderr: JoinHandle<String>,
@@ -31,14 +31,14 @@ pub struct Output {
     pub stderr: String,
 }
 
-impl Bench {
-    pub fn start(arguments: &[&str]) -> Bench {
+impl Program {
+    pub fn start(arguments: &[&str]) -> Program {
         let mut command = Command::new(env!("CARGO_BIN_EXE_uproar-bench"));
         command.args(arguments);
-        Bench::spawn(command)
+        Program::spawn(command)
     }
 
-    fn spawn(mut command: Command) -> Bench {
+    fn spawn(mut command: Command) -> Program {
         let folder = tempfile::tempdir().unwrap();
         command.current_dir(folder.path()).env("RUST_BACKTRACE", "1");
         let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -51,7 +51,7 @@ impl Bench {
             })
         }
         let (stdout, stderr) = (all(child.stdout.take().unwrap()), all(child.stderr.take().unwrap()));
-        Bench { child, stdout, stderr, _folder: folder }
+        Program { child, stdout, stderr, _folder: folder }
     }
 
     pub fn while_stopped(&self, act: impl FnOnce()) {
@@ -61,7 +61,7 @@ impl Bench {
         kill(process, Signal::SIGCONT).unwrap();
     }
 
-    pub fn ended(mut self) -> Output {
+    pub fn output(mut self) -> Output {
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -69,7 +69,7 @@ impl Bench {
             }
             if Instant::now() > deadline {
                 let _ = self.child.kill();
-                panic!("it hangs: {}", self.stderr.join().unwrap());
+                panic!("the program hangs: {}", self.stderr.join().unwrap());
             }
             std::thread::sleep(LOOK);
         };
@@ -83,11 +83,11 @@ impl Bench {
 
 fn against(server: &Server, more: &[&str]) -> Output {
     let address = server.address.to_string();
-    Bench::start(&[&["fanout", "--at", &address][..], &SMALL, &["--seconds", "0.5"], more].concat()).ended()
+    Program::start(&[&["fanout", "--at", &address][..], &SMALL, &["--seconds", "0.5"], more].concat()).output()
 }
 
 #[test]
-fn an_honest_server_is_a_success() {
+fn a_run_against_a_correct_server_succeeds() {
     let server = Server::start(Wire::Raw, 2, Fault::None);
     let Output { succeeded, stdout, stderr } = against(&server, &[]);
     assert!(succeeded, "{stderr}");
@@ -96,28 +96,28 @@ fn an_honest_server_is_a_success() {
 }
 
 #[test]
-fn a_void_run_is_said_and_is_no_success() {
+fn a_void_run_is_reported_and_fails() {
     let server = Server::start(Wire::Raw, 2, Fault::Drop);
     let Output { succeeded, stdout, stderr } = against(&server, &[]);
-    assert!(!succeeded && server.is_committed());
+    assert!(!succeeded && server.has_misbehaved());
     let void: Vec<&str> = stderr.lines().filter(|line| line.contains("VOID")).collect();
     assert!(void.len() == 1 && void[0].contains("1 lost"), "{stderr}");
-    assert!(void[0].starts_with(&server.address.to_string()), "named as what it is: {stderr}");
-    assert!(!void[0].contains("deliveries/s"), "no figures: {stderr}");
+    assert!(void[0].starts_with(&server.address.to_string()), "the line starts with the server's address: {stderr}");
+    assert!(!void[0].contains("deliveries/s"), "a void run has no metrics: {stderr}");
     let last = stderr.lines().last().unwrap();
     assert!(last.starts_with("uproar-bench: 1 of 1 runs are void"), "{stderr}");
     assert!(stdout.to_lowercase().contains("void"), "{stdout}");
 }
 
-/// The end of a connection was not noticed when it came together with the last message.
+/// Regression: a close that arrived together with the last message went unnoticed.
 #[test]
-fn a_connection_that_ends_right_behind_a_message_is_disconnected() {
+fn a_connection_closed_right_after_a_message_counts_as_disconnected() {
     let server = Server::start(Wire::Raw, 2, Fault::None);
     let address = server.address.to_string();
-    let bench = Bench::start(&[&["fanout", "--at", &address][..], &SMALL, &["--json", "--seconds", "2"]].concat());
+    let program = Program::start(&[&["fanout", "--at", &address][..], &SMALL, &["--json", "--seconds", "2"]].concat());
     server.wait_for_messages(20);
-    bench.while_stopped(|| server.say_goodbye());
-    let Output { succeeded, stdout, .. } = bench.ended();
+    program.while_stopped(|| server.send_wrong_message_and_close());
+    let Output { succeeded, stdout, .. } = program.output();
     assert!(!succeeded);
     let runs: Vec<Run> = serde_json::from_str(&stdout).unwrap();
     let lost = server.counts().undelivered;
@@ -125,8 +125,8 @@ fn a_connection_that_ends_right_behind_a_message_is_disconnected() {
 }
 
 #[test]
-fn one_void_round_of_several_is_enough() {
-    // The fault is committed once.
+fn one_void_round_of_several_fails_the_program() {
+    // The server misbehaves only once.
     let server = Server::start(Wire::Raw, 2, Fault::Repeat);
     let Output { succeeded, stdout, stderr } = against(&server, &["--rounds", "2", "--json"]);
     assert!(!succeeded);
@@ -138,34 +138,34 @@ fn one_void_round_of_several_is_enough() {
 }
 
 #[test]
-fn what_is_wrong_with_the_options_is_one_line() {
+fn invalid_options_are_reported_in_one_line() {
     let server = Server::start(Wire::Raw, 2, Fault::None);
     let at = server.address.to_string();
     let fanout = |options: &[&'static str]| [&["fanout", "--at", &at][..], options].concat();
     for (arguments, words) in [
-        (fanout(&["--senders", "5", "--members", "2"]), "5 senders are more than the 2 members of a room"),
-        (fanout(&["--payload-bytes", "1"]), "messages of 1 bytes can't be sent: 44 to 16000 can"),
-        (fanout(&["--payload-bytes", "16001"]), "messages of 16001 bytes can't be sent"),
-        (fanout(&["--rate", "0"]), "a rate is above 0"),
-        (fanout(&["--rate=-1"]), "a rate is above 0"),
-        (fanout(&["--rate", "NaN"]), "a rate is above 0"),
-        (fanout(&["--rate", "1e300"]), "a rate is above 0"),
-        (fanout(&["--window", "0"]), "a window of 0 is too small"),
-        (fanout(&["--window", "4000000000"]), "a window of 4000000000 is too large"),
-        (fanout(&["--senders", "0"]), "nobody sends"),
+        (fanout(&["--senders", "5", "--members", "2"]), "5 senders per room exceed its 2 members"),
+        (fanout(&["--payload-bytes", "1"]), "--payload-bytes must be between 44 and 16000, not 1"),
+        (fanout(&["--payload-bytes", "16001"]), "not 16001"),
+        (fanout(&["--rate", "0"]), "--rate must be above 0"),
+        (fanout(&["--rate=-1"]), "--rate must be above 0"),
+        (fanout(&["--rate", "NaN"]), "--rate must be above 0"),
+        (fanout(&["--rate", "1e300"]), "--rate must be above 0"),
+        (fanout(&["--window", "0"]), "--window 0 is too small"),
+        (fanout(&["--window", "4000000000"]), "--window 4000000000 is too large"),
+        (fanout(&["--senders", "0"]), "--senders must be at least 1"),
         (fanout(&["--members", "0"]), "at least one room with one member"),
-        (fanout(&["--rooms", "70000", "--members", "70000"]), "70000 rooms of 70000 are more than"),
-        (fanout(&["--seconds=-1"]), "--seconds takes seconds"),
-        (fanout(&["--warm-up", "1e9"]), "--warm-up takes seconds"),
-        (fanout(&["--wire", "plain"]), "only Uproar has stored rooms and other protocols than raw"),
+        (fanout(&["--rooms", "70000", "--members", "70000"]), "70000 rooms with 70000 members each exceed"),
+        (fanout(&["--seconds=-1"]), "--seconds must be between 0 and 3600"),
+        (fanout(&["--warm-up", "1e9"]), "--warm-up must be between 0 and 3600"),
+        (fanout(&["--wire", "plain"]), "peers have no stored rooms and only the raw protocol"),
         (fanout(&["--key-file", "nowhere/signing.key"]), "nowhere/signing.key"),
-        (vec!["echo", "--at", &at, "--members", "2"], "choose --members 1"),
-        (vec!["fanout", "--uproar", "nowhere/uproar"], "nowhere/uproar: cargo build --release"),
+        (vec!["echo", "--at", &at, "--members", "2"], "echo needs --members 1"),
+        (vec!["fanout", "--uproar", "nowhere/uproar"], "nowhere/uproar does not exist: run cargo build --release"),
         (vec!["fanout", "--server", "floor", "--peers", "nowhere"], "nowhere/build"),
-        (vec!["bars", "--only", "nothing"], "there is no work \"nothing\""),
+        (vec!["bars", "--only", "nothing"], "there is no workload \"nothing\""),
         (vec!["report", "nowhere.json"], "nowhere.json"),
     ] {
-        let Output { succeeded, stdout, stderr } = Bench::start(&arguments).ended();
+        let Output { succeeded, stdout, stderr } = Program::start(&arguments).output();
         assert!(!succeeded, "{arguments:?}");
         assert!(stdout.is_empty(), "{arguments:?}: {stdout}");
         assert_eq!(stderr.lines().count(), 1, "{arguments:?}: {stderr}");
@@ -174,18 +174,18 @@ fn what_is_wrong_with_the_options_is_one_line() {
     assert_eq!(server.counts().upgrades, 0);
 }
 
-/// Clap adds a hint below its line.
+/// These errors come from clap, which adds hints below the first line.
 #[test]
-fn what_is_no_option_is_said_as_well() {
+fn options_that_cannot_be_parsed_are_reported() {
     for (arguments, words) in [
-        (&["fanout", "--server-cores", "x"][..], "'x' names no cores; write 0, or 1-3, or 1,3"),
-        (&["fanout", "--load-cores", "3-1"], "'3-1' names no cores"),
+        (&["fanout", "--server-cores", "x"][..], "'x' is not a list of cores; examples are 0, 1-3 and 1,3"),
+        (&["fanout", "--load-cores", "3-1"], "'3-1' is not a list of cores"),
         (&["fanout", "--at", "here"], "invalid value 'here'"),
         (&["fanout", "--rounds", "0"], "invalid value '0'"),
         (&["fanout", "--rate", "1", "--window", "1"], "cannot be used with"),
         (&["fanout", "--key-file", "x"], "--at <ADDRESS:PORT>"),
     ] {
-        let Output { succeeded, stdout, stderr } = Bench::start(arguments).ended();
+        let Output { succeeded, stdout, stderr } = Program::start(arguments).output();
         assert!(!succeeded && stdout.is_empty(), "{arguments:?}");
         let errors: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
         assert!(errors.len() == 1 && stderr.contains(words), "{arguments:?}: {stderr}");
@@ -193,11 +193,11 @@ fn what_is_no_option_is_said_as_well() {
 }
 
 #[test]
-fn where_nobody_listens_that_is_said() {
+fn a_refused_connection_is_reported() {
     let at = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().to_string();
     for scenario in ["fanout", "connect"] {
         let Output { succeeded, stderr, .. } =
-            Bench::start(&[scenario, "--at", &at, "--seconds", "0.5", "--json"]).ended();
+            Program::start(&[scenario, "--at", &at, "--seconds", "0.5", "--json"]).output();
         assert!(!succeeded);
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
         assert!(stderr.starts_with(&format!("uproar-bench: the server at {at}: ")), "{stderr}");
@@ -205,14 +205,14 @@ fn where_nobody_listens_that_is_said() {
     }
 }
 
-/// A server that was not started by the bench client was measured with the soft limit of files as it was.
+/// Regression: against a server that was already running, the soft limit of open files was not raised.
 #[test]
-fn the_limit_of_files_is_raised_for_a_given_server_too() {
+fn the_limit_of_open_files_is_raised_for_a_running_server_too() {
     let server = Server::start(Wire::Raw, 2, Fault::None);
     let address = server.address.to_string();
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -Sn 64; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_uproar-bench")]);
     command.args(["fanout", "--at", &address, "--members", "100", "--senders", "2", "--seconds", "0.2"]);
-    let output = Bench::spawn(command).ended();
+    let output = Program::spawn(command).output();
     assert!(output.succeeded, "{}", output.stderr);
 }

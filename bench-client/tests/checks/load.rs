@@ -1,28 +1,28 @@
-//! Open loads: messages are sent at times fixed beforehand, whatever the server does.
+//! Open loads, which send messages on a fixed schedule whatever the server does.
 
-use crate::command_line::Bench;
+use crate::command_line::Program;
 use crate::server::{Fault, Server};
-use crate::{assert_clean, commit, job, measure, shape};
+use crate::{assert_clean, job, measure, measure_fault, shape};
 use std::time::Duration;
-use uproar_bench::matrix::rounds::Job;
+use uproar_bench::matrix::runner::Job;
 use uproar_bench::result::{Load, Run, Scenario, Shape, Wire};
 
 const MEMBERS: u32 = 3;
-/// Longer than anything else here takes, on the average.
+/// Much longer than a delivery normally takes in these tests.
 const STALL: Duration = Duration::from_millis(200);
 
 fn rate(rooms: u32, senders: u32, rate: f64) -> Shape {
     Shape { load: Load::Rate(rate), ..shape(rooms, MEMBERS, senders) }
 }
 
-/// The slowest hundredth are the first of those that were due meanwhile: they waited for nearly all of it.
+/// The slowest percent are the first messages that were due during the stall: they waited for nearly all of it.
 fn assert_stalled(p99: f64) {
     assert!(p99 > 0.75 * STALL.as_micros() as f64, "p99 is {p99} µs");
 }
 
 #[test]
-fn as_many_are_sent_as_the_rate_says() {
-    // Rooms that threads can't share evenly; a rate that is no number of nanoseconds.
+fn an_open_load_sends_at_the_given_rate() {
+    // Also with rooms that don't divide evenly among threads and an interval that is no whole number of nanoseconds.
     for (rooms, senders, per_second, sent) in [(1, 1, 1000.0, 500), (3, 2, 600.0, 300), (1, 2, 999.0, 500)] {
         let server = Server::start(Wire::Raw, senders as usize, Fault::None);
         let run = measure(&server, &job(Scenario::Fanout, rate(rooms, senders, per_second))).unwrap();
@@ -33,7 +33,7 @@ fn as_many_are_sent_as_the_rate_says() {
 }
 
 #[test]
-fn what_is_sent_before_the_window_is_not_counted() {
+fn messages_sent_during_the_warm_up_are_not_counted() {
     let server = Server::start(Wire::Raw, 1, Fault::None);
     let shape = rate(1, 1, 1000.0);
     let job = Job { warm_up: Duration::from_millis(100), ..job(Scenario::Fanout, shape) };
@@ -44,8 +44,8 @@ fn what_is_sent_before_the_window_is_not_counted() {
 }
 
 #[test]
-fn a_server_that_stands_still_is_seen_by_all_messages_due_meanwhile() {
-    let (_, run) = commit(Scenario::Fanout, rate(1, 1, 1000.0), Fault::Stall(STALL));
+fn a_stalled_server_delays_all_messages_due_meanwhile() {
+    let (_, run) = measure_fault(Scenario::Fanout, rate(1, 1, 1000.0), Fault::Stall(STALL));
     assert_clean(&run);
     assert_eq!(run.sent, 500);
     for latency in [run.ack_latency, run.delivery_latency, run.last_latency] {
@@ -53,16 +53,16 @@ fn a_server_that_stands_still_is_seen_by_all_messages_due_meanwhile() {
     }
 }
 
-/// What was due while the load itself could not run is late, and there.
+/// Messages that were due while the load itself was stopped are sent late, and their latency includes the delay.
 #[test]
-fn a_load_that_stands_still_is_seen_as_well() {
+fn a_stalled_load_shows_in_the_latencies() {
     let server = Server::start(Wire::Raw, 1, Fault::None);
     let address = server.address.to_string();
     let options = ["--members", "3", "--senders", "1", "--payload-bytes", "60", "--warm-up", "0", "--seconds", "2"];
-    let bench = Bench::start(&[&["fanout", "--at", &address, "--json", "--rate", "500"][..], &options].concat());
+    let program = Program::start(&[&["fanout", "--at", &address, "--json", "--rate", "500"][..], &options].concat());
     server.wait_for_messages(20);
-    bench.while_stopped(|| std::thread::sleep(STALL));
-    let output = bench.ended();
+    program.while_stopped(|| std::thread::sleep(STALL));
+    let output = program.output();
     assert!(output.succeeded, "{}", output.stderr);
     let runs: Vec<Run> = serde_json::from_str(&output.stdout).unwrap();
     let run = &runs[0];

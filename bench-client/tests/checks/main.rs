@@ -1,7 +1,7 @@
-//! Whether the bench client notices a server that misbehaves, and says nothing where it does not.
+//! Checks that the bench client notices every fault of a server and reports none for a correct server.
 //!
-//! Faults are committed by a server of the tests. What is counted is compared with what the server knows itself, so that
-//! nothing depends on how fast the two are.
+//! The server of these tests misbehaves on purpose. Its own counts are compared with those of the client, so no test
+//! depends on how fast either of them is.
 
 mod server;
 
@@ -14,35 +14,35 @@ mod protocols;
 use server::{Fault, Server};
 use std::time::Duration;
 use uproar_bench::client::Cores;
-use uproar_bench::matrix::figure::Figure;
-use uproar_bench::matrix::rounds::Job;
-use uproar_bench::matrix::works::Subject;
+use uproar_bench::matrix::metric::Metric;
+use uproar_bench::matrix::runner::Job;
+use uproar_bench::matrix::workloads::Subject;
 use uproar_bench::result::{Channel, Faults, Load, Run, Scenario, Shape, Wire};
 use uproar_bench::{scenario, server as bench};
 use uproar_http::Tokens;
 
-const FIGURES: [Figure; 12] = [
-    Figure::CpuPerDelivery,
-    Figure::DeliveriesPerSecond,
-    Figure::AcknowledgedPerSecond,
-    Figure::AckP50,
-    Figure::AckP99,
-    Figure::DeliveryP50,
-    Figure::DeliveryP99,
-    Figure::DeliveryP999,
-    Figure::LastP99,
-    Figure::RssPerConnection,
-    Figure::KernelPerConnection,
-    Figure::CpuShare,
+const METRICS: [Metric; 12] = [
+    Metric::CpuPerDelivery,
+    Metric::DeliveriesPerSecond,
+    Metric::AcknowledgedPerSecond,
+    Metric::AckP50,
+    Metric::AckP99,
+    Metric::DeliveryP50,
+    Metric::DeliveryP99,
+    Metric::DeliveryP999,
+    Metric::LastP99,
+    Metric::RssPerConnection,
+    Metric::KernelPerConnection,
+    Metric::CpuShare,
 ];
 
-/// One message of each sender under way.
+/// A load in which each sender keeps one message in flight.
 fn shape(rooms: u32, members: u32, senders: u32) -> Shape {
     let load = Load::Window(1);
     Shape { rooms, members, senders, payload_bytes: 60, load, wire: Wire::Raw, channel: Channel::Live }
 }
 
-/// No warm-up, so that all that is sent is counted.
+/// A job without warm-up, so that all messages are counted.
 fn job(scenario: Scenario, shape: Shape) -> Job {
     Job {
         scenario,
@@ -51,42 +51,42 @@ fn job(scenario: Scenario, shape: Shape) -> Job {
         frame_bytes: None,
         signup: false,
         warm_up: Duration::ZERO,
-        window: Duration::from_millis(500),
+        measured: Duration::from_millis(500),
     }
 }
 
 fn measure(server: &Server, job: &Job) -> anyhow::Result<Run> {
     let tokens = (job.shape.wire != Wire::Raw).then(|| Tokens::from_key(&[7; 32]).unwrap());
-    scenario::measure(&bench::Server::given(server.address, tokens, None), &Cores::all()?, job)
+    scenario::measure(&bench::Server::external(server.address, tokens, None), &Cores::all()?, job)
 }
 
-/// What a fault comes to.
-fn commit(scenario: Scenario, shape: Shape, fault: Fault) -> (Server, Run) {
+/// Measures a server that commits a fault.
+fn measure_fault(scenario: Scenario, shape: Shape, fault: Fault) -> (Server, Run) {
     let server = Server::start(shape.wire, shape.senders as usize, fault);
     let run = measure(&server, &job(scenario, shape)).unwrap();
-    assert!(server.is_committed(), "the server did nothing wrong: {run:?}");
+    assert!(server.has_misbehaved(), "the server did not misbehave: {run:?}");
     (server, run)
 }
 
-/// These faults and no others, and no figures.
+/// Asserts that a run has exactly these faults and no metrics.
 #[track_caller]
 fn assert_void(run: &Run, faults: Faults) {
-    assert_eq!(run.faults, faults, "{:?}", run.words);
+    assert_eq!(run.faults, faults, "{:?}", run.first_fault);
     assert!(run.faults.any());
-    for figure in FIGURES {
-        assert_eq!(figure.of(run), None, "{figure:?}");
+    for metric in METRICS {
+        assert_eq!(metric.of(run), None, "{metric:?}");
     }
 }
 
 #[track_caller]
-fn assert_words(run: &Run, words: &str) {
-    let said = run.words.as_deref().unwrap_or_default();
-    assert!(said.contains(words), "no '{words}' in: {said}");
+fn assert_first_fault(run: &Run, words: &str) {
+    let first_fault = run.first_fault.as_deref().unwrap_or_default();
+    assert!(first_fault.contains(words), "'{words}' is not in: {first_fault}");
 }
 
 #[track_caller]
 fn assert_clean(run: &Run) {
-    assert_eq!(run.faults, Faults::default(), "{:?}", run.words);
+    assert_eq!(run.faults, Faults::default(), "{:?}", run.first_fault);
     assert!(!run.faults.any());
-    assert_eq!(run.words, None);
+    assert_eq!(run.first_fault, None);
 }

@@ -1,6 +1,6 @@
-//! A server of rooms that does one thing wrong, once where it can, in the protocols of peers and of Uproar.
+//! A chat server that commits one fault, only once where possible. It speaks the protocols of the peers and of Uproar.
 //!
-//! It has one lock, so that messages have one order, and a thread for each connection.
+//! It has one thread per connection and a single lock, which gives all messages one order.
 
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -15,68 +15,69 @@ use tungstenite::{Message, WebSocket};
 use uproar_bench::result::Wire;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Between two things that are said without end, and what takes the place of an end.
-const BREATH: Duration = Duration::from_millis(100);
-pub const BABBLE: Duration = Duration::from_secs(20);
-/// So many messages go right first.
-const BEFORE: usize = 5;
-/// Those who recover are kept waiting until they have missed so many messages.
-const MISSED: usize = 3;
+/// Pause between the messages of [`Fault::Babble`].
+const BABBLE_PAUSE: Duration = Duration::from_millis(100);
+/// How long [`Fault::Babble`] lasts, much longer than a client should listen.
+pub const BABBLE_TIME: Duration = Duration::from_secs(20);
+/// The number of messages before the fault.
+const MESSAGES_BEFORE_FAULT: usize = 5;
+/// A recovery is delayed until the client has missed at least this many messages.
+const MIN_MISSED: usize = 3;
 
-/// What goes wrong. Where a fault needs a victim, it is somebody who does not send, unless all do.
+/// What goes wrong. Some faults affect one member, the victim. The victim does not send, unless all members do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
     None,
-    /// One message does not get to the victim.
+    /// The victim does not get one message.
     Drop,
-    /// One message gets to the victim twice.
+    /// The victim gets one message twice.
     Repeat,
-    /// Two messages of one sender change places for the victim.
+    /// The victim gets two messages of one sender in the wrong order.
     Swap,
-    /// Messages of two senders change places for the victim.
+    /// The victim gets messages of two senders in another order than the other members.
     Disagree,
-    /// This byte of one message is another one for the victim.
+    /// The victim gets one message with this byte changed.
     Corrupt(usize),
-    /// The victim gets this as well.
-    MakeUp(String),
-    /// Everybody gets this on entering.
-    Greet(String),
-    /// The victim's connection ends, with a close frame or without.
+    /// The victim gets this additional message.
+    AddMessage(String),
+    /// Every member gets this additional message when it joins.
+    AddOnJoin(String),
+    /// The server closes the victim's connection, with this close frame or without one.
     Close(Option<(u16, &'static str)>),
     /// The victim gets these bytes instead of a frame.
     Bytes(Vec<u8>),
-    /// One message does not get to the victim, who gets something else instead, again and again.
+    /// The victim gets an endless series of wrong messages instead of one message.
     Babble,
-    /// All stand still for so long.
+    /// The server stops for this long.
     Stall(Duration),
-    /// Requests are answered with these bytes.
+    /// All requests get these bytes as the response.
     Answer(&'static str),
-    /// Requests are not answered.
+    /// No request gets a response.
     Silence,
-    /// One request is not answered.
+    /// One request gets no response.
     LateSilence,
-    /// The connection of one request ends instead of an answer.
-    LateEnd,
-    /// Messages are acknowledged, but nobody gets them.
-    Swallow,
+    /// One connection is closed instead of a response.
+    LateClose,
+    /// All messages are acknowledged but not delivered.
+    AckOnly,
     /// One acknowledgement is missing.
-    Forget,
-    /// One acknowledgement comes twice.
-    Insist,
-    /// One message is refused.
-    Refuse,
-    /// Offsets jump, for the victim or for all.
+    SkipAck,
+    /// One acknowledgement is sent twice.
+    RepeatAck,
+    /// One message gets an error as its reply.
+    RejectMessage,
+    /// Offsets skip a number, for the victim or for all members.
     Gap {
         all: bool,
     },
-    /// Nobody is let in.
-    Lock,
-    /// Positions are said not to be recovered, though what was missed comes.
-    Deny,
-    /// The first one that recovers does not get the first message that it missed.
-    Skip,
-    /// The first one that recovers gets the last message that it had again.
-    Rewind,
+    /// All attempts to join are rejected.
+    RejectJoins,
+    /// Recoveries are reported as failed, although the missed messages are delivered.
+    DenyRecovery,
+    /// The first recovery lacks the first missed message.
+    RecoverTooLate,
+    /// The first recovery starts one message too early.
+    RecoverTooEarly,
 }
 
 /// Runs until it is dropped.
@@ -87,31 +88,31 @@ pub struct Server {
 
 struct Shared {
     wire: Wire,
-    /// Members of a room that send.
+    /// How many members of each room send.
     senders: usize,
     state: Mutex<State>,
-    /// A message came.
+    /// Signals that a message arrived.
     came: Condvar,
 }
 
 struct State {
     fault: Fault,
-    is_committed: bool,
+    has_misbehaved: bool,
     victim: Option<usize>,
-    /// What the victim gets later: sender, message.
+    /// Messages that the victim gets later: sender and index.
     held: Vec<(usize, usize)>,
     rooms: HashMap<String, Room>,
     next_id: usize,
     counts: Counts,
-    is_over: bool,
+    is_stopping: bool,
 }
 
-/// What the server knows itself.
+/// The server's own counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     pub upgrades: u64,
     pub messages: u64,
-    /// What members did not get, each message and member.
+    /// Deliveries that were not made, counting each member that did not get a message.
     pub undelivered: u64,
 }
 
@@ -125,31 +126,31 @@ struct Member {
     id: usize,
     has_sent: bool,
     is_closed: bool,
-    /// Added to the offsets that it gets.
+    /// Added to the offsets of its messages.
     jump: usize,
     socket: WebSocket<TcpStream>,
 }
 
 impl Server {
-    /// `senders`: of each room. The fault waits until all have sent something.
+    /// Starts the server. `senders` is their number per room: the fault waits until each has sent something.
     pub fn start(wire: Wire, senders: usize, fault: Fault) -> Server {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let state = State {
             fault,
-            is_committed: false,
+            has_misbehaved: false,
             victim: None,
             held: Vec::new(),
             rooms: HashMap::new(),
             next_id: 0,
             counts: Counts::default(),
-            is_over: false,
+            is_stopping: false,
         };
         let shared = Arc::new(Shared { wire, senders, state: Mutex::new(state), came: Condvar::new() });
         let server = Server { address, shared: Arc::clone(&shared) };
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                if shared.lock().is_over {
+                if shared.lock().is_stopping {
                     return;
                 }
                 let shared = Arc::clone(&shared);
@@ -164,13 +165,13 @@ impl Server {
         self.shared.lock().counts
     }
 
-    /// The fault was not only planned.
-    pub fn is_committed(&self) -> bool {
-        self.shared.lock().is_committed
+    /// Whether the fault has happened.
+    pub fn has_misbehaved(&self) -> bool {
+        self.shared.lock().has_misbehaved
     }
 
-    /// Says something that nobody has sent to one who does not send, and closes its connection, all at once.
-    pub fn say_goodbye(&self) {
+    /// Sends a made-up message to a member that does not send and closes its connection at the same moment.
+    pub fn send_wrong_message_and_close(&self) {
         let mut state = self.shared.lock();
         let members = state.rooms.values_mut().flat_map(|room| &mut room.members);
         let victim = members.into_iter().find(|member| !member.has_sent).unwrap();
@@ -178,18 +179,18 @@ impl Server {
         victim.close(None);
     }
 
-    /// Waits until so many messages have come.
+    /// Waits until the server has received this many messages.
     pub fn wait_for_messages(&self, count: u64) {
         let missing = |state: &mut State| state.counts.messages < count;
         let waited = self.shared.came.wait_timeout_while(self.shared.lock(), PATIENCE, missing).unwrap();
-        assert!(!waited.1.timed_out(), "only {} messages came", waited.0.counts.messages);
+        assert!(!waited.1.timed_out(), "only {} messages arrived", waited.0.counts.messages);
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.shared.lock().is_over = true;
-        // Whoever accepts looks up.
+        self.shared.lock().is_stopping = true;
+        // Wakes the accepting thread.
         let _ = TcpStream::connect(self.address);
     }
 }
@@ -199,7 +200,7 @@ impl Shared {
         self.state.lock().unwrap()
     }
 
-    /// A client that goes away ends it.
+    /// Serves a connection until the client closes it.
     fn serve(&self, mut stream: TcpStream) -> Option<()> {
         stream.set_nodelay(true).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -208,25 +209,25 @@ impl Shared {
             if !head.starts_with("POST ") {
                 break head;
             }
-            // Whatever it is, it is done: only rooms are made in this way.
+            // The only POST requests create rooms, which exist here without being created.
             let mut body = vec![0; header(&head, "content-length")?.parse().ok()?];
             stream.read_exact(&mut body).ok()?;
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").ok()?;
         };
         let mut state = self.lock();
         let fault = state.fault.clone();
-        let is_time = state.counts.upgrades >= BEFORE as u64 && !state.is_committed;
-        state.is_committed |= is_time && matches!(fault, Fault::LateSilence | Fault::LateEnd);
+        let is_time = state.counts.upgrades >= MESSAGES_BEFORE_FAULT as u64 && !state.has_misbehaved;
+        state.has_misbehaved |= is_time && matches!(fault, Fault::LateSilence | Fault::LateClose);
         drop(state);
         match fault {
-            Fault::LateEnd if is_time => return None,
+            Fault::LateClose if is_time => return None,
             Fault::LateSilence if is_time => return stream.read_to_end(&mut Vec::new()).ok().map(|_| ()),
             Fault::Silence => {
-                self.lock().is_committed = true;
+                self.lock().has_misbehaved = true;
                 return stream.read_to_end(&mut Vec::new()).ok().map(|_| ());
             }
             Fault::Answer(answer) => {
-                self.lock().is_committed = true;
+                self.lock().has_misbehaved = true;
                 return stream.write_all(answer.as_bytes()).ok();
             }
             _ => {}
@@ -250,7 +251,7 @@ impl Shared {
         };
         let mut room = match query("room") {
             Some(room) => room.to_owned(),
-            // An echo is a room of one's own.
+            // An echo is a room with a single member.
             None => format!("of {id}"),
         };
         let mut socket = WebSocket::from_raw_socket(stream.try_clone().ok()?, Role::Server, None);
@@ -274,7 +275,7 @@ impl Shared {
             }
         }
         if let Some(room) = self.lock().rooms.get_mut(&room) {
-            // One that was closed still misses what is sent.
+            // A member whose connection was closed stays, to count the messages that it misses.
             room.members.retain(|member| member.id != id || member.is_closed);
         }
         Some(())
@@ -295,23 +296,23 @@ impl Shared {
     fn enter(&self, name: &str, id: usize, stream: &TcpStream, since: Option<usize>) -> Option<()> {
         let mut state = self.lock();
         if let Some(since) = since {
-            let missed = |state: &mut State| state.rooms[name].texts.len() < since + MISSED;
+            let missed = |state: &mut State| state.rooms[name].texts.len() < since + MIN_MISSED;
             state = self.came.wait_timeout_while(state, PATIENCE, missed).unwrap().0;
         }
-        let State { fault, is_committed, rooms, .. } = &mut *state;
+        let State { fault, has_misbehaved, rooms, .. } = &mut *state;
         let socket = WebSocket::from_raw_socket(stream.try_clone().ok()?, Role::Server, None);
         let mut member = Member { id, has_sent: false, is_closed: false, jump: 0, socket };
         let room = rooms.entry(name.to_owned()).or_default();
-        if *fault == Fault::Lock {
-            *is_committed = true;
+        if *fault == Fault::RejectJoins {
+            *has_misbehaved = true;
             let error = json!({"code": 103, "message": "permission denied"});
-            return member.say(&match self.wire {
+            return member.send(&match self.wire {
                 Wire::Centrifugo => json!({"id": 2, "error": error}),
                 _ => json!({"type": "error", "error": error}),
             });
         }
-        let denies = since.is_some() && *fault == Fault::Deny;
-        *is_committed |= denies;
+        let denies = since.is_some() && *fault == Fault::DenyRecovery;
+        *has_misbehaved |= denies;
         let offset = since.unwrap_or(room.texts.len());
         match self.wire {
             Wire::Raw => {}
@@ -320,7 +321,7 @@ impl Shared {
                 if since.is_some() {
                     joined["recovered"] = (!denies).into();
                 }
-                member.say(&joined)?;
+                member.send(&joined)?;
             }
             Wire::Centrifugo => {
                 let mut answer = json!({"recoverable": true, "positioned": true, "epoch": "e", "offset": offset});
@@ -328,17 +329,18 @@ impl Shared {
                     answer["was_recovering"] = true.into();
                     answer["recovered"] = (!denies).into();
                 }
-                member.say(&json!({"id": 2, "subscribe": answer}))?;
+                member.send(&json!({"id": 2, "subscribe": answer}))?;
             }
         }
-        if let Fault::Greet(text) = fault {
-            *is_committed = true;
+        if let Fault::AddOnJoin(text) = fault {
+            *has_misbehaved = true;
             member.socket.send(Message::text(text.clone())).ok()?;
         }
         let mut missed = offset..room.texts.len();
-        if since.is_some() && !*is_committed && (*fault == Fault::Skip || *fault == Fault::Rewind) {
-            *is_committed = true;
-            missed.start = if *fault == Fault::Skip { offset + 1 } else { offset - 1 };
+        if since.is_some() && !*has_misbehaved && (*fault == Fault::RecoverTooLate || *fault == Fault::RecoverTooEarly)
+        {
+            *has_misbehaved = true;
+            missed.start = if *fault == Fault::RecoverTooLate { offset + 1 } else { offset - 1 };
         }
         for at in missed {
             member.get(self.wire, name, at, &room.texts[at]);
@@ -349,28 +351,28 @@ impl Shared {
 
     fn publish(&self, name: &str, sender: usize, text: &str, number: u64) {
         let mut state = self.lock();
-        let State { fault, is_committed, victim, held, rooms, counts, .. } = &mut *state;
+        let State { fault, has_misbehaved, victim, held, rooms, counts, .. } = &mut *state;
         counts.messages += 1;
         let Room { members, texts } = rooms.get_mut(name).unwrap();
         members.iter_mut().filter(|member| member.id == sender).for_each(|member| member.has_sent = true);
         let have_sent = members.iter().filter(|member| member.has_sent).count();
-        let is_time = !*is_committed && texts.len() >= BEFORE && have_sent == self.senders;
+        let is_time = !*has_misbehaved && texts.len() >= MESSAGES_BEFORE_FAULT && have_sent == self.senders;
         if is_time && victim.is_none() {
             *victim = members.iter().find(|member| !member.has_sent).or(members.first()).map(|member| member.id);
         }
-        if *fault == Fault::Swallow {
-            *is_committed = true;
+        if *fault == Fault::AckOnly {
+            *has_misbehaved = true;
             counts.undelivered += members.len() as u64;
             acknowledge(self.wire, members, sender, number);
             self.came.notify_all();
             return;
         }
-        if is_time && *fault == Fault::Refuse {
-            *is_committed = true;
+        if is_time && *fault == Fault::RejectMessage {
+            *has_misbehaved = true;
             counts.undelivered += members.len() as u64;
             let error = json!({"id": number, "error": {"code": 100, "message": "internal server error"}});
             members.iter_mut().filter(|member| member.id == sender).for_each(|member| {
-                member.say(&error);
+                member.send(&error);
             });
             return;
         }
@@ -379,11 +381,11 @@ impl Shared {
         if let Fault::Stall(time) = fault
             && is_time
         {
-            *is_committed = true;
+            *has_misbehaved = true;
             std::thread::sleep(*time);
         }
         if *fault == (Fault::Gap { all: true }) && is_time {
-            *is_committed = true;
+            *has_misbehaved = true;
             members.iter_mut().for_each(|member| member.jump = 1);
         }
         for member in members.iter_mut() {
@@ -391,7 +393,7 @@ impl Shared {
                 counts.undelivered += 1;
                 continue;
             }
-            if *victim != Some(member.id) || *is_committed {
+            if *victim != Some(member.id) || *has_misbehaved {
                 member.get(self.wire, name, at, text);
                 continue;
             }
@@ -401,12 +403,12 @@ impl Shared {
                 Fault::Repeat => (0..2).for_each(|_| member.get(self.wire, name, at, text)),
                 Fault::Corrupt(byte) => {
                     let mut other = text.as_bytes().to_vec();
-                    // Digits stay digits.
+                    // A digit is replaced by a digit.
                     other[*byte] = if other[*byte] == b'1' { b'2' } else { b'1' };
                     counts.undelivered += 1;
                     member.get(self.wire, name, at, str::from_utf8(&other).unwrap());
                 }
-                Fault::MakeUp(other) => {
+                Fault::AddMessage(other) => {
                     member.get(self.wire, name, at, text);
                     let _ = member.socket.send(Message::text(other.clone()));
                 }
@@ -423,9 +425,9 @@ impl Shared {
                     counts.undelivered += 1;
                     let mut stream = member.socket.get_ref().try_clone().unwrap();
                     std::thread::spawn(move || {
-                        let until = Instant::now() + BABBLE;
+                        let until = Instant::now() + BABBLE_TIME;
                         while Instant::now() < until && stream.write_all(b"\x81\x04blah").is_ok() {
-                            std::thread::sleep(BREATH);
+                            std::thread::sleep(BABBLE_PAUSE);
                         }
                     });
                 }
@@ -456,15 +458,15 @@ impl Shared {
                     member.get(self.wire, name, at, text);
                 }
             }
-            *is_committed |= is_done;
+            *has_misbehaved |= is_done;
         }
         if self.wire == Wire::Centrifugo {
             let times = match fault {
-                Fault::Forget if is_time => 0,
-                Fault::Insist if is_time => 2,
+                Fault::SkipAck if is_time => 0,
+                Fault::RepeatAck if is_time => 2,
                 _ => 1,
             };
-            *is_committed |= times != 1;
+            *has_misbehaved |= times != 1;
             (0..times).for_each(|_| acknowledge(self.wire, members, sender, number));
         }
         self.came.notify_all();
@@ -472,12 +474,12 @@ impl Shared {
 }
 
 impl Member {
-    /// A client that has gone away is noticed by whoever reads.
-    fn say(&mut self, value: &Value) -> Option<()> {
+    /// `None` if the client is gone. The reading thread notices that, too.
+    fn send(&mut self, value: &Value) -> Option<()> {
         self.socket.send(Message::text(value.to_string())).ok()
     }
 
-    /// Gets a message of its room.
+    /// Delivers a message of the room to this member.
     fn get(&mut self, wire: Wire, room: &str, at: usize, text: &str) {
         let offset = at + 1 + self.jump;
         let frame = match wire {
@@ -508,11 +510,11 @@ fn acknowledge(wire: Wire, members: &mut [Member], sender: usize, number: u64) {
         _ => json!({"type": "ack", "id": number.to_string()}),
     };
     members.iter_mut().filter(|member| member.id == sender).for_each(|member| {
-        member.say(&answer);
+        member.send(&answer);
     });
 }
 
-/// Not a byte more: what follows is for somebody else.
+/// Reads exactly up to the end of the head, because the WebSocket reads what follows.
 fn read_head(stream: &mut TcpStream) -> Option<String> {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {

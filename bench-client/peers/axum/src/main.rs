@@ -1,5 +1,5 @@
-//! Rooms as axum's chat example has them: a broadcast channel for each room, and for each member one task that receives
-//! from the socket and one that sends to it.
+//! Rooms as in axum's chat example: a broadcast channel for each room, and for each member one task that receives from
+//! the socket and one that sends to it.
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -18,11 +18,11 @@ use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::broadcast::{Receiver, Sender};
 
-/// Messages by which a member may be behind before it loses some. The example has 100, which a room of 1,000 under load
-/// exceeds; each costs a room some 40 bytes, used or not.
+/// How many messages a member may lag behind before it loses some. The example has 100, which is too few for a room of
+/// 1,000 under load. Each costs a room about 40 bytes, used or not.
 const CAPACITY: usize = 1024;
 
-/// Rooms stay when their last member has gone.
+/// Rooms are kept after their last member has left.
 type Rooms = Arc<Mutex<HashMap<String, Sender<Utf8Bytes>>>>;
 
 fn main() -> ExitCode {
@@ -37,7 +37,7 @@ async fn serve() -> Result<()> {
         }
     });
     let app = Router::new().route("/", any(room)).route("/echo", any(echo)).with_state(Rooms::default());
-    peers::say_listening();
+    peers::print_listening();
     Ok(axum::serve(listener, app).await?)
 }
 
@@ -48,17 +48,17 @@ async fn room(
 ) -> Result<Response, StatusCode> {
     let name = query.remove("room").ok_or(StatusCode::BAD_REQUEST)?;
     let mut rooms = rooms.lock().unwrap_or_else(PoisonError::into_inner);
-    let said = rooms.entry(name).or_insert_with(|| Sender::new(CAPACITY)).clone();
-    // Before the client is answered: it counts as a member from then on.
-    let heard = said.subscribe();
-    Ok(upgrade.on_upgrade(move |socket| member(socket, said, heard)))
+    let sender = rooms.entry(name).or_insert_with(|| Sender::new(CAPACITY)).clone();
+    // Subscribed before the response, because the client counts as a member from then on.
+    let receiver = sender.subscribe();
+    Ok(upgrade.on_upgrade(move |socket| member(socket, sender, receiver)))
 }
 
-async fn member(socket: WebSocket, said: Sender<Utf8Bytes>, mut heard: Receiver<Utf8Bytes>) {
+async fn member(socket: WebSocket, sender: Sender<Utf8Bytes>, mut receiver: Receiver<Utf8Bytes>) {
     let (mut sink, mut stream) = socket.split();
     let mut send = tokio::spawn(async move {
         loop {
-            match heard.recv().await {
+            match receiver.recv().await {
                 Ok(text) => {
                     if sink.send(Message::Text(text)).await.is_err() {
                         break;
@@ -74,8 +74,8 @@ async fn member(socket: WebSocket, said: Sender<Utf8Bytes>, mut heard: Receiver<
     let mut receive = tokio::spawn(async move {
         while let Some(Ok(message)) = stream.next().await {
             if let Message::Text(text) = message {
-                // Nobody being there is no failure.
-                let _ = said.send(text);
+                // Sending fails only if the room has no receivers.
+                let _ = sender.send(text);
             }
         }
     });

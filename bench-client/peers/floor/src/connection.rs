@@ -1,4 +1,4 @@
-//! One client's socket, and what is left over from a short read or write.
+//! The socket of a client, with the rest of short reads and writes.
 
 use std::collections::VecDeque;
 use std::io::{Read, Result, Write};
@@ -7,43 +7,44 @@ use std::os::fd::OwnedFd;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 
-/// What may wait for a client that reads too slowly before it is given up, in bytes.
+/// How many bytes may wait for a slow client before it is disconnected.
 const MAX_UNSENT_BYTES: usize = 16 << 20;
 
-pub enum Place {
+pub enum State {
     Handshake,
     Echo,
-    /// A room, and where in its list of members.
+    /// The index of the room, and of the connection in its list of members.
     Room(usize, usize),
 }
 
 pub struct Connection {
     socket: TcpStream,
-    /// What epoll gives with its events.
+    /// Identifies the connection in epoll's events.
     slot: EventData,
-    pub place: Place,
-    /// The beginning of a request or frame that has not come whole; mostly empty.
+    pub state: State,
+    /// The beginning of an incomplete request or frame; usually empty.
     pub unread: Vec<u8>,
-    /// What the kernel did not take; mostly empty. While there is some, epoll tells when it takes more.
+    /// Bytes that the kernel did not accept; usually empty. While there are any, epoll also watches for writability.
     unsent: VecDeque<u8>,
 }
 
 impl Connection {
-    /// A connection whose events come with `slot`.
+    /// A connection whose events carry `slot`.
     pub fn new(socket: OwnedFd, epoll: &OwnedFd, slot: usize) -> Result<Self> {
         let slot = EventData::new_u64(slot as u64);
         epoll::add(epoll, &socket, slot, EventFlags::IN)?;
         let socket = TcpStream::from(socket);
         socket.set_nodelay(true)?;
-        Ok(Self { socket, slot, place: Place::Handshake, unread: Vec::new(), unsent: VecDeque::new() })
+        Ok(Self { socket, slot, state: State::Handshake, unread: Vec::new(), unsent: VecDeque::new() })
     }
 
-    /// Reads once; 0 bytes are the end.
+    /// Reads once. 0 bytes means the end of the stream.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         self.socket.read(buffer)
     }
 
-    /// One `send(2)`; what the kernel does not take is kept. Should it fail, epoll has an event that ends the connection.
+    /// Makes one `send(2)` and keeps what the kernel does not accept. If it fails, epoll reports an event that closes
+    /// the connection.
     pub fn send(&mut self, epoll: &OwnedFd, bytes: &[u8]) {
         let mut sent = 0;
         if self.unsent.is_empty() {
@@ -55,13 +56,13 @@ impl Connection {
         }
         self.unsent.extend(&bytes[sent..]);
         if self.unsent.len() > MAX_UNSENT_BYTES {
-            eprintln!("floor: a client has {MAX_UNSENT_BYTES} bytes waiting and is given up");
+            eprintln!("floor: a client has {MAX_UNSENT_BYTES} unsent bytes and is disconnected");
             self.unsent.clear();
             let _ = self.socket.shutdown(Shutdown::Both);
         }
     }
 
-    /// Sends of what was kept what the kernel takes now.
+    /// Sends as much of the kept bytes as the kernel accepts now.
     pub fn send_rest(&mut self, epoll: &OwnedFd) {
         let sent = self.socket.write(self.unsent.as_slices().0).unwrap_or(0);
         self.unsent.drain(..sent);

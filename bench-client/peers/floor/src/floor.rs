@@ -1,4 +1,4 @@
-//! The loop: connections, rooms, and what is said in one turn.
+//! The loop: connections, rooms, and the messages of one turn.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use slab::Slab;
 
-use crate::connection::{Connection, Place};
+use crate::connection::{Connection, State};
 use crate::frame::{self, CLOSE, PING, PONG, TEXT};
 use crate::handshake;
 
@@ -25,8 +25,8 @@ const LISTENER: u64 = u64::MAX;
 struct Room {
     /// Keys of connections.
     members: Vec<usize>,
-    /// What was said in this turn, as frames ready to send.
-    said: Vec<u8>,
+    /// The messages of this turn, as frames ready to send.
+    messages: Vec<u8>,
 }
 
 pub struct Floor {
@@ -34,19 +34,19 @@ pub struct Floor {
     listener: TcpListener,
     frame_bytes: usize,
     connections: Slab<Connection>,
-    /// Rooms stay when their last member has gone.
+    /// Rooms are kept after their last member has left.
     rooms: Vec<Room>,
     rooms_by_name: HashMap<String, usize>,
-    /// Rooms in which something was said in this turn.
-    spoken: Vec<usize>,
-    /// What the connection that is being served gets back itself.
+    /// Rooms with messages in this turn.
+    rooms_with_messages: Vec<usize>,
+    /// What only the connection that is being served gets.
     answer: Vec<u8>,
     input: Box<[u8]>,
     events: Vec<Event>,
 }
 
 impl Floor {
-    /// A loop on `listener`, which does not block; broadcast payloads are filled up to `frame_bytes`.
+    /// A loop on `listener`, which must be non-blocking. Broadcast payloads are padded to `frame_bytes`.
     pub fn new(listener: TcpListener, frame_bytes: usize) -> Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).context("cannot create an epoll instance")?;
         epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
@@ -57,21 +57,21 @@ impl Floor {
             connections: Slab::new(),
             rooms: Vec::new(),
             rooms_by_name: HashMap::new(),
-            spoken: Vec::new(),
+            rooms_with_messages: Vec::new(),
             answer: Vec::new(),
             input: vec![0; READ_BYTES].into(),
             events: Vec::with_capacity(EVENTS_A_TURN),
         })
     }
 
-    /// Waits until something comes, serves everyone from whom it came, and then tells each room what was said in it.
+    /// Waits for events, serves the connections that have any, and then sends each room its messages.
     pub fn turn(&mut self) -> Result<()> {
         self.events.clear();
         match epoll::wait(&self.epoll, spare_capacity(&mut self.events), None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error).context("cannot wait for events"),
         }
-        // A connection has one event a turn: no later one is meant for the one before in its slot.
+        // A connection has at most one event per turn, so no event belongs to an earlier connection of the same slot.
         for index in 0..self.events.len() {
             let Event { data, flags } = self.events[index];
             match data.u64() {
@@ -80,12 +80,12 @@ impl Floor {
                 _ => {}
             }
         }
-        for room in self.spoken.drain(..) {
+        for room in self.rooms_with_messages.drain(..) {
             let room = &mut self.rooms[room];
             for &member in &room.members {
-                self.connections[member].send(&self.epoll, &room.said);
+                self.connections[member].send(&self.epoll, &room.messages);
             }
-            room.said.clear();
+            room.messages.clear();
         }
         Ok(())
     }
@@ -105,7 +105,7 @@ impl Floor {
         }
     }
 
-    /// Handles one event of a connection; an error ends it.
+    /// Handles an event of a connection. The caller closes the connection after an error.
     fn serve(&mut self, slot: usize, flags: EventFlags) -> io::Result<()> {
         let connection = &mut self.connections[slot];
         if flags.contains(EventFlags::OUT) {
@@ -118,7 +118,7 @@ impl Floor {
         if read_bytes == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
         }
-        // Mostly what came is whole frames, and they are handled where they lie.
+        // Usually whole frames arrive, and they are handled in state.
         let mut input = mem::take(&mut self.input);
         let mut unread = mem::take(&mut connection.unread);
         let result = if unread.is_empty() {
@@ -136,26 +136,26 @@ impl Floor {
     }
 
     fn handle(&mut self, slot: usize, mut input: &mut [u8]) -> io::Result<()> {
-        if let Place::Handshake = self.connections[slot].place
+        if let State::Handshake = self.connections[slot].state
             && let Some((path, response)) = handshake::take(&mut input)?
         {
             self.answer.extend_from_slice(response.as_bytes());
-            self.connections[slot].place = match path {
-                "/echo" => Place::Echo,
+            self.connections[slot].state = match path {
+                "/echo" => State::Echo,
                 _ => self.join(slot, path.strip_prefix("/?room=").ok_or(ErrorKind::NotFound)?),
             };
         }
         let connection = &mut self.connections[slot];
-        while !matches!(connection.place, Place::Handshake)
+        while !matches!(connection.state, State::Handshake)
             && let Some((opcode, payload)) = frame::take(&mut input)?
         {
-            match (opcode, &connection.place) {
-                (TEXT, &Place::Room(room, _)) => {
-                    let said = &mut self.rooms[room].said;
-                    if said.is_empty() {
-                        self.spoken.push(room);
+            match (opcode, &connection.state) {
+                (TEXT, &State::Room(room, _)) => {
+                    let messages = &mut self.rooms[room].messages;
+                    if messages.is_empty() {
+                        self.rooms_with_messages.push(room);
                     }
-                    frame::append(said, TEXT, payload, self.frame_bytes);
+                    frame::append(messages, TEXT, payload, self.frame_bytes);
                 }
                 (TEXT, _) => frame::append(&mut self.answer, TEXT, payload, 0),
                 (PING, _) => frame::append(&mut self.answer, PONG, payload, 0),
@@ -171,21 +171,21 @@ impl Floor {
         Ok(())
     }
 
-    fn join(&mut self, slot: usize, name: &str) -> Place {
+    fn join(&mut self, slot: usize, name: &str) -> State {
         let room = *self.rooms_by_name.entry(name.to_owned()).or_insert(self.rooms.len());
         if room == self.rooms.len() {
             self.rooms.push(Room::default());
         }
         self.rooms[room].members.push(slot);
-        Place::Room(room, self.rooms[room].members.len() - 1)
+        State::Room(room, self.rooms[room].members.len() - 1)
     }
 
     fn close(&mut self, slot: usize) {
-        let Place::Room(room, seat) = self.connections.remove(slot).place else { return };
+        let State::Room(room, index) = self.connections.remove(slot).state else { return };
         let members = &mut self.rooms[room].members;
-        members.swap_remove(seat);
-        if let Some(&moved) = members.get(seat) {
-            self.connections[moved].place = Place::Room(room, seat);
+        members.swap_remove(index);
+        if let Some(&moved) = members.get(index) {
+            self.connections[moved].state = State::Room(room, index);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! WebSocket frames: whole ones in, ready ones out.
+//! Reads and writes WebSocket frames.
 
 use std::io::{self, ErrorKind};
 
@@ -10,11 +10,11 @@ pub const PONG: u8 = 10;
 const FINAL: u8 = 0x80;
 const MASKED: u8 = 0x80;
 
-/// The longest payload that goes into and out of a frame here, in bytes.
+/// The length of the longest payload that is read or written, in bytes.
 pub const MAX_PAYLOAD_BYTES: usize = u16::MAX as usize;
 
-/// Takes the first frame off `input` and gives its opcode and its payload, unmasked in place; `None` until it is there
-/// whole. Frames that are not masked, in fragments or too long are an error.
+/// Takes the first frame off `input`. Returns its opcode and its payload, unmasked in state, or `None` while the frame
+/// is incomplete. Fails for unmasked, fragmented and too long frames.
 pub fn take<'a>(input: &mut &'a mut [u8]) -> io::Result<Option<(u8, &'a [u8])>> {
     let (first, head_bytes, payload_bytes) = match **input {
         [first, second, ..] if first & FINAL == 0 || second & MASKED == 0 || second & !MASKED == 127 => {
@@ -37,7 +37,7 @@ pub fn take<'a>(input: &mut &'a mut [u8]) -> io::Result<Option<(u8, &'a [u8])>> 
     Ok(Some((first & !FINAL, payload)))
 }
 
-/// Appends a frame to `output`, its payload filled up with spaces to `min_bytes`.
+/// Appends a frame to `output`, with its payload padded with spaces to `min_bytes`.
 pub fn append(output: &mut Vec<u8>, opcode: u8, payload: &[u8], min_bytes: usize) {
     let filled_bytes = payload.len().max(min_bytes);
     if filled_bytes < 126 {

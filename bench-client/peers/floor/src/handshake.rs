@@ -8,11 +8,11 @@ use sha1::{Digest, Sha1};
 
 const MAX_REQUEST_BYTES: usize = 8 * 1024;
 
-/// What RFC 6455 adds to every key.
+/// RFC 6455 appends this to every key.
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// Takes the request off `input` and gives its path with the query, and the response; `None` until it is there whole.
-/// A request that opens no WebSocket is an error.
+/// Takes the request off `input`. Returns its path, with the query, and the response, or `None` while the request is
+/// incomplete. Fails if the request does not ask for a WebSocket.
 pub fn take<'a>(input: &mut &'a mut [u8]) -> io::Result<Option<(&'a str, String)>> {
     let Some(end) = input.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
         return if input.len() < MAX_REQUEST_BYTES { Ok(None) } else { Err(ErrorKind::InvalidData.into()) };

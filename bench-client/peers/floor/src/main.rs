@@ -1,5 +1,6 @@
-//! The floor of a broadcast: one thread, one level-triggered epoll loop, and per loop turn one `send` to each member of
-//! what was said in its room in that turn. What this costs is the kernel's; no server on sockets is much below it.
+//! The minimal cost of a broadcast: one thread with a level-triggered epoll loop that, in each turn, makes one `send`
+//! per member with all messages of its room. The kernel spends nearly all of that time, so no server that uses sockets
+//! can cost much less.
 
 mod connection;
 mod floor;
@@ -16,14 +17,14 @@ fn main() -> ExitCode {
     peers::run("floor", || {
         let (port, frame_bytes) = arguments()?;
         let mut floor = Floor::new(peers::listen(port)?, frame_bytes)?;
-        peers::say_listening();
+        peers::print_listening();
         loop {
             floor.turn()?;
         }
     })
 }
 
-/// The port, and the bytes to which a broadcast payload is filled up.
+/// The port, and the length to which broadcast payloads are padded.
 fn arguments() -> Result<(u16, usize)> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (port, frame_bytes) = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
@@ -31,7 +32,7 @@ fn arguments() -> Result<(u16, usize)> {
         [port, "--frame-bytes", bytes] | ["--frame-bytes", bytes, port] => (port, bytes),
         _ => bail!("expected PORT [--frame-bytes N]"),
     };
-    let frame_bytes = frame_bytes.parse().with_context(|| format!("--frame-bytes {frame_bytes:?} is no number"))?;
-    ensure!(frame_bytes <= frame::MAX_PAYLOAD_BYTES, "--frame-bytes is at most {}", frame::MAX_PAYLOAD_BYTES);
+    let frame_bytes = frame_bytes.parse().with_context(|| format!("--frame-bytes {frame_bytes:?} is not a number"))?;
+    ensure!(frame_bytes <= frame::MAX_PAYLOAD_BYTES, "--frame-bytes must be at most {}", frame::MAX_PAYLOAD_BYTES);
     Ok((peers::parse_port(port)?, frame_bytes))
 }

@@ -1,4 +1,4 @@
-//! fastwebsockets on hyper: each member has a task that reads and one that writes what a channel brings it.
+//! fastwebsockets on hyper: each member has a task that reads and one that writes what it receives from a channel.
 
 mod room;
 
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 async fn serve() -> Result<()> {
     let listener = TcpListener::from_std(peers::listen(peers::port_argument()?)?)?;
     let rooms = Rooms::default();
-    peers::say_listening();
+    peers::print_listening();
     loop {
         let (socket, _) = listener.accept().await?;
         task::spawn(serve_connection(socket, rooms.clone()));
@@ -54,7 +54,7 @@ async fn answer(mut request: Request<Incoming>, rooms: Rooms) -> Result<Response
             task::spawn(task::unconstrained(echo(upgraded)));
         }
         ("/", Some(room)) => {
-            // Before the client is answered: it counts as a member from then on.
+            // Joined before the response, because the client counts as a member from then on.
             let member = rooms.join(room);
             task::spawn(serve_member(upgraded, member));
         }
@@ -67,12 +67,12 @@ async fn answer(mut request: Request<Incoming>, rooms: Rooms) -> Result<Response
     Ok(response)
 }
 
-/// Reads what a member says until it leaves. A failed read is no fault of the server, so its error is not told.
+/// Reads a member's messages until it leaves. Read errors are not printed, because they are not the server's fault.
 async fn serve_member(upgraded: UpgradeFut, mut member: Member) -> Result<(), WebSocketError> {
     let (read, mut write) = upgraded.await?.split(tokio::io::split);
-    let mut heard = member.take_receiver();
+    let mut receiver = member.take_receiver();
     task::spawn(async move {
-        while let Some((opcode, bytes)) = heard.recv().await {
+        while let Some((opcode, bytes)) = receiver.recv().await {
             write.write_frame(Frame::new(true, opcode, None, Payload::Borrowed(&bytes))).await?;
         }
         Ok::<_, WebSocketError>(())
@@ -80,9 +80,9 @@ async fn serve_member(upgraded: UpgradeFut, mut member: Member) -> Result<(), We
 
     let mut read = FragmentCollectorRead::new(read);
     loop {
-        let frame = read.read_frame(&mut |reply| ready(member.tell((reply.opcode, into_bytes(reply.payload))))).await?;
+        let frame = read.read_frame(&mut |reply| ready(member.send((reply.opcode, into_bytes(reply.payload))))).await?;
         match frame.opcode {
-            OpCode::Text => member.say((OpCode::Text, into_bytes(frame.payload))),
+            OpCode::Text => member.broadcast((OpCode::Text, into_bytes(frame.payload))),
             OpCode::Close => return Ok(()),
             _ => {}
         }

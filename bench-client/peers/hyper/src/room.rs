@@ -1,4 +1,4 @@
-//! Rooms: who is in them, and the channels to their members.
+//! Rooms, and the channels to their members.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,20 +8,20 @@ use hyper::body::Bytes;
 use tokio::sync::mpsc::error::{SendError, TrySendError};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
-/// Messages that may wait for a member before it is given up; none costs memory before it waits.
+/// How many messages may wait for a slow member before it is removed. They take memory only while they wait.
 const MAX_WAITING: usize = 16 * 1024;
 
-/// What becomes a frame; its bytes are shared by all members.
+/// The content of a frame. All members share its bytes.
 pub type Outgoing = (OpCode, Bytes);
 
-/// Rooms stay when their last member has gone.
+/// Rooms are kept after their last member has left.
 #[derive(Clone, Default)]
 pub struct Rooms(Arc<Mutex<HashMap<String, Arc<Room>>>>);
 
 #[derive(Default)]
 struct Room(Mutex<Vec<Sender<Outgoing>>>);
 
-/// A place in a room, which is left when this is dropped.
+/// A member of a room, which it leaves on drop.
 pub struct Member {
     room: Arc<Room>,
     sender: Sender<Outgoing>,
@@ -44,25 +44,25 @@ impl Room {
 }
 
 impl Member {
-    /// Where what is said in the room arrives. Panics the second time.
+    /// Takes the receiver of the room's messages. Panics at the second call.
     pub fn take_receiver(&mut self) -> Receiver<Outgoing> {
         self.receiver.take().expect("a member has one receiver")
     }
 
-    /// Says something to all in the room, this member too.
-    pub fn say(&self, message: Outgoing) {
+    /// Sends a message to all members of the room, including this one.
+    pub fn broadcast(&self, message: Outgoing) {
         self.room.members().retain(|member| match member.try_send(message.clone()) {
             Ok(()) => true,
             Err(TrySendError::Closed(_)) => false,
             Err(TrySendError::Full(_)) => {
-                eprintln!("hyper: a client has {MAX_WAITING} messages waiting and is given up");
+                eprintln!("hyper: a client has {MAX_WAITING} unsent messages and is removed");
                 false
             }
         });
     }
 
-    /// Says something to this member alone.
-    pub fn tell(&self, message: Outgoing) -> Result<(), SendError<()>> {
+    /// Sends a message to this member only.
+    pub fn send(&self, message: Outgoing) -> Result<(), SendError<()>> {
         self.sender.try_send(message).map_err(|_| SendError(()))
     }
 }

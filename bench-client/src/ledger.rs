@@ -1,6 +1,6 @@
-//! Whether every receiver got everything, once, in order, and all of them the same: a fast wrong server scores nothing.
+//! Checks that every receiver gets every message exactly once, and all receivers in the same order.
 //!
-//! One [`Ledger`] is kept for each room, by the thread that has all of its connections.
+//! Each room has one [`Ledger`], owned by the thread that runs all of the room's connections.
 
 use crate::client::message::Message;
 use crate::result::Faults;
@@ -12,49 +12,49 @@ pub struct Ledger {
     room: u32,
     senders: usize,
     receivers: Vec<Receiver>,
-    /// The number that each receiver expects of each sender, receiver after receiver.
+    /// The number that a receiver expects next from a sender: the senders of the first receiver, then of the second, …
     next: Vec<u32>,
-    /// How many of each sender's messages were sent.
+    /// How many messages each sender has sent.
     sent: Vec<u32>,
-    /// Of each sender: the messages that not all members have, beginning with the oldest.
+    /// For each sender, the messages from the oldest one that not all members have.
     partial: Vec<VecDeque<Partial>>,
-    /// The number of the oldest of these.
+    /// For each sender, the number of the first message in `partial`.
     partial_from: Vec<u32>,
     faults: Faults,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Partial {
-    /// Members that have it.
+    /// How many members have the message.
     have: u32,
-    /// When it was to be sent: the only part of a message that is not known otherwise.
+    /// When it was due, to check the one part of a message that cannot be derived.
     intended: u64,
 }
 
 #[derive(Debug, Default)]
 struct Receiver {
-    /// Of all that came, in the order in which it came.
+    /// Hash over all messages in the order of their arrival.
     hash: u64,
-    /// The offset of the last that came, where there are offsets.
+    /// The offset of the last message, in rooms that have offsets.
     offset: Option<u64>,
     offsets_are_wrong: bool,
-    /// Passed over: sender, number.
+    /// Messages that were skipped so far: sender and number.
     missing: Vec<(u32, u32)>,
 }
 
-/// What a message meant to the room.
+/// What the arrival of a message at one receiver means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// One more has it.
+    /// The message is valid; some receivers still lack it.
     Counts,
-    /// It was the last one that did not have it yet.
+    /// The message is valid and has now reached every receiver.
     Completes,
-    /// It should not have come, or not now.
-    Wrong,
+    /// The message was never sent, or this receiver already has it.
+    Invalid,
 }
 
 impl Ledger {
-    /// For room number `room`, in which the first `senders` of so many members send.
+    /// A ledger for room number `room`, in which the first `senders` of the `members` send.
     pub fn new(room: u32, members: usize, senders: usize) -> Ledger {
         let mut receivers = Vec::new();
         receivers.resize_with(members, Receiver::default);
@@ -70,7 +70,7 @@ impl Ledger {
         }
     }
 
-    /// A sender sends its next message, which was to be sent at this time: the number of it.
+    /// Records that a sender sends its next message, which was due at `intended`. Returns the message's number.
     pub fn send(&mut self, sender: usize, intended: u64) -> u32 {
         let number = self.sent[sender];
         self.sent[sender] += 1;
@@ -78,17 +78,17 @@ impl Ledger {
         number
     }
 
-    /// Where a receiver begins in a stored room.
-    pub fn begin(&mut self, receiver: usize, offset: u64) {
+    /// Sets the offset after which a receiver starts in a stored room.
+    pub fn set_start(&mut self, receiver: usize, offset: u64) {
         self.receivers[receiver].offset = Some(offset);
     }
 
-    /// The offset of the last message that this receiver got.
+    /// The offset of the last message that this receiver got, or where it started.
     pub fn offset(&self, receiver: usize) -> Option<u64> {
         self.receivers[receiver].offset
     }
 
-    /// A receiver got a message, `None` being one that nobody can have sent.
+    /// Records a message at a receiver. `None` is a text that is not a message of this client.
     #[inline]
     pub fn arrive(&mut self, receiver: usize, message: Option<Message>, offset: Option<u64>) -> Arrival {
         let known = message.filter(|message| {
@@ -100,14 +100,14 @@ impl Ledger {
         });
         let Some(Message { sender, number, .. }) = known else {
             self.faults.corrupted += 1;
-            return Arrival::Wrong;
+            return Arrival::Invalid;
         };
         let state = &mut self.receivers[receiver];
         if let Some(offset) = offset {
             state.offsets_are_wrong |= state.offset.is_some_and(|last| offset != last + 1);
             state.offset = Some(offset);
         }
-        // Any odd multiplier: what counts is that the same things in another order give something else.
+        // Any odd multiplier does: the hash only has to depend on the order.
         let entry = u64::from(sender) << 32 | u64::from(number);
         state.hash = (state.hash.rotate_left(5) ^ entry).wrapping_mul(0x517c_c1b7_2722_0a95);
         let next = &mut self.next[receiver * self.senders + sender as usize];
@@ -121,12 +121,12 @@ impl Ledger {
             self.faults.reordered += 1;
         } else {
             self.faults.repeated += 1;
-            return Arrival::Wrong;
+            return Arrival::Invalid;
         }
         self.count(sender as usize, number)
     }
 
-    /// `None`: everybody has it.
+    /// `None` if all members have the message.
     #[inline]
     fn partial(&self, message: &Message) -> Option<&Partial> {
         let sender = message.sender as usize;
@@ -149,33 +149,33 @@ impl Ledger {
         Arrival::Completes
     }
 
-    /// Whether everybody has everything.
-    pub fn is_whole(&self) -> bool {
+    /// Whether every member has every message.
+    pub fn is_complete(&self) -> bool {
         self.partial.iter().all(VecDeque::is_empty)
     }
 
-    /// How many of a sender's messages were sent.
+    /// How many messages a sender has sent.
     pub fn sent(&self, sender: usize) -> u32 {
         self.sent[sender]
     }
 
-    /// Whether this receiver has all that was sent up to now.
+    /// Whether this receiver has everything that has been sent so far.
     pub fn has_all(&self, receiver: usize) -> bool {
         let next = &self.next[receiver * self.senders..][..self.senders];
         next == self.sent && self.receivers[receiver].missing.is_empty()
     }
 
-    /// What was wrong, at the end.
+    /// All faults of the room, at the end of a run.
     pub fn faults(&self) -> Faults {
         let mut faults = self.faults.clone();
         let mut orders: HashMap<u64, u64> = HashMap::new();
         for (index, receiver) in self.receivers.iter().enumerate() {
             let next = &self.next[index * self.senders..][..self.senders];
-            let behind: u64 = self.sent.iter().zip(next).map(|(sent, next)| u64::from(sent - next)).sum();
-            faults.lost += behind + receiver.missing.len() as u64;
-            // Who lacks something is counted above, and can't have seen what the others saw.
+            let not_arrived: u64 = self.sent.iter().zip(next).map(|(sent, next)| u64::from(sent - next)).sum();
+            faults.lost += not_arrived + receiver.missing.len() as u64;
+            // A receiver that lacks messages is counted above, and its order is bound to differ.
             if self.has_all(index) {
-                // Each receiver counts once.
+                // Each receiver counts at most once as disagreeing.
                 if receiver.offsets_are_wrong {
                     faults.disagreeing += 1;
                 } else {
@@ -183,7 +183,7 @@ impl Ledger {
                 }
             }
         }
-        // With repeats the orders differ, and there is nothing to compare.
+        // A repeat changes the receiver's hash, so orders can't be compared.
         if self.faults.repeated == 0 {
             faults.disagreeing += orders.values().sum::<u64>() - orders.values().max().copied().unwrap_or_default();
         }
@@ -191,7 +191,7 @@ impl Ledger {
     }
 }
 
-/// Adds one room's, or one thread's, faults to others.
+/// Adds the faults of a room or a thread to a total.
 pub fn add(total: &mut Faults, more: &Faults) {
     let Faults { lost, repeated, reordered, corrupted, disagreeing, disconnected, refused } = more;
     total.lost += lost;
@@ -207,7 +207,7 @@ pub fn add(total: &mut Faults, more: &Faults) {
 mod tests {
     use super::*;
 
-    /// Three members of room 5, two of which send; three messages of each were sent.
+    /// Room 5 with three members, two of which have sent three messages each.
     fn ledger() -> Ledger {
         let mut ledger = Ledger::new(5, 3, 2);
         for number in 0..3 {
@@ -220,38 +220,38 @@ mod tests {
         Some(Message { room: 5, sender, number, intended: 0 })
     }
 
-    /// A receiver gets these, and what it makes of each.
-    fn hear(ledger: &mut Ledger, receiver: usize, messages: &[(u32, u32)]) -> Vec<Arrival> {
+    /// Delivers messages (sender, number) to a receiver.
+    fn deliver(ledger: &mut Ledger, receiver: usize, messages: &[(u32, u32)]) -> Vec<Arrival> {
         messages.iter().map(|(sender, number)| ledger.arrive(receiver, message(*sender, *number), None)).collect()
     }
 
     const ALL: [(u32, u32); 6] = [(0, 0), (1, 0), (0, 1), (1, 1), (1, 2), (0, 2)];
 
     #[test]
-    fn all_is_well_when_all_have_all() {
+    fn a_room_where_all_receive_everything_has_no_faults() {
         let mut ledger = ledger();
         for receiver in 0..3 {
-            assert!(!ledger.is_whole() && !ledger.has_all(receiver));
-            let arrivals = hear(&mut ledger, receiver, &ALL);
+            assert!(!ledger.is_complete() && !ledger.has_all(receiver));
+            let arrivals = deliver(&mut ledger, receiver, &ALL);
             let last = if receiver == 2 { Arrival::Completes } else { Arrival::Counts };
             assert!(arrivals.iter().all(|arrival| *arrival == last));
             assert!(ledger.has_all(receiver));
         }
-        assert!(ledger.is_whole());
+        assert!(ledger.is_complete());
         assert_eq!(ledger.faults(), Faults::default());
     }
 
-    /// The faults when two receivers get everything, and the third one these.
+    /// The faults when two receivers get everything and the third one gets `messages`.
     fn faults_of(messages: &[(u32, u32)]) -> Faults {
         let mut ledger = ledger();
-        hear(&mut ledger, 0, &ALL);
-        hear(&mut ledger, 1, &ALL);
-        hear(&mut ledger, 2, messages);
+        deliver(&mut ledger, 0, &ALL);
+        deliver(&mut ledger, 1, &ALL);
+        deliver(&mut ledger, 2, messages);
         ledger.faults()
     }
 
     #[test]
-    fn a_hole_is_lost_in_the_middle_and_at_the_end() {
+    fn a_message_missing_in_the_middle_or_at_the_end_is_lost() {
         let lost = |lost| Faults { lost, ..Faults::default() };
         assert_eq!(faults_of(&[(0, 0), (1, 0), (1, 1), (1, 2), (0, 2)]), lost(1));
         assert_eq!(faults_of(&ALL[..5]), lost(1));
@@ -259,40 +259,40 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_again_is_repeated() {
+    fn a_message_that_arrives_twice_is_repeated() {
         let again = [&ALL[..], &[(0, 1)]].concat();
         assert_eq!(faults_of(&again), Faults { repeated: 1, ..Faults::default() });
     }
 
     #[test]
-    fn what_comes_late_is_reordered() {
+    fn a_message_that_arrives_late_is_reordered() {
         let faults = faults_of(&[(0, 1), (1, 0), (0, 0), (1, 1), (1, 2), (0, 2)]);
         assert_eq!(faults, Faults { reordered: 1, disagreeing: 1, ..Faults::default() });
     }
 
     #[test]
-    fn each_senders_order_is_kept_but_another_total_order_disagrees() {
+    fn a_receiver_with_another_total_order_disagrees() {
         let faults = faults_of(&[(1, 0), (0, 0), (0, 1), (1, 1), (1, 2), (0, 2)]);
         assert_eq!(faults, Faults { disagreeing: 1, ..Faults::default() });
     }
 
     #[test]
-    fn what_nobody_sent_is_corrupted() {
+    fn a_message_that_was_never_sent_is_corrupted() {
         let mut ledger = ledger();
         let right = Message { room: 5, sender: 0, number: 0, intended: 0 };
         let wrong = [Message { room: 4, ..right }, Message { intended: 1, ..right }];
         let wrong = [None, message(2, 0), message(0, 3)].into_iter().chain(wrong.map(Some));
         for message in wrong {
-            assert_eq!(ledger.arrive(0, message, None), Arrival::Wrong);
+            assert_eq!(ledger.arrive(0, message, None), Arrival::Invalid);
         }
         assert_eq!(ledger.faults().corrupted, 5);
     }
 
     #[test]
-    fn offsets_have_no_holes() {
+    fn a_receiver_that_sees_a_gap_in_the_offsets_disagrees() {
         let mut ledger = ledger();
         for receiver in 0..3 {
-            ledger.begin(receiver, 10);
+            ledger.set_start(receiver, 10);
             for (at, (sender, number)) in ALL.iter().enumerate() {
                 let jump = u64::from(receiver == 1 && at > 3);
                 ledger.arrive(receiver, message(*sender, *number), Some(11 + at as u64 + jump));
@@ -303,10 +303,10 @@ mod tests {
     }
 
     #[test]
-    fn another_order_with_its_offsets_disagrees_once() {
+    fn a_receiver_with_another_order_and_wrong_offsets_disagrees_once() {
         let mut ledger = ledger();
         for receiver in 0..3 {
-            ledger.begin(receiver, 10);
+            ledger.set_start(receiver, 10);
             let mut order: Vec<_> = ALL.iter().zip(11..).collect();
             if receiver == 1 {
                 order.swap(0, 1);

@@ -1,12 +1,12 @@
-//! Figures of runs, and what they come to over the rounds.
+//! The metrics of runs, and their medians and spreads over the rounds.
 
 use crate::result::{Latency, Results, Run};
 use serde::Serialize;
 
-/// One number that a run gives.
+/// A number computed from a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Figure {
-    /// The server's CPU time, in microseconds per message that arrived at one receiver.
+pub enum Metric {
+    /// The server's CPU time per delivery of a message to one receiver, in microseconds.
     CpuPerDelivery,
     DeliveriesPerSecond,
     AcknowledgedPerSecond,
@@ -19,23 +19,23 @@ pub enum Figure {
     LastP99,
     /// Bytes.
     RssPerConnection,
-    /// Bytes of kernel memory, of both ends of a connection.
+    /// Bytes of kernel memory for both ends of a connection.
     KernelPerConnection,
     /// The server's CPU time as a share of one core, 0 to 1.
     CpuShare,
 }
 
-impl Figure {
+impl Metric {
     pub fn name(self) -> &'static str {
         match self {
             Self::CpuPerDelivery => "CPU per delivery",
             Self::DeliveriesPerSecond => "deliveries/s",
             Self::AcknowledgedPerSecond => "acknowledged/s",
-            Self::AckP50 => "p50 to the acknowledgement",
-            Self::AckP99 => "p99 to the acknowledgement",
-            Self::DeliveryP50 => "p50 of the delivery",
-            Self::DeliveryP99 => "p99 of the delivery",
-            Self::DeliveryP999 => "p99.9 of the delivery",
+            Self::AckP50 => "p50 acknowledgement",
+            Self::AckP99 => "p99 acknowledgement",
+            Self::DeliveryP50 => "p50 delivery",
+            Self::DeliveryP99 => "p99 delivery",
+            Self::DeliveryP999 => "p99.9 delivery",
             Self::LastP99 => "p99 to the last member",
             Self::RssPerConnection => "RSS per connection",
             Self::KernelPerConnection => "kernel memory per connection",
@@ -43,7 +43,7 @@ impl Figure {
         }
     }
 
-    /// The figure of a run, where the run has it. A void run has none.
+    /// The metric of a run, if the run has it. Void runs have no metrics.
     pub fn of(self, run: &Run) -> Option<f64> {
         if run.faults.any() {
             return None;
@@ -69,7 +69,7 @@ impl Figure {
         value.is_finite().then_some(value)
     }
 
-    /// A value for people, with its unit.
+    /// Formats a value with its unit.
     pub fn show(self, value: f64) -> String {
         match self {
             Self::CpuPerDelivery => format!("{} µs", three_digits(value)),
@@ -85,7 +85,7 @@ fn some(value: f64) -> Option<f64> {
     (value > 0.0).then_some(value)
 }
 
-/// What the rounds gave.
+/// Median and range of the values of several rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Spread {
     pub median: f64,
@@ -95,7 +95,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Nothing where there are no values.
+    /// `None` if there are no values.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -111,56 +111,56 @@ impl Spread {
     }
 }
 
-/// A server in a work of the matrix.
+/// A server in a workload: selects one run per round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<'a> {
-    pub work: &'a str,
+    pub workload: &'a str,
     pub server: &'a str,
 }
 
-/// The runs of an entry that are not void, at most one of each round, by rounds.
+/// The valid runs of an entry, at most one per round, ordered by round.
 pub fn valid<'r>(results: &'r Results, entry: Entry<'_>) -> Vec<&'r Run> {
     let mut runs: Vec<&Run> = results
         .runs
         .iter()
-        .filter(|run| run.work == entry.work && run.server == entry.server && !run.faults.any())
+        .filter(|run| run.workload == entry.workload && run.server == entry.server && !run.faults.any())
         .collect();
     runs.sort_by_key(|run| run.round);
     runs.dedup_by_key(|run| run.round);
     runs
 }
 
-/// An entry's figure in one round.
-pub fn in_round(results: &Results, entry: Entry<'_>, figure: Figure, round: u32) -> Option<f64> {
-    valid(results, entry).into_iter().find(|run| run.round == round).and_then(|run| figure.of(run))
+/// The metric of an entry in one round.
+pub fn in_round(results: &Results, entry: Entry<'_>, metric: Metric, round: u32) -> Option<f64> {
+    valid(results, entry).into_iter().find(|run| run.round == round).and_then(|run| metric.of(run))
 }
 
-/// An entry's figure over the rounds.
-pub fn over_rounds(results: &Results, entry: Entry<'_>, figure: Figure) -> Option<Spread> {
-    Spread::of(valid(results, entry).into_iter().filter_map(|run| figure.of(run)))
+/// The metric of an entry over all rounds.
+pub fn over_rounds(results: &Results, entry: Entry<'_>, metric: Metric) -> Option<Spread> {
+    Spread::of(valid(results, entry).into_iter().filter_map(|run| metric.of(run)))
 }
 
-/// The rounds that there are.
+/// The numbers of all rounds.
 pub fn rounds(results: &Results) -> std::ops::RangeInclusive<u32> {
     1..=results.runs.iter().map(|run| run.round).max().unwrap_or(0)
 }
 
-/// The ratio of two entries, of each round in which both have the figure.
-pub fn ratio(results: &Results, figure: Figure, of: Entry<'_>, to: Entry<'_>) -> Option<Spread> {
+/// The ratio of two entries over the rounds in which both have the metric.
+pub fn ratio(results: &Results, metric: Metric, of: Entry<'_>, to: Entry<'_>) -> Option<Spread> {
     Spread::of(
         rounds(results).filter_map(|round| {
-            Some(in_round(results, of, figure, round)? / some(in_round(results, to, figure, round)?)?)
+            Some(in_round(results, of, metric, round)? / some(in_round(results, to, metric, round)?)?)
         }),
     )
 }
 
-/// Three digits that count: `0.563`, `5.98`, `24.1`, `1204`.
+/// Formats three significant digits, or more before the decimal point: `0.563`, `5.98`, `24.1`, `1204`.
 pub fn three_digits(value: f64) -> String {
     let digits = if value == 0.0 { 0 } else { (2 - value.abs().log10().floor() as i32).clamp(0, 3) };
     format!("{value:.*}", digits as usize)
 }
 
-/// `1,204,000`.
+/// Formats an integer with separators: `1,204,000`.
 pub fn thousands(value: f64) -> String {
     let plain = format!("{:.0}", value.abs());
     let mut text = String::from(if value < 0.0 { "-" } else { "" });
@@ -173,7 +173,7 @@ pub fn thousands(value: f64) -> String {
     text
 }
 
-/// Bytes: `712 B`, `2.10 KiB`.
+/// Formats bytes: `712 B`, `2.10 KiB`.
 pub fn bytes(value: f64) -> String {
     const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
     let mut value = value;
@@ -185,7 +185,7 @@ pub fn bytes(value: f64) -> String {
     if unit == 0 { format!("{value:.0} B") } else { format!("{} {}", three_digits(value), UNITS[unit]) }
 }
 
-/// Microseconds: `42.1 µs`, `1.20 ms`, `3.00 s`.
+/// Formats microseconds: `42.1 µs`, `1.20 ms`, `3.00 s`.
 pub fn duration(micros: f64) -> String {
     if micros < 1e3 {
         format!("{} µs", three_digits(micros))
@@ -199,10 +199,10 @@ pub fn duration(micros: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::matrix::made_up;
+    use crate::matrix::fixtures;
 
     #[test]
-    fn a_median_of_an_even_number_is_between_the_two_in_the_middle() {
+    fn the_median_of_an_even_count_is_the_mean_of_the_middle_two() {
         assert_eq!(Spread::of([4.0, 1.0, 2.0]).unwrap().median, 2.0);
         assert_eq!(Spread::of([4.0, 1.0, 2.0, 8.0]).unwrap(), Spread { median: 3.0, min: 1.0, max: 8.0, rounds: 4 });
         assert_eq!(Spread::of([]), None);
@@ -210,49 +210,49 @@ mod tests {
 
     #[test]
     fn a_ratio_is_the_median_of_ratios_not_the_ratio_of_medians() {
-        let mut results = made_up::results();
-        // The machine is four times slower in one round; both servers are.
+        let mut results = fixtures::results();
+        // In one round the machine is four times slower, for both servers.
         for (round, (ours, floor)) in [(1.0, 2.0), (4.0, 8.0), (3.0, 3.0)].into_iter().enumerate() {
-            results.runs.push(made_up::cpu("w", "uproar", round as u32 + 1, ours));
-            results.runs.push(made_up::cpu("w", "floor", round as u32 + 1, floor));
+            results.runs.push(fixtures::cpu("w", "uproar", round as u32 + 1, ours));
+            results.runs.push(fixtures::cpu("w", "floor", round as u32 + 1, floor));
         }
-        let (of, to) = (Entry { work: "w", server: "uproar" }, Entry { work: "w", server: "floor" });
-        let ratio = ratio(&results, Figure::CpuPerDelivery, of, to).unwrap();
+        let (of, to) = (Entry { workload: "w", server: "uproar" }, Entry { workload: "w", server: "floor" });
+        let ratio = ratio(&results, Metric::CpuPerDelivery, of, to).unwrap();
         assert_eq!((ratio.median, ratio.min, ratio.max, ratio.rounds), (0.5, 0.5, 1.0, 3));
     }
 
     #[test]
-    fn a_round_in_which_one_of_the_two_is_void_does_not_count() {
-        let mut results = made_up::results();
-        results.runs.push(made_up::cpu("w", "uproar", 1, 1.0));
-        results.runs.push(made_up::void("w", "floor", 1));
-        results.runs.push(made_up::cpu("w", "uproar", 2, 1.0));
-        results.runs.push(made_up::cpu("w", "floor", 2, 4.0));
-        let (of, to) = (Entry { work: "w", server: "uproar" }, Entry { work: "w", server: "floor" });
-        assert_eq!(ratio(&results, Figure::CpuPerDelivery, of, to).unwrap().rounds, 1);
-        assert_eq!(over_rounds(&results, to, Figure::CpuPerDelivery).unwrap().rounds, 1);
+    fn a_ratio_skips_rounds_in_which_one_server_is_void() {
+        let mut results = fixtures::results();
+        results.runs.push(fixtures::cpu("w", "uproar", 1, 1.0));
+        results.runs.push(fixtures::void("w", "floor", 1));
+        results.runs.push(fixtures::cpu("w", "uproar", 2, 1.0));
+        results.runs.push(fixtures::cpu("w", "floor", 2, 4.0));
+        let (of, to) = (Entry { workload: "w", server: "uproar" }, Entry { workload: "w", server: "floor" });
+        assert_eq!(ratio(&results, Metric::CpuPerDelivery, of, to).unwrap().rounds, 1);
+        assert_eq!(over_rounds(&results, to, Metric::CpuPerDelivery).unwrap().rounds, 1);
     }
 
     #[test]
-    fn a_void_run_that_was_repeated_counts_as_repeated() {
-        let mut results = made_up::results();
-        results.runs.push(made_up::void("w", "floor", 1));
-        results.runs.push(made_up::cpu("w", "floor", 1, 4.0));
-        let floor = Entry { work: "w", server: "floor" };
-        assert_eq!(in_round(&results, floor, Figure::CpuPerDelivery, 1), Some(4.0));
+    fn the_repetition_of_a_void_run_counts() {
+        let mut results = fixtures::results();
+        results.runs.push(fixtures::void("w", "floor", 1));
+        results.runs.push(fixtures::cpu("w", "floor", 1, 4.0));
+        let floor = Entry { workload: "w", server: "floor" };
+        assert_eq!(in_round(&results, floor, Metric::CpuPerDelivery, 1), Some(4.0));
     }
 
     #[test]
-    fn figures_that_a_run_lacks_are_none_and_not_zero_or_infinite() {
-        let mut run = made_up::cpu("w", "floor", 1, 4.0);
-        assert_eq!(Figure::LastP99.of(&run), None);
+    fn missing_metrics_are_none_instead_of_zero_or_infinite() {
+        let mut run = fixtures::cpu("w", "floor", 1, 4.0);
+        assert_eq!(Metric::LastP99.of(&run), None);
         run.deliveries = 0;
-        assert_eq!(Figure::CpuPerDelivery.of(&run), None);
-        assert_eq!(Figure::DeliveriesPerSecond.of(&run), None);
+        assert_eq!(Metric::CpuPerDelivery.of(&run), None);
+        assert_eq!(Metric::DeliveriesPerSecond.of(&run), None);
     }
 
     #[test]
-    fn numbers_are_shown_short() {
+    fn numbers_are_formatted_with_few_digits() {
         assert_eq!(three_digits(0.5634), "0.563");
         assert_eq!(three_digits(5.984), "5.98");
         assert_eq!(three_digits(24.12), "24.1");

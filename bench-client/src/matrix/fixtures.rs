@@ -1,4 +1,4 @@
-//! Runs that nobody measured, for unit tests.
+//! Made-up results for unit tests.
 
 use crate::result::{Channel, Faults, Latency, Load, Machine, Results, Run, Scenario, Shape, Wire};
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ pub fn results() -> Results {
             versions: BTreeMap::from([("uproar".into(), "0.1.0".into())]),
             limits: BTreeMap::from([("file descriptors".into(), "1048576".into())]),
         },
-        begun: 1_790_000_000,
+        started_unix_s: 1_790_000_000,
         runs: Vec::new(),
         skipped: BTreeMap::new(),
         failures: Vec::new(),
@@ -32,10 +32,10 @@ pub fn shape() -> Shape {
     }
 }
 
-/// A run with so many microseconds per delivery.
-pub fn cpu(work: &str, server: &str, round: u32, micros: f64) -> Run {
+/// A run that used `micros` microseconds of CPU per delivery.
+pub fn cpu(workload: &str, server: &str, round: u32, micros: f64) -> Run {
     Run {
-        work: work.into(),
+        workload: workload.into(),
         scenario: Scenario::Fanout,
         server: server.into(),
         round,
@@ -52,19 +52,19 @@ pub fn cpu(work: &str, server: &str, round: u32, micros: f64) -> Run {
         delivery_latency: None,
         last_latency: None,
         faults: Faults::default(),
-        words: None,
+        first_fault: None,
         extra: BTreeMap::new(),
     }
 }
 
 /// A run that lost a message.
-pub fn void(work: &str, server: &str, round: u32) -> Run {
-    Run { faults: Faults { lost: 1, ..Faults::default() }, ..cpu(work, server, round, 0.001) }
+pub fn void(workload: &str, server: &str, round: u32) -> Run {
+    Run { faults: Faults { lost: 1, ..Faults::default() }, ..cpu(workload, server, round, 0.001) }
 }
 
-/// So many messages acknowledged a second, with this median.
-pub fn acknowledged(work: &str, server: &str, round: u32, per_second: u64, p50: f64) -> Run {
-    Run { acknowledged: per_second * 2, ack_latency: Some(latency(p50)), ..cpu(work, server, round, 1.0) }
+/// A run with this many acknowledged messages per second and this median latency in microseconds.
+pub fn acknowledged(workload: &str, server: &str, round: u32, per_second: u64, p50: f64) -> Run {
+    Run { acknowledged: per_second * 2, ack_latency: Some(latency(p50)), ..cpu(workload, server, round, 1.0) }
 }
 
 pub fn latency(p50: f64) -> Latency {
