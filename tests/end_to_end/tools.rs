@@ -243,8 +243,8 @@ async fn the_help_of_a_tool_shows_its_own_options() {
 async fn a_tool_runs_with_the_options_of_a_server() {
     let mut server = Server::start(Kind::Sqlite, &[]).await;
     server.stop().await;
-    let file = server.place.data().with_file_name("uproar.toml");
-    let data = server.place.data();
+    let file = server.setup.data().with_file_name("uproar.toml");
+    let data = server.setup.data();
     fs::write(&file, format!("listen = '127.0.0.1:1'\necho = true\ndata = {data:?}\n[limit]\nbatch_limit_items = 2\n"))
         .unwrap();
     let token = ["token", "--user", "ann"];
