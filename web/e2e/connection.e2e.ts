@@ -53,16 +53,16 @@ describe('an unreliable connection', () => {
     await ann.getByText('Connection lost').waitFor();
     await send(ann, 'Written offline');
     await ann.locator('.row.pending').waitFor();
-    await send(bob, 'Said meanwhile');
-    await messageText(bob, 'Said meanwhile').waitFor();
-    expect(await messageText(ann, 'Said meanwhile').count()).toBe(0);
+    await send(bob, 'Sent in the meantime');
+    await messageText(bob, 'Sent in the meantime').waitFor();
+    expect(await messageText(ann, 'Sent in the meantime').count()).toBe(0);
     await context.setOffline(false);
     await ann.getByText('Back online. 1 new message.').waitFor({ timeout: 20_000 });
-    await expectTexts(ann, ['Said meanwhile', 'Written offline']);
-    await expectTexts(bob, ['Said meanwhile', 'Written offline']);
+    await expectTexts(ann, ['Sent in the meantime', 'Written offline']);
+    await expectTexts(bob, ['Sent in the meantime', 'Written offline']);
     // It shows the time when it was stored, not when it arrived.
     const time = (page: Page) =>
-      page.locator('.row', { hasText: 'Said meanwhile' }).locator('.by time').getAttribute('datetime');
+      page.locator('.row', { hasText: 'Sent in the meantime' }).locator('.by time').getAttribute('datetime');
     expect(await time(ann)).toBe(await time(bob));
   });
 
@@ -175,7 +175,7 @@ describe('an unreliable connection', () => {
     await composer(ann).waitFor();
   });
 
-  it('tells a user who was removed from a room, and lets them join again', async () => {
+  it('shows a removed user that they are not a member, and lets them join again', async () => {
     await remove('/rooms/lobby/members/bob', await world.token('ann'));
     await bob.getByText('You’re not a member of lobby').waitFor();
     await bob.getByRole('button', { name: 'Join' }).click();

@@ -103,7 +103,7 @@ describe('a long history', () => {
   it('keeps its place while others write', async () => {
     const before = await ann.locator('.scroller').evaluate((element) => element.scrollTop);
     const top = await ann.locator('.row').first().evaluate((element) => element.getBoundingClientRect().top);
-    await world.say(await world.token('bob'), 'long', 'Somebody writes');
+    await world.say(await world.token('bob'), 'long', 'Someone writes');
     await ann.waitForTimeout(300);
     expect(await ann.locator('.scroller').evaluate((element) => element.scrollTop)).toBe(before);
     expect(await ann.locator('.row').first().evaluate((element) => element.getBoundingClientRect().top)).toBe(top);
@@ -111,7 +111,7 @@ describe('a long history', () => {
 
   it('jumps to the newest message and continues from there', async () => {
     await ann.getByRole('button', { name: /↓/ }).click();
-    await messageText(ann, 'Somebody writes').waitFor();
+    await messageText(ann, 'Someone writes').waitFor();
     await send(ann, 'The end');
     await messageText(ann, 'The end').waitFor();
     expect((await scroll(ann, 0)).moved ?? 0).toBeLessThan(2);
@@ -126,10 +126,10 @@ describe('a long history', () => {
     await world.reply('ann', 'long', 'Long ago', 1);
     await messageText(ann, 'Long ago').waitFor();
     await ann.locator('.quote').last().click();
-    await send(ann, 'Meanwhile');
-    await messageText(ann, 'Meanwhile').waitFor();
+    await send(ann, 'In the meantime');
+    await messageText(ann, 'In the meantime').waitFor();
     await ann.waitForTimeout(1500);
-    await messageText(ann, 'Meanwhile').waitFor();
+    await messageText(ann, 'In the meantime').waitFor();
     await ann.unroute(/before=/);
   });
 

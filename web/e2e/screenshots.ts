@@ -10,7 +10,7 @@ const FOLDER = '../docs/screenshots';
 it('screenshots', { timeout: 60_000 }, async () => {
   const take = (page: Page, name: string) => page.screenshot({ path: `${FOLDER}/${name}.png` });
   const toNewest = async (page: Page) => {
-    await page.getByRole('button', { name: /↓/ }).click();
+    await page.locator('.scroller').evaluate((scroller) => scroller.scrollTo(0, scroller.scrollHeight));
     await page.locator('.to-newest').waitFor({ state: 'detached' });
     await page.waitForTimeout(500);
   };
