@@ -1,12 +1,12 @@
 //! What the owners on a shard share: the configuration, the time of the turn, the counters, and the way to the mesh.
 
+use crate::config::ShardConfig;
 use crate::host::Now;
 use crate::ids::Slot;
 use crate::limits::Limits;
 use crate::log::SEGMENT_LIMIT_BYTES;
 use crate::messenger::Messenger;
 use crate::metrics::Meter;
-use crate::shard::ShardConfig;
 use std::rc::Rc;
 
 pub(crate) struct Context {

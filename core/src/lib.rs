@@ -11,6 +11,7 @@
 //! | `feeds/` | channels that this shard receives: subscribers, fan-out, catching up |
 //! | `connections/` | the table of connections and the state of each |
 //! | `log/` | segments of publications, and the ring of the latest ones |
+//! | `config.rs` | what a shard is made with |
 //! | `context.rs` | what the owners share: configuration, time, counters, the messenger |
 //! | `messenger.rs` | credits, the way to other endpoints and back to the shard itself |
 //! | `message.rs` | the messages of the mesh |
@@ -23,6 +24,7 @@
 //! Imports go downwards: `shard` and `sessions` know everything, `feeds` knows `connections`, `homes` knows neither.
 
 pub mod buffer;
+mod config;
 mod connections;
 mod context;
 mod feeds;
@@ -43,9 +45,10 @@ mod shard;
 pub mod websocket;
 
 pub use buffer::Slice;
+pub use config::{AllowOrigin, ShardConfig, Verify};
 pub use host::{Host, Now, Refused};
 pub use ids::{Serial, Slot};
 pub use log::Segment;
 pub use message::{Endpoint, Message};
 pub use messenger::{Placement, lane_calls_limit};
-pub use shard::{AllowOrigin, Shard, ShardConfig, Verify};
+pub use shard::Shard;

@@ -2,13 +2,13 @@
 //! and the homes, and gives each event to its owner.
 
 use crate::buffer::Slice;
+use crate::config::ShardConfig;
 use crate::connections::{Connections, Phase, Users};
 use crate::context::Context;
 use crate::feeds::{Feeds, Received, ToClose};
 use crate::homes::Homes;
 use crate::host::{Host, Now};
 use crate::ids::Slot;
-use crate::limits::Limits;
 use crate::message::{Caller, Channel, Endpoint, Message, Requester, StoreReply};
 use crate::metrics::ShardMetrics;
 use crate::protocol::CloseReason;
@@ -16,33 +16,6 @@ use crate::protocol::centrifuge::Encoding;
 use crate::websocket::{Event, Request, frame};
 use bytes::Bytes;
 use std::collections::VecDeque;
-use std::sync::Arc;
-use uproar_model::{Claims, Revocation, TokenError};
-
-/// Checks a token's signature and time (Unix seconds). A pure function: no database, no clock.
-pub type Verify = Arc<dyn Fn(&str, u64) -> Result<Claims, TokenError> + Send + Sync>;
-
-/// Whether pages of an origin may connect, given the `Host` of the request.
-pub type AllowOrigin = Arc<dyn Fn(&str, Option<&str>) -> bool + Send + Sync>;
-
-/// What a shard is made with. Everything except `id` is the same for all shards of a node.
-#[derive(Clone)]
-pub struct ShardConfig {
-    pub id: u16,
-    pub shards: u16,
-    pub lanes: u16,
-    pub limits: Limits,
-    pub verify: Verify,
-    /// Serve `/echo`.
-    pub echo: bool,
-    /// Accept `?token=`.
-    pub query_token: bool,
-    pub allow_origin: AllowOrigin,
-    /// Drawn at start. Places rooms on shards, and is part of the ids of messages without one.
-    pub seed: u64,
-    /// The revocations of the last token lifetime.
-    pub revocations: Vec<Revocation>,
-}
 
 /// One shard. A connection is named by its *slot*, from `opened` until `freed` (or `handed_over`). The driver keeps what
 /// belongs to the transport in a table of its own, by the same slot.

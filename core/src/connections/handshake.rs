@@ -1,13 +1,12 @@
-//! The state of a connection before it is open, and of a client on its way into a channel.
+//! The state of a connection before it is open.
 
+use super::joining::Joining;
 use super::session::Arrival;
 use crate::ids::{CommandId, Serial};
-use crate::message::Channel;
 use crate::protocol::centrifuge::Encoding;
 use crate::protocol::{Format, plain};
 use crate::websocket::Request;
-use std::sync::Arc;
-use uproar_model::{Admission, Claims, Offset, User};
+use uproar_model::{Claims, User};
 
 /// A plain connection that waits for the answer to its upgrade.
 #[derive(Debug)]
@@ -62,44 +61,4 @@ pub(crate) struct Authenticating {
     pub deadline_ms: u64,
     /// The commands after `connect` in its frame.
     pub rest: Vec<u8>,
-}
-
-/// A client on its way into a channel.
-#[derive(Debug)]
-pub(crate) struct Joining {
-    /// The channel as clients name it: `room:<key>` or `live:<name>`.
-    pub name: Arc<str>,
-    pub since: Option<Since>,
-    pub admission: Option<Admission>,
-    /// The room's head as its home read it, if `since` was above this shard's position.
-    pub head: Option<Offset>,
-    /// The serial of the question under way.
-    pub serial: Serial,
-}
-
-/// The position from which a client resumes.
-#[derive(Clone, Debug)]
-pub(crate) struct Since {
-    pub offset: Offset,
-    pub epoch: Option<String>,
-}
-
-impl Joining {
-    pub fn new(name: Arc<str>, since: Option<Since>) -> Joining {
-        Joining { name, since, admission: None, head: None, serial: Serial(0) }
-    }
-
-    /// The room's key; `None` for a `live:` channel.
-    pub fn room_key(&self) -> Option<&str> {
-        self.name.strip_prefix("room:")
-    }
-
-    /// The channel, once it is known.
-    pub fn channel(&self) -> Option<Channel> {
-        match (&self.admission, self.name.strip_prefix("live:")) {
-            (_, Some(name)) => Some(Channel::Live(name.into())),
-            (Some(admission), None) => Some(Channel::Room(admission.room)),
-            (None, None) => None,
-        }
-    }
 }

@@ -4,7 +4,8 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `connection.rs` | one connection: its phase, queue and timer; the words for the end of a connection |
-//! | `handshake.rs` | the state of a connection before it is open, and of one on its way into a channel |
+//! | `handshake.rs` | the state of a connection before it is open |
+//! | `joining.rs` | the state of a client on its way into a channel |
 //! | `session.rs` | the state of an open connection: user, subscriptions, commands that wait for an answer |
 //! | `outbound.rs` | the bytes waiting to be written to one connection |
 //! | `users.rs` | the users of this shard: their connections, allowances and revoked tokens |
@@ -12,13 +13,15 @@
 
 mod connection;
 mod handshake;
+mod joining;
 mod outbound;
 mod session;
 mod timers;
 mod users;
 
 pub(crate) use connection::{Connection, Phase};
-pub(crate) use handshake::{Authenticating, Connecting, Handshake, Joining, Since, UpgradeParameters};
+pub(crate) use handshake::{Authenticating, Connecting, Handshake, UpgradeParameters};
+pub(crate) use joining::{Joining, Since};
 pub(crate) use session::{
     Arrival, Call, CallKind, Client, Dialect, PLAIN_KEY, Session, Subscribing, Subscription, SubscriptionState,
     expiry_ms,

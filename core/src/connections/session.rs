@@ -1,6 +1,6 @@
 //! The state of an open connection: its user, its subscriptions, and the commands that wait for an answer.
 
-use super::handshake::Joining;
+use super::joining::Joining;
 use crate::ids::{CommandId, FeedId, Serial, SubscriptionKey};
 use crate::protocol::centrifuge::Encoding;
 use crate::protocol::plain;

@@ -1,6 +1,6 @@
 //! Commands that wait for an answer from elsewhere: presence, history, read markers, the rooms of a user, fresh tokens.
 
-use super::commands::{Answered, CommandContext, bad_request};
+use super::command::{Answered, CommandContext, bad_request};
 use super::connect::{VERSION, ttl_s};
 use super::joining::Denied;
 use crate::connections::{Call, CallKind, SubscriptionState, expiry_ms};

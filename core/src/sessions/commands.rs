@@ -1,8 +1,8 @@
 //! The commands of the Centrifugo protocol: read from a frame one after the other, kept in order per channel, dispatched
 //! and answered.
 
+use super::command::{Answered, CommandContext, NOT_SUBSCRIBED, bad_request};
 use super::joining::{Denied, is_live_name};
-use super::publishing::NOT_SUBSCRIBED;
 use crate::connections::{Arrival, Joining, Phase, Since, Subscribing, Subscription, SubscriptionState};
 use crate::feeds::Subscriber;
 use crate::host::Host;
@@ -32,16 +32,6 @@ enum Flow {
     Next,
     /// The command must wait for an earlier one.
     Wait,
-}
-
-pub(super) type Answered = Result<(), ProtocolError>;
-
-/// A command that is to be answered: the connection it came from, its id, and when it arrived.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct CommandContext {
-    pub slot: Slot,
-    pub id: CommandId,
-    pub arrival: Arrival,
 }
 
 impl Shard {
@@ -444,10 +434,6 @@ impl Shard {
     pub(super) fn client_id(&self, slot: Slot) -> String {
         self.cx.client_id(self.cx.config.id, slot, self.connections[slot].generation)
     }
-}
-
-pub(super) fn bad_request(text: &str) -> ProtocolError {
-    ProtocolError::new(protocol::BAD_REQUEST, text)
 }
 
 fn not_supported() -> ProtocolError {

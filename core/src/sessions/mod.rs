@@ -7,6 +7,7 @@
 //! | `connect.rs` | the first command of the Centrifugo protocol, with the token |
 //! | `joining.rs` | into a channel: membership, feed, position |
 //! | `commands.rs` | the commands of the Centrifugo protocol: order, dispatch, `subscribe` |
+//! | `command.rs` | what the handlers of commands share |
 //! | `calls.rs` | commands that wait for an answer: history, read markers, rooms, presence, tokens |
 //! | `publishing.rs` | publishes of both protocols, and their answers |
 //! | `closing.rs` | rejecting, closing and aborting connections; unsubscribing |
@@ -14,6 +15,7 @@
 
 mod calls;
 mod closing;
+mod command;
 mod commands;
 mod connect;
 mod handshake;

@@ -1,5 +1,6 @@
 //! Publishes of both protocols: from a client's text to the home of its room, and the answer back.
 
+use super::command::{Answered, CommandContext, NOT_SUBSCRIBED, bad_request};
 use super::joining::Denied;
 use crate::connections::{Arrival, Call, CallKind, Dialect, PLAIN_KEY, SubscriptionState};
 use crate::host::{Host, Refused};
@@ -13,10 +14,6 @@ use crate::shard::Shard;
 use crate::websocket::frame;
 use std::sync::Arc;
 use uproar_model::{Item, Outcome, Refusal, RoomId};
-
-use super::commands::{Answered, CommandContext, bad_request};
-
-pub(super) const NOT_SUBSCRIBED: &str = "this connection is not subscribed to the channel";
 
 impl Shard {
     // ── the plain protocol ──────────────────────────────────────────────────────────────────────────────────────────
