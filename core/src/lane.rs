@@ -1,8 +1,8 @@
-//! A lane's logic: what waits, what is being committed, and what its senders are told. One batch is in flight at a
-//! time; the next forms while it commits.
+//! A lane: the items that wait for the database, the batch that is being committed, and the answers to the senders. One
+//! batch is in flight at a time; the next forms while it commits.
 //!
-//! A batch whose outcome is not known is sent again, unchanged, before the next one, until the database answers. What
-//! its senders are told in the meantime (error 100 at their deadline) does not change what is sent.
+//! A batch whose outcome is unknown is sent again, unchanged, before the next one, until the database answers. Its senders
+//! may be answered with error 100 in the meantime, at their deadlines; that does not change the batch.
 
 use crate::ids::Slot;
 use crate::limits::Limits;
@@ -12,68 +12,68 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use uproar_model::{Item, Outcome, Refusal, RoomId};
 
-/// A connection (or HTTP call) and the room it sends to: the scope within which order is kept.
+/// A connection (or HTTP call) and a room that it sends to. Order is kept within a stream.
 type Stream = ((Endpoint, Slot, u32), RoomId);
 
-/// What the database made of a batch.
+/// How a batch ended.
 #[derive(Clone, Debug)]
 pub enum BatchResult {
-    /// An outcome for each item.
+    /// One outcome per item.
     Answered(Vec<Outcome>),
-    /// It may have been committed, or not.
+    /// The batch may have been committed or not.
     OutcomeUnknown,
-    /// Nothing was committed: some item's data is refused.
+    /// Nothing was committed, because the database refuses the data of some item.
     BadData,
 }
 
 #[derive(Debug)]
 struct Batch {
-    /// What is sent to the database, the same each time.
+    /// What is sent to the database. The same for each attempt.
     items: Arc<[Item]>,
-    /// For each item where it came from.
+    /// The sender of each item.
     senders: Vec<Sender>,
 }
 
 #[derive(Debug)]
 struct Sender {
     append: Box<Append>,
-    /// It was answered with error 100 at its deadline.
-    was_told: bool,
+    /// It has been answered with error 100 at its deadline.
+    was_answered: bool,
 }
 
 impl Batch {
-    /// Those who still wait to be told something.
+    /// The items whose senders have not been answered.
     fn waiting(&self) -> impl Iterator<Item = &Append> {
-        self.senders.iter().filter(|s| !s.was_told).map(|s| &*s.append)
+        self.senders.iter().filter(|s| !s.was_answered).map(|s| &*s.append)
     }
 
     fn answer(self, results: impl IntoIterator<Item = Result<Outcome, OutcomeUnknown>>, answers: &mut Vec<LaneAnswer>) {
-        for (Sender { append, was_told }, result) in self.senders.into_iter().zip(results) {
-            answers.push(LaneAnswer { append, result, was_told, is_last: true });
+        for (Sender { append, was_answered }, result) in self.senders.into_iter().zip(results) {
+            answers.push(LaneAnswer { append, result, was_answered, is_last: true });
         }
     }
 }
 
-/// A lane. The driver of it asks for the next batch, runs the store call, and reports how it ended.
+/// A lane. Its driver asks for the next batch, runs the store call, and reports how it ended.
 #[derive(Debug)]
 pub struct Lane {
     limits: Limits,
     pending: VecDeque<Box<Append>>,
     pending_bytes: u64,
-    /// No deadline of what is pending is earlier. Nearly all come in the order of their deadlines, but what waited
-    /// unread at its session has an earlier one than what came meanwhile.
+    /// A lower bound of the deadlines of pending items. Items usually arrive in the order of their deadlines, but one
+    /// that waited unread at its session has an earlier deadline than those that arrived in the meantime.
     pending_deadline_ms: u64,
     by_room: HashMap<RoomId, (u64, u64)>,
     by_source: HashMap<(Endpoint, Slot, u32), u64>,
-    /// Batches to send before anything that is pending: what is to be retried, and the halves of what was refused.
+    /// Batches to send before pending items: a batch to retry, and the halves of a refused one.
     queued: VecDeque<Batch>,
     in_flight: Option<Batch>,
     /// When a batch may be sent again after an unknown outcome.
     retry_at_ms: Option<u64>,
     retries: u32,
-    /// Streams of which an item ended with error 100, up to which era all of theirs must end so, and until when that
-    /// is remembered.
-    ended: BTreeMap<Stream, (u32, u64)>,
+    /// Streams in which an item ended with error 100. All their items up to this era must end the same way. The second
+    /// number is the time until which this is remembered.
+    failed: BTreeMap<Stream, (u32, u64)>,
 }
 
 impl Lane {
@@ -89,23 +89,23 @@ impl Lane {
             in_flight: None,
             retry_at_ms: None,
             retries: 0,
-            ended: BTreeMap::new(),
+            failed: BTreeMap::new(),
         }
     }
 
-    /// An item arrived. It waits, or is answered at once with error 100.
+    /// An item arrived. It waits, or is answered with error 100 immediately.
     pub fn receive(&mut self, now_ms: u64, append: Box<Append>, answers: &mut Vec<LaneAnswer>) {
         let stream = (append.caller.source(), append.item.room);
-        if let Some((era, _)) = self.ended.get(&stream) {
+        if let Some((era, _)) = self.failed.get(&stream) {
             if append.era <= *era {
                 answers.push(LaneAnswer::only(append, Err(OutcomeUnknown)));
                 return;
             }
-            // The session has seen the failure; what it sends from now on is a new stream.
-            self.ended.remove(&stream);
+            // The session has seen the failure: later items belong to a new era.
+            self.failed.remove(&stream);
         }
-        if now_ms >= append.deadline_ms || !self.has_place(&append) {
-            self.remember_ended(now_ms, stream, append.era);
+        if now_ms >= append.deadline_ms || !self.has_room(&append) {
+            self.remember_failed(now_ms, stream, append.era);
             answers.push(LaneAnswer::only(append, Err(OutcomeUnknown)));
             return;
         }
@@ -118,18 +118,18 @@ impl Lane {
         self.pending.push_back(append);
     }
 
-    fn has_place(&self, append: &Append) -> bool {
+    fn has_room(&self, append: &Append) -> bool {
         let cost = append.cost_bytes();
         let (room_items, room_bytes) = self.by_room.get(&append.item.room).copied().unwrap_or_default();
-        let of_source = self.by_source.get(&append.caller.source()).copied().unwrap_or_default();
+        let from_source = self.by_source.get(&append.caller.source()).copied().unwrap_or_default();
         (self.pending.len() as u64) < self.limits.lane_limit_items
             && self.pending_bytes + cost <= self.limits.lane_limit_bytes
             && room_items < self.limits.lane_limit_items / 4
             && room_bytes + cost <= self.limits.lane_limit_bytes / 4
-            && of_source < self.limits.pending_publishes_limit
+            && from_source < self.limits.pending_publishes_limit
     }
 
-    /// Adds an item to the counts of what is pending, or takes it out.
+    /// Adds an item to the counts of pending items (`sign` is 1), or takes it out (-1).
     fn count(&mut self, append: &Append, sign: i64) {
         let cost = append.cost_bytes() as i64 * sign;
         let step = |value: &mut u64, by: i64| *value = value.saturating_add_signed(by);
@@ -147,7 +147,7 @@ impl Lane {
         }
     }
 
-    /// The batch to send now, if one is due and none is in flight. The same slice again after an unknown outcome.
+    /// The batch to send now, if one is due and none is in flight. After an unknown outcome it is the same slice again.
     pub fn next_batch(&mut self, now_ms: u64) -> Option<Arc<[Item]>> {
         if self.in_flight.is_some() || self.retry_at_ms.is_some_and(|at| now_ms < at) {
             return None;
@@ -174,7 +174,7 @@ impl Lane {
             }
             let append = self.pending.pop_front()?;
             self.count(&append, -1);
-            senders.push(Sender { append, was_told: false });
+            senders.push(Sender { append, was_answered: false });
         }
         if senders.is_empty() {
             return None;
@@ -183,7 +183,7 @@ impl Lane {
         Some(Batch { items, senders })
     }
 
-    /// The batch in flight came back.
+    /// The batch in flight has ended.
     pub fn finished(&mut self, now_ms: u64, result: BatchResult, answers: &mut Vec<LaneAnswer>) {
         let Some(batch) = self.in_flight.take() else { return };
         match result {
@@ -192,8 +192,8 @@ impl Lane {
                 let was_retried = std::mem::take(&mut self.retries) > 0;
                 let results =
                     outcomes.into_iter().map(|outcome| match outcome {
-                        // The attempt that was given up may still be on its way through the database, and be let in there
-                        // when whoever was refused now has become a member again.
+                        // An attempt that was given up may still be under way in the database, and succeed there once
+                        // the user who is refused now is a member again.
                         Outcome::Refused(
                             Refusal::NoRoom | Refusal::NotMember | Refusal::NotYours | Refusal::NoTarget,
                         ) if was_retried => Err(OutcomeUnknown),
@@ -222,9 +222,9 @@ impl Lane {
         }
     }
 
-    /// Answers what is past its deadline, and with it all that its stream has here.
+    /// Answers items that are past their deadline, and with them all items of their streams.
     pub fn tick(&mut self, now_ms: u64, answers: &mut Vec<LaneAnswer>) {
-        self.ended.retain(|_, (_, until)| now_ms < *until);
+        self.failed.retain(|_, (_, until)| now_ms < *until);
         if self.first_deadline_ms().is_none_or(|at| now_ms < at) {
             return;
         }
@@ -236,11 +236,11 @@ impl Lane {
                 *era = append.era.max(*era);
             }
         }
-        // What was sent *before* the late item of its stream is at least as late, so all of the stream goes.
+        // Items sent before a late one of the same stream are at least as late, so the whole stream fails.
         let ends = |append: &Append| failed.contains_key(&(append.caller.source(), append.item.room));
         for sender in self.in_flight.iter_mut().chain(&mut self.queued).flat_map(|batch| &mut batch.senders) {
-            if !sender.was_told && ends(&sender.append) {
-                sender.was_told = true;
+            if !sender.was_answered && ends(&sender.append) {
+                sender.was_answered = true;
                 let answer = LaneAnswer::only(sender.append.clone(), Err(OutcomeUnknown));
                 answers.push(LaneAnswer { is_last: false, ..answer });
             }
@@ -254,14 +254,14 @@ impl Lane {
             answers.push(LaneAnswer::only(append, Err(OutcomeUnknown)));
         }
         for (stream, era) in failed {
-            self.remember_ended(now_ms, stream, era);
+            self.remember_failed(now_ms, stream, era);
         }
     }
 
-    fn remember_ended(&mut self, now_ms: u64, stream: Stream, era: u32) {
-        // Whatever is still on its way from the same era is past its own deadline long before this is forgotten.
+    fn remember_failed(&mut self, now_ms: u64, stream: Stream, era: u32) {
+        // Items of the same era that are still under way reach their own deadline long before this is forgotten.
         let until = now_ms + 2 * self.limits.append_deadline_ms;
-        let entry = self.ended.entry(stream).or_insert((era, until));
+        let entry = self.failed.entry(stream).or_insert((era, until));
         *entry = (era.max(entry.0), until);
     }
 
@@ -272,18 +272,18 @@ impl Lane {
         of_batches.into_iter().chain(of_pending).min()
     }
 
-    /// When `tick` or `next_batch` has something to do at the latest, in `Now::ms`.
+    /// When `tick` or `next_batch` must be called at the latest, in [`Now::ms`](crate::Now::ms).
     pub fn deadline_ms(&self) -> Option<u64> {
         let retry = self.retry_at_ms.filter(|_| self.in_flight.is_none());
         self.first_deadline_ms().into_iter().chain(retry).min()
     }
 
-    /// Whether nothing waits and nothing is being committed.
+    /// Whether nothing is pending or being committed.
     pub fn is_idle(&self) -> bool {
         self.pending.is_empty() && self.queued.is_empty() && self.in_flight.is_none()
     }
 
-    /// Whether the last batch had no answer: the database is down, or slow beyond its deadline.
+    /// Whether the last batch got no answer: the database is down, or slower than its deadline.
     pub fn is_stuck(&self) -> bool {
         self.retries > 0
     }
@@ -331,21 +331,21 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_outcome_is_tried_again_unchanged_before_anything_else() {
+    fn a_batch_with_an_unknown_outcome_is_retried_unchanged_before_anything_else() {
         let (mut lane, mut answers) = (Lane::new(Limits::default()), Vec::new());
         lane.receive(0, append(1, 1, 0, "a", 100), &mut answers);
         let first = lane.next_batch(0).unwrap();
         lane.receive(0, append(2, 2, 0, "b", 1000), &mut answers);
         lane.finished(0, BatchResult::OutcomeUnknown, &mut answers);
-        assert!(lane.next_batch(0).is_none(), "not before the back-off");
-        // Its sender is told at the deadline, and it is sent again all the same.
+        assert!(lane.next_batch(0).is_none(), "the retry waits");
+        // Its sender is answered at the deadline; it is sent again nevertheless.
         lane.tick(100, &mut answers);
         let told = answers.pop().unwrap();
         assert_eq!((told.result, told.is_last, answers.len()), (Err(OutcomeUnknown), false, 0));
         assert_eq!(lane.next_batch(100).unwrap(), first);
         lane.finished(100, BatchResult::Answered(vec![new(1)]), &mut answers);
         let late = answers.pop().unwrap();
-        assert_eq!((late.result, late.was_told, late.is_last), (Ok(new(1)), true, true));
+        assert_eq!((late.result, late.was_answered, late.is_last), (Ok(new(1)), true, true));
         assert_eq!(ids(&lane.next_batch(100).unwrap()), ["b"]);
     }
 
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_a_failure_fails_too_until_the_session_has_seen_it() {
+    fn later_items_of_a_failed_stream_fail_until_the_session_has_seen_it() {
         let (mut lane, mut answers) = (Lane::new(Limits::default()), Vec::new());
         lane.receive(0, append(1, 1, 0, "a", 100), &mut answers);
         lane.next_batch(0);
@@ -391,7 +391,11 @@ mod tests {
         assert_eq!(answers.iter().map(|a| &*a.append.item.id).collect::<Vec<_>>(), ["a", "b"]);
         answers.clear();
         lane.receive(101, append(1, 1, 0, "c", 201), &mut answers);
-        assert_eq!(answers.pop().map(|a| a.result), Some(Err(OutcomeUnknown)), "was on its way when its stream failed");
+        assert_eq!(
+            answers.pop().map(|a| a.result),
+            Some(Err(OutcomeUnknown)),
+            "it was under way when its stream failed"
+        );
         lane.receive(102, append(1, 1, 1, "a", 202), &mut answers);
         assert!(answers.is_empty(), "a new era");
         lane.finished(103, BatchResult::Answered(vec![new(1)]), &mut answers);
@@ -399,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bound_holds_at_the_bound_and_past_it() {
+    fn every_bound_admits_the_last_item_and_refuses_the_next() {
         let limits = Limits { lane_limit_items: 8, pending_publishes_limit: 1, ..Limits::default() };
         let (mut lane, mut answers) = (Lane::new(limits), Vec::new());
         lane.receive(0, append(1, 1, 0, "a", 100), &mut answers);

@@ -118,14 +118,14 @@ pub struct LaneAnswer {
     pub append: Box<Append>,
     pub result: Result<Outcome, OutcomeUnknown>,
     /// The sender has already been answered with error 100: this answer is only for showing the publication.
-    pub was_told: bool,
+    pub was_answered: bool,
     /// False for an item that reached its deadline while its batch is still being tried: another answer follows.
     pub is_last: bool,
 }
 
 impl LaneAnswer {
     pub(crate) fn only(append: Box<Append>, result: Result<Outcome, OutcomeUnknown>) -> LaneAnswer {
-        LaneAnswer { append, result, was_told: false, is_last: true }
+        LaneAnswer { append, result, was_answered: false, is_last: true }
     }
 }
 

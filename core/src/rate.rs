@@ -1,6 +1,6 @@
-//! Token buckets: so many a second, so many at once.
+//! Token buckets: a rate per second, and a burst.
 
-/// A bucket that fills at a steady rate. In thousandths, so that a turn of a millisecond counts.
+/// A bucket that fills at a steady rate. It counts thousandths, so that a single millisecond adds something.
 #[derive(Clone, Copy, Debug)]
 pub struct Bucket {
     thousandths: u64,
@@ -12,7 +12,7 @@ impl Bucket {
         Bucket { thousandths: burst.saturating_mul(1000), filled_ms: now_ms }
     }
 
-    /// Takes one where there is one. `rate` is per second.
+    /// Takes one token. Returns false if there is none. `rate` is per second.
     pub fn take(&mut self, rate: u64, burst: u64, now_ms: u64) -> bool {
         self.fill(rate, burst, now_ms);
         if self.thousandths < 1000 {
@@ -22,7 +22,7 @@ impl Bucket {
         true
     }
 
-    /// Whether it is full again, so that forgetting it changes nothing.
+    /// Whether the bucket is full, so that it can be forgotten.
     pub fn is_full(&mut self, rate: u64, burst: u64, now_ms: u64) -> bool {
         self.fill(rate, burst, now_ms);
         self.thousandths == burst.saturating_mul(1000)

@@ -26,7 +26,7 @@ impl Homes {
 
     /// A lane has answered. The sender is told now; the publication is shown at the end of the turn.
     pub fn on_committed(&mut self, cx: &mut Context, answer: LaneAnswer, host: &mut impl Host) {
-        let LaneAnswer { append, result, was_told, is_last } = answer;
+        let LaneAnswer { append, result, was_answered, is_last } = answer;
         let room = append.item.room;
         match result {
             Ok(Outcome::New(stored)) => {
@@ -41,7 +41,7 @@ impl Homes {
             Ok(Outcome::Duplicate(_) | Outcome::Refused(_)) | Err(OutcomeUnknown) => {}
         }
         let (caller, era, id) = (append.caller, append.era, Arc::clone(&append.item.id));
-        let answer = match was_told {
+        let answer = match was_answered {
             true => Message::CreditReturned,
             false => Message::Appended { caller, era, id, result, is_last },
         };
