@@ -43,6 +43,7 @@ impl ProtocolError {
     }
 }
 
+// The error codes of the Centrifugo protocol.
 pub const INTERNAL: u16 = 100;
 pub const UNKNOWN_CHANNEL: u16 = 102;
 pub const PERMISSION_DENIED: u16 = 103;
@@ -96,7 +97,7 @@ close_reasons! {
     INTERNAL_ERROR = 3004, "internal server error";
     /// The token has expired.
     EXPIRED = 3005, "connection expired";
-    /// The client reads more slowly than it is sent to.
+    /// The client reads too slowly.
     SLOW = 3008, "slow";
     /// The server cannot continue from the client's position without a gap.
     INSUFFICIENT_STATE = 3010, "insufficient state";

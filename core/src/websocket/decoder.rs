@@ -1,29 +1,29 @@
-//! Frames as clients send them, made into messages (RFC 6455, 5 and 7.4).
+//! Decodes the frames of a client into messages (RFC 6455, 5 and 7.4).
 //!
-//! A frame that lies whole in the read buffer is unmasked there and delivered from there. Only what can't be delivered
-//! yet is copied: the beginning of a frame, the fragments of a message, and what comes while the sink takes nothing. A
-//! connection that has none of these holds no memory beside the [`Decoder`] itself.
+//! A frame that is complete in the read buffer is unmasked and delivered in place. The decoder copies only what it
+//! cannot deliver yet: the beginning of a frame, the fragments of a message, and bytes that arrive while the sink is
+//! paused. A connection without any of these holds no memory besides the [`Decoder`] itself.
 
 use super::frame::CONTROL_PAYLOAD_LIMIT_BYTES;
 use fastwebsockets::{CloseCode, OpCode, unmask};
 use std::ops::ControlFlow;
 
-/// What a client sent, or did wrong.
+/// A message or control frame of a client, or a violation of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// A whole text message.
+    /// A complete text message.
     Text(&'a str),
-    /// A whole binary message.
+    /// A complete binary message.
     Binary(&'a [u8]),
-    /// At most 125 bytes, to be sent back in a pong.
+    /// At most 125 bytes, which the pong must repeat.
     Ping(&'a [u8]),
     Pong(&'a [u8]),
-    /// The client closes. Nothing that follows is decoded. Without a code the reason is empty.
+    /// The client closes the connection. Nothing after it is decoded. Without a code the reason is empty.
     Close {
         code: Option<u16>,
         reason: &'a str,
     },
-    /// The connection must be ended with this code and reason. Nothing that follows is decoded.
+    /// The server must close the connection with this code and reason. Nothing after it is decoded.
     Violation {
         code: u16,
         reason: &'static str,
@@ -33,58 +33,58 @@ pub enum Event<'a> {
 /// The decoder of one connection.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// Not decoded yet: what the sink did not want, or the beginning of one frame.
+    /// Bytes not decoded yet: those that the sink has not taken, or the beginning of one frame.
     undecoded: Vec<u8>,
-    /// A message whose last fragment has not come.
-    message: Option<Box<Message>>,
-    /// `undecoded` may hold whole frames.
-    is_refused: bool,
-    /// After a close frame or a violation.
-    ended: bool,
+    /// A message whose last fragment has not arrived.
+    message: Option<Box<PartialMessage>>,
+    /// Whether `undecoded` may hold complete frames.
+    may_hold_frames: bool,
+    /// Whether there was a close frame or a violation.
+    is_closed: bool,
 }
 
 #[derive(Debug)]
-struct Message {
+struct PartialMessage {
     opcode: OpCode,
     payload: Vec<u8>,
-    /// How much of a text is known to be UTF-8; the rest is at most the beginning of one character.
+    /// How many bytes of a text are known to be UTF-8. The rest is at most the beginning of one character.
     checked: usize,
 }
 
 /// Why decoding stopped.
 enum Stop {
-    /// Everything whole is delivered; the frame that comes next needs so many bytes from its beginning to get further.
+    /// All complete frames are delivered. To make progress, the next frame needs this many bytes from its beginning.
     Needs(usize),
-    /// The sink takes no more.
-    Refused,
-    /// Of a close frame or a violation.
-    Ended,
+    /// The sink is paused.
+    Paused,
+    /// There was a close frame or a violation.
+    Closed,
 }
 
 /// (close code, reason)
 type Violation = (u16, &'static str);
 
 impl Decoder {
-    /// Decodes `bytes`, the next that were read, and delivers what is whole. `limit` is the most bytes of a frame's
-    /// payload and of a message. After `sink` has broken off, nothing more is delivered, and the rest is kept until the
-    /// next call, which may have no `bytes`. The contents of `bytes` are lost.
+    /// Decodes `bytes`, the next bytes read, and delivers complete messages. `limit` is the maximum length in bytes of a
+    /// frame's payload and of a message. If `sink` breaks, delivery pauses and the rest is kept until the next call, which
+    /// may be without `bytes`. The contents of `bytes` are overwritten.
     pub fn feed(&mut self, bytes: &mut [u8], limit: usize, mut sink: impl FnMut(Event<'_>) -> ControlFlow<()>) {
-        if self.ended {
+        if self.is_closed {
             return;
         }
-        self.is_refused = false;
+        self.may_hold_frames = false;
         let mut used = 0;
         let mut kept = std::mem::take(&mut self.undecoded);
-        // What is kept comes first. A frame that begins there gets the bytes that it lacks and no more, so that those
-        // behind it are decoded where they are.
+        // Kept bytes come first. If a frame begins there, only the rest of that frame is copied, so that later frames are
+        // decoded in place.
         while !kept.is_empty() {
             let (decoded, stop) = self.decode(&mut kept, limit, &mut sink);
             kept.drain(..decoded);
             match stop {
-                Stop::Ended => return,
-                Stop::Refused => {
+                Stop::Closed => return,
+                Stop::Paused => {
                     self.keep_all(kept, &bytes[used..]);
-                    self.is_refused = !self.undecoded.is_empty();
+                    self.may_hold_frames = !self.undecoded.is_empty();
                     return;
                 }
                 Stop::Needs(total) if !kept.is_empty() => {
@@ -101,41 +101,41 @@ impl Decoder {
             }
         }
         let (decoded, stop) = self.decode(&mut bytes[used..], limit, &mut sink);
-        if !matches!(stop, Stop::Ended) {
+        if !matches!(stop, Stop::Closed) {
             self.keep_all(kept, &bytes[used + decoded..]);
-            self.is_refused = matches!(stop, Stop::Refused) && !self.undecoded.is_empty();
+            self.may_hold_frames = matches!(stop, Stop::Paused) && !self.undecoded.is_empty();
         }
     }
 
-    /// Keeps `bytes`, the next that were read, for a later call of [`Decoder::feed`].
+    /// Keeps `bytes`, the next bytes read, for a later call of [`Decoder::feed`].
     pub fn keep(&mut self, bytes: &[u8]) {
-        if !self.ended && !bytes.is_empty() {
+        if !self.is_closed && !bytes.is_empty() {
             let kept = std::mem::take(&mut self.undecoded);
             self.keep_all(kept, bytes);
-            self.is_refused = true;
+            self.may_hold_frames = true;
         }
     }
 
-    /// Whether something is kept that a call of [`Decoder::feed`] without bytes may deliver.
+    /// Whether a call of [`Decoder::feed`] without bytes may deliver something.
     pub fn has_undecoded(&self) -> bool {
-        self.is_refused
+        self.may_hold_frames
     }
 
-    /// Bytes of memory held for this connection beside the decoder itself.
+    /// The memory held for this connection besides the decoder itself, in bytes.
     pub fn held_bytes(&self) -> usize {
         self.undecoded.capacity() + self.message.as_ref().map_or(0, |message| message.payload.capacity())
     }
 
     fn keep_all(&mut self, mut kept: Vec<u8>, bytes: &[u8]) {
         if kept.is_empty() {
-            kept = bytes.to_vec(); // In as much memory as it needs.
+            kept = bytes.to_vec(); // Allocates exactly that much.
         } else {
             kept.extend_from_slice(bytes);
         }
         self.undecoded = kept;
     }
 
-    /// Delivers the whole frames of `bytes`. Returns how many bytes they had.
+    /// Delivers the complete frames in `bytes`. Returns their length in bytes, and why it stopped.
     fn decode(
         &mut self,
         bytes: &mut [u8],
@@ -145,73 +145,76 @@ impl Decoder {
         let mut at = 0;
         loop {
             let rest = &mut bytes[at..];
-            let result = match self.next_frame(rest, limit) {
-                Ok((head, length)) if rest.len() >= length => {
+            let result = match self.next_header(rest, limit) {
+                Ok((header, length)) if rest.len() >= length => {
                     at += length;
-                    let payload = &mut rest[head.length..length];
-                    unmask(payload, head.mask);
-                    self.frame(&head, payload, limit, sink)
+                    let payload = &mut rest[header.length..length];
+                    unmask(payload, header.mask);
+                    self.on_frame(&header, payload, limit, sink)
                 }
                 Ok((_, length)) => return (at, Stop::Needs(length)),
                 Err(Unready::Needs(length)) => return (at, Stop::Needs(length)),
                 Err(Unready::Violation(violation)) => Err(violation),
             };
             match result {
-                Ok(ControlFlow::Continue(())) if !self.ended => {}
-                Ok(ControlFlow::Break(())) if !self.ended => return (at, Stop::Refused),
-                Ok(_) => return (at, Stop::Ended),
+                Ok(ControlFlow::Continue(())) if !self.is_closed => {}
+                Ok(ControlFlow::Break(())) if !self.is_closed => return (at, Stop::Paused),
+                Ok(_) => return (at, Stop::Closed),
                 Err((code, reason)) => {
-                    self.end();
-                    // Whatever the sink says: nothing more is decoded.
+                    self.close();
+                    // Nothing more is decoded, whether or not the sink is paused.
                     let _ = sink(Event::Violation { code, reason });
-                    return (at, Stop::Ended);
+                    return (at, Stop::Closed);
                 }
             }
         }
     }
 
-    /// The frame with which `bytes` begin, if its head is whole and allowed here: its head and its length in all.
-    fn next_frame(&self, bytes: &[u8], limit: usize) -> Result<(FrameHead, usize), Unready> {
-        let head = FrameHead::parse(bytes)?;
+    /// Parses the header at the beginning of `bytes` and checks that the frame is allowed here. Returns the header and the
+    /// length of the whole frame.
+    fn next_header(&self, bytes: &[u8], limit: usize) -> Result<(FrameHeader, usize), Unready> {
+        let header = FrameHeader::parse(bytes)?;
         let violation = |code, reason| Err(Unready::Violation((code, reason)));
-        let before = match (head.opcode, &self.message) {
-            (OpCode::Continuation, None) => return violation(1002, "a continuation of no message"),
-            (OpCode::Text | OpCode::Binary, Some(_)) => return violation(1002, "a message within a message"),
+        let before = match (header.opcode, &self.message) {
+            (OpCode::Continuation, None) => return violation(1002, "continuation frame without a message"),
+            (OpCode::Text | OpCode::Binary, Some(_)) => {
+                return violation(1002, "new message within a fragmented message");
+            }
             (OpCode::Continuation, Some(message)) => message.payload.len(),
             _ => 0,
         };
-        // `before` is within the limit (or the limit was lowered meanwhile), so this does not wrap.
-        if head.payload > limit.saturating_sub(before) as u64 {
+        // `before` is over the limit only if the limit has been lowered since.
+        if header.payload > limit.saturating_sub(before) as u64 {
             return violation(1009, "message too big");
         }
-        let length = head.length + head.payload as usize;
-        Ok((head, length))
+        let length = header.length + header.payload as usize;
+        Ok((header, length))
     }
 
-    /// Takes a whole frame, already unmasked and known to be allowed here.
-    fn frame(
+    /// Handles a complete frame that is unmasked and allowed here.
+    fn on_frame(
         &mut self,
-        head: &FrameHead,
+        header: &FrameHeader,
         payload: &[u8],
         limit: usize,
         sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Violation> {
-        match head.opcode {
+        match header.opcode {
             OpCode::Ping => Ok(sink(Event::Ping(payload))),
             OpCode::Pong => Ok(sink(Event::Pong(payload))),
             OpCode::Close => {
                 let (code, reason) = close_payload(payload)?;
-                self.end();
+                self.close();
                 Ok(sink(Event::Close { code, reason }))
             }
-            OpCode::Text if head.fin => Ok(sink(Event::Text(text(payload)?))),
-            OpCode::Binary if head.fin => Ok(sink(Event::Binary(payload))),
+            OpCode::Text if header.fin => Ok(sink(Event::Text(text(payload)?))),
+            OpCode::Binary if header.fin => Ok(sink(Event::Binary(payload))),
             OpCode::Text | OpCode::Binary | OpCode::Continuation => {
-                let new = || Box::new(Message { opcode: head.opcode, payload: Vec::new(), checked: 0 });
+                let new = || Box::new(PartialMessage { opcode: header.opcode, payload: Vec::new(), checked: 0 });
                 let message = self.message.get_or_insert_with(new);
                 extend_up_to(&mut message.payload, payload, limit);
-                if !head.fin {
-                    message.check_so_far()?;
+                if !header.fin {
+                    message.check_utf8()?;
                     return Ok(ControlFlow::Continue(()));
                 }
                 let Some(message) = self.message.take() else { return Ok(ControlFlow::Continue(())) };
@@ -223,48 +226,48 @@ impl Decoder {
         }
     }
 
-    fn end(&mut self) {
-        *self = Decoder { ended: true, ..Decoder::default() };
+    fn close(&mut self) {
+        *self = Decoder { is_closed: true, ..Decoder::default() };
     }
 }
 
-impl Message {
-    /// Finds bytes that no text can have as soon as they come (RFC 6455, 8.1). A character may be cut by the fragment's
-    /// end.
-    fn check_so_far(&mut self) -> Result<(), Violation> {
+impl PartialMessage {
+    /// Rejects a text as soon as its bytes cannot be UTF-8 (RFC 6455, 8.1). The last character may be incomplete.
+    fn check_utf8(&mut self) -> Result<(), Violation> {
         if self.opcode == OpCode::Text {
             match std::str::from_utf8(&self.payload[self.checked..]) {
                 Ok(_) => self.checked = self.payload.len(),
                 Err(error) if error.error_len().is_none() => self.checked += error.valid_up_to(),
-                Err(_) => return Err(NO_UTF8),
+                Err(_) => return Err(NOT_UTF8),
             }
         }
         Ok(())
     }
 }
 
-const NO_UTF8: Violation = (1007, "text that is not UTF-8");
+const NOT_UTF8: Violation = (1007, "text is not valid UTF-8");
 
 fn text(bytes: &[u8]) -> Result<&str, Violation> {
-    std::str::from_utf8(bytes).map_err(|_| NO_UTF8)
+    std::str::from_utf8(bytes).map_err(|_| NOT_UTF8)
 }
 
-/// Code and reason of a close frame (RFC 6455, 5.5.1 and 7.4).
+/// The code and reason of a close frame (RFC 6455, 5.5.1 and 7.4).
 fn close_payload(payload: &[u8]) -> Result<(Option<u16>, &str), Violation> {
     match payload {
         [] => Ok((None, "")),
-        [_] => Err((1002, "half a close code")),
+        [_] => Err((1002, "close code is incomplete")),
         [high, low, reason @ ..] => {
             let code = u16::from_be_bytes([*high, *low]);
             if !CloseCode::from(code).is_allowed() {
-                return Err((1002, "a close code that must not be sent"));
+                return Err((1002, "close code is not allowed"));
             }
             Ok((Some(code), text(reason)?))
         }
     }
 }
 
-/// Appends `bytes`. Memory grows as they come, not as a head promises, and never past `total` bytes.
+/// Appends `bytes`. Memory grows with the bytes received, never with the length that a frame header announces, and
+/// never beyond `total` bytes.
 fn extend_up_to(buffer: &mut Vec<u8>, bytes: &[u8], total: usize) {
     let needed = buffer.len() + bytes.len();
     if needed > buffer.capacity() {
@@ -274,44 +277,44 @@ fn extend_up_to(buffer: &mut Vec<u8>, bytes: &[u8], total: usize) {
     buffer.extend_from_slice(bytes);
 }
 
-/// The head of a client's frame (RFC 6455, 5.2).
-struct FrameHead {
+/// The header of a client's frame (RFC 6455, 5.2).
+struct FrameHeader {
     fin: bool,
     opcode: OpCode,
     mask: [u8; 4],
-    /// Bytes of the head itself.
+    /// The length of the header itself, in bytes.
     length: usize,
-    /// Bytes of the payload.
+    /// The length of the payload, in bytes.
     payload: u64,
 }
 
-/// Why there is no frame yet.
+/// Why there is no frame.
 enum Unready {
-    /// So many bytes are needed from the frame's beginning to get further.
+    /// To make progress, this many bytes are needed from the frame's beginning.
     Needs(usize),
     Violation(Violation),
 }
 
-impl FrameHead {
-    /// Violations are found as early as the bytes show them.
-    fn parse(bytes: &[u8]) -> Result<FrameHead, Unready> {
+impl FrameHeader {
+    /// Reports violations as early as the bytes show them.
+    fn parse(bytes: &[u8]) -> Result<FrameHeader, Unready> {
         let violation = |reason| Err(Unready::Violation((1002, reason)));
         let &[first, second, ref rest @ ..] = bytes else { return Err(Unready::Needs(2)) };
         let fin = first & 0x80 != 0;
         if first & 0x70 != 0 {
-            return violation("a reserved bit is set");
+            return violation("reserved bit is set");
         }
-        let Ok(opcode) = OpCode::try_from(first & 0x0f) else { return violation("a reserved opcode") };
+        let Ok(opcode) = OpCode::try_from(first & 0x0f) else { return violation("reserved opcode") };
         if second & 0x80 == 0 {
-            return violation("a frame that is not masked");
+            return violation("frame is not masked");
         }
         let short = second & 0x7f;
         if matches!(opcode, OpCode::Close | OpCode::Ping | OpCode::Pong) {
             if !fin {
-                return violation("a control frame in fragments");
+                return violation("control frame is fragmented");
             }
             if usize::from(short) > CONTROL_PAYLOAD_LIMIT_BYTES {
-                return violation("a control frame too long");
+                return violation("control frame is too long");
             }
         }
         let (payload, rest) = match short {
@@ -326,15 +329,15 @@ impl FrameHead {
             short => (u64::from(short), rest),
         };
         if payload >> 63 != 0 {
-            return violation("a length with its highest bit set");
+            return violation("payload length has its highest bit set");
         }
         if (short == 126 && payload < 126) || (short == 127 && payload <= 0xffff) {
-            return violation("a length longer than it need be");
+            return violation("payload length is not minimally encoded");
         }
         let Some((mask, left)) = rest.split_first_chunk() else {
             return Err(Unready::Needs(bytes.len() - rest.len() + 4));
         };
-        Ok(FrameHead { fin, opcode, mask: *mask, length: bytes.len() - left.len(), payload })
+        Ok(FrameHeader { fin, opcode, mask: *mask, length: bytes.len() - left.len(), payload })
     }
 }
 
@@ -349,7 +352,7 @@ mod tests {
 
     const LIMIT: usize = 1024;
 
-    /// An event that owns what it shows.
+    /// An [`Event`] that owns its data.
     #[derive(Clone, Debug, PartialEq, Eq)]
     enum Seen {
         Text(String),
@@ -406,8 +409,8 @@ mod tests {
         feed(&mut Decoder::default(), bytes)
     }
 
-    /// Fed in pieces that end at `cuts`, the sink refusing after every event if `refuse`.
-    fn in_pieces(bytes: &[u8], cuts: &[usize], refuse: bool) -> Vec<Seen> {
+    /// The events of `bytes` that arrive in pieces, which end at `cuts`. If `pause`, the sink pauses after every event.
+    fn in_pieces(bytes: &[u8], cuts: &[usize], pause: bool) -> Vec<Seen> {
         let mut decoder = Decoder::default();
         let mut events = Vec::new();
         let mut at = 0;
@@ -418,14 +421,14 @@ mod tests {
                 let before = events.len();
                 decoder.feed(&mut piece, LIMIT, |event| {
                     events.push(seen(event));
-                    if refuse { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                    if pause { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                 });
                 piece.clear();
                 assert!(!decoder.has_undecoded() || events.len() > before);
-                if events.len() == before || !refuse {
+                if events.len() == before || !pause {
                     break;
                 }
-                assert_eq!(events.len(), before + 1, "delivered although refused");
+                assert_eq!(events.len(), before + 1, "delivered while paused");
             }
         }
         events
@@ -436,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_frames() {
+    fn unfragmented_messages_are_delivered() {
         assert_eq!(all(&frame(0x81, b"Hello")), [Seen::Text("Hello".into())]);
         assert_eq!(all(&frame(0x82, &[0xff; 300])), [Seen::Binary(vec![0xff; 300])]);
         assert_eq!(all(&frame(0x89, b"")), [Seen::Ping(vec![])]);
@@ -447,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn fragments_with_control_frames_between() {
+    fn fragments_are_joined_across_control_frames() {
         let bytes = [
             frame(0x01, "gr\u{fc}".as_bytes()),
             frame(0x89, b"ping"),
@@ -460,14 +463,14 @@ mod tests {
         let expected = [Seen::Ping(b"ping".into()), Seen::Text("gr\u{fc}\u{df}e".into()), Seen::Binary(b"ab".into())];
         assert_eq!(all(&bytes), expected);
         for cut in 0..=bytes.len() {
-            for refuse in [false, true] {
-                assert_eq!(in_pieces(&bytes, &[cut], refuse), expected, "{cut}");
+            for pause in [false, true] {
+                assert_eq!(in_pieces(&bytes, &[cut], pause), expected, "{cut}");
             }
         }
     }
 
     #[test]
-    fn a_character_may_be_cut_by_a_fragment_but_not_by_the_end() {
+    fn a_character_may_span_fragments_but_not_the_end_of_a_message() {
         let text = "a\u{1f600}b".as_bytes();
         for cut in 0..=text.len() {
             let bytes = [frame(0x01, &text[..cut]), frame(0x80, &text[cut..])].concat();
@@ -483,25 +486,25 @@ mod tests {
     }
 
     #[test]
-    fn bad_text_is_refused_with_the_fragment_that_brings_it() {
+    fn invalid_text_is_rejected_in_the_fragment_that_contains_it() {
         let mut decoder = Decoder::default();
         assert_eq!(feed(&mut decoder, &frame(0x01, b"caf\xc3")), []);
         assert_eq!(feed(&mut decoder, &frame(0x00, b"\xc3")), violation(1007));
-        // Above U+10FFFF: the second byte shows it.
+        // The second byte shows that the character is above U+10FFFF.
         assert_eq!(all(&frame(0x01, b"\xf4\x90")), violation(1007));
         assert_eq!(all(&frame(0x01, b"\xed\xa0")), violation(1007));
         assert_eq!(all(&frame(0x81, b"\xff")), violation(1007));
-        // Binary is anything.
+        // A binary message can hold any bytes.
         assert_eq!(all(&[frame(0x02, b"\xff"), frame(0x80, b"\xfe")].concat()), [Seen::Binary(vec![0xff, 0xfe])]);
     }
 
     #[test]
-    fn what_the_protocol_forbids() {
+    fn forbidden_frames_are_violations() {
         for first in
             [0xc1, 0xa1, 0x91, 0xf1, 0x83, 0x84, 0x85, 0x86, 0x87, 0x8b, 0x8c, 0x8d, 0x8e, 0x8f, 0x08, 0x09, 0x0a]
         {
             assert_eq!(all(&frame(first, b"")), violation(1002), "{first:x}");
-            // Two bytes are enough to see it.
+            // Two bytes are enough.
             assert_eq!(all(&frame(first, b"")[..2]), violation(1002), "{first:x}");
         }
         for first in [0x88, 0x89, 0x8a] {
@@ -513,22 +516,22 @@ mod tests {
         for second in [0x01, 0x81, 0x02, 0x82] {
             assert_eq!(all(&[frame(0x01, b"a"), frame(second, b"b")].concat()), violation(1002));
         }
-        // Lengths in a longer form than they need, and beyond 2^63. They are seen without the mask, also when they come
-        // byte by byte.
-        for head in [
+        // Lengths that are not minimally encoded, or are 2^63 or more. They are rejected before the mask arrives, even if
+        // they arrive byte by byte.
+        for header in [
             &[0x81, 0xfe, 0, 125][..],
             &[0x81, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff],
             &[0x81, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0],
             &[0x81, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
         ] {
-            assert_eq!(all(head), violation(1002));
-            let cuts: Vec<usize> = (1..head.len()).collect();
-            assert_eq!(in_pieces(head, &cuts, false), violation(1002));
+            assert_eq!(all(header), violation(1002));
+            let cuts: Vec<usize> = (1..header.len()).collect();
+            assert_eq!(in_pieces(header, &cuts, false), violation(1002));
         }
     }
 
     #[test]
-    fn close_frames() {
+    fn close_frames_are_validated() {
         let close = |payload: &[u8]| all(&frame(0x88, payload));
         let with_code = |code: u16| close(&code.to_be_bytes());
         assert_eq!(close(b""), [Seen::Close(None, "".into())]);
@@ -561,7 +564,7 @@ mod tests {
         let over = vec![b'a'; LIMIT + 1];
         assert_eq!(all(&frame(0x82, &exact)), [Seen::Binary(exact.clone())]);
         assert_eq!(all(&frame(0x82, &over)), violation(1009));
-        // The head is enough.
+        // The header is enough.
         assert_eq!(all(&frame(0x82, &over)[..8]), violation(1009));
         assert_eq!(all(&frame(0x02, &over)[..8]), violation(1009));
         let long = [0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
@@ -573,19 +576,22 @@ mod tests {
         assert_eq!(all(&[frame(0x02, first), last[..8].to_vec()].concat()), violation(1009));
         let empty = [frame(0x02, &exact), frame(0x00, b""), frame(0x80, b"a")].concat();
         assert_eq!(all(&empty), violation(1009));
-        // Control frames are no part of it.
+        // Control frames do not count.
         let ping = [frame(0x02, &exact), frame(0x89, &[1; 125]), frame(0x80, b"")].concat();
         assert_eq!(all(&ping), [Seen::Ping(vec![1; 125]), Seen::Binary(exact)]);
     }
 
     #[test]
-    fn memory_is_held_only_while_something_is_unfinished() {
+    fn memory_is_held_only_for_incomplete_messages() {
         let mut decoder = Decoder::default();
         let long = frame(0x82, &[1; 1000]);
         feed(&mut decoder, &frame(0x81, b"a"));
         assert_eq!(decoder.held_bytes(), 0);
         assert_eq!(feed(&mut decoder, &long[..8]), []);
-        assert!((1..=16).contains(&decoder.held_bytes()), "a head promises much, and gets what it brought");
+        assert!(
+            (1..=16).contains(&decoder.held_bytes()),
+            "memory for the bytes received, not for the length announced"
+        );
         feed(&mut decoder, &long[8..]);
         assert_eq!(decoder.held_bytes(), 0);
         feed(&mut decoder, &frame(0x02, &[1; 1000]));
@@ -599,8 +605,8 @@ mod tests {
     }
 
     #[test]
-    fn what_a_stranger_can_make_it_hold_is_bounded() {
-        // A message at its limit in fragments, and behind it a frame of which a byte is missing, all byte by byte.
+    fn memory_held_is_bounded() {
+        // A message at its limit in two fragments, of which the last byte is missing, byte by byte.
         let mut decoder = Decoder::default();
         let mut most = 0;
         let mut bytes = frame(0x02, &vec![1; LIMIT / 2]);
@@ -613,10 +619,10 @@ mod tests {
         assert!(most <= LIMIT + LIMIT / 2 + 16, "{most}");
     }
 
-    /// Reads what it was given, byte for byte.
-    struct Given<'a>(&'a [u8]);
+    /// A stream that reads from a slice and discards writes.
+    struct SliceStream<'a>(&'a [u8]);
 
-    impl AsyncRead for Given<'_> {
+    impl AsyncRead for SliceStream<'_> {
         fn poll_read(
             mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
@@ -629,7 +635,7 @@ mod tests {
         }
     }
 
-    impl AsyncWrite for Given<'_> {
+    impl AsyncWrite for SliceStream<'_> {
         fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
             Poll::Ready(Ok(bytes.len()))
         }
@@ -643,9 +649,9 @@ mod tests {
         }
     }
 
-    /// The frames (fin, opcode, payload) that fastwebsockets' own parser finds, up to the first that it refuses.
+    /// The frames (fin, opcode, payload) that the parser of fastwebsockets finds, up to the first that it rejects.
     fn oracle(bytes: &[u8]) -> Vec<(bool, OpCode, Vec<u8>)> {
-        let mut socket = WebSocket::after_handshake(Given(bytes), Role::Server);
+        let mut socket = WebSocket::after_handshake(SliceStream(bytes), Role::Server);
         socket.set_auto_close(false);
         socket.set_auto_pong(false);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -658,7 +664,7 @@ mod tests {
         frames
     }
 
-    /// The messages that the oracle's frames make.
+    /// Joins the oracle's frames into events.
     fn assembled(frames: Vec<(bool, OpCode, Vec<u8>)>) -> Vec<Seen> {
         let mut events = Vec::new();
         let mut message: Option<(OpCode, Vec<u8>)> = None;
@@ -687,7 +693,7 @@ mod tests {
         events
     }
 
-    /// One frame of a stream of valid ones, as fastwebsockets writes it.
+    /// A valid frame, as fastwebsockets writes it.
     fn written(fin: bool, opcode: OpCode, mask: [u8; 4], payload: &[u8]) -> Vec<u8> {
         let mut masked = payload.to_vec();
         unmask(&mut masked, mask);
@@ -695,7 +701,7 @@ mod tests {
         frame.write(&mut Vec::new()).to_vec()
     }
 
-    /// A stream of valid messages: fragments, control frames between, perhaps a close frame.
+    /// A stream of valid messages, with fragments, control frames between them, and perhaps a close frame.
     fn stream() -> impl Strategy<Value = Vec<u8>> {
         let control =
             (prop_oneof![Just(OpCode::Ping), Just(OpCode::Pong)], prop::collection::vec(any::<u8>(), 0..=125));
@@ -742,24 +748,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_the_oracle_reads_is_read(
+        fn valid_streams_are_read_like_by_the_oracle(
             bytes in stream(),
             cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
-            refuse: bool,
+            pause: bool,
         ) {
             let expected = assembled(oracle(&bytes));
             prop_assert_eq!(&all(&bytes), &expected);
             let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
             cuts.sort_unstable();
-            prop_assert_eq!(&in_pieces(&bytes, &cuts, refuse), &expected);
+            prop_assert_eq!(&in_pieces(&bytes, &cuts, pause), &expected);
         }
 
         #[test]
-        fn what_the_oracle_refuses_is_refused(mut bytes in stream(), at: prop::sample::Index, byte: u8) {
+        fn damaged_streams_are_accepted_only_by_both(mut bytes in stream(), at: prop::sample::Index, byte: u8) {
             let Some(last) = bytes.len().checked_sub(1) else { return Ok(()) };
             bytes[at.index(last + 1)] = byte;
             let mine = all(&bytes);
-            // Ours is stricter (masks, lengths, sizes, text); as far as it accepts, the oracle must see the same.
+            // This decoder is stricter (masks, lengths, sizes, text). If it accepts everything, the oracle must agree.
             let valid: Vec<_> = mine.iter().take_while(|event| !matches!(event, Seen::Violation(_))).cloned().collect();
             let frames = oracle(&bytes);
             let violated = valid.len() < mine.len();
@@ -769,7 +775,7 @@ mod tests {
         }
 
         #[test]
-        fn bytes_of_any_kind_end_alike_however_they_are_cut(
+        fn any_bytes_have_the_same_events_however_they_are_split(
             bytes in prop::collection::vec(any::<u8>(), 0..100),
             cut: prop::sample::Index,
         ) {

@@ -1,6 +1,6 @@
-//! WebSocket (RFC 6455), the server's side, as a machine: bytes → frames → messages → bytes. It does no I/O.
+//! The server's side of WebSocket (RFC 6455), without I/O.
 //!
-//! `head` reads a request, `upgrade` answers it, `decoder` reads frames, `frame` writes them.
+//! `head` parses a request, `upgrade` answers it, `decoder` decodes frames, `frame` encodes them.
 
 pub mod decoder;
 pub mod frame;

@@ -78,7 +78,7 @@ pub enum Request<'a> {
 pub struct Connect<'a> {
     /// Empty if absent.
     pub token: Cow<'a, str>,
-    /// The header `Authorization` in `headers`. Case is ignored in its name.
+    /// The header `Authorization` in `headers`, in any case.
     pub authorization: Option<Cow<'a, str>>,
     /// The SDK's name. Empty if absent.
     pub name: Cow<'a, str>,
@@ -120,8 +120,8 @@ pub struct StreamPosition<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// Decodes the next command of a frame and removes it from the front. Returns `None` at the end of the frame: for an
-/// empty frame, which clients must not send, on the first call. After an error the rest of the frame is meaningless.
+/// Decodes the next command of a frame and removes it from the front. Returns `None` at the end of the frame. An empty
+/// frame, which clients must not send, contains no command. After an error the rest of the frame is meaningless.
 pub fn next_command<'a>(encoding: Encoding, frame: &mut &'a [u8]) -> Option<Result<Command<'a>, Malformed>> {
     match encoding {
         Encoding::Json => json::next_command(frame),
@@ -129,7 +129,7 @@ pub fn next_command<'a>(encoding: Encoding, frame: &mut &'a [u8]) -> Option<Resu
     }
 }
 
-/// Finds the header `Authorization` in the headers of `connect`, if it is not empty.
+/// Finds the header `Authorization` (in any case, and not empty) in the headers of `connect`.
 fn authorization<'a>(mut headers: impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)>) -> Option<Cow<'a, str>> {
     let (_, value) = headers.find(|(name, value)| name.eq_ignore_ascii_case("authorization") && !value.is_empty())?;
     Some(value)
