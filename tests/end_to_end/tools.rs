@@ -249,13 +249,15 @@ async fn a_tool_runs_with_the_options_of_a_server() {
         .unwrap();
     let token = ["token", "--user", "ann"];
     let config = ["--config", file.to_str().unwrap(), "--shards", "3", "--limit", "batch_limit_items=1"];
-    for arguments in [[&token[..], &config].concat(), [&config[..], &token].concat()] {
+    let before: Vec<&str> = config.iter().chain(&token).copied().collect();
+    let after: Vec<&str> = token.iter().chain(&config).copied().collect();
+    for arguments in [before, after] {
         let output = run(&arguments).await;
         assert!(output.status.success(), "{output:?}");
         assert_eq!(String::from_utf8(output.stdout).unwrap().matches('.').count(), 2, "not a token");
     }
-    // Wrong values are errors nevertheless.
-    let refused = run(&[&token[..], &["--shards", "none"]].concat()).await;
+    // Invalid values are still errors.
+    let refused = run(&["token", "--user", "ann", "--shards", "none"]).await;
     assert_eq!(refused.status.code(), Some(2));
     assert!(line(&refused).contains("--shards"));
 }
