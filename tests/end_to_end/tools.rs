@@ -3,7 +3,7 @@
 use crate::client::{Http, Received, Ws, within};
 use crate::databases::Kind;
 use crate::load::Load;
-use crate::server::{Server, Setup, run, uproar};
+use crate::server::{Server, Setup, assert_contains, run, uproar};
 use serde_json::json;
 use std::fs;
 use std::process::{Output, Stdio};
@@ -225,7 +225,7 @@ async fn completions_and_the_manual_page_are_printed() {
 }
 
 #[tokio::test]
-async fn the_help_of_a_tool_shows_its_own_options() {
+async fn the_help_of_a_subcommand_shows_its_own_options() {
     for arguments in [["token", "--help"], ["help", "token"]] {
         let output = run(&arguments).await;
         assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{output:?}");
@@ -234,13 +234,11 @@ async fn the_help_of_a_tool_shows_its_own_options() {
         assert!(!help.contains("--listen") && !help.contains("--database"), "{help}");
     }
     let help = String::from_utf8(run(&["--help"]).await.stdout).unwrap();
-    for words in ["--listen", "UPROAR_LISTEN", "Examples:", "Exit status:", "ping_interval_ms=25000"] {
-        assert!(help.contains(words), "no '{words}' in {help}");
-    }
+    assert_contains(&help, &["--listen", "UPROAR_LISTEN", "Examples:", "Exit status:", "ping_interval_ms=25000"]);
 }
 
 #[tokio::test]
-async fn a_tool_runs_with_the_options_of_a_server() {
+async fn a_subcommand_accepts_the_options_of_a_server() {
     let mut server = Server::start(Kind::Sqlite, &[]).await;
     server.stop().await;
     let file = server.setup.data().with_file_name("uproar.toml");
@@ -257,7 +255,7 @@ async fn a_tool_runs_with_the_options_of_a_server() {
         assert_eq!(String::from_utf8(output.stdout).unwrap().matches('.').count(), 2, "not a token");
     }
     // Invalid values are still errors.
-    let refused = run(&["token", "--user", "ann", "--shards", "none"]).await;
-    assert_eq!(refused.status.code(), Some(2));
-    assert!(line(&refused).contains("--shards"));
+    let rejected = run(&["token", "--user", "ann", "--shards", "none"]).await;
+    assert_eq!(rejected.status.code(), Some(2));
+    assert!(line(&rejected).contains("--shards"));
 }
