@@ -44,7 +44,7 @@ impl<'a> From<&'a User> for Author<'a> {
 }
 
 #[derive(Serialize)]
-struct Event<'a> {
+struct PublicationEvent<'a> {
     r#type: &'static str,
     offset: Offset,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,7 +101,7 @@ fn encode_publication(out: &mut Vec<u8>, p: &Publication) {
     let is_message = p.kind == Kind::Message;
     write_json(
         out,
-        &Event {
+        &PublicationEvent {
             r#type: match p.kind {
                 Kind::Message => "message",
                 Kind::Edit => "edit",
