@@ -20,8 +20,8 @@ pub enum NameError {
     Reserved,
 }
 
-/// The key of a name, which is its NFKC form in lower case. Names are equal if their keys are. Folding a key returns the
-/// same key.
+/// The key of a name, which is its NFKC form in lower case. Names are equal if their keys are. Folding a key returns
+/// the same key.
 pub fn fold_name(name: &str) -> Result<String, NameError> {
     // Don't normalise megabytes: folding shrinks no character to less than a quarter of its bytes.
     if name.len() > NAME_LIMIT_BYTES * 4 {

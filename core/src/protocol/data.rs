@@ -1,5 +1,5 @@
-//! The `data` of publications: JSON, the same in both encodings of the Centrifugo protocol. Clients of the plain protocol
-//! can publish it too, but receive frames of another form.
+//! The `data` of publications: JSON, the same in both encodings of the Centrifugo protocol. Clients of the plain
+//! protocol can publish it too, but receive frames of another form.
 
 use super::{BAD_REQUEST, LIMIT_EXCEEDED, ProtocolError};
 use serde::de::IgnoredAny;
@@ -36,8 +36,8 @@ impl Publish {
     }
 }
 
-/// Why a publish is rejected. The error goes back with the id that the sender chose, if that is valid, so that the sender
-/// knows which publish failed.
+/// Why a publish is rejected. The error goes back with the id that the sender chose, if that is valid, so that the
+/// sender knows which publish failed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RejectedPublish {
     pub error: ProtocolError,
@@ -170,8 +170,8 @@ pub fn check_id(id: &str) -> Result<(), ProtocolError> {
     Err(ProtocolError::new(BAD_REQUEST, format!("the id {wrong}")))
 }
 
-/// Removes insignificant white space from JSON and leaves the rest as it is: numbers keep their digits, and objects keep
-/// the order of their keys. `None` if it is not valid JSON, or nested more than [`NESTING_LIMIT`] deep.
+/// Removes insignificant white space from JSON and leaves the rest as it is: numbers keep their digits, and objects
+/// keep the order of their keys. `None` if it is not valid JSON, or nested more than [`NESTING_LIMIT`] deep.
 pub fn compact(json: &[u8]) -> Option<String> {
     let text = json_text(json)?;
     serde_json::from_str::<IgnoredAny>(text).ok()?;
@@ -190,8 +190,8 @@ pub fn compact(json: &[u8]) -> Option<String> {
     Some(out)
 }
 
-/// Returns the text if it is UTF-8 and not nested too deeply. Serde's own limit is 128, and does not apply to values that
-/// it skips.
+/// Returns the text if it is UTF-8 and not nested too deeply. Serde's own limit is 128, and does not apply to values
+/// that it skips.
 fn json_text(json: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(json).ok()?;
     let mut scan = Scan::default();

@@ -65,9 +65,9 @@ enum Stop {
 type Violation = (u16, &'static str);
 
 impl Decoder {
-    /// Decodes `bytes`, the next bytes read, and delivers complete messages. `limit` is the maximum length in bytes of a
-    /// frame's payload and of a message. If `sink` breaks, delivery pauses and the rest is kept until the next call, which
-    /// may be without `bytes`. The contents of `bytes` are overwritten.
+    /// Decodes `bytes`, the next bytes read, and delivers complete messages. `limit` is the maximum length in bytes of
+    /// a frame's payload and of a message. If `sink` breaks, delivery pauses and the rest is kept until the next call,
+    /// which may be without `bytes`. The contents of `bytes` are overwritten.
     pub fn feed(&mut self, bytes: &mut [u8], limit: usize, mut sink: impl FnMut(Event<'_>) -> ControlFlow<()>) {
         if self.is_closed {
             return;
@@ -75,8 +75,8 @@ impl Decoder {
         self.may_hold_frames = false;
         let mut used = 0;
         let mut kept = std::mem::take(&mut self.undecoded);
-        // Kept bytes come first. If a frame begins there, only the rest of that frame is copied, so that later frames are
-        // decoded in place.
+        // Kept bytes come first. If a frame begins there, only the rest of that frame is copied, so that later frames
+        // are decoded in place.
         while !kept.is_empty() {
             let (decoded, stop) = self.decode(&mut kept, limit, &mut sink);
             kept.drain(..decoded);
@@ -170,8 +170,8 @@ impl Decoder {
         }
     }
 
-    /// Parses the header at the beginning of `bytes` and checks that the frame is allowed here. Returns the header and the
-    /// length of the whole frame.
+    /// Parses the header at the beginning of `bytes` and checks that the frame is allowed here. Returns the header and
+    /// the length of the whole frame.
     fn next_header(&self, bytes: &[u8], limit: usize) -> Result<(FrameHeader, usize), Unready> {
         let header = FrameHeader::parse(bytes)?;
         let violation = |code, reason| Err(Unready::Violation((code, reason)));
@@ -516,8 +516,8 @@ mod tests {
         for second in [0x01, 0x81, 0x02, 0x82] {
             assert_eq!(all(&[frame(0x01, b"a"), frame(second, b"b")].concat()), violation(1002));
         }
-        // Lengths that are not minimally encoded, or are 2^63 or more. They are rejected before the mask arrives, even if
-        // they arrive byte by byte.
+        // Lengths that are not minimally encoded, or are 2^63 or more. They are rejected before the mask arrives, even
+        // if they arrive byte by byte.
         for header in [
             &[0x81, 0xfe, 0, 125][..],
             &[0x81, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff],

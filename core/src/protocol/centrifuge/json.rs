@@ -17,8 +17,8 @@ use uproar_model::{Offset, User};
 #[derive(Debug, Default, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// A line of a frame. Only the request that counts is decoded. Skipping the others uses no stack, however deeply they are
-/// nested.
+/// A line of a frame. Only the request that counts is decoded. Skipping the others uses no stack, however deeply they
+/// are nested.
 #[derive(Deserialize)]
 struct Line<'a> {
     id: Option<u32>,

@@ -1,5 +1,5 @@
-//! The JSON that Uproar defines within the Centrifugo protocol: the data of `rpc` and `send`, of events on `user:ID`, and
-//! of publications that are stored nowhere.
+//! The JSON that Uproar defines within the Centrifugo protocol: the data of `rpc` and `send`, of events on `user:ID`,
+//! and of publications that are stored nowhere.
 
 use crate::protocol::{self, ProtocolError, write_json};
 use serde::{Deserialize, Serialize};

@@ -177,8 +177,8 @@ pub struct ConnectResult {
     /// Seconds.
     #[prost(uint32, tag = "4")]
     pub ttl: u32,
-    /// A map, which has the same bytes. In a `btree_map` prost would leave out empty values, and the JavaScript SDK reads
-    /// a missing value as null.
+    /// A map, which has the same bytes. In a `btree_map` prost would leave out empty values, and the JavaScript SDK
+    /// reads a missing value as null.
     #[prost(message, repeated, tag = "6")]
     pub subs: Vec<Sub>,
     /// Seconds.
