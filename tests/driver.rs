@@ -113,7 +113,7 @@ fn epoll_is_used_when_requested() {
     server.expect_echo();
     let lines = server.driver_lines();
     assert_eq!(lines.len(), 1, "{lines:?}");
-    assert!(lines[0].contains("epoll") && lines[0].contains("it was asked for"), "{lines:?}");
+    assert!(lines[0].contains("epoll") && lines[0].contains("requested by --driver"), "{lines:?}");
 }
 
 #[test]

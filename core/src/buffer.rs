@@ -5,8 +5,8 @@ use bytes::Bytes;
 use std::ops::Deref;
 use std::rc::Rc;
 
-/// Complete frames (or a complete HTTP response) waiting for one or many connections of a shard. The bytes count once in
-/// the shard's outbound total, until the last slice is dropped.
+/// Complete frames (or a complete HTTP response) waiting for one or many connections of a shard. The bytes count once
+/// in the shard's outbound total, until the last slice is dropped.
 #[derive(Debug)]
 pub struct Buffer {
     bytes: Bytes,

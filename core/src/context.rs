@@ -13,8 +13,8 @@ pub(crate) struct Context {
     pub config: ShardConfig,
     /// The time of the current event.
     pub now: Now,
-    /// Counts turns from 1. A frame that is read in a turn was sent without knowing what is decided in that turn, because
-    /// senders are told at its end.
+    /// Counts turns from 1. A frame that is read in a turn was sent without knowing what is decided in that turn,
+    /// because senders are told at its end.
     pub turn: u64,
     pub meter: Rc<Meter>,
     pub messenger: Messenger,
@@ -50,8 +50,8 @@ impl Context {
         SEGMENT_LIMIT_BYTES.min((self.limits().outbound_limit_bytes / 4) as usize)
     }
 
-    /// The bytes that a subscriber who is behind is given at a time. Escaped as JSON they may grow sixfold, and must still
-    /// fit into the queue.
+    /// The bytes that a subscriber who is behind is given at a time. Escaped as JSON they may grow sixfold, and must
+    /// still fit into the queue.
     pub fn page_bytes(&self) -> u64 {
         self.limits().page_limit_bytes.min(self.limits().outbound_limit_bytes / 8).max(1)
     }

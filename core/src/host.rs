@@ -26,8 +26,8 @@ pub enum Refused {
 
 /// What the core does to the world around it.
 pub trait Host {
-    /// This connection has bytes to write (`Shard::outgoing`), or is read again (`Shard::wants_input`). May be called any
-    /// number of times in a turn.
+    /// This connection has bytes to write (`Shard::outgoing`), or is read again (`Shard::wants_input`). May be called
+    /// any number of times in a turn.
     fn wake(&mut self, slot: Slot);
 
     /// Closes this connection's socket immediately: `shutdown(2)` in both directions. When the last operation on it has

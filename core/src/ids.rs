@@ -7,7 +7,7 @@ macro_rules! ids {
         pub struct $name(pub u32);
 
         impl $name {
-            /// The position in the table that this number names.
+            /// The index in the table that this number names.
             pub fn index(self) -> usize {
                 self.0 as usize
             }

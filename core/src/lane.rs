@@ -1,8 +1,8 @@
 //! A lane: the items that wait for the database, the batch that is being committed, and the answers to the senders. One
 //! batch is in flight at a time; the next forms while it commits.
 //!
-//! A batch whose outcome is unknown is sent again, unchanged, before the next one, until the database answers. Its senders
-//! may be answered with error 100 in the meantime, at their deadlines; that does not change the batch.
+//! A batch whose outcome is unknown is sent again, unchanged, before the next one, until the database answers. Its
+//! senders may be answered with error 100 in the meantime, at their deadlines; that does not change the batch.
 
 use crate::ids::Slot;
 use crate::limits::Limits;
@@ -104,7 +104,7 @@ impl Lane {
             // The session has seen the failure: later items belong to a new era.
             self.failed.remove(&stream);
         }
-        if now_ms >= append.deadline_ms || !self.has_room(&append) {
+        if now_ms >= append.deadline_ms || !self.has_space(&append) {
             self.remember_failed(now_ms, stream, append.era);
             answers.push(LaneAnswer::only(append, Err(OutcomeUnknown)));
             return;
@@ -118,7 +118,7 @@ impl Lane {
         self.pending.push_back(append);
     }
 
-    fn has_room(&self, append: &Append) -> bool {
+    fn has_space(&self, append: &Append) -> bool {
         let cost = append.cost_bytes();
         let (room_items, room_bytes) = self.by_room.get(&append.item.room).copied().unwrap_or_default();
         let from_source = self.by_source.get(&append.caller.source()).copied().unwrap_or_default();

@@ -1,24 +1,24 @@
-//! What a chat server does, as a state machine without I/O: no socket, no clock, no thread, no database. Drivers and the
-//! simulator feed it events and carry out what it asks through [`Host`].
+//! What a chat server does, as a state machine without I/O: no socket, no clock, no thread, no database. Drivers and
+//! the simulator feed it events and carry out what it asks through [`Host`].
 //!
-//! A [`Shard`] has three owners of state. Below them are the log, which they share, and the message types of the mesh:
+//! A [`Shard`] has three owners of state: connections, feeds and homes.
 //!
 //! | folder or file | holds |
 //! | --- | --- |
 //! | `shard.rs` | the events, the messages and the turn; gives each to its owner |
 //! | `sessions/` | what clients ask for, from the upgrade to the close |
-//! | `homes/` | channels that hash to this shard: learning what is committed, showing it, feeding shards |
 //! | `feeds/` | channels that this shard receives: subscribers, fan-out, catching up |
 //! | `connections/` | the table of connections and the state of each |
-//! | `log/` | segments of publications, and the ring of the latest ones |
-//! | `config.rs` | what a shard is made with |
+//! | `homes/` | channels that hash to this shard: learning what is committed, showing it, feeding shards |
 //! | `context.rs` | what the owners share: configuration, time, counters, the messenger |
-//! | `messenger.rs` | credits, the way to other endpoints and back to the shard itself |
-//! | `message.rs` | the messages of the mesh |
-//! | `host.rs` | what a driver does for the core |
+//! | `log/` | segments of publications, and the ring of the latest ones |
 //! | `lane.rs` | batches on their way into the database |
+//! | `messenger.rs` | credits, the way to other endpoints and back to the shard itself |
+//! | `host.rs` | what a driver does for the core |
+//! | `message.rs` | the messages of the mesh |
 //! | `protocol/`, `websocket/` | bytes to commands, publications to bytes |
-//! | `limits.rs`, `metrics.rs`, `rate.rs` | every limit; what a shard counts; token buckets |
+//! | `config.rs`, `limits.rs` | what a shard is made with; every limit |
+//! | `buffer.rs`, `ids.rs`, `metrics.rs`, `rate.rs` | outbound bytes; id types; what a shard counts; token buckets |
 //! | `mutation.rs` | known mistakes, for the simulator to catch |
 //!
 //! Imports go downwards: `shard` and `sessions` know everything, `feeds` knows `connections`, `homes` knows neither.

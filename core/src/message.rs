@@ -1,4 +1,5 @@
-//! The messages between endpoints. Drivers carry them over queues (`uproar::mesh`); the simulator has queues of its own.
+//! The messages between endpoints. Drivers carry them over queues (`uproar::mesh`); the simulator has queues of its
+//! own.
 //!
 //! A *call* takes a credit, which reserves the place for its answer: answering never waits. *Publications* use the
 //! remaining places; a home that finds none continues later from its ring. So no shard ever waits for another.
@@ -154,8 +155,8 @@ pub struct Found {
 }
 
 impl Found {
-    /// Whether a token that names no generation, issued at this time (Unix seconds), is revoked: it must be younger than
-    /// the last sign-out.
+    /// Whether a token that names no generation, issued at this time (Unix seconds), is revoked: it must be younger
+    /// than the last sign-out.
     pub fn has_revoked(&self, issued_at_s: u64) -> bool {
         self.revoked_at.is_some_and(|at| issued_at_s <= at / 1000)
     }
@@ -236,8 +237,8 @@ pub struct PresenceReply {
     pub clients: Vec<ClientInfo>,
 }
 
-/// The places in a queue between two shards that are kept for calls and answers: one for each call of the writer, two for
-/// each call of the reader, because an append that reaches its deadline is answered twice.
+/// The places in a queue between two shards that are kept for calls and answers: one for each call of the writer, two
+/// for each call of the reader, because an append that reaches its deadline is answered twice.
 pub fn reserved_places(calls_limit: u64) -> usize {
     3 * calls_limit as usize
 }
@@ -245,10 +246,10 @@ pub fn reserved_places(calls_limit: u64) -> usize {
 /// A message of the mesh.
 #[derive(Clone, Debug)]
 pub enum Message {
-    // Calls of a shard (or of HTTP) to a room's home, and the answers.
+    // Calls of a shard (or of HTTP) to a channel's home, and the answers.
     Append(Box<Append>),
-    /// Returns the credit if it is the last answer for its item. Otherwise `CreditReturned` follows once the database has
-    /// answered, so that items the database is still asked about count against their sender.
+    /// Returns the credit if it is the last answer for its item. Otherwise `CreditReturned` follows once the database
+    /// has answered, so that items the database is still asked about count against their sender.
     Appended {
         caller: Caller,
         era: u32,
@@ -339,7 +340,7 @@ pub enum Message {
         channel: Channel,
     },
 
-    // From HTTP, each answered with `CreditReturned`.
+    // From HTTP (`NotifyUser` also from shards), each answered with `CreditReturned` unless it says otherwise.
     /// To the home: a publication that the store itself appended.
     Learn {
         room: RoomId,
@@ -351,8 +352,8 @@ pub enum Message {
     },
     /// To every shard: earlier tokens of this user are revoked.
     Revoke(Revocation),
-    /// To every shard, from HTTP or from a shard: an event for all connections of a user. It is stored nowhere; a client
-    /// that misses it can ask. Answered with `CreditReturned`.
+    /// To every shard, from HTTP or from a shard: an event for all connections of a user. It is stored nowhere; a
+    /// client that misses it can ask. Answered with `CreditReturned`.
     NotifyUser {
         user: UserId,
         event: UserEvent,

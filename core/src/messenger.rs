@@ -1,5 +1,5 @@
-//! A shard's end of the mesh. It takes and returns credits, knows which shard is home to a channel, and keeps the messages
-//! that the shard sends to itself: they take the same path as those for other shards.
+//! A shard's end of the mesh. It takes and returns credits, knows which shard is home to a channel, and keeps the
+//! messages that the shard sends to itself: they take the same path as those for other shards.
 
 use crate::host::Host;
 use crate::limits::Limits;
@@ -38,12 +38,13 @@ pub(crate) struct Messenger {
     lanes: u16,
     placement: Placement,
     reserved_places: usize,
-    /// Calls that may still be made, by endpoint. Calls to the shard itself need no credit, except appends: their credit
-    /// also bounds what the shard's own connections have under way in rooms whose home is here.
+    /// Calls that may still be made, by endpoint. Calls to the shard itself need no credit, except appends: their
+    /// credit also bounds what the shard's own connections have under way in rooms whose home is here.
     shard_credits: Vec<u64>,
     lane_credits: Vec<u64>,
     reader_credits: u64,
-    /// Messages of the shard to itself.
+    /// Messages of the shard to itself. They are all delivered before the event or step that sent them ends, so their
+    /// number is bounded by what one event can cause.
     loopback: VecDeque<Message>,
 }
 
@@ -96,6 +97,7 @@ impl Messenger {
     /// Makes a call. False: too many calls to this endpoint are under way.
     #[must_use]
     pub fn call(&mut self, to: Endpoint, message: Message, host: &mut impl Host) -> bool {
+        debug_assert!(!matches!(message, Message::Append(_)), "an append takes a credit on its own shard too");
         let may_call = to == self.own() || self.take_credit(to);
         if may_call {
             self.send(to, message, host);
@@ -114,8 +116,8 @@ impl Messenger {
         self.call(Endpoint::Reader, Message::Read { requester, request }, host)
     }
 
-    /// An answer has come that returns the credit of a call.
-    pub fn answered(&mut self, by: Endpoint) {
+    /// Returns the credit of a call whose answer has arrived. A call to the shard itself took none.
+    pub fn return_call_credit(&mut self, by: Endpoint) {
         if by != self.own() {
             self.return_credit(by);
         }
@@ -162,6 +164,14 @@ impl Messenger {
             Endpoint::Reader => Some(&mut self.reader_credits),
             Endpoint::Http => None,
         }
+    }
+
+    /// Whether no call is under way. For tests.
+    pub fn has_all_credits(&self, limits: &Limits) -> bool {
+        let lane_credits = lane_calls_limit(limits, self.shards);
+        self.shard_credits.iter().all(|credits| *credits == limits.mesh_calls_limit)
+            && self.lane_credits.iter().all(|credits| *credits == lane_credits)
+            && self.reader_credits == limits.mesh_calls_limit
     }
 
     // ── publications ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,5 +1,5 @@
-//! A shard: the events that a driver reports, the messages of the mesh, and the turn. It owns the connections, the feeds
-//! and the homes, and gives each event to its owner.
+//! A shard: the events that a driver reports, the messages of the mesh, and the turn. It owns the connections, the
+//! feeds and the homes, and gives each event to its owner.
 
 use crate::buffer::Slice;
 use crate::config::ShardConfig;
@@ -17,9 +17,10 @@ use crate::websocket::{Event, Request, frame};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// One shard. A connection is named by its *slot*, from `opened` until `freed` (or `handed_over`). The driver keeps what
-/// belongs to the transport in a table of its own, by the same slot.
+/// One shard. A connection is named by its *slot*, from `opened` until `freed` (or `handed_over`). The driver keeps
+/// what belongs to the transport in a table of its own, by the same slot.
 pub struct Shard {
+    /// What the owners share.
     pub(crate) cx: Context,
     pub(crate) connections: Connections,
     pub(crate) feeds: Feeds,
@@ -28,7 +29,9 @@ pub struct Shard {
     pub(crate) to_resume: Vec<Slot>,
     /// While the server stops: connections whose publishes are all answered, and when they are closed.
     pub(crate) leaving: VecDeque<(u64, Caller)>,
+    /// Pings that may still be sent in this turn.
     pub(crate) pings_left: u64,
+    /// Counts the ids made for messages without one.
     pub(crate) ids_made: u64,
     pub(crate) draining: bool,
 }
@@ -37,7 +40,7 @@ impl Shard {
     pub fn new(config: ShardConfig) -> Shard {
         let hasher = ahash::RandomState::with_seeds(config.seed, 1, 2, 3);
         Shard {
-            connections: Connections::new(Users::new(hasher.clone(), &config.revocations)),
+            connections: Connections::new(Endpoint::Shard(config.id), Users::new(hasher.clone(), &config.revocations)),
             feeds: Feeds::new(hasher.clone()),
             homes: Homes::new(hasher),
             to_resume: Vec::new(),
@@ -61,8 +64,8 @@ impl Shard {
         slot
     }
 
-    /// The request head is complete and asks for a WebSocket. The answer (101 or a rejection) comes through `outgoing`, now
-    /// or later. Until the client is admitted, `wants_input` is false.
+    /// The request head is complete and asks for a WebSocket. The answer (101 or a rejection) comes through `outgoing`,
+    /// now or later. Until the client is admitted, `wants_input` is false.
     pub fn requested(&mut self, now: Now, slot: Slot, request: Request, host: &mut impl Host) {
         self.cx.begin(now);
         if matches!(self.connections[slot].phase, Phase::Head) {
@@ -97,8 +100,8 @@ impl Shard {
         }
     }
 
-    /// Appends the next slices to write to `slices`, in order: at most 16, none of them empty. The driver has one send in
-    /// flight and calls this only when there is none. What a short send did not write is returned again.
+    /// Appends the next slices to write to `slices`, in order: at most 16, none of them empty. The driver has one send
+    /// in flight and calls this only when there is none. What a short send did not write is returned again.
     pub fn outgoing(&mut self, slot: Slot, slices: &mut Vec<Slice>) {
         let connection = &mut self.connections[slot];
         if !matches!(connection.phase, Phase::Vacant | Phase::Aborted) {
@@ -122,10 +125,10 @@ impl Shard {
             host.wake(slot);
         }
         match &connection.phase {
-            Phase::Open(session) if connection.awaits_room => {
+            Phase::Open(session) if connection.awaits_space => {
                 let is_behind = !session.behind.is_empty();
                 let has_deferred = session.client().is_some_and(|client| !client.deferred.is_empty());
-                connection.awaits_room = is_behind || has_deferred;
+                connection.awaits_space = is_behind || has_deferred;
                 if is_behind {
                     self.catch_up(slot, host);
                 }
@@ -193,8 +196,8 @@ impl Shard {
         self.feeds.has_work() || !self.to_resume.is_empty()
     }
 
-    /// Called after `turn`, once everything that it woke has been read and written. Frames that are read from now on may
-    /// have been sent knowing what was told in that turn.
+    /// Called after `turn`, once everything that it woke has been read and written. Frames that are read from now on
+    /// may have been sent knowing what was told in that turn.
     pub fn turned(&mut self) {
         self.cx.turn += 1;
     }
@@ -209,8 +212,8 @@ impl Shard {
         owners.into_iter().chain([resume, leaving]).flatten().min()
     }
 
-    /// The server stops: no connection is accepted any more, publishes under way are answered, then all clients are told
-    /// and closed.
+    /// The server stops: no connection is accepted any more, publishes under way are answered, then all clients are
+    /// told and closed.
     pub fn drain(&mut self, now: Now, host: &mut impl Host) {
         self.cx.begin(now);
         self.draining = true;
@@ -253,6 +256,11 @@ impl Shard {
     /// The longest outbound queue of a connection, in bytes. For tests.
     pub fn longest_queue_bytes(&self) -> u64 {
         self.connections.longest_queue_bytes()
+    }
+
+    /// Whether every call has been answered and its credit returned. For tests.
+    pub fn has_all_credits(&self) -> bool {
+        self.cx.messenger.has_all_credits(self.cx.limits())
     }
 
     /// The shard that is home to this channel.
@@ -338,11 +346,11 @@ impl Shard {
 
             // For sessions.
             Message::Attached { channel, outcome } => {
-                cx.messenger.answered(from);
+                cx.messenger.return_call_credit(from);
                 self.on_attached(&channel, &outcome, host);
             }
             Message::Checked { request, outcome } => {
-                cx.messenger.answered(from);
+                cx.messenger.return_call_credit(from);
                 self.on_checked(request, outcome, host);
             }
             Message::Appended { caller, era, id, result, is_last } => {
@@ -352,7 +360,7 @@ impl Shard {
                 self.on_appended(caller, era, &id, result, host);
             }
             Message::Presence { caller, reply } => {
-                cx.messenger.answered(from);
+                cx.messenger.return_call_credit(from);
                 self.on_presence(caller, &reply);
             }
             Message::NotifyUser { user, event } => {
@@ -366,7 +374,7 @@ impl Shard {
 
             // For whoever asked.
             Message::ReadReply { requester, reply } => {
-                cx.messenger.answered(from);
+                cx.messenger.return_call_credit(from);
                 self.on_read_reply(requester, reply, host);
             }
             Message::CreditReturned => cx.messenger.return_credit(from),
@@ -421,7 +429,7 @@ impl Shard {
             }
             (Event::Pong(_), _) => {}
             (Event::Close { code, .. }, _) => {
-                self.close_after(slot, answer_to_close(code), self.cx.limits().close_timeout_ms, host);
+                self.close_with(slot, answer_to_close(code), self.cx.limits().close_timeout_ms, host);
                 self.abort_when_written(slot, host);
             }
             (Event::Violation { code, reason }, _) => self.close(slot, CloseReason { code, reason }, host),
@@ -511,8 +519,8 @@ impl Shard {
     /// Gives subscribers what was shown, channel by channel.
     fn fan_out(&mut self, host: &mut impl Host) {
         let mut to_close = ToClose::new();
-        for _ in 0..self.feeds.fan_out_count() {
-            self.feeds.fan_out(&mut self.cx, &mut self.connections, &mut to_close, host);
+        for _ in 0..self.feeds.due_count() {
+            self.feeds.fan_out_next(&mut self.cx, &mut self.connections, &mut to_close, host);
             self.close_all(std::mem::take(&mut to_close), host);
         }
     }

@@ -352,11 +352,14 @@ impl World {
         }
         for _ in 0..300 {
             self.step_all()?;
-            if self.shards.iter().all(Shard::drained) {
+            if self.shards.iter().all(|shard| shard.drained() && shard.has_all_credits()) {
                 return Ok(());
             }
         }
-        Err("the shards have not drained".into())
+        Err(match self.shards.iter().all(Shard::drained) {
+            true => "a credit is lost".into(),
+            false => "the shards have not drained".into(),
+        })
     }
 
     fn step_all(&mut self) -> Result<(), String> {

@@ -68,7 +68,7 @@ pub(crate) struct Connection {
     pub armed_ms: u64,
     /// The session may have work that waits for room in the queue: subscriptions that are behind, or deferred commands.
     /// When this is false a completed write need not look at the session.
-    pub awaits_room: bool,
+    pub awaits_space: bool,
     /// The connection is not read until its queue or its publishes have drained.
     pub is_paused: bool,
 }
@@ -86,7 +86,7 @@ impl Connection {
             pinged_ms: None,
             progress_ms: 0,
             armed_ms: u64::MAX,
-            awaits_room: false,
+            awaits_space: false,
             is_paused: false,
         }
     }
@@ -131,7 +131,7 @@ impl Connection {
     pub fn fall_behind(&mut self, key: SubscriptionKey) {
         if let Some(session) = self.session_mut() {
             session.behind.push_back(key);
-            self.awaits_room = true;
+            self.awaits_space = true;
         }
     }
 

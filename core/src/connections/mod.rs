@@ -1,5 +1,5 @@
-//! Connections: the table of a shard's connections, and what each of them holds. Nothing here knows feeds or homes; what
-//! clients ask for is handled in `sessions`.
+//! Connections: the table of a shard's connections, and what each of them holds. Nothing here knows feeds or homes;
+//! what clients ask for is handled in `sessions`.
 //!
 //! | file | holds |
 //! | --- | --- |
@@ -31,13 +31,15 @@ pub(crate) use users::{Users, covers};
 use crate::context::Context;
 use crate::host::Host;
 use crate::ids::{CommandId, Serial, Slot};
-use crate::message::Caller;
+use crate::message::{Caller, Endpoint};
 use crate::mutation::{self, Mutation};
 use crate::protocol::centrifuge::{self, Encoding, Reply};
 use std::ops::{Index, IndexMut};
 use timers::Timers;
 
 pub(crate) struct Connections {
+    /// The shard, as the endpoint of the calls of its connections.
+    own: Endpoint,
     table: Vec<Connection>,
     vacant: Vec<Slot>,
     open: usize,
@@ -62,8 +64,9 @@ impl IndexMut<Slot> for Connections {
 }
 
 impl Connections {
-    pub fn new(users: Users) -> Connections {
+    pub fn new(own: Endpoint, users: Users) -> Connections {
         Connections {
+            own,
             table: Vec::new(),
             vacant: Vec::new(),
             open: 0,
@@ -117,12 +120,13 @@ impl Connections {
     }
 
     /// The caller for a request of this connection.
-    pub fn caller(&self, cx: &Context, slot: Slot, serial: Serial) -> Caller {
-        Caller { endpoint: cx.messenger.own(), slot, generation: self[slot].generation, serial }
+    pub fn caller(&self, slot: Slot, serial: Serial) -> Caller {
+        Caller { endpoint: self.own, slot, generation: self[slot].generation, serial }
     }
 
     /// The connection that made a call, if it still exists.
     pub fn of_caller(&mut self, caller: Caller) -> Option<&mut Connection> {
+        debug_assert_eq!(caller.endpoint, self.own, "an answer for another endpoint");
         let connection = self.table.get_mut(caller.slot.index())?;
         let is_same = connection.generation == caller.generation || mutation::active(Mutation::SlotWithoutGeneration);
         is_same.then_some(connection)

@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 const SLICES_PER_SEND: usize = 16;
 const BYTES_PER_SEND: usize = 256 * 1024;
 
-/// The outbound queue. A chunk is one or more complete frames. Only a pong and the close frame overtake queued chunks, and
-/// only between chunks.
+/// The outbound queue. A chunk is one or more complete frames. Only a pong and the close frame overtake queued chunks,
+/// and only between chunks.
 #[derive(Debug, Default)]
 pub struct Outbound {
     /// The rest of the first chunk. Usually it is the only one, so a connection that keeps up or is idle allocates no
@@ -22,8 +22,8 @@ pub struct Outbound {
     in_flight: u8,
     /// The latest pong that is not in the queue yet.
     pong: Option<Slice>,
-    /// Nothing may overtake or drop the first chunk: it is partly written, or it is the answer to the upgrade, which must
-    /// be the first thing that the client receives.
+    /// Nothing may overtake or drop the first chunk: it is partly written, or it is the answer to the upgrade, which
+    /// must be the first thing that the client receives.
     front_stays: bool,
 }
 

@@ -70,15 +70,16 @@ pub(crate) struct Arrival {
     pub was_unread: bool,
 }
 
-/// While a connection is not read, its frames wait in the socket. When reading continues, the first frames may have been
-/// waiting since it stopped, and so may their senders.
+/// While a connection is not read, its frames wait in the socket. When reading continues, the first frames may have
+/// been waiting since it stopped, and so may their senders.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Unread {
     /// When reading stopped.
     since_ms: u64,
     /// Frames that are read before this time may have waited.
     until_ms: u64,
-    /// How many more frames may have waited. Without a bound, a client that asks again immediately would be late for ever.
+    /// How many more frames may have waited. Without a bound, a client that asks again immediately would be late for
+    /// ever.
     left: u8,
 }
 
@@ -114,9 +115,9 @@ pub(crate) struct Subscription {
     /// The channel as clients name it: `room:<key>` or `live:<name>`.
     pub name: Arc<str>,
     pub state: SubscriptionState,
-    /// The era of its publishes. When one ends with error 100, everything sent before the client could know must end the
-    /// same way. Publishes that are under way are recognised by their era, and those that had arrived but were not read
-    /// yet by the turn in which the error was decided.
+    /// The era of its publishes. When one ends with error 100, everything sent before the client could know must end
+    /// the same way. Publishes that are under way are recognised by their era, and those that had arrived but were not
+    /// read yet by the turn in which the error was decided.
     pub era: u32,
     pub refused_turn: u64,
     /// Publishes and reads of this channel that are under way.
@@ -127,7 +128,7 @@ pub(crate) struct Subscription {
 #[derive(Debug)]
 pub(crate) enum SubscriptionState {
     Joining(Box<Subscribing>),
-    /// `index` is its position among the feed's subscribers.
+    /// `index` counts within the feed's subscribers.
     Joined {
         feed: FeedId,
         index: u32,
@@ -246,7 +247,7 @@ impl Session {
         self.subscriptions.get_mut(key.index())
     }
 
-    /// The feed of a subscription that has joined, and its position among the feed's subscribers.
+    /// The feed of a subscription that has joined, and its index among the feed's subscribers.
     pub fn joined(&self, key: SubscriptionKey) -> Option<(FeedId, u32)> {
         match self.subscription(key)?.state {
             SubscriptionState::Joined { feed, index } => Some((feed, index)),

@@ -1,5 +1,5 @@
-//! Catching up: subscribers who are behind are given what they have missed, from the ring or in pages from the store, as
-//! their queues drain.
+//! Catching up: subscribers who are behind are given what they have missed, from the ring or in pages from the store,
+//! as their queues drain.
 
 use super::fan_out::FanOut;
 use super::{Feeds, ToClose};
@@ -16,8 +16,8 @@ use uproar_model::{Offset, Page, PageRequest};
 const CREDIT_RETRY_MS: u64 = 20;
 
 impl Feeds {
-    /// Gives the subscriptions of a connection that are behind the next part of what they have missed, while its queue has
-    /// room. The parts come from the ring, or from the store, one page at a time.
+    /// Gives the subscriptions of a connection that are behind the next part of what they have missed, while its queue
+    /// has room. The parts come from the ring, or from the store, one page at a time.
     pub fn catch_up(
         &mut self,
         cx: &mut Context,
@@ -69,7 +69,7 @@ impl Feeds {
             let request = page_request(cx, cursor, position);
             let Some(session) = connections[slot].session_mut() else { return };
             let serial = session.next_serial();
-            let requester = Requester::CatchUp(connections.caller(cx, slot, serial));
+            let requester = Requester::CatchUp(connections.caller(slot, serial));
             if !cx.messenger.read(requester, StoreRequest::Page { room, request }, host) {
                 connections.arm_timer(slot, cx.now.ms + CREDIT_RETRY_MS);
             } else if let Some(session) = connections[slot].session_mut() {

@@ -1,5 +1,5 @@
-//! Ephemeral events (who came, who types, how many there are) on their way to the subscribers, and reports of presence on
-//! their way to the home.
+//! Ephemeral events (who came, who types, how many there are) on their way to the subscribers, and reports of presence
+//! on their way to the home.
 
 use super::Feeds;
 use crate::buffer::Slice;
@@ -20,7 +20,8 @@ const EVENTS_LIMIT: usize = 64;
 #[derive(Debug)]
 pub(super) struct Delivery {
     event: Arc<Ephemeral>,
-    /// The index of the next subscriber. A subscriber whose index changes meanwhile may get the event twice or not at all.
+    /// The index of the next subscriber. A subscriber whose index changes meanwhile may get the event twice or not at
+    /// all.
     next: usize,
     /// Encoded as JSON and as Protobuf.
     frames: [Option<Slice>; 2],

@@ -70,28 +70,27 @@ impl Feeds {
         Received::Taken { feed: id, removed: segment.entries.iter().filter_map(removed_user).collect() }
     }
 
-    /// Fans out one feed that is due. `None`: there is none, or all have been looked at in this turn.
-    pub fn fan_out(
+    /// Fans out the next feed that is due.
+    pub fn fan_out_next(
         &mut self,
         cx: &mut Context,
         connections: &mut Connections,
         to_close: &mut ToClose,
         host: &mut impl Host,
-    ) -> Option<FeedId> {
-        let id = self.to_fan_out.pop_front()?;
+    ) {
+        let Some(id) = self.to_fan_out.pop_front() else { return };
         if self.fan_out_feed(cx, connections, id, to_close, host) {
             self.to_fan_out.push_back(id);
         }
-        Some(id)
     }
 
-    /// The number of feeds to fan out in this turn.
-    pub fn fan_out_count(&self) -> usize {
+    /// The number of feeds that are due in this turn.
+    pub fn due_count(&self) -> usize {
         self.to_fan_out.len()
     }
 
-    /// Gives subscribers what was shown since their cursors, at most `sends_per_turn_limit` of them in a turn, so that a
-    /// large room does not hold up the rest of the shard. Subscribers that are served later get more in one send.
+    /// Gives subscribers what was shown since their cursors, at most `sends_per_turn_limit` of them in a turn, so that
+    /// a large room does not hold up the rest of the shard. Subscribers that are served later get more in one send.
     /// Returns whether the feed must be fanned out again.
     fn fan_out_feed(
         &mut self,
@@ -128,8 +127,8 @@ impl Feeds {
                 continue;
             }
             let is_full = connection.outbound.bytes() > limit_bytes || subscriber.cursor < feed.position && is_in_ring;
-            // A reader that had kept up is not at fault when one turn brings more than its queue holds: it gets the rest
-            // as it reads. A reader whose queue was half full already is too slow.
+            // A reader that had kept up is not at fault when one turn brings more than its queue holds: it gets the
+            // rest as it reads. A reader whose queue was half full already is too slow.
             if is_full && before >= limit_bytes / 2 || meter.outbound_bytes.get() > limits.shard_outbound_limit_bytes {
                 to_close.push((subscriber.slot, CloseReason::SLOW));
                 continue;
@@ -177,7 +176,7 @@ pub(super) struct FanOut<'a> {
     channel: &'a str,
     meter: &'a Rc<Meter>,
     /// See [`crate::log::Ring::release_buffers`].
-    keeps_buffers: bool,
+    keeps_buffer: bool,
     /// A connection is given no more once its queue holds this much.
     until_bytes: u64,
     /// The last slice in each format: nearly all subscribers have the same cursor.
@@ -198,14 +197,14 @@ impl FanOut<'_> {
         position: Offset,
         channel: &'a str,
         meter: &'a Rc<Meter>,
-        keeps_buffers: bool,
+        keeps_buffer: bool,
         until_bytes: u64,
     ) -> FanOut<'a> {
-        FanOut { ring, position, channel, meter, keeps_buffers, until_bytes, cached: Default::default(), deliveries: 0 }
+        FanOut { ring, position, channel, meter, keeps_buffer, until_bytes, cached: Default::default(), deliveries: 0 }
     }
 
-    /// Puts what follows the subscriber's cursor, up to the feed's position, into its queue while there is room. Returns
-    /// false if the ring does not reach back to the cursor.
+    /// Puts what follows the subscriber's cursor, up to the feed's position, into its queue while there is room.
+    /// Returns false if the ring does not reach back to the cursor.
     pub fn give(&mut self, now_ms: u64, subscriber: &mut Subscriber, connection: &mut Connection) -> bool {
         while subscriber.cursor < self.position {
             let Some(cached) = self.slice_after(subscriber.cursor, subscriber.format) else { return false };
@@ -228,7 +227,7 @@ impl FanOut<'_> {
                 true => 0,
                 false => (cursor + 1 - ring_segment.segment.first) as usize,
             };
-            let slice = ring_segment.slice(format, self.channel, index, self.meter, self.keeps_buffers);
+            let slice = ring_segment.slice(format, self.channel, index, self.meter, self.keeps_buffer);
             *cached = Some(CachedSlice { cursor, last: ring_segment.segment.last(), slice });
         }
         cached.as_ref()

@@ -77,8 +77,8 @@ impl Feed {
         }
     }
 
-    /// Whether a user who was a member at this offset still is, as far as the ring tells. False if the ring does not reach
-    /// back that far: then the store must be asked again.
+    /// Whether a user who was a member at this offset still is, as far as the ring tells. False if the ring does not
+    /// reach back that far: then the store must be asked again.
     pub fn is_still_member(&self, user: UserId, offset: Offset) -> bool {
         if self.ring.first().is_none_or(|first| first > offset + 1) {
             return false;

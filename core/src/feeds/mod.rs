@@ -1,9 +1,9 @@
 //! Feeds: the channels that this shard receives. A feed knows how far its channel has been shown here, holds the latest
 //! segments, and gives them to its subscribers.
 //!
-//! A subscriber is a cursor. The fan-out moves cursors to the feed's position. A subscriber whose cursor is before the ring
-//! is *behind*: it is given pages from the store as its queue drains. A subscriber is only ever given what follows its
-//! cursor, so it has no gap and no duplicate.
+//! A subscriber is a cursor. The fan-out moves cursors to the feed's position. A subscriber whose queue is full, or
+//! whose cursor is before the ring, is *behind*: it catches up as its queue drains, from the ring or with pages from
+//! the store. A subscriber is only ever given what follows its cursor, so it has no gap and no duplicate.
 //!
 //! Feeds write into the queues of connections, but never close one: they return the connections that must be closed.
 //!
@@ -79,7 +79,7 @@ impl Feeds {
 
     /// When a turn has something to do here at the latest.
     pub fn deadline_ms(&self, cx: &Context) -> Option<u64> {
-        // Nothing tells when a credit is free again, so the next turn comes soon.
+        // What found no credit is retried soon.
         let is_waiting = !self.to_report.is_empty() || !self.idle_live.is_empty();
         let retry = is_waiting.then_some(cx.now.ms + 1);
         let idle = self.idle_rooms.front().map(|(since, _)| since + cx.limits().room_idle_ms);

@@ -68,7 +68,8 @@ impl Feeds {
 
     // ── subscribers ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Makes a subscription of an open connection a subscriber, with its cursor at the position that the client was told.
+    /// Makes a subscription of an open connection a subscriber, with its cursor at the position that the client was
+    /// told.
     pub fn subscribe(&mut self, cx: &Context, connections: &mut Connections, id: FeedId, subscriber: Subscriber) {
         let Some(feed) = self.feeds.get_mut(id.index()) else { return };
         let Subscriber { slot, key, cursor, wants_presence, .. } = subscriber;
@@ -141,8 +142,8 @@ impl Feeds {
         }
     }
 
-    /// Evicts rooms that have been idle for a while, and `live:` channels that are idle now: they keep nothing for clients
-    /// that come back.
+    /// Evicts rooms that have been idle for a while, and `live:` channels that are idle now: they keep nothing for
+    /// clients that come back.
     pub fn evict_idle(&mut self, cx: &mut Context, host: &mut impl Host) {
         for id in std::mem::take(&mut self.idle_live) {
             let feed = self.feeds.get(id.index());

@@ -20,8 +20,9 @@ impl Homes {
     /// Passes an item for a room on to its lane. The database decides everything, so the home's state is not needed.
     pub fn on_append(&self, cx: &mut Context, append: Box<Append>, host: &mut impl Host) {
         let lane = cx.messenger.lane_of(append.item.room);
-        let is_sent = cx.messenger.call(lane, Message::Commit(append), host);
-        debug_assert!(is_sent, "there is a lane credit for every call that can arrive");
+        let has_credit = cx.messenger.take_credit(lane);
+        debug_assert!(has_credit, "there is a lane credit for every call that can arrive");
+        cx.messenger.send(lane, Message::Commit(append), host);
     }
 
     /// A lane has answered. The sender is told now; the publication is shown at the end of the turn.
@@ -173,8 +174,8 @@ impl Homes {
 
     // ── heads ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Checks once per ping interval whether a room has publications that its home was not told of, such as a commit that
-    /// was given up and that no later one follows.
+    /// Checks once per ping interval whether a room has publications that its home was not told of, such as a commit
+    /// that was given up and that no later one follows.
     pub fn check_heads(&mut self, cx: &mut Context, host: &mut impl Host) {
         while let Some((due_ms, room)) = self.head_checks.front().copied() {
             if cx.now.ms < due_ms.max(self.checks_rest_until_ms) {

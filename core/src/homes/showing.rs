@@ -48,8 +48,8 @@ impl Homes {
 
     // ── showing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Makes one segment (or several, if it is large) of what each channel has learned in this turn, and sends it to the
-    /// fed shards.
+    /// Makes one segment (or several, if it is large) of what each channel has learned in this turn, and sends it to
+    /// the fed shards.
     pub fn show(&mut self, cx: &mut Context, host: &mut impl Host) {
         let (entries, bytes) = (cx.limits().ring_limit_publications as usize, cx.limits().ring_limit_bytes as usize);
         let segment_bytes = cx.segment_bytes();
@@ -71,8 +71,8 @@ impl Homes {
         }
     }
 
-    /// Sends each fed shard the segments that it has not been sent. A shard whose queue is full gets the rest later, from
-    /// the ring.
+    /// Sends each fed shard the segments that it has not been sent. A shard whose queue is full gets the rest later,
+    /// from the ring.
     fn feed_shards(&mut self, cx: &mut Context, channel: &Channel, host: &mut impl Host) {
         let Some(home) = self.homes.get_mut(channel) else { return };
         let mut lost = Vec::new();

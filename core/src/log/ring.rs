@@ -31,8 +31,15 @@ pub struct RingSegment {
 
 impl RingSegment {
     /// The frames in this format from the entry with this index on. All queues of the shard share one buffer.
-    /// `is_fan_out`: the buffer is kept until [`Ring::release_buffers`].
-    pub fn slice(&mut self, format: Format, channel: &str, index: usize, meter: &Rc<Meter>, is_fan_out: bool) -> Slice {
+    /// `keeps_buffer`: the buffer is kept until [`Ring::release_buffers`].
+    pub fn slice(
+        &mut self,
+        format: Format,
+        channel: &str,
+        index: usize,
+        meter: &Rc<Meter>,
+        keeps_buffer: bool,
+    ) -> Slice {
         let frames = self.segment.frames(format, channel);
         let cell = &mut self.buffers[format as usize];
         let buffer = cell.upgrade().unwrap_or_else(|| {
@@ -40,7 +47,7 @@ impl RingSegment {
             *cell = Rc::downgrade(&buffer);
             buffer
         });
-        if is_fan_out {
+        if keeps_buffer {
             self.held[format as usize].get_or_insert_with(|| Rc::clone(&buffer));
         }
         Slice::from(buffer, frames.begin(index))

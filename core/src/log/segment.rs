@@ -51,8 +51,8 @@ impl Segment {
         Some(Segment::new(self.first, entries))
     }
 
-    /// The frames in this format, encoded by the first shard that needs them. Two shards that need them at the same time
-    /// may both encode; neither waits for the other. `channel` is the name that clients use, always the same for a
+    /// The frames in this format, encoded by the first shard that needs them. Two shards that need them at the same
+    /// time may both encode; neither waits for the other. `channel` is the name that clients use, always the same for a
     /// segment.
     pub fn frames(&self, format: Format, channel: &str) -> &Frames {
         let cell = &self.encoded[format as usize];

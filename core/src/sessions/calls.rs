@@ -44,7 +44,7 @@ impl Shard {
             subscription.reading += 1;
         }
         self.connections.arm_timer(slot, deadline_ms);
-        Ok(self.connections.caller(&self.cx, slot, serial))
+        Ok(self.connections.caller(slot, serial))
     }
 
     /// Takes a call off the list.
@@ -77,7 +77,8 @@ impl Shard {
         Err(Denied::Overloaded.error())
     }
 
-    /// Answers commands that are past their deadline with error 100; later answers are dropped. Returns when to look again.
+    /// Answers commands that are past their deadline with error 100; later answers are dropped. Returns when to look
+    /// again.
     pub(super) fn expire_calls(&mut self, slot: Slot, host: &mut impl Host) -> u64 {
         let now_ms = self.cx.now.ms;
         let mut next_ms = u64::MAX;

@@ -1,5 +1,5 @@
-//! The ways in which a connection, or one of its subscriptions, ends. The words are explained in
-//! [`crate::connections::Connection`]'s file.
+//! The ways in which a connection, or one of its subscriptions, ends: closed by the server, rejected, removed from a
+//! room, lost, revoked. `connections/connection.rs` explains the words.
 
 use crate::buffer::Slice;
 use crate::connections::Phase;
@@ -33,7 +33,7 @@ impl Shard {
                     host.log_first(Refused::Connection, why.code);
                 }
                 let close = frame::close_frame(why.code, why.reason);
-                self.close_after(slot, close, self.cx.limits().close_timeout_ms, host);
+                self.close_with(slot, close, self.cx.limits().close_timeout_ms, host);
             }
             Phase::Head | Phase::Handshake(_) => self.abort(slot, host),
             Phase::Vacant | Phase::Closing { .. } | Phase::Aborted => {}
@@ -46,8 +46,8 @@ impl Shard {
         }
     }
 
-    /// Ends the session and sends one last frame, before anything else that waits.
-    pub(crate) fn close_after(&mut self, slot: Slot, last: Bytes, timeout_ms: u64, host: &mut impl Host) {
+    /// Ends the session and sends one last frame. Whatever else waits is dropped, except what is being sent.
+    pub(crate) fn close_with(&mut self, slot: Slot, last: Bytes, timeout_ms: u64, host: &mut impl Host) {
         self.leave_channels(slot);
         let until_ms = self.cx.now.ms + timeout_ms;
         let last = Slice::own(&self.cx.meter, last);
@@ -202,7 +202,7 @@ impl Shard {
     /// While the server stops: closes a connection soon, after everything that it is still being sent.
     pub(crate) fn close_soon(&mut self, slot: Slot) {
         self.connections[slot].is_paused = true;
-        let caller = self.connections.caller(&self.cx, slot, Serial(0));
+        let caller = self.connections.caller(slot, Serial(0));
         self.leaving.push_back((self.cx.now.ms + LEAVING_MS, caller));
     }
 

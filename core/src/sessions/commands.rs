@@ -1,5 +1,5 @@
-//! The commands of the Centrifugo protocol: read from a frame one after the other, kept in order per channel, dispatched
-//! and answered.
+//! The commands of the Centrifugo protocol: read from a frame one after the other, kept in order per channel,
+//! dispatched and answered.
 
 use super::command::{Answered, CommandContext, NOT_SUBSCRIBED, bad_request};
 use super::joining::{Denied, is_live_name};
@@ -95,7 +95,7 @@ impl Shard {
         let now_ms = self.cx.now.ms;
         let connection = &mut self.connections[slot];
         let was_paused = std::mem::replace(&mut connection.is_paused, true);
-        connection.awaits_room = true;
+        connection.awaits_space = true;
         if let Some(client) = connection.client_mut() {
             client.deferred = commands.to_vec();
             client.deferred_at = arrival;
@@ -158,8 +158,8 @@ impl Shard {
         Flow::Next
     }
 
-    /// Whether a command has to wait for an earlier one of its connection. Commands on one channel take effect in the order
-    /// sent, and a connection has one read from the store under way at a time.
+    /// Whether a command has to wait for an earlier one of its connection. Commands on one channel take effect in the
+    /// order sent, and a connection has one read from the store under way at a time.
     fn must_wait(&self, slot: Slot, request: &Request<'_>, call: Option<&methods::RpcCall<'_>>) -> bool {
         use methods::RpcCall;
         let Some(session) = self.connections[slot].session() else { return false };
@@ -355,9 +355,9 @@ impl Shard {
         }
     }
 
-    /// The last step of joining: answers with the position from which the subscription goes on, and makes it a subscriber
-    /// with its cursor there. Whatever has been shown since, and everything that was missed, is above the cursor and is
-    /// given as the queue drains.
+    /// The last step of joining: answers with the position from which the subscription goes on, and makes it a
+    /// subscriber with its cursor there. Whatever has been shown since, and everything that was missed, is above the
+    /// cursor and is given as the queue drains.
     pub(super) fn subscribed(
         &mut self,
         slot: Slot,
@@ -410,10 +410,11 @@ impl Shard {
         Ok(())
     }
 
-    /// Sends an event to all connections of a user, on all shards. It is dropped where there is no credit; a client that
-    /// misses it can ask.
+    /// Sends an event to all connections of a user, on all shards. It is dropped where there is no credit; a client
+    /// that misses it can ask.
     pub(super) fn notify_user(&mut self, user: UserId, event: UserEvent, host: &mut impl Host) {
-        for shard in 0..self.cx.messenger.shards {
+        self.on_user_event(user, &event);
+        for shard in (0..self.cx.messenger.shards).filter(|shard| *shard != self.cx.config.id) {
             let message = Message::NotifyUser { user, event: event.clone() };
             let _ = self.cx.messenger.call(Endpoint::Shard(shard), message, host);
         }

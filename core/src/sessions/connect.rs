@@ -19,8 +19,8 @@ pub(super) const VERSION: &str = concat!("uproar ", env!("CARGO_PKG_VERSION"));
 const SDK_NAMES_LIMIT: usize = 32;
 
 impl Shard {
-    /// The first command of a connection. `rest` is what follows it in its frame. Returns whether the next command may be
-    /// taken.
+    /// The first command of a connection. `rest` is what follows it in its frame. Returns whether the next command may
+    /// be taken.
     pub(super) fn on_first_command(
         &mut self,
         slot: Slot,
@@ -68,7 +68,7 @@ impl Shard {
         let username = Arc::clone(&claims.username);
         // Nothing else has been asked for this connection.
         let serial = Serial(1);
-        let requester = Requester::Connect(self.connections.caller(&self.cx, slot, serial));
+        let requester = Requester::Connect(self.connections.caller(slot, serial));
         if !self.cx.messenger.read(requester, StoreRequest::User { username }, host) {
             return self.refuse_connect(slot, id, &Denied::Overloaded.error(), host);
         }
@@ -160,8 +160,8 @@ impl Shard {
         true
     }
 
-    /// Answers `connect` with an error and discards the rest. The client closes the connection, or it is aborted. No close
-    /// frame is sent, because in some SDKs it could overtake the error.
+    /// Answers `connect` with an error and discards the rest. The client closes the connection, or it is aborted. No
+    /// close frame is sent, because in some SDKs it could overtake the error.
     fn refuse_connect(&mut self, slot: Slot, id: CommandId, error: &ProtocolError, host: &mut impl Host) {
         let Some(encoding) = self.connections[slot].encoding() else { return };
         self.count_refused(error.code, host);
@@ -169,7 +169,7 @@ impl Shard {
         let reply = Reply::Error { code: error.code, message: &error.message };
         centrifuge::push_reply(encoding, &mut payload, id.0, reply);
         let last = centrifuge::frame(encoding, &payload);
-        self.close_after(slot, last, self.cx.limits().refused_timeout_ms, host);
+        self.close_with(slot, last, self.cx.limits().refused_timeout_ms, host);
         if let Phase::Closing { owes_close, .. } = &mut self.connections[slot].phase {
             *owes_close = true;
         }
@@ -186,14 +186,15 @@ impl Shard {
     }
 }
 
-/// Seconds until a token expires. At least 1, because SDKs would refresh again and again otherwise, and at most about three
-/// weeks, because the timers of some SDKs count milliseconds in 31 bits. Longer tokens are refreshed earlier than necessary.
+/// Seconds until a token expires. At least 1, because SDKs would refresh again and again otherwise, and at most about
+/// three weeks, because the timers of some SDKs count milliseconds in 31 bits. Longer tokens are refreshed earlier than
+/// necessary.
 pub(super) fn ttl_s(claims: &Claims, now: Now) -> u32 {
     claims.expires_at.saturating_sub(now.unix_ms / 1000).clamp(1, 2_000_000) as u32
 }
 
-/// Looks for the token in this order: the `connect` command, its `headers` (browsers cannot set real ones), the upgrade's
-/// header, the query.
+/// Looks for the token in this order: the `connect` command, its `headers` (browsers cannot set real ones), the
+/// upgrade's header, the query.
 fn find_token<'a>(connecting: &'a Connecting, connect: &'a Connect<'_>) -> Option<&'a str> {
     if !connect.token.is_empty() {
         return Some(&connect.token);

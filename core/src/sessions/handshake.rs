@@ -1,6 +1,7 @@
 //! From the upgrade request to the 101. A plain connection names its channel in the request, and is answered only when
-//! everything is known, so every refusal is an HTTP status. The order is: token, user, channel (`joining.rs`). An upgrade to
-//! the Centrifugo protocol is answered immediately: its client sends the token in its first command (`connect.rs`).
+//! everything is known, so every refusal is an HTTP status. The order is: token, user, channel (`joining.rs`). An
+//! upgrade to the Centrifugo protocol is answered immediately: its client sends the token in its first command
+//! (`connect.rs`).
 
 use super::joining::{Denied, LIVE_NAME_LIMIT_BYTES, is_live_name};
 use crate::buffer::Slice;

@@ -1,5 +1,5 @@
-//! Into a channel: membership (which joins a public room), then the channel's feed on this shard, then the position from
-//! which the client goes on. The upgrade of a plain connection and a `subscribe` take the same steps.
+//! Into a channel: membership (which joins a public room), then the channel's feed on this shard, then the position
+//! from which the client goes on. The upgrade of a plain connection and a `subscribe` take the same steps.
 
 use crate::connections::{Joining, SubscriptionState};
 use crate::feeds::Attached;
@@ -100,7 +100,7 @@ impl Shard {
             None => self.joining_mut(slot, joiner)?.serial.next(),
         };
         self.joining_mut(slot, joiner)?.serial = serial;
-        Some(JoinRequest { caller: self.connections.caller(&self.cx, slot, serial), joiner })
+        Some(JoinRequest { caller: self.connections.caller(slot, serial), joiner })
     }
 
     /// Asks the store's reader.

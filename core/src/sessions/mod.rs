@@ -1,5 +1,5 @@
-//! Sessions: what a shard does for its clients, from the upgrade to the close. The methods here are `Shard`'s, because they
-//! work on connections and feeds together. Homes are reached by messages only.
+//! Sessions: what a shard does for its clients, from the upgrade to the close. The methods here are `Shard`'s, because
+//! they work on connections and feeds together. Homes are reached by messages only.
 //!
 //! | file | holds |
 //! | --- | --- |
@@ -10,7 +10,7 @@
 //! | `command.rs` | what the handlers of commands share |
 //! | `calls.rs` | commands that wait for an answer: history, read markers, rooms, presence, tokens |
 //! | `publishing.rs` | publishes of both protocols, and their answers |
-//! | `closing.rs` | rejecting, closing and aborting connections; unsubscribing |
+//! | `closing.rs` | the ways in which a connection or a subscription ends |
 //! | `timer.rs` | everything about a connection that only time changes |
 
 mod calls;

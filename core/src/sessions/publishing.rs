@@ -90,7 +90,8 @@ impl Shard {
         let CommandContext { slot, id, arrival } = command;
         let (key, feed) = self.joined(slot, channel)?;
         let text_limit = self.cx.limits().text_limit_bytes as usize;
-        let Some(Channel::Room(room)) = self.feeds.get(feed).map(|feed| feed.channel.clone()) else {
+        let Some(feed) = self.feeds.get(feed) else { return Err(Denied::Overloaded.error()) };
+        let Channel::Room(room) = feed.channel else {
             let compact =
                 data::compact(data).ok_or_else(|| bad_request("the data must be JSON, nested at most 64 deep"))?;
             data::check_length(&compact, text_limit)?;
@@ -148,7 +149,7 @@ impl Shard {
         subscription.publishing += 1;
         let (user, era) = (session.user.clone(), subscription.era);
         let append = Box::new(Append {
-            caller: self.connections.caller(&self.cx, slot, serial),
+            caller: self.connections.caller(slot, serial),
             era,
             deadline_ms: arrival.ms + self.cx.limits().append_deadline_ms,
             item: Item {
@@ -165,8 +166,8 @@ impl Shard {
         Ok(serial)
     }
 
-    /// A publish to this subscription has ended with error 100. Those that have already arrived must end the same way, so
-    /// that a retry cannot change their order.
+    /// A publish to this subscription has ended with error 100. Those that have already arrived must end the same way,
+    /// so that a retry cannot change their order.
     fn refuse_publishes(&mut self, slot: Slot, key: SubscriptionKey) {
         let turn = self.cx.turn;
         let Some(session) = self.connections[slot].session_mut() else { return };

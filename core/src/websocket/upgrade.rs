@@ -20,8 +20,8 @@ pub fn switching_protocols(request: &Request, subprotocol: Option<&str>) -> Byte
     answer.into()
 }
 
-/// A whole HTTP response with the body `{"error":{"code":…,"message":…,"field":null}}`, after which the connection is closed.
-/// `headers` (name, value) are added to the usual ones.
+/// A whole HTTP response with the body `{"error":{"code":…,"message":…,"field":null}}`, after which the connection is
+/// closed. `headers` (name, value) are added to the usual ones.
 pub fn refusal(status: u16, code: &str, message: &str, headers: &[(&str, &str)]) -> Bytes {
     let body = serde_json::json!({"error": {"code": code, "message": message, "field": null}}).to_string();
     let mut answer = format!("HTTP/1.1 {status} {}\r\n", reason_phrase(status));
