@@ -22,8 +22,8 @@ pub struct Revocation {
 }
 
 impl Revocation {
-    /// Whether this revokes a token of the user's. `generation`: the one that the token carries, `None` for a token minted
-    /// by `uproar token`, which carries none. `issued_at`: when the token was made, in Unix seconds.
+    /// Whether this revokes a token of the user's. `generation`: the one that the token carries, `None` for a token
+    /// minted by `uproar token`, which carries none. `issued_at`: when the token was made, in Unix seconds.
     ///
     /// A token without a generation is judged by its age; one made in the second of the revocation counts as revoked.
     pub fn covers(&self, generation: Option<u32>, issued_at: u64) -> bool {

@@ -91,8 +91,8 @@ impl fmt::Debug for Request {
 }
 
 /// Parses the head of a request. `bytes` is everything read from the connection so far, `seen` the length that earlier
-/// calls have already looked at: a client that sends its head byte by byte costs one parse per line, not one per byte. A
-/// head may have at most `limit` bytes.
+/// calls have already looked at: a client that sends its head byte by byte costs one parse per line, not one per byte.
+/// A head may have at most `limit` bytes.
 pub fn parse(bytes: &[u8], seen: usize, limit: usize, peer: SocketAddr) -> Head {
     // The first call always parses: input that is not HTTP at all, such as TLS, may go on for long without a line end.
     if seen > 0 && !bytes[seen..].contains(&b'\n') {

@@ -3,7 +3,8 @@
 use super::head::Request;
 use bytes::Bytes;
 
-/// `101 Switching Protocols`. `subprotocol` must be one that the request offers; otherwise a browser fails the handshake.
+/// `101 Switching Protocols`. `subprotocol` must be one that the request offers; otherwise a browser fails the
+/// handshake.
 pub fn switching_protocols(request: &Request, subprotocol: Option<&str>) -> Bytes {
     debug_assert!(subprotocol.is_none_or(|chosen| request.subprotocols.iter().any(|offered| offered == chosen)));
     let mut response = format!(
@@ -19,8 +20,8 @@ pub fn switching_protocols(request: &Request, subprotocol: Option<&str>) -> Byte
     response.into()
 }
 
-/// A complete HTTP response with the body `{"error":{"code":…,"message":…,"field":null}}`, after which the connection is
-/// closed. `headers` are additional (name, value) pairs.
+/// A complete HTTP response with the body `{"error":{"code":…,"message":…,"field":null}}`, after which the connection
+/// is closed. `headers` are additional (name, value) pairs.
 pub fn refusal(status: u16, code: &str, message: &str, headers: &[(&str, &str)]) -> Bytes {
     let body = serde_json::json!({"error": {"code": code, "message": message, "field": null}}).to_string();
     let mut response = format!("HTTP/1.1 {status} {}\r\n", reason_phrase(status));
