@@ -25,6 +25,11 @@ macro_rules! codes {
                 match self { $(Code::$name => $text,)+ }
             }
 
+            /// What the code means, in Markdown. `openapi.json` says the same.
+            pub fn description(self) -> &'static str {
+                match self { $(Code::$name => concat!($($doc),+).trim_ascii(),)+ }
+            }
+
             /// The HTTP status that always accompanies this code.
             pub fn status(self) -> StatusCode {
                 match self { $(Code::$name => StatusCode::$status,)+ }
