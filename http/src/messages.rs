@@ -5,7 +5,7 @@ use crate::authentication::Authenticated;
 use crate::chat::{PublishError, PublishRequest};
 use crate::errors::{ApiError, Code};
 use crate::input::{Body, Precheck, Query, RoomName, fold};
-use crate::objects::ChatsObject;
+use crate::objects::MessagePageObject;
 use crate::validation;
 use axum::Json;
 use axum::extract::State;
@@ -21,12 +21,12 @@ use uproar_model::Refusal;
 use uproar_store::{Cursor, RoomKind};
 
 pub(crate) fn routes() -> Vec<Route> {
-    vec![Route::new(Method::GET, "/user/getchats", chats), Route::new(Method::POST, "/rooms/{name}/messages", publish)]
+    vec![Route::new(Method::GET, "/user/getchats", read), Route::new(Method::POST, "/rooms/{name}/messages", publish)]
 }
 
 #[derive(Deserialize, Validate)]
 #[garde(context(Limits))]
-struct GetChats {
+struct ReadMessages {
     #[garde(custom(validation::name))]
     room: String,
     #[garde(inner(custom(validation::offset)))]
@@ -37,10 +37,10 @@ struct GetChats {
     limit: Option<u64>,
 }
 
-async fn chats(
+async fn read(
     State(app): State<Arc<App>>,
     auth: Authenticated,
-    Query(query): Query<GetChats>,
+    Query(query): Query<ReadMessages>,
 ) -> Result<Response, ApiError> {
     let cursor = match (query.before, query.after) {
         (None, None) => Cursor::Newest,
@@ -49,12 +49,12 @@ async fn chats(
         (Some(_), Some(_)) => return Err(ApiError::invalid("after", "send before or after, not both")),
     };
     let room = fold("room", &query.room)?;
-    let chats = app
+    let page = app
         .store
         .messages(&room, auth.user.id, cursor, app.page_limit(query.limit))
         .await
         .map_err(ApiError::from_room)?;
-    Ok(Json(ChatsObject::from(&chats)).into_response())
+    Ok(Json(MessagePageObject::from(&page)).into_response())
 }
 
 #[derive(Deserialize, Validate)]

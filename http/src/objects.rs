@@ -132,20 +132,20 @@ impl<'a> From<&'a Message> for MessageObject<'a> {
 
 /// A page of history.
 #[derive(Serialize)]
-pub(crate) struct ChatsObject<'a> {
+pub(crate) struct MessagePageObject<'a> {
     messages: Vec<MessageObject<'a>>,
     epoch: &'a str,
     offset: Offset,
     more: bool,
 }
 
-impl<'a> From<&'a MessagePage> for ChatsObject<'a> {
-    fn from(chats: &'a MessagePage) -> ChatsObject<'a> {
-        ChatsObject {
-            messages: chats.messages.iter().map(MessageObject::from).collect(),
-            epoch: &chats.epoch.0,
-            offset: chats.offset,
-            more: chats.more,
+impl<'a> From<&'a MessagePage> for MessagePageObject<'a> {
+    fn from(page: &'a MessagePage) -> MessagePageObject<'a> {
+        MessagePageObject {
+            messages: page.messages.iter().map(MessageObject::from).collect(),
+            epoch: &page.epoch.0,
+            offset: page.offset,
+            more: page.more,
         }
     }
 }
