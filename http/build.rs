@@ -1,6 +1,5 @@
-//! Embeds the built page of the web client: the files of `web/dist`, and each of them compressed, where that makes it
-//! smaller. That is done here, once, and never when somebody asks for a file. Where nothing is built, nothing is
-//! embedded, and the service says how to build it.
+//! Embeds the built web client: the files of `web/dist`, and a compressed copy of each file that compression makes
+//! noticeably smaller. If the web client has not been built, nothing is embedded and the index explains how to build it.
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -12,18 +11,18 @@ use std::path::{Path, PathBuf};
 
 fn main() {
     if let Err(error) = embed() {
-        eprintln!("the page in web/dist can't be embedded: {error}");
+        eprintln!("cannot embed the web client in web/dist: {error}");
         std::process::exit(1);
     }
 }
 
 fn embed() -> io::Result<()> {
-    let variable = |name: &str| std::env::var_os(name).ok_or_else(|| io::Error::other(format!("no {name}")));
+    let variable = |name: &str| std::env::var_os(name).ok_or_else(|| io::Error::other(format!("{name} is not set")));
     let dist = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("../web/dist");
     let out = PathBuf::from(variable("OUT_DIR")?);
     println!("cargo::rerun-if-changed=build.rs");
-    // A path that does not exist would make Cargo build this crate anew each time. In this folder there is a link to
-    // web/dist, which Cargo follows when there is something behind it.
+    // Naming a path that does not exist would make Cargo rebuild this crate every time. This folder contains a link to
+    // web/dist, which Cargo follows if it leads somewhere.
     println!("cargo::rerun-if-changed=page");
 
     let mut names = Vec::new();
@@ -32,7 +31,7 @@ fn embed() -> io::Result<()> {
         find(&dist, "", &mut names)?;
         names.sort();
     }
-    let copies = out.join("page");
+    let copies = out.join("assets");
     if copies.exists() {
         fs::remove_dir_all(&copies)?;
     }
@@ -40,27 +39,27 @@ fn embed() -> io::Result<()> {
     let mut table = "&[\n".to_owned();
     for (number, name) in names.iter().enumerate() {
         let bytes = fs::read(dist.join(&name[1..])).map_err(|error| io::Error::other(format!("{name}: {error}")))?;
-        // Of copies: what is built here does not change when somebody builds the page meanwhile.
+        // The binary includes copies, so that building the web client meanwhile does not change it.
         let plain = include(&copies, format!("{number}"), &bytes)?;
         let gzip = include_smaller(&copies, format!("{number}.gz"), &gzip(&bytes)?, &bytes)?;
         let brotli = include_smaller(&copies, format!("{number}.br"), &brotli(&bytes)?, &bytes)?;
         let _ = writeln!(table, "    File {{ path: {name:?}, plain: {plain}, gzip: {gzip}, brotli: {brotli} }},");
     }
     table.push_str("]\n");
-    fs::write(out.join("page.rs"), table)
+    fs::write(out.join("assets.rs"), table)
 }
 
-/// The paths of the files in a folder of the page, each as it is in an address.
+/// Collects the paths of the files in a folder, each as it appears in a URL.
 fn find(folder: &Path, path: &str, names: &mut Vec<String>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        let name = entry.file_name().into_string().map_err(unfit)?;
-        // What Vite keeps for itself.
+        let name = entry.file_name().into_string().map_err(invalid_name)?;
+        // Vite's own files.
         if name.starts_with('.') {
             continue;
         }
         if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)) {
-            return Err(unfit(name.into()));
+            return Err(invalid_name(name.into()));
         }
         let path = format!("{path}/{name}");
         if entry.path().is_dir() { find(&entry.path(), &path, names)? } else { names.push(path) }
@@ -68,17 +67,17 @@ fn find(folder: &Path, path: &str, names: &mut Vec<String>) -> io::Result<()> {
     Ok(())
 }
 
-fn unfit(name: OsString) -> io::Error {
-    io::Error::other(format!("the name {name:?} has more in it than letters of ASCII, digits and -._~"))
+fn invalid_name(name: OsString) -> io::Error {
+    io::Error::other(format!("the name {name:?} contains characters other than ASCII letters, digits and -._~"))
 }
 
-/// The expression that stands for these bytes.
+/// The expression that includes these bytes in the binary.
 fn include(copies: &Path, name: String, bytes: &[u8]) -> io::Result<String> {
     fs::write(copies.join(&name), bytes)?;
-    Ok(format!("include_bytes!(concat!(env!(\"OUT_DIR\"), \"/page/{name}\"))"))
+    Ok(format!("include_bytes!(concat!(env!(\"OUT_DIR\"), \"/assets/{name}\"))"))
 }
 
-/// The same for what is only worth its place if it is smaller by a tenth.
+/// Like [`include`], but `None` unless the encoded bytes are smaller by at least a tenth.
 fn include_smaller(copies: &Path, name: String, encoded: &[u8], plain: &[u8]) -> io::Result<String> {
     if encoded.len() + plain.len() / 10 >= plain.len() {
         return Ok("None".to_owned());

@@ -26,7 +26,7 @@ enum Call {
     Learn(RoomId, Box<Publication>),
     CloseRoom(RoomId),
     Revoke(Revocation),
-    Tell(UserId, UserEvent),
+    Notify(UserId, UserEvent),
     Count(oneshot::Sender<Vec<ShardMetrics>>),
 }
 
@@ -83,7 +83,7 @@ impl Chat {
         self.is_stopping.store(true, Ordering::Relaxed);
     }
 
-    fn notify(&self, call: Call) {
+    fn send(&self, call: Call) {
         if self.calls.try_send(call).is_err() {
             // A lost publication is detected at the next one or when heads are compared. Lost events can be asked for.
             tracing::error!("the queue to the shards is full; a notice was dropped");
@@ -125,20 +125,20 @@ impl uproar_http::Chat for Chat {
             Ok(Ok(Ok(Outcome::New(stored) | Outcome::Duplicate(stored)))) => Ok(stored),
             Ok(Ok(Ok(Outcome::Refused(refusal)))) => Err(PublishError::Refused(refusal)),
             Ok(Ok(Err(error))) => Err(error),
-            Ok(Err(_)) | Err(_) => Err(PublishError::NotKnown),
+            Ok(Err(_)) | Err(_) => Err(PublishError::OutcomeUnknown),
         }
     }
 
     fn learn(&self, room: RoomId, publication: Publication) {
-        self.notify(Call::Learn(room, Box::new(publication)));
+        self.send(Call::Learn(room, Box::new(publication)));
     }
 
     fn close_room(&self, room: RoomId) {
-        self.notify(Call::CloseRoom(room));
+        self.send(Call::CloseRoom(room));
     }
 
-    fn tell(&self, user: UserId, event: UserEvent) {
-        self.notify(Call::Tell(user, event));
+    fn notify(&self, user: UserId, event: UserEvent) {
+        self.send(Call::Notify(user, event));
     }
 
     fn revoke(&self, revocation: Revocation) {
@@ -152,12 +152,12 @@ impl uproar_http::Chat for Chat {
                 *known = revocation;
             }
         }
-        self.notify(Call::Revoke(revocation));
+        self.send(Call::Revoke(revocation));
     }
 
-    fn current_generation(&self, user: UserId) -> Option<u32> {
+    fn revocation(&self, user: UserId) -> Option<Revocation> {
         let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
-        revoked.get(&user).map(|revocation| revocation.generation)
+        revoked.get(&user).copied()
     }
 
     fn adopt(&self, connection: uproar_http::Adopted) {
@@ -168,7 +168,7 @@ impl uproar_http::Chat for Chat {
         }
     }
 
-    fn unready(&self) -> Option<String> {
+    fn unready_reason(&self) -> Option<String> {
         if self.is_stopping.load(Ordering::Relaxed) {
             return Some("the server is stopping".into());
         }
@@ -246,7 +246,7 @@ impl HttpEndpoint {
                     credits[shard] += u64::from(is_last);
                     if let Some(sender) = publishes.remove(&(caller.slot, caller.generation)) {
                         // It fails if the caller no longer waits.
-                        let _ = sender.send(result.map_err(|_| PublishError::NotKnown));
+                        let _ = sender.send(result.map_err(|_| PublishError::OutcomeUnknown));
                     }
                 }
                 Message::Metrics { number, metrics } => {
@@ -285,7 +285,7 @@ impl HttpEndpoint {
             }
             Call::CloseRoom(room) => self.notices.push_back((self.home(room), Message::CloseRoom { room })),
             Call::Revoke(revocation) => self.notify_all(|| Message::Revoke(revocation)),
-            Call::Tell(user, event) => {
+            Call::Notify(user, event) => {
                 // If many notices wait for credit already, more would only delay them. Such events may be lost.
                 if self.notices.len() < WAITING_LIMIT {
                     self.notify_all(|| Message::NotifyUser { user, event: event.clone() });

@@ -39,7 +39,7 @@ mod messenger;
 pub mod metrics;
 pub mod mutation;
 pub mod protocol;
-mod rate;
+pub mod rate;
 mod sessions;
 mod shard;
 pub mod websocket;

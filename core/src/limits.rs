@@ -193,6 +193,28 @@ limits! {
     stop_timeout_ms = 8_000, 10..=DAY_MS;
     /// How long a database call may take before it counts as failed.
     store_timeout_ms = 10_000, 10..=DAY_MS;
+    /// The size of a room that is created without one.
+    room_size_default = 10_000, 1..=100_000;
+    /// Threads that hash passwords.
+    password_threads = 2, 1..=256;
+    /// Password checks that may wait for a thread.
+    password_queue_limit = 64, 1..=65_536;
+    /// Password checks of one client address that may wait or run.
+    passwords_per_address_limit = 4, 1..=65_536;
+    /// How long the head of an HTTP request may take to arrive, and how long an HTTP connection may stay idle between
+    /// requests.
+    head_timeout_ms = 60_000, 10..=DAY_MS;
+    /// How long the body of an HTTP request may take to arrive.
+    body_timeout_ms = 10_000, 10..=DAY_MS;
+    /// How long the server may take to respond to an HTTP request.
+    request_timeout_ms = 20_000, 10..=DAY_MS;
+    /// How long an HTTP request in progress may still take once the server is stopping.
+    request_drain_timeout_ms = 6_000, 10..=DAY_MS;
+    /// How long the server keeps reading an HTTP connection that it closes, so that the client receives the last
+    /// response.
+    linger_timeout_ms = 1_000, 1..=DAY_MS;
+    /// How long `/readyz` waits for the database.
+    ready_timeout_ms = 2_000, 10..=DAY_MS;
 }
 
 #[cfg(test)]

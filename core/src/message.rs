@@ -12,7 +12,7 @@ use crate::protocol::centrifuge::ClientInfo;
 use std::sync::Arc;
 pub use uproar_model::UserEvent;
 use uproar_model::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocation};
-use uproar_model::{Epoch, Head, Item, Offset, Outcome, Page, Publication, RoomId, UnixMillis, User, UserId};
+use uproar_model::{Epoch, Head, Item, Offset, Outcome, Page, Publication, RoomId, User, UserId};
 
 /// An owner of queues: one to and one from each endpoint that it talks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -151,14 +151,14 @@ pub enum StoreRequest {
 #[derive(Clone, Debug)]
 pub struct Found {
     pub user: User,
-    pub revoked_at: Option<UnixMillis>,
+    /// The latest revocation of the user's tokens.
+    pub revocation: Option<Revocation>,
 }
 
 impl Found {
-    /// Whether a token that names no generation, issued at this time (Unix seconds), is revoked: it must be younger
-    /// than the last sign-out.
+    /// Whether a token that carries no generation, issued at this time (Unix seconds), has been revoked.
     pub fn has_revoked(&self, issued_at_s: u64) -> bool {
-        self.revoked_at.is_some_and(|at| issued_at_s <= at / 1000)
+        self.revocation.is_some_and(|revocation| revocation.covers(None, issued_at_s))
     }
 }
 

@@ -1,13 +1,11 @@
-//! Signing up, in and out; one's own account, password and token.
+//! Handlers for accounts: sign-up, sign-in, sign-out, and a user's own account, password and token.
 
+use crate::app::{App, Route, complete, now_unix_s};
 use crate::authentication::{Authenticated, Refreshing};
 use crate::cookie;
 use crate::errors::{ApiError, Code};
-use crate::input::{Body, ByHttps, Client, Precheck, folded};
+use crate::input::{Body, ClientAddress, Precheck, ViaHttps, fold};
 use crate::objects::AccountObject;
-use crate::passwords::PoolError;
-use crate::service::{App, Route, finish};
-use crate::settings::Limits;
 use crate::validation;
 use axum::Json;
 use axum::extract::State;
@@ -17,6 +15,7 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
+use uproar_core::limits::Limits;
 use uproar_store::{Account, Login, NewUser};
 
 pub(crate) fn routes() -> Vec<Route> {
@@ -45,15 +44,15 @@ impl Precheck for SignUp {}
 
 async fn sign_up(
     State(app): State<Arc<App>>,
-    Client(client): Client,
-    by_https: ByHttps,
+    ClientAddress(client): ClientAddress,
+    via_https: ViaHttps,
     Body(body): Body<SignUp>,
 ) -> Result<Response, ApiError> {
-    let username_key = folded("username", &body.username)?;
+    let username_key = fold("username", &body.username)?;
     let password_hash = app.passwords.hash(client, body.password).await?;
     let user = NewUser { username: body.username, username_key, email_key: email_key(&body.email), password_hash };
     let account = app.store.create_user(user).await?;
-    Ok(signed_in(&app, &account, StatusCode::CREATED, by_https))
+    Ok(sign_in_response(&app, &account, StatusCode::CREATED, via_https))
 }
 
 #[derive(Deserialize, Validate)]
@@ -70,8 +69,8 @@ struct SignIn {
 impl Precheck for SignIn {
     fn precheck(&self, _: &Limits) -> Result<(), ApiError> {
         match (&self.username, &self.email) {
-            (None, None) => Err(ApiError::new(Code::MissingField, "give a username or an email").on("username")),
-            (Some(_), Some(_)) => Err(ApiError::invalid("email", "give a username or an email, not both")),
+            (None, None) => Err(ApiError::new(Code::MissingField, "a username or an email is required").on("username")),
+            (Some(_), Some(_)) => Err(ApiError::invalid("email", "send a username or an email, not both")),
             _ => Ok(()),
         }
     }
@@ -79,12 +78,12 @@ impl Precheck for SignIn {
 
 async fn sign_in(
     State(app): State<Arc<App>>,
-    Client(client): Client,
-    by_https: ByHttps,
+    ClientAddress(client): ClientAddress,
+    via_https: ViaHttps,
     Body(body): Body<SignIn>,
 ) -> Result<Response, ApiError> {
     let known = match (&body.username, &body.email) {
-        (Some(username), _) => app.store.login(Login::UsernameKey(&folded("username", username)?)).await?,
+        (Some(username), _) => app.store.login(Login::UsernameKey(&fold("username", username)?)).await?,
         (None, Some(email)) => app.store.login(Login::EmailKey(&email_key(email))).await?,
         (None, None) => None,
     };
@@ -92,24 +91,24 @@ async fn sign_in(
         Some((account, hash)) => (Some(account), hash),
         None => (None, None),
     };
-    // Also without a user or a hash: the answer takes as long, and says the same.
-    let good = app.passwords.verify(client, body.password, hash).await?;
+    // Runs even without a user or a hash, so that the response takes as long and says the same.
+    let is_correct = app.passwords.verify(client, body.password, hash).await?;
     match account {
-        Some(account) if good => Ok(signed_in(&app, &account, StatusCode::OK, by_https)),
-        _ => Err(ApiError::new(Code::WrongCredentials, "the user name, e-mail address or password is wrong")),
+        Some(account) if is_correct => Ok(sign_in_response(&app, &account, StatusCode::OK, via_https)),
+        _ => Err(ApiError::new(Code::WrongCredentials, "the username, e-mail address or password is wrong")),
     }
 }
 
 async fn sign_out(
     State(app): State<Arc<App>>,
-    ByHttps(by_https): ByHttps,
+    ViaHttps(via_https): ViaHttps,
     auth: Authenticated,
 ) -> Result<Response, ApiError> {
-    finish(async move {
+    complete(async move {
         let revocation = app.store.revoke_tokens(auth.user.id).await?.ok_or_else(ApiError::user_gone)?;
         app.chat.revoke(revocation);
         let mut response = Json(json!({})).into_response();
-        cookie::clear(&mut response, by_https);
+        cookie::clear(&mut response, via_https);
         Ok(response)
     })
     .await
@@ -122,13 +121,13 @@ async fn me(State(app): State<Arc<App>>, auth: Authenticated) -> Result<Response
 
 async fn refresh(
     State(app): State<Arc<App>>,
-    by_https: ByHttps,
+    via_https: ViaHttps,
     Refreshing { account, has_cookie }: Refreshing,
 ) -> Response {
     if has_cookie {
-        return signed_in(&app, &account, StatusCode::OK, by_https);
+        return sign_in_response(&app, &account, StatusCode::OK, via_https);
     }
-    Json(fresh_token(&app, &account)).into_response()
+    Json(token_body(&app, &account)).into_response()
 }
 
 #[derive(Deserialize, Validate)]
@@ -144,14 +143,14 @@ impl Precheck for ChangePassword {}
 
 async fn change_password(
     State(app): State<Arc<App>>,
-    Client(client): Client,
-    by_https: ByHttps,
+    ClientAddress(client): ClientAddress,
+    via_https: ViaHttps,
     auth: Authenticated,
     Body(body): Body<ChangePassword>,
 ) -> Result<Response, ApiError> {
     let wrong = || ApiError::new(Code::WrongPassword, "this is not your current password").on("current_password");
     let account = auth.account(&app).await?;
-    let key = folded("username", &account.username)?;
+    let key = fold("username", &account.username)?;
     let (account, hash) = app.store.login(Login::UsernameKey(&key)).await?.ok_or_else(ApiError::user_gone)?;
     let Some(hash) = hash else {
         return Err(ApiError::new(Code::NoPassword, "this account has no password; `uproar password` sets one"));
@@ -160,45 +159,32 @@ async fn change_password(
         return Err(wrong());
     }
     let new_hash = app.passwords.hash(client, body.new_password).await?;
-    finish(async move {
-        // Of two changes at once the second finds another hash than the one it checked.
+    complete(async move {
+        // If two changes race, the second finds another hash than the one it has checked, and changes nothing.
         let changed = app.store.set_password(account.id, Some(&hash), &new_hash).await?;
         let revocation = changed.ok_or_else(wrong)?;
         app.chat.revoke(revocation);
         let account = Account { token_generation: revocation.generation, ..account };
-        // The session token in the cookie has ended with the others.
-        Ok(signed_in(&app, &account, StatusCode::OK, by_https))
+        // The session token in the cookie was revoked with the others.
+        Ok(sign_in_response(&app, &account, StatusCode::OK, via_https))
     })
     .await
 }
 
-/// `{token,user}`, and a session token in the browser's cookie.
-fn signed_in(app: &App, account: &Account, status: StatusCode, ByHttps(by_https): ByHttps) -> Response {
-    let mut response = (status, Json(fresh_token(app, account))).into_response();
-    cookie::set(&mut response, app, account, by_https);
+/// The response `{token,user}`, with a session token in the cookie.
+fn sign_in_response(app: &App, account: &Account, status: StatusCode, ViaHttps(via_https): ViaHttps) -> Response {
+    let mut response = (status, Json(token_body(app, account))).into_response();
+    cookie::set(&mut response, app, account, via_https);
     response
 }
 
-/// `{token,user}` with a fresh token.
-fn fresh_token(app: &App, account: &Account) -> serde_json::Value {
-    let token = app.tokens.issue(account, app.now(), app.settings.token_lifetime.as_secs());
+/// The body `{token,user}` with a fresh token.
+fn token_body(app: &App, account: &Account) -> serde_json::Value {
+    let token = app.tokens.issue(account, now_unix_s(), app.settings.limits.token_lifetime_ms / 1000);
     json!({"token": token, "user": AccountObject::from(account)})
 }
 
-/// E-mail addresses are one's own whatever their case: nobody gives two people addresses that differ only in that.
+/// The key of an e-mail address. Addresses that differ only in case belong to the same person.
 fn email_key(email: &str) -> String {
     email.to_lowercase()
-}
-
-impl From<PoolError> for ApiError {
-    fn from(error: PoolError) -> ApiError {
-        match error {
-            PoolError::Full => ApiError::new(Code::Overloaded, error.to_string()).retry_after(1),
-            PoolError::AddressFull => ApiError::new(Code::TooManyAttempts, error.to_string()).retry_after(1),
-            PoolError::Failed(_) | PoolError::Gone => {
-                tracing::error!(%error, "a password could not be checked");
-                ApiError::new(Code::Internal, "the server is at fault")
-            }
-        }
-    }
 }

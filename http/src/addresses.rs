@@ -1,4 +1,4 @@
-//! Whose address a request comes from, behind proxies too.
+//! The address of a request's client, including clients behind trusted proxies.
 
 use http::HeaderMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -8,12 +8,12 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
-    /// Leading bits that count.
+    /// The length of the prefix.
     bits: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no address and no network; write 10.1.2.3, 10.0.0.0/8 or fd00::/8")]
+#[error("'{0}' is neither an address nor a network; examples are 10.1.2.3, 10.0.0.0/8 and fd00::/8")]
 pub struct NetworkError(String);
 
 impl FromStr for Network {
@@ -39,7 +39,7 @@ impl Network {
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(network), IpAddr::V4(address)) => {
-                // A shift by the whole width is no shift at all in Rust; zero bits match everything.
+                // An empty prefix would shift by the full width, which `checked_shr` refuses. It matches everything.
                 (network.to_bits() ^ address.to_bits()).checked_shr(32 - self.bits).unwrap_or(0) == 0
             }
             (IpAddr::V6(network), IpAddr::V6(address)) => {
@@ -50,8 +50,8 @@ impl Network {
     }
 }
 
-/// The client's address: the peer's or, when that is a trusted proxy, the right-most address in `X-Forwarded-For` that
-/// is none. What stands left of it the client can have written itself.
+/// The client's address: the peer's or, if the peer is a trusted proxy, the rightmost address in `X-Forwarded-For` that
+/// is not a trusted proxy. The client may have forged everything to the left of it.
 pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
     let is_proxy = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut client = peer.to_canonical();
@@ -66,7 +66,7 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) ->
         .map(str::trim)
         .collect();
     for entry in entries.iter().rev() {
-        // An entry that is no address was written by no proxy of ours: the last good one is the best there is.
+        // No trusted proxy writes an entry that is not an address, so the previous one is the last that can be trusted.
         let Ok(address) = entry.parse::<IpAddr>() else { break };
         client = address.to_canonical();
         if !is_proxy(client) {
@@ -76,9 +76,9 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) ->
     client
 }
 
-/// Whether the client's request was encrypted, as a trusted proxy says. Where several speak, one that says so is enough:
-/// what follows from it is only ever stricter.
-pub fn came_by_https(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> bool {
+/// Whether a trusted proxy reports that the client's request was encrypted. If several proxies report, one is enough,
+/// because the consequences are only ever stricter.
+pub fn is_via_https(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> bool {
     let peer = peer.to_canonical();
     trusted.iter().any(|network| network.contains(peer))
         && headers
@@ -89,7 +89,7 @@ pub fn came_by_https(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> 
             .any(|scheme| scheme.trim().eq_ignore_ascii_case("https"))
 }
 
-/// What counts as one client: an IPv4 address, or the /64 that an IPv6 host has all to itself.
+/// What counts as one client: an IPv4 address, or the /64 network that an IPv6 host has to itself.
 pub(crate) fn client_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn networks() {
+    fn a_network_contains_the_addresses_with_its_prefix() {
         for (network, inside, outside) in [
             ("10.0.0.0/8", "10.255.0.1", "11.0.0.1"),
             ("10.1.2.3", "10.1.2.3", "10.1.2.4"),
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_addresses_count_only_behind_a_trusted_proxy() {
+    fn forwarded_addresses_count_only_if_the_peer_is_a_trusted_proxy() {
         let trusted = ["10.0.0.0/8".parse().unwrap()];
         let client = |peer: &str, forwarded: &[&str]| {
             let mut headers = HeaderMap::new();
@@ -143,26 +143,26 @@ mod tests {
     }
 
     #[test]
-    fn only_a_trusted_proxy_says_that_a_request_was_encrypted() {
+    fn only_a_trusted_proxy_can_report_https() {
         let trusted = ["10.0.0.0/8".parse().unwrap()];
-        let by_https = |peer: &str, schemes: &[&str]| {
+        let via_https = |peer: &str, schemes: &[&str]| {
             let mut headers = HeaderMap::new();
             for scheme in schemes {
                 headers.append("x-forwarded-proto", scheme.parse().unwrap());
             }
-            came_by_https(ip(peer), &headers, &trusted)
+            is_via_https(ip(peer), &headers, &trusted)
         };
-        assert!(by_https("10.0.0.1", &["https"]));
-        assert!(by_https("::ffff:10.0.0.1", &["HTTPS, http"]));
-        assert!(by_https("10.0.0.1", &["http", "https"]));
-        assert!(!by_https("10.0.0.1", &["http"]));
-        assert!(!by_https("10.0.0.1", &["httpsx"]));
-        assert!(!by_https("10.0.0.1", &[]));
-        assert!(!by_https("203.0.113.1", &["https"]));
+        assert!(via_https("10.0.0.1", &["https"]));
+        assert!(via_https("::ffff:10.0.0.1", &["HTTPS, http"]));
+        assert!(via_https("10.0.0.1", &["http", "https"]));
+        assert!(!via_https("10.0.0.1", &["http"]));
+        assert!(!via_https("10.0.0.1", &["httpsx"]));
+        assert!(!via_https("10.0.0.1", &[]));
+        assert!(!via_https("203.0.113.1", &["https"]));
     }
 
     #[test]
-    fn an_ipv6_host_is_one_client_whatever_its_last_half() {
+    fn all_addresses_of_an_ipv6_host_are_one_client() {
         assert_eq!(client_key(ip("2001:db8::1")), client_key(ip("2001:db8::ffff:1")));
         assert_ne!(client_key(ip("2001:db8::1")), client_key(ip("2001:db8:0:1::1")));
         assert_eq!(client_key(ip("::ffff:192.0.2.1")), ip("192.0.2.1"));

@@ -1,22 +1,22 @@
-//! Who asks: from a token to a user whose token is still good.
+//! Authentication: from the token in a request to a user whose token has not been revoked.
 
+use crate::app::{App, now_unix_s};
 use crate::cookie;
 use crate::errors::{ApiError, Code};
-use crate::input::folded;
-use crate::service::App;
+use crate::input::fold;
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 use http::{HeaderMap, header};
 use std::sync::Arc;
-use uproar_model::{TokenError, User, UserId};
+use uproar_core::websocket::head::bearer_token;
+use uproar_model::{Claims, TokenError, User};
 use uproar_store::Account;
 
-/// The user behind a good token.
+/// The user of a valid token.
 pub(crate) struct Authenticated {
     pub user: User,
-    /// The generation that the token carries; none in a token minted by the command line.
-    pub generation: Option<u32>,
-    /// Where it had to be read anyway.
+    claims: Claims,
+    /// Present if authentication had to read it anyway.
     account: Option<Account>,
 }
 
@@ -29,13 +29,13 @@ impl FromRequestParts<Arc<App>> for Authenticated {
     }
 }
 
-/// Who may have a fresh token: by a token that is good, or was so until a moment ago (clients of the Centrifugo protocol
-/// ask for a fresh one when the old one ends, not before), or by the session token in the cookie, which counts here alone.
+/// A user who may have a fresh token. The request carries a token that is valid or expired a moment ago (clients of the
+/// Centrifugo protocol ask for a fresh token when theirs expires, not before), or the session token in the cookie.
 pub(crate) struct Refreshing {
-    /// As it is in the database now. What is known in memory of revocations goes back no further than ordinary tokens
-    /// live, and a session token lives longer.
+    /// The account as it is in the database now. Revocations are kept in memory only as long as an ordinary token
+    /// lives, and session tokens live longer.
     pub account: Account,
-    /// Whether the browser keeps a cookie of this user's, which is to be renewed: it ends with the token in it.
+    /// Whether the browser has a cookie of this user, which must be renewed because it expires with the token in it.
     pub has_cookie: bool,
 }
 
@@ -43,21 +43,19 @@ impl FromRequestParts<Arc<App>> for Refreshing {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Refreshing, ApiError> {
-        let now = app.now();
+        let now = now_unix_s();
         let cookie = cookie::token(app, &parts.headers);
         if !parts.headers.contains_key(header::AUTHORIZATION) {
             let claims = app.tokens.verify_session(cookie?.ok_or_else(token_missing)?, now)?;
-            let id = claims.user.ok_or(TokenError::Invalid)?;
-            let account = current_account(app, id, &claims.username, claims.generation).await?;
+            let account = current_account(app, &claims).await?;
             return Ok(Refreshing { account, has_cookie: true });
         }
-        // Whoever sends the header means it, and not what the browser has put there besides: that can be the cookie of
-        // another user, who signed in in another tab.
-        let until = now.saturating_sub(app.settings.expired_grace.as_secs());
-        let auth = authenticate_at(app, bearer(&parts.headers).ok_or_else(token_missing)?, until).await?;
+        // The header overrides the cookie, which may belong to another user who signed in in another tab.
+        let valid_at = now.saturating_sub(app.settings.limits.expired_grace_ms / 1000);
+        let auth = authenticate_at(app, bearer(&parts.headers).ok_or_else(token_missing)?, valid_at).await?;
         let account = auth.account(app).await?;
-        let of_cookie = cookie.ok().flatten().and_then(|token| app.tokens.verify_session(token, now).ok());
-        let has_cookie = of_cookie.is_some_and(|claims| claims.user == Some(account.id));
+        let session = cookie.ok().flatten().and_then(|token| app.tokens.verify_session(token, now).ok());
+        let has_cookie = session.is_some_and(|claims| claims.user == Some(account.id));
         Ok(Refreshing { account, has_cookie })
     }
 }
@@ -66,63 +64,59 @@ pub(crate) fn token_missing() -> ApiError {
     ApiError::new(Code::TokenMissing, "this call needs a token: send `Authorization: Bearer <token>`")
 }
 
-/// The token in `Authorization: Bearer` (RFC 6750 section 2.1).
+/// The token in the `Authorization` header.
 pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+    let authorization = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    bearer_token(authorization).filter(|token| !token.is_empty())
 }
 
-/// Verifies a token, and that nothing revoked it.
+/// Verifies a token and checks that it has not been revoked.
 pub(crate) async fn authenticate(app: &App, token: &str) -> Result<Authenticated, ApiError> {
-    authenticate_at(app, token, app.now()).await
+    authenticate_at(app, token, now_unix_s()).await
 }
 
-/// The same for a token that must be good at this time, in Unix seconds.
-async fn authenticate_at(app: &App, token: &str, now: u64) -> Result<Authenticated, ApiError> {
-    let claims = app.tokens.verify(token, now)?;
+/// Like [`authenticate`], for a token that must be valid at this time, in Unix seconds.
+async fn authenticate_at(app: &App, token: &str, valid_at: u64) -> Result<Authenticated, ApiError> {
+    let claims = app.tokens.verify(token, valid_at)?;
     if let Some(id) = claims.user {
-        // Revocations older than a token can be are of no interest, so those kept in memory are all there are.
-        if let Some(current) = app.chat.current_generation(id)
-            && claims.generation.is_none_or(|generation| generation < current)
-        {
+        // Memory holds every revocation that a token that has not expired can fall under.
+        let revocation = app.chat.revocation(id);
+        if revocation.is_some_and(|revocation| revocation.covers(claims.generation, claims.issued_at)) {
             return Err(TokenError::Invalid.into());
         }
-        return Ok(Authenticated {
-            user: User { id, username: claims.username },
-            generation: claims.generation,
-            account: None,
-        });
+        let user = User { id, username: Arc::clone(&claims.username) };
+        return Ok(Authenticated { user, claims, account: None });
     }
-    let key = folded("username", &claims.username).map_err(|_| TokenError::Invalid)?;
+    let key = fold("username", &claims.username).map_err(|_| TokenError::Invalid)?;
     let account = app.store.ensure_user(&claims.username, &key).await?;
-    // It carries no generation, only when it was made; in the very second of a revocation it counts as made before.
-    if account.revoked_at.is_some_and(|revoked_at| claims.issued_at <= revoked_at / 1000) {
+    if is_revoked(&account, &claims) {
         return Err(TokenError::Invalid.into());
     }
-    Ok(Authenticated { user: User::from(&account), generation: None, account: Some(account) })
+    Ok(Authenticated { user: User::from(&account), claims, account: Some(account) })
 }
 
 impl Authenticated {
-    /// The account as it is in the database now. A token of an earlier generation than the account's is refused here
-    /// whatever is known in memory: what follows may be a fresh token.
+    /// The account as it is in the database now. This also rejects a token whose revocation is missing in memory,
+    /// because the caller may be about to issue a fresh token.
     pub(crate) async fn account(self, app: &App) -> Result<Account, ApiError> {
-        if let Some(account) = self.account {
-            return Ok(account);
+        match self.account {
+            Some(account) => Ok(account),
+            None => current_account(app, &self.claims).await,
         }
-        current_account(app, self.user.id, &self.user.username, self.generation).await
     }
 }
 
-/// A user's account as it is in the database now, for a token of this generation; none in a token that carries none. The
-/// name too has to be that in the token: in a database that was put back from a backup, an id can be given anew.
-async fn current_account(app: &App, id: UserId, username: &str, generation: Option<u32>) -> Result<Account, ApiError> {
+/// The account of a token that carries a user id, as it is in the database now. The account must also have the token's
+/// username: after a restore from a backup, the id may belong to somebody else.
+async fn current_account(app: &App, claims: &Claims) -> Result<Account, ApiError> {
+    let id = claims.user.ok_or(TokenError::Invalid)?;
     let account = app.store.account(id).await?.ok_or_else(ApiError::user_gone)?;
-    if *account.username != *username {
-        return Err(TokenError::Invalid.into());
-    }
-    if generation.is_some_and(|generation| generation < account.token_generation) {
+    if account.username != claims.username || is_revoked(&account, claims) {
         return Err(TokenError::Invalid.into());
     }
     Ok(account)
+}
+
+fn is_revoked(account: &Account, claims: &Claims) -> bool {
+    account.revocation().is_some_and(|revocation| revocation.covers(claims.generation, claims.issued_at))
 }

@@ -1,55 +1,55 @@
-//! The cookie that keeps a browser signed in: it holds a session token, no script can read it, and it is good for one
-//! call, `POST /token/refresh`. A page gets its token from there when it is loaded again, and keeps it in memory.
+//! The cookie that keeps a browser signed in. It holds a session token, scripts can't read it, and only one call
+//! accepts it: `POST /token/refresh`. A page that is reloaded gets its token from that call and keeps it in memory.
 //!
-//! Both the cookie and the token in it are for that call alone. The cookie can be taken out of a browser's files, and
-//! lives for weeks: as `Authorization: Bearer` it is refused everywhere.
+//! The session token is valid for that call alone. A cookie lives for weeks and can be copied from a browser's files;
+//! sent as `Authorization: Bearer`, its token is rejected everywhere.
 //!
-//! Nothing else reads cookies. So a page elsewhere that makes a browser send one has nothing of it (RFC 6265 section
-//! 8.2); and for that one call it must be sent from a page that may do so.
+//! No other call reads cookies, so another site that makes a browser send the cookie gains nothing (RFC 6265, section
+//! 8.2). The one call that does accepts it only from a page of an allowed origin.
 
+use crate::app::{App, now_unix_s};
 use crate::errors::{ApiError, Code};
-use crate::service::App;
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, header};
 use uproar_store::Account;
 
-/// Its name.
+/// The cookie's name.
 const NAME: &str = "uproar_session";
 
-/// The one path to which browsers send it.
+/// The only path to which browsers send the cookie.
 const PATH: &str = "/token/refresh";
 
-/// Gives the browser the cookie with a new session token of this account, and for as long as that is good. `by_https`:
-/// whether it is for encrypted requests only.
-pub(crate) fn set(response: &mut Response, app: &App, account: &Account, by_https: bool) {
-    let age = app.settings.session_lifetime.as_secs();
-    let token = app.tokens.issue_session(account, app.now(), age);
-    append(response, &format!("{NAME}={token}; Max-Age={age}"), by_https);
+/// Sets the cookie to a new session token of this account. It expires together with the token. `via_https`: whether
+/// browsers must send it only with encrypted requests.
+pub(crate) fn set(response: &mut Response, app: &App, account: &Account, via_https: bool) {
+    let lifetime_s = app.settings.limits.session_lifetime_ms / 1000;
+    let token = app.tokens.issue_session(account, now_unix_s(), lifetime_s);
+    append(response, &format!("{NAME}={token}; Max-Age={lifetime_s}"), via_https);
 }
 
-/// Takes it away.
-pub(crate) fn clear(response: &mut Response, by_https: bool) {
-    append(response, &format!("{NAME}=; Max-Age=0"), by_https);
+/// Removes the cookie.
+pub(crate) fn clear(response: &mut Response, via_https: bool) {
+    append(response, &format!("{NAME}=; Max-Age=0"), via_https);
 }
 
-fn append(response: &mut Response, cookie: &str, by_https: bool) {
-    let secure = if by_https { "; Secure" } else { "" };
-    // A token has nothing in it that a header can't have.
+fn append(response: &mut Response, cookie: &str, via_https: bool) {
+    let secure = if via_https { "; Secure" } else { "" };
+    // Every character of a token is valid in a header.
     if let Ok(value) = HeaderValue::from_str(&format!("{cookie}; Path={PATH}; HttpOnly; SameSite=Strict{secure}")) {
         response.headers_mut().append(header::SET_COOKIE, value);
     }
 }
 
-/// The session token in the cookie, when a page sends it that may; none when there is no cookie.
+/// The session token in the cookie, if there is one. Fails if the page that sends it has no right to use it.
 pub(crate) fn token<'a>(app: &App, headers: &'a HeaderMap) -> Result<Option<&'a str>, ApiError> {
     let Some(token) = find(headers) else { return Ok(None) };
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    // A browser says with every POST where it comes from; what does not say it is none, and has its own ways.
+    // Browsers send `Origin` with every POST. Other clients have no need of the cookie.
     match headers.get(header::ORIGIN) {
         Some(origin) if app.settings.origins.allow_cookie(origin.as_bytes(), host) => Ok(Some(token)),
         Some(_) => Err(ApiError::new(
             Code::OriginNotAllowed,
-            "a page of this origin may not use the cookie; where a proxy changes `Host`, name it with `--allow-origin`",
+            "a page of this origin may not use the cookie; if a proxy changes `Host`, list it with `--allow-origin`",
         )),
         None => Err(ApiError::new(
             Code::OriginNotAllowed,
@@ -60,12 +60,12 @@ pub(crate) fn token<'a>(app: &App, headers: &'a HeaderMap) -> Result<Option<&'a 
 
 fn find(headers: &HeaderMap) -> Option<&str> {
     let lines = headers.get_all(header::COOKIE).into_iter();
-    // One by one: what is in those of others on this host is no business of ours, be it text or not.
+    // Cookies are decoded one by one: those of other services on this host need not even be UTF-8.
     let cookies = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
     let cookies = cookies.filter_map(|cookie| std::str::from_utf8(cookie).ok()?.trim().split_once('='));
     let mut ours = cookies.filter(|(name, value)| *name == NAME && !value.is_empty()).map(|(_, value)| value);
     let first = ours.next();
-    // Two are none: another host of the domain has put one of them there, and it is not known which.
+    // If there are two, another host of the domain has set one of them, and it is unknown which. Neither counts.
     first.filter(|_| ours.next().is_none())
 }
 
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_cookie_among_others() {
+    fn the_cookie_is_found_among_others_unless_ambiguous() {
         let found = |lines: &[&[u8]]| {
             let mut headers = HeaderMap::new();
             for line in lines {

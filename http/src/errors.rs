@@ -1,5 +1,6 @@
-//! Every error that the service answers, in one shape and from one closed list of codes.
+//! The errors of the API: one shape, one closed list of codes.
 
+use crate::passwords::PoolError;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -8,23 +9,28 @@ use std::borrow::Cow;
 use uproar_model::{NameError, TokenError};
 use uproar_store::{CreateUserError, JoinError, RoomError, StoreError};
 
-/// Declares the codes once: the variant, its string on the wire, its status.
+/// Declares each code once: the variant, its string on the wire, its status.
 macro_rules! codes {
     ($($(#[doc = $doc:literal])+ $name:ident = $text:literal, $status:ident;)+) => {
-        /// What went wrong, for programs. The strings are listed in `openapi.json`; none is ever renamed.
+        /// What went wrong, for programs. The strings are listed in `openapi.json` and are never renamed.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Code { $($(#[doc = $doc])+ $name,)+ }
 
         impl Code {
-            /// All of them.
+            /// All codes.
             pub const ALL: &[Code] = &[$(Code::$name,)+];
 
-            /// The `error.code` on the wire.
+            /// The value of `error.code` on the wire.
             pub fn as_str(self) -> &'static str {
                 match self { $(Code::$name => $text,)+ }
             }
 
-            /// The HTTP status that this code always comes with.
+            /// What the code means, in Markdown. `openapi.json` says the same.
+            pub fn description(self) -> &'static str {
+                match self { $(Code::$name => concat!($($doc),+).trim_ascii(),)+ }
+            }
+
+            /// The HTTP status that always accompanies this code.
             pub fn status(self) -> StatusCode {
                 match self { $(Code::$name => StatusCode::$status,)+ }
             }
@@ -33,21 +39,21 @@ macro_rules! codes {
 }
 
 codes! {
-    /// The request as such makes no sense: a path that is no UTF-8, a body cut short.
+    /// The request itself is malformed: its path is not UTF-8, or its body is truncated.
     BadRequest = "bad_request", BAD_REQUEST;
-    /// The body is no JSON.
+    /// The body is not JSON.
     MalformedJson = "malformed_json", BAD_REQUEST;
-    /// A WebSocket upgrade that RFC 6455 does not allow.
+    /// The WebSocket upgrade violates RFC 6455.
     BadUpgrade = "bad_upgrade", BAD_REQUEST;
-    /// No token came with a call that needs one.
+    /// The call needs a token and the request carries none.
     TokenMissing = "token_missing", UNAUTHORIZED;
-    /// The token was not made by this server, was revoked, or its user is gone.
+    /// The token was not issued by this server, was revoked, or its user no longer exists.
     TokenInvalid = "token_invalid", UNAUTHORIZED;
-    /// The token was good once.
+    /// The token was valid and has expired.
     TokenExpired = "token_expired", UNAUTHORIZED;
-    /// Sign-in: no such user, or another password; which one is not said.
+    /// Sign-in: there is no such user, or the password is wrong. The response does not reveal which.
     WrongCredentials = "wrong_credentials", UNAUTHORIZED;
-    /// Password change: the current password is another.
+    /// Password change: the current password is wrong.
     WrongPassword = "wrong_password", FORBIDDEN;
     /// The user is not a member of this (public) room.
     NotMember = "not_member", FORBIDDEN;
@@ -55,73 +61,73 @@ codes! {
     NotAllowed = "not_allowed", FORBIDDEN;
     /// Only the author may do this.
     NotYours = "not_yours", FORBIDDEN;
-    /// A browser's page of another origin, which `--allow-origin` does not name.
+    /// The request comes from a page of another origin, which `--allow-origin` does not name.
     OriginNotAllowed = "origin_not_allowed", FORBIDDEN;
     /// There is no such path.
     NotFound = "not_found", NOT_FOUND;
     /// There is no such room, or it is private and the user is not in it.
     NoSuchRoom = "no_such_room", NOT_FOUND;
-    /// The user who is meant does not exist.
+    /// The user that the request names does not exist.
     NoSuchUser = "no_such_user", NOT_FOUND;
-    /// The user who is meant is not a member of the room.
+    /// The user that the request names is not a member of the room.
     NoSuchMember = "no_such_member", NOT_FOUND;
-    /// The path exists, the method does not; `Allow` lists those that do.
+    /// The path does not support this method. `Allow` lists the methods that it supports.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED;
-    /// The body did not come in time.
+    /// The body did not arrive in time.
     BodyTimeout = "body_timeout", REQUEST_TIMEOUT;
-    /// Someone has this username.
+    /// The username is taken.
     UsernameTaken = "username_taken", CONFLICT;
-    /// Someone has this e-mail address.
+    /// The e-mail address belongs to another account.
     EmailTaken = "email_taken", CONFLICT;
-    /// There is a room of this name.
+    /// A room of this name already exists.
     RoomNameTaken = "room_name_taken", CONFLICT;
-    /// The room has as many members as it takes.
+    /// The room is full.
     RoomFull = "room_full", CONFLICT;
-    /// The message that is meant does not exist or was deleted.
+    /// The message that the request refers to does not exist or was deleted.
     NoTarget = "no_target", CONFLICT;
-    /// This message id was used before, for something else.
+    /// The message id was used before, for something else.
     IdReused = "id_reused", CONFLICT;
-    /// The account has no password, so there is none to change.
+    /// The account has no password to change.
     NoPassword = "no_password", CONFLICT;
     /// The body is longer than allowed.
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE;
-    /// The body is not declared as JSON.
+    /// The request does not declare its body as JSON.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE;
-    /// A field or parameter that must be there is not.
+    /// A required field or parameter is missing.
     MissingField = "missing_field", UNPROCESSABLE_ENTITY;
-    /// A field or parameter has the wrong type or a value that is not allowed.
+    /// A field or parameter has the wrong type or an invalid value.
     InvalidField = "invalid_field", UNPROCESSABLE_ENTITY;
     /// The text of a message is longer than allowed.
     TextTooLarge = "text_too_large", UNPROCESSABLE_ENTITY;
     /// The database cannot store this content.
     BadData = "bad_data", UNPROCESSABLE_ENTITY;
-    /// The path speaks WebSocket only.
+    /// The path serves only WebSocket.
     UpgradeRequired = "upgrade_required", UPGRADE_REQUIRED;
     /// The user sends faster than a limit allows.
     RateLimited = "rate_limited", TOO_MANY_REQUESTS;
-    /// The user has too many WebSockets.
+    /// The user has too many WebSocket connections.
     TooManyConnections = "too_many_connections", TOO_MANY_REQUESTS;
-    /// Too many password checks of one address wait already.
+    /// Too many password checks from this address are already waiting.
     TooManyAttempts = "too_many_attempts", TOO_MANY_REQUESTS;
-    /// A fault of the server.
+    /// An error in the server.
     Internal = "internal", INTERNAL_SERVER_ERROR;
-    /// Nothing was done: a queue is full. Try again.
+    /// A queue is full and nothing was done. Try again.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE;
-    /// It is not known whether the message was stored; a retry with the same id is safe.
-    NotKnown = "not_known", SERVICE_UNAVAILABLE;
-    /// The database does not answer, or the server is starting or stopping.
+    /// It is not known whether the message was stored. A retry with the same id is safe.
+    OutcomeUnknown = "not_known", SERVICE_UNAVAILABLE;
+    /// The database does not respond, or the server is starting or stopping.
     Unavailable = "unavailable", SERVICE_UNAVAILABLE;
-    /// The answer was not ready in time; what the request was to change may have changed.
+    /// The response was not ready in time. If the request was meant to change something, that may have happened.
     DeadlinePassed = "deadline_passed", SERVICE_UNAVAILABLE;
 }
 
-/// An error as it is answered: `{"error":{"code","message","field"}}`, `field` null where no field is to blame.
+/// An error response: `{"error":{"code","message","field"}}`, where `field` is null unless one field is at fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
     pub code: Code,
-    /// For people: what is wrong and, where it can be said, what to do.
+    /// For people: what is wrong and, if possible, what to do.
     pub message: Cow<'static, str>,
-    /// The field of the body, or the parameter of the path or query, that is to blame.
+    /// The field of the body, or the parameter of the path or query, that is at fault.
     pub field: Option<Cow<'static, str>>,
     /// `Retry-After`, in seconds.
     pub retry_after: Option<u32>,
@@ -132,21 +138,30 @@ impl ApiError {
         ApiError { code, message: message.into(), field: None, retry_after: None }
     }
 
-    /// A value that is not allowed: 422.
+    /// A field with an invalid value: 422.
     pub fn invalid(field: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> ApiError {
         ApiError::new(Code::InvalidField, message).on(field)
     }
 
-    /// Says which field is to blame.
+    /// Names the field that is at fault.
     pub fn on(mut self, field: impl Into<Cow<'static, str>>) -> ApiError {
         self.field = Some(field.into());
         self
     }
 
-    /// Says when to come again.
+    /// Tells the client when to retry.
     pub fn retry_after(mut self, seconds: u32) -> ApiError {
         self.retry_after = Some(seconds);
         self
+    }
+
+    /// An error in the server. The log has the details.
+    pub fn internal() -> ApiError {
+        ApiError::new(Code::Internal, "internal server error")
+    }
+
+    pub fn no_such_path() -> ApiError {
+        ApiError::new(Code::NotFound, "there is nothing at this path; /openapi.json lists all paths")
     }
 
     pub fn no_such_room() -> ApiError {
@@ -161,22 +176,22 @@ impl ApiError {
         ApiError::new(Code::RoomFull, "the room is full")
     }
 
-    /// A good token of a user who does not exist any more.
+    /// A valid token of a user who no longer exists.
     pub fn user_gone() -> ApiError {
         ApiError::from(TokenError::Invalid)
     }
 
-    /// A name that can't be one.
+    /// An invalid name.
     pub fn name(field: &'static str, error: NameError) -> ApiError {
         ApiError::invalid(field, error.to_string())
     }
 
-    /// What the store refused about a room on behalf of the user who asks.
-    pub fn of_room(error: RoomError) -> ApiError {
+    /// The error for a room operation that the store refused, where `RoomError` speaks of the requesting user.
+    pub fn from_room(error: RoomError) -> ApiError {
         match error {
             RoomError::NoRoom => ApiError::no_such_room(),
             RoomError::Full => ApiError::room_full(),
-            RoomError::NameTaken => ApiError::new(Code::RoomNameTaken, "there is a room of this name").on("name"),
+            RoomError::NameTaken => ApiError::new(Code::RoomNameTaken, "a room of this name already exists").on("name"),
             RoomError::NoUser => ApiError::user_gone(),
             RoomError::NotMember => ApiError::not_member(),
             RoomError::NotAllowed(why) => ApiError::new(Code::NotAllowed, format!("not allowed: {why}")),
@@ -184,25 +199,24 @@ impl ApiError {
         }
     }
 
-    /// What the store refused about another user of a room, who is named in `username`.
-    pub fn of_member(error: RoomError) -> ApiError {
+    /// The error for a room operation that the store refused, where `RoomError` speaks of the user named in `username`.
+    pub fn from_member(error: RoomError) -> ApiError {
         match error {
             RoomError::NoUser => ApiError::new(Code::NoSuchUser, "there is no such user").on("username"),
             RoomError::NotMember => {
                 ApiError::new(Code::NoSuchMember, "this user is not a member of the room").on("username")
             }
-            error => ApiError::of_room(error),
+            error => ApiError::from_room(error),
         }
     }
 }
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> ApiError {
-        tracing::warn!(%error, "the database failed a request");
+        tracing::warn!(%error, "a request failed in the database");
         ApiError::new(
             Code::Unavailable,
-            "the database did not answer as it should; if the request was to change something, it is not known whether \
-             it did",
+            "the database failed; if the request was meant to change something, it is not known whether it did",
         )
         .retry_after(1)
     }
@@ -226,6 +240,19 @@ impl From<CreateUserError> for ApiError {
             }
             CreateUserError::EmailTaken => ApiError::new(Code::EmailTaken, "this e-mail address is taken").on("email"),
             CreateUserError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<PoolError> for ApiError {
+    fn from(error: PoolError) -> ApiError {
+        match error {
+            PoolError::Full => ApiError::new(Code::Overloaded, error.to_string()).retry_after(1),
+            PoolError::AddressFull => ApiError::new(Code::TooManyAttempts, error.to_string()).retry_after(1),
+            PoolError::Failed(_) | PoolError::Stopped => {
+                tracing::error!(%error, "a password could not be checked");
+                ApiError::internal()
+            }
         }
     }
 }
@@ -260,14 +287,14 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn codes_are_distinct_words() {
+    fn codes_are_unique_snake_case_words() {
         let words: HashSet<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
         assert_eq!(words.len(), Code::ALL.len());
         assert!(words.iter().all(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')));
     }
 
     #[test]
-    fn a_database_error_says_nothing_of_the_database() {
+    fn a_database_error_reveals_nothing_about_the_database() {
         let error = ApiError::from(StoreError("password=hunter2 host=db".into()));
         assert!(!error.message.contains("hunter2"));
         assert_eq!(error.code.status(), StatusCode::SERVICE_UNAVAILABLE);

@@ -1,8 +1,8 @@
-//! What handlers take from a request: JSON bodies, query parameters, names in paths. Each says 4xx in words.
+//! What handlers take from a request: JSON bodies, query parameters, names in paths. Each rejects invalid input with a
+//! 4xx that says what is wrong.
 
+use crate::app::App;
 use crate::errors::{ApiError, Code};
-use crate::service::App;
-use crate::settings::Limits;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use bytes::Bytes;
 use garde::Validate;
@@ -12,14 +12,16 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
 use std::convert::Infallible;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
+use uproar_core::limits::Limits;
 use uproar_model::fold_name;
 
-/// A JSON body that passed its rules.
+/// A validated JSON body.
 pub(crate) struct Body<T>(pub T);
 
-/// A body whose fields need a look of their own before the rules: a text that is too long has its own code.
+/// Checks that come before validation because their errors have codes of their own.
 pub(crate) trait Precheck {
     fn precheck(&self, _: &Limits) -> Result<(), ApiError> {
         Ok(())
@@ -48,7 +50,7 @@ where
     }
 }
 
-/// Query parameters that passed their rules.
+/// Validated query parameters.
 pub(crate) struct Query<T>(pub T);
 
 impl<T> FromRequestParts<Arc<App>> for Query<T>
@@ -76,56 +78,57 @@ impl FromRequestParts<Arc<App>> for RoomName {
 }
 
 /// The folded name of the user in the path.
-pub(crate) struct MemberKey(pub String);
+pub(crate) struct UsernameKey(pub String);
 
-impl FromRequestParts<Arc<App>> for MemberKey {
+impl FromRequestParts<Arc<App>> for UsernameKey {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<MemberKey, ApiError> {
-        folded_parameter(parts, app, "username").await.map(MemberKey)
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<UsernameKey, ApiError> {
+        folded_parameter(parts, app, "username").await.map(UsernameKey)
     }
 }
 
-/// The address that the request comes from.
+/// The other end of the TCP connection, which may be a proxy.
 #[derive(Clone, Copy)]
-pub(crate) struct Client(pub IpAddr);
+pub(crate) struct PeerAddress(pub SocketAddr);
 
-impl FromRequestParts<Arc<App>> for Client {
+/// The client's address, as far as trusted proxies report it.
+#[derive(Clone, Copy)]
+pub(crate) struct ClientAddress(pub IpAddr);
+
+impl FromRequestParts<Arc<App>> for ClientAddress {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Client, ApiError> {
-        parts.extensions.get::<Client>().copied().ok_or_else(|| {
-            tracing::error!("a request without its client's address");
-            ApiError::new(Code::Internal, "the server is at fault")
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<ClientAddress, ApiError> {
+        parts.extensions.get::<ClientAddress>().copied().ok_or_else(|| {
+            tracing::error!("a request lacks its client's address");
+            ApiError::internal()
         })
     }
 }
 
-/// Whether the request came to a trusted proxy by https.
+/// Whether a trusted proxy received the request by https.
 #[derive(Clone, Copy)]
-pub(crate) struct ByHttps(pub bool);
+pub(crate) struct ViaHttps(pub bool);
 
-impl FromRequestParts<Arc<App>> for ByHttps {
+impl FromRequestParts<Arc<App>> for ViaHttps {
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<ByHttps, Infallible> {
-        Ok(parts.extensions.get::<ByHttps>().copied().unwrap_or(ByHttps(false)))
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<ViaHttps, Infallible> {
+        Ok(parts.extensions.get::<ViaHttps>().copied().unwrap_or(ViaHttps(false)))
     }
 }
 
 async fn folded_parameter(parts: &mut Parts, app: &Arc<App>, field: &'static str) -> Result<String, ApiError> {
     let parameters = RawPathParams::from_request_parts(parts, app)
         .await
-        .map_err(|_| ApiError::new(Code::BadRequest, "the path is not UTF-8 when its escapes are decoded"))?;
-    let (_, value) = parameters
-        .iter()
-        .find(|(name, _)| *name == field)
-        .ok_or_else(|| ApiError::new(Code::Internal, "the server is at fault"))?;
-    folded(field, value)
+        .map_err(|_| ApiError::new(Code::BadRequest, "the decoded path is not UTF-8"))?;
+    let (_, value) = parameters.iter().find(|(name, _)| *name == field).ok_or_else(|| ApiError::internal())?;
+    fold(field, value)
 }
 
-/// The key of a name, or an error that names the field.
-pub(crate) fn folded(field: &'static str, name: &str) -> Result<String, ApiError> {
+/// Folds a name to its key. The error names the field.
+pub(crate) fn fold(field: &'static str, name: &str) -> Result<String, ApiError> {
     fold_name(name).map_err(|error| ApiError::name(field, error))
 }
 
@@ -140,22 +143,22 @@ async fn read_body(request: Request, limits: &Limits) -> Result<Bytes, ApiError>
         ApiError::new(Code::BodyTooLarge, format!("the body must be at most {} bytes long", limits.body_limit_bytes))
     };
     let body = request.into_body();
-    // Known from Content-Length: refused before a byte of it is read.
-    if body.size_hint().lower() > limits.body_limit_bytes as u64 {
+    // `Content-Length` gives the size away: the body is rejected before any of it is read.
+    if body.size_hint().lower() > limits.body_limit_bytes {
         return Err(too_large());
     }
-    let read = Limited::new(body, limits.body_limit_bytes).collect();
-    match tokio::time::timeout(limits.body_timeout, read).await {
-        Err(_) => Err(ApiError::new(Code::BodyTimeout, "the body did not come in time")),
+    let read = Limited::new(body, limits.body_limit_bytes as usize).collect();
+    match tokio::time::timeout(Duration::from_millis(limits.body_timeout_ms), read).await {
+        Err(_) => Err(ApiError::new(Code::BodyTimeout, "the body did not arrive in time")),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(ApiError::new(Code::BadRequest, "the body was cut short or is wrongly framed")),
+        Ok(Err(_)) => Err(ApiError::new(Code::BadRequest, "the body is truncated or its framing is invalid")),
         Ok(Ok(body)) => Ok(body.to_bytes()),
     }
 }
 
 fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let malformed = |error: serde_json::Error| ApiError::new(Code::MalformedJson, format!("malformed JSON: {error}"));
-    // serde would take an array for a struct, field by field.
+    // serde would accept an array for a struct, field by field.
     if !bytes.trim_ascii_start().starts_with(b"{") {
         serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(malformed)?;
         return Err(ApiError::new(Code::InvalidField, "the body must be a JSON object"));
@@ -166,7 +169,7 @@ fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         let error = error.into_inner();
         match error.classify() {
             serde_json::error::Category::Data => {
-                // What is no JSON further on is malformed all the same, and 400 before it is 422.
+                // If the rest of the body is not JSON, the error is 400, not 422.
                 match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
                     Ok(_) => field_error(&path, &error.to_string()),
                     Err(error) => malformed(error),
@@ -179,23 +182,23 @@ fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     Ok(value)
 }
 
-/// Parameters of a query string.
+/// Parses the parameters of a query string.
 pub(crate) fn from_query<T: DeserializeOwned>(query: &str) -> Result<T, ApiError> {
     let parameters = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
     serde_path_to_error::deserialize(parameters)
         .map_err(|error| field_error(&error.path().to_string(), &error.inner().to_string()))
 }
 
-/// serde says which field is missing or there twice only in words; that these stay the same is tested.
+/// serde names a missing or duplicate field only in its message. The tests below fail if serde changes the wording.
 fn field_error(path: &str, message: &str) -> ApiError {
     let named = |prefix: &str| message.strip_prefix(prefix)?.split('`').next().map(str::to_owned);
     if let Some(field) = named("missing field `") {
         return ApiError::new(Code::MissingField, "this field is missing").on(field);
     }
     if let Some(field) = named("duplicate field `") {
-        return ApiError::invalid(field, "this field must be there once only");
+        return ApiError::invalid(field, "this field must appear only once");
     }
-    // Line and column are of no use with the field's name at hand.
+    // With the field's name, line and column add nothing.
     let message = message.split(" at line ").next().unwrap_or(message).to_owned();
     let error = ApiError::new(Code::InvalidField, message);
     if path == "." { error } else { error.on(path.to_owned()) }
@@ -204,7 +207,7 @@ fn field_error(path: &str, message: &str) -> ApiError {
 pub(crate) fn validate<T: Validate<Context = Limits>>(value: &T, limits: &Limits) -> Result<(), ApiError> {
     value.validate_with(limits).map_err(|report| match report.iter().next() {
         Some((path, error)) => ApiError::invalid(path.to_string(), error.message().to_owned()),
-        None => ApiError::new(Code::InvalidField, "a field is not as it should be"),
+        None => ApiError::new(Code::InvalidField, "a field is invalid"),
     })
 }
 
@@ -220,19 +223,19 @@ mod tests {
     }
 
     fn json(text: &str) -> Result<Shape, (u16, &'static str, Option<String>)> {
-        from_json(text.as_bytes()).map_err(seen)
+        from_json(text.as_bytes()).map_err(summary)
     }
 
     fn query(text: &str) -> Result<Shape, (u16, &'static str, Option<String>)> {
-        from_query(text).map_err(seen)
+        from_query(text).map_err(summary)
     }
 
-    fn seen(error: ApiError) -> (u16, &'static str, Option<String>) {
+    fn summary(error: ApiError) -> (u16, &'static str, Option<String>) {
         (error.code.status().as_u16(), error.code.as_str(), error.field.map(Into::into))
     }
 
     #[test]
-    fn json_bodies() {
+    fn a_json_body_is_parsed_or_its_error_names_the_field() {
         let on = |field: &str| Some(field.to_owned());
         assert_eq!(json(r#"{"text":"a","more":[{}]}"#), Ok(Shape { text: "a".into(), size: None }));
         assert_eq!(json(r#" {"text":"a","size":null} "#), Ok(Shape { text: "a".into(), size: None }));
@@ -250,7 +253,7 @@ mod tests {
         ] {
             assert_eq!(json(malformed), Err((400, "malformed_json", None)), "{malformed}");
         }
-        assert_eq!(seen(from_json::<Shape>(b"{\"text\":\"\xff\"}").unwrap_err()), (400, "malformed_json", None));
+        assert_eq!(summary(from_json::<Shape>(b"{\"text\":\"\xff\"}").unwrap_err()), (400, "malformed_json", None));
         assert_eq!(json("{}"), Err((422, "missing_field", on("text"))));
         for wrong in [r#"{"text":1}"#, r#"{"text":null}"#, r#"{"text":{}}"#] {
             assert_eq!(json(wrong), Err((422, "invalid_field", on("text"))), "{wrong}");
@@ -260,19 +263,19 @@ mod tests {
             assert_eq!(json(&wrong), Err((422, "invalid_field", on("size"))), "{wrong}");
         }
         assert_eq!(json(r#"{"text":"a","text":"b"}"#), Err((422, "invalid_field", on("text"))));
-        for no_object in ["[]", r#"["a",1]"#, "1", "\"a\"", "null"] {
-            assert_eq!(json(no_object), Err((422, "invalid_field", None)), "{no_object}");
+        for not_an_object in ["[]", r#"["a",1]"#, "1", "\"a\"", "null"] {
+            assert_eq!(json(not_an_object), Err((422, "invalid_field", None)), "{not_an_object}");
         }
     }
 
     #[test]
-    fn deep_nesting_is_malformed_and_no_stack_overflow() {
+    fn deep_nesting_is_malformed_and_overflows_no_stack() {
         let deep = format!(r#"{{"text":"a","x":{}"#, "[".repeat(60_000));
         assert_eq!(json(&deep), Err((400, "malformed_json", None)));
     }
 
     #[test]
-    fn query_strings() {
+    fn a_query_string_is_parsed_or_its_error_names_the_parameter() {
         let on = |field: &str| Some(field.to_owned());
         assert_eq!(query("text=a%20b+c&size=7&x=y"), Ok(Shape { text: "a b c".into(), size: Some(7) }));
         assert_eq!(query(""), Err((422, "missing_field", on("text"))));

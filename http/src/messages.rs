@@ -1,12 +1,12 @@
-//! Messages: sending one by HTTP, reading history.
+//! Handlers for messages: sending one, reading history.
 
+use crate::app::{App, Route};
 use crate::authentication::Authenticated;
+use crate::chat::{PublishError, PublishRequest};
 use crate::errors::{ApiError, Code};
-use crate::input::{Body, Precheck, Query, RoomName, folded};
-use crate::objects::ChatsObject;
-use crate::service::{App, Route};
-use crate::settings::Limits;
-use crate::{PublishError, PublishRequest, validation};
+use crate::input::{Body, Precheck, Query, RoomName, fold};
+use crate::objects::MessagePageObject;
+use crate::validation;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -16,16 +16,17 @@ use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Instant;
+use uproar_core::limits::Limits;
 use uproar_model::Refusal;
 use uproar_store::{Cursor, RoomKind};
 
 pub(crate) fn routes() -> Vec<Route> {
-    vec![Route::new(Method::GET, "/user/getchats", chats), Route::new(Method::POST, "/rooms/{name}/messages", publish)]
+    vec![Route::new(Method::GET, "/user/getchats", read), Route::new(Method::POST, "/rooms/{name}/messages", publish)]
 }
 
 #[derive(Deserialize, Validate)]
 #[garde(context(Limits))]
-struct GetChats {
+struct ReadMessages {
     #[garde(custom(validation::name))]
     room: String,
     #[garde(inner(custom(validation::offset)))]
@@ -36,24 +37,24 @@ struct GetChats {
     limit: Option<u64>,
 }
 
-async fn chats(
+async fn read(
     State(app): State<Arc<App>>,
     auth: Authenticated,
-    Query(query): Query<GetChats>,
+    Query(query): Query<ReadMessages>,
 ) -> Result<Response, ApiError> {
     let cursor = match (query.before, query.after) {
         (None, None) => Cursor::Newest,
         (Some(before), None) => Cursor::Before(before),
         (None, Some(after)) => Cursor::After(after),
-        (Some(_), Some(_)) => return Err(ApiError::invalid("after", "give before or after, not both")),
+        (Some(_), Some(_)) => return Err(ApiError::invalid("after", "send before or after, not both")),
     };
-    let room = folded("room", &query.room)?;
-    let chats = app
+    let room = fold("room", &query.room)?;
+    let page = app
         .store
         .messages(&room, auth.user.id, cursor, app.page_limit(query.limit))
         .await
-        .map_err(ApiError::of_room)?;
-    Ok(Json(ChatsObject::from(&chats)).into_response())
+        .map_err(ApiError::from_room)?;
+    Ok(Json(MessagePageObject::from(&page)).into_response())
 }
 
 #[derive(Deserialize, Validate)]
@@ -69,7 +70,7 @@ struct Publish {
 
 impl Precheck for Publish {
     fn precheck(&self, limits: &Limits) -> Result<(), ApiError> {
-        if self.text.len() <= limits.text_limit_bytes {
+        if self.text.len() as u64 <= limits.text_limit_bytes {
             return Ok(());
         }
         let message = format!("the text must be at most {} bytes long", limits.text_limit_bytes);
@@ -88,8 +89,8 @@ async fn publish(
         return Err(ApiError::new(
             Code::RateLimited,
             format!(
-                "you send more than publish_rate_per_second = {rate} messages a second; the operator can change that \
-                 with `--limit publish_rate_per_second=…`"
+                "you are sending more than {rate} messages per second; the operator can change that with `--limit \
+                 publish_rate_per_second=…`"
             ),
         )
         .retry_after(1));
@@ -101,8 +102,8 @@ async fn publish(
     let message =
         PublishRequest { room: room.id, user: auth.user, text: body.text, id: body.id, reply_to: body.reply_to };
     let stored = app.chat.publish(message).await.map_err(|error| publish_error(error, room.kind))?;
-    let answer = json!({"offset": stored.offset, "epoch": &*room.epoch.0, "time": stored.time});
-    Ok((StatusCode::CREATED, Json(answer)).into_response())
+    let body = json!({"offset": stored.offset, "epoch": &*room.epoch.0, "time": stored.time});
+    Ok((StatusCode::CREATED, Json(body)).into_response())
 }
 
 fn publish_error(error: PublishError, room: RoomKind) -> ApiError {
@@ -110,7 +111,7 @@ fn publish_error(error: PublishError, room: RoomKind) -> ApiError {
     match error {
         PublishError::Refused(refusal) => match refusal {
             Refusal::NoRoom => ApiError::no_such_room(),
-            // The membership ended since it was looked up: from outside there is no private room.
+            // The membership has ended since it was looked up, and a private room is invisible to others.
             Refusal::NotMember if room == RoomKind::Private => ApiError::no_such_room(),
             Refusal::NotMember => ApiError::not_member(),
             Refusal::NotYours => ApiError::new(Code::NotYours, message),
@@ -118,11 +119,7 @@ fn publish_error(error: PublishError, room: RoomKind) -> ApiError {
             Refusal::IdReused => ApiError::new(Code::IdReused, message).on("id"),
             Refusal::BadData => ApiError::new(Code::BadData, message),
         },
-        PublishError::NotKnown => ApiError::new(
-            Code::NotKnown,
-            "it is not known whether the message was stored; sending it again with the same id is safe",
-        )
-        .retry_after(1),
+        PublishError::OutcomeUnknown => ApiError::new(Code::OutcomeUnknown, message).retry_after(1),
         PublishError::Overloaded => ApiError::new(Code::Overloaded, message).retry_after(1),
     }
 }
@@ -132,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn outcomes_to_errors() {
+    fn each_refusal_has_its_error() {
         for (refusal, status, code) in [
             (Refusal::NoRoom, 404, "no_such_room"),
             (Refusal::NotMember, 403, "not_member"),

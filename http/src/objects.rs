@@ -1,5 +1,4 @@
-//! The objects of the API as they are in JSON. Ids of users are strings, offsets, numbers and times (Unix
-//! milliseconds) JSON numbers.
+//! The JSON objects of the API. User ids are strings; offsets, numbers and times (Unix milliseconds) are JSON numbers.
 
 use serde::Serialize;
 use uproar_model::{Number, Offset, UnixMillis};
@@ -17,7 +16,7 @@ impl<'a> From<&'a uproar_model::User> for UserObject<'a> {
     }
 }
 
-/// One's own account: with the e-mail address, null where there is none.
+/// A user's own account. `email` is null if there is none.
 #[derive(Serialize)]
 pub(crate) struct AccountObject<'a> {
     id: String,
@@ -83,7 +82,7 @@ fn role_word(role: Role) -> &'static str {
     }
 }
 
-/// A message of history. `text` is null when deleted, `id` when the server made it.
+/// A message in the history. `text` is null if it was deleted, `id` if the server made it.
 #[derive(Serialize)]
 struct MessageObject<'a> {
     offset: Offset,
@@ -133,20 +132,20 @@ impl<'a> From<&'a Message> for MessageObject<'a> {
 
 /// A page of history.
 #[derive(Serialize)]
-pub(crate) struct ChatsObject<'a> {
+pub(crate) struct MessagePageObject<'a> {
     messages: Vec<MessageObject<'a>>,
     epoch: &'a str,
     offset: Offset,
     more: bool,
 }
 
-impl<'a> From<&'a MessagePage> for ChatsObject<'a> {
-    fn from(chats: &'a MessagePage) -> ChatsObject<'a> {
-        ChatsObject {
-            messages: chats.messages.iter().map(MessageObject::from).collect(),
-            epoch: &chats.epoch.0,
-            offset: chats.offset,
-            more: chats.more,
+impl<'a> From<&'a MessagePage> for MessagePageObject<'a> {
+    fn from(page: &'a MessagePage) -> MessagePageObject<'a> {
+        MessagePageObject {
+            messages: page.messages.iter().map(MessageObject::from).collect(),
+            epoch: &page.epoch.0,
+            offset: page.offset,
+            more: page.more,
         }
     }
 }

@@ -1,13 +1,14 @@
-//! For those who run the server: is it alive, can it serve, what does it do, what does it offer.
+//! Handlers for operators: health, readiness, metrics, and the description of the API.
 
+use crate::app::{App, Port, Route};
 use crate::errors::{ApiError, Code};
-use crate::service::{App, Port, Route};
 use axum::Json;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use http::{Method, header};
 use serde_json::json;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The description of the API (OpenAPI 3.1).
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -22,7 +23,7 @@ pub(crate) fn routes() -> Vec<Route> {
     ]
 }
 
-/// Routes of the operators' own port.
+/// Routes of the admin port.
 pub(crate) fn admin_routes() -> Vec<Route> {
     vec![
         Route::new(Method::GET, "/healthz", healthz),
@@ -31,46 +32,47 @@ pub(crate) fn admin_routes() -> Vec<Route> {
     ]
 }
 
-/// The process answers.
+/// Whether the process responds.
 async fn healthz() -> Response {
     Json(json!({"status": "ok"})).into_response()
 }
 
-/// The process can serve: the chat runs, the database answers.
+/// Whether the server can serve: the chat runs and the database responds.
 async fn readyz(State(app): State<Arc<App>>, Extension(port): Extension<Port>) -> Result<Response, ApiError> {
-    let not_ready = |why: String| {
+    let not_ready = |reason: String| {
         let hidden = app.settings.own_admin_port && port == Port::Main;
-        let why = if hidden { "the server can't serve at the moment".to_owned() } else { why };
-        ApiError::new(Code::Unavailable, why).retry_after(1)
+        let reason = if hidden { "the server is not ready".to_owned() } else { reason };
+        ApiError::new(Code::Unavailable, reason).retry_after(1)
     };
-    if let Some(why) = app.chat.unready() {
-        return Err(not_ready(why));
+    if let Some(reason) = app.chat.unready_reason() {
+        return Err(not_ready(reason));
     }
-    match tokio::time::timeout(app.settings.limits.ready_timeout, app.store.ping()).await {
+    let timeout = Duration::from_millis(app.settings.limits.ready_timeout_ms);
+    match tokio::time::timeout(timeout, app.store.ping()).await {
         Ok(Ok(())) => Ok(Json(json!({"status": "ready"})).into_response()),
-        // What exactly is for the log: it can name hosts and users.
+        // Only the log has the details, which can name hosts and users.
         Ok(Err(error)) => {
             tracing::warn!(%error, "not ready");
-            Err(not_ready("the database does not answer as it should".to_owned()))
+            Err(not_ready("the database returned an error".to_owned()))
         }
-        Err(_) => Err(not_ready("the database does not answer in time".to_owned())),
+        Err(_) => Err(not_ready("the database does not respond in time".to_owned())),
     }
 }
 
-/// Figures in the Prometheus text format: the chat's and this service's own.
+/// The metrics of the chat and of this service, in the Prometheus text format.
 async fn metrics(State(app): State<Arc<App>>, Extension(port): Extension<Port>) -> Result<Response, ApiError> {
     if app.settings.own_admin_port && port == Port::Main {
-        return Err(crate::service::not_found());
+        return Err(ApiError::no_such_path());
     }
     let mut text = app.chat.metrics().await;
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
     }
-    let figures = app.passwords.figures();
+    let metrics = app.passwords.metrics();
     for (name, help, value) in [
-        ("uproar_passwords_hashed_total", "New passwords hashed.", figures.hashed),
-        ("uproar_passwords_verified_total", "Passwords compared with a hash.", figures.verified),
-        ("uproar_passwords_refused_total", "Password jobs refused because too many waited.", figures.refused),
+        ("uproar_passwords_hashed_total", "New passwords hashed.", metrics.hashed),
+        ("uproar_passwords_verified_total", "Passwords compared with a hash.", metrics.verified),
+        ("uproar_passwords_refused_total", "Password jobs refused because too many were waiting.", metrics.refused),
     ] {
         text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n"));
     }

@@ -1,31 +1,33 @@
-//! Which pages may use the API from a browser: CORS for calls, the `Origin` header for WebSocket upgrades.
+//! Which web pages may use the API: CORS for calls, the `Origin` header for WebSocket upgrades and the cookie.
 
 use http::{HeaderName, HeaderValue, Method, Uri, header};
 use std::time::Duration;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-/// The origins named by `--allow-origin`. The server's own is always allowed.
+/// The origins that `--allow-origin` names. The server's own origin is always allowed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Origins {
-    /// The server's own only.
+    /// Only the server's own origin.
     #[default]
     Own,
-    /// These besides.
+    /// The server's own and these.
     List(Vec<HeaderValue>),
-    /// Every page of every origin.
+    /// Every origin.
     Any,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OriginError {
-    #[error("'{0}' is no origin; write scheme, host and port only, like https://chat.example or http://localhost:3000")]
+    #[error(
+        "'{0}' is not an origin; give only scheme, host and port, such as https://chat.example or http://localhost:3000"
+    )]
     Form(String),
-    #[error("'*' allows every origin; name none besides it")]
+    #[error("'*' allows every origin and must be the only one")]
     AnyAndOthers,
 }
 
 impl Origins {
-    /// Origins as written by the operator: none, a list of exact origins, or `*` alone.
+    /// Parses what the operator wrote: nothing, a list of exact origins, or `*` alone.
     pub fn parse<S: AsRef<str>>(origins: &[S]) -> Result<Origins, OriginError> {
         if origins.iter().any(|origin| origin.as_ref() == "*") {
             return if origins.len() == 1 { Ok(Origins::Any) } else { Err(OriginError::AnyAndOthers) };
@@ -34,8 +36,8 @@ impl Origins {
         Ok(if list.is_empty() { Origins::Own } else { Origins::List(list) })
     }
 
-    /// Whether a page of this origin may open a WebSocket here. `host` is the request's `Host`. Only browsers send an
-    /// `Origin`; to everything else this check means nothing.
+    /// Whether a page of this origin may open a WebSocket. `host` is the request's `Host`. Only browsers send `Origin`,
+    /// so callers skip this check for requests without one.
     pub fn allow_upgrade(&self, origin: &[u8], host: Option<&str>) -> bool {
         match self {
             Origins::Any => true,
@@ -44,8 +46,8 @@ impl Origins {
         }
     }
 
-    /// Whether a page of this origin may use the cookie that its browser keeps for this server. That every origin may use
-    /// the API, with tokens of its own, does not mean that.
+    /// Whether a page of this origin may use the cookie. Allowing every origin to use the API with tokens of its own
+    /// does not extend to the cookie.
     pub(crate) fn allow_cookie(&self, origin: &[u8], host: Option<&str>) -> bool {
         match self {
             Origins::Any => is_own(origin, host),
@@ -53,7 +55,7 @@ impl Origins {
         }
     }
 
-    /// The layer that answers preflights and marks answers; none where no other origin may do anything.
+    /// The layer that answers preflights and adds CORS headers to responses. `None` if only the own origin is allowed.
     pub(crate) fn cors(&self) -> Option<CorsLayer> {
         let origins = match self {
             Origins::Own => return None,
@@ -71,7 +73,7 @@ impl Origins {
     }
 }
 
-/// An origin in the one form in which browsers send it.
+/// Parses an origin into the exact form in which browsers send it.
 fn exact(text: &str) -> Result<HeaderValue, OriginError> {
     let error = || OriginError::Form(text.to_owned());
     let (scheme, rest) = text.split_once("://").ok_or_else(error)?;
@@ -86,8 +88,8 @@ fn exact(text: &str) -> Result<HeaderValue, OriginError> {
     HeaderValue::from_str(&format!("{scheme}://{rest}").to_ascii_lowercase()).map_err(|_| error())
 }
 
-/// Whether a page of this origin came from this very host. The scheme does not count: behind a proxy that ends TLS the
-/// page's is https and ours is not.
+/// Whether the page came from this host. The schemes may differ: behind a proxy that terminates TLS, the page's is
+/// https and ours is not.
 fn is_own(origin: &[u8], host: Option<&str>) -> bool {
     let (Ok(origin), Some(host)) = (std::str::from_utf8(origin), host) else { return false };
     let Ok(origin) = origin.parse::<Uri>() else { return false };
@@ -107,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_operator_writes() {
+    fn origins_are_parsed_as_operators_write_them() {
         assert_eq!(Origins::parse::<&str>(&[]), Ok(Origins::Own));
         assert_eq!(Origins::parse(&["*"]), Ok(Origins::Any));
         assert_eq!(Origins::parse(&["*", "http://a"]), Err(OriginError::AnyAndOthers));
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn which_pages_may_open_a_websocket() {
+    fn own_and_listed_origins_may_open_a_websocket() {
         let own = Origins::Own;
         assert!(own.allow_upgrade(b"http://localhost:8080", Some("localhost:8080")));
         assert!(own.allow_upgrade(b"https://chat.example", Some("chat.example")));
@@ -148,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn which_pages_may_use_the_cookie() {
+    fn the_cookie_is_for_own_and_listed_origins_even_if_any_is_allowed() {
         let list = Origins::parse(&["https://app.example"]).unwrap();
         for (origins, app, own) in [(&Origins::Own, false, true), (&list, true, true), (&Origins::Any, false, true)] {
             assert_eq!(origins.allow_cookie(b"https://app.example", Some("chat.example")), app, "{origins:?}");

@@ -1,9 +1,10 @@
-//! Passwords: argon2id (RFC 9106) on a few threads of its own, since one check takes tens of milliseconds and 19 MiB.
+//! Password hashing: argon2id (RFC 9106) on dedicated threads, because one check takes tens of milliseconds and 19 MiB.
 //!
-//! What waits is bounded twice: in all, and for each client address, so that one client can't keep the others from
-//! signing in.
+//! Two bounds hold for the checks that wait: one for all of them, and one per client address, so that no client can
+//! keep the others from signing in.
 
 use crate::addresses::client_key;
+use crate::validation;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
 use std::collections::HashMap;
@@ -13,8 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
+use uproar_core::limits::Limits;
 
-/// What one check costs. The default is the OWASP recommendation for argon2id.
+/// The cost of one check. The default is the OWASP recommendation for argon2id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PasswordCost {
     pub memory_kib: u32,
@@ -29,33 +31,32 @@ impl Default for PasswordCost {
 }
 
 impl PasswordCost {
-    /// The cheapest that argon2 allows. For tests.
+    /// The lowest cost that argon2 allows. For tests.
     pub const CHEAPEST: PasswordCost = PasswordCost { memory_kib: 8, passes: 1, lanes: 1 };
 }
 
-/// How passwords are hashed and compared; blocks.
+/// Hashes and verifies passwords. Its methods block.
 pub trait Hasher: Send + Sync + 'static {
-    /// The hash in PHC form, with a new random salt.
+    /// Hashes a password with a new random salt. Returns the hash in PHC form.
     fn hash(&self, password: &str) -> Result<String, HashError>;
 
-    /// Whether this is the password of this hash.
+    /// Whether the hash is that of this password.
     fn verify(&self, password: &str, hash: &str) -> Result<bool, HashError>;
 }
 
-/// The hash of a new password, at the default cost. An error says in words what is wrong with the password.
+/// Hashes a new password at the default cost. The error says in words what is wrong with the password.
 pub fn hash_new(password: &str) -> Result<String, String> {
-    crate::validation::new_password(password, &crate::Limits::default())
-        .map_err(|error| format!("the password {error}"))?;
+    validation::new_password(password, &Limits::default()).map_err(|error| format!("the password {error}"))?;
     let hash = Argon2id::new(PasswordCost::default()).and_then(|hasher| hasher.hash(password));
     hash.map_err(|error| error.to_string())
 }
 
-/// Why a hash could not be made or read. Never holds a password or a hash.
+/// Why a hash could not be made or read. Never contains a password or a hash.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("password hash: {0}")]
 pub struct HashError(pub String);
 
-/// The hasher in use.
+/// The hasher of the server.
 pub struct Argon2id(Argon2<'static>);
 
 impl Argon2id {
@@ -86,33 +87,33 @@ fn hash_error(error: impl std::fmt::Display) -> HashError {
     HashError(error.to_string())
 }
 
-/// Why a password was not looked at.
+/// Why a password was not hashed or checked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PoolError {
-    #[error("too many sign-ins wait already; try again")]
+    #[error("too many sign-ins are waiting; try again")]
     Full,
-    #[error("too many sign-ins from your address wait already; try again")]
+    #[error("too many sign-ins from your address are waiting; try again")]
     AddressFull,
     #[error(transparent)]
     Failed(#[from] HashError),
-    #[error("the password threads are gone")]
-    Gone,
+    #[error("the password threads have stopped")]
+    Stopped,
 }
 
-/// Counts since the start.
+/// Totals since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Figures {
+pub struct Metrics {
     pub hashed: u64,
     pub verified: u64,
-    /// Of these, checks against the hash that stands in for a user who does not exist or has no password.
+    /// How many of those used the stand-in hash, because the user does not exist or has no password.
     pub verified_stand_in: u64,
     pub refused: u64,
 }
 
-/// The threads and their queue. They end when this is dropped.
+/// The threads and their queue. The threads stop when this is dropped.
 pub struct PasswordPool {
     jobs: SyncSender<Job>,
-    places: Arc<Places>,
+    permits: Arc<Permits>,
     counters: Arc<Counters>,
     stand_in: Arc<str>,
 }
@@ -126,144 +127,146 @@ struct Counters {
 }
 
 enum Work {
-    Hash { answer: oneshot::Sender<Result<String, HashError>> },
-    Verify { hash: Arc<str>, answer: oneshot::Sender<Result<bool, HashError>> },
+    Hash { reply: oneshot::Sender<Result<String, HashError>> },
+    Verify { hash: Arc<str>, reply: oneshot::Sender<Result<bool, HashError>> },
 }
 
 struct Job {
     password: String,
     work: Work,
-    /// Held until the work is done, also when nobody waits for it any more.
-    _place: Place,
+    /// Held until the work is done, even if nobody is waiting for it any more.
+    permit: Permit,
 }
 
 impl PasswordPool {
-    /// Starts `threads` threads. At most `queue_limit` jobs wait for one, and `per_address_limit` of one client's wait
-    /// or run.
+    /// Starts `threads` threads. At most `queue_limit` jobs may wait for a thread, and at most `per_address_limit` jobs
+    /// of one client may wait or run.
     pub fn start(
         hasher: Arc<dyn Hasher>,
         threads: usize,
         queue_limit: usize,
         per_address_limit: usize,
     ) -> io::Result<PasswordPool> {
-        // Of nobody's password, made as any other, so that checking it costs what checking any other costs.
-        let mut nobody = [0; 16];
-        getrandom::fill(&mut nobody).map_err(io::Error::from)?;
-        let nobody: String = nobody.iter().map(|byte| format!("{byte:02x}")).collect();
-        let stand_in = Arc::from(hasher.hash(&nobody).map_err(io::Error::other)?);
+        // The stand-in is the hash of a random password. It is made like any other, so that a check costs the same.
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(io::Error::from)?;
+        let password: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let stand_in = Arc::from(hasher.hash(&password).map_err(io::Error::other)?);
 
-        let (jobs, waiting) = sync_channel(queue_limit);
-        let waiting = Arc::new(Mutex::new(waiting));
+        let (jobs, queue) = sync_channel(queue_limit);
+        let queue = Arc::new(Mutex::new(queue));
         let counters = Arc::new(Counters::default());
         for number in 0..threads.max(1) {
-            let (waiting, hasher, counters) = (Arc::clone(&waiting), Arc::clone(&hasher), Arc::clone(&counters));
+            let (queue, hasher, counters) = (Arc::clone(&queue), Arc::clone(&hasher), Arc::clone(&counters));
             std::thread::Builder::new()
                 .name(format!("passwords-{number}"))
-                .spawn(move || work(&waiting, &*hasher, &counters))?;
+                .spawn(move || run_thread(&queue, &*hasher, &counters))?;
         }
-        let places = Arc::new(Places { limit: per_address_limit.max(1), taken: Mutex::default() });
-        Ok(PasswordPool { jobs, places, counters, stand_in })
+        let permits = Arc::new(Permits { limit: per_address_limit.max(1), in_use: Mutex::default() });
+        Ok(PasswordPool { jobs, permits, counters, stand_in })
     }
 
-    /// The hash of a new password.
+    /// Hashes a new password.
     pub async fn hash(&self, client: IpAddr, password: String) -> Result<String, PoolError> {
-        let (answer, answered) = oneshot::channel();
-        self.submit(client, password, Work::Hash { answer })?;
-        Ok(answered.await.map_err(|_| PoolError::Gone)??)
+        let (reply, receiver) = oneshot::channel();
+        self.submit(client, password, Work::Hash { reply })?;
+        Ok(receiver.await.map_err(|_| PoolError::Stopped)??)
     }
 
-    /// Whether this is the password of this hash. Without a hash the answer is no, after the same work.
+    /// Whether the hash is that of this password. Without a hash, the answer is no after the same work.
     pub async fn verify(&self, client: IpAddr, password: String, hash: Option<String>) -> Result<bool, PoolError> {
-        let known = hash.is_some();
+        let is_known = hash.is_some();
         let hash = hash.map_or_else(|| Arc::clone(&self.stand_in), Arc::from);
-        let (answer, answered) = oneshot::channel();
-        self.submit(client, password, Work::Verify { hash, answer })?;
-        let equal = answered.await.map_err(|_| PoolError::Gone)??;
-        if !known {
+        let (reply, receiver) = oneshot::channel();
+        self.submit(client, password, Work::Verify { hash, reply })?;
+        let is_equal = receiver.await.map_err(|_| PoolError::Stopped)??;
+        if !is_known {
             self.counters.verified_stand_in.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(equal && known)
+        Ok(is_equal && is_known)
     }
 
-    pub fn figures(&self) -> Figures {
-        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let counters = &self.counters;
-        Figures {
-            hashed: of(&counters.hashed),
-            verified: of(&counters.verified),
-            verified_stand_in: of(&counters.verified_stand_in),
-            refused: of(&counters.refused),
+    pub fn metrics(&self) -> Metrics {
+        let Counters { hashed, verified, verified_stand_in, refused } = &*self.counters;
+        Metrics {
+            hashed: hashed.load(Ordering::Relaxed),
+            verified: verified.load(Ordering::Relaxed),
+            verified_stand_in: verified_stand_in.load(Ordering::Relaxed),
+            refused: refused.load(Ordering::Relaxed),
         }
     }
 
     fn submit(&self, client: IpAddr, password: String, work: Work) -> Result<(), PoolError> {
-        let refused = |error| {
+        let refuse = |error| {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             error
         };
-        let place = Places::take(&self.places, client_key(client)).ok_or_else(|| refused(PoolError::AddressFull))?;
-        self.jobs.try_send(Job { password, work, _place: place }).map_err(|error| match error {
-            TrySendError::Full(_) => refused(PoolError::Full),
-            TrySendError::Disconnected(_) => PoolError::Gone,
+        let permit =
+            Permits::acquire(&self.permits, client_key(client)).ok_or_else(|| refuse(PoolError::AddressFull))?;
+        self.jobs.try_send(Job { password, work, permit }).map_err(|error| match error {
+            TrySendError::Full(_) => refuse(PoolError::Full),
+            TrySendError::Disconnected(_) => PoolError::Stopped,
         })
     }
 }
 
-/// One thread's life.
-fn work(waiting: &Mutex<Receiver<Job>>, hasher: &dyn Hasher, counters: &Counters) {
+/// Takes jobs from the queue until it is closed.
+fn run_thread(queue: &Mutex<Receiver<Job>>, hasher: &dyn Hasher, counters: &Counters) {
     loop {
-        // The lock is held while waiting: the other threads then wait for the lock instead of for the queue.
-        let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { password, work, _place }) = job else { return };
-        // Whoever asked may be gone, and then the work is for nothing.
+        // One thread waits for the queue while holding the lock; the others wait for the lock.
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Job { password, work, permit }) = job else { return };
+        // If the caller has given up, the work would be wasted. The permit is released before the reply, so that the
+        // caller can submit its next job as soon as it has the reply.
         match work {
-            Work::Hash { answer } if !answer.is_closed() => {
+            Work::Hash { reply } if !reply.is_closed() => {
                 let hash = hasher.hash(&password);
                 counters.hashed.fetch_add(1, Ordering::Relaxed);
-                drop(_place);
-                let _ = answer.send(hash);
+                drop(permit);
+                let _ = reply.send(hash);
             }
-            Work::Verify { hash, answer } if !answer.is_closed() => {
-                let equal = hasher.verify(&password, &hash);
+            Work::Verify { hash, reply } if !reply.is_closed() => {
+                let is_equal = hasher.verify(&password, &hash);
                 counters.verified.fetch_add(1, Ordering::Relaxed);
-                drop(_place);
-                let _ = answer.send(equal);
+                drop(permit);
+                let _ = reply.send(is_equal);
             }
             _ => {}
         }
     }
 }
 
-/// How many places each client has taken. As many entries as jobs at most.
-struct Places {
+/// How many jobs each client has waiting or running. Clients without any have no entry.
+struct Permits {
     limit: usize,
-    taken: Mutex<HashMap<IpAddr, usize>>,
+    in_use: Mutex<HashMap<IpAddr, usize>>,
 }
 
-struct Place {
-    places: Arc<Places>,
+/// The right of one job to wait or run. Returned when dropped.
+struct Permit {
+    permits: Arc<Permits>,
     client: IpAddr,
 }
 
-impl Places {
-    fn take(places: &Arc<Places>, client: IpAddr) -> Option<Place> {
-        let mut taken = places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = taken.entry(client).or_insert(0);
-        if *count >= places.limit {
+impl Permits {
+    fn acquire(permits: &Arc<Permits>, client: IpAddr) -> Option<Permit> {
+        let mut in_use = permits.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = in_use.entry(client).or_insert(0);
+        if *count >= permits.limit {
             return None;
         }
         *count += 1;
-        Some(Place { places: Arc::clone(places), client })
+        Some(Permit { permits: Arc::clone(permits), client })
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
-        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = taken.get_mut(&self.client) {
+        let mut in_use = self.permits.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = in_use.get_mut(&self.client) {
             *count -= 1;
             if *count == 0 {
-                taken.remove(&self.client);
+                in_use.remove(&self.client);
             }
         }
     }
@@ -281,16 +284,16 @@ mod tests {
         Arc::new(Argon2id::new(PasswordCost::CHEAPEST).unwrap())
     }
 
-    /// Says when a check begins and ends it when told.
+    /// Reports the start of each check and holds it until the test lets it end.
     struct Gate {
-        begun: mpsc::Sender<()>,
+        started: mpsc::Sender<()>,
         end: Mutex<mpsc::Receiver<()>>,
     }
 
     fn gate() -> (Arc<Gate>, mpsc::Receiver<()>, mpsc::Sender<()>) {
-        let (begun, began) = mpsc::channel();
+        let (started, starts) = mpsc::channel();
         let (end, ended) = mpsc::channel();
-        (Arc::new(Gate { begun, end: Mutex::new(ended) }), began, end)
+        (Arc::new(Gate { started, end: Mutex::new(ended) }), starts, end)
     }
 
     impl Hasher for Gate {
@@ -299,21 +302,22 @@ mod tests {
         }
 
         fn verify(&self, _: &str, _: &str) -> Result<bool, HashError> {
-            self.begun.send(()).unwrap();
+            self.started.send(()).unwrap();
             self.end.lock().unwrap().recv().unwrap();
             Ok(true)
         }
     }
 
-    /// What has to happen. Only a test that fails waits so long.
+    /// Waits for an event that must happen. Only a failing test waits for the whole timeout.
     async fn soon<F: Future>(event: F) -> F::Output {
-        tokio::time::timeout(std::time::Duration::from_secs(60), event).await.expect("it did not happen")
+        tokio::time::timeout(std::time::Duration::from_secs(60), event).await.expect("the event did not happen")
     }
 
-    async fn began(began: mpsc::Receiver<()>) -> mpsc::Receiver<()> {
+    /// Waits for the next check to start.
+    async fn started(starts: mpsc::Receiver<()>) -> mpsc::Receiver<()> {
         tokio::task::spawn_blocking(move || {
-            began.recv().unwrap();
-            began
+            starts.recv().unwrap();
+            starts
         })
         .await
         .unwrap()
@@ -337,36 +341,36 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_hash_the_same_work_is_done_and_the_answer_is_no() {
+    async fn without_a_hash_verify_does_the_same_work_and_says_no() {
         let pool = PasswordPool::start(argon2(), 1, 4, 4).unwrap();
         assert_eq!(pool.verify(HERE, "x".into(), None).await, Ok(false));
-        let figures = pool.figures();
-        assert_eq!((figures.verified, figures.verified_stand_in), (1, 1));
-        // Of the same cost as any other.
+        let metrics = pool.metrics();
+        assert_eq!((metrics.verified, metrics.verified_stand_in), (1, 1));
+        // The stand-in costs the same as any other hash.
         assert!(pool.stand_in.starts_with("$argon2id$v=19$m=8,t=1,p=1$"));
     }
 
     #[tokio::test]
-    async fn an_unreadable_hash_is_an_error_and_no_password() {
+    async fn no_password_matches_an_unreadable_hash() {
         let pool = PasswordPool::start(argon2(), 1, 4, 4).unwrap();
         for hash in ["", "plain", "$argon2id$v=19$m=8,t=1,p=1$"] {
             let answer = pool.verify(HERE, "plain".into(), Some(hash.into())).await;
             assert!(!matches!(answer, Ok(true)), "{hash}");
         }
-        assert!(pool.verify(HERE, "x".into(), None).await.is_ok(), "the thread lives on");
+        assert!(pool.verify(HERE, "x".into(), None).await.is_ok(), "the thread must survive");
     }
 
     #[tokio::test]
-    async fn what_waits_is_bounded() {
-        let (hasher, begun, end) = gate();
+    async fn a_full_queue_refuses_a_job() {
+        let (hasher, starts, end) = gate();
         let pool = Arc::new(PasswordPool::start(hasher, 1, 1, 10).unwrap());
         let check = || {
             let pool = Arc::clone(&pool);
             async move { pool.verify(HERE, String::new(), Some(String::new())).await }
         };
         let running = tokio::spawn(check());
-        let begun = began(begun).await;
-        // One of these waits, the other finds the queue full, whichever comes first.
+        let starts = started(starts).await;
+        // One of these waits and the other finds the queue full; which one is up to the scheduler.
         let (mut first, mut second) = (tokio::spawn(check()), tokio::spawn(check()));
         let (refused, waiting) = tokio::select! {
             refused = &mut first => (refused.unwrap(), second),
@@ -377,21 +381,21 @@ mod tests {
         end.send(()).unwrap();
         assert_eq!(running.await.unwrap(), Ok(true));
         assert_eq!(waiting.await.unwrap(), Ok(true));
-        assert_eq!(pool.figures().refused, 1);
-        drop(begun);
+        assert_eq!(pool.metrics().refused, 1);
+        drop(starts);
     }
 
     #[tokio::test]
-    async fn no_more_run_than_there_are_threads() {
-        let (hasher, begun, end) = gate();
+    async fn no_more_jobs_run_than_there_are_threads() {
+        let (hasher, starts, end) = gate();
         let pool = Arc::new(PasswordPool::start(hasher, 2, 10, 10).unwrap());
         let check = || {
             let pool = Arc::clone(&pool);
             async move { pool.verify(HERE, String::new(), Some(String::new())).await }
         };
         let checks: Vec<_> = (0..5).map(|_| tokio::spawn(check())).collect();
-        let begun = began(began(begun).await).await;
-        assert!(begun.try_recv().is_err(), "both threads are busy");
+        let starts = started(started(starts).await).await;
+        assert!(starts.try_recv().is_err(), "both threads are busy");
         for _ in 0..5 {
             end.send(()).unwrap();
         }
@@ -401,38 +405,38 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_client_does_not_take_all_places() {
-        let (hasher, begun, end) = gate();
+    async fn one_client_cannot_use_all_permits() {
+        let (hasher, starts, end) = gate();
         let pool = Arc::new(PasswordPool::start(hasher, 1, 10, 1).unwrap());
         let check = |client| {
             let pool = Arc::clone(&pool);
             async move { pool.verify(client, String::new(), Some(String::new())).await }
         };
         let running = tokio::spawn(check(HERE));
-        let _begun = began(begun).await;
+        let _starts = started(starts).await;
         assert_eq!(soon(check(HERE)).await, Err(PoolError::AddressFull));
         let other = tokio::spawn(check(THERE));
         end.send(()).unwrap();
         end.send(()).unwrap();
         assert_eq!((running.await.unwrap(), other.await.unwrap()), (Ok(true), Ok(true)));
-        // The place is free again by the time the answer is there.
+        // The permit is released by the time the caller has the reply.
         end.send(()).unwrap();
         assert_eq!(check(HERE).await, Ok(true));
-        assert!(pool.places.taken.lock().unwrap().is_empty());
+        assert!(pool.permits.in_use.lock().unwrap().is_empty());
     }
 
     #[tokio::test]
-    async fn who_goes_away_keeps_the_place_until_the_work_is_done() {
-        let (hasher, begun, end) = gate();
+    async fn a_caller_that_gives_up_keeps_its_permit_until_the_work_is_done() {
+        let (hasher, starts, end) = gate();
         let pool = Arc::new(PasswordPool::start(hasher, 1, 10, 1).unwrap());
         let check = || {
             let pool = Arc::clone(&pool);
             async move { pool.verify(HERE, String::new(), Some(String::new())).await }
         };
-        let gone = tokio::spawn(check());
-        let _begun = began(begun).await;
-        gone.abort();
-        assert!(gone.await.unwrap_err().is_cancelled());
+        let caller = tokio::spawn(check());
+        let _starts = started(starts).await;
+        caller.abort();
+        assert!(caller.await.unwrap_err().is_cancelled());
         assert_eq!(soon(check()).await, Err(PoolError::AddressFull));
         end.send(()).unwrap();
     }

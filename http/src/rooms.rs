@@ -1,11 +1,10 @@
-//! Rooms and their members.
+//! Handlers for rooms and their members.
 
+use crate::app::{App, Route, complete};
 use crate::authentication::Authenticated;
 use crate::errors::ApiError;
-use crate::input::{Body, MemberKey, Precheck, Query, RoomName, folded};
+use crate::input::{Body, Precheck, Query, RoomName, UsernameKey, fold};
 use crate::objects::{MemberObject, RoomObject};
-use crate::service::{App, Route, finish};
-use crate::settings::Limits;
 use crate::validation;
 use axum::Json;
 use axum::extract::State;
@@ -15,11 +14,9 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
+use uproar_core::limits::Limits;
 use uproar_model::{UserEvent, UserId};
 use uproar_store::{Addition, Join, NewRoom, RoomKind};
-
-/// Entries of a page when the request does not say how many.
-pub(crate) const PAGE_DEFAULT: usize = 50;
 
 pub(crate) fn routes() -> Vec<Route> {
     vec![
@@ -57,15 +54,15 @@ async fn create(
 ) -> Result<Response, ApiError> {
     let limits = &app.settings.limits;
     let room = NewRoom {
-        name: folded("name", &body.name)?,
-        // What people see: the name in the spelling in which it was given.
+        name: fold("name", &body.name)?,
+        // The title is what people see. It keeps the spelling of the name.
         title: body.title.unwrap_or(body.name),
         kind: if body.private == Some(true) { RoomKind::Private } else { RoomKind::Public },
-        size: body.size.unwrap_or(limits.room_size_default.min(limits.room_size_limit)),
+        size: body.size.unwrap_or(limits.room_size_default.min(limits.room_size_limit) as u32),
         owner: auth.user.id,
     };
-    let room = app.store.create_room(room).await.map_err(ApiError::of_room)?;
-    app.chat.tell(auth.user.id, UserEvent::Joined { room: room.name.as_str().into() });
+    let room = app.store.create_room(room).await.map_err(ApiError::from_room)?;
+    app.chat.notify(auth.user.id, UserEvent::Joined { room: room.name.as_str().into() });
     Ok((StatusCode::CREATED, Json(json!({"room": RoomObject::from(&room)}))).into_response())
 }
 
@@ -86,9 +83,9 @@ async fn list(
     Query(query): Query<ListRooms>,
 ) -> Result<Response, ApiError> {
     let limit = app.page_limit(query.limit);
-    let after = query.after.map(|after| folded("after", &after)).transpose()?;
+    let after = query.after.map(|after| fold("after", &after)).transpose()?;
     let search = query.query.as_deref().unwrap_or_default();
-    // One more than is answered says whether there are more.
+    // One more than the page holds tells whether there are more.
     let mut rooms = app.store.rooms(auth.user.id, search, after.as_deref(), limit + 1).await?;
     let more = rooms.len() > limit;
     rooms.truncate(limit);
@@ -106,8 +103,8 @@ async fn delete(
     auth: Authenticated,
     RoomName(name): RoomName,
 ) -> Result<Response, ApiError> {
-    finish(async move {
-        let room = app.store.delete_room(&name, auth.user.id).await.map_err(ApiError::of_room)?;
+    complete(async move {
+        let room = app.store.delete_room(&name, auth.user.id).await.map_err(ApiError::from_room)?;
         app.chat.close_room(room);
         Ok(Json(json!({})).into_response())
     })
@@ -119,10 +116,10 @@ async fn join(
     auth: Authenticated,
     RoomName(name): RoomName,
 ) -> Result<Response, ApiError> {
-    finish(async move {
-        let Join { room, joined } = app.store.join(&name, auth.user.id).await.map_err(ApiError::of_room)?;
+    complete(async move {
+        let Join { room, joined } = app.store.join(&name, auth.user.id).await.map_err(ApiError::from_room)?;
         if joined {
-            app.chat.tell(auth.user.id, UserEvent::Joined { room: room.name.as_str().into() });
+            app.chat.notify(auth.user.id, UserEvent::Joined { room: room.name.as_str().into() });
         }
         Ok(Json(json!({"room": RoomObject::from(&room)})).into_response())
     })
@@ -134,11 +131,11 @@ async fn leave(
     auth: Authenticated,
     RoomName(name): RoomName,
 ) -> Result<Response, ApiError> {
-    let key = folded("username", &auth.user.username)?;
-    finish(async move {
-        let removal = app.store.remove_member(&name, auth.user.id, &key).await.map_err(ApiError::of_room)?;
+    let key = fold("username", &auth.user.username)?;
+    complete(async move {
+        let removal = app.store.remove_member(&name, auth.user.id, &key).await.map_err(ApiError::from_room)?;
         app.chat.learn(removal.room, removal.publication);
-        app.chat.tell(removal.member, UserEvent::Left { room: name.into() });
+        app.chat.notify(removal.member, UserEvent::Left { room: name.into() });
         Ok(Json(json!({})).into_response())
     })
     .await
@@ -163,9 +160,9 @@ async fn members(
     let after = match query.after.as_deref().map(str::parse) {
         None => None,
         Some(Ok(id)) => Some(UserId(id)),
-        Some(Err(_)) => return Err(ApiError::invalid("after", "must be a user's id")),
+        Some(Err(_)) => return Err(ApiError::invalid("after", "must be a user id")),
     };
-    let mut members = app.store.members(&name, auth.user.id, after, limit + 1).await.map_err(ApiError::of_room)?;
+    let mut members = app.store.members(&name, auth.user.id, after, limit + 1).await.map_err(ApiError::from_room)?;
     let more = members.len() > limit;
     members.truncate(limit);
     let members: Vec<MemberObject<'_>> = members.iter().map(MemberObject::from).collect();
@@ -187,12 +184,12 @@ async fn add_member(
     RoomName(name): RoomName,
     Body(body): Body<AddMember>,
 ) -> Result<Response, ApiError> {
-    let key = folded("username", &body.username)?;
-    finish(async move {
-        let added = app.store.add_member(&name, auth.user.id, &key).await.map_err(ApiError::of_member)?;
+    let key = fold("username", &body.username)?;
+    complete(async move {
+        let added = app.store.add_member(&name, auth.user.id, &key).await.map_err(ApiError::from_member)?;
         let Addition { member, joined } = added;
         if joined {
-            app.chat.tell(member.user.id, UserEvent::Joined { room: name.into() });
+            app.chat.notify(member.user.id, UserEvent::Joined { room: name.into() });
         }
         Ok(Json(json!({"member": MemberObject::from(&member)})).into_response())
     })
@@ -203,12 +200,12 @@ async fn remove_member(
     State(app): State<Arc<App>>,
     auth: Authenticated,
     RoomName(name): RoomName,
-    MemberKey(key): MemberKey,
+    UsernameKey(key): UsernameKey,
 ) -> Result<Response, ApiError> {
-    finish(async move {
-        let removal = app.store.remove_member(&name, auth.user.id, &key).await.map_err(ApiError::of_member)?;
+    complete(async move {
+        let removal = app.store.remove_member(&name, auth.user.id, &key).await.map_err(ApiError::from_member)?;
         app.chat.learn(removal.room, removal.publication);
-        app.chat.tell(removal.member, UserEvent::Left { room: name.into() });
+        app.chat.notify(removal.member, UserEvent::Left { room: name.into() });
         Ok(Json(json!({})).into_response())
     })
     .await

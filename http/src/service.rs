@@ -1,20 +1,20 @@
-//! The service: its state, its routes, and one connection from its first byte to its last.
+//! The service: its routers, and each connection from its first byte to its last.
 
+use crate::app::{App, Port, Route};
+use crate::assets::Assets;
+use crate::chat::SharedChat;
 use crate::errors::{ApiError, Code};
-use crate::input::{ByHttps, Client};
-use crate::page::Page;
-use crate::passwords::{Argon2id, PasswordPool};
+use crate::input::{ClientAddress, PeerAddress, ViaHttps};
+use crate::passwords::{self, Argon2id, PasswordPool};
 use crate::rate::RateLimiter;
 use crate::settings::Settings;
 use crate::socket::Socket;
 use crate::tokens::Tokens;
-use crate::upgrade::Peer;
-use crate::{SharedChat, accounts, addresses, messages, operations, page, rooms, upgrade};
+use crate::{accounts, addresses, messages, operations, page, rooms, upgrade};
 use axum::Router;
 use axum::body::Body;
 use axum::handler::Handler;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodFilter, MethodRouter, on};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::Incoming;
@@ -22,74 +22,18 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use std::convert::Infallible;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tower::ServiceExt;
 use uproar_store::SharedStore;
 
-/// hyper refuses to work with less.
-const HEAD_LIMIT_LOW_BYTES: usize = 8 * 1024;
-
-/// What all handlers share.
-pub(crate) struct App {
-    pub store: SharedStore,
-    pub tokens: Arc<Tokens>,
-    pub chat: SharedChat,
-    pub settings: Settings,
-    pub passwords: PasswordPool,
-    pub publish_rate: RateLimiter,
-    pub page: Page,
-}
-
-impl App {
-    /// Unix seconds, for tokens.
-    pub(crate) fn now(&self) -> u64 {
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
-    }
-
-    /// How many entries an answer has at most, from what was asked for.
-    pub(crate) fn page_limit(&self, wanted: Option<u64>) -> usize {
-        let limit = self.settings.limits.history_page_limit.max(1);
-        wanted.map_or(rooms::PAGE_DEFAULT, |wanted| usize::try_from(wanted).unwrap_or(limit)).min(limit)
-    }
-}
-
-/// Which port a request came in by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Port {
-    Main,
-    Admin,
-}
-
-/// A method of a path and what answers it. The router is made of these and of nothing else, so that a list of them is a
-/// list of all there is.
-pub(crate) struct Route {
-    pub method: Method,
-    pub path: &'static str,
-    answer: MethodRouter<Arc<App>>,
-}
-
-impl Route {
-    pub(crate) fn new<H, T>(method: Method, path: &'static str, handler: H) -> Route
-    where
-        H: Handler<T, Arc<App>>,
-        T: 'static,
-    {
-        let filter = match method {
-            Method::POST => MethodFilter::POST,
-            Method::DELETE => MethodFilter::DELETE,
-            // HEAD with it.
-            _ => MethodFilter::GET,
-        };
-        Route { method, path, answer: on(filter, handler) }
-    }
-}
+/// hyper accepts no lower limit for heads.
+const HEAD_LIMIT_MIN_BYTES: usize = 8 * 1024;
 
 /// Every route of the main port.
 fn routes(settings: &Settings) -> Vec<Route> {
@@ -102,8 +46,8 @@ fn routes(settings: &Settings) -> Vec<Route> {
     routes
 }
 
-/// The service. Cheap to share; everything it does runs on the tokio runtime of whoever calls [`Service::serve`],
-/// except the hashing of passwords, which has threads of its own.
+/// The service. All its work runs on the tokio runtime that calls [`Service::serve`], except password hashing, which
+/// has threads of its own.
 pub struct Service {
     app: Arc<App>,
     main: Router,
@@ -111,8 +55,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts the password threads and builds the routes. An error says that a thread can't be started, or that the
-    /// password cost is none that argon2 takes.
+    /// Starts the password threads and builds the routers. Fails if a thread can't be started or argon2 does not accept
+    /// the password cost.
     pub fn new(
         store: SharedStore,
         tokens: Arc<Tokens>,
@@ -123,14 +67,14 @@ impl Service {
         let limits = &settings.limits;
         let passwords = PasswordPool::start(
             Arc::new(hasher),
-            limits.password_threads,
-            limits.password_queue_limit,
-            limits.passwords_per_address_limit,
+            limits.password_threads as usize,
+            limits.password_queue_limit as usize,
+            limits.passwords_per_address_limit as usize,
         )?;
         Ok(Service::with_passwords(store, tokens, chat, settings, passwords))
     }
 
-    /// The same with other password threads. For tests.
+    /// Like [`Service::new`], with the given password threads. For tests.
     pub fn with_passwords(
         store: SharedStore,
         tokens: Arc<Tokens>,
@@ -140,30 +84,30 @@ impl Service {
     ) -> Arc<Service> {
         let limits = &settings.limits;
         let publish_rate = RateLimiter::new(limits.publish_rate_per_second, limits.publish_burst_limit);
-        let page = Page::new(settings.page);
-        let app = Arc::new(App { store, tokens, chat, settings, passwords, publish_rate, page });
+        let assets = Assets::new(settings.assets);
+        let app = Arc::new(App { store, tokens, chat, settings, passwords, publish_rate, assets });
         let mut main = router(routes(&app.settings), page::file, &app);
         if let Some(cors) = app.settings.origins.cors() {
             main = main.layer(cors);
         }
-        let admin = router(operations::admin_routes(), async || not_found(), &app);
+        let admin = router(operations::admin_routes(), async || ApiError::no_such_path(), &app);
         Arc::new(Service { app, main, admin })
     }
 
-    /// The routes of the main port, as (method, path); parameters in braces.
+    /// The routes of the main port as (method, path), with parameters in braces.
     pub fn routes(&self) -> Vec<(Method, &'static str)> {
         routes(&self.app.settings).into_iter().map(|route| (route.method, route.path)).collect()
     }
 
-    /// Counts of the password threads.
-    pub fn password_figures(&self) -> crate::passwords::Figures {
-        self.app.passwords.figures()
+    /// What the password threads count.
+    pub fn password_metrics(&self) -> passwords::Metrics {
+        self.app.passwords.metrics()
     }
 
-    /// Serves one connection of the main port to its end. `prefix`: bytes that were read from it already. When `drain`
-    /// turns true (or its sender is dropped), the request under way is answered and the connection closed.
+    /// Serves one connection of the main port until it closes. `prefix`: bytes already read from it. When `drain` turns
+    /// true (or its sender is dropped), the request in progress is answered and the connection closed.
     ///
-    /// Dropping the future ends the connection at once; what must not stay half done goes on by itself.
+    /// Dropping the future closes the connection immediately. Work that must not stop halfway continues on its own.
     pub async fn serve(
         self: Arc<Self>,
         stream: TcpStream,
@@ -174,7 +118,7 @@ impl Service {
         self.serve_port(Port::Main, stream, peer, prefix, drain).await;
     }
 
-    /// Serves one connection of the operators' own port: `/healthz`, `/readyz`, `/metrics`.
+    /// Serves one connection of the admin port: `/healthz`, `/readyz`, `/metrics`.
     pub async fn serve_admin(
         self: Arc<Self>,
         stream: TcpStream,
@@ -194,17 +138,17 @@ impl Service {
         mut drain: watch::Receiver<bool>,
     ) {
         let limits = self.app.settings.limits.clone();
-        // Answers are written whole; waiting for the acknowledgement of the one before only makes them late.
+        // Responses are written whole, so waiting for the previous acknowledgement would only delay them.
         let _ = stream.set_nodelay(true);
-        let socket = Socket::new(stream, prefix, limits.write_timeout);
+        let socket = Socket::new(stream, prefix, Duration::from_millis(limits.write_timeout_ms));
         let service = service_fn(move |request: Request<Incoming>| {
             let service = Arc::clone(&self);
             async move { Ok::<_, Infallible>(service.respond(port, peer, request).await) }
         });
-        let head_limit = limits.head_limit_bytes.max(HEAD_LIMIT_LOW_BYTES);
+        let head_limit = (limits.head_limit_bytes as usize).max(HEAD_LIMIT_MIN_BYTES);
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(limits.head_timeout)
+            .header_read_timeout(Duration::from_millis(limits.head_timeout_ms))
             .max_header_size(head_limit)
             .max_buf_size(head_limit)
             .serve_connection(socket, service)
@@ -215,15 +159,16 @@ impl Service {
                 let _ = drain.wait_for(|draining| *draining).await;
             });
             tokio::select! {
-                // The connection first: what has come before the drain is answered.
+                // The connection comes first, so that a request that arrived before the drain is answered.
                 biased;
                 served = &mut connection => served,
                 () = &mut draining => {
                     Pin::new(&mut connection).graceful_shutdown();
-                    match tokio::time::timeout(limits.drain_timeout, &mut connection).await {
+                    let timeout = Duration::from_millis(limits.request_drain_timeout_ms);
+                    match tokio::time::timeout(timeout, &mut connection).await {
                         Ok(served) => served,
                         Err(_) => {
-                            tracing::debug!(%peer, "cut: its request was not finished when the server had to stop");
+                            tracing::debug!(%peer, "connection aborted: its request outlasted the drain");
                             return;
                         }
                     }
@@ -231,11 +176,11 @@ impl Service {
             }
         };
         if let Err(error) = served {
-            tracing::debug!(%peer, %error, "connection ended");
+            tracing::debug!(%peer, %error, "connection failed");
         }
-        // None when the socket went on to be a WebSocket.
+        // `None` if the socket became a WebSocket.
         if let Some(parts) = connection.into_parts() {
-            parts.io.linger(limits.linger_timeout).await;
+            parts.io.linger(Duration::from_millis(limits.linger_timeout_ms)).await;
         }
     }
 
@@ -243,37 +188,37 @@ impl Service {
         let started = Instant::now();
         let proxies = &self.app.settings.trusted_proxies;
         let client = addresses::client_address(peer.ip(), request.headers(), proxies);
-        let by_https = addresses::came_by_https(peer.ip(), request.headers(), proxies);
-        request.extensions_mut().insert(Client(client));
-        request.extensions_mut().insert(ByHttps(by_https));
-        request.extensions_mut().insert(Peer(peer));
+        let via_https = addresses::is_via_https(peer.ip(), request.headers(), proxies);
+        request.extensions_mut().insert(ClientAddress(client));
+        request.extensions_mut().insert(ViaHttps(via_https));
+        request.extensions_mut().insert(PeerAddress(peer));
         request.extensions_mut().insert(port);
-        // The path only: a query can hold a token.
+        // Only the path is logged: a query can contain a token.
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let router = match port {
             Port::Main => self.main.clone(),
             Port::Admin => self.admin.clone(),
         };
-        let answer = router.oneshot(request.map(Body::new));
-        let mut response = match tokio::time::timeout(self.app.settings.limits.request_timeout, answer).await {
+        let response = router.oneshot(request.map(Body::new));
+        let timeout = Duration::from_millis(self.app.settings.limits.request_timeout_ms);
+        let mut response = match tokio::time::timeout(timeout, response).await {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
             Err(_) => ApiError::new(
                 Code::DeadlinePassed,
-                "the answer was not ready in time; if the request was to change something, it is not known whether it \
-                 did",
+                "the response was not ready in time; if the request was meant to change something, it is not known \
+                 whether it did",
             )
             .retry_after(1)
             .into_response(),
         };
-        // Answers hold tokens and private messages; nothing of them is to lie in a cache or be taken for a page.
+        // Responses contain tokens and private messages. They must not be cached, nor mistaken for HTML.
         let is_unchanged = response.status() == StatusCode::NOT_MODIFIED;
         let headers = response.headers_mut();
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if is_unchanged {
-            // The router counts the bytes that are sent; it could only be what the whole answer has (RFC 9110 section
-            // 8.6).
+            // The router has set the length of the empty body, but only the file's would be valid (RFC 9110, section 8.6).
             headers.remove(header::CONTENT_LENGTH);
         }
         tracing::debug!(
@@ -284,57 +229,21 @@ impl Service {
     }
 }
 
-/// `otherwise` answers at paths that no route has.
-fn router<H, T>(routes: Vec<Route>, otherwise: H, app: &Arc<App>) -> Router
+/// A router of these routes. `fallback` handles all other paths.
+fn router<H, T>(routes: Vec<Route>, fallback: H, app: &Arc<App>) -> Router
 where
     H: Handler<T, Arc<App>>,
     T: 'static,
 {
     routes
         .into_iter()
-        .fold(Router::new(), |router, route| router.route(route.path, route.answer))
-        .fallback(otherwise)
+        .fold(Router::new(), |router, route| router.route(route.path, route.handler))
+        .fallback(fallback)
         .method_not_allowed_fallback(async || {
-            ApiError::new(Code::MethodNotAllowed, "this path does not take this method; `Allow` lists those it takes")
+            ApiError::new(
+                Code::MethodNotAllowed,
+                "this path does not support this method; `Allow` lists those that it does",
+            )
         })
         .with_state(Arc::clone(app))
-}
-
-pub(crate) fn not_found() -> ApiError {
-    ApiError::new(Code::NotFound, "there is nothing at this path; /openapi.json lists what there is")
-}
-
-/// Runs to the end what must not stop half way, even when the client goes away or the deadline passes: after a commit
-/// the chat has to hear of it.
-pub(crate) async fn finish<F>(work: F) -> Result<Response, ApiError>
-where
-    F: Future<Output = Result<Response, ApiError>> + Send + 'static,
-{
-    tokio::spawn(work).await.unwrap_or_else(|error| {
-        tracing::error!(%error, "a request failed");
-        Err(ApiError::new(Code::Internal, "the server is at fault"))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::sync::oneshot;
-
-    #[tokio::test]
-    async fn what_was_begun_is_finished_when_nobody_waits_for_it() {
-        let (commit, committed) = oneshot::channel::<()>();
-        let (learn, learned) = oneshot::channel();
-        let request = tokio::spawn(finish(async move {
-            let _ = committed.await;
-            let _ = learn.send(());
-            Ok(Response::default())
-        }));
-        // The work runs, and waits for the database; then the client goes away.
-        tokio::task::yield_now().await;
-        request.abort();
-        assert!(request.await.unwrap_err().is_cancelled());
-        commit.send(()).unwrap();
-        assert_eq!(learned.await, Ok(()));
-    }
 }

@@ -1,4 +1,4 @@
-//! The TCP connection as hyper sees it.
+//! The TCP connection that hyper reads and writes.
 
 use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -11,16 +11,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-/// What of a client's unread bytes is read at most when its connection is closed.
+/// The most bytes that are read from a client while its connection is being closed.
 const LINGER_LIMIT_BYTES: usize = 256 * 1024;
 
-/// A TCP stream of which some bytes were read before, and which does not let a client that reads nothing hold an answer
-/// for ever.
+/// A TCP stream that starts with bytes read earlier, and whose writes fail if the client stops reading.
 pub(crate) struct Socket {
     stream: TokioIo<TcpStream>,
     prefix: Bytes,
     write_timeout: Duration,
-    /// Runs while a write waits for the client to read.
+    /// The deadline of a write that is waiting for the client to read.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
@@ -29,13 +28,14 @@ impl Socket {
         Socket { stream: TokioIo::new(stream), prefix, write_timeout, stalled: None }
     }
 
-    /// The stream, and what was read of it before but not yet asked for.
+    /// The stream, and the bytes read earlier that hyper has not consumed.
     pub(crate) fn into_parts(self) -> (TcpStream, Bytes) {
         (self.stream.into_inner(), self.prefix)
     }
 
-    /// Closes so that the client gets the last answer: closing a socket with unread bytes resets it, and a reset throws
-    /// away what the client has not read yet. So what still comes is read, within bounds.
+    /// Closes the connection so that the client receives the last response. Closing a socket with unread bytes resets
+    /// the connection, and a reset discards what the client has not read yet. So incoming bytes are read, within
+    /// bounds.
     pub(crate) async fn linger(self, timeout: Duration) {
         let (mut stream, _) = self.into_parts();
         let read_to_end = async {
@@ -54,8 +54,8 @@ impl Socket {
         let _ = tokio::time::timeout(timeout, read_to_end).await;
     }
 
-    /// Turns a write that has waited too long into an error.
-    fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Fails a write that has been waiting too long.
+    fn time_out<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
             return written;
@@ -63,7 +63,7 @@ impl Socket {
         let deadline = Instant::now() + self.write_timeout;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         ready!(stalled.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client is not reading")))
     }
 }
 
@@ -79,7 +79,7 @@ impl Read for Socket {
         let count = buffer.remaining().min(self.prefix.len());
         buffer.put_slice(&self.prefix.split_to(count));
         if self.prefix.is_empty() {
-            // An empty slice would keep the whole buffer alive.
+            // Even an empty slice would keep the buffer alive.
             self.prefix = Bytes::new();
         }
         Poll::Ready(Ok(()))
@@ -89,7 +89,7 @@ impl Read for Socket {
 impl Write for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.watch(cx, written)
+        self.time_out(cx, written)
     }
 
     fn poll_write_vectored(
@@ -98,7 +98,7 @@ impl Write for Socket {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.watch(cx, written)
+        self.time_out(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

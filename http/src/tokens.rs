@@ -1,10 +1,11 @@
-//! Tokens: JSON Web Tokens signed with HMAC-SHA-256 under the key of the data folder (RFC 7519, RFC 7518 section 3.2).
+//! Tokens: JSON Web Tokens signed with HMAC-SHA-256 under the key in the data folder (RFC 7519; RFC 7518, section 3.2).
 //!
-//! Claims: `iss` "uproar", `sub` the user's id as a string (absent in a token minted by `uproar token`), `name`, `gen`
-//! (with `sub` only), `iat` and `exp` in Unix seconds. The header's `kid` says which key signed.
+//! Claims: `iss` is "uproar"; `sub` is the user's id as a string, absent in a token minted by `uproar token`; `name` is
+//! the username; `gen` is the token generation, present only with `sub`; `iat` and `exp` are Unix seconds. The `kid` in
+//! the header says which key signed.
 //!
-//! A session token, the one in the cookie of a browser, says `aud` "refresh" besides. It lives long, and it opens nothing:
-//! whatever takes tokens takes those without `aud`, and only the exchange of the cookie takes this kind.
+//! A session token, the kind in a browser's cookie, also has `aud` "refresh". It lives long, and its only use is to
+//! obtain an ordinary token: everything else accepts only tokens without `aud`.
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
@@ -19,17 +20,17 @@ use uproar_store::Account;
 
 const ISSUER: &str = "uproar";
 
-/// Whom a session token is for (RFC 7519 section 4.1.3). All other tokens name nobody.
+/// The audience of session tokens (RFC 7519, section 4.1.3). Other tokens have none.
 const REFRESH: &str = "refresh";
 
-/// The shortest key: as long as the hash (RFC 7518 section 3.2).
-const KEY_LIMIT_LOW_BYTES: usize = 32;
-/// More than this is not a key but the wrong file.
+/// The shortest key: as long as the hash (RFC 7518, section 3.2).
+const KEY_MIN_BYTES: usize = 32;
+/// The longest key. A longer file is surely not a key.
 const KEY_LIMIT_BYTES: usize = 4096;
-/// The longest token that is looked at. Ours are about 300 bytes.
+/// The longest token that is parsed. Ours are about 300 bytes long.
 const TOKEN_LIMIT_BYTES: usize = 4096;
 
-/// Makes and verifies tokens.
+/// Issues and verifies tokens.
 pub struct Tokens {
     encoding: EncodingKey,
     decoding: DecodingKey,
@@ -37,29 +38,32 @@ pub struct Tokens {
     validation: Validation,
 }
 
-/// Why there is no key. Each text is one line that says what is wrong, with what, and what to do.
+/// Why the signing key can't be used. Each message is one line that says what is wrong and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    #[error("can't read the signing key {path}: {error}")]
+    #[error("cannot read the signing key {path}: {error}")]
     Unreadable { path: PathBuf, error: io::Error },
-    #[error("there is no signing key {0}; start the server once, which generates it, or name its data folder")]
+    #[error("there is no signing key {0}; start the server once to generate it, or name the server's data folder")]
     Missing(PathBuf),
-    #[error("can't generate the signing key {path}: {error}")]
+    #[error("cannot generate the signing key {path}: {error}")]
     NotWritten { path: PathBuf, error: io::Error },
-    #[error("the signing key {0} is no regular file")]
-    NoFile(PathBuf),
+    #[error("the signing key {0} is not a regular file")]
+    NotAFile(PathBuf),
     #[error(
-        "the signing key {path} has {length} bytes, and needs {KEY_LIMIT_LOW_BYTES} to {KEY_LIMIT_BYTES}; restore it \
-         from a backup, or move it away to have a new one generated, which ends all tokens"
+        "the signing key {path} has {length} bytes instead of {KEY_MIN_BYTES} to {KEY_LIMIT_BYTES}; restore it from a \
+         backup, or remove it to have a new one generated, which invalidates all tokens"
     )]
     Length { path: PathBuf, length: usize },
-    #[error("others can read the signing key {path} (mode {mode:04o}); run `chmod 600 {path}`", path = path.display())]
+    #[error(
+        "other users can access the signing key {path} (mode {mode:04o}); run `chmod 600 {path}`",
+        path = path.display()
+    )]
     Open { path: PathBuf, mode: u32 },
-    #[error("a signing key needs {KEY_LIMIT_LOW_BYTES} to {KEY_LIMIT_BYTES} bytes, this one has {0}")]
+    #[error("a signing key must have {KEY_MIN_BYTES} to {KEY_LIMIT_BYTES} bytes, not {0}")]
     Bytes(usize),
 }
 
-/// The claims as they are in the token.
+/// The claims as they appear in a token.
 #[derive(Serialize, Deserialize)]
 struct Payload {
     iss: String,
@@ -75,13 +79,13 @@ struct Payload {
 }
 
 impl Tokens {
-    /// Tokens under this key, 32 to 4096 bytes, which should be random.
+    /// Uses this key: 32 to 4096 bytes, which should be random.
     pub fn from_key(key: &[u8]) -> Result<Tokens, KeyError> {
-        if !(KEY_LIMIT_LOW_BYTES..=KEY_LIMIT_BYTES).contains(&key.len()) {
+        if !(KEY_MIN_BYTES..=KEY_LIMIT_BYTES).contains(&key.len()) {
             return Err(KeyError::Bytes(key.len()));
         }
-        // Named, so that another crate of the build that turns on a second provider can't make jsonwebtoken undecided.
-        // An error means that one is named already.
+        // Chosen explicitly: jsonwebtoken refuses to choose if another crate in the build enables a second provider. An
+        // error means that a provider has already been installed.
         let _ = jsonwebtoken::crypto::rust_crypto::DEFAULT_PROVIDER.install_default();
         let mut hash = Sha256::new();
         hash.update(b"uproar key id\0");
@@ -91,9 +95,9 @@ impl Tokens {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_issuer(&[ISSUER]);
         validation.set_required_spec_claims(&["exp", "iss"]);
-        // Compared by ourselves: a token must be for exactly whom the caller says, also if that is nobody.
+        // `verify_for` compares the audience exactly; a token without one must be rejected where one is required.
         validation.validate_aud = false;
-        // This too, to the second and with the caller's clock.
+        // `verify_for` also checks the expiry, to the second and by the caller's clock.
         validation.validate_exp = false;
         validation.leeway = 0;
         Ok(Tokens {
@@ -104,8 +108,8 @@ impl Tokens {
         })
     }
 
-    /// Tokens under the key in this file. Where there is none, one is generated: 32 random bytes, mode 0600, on disk
-    /// before this returns; a key that another process generates at the same time is taken instead of overwritten.
+    /// Uses the key in this file. If the file is missing, a key is generated: 32 random bytes, mode 0600, durable
+    /// before this returns. A key that another process generates at the same time is used, not overwritten.
     pub fn from_key_file(path: &Path) -> Result<Tokens, KeyError> {
         match Tokens::read_key_file(path) {
             Err(KeyError::Missing(_)) => {
@@ -116,22 +120,22 @@ impl Tokens {
         }
     }
 
-    /// The same, but a missing file is an error. For tools that work beside a server.
+    /// Like [`Tokens::from_key_file`], but a missing file is an error. For tools that run beside a server.
     pub fn read_key_file(path: &Path) -> Result<Tokens, KeyError> {
         let unreadable = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => KeyError::Missing(path.to_owned()),
             _ => KeyError::Unreadable { path: path.to_owned(), error },
         };
-        // Before it is opened: opening a pipe would wait for whoever writes to it.
+        // Checked before the file is opened: opening a named pipe would block until something writes to it.
         let metadata = std::fs::metadata(path).map_err(unreadable)?;
         if !metadata.is_file() {
-            return Err(KeyError::NoFile(path.to_owned()));
+            return Err(KeyError::NotAFile(path.to_owned()));
         }
         let mode = metadata.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(KeyError::Open { path: path.to_owned(), mode });
         }
-        let mut key = Vec::with_capacity(KEY_LIMIT_LOW_BYTES);
+        let mut key = Vec::with_capacity(KEY_MIN_BYTES);
         let file = File::open(path).map_err(unreadable)?;
         file.take(KEY_LIMIT_BYTES as u64 + 1).read_to_end(&mut key).map_err(unreadable)?;
         Tokens::from_key(&key).map_err(|error| match error {
@@ -140,13 +144,13 @@ impl Tokens {
         })
     }
 
-    /// A token for an account, of its current generation. `now`: Unix seconds; `lifetime`: seconds.
+    /// Issues a token of the account's current generation. `now` is in Unix seconds, `lifetime` in seconds.
     pub fn issue(&self, account: &Account, now: u64, lifetime: u64) -> String {
         self.issue_for(None, account, now, lifetime)
     }
 
-    /// A session token for an account, of its current generation: good for nothing but [`Tokens::verify_session`].
-    /// `now`: Unix seconds; `lifetime`: seconds.
+    /// Issues a session token of the account's current generation, which only [`Tokens::verify_session`] accepts. `now`
+    /// is in Unix seconds, `lifetime` in seconds.
     pub fn issue_session(&self, account: &Account, now: u64, lifetime: u64) -> String {
         self.issue_for(Some(REFRESH), account, now, lifetime)
     }
@@ -163,8 +167,8 @@ impl Tokens {
         })
     }
 
-    /// A token for a name, without a look at the database: the server looks the user up, or creates it, when the token
-    /// comes. `now`: Unix seconds; `lifetime`: seconds.
+    /// Issues a token for a username without reading the database. The server looks up the user, or creates it, when it
+    /// first sees the token. `now` is in Unix seconds, `lifetime` in seconds.
     pub fn mint(&self, username: &str, now: u64, lifetime: u64) -> String {
         self.sign(&Payload {
             iss: ISSUER.to_owned(),
@@ -177,17 +181,18 @@ impl Tokens {
         })
     }
 
-    /// What a token says, if it is one of ours and `now` (Unix seconds) is before its end. A pure function: revocations
-    /// are the caller's to check. `Expired` is said only of a token whose signature is good. A session token is none.
+    /// The claims of a token that this key signed and that has not expired at `now` (Unix seconds). The caller must
+    /// check whether the token has been revoked. Returns `Expired` only if everything else about the token is valid.
+    /// Rejects session tokens.
     pub fn verify(&self, token: &str, now: u64) -> Result<Claims, TokenError> {
         self.verify_for(None, token, now)
     }
 
-    /// The same for a session token, and for no other. It outlives what is kept in memory of revocations: the caller has
-    /// to look into the database.
+    /// Like [`Tokens::verify`], for session tokens only. A session token outlives the revocations that are kept in
+    /// memory, so the caller must look for its revocation in the database.
     pub fn verify_session(&self, token: &str, now: u64) -> Result<Claims, TokenError> {
         let claims = self.verify_for(Some(REFRESH), token, now)?;
-        // None is made without a user, and one without could not be revoked.
+        // Every session token has a user. One without could not be revoked.
         if claims.user.is_some() { Ok(claims) } else { Err(TokenError::Invalid) }
     }
 
@@ -223,7 +228,7 @@ impl Tokens {
         })
     }
 
-    /// Which key signs: the `kid` of every token.
+    /// The id of the signing key: the `kid` of every token.
     pub fn key_id(&self) -> &str {
         &self.key_id
     }
@@ -231,7 +236,7 @@ impl Tokens {
     fn sign(&self, payload: &Payload) -> String {
         let mut header = Header::new(Algorithm::HS256);
         header.kid = Some(self.key_id.clone());
-        // Strings and numbers always serialise, and an HMAC key is always good for HS256.
+        // This cannot fail: strings and numbers always serialise, and HS256 accepts any HMAC key.
         jsonwebtoken::encode(&header, payload, &self.encoding).unwrap_or_default()
     }
 }
@@ -242,10 +247,10 @@ impl std::fmt::Debug for Tokens {
     }
 }
 
-/// Writes a new key. Under another name first, and then linked: the name either does not exist or holds all of the key,
-/// whatever moment the machine stops, and an existing key is never replaced.
+/// Writes a new key. The key is written under a temporary name and then linked, so that even after a crash the file is
+/// either missing or complete, and an existing key is never replaced.
 fn generate(path: &Path) -> io::Result<()> {
-    let mut key = [0; KEY_LIMIT_LOW_BYTES];
+    let mut key = [0; KEY_MIN_BYTES];
     getrandom::fill(&mut key).map_err(io::Error::from)?;
     let mut suffix = [0; 8];
     getrandom::fill(&mut suffix).map_err(io::Error::from)?;
@@ -266,7 +271,7 @@ fn generate(path: &Path) -> io::Result<()> {
         file.write_all(&key)?;
         file.sync_all()?;
         match std::fs::hard_link(&unfinished, path) {
-            // Another process was faster: its key is as good.
+            // Another process was faster. Its key serves as well.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             linked => linked,
         }
@@ -301,22 +306,22 @@ mod tests {
         }
     }
 
-    /// A token with any header and claims, signed with `key`.
+    /// A token with arbitrary header and claims, signed with `key`.
     fn forged(header: Header, claims: &Value, key: &[u8]) -> String {
         jsonwebtoken::encode(&header, claims, &EncodingKey::from_secret(key)).unwrap()
     }
 
-    fn good_header(tokens: &Tokens) -> Header {
+    fn valid_header(tokens: &Tokens) -> Header {
         Header { kid: Some(tokens.key_id().to_owned()), ..Header::new(Algorithm::HS256) }
     }
 
-    fn good_claims() -> Value {
+    fn valid_claims() -> Value {
         json!({"iss": "uproar", "sub": "42", "name": "Ann", "gen": 3, "iat": NOW, "exp": NOW + 10})
     }
 
-    /// The good claims with some replaced, or taken out where null.
+    /// The valid claims with some replaced, or removed if null.
     fn claims_with(changes: Value) -> Value {
-        let mut claims = good_claims();
+        let mut claims = valid_claims();
         for (name, value) in changes.as_object().unwrap() {
             match value {
                 Value::Null => claims.as_object_mut().unwrap().remove(name),
@@ -327,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_issued_is_verified() {
+    fn an_issued_token_verifies() {
         let token = tokens().issue(&account(), NOW, 10);
         assert_eq!(
             tokens().verify(&token, NOW),
@@ -344,42 +349,42 @@ mod tests {
     }
 
     #[test]
-    fn a_session_token_is_of_a_kind_of_its_own() {
+    fn session_tokens_and_ordinary_tokens_are_not_interchangeable() {
         let tokens = tokens();
         let session = tokens.issue_session(&account(), NOW, 10);
         let ordinary = tokens.issue(&account(), NOW, 10);
         let claims = tokens.verify_session(&session, NOW + 9);
-        assert_eq!(claims, tokens.verify(&ordinary, NOW + 9), "they say the same");
+        assert_eq!(claims, tokens.verify(&ordinary, NOW + 9), "both carry the same claims");
         assert_eq!(claims.unwrap().user, Some(UserId(42)));
         assert_eq!(tokens.verify_session(&session, NOW + 10), Err(Expired));
-        // Neither is the other, whatever the time.
+        // Neither is accepted as the other, expired or not.
         for now in [NOW, NOW + 10] {
             assert_eq!(tokens.verify(&session, now), Err(Invalid));
             assert_eq!(tokens.verify_session(&ordinary, now), Err(Invalid));
             assert_eq!(tokens.verify_session(&tokens.mint("bot", NOW, 10), now), Err(Invalid));
         }
         for audience in [json!("refresh"), json!("other"), json!(""), json!(["refresh"]), json!([]), json!(1)] {
-            let token = forged(good_header(&tokens), &claims_with(json!({"aud": audience})), &[7; 32]);
+            let token = forged(valid_header(&tokens), &claims_with(json!({"aud": audience})), &[7; 32]);
             assert_eq!(tokens.verify(&token, NOW), Err(Invalid), "{audience}");
             assert_eq!(tokens.verify_session(&token, NOW).is_ok(), audience == "refresh", "{audience}");
         }
         let nobody = claims_with(json!({"aud": "refresh", "sub": null, "gen": null}));
-        assert_eq!(tokens.verify_session(&forged(good_header(&tokens), &nobody, &[7; 32]), NOW), Err(Invalid));
+        assert_eq!(tokens.verify_session(&forged(valid_header(&tokens), &nobody, &[7; 32]), NOW), Err(Invalid));
         let other = Tokens::from_key(&[8; 32]).unwrap();
         assert_eq!(tokens.verify_session(&other.issue_session(&account(), NOW, 10), NOW), Err(Invalid));
     }
 
     #[test]
-    fn a_token_ends_to_the_second() {
+    fn a_token_expires_to_the_second() {
         let token = tokens().issue(&account(), NOW, 10);
         assert!(tokens().verify(&token, NOW + 9).is_ok());
         assert_eq!(tokens().verify(&token, NOW + 10), Err(Expired));
-        let endless = tokens().mint("bot", NOW, u64::MAX);
-        assert!(tokens().verify(&endless, NOW + 10).is_ok());
+        let eternal = tokens().mint("bot", NOW, u64::MAX);
+        assert!(tokens().verify(&eternal, NOW + 10).is_ok());
     }
 
     #[test]
-    fn only_a_genuine_token_is_called_expired() {
+    fn a_token_of_another_key_is_invalid_even_after_its_expiry() {
         let other = Tokens::from_key(&[8; 32]).unwrap();
         let token = other.issue(&account(), NOW, 10);
         assert_eq!(tokens().verify(&token, NOW + 11), Err(Invalid));
@@ -388,8 +393,8 @@ mod tests {
     #[test]
     fn the_algorithm_is_pinned() {
         let tokens = tokens();
-        let claims = good_claims();
-        assert!(tokens.verify(&forged(good_header(&tokens), &claims, &[7; 32]), NOW).is_ok());
+        let claims = valid_claims();
+        assert!(tokens.verify(&forged(valid_header(&tokens), &claims, &[7; 32]), NOW).is_ok());
         for algorithm in [Algorithm::HS384, Algorithm::HS512] {
             let header = Header { kid: Some(tokens.key_id().to_owned()), ..Header::new(algorithm) };
             assert_eq!(tokens.verify(&forged(header, &claims, &[7; 32]), NOW), Err(Invalid));
@@ -404,11 +409,11 @@ mod tests {
     }
 
     #[test]
-    fn key_id_and_issuer_are_required() {
+    fn every_claim_is_required_and_typed() {
         let tokens = tokens();
         for kid in [None, Some("0123456789abcdef".to_owned()), Some(String::new())] {
             let header = Header { kid, ..Header::new(Algorithm::HS256) };
-            assert_eq!(tokens.verify(&forged(header, &good_claims(), &[7; 32]), NOW), Err(Invalid));
+            assert_eq!(tokens.verify(&forged(header, &valid_claims(), &[7; 32]), NOW), Err(Invalid));
         }
         for changes in [
             json!({"iss": null}),
@@ -425,20 +430,20 @@ mod tests {
             json!({"gen": -1}),
             json!({"sub": null}),
         ] {
-            let token = forged(good_header(&tokens), &claims_with(changes.clone()), &[7; 32]);
+            let token = forged(valid_header(&tokens), &claims_with(changes.clone()), &[7; 32]);
             assert_eq!(tokens.verify(&token, NOW), Err(Invalid), "{changes}");
         }
     }
 
     #[test]
-    fn a_changed_token_is_none() {
+    fn a_modified_token_is_invalid() {
         let tokens = tokens();
         let token = tokens.issue(&account(), NOW, 10);
         for index in 0..token.len() {
             let mut bytes = token.clone().into_bytes();
             bytes[index] = if bytes[index] == b'A' { b'B' } else { b'A' };
-            let changed = String::from_utf8(bytes).unwrap();
-            assert_eq!(tokens.verify(&changed, NOW), Err(Invalid), "byte {index}");
+            let modified = String::from_utf8(bytes).unwrap();
+            assert_eq!(tokens.verify(&modified, NOW), Err(Invalid), "byte {index}");
         }
         for nonsense in ["", ".", "..", "a.b.c", "ä", &"x".repeat(1 << 20)] {
             assert_eq!(tokens.verify(nonsense, NOW), Err(Invalid));
@@ -446,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_says_nothing_of_itself() {
+    fn debug_output_does_not_show_the_key() {
         let shown = format!("{:?}", tokens());
         assert!(shown.contains(tokens().key_id()) && !shown.contains("7, 7"));
         assert_eq!(tokens().key_id().len(), 16);
@@ -462,7 +467,7 @@ mod tests {
         let key = fs::read(&path).unwrap();
         assert_eq!(key.len(), 32);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(folder.path().join("data")).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(fs::read_dir(folder.path().join("data")).unwrap().count(), 1, "the temporary file must be gone");
 
         let again = Tokens::from_key_file(&path).unwrap();
         assert_eq!(fs::read(&path).unwrap(), key);
@@ -471,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn processes_that_start_together_take_one_key() {
+    fn processes_that_start_together_use_one_key() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         let ids: std::collections::HashSet<String> = std::thread::scope(|scope| {
@@ -483,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_file_that_is_none_says_why() {
+    fn an_unusable_key_file_is_rejected_with_the_reason() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, key: &[u8], mode: u32| {
             let path = folder.path().join(name);
@@ -493,7 +498,7 @@ mod tests {
         };
         let short = write("short", &[1; 31], 0o600);
         assert!(matches!(Tokens::from_key_file(&short), Err(KeyError::Length { length: 31, .. })));
-        assert_eq!(fs::read(&short).unwrap().len(), 31, "never overwritten");
+        assert_eq!(fs::read(&short).unwrap().len(), 31, "it must not be overwritten");
         assert!(matches!(Tokens::from_key_file(&write("empty", &[], 0o600)), Err(KeyError::Length { length: 0, .. })));
         assert!(matches!(Tokens::from_key_file(&write("long", &[1; 5000], 0o600)), Err(KeyError::Length { .. })));
         for mode in [0o644, 0o640, 0o602] {
@@ -502,7 +507,7 @@ mod tests {
             assert!(error.to_string().contains("chmod 600"), "{error}");
         }
         assert!(Tokens::from_key_file(&write("read-only", &[1; 32], 0o400)).is_ok());
-        assert!(matches!(Tokens::from_key_file(folder.path()), Err(KeyError::NoFile(_))));
+        assert!(matches!(Tokens::from_key_file(folder.path()), Err(KeyError::NotAFile(_))));
         let below_a_file = short.join("key");
         let error = Tokens::from_key_file(&below_a_file).unwrap_err();
         assert!(matches!(error, KeyError::Unreadable { .. }), "{error:?}");

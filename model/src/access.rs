@@ -21,6 +21,19 @@ pub struct Revocation {
     pub at: UnixMillis,
 }
 
+impl Revocation {
+    /// Whether this revokes a token of the user's. `generation`: the one that the token carries, `None` for a token
+    /// minted by `uproar token`, which carries none. `issued_at`: when the token was made, in Unix seconds.
+    ///
+    /// A token without a generation is judged by its age; one made in the second of the revocation counts as revoked.
+    pub fn covers(&self, generation: Option<u32>, issued_at: u64) -> bool {
+        match generation {
+            Some(generation) => generation < self.generation,
+            None => issued_at <= self.at / 1000,
+        }
+    }
+}
+
 /// A membership, which allows a connection to subscribe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
@@ -101,5 +114,21 @@ impl Role {
             1 => Role::Moderator,
             _ => Role::Member,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revocation_covers_earlier_generations_and_minted_tokens_up_to_its_second() {
+        let revocation = Revocation { user: UserId(1), generation: 3, at: 10_999 };
+        assert!(revocation.covers(Some(2), 99));
+        assert!(!revocation.covers(Some(3), 0));
+        assert!(!revocation.covers(Some(4), 0));
+        assert!(revocation.covers(None, 9));
+        assert!(revocation.covers(None, 10));
+        assert!(!revocation.covers(None, 11));
     }
 }

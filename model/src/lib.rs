@@ -4,12 +4,14 @@
 mod access;
 mod append;
 mod claims;
+mod message_id;
 mod name;
 mod publication;
 
 pub use access::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocation, Role, UserEvent};
 pub use append::{Item, Kind, Outcome, Refusal, Stored};
 pub use claims::{Claims, TokenError};
+pub use message_id::{MESSAGE_ID_LIMIT_BYTES, MessageIdError, check_message_id, shown_message_id};
 pub use name::{NAME_LIMIT_BYTES, NameError, fold_name};
 pub use publication::{Head, Page, Publication};
 

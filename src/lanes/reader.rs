@@ -280,7 +280,7 @@ async fn run_query(store: SharedStore, query: Query) -> QueryResult {
                 Err(_) => StoreReply::User(None),
                 Ok(key) => match store.ensure_user(&username, &key).await {
                     Ok(account) => {
-                        StoreReply::User(Some(Found { user: User::from(&account), revoked_at: account.revoked_at }))
+                        StoreReply::User(Some(Found { user: User::from(&account), revocation: account.revocation() }))
                     }
                     Err(error) => failed(&error),
                 },

@@ -1,7 +1,7 @@
 //! The arguments and results of the store's calls, except those of the commit path, which are in `uproar-model`.
 
 use std::sync::Arc;
-use uproar_model::{Epoch, Number, Offset, Publication, Role, RoomId, UnixMillis, User, UserId};
+use uproar_model::{Epoch, Number, Offset, Publication, Revocation, Role, RoomId, UnixMillis, User, UserId};
 
 /// Who can find a room. The numbers are those in the database; 2 is reserved for direct rooms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,13 @@ pub struct Account {
     pub token_generation: u32,
     /// When the token generation was last raised.
     pub revoked_at: Option<UnixMillis>,
+}
+
+impl Account {
+    /// The latest revocation of the user's tokens.
+    pub fn revocation(&self) -> Option<Revocation> {
+        self.revoked_at.map(|at| Revocation { user: self.id, generation: self.token_generation, at })
+    }
 }
 
 /// The author of a publication, for display.

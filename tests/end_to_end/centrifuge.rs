@@ -145,7 +145,7 @@ fn check_error(reply: &Value, id: u32) -> u64 {
     assert_eq!((keys(reply), &reply["id"]), (vec!["error", "id"], &json!(id)), "{reply}");
     let code = number(&reply["error"]["code"]);
     assert!(!text(&reply["error"]["message"]).is_empty(), "{reply}");
-    let is_temporary = [100, 111, 113].contains(&code);
+    let is_temporary = [100, 111].contains(&code);
     assert_eq!(reply["error"].get("temporary"), is_temporary.then_some(&Value::Bool(true)), "{reply}");
     code
 }

@@ -592,7 +592,7 @@ pub fn assert_failed<T: std::fmt::Debug>(outcome: Result<T, Failed>, code: u64) 
     let failed = outcome.expect_err("the call succeeded");
     assert_eq!(failed.code, code, "{failed:?}");
     assert!(!failed.message.is_empty(), "{failed:?}");
-    assert_eq!(failed.is_temporary, [100, 111, 113].contains(&code), "{failed:?}");
+    assert_eq!(failed.is_temporary, [100, 111].contains(&code), "{failed:?}");
 }
 
 #[track_caller]

@@ -178,7 +178,7 @@ impl Rig {
             StoreRequest::Page { room, request } => StoreReply::Page(self.store.page(room, request).map(Arc::new)),
             StoreRequest::User { username } => {
                 let id = UserId(self.store.add_user(&username));
-                StoreReply::User(Some(Found { user: User { id, username }, revoked_at: None }))
+                StoreReply::User(Some(Found { user: User { id, username }, revocation: None }))
             }
             StoreRequest::MarkRead { .. } | StoreRequest::Rooms { .. } => StoreReply::Failed,
         }

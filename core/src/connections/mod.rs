@@ -26,7 +26,7 @@ pub(crate) use session::{
     Arrival, Call, CallKind, Client, Dialect, PLAIN_KEY, Session, Subscribing, Subscription, SubscriptionState,
     expiry_ms,
 };
-pub(crate) use users::{Users, covers};
+pub(crate) use users::Users;
 
 use crate::context::Context;
 use crate::host::Host;

@@ -66,7 +66,7 @@ impl Users {
 
     /// Whether a token of this user is revoked.
     pub fn is_revoked(&self, user: UserId, generation: Option<u32>, issued_at_s: u64) -> bool {
-        self.revoked.get(&user).is_some_and(|revocation| covers(revocation, generation, issued_at_s))
+        self.revoked.get(&user).is_some_and(|revocation| revocation.covers(generation, issued_at_s))
     }
 
     pub fn revoke(&mut self, revocation: Revocation) {
@@ -89,12 +89,5 @@ impl Users {
         });
         let kept_ms = cx.limits().revocations_kept_ms();
         self.revoked.retain(|_, revocation| cx.now.unix_ms < revocation.at.saturating_add(kept_ms));
-    }
-}
-
-pub(crate) fn covers(revocation: &Revocation, generation: Option<u32>, issued_at_s: u64) -> bool {
-    match generation {
-        Some(generation) => generation < revocation.generation,
-        None => issued_at_s <= revocation.at / 1000,
     }
 }

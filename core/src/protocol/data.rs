@@ -5,10 +5,7 @@ use super::{BAD_REQUEST, LIMIT_EXCEEDED, ProtocolError};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use uproar_model::{Kind, Offset, Publication};
-
-/// The longest id of a message, in bytes.
-pub const ID_LIMIT_BYTES: usize = 64;
+use uproar_model::{Kind, Offset, Publication, check_message_id, shown_message_id};
 
 /// The greatest depth of nested JSON.
 pub const NESTING_LIMIT: usize = 64;
@@ -157,17 +154,8 @@ pub fn check_emoji(emoji: &str) -> Result<(), ProtocolError> {
 }
 
 /// Checks an id that a sender chose.
-pub fn check_id(id: &str) -> Result<(), ProtocolError> {
-    let wrong = if id.is_empty() || id.len() > ID_LIMIT_BYTES {
-        "must be 1 to 64 bytes long"
-    } else if id.starts_with('~') {
-        "must not begin with '~', which is reserved"
-    } else if id.chars().any(char::is_control) {
-        "must not contain control characters"
-    } else {
-        return Ok(());
-    };
-    Err(ProtocolError::new(BAD_REQUEST, format!("the id {wrong}")))
+fn check_id(id: &str) -> Result<(), ProtocolError> {
+    check_message_id(id).map_err(|error| ProtocolError::new(BAD_REQUEST, format!("the id {error}")))
 }
 
 /// Removes insignificant white space from JSON and leaves the rest as it is: numbers keep their digits, and objects
@@ -225,11 +213,6 @@ impl Scan {
     }
 }
 
-/// The id of a publication as clients see it: `None` if the server generated it.
-pub fn shown_id(id: &str) -> Option<&str> {
-    Some(id).filter(|id| !id.starts_with('~'))
-}
-
 /// Appends the `data` of a stored publication as compact JSON.
 pub fn encode(out: &mut Vec<u8>, p: &Publication) {
     #[derive(Default, Serialize)]
@@ -263,7 +246,7 @@ pub fn encode(out: &mut Vec<u8>, p: &Publication) {
     #[derive(Serialize)]
     struct RoomData {}
 
-    let (body, id) = (p.body.as_deref(), shown_id(&p.id));
+    let (body, id) = (p.body.as_deref(), shown_message_id(&p.id));
     let is_deleted = p.deleted.is_some();
     // A deleted message loses its reply and edit offsets together with its text.
     let data = match p.kind {

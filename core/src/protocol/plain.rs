@@ -1,10 +1,10 @@
 //! The plain protocol of `/ws`: clients send text frames and receive JSON objects, one in each text frame.
 
-use super::data::{self, Publish, RejectedPublish, shown_id};
+use super::data::{self, Publish, RejectedPublish};
 use super::{ProtocolError, is_temporary, write_json};
 use crate::protocol::Entry;
 use serde::Serialize;
-use uproar_model::{Epoch, Kind, Offset, Publication, Stored, UnixMillis, User};
+use uproar_model::{Epoch, Kind, Offset, Publication, Stored, UnixMillis, User, shown_message_id};
 
 /// How the frames of a client are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +118,7 @@ fn encode_publication(out: &mut Vec<u8>, p: &Publication) {
             text: if matches!(p.kind, Kind::Message | Kind::Edit) { body } else { None },
             emoji: if matches!(p.kind, Kind::React | Kind::Unreact) { body } else { None },
             removed: if p.kind == Kind::Removed { body } else { None },
-            id: shown_id(&p.id),
+            id: shown_message_id(&p.id),
             time: p.time,
             // A deleted message loses these together with its text.
             reply_to: p.target.filter(|_| is_message && p.deleted.is_none()),
@@ -162,7 +162,7 @@ pub fn ack(id: &str, stored: Stored) -> Vec<u8> {
         offset: Offset,
         time: UnixMillis,
     }
-    let id = shown_id(id);
+    let id = shown_message_id(id);
     to_vec(&Ack { r#type: "ack", id, offset: stored.offset, time: stored.time })
 }
 
@@ -178,7 +178,7 @@ pub fn error(error: &ProtocolError, id: Option<&str>) -> Vec<u8> {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
     }
-    let id = id.and_then(shown_id);
+    let id = id.and_then(shown_message_id);
     to_vec(&Error {
         r#type: "error",
         code: error.code,

@@ -193,7 +193,7 @@ impl Shard {
         self.connections.users.revoke(revocation);
         for slot in self.connections.users.connections(revocation.user).to_vec() {
             let session = self.connections[slot].session();
-            if session.is_some_and(|s| crate::connections::covers(&revocation, s.generation, s.issued_at_s)) {
+            if session.is_some_and(|s| revocation.covers(s.generation, s.issued_at_s)) {
                 self.close(slot, CloseReason::FORCE_DISCONNECT, host);
             }
         }

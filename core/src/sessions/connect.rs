@@ -8,6 +8,7 @@ use crate::message::{Caller, Requester, StoreReply, StoreRequest};
 use crate::protocol::centrifuge::{self, Command, Connect, Reply, Request};
 use crate::protocol::{self, CloseReason, ProtocolError};
 use crate::shard::Shard;
+use crate::websocket::head::bearer_token;
 use slab::Slab;
 use std::sync::Arc;
 use uproar_model::{Claims, TokenError, User};
@@ -200,9 +201,6 @@ fn find_token<'a>(connecting: &'a Connecting, connect: &'a Connect<'_>) -> Optio
         return Some(&connect.token);
     }
     let headers = [connect.authorization.as_deref(), connecting.authorization.as_deref()];
-    let token = headers.into_iter().flatten().find_map(|header| {
-        let (scheme, token) = header.trim().split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-    });
+    let token = headers.into_iter().flatten().find_map(|header| bearer_token(header.trim()));
     token.or(connecting.query_token.as_deref())
 }

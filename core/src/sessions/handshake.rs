@@ -15,7 +15,8 @@ use crate::message::{Found, Joiner, StoreRequest};
 use crate::protocol::centrifuge::Encoding;
 use crate::protocol::{Format, plain};
 use crate::shard::Shard;
-use crate::websocket::{Request, frame, upgrade};
+use crate::websocket::head::{Request, bearer_token, token_subprotocol};
+use crate::websocket::{frame, upgrade};
 use bytes::Bytes;
 use slab::Slab;
 use std::sync::Arc;
@@ -143,15 +144,13 @@ impl Shard {
     /// The token, and the subprotocol that carried it if one did.
     fn find_token(&self, request: &Request) -> Result<(String, Option<String>), Rejection> {
         if let Some(header) = &request.authorization {
-            if let Some((scheme, token)) = header.split_once(' ')
-                && scheme.eq_ignore_ascii_case("bearer")
-            {
-                return Ok((token.trim().to_owned(), None));
+            if let Some(token) = bearer_token(header) {
+                return Ok((token.to_owned(), None));
             }
             return Err(Rejection(401, "token_invalid", "the Authorization header must be 'Bearer TOKEN'".into()));
         }
-        if let Some(offered) = request.subprotocols.iter().find(|p| p.starts_with("bearer.")) {
-            return Ok((offered["bearer.".len()..].to_owned(), Some(offered.clone())));
+        if let Some((token, subprotocol)) = token_subprotocol(request.subprotocols.iter().map(String::as_str)) {
+            return Ok((token.to_owned(), Some(subprotocol.to_owned())));
         }
         if let Some(token) = request.query_value("token") {
             if self.cx.config.query_token {
@@ -217,11 +216,8 @@ impl Shard {
             self.connections[slot].phase = Phase::Handshake(Box::new(handshake));
             return self.reject(slot, status, code, &message, host);
         }
-        let offered = request.subprotocols.iter().find_map(|name| match name.as_str() {
-            "centrifuge-json" => Some((Encoding::Json, name.as_str())),
-            "centrifuge-protobuf" => Some((Encoding::Protobuf, name.as_str())),
-            _ => None,
-        });
+        let mut offered = request.subprotocols.iter().map(String::as_str);
+        let offered = offered.find_map(|name| Some((Encoding::from_subprotocol(name)?, name)));
         let asks = |name, value| request.query_value(name).is_some_and(|asked| asked == value);
         let encoding = match offered {
             Some((encoding, _)) => encoding,

@@ -1,4 +1,4 @@
-//! The head of an HTTP request, read as far as needed to tell a WebSocket upgrade (RFC 6455, 4.2.1) from the rest.
+//! The head of an HTTP request, parsed far enough to recognize a WebSocket upgrade (RFC 6455, 4.2.1).
 
 use super::upgrade::refusal;
 use base64::Engine;
@@ -9,42 +9,46 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 
-/// Header lines that a head may have. Hyper, which answers those that have more, allows as many.
+/// The only version of the WebSocket protocol that RFC 6455 defines.
+pub const VERSION: &str = "13";
+
+/// The prefix of a subprotocol that carries a token. Browsers can set no `Authorization` header on a WebSocket.
+pub const TOKEN_SUBPROTOCOL_PREFIX: &str = "bearer.";
+
+/// The most header lines that a head may have. Hyper, which answers heads with more, has the same limit.
 const HEADERS_LIMIT: usize = 100;
 
-/// What the bytes read so far are.
+/// What the bytes read so far amount to.
 #[derive(Debug)]
 pub enum Head {
-    /// The beginning of a request: read on.
+    /// The beginning of a request; more must be read.
     Incomplete,
-    /// A good request for a WebSocket, and the bytes of its head; what follows are frames.
+    /// A valid upgrade request and the length of its head in bytes. Frames follow the head.
     Upgrade(Box<Request>, usize),
-    /// Anything else, malformed and overlong heads too: the HTTP service answers.
+    /// Anything else, including malformed and overlong heads. The HTTP service answers it.
     Http,
-    /// A request for a WebSocket that can't be granted: the response to send before the connection is closed.
+    /// An upgrade request that can't be granted. The response is sent and the connection closed.
     Refused(Bytes),
 }
 
-/// A request for a WebSocket.
+/// A request to upgrade to WebSocket.
 #[derive(Clone)]
 pub struct Request {
     /// The other end of the connection. IPv4 addresses are not mapped into IPv6.
     pub peer: SocketAddr,
     /// The path as sent, with its leading slash, not decoded.
     pub path: String,
-    /// What follows `?`, not decoded; empty without. See [`Request::query_value`].
+    /// The part after `?`, not decoded; empty if there is none. See [`Request::query_value`].
     pub query: String,
-    /// Of the `Host` header, or of the target where that is a whole URL. A request that was read has one.
+    /// The `Host` header, or the authority of the target if that is an absolute URL. Always set by [`parse`].
     pub host: Option<String>,
     pub origin: Option<String>,
     pub authorization: Option<String>,
-    /// All `X-Forwarded-For` lines, joined with commas. Anyone can send it: only a trusted proxy's means something.
-    pub forwarded_for: Option<String>,
-    /// The subprotocols offered, in the client's order.
+    /// The offered subprotocols, in the client's order.
     pub subprotocols: Vec<String>,
-    /// The `Sec-WebSocket-Accept` that answers the key.
+    /// The `Sec-WebSocket-Accept` value that answers the key.
     pub accept: String,
-    /// `101 Switching Protocols` has been sent already, by the HTTP service.
+    /// Whether the HTTP service has already sent `101 Switching Protocols`.
     pub answered: bool,
 }
 
@@ -55,7 +59,7 @@ impl Request {
     }
 }
 
-/// Asks for nothing, from nowhere: to be filled in.
+/// An empty request from an unspecified address, whose fields the caller fills in.
 impl Default for Request {
     fn default() -> Request {
         Request {
@@ -65,7 +69,6 @@ impl Default for Request {
             host: None,
             origin: None,
             authorization: None,
-            forwarded_for: None,
             subprotocols: Vec::new(),
             accept: String::new(),
             answered: false,
@@ -73,7 +76,7 @@ impl Default for Request {
     }
 }
 
-/// Leaves out what may carry a token: the query, the authorization and the subprotocols.
+/// Omits every field that may carry a token: the query, the authorization and the subprotocols.
 impl fmt::Debug for Request {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -87,10 +90,11 @@ impl fmt::Debug for Request {
     }
 }
 
-/// Says what `bytes`, all that was read of a connection, are. `seen` of them were looked at before: a client that
-/// sends its head byte by byte is parsed once a line, not once a byte. Heads have at most `limit` bytes.
+/// Parses the head of a request. `bytes` is everything read from the connection so far, `seen` the length that earlier
+/// calls have already looked at: a client that sends its head byte by byte costs one parse per line, not one per byte.
+/// A head may have at most `limit` bytes.
 pub fn parse(bytes: &[u8], seen: usize, limit: usize, peer: SocketAddr) -> Head {
-    // The first bytes are always looked at: what is not HTTP at all (TLS, say) may have no line end for long.
+    // The first call always parses: input that is not HTTP at all, such as TLS, may go on for long without a line end.
     if seen > 0 && !bytes[seen..].contains(&b'\n') {
         return if bytes.len() > limit { Head::Http } else { Head::Incomplete };
     }
@@ -107,7 +111,7 @@ pub fn parse(bytes: &[u8], seen: usize, limit: usize, peer: SocketAddr) -> Head 
     }
 }
 
-/// None: not a request for a WebSocket. Err: the response that refuses it.
+/// `Ok(None)`: not an upgrade to WebSocket. `Err`: the response that refuses the upgrade.
 fn upgrade(request: &httparse::Request<'_, '_>, peer: SocketAddr) -> Result<Option<Request>, Bytes> {
     if !tokens(request, "Upgrade").any(|token| token.eq_ignore_ascii_case("websocket")) {
         return Ok(None);
@@ -115,31 +119,27 @@ fn upgrade(request: &httparse::Request<'_, '_>, peer: SocketAddr) -> Result<Opti
     let bad = |message: &str| Err(refusal(400, "bad_upgrade", message, &[]));
 
     if request.method != Some("GET") {
-        return bad("A WebSocket is asked for with GET.");
+        return bad("A WebSocket upgrade must use GET.");
     }
     if request.version != Some(1) {
-        return bad("A WebSocket is asked for with HTTP/1.1.");
+        return bad("A WebSocket upgrade must use HTTP/1.1.");
     }
     if !tokens(request, "Connection").any(|token| token.eq_ignore_ascii_case("upgrade")) {
         return bad("The header 'Connection: Upgrade' is missing; a proxy may have removed it.");
     }
-    // Before the key: versions other than ours may have no key, or another kind of it.
-    if single(request, "Sec-WebSocket-Version") != Some(b"13") {
-        let headers = [("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket")];
-        return Err(refusal(
-            426,
-            "upgrade_required",
-            "Only version 13 of the WebSocket protocol is spoken here.",
-            &headers,
-        ));
+    // Checked before the key: other versions may have no key, or one of another kind.
+    if single(request, "Sec-WebSocket-Version") != Some(VERSION.as_bytes()) {
+        let headers = [("Sec-WebSocket-Version", VERSION), ("Upgrade", "websocket")];
+        let message = "Only version 13 of the WebSocket protocol is supported.";
+        return Err(refusal(426, "upgrade_required", message, &headers));
     }
     let Some(accept) = single(request, "Sec-WebSocket-Key").and_then(accept) else {
-        return bad("The header 'Sec-WebSocket-Key' must be there once, with 16 bytes in Base64.");
+        return bad("The header 'Sec-WebSocket-Key' must appear exactly once and hold 16 bytes in Base64.");
     };
     let target = request.path.unwrap_or_default();
     let (authority, target) = split_target(target);
     let Some(host) = authority.map(Into::into).or_else(|| single(request, "Host").map(text)) else {
-        return bad("The header 'Host' must be there once.");
+        return bad("The header 'Host' must appear exactly once.");
     };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
 
@@ -150,15 +150,13 @@ fn upgrade(request: &httparse::Request<'_, '_>, peer: SocketAddr) -> Result<Opti
         host: Some(host),
         origin: single(request, "Origin").map(text),
         authorization: single(request, "Authorization").map(text),
-        forwarded_for: Some(tokens(request, "X-Forwarded-For").collect::<Vec<_>>().join(", "))
-            .filter(|addresses| !addresses.is_empty()),
         subprotocols: tokens(request, "Sec-WebSocket-Protocol").map(Cow::into_owned).collect(),
         accept,
         answered: false,
     }))
 }
 
-/// The authority, if the target is a whole URL, and the path with its query (RFC 9112, 3.2: absolute-form).
+/// Splits a target into its authority, if it is an absolute URL (RFC 9112, 3.2.2), and the path with its query.
 fn split_target(target: &str) -> (Option<&str>, &str) {
     let lower = target.get(..8).unwrap_or_default().to_ascii_lowercase();
     let scheme = ["http://", "https://"].into_iter().find(|scheme| lower.starts_with(scheme));
@@ -171,7 +169,7 @@ fn split_target(target: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// The value of a header that is there exactly once.
+/// The value of a header that appears exactly once.
 fn single<'b>(request: &httparse::Request<'_, 'b>, name: &str) -> Option<&'b [u8]> {
     let mut values = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
     let value = values.next()?.value;
@@ -193,11 +191,11 @@ fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value).into_owned()
 }
 
-/// What answers a key (RFC 6455, 4.2.2, 5.4); none for what is no key.
-fn accept(key: &[u8]) -> Option<String> {
+/// The `Sec-WebSocket-Accept` value for a `Sec-WebSocket-Key` (RFC 6455, 4.2.2, 5.4). `None`: not a valid key.
+pub fn accept(key: &[u8]) -> Option<String> {
     const BASE64: GeneralPurpose = GeneralPurpose::new(
         &base64::alphabet::STANDARD,
-        // Some clients encode 16 random characters carelessly; nothing depends on the last bits.
+        // Some clients encode 16 random characters instead of 16 bytes. The trailing bits don't matter to anything.
         GeneralPurposeConfig::new()
             .with_decode_allow_trailing_bits(true)
             .with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
@@ -208,6 +206,18 @@ fn accept(key: &[u8]) -> Option<String> {
     }
     let hash = Sha1::new().chain_update(key).chain_update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
     Some(BASE64.encode(hash))
+}
+
+/// The token in `Authorization: Bearer TOKEN` (RFC 6750, 2.1). May be empty.
+pub fn bearer_token(authorization: &str) -> Option<&str> {
+    let (scheme, token) = authorization.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+/// The first offered subprotocol that carries a token: the token, which may be empty, and the subprotocol. The response
+/// must name that subprotocol: a browser fails the connection if the server picks none of those it offered.
+pub fn token_subprotocol<'s>(offered: impl IntoIterator<Item = &'s str>) -> Option<(&'s str, &'s str)> {
+    offered.into_iter().find_map(|subprotocol| Some((subprotocol.strip_prefix(TOKEN_SUBPROTOCOL_PREFIX)?, subprotocol)))
 }
 
 #[cfg(test)]
@@ -236,7 +246,7 @@ pub(super) mod tests {
         super::parse(bytes.as_bytes(), 0, LIMIT, PEER.parse().unwrap())
     }
 
-    /// The request of RFC 6455, 1.3, with more header lines.
+    /// The request of RFC 6455, 1.3, with additional header lines.
     pub(crate) fn upgrade_with(headers: &str) -> String {
         format!(
             "GET /ws?room=a%20b&token=x%2By+z&room=c HTTP/1.1\r\nHost: chat.example:8080\r\nUpgrade: websocket\r\n\
@@ -246,10 +256,10 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_good_request() {
+    fn an_upgrade_request_is_parsed() {
         let bytes = upgrade_with(
-            "Origin: https://chat.example\r\nauthorization: Bearer abc\r\nX-Forwarded-For: 198.51.100.1\r\n\
-             x-forwarded-for: 198.51.100.2\r\nSec-WebSocket-Protocol: a, b,,\r\nSec-WebSocket-Protocol:c\r\n",
+            "Origin: https://chat.example\r\nauthorization: Bearer abc\r\nSec-WebSocket-Protocol: a, b,,\r\n\
+             Sec-WebSocket-Protocol:c\r\n",
         ) + "frames";
         let Head::Upgrade(request, length) = parse(&bytes) else { panic!() };
         assert_eq!(&bytes[length..], "frames");
@@ -262,25 +272,24 @@ pub(super) mod tests {
         assert_eq!(request.host.as_deref(), Some("chat.example:8080"));
         assert_eq!(request.origin.as_deref(), Some("https://chat.example"));
         assert_eq!(request.authorization.as_deref(), Some("Bearer abc"));
-        assert_eq!(request.forwarded_for.as_deref(), Some("198.51.100.1, 198.51.100.2"));
         assert_eq!(request.subprotocols, ["a", "b", "c"]);
         assert_eq!(request.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert!(!request.answered);
 
         let bare = parse(&upgrade_with("")).upgrade();
-        assert_eq!((bare.origin, bare.authorization, bare.forwarded_for), (None, None, None));
+        assert_eq!((bare.origin, bare.authorization), (None, None));
         assert!(bare.subprotocols.is_empty());
     }
 
     #[test]
-    fn nothing_that_may_be_a_token_is_shown() {
+    fn debug_output_shows_no_tokens() {
         let request = parse(&upgrade_with("Authorization: Bearer secret\r\nSec-WebSocket-Protocol: bearer.secret\r\n"));
         let shown = format!("{request:?}");
         assert!(!shown.contains("secret") && !shown.contains("token="), "{shown}");
     }
 
     #[test]
-    fn a_target_may_be_a_whole_url() {
+    fn a_target_may_be_an_absolute_url() {
         let with_target =
             |target: &str| parse(&upgrade_with("").replace("/ws?room=a%20b&token=x%2By+z&room=c", target));
         let request = with_target("HTTP://other.example/echo?a=b").upgrade();
@@ -292,7 +301,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_asks_for_no_websocket_is_http() {
+    fn other_requests_are_left_to_http() {
         for bytes in [
             "GET /ws HTTP/1.1\r\nHost: a\r\n\r\n",
             "POST /user/signup HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}",
@@ -311,7 +320,22 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_head_is_bounded() {
+    fn tokens_are_found_in_the_authorization_and_in_the_subprotocols() {
+        for (header, token) in [
+            ("Bearer abc", Some("abc")),
+            ("bearer  abc ", Some("abc")),
+            ("Bearer ", Some("")),
+            ("Bearer", None),
+            ("Basic YTpi", None),
+        ] {
+            assert_eq!(bearer_token(header), token, "{header:?}");
+        }
+        assert_eq!(token_subprotocol(["chat", "bearer.a", "bearer.b"]), Some(("a", "bearer.a")));
+        assert_eq!(token_subprotocol(["chat", "bearer"]), None);
+    }
+
+    #[test]
+    fn a_head_longer_than_the_limit_is_left_to_http() {
         let head = upgrade_with(&format!("a: {}\r\n", "b".repeat(1000)));
         let at = |limit| super::parse(head.as_bytes(), 0, limit, PEER.parse().unwrap());
         assert!(matches!(at(head.len()), Head::Upgrade(..)));
@@ -325,9 +349,9 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_an_upgrade_is_said() {
+    fn a_refusal_says_what_is_wrong() {
         for (from, to, message) in [
-            ("GET ", "POST ", "with GET"),
+            ("GET ", "POST ", "use GET"),
             ("HTTP/1.1", "HTTP/1.0", "HTTP/1.1"),
             ("Connection: keep-alive, Upgrade\r\n", "", "Connection"),
             ("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", "", "Key"),
@@ -351,7 +375,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_head_may_come_in_pieces() {
+    fn a_head_may_arrive_in_pieces() {
         let head = upgrade_with("");
         for cut in 1..head.len() {
             assert!(matches!(parse(&head[..cut]), Head::Incomplete), "{cut}");
@@ -366,12 +390,12 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_are_too_odd(bytes in proptest::collection::vec(any::<u8>(), 0..200), seen in 0_usize..200) {
+        fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), seen in 0_usize..200) {
             super::parse(&bytes, seen.min(bytes.len()), LIMIT, PEER.parse().unwrap());
         }
 
         #[test]
-        fn no_change_of_a_good_head_is_too_odd(at in 0_usize..200, bytes in proptest::collection::vec(any::<u8>(), 0..9)) {
+        fn a_mutated_head_does_not_panic(at in 0_usize..200, bytes in proptest::collection::vec(any::<u8>(), 0..9)) {
             let mut head = upgrade_with("").into_bytes();
             let at = at.min(head.len());
             head.splice(at..(at + bytes.len()).min(head.len()), bytes);

@@ -1,39 +1,39 @@
-//! Answers to a request for a WebSocket: the switch of protocols (RFC 6455, 4.2.2) or a refusal, as bytes.
+//! Responses to an upgrade request, as bytes: the switch of protocols (RFC 6455, 4.2.2) or a refusal.
 
 use super::head::Request;
 use bytes::Bytes;
 
-/// `101 Switching Protocols`. `subprotocol` must be one that the request offers: a browser fails the handshake
-/// otherwise.
+/// `101 Switching Protocols`. `subprotocol` must be one that the request offers; otherwise a browser fails the
+/// handshake.
 pub fn switching_protocols(request: &Request, subprotocol: Option<&str>) -> Bytes {
     debug_assert!(subprotocol.is_none_or(|chosen| request.subprotocols.iter().any(|offered| offered == chosen)));
-    let mut answer = format!(
+    let mut response = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n",
         request.accept
     );
     if let Some(subprotocol) = subprotocol {
-        answer += "Sec-WebSocket-Protocol: ";
-        answer += subprotocol;
-        answer += "\r\n";
+        response += "Sec-WebSocket-Protocol: ";
+        response += subprotocol;
+        response += "\r\n";
     }
-    answer += "\r\n";
-    answer.into()
+    response += "\r\n";
+    response.into()
 }
 
-/// A whole HTTP response with the body `{"error":{"code":…,"message":…,"field":null}}`, after which the connection is
-/// closed. `headers` (name, value) are added to the usual ones.
+/// A complete HTTP response with the body `{"error":{"code":…,"message":…,"field":null}}`, after which the connection
+/// is closed. `headers` are additional (name, value) pairs.
 pub fn refusal(status: u16, code: &str, message: &str, headers: &[(&str, &str)]) -> Bytes {
     let body = serde_json::json!({"error": {"code": code, "message": message, "field": null}}).to_string();
-    let mut answer = format!("HTTP/1.1 {status} {}\r\n", reason_phrase(status));
+    let mut response = format!("HTTP/1.1 {status} {}\r\n", reason_phrase(status));
     for (name, value) in headers {
-        answer += &format!("{name}: {value}\r\n");
+        response += &format!("{name}: {value}\r\n");
     }
-    answer +=
+    response +=
         &format!("Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
-    answer.into()
+    response.into()
 }
 
-/// Of the statuses that an upgrade can be refused with. A phrase may be empty (RFC 9112, 4).
+/// The reason phrase of a status that an upgrade can be refused with. It may be empty (RFC 9112, 4).
 fn reason_phrase(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",
@@ -57,13 +57,13 @@ mod tests {
     use crate::websocket::head::tests::{parse, upgrade_with};
 
     #[test]
-    fn a_refusal_is_a_whole_response() {
-        let answer = refusal(401, "unauthorized", "The \"token\" is not good.", &[("WWW-Authenticate", "Bearer")]);
+    fn a_refusal_is_a_complete_response() {
+        let answer = refusal(401, "unauthorized", "The \"token\" is invalid.", &[("WWW-Authenticate", "Bearer")]);
         let answer = std::str::from_utf8(&answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\n"), "{head}");
         assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
-        assert_eq!(body, r#"{"error":{"code":"unauthorized","field":null,"message":"The \"token\" is not good."}}"#);
+        assert_eq!(body, r#"{"error":{"code":"unauthorized","field":null,"message":"The \"token\" is invalid."}}"#);
 
         let mut headers = [httparse::EMPTY_HEADER; 8];
         let mut response = httparse::Response::new(&mut headers);
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn the_switch_names_a_subprotocol_only_when_one_was_chosen() {
+    fn the_switch_names_a_subprotocol_only_if_one_was_chosen() {
         let request = parse(&upgrade_with("Sec-WebSocket-Protocol: chat, bearer.x\r\n")).upgrade();
         let answer = switching_protocols(&request, None);
         // The key and its answer are the example of RFC 6455, 1.3.

@@ -1,13 +1,13 @@
-//! A connection from its first byte to its last.
+//! Connections, from the first byte to the last.
 
 use crate::support::{Client, server, server_with, settings, soon};
 use bytes::Bytes;
 use serde_json::json;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
-use uproar_http::{Limits, Settings};
+use uproar_core::limits::Limits;
+use uproar_http::Settings;
 use uproar_store::{NewRoom, RoomKind};
 
 #[tokio::test]
@@ -15,22 +15,22 @@ async fn one_connection_serves_many_requests() {
     let server = server().await;
     let mut client = server.client().await;
     for _ in 0..3 {
-        client.get("/healthz").await.ok(200);
-        client.get("/nothing").await.is_error(404, "not_found", None);
-        client.post("/user/signin", json!({})).await.is_error(422, "missing_field", Some("password"));
+        client.get("/healthz").await.expect(200);
+        client.get("/nothing").await.assert_error(404, "not_found", None);
+        client.post("/user/signin", json!({})).await.assert_error(422, "missing_field", Some("password"));
     }
-    // Two at once are answered in order.
+    // Two pipelined requests are answered in order.
     client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /nothing HTTP/1.1\r\nHost: x\r\n\r\n").await;
-    client.answer().await.ok(200);
-    client.answer().await.is_error(404, "not_found", None);
-    let answer = client.request("GET", "/healthz", &[("Connection", "close")], None).await;
-    assert_eq!(answer.header("connection"), Some("close"));
-    client.ended().await;
+    client.response().await.expect(200);
+    client.response().await.assert_error(404, "not_found", None);
+    let response = client.request("GET", "/healthz", &[("Connection", "close")], None).await;
+    assert_eq!(response.header("connection"), Some("close"));
+    client.closed().await;
 }
 
-/// A shard reads the head first, and more than the head when more has come.
+/// A shard reads the head first, together with any bytes after it that have arrived.
 #[tokio::test]
-async fn bytes_that_were_read_before_are_not_lost() {
+async fn bytes_read_earlier_are_not_lost() {
     let server = server().await;
     let first =
         b"POST /user/signin HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
@@ -45,20 +45,20 @@ async fn bytes_that_were_read_before_are_not_lost() {
         let prefix = Bytes::copy_from_slice(&all[..cut]);
         let served = tokio::spawn(Arc::clone(&server.service).serve(stream, peer, prefix, draining));
         client.send(&all[cut..]).await;
-        client.answer().await.is_error(422, "missing_field", Some("password"));
-        client.answer().await.ok(200);
+        client.response().await.assert_error(422, "missing_field", Some("password"));
+        client.response().await.expect(200);
         drop(client);
         soon(served).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_come_ends_the_connection() {
-    let limits = Limits { head_timeout: Duration::from_millis(20), ..Limits::default() };
+async fn a_connection_without_a_request_is_closed() {
+    let limits = Limits { head_timeout_ms: 20, ..Limits::default() };
     let mut server = server_with(Settings { limits, ..settings() }).await;
-    for begun in [&b""[..], b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"] {
+    for beginning in [&b""[..], b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"] {
         let mut client = server.client().await;
-        client.send(begun).await;
+        client.send(beginning).await;
         while client.more().await {}
         drop(client);
         soon(server.ended.recv()).await.unwrap();
@@ -66,10 +66,10 @@ async fn a_head_that_does_not_come_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn an_answer_that_takes_too_long_is_given_up() {
-    let limits = Limits { request_timeout: Duration::from_millis(100), ..Limits::default() };
+async fn a_request_that_takes_too_long_is_answered_with_an_error() {
+    let limits = Limits { request_timeout_ms: 100, ..Limits::default() };
     let server = server_with(Settings { limits, ..settings() }).await;
-    // Straight into the store: the deadline is not to pass before the request that it is for.
+    // The room is created in the store directly, so that the short deadline applies to one request only.
     let account = server.store.ensure_user("ann", "ann").await.unwrap();
     let room = NewRoom {
         name: "lobby".to_owned(),
@@ -81,64 +81,64 @@ async fn an_answer_that_takes_too_long_is_given_up() {
     server.store.create_room(room).await.unwrap();
     let mut ann = server.client().await;
     ann.token = Some(server.tokens.issue(&account, 0, u64::MAX));
-    let (_began, _open) = server.gate();
-    let answer = ann.post("/rooms/lobby/messages", json!({"text": "hello"})).await;
-    answer.is_error(503, "deadline_passed", None);
-    assert_eq!(answer.header("retry-after"), Some("1"));
-    assert!(answer.text().contains("not known"));
+    let (_starts, _open) = server.gate();
+    let response = ann.post("/rooms/lobby/messages", json!({"text": "hello"})).await;
+    response.assert_error(503, "deadline_passed", None);
+    assert_eq!(response.header("retry-after"), Some("1"));
+    assert!(response.text().contains("not known"));
 }
 
-/// A client that asks and never reads holds neither memory nor a connection for long.
+/// A client that sends requests and never reads cannot hold memory or a connection for long.
 #[tokio::test]
-async fn a_client_that_reads_nothing_is_cut() {
-    let limits = Limits { write_timeout: Duration::from_millis(50), ..Limits::default() };
+async fn a_client_that_reads_nothing_is_disconnected() {
+    let limits = Limits { write_timeout_ms: 50, ..Limits::default() };
     let mut server = server_with(Settings { limits, ..settings() }).await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut client = Client::new(socket.connect(server.address).await.unwrap());
-    // Some 20 MiB of answers: more than the kernel keeps for anyone.
+    // About 20 MiB of responses, more than the kernel buffers.
     let requests = "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(400);
     client.send(requests.as_bytes()).await;
     soon(server.ended.recv()).await.unwrap();
 }
 
 #[tokio::test]
-async fn when_the_server_stops_idle_connections_end() {
+async fn idle_connections_close_when_the_server_stops() {
     let mut server = server().await;
     let mut idle = server.client().await;
-    idle.get("/healthz").await.ok(200);
+    idle.get("/healthz").await.expect(200);
     server.drain.send(true).unwrap();
-    idle.ended().await;
+    idle.closed().await;
     drop(idle);
     soon(server.ended.recv()).await.unwrap();
 }
 
 #[tokio::test]
-async fn when_the_server_stops_what_is_under_way_is_answered() {
+async fn a_request_in_progress_is_answered_when_the_server_stops() {
     let server = server().await;
-    let mut ann = server.signed_up("ann").await;
-    ann.post("/user/createroom", json!({"name": "lobby"})).await.ok(201);
-    let (mut began, open) = server.gate();
-    let asked = tokio::spawn(async move {
-        let answer = ann.post("/rooms/lobby/messages", json!({"text": "hello"})).await;
-        (ann, answer)
+    let mut ann = server.sign_up("ann").await;
+    ann.post("/user/createroom", json!({"name": "lobby"})).await.expect(201);
+    let (mut starts, open) = server.gate();
+    let request = tokio::spawn(async move {
+        let response = ann.post("/rooms/lobby/messages", json!({"text": "hello"})).await;
+        (ann, response)
     });
-    soon(began.recv()).await.unwrap();
+    soon(starts.recv()).await.unwrap();
     server.drain.send(true).unwrap();
     open.send(true).unwrap();
-    let (mut ann, answer) = asked.await.unwrap();
-    assert_eq!(answer.header("connection"), Some("close"));
-    answer.ok(201);
-    ann.ended().await;
+    let (mut ann, response) = request.await.unwrap();
+    assert_eq!(response.header("connection"), Some("close"));
+    response.expect(201);
+    ann.closed().await;
 }
 
 #[tokio::test]
-async fn when_the_server_stops_what_takes_too_long_is_cut() {
-    let limits = Limits { drain_timeout: Duration::from_millis(20), ..Limits::default() };
+async fn a_request_that_outlasts_the_drain_is_aborted() {
+    let limits = Limits { request_drain_timeout_ms: 20, ..Limits::default() };
     let server = server_with(Settings { limits, ..settings() }).await;
-    let mut ann = server.signed_up("ann").await;
-    ann.post("/user/createroom", json!({"name": "lobby"})).await.ok(201);
-    let (mut began, _open) = server.gate();
+    let mut ann = server.sign_up("ann").await;
+    ann.post("/user/createroom", json!({"name": "lobby"})).await.expect(201);
+    let (mut starts, _open) = server.gate();
     ann.send(
         format!(
             "POST /rooms/lobby/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
@@ -148,14 +148,13 @@ async fn when_the_server_stops_what_takes_too_long_is_cut() {
         .as_bytes(),
     )
     .await;
-    soon(began.recv()).await.unwrap();
+    soon(starts.recv()).await.unwrap();
     server.drain.send(true).unwrap();
-    ann.ended().await;
+    ann.closed().await;
 }
 
-/// A request that has come before the drain is seen is answered, not thrown away.
 #[tokio::test]
-async fn a_request_that_has_come_is_answered_though_the_server_stops() {
+async fn a_request_that_arrived_before_the_drain_is_answered() {
     let server = server().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = Client::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
@@ -163,32 +162,33 @@ async fn a_request_that_has_come_is_answered_though_the_server_stops() {
     let (_drain, draining) = watch::channel(true);
     let prefix = Bytes::from_static(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
     let served = tokio::spawn(Arc::clone(&server.service).serve(stream, peer, prefix, draining));
-    client.answer().await.ok(200);
-    client.ended().await;
+    client.response().await.expect(200);
+    client.closed().await;
     drop(client);
     soon(served).await.unwrap();
 }
 
-/// The connection ends with its client, also while its request waits for the chat.
+/// The connection closes even while its request is waiting for the chat.
 #[tokio::test]
-async fn a_client_that_goes_away_is_not_waited_for() {
+async fn a_connection_closes_when_its_client_disconnects() {
     let mut server = server().await;
-    let mut ann = server.signed_up("ann").await;
-    ann.post("/user/createroom", json!({"name": "lobby"})).await.ok(201);
-    let (mut began, open) = server.gate();
-    let mut gone = server.client().await;
-    gone.send(
-        format!(
-            "POST /rooms/lobby/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
+    let mut ann = server.sign_up("ann").await;
+    ann.post("/user/createroom", json!({"name": "lobby"})).await.expect(201);
+    let (mut starts, open) = server.gate();
+    let mut leaving = server.client().await;
+    leaving
+        .send(
+            format!(
+                "POST /rooms/lobby/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
              Content-Type: application/json\r\nContent-Length: 12\r\n\r\n{{\"text\":\"x\"}}",
-            ann.token.clone().unwrap()
+                ann.token.clone().unwrap()
+            )
+            .as_bytes(),
         )
-        .as_bytes(),
-    )
-    .await;
-    soon(began.recv()).await.unwrap();
-    drop(gone);
+        .await;
+    soon(starts.recv()).await.unwrap();
+    drop(leaving);
     soon(server.ended.recv()).await.unwrap();
     open.send(true).unwrap();
-    ann.get("/me").await.ok(200);
+    ann.get("/me").await.expect(200);
 }

@@ -1,29 +1,30 @@
-//! Bad input that is the same for every call.
+//! Invalid input that every call treats alike.
 
 use crate::support::{server, server_with, settings};
 use serde_json::json;
-use uproar_http::{Limits, Settings};
+use uproar_core::limits::Limits;
+use uproar_http::Settings;
 
 #[tokio::test]
-async fn unknown_paths_and_methods() {
+async fn unknown_paths_and_methods_are_rejected() {
     let server = server().await;
     let mut client = server.client().await;
     for path in ["/nothing", "/user", "/rooms/a/b/c/d", "/user/signup/", "//", "/connection", "/echo"] {
-        client.get(path).await.is_error(404, "not_found", None);
+        client.get(path).await.assert_error(404, "not_found", None);
     }
-    let answer = client.get("/user/signup").await;
-    answer.is_error(405, "method_not_allowed", None);
-    assert_eq!(answer.header("allow"), Some("POST"));
-    let answer = client.request("PUT", "/rooms/lobby", &[], None).await;
-    answer.is_error(405, "method_not_allowed", None);
-    let mut allowed: Vec<&str> = answer.header("allow").unwrap().split(',').map(str::trim).collect();
+    let response = client.get("/user/signup").await;
+    response.assert_error(405, "method_not_allowed", None);
+    assert_eq!(response.header("allow"), Some("POST"));
+    let response = client.request("PUT", "/rooms/lobby", &[], None).await;
+    response.assert_error(405, "method_not_allowed", None);
+    let mut allowed: Vec<&str> = response.header("allow").unwrap().split(',').map(str::trim).collect();
     allowed.sort();
     assert_eq!(allowed, ["DELETE", "GET", "HEAD"]);
 }
 
-/// Every route is there, wants its method, and all but those for everyone want a token.
+/// Every route exists, accepts only its method and requires a token unless it is open to everyone.
 #[tokio::test]
-async fn every_route_answers_for_itself() {
+async fn every_route_has_its_method_and_requires_a_token_unless_open() {
     let server = server_with(Settings { echo: true, ..settings() }).await;
     let mut client = server.client().await;
     let open = [
@@ -40,20 +41,20 @@ async fn every_route_answers_for_itself() {
     ];
     for (method, path) in server.service.routes() {
         let concrete = path.replace("{name}", "lobby").replace("{username}", "ann");
-        let answer = client.request("PATCH", &concrete, &[], None).await;
-        answer.is_error(405, "method_not_allowed", None);
-        let allowed = answer.header("allow").unwrap_or_default();
+        let response = client.request("PATCH", &concrete, &[], None).await;
+        response.assert_error(405, "method_not_allowed", None);
+        let allowed = response.header("allow").unwrap_or_default();
         assert!(allowed.split(',').any(|allowed| allowed.trim() == method.as_str()), "{method} {path}: {allowed}");
 
-        let answer = client.request(method.as_str(), &concrete, &[], None).await;
+        let response = client.request(method.as_str(), &concrete, &[], None).await;
         if open.contains(&path) {
-            assert!(![401, 404, 405, 500].contains(&answer.status), "{method} {path}: {}", answer.status);
+            assert!(![401, 404, 405, 500].contains(&response.status), "{method} {path}: {}", response.status);
         } else {
-            answer.is_error(401, "token_missing", None);
-            assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+            response.assert_error(401, "token_missing", None);
+            assert_eq!(response.header("www-authenticate"), Some("Bearer"));
         }
-        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
-        if method == "GET" && answer.status == 200 {
+        assert_eq!(response.header("x-content-type-options"), Some("nosniff"));
+        if method == "GET" && response.status == 200 {
             let head = client.request("HEAD", &concrete, &[], None).await;
             assert_eq!(head.status, 200);
         }
@@ -61,19 +62,19 @@ async fn every_route_answers_for_itself() {
 }
 
 #[tokio::test]
-async fn bodies_that_are_no_json_objects() {
+async fn a_body_must_be_a_json_object() {
     let server = server().await;
     let mut client = server.client().await;
     for body in ["", "{", "nonsense", "{\"username\":\"a\",}", "{} {}"] {
-        client.post_text("/user/signup", body).await.is_error(400, "malformed_json", None);
+        client.post_text("/user/signup", body).await.assert_error(400, "malformed_json", None);
     }
     for body in ["[]", "7", "null", "[\"ann\",\"ann@example.org\",\"correct horse\"]"] {
-        client.post_text("/user/signup", body).await.is_error(422, "invalid_field", None);
+        client.post_text("/user/signup", body).await.assert_error(422, "invalid_field", None);
     }
 }
 
 #[tokio::test]
-async fn the_content_type_counts() {
+async fn the_content_type_must_be_json() {
     let server = server().await;
     let mut client = server.client().await;
     let body = json!({"username": "ann", "password": "x"}).to_string();
@@ -85,18 +86,18 @@ async fn the_content_type_counts() {
     }
     types.push(vec![]);
     for headers in types {
-        let answer = client.request("POST", "/user/signin", &headers, Some(body.as_bytes())).await;
-        answer.is_error(415, "unsupported_media_type", None);
+        let response = client.request("POST", "/user/signin", &headers, Some(body.as_bytes())).await;
+        response.assert_error(415, "unsupported_media_type", None);
     }
     for content_type in ["application/json", "Application/JSON; charset=utf-8"] {
         let headers = [("Content-Type", content_type)];
-        let answer = client.request("POST", "/user/signin", &headers, Some(body.as_bytes())).await;
-        answer.is_error(401, "wrong_credentials", None);
+        let response = client.request("POST", "/user/signin", &headers, Some(body.as_bytes())).await;
+        response.assert_error(401, "wrong_credentials", None);
     }
 }
 
 #[tokio::test]
-async fn a_body_up_to_the_limit_and_no_further() {
+async fn a_body_may_be_as_long_as_the_limit_and_no_longer() {
     let server = server().await;
     let mut client = server.client().await;
     let body_of = |length: usize| {
@@ -106,11 +107,11 @@ async fn a_body_up_to_the_limit_and_no_further() {
     };
     let longest = body_of(64 * 1024);
     assert_eq!(longest.len(), 64 * 1024);
-    client.post_text("/user/signin", &longest).await.is_error(401, "wrong_credentials", None);
+    client.post_text("/user/signin", &longest).await.assert_error(401, "wrong_credentials", None);
 
-    // Declared.
-    client.post_text("/user/signin", &body_of(64 * 1024 + 1)).await.is_error(413, "body_too_large", None);
-    // Declared and never sent: refused at once, without an invitation to send it.
+    // The length is declared.
+    client.post_text("/user/signin", &body_of(64 * 1024 + 1)).await.assert_error(413, "body_too_large", None);
+    // The length is declared and the body never sent: the request is rejected immediately, without `100 Continue`.
     let mut client = server.client().await;
     client
         .send(
@@ -118,8 +119,8 @@ async fn a_body_up_to_the_limit_and_no_further() {
               Content-Length: 99999999999\r\n\r\n",
         )
         .await;
-    client.answer().await.is_error(413, "body_too_large", None);
-    // Not declared, and longer than the limit by far.
+    client.response().await.assert_error(413, "body_too_large", None);
+    // The length is not declared, and the body is far longer than the limit.
     let mut client = server.client().await;
     client
         .send(
@@ -132,11 +133,11 @@ async fn a_body_up_to_the_limit_and_no_further() {
         client.send(&[b' '; 0x8000]).await;
         client.send(b"\r\n").await;
     }
-    client.answer().await.is_error(413, "body_too_large", None);
+    client.response().await.assert_error(413, "body_too_large", None);
 }
 
 #[tokio::test]
-async fn a_body_in_chunks() {
+async fn a_body_may_be_chunked() {
     let server = server().await;
     let mut client = server.client().await;
     client
@@ -149,24 +150,24 @@ async fn a_body_in_chunks() {
         client.send(format!("{:x}\r\n{part}\r\n", part.len()).as_bytes()).await;
     }
     client.send(b"0\r\n\r\n").await;
-    client.answer().await.is_error(401, "wrong_credentials", None);
-    client.get("/healthz").await.ok(200);
+    client.response().await.assert_error(401, "wrong_credentials", None);
+    client.get("/healthz").await.expect(200);
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come() {
-    let limits = Limits { body_timeout: std::time::Duration::from_millis(20), ..Limits::default() };
+async fn a_body_that_does_not_arrive_times_out() {
+    let limits = Limits { body_timeout_ms: 20, ..Limits::default() };
     let server = server_with(Settings { limits, ..settings() }).await;
     let mut client = server.client().await;
     client
         .send(b"POST /user/signin HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{")
         .await;
-    client.answer().await.is_error(408, "body_timeout", None);
-    client.ended().await;
+    client.response().await.assert_error(408, "body_timeout", None);
+    client.closed().await;
 }
 
 #[tokio::test]
-async fn a_body_cut_short_or_wrongly_framed() {
+async fn a_body_with_invalid_framing_is_rejected() {
     let server = server().await;
     let mut client = server.client().await;
     client
@@ -175,13 +176,13 @@ async fn a_body_cut_short_or_wrongly_framed() {
               Transfer-Encoding: chunked\r\n\r\nnonsense\r\n",
         )
         .await;
-    client.answer().await.is_error(400, "bad_request", None);
-    client.ended().await;
+    client.response().await.assert_error(400, "bad_request", None);
+    client.closed().await;
 }
 
-/// What is wrong with one connection is nothing to another.
+/// An invalid head closes its own connection and affects no other.
 #[tokio::test]
-async fn heads_that_are_none() {
+async fn invalid_heads_are_rejected() {
     let server = server().await;
     let mut other = server.client().await;
     let long = format!("GET /healthz HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(64 * 1024));
@@ -191,9 +192,9 @@ async fn heads_that_are_none() {
     {
         let mut client = server.client().await;
         client.send(head.as_bytes()).await;
-        let answer = client.answer().await;
-        assert!([400, 431].contains(&answer.status), "{}", answer.status);
-        client.ended().await;
-        other.get("/healthz").await.ok(200);
+        let response = client.response().await;
+        assert!([400, 431].contains(&response.status), "{}", response.status);
+        client.closed().await;
+        other.get("/healthz").await.expect(200);
     }
 }

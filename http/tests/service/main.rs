@@ -1,4 +1,4 @@
-//! The service over real sockets, with a real SQLite store and a chat that does only what is asked of it.
+//! The service over real sockets, with a real SQLite store and a fake chat.
 
 mod accounts;
 mod connection;

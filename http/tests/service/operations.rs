@@ -1,4 +1,4 @@
-//! Health, figures, the description of the API.
+//! Health, metrics and the description of the API.
 
 use crate::support::{Client, server, server_with, settings};
 use bytes::Bytes;
@@ -10,51 +10,51 @@ use tokio::sync::watch;
 use uproar_http::{Code, Settings};
 
 #[tokio::test]
-async fn alive_and_ready() {
+async fn health_and_readiness_are_separate() {
     let server = server().await;
     let mut client = server.client().await;
-    assert_eq!(client.get("/healthz").await.ok(200), json!({"status": "ok"}));
-    assert_eq!(client.get("/readyz").await.ok(200), json!({"status": "ready"}));
-    *server.chat.unready.lock().unwrap() = Some("draining".to_owned());
-    let answer = client.get("/readyz").await;
-    answer.is_error(503, "unavailable", None);
-    assert!(answer.text().contains("draining"));
-    client.get("/healthz").await.ok(200);
+    assert_eq!(client.get("/healthz").await.expect(200), json!({"status": "ok"}));
+    assert_eq!(client.get("/readyz").await.expect(200), json!({"status": "ready"}));
+    *server.chat.unready_reason.lock().unwrap() = Some("draining".to_owned());
+    let response = client.get("/readyz").await;
+    response.assert_error(503, "unavailable", None);
+    assert!(response.text().contains("draining"));
+    client.get("/healthz").await.expect(200);
 }
 
 #[tokio::test]
-async fn not_ready_when_the_database_is_gone() {
+async fn the_server_is_not_ready_without_its_database() {
     let server = server().await;
     let mut client = server.client().await;
     server.store.close().await;
-    let answer = client.get("/readyz").await;
-    answer.is_error(503, "unavailable", None);
-    assert!(answer.text().contains("database"));
+    let response = client.get("/readyz").await;
+    response.assert_error(503, "unavailable", None);
+    assert!(response.text().contains("database"));
     let body = json!({"username": "ann", "password": "x"});
-    client.post("/user/signin", body).await.is_error(503, "unavailable", None);
+    client.post("/user/signin", body).await.assert_error(503, "unavailable", None);
 }
 
 #[tokio::test]
-async fn figures() {
+async fn metrics_are_those_of_the_chat_and_the_service() {
     let server = server().await;
     let mut client = server.client().await;
-    let answer = client.get("/metrics").await;
-    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
-    let text = answer.text();
+    let response = client.get("/metrics").await;
+    assert_eq!(response.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let text = response.text();
     assert!(text.starts_with("# TYPE fake gauge\nfake 1\n"), "{text}");
     assert!(text.contains("\nuproar_passwords_verified_total 0\n"), "{text}");
 }
 
 #[tokio::test]
-async fn details_can_have_a_port_of_their_own() {
+async fn details_can_move_to_the_admin_port() {
     let server = server_with(Settings { own_admin_port: true, ..settings() }).await;
     let mut main = server.client().await;
-    main.get("/metrics").await.is_error(404, "not_found", None);
-    main.get("/healthz").await.ok(200);
-    *server.chat.unready.lock().unwrap() = Some("the details".to_owned());
-    let answer = main.get("/readyz").await;
-    answer.is_error(503, "unavailable", None);
-    assert!(!answer.text().contains("the details"));
+    main.get("/metrics").await.assert_error(404, "not_found", None);
+    main.get("/healthz").await.expect(200);
+    *server.chat.unready_reason.lock().unwrap() = Some("the details".to_owned());
+    let response = main.get("/readyz").await;
+    response.assert_error(503, "unavailable", None);
+    assert!(!response.text().contains("the details"));
 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut admin = Client::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
@@ -63,13 +63,13 @@ async fn details_can_have_a_port_of_their_own() {
     tokio::spawn(Arc::clone(&server.service).serve_admin(stream, peer, Bytes::new(), draining));
     assert_eq!(admin.get("/metrics").await.status, 200);
     assert!(admin.get("/readyz").await.text().contains("the details"));
-    admin.get("/rooms").await.is_error(404, "not_found", None);
+    admin.get("/rooms").await.assert_error(404, "not_found", None);
 }
 
 #[tokio::test]
-async fn the_description_has_every_route_and_every_code_and_nothing_else() {
+async fn openapi_lists_exactly_the_routes_and_codes() {
     let server = server_with(Settings { echo: true, ..settings() }).await;
-    let description = server.client().await.get("/openapi.json").await.ok(200);
+    let description = server.client().await.get("/openapi.json").await.expect(200);
     let methods = ["get", "post", "put", "delete", "patch", "head", "options"];
     let described: BTreeSet<(String, String)> = description["paths"]
         .as_object()
@@ -88,14 +88,14 @@ async fn the_description_has_every_route_and_every_code_and_nothing_else() {
     let listed = &description["components"]["schemas"]["ErrorCode"];
     assert_eq!(listed["enum"], json!(codes));
     for code in Code::ALL {
-        let line = format!("- `{}` ({}): ", code.as_str(), code.status().as_u16());
-        assert!(listed["description"].as_str().unwrap().contains(&line), "{line}");
+        let line = format!("- `{}` ({}): {}", code.as_str(), code.status().as_u16(), code.description());
+        assert!(listed["description"].as_str().unwrap().lines().any(|listed| listed == line), "{line}");
     }
 }
 
-/// References lead somewhere, and a code stands with its own status.
+/// Every reference resolves, and every code is listed under its own status.
 #[tokio::test]
-async fn the_description_agrees_with_itself() {
+async fn openapi_is_consistent() {
     fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
         match value {
             Value::Object(object) => {

@@ -1,14 +1,14 @@
-//! More than can be done at once.
+//! Too many password checks.
 
-use crate::support::{Answer, Client, server_with_passwords, settings, soon};
+use crate::support::{Client, Response, server_with_passwords, settings, soon};
 use serde_json::json;
 use std::sync::{Arc, Mutex, mpsc};
 use tokio::task::JoinHandle;
 use uproar_http::passwords::{HashError, Hasher, PasswordPool};
 
-/// Says when a check begins and ends it when told.
+/// Reports the start of each check and holds it until the test lets it end.
 struct Gate {
-    begun: tokio::sync::mpsc::UnboundedSender<()>,
+    started: tokio::sync::mpsc::UnboundedSender<()>,
     end: Mutex<mpsc::Receiver<()>>,
 }
 
@@ -18,20 +18,20 @@ impl Hasher for Gate {
     }
 
     fn verify(&self, _: &str, _: &str) -> Result<bool, HashError> {
-        let _ = self.begun.send(());
+        let _ = self.started.send(());
         let _ = self.end.lock().unwrap().recv();
         Ok(false)
     }
 }
 
 fn gate() -> (Arc<Gate>, tokio::sync::mpsc::UnboundedReceiver<()>, mpsc::Sender<()>) {
-    let (begun, began) = tokio::sync::mpsc::unbounded_channel();
+    let (started, starts) = tokio::sync::mpsc::unbounded_channel();
     let (end, ended) = mpsc::channel();
-    (Arc::new(Gate { begun, end: Mutex::new(ended) }), began, end)
+    (Arc::new(Gate { started, end: Mutex::new(ended) }), starts, end)
 }
 
-/// A sign-in under way, of a client that a proxy would say has this address.
-fn sign_in(mut client: Client, forwarded_for: &'static str) -> JoinHandle<Answer> {
+/// Starts a sign-in with this address in `X-Forwarded-For`.
+fn sign_in(mut client: Client, forwarded_for: &'static str) -> JoinHandle<Response> {
     tokio::spawn(async move {
         let headers = [("Content-Type", "application/json"), ("X-Forwarded-For", forwarded_for)];
         let body = json!({"username": "ann", "password": "x"}).to_string();
@@ -40,59 +40,59 @@ fn sign_in(mut client: Client, forwarded_for: &'static str) -> JoinHandle<Answer
 }
 
 #[tokio::test]
-async fn a_full_queue_of_passwords_is_a_temporary_error() {
-    let (hasher, mut began, end) = gate();
+async fn a_full_password_queue_is_a_temporary_error() {
+    let (hasher, mut starts, end) = gate();
     let passwords = PasswordPool::start(hasher, 1, 1, 10).unwrap();
     let server = server_with_passwords(settings(), passwords).await;
     let running = sign_in(server.client().await, "192.0.2.1");
-    soon(began.recv()).await.unwrap();
-    // One of the two waits, the other finds the queue full, whichever comes first.
+    soon(starts.recv()).await.unwrap();
+    // One of the two waits and the other finds the queue full; which one is up to the scheduler.
     let mut first = sign_in(server.client().await, "192.0.2.1");
     let mut second = sign_in(server.client().await, "192.0.2.1");
     let (refused, waiting) = tokio::select! {
         refused = &mut first => (refused.unwrap(), second),
         refused = &mut second => (refused.unwrap(), first),
     };
-    refused.is_error(503, "overloaded", None);
+    refused.assert_error(503, "overloaded", None);
     assert_eq!(refused.header("retry-after"), Some("1"));
-    // Nothing else waits for passwords.
-    server.client().await.get("/healthz").await.ok(200);
+    // Other requests don't wait for passwords.
+    server.client().await.get("/healthz").await.expect(200);
     end.send(()).unwrap();
     end.send(()).unwrap();
-    running.await.unwrap().is_error(401, "wrong_credentials", None);
-    waiting.await.unwrap().is_error(401, "wrong_credentials", None);
+    running.await.unwrap().assert_error(401, "wrong_credentials", None);
+    waiting.await.unwrap().assert_error(401, "wrong_credentials", None);
 }
 
 #[tokio::test]
-async fn one_address_has_few_places() {
-    let (hasher, mut began, end) = gate();
+async fn one_address_may_have_few_checks_waiting() {
+    let (hasher, mut starts, end) = gate();
     let passwords = PasswordPool::start(hasher, 1, 10, 1).unwrap();
     let server = server_with_passwords(settings(), passwords).await;
     let running = sign_in(server.client().await, "192.0.2.1");
-    soon(began.recv()).await.unwrap();
-    // What a client says of its address counts for nothing.
+    soon(starts.recv()).await.unwrap();
+    // The address that a client itself reports is ignored.
     let refused = sign_in(server.client().await, "192.0.2.2").await.unwrap();
-    refused.is_error(429, "too_many_attempts", None);
+    refused.assert_error(429, "too_many_attempts", None);
     assert_eq!(refused.header("retry-after"), Some("1"));
     end.send(()).unwrap();
     end.send(()).unwrap();
     let other = server.client_from("127.0.0.2").await;
-    sign_in(other, "192.0.2.1").await.unwrap().is_error(401, "wrong_credentials", None);
-    running.await.unwrap().is_error(401, "wrong_credentials", None);
+    sign_in(other, "192.0.2.1").await.unwrap().assert_error(401, "wrong_credentials", None);
+    running.await.unwrap().assert_error(401, "wrong_credentials", None);
 }
 
 #[tokio::test]
-async fn behind_a_trusted_proxy_the_forwarded_address_counts() {
-    let (hasher, mut began, end) = gate();
+async fn a_trusted_proxy_reports_the_address() {
+    let (hasher, mut starts, end) = gate();
     let passwords = PasswordPool::start(hasher, 1, 10, 1).unwrap();
     let mut settings = settings();
     settings.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
     let server = server_with_passwords(settings, passwords).await;
     let running = sign_in(server.client().await, "192.0.2.1");
-    soon(began.recv()).await.unwrap();
-    sign_in(server.client().await, "192.0.2.1").await.unwrap().is_error(429, "too_many_attempts", None);
+    soon(starts.recv()).await.unwrap();
+    sign_in(server.client().await, "192.0.2.1").await.unwrap().assert_error(429, "too_many_attempts", None);
     end.send(()).unwrap();
     end.send(()).unwrap();
-    sign_in(server.client().await, "192.0.2.2").await.unwrap().is_error(401, "wrong_credentials", None);
-    running.await.unwrap().is_error(401, "wrong_credentials", None);
+    sign_in(server.client().await, "192.0.2.2").await.unwrap().assert_error(401, "wrong_credentials", None);
+    running.await.unwrap().assert_error(401, "wrong_credentials", None);
 }

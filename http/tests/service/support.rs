@@ -1,4 +1,4 @@
-//! A server on a loopback port, a chat that records what it is told, and a client that shows every byte.
+//! A server on a loopback port, a chat that records every call, and a client that shows every byte.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -12,25 +12,23 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use uproar_http::passwords::PasswordPool;
-use uproar_http::{
-    Adopted, Chat, PasswordCost, PublishError, PublishRequest, Service, Settings, SharedChat, Tokens, UserEvent,
-};
-use uproar_model::{Item, Kind, Outcome, Publication, RoomId, Stored, UserId};
-use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, Revocation, SharedStore};
+use uproar_http::{Adopted, Chat, PasswordCost, PublishError, PublishRequest, Service, Settings, SharedChat, Tokens};
+use uproar_model::{Item, Kind, Outcome, Publication, Revocation, RoomId, Stored, UserEvent, UserId};
+use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, SharedStore};
 
-/// What a test sees of the chat, and tells it.
+/// A chat that records calls and behaves as the test sets it up.
 pub struct FakeChat {
     store: SharedStore,
     pub learned: Mutex<Vec<(RoomId, Publication)>>,
     pub closed: Mutex<Vec<RoomId>>,
-    pub told: Mutex<Vec<(UserId, UserEvent)>>,
-    pub generations: Mutex<HashMap<UserId, u32>>,
-    pub unready: Mutex<Option<String>>,
-    /// Answers to publishes, before the store is asked.
-    pub answers: Mutex<Vec<Result<Stored, PublishError>>>,
+    pub notified: Mutex<Vec<(UserId, UserEvent)>>,
+    pub revocations: Mutex<HashMap<UserId, Revocation>>,
+    pub unready_reason: Mutex<Option<String>>,
+    /// Results of the next publishes, last first. If empty, publishes reach the store.
+    pub publish_results: Mutex<Vec<Result<Stored, PublishError>>>,
     pub published: Mutex<Vec<PublishRequest>>,
     adopted: mpsc::UnboundedSender<Adopted>,
-    /// When set, a publish says that it has begun and waits until this is true.
+    /// If set, a publish reports that it has started and waits until this is true.
     pub gate: Mutex<Option<(mpsc::UnboundedSender<()>, watch::Receiver<bool>)>>,
 }
 
@@ -39,12 +37,12 @@ impl Chat for FakeChat {
     async fn publish(&self, message: PublishRequest) -> Result<Stored, PublishError> {
         self.published.lock().unwrap().push(message.clone());
         let gate = self.gate.lock().unwrap().clone();
-        if let Some((begun, mut open)) = gate {
-            begun.send(()).unwrap();
+        if let Some((started, mut open)) = gate {
+            started.send(()).unwrap();
             let _ = open.wait_for(|open| *open).await;
         }
-        if let Some(answer) = self.answers.lock().unwrap().pop() {
-            return answer;
+        if let Some(result) = self.publish_results.lock().unwrap().pop() {
+            return result;
         }
         let number = self.published.lock().unwrap().len();
         let item = Item {
@@ -55,7 +53,7 @@ impl Chat for FakeChat {
             target: message.reply_to,
             body: Some(message.text.into()),
         };
-        match self.store.append(&[item]).await.map_err(|_| PublishError::NotKnown)?[0] {
+        match self.store.append(&[item]).await.map_err(|_| PublishError::OutcomeUnknown)?[0] {
             Outcome::New(stored) | Outcome::Duplicate(stored) => Ok(stored),
             Outcome::Refused(refusal) => Err(refusal.into()),
         }
@@ -69,24 +67,24 @@ impl Chat for FakeChat {
         self.closed.lock().unwrap().push(room);
     }
 
-    fn tell(&self, user: UserId, news: UserEvent) {
-        self.told.lock().unwrap().push((user, news));
+    fn notify(&self, user: UserId, event: UserEvent) {
+        self.notified.lock().unwrap().push((user, event));
     }
 
     fn revoke(&self, revocation: Revocation) {
-        self.generations.lock().unwrap().insert(revocation.user, revocation.generation);
+        self.revocations.lock().unwrap().insert(revocation.user, revocation);
     }
 
-    fn current_generation(&self, user: UserId) -> Option<u32> {
-        self.generations.lock().unwrap().get(&user).copied()
+    fn revocation(&self, user: UserId) -> Option<Revocation> {
+        self.revocations.lock().unwrap().get(&user).copied()
     }
 
     fn adopt(&self, connection: Adopted) {
         self.adopted.send(connection).unwrap();
     }
 
-    fn unready(&self) -> Option<String> {
-        self.unready.lock().unwrap().clone()
+    fn unready_reason(&self) -> Option<String> {
+        self.unready_reason.lock().unwrap().clone()
     }
 
     async fn metrics(&self) -> String {
@@ -94,7 +92,7 @@ impl Chat for FakeChat {
     }
 }
 
-/// A running server. The store is real; passwords are hashed as cheaply as can be.
+/// A running server with a real store. Passwords are hashed at the lowest cost.
 pub struct Server {
     pub address: SocketAddr,
     pub service: Arc<Service>,
@@ -103,7 +101,7 @@ pub struct Server {
     pub tokens: Arc<Tokens>,
     pub drain: watch::Sender<bool>,
     pub adopted: mpsc::UnboundedReceiver<Adopted>,
-    /// Connections served to their end.
+    /// One message for each connection that has been served until it closed.
     pub ended: mpsc::UnboundedReceiver<()>,
     accepting: JoinHandle<()>,
     _folder: TempDir,
@@ -141,10 +139,10 @@ async fn start(settings: Settings, passwords: Option<PasswordPool>) -> Server {
         store: Arc::clone(&store),
         learned: Mutex::default(),
         closed: Mutex::default(),
-        told: Mutex::default(),
-        generations: Mutex::default(),
-        unready: Mutex::default(),
-        answers: Mutex::default(),
+        notified: Mutex::default(),
+        revocations: Mutex::default(),
+        unready_reason: Mutex::default(),
+        publish_results: Mutex::default(),
         published: Mutex::default(),
         adopted: adopt,
         gate: Mutex::default(),
@@ -164,7 +162,7 @@ async fn start(settings: Settings, passwords: Option<PasswordPool>) -> Server {
     let accepting = {
         let service = Arc::clone(&service);
         tokio::spawn(async move {
-            // Held for as long as connections are accepted: its lock is the database's.
+            // Held as long as connections are accepted, because it locks the database.
             let _data = data;
             loop {
                 let (stream, peer) = listener.accept().await.unwrap();
@@ -180,75 +178,75 @@ async fn start(settings: Settings, passwords: Option<PasswordPool>) -> Server {
 }
 
 impl Server {
-    /// What the chat was to tell users since the last call, as (user id, word, room).
-    pub fn told(&self) -> Vec<(String, &'static str, String)> {
-        let told = std::mem::take(&mut *self.chat.told.lock().unwrap());
-        let shown = |(user, news): (UserId, UserEvent)| match news {
+    /// The notifications since the last call, as (user id, what happened, room).
+    pub fn notified(&self) -> Vec<(String, &'static str, String)> {
+        let notified = std::mem::take(&mut *self.chat.notified.lock().unwrap());
+        let summary = |(user, event): (UserId, UserEvent)| match event {
             UserEvent::Joined { room } => (user.to_string(), "joined", room.to_string()),
             UserEvent::Left { room } => (user.to_string(), "left", room.to_string()),
             UserEvent::Read { room, .. } => (user.to_string(), "read", room.to_string()),
         };
-        told.into_iter().map(shown).collect()
+        notified.into_iter().map(summary).collect()
     }
 
     pub async fn client(&self) -> Client {
         Client::new(TcpStream::connect(self.address).await.unwrap())
     }
 
-    /// A client with another address of the loopback network.
+    /// A client that connects from another address of the loopback network.
     pub async fn client_from(&self, address: &str) -> Client {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
         Client::new(socket.connect(self.address).await.unwrap())
     }
 
-    /// Lets the test hold publishes: the receiver hears of each that has begun, the sender lets them go on.
+    /// Holds publishes: the receiver gets a message for each one that starts, the sender lets them continue.
     pub fn gate(&self) -> (mpsc::UnboundedReceiver<()>, watch::Sender<bool>) {
-        let (begun, began) = mpsc::unbounded_channel();
+        let (started, starts) = mpsc::unbounded_channel();
         let (open, opened) = watch::channel(false);
-        *self.chat.gate.lock().unwrap() = Some((begun, opened));
-        (began, open)
+        *self.chat.gate.lock().unwrap() = Some((started, opened));
+        (starts, open)
     }
 
-    /// Signs a user up and gives a connection that carries the token.
-    pub async fn signed_up(&self, username: &str) -> Client {
+    /// Signs a user up. The client sends the token with every request.
+    pub async fn sign_up(&self, username: &str) -> Client {
         let mut client = self.client().await;
         let body = json!({
             "username": username, "email": format!("{username}@example.org"), "password": "correct horse"
         });
-        let answer = client.post("/user/signup", body).await;
-        assert_eq!(answer.status, 201, "{}", answer.text());
-        client.token = Some(answer.json()["token"].as_str().unwrap().to_owned());
-        client.user_id = answer.json()["user"]["id"].as_str().unwrap().to_owned();
+        let response = client.post("/user/signup", body).await;
+        assert_eq!(response.status, 201, "{}", response.text());
+        client.token = Some(response.json()["token"].as_str().unwrap().to_owned());
+        client.user_id = response.json()["user"]["id"].as_str().unwrap().to_owned();
         client
     }
 }
 
-/// What has to happen. Only a test that fails waits so long; without an end it would hang instead of saying where.
+/// Waits for an event that must happen. Only a failing test waits for the whole timeout, and then says where.
 pub async fn soon<F: Future>(event: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(60), event).await.expect("it did not happen")
+    tokio::time::timeout(Duration::from_secs(60), event).await.expect("the event did not happen")
 }
 
-/// One connection, kept open from request to request.
+/// One connection, kept open between requests.
 pub struct Client {
     pub stream: TcpStream,
-    /// Bytes received and not yet consumed.
+    /// Bytes that were received and not yet consumed.
     pub received: Vec<u8>,
     pub token: Option<String>,
     pub user_id: String,
 }
 
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.text()))
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.text()))
     }
 
     pub fn text(&self) -> String {
@@ -259,10 +257,10 @@ impl Answer {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    /// Status, code and field, of an error in the one shape that errors have.
+    /// Status, code and field of an error. Checks that it has the shape of errors.
     pub fn error(&self) -> (u16, String, Option<String>) {
         let body = self.json();
-        let error = body["error"].as_object().unwrap_or_else(|| panic!("no error: {}", self.text()));
+        let error = body["error"].as_object().unwrap_or_else(|| panic!("not an error: {}", self.text()));
         assert_eq!(body.as_object().unwrap().len(), 1);
         assert_eq!(error.len(), 3, "code, message and field: {error:?}");
         assert!(!error["message"].as_str().unwrap().is_empty());
@@ -272,12 +270,12 @@ impl Answer {
     }
 
     #[track_caller]
-    pub fn is_error(&self, status: u16, code: &str, field: Option<&str>) {
+    pub fn assert_error(&self, status: u16, code: &str, field: Option<&str>) {
         assert_eq!(self.error(), (status, code.to_owned(), field.map(str::to_owned)), "{}", self.text());
     }
 
     #[track_caller]
-    pub fn ok(self, status: u16) -> Value {
+    pub fn expect(self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.text());
         self.json()
     }
@@ -289,28 +287,34 @@ impl Client {
         Client { stream, received: Vec::new(), token: None, user_id: String::new() }
     }
 
-    pub async fn get(&mut self, path: &str) -> Answer {
+    pub async fn get(&mut self, path: &str) -> Response {
         self.request("GET", path, &[], None).await
     }
 
-    pub async fn delete(&mut self, path: &str) -> Answer {
+    pub async fn delete(&mut self, path: &str) -> Response {
         self.request("DELETE", path, &[], None).await
     }
 
-    pub async fn post(&mut self, path: &str, body: Value) -> Answer {
+    pub async fn post(&mut self, path: &str, body: Value) -> Response {
         self.post_text(path, &body.to_string()).await
     }
 
-    pub async fn post_text(&mut self, path: &str, body: &str) -> Answer {
+    pub async fn post_text(&mut self, path: &str, body: &str) -> Response {
         self.request("POST", path, &[("Content-Type", "application/json")], Some(body.as_bytes())).await
     }
 
     /// A POST without a body.
-    pub async fn call(&mut self, path: &str) -> Answer {
+    pub async fn call(&mut self, path: &str) -> Response {
         self.request("POST", path, &[], None).await
     }
 
-    pub async fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Answer {
+    pub async fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> Response {
         let mut request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
         if let Some(token) = &self.token {
             request.push_str(&format!("Authorization: Bearer {token}\r\n"));
@@ -326,20 +330,20 @@ impl Client {
         if let Some(body) = body {
             self.send(body).await;
         }
-        if method == "HEAD" { self.head().await } else { self.answer().await }
+        if method == "HEAD" { self.head().await } else { self.response().await }
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
     }
 
-    /// An answer's head without its body.
-    pub async fn head(&mut self) -> Answer {
+    /// Reads the head of a response without its body.
+    pub async fn head(&mut self) -> Response {
         let end = loop {
             if let Some(end) = self.received.windows(4).position(|window| window == b"\r\n\r\n") {
                 break end + 4;
             }
-            assert!(self.more().await, "ended within a head: {:?}", String::from_utf8_lossy(&self.received));
+            assert!(self.more().await, "closed within a head: {:?}", String::from_utf8_lossy(&self.received));
         };
         let head: Vec<u8> = self.received.drain(..end).collect();
         let head = String::from_utf8(head).unwrap();
@@ -349,26 +353,26 @@ impl Client {
             .map(|line| line.split_once(':').unwrap())
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
-        Answer { status, headers, body: Vec::new() }
+        Response { status, headers, body: Vec::new() }
     }
 
-    pub async fn answer(&mut self) -> Answer {
-        let mut answer = self.head().await;
-        let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
+    pub async fn response(&mut self) -> Response {
+        let mut response = self.head().await;
+        let length = response.header("content-length").map_or(0, |length| length.parse().unwrap());
         while self.received.len() < length {
-            assert!(self.more().await, "ended within a body");
+            assert!(self.more().await, "closed within a body");
         }
-        answer.body = self.received.drain(..length).collect();
-        answer
+        response.body = self.received.drain(..length).collect();
+        response
     }
 
-    /// Reads some more; false at the end.
+    /// Reads more bytes; false if the connection has been closed.
     pub async fn more(&mut self) -> bool {
         matches!(soon(self.stream.read_buf(&mut self.received)).await, Ok(count) if count > 0)
     }
 
-    /// Waits for the server to close, after which nothing has come but what was read.
-    pub async fn ended(&mut self) {
+    /// Waits for the server to close the connection, and checks that no unread bytes came before that.
+    pub async fn closed(&mut self) {
         while self.more().await {}
         assert_eq!(String::from_utf8_lossy(&self.received), "");
     }

@@ -1,6 +1,6 @@
-//! Upgrades on connections that hyper owns.
+//! WebSocket upgrades on connections that hyper owns.
 
-use crate::support::{Answer, Client, Server, server, server_with, settings, soon};
+use crate::support::{Client, Response, Server, server, server_with, settings, soon};
 use bytes::Bytes;
 use serde_json::json;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use uproar_http::{Origins, Settings};
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// The headers of a good upgrade, with some replaced; those with an empty value are left out.
+/// The headers of a valid upgrade with some replaced, or removed if the new value is empty.
 fn upgrade_with(changes: &[(&str, &str)]) -> Vec<(String, String)> {
     let mut headers = vec![
         ("Upgrade".to_owned(), "websocket".to_owned()),
@@ -30,33 +30,33 @@ fn upgrade_with(changes: &[(&str, &str)]) -> Vec<(String, String)> {
     headers
 }
 
-async fn ask(client: &mut Client, path: &str, changes: &[(&str, &str)]) -> Answer {
+async fn request_upgrade(client: &mut Client, path: &str, changes: &[(&str, &str)]) -> Response {
     let headers = upgrade_with(changes);
     let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     client.request("GET", path, &headers, None).await
 }
 
-/// A server with the public room "lobby" of ann's and the private "secret".
-async fn with_rooms(settings: Settings) -> (Server, Client) {
+/// A server on which ann owns the public room "lobby" and the private room "secret".
+async fn server_with_rooms(settings: Settings) -> (Server, Client) {
     let server = server_with(settings).await;
-    let mut ann = server.signed_up("ann").await;
-    ann.post("/user/createroom", json!({"name": "lobby", "size": 2})).await.ok(201);
-    ann.post("/user/createroom", json!({"name": "secret", "private": true})).await.ok(201);
+    let mut ann = server.sign_up("ann").await;
+    ann.post("/user/createroom", json!({"name": "lobby", "size": 2})).await.expect(201);
+    ann.post("/user/createroom", json!({"name": "secret", "private": true})).await.expect(201);
     (server, ann)
 }
 
 #[tokio::test]
-async fn the_socket_goes_to_the_chat() {
-    let (mut server, mut ann) = with_rooms(settings()).await;
+async fn the_socket_is_handed_to_the_chat() {
+    let (mut server, mut ann) = server_with_rooms(settings()).await;
     let token = ann.token.clone().unwrap();
-    // On a connection that served a request before.
-    ann.get("/healthz").await.ok(200);
-    let answer = ask(&mut ann, "/ws?room=Lobby&since=0", &[]).await;
-    assert_eq!(answer.status, 101);
-    assert_eq!(answer.header("sec-websocket-accept"), Some(ACCEPT));
-    assert_eq!(answer.header("upgrade"), Some("websocket"));
-    assert_eq!(answer.header("connection"), Some("upgrade"));
-    assert_eq!(answer.header("sec-websocket-protocol"), None);
+    // The connection has served a request before.
+    ann.get("/healthz").await.expect(200);
+    let response = request_upgrade(&mut ann, "/ws?room=Lobby&since=0", &[]).await;
+    assert_eq!(response.status, 101);
+    assert_eq!(response.header("sec-websocket-accept"), Some(ACCEPT));
+    assert_eq!(response.header("upgrade"), Some("websocket"));
+    assert_eq!(response.header("connection"), Some("upgrade"));
+    assert_eq!(response.header("sec-websocket-protocol"), None);
 
     let adopted = soon(server.adopted.recv()).await.unwrap();
     assert_eq!(adopted.peer, ann.stream.local_addr().unwrap());
@@ -68,7 +68,7 @@ async fn the_socket_goes_to_the_chat() {
     assert_eq!(adopted.rest, Bytes::new());
     soon(server.ended.recv()).await.unwrap();
 
-    let mut socket = TcpStream::from_std(adopted.socket).expect("not blocking");
+    let mut socket = TcpStream::from_std(adopted.socket).expect("the socket must be non-blocking");
     socket.write_all(b"to the client").await.unwrap();
     ann.send(b"to the server").await;
     let mut bytes = [0; 13];
@@ -80,10 +80,10 @@ async fn the_socket_goes_to_the_chat() {
     assert_eq!(ann.received, b"to the client");
 }
 
-/// Frames that come right behind the head, be they read by hyper or by the shard before it, go along.
+/// Frames that directly follow the head are handed over, whether hyper or the shard before it has read them.
 #[tokio::test]
-async fn what_came_behind_the_head_goes_along() {
-    let (mut server, ann) = with_rooms(settings()).await;
+async fn frames_after_the_head_are_handed_over() {
+    let (mut server, ann) = server_with_rooms(settings()).await;
     let head = format!(
         "GET /ws?room=lobby HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nUpgrade: websocket\r\n\
          Connection: Upgrade\r\nSec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n",
@@ -104,46 +104,46 @@ async fn what_came_behind_the_head_goes_along() {
 }
 
 #[tokio::test]
-async fn the_ways_a_token_comes() {
-    let (mut server, ann) = with_rooms(settings()).await;
+async fn a_token_may_come_in_a_subprotocol_or_the_query() {
+    let (mut server, ann) = server_with_rooms(settings()).await;
     let token = ann.token.unwrap();
     let protocol = format!("bearer.{token}");
 
     let mut client = server.client().await;
     let offered = format!("chat, {protocol}");
-    let answer = ask(&mut client, "/ws?room=lobby", &[("Sec-WebSocket-Protocol", &offered)]).await;
-    assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, Some(protocol.as_str())));
+    let response = request_upgrade(&mut client, "/ws?room=lobby", &[("Sec-WebSocket-Protocol", &offered)]).await;
+    assert_eq!((response.status, response.header("sec-websocket-protocol")), (101, Some(protocol.as_str())));
     soon(server.adopted.recv()).await.unwrap();
 
     let mut client = server.client().await;
-    let answer = ask(&mut client, &format!("/ws?room=lobby&token={token}"), &[]).await;
-    assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, None));
+    let response = request_upgrade(&mut client, &format!("/ws?room=lobby&token={token}"), &[]).await;
+    assert_eq!((response.status, response.header("sec-websocket-protocol")), (101, None));
     soon(server.adopted.recv()).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_token_in_the_query_can_be_forbidden() {
-    let (server, ann) = with_rooms(Settings { token_in_query: false, ..settings() }).await;
+    let (server, ann) = server_with_rooms(Settings { token_in_query: false, ..settings() }).await;
     let path = format!("/ws?room=lobby&token={}", ann.token.unwrap());
-    ask(&mut server.client().await, &path, &[]).await.is_error(401, "token_missing", None);
+    request_upgrade(&mut server.client().await, &path, &[]).await.assert_error(401, "token_missing", None);
 }
 
 #[tokio::test]
-async fn who_is_not_let_in() {
-    let (mut server, mut ann) = with_rooms(settings()).await;
+async fn refused_upgrades_have_a_status_and_a_code() {
+    let (mut server, mut ann) = server_with_rooms(settings()).await;
     let mut client = server.client().await;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
 
-    let answer = ask(&mut client, "/ws?room=lobby", &[]).await;
-    answer.is_error(401, "token_missing", None);
-    assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
-    ask(&mut client, "/ws?room=lobby&token=x", &[]).await.is_error(401, "token_invalid", None);
+    let response = request_upgrade(&mut client, "/ws?room=lobby", &[]).await;
+    response.assert_error(401, "token_missing", None);
+    assert_eq!(response.header("www-authenticate"), Some("Bearer"));
+    request_upgrade(&mut client, "/ws?room=lobby&token=x", &[]).await.assert_error(401, "token_invalid", None);
     client.token = Some(server.tokens.mint("bob", now - 100, 50));
-    ask(&mut client, "/ws?room=lobby", &[]).await.is_error(401, "token_expired", None);
+    request_upgrade(&mut client, "/ws?room=lobby", &[]).await.assert_error(401, "token_expired", None);
 
     client.token = Some(server.tokens.mint("bob", now, 50));
-    ask(&mut client, "/ws?room=nowhere", &[]).await.is_error(404, "no_such_room", None);
-    ask(&mut client, "/ws?room=secret", &[]).await.is_error(404, "no_such_room", None);
+    request_upgrade(&mut client, "/ws?room=nowhere", &[]).await.assert_error(404, "no_such_room", None);
+    request_upgrade(&mut client, "/ws?room=secret", &[]).await.assert_error(404, "no_such_room", None);
     for (query, code, field) in [
         ("", "missing_field", "room"),
         ("room=@", "invalid_field", "room"),
@@ -151,36 +151,36 @@ async fn who_is_not_let_in() {
         ("room=lobby&format=xml", "invalid_field", "format"),
         ("room=lobby&format=raw", "invalid_field", "format"),
     ] {
-        ask(&mut client, &format!("/ws?{query}"), &[]).await.is_error(422, code, Some(field));
+        request_upgrade(&mut client, &format!("/ws?{query}"), &[]).await.assert_error(422, code, Some(field));
     }
-    // Full: ann and bob are in.
-    server.told();
-    assert_eq!(ask(&mut client, "/ws?room=Lobby", &[]).await.status, 101);
+    // With ann and bob, the room is full.
+    server.notified();
+    assert_eq!(request_upgrade(&mut client, "/ws?room=Lobby", &[]).await.status, 101);
     soon(server.adopted.recv()).await.unwrap();
     let bob = server.store.ensure_user("bob", "bob").await.unwrap().id;
-    assert_eq!(server.told(), [(bob.to_string(), "joined", "lobby".to_owned())]);
+    assert_eq!(server.notified(), [(bob.to_string(), "joined", "lobby".to_owned())]);
     let mut again = server.client().await;
     again.token = client.token.clone();
-    assert_eq!(ask(&mut again, "/ws?room=lobby", &[]).await.status, 101);
+    assert_eq!(request_upgrade(&mut again, "/ws?room=lobby", &[]).await.status, 101);
     soon(server.adopted.recv()).await.unwrap();
-    assert_eq!(server.told(), []);
+    assert_eq!(server.notified(), []);
     let mut cid = server.client().await;
     cid.token = Some(server.tokens.mint("cid", now, 50));
-    ask(&mut cid, "/ws?room=lobby", &[]).await.is_error(409, "room_full", None);
+    request_upgrade(&mut cid, "/ws?room=lobby", &[]).await.assert_error(409, "room_full", None);
 
-    // A channel in memory has no members.
-    assert_eq!(ask(&mut cid, "/ws?room=live:news&format=raw", &[]).await.status, 101);
+    // A live: channel has no members.
+    assert_eq!(request_upgrade(&mut cid, "/ws?room=live:news&format=raw", &[]).await.status, 101);
     soon(server.adopted.recv()).await.unwrap();
-    // And the connection of one who was refused goes on.
-    ann.call("/user/signout").await.ok(200);
-    ask(&mut ann, "/ws?room=lobby", &[]).await.is_error(401, "token_invalid", None);
-    ann.get("/healthz").await.ok(200);
+    // The connection stays usable after a refusal.
+    ann.call("/user/signout").await.expect(200);
+    request_upgrade(&mut ann, "/ws?room=lobby", &[]).await.assert_error(401, "token_invalid", None);
+    ann.get("/healthz").await.expect(200);
     assert!(server.adopted.try_recv().is_err());
 }
 
 #[tokio::test]
-async fn upgrades_that_are_none() {
-    let (server, mut ann) = with_rooms(Settings { echo: true, ..settings() }).await;
+async fn invalid_upgrades_are_refused() {
+    let (server, mut ann) = server_with_rooms(Settings { echo: true, ..settings() }).await;
     for path in ["/ws?room=lobby", "/connection/websocket", "/echo"] {
         for (changes, what) in [
             (
@@ -192,10 +192,10 @@ async fn upgrades_that_are_none() {
             (vec![("Sec-WebSocket-Version", "8")], "another version"),
             (vec![("Sec-WebSocket-Version", "")], "no version"),
         ] {
-            let answer = ask(&mut ann, path, &changes).await;
-            answer.is_error(426, "upgrade_required", None);
-            assert_eq!(answer.header("sec-websocket-version"), Some("13"), "{what}");
-            assert_eq!(answer.header("upgrade"), Some("websocket"), "{what}");
+            let response = request_upgrade(&mut ann, path, &changes).await;
+            response.assert_error(426, "upgrade_required", None);
+            assert_eq!(response.header("sec-websocket-version"), Some("13"), "{what}");
+            assert_eq!(response.header("upgrade"), Some("websocket"), "{what}");
         }
         for changes in [
             vec![("Sec-WebSocket-Key", "")],
@@ -205,7 +205,7 @@ async fn upgrades_that_are_none() {
         ] {
             let mut client = server.client().await;
             client.token = ann.token.clone();
-            ask(&mut client, path, &changes).await.is_error(400, "bad_upgrade", None);
+            request_upgrade(&mut client, path, &changes).await.assert_error(400, "bad_upgrade", None);
         }
         let mut old = server.client().await;
         old.send(
@@ -216,9 +216,9 @@ async fn upgrades_that_are_none() {
             .as_bytes(),
         )
         .await;
-        old.answer().await.is_error(400, "bad_upgrade", None);
-        let answer = ann.request("POST", path, &[], None).await;
-        answer.is_error(405, "method_not_allowed", None);
+        old.response().await.assert_error(400, "bad_upgrade", None);
+        let response = ann.request("POST", path, &[], None).await;
+        response.assert_error(405, "method_not_allowed", None);
         let headers = upgrade_with(&[]);
         let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (&**name, &**value)).collect();
         assert_eq!(ann.request("HEAD", path, &headers, None).await.status, 400);
@@ -226,27 +226,27 @@ async fn upgrades_that_are_none() {
 }
 
 #[tokio::test]
-async fn pages_of_other_origins_do_not_connect() {
+async fn pages_of_other_origins_may_not_connect() {
     let origins = Origins::parse(&["https://app.example"]).unwrap();
-    let (mut server, ann) = with_rooms(Settings { origins, ..settings() }).await;
+    let (mut server, ann) = server_with_rooms(Settings { origins, ..settings() }).await;
     for path in ["/ws?room=lobby", "/connection/websocket"] {
         for (origin, status) in [("https://evil.example", 403), ("https://app.example", 101), ("http://localhost", 101)]
         {
             let mut client = server.client().await;
             client.token = ann.token.clone();
-            let answer = ask(&mut client, path, &[("Origin", origin)]).await;
-            assert_eq!(answer.status, status, "{origin}");
+            let response = request_upgrade(&mut client, path, &[("Origin", origin)]).await;
+            assert_eq!(response.status, status, "{origin}");
             match status {
                 101 => drop(soon(server.adopted.recv()).await.unwrap()),
-                _ => answer.is_error(403, "origin_not_allowed", None),
+                _ => response.assert_error(403, "origin_not_allowed", None),
             }
         }
     }
 }
 
-/// The client says who it is by its first command, which is the shard's to read.
+/// The client authenticates with its first command, which the shard reads.
 #[tokio::test]
-async fn the_centrifugo_protocol_wants_no_token() {
+async fn the_centrifugo_protocol_needs_no_token() {
     let mut server = server().await;
     for (offered, chosen) in [
         ("", None),
@@ -258,36 +258,40 @@ async fn the_centrifugo_protocol_wants_no_token() {
     ] {
         let mut client = server.client().await;
         let path = "/connection/websocket?cf_protocol=protobuf&format=protobuf&token=x";
-        let answer = ask(&mut client, path, &[("Sec-WebSocket-Protocol", offered)]).await;
-        assert_eq!((answer.status, answer.header("sec-websocket-accept")), (101, Some(ACCEPT)), "{offered}");
-        assert_eq!(answer.header("sec-websocket-protocol"), chosen, "{offered}");
+        let response = request_upgrade(&mut client, path, &[("Sec-WebSocket-Protocol", offered)]).await;
+        assert_eq!((response.status, response.header("sec-websocket-accept")), (101, Some(ACCEPT)), "{offered}");
+        assert_eq!(response.header("sec-websocket-protocol"), chosen, "{offered}");
         let adopted = soon(server.adopted.recv()).await.unwrap();
         assert_eq!(adopted.peer, client.stream.local_addr().unwrap());
         let head = String::from_utf8(adopted.head).unwrap();
         assert!(head.starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{head}");
-        assert_eq!(head.contains("\r\nsec-websocket-protocol: "), !offered.is_empty(), "the shard chooses by it too");
-        // The socket is the chat's now.
-        let mut socket = TcpStream::from_std(adopted.socket).expect("not blocking");
+        assert_eq!(
+            head.contains("\r\nsec-websocket-protocol: "),
+            !offered.is_empty(),
+            "the shard needs the header too"
+        );
+        // The socket belongs to the chat now.
+        let mut socket = TcpStream::from_std(adopted.socket).expect("the socket must be non-blocking");
         client.send(b"{}").await;
         let mut bytes = [0; 2];
         socket.read_exact(&mut bytes).await.unwrap();
         assert_eq!(&bytes, b"{}");
     }
-    // A token that is none is no matter here.
+    // An invalid token does not matter here.
     let mut client = server.client().await;
     client.token = Some("x".to_owned());
-    assert_eq!(ask(&mut client, "/connection/websocket", &[]).await.status, 101);
+    assert_eq!(request_upgrade(&mut client, "/connection/websocket", &[]).await.status, 101);
     soon(server.adopted.recv()).await.unwrap();
 }
 
 #[tokio::test]
-async fn echo_is_there_when_asked_for() {
+async fn echo_is_served_only_if_enabled() {
     let mut with_echo = server_with(Settings { echo: true, ..settings() }).await;
     let mut client = with_echo.client().await;
-    assert_eq!(ask(&mut client, "/echo", &[]).await.status, 101);
+    assert_eq!(request_upgrade(&mut client, "/echo", &[]).await.status, 101);
     let adopted = soon(with_echo.adopted.recv()).await.unwrap();
     assert!(adopted.head.starts_with(b"GET /echo HTTP/1.1\r\n"));
 
     let without = server().await;
-    ask(&mut without.client().await, "/echo", &[]).await.is_error(404, "not_found", None);
+    request_upgrade(&mut without.client().await, "/echo", &[]).await.assert_error(404, "not_found", None);
 }

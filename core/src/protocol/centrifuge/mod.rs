@@ -23,6 +23,17 @@ pub enum Encoding {
     Protobuf,
 }
 
+impl Encoding {
+    /// The encoding that a WebSocket subprotocol names.
+    pub fn from_subprotocol(name: &str) -> Option<Encoding> {
+        match name {
+            "centrifuge-json" => Some(Encoding::Json),
+            "centrifuge-protobuf" => Some(Encoding::Protobuf),
+            _ => None,
+        }
+    }
+}
+
 // ── from the client ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// A message from a client.

@@ -1,0 +1,107 @@
+//! What all handlers share: the service's state, the shape of a route, and work that outlives its request.
+
+use crate::assets::Assets;
+use crate::chat::SharedChat;
+use crate::errors::ApiError;
+use crate::passwords::PasswordPool;
+use crate::rate::RateLimiter;
+use crate::settings::Settings;
+use crate::tokens::Tokens;
+use axum::handler::Handler;
+use axum::response::Response;
+use axum::routing::{MethodFilter, MethodRouter, on};
+use http::Method;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use uproar_store::SharedStore;
+
+/// Entries in a page of a list when the request does not say how many.
+const PAGE_ENTRIES_DEFAULT: u64 = 50;
+
+/// The service's state.
+pub(crate) struct App {
+    pub store: SharedStore,
+    pub tokens: Arc<Tokens>,
+    pub chat: SharedChat,
+    pub settings: Settings,
+    pub passwords: PasswordPool,
+    pub publish_rate: RateLimiter,
+    pub assets: Assets,
+}
+
+impl App {
+    /// The most entries that a page may have, given how many were requested.
+    pub(crate) fn page_limit(&self, requested: Option<u64>) -> usize {
+        requested.unwrap_or(PAGE_ENTRIES_DEFAULT).min(self.settings.limits.history_page_limit) as usize
+    }
+}
+
+/// The time in Unix seconds, as tokens use it.
+pub(crate) fn now_unix_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+}
+
+/// The port on which a request arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Port {
+    Main,
+    Admin,
+}
+
+/// A method of a path and its handler. Routers are built from these alone, so a list of them is complete.
+pub(crate) struct Route {
+    pub method: Method,
+    pub path: &'static str,
+    pub handler: MethodRouter<Arc<App>>,
+}
+
+impl Route {
+    pub(crate) fn new<H, T>(method: Method, path: &'static str, handler: H) -> Route
+    where
+        H: Handler<T, Arc<App>>,
+        T: 'static,
+    {
+        let filter = match method {
+            Method::POST => MethodFilter::POST,
+            Method::DELETE => MethodFilter::DELETE,
+            // Includes HEAD.
+            _ => MethodFilter::GET,
+        };
+        Route { method, path, handler: on(filter, handler) }
+    }
+}
+
+/// Runs `work` to completion even if the client disconnects or the request's deadline passes: once something is
+/// committed, the chat must learn of it.
+pub(crate) async fn complete<F>(work: F) -> Result<Response, ApiError>
+where
+    F: Future<Output = Result<Response, ApiError>> + Send + 'static,
+{
+    tokio::spawn(work).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a request failed");
+        Err(ApiError::internal())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn work_completes_after_its_request_is_dropped() {
+        let (commit, committed) = oneshot::channel::<()>();
+        let (learn, learned) = oneshot::channel();
+        let request = tokio::spawn(complete(async move {
+            let _ = committed.await;
+            let _ = learn.send(());
+            Ok(Response::default())
+        }));
+        // The work starts and waits for the database; then the client disconnects.
+        tokio::task::yield_now().await;
+        request.abort();
+        assert!(request.await.unwrap_err().is_cancelled());
+        commit.send(()).unwrap();
+        assert_eq!(learned.await, Ok(()));
+    }
+}

@@ -1,0 +1,78 @@
+//! The running chat, as the HTTP service sees it.
+
+use bytes::Bytes;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use uproar_model::{Offset, Publication, Refusal, Revocation, RoomId, Stored, User, UserEvent, UserId};
+
+/// What the service asks of the running chat. The server implements it over the mesh, this crate's tests with a fake.
+#[async_trait::async_trait]
+pub trait Chat: Send + Sync + 'static {
+    /// Appends a message. Returns after the commit.
+    async fn publish(&self, message: PublishRequest) -> Result<Stored, PublishError>;
+
+    /// Announces a publication that the store itself appended, such as a removal. The room's home shows it and
+    /// unsubscribes the removed user.
+    fn learn(&self, room: RoomId, publication: Publication);
+
+    /// Announces that a room was deleted. All its subscribers are unsubscribed.
+    fn close_room(&self, room: RoomId);
+
+    /// Notifies all connections of a user. The notification may be lost; a client can always ask for the current state.
+    fn notify(&self, user: UserId, event: UserEvent);
+
+    /// Disconnects every connection of the user whose token the revocation covers.
+    fn revoke(&self, revocation: Revocation);
+
+    /// The latest revocation of the user's tokens that is held in memory. Checked on each authenticated call.
+    fn revocation(&self, user: UserId) -> Option<Revocation>;
+
+    /// Takes over a connection that hyper owned until its WebSocket upgrade was answered with 101.
+    fn adopt(&self, connection: Adopted);
+
+    /// Why the chat can't serve: it is draining, or the database does not answer the lanes. `None` if it can serve.
+    fn unready_reason(&self) -> Option<String>;
+
+    /// The chat's metrics in the Prometheus text format.
+    async fn metrics(&self) -> String;
+}
+
+/// A message sent by HTTP.
+#[derive(Clone, Debug)]
+pub struct PublishRequest {
+    pub room: RoomId,
+    pub user: User,
+    pub text: String,
+    /// The sender's own id, checked. `None`: the chat makes one.
+    pub id: Option<String>,
+    pub reply_to: Option<Offset>,
+}
+
+/// Why a message was not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The message was not stored and never will be.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The message may still be stored. A retry with the same id is safe.
+    #[error("it is not known whether the message was stored; sending it again with the same id is safe")]
+    OutcomeUnknown,
+    /// The message was not stored.
+    #[error("the server is overloaded; try again")]
+    Overloaded,
+}
+
+/// A socket after its 101, with everything that a shard needs to continue as if it had read the request itself.
+#[derive(Debug)]
+pub struct Adopted {
+    /// In non-blocking mode and registered with no runtime.
+    pub socket: TcpStream,
+    pub peer: SocketAddr,
+    /// The request head, `GET …\r\n…\r\n\r\n`.
+    pub head: Vec<u8>,
+    /// Bytes that the client sent after the head.
+    pub rest: Bytes,
+}
+
+/// The chat as everything in this crate holds it.
+pub type SharedChat = Arc<dyn Chat>;
