@@ -1,5 +1,5 @@
 //! All options and commands, with their defaults, environment variables and help; and the configuration file.
-#![allow(rustdoc::bare_urls, reason = "the doc comments of options are also the help texts")]
+#![allow(rustdoc::bare_urls, rustdoc::broken_intra_doc_links, reason = "doc comments of options are help texts")]
 
 use crate::{driver, help};
 use anyhow::{Context, Result, bail};
@@ -77,8 +77,8 @@ pub enum Command {
 /// The options that the server and its tools share.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// TOML file with options. Keys are the option names without the leading dashes; limits are in a table named limit.
-    /// The command line and the environment override it
+    /// TOML file with options. Keys are the option names without the leading dashes; limits are in a [limit] table. The
+    /// command line and the environment override it
     #[arg(long, global = true, value_name = "FILE", env = "UPROAR_CONFIG")]
     pub config: Option<PathBuf>,
 
@@ -107,7 +107,7 @@ pub struct Options {
     #[arg(long, global = true, value_name = "FOLDER", env = "UPROAR_DATA", default_value = "./data")]
     pub data: PathBuf,
 
-    /// Database: sqlite:FILE or postgres://USER:PASSWORD@HOST:PORT/NAME [default: SQLite in the data folder]
+    /// sqlite:FILE or postgres://USER:PASSWORD@HOST:PORT/NAME [default: SQLite in the data folder]
     #[arg(long, global = true, value_name = "URL", env = "UPROAR_DATABASE", hide_env_values = true)]
     pub database: Option<String>,
 
