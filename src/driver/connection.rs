@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use tokio::sync::mpsc;
 use uproar_core::Slot;
 use uproar_core::limits::Limits;
-use uproar_core::websocket::upgrade::refusal;
+use uproar_core::websocket::refusal;
 use uproar_core::websocket::{Decoder, Head, Request, head};
 use uproar_core::{Host, Now, Shard};
 

@@ -11,7 +11,7 @@ use crate::metrics;
 use crate::protocol::centrifuge::{self, Push};
 use crate::protocol::{CloseReason, UNSUBSCRIBED};
 use crate::shard::Shard;
-use crate::websocket::{frame, upgrade};
+use crate::websocket::{frame, refusal};
 use bytes::Bytes;
 use std::sync::Arc;
 use uproar_model::{Revocation, UserId};
@@ -108,7 +108,7 @@ impl Shard {
                 503 => &[("Retry-After", "1")],
                 _ => &[],
             };
-            upgrade::refusal(status, code, message, headers)
+            refusal(status, code, message, headers)
         };
         let response = Slice::own(&self.cx.meter, response);
         let until_ms = self.cx.now.ms + self.cx.limits().close_timeout_ms;

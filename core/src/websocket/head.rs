@@ -1,6 +1,6 @@
 //! The head of an HTTP request, parsed far enough to recognize a WebSocket upgrade (RFC 6455, 4.2.1).
 
-use super::upgrade::refusal;
+use super::refusal::refusal;
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
