@@ -21,14 +21,14 @@ use uproar_store::{DataFolder, DatabaseUrl};
 #[command(name = "uproar", version, max_term_width = 120, args_conflicts_with_subcommands = false)]
 pub struct Cli {
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub command: Option<Tool>,
     #[command(flatten)]
     pub options: Options,
 }
 
 /// The tools. [`crate::help`] says which of the shared options each of them uses.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum Tool {
     /// Prints a new token for a user
     ///
     /// It reads only the signing key, so it works while the server runs. If the user does not exist, the server creates

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
-use uproar::config::{Cli, Command};
+use uproar::config::{Cli, Tool};
 use uproar::{help, server, tools};
 
 #[global_allocator]
@@ -24,12 +24,12 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         None => log_to_stderr(&cli.options.log).and_then(|()| server::run(&cli.options)),
-        Some(Command::Token { user, lifetime }) => tools::token(&cli.options, user, *lifetime),
-        Some(Command::Backup { file }) => tools::backup(&cli.options, file),
-        Some(Command::Restored) => tools::restored(&cli.options),
-        Some(Command::Password { user }) => tools::password(&cli.options, user),
-        Some(Command::Completions { shell }) => tools::print(&help::completions(*shell)),
-        Some(Command::Man) => tools::print(&help::manual()?),
+        Some(Tool::Token { user, lifetime }) => tools::token(&cli.options, user, *lifetime),
+        Some(Tool::Backup { file }) => tools::backup(&cli.options, file),
+        Some(Tool::Restored) => tools::restored(&cli.options),
+        Some(Tool::Password { user }) => tools::password(&cli.options, user),
+        Some(Tool::Completions { shell }) => tools::print(&help::completions(*shell)),
+        Some(Tool::Man) => tools::print(&help::manual()?),
     }
 }
 

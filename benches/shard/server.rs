@@ -9,7 +9,7 @@ use uproar_core::lane::{BatchResult, Lane};
 use uproar_core::limits::Limits;
 use uproar_core::message::{StoreReply, StoreRequest};
 use uproar_core::metrics::ShardMetrics;
-use uproar_core::websocket::{Event, Head, head};
+use uproar_core::websocket::{Event, ParsedHead, head};
 use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig, Slice, Slot};
 use uproar_model::{Admission, Claims, Epoch, Kind, Offset, Outcome, Publication, Role, RoomId, Stored, User, UserId};
 
@@ -146,7 +146,7 @@ impl Server {
     pub fn open(&mut self, request: &str) -> Slot {
         let slot = self.shard.opened(NOW, &mut self.host);
         let peer = "127.0.0.1:1".parse().expect("an address");
-        let Head::Upgrade(request, _) = head::parse(request.as_bytes(), 0, 16_384, peer) else {
+        let ParsedHead::Upgrade(request, _) = head::parse(request.as_bytes(), 0, 16_384, peer) else {
             panic!("{request:?} is not a WebSocket upgrade")
         };
         self.shard.requested(NOW, slot, *request, &mut self.host);

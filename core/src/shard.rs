@@ -13,7 +13,7 @@ use crate::message::{Caller, Channel, Endpoint, Message, Requester, StoreReply};
 use crate::metrics::ShardMetrics;
 use crate::protocol::CloseReason;
 use crate::protocol::centrifuge::Encoding;
-use crate::websocket::{Event, Request, frame};
+use crate::websocket::{Event, UpgradeRequest, frame};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -66,7 +66,7 @@ impl Shard {
 
     /// The request head is complete and asks for a WebSocket. The answer (101 or a rejection) comes through `outgoing`,
     /// now or later. Until the client is admitted, `wants_input` is false.
-    pub fn requested(&mut self, now: Now, slot: Slot, request: Request, host: &mut impl Host) {
+    pub fn requested(&mut self, now: Now, slot: Slot, request: UpgradeRequest, host: &mut impl Host) {
         self.cx.begin(now);
         if matches!(self.connections[slot].phase, Phase::Head) {
             self.begin_handshake(slot, request, host);

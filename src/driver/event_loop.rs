@@ -2,7 +2,7 @@
 //! How bytes move and how a shard sleeps is up to the driver, which implements [`Transport`].
 
 use super::accept::{Acceptor, canonical};
-use super::connection::{Connection, Next, adopted_request, discard_unread, hand_over, reject};
+use super::input::{Input, Next, adopted_request, discard_unread, hand_over, reject};
 use super::{Adopted, Control, Effects, HandOver, ShardSetup};
 use crate::mesh::Inbox;
 use rustix::net::{Shutdown, shutdown};
@@ -76,7 +76,7 @@ pub(super) struct Entry<I> {
 /// The transport of one open connection.
 pub(super) struct Open<I> {
     pub(super) socket: OwnedFd,
-    connection: Connection,
+    input: Input,
     /// The core knows that the peer has closed.
     pub(super) is_peer_closed: bool,
     /// The core has closed the connection, and its socket is shut down. Operations in flight still have to complete.
@@ -137,7 +137,7 @@ impl<T: Transport> EventLoop<T> {
                 continue;
             }
             if self.shard.wants_input(slot) {
-                if open.connection.has_undecoded() {
+                if open.input.has_undecoded() {
                     self.on_input(slot, &mut [], now);
                     self.abort_closed();
                     // The core acts on this input in its next turn.
@@ -174,7 +174,7 @@ impl<T: Transport> EventLoop<T> {
                 left -= 1;
                 let Some((stream, peer)) = self.listeners[index].accept(now) else { continue };
                 let is_set = if T::NONBLOCKING { stream.set_nonblocking(true) } else { Ok(()) };
-                let opened = is_set.and_then(|()| self.open(stream, Connection::new(peer), now));
+                let opened = is_set.and_then(|()| self.open(stream, Input::new(peer), now));
                 if let Err(error) = opened {
                     self.listeners[index].pause(&error, now);
                 }
@@ -187,7 +187,7 @@ impl<T: Transport> EventLoop<T> {
         self.open_count >= self.limits.connections_per_shard_limit
     }
 
-    fn open(&mut self, stream: TcpStream, connection: Connection, now: Now) -> io::Result<Slot> {
+    fn open(&mut self, stream: TcpStream, input: Input, now: Now) -> io::Result<Slot> {
         let slot = self.shard.opened(now, &mut self.effects);
         let socket = stream.into();
         let io = self.transport.open(slot, &socket).inspect_err(|_| self.shard.handed_over(slot))?;
@@ -196,7 +196,7 @@ impl<T: Transport> EventLoop<T> {
             self.slots.resize_with(index + 1, || Entry { open: None });
         }
         debug_assert!(self.slots[index].open.is_none(), "the core gave a slot that is in use");
-        self.slots[index].open = Some(Open { socket, connection, is_peer_closed: false, is_aborted: false, io });
+        self.slots[index].open = Some(Open { socket, input, is_peer_closed: false, is_aborted: false, io });
         self.open_count += 1;
         T::read(self, slot);
         // The core may have closed it immediately.
@@ -216,7 +216,7 @@ impl<T: Transport> EventLoop<T> {
         // These sockets don't inherit the options of the shard's listeners.
         let _ = stream.set_nodelay(true);
         let _ = socket2::SockRef::from(&stream).set_send_buffer_size(self.limits.socket_send_buffer_bytes as usize);
-        let Ok(slot) = self.open(stream, Connection::adopted(&rest), now) else { return };
+        let Ok(slot) = self.open(stream, Input::adopted(&rest), now) else { return };
         if self.slots[slot.index()].open.is_none() {
             return;
         }
@@ -231,7 +231,7 @@ impl<T: Transport> EventLoop<T> {
     /// [`EventLoop::abort_closed`].
     pub(super) fn on_input(&mut self, slot: Slot, bytes: &mut [u8], now: Now) {
         let Some(open) = &mut self.slots[slot.index()].open else { return };
-        let next = open.connection.on_bytes(bytes, now, slot, &mut self.shard, &self.limits, &mut self.effects);
+        let next = open.input.on_bytes(bytes, now, slot, &mut self.shard, &self.limits, &mut self.effects);
         match next {
             Next::Stay => T::read(self, slot),
             Next::HandOver(peer, bytes) => {

@@ -4,9 +4,9 @@
 //! writes the core's output to them. See `event_loop` for what both drivers share.
 
 mod accept;
-pub mod connection;
 mod epoll;
 mod event_loop;
+pub mod input;
 pub mod listen;
 #[cfg(test)]
 mod tests;

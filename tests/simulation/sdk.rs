@@ -351,9 +351,9 @@ impl World {
 
     fn sdk_connect(&mut self, index: usize) {
         let (id, slot) = self.open_socket(ClientId::Sdk(index));
-        let request = uproar_core::websocket::Request {
+        let request = uproar_core::websocket::UpgradeRequest {
             path: "/connection/websocket".into(),
-            ..uproar_core::websocket::Request::default()
+            ..uproar_core::websocket::UpgradeRequest::default()
         };
         let ((shard, now), mut host) = self.shard_and_host(id);
         shard.requested(now, slot, request, &mut host);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use uproar_core::lane::{BatchResult, Lane};
 use uproar_core::limits::Limits;
 use uproar_core::message::{Found, Requester, StoreReply, StoreRequest};
-use uproar_core::websocket::{Event, Head, head};
+use uproar_core::websocket::{Event, ParsedHead, head};
 use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig, Slot};
 use uproar_model::{Claims, Item, Kind, Offset, Revocation, TokenError, User, UserId};
 
@@ -318,7 +318,7 @@ impl Rig {
             "GET {target} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
-        let Head::Upgrade(request, _) = head::parse(request.as_bytes(), 0, 16384, "127.0.0.1:1".parse().unwrap())
+        let ParsedHead::Upgrade(request, _) = head::parse(request.as_bytes(), 0, 16384, "127.0.0.1:1".parse().unwrap())
         else {
             panic!("not a request for a WebSocket: {request:?}")
         };

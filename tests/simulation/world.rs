@@ -13,7 +13,7 @@ use uproar_core::limits::Limits;
 use uproar_core::message::{
     Append, Caller, Channel, Endpoint, LaneAnswer, Message, Requester, StoreReply, StoreRequest, reserved_places,
 };
-use uproar_core::websocket::{Event, Request};
+use uproar_core::websocket::{Event, UpgradeRequest};
 use uproar_core::{Host, Now, Refused, Serial, Shard, ShardConfig, Slice, Slot};
 use uproar_model::{Claims, Item, Kind, Offset, Outcome, RoomId, TokenError, UserId};
 
@@ -964,7 +964,7 @@ impl World {
         query.push_str(&format!("&token={}", agent.user));
         agent.replay_from = self.shown.get(&(id, agent.room)).copied().unwrap_or(0);
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        let request = Request { peer, path: "/ws".into(), query, ..Request::default() };
+        let request = UpgradeRequest { peer, path: "/ws".into(), query, ..UpgradeRequest::default() };
         let ((shard, now), mut host) = self.shard_and_host(id);
         shard.requested(now, slot, request, &mut host);
         self.more[id] = true;

@@ -5,13 +5,13 @@ use super::session::Arrival;
 use crate::ids::{CommandId, Serial};
 use crate::protocol::centrifuge::Encoding;
 use crate::protocol::{Format, plain};
-use crate::websocket::Request;
+use crate::websocket::UpgradeRequest;
 use uproar_model::{Claims, User};
 
 /// A plain connection that waits for the answer to its upgrade.
 #[derive(Debug)]
 pub(crate) struct Handshake {
-    pub request: Request,
+    pub request: UpgradeRequest,
     pub parameters: UpgradeParameters,
     pub user: Option<User>,
     pub joining: Joining,
@@ -29,7 +29,7 @@ pub(crate) struct UpgradeParameters {
 
 impl Handshake {
     /// The state of a request that is rejected without asking anybody.
-    pub fn rejected(request: Request) -> Handshake {
+    pub fn rejected(request: UpgradeRequest) -> Handshake {
         let claims = Claims { user: None, username: "".into(), generation: None, issued_at: 0, expires_at: 0 };
         let input = plain::InputFormat::Text;
         let parameters = UpgradeParameters { subprotocol: None, claims, format: Format::Plain, input };

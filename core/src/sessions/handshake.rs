@@ -15,7 +15,7 @@ use crate::message::{Found, Joiner, StoreRequest};
 use crate::protocol::centrifuge::Encoding;
 use crate::protocol::{Format, plain};
 use crate::shard::Shard;
-use crate::websocket::head::{Request, bearer_token, token_subprotocol};
+use crate::websocket::head::{UpgradeRequest, bearer_token, token_subprotocol};
 use crate::websocket::{frame, upgrade};
 use bytes::Bytes;
 use slab::Slab;
@@ -29,7 +29,7 @@ const CENTRIFUGE_PATH: &str = "/connection/websocket";
 struct Rejection(u16, &'static str, String);
 
 impl Shard {
-    pub(crate) fn begin_handshake(&mut self, slot: Slot, request: Request, host: &mut impl Host) {
+    pub(crate) fn begin_handshake(&mut self, slot: Slot, request: UpgradeRequest, host: &mut impl Host) {
         let is_echo = self.cx.config.echo && request.path == "/echo";
         if is_echo {
             let answered = request.answered;
@@ -60,7 +60,7 @@ impl Shard {
     }
 
     /// Everything that can be checked without asking the store.
-    fn read_request(&self, request: Request) -> Result<Handshake, Box<(Request, Rejection)>> {
+    fn read_request(&self, request: UpgradeRequest) -> Result<Handshake, Box<(UpgradeRequest, Rejection)>> {
         match self.check_request(&request) {
             Ok((parameters, joining)) => Ok(Handshake { request, parameters, user: None, joining }),
             Err(rejection) => Err(Box::new((request, rejection))),
@@ -68,7 +68,7 @@ impl Shard {
     }
 
     /// Only requests from browser pages have an origin.
-    fn check_origin(&self, request: &Request) -> Result<(), Rejection> {
+    fn check_origin(&self, request: &UpgradeRequest) -> Result<(), Rejection> {
         let allow = &self.cx.config.allow_origin;
         if request.origin.as_ref().is_some_and(|origin| !allow(origin, request.host.as_deref())) {
             let text = "pages of this origin may not connect; the server's --allow-origin names those that may";
@@ -77,7 +77,7 @@ impl Shard {
         Ok(())
     }
 
-    fn check_request(&self, request: &Request) -> Result<(UpgradeParameters, Joining), Rejection> {
+    fn check_request(&self, request: &UpgradeRequest) -> Result<(UpgradeParameters, Joining), Rejection> {
         if request.path != "/ws" {
             let path = clip(&request.path);
             let text = format!("there is no WebSocket at {path}; connect to /ws?room=NAME or {CENTRIFUGE_PATH}");
@@ -142,7 +142,7 @@ impl Shard {
     }
 
     /// The token, and the subprotocol that carried it if one did.
-    fn find_token(&self, request: &Request) -> Result<(String, Option<String>), Rejection> {
+    fn find_token(&self, request: &UpgradeRequest) -> Result<(String, Option<String>), Rejection> {
         if let Some(header) = &request.authorization {
             if let Some(token) = bearer_token(header) {
                 return Ok((token.to_owned(), None));
@@ -210,7 +210,7 @@ impl Shard {
     }
 
     /// Answers the upgrade to the Centrifugo protocol. Later errors are reported in that protocol.
-    fn begin_centrifuge(&mut self, slot: Slot, request: Request, host: &mut impl Host) {
+    fn begin_centrifuge(&mut self, slot: Slot, request: UpgradeRequest, host: &mut impl Host) {
         if let Err(Rejection(status, code, message)) = self.check_origin(&request) {
             let handshake = Handshake::rejected(request);
             self.connections[slot].phase = Phase::Handshake(Box::new(handshake));

@@ -20,11 +20,11 @@ const HEADERS_LIMIT: usize = 100;
 
 /// What the bytes read so far amount to.
 #[derive(Debug)]
-pub enum Head {
+pub enum ParsedHead {
     /// The beginning of a request; more must be read.
     Incomplete,
     /// A valid upgrade request and the length of its head in bytes. Frames follow the head.
-    Upgrade(Box<Request>, usize),
+    Upgrade(Box<UpgradeRequest>, usize),
     /// Anything else, including malformed and overlong heads. The HTTP service answers it.
     Http,
     /// An upgrade request that can't be granted. The response is sent and the connection closed.
@@ -33,12 +33,12 @@ pub enum Head {
 
 /// A request to upgrade to WebSocket.
 #[derive(Clone)]
-pub struct Request {
+pub struct UpgradeRequest {
     /// The other end of the connection. IPv4 addresses are not mapped into IPv6.
     pub peer: SocketAddr,
     /// The path as sent, with its leading slash, not decoded.
     pub path: String,
-    /// The part after `?`, not decoded; empty if there is none. See [`Request::query_value`].
+    /// The part after `?`, not decoded; empty if there is none. See [`UpgradeRequest::query_value`].
     pub query: String,
     /// The `Host` header, or the authority of the target if that is an absolute URL. Always set by [`parse`].
     pub host: Option<String>,
@@ -52,7 +52,7 @@ pub struct Request {
     pub answered: bool,
 }
 
-impl Request {
+impl UpgradeRequest {
     /// The first value of this name in the query, decoded (`application/x-www-form-urlencoded`).
     pub fn query_value(&self, name: &str) -> Option<Cow<'_, str>> {
         form_urlencoded::parse(self.query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value)
@@ -60,9 +60,9 @@ impl Request {
 }
 
 /// An empty request from an unspecified address, whose fields the caller fills in.
-impl Default for Request {
-    fn default() -> Request {
-        Request {
+impl Default for UpgradeRequest {
+    fn default() -> UpgradeRequest {
+        UpgradeRequest {
             peer: SocketAddr::from(([0, 0, 0, 0], 0)),
             path: String::new(),
             query: String::new(),
@@ -77,10 +77,10 @@ impl Default for Request {
 }
 
 /// Omits every field that may carry a token: the query, the authorization and the subprotocols.
-impl fmt::Debug for Request {
+impl fmt::Debug for UpgradeRequest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
-            .debug_struct("Request")
+            .debug_struct("UpgradeRequest")
             .field("peer", &self.peer)
             .field("path", &self.path)
             .field("host", &self.host)
@@ -93,26 +93,26 @@ impl fmt::Debug for Request {
 /// Parses the head of a request. `bytes` is everything read from the connection so far, `seen` the length that earlier
 /// calls have already looked at: a client that sends its head byte by byte costs one parse per line, not one per byte.
 /// A head may have at most `limit` bytes.
-pub fn parse(bytes: &[u8], seen: usize, limit: usize, peer: SocketAddr) -> Head {
+pub fn parse(bytes: &[u8], seen: usize, limit: usize, peer: SocketAddr) -> ParsedHead {
     // The first call always parses: input that is not HTTP at all, such as TLS, may go on for long without a line end.
     if seen > 0 && !bytes[seen..].contains(&b'\n') {
-        return if bytes.len() > limit { Head::Http } else { Head::Incomplete };
+        return if bytes.len() > limit { ParsedHead::Http } else { ParsedHead::Incomplete };
     }
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_LIMIT];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(length)) if length <= limit => match upgrade(&request, peer) {
-            Ok(Some(request)) => Head::Upgrade(Box::new(request), length),
-            Ok(None) => Head::Http,
-            Err(response) => Head::Refused(response),
+            Ok(Some(request)) => ParsedHead::Upgrade(Box::new(request), length),
+            Ok(None) => ParsedHead::Http,
+            Err(response) => ParsedHead::Refused(response),
         },
-        Ok(httparse::Status::Partial) if bytes.len() <= limit => Head::Incomplete,
-        _ => Head::Http,
+        Ok(httparse::Status::Partial) if bytes.len() <= limit => ParsedHead::Incomplete,
+        _ => ParsedHead::Http,
     }
 }
 
 /// `Ok(None)`: not an upgrade to WebSocket. `Err`: the response that refuses the upgrade.
-fn upgrade(request: &httparse::Request<'_, '_>, peer: SocketAddr) -> Result<Option<Request>, Bytes> {
+fn upgrade(request: &httparse::Request<'_, '_>, peer: SocketAddr) -> Result<Option<UpgradeRequest>, Bytes> {
     if !tokens(request, "Upgrade").any(|token| token.eq_ignore_ascii_case("websocket")) {
         return Ok(None);
     }
@@ -143,7 +143,7 @@ fn upgrade(request: &httparse::Request<'_, '_>, peer: SocketAddr) -> Result<Opti
     };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
 
-    Ok(Some(Request {
+    Ok(Some(UpgradeRequest {
         peer,
         path: path.into(),
         query: query.into(),
@@ -228,21 +228,21 @@ pub(super) mod tests {
     const LIMIT: usize = 4096;
     const PEER: &str = "192.0.2.7:4711";
 
-    impl Head {
+    impl ParsedHead {
         #[track_caller]
-        pub(crate) fn upgrade(self) -> Request {
-            let Head::Upgrade(request, _) = self else { panic!("{self:?}") };
+        pub(crate) fn upgrade(self) -> UpgradeRequest {
+            let ParsedHead::Upgrade(request, _) = self else { panic!("{self:?}") };
             *request
         }
 
         #[track_caller]
         fn refused(self) -> String {
-            let Head::Refused(response) = self else { panic!("{self:?}") };
+            let ParsedHead::Refused(response) = self else { panic!("{self:?}") };
             String::from_utf8(response.into()).unwrap()
         }
     }
 
-    pub(crate) fn parse(bytes: &str) -> Head {
+    pub(crate) fn parse(bytes: &str) -> ParsedHead {
         super::parse(bytes.as_bytes(), 0, LIMIT, PEER.parse().unwrap())
     }
 
@@ -261,7 +261,7 @@ pub(super) mod tests {
             "Origin: https://chat.example\r\nauthorization: Bearer abc\r\nSec-WebSocket-Protocol: a, b,,\r\n\
              Sec-WebSocket-Protocol:c\r\n",
         ) + "frames";
-        let Head::Upgrade(request, length) = parse(&bytes) else { panic!() };
+        let ParsedHead::Upgrade(request, length) = parse(&bytes) else { panic!() };
         assert_eq!(&bytes[length..], "frames");
         assert_eq!(request.peer, PEER.parse().unwrap());
         assert_eq!(request.path, "/ws");
@@ -313,10 +313,10 @@ pub(super) mod tests {
             "\x16\x03\x01\x02",
             "GET / HTTP/1.1\r\nbad header\r\n\r\n",
         ] {
-            assert!(matches!(parse(bytes), Head::Http), "{bytes:?}");
+            assert!(matches!(parse(bytes), ParsedHead::Http), "{bytes:?}");
         }
         let many = upgrade_with(&"a: b\r\n".repeat(HEADERS_LIMIT));
-        assert!(matches!(parse(&many), Head::Http));
+        assert!(matches!(parse(&many), ParsedHead::Http));
     }
 
     #[test]
@@ -338,13 +338,13 @@ pub(super) mod tests {
     fn a_head_longer_than_the_limit_is_left_to_http() {
         let head = upgrade_with(&format!("a: {}\r\n", "b".repeat(1000)));
         let at = |limit| super::parse(head.as_bytes(), 0, limit, PEER.parse().unwrap());
-        assert!(matches!(at(head.len()), Head::Upgrade(..)));
-        assert!(matches!(at(head.len() - 1), Head::Http));
+        assert!(matches!(at(head.len()), ParsedHead::Upgrade(..)));
+        assert!(matches!(at(head.len() - 1), ParsedHead::Http));
         let unfinished = &head.as_bytes()[..head.len() - 1];
         for seen in [0, 10] {
             let at = |limit| super::parse(unfinished, seen, limit, PEER.parse().unwrap());
-            assert!(matches!(at(unfinished.len()), Head::Incomplete));
-            assert!(matches!(at(unfinished.len() - 1), Head::Http));
+            assert!(matches!(at(unfinished.len()), ParsedHead::Incomplete));
+            assert!(matches!(at(unfinished.len() - 1), ParsedHead::Http));
         }
     }
 
@@ -378,13 +378,13 @@ pub(super) mod tests {
     fn a_head_may_arrive_in_pieces() {
         let head = upgrade_with("");
         for cut in 1..head.len() {
-            assert!(matches!(parse(&head[..cut]), Head::Incomplete), "{cut}");
+            assert!(matches!(parse(&head[..cut]), ParsedHead::Incomplete), "{cut}");
             let whole = super::parse(head.as_bytes(), cut, LIMIT, PEER.parse().unwrap());
-            assert!(matches!(whole, Head::Upgrade(_, length) if length == head.len()), "{cut}");
+            assert!(matches!(whole, ParsedHead::Upgrade(_, length) if length == head.len()), "{cut}");
         }
         for byte in 1..head.len() {
             let head = super::parse(&head.as_bytes()[..byte], byte - 1, LIMIT, PEER.parse().unwrap());
-            assert!(matches!(head, Head::Incomplete), "{byte}");
+            assert!(matches!(head, ParsedHead::Incomplete), "{byte}");
         }
     }
 

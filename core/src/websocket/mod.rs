@@ -11,5 +11,5 @@ pub mod upgrade;
 pub use decoder::{Decoder, Event};
 pub use fastwebsockets::OpCode;
 pub use frame::{close_frame, push_frame};
-pub use head::{Head, Request};
+pub use head::{ParsedHead, UpgradeRequest};
 pub use refusal::refusal;

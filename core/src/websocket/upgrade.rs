@@ -1,11 +1,11 @@
 //! The answer to an upgrade request that is accepted (RFC 6455, 4.2.2), as bytes.
 
-use super::head::Request;
+use super::head::UpgradeRequest;
 use bytes::Bytes;
 
 /// `101 Switching Protocols`. `subprotocol` must be one that the request offers; otherwise a browser fails the
 /// handshake.
-pub fn switching_protocols(request: &Request, subprotocol: Option<&str>) -> Bytes {
+pub fn switching_protocols(request: &UpgradeRequest, subprotocol: Option<&str>) -> Bytes {
     debug_assert!(subprotocol.is_none_or(|chosen| request.subprotocols.iter().any(|offered| offered == chosen)));
     let mut response = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n",

@@ -10,15 +10,15 @@ use tokio::sync::mpsc;
 use uproar_core::Slot;
 use uproar_core::limits::Limits;
 use uproar_core::websocket::refusal;
-use uproar_core::websocket::{Decoder, Head, Request, head};
+use uproar_core::websocket::{Decoder, ParsedHead, UpgradeRequest, head};
 use uproar_core::{Host, Now, Shard};
 
 /// Bytes that are read from a connection that is being closed, so that the peer can read the reason.
 const DISCARDED_LIMIT_BYTES: usize = 64 * 1024;
 
-/// The transport state of one slot.
+/// What a connection receives now: its request head, or frames.
 #[derive(Debug)]
-pub enum Connection {
+pub enum Input {
     Head(Box<ReadHead>),
     WebSocket(Decoder),
 }
@@ -43,16 +43,16 @@ pub enum Next {
     Reject(Bytes),
 }
 
-impl Connection {
-    pub fn new(peer: SocketAddr) -> Connection {
-        Connection::Head(Box::new(ReadHead { peer, bytes: Vec::new(), seen: 0 }))
+impl Input {
+    pub fn new(peer: SocketAddr) -> Input {
+        Input::Head(Box::new(ReadHead { peer, bytes: Vec::new(), seen: 0 }))
     }
 
     /// A WebSocket whose upgrade the HTTP service has answered. `rest`: the bytes that the client sent after the head.
-    pub fn adopted(rest: &[u8]) -> Connection {
+    pub fn adopted(rest: &[u8]) -> Input {
         let mut decoder = Decoder::default();
         decoder.keep(rest);
-        Connection::WebSocket(decoder)
+        Input::WebSocket(decoder)
     }
 
     /// Decodes received bytes and passes the result to the core for as long as it wants input. The rest is kept; once
@@ -67,11 +67,11 @@ impl Connection {
         host: &mut impl Host,
     ) -> Next {
         match self {
-            Connection::WebSocket(decoder) => {
+            Input::WebSocket(decoder) => {
                 decode(decoder, bytes, now, slot, shard, limits, host);
                 Next::Stay
             }
-            Connection::Head(read) => {
+            Input::Head(read) => {
                 if !shard.wants_input(slot) {
                     read.bytes.extend_from_slice(bytes);
                     return Next::Stay;
@@ -84,21 +84,21 @@ impl Connection {
                     &read.bytes
                 };
                 match head::parse(all, read.seen, limits.head_limit_bytes as usize, read.peer) {
-                    Head::Incomplete => {
+                    ParsedHead::Incomplete => {
                         read.seen = all.len();
                         if read.bytes.is_empty() {
                             read.bytes.extend_from_slice(bytes);
                         }
                         Next::Stay
                     }
-                    Head::Http => Next::HandOver(read.peer, Bytes::copy_from_slice(all)),
-                    Head::Refused(response) => Next::Reject(response),
-                    Head::Upgrade(request, length) => {
+                    ParsedHead::Http => Next::HandOver(read.peer, Bytes::copy_from_slice(all)),
+                    ParsedHead::Refused(response) => Next::Reject(response),
+                    ParsedHead::Upgrade(request, length) => {
                         let mut rest = all[length..].to_vec();
                         let mut decoder = Decoder::default();
                         shard.requested(now, slot, *request, host);
                         decode(&mut decoder, &mut rest, now, slot, shard, limits, host);
-                        *self = Connection::WebSocket(decoder);
+                        *self = Input::WebSocket(decoder);
                         Next::Stay
                     }
                 }
@@ -106,11 +106,11 @@ impl Connection {
         }
     }
 
-    /// Whether [`Connection::on_bytes`] without bytes would have something to pass to the core.
+    /// Whether [`Input::on_bytes`] without bytes would have something to pass to the core.
     pub fn has_undecoded(&self) -> bool {
         match self {
-            Connection::Head(read) => read.seen < read.bytes.len(),
-            Connection::WebSocket(decoder) => decoder.has_undecoded(),
+            Input::Head(read) => read.seen < read.bytes.len(),
+            Input::WebSocket(decoder) => decoder.has_undecoded(),
         }
     }
 }
@@ -136,9 +136,9 @@ fn decode(
 
 /// Parses the request of a connection whose upgrade the HTTP service has answered with 101. None: the head is not a
 /// valid WebSocket request, and it is too late to answer it.
-pub fn adopted_request(head: &[u8], peer: SocketAddr) -> Option<Request> {
+pub fn adopted_request(head: &[u8], peer: SocketAddr) -> Option<UpgradeRequest> {
     match head::parse(head, 0, head.len(), peer) {
-        Head::Upgrade(request, _) => Some(Request { answered: true, ..*request }),
+        ParsedHead::Upgrade(request, _) => Some(UpgradeRequest { answered: true, ..*request }),
         _ => None,
     }
 }
