@@ -5,7 +5,7 @@ use crate::buffer::Slice;
 use crate::config::ShardConfig;
 use crate::connections::{Connections, Phase, Users};
 use crate::context::Context;
-use crate::feeds::{Feeds, Received, ToClose};
+use crate::feeds::{Feeds, Received};
 use crate::homes::Homes;
 use crate::host::{Host, Now};
 use crate::ids::Slot;
@@ -330,14 +330,14 @@ impl Shard {
 
             // For feeds.
             Message::Segment { channel, segment } => {
-                let mut to_close = ToClose::new();
-                let received =
-                    self.feeds.on_segment(cx, &mut self.connections, &channel, &segment, &mut to_close, host);
-                self.close_all(to_close, host);
+                let received = self.feeds.on_segment(cx, &mut self.connections, &channel, &segment, host);
                 match received {
                     Received::Ignored => {}
                     Received::Gap => self.on_lost(&channel, host),
-                    Received::Taken { feed, removed } => self.remove_users(feed, &removed, host),
+                    Received::Taken { feed, removed, to_close } => {
+                        self.close_all(to_close, host);
+                        self.remove_users(feed, &removed, host);
+                    }
                 }
             }
             Message::Lost { channel } => self.on_lost(&channel, host),
@@ -518,18 +518,17 @@ impl Shard {
 
     /// Gives subscribers what was shown, channel by channel.
     fn fan_out(&mut self, host: &mut impl Host) {
-        let mut to_close = ToClose::new();
         for _ in 0..self.feeds.due_count() {
-            self.feeds.fan_out_next(&mut self.cx, &mut self.connections, &mut to_close, host);
-            self.close_all(std::mem::take(&mut to_close), host);
+            let to_close = self.feeds.fan_out_next(&mut self.cx, &mut self.connections, host);
+            self.close_all(to_close, host);
         }
     }
 
     /// Gives the subscriptions of a connection that are behind what they have missed.
     pub(crate) fn catch_up(&mut self, slot: Slot, host: &mut impl Host) {
-        let mut to_close = ToClose::new();
-        self.feeds.catch_up(&mut self.cx, &mut self.connections, slot, &mut to_close, host);
-        self.close_all(to_close, host);
+        if let Some(why) = self.feeds.catch_up(&mut self.cx, &mut self.connections, slot, host) {
+            self.close(slot, why, host);
+        }
     }
 
     /// The reader has answered with a page for a subscription that is behind.
@@ -541,9 +540,10 @@ impl Shard {
         let Some((_, key)) = session.reading.take_if(|(serial, _)| *serial == caller.serial) else { return };
         match reply {
             StoreReply::Page(Some(page)) => {
-                let mut to_close = ToClose::new();
-                self.feeds.on_page(&mut self.cx, &mut self.connections, slot, key, &page, &mut to_close, host);
-                self.close_all(to_close, host);
+                let why = self.feeds.on_page(&mut self.cx, &mut self.connections, slot, key, &page, host);
+                if let Some(why) = why {
+                    self.close(slot, why, host);
+                }
             }
             StoreReply::Page(None) => {
                 self.end_subscription(slot, key, host);

@@ -123,7 +123,7 @@ async fn folded_parameter(parts: &mut Parts, app: &Arc<App>, field: &'static str
     let parameters = RawPathParams::from_request_parts(parts, app)
         .await
         .map_err(|_| ApiError::new(Code::BadRequest, "the decoded path is not UTF-8"))?;
-    let (_, value) = parameters.iter().find(|(name, _)| *name == field).ok_or_else(|| ApiError::internal())?;
+    let (_, value) = parameters.iter().find(|(name, _)| *name == field).ok_or_else(ApiError::internal)?;
     fold(field, value)
 }
 

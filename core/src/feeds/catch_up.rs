@@ -1,8 +1,8 @@
 //! Catching up: subscribers who are behind are given what they have missed, from the ring or in pages from the store,
 //! as their queues drain.
 
+use super::Feeds;
 use super::fan_out::FanOut;
-use super::{Feeds, ToClose};
 use crate::buffer::Slice;
 use crate::connections::Connections;
 use crate::context::Context;
@@ -17,24 +17,24 @@ const CREDIT_RETRY_MS: u64 = 20;
 
 impl Feeds {
     /// Gives the subscriptions of a connection that are behind the next part of what they have missed, while its queue
-    /// has room. The parts come from the ring, or from the store, one page at a time.
+    /// has room. The parts come from the ring, or from the store, one page at a time. Returns why
+    /// the connection must be closed, if it must.
     pub fn catch_up(
         &mut self,
         cx: &mut Context,
         connections: &mut Connections,
         slot: Slot,
-        to_close: &mut ToClose,
         host: &mut impl Host,
-    ) {
+    ) -> Option<CloseReason> {
         let page_bytes = cx.page_bytes();
         loop {
             let connection = &mut connections[slot];
-            let Some(session) = connection.session_mut() else { return };
-            let (Some(&key), None) = (session.behind.front(), session.reading) else { return };
-            let Some((feed_id, index)) = session.joined(key) else { return };
+            let session = connection.session_mut()?;
+            let (Some(&key), None) = (session.behind.front(), session.reading) else { return None };
+            let (feed_id, index) = session.joined(key)?;
             if connection.outbound.bytes() >= page_bytes {
                 // Called again when some of the queue has been written.
-                return;
+                return None;
             }
             let feed = &mut self.feeds[feed_id.index()];
             let subscriber = &mut feed.subscribers[index as usize];
@@ -61,25 +61,24 @@ impl Feeds {
                 continue;
             }
             if is_in_ring {
-                return;
+                return None;
             }
             let Channel::Room(room) = feed.channel else {
-                return to_close.push((slot, CloseReason::INSUFFICIENT_STATE));
+                return Some(CloseReason::INSUFFICIENT_STATE);
             };
             let request = page_request(cx, cursor, position);
-            let Some(session) = connections[slot].session_mut() else { return };
-            let serial = session.next_serial();
+            let serial = connections[slot].session_mut()?.next_serial();
             let requester = Requester::CatchUp(connections.caller(slot, serial));
             if !cx.messenger.read(requester, StoreRequest::Page { room, request }, host) {
                 connections.arm_timer(slot, cx.now.ms + CREDIT_RETRY_MS);
             } else if let Some(session) = connections[slot].session_mut() {
                 session.reading = Some((serial, key));
             }
-            return;
+            return None;
         }
     }
 
-    /// A page has arrived for a subscription that is behind.
+    /// A page has arrived for a subscription that is behind. Returns why the connection must be closed, if it must.
     pub fn on_page(
         &mut self,
         cx: &mut Context,
@@ -87,18 +86,15 @@ impl Feeds {
         slot: Slot,
         key: SubscriptionKey,
         page: &Page,
-        to_close: &mut ToClose,
         host: &mut impl Host,
-    ) {
-        let Some((feed_id, index)) = connections[slot].session().and_then(|session| session.joined(key)) else {
-            return;
-        };
+    ) -> Option<CloseReason> {
+        let (feed_id, index) = connections[slot].session()?.joined(key)?;
         let feed = &mut self.feeds[feed_id.index()];
         let subscriber = &mut feed.subscribers[index as usize];
         let follows = page.publications.iter().zip(subscriber.cursor + 1..).all(|(p, offset)| p.offset == offset);
         let Some(last) = page.publications.last().filter(|_| follows) else {
             // The store no longer has what was shown.
-            return to_close.push((slot, CloseReason::INSUFFICIENT_STATE));
+            return Some(CloseReason::INSUFFICIENT_STATE);
         };
         cx.meter.metrics.borrow_mut().deliveries += last.offset - subscriber.cursor;
         subscriber.cursor = last.offset;
@@ -106,10 +102,10 @@ impl Feeds {
         let frames = Frames::encode(&entries, subscriber.format, &feed.name);
         connections[slot].enqueue(cx.now.ms, Slice::own(&cx.meter, frames.bytes().clone()));
         if connections.is_over_limit(cx, slot) {
-            return to_close.push((slot, CloseReason::SLOW));
+            return Some(CloseReason::SLOW);
         }
         connections.written(cx, slot, host);
-        self.catch_up(cx, connections, slot, to_close, host);
+        self.catch_up(cx, connections, slot, host)
     }
 }
 

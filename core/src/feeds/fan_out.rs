@@ -22,8 +22,13 @@ pub(crate) enum Received {
     Ignored,
     /// It does not follow the feed's position: the feed cannot go on without a gap.
     Gap,
-    /// It is fanned out in this turn. It also removed these users from the room.
-    Taken { feed: FeedId, removed: Vec<UserId> },
+    /// It is fanned out in this turn.
+    Taken {
+        feed: FeedId,
+        /// Users whom it removes from the room.
+        removed: Vec<UserId>,
+        to_close: ToClose,
+    },
 }
 
 impl Feeds {
@@ -34,7 +39,6 @@ impl Feeds {
         connections: &mut Connections,
         channel: &Channel,
         segment: &Arc<Segment>,
-        to_close: &mut ToClose,
         host: &mut impl Host,
     ) -> Received {
         let Some(id) = self.id_of(channel) else { return Received::Ignored };
@@ -48,10 +52,11 @@ impl Feeds {
         }
         let (entries, bytes) = (cx.limits().ring_limit_publications as usize, cx.limits().ring_limit_bytes as usize);
         feed.ring.apply_edits_of(segment, cx.segment_bytes());
+        let mut to_close = ToClose::new();
         // One turn may bring more than the ring holds. Subscribers are given what would be dropped first.
         if feed.next.is_some()
             && feed.ring.would_lose(segment, feed.served, entries, bytes)
-            && !self.fan_out_feed(cx, connections, id, to_close, host)
+            && !self.fan_out_feed(cx, connections, id, &mut to_close, host)
         {
             self.to_fan_out.retain(|queued| *queued != id);
         }
@@ -67,21 +72,19 @@ impl Feeds {
                 }
             }
         }
-        Received::Taken { feed: id, removed: segment.entries.iter().filter_map(removed_user).collect() }
+        let removed = segment.entries.iter().filter_map(removed_user).collect();
+        Received::Taken { feed: id, removed, to_close }
     }
 
     /// Fans out the next feed that is due.
-    pub fn fan_out_next(
-        &mut self,
-        cx: &mut Context,
-        connections: &mut Connections,
-        to_close: &mut ToClose,
-        host: &mut impl Host,
-    ) {
-        let Some(id) = self.to_fan_out.pop_front() else { return };
-        if self.fan_out_feed(cx, connections, id, to_close, host) {
+    pub fn fan_out_next(&mut self, cx: &mut Context, connections: &mut Connections, host: &mut impl Host) -> ToClose {
+        let mut to_close = ToClose::new();
+        if let Some(id) = self.to_fan_out.pop_front()
+            && self.fan_out_feed(cx, connections, id, &mut to_close, host)
+        {
             self.to_fan_out.push_back(id);
         }
+        to_close
     }
 
     /// The number of feeds that are due in this turn.
@@ -162,7 +165,7 @@ impl Feeds {
         };
         let is_due_again = feed.next.is_some();
         for slot in to_arm {
-            self.catch_up(cx, connections, slot, to_close, host);
+            to_close.extend(self.catch_up(cx, connections, slot, host).map(|why| (slot, why)));
             connections.arm_timer(slot, timeout_at_ms);
         }
         is_due_again
