@@ -359,4 +359,27 @@ mod tests {
         let error = options("8080").addresses().unwrap_err().to_string();
         assert!(error.starts_with("--listen: '8080' is not an address with a port"), "{error}");
     }
+
+    #[test]
+    fn docs_options_md_lists_every_option() {
+        let document = include_str!("../docs/options.md").replace('`', "");
+        let mut command = Cli::command();
+        command.build();
+        for option in command.get_arguments().filter(|argument| argument.get_env().is_some()) {
+            let help = option.get_help().map(ToString::to_string).unwrap_or_default().replace('`', "");
+            let takes_value = option.get_action().takes_values();
+            let default = option.get_default_values().first().map(|value| value.to_string_lossy().into_owned());
+            let (purpose, default) = match help.split_once(" [default: ") {
+                Some((purpose, default)) => (purpose, default.trim_end_matches(']').to_owned()),
+                None if takes_value => (&*help, default.unwrap_or_else(|| "none".into())),
+                None => (&*help, "off".into()),
+            };
+            let name = option.get_long().expect("a long name");
+            let value = option.get_value_names().filter(|_| takes_value).and_then(|names| names.first());
+            let value = value.map(|value| format!(" {value}")).unwrap_or_default();
+            let variable = option.get_env().expect("a variable").to_string_lossy();
+            let row = format!("| --{name}{value} | {variable} | {default} | {purpose} |");
+            assert!(document.contains(&row), "docs/options.md lacks:\n{row}");
+        }
+    }
 }
