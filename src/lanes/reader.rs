@@ -77,11 +77,12 @@ pub async fn run_reader(setup: ReaderSetup) {
         let write_at = reader.write_at;
         tokio::select! {
             () = reader.port.inbox.woken() => {}
-            Some(result) = reader.queries.join_next() => match result {
-                Ok(result) => reader.on_result(result),
-                // The panic hook has reported the bug. The requests run into their deadlines.
-                Err(_) => {}
-            },
+            Some(result) = reader.queries.join_next() => {
+                // After a panic, which the panic hook has reported, the requests run into their deadlines.
+                if let Ok(result) = result {
+                    reader.on_result(result);
+                }
+            }
             // After a panic, which the panic hook has reported, nothing counts as written.
             Some(written) = reader.write.join_next() => reader.on_written(written.unwrap_or_default()),
             () = sleep_until(write_at.unwrap_or_else(Instant::now)), if write_at.is_some() => {}
