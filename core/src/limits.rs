@@ -89,7 +89,8 @@ limits! {
     head_limit_bytes = 16 * KIB, 256..=MIB;
     /// The longest HTTP request body.
     body_limit_bytes = 64 * KIB, 256..=16 * MIB;
-    /// Bytes that may be queued for one connection. A reader that exceeds it is too slow and is disconnected (3008).
+    /// Bytes that may be queued for one connection. A client that exceeds it reads too slowly and is disconnected
+    /// (3008).
     outbound_limit_bytes = MIB, 1..=1024 * MIB;
     /// Bytes that may be queued for all connections of a shard; shared buffers count once. The connection whose next
     /// message would exceed it is disconnected (3008).
@@ -105,7 +106,7 @@ limits! {
     close_timeout_ms = 1_000, 1..=DAY_MS;
     /// How long a client may take from opening the connection to being admitted.
     handshake_timeout_ms = 15_000, 10..=DAY_MS;
-    /// How long a client may be quiet before it is pinged. SDK connections are pinged this often, quiet or not.
+    /// How long a client may be quiet before it is pinged. SDK connections are pinged at this interval, quiet or not.
     ping_interval_ms = 25_000, 10..=DAY_MS;
     /// How long a client may stay silent after a ping before it is disconnected (3012).
     pong_timeout_ms = 10_000, 10..=DAY_MS;
@@ -147,13 +148,14 @@ limits! {
     refused_timeout_ms = 5_000, 10..=DAY_MS;
     /// Clients listed in one answer to `presence`.
     presence_limit = 1_000, 1..=10_000;
-    /// The most subscribers with which a channel still reports who joins, leaves and types. A larger channel reports
-    /// only how many there are.
+    /// Up to this many subscribers, a channel reports who joins, leaves and types. A larger channel reports only how
+    /// many there are.
     join_leave_limit = 100, 0..=10_000;
-    /// The shortest time between two reports of how many subscribers a large channel has; it grows with their number.
+    /// Minimum time between two reports of how many subscribers a large channel has; the actual interval grows with the
+    /// number of subscribers.
     online_interval_ms = 1_000, 1..=DAY_MS;
-    /// Rejected commands of one connection that may occur in one burst. Past it, the connection is closed (3509, or
-    /// 3013 if the last one exceeded a rate limit).
+    /// Rejected commands of one connection that may occur in one burst. Beyond that, the connection is closed (3509,
+    /// or 3013 if the last one exceeded a rate limit).
     error_burst_limit = 200, 1..=10_000_000;
     /// Rejected commands per second of one connection.
     error_rate_per_second = 10, 1..=10_000_000;
