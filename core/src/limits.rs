@@ -197,6 +197,10 @@ limits! {
     store_timeout_ms = 10_000, 10..=DAY_MS;
     /// The size of a room that is created without one.
     room_size_default = 10_000, 1..=100_000;
+    /// HTTP connections at a time; further ones are closed.
+    http_connections_limit = 4_096, 1..=1_000_000;
+    /// Connections of the operators' port at a time; further ones are closed.
+    admin_connections_limit = 64, 1..=65_536;
     /// Threads that hash passwords.
     password_threads = 2, 1..=256;
     /// Password checks that may wait for a thread.

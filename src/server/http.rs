@@ -9,18 +9,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use uproar_http::Service;
 
-/// Connections that the HTTP service holds at a time; further ones are closed.
-const CONNECTIONS_LIMIT: usize = 4_096;
-
-/// Connections of the operators' port at a time; further ones are closed.
-const ADMIN_CONNECTIONS_LIMIT: usize = 64;
-
 /// How long the operators' port pauses after accepting failed.
 const ACCEPT_RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// Serves the connections that the shards hand over, until `drains` turns true and the last one is closed.
+/// Serves the connections that the shards hand over, at most `connections_limit` at a time, until `drains` turns true and
+/// the last one is closed.
 pub(super) async fn serve(
     service: Arc<Service>,
+    connections_limit: usize,
     mut handed_over: mpsc::Receiver<HandOver>,
     drains: watch::Receiver<bool>,
 ) {
@@ -33,7 +29,7 @@ pub(super) async fn serve(
             _ = draining.wait_for(|drain| *drain) => None,
         };
         let Some(HandOver { stream, peer, bytes }) = connection else { break };
-        if connections.len() >= CONNECTIONS_LIMIT {
+        if connections.len() >= connections_limit {
             // Closed without an answer; the client tries again.
             continue;
         }
@@ -45,8 +41,14 @@ pub(super) async fn serve(
     connections.join_all().await;
 }
 
-/// Serves the operators' port until the process ends, so that it answers while everything else stops.
-pub(super) async fn serve_admin(service: Arc<Service>, listener: TcpListener, drains: watch::Receiver<bool>) {
+/// Serves the operators' port, at most `connections_limit` connections at a time, until the process ends, so that it
+/// answers while everything else stops.
+pub(super) async fn serve_admin(
+    service: Arc<Service>,
+    connections_limit: usize,
+    listener: TcpListener,
+    drains: watch::Receiver<bool>,
+) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -54,7 +56,7 @@ pub(super) async fn serve_admin(service: Arc<Service>, listener: TcpListener, dr
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
         };
         match accepted {
-            Ok((stream, peer)) if connections.len() < ADMIN_CONNECTIONS_LIMIT => {
+            Ok((stream, peer)) if connections.len() < connections_limit => {
                 connections.spawn(Arc::clone(&service).serve_admin(stream, peer, Bytes::new(), drains.clone()));
             }
             Ok(_) => {}

@@ -67,9 +67,11 @@ impl Threads {
         let (hand_over, handed_over) = mpsc::channel(HAND_OVER_LIMIT);
         let (drain_http, http_drains) = watch::channel(false);
         if let Some(listener) = listeners.admin {
-            tokio::spawn(http::serve_admin(Arc::clone(&service), listener, http_drains.clone()));
+            let limit = setup.limits.admin_connections_limit as usize;
+            tokio::spawn(http::serve_admin(Arc::clone(&service), limit, listener, http_drains.clone()));
         }
-        let http = tokio::spawn(http::serve(service, handed_over, http_drains));
+        let limit = setup.limits.http_connections_limit as usize;
+        let http = tokio::spawn(http::serve(service, limit, handed_over, http_drains));
         let ends = mesh.shards.into_iter().zip(controls).zip(listeners.by_shard);
         let ends = ends.map(|((port, control), listeners)| (port, control, listeners));
         let shard_results = spawn_shards(setup, ends, &hooks, &hand_over)?;
