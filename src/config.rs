@@ -55,11 +55,11 @@ pub enum Tool {
     },
     /// Makes all clients start over after the database was restored to an earlier state
     ///
-    /// It is needed only where the server can't detect the restore by itself. The server must not run.
+    /// It is needed only where the server can't detect the restore by itself. The server must not be running.
     Restored,
     /// Sets a user's password and invalidates the user's tokens
     ///
-    /// It asks for the new password on the terminal, or else reads it from standard input. The server must not run.
+    /// It asks for the new password on the terminal, or else reads it from standard input. The server must not be running.
     Password {
         /// Name of the user
         #[arg(long, value_name = "NAME")]

@@ -282,7 +282,7 @@ pub enum Message {
     /// A message for a `live:` channel, to its home. Answered with `CreditReturned`.
     Live {
         channel: Arc<str>,
-        entry: Box<LiveEntry>,
+        entry: LiveEntry,
     },
 
     /// To a channel's home: the subscribers that came and went on this shard. Answered with `CreditReturned`.

@@ -87,6 +87,11 @@ impl Messenger {
         }
     }
 
+    /// Whether the shard has messages to itself.
+    pub fn has_own(&self) -> bool {
+        !self.loopback.is_empty()
+    }
+
     /// The next message of the shard to itself.
     pub fn next_own(&mut self) -> Option<Message> {
         self.loopback.pop_front()

@@ -142,7 +142,8 @@ impl Shard {
                 self.resume(slot, host);
             }
             Phase::Closing { then_abort: true, .. } if connection.outbound.is_empty() => self.abort(slot, host),
-            _ => {}
+            // Nearly all writes end here: nothing waited for them, so there is nothing to deliver either.
+            _ => return,
         }
         self.deliver_own(host);
     }
@@ -270,8 +271,15 @@ impl Shard {
 
     // ── messages ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Delivers the messages that the shard has sent to itself.
+    /// Delivers the messages that the shard has sent to itself. Mostly there are none.
+    #[inline]
     pub(crate) fn deliver_own(&mut self, host: &mut impl Host) {
+        if self.cx.messenger.has_own() {
+            self.deliver_all_own(host);
+        }
+    }
+
+    fn deliver_all_own(&mut self, host: &mut impl Host) {
         let own = self.cx.messenger.own();
         while let Some(message) = self.cx.messenger.next_own() {
             self.on_message(own, message, host);
@@ -303,7 +311,7 @@ impl Shard {
             Message::Check { room, request } => self.homes.on_check(cx, room, request, host),
             Message::Live { channel, entry } => {
                 cx.messenger.acknowledge(from, host);
-                self.homes.on_live(&Channel::Live(channel), *entry);
+                self.homes.on_live(&Channel::Live(channel), entry);
             }
             Message::PresenceChanged { channel, changes } => {
                 cx.messenger.acknowledge(from, host);

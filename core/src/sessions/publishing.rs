@@ -190,7 +190,7 @@ impl Shard {
         let Some(feed) = session.joined(key).and_then(|(feed, _)| self.feeds.get(feed)) else { return Ok(()) };
         let Channel::Live(channel) = feed.channel.clone() else { return Ok(()) };
         let entry = LiveEntry { user: session.user.clone(), time: self.cx.now.unix_ms, data, is_json };
-        let message = Message::Live { channel, entry: Box::new(entry) };
+        let message = Message::Live { channel, entry };
         if !self.cx.messenger.call(Endpoint::Shard(feed.home), message, host) {
             return Err(Denied::Overloaded.error());
         }
