@@ -380,7 +380,7 @@ impl Shard {
                 self.on_revoke(revocation, host);
             }
 
-            // For whoever asked.
+            // For the requester.
             Message::ReadReply { requester, reply } => {
                 cx.messenger.return_call_credit(from);
                 self.on_read_reply(requester, reply, host);
