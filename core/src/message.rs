@@ -135,7 +135,7 @@ impl LaneAnswer {
 pub enum StoreRequest {
     /// Whether a user may enter a room (named by its key). Joins a public room.
     Admit { room: String, user: UserId },
-    /// The user with this name. Created if there is none.
+    /// The user with this name, who is created if necessary.
     User { username: Arc<str> },
     /// A room's head.
     Head { room: RoomId },
@@ -326,7 +326,7 @@ pub enum Message {
         channel: Channel,
         segment: Arc<Segment>,
     },
-    /// An event for the channel's subscribers. Dropped where the queue has no place.
+    /// An event for the channel's subscribers. Dropped if the queue is full.
     Ephemeral {
         channel: Channel,
         event: Arc<Ephemeral>,

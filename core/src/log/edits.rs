@@ -1,4 +1,4 @@
-//! The effect of edits and deletions on earlier publications. Whoever reads a message after it was edited must get its
+//! The effect of edits and deletions on earlier publications. Anyone who reads a message after an edit must get its
 //! current content, from memory as from the database.
 
 use crate::protocol::Entry;
