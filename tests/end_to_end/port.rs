@@ -149,3 +149,20 @@ async fn invalid_requests_are_answered() {
     let _ = within("the connection ends", raw.stream.read_to_end(&mut answer)).await;
     assert_eq!(neighbour.round_trip("still here").await, (offset + 1, "still here".into()));
 }
+
+/// The server serves as many HTTP connections as the limit allows, and closes the next one.
+#[tokio::test]
+async fn an_http_connection_above_the_limit_is_closed() {
+    let server = Server::start(Kind::Sqlite, &["--limit", "http_connections_limit=2"]).await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut http = Http::connect(server.port).await.unwrap();
+        http.request("GET", "/healthz", &[], None).await.unwrap().expect(200);
+        held.push(http);
+    }
+    let mut third = Http::connect(server.port).await.unwrap();
+    assert!(third.request("GET", "/healthz", &[], None).await.is_err(), "a third connection was served");
+    for http in &mut held {
+        http.request("GET", "/healthz", &[], None).await.unwrap().expect(200);
+    }
+}
