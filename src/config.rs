@@ -121,7 +121,7 @@ pub struct Options {
     )]
     pub shards: Option<u16>,
 
-    /// Batches that PostgreSQL commits in parallel. SQLite always has one writer
+    /// Writers that commit batches of messages to PostgreSQL in parallel, one batch at a time each. SQLite always has one
     #[arg(
         long,
         global = true,

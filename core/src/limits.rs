@@ -95,8 +95,8 @@ limits! {
     /// Bytes that may be queued for all connections of a shard; shared buffers count once. The connection whose next
     /// message would exceed it is disconnected (3008).
     shard_outbound_limit_bytes = 256 * MIB, 1..=64 * 1024 * MIB;
-    /// The longest message sent to a client; longer histories and recoveries are split. Some SDKs accept no more than 1
-    /// MiB.
+    /// The longest message sent to a client. Longer recoveries are split, and longer histories are shortened. Some SDKs
+    /// accept no more than 1 MiB.
     outbound_message_limit_bytes = 256 * KIB, 4 * KIB..=16 * MIB;
     /// The kernel's send buffer of each connection.
     socket_send_buffer_bytes = 128 * KIB, 64 * KIB..=64 * MIB;
@@ -124,7 +124,8 @@ limits! {
     page_limit_publications = 256, 1..=4096;
     /// Bytes in one page read from the database.
     page_limit_bytes = 128 * KIB, 1..=16 * MIB;
-    /// How long a gap in a room's publications may last before its subscribers are disconnected (3010).
+    /// How long the server tries to read a missing publication of a room before it disconnects the room's subscribers
+    /// (3010).
     gap_deadline_ms = 5_000, 10..=DAY_MS;
     /// Publications of a room that may be held in memory until the gap before them is filled.
     held_limit_publications = 4_096, 1..=MIB;
@@ -148,8 +149,8 @@ limits! {
     refused_timeout_ms = 5_000, 10..=DAY_MS;
     /// Clients listed in one answer to `presence`.
     presence_limit = 1_000, 1..=10_000;
-    /// Up to this many subscribers, a channel reports who joins, leaves and types. A larger channel reports only how
-    /// many there are.
+    /// A channel with at most this many subscribers reports who joins, leaves and types. A larger channel reports only
+    /// how many there are.
     join_leave_limit = 100, 0..=10_000;
     /// Minimum time between two reports of how many subscribers a large channel has; the actual interval grows with the
     /// number of subscribers.
@@ -175,7 +176,8 @@ limits! {
     read_markers_interval_ms = 5_000, 1..=DAY_MS;
     /// The delay before a batch with an unknown outcome is sent again. It doubles with each attempt, up to one second.
     retry_delay_ms = 20, 1..=10_000;
-    /// Calls from one shard to another endpoint that may be unanswered.
+    /// Unanswered requests that one shard may have at another shard, at a database writer, or at the task that reads
+    /// from the database.
     mesh_calls_limit = 16_384, 1..=MIB;
     /// Publications that may be queued from one shard to another.
     mesh_publications_limit = 4_096, 1..=MIB;
@@ -195,7 +197,7 @@ limits! {
     stop_timeout_ms = 8_000, 10..=DAY_MS;
     /// How long a database call may take before it counts as failed.
     store_timeout_ms = 10_000, 10..=DAY_MS;
-    /// The size of a room that is created without one.
+    /// The member limit of a room that is created without `size`.
     room_size_default = 10_000, 1..=100_000;
     /// HTTP connections at a time; further ones are closed.
     http_connections_limit = 4_096, 1..=1_000_000;

@@ -334,8 +334,8 @@ pub fn bars() -> Vec<Bar> {
     };
     let is = |metric, workload, server| Formula::Value { metric, of: entry(workload, server) };
 
-    const ROOM: &str = "fan-out, room of 1000";
-    const ROOMS: &str = "fan-out, 100 rooms of 10";
+    const ROOM: &str = "fan-out, channel of 1000";
+    const ROOMS: &str = "fan-out, 100 channels of 10";
     const ECHO: &str = "echo, 1000 connections";
     const POSTGRES: &str = "durable, PostgreSQL";
     const SQLITE: &str = "durable, SQLite";
@@ -389,14 +389,14 @@ pub fn bars() -> Vec<Bar> {
         ),
         bar(
             "centrifugo-room",
-            "Centrifugo protocol, room of 1000",
+            "Centrifugo protocol, channel of 1000",
             "CPU per delivery, relative to floor with frames of the same length",
             ratio_between(CpuPerDelivery, "centrifugo-room", "uproar", "floor"),
             AtMost(1.1),
         ),
         bar(
             "centrifugo-rooms",
-            "Centrifugo protocol, 100 rooms of 10",
+            "Centrifugo protocol, 100 channels of 10",
             "CPU per delivery, relative to floor with frames of the same length",
             ratio_between(CpuPerDelivery, "centrifugo-rooms", "uproar", "floor"),
             AtMost(1.1),
@@ -460,7 +460,7 @@ pub fn bars() -> Vec<Bar> {
         bar(
             "open-room",
             "open load at half of the lower capacity, room of 1000",
-            "p99 latency to the last member, relative to floor",
+            "p99 latency to the last subscriber, relative to floor",
             ratio_between(LastP99, "open-room", "uproar", "floor"),
             AtMost(1.5),
         ),

@@ -36,7 +36,7 @@ impl Metric {
             Self::DeliveryP50 => "p50 delivery",
             Self::DeliveryP99 => "p99 delivery",
             Self::DeliveryP999 => "p99.9 delivery",
-            Self::LastP99 => "p99 to the last member",
+            Self::LastP99 => "p99 to the last subscriber",
             Self::RssPerConnection => "RSS per connection",
             Self::KernelPerConnection => "kernel memory per connection",
             Self::CpuShare => "share of a core",

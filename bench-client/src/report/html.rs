@@ -180,7 +180,7 @@ fn latencies(results: &Results) -> String {
     let to_last: Pick = |run| run.last_latency.as_ref();
     let to_sender: Pick = |run| run.ack_latency.as_ref();
     let wanted: [(&str, &str, Pick); 5] = [
-        ("open-room", "to the last member", to_last),
+        ("open-room", "to the last subscriber", to_last),
         ("open-room", "to the acknowledgement", to_sender),
         ("fanout-rooms", "to each member", to_receivers),
         ("echo", "round trip", to_receivers),
