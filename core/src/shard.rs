@@ -175,7 +175,6 @@ impl Shard {
         self.cx.begin(now);
         self.pings_left = self.cx.limits().pings_per_turn_limit;
         self.take_deferred(host);
-        self.deliver_own(host);
         self.homes.retry_stalled(&mut self.cx, host);
         self.homes.show(&mut self.cx, host);
         self.deliver_own(host);

@@ -74,7 +74,11 @@ impl Homes {
         if home.learn(offset, publication, cx.limits().held_limit_publications as usize) {
             Self::mark_to_show(&mut self.to_show, &channel, home);
         }
-        self.read_missing(cx, &channel, host);
+        if home.is_loaded && !home.has_gap() {
+            home.gap_since_ms = None;
+        } else {
+            self.read_missing(cx, &channel, host);
+        }
     }
 
     /// Asks the store for what a home lacks: its head, or the publications of a gap.

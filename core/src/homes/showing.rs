@@ -58,23 +58,29 @@ impl Homes {
             home.is_to_show = false;
             let mut fresh = std::mem::take(&mut home.fresh);
             apply_edits(&mut fresh);
+            let mut lost = Vec::new();
             while !fresh.is_empty() {
-                let Some(home) = self.homes.get_mut(&channel) else { break };
                 let rest = fresh.split_off(Segment::fitting(&fresh, segment_bytes));
                 let segment = Arc::new(Segment::new(home.shown + 1, std::mem::replace(&mut fresh, rest)));
                 home.shown = segment.last();
                 cx.meter.metrics.borrow_mut().publications += segment.entries.len() as u64;
                 home.ring.apply_edits_of(&segment, segment_bytes);
                 home.ring.push(segment, cx.now.ms, entries, bytes);
-                self.feed_shards(cx, &channel, host);
+                lost.extend(Self::feed_shards(&mut self.stalled, cx, &channel, home, host));
             }
+            self.send_lost(cx, &channel, lost, host);
         }
     }
 
     /// Sends each fed shard the segments that it has not been sent. A shard whose queue is full gets the rest later,
-    /// from the ring.
-    fn feed_shards(&mut self, cx: &mut Context, channel: &Channel, host: &mut impl Host) {
-        let Some(home) = self.homes.get_mut(channel) else { return };
+    /// from the ring. Returns the shards that have fallen out of the ring, which are fed no more.
+    fn feed_shards(
+        stalled: &mut Vec<Channel>,
+        cx: &mut Context,
+        channel: &Channel,
+        home: &mut Home,
+        host: &mut impl Host,
+    ) -> Vec<u16> {
         let mut lost = Vec::new();
         let mut is_stalled = false;
         for fed in &mut home.fed_shards {
@@ -96,12 +102,16 @@ impl Homes {
             }
         }
         if is_stalled {
-            Self::mark_stalled(&mut self.stalled, channel, home);
+            Self::mark_stalled(stalled, channel, home);
         } else if matches!(channel, Channel::Live(_)) {
             home.ring.clear();
         }
         lost.iter().for_each(|shard| home.stop_feeding(*shard));
-        for shard in lost {
+        lost
+    }
+
+    fn send_lost(&mut self, cx: &mut Context, channel: &Channel, shards: Vec<u16>, host: &mut impl Host) {
+        for shard in shards {
             self.send_ending(cx, shard, Message::Lost { channel: channel.clone() }, host);
         }
     }
@@ -114,7 +124,8 @@ impl Homes {
         for channel in std::mem::take(&mut self.stalled) {
             let Some(home) = self.homes.get_mut(&channel) else { continue };
             home.is_stalled = false;
-            self.feed_shards(cx, &channel, host);
+            let lost = Self::feed_shards(&mut self.stalled, cx, &channel, home, host);
+            self.send_lost(cx, &channel, lost, host);
             self.read_missing(cx, &channel, host);
         }
     }
