@@ -63,8 +63,8 @@ pub struct Lane {
     /// A lower bound of the deadlines of pending items. Items usually arrive in the order of their deadlines, but one
     /// that waited unread at its session has an earlier deadline than those that arrived in the meantime.
     pending_deadline_ms: u64,
-    by_room: HashMap<RoomId, (u64, u64)>,
-    by_source: HashMap<(Endpoint, Slot, u32), u64>,
+    by_room: HashMap<RoomId, (u64, u64), ahash::RandomState>,
+    by_source: HashMap<(Endpoint, Slot, u32), u64, ahash::RandomState>,
     /// Batches to send before pending items: a batch to retry, and the halves of a refused one.
     queued: VecDeque<Batch>,
     in_flight: Option<Batch>,
@@ -78,13 +78,15 @@ pub struct Lane {
 
 impl Lane {
     pub fn new(limits: Limits) -> Lane {
+        // Nobody outside chooses these keys, so the seeds need not be secret.
+        let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
         Lane {
             limits,
             pending: VecDeque::new(),
             pending_bytes: 0,
             pending_deadline_ms: u64::MAX,
-            by_room: HashMap::new(),
-            by_source: HashMap::new(),
+            by_room: HashMap::with_hasher(hasher.clone()),
+            by_source: HashMap::with_hasher(hasher),
             queued: VecDeque::new(),
             in_flight: None,
             retry_at_ms: None,
