@@ -1,0 +1,77 @@
+import { describe, expect, it } from 'vitest';
+import { findLinks } from './links';
+
+const links = (text: string) => findLinks(text).map(({ start, end }) => text.slice(start, end));
+const hrefs = (text: string) => findLinks(text).map(({ href }) => href);
+
+describe('findLinks', () => {
+  it('leaves out the punctuation of the sentence, in every script', () => {
+    const cases: Record<string, string> = {
+      '请看 https://example.com，谢谢': 'https://example.com',
+      '请看https://example.com/a。谢谢': 'https://example.com/a',
+      '（https://example.com/b）': 'https://example.com/b',
+      '「https://example.com/c」': 'https://example.com/c',
+      'https://example.com/d、それから': 'https://example.com/d',
+      'https://example.com/e！': 'https://example.com/e',
+      'https://example.com/f، شكرا': 'https://example.com/f',
+      'https://example.com/f؟': 'https://example.com/f',
+      'https://example.com/g\u200b': 'https://example.com/g',
+      'https://example.com/h।': 'https://example.com/h',
+      'https://example.com/i～': 'https://example.com/i',
+      'https://example.com/j｜k': 'https://example.com/j',
+      '“https://example.com/k”, she said': 'https://example.com/k',
+      '«https://example.com/l»': 'https://example.com/l',
+      'https://example.com/m…': 'https://example.com/m',
+      'https://example.com/n——谢谢': 'https://example.com/n',
+      'see http://example.com/x_(y).': 'http://example.com/x_(y)',
+      '[https://a.example/[1]]…': 'https://a.example/[1]',
+      'https://a.example/?q=1&r=2, ok': 'https://a.example/?q=1&r=2',
+    };
+    for (const [text, link] of Object.entries(cases)) expect(links(text), text).toEqual([link]);
+  });
+
+  it('keeps the letters of every script', () => {
+    for (const link of [
+      'https://example.com/路径/日本', 'https://例え.jp/テスト', 'https://例え.テスト', 'https://ja.example/ジョン・レノン',
+      'https://ca.example/col·lecció', 'https://en.example/O’Brien', 'https://en.example/A–B', 'https://example.com/हिन्दी',
+      'http://localhost:8080/x', 'http://[::1]:8080/',
+    ]) expect(links(`看 ${link} x`), link).toEqual([link]);
+  });
+
+  it('ends the host where another script follows it directly', () => {
+    expect(links('请看https://example.com谢谢')).toEqual(['https://example.com']);
+    expect(links('www.example.comです')).toEqual(['www.example.com']);
+    expect(links('https://example.com:8080谢谢')).toEqual(['https://example.com:8080']);
+    expect(links('https://a.example谢谢https://b.example')).toEqual(['https://a.example', 'https://b.example']);
+  });
+
+  it('finds addresses without a scheme', () => {
+    expect(hrefs('www.example.org, WWW.example.org/x.')).toEqual(['https://www.example.org', 'https://WWW.example.org/x']);
+    for (const text of ['www.', 'www.org', 'awww.example.org', 'www..org', '@www.example.org']) expect(links(text), text).toEqual([]);
+  });
+
+  it('finds mailboxes', () => {
+    expect(hrefs('Write to me@example.org.')).toEqual(['mailto:me@example.org']);
+    expect(hrefs('<a.b+c@mail.example.co.uk>,x@y.de')).toEqual(['mailto:a.b+c@mail.example.co.uk', 'mailto:x@y.de']);
+    expect(links('请写信给me@example.org谢谢')).toEqual(['me@example.org']);
+    expect(links('mailto:me@example.org')).toEqual(['me@example.org']);
+    expect(links('me@例え.テスト')).toEqual(['me@例え.テスト']);
+    for (const text of ['me@example', '@ann', 'a@b@c.org', 'é@example.org', '.a@example.org', 'a@-x.org', 'a@x.o', 'x@1.2']) {
+      expect(links(text), text).toEqual([]);
+    }
+  });
+
+  it('finds nothing that could run, or that leads elsewhere than it seems to', () => {
+    for (const text of [
+      'javascript:alert(1)', 'data:text/html,x', 'xhttps://a', 'https://', 'ftp://a.example',
+      'https://bank.example@evil.example/', 'https://bank.example:x@evil.example/',
+    ]) expect(links(text), text).toEqual([]);
+  });
+
+  it('takes time in proportion to the length of the text', () => {
+    for (const text of ['http://a.example/' + ')'.repeat(16_000), 'a@'.repeat(8000), 'a.'.repeat(8000), 'www.'.repeat(4000)]) {
+      expect(findLinks(text).length).toBeLessThan(2);
+    }
+    expect(findLinks('https://a.b谢'.repeat(1200)).length).toBe(1200);
+  });
+});

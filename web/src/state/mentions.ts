@@ -1,0 +1,83 @@
+/** Mentions: a name after an @. Whatever name the server accepts can be mentioned. */
+
+/** Scripts whose sentences have no spaces, so that a letter does not continue the word before it. */
+export const SPACELESS = String.raw`\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}`;
+
+export interface Mention {
+  start: number;
+  end: number;
+  isMe: boolean;
+}
+
+/** The form in which names are compared, and in which they are searched for. */
+export function fold(text: string): string {
+  // Decomposed, so that the form of a text is that of its characters, one after the other.
+  // Upper case first, because that is where `ß` and `SS` meet; a final sigma is a sigma.
+  return text.normalize('NFKD').toUpperCase().toLowerCase().replace(/ς/g, 'σ').normalize('NFKD');
+}
+
+const KNOWN_LIMIT = 5000;
+
+/** The names that this tab has seen, in their folded form. */
+export class Names {
+  private readonly names = new Set<string>();
+  private longest = 0;
+  /** Changes with the names. */
+  version = 0;
+
+  add(name: string): void {
+    const folded = fold(name);
+    if (folded === '' || this.names.has(folded)) return;
+    if (this.names.size === KNOWN_LIMIT) this.names.delete(this.names.values().next().value!);
+    this.names.add(folded);
+    this.longest = Math.max(this.longest, folded.length);
+    this.version++;
+  }
+
+  /** The longest of these names, or `own`, that the text at this place begins with. Returns where it ends. */
+  find(text: string, start: number, own: string): { end: number; isMe: boolean } | undefined {
+    const longest = Math.max(this.longest, own.length);
+    let found: { end: number; isMe: boolean } | undefined;
+    let folded = '';
+    for (let at = start; at < text.length; ) {
+      const char = String.fromCodePoint(text.codePointAt(at)!);
+      at += char.length;
+      folded += char < '\x80' ? char.toLowerCase() : fold(char);
+      if (folded.length > longest) break;
+      const isMe = folded === own;
+      if ((isMe || this.names.has(folded)) && endsWord(text, at)) found = { end: at, isMe };
+    }
+    return found;
+  }
+}
+
+const AT = new RegExp(String.raw`(?<!(?![${SPACELESS}])[\p{L}\p{N}_@＠.])[@＠](?=\S)`, 'gu');
+/** A name that this tab has not seen, which may be longer than its first word. */
+const UNKNOWN = /[\p{L}\p{N}\p{M}_]+(?:[.'’+-][\p{L}\p{N}\p{M}_]+)*/uy;
+/** What continues a word, or the character before. */
+const CONTINUES = new RegExp(
+  String.raw`(?![${SPACELESS}])[\p{L}\p{N}_]|[\p{M}\p{Emoji_Modifier}\u200d]|[.+-](?![${SPACELESS}])[\p{L}\p{N}]`,
+  'uy',
+);
+
+export function findMentions(text: string, me: string, names: Names): Mention[] {
+  const mentions: Mention[] = [];
+  const own = fold(me);
+  for (const { index: start } of text.matchAll(AT)) {
+    if (start < (mentions.at(-1)?.end ?? 0)) continue;
+    const known = names.find(text, start + 1, own);
+    if (known) mentions.push({ start, ...known });
+    else {
+      UNKNOWN.lastIndex = start + 1;
+      const name = UNKNOWN.exec(text)?.[0];
+      if (name) mentions.push({ start, end: start + 1 + name.length, isMe: false });
+    }
+  }
+  return mentions;
+}
+
+/** Whether a name may end here: no `@ann` in `@anna`, `@ann-lee` or `@ann.lee`, but one in `@ann, yes`. */
+function endsWord(text: string, at: number): boolean {
+  CONTINUES.lastIndex = at;
+  return !CONTINUES.test(text);
+}

@@ -1,0 +1,60 @@
+/** Counts the messages of other people that arrived while the page was offline. */
+import type { RoomInfo } from './room-list';
+
+/**
+ * In the rooms that the page subscribes to again, what was missed arrives as publications, which name their authors: a
+ * message that the user had sent just before the connection broke is not among the missed ones, although the page did
+ * not know that it was stored. In all other rooms only the numbers of messages are known.
+ */
+export class Missed {
+  private before: Map<string, number> | undefined;
+  /** The offsets up to which publications were missed, in rooms that have not reached them. */
+  private readonly until = new Map<string, number>();
+  private arrived = 0;
+  private elsewhere = 0;
+
+  /** The connection is lost. If that happens again before `reset`, counting goes on. */
+  lost(rooms: readonly RoomInfo[]): void {
+    this.before ??= new Map(rooms.map(({ name, number }) => [name, number]));
+    this.until.clear();
+  }
+
+  /** The connection is back, and the list of rooms has been loaded. `position`: that of a subscribed room. */
+  back(rooms: readonly RoomInfo[], position: (room: string) => number | undefined): void {
+    this.until.clear();
+    this.elsewhere = 0;
+    for (const { name, offset, number } of rooms) {
+      const reached = position(name);
+      if (reached === undefined) this.elsewhere += Math.max(0, number - (this.before?.get(name) ?? number));
+      else if (reached < offset) this.until.set(name, offset);
+    }
+  }
+
+  /** A publication arrived. */
+  publication(room: string, offset: number, isFromOthers: boolean): void {
+    const until = this.until.get(room);
+    if (until === undefined) return;
+    if (offset <= until && isFromOthers) this.arrived++;
+    if (offset >= until) this.until.delete(room);
+  }
+
+  /** Nothing that was missed in this room will arrive. */
+  skip(room: string): void {
+    this.until.delete(room);
+  }
+
+  /** Whether everything that was missed has arrived. */
+  get isComplete(): boolean {
+    return this.until.size === 0;
+  }
+
+  get count(): number {
+    return this.arrived + this.elsewhere;
+  }
+
+  reset(): void {
+    this.before = undefined;
+    this.until.clear();
+    this.arrived = this.elsewhere = 0;
+  }
+}
