@@ -34,17 +34,6 @@ export class ApiError extends Error {
   }
 }
 
-/** The message of an error as a sentence, to be shown next to what caused it. */
-export function errorText(error: unknown): string {
-  const message = (error instanceof Error ? error.message : String(error)).trim() || 'Something went wrong';
-  const sentence = message[0]!.toUpperCase() + message.slice(1);
-  return /[.!?…]$/.test(sentence) ? sentence : `${sentence}.`;
-}
-
-export function errorField(error: unknown): string | null {
-  return error instanceof ApiError ? error.field : null;
-}
-
 export type Fetch = (path: string, init: RequestInit) => Promise<Response>;
 
 export async function call<T>(fetch: Fetch, method: string, path: string, token?: string, body?: unknown): Promise<T> {
@@ -105,6 +94,10 @@ export class Api {
 
   findRooms(text: string, after?: string): Promise<{ rooms: FoundRoom[]; more: boolean }> {
     return this.call('GET', `/rooms?${query({ query: text || undefined, after, limit: 50 })}`);
+  }
+
+  async room(name: string): Promise<FoundRoom> {
+    return (await this.call<{ room: FoundRoom }>('GET', roomPath(name))).room;
   }
 
   async createRoom(room: { name: string; title?: string; private?: boolean }): Promise<FoundRoom> {

@@ -1,12 +1,16 @@
 /** Ties together the rooms, subscriptions, outbox and connection of a signed-in user. */
-import { Api, type Fetch, type FoundRoom, errorText } from './api';
+import { Api, type Fetch, type FoundRoom } from './api';
+import { Banner } from './banner';
 import { Connection } from './connection';
+import { errorText } from './errors';
 import { Room } from './room';
 import { type Session, backoff, isSignedOut, wait } from './session';
-import { Outbox, SendError, type StorageLike } from './state/outbox';
-import { RoomList, chooseRooms } from './state/room-list';
+import type { Draft, Drafts } from './state/drafts';
+import { Names } from './state/mentions';
+import { type Item, Outbox, SendError, type StorageLike, type Written } from './state/outbox';
+import { type RoomInfo, RoomList, chooseRooms, parseNames } from './state/room-list';
 import { Store } from './state/store';
-import { mentionsMe } from './state/text';
+import { cut, mentionsMe } from './state/text';
 import { type Data, type Publication, type User, kindOf } from './state/timeline';
 
 /** Below the server's default `subscription_limit` of 128. If the operator set a lower one, `Chat` adapts to it. */
@@ -24,6 +28,7 @@ export interface Environment {
   url: string;
   fetch: Fetch;
   storage: StorageLike;
+  drafts: Drafts;
   /** Whether the user is looking at the page. */
   visible(): boolean;
   notify(title: string, body: string, tag: string, room: string): void;
@@ -34,24 +39,28 @@ export class Chat extends Store {
   readonly connection: Connection;
   readonly outbox: Outbox;
   readonly rooms = new RoomList();
+  /** The people whose names this tab has seen. */
+  readonly names = new Names();
   /** The name of the room on screen. */
   openRoom: string | undefined;
-  /** The state of the connection, shown above the rooms; empty while all is well. */
-  banner = '';
+  readonly banner = new Banner();
   /** The latest message in the open room, for screen readers. */
   announcement = '';
   announcementCount = 0;
   private readonly subscribedRooms = new Map<string, Room>();
   private recent: string[];
   private wasConnected = false;
-  private missedFrom: number | undefined;
-  private bannerTimer: ReturnType<typeof setTimeout> | undefined;
+  /** The list of rooms has been loaded over this connection. */
+  private isUpToDate = false;
   private pollTimer: ReturnType<typeof setInterval> | undefined;
   private refreshing: Promise<void> | undefined;
   private refreshAgain = false;
   private subscriptions = MAX_SUBSCRIPTIONS;
   private rejected = new Map<string, { at: number; reason: string }>();
   private reading = new Set<string>();
+  private leaving = new Set<string>();
+  /** The rooms that the user lost while the page was open. */
+  private readonly former = new Map<string, RoomInfo>();
   private lastTyping = 0;
   private reauthenticatedAt = 0;
   private stopped = false;
@@ -73,22 +82,20 @@ export class Chat extends Store {
         if (!this.rooms.get(item.room)) {
           return Promise.reject(new SendError('You’re no longer in this room.', false));
         }
-        return this.connection.publish(item.room, data);
+        return this.connection.publish(item.room, data, item.epoch);
       },
       position: (room) => this.subscribedRooms.get(room)?.timeline.position ?? Infinity,
+      epoch: (room) => this.rooms.get(room)?.epoch,
       newId,
       now: Date.now,
       wait,
     });
-    try {
-      this.recent = JSON.parse(env.storage.getItem(this.recentKey) ?? '[]') as string[];
-    } catch {
-      this.recent = [];
-    }
+    this.recent = parseNames(env.storage.getItem(this.recentKey));
+    this.names.add(me.username);
     this.connection.onConnected = () => void this.connected();
     this.connection.onUserEvent = (event) => {
       if (event.read) this.rooms.read(event.read.room, event.read.offset, event.read.number);
-      if (event.left !== undefined) this.dropRoom(event.left);
+      if (event.left !== undefined) this.removed(event.left);
       if (event.joined !== undefined || event.left !== undefined) void this.refresh();
     };
     this.connection.onChange = () => this.connectionChanged();
@@ -110,7 +117,7 @@ export class Chat extends Store {
     this.stopped = true;
     this.outbox.stop();
     clearInterval(this.pollTimer);
-    clearTimeout(this.bannerTimer);
+    this.banner.stop();
     this.connection.stop();
   }
 
@@ -128,6 +135,11 @@ export class Chat extends Store {
     return this.rooms.loaded ? this.outbox.rooms.filter((name) => !this.rooms.get(name)) : [];
   }
 
+  /** A room that the user is no longer a member of. */
+  formerRoom(name: string): RoomInfo | undefined {
+    return this.former.get(name);
+  }
+
   /** Tries again to subscribe to a room that was rejected. */
   retrySubscription(name: string): void {
     this.rejected.delete(name);
@@ -137,11 +149,11 @@ export class Chat extends Store {
   private connectionChanged(): void {
     if (this.stopped) return;
     const { state, code } = this.connection;
-    clearTimeout(this.bannerTimer);
     if (state !== 'connected') {
+      this.isUpToDate = false;
       this.outbox.setOnline(false);
       this.connection.unsubscribeAll();
-      if (this.wasConnected) this.missedFrom ??= this.rooms.messages;
+      if (this.wasConnected) this.banner.lost(this.rooms.sorted);
     }
     if (state === 'closed') {
       if (code === 3500 || code === 3503) {
@@ -153,11 +165,11 @@ export class Chat extends Store {
         this.session.end(SIGNED_OUT);
         return;
       }
-      this.showBanner(`The server closed the connection: ${this.connection.reason || code}.`);
+      this.banner.show(`The server closed the connection: ${this.connection.reason || code}.`);
     } else if (state === 'connecting' && this.wasConnected) {
-      this.showBanner('Connection lost. Reconnecting… Your messages will be sent when you’re back.');
+      this.banner.show('Connection lost. Reconnecting… Your messages will be sent when you’re back.');
     } else if (state === 'connecting') {
-      this.bannerTimer = setTimeout(() => this.showBanner('Connecting…'), 1000);
+      this.banner.showLater('Connecting…', 1000);
     }
   }
 
@@ -174,7 +186,7 @@ export class Chat extends Store {
       } catch (error) {
         if (this.stopped) return;
         if (isSignedOut(error)) return this.session.end(SIGNED_OUT);
-        this.showBanner(`${errorText(error)} Trying again…`);
+        this.banner.show(`${errorText(error)} Trying again…`);
         await wait(backoff(tries));
       }
     }
@@ -185,25 +197,14 @@ export class Chat extends Store {
     return this.connection.state === 'closed';
   }
 
-  private showBanner(text: string, forMs?: number): void {
-    clearTimeout(this.bannerTimer);
-    this.banner = text;
-    if (forMs !== undefined) this.bannerTimer = setTimeout(() => this.showBanner(''), forMs);
-    this.changed();
-  }
-
   private async connected(): Promise<void> {
-    const missedFrom = this.missedFrom;
     const before = this.wasConnected;
     this.wasConnected = true;
     await this.refresh();
     if (this.connection.state !== 'connected') return;
-    if (before && missedFrom !== undefined) {
-      const missed = Math.max(0, this.rooms.messages - missedFrom);
-      this.showBanner(`Back online. ${missed || 'No'} new ${missed === 1 ? 'message' : 'messages'}.`, 8000);
-    } else this.showBanner('');
-    this.missedFrom = undefined;
-    // After counting, so that the user's own messages don't count as missed.
+    this.isUpToDate = true;
+    if (before) this.banner.back(this.rooms.sorted, (name) => this.subscribedRooms.get(name)?.timeline.position);
+    else this.banner.show('');
     this.outbox.setOnline(true);
     const open = this.openRoom === undefined ? undefined : this.subscribedRooms.get(this.openRoom);
     if (open?.error) {
@@ -228,7 +229,9 @@ export class Chat extends Store {
         this.refreshAgain = false;
         for (let tries = 0; !this.stopped && this.connection.state === 'connected'; tries++) {
           try {
+            const before = this.rooms.sorted;
             this.rooms.set(await this.connection.rooms());
+            for (const info of before) if (!this.rooms.get(info.name) && !this.leaving.has(info.name)) this.lost(info);
             this.updateSubscriptions();
             break;
           } catch {
@@ -275,6 +278,7 @@ export class Chat extends Store {
     this.connection.subscribe(name, { epoch: timeline.epoch, offset: timeline.position }, {
       subscribed: (position, recovered) => {
         if (!recovered) {
+          this.banner.skip(name);
           // The room was created again under the same name, or a backup was restored.
           if (position) timeline.begin(position.epoch, position.offset);
           void this.refresh();
@@ -292,15 +296,17 @@ export class Chat extends Store {
       },
       join: (client, user) => {
         room.people.set(client, user);
+        this.names.add(user.username);
         this.peopleChanged(room);
       },
       leave: (client) => {
-        room.people.delete(client);
+        room.left(client);
         this.peopleChanged(room);
       },
       unsubscribed: (code, reason) => {
         this.subscribedRooms.delete(name);
-        if (code === UNSUBSCRIBED_CODE) this.dropRoom(name);
+        this.banner.skip(name);
+        if (code === UNSUBSCRIBED_CODE) this.removed(name);
         // The cause may persist, and retrying immediately would loop.
         else this.rejected.set(name, { at: Date.now(), reason: errorText(new Error(reason || `error ${code}`)) });
         // The operator set a lower limit than expected. The open room comes first, so it keeps its subscription.
@@ -328,17 +334,24 @@ export class Chat extends Store {
     const { name } = room;
     const { data, user, offset } = publication;
     const kind = kindOf(data);
+    const isMine = user.id === this.me.id;
+    this.names.add(user.username);
     room.forgetQuote(data.edit ?? data.delete);
     if (!room.timeline.publish(publication) && name === this.openRoom) void room.loadNewest();
     const wasRead = this.rooms.unread(name) === 0;
     this.rooms.publication(name, offset, kind === 'message');
     // A user who writes, even in another tab, has read everything before.
-    if (wasRead && kind === 'message' && user.id === this.me.id) void this.read(name);
-    if (user.id === this.me.id && data.id !== undefined) this.outbox.received(name, data.id);
+    if (wasRead && kind === 'message' && isMine) void this.read(name);
+    if (isMine && data.id !== undefined) this.outbox.received(name, data.id);
     this.outbox.positionReached(name, room.timeline.position);
+    this.banner.publication(name, offset, kind === 'message' && !isMine);
+    if (data.removed !== undefined) {
+      room.removed(data.removed);
+      void this.refresh();
+    }
     if (kind === 'message') {
-      room.stoppedTyping(user);
-      if (user.id !== this.me.id && data.text !== undefined) this.announce(name, user, data.text, offset);
+      room.stoppedTyping(user.id);
+      if (!isMine && data.text !== undefined) this.announce(name, user, data.text, offset);
     } else if (data.room) void this.refresh();
   }
 
@@ -346,22 +359,36 @@ export class Chat extends Store {
   private announce(name: string, user: User, text: string, offset: number): void {
     const isSeen = name === this.openRoom && this.env.visible();
     if (isSeen) {
-      this.announcement = `${user.username}: ${text.slice(0, 300)}`;
+      this.announcement = `${user.username}: ${cut(text, 300)}`;
       this.announcementCount++;
       this.changed();
     }
-    if (!isSeen && mentionsMe(text, this.me.username)) {
+    if (!isSeen && mentionsMe(text, this.me.username, this.names)) {
       this.rooms.mention(name);
       const title = this.rooms.get(name)?.title ?? name;
       setTimeout(() => {
         const isRead = (this.rooms.get(name)?.read.offset ?? Infinity) >= offset;
         if (isRead || this.stopped) return;
-        this.env.notify(`${user.username} in ${title}`, text.slice(0, 200), `${name} ${offset}`, name);
+        this.env.notify(`${user.username} in ${title}`, cut(text, 200), `${name} ${offset}`, name);
       }, NOTIFY_AFTER_MS);
     }
   }
 
-  /** Forgets a room that the user left, was removed from, or that was deleted. */
+  /** The user was removed from a room or left it in another tab, or the room was deleted. */
+  private removed(name: string): void {
+    const info = this.rooms.get(name);
+    this.dropRoom(name);
+    if (!info || this.leaving.has(name)) return;
+    this.lost(info);
+  }
+
+  /** Tells the user that they are no longer a member of a room. */
+  private lost(info: RoomInfo): void {
+    this.former.set(info.name, info);
+    this.banner.lostRoom(info.title, this.isUpToDate);
+  }
+
+  /** Forgets a room. */
   private dropRoom(name: string): void {
     this.connection.unsubscribe(name);
     this.subscribedRooms.delete(name);
@@ -373,7 +400,10 @@ export class Chat extends Store {
     try {
       const people = await this.connection.presence(room.name);
       room.people.clear();
-      for (const [client, user] of people) room.people.set(client, user);
+      for (const [client, user] of people) {
+        room.people.set(client, user);
+        this.names.add(user.username);
+      }
       room.touch();
     } catch {
       // It is loaded again when the room is opened or the connection is back.
@@ -428,11 +458,30 @@ export class Chat extends Store {
 
   /** Sends an edit, deletion or reaction. The outbox doesn't keep these: the user sees whether they succeeded. */
   async change(name: string, data: Data): Promise<void> {
-    await this.connection.publish(name, { ...data, id: newId() });
+    const epoch = this.subscribedRooms.get(name)?.timeline.epoch;
+    await this.connection.publish(name, { ...data, id: newId() }, epoch);
+  }
+
+  /** Puts a message into the outbox. */
+  send(message: Omit<Written, 'epoch'>): Item {
+    return this.outbox.add({ ...message, epoch: this.epoch(message.room) });
+  }
+
+  private epoch(name: string): string {
+    return this.rooms.get(name)?.epoch ?? '';
+  }
+
+  draft(name: string): Draft {
+    return this.env.drafts.read(this.me.id, name, this.epoch(name));
+  }
+
+  changeDraft(name: string, change: { [K in keyof Draft]?: Draft[K] | undefined }): void {
+    this.env.drafts.change(this.me.id, name, this.epoch(name), change as Partial<Draft>);
   }
 
   async joinRoom(name: string): Promise<FoundRoom> {
     const room = await this.api.join(name);
+    this.former.delete(room.name);
     await this.refresh();
     return room;
   }
@@ -444,13 +493,23 @@ export class Chat extends Store {
   }
 
   async leaveRoom(name: string): Promise<void> {
-    await this.api.leave(name);
-    this.dropRoom(name);
+    await this.without(name, () => this.api.leave(name));
   }
 
   async deleteRoom(name: string): Promise<void> {
-    await this.api.deleteRoom(name);
-    this.dropRoom(name);
+    await this.without(name, () => this.api.deleteRoom(name));
+  }
+
+  /** Leaves a room on purpose, so that there's no need to tell the user. */
+  private async without(name: string, leave: () => Promise<void>): Promise<void> {
+    this.leaving.add(name);
+    try {
+      await leave();
+      this.dropRoom(name);
+    } finally {
+      // The event may arrive later than the answer.
+      setTimeout(() => this.leaving.delete(name), 5000);
+    }
   }
 }
 

@@ -1,6 +1,7 @@
 /** The WebSocket connection, through Centrifugo's SDK. */
 import { Centrifuge, type Subscription, UnauthorizedError } from 'centrifuge';
-import { ApiError, type Tokens, errorText } from './api';
+import { ApiError, type Tokens } from './api';
+import { toSendError } from './errors';
 import { SendError } from './state/outbox';
 import type { RoomInfo } from './state/room-list';
 import type { Data, Publication, User } from './state/timeline';
@@ -133,11 +134,11 @@ export class Connection {
     for (const room of [...this.subscriptions.keys()]) this.unsubscribe(room);
   }
 
-  /** Publishes to a room and returns the publication's offset. */
-  async publish(room: string, data: Data): Promise<{ offset: number }> {
+  /** Publishes to a room, if it still has this epoch, and returns the publication's offset. */
+  async publish(room: string, data: Data, epoch: string | undefined): Promise<{ offset: number }> {
     try {
       await this.ready(room);
-      const answer = await this.client.rpc('publish', { channel: channelOf(room), data });
+      const answer = await this.client.rpc('publish', { channel: channelOf(room), data, ...(epoch ? { epoch } : {}) });
       return answer.data as { offset: number };
     } catch (error) {
       throw toSendError(error);
@@ -204,24 +205,4 @@ function channelOf(room: string): string {
 
 function userOf(info: Info | undefined): User {
   return { id: info?.user ?? '', username: info?.connInfo?.username ?? '' };
-}
-
-/** Translates an error from the SDK or the server, and says whether sending again can help. */
-export function toSendError(error: unknown): SendError {
-  if (error instanceof SendError) return error;
-  const { code, message } = (error ?? {}) as { code?: number; message?: string };
-  switch (code) {
-    case 100:
-      return new SendError('The server didn’t respond in time. Retrying won’t send it twice.', true);
-    case 102:
-      return new SendError('This room no longer exists.', false);
-    case 111:
-      return new SendError('You’re going too fast. Wait a moment.', true, false);
-    default:
-      if (code !== undefined && code >= 100) {
-        return new SendError(errorText(new Error(message || `error ${code}`)), false);
-      }
-      // Codes below 100 are the SDK's own: a timeout, a lost connection.
-      return new SendError('No response from the server. Retrying won’t send it twice.', true);
-  }
 }

@@ -1,9 +1,12 @@
 import { render } from 'preact';
-import { Session } from './session';
+import { Session, wait } from './session';
+import { browserPrivacy, drafts } from './storage';
 import { App } from './ui/App';
 import { applyTheme, loadTheme } from './ui/Theme';
 
 applyTheme(loadTheme());
-const session = new Session((path, init) => fetch(path, init));
+addEventListener('pagehide', () => drafts.leave());
+addEventListener('pageshow', () => drafts.reclaim());
+const session = new Session((path, init) => fetch(path, init), Date.now, wait, browserPrivacy);
 render(<App session={session} />, document.getElementById('app')!);
 void session.start();

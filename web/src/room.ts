@@ -1,5 +1,5 @@
 /** A subscribed room: its timeline and pages of history, and the people in it. */
-import { errorText } from './api';
+import { errorText } from './errors';
 import { Store } from './state/store';
 import { type Message, type Page, Timeline, type User } from './state/timeline';
 
@@ -29,6 +29,8 @@ export class Room extends Store {
   loading: Loading | undefined;
   error = '';
   typing: readonly User[] = [];
+  /** How many members were removed while the room was subscribed. */
+  removals = 0;
   private request = 0;
   private quotes = new Map<number, Quote | undefined>();
   private typingUntil = new Map<string, number>();
@@ -150,8 +152,23 @@ export class Room extends Store {
     setTimeout(() => this.expireTyping(), TYPING_MS + 50);
   }
 
-  stoppedTyping(user: User): void {
-    if (this.typingUntil.delete(user.id)) this.expireTyping();
+  stoppedTyping(user: string): void {
+    if (this.typingUntil.delete(user)) this.expireTyping();
+  }
+
+  /** A connection is gone. Whoever has no other one is not typing any more. */
+  left(client: string): void {
+    const user = this.people.get(client);
+    this.people.delete(client);
+    if (user && ![...this.people.values()].some(({ id }) => id === user.id)) this.stoppedTyping(user.id);
+  }
+
+  /** A member was removed, or left. */
+  removed(user: string): void {
+    for (const [client, { id }] of this.people) if (id === user) this.people.delete(client);
+    this.stoppedTyping(user);
+    this.removals++;
+    this.changed();
   }
 
   private expireTyping(): void {

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { ApiError, errorText } from './api';
+import { ApiError } from './api';
+import { errorText } from './errors';
 import { Session, expiry } from './session';
 
 const token = (seconds: number, name = 'x') => `h.${btoa(JSON.stringify({ exp: seconds, name })).replace(/=/g, '')}.s`;
@@ -45,7 +46,7 @@ describe('Session', () => {
     const session = new Session(fetch, () => 0, async () => void notices.push(session.notice));
     await session.start();
     expect([session.state, session.notice, asked]).toEqual(['in', '', 3]);
-    expect(notices).toEqual(['The database is down. Trying again…', 'The database is down. Trying again…']);
+    expect(notices).toEqual(['The server can’t reach its database. Trying again…', 'The server can’t reach its database. Trying again…']);
   });
 
   it('measures expiry by the server\'s clock', async () => {
@@ -130,7 +131,40 @@ it('reads the expiry of a token', () => {
   expect(expiry('nonsense')).toBe(0);
 });
 
+describe('what the browser keeps', () => {
+  const privacy = () => {
+    const calls: string[] = [];
+    return { calls, forget: (user: string) => void calls.push(`forget ${user}`), forgetOthers: (user?: string) => void calls.push(`others ${user}`) };
+  };
+
+  it('is forgotten when the user signs out, even if the server has ended the session first', async () => {
+    const kept = privacy();
+    const session: Session = new Session(
+      server(({ path }) => {
+        if (path === '/user/signout') session.end('The session has ended.');
+        return [200, { token: token(5000), user }];
+      }).fetch, () => 0, undefined, kept);
+    await session.start();
+    await session.signOut();
+    expect(kept.calls).toEqual(['others 1', 'forget 1']);
+    expect([session.state, session.notice]).toEqual(['out', '']);
+  });
+
+  it('is kept when the session ends, and forgotten when another user signs in', async () => {
+    const kept = privacy();
+    const bob = { ...user, id: '2' };
+    const { fetch } = server(({ path }) => [200, { token: token(5000), user: path === '/user/signin' ? bob : user }]);
+    const session = new Session(fetch, () => 0, undefined, kept);
+    await session.start();
+    await session.renew();
+    session.end('It has ended.');
+    expect(kept.calls).toEqual(['others 1']);
+    await session.signIn('bob', 'x');
+    expect(kept.calls).toEqual(['others 1', 'others 2']);
+  });
+});
+
 it('turns error messages into sentences', () => {
-  expect(errorText(new ApiError('invalid_field', 'must not be empty', 'name'))).toBe('Must not be empty.');
+  expect(errorText(new ApiError('teapot', 'it is a teapot'))).toBe('It is a teapot.');
   expect(errorText(new Error(''))).toBe('Something went wrong.');
 });

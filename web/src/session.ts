@@ -1,9 +1,19 @@
 /** Signing in and out, and the token. */
-import { type Account, ApiError, type Fetch, type SignedIn, call, errorText } from './api';
+import { type Account, ApiError, type Fetch, type SignedIn, call } from './api';
+import { errorText } from './errors';
 import { Store } from './state/store';
 
 /** A token is renewed this long before it expires. */
 const MARGIN_MS = 30_000;
+
+/** Removes what the browser keeps about users. */
+export interface Privacy {
+  forget(user: string): void;
+  /** About anyone but this user; while nobody is signed in, but the one whose session may have expired. */
+  forgetOthers(user: string | undefined): void;
+}
+
+const NO_PRIVACY: Privacy = { forget: () => {}, forgetOthers: () => {} };
 
 /** How long to wait after this many failed attempts, in milliseconds. */
 export function backoff(tries: number): number {
@@ -35,6 +45,7 @@ export class Session extends Store {
     private readonly fetch: Fetch,
     private readonly now: () => number = Date.now,
     private readonly pause: (ms: number) => Promise<void> = wait,
+    private readonly privacy: Privacy = NO_PRIVACY,
   ) {
     super();
   }
@@ -44,7 +55,10 @@ export class Session extends Store {
       try {
         await this.renew();
       } catch (error) {
-        if (isSignedOut(error)) return this.end('');
+        if (isSignedOut(error)) {
+          this.privacy.forgetOthers(undefined);
+          return this.end('');
+        }
         this.notice = `${errorText(error)} Trying again…`;
         this.changed();
         await this.pause(backoff(tries));
@@ -68,20 +82,30 @@ export class Session extends Store {
     }
   }
 
-  /** Revokes all of the user's tokens, in every browser. */
+  /** Revokes all of the user's tokens, in every browser, and forgets what this browser keeps about the user. */
   async signOut(): Promise<void> {
+    // The server closes the connection too, and that may be noticed first.
+    const { user } = this;
     try {
       await call(this.fetch, 'POST', '/user/signout', await this.freshToken());
     } catch (error) {
       if (!(error instanceof ApiError) || error.status !== 401) throw error;
     }
-    this.end('');
+    if (user) this.signedOut(user.id);
+  }
+
+  /** This user signed out, here or in another tab. */
+  signedOut(user: string): void {
+    if (this.state === 'out' || this.user?.id === user) this.end('');
+    this.privacy.forget(user);
   }
 
   set({ token, user }: SignedIn): void {
     this.token = token;
     const { iat } = claims(token);
     this.skewMs = iat === undefined ? 0 : this.now() - iat * 1000;
+    // Not on every renewal: another user may have signed in in another tab since.
+    if (this.state !== 'in') this.privacy.forgetOthers(user.id);
     this.user = user;
     this.state = 'in';
     this.notice = '';

@@ -1,23 +1,35 @@
+/** What the browser remembers: for all tabs (`storage`), or for this one only (`tabStorage`). Both survive a reload. */
+import { Drafts } from './state/drafts';
 import type { StorageLike } from './state/outbox';
+import { forget, forgetOthers } from './state/privacy';
 
-/** `localStorage`, or memory for what it won't take because it is full or blocked: that lasts as long as the page. */
+/** Web Storage, or memory for what it won't take because it is full or blocked: that lasts as long as the page. */
 class BrowserStorage implements StorageLike {
   private readonly fallback = new Map<string, string>();
+  private readonly web: Storage | null;
 
-  constructor(private readonly localStorage: Storage | null) {}
+  constructor(open: () => Storage | null) {
+    let web: Storage | null;
+    try {
+      web = open();
+    } catch {
+      web = null;
+    }
+    this.web = web;
+  }
 
   keys(): string[] {
-    return [...new Set([...Object.keys(this.localStorage ?? {}), ...this.fallback.keys()])];
+    return [...new Set([...Object.keys(this.web ?? {}), ...this.fallback.keys()])];
   }
 
   getItem(key: string): string | null {
-    return this.fallback.get(key) ?? this.localStorage?.getItem(key) ?? null;
+    return this.fallback.get(key) ?? this.web?.getItem(key) ?? null;
   }
 
   setItem(key: string, value: string): void {
     try {
-      if (!this.localStorage) throw new Error('no localStorage');
-      this.localStorage.setItem(key, value);
+      if (!this.web) throw new Error('no storage');
+      this.web.setItem(key, value);
       this.fallback.delete(key);
     } catch {
       this.fallback.set(key, value);
@@ -26,22 +38,15 @@ class BrowserStorage implements StorageLike {
 
   removeItem(key: string): void {
     this.fallback.delete(key);
-    this.localStorage?.removeItem(key);
+    this.web?.removeItem(key);
   }
 }
 
-export const storage: StorageLike = new BrowserStorage(
-  (() => {
-    try {
-      return localStorage;
-    } catch {
-      return null;
-    }
-  })(),
-);
+export const storage: StorageLike = new BrowserStorage(() => localStorage);
+export const tabStorage: StorageLike = new BrowserStorage(() => sessionStorage);
+export const drafts = new Drafts(tabStorage, storage);
 
-/** Stores a value, or removes it if it is undefined. */
-export function remember(key: string, value: string | undefined): void {
-  if (value === undefined) storage.removeItem(key);
-  else storage.setItem(key, value);
-}
+export const browserPrivacy = {
+  forget: (user: string) => forget([storage, tabStorage], user),
+  forgetOthers: (user: string | undefined) => forgetOthers(storage, tabStorage, user),
+};

@@ -1,13 +1,6 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import { type Item, Outbox, SendError, type StorageLike } from './outbox';
-
-class Memory implements StorageLike {
-  map = new Map<string, string>();
-  keys() { return [...this.map.keys()]; }
-  getItem(key: string) { return this.map.get(key) ?? null; }
-  setItem(key: string, value: string) { this.map.set(key, value); }
-  removeItem(key: string) { this.map.delete(key); }
-}
+import { Memory } from './memory';
+import { type Item, OTHER_EPOCH, Outbox, SendError } from './outbox';
 
 const settle = async () => { for (let i = 0; i < 200; i++) await Promise.resolve(); };
 
@@ -17,10 +10,12 @@ describe('Outbox', () => {
   let answer: (item: Item) => Promise<{ offset: number }>;
   let ids: number;
   let position: number;
+  let epoch: string | undefined;
   const open = (user = '1') => new Outbox({
     user, storage,
     send: (item) => { sent.push(item); return answer(item); },
     position: () => position,
+    epoch: () => epoch,
     newId: () => `id-${++ids}`,
     now: () => 1000,
     wait: () => Promise.resolve(),
@@ -31,6 +26,7 @@ describe('Outbox', () => {
     sent = [];
     ids = 0;
     position = 0;
+    epoch = 'e1';
     answer = () => Promise.resolve({ offset: sent.length });
   });
 
@@ -180,5 +176,30 @@ describe('Outbox', () => {
     storage.setItem('uproar.outbox.1.x', '{');
     storage.setItem('uproar.outbox.1.y', '{"id":3}');
     expect(open().size).toBe(0);
+  });
+
+  it('does not give a room what was written for another one of the same name, unless the user says so', async () => {
+    const outbox = open();
+    const { id } = outbox.add({ room: 'lobby', epoch: 'e1', text: 'For these people only', replyTo: 3 });
+    outbox.add({ room: 'lobby', epoch: 'e2', text: 'For the new ones' });
+    epoch = 'e2';
+    outbox.setOnline(true);
+    await settle();
+    expect(sent.map(({ text }) => text)).toEqual(['For the new ones']);
+    expect(outbox.of('lobby')[0]).toMatchObject({ status: 'failed', error: OTHER_EPOCH });
+    outbox.retry(id);
+    await settle();
+    expect(sent.at(-1)).toMatchObject({ text: 'For these people only', epoch: 'e2' });
+    expect(sent.at(-1)!.replyTo).toBeUndefined();
+  });
+
+  it('keeps the epoch over a reload, and ignores what has another shape', async () => {
+    open().add({ room: 'lobby', epoch: 'e1', text: 'x', replyTo: 3 });
+    expect(open().of('lobby')).toMatchObject([{ epoch: 'e1', replyTo: 3 }]);
+    storage.map.clear();
+    storage.setItem('uproar.outbox.1.x', JSON.stringify({
+      id: 'x', room: 'lobby', text: 'x', time: '1e400', status: 7, replyTo: 'x', error: {}, epoch: 5, isHeld: 'x', offset: {},
+    }));
+    expect(open().of('lobby')).toEqual([{ id: 'x', room: 'lobby', text: 'x', time: 0, status: 'pending' }]);
   });
 });

@@ -1,13 +1,17 @@
 /** Messages that are not known to be stored. */
+import { isOffset } from './drafts';
 import { Store } from './store';
 
-export interface Draft {
+/** A message as it was written. */
+export interface Written {
   room: string;
+  /** The room's epoch at that time. Another room may take the name before the message is sent. */
+  epoch?: string;
   text: string;
   replyTo?: number;
 }
 
-export interface Item extends Draft {
+export interface Item extends Written {
   /** The message's id. The server stores a message once, however often it is sent with the same id. */
   id: string;
   /** When it was written, in Unix milliseconds. */
@@ -21,6 +25,9 @@ export interface Item extends Draft {
   isHeld?: boolean;
   offset?: number;
 }
+
+/** The room is not the one that the message was written to, or its history went back. */
+export const OTHER_EPOCH = 'This room has been replaced since you wrote this.';
 
 /** Why sending failed. `temporary`: sending again may help. `isUnknown`: the message may have been stored. */
 export class SendError extends Error {
@@ -47,6 +54,8 @@ export interface OutboxEnvironment {
   send(item: Item): Promise<{ offset: number }>;
   /** The offset of the last publication received in a room. */
   position(room: string): number;
+  /** The room's epoch, if it is known. */
+  epoch(room: string): string | undefined;
   newId(): string;
   now(): number;
   wait(ms: number): Promise<void>;
@@ -91,10 +100,10 @@ export class Outbox extends Store {
     return this.items.length;
   }
 
-  add(draft: Draft): Item {
+  add(written: Written): Item {
     // Strictly increasing, so that the order survives a reload.
     const time = Math.max(this.env.now(), (this.items.at(-1)?.time ?? 0) + 1);
-    const item: Item = { ...draft, id: this.env.newId(), time, status: 'pending' };
+    const item: Item = { ...written, id: this.env.newId(), time, status: 'pending' };
     this.items = [...this.items, item];
     if (this.of(item.room).some(({ isUnknown, isHeld }) => isUnknown || isHeld)) this.update(item.id, HELD);
     else this.save(item);
@@ -103,11 +112,14 @@ export class Outbox extends Store {
     return item;
   }
 
-  /** Sends an item again, followed by the items that wait for it. */
+  /** Sends an item again, followed by the items that wait for it. The user decides that the present room may have it. */
   retry(id: string): void {
     const item = this.find(id);
     if (!item) return;
-    this.update(id, PENDING);
+    const epoch = this.env.epoch(item.room);
+    const isMoved = epoch !== undefined && item.epoch !== undefined && epoch !== item.epoch;
+    // The offset of the message that it replied to means nothing there.
+    this.update(id, { ...PENDING, ...(isMoved ? { epoch, replyTo: undefined } : {}) } as Partial<Item>);
     this.release(item);
   }
 
@@ -165,6 +177,10 @@ export class Outbox extends Store {
         const item = this.items.find((item) => item.room === room && item.status === 'pending');
         if (!item) return;
         try {
+          const epoch = this.env.epoch(room);
+          if (item.epoch !== undefined && epoch !== undefined && item.epoch !== epoch) {
+            throw new SendError(OTHER_EPOCH, false);
+          }
           const { offset } = await this.env.send(item);
           tries = 0;
           this.env.storage.removeItem(this.key(item.id));
@@ -229,12 +245,25 @@ export class Outbox extends Store {
   }
 }
 
+/** The item in a text that may be anything: another version of the page, or a person, may have stored it. */
 function parse(text: string | null): Item | undefined {
   try {
-    const item = JSON.parse(text ?? '') as Item;
-    const isValid = typeof item.id === 'string' && typeof item.room === 'string' && typeof item.text === 'string';
-    if (!isValid) return undefined;
-    return { ...item, time: Number(item.time) || 0, status: item.status === 'failed' ? 'failed' : 'pending' };
+    const { id, room, epoch, text: written, time, replyTo, status, error, isUnknown, isHeld } = JSON.parse(
+      text ?? '',
+    ) as Record<string, unknown>;
+    if (typeof id !== 'string' || typeof room !== 'string' || typeof written !== 'string') return undefined;
+    return {
+      id,
+      room,
+      text: written,
+      time: typeof time === 'number' && Number.isFinite(time) ? time : 0,
+      status: status === 'failed' ? 'failed' : 'pending',
+      ...(typeof epoch === 'string' ? { epoch } : {}),
+      ...(isOffset(replyTo) ? { replyTo } : {}),
+      ...(typeof error === 'string' ? { error } : {}),
+      ...(isUnknown === true ? { isUnknown } : {}),
+      ...(isHeld === true ? { isHeld } : {}),
+    };
   } catch {
     return undefined;
   }

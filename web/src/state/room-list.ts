@@ -135,3 +135,13 @@ export function chooseRooms(
     .slice(0, limit)
     .map(({ name }) => name);
 }
+
+/** The names of rooms in a text that may be anything: another version of the page, or a person, may have stored it. */
+export function parseNames(text: string | null): string[] {
+  try {
+    const names: unknown = JSON.parse(text ?? '[]');
+    return Array.isArray(names) ? names.filter((name) => typeof name === 'string') : [];
+  } catch {
+    return [];
+  }
+}

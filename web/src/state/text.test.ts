@@ -1,7 +1,9 @@
 import { describe, expect, it } from 'vitest';
-import { byteLength, mentionsMe, parseText, storable } from './text';
+import { Names } from './mentions';
+import { cut, excess, isBlank, mentionsMe, parseText, storable } from './text';
 
-const kinds = (text: string) => parseText(text, 'ann').map((part) => `${part.kind}:${part.text}`);
+const names = new Names();
+const kinds = (text: string) => parseText(text, 'ann', names).map((part) => `${part.kind}:${part.text}`);
 
 describe('parseText', () => {
   it('leaves plain text unchanged', () => {
@@ -18,7 +20,7 @@ describe('parseText', () => {
 
   it('keeps the brackets that the address itself opens, in linear time', () => {
     const many = `http://a.example/${')'.repeat(16_000)}`;
-    expect(parseText(many, 'ann')).toEqual([
+    expect(parseText(many, 'ann', names)).toEqual([
       { kind: 'link', text: 'http://a.example/', href: 'http://a.example/' },
       { kind: 'text', text: ')'.repeat(16_000) },
     ]);
@@ -28,26 +30,43 @@ describe('parseText', () => {
 
   it('turns nothing else into links', () => {
     for (const text of ['javascript:alert(1)', 'data:text/html,x', 'xhttps://a', 'https://', 'ftp://a.example']) {
-      expect(parseText(text, 'ann').some(({ kind }) => kind === 'link')).toBe(false);
+      expect(parseText(text, 'ann', names).some(({ kind }) => kind === 'link')).toBe(false);
     }
   });
 
   it('finds mentions, and those of the user', () => {
     expect(kinds('@Ann and @bob-the-2nd, me@example.org')).toEqual([
-      'me:@Ann', 'text: and ', 'mention:@bob-the-2nd', 'text:, me@example.org',
+      'me:@Ann', 'text: and ', 'mention:@bob-the-2nd', 'text:, ', 'link:me@example.org',
     ]);
-    expect(mentionsMe('hi @ann.', 'ann')).toBe(true);
-    expect(mentionsMe('hi @anna', 'ann')).toBe(false);
+    expect(mentionsMe('hi @ann.', 'ann', names)).toBe(true);
+    expect(mentionsMe('hi @anna', 'ann', names)).toBe(false);
   });
 
   it('keeps every character', () => {
     const text = 'a @b https://c.example/ @@ ) . @ann! https://x.example.';
-    expect(parseText(text, 'ann').map((part) => part.text).join('')).toBe(text);
+    expect(parseText(text, 'ann', names).map((part) => part.text).join('')).toBe(text);
   });
 });
 
-it('counts bytes like the server', () => {
-  expect(byteLength('aä👍')).toBe(7);
+it('cuts between characters', () => {
+  expect(cut('short', 5)).toBe('short');
+  expect(cut('longer', 5)).toBe('longe…');
+  const crew = '👩‍🚀';
+  expect(cut(`ab${crew}${crew}`, 8)).toBe(`ab${crew}…`);
+  expect(cut(`ab${crew}`, 4)).toBe('ab…');
+  expect(cut('e\u0301e\u0301', 3)).toBe('e\u0301…');
+});
+
+it('counts the characters that are too many for a limit in bytes', () => {
+  expect(excess('a'.repeat(10), 10)).toBe(0);
+  expect(excess('a'.repeat(12), 10)).toBe(2);
+  expect(excess('ä'.repeat(10), 10)).toBe(5);
+  expect(excess(`${'a'.repeat(10)}👩‍🚀`, 10)).toBe(1);
+});
+
+it('knows when there is nothing to see', () => {
+  for (const text of ['', ' \n\t', '\u3000', '\u200b\u200d', '\u2066\u3164', '\u0007']) expect(isBlank(text), JSON.stringify(text)).toBe(true);
+  for (const text of ['a', ' . ', '👍🏽', '\ufffd']) expect(isBlank(text)).toBe(false);
 });
 
 it('removes only what cannot be stored', () => {

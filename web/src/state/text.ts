@@ -1,78 +1,73 @@
 /** Parsing the text of a message, and preparing it for sending. */
+import { findLinks } from './links';
+import { Names, findMentions } from './mentions';
 
 /** A piece of a message's text. */
 export type Part = { kind: 'text' | 'mention' | 'me'; text: string } | { kind: 'link'; text: string; href: string };
 
-const LINK = /\bhttps?:\/\/[^\s<>"'`\u0000-\u001f\u202a-\u202e\u2066-\u2069]+/giu;
-const MENTION = /(?<![\p{L}\p{N}_@.])@([\p{L}\p{N}_.-]{1,32})/gu;
-
-/** Splits a text into links, mentions and plain text. Only http and https addresses become links. */
-export function parseText(text: string, me: string): Part[] {
+/** Splits a text into links, mentions and plain text. */
+export function parseText(text: string, me: string, names: Names): Part[] {
   const out: Part[] = [];
   let at = 0;
-  for (const match of text.matchAll(LINK)) {
-    const address = trimAddress(match[0]);
-    if (!isHttpUrl(address)) continue;
-    mentions(text.slice(at, match.index), me, out);
-    out.push({ kind: 'link', text: address, href: address });
-    at = match.index + address.length;
+  for (const { start, end, href } of findLinks(text)) {
+    splitMentions(text.slice(at, start), me, names, out);
+    out.push({ kind: 'link', text: text.slice(start, end), href });
+    at = end;
   }
-  mentions(text.slice(at), me, out);
+  splitMentions(text.slice(at), me, names, out);
   return out;
 }
 
-function mentions(text: string, me: string, out: Part[]): void {
+function splitMentions(text: string, me: string, names: Names, out: Part[]): void {
   let at = 0;
-  for (const match of text.matchAll(MENTION)) {
-    const name = match[1]!.replace(/[.-]+$/u, '');
-    if (!name) continue;
-    if (match.index > at) out.push({ kind: 'text', text: text.slice(at, match.index) });
-    out.push({ kind: sameName(name, me) ? 'me' : 'mention', text: `@${name}` });
-    at = match.index + 1 + name.length;
+  for (const { start, end, isMe } of findMentions(text, me, names)) {
+    if (start > at) out.push({ kind: 'text', text: text.slice(at, start) });
+    out.push({ kind: isMe ? 'me' : 'mention', text: text.slice(start, end) });
+    at = end;
   }
   if (at < text.length) out.push({ kind: 'text', text: text.slice(at) });
 }
 
-export function mentionsMe(text: string, me: string): boolean {
-  return parseText(text, me).some(({ kind }) => kind === 'me');
-}
-
-function sameName(a: string, b: string): boolean {
-  return a.normalize('NFKC').toLowerCase() === b.normalize('NFKC').toLowerCase();
-}
-
-/** Strips trailing punctuation, and closing brackets that were opened before the address. */
-function trimAddress(address: string): string {
-  const lone = { ')': count(address, ')') - count(address, '('), ']': count(address, ']') - count(address, '[') };
-  let end = address.length;
-  for (; end > 0; end--) {
-    const last = address[end - 1]!;
-    if (last === ')' || last === ']') {
-      if (lone[last]-- <= 0) break;
-    } else if (!'.,;:!?…»”’'.includes(last)) break;
-  }
-  return address.slice(0, end);
-}
-
-function count(text: string, char: string): number {
-  return text.split(char).length - 1;
-}
-
-function isHttpUrl(text: string): boolean {
-  try {
-    const { protocol, hostname } = new URL(text);
-    return (protocol === 'http:' || protocol === 'https:') && hostname !== '';
-  } catch {
-    return false;
-  }
-}
-
-/** The length of a text in UTF-8, which is what the server limits. */
-export function byteLength(text: string): number {
-  return new TextEncoder().encode(text).length;
+export function mentionsMe(text: string, me: string, names: Names): boolean {
+  return parseText(text, me, names).some(({ kind }) => kind === 'me');
 }
 
 /** Removes U+0000, which databases can't store, and replaces lone surrogates. */
 export function storable(text: string): string {
   return text.replace(/\0/g, '').replace(/\p{Surrogate}/gu, '\ufffd');
+}
+
+/** Whether there is nothing in a text that can be seen. */
+export function isBlank(text: string): boolean {
+  return !/[^\s\p{Cc}\p{Default_Ignorable_Code_Point}]/u.test(text);
+}
+
+/** What people count as characters: an emoji or a letter with its marks is one. Older browsers count code points. */
+function characters(text: string): Iterable<string> {
+  if (!('Segmenter' in Intl)) return text;
+  return Array.from(new Intl.Segmenter().segment(text), ({ segment }) => segment);
+}
+
+/** The beginning of a text, at most this long in UTF-16, without a part of a character at its end. */
+export function cut(text: string, limit: number): string {
+  if (text.length <= limit) return text;
+  let end = 0;
+  for (const character of characters(text.slice(0, limit + 1))) {
+    // The last one may go on beyond the slice.
+    if (end + character.length > limit) break;
+    end += character.length;
+  }
+  return `${text.slice(0, end)}…`;
+}
+
+/** How many characters at the end of a text are too many for a limit that the server counts in UTF-8. */
+export function excess(text: string, limitBytes: number): number {
+  if (text.length <= limitBytes / 3) return 0;
+  const encoder = new TextEncoder();
+  let bytes = encoder.encode(text).length;
+  if (bytes <= limitBytes) return 0;
+  const all = [...characters(text)];
+  let kept = all.length;
+  while (bytes > limitBytes) bytes -= encoder.encode(all[--kept]!).length;
+  return all.length - kept;
 }

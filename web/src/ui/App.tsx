@@ -2,7 +2,8 @@
 import { useEffect, useState } from 'preact/hooks';
 import { Chat } from '../chat';
 import type { Session } from '../session';
-import { storage } from '../storage';
+import { OWNER_KEY } from '../state/privacy';
+import { drafts, storage } from '../storage';
 import { FindRoom } from './FindRoom';
 import { Room } from './Room';
 import { Rooms } from './Rooms';
@@ -10,10 +11,20 @@ import { Settings } from './Settings';
 import { SignIn } from './SignIn';
 import { go, roomInAddress } from './address';
 import { focusIfLost, useStores } from './hooks';
+import { useTyping } from './keys';
 
 export function App({ session }: { session: Session }) {
   useStores(session);
   const chat = useChat(session);
+  useEffect(() => {
+    const onStorage = ({ key, oldValue, newValue }: StorageEvent) => {
+      if (key !== OWNER_KEY || newValue !== null || oldValue === null) return;
+      session.signedOut(oldValue);
+      if (session.state === 'out') go(undefined);
+    };
+    addEventListener('storage', onStorage);
+    return () => removeEventListener('storage', onStorage);
+  }, [session]);
   if (session.state === 'out') return <SignIn session={session} />;
   if (!chat) {
     return (
@@ -34,11 +45,14 @@ function useChat(session: Session): Chat | undefined {
       url: `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/connection/websocket`,
       fetch: (path, init) => fetch(path, init),
       storage,
+      drafts,
       visible: () => document.visibilityState === 'visible' && document.hasFocus(),
       notify,
     });
     const onStorage = ({ key, newValue }: StorageEvent) => {
-      if (key !== null && newValue === null) chat.outbox.removedElsewhere(key);
+      // What another user's signing in removed is still to be sent by this tab.
+      const isOurs = storage.getItem(OWNER_KEY) === user.id;
+      if (key !== null && newValue === null && isOurs) chat.outbox.removedElsewhere(key);
     };
     addEventListener('storage', onStorage);
     chat.show(roomInAddress());
@@ -47,10 +61,19 @@ function useChat(session: Session): Chat | undefined {
     return () => {
       removeEventListener('storage', onStorage);
       chat.stop();
+      closeNotifications();
       setChat(undefined);
     };
   }, [user?.id]);
   return chat;
+}
+
+/** The notifications on screen, which show messages. */
+const notifications = new Set<Notification>();
+
+function closeNotifications(): void {
+  for (const notification of notifications) notification.close();
+  notifications.clear();
 }
 
 function notify(title: string, body: string, tag: string, room: string): void {
@@ -58,6 +81,8 @@ function notify(title: string, body: string, tag: string, room: string): void {
   try {
     // Tabs that notify with the same tag show a single notification.
     const notification = new Notification(title, { body, tag });
+    notifications.add(notification);
+    notification.onclose = () => notifications.delete(notification);
     notification.onclick = () => {
       window.focus();
       go(room);
@@ -69,7 +94,8 @@ function notify(title: string, body: string, tag: string, room: string): void {
 }
 
 function Main({ chat, session }: { chat: Chat; session: Session }) {
-  useStores(chat, chat.rooms);
+  useStores(chat, chat.rooms, chat.banner);
+  useTyping();
   const [dialog, setDialog] = useState<'find' | 'settings'>();
   const close = () => setDialog(undefined);
   useEffect(() => {
@@ -91,8 +117,8 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
         Skip to message box
       </a>
       <Rooms chat={chat} onFind={() => setDialog('find')} onSettings={() => setDialog('settings')} />
-      <p key="banner" class={chat.banner ? 'banner' : 'visually-hidden'} role="status">
-        {chat.banner} {chat.isClosed && <button onClick={() => chat.connection.start()}>Reconnect</button>}
+      <p key="banner" class={chat.banner.text ? 'banner' : 'visually-hidden'} role="status">
+        {chat.banner.text} {chat.isClosed && <button onClick={() => chat.connection.start()}>Reconnect</button>}
       </p>
       {chat.openRoom === undefined ? (
         <main class="room nothing" tabIndex={-1} ref={focusIfLost}>

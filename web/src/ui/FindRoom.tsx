@@ -1,74 +1,127 @@
 /** The dialog to find, join and create rooms. */
-import { useEffect, useState } from 'preact/hooks';
-import { type FoundRoom, errorField, errorText } from '../api';
+import { useEffect, useRef, useState } from 'preact/hooks';
+import type { FoundRoom } from '../api';
 import type { Chat } from '../chat';
+import { check, errorField, errorText } from '../errors';
+import { fold } from '../state/mentions';
 import { Dialog } from './Dialog';
 import { Field } from './Field';
 import { go } from './address';
+import { moveFocus } from './keys';
+
+interface Found {
+  /** What was searched for. */
+  query: string;
+  rooms: FoundRoom[];
+  more: boolean;
+}
 
 export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void }) {
   const [text, setText] = useState('');
-  const [found, setFound] = useState<{ rooms: FoundRoom[]; more: boolean }>();
+  const [found, setFound] = useState<Found>();
   const [error, setError] = useState<{ of: string; error: unknown }>();
   const [isPrivate, setPrivate] = useState(false);
   const [busy, setBusy] = useState(false);
+  const [focused, setFocused] = useState<string>();
+  const list = useRef<HTMLUListElement>(null);
+  const create = useRef<HTMLButtonElement>(null);
+  const query = text.trim();
+  const latest = useRef(query);
+  latest.current = query;
+
+  /** Loads the rooms that match. Returns them unless something else has been typed meanwhile. */
+  async function search(): Promise<FoundRoom[] | undefined> {
+    try {
+      const answer = await chat.api.findRooms(query);
+      if (query !== latest.current) return undefined;
+      setFound({ ...answer, query });
+      setError((error) => (error?.of === 'search' ? undefined : error));
+      return answer.rooms;
+    } catch (error) {
+      if (query === latest.current) setError({ of: 'search', error });
+      return undefined;
+    }
+  }
   useEffect(() => {
-    let current = true;
-    const timer = setTimeout(async () => {
-      try {
-        const rooms = await chat.api.findRooms(text.trim());
-        if (!current) return;
-        setFound(rooms);
-        setError((error) => (error?.of === 'search' ? undefined : error));
-      } catch (error) {
-        if (current) setError({ of: 'search', error });
-      }
-    }, text === '' ? 0 : 200);
-    return () => {
-      current = false;
-      clearTimeout(timer);
-    };
-  }, [text]);
+    const timer = setTimeout(search, query === '' ? 0 : 200);
+    return () => clearTimeout(timer);
+  }, [query]);
+
+  function open(name: string): void {
+    onClose();
+    go(name);
+  }
 
   async function attempt(of: string, what: () => Promise<FoundRoom>): Promise<void> {
     setBusy(true);
     setError(undefined);
     try {
-      const room = await what();
-      onClose();
-      go(room.name);
+      open((await what()).name);
     } catch (error) {
       setError({ of, error });
       setBusy(false);
     }
   }
 
+  function enter(room: FoundRoom): void {
+    if (room.role) open(room.name);
+    else void attempt(room.name, () => chat.joinRoom(room.name));
+  }
+
+  /** Enter opens the room that is meant, if that is clear. Otherwise it leads to what can be done. */
+  async function choose(): Promise<void> {
+    const rooms = found?.query === query ? found.rooms : await search();
+    if (!rooms || busy) return;
+    const wanted = fold(query);
+    const named = rooms.filter(({ name }) => fold(name) === wanted);
+    const titled = rooms.filter(({ title }) => fold(title) === wanted);
+    const meant = [named, titled, query === '' ? [] : rooms].find(({ length }) => length === 1)?.[0];
+    if (meant) enter(meant);
+    // Only now has the list been rendered.
+    else setTimeout(() => (rooms.length > 0 ? list.current?.querySelector('button') : create.current)?.focus());
+  }
+
   const of = (name: string) => (error?.of === name ? errorText(error.error) : undefined);
   const wrong = error?.of === 'create' ? errorField(error.error) ?? 'name' : undefined;
+  const reachable = found?.rooms.some(({ name }) => name === focused) ? focused : found?.rooms[0]?.name;
   return (
     <Dialog title="Find or create a room" onClose={onClose}>
-      <Field label="Room name" name="query" value={text} onInput={setText} error={of('search')} focus />
-      <ul class="found" aria-label="Matching rooms">
+      <form
+        onSubmit={(event) => {
+          event.preventDefault();
+          void choose();
+        }}
+      >
+        <Field
+          label="Room name"
+          name="query"
+          value={text}
+          onInput={setText}
+          error={of('search') ?? (wrong === 'name' ? of('create') : undefined)}
+          focus
+        />
+      </form>
+      <ul
+        class="found"
+        aria-label="Matching rooms"
+        ref={list}
+        onKeyDown={(event) => moveFocus(event, event.currentTarget, 'button')}
+        onFocus={(event) => setFocused((event.target as HTMLElement).dataset['room'])}
+      >
         {found?.rooms.map((room) => (
           <li key={room.name}>
             <span class="title" title={room.name}>
               <bdi>{room.title}</bdi>
             </span>
             <span class="hint">{room.members === 1 ? '1 member' : `${room.members} members`}</span>
-            {room.role ? (
-              <button
-                onClick={() => {
-                  onClose();
-                  go(room.name);
-                }}
-              >
-                Open
-              </button>
-            ) : (
-              <button disabled={busy} onClick={() => void attempt(room.name, () => chat.joinRoom(room.name))}>
-                Join
-              </button>
-            )}
+            <button
+              data-room={room.name}
+              tabIndex={room.name === reachable ? 0 : -1}
+              disabled={!room.role && busy}
+              onClick={() => enter(room)}
+            >
+              {room.role ? 'Open' : 'Join'}
+            </button>
             {of(room.name) && (
               <p class="error" role="alert">
                 {of(room.name)}
@@ -78,7 +131,7 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
         ))}
       </ul>
       {found?.rooms.length === 0 && (
-        <p class="hint">{text.trim() ? 'No matches. You can create this room:' : 'No rooms yet. Create one:'}</p>
+        <p class="hint">{query ? 'No matches. You can create this room:' : 'No rooms yet. Create one:'}</p>
       )}
       {found?.more && <p class="hint">There are more rooms. Type part of a name to find them.</p>}
       <form
@@ -86,9 +139,13 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
         onSubmit={(event) => {
           event.preventDefault();
           const data = new FormData(event.currentTarget);
-          const name = text.trim();
           const title = String(data.get('title') ?? '').trim();
-          void attempt('create', () => chat.createRoom({ name, private: isPrivate, ...(title ? { title } : {}) }));
+          const wrong = check({ name: query, title });
+          if (wrong) setError({ of: 'create', error: wrong });
+          else {
+            const room = { name: query, private: isPrivate, ...(title ? { title } : {}) };
+            void attempt('create', () => chat.createRoom(room));
+          }
         }}
       >
         <Field
@@ -100,13 +157,13 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
           <input type="checkbox" checked={isPrivate} onInput={(event) => setPrivate(event.currentTarget.checked)} />
           Private: only people you add can see it
         </label>
-        {wrong !== undefined && wrong !== 'title' && (
+        {wrong !== undefined && wrong !== 'title' && wrong !== 'name' && (
           <p class="error" role="alert">
             {of('create')}
           </p>
         )}
-        <button class="primary" disabled={busy || text.trim() === ''}>
-          {text.trim() ? `Create “${text.trim()}”` : 'Create'}
+        <button class="primary" ref={create} disabled={busy}>
+          {query ? `Create “${query}”` : 'Create'}
         </button>
       </form>
     </Dialog>

@@ -1,14 +1,15 @@
 /** A message in the list, sent or not. */
 import { type ComponentChildren, Fragment } from 'preact';
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
-import { errorText } from '../api';
+import { errorText } from '../errors';
 import type { Chat } from '../chat';
 import type { Quote } from '../room';
 import type { Item } from '../state/outbox';
-import { storable } from '../state/text';
+import { cut, excess, isBlank, storable } from '../state/text';
 import { fullTime, shortTime } from '../state/time';
 import type { Data, Message } from '../state/timeline';
-import { remember, storage } from '../storage';
+import { TEXT_LIMIT_BYTES, tooLongText } from './Composer';
+import { Grow } from './Grow';
 import { Text } from './Text';
 import { memo } from './memo';
 
@@ -81,6 +82,8 @@ interface MessageProps extends Common {
   isActive: boolean;
   isFlashed: boolean;
   isEditing: boolean;
+  /** Changes when more names are known, which the text may mention. */
+  knownNames: number;
   chat: Chat;
   room: string;
   me: string;
@@ -90,7 +93,9 @@ interface MessageProps extends Common {
 }
 
 export const MessageRow = memo(function MessageRow(props: MessageProps) {
-  const { message, quoted, isActive, isFlashed, isEditing, chat, room, me, onEdit, onReply, onGoTo } = props;
+  const { message, quoted, isActive, isReachable, isFlashed, isEditing, chat, room, me } = props;
+  const { onEdit, onReply, onGoTo } = props;
+  const textProps = { me: chat.me.username, names: chat.names, isReachable };
   const [error, setError] = useState('');
   const [menu, setMenu] = useState<'react' | 'delete'>();
   const isMine = message.user.id === me;
@@ -125,12 +130,14 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
 
   return (
     <Frame {...props} row={row} className={isFlashed ? 'flashed' : ''} name={message.user.username} time={message.time}>
-      {message.replyTo !== undefined && <Quoted offset={message.replyTo} quoted={quoted} onGoTo={onGoTo} />}
+      {message.replyTo !== undefined && (
+        <Quoted offset={message.replyTo} quoted={quoted} onGoTo={onGoTo} isReachable={isReachable} />
+      )}
       {isEditing && !isGone ? (
         <Editor
           text={message.text!}
-          storageKey={`uproar.edit.${me}.${room}`}
-          offset={message.offset}
+          kept={keptEdit(chat, room, message.offset)}
+          onKeep={(text) => chat.changeDraft(room, { edit: { offset: message.offset, text } })}
           error={error}
           onCancel={() => {
             setError('');
@@ -142,7 +149,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
         />
       ) : (
         <div class={isGone ? 'text gone' : 'text'} dir="auto">
-          {isGone ? 'This message was deleted.' : <Text text={message.text!} me={chat.me.username} />}
+          {isGone ? 'This message was deleted.' : <Text {...textProps} text={message.text!} />}
           {message.edited && !isGone && <span class="edited"> (edited)</span>}
         </div>
       )}
@@ -153,6 +160,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
               key={emoji}
               aria-pressed={mine}
               aria-label={`${emoji}, ${count}`}
+              tabIndex={isReachable ? 0 : -1}
               onClick={() => react(emoji, mine)}
             >
               {emoji} {count}
@@ -166,52 +174,62 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
         </p>
       )}
       {isActive && !isGone && !isEditing && (
-        <div class="actions" role="group" aria-label="Message actions">
-          {menu === 'react' ? (
-            // The keys keep Preact from reusing a button as another one under the finger or the focus.
-            <Fragment key="react">
-              {EMOJI.map((emoji) => {
-                const mine = message.reactions.some((reaction) => reaction.emoji === emoji && reaction.mine);
-                return (
-                  <button key={emoji} aria-pressed={mine} onClick={() => react(emoji, mine)}>
-                    {emoji}
-                  </button>
-                );
-              })}
-            </Fragment>
-          ) : menu === 'delete' ? (
-            <Fragment key="delete">
-              <span>Delete this message?</span>
-              <button onClick={() => void change({ delete: message.offset })}>Delete</button>
-              <button onClick={() => setMenu(undefined)}>Cancel</button>
-            </Fragment>
-          ) : (
-            <Fragment key="all">
-              <button onClick={() => setMenu('react')}>React</button>
-              <button onClick={() => onReply(message)}>Reply</button>
-              {isMine && <button onClick={() => onEdit(message.offset)}>Edit</button>}
-              {isMine && <button onClick={() => setMenu('delete')}>Delete</button>}
-            </Fragment>
-          )}
+        // The frame is as high as the message, so that the actions stay in view in a high one.
+        <div class="actions-frame">
+          <div class="actions" role="group" aria-label="Message actions">
+            {menu === 'react' ? (
+              // The keys keep Preact from reusing a button as another one under the finger or the focus.
+              <Fragment key="react">
+                {EMOJI.map((emoji) => {
+                  const mine = message.reactions.some((reaction) => reaction.emoji === emoji && reaction.mine);
+                  return (
+                    <button key={emoji} aria-pressed={mine} onClick={() => react(emoji, mine)}>
+                      {emoji}
+                    </button>
+                  );
+                })}
+              </Fragment>
+            ) : menu === 'delete' ? (
+              <Fragment key="delete">
+                <span>Delete this message?</span>
+                <button onClick={() => void change({ delete: message.offset })}>Delete</button>
+                <button onClick={() => setMenu(undefined)}>Cancel</button>
+              </Fragment>
+            ) : (
+              <Fragment key="all">
+                <button onClick={() => setMenu('react')}>React</button>
+                <button onClick={() => onReply(message)}>Reply</button>
+                {isMine && <button onClick={() => onEdit(message.offset)}>Edit</button>}
+                {isMine && <button onClick={() => setMenu('delete')}>Delete</button>}
+              </Fragment>
+            )}
+          </div>
         </div>
       )}
     </Frame>
   );
 });
 
+/** The unfinished edit of a message. */
+function keptEdit(chat: Chat, room: string, offset: number): string | undefined {
+  const { edit } = chat.draft(room);
+  return edit?.offset === offset ? edit.text : undefined;
+}
+
 interface QuotedProps {
   offset: number;
   quoted: Quote | undefined;
+  isReachable: boolean;
   onGoTo: (offset: number) => void;
 }
 
-function Quoted({ offset, quoted, onGoTo }: QuotedProps) {
+function Quoted({ offset, quoted, isReachable, onGoTo }: QuotedProps) {
   return (
-    <button class="quote" onClick={() => onGoTo(offset)}>
+    <button class="quote" tabIndex={isReachable ? 0 : -1} onClick={() => onGoTo(offset)}>
       {quoted ? (
         <>
           <bdi class="name">{quoted.user.username}</bdi>{' '}
-          <span dir="auto">{quoted.text?.slice(0, 200) ?? 'Message deleted'}</span>
+          <span dir="auto">{quoted.text === null ? 'Message deleted' : cut(quoted.text, 200)}</span>
         </>
       ) : (
         'Earlier message'
@@ -222,9 +240,9 @@ function Quoted({ offset, quoted, onGoTo }: QuotedProps) {
 
 interface EditorProps {
   text: string;
-  /** Where an unfinished edit is kept. */
-  storageKey: string;
-  offset: number;
+  /** The unfinished edit, if there is one. */
+  kept: string | undefined;
+  onKeep: (text: string) => void;
   error: string;
   onCancel: () => void;
   onSave: (text: string) => Promise<void>;
@@ -232,48 +250,51 @@ interface EditorProps {
 
 function Editor(props: EditorProps) {
   const area = useRef<HTMLTextAreaElement>(null);
-  const prefix = `${props.offset} `;
-  const [kept] = useState(() => {
-    const text = storage.getItem(props.storageKey);
-    return text?.startsWith(prefix) ? text.slice(prefix.length) : undefined;
-  });
+  const [text, setText] = useState(props.kept ?? props.text);
+  const tooLong = excess(text, TEXT_LIMIT_BYTES);
+  const error = tooLong > 0 ? tooLongText(tooLong) : props.error;
   // A layout effect, so that no keystroke goes elsewhere.
   useLayoutEffect(() => {
     const element = area.current!;
-    if (kept !== undefined) return;
+    if (props.kept !== undefined) return;
     element.focus({ preventScroll: true });
     element.setSelectionRange(element.value.length, element.value.length);
   }, []);
   const save = () => {
-    const text = storable(area.current!.value);
-    if (text.trim() !== '') void props.onSave(text);
+    const saved = storable(text);
+    if (!isBlank(saved) && tooLong === 0) void props.onSave(saved);
   };
   return (
     <div class="editor">
-      <textarea
-        ref={area}
-        aria-label="Edit message"
-        dir="auto"
-        rows={Math.min(10, props.text.split('\n').length + 1)}
-        defaultValue={kept ?? props.text}
-        onInput={(event) => remember(props.storageKey, prefix + event.currentTarget.value)}
-        onKeyDown={(event) => {
-          if (event.key === 'Escape') {
-            event.stopPropagation();
-            props.onCancel();
-          } else if (event.key === 'Enter' && !event.shiftKey && !event.isComposing && event.keyCode !== 229) {
-            event.preventDefault();
-            save();
-          }
-        }}
-      />
-      {props.error && (
+      <Grow text={text}>
+        <textarea
+          ref={area}
+          aria-label="Edit message"
+          dir="auto"
+          rows={1}
+          value={text}
+          onInput={(event) => {
+            setText(event.currentTarget.value);
+            props.onKeep(event.currentTarget.value);
+          }}
+          onKeyDown={(event) => {
+            if (event.key === 'Escape') {
+              event.stopPropagation();
+              props.onCancel();
+            } else if (event.key === 'Enter' && !event.shiftKey && !event.isComposing && event.keyCode !== 229) {
+              event.preventDefault();
+              save();
+            }
+          }}
+        />
+      </Grow>
+      {error && (
         <p class="error" role="alert">
-          {props.error}
+          {error}
         </p>
       )}
       <div class="buttons">
-        <button class="primary" onClick={save}>
+        <button class="primary" disabled={tooLong > 0} onClick={save}>
           Save
         </button>
         <button onClick={props.onCancel}>Cancel</button>
@@ -293,9 +314,11 @@ export const UnsentRow = memo(function UnsentRow(props: UnsentProps) {
   const { item, quoted, onGoTo, chat } = props;
   return (
     <Frame {...props} className={item.status} name={chat.me.username} time={item.time}>
-      {item.replyTo !== undefined && <Quoted offset={item.replyTo} quoted={quoted} onGoTo={onGoTo} />}
+      {item.replyTo !== undefined && (
+        <Quoted offset={item.replyTo} quoted={quoted} onGoTo={onGoTo} isReachable={props.isReachable} />
+      )}
       <div class="text" dir="auto">
-        <Text text={item.text} me={chat.me.username} />
+        <Text text={item.text} me={chat.me.username} names={chat.names} isReachable={props.isReachable} />
         {item.status === 'pending' && <span class="edited"> (sending…)</span>}
       </div>
       {item.status === 'failed' && (

@@ -42,6 +42,8 @@ const GUESS_PX = 34;
 const MARGIN_PX = 600;
 /** The next page is requested this far from an end of the window. */
 const NEAR_PX = 1600;
+/** How often the page looks whether another day has begun. */
+const DAY_CHECK_MS = 30_000;
 /** Within this distance of the end, the view counts as being there. */
 const END_PX = 40;
 
@@ -58,6 +60,7 @@ export class MessageList extends Component<Props, State> {
   private keys: string[] = [];
   private index = new Map<string, number>();
   private builtFrom: unknown[] = [];
+  private builtAt = 0;
   private first = 0;
   private end = 0;
   private view = { top: 0, height: 0, width: 0 };
@@ -97,10 +100,18 @@ export class MessageList extends Component<Props, State> {
       chat.outbox.subscribe(rerender),
       chat.subscribe(markRead),
     ];
+    // “Today” is not for ever. Not one timer until midnight: the computer may sleep, or its clock be set.
+    const checkDay = () => {
+      if (!sameDay(this.builtAt, Date.now())) rerender();
+    };
+    const timer = setInterval(checkDay, DAY_CHECK_MS);
     document.addEventListener('visibilitychange', markRead);
+    document.addEventListener('visibilitychange', checkDay);
     addEventListener('focus', markRead);
     this.cleanups.push(() => {
+      clearInterval(timer);
       document.removeEventListener('visibilitychange', markRead);
+      document.removeEventListener('visibilitychange', checkDay);
       removeEventListener('focus', markRead);
     });
     this.observer = new ResizeObserver(() => this.layout());
@@ -162,10 +173,12 @@ export class MessageList extends Component<Props, State> {
     const { chat, room, newAfter } = this.props;
     const { messages } = room.timeline;
     const items = chat.outbox.of(room.name);
-    const from = [messages, newAfter, ...items];
-    if (from.length === this.builtFrom.length && from.every((value, i) => value === this.builtFrom[i])) return;
-    this.builtFrom = from;
     const now = Date.now();
+    const from = [messages, newAfter, ...items];
+    const isSame = from.length === this.builtFrom.length && from.every((value, i) => value === this.builtFrom[i]);
+    if (isSame && sameDay(this.builtAt, now)) return;
+    this.builtFrom = from;
+    this.builtAt = now;
     const rows: Row[] = [];
     let last: Pick<Message, 'user' | 'time'> | undefined;
     let hasNew = false;
@@ -183,7 +196,9 @@ export class MessageList extends Component<Props, State> {
       const key = `${chat.me.id}:${item.id}`;
       if (keys.has(key)) continue;
       const as = { user: chat.me, time: item.time, ...(item.replyTo === undefined ? {} : { replyTo: item.replyTo }) };
-      rows.push({ key, item, isGroupStart: startsGroup(last, as), isFirstNew: false });
+      const row: Row = { key, item, isGroupStart: startsGroup(last, as), isFirstNew: false };
+      if (!last || !sameDay(last.time, item.time)) row.day = dayLabel(item.time, now);
+      rows.push(row);
       last = as;
     }
     this.rows = rows;
@@ -459,6 +474,7 @@ export class MessageList extends Component<Props, State> {
                   isActive={row.key === active}
                   isFlashed={message.offset === flashed}
                   isEditing={message.offset === editing}
+                  knownNames={chat.names.version}
                   onEdit={onEdit}
                   onReply={onReply}
                   onGoTo={this.onGoTo}

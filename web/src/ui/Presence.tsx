@@ -1,6 +1,7 @@
 /** The panel with the people in a room: who is online, and the members. */
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { type Member, errorText } from '../api';
+import { type Member } from '../api';
+import { errorText } from '../errors';
 import type { Chat } from '../chat';
 import type { Room } from '../room';
 import type { RoomInfo } from '../state/room-list';
@@ -18,6 +19,11 @@ interface Props {
 /** The count that replaces the list of people in a room with many connections. */
 export function connections(count: number): string {
   return count === 1 ? '1 connection' : `${count} connections`;
+}
+
+/** The number of members agrees with the list below it, which is complete unless there are more. */
+function count({ members, more }: { members: Member[]; more: boolean }, known: number): number {
+  return more ? Math.max(known, members.length + 1) : members.length;
 }
 
 export function Presence({ chat, room, info, onLeave, onClose }: Props) {
@@ -39,9 +45,25 @@ export function Presence({ chat, room, info, onLeave, onClose }: Props) {
   const canAdd = info.role === 'owner' || info.role === 'moderator';
   const canRemove = (role: Member['role']) =>
     role !== 'owner' && (info.role === 'owner' || (canAdd && role === 'member'));
+  // Whoever is here is a member, so somebody who is not in the list has joined since it was loaded.
+  const listed = new Set(members?.members.map(({ user }) => user.id));
+  const newcomer = members && !members.more && users.find(({ id }) => !listed.has(id))?.id;
   useEffect(() => {
-    chat.api.members(room.name).then(setMembers, (error: unknown) => setError(errorText(error)));
-  }, [room.name, info.members, adding.done]);
+    let isCurrent = true;
+    chat.api.members(room.name).then(
+      (loaded) => {
+        if (!isCurrent) return;
+        for (const { user } of loaded.members) chat.names.add(user.username);
+        setMembers(loaded);
+        // The count comes from the list of rooms, which may be older.
+        if (!loaded.more && loaded.members.length !== info.members) void chat.refresh();
+      },
+      (error: unknown) => isCurrent && setError(errorText(error)),
+    );
+    return () => {
+      isCurrent = false;
+    };
+  }, [room.name, info.members, adding.done, newcomer, room.removals]);
 
   async function attempt(what: () => Promise<void>): Promise<void> {
     setError('');
@@ -103,7 +125,7 @@ export function Presence({ chat, room, info, onLeave, onClose }: Props) {
           </li>
         ))}
       </ul>
-      <h3>Members{members ? ` (${info.members})` : ''}</h3>
+      <h3>Members{members ? ` (${count(members, info.members)})` : ''}</h3>
       {error && (
         <p class="error" role="alert">
           {error}

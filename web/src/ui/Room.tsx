@@ -1,11 +1,11 @@
 /** The open room. */
 import { useCallback, useEffect, useRef, useState } from 'preact/hooks';
-import { errorText } from '../api';
+import { ApiError } from '../api';
+import { errorText } from '../errors';
 import type { Chat } from '../chat';
 import type { Room as SubscribedRoom } from '../room';
 import type { RoomInfo } from '../state/room-list';
 import type { Message } from '../state/timeline';
-import { remember, storage } from '../storage';
 import { Composer } from './Composer';
 import { Dialog } from './Dialog';
 import { MessageList } from './MessageList';
@@ -14,20 +14,23 @@ import { addressOf, go } from './address';
 import { focusIfLost, useStores } from './hooks';
 
 export function Room({ chat, name }: { chat: Chat; name: string }) {
-  const room = chat.room(name);
-  useStores(chat, chat.rooms, room);
+  useStores(chat, chat.rooms);
   const info = chat.rooms.get(name);
-  const replyKey = `uproar.reply.${chat.me.id}.${name}`;
-  const [replyTo, setReplyTo] = useState<number | undefined>(() => Number(storage.getItem(replyKey)) || undefined);
+  if (!info) return <NotAMember chat={chat} name={name} />;
+  // Another room that takes the name starts afresh.
+  return <OpenRoom key={info.epoch} chat={chat} name={name} info={info} />;
+}
+
+function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomInfo }) {
+  const room = chat.room(name);
+  useStores(room);
+  const [replyTo, setReplyTo] = useState<number | undefined>(() => chat.draft(name).replyTo);
   function updateReplyTo(offset: number | undefined): void {
     setReplyTo(offset);
-    remember(replyKey, offset?.toString());
+    chat.changeDraft(name, { replyTo: offset });
   }
-  const editKey = `uproar.edit.${chat.me.id}.${name}`;
   // An edit survives a reload, the end of the session, and its row, which may be scrolled out of the document.
-  const [editing, setEditing] = useState<number | undefined>(
-    () => Number(storage.getItem(editKey)?.split(' ', 1)[0]) || undefined,
-  );
+  const [editing, setEditing] = useState<number | undefined>(() => chat.draft(name).edit?.offset);
   const [people, setPeople] = useState(false);
   const [leaving, setLeaving] = useState(false);
   const list = useRef<MessageList>(null);
@@ -37,13 +40,13 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
   }, []);
   const edit = useCallback((offset: number | undefined) => {
     setEditing(offset);
-    remember(editKey, undefined);
+    chat.changeDraft(name, { edit: undefined });
     // The focused editor is gone.
     if (offset === undefined) document.getElementById('composer')?.focus();
   }, []);
   // The marker of new messages stays while the room is open.
   const newAfter = useRef<number>(undefined);
-  if (newAfter.current === undefined && info) {
+  if (newAfter.current === undefined) {
     newAfter.current = chat.rooms.unread(name) > 0 ? info.read.offset : Infinity;
   }
 
@@ -56,7 +59,6 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
     return () => removeEventListener('blur', onBlur);
   }, [chat, room, name]);
 
-  if (!info) return <NotAMember chat={chat} name={name} />;
   const online = room ? room.users.length : 0;
   return (
     <>
@@ -175,10 +177,29 @@ function LeaveDialog({ chat, info, onClose }: { chat: Chat; info: RoomInfo; onCl
 /** A room that the user is not, or no longer, a member of. */
 function NotAMember({ chat, name }: { chat: Chat; name: string }) {
   const [error, setError] = useState('');
+  const [found, setFound] = useState<'public' | 'hidden'>();
   useStores(chat.outbox);
-  useEffect(() => setError(''), [name]);
-  if (!chat.rooms.loaded) return <main class="room nothing" aria-busy="true" />;
+  const { loaded } = chat.rooms;
+  useEffect(() => {
+    if (!loaded) return;
+    let isCurrent = true;
+    setError('');
+    setFound(undefined);
+    chat.api.room(name).then(
+      () => isCurrent && setFound('public'),
+      (error: unknown) => {
+        if (!isCurrent) return;
+        if (error instanceof ApiError && error.code === 'no_such_room') setFound('hidden');
+        else setError(errorText(error));
+      },
+    );
+    return () => {
+      isCurrent = false;
+    };
+  }, [name, loaded]);
+  if (!loaded) return <main class="room nothing" aria-busy="true" />;
   const unsent = chat.outbox.of(name);
+  const former = chat.formerRoom(name);
 
   async function join(): Promise<void> {
     try {
@@ -195,9 +216,12 @@ function NotAMember({ chat, name }: { chat: Chat; name: string }) {
       <h1>
         You’re not a member of <bdi>{name}</bdi>
       </h1>
-      <button class="primary" onClick={() => void join()}>
-        Join room
-      </button>
+      {found && <p role="status">{whyNot(former, found)}</p>}
+      {found === 'public' && (
+        <button class="primary" onClick={() => void join()}>
+          Join room
+        </button>
+      )}
       {error && (
         <p class="error" role="alert">
           {error}
@@ -218,4 +242,13 @@ function NotAMember({ chat, name }: { chat: Chat; name: string }) {
       )}
     </main>
   );
+}
+
+/** Why the user is not a member of a room, and how to become one, as far as the server reveals it. */
+function whyNot(former: RoomInfo | undefined, found: 'public' | 'hidden'): string {
+  if (found === 'public') return former ? 'You left it or were removed. It’s public, so you can join it again.' : '';
+  if (!former) return 'There is no such room, or only its members can see it. Ask one of them to add you.';
+  return former.private
+    ? 'You left it or were removed, or it was deleted. Its owner can add you again.'
+    : 'It was deleted.';
 }

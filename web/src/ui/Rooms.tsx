@@ -1,8 +1,10 @@
 /** The list of the user's rooms. */
 import { useEffect, useRef, useState } from 'preact/hooks';
 import type { Chat } from '../chat';
-import { addressOf } from './address';
+import { fold } from '../state/mentions';
+import { addressOf, go } from './address';
 import { useStores } from './hooks';
+import { moveFocus } from './keys';
 
 /** The list can be filtered if it is longer than this. */
 const MANY = 12;
@@ -11,16 +13,21 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
   useStores(chat, chat.rooms, chat.outbox);
   const [filter, setFilter] = useState('');
   const [onlyUnread, setOnlyUnread] = useState(false);
+  const [focused, setFocused] = useState<string>();
   const current = useRef<HTMLAnchorElement>(null);
+  const list = useRef<HTMLUListElement>(null);
   const { sorted, loaded } = chat.rooms;
   // The page has one first-level heading: the open room, or the brand if none is open.
   const Brand = chat.openRoom === undefined ? 'h1' : 'p';
-  const words = filter.trim().toLowerCase();
+  const words = fold(filter.trim());
   const shown = sorted.filter(
     ({ name, title }) =>
-      (!words || name.includes(words) || title.toLowerCase().includes(words)) &&
+      (!words || fold(name).includes(words) || fold(title).includes(words)) &&
       (!onlyUnread || name === chat.openRoom || chat.rooms.unread(name) > 0),
   );
+  // Tab leads to one room; the arrow keys move on from there.
+  const all = [...shown.map(({ name }) => name), ...chat.stranded];
+  const reachable = [focused, chat.openRoom].find((name) => name !== undefined && all.includes(name)) ?? all[0];
   useEffect(() => current.current?.scrollIntoView({ block: 'nearest' }), [chat.openRoom, loaded]);
 
   return (
@@ -39,6 +46,14 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
             aria-label="Filter your rooms"
             value={filter}
             onInput={(event) => setFilter(event.currentTarget.value)}
+            onKeyDown={(event) => {
+              const [first] = shown;
+              if (event.key === 'Enter' && !event.isComposing && words && first) go(first.name);
+              if (event.key === 'ArrowDown') {
+                event.preventDefault();
+                list.current?.querySelector<HTMLElement>('a')?.focus();
+              }
+            }}
           />
           <button aria-pressed={onlyUnread} onClick={() => setOnlyUnread(!onlyUnread)}>
             Unread
@@ -46,7 +61,11 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
         </div>
       )}
       {loaded && sorted.length === 0 && <p class="hint">No rooms yet</p>}
-      <ul>
+      <ul
+        ref={list}
+        onKeyDown={(event) => moveFocus(event, event.currentTarget, 'a')}
+        onFocus={(event) => setFocused((event.target as HTMLElement).dataset['room'])}
+      >
         {shown.map((room) => {
           const unread = chat.rooms.unread(room.name);
           const isOpen = room.name === chat.openRoom;
@@ -56,6 +75,8 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
               <a
                 ref={isOpen ? current : undefined}
                 href={addressOf(room.name)}
+                data-room={room.name}
+                tabIndex={room.name === reachable ? 0 : -1}
                 aria-current={isOpen ? 'page' : undefined}
                 class={unread > 0 ? 'unread' : undefined}
                 title={room.title}
@@ -77,7 +98,12 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
         })}
         {chat.stranded.map((name) => (
           <li key={name}>
-            <a href={addressOf(name)} aria-current={name === chat.openRoom ? 'page' : undefined}>
+            <a
+              href={addressOf(name)}
+              data-room={name}
+              tabIndex={name === reachable ? 0 : -1}
+              aria-current={name === chat.openRoom ? 'page' : undefined}
+            >
               <span class="title">
                 <bdi>{name}</bdi>
               </span>

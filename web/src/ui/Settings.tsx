@@ -1,31 +1,42 @@
 /** The settings dialog. */
 import { useState } from 'preact/hooks';
-import { errorField, errorText } from '../api';
+import { check, errorField, errorText } from '../errors';
 import type { Chat } from '../chat';
 import type { Session } from '../session';
 import { Dialog } from './Dialog';
 import { Field } from './Field';
+import { go } from './address';
 import { ThemeEditor, loadTheme, saveTheme } from './Theme';
 
 export function Settings({ chat, session, onClose }: { chat: Chat; session: Session; onClose: () => void }) {
   const [theme, setTheme] = useState(loadTheme);
   const [error, setError] = useState<string>();
+  const [isSure, setSure] = useState(false);
+  const unsent = chat.outbox.size;
+
+  async function signOut(): Promise<void> {
+    // Nothing of it stays in the browser.
+    if (unsent > 0 && !isSure) return setSure(true);
+    try {
+      await session.signOut();
+      go(undefined);
+    } catch (error) {
+      setError(errorText(error));
+    }
+  }
+
   return (
     <Dialog title="Settings" onClose={onClose}>
       <p>
         Signed in as <strong dir="auto">{chat.me.username}</strong>.{' '}
-        <button
-          onClick={async () => {
-            try {
-              await session.signOut();
-            } catch (error) {
-              setError(errorText(error));
-            }
-          }}
-        >
-          Sign out everywhere
-        </button>
+        <button onClick={() => void signOut()}>{isSure ? 'Sign out anyway' : 'Sign out everywhere'}</button>
       </p>
+      {isSure && (
+        <p class="error" role="alert">
+          {unsent === 1 ? 'A message hasn’t been sent yet.' : `${unsent} messages haven’t been sent yet.`} Signing out
+          deletes what you wrote and didn’t send.
+        </p>
+      )}
       {error && (
         <p class="error" role="alert">
           {error}
@@ -78,6 +89,8 @@ function Password({ chat, session }: { chat: Chat; session: Session }) {
         setError(undefined);
         setDone(false);
         try {
+          const wrong = check({ new_password: String(data.get('new')) });
+          if (wrong) throw wrong;
           session.set(await chat.api.changePassword(String(data.get('current')), String(data.get('new'))));
           form.reset();
           setDone(true);

@@ -1,6 +1,6 @@
 /** The form to sign in or create an account. */
 import { useState } from 'preact/hooks';
-import { errorField, errorText } from '../api';
+import { check, errorField, errorText } from '../errors';
 import type { Session } from '../session';
 import { Field } from './Field';
 
@@ -16,6 +16,11 @@ export function SignIn({ session }: { session: Session }) {
     event.preventDefault();
     const data = new FormData(event.currentTarget as HTMLFormElement);
     const value = (name: string) => String(data.get(name) ?? '');
+    if (isNew) {
+      const wrong = check({ username: value('username'), email: value('email'), password: value('password') });
+      setError(wrong);
+      if (wrong) return;
+    }
     setBusy(true);
     setError(undefined);
     try {

@@ -1,5 +1,6 @@
 /** The appearance that the user chose. */
-import { remember, storage } from '../storage';
+import { isColour, legible, mix } from '../state/colour';
+import { storage } from '../storage';
 
 type Scheme = 'light' | 'dark';
 type Values = Record<string, string>;
@@ -37,32 +38,75 @@ const SIZES: readonly Size[] = [
   { name: '--measure', label: 'Line length', initial: 78, min: 40, max: 140, step: 2, unit: 'ch' },
 ];
 
+/** The theme in the storage, where another version of the page, or a person, may have put anything. */
 export function loadTheme(): Theme {
-  let kept: Partial<Theme> | null;
+  let kept: Record<string, unknown>;
   try {
-    kept = JSON.parse(storage.getItem(KEY) ?? '{}') as Partial<Theme> | null;
+    kept = (JSON.parse(storage.getItem(KEY) ?? '{}') ?? {}) as Record<string, unknown>;
   } catch {
-    kept = null;
+    kept = {};
   }
-  const { mode } = kept ?? {};
-  const pick = (values: unknown, names: readonly { name: string }[]): Values => {
-    const known = names.flatMap(({ name }) => {
-      const value = (values as Values | undefined)?.[name];
-      return typeof value === 'string' ? [[name, value]] : [];
+  const { mode } = kept;
+  const pick = <T extends { name: string }>(values: unknown, known: readonly T[], isValid: IsValid<T>): Values => {
+    const found = known.flatMap((entry) => {
+      const value = (values as Record<string, unknown> | null | undefined)?.[entry.name];
+      return typeof value === 'string' && isValid(value, entry) ? [[entry.name, value]] : [];
     });
-    return Object.fromEntries(known) as Values;
+    return Object.fromEntries(found) as Values;
   };
   return {
     mode: mode === 'light' || mode === 'dark' ? mode : 'system',
-    light: pick(kept?.light, COLOURS),
-    dark: pick(kept?.dark, COLOURS),
-    sizes: pick(kept?.sizes, SIZES),
+    light: pick(kept['light'], COLOURS, isColour),
+    dark: pick(kept['dark'], COLOURS, isColour),
+    sizes: pick(kept['sizes'], SIZES, isSize),
   };
 }
 
+type IsValid<T> = (value: string, entry: T) => boolean;
+
+function isSize(value: string, { min, max, unit }: Size): boolean {
+  const number = parseFloat(value);
+  return value === `${number}${unit}` && number >= min && number <= max;
+}
+
 export function saveTheme(theme: Theme): void {
-  remember(KEY, JSON.stringify(theme));
+  storage.setItem(KEY, JSON.stringify(theme));
   applyTheme(theme);
+}
+
+/** Contrasts that WCAG 2 (AA) asks for: of text, and a little more where text has other shades. */
+const TEXT_RATIO = 4.5;
+const INK_RATIO = 7;
+/** The red of errors and the green of people who are here, in style.css. */
+const WRONG = { light: '#a3120c', dark: '#ff8f85' };
+const HERE = { light: '#1f7a3d', dark: '#6fcf8b' };
+
+/** All colours of a scheme. Chosen ones are changed as little as it takes to read everything. */
+function coloursOf(scheme: Scheme, chosen: Values): Values {
+  const [accent, paper, asked] = COLOURS.map(({ name, ...colour }) => chosen[name] ?? colour[scheme]) as [
+    string,
+    string,
+    string,
+  ];
+  const ink = legible(asked, [paper], INK_RATIO);
+  const tint = mix(ink, paper, 0.06);
+  const glow = mix(accent, paper, 0.16);
+  return {
+    '--paper': paper,
+    '--ink': ink,
+    '--soft': legible(mix(ink, paper, 0.64), [paper, tint], TEXT_RATIO),
+    '--accent': accent,
+    '--accent-text': legible(accent, [paper, tint, glow], TEXT_RATIO),
+    '--on-accent': legible(paper, [accent], TEXT_RATIO),
+    '--wrong': legible(WRONG[scheme], [paper, tint], TEXT_RATIO),
+    '--here': legible(HERE[scheme], [paper, tint], 3),
+  };
+}
+
+/** Whether the page shows other colours than the chosen ones, because those could not be read. */
+function isAdjusted(scheme: Scheme, chosen: Values): boolean {
+  const shown = coloursOf(scheme, chosen);
+  return shown['--accent-text'] !== shown['--accent'] || (chosen['--ink'] ?? shown['--ink']) !== shown['--ink'];
 }
 
 export function applyTheme({ mode, light, dark, sizes }: Theme): void {
@@ -72,10 +116,11 @@ export function applyTheme({ mode, light, dark, sizes }: Theme): void {
     if (value === undefined) root.style.removeProperty(name);
     else root.style.setProperty(name, value);
   };
-  for (const colour of COLOURS) {
-    const { name } = colour;
-    const isChosen = light[name] !== undefined || dark[name] !== undefined;
-    set(name, isChosen ? `light-dark(${light[name] ?? colour.light}, ${dark[name] ?? colour.dark})` : undefined);
+  // Without a choice, style.css has them all.
+  const isChosen = Object.keys({ ...light, ...dark }).length > 0;
+  const colours = { light: coloursOf('light', light), dark: coloursOf('dark', dark) };
+  for (const name of Object.keys(colours.light)) {
+    set(name, isChosen ? `light-dark(${colours.light[name]}, ${colours.dark[name]})` : undefined);
   }
   for (const { name } of SIZES) set(name, sizes[name]);
 }
@@ -131,7 +176,10 @@ export function ThemeEditor({ theme, onChange }: { theme: Theme; onChange: (them
           />
         </label>
       ))}
-      <p class="hint">These colours apply to the {scheme} theme only.</p>
+      <p class="hint">
+        These colours apply to the {scheme} theme only.
+        {isAdjusted(scheme, theme[scheme]) && ' What could not be read in them is shown in similar ones.'}
+      </p>
       <button type="button" onClick={() => onChange({ ...theme, light: {}, dark: {}, sizes: {} })}>
         Reset
       </button>

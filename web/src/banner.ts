@@ -1,0 +1,83 @@
+/** The line above the rooms: the state of the connection, and what the user missed. */
+import { Missed } from './state/missed';
+import type { RoomInfo } from './state/room-list';
+import { Store } from './state/store';
+
+const SHOWN_MS = 8000;
+/** How long the page waits for what it missed before it says how much that is. */
+const MISSED_MS = 3000;
+
+export class Banner extends Store {
+  /** Empty while all is well. */
+  text = '';
+  private timer: ReturnType<typeof setTimeout> | undefined;
+  private readonly missed = new Missed();
+  /** The titles of the rooms that the user lost while offline. */
+  private lostRooms: string[] = [];
+
+  /** Shows a text, and does something else after a while. */
+  show(text: string, forMs?: number, then = () => this.show('')): void {
+    clearTimeout(this.timer);
+    this.text = text;
+    if (forMs !== undefined) this.timer = setTimeout(then, forMs);
+    this.changed();
+  }
+
+  /** Shows a text unless something else is shown by then. */
+  showLater(text: string, afterMs: number): void {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.show(text), afterMs);
+  }
+
+  stop(): void {
+    clearTimeout(this.timer);
+  }
+
+  /** The user lost a room. While offline, they learn of it when they are back. */
+  lostRoom(title: string, isOnline: boolean): void {
+    if (isOnline) this.show(lostText([title]), SHOWN_MS);
+    else this.lostRooms.push(title);
+  }
+
+  /** The connection is lost. */
+  lost(rooms: readonly RoomInfo[]): void {
+    clearTimeout(this.timer);
+    this.missed.lost(rooms);
+  }
+
+  /** The connection is back, and the list of rooms has been loaded. `position`: that of a subscribed room. */
+  back(rooms: readonly RoomInfo[], position: (room: string) => number | undefined): void {
+    this.missed.back(rooms, position);
+    if (this.missed.isComplete) this.showMissed();
+    else this.show('Back online.', MISSED_MS, () => this.showMissed());
+  }
+
+  /** A publication arrived. */
+  publication(room: string, offset: number, isFromOthers: boolean): void {
+    if (this.missed.isComplete) return;
+    this.missed.publication(room, offset, isFromOthers);
+    if (this.missed.isComplete) this.showMissed();
+  }
+
+  /** Nothing that was missed in this room will arrive. */
+  skip(room: string): void {
+    if (this.missed.isComplete) return;
+    this.missed.skip(room);
+    if (this.missed.isComplete) this.showMissed();
+  }
+
+  private showMissed(): void {
+    const { count } = this.missed;
+    const text = `Back online. ${count || 'No'} new ${count === 1 ? 'message' : 'messages'}.`;
+    this.show(this.lostRooms.length === 0 ? text : `${text} ${lostText(this.lostRooms)}`, SHOWN_MS, () => {
+      // Until then, the user may not have seen it, and if the connection breaks again, counting goes on.
+      this.missed.reset();
+      this.lostRooms = [];
+      this.show('');
+    });
+  }
+}
+
+function lostText(titles: readonly string[]): string {
+  return `You’re no longer a member of ${titles.map((title) => `“${title}”`).join(', ')}.`;
+}

@@ -1,0 +1,38 @@
+import { describe, expect, it } from 'vitest';
+import { ApiError } from './api';
+import { check, errorText, toSendError } from './errors';
+
+describe('errorText', () => {
+  it('is the page’s own', () => {
+    const error = new ApiError('invalid_field', 'must be at most 254 bytes long', 'email', 422);
+    expect(errorText(error)).toBe('This doesn’t look like an email address.');
+    expect(errorText(new ApiError('text_too_large', 'the text has 17000 bytes', 'text'))).toBe('This message is too long.');
+    expect(toSendError({ code: 106, message: 'the text has 17000 bytes' }).message).toBe('This message is too long.');
+  });
+
+  it('is the server’s, as a sentence, for what the page does not know', () => {
+    expect(errorText(new ApiError('new_code', 'try again tomorrow'))).toBe('Try again tomorrow.');
+    expect(errorText(new ApiError('invalid_field', 'must be a number', 'limit'))).toBe('Must be a number.');
+  });
+});
+
+describe('check', () => {
+  const account = { username: 'ann', email: 'ann@example.org', password: 'correct horse' };
+
+  it('accepts what the server accepts', () => {
+    for (const username of ['a', 'Jürgen Müller', '日本', '👩‍🚀']) expect(check({ ...account, username })).toBeUndefined();
+    expect(check({ ...account, password: '👍'.repeat(8), email: 'ann@bücher.example' })).toBeUndefined();
+  });
+
+  it('names the field, and counts characters', () => {
+    const wrong = (change: Partial<typeof account>) => {
+      const error = check({ ...account, ...change });
+      return [error?.field, error?.message];
+    };
+    expect(wrong({ username: ' ' })).toEqual(['username', 'Choose a username.']);
+    expect(wrong({ username: '👍'.repeat(33) })).toEqual(['username', 'A username has up to 32 characters. This one has 33.']);
+    expect(wrong({ username: '@ann' })[0]).toBe('username');
+    expect(wrong({ email: 'ann' })[0]).toBe('email');
+    expect(wrong({ password: '👍'.repeat(7) })).toEqual(['password', 'A password has at least 8 characters.']);
+  });
+});

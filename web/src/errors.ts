@@ -1,0 +1,118 @@
+/** Errors in the page's own words. The server's are for programmers: they speak of bytes and of fields. */
+import { ApiError } from './api';
+import { OTHER_EPOCH, SendError } from './state/outbox';
+
+/** What is wrong with a field, if the server rejects its value. */
+const FIELDS: Record<string, string> = {
+  username: 'This username can’t be used. Try one of up to 32 letters and digits, without an @ at the beginning.',
+  email: 'This doesn’t look like an email address.',
+  password: 'A password has 8 to 128 characters.',
+  new_password: 'A password has 8 to 128 characters.',
+  current_password: 'This is not your current password.',
+  name: 'This name can’t be used. Try a shorter one, with letters and digits.',
+  title: 'This name can’t be shown. It has up to 128 characters, on one line.',
+  query: 'That’s too long to search for.',
+  text: 'This message can’t be sent. It may be too long.',
+  emoji: 'This is not an emoji.',
+};
+
+const CODES: Record<string, string> = {
+  wrong_credentials: 'There is no such user, or the password is wrong.',
+  wrong_password: 'This is not your current password.',
+  no_password: 'This account has no password.',
+  token_missing: 'You’ve been signed out.',
+  token_invalid: 'You’ve been signed out.',
+  token_expired: 'You’ve been signed out.',
+  not_member: 'You’re not a member of this room.',
+  not_allowed: 'You’re not allowed to do this.',
+  not_yours: 'Only the author can do this.',
+  no_such_room: 'This room doesn’t exist, or only its members can see it.',
+  no_such_user: 'There is no user of this name.',
+  no_such_member: 'This user is not a member.',
+  username_taken: 'This username is taken.',
+  email_taken: 'This address belongs to another account.',
+  room_name_taken: 'A room of this name already exists.',
+  room_full: 'This room is full.',
+  no_target: 'That message has been deleted.',
+  text_too_large: 'This message is too long.',
+  rate_limited: 'You’re going too fast. Wait a moment.',
+  too_many_connections: 'You have too many tabs or devices open.',
+  too_many_attempts: 'Too many attempts. Wait a moment.',
+  internal: 'Something went wrong on the server.',
+  overloaded: 'The server is busy. Try again in a moment.',
+  unavailable: 'The server can’t reach its database.',
+  deadline_passed: 'The server took too long. Look whether it happened before you try again.',
+  not_known: 'The server took too long. Look whether it happened before you try again.',
+};
+
+/** An error as a sentence, to be shown next to what caused it. */
+export function errorText(error: unknown): string {
+  const known = error instanceof ApiError ? textOf(error) : undefined;
+  if (known) return known;
+  const message = (error instanceof Error ? error.message : String(error)).trim() || 'Something went wrong';
+  const sentence = message[0]!.toUpperCase() + message.slice(1);
+  return /[.!?…]$/.test(sentence) ? sentence : `${sentence}.`;
+}
+
+function textOf({ code, field }: ApiError): string | undefined {
+  if (code === 'invalid_field' || code === 'missing_field') return field === null ? undefined : FIELDS[field];
+  return CODES[code];
+}
+
+export function errorField(error: unknown): string | null {
+  return error instanceof ApiError ? error.field : null;
+}
+
+/** What is wrong with the values of a form, before it is sent. The server has the last word. */
+export function check(values: Record<string, string>): ApiError | undefined {
+  for (const [field, value] of Object.entries(values)) {
+    const wrong = RULES[field]?.(value, [...value].length);
+    if (wrong) return new ApiError('invalid', wrong, field);
+  }
+  return undefined;
+}
+
+const RULES: Record<string, (value: string, length: number) => string | false> = {
+  username: (value, length) =>
+    (value.trim() === '' && 'Choose a username.') ||
+    (length > 32 && `A username has up to 32 characters. This one has ${length}.`) ||
+    (value.trim().startsWith('@') && 'A username can’t begin with an @.'),
+  email: (value) => (value.trim() === '' && 'Enter your email address.') || (!/.@./.test(value) && FIELDS['email']!),
+  password: newPassword,
+  new_password: newPassword,
+  name: (value) => value.trim() === '' && 'Type a name first.',
+  title: (_, length) => length > 128 && `A name has up to 128 characters. This one has ${length}.`,
+};
+
+function newPassword(_: string, length: number): string | false {
+  return (
+    (length < 8 && 'A password has at least 8 characters.') ||
+    (length > 128 && `A password has up to 128 characters. This one has ${length}.`)
+  );
+}
+
+/** Translates an error from the SDK or the server, and says whether sending again can help. */
+export function toSendError(error: unknown): SendError {
+  if (error instanceof SendError) return error;
+  const { code, message } = (error ?? {}) as { code?: number; message?: string };
+  switch (code) {
+    case 100:
+      return new SendError('The server didn’t respond in time. Retrying won’t send it twice.', true);
+    case 102:
+      return new SendError('This room no longer exists.', false);
+    case 103:
+      return new SendError('You’re not allowed to do this.', false);
+    case 106:
+      return new SendError('This message is too long.', false);
+    case 111:
+      return new SendError('You’re going too fast. Wait a moment.', true, false);
+    case 112:
+      return new SendError(OTHER_EPOCH, false);
+    default:
+      if (code !== undefined && code >= 100) {
+        return new SendError(errorText(new Error(message || `error ${code}`)), false);
+      }
+      // Codes below 100 are the SDK's own: a timeout, a lost connection.
+      return new SendError('No response from the server. Retrying won’t send it twice.', true);
+  }
+}
