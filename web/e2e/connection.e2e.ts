@@ -14,8 +14,9 @@ async function remove(path: string, token: string): Promise<void> {
 
 /** Expects these texts, each exactly once and in this order. */
 async function expectTexts(page: Page, texts: string[]): Promise<void> {
-  await allStored(page);
+  // In this order: before the rows are there, none of them is pending.
   for (const text of texts) await messageText(page, text).first().waitFor({ timeout: 20_000 });
+  await allStored(page);
   const shown = await page.locator('.row .text').allTextContents();
   expect(shown.filter((text) => texts.includes(text))).toEqual(texts);
 }
@@ -201,6 +202,38 @@ describe('an unreliable connection', () => {
     await composer(bob).waitFor();
   });
 
+  it('tells a user who was removed from a private room, and does not offer to join it', async () => {
+    const owner = await world.token('ann');
+    await post(world.server, '/user/createroom', { name: 'cellar', title: 'The cellar', private: true }, owner);
+    for (const username of ['bob']) await post(world.server, '/rooms/cellar/members', { username }, owner);
+    await bob.getByRole('link', { name: 'The cellar' }).click();
+    await bob.getByText('No messages in').waitFor();
+    await ann.goto(`${world.server.page}/#/cellar`);
+    await ann.getByRole('button', { name: '2 online' }).waitFor();
+    await composer(bob).pressSequentially('Half');
+    await ann.getByText('bob is typing').waitFor();
+    await remove('/rooms/cellar/members/bob', owner);
+    // Who is not a member any more is not typing either.
+    await ann.getByText('bob is typing').waitFor({ state: 'hidden', timeout: 2000 });
+    await ann.getByRole('button', { name: '1 online' }).click();
+    await ann.getByRole('heading', { name: 'Members (1)' }).waitFor();
+    await bob.getByText('You’re no longer a member of “The cellar”.').waitFor();
+    await bob.getByText('You left it or were removed, or it was deleted.').waitFor();
+    expect(await bob.getByRole('button', { name: /^Join/ }).count()).toBe(0);
+    // The number stands above as many names.
+    await world.account('carl');
+    await post(world.server, '/rooms/cellar/members', { username: 'carl' }, owner);
+    const carl = await world.signedIn('carl', 'cellar');
+    await composer(carl).waitFor();
+    await ann.getByRole('heading', { name: 'Members (2)' }).waitFor();
+    expect(await ann.locator('.people ul').last().locator('li').count()).toBe(2);
+    await carl.close();
+    await ann.keyboard.press('Escape');
+    await ann.goto(`${world.server.page}/#/lobby`);
+    await bob.goto(`${world.server.page}/#/lobby`);
+    await composer(bob).waitFor();
+  });
+
   it('keeps messages to a deleted room until they are discarded', async () => {
     const owner = await world.token('ann');
     await world.room(owner, 'doomed', 'Doomed');
@@ -245,7 +278,7 @@ describe('an unreliable connection', () => {
       });
     });
     await page.goto(`${world.server.page}/#/lobby`);
-    await page.getByText('The database does not respond. Trying again').waitFor();
+    await page.getByText('The server can’t reach its database. Trying again').waitFor();
     await page.unroute(/token\/refresh/);
     await messageText(page, 'Back again').waitFor({ timeout: 30_000 });
     expect(failures).toBe(5);

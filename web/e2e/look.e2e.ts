@@ -128,6 +128,75 @@ describe('the appearance', () => {
     expect(await looks()).toMatchObject({ fontSize: '15px', isDark: false });
   });
 
+  it('scales with the text size, and cuts nothing', async () => {
+    await mira.setViewportSize({ width: 320, height: 640 });
+    await mira.getByRole('link', { name: 'All rooms' }).click();
+    await mira.getByRole('button', { name: 'Settings' }).click();
+    await mira.getByLabel('Text size').fill('22');
+    await mira.keyboard.press('Escape');
+    await mira.getByRole('link', { name: 'The kitchen' }).click();
+    await messageText(mira, 'See you on Saturday').waitFor();
+    const small = await mira.locator('h1, .name').evaluateAll((all) =>
+      all.map((element) => parseFloat(getComputedStyle(element).fontSize)).filter((size) => size < 22),
+    );
+    expect(small).toEqual([]);
+    // The composer shows its whole text, also when only the text size changes.
+    const hidden = () => composer(mira).evaluate((element) => element.scrollHeight - element.clientHeight);
+    await composer(mira).fill('Several\nlines, one of which is wrapped');
+    for (const size of ['22', '12', '22']) {
+      await mira.evaluate((size) => document.documentElement.style.setProperty('--size', `${size}px`), size);
+      expect(await hidden(), size).toBeLessThanOrEqual(0);
+    }
+    expect(await overflow(mira)).toBe(0);
+    await screenshot(mira, 'large-text');
+    await composer(mira).fill('');
+    await mira.getByRole('link', { name: 'All rooms' }).click();
+    await mira.getByRole('button', { name: 'Settings' }).click();
+    await mira.getByRole('button', { name: 'Reset' }).click();
+    await mira.keyboard.press('Escape');
+    await mira.setViewportSize({ width: 1280, height: 800 });
+    await mira.getByRole('link', { name: 'The kitchen' }).click();
+  });
+
+  it('can be read in every colour that the user chooses', async () => {
+    await mira.getByRole('link', { name: 'The kitchen' }).click();
+    await messageText(mira, 'See you on Saturday').waitFor();
+    await mira.getByRole('button', { name: /online$/ }).click();
+    await mira.locator('.people li.here').first().waitFor();
+    const choices = [
+      { '--accent': '#ffff66' },
+      { '--accent': '#102a6b', '--paper': '#000000', '--ink': '#222222' },
+      { '--paper': '#777777', '--ink': '#808080', '--accent': '#7f7f7f' },
+    ];
+    for (const light of choices) {
+      await mira.evaluate((light) => {
+        localStorage.setItem('uproar.theme', JSON.stringify({ mode: 'light', light }));
+      }, light);
+      await mira.reload();
+      await messageText(mira, 'See you on Saturday').waitFor();
+      await composer(mira).fill('x');
+      const flaws = await accessibilityFlaws(mira);
+      // Grey on grey cannot reach the contrast of 4.5 that axe asks for everywhere.
+      if (light !== choices[2]) expect(flaws, JSON.stringify(light)).toEqual([]);
+      const [ink, paper] = await mira.evaluate(() => {
+        const { color, backgroundColor } = getComputedStyle(document.body);
+        return [color, backgroundColor];
+      });
+      expect(ink).not.toBe(paper);
+    }
+    await composer(mira).fill('');
+    await mira.evaluate(() => localStorage.removeItem('uproar.theme'));
+    await mira.reload();
+    await messageText(mira, 'See you on Saturday').waitFor();
+    // Red means something else.
+    await mira.getByRole('button', { name: /online$/ }).click();
+    const dot = mira.locator('.people li.here').first();
+    const colour = await dot.evaluate((element) => getComputedStyle(element, '::before').backgroundColor);
+    const [red, green] = colour.match(/\d+/g)!.map(Number);
+    expect(green).toBeGreaterThan(red!);
+    await mira.keyboard.press('Escape');
+  });
+
   it('works with the keyboard alone', async () => {
     const focus = () =>
       mira.evaluate(() => {
@@ -176,7 +245,10 @@ describe('the appearance', () => {
     await tabTo(/^Create “pantry”/);
     await mira.keyboard.press('Enter');
     await mira.getByRole('heading', { name: 'pantry' }).waitFor();
-    await tabTo(/^The kitchen/, 'Shift+Tab');
+    // Tab leads to one room of the list; the arrow keys lead to the others.
+    await tabTo(/^pantry/, 'Shift+Tab');
+    await mira.keyboard.press('End');
+    expect(await focus()).toMatch(/^The kitchen/);
     await mira.keyboard.press('Enter');
     await messageText(mira, 'By keyboard alone').waitFor();
   });
@@ -328,6 +400,26 @@ describe('two hundred rooms', () => {
     for (let i = 0; i < ROOMS; i += 1) await world.say(bob, name(i), 'psst');
     await expect.poll(() => page.locator('.rooms .count').count(), { timeout: 30_000 }).toBe(ROOMS);
     expect(await page.title()).toBe(`(${ROOMS}) Uproar`);
+    // Words on buttons stay whole, however narrow it is.
+    const broken = () =>
+      page.locator('button').evaluateAll((all) =>
+        all.flatMap((button) => {
+          const range = document.createRange();
+          range.selectNodeContents(button);
+          const lines = new Set([...range.getClientRects()].map(({ top }) => Math.round(top))).size;
+          return lines > 1 && !button.textContent!.includes(' ') ? [button.textContent] : [];
+        }),
+      );
+    for (const width of [320, 720, 1280]) {
+      await page.setViewportSize({ width, height: 800 });
+      expect(await broken(), `${width}`).toEqual([]);
+    }
+    await page.setViewportSize({ width: 320, height: 640 });
+    await page.getByRole('button', { name: 'Find or create a room' }).click();
+    await page.locator('.found li').first().waitFor();
+    expect(await broken()).toEqual([]);
+    await page.keyboard.press('Escape');
+    await page.setViewportSize({ width: 1280, height: 800 });
     await page.getByLabel('Filter your rooms').fill('om 19');
     expect(await page.locator('.rooms li').count()).toBe(11);
     await page.getByRole('link', { name: 'Room 199' }).click();
