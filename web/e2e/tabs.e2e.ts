@@ -148,7 +148,8 @@ describe('what a browser keeps', () => {
   });
 
   it('does not reach another room that takes the name', async () => {
-    const room = async () => world.room(token, 'doomed', 'Doomed');
+    const owner = await world.token('ann');
+    const room = async () => world.room(owner, 'doomed', 'Doomed');
     await room();
     await world.join(await world.token('bob'), 'doomed');
     const bob = await world.signedIn('bob', 'doomed');
@@ -157,7 +158,7 @@ describe('what a browser keeps', () => {
     await bob.getByText('Connection lost').waitFor();
     await send(bob, 'For these people only');
     await messageText(bob, 'For these people only').waitFor();
-    const headers = { Authorization: `Bearer ${token}` };
+    const headers = { Authorization: `Bearer ${owner}` };
     await fetch(`${world.server.url}/rooms/doomed`, { method: 'DELETE', headers });
     await room();
     await world.join(await world.token('bob'), 'doomed');

@@ -11,6 +11,7 @@ export class Banner extends Store {
   /** Empty while all is well. */
   text = '';
   private timer: ReturnType<typeof setTimeout> | undefined;
+  private resetTimer: ReturnType<typeof setTimeout> | undefined;
   private readonly missed = new Missed();
   /** The titles of the rooms that the user lost while offline. */
   private lostRooms: string[] = [];
@@ -31,6 +32,7 @@ export class Banner extends Store {
 
   stop(): void {
     clearTimeout(this.timer);
+    clearTimeout(this.resetTimer);
   }
 
   /** The user lost a room. While offline, they learn of it when they are back. */
@@ -41,7 +43,7 @@ export class Banner extends Store {
 
   /** The connection is lost. */
   lost(rooms: readonly RoomInfo[]): void {
-    clearTimeout(this.timer);
+    this.stop();
     this.missed.lost(rooms);
   }
 
@@ -69,12 +71,12 @@ export class Banner extends Store {
   private showMissed(): void {
     const { count } = this.missed;
     const text = `Back online. ${count || 'No'} new ${count === 1 ? 'message' : 'messages'}.`;
-    this.show(this.lostRooms.length === 0 ? text : `${text} ${lostText(this.lostRooms)}`, SHOWN_MS, () => {
-      // Until then, the user may not have seen it, and if the connection breaks again, counting goes on.
+    this.show(this.lostRooms.length === 0 ? text : `${text} ${lostText(this.lostRooms)}`, SHOWN_MS);
+    // Until then, the user may not have seen it, and if the connection breaks again, counting goes on.
+    this.resetTimer = setTimeout(() => {
       this.missed.reset();
       this.lostRooms = [];
-      this.show('');
-    });
+    }, SHOWN_MS);
   }
 }
 

@@ -1,5 +1,6 @@
 /** Ties together the rooms, subscriptions, outbox and connection of a signed-in user. */
 import { Api, type Fetch, type FoundRoom } from './api';
+import { Announcer } from './announcer';
 import { Banner } from './banner';
 import { Connection } from './connection';
 import { errorText } from './errors';
@@ -10,8 +11,7 @@ import { Names } from './state/mentions';
 import { type Item, Outbox, SendError, type StorageLike, type Written } from './state/outbox';
 import { type RoomInfo, RoomList, chooseRooms, parseNames } from './state/room-list';
 import { Store } from './state/store';
-import { cut, mentionsMe } from './state/text';
-import { type Data, type Publication, type User, kindOf } from './state/timeline';
+import { type Data, type Page, type Publication, type User, kindOf } from './state/timeline';
 
 /** Below the server's default `subscription_limit` of 128. If the operator set a lower one, `Chat` adapts to it. */
 const MAX_SUBSCRIPTIONS = 100;
@@ -20,8 +20,6 @@ const UNSUBSCRIBED_CODE = 2000;
 const POLL_MS = 20_000;
 const REJECTED_MS = 60_000;
 const TYPING_EVERY_MS = 3000;
-/** Gives another tab that shows the room time to mark the message as read. */
-const NOTIFY_AFTER_MS = 1500;
 const SIGNED_OUT = 'You’ve been signed out. Sign in again to continue. Nothing you wrote is lost.';
 
 export interface Environment {
@@ -44,9 +42,7 @@ export class Chat extends Store {
   /** The name of the room on screen. */
   openRoom: string | undefined;
   readonly banner = new Banner();
-  /** The latest message in the open room, for screen readers. */
-  announcement = '';
-  announcementCount = 0;
+  readonly announcer: Announcer;
   private readonly subscribedRooms = new Map<string, Room>();
   private recent: string[];
   private wasConnected = false;
@@ -90,6 +86,7 @@ export class Chat extends Store {
       now: Date.now,
       wait,
     });
+    this.announcer = new Announcer(me, this.rooms, this.names, env.notify);
     this.recent = parseNames(env.storage.getItem(this.recentKey));
     this.names.add(me.username);
     this.connection.onConnected = () => void this.connected();
@@ -118,6 +115,7 @@ export class Chat extends Store {
     this.outbox.stop();
     clearInterval(this.pollTimer);
     this.banner.stop();
+    this.announcer.stop();
     this.connection.stop();
   }
 
@@ -218,6 +216,12 @@ export class Chat extends Store {
     return room.loadInitial(this.rooms.get(room.name)?.read.offset ?? 0, this.rooms.unread(room.name));
   }
 
+  private async page(name: string, where: Parameters<Api['chats']>[1]): Promise<Page> {
+    const page = await this.api.chats(name, where);
+    for (const { user } of page.messages) this.names.add(user.username);
+    return page;
+  }
+
   /** Reloads the list of rooms and updates the subscriptions. */
   refresh(): Promise<void> {
     if (this.refreshing) {
@@ -267,7 +271,7 @@ export class Chat extends Store {
     if (Date.now() - (this.rejected.get(name)?.at ?? 0) < REJECTED_MS) return;
     this.rejected.delete(name);
     const known = this.subscribedRooms.get(name);
-    const room = known ?? new Room(name, this.me, (where) => this.api.chats(name, where));
+    const room = known ?? new Room(name, this.me, (where) => this.page(name, where));
     const { timeline } = room;
     if (!known) {
       timeline.begin(info.epoch, info.offset);
@@ -351,27 +355,9 @@ export class Chat extends Store {
     }
     if (kind === 'message') {
       room.stoppedTyping(user.id);
-      if (!isMine && data.text !== undefined) this.announce(name, user, data.text, offset);
+      const isSeen = name === this.openRoom && this.env.visible();
+      if (!isMine && data.text !== undefined) this.announcer.message(name, user, data.text, offset, isSeen);
     } else if (data.room) void this.refresh();
-  }
-
-  /** Announces a message of another user to screen readers, or notifies of a mention the user is not looking at. */
-  private announce(name: string, user: User, text: string, offset: number): void {
-    const isSeen = name === this.openRoom && this.env.visible();
-    if (isSeen) {
-      this.announcement = `${user.username}: ${cut(text, 300)}`;
-      this.announcementCount++;
-      this.changed();
-    }
-    if (!isSeen && mentionsMe(text, this.me.username, this.names)) {
-      this.rooms.mention(name);
-      const title = this.rooms.get(name)?.title ?? name;
-      setTimeout(() => {
-        const isRead = (this.rooms.get(name)?.read.offset ?? Infinity) >= offset;
-        if (isRead || this.stopped) return;
-        this.env.notify(`${user.username} in ${title}`, cut(text, 200), `${name} ${offset}`, name);
-      }, NOTIFY_AFTER_MS);
-    }
   }
 
   /** The user was removed from a room or left it in another tab, or the room was deleted. */
@@ -438,7 +424,7 @@ export class Chat extends Store {
     if (this.reading.has(name) || this.connection.state !== 'connected') return;
     this.reading.add(name);
     try {
-      const { offset, number } = await this.connection.read(name, room.timeline.position);
+      const { offset, number } = await this.connection.read(name, room.timeline.position, room.timeline.epoch);
       this.rooms.read(name, offset, number);
     } catch {
       await wait(2000);
@@ -464,7 +450,8 @@ export class Chat extends Store {
 
   /** Puts a message into the outbox. */
   send(message: Omit<Written, 'epoch'>): Item {
-    return this.outbox.add({ ...message, epoch: this.epoch(message.room) });
+    const epoch = this.rooms.get(message.room)?.epoch;
+    return this.outbox.add(epoch === undefined ? message : { ...message, epoch });
   }
 
   private epoch(name: string): string {

@@ -138,7 +138,8 @@ export class Connection {
   async publish(room: string, data: Data, epoch: string | undefined): Promise<{ offset: number }> {
     try {
       await this.ready(room);
-      const answer = await this.client.rpc('publish', { channel: channelOf(room), data, ...(epoch ? { epoch } : {}) });
+      const sent = epoch === undefined ? data : { ...data, epoch };
+      const answer = await this.client.rpc('publish', { channel: channelOf(room), data: sent });
       return answer.data as { offset: number };
     } catch (error) {
       throw toSendError(error);
@@ -146,8 +147,8 @@ export class Connection {
   }
 
   /** Moves the read marker. Returns where it is now. */
-  async read(room: string, offset: number): Promise<{ offset: number; number: number }> {
-    const answer = await this.client.rpc('read', { channel: channelOf(room), offset });
+  async read(room: string, offset: number, epoch: string): Promise<{ offset: number; number: number }> {
+    const answer = await this.client.rpc('read', { channel: channelOf(room), offset, epoch });
     return answer.data as { offset: number; number: number };
   }
 

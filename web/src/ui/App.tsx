@@ -94,7 +94,7 @@ function notify(title: string, body: string, tag: string, room: string): void {
 }
 
 function Main({ chat, session }: { chat: Chat; session: Session }) {
-  useStores(chat, chat.rooms, chat.banner);
+  useStores(chat, chat.rooms, chat.banner, chat.announcer);
   useTyping();
   const [dialog, setDialog] = useState<'find' | 'settings'>();
   const close = () => setDialog(undefined);
@@ -139,7 +139,7 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
       {dialog === 'settings' && <Settings chat={chat} session={session} onClose={close} />}
       <p key="announcement" class="visually-hidden" aria-live="polite">
         {/* A new element each time, so that a repeated text is announced again. */}
-        <span key={chat.announcementCount}>{chat.announcement}</span>
+        <span key={chat.announcer.count}>{chat.announcer.text}</span>
       </p>
     </div>
   );
