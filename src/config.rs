@@ -1,11 +1,12 @@
 //! All options and commands, with their defaults, environment variables and help; and the configuration file.
 #![allow(rustdoc::bare_urls, rustdoc::broken_intra_doc_links, reason = "doc comments of options are help texts")]
 
-use crate::{driver, help};
+use crate::{driver, help, output};
 use anyhow::{Context, Result, bail};
 use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, value_parser};
 use std::ffi::OsString;
+use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -193,11 +194,19 @@ impl Cli {
         match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
             Ok(cli) => Ok(cli),
             Err(error) if error.use_stderr() => {
-                eprintln!("uproar: {}", one_line(&error));
+                output::note(format_args!("uproar: {}", one_line(&error)));
                 std::process::exit(error.exit_code())
             }
             // The output of --help or --version.
-            Err(error) => error.exit(),
+            Err(error) => {
+                match error.print().and_then(|()| std::io::stdout().flush()) {
+                    Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                        Err(error).context("can't write to standard output")
+                    }
+                    // It is not an error if the reader stops early.
+                    _ => std::process::exit(0),
+                }
+            }
         }
     }
 
@@ -310,7 +319,6 @@ fn resolve(option: &str, text: &str) -> Result<std::vec::IntoIter<SocketAddr>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     fn load(file: &str, arguments: &[&str]) -> Result<Options> {
         let mut config = tempfile::NamedTempFile::new().unwrap();

@@ -1,5 +1,8 @@
 //! Uproar: a self-hosted real-time chat backend for Linux. ARCHITECTURE.md describes the design.
 
+// These panic if they fail; `output` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod chat;
 pub mod config;
 pub mod driver;
@@ -7,5 +10,6 @@ pub mod help;
 pub mod lanes;
 pub mod mesh;
 pub mod metrics;
+pub mod output;
 pub mod server;
 pub mod tools;

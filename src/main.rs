@@ -1,9 +1,10 @@
 //! The `uproar` binary: runs the server or a tool. An error is printed in one line, and the exit status is then 1.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
 use uproar::config::{Cli, Tool};
-use uproar::{help, server, tools};
+use uproar::{help, output, server, tools};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -12,36 +13,47 @@ fn main() -> ExitCode {
     // The allocator asks for huge pages of 2 MiB, which more than doubled the memory of an idle connection and made
     // nothing faster. A failure here only costs memory.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
-    match Cli::load().and_then(|cli| run(&cli)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("uproar: {error:#}");
-            ExitCode::FAILURE
-        }
+    let result = Cli::load().and_then(|cli| run(&cli));
+    if let Err(error) = &result {
+        output::note(format_args!("uproar: {}", one_line(error)));
     }
+    output::flush();
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
-        None => log_to_stderr(&cli.options.log).and_then(|()| server::run(&cli.options)),
+        None => output::start_log(&cli.options.log).and_then(|()| server::run(&cli.options)),
         Some(Tool::Token { user, lifetime }) => tools::token(&cli.options, user, *lifetime),
         Some(Tool::Backup { file }) => tools::backup(&cli.options, file),
         Some(Tool::Restored) => tools::restored(&cli.options),
         Some(Tool::Password { user }) => tools::password(&cli.options, user),
-        Some(Tool::Completions { shell }) => tools::print(&help::completions(*shell)),
-        Some(Tool::Man) => tools::print(&help::manual()?),
+        Some(Tool::Completions { shell }) => output::print(&help::completions(*shell)),
+        Some(Tool::Man) => output::print(&help::manual()?),
     }
 }
 
-fn log_to_stderr(filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::builder()
-        .parse(filter)
-        .map_err(|error| anyhow::anyhow!("--log: '{filter}' is not a log level or filter ({error})"))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let text = panic.payload_as_str().unwrap_or("no message");
-        tracing::error!("internal error at {place}: {text}; please report this");
-    }));
-    Ok(())
+/// An error with its causes, in one line. Some errors repeat the text of their cause, which is then left out.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+
+    #[test]
+    fn an_error_is_one_line_that_says_each_cause_once() {
+        let error = anyhow!("permission\ndenied").context("can't open x: permission\ndenied").context("can't start");
+        assert_eq!(one_line(&error), "can't start: can't open x: permission denied");
+    }
 }

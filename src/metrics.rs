@@ -1,6 +1,7 @@
 //! Renders all metrics in the Prometheus text format.
 
 use crate::lanes::LaneMetrics;
+use crate::output;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::sync::atomic::Ordering;
@@ -68,6 +69,8 @@ pub fn text(shards: &[ShardMetrics], lanes: &LaneMetrics) -> String {
     );
     let unknown = "Attempts to write a batch whose outcome is unknown.";
     out.family("uproar_batches_unknown_total", "counter", unknown, read(&lanes.unknown));
+    let dropped = "Lines of the log that were dropped because they could not be written.";
+    out.family("uproar_log_lines_dropped_total", "counter", dropped, [(String::new(), output::lines_dropped())]);
     out.0
 }
 

@@ -1,9 +1,9 @@
 //! The tools of the command line.
 
 use crate::config::Options;
-use crate::driver;
+use crate::{driver, output};
 use anyhow::{Context, Result, anyhow, bail};
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read};
 use std::path::Path;
 use uproar_http::{Tokens, passwords};
 use uproar_model::fold_name;
@@ -13,22 +13,14 @@ use uproar_store::{DataFolder, OpenOptions};
 pub fn token(options: &Options, user: &str, lifetime: u64) -> Result<()> {
     check_name(user)?;
     let tokens = Tokens::read_key_file(&options.key_path())?;
-    print(format!("{}\n", tokens.mint(user, driver::now().unix_ms / 1000, lifetime)).as_bytes())
-}
-
-/// Writes to standard output. It is not an error if the reader stops early.
-pub fn print(bytes: &[u8]) -> Result<()> {
-    match std::io::stdout().write_all(bytes) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("can't write to standard output"),
-    }
+    output::print(format!("{}\n", tokens.mint(user, driver::now().unix_ms / 1000, lifetime)).as_bytes())
 }
 
 /// Copies the SQLite database, even while a server runs.
 pub fn backup(options: &Options, file: &Path) -> Result<()> {
     let url = options.database_url()?;
     block_on(uproar_store::tools::backup(&url, file))??;
-    eprintln!("copied the database to {}", file.display());
+    output::note(format_args!("copied the database to {}", file.display()));
     Ok(())
 }
 
@@ -37,7 +29,7 @@ pub fn restored(options: &Options) -> Result<()> {
     let url = options.database_url()?;
     let folder = DataFolder::open(&options.data)?;
     block_on(uproar_store::tools::restored(&url, &folder, OpenOptions::default()))??;
-    eprintln!("all rooms get a new epoch at the next start; clients then load their history again");
+    output::note(format_args!("all rooms get a new epoch at the next start; clients then load their history again"));
     Ok(())
 }
 
@@ -60,7 +52,7 @@ pub fn password(options: &Options, user: &str) -> Result<()> {
         store.close().await;
         result
     })??;
-    eprintln!("{user} has a new password; tokens issued before are no longer valid");
+    output::note(format_args!("{user} has a new password; tokens issued before are no longer valid"));
     Ok(())
 }
 

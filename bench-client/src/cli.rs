@@ -4,6 +4,7 @@ use crate::client::Cores;
 use crate::matrix::runner::{Executor, Job, Plan};
 use crate::matrix::schedule::{ROUND, Timing};
 use crate::matrix::workloads::{self, Driver, Subject, Workload};
+use crate::output::{note, print};
 use crate::progress::{Progress, summary_line};
 use crate::report;
 use crate::result::{Channel, Load, Machine, Results, Run, Scenario, Shape, Wire};
@@ -206,13 +207,12 @@ fn create_folder(folder: &Path) -> Result<()> {
 /// Writes the report and prints the tables to standard output.
 fn write_report(out: &Path, results: &Results) -> Result<()> {
     report::write_pages(out, results)?;
-    println!("\n{}", report::text(results));
-    println!(
+    print(format_args!("\n{}", report::text(results)))?;
+    print(format_args!(
         "Report with plots: {}\nRaw results: {}",
         out.join("report.html").display(),
         out.join("results.json").display()
-    );
-    Ok(())
+    ))
 }
 
 struct ServerRunner(Environment);
@@ -260,12 +260,12 @@ fn new_results(environment: &Environment) -> Results {
 }
 
 fn print_machine(machine: &Machine) {
-    eprintln!("{}, {} cores, {}", machine.cpu, machine.cores, machine.kernel);
+    note(format_args!("{}, {} cores, {}", machine.cpu, machine.cores, machine.kernel));
     let words = |map: &BTreeMap<String, String>, between: &str| {
         map.iter().map(|(name, value)| format!("{name}{between}{value}")).collect::<Vec<_>>()
     };
-    eprintln!("{}", words(&machine.versions, " ").join(", "));
-    eprintln!("limits: {}", words(&machine.limits, ": ").join("; "));
+    note(format_args!("{}", words(&machine.versions, " ").join(", ")));
+    note(format_args!("limits: {}", words(&machine.limits, ": ").join("; ")));
 }
 
 impl ScenarioOptions {
@@ -298,13 +298,13 @@ impl ScenarioOptions {
                 None => scenario::run(&mut environment, &job)?,
             };
             run.round = round;
-            eprintln!("{}", summary_line(&run));
+            note(format_args!("{}", summary_line(&run)));
             runs.push(run);
         }
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&runs)?);
+            print(format_args!("{}", serde_json::to_string_pretty(&runs)?))?;
         } else if let Some(run) = runs.last() {
-            println!("\n{}", report::table::run_table(run).to_text());
+            print(format_args!("\n{}", report::table::run_table(run).to_text()))?;
         }
         let void = runs.iter().filter(|run| run.faults.any()).count();
         ensure!(

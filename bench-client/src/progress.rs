@@ -2,6 +2,7 @@
 
 use crate::matrix::metric::Metric;
 use crate::matrix::runner::{Plan, Watcher, describe_faults};
+use crate::output::note;
 use crate::report;
 use crate::result::{Failure, Results, Run};
 use anyhow::Result;
@@ -29,14 +30,14 @@ impl Progress {
     /// Prints a permanent line.
     fn line(&self, line: &str) {
         let clear = if self.is_terminal { "\r\x1b[2K" } else { "" };
-        eprintln!("{clear}{line}");
+        note(format_args!("{clear}{line}"));
     }
 
     /// Shows the status on a terminal, until the next line is printed.
     fn state(&self, left: Duration) {
         if self.is_terminal {
-            eprint!("\r\x1b[2K{} of {} runs, {} left", self.done, self.runs, format_duration(left));
-            let _ = std::io::stderr().flush();
+            let left = format_duration(left);
+            let _ = write!(std::io::stderr(), "\r\x1b[2K{} of {} runs, {left} left", self.done, self.runs);
         }
     }
 }

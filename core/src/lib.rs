@@ -23,6 +23,8 @@
 //!
 //! Imports go downwards: `shard` and `sessions` know everything, `feeds` knows `connections`, `homes` knows neither.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod buffer;
 mod config;
 mod connections;

@@ -10,6 +10,8 @@
 //! `accounts`, `messages`, `operations`, `page`, `rooms` and `upgrade`. At the top, `service` routes requests to the
 //! handlers and serves connections.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod accounts;
 pub mod addresses;
 mod app;

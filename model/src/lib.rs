@@ -1,6 +1,8 @@
 //! The types that every part of Uproar shares. They are plain data, without I/O, so that the core, the store and the
 //! HTTP service can exchange them without depending on each other.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod access;
 mod append;
 mod claims;

@@ -9,6 +9,7 @@ mod threads;
 
 use crate::config::Options;
 use crate::driver::{self, Driver};
+use crate::output;
 use anyhow::{Context, Result};
 use listeners::Listeners;
 use parts::Parts;
@@ -40,12 +41,18 @@ pub fn run(options: &Options) -> Result<()> {
     let url = options.database_url()?;
     let runtime = service_runtime()?;
     let result = runtime.block_on(async {
-        process::survive_file_size_limit()?;
+        let mut signals = Signals::catch()?;
         let timeout = Duration::from_millis(limits.store_timeout_ms);
         let lanes = usize::from(options.lanes);
         let open = OpenOptions { lanes, call_timeout: timeout, ..OpenOptions::default() };
-        let store = uproar_store::open(&url, &folder, open).await?;
-        let result = serve(options, &addresses, driver, limits, tokens, &store).await;
+        let store = tokio::select! {
+            opened = uproar_store::open(&url, &folder, open) => opened?,
+            signal = signals.next() => {
+                tracing::info!(signal, "stopped before the database was open");
+                return Ok(());
+            }
+        };
+        let result = serve(options, &addresses, driver, limits, tokens, &store, signals).await;
         store.close().await;
         result
     });
@@ -60,14 +67,13 @@ async fn serve(
     limits: Limits,
     tokens: Arc<Tokens>,
     store: &SharedStore,
+    mut signals: Signals,
 ) -> Result<()> {
     let setup = Setup::load(options, driver, limits, tokens, store).await?;
     let listeners = Listeners::bind(addresses, options.admin_address()?, &setup).await?;
     let bound = listeners.addresses.clone();
     let parts = Parts::build(&setup)?;
     let mut threads = Threads::spawn(&setup, parts, listeners)?;
-    // Before the addresses are printed: a program that has read them may send a signal immediately.
-    let mut signals = Signals::catch()?;
     tracing::info!(shards = setup.shards, lanes = setup.lanes, "started");
     print_addresses(&bound);
 
@@ -140,9 +146,7 @@ fn service_runtime() -> Result<Runtime> {
 fn print_addresses(bound: &[SocketAddr]) {
     let mut shown: Vec<String> = bound.iter().map(|address| for_browser(*address)).collect();
     shown.dedup();
-    for address in shown {
-        println!("Uproar listens on http://{address}");
-    }
+    output::announce(shown.iter().map(|address| format!("Uproar listens on http://{address}\n")).collect());
 }
 
 /// An address as a user types it into a browser.

@@ -1,5 +1,6 @@
 //! The process: its signals, its limits, and the mode of its files.
 
+use crate::output;
 use anyhow::{Context, Result};
 use rustix::fs::Mode;
 use rustix::process::{Resource, getrlimit, setrlimit, umask};
@@ -9,15 +10,27 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// A signal that follows the first one within this time counts as the same one.
 const SECOND_SIGNAL_AFTER: Duration = Duration::from_millis(200);
 
-/// SIGTERM and SIGINT.
+/// SIGTERM and SIGINT, which stop the server. Other signals that operators send do not.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    /// From now on, these signals no longer end the process.
+    /// From now on, no signal that is meant for a running program ends the process. To be called within a tokio
+    /// runtime.
     pub(super) fn catch() -> Result<Signals> {
+        // A closed terminal or a script that rotates logs; a script that expects another server.
+        for (name, kind) in [
+            ("SIGHUP", SignalKind::hangup()),
+            ("SIGUSR1", SignalKind::user_defined1()),
+            ("SIGUSR2", SignalKind::user_defined2()),
+        ] {
+            tokio::spawn(log_each(name, catch(kind)?));
+        }
+        // A write beyond the limit for file sizes (`ulimit -f`) becomes an error, as on a full disk. The signal stays
+        // caught after its stream is dropped.
+        drop(catch(SignalKind::from_raw(libc::SIGXFSZ))?);
         Ok(Signals { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
     }
 
@@ -41,15 +54,16 @@ impl Signals {
                 }
             }
             tracing::warn!("stopped immediately by a second signal");
+            output::flush();
             std::process::exit(1);
         });
     }
 }
 
-/// Turns a write beyond the limit for file sizes (`ulimit -f`) into an error, as on a full disk, instead of a signal
-/// that ends the process. To be called within a tokio runtime; the signal stays caught after its stream is dropped.
-pub(super) fn survive_file_size_limit() -> Result<()> {
-    catch(SignalKind::from_raw(libc::SIGXFSZ)).map(drop)
+async fn log_each(signal: &'static str, mut stream: Signal) {
+    while stream.recv().await.is_some() {
+        tracing::info!(signal, "nothing is reloaded: options are read when the server starts");
+    }
 }
 
 fn catch(kind: SignalKind) -> Result<Signal> {

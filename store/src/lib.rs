@@ -17,6 +17,8 @@
 //! With the feature `testing` there are two more, beside `database`: `memory`, the store that the simulator runs on,
 //! and `testing`, a PostgreSQL server for tests.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod admission;
 mod check;
 mod connection;

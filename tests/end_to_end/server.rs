@@ -142,6 +142,11 @@ impl Setup {
     /// Starts a server and waits until it listens.
     pub async fn start(self) -> Server {
         let log = File::options().create(true).append(true).open(self.log_path()).expect("no log file");
+        self.start_with_log(log.into()).await
+    }
+
+    /// Starts a server with this standard error, and waits until it listens.
+    pub async fn start_with_log(self, log: Stdio) -> Server {
         let arguments = self.arguments();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let mut command = wrapped_uproar(&self.wrapper, &arguments);

@@ -1,5 +1,7 @@
 //! Code that the peers in Rust share: the command line, the listener and error handling.
 
+use std::fmt::Arguments;
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::process::ExitCode;
 
@@ -15,7 +17,7 @@ pub fn run(name: &str, peer: impl FnOnce() -> Result<()>) -> ExitCode {
     match peer() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{name}: {error:#}");
+            note(format_args!("{name}: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -52,5 +54,10 @@ pub fn listen(port: u16) -> Result<TcpListener> {
 
 /// Tells the parent process that the peer accepts connections.
 pub fn print_listening() {
-    println!("listening");
+    let _ = writeln!(io::stdout(), "listening");
+}
+
+/// Writes a line to standard error. (`eprintln!` would panic if that fails.)
+pub fn note(line: Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
 }

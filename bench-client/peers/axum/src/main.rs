@@ -33,7 +33,7 @@ fn main() -> ExitCode {
 async fn serve() -> Result<()> {
     let listener = TcpListener::from_std(peers::listen(peers::port_argument()?)?)?.tap_io(|socket| {
         if let Err(error) = socket.set_nodelay(true) {
-            eprintln!("axum: cannot set TCP_NODELAY: {error}");
+            peers::note(format_args!("axum: cannot set TCP_NODELAY: {error}"));
         }
     });
     let app = Router::new().route("/", any(room)).route("/echo", any(echo)).with_state(Rooms::default());
@@ -65,7 +65,7 @@ async fn member(socket: WebSocket, sender: Sender<Utf8Bytes>, mut receiver: Rece
                     }
                 }
                 Err(RecvError::Lagged(messages)) => {
-                    eprintln!("axum: a client is too slow and loses {messages} messages");
+                    peers::note(format_args!("axum: a client is too slow and loses {messages} messages"));
                 }
                 Err(RecvError::Closed) => break,
             }

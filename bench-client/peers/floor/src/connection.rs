@@ -56,7 +56,7 @@ impl Connection {
         }
         self.unsent.extend(&bytes[sent..]);
         if self.unsent.len() > MAX_UNSENT_BYTES {
-            eprintln!("floor: a client has {MAX_UNSENT_BYTES} unsent bytes and is disconnected");
+            peers::note(format_args!("floor: a client has {MAX_UNSENT_BYTES} unsent bytes and is disconnected"));
             self.unsent.clear();
             let _ = self.socket.shutdown(Shutdown::Both);
         }

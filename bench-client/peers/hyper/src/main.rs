@@ -41,7 +41,7 @@ async fn serve_connection(socket: TcpStream, rooms: Rooms) {
         anyhow::Ok(http1::Builder::new().serve_connection(TokioIo::new(socket), service).with_upgrades().await?)
     };
     if let Err(error) = served.await {
-        eprintln!("hyper: a client's connection failed: {error:#}");
+        peers::note(format_args!("hyper: a client's connection failed: {error:#}"));
     }
 }
 

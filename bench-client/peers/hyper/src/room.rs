@@ -55,7 +55,7 @@ impl Member {
             Ok(()) => true,
             Err(TrySendError::Closed(_)) => false,
             Err(TrySendError::Full(_)) => {
-                eprintln!("hyper: a client has {MAX_WAITING} unsent messages and is removed");
+                peers::note(format_args!("hyper: a client has {MAX_WAITING} unsent messages and is removed"));
                 false
             }
         });
