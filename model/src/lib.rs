@@ -6,6 +6,7 @@
 mod access;
 mod append;
 mod claims;
+pub mod fairness;
 mod message_id;
 mod name;
 mod publication;
