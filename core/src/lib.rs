@@ -18,7 +18,7 @@
 //! | `message.rs` | the messages of the mesh |
 //! | `protocol/`, `websocket/` | bytes to commands, publications to bytes |
 //! | `config.rs`, `limits.rs` | what a shard is made with; every limit |
-//! | `buffer.rs`, `ids.rs`, `metrics.rs`, `rate.rs` | outbound bytes; id types; what a shard counts; token buckets |
+//! | `buffer.rs`, `ids.rs`, `metrics.rs` | outbound bytes; id types; what a shard counts |
 //! | `mutation.rs` | known mistakes, for the simulator to catch |
 //!
 //! Imports go downwards: `shard` and `sessions` know everything, `feeds` knows `connections`, `homes` knows neither.
@@ -41,7 +41,6 @@ mod messenger;
 pub mod metrics;
 pub mod mutation;
 pub mod protocol;
-pub mod rate;
 mod sessions;
 mod shard;
 pub mod websocket;

@@ -1,6 +1,8 @@
 //! Every limit, each defined once, with its unit in its name. `--limit NAME=VALUE` sets one: tests shorten the long
 //! ones, operators raise the low ones.
 
+use uproar_model::fairness::Rate;
+
 /// Declares the limits. Each has a purpose (its doc comment), a name, a default and a range of valid values.
 macro_rules! limits {
     ($($(#[doc = $doc:literal])+ $name:ident = $default:expr, $range:expr;)+) => {
@@ -44,6 +46,30 @@ macro_rules! limits {
 }
 
 impl Limits {
+    /// How often one user may publish; `None` means as often as they like.
+    pub fn publish_rate(&self) -> Option<Rate> {
+        let rate = Rate::per_second(self.publish_rate_per_second, self.publish_burst_limit);
+        (rate.tokens > 0).then_some(rate)
+    }
+
+    /// How often one client address may sign up; `None` means as often as it likes.
+    pub fn sign_up_rate(&self) -> Option<Rate> {
+        let rate = Rate::per_minute(self.sign_up_rate_per_minute, self.sign_up_burst_limit);
+        (rate.tokens > 0).then_some(rate)
+    }
+
+    /// How often one client address may try wrong passwords for one account; `None` means as often as it likes.
+    pub fn wrong_password_rate(&self) -> Option<Rate> {
+        let rate = Rate { tokens: 1, per_ms: self.wrong_password_interval_ms, burst: self.wrong_password_burst_limit };
+        (rate.per_ms > 0).then_some(rate)
+    }
+
+    /// How often one client address may try wrong passwords at all; `None` means as often as it likes.
+    pub fn address_wrong_passwords_rate(&self) -> Option<Rate> {
+        let (per_ms, burst) = (self.address_wrong_passwords_interval_ms, self.address_wrong_passwords_burst_limit);
+        (per_ms > 0).then_some(Rate { tokens: 1, per_ms, burst })
+    }
+
     /// How long a revocation must be remembered, in milliseconds: for the lifetime of the tokens that it ended, plus a
     /// minute for clocks that differ and for a token that was being issued meanwhile.
     pub fn revocations_kept_ms(&self) -> u64 {
@@ -205,10 +231,24 @@ limits! {
     admin_connections_limit = 64, 1..=65_536;
     /// Threads that hash passwords.
     password_threads = 2, 1..=256;
-    /// Password checks that may wait for a thread.
+    /// Password checks that may wait for a thread: this many of sign-ins from known addresses, of other sign-ins, and
+    /// of sign-ups each.
     password_queue_limit = 64, 1..=65_536;
-    /// Password checks of one client address that may wait or run.
-    passwords_per_address_limit = 4, 1..=65_536;
+    /// Password checks of one client address that may wait for a thread.
+    passwords_per_address_limit = 16, 1..=65_536;
+    /// Sign-ups from one client address that may arrive in one burst.
+    sign_up_burst_limit = 100, 1..=10_000_000;
+    /// Sign-ups per minute from one client address after a burst; 0 means no limit.
+    sign_up_rate_per_minute = 1, 0..=10_000_000;
+    /// Wrong passwords for one account from one client address that may arrive in one burst. Other addresses can still
+    /// sign in to the account.
+    wrong_password_burst_limit = 10, 1..=10_000_000;
+    /// After such a burst: the time between two attempts. 0 means no limit.
+    wrong_password_interval_ms = 10_000, 0..=DAY_MS;
+    /// Wrong passwords for any accounts from one client address that may arrive in one burst.
+    address_wrong_passwords_burst_limit = 100, 1..=10_000_000;
+    /// After such a burst: the time between two attempts. 0 means no limit.
+    address_wrong_passwords_interval_ms = 1_000, 0..=DAY_MS;
     /// How long the head of an HTTP request may take to arrive, and how long an HTTP connection may stay idle between
     /// requests.
     head_timeout_ms = 60_000, 10..=DAY_MS;

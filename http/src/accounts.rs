@@ -6,6 +6,7 @@ use crate::cookie;
 use crate::errors::{ApiError, Code};
 use crate::input::{Body, ClientAddress, Precheck, ViaHttps, fold};
 use crate::objects::AccountObject;
+use crate::passwords::Class;
 use crate::validation;
 use axum::Json;
 use axum::extract::State;
@@ -14,8 +15,11 @@ use garde::Validate;
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 use uproar_core::limits::Limits;
+use uproar_model::UserId;
 use uproar_store::{Account, Login, NewUser};
 
 pub(crate) fn routes() -> Vec<Route> {
@@ -49,9 +53,11 @@ async fn sign_up(
     Body(body): Body<SignUp>,
 ) -> Result<Response, ApiError> {
     let username_key = fold("username", &body.username)?;
-    let password_hash = app.passwords.hash(client, body.password).await?;
+    app.attempts.sign_up(client, Instant::now())?;
+    let password_hash = app.passwords.hash(client, Class::SignUp, body.password).await?;
     let user = NewUser { username: body.username, username_key, email_key: email_key(&body.email), password_hash };
     let account = app.store.create_user(user).await?;
+    app.attempts.signed_up(client, account.id);
     Ok(sign_in_response(&app, &account, StatusCode::CREATED, via_https))
 }
 
@@ -82,21 +88,49 @@ async fn sign_in(
     via_https: ViaHttps,
     Body(body): Body<SignIn>,
 ) -> Result<Response, ApiError> {
-    let known = match (&body.username, &body.email) {
-        (Some(username), _) => app.store.login(Login::UsernameKey(&fold("username", username)?)).await?,
-        (None, Some(email)) => app.store.login(Login::EmailKey(&email_key(email))).await?,
-        (None, None) => None,
+    let (key, known) = match (&body.username, &body.email) {
+        (Some(username), _) => {
+            let key = fold("username", username)?;
+            let known = app.store.login(Login::UsernameKey(&key)).await?;
+            (key, known)
+        }
+        (None, email) => {
+            let key = email_key(email.as_deref().unwrap_or_default());
+            let known = app.store.login(Login::EmailKey(&key)).await?;
+            (key, known)
+        }
     };
     let (account, hash) = match known {
         Some((account, hash)) => (Some(account), hash),
         None => (None, None),
     };
     // Runs even without a user or a hash, so that the response takes as long and says the same.
-    let is_correct = app.passwords.verify(client, body.password, hash).await?;
+    let is_correct =
+        verify(&app, client, account.as_ref().map(|account| account.id), &key, body.password, hash).await?;
     match account {
         Some(account) if is_correct => Ok(sign_in_response(&app, &account, StatusCode::OK, via_https)),
         _ => Err(ApiError::new(Code::WrongCredentials, "the username, e-mail address or password is wrong")),
     }
+}
+
+/// Whether the password is that of the account. Refuses to check it after too many wrong ones. `typed`: what identified
+/// the account.
+async fn verify(
+    app: &App,
+    client: IpAddr,
+    account: Option<UserId>,
+    typed: &str,
+    password: String,
+    hash: Option<String>,
+) -> Result<bool, ApiError> {
+    let attempt = app.attempts.sign_in(client, account, typed, Instant::now())?;
+    let checked = app.passwords.verify(client, attempt.class, password, hash).await;
+    match checked {
+        Ok(true) => attempt.was_right(),
+        Ok(false) => attempt.was_wrong(Instant::now()),
+        Err(_) => attempt.was_not_checked(),
+    }
+    Ok(checked?)
 }
 
 async fn sign_out(
@@ -155,10 +189,10 @@ async fn change_password(
     let Some(hash) = hash else {
         return Err(ApiError::new(Code::NoPassword, "this account has no password; `uproar password` sets one"));
     };
-    if !app.passwords.verify(client, body.current_password, Some(hash.clone())).await? {
+    if !verify(&app, client, Some(account.id), &key, body.current_password, Some(hash.clone())).await? {
         return Err(wrong());
     }
-    let new_hash = app.passwords.hash(client, body.new_password).await?;
+    let new_hash = app.passwords.hash(client, Class::Known, body.new_password).await?;
     complete(async move {
         // If two changes race, the second finds another hash than the one it has checked, and changes nothing.
         let changed = app.store.set_password(account.id, Some(&hash), &new_hash).await?;

@@ -1,6 +1,7 @@
 //! What all handlers share: the service's state, the shape of a route, and work that outlives its request.
 
 use crate::assets::Assets;
+use crate::attempts::Attempts;
 use crate::chat::SharedChat;
 use crate::errors::ApiError;
 use crate::passwords::PasswordPool;
@@ -13,6 +14,7 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use http::Method;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use uproar_model::UserId;
 use uproar_store::SharedStore;
 
 /// Entries in a page of a list when the request does not say how many.
@@ -25,7 +27,8 @@ pub(crate) struct App {
     pub chat: SharedChat,
     pub settings: Settings,
     pub passwords: PasswordPool,
-    pub publish_rate: RateLimiter,
+    pub attempts: Attempts,
+    pub publish_rate: RateLimiter<UserId>,
     pub assets: Assets,
 }
 

@@ -107,7 +107,7 @@ codes! {
     RateLimited = "rate_limited", TOO_MANY_REQUESTS;
     /// The user has too many WebSocket connections.
     TooManyConnections = "too_many_connections", TOO_MANY_REQUESTS;
-    /// Too many password checks from this address are already waiting.
+    /// Too many sign-ups or wrong passwords from this address, or too many of its password checks are waiting.
     TooManyAttempts = "too_many_attempts", TOO_MANY_REQUESTS;
     /// An error in the server.
     Internal = "internal", INTERNAL_SERVER_ERROR;

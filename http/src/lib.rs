@@ -4,8 +4,8 @@
 //! nothing of shards, WebSocket frames or rings.
 //!
 //! The modules form layers. Imports only point downwards, and within a layer they never form a cycle. At the bottom are
-//! the modules that know nothing of requests in progress: `addresses`, `assets`, `chat`, `errors`, `objects`,
-//! `origins`, `passwords`, `rate`, `settings`, `socket`, `tokens` and `validation`. Above them, `app` holds what all
+//! the modules that know nothing of requests in progress: `addresses`, `assets`, `attempts`, `chat`, `errors`,
+//! `objects`, `origins`, `passwords`, `rate`, `settings`, `socket`, `tokens` and `validation`. Above them, `app` holds what all
 //! handlers share. `input`, `cookie` and `authentication` turn a request into checked values. Next come the handlers:
 //! `accounts`, `messages`, `operations`, `page`, `rooms` and `upgrade`. At the top, `service` routes requests to the
 //! handlers and serves connections.
@@ -16,6 +16,7 @@ mod accounts;
 pub mod addresses;
 mod app;
 pub mod assets;
+mod attempts;
 mod authentication;
 mod chat;
 mod cookie;

@@ -84,7 +84,7 @@ async fn publish(
     RoomName(name): RoomName,
     Body(body): Body<Publish>,
 ) -> Result<Response, ApiError> {
-    if !app.publish_rate.take(auth.user.id, Instant::now()) {
+    if app.publish_rate.take(auth.user.id, Instant::now()).is_err() {
         let rate = app.settings.limits.publish_rate_per_second;
         return Err(ApiError::new(
             Code::RateLimited,

@@ -69,10 +69,13 @@ async fn metrics(State(app): State<Arc<App>>, Extension(port): Extension<Port>) 
         text.push('\n');
     }
     let metrics = app.passwords.metrics();
+    let attempts = app.attempts.metrics();
     for (name, help, value) in [
         ("uproar_passwords_hashed_total", "New passwords hashed.", metrics.hashed),
         ("uproar_passwords_verified_total", "Passwords compared with a hash.", metrics.verified),
         ("uproar_passwords_refused_total", "Password jobs refused because too many were waiting.", metrics.refused),
+        ("uproar_sign_ins_failed_total", "Sign-ins with a wrong name or password.", attempts.failed),
+        ("uproar_attempts_refused_total", "Sign-ins and sign-ups refused because of their rate.", attempts.refused),
     ] {
         text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n"));
     }

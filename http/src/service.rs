@@ -2,6 +2,7 @@
 
 use crate::app::{App, Port, Route};
 use crate::assets::Assets;
+use crate::attempts::Attempts;
 use crate::chat::SharedChat;
 use crate::errors::{ApiError, Code};
 use crate::input::{ClientAddress, PeerAddress, ViaHttps};
@@ -83,9 +84,10 @@ impl Service {
         passwords: PasswordPool,
     ) -> Arc<Service> {
         let limits = &settings.limits;
-        let publish_rate = RateLimiter::new(limits.publish_rate_per_second, limits.publish_burst_limit);
+        let publish_rate = RateLimiter::new(limits.publish_rate());
+        let attempts = Attempts::new(limits, Instant::now());
         let assets = Assets::new(settings.assets);
-        let app = Arc::new(App { store, tokens, chat, settings, passwords, publish_rate, assets });
+        let app = Arc::new(App { store, tokens, chat, settings, passwords, attempts, publish_rate, assets });
         let mut main = router(routes(&app.settings), page::file, &app);
         if let Some(cors) = app.settings.origins.cors() {
             main = main.layer(cors);

@@ -111,6 +111,7 @@ impl Environment {
         command
             .args(["--listen", "127.0.0.1:0", "--echo", "--log", "warn", "--driver", driver])
             .args(["--shards", &shards.to_string(), "--limit", "publish_rate_per_second=0"])
+            .args(["--limit", "sign_up_rate_per_minute=0"])
             .arg("--data")
             .arg(data.path().join("data"))
             .args(&self.options);

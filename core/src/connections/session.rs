@@ -4,10 +4,10 @@ use super::joining::Joining;
 use crate::ids::{CommandId, FeedId, Serial, SubscriptionKey};
 use crate::protocol::centrifuge::Encoding;
 use crate::protocol::plain;
-use crate::rate::Bucket;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use uproar_model::fairness::Bucket;
 use uproar_model::{Claims, RoomId, User};
 
 /// The key of a plain connection's only subscription.

@@ -2,8 +2,8 @@
 
 use crate::context::Context;
 use crate::ids::Slot;
-use crate::rate::Bucket;
 use std::collections::HashMap;
+use uproar_model::fairness::Bucket;
 use uproar_model::{Revocation, UserId};
 
 /// How often users without connections are forgotten.
@@ -54,12 +54,9 @@ impl Users {
     /// Takes one publish out of the user's allowance. False: the allowance is used up.
     #[must_use]
     pub fn take_publish(&mut self, cx: &Context, user: UserId) -> bool {
-        let (rate, burst) = (cx.limits().publish_rate_per_second, cx.limits().publish_burst_limit);
-        if rate == 0 {
-            return true;
-        }
+        let Some(rate) = cx.limits().publish_rate() else { return true };
         let state = self.users.entry(user).or_default();
-        state.publishes.get_or_insert_with(|| Bucket::full(burst, cx.now.ms)).take(rate, burst, cx.now.ms)
+        state.publishes.get_or_insert_with(|| Bucket::full(rate, cx.now.ms)).take(rate, cx.now.ms)
     }
 
     // ── revoked tokens ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -82,9 +79,10 @@ impl Users {
             return;
         }
         self.swept_ms = cx.now.ms;
-        let (rate, burst) = (cx.limits().publish_rate_per_second, cx.limits().publish_burst_limit);
+        let rate = cx.limits().publish_rate();
         self.users.retain(|_, state| {
-            let mut is_allowance_full = || state.publishes.as_mut().is_none_or(|b| b.is_full(rate, burst, cx.now.ms));
+            let is_full = |bucket: &mut Bucket| rate.is_none_or(|rate| bucket.is_full(rate, cx.now.ms));
+            let mut is_allowance_full = || state.publishes.as_mut().is_none_or(is_full);
             !state.slots.is_empty() || !is_allowance_full()
         });
         let kept_ms = cx.limits().revocations_kept_ms();

@@ -11,9 +11,9 @@ use crate::message::{Endpoint, Ephemeral, Joiner, Message, UserEvent};
 use crate::mutation::{self, Mutation};
 use crate::protocol::centrifuge::{self, Command, Encoding, Push, Reply, Request, Subscribe, methods};
 use crate::protocol::{self, CloseReason, Format, ProtocolError};
-use crate::rate::Bucket;
 use crate::shard::Shard;
 use std::sync::Arc;
+use uproar_model::fairness::{Bucket, Rate};
 use uproar_model::{Epoch, Offset, UserId, fold_name};
 
 /// A flag of `subscribe`: a position that does not exist is an error.
@@ -253,9 +253,9 @@ impl Shard {
             return;
         }
         let now_ms = self.cx.now.ms;
-        let (rate, burst) = (self.cx.limits().error_rate_per_second, self.cx.limits().error_burst_limit);
+        let rate = Rate::per_second(self.cx.limits().error_rate_per_second, self.cx.limits().error_burst_limit);
         let Some(client) = self.connections[slot].client_mut() else { return };
-        if !client.errors.get_or_insert_with(|| Bucket::full(burst, now_ms)).take(rate, burst, now_ms) {
+        if !client.errors.get_or_insert_with(|| Bucket::full(rate, now_ms)).take(rate, now_ms) {
             let why = match protocol::is_temporary(error.code) {
                 true => CloseReason::TOO_MANY_REQUESTS,
                 false => CloseReason::TOO_MANY_ERRORS,
@@ -311,10 +311,11 @@ impl Shard {
             let text = format!("a connection may have at most {limit} subscriptions (subscription_limit)");
             return Err(ProtocolError::new(protocol::LIMIT_EXCEEDED, text));
         }
-        let (rate, burst) = (limits.subscribe_rate_per_second, limits.subscribe_burst_limit);
+        let rate = Rate::per_second(limits.subscribe_rate_per_second, limits.subscribe_burst_limit);
         if let Some(client) = session.client_mut()
-            && !client.subscribes.get_or_insert_with(|| Bucket::full(burst, now_ms)).take(rate, burst, now_ms)
+            && !client.subscribes.get_or_insert_with(|| Bucket::full(rate, now_ms)).take(rate, now_ms)
         {
+            let rate = limits.subscribe_rate_per_second;
             let text = format!("more than {rate} subscribes per second; slow down (subscribe_rate_per_second)");
             return Err(ProtocolError::new(protocol::TOO_MANY_REQUESTS, text));
         }

@@ -1,6 +1,6 @@
-//! Too many password checks.
+//! Too many password checks, and too many attempts.
 
-use crate::support::{Client, Response, server_with_passwords, settings, soon};
+use crate::support::{Client, Response, Server, server, server_with, server_with_passwords, settings, soon};
 use serde_json::json;
 use std::sync::{Arc, Mutex, mpsc};
 use tokio::task::JoinHandle;
@@ -39,6 +39,20 @@ fn sign_in(mut client: Client, forwarded_for: &'static str) -> JoinHandle<Respon
     })
 }
 
+/// Starts two sign-ins while the only thread is busy and one place is free. Which of them waits is up to the scheduler.
+/// Returns the answer of the one that is refused, and the other.
+async fn two_for_one_place(server: &Server, forwarded_for: &'static str) -> (Response, JoinHandle<Response>) {
+    let mut first = sign_in(server.client().await, forwarded_for);
+    let mut second = sign_in(server.client().await, forwarded_for);
+    soon(async {
+        tokio::select! {
+            refused = &mut first => (refused.unwrap(), second),
+            refused = &mut second => (refused.unwrap(), first),
+        }
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_full_password_queue_is_a_temporary_error() {
     let (hasher, mut starts, end) = gate();
@@ -46,13 +60,7 @@ async fn a_full_password_queue_is_a_temporary_error() {
     let server = server_with_passwords(settings(), passwords).await;
     let running = sign_in(server.client().await, "192.0.2.1");
     soon(starts.recv()).await.unwrap();
-    // One of the two waits and the other finds the queue full; which one is up to the scheduler.
-    let mut first = sign_in(server.client().await, "192.0.2.1");
-    let mut second = sign_in(server.client().await, "192.0.2.1");
-    let (refused, waiting) = tokio::select! {
-        refused = &mut first => (refused.unwrap(), second),
-        refused = &mut second => (refused.unwrap(), first),
-    };
+    let (refused, waiting) = two_for_one_place(&server, "192.0.2.1").await;
     refused.assert_error(503, "overloaded", None);
     assert_eq!(refused.header("retry-after"), Some("1"));
     // Other requests don't wait for passwords.
@@ -70,15 +78,15 @@ async fn one_address_may_have_few_checks_waiting() {
     let server = server_with_passwords(settings(), passwords).await;
     let running = sign_in(server.client().await, "192.0.2.1");
     soon(starts.recv()).await.unwrap();
-    // The address that a client itself reports is ignored.
-    let refused = sign_in(server.client().await, "192.0.2.2").await.unwrap();
+    // The address that a client itself reports is ignored: both are the peer's.
+    let (refused, waiting) = two_for_one_place(&server, "192.0.2.2").await;
     refused.assert_error(429, "too_many_attempts", None);
     assert_eq!(refused.header("retry-after"), Some("1"));
-    end.send(()).unwrap();
-    end.send(()).unwrap();
-    let other = server.client_from("127.0.0.2").await;
-    sign_in(other, "192.0.2.1").await.unwrap().assert_error(401, "wrong_credentials", None);
-    running.await.unwrap().assert_error(401, "wrong_credentials", None);
+    let other = sign_in(server.client_from("127.0.0.2").await, "192.0.2.1");
+    (0..3).for_each(|_| end.send(()).unwrap());
+    for answered in [running, waiting, other] {
+        soon(answered).await.unwrap().assert_error(401, "wrong_credentials", None);
+    }
 }
 
 #[tokio::test]
@@ -90,9 +98,54 @@ async fn a_trusted_proxy_reports_the_address() {
     let server = server_with_passwords(settings, passwords).await;
     let running = sign_in(server.client().await, "192.0.2.1");
     soon(starts.recv()).await.unwrap();
-    sign_in(server.client().await, "192.0.2.1").await.unwrap().assert_error(429, "too_many_attempts", None);
-    end.send(()).unwrap();
-    end.send(()).unwrap();
-    sign_in(server.client().await, "192.0.2.2").await.unwrap().assert_error(401, "wrong_credentials", None);
-    running.await.unwrap().assert_error(401, "wrong_credentials", None);
+    let (refused, waiting) = two_for_one_place(&server, "192.0.2.1").await;
+    refused.assert_error(429, "too_many_attempts", None);
+    let other = sign_in(server.client().await, "192.0.2.2");
+    (0..3).for_each(|_| end.send(()).unwrap());
+    for answered in [running, waiting, other] {
+        soon(answered).await.unwrap().assert_error(401, "wrong_credentials", None);
+    }
+}
+
+#[tokio::test]
+async fn guesses_are_refused_after_ten_wrong_passwords_but_not_elsewhere() {
+    let server = server().await;
+    server.sign_up("ann").await;
+    let mut guesser = server.client_from("127.0.0.2").await;
+    let body = |password: &str| json!({"username": "ann", "password": password});
+    for _ in 0..10 {
+        guesser.post("/user/signin", body("wrong horse")).await.assert_error(401, "wrong_credentials", None);
+    }
+    let refused = guesser.post("/user/signin", body("correct horse")).await;
+    refused.assert_error(429, "too_many_attempts", None);
+    assert_eq!(refused.header("retry-after"), Some("10"));
+    server.client().await.post("/user/signin", body("correct horse")).await.expect(200);
+    let metrics = server.client().await.get("/metrics").await.text();
+    assert!(metrics.contains("\nuproar_sign_ins_failed_total 10\n"), "{metrics}");
+    assert!(metrics.contains("\nuproar_attempts_refused_total 1\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn guesses_at_the_current_password_are_counted_too() {
+    let server = server().await;
+    let mut ann = server.sign_up("ann").await;
+    let body = json!({"current_password": "wrong horse", "new_password": "correct horses"});
+    for _ in 0..10 {
+        ann.post("/me/password", body.clone()).await.assert_error(403, "wrong_password", Some("current_password"));
+    }
+    ann.post("/me/password", body).await.assert_error(429, "too_many_attempts", None);
+}
+
+#[tokio::test]
+async fn an_address_that_signs_up_too_often_is_refused() {
+    let mut settings = settings();
+    settings.limits.sign_up_burst_limit = 2;
+    let server = server_with(settings).await;
+    server.sign_up("ann").await;
+    server.sign_up("ben").await;
+    let body = json!({"username": "cid", "email": "cid@example.org", "password": "correct horse"});
+    let refused = server.client().await.post("/user/signup", body.clone()).await;
+    refused.assert_error(429, "too_many_attempts", None);
+    assert!(matches!(refused.header("retry-after").unwrap().parse(), Ok(1..=60)));
+    server.client_from("127.0.0.2").await.post("/user/signup", body).await.expect(201);
 }

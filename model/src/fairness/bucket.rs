@@ -154,16 +154,16 @@ impl<K: Eq + Hash> Buckets<K> {
     }
 }
 
-/// Buckets of addresses. A token of an IPv6 address is one of its /64, of the /56 and of the /48 around it, whose rates
-/// are [`Prefix::weight`] times as high.
+/// Buckets of addresses, or of an address and something else (`W`), such as an account. A token of an IPv6 address is one
+/// of its /64, of the /56 and of the /48 around it, whose rates are [`Prefix::weight`] times as high.
 #[derive(Debug)]
-pub struct AddressBuckets {
-    by_weight: [(u64, Buckets<Prefix>); 3],
+pub struct AddressBuckets<W = ()> {
+    by_weight: [(u64, Buckets<(Prefix, W)>); 3],
 }
 
-impl AddressBuckets {
+impl<W: Copy + Eq + Hash> AddressBuckets<W> {
     /// Buckets for at most `limit` blocks of each size.
-    pub fn new(rate: Rate, limit: usize) -> AddressBuckets {
+    pub fn new(rate: Rate, limit: usize) -> AddressBuckets<W> {
         AddressBuckets { by_weight: [1, 2, 4].map(|weight| (weight, Buckets::new(rate.times(weight), limit))) }
     }
 
@@ -171,29 +171,29 @@ impl AddressBuckets {
     ///
     /// # Errors
     /// In how many milliseconds there will be one, if there is none now.
-    pub fn take(&mut self, address: IpAddr, now_ms: u64) -> Result<(), u64> {
+    pub fn take(&mut self, address: IpAddr, with: W, now_ms: u64) -> Result<(), u64> {
         // First all are asked, so that a refusal costs nothing.
-        match self.wait_ms(address, now_ms) {
+        match self.wait_ms(address, with, now_ms) {
             0 => {}
             wait_ms => return Err(wait_ms),
         }
         for prefix in Prefix::all(address) {
-            self.of(prefix).take(prefix, now_ms)?;
+            self.of(prefix).take((prefix, with), now_ms)?;
         }
         Ok(())
     }
 
     /// Puts a token back that was taken for something that turned out not to count.
-    pub fn give_back(&mut self, address: IpAddr) {
-        Prefix::all(address).for_each(|prefix| self.of(prefix).give_back(&prefix));
+    pub fn give_back(&mut self, address: IpAddr, with: W) {
+        Prefix::all(address).for_each(|prefix| self.of(prefix).give_back(&(prefix, with)));
     }
 
     /// How long until the address has a token; 0 if it has one.
-    pub fn wait_ms(&mut self, address: IpAddr, now_ms: u64) -> u64 {
-        Prefix::all(address).map(|prefix| self.of(prefix).wait_ms(&prefix, now_ms)).max().unwrap_or(0)
+    pub fn wait_ms(&mut self, address: IpAddr, with: W, now_ms: u64) -> u64 {
+        Prefix::all(address).map(|prefix| self.of(prefix).wait_ms(&(prefix, with), now_ms)).max().unwrap_or(0)
     }
 
-    fn of(&mut self, prefix: Prefix) -> &mut Buckets<Prefix> {
+    fn of(&mut self, prefix: Prefix) -> &mut Buckets<(Prefix, W)> {
         let weight = prefix.weight();
         let index = self.by_weight.iter().position(|(of, _)| *of == weight).unwrap_or(0);
         &mut self.by_weight[index].1
@@ -267,15 +267,15 @@ mod tests {
         let mut buckets = AddressBuckets::new(Rate::per_hour(1, 10), 1000);
         let address = |network: u16| format!("2001:db8:1:{network:x}::1").parse().unwrap();
         let taken = |buckets: &mut AddressBuckets, network| {
-            (0..100).filter(|_| buckets.take(address(network), 0).is_ok()).count()
+            (0..100).filter(|_| buckets.take(address(network), (), 0).is_ok()).count()
         };
         assert_eq!(taken(&mut buckets, 0), 10, "of a /64");
         assert_eq!((1..100).map(|network| taken(&mut buckets, network)).sum::<usize>(), 10, "the rest of the /56");
         assert_eq!((256..2000).map(|network| taken(&mut buckets, network)).sum::<usize>(), 20, "the rest of the /48");
-        assert_eq!(buckets.take("2001:db8:2::1".parse().unwrap(), 0), Ok(()));
-        assert_eq!(buckets.take("192.0.2.1".parse().unwrap(), 0), Ok(()));
+        assert_eq!(buckets.take("2001:db8:2::1".parse().unwrap(), (), 0), Ok(()));
+        assert_eq!(buckets.take("192.0.2.1".parse().unwrap(), (), 0), Ok(()));
         // A refusal took nothing: what is given back can be taken from there again.
-        buckets.give_back(address(0));
+        buckets.give_back(address(0), ());
         assert_eq!(taken(&mut buckets, 0), 1);
     }
 }

@@ -1,0 +1,324 @@
+//! Attempts to sign up and to sign in: how many an address may make, and which failed.
+//!
+//! No account is ever locked. Wrong passwords count for the address that they come from, alone and together with the
+//! account, so the owner can sign in from elsewhere. From an address from which they have signed in before, the owner
+//! can do so even if somebody else at that address has used up its attempts.
+
+use crate::errors::{ApiError, Code};
+use crate::passwords::Class;
+use std::collections::HashSet;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hash};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use uproar_core::limits::Limits;
+use uproar_model::UserId;
+use uproar_model::fairness::{AddressBuckets, Bucket, Prefix, Rate};
+
+/// Buckets of each kind that are kept.
+const BUCKETS_LIMIT: usize = 1 << 16;
+
+/// Known pairs of address and account in each of the two sets. When the newer one is full, the older one is forgotten.
+const KNOWN_LIMIT: usize = 1 << 15;
+
+/// How many failed sign-ins are logged, so that a stranger can't fill the disk.
+const LOG_RATE: Rate = Rate::per_second(1, 20);
+
+/// Totals since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Metrics {
+    /// Sign-ins with a wrong password or for an account that does not exist.
+    pub failed: u64,
+    /// Sign-ins and sign-ups that were refused because of their rate.
+    pub refused: u64,
+}
+
+pub(crate) struct Attempts {
+    /// Buckets count milliseconds from here.
+    start: Instant,
+    hasher: RandomState,
+    state: Mutex<State>,
+    failed: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// The buckets are `None` if there is no limit.
+struct State {
+    sign_ups: Option<AddressBuckets>,
+    wrong: Option<AddressBuckets>,
+    /// By address and account.
+    wrong_for_account: Option<AddressBuckets<AccountHash>>,
+    /// Addresses and the accounts that have signed in from there; first the newer ones.
+    known: [HashSet<(Prefix, AccountHash)>; 2],
+    log: Bucket,
+    unlogged: u64,
+}
+
+/// What an account is remembered by: a hash of its id, or of the name that was typed if there is no such account.
+type AccountHash = u64;
+
+impl Attempts {
+    pub(crate) fn new(limits: &Limits, now: Instant) -> Attempts {
+        Attempts {
+            start: now,
+            hasher: RandomState::new(),
+            state: Mutex::new(State {
+                sign_ups: limits.sign_up_rate().map(|rate| AddressBuckets::new(rate, BUCKETS_LIMIT)),
+                wrong: limits.address_wrong_passwords_rate().map(|rate| AddressBuckets::new(rate, BUCKETS_LIMIT)),
+                wrong_for_account: limits.wrong_password_rate().map(|rate| AddressBuckets::new(rate, BUCKETS_LIMIT)),
+                known: [HashSet::new(), HashSet::new()],
+                log: Bucket::full(LOG_RATE, 0),
+                unlogged: 0,
+            }),
+            failed: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn metrics(&self) -> Metrics {
+        Metrics { failed: self.failed.load(Ordering::Relaxed), refused: self.refused.load(Ordering::Relaxed) }
+    }
+
+    /// Takes one of the address's sign-ups.
+    pub(crate) fn sign_up(&self, client: IpAddr, now: Instant) -> Result<(), ApiError> {
+        let now_ms = self.ms(now);
+        let taken = self.lock().sign_ups.as_mut().map_or(Ok(()), |buckets| buckets.take(client, (), now_ms));
+        taken.map_err(|wait_ms| self.refusal("too many sign-ups from your address", wait_ms))
+    }
+
+    /// Takes one of the address's wrong passwords. It is given back if the password turns out to be right. `typed`: the
+    /// name or e-mail address of the account, for one that does not exist.
+    pub(crate) fn sign_in(
+        &self,
+        client: IpAddr,
+        account: Option<UserId>,
+        typed: &str,
+        now: Instant,
+    ) -> Result<Attempt<'_>, ApiError> {
+        let hash = match account {
+            Some(id) => self.hash_of(id),
+            None => self.hash_of(typed),
+        };
+        let now_ms = self.ms(now);
+        let mut state = self.lock();
+        let is_known = state.is_known(client, hash);
+        let of_account = state.wrong_for_account.as_mut().map_or(0, |buckets| buckets.wait_ms(client, hash, now_ms));
+        // Others at the same address must not keep out somebody who is known there.
+        let of_address = match state.wrong.as_mut() {
+            Some(buckets) if !is_known => buckets.wait_ms(client, (), now_ms),
+            _ => 0,
+        };
+        if of_account.max(of_address) > 0 {
+            drop(state);
+            return Err(match of_account >= of_address {
+                true => self.refusal("too many wrong passwords for this account from your address", of_account),
+                false => self.refusal("too many wrong passwords from your address", of_address),
+            });
+        }
+        // The address's bucket may be empty: what is known there need not wait for it.
+        let _ = state.wrong_for_account.as_mut().map(|buckets| buckets.take(client, hash, now_ms));
+        let is_counted = state.wrong.as_mut().is_some_and(|buckets| buckets.take(client, (), now_ms).is_ok());
+        drop(state);
+        let class = if is_known { Class::Known } else { Class::SignIn };
+        Ok(Attempt { attempts: self, client, account, hash, class, is_counted })
+    }
+
+    /// The account was created from this address.
+    pub(crate) fn signed_up(&self, client: IpAddr, account: UserId) {
+        let hash = self.hash_of(account);
+        self.lock().remember(client, hash);
+    }
+
+    fn refusal(&self, what: &str, wait_ms: u64) -> ApiError {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        let seconds = u32::try_from(wait_ms.div_ceil(1000)).unwrap_or(u32::MAX);
+        ApiError::new(Code::TooManyAttempts, format!("{what}; try again in {seconds} s")).retry_after(seconds)
+    }
+
+    fn hash_of(&self, account: impl Hash) -> AccountHash {
+        self.hasher.hash_one(account)
+    }
+
+    fn ms(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.start).as_millis() as u64
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn is_known(&self, client: IpAddr, account: AccountHash) -> bool {
+        let pair = (Prefix::of(client), account);
+        self.known.iter().any(|known| known.contains(&pair))
+    }
+
+    fn remember(&mut self, client: IpAddr, account: AccountHash) {
+        if self.known[0].len() >= KNOWN_LIMIT {
+            self.known[1] = std::mem::take(&mut self.known[0]);
+        }
+        self.known[0].insert((Prefix::of(client), account));
+    }
+}
+
+/// An attempt to sign in whose password has not been checked yet. If it never is, it counts as a wrong one.
+pub(crate) struct Attempt<'a> {
+    attempts: &'a Attempts,
+    client: IpAddr,
+    account: Option<UserId>,
+    hash: AccountHash,
+    /// The queue for its password.
+    pub(crate) class: Class,
+    /// Whether it has taken one of the address's attempts.
+    is_counted: bool,
+}
+
+impl Attempt<'_> {
+    /// The password was right: the attempt does not count, and the account is known at this address from now on.
+    pub(crate) fn was_right(self) {
+        self.attempts.lock().remember(self.client, self.hash);
+        self.was_not_checked();
+    }
+
+    /// The password was not checked, because the server is overloaded: the attempt does not count.
+    pub(crate) fn was_not_checked(self) {
+        let mut state = self.attempts.lock();
+        if let Some(buckets) = &mut state.wrong_for_account {
+            buckets.give_back(self.client, self.hash);
+        }
+        if let Some(buckets) = state.wrong.as_mut().filter(|_| self.is_counted) {
+            buckets.give_back(self.client, ());
+        }
+    }
+
+    /// The password was wrong.
+    pub(crate) fn was_wrong(self, now: Instant) {
+        self.attempts.failed.fetch_add(1, Ordering::Relaxed);
+        let now_ms = self.attempts.ms(now);
+        let mut state = self.attempts.lock();
+        if !state.log.take(LOG_RATE, now_ms) {
+            state.unlogged += 1;
+            return;
+        }
+        let unlogged = std::mem::take(&mut state.unlogged);
+        drop(state);
+        // What was typed as a name is not logged: people type passwords there.
+        let (address, user) = (self.client, self.account.map_or(0, |id| id.0));
+        match user {
+            0 => tracing::info!(%address, unlogged, "a sign-in failed: there is no such account"),
+            user => tracing::info!(%address, user, unlogged, "a sign-in failed: wrong password"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const ANN: Option<UserId> = Some(UserId(1));
+    const BEN: Option<UserId> = Some(UserId(2));
+
+    fn attempts() -> (Attempts, Instant) {
+        let now = Instant::now();
+        (Attempts::new(&Limits::default(), now), now)
+    }
+
+    /// How many wrong passwords are possible in a row, up to 1,000.
+    fn wrong(attempts: &Attempts, client: IpAddr, account: Option<UserId>, now: Instant) -> usize {
+        let wrong =
+            |_: &usize| attempts.sign_in(client, account, "x", now).map(|attempt| attempt.was_wrong(now)).is_ok();
+        (0..1000).take_while(wrong).count()
+    }
+
+    #[test]
+    fn wrong_passwords_for_one_account_stop_after_ten_at_one_address_only() {
+        let (attempts, now) = attempts();
+        assert_eq!(wrong(&attempts, HERE, ANN, now), 10);
+        let error = attempts.sign_in(HERE, ANN, "ann", now).err().unwrap();
+        assert_eq!((error.code, error.retry_after), (Code::TooManyAttempts, Some(10)));
+        assert_eq!(error.message, "too many wrong passwords for this account from your address; try again in 10 s");
+        assert_eq!(wrong(&attempts, HERE, ANN, now + Duration::from_secs(30)), 3);
+        assert_eq!(wrong(&attempts, HERE, BEN, now), 10, "another account");
+        assert_eq!(wrong(&attempts, THERE, ANN, now), 10, "another address");
+        assert_eq!(wrong(&attempts, HERE, None, now), 10, "an account that does not exist");
+        assert_eq!(attempts.metrics().failed, 43);
+    }
+
+    #[test]
+    fn wrong_passwords_for_many_accounts_stop_after_a_hundred() {
+        let (attempts, now) = attempts();
+        let all: usize = (1..100).map(|id| wrong(&attempts, HERE, Some(UserId(id)), now)).sum();
+        assert_eq!(all, 100);
+        let error = attempts.sign_in(HERE, Some(UserId(99)), "x", now).err().unwrap();
+        assert_eq!(error.message, "too many wrong passwords from your address; try again in 1 s");
+        assert_eq!(wrong(&attempts, HERE, Some(UserId(99)), now + Duration::from_secs(2)), 2);
+    }
+
+    #[test]
+    fn right_passwords_do_not_count() {
+        let (attempts, now) = attempts();
+        for _ in 0..1000 {
+            attempts.sign_in(HERE, ANN, "ann", now).unwrap().was_right();
+            attempts.sign_in(HERE, BEN, "ben", now).unwrap().was_not_checked();
+        }
+        assert_eq!(wrong(&attempts, HERE, ANN, now), 10);
+    }
+
+    #[test]
+    fn somebody_who_is_known_at_an_address_can_sign_in_when_others_have_used_up_its_attempts() {
+        let (attempts, now) = attempts();
+        attempts.sign_in(HERE, ANN, "ann", now).unwrap().was_right();
+        for id in 10..30 {
+            wrong(&attempts, HERE, Some(UserId(id)), now);
+        }
+        assert!(attempts.sign_in(HERE, BEN, "ben", now).is_err());
+        let known = attempts.sign_in(HERE, ANN, "ann", now).unwrap();
+        assert_eq!(known.class, Class::Known);
+        known.was_right();
+        assert!(attempts.sign_in(HERE, BEN, "ben", now).is_err(), "what was not taken is not given back");
+        assert_eq!(wrong(&attempts, HERE, ANN, now), 10, "guesses are not free there either");
+    }
+
+    #[test]
+    fn an_address_may_sign_up_a_hundred_times_and_then_once_a_minute() {
+        let (attempts, now) = attempts();
+        let signed_up = |client, now| (0..1000).filter(|_| attempts.sign_up(client, now).is_ok()).count();
+        assert_eq!(signed_up(HERE, now), 100);
+        assert_eq!(attempts.sign_up(HERE, now).unwrap_err().retry_after, Some(60));
+        assert_eq!(signed_up(HERE, now + Duration::from_secs(60)), 1);
+        assert_eq!(signed_up(THERE, now), 100);
+        assert_eq!(attempts.metrics().refused, 900 + 1 + 999 + 900);
+    }
+
+    #[test]
+    fn the_addresses_that_are_known_are_bounded() {
+        let (attempts, now) = attempts();
+        for id in 1..=(2 * KNOWN_LIMIT as i64 + 1) {
+            attempts.sign_in(HERE, Some(UserId(id)), "x", now).unwrap().was_right();
+        }
+        let state = attempts.lock();
+        assert!(state.known.iter().all(|known| known.len() <= KNOWN_LIMIT));
+        assert!(!state.is_known(HERE, attempts.hash_of(UserId(1))));
+        assert!(state.is_known(HERE, attempts.hash_of(UserId(2 * KNOWN_LIMIT as i64))));
+    }
+
+    #[test]
+    fn limits_of_zero_mean_no_limit() {
+        let limits = Limits {
+            sign_up_rate_per_minute: 0,
+            wrong_password_interval_ms: 0,
+            address_wrong_passwords_interval_ms: 0,
+            ..Limits::default()
+        };
+        let now = Instant::now();
+        let attempts = Attempts::new(&limits, now);
+        assert_eq!(wrong(&attempts, HERE, ANN, now), 1000);
+        assert!((0..1000).all(|_| attempts.sign_up(HERE, now).is_ok()));
+    }
+}
