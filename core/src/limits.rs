@@ -52,6 +52,24 @@ impl Limits {
         (rate.tokens > 0).then_some(rate)
     }
 
+    /// How often one user may change rooms and memberships; `None` means as often as they like.
+    pub fn user_writes_rate(&self) -> Option<Rate> {
+        let rate = Rate::per_minute(self.user_writes_per_minute, self.user_writes_burst_limit);
+        (rate.tokens > 0).then_some(rate)
+    }
+
+    /// How often one user may join rooms; `None` means as often as they like.
+    pub fn joins_rate(&self) -> Option<Rate> {
+        let rate = Rate::per_hour(self.joins_per_hour_limit, self.joins_per_hour_limit);
+        (rate.tokens > 0).then_some(rate)
+    }
+
+    /// How often one user may join the same room; `None` means as often as they like.
+    pub fn rejoins_rate(&self) -> Option<Rate> {
+        let rate = Rate::per_minute(self.rejoins_per_minute, self.rejoin_burst_limit);
+        (rate.tokens > 0).then_some(rate)
+    }
+
     /// How often one client address may sign up; `None` means as often as it likes.
     pub fn sign_up_rate(&self) -> Option<Rate> {
         let rate = Rate::per_minute(self.sign_up_rate_per_minute, self.sign_up_burst_limit);
@@ -211,6 +229,19 @@ limits! {
     publish_rate_per_second = 50, 0..=10_000_000;
     /// Publishes of one user on one shard that may arrive in one burst.
     publish_burst_limit = 500, 1..=10_000_000;
+    /// Changes of rooms and memberships of one user that may arrive in one burst: creating, deleting, joining and
+    /// leaving rooms, adding and removing members.
+    user_writes_burst_limit = 200, 1..=10_000_000;
+    /// Such changes per minute of one user after a burst; 0 means no limit.
+    user_writes_per_minute = 60, 0..=10_000_000;
+    /// Rooms that one user may join within an hour, in one burst or not; 0 means no limit.
+    joins_per_hour_limit = 600, 0..=10_000_000;
+    /// How often one user may join the same room in one burst.
+    rejoin_burst_limit = 5, 1..=10_000_000;
+    /// How often per minute one user may join the same room after a burst; 0 means no limit.
+    rejoins_per_minute = 2, 0..=10_000_000;
+    /// Rooms that one user may own; 0 means no limit.
+    rooms_owned_limit = 1_000, 0..=10_000_000;
     /// The largest member limit that a room can be created with.
     room_size_limit = 100_000, 1..=100_000;
     /// Entries in one page of history, rooms or members.

@@ -81,6 +81,8 @@ codes! {
     EmailTaken = "email_taken", CONFLICT;
     /// A room of this name already exists.
     RoomNameTaken = "room_name_taken", CONFLICT;
+    /// The user owns as many rooms as one user may own.
+    TooManyRooms = "too_many_rooms", CONFLICT;
     /// The room is full.
     RoomFull = "room_full", CONFLICT;
     /// The message that the request refers to does not exist or was deleted.
@@ -176,6 +178,12 @@ impl ApiError {
         ApiError::new(Code::RoomFull, "the room is full")
     }
 
+    /// A request that exceeds a rate, with the time until the next one is possible.
+    pub fn too_often(message: String, wait_ms: u64) -> ApiError {
+        let seconds = u32::try_from(wait_ms.div_ceil(1000)).unwrap_or(u32::MAX);
+        ApiError::new(Code::RateLimited, message).retry_after(seconds)
+    }
+
     /// A valid token of a user who no longer exists.
     pub fn user_gone() -> ApiError {
         ApiError::from(TokenError::Invalid)
@@ -195,6 +203,8 @@ impl ApiError {
             RoomError::NoUser => ApiError::user_gone(),
             RoomError::NotMember => ApiError::not_member(),
             RoomError::NotAllowed(why) => ApiError::new(Code::NotAllowed, format!("not allowed: {why}")),
+            RoomError::TooOften { wait_ms } => ApiError::too_often(error.to_string(), wait_ms),
+            RoomError::TooManyOwned(_) => ApiError::new(Code::TooManyRooms, error.to_string()),
             RoomError::Store(error) => error.into(),
         }
     }
@@ -228,6 +238,7 @@ impl From<JoinError> for ApiError {
             JoinError::NoRoom => ApiError::no_such_room(),
             JoinError::Full => ApiError::room_full(),
             JoinError::NoUser => ApiError::user_gone(),
+            JoinError::TooOften { wait_ms } => ApiError::too_often(error.to_string(), wait_ms),
         }
     }
 }

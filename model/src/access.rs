@@ -104,6 +104,9 @@ pub enum JoinError {
     /// The token's user was deleted.
     #[error("there is no such user")]
     NoUser,
+    /// The user joins rooms more often than allowed.
+    #[error("too many joins; try again in {} s", .wait_ms.div_ceil(1000))]
+    TooOften { wait_ms: u64 },
 }
 
 impl Role {

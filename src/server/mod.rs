@@ -21,7 +21,7 @@ use threads::Threads;
 use tokio::runtime::Runtime;
 use uproar_core::limits::Limits;
 use uproar_http::Tokens;
-use uproar_store::{DataFolder, OpenOptions, Revocation, SharedStore};
+use uproar_store::{DataFolder, OpenOptions, Revocation, SharedStore, WriteRates};
 
 /// How long threads that still block get to finish when the process ends.
 const BLOCKED_THREADS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -44,7 +44,8 @@ pub fn run(options: &Options) -> Result<()> {
         let mut signals = Signals::catch()?;
         let timeout = Duration::from_millis(limits.store_timeout_ms);
         let lanes = usize::from(options.lanes);
-        let open = OpenOptions { lanes, call_timeout: timeout, ..OpenOptions::default() };
+        let rates = write_rates(&limits);
+        let open = OpenOptions { lanes, call_timeout: timeout, rates, ..OpenOptions::default() };
         let store = tokio::select! {
             opened = uproar_store::open(&url, &folder, open) => opened?,
             signal = signals.next() => {
@@ -119,6 +120,15 @@ impl<'a> Setup<'a> {
     fn core_of(&self, shard: usize, cores: &[usize]) -> Option<usize> {
         let is_pinned = usize::from(self.shards) <= available_cores();
         is_pinned.then(|| cores.get(shard).copied()).flatten()
+    }
+}
+
+fn write_rates(limits: &Limits) -> WriteRates {
+    WriteRates {
+        writes: limits.user_writes_rate(),
+        joins: limits.joins_rate(),
+        joins_of_one_room: limits.rejoins_rate(),
+        rooms_owned: Some(limits.rooms_owned_limit).filter(|limit| *limit > 0),
     }
 }
 

@@ -1,6 +1,7 @@
 //! [`Store`] on either database: how a call gets a connection, a transaction and a deadline.
 
 use crate::admission::{self, PendingJoin, Verdict};
+use crate::allowance::{Allowances, TakenJoin, UsedUp};
 use crate::check::{is_storable, require_storable};
 use crate::connection::DbConnection;
 use crate::error::{AppendError, CreateUserError, RoomError, StoreError};
@@ -63,6 +64,9 @@ impl Backend {
 
 pub(crate) struct Database {
     calls: Arc<Calls>,
+    allowances: Allowances,
+    /// Rooms that one user may own.
+    rooms_owned_limit: Option<u64>,
     /// Deletes what deleted rooms left behind.
     sweeper: Mutex<Option<JoinHandle<()>>>,
 }
@@ -86,7 +90,9 @@ impl Database {
             closing: Notify::new(),
         });
         let sweeper = tokio::spawn(Arc::clone(&calls).sweep());
-        Database { calls, sweeper: Mutex::new(Some(sweeper)) }
+        let rooms_owned_limit = options.rates.rooms_owned;
+        let allowances = Allowances::new(options.rates);
+        Database { calls, allowances, rooms_owned_limit, sweeper: Mutex::new(Some(sweeper)) }
     }
 }
 
@@ -200,15 +206,20 @@ impl Store for Database {
         let verdicts = self.calls.read(async |db| admission::judge(db, self.calls.generation(), wanted).await).await?;
         let mut answers = Vec::with_capacity(wanted.len());
         let mut joins = Vec::new();
-        for (index, (verdict, (_, user))) in verdicts.into_iter().zip(wanted).enumerate() {
+        let mut taken: Vec<(usize, TakenJoin)> = Vec::new();
+        for (index, (verdict, (room_name, user))) in verdicts.into_iter().zip(wanted).enumerate() {
             answers.push(match verdict {
                 Verdict::Admitted(admission) => Ok(admission),
                 Verdict::Refused(why) => Err(why),
-                Verdict::MayJoin { room, epoch } => {
-                    joins.push(PendingJoin { room, user: *user, epoch, index });
-                    // Replaced below.
-                    Err(JoinError::NoRoom)
-                }
+                Verdict::MayJoin { room, epoch } => match self.allowances.take_join(*user, room_name) {
+                    Ok(join) => {
+                        taken.push((index, join));
+                        joins.push(PendingJoin { room, user: *user, epoch, index });
+                        // Replaced below.
+                        Err(JoinError::NoRoom)
+                    }
+                    Err(UsedUp(wait_ms)) => Err(JoinError::TooOften { wait_ms }),
+                },
             });
         }
         joins.sort_unstable_by_key(|join| (join.room, join.user, join.index));
@@ -216,6 +227,11 @@ impl Store for Database {
             let joined = self.calls.write(async |db| admission::join_all(db, joins).await).await?;
             for (join, answer) in joins.iter().zip(joined) {
                 answers[join.index] = answer;
+            }
+        }
+        for (index, join) in taken {
+            if !matches!(&answers[index], Ok(admission) if admission.joined) {
+                self.allowances.give_back(join);
             }
         }
         Ok(answers)
@@ -289,7 +305,9 @@ impl Store for Database {
 
     async fn create_room(&self, room: NewRoom) -> Result<Room, RoomError> {
         require_storable(&[&room.name, &room.title])?;
-        self.calls.write(async |db| rooms::create(db, self.calls.generation(), &room).await).await
+        self.allowances.take_write(room.owner)?;
+        let limit = self.rooms_owned_limit;
+        self.calls.write(async |db| rooms::create(db, self.calls.generation(), &room, limit).await).await
     }
 
     async fn room(&self, name: &str, viewer: UserId) -> Result<Option<Room>, StoreError> {
@@ -314,12 +332,24 @@ impl Store for Database {
 
     async fn join(&self, name: &str, user: UserId) -> Result<Join, RoomError> {
         require_room_name(name)?;
-        self.calls.write(async |db| rooms::join_by_name(db, self.calls.generation(), name, user).await).await
+        // For a member nothing changes, so nothing needs to be written.
+        let room = self.room(name, user).await?.ok_or(RoomError::NoRoom)?;
+        if room.role.is_some() {
+            return Ok(Join { room, joined: false });
+        }
+        let taken = self.allowances.take_join(user, name)?;
+        let joined =
+            self.calls.write(async |db| rooms::join_by_name(db, self.calls.generation(), name, user).await).await;
+        if matches!(&joined, Ok(join) if !join.joined) {
+            self.allowances.give_back(taken);
+        }
+        joined
     }
 
     async fn remove_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<Removal, RoomError> {
         require_room_name(name)?;
         require_user_key(member_key)?;
+        self.allowances.take_write(actor)?;
         self.calls
             .write(async |db| rooms::remove_member(db, self.calls.generation(), name, actor, member_key).await)
             .await
@@ -328,6 +358,7 @@ impl Store for Database {
     async fn add_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<Addition, RoomError> {
         require_room_name(name)?;
         require_user_key(member_key)?;
+        self.allowances.take_addition(actor, name, member_key)?;
         self.calls.write(async |db| rooms::add_member(db, name, actor, member_key).await).await
     }
 
@@ -344,6 +375,7 @@ impl Store for Database {
 
     async fn delete_room(&self, name: &str, actor: UserId) -> Result<RoomId, RoomError> {
         require_room_name(name)?;
+        self.allowances.take_write(actor)?;
         let deleted = self.calls.write(async |db| rooms::delete(db, name, actor).await).await;
         // Even after an error: the deletion may have been committed.
         self.calls.room_deleted.notify_one();

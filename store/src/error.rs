@@ -1,5 +1,7 @@
 //! What can go wrong: one variant for each case that callers handle differently.
 
+use crate::allowance::UsedUp;
+
 /// The database failed, or its answer made no sense. The text is for the log and never holds a secret.
 #[derive(Debug, thiserror::Error)]
 #[error("database: {0}")]
@@ -47,6 +49,11 @@ pub enum RoomError {
     NotMember,
     #[error("not allowed: {0}")]
     NotAllowed(&'static str),
+    /// The user changes rooms or memberships more often than allowed. Nothing was changed.
+    #[error("too many changes of rooms and memberships; try again in {} s", .wait_ms.div_ceil(1000))]
+    TooOften { wait_ms: u64 },
+    #[error("you own {0} rooms, which is as many as allowed; delete one that nobody needs")]
+    TooManyOwned(u64),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -55,6 +62,12 @@ pub enum RoomError {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct OpenError(pub String);
+
+impl From<UsedUp> for RoomError {
+    fn from(UsedUp(wait_ms): UsedUp) -> RoomError {
+        RoomError::TooOften { wait_ms }
+    }
+}
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> StoreError {

@@ -8,7 +8,7 @@
 //! | layer | modules |
 //! | --- | --- |
 //! | entry points | `tools`, `open` |
-//! | the trait on either database | `database` |
+//! | the trait on either database | `database`, `allowance` |
 //! | the two databases | `sqlite`, `postgres` |
 //! | queries that run on both | `admission`, `rooms`, `markers`, `history`, `users` |
 //! | what these need | `connection`, `generation`, `migrations`, `check` |
@@ -20,6 +20,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod admission;
+mod allowance;
 mod check;
 mod connection;
 mod data_folder;
@@ -44,6 +45,7 @@ pub mod testing;
 pub mod tools;
 mod users;
 
+pub use allowance::WriteRates;
 pub use data_folder::DataFolder;
 pub use error::{AppendError, CreateUserError, OpenError, RoomError, StoreError};
 pub use objects::{

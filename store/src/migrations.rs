@@ -8,11 +8,15 @@ use sqlx::migrate::{MigrateError, Migrator};
 /// is compared with the one that the database recorded.
 type Migration = (i64, &'static str, &'static str);
 
-pub(crate) const SQLITE: &[Migration] = &[(1, "first", include_str!("../../migrations/sqlite/0001_first.sql"))];
+pub(crate) const SQLITE: &[Migration] = &[
+    (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
+    (4, "rooms", include_str!("../../migrations/sqlite/0004_rooms.sql")),
+];
 
 pub(crate) const POSTGRES: &[Migration] = &[
     (1, "first", include_str!("../../migrations/postgres/0001_first.sql")),
     (2, "append", include_str!("../../migrations/postgres/0002_append.sql")),
+    (5, "rooms", include_str!("../../migrations/postgres/0005_rooms.sql")),
 ];
 
 pub(crate) fn migrator(migrations: &[Migration]) -> Migrator {
@@ -25,7 +29,7 @@ pub(crate) fn migrator(migrations: &[Migration]) -> Migrator {
 
 /// Why the schema of the database at `address` can't be used. `migrations`: those that this build knows.
 pub(crate) fn migration_failed(error: &MigrateError, address: &str, migrations: &[Migration]) -> OpenError {
-    let newest = migrations.len();
+    let newest = migrations.last().map_or(0, |(version, ..)| *version);
     OpenError(match error {
         MigrateError::VersionMissing(version) => format!(
             "the database {address} has schema version {version}, but this uproar knows only versions up to \

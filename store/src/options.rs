@@ -1,5 +1,6 @@
 //! Which database a store uses, and how.
 
+use crate::allowance::WriteRates;
 use crate::error::OpenError;
 use sqlx::postgres::PgConnectOptions;
 use std::fmt;
@@ -88,6 +89,8 @@ pub struct OpenOptions {
     pub acquire_timeout: Duration,
     /// The time limit for the database to answer a call that has its connection.
     pub call_timeout: Duration,
+    /// How often each user may change rooms and memberships.
+    pub rates: WriteRates,
 }
 
 impl Default for OpenOptions {
@@ -98,6 +101,7 @@ impl Default for OpenOptions {
             open_timeout: Duration::from_secs(15),
             acquire_timeout: Duration::from_secs(3),
             call_timeout: Duration::from_secs(10),
+            rates: WriteRates::default(),
         }
     }
 }

@@ -32,7 +32,17 @@ pub(crate) async fn create(
     db: &mut DbConnection,
     generation: DatabaseGeneration,
     room: &NewRoom,
+    owned_limit: Option<u64>,
 ) -> Result<Room, RoomError> {
+    if let Some(limit) = owned_limit {
+        let sql =
+            "SELECT count(*) FROM (SELECT 1 FROM rooms WHERE created_by = $1 AND name IS NOT NULL LIMIT $2) owned";
+        let args = [Arg::Int(room.owner.0), Arg::Int(i64::try_from(limit).unwrap_or(i64::MAX))];
+        let owned = db.optional::<(i64,)>(sql, &args).await?.map_or(0, |(owned,)| owned.unsigned_abs());
+        if owned >= limit {
+            return Err(RoomError::TooManyOwned(limit));
+        }
+    }
     let now = db.now().await?;
     let epoch = random_word()?;
     // The column of the size has 31 bits.
@@ -177,6 +187,7 @@ impl From<JoinError> for RoomError {
             JoinError::NoRoom => RoomError::NoRoom,
             JoinError::Full => RoomError::Full,
             JoinError::NoUser => RoomError::NoUser,
+            JoinError::TooOften { wait_ms } => RoomError::TooOften { wait_ms },
         }
     }
 }

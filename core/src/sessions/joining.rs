@@ -31,6 +31,8 @@ pub(crate) enum Denied {
     SignedOut,
     /// The position does not exist, and the client wants an error then.
     Unrecoverable,
+    /// The user joins rooms more often than allowed.
+    TooManyJoins,
     Overloaded,
     Unavailable,
 }
@@ -43,6 +45,7 @@ impl Denied {
             Denied::RoomFull => (409, "room_full"),
             Denied::NoUser | Denied::SignedOut => (401, "token_invalid"),
             Denied::Unrecoverable => (409, "unrecoverable_position"),
+            Denied::TooManyJoins => (429, "rate_limited"),
             Denied::Overloaded => (503, "overloaded"),
             Denied::Unavailable => (503, "unavailable"),
         };
@@ -56,6 +59,7 @@ impl Denied {
             Denied::RoomFull => protocol::LIMIT_EXCEEDED,
             Denied::NoUser | Denied::SignedOut => protocol::PERMISSION_DENIED,
             Denied::Unrecoverable => protocol::UNRECOVERABLE_POSITION,
+            Denied::TooManyJoins => protocol::TOO_MANY_REQUESTS,
             Denied::Overloaded | Denied::Unavailable => protocol::INTERNAL,
         };
         ProtocolError::new(code, self.text())
@@ -64,6 +68,7 @@ impl Denied {
     fn text(self) -> String {
         match self {
             Denied::NoRoom => "there is no such room".into(),
+            Denied::TooManyJoins => "you join rooms too often; try again later (joins_per_hour_limit)".into(),
             Denied::RoomFull => "the room is full".into(),
             Denied::NoUser => TokenError::Invalid.to_string(),
             Denied::SignedOut => "the token's user has signed out; sign in again".into(),
@@ -148,6 +153,7 @@ impl Shard {
                     JoinError::NoRoom => Denied::NoRoom,
                     JoinError::Full => Denied::RoomFull,
                     JoinError::NoUser => Denied::NoUser,
+                    JoinError::TooOften { .. } => Denied::TooManyJoins,
                 };
                 self.deny(slot, joiner, denied, host);
             }

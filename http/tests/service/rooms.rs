@@ -1,8 +1,10 @@
 //! Rooms and their members.
 
-use crate::support::server;
+use crate::support::{server, server_with_rates};
 use serde_json::json;
 use uproar_model::Kind;
+use uproar_model::fairness::Rate;
+use uproar_store::WriteRates;
 
 #[tokio::test]
 async fn a_room_is_created() {
@@ -259,4 +261,42 @@ async fn users_who_join_or_leave_are_notified() {
     bob.call("/rooms/lobby/leave").await.assert_error(403, "not_member", None);
     cid.call("/rooms/nowhere/leave").await.assert_error(404, "no_such_room", None);
     assert_eq!(server.notified(), []);
+}
+
+#[tokio::test]
+async fn a_user_who_changes_rooms_too_often_is_refused() {
+    let rates = WriteRates { writes: Some(Rate::per_minute(1, 3)), rooms_owned: Some(2), ..WriteRates::default() };
+    let server = server_with_rates(rates).await;
+    let (mut ann, mut ben) = (server.sign_up("ann").await, server.sign_up("ben").await);
+    for name in ["first", "second"] {
+        ann.post("/user/createroom", json!({"name": name})).await.expect(201);
+    }
+    ann.post("/user/createroom", json!({"name": "third"})).await.assert_error(409, "too_many_rooms", None);
+    let refused = ann.delete("/rooms/first").await;
+    refused.assert_error(429, "rate_limited", None);
+    assert!(matches!(refused.header("retry-after").unwrap().parse(), Ok(1..=60)));
+    for (method, path) in [("POST", "/rooms/second/join"), ("DELETE", "/rooms/second/members/ben")] {
+        ann.request(method, path, &[], None).await.assert_error(429, "rate_limited", None);
+    }
+    ann.post("/rooms/second/members", json!({"username": "ben"})).await.assert_error(429, "rate_limited", None);
+    // Others and reading are not affected.
+    ben.call("/rooms/second/join").await.expect(200);
+    ann.get("/rooms/second").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_user_can_join_and_leave_a_room_only_a_few_times() {
+    let rates = WriteRates { joins_of_one_room: Some(Rate::per_minute(1, 2)), ..WriteRates::default() };
+    let server = server_with_rates(rates).await;
+    let (mut ann, mut ben) = (server.sign_up("ann").await, server.sign_up("ben").await);
+    for name in ["lobby", "kitchen"] {
+        ann.post("/user/createroom", json!({"name": name})).await.expect(201);
+    }
+    for _ in 0..2 {
+        ben.call("/rooms/lobby/join").await.expect(200);
+        ben.call("/rooms/lobby/join").await.expect(200);
+        ben.call("/rooms/lobby/leave").await.expect(200);
+    }
+    ben.call("/rooms/lobby/join").await.assert_error(429, "rate_limited", None);
+    ben.call("/rooms/kitchen/join").await.expect(200);
 }

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use uproar_http::passwords::PasswordPool;
 use uproar_http::{Adopted, Chat, PasswordCost, PublishError, PublishRequest, Service, Settings, SharedChat, Tokens};
 use uproar_model::{Item, Kind, Outcome, Publication, Revocation, RoomId, Stored, UserEvent, UserId};
-use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, SharedStore};
+use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, SharedStore, WriteRates};
 
 /// A chat that records calls and behaves as the test sets it up.
 pub struct FakeChat {
@@ -122,18 +122,24 @@ pub fn settings() -> Settings {
 }
 
 pub async fn server_with(settings: Settings) -> Server {
-    start(settings, None).await
+    start(settings, None, WriteRates::default()).await
 }
 
 pub async fn server_with_passwords(settings: Settings, passwords: PasswordPool) -> Server {
-    start(settings, Some(passwords)).await
+    start(settings, Some(passwords), WriteRates::default()).await
 }
 
-async fn start(settings: Settings, passwords: Option<PasswordPool>) -> Server {
+/// A server whose users may write only so often.
+pub async fn server_with_rates(rates: WriteRates) -> Server {
+    start(settings(), None, rates).await
+}
+
+async fn start(settings: Settings, passwords: Option<PasswordPool>, rates: WriteRates) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let data = DataFolder::open(folder.path().join("data")).unwrap();
     let url = DatabaseUrl::Sqlite(data.database_path());
-    let store = uproar_store::open(&url, &data, OpenOptions::default()).await.unwrap();
+    let options = OpenOptions { rates, ..OpenOptions::default() };
+    let store = uproar_store::open(&url, &data, options).await.unwrap();
     let (adopt, adopted) = mpsc::unbounded_channel();
     let chat = Arc::new(FakeChat {
         store: Arc::clone(&store),
