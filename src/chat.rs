@@ -161,10 +161,11 @@ impl uproar_http::Chat for Chat {
     }
 
     fn adopt(&self, connection: uproar_http::Adopted) {
-        let uproar_http::Adopted { socket, peer, head, rest } = connection;
+        let uproar_http::Adopted { socket, peer, bytes } = connection;
         let shard = self.next_shard.fetch_add(1, Ordering::Relaxed) % usize::from(self.shards);
-        if self.handle.adopt(shard, Adopted { stream: socket, peer, head, rest }).is_err() {
-            tracing::warn!("a shard's queue of upgraded connections is full; one was closed");
+        if let Err(left) = self.handle.adopt(shard, Adopted { stream: socket, peer, bytes }) {
+            tracing::warn!("a shard's queue of connections is full; one was answered with 503");
+            driver::input::reject(left.stream.into());
         }
     }
 

@@ -53,6 +53,8 @@ impl Host for Effects {
         self.aborted.push(slot);
     }
 
+    fn half_close(&mut self, _: Slot) {}
+
     fn log_first(&mut self, what: Refused, code: u16) {
         panic!("nothing should be refused or closed here: {what:?} {code}");
     }
@@ -161,7 +163,7 @@ impl Server {
 
     /// Disconnects a client.
     pub fn disconnect(&mut self, slot: Slot) {
-        self.shard.peer_closed(NOW, slot, &mut self.host);
+        self.shard.failed(NOW, slot, &mut self.host);
         assert_eq!(self.host.aborted.pop(), Some(slot));
         self.shard.freed(slot);
         self.run();

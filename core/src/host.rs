@@ -34,6 +34,10 @@ pub trait Host {
     /// completed, the driver closes it and calls `Shard::freed`. Called at most once per connection.
     fn abort(&mut self, slot: Slot);
 
+    /// Shuts down the sending half of this connection's socket: everything has been written. The connection is read
+    /// until its client closes the other half. Called at most once per connection.
+    fn half_close(&mut self, slot: Slot);
+
     /// Something was refused or closed for a reason that has not occurred before, which is worth one line in a log. The
     /// metrics count how often it occurs after that.
     fn log_first(&mut self, what: Refused, code: u16);

@@ -142,6 +142,8 @@ limits! {
     /// The longest message sent to a client. Longer recoveries are split, and longer histories are shortened. Some SDKs
     /// accept no more than 1 MiB.
     outbound_message_limit_bytes = 256 * KIB, 4 * KIB..=16 * MIB;
+    /// Bytes of pongs that may wait for one connection. Beyond that, only the latest ping is answered.
+    pongs_limit_bytes = 4 * KIB, 1..=MIB;
     /// The kernel's send buffer of each connection.
     socket_send_buffer_bytes = 128 * KIB, 64 * KIB..=64 * MIB;
     /// How long a write may make no progress before the connection is aborted.

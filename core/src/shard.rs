@@ -3,7 +3,7 @@
 
 use crate::buffer::Slice;
 use crate::config::ShardConfig;
-use crate::connections::{Connections, Phase, Users};
+use crate::connections::{Connections, Phase, Then, Users};
 use crate::context::Context;
 use crate::feeds::{Feeds, Received};
 use crate::homes::Homes;
@@ -13,7 +13,7 @@ use crate::message::{Caller, Channel, Endpoint, Message, Requester, StoreReply};
 use crate::metrics::ShardMetrics;
 use crate::protocol::CloseReason;
 use crate::protocol::centrifuge::Encoding;
-use crate::websocket::{Event, UpgradeRequest, frame};
+use crate::websocket::{Event, Refusal, UpgradeRequest, frame};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -74,6 +74,12 @@ impl Shard {
         self.deliver_own(host);
     }
 
+    /// The request head is complete and asks for a WebSocket that can't be granted. The answer comes through `outgoing`.
+    pub fn refused(&mut self, now: Now, slot: Slot, refusal: &Refusal, host: &mut impl Host) {
+        self.cx.begin(now);
+        self.reject(slot, refusal, host);
+    }
+
     /// The socket was handed over to the HTTP service before it asked for a WebSocket. The slot is free immediately.
     pub fn handed_over(&mut self, slot: Slot) {
         self.connections[slot].phase = Phase::Aborted;
@@ -96,7 +102,7 @@ impl Shard {
             Phase::Head => true,
             Phase::Connecting(ref connecting) => connecting.authenticating.is_none(),
             Phase::Open(_) | Phase::Echo => !connection.is_paused,
-            Phase::Closing { then_abort, .. } => !then_abort,
+            Phase::Closing { then, .. } => then != Then::Abort,
         }
     }
 
@@ -105,7 +111,7 @@ impl Shard {
     pub fn outgoing(&mut self, slot: Slot, slices: &mut Vec<Slice>) {
         let connection = &mut self.connections[slot];
         if !matches!(connection.phase, Phase::Vacant | Phase::Aborted) {
-            connection.outbound.next(slices);
+            connection.outbound.next(&self.cx.meter, slices);
         }
     }
 
@@ -141,15 +147,36 @@ impl Shard {
             {
                 self.resume(slot, host);
             }
-            Phase::Closing { then_abort: true, .. } if connection.outbound.is_empty() => self.abort(slot, host),
+            Phase::Closing { then: Then::Abort, .. } if connection.outbound.is_empty() => self.abort(slot, host),
+            Phase::Closing { then: Then::HalfClose, .. } if connection.outbound.is_empty() => host.half_close(slot),
             // Nearly all writes end here: nothing waited for them, so there is nothing to deliver either.
             _ => return,
         }
         self.deliver_own(host);
     }
 
-    /// The client closed its side, or the socket failed.
+    /// The client has closed its sending half. It may still read, so what waits for it is written before the connection
+    /// is closed. Called when everything before it has been passed on.
     pub fn peer_closed(&mut self, now: Now, slot: Slot, host: &mut impl Host) {
+        self.cx.begin(now);
+        match self.connections[slot].phase {
+            Phase::Connecting(_) | Phase::Open(_) | Phase::Echo | Phase::Closing { .. } => {
+                let connection = &mut self.connections[slot];
+                if !connection.replies.is_empty() {
+                    connection.enqueue_replies(now.ms, &self.cx.meter);
+                }
+                self.leave_channels(slot);
+                self.abort_when_written(slot, host);
+                host.wake(slot);
+            }
+            // During a handshake the connection is not read.
+            Phase::Vacant | Phase::Head | Phase::Handshake(_) | Phase::Aborted => self.abort(slot, host),
+        }
+        self.deliver_own(host);
+    }
+
+    /// The socket failed: nothing can be read or written any more.
+    pub fn failed(&mut self, now: Now, slot: Slot, host: &mut impl Host) {
         self.cx.begin(now);
         self.abort(slot, host);
         self.deliver_own(host);
@@ -220,7 +247,9 @@ impl Shard {
         for slot in self.connections.slots() {
             match &mut self.connections[slot].phase {
                 Phase::Head => self.abort(slot, host),
-                Phase::Handshake(_) => self.reject(slot, 503, "unavailable", "the server is stopping", host),
+                Phase::Handshake(_) => {
+                    self.reject(slot, &Refusal::new(503, "unavailable", "the server is stopping"), host);
+                }
                 Phase::Echo | Phase::Connecting(_) => self.close(slot, CloseReason::GOING_AWAY, host),
                 // A connection with publishes under way is closed when they are answered.
                 Phase::Open(session) if session.outstanding == 0 => self.close_soon(slot),
@@ -420,8 +449,8 @@ impl Shard {
         connection.pinged_ms = None;
         match (event, &connection.phase) {
             (_, Phase::Vacant | Phase::Aborted | Phase::Head | Phase::Handshake(_)) => {}
-            (Event::Close { code, .. }, Phase::Closing { then_abort: false, owes_close, .. }) => {
-                if *owes_close {
+            (Event::Close { code, .. }, Phase::Closing { then: then @ (Then::AwaitClose | Then::AnswerClose), .. }) => {
+                if *then == Then::AnswerClose {
                     let answer = Slice::own(&self.cx.meter, answer_to_close(code));
                     self.connections[slot].enqueue(self.cx.now.ms, answer);
                     host.wake(slot);
@@ -430,16 +459,16 @@ impl Shard {
             }
             (_, Phase::Closing { .. }) => {}
             (Event::Ping(payload), _) => {
-                let pong = Slice::own(&self.cx.meter, frame::pong(payload));
-                self.connections[slot].enqueue_pong(self.cx.now.ms, pong);
+                let limit = self.cx.limits().pongs_limit_bytes as usize;
+                self.connections[slot].enqueue_pong(self.cx.now.ms, payload, limit);
                 self.connections.written(&self.cx, slot, host);
             }
             (Event::Pong(_), _) => {}
             (Event::Close { code, .. }, _) => {
-                self.close_with(slot, answer_to_close(code), self.cx.limits().close_timeout_ms, host);
+                self.close_with(slot, answer_to_close(code), Then::Abort, self.cx.limits().close_timeout_ms, host);
                 self.abort_when_written(slot, host);
             }
-            (Event::Violation { code, reason }, _) => self.close(slot, CloseReason { code, reason }, host),
+            (Event::Violation { code, reason }, _) => self.fail(slot, CloseReason { code, reason }, host),
             (Event::Text(text), Phase::Echo) => self.echo(slot, true, text.as_bytes(), host),
             (Event::Binary(bytes), Phase::Echo) => self.echo(slot, false, bytes, host),
             (Event::Text(text), Phase::Open(_) | Phase::Connecting(_)) => match connection.encoding() {

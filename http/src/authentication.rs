@@ -45,14 +45,14 @@ impl FromRequestParts<Arc<App>> for Refreshing {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Refreshing, ApiError> {
         let now = now_unix_s();
         let cookie = cookie::token(app, &parts.headers);
-        if !parts.headers.contains_key(header::AUTHORIZATION) {
+        let Some(token) = bearer(&parts.headers) else {
             let claims = app.tokens.verify_session(cookie?.ok_or_else(token_missing)?, now)?;
             let account = current_account(app, &claims).await?;
             return Ok(Refreshing { account, has_cookie: true });
-        }
+        };
         // The header overrides the cookie, which may belong to another user who signed in in another tab.
         let valid_at = now.saturating_sub(app.settings.limits.expired_grace_ms / 1000);
-        let auth = authenticate_at(app, bearer(&parts.headers).ok_or_else(token_missing)?, valid_at).await?;
+        let auth = authenticate_at(app, token, valid_at).await?;
         let account = auth.account(app).await?;
         let session = cookie.ok().flatten().and_then(|token| app.tokens.verify_session(token, now).ok());
         let has_cookie = session.is_some_and(|claims| claims.user == Some(account.id));
@@ -64,10 +64,9 @@ pub(crate) fn token_missing() -> ApiError {
     ApiError::new(Code::TokenMissing, "this call needs a token: send `Authorization: Bearer <token>`")
 }
 
-/// The token in the `Authorization` header.
+/// The token in the `Authorization` headers.
 pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let authorization = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    bearer_token(authorization).filter(|token| !token.is_empty())
+    bearer_token(headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| value.to_str().ok()))
 }
 
 /// Verifies a token and checks that it has not been revoked.

@@ -1,6 +1,5 @@
 //! The running chat, as the HTTP service sees it.
 
-use bytes::Bytes;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use uproar_model::{Offset, Publication, Refusal, Revocation, RoomId, Stored, User, UserEvent, UserId};
@@ -27,7 +26,7 @@ pub trait Chat: Send + Sync + 'static {
     /// The latest revocation of the user's tokens that is held in memory. Checked on each authenticated call.
     fn revocation(&self, user: UserId) -> Option<Revocation>;
 
-    /// Takes over a connection that hyper owned until its WebSocket upgrade was answered with 101.
+    /// Takes over a connection that hyper owned until a request on it asked for a WebSocket.
     fn adopt(&self, connection: Adopted);
 
     /// Why the chat can't serve: it is draining, or the database does not answer the lanes. `None` if it can serve.
@@ -62,16 +61,14 @@ pub enum PublishError {
     Overloaded,
 }
 
-/// A socket after its 101, with everything that a shard needs to continue as if it had read the request itself.
+/// A socket with a request for a WebSocket that is not answered yet.
 #[derive(Debug)]
 pub struct Adopted {
     /// In non-blocking mode and registered with no runtime.
     pub socket: TcpStream,
     pub peer: SocketAddr,
-    /// The request head, `GET …\r\n…\r\n\r\n`.
-    pub head: Vec<u8>,
-    /// Bytes that the client sent after the head.
-    pub rest: Bytes,
+    /// The request's head, `GET …\r\n…\r\n\r\n`, and what the client sent after it.
+    pub bytes: Vec<u8>,
 }
 
 /// The chat as everything in this crate holds it.

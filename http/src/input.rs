@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use uproar_core::limits::Limits;
@@ -87,10 +87,6 @@ impl FromRequestParts<Arc<App>> for UsernameKey {
         folded_parameter(parts, app, "username").await.map(UsernameKey)
     }
 }
-
-/// The other end of the TCP connection, which may be a proxy.
-#[derive(Clone, Copy)]
-pub(crate) struct PeerAddress(pub SocketAddr);
 
 /// The client's address, as far as trusted proxies report it.
 #[derive(Clone, Copy)]

@@ -3,30 +3,33 @@
 use crate::app::{App, Port, Route};
 use crate::assets::Assets;
 use crate::attempts::Attempts;
-use crate::chat::SharedChat;
+use crate::chat::{Adopted, SharedChat};
 use crate::errors::{ApiError, Code};
-use crate::input::{ClientAddress, PeerAddress, ViaHttps};
+use crate::input::{ClientAddress, ViaHttps};
 use crate::passwords::{self, Argon2id, PasswordPool};
 use crate::rate::RateLimiter;
 use crate::settings::Settings;
 use crate::socket::Socket;
 use crate::tokens::Tokens;
+use crate::upgrade::HandBack;
 use crate::{accounts, addresses, messages, operations, page, rooms, upgrade};
 use axum::Router;
 use axum::body::Body;
 use axum::handler::Handler;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::http1::{self, Parts};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -143,18 +146,39 @@ impl Service {
         // Responses are written whole, so waiting for the previous acknowledgement would only delay them.
         let _ = stream.set_nodelay(true);
         let socket = Socket::new(stream, prefix, Duration::from_millis(limits.write_timeout_ms));
-        let service = service_fn(move |request: Request<Incoming>| {
-            let service = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(service.respond(port, peer, request).await) }
-        });
+        let flushed = socket.flushed();
+        let hand_back = Arc::new(HandBack::default());
+        let app = Arc::clone(&self.app);
+        let service = {
+            let hand_back = Arc::clone(&hand_back);
+            service_fn(move |request: Request<Incoming>| {
+                let service = Arc::clone(&self);
+                let is_taken = port == Port::Main && hand_back.takes(&request);
+                async move {
+                    if is_taken {
+                        // The connection is taken from hyper before it can be answered.
+                        return std::future::pending().await;
+                    }
+                    Ok::<_, Infallible>(service.respond(port, peer, request).await)
+                }
+            })
+        };
         let head_limit = (limits.head_limit_bytes as usize).max(HEAD_LIMIT_MIN_BYTES);
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(Duration::from_millis(limits.head_timeout_ms))
             .max_header_size(head_limit)
             .max_buf_size(head_limit)
-            .serve_connection(socket, service)
-            .with_upgrades();
+            // A client may close its sending half after its request, and read the answer.
+            .half_close(true)
+            .serve_connection(socket, service);
+        // Serves until the connection closes, or a request asks for a WebSocket and all answers before it are written.
+        let mut upgrade = None;
+        let mut serve = poll_fn(|cx| {
+            let served = Pin::new(&mut connection).poll(cx);
+            upgrade = upgrade.take().or_else(|| hand_back.head());
+            if upgrade.is_some() && flushed.is_true() { Poll::Ready(Ok(())) } else { served }
+        });
 
         let served = {
             let mut draining = pin!(async {
@@ -163,7 +187,7 @@ impl Service {
             tokio::select! {
                 // The connection comes first, so that a request that arrived before the drain is answered.
                 biased;
-                served = &mut connection => served,
+                served = &mut serve => served,
                 () = &mut draining => {
                     Pin::new(&mut connection).graceful_shutdown();
                     let timeout = Duration::from_millis(limits.request_drain_timeout_ms);
@@ -180,9 +204,10 @@ impl Service {
         if let Err(error) = served {
             tracing::debug!(%peer, %error, "connection failed");
         }
-        // `None` if the socket became a WebSocket.
-        if let Some(parts) = connection.into_parts() {
-            parts.io.linger(Duration::from_millis(limits.linger_timeout_ms)).await;
+        let Parts { io, read_buf, .. } = connection.into_parts();
+        match upgrade {
+            Some(head) => hand_back_to_shard(&app, io, peer, head, &read_buf),
+            None => io.linger(Duration::from_millis(limits.linger_timeout_ms)).await,
         }
     }
 
@@ -193,7 +218,6 @@ impl Service {
         let via_https = addresses::is_via_https(peer.ip(), request.headers(), proxies);
         request.extensions_mut().insert(ClientAddress(client));
         request.extensions_mut().insert(ViaHttps(via_https));
-        request.extensions_mut().insert(PeerAddress(peer));
         request.extensions_mut().insert(port);
         // Only the path is logged: a query can contain a token.
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
@@ -201,6 +225,13 @@ impl Service {
             Port::Main => self.main.clone(),
             Port::Admin => self.admin.clone(),
         };
+        if !has_plain_framing(request.headers()) {
+            let message = "the only Transfer-Encoding that this server reads is a single 'chunked'";
+            let mut response = ApiError::new(Code::BadRequest, message).into_response();
+            // Where the next request begins is uncertain.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            return response;
+        }
         let response = router.oneshot(request.map(Body::new));
         let timeout = Duration::from_millis(self.app.settings.limits.request_timeout_ms);
         let mut response = match tokio::time::timeout(timeout, response).await {
@@ -228,6 +259,28 @@ impl Service {
             "answered"
         );
         response
+    }
+}
+
+/// Gives a connection to a shard, with a request that is not answered and the bytes after it that have been read.
+fn hand_back_to_shard(app: &App, socket: Socket, peer: SocketAddr, mut bytes: Vec<u8>, read: &[u8]) {
+    let (stream, unread) = socket.into_parts();
+    bytes.extend_from_slice(read);
+    bytes.extend_from_slice(&unread);
+    match stream.into_std() {
+        Ok(socket) => app.chat.adopt(Adopted { socket, peer, bytes }),
+        Err(error) => tracing::warn!(%peer, %error, "can't detach a socket from the runtime; it is closed"),
+    }
+}
+
+/// Whether the request's body is framed in the only way that every server and proxy reads alike. Hyper has checked its
+/// length.
+fn has_plain_framing(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
     }
 }
 

@@ -5,6 +5,8 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,13 +21,33 @@ pub(crate) struct Socket {
     stream: TokioIo<TcpStream>,
     prefix: Bytes,
     write_timeout: Duration,
+    /// Whether hyper has written everything that it had to write.
+    flushed: Flushed,
     /// The deadline of a write that is waiting for the client to read.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
+/// Whether hyper, which owns the socket, has written everything that it had to write.
+#[derive(Clone, Default)]
+pub(crate) struct Flushed(Arc<AtomicBool>);
+
+impl Flushed {
+    pub(crate) fn is_true(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, value: bool) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+}
+
 impl Socket {
     pub(crate) fn new(stream: TcpStream, prefix: Bytes, write_timeout: Duration) -> Socket {
-        Socket { stream: TokioIo::new(stream), prefix, write_timeout, stalled: None }
+        Socket { stream: TokioIo::new(stream), prefix, write_timeout, flushed: Flushed::default(), stalled: None }
+    }
+
+    pub(crate) fn flushed(&self) -> Flushed {
+        self.flushed.clone()
     }
 
     /// The stream, and the bytes read earlier that hyper has not consumed.
@@ -88,6 +110,7 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.flushed.set(false);
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.time_out(cx, written)
     }
@@ -97,6 +120,7 @@ impl Write for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.flushed.set(false);
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.time_out(cx, written)
     }
@@ -106,6 +130,8 @@ impl Write for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Hyper calls this once its buffer is empty.
+        self.flushed.set(true);
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

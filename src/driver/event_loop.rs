@@ -2,7 +2,7 @@
 //! How bytes move and how a shard sleeps is up to the driver, which implements [`Transport`].
 
 use super::accept::{Acceptor, canonical};
-use super::input::{Input, Next, adopted_request, discard_unread, hand_over, reject};
+use super::input::{Input, Next, discard_unread, hand_over};
 use super::{Adopted, Control, Effects, HandOver, ShardSetup};
 use crate::mesh::Inbox;
 use rustix::net::{Shutdown, shutdown};
@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use tokio::sync::mpsc;
 use uproar_core::Slot;
 use uproar_core::limits::Limits;
-use uproar_core::{Host, Message, Now, Shard, Slice};
+use uproar_core::{Message, Now, Shard, Slice};
 
 /// Connections that one listener accepts in one turn, so that new connections don't starve the open ones.
 const ACCEPTS_PER_TURN_LIMIT: usize = 64;
@@ -77,7 +77,7 @@ pub(super) struct Entry<I> {
 pub(super) struct Open<I> {
     pub(super) socket: OwnedFd,
     input: Input,
-    /// The core knows that the peer has closed.
+    /// The client has closed its sending half, and the core knows it.
     pub(super) is_peer_closed: bool,
     /// The core has closed the connection, and its socket is shut down. Operations in flight still have to complete.
     pub(super) is_aborted: bool,
@@ -205,23 +205,15 @@ impl<T: Transport> EventLoop<T> {
     }
 
     fn adopt(&mut self, adopted: Adopted, now: Now) {
-        let Adopted { stream, peer, head, rest } = adopted;
-        let Some(request) = adopted_request(&head, canonical(peer)) else {
-            tracing::error!("a connection without a WebSocket request was given to a shard; it is closed");
-            return;
-        };
+        let Adopted { stream, peer, bytes } = adopted;
         if self.stop_at.is_some() || self.is_full() || stream.set_nonblocking(T::NONBLOCKING).is_err() {
             return;
         }
         // These sockets don't inherit the options of the shard's listeners.
         let _ = stream.set_nodelay(true);
         let _ = socket2::SockRef::from(&stream).set_send_buffer_size(self.limits.socket_send_buffer_bytes as usize);
-        let Ok(slot) = self.open(stream, Input::adopted(&rest), now) else { return };
-        if self.slots[slot.index()].open.is_none() {
-            return;
-        }
-        self.shard.requested(now, slot, request, &mut self.effects);
-        self.effects.wake(slot);
+        let Ok(slot) = self.open(stream, Input::handed_back(canonical(peer), bytes), now) else { return };
+        self.on_input(slot, &mut [], now);
         self.abort_closed();
     }
 
@@ -237,11 +229,6 @@ impl<T: Transport> EventLoop<T> {
             Next::HandOver(peer, bytes) => {
                 if let Some(socket) = self.release(slot) {
                     hand_over(socket, peer, bytes, &self.http);
-                }
-            }
-            Next::Reject(response) => {
-                if let Some(socket) = self.release(slot) {
-                    reject(socket, &response);
                 }
             }
         }
@@ -260,7 +247,8 @@ impl<T: Transport> EventLoop<T> {
 
     // ---- closing ----
 
-    /// Tells the core that the peer has closed the connection. The caller must then call [`EventLoop::abort_closed`].
+    /// Tells the core that the client has closed its sending half. The caller must then call
+    /// [`EventLoop::abort_closed`].
     pub(super) fn on_peer_closed(&mut self, slot: Slot, now: Now) {
         let Some(open) = &mut self.slots[slot.index()].open else { return };
         if !std::mem::replace(&mut open.is_peer_closed, true) {
@@ -268,8 +256,21 @@ impl<T: Transport> EventLoop<T> {
         }
     }
 
-    /// Aborts the connections that the core has closed.
+    /// Tells the core that the socket has failed. The caller must then call [`EventLoop::abort_closed`].
+    pub(super) fn on_failed(&mut self, slot: Slot, now: Now) {
+        if self.slots[slot.index()].open.as_ref().is_some_and(|open| !open.is_aborted) {
+            self.shard.failed(now, slot, &mut self.effects);
+        }
+    }
+
+    /// Aborts the connections that the core has closed, and shuts down the sending halves of those that it has finished.
     pub(super) fn abort_closed(&mut self) {
+        while let Some(slot) = self.effects.to_half_close.pop() {
+            if let Some(open) = &self.slots[slot.index()].open {
+                // It fails only if the client has closed, and then the next read tells.
+                let _ = shutdown(&open.socket, Shutdown::Write);
+            }
+        }
         while let Some(slot) = self.effects.to_abort.pop() {
             self.abort(slot);
         }
@@ -335,7 +336,7 @@ impl<T: Transport> EventLoop<T> {
             .collect();
         if !rest.is_empty() {
             tracing::warn!(connections = rest.len(), "some connections did not close in time; they are aborted");
-            rest.into_iter().for_each(|slot| self.on_peer_closed(slot, now));
+            rest.into_iter().for_each(|slot| self.on_failed(slot, now));
             self.abort_closed();
         }
     }

@@ -9,8 +9,7 @@ use std::os::fd::OwnedFd;
 use tokio::sync::mpsc;
 use uproar_core::Slot;
 use uproar_core::limits::Limits;
-use uproar_core::websocket::refusal;
-use uproar_core::websocket::{Decoder, ParsedHead, UpgradeRequest, head};
+use uproar_core::websocket::{Decoder, ParsedHead, Refusal, head};
 use uproar_core::{Host, Now, Shard};
 
 /// Bytes that are read from a connection that is being closed, so that the peer can read the reason.
@@ -30,6 +29,8 @@ pub struct ReadHead {
     bytes: Vec<u8>,
     /// How many of the bytes have been searched for the end of the head.
     seen: usize,
+    /// The HTTP service has read this head, and found that it asks for a WebSocket.
+    was_handed_back: bool,
 }
 
 /// What to do with the socket after its bytes were processed.
@@ -39,20 +40,16 @@ pub enum Next {
     Stay,
     /// Give it to the HTTP service, with all bytes read so far.
     HandOver(SocketAddr, Bytes),
-    /// Send this response to an invalid WebSocket request, and close the connection. The core never sees the request.
-    Reject(Bytes),
 }
 
 impl Input {
     pub fn new(peer: SocketAddr) -> Input {
-        Input::Head(Box::new(ReadHead { peer, bytes: Vec::new(), seen: 0 }))
+        Input::Head(Box::new(ReadHead { peer, bytes: Vec::new(), seen: 0, was_handed_back: false }))
     }
 
-    /// A WebSocket whose upgrade the HTTP service has answered. `rest`: the bytes that the client sent after the head.
-    pub fn adopted(rest: &[u8]) -> Input {
-        let mut decoder = Decoder::default();
-        decoder.keep(rest);
-        Input::WebSocket(decoder)
+    /// A connection that the HTTP service hands back. `bytes`: the head that asks for a WebSocket, and what follows it.
+    pub fn handed_back(peer: SocketAddr, bytes: Vec<u8>) -> Input {
+        Input::Head(Box::new(ReadHead { peer, bytes, seen: 0, was_handed_back: true }))
     }
 
     /// Decodes received bytes and passes the result to the core for as long as it wants input. The rest is kept; once
@@ -83,7 +80,16 @@ impl Input {
                     read.bytes.extend_from_slice(bytes);
                     &read.bytes
                 };
-                match head::parse(all, read.seen, limits.head_limit_bytes as usize, read.peer) {
+                // The HTTP service may have accepted a longer head.
+                let limit = if read.was_handed_back { usize::MAX } else { limits.head_limit_bytes as usize };
+                match head::parse(all, read.seen, limit, read.peer) {
+                    ParsedHead::Incomplete | ParsedHead::Http if read.was_handed_back => {
+                        debug_assert!(false, "the HTTP service hands back only what asks for a WebSocket");
+                        let refusal = Refusal::new(400, "bad_upgrade", "the WebSocket upgrade is malformed");
+                        *self = Input::WebSocket(Decoder::closed());
+                        shard.refused(now, slot, &refusal, host);
+                        Next::Stay
+                    }
                     ParsedHead::Incomplete => {
                         read.seen = all.len();
                         if read.bytes.is_empty() {
@@ -92,7 +98,11 @@ impl Input {
                         Next::Stay
                     }
                     ParsedHead::Http => Next::HandOver(read.peer, Bytes::copy_from_slice(all)),
-                    ParsedHead::Refused(response) => Next::Reject(response),
+                    ParsedHead::Refused(refusal) => {
+                        *self = Input::WebSocket(Decoder::closed());
+                        shard.refused(now, slot, &refusal, host);
+                        Next::Stay
+                    }
                     ParsedHead::Upgrade(request, length) => {
                         let mut rest = all[length..].to_vec();
                         let mut decoder = Decoder::default();
@@ -134,15 +144,6 @@ fn decode(
     });
 }
 
-/// Parses the request of a connection whose upgrade the HTTP service has answered with 101. None: the head is not a
-/// valid WebSocket request, and it is too late to answer it.
-pub fn adopted_request(head: &[u8], peer: SocketAddr) -> Option<UpgradeRequest> {
-    match head::parse(head, 0, head.len(), peer) {
-        ParsedHead::Upgrade(request, _) => Some(UpgradeRequest { answered: true, ..*request }),
-        _ => None,
-    }
-}
-
 /// Gives a connection to the HTTP service, or answers it with 503 if the service's queue is full.
 pub(super) fn hand_over(socket: OwnedFd, peer: SocketAddr, bytes: Bytes, http: &mpsc::Sender<HandOver>) {
     let stream = TcpStream::from(socket);
@@ -151,16 +152,16 @@ pub(super) fn hand_over(socket: OwnedFd, peer: SocketAddr, bytes: Bytes, http: &
     }
     if let Err(error) = http.try_send(HandOver { stream, peer, bytes }) {
         let (mpsc::error::TrySendError::Full(left) | mpsc::error::TrySendError::Closed(left)) = error;
-        let message = "The server is overloaded; try again.";
-        reject(left.stream.into(), &refusal(503, "overloaded", message, &[("Retry-After", "1")]));
+        reject(left.stream.into());
     }
 }
 
-/// Sends one short response on a socket to which nothing was written before, and closes it. It never blocks, because
-/// the response fits into the empty send buffer.
-pub fn reject(socket: OwnedFd, response: &[u8]) {
+/// Answers a connection for which there is no place with 503, and closes it. It never blocks, because the response fits
+/// into the empty send buffer.
+pub fn reject(socket: OwnedFd) {
+    let refusal = Refusal::new(503, "overloaded", "the server is overloaded; try again");
     // Errors mean that the client has gone.
-    let _ = send(&socket, response, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    let _ = send(&socket, &refusal.response(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
     let _ = shutdown(&socket, Shutdown::Write);
     discard_unread(&socket);
 }

@@ -116,16 +116,14 @@ pub struct HandOver {
     pub bytes: Bytes,
 }
 
-/// A connection on its way from the HTTP service to a shard, after the service has answered an upgrade with 101.
+/// A connection on its way from the HTTP service to a shard, because a later request on it asks for a WebSocket.
 #[derive(Debug)]
 pub struct Adopted {
     /// In blocking or non-blocking mode.
     pub stream: TcpStream,
     pub peer: SocketAddr,
-    /// The request's head: `GET …\r\n…\r\n\r\n`.
-    pub head: Vec<u8>,
-    /// The bytes that the client sent after the head.
-    pub rest: Bytes,
+    /// The request's head, `GET …\r\n…\r\n\r\n`, and what the client sent after it. Nothing of it has been answered.
+    pub bytes: Vec<u8>,
 }
 
 /// How the rest of the server gives connections to the shards and stops them.
@@ -212,13 +210,20 @@ struct Effects {
     to_serve: Vec<Slot>,
     /// By slot: whether it is in `to_serve`.
     is_to_serve: Vec<bool>,
+    to_half_close: Vec<Slot>,
     to_abort: Vec<Slot>,
     outbox: Outbox<Message>,
 }
 
 impl Effects {
     fn new(outbox: Outbox<Message>) -> Effects {
-        Effects { to_serve: Vec::new(), is_to_serve: Vec::new(), to_abort: Vec::new(), outbox }
+        Effects {
+            to_serve: Vec::new(),
+            is_to_serve: Vec::new(),
+            to_half_close: Vec::new(),
+            to_abort: Vec::new(),
+            outbox,
+        }
     }
 
     /// Moves `to_serve` into `slots`, which must be empty. Slots woken from now on are served the next time.
@@ -241,6 +246,10 @@ impl Host for Effects {
 
     fn abort(&mut self, slot: Slot) {
         self.to_abort.push(slot);
+    }
+
+    fn half_close(&mut self, slot: Slot) {
+        self.to_half_close.push(slot);
     }
 
     fn log_first(&mut self, what: Refused, code: u16) {

@@ -2,7 +2,6 @@
 
 use super::{Adopted, Driver, Error, HandOver, ShardHandle, ShardSetup, listen};
 use crate::mesh::Mesh;
-use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -44,6 +43,9 @@ on_each_driver! {
     other_requests_go_to_the_http_service;
     an_invalid_upgrade_is_answered;
     sockets_are_adopted;
+    after_a_violation_the_server_closes_first_and_without_a_reset;
+    each_ping_of_one_segment_is_answered;
+    a_client_that_closes_its_sending_half_gets_its_answers;
     a_drain_closes_all_connections_and_accepts_none;
     a_drain_ends_even_if_a_client_does_not_close;
     a_drain_ends_even_if_a_send_is_stuck;
@@ -569,19 +571,85 @@ fn sockets_are_adopted(driver: Driver) {
         stream.set_nonblocking(true).unwrap();
         let rest = text("after the head");
         let (now, later) = rest.split_at(9);
-        let rest = Bytes::copy_from_slice(now);
-        server.handle.adopt(shard, Adopted { stream, peer, head: UPGRADE.into(), rest }).unwrap();
+        server.handle.adopt(shard, Adopted { stream, peer, bytes: [UPGRADE.as_bytes(), now].concat() }).unwrap();
         client.write_all(later).unwrap();
+        assert!(read_head(&mut client).starts_with("HTTP/1.1 101 "));
         expect_text(&mut client, "after the head");
         expect_echo(&mut client, "and on");
     }
-    // A connection without a WebSocket request is dropped.
+    // A request that can't be granted is answered like one on a new connection. Its head may be longer than a new
+    // connection's.
     let service = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = TcpStream::connect(service.local_addr().unwrap()).unwrap();
     let (stream, peer) = service.accept().unwrap();
-    let head = b"GET / HTTP/1.1\r\n\r\n".to_vec();
-    server.handle.adopt(0, Adopted { stream, peer, head, rest: Bytes::new() }).unwrap();
-    assert_eq!(read_rest(&mut client), "");
+    let long = format!("/nothing HTTP/1.1\r\nlong: {}", "x".repeat(Limits::default().head_limit_bytes as usize));
+    let bytes = UPGRADE.replacen("/echo HTTP/1.1", &long, 1).into_bytes();
+    server.handle.adopt(0, Adopted { stream, peer, bytes }).unwrap();
+    assert!(read_rest(&mut client).starts_with("HTTP/1.1 404 "));
+    server.stop();
+}
+
+/// The client still sends when the server closes. A reset would take the close frame from it.
+fn after_a_violation_the_server_closes_first_and_without_a_reset(driver: Driver) {
+    let hour = 3600 * 1000;
+    let server = Server::start(driver, 1, Limits { close_timeout_ms: hour, ..Limits::default() });
+    let mut stream = server.websocket();
+    let huge = [&[0x82, 0xff][..], &(1_u64 << 40).to_be_bytes(), &[1, 2, 3, 4], &[0; 100]].concat();
+    stream.write_all(&huge).unwrap();
+    expect_close(&mut stream, 1009);
+    assert_eq!(read_rest(&mut stream), "");
+    // The other half is still open, and what comes is discarded.
+    for _ in 0..100 {
+        stream.write_all(&[0; 10_000]).unwrap();
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+    server.stop();
+}
+
+fn each_ping_of_one_segment_is_answered(driver: Driver) {
+    let server = Server::start(driver, 1, Limits::default());
+    let mut stream = server.websocket();
+    let pings: Vec<u8> = (0..10).flat_map(|number| frame(OpCode::Ping, &[number; 100])).collect();
+    stream.write_all(&pings).unwrap();
+    for number in 0..10 {
+        assert_eq!(read_frame(&mut stream).unwrap(), (10, vec![number; 100]));
+    }
+    // Beyond the limit some are skipped, but the last is answered.
+    let pings: Vec<u8> = (0..=1000_u16).flat_map(|number| frame(OpCode::Ping, &number.to_be_bytes())).collect();
+    stream.write_all(&pings).unwrap();
+    while read_frame(&mut stream).unwrap() != (10, 1000_u16.to_be_bytes().to_vec()) {}
+    expect_echo(&mut stream, "and on");
+    server.stop();
+}
+
+/// Like `nc -N` and socat, which close their sending half at the end of their input.
+fn a_client_that_closes_its_sending_half_gets_its_answers(driver: Driver) {
+    let mut server = Server::start(driver, 1, Limits::default());
+    let mut http = server.http.take().unwrap();
+    let mut echoed = server.connect();
+    // More than one send of the server takes.
+    let message = vec![7; 60_000];
+    let messages = [UPGRADE.as_bytes(), &frame(OpCode::Binary, &message).repeat(8)].concat();
+    echoed.write_all(&messages).unwrap();
+    echoed.shutdown(Shutdown::Write).unwrap();
+    assert!(read_head(&mut echoed).starts_with("HTTP/1.1 101 "));
+    for _ in 0..8 {
+        assert_eq!(read_frame(&mut echoed).unwrap(), (2, message.clone()));
+    }
+    assert_eq!(read_rest(&mut echoed), "");
+
+    let mut refused = server.connect();
+    refused.write_all(UPGRADE.replacen("/echo", "/nothing", 1).as_bytes()).unwrap();
+    refused.shutdown(Shutdown::Write).unwrap();
+    assert!(read_rest(&mut refused).starts_with("HTTP/1.1 404 "));
+
+    let mut other = server.connect();
+    other.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    other.shutdown(Shutdown::Write).unwrap();
+    let handed = http.blocking_recv().unwrap();
+    (&handed.stream).write_all(b"answer").unwrap();
+    drop(handed);
+    assert_eq!(read_rest(&mut other), "answer");
     server.stop();
 }
 

@@ -1,5 +1,5 @@
-//! Proves which upgrades are accepted and which are rejected. A shard answers on a fresh connection, the HTTP service
-//! on a reused one. Both must give the same answers.
+//! Proves which upgrades are accepted and which are rejected, and that it makes no difference whether another request
+//! came first on the connection, so that the HTTP service has it.
 
 use crate::client::{Headers, Http, KEY, Response};
 use crate::databases::Kind;
@@ -75,20 +75,14 @@ async fn upgrades_are_accepted_and_rejected_alike_on_fresh_and_reused_connection
             headers.extend(value.map(|value| (name, value)));
             headers.push(authorization);
             let (_, response) = request(server.port, is_reused, "GET", "/ws?room=r", &headers).await;
-            let error = response.error();
-            // Without `Upgrade` in this header, the HTTP service does not take the request for an upgrade.
-            let is_plain_request = name == "Connection" && error == (426, "upgrade_required".to_owned());
-            assert!(
-                is_plain_request || error == (status, code.to_owned()),
-                "{name}: {value:?} reused: {is_reused}: {error:?}"
-            );
+            assert_eq!(response.error(), (status, code.to_owned()), "{name}: {value:?} reused: {is_reused}");
             if name == "Sec-WebSocket-Version" {
                 assert_eq!(response.header(name), Some("13"));
             }
         }
         let headers = [&UPGRADE[..], &[authorization]].concat();
         let (_, response) = request(server.port, is_reused, "POST", "/ws?room=r", &headers).await;
-        assert!([400, 405].contains(&response.status), "POST reused: {is_reused}: {response:?}");
+        assert_eq!(response.error(), (400, "bad_upgrade".to_owned()), "POST reused: {is_reused}");
 
         // Accepted upgrades.
         let own_origin = ("Origin", "http://localhost");
@@ -118,6 +112,105 @@ async fn upgrades_are_accepted_and_rejected_alike_on_fresh_and_reused_connection
     // No token is logged.
     let secret = ann.token.rsplit('.').next().unwrap();
     assert!(!server.setup.log().contains(secret));
+}
+
+/// The status, the error if there is one, and the headers of an answer.
+type Answer = (u16, String, Vec<String>);
+
+async fn answer(port: u16, is_reused: bool, request: &str) -> Answer {
+    let mut http = Http::fresh_or_reused(port, is_reused).await;
+    http.write(request.as_bytes()).await.unwrap();
+    let response = http.receive().await.unwrap_or_else(|error| panic!("{error}: {request}"));
+    let mut headers: Vec<String> = response.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+    headers.retain(|header| !header.to_ascii_lowercase().starts_with("date: "));
+    headers.sort();
+    (response.status, String::from_utf8_lossy(&response.body).into_owned(), headers)
+}
+
+#[tokio::test]
+async fn odd_requests_get_the_same_answer_on_fresh_and_reused_connections() {
+    let server = Server::start(Kind::Sqlite, &["--echo"]).await;
+    let ann = server.user("ann").await;
+    server.create_room(&ann, "r").await;
+    let token = &ann.token;
+    let bearer = format!("Authorization: Bearer {token}\r\n");
+    let upgrade = format!(
+        "GET /ws?room=r HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{bearer}\r\n"
+    );
+    let key = format!("Sec-WebSocket-Key: {KEY}\r\n");
+    // What is replaced in the request by what, and the status of the answer.
+    let odd: [(&str, &str, u16); 52] = [
+        ("", "", 101),
+        // Methods, versions and targets.
+        ("GET", "HEAD", 400),
+        ("GET", "OPTIONS", 400),
+        ("HTTP/1.1", "HTTP/1.0", 400),
+        ("/ws?room=r", "http://localhost/ws?room=r", 101),
+        ("/ws?room=r", "http://elsewhere.example/ws?room=r", 101),
+        ("/ws?room=r", "*", 404),
+        ("/ws?room=r", "/", 404),
+        ("/ws?room=r", "/ws/?room=r", 404),
+        ("/ws?room=r", "//ws?room=r", 404),
+        ("/ws?room=r", "/%77s?room=r", 404),
+        ("/ws?room=r", "/metrics", 404),
+        ("/ws?room=r", "/echo", 101),
+        ("/ws?room=r", "/connection/websocket?x=y", 101),
+        ("/ws?room=r", "/<", 400),
+        // Queries.
+        ("?room=r", "", 422),
+        ("?room=r", "?room=", 422),
+        ("?room=r", "?room=r&room=r", 422),
+        ("?room=r", "?room=r%20", 422),
+        ("?room=r", "?room=%zz", 404),
+        ("?room=r", "?room=%ff", 404),
+        ("?room=r", "?room=r#fragment", 101),
+        ("?room=r", "?Room=r", 422),
+        ("?room=r", "?room=r&sinc=0", 422),
+        ("?room=r", "?room=r&since=", 422),
+        ("?room=r", "?room=r&since=-1", 422),
+        ("?room=r", "?room=r&since=9007199254740992", 422),
+        ("?room=r", "?room=live:", 422),
+        ("?room=r", "?room=live:x&since=0", 422),
+        ("?room=r", "?room=live:x&format=raw", 101),
+        ("?room=r", "?&room=r&", 101),
+        // Keys.
+        (KEY, "AQIDBAUGBwgJCgsMDQ4PEC==", 101),
+        (KEY, " dGhlIHNhbXBsZSBub25jZQ== ", 101),
+        (KEY, "dGhlIHNhbXBsZSBub25jZQ", 400),
+        (&key, &format!("{key}{key}"), 400),
+        // Repeated and missing headers.
+        ("Upgrade: websocket", "Upgrade: h2c, WebSocket", 101),
+        ("Upgrade: websocket", "Upgrade: h2c\r\nUpgrade: websocket", 101),
+        ("Connection: Upgrade", "Connection: keep-alive\r\nConnection: upgrade", 101),
+        ("Connection: Upgrade", "Connection: close, Upgrade", 101),
+        ("Host: localhost", "Host: localhost\r\nHost: localhost", 400),
+        ("Host: localhost\r\n", "", 400),
+        ("Version: 13", "Version: 8, 13", 426),
+        ("Host", "Origin: http://localhost\r\nOrigin: http://localhost\r\nHost", 400),
+        ("Host", "Origin: \r\nHost", 403),
+        // Credentials.
+        (&bearer, &format!("{bearer}{bearer}"), 101),
+        (&bearer, &format!("Authorization: Basic YTpi\r\n{bearer}"), 101),
+        (&bearer, &format!("Authorization: Basic YTpi\r\nSec-WebSocket-Protocol: bearer., bearer.{token}\r\n"), 101),
+        (&bearer, "Authorization: Basic YTpi\r\n", 401),
+        // Bodies.
+        ("Host", "Content-Length: 0\r\nHost", 101),
+        ("Host", "Content-Length: 5\r\nHost", 400),
+        ("Host", "Transfer-Encoding: chunked\r\nHost", 400),
+        ("Host", "Content-Length: 5x\r\nHost", 400),
+    ];
+    for (from, to, status) in odd {
+        let request = upgrade.replacen(from, to, 1);
+        let first = answer(server.port, false, &request).await;
+        assert_eq!(first.0, status, "{request}{first:?}");
+        assert_eq!(answer(server.port, true, &request).await, first, "{request}");
+        if first.0 != 101 && !first.1.is_empty() {
+            for header in ["Cache-Control: no-store", "X-Content-Type-Options: nosniff"] {
+                assert!(first.2.iter().any(|sent| sent == header), "{first:?}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

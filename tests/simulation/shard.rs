@@ -47,6 +47,8 @@ impl Host for RecordingHost {
         assert!(self.cut.insert(slot), "{slot:?} was aborted twice");
     }
 
+    fn half_close(&mut self, _: Slot) {}
+
     fn log_first(&mut self, _: Refused, _: u16) {}
 
     fn free_places(&self, _: Endpoint) -> usize {

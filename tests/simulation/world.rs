@@ -118,6 +118,8 @@ impl Host for SimHost<'_> {
         self.io.cuts.push(slot);
     }
 
+    fn half_close(&mut self, _: Slot) {}
+
     fn log_first(&mut self, _what: Refused, _code: u16) {}
 
     fn free_places(&self, to: Endpoint) -> usize {
@@ -974,8 +976,12 @@ impl World {
         self.on_disconnect(client);
         self.sockets[id][slot.index()].client = None;
         if !self.sockets[id][slot.index()].is_cut {
+            let fails = self.random.one_in(2);
             let ((shard, now), mut host) = self.shard_and_host(id);
-            shard.peer_closed(now, slot, &mut host);
+            match fails {
+                true => shard.failed(now, slot, &mut host),
+                false => shard.peer_closed(now, slot, &mut host),
+            }
             self.more[id] = true;
         }
     }

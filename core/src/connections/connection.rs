@@ -5,7 +5,9 @@
 //! | word | meaning |
 //! | --- | --- |
 //! | close | the server sends a close frame, after what is being sent, and waits briefly for the client's |
-//! | reject | an upgrade is answered with an HTTP error response; then the socket is closed |
+//! | fail | the server sends a close frame because the client violated RFC 6455, and waits for nothing more |
+//! | reject | a request is answered with an HTTP error response; nothing follows it |
+//! | half-close | the sending half of the socket is shut down, and what the client still sends is discarded |
 //! | abort | the socket is shut down immediately; nothing more is written |
 //! | peer closed | the client closed its side, or the socket failed |
 //! | freed | the driver has closed the socket: the slot can be used again |
@@ -38,13 +40,25 @@ pub(crate) enum Phase {
     /// The last frame or response waits to be written and, if it is a close frame, to be answered.
     Closing {
         until_ms: u64,
-        /// Nothing is read any more: the socket is shut down once everything is written.
-        then_abort: bool,
-        /// The last frame was not a close frame, so the client's close frame is still to be answered with one.
-        owes_close: bool,
+        /// What follows once everything is written.
+        then: Then,
     },
     /// The socket is being shut down.
     Aborted,
+}
+
+/// What follows the last bytes that a connection is sent. Until then, and at most for `close_timeout_ms`, it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// The client's close frame is awaited.
+    AwaitClose,
+    /// The client's close frame is awaited and answered, because the last frame was not a close frame.
+    AnswerClose,
+    /// The sending half is shut down, so that the client sees the end; the connection is closed when it has closed its
+    /// half. Closing earlier could reset the connection and take the last bytes from the client.
+    HalfClose,
+    /// The connection is aborted: the client has closed its half, or its close frame has arrived. Nothing is read.
+    Abort,
 }
 
 #[derive(Debug)]
@@ -119,12 +133,12 @@ impl Connection {
         self.outbound.push_response(response);
     }
 
-    /// Queues a pong, which overtakes waiting frames.
-    pub fn enqueue_pong(&mut self, now_ms: u64, frame: Slice) {
+    /// Queues a pong, which overtakes waiting frames. `limit`: the most bytes of pongs that may wait.
+    pub fn enqueue_pong(&mut self, now_ms: u64, payload: &[u8], limit: usize) {
         if self.outbound.is_empty() {
             self.progress_ms = now_ms;
         }
-        self.outbound.pong(frame);
+        self.outbound.pong(payload, limit);
     }
 
     /// A subscription has fallen behind. It is served when the queue has room.

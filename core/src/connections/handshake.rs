@@ -27,24 +27,14 @@ pub(crate) struct UpgradeParameters {
     pub input: plain::InputFormat,
 }
 
-impl Handshake {
-    /// The state of a request that is rejected without asking anybody.
-    pub fn rejected(request: UpgradeRequest) -> Handshake {
-        let claims = Claims { user: None, username: "".into(), generation: None, issued_at: 0, expires_at: 0 };
-        let input = plain::InputFormat::Text;
-        let parameters = UpgradeParameters { subprotocol: None, claims, format: Format::Plain, input };
-        Handshake { request, parameters, user: None, joining: Joining::new("".into(), None) }
-    }
-}
-
 /// A connection of the Centrifugo protocol before its `connect` was answered.
 #[derive(Debug)]
 pub(crate) struct Connecting {
     pub encoding: Encoding,
     /// The client wants WebSocket pings instead of the protocol's.
     pub uses_frame_pings: bool,
-    /// The `Authorization` header of the upgrade.
-    pub authorization: Option<String>,
+    /// The `Authorization` headers of the upgrade.
+    pub authorization: Vec<String>,
     /// The token in the upgrade's query, where that is allowed.
     pub query_token: Option<String>,
     /// The token's user is being looked up.

@@ -19,7 +19,7 @@ mod session;
 mod timers;
 mod users;
 
-pub(crate) use connection::{Connection, Phase};
+pub(crate) use connection::{Connection, Phase, Then};
 pub(crate) use handshake::{Authenticating, Connecting, Handshake, UpgradeParameters};
 pub(crate) use joining::{Joining, Since};
 pub(crate) use session::{

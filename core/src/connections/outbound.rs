@@ -1,7 +1,10 @@
 //! The bytes waiting to be written to one connection: a queue that holds buffers by reference.
 
 use crate::buffer::Slice;
+use crate::metrics::Meter;
+use crate::websocket::frame;
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 /// The most slices, and the most bytes after the first slice, in one send.
 const SLICES_PER_SEND: usize = 16;
@@ -20,8 +23,8 @@ pub struct Outbound {
     bytes: u64,
     /// The number of chunks in the send in flight.
     in_flight: u8,
-    /// The latest pong that is not in the queue yet.
-    pong: Option<Slice>,
+    /// The pongs that are not in the queue yet, as complete frames.
+    pongs: Vec<u8>,
     /// Nothing may overtake or drop the first chunk: it is partly written, or it is the answer to the upgrade, which
     /// must be the first thing that the client receives.
     front_stays: bool,
@@ -45,14 +48,18 @@ impl Outbound {
         self.push(response);
     }
 
-    /// Sends a pong before all queued chunks. It replaces an earlier pong that is not in the queue yet.
-    pub fn pong(&mut self, frame: Slice) {
-        self.pong = Some(frame);
+    /// Sends a pong before all queued chunks, after the pongs that are not in the queue yet. If these would have more
+    /// than `limit` bytes, it replaces them: only the latest ping needs an answer (RFC 6455, 5.5.3).
+    pub fn pong(&mut self, payload: &[u8], limit: usize) {
+        if self.pongs.len() + payload.len() + 2 > limit {
+            self.pongs.clear();
+        }
+        frame::push_pong(&mut self.pongs, payload);
     }
 
     /// Drops everything after the chunks in flight and appends the last chunk that this connection is sent.
     pub fn finish(&mut self, last: Slice) {
-        self.pong = None;
+        self.pongs = Vec::new();
         if self.in_flight == 0 && !self.front_stays {
             self.front = None;
         }
@@ -67,10 +74,11 @@ impl Outbound {
     }
 
     /// Appends the slices of the next send to `slices`: at most [`SLICES_PER_SEND`], none of them empty.
-    pub fn next(&mut self, slices: &mut Vec<Slice>) {
-        if let Some(pong) = self.pong.take() {
-            self.bytes += pong.buffer_bytes();
-            let second = if self.front_stays { Some(pong) } else { self.front.replace(pong) };
+    pub fn next(&mut self, meter: &Rc<Meter>, slices: &mut Vec<Slice>) {
+        if !self.pongs.is_empty() {
+            let pongs = Slice::own(meter, std::mem::take(&mut self.pongs).into());
+            self.bytes += pongs.buffer_bytes();
+            let second = if self.front_stays { Some(pongs) } else { self.front.replace(pongs) };
             second.into_iter().for_each(|chunk| self.rest.push_front(chunk));
         }
         self.in_flight = 0;
@@ -114,20 +122,18 @@ impl Outbound {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.front.is_none() && self.pong.is_none()
+        self.front.is_none() && self.pongs.is_empty()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Meter;
     use bytes::Bytes;
-    use std::rc::Rc;
 
     fn pull(outbound: &mut Outbound) -> Vec<u8> {
         let mut slices = Vec::new();
-        outbound.next(&mut slices);
+        outbound.next(&Rc::default(), &mut slices);
         slices.iter().flat_map(|slice| slice.iter().copied()).collect()
     }
 
@@ -156,10 +162,23 @@ mod tests {
         out.push(own(&meter, b"abc"));
         out.push(own(&meter, b"def"));
         pull(&mut out);
-        out.pong(own(&meter, b"1"));
-        out.pong(own(&meter, b"2"));
+        out.pong(b"1", 100);
+        out.pong(b"2", 100);
         out.sent(1);
-        assert_eq!(pull(&mut out), b"bc2def");
+        assert_eq!(pull(&mut out), b"bc\x8a\x011\x8a\x012def");
+    }
+
+    #[test]
+    fn beyond_the_limit_only_the_latest_ping_is_answered() {
+        let mut out = Outbound::default();
+        out.pong(b"1", 6);
+        out.pong(b"2", 6);
+        out.pong(b"3", 6);
+        assert_eq!(pull(&mut out), b"\x8a\x013");
+        // Even if it alone is longer than the limit.
+        let mut out = Outbound::default();
+        out.pong(b"long", 1);
+        assert_eq!(pull(&mut out), b"\x8a\x04long");
     }
 
     #[test]
@@ -167,9 +186,9 @@ mod tests {
         let meter = Rc::new(Meter::default());
         let mut out = Outbound::default();
         out.push_response(own(&meter, b"101"));
-        out.pong(own(&meter, b"p"));
+        out.pong(b"p", 100);
         out.push(own(&meter, b"abc"));
-        assert_eq!(pull(&mut out), b"101pabc");
+        assert_eq!(pull(&mut out), b"101\x8a\x01pabc");
         out.sent(0);
         out.finish(own(&meter, b"bye"));
         assert_eq!(pull(&mut out), b"101bye");

@@ -2,7 +2,7 @@
 //! room, lost, revoked. `connections/connection.rs` explains the words.
 
 use crate::buffer::Slice;
-use crate::connections::Phase;
+use crate::connections::{Phase, Then};
 use crate::feeds::ToClose;
 use crate::host::{Host, Refused};
 use crate::ids::{FeedId, Serial, Slot, SubscriptionKey};
@@ -11,7 +11,7 @@ use crate::metrics;
 use crate::protocol::centrifuge::{self, Push};
 use crate::protocol::{CloseReason, UNSUBSCRIBED};
 use crate::shard::Shard;
-use crate::websocket::{frame, refusal};
+use crate::websocket::{Refusal, frame};
 use bytes::Bytes;
 use std::sync::Arc;
 use uproar_model::{Revocation, UserId};
@@ -25,6 +25,16 @@ impl Shard {
 
     /// Closes an open connection with a close frame. Whatever else waits for it is dropped.
     pub(crate) fn close(&mut self, slot: Slot, why: CloseReason, host: &mut impl Host) {
+        self.close_then(slot, why, Then::AwaitClose, host);
+    }
+
+    /// Closes a connection whose client violated RFC 6455. Nothing that it sends is worth waiting for, and its close
+    /// frame is not either (7.1.7).
+    pub(crate) fn fail(&mut self, slot: Slot, why: CloseReason, host: &mut impl Host) {
+        self.close_then(slot, why, Then::HalfClose, host);
+    }
+
+    fn close_then(&mut self, slot: Slot, why: CloseReason, then: Then, host: &mut impl Host) {
         let is_sdk = self.connections[slot].encoding().is_some();
         let why = if is_sdk && why == CloseReason::GOING_AWAY { CloseReason::SHUTDOWN } else { why };
         match self.connections[slot].phase {
@@ -33,7 +43,7 @@ impl Shard {
                     host.log_first(Refused::Connection, why.code);
                 }
                 let close = frame::close_frame(why.code, why.reason);
-                self.close_with(slot, close, self.cx.limits().close_timeout_ms, host);
+                self.close_with(slot, close, then, self.cx.limits().close_timeout_ms, host);
             }
             Phase::Head | Phase::Handshake(_) => self.abort(slot, host),
             Phase::Vacant | Phase::Closing { .. } | Phase::Aborted => {}
@@ -47,7 +57,7 @@ impl Shard {
     }
 
     /// Ends the session and sends one last frame. Whatever else waits is dropped, except what is being sent.
-    pub(crate) fn close_with(&mut self, slot: Slot, last: Bytes, timeout_ms: u64, host: &mut impl Host) {
+    pub(crate) fn close_with(&mut self, slot: Slot, last: Bytes, then: Then, timeout_ms: u64, host: &mut impl Host) {
         self.leave_channels(slot);
         let until_ms = self.cx.now.ms + timeout_ms;
         let last = Slice::own(&self.cx.meter, last);
@@ -55,12 +65,12 @@ impl Shard {
         connection.replies = Vec::new();
         connection.outbound.finish(last);
         connection.is_paused = false;
-        connection.phase = Phase::Closing { until_ms, then_abort: false, owes_close: false };
+        connection.phase = Phase::Closing { until_ms, then };
         self.connections.arm_timer(slot, until_ms);
         host.wake(slot);
     }
 
-    /// The client has sent its close frame: the socket is shut down as soon as ours is written.
+    /// The client sends nothing more: the connection is aborted as soon as everything is written.
     pub(crate) fn abort_when_written(&mut self, slot: Slot, host: &mut impl Host) {
         let connection = &mut self.connections[slot];
         if connection.outbound.is_empty() {
@@ -68,9 +78,10 @@ impl Shard {
         }
         let until_ms = match connection.phase {
             Phase::Closing { until_ms, .. } => until_ms,
-            _ => self.cx.now.ms + self.cx.limits().close_timeout_ms,
+            _ => self.cx.now.ms + self.cx.limits().write_timeout_ms,
         };
-        connection.phase = Phase::Closing { until_ms, then_abort: true, owes_close: false };
+        connection.phase = Phase::Closing { until_ms, then: Then::Abort };
+        self.connections.arm_timer(slot, until_ms);
     }
 
     /// Shuts the socket down without another word.
@@ -86,41 +97,25 @@ impl Shard {
         host.abort(slot);
     }
 
-    /// Answers an upgrade with an HTTP error, or with a close frame if the HTTP service has already sent the 101.
-    pub(crate) fn reject(&mut self, slot: Slot, status: u16, code: &str, message: &str, host: &mut impl Host) {
-        if metrics::count(&mut self.cx.meter.metrics.borrow_mut().rejected, status) {
-            host.log_first(Refused::Upgrade, status);
+    /// Answers an upgrade with an HTTP error.
+    pub(crate) fn reject(&mut self, slot: Slot, refusal: &Refusal, host: &mut impl Host) {
+        if metrics::count(&mut self.cx.meter.metrics.borrow_mut().rejected, refusal.status) {
+            host.log_first(Refused::Upgrade, refusal.status);
         }
-        let was_answered = match &self.connections[slot].phase {
-            Phase::Handshake(handshake) => handshake.request.answered,
-            _ => return self.abort(slot, host),
-        };
-        let response = if was_answered {
-            let why = match status {
-                401 => CloseReason::INVALID_TOKEN,
-                503 => CloseReason::FORCE_RECONNECT,
-                _ => CloseReason::PERMISSION_DENIED,
-            };
-            frame::close_frame(why.code, message)
-        } else {
-            let headers: &[(&str, &str)] = match status {
-                401 => &[("WWW-Authenticate", "Bearer")],
-                503 => &[("Retry-After", "1")],
-                _ => &[],
-            };
-            refusal(status, code, message, headers)
-        };
-        let response = Slice::own(&self.cx.meter, response);
+        if !matches!(self.connections[slot].phase, Phase::Head | Phase::Handshake(_)) {
+            return self.abort(slot, host);
+        }
+        let response = Slice::own(&self.cx.meter, refusal.response());
         let until_ms = self.cx.now.ms + self.cx.limits().close_timeout_ms;
         let connection = &mut self.connections[slot];
         connection.enqueue(self.cx.now.ms, response);
-        connection.phase = Phase::Closing { until_ms, then_abort: true, owes_close: false };
+        connection.phase = Phase::Closing { until_ms, then: Then::HalfClose };
         self.connections.arm_timer(slot, until_ms);
         host.wake(slot);
     }
 
     /// Takes a connection out of its feeds and off its user's list. The caller changes its phase.
-    fn leave_channels(&mut self, slot: Slot) {
+    pub(crate) fn leave_channels(&mut self, slot: Slot) {
         let Phase::Open(session) = &self.connections[slot].phase else { return };
         let user = session.user.id;
         while let Some(session) = self.connections[slot].session()
@@ -226,7 +221,7 @@ impl Shard {
             let until_ms = self.cx.now.ms + self.cx.limits().close_timeout_ms;
             let connection = &mut self.connections[slot];
             connection.enqueue(self.cx.now.ms, close);
-            connection.phase = Phase::Closing { until_ms, then_abort: false, owes_close: false };
+            connection.phase = Phase::Closing { until_ms, then: Then::AwaitClose };
             self.connections.arm_timer(slot, until_ms);
             host.wake(slot);
         }

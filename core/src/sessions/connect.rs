@@ -1,7 +1,7 @@
 //! The first command of a connection of the Centrifugo protocol: it must be `connect`, with a token.
 
 use super::joining::Denied;
-use crate::connections::{Arrival, Authenticating, Client, Connecting, Dialect, Phase, Session};
+use crate::connections::{Arrival, Authenticating, Client, Connecting, Dialect, Phase, Session, Then};
 use crate::host::{Host, Now};
 use crate::ids::{CommandId, Serial, Slot};
 use crate::message::{Caller, Requester, StoreReply, StoreRequest};
@@ -170,10 +170,7 @@ impl Shard {
         let reply = Reply::Error { code: error.code, message: &error.message };
         centrifuge::push_reply(encoding, &mut payload, id.0, reply);
         let last = centrifuge::frame(encoding, &payload);
-        self.close_with(slot, last, self.cx.limits().refused_timeout_ms, host);
-        if let Phase::Closing { owes_close, .. } = &mut self.connections[slot].phase {
-            *owes_close = true;
-        }
+        self.close_with(slot, last, Then::AnswerClose, self.cx.limits().refused_timeout_ms, host);
     }
 
     /// Counts one more client of this SDK.
@@ -200,7 +197,7 @@ fn find_token<'a>(connecting: &'a Connecting, connect: &'a Connect<'_>) -> Optio
     if !connect.token.is_empty() {
         return Some(&connect.token);
     }
-    let headers = [connect.authorization.as_deref(), connecting.authorization.as_deref()];
-    let token = headers.into_iter().flatten().find_map(|header| bearer_token(header.trim()));
+    let headers = connect.authorization.as_deref().into_iter();
+    let token = bearer_token(headers.chain(connecting.authorization.iter().map(String::as_str)));
     token.or(connecting.query_token.as_deref())
 }

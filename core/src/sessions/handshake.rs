@@ -16,7 +16,7 @@ use crate::protocol::centrifuge::Encoding;
 use crate::protocol::{Format, plain};
 use crate::shard::Shard;
 use crate::websocket::head::{UpgradeRequest, bearer_token, token_subprotocol};
-use crate::websocket::{frame, upgrade};
+use crate::websocket::{Refusal, frame, upgrade};
 use bytes::Bytes;
 use slab::Slab;
 use std::sync::Arc;
@@ -25,116 +25,101 @@ use uproar_model::{Offset, TokenError, User, fold_name};
 /// The path of the Centrifugo protocol.
 const CENTRIFUGE_PATH: &str = "/connection/websocket";
 
-/// Why a request is rejected: HTTP status, code, text.
-struct Rejection(u16, &'static str, String);
+/// The parameters of a plain upgrade. Others are refused, because a misspelt one would be ignored in silence.
+const PARAMETERS: [&str; 5] = ["room", "since", "epoch", "format", "token"];
 
 impl Shard {
     pub(crate) fn begin_handshake(&mut self, slot: Slot, request: UpgradeRequest, host: &mut impl Host) {
         let is_echo = self.cx.config.echo && request.path == "/echo";
         if is_echo {
-            let answered = request.answered;
             self.connections[slot].phase = Phase::Echo;
             let ping_ms = self.connections[slot].ping_ms;
             self.connections.arm_timer(slot, ping_ms);
-            if !answered {
-                self.respond(slot, upgrade::switching_protocols(&request, None), host);
-            }
+            self.respond(slot, upgrade::switching_protocols(&request, None), host);
             host.wake(slot);
             return;
         }
         if request.path == CENTRIFUGE_PATH {
             return self.begin_centrifuge(slot, request, host);
         }
-        match self.read_request(request) {
-            Ok(handshake) => {
+        match self.check_request(&request) {
+            Ok((parameters, joining)) => {
+                let handshake = Handshake { request, parameters, user: None, joining };
                 self.connections[slot].phase = Phase::Handshake(Box::new(handshake));
                 self.look_up_user(slot, host);
             }
-            Err(rejection) => {
-                let (request, Rejection(status, code, message)) = *rejection;
-                let handshake = Handshake::rejected(request);
-                self.connections[slot].phase = Phase::Handshake(Box::new(handshake));
-                self.reject(slot, status, code, &message, host);
-            }
-        }
-    }
-
-    /// Everything that can be checked without asking the store.
-    fn read_request(&self, request: UpgradeRequest) -> Result<Handshake, Box<(UpgradeRequest, Rejection)>> {
-        match self.check_request(&request) {
-            Ok((parameters, joining)) => Ok(Handshake { request, parameters, user: None, joining }),
-            Err(rejection) => Err(Box::new((request, rejection))),
+            Err(refusal) => self.reject(slot, &refusal, host),
         }
     }
 
     /// Only requests from browser pages have an origin.
-    fn check_origin(&self, request: &UpgradeRequest) -> Result<(), Rejection> {
+    fn check_origin(&self, request: &UpgradeRequest) -> Result<(), Refusal> {
         let allow = &self.cx.config.allow_origin;
         if request.origin.as_ref().is_some_and(|origin| !allow(origin, request.host.as_deref())) {
             let text = "pages of this origin may not connect; the server's --allow-origin names those that may";
-            return Err(Rejection(403, "origin_not_allowed", text.into()));
+            return Err(Refusal::new(403, "origin_not_allowed", text));
         }
         Ok(())
     }
 
-    fn check_request(&self, request: &UpgradeRequest) -> Result<(UpgradeParameters, Joining), Rejection> {
+    /// Everything that can be checked without asking the store. The token comes before the parameters: a client without
+    /// one learns nothing else.
+    fn check_request(&self, request: &UpgradeRequest) -> Result<(UpgradeParameters, Joining), Refusal> {
         if request.path != "/ws" {
             let path = clip(&request.path);
             let text = format!("there is no WebSocket at {path}; connect to /ws?room=NAME or {CENTRIFUGE_PATH}");
-            return Err(Rejection(404, "not_found", text));
+            return Err(Refusal::new(404, "not_found", text));
         }
         self.check_origin(request)?;
         let (token, subprotocol) = self.find_token(request)?;
         let claims = (self.cx.config.verify)(&token, self.cx.now.unix_ms / 1000).map_err(|error| match error {
-            TokenError::Expired => Rejection(401, "token_expired", error.to_string()),
-            TokenError::Invalid => Rejection(401, "token_invalid", error.to_string()),
+            TokenError::Expired => Refusal::new(401, "token_expired", error.to_string()),
+            TokenError::Invalid => Refusal::new(401, "token_invalid", error.to_string()),
         })?;
         if claims.user.is_some_and(|user| self.connections.users.is_revoked(user, claims.generation, claims.issued_at))
         {
-            let (status, code, text) = Denied::SignedOut.http();
-            return Err(Rejection(status, code, text));
+            return Err(Denied::SignedOut.refusal());
         }
-        let invalid = |text: String| Rejection(422, "invalid_field", text);
-        let room = request
-            .query_value("room")
-            .ok_or_else(|| Rejection(422, "missing_field", "the parameter 'room' is missing: /ws?room=NAME".into()))?;
+        check_names(request)?;
+        let invalid = |field: &'static str, text: String| Refusal::new(422, "invalid_field", text).on(field);
+        let room = request.query_value("room").ok_or_else(|| {
+            Refusal::new(422, "missing_field", "the parameter 'room' is missing: /ws?room=NAME").on("room")
+        })?;
         let format = request.query_value("format");
         let (name, format, input) = match (room.strip_prefix("live:"), format.as_deref()) {
             (Some(name), format) => {
                 if !is_live_name(name) {
                     let text =
                         format!("the name of a live: channel has 1 to {LIVE_NAME_LIMIT_BYTES} bytes, no controls");
-                    return Err(invalid(text));
+                    return Err(invalid("room", text));
                 }
                 let name = format!("live:{name}");
                 match format {
                     None | Some("text") => (name, Format::Plain, plain::InputFormat::Text),
                     Some("json") => (name, Format::Plain, plain::InputFormat::Json),
                     Some("raw") => (name, Format::Raw, plain::InputFormat::Text),
-                    Some(_) => return Err(invalid("the format of a live: channel is text, json or raw".into())),
+                    Some(_) => return Err(invalid("format", "the format is text, json or raw".into())),
                 }
             }
             (None, format) => {
-                let no_room = || {
-                    let (status, code, text) = Denied::NoRoom.http();
-                    Rejection(status, code, text)
-                };
-                let name = format!("room:{}", fold_name(&room).map_err(|_| no_room())?);
+                let key = fold_name(&room).map_err(|error| invalid("room", error.to_string()))?;
+                let name = format!("room:{key}");
                 match format {
                     None | Some("text") => (name, Format::Plain, plain::InputFormat::Text),
                     Some("json") => (name, Format::Plain, plain::InputFormat::Json),
-                    Some(_) => return Err(invalid("the format of a room is text or json".into())),
+                    Some("raw") => return Err(invalid("format", "'raw' is only for live: channels".into())),
+                    Some(_) => return Err(invalid("format", "the format of a room is text or json".into())),
                 }
             }
         };
         let since = match request.query_value("since") {
             None => None,
             Some(_) if name.starts_with("live:") => {
-                return Err(invalid("a live: channel keeps nothing, so there is no 'since'".into()));
+                return Err(invalid("since", "a live: channel keeps nothing, so there is no 'since'".into()));
             }
             Some(text) => {
                 let offset = text.parse::<u64>().ok().filter(|o| *o < 1 << 53);
-                let offset = offset.ok_or_else(|| invalid("'since' must be an offset: 0 or a whole number".into()))?;
+                let offset = offset.ok_or_else(|| invalid("since", "must be an offset: 0 or a whole number".into()))?;
                 Some(Since { offset, epoch: request.query_value("epoch").map(Into::into) })
             }
         };
@@ -142,25 +127,23 @@ impl Shard {
     }
 
     /// The token, and the subprotocol that carried it if one did.
-    fn find_token(&self, request: &UpgradeRequest) -> Result<(String, Option<String>), Rejection> {
-        if let Some(header) = &request.authorization {
-            if let Some(token) = bearer_token(header) {
-                return Ok((token.to_owned(), None));
-            }
-            return Err(Rejection(401, "token_invalid", "the Authorization header must be 'Bearer TOKEN'".into()));
+    fn find_token(&self, request: &UpgradeRequest) -> Result<(String, Option<String>), Refusal> {
+        if let Some(token) = bearer_token(request.authorization.iter().map(String::as_str)) {
+            return Ok((token.to_owned(), None));
         }
         if let Some((token, subprotocol)) = token_subprotocol(request.subprotocols.iter().map(String::as_str)) {
             return Ok((token.to_owned(), Some(subprotocol.to_owned())));
         }
-        if let Some(token) = request.query_value("token") {
+        if let Some(token) = request.query_value("token").filter(|token| !token.is_empty()) {
             if self.cx.config.query_token {
                 return Ok((token.into_owned(), None));
             }
-            let text = "tokens in the address are switched off here; send 'Authorization: Bearer TOKEN'";
-            return Err(Rejection(401, "token_missing", text.into()));
+            let text = "tokens in the address are switched off here; send 'Authorization: Bearer TOKEN' or the \
+                        subprotocol 'bearer.TOKEN'";
+            return Err(Refusal::new(401, "token_missing", text));
         }
         let text = "there is no token; send 'Authorization: Bearer TOKEN', the subprotocol 'bearer.TOKEN', or ?token=";
-        Err(Rejection(401, "token_missing", text.into()))
+        Err(Refusal::new(401, "token_missing", text))
     }
 
     fn look_up_user(&mut self, slot: Slot, host: &mut impl Host) {
@@ -190,7 +173,7 @@ impl Shard {
     fn join_with(&mut self, slot: Slot, user: &User, host: &mut impl Host) {
         if self.connections.users.has_too_many_connections(&self.cx, user.id) {
             let text = "this user has too many connections (user_connections_limit)";
-            return self.reject(slot, 429, "too_many_connections", text, host);
+            return self.reject(slot, &Refusal::new(429, "too_many_connections", text), host);
         }
         self.join(slot, Joiner::Upgrade, user, host);
     }
@@ -211,10 +194,8 @@ impl Shard {
 
     /// Answers the upgrade to the Centrifugo protocol. Later errors are reported in that protocol.
     fn begin_centrifuge(&mut self, slot: Slot, request: UpgradeRequest, host: &mut impl Host) {
-        if let Err(Rejection(status, code, message)) = self.check_origin(&request) {
-            let handshake = Handshake::rejected(request);
-            self.connections[slot].phase = Phase::Handshake(Box::new(handshake));
-            return self.reject(slot, status, code, &message, host);
+        if let Err(refusal) = self.check_origin(&request) {
+            return self.reject(slot, &refusal, host);
         }
         let mut offered = request.subprotocols.iter().map(String::as_str);
         let offered = offered.find_map(|name| Some((Encoding::from_subprotocol(name)?, name)));
@@ -232,11 +213,8 @@ impl Shard {
             query_token: request.query_value("token").filter(|_| self.cx.config.query_token).map(Into::into),
             authenticating: None,
         };
-        let answered = request.answered;
         self.connections[slot].phase = Phase::Connecting(Box::new(connecting));
-        if !answered {
-            self.respond(slot, answer, host);
-        }
+        self.respond(slot, answer, host);
         // Wakes the driver, because reading begins.
         host.wake(slot);
     }
@@ -273,20 +251,32 @@ impl Shard {
         let subscriber = Subscriber { slot, key, cursor, format, is_behind: false, wants_presence: false };
         self.feeds.subscribe(&self.cx, &mut self.connections, feed_id, subscriber);
         let mut first = Vec::with_capacity(512);
-        if !request.answered {
-            first.extend_from_slice(&upgrade::switching_protocols(&request, subprotocol.as_deref()));
-        }
+        first.extend_from_slice(&upgrade::switching_protocols(&request, subprotocol.as_deref()));
         if format != Format::Raw {
             frame::push_text(&mut first, &joined);
         }
-        if !first.is_empty() {
-            self.respond(slot, Bytes::from(first), host);
-        }
+        self.respond(slot, Bytes::from(first), host);
         self.connections.arm_timer(slot, ping_ms.min(expires_ms));
         // Wakes the driver, because reading begins.
         host.wake(slot);
         self.catch_up(slot, host);
     }
+}
+
+/// Checks that the query has only known parameters, each at most once: of two values, one would be ignored in silence.
+fn check_names(request: &UpgradeRequest) -> Result<(), Refusal> {
+    let mut seen = Vec::new();
+    for (name, _) in request.parameters() {
+        let Some(known) = PARAMETERS.into_iter().find(|known| *known == name) else {
+            let text = format!("there is no such parameter; there are {}", PARAMETERS.join(", "));
+            return Err(Refusal::new(422, "unknown_field", text).on(clip(&name)));
+        };
+        if seen.contains(&known) {
+            return Err(Refusal::new(422, "invalid_field", "this parameter must appear only once").on(known));
+        }
+        seen.push(known);
+    }
+    Ok(())
 }
 
 /// A client's text, shortened for an error message.

@@ -11,6 +11,7 @@ use crate::message::{
 };
 use crate::protocol::{self, ProtocolError};
 use crate::shard::Shard;
+use crate::websocket::Refusal;
 use uproar_model::{JoinError, TokenError, User};
 
 /// The longest name of a `live:` channel, without the prefix, in bytes.
@@ -38,8 +39,8 @@ pub(crate) enum Denied {
 }
 
 impl Denied {
-    /// HTTP status, code and text.
-    pub fn http(self) -> (u16, &'static str, String) {
+    /// The answer to an upgrade.
+    pub fn refusal(self) -> Refusal {
         let (status, code) = match self {
             Denied::NoRoom => (404, "no_such_room"),
             Denied::RoomFull => (409, "room_full"),
@@ -49,7 +50,7 @@ impl Denied {
             Denied::Overloaded => (503, "overloaded"),
             Denied::Unavailable => (503, "unavailable"),
         };
-        (status, code, self.text())
+        Refusal::new(status, code, self.text())
     }
 
     /// The error reply to a `subscribe`.
@@ -277,10 +278,7 @@ impl Shard {
 
     pub(super) fn deny(&mut self, slot: Slot, joiner: Joiner, denied: Denied, host: &mut impl Host) {
         match joiner {
-            Joiner::Upgrade => {
-                let (status, code, text) = denied.http();
-                self.reject(slot, status, code, &text, host);
-            }
+            Joiner::Upgrade => self.reject(slot, &denied.refusal(), host),
             Joiner::Subscription(key) => self.subscribe_failed(slot, key, &denied.error(), host),
         }
     }

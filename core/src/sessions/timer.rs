@@ -5,7 +5,7 @@ use crate::host::Host;
 use crate::ids::Slot;
 use crate::protocol::{CloseReason, centrifuge};
 use crate::shard::Shard;
-use crate::websocket::frame;
+use crate::websocket::{Refusal, frame};
 
 impl Shard {
     /// The timer of a connection is due.
@@ -36,7 +36,7 @@ impl Shard {
                 let until = connection.opened_ms + limits.handshake_timeout_ms;
                 if now.ms >= until {
                     let why = "the server could not accept this connection in time; try again";
-                    return self.reject(slot, 503, "unavailable", why, host);
+                    return self.reject(slot, &Refusal::new(503, "unavailable", why), host);
                 }
                 next_ms = next_ms.min(until);
             }

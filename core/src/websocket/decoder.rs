@@ -65,6 +65,11 @@ enum Stop {
 type Violation = (u16, &'static str);
 
 impl Decoder {
+    /// Decodes nothing: whatever the client sends is ignored.
+    pub fn closed() -> Decoder {
+        Decoder { is_closed: true, ..Decoder::default() }
+    }
+
     /// Decodes `bytes`, the next bytes read, and delivers complete messages. `limit` is the maximum length in bytes of
     /// a frame's payload and of a message. If `sink` breaks, delivery pauses and the rest is kept until the next call,
     /// which may be without `bytes`. The contents of `bytes` are overwritten.
@@ -227,7 +232,7 @@ impl Decoder {
     }
 
     fn close(&mut self) {
-        *self = Decoder { is_closed: true, ..Decoder::default() };
+        *self = Decoder::closed();
     }
 }
 

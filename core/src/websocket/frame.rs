@@ -50,11 +50,9 @@ pub const fn ping() -> Bytes {
     Bytes::from_static(&[FIN | OpCode::Ping as u8, 0])
 }
 
-/// The answer to a ping with this payload, which must not exceed [`CONTROL_PAYLOAD_LIMIT_BYTES`].
-pub fn pong(payload: &[u8]) -> Bytes {
-    let mut frame = BytesMut::with_capacity(2 + payload.len());
-    push_frame(&mut frame, OpCode::Pong, payload);
-    frame.freeze()
+/// Appends the answer to a ping with this payload, which must not exceed [`CONTROL_PAYLOAD_LIMIT_BYTES`].
+pub fn push_pong(out: &mut impl BufMut, payload: &[u8]) {
+    push_frame(out, OpCode::Pong, payload);
 }
 
 /// A close frame. A reason of more than 123 bytes is cut at the end of a character, so that it stays valid UTF-8
@@ -99,7 +97,10 @@ mod tests {
         assert_eq!(close_frame(1000, "bye")[..], *b"\x88\x05\x03\xe8bye");
         assert_eq!(close_frame(1000, "")[..], *b"\x88\x02\x03\xe8");
         assert_eq!(empty_close_frame()[..], *b"\x88\x00");
-        assert_eq!((&ping()[..], &pong(b"hey")[..]), (&b"\x89\x00"[..], &b"\x8a\x03hey"[..]));
+        assert_eq!(&ping()[..], b"\x89\x00");
+        let mut pong = Vec::new();
+        push_pong(&mut pong, b"hey");
+        assert_eq!(pong, b"\x8a\x03hey");
 
         let exact = "a".repeat(123);
         assert_eq!(close_frame(4000, &exact).len(), 2 + 125);

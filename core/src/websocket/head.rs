@@ -1,9 +1,12 @@
 //! The head of an HTTP request, parsed far enough to recognize a WebSocket upgrade (RFC 6455, 4.2.1).
+//!
+//! Every upgrade is judged here. One that follows another request on its connection is read by the HTTP service first,
+//! which passes it on as it was ([`asks_for_websocket`]), so it gets the same answer.
 
-use super::refusal::refusal;
+use super::refusal::Refusal;
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use bytes::Bytes;
+use http::Uri;
 use sha1::{Digest, Sha1};
 use std::borrow::Cow;
 use std::fmt;
@@ -28,7 +31,7 @@ pub enum ParsedHead {
     /// Anything else, including malformed and overlong heads. The HTTP service answers it.
     Http,
     /// An upgrade request that can't be granted. The response is sent and the connection closed.
-    Refused(Bytes),
+    Refused(Refusal),
 }
 
 /// A request to upgrade to WebSocket.
@@ -43,19 +46,24 @@ pub struct UpgradeRequest {
     /// The `Host` header, or the authority of the target if that is an absolute URL. Always set by [`parse`].
     pub host: Option<String>,
     pub origin: Option<String>,
-    pub authorization: Option<String>,
+    /// Every `Authorization` header, in the client's order: a proxy may have credentials of its own. See
+    /// [`bearer_token`].
+    pub authorization: Vec<String>,
     /// The offered subprotocols, in the client's order.
     pub subprotocols: Vec<String>,
     /// The `Sec-WebSocket-Accept` value that answers the key.
     pub accept: String,
-    /// Whether the HTTP service has already sent `101 Switching Protocols`.
-    pub answered: bool,
 }
 
 impl UpgradeRequest {
     /// The first value of this name in the query, decoded (`application/x-www-form-urlencoded`).
     pub fn query_value(&self, name: &str) -> Option<Cow<'_, str>> {
-        form_urlencoded::parse(self.query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value)
+        self.parameters().find(|(key, _)| key == name).map(|(_, value)| value)
+    }
+
+    /// The names and values in the query, decoded.
+    pub fn parameters(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+        form_urlencoded::parse(self.query.as_bytes())
     }
 }
 
@@ -68,10 +76,9 @@ impl Default for UpgradeRequest {
             query: String::new(),
             host: None,
             origin: None,
-            authorization: None,
+            authorization: Vec::new(),
             subprotocols: Vec::new(),
             accept: String::new(),
-            answered: false,
         }
     }
 }
@@ -85,7 +92,6 @@ impl fmt::Debug for UpgradeRequest {
             .field("path", &self.path)
             .field("host", &self.host)
             .field("origin", &self.origin)
-            .field("answered", &self.answered)
             .finish_non_exhaustive()
     }
 }
@@ -104,87 +110,107 @@ pub fn parse(bytes: &[u8], seen: usize, limit: usize, peer: SocketAddr) -> Parse
         Ok(httparse::Status::Complete(length)) if length <= limit => match upgrade(&request, peer) {
             Ok(Some(request)) => ParsedHead::Upgrade(Box::new(request), length),
             Ok(None) => ParsedHead::Http,
-            Err(response) => ParsedHead::Refused(response),
+            Err(refusal) => ParsedHead::Refused(refusal),
         },
         Ok(httparse::Status::Partial) if bytes.len() <= limit => ParsedHead::Incomplete,
         _ => ParsedHead::Http,
     }
 }
 
-/// `Ok(None)`: not an upgrade to WebSocket. `Err`: the response that refuses the upgrade.
-fn upgrade(request: &httparse::Request<'_, '_>, peer: SocketAddr) -> Result<Option<UpgradeRequest>, Bytes> {
-    if !tokens(request, "Upgrade").any(|token| token.eq_ignore_ascii_case("websocket")) {
+/// Whether a request with these values of the header `Upgrade` asks for a WebSocket, so that a shard answers it.
+pub fn asks_for_websocket<'v>(upgrade: impl IntoIterator<Item = &'v [u8]>) -> bool {
+    elements(upgrade).any(|element| element.eq_ignore_ascii_case(b"websocket"))
+}
+
+/// `Ok(None)`: not an upgrade to WebSocket, or one that HTTP answers because it is malformed.
+fn upgrade(request: &httparse::Request<'_, '_>, peer: SocketAddr) -> Result<Option<UpgradeRequest>, Refusal> {
+    if !asks_for_websocket(values(request, "Upgrade")) {
         return Ok(None);
     }
-    let bad = |message: &str| Err(refusal(400, "bad_upgrade", message, &[]));
+    // Hyper answers a target that it can't parse; so must this program.
+    let Ok(target) = Uri::try_from(request.path.unwrap_or_default()) else { return Ok(None) };
+    let Some(body) = body(request) else { return Ok(None) };
+    let bad = |message: &'static str| Err(Refusal::new(400, "bad_upgrade", message));
 
     if request.method != Some("GET") {
-        return bad("A WebSocket upgrade must use GET.");
+        return bad("a WebSocket upgrade must use GET");
     }
     if request.version != Some(1) {
-        return bad("A WebSocket upgrade must use HTTP/1.1.");
+        return bad("a WebSocket upgrade must use HTTP/1.1");
     }
-    if !tokens(request, "Connection").any(|token| token.eq_ignore_ascii_case("upgrade")) {
-        return bad("The header 'Connection: Upgrade' is missing; a proxy may have removed it.");
+    if !elements(values(request, "Connection")).any(|element| element.eq_ignore_ascii_case(b"upgrade")) {
+        return bad("the header 'Connection: Upgrade' is missing; a proxy may have removed it");
     }
     // Checked before the key: other versions may have no key, or one of another kind.
     if single(request, "Sec-WebSocket-Version") != Some(VERSION.as_bytes()) {
-        let headers = [("Sec-WebSocket-Version", VERSION), ("Upgrade", "websocket")];
-        let message = "Only version 13 of the WebSocket protocol is supported.";
-        return Err(refusal(426, "upgrade_required", message, &headers));
+        let message = "only version 13 of the WebSocket protocol is supported; send it in 'Sec-WebSocket-Version'";
+        return Err(Refusal::new(426, "upgrade_required", message));
     }
     let Some(accept) = single(request, "Sec-WebSocket-Key").and_then(accept) else {
-        return bad("The header 'Sec-WebSocket-Key' must appear exactly once and hold 16 bytes in Base64.");
+        return bad("the header 'Sec-WebSocket-Key' must appear exactly once and hold 16 bytes in Base64");
     };
-    let target = request.path.unwrap_or_default();
-    let (authority, target) = split_target(target);
-    let Some(host) = authority.map(Into::into).or_else(|| single(request, "Host").map(text)) else {
-        return bad("The header 'Host' must appear exactly once.");
+    // Its bytes would be taken for frames.
+    if body == Body::Announced {
+        return bad("a WebSocket upgrade must not have a body");
+    }
+    let host = single(request, "Host").map(text);
+    let Some(host) = host.map(|host| target.authority().map(ToString::to_string).unwrap_or(host)) else {
+        return bad("the header 'Host' must appear exactly once");
     };
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    // If there were two, one check could read the first and another the second.
+    if values(request, "Origin").count() > 1 {
+        return bad("the header 'Origin' must appear only once");
+    }
 
     Ok(Some(UpgradeRequest {
         peer,
-        path: path.into(),
-        query: query.into(),
+        path: target.path().into(),
+        query: target.query().unwrap_or_default().into(),
         host: Some(host),
         origin: single(request, "Origin").map(text),
-        authorization: single(request, "Authorization").map(text),
-        subprotocols: tokens(request, "Sec-WebSocket-Protocol").map(Cow::into_owned).collect(),
+        authorization: values(request, "Authorization").map(text).collect(),
+        subprotocols: elements(values(request, "Sec-WebSocket-Protocol")).map(text).collect(),
         accept,
-        answered: false,
     }))
 }
 
-/// Splits a target into its authority, if it is an absolute URL (RFC 9112, 3.2.2), and the path with its query.
-fn split_target(target: &str) -> (Option<&str>, &str) {
-    let lower = target.get(..8).unwrap_or_default().to_ascii_lowercase();
-    let scheme = ["http://", "https://"].into_iter().find(|scheme| lower.starts_with(scheme));
-    let Some(rest) = scheme.map(|scheme| &target[scheme.len()..]) else {
-        return (None, target);
-    };
-    match rest.find(['/', '?']) {
-        Some(end) if rest[end..].starts_with('/') => (Some(&rest[..end]), &rest[end..]),
-        _ => (Some(rest), "/"),
+/// Whether a body follows the head.
+#[derive(PartialEq, Eq)]
+enum Body {
+    None,
+    Announced,
+}
+
+/// None: the head contradicts itself, which hyper answers.
+fn body(request: &httparse::Request<'_, '_>) -> Option<Body> {
+    if values(request, "Transfer-Encoding").next().is_some() {
+        return Some(Body::Announced);
     }
+    let mut lengths = values(request, "Content-Length");
+    let Some(length) = lengths.next() else { return Some(Body::None) };
+    let is_number = !length.is_empty() && length.iter().all(u8::is_ascii_digit);
+    if !is_number || lengths.any(|other| other != length) {
+        return None;
+    }
+    Some(if length.iter().all(|digit| *digit == b'0') { Body::None } else { Body::Announced })
+}
+
+/// The values of all headers of this name.
+fn values<'r, 'b>(request: &'r httparse::Request<'_, 'b>, name: &'r str) -> impl Iterator<Item = &'b [u8]> {
+    request.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
 }
 
 /// The value of a header that appears exactly once.
 fn single<'b>(request: &httparse::Request<'_, 'b>, name: &str) -> Option<&'b [u8]> {
-    let mut values = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
-    let value = values.next()?.value;
+    let mut values = values(request, name);
+    let value = values.next()?;
     values.next().is_none().then_some(value)
 }
 
-/// The elements of all lists of this name (RFC 9110, 5.6.1).
-fn tokens<'h>(request: &'h httparse::Request<'_, '_>, name: &'h str) -> impl Iterator<Item = Cow<'h, str>> {
-    request
-        .headers
-        .iter()
-        .filter(move |header| header.name.eq_ignore_ascii_case(name))
-        .flat_map(|header| header.value.split(|byte| *byte == b','))
-        .map(|token| String::from_utf8_lossy(token.trim_ascii()))
-        .filter(|token| !token.is_empty())
+/// The elements of comma-separated lists (RFC 9110, 5.6.1).
+fn elements<'v>(values: impl IntoIterator<Item = &'v [u8]>) -> impl Iterator<Item = &'v [u8]> {
+    let elements = values.into_iter().flat_map(|value| value.split(|byte| *byte == b','));
+    elements.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
 }
 
 fn text(value: &[u8]) -> String {
@@ -195,7 +221,7 @@ fn text(value: &[u8]) -> String {
 pub fn accept(key: &[u8]) -> Option<String> {
     const BASE64: GeneralPurpose = GeneralPurpose::new(
         &base64::alphabet::STANDARD,
-        // Some clients encode 16 random characters instead of 16 bytes. The trailing bits don't matter to anything.
+        // RFC 6455 itself has a key whose trailing bits are not zero (4.1), and they don't matter to anything.
         GeneralPurposeConfig::new()
             .with_decode_allow_trailing_bits(true)
             .with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
@@ -208,16 +234,21 @@ pub fn accept(key: &[u8]) -> Option<String> {
     Some(BASE64.encode(hash))
 }
 
-/// The token in `Authorization: Bearer TOKEN` (RFC 6750, 2.1). May be empty.
-pub fn bearer_token(authorization: &str) -> Option<&str> {
-    let (scheme, token) = authorization.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+/// The token in the first `Authorization: Bearer TOKEN` (RFC 6750, 2.1) that has one. Other schemes are ignored: a
+/// proxy in front of the server may ask for a password of its own.
+pub fn bearer_token<'a>(authorization: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let token = |value: &'a str| {
+        let (scheme, token) = value.trim().split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
+    };
+    authorization.into_iter().find_map(token)
 }
 
-/// The first offered subprotocol that carries a token: the token, which may be empty, and the subprotocol. The response
-/// must name that subprotocol: a browser fails the connection if the server picks none of those it offered.
+/// The first offered subprotocol that carries a token: the token and the subprotocol. The response must name that
+/// subprotocol: a browser fails the connection if the server picks none of those it offered.
 pub fn token_subprotocol<'s>(offered: impl IntoIterator<Item = &'s str>) -> Option<(&'s str, &'s str)> {
-    offered.into_iter().find_map(|subprotocol| Some((subprotocol.strip_prefix(TOKEN_SUBPROTOCOL_PREFIX)?, subprotocol)))
+    let token = |offered: &'s str| Some((offered.strip_prefix(TOKEN_SUBPROTOCOL_PREFIX)?, offered));
+    offered.into_iter().filter_map(token).find(|(token, _)| !token.is_empty())
 }
 
 #[cfg(test)]
@@ -237,8 +268,8 @@ pub(super) mod tests {
 
         #[track_caller]
         fn refused(self) -> String {
-            let ParsedHead::Refused(response) = self else { panic!("{self:?}") };
-            String::from_utf8(response.into()).unwrap()
+            let ParsedHead::Refused(refusal) = self else { panic!("{self:?}") };
+            String::from_utf8(refusal.response().into()).unwrap()
         }
     }
 
@@ -271,14 +302,12 @@ pub(super) mod tests {
         assert_eq!(request.query_value("none"), None);
         assert_eq!(request.host.as_deref(), Some("chat.example:8080"));
         assert_eq!(request.origin.as_deref(), Some("https://chat.example"));
-        assert_eq!(request.authorization.as_deref(), Some("Bearer abc"));
+        assert_eq!(request.authorization, ["Bearer abc"]);
         assert_eq!(request.subprotocols, ["a", "b", "c"]);
         assert_eq!(request.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        assert!(!request.answered);
-
         let bare = parse(&upgrade_with("")).upgrade();
-        assert_eq!((bare.origin, bare.authorization), (None, None));
-        assert!(bare.subprotocols.is_empty());
+        assert_eq!(bare.origin, None);
+        assert!(bare.authorization.is_empty() && bare.subprotocols.is_empty());
     }
 
     #[test]
@@ -321,17 +350,48 @@ pub(super) mod tests {
 
     #[test]
     fn tokens_are_found_in_the_authorization_and_in_the_subprotocols() {
-        for (header, token) in [
-            ("Bearer abc", Some("abc")),
-            ("bearer  abc ", Some("abc")),
-            ("Bearer ", Some("")),
-            ("Bearer", None),
-            ("Basic YTpi", None),
+        for (headers, token) in [
+            (&["Bearer abc"][..], Some("abc")),
+            (&["bearer  abc "], Some("abc")),
+            (&["Bearer "], None),
+            (&["Bearer"], None),
+            (&["Basic YTpi"], None),
+            (&["Basic YTpi", "Bearer abc"], Some("abc")),
+            (&["Bearer abc", "Bearer abc"], Some("abc")),
+            (&[], None),
         ] {
-            assert_eq!(bearer_token(header), token, "{header:?}");
+            assert_eq!(bearer_token(headers.iter().copied()), token, "{headers:?}");
         }
-        assert_eq!(token_subprotocol(["chat", "bearer.a", "bearer.b"]), Some(("a", "bearer.a")));
+        assert_eq!(token_subprotocol(["chat", "bearer.", "bearer.a", "bearer.b"]), Some(("a", "bearer.a")));
         assert_eq!(token_subprotocol(["chat", "bearer"]), None);
+    }
+
+    #[test]
+    fn the_key_in_section_4_1_of_the_rfc_is_valid() {
+        assert!(accept(b"AQIDBAUGBwgJCgsMDQ4PEC==").is_some());
+    }
+
+    #[test]
+    fn an_upgrade_has_no_body() {
+        for (header, expected) in [
+            ("Content-Length: 0", None),
+            ("Content-Length: 0\r\nContent-Length: 0", None),
+            ("Content-Length: 5", Some(400)),
+            ("Transfer-Encoding: chunked", Some(400)),
+            ("Transfer-Encoding: gzip", Some(400)),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 0", Some(400)),
+        ] {
+            let refused = match parse(&upgrade_with(&format!("{header}\r\n"))) {
+                ParsedHead::Upgrade(..) => None,
+                ParsedHead::Refused(refusal) => Some(refusal.status),
+                other => panic!("{header}: {other:?}"),
+            };
+            assert_eq!(refused, expected, "{header}");
+        }
+        // Hyper refuses these before anybody sees them.
+        for header in ["Content-Length: x", "Content-Length: ", "Content-Length: 0\r\nContent-Length: 5"] {
+            assert!(matches!(parse(&upgrade_with(&format!("{header}\r\n"))), ParsedHead::Http), "{header}");
+        }
     }
 
     #[test]
@@ -361,6 +421,8 @@ pub(super) mod tests {
             ("dGhlIHNhbXBsZSBub25jZQ==", "!", "Key"),
             ("Upgrade: websocket\r\n", "Upgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", "Key"),
             ("Host: chat.example:8080\r\n", "", "Host"),
+            ("Host: chat.example:8080\r\n", "Host: a\r\nHost: a\r\n", "Host"),
+            ("Host: chat.example:8080\r\n", "Host: a\r\nOrigin: http://a\r\nOrigin: http://b\r\n", "Origin"),
         ] {
             let request = upgrade_with("").replacen(from, to, 1);
             let response = parse(&request).refused();

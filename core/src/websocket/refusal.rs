@@ -1,21 +1,61 @@
-//! The answer to an upgrade request that is refused, as bytes.
+//! The answer to a request that a shard refuses, as bytes.
 
 use bytes::Bytes;
+use std::borrow::Cow;
 
-/// A complete HTTP response with the body `{"error":{"code":…,"message":…,"field":null}}`, after which the connection
-/// is closed. `headers` are additional (name, value) pairs.
-pub fn refusal(status: u16, code: &str, message: &str, headers: &[(&str, &str)]) -> Bytes {
-    let body = serde_json::json!({"error": {"code": code, "message": message, "field": null}}).to_string();
-    let mut response = format!("HTTP/1.1 {status} {}\r\n", reason_phrase(status));
-    for (name, value) in headers {
-        response += &format!("{name}: {value}\r\n");
-    }
-    response +=
-        &format!("Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
-    response.into()
+/// Why a request is refused. The HTTP service's errors have the same form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: u16,
+    /// For programs.
+    pub code: &'static str,
+    /// The parameter of the query that is at fault, if one is.
+    pub field: Option<Cow<'static, str>>,
+    /// For people.
+    pub message: Cow<'static, str>,
 }
 
-/// The reason phrase of a status that an upgrade can be refused with. It may be empty (RFC 9112, 4).
+impl Refusal {
+    pub fn new(status: u16, code: &'static str, message: impl Into<Cow<'static, str>>) -> Refusal {
+        Refusal { status, code, field: None, message: message.into() }
+    }
+
+    /// Names the parameter that is at fault.
+    pub fn on(self, field: impl Into<Cow<'static, str>>) -> Refusal {
+        Refusal { field: Some(field.into()), ..self }
+    }
+
+    /// A complete HTTP response with the body `{"error":{"code":…,"field":…,"message":…}}`, after which the connection
+    /// is closed.
+    pub fn response(&self) -> Bytes {
+        let error = serde_json::json!({"code": self.code, "message": self.message, "field": self.field});
+        let body = serde_json::json!({"error": error}).to_string();
+        let Refusal { status, .. } = self;
+        let mut response = format!("HTTP/1.1 {status} {}\r\n", reason_phrase(*status));
+        for (name, value) in required_headers(*status) {
+            response += &format!("{name}: {value}\r\n");
+        }
+        response += &format!(
+            "Content-Type: application/json\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
+             X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        response.into()
+    }
+}
+
+/// The headers that a response with this status must have (RFC 9110, 15).
+fn required_headers(status: u16) -> &'static [(&'static str, &'static str)] {
+    match status {
+        401 => &[("WWW-Authenticate", "Bearer")],
+        426 => &[("Sec-WebSocket-Version", super::head::VERSION), ("Upgrade", "websocket")],
+        503 => &[("Retry-After", "1")],
+        _ => &[],
+    }
+}
+
+/// The reason phrase of a status that a request can be refused with. It may be empty (RFC 9112, 4).
 fn reason_phrase(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",
@@ -39,15 +79,23 @@ mod tests {
 
     #[test]
     fn a_refusal_is_a_complete_response() {
-        let answer = refusal(401, "unauthorized", "The \"token\" is invalid.", &[("WWW-Authenticate", "Bearer")]);
+        let answer = Refusal::new(401, "unauthorized", "The \"token\" is invalid.").on("token").response();
         let answer = std::str::from_utf8(&answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\n"), "{head}");
         assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
-        assert_eq!(body, r#"{"error":{"code":"unauthorized","field":null,"message":"The \"token\" is invalid."}}"#);
+        assert_eq!(body, r#"{"error":{"code":"unauthorized","field":"token","message":"The \"token\" is invalid."}}"#);
 
         let mut headers = [httparse::EMPTY_HEADER; 8];
         let mut response = httparse::Response::new(&mut headers);
         assert!(response.parse(answer.as_bytes()).unwrap().is_complete());
+    }
+
+    #[test]
+    fn a_refusal_is_neither_cached_nor_taken_for_html() {
+        for status in [400, 401, 426, 503] {
+            let answer = String::from_utf8(Refusal::new(status, "x", "").response().into()).unwrap();
+            assert!(answer.contains("\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"), "{answer}");
+        }
     }
 }

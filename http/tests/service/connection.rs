@@ -4,6 +4,7 @@ use crate::support::{Client, server, server_with, settings, soon};
 use bytes::Bytes;
 use serde_json::json;
 use std::sync::Arc;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use uproar_core::limits::Limits;
@@ -168,6 +169,53 @@ async fn a_request_that_arrived_before_the_drain_is_answered() {
     soon(served).await.unwrap();
 }
 
+/// A client may close its sending half after its request and wait for the answer, as `nc -N` does. So the connection of a
+/// client that has gone is kept until its request is answered.
+#[tokio::test]
+async fn a_client_that_closes_its_sending_half_gets_its_answer() {
+    let mut server = server().await;
+    let mut ann = server.sign_up("ann").await;
+    ann.post("/user/createroom", json!({"name": "lobby"})).await.expect(201);
+    let (mut starts, open) = server.gate();
+    let token = ann.token.clone().unwrap();
+    let request = format!(
+        "POST /rooms/lobby/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/json\r\nContent-Length: 12\r\n\r\n{{\"text\":\"x\"}}"
+    );
+    let mut leaving = server.client().await;
+    leaving.send(request.as_bytes()).await;
+    leaving.stream.shutdown().await.unwrap();
+    soon(starts.recv()).await.unwrap();
+    open.send(true).unwrap();
+    leaving.response().await.expect(201);
+    leaving.closed().await;
+    soon(server.ended.recv()).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_a_single_chunked_transfer_encoding_is_read() {
+    let server = server().await;
+    for (codings, status) in [
+        ("chunked", 422),
+        ("Chunked", 422),
+        ("gzip, chunked", 400),
+        ("chunked, chunked", 400),
+        ("identity", 400),
+        ("chunked\r\nTransfer-Encoding: chunked", 400),
+    ] {
+        let mut client = server.client().await;
+        let request = format!(
+            "POST /user/signin HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+             Transfer-Encoding: {codings}\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n"
+        );
+        client.send(request.as_bytes()).await;
+        assert_eq!(client.response().await.status, status, "{codings}");
+        if status == 400 {
+            client.closed().await;
+        }
+    }
+}
+
 /// The connection closes even while its request is waiting for the chat.
 #[tokio::test]
 async fn a_connection_closes_when_its_client_disconnects() {
@@ -187,8 +235,9 @@ async fn a_connection_closes_when_its_client_disconnects() {
         )
         .await;
     soon(starts.recv()).await.unwrap();
+    leaving.stream.set_zero_linger().unwrap();
     drop(leaving);
-    soon(server.ended.recv()).await.unwrap();
     open.send(true).unwrap();
+    soon(server.ended.recv()).await.unwrap();
     ann.get("/me").await.expect(200);
 }

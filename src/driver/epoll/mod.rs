@@ -189,7 +189,7 @@ impl EventLoop<Epoll> {
         if !self.shard.wants_input(slot) {
             // It is read once the core wants input again. A broken connection need not wait for that.
             if open.io.is_broken {
-                self.on_peer_closed(slot, now);
+                self.on_failed(slot, now);
             }
             return;
         }
@@ -205,7 +205,11 @@ impl EventLoop<Epoll> {
             }
             Err(Errno::AGAIN) => open.io.is_readable = false,
             Err(Errno::INTR) => Epoll::read(self, slot),
-            Ok(_) | Err(_) => self.on_peer_closed(slot, now),
+            Ok(_) => {
+                open.io.is_readable = false;
+                self.on_peer_closed(slot, now);
+            }
+            Err(_) => self.on_failed(slot, now),
         }
     }
 
@@ -235,7 +239,7 @@ impl EventLoop<Epoll> {
         let written = match result {
             Ok(written) => written,
             Err(Errno::AGAIN | Errno::INTR) => 0,
-            Err(_) => return self.on_peer_closed(slot, now),
+            Err(_) => return self.on_failed(slot, now),
         };
         // After a partial write the kernel's buffer is full, and an event reports when it has room again.
         open.io.is_blocked = written < length && result != Err(Errno::INTR);

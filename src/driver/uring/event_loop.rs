@@ -201,7 +201,8 @@ impl EventLoop<Ring> {
                     }
                     return;
                 }
-                _ => self.on_peer_closed(slot, now),
+                (0, _) => self.on_peer_closed(slot, now),
+                _ => self.on_failed(slot, now),
             }
         }
         if let Some(filled) = filled {
@@ -256,7 +257,7 @@ impl EventLoop<Ring> {
         } else if matches!(-result, libc::EINTR | libc::EAGAIN) {
             self.effects.wake(slot);
         } else {
-            self.on_peer_closed(slot, now);
+            self.on_failed(slot, now);
         }
     }
 
