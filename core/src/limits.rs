@@ -254,8 +254,10 @@ limits! {
     session_lifetime_ms = 30 * DAY_MS, 1_000..=365 * DAY_MS;
     /// How long the server may take to stop.
     stop_timeout_ms = 8_000, 10..=DAY_MS;
-    /// How long a database call may take before it counts as failed.
+    /// How long a database call may take, including the wait for a connection, before it counts as failed.
     store_timeout_ms = 10_000, 10..=DAY_MS;
+    /// How long a session with PostgreSQL is used before a new one replaces it.
+    store_session_age_ms = 1_800_000, 10..=DAY_MS;
     /// The member limit of a room that is created without `size`.
     room_size_default = 10_000, 1..=100_000;
     /// HTTP connections at a time; further ones are closed.

@@ -44,7 +44,7 @@ pub struct LaneSetup {
     pub metrics: Arc<LaneMetrics>,
     /// Turns true when no more items will come: the lane then ends as soon as it is idle.
     pub stop: watch::Receiver<bool>,
-    /// Takes the reason if the database can't be trusted any more. The process must then end.
+    /// Takes the reason if nothing can be committed any more. The process must then end.
     pub broken: mpsc::Sender<String>,
 }
 
@@ -120,7 +120,7 @@ async fn finish(commit: &mut Option<Commit>) -> (Instant, Result<Vec<Outcome>, A
 /// Translates the store's answer for the core, and logs failures.
 ///
 /// # Errors
-/// Why the database can't be trusted any more.
+/// Why nothing can be committed any more.
 fn to_batch_result(result: Result<Vec<Outcome>, AppendError>, lane: &Lane) -> Result<BatchResult, String> {
     match result {
         Ok(outcomes) => Ok(BatchResult::Answered(outcomes)),
@@ -134,7 +134,10 @@ fn to_batch_result(result: Result<Vec<Outcome>, AppendError>, lane: &Lane) -> Re
             }
             Ok(BatchResult::OutcomeUnknown)
         }
-        Err(AppendError::Fatal(text)) => Err(text),
+        Err(AppendError::Fatal(text)) => Err(format!(
+            "the database can't be trusted any more: {text}; to continue from what is on disk, start the server again"
+        )),
+        Err(AppendError::Ended(reason)) => Err(reason),
     }
 }
 

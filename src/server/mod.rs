@@ -42,10 +42,13 @@ pub fn run(options: &Options) -> Result<()> {
     let runtime = service_runtime()?;
     let result = runtime.block_on(async {
         let mut signals = Signals::catch()?;
-        let timeout = Duration::from_millis(limits.store_timeout_ms);
-        let lanes = usize::from(options.lanes);
-        let rates = write_rates(&limits);
-        let open = OpenOptions { lanes, call_timeout: timeout, rates, ..OpenOptions::default() };
+        let open = OpenOptions {
+            lanes: usize::from(options.lanes),
+            call_timeout: Duration::from_millis(limits.store_timeout_ms),
+            session_age_limit: Duration::from_millis(limits.store_session_age_ms),
+            rates: write_rates(&limits),
+            ..OpenOptions::default()
+        };
         let store = tokio::select! {
             opened = uproar_store::open(&url, &folder, open) => opened?,
             signal = signals.next() => {

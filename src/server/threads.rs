@@ -39,7 +39,7 @@ pub(super) struct Threads {
     endpoint: JoinHandle<()>,
     drain_http: watch::Sender<bool>,
     lanes: JoinSet<()>,
-    /// Why a lane no longer trusts the database.
+    /// Why a lane can commit nothing more.
     broken: mpsc::Receiver<String>,
     reader: JoinHandle<()>,
     stop_writers: watch::Sender<bool>,
@@ -88,14 +88,8 @@ impl Threads {
             // In this order: a lane that finds the database broken reports it first, and then ends.
             biased;
             signal = signals.next() => Ok(signal),
-            () = store.taken_over() => bail!(
-                "another uproar has taken over the database after this one had lost its lock; stop one of them, or \
-                 give each its own database"
-            ),
-            Some(reason) = self.broken.recv() => bail!(
-                "the database can't be trusted any more: {reason}; to continue from what is on disk, start the server \
-                 again"
-            ),
+            reason = store.ended() => bail!(reason),
+            Some(reason) = self.broken.recv() => bail!(reason),
             Some(result) = self.shard_results.recv() => {
                 result?;
                 bail!("a shard ended unexpectedly");
@@ -143,7 +137,7 @@ impl Threads {
     }
 }
 
-/// Spawns one task per lane. The receiver gets the reason if a lane finds that the database can't be trusted.
+/// Spawns one task per lane. The receiver gets the reason if a lane can commit nothing more.
 fn spawn_lanes(
     setup: &Setup<'_>,
     ports: Vec<Port<Message>>,

@@ -2,6 +2,7 @@
 //! database. Queries that are the same on both are therefore written once: SQL with `$1` … `$n` means the same to both.
 
 use crate::error::StoreError;
+use crate::postgres::{Lent, keeps_session};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
@@ -29,7 +30,7 @@ impl<T> Row for T where T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, 
 
 pub(crate) enum Pooled {
     Sqlite(PoolConnection<Sqlite>),
-    Postgres(PoolConnection<Postgres>),
+    Postgres(Lent),
 }
 
 /// A connection that returns to its pool only when it is clean. If a call is abandoned in the middle of a statement or
@@ -128,6 +129,11 @@ impl DbConnection {
     /// A database that answered, even with an error, is done with the statement. After any other error it may not be.
     fn end_statement<T>(&mut self, result: &Result<T, sqlx::Error>) {
         self.in_statement = !matches!(result, Ok(_) | Err(sqlx::Error::Database(_)));
+        if let (Pooled::Postgres(session), Err(error)) = (&mut self.pooled, result)
+            && !keeps_session(error)
+        {
+            session.close_on_drop();
+        }
     }
 
     /// Unix milliseconds by the database's clock.

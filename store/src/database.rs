@@ -54,6 +54,14 @@ impl Backend {
         Ok(db)
     }
 
+    /// Returns when the calls in progress are to be given up, because no answer can be expected.
+    async fn silent(&self) {
+        match self {
+            Backend::Sqlite(_) => std::future::pending().await,
+            Backend::Postgres(postgres) => postgres.silent().await,
+        }
+    }
+
     fn generation(&self) -> DatabaseGeneration {
         match self {
             Backend::Sqlite(sqlite) => sqlite.generation(),
@@ -85,7 +93,7 @@ impl Database {
     pub fn new(backend: Backend, options: &OpenOptions) -> Database {
         let calls = Arc::new(Calls {
             backend,
-            time_limit: options.acquire_timeout + options.call_timeout,
+            time_limit: options.call_timeout,
             room_deleted: Notify::new(),
             closing: Notify::new(),
         });
@@ -137,9 +145,12 @@ impl Calls {
 
     /// Abandons a call that takes too long; the database rolls it back.
     async fn limit_time<T, E: From<StoreError>>(&self, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-        match timeout(self.time_limit, call).await {
-            Ok(result) => result,
-            Err(_) => Err(StoreError(self.too_late()).into()),
+        tokio::select! {
+            result = timeout(self.time_limit, call) => match result {
+                Ok(result) => result,
+                Err(_) => Err(StoreError(self.too_late()).into()),
+            },
+            () = self.backend.silent() => Err(StoreError("the database has fallen silent".to_owned()).into()),
         }
     }
 
@@ -350,9 +361,14 @@ impl Store for Database {
         require_room_name(name)?;
         require_user_key(member_key)?;
         self.allowances.take_write(actor)?;
-        self.calls
+        let removed = self
+            .calls
             .write(async |db| rooms::remove_member(db, self.calls.generation(), name, actor, member_key).await)
-            .await
+            .await;
+        if let (Backend::Postgres(postgres), Ok(removal)) = (&self.calls.backend, &removed) {
+            postgres.removed(removal);
+        }
+        removed
     }
 
     async fn add_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<Addition, RoomError> {
@@ -404,10 +420,10 @@ impl Store for Database {
             .await
     }
 
-    async fn taken_over(&self) {
+    async fn ended(&self) -> String {
         match &self.calls.backend {
             Backend::Sqlite(_) => std::future::pending().await,
-            Backend::Postgres(postgres) => postgres.taken_over().await,
+            Backend::Postgres(postgres) => postgres.ended().await,
         }
     }
 

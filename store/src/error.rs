@@ -1,6 +1,7 @@
 //! What can go wrong: one variant for each case that callers handle differently.
 
 use crate::allowance::UsedUp;
+use sqlx::postgres::PgDatabaseError;
 
 /// The database failed, or its answer made no sense. The text is for the log and never holds a secret.
 #[derive(Debug, thiserror::Error)]
@@ -18,10 +19,13 @@ pub enum AppendError {
     #[error("data rejected: {0}")]
     DataRejected(String),
     /// Nothing can be committed any more. After an I/O error during a commit or fsync (SQLite), this process no longer
-    /// knows what is on disk: do not report anything as refused, but exit, and restart from what is on disk. On
-    /// PostgreSQL, another process has taken over the database.
-    #[error("the database can't be used any more: {0}")]
+    /// knows what is on disk: do not report anything as refused, but exit, and restart from what is on disk.
+    #[error("the database can't be trusted any more: {0}")]
     Fatal(String),
+    /// Nothing can be committed any more, because another process has taken over the database, or the database has gone
+    /// back (PostgreSQL). The text is the same as that of `Store::ended`: do not report anything as refused, but exit.
+    #[error("{0}")]
+    Ended(String),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -87,12 +91,12 @@ impl From<sqlx::Error> for RoomError {
     }
 }
 
-/// An error and its causes in one line.
-pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
+/// An error and its causes in one line, each of them once.
+pub(crate) fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = text_of(error);
     let mut cause = error.source();
     while let Some(error) = cause {
-        let text = error.to_string();
+        let text = text_of(error);
         // Many errors repeat the text of their cause.
         if !line.contains(&text) {
             line.push_str(": ");
@@ -101,4 +105,15 @@ pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// PostgreSQL's errors would come with a line number in PostgreSQL's own source code.
+fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
+    let of_postgres = |error: &PgDatabaseError| format!("{} (SQLSTATE {})", error.message(), error.code());
+    if let Some(sqlx::Error::Database(error)) = error.downcast_ref::<sqlx::Error>()
+        && let Some(error) = error.try_downcast_ref::<PgDatabaseError>()
+    {
+        return of_postgres(error);
+    }
+    error.downcast_ref::<PgDatabaseError>().map_or_else(|| error.to_string(), of_postgres)
 }

@@ -27,6 +27,14 @@ pub(crate) fn migrator(migrations: &[Migration]) -> Migrator {
     Migrator::with_migrations(migrations.iter().map(migration).collect())
 }
 
+/// The error that the database reported, if that is why migrating failed.
+pub(crate) fn database_error(error: &MigrateError) -> Option<&sqlx::Error> {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => Some(error),
+        _ => None,
+    }
+}
+
 /// Why the schema of the database at `address` can't be used. `migrations`: those that this build knows.
 pub(crate) fn migration_failed(error: &MigrateError, address: &str, migrations: &[Migration]) -> OpenError {
     let newest = migrations.last().map_or(0, |(version, ..)| *version);
@@ -40,7 +48,8 @@ pub(crate) fn migration_failed(error: &MigrateError, address: &str, migrations: 
              start that build, or use a new database"
         ),
         error => {
-            format!("can't update the schema of the database {address}: {}", one_line(error))
+            let cause = database_error(error).map_or_else(|| one_line(error), |error| one_line(error));
+            format!("can't update the schema of the database {address}: {cause}")
         }
     })
 }

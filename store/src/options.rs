@@ -87,10 +87,12 @@ pub struct OpenOptions {
     pub open_timeout: Duration,
     /// The time limit for getting a connection from a pool, or SQLite's only writer.
     pub acquire_timeout: Duration,
-    /// The time limit for the database to answer a call that has its connection.
+    /// The time limit for a call, including the wait for a connection.
     pub call_timeout: Duration,
     /// How often each user may change rooms and memberships.
     pub rates: WriteRates,
+    /// How long a session with PostgreSQL is used before a new one replaces it.
+    pub session_age_limit: Duration,
 }
 
 impl Default for OpenOptions {
@@ -102,6 +104,7 @@ impl Default for OpenOptions {
             acquire_timeout: Duration::from_secs(3),
             call_timeout: Duration::from_secs(10),
             rates: WriteRates::default(),
+            session_age_limit: Duration::from_secs(1800),
         }
     }
 }

@@ -131,9 +131,9 @@ pub trait Store: Send + Sync + 'static {
     /// Fails if the database does not answer.
     async fn ping(&self) -> Result<(), StoreError>;
 
-    /// Returns once another process has taken over the database, after which nothing can be committed any more. On
-    /// SQLite that can't happen, and this never returns.
-    async fn taken_over(&self) {
+    /// Returns once nothing can be committed any more, with the reason: another process has taken over the database, or
+    /// the database has gone back. On SQLite that can't happen, and this never returns.
+    async fn ended(&self) -> String {
         std::future::pending().await
     }
 

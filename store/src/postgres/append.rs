@@ -1,111 +1,71 @@
 //! The commit path: each batch is one call of the SQL function `append`, in one round trip. The function, which decides
 //! about each item, is in `migrations/postgres`.
 
+use super::failures::{code, keeps_session};
 use super::guard::{Guard, State};
-use super::setup::prepare;
+use super::sessions::Sessions;
 use crate::check;
 use crate::connection::offset_arg;
 use crate::error::{AppendError, one_line};
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions, Connection};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use sqlx::postgres::PgConnection;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use uproar_model::{Item, Outcome, Refusal, Stored};
 
 const APPEND: &str = "SELECT item, outcome, at_offset, at_number, at_ms FROM append($1, $2, $3, $4, $5, $6)";
 
-/// The connections that commit batches. A connection that failed, or whose batch was abandoned, is never used again,
-/// because its state is unknown.
+/// The sessions that commit batches, while the guard holds its lock.
 pub(super) struct Lanes {
-    options: PgConnectOptions,
-    count: usize,
-    acquire_timeout: Duration,
-    permits: Semaphore,
-    free: Mutex<Vec<PgConnection>>,
+    pub sessions: Arc<Sessions>,
+    pub guard: Arc<Guard>,
+    /// How long a batch waits for the guard.
+    pub acquire_timeout: Duration,
 }
 
 impl Lanes {
-    pub fn new(options: PgConnectOptions, count: usize, acquire_timeout: Duration) -> Lanes {
-        Lanes { options, count, acquire_timeout, permits: Semaphore::new(count), free: Mutex::new(Vec::new()) }
-    }
-
-    pub fn count(&self) -> usize {
-        self.count
-    }
-
-    pub async fn close(&self) {
-        self.permits.close();
-        let connections = std::mem::take(&mut *self.free());
-        for connection in connections {
-            // After an error it is closed as well.
-            let _ = connection.close().await;
-        }
-    }
-
-    fn free(&self) -> MutexGuard<'_, Vec<PgConnection>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn connection(&self) -> Result<PgConnection, sqlx::Error> {
-        if let Some(connection) = self.free().pop() {
-            return Ok(connection);
-        }
-        let mut connection = self.options.connect().await?;
-        prepare(&mut connection).await?;
-        Ok(connection)
-    }
-
-    pub async fn append(&self, guard: &Guard, batch: &[Item]) -> Result<Vec<Outcome>, AppendError> {
-        let unknown = |text: &str| AppendError::OutcomeUnknown(text.to_owned());
-        match timeout(self.acquire_timeout, guard.settled()).await {
+    pub async fn append(&self, batch: &[Item]) -> Result<Vec<Outcome>, AppendError> {
+        match timeout(self.acquire_timeout, self.guard.settled()).await {
             Ok(State::Held) => {}
-            Ok(State::TakenOver) => {
-                return Err(AppendError::Fatal("another uproar has taken over the database".to_owned()));
+            Ok(State::Ended(reason)) => return Err(AppendError::Ended(reason.to_string())),
+            Ok(State::Lost) | Err(_) => {
+                return Err(AppendError::OutcomeUnknown("the lock on the database is not held".to_owned()));
             }
-            Ok(State::Lost) | Err(_) => return Err(unknown("the guard connection is lost")),
         }
-        let _permit = match timeout(self.acquire_timeout, self.permits.acquire()).await {
-            Ok(Ok(permit)) => permit,
-            Ok(Err(_)) => return Err(unknown("the store is closed")),
-            Err(_) => return Err(unknown("all lanes are busy")),
+        let committed = async {
+            let mut session = self.sessions.acquire().await?;
+            let outcomes = append(&mut session, batch).await;
+            // The batch is one statement without BEGIN, so an error that the database reports leaves nothing behind.
+            if outcomes.as_ref().is_err_and(|error| !keeps_session(error)) {
+                session.close_on_drop();
+            }
+            outcomes
         };
-        let outcomes = match self.connection().await {
-            Ok(mut connection) => {
-                let outcomes = append(&mut connection, batch).await;
-                // The batch is one statement without BEGIN, so an error that the database reports leaves nothing
-                // behind, unless it ended the session.
-                if outcomes.is_ok() || outcomes.as_ref().is_err_and(is_answer) {
-                    self.free().push(connection);
+        let outcomes = tokio::select! {
+            outcomes = committed => outcomes,
+            () = self.guard.silent() => Err(sqlx::Error::Protocol("the database has fallen silent".to_owned())),
+        };
+        match outcomes {
+            Ok(outcomes) => {
+                self.guard.witnesses.add_batch(batch, &outcomes);
+                Ok(outcomes)
+            }
+            Err(error) => {
+                if !keeps_session(&error) {
+                    // The others have probably come to the same end.
+                    self.sessions.close_free();
+                    self.guard.doubt();
                 }
-                outcomes
+                Err(failure(&error))
             }
-            Err(error) => Err(error),
-        };
-        outcomes.map_err(|error| {
-            if !is_answer(&error) {
-                // The other connections are probably lost too.
-                self.free().clear();
-                guard.doubt();
-            }
-            failure(&error)
-        })
+        }
     }
-}
-
-/// Whether the database answered, with an error, and the session lives on. Errors of class 57 mean that an operator
-/// intervened, such as a shutdown; those of class 08, that the connection failed. 57014 only cancels a statement.
-fn is_answer(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| code == "57014" || !(code.starts_with("57") || code.starts_with("08")))
 }
 
 /// What an error means for the batch. <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 fn failure(error: &sqlx::Error) -> AppendError {
     let text = one_line(error);
-    let code = error.as_database_error().and_then(|error| error.code());
-    match code.as_deref().and_then(|code| code.get(..2)) {
+    match code(error).as_deref().and_then(|code| code.get(..2)) {
         Some("22" | "23" | "54") => AppendError::DataRejected(text),
         _ => AppendError::OutcomeUnknown(text),
     }

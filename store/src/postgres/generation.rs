@@ -2,11 +2,12 @@
 //! from a dump), or on another timeline (restored to a point in time, or a standby took over, which may lack the last
 //! commits).
 
+use super::failures::Target;
 use super::guard::Guard;
-use super::setup::{connect_options, database_failed, no_answer};
-use crate::error::OpenError;
+use super::setup::connect_options;
+use crate::error::{OpenError, one_line};
 use crate::generation::DatabaseGeneration;
-use crate::options::{OpenOptions, postgres_address};
+use crate::options::OpenOptions;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor, Row};
 use std::collections::HashMap;
@@ -15,9 +16,7 @@ use tokio::time::timeout;
 /// Compares the cluster and the timeline with the recorded ones, raises the generation if either has changed, and
 /// records them.
 pub(super) async fn check(connection: &mut PgConnection) -> Result<DatabaseGeneration, sqlx::Error> {
-    // The role may lack the right to one of them, so each is queried by itself.
-    let system = identity(connection, "SELECT CAST(system_identifier AS text) FROM pg_control_system()").await?;
-    let timeline = identity(connection, "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)").await?;
+    let (system, timeline) = identities(connection).await?;
 
     let mut transaction = connection.begin().await?;
     let rows = transaction.fetch_all("SELECT name, value FROM meta ORDER BY name FOR UPDATE").await?;
@@ -45,14 +44,26 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<DatabaseGener
     Ok(DatabaseGeneration(generation))
 }
 
+/// Records the cluster and the timeline of a server that has taken over and lacks nothing, so that the next start does
+/// not raise the generation because of it.
+pub(super) async fn record(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let (system, timeline) = identities(connection).await?;
+    for (name, current) in [("system_identifier", system), ("timeline", timeline)] {
+        if let Some(current) = current {
+            set_meta(connection, name, &current).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Raises the generation on an administrator's request. This takes the guard's lock, because a running server has the
 /// old generation in memory.
 pub(crate) async fn restored(url: &str, options: &OpenOptions) -> Result<(), OpenError> {
     let connect = connect_options(url)?;
-    let address = postgres_address(&connect);
-    let failed = |error: sqlx::Error| database_failed(&address, &error);
+    let target = Target::of(&connect);
+    let failed = |error: sqlx::Error| target.failed(&error);
     let raised = async {
-        let mut held = Guard::take(&connect, &address).await?;
+        let mut held = Guard::take(&connect, &target).await?;
         check(&mut held.connection).await.map_err(failed)?;
         let sql = "UPDATE meta SET value = CAST(CAST(value AS bigint) + 1 AS text) WHERE name = 'generation'";
         let changed = held.connection.execute(sql).await.map_err(failed)?;
@@ -63,7 +74,7 @@ pub(crate) async fn restored(url: &str, options: &OpenOptions) -> Result<(), Ope
     };
     match timeout(options.open_timeout, raised).await {
         Ok(result) => result,
-        Err(_) => Err(no_answer(&address, options.open_timeout)),
+        Err(_) => Err(target.no_answer(options.open_timeout)),
     }
 }
 
@@ -73,13 +84,20 @@ async fn set_meta(connection: &mut PgConnection, name: &str, value: &str) -> Res
     Ok(())
 }
 
+/// The cluster and the timeline. The role may lack the right to one of them, so each is queried by itself.
+async fn identities(connection: &mut PgConnection) -> Result<(Option<String>, Option<String>), sqlx::Error> {
+    let system = identity(connection, "SELECT CAST(system_identifier AS text) FROM pg_control_system()").await?;
+    let timeline = identity(connection, "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)").await?;
+    Ok((system, timeline))
+}
+
 /// A text that identifies the cluster or the timeline. `None`: this role is not permitted to read it.
 async fn identity(connection: &mut PgConnection, sql: &'static str) -> Result<Option<String>, sqlx::Error> {
     match connection.fetch_one(sql).await {
         Ok(row) => row.try_get(0),
-        Err(sqlx::Error::Database(error)) => {
+        Err(error @ sqlx::Error::Database(_)) => {
             tracing::warn!(
-                %error,
+                error = one_line(&error),
                 "a missing right of the database role hides some restores; run `uproar restored` after a restore"
             );
             Ok(None)

@@ -1,93 +1,128 @@
 //! Only one process at a time uses a database: it holds a session advisory lock, on a connection of its own, for as
-//! long as the store lives.
+//! long as the store lives. This connection also shows whether the database answers, takes writes, and still has
+//! everything that this process has seen in it.
 
+use super::failures::{Target, code};
+use super::generation;
+use super::witnesses::Witnesses;
 use crate::error::{OpenError, one_line};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions, Connection, Executor, Row};
-use std::sync::{Arc, Mutex, PoisonError};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
+use std::fmt;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// "uproar" in ASCII. Each database has advisory locks of its own.
 const KEY: i64 = 0x7570_726f_6172;
 /// How often the guard connection is tested.
 const INTERVAL: Duration = Duration::from_secs(1);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// After a process was killed, it takes the server a moment to end its session.
-const TAKE_TRIES: u32 = 20;
+/// Together with `INTERVAL`: how long the database may be silent before all connections are given up.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a start waits for the lock. After a process was killed, it takes PostgreSQL a moment to end its session;
+/// after its host was lost, about 6 s (see the keepalives in `setup.rs`).
+const TAKE_TIMEOUT: Duration = Duration::from_secs(8);
 const TAKE_PAUSE: Duration = Duration::from_millis(100);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Whether this process may commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Held,
-    /// The connection is lost, or may be: no commits until the lock is held again.
+    /// The connection is lost, or may be, or the server is read-only: no commits until the lock is held again.
     Lost,
-    /// Another process has the lock: no more commits at all.
-    TakenOver,
+    /// No more commits at all, and why.
+    Ended(Arc<str>),
 }
 
 /// The connection that has the lock.
 pub(super) struct Held {
     pub connection: PgConnection,
-    /// The process id of its session in the server, by which it is recognized if it outlives the connection.
+    /// The process id of its session in the server.
     process: i32,
 }
 
 pub(super) struct Guard {
-    state: Arc<watch::Sender<State>>,
+    state: watch::Sender<State>,
     /// Something failed that may affect the guard connection too.
-    doubt: Arc<Notify>,
-    stop: Arc<Notify>,
-    task: Mutex<Option<JoinHandle<()>>>,
+    doubt: Notify,
+    /// The lock is held on a server that connections no longer lead to.
+    misplaced: Notify,
+    /// The database has fallen silent: calls in progress are given up.
+    silent: Notify,
+    stop: Notify,
+    /// Sessions that were opened earlier are not used any more.
+    trusted_since: Mutex<Instant>,
+    /// The process id of the session that holds the lock; 0: none does.
+    process: AtomicI32,
+    pub witnesses: Witnesses,
 }
 
 impl Guard {
     /// Takes the lock, or fails if another process has it.
-    pub async fn take(options: &PgConnectOptions, address: &str) -> Result<Held, OpenError> {
-        let failed = |error: sqlx::Error| {
-            OpenError(match &error {
-                sqlx::Error::Database(error) => {
-                    format!("PostgreSQL at {address} rejects the connection: {error}")
-                }
-                error => format!("can't reach PostgreSQL at {address}: {}; is it running there?", one_line(error)),
-            })
-        };
+    pub async fn take(options: &PgConnectOptions, target: &Target) -> Result<Held, OpenError> {
+        let failed = |error: sqlx::Error| target.failed(&error);
         let mut connection = options.connect().await.map_err(failed)?;
-        for _ in 0..TAKE_TRIES {
+        let started = Instant::now();
+        loop {
             if let Some(process) = try_lock(&mut connection).await.map_err(failed)? {
                 return Ok(Held { connection, process });
             }
+            if started.elapsed() >= TAKE_TIMEOUT
+                && let Some(holder) = Holder::find(&mut connection).await.map_err(failed)?
+            {
+                return Err(OpenError(format!(
+                    "another uproar is using the database {}: {holder}; stop it, or use another database; if it no \
+                     longer exists, end its session with SELECT pg_terminate_backend({})",
+                    target.address, holder.process
+                )));
+            }
             sleep(TAKE_PAUSE).await;
         }
-        Err(OpenError(format!("another uproar is using the database {address}; stop it, or use another database")))
     }
 
     /// Starts to watch the connection that has the lock.
-    pub fn watch(held: Held, options: PgConnectOptions, address: String) -> Guard {
-        let state = Arc::new(watch::Sender::new(State::Held));
-        let (doubt, stop) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let watcher = keep(held, options, address, Arc::clone(&state), Arc::clone(&doubt), Arc::clone(&stop));
-        Guard { state, doubt, stop, task: Mutex::new(Some(tokio::spawn(watcher))) }
+    pub fn watch(held: Held, options: PgConnectOptions, target: Target, witnesses: Witnesses) -> (Arc<Guard>, Keeper) {
+        let guard = Arc::new(Guard {
+            state: watch::Sender::new(State::Held),
+            doubt: Notify::new(),
+            misplaced: Notify::new(),
+            silent: Notify::new(),
+            stop: Notify::new(),
+            trusted_since: Mutex::new(Instant::now()),
+            process: AtomicI32::new(held.process),
+            witnesses,
+        });
+        let task = tokio::spawn(Arc::clone(&guard).keep(held, options, target));
+        (Arc::clone(&guard), Keeper { guard, task: Mutex::new(Some(task)) })
     }
 
     /// Waits as long as the lock is lost. There is no time limit: callers set one.
     pub async fn settled(&self) -> State {
         let mut state = self.state.subscribe();
         match state.wait_for(|state| *state != State::Lost).await {
-            Ok(state) => *state,
+            Ok(state) => state.clone(),
             Err(_) => State::Lost,
         }
     }
 
-    /// Returns once another process has the lock.
-    pub async fn taken_over(&self) {
+    /// Returns once nothing can be committed any more, with the reason.
+    pub async fn ended(&self) -> String {
         let mut state = self.state.subscribe();
-        if state.wait_for(|state| *state == State::TakenOver).await.is_err() {
-            std::future::pending().await
+        if let Ok(state) = state.wait_for(|state| matches!(state, State::Ended(_))).await
+            && let State::Ended(reason) = &*state
+        {
+            return reason.to_string();
         }
+        std::future::pending().await
+    }
+
+    /// Returns when the calls in progress are to be given up, because no answer can be expected.
+    pub async fn silent(&self) {
+        self.silent.notified().await;
     }
 
     /// Tells the guard that a connection to the database failed: nothing is committed until the lock was found to be
@@ -103,9 +138,176 @@ impl Guard {
         self.doubt.notify_one();
     }
 
+    /// Tells the guard that new connections lead to a server on which the lock is not held.
+    pub fn misplaced(&self) {
+        self.misplaced.notify_one();
+    }
+
+    /// Whether a session that was opened at this time may still be used.
+    pub fn trusts_sessions_of(&self, opened: Instant) -> bool {
+        opened > *self.trusted_since()
+    }
+
+    /// A condition in SQL: the guard holds its lock on this server, as far as it holds it at all.
+    pub fn condition(&self) -> String {
+        match self.process.load(Ordering::Relaxed) {
+            0 => "true".to_owned(),
+            process => format!("EXISTS (SELECT 1 FROM pg_locks l WHERE l.pid = {process} AND {})", is_lock()),
+        }
+    }
+
+    fn trusted_since(&self) -> MutexGuard<'_, Instant> {
+        self.trusted_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_held(&self) {
+        self.state.send_if_modified(|state| std::mem::replace(state, State::Held) != State::Held);
+    }
+
+    /// Tests the connection that has the lock, and takes the lock again when it is lost.
+    async fn keep(self: Arc<Self>, mut held: Held, options: PgConnectOptions, target: Target) {
+        let address = &target.address;
+        let mut is_read_only = false;
+        loop {
+            let interval = if is_read_only { TAKE_PAUSE } else { INTERVAL };
+            let is_misplaced = tokio::select! {
+                () = self.stop.notified() => {
+                    let _ = timeout(ANSWER_TIMEOUT, held.connection.close()).await;
+                    return;
+                }
+                () = self.misplaced.notified() => true,
+                () = self.doubt.notified() => false,
+                () = sleep(interval) => false,
+            };
+            let cause = match is_misplaced {
+                true => "connections now lead to another server".to_owned(),
+                false => match timeout(ANSWER_TIMEOUT, held.is_read_only()).await {
+                    Ok(Ok(true)) => {
+                        if !std::mem::replace(&mut is_read_only, true) {
+                            self.state.send_replace(State::Lost);
+                            tracing::warn!("the database {address} is read-only; nothing is committed until it is not");
+                        }
+                        continue;
+                    }
+                    Ok(Ok(false)) => {
+                        if std::mem::take(&mut is_read_only) {
+                            // Sessions that were opened meanwhile may stay read-only.
+                            *self.trusted_since() = Instant::now();
+                            tracing::info!("the database {address} takes writes again");
+                        }
+                        self.set_held();
+                        continue;
+                    }
+                    Ok(Err(error)) => {
+                        // An error that the database reports only concerns this session. Otherwise the calls in
+                        // progress may wait for answers that got lost.
+                        if code(&error).is_none() {
+                            self.silent.notify_waiters();
+                        }
+                        one_line(&error)
+                    }
+                    Err(_) => {
+                        *self.trusted_since() = Instant::now();
+                        self.silent.notify_waiters();
+                        format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())
+                    }
+                },
+            };
+            self.state.send_replace(State::Lost);
+            self.process.store(0, Ordering::Relaxed);
+            drop(held);
+            tracing::warn!("lost the guard connection to {address} ({cause}); nothing is committed until it is back");
+            held = tokio::select! {
+                () = self.stop.notified() => return,
+                retaken = self.retake(&options, &target) => match retaken {
+                    Ok(held) => held,
+                    Err(reason) => {
+                        tracing::error!("{reason}");
+                        self.state.send_replace(State::Ended(reason.into()));
+                        self.stop.notified().await;
+                        return;
+                    }
+                },
+            };
+            is_read_only = false;
+            self.process.store(held.process, Ordering::Relaxed);
+            // The others may be sessions of another server.
+            *self.trusted_since() = Instant::now();
+            tracing::info!("the guard connection to {address} is back");
+            self.set_held();
+        }
+    }
+
+    /// Tries to take the lock again until that succeeds.
+    ///
+    /// # Errors
+    /// Why this process must not go on.
+    async fn retake(&self, options: &PgConnectOptions, target: &Target) -> Result<Held, String> {
+        let mut logged = Instant::now();
+        loop {
+            let error = match timeout(ANSWER_TIMEOUT, self.try_retake(options, target)).await {
+                Ok(Ok(retaken)) => return retaken,
+                Ok(Err(error)) => one_line(&error),
+                Err(_) => format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
+            };
+            if logged.elapsed() >= LOG_INTERVAL {
+                logged = Instant::now();
+                tracing::warn!("still no guard connection to {}: {error}", target.address);
+            }
+            sleep(TAKE_PAUSE).await;
+        }
+    }
+
+    async fn try_retake(
+        &self,
+        options: &PgConnectOptions,
+        target: &Target,
+    ) -> Result<Result<Held, String>, sqlx::Error> {
+        let mut connection = options.connect().await?;
+        let Some(process) = try_lock(&mut connection).await? else {
+            let Some(holder) = Holder::find(&mut connection).await? else {
+                return Err(sqlx::Error::Protocol("the lock is being released".to_owned()));
+            };
+            if holder.application == self.witnesses.application() {
+                // Our own session lives on in a server that has not noticed the loss of its connection.
+                let sql = "SELECT pg_terminate_backend($1)";
+                sqlx::query(sql).bind(holder.process).execute(&mut connection).await?;
+                return Err(sqlx::Error::Protocol("our previous session still has the lock".to_owned()));
+            }
+            return Ok(Err(format!(
+                "another uproar has taken over the database {} while this one had lost its connection: {holder}; stop \
+                 one of them, or give each its own database",
+                target.address
+            )));
+        };
+        let mut held = Held { connection, process };
+        if held.is_read_only().await? {
+            return Err(sqlx::Error::Protocol("the server is read-only".to_owned()));
+        }
+        match self.witnesses.are_present(&mut held.connection).await? {
+            true => {
+                generation::record(&mut held.connection).await?;
+                Ok(Ok(held))
+            }
+            false => Ok(Err(format!(
+                "the database {} lacks what this server has committed: it was restored, or a standby without the last \
+                 commits took over, or another uproar has used it; start this one again, and its clients start over",
+                target.address
+            ))),
+        }
+    }
+}
+
+/// The task of the guard.
+pub(super) struct Keeper {
+    guard: Arc<Guard>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Keeper {
     /// Releases the lock.
     pub async fn release(&self) {
-        self.stop.notify_one();
+        self.guard.stop.notify_one();
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task {
             // The task ends by itself. An error would be its panic, which releases the lock as well.
@@ -114,7 +316,7 @@ impl Guard {
     }
 }
 
-impl Drop for Guard {
+impl Drop for Keeper {
     fn drop(&mut self) {
         let task = self.task.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(task) = task {
@@ -123,70 +325,17 @@ impl Drop for Guard {
     }
 }
 
-/// Tests the connection that has the lock, and takes the lock again when it is lost.
-async fn keep(
-    mut held: Held,
-    options: PgConnectOptions,
-    address: String,
-    state: Arc<watch::Sender<State>>,
-    doubt: Arc<Notify>,
-    stop: Arc<Notify>,
-) {
-    loop {
-        tokio::select! {
-            () = stop.notified() => {
-                let _ = timeout(ANSWER_TIMEOUT, held.connection.close()).await;
-                return;
-            }
-            () = doubt.notified() => {}
-            () = sleep(INTERVAL) => {}
+impl Held {
+    /// Whether the server takes no writes. Fails if this is another session than the one with the lock, which happens
+    /// with a pooler that shares sessions.
+    pub async fn is_read_only(&mut self) -> Result<bool, sqlx::Error> {
+        let sql = "SELECT pg_backend_pid(), pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'";
+        let row = sqlx::raw_sql(sql).fetch_one(&mut self.connection).await?;
+        match row.try_get::<i32, _>(0)? == self.process {
+            true => row.try_get(1),
+            false => Err(sqlx::Error::Protocol("a pooler has given the guard another session".to_owned())),
         }
-        let answer = timeout(ANSWER_TIMEOUT, held.connection.execute("SELECT 1")).await;
-        if matches!(answer, Ok(Ok(_))) {
-            state.send_if_modified(|state| std::mem::replace(state, State::Held) != State::Held);
-            continue;
-        }
-        state.send_replace(State::Lost);
-        tracing::warn!("lost the guard connection to {address}; nothing is committed until it is back");
-        held = loop {
-            let retaken = tokio::select! {
-                () = stop.notified() => return,
-                retaken = timeout(ANSWER_TIMEOUT, retake(&options, held.process)) => retaken,
-            };
-            match retaken {
-                Ok(Ok(Some(held))) => break held,
-                Ok(Ok(None)) => {
-                    tracing::error!("another uproar has taken over the database {address}; this one must stop");
-                    state.send_replace(State::TakenOver);
-                    stop.notified().await;
-                    return;
-                }
-                Ok(Err(_)) | Err(_) => sleep(TAKE_PAUSE).await,
-            }
-        };
-        tracing::info!("the guard connection to {address} is back");
-        state.send_replace(State::Held);
     }
-}
-
-/// Takes the lock again, on a new connection. `None`: another process has it.
-async fn retake(options: &PgConnectOptions, previous: i32) -> Result<Option<Held>, sqlx::Error> {
-    let mut connection = options.connect().await?;
-    if let Some(process) = try_lock(&mut connection).await? {
-        return Ok(Some(Held { connection, process }));
-    }
-    // Our own session may live on in a server that has not noticed the loss of its connection.
-    let sql = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
-        WHERE l.locktype = 'advisory' AND d.datname = current_database() AND l.granted AND l.pid = $1
-          AND l.classid = CAST($2 AS oid) AND l.objid = CAST($3 AS oid) AND l.objsubid = 1";
-    let (high, low) = (KEY >> 32, KEY & 0xffff_ffff);
-    let ours: i64 = sqlx::query_scalar(sql).bind(previous).bind(high).bind(low).fetch_one(&mut connection).await?;
-    if ours == 0 {
-        // The lock may have been released since `try_lock`.
-        return Ok(try_lock(&mut connection).await?.map(|process| Held { connection, process }));
-    }
-    sqlx::query("SELECT pg_terminate_backend($1)").bind(previous).execute(&mut connection).await?;
-    Err(sqlx::Error::Protocol("our previous session still has the lock".to_owned()))
 }
 
 /// Tries to take the lock: the process id of the session that has it now. `None`: another session has it.
@@ -194,4 +343,49 @@ async fn try_lock(connection: &mut PgConnection) -> Result<Option<i32>, sqlx::Er
     let row = sqlx::query("SELECT pg_try_advisory_lock($1), pg_backend_pid()").bind(KEY).fetch_one(connection).await?;
     let (locked, process): (bool, i32) = (row.try_get(0)?, row.try_get(1)?);
     Ok(locked.then_some(process))
+}
+
+/// The session that has the lock.
+struct Holder {
+    process: i32,
+    /// These are empty if this role is not permitted to see them.
+    application: String,
+    address: String,
+    since: String,
+}
+
+impl Holder {
+    /// `None`: nobody has the lock.
+    async fn find(connection: &mut PgConnection) -> Result<Option<Holder>, sqlx::Error> {
+        let sql = format!(
+            "SELECT l.pid, coalesce(a.application_name, ''),
+               coalesce(host(a.client_addr), CASE WHEN a.backend_start IS NOT NULL THEN 'a local socket' END, ''),
+               coalesce(to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), '')
+             FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid WHERE {}",
+            is_lock()
+        );
+        let row = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_optional(connection).await?;
+        let Some(row) = row else { return Ok(None) };
+        let (process, application) = (row.try_get(0)?, row.try_get(1)?);
+        Ok(Some(Holder { process, application, address: row.try_get(2)?, since: row.try_get(3)? }))
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Holder { process, address, since, .. } = self;
+        match address.is_empty() {
+            false => write!(f, "it is connected from {address} since {since} UTC, as process {process} of PostgreSQL"),
+            true => write!(f, "it is connected as process {process} of PostgreSQL"),
+        }
+    }
+}
+
+/// A condition on a row `l` of `pg_locks`: it is the lock of the guard.
+fn is_lock() -> String {
+    let (high, low) = (KEY >> 32, KEY & 0xffff_ffff);
+    format!(
+        "l.locktype = 'advisory' AND l.granted AND l.classid = CAST({high} AS oid) AND l.objid = CAST({low} AS oid)
+         AND l.objsubid = 1 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
 }

@@ -1,86 +1,95 @@
 //! PostgreSQL: a connection for each lane, a pool for everything else, and a connection that guards the database.
 
 mod append;
+mod failures;
 mod generation;
 mod guard;
+mod sessions;
 mod setup;
+mod witnesses;
 
+pub(crate) use failures::keeps_session;
 pub(crate) use generation::restored;
+pub(crate) use sessions::Lent;
 
 use crate::connection::{DbConnection, Pooled};
 use crate::error::{AppendError, OpenError};
 use crate::generation::DatabaseGeneration;
 use crate::migrations;
-use crate::options::{OpenOptions, postgres_address};
+use crate::objects::Removal;
+use crate::options::OpenOptions;
 use append::Lanes;
-use guard::Guard;
-use setup::{connect_options, database_failed, no_answer, prepare, session_settings};
-use sqlx::Connection;
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use failures::Target;
+use guard::{Guard, Keeper};
+use sessions::Sessions;
+use setup::{connect_options, session_settings};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 use uproar_model::{Item, Outcome};
+use witnesses::Witnesses;
 
 /// Changing the schema of a large database takes long, and an administrator can see that PostgreSQL is at work.
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(3600);
-/// A pooled connection that was idle for longer is tested before it is used.
-const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Postgres {
-    pool: PgPool,
+    /// For everything except batches.
+    sessions: Arc<Sessions>,
     lanes: Lanes,
-    guard: Guard,
+    guard: Arc<Guard>,
+    keeper: Keeper,
     generation: DatabaseGeneration,
 }
 
 impl Postgres {
     pub async fn open(url: &str, options: &OpenOptions) -> Result<Postgres, OpenError> {
-        let connect = connect_options(url)?
-            .application_name("uproar")
-            // Each start would log notices about tables that already exist.
-            .options([("client_min_messages", "warning")]);
-        let address = postgres_address(&connect);
+        let lane_count = options.lanes.max(1);
+        let witnesses = Witnesses::new(lane_count + options.pool_size).map_err(|error| OpenError(error.0))?;
+        let connect = connect_options(url)?.application_name(&witnesses.application());
+        let target = Target::of(&connect);
 
-        let mut held = match timeout(options.open_timeout, Guard::take(&connect, &address)).await {
+        let mut held = match timeout(options.open_timeout, Guard::take(&connect, &target)).await {
             Ok(held) => held?,
-            Err(_) => return Err(no_answer(&address, options.open_timeout)),
+            Err(_) => return Err(target.no_answer(options.open_timeout)),
         };
-        setup::check_server(&mut held.connection, &address).await?;
+        let checked = async {
+            setup::check_server(&mut held.connection, &target).await?;
+            setup::check_that_sessions_are_our_own(&mut held, &connect, &target).await
+        };
+        match timeout(options.open_timeout, checked).await {
+            Ok(checked) => checked?,
+            Err(_) => return Err(target.no_answer(options.open_timeout)),
+        }
         let migrator = migrations::migrator(migrations::POSTGRES);
         match timeout(MIGRATION_TIMEOUT, migrator.run(&mut held.connection)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(migrations::migration_failed(&error, &address, migrations::POSTGRES)),
+            Ok(Err(error)) => {
+                return Err(match migrations::database_error(&error) {
+                    Some(error) => target.failed(error),
+                    None => migrations::migration_failed(&error, &target.address, migrations::POSTGRES),
+                });
+            }
             Err(_) => {
-                let seconds = MIGRATION_TIMEOUT.as_secs();
+                let (address, seconds) = (&target.address, MIGRATION_TIMEOUT.as_secs());
                 return Err(OpenError(format!(
                     "the schema of the database {address} was not updated within {seconds} s; \
                      start uproar again to retry"
                 )));
             }
         }
-        let failed = |error: sqlx::Error| database_failed(&address, &error);
+        let failed = |error: sqlx::Error| target.failed(&error);
         let generation = generation::check(&mut held.connection).await.map_err(failed)?;
+        witnesses.mark(&mut held.connection).await.map_err(failed)?;
 
         let connect = connect.options(session_settings(options.call_timeout));
-        let pool = PgPoolOptions::new()
-            .max_connections(u32::try_from(options.pool_size).unwrap_or(u32::MAX).max(1))
-            .acquire_timeout(options.acquire_timeout)
-            .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
-                Box::pin(async move {
-                    if meta.idle_for > TRUSTED_IDLE {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
-                })
-            })
-            .after_connect(|connection, _| Box::pin(prepare(connection)))
-            .connect_with(connect.clone())
-            .await
-            .map_err(failed)?;
-        let lanes = Lanes::new(connect.clone(), options.lanes.max(1), options.acquire_timeout);
-        let guard = Guard::watch(held, connect, address);
-        Ok(Postgres { pool, lanes, guard, generation })
+        let (guard, keeper) = Guard::watch(held, connect.clone(), target.clone(), witnesses);
+        let (acquire_timeout, age_limit) = (options.acquire_timeout, options.session_age_limit);
+        let sessions = |count| Sessions::new(connect.clone(), Arc::clone(&guard), count, acquire_timeout, age_limit);
+        let lanes = Lanes { sessions: sessions(lane_count), guard: Arc::clone(&guard), acquire_timeout };
+        let sessions = sessions(options.pool_size);
+        // A server on which this fails would start and then answer nobody.
+        drop(sessions.acquire().await.map_err(failed)?);
+        Ok(Postgres { sessions, lanes, guard, keeper, generation })
     }
 
     pub fn generation(&self) -> DatabaseGeneration {
@@ -88,26 +97,37 @@ impl Postgres {
     }
 
     pub async fn connection(&self) -> Result<DbConnection, sqlx::Error> {
-        Ok(DbConnection::new(Pooled::Postgres(self.pool.acquire().await?)))
+        Ok(DbConnection::new(Pooled::Postgres(self.sessions.acquire().await?)))
     }
 
     pub async fn append(&self, batch: &[Item]) -> Result<Vec<Outcome>, AppendError> {
-        self.lanes.append(&self.guard, batch).await
+        self.lanes.append(batch).await
     }
 
-    /// Returns once another process has taken over the database.
-    pub async fn taken_over(&self) {
-        self.guard.taken_over().await;
+    /// A membership has ended, and its publication was committed.
+    pub fn removed(&self, removal: &Removal) {
+        let publication = &removal.publication;
+        self.guard.witnesses.add(removal.room, publication.offset, publication.time);
+    }
+
+    /// Returns when the calls in progress are to be given up, because no answer can be expected.
+    pub async fn silent(&self) {
+        self.guard.silent().await;
+    }
+
+    /// Returns once nothing can be committed any more, with the reason.
+    pub async fn ended(&self) -> String {
+        self.guard.ended().await
     }
 
     pub fn lanes(&self) -> usize {
-        self.lanes.count()
+        self.lanes.sessions.count()
     }
 
     pub async fn close(&self) {
-        self.lanes.close().await;
-        self.pool.close().await;
+        self.lanes.sessions.close().await;
+        self.sessions.close().await;
         // Last, because it lets another process start.
-        self.guard.release().await;
+        self.keeper.release().await;
     }
 }

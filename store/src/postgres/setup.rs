@@ -1,16 +1,30 @@
 //! How connections are set up, and which servers are accepted.
 
-use crate::error::{OpenError, one_line};
+use super::failures::Target;
+use super::guard::Held;
+use crate::error::OpenError;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions, Executor, Row};
+use sqlx::{ConnectOptions, Connection, Executor, Row};
 use std::time::Duration;
 
 /// PostgreSQL 13. Older versions no longer get fixes.
 const OLDEST_VERSION: i64 = 130_000;
 
+/// What each session asks for when it starts.
+const SETTINGS: [(&str, &str); 5] = [
+    // Each start would log notices about tables that already exist.
+    ("client_min_messages", "warning"),
+    // With these, PostgreSQL notices within about 6 s that our host is gone, and gives up the lock of the guard. They
+    // also keep firewalls from forgetting an idle connection. In the other direction, the guard tests the database.
+    ("tcp_keepalives_idle", "2"),
+    ("tcp_keepalives_interval", "1"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "5000"),
+];
+
 pub(super) fn connect_options(url: &str) -> Result<PgConnectOptions, OpenError> {
     match url.parse::<PgConnectOptions>() {
-        Ok(options) => Ok(options.disable_statement_logging()),
+        Ok(options) => Ok(options.disable_statement_logging().options(SETTINGS)),
         Err(_) => Err(OpenError("the PostgreSQL URL can't be parsed".to_owned())),
     }
 }
@@ -34,18 +48,12 @@ pub(super) fn session_settings(call_timeout: Duration) -> [(&'static str, String
     ]
 }
 
-/// Makes sure that a commit on this connection is on disk when it is acknowledged, whatever the server's default.
-pub(super) async fn prepare(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let sql =
-        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
-    connection.execute(sql).await?;
-    Ok(())
-}
-
 /// Fails unless this server can keep what Uproar promises.
-pub(super) async fn check_server(connection: &mut PgConnection, address: &str) -> Result<(), OpenError> {
+pub(super) async fn check_server(connection: &mut PgConnection, target: &Target) -> Result<(), OpenError> {
+    let address = &target.address;
     let sql = "SELECT CAST(current_setting('server_version_num') AS bigint), current_setting('server_version'),
-        current_setting('server_encoding'), pg_is_in_recovery(), current_setting('fsync')";
+        current_setting('server_encoding'), pg_is_in_recovery(), current_setting('fsync'),
+        current_setting('transaction_read_only') = 'on'";
     let row = connection.fetch_one(sql).await;
     let facts = row.and_then(|row| {
         Ok((
@@ -54,10 +62,11 @@ pub(super) async fn check_server(connection: &mut PgConnection, address: &str) -
             row.try_get::<String, _>(2)?,
             row.try_get(3)?,
             row.try_get::<String, _>(4)?,
+            row.try_get(5)?,
         ))
     });
-    let facts: Result<(i64, String, String, bool, String), sqlx::Error> = facts;
-    let (number, version, encoding, is_standby, fsync) = facts.map_err(|error| database_failed(address, &error))?;
+    let facts: Result<(i64, String, String, bool, String, bool), sqlx::Error> = facts;
+    let (number, version, encoding, is_standby, fsync, is_read_only) = facts.map_err(|error| target.failed(&error))?;
     if number < OLDEST_VERSION {
         return Err(OpenError(format!("{address} is PostgreSQL {version}, but uproar needs version 13 or newer")));
     }
@@ -71,16 +80,30 @@ pub(super) async fn check_server(connection: &mut PgConnection, address: &str) -
             "{address} is a read-only standby; set the address of the primary with --database"
         )));
     }
+    if is_read_only {
+        return Err(OpenError(format!(
+            "the database {address} is read-only; end that (default_transaction_read_only), then start again"
+        )));
+    }
     if fsync == "off" {
         tracing::warn!("PostgreSQL at {address} runs with fsync = off: a power cut can lose acknowledged messages");
     }
     Ok(())
 }
 
-pub(super) fn database_failed(address: &str, error: &sqlx::Error) -> OpenError {
-    OpenError(format!("can't use the database {address}: {}", one_line(error)))
-}
-
-pub(super) fn no_answer(address: &str, limit: Duration) -> OpenError {
-    OpenError(format!("no answer from PostgreSQL at {address} within {} s", limit.as_secs()))
+/// Fails if sessions are shared between clients: then the session with the guard's lock changes while another one has
+/// an open transaction.
+pub(super) async fn check_that_sessions_are_our_own(
+    held: &mut Held,
+    options: &PgConnectOptions,
+    target: &Target,
+) -> Result<(), OpenError> {
+    let failed = |error: sqlx::Error| target.failed(&error);
+    let mut other = options.connect().await.map_err(failed)?;
+    let mut transaction = other.begin().await.map_err(failed)?;
+    transaction.execute("SELECT 1").await.map_err(failed)?;
+    let is_shared = matches!(held.is_read_only().await, Err(sqlx::Error::Protocol(_)));
+    transaction.rollback().await.map_err(failed)?;
+    let _ = other.close().await;
+    if is_shared { Err(OpenError(target.shared_sessions())) } else { Ok(()) }
 }

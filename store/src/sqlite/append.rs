@@ -306,6 +306,7 @@ mod tests {
             AppendError::OutcomeUnknown(_) => "unknown",
             AppendError::DataRejected(_) => "data",
             AppendError::Fatal(_) => "fatal",
+            AppendError::Ended(_) => "ended",
         };
         // FULL, BUSY, and errors that do not come from SQLite: retried.
         for code in [Some(13), Some(5), Some(517), None] {

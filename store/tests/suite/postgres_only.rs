@@ -88,7 +88,10 @@ fn only_one_process_can_open_a_database() {
         let store = fixture.open().await;
         let error = fixture.open_error().await;
         assert!(error.contains("another uproar is using the database"), "{error}");
-        assert!(error.contains("/uproar_test_"), "{error}");
+        // It says where the other one is, and the way out if that no longer exists.
+        for words in ["/uproar_test_", "connected from 127.0.0.1 since 20", "SELECT pg_terminate_backend("] {
+            assert!(error.contains(words), "{error}");
+        }
         // Another process can use another database.
         Fixture::new(server).await.open().await.close().await;
         let (room, _) = create_lobby(&store).await;
@@ -207,18 +210,23 @@ fn a_store_whose_database_was_taken_over_commits_nothing_more() {
         )
         .await;
         let intruder = taking.await.unwrap();
-        loop {
+        let reason = loop {
             match store.append(&[message(room, ann, "1", "x")]).await {
-                Err(AppendError::Fatal(_)) => break,
+                Err(AppendError::Ended(reason)) => break reason,
                 Ok(_) | Err(AppendError::OutcomeUnknown(_)) => assert!(Instant::now() < deadline),
                 Err(other) => panic!("{other}"),
             }
             tokio::task::yield_now().await;
+        };
+        // The loser says who has the database now.
+        for words in ["another uproar has taken over the database", "connected from 127.0.0.1 since 20", "process "] {
+            assert!(reason.contains(words), "{reason}");
         }
+        assert_eq!(store.ended().await, reason);
         assert!(store.ping().await.is_ok(), "reads still work");
         drop(intruder);
         assert!(
-            matches!(store.append(&[message(room, ann, "1", "x")]).await, Err(AppendError::Fatal(_))),
+            matches!(store.append(&[message(room, ann, "1", "x")]).await, Err(AppendError::Ended(_))),
             "the state is permanent"
         );
         store.close().await;
@@ -277,6 +285,171 @@ fn a_missing_database_is_reported() {
         let options = OpenOptions { open_timeout: Duration::from_millis(200), ..OpenOptions::default() };
         let error = fixture.try_open(options).await.err().expect("an error").to_string();
         assert!(error.contains("no answer") && !error.contains("secret"), "{error}");
+    });
+}
+
+/// What PostgreSQL says is not enough: each error names the remedy, without a line number of PostgreSQL's source code.
+#[test]
+fn errors_at_the_start_name_the_remedy() {
+    let server = postgres();
+    runtime().block_on(async {
+        let fixture = Fixture::new(server).await;
+        let mut shell = fixture.shell().await;
+        let database: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&mut shell).await.unwrap();
+        let guest = format!("guest_{database}");
+        let sql = format!("CREATE ROLE {guest} LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut shell).await.unwrap();
+        let (_, address) = fixture.url.split_once('@').unwrap();
+        let explained = async |url: String| {
+            let directory = TempDir::new().unwrap();
+            let folder = DataFolder::open(directory.path().join("data")).unwrap();
+            let opened = open(&url.parse().unwrap(), &folder, OpenOptions::default()).await;
+            let error = opened.err().expect("an error").to_string();
+            assert!(!error.contains("at line") && !error.contains('\n'), "{error}");
+            error
+        };
+        let assert_words = |error: String, words: &[&str]| {
+            assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        };
+        let error = explained(format!("postgres://{guest}@{address}")).await;
+        assert_words(error, &[&guest, "rights", "ALTER DATABASE", "GRANT ALL ON SCHEMA public"]);
+        let error = explained(format!("postgres://nobody_{guest}@{address}")).await;
+        assert_words(error, &["does not let the user", "create the role", "pg_hba.conf"]);
+        let error = explained(format!("postgres://{guest}@{address}_not")).await;
+        assert_words(error, &["does not exist", &format!("createdb --owner {guest}"), &format!("{database}_not")]);
+        run(&mut shell, "CREATE TABLE users (id int)").await;
+        assert_words(fixture.open_error().await, &[&database, "another program", "database of its own"]);
+        run(&mut shell, "DROP TABLE users").await;
+        let sql = format!("ALTER DATABASE {database} SET default_transaction_read_only = on");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut shell).await.unwrap();
+        assert_words(fixture.open_error().await, &[&database, "read-only"]);
+    });
+}
+
+#[test]
+fn sessions_of_a_time_when_the_database_was_read_only_are_replaced() {
+    let server = postgres();
+    runtime().block_on(async {
+        let fixture = Fixture::new(server).await;
+        let store = fixture.open().await;
+        let (room, ann) = create_lobby(&store).await;
+        let world = World::of(Arc::clone(&store));
+        let mut shell = fixture.shell().await;
+        let database: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&mut shell).await.unwrap();
+        let alter = |change| sqlx::AssertSqlSafe(format!("ALTER DATABASE {database} {change}"));
+        let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        let read_only = alter("SET default_transaction_read_only = on");
+        sqlx::raw_sql(read_only).execute(&mut shell).await.unwrap();
+        run(&mut shell, cut).await;
+        // Messages can be read, but nothing can be written.
+        let batch = [message(room, ann, "second", "x")];
+        for _ in 0..3 {
+            assert!(matches!(store.append(&batch).await, Err(AppendError::OutcomeUnknown(_))));
+        }
+        until_it_answers(&store).await;
+        assert_eq!(world.log(room).await.len(), 1);
+        assert!(store.ensure_user("Ben", "ben").await.is_err());
+        let writable = alter("RESET default_transaction_read_only");
+        sqlx::raw_sql(writable).execute(&mut shell).await.unwrap();
+        let outcomes = append_until_known(&store, &batch).await;
+        assert!(matches!(outcomes[0], Outcome::New(stored) if stored.offset == 2), "{outcomes:?}");
+        // Every other session was replaced too.
+        let users: Vec<_> = (0..20).map(|n| format!("user{n}")).collect();
+        for user in &users {
+            store.ensure_user(user, user).await.unwrap();
+        }
+        store.close().await;
+    });
+}
+
+/// A session that answers each call with an error is closed after the first one.
+#[test]
+fn a_session_with_stale_plans_is_replaced() {
+    let server = postgres();
+    runtime().block_on(async {
+        let fixture = Fixture::new(server).await;
+        let options = OpenOptions { pool_size: 1, ..OpenOptions::default() };
+        let store = fixture.try_open(options).await.unwrap();
+        let (_, ann) = create_lobby(&store).await;
+        assert!(store.account(ann).await.unwrap().is_some());
+        let mut shell = fixture.shell().await;
+        run(&mut shell, "ALTER TABLE users ALTER COLUMN username TYPE varchar").await;
+        let error = store.account(ann).await.unwrap_err().to_string();
+        assert!(error.contains("cached plan") && error.contains("0A000"), "{error}");
+        assert!(store.account(ann).await.unwrap().is_some());
+        store.close().await;
+    });
+}
+
+#[test]
+fn sessions_have_a_maximum_age() {
+    let server = postgres();
+    runtime().block_on(async {
+        let fixture = Fixture::new(server).await;
+        let options = OpenOptions { session_age_limit: Duration::from_millis(1), ..OpenOptions::default() };
+        let store = fixture.try_open(options).await.unwrap();
+        let (room, ann) = create_lobby(&store).await;
+        let mut shell = fixture.shell().await;
+        let mut oldest = async || {
+            // All sessions but the guard's.
+            let sql = "SELECT count(*) FROM pg_stat_activity a WHERE datname = current_database()
+                AND pid <> pg_backend_pid() AND pid NOT IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory')";
+            sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut shell).await.unwrap()
+        };
+        for n in 0..20 {
+            new(store.append(&[message(room, ann, &format!("{n}"), "x")]).await.unwrap()[0]);
+            store.ping().await.unwrap();
+        }
+        // PostgreSQL notices the end of a session a moment later.
+        let deadline = Instant::now() + SOON;
+        while oldest().await > 0 {
+            assert!(Instant::now() < deadline, "sessions are kept beyond their age");
+            tokio::task::yield_now().await;
+        }
+        store.close().await;
+    });
+}
+
+/// A standby without the last commits has taken over, or a backup was restored under the running server. What this
+/// server has told its clients is then wrong.
+#[test]
+fn a_store_whose_database_has_gone_back_commits_nothing_more() {
+    let server = postgres();
+    runtime().block_on(async {
+        for lost in [
+            "UPDATE heads SET last_offset = 2, last_number = 2; DELETE FROM messages WHERE room_offset = 3",
+            "UPDATE messages SET created_at = created_at - 1 WHERE room_offset = 3",
+            "UPDATE meta SET value = 'another' WHERE name = 'mark'",
+        ] {
+            let fixture = Fixture::new(server).await;
+            let store = fixture.open().await;
+            let (room, ann) = create_lobby(&store).await;
+            let world = World::of(Arc::clone(&store));
+            world.send(room, ann, &["second"]).await;
+            // A room that was deleted is no loss.
+            let deleted = world.public_room("deleted", ann).await.id;
+            world.send(deleted, ann, &["x"]).await;
+            store.delete_room("deleted", ann).await.unwrap();
+            let mut shell = fixture.shell().await;
+            let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE datname = current_database() AND pid <> pg_backend_pid()";
+            run(&mut shell, cut).await;
+            append_until_known(&store, &[message(room, ann, "third", "x")]).await;
+            run(&mut shell, lost).await;
+            run(&mut shell, cut).await;
+            let deadline = Instant::now() + SOON;
+            let reason = loop {
+                match store.append(&[message(room, ann, "fourth", "x")]).await {
+                    Err(AppendError::Ended(reason)) => break reason,
+                    Err(AppendError::OutcomeUnknown(_)) => assert!(Instant::now() < deadline),
+                    other => panic!("{lost}: {other:?}"),
+                }
+                tokio::task::yield_now().await;
+            };
+            assert!(reason.contains("lacks what this server has committed"), "{reason}");
+            store.close().await;
+        }
     });
 }
 
