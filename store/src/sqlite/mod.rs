@@ -2,6 +2,7 @@
 
 mod append;
 mod backup;
+mod checkpoints;
 mod file;
 mod generation;
 
@@ -14,6 +15,7 @@ use crate::generation::DatabaseGeneration;
 use crate::incarnation::IncarnationFile;
 use crate::migrations;
 use crate::options::OpenOptions;
+use checkpoints::Checkpoints;
 use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use std::path::Path;
@@ -23,10 +25,8 @@ use uproar_model::{Item, Outcome};
 
 /// How long to wait for the locks of other programs that have the file open, such as the `sqlite3` shell.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-/// The cost of an append is the pages that it writes. With rare checkpoints, a page that many appends change is written
-/// back only once.
-const CHECKPOINT_PAGES: &str = "16384";
-const CHECKPOINT_BYTES: &str = "67108864";
+/// What is left of the WAL's file when it is begun anew, in bytes.
+const WAL_LIMIT: &str = "67108864";
 /// A negative number means KiB. This holds the upper levels of the index of message ids, which is read at random.
 const WRITER_CACHE: &str = "-32768";
 /// Enough for a whole batch or page.
@@ -36,6 +36,7 @@ pub(crate) struct Sqlite {
     /// A pool of one connection.
     writer: SqlitePool,
     readers: SqlitePool,
+    checkpoints: Checkpoints,
     generation: DatabaseGeneration,
     incarnation_file: IncarnationFile,
     /// The lock of a database file outside the data folder.
@@ -77,8 +78,10 @@ impl Sqlite {
             .clone()
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
-            .pragma("journal_size_limit", CHECKPOINT_BYTES)
+            .pragma("wal_autocheckpoint", "0")
+            .pragma("journal_size_limit", WAL_LIMIT)
+            // Deleted and edited texts are overwritten.
+            .pragma("secure_delete", "ON")
             .pragma("cache_size", WRITER_CACHE);
         // A connection to a file does not age or break, so connections are neither replaced nor tested.
         let pool = SqlitePoolOptions::new()
@@ -87,7 +90,7 @@ impl Sqlite {
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false);
-        let writer = pool.clone().max_connections(1).connect_with(for_writing).await.map_err(failed)?;
+        let writer = pool.clone().max_connections(1).connect_with(for_writing.clone()).await.map_err(failed)?;
 
         migrations::migrator(migrations::SQLITE)
             .run(&writer)
@@ -104,7 +107,8 @@ impl Sqlite {
         let generation = generation::start_incarnation(db, &incarnation_file, &known_words)
             .await
             .map_err(|error| OpenError(format!("can't write to the database {shown}: {error}")))?;
-        Ok(Sqlite { writer, readers, generation, incarnation_file, _lock: lock })
+        let checkpoints = Checkpoints::start(for_writing, writer.clone()).await.map_err(failed)?;
+        Ok(Sqlite { writer, readers, checkpoints, generation, incarnation_file, _lock: lock })
     }
 
     pub fn generation(&self) -> DatabaseGeneration {
@@ -117,6 +121,7 @@ impl Sqlite {
 
     /// The only connection that writes, so the caller waits for no locks of others in this process.
     pub async fn writer(&self) -> Result<DbConnection, sqlx::Error> {
+        self.checkpoints.count_commit();
         acquire(&self.writer).await
     }
 
@@ -126,6 +131,7 @@ impl Sqlite {
     }
 
     pub async fn close(&self) {
+        self.checkpoints.stop().await;
         let changed = async {
             let db = self.writer().await?;
             generation::change_incarnation(db, &self.incarnation_file, self.generation).await
@@ -133,8 +139,13 @@ impl Sqlite {
         if let Err(error) = changed.await {
             tracing::warn!(%error, "can't mark the database as closed");
         }
-        // The writer last: the last connection to close copies the WAL into the database and removes it.
+        // The writer last: the last connection to close removes the WAL, which may hold texts that were deleted since. If
+        // another program has the file open, the WAL stays and is empty.
         self.readers.close().await;
+        let emptied = async { self.writer().await?.execute("PRAGMA wal_checkpoint(TRUNCATE)", &[]).await };
+        if let Err(error) = emptied.await {
+            tracing::warn!(error = one_line(&error), "can't copy the WAL into the database; the next start does");
+        }
         self.writer.close().await;
     }
 }

@@ -67,6 +67,81 @@ fn a_restart_preserves_the_log_and_the_epoch() {
     });
 }
 
+/// Short texts share a page with others, long ones have pages of their own, and both move when pages are split.
+#[test]
+fn deleted_and_edited_texts_are_gone_from_the_file_after_a_stop() {
+    runtime().block_on(async {
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
+        let store = open_in(&folder).await.unwrap();
+        let (room, ann, _) = create_lobby(&store).await;
+        let world = World::of(Arc::clone(&store));
+        let other = world.public_room("other", ann).await.id;
+        let text = |n: usize| format!("secret{n:04}.{}", "x".repeat([10, 300, 3_000, 14_000][n % 4]));
+        for n in 0..240 {
+            let batch: Vec<_> = [(room, n), (other, n + 1000)]
+                .map(|(room, n)| message(room, ann, &format!("sent-{n}"), &text(n)))
+                .into();
+            world.append(&batch).await;
+        }
+        for n in 0..240 {
+            let (id, offset) = (format!("changed-{n}"), n as u64 + 2);
+            let item = match n % 3 {
+                0 => edit(room, ann, &id, offset, &format!("another text {n}")),
+                1 => delete(room, ann, &id, offset),
+                _ => continue,
+            };
+            world.append_one(item).await;
+        }
+        store.delete_room("other", ann).await.unwrap();
+        // The contents of the deleted room are swept up in steps.
+        let mut shell = shell(&folder.database_path()).await;
+        tokio::time::timeout(Duration::from_secs(60), async {
+            let sql = "SELECT count(*) FROM messages WHERE room_id <> $1";
+            while sqlx::query_scalar::<_, i64>(sql).bind(room.0).fetch_one(&mut shell).await.unwrap() > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
+        shell.close().await.unwrap();
+        store.close().await;
+        assert!(!folder.path().join("uproar.db-wal").exists());
+        let bytes = fs::read(folder.database_path()).unwrap();
+        let holds = |n: usize| {
+            let marker = format!("secret{n:04}.");
+            bytes.windows(marker.len()).any(|window| window == marker.as_bytes())
+        };
+        let left: Vec<_> = (0..240).filter(|n| n % 3 != 2 && holds(*n)).collect();
+        assert!(left.is_empty(), "still in the file: {left:?}");
+        let left: Vec<_> = (1000..1240).filter(|n| holds(*n)).collect();
+        assert!(left.is_empty(), "still in the file: {left:?}");
+        assert!((0..240).filter(|n| n % 3 == 2).all(holds), "the others are there");
+    });
+}
+
+#[test]
+fn the_write_ahead_log_stays_bounded_while_commits_never_stop() {
+    runtime().block_on(async {
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
+        let store = open_in(&folder).await.unwrap();
+        let (room, ann, _) = create_lobby(&store).await;
+        let mut written_bytes = 0;
+        let mut largest_bytes = 0;
+        let body = "x".repeat(15_000);
+        while written_bytes < 400 << 20 {
+            let id = written_bytes;
+            let batch: Vec<_> = (0..64).map(|n| message(room, ann, &format!("{id}-{n}"), &body)).collect();
+            store.append(&batch).await.unwrap();
+            written_bytes += 64 * body.len();
+            largest_bytes = largest_bytes.max(fs::metadata(folder.path().join("uproar.db-wal")).unwrap().len());
+        }
+        store.close().await;
+        assert!(largest_bytes < 300 << 20, "{largest_bytes} bytes");
+    });
+}
+
 #[test]
 fn files_are_private_to_their_owner() {
     runtime().block_on(async {
