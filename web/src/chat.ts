@@ -57,7 +57,7 @@ export class Chat extends Store {
   private leaving = new Set<string>();
   /** The rooms that the user lost while the page was open. */
   private readonly former = new Map<string, RoomInfo>();
-  private lastTyping = 0;
+  private lastTyping = { room: '', at: 0 };
   private reauthenticatedAt = 0;
   private stopped = false;
 
@@ -437,8 +437,8 @@ export class Chat extends Store {
 
   notifyTyping(name: string): void {
     const now = Date.now();
-    if (now - this.lastTyping < TYPING_EVERY_MS) return;
-    this.lastTyping = now;
+    if (name === this.lastTyping.room && now - this.lastTyping.at < TYPING_EVERY_MS) return;
+    this.lastTyping = { room: name, at: now };
     this.connection.typing(name);
   }
 
