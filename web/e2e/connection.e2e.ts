@@ -67,6 +67,35 @@ describe('an unreliable connection', () => {
     expect(await time(ann)).toBe(await time(bob));
   });
 
+  it('does not count a message of the user’s own as missed that was stored when the connection broke', async () => {
+    const page = await world.newTab(context);
+    let breakOff: (() => void) | undefined;
+    await page.routeWebSocket(/connection/, (socket) => {
+      let isSilent = false;
+      const server = socket.connectToServer();
+      socket.onMessage((message) => {
+        // The server stores what the page publishes, but the page does not learn of it.
+        isSilent ||= String(message).includes('In flight');
+        server.send(message);
+      });
+      server.onMessage((message) => {
+        if (!isSilent) socket.send(message);
+      });
+      breakOff = () => void socket.close({ code: 4400, reason: 'broken' });
+    });
+    await page.goto(`${world.server.page}/#/lobby`);
+    await messageText(page, 'Written offline').waitFor();
+    await send(page, 'In flight');
+    await messageText(bob, 'In flight').waitFor();
+    await send(bob, 'Only this one is new');
+    await messageText(bob, 'Only this one is new').waitFor();
+    await allStored(bob);
+    breakOff!();
+    await page.getByText('Back online. 1 new message.').waitFor({ timeout: 20_000 });
+    await expectTexts(page, ['In flight', 'Only this one is new']);
+    await page.close();
+  });
+
   it('keeps unsent messages and the draft over a reload', async () => {
     await world.server.stop('SIGKILL');
     await ann.getByText('Connection lost').waitFor();

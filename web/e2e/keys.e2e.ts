@@ -188,5 +188,16 @@ describe('the actions of a message', () => {
     expect(await inView()).toBe(true);
     await page.getByRole('button', { name: 'Reply' }).click();
     await page.locator('.replying').waitFor();
+    // Its editor is in view as well.
+    await page.mouse.move(700, 300);
+    await page.getByRole('button', { name: 'Edit' }).click();
+    await page.getByRole('button', { name: 'Save' }).waitFor();
+    const list = (await page.locator('.scroller').boundingBox())!;
+    await expect.poll(async () => {
+      const save = (await page.getByRole('button', { name: 'Save' }).boundingBox())!;
+      return save.y >= list.y && save.y + save.height <= list.y + list.height;
+    }).toBe(true);
+    const editor = (await page.locator('.editor textarea').boundingBox())!;
+    expect(editor.y).toBeGreaterThanOrEqual(list.y - 1);
   });
 });

@@ -56,9 +56,9 @@ export class Banner extends Store {
 
   /** A publication arrived. */
   publication(room: string, offset: number, isFromOthers: boolean): void {
-    if (this.missed.isComplete) return;
+    const wasComplete = this.missed.isComplete;
     this.missed.publication(room, offset, isFromOthers);
-    if (this.missed.isComplete) this.showMissed();
+    if (!wasComplete && this.missed.isComplete) this.showMissed();
   }
 
   /** Nothing that was missed in this room will arrive. */

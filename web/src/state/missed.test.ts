@@ -21,6 +21,17 @@ describe('Missed', () => {
     expect(missed.count).toBe(1);
   });
 
+  it('counts what arrives before the list of rooms has been loaded for the last time', () => {
+    const missed = new Missed();
+    missed.lost([room('lobby', 10)]);
+    missed.publication('lobby', 11, false);
+    missed.publication('lobby', 12, true);
+    missed.back([room('lobby', 12)], () => 12);
+    expect([missed.isComplete, missed.count]).toEqual([true, 1]);
+    missed.publication('lobby', 13, true);
+    expect(missed.count).toBe(1);
+  });
+
   it('counts by numbers in rooms that are not subscribed to', () => {
     const missed = new Missed();
     missed.lost([room('a', 10, 8), room('b', 5, 5)]);

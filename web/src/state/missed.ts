@@ -8,6 +8,8 @@ import type { RoomInfo } from './room-list';
  */
 export class Missed {
   private before: Map<string, number> | undefined;
+  /** The list of rooms has not been loaded since the connection was lost. */
+  private isAway = false;
   /** The offsets up to which publications were missed, in rooms that have not reached them. */
   private readonly until = new Map<string, number>();
   private arrived = 0;
@@ -16,6 +18,7 @@ export class Missed {
   /** The connection is lost. If that happens again before `reset`, counting goes on. */
   lost(rooms: readonly RoomInfo[]): void {
     this.before ??= new Map(rooms.map(({ name, number }) => [name, number]));
+    this.isAway = true;
     this.until.clear();
   }
 
@@ -23,6 +26,7 @@ export class Missed {
   back(rooms: readonly RoomInfo[], position: (room: string) => number | undefined): void {
     this.until.clear();
     this.elsewhere = 0;
+    this.isAway = false;
     for (const { name, offset, number } of rooms) {
       const reached = position(name);
       if (reached === undefined) this.elsewhere += Math.max(0, number - (this.before?.get(name) ?? number));
@@ -33,6 +37,8 @@ export class Missed {
   /** A publication arrived. */
   publication(room: string, offset: number, isFromOthers: boolean): void {
     const until = this.until.get(room);
+    // Subscriptions may have resumed already, while the list is loaded once more.
+    if (this.isAway && isFromOthers) this.arrived++;
     if (until === undefined) return;
     if (offset <= until && isFromOthers) this.arrived++;
     if (offset >= until) this.until.delete(room);

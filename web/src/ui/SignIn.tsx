@@ -16,16 +16,19 @@ export function SignIn({ session }: { session: Session }) {
     event.preventDefault();
     const data = new FormData(event.currentTarget as HTMLFormElement);
     const value = (name: string) => String(data.get(name) ?? '');
+    // Phones add a space after a completed word, and no name or address has one around it.
+    const [username, email, who] = ['username', 'email', 'who'].map((name) => value(name).trim()) as [string, string, string];
+    const password = value('password');
     if (isNew) {
-      const wrong = check({ username: value('username'), email: value('email'), password: value('password') });
+      const wrong = check({ username, email, password });
       setError(wrong);
       if (wrong) return;
     }
     setBusy(true);
     setError(undefined);
     try {
-      if (isNew) await session.signUp(value('username'), value('email'), value('password'));
-      else await session.signIn(value('who'), value('password'));
+      if (isNew) await session.signUp(username, email, password);
+      else await session.signIn(who, password);
     } catch (error) {
       setError(error);
       setBusy(false);
