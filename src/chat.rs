@@ -40,6 +40,7 @@ struct Collection {
 pub struct Chat {
     calls: mpsc::Sender<Call>,
     revoked: RwLock<HashMap<UserId, Revocation>>,
+    revocations_kept_ms: u64,
     handle: ShardHandle,
     next_shard: AtomicUsize,
     ids_made: AtomicU64,
@@ -61,11 +62,13 @@ impl Chat {
         limits: Limits,
         lane_metrics: Arc<LaneMetrics>,
         revocations: &[Revocation],
+        revocations_kept_ms: u64,
     ) -> (Chat, Calls) {
         let (calls, receiver) = mpsc::channel(WAITING_LIMIT);
         let chat = Chat {
             calls,
             revoked: RwLock::new(revocations.iter().map(|r| (r.user, *r)).collect()),
+            revocations_kept_ms,
             handle,
             next_shard: AtomicUsize::new(0),
             ids_made: AtomicU64::new(0),
@@ -145,7 +148,7 @@ impl uproar_http::Chat for Chat {
         {
             let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
             // Forget revocations so old that every token they cover has expired.
-            let oldest = revocation.at.saturating_sub(self.limits.revocations_kept_ms());
+            let oldest = revocation.at.saturating_sub(self.revocations_kept_ms);
             revoked.retain(|_, known| known.at >= oldest);
             let known = revoked.entry(revocation.user).or_insert(revocation);
             if known.generation < revocation.generation {

@@ -89,7 +89,14 @@ impl Server {
         let limits = Limits { publish_rate_per_second: 0, ..Limits::default() };
         let verify = |token: &str, now_s: u64| {
             let user = token.parse().ok().map(UserId);
-            Ok(Claims { user, username: token.into(), generation: Some(1), issued_at: now_s, expires_at: now_s + 3600 })
+            Ok(Claims {
+                user,
+                username: token.into(),
+                generation: Some(1),
+                signed_in_at: now_s,
+                issued_at: now_s,
+                expires_at: now_s + 3600,
+            })
         };
         let config = ShardConfig {
             id: 0,
@@ -102,6 +109,7 @@ impl Server {
             allow_origin: Arc::new(|_, _| true),
             seed: 7,
             revocations: Vec::new(),
+            revocations_kept_ms: u64::MAX,
         };
         Server {
             shard: Shard::new(config),

@@ -25,6 +25,8 @@ pub struct ShardConfig {
     pub allow_origin: AllowOrigin,
     /// Drawn at start. Places rooms on shards, and is part of the ids of messages without one.
     pub seed: u64,
-    /// The revocations of the last token lifetime.
+    /// The revocations of tokens that may not have expired yet.
     pub revocations: Vec<Revocation>,
+    /// How long each of them is kept.
+    pub revocations_kept_ms: u64,
 }

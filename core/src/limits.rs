@@ -45,6 +45,12 @@ macro_rules! limits {
     };
 }
 
+/// How long a revocation must be remembered, in milliseconds: for the longest lifetime of the tokens that it ended, plus
+/// a minute for a token that was being issued meanwhile.
+pub fn revocations_kept_ms(longest_token_lifetime_ms: u64) -> u64 {
+    longest_token_lifetime_ms.saturating_add(60_000)
+}
+
 impl Limits {
     /// How often one user may publish; `None` means as often as they like.
     pub fn publish_rate(&self) -> Option<Rate> {
@@ -86,12 +92,6 @@ impl Limits {
     pub fn address_wrong_passwords_rate(&self) -> Option<Rate> {
         let (per_ms, burst) = (self.address_wrong_passwords_interval_ms, self.address_wrong_passwords_burst_limit);
         (per_ms > 0).then_some(Rate { tokens: 1, per_ms, burst })
-    }
-
-    /// How long a revocation must be remembered, in milliseconds: for the lifetime of the tokens that it ended, plus a
-    /// minute for clocks that differ and for a token that was being issued meanwhile.
-    pub fn revocations_kept_ms(&self) -> u64 {
-        self.token_lifetime_ms.saturating_add(60_000)
     }
 
     /// Checks the limits against each other.
@@ -252,6 +252,8 @@ limits! {
     token_lifetime_ms = 3_600_000, 1_000..=365 * DAY_MS;
     /// How long a browser stays signed in without a visit. Each visit renews it.
     session_lifetime_ms = 30 * DAY_MS, 1_000..=365 * DAY_MS;
+    /// How long after a sign-in with a password tokens can be renewed; then the user must sign in again.
+    sign_in_lifetime_ms = 90 * DAY_MS, 1_000..=3650 * DAY_MS;
     /// How long the server may take to stop.
     stop_timeout_ms = 8_000, 10..=DAY_MS;
     /// How long a database call may take, including the wait for a connection, before it counts as failed.

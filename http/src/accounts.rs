@@ -7,6 +7,7 @@ use crate::errors::{ApiError, Code};
 use crate::input::{Body, ClientAddress, Precheck, ViaHttps, fold};
 use crate::objects::AccountObject;
 use crate::passwords::Class;
+use crate::tokens::Term;
 use crate::validation;
 use axum::Json;
 use axum::extract::State;
@@ -58,7 +59,7 @@ async fn sign_up(
     let user = NewUser { username: body.username, username_key, email_key: email_key(&body.email), password_hash };
     let account = app.store.create_user(user).await?;
     app.attempts.signed_up(client, account.id);
-    Ok(sign_in_response(&app, &account, StatusCode::CREATED, via_https))
+    Ok(sign_in_response(&app, &account, now_unix_s(), StatusCode::CREATED, via_https))
 }
 
 #[derive(Deserialize, Validate)]
@@ -108,7 +109,7 @@ async fn sign_in(
     let is_correct =
         verify(&app, client, account.as_ref().map(|account| account.id), &key, body.password, hash).await?;
     match account {
-        Some(account) if is_correct => Ok(sign_in_response(&app, &account, StatusCode::OK, via_https)),
+        Some(account) if is_correct => Ok(sign_in_response(&app, &account, now_unix_s(), StatusCode::OK, via_https)),
         _ => Err(ApiError::new(Code::WrongCredentials, "the username, e-mail address or password is wrong")),
     }
 }
@@ -156,12 +157,12 @@ async fn me(State(app): State<Arc<App>>, auth: Authenticated) -> Result<Response
 async fn refresh(
     State(app): State<Arc<App>>,
     via_https: ViaHttps,
-    Refreshing { account, has_cookie }: Refreshing,
+    Refreshing { account, signed_in_at, has_cookie }: Refreshing,
 ) -> Response {
     if has_cookie {
-        return sign_in_response(&app, &account, StatusCode::OK, via_https);
+        return sign_in_response(&app, &account, signed_in_at, StatusCode::OK, via_https);
     }
-    Json(token_body(&app, &account)).into_response()
+    Json(token_body(&app, &account, signed_in_at)).into_response()
 }
 
 #[derive(Deserialize, Validate)]
@@ -200,21 +201,30 @@ async fn change_password(
         app.chat.revoke(revocation);
         let account = Account { token_generation: revocation.generation, ..account };
         // The session token in the cookie was revoked with the others.
-        Ok(sign_in_response(&app, &account, StatusCode::OK, via_https))
+        Ok(sign_in_response(&app, &account, now_unix_s(), StatusCode::OK, via_https))
     })
     .await
 }
 
-/// The response `{token,user}`, with a session token in the cookie.
-fn sign_in_response(app: &App, account: &Account, status: StatusCode, ViaHttps(via_https): ViaHttps) -> Response {
-    let mut response = (status, Json(token_body(app, account))).into_response();
-    cookie::set(&mut response, app, account, via_https);
+/// The response `{token,user}`, with a session token in the cookie. `signed_in_at`: when the user gave the password.
+fn sign_in_response(
+    app: &App,
+    account: &Account,
+    signed_in_at: u64,
+    status: StatusCode,
+    ViaHttps(via_https): ViaHttps,
+) -> Response {
+    let mut response = (status, Json(token_body(app, account, signed_in_at))).into_response();
+    cookie::set(&mut response, app, account, signed_in_at, via_https);
     response
 }
 
 /// The body `{token,user}` with a fresh token.
-fn token_body(app: &App, account: &Account) -> serde_json::Value {
-    let token = app.tokens.issue(account, now_unix_s(), app.settings.limits.token_lifetime_ms / 1000);
+fn token_body(app: &App, account: &Account, signed_in_at: u64) -> serde_json::Value {
+    let limits = &app.settings.limits;
+    let lifetime_s = limits.token_lifetime_ms / 1000;
+    let term = Term::new(signed_in_at, now_unix_s(), lifetime_s, limits.sign_in_lifetime_ms / 1000);
+    let token = app.tokens.issue(account, term);
     json!({"token": token, "user": AccountObject::from(account)})
 }
 

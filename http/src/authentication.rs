@@ -35,6 +35,8 @@ pub(crate) struct Refreshing {
     /// The account as it is in the database now. Revocations are kept in memory only as long as an ordinary token
     /// lives, and session tokens live longer.
     pub account: Account,
+    /// When the user signed in, in Unix seconds.
+    pub signed_in_at: u64,
     /// Whether the browser has a cookie of this user, which must be renewed because it expires with the token in it.
     pub has_cookie: bool,
 }
@@ -47,16 +49,27 @@ impl FromRequestParts<Arc<App>> for Refreshing {
         let cookie = cookie::token(app, &parts.headers);
         let Some(token) = bearer(&parts.headers) else {
             let claims = app.tokens.verify_session(cookie?.ok_or_else(token_missing)?, now)?;
+            let signed_in_at = renewable(app, &claims, now)?;
             let account = current_account(app, &claims).await?;
-            return Ok(Refreshing { account, has_cookie: true });
+            return Ok(Refreshing { account, signed_in_at, has_cookie: true });
         };
         // The header overrides the cookie, which may belong to another user who signed in in another tab.
         let valid_at = now.saturating_sub(app.settings.limits.expired_grace_ms / 1000);
         let auth = authenticate_at(app, token, valid_at).await?;
+        let signed_in_at = renewable(app, &auth.claims, now)?;
         let account = auth.account(app).await?;
         let session = cookie.ok().flatten().and_then(|token| app.tokens.verify_session(token, now).ok());
         let has_cookie = session.is_some_and(|claims| claims.user == Some(account.id));
-        Ok(Refreshing { account, has_cookie })
+        Ok(Refreshing { account, signed_in_at, has_cookie })
+    }
+}
+
+/// When the user of a token signed in, unless that is too long ago for another token.
+fn renewable(app: &App, claims: &Claims, now: u64) -> Result<u64, ApiError> {
+    let signed_in_s = app.settings.limits.sign_in_lifetime_ms / 1000;
+    match now < claims.signed_in_at.saturating_add(signed_in_s) {
+        true => Ok(claims.signed_in_at),
+        false => Err(TokenError::Expired.into()),
     }
 }
 
@@ -106,7 +119,7 @@ impl Authenticated {
 }
 
 /// The account of a token that carries a user id, as it is in the database now. The account must also have the token's
-/// username: after a restore from a backup, the id may belong to somebody else.
+/// username.
 async fn current_account(app: &App, claims: &Claims) -> Result<Account, ApiError> {
     let id = claims.user.ok_or(TokenError::Invalid)?;
     let account = app.store.account(id).await?.ok_or_else(ApiError::user_gone)?;

@@ -9,6 +9,7 @@
 
 use crate::app::{App, now_unix_s};
 use crate::errors::{ApiError, Code};
+use crate::tokens::Term;
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, header};
 use uproar_store::Account;
@@ -19,11 +20,14 @@ const NAME: &str = "uproar_session";
 /// The only path to which browsers send the cookie.
 const PATH: &str = "/token/refresh";
 
-/// Sets the cookie to a new session token of this account. It expires together with the token. `via_https`: whether
-/// browsers must send it only with encrypted requests.
-pub(crate) fn set(response: &mut Response, app: &App, account: &Account, via_https: bool) {
-    let lifetime_s = app.settings.limits.session_lifetime_ms / 1000;
-    let token = app.tokens.issue_session(account, now_unix_s(), lifetime_s);
+/// Sets the cookie to a new session token of this account, whose user signed in at this time (Unix seconds). It expires
+/// together with the token. `via_https`: whether browsers must send it only with encrypted requests.
+pub(crate) fn set(response: &mut Response, app: &App, account: &Account, signed_in_at: u64, via_https: bool) {
+    let limits = &app.settings.limits;
+    let now = now_unix_s();
+    let term = Term::new(signed_in_at, now, limits.session_lifetime_ms / 1000, limits.sign_in_lifetime_ms / 1000);
+    let token = app.tokens.issue_session(account, term);
+    let lifetime_s = term.expires_at.saturating_sub(now);
     append(response, &format!("{NAME}={token}; Max-Age={lifetime_s}"), via_https);
 }
 

@@ -44,4 +44,4 @@ pub use origins::{OriginError, Origins};
 pub use passwords::PasswordCost;
 pub use service::Service;
 pub use settings::Settings;
-pub use tokens::{KeyError, Tokens};
+pub use tokens::{KeyError, Term, Tokens};

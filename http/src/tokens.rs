@@ -1,8 +1,13 @@
 //! Tokens: JSON Web Tokens signed with HMAC-SHA-256 under the key in the data folder (RFC 7519; RFC 7518, section 3.2).
 //!
 //! Claims: `iss` is "uproar"; `sub` is the user's id as a string, absent in a token minted by `uproar token`; `name` is
-//! the username; `gen` is the token generation, present only with `sub`; `iat` and `exp` are Unix seconds. The `kid` in
-//! the header says which key signed.
+//! the username; `gen` is the token generation, `db` the database's generation, and `auth_time` the Unix second in which
+//! the user signed in, all present only with `sub`; `iat` and `exp` are Unix seconds. The `kid` in the header says which
+//! key signed.
+//!
+//! A user id means a user in one generation of the database only: after a backup was restored, the same id may be
+//! assigned to somebody else. So a token with a user id is valid only in the database's generation in which it was
+//! issued.
 //!
 //! A session token, the kind in a browser's cookie, also has `aud` "refresh". It lives long, and its only use is to
 //! obtain an ordinary token: everything else accepts only tokens without `aud`.
@@ -15,7 +20,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use uproar_model::{Claims, TokenError, UserId};
+use uproar_model::{Claims, DatabaseGeneration, TokenError, UserId};
 use uproar_store::Account;
 
 const ISSUER: &str = "uproar";
@@ -36,6 +41,24 @@ pub struct Tokens {
     decoding: DecodingKey,
     key_id: String,
     validation: Validation,
+    database: DatabaseGeneration,
+}
+
+/// From when to when a token is valid, in Unix seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// When the user signed in with a password.
+    pub signed_in_at: u64,
+    pub issued_at: u64,
+    pub expires_at: u64,
+}
+
+impl Term {
+    /// The term of a token issued now, for `lifetime_s`, but at most until `signed_in_s` after the user signed in.
+    pub fn new(signed_in_at: u64, now: u64, lifetime_s: u64, signed_in_s: u64) -> Term {
+        let expires_at = now.saturating_add(lifetime_s).min(signed_in_at.saturating_add(signed_in_s));
+        Term { signed_in_at, issued_at: now, expires_at }
+    }
 }
 
 /// Why the signing key can't be used. Each message is one line that says what is wrong and what to do.
@@ -74,6 +97,10 @@ struct Payload {
     audience: Option<String>,
     #[serde(default, rename = "gen", skip_serializing_if = "Option::is_none")]
     generation: Option<u32>,
+    #[serde(default, rename = "db", skip_serializing_if = "Option::is_none")]
+    database: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    auth_time: Option<u64>,
     iat: u64,
     exp: u64,
 }
@@ -105,7 +132,13 @@ impl Tokens {
             decoding: DecodingKey::from_secret(key),
             key_id,
             validation,
+            database: DatabaseGeneration::default(),
         })
+    }
+
+    /// Issues and accepts tokens with user ids in this generation of the database only.
+    pub fn for_database(self, database: DatabaseGeneration) -> Tokens {
+        Tokens { database, ..self }
     }
 
     /// Uses the key in this file. If the file is missing, a key is generated: 32 random bytes, mode 0600, durable
@@ -144,26 +177,27 @@ impl Tokens {
         })
     }
 
-    /// Issues a token of the account's current generation. `now` is in Unix seconds, `lifetime` in seconds.
-    pub fn issue(&self, account: &Account, now: u64, lifetime: u64) -> String {
-        self.issue_for(None, account, now, lifetime)
+    /// Issues a token of the account's current generation.
+    pub fn issue(&self, account: &Account, term: Term) -> String {
+        self.issue_for(None, account, term)
     }
 
-    /// Issues a session token of the account's current generation, which only [`Tokens::verify_session`] accepts. `now`
-    /// is in Unix seconds, `lifetime` in seconds.
-    pub fn issue_session(&self, account: &Account, now: u64, lifetime: u64) -> String {
-        self.issue_for(Some(REFRESH), account, now, lifetime)
+    /// Issues a session token of the account's current generation, which only [`Tokens::verify_session`] accepts.
+    pub fn issue_session(&self, account: &Account, term: Term) -> String {
+        self.issue_for(Some(REFRESH), account, term)
     }
 
-    fn issue_for(&self, audience: Option<&str>, account: &Account, now: u64, lifetime: u64) -> String {
+    fn issue_for(&self, audience: Option<&str>, account: &Account, term: Term) -> String {
         self.sign(&Payload {
             iss: ISSUER.to_owned(),
             sub: Some(account.id.to_string()),
             name: account.username.to_string(),
             audience: audience.map(str::to_owned),
             generation: Some(account.token_generation),
-            iat: now,
-            exp: now.saturating_add(lifetime),
+            database: Some(self.database.to_string()),
+            auth_time: Some(term.signed_in_at),
+            iat: term.issued_at,
+            exp: term.expires_at,
         })
     }
 
@@ -176,6 +210,8 @@ impl Tokens {
             name: username.to_owned(),
             audience: None,
             generation: None,
+            database: None,
+            auth_time: None,
             iat: now,
             exp: now.saturating_add(lifetime),
         })
@@ -213,7 +249,11 @@ impl Tokens {
             None => None,
             Some(sub) => Some(sub.parse().ok().filter(|id| *id > 0).map(UserId).ok_or(TokenError::Invalid)?),
         };
-        if payload.generation.is_some() != user.is_some() {
+        let is_complete = [payload.generation.is_some(), payload.database.is_some(), payload.auth_time.is_some()];
+        if is_complete != [user.is_some(); 3] {
+            return Err(TokenError::Invalid);
+        }
+        if payload.database.is_some_and(|database| database != self.database.to_string()) {
             return Err(TokenError::Invalid);
         }
         if payload.exp <= now {
@@ -223,6 +263,7 @@ impl Tokens {
             user,
             username: Arc::from(payload.name),
             generation: payload.generation,
+            signed_in_at: payload.auth_time.unwrap_or(payload.iat),
             issued_at: payload.iat,
             expires_at: payload.exp,
         })
@@ -306,6 +347,10 @@ mod tests {
         }
     }
 
+    fn term() -> Term {
+        Term::new(NOW - 100, NOW, 10, 1_000)
+    }
+
     /// A token with arbitrary header and claims, signed with `key`.
     fn forged(header: Header, claims: &Value, key: &[u8]) -> String {
         jsonwebtoken::encode(&header, claims, &EncodingKey::from_secret(key)).unwrap()
@@ -316,7 +361,10 @@ mod tests {
     }
 
     fn valid_claims() -> Value {
-        json!({"iss": "uproar", "sub": "42", "name": "Ann", "gen": 3, "iat": NOW, "exp": NOW + 10})
+        json!({
+            "iss": "uproar", "sub": "42", "name": "Ann", "gen": 3, "db": "0", "auth_time": NOW, "iat": NOW,
+            "exp": NOW + 10,
+        })
     }
 
     /// The valid claims with some replaced, or removed if null.
@@ -333,13 +381,14 @@ mod tests {
 
     #[test]
     fn an_issued_token_verifies() {
-        let token = tokens().issue(&account(), NOW, 10);
+        let token = tokens().issue(&account(), term());
         assert_eq!(
             tokens().verify(&token, NOW),
             Ok(Claims {
                 user: Some(UserId(42)),
                 username: "Ann".into(),
                 generation: Some(3),
+                signed_in_at: NOW - 100,
                 issued_at: NOW,
                 expires_at: NOW + 10
             })
@@ -351,8 +400,8 @@ mod tests {
     #[test]
     fn session_tokens_and_ordinary_tokens_are_not_interchangeable() {
         let tokens = tokens();
-        let session = tokens.issue_session(&account(), NOW, 10);
-        let ordinary = tokens.issue(&account(), NOW, 10);
+        let session = tokens.issue_session(&account(), term());
+        let ordinary = tokens.issue(&account(), term());
         let claims = tokens.verify_session(&session, NOW + 9);
         assert_eq!(claims, tokens.verify(&ordinary, NOW + 9), "both carry the same claims");
         assert_eq!(claims.unwrap().user, Some(UserId(42)));
@@ -368,15 +417,35 @@ mod tests {
             assert_eq!(tokens.verify(&token, NOW), Err(Invalid), "{audience}");
             assert_eq!(tokens.verify_session(&token, NOW).is_ok(), audience == "refresh", "{audience}");
         }
-        let nobody = claims_with(json!({"aud": "refresh", "sub": null, "gen": null}));
+        let nobody = claims_with(json!({"aud": "refresh", "sub": null, "gen": null, "db": null, "auth_time": null}));
         assert_eq!(tokens.verify_session(&forged(valid_header(&tokens), &nobody, &[7; 32]), NOW), Err(Invalid));
         let other = Tokens::from_key(&[8; 32]).unwrap();
-        assert_eq!(tokens.verify_session(&other.issue_session(&account(), NOW, 10), NOW), Err(Invalid));
+        assert_eq!(tokens.verify_session(&other.issue_session(&account(), term()), NOW), Err(Invalid));
+    }
+
+    /// After a backup was restored, the ids of its users may belong to others.
+    #[test]
+    fn a_token_with_a_user_id_is_valid_in_one_generation_of_the_database() {
+        let [first, second] = [1, u64::MAX].map(|number| tokens().for_database(DatabaseGeneration(number)));
+        let (token, session) = (first.issue(&account(), term()), first.issue_session(&account(), term()));
+        assert!(first.verify(&token, NOW).is_ok() && first.verify_session(&session, NOW).is_ok());
+        for now in [NOW, NOW + 10] {
+            assert_eq!(second.verify(&token, now), Err(Invalid));
+            assert_eq!(second.verify_session(&session, now), Err(Invalid));
+        }
+        assert!(second.verify(&first.mint("bot", NOW, 10), NOW).is_ok(), "a name means the same everywhere");
+    }
+
+    #[test]
+    fn a_term_ends_with_the_lifetime_or_a_while_after_the_sign_in() {
+        assert_eq!(Term::new(NOW - 50, NOW, 10, 100).expires_at, NOW + 10);
+        assert_eq!(Term::new(NOW - 95, NOW, 10, 100).expires_at, NOW + 5);
+        assert_eq!(Term::new(NOW, NOW, u64::MAX, u64::MAX).expires_at, u64::MAX);
     }
 
     #[test]
     fn a_token_expires_to_the_second() {
-        let token = tokens().issue(&account(), NOW, 10);
+        let token = tokens().issue(&account(), term());
         assert!(tokens().verify(&token, NOW + 9).is_ok());
         assert_eq!(tokens().verify(&token, NOW + 10), Err(Expired));
         let eternal = tokens().mint("bot", NOW, u64::MAX);
@@ -386,7 +455,7 @@ mod tests {
     #[test]
     fn a_token_of_another_key_is_invalid_even_after_its_expiry() {
         let other = Tokens::from_key(&[8; 32]).unwrap();
-        let token = other.issue(&account(), NOW, 10);
+        let token = other.issue(&account(), term());
         assert_eq!(tokens().verify(&token, NOW + 11), Err(Invalid));
     }
 
@@ -429,6 +498,11 @@ mod tests {
             json!({"gen": null}),
             json!({"gen": -1}),
             json!({"sub": null}),
+            json!({"db": null}),
+            json!({"db": 0}),
+            json!({"db": "00"}),
+            json!({"auth_time": null}),
+            json!({"auth_time": -1}),
         ] {
             let token = forged(valid_header(&tokens), &claims_with(changes.clone()), &[7; 32]);
             assert_eq!(tokens.verify(&token, NOW), Err(Invalid), "{changes}");
@@ -438,7 +512,7 @@ mod tests {
     #[test]
     fn a_modified_token_is_invalid() {
         let tokens = tokens();
-        let token = tokens.issue(&account(), NOW, 10);
+        let token = tokens.issue(&account(), term());
         for index in 0..token.len() {
             let mut bytes = token.clone().into_bytes();
             bytes[index] = if bytes[index] == b'A' { b'B' } else { b'A' };

@@ -12,6 +12,9 @@ pub struct Claims {
     pub username: Arc<str>,
     /// The user's token generation when the token was issued; `None` if `user` is.
     pub generation: Option<u32>,
+    /// When the user signed in with a password, in Unix seconds. Renewed tokens keep it. In a token without a user, it
+    /// is when the token was made.
+    pub signed_in_at: u64,
     /// Unix seconds.
     pub issued_at: u64,
     /// Unix seconds.

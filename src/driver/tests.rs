@@ -72,6 +72,7 @@ fn shard(limits: &Limits) -> Shard {
                 user: None,
                 username: "ann".into(),
                 generation: None,
+                signed_in_at: now,
                 issued_at: now,
                 expires_at: now + 3600,
             }),
@@ -82,6 +83,7 @@ fn shard(limits: &Limits) -> Shard {
         allow_origin: Arc::new(|_, _| true),
         seed: 1,
         revocations: Vec::new(),
+        revocations_kept_ms: u64::MAX,
     })
 }
 

@@ -1,5 +1,6 @@
 //! The server from start to stop: [`run`] prepares the process, `serve` binds, builds, spawns, waits and stops.
 
+mod clock;
 mod http;
 mod listeners;
 mod parts;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use threads::Threads;
 use tokio::runtime::Runtime;
-use uproar_core::limits::Limits;
+use uproar_core::limits::{Limits, revocations_kept_ms};
 use uproar_http::Tokens;
 use uproar_store::{DataFolder, OpenOptions, Revocation, SharedStore, WriteRates};
 
@@ -37,7 +38,7 @@ pub fn run(options: &Options) -> Result<()> {
     process::make_new_files_private();
     let driver = choose_driver(options)?;
     let folder = DataFolder::open(&options.data)?;
-    let tokens = Arc::new(Tokens::from_key_file(&options.key_path())?);
+    let tokens = Tokens::from_key_file(&options.key_path())?;
     let url = options.database_url()?;
     let runtime = service_runtime()?;
     let result = runtime.block_on(async {
@@ -56,6 +57,7 @@ pub fn run(options: &Options) -> Result<()> {
                 return Ok(());
             }
         };
+        let tokens = Arc::new(tokens.for_database(store.generation()));
         let result = serve(options, &addresses, driver, limits, tokens, &store, signals).await;
         store.close().await;
         result
@@ -77,6 +79,7 @@ async fn serve(
     let listeners = Listeners::bind(addresses, options.admin_address()?, &setup).await?;
     let bound = listeners.addresses.clone();
     let parts = Parts::build(&setup)?;
+    tokio::spawn(clock::watch(Arc::clone(store)));
     let mut threads = Threads::spawn(&setup, parts, listeners)?;
     tracing::info!(shards = setup.shards, lanes = setup.lanes, "started");
     print_addresses(&bound);
@@ -101,6 +104,7 @@ struct Setup<'a> {
     /// Decides which shard a room lives on, among others.
     seed: u64,
     revocations: Vec<Revocation>,
+    revocations_kept_ms: u64,
 }
 
 impl<'a> Setup<'a> {
@@ -113,10 +117,13 @@ impl<'a> Setup<'a> {
     ) -> Result<Setup<'a>> {
         let shards = options.shards.unwrap_or(available_cores().min(1024) as u16);
         let lanes = store.lanes() as u16;
-        let since = driver::now().unix_ms.saturating_sub(limits.revocations_kept_ms());
+        let longest_lifetime_ms = store.longest_token_lifetime_ms(limits.token_lifetime_ms).await?;
+        let revocations_kept_ms = revocations_kept_ms(longest_lifetime_ms);
+        let since = driver::now().unix_ms.saturating_sub(revocations_kept_ms);
         let revocations = store.revoked_since(since).await?;
         let seed = getrandom::u64().context("the system can't provide random numbers")?;
-        Ok(Setup { options, driver, limits, tokens, store: Arc::clone(store), shards, lanes, seed, revocations })
+        let store = Arc::clone(store);
+        Ok(Setup { options, driver, limits, tokens, store, shards, lanes, seed, revocations, revocations_kept_ms })
     }
 
     /// The core for each shard's thread, if there are enough cores to pin the threads.

@@ -314,6 +314,10 @@ impl Store for Database {
         self.calls.read(async |db| users::revoked_since(db, since).await).await
     }
 
+    async fn longest_token_lifetime_ms(&self, lifetime_ms: u64) -> Result<u64, StoreError> {
+        self.calls.write(async |db| users::longest_token_lifetime_ms(db, lifetime_ms).await).await
+    }
+
     async fn create_room(&self, room: NewRoom) -> Result<Room, RoomError> {
         require_storable(&[&room.name, &room.title])?;
         self.allowances.take_write(room.owner)?;
@@ -418,6 +422,14 @@ impl Store for Database {
                 Ok(())
             })
             .await
+    }
+
+    async fn now(&self) -> Result<UnixMillis, StoreError> {
+        self.calls.read(async |db| Ok(db.now().await?.unsigned_abs())).await
+    }
+
+    fn generation(&self) -> DatabaseGeneration {
+        self.calls.generation()
     }
 
     async fn ended(&self) -> String {

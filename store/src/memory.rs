@@ -15,8 +15,8 @@ use crate::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uproar_model::{
-    Admission, Epoch, Head, Item, JoinError, JoinedRoom, Kind, Marker, Number, Offset, Outcome, Page, PageRequest,
-    Publication, Refusal, Revocation, Role, RoomId, Stored, UnixMillis, User, UserId,
+    Admission, DatabaseGeneration, Epoch, Head, Item, JoinError, JoinedRoom, Kind, Marker, Number, Offset, Outcome,
+    Page, PageRequest, Publication, Refusal, Revocation, Role, RoomId, Stored, UnixMillis, User, UserId,
 };
 
 /// Everything that a database would hold.
@@ -680,6 +680,12 @@ impl Store for SharedMemoryStore {
         query: &str,
         after: Option<&str>,
         limit: usize,
+    async fn longest_token_lifetime_ms(&self, lifetime_ms: u64) -> Result<u64, StoreError> {
+        let mut store = self.lock();
+        store.longest_token_lifetime_ms = store.longest_token_lifetime_ms.max(lifetime_ms);
+        Ok(store.longest_token_lifetime_ms)
+    }
+
     ) -> Result<Vec<Room>, StoreError> {
         let store = self.lock();
         let query = query.to_lowercase();
@@ -746,3 +752,11 @@ impl Store for SharedMemoryStore {
 
     async fn close(&self) {}
 }
+    async fn now(&self) -> Result<UnixMillis, StoreError> {
+        Ok(now())
+    }
+
+    fn generation(&self) -> DatabaseGeneration {
+        DatabaseGeneration(1)
+    }
+

@@ -6,8 +6,8 @@ use crate::objects::{
 };
 use std::sync::Arc;
 use uproar_model::{
-    Admission, Head, Item, JoinError, JoinedRoom, Marker, Outcome, Page, PageRequest, Revocation, RoomId, UnixMillis,
-    UserId,
+    Admission, DatabaseGeneration, Head, Item, JoinError, JoinedRoom, Marker, Outcome, Page, PageRequest, Revocation,
+    RoomId, UnixMillis, UserId,
 };
 
 /// Every call can be abandoned (dropping the future never leaves a transaction open) and can be repeated.
@@ -71,8 +71,12 @@ pub trait Store: Send + Sync + 'static {
     /// user.
     async fn revoke_tokens(&self, user: UserId) -> Result<Option<Revocation>, StoreError>;
 
-    /// The current token generations that were raised at this time or later.
+    /// The current token generations that were raised at this time or later, by the clock of the process that did so.
     async fn revoked_since(&self, since: UnixMillis) -> Result<Vec<Revocation>, StoreError>;
+
+    /// Records that tokens now have this lifetime, and returns the longest one that was ever recorded: as long as that,
+    /// a token may outlive its revocation.
+    async fn longest_token_lifetime_ms(&self, lifetime_ms: u64) -> Result<u64, StoreError>;
 
     // ── rooms and members ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -130,6 +134,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Fails if the database does not answer.
     async fn ping(&self) -> Result<(), StoreError>;
+
+    /// The time by the database's clock.
+    async fn now(&self) -> Result<UnixMillis, StoreError>;
+
+    /// Identifies the history of this database. User ids are comparable within one generation only.
+    fn generation(&self) -> DatabaseGeneration;
 
     /// Returns once nothing can be committed any more, with the reason: another process has taken over the database, or
     /// the database has gone back. On SQLite that can't happen, and this never returns.

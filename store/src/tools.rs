@@ -19,7 +19,7 @@ pub async fn backup(url: &DatabaseUrl, to: &Path) -> Result<(), OpenError> {
 pub async fn restored(url: &DatabaseUrl, folder: &DataFolder, options: OpenOptions) -> Result<(), OpenError> {
     match url {
         DatabaseUrl::Sqlite(path) if !path.is_file() => Err(crate::sqlite::no_database(path)),
-        // The next start raises the generation, as after a restored backup.
+        // The next start begins a new generation, as after a restored backup.
         DatabaseUrl::Sqlite(_) => {
             let file = folder.incarnation_file();
             file.remove().map_err(|error| OpenError(format!("can't remove {}: {error}", file.path().display())))

@@ -1,6 +1,6 @@
 //! Accounts and token generations.
 
-use crate::connection::{Arg, DbConnection};
+use crate::connection::{Arg, DbConnection, unix_millis};
 use crate::error::{CreateUserError, StoreError};
 use crate::objects::{Account, Login, NewUser};
 use uproar_model::{Revocation, UserId};
@@ -100,13 +100,16 @@ pub(crate) async fn login(
     }))
 }
 
+/// Sets a password and revokes the user's tokens. The time of a revocation comes from this process's clock, and not from
+/// the database's: tokens without a generation are judged by their age, and their time of issue comes from this clock
+/// too.
 pub(crate) async fn set_password(
     db: &mut DbConnection,
     user: UserId,
     expected_hash: Option<&str>,
     password_hash: &str,
 ) -> Result<Option<Revocation>, StoreError> {
-    let now = db.now().await?;
+    let now = unix_millis();
     let sql = "UPDATE users SET password_hash = $2, token_generation = token_generation + 1, revoked_at = $3
         WHERE id = $1 AND (CAST($4 AS text) IS NULL OR password_hash = $4)
         RETURNING id, CAST(token_generation AS bigint), revoked_at";
@@ -115,7 +118,7 @@ pub(crate) async fn set_password(
 }
 
 pub(crate) async fn revoke_tokens(db: &mut DbConnection, user: UserId) -> Result<Option<Revocation>, StoreError> {
-    let now = db.now().await?;
+    let now = unix_millis();
     let sql = "UPDATE users SET token_generation = token_generation + 1, revoked_at = $2 WHERE id = $1
         RETURNING id, CAST(token_generation AS bigint), revoked_at";
     Ok(db.optional(sql, &[Arg::Int(user.0), Arg::Int(now)]).await?.map(revocation_from))
@@ -126,6 +129,18 @@ pub(crate) async fn revoked_since(db: &mut DbConnection, since: u64) -> Result<V
         WHERE revoked_at IS NOT NULL AND revoked_at >= $1 ORDER BY revoked_at, id";
     let since = i64::try_from(since).unwrap_or(i64::MAX);
     Ok(db.all(sql, &[Arg::Int(since)]).await?.into_iter().map(revocation_from).collect())
+}
+
+pub(crate) async fn longest_token_lifetime_ms(db: &mut DbConnection, lifetime_ms: u64) -> Result<u64, StoreError> {
+    let sql = "SELECT value FROM meta WHERE name = 'longest_token_lifetime_ms'";
+    let recorded = db.optional::<(String,)>(sql, &[]).await?.and_then(|(value,)| value.parse::<u64>().ok());
+    if let Some(recorded) = recorded.filter(|recorded| *recorded >= lifetime_ms) {
+        return Ok(recorded);
+    }
+    let sql = "INSERT INTO meta (name, value) VALUES ('longest_token_lifetime_ms', $1)
+        ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    db.execute(sql, &[Arg::Text(&lifetime_ms.to_string())]).await?;
+    Ok(lifetime_ms)
 }
 
 fn revocation_from((user, token_generation, at): (i64, i64, i64)) -> Revocation {

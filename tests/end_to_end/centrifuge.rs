@@ -29,7 +29,7 @@ on_each_database_and_shards! {
 const PATH: &str = "/connection/websocket";
 
 /// A connection in JSON on which a test can send anything.
-struct Wire {
+pub struct Wire {
     raw: Raw,
     /// Messages of the last frame that have not been returned yet.
     waiting: VecDeque<Value>,
@@ -40,7 +40,7 @@ impl Wire {
         Wire::over(Raw::open(port, PATH, &[]).await)
     }
 
-    fn over(raw: Raw) -> Wire {
+    pub fn over(raw: Raw) -> Wire {
         Wire { raw, waiting: VecDeque::new() }
     }
 
@@ -84,7 +84,7 @@ impl Wire {
     }
 
     /// Sends a command.
-    async fn command(&mut self, id: u32, request: &str, parameters: Value) {
+    pub async fn command(&mut self, id: u32, request: &str, parameters: Value) {
         self.send(&json!({"id": id, request: parameters}).to_string()).await;
     }
 
@@ -112,7 +112,7 @@ impl Wire {
     }
 
     /// Reads up to the close frame and returns its code.
-    async fn close_code(&mut self) -> u16 {
+    pub async fn close_code(&mut self) -> u16 {
         loop {
             let frame = self.raw.frame().await;
             if frame.first == FIN | CLOSE {

@@ -1,6 +1,7 @@
 //! Proves that the subcommands (backup, restored, password, …), the configuration and the admin port work.
 
-use crate::client::{Http, Received, Ws, within};
+use crate::centrifuge::Wire;
+use crate::client::{Http, Raw, Received, Ws, within};
 use crate::databases::Kind;
 use crate::load::Load;
 use crate::server::{Server, Setup, assert_contains, run, uproar};
@@ -11,6 +12,7 @@ use tokio::io::AsyncWriteExt;
 
 on_each_database! {
     clients_start_over_after_the_command_restored
+    tokens_with_a_user_id_are_invalid_after_a_restore
     a_password_is_set_while_no_server_runs
 }
 
@@ -105,6 +107,30 @@ async fn clients_start_over_after_the_command_restored(kind: Kind) {
     let resumed = server.join(&ann, &format!("room=r&since=1&epoch={epoch}")).await;
     assert_eq!(resumed.joined["recovered"], false, "{}", resumed.joined);
     assert_eq!(server.history(&ann, "r").await.len(), 1, "the command lost a message");
+}
+
+/// Ids that were assigned after a backup are assigned again, to others, once it is restored.
+async fn tokens_with_a_user_id_are_invalid_after_a_restore(kind: Kind) {
+    let mut server = Server::start(kind, &[]).await;
+    let (ann, bot) = (server.sign_up("ann").await, server.user("bot").await);
+    server.create_room(&ann, "r").await;
+    server.stop().await;
+    assert!(tool(&server.setup, &["restored"]).await.status.success());
+    let server = server.restart().await;
+    let invalid = (401, "token_invalid".to_owned());
+    for path in ["/me", "/rooms", "/user/getchats?room=r"] {
+        assert_eq!(server.get(path, &ann.token).await.error(), invalid, "{path}");
+    }
+    for path in ["/user/signout", "/token/refresh", "/rooms/r/join"] {
+        assert_eq!(server.post(path, &ann.token, serde_json::Value::Null).await.error(), invalid, "{path}");
+    }
+    assert_eq!(server.reject_join(&ann, "room=r").await, invalid);
+    let mut wire = Wire::over(Raw::open(server.port, "/connection/websocket", &[]).await);
+    wire.command(1, "connect", json!({"token": ann.token})).await;
+    assert_eq!(wire.close_code().await, 3500);
+    // A token that names its user means the same as before.
+    server.join(&bot, "room=r").await;
+    server.get("/me", &bot.token).await.expect(200);
 }
 
 async fn a_password_is_set_while_no_server_runs(kind: Kind) {

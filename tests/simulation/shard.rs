@@ -108,6 +108,7 @@ impl Rig {
                 user: name.parse().ok().map(UserId),
                 username: name.into(),
                 generation: name.parse::<i64>().ok().map(|_| 1),
+                signed_in_at: now_s,
                 issued_at: now_s,
                 expires_at: now_s + 3600,
             }),
@@ -123,6 +124,7 @@ impl Rig {
             allow_origin: Arc::new(|_, _| true),
             seed: 7,
             revocations: Vec::<Revocation>::new(),
+            revocations_kept_ms: u64::MAX,
         };
         let mut store = SimStore::new(rooms);
         for user in 2..10 {

@@ -231,6 +231,7 @@ impl World {
                     user: Some(UserId(user)),
                     username: format!("user{user}").into(),
                     generation: Some(0),
+                    signed_in_at: 0,
                     issued_at: 0,
                     expires_at,
                 })
@@ -240,6 +241,7 @@ impl World {
             allow_origin: Arc::new(|_, _| false),
             seed,
             revocations: Vec::new(),
+            revocations_kept_ms: u64::MAX,
         };
         let mut queues = Queues::new();
         let calls = limits.mesh_calls_limit as usize;

@@ -85,7 +85,7 @@ impl Users {
             let mut is_allowance_full = || state.publishes.as_mut().is_none_or(is_full);
             !state.slots.is_empty() || !is_allowance_full()
         });
-        let kept_ms = cx.limits().revocations_kept_ms();
+        let kept_ms = cx.config.revocations_kept_ms;
         self.revoked.retain(|_, revocation| cx.now.unix_ms < revocation.at.saturating_add(kept_ms));
     }
 }

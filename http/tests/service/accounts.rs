@@ -1,12 +1,13 @@
 //! Sign-up, sign-in and sign-out; passwords; tokens.
 
-use crate::support::{server, server_with, server_with_passwords, settings, soon};
+use crate::support::{server, server_with, server_with_passwords, settings, soon, term};
 use serde_json::json;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{SystemTime, UNIX_EPOCH};
 use uproar_core::limits::Limits;
 use uproar_http::passwords::{HashError, Hasher, PasswordPool};
-use uproar_http::{Settings, Tokens};
+use uproar_http::{Settings, Term, Tokens};
+use uproar_model::DatabaseGeneration;
 use uproar_store::Login;
 
 fn now() -> u64 {
@@ -259,8 +260,8 @@ async fn missing_expired_and_forged_tokens_are_rejected() {
         response.assert_error(401, "token_missing", None);
         assert_eq!(response.header("www-authenticate"), Some("Bearer"));
     }
-    let expired = server.tokens.issue(&account, now() - 100, 50);
-    let other_key = Tokens::from_key(&[1; 32]).unwrap().issue(&account, now(), 50);
+    let expired = server.tokens.issue(&account, term(now() - 100, 50));
+    let other_key = Tokens::from_key(&[1; 32]).unwrap().issue(&account, term(now(), 50));
     for (token, code) in
         [(expired.as_str(), "token_expired"), (other_key.as_str(), "token_invalid"), ("nonsense", "token_invalid")]
     {
@@ -268,7 +269,7 @@ async fn missing_expired_and_forged_tokens_are_rejected() {
         client.get("/me").await.assert_error(401, code, None);
     }
     // The scheme is case-insensitive.
-    let good = format!("bearer {}", server.tokens.issue(&account, now(), 50));
+    let good = format!("bearer {}", server.tokens.issue(&account, term(now(), 50)));
     client.token = None;
     client.request("GET", "/me", &[("Authorization", &good)], None).await.expect(200);
 }
@@ -280,6 +281,50 @@ async fn the_token_lifetime_is_a_limit() {
     let ann = server.sign_up("ann").await;
     let claims = server.tokens.verify(&ann.token.unwrap(), now()).unwrap();
     assert_eq!(claims.expires_at - claims.issued_at, 60);
+}
+
+/// A stolen token can't be renewed for ever: when the user last gave the password is kept through all renewals.
+#[tokio::test]
+async fn a_token_is_renewed_only_for_a_while_after_the_sign_in() {
+    let limits = Limits { sign_in_lifetime_ms: 1_000_000, token_lifetime_ms: 60_000, ..Limits::default() };
+    let server = server_with(Settings { limits, ..settings() }).await;
+    let mut client = server.sign_up("ann").await;
+    let account = server.store.ensure_user("ann", "ann").await.unwrap();
+    for (signed_in_s, lifetime_s) in [(0, Some(60)), (900, Some(60)), (970, Some(30)), (1_001, None)] {
+        let signed_in_at = now() - signed_in_s;
+        client.token = Some(server.tokens.issue(&account, Term::new(signed_in_at, now(), 60, u64::MAX)));
+        let response = client.call("/token/refresh").await;
+        let Some(lifetime_s) = lifetime_s else {
+            response.assert_error(401, "token_expired", None);
+            continue;
+        };
+        let renewed = response.expect(200)["token"].as_str().unwrap().to_owned();
+        let claims = server.tokens.verify(&renewed, now()).unwrap();
+        assert_eq!(claims.signed_in_at, signed_in_at);
+        let left_s = claims.expires_at - claims.issued_at;
+        assert!(left_s <= lifetime_s && left_s + 20 > lifetime_s, "{left_s}");
+    }
+    let old = Term::new(now() - 1_001, now(), 60, u64::MAX);
+    let cookie = format!("uproar_session={}", server.tokens.issue_session(&account, old));
+    client.token = None;
+    let headers = [("Cookie", cookie.as_str()), ("Origin", "http://localhost")];
+    client.request("POST", "/token/refresh", &headers, None).await.assert_error(401, "token_expired", None);
+}
+
+/// After a restored backup, an id may belong to somebody else.
+#[tokio::test]
+async fn a_token_of_another_database_generation_is_rejected_everywhere() {
+    let server = server().await;
+    let mut client = server.sign_up("ann").await;
+    let account = server.store.ensure_user("ann", "ann").await.unwrap();
+    let key = b"a key of exactly thirty-two bytes";
+    let before = Tokens::from_key(key).unwrap().for_database(DatabaseGeneration(server.store.generation().0 ^ 1));
+    client.token = Some(before.issue(&account, term(now(), 60)));
+    for (method, path) in [("GET", "/me"), ("GET", "/rooms"), ("POST", "/user/signout"), ("POST", "/token/refresh")] {
+        client.request(method, path, &[], None).await.assert_error(401, "token_invalid", None);
+    }
+    client.token = Some(before.mint("ann", now(), 60));
+    client.get("/me").await.expect(200);
 }
 
 /// `uproar token` reads no database, so its tokens carry a username but neither a user id nor a generation.

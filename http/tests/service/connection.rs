@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use uproar_core::limits::Limits;
-use uproar_http::Settings;
+use uproar_http::{Settings, Term};
 use uproar_store::{NewRoom, RoomKind};
 
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn a_request_that_takes_too_long_is_answered_with_an_error() {
     };
     server.store.create_room(room).await.unwrap();
     let mut ann = server.client().await;
-    ann.token = Some(server.tokens.issue(&account, 0, u64::MAX));
+    ann.token = Some(server.tokens.issue(&account, Term::new(0, 0, u64::MAX, u64::MAX)));
     let (_starts, _open) = server.gate();
     let response = ann.post("/rooms/lobby/messages", json!({"text": "hello"})).await;
     response.assert_error(503, "deadline_passed", None);

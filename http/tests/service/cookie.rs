@@ -1,6 +1,6 @@
 //! The cookie that keeps a browser signed in.
 
-use crate::support::{Client, Response, Server, server, server_with, settings};
+use crate::support::{Client, Response, Server, server, server_with, settings, term};
 use serde_json::{Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
 use uproar_core::limits::Limits;
@@ -111,7 +111,8 @@ async fn each_use_renews_the_cookie() {
     let (server, month_s) = (server().await, 30 * 24 * 3600);
     let (mut page, _) = reloaded(&server, "ann").await;
     let ann = account(&server, "ann").await;
-    let set_at = |issued_s: u64| format!("uproar_session={}", server.tokens.issue_session(&ann, issued_s, month_s));
+    let set_at =
+        |issued_s: u64| format!("uproar_session={}", server.tokens.issue_session(&ann, term(issued_s, month_s)));
     let old = set_at(now_s() - month_s + 60);
     let response = refresh(&mut page, &[("Origin", OWN), ("Cookie", &old)]).await;
     let (session, attributes) = set_cookie(&response).expect("a cookie");
@@ -149,7 +150,7 @@ async fn session_tokens_and_ordinary_tokens_are_not_interchangeable() {
     refresh(&mut page, &in_header).await.assert_error(401, "token_invalid", None);
 
     let ann = account(&server, "ann").await;
-    for ordinary in [server.tokens.issue(&ann, now_s(), 3600), server.tokens.mint("ann", now_s(), 3600)] {
+    for ordinary in [server.tokens.issue(&ann, term(now_s(), 3600)), server.tokens.mint("ann", now_s(), 3600)] {
         let cookie = format!("uproar_session={ordinary}");
         let response = refresh(&mut page, &[("Origin", OWN), ("Cookie", &cookie)]).await;
         assert_eq!(set_cookie(&response), None);
@@ -303,7 +304,7 @@ async fn the_database_decides_whether_a_session_token_is_revoked() {
     }
     // Nor is a session token of a user who does not exist.
     let nobody = Account { id: uproar_model::UserId(404), ..account(&server, "ann").await };
-    let cookie = format!("uproar_session={}", server.tokens.issue_session(&nobody, now_s(), 60));
+    let cookie = format!("uproar_session={}", server.tokens.issue_session(&nobody, term(now_s(), 60)));
     assert_eq!(refresh(&mut page, &[("Cookie", &cookie), ("Origin", OWN)]).await.status, 401);
 }
 
@@ -313,9 +314,9 @@ async fn a_token_is_rejected_if_its_id_belongs_to_another_username() {
     let server = server().await;
     let (mut page, _) = reloaded(&server, "ann").await;
     let before = Account { username: "carol".into(), ..account(&server, "ann").await };
-    let cookie = format!("uproar_session={}", server.tokens.issue_session(&before, now_s(), 60));
+    let cookie = format!("uproar_session={}", server.tokens.issue_session(&before, term(now_s(), 60)));
     refresh(&mut page, &[("Cookie", &cookie), ("Origin", OWN)]).await.assert_error(401, "token_invalid", None);
-    page.token = Some(server.tokens.issue(&before, now_s(), 60));
+    page.token = Some(server.tokens.issue(&before, term(now_s(), 60)));
     refresh(&mut page, &[]).await.assert_error(401, "token_invalid", None);
 }
 

@@ -12,7 +12,9 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use uproar_http::passwords::PasswordPool;
-use uproar_http::{Adopted, Chat, PasswordCost, PublishError, PublishRequest, Service, Settings, SharedChat, Tokens};
+use uproar_http::{
+    Adopted, Chat, PasswordCost, PublishError, PublishRequest, Service, Settings, SharedChat, Term, Tokens,
+};
 use uproar_model::{Item, Kind, Outcome, Publication, Revocation, RoomId, Stored, UserEvent, UserId};
 use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, SharedStore, WriteRates};
 
@@ -117,6 +119,11 @@ pub async fn server() -> Server {
     server_with(settings()).await
 }
 
+/// The term of a token that is issued at the sign-in, in Unix seconds.
+pub fn term(now: u64, lifetime: u64) -> Term {
+    Term::new(now, now, lifetime, u64::MAX)
+}
+
 pub fn settings() -> Settings {
     Settings { password_cost: PasswordCost::CHEAPEST, ..Settings::default() }
 }
@@ -153,7 +160,8 @@ async fn start(settings: Settings, passwords: Option<PasswordPool>, rates: Write
         adopted: adopt,
         gate: Mutex::default(),
     });
-    let tokens = Arc::new(Tokens::from_key(b"a key of exactly thirty-two bytes").unwrap());
+    let tokens = Tokens::from_key(b"a key of exactly thirty-two bytes").unwrap();
+    let tokens = Arc::new(tokens.for_database(store.generation()));
     let shared: SharedChat = Arc::clone(&chat) as SharedChat;
     let service = match passwords {
         None => Service::new(Arc::clone(&store), Arc::clone(&tokens), shared, settings).unwrap(),

@@ -1,4 +1,4 @@
-//! How PostgreSQL's generation is raised: a start notices that the database is in another cluster than before (restored
+//! How PostgreSQL's generation changes: a start notices that the database is in another cluster than before (restored
 //! from a dump), or on another timeline (restored to a point in time, or a standby took over, which may lack the last
 //! commits).
 
@@ -6,14 +6,14 @@ use super::failures::Target;
 use super::guard::Guard;
 use super::setup::connect_options;
 use crate::error::{OpenError, one_line};
-use crate::generation::DatabaseGeneration;
+use crate::generation::{self, DatabaseGeneration};
 use crate::options::OpenOptions;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor, Row};
 use std::collections::HashMap;
 use tokio::time::timeout;
 
-/// Compares the cluster and the timeline with the recorded ones, raises the generation if either has changed, and
+/// Compares the cluster and the timeline with the recorded ones, begins a new generation if either has changed, and
 /// records them.
 pub(super) async fn check(connection: &mut PgConnection) -> Result<DatabaseGeneration, sqlx::Error> {
     let (system, timeline) = identities(connection).await?;
@@ -24,7 +24,8 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<DatabaseGener
     for row in rows {
         meta.insert(row.try_get::<String, _>(0)?, row.try_get::<String, _>(1)?);
     }
-    let mut generation = meta.get("generation").and_then(|value| value.parse::<i64>().ok()).unwrap_or(1);
+    let recorded_generation = meta.get("generation").map(String::as_str);
+    let mut generation = generation::parse(recorded_generation);
     let mut may_have_gone_back = false;
     for (name, current) in [("system_identifier", system), ("timeline", timeline)] {
         let Some(current) = current else { continue };
@@ -35,13 +36,16 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<DatabaseGener
         may_have_gone_back |= recorded.is_some();
         set_meta(&mut transaction, name, &current).await?;
     }
-    if may_have_gone_back {
-        generation += 1;
-        tracing::warn!(generation, "the database was restored, or another server took over: clients start over");
+    let has_users = transaction.fetch_optional("SELECT id FROM users LIMIT 1").await?.is_some();
+    if may_have_gone_back || generation::is_unused(generation, has_users) {
+        generation = draw()?;
+        if may_have_gone_back {
+            tracing::warn!(%generation, "the database was restored, or another server took over: clients start over");
+        }
         set_meta(&mut transaction, "generation", &generation.to_string()).await?;
     }
     transaction.commit().await?;
-    Ok(DatabaseGeneration(generation))
+    Ok(generation)
 }
 
 /// Records the cluster and the timeline of a server that has taken over and lacks nothing, so that the next start does
@@ -56,7 +60,11 @@ pub(super) async fn record(connection: &mut PgConnection) -> Result<(), sqlx::Er
     Ok(())
 }
 
-/// Raises the generation on an administrator's request. This takes the guard's lock, because a running server has the
+fn draw() -> Result<DatabaseGeneration, sqlx::Error> {
+    generation::draw().map_err(|error| sqlx::Error::Protocol(error.to_string()))
+}
+
+/// Begins a new generation on an administrator's request. This takes the guard's lock, because a running server has the
 /// old generation in memory.
 pub(crate) async fn restored(url: &str, options: &OpenOptions) -> Result<(), OpenError> {
     let connect = connect_options(url)?;
@@ -65,12 +73,8 @@ pub(crate) async fn restored(url: &str, options: &OpenOptions) -> Result<(), Ope
     let raised = async {
         let mut held = Guard::take(&connect, &target).await?;
         check(&mut held.connection).await.map_err(failed)?;
-        let sql = "UPDATE meta SET value = CAST(CAST(value AS bigint) + 1 AS text) WHERE name = 'generation'";
-        let changed = held.connection.execute(sql).await.map_err(failed)?;
-        if changed.rows_affected() == 0 {
-            set_meta(&mut held.connection, "generation", "2").await.map_err(failed)?;
-        }
-        Ok(())
+        let generation = draw().map_err(failed)?;
+        set_meta(&mut held.connection, "generation", &generation.to_string()).await.map_err(failed)
     };
     match timeout(options.open_timeout, raised).await {
         Ok(result) => result,

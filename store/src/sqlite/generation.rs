@@ -1,13 +1,13 @@
-//! How SQLite's generation is raised: a start notices a restored backup by its incarnation. See `incarnation.rs`.
+//! How SQLite's generation changes: a start notices a restored backup by its incarnation. See `incarnation.rs`.
 
 use crate::connection::Arg::Text;
 use crate::connection::DbConnection;
 use crate::error::StoreError;
-use crate::generation::{DatabaseGeneration, random_word};
+use crate::generation::{self, DatabaseGeneration, random_word};
 use crate::incarnation::IncarnationFile;
 
 /// Compares the incarnation in the database with those that the data folder knows. If it is none of them, the database
-/// was restored from a backup: its history is not the one that clients have seen, so this raises the generation. Then
+/// was restored from a backup: its history is not the one that clients have seen, so this begins a new generation. Then
 /// writes a new incarnation to both places.
 pub(super) async fn start_incarnation(
     mut db: DbConnection,
@@ -17,17 +17,19 @@ pub(super) async fn start_incarnation(
     db.begin().await?;
     let rows = db.all::<(String, String)>("SELECT name, value FROM meta", &[]).await?;
     let value = |name: &str| rows.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
-    let mut generation = value("generation").and_then(|value| value.parse().ok()).unwrap_or(1);
+    let mut generation = generation::parse(value("generation"));
     let previous = value("incarnation");
     let is_known = previous.is_some_and(|previous| known_words.iter().any(|word| word == previous));
+    let has_users = db.optional::<(i64,)>("SELECT id FROM users LIMIT 1", &[]).await?.is_some();
     if previous.is_some() && !is_known {
-        generation += 1;
+        generation = generation::draw()?;
         tracing::warn!(
-            generation,
+            %generation,
             "the database was restored from a backup, or belongs to another data folder: clients start over"
         );
+    } else if generation::is_unused(generation, has_users) {
+        generation = generation::draw()?;
     }
-    let generation = DatabaseGeneration(generation);
     write(db, file, generation, previous.filter(|_| is_known)).await?;
     Ok(generation)
 }
@@ -55,7 +57,7 @@ async fn write(
     let word = random_word()?;
     let sql = "INSERT INTO meta (name, value) VALUES ('generation', $1), ('incarnation', $2)
         ON CONFLICT (name) DO UPDATE SET value = excluded.value";
-    db.execute(sql, &[Text(&generation.0.to_string()), Text(&word)]).await?;
+    db.execute(sql, &[Text(&generation.to_string()), Text(&word)]).await?;
     // Two files can't change at the same moment. The file knows both words until the commit, so that a process that
     // dies in between does not make all clients start over.
     match previous {

@@ -88,7 +88,9 @@ on_every_store! {
         taken_names_and_addresses_are_refused,
         ensure_user_creates_a_user_once,
         a_password_changes_only_if_the_expected_hash_matches,
-        revocations_are_listed_by_time;
+        revocations_are_listed_by_time,
+        a_revocation_is_dated_by_the_clock_of_the_process,
+        the_longest_lifetime_of_tokens_is_remembered;
     races:
         concurrent_writers_to_one_room_get_distinct_offsets,
         batches_with_the_same_rooms_in_different_orders_do_not_deadlock,

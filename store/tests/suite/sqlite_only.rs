@@ -226,7 +226,27 @@ fn a_restored_backup_has_new_epochs() {
         let store = open_in(&folder).await.unwrap();
         let third = epoch(&store, room).await;
         assert_ne!(third, first);
+        assert_ne!(third, second, "the history between the restores was another one");
         store.close().await;
+    });
+}
+
+#[test]
+fn two_new_databases_have_different_generations() {
+    runtime().block_on(async {
+        let mut generations = Vec::new();
+        for _ in 0..2 {
+            let directory = TempDir::new().unwrap();
+            let folder = folder(&directory);
+            let store = open_in(&folder).await.unwrap();
+            generations.push(store.generation());
+            create_lobby(&store).await;
+            store.close().await;
+            let store = open_in(&folder).await.unwrap();
+            assert_eq!(Some(&store.generation()), generations.last(), "a restart keeps it");
+            store.close().await;
+        }
+        assert_ne!(generations[0], generations[1]);
     });
 }
 

@@ -82,6 +82,22 @@ pub async fn a_password_changes_only_if_the_expected_hash_matches(world: World) 
     assert!(world.store.account(bot).await.unwrap().unwrap().has_password);
 }
 
+/// The time of a revocation is compared with the time of issue of tokens, so both come from this process's clock.
+pub async fn a_revocation_is_dated_by_the_clock_of_the_process(world: World) {
+    let unix_ms = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let id = world.store.create_user(alice()).await.unwrap().id;
+    let before = unix_ms();
+    let signed_out = world.store.revoke_tokens(id).await.unwrap().unwrap();
+    let changed = world.store.set_password(id, None, "$new").await.unwrap().unwrap();
+    assert!(before <= signed_out.at && signed_out.at <= changed.at && changed.at <= unix_ms());
+}
+
+pub async fn the_longest_lifetime_of_tokens_is_remembered(world: World) {
+    assert_eq!(world.store.longest_token_lifetime_ms(60_000).await.unwrap(), 60_000);
+    assert_eq!(world.store.longest_token_lifetime_ms(90_000).await.unwrap(), 90_000);
+    assert_eq!(world.store.longest_token_lifetime_ms(1_000).await.unwrap(), 90_000, "such tokens may still be valid");
+}
+
 pub async fn revocations_are_listed_by_time(world: World) {
     let (ann, ben) = (world.user("Ann").await, world.user("Ben").await);
     assert_eq!(world.store.revoked_since(0).await.unwrap(), []);
