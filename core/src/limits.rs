@@ -246,14 +246,16 @@ limits! {
     rooms_owned_limit = 1_000, 0..=10_000_000;
     /// The largest member limit that a room can be created with.
     room_size_limit = 100_000, 1..=100_000;
+    /// How long the name of a deleted room is reserved for its last owner.
+    room_name_reserved_ms = 30 * DAY_MS, 0..=3650 * DAY_MS;
     /// Entries in one page of history, rooms or members.
     history_page_limit = 100, 1..=1000;
     /// How long a token is valid.
     token_lifetime_ms = 3_600_000, 1_000..=365 * DAY_MS;
-    /// How long a browser stays signed in without a visit. Each visit renews it.
-    session_lifetime_ms = 30 * DAY_MS, 1_000..=365 * DAY_MS;
     /// How long after a sign-in with a password tokens can be renewed; then the user must sign in again.
     sign_in_lifetime_ms = 90 * DAY_MS, 1_000..=3650 * DAY_MS;
+    /// How long a browser stays signed in without a visit. Each visit renews it.
+    session_lifetime_ms = 30 * DAY_MS, 1_000..=365 * DAY_MS;
     /// How long the server may take to stop.
     stop_timeout_ms = 8_000, 10..=DAY_MS;
     /// How long a database call may take, including the wait for a connection, before it counts as failed.

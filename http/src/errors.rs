@@ -79,7 +79,7 @@ codes! {
     UsernameTaken = "username_taken", CONFLICT;
     /// The e-mail address belongs to another account.
     EmailTaken = "email_taken", CONFLICT;
-    /// A room of this name already exists.
+    /// A room of this name already exists, or was deleted recently and had another owner.
     RoomNameTaken = "room_name_taken", CONFLICT;
     /// The user owns as many rooms as one user may own.
     TooManyRooms = "too_many_rooms", CONFLICT;
@@ -89,6 +89,8 @@ codes! {
     NoTarget = "no_target", CONFLICT;
     /// The message id was used before, for something else.
     IdReused = "id_reused", CONFLICT;
+    /// The message was meant for another room of this name, which was deleted, or for an earlier state of the database.
+    WrongEpoch = "wrong_epoch", CONFLICT;
     /// The account has no password to change.
     NoPassword = "no_password", CONFLICT;
     /// The body is longer than allowed.
@@ -199,7 +201,11 @@ impl ApiError {
         match error {
             RoomError::NoRoom => ApiError::no_such_room(),
             RoomError::Full => ApiError::room_full(),
-            RoomError::NameTaken => ApiError::new(Code::RoomNameTaken, "a room of this name already exists").on("name"),
+            RoomError::NameTaken => ApiError::new(
+                Code::RoomNameTaken,
+                "there is a room of this name, or it is reserved for the owner of a room that was deleted recently",
+            )
+            .on("name"),
             RoomError::NoUser => ApiError::user_gone(),
             RoomError::NotMember => ApiError::not_member(),
             RoomError::NotAllowed(why) => ApiError::new(Code::NotAllowed, format!("not allowed: {why}")),

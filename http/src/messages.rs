@@ -66,6 +66,9 @@ struct Publish {
     id: Option<String>,
     #[garde(inner(custom(validation::offset)))]
     reply_to: Option<u64>,
+    /// The epoch of the room that the message is meant for.
+    #[garde(skip)]
+    epoch: Option<String>,
 }
 
 impl Precheck for Publish {
@@ -98,6 +101,11 @@ async fn publish(
     let room = app.store.room(&name, auth.user.id).await?.ok_or_else(ApiError::no_such_room)?;
     if room.role.is_none() {
         return Err(ApiError::not_member());
+    }
+    if body.epoch.is_some_and(|epoch| *epoch != *room.epoch.0) {
+        let text = "the room is not the one that the message was meant for: it was deleted and made again, or the \
+                    database was restored; read the room again";
+        return Err(ApiError::new(Code::WrongEpoch, text).on("epoch"));
     }
     let message =
         PublishRequest { room: room.id, user: auth.user, text: body.text, id: body.id, reply_to: body.reply_to };

@@ -104,7 +104,8 @@ async fn delete(
     RoomName(name): RoomName,
 ) -> Result<Response, ApiError> {
     complete(async move {
-        let room = app.store.delete_room(&name, auth.user.id).await.map_err(ApiError::from_room)?;
+        let reserved_ms = app.settings.limits.room_name_reserved_ms;
+        let room = app.store.delete_room(&name, auth.user.id, reserved_ms).await.map_err(ApiError::from_room)?;
         app.chat.close_room(room);
         Ok(Json(json!({})).into_response())
     })

@@ -45,17 +45,16 @@ pub struct User {
     pub username: Arc<str>,
 }
 
-/// Identifies a room's history: the room's own epoch and the database's generation. Opaque to clients.
 /// Identifies the history of the whole database. It changes whenever that history may have gone back: after a backup
 /// was restored, or a standby took over. Ids that were assigned in one generation may mean something else in another.
 /// Drawn at random, so that no generation returns. (A *token generation* counts a user's revocations instead.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct DatabaseGeneration(pub u64);
 
+/// Identifies a room's history: the room's own epoch and the database's generation. Opaque to clients.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Epoch(pub Arc<str>);
 
-impl fmt::Display for RoomId {
 impl DatabaseGeneration {
     /// The epoch that clients see. When the generation changes, every room has a new one.
     pub fn epoch(self, room_epoch: &str) -> Epoch {
@@ -63,6 +62,7 @@ impl DatabaseGeneration {
     }
 }
 
+impl fmt::Display for RoomId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
@@ -74,7 +74,6 @@ impl fmt::Display for UserId {
     }
 }
 
-impl fmt::Display for Epoch {
 /// As stored, and as it appears in tokens and epochs: a hexadecimal number.
 impl fmt::Display for DatabaseGeneration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -82,6 +81,7 @@ impl fmt::Display for DatabaseGeneration {
     }
 }
 
+impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

@@ -393,10 +393,10 @@ impl Store for Database {
         self.calls.read(async |db| rooms::members(db, name, viewer, after, limit).await).await
     }
 
-    async fn delete_room(&self, name: &str, actor: UserId) -> Result<RoomId, RoomError> {
+    async fn delete_room(&self, name: &str, actor: UserId, reserved_ms: u64) -> Result<RoomId, RoomError> {
         require_room_name(name)?;
         self.allowances.take_write(actor)?;
-        let deleted = self.calls.write(async |db| rooms::delete(db, name, actor).await).await;
+        let deleted = self.calls.write(async |db| rooms::delete(db, name, actor, reserved_ms).await).await;
         // Even after an error: the deletion may have been committed.
         self.calls.room_deleted.notify_one();
         deleted

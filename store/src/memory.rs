@@ -25,6 +25,9 @@ pub struct MemoryStore {
     users: BTreeMap<UserId, StoredUser>,
     rooms: BTreeMap<RoomId, StoredRoom>,
     last_user: i64,
+    longest_token_lifetime_ms: u64,
+    /// Names of deleted rooms: for whom they are reserved, and until when.
+    reserved_names: BTreeMap<String, (UserId, UnixMillis)>,
     last_room: i64,
 }
 
@@ -317,9 +320,14 @@ impl MemoryStore {
         if self.room_id(&room.name).is_some() {
             return Err(RoomError::NameTaken);
         }
+        let reserved = self.reserved_names.get(&room.name);
+        if reserved.is_some_and(|(owner, until)| *owner != room.owner && *until > now) {
+            return Err(RoomError::NameTaken);
+        }
         if !self.users.contains_key(&room.owner) {
             return Err(RoomError::NoUser);
         }
+        self.reserved_names.remove(&room.name);
         self.last_room += 1;
         let id = RoomId(self.last_room);
         let owner = Membership { role: Role::Owner, joined_at: now, read: Marker::default() };
@@ -441,12 +449,19 @@ impl MemoryStore {
     }
 
     /// [`Store::delete_room`].
-    pub fn delete_room(&mut self, name: &str, actor: UserId) -> Result<RoomId, RoomError> {
+    pub fn delete_room(
+        &mut self,
+        now: UnixMillis,
+        name: &str,
+        actor: UserId,
+        reserved_ms: u64,
+    ) -> Result<RoomId, RoomError> {
         let (id, _, role) = self.look_up(name, actor)?;
         if role != Some(Role::Owner) {
             return Err(RoomError::NotAllowed("only the owner can delete the room"));
         }
         self.rooms.remove(&id);
+        self.reserved_names.insert(name.to_owned(), (actor, now.saturating_add(reserved_ms)));
         Ok(id)
     }
 
@@ -665,6 +680,12 @@ impl Store for SharedMemoryStore {
         Ok(revoked)
     }
 
+    async fn longest_token_lifetime_ms(&self, lifetime_ms: u64) -> Result<u64, StoreError> {
+        let mut store = self.lock();
+        store.longest_token_lifetime_ms = store.longest_token_lifetime_ms.max(lifetime_ms);
+        Ok(store.longest_token_lifetime_ms)
+    }
+
     async fn create_room(&self, room: NewRoom) -> Result<Room, RoomError> {
         require_storable(&[&room.name, &room.title])?;
         self.lock().create_room(now(), room)
@@ -680,12 +701,6 @@ impl Store for SharedMemoryStore {
         query: &str,
         after: Option<&str>,
         limit: usize,
-    async fn longest_token_lifetime_ms(&self, lifetime_ms: u64) -> Result<u64, StoreError> {
-        let mut store = self.lock();
-        store.longest_token_lifetime_ms = store.longest_token_lifetime_ms.max(lifetime_ms);
-        Ok(store.longest_token_lifetime_ms)
-    }
-
     ) -> Result<Vec<Room>, StoreError> {
         let store = self.lock();
         let query = query.to_lowercase();
@@ -728,8 +743,8 @@ impl Store for SharedMemoryStore {
         Ok(members.map(|(id, membership)| store.entry(*id, membership)).collect())
     }
 
-    async fn delete_room(&self, name: &str, actor: UserId) -> Result<RoomId, RoomError> {
-        self.lock().delete_room(name, actor)
+    async fn delete_room(&self, name: &str, actor: UserId, reserved_ms: u64) -> Result<RoomId, RoomError> {
+        self.lock().delete_room(now(), name, actor, reserved_ms)
     }
 
     async fn messages(
@@ -746,12 +761,6 @@ impl Store for SharedMemoryStore {
         Ok(())
     }
 
-    fn lanes(&self) -> usize {
-        1
-    }
-
-    async fn close(&self) {}
-}
     async fn now(&self) -> Result<UnixMillis, StoreError> {
         Ok(now())
     }
@@ -760,3 +769,9 @@ impl Store for SharedMemoryStore {
         DatabaseGeneration(1)
     }
 
+    fn lanes(&self) -> usize {
+        1
+    }
+
+    async fn close(&self) {}
+}

@@ -44,6 +44,11 @@ pub(crate) async fn create(
         }
     }
     let now = db.now().await?;
+    let sql = "SELECT owner_id, until FROM reserved_names WHERE name = $1";
+    let reserved = db.optional::<(i64, i64)>(sql, &[Arg::Text(&room.name)]).await?;
+    if reserved.is_some_and(|(owner, until)| owner != room.owner.0 && until > now) {
+        return Err(RoomError::NameTaken);
+    }
     let epoch = random_word()?;
     // The column of the size has 31 bits.
     let size = i64::from(room.size.clamp(1, i32::MAX.unsigned_abs()));
@@ -63,6 +68,9 @@ pub(crate) async fn create(
     let Some((id,)) = db.optional::<(i64,)>(sql, &args).await? else {
         return Err(RoomError::NameTaken);
     };
+    if reserved.is_some() {
+        db.execute("DELETE FROM reserved_names WHERE name = $1", &[Arg::Text(&room.name)]).await?;
+    }
     db.execute("INSERT INTO heads (room_id) VALUES ($1)", &[Arg::Int(id)]).await?;
     if !insert_member(db, RoomId(id), room.owner, Role::Owner, now).await? {
         return Err(RoomError::NoUser);
@@ -333,8 +341,14 @@ pub(crate) async fn remove_member(
     }
 }
 
-/// Deletes a room's head and its name: from then on the room does not exist. `sweep_step` deletes its contents.
-pub(crate) async fn delete(db: &mut DbConnection, name: &str, actor: UserId) -> Result<RoomId, RoomError> {
+/// Deletes a room's head and its name, which is reserved for the owner: from then on the room does not exist.
+/// `sweep_step` deletes its contents.
+pub(crate) async fn delete(
+    db: &mut DbConnection,
+    name: &str,
+    actor: UserId,
+    reserved_ms: u64,
+) -> Result<RoomId, RoomError> {
     let (room, _, _) = look_up(db, name, actor).await?;
     if !db.lock_head(room).await? || !db.lock_room(room).await? {
         return Err(RoomError::NoRoom);
@@ -346,6 +360,12 @@ pub(crate) async fn delete(db: &mut DbConnection, name: &str, actor: UserId) -> 
     // The head first: an append that waits for its lock then finds that the room is gone.
     db.execute("DELETE FROM heads WHERE room_id = $1", &[Arg::Int(room.0)]).await?;
     db.execute("UPDATE rooms SET name = NULL WHERE id = $1", &[Arg::Int(room.0)]).await?;
+    let now = db.now().await?;
+    db.execute("DELETE FROM reserved_names WHERE until <= $1", &[Arg::Int(now)]).await?;
+    let until = now.saturating_add(i64::try_from(reserved_ms).unwrap_or(i64::MAX));
+    let sql = "INSERT INTO reserved_names (name, owner_id, until) VALUES ($1, $2, $3)
+        ON CONFLICT (name) DO UPDATE SET owner_id = excluded.owner_id, until = excluded.until";
+    db.execute(sql, &[Arg::Text(name), Arg::Int(actor.0), Arg::Int(until)]).await?;
     Ok(room)
 }
 

@@ -80,7 +80,8 @@ pub trait Store: Send + Sync + 'static {
 
     // ── rooms and members ───────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Creates a room whose only member is its owner. `RoomError::NameTaken`: another room has this name.
+    /// Creates a room whose only member is its owner. `RoomError::NameTaken`: another room has this name, or it is
+    /// reserved for somebody else.
     async fn create_room(&self, room: NewRoom) -> Result<Room, RoomError>;
 
     /// A room as this user sees it. For anyone but its members, a private room does not exist.
@@ -117,8 +118,9 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<MemberEntry>, RoomError>;
 
-    /// Deletes a room with everything in it, for its owner. The name can be used again; the id never is.
-    async fn delete_room(&self, name: &str, actor: UserId) -> Result<RoomId, RoomError>;
+    /// Deletes a room with everything in it, for its owner, for whom the name is reserved for a while: others still have
+    /// messages that were meant for this room. The id is never used again.
+    async fn delete_room(&self, name: &str, actor: UserId, reserved_ms: u64) -> Result<RoomId, RoomError>;
 
     /// Messages (kind 0) of a room, for one of its members, by offset ascending, and the room's position, read in the
     /// same snapshot.

@@ -24,12 +24,14 @@ pub struct Publish {
     pub target: Option<Offset>,
     /// The text (`Message`, `Edit`) or the emoji (`React`, `Unreact`), validated.
     pub body: Option<String>,
+    /// The epoch of the room that it is meant for; `None` for whichever room has the name now.
+    pub epoch: Option<String>,
 }
 
 impl Publish {
     /// A message with this text, which replies to no other.
     pub fn message(text: String) -> Publish {
-        Publish { kind: Kind::Message, id: None, target: None, body: Some(text) }
+        Publish { kind: Kind::Message, id: None, target: None, body: Some(text), epoch: None }
     }
 }
 
@@ -62,6 +64,8 @@ struct Fields<'a> {
     #[serde(borrow)]
     id: Option<&'a RawValue>,
     #[serde(borrow)]
+    epoch: Option<&'a RawValue>,
+    #[serde(borrow)]
     emoji: Option<&'a RawValue>,
     #[serde(borrow)]
     text: Option<&'a RawValue>,
@@ -93,6 +97,7 @@ fn decode_fields(data: &[u8]) -> Result<Publish, RejectedPublish> {
     let id = value::<String>(fields.id).map_err(|()| bad("the id must be a string", None))?;
     // An invalid id is not sent back: it may be a megabyte long.
     id.as_deref().map_or(Ok(()), check_id).map_err(|error| RejectedPublish { error, id: None })?;
+    let Ok(epoch) = value::<String>(fields.epoch) else { return Err(bad("the epoch must be a string", id)) };
     let forms = [
         (Kind::Edit, "edit", fields.edit),
         (Kind::Delete, "delete", fields.delete),
@@ -109,10 +114,10 @@ fn decode_fields(data: &[u8]) -> Result<Publish, RejectedPublish> {
     let (body, what) = match kind {
         Kind::Message | Kind::Edit => (fields.text, "text"),
         Kind::React | Kind::Unreact => (fields.emoji, "emoji"),
-        _ => return Ok(Publish { kind, id, target, body: None }),
+        _ => return Ok(Publish { kind, id, target, body: None, epoch }),
     };
     match value::<String>(body) {
-        Ok(Some(body)) => Ok(Publish { kind, id, target, body: Some(body) }),
+        Ok(Some(body)) => Ok(Publish { kind, id, target, body: Some(body), epoch }),
         Ok(None) => Err(bad(&format!("the {what} is missing"), id)),
         Err(()) => Err(bad(&format!("the {what} must be a string"), id)),
     }
@@ -340,7 +345,8 @@ mod tests {
     fn edits_deletions_and_reactions_are_decoded() {
         let read = |data: &str| decode(data.as_bytes(), 10);
         let publish = |kind, body: Option<&str>| {
-            Ok(Publish { kind, id: Some("x".into()), target: Some(3), body: body.map(Into::into) })
+            let body = body.map(Into::into);
+            Ok(Publish { kind, id: Some("x".into()), target: Some(3), body, epoch: None })
         };
         let all = r#""id":"x","text":"new","emoji":"+1","reply_to":9"#;
         assert_eq!(read(&format!(r#"{{"edit":3,{all}}}"#)), publish(Kind::Edit, Some("new")));
@@ -362,6 +368,9 @@ mod tests {
             let rejected = read(invalid).unwrap_err();
             assert_eq!((rejected.error.code, rejected.id.as_deref()), (BAD_REQUEST, Some("x")), "{invalid}");
         }
+        let epoch = read(r#"{"delete":3,"epoch":"e1"}"#).unwrap().epoch;
+        assert_eq!(epoch.as_deref(), Some("e1"));
+        assert_eq!(read(r#"{"delete":3,"epoch":1}"#).unwrap_err().error.code, BAD_REQUEST);
         let long = |length| format!(r#"{{"react":3,"emoji":"{}"}}"#, "x".repeat(length));
         assert!(read(&long(32)).is_ok());
         assert_eq!(read(&long(33)).unwrap_err().error.code, BAD_REQUEST);

@@ -3,6 +3,7 @@
 use super::command::{Answered, CommandContext, bad_request};
 use super::connect::{VERSION, ttl_s};
 use super::joining::Denied;
+use super::publishing::check_epoch;
 use crate::connections::{Call, CallKind, SubscriptionState, expiry_ms};
 use crate::host::Host;
 use crate::ids::{CommandId, Serial, Slot, SubscriptionKey};
@@ -270,6 +271,7 @@ impl Shard {
         command: CommandContext,
         channel: &str,
         offset: Offset,
+        epoch: Option<&str>,
         host: &mut impl Host,
     ) -> Answered {
         let (key, feed) = self.joined(command.slot, channel)?;
@@ -277,6 +279,7 @@ impl Shard {
         let Channel::Room(room) = feed.channel else {
             return Err(bad_request("a live: channel stores nothing that could be read"));
         };
+        check_epoch(epoch, feed.epoch.as_ref())?;
         // An offset above the room's position means all of it.
         let offset = offset.min(feed.position);
         if offset == 0 {

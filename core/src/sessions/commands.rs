@@ -229,7 +229,9 @@ impl Shard {
                 Some(RpcCall::Publish(PublishCall { channel, data })) => {
                     self.publish(command, &channel, data.get().as_bytes(), true, host)?;
                 }
-                Some(RpcCall::Read(ReadCall { channel, offset })) => self.read(command, &channel, offset, host)?,
+                Some(RpcCall::Read(ReadCall { channel, offset, epoch })) => {
+                    self.read(command, &channel, offset, epoch.as_deref(), host)?;
+                }
                 Some(RpcCall::Rooms(wanted)) => self.rooms(command, wanted, host)?,
                 Some(RpcCall::Typing(TypingCall { channel })) => {
                     self.typing(slot, &channel, host)?;

@@ -13,7 +13,7 @@ use crate::protocol::{self, LiveEntry, ProtocolError, plain};
 use crate::shard::Shard;
 use crate::websocket::frame;
 use std::sync::Arc;
-use uproar_model::{Item, Outcome, Refusal, RoomId};
+use uproar_model::{Epoch, Item, Outcome, Refusal, RoomId};
 
 impl Shard {
     // ── the plain protocol ──────────────────────────────────────────────────────────────────────────────────────────
@@ -44,6 +44,10 @@ impl Shard {
         let limit = self.cx.limits().text_limit_bytes as usize;
         let mut publish = plain::decode(text, input, limit).map_err(|refused| (refused.error, refused.id))?;
         let id = publish.id.take();
+        let feed = self.connections[slot].session().and_then(|session| session.joined(PLAIN_KEY));
+        let feed = feed.and_then(|(feed, _)| self.feeds.get(feed));
+        let epoch = feed.and_then(|feed| feed.epoch.as_ref());
+        check_epoch(publish.epoch.as_deref(), epoch).map_err(|error| (error, id.clone()))?;
         self.take_publish(slot).map_err(|error| (error, id.clone()))?;
         let id: Arc<str> = id.map_or_else(|| self.make_id(), Into::into);
         let arrival = Arrival { ms: self.cx.now.ms, turn: self.cx.turn, was_unread: false };
@@ -101,6 +105,7 @@ impl Shard {
             return Ok(());
         };
         let mut publish = data::decode(data, text_limit).map_err(|refused| refused.error)?;
+        check_epoch(publish.epoch.as_deref(), feed.epoch.as_ref())?;
         let session = self.connections[slot].session();
         let pending_limit = self.cx.limits().pending_publishes_limit;
         if session.is_some_and(|session| u64::from(session.outstanding) >= pending_limit) {
@@ -360,6 +365,16 @@ fn refused(refusal: Refusal) -> ProtocolError {
         Refusal::NoTarget | Refusal::IdReused | Refusal::BadData => protocol::BAD_REQUEST,
     };
     ProtocolError::new(code, refusal.to_string())
+}
+
+/// A client that names an epoch means the room with that history, and no other of the same name.
+pub(super) fn check_epoch(meant: Option<&str>, epoch: Option<&Epoch>) -> Answered {
+    if meant.is_none_or(|meant| epoch.is_some_and(|epoch| *epoch.0 == *meant)) {
+        return Ok(());
+    }
+    let text = "this was meant for another room of this name, which was deleted, or for an earlier state of the database; \
+                read the room again";
+    Err(ProtocolError::new(protocol::UNRECOVERABLE_POSITION, text))
 }
 
 fn outcome_unknown() -> ProtocolError {

@@ -74,6 +74,7 @@ on_every_store! {
         the_owner_can_add_members_and_members_cannot,
         members_are_listed_by_id,
         a_deleted_room_is_gone_and_its_name_is_free,
+        the_name_of_a_deleted_room_is_reserved_for_its_owner,
         only_the_owner_can_delete_a_room;
     markers:
         markers_move_forward_only,

@@ -59,7 +59,7 @@ pub async fn only_members_have_markers(world: World) {
 
     world.store.remove_member("lobby", ben, "ben").await.unwrap();
     assert_eq!(marker(&world, room, ben).await, None);
-    world.store.delete_room("lobby", ann).await.unwrap();
+    world.store.delete_room("lobby", ann, 0).await.unwrap();
     assert_eq!(marker(&world, room, ann).await, None);
     world.store.mark_read(&[(room, ann, at(1, 1))]).await.unwrap();
     assert_eq!(marker(&world, room, ann).await, None);
@@ -148,7 +148,7 @@ pub async fn a_users_rooms_have_heads_and_markers(world: World) {
 
     world.store.remove_member("lobby", ben, "ben").await.unwrap();
     assert_eq!(rooms_of(&world, ben, None, 10).await, ["den"]);
-    world.store.delete_room("den", ben).await.unwrap();
+    world.store.delete_room("den", ben, 0).await.unwrap();
     assert_eq!(rooms_of(&world, ben, None, 10).await, Vec::<String>::new());
 }
 

@@ -619,7 +619,7 @@ fn the_contents_of_a_deleted_room_are_swept_up() {
         store.append(&[react(room, ann, "r", 1, "👍")]).await.unwrap();
         let kept = World::of(Arc::clone(&store)).public_room("kept", ann).await.id;
         store.append(&[message(kept, ann, "1", "x"), react(kept, ann, "r", 1, "👍")]).await.unwrap();
-        store.delete_room("lobby", ann).await.unwrap();
+        store.delete_room("lobby", ann, 0).await.unwrap();
         let mut shell = fixture.shell().await;
         let deadline = Instant::now() + SOON;
         loop {

@@ -265,7 +265,7 @@ pub async fn appends_to_a_room_being_deleted_are_stored_or_refused(world: World)
         while world.store.heads(&[room]).await.unwrap()[0].as_ref().is_some_and(|head| head.offset < 10) {
             tokio::task::yield_now().await;
         }
-        world.store.delete_room(&name, ann).await.unwrap();
+        world.store.delete_room(&name, ann, 0).await.unwrap();
         assert!(writers.join_all().await.into_iter().sum::<i32>() >= 10);
         assert_eq!(world.store.heads(&[room]).await.unwrap(), [None]);
     }

@@ -54,7 +54,7 @@ pub async fn a_private_room_does_not_exist_for_strangers(world: World) {
     assert!(matches!(store.add_member("secret", eve, "eve").await, Err(RoomError::NoRoom)));
     assert!(matches!(store.remove_member("secret", eve, "eve").await, Err(RoomError::NoRoom)));
     assert!(matches!(store.remove_member("secret", eve, "ann").await, Err(RoomError::NoRoom)));
-    assert!(matches!(store.delete_room("secret", eve).await, Err(RoomError::NoRoom)));
+    assert!(matches!(store.delete_room("secret", eve, 0).await, Err(RoomError::NoRoom)));
     assert_refused(world.append_one(message(room, eve, "1", "x")).await, Refusal::NotMember);
 
     // For a member the room exists, and joining again changes nothing.
@@ -277,7 +277,7 @@ pub async fn a_deleted_room_is_gone_and_its_name_is_free(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
     let before = world.store.room("lobby", ann).await.unwrap().unwrap();
     world.append(&[message(room, ann, "1", "old"), react(room, ben, "2", 1, "👍")]).await;
-    assert_eq!(world.store.delete_room("lobby", ann).await.unwrap(), room);
+    assert_eq!(world.store.delete_room("lobby", ann, 0).await.unwrap(), room);
 
     assert_eq!(world.store.room("lobby", ann).await.unwrap(), None);
     assert_eq!(world.store.rooms(ann, "", None, 10).await.unwrap(), []);
@@ -286,7 +286,7 @@ pub async fn a_deleted_room_is_gone_and_its_name_is_free(world: World) {
     assert_eq!(world.store.admit(&[("lobby".into(), ann)]).await.unwrap(), [Err(JoinError::NoRoom)]);
     assert!(matches!(world.store.messages("lobby", ann, Cursor::Newest, 1).await, Err(RoomError::NoRoom)));
     assert!(matches!(world.store.remove_member("lobby", ben, "ben").await, Err(RoomError::NoRoom)));
-    assert!(matches!(world.store.delete_room("lobby", ann).await, Err(RoomError::NoRoom)));
+    assert!(matches!(world.store.delete_room("lobby", ann, 0).await, Err(RoomError::NoRoom)));
     // Duplicates of its messages are no longer recognized.
     assert_refused(world.append_one(message(room, ann, "1", "old")).await, Refusal::NoRoom);
 
@@ -300,12 +300,29 @@ pub async fn a_deleted_room_is_gone_and_its_name_is_free(world: World) {
     assert_refused(world.append_one(message(room, ben, "1", "old")).await, Refusal::NoRoom);
 }
 
+/// Others may still have messages for the room that was deleted, and must not send them to a stranger's.
+pub async fn the_name_of_a_deleted_room_is_reserved_for_its_owner(world: World) {
+    let Lobby { ann, ben, .. } = world.lobby().await;
+    let lobby =
+        |owner| NewRoom { name: "lobby".into(), title: "The Lobby".into(), kind: RoomKind::Public, size: 7, owner };
+    let day_ms = 24 * 3600 * 1000;
+    world.store.delete_room("lobby", ann, day_ms).await.unwrap();
+    assert!(matches!(world.store.create_room(lobby(ben)).await, Err(RoomError::NameTaken)));
+    world.store.create_room(lobby(ann)).await.unwrap();
+    // The reservation ends with it, and begins anew when the room is deleted again.
+    world.store.delete_room("lobby", ann, u64::MAX).await.unwrap();
+    assert!(matches!(world.store.create_room(lobby(ben)).await, Err(RoomError::NameTaken)));
+    world.store.create_room(lobby(ann)).await.unwrap();
+    world.store.delete_room("lobby", ann, 0).await.unwrap();
+    world.store.create_room(lobby(ben)).await.unwrap();
+}
+
 pub async fn only_the_owner_can_delete_a_room(world: World) {
     let Lobby { ann, ben, .. } = world.lobby().await;
     let stranger = world.user("Stranger").await;
     for other in [ben, stranger] {
-        assert!(matches!(world.store.delete_room("lobby", other).await, Err(RoomError::NotAllowed(_))));
+        assert!(matches!(world.store.delete_room("lobby", other, 0).await, Err(RoomError::NotAllowed(_))));
     }
-    assert!(matches!(world.store.delete_room("nowhere", ann).await, Err(RoomError::NoRoom)));
+    assert!(matches!(world.store.delete_room("nowhere", ann, 0).await, Err(RoomError::NoRoom)));
     assert_eq!(world.store.room("lobby", ben).await.unwrap().unwrap().members, 3);
 }

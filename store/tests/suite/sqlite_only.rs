@@ -489,7 +489,7 @@ fn the_contents_of_a_deleted_room_are_swept_up() {
         store.append(&[react(room, ann, "r", 1, "👍")]).await.unwrap();
         let kept = World::of(Arc::clone(&store)).public_room("kept", ann).await.id;
         store.append(&[message(kept, ann, "1", "x"), react(kept, ann, "r", 1, "👍")]).await.unwrap();
-        store.delete_room("lobby", ann).await.unwrap();
+        store.delete_room("lobby", ann, 0).await.unwrap();
         // The process ends in the middle of the sweep, and the next one continues.
         store.close().await;
         let store = open_in(&folder).await.unwrap();

@@ -49,6 +49,9 @@ pub struct ReadCall<'a> {
     #[serde(borrow)]
     pub channel: Cow<'a, str>,
     pub offset: Offset,
+    /// The epoch that the offset belongs to; `None` for the current one.
+    #[serde(borrow)]
+    pub epoch: Option<Cow<'a, str>>,
 }
 
 #[derive(Default, Deserialize)]
