@@ -7,6 +7,7 @@ use std::io::{IsTerminal, Read};
 use std::path::Path;
 use uproar_http::{Tokens, passwords};
 use uproar_model::fold_name;
+use uproar_model::text::normalize_password;
 use uproar_store::{DataFolder, OpenOptions};
 
 /// Prints a new token. It reads only the key, so it works while a server runs.
@@ -38,7 +39,8 @@ pub fn password(options: &Options, user: &str) -> Result<()> {
     let key = check_name(user)?;
     let url = options.database_url()?;
     let folder = DataFolder::open(&options.data)?;
-    let hash = passwords::hash_new(&read_password(user)?).map_err(anyhow::Error::msg)?;
+    let password = normalize_password(&read_password(user)?);
+    let hash = passwords::hash_new(&password).map_err(anyhow::Error::msg)?;
     block_on(async {
         let store = uproar_store::open(&url, &folder, OpenOptions::default()).await?;
         let result = async {

@@ -3,10 +3,11 @@
 use crate::app::{App, Route, complete, now_unix_s};
 use crate::authentication::{Authenticated, Refreshing};
 use crate::cookie;
+use crate::email;
 use crate::errors::{ApiError, Code};
 use crate::input::{Body, ClientAddress, Precheck, ViaHttps, fold};
 use crate::objects::AccountObject;
-use crate::passwords::Class;
+use crate::passwords::{Class, PoolError};
 use crate::tokens::Term;
 use crate::validation;
 use axum::Json;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use uproar_core::limits::Limits;
 use uproar_model::UserId;
+use uproar_model::text::{decompose, normalize, normalize_password};
 use uproar_store::{Account, Login, NewUser};
 
 pub(crate) fn routes() -> Vec<Route> {
@@ -39,7 +41,7 @@ pub(crate) fn routes() -> Vec<Route> {
 struct SignUp {
     #[garde(custom(validation::new_username))]
     username: String,
-    #[garde(custom(validation::email_length), email)]
+    #[garde(custom(validation::new_email))]
     email: String,
     #[garde(custom(validation::new_password))]
     password: String,
@@ -55,8 +57,9 @@ async fn sign_up(
 ) -> Result<Response, ApiError> {
     let username_key = fold("username", &body.username)?;
     app.attempts.sign_up(client, Instant::now())?;
-    let password_hash = app.passwords.hash(client, Class::SignUp, body.password).await?;
-    let user = NewUser { username: body.username, username_key, email_key: email_key(&body.email), password_hash };
+    let email_key = email::key(&body.email).unwrap_or_default();
+    let password_hash = app.passwords.hash(client, Class::SignUp, normalize_password(&body.password)).await?;
+    let user = NewUser { username: normalize(body.username), username_key, email_key, password_hash };
     let account = app.store.create_user(user).await?;
     app.attempts.signed_up(client, account.id);
     Ok(sign_in_response(&app, &account, now_unix_s(), StatusCode::CREATED, via_https))
@@ -65,7 +68,7 @@ async fn sign_up(
 #[derive(Deserialize, Validate)]
 #[garde(context(Limits))]
 struct SignIn {
-    #[garde(inner(custom(validation::name)))]
+    #[garde(inner(custom(validation::sign_in_name)))]
     username: Option<String>,
     #[garde(inner(custom(validation::email_length)))]
     email: Option<String>,
@@ -91,12 +94,14 @@ async fn sign_in(
 ) -> Result<Response, ApiError> {
     let (key, known) = match (&body.username, &body.email) {
         (Some(username), _) => {
-            let key = fold("username", username)?;
+            let key = fold("username", username.trim())?;
             let known = app.store.login(Login::UsernameKey(&key)).await?;
             (key, known)
         }
         (None, email) => {
-            let key = email_key(email.as_deref().unwrap_or_default());
+            let email = email.as_deref().unwrap_or_default();
+            // A text that is no address is nobody's. An account of an earlier version may have one nevertheless.
+            let key = email::key(email).unwrap_or_else(|| email.to_lowercase());
             let known = app.store.login(Login::EmailKey(&key)).await?;
             (key, known)
         }
@@ -106,32 +111,63 @@ async fn sign_in(
         None => (None, None),
     };
     // Runs even without a user or a hash, so that the response takes as long and says the same.
-    let is_correct =
-        verify(&app, client, account.as_ref().map(|account| account.id), &key, body.password, hash).await?;
-    match account {
-        Some(account) if is_correct => Ok(sign_in_response(&app, &account, now_unix_s(), StatusCode::OK, via_https)),
+    let id = account.as_ref().map(|account| account.id);
+    let form = verify(&app, client, id, &key, &body.password, hash.as_ref()).await?;
+    match (account, form) {
+        (Some(account), Some(form)) => {
+            let normalized = normalize_password(&body.password);
+            if let Some(hash) = hash.filter(|_| form != normalized) {
+                let new_hash = app.passwords.hash(client, Class::Known, normalized).await?;
+                app.store.replace_password_hash(account.id, &hash, &new_hash).await?;
+            }
+            Ok(sign_in_response(&app, &account, now_unix_s(), StatusCode::OK, via_https))
+        }
         _ => Err(ApiError::new(Code::WrongCredentials, "the username, e-mail address or password is wrong")),
     }
 }
 
-/// Whether the password is that of the account. Refuses to check it after too many wrong ones. `typed`: what identified
-/// the account.
+/// The form of the password that is the account's, or `None`. Refuses to check it after too many wrong ones. `name`: what
+/// identified the account.
 async fn verify(
     app: &App,
     client: IpAddr,
     account: Option<UserId>,
-    typed: &str,
-    password: String,
-    hash: Option<String>,
-) -> Result<bool, ApiError> {
-    let attempt = app.attempts.sign_in(client, account, typed, Instant::now())?;
-    let checked = app.passwords.verify(client, attempt.class, password, hash).await;
+    name: &str,
+    password: &str,
+    hash: Option<&String>,
+) -> Result<Option<String>, ApiError> {
+    let attempt = app.attempts.sign_in(client, account, name, Instant::now())?;
+    let checked = verify_forms(app, client, attempt.class, password, hash).await;
     match checked {
-        Ok(true) => attempt.was_right(),
-        Ok(false) => attempt.was_wrong(Instant::now()),
+        Ok(Some(_)) => attempt.was_right(),
+        Ok(None) => attempt.was_wrong(Instant::now()),
         Err(_) => attempt.was_not_checked(),
     }
     Ok(checked?)
+}
+
+/// The form of the password that has this hash. Earlier versions hashed passwords as they were typed, so the usual forms
+/// of the same text count too.
+async fn verify_forms(
+    app: &App,
+    client: IpAddr,
+    class: Class,
+    password: &str,
+    hash: Option<&String>,
+) -> Result<Option<String>, PoolError> {
+    let normalized = normalize_password(password);
+    let mut forms = vec![normalized.clone()];
+    for form in [password.to_owned(), decompose(&normalized)] {
+        if !forms.contains(&form) {
+            forms.push(form);
+        }
+    }
+    for form in forms {
+        if app.passwords.verify(client, class, form.clone(), hash.cloned()).await? {
+            return Ok(Some(form));
+        }
+    }
+    Ok(None)
 }
 
 async fn sign_out(
@@ -190,10 +226,10 @@ async fn change_password(
     let Some(hash) = hash else {
         return Err(ApiError::new(Code::NoPassword, "this account has no password; `uproar password` sets one"));
     };
-    if !verify(&app, client, Some(account.id), &key, body.current_password, Some(hash.clone())).await? {
+    if verify(&app, client, Some(account.id), &key, &body.current_password, Some(&hash)).await?.is_none() {
         return Err(wrong());
     }
-    let new_hash = app.passwords.hash(client, Class::Known, body.new_password).await?;
+    let new_hash = app.passwords.hash(client, Class::Known, normalize_password(&body.new_password)).await?;
     complete(async move {
         // If two changes race, the second finds another hash than the one it has checked, and changes nothing.
         let changed = app.store.set_password(account.id, Some(&hash), &new_hash).await?;
@@ -226,9 +262,4 @@ fn token_body(app: &App, account: &Account, signed_in_at: u64) -> serde_json::Va
     let term = Term::new(signed_in_at, now_unix_s(), lifetime_s, limits.sign_in_lifetime_ms / 1000);
     let token = app.tokens.issue(account, term);
     json!({"token": token, "user": AccountObject::from(account)})
-}
-
-/// The key of an e-mail address. Addresses that differ only in case belong to the same person.
-fn email_key(email: &str) -> String {
-    email.to_lowercase()
 }

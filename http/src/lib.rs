@@ -20,6 +20,7 @@ mod attempts;
 mod authentication;
 mod chat;
 mod cookie;
+mod email;
 mod errors;
 mod input;
 mod messages;

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
 use uproar_core::limits::Limits;
+use uproar_model::text::normalize;
 use uproar_model::{UserEvent, UserId};
 use uproar_store::{Addition, Join, NewRoom, RoomKind};
 
@@ -56,7 +57,7 @@ async fn create(
     let room = NewRoom {
         name: fold("name", &body.name)?,
         // The title is what people see. It keeps the spelling of the name.
-        title: body.title.unwrap_or(body.name),
+        title: normalize(body.title.unwrap_or(body.name)),
         kind: if body.private == Some(true) { RoomKind::Private } else { RoomKind::Public },
         size: body.size.unwrap_or(limits.room_size_default.min(limits.room_size_limit) as u32),
         owner: auth.user.id,

@@ -1,19 +1,24 @@
 //! Rules for the values of fields. Their errors read as sentences after the field's name and never repeat the value.
 
+use crate::email;
 use garde::{Error, Result};
 use uproar_core::limits::Limits;
-use uproar_model::{check_message_id, fold_name};
+use uproar_model::text::{self, fits, is_visible, normalize_password};
+use uproar_model::{NAME_LIMIT_BYTES, check_message_id, check_new_name, fold_name, reserved_lookalike};
 
 /// The largest integer that JavaScript represents exactly (2^53 − 1).
 pub(crate) const NUMBER_LIMIT: u64 = (1 << 53) - 1;
 
-const USERNAME_LIMIT_CHARS: usize = 32;
+// Characters are those that people count (`text.rs` in the model).
+const USERNAME_LIMIT_CHARACTERS: usize = 32;
 const EMAIL_LIMIT_BYTES: usize = 254;
-const PASSWORD_MIN_CHARS: usize = 8;
-const PASSWORD_LIMIT_CHARS: usize = 128;
+const PASSWORD_MIN_CHARACTERS: usize = 8;
+const PASSWORD_LIMIT_CHARACTERS: usize = 128;
 const PASSWORD_LIMIT_BYTES: usize = 512;
-const TITLE_LIMIT_CHARS: usize = 128;
-const QUERY_LIMIT_CHARS: usize = 128;
+const TITLE_LIMIT_CHARACTERS: usize = 128;
+const TITLE_LIMIT_BYTES: usize = 1024;
+const QUERY_LIMIT_CHARACTERS: usize = 128;
+const QUERY_LIMIT_BYTES: usize = 1024;
 /// The prefix of `live:` channels. `/ws?room=` would mistake a room whose name starts with it for such a channel.
 pub(crate) const LIVE_PREFIX: &str = "live:";
 
@@ -29,16 +34,30 @@ pub(crate) fn name(value: &str, _: &Limits) -> Result {
 /// The username of a new account.
 pub(crate) fn new_username(value: &str, limits: &Limits) -> Result {
     ensure(
-        value.chars().count() <= USERNAME_LIMIT_CHARS,
-        format!("must be at most {USERNAME_LIMIT_CHARS} characters long"),
+        fits(value, USERNAME_LIMIT_CHARACTERS, NAME_LIMIT_BYTES),
+        format!("must be at most {USERNAME_LIMIT_CHARACTERS} characters and {NAME_LIMIT_BYTES} bytes long"),
     )?;
+    new_name(value)?;
+    if let Some(reserved) = reserved_lookalike(value) {
+        return Err(Error::new(format!("must not be or look like '{reserved}', which is reserved")));
+    }
     name(value, limits)?;
     is_valid_in_a_path(value)
+}
+
+fn new_name(value: &str) -> Result {
+    check_new_name(value).map_err(|error| Error::new(error.to_string()))
+}
+
+/// The name of a user who signs in. Phones put a space behind it.
+pub(crate) fn sign_in_name(value: &str, limits: &Limits) -> Result {
+    name(value.trim(), limits)
 }
 
 /// The name of a new room.
 pub(crate) fn new_room_name(value: &str, limits: &Limits) -> Result {
     name(value, limits)?;
+    new_name(value)?;
     let is_live = fold_name(value).is_ok_and(|key| key.starts_with(LIVE_PREFIX));
     ensure(
         !is_live,
@@ -57,11 +76,21 @@ pub(crate) fn email_length(value: &str, _: &Limits) -> Result {
     ensure(value.len() <= EMAIL_LIMIT_BYTES, format!("must be at most {EMAIL_LIMIT_BYTES} bytes long"))
 }
 
+/// The e-mail address of a new account. One at an internationalised domain is one, too.
+pub(crate) fn new_email(value: &str, limits: &Limits) -> Result {
+    email_length(value, limits)?;
+    ensure(email::key(value).is_some(), "is not an e-mail address such as ann@example.org")
+}
+
 pub(crate) fn new_password(value: &str, _: &Limits) -> Result {
-    let chars = value.chars().count();
-    ensure(chars >= PASSWORD_MIN_CHARS, format!("must be at least {PASSWORD_MIN_CHARS} characters long"))?;
-    ensure(chars <= PASSWORD_LIMIT_CHARS, format!("must be at most {PASSWORD_LIMIT_CHARS} characters long"))?;
-    password(value)
+    password(value)?;
+    let value = normalize_password(value);
+    let is_long_enough = text::count_characters(&value) >= PASSWORD_MIN_CHARACTERS;
+    ensure(is_long_enough, format!("must be at least {PASSWORD_MIN_CHARACTERS} characters long"))?;
+    ensure(
+        fits(&value, PASSWORD_LIMIT_CHARACTERS, PASSWORD_LIMIT_BYTES),
+        format!("must be at most {PASSWORD_LIMIT_CHARACTERS} characters and {PASSWORD_LIMIT_BYTES} bytes long"),
+    )
 }
 
 /// A password to check. One that is too short to be set is simply wrong; one that is too long is not worth hashing.
@@ -74,8 +103,11 @@ fn password(value: &str) -> Result {
 }
 
 pub(crate) fn title(value: &str, _: &Limits) -> Result {
-    ensure(!value.trim().is_empty(), "must not be empty")?;
-    ensure(value.chars().count() <= TITLE_LIMIT_CHARS, format!("must be at most {TITLE_LIMIT_CHARS} characters long"))?;
+    ensure(is_visible(value), "must not be empty")?;
+    ensure(
+        fits(value, TITLE_LIMIT_CHARACTERS, TITLE_LIMIT_BYTES),
+        format!("must be at most {TITLE_LIMIT_CHARACTERS} characters and {TITLE_LIMIT_BYTES} bytes long"),
+    )?;
     let is_direction =
         |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}');
     ensure(
@@ -93,7 +125,7 @@ pub(crate) fn room_size(value: &u32, limits: &Limits) -> Result {
 
 /// The text of a message. Its length is checked earlier, because that error has a code of its own.
 pub(crate) fn text(value: &str, _: &Limits) -> Result {
-    ensure(!value.trim().is_empty(), "must not be empty")?;
+    ensure(is_visible(value), "must not be empty")?;
     ensure(!value.contains('\0'), "must not contain the character U+0000")
 }
 
@@ -118,7 +150,10 @@ pub(crate) fn page_limit(value: &u64, _: &Limits) -> Result {
 }
 
 pub(crate) fn search(value: &str, _: &Limits) -> Result {
-    ensure(value.chars().count() <= QUERY_LIMIT_CHARS, format!("must be at most {QUERY_LIMIT_CHARS} characters long"))?;
+    ensure(
+        fits(value, QUERY_LIMIT_CHARACTERS, QUERY_LIMIT_BYTES),
+        format!("must be at most {QUERY_LIMIT_CHARACTERS} characters and {QUERY_LIMIT_BYTES} bytes long"),
+    )?;
     ensure(!value.chars().any(char::is_control), "must not contain control characters")
 }
 
@@ -142,8 +177,13 @@ mod tests {
         for name in ["", " ann", "a\u{202e}b", "a\0", "@ann", &"x".repeat(33), ".", "..", "．．"] {
             assert!(!is_valid(new_username, name), "{name}");
         }
-        // 32 characters, but more bytes than a key may have.
-        assert!(!is_valid(new_username, &"日".repeat(32)));
+        // 96 bytes: people count characters.
+        assert!(is_valid(new_username, &"日".repeat(32)));
+        assert!(!is_valid(new_username, &"日".repeat(33)));
+        for name in ["admin", "System", "adrnin", "\u{430}nn", "ann\u{3164}"] {
+            assert!(!is_valid(new_username, name), "{name}");
+        }
+        assert!(is_valid(sign_in_name, "ann ") && !is_valid(sign_in_name, " "));
     }
 
     #[test]
@@ -161,6 +201,7 @@ mod tests {
         assert!(!is_valid(new_password, "1234567"));
         assert!(is_valid(new_password, "12345678"));
         assert!(is_valid(new_password, "ääääääää"));
+        assert!(!is_valid(new_password, "a\u{308}a\u{308}a\u{308}a\u{308}"), "four characters");
         assert!(is_valid(new_password, &"x".repeat(128)));
         assert!(is_valid(new_password, &"\u{1f600}".repeat(128)), "512 bytes");
         assert!(!is_valid(new_password, &"x".repeat(129)));
@@ -173,7 +214,7 @@ mod tests {
         for title_ in ["T", &"日".repeat(128), "👩\u{200d}🚀 crew"] {
             assert!(is_valid(title, title_), "{title_}");
         }
-        for title_ in ["", "  ", "a\nb", "a\0b", "a\u{202e}b", &"x".repeat(129)] {
+        for title_ in ["", "  ", "\u{3164}", "\u{2800}", "a\nb", "a\0b", "a\u{202e}b", &"x".repeat(129)] {
             assert!(!is_valid(title, title_), "{title_}");
         }
     }
@@ -183,7 +224,7 @@ mod tests {
         for text_ in ["x", " x ", "line\nline", "\u{1f600}"] {
             assert!(is_valid(text, text_), "{text_}");
         }
-        for text_ in ["", "  \n\t", "a\0b", "\u{3000}"] {
+        for text_ in ["", "  \n\t", "a\0b", "\u{3000}", "\u{200b}", "\u{3164}"] {
             assert!(!is_valid(text, text_), "{text_:?}");
         }
         for id in ["1", "a~", &"x".repeat(64), "ä b"] {

@@ -10,12 +10,13 @@ pub mod fairness;
 mod message_id;
 mod name;
 mod publication;
+pub mod text;
 
 pub use access::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocation, Role, UserEvent};
 pub use append::{Item, Kind, Outcome, Refusal, Stored};
 pub use claims::{Claims, TokenError};
 pub use message_id::{MESSAGE_ID_LIMIT_BYTES, MessageIdError, check_message_id, shown_message_id};
-pub use name::{NAME_LIMIT_BYTES, NameError, fold_name};
+pub use name::{NAME_LIMIT_BYTES, NameError, check_new_name, fold_name, looks_like, reserved_lookalike, skeleton};
 pub use publication::{Head, Page, Publication};
 
 use std::fmt;

@@ -1,16 +1,26 @@
-//! Names of rooms and users: which texts are names, and which of them are equal.
+//! Names of rooms and users: which texts are names, which of them are equal, and which look alike.
 
+use crate::text::{self, category, is_blank, is_mark};
+use icu_properties::props::GeneralCategory;
 use unicode_normalization::UnicodeNormalization;
+use unicode_security::mixed_script::AugmentedScriptSet;
 
+/// The longest name, in characters.
+pub const NAME_LIMIT_CHARACTERS: usize = 64;
 /// The longest folded name, in bytes of UTF-8.
-pub const NAME_LIMIT_BYTES: usize = 64;
+pub const NAME_LIMIT_BYTES: usize = 256;
+/// Marks on one letter of a new name. No language needs more (UTS #39, section 5.4).
+const MARKS_LIMIT: usize = 4;
 
-/// Why a text is not a name.
+/// Usernames by which strangers could pass for the operator.
+const RESERVED: [&str; 7] = ["admin", "administrator", "moderator", "root", "support", "system", "uproar"];
+
+/// Why a text is not a name, or can't be a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     #[error("must not be empty")]
     Empty,
-    #[error("must be at most {NAME_LIMIT_BYTES} bytes long")]
+    #[error("must be at most {NAME_LIMIT_CHARACTERS} characters and {NAME_LIMIT_BYTES} bytes long")]
     TooLong,
     #[error("must not begin or end with a space")]
     OuterSpace,
@@ -18,30 +28,29 @@ pub enum NameError {
     Invisible,
     #[error("must not begin with '@', which is reserved")]
     Reserved,
+    #[error("must contain letters, digits or symbols, and accents only on them")]
+    NothingToSee,
+    #[error("must not mix letters of several scripts, such as Latin and Cyrillic")]
+    MixedScripts,
 }
 
-/// The key of a name, which is its NFKC form in lower case. Names are equal if their keys are. Folding a key returns
-/// the same key.
+/// The key of a name: the folded text. Names are equal if their keys are. Folding a key returns the same key.
 pub fn fold_name(name: &str) -> Result<String, NameError> {
     // Don't normalise megabytes: folding shrinks no character to less than a quarter of its bytes.
     if name.len() > NAME_LIMIT_BYTES * 4 {
         return Err(NameError::TooLong);
     }
-    let mut key: String = fold_once(name);
-    // For a few characters, lower case undoes NFKC or NFKC undoes lower case. Two more rounds reach a stable form.
-    for _ in 0..2 {
-        key = fold_once(&key);
-    }
+    let key = text::fold(name);
     if key.is_empty() {
         return Err(NameError::Empty);
     }
-    if key.len() > NAME_LIMIT_BYTES {
+    if !text::fits(&key, NAME_LIMIT_CHARACTERS, NAME_LIMIT_BYTES) {
         return Err(NameError::TooLong);
     }
     if key.starts_with(char::is_whitespace) || key.ends_with(char::is_whitespace) {
         return Err(NameError::OuterSpace);
     }
-    if key.chars().any(is_invisible) {
+    if key.chars().any(is_formatting) {
         return Err(NameError::Invisible);
     }
     if key.starts_with('@') {
@@ -50,15 +59,85 @@ pub fn fold_name(name: &str) -> Result<String, NameError> {
     Ok(key)
 }
 
-fn fold_once(name: &str) -> String {
-    name.nfkc().flat_map(char::to_lowercase).nfkc().collect()
+/// Control characters, line separators, and characters that change how others are shown.
+fn is_formatting(c: char) -> bool {
+    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
+    matches!(category(c), Control | Format | LineSeparator | ParagraphSeparator)
 }
 
-/// Control characters, line separators, zero-width characters, and characters that change the direction of text.
-fn is_invisible(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+/// Checks a name that nobody has yet. It is stricter than [`fold_name`], which older names must satisfy too: everything
+/// in it can be seen, and its letters are of one script (UTS #39, "highly restrictive").
+pub fn check_new_name(name: &str) -> Result<(), NameError> {
+    fold_name(name)?;
+    let (mut can_bear, mut marks, mut is_visible) = (false, 0, false);
+    let mut before = ' ';
+    for c in name.nfc() {
+        if c == '\u{fe0f}' && text::emoji(before.encode_utf8(&mut [0; 4])).is_some() {
+            continue;
+        }
+        before = c;
+        if is_mark(c) && !is_blank(c) {
+            marks += 1;
+            if !can_bear || marks > MARKS_LIMIT {
+                return Err(NameError::NothingToSee);
+            }
+            continue;
+        }
+        if is_blank(c) || matches!(category(c), GeneralCategory::Unassigned | GeneralCategory::PrivateUse) {
+            return Err(NameError::Invisible);
+        }
+        marks = 0;
+        can_bear = !c.is_whitespace();
+        is_visible |= can_bear;
+    }
+    if !is_visible {
+        return Err(NameError::NothingToSee);
+    }
+    let (scripts, others) = scripts(name);
+    // Japanese, Korean and Chinese are also written together with Latin.
+    if scripts.is_empty() && !(others.hanb || others.jpan || others.kore) {
+        return Err(NameError::MixedScripts);
+    }
+    Ok(())
+}
+
+/// The scripts in which all of a name can be written, and those for what is not Latin.
+fn scripts(name: &str) -> (AugmentedScriptSet, AugmentedScriptSet) {
+    let (mut all, mut others) = (AugmentedScriptSet::default(), AugmentedScriptSet::default());
+    for c in name.nfkc() {
+        let script = AugmentedScriptSet::for_char(c);
+        all.intersect_with(script);
+        if !c.is_ascii_alphabetic() && !is_latin(c) {
+            others.intersect_with(script);
+        }
+    }
+    (all, others)
+}
+
+fn is_latin(c: char) -> bool {
+    let mut script = AugmentedScriptSet::for_char(c);
+    script.intersect_with(AugmentedScriptSet::for_char('a'));
+    !AugmentedScriptSet::for_char(c).is_all() && !script.is_empty()
+}
+
+/// What a name looks like (UTS #39, section 4). Names of different scripts with the same skeleton can't be told apart;
+/// within one script, some that people can tell apart have the same one, such as `modern` and `modem`.
+pub fn skeleton(name: &str) -> String {
+    unicode_security::skeleton(&text::fold(name)).collect()
+}
+
+/// Whether two names look alike although nobody could have typed one for the other: they have the same skeleton and no
+/// script in common.
+pub fn looks_like(name: &str, other: &str) -> bool {
+    let (mut scripts_of_both, (other_scripts, _)) = (scripts(name).0, scripts(other));
+    scripts_of_both.intersect_with(other_scripts);
+    scripts_of_both.is_empty() && skeleton(name) == skeleton(other)
+}
+
+/// The reserved username that a name is, or looks like.
+pub fn reserved_lookalike(name: &str) -> Option<&'static str> {
+    let skeleton_of_name = skeleton(name);
+    RESERVED.into_iter().find(|reserved| skeleton(reserved) == skeleton_of_name)
 }
 
 #[cfg(test)]
@@ -67,16 +146,25 @@ mod tests {
 
     #[test]
     fn equal_names_have_one_key() {
-        for (name, key) in
-            [("Lobby", "lobby"), ("ＬＯＢＢＹ", "lobby"), ("Straße", "straße"), ("ﬁsh", "fish"), ("a b", "a b")]
-        {
+        for (name, key) in [
+            ("Lobby", "lobby"),
+            ("ＬＯＢＢＹ", "lobby"),
+            ("Straße", "strasse"),
+            ("ﬁsh", "fish"),
+            ("a b", "a b"),
+            ("ΖΕΥΣ", "ζευσ"),
+            ("ζευς", "ζευσ"),
+        ] {
             assert_eq!(fold_name(name).as_deref(), Ok(key));
         }
     }
 
     #[test]
     fn folding_a_key_returns_the_same_key() {
-        for c in ('\0'..=char::MAX).filter(|c| !c.is_control()) {
+        use GeneralCategory::{OtherLetter, PrivateUse, Surrogate, Unassigned};
+        // The letters of scripts without case are too many.
+        let is_cased = |c: &char| !matches!(category(*c), OtherLetter | PrivateUse | Surrogate | Unassigned);
+        for c in ('\0'..=char::MAX).filter(is_cased) {
             if let Ok(key) = fold_name(&format!("x{c}x")) {
                 assert_eq!(fold_name(&key).as_deref(), Ok(key.as_str()), "{c:?}");
             }
@@ -92,6 +180,80 @@ mod tests {
         assert_eq!(fold_name("@1-2"), Err(NameError::Reserved));
         assert_eq!(fold_name(&"x".repeat(64)).map(|k| k.len()), Ok(64));
         assert_eq!(fold_name(&"x".repeat(65)), Err(NameError::TooLong));
+        assert_eq!(fold_name(&"日".repeat(64)).map(|k| k.len()), Ok(192));
+        assert_eq!(fold_name(&"日".repeat(65)), Err(NameError::TooLong));
         assert_eq!(fold_name(&"x".repeat(1 << 20)), Err(NameError::TooLong));
+        assert_eq!(fold_name(&format!("e{}", "\u{301}".repeat(200))), Err(NameError::TooLong), "one character");
+    }
+
+    #[test]
+    fn everything_in_a_new_name_can_be_seen() {
+        for name in [
+            "Ann",
+            "Jürgen Müller",
+            "e\u{301}",
+            "Nguyễn",
+            "日本",
+            "नमस्ते",
+            "O'Neil",
+            "Ann ❤\u{fe0f}",
+            "🚀",
+            "a/b",
+            "שָׁלוֹם",
+        ] {
+            assert_eq!(check_new_name(name), Ok(()), "{name}");
+        }
+        for c in [
+            "\u{3164}",
+            "\u{ffa0}",
+            "\u{115f}",
+            "\u{1160}",
+            "\u{34f}",
+            "\u{fe0f}",
+            "\u{180b}",
+            "\u{17b4}",
+            "\u{2800}",
+            "\u{e0100}",
+            "\u{1d173}",
+            "\u{e000}",
+            "\u{378}",
+            "\u{200b}",
+        ] {
+            for name in [c.to_owned(), format!("ann{c}"), format!("{c}ann")] {
+                assert!(check_new_name(&name).is_err(), "{name:?}");
+            }
+        }
+        for name in ["\u{301}\u{301}", "a \u{301}b", &format!("a{}", "\u{316}".repeat(5))] {
+            assert_eq!(check_new_name(name), Err(NameError::NothingToSee), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_name_is_written_in_one_script() {
+        for name in ["Пётр 1", "日本 Fan", "ジョン John", "한국 Fan", "Ζεύς", "émile", "x1", "42"] {
+            assert_eq!(check_new_name(name), Ok(()), "{name}");
+        }
+        for name in ["\u{430}dmin", "Zе\u{443}s", "Ζeus", "αb", "日本 Пётр", "раypal"] {
+            assert_eq!(check_new_name(name), Err(NameError::MixedScripts), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_names_of_other_scripts_look_alike() {
+        assert!(looks_like("\u{441}\u{43e}\u{441}\u{43e}", "coco"), "Cyrillic");
+        assert!(looks_like("COCO", "\u{441}\u{43e}\u{441}\u{43e}"));
+        for (name, other) in [("modern", "modem"), ("coco", "coco"), ("Пётр", "Petr"), ("11", "ll")] {
+            assert!(!looks_like(name, other), "{name} {other}");
+        }
+    }
+
+    #[test]
+    fn reserved_names_and_those_that_look_like_them_are_recognised() {
+        for name in ["admin", "Admin", "ADMIN", "adrnin", "ａdmin", "systern"] {
+            assert!(reserved_lookalike(name).is_some(), "{name}");
+        }
+        for name in ["ann", "administration", "ad min", "systems", "owner"] {
+            assert_eq!(reserved_lookalike(name), None, "{name}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use crate::admission::{self, PendingJoin, Verdict};
 use crate::allowance::{Allowances, TakenJoin, UsedUp};
 use crate::check::{is_storable, require_storable};
 use crate::connection::DbConnection;
-use crate::error::{AppendError, CreateUserError, RoomError, StoreError};
+use crate::error::{AppendError, CreateUserError, OpenError, RoomError, StoreError};
 use crate::generation::DatabaseGeneration;
 use crate::objects::{
     Account, Addition, Cursor, Join, Login, MemberEntry, MessagePage, NewRoom, NewUser, Removal, Room,
@@ -13,7 +13,7 @@ use crate::options::OpenOptions;
 use crate::postgres::Postgres;
 use crate::sqlite::Sqlite;
 use crate::store::Store;
-use crate::{history, markers, rooms, users};
+use crate::{history, markers, names, rooms, users};
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -101,6 +101,14 @@ impl Database {
         let rooms_owned_limit = options.rates.rooms_owned;
         let allowances = Allowances::new(options.rates);
         Database { calls, allowances, rooms_owned_limit, sweeper: Mutex::new(Some(sweeper)) }
+    }
+
+    /// The part of the migrations that SQL can't do.
+    pub(crate) async fn update_names(&self) -> Result<(), OpenError> {
+        let failed = |error: StoreError| OpenError(format!("can't fold the names in the database anew: {}", error.0));
+        let mut db = self.calls.backend.writer().await.map_err(|error| failed(error.into()))?;
+        let updated = names::update(&mut db).await;
+        db.finish(updated).await.map_err(failed)
     }
 }
 
@@ -304,6 +312,19 @@ impl Store for Database {
             return Ok(None);
         }
         self.calls.write(async |db| users::set_password(db, user, expected_hash, password_hash).await).await
+    }
+
+    async fn replace_password_hash(
+        &self,
+        user: UserId,
+        expected_hash: &str,
+        password_hash: &str,
+    ) -> Result<bool, StoreError> {
+        require_storable(&[password_hash])?;
+        if !is_storable(expected_hash) {
+            return Ok(false);
+        }
+        self.calls.write(async |db| users::replace_password_hash(db, user, expected_hash, password_hash).await).await
     }
 
     async fn revoke_tokens(&self, user: UserId) -> Result<Option<Revocation>, StoreError> {

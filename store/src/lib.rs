@@ -33,6 +33,7 @@ mod markers;
 #[cfg(feature = "testing")]
 pub mod memory;
 mod migrations;
+mod names;
 mod objects;
 mod open;
 mod options;

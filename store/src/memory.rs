@@ -16,7 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uproar_model::{
     Admission, DatabaseGeneration, Epoch, Head, Item, JoinError, JoinedRoom, Kind, Marker, Number, Offset, Outcome,
-    Page, PageRequest, Publication, Refusal, Revocation, Role, RoomId, Stored, UnixMillis, User, UserId,
+    Page, PageRequest, Publication, Refusal, Revocation, Role, RoomId, Stored, UnixMillis, User, UserId, looks_like,
+    text,
 };
 
 /// Everything that a database would hold.
@@ -269,7 +270,8 @@ impl MemoryStore {
 
     /// [`Store::create_user`].
     pub fn create_user(&mut self, user: NewUser) -> Result<Account, CreateUserError> {
-        if self.user_id(&user.username_key).is_some() {
+        let is_lookalike = self.users.values().any(|other| looks_like(&user.username, &other.username));
+        if is_lookalike || self.user_id(&user.username_key).is_some() {
             return Err(CreateUserError::UsernameTaken);
         }
         if self.users.values().any(|other| other.email.as_ref() == Some(&user.email_key)) {
@@ -317,7 +319,8 @@ impl MemoryStore {
 
     /// [`Store::create_room`].
     pub fn create_room(&mut self, now: UnixMillis, room: NewRoom) -> Result<Room, RoomError> {
-        if self.room_id(&room.name).is_some() {
+        let is_lookalike = self.rooms.values().any(|other| looks_like(&room.name, &other.name));
+        if is_lookalike || self.room_id(&room.name).is_some() {
             return Err(RoomError::NameTaken);
         }
         let reserved = self.reserved_names.get(&room.name);
@@ -665,6 +668,22 @@ impl Store for SharedMemoryStore {
         }
     }
 
+    async fn replace_password_hash(
+        &self,
+        user: UserId,
+        expected_hash: &str,
+        password_hash: &str,
+    ) -> Result<bool, StoreError> {
+        require_storable(&[password_hash])?;
+        let mut store = self.lock();
+        let stored = store.users.get_mut(&user).filter(|user| user.hash.as_deref() == Some(expected_hash));
+        let is_expected = stored.is_some();
+        if let Some(stored) = stored {
+            stored.hash = Some(password_hash.to_owned());
+        }
+        Ok(is_expected)
+    }
+
     async fn revoke_tokens(&self, user: UserId) -> Result<Option<Revocation>, StoreError> {
         Ok(self.lock().revoke_tokens(now(), user))
     }
@@ -703,11 +722,11 @@ impl Store for SharedMemoryStore {
         limit: usize,
     ) -> Result<Vec<Room>, StoreError> {
         let store = self.lock();
-        let query = query.to_lowercase();
+        let query = text::fold(query);
         let visible = store.rooms.iter().filter_map(|(id, room)| store.view(*id, room, viewer));
         let mut found: Vec<_> = visible
             .filter(|room| after.is_none_or(|after| room.name.as_str() > after))
-            .filter(|room| room.name.contains(&query) || room.title.to_lowercase().contains(&query))
+            .filter(|room| room.name.contains(&query) || text::fold(&room.title).contains(&query))
             .collect();
         found.sort_by(|a, b| a.name.cmp(&b.name));
         found.truncate(rows_limit(limit));

@@ -11,6 +11,7 @@ type Migration = (i64, &'static str, &'static str);
 pub(crate) const SQLITE: &[Migration] = &[
     (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
     (2, "reserved names", include_str!("../../migrations/sqlite/0002_reserved_names.sql")),
+    (3, "skeletons", include_str!("../../migrations/sqlite/0003_skeletons.sql")),
     (4, "rooms", include_str!("../../migrations/sqlite/0004_rooms.sql")),
 ];
 
@@ -18,6 +19,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (1, "first", include_str!("../../migrations/postgres/0001_first.sql")),
     (2, "append", include_str!("../../migrations/postgres/0002_append.sql")),
     (3, "reserved names", include_str!("../../migrations/postgres/0003_reserved_names.sql")),
+    (4, "skeletons", include_str!("../../migrations/postgres/0004_skeletons.sql")),
     (5, "rooms", include_str!("../../migrations/postgres/0005_rooms.sql")),
 ];
 

@@ -15,5 +15,7 @@ pub async fn open(url: &DatabaseUrl, folder: &DataFolder, options: OpenOptions) 
         DatabaseUrl::Sqlite(path) => Backend::Sqlite(Box::new(Sqlite::open(path, folder, &options).await?)),
         DatabaseUrl::Postgres(url) => Backend::Postgres(Box::new(Postgres::open(url, &options).await?)),
     };
-    Ok(Arc::new(Database::new(backend, &options)))
+    let database = Database::new(backend, &options);
+    database.update_names().await?;
+    Ok(Arc::new(database))
 }

@@ -5,8 +5,8 @@ use crate::connection::{Arg, DbConnection};
 use crate::error::{RoomError, StoreError};
 use crate::generation::{DatabaseGeneration, random_word};
 use crate::objects::{Addition, Join, MemberEntry, NewRoom, Removal, Room, RoomKind};
-use crate::{history, users};
-use uproar_model::{JoinError, Offset, PageRequest, Role, RoomId, User, UserId};
+use crate::{history, names, users};
+use uproar_model::{JoinError, Offset, PageRequest, Role, RoomId, User, UserId, skeleton, text};
 
 /// id, name, title, kind, size, members, epoch, last offset, last number, the viewer's read number and role.
 type RoomRow = (i64, String, String, i64, i64, i64, String, i64, i64, Option<i64>, Option<i64>);
@@ -49,21 +49,25 @@ pub(crate) async fn create(
     if reserved.is_some_and(|(owner, until)| owner != room.owner.0 && until > now) {
         return Err(RoomError::NameTaken);
     }
+    if names::is_room_lookalike(db, &room.name).await? {
+        return Err(RoomError::NameTaken);
+    }
     let epoch = random_word()?;
     // The column of the size has 31 bits.
     let size = i64::from(room.size.clamp(1, i32::MAX.unsigned_abs()));
-    let sql = "INSERT INTO rooms (name, kind, title, title_key, size, members, epoch, created_by, created_at)
-        VALUES ($1, CAST($2 AS smallint), $3, $4, CAST($5 AS integer), 1, $6, $7, $8) ON CONFLICT DO NOTHING
+    let sql = "INSERT INTO rooms (name, kind, title, title_key, size, members, epoch, created_by, created_at, skeleton)
+        VALUES ($1, CAST($2 AS smallint), $3, $4, CAST($5 AS integer), 1, $6, $7, $8, $9) ON CONFLICT DO NOTHING
         RETURNING id";
     let args = [
         Arg::Text(&room.name),
         Arg::Int(room.kind as i64),
         Arg::Text(&room.title),
-        Arg::Text(&room.title.to_lowercase()),
+        Arg::Text(&text::fold(&room.title)),
         Arg::Int(size),
         Arg::Text(&epoch),
         Arg::Int(room.owner.0),
         Arg::Int(now),
+        Arg::Text(&skeleton(&room.name)),
     ];
     let Some((id,)) = db.optional::<(i64,)>(sql, &args).await? else {
         return Err(RoomError::NameTaken);
@@ -136,7 +140,7 @@ pub(crate) async fn list(
           AND (r.name LIKE $3 ESCAPE '\\' OR r.title_key LIKE $3 ESCAPE '\\')
         ORDER BY r.name LIMIT $4";
     let mut pattern = String::from("%");
-    for c in query.to_lowercase().chars() {
+    for c in text::fold(query).chars() {
         if matches!(c, '%' | '_' | '\\') {
             pattern.push('\\');
         }

@@ -47,6 +47,7 @@ pub trait Store: Send + Sync + 'static {
 
     // ── users ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    /// `CreateUserError::UsernameTaken`: another user has this name, or one that looks like it.
     async fn create_user(&self, user: NewUser) -> Result<Account, CreateUserError>;
 
     /// For sign-in: the account and its password hash, if it has one.
@@ -66,6 +67,15 @@ pub trait Store: Send + Sync + 'static {
         expected_hash: Option<&str>,
         password_hash: &str,
     ) -> Result<Option<Revocation>, StoreError>;
+
+    /// Replaces the hash of a password by another one of the same password. No token is revoked. `false`: the current
+    /// hash is another, or there is no such user.
+    async fn replace_password_hash(
+        &self,
+        user: UserId,
+        expected_hash: &str,
+        password_hash: &str,
+    ) -> Result<bool, StoreError>;
 
     /// Raises the user's token generation, which invalidates tokens of earlier generations. `None`: there is no such
     /// user.
@@ -88,7 +98,7 @@ pub trait Store: Send + Sync + 'static {
     async fn room(&self, name: &str, viewer: UserId) -> Result<Option<Room>, StoreError>;
 
     /// Rooms that this user can see, by name ascending: names after `after`, at most `limit` rooms. `query` is a part
-    /// of the name or title, in upper or lower case; if it is empty, every room matches.
+    /// of the name or title, in any case and form; if it is empty, every room matches.
     async fn rooms(
         &self,
         viewer: UserId,

@@ -2,8 +2,9 @@
 
 use crate::connection::{Arg, DbConnection, unix_millis};
 use crate::error::{CreateUserError, StoreError};
+use crate::names;
 use crate::objects::{Account, Login, NewUser};
-use uproar_model::{Revocation, UserId};
+use uproar_model::{Revocation, UserId, skeleton};
 
 /// id, username, email_key, whether there is a password, token generation, when it was raised.
 type AccountRow = (i64, String, Option<String>, bool, i64, Option<i64>);
@@ -25,15 +26,20 @@ fn token_generation_from(number: i64) -> u32 {
 }
 
 pub(crate) async fn create(db: &mut DbConnection, user: &NewUser) -> Result<Account, CreateUserError> {
+    if names::is_user_lookalike(db, &user.username).await? {
+        return Err(CreateUserError::UsernameTaken);
+    }
     let now = db.now().await?;
-    let sql = "INSERT INTO users (username, username_key, email_key, password_hash, created_at)
-        VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING RETURNING id";
+    let skeleton = skeleton(&user.username);
+    let sql = "INSERT INTO users (username, username_key, email_key, password_hash, created_at, skeleton)
+        VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING RETURNING id";
     let args = [
         Arg::Text(&user.username),
         Arg::Text(&user.username_key),
         Arg::Text(&user.email_key),
         Arg::Text(&user.password_hash),
         Arg::Int(now),
+        Arg::Text(&skeleton),
     ];
     match db.optional::<(i64,)>(sql, &args).await? {
         Some((id,)) => Ok(Account {
@@ -57,8 +63,10 @@ pub(crate) async fn create(db: &mut DbConnection, user: &NewUser) -> Result<Acco
 /// The account with this name, created if there is none.
 pub(crate) async fn ensure(db: &mut DbConnection, username: &str, key: &str) -> Result<Account, CreateUserError> {
     let now = db.now().await?;
-    let sql = "INSERT INTO users (username, username_key, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
-    db.execute(sql, &[Arg::Text(username), Arg::Text(key), Arg::Int(now)]).await?;
+    let skeleton = skeleton(username);
+    let sql = "INSERT INTO users (username, username_key, created_at, skeleton) VALUES ($1, $2, $3, $4)
+        ON CONFLICT DO NOTHING";
+    db.execute(sql, &[Arg::Text(username), Arg::Text(key), Arg::Int(now), Arg::Text(&skeleton)]).await?;
     match by_username(db, key).await? {
         Some(account) => Ok(account),
         None => Err(StoreError("the user that was just created is missing".to_owned()).into()),
@@ -115,6 +123,17 @@ pub(crate) async fn set_password(
         RETURNING id, CAST(token_generation AS bigint), revoked_at";
     let args = [Arg::Int(user.0), Arg::Text(password_hash), Arg::Int(now), Arg::Maybe(expected_hash)];
     Ok(db.optional(sql, &args).await?.map(revocation_from))
+}
+
+pub(crate) async fn replace_password_hash(
+    db: &mut DbConnection,
+    user: UserId,
+    expected_hash: &str,
+    password_hash: &str,
+) -> Result<bool, StoreError> {
+    let sql = "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2";
+    let args = [Arg::Int(user.0), Arg::Text(expected_hash), Arg::Text(password_hash)];
+    Ok(db.execute(sql, &args).await? == 1)
 }
 
 pub(crate) async fn revoke_tokens(db: &mut DbConnection, user: UserId) -> Result<Option<Revocation>, StoreError> {

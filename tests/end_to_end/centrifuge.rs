@@ -909,9 +909,9 @@ async fn a_late_reader_sees_the_current_content(kind: Kind, shards: &str) {
         for (code, data) in [
             (103, json!({"edit": 1, "text": "mine"})),
             (103, json!({"delete": 1})),
-            (107, json!({"react": 2, "emoji": "x"})),
+            (107, json!({"react": 2, "emoji": "👍"})),
             (107, json!({"edit": 3, "text": "an edit"})),
-            (107, json!({"react": 99, "emoji": "x"})),
+            (107, json!({"react": 99, "emoji": "👍"})),
         ] {
             assert_eq!(late.error(4, "publish", json!({"channel": "room:r", "data": data})).await, code, "{data}");
         }

@@ -290,8 +290,8 @@ impl World {
                 let data = match (form, own) {
                     (0 | 1, Some(own)) => json!({"edit": own, "text": text, "id": id}),
                     (2, Some(own)) => json!({"delete": own, "id": id}),
-                    (3, _) => json!({"react": any, "emoji": "+1", "id": id}),
-                    (4, _) => json!({"unreact": any, "emoji": "+1", "id": id}),
+                    (3, _) => json!({"react": any, "emoji": "👍", "id": id}),
+                    (4, _) => json!({"unreact": any, "emoji": "👍", "id": id}),
                     _ => json!({"text": text, "id": id}),
                 };
                 // The order of other kinds is not checked: a target that does not exist yet may exist when the item is

@@ -5,13 +5,11 @@ use super::{BAD_REQUEST, LIMIT_EXCEEDED, ProtocolError};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use uproar_model::text::{self, EMOJI_LIMIT_BYTES};
 use uproar_model::{Kind, Offset, Publication, check_message_id, shown_message_id};
 
 /// The greatest depth of nested JSON.
 pub const NESTING_LIMIT: usize = 64;
-
-/// The longest emoji of a reaction, in bytes.
-pub const EMOJI_LIMIT_BYTES: usize = 32;
 
 /// A client's request to append something to a room's log.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,14 +43,15 @@ pub struct RejectedPublish {
 
 /// Decodes and validates JSON that a client publishes in a room. `text_limit_bytes` is the longest text allowed.
 pub fn decode(data: &[u8], text_limit_bytes: usize) -> Result<Publish, RejectedPublish> {
-    let publish = decode_fields(data)?;
-    let checked = match (publish.kind, publish.body.as_deref()) {
-        (Kind::Message | Kind::Edit, Some(text)) => check_text(text, text_limit_bytes),
-        (_, Some(emoji)) => check_emoji(emoji),
-        (_, None) => Ok(()),
+    let mut publish = decode_fields(data)?;
+    let checked = match (publish.kind, publish.body.take()) {
+        (Kind::Message | Kind::Edit, Some(text)) => check_text(&text, text_limit_bytes).map(|()| Some(text)),
+        (Kind::React, Some(emoji)) => new_reaction(&emoji).map(Some),
+        (_, Some(emoji)) => old_reaction(emoji).map(Some),
+        (_, None) => Ok(None),
     };
     match checked {
-        Ok(()) => Ok(publish),
+        Ok(body) => Ok(Publish { body, ..publish }),
         Err(error) => Err(RejectedPublish { error, id: publish.id }),
     }
 }
@@ -119,8 +118,19 @@ fn decode_fields(data: &[u8]) -> Result<Publish, RejectedPublish> {
     match value::<String>(body) {
         Ok(Some(body)) => Ok(Publish { kind, id, target, body: Some(body), epoch }),
         Ok(None) => Err(bad(&format!("the {what} is missing"), id)),
+        Err(()) if is_half_a_pair(body) => {
+            let text =
+                format!("the {what} contains half of a surrogate pair (\\ud800 to \\udfff), which is no character");
+            Err(bad(&text, id))
+        }
         Err(()) => Err(bad(&format!("the {what} must be a string"), id)),
     }
+}
+
+/// Whether a value that is no string would be one without its escapes: the half of a character that a program has cut in
+/// two.
+fn is_half_a_pair(field: Option<&RawValue>) -> bool {
+    field.is_some_and(|raw| raw.get().starts_with('"'))
 }
 
 /// Checks the length of a text. The limit is the same in rooms and in `live:` channels.
@@ -128,14 +138,17 @@ pub fn check_length(text: &str, limit_bytes: usize) -> Result<(), ProtocolError>
     if text.len() <= limit_bytes {
         return Ok(());
     }
-    let text = format!("the text is {} bytes long; at most {limit_bytes} are allowed (text_limit_bytes)", text.len());
+    let (all, fitting) = (text::count_characters(text), text::count_characters(text::cut(text, limit_bytes)));
+    let text = format!(
+        "the text is too long: of its {all} characters, {fitting} fit into {limit_bytes} bytes (text_limit_bytes)"
+    );
     Err(ProtocolError::new(LIMIT_EXCEEDED, text))
 }
 
 /// Checks the text of a message.
 pub fn check_text(text: &str, limit_bytes: usize) -> Result<(), ProtocolError> {
     check_length(text, limit_bytes)?;
-    if text.trim().is_empty() {
+    if !text::is_visible(text) {
         return Err(ProtocolError::new(BAD_REQUEST, "the text is empty"));
     }
     if text.contains('\0') {
@@ -144,18 +157,21 @@ pub fn check_text(text: &str, limit_bytes: usize) -> Result<(), ProtocolError> {
     Ok(())
 }
 
-/// Checks the emoji of a reaction.
-pub fn check_emoji(emoji: &str) -> Result<(), ProtocolError> {
-    let wrong = if emoji.trim().is_empty() {
-        "is empty"
-    } else if emoji.len() > EMOJI_LIMIT_BYTES {
-        "is longer than 32 bytes"
-    } else if emoji.chars().any(char::is_control) {
-        "contains control characters"
-    } else {
-        return Ok(());
-    };
-    Err(ProtocolError::new(BAD_REQUEST, format!("the emoji {wrong}")))
+/// The emoji of a new reaction, in the one form in which it is stored.
+fn new_reaction(emoji: &str) -> Result<String, ProtocolError> {
+    text::emoji(emoji).ok_or_else(|| {
+        let text = format!("the emoji must be a single emoji of at most {EMOJI_LIMIT_BYTES} bytes");
+        ProtocolError::new(BAD_REQUEST, text)
+    })
+}
+
+/// The emoji of a reaction that is taken back. Earlier versions accepted any text.
+fn old_reaction(emoji: String) -> Result<String, ProtocolError> {
+    match text::emoji(&emoji) {
+        Some(emoji) => Ok(emoji),
+        None if !emoji.is_empty() && emoji.len() <= EMOJI_LIMIT_BYTES && !emoji.contains('\0') => Ok(emoji),
+        None => new_reaction(&emoji),
+    }
 }
 
 /// Checks an id that a sender chose.
@@ -348,11 +364,11 @@ mod tests {
             let body = body.map(Into::into);
             Ok(Publish { kind, id: Some("x".into()), target: Some(3), body, epoch: None })
         };
-        let all = r#""id":"x","text":"new","emoji":"+1","reply_to":9"#;
+        let all = r#""id":"x","text":"new","emoji":"👍","reply_to":9"#;
         assert_eq!(read(&format!(r#"{{"edit":3,{all}}}"#)), publish(Kind::Edit, Some("new")));
         assert_eq!(read(&format!(r#"{{"delete":3,{all}}}"#)), publish(Kind::Delete, None));
-        assert_eq!(read(&format!(r#"{{"react":3,{all}}}"#)), publish(Kind::React, Some("+1")));
-        assert_eq!(read(&format!(r#"{{"unreact":3,{all},"edit":null}}"#)), publish(Kind::Unreact, Some("+1")));
+        assert_eq!(read(&format!(r#"{{"react":3,{all}}}"#)), publish(Kind::React, Some("👍")));
+        assert_eq!(read(&format!(r#"{{"unreact":3,{all},"edit":null}}"#)), publish(Kind::Unreact, Some("👍")));
         for invalid in [
             r#"{"edit":3,"id":"x"}"#,
             r#"{"edit":3,"id":"x","text":" "}"#,
@@ -364,6 +380,10 @@ mod tests {
             r#"{"react":3,"id":"x","emoji":""}"#,
             r#"{"react":3,"id":"x","emoji":"\u0007"}"#,
             r#"{"react":3,"id":"x","emoji":7}"#,
+            r#"{"react":3,"id":"x","emoji":"+1"}"#,
+            r#"{"react":3,"id":"x","emoji":"👍👍"}"#,
+            r#"{"react":3,"id":"x","emoji":"\ud83d"}"#,
+            r#"{"edit":3,"id":"x","text":"\u200b"}"#,
         ] {
             let rejected = read(invalid).unwrap_err();
             assert_eq!((rejected.error.code, rejected.id.as_deref()), (BAD_REQUEST, Some("x")), "{invalid}");
@@ -371,9 +391,15 @@ mod tests {
         let epoch = read(r#"{"delete":3,"epoch":"e1"}"#).unwrap().epoch;
         assert_eq!(epoch.as_deref(), Some("e1"));
         assert_eq!(read(r#"{"delete":3,"epoch":1}"#).unwrap_err().error.code, BAD_REQUEST);
-        let long = |length| format!(r#"{{"react":3,"emoji":"{}"}}"#, "x".repeat(length));
-        assert!(read(&long(32)).is_ok());
-        assert_eq!(read(&long(33)).unwrap_err().error.code, BAD_REQUEST);
+        let heart = read(r#"{"react":3,"emoji":"❤"}"#).unwrap().body;
+        assert_eq!(heart.as_deref(), Some("❤\u{fe0f}"), "one form is stored");
+        let old = |length| format!(r#"{{"unreact":3,"emoji":"{}"}}"#, "x".repeat(length));
+        assert!(read(&old(48)).is_ok(), "a reaction of an earlier version can be taken back");
+        assert_eq!(read(&old(49)).unwrap_err().error.code, BAD_REQUEST);
+        for half in [r#"{"text":"a\ud83d"}"#, r#"{"edit":3,"text":"\ude00"}"#] {
+            let error = read(half).unwrap_err().error;
+            assert!(error.message.contains("surrogate"), "{}", error.message);
+        }
         assert_eq!(read(r#"{"edit":3,"text":"longer than ten"}"#).unwrap_err().error.code, LIMIT_EXCEEDED);
     }
 

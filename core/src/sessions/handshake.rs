@@ -20,7 +20,7 @@ use crate::websocket::{Refusal, frame, upgrade};
 use bytes::Bytes;
 use slab::Slab;
 use std::sync::Arc;
-use uproar_model::{Offset, TokenError, User, fold_name};
+use uproar_model::{Offset, TokenError, User, fold_name, text};
 
 /// The path of the Centrifugo protocol.
 const CENTRIFUGE_PATH: &str = "/connection/websocket";
@@ -281,5 +281,5 @@ fn check_names(request: &UpgradeRequest) -> Result<(), Refusal> {
 
 /// A client's text, shortened for an error message.
 fn clip(text: &str) -> String {
-    text.chars().take(64).collect()
+    text::cut(text, 128).to_owned()
 }

@@ -1,0 +1,305 @@
+//! Texts that people type: when two are the same, whether there is something to see, whether one fits, and where it may
+//! be cut. Everything that compares, shows or bounds such texts uses these functions. Names have rules of their own, in
+//! `name.rs`.
+//!
+//! A *character* is what people count as one: a grapheme cluster (UAX #29). A bound in characters always comes with one
+//! in bytes, because a single character may have any number of them.
+
+use icu_properties::props::{
+    DefaultIgnorableCodePoint, Emoji, EmojiModifier, EmojiPresentation, ExtendedPictographic, GeneralCategory,
+    RegionalIndicator,
+};
+use icu_properties::{CodePointMapData, CodePointSetData};
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+use unicode_segmentation::UnicodeSegmentation;
+
+/// The longest emoji, in bytes. The longest that Unicode recommends has 35.
+pub const EMOJI_LIMIT_BYTES: usize = 48;
+
+/// Folds a text so that texts which differ only in case, width or normal form become equal: NFKC and full case folding
+/// (UAX #15; section 3.13 of the Unicode Standard). Folding a folded text changes nothing.
+pub fn fold(text: &str) -> String {
+    if text.is_ascii() {
+        return text.to_ascii_lowercase();
+    }
+    let fold_once = |text: &str| caseless::default_case_fold_str(&text.nfkc().collect::<String>()).nfkc().collect();
+    let mut folded: String = fold_once(text);
+    // For a few characters, folding undoes NFKC or NFKC undoes folding. Two more rounds reach a stable form.
+    for _ in 0..2 {
+        folded = fold_once(&folded);
+    }
+    folded
+}
+
+/// A password as it is hashed: its code points are compared, whichever keyboard typed them (the profile OpaqueString of
+/// RFC 8265, section 4.2.2: spaces become U+0020, then NFC).
+pub fn normalize_password(password: &str) -> String {
+    let space = |c: char| if category(c) == GeneralCategory::SpaceSeparator { ' ' } else { c };
+    password.chars().map(space).nfc().collect()
+}
+
+/// A text in NFD, which some keyboards produce.
+pub fn decompose(text: &str) -> String {
+    text.nfd().collect()
+}
+
+/// A text in NFC, as it is stored and shown.
+pub fn normalize(text: String) -> String {
+    match is_nfc_quick(text.chars()) {
+        IsNormalized::Yes => text,
+        _ => text.nfc().collect(),
+    }
+}
+
+/// Whether a text has anything to see: a character that is no space, control, mark without a base, or blank.
+pub fn is_visible(text: &str) -> bool {
+    text.chars().any(|c| c.is_ascii_graphic() || (!c.is_ascii() && shows_something(c)))
+}
+
+/// Whether a character shows something by itself. Characters that this version of Unicode does not know may be new
+/// ones, so they count.
+fn shows_something(c: char) -> bool {
+    !is_blank(c)
+        && !matches!(
+            category(c),
+            GeneralCategory::Control
+                | GeneralCategory::Format
+                | GeneralCategory::SpaceSeparator
+                | GeneralCategory::LineSeparator
+                | GeneralCategory::ParagraphSeparator
+                | GeneralCategory::NonspacingMark
+                | GeneralCategory::SpacingMark
+                | GeneralCategory::EnclosingMark
+        )
+}
+
+/// Whether a character leaves no mark although its category does not say so: fillers, and patterns and notes without
+/// ink.
+pub(crate) fn is_blank(c: char) -> bool {
+    is_ignorable(c) || matches!(c, '\u{2800}' | '\u{1d159}')
+}
+
+pub(crate) fn is_ignorable(c: char) -> bool {
+    const { CodePointSetData::new::<DefaultIgnorableCodePoint>() }.contains(c)
+}
+
+pub(crate) fn category(c: char) -> GeneralCategory {
+    const { CodePointMapData::<GeneralCategory>::new() }.get(c)
+}
+
+pub(crate) fn is_mark(c: char) -> bool {
+    use GeneralCategory::{EnclosingMark, NonspacingMark, SpacingMark};
+    matches!(category(c), NonspacingMark | SpacingMark | EnclosingMark)
+}
+
+/// How many characters a text has.
+pub fn count_characters(text: &str) -> usize {
+    if text.is_ascii() && !text.contains('\r') { text.len() } else { text.graphemes(true).count() }
+}
+
+/// Whether a text has at most so many characters and bytes.
+pub fn fits(text: &str, limit_characters: usize, limit_bytes: usize) -> bool {
+    // No character has less than one byte, so most texts need not be counted.
+    text.len() <= limit_bytes && (text.len() <= limit_characters || count_characters(text) <= limit_characters)
+}
+
+/// The beginning of a text, of at most so many bytes. Cut between two characters, unless the first is longer than that.
+pub fn cut(text: &str, limit_bytes: usize) -> &str {
+    if text.len() <= limit_bytes {
+        return text;
+    }
+    let ends = text.grapheme_indices(true).map(|(start, grapheme)| start + grapheme.len());
+    let end = ends.take_while(|end| *end <= limit_bytes).last();
+    &text[..end.unwrap_or_else(|| text.floor_char_boundary(limit_bytes))]
+}
+
+/// The emoji that a text is, as Unicode recommends to write it (UTS #51): with U+FE0F behind each character that would
+/// otherwise be shown as text. `None`: the text is anything but one emoji of at most [`EMOJI_LIMIT_BYTES`].
+pub fn emoji(text: &str) -> Option<String> {
+    if text.len() > EMOJI_LIMIT_BYTES {
+        return None;
+    }
+    let mut out = String::with_capacity(text.len() + 3);
+    let mut rest = text.chars().peekable();
+    loop {
+        let base = rest.next()?;
+        out.push(base);
+        if is_regional_indicator(base) {
+            out.push(rest.next_if(|c| is_regional_indicator(*c))?);
+            // A flag is a whole emoji.
+            return (rest.peek().is_none() && out.chars().count() == 2).then_some(out);
+        }
+        let is_selected = rest.next_if_eq(&PRESENTATION).is_some();
+        if matches!(base, '0'..='9' | '#' | '*') {
+            rest.next_if_eq(&KEYCAP)?;
+            out.push(PRESENTATION);
+            out.push(KEYCAP);
+        } else if !is_pictographic(base) {
+            return None;
+        } else if let Some(tone) = rest.next_if(|c| is_modifier(*c)) {
+            out.push(tone);
+        } else if is_selected || !has_presentation(base) {
+            out.push(PRESENTATION);
+        }
+        // The flags of England, Scotland and Wales spell their names.
+        while let Some(tag) = rest.next_if(|c| matches!(c, '\u{e0020}'..='\u{e007f}')) {
+            out.push(tag);
+        }
+        match rest.next() {
+            None => return (out.len() <= EMOJI_LIMIT_BYTES).then_some(out),
+            Some(JOINER) => out.push(JOINER),
+            Some(_) => return None,
+        }
+    }
+}
+
+const PRESENTATION: char = '\u{fe0f}';
+const KEYCAP: char = '\u{20e3}';
+const JOINER: char = '\u{200d}';
+
+fn is_regional_indicator(c: char) -> bool {
+    const { CodePointSetData::new::<RegionalIndicator>() }.contains(c)
+}
+
+/// Includes characters that later versions of Unicode may make emoji. The modifiers are emoji by themselves, too.
+fn is_pictographic(c: char) -> bool {
+    const { CodePointSetData::new::<ExtendedPictographic>() }.contains(c) || is_modifier(c)
+}
+
+fn is_modifier(c: char) -> bool {
+    const { CodePointSetData::new::<EmojiModifier>() }.contains(c)
+}
+
+/// Whether a character is shown as an emoji by itself.
+fn has_presentation(c: char) -> bool {
+    const { CodePointSetData::new::<EmojiPresentation>() }.contains(c)
+        // Not assigned yet: those that were added in recent years are all shown as emoji.
+        || !const { CodePointSetData::new::<Emoji>() }.contains(c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_that_differ_in_case_or_form_fold_to_one() {
+        for (a, b) in [
+            ("Zeus", "zeus"),
+            ("σευς", "ΣΕΥΣ"),
+            ("σευσ", "σευς"),
+            ("Straße", "STRASSE"),
+            ("Ünal", "u\u{308}nal"),
+            ("ﬁsh", "FISH"),
+            ("ＬＯＢＢＹ", "lobby"),
+        ] {
+            assert_eq!(fold(a), fold(b));
+        }
+        assert_ne!(fold("ı"), fold("i"), "other letters");
+    }
+
+    #[test]
+    fn a_password_is_the_same_in_every_form() {
+        assert_eq!(normalize_password("pa\u{308}sswo\u{308}rter e\u{301}"), "pässwörter é");
+        assert_eq!(normalize_password("a\u{a0}b\u{3000}c"), "a b c");
+        assert_eq!(normalize_password("ﬁ Ａ"), "ﬁ Ａ", "compatibility characters are kept");
+        assert_eq!(normalize_password("tab\tTAB"), "tab\tTAB");
+    }
+
+    #[test]
+    fn only_ink_is_visible() {
+        for text in ["x", " x ", "\u{1f600}", "é", "e\u{301}", "한", "\u{fe0f}!", "\u{10ffff}", "\u{378}"] {
+            assert!(is_visible(text), "{text:?}");
+        }
+        for text in [
+            "",
+            " \n\t",
+            "\u{3164}",
+            "\u{ffa0}",
+            "\u{115f}",
+            "\u{34f}",
+            "\u{fe0f}",
+            "\u{2800}",
+            "\u{e0100}",
+            "\u{1d173}",
+            "\u{301}\u{301}",
+            "\u{3000}",
+            "\u{200b}\u{200d}",
+            "\u{202e}",
+            "\u{feff}",
+            "\u{1d159}",
+            "\0",
+        ] {
+            assert!(!is_visible(text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn characters_are_what_people_count() {
+        let family = "👩\u{200d}👩\u{200d}👧\u{200d}👦";
+        for (text, count) in [("", 0), ("abc", 3), ("日本", 2), ("e\u{301}", 1), (family, 1), ("\r\n", 1)] {
+            assert_eq!(count_characters(text), count, "{text:?}");
+            assert!(fits(text, count, 100));
+            assert!(count == 0 || !fits(text, count - 1, 100));
+        }
+        assert!(!fits("abc", 3, 2));
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        let family = "👩\u{200d}👩\u{200d}👧\u{200d}👦";
+        assert_eq!(cut("abc", 3), "abc");
+        assert_eq!(cut("abc", 2), "ab");
+        assert_eq!(cut("日本", 5), "日");
+        assert_eq!(cut(&format!("a{family}b"), 5), "a");
+        assert_eq!(cut(&format!("a{family}b"), family.len() + 1), format!("a{family}"));
+        assert_eq!(cut("ae\u{301}", 2), "a");
+        assert_eq!(cut(family, 5), "👩", "the first character does not fit");
+    }
+
+    #[test]
+    fn every_recommended_emoji_is_one() {
+        let mut longest = 0;
+        for known in emojis::iter() {
+            let tones = known.skin_tones().into_iter().flatten().chain([known]);
+            for known in tones.map(|known| known.as_str()) {
+                assert_eq!(emoji(known).as_deref(), Some(known), "{known} {known:?}");
+                // Most systems also send them without the selectors.
+                let bare: String = known.chars().filter(|c| *c != PRESENTATION).collect();
+                assert_eq!(emoji(&bare).as_deref(), Some(known), "{known} {bare:?}");
+                longest = longest.max(known.len());
+            }
+        }
+        assert_eq!(longest, 35);
+    }
+
+    #[test]
+    fn other_texts_are_no_emoji() {
+        for text in [
+            "",
+            " ",
+            "x",
+            "+1",
+            "e17",
+            "1",
+            "#",
+            "👍👍",
+            "👍 ",
+            " 👍",
+            "👍x",
+            "🇩",
+            "🇩🇪🇩🇪",
+            "🇩🇪\u{fe0f}",
+            "\u{fe0f}",
+            "👍\u{200d}",
+            "\u{200d}👍",
+            "1\u{20e3}x",
+            "日",
+            "\u{301}",
+            ":)",
+        ] {
+            assert_eq!(emoji(text), None, "{text:?}");
+        }
+        let endless = "👍\u{200d}".repeat(20) + "👍";
+        assert_eq!(emoji(&endless), None);
+    }
+}

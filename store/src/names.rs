@@ -1,0 +1,178 @@
+//! The keys and skeletons of names: those of new names, and those of older names after the rules have changed.
+//!
+//! SQL can't fold names, so this part of a migration is done by the program: once, in the transaction that records it.
+
+use crate::connection::{Arg, DbConnection, json, unix_millis};
+use crate::error::StoreError;
+use std::collections::HashSet;
+use uproar_model::{fold_name, looks_like, skeleton, text};
+
+/// The version of the rules. Names are folded anew when it is higher than the recorded one.
+const RULES: &str = "2";
+/// Rows that one statement changes.
+const CHUNK_ROWS: usize = 500;
+/// The most names with one skeleton that a new name is compared with.
+const LOOKALIKES_LIMIT: i64 = 32;
+
+/// Whether there is a user whose name looks like this one but is written in another script.
+pub(crate) async fn is_user_lookalike(db: &mut DbConnection, username: &str) -> Result<bool, StoreError> {
+    let sql = "SELECT username FROM users WHERE skeleton = $1 LIMIT $2";
+    is_lookalike(db, sql, username).await
+}
+
+/// Whether there is a room whose name looks like this one but is written in another script.
+pub(crate) async fn is_room_lookalike(db: &mut DbConnection, name: &str) -> Result<bool, StoreError> {
+    let sql = "SELECT name FROM rooms WHERE skeleton = $1 AND name IS NOT NULL LIMIT $2";
+    is_lookalike(db, sql, name).await
+}
+
+async fn is_lookalike(db: &mut DbConnection, sql: &'static str, name: &str) -> Result<bool, StoreError> {
+    let found = db.all::<(String,)>(sql, &[Arg::Text(&skeleton(name)), Arg::Int(LOOKALIKES_LIMIT)]).await?;
+    Ok(found.iter().any(|(other,)| looks_like(name, other)))
+}
+
+/// A name as it is stored, and as it should be.
+struct Renamed {
+    id: i64,
+    shown: String,
+    key: String,
+    /// Whether `shown` has changed, too.
+    is_shown_anew: bool,
+}
+
+/// Folds all names by the current rules, inside a transaction. Of two names that have become equal, the older one stays
+/// and the other gets a number; users whose names change have to sign in again.
+pub(crate) async fn update(db: &mut DbConnection) -> Result<(), StoreError> {
+    let recorded = db.optional::<(String,)>("SELECT value FROM meta WHERE name = 'name_rules'", &[]).await?;
+    if recorded.is_some_and(|(rules,)| rules == RULES) {
+        return Ok(());
+    }
+    let users =
+        db.all::<(i64, String, String)>("SELECT id, username, username_key FROM users ORDER BY id", &[]).await?;
+    let changed = rename("user", &users);
+    replace(db, "UPDATE users SET username_key = $2 WHERE id = $1", &changed, |renamed| renamed.key.clone()).await?;
+    let now = unix_millis();
+    for renamed in changed.iter().filter(|renamed| renamed.is_shown_anew) {
+        // A token carries the name, which is somebody else's now.
+        let sql = "UPDATE users SET username = $2, token_generation = token_generation + 1, revoked_at = $3
+            WHERE id = $1";
+        db.execute(sql, &[Arg::Int(renamed.id), Arg::Text(&renamed.shown), Arg::Int(now)]).await?;
+    }
+
+    let rooms = "SELECT id, name, title FROM rooms WHERE name IS NOT NULL ORDER BY id";
+    let rooms = db.all::<(i64, String, String)>(rooms, &[]).await?;
+    let names: Vec<_> = rooms.iter().map(|(id, name, _)| (*id, name.clone(), name.clone())).collect();
+    let changed = rename("room", &names);
+    replace(db, "UPDATE rooms SET name = $2 WHERE id = $1", &changed, |renamed| renamed.key.clone()).await?;
+
+    let users = db.all::<(i64, String)>("SELECT id, username FROM users", &[]).await?;
+    let rows: Vec<_> = users.iter().map(|(id, name)| (*id, skeleton(name))).collect();
+    set(
+        db,
+        "UPDATE users SET skeleton = w.value ->> 1 FROM json_each($1) w WHERE users.id = w.value ->> 0",
+        "UPDATE users SET skeleton = w.text FROM unnest($1, $2) AS w(id, text) WHERE users.id = w.id",
+        &rows,
+    )
+    .await?;
+    let names = db.all::<(i64, String)>("SELECT id, name FROM rooms WHERE name IS NOT NULL", &[]).await?;
+    let rows: Vec<_> = names.iter().map(|(id, name)| (*id, skeleton(name))).collect();
+    set(
+        db,
+        "UPDATE rooms SET skeleton = w.value ->> 1 FROM json_each($1) w WHERE rooms.id = w.value ->> 0",
+        "UPDATE rooms SET skeleton = w.text FROM unnest($1, $2) AS w(id, text) WHERE rooms.id = w.id",
+        &rows,
+    )
+    .await?;
+    let rows: Vec<_> = rooms.iter().map(|(id, _, title)| (*id, text::fold(title))).collect();
+    set(
+        db,
+        "UPDATE rooms SET title_key = w.value ->> 1 FROM json_each($1) w WHERE rooms.id = w.value ->> 0",
+        "UPDATE rooms SET title_key = w.text FROM unnest($1, $2) AS w(id, text) WHERE rooms.id = w.id",
+        &rows,
+    )
+    .await?;
+
+    let sql = "INSERT INTO meta (name, value) VALUES ('name_rules', $1)
+        ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    db.execute(sql, &[Arg::Text(RULES)]).await?;
+    Ok(())
+}
+
+/// The names whose keys change. `names`: id, name and key, by age.
+fn rename(what: &str, names: &[(i64, String, String)]) -> Vec<Renamed> {
+    let mut taken: HashSet<String> = HashSet::with_capacity(names.len());
+    let mut changed = Vec::new();
+    for (id, name, key) in names {
+        let mut shown = name.clone();
+        let mut number = 1;
+        let folded = loop {
+            match fold_name(&shown) {
+                Ok(folded) if !taken.contains(&folded) => break folded,
+                _ => {}
+            }
+            number += 1;
+            // A name that is no name any more, or that is too long for a number, becomes one that says so.
+            let base = if fold_name(&format!("{name}-{number}")).is_ok() { name.as_str() } else { what };
+            shown = if base == what { format!("{what} {id}-{number}") } else { format!("{base}-{number}") };
+        };
+        if shown != *name {
+            tracing::warn!(id, old = %name.escape_debug(), new = shown, "a {what} has a new name, as the old one is taken");
+        }
+        taken.insert(folded.clone());
+        if folded != *key {
+            changed.push(Renamed { id: *id, is_shown_anew: shown != *name, shown, key: folded });
+        }
+    }
+    changed
+}
+
+/// Changes keys, which are unique: each moves out of the way first.
+async fn replace(
+    db: &mut DbConnection,
+    sql: &'static str,
+    changed: &[Renamed],
+    key: impl Fn(&Renamed) -> String,
+) -> Result<(), StoreError> {
+    for renamed in changed {
+        // No name has a control character.
+        db.execute(sql, &[Arg::Int(renamed.id), Arg::Text(&format!("\u{1}{}", renamed.id))]).await?;
+    }
+    for renamed in changed {
+        db.execute(sql, &[Arg::Int(renamed.id), Arg::Text(&key(renamed))]).await?;
+    }
+    Ok(())
+}
+
+/// Sets a column of many rows.
+async fn set(
+    db: &mut DbConnection,
+    sqlite: &'static str,
+    postgres: &'static str,
+    rows: &[(i64, String)],
+) -> Result<(), StoreError> {
+    for rows in rows.chunks(CHUNK_ROWS) {
+        if db.is_postgres() {
+            let ids: Vec<i64> = rows.iter().map(|(id, _)| *id).collect();
+            let texts: Vec<&str> = rows.iter().map(|(_, text)| text.as_str()).collect();
+            db.execute(postgres, &[Arg::Ints(&ids), Arg::Texts(&texts)]).await?;
+        } else {
+            db.execute(sqlite, &[Arg::Text(&json(&rows))]).await?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn older_names_keep_what_has_become_one() {
+        let names = [("σευς", "σευς"), ("ΣΕΥΣ", "σευσ"), ("Weiß", "weiß"), ("ann", "ann"), ("a\u{600}", "a\u{600}")];
+        let names: Vec<_> = (1..).zip(names).map(|(id, (name, key))| (id, name.to_owned(), key.to_owned())).collect();
+        let changed: Vec<_> = rename("user", &names).into_iter().map(|r| (r.id, r.shown, r.key)).collect();
+        let expected =
+            [(1, "σευς", "σευσ"), (2, "ΣΕΥΣ-2", "σευσ-2"), (3, "Weiß", "weiss"), (5, "user 5-2", "user 5-2")];
+        assert_eq!(changed, expected.map(|(id, shown, key)| (id, shown.to_owned(), key.to_owned())));
+    }
+}
