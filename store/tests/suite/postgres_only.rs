@@ -430,7 +430,7 @@ fn a_store_whose_database_has_gone_back_commits_nothing_more() {
             // A room that was deleted is no loss.
             let deleted = world.public_room("deleted", ann).await.id;
             world.send(deleted, ann, &["x"]).await;
-            store.delete_room("deleted", ann).await.unwrap();
+            store.delete_room("deleted", ann, 0).await.unwrap();
             let mut shell = fixture.shell().await;
             let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                 WHERE datname = current_database() AND pid <> pg_backend_pid()";

@@ -94,7 +94,7 @@ fn deleted_and_edited_texts_are_gone_from_the_file_after_a_stop() {
             };
             world.append_one(item).await;
         }
-        store.delete_room("other", ann).await.unwrap();
+        store.delete_room("other", ann, 0).await.unwrap();
         // The contents of the deleted room are swept up in steps.
         let mut shell = shell(&folder.database_path()).await;
         tokio::time::timeout(Duration::from_secs(60), async {
