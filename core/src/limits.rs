@@ -256,6 +256,8 @@ limits! {
     sign_in_lifetime_ms = 90 * DAY_MS, 1_000..=3650 * DAY_MS;
     /// How long a browser stays signed in without a visit. Each visit renews it.
     session_lifetime_ms = 30 * DAY_MS, 1_000..=365 * DAY_MS;
+    /// How long a start waits for an address, a data folder or a database that another process still has.
+    start_timeout_ms = 10_000, 0..=DAY_MS;
     /// How long the server may take to stop.
     stop_timeout_ms = 8_000, 10..=DAY_MS;
     /// How long a database call may take, including the wait for a connection, before it counts as failed.

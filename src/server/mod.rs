@@ -1,11 +1,13 @@
 //! The server from start to stop: [`run`] prepares the process, `serve` binds, builds, spawns, waits and stops.
 
 mod clock;
+mod holder;
 mod http;
 mod listeners;
 mod parts;
 mod process;
 mod settings;
+mod start;
 mod threads;
 
 use crate::config::Options;
@@ -15,6 +17,7 @@ use anyhow::{Context, Result};
 use listeners::Listeners;
 use parts::Parts;
 use process::Signals;
+use start::overcome;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +25,7 @@ use threads::Threads;
 use tokio::runtime::Runtime;
 use uproar_core::limits::{Limits, revocations_kept_ms};
 use uproar_http::Tokens;
-use uproar_store::{DataFolder, OpenOptions, Revocation, SharedStore, WriteRates};
+use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, Revocation, SharedStore, WriteRates};
 
 /// How long threads that still block get to finish when the process ends.
 const BLOCKED_THREADS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -34,36 +37,57 @@ const BLOCKED_THREADS_TIMEOUT: Duration = Duration::from_millis(500);
 pub fn run(options: &Options) -> Result<()> {
     let limits = options.limits()?;
     let addresses = options.addresses()?;
+    // A mistake in an option is reported before the server waits for anything.
+    options.admin_address()?;
+    settings::from_options(options, &limits)?;
+    let url = options.database_url()?;
     process::raise_file_limit();
     process::make_new_files_private();
     let driver = choose_driver(options)?;
-    let folder = DataFolder::open(&options.data)?;
-    let tokens = Tokens::from_key_file(&options.key_path())?;
-    let url = options.database_url()?;
     let runtime = service_runtime()?;
     let result = runtime.block_on(async {
         let mut signals = Signals::catch()?;
-        let open = OpenOptions {
-            lanes: usize::from(options.lanes),
-            call_timeout: Duration::from_millis(limits.store_timeout_ms),
-            session_age_limit: Duration::from_millis(limits.store_session_age_ms),
-            rates: write_rates(&limits),
-            ..OpenOptions::default()
+        let opened = tokio::select! {
+            opened = open(options, &limits, &url) => opened?,
+            signal = signals.next() => return stopped_early(signal),
         };
-        let store = tokio::select! {
-            opened = uproar_store::open(&url, &folder, open) => opened?,
-            signal = signals.next() => {
-                tracing::info!(signal, "stopped before the database was open");
-                return Ok(());
-            }
-        };
-        let tokens = Arc::new(tokens.for_database(store.generation()));
+        let Opened { _folder, tokens, store } = opened;
         let result = serve(options, &addresses, driver, limits, tokens, &store, signals).await;
         store.close().await;
         result
     });
     runtime.shutdown_timeout(BLOCKED_THREADS_TIMEOUT);
     result
+}
+
+/// The data folder, the key and the database.
+struct Opened {
+    /// Dropped after the store is closed: then another process may use it.
+    _folder: DataFolder,
+    tokens: Arc<Tokens>,
+    store: SharedStore,
+}
+
+/// Waits for what another process still has, and for a database that is away.
+async fn open(options: &Options, limits: &Limits, url: &DatabaseUrl) -> Result<Opened> {
+    let timeout = Duration::from_millis(limits.start_timeout_ms);
+    let folder = overcome(timeout, async || Ok(DataFolder::open(&options.data)?)).await?;
+    let tokens = Tokens::from_key_file(&options.key_path())?;
+    let open = OpenOptions {
+        lanes: usize::from(options.lanes),
+        call_timeout: Duration::from_millis(limits.store_timeout_ms),
+        session_age_limit: Duration::from_millis(limits.store_session_age_ms),
+        rates: write_rates(limits),
+        ..OpenOptions::default()
+    };
+    let store = overcome(timeout, async || Ok(uproar_store::open(url, &folder, open.clone()).await?)).await?;
+    let tokens = Arc::new(tokens.for_database(store.generation()));
+    Ok(Opened { _folder: folder, tokens, store })
+}
+
+fn stopped_early(signal: &str) -> Result<()> {
+    tracing::info!(signal, "stopped before the start was complete");
+    Ok(())
 }
 
 async fn serve(
@@ -76,7 +100,10 @@ async fn serve(
     mut signals: Signals,
 ) -> Result<()> {
     let setup = Setup::load(options, driver, limits, tokens, store).await?;
-    let listeners = Listeners::bind(addresses, options.admin_address()?, &setup).await?;
+    let listeners = tokio::select! {
+        bound = Listeners::bind(addresses, options.admin_address()?, &setup) => bound?,
+        signal = signals.next() => return stopped_early(signal),
+    };
     let bound = listeners.addresses.clone();
     let parts = Parts::build(&setup)?;
     tokio::spawn(clock::watch(Arc::clone(store)));

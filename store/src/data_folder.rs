@@ -26,7 +26,7 @@ impl DataFolder {
     pub fn open(path: impl AsRef<Path>) -> Result<DataFolder, OpenError> {
         let path = path.as_ref();
         let failed = |what: &str, error: io::Error| {
-            OpenError(format!(
+            OpenError::Lasting(format!(
                 "can't {what} the data folder {}: {error}; name another folder with --data",
                 path.display()
             ))
@@ -47,7 +47,7 @@ impl DataFolder {
         // The root of a new ext4 volume counts as empty.
         names.retain(|name| name != "lost+found");
         if !names.is_empty() && !names.iter().any(|name| name == LOCK_FILE) {
-            return Err(OpenError(format!(
+            return Err(OpenError::Lasting(format!(
                 "{} is not a data folder of uproar (it holds files, but no {LOCK_FILE}); \
                  name a new or empty folder with --data",
                 path.display()
@@ -98,7 +98,7 @@ impl LockFile {
 
     /// Takes the lock, and creates the file (mode 0600) if it is missing. The file holds the process id of the holder.
     pub fn take(path: &Path) -> Result<LockFile, OpenError> {
-        let failed = |error: io::Error| OpenError(format!("can't lock {}: {error}", path.display()));
+        let failed = |error: io::Error| OpenError::Lasting(format!("can't lock {}: {error}", path.display()));
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         let mut file = opened.map_err(failed)?;
         match file.try_lock() {
@@ -109,7 +109,7 @@ impl LockFile {
                 let _ = file.read_to_string(&mut holder);
                 let holder = holder.trim().parse::<u32>().map_or(String::new(), |id| format!(" (process {id})"));
                 let folder = path.parent().unwrap_or(path).display();
-                return Err(OpenError(format!(
+                return Err(OpenError::Taken(format!(
                     "another uproar{holder} is using {folder}; stop it, or use another data folder and database"
                 )));
             }

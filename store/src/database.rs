@@ -105,7 +105,8 @@ impl Database {
 
     /// The part of the migrations that SQL can't do.
     pub(crate) async fn update_names(&self) -> Result<(), OpenError> {
-        let failed = |error: StoreError| OpenError(format!("can't fold the names in the database anew: {}", error.0));
+        let failed =
+            |error: StoreError| OpenError::Lasting(format!("can't fold the names in the database anew: {}", error.0));
         let mut db = self.calls.backend.writer().await.map_err(|error| failed(error.into()))?;
         let updated = names::update(&mut db).await;
         db.finish(updated).await.map_err(failed)

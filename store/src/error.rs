@@ -64,8 +64,17 @@ pub enum RoomError {
 
 /// Why a database can't be used. The text is one line that says what is wrong, with what, and what to do.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct OpenError(pub String);
+pub enum OpenError {
+    /// Waiting does not help.
+    #[error("{0}")]
+    Lasting(String),
+    /// The database is away, starting or read-only, which may be over at any time.
+    #[error("{0}")]
+    Away(String),
+    /// Another process has it, and may be about to end.
+    #[error("{0}")]
+    Taken(String),
+}
 
 impl From<UsedUp> for RoomError {
     fn from(UsedUp(wait_ms): UsedUp) -> RoomError {

@@ -42,7 +42,7 @@ pub(crate) fn database_error(error: &MigrateError) -> Option<&sqlx::Error> {
 /// Why the schema of the database at `address` can't be used. `migrations`: those that this build knows.
 pub(crate) fn migration_failed(error: &MigrateError, address: &str, migrations: &[Migration]) -> OpenError {
     let newest = migrations.last().map_or(0, |(version, ..)| *version);
-    OpenError(match error {
+    OpenError::Lasting(match error {
         MigrateError::VersionMissing(version) => format!(
             "the database {address} has schema version {version}, but this uproar knows only versions up to \
              {newest}: start the newer uproar that changed the schema, or restore a backup from before the change"

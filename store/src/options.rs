@@ -21,7 +21,7 @@ impl FromStr for DatabaseUrl {
 
     fn from_str(text: &str) -> Result<DatabaseUrl, OpenError> {
         let invalid = |why: &str| {
-            OpenError(format!(
+            OpenError::Lasting(format!(
                 "invalid database URL: {why}; use sqlite:PATH, sqlite://PATH, or \
                  postgres://USER:PASSWORD@HOST:PORT/DATABASE"
             ))

@@ -9,7 +9,7 @@ use std::path::Path;
 pub async fn backup(url: &DatabaseUrl, to: &Path) -> Result<(), OpenError> {
     match url {
         DatabaseUrl::Sqlite(path) => crate::sqlite::backup(path, to).await,
-        DatabaseUrl::Postgres(_) => Err(OpenError(
+        DatabaseUrl::Postgres(_) => Err(OpenError::Lasting(
             "this command copies only SQLite databases; back up PostgreSQL with pg_dump or pg_basebackup".to_owned(),
         )),
     }
@@ -22,7 +22,8 @@ pub async fn restored(url: &DatabaseUrl, folder: &DataFolder, options: OpenOptio
         // The next start begins a new generation, as after a restored backup.
         DatabaseUrl::Sqlite(_) => {
             let file = folder.incarnation_file();
-            file.remove().map_err(|error| OpenError(format!("can't remove {}: {error}", file.path().display())))
+            file.remove()
+                .map_err(|error| OpenError::Lasting(format!("can't remove {}: {error}", file.path().display())))
         }
         DatabaseUrl::Postgres(url) => crate::postgres::restored(url, &options).await,
     }

@@ -99,6 +99,7 @@ mod retry;
 mod sdk;
 mod signals;
 mod slow;
+mod start_waits;
 mod startup;
 mod stop;
 mod tokens;

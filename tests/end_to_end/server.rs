@@ -9,7 +9,7 @@ use std::process::{ExitStatus, Output, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdout, Command};
 use uproar_http::Tokens;
 
 /// Sets the driver for all tests.
@@ -31,6 +31,12 @@ pub struct Server {
     pub port: u16,
     pub setup: Setup,
     child: Child,
+}
+
+/// A server that may not listen yet.
+pub struct Launched {
+    pub server: Server,
+    stdout: ChildStdout,
 }
 
 /// `uproar` with these arguments, without the variables in this process's environment that it would read.
@@ -125,11 +131,12 @@ impl Setup {
         }
     }
 
-    /// Runs a server that must fail to start. Returns its exit code and its only line of output.
+    /// Runs a server that must fail to start, without waiting for what another process has. Returns its exit code and
+    /// its only line of output.
     pub async fn fail_to_start(&self) -> (Option<i32>, String) {
         let mut arguments = self.arguments();
         // At a lower level, warnings could add lines.
-        arguments.extend(["--log".to_owned(), "error".to_owned()]);
+        arguments.extend(["--log", "error", "--limit", "start_timeout_ms=0"].map(ToOwned::to_owned));
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let output = within("uproar exits", wrapped_uproar(&self.wrapper, &arguments).output());
         let output = output.await.expect("uproar cannot be started");
@@ -147,24 +154,51 @@ impl Setup {
 
     /// Starts a server with this standard error, and waits until it listens.
     pub async fn start_with_log(self, log: Stdio) -> Server {
+        self.launch_with_log(log).listens().await
+    }
+
+    /// Starts a server, which may have to wait for something before it listens.
+    pub fn launch(self) -> Launched {
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("no log file");
+        self.launch_with_log(log.into())
+    }
+
+    fn launch_with_log(self, log: Stdio) -> Launched {
         let arguments = self.arguments();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let mut command = wrapped_uproar(&self.wrapper, &arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("uproar cannot be started");
         let stdout = child.stdout.take().expect("stdout is piped");
+        Launched { server: Server { port: 0, setup: self, child }, stdout }
+    }
+}
+
+impl Launched {
+    /// Waits until the server listens.
+    pub async fn listens(self) -> Server {
+        let Launched { mut server, stdout } = self;
         let mut lines = BufReader::new(stdout).lines();
-        let port = loop {
+        server.port = loop {
             match within("uproar listens", lines.next_line()).await {
                 Ok(Some(line)) => match line.strip_prefix("Uproar listens on http://localhost:") {
                     Some(port) => break port.parse().expect("a port in the address"),
                     None => continue,
                 },
-                _ => panic!("uproar {arguments:?} did not start:\n{}", self.log()),
+                _ => panic!("uproar {:?} did not start:\n{}", server.setup.arguments(), server.setup.log()),
             }
         };
-        // Reads on, so that writing to a closed pipe does not end the server.
+        // Reads on, because the rest of the output does not matter.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Server { port, setup: self, child }
+        server
+    }
+
+    /// Waits until the log contains these words.
+    pub async fn logs(&self, words: &[&str]) {
+        until("the server says what it waits for", async || {
+            let log = self.server.setup.log();
+            words.iter().all(|word| log.contains(word))
+        })
+        .await;
     }
 }
 
@@ -206,10 +240,15 @@ impl Server {
     }
 
     /// Starts another server with the same setup. This one must have exited.
-    pub async fn restart(mut self) -> Server {
+    pub async fn restart(self) -> Server {
+        self.relaunch().listens().await
+    }
+
+    /// The same for a server that may have to wait before it listens.
+    pub fn relaunch(mut self) -> Launched {
         assert!(self.try_exit().is_some(), "the server is still running");
         let empty = Setup::with_database(None, &[]);
-        std::mem::replace(&mut self.setup, empty).start().await
+        std::mem::replace(&mut self.setup, empty).launch()
     }
 
     // ── calls of clients ────────────────────────────────────────────────────────────────────────────────────────────

@@ -25,7 +25,13 @@ impl Target {
 
     /// An error while the database is being opened, with the remedy.
     pub fn failed(&self, error: &sqlx::Error) -> OpenError {
-        OpenError(self.explain(error))
+        let text = self.explain(error);
+        if is_away(error) { OpenError::Away(text) } else { OpenError::Lasting(text) }
+    }
+
+    /// The same for a database that a moment ago answered as it should.
+    pub fn failed_later(&self, error: &sqlx::Error) -> OpenError {
+        if is_passing(error) { OpenError::Away(self.explain(error)) } else { self.failed(error) }
     }
 
     fn explain(&self, error: &sqlx::Error) -> String {
@@ -94,7 +100,7 @@ impl Target {
     }
 
     pub fn no_answer(&self, limit: Duration) -> OpenError {
-        OpenError(format!(
+        OpenError::Away(format!(
             "no answer from PostgreSQL at {} within {} s; is it overloaded, or does a firewall drop the packets?",
             self.address,
             limit.as_secs()
@@ -125,6 +131,25 @@ pub(super) fn is_passing(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether a database that can't be opened may be usable later, although nobody changes anything here: it can't be
+/// reached, it is starting, stopping or read-only, or it lacks resources.
+fn is_away(error: &sqlx::Error) -> bool {
+    let database_error = match error {
+        sqlx::Error::Io(error) => return error.kind() != ErrorKind::PermissionDenied,
+        sqlx::Error::PoolTimedOut => return true,
+        sqlx::Error::Database(error) => error,
+        _ => return false,
+    };
+    match code(error).as_deref().unwrap_or_default() {
+        "25006" => true,
+        // A pooler says so both if it can't reach the database and if it does not know it.
+        "08P01" => !["no such", "startup parameter"].iter().any(|text| database_error.message().contains(text)),
+        // The database was dropped.
+        "57P04" => false,
+        code => matches!(code.get(..2), Some("08" | "53" | "57")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,6 +159,7 @@ mod tests {
         let options: PgConnectOptions = "postgres://joe:secret@db.example:5433/chat".parse().unwrap();
         let target = Target::of(&options);
         let refused = std::io::Error::from(ErrorKind::ConnectionRefused);
+        assert!(!is_away(&sqlx::Error::Tls("no".into())));
         for (text, words) in [
             (target.explain(&sqlx::Error::Io(refused)), ["db.example:5433/chat", "refused", "running"]),
             (target.explain(&sqlx::Error::Tls("no".into())), ["db.example:5433/chat", "TLS", "sslmode"]),

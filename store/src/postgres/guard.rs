@@ -22,9 +22,10 @@ const KEY: i64 = 0x7570_726f_6172;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Together with `INTERVAL`: how long the database may be silent before all connections are given up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a start waits for the lock. After a process was killed, it takes PostgreSQL a moment to end its session;
-/// after its host was lost, about 6 s (see the keepalives in `setup.rs`).
-const TAKE_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long one attempt to open the database waits for the lock: after a process was killed, it takes PostgreSQL a
+/// moment to end its session. (After its host was lost, it takes about 6 s, see the keepalives in `setup.rs`; a server
+/// makes further attempts.)
+const TAKE_TIMEOUT: Duration = Duration::from_secs(2);
 const TAKE_PAUSE: Duration = Duration::from_millis(100);
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -74,7 +75,7 @@ impl Guard {
             if started.elapsed() >= TAKE_TIMEOUT
                 && let Some(holder) = Holder::find(&mut connection).await.map_err(failed)?
             {
-                return Err(OpenError(format!(
+                return Err(OpenError::Taken(format!(
                     "another uproar is using the database {}: {holder}; stop it, or use another database; if it no \
                      longer exists, end its session with SELECT pg_terminate_backend({})",
                     target.address, holder.process

@@ -44,7 +44,7 @@ pub(crate) struct Postgres {
 impl Postgres {
     pub async fn open(url: &str, options: &OpenOptions) -> Result<Postgres, OpenError> {
         let lane_count = options.lanes.max(1);
-        let witnesses = Witnesses::new(lane_count + options.pool_size).map_err(|error| OpenError(error.0))?;
+        let witnesses = Witnesses::new(lane_count + options.pool_size).map_err(|error| OpenError::Lasting(error.0))?;
         let connect = connect_options(url)?.application_name(&witnesses.application());
         let target = Target::of(&connect);
 
@@ -71,7 +71,7 @@ impl Postgres {
             }
             Err(_) => {
                 let (address, seconds) = (&target.address, MIGRATION_TIMEOUT.as_secs());
-                return Err(OpenError(format!(
+                return Err(OpenError::Lasting(format!(
                     "the schema of the database {address} was not updated within {seconds} s; \
                      start uproar again to retry"
                 )));
@@ -88,7 +88,7 @@ impl Postgres {
         let lanes = Lanes { sessions: sessions(lane_count), guard: Arc::clone(&guard), acquire_timeout };
         let sessions = sessions(options.pool_size);
         // A server on which this fails would start and then answer nobody.
-        drop(sessions.acquire().await.map_err(failed)?);
+        drop(sessions.acquire().await.map_err(|error| target.failed_later(&error))?);
         Ok(Postgres { sessions, lanes, guard, keeper, generation })
     }
 

@@ -25,7 +25,7 @@ const SETTINGS: [(&str, &str); 5] = [
 pub(super) fn connect_options(url: &str) -> Result<PgConnectOptions, OpenError> {
     match url.parse::<PgConnectOptions>() {
         Ok(options) => Ok(options.disable_statement_logging().options(SETTINGS)),
-        Err(_) => Err(OpenError("the PostgreSQL URL can't be parsed".to_owned())),
+        Err(_) => Err(OpenError::Lasting("the PostgreSQL URL can't be parsed".to_owned())),
     }
 }
 
@@ -68,21 +68,23 @@ pub(super) async fn check_server(connection: &mut PgConnection, target: &Target)
     let facts: Result<(i64, String, String, bool, String, bool), sqlx::Error> = facts;
     let (number, version, encoding, is_standby, fsync, is_read_only) = facts.map_err(|error| target.failed(&error))?;
     if number < OLDEST_VERSION {
-        return Err(OpenError(format!("{address} is PostgreSQL {version}, but uproar needs version 13 or newer")));
+        return Err(OpenError::Lasting(format!(
+            "{address} is PostgreSQL {version}, but uproar needs version 13 or newer"
+        )));
     }
     if encoding != "UTF8" {
-        return Err(OpenError(format!(
+        return Err(OpenError::Lasting(format!(
             "the database {address} has the encoding {encoding}; create one with ENCODING 'UTF8' TEMPLATE template0"
         )));
     }
     if is_standby {
-        return Err(OpenError(format!(
+        return Err(OpenError::Away(format!(
             "{address} is a read-only standby; set the address of the primary with --database"
         )));
     }
     if is_read_only {
-        return Err(OpenError(format!(
-            "the database {address} is read-only; end that (default_transaction_read_only), then start again"
+        return Err(OpenError::Away(format!(
+            "the database {address} is read-only; end that (default_transaction_read_only)"
         )));
     }
     if fsync == "off" {
@@ -105,5 +107,5 @@ pub(super) async fn check_that_sessions_are_our_own(
     let is_shared = matches!(held.is_read_only().await, Err(sqlx::Error::Protocol(_)));
     transaction.rollback().await.map_err(failed)?;
     let _ = other.close().await;
-    if is_shared { Err(OpenError(target.shared_sessions())) } else { Ok(()) }
+    if is_shared { Err(OpenError::Lasting(target.shared_sessions())) } else { Ok(()) }
 }

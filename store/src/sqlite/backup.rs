@@ -11,17 +11,22 @@ use std::path::Path;
 /// Copies a database into a new file, as of one moment. It only reads the database, so a server may be writing to it.
 pub(crate) async fn backup(path: &Path, to: &Path) -> Result<(), OpenError> {
     let failed = |error: sqlx::Error| {
-        OpenError(format!("can't copy the database {} to {}: {}", path.display(), to.display(), one_line(&error)))
+        OpenError::Lasting(format!(
+            "can't copy the database {} to {}: {}",
+            path.display(),
+            to.display(),
+            one_line(&error)
+        ))
     };
     if !path.is_file() {
         return Err(no_database(path));
     }
     let Some(text) = to.to_str() else {
-        return Err(OpenError(format!("can't copy to {}: the path is not valid UTF-8", to.display())));
+        return Err(OpenError::Lasting(format!("can't copy to {}: the path is not valid UTF-8", to.display())));
     };
     // SQLite itself would accept an existing empty file, and reject any other with a less helpful error.
     let created = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
-    created.map_err(|error| OpenError(format!("can't create {}: {error}", to.display())))?;
+    created.map_err(|error| OpenError::Lasting(format!("can't create {}: {error}", to.display())))?;
     let options = SqliteConnectOptions::new()
         .filename(path)
         .read_only(true)
@@ -43,7 +48,7 @@ pub(crate) async fn backup(path: &Path, to: &Path) -> Result<(), OpenError> {
     let synced = copied.map_err(failed).and_then(|()| {
         File::open(to)
             .and_then(|file| file.sync_all())
-            .map_err(|error| OpenError(format!("can't flush {} to disk: {error}", to.display())))
+            .map_err(|error| OpenError::Lasting(format!("can't flush {} to disk: {error}", to.display())))
     });
     if synced.is_err() {
         let _ = fs::remove_file(to);
@@ -52,5 +57,5 @@ pub(crate) async fn backup(path: &Path, to: &Path) -> Result<(), OpenError> {
 }
 
 pub(crate) fn no_database(path: &Path) -> OpenError {
-    OpenError(format!("there is no database {}; name it with --data or --database", path.display()))
+    OpenError::Lasting(format!("there is no database {}; name it with --data or --database", path.display()))
 }

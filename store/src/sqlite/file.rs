@@ -15,7 +15,7 @@ const APPLICATION_ID: u32 = 0x5570_7272;
 /// SQLite also gives to the files that it creates beside it.
 pub(super) async fn prepare(path: &Path) -> Result<PathBuf, OpenError> {
     let shown = path.display();
-    let failed = |error: io::Error| OpenError(format!("can't open the database {shown}: {error}"));
+    let failed = |error: io::Error| OpenError::Lasting(format!("can't open the database {shown}: {error}"));
     let opened = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
     let file = opened.map_err(failed)?;
     let path = fs::canonicalize(path).map_err(failed)?;
@@ -26,10 +26,12 @@ pub(super) async fn prepare(path: &Path) -> Result<PathBuf, OpenError> {
     match header(file).map_err(failed)? {
         Header::Empty => mark(&path)
             .await
-            .map_err(|error| OpenError(format!("can't open the database {shown}: {}", one_line(&error))))?,
+            .map_err(|error| OpenError::Lasting(format!("can't open the database {shown}: {}", one_line(&error))))?,
         Header::Ours => {}
         Header::Foreign => {
-            return Err(OpenError(format!("{shown} is not a database of uproar; name another file with --database")));
+            return Err(OpenError::Lasting(format!(
+                "{shown} is not a database of uproar; name another file with --database"
+            )));
         }
     }
     if metadata.permissions().mode() & 0o077 != 0 {

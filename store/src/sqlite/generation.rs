@@ -8,13 +8,12 @@ use crate::incarnation::IncarnationFile;
 
 /// Compares the incarnation in the database with those that the data folder knows. If it is none of them, the database
 /// was restored from a backup: its history is not the one that clients have seen, so this begins a new generation. Then
-/// writes a new incarnation to both places.
+/// writes a new incarnation to both places. `db` is in a transaction that may write.
 pub(super) async fn start_incarnation(
     mut db: DbConnection,
     file: &IncarnationFile,
     known_words: &[String],
 ) -> Result<DatabaseGeneration, StoreError> {
-    db.begin().await?;
     let rows = db.all::<(String, String)>("SELECT name, value FROM meta", &[]).await?;
     let value = |name: &str| rows.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
     let mut generation = generation::parse(value("generation"));

@@ -5,6 +5,7 @@ mod backup;
 mod checkpoints;
 mod file;
 mod generation;
+mod holder;
 
 pub(crate) use backup::{backup, no_database};
 
@@ -47,7 +48,7 @@ impl Sqlite {
     pub async fn open(path: &Path, folder: &DataFolder, options: &OpenOptions) -> Result<Sqlite, OpenError> {
         match timeout(options.open_timeout, Sqlite::open_without_deadline(path, folder, options)).await {
             Ok(opened) => opened,
-            Err(_) => Err(OpenError(format!(
+            Err(_) => Err(OpenError::Taken(format!(
                 "can't open the database {} within {} s; is another program using it?",
                 path.display(),
                 options.open_timeout.as_secs()
@@ -61,9 +62,8 @@ impl Sqlite {
         options: &OpenOptions,
     ) -> Result<Sqlite, OpenError> {
         let shown = path.display().to_string();
-        let failed = |error: sqlx::Error| OpenError(format!("can't open the database {shown}: {}", one_line(&error)));
-
         let path = file::prepare(path).await?;
+        let failed = |error: sqlx::Error| open_failed(&path, &shown, &error);
         let is_in_folder = path.parent() == Some(folder.path());
         let lock = if is_in_folder { None } else { Some(LockFile::take_for(&path)?) };
 
@@ -92,21 +92,24 @@ impl Sqlite {
             .test_before_acquire(false);
         let writer = pool.clone().max_connections(1).connect_with(for_writing.clone()).await.map_err(failed)?;
 
-        migrations::migrator(migrations::SQLITE)
-            .run(&writer)
-            .await
-            .map_err(|error| migrations::migration_failed(&error, &shown, migrations::SQLITE))?;
+        migrations::migrator(migrations::SQLITE).run(&writer).await.map_err(
+            |error| match migrations::database_error(&error) {
+                Some(error) if is_locked(error) => open_failed(&path, &shown, error),
+                _ => migrations::migration_failed(&error, &shown, migrations::SQLITE),
+            },
+        )?;
         let size = u32::try_from(options.pool_size).unwrap_or(u32::MAX).max(1);
         let readers = pool.max_connections(size).connect_with(for_all.read_only(true)).await.map_err(failed)?;
 
         let incarnation_file = folder.incarnation_file();
-        let known_words = incarnation_file
-            .read()
-            .map_err(|error| OpenError(format!("can't read {}: {error}", incarnation_file.path().display())))?;
-        let db = acquire(&writer).await.map_err(failed)?;
+        let known_words = incarnation_file.read().map_err(|error| {
+            OpenError::Lasting(format!("can't read {}: {error}", incarnation_file.path().display()))
+        })?;
+        let mut db = acquire(&writer).await.map_err(failed)?;
+        db.begin().await.map_err(failed)?;
         let generation = generation::start_incarnation(db, &incarnation_file, &known_words)
             .await
-            .map_err(|error| OpenError(format!("can't write to the database {shown}: {error}")))?;
+            .map_err(|error| OpenError::Lasting(format!("can't write to the database {shown}: {error}")))?;
         let checkpoints = Checkpoints::start(for_writing, writer.clone()).await.map_err(failed)?;
         Ok(Sqlite { writer, readers, checkpoints, generation, incarnation_file, _lock: lock })
     }
@@ -152,4 +155,26 @@ impl Sqlite {
 
 async fn acquire(pool: &SqlitePool) -> Result<DbConnection, sqlx::Error> {
     Ok(DbConnection::new(Pooled::Sqlite(pool.acquire().await?)))
+}
+
+/// Why the database file can't be opened.
+fn open_failed(path: &Path, shown: &str, error: &sqlx::Error) -> OpenError {
+    if !is_locked(error) {
+        return OpenError::Lasting(format!("can't open the database {shown}: {}", one_line(error)));
+    }
+    let holder = holder::of_file(path).unwrap_or_else(|| "another program, such as a sqlite3 shell".to_owned());
+    OpenError::Taken(format!("the database {shown} is locked by {holder}; end its transaction, or stop it"))
+}
+
+/// Whether another connection has the lock that this one needs. <https://www.sqlite.org/rescode.html>
+fn is_locked(error: &sqlx::Error) -> bool {
+    const BUSY: u32 = 5;
+    match error {
+        sqlx::Error::PoolTimedOut => true,
+        error => {
+            let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+            // The upper bytes say more about the circumstances.
+            code.is_some_and(|code| code & 0xff == BUSY)
+        }
+    }
 }
