@@ -44,8 +44,8 @@ export async function startServer({ limits = {} }: Options = {}): Promise<Server
   let child: ChildProcess | undefined;
 
   const start = async () => {
-    // No rate limit, because tests fill rooms with messages faster than people do.
-    const allLimits = Object.entries({ publish_rate_per_second: 0, ...limits });
+    // No rate limits, because tests create rooms and messages faster than people do.
+    const allLimits = Object.entries({ publish_rate_per_second: 0, user_writes_per_minute: 0, ...limits });
     const limitOptions = allLimits.flatMap(([name, value]) => ['--limit', `${name}=${value}`]);
     const options = ['--listen', `127.0.0.1:${port}`, '--data', data, '--shards', '1', ...limitOptions];
     child = spawn(BINARY, options, { stdio: 'ignore' });

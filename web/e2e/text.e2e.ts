@@ -1,6 +1,6 @@
 import { type Page } from 'playwright-core';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { allStored, composer, createWorld, messageText, send } from './browser';
+import { accessibilityFlaws, allStored, composer, createWorld, messageText, send } from './browser';
 
 const world = createWorld();
 
@@ -25,6 +25,28 @@ describe('the text of messages', () => {
       expect(await page.locator('.mention.me').textContent()).toBe(`@${name}`);
       await page.close();
     }
+  });
+
+  it('completes a mention by keyboard and by pointer', async () => {
+    const page = await roomOf('maya', 'completion');
+    for (const name of ['Karl Gustav', 'karla']) await world.join(await world.account(name), 'completion');
+    await composer(page).pressSequentially('hi @kar');
+    await page.getByRole('option', { name: 'karla' }).waitFor();
+    await page.keyboard.press('ArrowDown');
+    expect(await accessibilityFlaws(page)).toEqual([]);
+    await page.keyboard.press('Enter');
+    expect(await composer(page).inputValue()).toBe('hi @Karl Gustav ');
+    await page.keyboard.type('and @');
+    await page.getByRole('option', { name: 'karla' }).click();
+    expect(await composer(page).inputValue()).toBe('hi @Karl Gustav and @karla ');
+    // Enter sends, unless a name has been chosen with an arrow key.
+    await page.keyboard.type('@kar');
+    await page.getByRole('option', { name: 'karla' }).waitFor();
+    await page.keyboard.press('Enter');
+    await allStored(page);
+    const mentions = messageText(page, 'and').locator('.mention');
+    expect((await mentions.allTextContents()).slice(0, 2)).toEqual(['@Karl Gustav', '@karla']);
+    expect(await page.getByRole('option').count()).toBe(0);
   });
 
   it('links addresses up to where the sentence goes on', async () => {

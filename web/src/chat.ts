@@ -435,6 +435,19 @@ export class Chat extends Store {
     if (this.rooms.unread(name) > 0) this.changed();
   }
 
+  /** Loads the names of the members, who may be mentioned. */
+  async loadMembers(room: Room): Promise<void> {
+    if (room.members.length > 0) return;
+    room.members = [this.me];
+    try {
+      room.members = (await this.api.members(room.name)).members.map(({ user }) => user);
+      for (const { username } of room.members) this.names.add(username);
+      room.touch();
+    } catch {
+      room.members = [];
+    }
+  }
+
   notifyTyping(name: string): void {
     const now = Date.now();
     if (name === this.lastTyping.room && now - this.lastTyping.at < TYPING_EVERY_MS) return;

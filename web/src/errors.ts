@@ -33,6 +33,7 @@ const CODES: Record<string, string> = {
   email_taken: 'This address belongs to another account.',
   room_name_taken: 'A room of this name already exists.',
   room_full: 'This room is full.',
+  too_many_rooms: 'You own as many rooms as you may.',
   no_target: 'That message has been deleted.',
   text_too_large: 'This message is too long.',
   rate_limited: 'You’re going too fast. Wait a moment.',

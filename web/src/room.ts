@@ -24,6 +24,8 @@ export class Room extends Store {
   readonly id = ++Room.count;
   readonly timeline: Timeline;
   readonly people = new Map<string, User>();
+  /** The first members, once they are needed to mention somebody. */
+  members: readonly User[] = [];
   /** The number of connections, if there are too many for the server to name the people. */
   online: number | undefined;
   loading: Loading | undefined;
@@ -48,6 +50,12 @@ export class Room extends Store {
   get users(): User[] {
     const users = new Map([...this.people.values()].map((user) => [user.id, user]));
     return [...users.values()].sort((a, b) => a.username.localeCompare(b.username));
+  }
+
+  /** The names of the people in this room, as far as they are known: who is here, who wrote, and the first members. */
+  get names(): string[] {
+    const users = [...this.people.values(), ...this.members, ...this.timeline.messages.map(({ user }) => user)];
+    return [...new Set(users.filter(({ id }) => id !== this.me.id).map(({ username }) => username))];
   }
 
   touch(): void {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { Names, findMentions, fold } from './mentions';
+import { Names, findMentions, fold, suggest } from './mentions';
 
 function mentioned(text: string, me = 'ann', ...others: string[]): string[] {
   const names = new Names();
@@ -58,4 +58,23 @@ it('forgets the oldest of too many names', () => {
   for (let i = 0; i <= 5000; i++) names.add(`name ${i}`);
   expect(names.find('name 0', 0, 'ann')).toBeUndefined();
   expect(names.find('name 5000', 0, 'ann')).toEqual({ end: 9, isMe: false });
+});
+
+describe('suggest', () => {
+  const names = ['Ann', 'Anna', 'Jürgen Müller', 'ann🚀', 'सुनीता'];
+  const suggested = (text: string) => suggest(text, names)?.names;
+
+  it('offers the names that begin like the mention', () => {
+    expect(suggested('hi @an')).toEqual(['Ann', 'ann🚀', 'Anna']);
+    expect(suggested('hi @JÜRGEN M')).toEqual(['Jürgen Müller']);
+    expect(suggested('सु @सु')).toEqual(['सुनीता']);
+    expect(suggested('@')).toHaveLength(5);
+    expect(suggest('hi @an', names)!.start).toBe(3);
+  });
+
+  it('keeps quiet otherwise', () => {
+    for (const text of ['', 'hi', 'me@an', '@x', '@anna', '@ann is here', '@an\n', '@ann @']) {
+      if (text !== '@ann @') expect(suggested(text), text).toBeUndefined();
+    }
+  });
 });

@@ -81,3 +81,18 @@ function endsWord(text: string, at: number): boolean {
   CONTINUES.lastIndex = at;
   return !CONTINUES.test(text);
 }
+
+const SUGGESTED = 6;
+const QUERY = new RegExp(String.raw`${AT.source}([^@＠\n]{0,32})$|(?<![\S])[@＠]$`, 'u');
+
+/** The mention that is being written at the end of a text, and the names that it may become. */
+export function suggest(text: string, names: Iterable<string>): { start: number; names: string[] } | undefined {
+  const match = QUERY.exec(text);
+  if (!match) return undefined;
+  const query = fold(match[1] ?? '');
+  const found = [...names].filter((name) => fold(name).startsWith(query));
+  // A name that is complete needs no help, and neither does a sentence that goes on.
+  if (found.length === 0 || (found.length === 1 && fold(found[0]!) === query)) return undefined;
+  found.sort((a, b) => a.localeCompare(b));
+  return { start: match.index, names: found.slice(0, SUGGESTED) };
+}

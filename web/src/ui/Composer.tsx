@@ -2,8 +2,10 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
 import type { Chat } from '../chat';
 import type { Quote } from '../room';
+import { suggest } from '../state/mentions';
 import { cut, excess, isBlank, storable } from '../state/text';
 import { Grow } from './Grow';
+import { MENTIONS_ID, Mentions, mentionId } from './Mentions';
 
 /** The server's default `text_limit_bytes`. Longer texts are not sent. */
 export const TEXT_LIMIT_BYTES = 16384;
@@ -30,6 +32,10 @@ interface Props {
 export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, onSent, onEditLast }: Props) {
   const [text, setText] = useState(() => chat.draft(room).text);
   const area = useRef<HTMLTextAreaElement>(null);
+  /** The text before the caret while a mention may be completed there, and the name chosen so far. */
+  const [mention, setMention] = useState<{ before: string; selected: number }>();
+  const subscribed = chat.room(room);
+  const suggested = mention && subscribed && suggest(mention.before, subscribed.names);
   const tooLong = excess(text, TEXT_LIMIT_BYTES);
   const canSend = !isBlank(storable(text)) && tooLong === 0;
 
@@ -43,10 +49,42 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
     chat.changeDraft(room, { text });
   }
 
+  function suggestNames(): void {
+    const { value, selectionStart, selectionEnd } = area.current!;
+    const before = value.slice(0, selectionStart);
+    // Only what is behind the last @ matters.
+    const isMention = selectionStart === selectionEnd && /[@＠][^@＠\n]{0,32}$/u.test(before);
+    setMention(isMention ? { before: before.slice(-64), selected: -1 } : undefined);
+    if (isMention && subscribed) void chat.loadMembers(subscribed);
+  }
+
+  function complete(name: string): void {
+    const element = area.current!;
+    const start = element.selectionStart - (mention!.before.length - suggested!.start);
+    element.setRangeText(`@${name} `, start, element.selectionStart, 'end');
+    updateDraft(element.value);
+    setMention(undefined);
+  }
+
+  /** The keys that choose a name. Enter sends the message, unless a name has been chosen with an arrow key. */
+  function onMentionKey(event: KeyboardEvent, names: readonly string[], selected: number): boolean {
+    const by = event.key === 'ArrowDown' ? 1 : event.key === 'ArrowUp' ? -1 : 0;
+    if (by !== 0) {
+      const next = selected < 0 ? (by > 0 ? 0 : names.length - 1) : (selected + by + names.length) % names.length;
+      setMention({ before: mention!.before, selected: next });
+    } else if ((event.key === 'Enter' && selected >= 0) || (event.key === 'Tab' && !event.shiftKey)) {
+      complete(names[Math.max(0, selected)]!);
+    } else if (event.key === 'Escape') setMention(undefined);
+    else return false;
+    event.preventDefault();
+    return true;
+  }
+
   function send(): void {
     if (!canSend) return;
     chat.send({ room, text: storable(text), ...(replyTo === undefined ? {} : { replyTo }) });
     updateDraft('');
+    setMention(undefined);
     onSent();
     area.current?.focus();
   }
@@ -74,6 +112,7 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
           </button>
         </p>
       )}
+      {suggested && <Mentions names={suggested.names} selected={mention.selected} onChoose={complete} />}
       <div class="input-row">
         <Grow text={text}>
           <textarea
@@ -84,15 +123,21 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
             placeholder={title.length <= SHORT_TITLE ? `Message ${title}` : 'Write a message'}
             aria-label={`Message ${title}`}
             aria-describedby={tooLong > 0 ? 'composer-error' : undefined}
+            aria-autocomplete="list"
+            aria-controls={suggested ? MENTIONS_ID : undefined}
+            aria-activedescendant={suggested && mention.selected >= 0 ? mentionId(mention.selected) : undefined}
+            onBlur={() => setMention(undefined)}
             enterkeyhint="send"
             value={text}
             onInput={(event) => {
               updateDraft(event.currentTarget.value);
+              suggestNames();
               if (event.currentTarget.value.trim() !== '') chat.notifyTyping(room);
             }}
             onKeyDown={(event) => {
               // Some browsers end a composition before they report the key that ended it.
               if (event.isComposing || event.keyCode === 229) return;
+              if (suggested && onMentionKey(event, suggested.names, mention.selected)) return;
               if (event.key === 'Enter' && !event.shiftKey) {
                 event.preventDefault();
                 send();
