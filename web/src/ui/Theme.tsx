@@ -89,8 +89,9 @@ function coloursOf(scheme: Scheme, chosen: Values): Values {
     string,
   ];
   const ink = legible(asked, [paper], INK_RATIO);
+  // A little more than in style.css, which mixes in another colour space.
   const tint = mix(ink, paper, 0.06);
-  const glow = mix(accent, paper, 0.16);
+  const glow = mix(accent, paper, 0.14);
   return {
     '--paper': paper,
     '--ink': ink,
@@ -105,6 +106,7 @@ function coloursOf(scheme: Scheme, chosen: Values): Values {
 
 /** Whether the page shows other colours than the chosen ones, because those could not be read. */
 function isAdjusted(scheme: Scheme, chosen: Values): boolean {
+  if (Object.keys(chosen).length === 0) return false;
   const shown = coloursOf(scheme, chosen);
   return shown['--accent-text'] !== shown['--accent'] || (chosen['--ink'] ?? shown['--ink']) !== shown['--ink'];
 }
