@@ -30,7 +30,8 @@ describe('check', () => {
       return [error?.field, error?.message];
     };
     expect(wrong({ username: ' ' })).toEqual(['username', 'Choose a username.']);
-    expect(wrong({ username: '👍'.repeat(33) })).toEqual(['username', 'A username has up to 32 characters. This one has 33.']);
+    expect(wrong({ username: '👩‍🚀'.repeat(33) })).toEqual(['username', 'A username has up to 32 characters. This one has 33.']);
+    expect(check({ ...account, username: '👩‍🚀'.repeat(32) })).toBeUndefined();
     expect(wrong({ username: '@ann' })[0]).toBe('username');
     expect(wrong({ email: 'ann' })[0]).toBe('email');
     expect(wrong({ password: '👍'.repeat(7) })).toEqual(['password', 'A password has at least 8 characters.']);

@@ -1,15 +1,16 @@
 /** Errors in the page's own words. The server's are for programmers: they speak of bytes and of fields. */
 import { ApiError } from './api';
 import { OTHER_EPOCH, SendError } from './state/outbox';
+import { countCharacters } from './state/text';
 
 /** What is wrong with a field, if the server rejects its value. */
 const FIELDS: Record<string, string> = {
-  username: 'This username can’t be used. Try one of up to 32 letters and digits, without an @ at the beginning.',
+  username: 'This username can’t be used. Try up to 32 letters and digits, all of one script, without an @ at the beginning.',
   email: 'This doesn’t look like an email address.',
   password: 'A password has 8 to 128 characters.',
   new_password: 'A password has 8 to 128 characters.',
   current_password: 'This is not your current password.',
-  name: 'This name can’t be used. Try a shorter one, with letters and digits.',
+  name: 'This name can’t be used. Try a shorter one, with letters of one script and digits.',
   title: 'This name can’t be shown. It has up to 128 characters, on one line.',
   query: 'That’s too long to search for.',
   text: 'This message can’t be sent. It may be too long.',
@@ -27,6 +28,7 @@ const CODES: Record<string, string> = {
   not_allowed: 'You’re not allowed to do this.',
   not_yours: 'Only the author can do this.',
   no_such_room: 'This room doesn’t exist, or only its members can see it.',
+  wrong_epoch: OTHER_EPOCH,
   no_such_user: 'There is no user of this name.',
   no_such_member: 'This user is not a member.',
   username_taken: 'This username is taken.',
@@ -67,7 +69,7 @@ export function errorField(error: unknown): string | null {
 /** What is wrong with the values of a form, before it is sent. The server has the last word. */
 export function check(values: Record<string, string>): ApiError | undefined {
   for (const [field, value] of Object.entries(values)) {
-    const wrong = RULES[field]?.(value, [...value].length);
+    const wrong = RULES[field]?.(value, countCharacters(value));
     if (wrong) return new ApiError('invalid', wrong, field);
   }
   return undefined;

@@ -48,6 +48,10 @@ function characters(text: string): Iterable<string> {
   return Array.from(new Intl.Segmenter().segment(text), ({ segment }) => segment);
 }
 
+export function countCharacters(text: string): number {
+  return [...characters(text)].length;
+}
+
 /** The beginning of a text, at most this long in UTF-16, without a part of a character at its end. */
 export function cut(text: string, limit: number): string {
   if (text.length <= limit) return text;
