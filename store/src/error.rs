@@ -102,27 +102,24 @@ impl From<sqlx::Error> for RoomError {
 
 /// An error and its causes in one line, each of them once.
 pub(crate) fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut line = text_of(error);
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = text_of(error);
+    let mut line = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let reported = match error.downcast_ref::<sqlx::Error>() {
+            Some(sqlx::Error::Database(error)) => Some(error),
+            _ => None,
+        };
+        let text = match reported.map(|error| (error, error.try_downcast_ref::<PgDatabaseError>())) {
+            // Its own text would end with a line number of PostgreSQL's source code.
+            Some((_, Some(error))) => format!("{} (SQLSTATE {})", error.message(), error.code()),
+            Some((error, None)) => error.to_string(),
+            None => error.to_string(),
+        };
         // Many errors repeat the text of their cause.
         if !line.contains(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
+            line = if line.is_empty() { text } else { format!("{line}: {text}") };
         }
-        cause = error.source();
+        next = if reported.is_some() { None } else { error.source() };
     }
     line.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// PostgreSQL's errors would come with a line number in PostgreSQL's own source code.
-fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
-    let of_postgres = |error: &PgDatabaseError| format!("{} (SQLSTATE {})", error.message(), error.code());
-    if let Some(sqlx::Error::Database(error)) = error.downcast_ref::<sqlx::Error>()
-        && let Some(error) = error.try_downcast_ref::<PgDatabaseError>()
-    {
-        return of_postgres(error);
-    }
-    error.downcast_ref::<PgDatabaseError>().map_or_else(|| error.to_string(), of_postgres)
 }

@@ -1,7 +1,7 @@
 //! The commit path: each batch is one call of the SQL function `append`, in one round trip. The function, which decides
 //! about each item, is in `migrations/postgres`.
 
-use super::failures::{code, keeps_session};
+use super::failures::{code, keeps_session, trouble};
 use super::guard::{Guard, State};
 use super::sessions::Sessions;
 use crate::check;
@@ -43,7 +43,7 @@ impl Lanes {
         };
         let outcomes = tokio::select! {
             outcomes = committed => outcomes,
-            () = self.guard.silent() => Err(sqlx::Error::Protocol("the database has fallen silent".to_owned())),
+            () = self.guard.silent() => Err(trouble("the database has fallen silent")),
         };
         match outcomes {
             Ok(outcomes) => {

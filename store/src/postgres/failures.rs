@@ -122,10 +122,15 @@ pub(crate) fn keeps_session(error: &sqlx::Error) -> bool {
     matches!(code.get(..2), Some("22" | "23" | "40" | "54" | "P0")) || matches!(&*code, "57014" | "55P03")
 }
 
+/// A failure that the driver does not report by itself.
+pub(super) fn trouble(text: &'static str) -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::other(text))
+}
+
 /// Whether opening a session may succeed a moment later, without anybody's help.
 pub(super) fn is_passing(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
+        sqlx::Error::Io(_) => true,
         // Too many connections; not accepting any at the moment; starting, stopping.
         error => code(error).is_some_and(|code| code == "53300" || code == "55000" || code.starts_with("57P")),
     }

@@ -2,7 +2,7 @@
 //! long as the store lives. This connection also shows whether the database answers, takes writes, and still has
 //! everything that this process has seen in it.
 
-use super::failures::{Target, code};
+use super::failures::{Target, code, trouble};
 use super::generation;
 use super::witnesses::Witnesses;
 use crate::error::{OpenError, one_line};
@@ -182,15 +182,15 @@ impl Guard {
             };
             let cause = match is_misplaced {
                 true => "connections now lead to another server".to_owned(),
-                false => match timeout(ANSWER_TIMEOUT, held.is_read_only()).await {
-                    Ok(Ok(true)) => {
+                false => match timeout(ANSWER_TIMEOUT, held.test()).await {
+                    Ok(Ok(Health::ReadOnly)) => {
                         if !std::mem::replace(&mut is_read_only, true) {
                             self.state.send_replace(State::Lost);
                             tracing::warn!("the database {address} is read-only; nothing is committed until it is not");
                         }
                         continue;
                     }
-                    Ok(Ok(false)) => {
+                    Ok(Ok(Health::Good)) => {
                         if std::mem::take(&mut is_read_only) {
                             // Sessions that were opened meanwhile may stay read-only.
                             *self.trusted_since() = Instant::now();
@@ -199,6 +199,7 @@ impl Guard {
                         self.set_held();
                         continue;
                     }
+                    Ok(Ok(Health::Shared)) => "a pooler has given it another session".to_owned(),
                     Ok(Err(error)) => {
                         // An error that the database reports only concerns this session. Otherwise the calls in
                         // progress may wait for answers that got lost.
@@ -267,13 +268,13 @@ impl Guard {
         let mut connection = options.connect().await?;
         let Some(process) = try_lock(&mut connection).await? else {
             let Some(holder) = Holder::find(&mut connection).await? else {
-                return Err(sqlx::Error::Protocol("the lock is being released".to_owned()));
+                return Err(trouble("the lock is being released"));
             };
             if holder.application == self.witnesses.application() {
                 // Our own session lives on in a server that has not noticed the loss of its connection.
                 let sql = "SELECT pg_terminate_backend($1)";
                 sqlx::query(sql).bind(holder.process).execute(&mut connection).await?;
-                return Err(sqlx::Error::Protocol("our previous session still has the lock".to_owned()));
+                return Err(trouble("our previous session still has the lock"));
             }
             return Ok(Err(format!(
                 "another uproar has taken over the database {} while this one had lost its connection: {holder}; stop \
@@ -282,8 +283,10 @@ impl Guard {
             )));
         };
         let mut held = Held { connection, process };
-        if held.is_read_only().await? {
-            return Err(sqlx::Error::Protocol("the server is read-only".to_owned()));
+        match held.test().await? {
+            Health::Good => {}
+            Health::ReadOnly => return Err(trouble("the server is read-only")),
+            Health::Shared => return Err(trouble("a pooler has given the guard another session")),
         }
         match self.witnesses.are_present(&mut held.connection).await? {
             true => {
@@ -327,16 +330,24 @@ impl Drop for Keeper {
 }
 
 impl Held {
-    /// Whether the server takes no writes. Fails if this is another session than the one with the lock, which happens
-    /// with a pooler that shares sessions.
-    pub async fn is_read_only(&mut self) -> Result<bool, sqlx::Error> {
+    pub async fn test(&mut self) -> Result<Health, sqlx::Error> {
         let sql = "SELECT pg_backend_pid(), pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'";
         let row = sqlx::raw_sql(sql).fetch_one(&mut self.connection).await?;
-        match row.try_get::<i32, _>(0)? == self.process {
-            true => row.try_get(1),
-            false => Err(sqlx::Error::Protocol("a pooler has given the guard another session".to_owned())),
-        }
+        Ok(match (row.try_get::<i32, _>(0)? == self.process, row.try_get(1)?) {
+            (false, _) => Health::Shared,
+            (true, true) => Health::ReadOnly,
+            (true, false) => Health::Good,
+        })
     }
+}
+
+/// What a test of the guard connection shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Health {
+    Good,
+    ReadOnly,
+    /// This is not the session with the lock. It happens with a pooler that shares sessions between clients.
+    Shared,
 }
 
 /// Tries to take the lock: the process id of the session that has it now. `None`: another session has it.

@@ -1,6 +1,6 @@
 //! Sessions with PostgreSQL: opened when they are needed, used again while they can do their work, and then closed.
 
-use super::failures::is_passing;
+use super::failures::{is_passing, trouble};
 use super::guard::Guard;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
@@ -117,7 +117,7 @@ impl Sessions {
                 Ok(Ok(connection)) => return Ok(Session { connection, opened, used: opened }),
                 Ok(Err(error)) if !is_passing(&error) => return Err(error),
                 Ok(Err(error)) => *failure = Some(error),
-                Err(_) => *failure = Some(sqlx::Error::Protocol("PostgreSQL did not answer a new connection".into())),
+                Err(_) => *failure = Some(trouble("PostgreSQL did not answer a new connection")),
             }
             sleep(CONNECT_PAUSE).await;
         }
@@ -135,11 +135,11 @@ impl Sessions {
         );
         let row = connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
         if row.try_get(0)? {
-            return Err(sqlx::Error::Protocol("the server is a read-only standby".to_owned()));
+            return Err(trouble("the server is a read-only standby"));
         }
         if !row.try_get::<bool, _>(1)? {
             self.guard.misplaced();
-            return Err(sqlx::Error::Protocol("the server is not the one that the lock is held on".to_owned()));
+            return Err(trouble("the server is not the one that the lock is held on"));
         }
         Ok(connection)
     }

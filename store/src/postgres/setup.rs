@@ -1,7 +1,7 @@
 //! How connections are set up, and which servers are accepted.
 
 use super::failures::Target;
-use super::guard::Held;
+use super::guard::{Health, Held};
 use crate::error::OpenError;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Executor, Row};
@@ -104,8 +104,8 @@ pub(super) async fn check_that_sessions_are_our_own(
     let mut other = options.connect().await.map_err(failed)?;
     let mut transaction = other.begin().await.map_err(failed)?;
     transaction.execute("SELECT 1").await.map_err(failed)?;
-    let is_shared = matches!(held.is_read_only().await, Err(sqlx::Error::Protocol(_)));
+    let health = held.test().await.map_err(failed)?;
     transaction.rollback().await.map_err(failed)?;
     let _ = other.close().await;
-    if is_shared { Err(OpenError::Lasting(target.shared_sessions())) } else { Ok(()) }
+    if health == Health::Shared { Err(OpenError::Lasting(target.shared_sessions())) } else { Ok(()) }
 }
