@@ -1,4 +1,4 @@
-.PHONY: help run web check doc test test-all bench bench-all bench-build deny
+.PHONY: help run web check doc test test-all chaos bench bench-all bench-build deny
 
 help:
 	@echo 'make run        builds what is missing and starts the server; ARGS="--listen 0.0.0.0:8080" passes options'
@@ -6,6 +6,7 @@ help:
 	@echo 'make check      formatting, clippy, unit tests, 50 simulator seeds, documentation; needs only cargo'
 	@echo 'make test       everything of make check, and all other tests; needs PostgreSQL, Node.js, Python and Chromium'
 	@echo 'make test-all   make test, and the end-to-end tests with each combination of driver, shards and database'
+	@echo 'make chaos      random faults under load on both databases, and a check that nothing is lost; SECONDS=600'
 	@echo 'make bench      measures the performance targets beside other servers, in 16 minutes; see bench-results'
 	@echo 'make bench-all  make bench, and how costs grow with rooms, members and connections, in an hour'
 	@echo 'make deny       checks the licences, sources and advisories of the dependencies'
@@ -59,6 +60,13 @@ test-all: test
 				$(CARGO_TEST) --test end_to_end sdk:: || exit 1; \
 		done; \
 	done; done
+
+# `make test` has a short round of it. CHAOS_SEED=… repeats the faults of an earlier run.
+chaos: SECONDS = 600
+chaos:
+	scripts/test-postgres
+	UPROAR_CHAOS_SECONDS=$(SECONDS) $(if $(CHAOS_SEED),UPROAR_CHAOS_SEED=$(CHAOS_SEED)) \
+		$(CARGO_TEST) --test end_to_end chaos:: -- --nocapture
 
 bench: bench-build
 	target/release/uproar-bench bars $(ARGS)

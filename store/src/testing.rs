@@ -72,6 +72,49 @@ impl TestPostgres {
         TestPostgres::start_with(&[]).await
     }
 
+    /// Starts a server from which standbys can copy. `None`: the tests use a server that is not their own.
+    pub async fn start_primary() -> Result<Option<TestPostgres>, String> {
+        let server = TestPostgres::start_with(&["fsync=off", "max_connections=100", "wal_keep_size=1GB"]).await?;
+        Ok(matches!(server.server, Server::Own(_)).then_some(server))
+    }
+
+    /// Starts a server that other hosts can connect to without a password. `None`: the tests use a server that is not
+    /// their own.
+    pub async fn start_for_network() -> Result<Option<TestPostgres>, String> {
+        let server = TestPostgres::start_with(&["fsync=off", "listen_addresses=*"]).await?;
+        let Server::Own(own) = &server.server else { return Ok(None) };
+        let file = own.folder.join("data/pg_hba.conf");
+        let opened = fs::OpenOptions::new().append(true).open(file);
+        opened
+            .and_then(|mut file| io::Write::write_all(&mut file, b"host all all all trust\n"))
+            .map_err(|error| failed("permitting connections", error))?;
+        let reloaded = async {
+            let options: PgConnectOptions = server.url("postgres").parse()?;
+            options.connect().await?.execute("SELECT pg_reload_conf()").await
+        };
+        reloaded.await.map_err(|error: sqlx::Error| format!("can't reload PostgreSQL's settings: {error}"))?;
+        Ok(Some(server))
+    }
+
+    /// Starts a standby of this server, on a port of its own.
+    pub async fn start_standby(&self) -> Result<TestPostgres, String> {
+        let Server::Own(primary) = &self.server else { return Err("only a server of our own has standbys".to_owned()) };
+        let server = OwnServer::start_copy(primary).await?;
+        Ok(TestPostgres { server: Server::Own(server), databases: AtomicU32::new(0) })
+    }
+
+    /// Makes a server that has been stopped a standby of another one. Its data is replaced.
+    pub async fn follow(&mut self, primary: &TestPostgres) -> Result<(), String> {
+        let Server::Own(primary) = &primary.server else {
+            return Err("only a server of our own has standbys".to_owned());
+        };
+        let server = self.own()?;
+        server.end("QUIT");
+        server.copy(primary)?;
+        server.run()?;
+        server.wait().await
+    }
+
     async fn start_with(settings: &'static [&'static str]) -> Result<TestPostgres, String> {
         let server = match std::env::var(VARIABLE) {
             Ok(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => Server::Given { url },
@@ -122,6 +165,12 @@ impl TestPostgres {
         Ok(())
     }
 
+    /// The port of a server of our own.
+    pub fn port(&self) -> Option<u16> {
+        let Server::Own(server) = &self.server else { return None };
+        Some(server.port)
+    }
+
     /// The id of the main process of a server of our own.
     pub fn process(&self) -> Option<u32> {
         let Server::Own(server) = &self.server else { return None };
@@ -155,7 +204,6 @@ impl TestPostgres {
 impl OwnServer {
     async fn start(settings: &'static [&'static str]) -> Result<OwnServer, String> {
         let binaries = find_binaries()?;
-        let failed = |what: &str, error: io::Error| format!("can't start PostgreSQL for the tests: {what}: {error}");
         let folder = new_folder().map_err(|error| failed("making a folder", error))?;
         let mut server = OwnServer { binaries, folder, port: 0, settings, watcher: None };
         let initdb = server
@@ -168,16 +216,54 @@ impl OwnServer {
         if !initdb.status.success() {
             return Err(failed("initdb", io::Error::other(String::from_utf8_lossy(&initdb.stderr).into_owned())));
         }
+        server.run_on_free_port().await?;
+        Ok(server)
+    }
+
+    /// Starts a standby.
+    async fn start_copy(primary: &OwnServer) -> Result<OwnServer, String> {
+        let folder = new_folder().map_err(|error| failed("making a folder", error))?;
+        let (binaries, settings) = (primary.binaries.clone(), primary.settings);
+        let mut server = OwnServer { binaries, folder, port: 0, settings, watcher: None };
+        server.copy(primary)?;
+        server.run_on_free_port().await?;
+        Ok(server)
+    }
+
+    /// Replaces the data by a copy of the primary's, with which the server starts as its standby.
+    fn copy(&self, primary: &OwnServer) -> Result<(), String> {
+        let data = self.folder.join("data");
+        match fs::remove_dir_all(&data) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed("removing its data", error)),
+            _ => {}
+        }
+        let output = self
+            .command("pg_basebackup")
+            .args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--host", "127.0.0.1"])
+            .args(["--username", SERVER_USER, "--port", &primary.port.to_string(), "--pgdata"])
+            .arg(&data)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| failed("pg_basebackup", error))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => {
+                Err(failed("pg_basebackup", io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned())))
+            }
+        }
+    }
+
+    async fn run_on_free_port(&mut self) -> Result<(), String> {
         // Another program may take the port before the server does.
         let mut last = String::new();
         for _ in 0..5 {
-            server.port = free_port().map_err(|error| failed("finding a port", error))?;
-            server.run()?;
-            match server.wait().await {
-                Ok(()) => return Ok(server),
+            self.port = free_port().map_err(|error| failed("finding a port", error))?;
+            self.run()?;
+            match self.wait().await {
+                Ok(()) => return Ok(()),
                 Err(error) => last = error,
             }
-            server.end("QUIT");
+            self.end("QUIT");
         }
         Err(last)
     }
@@ -202,7 +288,14 @@ impl OwnServer {
 
     /// A PostgreSQL program, run as a user who may run it.
     fn command(&self, program: &str) -> Command {
-        let program = self.binaries.join(program);
+        let mut program = self.binaries.join(program);
+        // A folder on the PATH may have links to some of the programs only.
+        if !program.is_file()
+            && let Ok(postgres) = fs::canonicalize(self.binaries.join("postgres"))
+            && let Some(name) = program.file_name()
+        {
+            program = postgres.with_file_name(name);
+        }
         let mut command;
         if is_root() {
             command = Command::new("setpriv");
@@ -254,6 +347,10 @@ impl Drop for OwnServer {
         self.end("QUIT");
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+fn failed(what: &str, error: io::Error) -> String {
+    format!("can't start PostgreSQL for the tests: {what}: {error}")
 }
 
 fn with_database(url: &str, database: &str) -> String {

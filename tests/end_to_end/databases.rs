@@ -17,11 +17,19 @@ static POSTGRES: OnceCell<TestPostgres> = OnceCell::const_new();
 
 /// Starts a PostgreSQL server that a test may stop and configure. None: the tests use a server that they did not start.
 pub async fn private_postgres() -> Option<TestPostgres> {
-    if std::env::var("UPROAR_TEST_POSTGRES").is_ok_and(|url| url.contains("://")) {
-        eprintln!("skipped: the tests may not stop or configure the PostgreSQL server that UPROAR_TEST_POSTGRES names");
+    if skip_without_own_postgres() {
         return None;
     }
     Some(TestPostgres::start().await.unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// Whether the tests use a PostgreSQL server that they did not start. Says that a test is skipped then.
+pub fn skip_without_own_postgres() -> bool {
+    let is_given = std::env::var("UPROAR_TEST_POSTGRES").is_ok_and(|url| url.contains("://"));
+    if is_given {
+        eprintln!("skipped: the tests may not stop or configure the PostgreSQL server that UPROAR_TEST_POSTGRES names");
+    }
+    is_given
 }
 
 /// Creates an empty PostgreSQL database and returns its URL.
@@ -63,6 +71,17 @@ impl Backdoor {
             Backdoor::Postgres(_) => "BEGIN; SELECT 1 FROM heads FOR UPDATE",
         };
         self.execute(sql).await;
+    }
+
+    /// The publications of a room, in order: offset, sender, id and text.
+    pub async fn log(&mut self, room: &str) -> Vec<(i64, String, String, Option<String>)> {
+        let sql = "SELECT m.room_offset, u.username, m.client_id, m.body FROM messages m
+            JOIN rooms r ON r.id = m.room_id JOIN users u ON u.id = m.user_id WHERE r.name = $1 ORDER BY m.room_offset";
+        let rows = match self {
+            Backdoor::Sqlite(connection) => sqlx::query_as(sql).bind(room).fetch_all(connection).await,
+            Backdoor::Postgres(connection) => sqlx::query_as(sql).bind(room).fetch_all(connection).await,
+        };
+        rows.unwrap_or_else(|error| panic!("the test's own query fails: {error}"))
     }
 
     pub async fn release_commits(&mut self) {

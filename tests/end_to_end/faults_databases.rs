@@ -313,7 +313,7 @@ async fn a_guard_taken_by_another_process_ends_the_server() {
         }
         pending = scene.new_id();
     }
-    expect_exit(&mut server, &["another uproar", "database"]).await;
+    expect_exit(&mut server, &["another uproar has taken over the database", "connected from 127.0.0.1"]).await;
     // It cannot start while the other process holds the guard.
     expect_start_failure(&server.setup, &["another uproar", &name]).await;
     another.close().await.unwrap();
@@ -329,7 +329,7 @@ async fn a_guard_taken_by_another_process_ends_an_idle_server() {
     let mut server = Setup::with_database(Some(url.clone()), &[]).start().await;
     let mut another = connect(&url).await;
     take_over(&mut another, &name).await;
-    expect_exit(&mut server, &["another uproar", "database"]).await;
+    expect_exit(&mut server, &["another uproar has taken over the database", "connected from 127.0.0.1"]).await;
 }
 
 /// Starts a PostgreSQL server with few connections for ordinary users. Returns it, a connection as the superuser, and

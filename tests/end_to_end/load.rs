@@ -97,6 +97,17 @@ pub struct Load {
 impl Load {
     /// Starts senders (by WebSocket), publishers (by HTTP) and readers in a new room.
     pub async fn start(server: &Server, senders: usize, publishers: usize, readers: usize) -> Load {
+        Load::start_over(server, senders, publishers, readers, false).await
+    }
+
+    /// The same. `may_start_over`: whether the rooms may get a new epoch. Clients then read everything again.
+    pub async fn start_over(
+        server: &Server,
+        senders: usize,
+        publishers: usize,
+        readers: usize,
+        may_start_over: bool,
+    ) -> Load {
         let room = "load".to_owned();
         let owner = server.user("owner").await;
         server.create_room(&owner, &room).await;
@@ -121,7 +132,8 @@ impl Load {
         for (index, name) in names.enumerate() {
             let user = server.user(&name).await;
             let window = if index < senders { 16 } else { 0 };
-            let client = Client { user, window, next: 0, pending: VecDeque::new(), view: View::default() };
+            let (pending, view) = (VecDeque::new(), View::default());
+            let client = Client { user, window, may_start_over, next: 0, pending, view };
             let (port, phase) = (load.port.subscribe(), load.phase.subscribe());
             let (room, ledger) = (load.room.clone(), Arc::clone(&load.ledger));
             load.clients.spawn(async move { Some(client.run(&room, port, phase, &ledger).await) });
@@ -175,6 +187,13 @@ impl Load {
         }
         let history = server.history(&self.reader, &self.room).await;
         self.compare(&history, &views);
+        // What the server says is what the database has.
+        let stored = server.setup.backdoor().await.log(&self.room).await;
+        let shown = history.iter().map(|message| {
+            let (user, id) = (text(&message["user"]["username"]), text(&message["id"]));
+            (number(&message["offset"]) as i64, user, id, Some(text(&message["text"])))
+        });
+        assert!(shown.eq(stored), "the history differs from the database");
         views
     }
 
@@ -245,6 +264,8 @@ struct Client {
     user: User,
     /// The largest number of messages without an answer.
     window: usize,
+    /// Whether the room may get a new epoch.
+    may_start_over: bool,
     /// The number of the next new message.
     next: u64,
     /// Messages that are not acknowledged, oldest first.
@@ -296,6 +317,11 @@ impl Client {
         ledger: &Ledger,
         is_settled: &mut bool,
     ) -> Option<Received> {
+        if self.may_start_over && ws.joined["recovered"] == false {
+            let (name, ends) = (std::mem::take(&mut self.view.name), std::mem::take(&mut self.view.ends));
+            self.view = View { name, ends, ..View::default() };
+            return Some(Received::Aborted);
+        }
         assert_eq!(ws.joined["recovered"], true, "{}: {}", self.user.name, ws.joined);
         assert_eq!(ws.offset(), self.view.last, "{}", self.user.name);
         let epoch = self.view.epoch.get_or_insert_with(|| ws.epoch());

@@ -77,13 +77,16 @@ macro_rules! on_each_driver {
 mod client;
 mod databases;
 mod load;
+mod proxy;
 mod sdk_client;
 mod server;
 
 mod centrifuge;
+mod chaos;
 mod crash;
 mod crowd;
 mod echo;
+mod failover;
 mod faults_databases;
 mod faults_sockets;
 mod journey;

@@ -244,6 +244,13 @@ impl Server {
         self.relaunch().listens().await
     }
 
+    /// The same, in its place.
+    pub async fn start_again(&mut self) {
+        assert!(self.try_exit().is_some(), "the server is still running");
+        let empty = Setup::with_database(None, &[]);
+        *self = std::mem::replace(&mut self.setup, empty).start().await;
+    }
+
     /// The same for a server that may have to wait before it listens.
     pub fn relaunch(mut self) -> Launched {
         assert!(self.try_exit().is_some(), "the server is still running");
