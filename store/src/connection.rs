@@ -9,6 +9,7 @@ use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{FromRow, Postgres, Sqlite};
 use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::OwnedSemaphorePermit;
 use uproar_model::{Offset, RoomId};
 
 /// A value for a placeholder.
@@ -40,11 +41,13 @@ pub(crate) struct DbConnection {
     /// A statement has begun, and its end was not seen.
     in_statement: bool,
     in_transaction: bool,
+    /// The right to use SQLite's writer for something other than an append. Returned after the connection.
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl DbConnection {
-    pub fn new(pooled: Pooled) -> DbConnection {
-        DbConnection { pooled, in_statement: false, in_transaction: false }
+    pub fn new(pooled: Pooled, turn: Option<OwnedSemaphorePermit>) -> DbConnection {
+        DbConnection { pooled, in_statement: false, in_transaction: false, _turn: turn }
     }
 
     pub fn is_postgres(&self) -> bool {

@@ -13,6 +13,7 @@ use crate::options::OpenOptions;
 use crate::postgres::Postgres;
 use crate::sqlite::Sqlite;
 use crate::store::Store;
+use crate::turns::Turns;
 use crate::{history, markers, names, rooms, users};
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +28,8 @@ use uproar_model::{
 
 /// The most joins in one transaction, which holds the locks of their rooms.
 const JOINS_LIMIT: usize = 128;
+/// Connections for reading that requests over HTTP leave to the shards.
+const CONNECTIONS_FOR_SHARDS: usize = 3;
 const SWEEP_RETRY: Duration = Duration::from_secs(30);
 
 /// The database itself, for everything that differs between the two.
@@ -82,6 +85,8 @@ pub(crate) struct Database {
 /// What calls need, shared with the sweeper.
 struct Calls {
     backend: Backend,
+    /// Of those who read on behalf of one user.
+    turns: Turns,
     /// How long a call may take, including the wait for a connection.
     time_limit: Duration,
     /// A room was deleted.
@@ -93,6 +98,7 @@ impl Database {
     pub fn new(backend: Backend, options: &OpenOptions) -> Database {
         let calls = Arc::new(Calls {
             backend,
+            turns: Turns::new(options.pool_size.saturating_sub(CONNECTIONS_FOR_SHARDS)),
             time_limit: options.call_timeout,
             room_deleted: Notify::new(),
             closing: Notify::new(),
@@ -137,6 +143,18 @@ impl Calls {
             call(&mut db).await
         })
         .await
+    }
+
+    /// The same on behalf of a user who asks for themselves. Users are served in turn, and leave a few connections to the
+    /// shards, whose requests are served in turn already.
+    async fn read_for<T, E: From<StoreError>>(
+        &self,
+        user: UserId,
+        call: impl AsyncFnOnce(&mut DbConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let waiting = self.limit_time(async { Ok::<_, StoreError>(self.turns.take(user).await?) });
+        let _place = waiting.await?;
+        self.read(call).await
     }
 
     /// Runs `call` in a transaction: commits if it returns `Ok`, otherwise rolls back.
@@ -289,7 +307,7 @@ impl Store for Database {
     }
 
     async fn account(&self, user: UserId) -> Result<Option<Account>, StoreError> {
-        self.calls.read(async |db| users::by_id(db, user).await).await
+        self.calls.read_for(user, async |db| users::by_id(db, user).await).await
     }
 
     async fn ensure_user(&self, username: &str, username_key: &str) -> Result<Account, CreateUserError> {
@@ -351,7 +369,7 @@ impl Store for Database {
         if !is_storable(name) {
             return Ok(None);
         }
-        self.calls.read(async |db| rooms::find(db, self.calls.generation(), name, viewer).await).await
+        self.calls.read_for(viewer, async |db| rooms::find(db, self.calls.generation(), name, viewer).await).await
     }
 
     async fn rooms(
@@ -364,7 +382,9 @@ impl Store for Database {
         if !is_storable(query) || !after.is_none_or(is_storable) {
             return Ok(Vec::new());
         }
-        self.calls.read(async |db| rooms::list(db, self.calls.generation(), viewer, query, after, limit).await).await
+        self.calls
+            .read_for(viewer, async |db| rooms::list(db, self.calls.generation(), viewer, query, after, limit).await)
+            .await
     }
 
     async fn join(&self, name: &str, user: UserId) -> Result<Join, RoomError> {
@@ -412,7 +432,7 @@ impl Store for Database {
         limit: usize,
     ) -> Result<Vec<MemberEntry>, RoomError> {
         require_room_name(name)?;
-        self.calls.read(async |db| rooms::members(db, name, viewer, after, limit).await).await
+        self.calls.read_for(viewer, async |db| rooms::members(db, name, viewer, after, limit).await).await
     }
 
     async fn delete_room(&self, name: &str, actor: UserId, reserved_ms: u64) -> Result<RoomId, RoomError> {
@@ -433,7 +453,9 @@ impl Store for Database {
     ) -> Result<MessagePage, RoomError> {
         require_room_name(name)?;
         self.calls
-            .read(async |db| history::messages(db, self.calls.generation(), name, viewer, cursor, limit).await)
+            .read_for(viewer, async |db| {
+                history::messages(db, self.calls.generation(), name, viewer, cursor, limit).await
+            })
             .await
     }
 
@@ -485,17 +507,65 @@ impl Store for Database {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::Arg;
     use crate::data_folder::DataFolder;
     use crate::objects::RoomKind;
     use uproar_model::Kind;
 
-    #[tokio::test]
-    async fn an_append_to_a_full_disk_can_be_repeated_later() -> Result<(), Box<dyn std::error::Error>> {
+    async fn open_sqlite() -> Result<(tempfile::TempDir, Database), Box<dyn std::error::Error>> {
         let directory = tempfile::TempDir::new()?;
         let folder = DataFolder::open(directory.path().join("data"))?;
         let options = OpenOptions::default();
         let sqlite = Sqlite::open(&folder.database_path(), &folder, &options).await?;
-        let database = Database::new(Backend::Sqlite(Box::new(sqlite)), &options);
+        Ok((directory, Database::new(Backend::Sqlite(Box::new(sqlite)), &options)))
+    }
+
+    #[tokio::test]
+    async fn a_page_of_a_users_rooms_is_read_without_sorting_all_of_them() -> Result<(), Box<dyn std::error::Error>> {
+        let (_directory, database) = open_sqlite().await?;
+        let sql: &'static str = Box::leak(format!("EXPLAIN QUERY PLAN {}", markers::ROOMS_OF_SQLITE).into());
+        let args = [Arg::Int(1), Arg::Text(""), Arg::Int(1)];
+        let steps = database.calls.backend.reader().await?.all::<(i64, i64, i64, String)>(sql, &args).await?;
+        let plan: Vec<_> = steps.into_iter().map(|(.., step)| step).collect();
+        assert!(plan.iter().all(|step| step.starts_with("SEARCH")), "{plan:?}");
+        database.close().await;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn an_append_waits_for_one_other_write_at_most() -> Result<(), Box<dyn std::error::Error>> {
+        let (_directory, database) = open_sqlite().await?;
+        let Backend::Sqlite(sqlite) = &database.calls.backend else { return Err("it is SQLite".into()) };
+        let first = sqlite.writer().await?;
+        let mut others: Vec<_> = (0..10).map(|_| Box::pin(sqlite.writer())).collect();
+        for other in &mut others {
+            assert!(poll_once(other.as_mut()).await.is_none(), "there is one writer");
+        }
+        let mut append = Box::pin(sqlite.append(&[]));
+        assert!(poll_once(append.as_mut()).await.is_none());
+        drop(first);
+        // The others do not hold the writer while the append is under way.
+        append.await?;
+        others.remove(0).await?;
+        drop(others);
+        database.close().await;
+        Ok(())
+    }
+
+    /// Polls a future once.
+    async fn poll_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
+        std::future::poll_fn(|context| {
+            std::task::Poll::Ready(match std::pin::Pin::new(&mut future).poll(context) {
+                std::task::Poll::Ready(output) => Some(output),
+                std::task::Poll::Pending => None,
+            })
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn an_append_to_a_full_disk_can_be_repeated_later() -> Result<(), Box<dyn std::error::Error>> {
+        let (_directory, database) = open_sqlite().await?;
         let owner = database.ensure_user("Ann", "ann").await?.id;
         let (name, title) = ("lobby".to_owned(), String::new());
         let room = database.create_room(NewRoom { name, title, kind: RoomKind::Public, size: 5, owner }).await?.id;

@@ -44,6 +44,7 @@ mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tools;
+mod turns;
 mod users;
 
 pub use allowance::WriteRates;

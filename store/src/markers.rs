@@ -75,21 +75,25 @@ pub(crate) async fn advance(db: &mut DbConnection, markers: &[(RoomId, UserId, M
 /// id, name, title, kind, size, members, epoch, last offset, last number, read offset, read number, role.
 type JoinedRow = (i64, String, String, i64, i64, i64, String, i64, i64, i64, i64, i64);
 
-/// Both start at the user's memberships, never with a scan of room names, since a user is in few of very many rooms.
-/// SQLite keeps the order of a CROSS JOIN; PostgreSQL is forced by a subquery with OFFSET.
-const ROOMS_OF_SQLITE: &str = "
+/// Both walk through the user's rooms by name and stop after a page, without sorting: the user may be in very many. The
+/// head of a deleted room is gone. SQLite keeps the order of a CROSS JOIN; PostgreSQL is forced by a subquery with
+/// OFFSET.
+pub(crate) const ROOMS_OF_SQLITE: &str = "
     SELECT r.id, r.name, r.title, r.kind, r.size, r.members, r.epoch, h.last_offset, h.last_number,
       m.read_offset, m.read_number, m.role
-    FROM members m CROSS JOIN rooms r ON r.id = m.room_id CROSS JOIN heads h ON h.room_id = r.id
-    WHERE m.user_id = $1 AND r.name > $2 ORDER BY r.name LIMIT $3";
+    FROM user_rooms u INDEXED BY user_rooms_by_name CROSS JOIN rooms r ON r.id = u.room_id
+      CROSS JOIN heads h ON h.room_id = r.id CROSS JOIN members m ON m.room_id = r.id AND m.user_id = u.user_id
+    WHERE u.user_id = $1 AND u.room_name > $2 ORDER BY u.room_name LIMIT $3";
 const ROOMS_OF_POSTGRES: &str = "
     SELECT r.id, r.name, r.title, r.kind, r.size, r.members, r.epoch, r.last_offset, r.last_number,
-      m.read_offset, m.read_number, CAST(m.role AS bigint)
-    FROM members m CROSS JOIN LATERAL (
+      r.read_offset, r.read_number, r.role
+    FROM user_rooms u CROSS JOIN LATERAL (
       SELECT r.id, r.name, r.title, CAST(r.kind AS bigint) AS kind, CAST(r.size AS bigint) AS size,
-        CAST(r.members AS bigint) AS members, r.epoch, h.last_offset, h.last_number
-      FROM rooms r JOIN heads h ON h.room_id = r.id WHERE r.id = m.room_id OFFSET 0) r
-    WHERE m.user_id = $1 AND r.name > $2 ORDER BY r.name LIMIT $3";
+        CAST(r.members AS bigint) AS members, r.epoch, h.last_offset, h.last_number, m.read_offset, m.read_number,
+        CAST(m.role AS bigint) AS role
+      FROM rooms r JOIN heads h ON h.room_id = r.id JOIN members m ON m.room_id = r.id AND m.user_id = u.user_id
+      WHERE r.id = u.room_id OFFSET 0) r
+    WHERE u.user_id = $1 AND u.room_name > $2 ORDER BY u.room_name LIMIT $3";
 
 /// The rooms that a user is a member of, by name.
 pub(crate) async fn rooms_of(
@@ -100,7 +104,7 @@ pub(crate) async fn rooms_of(
     limit: usize,
 ) -> Result<Vec<JoinedRoom>, StoreError> {
     let sql = if db.is_postgres() { ROOMS_OF_POSTGRES } else { ROOMS_OF_SQLITE };
-    // No room's name is empty. That of a deleted room is NULL, which is greater than nothing.
+    // No room's name is empty.
     let args = [Arg::Int(user.0), Arg::Text(after.unwrap_or("")), Arg::Int(rows_limit(limit) as i64)];
     let rows = db.all::<JoinedRow>(sql, &args).await?;
     let room_from = |row: JoinedRow| {

@@ -13,6 +13,7 @@ pub(crate) const SQLITE: &[Migration] = &[
     (2, "reserved names", include_str!("../../migrations/sqlite/0002_reserved_names.sql")),
     (3, "skeletons", include_str!("../../migrations/sqlite/0003_skeletons.sql")),
     (4, "rooms", include_str!("../../migrations/sqlite/0004_rooms.sql")),
+    (5, "user rooms", include_str!("../../migrations/sqlite/0005_user_rooms.sql")),
 ];
 
 pub(crate) const POSTGRES: &[Migration] = &[
@@ -21,6 +22,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (3, "reserved names", include_str!("../../migrations/postgres/0003_reserved_names.sql")),
     (4, "skeletons", include_str!("../../migrations/postgres/0004_skeletons.sql")),
     (5, "rooms", include_str!("../../migrations/postgres/0005_rooms.sql")),
+    (6, "user rooms", include_str!("../../migrations/postgres/0006_user_rooms.sql")),
 ];
 
 pub(crate) fn migrator(migrations: &[Migration]) -> Migrator {

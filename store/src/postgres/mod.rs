@@ -97,7 +97,7 @@ impl Postgres {
     }
 
     pub async fn connection(&self) -> Result<DbConnection, sqlx::Error> {
-        Ok(DbConnection::new(Pooled::Postgres(self.sessions.acquire().await?)))
+        Ok(DbConnection::new(Pooled::Postgres(self.sessions.acquire().await?), None))
     }
 
     pub async fn append(&self, batch: &[Item]) -> Result<Vec<Outcome>, AppendError> {
