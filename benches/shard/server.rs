@@ -258,7 +258,7 @@ impl Server {
         let mut answers = Vec::new();
         for (to, message) in std::mem::take(&mut self.host.mesh) {
             match message {
-                Message::Read { requester, request } => {
+                Message::Read { requester, request, .. } => {
                     let reply = self.answer(&request);
                     self.shard.receive(NOW, to, Message::ReadReply { requester, reply }, &mut self.host);
                 }

@@ -58,6 +58,11 @@ impl Limits {
         (rate.tokens > 0).then_some(rate)
     }
 
+    /// How often one user may ask who is in a channel.
+    pub fn presence_rate(&self) -> Rate {
+        Rate::per_second(self.presence_rate_per_second, self.presence_burst_limit)
+    }
+
     /// How often one user may change rooms and memberships; `None` means as often as they like.
     pub fn user_writes_rate(&self) -> Option<Rate> {
         let rate = Rate::per_minute(self.user_writes_per_minute, self.user_writes_burst_limit);
@@ -136,9 +141,20 @@ limits! {
     /// Bytes that may be queued for one connection. A client that exceeds it reads too slowly and is disconnected
     /// (3008).
     outbound_limit_bytes = MIB, 1..=1024 * MIB;
-    /// Bytes that may be queued for all connections of a shard; shared buffers count once. The connection whose next
-    /// message would exceed it is disconnected (3008).
+    /// Bytes that may be queued for all connections of a shard; shared buffers count once. Beyond that, the connections
+    /// that hold the most are disconnected (3008), first those of the user who holds the most.
     shard_outbound_limit_bytes = 256 * MIB, 1..=64 * 1024 * MIB;
+    /// Bytes that may be queued for all connections of one user on one shard while more than half of
+    /// `shard_outbound_limit_bytes` is in use. Beyond that, the user's largest are disconnected (3008).
+    user_outbound_limit_bytes = 16 * MIB, 1..=64 * 1024 * MIB;
+    /// Bytes of request heads and messages that have not arrived completely, of all connections of a shard. Beyond that,
+    /// the connections that hold the most are disconnected (3008).
+    shard_unfinished_limit_bytes = 64 * MIB, 1..=64 * 1024 * MIB;
+    /// Bytes of messages that have not arrived completely, of all connections of one user on one shard, while more than
+    /// half of `shard_unfinished_limit_bytes` is in use.
+    user_unfinished_limit_bytes = MIB, 1..=64 * 1024 * MIB;
+    /// How long a message may take to arrive from its first byte. Then the connection is closed (3008).
+    message_timeout_ms = 30_000, 10..=DAY_MS;
     /// The longest message sent to a client. Longer recoveries are split, and longer histories are shortened. Some SDKs
     /// accept no more than 1 MiB.
     outbound_message_limit_bytes = 256 * KIB, 4 * KIB..=16 * MIB;
@@ -180,7 +196,7 @@ limits! {
     /// How long after a token's expiry its connections stay open and it can still be exchanged for a fresh one.
     expired_grace_ms = 25_000, 0..=DAY_MS;
     /// Connections of one user per shard. A further one is rejected (HTTP 429, or close code 3504).
-    user_connections_limit = 10_000, 1..=16_000_000;
+    user_connections_limit = 100, 1..=16_000_000;
     /// Channels that one connection may subscribe to.
     subscription_limit = 128, 1..=65_536;
     /// Subscribes per second of one connection.
@@ -195,6 +211,10 @@ limits! {
     refused_timeout_ms = 5_000, 10..=DAY_MS;
     /// Clients listed in one answer to `presence`.
     presence_limit = 1_000, 1..=10_000;
+    /// Questions about presence (`presence`, `presence_stats`) per second of one user on one shard.
+    presence_rate_per_second = 10, 1..=10_000_000;
+    /// Questions about presence of one user on one shard that may arrive in one burst.
+    presence_burst_limit = 100, 1..=10_000_000;
     /// A channel with at most this many subscribers reports who joins, leaves and types. A larger channel reports only
     /// how many there are.
     join_leave_limit = 100, 0..=10_000;

@@ -8,8 +8,8 @@ use crate::ids::{Serial, Slot, SubscriptionKey};
 use crate::log::Segment;
 use crate::metrics::ShardMetrics;
 use crate::protocol::LiveEntry;
-use crate::protocol::centrifuge::ClientInfo;
-use std::sync::Arc;
+use crate::protocol::centrifuge::{ClientInfo, PresenceList};
+use std::sync::{Arc, Weak};
 pub use uproar_model::UserEvent;
 use uproar_model::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocation};
 use uproar_model::{Epoch, Head, Item, Offset, Outcome, Page, Publication, RoomId, User, UserId};
@@ -130,6 +130,45 @@ impl LaneAnswer {
     }
 }
 
+/// On whose behalf the store's reader is asked. It serves the parties in turn.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Party {
+    User(UserId),
+    /// A user of whom only the name is known.
+    Name(Arc<str>),
+    /// A room's home.
+    Home(RoomId),
+}
+
+/// Held by whoever waits for an answer of the reader. Once it is dropped, the answer need not be found any more: the
+/// connection was closed, or the question has been answered because its time was over.
+#[derive(Debug, Default)]
+pub struct Interest(Arc<()>);
+
+/// Who asks the reader, and whether the answer is still wanted.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    pub party: Party,
+    /// `None`: it always is.
+    interest: Option<Weak<()>>,
+}
+
+impl Asker {
+    pub fn new(party: Party, interest: &Interest) -> Asker {
+        Asker { party, interest: Some(Arc::downgrade(&interest.0)) }
+    }
+
+    /// A home, which waits for its answers.
+    pub fn home(room: RoomId) -> Asker {
+        Asker { party: Party::Home(room), interest: None }
+    }
+
+    /// Whether somebody still waits for the answer.
+    pub fn is_waiting(&self) -> bool {
+        self.interest.as_ref().is_none_or(|interest| interest.strong_count() > 0)
+    }
+}
+
 /// A question for the store's reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreRequest {
@@ -229,12 +268,12 @@ impl Ephemeral {
 }
 
 /// A home's answer to a question about presence.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct PresenceReply {
     pub num_clients: u32,
     pub num_users: u32,
-    /// As many clients as one answer holds; empty unless they were asked for.
-    pub clients: Vec<ClientInfo>,
+    /// As many clients as one answer holds, if they were asked for. Shared by all answers until somebody comes or goes.
+    pub list: Option<Arc<PresenceList>>,
 }
 
 /// The places in a queue between two shards that are kept for calls and answers: one for each call of the writer, two
@@ -311,9 +350,11 @@ pub enum Message {
     /// Returns the credit if it is the last answer for its item.
     Committed(Box<LaneAnswer>),
 
-    // A shard's calls to the reader, and the answers.
+    // A shard's calls to the reader, and the answers. A question that nobody waits for any more may be answered with
+    // `CreditReturned`.
     Read {
         requester: Requester,
+        asker: Asker,
         request: StoreRequest,
     },
     ReadReply {

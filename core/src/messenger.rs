@@ -3,7 +3,7 @@
 
 use crate::host::Host;
 use crate::limits::Limits;
-use crate::message::{Channel, Endpoint, Message, Requester, StoreRequest, reserved_places};
+use crate::message::{Asker, Channel, Endpoint, Message, Requester, StoreRequest, reserved_places};
 use std::collections::VecDeque;
 
 /// Maps channels to the shards of their homes. The same on every endpoint of a node.
@@ -117,8 +117,8 @@ impl Messenger {
 
     /// Asks the store's reader. False: too many requests are under way.
     #[must_use]
-    pub fn read(&mut self, requester: Requester, request: StoreRequest, host: &mut impl Host) -> bool {
-        self.call(Endpoint::Reader, Message::Read { requester, request }, host)
+    pub fn read(&mut self, requester: Requester, asker: Asker, request: StoreRequest, host: &mut impl Host) -> bool {
+        self.call(Endpoint::Reader, Message::Read { requester, asker, request }, host)
     }
 
     /// Returns the credit of a call whose answer has arrived. A call to the shard itself took none.

@@ -65,6 +65,8 @@ pub struct Meter {
     pub clock_ms: Cell<u64>,
     /// Bytes waiting for all connections, with shared buffers counted once.
     pub outbound_bytes: Cell<u64>,
+    /// Bytes of messages that have not arrived completely.
+    pub unfinished_bytes: Cell<u64>,
 }
 
 /// Counts one more under this key. Returns whether it is the first.

@@ -19,6 +19,8 @@ pub enum Mutation {
     AnswerFeedPosition,
     /// A subscriber that is behind is given live publications too.
     LiveBeforeLastPage,
+    /// A subscription that waits for a page no longer shows interest in it, so that the reader may drop the question.
+    LosesInterest,
     /// Edited and deleted texts stay in memory.
     RingKeepsOldText,
 }

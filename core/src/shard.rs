@@ -34,6 +34,8 @@ pub struct Shard {
     /// Counts the ids made for messages without one.
     pub(crate) ids_made: u64,
     pub(crate) draining: bool,
+    /// When connections were last looked through for those that hold too much memory.
+    pub(crate) relieved_ms: u64,
 }
 
 impl Shard {
@@ -48,6 +50,7 @@ impl Shard {
             pings_left: 0,
             ids_made: 0,
             draining: false,
+            relieved_ms: 0,
             cx: Context::new(config),
         }
     }
@@ -83,7 +86,7 @@ impl Shard {
     /// The socket was handed over to the HTTP service before it asked for a WebSocket. The slot is free immediately.
     pub fn handed_over(&mut self, slot: Slot) {
         self.connections[slot].phase = Phase::Aborted;
-        self.connections.free(slot);
+        self.connections.free(&self.cx, slot);
     }
 
     /// A whole message, a control frame, or a violation arrived. Called only while `wants_input` is true.
@@ -91,6 +94,16 @@ impl Shard {
         self.cx.begin(now);
         self.on_frame(slot, event, host);
         self.deliver_own(host);
+    }
+
+    /// How many bytes the driver holds for a request head or message that has not arrived completely. Called after all
+    /// input; mostly there are none, before and now.
+    #[inline]
+    pub fn unfinished(&mut self, now: Now, slot: Slot, bytes: usize, host: &mut impl Host) {
+        if self.connections[slot].unfinished_bytes as usize != bytes {
+            self.cx.begin(now);
+            self.on_unfinished(slot, u32::try_from(bytes).unwrap_or(u32::MAX), host);
+        }
     }
 
     /// Whether the driver should read from this connection and decode what it has read. When this becomes true,
@@ -184,7 +197,7 @@ impl Shard {
 
     /// After `Host::abort`: the last operation has completed and the socket is closed. The slot is free.
     pub fn freed(&mut self, slot: Slot) {
-        self.connections.free(slot);
+        self.connections.free(&self.cx, slot);
     }
 
     /// A message of the mesh.
@@ -219,6 +232,7 @@ impl Shard {
         self.deliver_own(host);
         self.connections.users.sweep(&self.cx);
         self.flush_replies(host);
+        self.relieve(host);
         self.close_leaving(host);
         self.feeds.has_work() || !self.to_resume.is_empty()
     }
@@ -447,6 +461,10 @@ impl Shard {
             connection.ping_ms = self.cx.now.ms + self.cx.limits().ping_interval_ms;
         }
         connection.pinged_ms = None;
+        if matches!(event, Event::Text(_) | Event::Binary(_)) {
+            // What is unfinished now belongs to the next message.
+            connection.unfinished_ms = self.cx.now.ms;
+        }
         match (event, &connection.phase) {
             (_, Phase::Vacant | Phase::Aborted | Phase::Head | Phase::Handshake(_)) => {}
             (Event::Close { code, .. }, Phase::Closing { then: then @ (Then::AwaitClose | Then::AnswerClose), .. }) => {
@@ -573,7 +591,7 @@ impl Shard {
         let Some(session) = self.connections.of_caller(caller).and_then(|connection| connection.session_mut()) else {
             return;
         };
-        let Some((_, key)) = session.reading.take_if(|(serial, _)| *serial == caller.serial) else { return };
+        let Some((_, key, _)) = session.reading.take_if(|(serial, ..)| *serial == caller.serial) else { return };
         match reply {
             StoreReply::Page(Some(page)) => {
                 let why = self.feeds.on_page(&mut self.cx, &mut self.connections, slot, key, &page, host);

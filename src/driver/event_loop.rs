@@ -225,7 +225,10 @@ impl<T: Transport> EventLoop<T> {
         let Some(open) = &mut self.slots[slot.index()].open else { return };
         let next = open.input.on_bytes(bytes, now, slot, &mut self.shard, &self.limits, &mut self.effects);
         match next {
-            Next::Stay => T::read(self, slot),
+            Next::Stay => {
+                self.shard.unfinished(now, slot, open.input.held_bytes(), &mut self.effects);
+                T::read(self, slot);
+            }
             Next::HandOver(peer, bytes) => {
                 if let Some(socket) = self.release(slot) {
                     hand_over(socket, peer, bytes, &self.http);

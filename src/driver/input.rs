@@ -116,6 +116,14 @@ impl Input {
         }
     }
 
+    /// The memory held for a head or message that has not arrived completely, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        match self {
+            Input::Head(read) => read.bytes.capacity(),
+            Input::WebSocket(decoder) => decoder.held_bytes(),
+        }
+    }
+
     /// Whether [`Input::on_bytes`] without bytes would have something to pass to the core.
     pub fn has_undecoded(&self) -> bool {
         match self {

@@ -2,6 +2,7 @@
 
 mod markers;
 mod reader;
+mod waiting;
 
 pub use reader::{ReaderSetup, run_reader};
 

@@ -1,30 +1,28 @@
 //! Answers the shards' requests from the store. Requests that wait at the same time share queries: memberships, heads
 //! and read markers are each read by one query, and equal pages are read once. It also writes the markers that have
 //! moved, many at a time.
+//!
+//! No user can make the others wait: each kind of query has places of its own, users are served in turn, and what nobody
+//! waits for any more is not read.
 
 use super::markers::{MARKERS_LIMIT, Markers, overlay};
+use super::waiting::{Asked, Kind, ReplyTo, Waiting};
 use crate::mesh::Port;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, sleep_until};
-use uproar_core::message::{Endpoint, Found, Message, Requester, StoreReply, StoreRequest};
+use uproar_core::message::{Found, Message, StoreReply, StoreRequest};
 use uproar_model::{Marker, RoomId, User, UserId, fold_name};
 use uproar_store::{PageRequest, SharedStore};
-
-/// Queries that run at the same time. Further requests wait, and share queries with those that arrive later.
-const QUERIES_LIMIT: usize = 16;
 
 /// Memberships, heads or markers in one query.
 const BATCH_LIMIT: usize = 512;
 
 /// Markers written by one statement, which occupies SQLite's only writer.
 const WRITE_LIMIT: usize = 1_024;
-
-/// Where a reply goes.
-type ReplyTo = (Endpoint, Requester);
 
 /// A query, and where its results go.
 enum Query {
@@ -77,12 +75,7 @@ pub async fn run_reader(setup: ReaderSetup) {
         let write_at = reader.write_at;
         tokio::select! {
             () = reader.port.inbox.woken() => {}
-            Some(result) = reader.queries.join_next() => {
-                // After a panic, which the panic hook has reported, the requests run into their deadlines.
-                if let Ok(result) = result {
-                    reader.on_result(result);
-                }
-            }
+            Some(result) = reader.queries.join_next_with_id() => reader.on_query_end(result),
             // After a panic, which the panic hook has reported, nothing counts as written.
             Some(written) = reader.write.join_next() => reader.on_written(written.unwrap_or_default()),
             () = sleep_until(write_at.unwrap_or_else(Instant::now)), if write_at.is_some() => {}
@@ -97,10 +90,10 @@ struct Reader {
     store: SharedStore,
     markers_interval: Duration,
     /// Requests that are not part of a query yet.
-    requests: Vec<(ReplyTo, StoreRequest)>,
-    /// Queries that have not started.
-    queue: VecDeque<Query>,
+    waiting: Waiting,
     queries: JoinSet<QueryResult>,
+    /// The kinds of the queries that run.
+    running: HashMap<task::Id, Kind>,
     replies: Vec<(ReplyTo, StoreReply)>,
     markers: Markers<ReplyTo>,
     /// At most one write; in a set, so that it is aborted with the reader.
@@ -115,9 +108,9 @@ impl Reader {
             port,
             store,
             markers_interval,
-            requests: Vec::new(),
-            queue: VecDeque::new(),
+            waiting: Waiting::new(),
             queries: JoinSet::new(),
+            running: HashMap::new(),
             replies: Vec::new(),
             markers: Markers::new(MARKERS_LIMIT),
             write: JoinSet::new(),
@@ -127,34 +120,62 @@ impl Reader {
 
     /// Takes the shards' requests. True: there are more.
     fn take_requests(&mut self) -> bool {
-        let Reader { port, markers, requests, replies, .. } = self;
+        let Reader { port, markers, waiting, replies, .. } = self;
         port.inbox.pop_each(|from, message| match message {
-            Message::Read { requester, request: StoreRequest::MarkRead { room, user, marker } } => {
+            Message::Read { requester, request: StoreRequest::MarkRead { room, user, marker }, .. } => {
                 markers.mark((from, requester), room, user, marker, replies);
             }
-            Message::Read { requester, request } => requests.push(((from, requester), request)),
+            Message::Read { requester, asker, request } => {
+                waiting.add(Asked { reply_to: (from, requester), asker, request }, replies);
+            }
             other => debug_assert!(false, "{from:?} sent the reader {other:?}"),
         })
     }
 
     fn start_queries(&mut self) {
-        // As long as queries are queued, requests gather, so that they can share the next ones.
-        if self.queue.is_empty() {
-            self.queue.extend(combine(std::mem::take(&mut self.requests), &self.markers));
-            while let Some(pairs) = self.markers.take_to_read(BATCH_LIMIT) {
-                self.queue.push_back(Query::Markers(pairs));
+        for kind in Kind::ALL {
+            while self.running.values().filter(|running| **running == kind).count() < kind.places()
+                && let Some(query) = self.next_query(kind)
+            {
+                let task = self.queries.spawn(run_query(Arc::clone(&self.store), query));
+                self.running.insert(task.id(), kind);
             }
         }
-        while self.queries.len() < QUERIES_LIMIT
-            && let Some(query) = self.queue.pop_front()
-        {
-            self.queries.spawn(run_query(Arc::clone(&self.store), query));
+    }
+
+    /// The next query of a kind, with as many of the waiting requests as can share it.
+    fn next_query(&mut self, kind: Kind) -> Option<Query> {
+        match kind {
+            Kind::Admit => {
+                let asked = std::iter::from_fn(|| self.waiting.next_admission());
+                let admits: Vec<_> = asked.take(BATCH_LIMIT).collect();
+                (!admits.is_empty()).then_some(Query::Admit(admits))
+            }
+            Kind::Heads => {
+                let heads = self.waiting.take_heads(BATCH_LIMIT);
+                (!heads.is_empty()).then_some(Query::Heads(heads))
+            }
+            Kind::Markers => self.markers.take_to_read(BATCH_LIMIT).map(Query::Markers),
+            Kind::User => self.waiting.next_user().map(|(username, reply_to)| Query::User(username, reply_to)),
+            Kind::Page => {
+                self.waiting.next_page().map(|((room, request), reply_to)| Query::Page(room, request, reply_to))
+            }
+            Kind::Rooms => self.waiting.next_rooms().map(|(user, after, limit, reply_to)| Query::Rooms {
+                user,
+                after,
+                limit,
+                unwritten: self.markers.of_user(user),
+                reply_to,
+            }),
         }
     }
 
     fn send_replies(&mut self) {
-        for ((to, requester), reply) in self.replies.drain(..) {
-            let pushed = self.port.outbox.push(to, Message::ReadReply { requester, reply });
+        let answers =
+            self.replies.drain(..).map(|((to, requester), reply)| (to, Message::ReadReply { requester, reply }));
+        let unwanted = self.waiting.unwanted.drain(..).map(|to| (to, Message::CreditReturned));
+        for (to, message) in answers.chain(unwanted) {
+            let pushed = self.port.outbox.push(to, message);
             debug_assert!(pushed.is_ok(), "room for each reply is reserved");
         }
         self.port.outbox.flush();
@@ -170,6 +191,17 @@ impl Reader {
         {
             self.write_at = None;
             self.write.spawn(write_markers(Arc::clone(&self.store), batch));
+        }
+    }
+
+    fn on_query_end(&mut self, result: Result<(task::Id, QueryResult), task::JoinError>) {
+        match result {
+            Ok((id, result)) => {
+                self.running.remove(&id);
+                self.on_result(result);
+            }
+            // After a panic, which the panic hook has reported, the requests run into their deadlines.
+            Err(error) => _ = self.running.remove(&error.id()),
         }
     }
 
@@ -214,36 +246,6 @@ async fn write_markers(store: SharedStore, batch: Vec<(RoomId, UserId, Marker)>)
         count += part.len();
     }
     (batch, count, true)
-}
-
-/// Combines requests into as few queries as possible.
-fn combine(requests: Vec<(ReplyTo, StoreRequest)>, markers: &Markers<ReplyTo>) -> Vec<Query> {
-    let mut queries = Vec::new();
-    let mut admits = Vec::new();
-    let mut heads = Vec::new();
-    let mut pages: HashMap<(RoomId, PageRequest), Vec<ReplyTo>> = HashMap::new();
-    let mut users: HashMap<Arc<str>, Vec<ReplyTo>> = HashMap::new();
-    for (reply_to, request) in requests {
-        match request {
-            StoreRequest::Admit { room, user } => admits.push((room, user, reply_to)),
-            StoreRequest::Head { room } => heads.push((room, reply_to)),
-            StoreRequest::Page { room, request } => pages.entry((room, request)).or_default().push(reply_to),
-            StoreRequest::User { username } => users.entry(username).or_default().push(reply_to),
-            StoreRequest::Rooms { user, after, limit } => {
-                queries.push(Query::Rooms { user, after, limit, unwritten: markers.of_user(user), reply_to });
-            }
-            StoreRequest::MarkRead { .. } => debug_assert!(false, "take_requests gives these to the markers"),
-        }
-    }
-    while !admits.is_empty() {
-        queries.push(Query::Admit(admits.split_off(admits.len().saturating_sub(BATCH_LIMIT))));
-    }
-    while !heads.is_empty() {
-        queries.push(Query::Heads(heads.split_off(heads.len().saturating_sub(BATCH_LIMIT))));
-    }
-    queries.extend(pages.into_iter().map(|((room, request), reply_to)| Query::Page(room, request, reply_to)));
-    queries.extend(users.into_iter().map(|(username, reply_to)| Query::User(username, reply_to)));
-    queries
 }
 
 async fn run_query(store: SharedStore, query: Query) -> QueryResult {
@@ -311,7 +313,7 @@ async fn run_query(store: SharedStore, query: Query) -> QueryResult {
 mod tests {
     use super::*;
     use crate::mesh::Mesh;
-    use uproar_core::message::Caller;
+    use uproar_core::message::{Asker, Caller, Endpoint, Interest, Party, Requester};
     use uproar_core::{Serial, Slot};
     use uproar_store::memory::SharedMemoryStore;
     use uproar_store::{NewRoom, RoomKind};
@@ -351,7 +353,8 @@ mod tests {
             for (serial, request) in requests.into_iter().enumerate() {
                 let caller = Caller { endpoint: SHARD, slot: Slot(0), generation: 0, serial: Serial(serial as u32) };
                 let requester = Requester::Call(caller);
-                self.shard.outbox.push(Endpoint::Reader, Message::Read { requester, request }).unwrap();
+                let asker = Asker::home(self.room);
+                self.shard.outbox.push(Endpoint::Reader, Message::Read { requester, asker, request }).unwrap();
             }
             self.shard.outbox.flush();
             let mut answers = Vec::new();
@@ -436,5 +439,38 @@ mod tests {
         let requests = vec![world.mark(world.ann, 3)];
         assert_eq!(marked(&world.request(requests).await), [Some((3, true))]);
         world.reader.abort();
+    }
+
+    /// Sends a question for a user's rooms.
+    fn ask(world: &mut World, user: UserId, serial: u32, interest: &Interest) {
+        let caller = Caller { endpoint: SHARD, slot: Slot(0), generation: 0, serial: Serial(serial) };
+        let asker = Asker::new(Party::User(user), interest);
+        let request = StoreRequest::Rooms { user, after: None, limit: 9 };
+        let message = Message::Read { requester: Requester::Call(caller), asker, request };
+        world.shard.outbox.push(Endpoint::Reader, message).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_request_that_nobody_waits_for_is_dropped_and_its_credit_returned() {
+        let mut world = World::new(Duration::from_secs(3600));
+        let (gone, waits) = (Interest::default(), Interest::default());
+        let (ann, ben) = (world.ann, world.ben);
+        ask(&mut world, ann, 1, &gone);
+        ask(&mut world, ben, 2, &waits);
+        drop(gone);
+        world.shard.outbox.flush();
+        let mut answers = Vec::new();
+        while answers.len() < 2 {
+            tokio::task::yield_now().await;
+            world.shard.inbox.pop_each(|_, message| {
+                answers.push(match message {
+                    Message::CreditReturned => None,
+                    Message::ReadReply { requester: Requester::Call(caller), .. } => Some(caller.serial),
+                    other => panic!("{other:?}"),
+                });
+            });
+        }
+        answers.sort();
+        assert_eq!(answers, [None, Some(Serial(2))]);
     }
 }

@@ -5,12 +5,14 @@
 //! given up. Every item that a client receives is checked against the contract (`world.rs`, `sdk.rs`). At the end the
 //! faults stop, and every client must receive everything.
 //!
-//! `shard.rs` tests a single shard with sequences that random steps do not find.
+//! `shard.rs` tests a single shard with sequences that random steps do not find, and `fairness.rs` with users who take
+//! too much.
 //!
 //! `SEED=n cargo test --features mutations --test simulation -- replay --nocapture` replays one seed.
 //! `SEEDS=n` sets how many seeds `the_contract_holds` runs.
 
 mod client;
+mod fairness;
 mod random;
 mod sdk;
 mod shard;
@@ -135,6 +137,11 @@ fn answering_a_recovery_with_the_head_is_caught() {
 #[test]
 fn delivering_live_publications_before_the_last_page_is_caught() {
     is_caught(Mutation::LiveBeforeLastPage);
+}
+
+#[test]
+fn losing_interest_in_a_question_under_way_is_caught() {
+    is_caught(Mutation::LosesInterest);
 }
 
 #[test]

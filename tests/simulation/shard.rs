@@ -15,8 +15,8 @@ use uproar_model::{Claims, Item, Kind, Offset, Revocation, TokenError, User, Use
 
 /// One shard with its lane and its store on virtual time. It is driven as a driver does it: a connection is read and
 /// written when it is woken, and a turn comes when there is work to do or when the shard's own deadline is due.
-struct Rig {
-    shard: Shard,
+pub(crate) struct Rig {
+    pub(crate) shard: Shard,
     host: RecordingHost,
     lane: Lane,
     store: SimStore,
@@ -69,7 +69,7 @@ enum Frame {
 
 /// An item that a client receives: one line of a text frame, one binary frame, a ping or a close frame.
 #[derive(Clone, Debug, PartialEq)]
-enum Received {
+pub(crate) enum Received {
     Line(String),
     Binary(Vec<u8>),
     Ping,
@@ -100,7 +100,7 @@ impl Rig {
         Rig::with(rooms, Limits::default())
     }
 
-    fn with(rooms: usize, limits: Limits) -> Rig {
+    pub(crate) fn with(rooms: usize, limits: Limits) -> Rig {
         let verify = |token: &str, now_s: u64| match token {
             "expired" => Err(TokenError::Expired),
             "wrong" => Err(TokenError::Invalid),
@@ -143,14 +143,14 @@ impl Rig {
         }
     }
 
-    fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         Now { ms: self.now_ms, unix_ms: 1_700_000_000_000 + self.now_ms }
     }
 
     // ── the store ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Stores messages in a room past the shard.
-    fn store_messages(&mut self, room: usize, count: usize, length: usize) {
+    pub(crate) fn store_messages(&mut self, room: usize, count: usize, length: usize) {
         let unix_ms = self.now().unix_ms;
         for _ in 0..count {
             let id = format!("{room}.{}", self.store.head(room) + 1);
@@ -224,7 +224,7 @@ impl Rig {
         assert!(self.longest_queue_bytes <= limit, "{} bytes waited for one connection", self.longest_queue_bytes);
     }
 
-    fn run_for(&mut self, ms: u64) {
+    pub(crate) fn run_for(&mut self, ms: u64) {
         self.run_until(self.now_ms + ms);
     }
 
@@ -250,13 +250,13 @@ impl Rig {
         let mut reads = 0;
         for (to, message) in std::mem::take(&mut self.host.mesh) {
             match message {
-                Message::Read { requester, request } => {
+                Message::Read { requester, asker, request } => {
                     reads += usize::from(matches!(
                         (&requester, &request),
                         (Requester::CatchUp(_) | Requester::Call(_), StoreRequest::Page { .. })
                     ));
                     if self.store_hangs {
-                        self.host.mesh.push((to, Message::Read { requester, request }));
+                        self.host.mesh.push((to, Message::Read { requester, asker, request }));
                     } else {
                         let answer = self.answer(request);
                         self.shard.receive(now, to, Message::ReadReply { requester, reply: answer }, &mut self.host);
@@ -331,7 +331,7 @@ impl Rig {
     }
 
     /// Opens a connection of the Centrifugo protocol and signs it in by `connect`.
-    fn connect(&mut self, user: i64) -> Slot {
+    pub(crate) fn connect(&mut self, user: i64) -> Slot {
         let slot = self.open("/connection/websocket");
         self.send_commands(slot, [json!({"id": 1, "connect": {"token": user.to_string()}})]);
         self.run_for(2);
@@ -340,7 +340,7 @@ impl Rig {
     }
 
     /// Connects a client and subscribes it to a channel.
-    fn join(&mut self, user: i64, channel: &str) -> Slot {
+    pub(crate) fn join(&mut self, user: i64, channel: &str) -> Slot {
         let slot = self.connect(user);
         self.send_commands(slot, [subscribe(1, channel)]);
         self.run_for(10);
@@ -354,19 +354,32 @@ impl Rig {
     }
 
     /// Sends commands in one frame.
-    fn send_commands(&mut self, slot: Slot, commands: impl IntoIterator<Item = Value>) {
+    pub(crate) fn send_commands(&mut self, slot: Slot, commands: impl IntoIterator<Item = Value>) {
         let lines: Vec<String> = commands.into_iter().map(|command| command.to_string()).collect();
         self.send(slot, Frame::Text(lines.join("\n")));
     }
 
-    fn set_read_rate(&mut self, slot: Slot, bytes_per_ms: usize) {
+    pub(crate) fn set_read_rate(&mut self, slot: Slot, bytes_per_ms: usize) {
         self.clients[slot.index()].bytes_per_ms = bytes_per_ms;
         self.host.wake(slot);
     }
 
     /// Takes what a client has received since the last call.
-    fn take_received(&mut self, slot: Slot) -> Vec<(u64, Received)> {
+    pub(crate) fn take_received(&mut self, slot: Slot) -> Vec<(u64, Received)> {
         std::mem::take(&mut self.clients[slot.index()].received)
+    }
+
+    /// Whether this connection, and not another one, was closed or aborted.
+    pub(crate) fn has_lost(&mut self, slot: Slot) -> bool {
+        let received = self.clients[slot.index()].received.iter();
+        self.host.cut.contains(&slot)
+            || received.into_iter().any(|(_, received)| matches!(received, Received::Close(_)))
+    }
+
+    /// The driver holds this much of a message that has not arrived completely.
+    pub(crate) fn set_unfinished(&mut self, slot: Slot, bytes: usize) {
+        let now = self.now();
+        self.shard.unfinished(now, slot, bytes, &mut self.host);
     }
 
     fn is_closed(&self, slot: Slot) -> bool {
@@ -426,11 +439,11 @@ fn unsubscribe(id: u32, channel: &str) -> Value {
     json!({"id": id, "unsubscribe": {"channel": channel}})
 }
 
-fn publish(id: u32, channel: &str) -> Value {
+pub(crate) fn publish(id: u32, channel: &str) -> Value {
     json!({"id": id, "publish": {"channel": channel, "data": {"text": "hi", "id": format!("m{id}")}}})
 }
 
-fn history(id: u32, channel: &str) -> Value {
+pub(crate) fn history(id: u32, channel: &str) -> Value {
     json!({"id": id, "history": {"channel": channel, "limit": 3}})
 }
 
@@ -446,7 +459,7 @@ fn lines(received: &[(u64, Received)]) -> Vec<Value> {
 }
 
 /// The replies in order, each as the id of its command and its error code.
-fn replies(received: &[(u64, Received)]) -> Vec<(u64, Option<u64>)> {
+pub(crate) fn replies(received: &[(u64, Received)]) -> Vec<(u64, Option<u64>)> {
     let lines = lines(received);
     lines.iter().filter_map(|line| Some((line["id"].as_u64()?, line["error"]["code"].as_u64()))).collect()
 }
@@ -462,7 +475,7 @@ fn reply_to(received: &[(u64, Received)], id: u64) -> (u64, Option<u64>) {
     reply
 }
 
-fn close_codes(received: &[(u64, Received)]) -> Vec<u16> {
+pub(crate) fn close_codes(received: &[(u64, Received)]) -> Vec<u16> {
     received
         .iter()
         .filter_map(|(_, received)| if let Received::Close(code) = received { Some(*code) } else { None })
@@ -523,7 +536,7 @@ fn recovering_a_hundred_busy_rooms_in_one_frame_overflows_no_queue() {
 fn a_flood_of_presence_commands_waits_for_its_reader_and_disconnects_nobody() {
     const OTHERS: i64 = 300;
     const ASKED: u64 = 1500;
-    let mut rig = Rig::new(0);
+    let mut rig = Rig::with(0, Limits { presence_burst_limit: 2 * ASKED, ..Limits::default() });
     let others: Vec<Slot> = (0..OTHERS).map(|user| rig.join(100 + user, "live:a")).collect();
     let slot = rig.join(2, "live:a");
     let command = |id| json!({"id": id, "presence": {"channel": "live:a"}});
@@ -565,7 +578,8 @@ fn a_flood_of_presence_commands_waits_for_its_reader_and_disconnects_nobody() {
 #[test]
 fn a_flood_continues_after_one_write_has_emptied_the_queue() {
     // One write takes more than a quarter of the queue.
-    let mut rig = Rig::with(0, Limits { outbound_limit_bytes: 64 * 1024, ..Limits::default() });
+    let limits = Limits { outbound_limit_bytes: 64 * 1024, presence_burst_limit: 1000, ..Limits::default() };
+    let mut rig = Rig::with(0, limits);
     for user in 0..100 {
         rig.join(100 + user, "live:a");
     }

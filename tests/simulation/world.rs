@@ -11,7 +11,7 @@ use std::sync::Arc;
 use uproar_core::lane::{BatchResult, Lane};
 use uproar_core::limits::Limits;
 use uproar_core::message::{
-    Append, Caller, Channel, Endpoint, LaneAnswer, Message, Requester, StoreReply, StoreRequest, reserved_places,
+    Append, Asker, Caller, Channel, Endpoint, LaneAnswer, Message, Requester, StoreReply, StoreRequest, reserved_places,
 };
 use uproar_core::websocket::{Event, UpgradeRequest};
 use uproar_core::{Host, Now, Refused, Serial, Shard, ShardConfig, Slice, Slot};
@@ -45,7 +45,7 @@ macro_rules! tally {
 
 tally! {
     publications, resumed, resumed_with_missed, duplicates, outcomes_unknown, bad_data, removals, slow_disconnected,
-    lost, live, unknown_commits, zombies, failed_reads, stalled_queues, http_publishes, sdk_publications, recovered,
+    lost, live, unknown_commits, zombies, failed_reads, dropped_reads, stalled_queues, http_publishes, sdk_publications, recovered,
     recovered_with_missed, unsubscribed, histories, refreshed, expired,
 }
 
@@ -63,6 +63,7 @@ struct InFlight {
 struct Pending {
     shard: u16,
     requester: Requester,
+    asker: Asker,
     request: StoreRequest,
     ready_ms: u64,
 }
@@ -678,10 +679,12 @@ impl World {
             let queue =
                 self.queues.get_mut(&(Endpoint::Shard(shard), Endpoint::Reader)).expect("a queue to the reader");
             while let Some(message) = queue.messages.pop_front() {
-                let Message::Read { requester, request } = message else { panic!("the reader received {message:?}") };
+                let Message::Read { requester, asker, request } = message else {
+                    panic!("the reader received {message:?}")
+                };
                 let slow = if self.random.one_in(20) { 500 } else { 6 };
                 let ready_ms = self.now.ms + self.random.below(slow);
-                self.pending_reads.push(Pending { shard, requester, request, ready_ms });
+                self.pending_reads.push(Pending { shard, requester, asker, request, ready_ms });
             }
         }
         let now_ms = self.now.ms;
@@ -689,7 +692,9 @@ impl World {
             std::mem::take(&mut self.pending_reads).into_iter().partition(|p| p.ready_ms <= now_ms);
         self.pending_reads = later;
         while !due.is_empty() {
-            let Pending { shard, requester, request, .. } = due.swap_remove(self.random.index(due.len()));
+            let Pending { shard, requester, asker, request, .. } = due.swap_remove(self.random.index(due.len()));
+            // The reader looks whether somebody waits when it begins, which may have been a while ago.
+            let is_dropped = !asker.is_waiting() && self.random.one_in(2);
             let is_down = now_ms < self.store_down_until_ms || !self.are_faults_over && self.random.one_in(25);
             let answer = if is_down {
                 self.tally.failed_reads += 1;
@@ -713,7 +718,11 @@ impl World {
             let to = Endpoint::Shard(shard);
             let queue = self.queues.get_mut(&(Endpoint::Reader, to)).expect("a queue from the reader");
             assert!(queue.messages.len() < queue.capacity, "the queue for the reader's answer is full");
-            queue.messages.push_back(Message::ReadReply { requester, reply: answer });
+            self.tally.dropped_reads += u64::from(is_dropped);
+            queue.messages.push_back(match is_dropped {
+                true => Message::CreditReturned,
+                false => Message::ReadReply { requester, reply: answer },
+            });
         }
     }
 

@@ -78,6 +78,10 @@ pub(crate) struct Connection {
     pub pinged_ms: Option<u64>,
     /// When the queue was last written from, or was empty.
     pub progress_ms: u64,
+    /// The memory that the driver holds for a message that has not arrived completely, and since when it waits for the
+    /// rest.
+    pub unfinished_bytes: u32,
+    pub unfinished_ms: u64,
     /// The time of the earliest timer.
     pub armed_ms: u64,
     /// The session may have work that waits for room in the queue: subscriptions that are behind, or deferred commands.
@@ -99,6 +103,8 @@ impl Connection {
             ping_ms: 0,
             pinged_ms: None,
             progress_ms: 0,
+            unfinished_bytes: 0,
+            unfinished_ms: 0,
             armed_ms: u64::MAX,
             awaits_space: false,
             is_paused: false,

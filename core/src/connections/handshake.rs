@@ -3,6 +3,7 @@
 use super::joining::Joining;
 use super::session::Arrival;
 use crate::ids::{CommandId, Serial};
+use crate::message::Interest;
 use crate::protocol::centrifuge::Encoding;
 use crate::protocol::{Format, plain};
 use crate::websocket::UpgradeRequest;
@@ -49,6 +50,8 @@ pub(crate) struct Authenticating {
     pub serial: Serial,
     pub arrival: Arrival,
     pub deadline_ms: u64,
+    /// In the answer of the store.
+    pub _interest: Interest,
     /// The commands after `connect` in its frame.
     pub rest: Vec<u8>,
 }

@@ -1,7 +1,7 @@
 //! The state of a client on its way into a channel.
 
 use crate::ids::Serial;
-use crate::message::Channel;
+use crate::message::{Channel, Interest};
 use std::sync::Arc;
 use uproar_model::{Admission, Offset};
 
@@ -16,6 +16,8 @@ pub(crate) struct Joining {
     pub head: Option<Offset>,
     /// The serial of the question under way.
     pub serial: Serial,
+    /// In the reader's answer to it.
+    pub interest: Option<Interest>,
 }
 
 /// The position from which a client resumes.
@@ -27,7 +29,7 @@ pub(crate) struct Since {
 
 impl Joining {
     pub fn new(name: Arc<str>, since: Option<Since>) -> Joining {
-        Joining { name, since, admission: None, head: None, serial: Serial(0) }
+        Joining { name, since, admission: None, head: None, serial: Serial(0), interest: None }
     }
 
     /// The room's key; `None` for a `live:` channel.

@@ -8,6 +8,7 @@
 //! | `joining.rs` | the state of a client on its way into a channel |
 //! | `session.rs` | the state of an open connection: user, subscriptions, commands that wait for an answer |
 //! | `outbound.rs` | the bytes waiting to be written to one connection |
+//! | `shortage.rs` | whom to close when a shard runs short of memory for its connections |
 //! | `users.rs` | the users of this shard: their connections, allowances and revoked tokens |
 //! | `timers.rs` | when to look at which connection again |
 
@@ -16,6 +17,7 @@ mod handshake;
 mod joining;
 mod outbound;
 mod session;
+mod shortage;
 mod timers;
 mod users;
 
@@ -26,6 +28,7 @@ pub(crate) use session::{
     Arrival, Call, CallKind, Client, Dialect, PLAIN_KEY, Session, Subscribing, Subscription, SubscriptionState,
     expiry_ms,
 };
+pub(crate) use shortage::Shortage;
 pub(crate) use users::Users;
 
 use crate::context::Context;
@@ -101,12 +104,20 @@ impl Connections {
     }
 
     /// Gives a slot back.
-    pub fn free(&mut self, slot: Slot) {
+    pub fn free(&mut self, cx: &Context, slot: Slot) {
         debug_assert!(matches!(self[slot].phase, Phase::Aborted));
+        self.set_unfinished(cx, slot, 0);
         let generation = self[slot].generation.wrapping_add(1);
         self[slot] = Connection { generation, ..Connection::vacant() };
         self.vacant.push(slot);
         self.open -= 1;
+    }
+
+    /// Notes how many bytes the driver holds for a message that has not arrived completely.
+    pub fn set_unfinished(&mut self, cx: &Context, slot: Slot, bytes: u32) {
+        let before = std::mem::replace(&mut self[slot].unfinished_bytes, bytes);
+        let all = &cx.meter.unfinished_bytes;
+        all.set(all.get() - u64::from(before) + u64::from(bytes));
     }
 
     /// The number of connections that have a slot.
@@ -162,10 +173,9 @@ impl Connections {
 
     // ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Whether more waits for this connection than its limit, or its shard's, allows.
+    /// Whether more waits for this connection than its limit allows.
     pub fn is_over_limit(&self, cx: &Context, slot: Slot) -> bool {
         self[slot].outbound.bytes() > cx.limits().outbound_limit_bytes
-            || cx.meter.outbound_bytes.get() > cx.limits().shard_outbound_limit_bytes
     }
 
     /// Something was put into the queue: wakes the driver, and arms the timer that notices a write without progress.

@@ -2,6 +2,7 @@
 
 use super::joining::Joining;
 use crate::ids::{CommandId, FeedId, Serial, SubscriptionKey};
+use crate::message::Interest;
 use crate::protocol::centrifuge::Encoding;
 use crate::protocol::plain;
 use slab::Slab;
@@ -26,7 +27,7 @@ pub(crate) struct Session {
     /// Subscriptions that have not been given everything that was shown, in the order in which they are served.
     pub behind: VecDeque<SubscriptionKey>,
     /// The page that is being read for one of them.
-    pub reading: Option<(Serial, SubscriptionKey)>,
+    pub reading: Option<(Serial, SubscriptionKey, Interest)>,
     /// The number of publishes under way.
     pub outstanding: u32,
     /// Raised each time a publish ends with error 100.
@@ -157,6 +158,8 @@ pub(crate) struct Call {
     /// The subscription that the command is about. `None` if there is none, or if it is gone.
     pub key: Option<SubscriptionKey>,
     pub kind: CallKind,
+    /// In the reader's answer, if the reader was asked.
+    pub _interest: Option<Interest>,
 }
 
 #[derive(Debug)]
@@ -185,9 +188,10 @@ pub(crate) enum CallKind {
 }
 
 impl CallKind {
-    /// Whether the call reads from the store.
+    /// Whether the call reads from the store, or who is in a channel.
     pub fn is_read(&self) -> bool {
-        matches!(self, CallKind::History { .. } | CallKind::Read | CallKind::ReadNumber { .. } | CallKind::Rooms { .. })
+        use CallKind::{History, Presence, Read, ReadNumber, Rooms};
+        matches!(self, History { .. } | Presence { .. } | Read | ReadNumber { .. } | Rooms { .. })
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::context::Context;
 use crate::ids::Slot;
 use std::collections::HashMap;
-use uproar_model::fairness::Bucket;
+use uproar_model::fairness::{Bucket, Rate};
 use uproar_model::{Revocation, UserId};
 
 /// How often users without connections are forgotten.
@@ -20,6 +20,8 @@ pub(crate) struct Users {
 struct UserState {
     slots: Vec<Slot>,
     publishes: Option<Bucket>,
+    /// Questions about presence.
+    presences: Option<Bucket>,
 }
 
 impl Users {
@@ -59,6 +61,14 @@ impl Users {
         state.publishes.get_or_insert_with(|| Bucket::full(rate, cx.now.ms)).take(rate, cx.now.ms)
     }
 
+    /// Takes one question about presence out of the user's allowance. False: the allowance is used up.
+    #[must_use]
+    pub fn take_presence(&mut self, cx: &Context, user: UserId) -> bool {
+        let rate = cx.limits().presence_rate();
+        let state = self.users.entry(user).or_default();
+        state.presences.get_or_insert_with(|| Bucket::full(rate, cx.now.ms)).take(rate, cx.now.ms)
+    }
+
     // ── revoked tokens ──────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Whether a token of this user is revoked.
@@ -79,11 +89,15 @@ impl Users {
             return;
         }
         self.swept_ms = cx.now.ms;
-        let rate = cx.limits().publish_rate();
+        let (publishes, presences) = (cx.limits().publish_rate(), cx.limits().presence_rate());
         self.users.retain(|_, state| {
-            let is_full = |bucket: &mut Bucket| rate.is_none_or(|rate| bucket.is_full(rate, cx.now.ms));
-            let mut is_allowance_full = || state.publishes.as_mut().is_none_or(is_full);
-            !state.slots.is_empty() || !is_allowance_full()
+            let is_full = |bucket: &mut Option<Bucket>, rate: Option<Rate>| match (bucket, rate) {
+                (Some(bucket), Some(rate)) => bucket.is_full(rate, cx.now.ms),
+                _ => true,
+            };
+            !state.slots.is_empty()
+                || !is_full(&mut state.publishes, publishes)
+                || !is_full(&mut state.presences, Some(presences))
         });
         let kept_ms = cx.config.revocations_kept_ms;
         self.revoked.retain(|_, revocation| cx.now.unix_ms < revocation.at.saturating_add(kept_ms));

@@ -8,7 +8,8 @@ use crate::connections::Connections;
 use crate::context::Context;
 use crate::host::Host;
 use crate::ids::{Slot, SubscriptionKey};
-use crate::message::{Channel, Requester, StoreRequest};
+use crate::message::{Asker, Channel, Interest, Party, Requester, StoreRequest};
+use crate::mutation::{self, Mutation};
 use crate::protocol::{CloseReason, Entry, Frames};
 use uproar_model::{Offset, Page, PageRequest};
 
@@ -30,7 +31,7 @@ impl Feeds {
         loop {
             let connection = &mut connections[slot];
             let session = connection.session_mut()?;
-            let (Some(&key), None) = (session.behind.front(), session.reading) else { return None };
+            let (Some(&key), None) = (session.behind.front(), &session.reading) else { return None };
             let (feed_id, index) = session.joined(key)?;
             if connection.outbound.bytes() >= page_bytes {
                 // Called again when some of the queue has been written.
@@ -67,12 +68,15 @@ impl Feeds {
                 return Some(CloseReason::INSUFFICIENT_STATE);
             };
             let request = page_request(cx, cursor, position);
-            let serial = connections[slot].session_mut()?.next_serial();
+            let session = connections[slot].session_mut()?;
+            let (serial, interest) = (session.next_serial(), Interest::default());
+            let asker = Asker::new(Party::User(session.user.id), &interest);
             let requester = Requester::CatchUp(connections.caller(slot, serial));
-            if !cx.messenger.read(requester, StoreRequest::Page { room, request }, host) {
+            if !cx.messenger.read(requester, asker, StoreRequest::Page { room, request }, host) {
                 connections.arm_timer(slot, cx.now.ms + CREDIT_RETRY_MS);
             } else if let Some(session) = connections[slot].session_mut() {
-                session.reading = Some((serial, key));
+                let kept = if mutation::active(Mutation::LosesInterest) { Interest::default() } else { interest };
+                session.reading = Some((serial, key, kept));
             }
             return None;
         }

@@ -132,7 +132,7 @@ impl Feeds {
             let is_full = connection.outbound.bytes() > limit_bytes || subscriber.cursor < feed.position && is_in_ring;
             // A reader that had kept up is not at fault when one turn brings more than its queue holds: it gets the
             // rest as it reads. A reader whose queue was half full already is too slow.
-            if is_full && before >= limit_bytes / 2 || meter.outbound_bytes.get() > limits.shard_outbound_limit_bytes {
+            if is_full && before >= limit_bytes / 2 {
                 to_close.push((subscriber.slot, CloseReason::SLOW));
                 continue;
             }

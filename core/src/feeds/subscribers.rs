@@ -95,7 +95,7 @@ impl Feeds {
         let Some(session) = connections[slot].session_mut() else { return };
         let Some(subscription) = session.subscriptions.try_remove(key.index()) else { return };
         session.behind.retain(|behind| *behind != key);
-        session.reading.take_if(|(_, of)| *of == key);
+        session.reading.take_if(|(_, of, _)| *of == key);
         let user = session.user.clone();
         if let Some(client) = session.client_mut() {
             client.calls.iter_mut().filter(|call| call.key == Some(key)).for_each(|call| call.key = None);

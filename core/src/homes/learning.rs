@@ -6,7 +6,7 @@ use super::{Homes, READ_RETRY_MS};
 use crate::context::Context;
 use crate::host::Host;
 use crate::message::{
-    Append, AttachOutcome, Channel, CheckOutcome, JoinRequest, LaneAnswer, Message, OutcomeUnknown, Requester,
+    Append, Asker, AttachOutcome, Channel, CheckOutcome, JoinRequest, LaneAnswer, Message, OutcomeUnknown, Requester,
     StoreReply, StoreRequest,
 };
 use crate::mutation::{self, Mutation};
@@ -105,7 +105,7 @@ impl Homes {
         } else {
             (Requester::Load(room), StoreRequest::Head { room })
         };
-        if cx.now.ms >= home.read_after_ms && cx.messenger.read(requester, request, host) {
+        if cx.now.ms >= home.read_after_ms && cx.messenger.read(requester, Asker::home(room), request, host) {
             home.is_reading = true;
         } else {
             Self::mark_stalled(&mut self.stalled, channel, home);
@@ -189,7 +189,7 @@ impl Homes {
             let home = self.homes.get_mut(&Channel::Room(room));
             // A home that was dropped and loaded again has another entry.
             let Some(home) = home.filter(|home| home.check_ms == due_ms) else { continue };
-            if !cx.messenger.read(Requester::Head(room), StoreRequest::Head { room }, host) {
+            if !cx.messenger.read(Requester::Head(room), Asker::home(room), StoreRequest::Head { room }, host) {
                 self.head_checks.push_front((due_ms, room));
                 self.checks_rest_until_ms = cx.now.ms + READ_RETRY_MS;
                 return;
@@ -207,7 +207,8 @@ impl Homes {
 
     /// A shard asks for a room's head, because a client claims an offset above the shard's position.
     pub fn on_check(&self, cx: &mut Context, room: RoomId, request: JoinRequest, host: &mut impl Host) {
-        if !cx.messenger.read(Requester::Check(room, request), StoreRequest::Head { room }, host) {
+        let requester = Requester::Check(room, request);
+        if !cx.messenger.read(requester, Asker::home(room), StoreRequest::Head { room }, host) {
             Self::answer_check(cx, request, CheckOutcome::Failed, host);
         }
     }

@@ -6,7 +6,7 @@ use crate::context::Context;
 use crate::host::Host;
 use crate::ids::Slot;
 use crate::message::{Channel, Endpoint, Ephemeral, Message, PresenceChange, PresenceReply};
-use crate::protocol::centrifuge::ClientInfo;
+use crate::protocol::centrifuge::{ClientInfo, PresenceList};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use uproar_model::{User, UserId};
@@ -24,6 +24,8 @@ pub(super) struct Presence {
     announced: u64,
     announce_after_ms: u64,
     is_announcement_due: bool,
+    /// The latest answer to `presence`, until somebody comes or goes.
+    list: Option<Arc<PresenceList>>,
 }
 
 #[derive(Debug)]
@@ -35,6 +37,7 @@ struct Client {
 impl Presence {
     /// Returns whether a client came that was not here, or one that was here left.
     fn apply(&mut self, shard: u16, change: &PresenceChange) -> bool {
+        self.list = None;
         let key = (shard, change.slot, change.generation);
         let new = change.is_here.then(|| Client { user: change.user.clone(), listens: change.listens });
         if let Some(client) = &new {
@@ -63,6 +66,7 @@ impl Presence {
 
     /// A shard has no subscribers any more, or reports them from the start.
     pub fn forget_shard(&mut self, shard: u16) {
+        self.list = None;
         let keys: Vec<_> =
             self.clients.range((shard, Slot(0), 0)..=(shard, Slot(u32::MAX), u32::MAX)).map(|(key, _)| *key).collect();
         for key in keys {
@@ -71,6 +75,22 @@ impl Presence {
             }
         }
     }
+}
+
+/// As many of the clients as one answer holds.
+fn list_of(cx: &Context, clients: &BTreeMap<(u16, Slot, u32), Client>) -> PresenceList {
+    let limit_bytes = (cx.limits().outbound_message_limit_bytes / 2) as usize;
+    let mut listed = Vec::new();
+    let mut bytes = 0;
+    for ((shard, slot, generation), client) in clients.iter().take(cx.limits().presence_limit as usize) {
+        let id = cx.client_id(*shard, *slot, *generation);
+        bytes += 96 + 2 * id.len() + 6 * client.user.username.len();
+        if bytes > limit_bytes {
+            break;
+        }
+        listed.push(ClientInfo { user: client.user.clone(), client: id });
+    }
+    PresenceList::new(listed)
 }
 
 impl Homes {
@@ -137,27 +157,14 @@ impl Homes {
         }
     }
 
-    pub fn presence(&self, cx: &Context, channel: &Channel, wants_clients: bool) -> PresenceReply {
-        let Some(home) = self.homes.get(channel) else { return PresenceReply::default() };
-        let presence = &home.presence;
-        let mut clients = Vec::new();
-        if wants_clients {
-            let limit_bytes = (cx.limits().outbound_message_limit_bytes / 2) as usize;
-            let mut bytes = 0;
-            for ((shard, slot, generation), client) in presence.clients.iter().take(cx.limits().presence_limit as usize)
-            {
-                let id = cx.client_id(*shard, *slot, *generation);
-                bytes += 96 + 2 * id.len() + 6 * client.user.username.len();
-                if bytes > limit_bytes {
-                    break;
-                }
-                clients.push(ClientInfo { user: client.user.clone(), client: id });
-            }
-        }
+    pub fn presence(&mut self, cx: &Context, channel: &Channel, wants_clients: bool) -> PresenceReply {
+        let Some(home) = self.homes.get_mut(channel) else { return PresenceReply::default() };
+        let Presence { clients, users, list, .. } = &mut home.presence;
+        let list = wants_clients.then(|| Arc::clone(list.get_or_insert_with(|| Arc::new(list_of(cx, clients)))));
         PresenceReply {
-            num_clients: u32::try_from(presence.clients.len()).unwrap_or(u32::MAX),
-            num_users: u32::try_from(presence.users.len()).unwrap_or(u32::MAX),
-            clients,
+            num_clients: u32::try_from(clients.len()).unwrap_or(u32::MAX),
+            num_users: u32::try_from(users.len()).unwrap_or(u32::MAX),
+            list,
         }
     }
 

@@ -8,9 +8,10 @@ use crate::connections::{Call, CallKind, SubscriptionState, expiry_ms};
 use crate::host::Host;
 use crate::ids::{CommandId, Serial, Slot, SubscriptionKey};
 use crate::message::{
-    Caller, Channel, Endpoint, Found, Message, PresenceReply, Requester, StoreReply, StoreRequest, UserEvent,
+    Asker, Caller, Channel, Endpoint, Found, Interest, Message, Party, PresenceReply, Requester, StoreReply,
+    StoreRequest, UserEvent,
 };
-use crate::protocol::centrifuge::{EncodedPublications, History, Reply, methods};
+use crate::protocol::centrifuge::{EncodedPublications, History, PresenceList, Reply, methods};
 use crate::protocol::{self, CloseReason, Entry, ProtocolError};
 use crate::shard::Shard;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ impl Shard {
         command: CommandContext,
         key: Option<SubscriptionKey>,
         kind: CallKind,
+        interest: Option<Interest>,
     ) -> Result<Caller, ProtocolError> {
         let CommandContext { slot, id, arrival } = command;
         let limit = self.cx.limits().pending_commands_limit as usize;
@@ -40,7 +42,8 @@ impl Shard {
             return Err(ProtocolError::new(protocol::INTERNAL, text));
         }
         let is_history = matches!(kind, CallKind::History { .. });
-        client.calls.push(Call { serial, command: id, arrival, deadline_ms: Some(deadline_ms), key, kind });
+        let deadline = Some(deadline_ms);
+        client.calls.push(Call { serial, command: id, arrival, deadline_ms: deadline, key, kind, _interest: interest });
         if let Some(subscription) = key.filter(|_| is_history).and_then(|key| session.subscription_mut(key)) {
             subscription.reading += 1;
         }
@@ -70,8 +73,11 @@ impl Shard {
         request: StoreRequest,
         host: &mut impl Host,
     ) -> Answered {
-        let caller = self.begin_call(command, key, kind)?;
-        if self.cx.messenger.read(Requester::Call(caller), request, host) {
+        let Some(session) = self.connections[command.slot].session() else { return Ok(()) };
+        let interest = Interest::default();
+        let asker = Asker::new(Party::User(session.user.id), &interest);
+        let caller = self.begin_call(command, key, kind, Some(interest))?;
+        if self.cx.messenger.read(Requester::Call(caller), asker, request, host) {
             return Ok(());
         }
         self.end_call(command.slot, caller.serial);
@@ -180,6 +186,7 @@ impl Shard {
         host: &mut impl Host,
     ) -> Answered {
         let (key, feed_id) = self.joined(command.slot, channel)?;
+        self.take_presence(command.slot)?;
         // The home must know of everybody who came before.
         if !self.feeds.report_presence_of(&mut self.cx, feed_id, host) {
             return Err(Denied::Overloaded.error());
@@ -189,10 +196,22 @@ impl Shard {
         if !self.cx.messenger.can_call(home) {
             return Err(Denied::Overloaded.error());
         }
-        let caller = self.begin_call(command, Some(key), CallKind::Presence { wants_clients })?;
+        let caller = self.begin_call(command, Some(key), CallKind::Presence { wants_clients }, None)?;
         let is_sent = self.cx.messenger.call(home, Message::GetPresence { channel, caller, wants_clients }, host);
         debug_assert!(is_sent, "there was a credit");
         Ok(())
+    }
+
+    /// Takes one question about presence out of the user's allowance.
+    fn take_presence(&mut self, slot: Slot) -> Answered {
+        let Some(session) = self.connections[slot].session() else { return Ok(()) };
+        if self.connections.users.take_presence(&self.cx, session.user.id) {
+            return Ok(());
+        }
+        let rate = self.cx.limits().presence_rate_per_second;
+        let text =
+            format!("more than {rate} questions about presence per second; slow down (presence_rate_per_second)");
+        Err(ProtocolError::new(protocol::TOO_MANY_REQUESTS, text))
     }
 
     /// The home has answered who is in the channel.
@@ -201,9 +220,10 @@ impl Shard {
             return;
         }
         let Some(call) = self.end_call(caller.slot, caller.serial) else { return };
-        let PresenceReply { num_clients, num_users, ref clients } = *answer;
+        let PresenceReply { num_clients, num_users, ref list } = *answer;
+        let nobody = PresenceList::default();
         let reply = match call.kind {
-            CallKind::Presence { wants_clients: true } => Reply::Presence { clients },
+            CallKind::Presence { wants_clients: true } => Reply::Presence { list: list.as_deref().unwrap_or(&nobody) },
             _ => Reply::PresenceStats { num_clients, num_users },
         };
         self.reply(caller.slot, call.command, reply);

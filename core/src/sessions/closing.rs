@@ -2,7 +2,7 @@
 //! room, lost, revoked. `connections/connection.rs` explains the words.
 
 use crate::buffer::Slice;
-use crate::connections::{Phase, Then};
+use crate::connections::{Phase, Shortage, Then};
 use crate::feeds::ToClose;
 use crate::host::{Host, Refused};
 use crate::ids::{FeedId, Serial, Slot, SubscriptionKey};
@@ -19,6 +19,14 @@ use uproar_model::{Revocation, UserId};
 /// While the server stops, how long a connection stays open after its last publish was answered: the publication itself
 /// may still be on its way from another shard.
 const LEAVING_MS: u64 = 20;
+
+/// How long after closing connections for lack of memory others may be closed for it: the driver needs a turn or two to
+/// let go of what they held. To find out whether one user holds too much, it takes longer, because that is less urgent.
+const RELIEF_INTERVAL_MS: u64 = 2;
+const USER_RELIEF_INTERVAL_MS: u64 = 200;
+
+/// A connection that is closed for lack of memory may keep this much until it has been told why.
+const KEPT_LIMIT_BYTES: u64 = 16 * 1024;
 
 impl Shard {
     // ── closing ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -124,6 +132,64 @@ impl Shard {
             self.unsubscribe(slot, SubscriptionKey(key as u32));
         }
         self.connections.users.remove_connection(user, slot);
+    }
+
+    // ── memory ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// The driver holds this much for a message that has not arrived completely.
+    pub(crate) fn on_unfinished(&mut self, slot: Slot, bytes: u32, host: &mut impl Host) {
+        let now_ms = self.cx.now.ms;
+        let has_begun = self.connections[slot].unfinished_bytes == 0;
+        self.connections.set_unfinished(&self.cx, slot, bytes);
+        if has_begun {
+            self.connections[slot].unfinished_ms = now_ms;
+            self.connections.arm_timer(slot, now_ms + self.cx.limits().message_timeout_ms);
+        }
+        let shortage = self.shortage_of_inbound();
+        if shortage.is_near() {
+            self.end_shortage(&shortage, host);
+        }
+    }
+
+    fn shortage_of_inbound(&self) -> Shortage {
+        let limits = self.cx.limits();
+        Shortage {
+            held: self.cx.meter.unfinished_bytes.get(),
+            limit: limits.shard_unfinished_limit_bytes,
+            user_limit: limits.user_unfinished_limit_bytes,
+            of: |connection| connection.unfinished_bytes.into(),
+        }
+    }
+
+    /// If too much waits to be written on this shard, closes the connections that hold the most of it. Called once in a
+    /// turn, because what an aborted connection holds is free only when the driver has let go of it.
+    pub(crate) fn relieve(&mut self, host: &mut impl Host) {
+        let limits = self.cx.limits();
+        let shortage = Shortage {
+            held: self.cx.meter.outbound_bytes.get(),
+            limit: limits.shard_outbound_limit_bytes,
+            user_limit: limits.user_outbound_limit_bytes,
+            of: |connection| connection.outbound.bytes(),
+        };
+        if shortage.is_near() {
+            self.end_shortage(&shortage, host);
+        }
+    }
+
+    fn end_shortage(&mut self, shortage: &Shortage, host: &mut impl Host) {
+        let now_ms = self.cx.now.ms;
+        let rest_ms = if shortage.is_acute() { RELIEF_INTERVAL_MS } else { USER_RELIEF_INTERVAL_MS };
+        if now_ms < self.relieved_ms + rest_ms {
+            return;
+        }
+        self.relieved_ms = now_ms;
+        for slot in self.connections.to_close_in(shortage) {
+            self.close(slot, CloseReason::SLOW, host);
+            // What is in flight would stay until the client reads it or its time is over.
+            if (shortage.of)(&self.connections[slot]) > KEPT_LIMIT_BYTES {
+                self.abort(slot, host);
+            }
+        }
     }
 
     // ── subscriptions ───────────────────────────────────────────────────────────────────────────────────────────────

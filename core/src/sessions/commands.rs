@@ -159,7 +159,7 @@ impl Shard {
     }
 
     /// Whether a command has to wait for an earlier one of its connection. Commands on one channel take effect in the
-    /// order sent, and a connection has one read from the store under way at a time.
+    /// order sent, and a connection has one read (from the store, or of who is in a channel) under way at a time.
     fn must_wait(&self, slot: Slot, request: &Request<'_>, call: Option<&methods::RpcCall<'_>>) -> bool {
         use methods::RpcCall;
         let Some(session) = self.connections[slot].session() else { return false };
@@ -167,7 +167,7 @@ impl Shard {
             (Request::Subscribe(subscribe), _) => (Some(&*subscribe.channel), Effect::Other),
             (Request::Unsubscribe { channel }, _) => (Some(&**channel), Effect::Other),
             (Request::Presence { channel } | Request::PresenceStats { channel }, _) => {
-                (Some(&**channel), Effect::Other)
+                (Some(&**channel), Effect::Reads)
             }
             (Request::Publish { channel, .. }, _) => (Some(&**channel), Effect::Publishes),
             (Request::History(history), _) => (Some(&*history.channel), Effect::Reads),

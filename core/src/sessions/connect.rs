@@ -4,7 +4,7 @@ use super::joining::Denied;
 use crate::connections::{Arrival, Authenticating, Client, Connecting, Dialect, Phase, Session, Then};
 use crate::host::{Host, Now};
 use crate::ids::{CommandId, Serial, Slot};
-use crate::message::{Caller, Requester, StoreReply, StoreRequest};
+use crate::message::{Asker, Caller, Interest, Party, Requester, StoreReply, StoreRequest};
 use crate::protocol::centrifuge::{self, Command, Connect, Reply, Request};
 use crate::protocol::{self, CloseReason, ProtocolError};
 use crate::shard::Shard;
@@ -70,7 +70,9 @@ impl Shard {
         // Nothing else has been asked for this connection.
         let serial = Serial(1);
         let requester = Requester::Connect(self.connections.caller(slot, serial));
-        if !self.cx.messenger.read(requester, StoreRequest::User { username }, host) {
+        let interest = Interest::default();
+        let asker = Asker::new(Party::Name(Arc::clone(&username)), &interest);
+        if !self.cx.messenger.read(requester, asker, StoreRequest::User { username }, host) {
             return self.refuse_connect(slot, id, &Denied::Overloaded.error(), host);
         }
         let deadline_ms = self.cx.now.ms + self.cx.limits().command_deadline_ms;
@@ -78,7 +80,7 @@ impl Shard {
         if let Phase::Connecting(connecting) = &mut self.connections[slot].phase {
             let rest = rest.to_vec();
             connecting.authenticating =
-                Some(Authenticating { command: id, claims, serial, arrival, deadline_ms, rest });
+                Some(Authenticating { command: id, claims, serial, arrival, deadline_ms, _interest: interest, rest });
         }
         self.connections.arm_timer(slot, deadline_ms);
     }

@@ -6,12 +6,13 @@ use crate::feeds::Attached;
 use crate::host::Host;
 use crate::ids::{FeedId, Slot};
 use crate::message::{
-    AttachOutcome, Channel, CheckOutcome, Endpoint, JoinRequest, Joiner, Message, Requester, StoreReply, StoreRequest,
-    UserEvent,
+    Asker, AttachOutcome, Channel, CheckOutcome, Endpoint, Interest, JoinRequest, Joiner, Message, Party, Requester,
+    StoreReply, StoreRequest, UserEvent,
 };
 use crate::protocol::{self, ProtocolError};
 use crate::shard::Shard;
 use crate::websocket::Refusal;
+use std::sync::Arc;
 use uproar_model::{JoinError, TokenError, User};
 
 /// The longest name of a `live:` channel, without the prefix, in bytes.
@@ -112,7 +113,13 @@ impl Shard {
     /// Asks the store's reader.
     pub(super) fn read_for_join(&mut self, slot: Slot, joiner: Joiner, request: StoreRequest, host: &mut impl Host) {
         let Some(join) = self.next_request(slot, joiner) else { return };
-        if !self.cx.messenger.read(Requester::Join(join), request, host) {
+        let party = match &request {
+            StoreRequest::User { username } => Some(Party::Name(Arc::clone(username))),
+            _ => self.user_of(slot).map(|user| Party::User(user.id)),
+        };
+        let (Some(party), Some(joining)) = (party, self.joining_mut(slot, joiner)) else { return };
+        let asker = Asker::new(party, joining.interest.insert(Interest::default()));
+        if !self.cx.messenger.read(Requester::Join(join), asker, request, host) {
             self.deny(slot, joiner, Denied::Overloaded, host);
         }
     }

@@ -119,7 +119,8 @@ impl Shard {
         let serial = self.append(slot, key, &message_id, publish, arrival, host)?;
         let kind = if is_rpc { CallKind::RpcPublish { room } } else { CallKind::Publish { room } };
         if let Some(client) = self.connections[slot].client_mut() {
-            client.calls.push(Call { serial, command: id, arrival, deadline_ms: None, key: Some(key), kind });
+            let call = Call { serial, command: id, arrival, deadline_ms: None, key: Some(key), kind, _interest: None };
+            client.calls.push(call);
         }
         Ok(())
     }

@@ -72,6 +72,17 @@ impl Shard {
                         connection.ping_ms = connection.ping_ms.max(now.ms + 1);
                     }
                 }
+                if connection.unfinished_bytes > 0 {
+                    // While the connection is not read, nothing can arrive.
+                    if connection.is_paused {
+                        connection.unfinished_ms = now.ms;
+                    }
+                    let until = connection.unfinished_ms + limits.message_timeout_ms;
+                    if now.ms >= until {
+                        return self.close(slot, CloseReason::SLOW, host);
+                    }
+                    next_ms = next_ms.min(until);
+                }
                 if let Some(pinged) = connection.pinged_ms {
                     if now.ms >= pinged + limits.pong_timeout_ms {
                         return self.close(slot, CloseReason::NO_PONG, host);

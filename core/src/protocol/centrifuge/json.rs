@@ -383,6 +383,18 @@ fn begin_message(out: &mut Vec<u8>) -> Object<'_> {
     Object::begin(out)
 }
 
+/// What follows the id in the reply to `presence`.
+pub(super) fn encode_presence(clients: &[ClientInfo]) -> Vec<u8> {
+    let mut out = br#""presence":{"presence":"#.to_vec();
+    let mut presence = Object::begin(&mut out);
+    for info in clients {
+        push_info(presence.key(&info.client), &info.user, &info.client);
+    }
+    presence.end();
+    out.push(b'}');
+    out
+}
+
 /// Appends a reply.
 pub fn push_reply(out: &mut Vec<u8>, id: u32, reply: Reply<'_>) {
     let mut message = begin_message(out);
@@ -434,14 +446,9 @@ pub fn push_reply(out: &mut Vec<u8>, id: u32, reply: Reply<'_>) {
             }
             result.end();
         }
-        Reply::Presence { clients } => {
-            let mut result = message.object("presence");
-            let mut presence = result.object("presence");
-            for info in clients {
-                push_info(presence.key(&info.client), &info.user, &info.client);
-            }
-            presence.end();
-            result.end();
+        Reply::Presence { list } => {
+            message.out.push(b',');
+            message.out.extend_from_slice(list.encoded(super::Encoding::Json));
         }
         Reply::PresenceStats { num_clients, num_users } => {
             let mut result = message.object("presence_stats");

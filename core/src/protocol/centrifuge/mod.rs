@@ -12,6 +12,7 @@ use crate::protocol::Entry;
 use crate::websocket::frame;
 use bytes::Bytes;
 use std::borrow::Cow;
+use std::sync::OnceLock;
 use uproar_model::{Offset, User};
 
 /// How commands, replies and pushes are encoded.
@@ -161,6 +162,32 @@ pub struct ClientInfo {
     pub client: String,
 }
 
+/// The clients in a channel, encoded once for everybody who asks for them.
+#[derive(Debug, Default)]
+pub struct PresenceList {
+    clients: Vec<ClientInfo>,
+    /// By [`Encoding`]: what follows the id in the reply.
+    encoded: [OnceLock<Vec<u8>>; 2],
+}
+
+impl PresenceList {
+    pub fn new(clients: Vec<ClientInfo>) -> PresenceList {
+        PresenceList { clients, encoded: Default::default() }
+    }
+
+    fn encoded(&self, encoding: Encoding) -> &[u8] {
+        let (cell, encode): (_, fn(&[ClientInfo]) -> Vec<u8>) = match encoding {
+            Encoding::Json => (&self.encoded[0], json::encode_presence),
+            Encoding::Protobuf => (&self.encoded[1], protobuf::encode_presence),
+        };
+        if cell.get().is_none() {
+            // `get_or_init` alone would make another shard wait that needs it at the same moment.
+            let _ = cell.set(encode(&self.clients));
+        }
+        cell.get_or_init(|| encode(&self.clients))
+    }
+}
+
 /// A reply to a command.
 #[derive(Debug)]
 pub enum Reply<'a> {
@@ -193,7 +220,7 @@ pub enum Reply<'a> {
         offset: Offset,
     },
     Presence {
-        clients: &'a [ClientInfo],
+        list: &'a PresenceList,
     },
     PresenceStats {
         num_clients: u32,

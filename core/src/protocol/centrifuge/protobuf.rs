@@ -153,6 +153,13 @@ fn push_message(out: &mut Vec<u8>, message: &proto::Reply) {
     debug_assert!(written.is_ok(), "a vector grows as needed");
 }
 
+/// What follows the id in the reply to `presence`.
+pub(super) fn encode_presence(clients: &[ClientInfo]) -> Vec<u8> {
+    let presence = clients.iter().map(|info| (info.client.clone(), client_info(&info.user, &info.client)));
+    let presence = Some(proto::PresenceResult { presence: presence.collect() });
+    proto::Reply { presence, ..Default::default() }.encode_to_vec()
+}
+
 /// Appends a reply.
 pub fn push_reply(out: &mut Vec<u8>, id: u32, reply: Reply<'_>) {
     let mut message = proto::Reply { id, ..Default::default() };
@@ -185,9 +192,13 @@ pub fn push_reply(out: &mut Vec<u8>, id: u32, reply: Reply<'_>) {
         }
         Reply::Unsubscribe => message.unsubscribe = Some(Default::default()),
         Reply::Publish { offset: _ } => message.publish = Some(Default::default()),
-        Reply::Presence { clients } => {
-            let presence = clients.iter().map(|info| (info.client.clone(), client_info(&info.user, &info.client)));
-            message.presence = Some(proto::PresenceResult { presence: presence.collect() });
+        Reply::Presence { list } => {
+            // The fields of a message may follow each other in any order, so the rest need not be encoded again.
+            let rest = list.encoded(super::Encoding::Protobuf);
+            let written = prost::encode_length_delimiter(message.encoded_len() + rest.len(), out);
+            let written = written.and_then(|()| message.encode(out));
+            debug_assert!(written.is_ok(), "a vector grows as needed");
+            return out.extend_from_slice(rest);
         }
         Reply::PresenceStats { num_clients, num_users } => {
             message.presence_stats = Some(proto::PresenceStatsResult { num_clients, num_users });

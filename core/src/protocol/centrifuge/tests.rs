@@ -716,17 +716,18 @@ fn history_and_presence_include_empty_values() {
     assert_eq!((publication.offset, publication.time, publication.info), (2, 1700, proto_ann("")));
     assert_eq!((result.publications.len(), result.epoch.as_str(), result.offset), (1, "e", 2));
 
-    assert_eq!(json_reply(Reply::Presence { clients: &[] }), r#"{"id":7,"presence":{"presence":{}}}"#);
-    let clients = [ann("c1"), ann("c2")];
+    let nobody = PresenceList::default();
+    assert_eq!(json_reply(Reply::Presence { list: &nobody }), r#"{"id":7,"presence":{"presence":{}}}"#);
+    let list = PresenceList::new(vec![ann("c1"), ann("c2")]);
     let info = |client| format!(r#""{client}":{{"user":"3","client":"{client}","conn_info":{{"username":"ann"}}}}"#);
     assert_eq!(
-        json_reply(Reply::Presence { clients: &clients }),
+        json_reply(Reply::Presence { list: &list }),
         format!(r#"{{"id":7,"presence":{{"presence":{{{},{}}}}}}}"#, info("c1"), info("c2"))
     );
-    let presence = binary_reply(Reply::Presence { clients: &clients }).presence.unwrap().presence;
+    let presence = binary_reply(Reply::Presence { list: &list }).presence.unwrap().presence;
     let expected = [("c1".into(), proto_ann("c1").unwrap()), ("c2".into(), proto_ann("c2").unwrap())];
     assert_eq!(presence, expected.into());
-    assert_eq!(binary_reply(Reply::Presence { clients: &[] }).presence, Some(Default::default()));
+    assert_eq!(binary_reply(Reply::Presence { list: &nobody }).presence, Some(Default::default()));
 
     let stats = |num_clients, num_users| Reply::PresenceStats { num_clients, num_users };
     assert_eq!(json_reply(stats(0, 0)), r#"{"id":7,"presence_stats":{"num_clients":0,"num_users":0}}"#);
@@ -804,7 +805,7 @@ fn replies_and_pushes_have_the_bytes_of_another_implementation() {
         (reply(Reply::Unsubscribe), "0408073a00"),
         (reply(Reply::Publish { offset: 9 }), "0408074200"),
         (
-            reply(Reply::Presence { clients: &[ann("c1")] }),
+            reply(Reply::Presence { list: &PresenceList::new(vec![ann("c1")]) }),
             "2708074a230a210a026331121b0a0133120263311a127b22757365726e616d65223a22616e6e227d",
         ),
         (reply(Reply::PresenceStats { num_clients: 3, num_users: 2 }), "080807520408031002"),

@@ -1,0 +1,279 @@
+//! The requests that wait for the reader: a queue per user for each kind of query, served in turn.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::sync::Arc;
+use uproar_core::message::{Asker, Endpoint, Party, Requester, StoreReply, StoreRequest};
+use uproar_model::fairness::{FairQueue, QueueFull};
+use uproar_model::{RoomId, UserId};
+use uproar_store::PageRequest;
+
+/// Requests of one kind that may wait, of one user and of all together. More are answered immediately that they failed.
+/// The credits of the shards bound them too.
+const USER_LIMIT: usize = 1_024;
+const LIMIT: usize = 65_536;
+
+/// Where a reply goes.
+pub(super) type ReplyTo = (Endpoint, Requester);
+
+/// A request, who made it, and where the reply goes.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub reply_to: ReplyTo,
+    pub asker: Asker,
+    pub request: StoreRequest,
+}
+
+/// The kinds of queries. Each has places of its own among those that run at the same time, so that many of one kind do
+/// not keep another one waiting. Requests that find no place wait, and share queries with those that arrive later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Admit,
+    User,
+    Heads,
+    Markers,
+    Page,
+    Rooms,
+}
+
+impl Kind {
+    /// What lets people in comes first.
+    pub const ALL: [Kind; 6] = [Kind::Admit, Kind::User, Kind::Heads, Kind::Markers, Kind::Page, Kind::Rooms];
+
+    /// How many queries of this kind run at the same time. Those that answer many requests at once need few.
+    pub fn places(self) -> usize {
+        match self {
+            Kind::Admit => 3,
+            Kind::User | Kind::Heads | Kind::Rooms => 2,
+            Kind::Markers => 1,
+            Kind::Page => 6,
+        }
+    }
+}
+
+/// What a query for a user's rooms needs: the user, the name after which the page begins, its length.
+type RoomsQuery = (UserId, Option<String>, usize, ReplyTo);
+
+#[derive(Debug)]
+pub(super) struct Waiting {
+    admissions: FairQueue<Party, (String, UserId, ReplyTo, Asker)>,
+    /// Of homes, whose number is bounded by that of the rooms in use. All of them fit into few queries.
+    heads: VecDeque<(RoomId, ReplyTo)>,
+    users: Shared<Arc<str>>,
+    pages: Shared<(RoomId, PageRequest)>,
+    rooms: FairQueue<Party, (UserId, Option<String>, usize, ReplyTo, Asker)>,
+    /// Whose requests were dropped because nobody waited for the answer.
+    pub unwanted: Vec<Endpoint>,
+}
+
+impl Waiting {
+    pub fn new() -> Waiting {
+        Waiting {
+            admissions: FairQueue::new(LIMIT, USER_LIMIT),
+            heads: VecDeque::new(),
+            users: Shared::new(),
+            pages: Shared::new(),
+            rooms: FairQueue::new(LIMIT, USER_LIMIT),
+            unwanted: Vec::new(),
+        }
+    }
+
+    /// Adds a request. One that finds no room, or is displaced by this one, is answered in `replies`.
+    pub fn add(&mut self, asked: Asked, replies: &mut Vec<(ReplyTo, StoreReply)>) {
+        let Asked { reply_to, asker, request } = asked;
+        let party = asker.party.clone();
+        let unwanted = &mut self.unwanted;
+        let refused = match request {
+            StoreRequest::Admit { room, user } => {
+                let waits = |(.., reply_to, asker): &(_, _, ReplyTo, Asker)| waits(reply_to, asker, unwanted);
+                push(&mut self.admissions, party, (room, user, reply_to, asker), waits).map(|(.., to, _)| vec![to])
+            }
+            StoreRequest::Rooms { user, after, limit } => {
+                let waits = |(.., reply_to, asker): &(_, _, _, ReplyTo, Asker)| waits(reply_to, asker, unwanted);
+                push(&mut self.rooms, party, (user, after, limit, reply_to, asker), waits).map(|(.., to, _)| vec![to])
+            }
+            StoreRequest::Head { room } => {
+                self.heads.push_back((room, reply_to));
+                None
+            }
+            StoreRequest::Page { room, request } => self.pages.add(party, (room, request), (reply_to, asker), unwanted),
+            StoreRequest::User { username } => self.users.add(party, username, (reply_to, asker), unwanted),
+            StoreRequest::MarkRead { .. } => {
+                debug_assert!(false, "these go to the markers");
+                Some(vec![reply_to])
+            }
+        };
+        replies.extend(refused.into_iter().flatten().map(|reply_to| (reply_to, StoreReply::Failed)));
+    }
+
+    /// The next request for admission: a room's name and a user.
+    pub fn next_admission(&mut self) -> Option<(String, UserId, ReplyTo)> {
+        while let Some((_, (room, user, reply_to, asker))) = self.admissions.pop() {
+            if waits(&reply_to, &asker, &mut self.unwanted) {
+                return Some((room, user, reply_to));
+            }
+        }
+        None
+    }
+
+    /// The next requests for heads.
+    pub fn take_heads(&mut self, limit: usize) -> Vec<(RoomId, ReplyTo)> {
+        self.heads.drain(..limit.min(self.heads.len())).collect()
+    }
+
+    /// The next name to look up, and everybody who asks for it.
+    pub fn next_user(&mut self) -> Option<(Arc<str>, Vec<ReplyTo>)> {
+        self.users.next(&mut self.unwanted)
+    }
+
+    /// The next page, and everybody who asks for it.
+    pub fn next_page(&mut self) -> Option<((RoomId, PageRequest), Vec<ReplyTo>)> {
+        self.pages.next(&mut self.unwanted)
+    }
+
+    /// The next request for a user's rooms.
+    pub fn next_rooms(&mut self) -> Option<RoomsQuery> {
+        while let Some((_, (user, after, limit, reply_to, asker))) = self.rooms.pop() {
+            if waits(&reply_to, &asker, &mut self.unwanted) {
+                return Some((user, after, limit, reply_to));
+            }
+        }
+        None
+    }
+}
+
+/// Whether somebody waits for the answer to a request. If not, its credit goes back without one.
+fn waits(reply_to: &ReplyTo, asker: &Asker, unwanted: &mut Vec<Endpoint>) -> bool {
+    let waits = asker.is_waiting();
+    if !waits {
+        unwanted.push(reply_to.0);
+    }
+    waits
+}
+
+/// Queues an item. Returns the one for which there is no room: this one, or another one that had to give way. Before
+/// anything is refused, what nobody waits for is removed.
+fn push<T>(queue: &mut FairQueue<Party, T>, party: Party, item: T, mut waits: impl FnMut(&T) -> bool) -> Option<T> {
+    if queue.len() >= LIMIT || queue.len_of(&party) >= USER_LIMIT {
+        queue.retain(|_, item| waits(item));
+    }
+    match queue.push(party, item) {
+        Ok(displaced) => displaced.map(|(_, item)| item),
+        Err(QueueFull::OfKey(item) | QueueFull::OfAll(item)) => Some(item),
+    }
+}
+
+/// Questions that may be asked by several at once, and are then answered once.
+#[derive(Debug)]
+struct Shared<Q> {
+    /// In the queue of whoever asked first.
+    queue: FairQueue<Party, Q>,
+    askers: HashMap<Q, Vec<(ReplyTo, Asker)>>,
+}
+
+impl<Q: Clone + Eq + Hash> Shared<Q> {
+    fn new() -> Shared<Q> {
+        Shared { queue: FairQueue::new(LIMIT, USER_LIMIT), askers: HashMap::new() }
+    }
+
+    /// Returns who must be answered that they failed, if there is no room.
+    fn add(
+        &mut self,
+        party: Party,
+        question: Q,
+        asker: (ReplyTo, Asker),
+        unwanted: &mut Vec<Endpoint>,
+    ) -> Option<Vec<ReplyTo>> {
+        let askers = self.askers.entry(question.clone()).or_default();
+        askers.push(asker);
+        if askers.len() > 1 {
+            return None;
+        }
+        let all = &mut self.askers;
+        let is_wanted = |question: &Q| {
+            let is_wanted = all.get(question).is_some_and(|askers| askers.iter().any(|(_, asker)| asker.is_waiting()));
+            if !is_wanted {
+                unwanted.extend(all.remove(question).into_iter().flatten().map(|((to, _), _)| to));
+            }
+            is_wanted
+        };
+        let refused = push(&mut self.queue, party, question, is_wanted)?;
+        Some(self.askers.remove(&refused)?.into_iter().map(|(reply_to, _)| reply_to).collect())
+    }
+
+    /// The next question that somebody waits for, and all who ask it.
+    fn next(&mut self, unwanted: &mut Vec<Endpoint>) -> Option<(Q, Vec<ReplyTo>)> {
+        while let Some((_, question)) = self.queue.pop() {
+            let askers = self.askers.remove(&question).unwrap_or_default();
+            let waiting = askers.into_iter().filter(|(reply_to, asker)| waits(reply_to, asker, unwanted));
+            let reply_to: Vec<_> = waiting.map(|(reply_to, _)| reply_to).collect();
+            if !reply_to.is_empty() {
+                return Some((question, reply_to));
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uproar_core::message::{Caller, Interest};
+    use uproar_core::{Serial, Slot};
+
+    fn asked(user: i64, serial: u32, interest: &Interest, request: StoreRequest) -> Asked {
+        let endpoint = Endpoint::Shard(0);
+        let requester = Requester::Call(Caller { endpoint, slot: Slot(0), generation: 0, serial: Serial(serial) });
+        Asked { reply_to: (endpoint, requester), asker: Asker::new(Party::User(UserId(user)), interest), request }
+    }
+
+    fn rooms(user: i64) -> StoreRequest {
+        StoreRequest::Rooms { user: UserId(user), after: None, limit: 100 }
+    }
+
+    #[test]
+    fn a_user_waits_for_one_request_of_each_other_user() {
+        let (mut waiting, interest, mut replies) = (Waiting::new(), Interest::default(), Vec::new());
+        for serial in 0..100 {
+            waiting.add(asked(1, serial, &interest, rooms(1)), &mut replies);
+        }
+        waiting.add(asked(2, 100, &interest, rooms(2)), &mut replies);
+        let served: Vec<_> = (0..3).map(|_| waiting.next_rooms().unwrap().0.0).collect();
+        assert_eq!(served, [1, 2, 1]);
+        assert!(replies.is_empty());
+    }
+
+    #[test]
+    fn requests_of_those_who_have_gone_are_not_served() {
+        let (mut waiting, mut replies) = (Waiting::new(), Vec::new());
+        let (gone, here) = (Interest::default(), Interest::default());
+        let page = |from| {
+            let request = PageRequest { from, ascending: true, up_to: 9, items_limit: 9, bytes_limit: 9 };
+            StoreRequest::Page { room: RoomId(7), request }
+        };
+        for serial in 0..100 {
+            waiting.add(asked(1, serial, &gone, page(serial.into())), &mut replies);
+        }
+        // The same page as one of those, which is read for this one.
+        waiting.add(asked(2, 100, &here, page(50)), &mut replies);
+        drop(gone);
+        let ((_, request), reply_to) = waiting.next_page().unwrap();
+        assert_eq!((request.from, reply_to.len()), (50, 1));
+        assert!(waiting.next_page().is_none());
+        assert_eq!((waiting.unwanted.len(), replies.len()), (100, 0));
+    }
+
+    #[test]
+    fn one_user_cannot_fill_the_queue_and_makes_room_by_leaving() {
+        let (mut waiting, mut replies) = (Waiting::new(), Vec::new());
+        let (gone, here) = (Interest::default(), Interest::default());
+        for serial in 0..USER_LIMIT as u32 + 1 {
+            waiting.add(asked(1, serial, &gone, rooms(1)), &mut replies);
+        }
+        assert_eq!(replies.len(), 1);
+        drop(gone);
+        waiting.add(asked(1, 0, &here, rooms(1)), &mut replies);
+        assert_eq!((replies.len(), waiting.unwanted.len()), (1, USER_LIMIT));
+        assert!(waiting.next_rooms().is_some() && waiting.next_rooms().is_none());
+    }
+}
