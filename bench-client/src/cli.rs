@@ -1,6 +1,7 @@
 //! The command line.
 
-use crate::client::Cores;
+use crate::abuse;
+use crate::client::{Cores, allow_files};
 use crate::matrix::runner::{Executor, Job, Plan};
 use crate::matrix::schedule::{ROUND, Timing};
 use crate::matrix::workloads::{self, Driver, Subject, Workload};
@@ -72,6 +73,8 @@ enum Command {
     Storm(ScenarioOptions),
     /// Measures acknowledged messages per second in stored rooms
     Durable(ScenarioOptions),
+    /// Measures how much hostile clients slow down a well-behaved one. At most 5 times is allowed
+    Abuse(AbuseOptions),
     /// Measures a mix: clients read histories, switch rooms, send messages and reconnect
     Mix(ScenarioOptions),
 }
@@ -84,6 +87,25 @@ struct MatrixOptions {
     /// Measures only these workloads, and those that determine their load
     #[arg(long, value_name = "WORKLOAD", value_delimiter = ',')]
     only: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct AbuseOptions {
+    /// Runs only these attacks
+    #[arg(long, value_name = "ATTACK", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Seconds without and then with each attack
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// Connections of an attack that holds as many as it can
+    #[arg(long, default_value_t = 4096)]
+    sockets: usize,
+    /// I/O driver of Uproar
+    #[arg(long, value_enum, default_value_t = Driver::Auto)]
+    driver: Driver,
+    /// Shards of Uproar
+    #[arg(long, default_value_t = 2)]
+    shards: u32,
 }
 
 /// Runs one scenario against one server. Sizes that are not given have the scenario's default.
@@ -196,6 +218,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Idle(single) => single.run(environment, Scenario::Idle),
         Command::Storm(single) => single.run(environment, Scenario::Storm),
         Command::Durable(single) => single.run(environment, Scenario::Durable),
+        Command::Abuse(abuse) => abuse.run(environment),
         Command::Mix(single) => single.run(environment, Scenario::Mix),
     }
 }
@@ -266,6 +289,40 @@ fn print_machine(machine: &Machine) {
     };
     note(format_args!("{}", words(&machine.versions, " ").join(", ")));
     note(format_args!("limits: {}", words(&machine.limits, ": ").join("; ")));
+}
+
+impl AbuseOptions {
+    fn run(&self, mut environment: Environment) -> Result<()> {
+        let is_known = |name: &String| abuse::ATTACKS.iter().any(|attack| attack.name == name);
+        if let Some(unknown) = self.only.iter().find(|name| !is_known(name)) {
+            let known: Vec<_> = abuse::ATTACKS.iter().map(|attack| attack.name).collect();
+            bail!("there is no attack '{unknown}'; there are {}", known.join(", "));
+        }
+        allow_files(self.sockets + 1_000)?;
+        environment.has_default_limits = true;
+        let subject = Subject::Uproar { driver: self.driver, shards: self.shards };
+        if let Some(reason) = environment.unavailable(subject) {
+            bail!("{reason}");
+        }
+        print_machine(&machine::describe(&environment));
+        let mut all = Vec::new();
+        for attack in abuse::ATTACKS {
+            if !self.only.is_empty() && !self.only.iter().any(|name| name == attack.name) {
+                continue;
+            }
+            note(format_args!("{}: {}", attack.name, attack.what));
+            let server = environment.start(subject, Channel::Sqlite, None)?;
+            let mint = |user: &str| server.token(user);
+            let arena = abuse::Arena::new(server.address, &mint, self.sockets, Duration::from_secs(10));
+            let victim = abuse::Victim::sign_up(&arena)?;
+            all.push(abuse::measure(&arena, &victim, attack, Duration::from_secs(self.seconds)));
+            server.stop()?;
+        }
+        print(format_args!("{}", abuse::summary(&all)))?;
+        let degrading = abuse::degrading(&all);
+        ensure!(degrading.is_empty(), "these attacks degraded the service for others: {}", degrading.join(", "));
+        Ok(())
+    }
 }
 
 impl ScenarioOptions {

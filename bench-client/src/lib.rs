@@ -2,6 +2,7 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod abuse;
 pub mod cli;
 pub mod client;
 pub mod dialect;

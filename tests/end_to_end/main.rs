@@ -81,6 +81,7 @@ mod proxy;
 mod sdk_client;
 mod server;
 
+mod abuse;
 mod centrifuge;
 mod chaos;
 mod crash;

@@ -19,7 +19,12 @@ impl Http {
         let stream = TcpStream::connect(address).with_context(|| format!("can't connect to {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
-        Ok(Http { stream: BufReader::new(stream) })
+        Ok(Http::over(stream))
+    }
+
+    /// Over a connection whose timeouts are set.
+    pub fn over(stream: TcpStream) -> Http {
+        Http { stream: BufReader::new(stream) }
     }
 
     /// Creates a public room.
@@ -38,18 +43,35 @@ impl Http {
     }
 
     fn post(&mut self, path: &str, token: Option<&str>, body: &Value) -> Result<Value> {
-        let body = body.to_string();
+        let (status, answer) = self.request("POST", path, token, Some(body))?;
+        if !(200..300).contains(&status) {
+            bail!("the server answered {status}: {answer}");
+        }
+        Ok(answer)
+    }
+
+    /// Sends a request and waits for its response: the status, and the body, which is null if it is not JSON.
+    pub fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: Option<&Value>,
+    ) -> Result<(u16, Value)> {
         let token = token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
-        let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: localhost\r\n{token}Content-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
+        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{token}");
+        if let Some(body) = body {
+            let body = body.to_string();
+            let length = body.len();
+            request += &format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
+        } else {
+            request += "\r\n";
+        }
         self.stream.get_mut().write_all(request.as_bytes())?;
         self.answer()
     }
 
-    fn answer(&mut self) -> Result<Value> {
+    fn answer(&mut self) -> Result<(u16, Value)> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             if self.stream.read_until(b'\n', &mut head)? == 0 {
@@ -61,12 +83,12 @@ impl Http {
         response.parse(&head).context("the response is not valid HTTP")?;
         let length = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
         let length = length.and_then(|header| std::str::from_utf8(header.value).ok()?.trim().parse().ok());
+        let status = response.code.unwrap_or_default();
+        if status == 204 {
+            return Ok((status, Value::Null));
+        }
         let mut body = vec![0; length.context("the response has no valid Content-Length")?];
         self.stream.read_exact(&mut body)?;
-        let status = response.code.unwrap_or_default();
-        if !(200..300).contains(&status) {
-            bail!("the server answered {status}: {}", String::from_utf8_lossy(&body));
-        }
-        serde_json::from_slice(&body).context("the response is not JSON")
+        Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
     }
 }

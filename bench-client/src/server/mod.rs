@@ -19,6 +19,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 use uproar_http::Tokens;
 
+/// Limits of a user, who stands for many here.
+const RAISED_LIMITS: &[&str] = &[
+    "--limit=publish_rate_per_second=0",
+    "--limit=sign_up_rate_per_minute=0",
+    "--limit=user_connections_limit=1000000",
+    "--limit=user_writes_per_minute=0",
+    "--limit=joins_per_hour_limit=0",
+    "--limit=rejoins_per_minute=0",
+    "--limit=rooms_owned_limit=0",
+];
+
 /// Where programs and folders are, and on which cores processes run.
 #[derive(Debug)]
 pub struct Environment {
@@ -30,6 +41,8 @@ pub struct Environment {
     pub data: PathBuf,
     /// Additional options for Uproar.
     pub options: Vec<String>,
+    /// Uproar keeps its default limits, instead of those that let a few users make a heavy load.
+    pub has_default_limits: bool,
     pub server_cores: Cores,
     pub load_cores: Cores,
     postgres: Option<Postgres>,
@@ -53,7 +66,8 @@ pub struct Server {
 
 impl Environment {
     pub fn new(uproar: PathBuf, peers: PathBuf, data: PathBuf, server_cores: Cores, load_cores: Cores) -> Environment {
-        Environment { uproar, peers, data, options: Vec::new(), server_cores, load_cores, postgres: None }
+        let (options, has_default_limits) = (Vec::new(), false);
+        Environment { uproar, peers, data, options, has_default_limits, server_cores, load_cores, postgres: None }
     }
 
     /// The reason why a subject can't be started, or `None` if it can.
@@ -110,8 +124,8 @@ impl Environment {
         };
         command
             .args(["--listen", "127.0.0.1:0", "--echo", "--log", "warn", "--driver", driver])
-            .args(["--shards", &shards.to_string(), "--limit", "publish_rate_per_second=0"])
-            .args(["--limit", "sign_up_rate_per_minute=0"])
+            .args(["--shards", &shards.to_string()])
+            .args(if self.has_default_limits { &[][..] } else { RAISED_LIMITS })
             .arg("--data")
             .arg(data.path().join("data"))
             .args(&self.options);
