@@ -16,6 +16,13 @@ export interface Member {
   role: 'member' | 'moderator' | 'owner';
 }
 
+/** A page of a room's members. `count` is how many there are in all. */
+export interface Members {
+  members: Member[];
+  more: boolean;
+  count?: number;
+}
+
 /** A room as the HTTP API returns it. */
 export type FoundRoom = Pick<
   RoomInfo,
@@ -116,7 +123,7 @@ export class Api {
     await this.call('DELETE', roomPath(name));
   }
 
-  members(name: string, after?: string): Promise<{ members: Member[]; more: boolean }> {
+  members(name: string, after?: string): Promise<Members> {
     return this.call('GET', `${roomPath(name)}/members?${query({ after, limit: 100 })}`);
   }
 

@@ -142,7 +142,7 @@ export class Connection {
       const answer = await this.client.rpc('publish', { channel: channelOf(room), data: sent });
       return answer.data as { offset: number };
     } catch (error) {
-      throw toSendError(error);
+      throw toSendError(error, data);
     }
   }
 

@@ -7,7 +7,8 @@ describe('errorText', () => {
     const error = new ApiError('invalid_field', 'must be at most 254 bytes long', 'email', 422);
     expect(errorText(error)).toBe('This doesn’t look like an email address.');
     expect(errorText(new ApiError('text_too_large', 'the text has 17000 bytes', 'text'))).toBe('This message is too long.');
-    expect(toSendError({ code: 106, message: 'the text has 17000 bytes' }).message).toBe('This message is too long.');
+    expect(toSendError({ code: 106, message: 'the text has 17000 bytes' }, { text: 'x' }).message).toBe('This message is too long.');
+    expect(toSendError({ code: 106 }, { react: 1, emoji: '👍' }).message).toBe('This message can’t have more reactions.');
   });
 
   it('is the server’s, as a sentence, for what the page does not know', () => {

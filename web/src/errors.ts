@@ -2,6 +2,7 @@
 import { ApiError } from './api';
 import { OTHER_EPOCH, SendError } from './state/outbox';
 import { countCharacters } from './state/text';
+import { type Data, kindOf } from './state/timeline';
 
 /** What is wrong with a field, if the server rejects its value. */
 const FIELDS: Record<string, string> = {
@@ -94,8 +95,8 @@ function newPassword(_: string, length: number): string | false {
   );
 }
 
-/** Translates an error from the SDK or the server, and says whether sending again can help. */
-export function toSendError(error: unknown): SendError {
+/** Translates an error from the SDK or the server to what was sent, and says whether sending again can help. */
+export function toSendError(error: unknown, sent: Data): SendError {
   if (error instanceof SendError) return error;
   const { code, message } = (error ?? {}) as { code?: number; message?: string };
   switch (code) {
@@ -106,7 +107,10 @@ export function toSendError(error: unknown): SendError {
     case 103:
       return new SendError('You’re not allowed to do this.', false);
     case 106:
-      return new SendError('This message is too long.', false);
+      return new SendError(
+        kindOf(sent) === 'react' ? 'This message can’t have more reactions.' : 'This message is too long.',
+        false,
+      );
     case 111:
       return new SendError('You’re going too fast. Wait a moment.', true, false);
     case 112:

@@ -1,6 +1,6 @@
 /** The panel with the people in a room: who is online, and the members. */
 import { useEffect, useRef, useState } from 'preact/hooks';
-import { type Member } from '../api';
+import type { Member, Members } from '../api';
 import { errorText } from '../errors';
 import type { Chat } from '../chat';
 import type { Room } from '../room';
@@ -22,13 +22,14 @@ export function connections(count: number): string {
 }
 
 /** The number of members agrees with the list below it, which is complete unless there are more. */
-function count({ members, more }: { members: Member[]; more: boolean }, known: number): number {
+function countOf({ members, more, count }: Members, known: number): number {
+  if (more && count !== undefined) return count;
   return more ? Math.max(known, members.length + 1) : members.length;
 }
 
 export function Presence({ chat, room, info, onLeave, onClose }: Props) {
   useStores(room);
-  const [members, setMembers] = useState<{ members: Member[]; more: boolean }>();
+  const [members, setMembers] = useState<Members>();
   const [error, setError] = useState('');
   const [adding, setAdding] = useState<{ error?: string; done?: string }>({});
   const [username, setUsername] = useState('');
@@ -77,7 +78,7 @@ export function Presence({ chat, room, info, onLeave, onClose }: Props) {
   const more = () =>
     attempt(async () => {
       const next = await chat.api.members(room.name, members!.members.at(-1)!.user.id);
-      setMembers({ members: [...members!.members, ...next.members], more: next.more });
+      setMembers({ ...next, members: [...members!.members, ...next.members] });
     });
 
   const remove = (username: string) =>
@@ -125,7 +126,7 @@ export function Presence({ chat, room, info, onLeave, onClose }: Props) {
           </li>
         ))}
       </ul>
-      <h3>Members{members ? ` (${count(members, info.members)})` : ''}</h3>
+      <h3>Members{members ? ` (${countOf(members, info.members)})` : ''}</h3>
       {error && (
         <p class="error" role="alert">
           {error}
