@@ -50,8 +50,9 @@ pub(super) struct Guard {
     state: watch::Sender<State>,
     /// Something failed that may affect the guard connection too.
     doubt: Notify,
-    /// The lock is held on a server that connections no longer lead to.
+    /// The lock is held on a server that connections no longer lead to: by this process id.
     misplaced: Notify,
+    misplaced_process: AtomicI32,
     /// The database has fallen silent: calls in progress are given up.
     silent: Notify,
     stop: Notify,
@@ -91,6 +92,7 @@ impl Guard {
             state: watch::Sender::new(State::Held),
             doubt: Notify::new(),
             misplaced: Notify::new(),
+            misplaced_process: AtomicI32::new(0),
             silent: Notify::new(),
             stop: Notify::new(),
             trusted_since: Mutex::new(Instant::now()),
@@ -139,8 +141,9 @@ impl Guard {
         self.doubt.notify_one();
     }
 
-    /// Tells the guard that new connections lead to a server on which the lock is not held.
-    pub fn misplaced(&self) {
+    /// Tells the guard that new connections lead to a server on which this process does not hold the lock.
+    pub fn misplaced(&self, process: i32) {
+        self.misplaced_process.store(process, Ordering::Relaxed);
         self.misplaced.notify_one();
     }
 
@@ -149,12 +152,9 @@ impl Guard {
         opened > *self.trusted_since()
     }
 
-    /// A condition in SQL: the guard holds its lock on this server, as far as it holds it at all.
-    pub fn condition(&self) -> String {
-        match self.process.load(Ordering::Relaxed) {
-            0 => "true".to_owned(),
-            process => format!("EXISTS (SELECT 1 FROM pg_locks l WHERE l.pid = {process} AND {})", is_lock()),
-        }
+    /// The process id of the session that holds the lock. `None`: none does at the moment.
+    pub fn process(&self) -> Option<i32> {
+        Some(self.process.load(Ordering::Relaxed)).filter(|process| *process != 0)
     }
 
     fn trusted_since(&self) -> MutexGuard<'_, Instant> {
@@ -176,12 +176,15 @@ impl Guard {
                     let _ = timeout(ANSWER_TIMEOUT, held.connection.close()).await;
                     return;
                 }
-                () = self.misplaced.notified() => true,
+                // The news may be older than the session that holds the lock now.
+                () = self.misplaced.notified() => {
+                    self.misplaced_process.load(Ordering::Relaxed) == held.process
+                }
                 () = self.doubt.notified() => false,
                 () = sleep(interval) => false,
             };
             let cause = match is_misplaced {
-                true => "connections now lead to another server".to_owned(),
+                true => "it does not hold the lock where new connections lead".to_owned(),
                 false => match timeout(ANSWER_TIMEOUT, held.test()).await {
                     Ok(Ok(Health::ReadOnly)) => {
                         if !std::mem::replace(&mut is_read_only, true) {
@@ -394,7 +397,7 @@ impl fmt::Display for Holder {
 }
 
 /// A condition on a row `l` of `pg_locks`: it is the lock of the guard.
-fn is_lock() -> String {
+pub(super) fn is_lock() -> String {
     let (high, low) = (KEY >> 32, KEY & 0xffff_ffff);
     format!(
         "l.locktype = 'advisory' AND l.granted AND l.classid = CAST({high} AS oid) AND l.objid = CAST({low} AS oid)

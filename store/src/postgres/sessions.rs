@@ -1,7 +1,7 @@
 //! Sessions with PostgreSQL: opened when they are needed, used again while they can do their work, and then closed.
 
 use super::failures::{is_passing, trouble};
-use super::guard::Guard;
+use super::guard::{Guard, is_lock};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
 use std::ops::{Deref, DerefMut};
@@ -123,10 +123,14 @@ impl Sessions {
         }
     }
 
-    /// Connects, and makes sure that this is the server on which the guard holds its lock, that it takes writes, and
-    /// that a commit is on disk when it is acknowledged, whatever the server's default.
+    /// Connects, and makes sure that this is the server on which the guard holds its lock, that it is no standby, and
+    /// that a commit is on disk when it is acknowledged, whatever the server's default. (It may be read-only for a while:
+    /// then it can still be read from, and when that is over this session is replaced.)
     async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
-        let guarded = self.guard.condition();
+        let process = self.guard.process();
+        let guarded = process.map_or("true".to_owned(), |process| {
+            format!("EXISTS (SELECT 1 FROM pg_locks l WHERE l.pid = {process} AND {})", is_lock())
+        });
         let mut connection = self.options.connect().await?;
         // One round trip, and no prepared statement, as a prepared one would be kept.
         let sql = format!(
@@ -138,7 +142,7 @@ impl Sessions {
             return Err(trouble("the server is a read-only standby"));
         }
         if !row.try_get::<bool, _>(1)? {
-            self.guard.misplaced();
+            self.guard.misplaced(process.unwrap_or_default());
             return Err(trouble("the server is not the one that the lock is held on"));
         }
         Ok(connection)
