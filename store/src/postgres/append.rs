@@ -34,10 +34,12 @@ impl Lanes {
         }
         let committed = async {
             let mut session = self.sessions.acquire().await?;
+            // Unless there is an answer: the statement may go on after it is given up.
+            session.close_on_drop();
             let outcomes = append(&mut session, batch).await;
             // The batch is one statement without BEGIN, so an error that the database reports leaves nothing behind.
-            if outcomes.as_ref().is_err_and(|error| !keeps_session(error)) {
-                session.close_on_drop();
+            if outcomes.as_ref().map_or_else(keeps_session, |_| true) {
+                session.keep();
             }
             outcomes
         };

@@ -165,6 +165,10 @@ impl Lent {
     pub fn close_on_drop(&mut self) {
         self.must_close = true;
     }
+
+    pub fn keep(&mut self) {
+        self.must_close = false;
+    }
 }
 
 impl Deref for Lent {

@@ -382,6 +382,43 @@ fn a_session_with_stale_plans_is_replaced() {
     });
 }
 
+/// The statement of a call that is given up may go on in the database. Nobody else must get its session.
+#[test]
+fn the_session_of_an_abandoned_batch_is_closed() {
+    let server = postgres();
+    runtime().block_on(async {
+        let fixture = Fixture::new(server).await;
+        let options = OpenOptions { lanes: 1, ..OpenOptions::default() };
+        let store = fixture.try_open(options).await.unwrap();
+        let (room, ann) = create_lobby(&store).await;
+        let mut shell = fixture.shell().await;
+        let busy = "SELECT pid FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock' AND state = 'active'";
+        let mut holder = fixture.shell().await;
+        let mut transaction = holder.begin().await.unwrap();
+        sqlx::query("SELECT 1 FROM heads FOR UPDATE").execute(&mut *transaction).await.unwrap();
+        let mut waiting = Vec::new();
+        for _ in 0..2 {
+            let abandoned = tokio::spawn({
+                let store = Arc::clone(&store);
+                async move { store.append(&[message(room, ann, "second", "x")]).await }
+            });
+            let deadline = Instant::now() + SOON;
+            let count = waiting.len() + 1;
+            while waiting.len() < count {
+                waiting = sqlx::query_scalar::<_, i32>(busy).fetch_all(&mut shell).await.unwrap();
+                assert!(Instant::now() < deadline, "the batch waits in a session of its own: {waiting:?}");
+                tokio::task::yield_now().await;
+            }
+            abandoned.abort();
+        }
+        transaction.rollback().await.unwrap();
+        let outcomes = append_until_known(&store, &[message(room, ann, "second", "x")]).await;
+        assert!(matches!(outcomes[0], Outcome::New(s) | Outcome::Duplicate(s) if s.offset == 2), "{outcomes:?}");
+        store.close().await;
+    });
+}
+
 #[test]
 fn sessions_have_a_maximum_age() {
     let server = postgres();
