@@ -270,6 +270,8 @@ limits! {
     room_name_reserved_ms = 30 * DAY_MS, 0..=3650 * DAY_MS;
     /// Entries in one page of history, rooms or members.
     history_page_limit = 100, 1..=1000;
+    /// Bytes of a list in an HTTP response. A longer one is cut, and the response says that there is more.
+    response_limit_bytes = MIB, 4 * KIB..=64 * MIB;
     /// How long a token is valid.
     token_lifetime_ms = 3_600_000, 1_000..=365 * DAY_MS;
     /// How long after a sign-in with a password tokens can be renewed; then the user must sign in again.

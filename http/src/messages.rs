@@ -48,13 +48,15 @@ async fn read(
         (None, Some(after)) => Cursor::After(after),
         (Some(_), Some(_)) => return Err(ApiError::invalid("after", "send before or after, not both")),
     };
+    let is_ascending = matches!(cursor, Cursor::After(_));
     let room = fold("room", &query.room)?;
     let page = app
         .store
         .messages(&room, auth.user.id, cursor, app.page_limit(query.limit))
         .await
         .map_err(ApiError::from_room)?;
-    Ok(Json(MessagePageObject::from(&page)).into_response())
+    let limit_bytes = app.settings.limits.response_limit_bytes;
+    Ok(Json(MessagePageObject::fitting(&page, is_ascending, limit_bytes)).into_response())
 }
 
 #[derive(Deserialize, Validate)]
@@ -125,7 +127,8 @@ fn publish_error(error: PublishError, room: RoomKind) -> ApiError {
             Refusal::NotYours => ApiError::new(Code::NotYours, message),
             Refusal::NoTarget => ApiError::new(Code::NoTarget, message).on("reply_to"),
             Refusal::IdReused => ApiError::new(Code::IdReused, message).on("id"),
-            Refusal::BadData => ApiError::new(Code::BadData, message),
+            // Over HTTP nobody reacts yet.
+            Refusal::BadData | Refusal::TooManyReactions => ApiError::new(Code::BadData, message),
         },
         PublishError::OutcomeUnknown => ApiError::new(Code::OutcomeUnknown, message).retry_after(1),
         PublishError::Overloaded => ApiError::new(Code::Overloaded, message).retry_after(1),

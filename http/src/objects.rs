@@ -1,6 +1,7 @@
 //! The JSON objects of the API. User ids are strings; offsets, numbers and times (Unix milliseconds) are JSON numbers.
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 use uproar_model::{Number, Offset, UnixMillis};
 use uproar_store::{Account, MemberEntry, Message, MessagePage, Reaction, Role, Room, RoomKind};
 
@@ -82,6 +83,21 @@ fn role_word(role: Role) -> &'static str {
     }
 }
 
+/// A page of rooms.
+#[derive(Serialize)]
+pub(crate) struct RoomList {
+    pub rooms: Vec<Box<RawValue>>,
+    pub more: bool,
+}
+
+/// A page of members, and how many there are.
+#[derive(Serialize)]
+pub(crate) struct MemberList {
+    pub members: Vec<Box<RawValue>>,
+    pub more: bool,
+    pub count: u32,
+}
+
 /// A message in the history. `text` is null if it was deleted, `id` if the server made it.
 #[derive(Serialize)]
 struct MessageObject<'a> {
@@ -133,19 +149,55 @@ impl<'a> From<&'a Message> for MessageObject<'a> {
 /// A page of history.
 #[derive(Serialize)]
 pub(crate) struct MessagePageObject<'a> {
-    messages: Vec<MessageObject<'a>>,
+    messages: Vec<Box<RawValue>>,
     epoch: &'a str,
     offset: Offset,
     more: bool,
 }
 
-impl<'a> From<&'a MessagePage> for MessagePageObject<'a> {
-    fn from(page: &'a MessagePage) -> MessagePageObject<'a> {
-        MessagePageObject {
-            messages: page.messages.iter().map(MessageObject::from).collect(),
-            epoch: &page.epoch.0,
-            offset: page.offset,
-            more: page.more,
+impl<'a> MessagePageObject<'a> {
+    /// The messages of a page that fit into this many bytes: the first ones, or the last ones if it was read backwards.
+    pub(crate) fn fitting(page: &'a MessagePage, is_ascending: bool, limit_bytes: u64) -> MessagePageObject<'a> {
+        let objects = page.messages.iter().map(MessageObject::from);
+        let (messages, is_cut) = if is_ascending {
+            fitting(objects, limit_bytes)
+        } else {
+            let (mut messages, is_cut) = fitting(objects.rev(), limit_bytes);
+            messages.reverse();
+            (messages, is_cut)
+        };
+        MessagePageObject { messages, epoch: &page.epoch.0, offset: page.offset, more: page.more || is_cut }
+    }
+}
+
+/// The objects, encoded, up to this many bytes, but at least one. True: that is not all of them.
+pub(crate) fn fitting<T: Serialize>(objects: impl Iterator<Item = T>, limit_bytes: u64) -> (Vec<Box<RawValue>>, bool) {
+    let (mut fitting, mut bytes) = (Vec::new(), 0);
+    for object in objects {
+        // It fails only for maps without string keys, and there are none.
+        let Ok(json) = serde_json::value::to_raw_value(&object) else { continue };
+        bytes += json.get().len() as u64 + 1;
+        if bytes > limit_bytes && !fitting.is_empty() {
+            return (fitting, true);
         }
+        fitting.push(json);
+    }
+    (fitting, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_cut_before_it_is_too_long() {
+        let texts = ["aaa", "bbb", "ccc"];
+        let cut = |limit| {
+            let (list, is_cut) = fitting(texts.iter(), limit);
+            (list.len(), is_cut)
+        };
+        assert_eq!(cut(18), (3, false));
+        assert_eq!(cut(17), (2, true));
+        assert_eq!(cut(1), (1, true), "at least one, so that the next page is another");
     }
 }

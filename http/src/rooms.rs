@@ -4,7 +4,7 @@ use crate::app::{App, Route, complete};
 use crate::authentication::Authenticated;
 use crate::errors::ApiError;
 use crate::input::{Body, Precheck, Query, RoomName, UsernameKey, fold};
-use crate::objects::{MemberObject, RoomObject};
+use crate::objects::{MemberList, MemberObject, RoomList, RoomObject, fitting};
 use crate::validation;
 use axum::Json;
 use axum::extract::State;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use uproar_core::limits::Limits;
 use uproar_model::text::normalize;
 use uproar_model::{UserEvent, UserId};
-use uproar_store::{Addition, Join, NewRoom, RoomKind};
+use uproar_store::{Addition, Join, MemberPage, NewRoom, RoomKind};
 
 pub(crate) fn routes() -> Vec<Route> {
     vec![
@@ -90,8 +90,8 @@ async fn list(
     let mut rooms = app.store.rooms(auth.user.id, search, after.as_deref(), limit + 1).await?;
     let more = rooms.len() > limit;
     rooms.truncate(limit);
-    let rooms: Vec<RoomObject<'_>> = rooms.iter().map(RoomObject::from).collect();
-    Ok(Json(json!({"rooms": rooms, "more": more})).into_response())
+    let (rooms, is_cut) = fitting(rooms.iter().map(RoomObject::from), app.settings.limits.response_limit_bytes);
+    Ok(Json(RoomList { rooms, more: more || is_cut }).into_response())
 }
 
 async fn get(State(app): State<Arc<App>>, auth: Authenticated, RoomName(name): RoomName) -> Result<Response, ApiError> {
@@ -164,11 +164,12 @@ async fn members(
         Some(Ok(id)) => Some(UserId(id)),
         Some(Err(_)) => return Err(ApiError::invalid("after", "must be a user id")),
     };
-    let mut members = app.store.members(&name, auth.user.id, after, limit + 1).await.map_err(ApiError::from_room)?;
+    let page = app.store.members(&name, auth.user.id, after, limit + 1).await.map_err(ApiError::from_room)?;
+    let MemberPage { mut members, count } = page;
     let more = members.len() > limit;
     members.truncate(limit);
-    let members: Vec<MemberObject<'_>> = members.iter().map(MemberObject::from).collect();
-    Ok(Json(json!({"members": members, "more": more})).into_response())
+    let (members, is_cut) = fitting(members.iter().map(MemberObject::from), app.settings.limits.response_limit_bytes);
+    Ok(Json(MemberList { members, more: more || is_cut, count }).into_response())
 }
 
 #[derive(Deserialize, Validate)]

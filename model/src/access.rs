@@ -76,8 +76,9 @@ pub struct JoinedRoom {
     pub is_private: bool,
     pub size: u32,
     pub members: u32,
-    /// The unread count is `head.number - read.number`.
     pub head: Head,
+    /// Other users' messages after the marker that still exist. 1,001 stands for more than 1,000.
+    pub unread: Number,
     pub read: Marker,
     pub role: Role,
 }

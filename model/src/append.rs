@@ -50,6 +50,12 @@ pub struct Item {
     pub body: Option<Arc<str>>,
 }
 
+/// Kinds of reactions that a message can have. PostgreSQL's function `append` knows this number too.
+pub const REACTION_KINDS_LIMIT: usize = 20;
+
+/// Kinds of reactions that one user can give to a message. PostgreSQL's function `append` knows this number too.
+pub const OWN_REACTIONS_LIMIT: usize = 5;
+
 /// Where and when an item was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
@@ -81,6 +87,10 @@ pub enum Refusal {
     NotYours,
     #[error("the target message does not exist or was deleted")]
     NoTarget,
+    #[error(
+        "there are too many reactions: a message has at most {REACTION_KINDS_LIMIT} kinds, {OWN_REACTIONS_LIMIT} of one user"
+    )]
+    TooManyReactions,
     #[error("this id was already used for something else; use a new id for each message")]
     IdReused,
     #[error("the database cannot store this content")]

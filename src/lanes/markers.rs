@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use uproar_core::message::StoreReply;
-use uproar_model::{JoinedRoom, Marker, RoomId, UserId};
+use uproar_model::{Marker, RoomId, UserId};
 
 /// Markers that are in memory or being read.
 pub const MARKERS_LIMIT: usize = 65_536;
@@ -172,8 +172,8 @@ impl<R> Markers<R> {
         self.is_failing
     }
 
-    /// The user's markers that the database may not have, for [`overlay`]. To be called before the database is asked,
-    /// because markers that are written in the meantime are no longer here afterwards.
+    /// The user's markers that the database may not have. To be called before the database is asked, because markers
+    /// that are written in the meantime are no longer here afterwards.
     pub fn of_user(&self, user: UserId) -> HashMap<RoomId, Marker> {
         let range = (user, RoomId(i64::MIN))..=(user, RoomId(i64::MAX));
         self.unwritten.range(range).map(|(&(_, room), &marker)| (room, marker)).collect()
@@ -189,19 +189,9 @@ fn advance(current: &mut Marker, to: Marker) -> StoreReply {
     StoreReply::Marked(Some((*current, is_ahead)))
 }
 
-/// Replaces the markers that the database returned by those in memory that are ahead of them.
-pub fn overlay(rooms: &mut [JoinedRoom], unwritten: &HashMap<RoomId, Marker>) {
-    for room in rooms {
-        if let Some(marker) = unwritten.get(&room.id).filter(|marker| marker.offset > room.read.offset) {
-            room.read = *marker;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use uproar_model::{Epoch, Head, Role};
 
     const ROOM: RoomId = RoomId(1);
     const ANN: UserId = UserId(10);
@@ -400,30 +390,11 @@ mod tests {
     }
 
     #[test]
-    fn the_list_of_rooms_includes_unwritten_markers() {
-        let room = |id, read| JoinedRoom {
-            id: RoomId(id),
-            name: String::new(),
-            title: String::new(),
-            is_private: false,
-            size: 1,
-            members: 1,
-            head: Head { epoch: Epoch("e".into()), offset: 9, number: 9 },
-            read: at(read),
-            role: Role::Member,
-        };
+    fn the_unwritten_markers_of_a_user_are_known() {
         let mut world = World::new(9);
         world.keep(ANN, 5);
         assert_eq!(world.0.of_user(BEN), HashMap::new());
         assert_eq!(world.0.of_user(UserId(9)), HashMap::new());
-        let unwritten = world.0.of_user(ANN);
-        assert_eq!(unwritten, HashMap::from([(ROOM, at(5))]));
-        let mut rooms = [room(1, 3), room(2, 3)];
-        overlay(&mut rooms, &unwritten);
-        assert_eq!(rooms, [room(1, 5), room(2, 3)]);
-        // The database may be ahead: a user who has left and joined again starts at the head.
-        let mut rooms = [room(1, 8)];
-        overlay(&mut rooms, &unwritten);
-        assert_eq!(rooms, [room(1, 8)]);
+        assert_eq!(world.0.of_user(ANN), HashMap::from([(ROOM, at(5))]));
     }
 }

@@ -5,7 +5,7 @@
 //! No user can make the others wait: each kind of query has places of its own, users are served in turn, and what nobody
 //! waits for any more is not read.
 
-use super::markers::{MARKERS_LIMIT, Markers, overlay};
+use super::markers::{MARKERS_LIMIT, Markers};
 use super::waiting::{Asked, Kind, ReplyTo, Waiting};
 use crate::mesh::Port;
 use std::collections::HashMap;
@@ -296,11 +296,8 @@ async fn run_query(store: SharedStore, query: Query) -> QueryResult {
             return QueryResult::Markers(pairs, stored);
         }
         Query::Rooms { user, after, limit, unwritten, reply_to } => {
-            let answer = match store.rooms_of(user, after.as_deref(), limit).await {
-                Ok(mut rooms) => {
-                    overlay(&mut rooms, &unwritten);
-                    StoreReply::Rooms(rooms)
-                }
+            let answer = match store.rooms_of(user, after.as_deref(), limit, &unwritten).await {
+                Ok(rooms) => StoreReply::Rooms(rooms),
                 Err(error) => failed(&error),
             };
             vec![(reply_to, answer)]

@@ -157,9 +157,11 @@ macro_rules! messages_sql {
             $lines,
             "(",
             $line,
-            "(x.emoji, x.felt, x.mine)) AS text) FROM (
-         SELECT re.emoji, count(*) AS felt, count(CASE WHEN re.user_id = $2 THEN 1 END) AS mine
-         FROM reactions re WHERE re.room_id = i.room_id AND re.room_offset = i.room_offset GROUP BY re.emoji) x)
+            "(x.emoji, x.users, x.mine, x.since)) AS text) FROM (
+         SELECT k.emoji, k.users, CASE WHEN re.user_id IS NULL THEN 0 ELSE 1 END AS mine, k.since
+         FROM reaction_kinds k LEFT JOIN reactions re ON re.room_id = k.room_id AND re.room_offset = k.room_offset
+           AND re.emoji = k.emoji AND re.user_id = $2
+         WHERE k.room_id = i.room_id AND k.room_offset = i.room_offset ORDER BY k.since, k.emoji LIMIT 20) x)
     FROM room
     LEFT JOIN item i ON i.room_id = room.id
     LEFT JOIN users u ON u.id = i.user_id
@@ -235,14 +237,13 @@ fn message_from(row: MessageRow) -> Result<Option<Message>, StoreError> {
     }))
 }
 
-/// From a JSON array of [emoji, count, how many of them are the viewer's]. For no reactions PostgreSQL returns NULL.
+/// From a JSON array of [emoji, count, how many of them are the viewer's, since which offset]. For no reactions
+/// PostgreSQL returns NULL. Kinds come in the order in which they were first given, as clients see them arrive.
 fn reactions_from(json: &str) -> Result<Vec<Reaction>, StoreError> {
-    let counts = serde_json::from_str::<Vec<(String, u32, u32)>>(json);
-    let counts = counts.map_err(|error| StoreError(format!("can't parse the reactions to a message: {error}")))?;
-    let mut reactions: Vec<_> =
-        counts.into_iter().map(|(emoji, count, mine)| Reaction { emoji, count, mine: mine > 0 }).collect();
-    reactions.sort_by(|a, b| a.emoji.cmp(&b.emoji));
-    Ok(reactions)
+    let counts = serde_json::from_str::<Vec<(String, u32, u32, u64)>>(json);
+    let mut counts = counts.map_err(|error| StoreError(format!("can't parse the reactions to a message: {error}")))?;
+    counts.sort_by(|(a, .., since_a), (b, .., since_b)| (since_a, a).cmp(&(since_b, b)));
+    Ok(counts.into_iter().map(|(emoji, count, mine, _)| Reaction { emoji, count, mine: mine > 0 }).collect())
 }
 
 /// The heads of rooms, in the order of `rooms`.

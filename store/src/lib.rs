@@ -51,8 +51,8 @@ pub use allowance::WriteRates;
 pub use data_folder::DataFolder;
 pub use error::{AppendError, CreateUserError, OpenError, RoomError, StoreError};
 pub use objects::{
-    Account, Addition, Cursor, Join, Login, MemberEntry, Message, MessagePage, NewRoom, NewUser, Reaction, Removal,
-    Room, RoomKind,
+    Account, Addition, Cursor, Join, Login, MemberEntry, MemberPage, Message, MessagePage, NewRoom, NewUser, Reaction,
+    Removal, Room, RoomKind,
 };
 pub use open::open;
 pub use options::{DatabaseUrl, OpenOptions};

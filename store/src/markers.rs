@@ -5,7 +5,7 @@ use crate::connection::{Arg, DbConnection, json, offset_arg, wrong_row_count};
 use crate::error::StoreError;
 use crate::generation::DatabaseGeneration;
 use crate::objects::RoomKind;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use uproar_model::{Head, JoinedRoom, Marker, Role, RoomId, UserId};
 
 /// The markers in the order of `wanted`; `None` for a user who is not a member, or a room that does not exist.
@@ -72,44 +72,97 @@ pub(crate) async fn advance(db: &mut DbConnection, markers: &[(RoomId, UserId, M
     Ok(())
 }
 
-/// id, name, title, kind, size, members, epoch, last offset, last number, read offset, read number, role.
-type JoinedRow = (i64, String, String, i64, i64, i64, String, i64, i64, i64, i64, i64);
+/// Unread messages that are counted exactly. One more stands for any larger number.
+pub(crate) const UNREAD_LIMIT: usize = 1_000;
+/// Messages after the marker among which unread ones are counted, so that a user's own, which are not, cost little.
+pub(crate) const UNREAD_SCAN_LIMIT: usize = 3_000;
+
+/// How many messages of the room `r` are unread to a member: those of other users after the marker that still exist.
+macro_rules! unread_sql {
+    ($read_offset:literal, $user:literal) => {
+        concat!(
+            "(SELECT count(*) FROM (SELECT 1 FROM (SELECT x.user_id, x.gone_offset FROM messages x
+               WHERE x.room_id = r.id AND x.kind = 0 AND x.room_offset > ",
+            $read_offset,
+            " ORDER BY x.room_offset LIMIT 3000) seen
+             WHERE seen.user_id <> ",
+            $user,
+            " AND seen.gone_offset IS NULL LIMIT 1001) counted)"
+        )
+    };
+}
+pub(crate) use unread_sql;
+
+/// id, name, title, kind, size, members, epoch, last offset, last number, read offset, read number, role, unread.
+type JoinedRow = (i64, String, String, i64, i64, i64, String, i64, i64, i64, i64, i64, i64);
 
 /// Both walk through the user's rooms by name and stop after a page, without sorting: the user may be in very many. The
 /// head of a deleted room is gone. SQLite keeps the order of a CROSS JOIN; PostgreSQL is forced by a subquery with
-/// OFFSET.
-pub(crate) const ROOMS_OF_SQLITE: &str = "
-    SELECT r.id, r.name, r.title, r.kind, r.size, r.members, r.epoch, h.last_offset, h.last_number,
-      m.read_offset, m.read_number, m.role
-    FROM user_rooms u INDEXED BY user_rooms_by_name CROSS JOIN rooms r ON r.id = u.room_id
-      CROSS JOIN heads h ON h.room_id = r.id CROSS JOIN members m ON m.room_id = r.id AND m.user_id = u.user_id
-    WHERE u.user_id = $1 AND u.room_name > $2 ORDER BY u.room_name LIMIT $3";
-const ROOMS_OF_POSTGRES: &str = "
+/// OFFSET. The page is cut before unread messages are counted.
+pub(crate) const ROOMS_OF_SQLITE: &str = concat!(
+    "
     SELECT r.id, r.name, r.title, r.kind, r.size, r.members, r.epoch, r.last_offset, r.last_number,
-      r.read_offset, r.read_number, r.role
-    FROM user_rooms u CROSS JOIN LATERAL (
-      SELECT r.id, r.name, r.title, CAST(r.kind AS bigint) AS kind, CAST(r.size AS bigint) AS size,
-        CAST(r.members AS bigint) AS members, r.epoch, h.last_offset, h.last_number, m.read_offset, m.read_number,
-        CAST(m.role AS bigint) AS role
-      FROM rooms r JOIN heads h ON h.room_id = r.id JOIN members m ON m.room_id = r.id AND m.user_id = u.user_id
-      WHERE r.id = u.room_id OFFSET 0) r
-    WHERE u.user_id = $1 AND u.room_name > $2 ORDER BY u.room_name LIMIT $3";
+      r.read_offset, r.read_number, r.role, ",
+    unread_sql!("r.read_offset", "$1"),
+    " FROM (
+      SELECT r.id, r.name, r.title, r.kind, r.size, r.members, r.epoch, h.last_offset, h.last_number,
+        max(m.read_offset, coalesce((SELECT w.value ->> 1 FROM json_each($4) w WHERE w.value ->> 0 = r.id), 0))
+          AS read_offset,
+        max(m.read_number, coalesce((SELECT w.value ->> 2 FROM json_each($4) w WHERE w.value ->> 0 = r.id), 0))
+          AS read_number, m.role
+      FROM user_rooms u INDEXED BY user_rooms_by_name CROSS JOIN rooms r ON r.id = u.room_id
+        CROSS JOIN heads h ON h.room_id = r.id CROSS JOIN members m ON m.room_id = r.id AND m.user_id = u.user_id
+      WHERE u.user_id = $1 AND u.room_name > $2 ORDER BY u.room_name LIMIT $3) r"
+);
+const ROOMS_OF_POSTGRES: &str = concat!(
+    "
+    SELECT r.id, r.name, r.title, r.kind, r.size, r.members, r.epoch, r.last_offset, r.last_number,
+      r.read_offset, r.read_number, r.role, ",
+    unread_sql!("r.read_offset", "$1"),
+    " FROM (
+      SELECT r.id, r.name, r.title, r.kind, r.size, r.members, r.epoch, r.last_offset, r.last_number, r.role,
+        greatest(r.read_offset, coalesce(w.read_offset, 0)) AS read_offset,
+        greatest(r.read_number, coalesce(w.read_number, 0)) AS read_number
+      FROM user_rooms u CROSS JOIN LATERAL (
+        SELECT r.id, r.name, r.title, CAST(r.kind AS bigint) AS kind, CAST(r.size AS bigint) AS size,
+          CAST(r.members AS bigint) AS members, r.epoch, h.last_offset, h.last_number, m.read_offset, m.read_number,
+          CAST(m.role AS bigint) AS role
+        FROM rooms r JOIN heads h ON h.room_id = r.id JOIN members m ON m.room_id = r.id AND m.user_id = u.user_id
+        WHERE r.id = u.room_id OFFSET 0) r
+      LEFT JOIN LATERAL (
+        SELECT w.read_offset, w.read_number FROM unnest($4, $5, $6) AS w(room_id, read_offset, read_number)
+        WHERE w.room_id = r.id OFFSET 0) w ON true
+      WHERE u.user_id = $1 AND u.room_name > $2 ORDER BY u.room_name LIMIT $3) r"
+);
 
-/// The rooms that a user is a member of, by name.
+/// The rooms that a user is a member of, by name. A marker in `newer` counts if it is ahead of the stored one.
 pub(crate) async fn rooms_of(
     db: &mut DbConnection,
     generation: DatabaseGeneration,
     user: UserId,
     after: Option<&str>,
     limit: usize,
+    newer: &HashMap<RoomId, Marker>,
 ) -> Result<Vec<JoinedRoom>, StoreError> {
-    let sql = if db.is_postgres() { ROOMS_OF_POSTGRES } else { ROOMS_OF_SQLITE };
     // No room's name is empty.
-    let args = [Arg::Int(user.0), Arg::Text(after.unwrap_or("")), Arg::Int(rows_limit(limit) as i64)];
-    let rows = db.all::<JoinedRow>(sql, &args).await?;
+    let user = Arg::Int(user.0);
+    let (after, limit) = (Arg::Text(after.unwrap_or("")), Arg::Int(rows_limit(limit) as i64));
+    let newer: Vec<_> =
+        newer.iter().map(|(r, marker)| (r.0, offset_arg(marker.offset), offset_arg(marker.number))).collect();
+    let rows = if db.is_postgres() {
+        let mut columns: [Vec<i64>; 3] = Default::default();
+        for &(room, offset, number) in &newer {
+            columns.iter_mut().zip([room, offset, number]).for_each(|(column, value)| column.push(value));
+        }
+        let [rooms, offsets, numbers] = &columns;
+        let args = [user, after, limit, Arg::Ints(rooms), Arg::Ints(offsets), Arg::Ints(numbers)];
+        db.all::<JoinedRow>(ROOMS_OF_POSTGRES, &args).await?
+    } else {
+        db.all::<JoinedRow>(ROOMS_OF_SQLITE, &[user, after, limit, Arg::Text(&json(&newer))]).await?
+    };
     let room_from = |row: JoinedRow| {
-        let (id, name, title, kind, size, members, epoch, last_offset, last_number, read_offset, read_number, role) =
-            row;
+        let (id, name, title, kind, size, members, epoch, last_offset, last_number, ..) = row;
+        let (.., read_offset, read_number, role, unread) = row;
         JoinedRoom {
             id: RoomId(id),
             name,
@@ -122,9 +175,13 @@ pub(crate) async fn rooms_of(
                 offset: last_offset.unsigned_abs(),
                 number: last_number.unsigned_abs(),
             },
+            unread: unread.unsigned_abs(),
             read: Marker { offset: read_offset.unsigned_abs(), number: read_number.unsigned_abs() },
             role: Role::from_number(role),
         }
     };
-    Ok(rows.into_iter().map(room_from).collect())
+    let mut rooms: Vec<_> = rows.into_iter().map(room_from).collect();
+    // The page was cut in this order, but the outer query need not keep it.
+    rooms.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok(rooms)
 }

@@ -6,18 +6,19 @@ use crate::check::{is_storable, refusal, require_storable, rows_limit};
 use crate::connection::unix_millis;
 use crate::error::{AppendError, CreateUserError, RoomError, StoreError};
 use crate::history::{PAGE_ITEMS_LIMIT, more};
+use crate::markers::{UNREAD_LIMIT, UNREAD_SCAN_LIMIT};
 use crate::objects::{
-    Account, Addition, Cursor, Join, Login, MemberEntry, Message, MessagePage, NewRoom, NewUser, Reaction, Removal,
-    Room, RoomKind,
+    Account, Addition, Cursor, Join, Login, MemberEntry, MemberPage, Message, MessagePage, NewRoom, NewUser, Reaction,
+    Removal, Room, RoomKind,
 };
 use crate::rooms::may_remove;
 use crate::store::Store;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uproar_model::{
-    Admission, DatabaseGeneration, Epoch, Head, Item, JoinError, JoinedRoom, Kind, Marker, Number, Offset, Outcome,
-    Page, PageRequest, Publication, Refusal, Revocation, Role, RoomId, Stored, UnixMillis, User, UserId, looks_like,
-    text,
+    Admission, DatabaseGeneration, Epoch, Head, Item, JoinError, JoinedRoom, Kind, Marker, Number, OWN_REACTIONS_LIMIT,
+    Offset, Outcome, Page, PageRequest, Publication, REACTION_KINDS_LIMIT, Refusal, Revocation, Role, RoomId, Stored,
+    UnixMillis, User, UserId, looks_like, text,
 };
 
 /// Everything that a database would hold.
@@ -53,7 +54,8 @@ struct StoredRoom {
     /// The row at `offset - 1`.
     log: Vec<LogRow>,
     ids: BTreeMap<(UserId, Arc<str>), Offset>,
-    reactions: BTreeMap<(Offset, Arc<str>), BTreeSet<UserId>>,
+    /// By message and emoji: the offset since which there has been one, and whose they are.
+    reactions: BTreeMap<(Offset, Arc<str>), (Offset, BTreeSet<UserId>)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -124,6 +126,9 @@ impl MemoryStore {
                     if let Some(deletion) = deletion {
                         return Outcome::Duplicate(deletion.stored());
                     }
+                }
+                Kind::React if room.has_too_many_reactions(target, item.user, item.body.as_deref()) => {
+                    return Outcome::Refused(Refusal::TooManyReactions);
                 }
                 _ => {}
             }
@@ -247,9 +252,17 @@ impl MemoryStore {
     }
 
     /// [`Store::rooms_of`].
-    pub fn rooms_of(&self, user: UserId, after: Option<&str>, limit: usize) -> Vec<JoinedRoom> {
+    pub fn rooms_of(
+        &self,
+        user: UserId,
+        after: Option<&str>,
+        limit: usize,
+        newer: &HashMap<RoomId, Marker>,
+    ) -> Vec<JoinedRoom> {
         let joined = self.rooms.iter().filter_map(|(&id, room)| {
             let membership = room.members.get(&user)?;
+            let newer = newer.get(&id).copied().filter(|newer| newer.offset > membership.read.offset);
+            let read = newer.unwrap_or(membership.read);
             Some(JoinedRoom {
                 id,
                 name: room.name.clone(),
@@ -258,7 +271,8 @@ impl MemoryStore {
                 size: room.size,
                 members: u32::try_from(room.members.len()).unwrap_or(u32::MAX),
                 head: self.head(id, room),
-                read: membership.read,
+                unread: room.unread(user, read.offset),
+                read,
                 role: membership.role,
             })
         });
@@ -366,7 +380,7 @@ impl MemoryStore {
             members: u32::try_from(room.members.len()).unwrap_or(u32::MAX),
             epoch: head.epoch,
             offset: head.offset,
-            unread: membership.map(|m| room.number.saturating_sub(m.read.number)),
+            unread: membership.map(|m| room.unread(viewer, m.read.offset)),
             role: membership.map(|m| m.role),
         })
     }
@@ -490,13 +504,13 @@ impl MemoryStore {
     }
 
     fn message(&self, room: &StoredRoom, row: &LogRow, viewer: UserId) -> Message {
-        let mut reactions = Vec::new();
-        for ((offset, emoji), users) in &room.reactions {
-            if *offset == row.offset && !users.is_empty() {
-                let count = u32::try_from(users.len()).unwrap_or(u32::MAX);
-                reactions.push(Reaction { emoji: emoji.to_string(), count, mine: users.contains(&viewer) });
-            }
-        }
+        let mut kinds: Vec<_> = room.reactions.iter().filter(|((offset, _), _)| *offset == row.offset).collect();
+        kinds.sort_by_key(|((_, emoji), (since, _))| (*since, Arc::clone(emoji)));
+        let reactions = kinds.into_iter().map(|((_, emoji), (_, users))| {
+            let count = u32::try_from(users.len()).unwrap_or(u32::MAX);
+            Reaction { emoji: emoji.to_string(), count, mine: users.contains(&viewer) }
+        });
+        let reactions = reactions.collect();
         Message {
             offset: row.offset,
             number: row.number,
@@ -519,6 +533,24 @@ impl StoredRoom {
 
     fn row_mut(&mut self, offset: Offset) -> Option<&mut LogRow> {
         self.log.get_mut(usize::try_from(offset.checked_sub(1)?).ok()?)
+    }
+
+    /// Other users' messages after this offset that still exist.
+    fn unread(&self, user: UserId, read: Offset) -> Number {
+        let messages = self.log.iter().filter(|row| row.offset > read && row.kind == Kind::Message);
+        let unread = messages.take(UNREAD_SCAN_LIMIT).filter(|row| row.user != user && row.deleted.is_none());
+        unread.take(UNREAD_LIMIT + 1).count() as Number
+    }
+
+    /// Whether one more reaction is too much for its message, or for its sender there.
+    fn has_too_many_reactions(&self, target: Offset, user: UserId, emoji: Option<&str>) -> bool {
+        let kinds = || self.reactions.iter().filter(|((offset, _), _)| *offset == target);
+        let same = kinds().find(|((_, known), _)| Some(&**known) == emoji);
+        if same.is_some_and(|(_, (_, users))| users.contains(&user)) {
+            return false;
+        }
+        let own = kinds().filter(|(_, (_, users))| users.contains(&user)).count();
+        own >= OWN_REACTIONS_LIMIT || same.is_none() && kinds().count() >= REACTION_KINDS_LIMIT
     }
 
     /// Appends an item that was accepted.
@@ -558,11 +590,16 @@ impl StoredRoom {
                 self.reactions.retain(|(of, _), _| *of != target);
             }
             (Kind::React, Some(emoji)) => {
-                self.reactions.entry((target, Arc::clone(emoji))).or_default().insert(item.user);
+                let kind = self.reactions.entry((target, Arc::clone(emoji)));
+                kind.or_insert_with(|| (offset, BTreeSet::new())).1.insert(item.user);
             }
             (Kind::Unreact, Some(emoji)) => {
-                if let Some(users) = self.reactions.get_mut(&(target, Arc::clone(emoji))) {
+                let kind = (target, Arc::clone(emoji));
+                if let Some((_, users)) = self.reactions.get_mut(&kind) {
                     users.remove(&item.user);
+                    if users.is_empty() {
+                        self.reactions.remove(&kind);
+                    }
                 }
             }
             _ => {}
@@ -619,11 +656,17 @@ impl Store for SharedMemoryStore {
         Ok(())
     }
 
-    async fn rooms_of(&self, user: UserId, after: Option<&str>, limit: usize) -> Result<Vec<JoinedRoom>, StoreError> {
+    async fn rooms_of(
+        &self,
+        user: UserId,
+        after: Option<&str>,
+        limit: usize,
+        newer: &HashMap<RoomId, Marker>,
+    ) -> Result<Vec<JoinedRoom>, StoreError> {
         if !after.is_none_or(is_storable) {
             return Ok(Vec::new());
         }
-        Ok(self.lock().rooms_of(user, after, limit))
+        Ok(self.lock().rooms_of(user, after, limit, newer))
     }
 
     async fn create_user(&self, user: NewUser) -> Result<Account, CreateUserError> {
@@ -751,7 +794,7 @@ impl Store for SharedMemoryStore {
         viewer: UserId,
         after: Option<UserId>,
         limit: usize,
-    ) -> Result<Vec<MemberEntry>, RoomError> {
+    ) -> Result<MemberPage, RoomError> {
         let store = self.lock();
         let (_, room, role) = store.look_up(name, viewer)?;
         if role.is_none() {
@@ -759,7 +802,8 @@ impl Store for SharedMemoryStore {
         }
         let after = after.unwrap_or(UserId(0));
         let members = room.members.iter().filter(|(id, _)| **id > after).take(rows_limit(limit));
-        Ok(members.map(|(id, membership)| store.entry(*id, membership)).collect())
+        let members = members.map(|(id, membership)| store.entry(*id, membership)).collect();
+        Ok(MemberPage { members, count: u32::try_from(room.members.len()).unwrap_or(u32::MAX) })
     }
 
     async fn delete_room(&self, name: &str, actor: UserId, reserved_ms: u64) -> Result<RoomId, RoomError> {

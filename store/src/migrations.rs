@@ -14,6 +14,7 @@ pub(crate) const SQLITE: &[Migration] = &[
     (3, "skeletons", include_str!("../../migrations/sqlite/0003_skeletons.sql")),
     (4, "rooms", include_str!("../../migrations/sqlite/0004_rooms.sql")),
     (5, "user rooms", include_str!("../../migrations/sqlite/0005_user_rooms.sql")),
+    (6, "reactions", include_str!("../../migrations/sqlite/0006_reactions.sql")),
 ];
 
 pub(crate) const POSTGRES: &[Migration] = &[
@@ -23,6 +24,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (4, "skeletons", include_str!("../../migrations/postgres/0004_skeletons.sql")),
     (5, "rooms", include_str!("../../migrations/postgres/0005_rooms.sql")),
     (6, "user rooms", include_str!("../../migrations/postgres/0006_user_rooms.sql")),
+    (7, "reactions", include_str!("../../migrations/postgres/0007_reactions.sql")),
 ];
 
 pub(crate) fn migrator(migrations: &[Migration]) -> Migrator {

@@ -65,6 +65,11 @@ pub(crate) async fn update(db: &mut DbConnection) -> Result<(), StoreError> {
     let changed = rename("room", &names);
     replace(db, "UPDATE rooms SET name = $2 WHERE id = $1", &changed, |renamed| renamed.key.clone()).await?;
 
+    let sql = "UPDATE user_rooms SET room_name = $2 WHERE room_id = $1";
+    for renamed in &changed {
+        db.execute(sql, &[Arg::Int(renamed.id), Arg::Text(&renamed.key)]).await?;
+    }
+
     let users = db.all::<(i64, String)>("SELECT id, username FROM users", &[]).await?;
     let rows: Vec<_> = users.iter().map(|(id, name)| (*id, skeleton(name))).collect();
     set(

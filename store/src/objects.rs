@@ -122,6 +122,13 @@ pub struct Removal {
     pub publication: Publication,
 }
 
+/// Members of a room, and how many it has, read in the same snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberPage {
+    pub members: Vec<MemberEntry>,
+    pub count: u32,
+}
+
 /// Which messages a page holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cursor {

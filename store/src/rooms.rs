@@ -4,15 +4,16 @@ use crate::check::rows_limit;
 use crate::connection::{Arg, DbConnection};
 use crate::error::{RoomError, StoreError};
 use crate::generation::{DatabaseGeneration, random_word};
-use crate::objects::{Addition, Join, MemberEntry, NewRoom, Removal, Room, RoomKind};
+use crate::markers::unread_sql;
+use crate::objects::{Addition, Join, MemberEntry, MemberPage, NewRoom, Removal, Room, RoomKind};
 use crate::{history, names, users};
 use uproar_model::{JoinError, Offset, PageRequest, Role, RoomId, User, UserId, skeleton, text};
 
-/// id, name, title, kind, size, members, epoch, last offset, last number, the viewer's read number and role.
-type RoomRow = (i64, String, String, i64, i64, i64, String, i64, i64, Option<i64>, Option<i64>);
+/// id, name, title, kind, size, members, epoch, last offset, the viewer's role, and how much the viewer has not read.
+type RoomRow = (i64, String, String, i64, i64, i64, String, i64, Option<i64>, i64);
 
 fn room_from(generation: DatabaseGeneration, row: RoomRow) -> Room {
-    let (id, name, title, kind, size, members, epoch, last_offset, last_number, read_number, role) = row;
+    let (id, name, title, kind, size, members, epoch, last_offset, role, unread) = row;
     Room {
         id: RoomId(id),
         name,
@@ -22,7 +23,7 @@ fn room_from(generation: DatabaseGeneration, row: RoomRow) -> Room {
         members: u32::try_from(members).unwrap_or(u32::MAX),
         epoch: generation.epoch(&epoch),
         offset: last_offset.unsigned_abs(),
-        unread: read_number.map(|read| last_number.saturating_sub(read).max(0).unsigned_abs()),
+        unread: role.map(|_| unread.unsigned_abs()),
         role: role.map(Role::from_number),
     }
 }
@@ -115,11 +116,14 @@ pub(crate) async fn find(
     name: &str,
     viewer: UserId,
 ) -> Result<Option<Room>, StoreError> {
-    let sql = "SELECT r.id, r.name, r.title, CAST(r.kind AS bigint), CAST(r.size AS bigint), CAST(r.members AS bigint),
-            r.epoch, h.last_offset, h.last_number, m.read_number, CAST(m.role AS bigint)
-        FROM rooms r JOIN heads h ON h.room_id = r.id
+    let sql = concat!(
+        "SELECT r.id, r.name, r.title, CAST(r.kind AS bigint), CAST(r.size AS bigint), CAST(r.members AS bigint),
+            r.epoch, h.last_offset, CAST(m.role AS bigint), ",
+        unread_sql!("m.read_offset", "$2"),
+        " FROM rooms r JOIN heads h ON h.room_id = r.id
         LEFT JOIN members m ON m.room_id = r.id AND m.user_id = $2
-        WHERE r.name = $1 AND (r.kind = 0 OR m.user_id IS NOT NULL)";
+        WHERE r.name = $1 AND (r.kind = 0 OR m.user_id IS NOT NULL)"
+    );
     Ok(db.optional(sql, &[Arg::Text(name), Arg::Int(viewer.0)]).await?.map(|row| room_from(generation, row)))
 }
 
@@ -132,13 +136,16 @@ pub(crate) async fn list(
     after: Option<&str>,
     limit: usize,
 ) -> Result<Vec<Room>, StoreError> {
-    let sql = "SELECT r.id, r.name, r.title, CAST(r.kind AS bigint), CAST(r.size AS bigint), CAST(r.members AS bigint),
-            r.epoch, h.last_offset, h.last_number, m.read_number, CAST(m.role AS bigint)
-        FROM rooms r JOIN heads h ON h.room_id = r.id
+    let sql = concat!(
+        "SELECT r.id, r.name, r.title, CAST(r.kind AS bigint), CAST(r.size AS bigint), CAST(r.members AS bigint),
+            r.epoch, h.last_offset, CAST(m.role AS bigint), ",
+        unread_sql!("m.read_offset", "$1"),
+        " FROM rooms r JOIN heads h ON h.room_id = r.id
         LEFT JOIN members m ON m.room_id = r.id AND m.user_id = $1
         WHERE r.name > $2 AND (r.kind = 0 OR m.user_id IS NOT NULL)
           AND (r.name LIKE $3 ESCAPE '\\' OR r.title_key LIKE $3 ESCAPE '\\')
-        ORDER BY r.name LIMIT $4";
+        ORDER BY r.name LIMIT $4"
+    );
     let mut pattern = String::from("%");
     for c in text::fold(query).chars() {
         if matches!(c, '%' | '_' | '\\') {
@@ -263,24 +270,29 @@ pub(crate) async fn members(
     viewer: UserId,
     after: Option<UserId>,
     limit: usize,
-) -> Result<Vec<MemberEntry>, RoomError> {
+) -> Result<MemberPage, RoomError> {
     let (room, _, role) = look_up(db, name, viewer).await?;
     if role.is_none() {
         return Err(RoomError::NotMember);
     }
-    let sql = "SELECT u.id, u.username, CAST(m.role AS bigint), m.joined_at
-        FROM members m JOIN users u ON u.id = m.user_id
-        WHERE m.room_id = $1 AND m.user_id > $2 ORDER BY m.user_id LIMIT $3";
+    let sql = "SELECT CAST(r.members AS bigint), x.user_id, x.username, x.role, x.joined_at FROM rooms r LEFT JOIN (
+            SELECT m.user_id, u.username, CAST(m.role AS bigint) AS role, m.joined_at
+            FROM members m JOIN users u ON u.id = m.user_id
+            WHERE m.room_id = $1 AND m.user_id > $2 ORDER BY m.user_id LIMIT $3) x ON true
+        WHERE r.id = $1 ORDER BY x.user_id";
     let args = [Arg::Int(room.0), Arg::Int(after.map_or(0, |user| user.0)), Arg::Int(rows_limit(limit) as i64)];
-    let rows = db.all::<(i64, String, i64, i64)>(sql, &args).await?;
-    Ok(rows
-        .into_iter()
-        .map(|(id, username, role, joined_at)| MemberEntry {
-            user: User { id: UserId(id), username: username.into() },
-            role: Role::from_number(role),
-            joined_at: joined_at.unsigned_abs(),
+    // One row without a member, if there are none after `after`.
+    type MemberRow = (i64, Option<i64>, Option<String>, Option<i64>, Option<i64>);
+    let rows = db.all::<MemberRow>(sql, &args).await?;
+    let count = rows.first().map_or(0, |row| u32::try_from(row.0).unwrap_or(u32::MAX));
+    let member = |(_, id, username, role, joined_at): MemberRow| {
+        Some(MemberEntry {
+            user: User { id: UserId(id?), username: username?.into() },
+            role: Role::from_number(role?),
+            joined_at: joined_at?.unsigned_abs(),
         })
-        .collect())
+    };
+    Ok(MemberPage { members: rows.into_iter().filter_map(member).collect(), count })
 }
 
 /// Whether a user with the role `actor` may remove one with the role `member`. `leaving`: both are the same user.
@@ -387,6 +399,11 @@ pub(crate) async fn sweep_step(db: &mut DbConnection) -> Result<bool, StoreError
     }
     let sql = "DELETE FROM reactions WHERE room_id = $1 AND (room_offset, emoji, user_id) IN
         (SELECT room_offset, emoji, user_id FROM reactions WHERE room_id = $1 LIMIT 1000)";
+    if db.execute(sql, &[room]).await? > 0 {
+        return Ok(true);
+    }
+    let sql = "DELETE FROM reaction_kinds WHERE room_id = $1 AND (room_offset, emoji) IN
+        (SELECT room_offset, emoji FROM reaction_kinds WHERE room_id = $1 LIMIT 1000)";
     if db.execute(sql, &[room]).await? > 0 {
         return Ok(true);
     }

@@ -2,8 +2,9 @@
 
 use crate::error::{AppendError, CreateUserError, RoomError, StoreError};
 use crate::objects::{
-    Account, Addition, Cursor, Join, Login, MemberEntry, MessagePage, NewRoom, NewUser, Removal, Room,
+    Account, Addition, Cursor, Join, Login, MemberPage, MessagePage, NewRoom, NewUser, Removal, Room,
 };
+use std::collections::HashMap;
 use std::sync::Arc;
 use uproar_model::{
     Admission, DatabaseGeneration, Head, Item, JoinError, JoinedRoom, Marker, Outcome, Page, PageRequest, Revocation,
@@ -42,8 +43,15 @@ pub trait Store: Send + Sync + 'static {
     /// stored as it is: callers know the head.
     async fn mark_read(&self, markers: &[(RoomId, UserId, Marker)]) -> Result<(), StoreError>;
 
-    /// The rooms that a user is a member of, by name ascending: names after `after`, at most `limit` rooms.
-    async fn rooms_of(&self, user: UserId, after: Option<&str>, limit: usize) -> Result<Vec<JoinedRoom>, StoreError>;
+    /// The rooms that a user is a member of, by name ascending: names after `after`, at most `limit` rooms. `newer`: the
+    /// user's markers that are not written yet. Each counts if it is ahead of the stored one.
+    async fn rooms_of(
+        &self,
+        user: UserId,
+        after: Option<&str>,
+        limit: usize,
+        newer: &HashMap<RoomId, Marker>,
+    ) -> Result<Vec<JoinedRoom>, StoreError>;
 
     // ── users ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -119,14 +127,15 @@ pub trait Store: Send + Sync + 'static {
     /// already a member, nothing changes.
     async fn add_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<Addition, RoomError>;
 
-    /// The members of a room, for one of them, by user id ascending: ids after `after`, at most `limit` members.
+    /// The members of a room, for one of them, by user id ascending: ids after `after`, at most `limit` members;
+    /// and how many there are, read in the same snapshot.
     async fn members(
         &self,
         name: &str,
         viewer: UserId,
         after: Option<UserId>,
         limit: usize,
-    ) -> Result<Vec<MemberEntry>, RoomError>;
+    ) -> Result<MemberPage, RoomError>;
 
     /// Deletes a room with everything in it, for its owner, for whom the name is reserved for a while: others still have
     /// messages that were meant for this room. The id is never used again.

@@ -41,7 +41,7 @@ async fn the_javascript_example_works() {
     assert!(lines.iter().any(|line| line.starts_with("1 ann-") && line.ends_with(": Hello")), "{printed}");
     assert!(lines.contains(&"the newest of the history: [ 'Hello' ]"), "{printed}");
     assert!(
-        lines.iter().any(|line| line.starts_with("rooms: [ 'lobby-") && line.ends_with(", 1 unread' ]")),
+        lines.iter().any(|line| line.starts_with("rooms: [ 'lobby-") && line.ends_with(", 0 unread' ]")),
         "{printed}"
     );
 }
@@ -55,7 +55,7 @@ async fn the_python_example_works() {
     assert!(lines.iter().any(|line| line.starts_with("1 bob-") && line.ends_with(": Hello")), "{printed}");
     assert!(lines.contains(&"the newest of the history: ['Hello']"), "{printed}");
     assert!(
-        lines.iter().any(|line| line.starts_with("rooms: ['lobby-") && line.ends_with(", 1 unread']")),
+        lines.iter().any(|line| line.starts_with("rooms: ['lobby-") && line.ends_with(", 0 unread']")),
         "{printed}"
     );
 }

@@ -364,6 +364,7 @@ fn refused(refusal: Refusal) -> ProtocolError {
         Refusal::NoRoom => protocol::UNKNOWN_CHANNEL,
         Refusal::NotMember | Refusal::NotYours => protocol::PERMISSION_DENIED,
         Refusal::NoTarget | Refusal::IdReused | Refusal::BadData => protocol::BAD_REQUEST,
+        Refusal::TooManyReactions => protocol::LIMIT_EXCEEDED,
     };
     ProtocolError::new(code, refusal.to_string())
 }

@@ -103,6 +103,7 @@ async fn append(connection: &mut PgConnection, batch: &[Item]) -> Result<Vec<Out
             "not_member" => Outcome::Refused(Refusal::NotMember),
             "not_yours" => Outcome::Refused(Refusal::NotYours),
             "no_target" => Outcome::Refused(Refusal::NoTarget),
+            "too_many" => Outcome::Refused(Refusal::TooManyReactions),
             "id_reused" => Outcome::Refused(Refusal::IdReused),
             _ => return Err(unexpected()),
         };

@@ -6,8 +6,8 @@ use crate::check;
 use crate::connection::{Arg, DbConnection, json, offset_arg, unix_millis};
 use crate::error::{AppendError, one_line};
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
-use uproar_model::{Item, Kind, Outcome, Refusal, RoomId, Stored, UserId};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use uproar_model::{Item, Kind, OWN_REACTIONS_LIMIT, Outcome, REACTION_KINDS_LIMIT, Refusal, RoomId, Stored, UserId};
 
 /// Appends a batch on the connection that writes.
 pub(super) async fn append(mut db: DbConnection, batch: &[Item]) -> Result<Vec<Outcome>, AppendError> {
@@ -111,6 +111,8 @@ const CHANGE: &str = "
       gone_offset = x.value ->> 4
     FROM json_each($1) x WHERE room_id = x.value ->> 0 AND room_offset = x.value ->> 1;
     DELETE FROM reactions WHERE (room_id, room_offset) IN
+      (SELECT value ->> 0, value ->> 1 FROM json_each($1) WHERE value ->> 4 IS NOT NULL);
+    DELETE FROM reaction_kinds WHERE (room_id, room_offset) IN
       (SELECT value ->> 0, value ->> 1 FROM json_each($1) WHERE value ->> 4 IS NOT NULL)";
 
 // JSON rows: room, offset, emoji, user, whether the reaction is given (1) or taken back (0).
@@ -119,6 +121,23 @@ const REACT: &str = "
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each($1) WHERE value ->> 4 = 1;
     DELETE FROM reactions WHERE (room_id, room_offset, emoji, user_id) IN
       (SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each($1) WHERE value ->> 4 = 0)";
+
+// JSON rows: room, offset, user. The answer: room, offset, user, emoji, since, users, whether the user is one of them. A
+// message has few kinds of reactions, and each is one probe of an index for the user.
+const KINDS: &str = "
+    SELECT k.room_id, k.room_offset, e.value ->> 2, k.emoji, k.since, k.users, r.user_id IS NOT NULL
+    FROM json_each($1) e
+    JOIN reaction_kinds k ON k.room_id = e.value ->> 0 AND k.room_offset = e.value ->> 1
+    LEFT JOIN reactions r ON r.room_id = k.room_id AND r.room_offset = k.room_offset AND r.emoji = k.emoji
+      AND r.user_id = e.value ->> 2";
+
+// JSON rows: room, offset, emoji, since, users.
+const SET_KINDS: &str = "
+    INSERT INTO reaction_kinds (room_id, room_offset, emoji, since, users)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each($1) WHERE value ->> 4 > 0
+    ON CONFLICT (room_id, room_offset, emoji) DO UPDATE SET since = excluded.since, users = excluded.users;
+    DELETE FROM reaction_kinds WHERE (room_id, room_offset, emoji) IN
+      (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each($1) WHERE value ->> 4 = 0)";
 
 async fn append_in_transaction(db: &mut DbConnection, batch: &[Item]) -> Result<Vec<Outcome>, sqlx::Error> {
     let keys: Vec<_> = batch
@@ -138,6 +157,14 @@ async fn append_in_transaction(db: &mut DbConnection, batch: &[Item]) -> Result<
     }
     let now = unix_millis();
     let mut judge = Judge::new(now);
+    let reacts = |item: &&Item| matches!(item.kind, Kind::React | Kind::Unreact) && check::refusal(item).is_none();
+    let mut targets: Vec<_> =
+        batch.iter().filter(reacts).map(|item| (item.room.0, item.target.map(offset_arg), item.user.0)).collect();
+    if !targets.is_empty() {
+        targets.sort_unstable();
+        targets.dedup();
+        judge.take_kinds(db.all::<KindRow>(KINDS, &[Arg::Text(&json(&targets))]).await?);
+    }
     let outcomes = batch.iter().zip(facts).map(|(item, facts)| judge.judge(item, facts)).collect();
 
     if !judge.rows.is_empty() {
@@ -158,6 +185,10 @@ async fn append_in_transaction(db: &mut DbConnection, batch: &[Item]) -> Result<
             .collect();
         db.execute(REACT, &[Arg::Text(&json(&reactions))]).await?;
     }
+    let kinds: Vec<_> = judge.changed_kinds().collect();
+    if !kinds.is_empty() {
+        db.execute(SET_KINDS, &[Arg::Text(&json(&kinds))]).await?;
+    }
     Ok(outcomes)
 }
 
@@ -177,12 +208,27 @@ struct Judge<'b> {
     /// Reactions by room, message, emoji and user: whether they were given or taken back. The deletion of a message
     /// removes its reactions.
     reactions: BTreeMap<(RoomId, i64, &'b str, UserId), bool>,
+    /// The kinds of reactions to each message that this batch has reactions to, by emoji.
+    kinds: BTreeMap<(RoomId, i64), BTreeMap<String, Reactions>>,
+    /// The emojis that each sender of reactions has given to a message.
+    own: HashMap<(RoomId, i64, UserId), HashSet<String>>,
     /// The rows to insert.
     rows: Vec<NewRow<'b>>,
 }
 
 /// Room, offset, number, kind, user, id, target, body.
 type NewRow<'b> = (i64, i64, i64, u8, i64, &'b str, Option<i64>, Option<&'b str>);
+
+/// Room, offset, user, emoji, since, users, whether the user is one of them.
+type KindRow = (i64, i64, i64, String, i64, i64, bool);
+
+/// One kind of reactions to a message.
+struct Reactions {
+    /// The offset since which there has been one.
+    since: i64,
+    users: i64,
+    is_changed: bool,
+}
 
 struct Change<'b> {
     body: Option<&'b str>,
@@ -201,8 +247,58 @@ impl<'b> Judge<'b> {
             authors: HashMap::new(),
             changes: BTreeMap::new(),
             reactions: BTreeMap::new(),
+            kinds: BTreeMap::new(),
+            own: HashMap::new(),
             rows: Vec::new(),
         }
+    }
+
+    /// Takes what the database knows about the reactions to the messages concerned.
+    fn take_kinds(&mut self, rows: Vec<KindRow>) {
+        for (room, offset, user, emoji, since, users, is_own) in rows {
+            let (room, user) = (RoomId(room), UserId(user));
+            if is_own {
+                self.own.entry((room, offset, user)).or_default().insert(emoji.clone());
+            }
+            let kinds = self.kinds.entry((room, offset)).or_default();
+            kinds.insert(emoji, Reactions { since, users, is_changed: false });
+        }
+    }
+
+    /// Room, offset, emoji, since and users of each kind of reactions that this batch has changed.
+    fn changed_kinds(&self) -> impl Iterator<Item = (i64, i64, &str, i64, i64)> {
+        self.kinds.iter().flat_map(|(&(room, offset), kinds)| {
+            let changed = kinds.iter().filter(|(_, kind)| kind.is_changed);
+            changed.map(move |(emoji, kind)| (room.0, offset, emoji.as_str(), kind.since, kind.users))
+        })
+    }
+
+    /// Whether one more reaction is too much for its message, or for its sender there.
+    fn has_too_many_reactions(&self, target: (RoomId, i64), user: UserId, emoji: &str) -> bool {
+        let own = self.own.get(&(target.0, target.1, user));
+        if own.is_some_and(|own| own.contains(emoji)) {
+            return false;
+        }
+        let kinds = self.kinds.get(&target);
+        let is_kind = kinds.and_then(|kinds| kinds.get(emoji)).is_some_and(|kind| kind.users > 0);
+        let count = kinds.map_or(0, |kinds| kinds.values().filter(|kind| kind.users > 0).count());
+        own.is_some_and(|own| own.len() >= OWN_REACTIONS_LIMIT) || !is_kind && count >= REACTION_KINDS_LIMIT
+    }
+
+    /// Counts a reaction that was given at this offset, or taken back.
+    fn count_reaction(&mut self, target: (RoomId, i64), user: UserId, emoji: &str, offset: i64, is_given: bool) {
+        let own = self.own.entry((target.0, target.1, user)).or_default();
+        let is_new = if is_given { own.insert(emoji.to_owned()) } else { own.remove(emoji) };
+        if !is_new {
+            return;
+        }
+        let kinds = self.kinds.entry(target).or_default();
+        let kind = kinds.entry(emoji.to_owned()).or_insert(Reactions { since: offset, users: 0, is_changed: true });
+        if kind.users == 0 {
+            kind.since = offset;
+        }
+        kind.users = (kind.users + if is_given { 1 } else { -1 }).max(0);
+        kind.is_changed = true;
     }
 
     fn judge(&mut self, item: &'b Item, facts: Facts) -> Outcome {
@@ -248,6 +344,11 @@ impl<'b> Judge<'b> {
             (Kind::Edit, None) if author != item.user => Some(Outcome::Refused(Refusal::NotYours)),
             (Kind::Delete, _) if author != item.user && role == 0 => Some(Outcome::Refused(Refusal::NotYours)),
             (Kind::Delete, Some(stored)) => Some(Outcome::Duplicate(stored)),
+            (Kind::React, None)
+                if self.has_too_many_reactions(target, item.user, item.body.as_deref().unwrap_or_default()) =>
+            {
+                Some(Outcome::Refused(Refusal::TooManyReactions))
+            }
             _ => None,
         }
     }
@@ -281,10 +382,14 @@ impl<'b> Judge<'b> {
                 let change = Change { body: None, edited, deleted: Some(offset), deletion: Some(stored) };
                 self.changes.insert((item.room, target), change);
                 self.reactions.retain(|&(room, of, _, _), _| (room, of) != (item.room, target));
+                // The deletion removes them from the database.
+                self.kinds.remove(&(item.room, target));
             }
             (Kind::React | Kind::Unreact, Some(target)) => {
                 let reaction = (item.room, target, body.unwrap_or_default(), item.user);
                 self.reactions.insert(reaction, item.kind == Kind::React);
+                let is_given = item.kind == Kind::React;
+                self.count_reaction((item.room, target), item.user, body.unwrap_or_default(), offset, is_given);
             }
             _ => {}
         }

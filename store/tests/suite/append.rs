@@ -368,8 +368,7 @@ pub async fn reactions_are_a_set(world: World) {
             react(room, ben, "3", target, "a b 1"),
         ])
         .await;
-    let mut expected = [("🎉".to_owned(), 2, true), ("👍".to_owned(), 1, true), ("a b 1".to_owned(), 1, true)];
-    expected.sort();
+    let expected = [("🎉".to_owned(), 2, true), ("👍".to_owned(), 1, true), ("a b 1".to_owned(), 1, true)];
     assert_eq!(reactions(ben).await, expected);
     assert!(reactions(cleo).await.iter().all(|(_, _, mine)| !mine));
 
@@ -381,7 +380,7 @@ pub async fn reactions_are_a_set(world: World) {
     new(world.append_one(unreact(room, ben, "7", target, "never given")).await);
     // A retry does not restore a reaction that was taken back in the meantime.
     assert!(matches!(world.append_one(react(room, ben, "1", target, "🎉")).await, Outcome::Duplicate(_)));
-    assert_eq!(reactions(ben).await, [("a b 1".to_owned(), 1, true), ("🎉".to_owned(), 1, false)]);
+    assert_eq!(reactions(ben).await, [("🎉".to_owned(), 1, false), ("a b 1".to_owned(), 1, true)]);
 
     // The last item of a batch wins.
     world
@@ -397,6 +396,80 @@ pub async fn reactions_are_a_set(world: World) {
     assert_eq!(reactions(ann).await, [("🎉".to_owned(), 1, true)]);
     let emojis: Vec<_> = world.log(room).await.iter().filter_map(|p| p.body.as_deref().map(str::to_owned)).collect();
     assert_eq!(emojis[1..4], ["🎉", "🎉", "👍"]);
+}
+
+/// Kinds of reactions are listed in the order in which they came, as clients see it live.
+pub async fn reactions_are_listed_in_the_order_in_which_they_came(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    let target = world.send(room, ann, &["x"]).await[0];
+    let order = async || {
+        let page = world.store.messages("lobby", ann, Cursor::Newest, 1).await.unwrap();
+        page.messages[0].reactions.iter().map(|reaction| reaction.emoji.clone()).collect::<Vec<_>>().join("")
+    };
+    let mut number = 0;
+    let mut give = |user, emoji: &str, is_given| {
+        number += 1;
+        let id = format!("{number}");
+        if is_given { react(room, user, &id, target, emoji) } else { unreact(room, user, &id, target, emoji) }
+    };
+    world.append(&[give(ann, "🚀", true), give(ann, "🎉", true), give(ben, "🎉", true)]).await;
+    world.append(&[give(ben, "👍", true), give(ben, "🚀", true)]).await;
+    assert_eq!(order().await, "🚀🎉👍");
+    // The first user takes it back, but there is still another.
+    world.append(&[give(ann, "🚀", false)]).await;
+    assert_eq!(order().await, "🚀🎉👍");
+    // One that has gone and comes again is the last, within a batch too.
+    world.append(&[give(ben, "🚀", false), give(ann, "🚀", true)]).await;
+    assert_eq!(order().await, "🎉👍🚀");
+    world.append(&[give(ann, "🎉", false), give(ben, "🎉", false)]).await;
+    world.append(&[give(ann, "🎉", true)]).await;
+    assert_eq!(order().await, "👍🚀🎉");
+}
+
+pub async fn reactions_are_bounded_by_message_and_by_user(world: World) {
+    let Lobby { room, ann, .. } = world.lobby().await;
+    let target = world.send(room, ann, &["x"]).await[0];
+    let emoji = |n: u32| char::from_u32(0x1f400 + n).unwrap().to_string();
+    let mut users = Vec::new();
+    for n in 0..5 {
+        let user = world.user(&format!("User {n}")).await;
+        world.store.join("lobby", user).await.unwrap();
+        users.push(user);
+    }
+    // Five of each of four users, in batches and one by one.
+    for (n, user) in users.iter().take(4).enumerate() {
+        let item = |own: u32| react(room, *user, &format!("{own}"), target, &emoji(n as u32 * 5 + own));
+        if n % 2 == 0 {
+            world.append(&(0..5).map(item).collect::<Vec<_>>()).await.into_iter().for_each(|outcome| _ = new(outcome));
+        } else {
+            for own in 0..5 {
+                new(world.append_one(item(own)).await);
+            }
+        }
+        let sixth = react(room, *user, "6", target, &emoji((n as u32 + 1) % 4 * 5));
+        assert_refused(world.append_one(sixth).await, Refusal::TooManyReactions);
+    }
+    let last = users[4];
+    assert_refused(world.append_one(react(room, last, "1", target, &emoji(20))).await, Refusal::TooManyReactions);
+    new(world.append_one(react(room, last, "2", target, &emoji(7))).await);
+    // A kind that nobody gives any more makes room, within a batch too.
+    let outcomes = world
+        .append(&[
+            unreact(room, users[0], "u", target, &emoji(0)),
+            react(room, last, "3", target, &emoji(20)),
+            react(room, last, "4", target, &emoji(21)),
+            react(room, last, "5", target, &emoji(20)),
+        ])
+        .await;
+    new(outcomes[0]);
+    new(outcomes[1]);
+    assert_refused(outcomes[2], Refusal::TooManyReactions);
+    new(outcomes[3]);
+    let page = world.store.messages("lobby", ann, Cursor::Newest, 1).await.unwrap();
+    assert_eq!(page.messages[0].reactions.len(), 20);
+    // Other messages have their own.
+    let other = world.send(room, ann, &["y"]).await[0];
+    new(world.append_one(react(room, users[0], "7", other, &emoji(30))).await);
 }
 
 pub async fn a_deletion_removes_the_reactions(world: World) {

@@ -47,6 +47,8 @@ on_every_store! {
         deleting_a_deleted_message_is_a_duplicate,
         a_second_deletion_in_one_batch_is_a_duplicate,
         reactions_are_a_set,
+        reactions_are_listed_in_the_order_in_which_they_came,
+        reactions_are_bounded_by_message_and_by_user,
         a_deletion_removes_the_reactions,
         items_of_one_batch_see_each_other,
         replies_need_a_message_that_exists_or_was_deleted,
@@ -82,6 +84,8 @@ on_every_store! {
         the_highest_of_several_markers_wins,
         one_call_moves_many_markers,
         the_marker_of_a_returning_member_starts_at_the_head,
+        unwritten_markers_count_in_a_users_rooms,
+        only_messages_of_others_that_still_exist_are_unread,
         a_users_rooms_have_heads_and_markers,
         a_users_rooms_are_listed_by_name;
     users:

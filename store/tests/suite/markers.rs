@@ -1,7 +1,8 @@
 //! Read markers, and the list of a user's rooms, which shows them.
 
 use crate::harness::*;
-use uproar_model::{JoinedRoom, Marker, RoomId, UserId};
+use std::collections::HashMap;
+use uproar_model::{Item, JoinedRoom, Marker, RoomId, UserId};
 use uproar_store::{NewRoom, Role, RoomKind};
 
 fn at(offset: u64, number: u64) -> Marker {
@@ -13,7 +14,7 @@ async fn marker(world: &World, room: RoomId, user: UserId) -> Option<Marker> {
 }
 
 async fn rooms_of(world: &World, user: UserId, after: Option<&str>, limit: usize) -> Vec<String> {
-    let rooms = world.store.rooms_of(user, after, limit).await.unwrap();
+    let rooms = world.store.rooms_of(user, after, limit, &HashMap::new()).await.unwrap();
     rooms.into_iter().map(|room| room.name).collect()
 }
 
@@ -105,6 +106,53 @@ pub async fn the_marker_of_a_returning_member_starts_at_the_head(world: World) {
     assert_eq!(marker(&world, room, dora).await, Some(at(3, 2)));
 }
 
+/// The markers that are not written yet count if they are ahead.
+pub async fn unwritten_markers_count_in_a_users_rooms(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    world.public_room("elsewhere", ben).await;
+    world.send(room, ann, &["1", "2", "3", "4"]).await;
+    world.store.mark_read(&[(room, ben, at(2, 2))]).await.unwrap();
+    for (newer, read, unread) in [(at(3, 3), at(3, 3), 1), (at(1, 1), at(2, 2), 2)] {
+        let newer = HashMap::from([(room, newer), (RoomId(999), at(9, 9))]);
+        let rooms = world.store.rooms_of(ben, None, 10, &newer).await.unwrap();
+        let seen: Vec<_> = rooms.iter().map(|room| (room.name.as_str(), room.read, room.unread)).collect();
+        assert_eq!(seen, [("elsewhere", at(0, 0), 0), ("lobby", read, unread)]);
+    }
+}
+
+/// What is unread: other users' messages after the marker that still exist, exactly up to 1,000.
+pub async fn only_messages_of_others_that_still_exist_are_unread(world: World) {
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
+    let unread = async |user| {
+        let listed = world.store.rooms_of(user, None, 10, &HashMap::new()).await.unwrap().remove(0).unread;
+        let rooms = world.store.rooms(user, "", None, 10).await.unwrap().remove(0).unread;
+        let room = world.store.room("lobby", user).await.unwrap().unwrap().unread;
+        assert_eq!((rooms, room), (Some(listed), Some(listed)), "every list follows the same rule");
+        listed
+    };
+    let offsets = world.send(room, ann, &["1", "2", "3"]).await;
+    world.send(room, ben, &["4"]).await;
+    assert_eq!((unread(ann).await, unread(ben).await), (1, 3));
+    new(world.append_one(delete(room, ann, "d", offsets[1])).await);
+    new(world.append_one(react(room, ann, "r", offsets[0], "👍")).await);
+    new(world.append_one(edit(room, ann, "e", offsets[0], "new")).await);
+    assert_eq!((unread(ann).await, unread(ben).await), (1, 2));
+    world.store.mark_read(&[(room, ben, at(offsets[0], 1))]).await.unwrap();
+    assert_eq!(unread(ben).await, 1);
+
+    let many = |count: usize, round: usize| -> Vec<Item> {
+        (0..count).map(|n| message(room, ann, &format!("{round}-{n}"), "x")).collect()
+    };
+    for (round, count) in [499, 500].into_iter().enumerate() {
+        world.append(&many(count, round)).await;
+    }
+    assert_eq!(unread(ben).await, 1_000);
+    world.append(&many(500, 2)).await;
+    assert_eq!(unread(ben).await, 1_001, "more than 1,000");
+    let stranger = world.user("Stranger").await;
+    assert_eq!(world.store.room("lobby", stranger).await.unwrap().unwrap().unread, None);
+}
+
 pub async fn a_users_rooms_have_heads_and_markers(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
     let wanted = NewRoom { name: "den".into(), title: "The Den".into(), kind: RoomKind::Private, size: 7, owner: ben };
@@ -116,7 +164,7 @@ pub async fn a_users_rooms_have_heads_and_markers(world: World) {
 
     let heads = world.store.heads(&[den.id, room]).await.unwrap();
     let [Some(head_of_den), Some(head)] = &heads[..] else { panic!("expected two heads") };
-    let rooms = world.store.rooms_of(ben, None, 10).await.unwrap();
+    let rooms = world.store.rooms_of(ben, None, 10, &HashMap::new()).await.unwrap();
     let expected = [
         JoinedRoom {
             id: den.id,
@@ -126,6 +174,7 @@ pub async fn a_users_rooms_have_heads_and_markers(world: World) {
             size: 7,
             members: 1,
             head: head_of_den.clone(),
+            unread: 0,
             read: at(0, 0),
             role: Role::Owner,
         },
@@ -137,6 +186,7 @@ pub async fn a_users_rooms_have_heads_and_markers(world: World) {
             size: 1000,
             members: 3,
             head: head.clone(),
+            unread: 1,
             read: at(1, 1),
             role: Role::Member,
         },

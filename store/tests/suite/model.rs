@@ -3,7 +3,7 @@
 use crate::harness::*;
 use uproar_model::{Item, Outcome, RoomId, Stored, UserId};
 use uproar_store::memory::MemoryStore;
-use uproar_store::{Cursor, NewRoom, RoomKind};
+use uproar_store::{Cursor, MessagePage, NewRoom, RoomKind};
 
 const SEEDS: u64 = 6;
 const BATCHES: usize = 40;
@@ -44,7 +44,9 @@ impl Twins {
         let id = format!("{}", random.below(60));
         let target = random.below(longest_log + 6) as u64;
         let text = random.pick(&["a", "b", "c\0", "", "𝔘"]);
-        let emoji = random.pick(&["👍", "🎉", "👍\0", ""]);
+        // So many that both bounds are reached.
+        let other = format!("{}", random.below(30));
+        let emoji = random.pick(&["👍", "🎉", "👍\0", "", &other, &other]);
         let kind = random.below(16);
         let make = |room, user| match kind {
             0..=5 => message(room, user, &id, text),
@@ -59,6 +61,14 @@ impl Twins {
 
     async fn compare(&self, world: &World) {
         for (n, (real, model)) in self.rooms.iter().enumerate() {
+            let name = &self.names[n];
+            let (viewer, twin) = self.users[0];
+            if let Ok(page) = world.store.messages(name, viewer, Cursor::Newest, 100).await {
+                let expected = self.model.messages(name, twin, Cursor::Newest, 100).unwrap();
+                let reactions =
+                    |page: &MessagePage| page.messages.iter().map(|m| m.reactions.clone()).collect::<Vec<_>>();
+                assert_eq!(reactions(&page), reactions(&expected));
+            }
             for request in
                 [after(0), before(u64::MAX), before(7), uproar_store::PageRequest { bytes_limit: 3, ..after(2) }]
             {

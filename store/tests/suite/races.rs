@@ -122,7 +122,7 @@ pub async fn concurrent_joins_do_not_overfill_a_room(world: World) {
         }
         let joined = comers.join_all().await.into_iter().filter(|joined| *joined).count();
         assert_eq!(joined, 3);
-        assert_eq!(world.store.members(&name, ann, None, 100).await.unwrap().len(), 4);
+        assert_eq!(world.store.members(&name, ann, None, 100).await.unwrap().members.len(), 4);
         assert_eq!(world.store.room(&name, ann).await.unwrap().unwrap().members, 4);
     }
 }
@@ -160,7 +160,7 @@ pub async fn concurrent_joins_and_leaves_keep_the_member_count_right(world: Worl
     }
     comers.join_all().await;
     for (name, id) in rooms.into_iter().zip(ids) {
-        let members = world.store.members(name, ann, None, 100).await.unwrap().len();
+        let members = world.store.members(name, ann, None, 100).await.unwrap().members.len();
         assert_eq!(world.store.room(name, ann).await.unwrap().unwrap().members as usize, members);
         assert_eq!(members, 1);
         // Nobody can leave more often than they joined.

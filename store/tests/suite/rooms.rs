@@ -231,7 +231,7 @@ pub async fn the_owner_can_remove_members_and_members_cannot(world: World) {
     assert_eq!(removal.publication.body.as_deref(), Some(&*ben.to_string()));
     assert_refused(world.append_one(message(room, ben, "1", "x")).await, Refusal::NotMember);
     assert_eq!(store.room("lobby", ann).await.unwrap().unwrap().members, 2);
-    assert_eq!(store.members("lobby", ann, None, 10).await.unwrap().len(), 2);
+    assert_eq!(store.members("lobby", ann, None, 10).await.unwrap().members.len(), 2);
 }
 
 pub async fn the_owner_can_add_members_and_members_cannot(world: World) {
@@ -258,7 +258,9 @@ pub async fn members_are_listed_by_id(world: World) {
     let list = |after, limit| {
         let world = world.clone();
         async move {
-            let members = world.store.members("lobby", ben, after, limit).await.unwrap();
+            let page = world.store.members("lobby", ben, after, limit).await.unwrap();
+            assert_eq!(page.count, 3, "on every page");
+            let members = page.members;
             members.into_iter().map(|member| (member.user.id, member.role)).collect::<Vec<_>>()
         }
     };
@@ -266,7 +268,9 @@ pub async fn members_are_listed_by_id(world: World) {
     assert_eq!(list(None, 2).await, [(ann, Role::Owner), (ben, Role::Member)]);
     assert_eq!(list(Some(ben), 2).await, [(cleo, Role::Member)]);
     assert_eq!(list(Some(cleo), 2).await, []);
-    let members = world.store.members("lobby", ann, None, 10).await.unwrap();
+    let members = world.store.members("lobby", ann, None, 10).await.unwrap().members;
+    let beyond = world.store.members("lobby", ann, Some(UserId(1 << 40)), 10).await.unwrap();
+    assert_eq!((beyond.members, beyond.count), (Vec::new(), 3));
     assert_eq!(&*members[2].user.username, "Cleo");
     assert!(members[2].joined_at >= members[0].joined_at && members[0].joined_at > 1_600_000_000_000);
     assert!(matches!(world.store.members("lobby", stranger, None, 1).await, Err(RoomError::NotMember)));

@@ -155,7 +155,7 @@ impl<'a> From<&'a JoinedRoom> for RoomSummary<'a> {
             epoch: &room.head.epoch.0,
             offset: room.head.offset,
             number: room.head.number,
-            unread: room.head.number.saturating_sub(room.read.number),
+            unread: room.unread,
             read: room.read.into(),
             role: match room.role {
                 Role::Member => "member",
