@@ -147,9 +147,9 @@ pub struct Options {
     #[arg(long, global = true, value_name = "FILE", env = "UPROAR_KEY_FILE")]
     pub key_file: Option<PathBuf>,
 
-    /// Reject tokens in the URL of a WebSocket (?token=), because proxies may log them
-    #[arg(long, global = true, env = "UPROAR_NO_QUERY_TOKEN", value_parser = FalseyValueParser::new())]
-    pub no_query_token: bool,
+    /// Accept tokens in the URL of a WebSocket (?token=), although proxies and shells may keep them
+    #[arg(long, global = true, env = "UPROAR_QUERY_TOKEN", value_parser = FalseyValueParser::new())]
+    pub query_token: bool,
 
     /// Serve /echo, which sends back everything it receives, for conformance tests and benchmarks
     #[arg(long, global = true, env = "UPROAR_ECHO", value_parser = FalseyValueParser::new())]

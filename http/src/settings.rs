@@ -13,8 +13,6 @@ pub struct Settings {
     /// The origins, besides the server's own, whose pages may use the API from a browser.
     pub origins: Origins,
     pub password_cost: PasswordCost,
-    /// Whether `/ws` also accepts a token as `?token=`. Such tokens end up in the logs of proxies.
-    pub token_in_query: bool,
     /// Whether `/echo` is served.
     pub echo: bool,
     /// Whether `/metrics` and the reasons in `/readyz` are served only by [`crate::Service::serve_admin`], on a
@@ -32,7 +30,6 @@ impl Default for Settings {
             limits: Limits::default(),
             origins: Origins::Own,
             password_cost: PasswordCost::default(),
-            token_in_query: true,
             echo: false,
             own_admin_port: false,
             trusted_proxies: Vec::new(),

@@ -18,7 +18,6 @@ pub(super) fn from_options(options: &Options, limits: &Limits) -> Result<Setting
         own_admin_port: options.admin_listen.is_some(),
         trusted_proxies: trusted_proxies.map_err(|error| anyhow::anyhow!("--trusted-proxy: {error}"))?,
         limits: limits.clone(),
-        token_in_query: !options.no_query_token,
         echo: options.echo,
         ..Settings::default()
     })

@@ -177,7 +177,7 @@ fn spawn_shards(
             limits: setup.limits.clone(),
             verify: Arc::clone(&hooks.verify),
             echo: setup.options.echo,
-            query_token: !setup.options.no_query_token,
+            query_token: setup.options.query_token,
             allow_origin: Arc::clone(&hooks.allow_origin),
             seed: setup.seed,
             revocations: setup.revocations.clone(),

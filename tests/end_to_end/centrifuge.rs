@@ -260,8 +260,8 @@ async fn encodings_and_pings_are_negotiated_by_the_upgrade(kind: Kind) {
 }
 
 async fn a_token_is_accepted_in_each_documented_place(kind: Kind) {
-    let server = Server::start(kind, &[]).await;
-    let strict = Server::start(kind, &["--no-query-token", "--log", "debug"]).await;
+    let server = Server::start(kind, &["--query-token"]).await;
+    let strict = Server::start(kind, &["--log", "debug"]).await;
     let ann = server.user("ann").await;
     let bearer = format!("Bearer {}", ann.token);
     let in_query = format!("{PATH}?token={}", ann.token);

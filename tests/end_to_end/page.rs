@@ -40,7 +40,7 @@ async fn the_page_and_its_assets_are_served() {
 }
 
 async fn a_browser_stays_signed_in(kind: Kind) {
-    let mut server = Server::start(kind, &[]).await;
+    let mut server = Server::start(kind, &["--query-token"]).await;
     let body = json!({"username": "ann", "email": "ann@example.org", "password": "correct horse"});
     let answer = server.post("/user/signup", "", body).await;
     let cookie_of = |answer: &Response| {

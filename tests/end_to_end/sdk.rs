@@ -462,7 +462,8 @@ async fn invalid_publishes_get_their_errors(sdk: Sdk, kind: Kind, shards: &str) 
 }
 
 async fn subscriptions_and_tokens_are_rejected_with_their_codes(sdk: Sdk, kind: Kind, shards: &str) {
-    let (server, driver) = start(sdk, kind, shards, &[]).await;
+    let server = Server::start(kind, &["--query-token", "--shards", shards]).await;
+    let driver = Driver::start(sdk, server.port).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     server.create_room(&ann, "r").await;
     server.post("/user/createroom", &ann.token, json!({"name": "full", "size": 1})).await.expect(201);

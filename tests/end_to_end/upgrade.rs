@@ -22,7 +22,7 @@ const UPGRADE: [(&str, &str); 4] = [
 ];
 
 async fn upgrades_are_accepted_and_rejected_alike_on_fresh_and_reused_connections(kind: Kind) {
-    let server = Server::start(kind, &["--allow-origin", "https://chat.example.org"]).await;
+    let server = Server::start(kind, &["--allow-origin", "https://chat.example.org", "--query-token"]).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "r").await;
     let bearer = format!("Bearer {}", ann.token);
@@ -214,8 +214,8 @@ async fn odd_requests_get_the_same_answer_on_fresh_and_reused_connections() {
 }
 
 #[tokio::test]
-async fn tokens_in_the_query_can_be_forbidden() {
-    let server = Server::start(Kind::Sqlite, &["--no-query-token", "--log", "debug"]).await;
+async fn tokens_in_the_query_are_not_accepted_by_default() {
+    let server = Server::start(Kind::Sqlite, &["--log", "debug"]).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "r").await;
     for is_reused in [false, true] {

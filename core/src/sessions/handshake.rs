@@ -138,11 +138,11 @@ impl Shard {
             if self.cx.config.query_token {
                 return Ok((token.into_owned(), None));
             }
-            let text = "tokens in the address are switched off here; send 'Authorization: Bearer TOKEN' or the \
-                        subprotocol 'bearer.TOKEN'";
+            let text = "tokens in the address are not accepted here; send 'Authorization: Bearer TOKEN' or the \
+                        subprotocol 'bearer.TOKEN' (--query-token allows it)";
             return Err(Refusal::new(401, "token_missing", text));
         }
-        let text = "there is no token; send 'Authorization: Bearer TOKEN', the subprotocol 'bearer.TOKEN', or ?token=";
+        let text = "there is no token; send 'Authorization: Bearer TOKEN' or the subprotocol 'bearer.TOKEN'";
         Err(Refusal::new(401, "token_missing", text))
     }
 
