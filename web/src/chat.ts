@@ -343,12 +343,14 @@ export class Chat extends Store {
     room.forgetQuote(data.edit ?? data.delete);
     if (!room.timeline.publish(publication) && name === this.openRoom) void room.loadNewest();
     const wasRead = this.rooms.unread(name) === 0;
-    this.rooms.publication(name, offset, kind === 'message');
+    this.rooms.publication(name, offset, kind === 'message', isMine);
     // A user who writes, even in another tab, has read everything before.
     if (wasRead && kind === 'message' && isMine) void this.read(name);
     if (isMine && data.id !== undefined) this.outbox.received(name, data.id);
     this.outbox.positionReached(name, room.timeline.position);
     this.banner.publication(name, offset, kind === 'message' && !isMine);
+    // Only the server knows whether the deleted message was one of those that count.
+    if (data.delete !== undefined && data.delete > (this.rooms.get(name)?.read.offset ?? 0)) void this.refresh();
     if (data.removed !== undefined) {
       room.removed(data.removed);
       void this.refresh();

@@ -4,6 +4,7 @@ import type { RoomInfo } from './room-list';
 
 const room = (name: string, offset: number, number = offset): RoomInfo => ({
   name, offset, number, title: name, private: false, size: 10, members: 2, epoch: 'e', read: { offset: 0, number: 0 },
+  unread: 0,
 });
 
 describe('Missed', () => {

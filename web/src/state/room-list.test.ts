@@ -3,25 +3,26 @@ import { type RoomInfo, RoomList, chooseRooms } from './room-list';
 
 const info = (name: string, more: Partial<RoomInfo> = {}): RoomInfo => ({
   name, title: name, private: false, size: 10, members: 1, epoch: 'e',
-  offset: 10, number: 8, read: { offset: 10, number: 8 }, role: 'member', ...more,
+  offset: 10, number: 8, read: { offset: 10, number: 8 }, role: 'member', unread: 0, ...more,
 });
 
 describe('RoomList', () => {
-  it('counts messages but not edits or reactions', () => {
+  it('counts messages of others but not edits or reactions', () => {
     const rooms = new RoomList();
     rooms.set([info('a')]);
-    rooms.publication('a', 11, true);
-    rooms.publication('a', 12, false);
-    rooms.publication('a', 13, true);
-    rooms.publication('a', 13, true);
-    rooms.publication('unknown', 1, true);
+    rooms.publication('a', 11, true, false);
+    rooms.publication('a', 12, false, false);
+    rooms.publication('a', 13, true, false);
+    rooms.publication('a', 13, true, false);
+    rooms.publication('a', 14, true, true);
+    rooms.publication('unknown', 1, true, false);
     expect(rooms.unread('a')).toBe(2);
     expect(rooms.total).toBe(2);
   });
 
   it('moves the read marker forward only', () => {
     const rooms = new RoomList();
-    rooms.set([info('a', { offset: 20, number: 16 })]);
+    rooms.set([info('a', { offset: 20, number: 16, unread: 8 })]);
     expect(rooms.unread('a')).toBe(8);
     rooms.read('a', 15, 12);
     rooms.read('a', 12, 10);
@@ -35,9 +36,9 @@ describe('RoomList', () => {
   it('keeps the latest publication when an older list arrives', () => {
     const rooms = new RoomList();
     rooms.set([info('a')]);
-    rooms.publication('a', 11, true);
+    rooms.publication('a', 11, true, false);
     rooms.read('a', 11, 9);
-    rooms.set([info('a'), info('b', { number: 9 })]);
+    rooms.set([info('a'), info('b', { number: 9, unread: 1 })]);
     expect(rooms.unread('a')).toBe(0);
     expect(rooms.get('a')).toMatchObject({ offset: 11, number: 9 });
     expect(rooms.unread('b')).toBe(1);
@@ -46,7 +47,7 @@ describe('RoomList', () => {
   it('starts over when the epoch changes', () => {
     const rooms = new RoomList();
     rooms.set([info('a')]);
-    rooms.set([info('a', { epoch: 'f', offset: 2, number: 2, read: { offset: 0, number: 0 } })]);
+    rooms.set([info('a', { epoch: 'f', offset: 2, number: 2, read: { offset: 0, number: 0 }, unread: 2 })]);
     expect(rooms.unread('a')).toBe(2);
   });
 

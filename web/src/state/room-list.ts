@@ -15,12 +15,16 @@ export interface RoomInfo {
   number: number;
   read: { offset: number; number: number };
   role?: 'member' | 'moderator' | 'owner';
-  unread?: number;
+  /** Messages of others after the marker that still exist. 1,001 stands for more than 1,000. */
+  unread: number;
 }
 
 const COLLATOR = new Intl.Collator(undefined, { numeric: true });
 
-/** The unread count of a room is the number of its last message minus that of the last message read. */
+/** More unread messages than this are not counted exactly. */
+const UNREAD_LIMIT = 1000;
+
+/** The server counts unread messages. Between two of its lists, live publications and the user's reading go on from it. */
 export class RoomList extends Store {
   private rooms = new Map<string, RoomInfo>();
   private mentioned = new Set<string>();
@@ -44,10 +48,11 @@ export class RoomList extends Store {
   }
 
   /** Counts a live publication, unless it was counted already, as after a reconnect. */
-  publication(name: string, offset: number, isMessage: boolean): void {
+  publication(name: string, offset: number, isMessage: boolean, isMine: boolean): void {
     const room = this.rooms.get(name);
     if (!room || offset <= room.offset) return;
-    this.replace({ ...room, offset, number: room.number + (isMessage ? 1 : 0) });
+    const unread = Math.min(room.unread + (isMessage && !isMine ? 1 : 0), UNREAD_LIMIT + 1);
+    this.replace({ ...room, offset, number: room.number + (isMessage ? 1 : 0), unread });
   }
 
   /** Moves the read marker. It never moves back. */
@@ -55,8 +60,9 @@ export class RoomList extends Store {
     const room = this.rooms.get(name);
     if (!room || offset < room.read.offset) return;
     const read = { offset, number: Math.max(number, room.read.number) };
-    if (room.number <= read.number) this.mentioned.delete(name);
-    this.replace({ ...room, read });
+    const unread = remaining(room, read.number);
+    if (unread === 0) this.mentioned.delete(name);
+    this.replace({ ...room, read, unread });
   }
 
   mention(name: string): void {
@@ -73,8 +79,7 @@ export class RoomList extends Store {
   }
 
   unread(name: string): number {
-    const room = this.rooms.get(name);
-    return room ? Math.max(0, room.number - room.read.number) : 0;
+    return this.rooms.get(name)?.unread ?? 0;
   }
 
   get total(): number {
@@ -105,13 +110,15 @@ export class RoomList extends Store {
 }
 
 function newest(known: RoomInfo, room: RoomInfo): RoomInfo {
-  const ahead = known.offset > room.offset;
-  return {
-    ...room,
-    offset: ahead ? known.offset : room.offset,
-    number: ahead ? known.number : room.number,
-    read: known.read.offset > room.read.offset ? known.read : room.read,
-  };
+  const { offset, number, unread } = known.offset > room.offset ? known : room;
+  const read = known.read.offset > room.read.offset ? known.read : room.read;
+  const merged = { ...room, offset, number, unread, read };
+  return { ...merged, unread: remaining(merged, read.number) };
+}
+
+/** What can still be unread once everything up to this number was read: no more than there are messages after it. */
+function remaining(room: RoomInfo, read: number): number {
+  return Math.min(room.unread, Math.max(0, room.number - read));
 }
 
 /**

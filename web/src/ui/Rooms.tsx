@@ -88,7 +88,7 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
                 {unread > 0 && (
                   <span class={mentioned ? 'count mentioned' : 'count'}>
                     {mentioned && '@'}
-                    {unread > 999 ? '999+' : unread}
+                    {unread > 1000 ? '1,000+' : unread}
                     <span class="visually-hidden"> unread</span>
                   </span>
                 )}
