@@ -45,8 +45,8 @@ macro_rules! limits {
     };
 }
 
-/// How long a revocation must be remembered, in milliseconds: for the longest lifetime of the tokens that it ended, plus
-/// a minute for a token that was being issued meanwhile.
+/// How long a revocation must be remembered, in milliseconds: for the longest lifetime of the tokens that it ended,
+/// plus a minute for a token that was being issued meanwhile.
 pub fn revocations_kept_ms(longest_token_lifetime_ms: u64) -> u64 {
     longest_token_lifetime_ms.saturating_add(60_000)
 }

@@ -126,8 +126,8 @@ async fn sign_in(
     }
 }
 
-/// The form of the password that is the account's, or `None`. Refuses to check it after too many wrong ones. `name`: what
-/// identified the account.
+/// The form of the password that is the account's, or `None`. Refuses to check it after too many wrong ones. `name`:
+/// what identified the account.
 async fn verify(
     app: &App,
     client: IpAddr,
@@ -146,8 +146,8 @@ async fn verify(
     Ok(checked?)
 }
 
-/// The form of the password that has this hash. Earlier versions hashed passwords as they were typed, so the usual forms
-/// of the same text count too.
+/// The form of the password that has this hash. Earlier versions hashed passwords as they were typed, so the usual
+/// forms of the same text count too.
 async fn verify_forms(
     app: &App,
     client: IpAddr,

@@ -1,9 +1,9 @@
 //! Tokens: JSON Web Tokens signed with HMAC-SHA-256 under the key in the data folder (RFC 7519; RFC 7518, section 3.2).
 //!
 //! Claims: `iss` is "uproar"; `sub` is the user's id as a string, absent in a token minted by `uproar token`; `name` is
-//! the username; `gen` is the token generation, `db` the database's generation, and `auth_time` the Unix second in which
-//! the user signed in, all present only with `sub`; `iat` and `exp` are Unix seconds. The `kid` in the header says which
-//! key signed.
+//! the username; `gen` is the token generation, `db` the database's generation, and `auth_time` the Unix second in
+//! which the user signed in, all present only with `sub`; `iat` and `exp` are Unix seconds. The `kid` in the header
+//! says which key signed.
 //!
 //! A user id means a user in one generation of the database only: after a backup was restored, the same id may be
 //! assigned to somebody else. So a token with a user id is valid only in the database's generation in which it was

@@ -88,7 +88,7 @@ pub enum Refusal {
     #[error("the target message does not exist or was deleted")]
     NoTarget,
     #[error(
-        "there are too many reactions: a message has at most {REACTION_KINDS_LIMIT} kinds, {OWN_REACTIONS_LIMIT} of one user"
+        "a message has at most {REACTION_KINDS_LIMIT} kinds of reactions, {OWN_REACTIONS_LIMIT} of them of one user"
     )]
     TooManyReactions,
     #[error("this id was already used for something else; use a new id for each message")]

@@ -121,7 +121,7 @@ fn rename(what: &str, names: &[(i64, String, String)]) -> Vec<Renamed> {
             shown = if base == what { format!("{what} {id}-{number}") } else { format!("{base}-{number}") };
         };
         if shown != *name {
-            tracing::warn!(id, old = %name.escape_debug(), new = shown, "a {what} has a new name, as the old one is taken");
+            tracing::warn!(id, old = %name.escape_debug(), new = shown, "a {what} has a new name");
         }
         taken.insert(folded.clone());
         if folded != *key {

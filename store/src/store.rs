@@ -43,8 +43,8 @@ pub trait Store: Send + Sync + 'static {
     /// stored as it is: callers know the head.
     async fn mark_read(&self, markers: &[(RoomId, UserId, Marker)]) -> Result<(), StoreError>;
 
-    /// The rooms that a user is a member of, by name ascending: names after `after`, at most `limit` rooms. `newer`: the
-    /// user's markers that are not written yet. Each counts if it is ahead of the stored one.
+    /// The rooms that a user is a member of, by name ascending: names after `after`, at most `limit` rooms. `newer`:
+    /// the user's markers that are not written yet. Each counts if it is ahead of the stored one.
     async fn rooms_of(
         &self,
         user: UserId,
@@ -137,8 +137,8 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<MemberPage, RoomError>;
 
-    /// Deletes a room with everything in it, for its owner, for whom the name is reserved for a while: others still have
-    /// messages that were meant for this room. The id is never used again.
+    /// Deletes a room with everything in it, for its owner, for whom the name is reserved for a while: others still
+    /// have messages that were meant for this room. The id is never used again.
     async fn delete_room(&self, name: &str, actor: UserId, reserved_ms: u64) -> Result<RoomId, RoomError>;
 
     /// Messages (kind 0) of a room, for one of its members, by offset ascending, and the room's position, read in the

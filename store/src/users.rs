@@ -108,9 +108,9 @@ pub(crate) async fn login(
     }))
 }
 
-/// Sets a password and revokes the user's tokens. The time of a revocation comes from this process's clock, and not from
-/// the database's: tokens without a generation are judged by their age, and their time of issue comes from this clock
-/// too.
+/// Sets a password and revokes the user's tokens. The time of a revocation comes from this process's clock, and not
+/// from the database's: tokens without a generation are judged by their age, and their time of issue comes from this
+/// clock too.
 pub(crate) async fn set_password(
     db: &mut DbConnection,
     user: UserId,

@@ -127,8 +127,8 @@ fn decode_fields(data: &[u8]) -> Result<Publish, RejectedPublish> {
     }
 }
 
-/// Whether a value that is no string would be one without its escapes: the half of a character that a program has cut in
-/// two.
+/// Whether a value that is no string would be one without its escapes: the half of a character that a program has cut
+/// in two.
 fn is_half_a_pair(field: Option<&RawValue>) -> bool {
     field.is_some_and(|raw| raw.get().starts_with('"'))
 }

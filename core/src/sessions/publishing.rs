@@ -374,8 +374,8 @@ pub(super) fn check_epoch(meant: Option<&str>, epoch: Option<&Epoch>) -> Answere
     if meant.is_none_or(|meant| epoch.is_some_and(|epoch| *epoch.0 == *meant)) {
         return Ok(());
     }
-    let text = "this was meant for another room of this name, which was deleted, or for an earlier state of the database; \
-                read the room again";
+    let text = "this was meant for another room of this name, which was deleted, or for an earlier state of the \
+                database; read the room again";
     Err(ProtocolError::new(protocol::UNRECOVERABLE_POSITION, text))
 }
 

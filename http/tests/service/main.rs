@@ -6,6 +6,7 @@ mod cookie;
 mod cors;
 mod input;
 mod messages;
+mod names;
 mod operations;
 mod overload;
 mod page;

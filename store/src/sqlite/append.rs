@@ -122,8 +122,8 @@ const REACT: &str = "
     DELETE FROM reactions WHERE (room_id, room_offset, emoji, user_id) IN
       (SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each($1) WHERE value ->> 4 = 0)";
 
-// JSON rows: room, offset, user. The answer: room, offset, user, emoji, since, users, whether the user is one of them. A
-// message has few kinds of reactions, and each is one probe of an index for the user.
+// JSON rows: room, offset, user. The answer: room, offset, user, emoji, since, users, whether the user is one of them.
+// A message has few kinds of reactions, and each is one probe of an index for the user.
 const KINDS: &str = "
     SELECT k.room_id, k.room_offset, e.value ->> 2, k.emoji, k.since, k.users, r.user_id IS NOT NULL
     FROM json_each($1) e
