@@ -58,9 +58,9 @@ impl Limits {
         (rate.tokens > 0).then_some(rate)
     }
 
-    /// How often one user may ask who is in a channel.
-    pub fn presence_rate(&self) -> Rate {
-        Rate::per_second(self.presence_rate_per_second, self.presence_burst_limit)
+    /// How often one user may ask for lists: who is in a channel, and which rooms they are in.
+    pub fn list_rate(&self) -> Rate {
+        Rate::per_second(self.list_rate_per_second, self.list_burst_limit)
     }
 
     /// How often one user may change rooms and memberships; `None` means as often as they like.
@@ -211,10 +211,10 @@ limits! {
     refused_timeout_ms = 5_000, 10..=DAY_MS;
     /// Clients listed in one answer to `presence`.
     presence_limit = 1_000, 1..=10_000;
-    /// Questions about presence (`presence`, `presence_stats`) per second of one user on one shard.
-    presence_rate_per_second = 10, 1..=10_000_000;
-    /// Questions about presence of one user on one shard that may arrive in one burst.
-    presence_burst_limit = 100, 1..=10_000_000;
+    /// Questions for lists (`presence`, `presence_stats`, `rooms`) per second of one user on one shard.
+    list_rate_per_second = 10, 1..=10_000_000;
+    /// Questions for lists of one user on one shard that may arrive in one burst.
+    list_burst_limit = 100, 1..=10_000_000;
     /// A channel with at most this many subscribers reports who joins, leaves and types. A larger channel reports only
     /// how many there are.
     join_leave_limit = 100, 0..=10_000;

@@ -75,8 +75,8 @@ fn half_of_the_total_binds_a_user_to_their_own_bound() {
 }
 
 #[test]
-fn questions_about_presence_have_a_rate() {
-    let limits = Limits { presence_rate_per_second: 1, presence_burst_limit: 3, ..Limits::default() };
+fn questions_for_lists_have_a_rate() {
+    let limits = Limits { list_rate_per_second: 1, list_burst_limit: 3, ..Limits::default() };
     let mut rig = Rig::with(0, limits);
     let (slot, other) = (rig.join(2, "live:a"), rig.join(3, "live:a"));
     let ask = |id: u32| json!({"id": id, "presence": {"channel": "live:a"}});
@@ -86,7 +86,8 @@ fn questions_about_presence_have_a_rate() {
     assert_eq!(replies(&rig.take_received(slot)), expected);
     rig.send_commands(other, [ask(2)]);
     rig.run_for(1_000);
-    rig.send_commands(slot, [ask(7), ask(8)]);
+    let rooms = json!({"id": 8, "rpc": {"method": "rooms", "data": {}}});
+    rig.send_commands(slot, [ask(7), rooms]);
     rig.run_for(50);
     assert_eq!(replies(&rig.take_received(other)), [(2, None)]);
     assert_eq!(replies(&rig.take_received(slot)), [(7, None), (8, Some(111))]);

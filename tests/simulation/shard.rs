@@ -536,7 +536,7 @@ fn recovering_a_hundred_busy_rooms_in_one_frame_overflows_no_queue() {
 fn a_flood_of_presence_commands_waits_for_its_reader_and_disconnects_nobody() {
     const OTHERS: i64 = 300;
     const ASKED: u64 = 1500;
-    let mut rig = Rig::with(0, Limits { presence_burst_limit: 2 * ASKED, ..Limits::default() });
+    let mut rig = Rig::with(0, Limits { list_burst_limit: 2 * ASKED, ..Limits::default() });
     let others: Vec<Slot> = (0..OTHERS).map(|user| rig.join(100 + user, "live:a")).collect();
     let slot = rig.join(2, "live:a");
     let command = |id| json!({"id": id, "presence": {"channel": "live:a"}});
@@ -578,7 +578,7 @@ fn a_flood_of_presence_commands_waits_for_its_reader_and_disconnects_nobody() {
 #[test]
 fn a_flood_continues_after_one_write_has_emptied_the_queue() {
     // One write takes more than a quarter of the queue.
-    let limits = Limits { outbound_limit_bytes: 64 * 1024, presence_burst_limit: 1000, ..Limits::default() };
+    let limits = Limits { outbound_limit_bytes: 64 * 1024, list_burst_limit: 1000, ..Limits::default() };
     let mut rig = Rig::with(0, limits);
     for user in 0..100 {
         rig.join(100 + user, "live:a");

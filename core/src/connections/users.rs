@@ -20,8 +20,8 @@ pub(crate) struct Users {
 struct UserState {
     slots: Vec<Slot>,
     publishes: Option<Bucket>,
-    /// Questions about presence.
-    presences: Option<Bucket>,
+    /// Questions for lists.
+    lists: Option<Bucket>,
 }
 
 impl Users {
@@ -61,12 +61,12 @@ impl Users {
         state.publishes.get_or_insert_with(|| Bucket::full(rate, cx.now.ms)).take(rate, cx.now.ms)
     }
 
-    /// Takes one question about presence out of the user's allowance. False: the allowance is used up.
+    /// Takes one question for a list out of the user's allowance. False: the allowance is used up.
     #[must_use]
-    pub fn take_presence(&mut self, cx: &Context, user: UserId) -> bool {
-        let rate = cx.limits().presence_rate();
+    pub fn take_list(&mut self, cx: &Context, user: UserId) -> bool {
+        let rate = cx.limits().list_rate();
         let state = self.users.entry(user).or_default();
-        state.presences.get_or_insert_with(|| Bucket::full(rate, cx.now.ms)).take(rate, cx.now.ms)
+        state.lists.get_or_insert_with(|| Bucket::full(rate, cx.now.ms)).take(rate, cx.now.ms)
     }
 
     // ── revoked tokens ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -89,7 +89,7 @@ impl Users {
             return;
         }
         self.swept_ms = cx.now.ms;
-        let (publishes, presences) = (cx.limits().publish_rate(), cx.limits().presence_rate());
+        let (publishes, lists) = (cx.limits().publish_rate(), cx.limits().list_rate());
         self.users.retain(|_, state| {
             let is_full = |bucket: &mut Option<Bucket>, rate: Option<Rate>| match (bucket, rate) {
                 (Some(bucket), Some(rate)) => bucket.is_full(rate, cx.now.ms),
@@ -97,7 +97,7 @@ impl Users {
             };
             !state.slots.is_empty()
                 || !is_full(&mut state.publishes, publishes)
-                || !is_full(&mut state.presences, Some(presences))
+                || !is_full(&mut state.lists, Some(lists))
         });
         let kept_ms = cx.config.revocations_kept_ms;
         self.revoked.retain(|_, revocation| cx.now.unix_ms < revocation.at.saturating_add(kept_ms));

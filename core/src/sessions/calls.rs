@@ -186,7 +186,7 @@ impl Shard {
         host: &mut impl Host,
     ) -> Answered {
         let (key, feed_id) = self.joined(command.slot, channel)?;
-        self.take_presence(command.slot)?;
+        self.take_list(command.slot)?;
         // The home must know of everybody who came before.
         if !self.feeds.report_presence_of(&mut self.cx, feed_id, host) {
             return Err(Denied::Overloaded.error());
@@ -202,15 +202,14 @@ impl Shard {
         Ok(())
     }
 
-    /// Takes one question about presence out of the user's allowance.
-    fn take_presence(&mut self, slot: Slot) -> Answered {
+    /// Takes one question for a list out of the user's allowance.
+    fn take_list(&mut self, slot: Slot) -> Answered {
         let Some(session) = self.connections[slot].session() else { return Ok(()) };
-        if self.connections.users.take_presence(&self.cx, session.user.id) {
+        if self.connections.users.take_list(&self.cx, session.user.id) {
             return Ok(());
         }
-        let rate = self.cx.limits().presence_rate_per_second;
-        let text =
-            format!("more than {rate} questions about presence per second; slow down (presence_rate_per_second)");
+        let rate = self.cx.limits().list_rate_per_second;
+        let text = format!("more than {rate} questions for lists per second; slow down (list_rate_per_second)");
         Err(ProtocolError::new(protocol::TOO_MANY_REQUESTS, text))
     }
 
@@ -355,6 +354,7 @@ impl Shard {
         wanted: methods::RoomsCall,
         host: &mut impl Host,
     ) -> Answered {
+        self.take_list(command.slot)?;
         let Some(session) = self.connections[command.slot].session() else { return Ok(()) };
         let limit = wanted.limit.unwrap_or(ROOMS_LIMIT).clamp(1, ROOMS_LIMIT);
         // One more than asked for tells whether there are more.
