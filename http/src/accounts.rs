@@ -8,6 +8,7 @@ use crate::errors::{ApiError, Code};
 use crate::input::{Body, ClientAddress, Precheck, ViaHttps, fold};
 use crate::objects::AccountObject;
 use crate::passwords::{Class, PoolError};
+use crate::security_log::Event;
 use crate::tokens::Term;
 use crate::validation;
 use axum::Json;
@@ -62,6 +63,7 @@ async fn sign_up(
     let user = NewUser { username: normalize(body.username), username_key, email_key, password_hash };
     let account = app.store.create_user(user).await?;
     app.attempts.signed_up(client, account.id);
+    app.security_log.log(client, account.id, Event::SignedUp);
     Ok(sign_in_response(&app, &account, now_unix_s(), StatusCode::CREATED, via_https))
 }
 
@@ -172,12 +174,14 @@ async fn verify_forms(
 
 async fn sign_out(
     State(app): State<Arc<App>>,
+    ClientAddress(client): ClientAddress,
     ViaHttps(via_https): ViaHttps,
     auth: Authenticated,
 ) -> Result<Response, ApiError> {
     complete(async move {
         let revocation = app.store.revoke_tokens(auth.user.id).await?.ok_or_else(ApiError::user_gone)?;
         app.chat.revoke(revocation);
+        app.security_log.log(client, auth.user.id, Event::SignedOut);
         let mut response = Json(json!({})).into_response();
         cookie::clear(&mut response, via_https);
         Ok(response)
@@ -235,6 +239,7 @@ async fn change_password(
         let changed = app.store.set_password(account.id, Some(&hash), &new_hash).await?;
         let revocation = changed.ok_or_else(wrong)?;
         app.chat.revoke(revocation);
+        app.security_log.log(client, account.id, Event::ChangedPassword);
         let account = Account { token_generation: revocation.generation, ..account };
         // The session token in the cookie was revoked with the others.
         Ok(sign_in_response(&app, &account, now_unix_s(), StatusCode::OK, via_https))

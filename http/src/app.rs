@@ -6,6 +6,7 @@ use crate::chat::SharedChat;
 use crate::errors::ApiError;
 use crate::passwords::PasswordPool;
 use crate::rate::RateLimiter;
+use crate::security_log::SecurityLog;
 use crate::settings::Settings;
 use crate::tokens::Tokens;
 use axum::handler::Handler;
@@ -28,6 +29,7 @@ pub(crate) struct App {
     pub settings: Settings,
     pub passwords: PasswordPool,
     pub attempts: Attempts,
+    pub security_log: SecurityLog,
     pub publish_rate: RateLimiter<UserId>,
     pub assets: Assets,
 }

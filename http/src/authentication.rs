@@ -3,13 +3,14 @@
 use crate::app::{App, now_unix_s};
 use crate::cookie;
 use crate::errors::{ApiError, Code};
-use crate::input::fold;
+use crate::input::{ClientAddress, fold};
+use crate::security_log::Event;
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 use http::{HeaderMap, header};
 use std::sync::Arc;
 use uproar_core::websocket::head::bearer_token;
-use uproar_model::{Claims, TokenError, User};
+use uproar_model::{Claims, TokenError, User, UserId};
 use uproar_store::Account;
 
 /// The user of a valid token.
@@ -18,14 +19,16 @@ pub(crate) struct Authenticated {
     claims: Claims,
     /// Present if authentication had to read it anyway.
     account: Option<Account>,
+    client: ClientAddress,
 }
 
 impl FromRequestParts<Arc<App>> for Authenticated {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Authenticated, ApiError> {
+        let client = ClientAddress::from_request_parts(parts, app).await?;
         let token = bearer(&parts.headers).ok_or_else(token_missing)?;
-        authenticate(app, token).await
+        authenticate_at(app, client, token, now_unix_s()).await
     }
 }
 
@@ -45,17 +48,18 @@ impl FromRequestParts<Arc<App>> for Refreshing {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Refreshing, ApiError> {
+        let client = ClientAddress::from_request_parts(parts, app).await?;
         let now = now_unix_s();
         let cookie = cookie::token(app, &parts.headers);
         let Some(token) = bearer(&parts.headers) else {
             let claims = app.tokens.verify_session(cookie?.ok_or_else(token_missing)?, now)?;
             let signed_in_at = renewable(app, &claims, now)?;
-            let account = current_account(app, &claims).await?;
+            let account = current_account(app, client, &claims).await?;
             return Ok(Refreshing { account, signed_in_at, has_cookie: true });
         };
         // The header overrides the cookie, which may belong to another user who signed in in another tab.
         let valid_at = now.saturating_sub(app.settings.limits.expired_grace_ms / 1000);
-        let auth = authenticate_at(app, token, valid_at).await?;
+        let auth = authenticate_at(app, client, token, valid_at).await?;
         let signed_in_at = renewable(app, &auth.claims, now)?;
         let account = auth.account(app).await?;
         let session = cookie.ok().flatten().and_then(|token| app.tokens.verify_session(token, now).ok());
@@ -82,29 +86,29 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     bearer_token(headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| value.to_str().ok()))
 }
 
-/// Verifies a token and checks that it has not been revoked.
-pub(crate) async fn authenticate(app: &App, token: &str) -> Result<Authenticated, ApiError> {
-    authenticate_at(app, token, now_unix_s()).await
-}
-
-/// Like [`authenticate`], for a token that must be valid at this time, in Unix seconds.
-async fn authenticate_at(app: &App, token: &str, valid_at: u64) -> Result<Authenticated, ApiError> {
+/// Verifies that a token is valid at this time, in Unix seconds, and that it has not been revoked.
+async fn authenticate_at(
+    app: &App,
+    client: ClientAddress,
+    token: &str,
+    valid_at: u64,
+) -> Result<Authenticated, ApiError> {
     let claims = app.tokens.verify(token, valid_at)?;
     if let Some(id) = claims.user {
         // Memory holds every revocation that a token that has not expired can fall under.
         let revocation = app.chat.revocation(id);
         if revocation.is_some_and(|revocation| revocation.covers(claims.generation, claims.issued_at)) {
-            return Err(TokenError::Invalid.into());
+            return Err(revoked(app, client, id));
         }
         let user = User { id, username: Arc::clone(&claims.username) };
-        return Ok(Authenticated { user, claims, account: None });
+        return Ok(Authenticated { user, claims, account: None, client });
     }
     let key = fold("username", &claims.username).map_err(|_| TokenError::Invalid)?;
     let account = app.store.ensure_user(&claims.username, &key).await?;
     if is_revoked(&account, &claims) {
-        return Err(TokenError::Invalid.into());
+        return Err(revoked(app, client, account.id));
     }
-    Ok(Authenticated { user: User::from(&account), claims, account: Some(account) })
+    Ok(Authenticated { user: User::from(&account), claims, account: Some(account), client })
 }
 
 impl Authenticated {
@@ -113,20 +117,28 @@ impl Authenticated {
     pub(crate) async fn account(self, app: &App) -> Result<Account, ApiError> {
         match self.account {
             Some(account) => Ok(account),
-            None => current_account(app, &self.claims).await,
+            None => current_account(app, self.client, &self.claims).await,
         }
     }
 }
 
 /// The account of a token that carries a user id, as it is in the database now. The account must also have the token's
 /// username.
-async fn current_account(app: &App, claims: &Claims) -> Result<Account, ApiError> {
+async fn current_account(app: &App, client: ClientAddress, claims: &Claims) -> Result<Account, ApiError> {
     let id = claims.user.ok_or(TokenError::Invalid)?;
     let account = app.store.account(id).await?.ok_or_else(ApiError::user_gone)?;
-    if account.username != claims.username || is_revoked(&account, claims) {
+    if account.username != claims.username {
         return Err(TokenError::Invalid.into());
     }
+    if is_revoked(&account, claims) {
+        return Err(revoked(app, client, id));
+    }
     Ok(account)
+}
+
+fn revoked(app: &App, ClientAddress(client): ClientAddress, user: UserId) -> ApiError {
+    app.security_log.log(client, user, Event::UsedRevokedToken);
+    TokenError::Invalid.into()
 }
 
 fn is_revoked(account: &Account, claims: &Claims) -> bool {

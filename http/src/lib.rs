@@ -5,8 +5,8 @@
 //!
 //! The modules form layers. Imports only point downwards, and within a layer they never form a cycle. At the bottom are
 //! the modules that know nothing of requests in progress: `addresses`, `assets`, `attempts`, `chat`, `errors`,
-//! `objects`, `origins`, `passwords`, `rate`, `settings`, `socket`, `tokens` and `validation`. Above them, `app` holds what all
-//! handlers share. `input`, `cookie` and `authentication` turn a request into checked values. Next come the handlers:
+//! `objects`, `origins`, `passwords`, `rate`, `security_log`, `settings`, `socket`, `tokens` and `validation`. Above them,
+//! `app` holds what all handlers share. `input`, `cookie` and `authentication` turn a request into checked values. Next come the handlers:
 //! `accounts`, `messages`, `operations`, `page`, `rooms` and `upgrade`. At the top, `service` routes requests to the
 //! handlers and serves connections.
 
@@ -31,6 +31,7 @@ mod page;
 pub mod passwords;
 mod rate;
 mod rooms;
+mod security_log;
 mod service;
 mod settings;
 mod socket;

@@ -3,8 +3,9 @@
 use crate::app::{App, Route, complete};
 use crate::authentication::Authenticated;
 use crate::errors::ApiError;
-use crate::input::{Body, Precheck, Query, RoomName, UsernameKey, fold};
+use crate::input::{Body, ClientAddress, Precheck, Query, RoomName, UsernameKey, fold};
 use crate::objects::{MemberList, MemberObject, RoomList, RoomObject, fitting};
+use crate::security_log::Event;
 use crate::validation;
 use axum::Json;
 use axum::extract::State;
@@ -101,6 +102,7 @@ async fn get(State(app): State<Arc<App>>, auth: Authenticated, RoomName(name): R
 
 async fn delete(
     State(app): State<Arc<App>>,
+    ClientAddress(client): ClientAddress,
     auth: Authenticated,
     RoomName(name): RoomName,
 ) -> Result<Response, ApiError> {
@@ -108,6 +110,7 @@ async fn delete(
         let reserved_ms = app.settings.limits.room_name_reserved_ms;
         let room = app.store.delete_room(&name, auth.user.id, reserved_ms).await.map_err(ApiError::from_room)?;
         app.chat.close_room(room);
+        app.security_log.log(client, auth.user.id, Event::DeletedRoom { room, name: &name });
         Ok(Json(json!({})).into_response())
     })
     .await
@@ -201,12 +204,15 @@ async fn add_member(
 
 async fn remove_member(
     State(app): State<Arc<App>>,
+    ClientAddress(client): ClientAddress,
     auth: Authenticated,
     RoomName(name): RoomName,
     UsernameKey(key): UsernameKey,
 ) -> Result<Response, ApiError> {
     complete(async move {
         let removal = app.store.remove_member(&name, auth.user.id, &key).await.map_err(ApiError::from_member)?;
+        let event = Event::RemovedMember { room: removal.room, name: &name, member: removal.member };
+        app.security_log.log(client, auth.user.id, event);
         app.chat.learn(removal.room, removal.publication);
         app.chat.notify(removal.member, UserEvent::Left { room: name.into() });
         Ok(Json(json!({})).into_response())

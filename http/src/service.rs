@@ -8,6 +8,7 @@ use crate::errors::{ApiError, Code};
 use crate::input::{ClientAddress, ViaHttps};
 use crate::passwords::{self, Argon2id, PasswordPool};
 use crate::rate::RateLimiter;
+use crate::security_log::SecurityLog;
 use crate::settings::Settings;
 use crate::socket::Socket;
 use crate::tokens::Tokens;
@@ -90,7 +91,9 @@ impl Service {
         let publish_rate = RateLimiter::new(limits.publish_rate());
         let attempts = Attempts::new(limits, Instant::now());
         let assets = Assets::new(settings.assets);
-        let app = Arc::new(App { store, tokens, chat, settings, passwords, attempts, publish_rate, assets });
+        let security_log = SecurityLog::new(Instant::now());
+        let app =
+            Arc::new(App { store, tokens, chat, settings, passwords, attempts, security_log, publish_rate, assets });
         let mut main = router(routes(&app.settings), page::file, &app);
         if let Some(cors) = app.settings.origins.cors() {
             main = main.layer(cors);

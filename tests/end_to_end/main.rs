@@ -101,6 +101,7 @@ mod port;
 mod quick_start;
 mod retry;
 mod sdk;
+mod security_log;
 mod signals;
 mod slow;
 mod start_waits;
