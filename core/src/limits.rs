@@ -223,7 +223,7 @@ limits! {
     online_interval_ms = 1_000, 1..=DAY_MS;
     /// Rejected commands of one connection that may occur in one burst. Beyond that, the connection is closed (3509,
     /// or 3013 if the last one exceeded a rate limit).
-    error_burst_limit = 200, 1..=10_000_000;
+    error_burst_limit = 400, 1..=10_000_000;
     /// Rejected commands per second of one connection.
     error_rate_per_second = 10, 1..=10_000_000;
     /// How long a publish may wait for the database before its sender gets error 100.
