@@ -8,7 +8,7 @@
 //! | layer | modules |
 //! | --- | --- |
 //! | entry points | `tools`, `open` |
-//! | the trait on either database | `database`, `allowance` |
+//! | the trait on either database | `database`, `allowance`, `turns` |
 //! | the two databases | `sqlite`, `postgres` |
 //! | queries that run on both | `admission`, `rooms`, `markers`, `history`, `users` |
 //! | what these need | `connection`, `generation`, `migrations`, `check` |

@@ -3,7 +3,7 @@
 
 use super::{Connection, Connections, Phase};
 use crate::ids::Slot;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap};
 use uproar_model::UserId;
 
 /// Memory that a shard's connections share: bytes that wait to be written, or those of unfinished messages.
@@ -27,12 +27,12 @@ enum Holder {
 }
 
 impl Shortage {
-    /// Whether anybody has to be closed: everybody together hold too much, or half of it is in use and one user may
-    /// hold too much.
+    /// Whether all connections together hold too much.
     pub fn is_acute(&self) -> bool {
         self.held > self.limit
     }
 
+    /// Whether they hold so much that one user may hold no more than a share.
     pub fn is_near(&self) -> bool {
         self.held > self.limit / 2
     }
@@ -42,7 +42,7 @@ impl Connections {
     /// The connections to close so that the shortage ends: the largest of the user who holds the most, again and again,
     /// until an eighth of the limit is free. It looks at all connections, so it is for rare use.
     pub fn to_close_in(&self, shortage: &Shortage) -> Vec<Slot> {
-        let mut holders: HashMap<Holder, (u64, Vec<(u64, Slot)>)> = HashMap::new();
+        let mut holders: BTreeMap<Holder, (u64, Vec<(u64, Slot)>)> = BTreeMap::new();
         for slot in self.slots() {
             let bytes = (shortage.of)(&self[slot]);
             if bytes > 0 {
