@@ -8,6 +8,7 @@ use crate::server::{Server, with_limits};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uproar_bench::abuse::{ATTACKS, Arena, Victim};
+use uproar_bench::client::allow_files;
 use uproar_http::Tokens;
 
 /// How long each attack lasts.
@@ -32,6 +33,8 @@ const LIMITS: &[&str] = &[
 const SOCKETS: usize = 300;
 
 async fn nobody_suffers_from(attack: &'static str) {
+    // Several attacks run at the same time.
+    allow_files(4_000).expect("enough open files");
     let server = Server::start(Kind::Sqlite, &with_limits(&["--shards", "2"], LIMITS)).await;
     let tokens = Tokens::read_key_file(&server.setup.data().join("signing.key")).expect("the signing key");
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, server.port));
