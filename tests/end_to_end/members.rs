@@ -84,9 +84,11 @@ async fn deleting_a_room_closes_its_connections(kind: Kind, shards: &str) {
     assert_eq!(server.reject_join(&bob, "room=r").await, (404, "no_such_room".into()));
     assert_eq!(server.get("/user/getchats?room=r", &ann.token).await.status, 404);
     assert_eq!(elsewhere.round_trip("here").await, (1, "here".into()));
-    // A new room with this name is a different room.
-    server.create_room(&bob, "r").await;
-    let mut rejoined = server.join(&ann, &format!("room=r&since=0&epoch={before}")).await;
+    // The name is reserved for its last owner, and a new room with this name is a different room.
+    let reserved = server.post("/user/createroom", &bob.token, serde_json::json!({"name": "r"})).await;
+    assert_eq!(reserved.error(), (409, "room_name_taken".into()));
+    server.create_room(&ann, "r").await;
+    let mut rejoined = server.join(&bob, &format!("room=r&since=0&epoch={before}")).await;
     assert_eq!(rejoined.joined["recovered"], false);
     assert_ne!(rejoined.epoch(), before);
     assert_eq!(rejoined.round_trip("first").await, (1, "first".into()));
