@@ -78,11 +78,16 @@ pub(crate) const UNREAD_LIMIT: usize = 1_000;
 pub(crate) const UNREAD_SCAN_LIMIT: usize = 3_000;
 
 /// How many messages of the room `r` are unread to a member: those of other users after the marker that still exist.
+/// `index`: a hint for SQLite, which would otherwise read what lies between the messages too.
 macro_rules! unread_sql {
     ($read_offset:literal, $user:literal) => {
+        unread_sql!($read_offset, $user, "")
+    };
+    ($read_offset:literal, $user:literal, $index:literal) => {
         concat!(
-            "(SELECT count(*) FROM (SELECT 1 FROM (SELECT x.user_id, x.gone_offset FROM messages x
-               WHERE x.room_id = r.id AND x.kind = 0 AND x.room_offset > ",
+            "(SELECT count(*) FROM (SELECT 1 FROM (SELECT x.user_id, x.gone_offset FROM messages x ",
+            $index,
+            " WHERE x.room_id = r.id AND x.kind = 0 AND x.room_offset > ",
             $read_offset,
             " ORDER BY x.room_offset LIMIT 3000) seen
              WHERE seen.user_id <> ",
@@ -103,7 +108,7 @@ pub(crate) const ROOMS_OF_SQLITE: &str = concat!(
     "
     SELECT r.id, r.name, r.title, r.kind, r.size, r.members, r.epoch, r.last_offset, r.last_number,
       r.read_offset, r.read_number, r.role, ",
-    unread_sql!("r.read_offset", "$1"),
+    unread_sql!("r.read_offset", "$1", "INDEXED BY messages_shown"),
     " FROM (
       SELECT r.id, r.name, r.title, r.kind, r.size, r.members, r.epoch, h.last_offset, h.last_number,
         max(m.read_offset, coalesce((SELECT w.value ->> 1 FROM json_each($4) w WHERE w.value ->> 0 = r.id), 0))
