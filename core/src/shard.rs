@@ -483,8 +483,7 @@ impl Shard {
             }
             (Event::Pong(_), _) => {}
             (Event::Close { code, .. }, _) => {
-                self.close_with(slot, answer_to_close(code), Then::Abort, self.cx.limits().close_timeout_ms, host);
-                self.abort_when_written(slot, host);
+                self.end_with(slot, answer_to_close(code), Then::Abort, host);
             }
             (Event::Violation { code, reason }, _) => self.fail(slot, CloseReason { code, reason }, host),
             (Event::Text(text), Phase::Echo) => self.echo(slot, true, text.as_bytes(), host),

@@ -306,9 +306,12 @@ fn a_violation_closes_only_its_own_connection(driver: Driver) {
         (vec![0x81, 0x01, b'a'], 1002),
         (frame(OpCode::Text, b"\xff"), 1007),
         (frame(OpCode::Binary, &vec![0; 64 * 1024 + 1]), 1009),
+        (frame(OpCode::Close, b"\x03\xe8"), 1000),
     ] {
         let mut stream = server.websocket();
-        stream.write_all(&bytes).unwrap();
+        // What came before in the same segment is answered.
+        stream.write_all(&[text("before"), bytes].concat()).unwrap();
+        expect_text(&mut stream, "before");
         expect_close(&mut stream, code);
         stream.shutdown(Shutdown::Write).unwrap();
         assert_eq!(read_rest(&mut stream), "");

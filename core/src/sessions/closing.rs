@@ -33,16 +33,29 @@ impl Shard {
 
     /// Closes an open connection with a close frame. Whatever else waits for it is dropped.
     pub(crate) fn close(&mut self, slot: Slot, why: CloseReason, host: &mut impl Host) {
-        self.close_then(slot, why, Then::AwaitClose, host);
+        if let Some(close) = self.close_frame(slot, why, host) {
+            self.close_with(slot, close, Then::AwaitClose, self.cx.limits().close_timeout_ms, host);
+        }
     }
 
     /// Closes a connection whose client violated RFC 6455. Nothing that it sends is worth waiting for, and its close
-    /// frame is not either (7.1.7).
+    /// frame is not either (7.1.7). What it did before that is still answered.
     pub(crate) fn fail(&mut self, slot: Slot, why: CloseReason, host: &mut impl Host) {
-        self.close_then(slot, why, Then::HalfClose, host);
+        if let Some(close) = self.close_frame(slot, why, host) {
+            self.end_with(slot, close, Then::HalfClose, host);
+        }
     }
 
-    fn close_then(&mut self, slot: Slot, why: CloseReason, then: Then, host: &mut impl Host) {
+    /// Ends the session and sends one last frame, after everything that waits.
+    pub(crate) fn end_with(&mut self, slot: Slot, last: Bytes, then: Then, host: &mut impl Host) {
+        let last = Slice::own(&self.cx.meter, last);
+        self.connections[slot].enqueue(self.cx.now.ms, last);
+        self.leave_channels(slot);
+        self.finish(slot, then, self.cx.limits().close_timeout_ms, host);
+    }
+
+    /// The close frame for an open connection, which is counted as closed. Another one is aborted.
+    fn close_frame(&mut self, slot: Slot, why: CloseReason, host: &mut impl Host) -> Option<Bytes> {
         let is_sdk = self.connections[slot].encoding().is_some();
         let why = if is_sdk && why == CloseReason::GOING_AWAY { CloseReason::SHUTDOWN } else { why };
         match self.connections[slot].phase {
@@ -50,12 +63,12 @@ impl Shard {
                 if metrics::count(&mut self.cx.meter.metrics.borrow_mut().closed, why.code) {
                     host.log_first(Refused::Connection, why.code);
                 }
-                let close = frame::close_frame(why.code, why.reason);
-                self.close_with(slot, close, then, self.cx.limits().close_timeout_ms, host);
+                return Some(frame::close_frame(why.code, why.reason));
             }
             Phase::Head | Phase::Handshake(_) => self.abort(slot, host),
             Phase::Vacant | Phase::Closing { .. } | Phase::Aborted => {}
         }
+        None
     }
 
     pub(crate) fn close_all(&mut self, to_close: ToClose, host: &mut impl Host) {
@@ -67,11 +80,17 @@ impl Shard {
     /// Ends the session and sends one last frame. Whatever else waits is dropped, except what is being sent.
     pub(crate) fn close_with(&mut self, slot: Slot, last: Bytes, then: Then, timeout_ms: u64, host: &mut impl Host) {
         self.leave_channels(slot);
-        let until_ms = self.cx.now.ms + timeout_ms;
         let last = Slice::own(&self.cx.meter, last);
         let connection = &mut self.connections[slot];
         connection.replies = Vec::new();
         connection.outbound.finish(last);
+        self.finish(slot, then, timeout_ms, host);
+    }
+
+    /// The last bytes for a connection are in its queue.
+    fn finish(&mut self, slot: Slot, then: Then, timeout_ms: u64, host: &mut impl Host) {
+        let until_ms = self.cx.now.ms + timeout_ms;
+        let connection = &mut self.connections[slot];
         connection.is_paused = false;
         connection.phase = Phase::Closing { until_ms, then };
         self.connections.arm_timer(slot, until_ms);
