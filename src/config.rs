@@ -94,10 +94,13 @@ pub struct Options {
     )]
     pub listen: Vec<String>,
 
-    /// Address and port for operators only. /metrics and the reasons in /readyz are then served here instead of on the
-    /// public port
+    /// Address and port for operators only. It serves /metrics, and the reasons in /readyz are then given only here
     #[arg(long, global = true, value_name = "ADDRESS:PORT", env = "UPROAR_ADMIN_LISTEN")]
     pub admin_listen: Option<String>,
+
+    /// Serve /metrics on the public port too, to anyone
+    #[arg(long, global = true, env = "UPROAR_PUBLIC_METRICS", value_parser = FalseyValueParser::new())]
+    pub public_metrics: bool,
 
     /// Network of proxies whose X-Forwarded-For and X-Forwarded-Proto headers are trusted, such as 10.0.0.0/8;
     /// repeatable
@@ -212,7 +215,7 @@ impl Cli {
 
     /// The complete command line, with the values of the configuration file, if there is one, as defaults.
     fn command_with_file(arguments: &[OsString]) -> Result<clap::Command> {
-        let command = Cli::command();
+        let command = without_empty_variables(Cli::command());
         let lenient = command.clone().ignore_errors(true).disable_help_flag(true).disable_version_flag(true);
         let matches = lenient.try_get_matches_from(arguments).ok();
         let command = match matches.as_ref().and_then(|matches| matches.get_one::<PathBuf>("config")) {
@@ -221,6 +224,27 @@ impl Cli {
         };
         Ok(help::complete(command))
     }
+}
+
+/// Ignores the variables that are set to nothing, as container files often set those that they don't use.
+fn without_empty_variables(mut command: clap::Command) -> clap::Command {
+    let is_empty = |argument: &&clap::Arg| {
+        argument
+            .get_env()
+            .and_then(std::env::var_os)
+            .is_some_and(|value| value.as_encoded_bytes().trim_ascii().is_empty())
+    };
+    let empty: Vec<clap::Id> =
+        command.get_arguments().filter(is_empty).map(|argument| argument.get_id().clone()).collect();
+    for id in empty {
+        command = command.mut_arg(id, |argument| argument.env(None::<&'static str>));
+    }
+    command
+}
+
+/// The elements of a list, which people write with spaces and trailing commas.
+fn elements(list: &[String]) -> impl Iterator<Item = &str> {
+    list.iter().map(|element| element.trim()).filter(|element| !element.is_empty())
 }
 
 /// Makes the values of the configuration file the defaults of the options.
@@ -270,7 +294,7 @@ impl Options {
     /// The limits: the defaults with the changes of --limit.
     pub fn limits(&self) -> Result<Limits> {
         let mut limits = Limits::default();
-        for assignment in &self.limit {
+        for assignment in elements(&self.limit) {
             limits.set(assignment).map_err(|error| anyhow::anyhow!("--limit: {error}"))?;
         }
         limits.check().map_err(|error| anyhow::anyhow!("--limit: {error}"))?;
@@ -280,14 +304,27 @@ impl Options {
     /// The addresses to listen on. A host name such as `localhost` stands for all its addresses.
     pub fn addresses(&self) -> Result<Vec<SocketAddr>> {
         let mut addresses = Vec::new();
-        for text in &self.listen {
+        for text in elements(&self.listen) {
             for address in resolve("--listen", text)? {
                 if !addresses.contains(&address) {
                     addresses.push(address);
                 }
             }
         }
+        if addresses.is_empty() {
+            bail!("--listen: there is no address; name one, such as 127.0.0.1:8080");
+        }
         Ok(addresses)
+    }
+
+    /// The origins of `--allow-origin`.
+    pub fn origins(&self) -> Vec<&str> {
+        elements(&self.allow_origin).collect()
+    }
+
+    /// The networks of `--trusted-proxy`.
+    pub fn trusted_networks(&self) -> Vec<&str> {
+        elements(&self.trusted_proxy).collect()
     }
 
     /// The address of the operators' port, if it has one of its own.
@@ -363,7 +400,10 @@ mod tests {
     #[test]
     fn an_invalid_address_is_explained() {
         let options = |listen: &str| Cli::parse_from(["uproar", "--listen", listen]).options;
-        assert_eq!(options("127.0.0.1:1,[::1]:2").addresses().unwrap().len(), 2);
+        for list in ["127.0.0.1:1,[::1]:2", " 127.0.0.1:1, [::1]:2 ,", "127.0.0.1:1,[::1]:2,127.0.0.1:1"] {
+            assert_eq!(options(list).addresses().unwrap().len(), 2, "{list}");
+        }
+        assert!(options(" ,").addresses().unwrap_err().to_string().contains("there is no address"));
         let error = options("8080").addresses().unwrap_err().to_string();
         assert!(error.starts_with("--listen: '8080' is not an address with a port"), "{error}");
     }

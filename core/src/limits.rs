@@ -312,9 +312,11 @@ limits! {
     address_wrong_passwords_burst_limit = 100, 1..=10_000_000;
     /// After such a burst: the time between two attempts. 0 means no limit.
     address_wrong_passwords_interval_ms = 1_000, 0..=DAY_MS;
-    /// How long the head of an HTTP request may take to arrive, and how long an HTTP connection may stay idle between
-    /// requests.
-    head_timeout_ms = 60_000, 10..=DAY_MS;
+    /// How long the head of an HTTP request may take to arrive.
+    head_timeout_ms = 30_000, 10..=DAY_MS;
+    /// How long an HTTP connection may stay idle between requests. Proxies keep theirs for 60 to 120 s, and they must be
+    /// the ones that close first.
+    idle_timeout_ms = 180_000, 10..=DAY_MS;
     /// How long the body of an HTTP request may take to arrive.
     body_timeout_ms = 10_000, 10..=DAY_MS;
     /// How long the server may take to respond to an HTTP request.

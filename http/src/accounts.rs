@@ -5,6 +5,7 @@ use crate::authentication::{Authenticated, Refreshing};
 use crate::cookie;
 use crate::email;
 use crate::errors::{ApiError, Code};
+use crate::fields::FieldError;
 use crate::input::{Body, ClientAddress, Precheck, ViaHttps, fold};
 use crate::objects::AccountObject;
 use crate::passwords::{Class, PoolError};
@@ -79,10 +80,12 @@ struct SignIn {
 }
 
 impl Precheck for SignIn {
-    fn precheck(&self, _: &Limits) -> Result<(), ApiError> {
+    fn precheck(&self, _: &Limits) -> Result<(), FieldError> {
         match (&self.username, &self.email) {
-            (None, None) => Err(ApiError::new(Code::MissingField, "a username or an email is required").on("username")),
-            (Some(_), Some(_)) => Err(ApiError::invalid("email", "send a username or an email, not both")),
+            (None, None) => Err(FieldError::new("username", Code::MissingField, "a username or an email is required")),
+            (Some(_), Some(_)) => {
+                Err(FieldError::new("email", Code::InvalidField, "send a username or an email, not both"))
+            }
             _ => Ok(()),
         }
     }

@@ -1,7 +1,7 @@
 //! The address of a request's client, including clients behind trusted proxies.
 
 use http::HeaderMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddrV4};
 use std::str::FromStr;
 
 /// A block of addresses in CIDR form, `10.0.0.0/8`, or a single address.
@@ -50,24 +50,23 @@ impl Network {
     }
 }
 
-/// The client's address: the peer's or, if the peer is a trusted proxy, the rightmost address in `X-Forwarded-For` that
-/// is not a trusted proxy. The client may have forged everything to the left of it.
+/// The client's address: the peer's or, if the peer is a trusted proxy, the rightmost address that it reports and that is
+/// not a trusted proxy. The client may have forged everything to the left of it.
+///
+/// The reports are those in `X-Forwarded-For` or, in a request without that header, in `Forwarded` (RFC 7239).
 pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
     let is_proxy = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut client = peer.to_canonical();
     if !is_proxy(client) {
         return client;
     }
-    let entries: Vec<&str> = headers
-        .get_all("x-forwarded-for")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .collect();
-    for entry in entries.iter().rev() {
-        // No trusted proxy writes an entry that is not an address, so the previous one is the last that can be trusted.
-        let Ok(address) = entry.parse::<IpAddr>() else { break };
+    let mut reported: Vec<&str> = elements(headers, "x-forwarded-for").collect();
+    if reported.is_empty() {
+        reported = forwarded(headers, "for").collect();
+    }
+    for node in reported.into_iter().rev() {
+        // No trusted proxy writes a node that is not an address, so the previous one is the last that can be trusted.
+        let Some(address) = node_address(node) else { break };
         client = address.to_canonical();
         if !is_proxy(client) {
             break;
@@ -81,12 +80,42 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) ->
 pub fn is_via_https(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> bool {
     let peer = peer.to_canonical();
     trusted.iter().any(|network| network.contains(peer))
-        && headers
-            .get_all("x-forwarded-proto")
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .any(|scheme| scheme.trim().eq_ignore_ascii_case("https"))
+        && elements(headers, "x-forwarded-proto")
+            .chain(forwarded(headers, "proto"))
+            .any(|scheme| scheme.eq_ignore_ascii_case("https"))
+}
+
+/// The elements of a header's comma-separated lists. Some proxies leave empty ones.
+fn elements<'h>(headers: &'h HeaderMap, name: &'static str) -> impl Iterator<Item = &'h str> {
+    let lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim).filter(|element| !element.is_empty())
+}
+
+/// The values of a parameter in the elements of `Forwarded`.
+fn forwarded<'h>(headers: &'h HeaderMap, name: &'static str) -> impl Iterator<Item = &'h str> {
+    elements(headers, "forwarded").flat_map(|element| element.split(';')).filter_map(move |pair| {
+        let (known, value) = pair.split_once('=')?;
+        known.trim().eq_ignore_ascii_case(name).then(|| value.trim().trim_matches('"'))
+    })
+}
+
+/// The address of a node as proxies write it: alone, with a port, in brackets, with a zone.
+fn node_address(node: &str) -> Option<IpAddr> {
+    let node = node.trim_matches('"');
+    if let Some(bracketed) = node.strip_prefix('[') {
+        let (address, rest) = bracketed.split_once(']')?;
+        let is_port = rest.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+        return (rest.is_empty() || is_port).then(|| without_zone(address).parse().ok()).flatten();
+    }
+    if let Ok(address) = without_zone(node).parse() {
+        return Some(address);
+    }
+    node.parse::<SocketAddrV4>().ok().map(|address| IpAddr::V4(*address.ip()))
+}
+
+/// A link-local address names the interface that it is reached through, which says nothing here.
+fn without_zone(address: &str) -> &str {
+    address.split_once('%').map_or(address, |(address, _)| address)
 }
 
 #[cfg(test)]
@@ -135,6 +164,46 @@ mod tests {
     }
 
     #[test]
+    fn every_form_of_an_address_that_proxies_write_is_read() {
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        let client = |name: &'static str, value: &str| {
+            let headers = HeaderMap::from_iter([(http::HeaderName::from_static(name), value.parse().unwrap())]);
+            client_address(ip("10.0.0.1"), &headers, &trusted).to_string()
+        };
+        for (value, expected) in [
+            ("203.0.113.7:51234", "203.0.113.7"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("[2001:db8::1]:51234", "2001:db8::1"),
+            ("\"[2001:db8::1]:51234\"", "2001:db8::1"),
+            ("::ffff:203.0.113.7", "203.0.113.7"),
+            ("fe80::1%eth0", "fe80::1"),
+            ("203.0.113.7,", "203.0.113.7"),
+            (" 203.0.113.7 , , 10.0.0.2:80 ,", "203.0.113.7"),
+            ("203.0.113.7, unknown", "10.0.0.1"),
+            ("203.0.113.7, [2001:db8::1]x", "10.0.0.1"),
+            ("203.0.113.7:port", "10.0.0.1"),
+        ] {
+            assert_eq!(client("x-forwarded-for", value), expected, "{value}");
+        }
+        for (value, expected) in [
+            ("for=203.0.113.7", "203.0.113.7"),
+            ("For=\"203.0.113.7:51234\";proto=http;by=10.0.0.9", "203.0.113.7"),
+            ("for=1.1.1.1, for=\"[2001:db8::1]:51234\", for=10.0.0.2", "2001:db8::1"),
+            ("proto=https", "10.0.0.1"),
+            ("for=unknown", "10.0.0.1"),
+            ("for=_hidden, for=203.0.113.7", "203.0.113.7"),
+        ] {
+            assert_eq!(client("forwarded", value), expected, "{value}");
+        }
+        // A client behind a proxy that writes `X-Forwarded-For` can't speak for it in the other header.
+        let mut headers = HeaderMap::new();
+        headers.insert("forwarded", "for=1.1.1.1".parse().unwrap());
+        headers.insert("x-forwarded-for", "203.0.113.7".parse().unwrap());
+        assert_eq!(client_address(ip("10.0.0.1"), &headers, &trusted), ip("203.0.113.7"));
+    }
+
+    #[test]
     fn only_a_trusted_proxy_can_report_https() {
         let trusted = ["10.0.0.0/8".parse().unwrap()];
         let via_https = |peer: &str, schemes: &[&str]| {
@@ -151,5 +220,7 @@ mod tests {
         assert!(!via_https("10.0.0.1", &["httpsx"]));
         assert!(!via_https("10.0.0.1", &[]));
         assert!(!via_https("203.0.113.1", &["https"]));
+        let forwarded = HeaderMap::from_iter([(http::header::FORWARDED, "for=1.1.1.1;proto=https".parse().unwrap())]);
+        assert!(is_via_https(ip("10.0.0.1"), &forwarded, &trusted));
     }
 }

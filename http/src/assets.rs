@@ -26,6 +26,19 @@ const HASHED: &str = "/assets/";
 const POLICY: &str = "default-src 'self'; connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; \
                       frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
+/// What keeps the web client apart from pages of other origins, and from the devices and sensors that it doesn't need.
+const ISOLATION: [(&str, &str); 3] = [
+    ("cross-origin-opener-policy", "same-origin"),
+    ("cross-origin-resource-policy", "same-origin"),
+    (
+        "permissions-policy",
+        "accelerometer=(), autoplay=(), browsing-topics=(), camera=(), display-capture=(), encrypted-media=(), \
+         fullscreen=(), geolocation=(), gyroscope=(), hid=(), magnetometer=(), microphone=(), midi=(), payment=(), \
+         picture-in-picture=(), publickey-credentials-get=(), screen-wake-lock=(), serial=(), usb=(), \
+         xr-spatial-tracking=()",
+    ),
+];
+
 /// One file of the web client.
 #[derive(Clone, Copy)]
 pub struct File {
@@ -131,6 +144,9 @@ impl Prepared {
             }
         }
         headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+        for (name, value) in ISOLATION {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
         // With `no-referrer`, some of the web client's own requests would carry `Origin: null`.
         headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
         response

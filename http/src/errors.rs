@@ -1,5 +1,6 @@
 //! The errors of the API: one shape, one closed list of codes.
 
+use crate::fields::FieldError;
 use crate::passwords::PoolError;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -97,8 +98,12 @@ codes! {
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE;
     /// The request does not declare its body as JSON.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE;
+    /// The body is compressed.
+    UnsupportedEncoding = "unsupported_encoding", UNSUPPORTED_MEDIA_TYPE;
     /// A required field or parameter is missing.
     MissingField = "missing_field", UNPROCESSABLE_ENTITY;
+    /// There is no such field or parameter. A misspelt one would otherwise be ignored in silence.
+    UnknownField = "unknown_field", UNPROCESSABLE_ENTITY;
     /// A field or parameter has the wrong type or an invalid value.
     InvalidField = "invalid_field", UNPROCESSABLE_ENTITY;
     /// The text of a message is longer than allowed.
@@ -125,7 +130,8 @@ codes! {
     DeadlinePassed = "deadline_passed", SERVICE_UNAVAILABLE;
 }
 
-/// An error response: `{"error":{"code","message","field"}}`, where `field` is null unless one field is at fault.
+/// An error response: `{"error":{"code","message","field"}}`, where `field` is null unless a field is at fault. If the
+/// request's fields were checked, the error also has `fields`: every one at fault, as `{"field","code","message"}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
     pub code: Code,
@@ -133,13 +139,21 @@ pub struct ApiError {
     pub message: Cow<'static, str>,
     /// The field of the body, or the parameter of the path or query, that is at fault.
     pub field: Option<Cow<'static, str>>,
+    /// All fields that are at fault, if the error is about fields. The code, message and field are those of the first.
+    pub fields: Vec<FieldError>,
     /// `Retry-After`, in seconds.
     pub retry_after: Option<u32>,
 }
 
 impl ApiError {
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> ApiError {
-        ApiError { code, message: message.into(), field: None, retry_after: None }
+        ApiError { code, message: message.into(), field: None, fields: Vec::new(), retry_after: None }
+    }
+
+    /// Fields that are wrong. There must be at least one.
+    pub(crate) fn fields(errors: Vec<FieldError>) -> ApiError {
+        let Some(first) = errors.first().cloned() else { return ApiError::internal() };
+        ApiError { fields: errors, ..ApiError::new(first.code, first.message).on(first.field) }
     }
 
     /// A field with an invalid value: 422.
@@ -286,10 +300,17 @@ impl From<TokenError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = json!({"error": {"code": self.code.as_str(), "message": self.message, "field": self.field}});
+        let mut body = json!({"error": {"code": self.code.as_str(), "message": self.message, "field": self.field}});
+        if !self.fields.is_empty() {
+            let field = |error: &FieldError| json!({"field": error.field, "code": error.code.as_str(), "message": error.message});
+            body["error"]["fields"] = self.fields.iter().map(field).collect();
+        }
         let mut response = (self.code.status(), Json(body)).into_response();
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.code == Code::UnsupportedEncoding {
+            response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         if self.code.status() == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

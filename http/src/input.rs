@@ -3,6 +3,7 @@
 
 use crate::app::App;
 use crate::errors::{ApiError, Code};
+use crate::fields::{FieldError, Given, Read};
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use bytes::Bytes;
 use garde::Validate;
@@ -21,9 +22,9 @@ use uproar_model::fold_name;
 /// A validated JSON body.
 pub(crate) struct Body<T>(pub T);
 
-/// Checks that come before validation because their errors have codes of their own.
+/// A check that comes before validation because its error has a code of its own, or concerns several fields.
 pub(crate) trait Precheck {
-    fn precheck(&self, _: &Limits) -> Result<(), ApiError> {
+    fn precheck(&self, _: &Limits) -> Result<(), FieldError> {
         Ok(())
     }
 }
@@ -41,12 +42,21 @@ where
                 "the body must be JSON, declared by `Content-Type: application/json`",
             ));
         }
+        let mut codings = request.headers().get_all(header::CONTENT_ENCODING).iter();
+        if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            return Err(ApiError::new(
+                Code::UnsupportedEncoding,
+                "send the body uncompressed, without Content-Encoding",
+            ));
+        }
         let limits = &app.settings.limits;
         let bytes = read_body(request, limits).await?;
-        let value: T = from_json(&bytes)?;
-        value.precheck(limits)?;
-        validate(&value, limits)?;
-        Ok(Body(value))
+        let mut read = Given::from_json(&bytes)?.read::<T>()?;
+        if let Err(error) = read.value.precheck(limits) {
+            read.add(error);
+        }
+        check(&mut read, limits);
+        read.finish().map(Body)
     }
 }
 
@@ -60,9 +70,9 @@ where
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Query<T>, ApiError> {
-        let value: T = from_query(parts.uri.query().unwrap_or_default())?;
-        validate(&value, &app.settings.limits)?;
-        Ok(Query(value))
+        let mut read = Given::from_query(parts.uri.query().unwrap_or_default()).read::<T>()?;
+        check(&mut read, &app.settings.limits);
+        read.finish().map(Query)
     }
 }
 
@@ -152,131 +162,10 @@ async fn read_body(request: Request, limits: &Limits) -> Result<Bytes, ApiError>
     }
 }
 
-fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    let malformed = |error: serde_json::Error| ApiError::new(Code::MalformedJson, format!("malformed JSON: {error}"));
-    // serde would accept an array for a struct, field by field.
-    if !bytes.trim_ascii_start().starts_with(b"{") {
-        serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(malformed)?;
-        return Err(ApiError::new(Code::InvalidField, "the body must be a JSON object"));
-    }
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = error.path().to_string();
-        let error = error.into_inner();
-        match error.classify() {
-            serde_json::error::Category::Data => {
-                // If the rest of the body is not JSON, the error is 400, not 422.
-                match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
-                    Ok(_) => field_error(&path, &error.to_string()),
-                    Err(error) => malformed(error),
-                }
-            }
-            _ => malformed(error),
-        }
-    })?;
-    json.end().map_err(malformed)?;
-    Ok(value)
-}
-
-/// Parses the parameters of a query string.
-pub(crate) fn from_query<T: DeserializeOwned>(query: &str) -> Result<T, ApiError> {
-    let parameters = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
-    serde_path_to_error::deserialize(parameters)
-        .map_err(|error| field_error(&error.path().to_string(), &error.inner().to_string()))
-}
-
-/// serde names a missing or duplicate field only in its message. The tests below fail if serde changes the wording.
-fn field_error(path: &str, message: &str) -> ApiError {
-    let named = |prefix: &str| message.strip_prefix(prefix)?.split('`').next().map(str::to_owned);
-    if let Some(field) = named("missing field `") {
-        return ApiError::new(Code::MissingField, "this field is missing").on(field);
-    }
-    if let Some(field) = named("duplicate field `") {
-        return ApiError::invalid(field, "this field must appear only once");
-    }
-    // With the field's name, line and column add nothing.
-    let message = message.split(" at line ").next().unwrap_or(message).to_owned();
-    let error = ApiError::new(Code::InvalidField, message);
-    if path == "." { error } else { error.on(path.to_owned()) }
-}
-
-pub(crate) fn validate<T: Validate<Context = Limits>>(value: &T, limits: &Limits) -> Result<(), ApiError> {
-    value.validate_with(limits).map_err(|report| match report.iter().next() {
-        Some((path, error)) => ApiError::invalid(path.to_string(), error.message().to_owned()),
-        None => ApiError::new(Code::InvalidField, "a field is invalid"),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde::Deserialize;
-
-    #[derive(Debug, PartialEq, Deserialize)]
-    struct Shape {
-        text: String,
-        size: Option<u32>,
-    }
-
-    fn json(text: &str) -> Result<Shape, (u16, &'static str, Option<String>)> {
-        from_json(text.as_bytes()).map_err(summary)
-    }
-
-    fn query(text: &str) -> Result<Shape, (u16, &'static str, Option<String>)> {
-        from_query(text).map_err(summary)
-    }
-
-    fn summary(error: ApiError) -> (u16, &'static str, Option<String>) {
-        (error.code.status().as_u16(), error.code.as_str(), error.field.map(Into::into))
-    }
-
-    #[test]
-    fn a_json_body_is_parsed_or_its_error_names_the_field() {
-        let on = |field: &str| Some(field.to_owned());
-        assert_eq!(json(r#"{"text":"a","more":[{}]}"#), Ok(Shape { text: "a".into(), size: None }));
-        assert_eq!(json(r#" {"text":"a","size":null} "#), Ok(Shape { text: "a".into(), size: None }));
-        for malformed in [
-            "",
-            "{",
-            "x",
-            r#"{"text":"a"} x"#,
-            r#"{"text":"\ud800"}"#,
-            r#"{"text":"a",}"#,
-            "[1",
-            r#"{"text":"a"}{}"#,
-            "{} {}",
-            r#"{"text":1"#,
-        ] {
-            assert_eq!(json(malformed), Err((400, "malformed_json", None)), "{malformed}");
-        }
-        assert_eq!(summary(from_json::<Shape>(b"{\"text\":\"\xff\"}").unwrap_err()), (400, "malformed_json", None));
-        assert_eq!(json("{}"), Err((422, "missing_field", on("text"))));
-        for wrong in [r#"{"text":1}"#, r#"{"text":null}"#, r#"{"text":{}}"#] {
-            assert_eq!(json(wrong), Err((422, "invalid_field", on("text"))), "{wrong}");
-        }
-        for wrong in ["-1", "1.5", "\"1\"", "4294967296", "true"] {
-            let wrong = format!(r#"{{"text":"a","size":{wrong}}}"#);
-            assert_eq!(json(&wrong), Err((422, "invalid_field", on("size"))), "{wrong}");
-        }
-        assert_eq!(json(r#"{"text":"a","text":"b"}"#), Err((422, "invalid_field", on("text"))));
-        for not_an_object in ["[]", r#"["a",1]"#, "1", "\"a\"", "null"] {
-            assert_eq!(json(not_an_object), Err((422, "invalid_field", None)), "{not_an_object}");
-        }
-    }
-
-    #[test]
-    fn deep_nesting_is_malformed_and_overflows_no_stack() {
-        let deep = format!(r#"{{"text":"a","x":{}"#, "[".repeat(60_000));
-        assert_eq!(json(&deep), Err((400, "malformed_json", None)));
-    }
-
-    #[test]
-    fn a_query_string_is_parsed_or_its_error_names_the_parameter() {
-        let on = |field: &str| Some(field.to_owned());
-        assert_eq!(query("text=a%20b+c&size=7&x=y"), Ok(Shape { text: "a b c".into(), size: Some(7) }));
-        assert_eq!(query(""), Err((422, "missing_field", on("text"))));
-        assert_eq!(query("text=a&size=x"), Err((422, "invalid_field", on("size"))));
-        assert_eq!(query("text=a&size="), Err((422, "invalid_field", on("size"))));
-        assert_eq!(query("text=a&text=b"), Err((422, "invalid_field", on("text"))));
+/// Applies the rules of the handler's struct. All errors of all fields are reported together.
+fn check<T: Validate<Context = Limits>>(read: &mut Read<T>, limits: &Limits) {
+    let Err(report) = read.value.validate_with(limits) else { return };
+    for (path, error) in report.iter() {
+        read.add(FieldError::new(path.to_string(), Code::InvalidField, error.message().to_owned()));
     }
 }

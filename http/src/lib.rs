@@ -22,6 +22,7 @@ mod chat;
 mod cookie;
 mod email;
 mod errors;
+mod fields;
 mod input;
 mod messages;
 mod objects;
@@ -41,6 +42,7 @@ mod validation;
 
 pub use chat::{Adopted, Chat, PublishError, PublishRequest, SharedChat};
 pub use errors::{ApiError, Code};
+pub use fields::FieldError;
 pub use operations::OPENAPI;
 pub use origins::{OriginError, Origins};
 pub use passwords::PasswordCost;

@@ -4,6 +4,7 @@ use crate::app::{App, Route};
 use crate::authentication::Authenticated;
 use crate::chat::{PublishError, PublishRequest};
 use crate::errors::{ApiError, Code};
+use crate::fields::FieldError;
 use crate::input::{Body, Precheck, Query, RoomName, fold};
 use crate::objects::MessagePageObject;
 use crate::validation;
@@ -74,12 +75,12 @@ struct Publish {
 }
 
 impl Precheck for Publish {
-    fn precheck(&self, limits: &Limits) -> Result<(), ApiError> {
+    fn precheck(&self, limits: &Limits) -> Result<(), FieldError> {
         if self.text.len() as u64 <= limits.text_limit_bytes {
             return Ok(());
         }
-        let message = format!("the text must be at most {} bytes long", limits.text_limit_bytes);
-        Err(ApiError::new(Code::TextTooLarge, message).on("text"))
+        let message = format!("must be at most {} bytes long", limits.text_limit_bytes);
+        Err(FieldError::new("text", Code::TextTooLarge, message))
     }
 }
 

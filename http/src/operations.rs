@@ -61,7 +61,7 @@ async fn readyz(State(app): State<Arc<App>>, Extension(port): Extension<Port>) -
 
 /// The metrics of the chat and of this service, in the Prometheus text format.
 async fn metrics(State(app): State<Arc<App>>, Extension(port): Extension<Port>) -> Result<Response, ApiError> {
-    if app.settings.own_admin_port && port == Port::Main {
+    if !app.settings.public_metrics && port == Port::Main {
         return Err(ApiError::no_such_path());
     }
     let mut text = app.chat.metrics().await;

@@ -85,7 +85,14 @@ fn exact(text: &str) -> Result<HeaderValue, OriginError> {
     {
         return Err(error());
     }
-    HeaderValue::from_str(&format!("{scheme}://{rest}").to_ascii_lowercase()).map_err(|_| error())
+    let origin = format!("{scheme}://{rest}").to_ascii_lowercase();
+    // Browsers leave out the port that the scheme implies.
+    let implied = match scheme.to_ascii_lowercase().as_str() {
+        "https" => ":443",
+        "http" => ":80",
+        _ => "",
+    };
+    HeaderValue::from_str(origin.strip_suffix(implied).unwrap_or(&origin)).map_err(|_| error())
 }
 
 /// Whether the page came from this host. The schemes may differ: behind a proxy that terminates TLS, the page's is
@@ -120,6 +127,16 @@ mod tests {
                 HeaderValue::from_static("http://localhost:3000")
             ]))
         );
+        for (text, origin) in [
+            ("https://chat.example:443", "https://chat.example"),
+            ("HTTPS://chat.example:443/", "https://chat.example"),
+            ("http://chat.example:80", "http://chat.example"),
+            ("http://[::1]:80", "http://[::1]"),
+            ("http://chat.example:443", "http://chat.example:443"),
+            ("app://chat", "app://chat"),
+        ] {
+            assert_eq!(Origins::parse(&[text]), Ok(Origins::List(vec![HeaderValue::from_static(origin)])), "{text}");
+        }
         for text in
             ["chat.example", "https://", "https://a/b", "https://*.example", "null", "https://u@a", "https://a b"]
         {

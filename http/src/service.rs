@@ -148,28 +148,33 @@ impl Service {
         let limits = self.app.settings.limits.clone();
         // Responses are written whole, so waiting for the previous acknowledgement would only delay them.
         let _ = stream.set_nodelay(true);
-        let socket = Socket::new(stream, prefix, Duration::from_millis(limits.write_timeout_ms));
-        let flushed = socket.flushed();
+        let write_timeout = Duration::from_millis(limits.write_timeout_ms);
+        let socket = Socket::new(stream, prefix, write_timeout, Duration::from_millis(limits.head_timeout_ms));
+        let progress = socket.progress();
         let hand_back = Arc::new(HandBack::default());
         let app = Arc::clone(&self.app);
         let service = {
-            let hand_back = Arc::clone(&hand_back);
+            let (hand_back, progress) = (Arc::clone(&hand_back), progress.clone());
             service_fn(move |request: Request<Incoming>| {
-                let service = Arc::clone(&self);
+                let (service, progress) = (Arc::clone(&self), progress.clone());
+                progress.set_busy(true);
                 let is_taken = port == Port::Main && hand_back.takes(&request);
                 async move {
                     if is_taken {
                         // The connection is taken from hyper before it can be answered.
                         return std::future::pending().await;
                     }
-                    Ok::<_, Infallible>(service.respond(port, peer, request).await)
+                    let response = service.respond(port, peer, request).await;
+                    progress.set_busy(false);
+                    Ok::<_, Infallible>(response)
                 }
             })
         };
         let head_limit = (limits.head_limit_bytes as usize).max(HEAD_LIMIT_MIN_BYTES);
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(Duration::from_millis(limits.head_timeout_ms))
+            // Hyper's timeout also covers the time between requests. The socket has the one for a head.
+            .header_read_timeout(Duration::from_millis(limits.idle_timeout_ms))
             .max_header_size(head_limit)
             .max_buf_size(head_limit)
             // A client may close its sending half after its request, and read the answer.
@@ -180,7 +185,7 @@ impl Service {
         let mut serve = poll_fn(|cx| {
             let served = Pin::new(&mut connection).poll(cx);
             upgrade = upgrade.take().or_else(|| hand_back.head());
-            if upgrade.is_some() && flushed.is_true() { Poll::Ready(Ok(())) } else { served }
+            if upgrade.is_some() && progress.is_flushed() { Poll::Ready(Ok(())) } else { served }
         });
 
         let served = {
@@ -233,11 +238,11 @@ impl Service {
             let mut response = ApiError::new(Code::BadRequest, message).into_response();
             // Where the next request begins is uncertain.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            return response;
+            return protected(response);
         }
         let response = router.oneshot(request.map(Body::new));
         let timeout = Duration::from_millis(self.app.settings.limits.request_timeout_ms);
-        let mut response = match tokio::time::timeout(timeout, response).await {
+        let response = match tokio::time::timeout(timeout, response).await {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
             Err(_) => ApiError::new(
@@ -248,14 +253,10 @@ impl Service {
             .retry_after(1)
             .into_response(),
         };
-        // Responses contain tokens and private messages. They must not be cached, nor mistaken for HTML.
-        let is_unchanged = response.status() == StatusCode::NOT_MODIFIED;
-        let headers = response.headers_mut();
-        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        if is_unchanged {
+        let mut response = protected(response);
+        if response.status() == StatusCode::NOT_MODIFIED {
             // The router has set the length of the empty body, but only the file's would be valid (RFC 9110, section 8.6).
-            headers.remove(header::CONTENT_LENGTH);
+            response.headers_mut().remove(header::CONTENT_LENGTH);
         }
         tracing::debug!(
             %method, path, %client, status = response.status().as_u16(), took_us = started.elapsed().as_micros() as u64,
@@ -274,6 +275,14 @@ fn hand_back_to_shard(app: &App, socket: Socket, peer: SocketAddr, mut bytes: Ve
         Ok(socket) => app.chat.adopt(Adopted { socket, peer, bytes }),
         Err(error) => tracing::warn!(%peer, %error, "can't detach a socket from the runtime; it is closed"),
     }
+}
+
+/// Responses contain tokens and private messages. They must not be cached, nor mistaken for HTML.
+fn protected(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// Whether the request's body is framed in the only way that every server and proxy reads alike. Hyper has checked its

@@ -6,7 +6,7 @@ use hyper_util::rt::TokioIo;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,33 +21,89 @@ pub(crate) struct Socket {
     stream: TokioIo<TcpStream>,
     prefix: Bytes,
     write_timeout: Duration,
-    /// Whether hyper has written everything that it had to write.
-    flushed: Flushed,
+    head_timeout: Duration,
+    progress: Progress,
+    /// The deadline of a request's head that has arrived in part.
+    head: Option<Pin<Box<Sleep>>>,
+    /// How many requests there were before that head.
+    requests: u64,
     /// The deadline of a write that is waiting for the client to read.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-/// Whether hyper, which owns the socket, has written everything that it had to write.
+/// How far hyper is, which owns the socket.
 #[derive(Clone, Default)]
-pub(crate) struct Flushed(Arc<AtomicBool>);
+pub(crate) struct Progress(Arc<Flags>);
 
-impl Flushed {
-    pub(crate) fn is_true(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+#[derive(Default)]
+struct Flags {
+    is_flushed: AtomicBool,
+    is_busy: AtomicBool,
+    /// Counts requests.
+    requests: AtomicU64,
+}
+
+impl Progress {
+    /// Whether everything that hyper had to write is written.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.0.is_flushed.load(Ordering::Relaxed)
     }
 
-    fn set(&self, value: bool) {
-        self.0.store(value, Ordering::Relaxed);
+    /// Says whether a request is being answered. Its body may be read then, and no head is awaited.
+    pub(crate) fn set_busy(&self, is_busy: bool) {
+        self.0.requests.fetch_add(u64::from(is_busy), Ordering::Relaxed);
+        self.0.is_busy.store(is_busy, Ordering::Relaxed);
+    }
+
+    fn set_flushed(&self, is_flushed: bool) {
+        self.0.is_flushed.store(is_flushed, Ordering::Relaxed);
+    }
+
+    fn requests(&self) -> u64 {
+        self.0.requests.load(Ordering::Relaxed)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.0.is_busy.load(Ordering::Relaxed)
     }
 }
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream, prefix: Bytes, write_timeout: Duration) -> Socket {
-        Socket { stream: TokioIo::new(stream), prefix, write_timeout, flushed: Flushed::default(), stalled: None }
+    pub(crate) fn new(stream: TcpStream, prefix: Bytes, write_timeout: Duration, head_timeout: Duration) -> Socket {
+        Socket {
+            stream: TokioIo::new(stream),
+            prefix,
+            write_timeout,
+            head_timeout,
+            progress: Progress::default(),
+            head: None,
+            requests: 0,
+            stalled: None,
+        }
     }
 
-    pub(crate) fn flushed(&self) -> Flushed {
-        self.flushed.clone()
+    pub(crate) fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    /// Fails a read that waits too long for the rest of a head. A connection that is idle, or whose request is being
+    /// answered, waits for none.
+    fn time_head_out(&mut self, cx: &mut Context<'_>, read: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+        let requests = self.progress.requests();
+        if std::mem::replace(&mut self.requests, requests) != requests {
+            self.head = None;
+        }
+        if self.progress.is_busy() {
+            return read;
+        }
+        if read.is_ready() {
+            let deadline = Instant::now() + self.head_timeout;
+            self.head.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            return read;
+        }
+        let Some(head) = &mut self.head else { return Poll::Pending };
+        ready!(head.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the head of a request did not arrive in time")))
     }
 
     /// The stream, and the bytes read earlier that hyper has not consumed.
@@ -96,7 +152,8 @@ impl Read for Socket {
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         if self.prefix.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+            let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+            return self.time_head_out(cx, read);
         }
         let count = buffer.remaining().min(self.prefix.len());
         buffer.put_slice(&self.prefix.split_to(count));
@@ -104,13 +161,13 @@ impl Read for Socket {
             // Even an empty slice would keep the buffer alive.
             self.prefix = Bytes::new();
         }
-        Poll::Ready(Ok(()))
+        self.time_head_out(cx, Poll::Ready(Ok(())))
     }
 }
 
 impl Write for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.flushed.set(false);
+        self.progress.set_flushed(false);
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.time_out(cx, written)
     }
@@ -120,7 +177,7 @@ impl Write for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.flushed.set(false);
+        self.progress.set_flushed(false);
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
         self.time_out(cx, written)
     }
@@ -131,7 +188,7 @@ impl Write for Socket {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Hyper calls this once its buffer is empty.
-        self.flushed.set(true);
+        self.progress.set_flushed(true);
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -165,12 +165,18 @@ impl Tokens {
             return Err(KeyError::NotAFile(path.to_owned()));
         }
         let mode = metadata.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
+        // Containers mount secrets read-only, with modes that nobody can change there.
+        let is_ours = || std::fs::set_permissions(path, metadata.permissions()).is_ok();
+        if mode & 0o022 != 0 || mode & 0o055 != 0 && is_ours() {
             return Err(KeyError::Open { path: path.to_owned(), mode });
         }
         let mut key = Vec::with_capacity(KEY_MIN_BYTES);
         let file = File::open(path).map_err(unreadable)?;
         file.take(KEY_LIMIT_BYTES as u64 + 1).read_to_end(&mut key).map_err(unreadable)?;
+        // A key that was written as text: editors and tools add a line end, and others remove it.
+        if key.trim_ascii().iter().all(u8::is_ascii_graphic) {
+            key.truncate(key.trim_ascii_end().len());
+        }
         Tokens::from_key(&key).map_err(|error| match error {
             KeyError::Bytes(length) => KeyError::Length { path: path.to_owned(), length },
             error => error,
@@ -581,6 +587,14 @@ mod tests {
             assert!(error.to_string().contains("chmod 600"), "{error}");
         }
         assert!(Tokens::from_key_file(&write("read-only", &[1; 32], 0o400)).is_ok());
+        // The line end of a text is no part of the key; in a key of random bytes it is.
+        let id = |name: &str, key: &[u8]| Tokens::from_key_file(&write(name, key, 0o600)).unwrap().key_id().to_owned();
+        let text = b"0123456789abcdef0123456789abcdef";
+        assert_eq!(id("line", &[&text[..], b"\r\n"].concat()), id("text", text));
+        assert_ne!(id("bytes", &[&[1; 32][..], b"\n"].concat()), id("without", &[1; 32]));
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(folder.path().join("text"), &link).unwrap();
+        assert_eq!(Tokens::from_key_file(&link).unwrap().key_id(), id("text", text));
         assert!(matches!(Tokens::from_key_file(folder.path()), Err(KeyError::NotAFile(_))));
         let below_a_file = short.join("key");
         let error = Tokens::from_key_file(&below_a_file).unwrap_err();

@@ -28,14 +28,35 @@ pub fn bind(
     shards: usize,
     limits: &Limits,
 ) -> Result<(SocketAddr, Vec<TcpListener>), ListenError> {
-    bind_all(address, shards, limits).map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => ListenError::InUse(address),
-        _ => ListenError::Other { address, source },
-    })
+    bind_all(address, false, shards, limits).map_err(|source| explain(address, source))
 }
 
-fn bind_all(address: SocketAddr, shards: usize, limits: &Limits) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
-    let first = socket(address, limits)?;
+/// Like [`bind`], for one of several addresses. An IPv6 address leaves IPv4 alone if another address has it: `[::]` alone
+/// stands for both.
+pub fn bind_among(
+    addresses: &[SocketAddr],
+    address: SocketAddr,
+    shards: usize,
+    limits: &Limits,
+) -> Result<(SocketAddr, Vec<TcpListener>), ListenError> {
+    let is_v6_only = address.is_ipv6() && addresses.iter().any(|a| a.is_ipv4() && a.port() == address.port());
+    bind_all(address, is_v6_only, shards, limits).map_err(|source| explain(address, source))
+}
+
+fn explain(address: SocketAddr, source: io::Error) -> ListenError {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => ListenError::InUse(address),
+        _ => ListenError::Other { address, source },
+    }
+}
+
+fn bind_all(
+    address: SocketAddr,
+    is_v6_only: bool,
+    shards: usize,
+    limits: &Limits,
+) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
+    let first = socket(address, is_v6_only, limits)?;
     first.bind(&address.into())?;
     first.listen(BACKLOG)?;
     first.set_reuse_port(true)?;
@@ -45,7 +66,7 @@ fn bind_all(address: SocketAddr, shards: usize, limits: &Limits) -> io::Result<(
 
     let mut listeners = vec![first];
     for _ in 1..shards {
-        let next = socket(address, limits)?;
+        let next = socket(address, is_v6_only, limits)?;
         next.set_reuse_port(true)?;
         next.bind(&bound.into())?;
         next.listen(BACKLOG)?;
@@ -56,8 +77,11 @@ fn bind_all(address: SocketAddr, shards: usize, limits: &Limits) -> io::Result<(
 }
 
 /// Creates a socket with the options that accepted connections inherit.
-fn socket(address: SocketAddr, limits: &Limits) -> io::Result<Socket> {
+fn socket(address: SocketAddr, is_v6_only: bool, limits: &Limits) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if is_v6_only {
+        socket.set_only_v6(true)?;
+    }
     // Lingering connections of an earlier server must not keep this one from starting.
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
@@ -111,6 +135,25 @@ mod tests {
             let kernel_counts_twice = 2 * Limits::default().socket_send_buffer_bytes as usize;
             assert_eq!(socket2::SockRef::from(stream).send_buffer_size().unwrap(), kernel_counts_twice);
         }
+    }
+
+    #[test]
+    fn all_addresses_of_ipv4_and_ipv6_can_be_listened_on_together() {
+        let free = bind("127.0.0.1:0".parse().unwrap(), 1, &Limits::default()).unwrap().0.port();
+        let v4: SocketAddr = ([0, 0, 0, 0], free).into();
+        let v6: SocketAddr = ([0_u16; 8], free).into();
+        if TcpListener::bind("[::1]:0").is_err() {
+            return; // A machine without IPv6.
+        }
+        for addresses in [[v4, v6], [v6, v4]] {
+            let bound: Vec<_> =
+                addresses.iter().map(|a| bind_among(&addresses, *a, 2, &Limits::default()).unwrap()).collect();
+            assert_eq!(bound.len(), 2);
+            TcpStream::connect(("127.0.0.1", free)).unwrap();
+            TcpStream::connect(("::1", free)).unwrap();
+        }
+        let _alone = bind_among(&[v6], v6, 1, &Limits::default()).unwrap();
+        TcpStream::connect(("127.0.0.1", free)).unwrap();
     }
 
     #[test]

@@ -28,7 +28,7 @@ impl Listeners {
         let mut by_shard: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
         let mut bound = Vec::new();
         for address in addresses {
-            let attempt = async || Ok(listen::bind(*address, shards, &setup.limits)?);
+            let attempt = async || Ok(listen::bind_among(addresses, *address, shards, &setup.limits)?);
             let (actual, listeners) = overcome(timeout, attempt).await?;
             bound.push(actual);
             by_shard.iter_mut().zip(listeners).for_each(|(of_shard, listener)| of_shard.push(listener));

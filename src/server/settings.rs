@@ -10,12 +10,13 @@ use uproar_http::{Origins, Settings};
 /// # Errors
 /// If an origin or a network is invalid.
 pub(super) fn from_options(options: &Options, limits: &Limits) -> Result<Settings> {
-    let origins = Origins::parse(&options.allow_origin).map_err(|error| anyhow::anyhow!("--allow-origin: {error}"))?;
-    let trusted_proxies = options.trusted_proxy.iter().map(|network| Network::from_str(network.trim()));
+    let origins = Origins::parse(&options.origins()).map_err(|error| anyhow::anyhow!("--allow-origin: {error}"))?;
+    let trusted_proxies = options.trusted_networks().into_iter().map(Network::from_str);
     let trusted_proxies: Result<Vec<Network>, _> = trusted_proxies.collect();
     Ok(Settings {
         origins,
         own_admin_port: options.admin_listen.is_some(),
+        public_metrics: options.public_metrics,
         trusted_proxies: trusted_proxies.map_err(|error| anyhow::anyhow!("--trusted-proxy: {error}"))?,
         limits: limits.clone(),
         echo: options.echo,

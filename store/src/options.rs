@@ -38,6 +38,8 @@ impl FromStr for DatabaseUrl {
             };
         }
         if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            // libpq's form for a socket, `postgres://USER@/NAME?host=/FOLDER`, which the parser takes only with a host.
+            let text = &text.replacen("@/", "@localhost/", 1);
             // The parser's own error may quote the text that it could not parse, including the password.
             return match text.parse::<PgConnectOptions>() {
                 Ok(_) => Ok(DatabaseUrl::Postgres(text.to_owned())),

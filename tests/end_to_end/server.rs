@@ -98,6 +98,10 @@ impl Setup {
         let driver =
             option("--driver").or_else(|| std::env::var(DRIVER_VARIABLE).ok()).unwrap_or(default_driver.to_owned());
         arguments.extend(["--shards".to_owned(), shards, "--driver".to_owned(), driver]);
+        // The tests read the metrics.
+        if !self.options.iter().any(|option| option == "--admin-listen") {
+            arguments.push("--public-metrics".to_owned());
+        }
         let mut rest = self.options.iter();
         while let Some(option) = rest.next() {
             match option.as_str() {

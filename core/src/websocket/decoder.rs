@@ -39,8 +39,20 @@ pub struct Decoder {
     message: Option<Box<PartialMessage>>,
     /// Whether `undecoded` may hold complete frames.
     may_hold_frames: bool,
+    /// How far the text in an incomplete frame is known to be UTF-8.
+    text: PartialText,
     /// Whether there was a close frame or a violation.
     is_closed: bool,
+}
+
+/// The text in a frame that has arrived in part.
+#[derive(Debug, Default)]
+struct PartialText {
+    /// How many bytes of the payload have been looked at.
+    seen: usize,
+    /// Their last bytes, which are the beginning of a character.
+    tail: [u8; 3],
+    tail_length: u8,
 }
 
 #[derive(Debug)]
@@ -99,6 +111,7 @@ impl Decoder {
                     used += there;
                     if there < missing {
                         self.undecoded = kept;
+                        self.check_incomplete(sink);
                         return;
                     }
                 }
@@ -109,6 +122,9 @@ impl Decoder {
         if !matches!(stop, Stop::Closed) {
             self.keep_all(kept, &bytes[used + decoded..]);
             self.may_hold_frames = matches!(stop, Stop::Paused) && !self.undecoded.is_empty();
+            if matches!(stop, Stop::Needs(_)) {
+                self.check_incomplete(sink);
+            }
         }
     }
 
@@ -175,6 +191,23 @@ impl Decoder {
         }
     }
 
+    /// Rejects an incomplete frame as soon as its text cannot be UTF-8.
+    fn check_incomplete(&mut self, mut sink: impl FnMut(Event<'_>) -> ControlFlow<()>) {
+        let Ok(header) = FrameHeader::parse(&self.undecoded) else { return };
+        let before = match (header.opcode, &self.message) {
+            (OpCode::Text, _) => &[][..],
+            (OpCode::Continuation, Some(message)) if message.opcode == OpCode::Text => {
+                &message.payload[message.checked..]
+            }
+            _ => return,
+        };
+        if self.text.check(before, &self.undecoded[header.length..], header.mask).is_err() {
+            let (code, reason) = NOT_UTF8;
+            self.close();
+            let _ = sink(Event::Violation { code, reason });
+        }
+    }
+
     /// Parses the header at the beginning of `bytes` and checks that the frame is allowed here. Returns the header and
     /// the length of the whole frame.
     fn next_header(&self, bytes: &[u8], limit: usize) -> Result<(FrameHeader, usize), Unready> {
@@ -204,6 +237,7 @@ impl Decoder {
         limit: usize,
         sink: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Violation> {
+        self.text = PartialText::default();
         match header.opcode {
             OpCode::Ping => Ok(sink(Event::Ping(payload))),
             OpCode::Pong => Ok(sink(Event::Pong(payload))),
@@ -233,6 +267,41 @@ impl Decoder {
 
     fn close(&mut self) {
         *self = Decoder::closed();
+    }
+}
+
+impl PartialText {
+    /// Checks what has arrived of a payload since the last call. `before`: the beginning of a character in the frame
+    /// before it.
+    fn check(&mut self, before: &[u8], payload: &[u8], mask: [u8; 4]) -> Result<(), Violation> {
+        const CHUNK_BYTES: usize = 1024;
+        let mut buffer = [0; 3 + CHUNK_BYTES];
+        if self.seen == 0 {
+            self.keep(before);
+        }
+        while self.seen < payload.len() {
+            let tail = usize::from(self.tail_length);
+            let length = CHUNK_BYTES.min(payload.len() - self.seen);
+            buffer[..tail].copy_from_slice(&self.tail[..tail]);
+            let text = &mut buffer[..tail + length];
+            text[tail..].copy_from_slice(&payload[self.seen..self.seen + length]);
+            let mut mask = mask;
+            mask.rotate_left(self.seen % 4);
+            unmask(&mut text[tail..], mask);
+            self.seen += length;
+            match std::str::from_utf8(text) {
+                Ok(_) => self.keep(&[]),
+                Err(error) if error.error_len().is_none() => self.keep(&text[error.valid_up_to()..]),
+                Err(_) => return Err(NOT_UTF8),
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the beginning of a character, which has at most three bytes.
+    fn keep(&mut self, tail: &[u8]) {
+        self.tail[..tail.len()].copy_from_slice(tail);
+        self.tail_length = tail.len() as u8;
     }
 }
 
@@ -452,6 +521,37 @@ mod tests {
         assert_eq!(all(&frame(0x81, b"")), [Seen::Text("".into())]);
         let two = [frame(0x81, b"a"), frame(0x81, b"b")].concat();
         assert_eq!(all(&two), [Seen::Text("a".into()), Seen::Text("b".into())]);
+    }
+
+    /// As the Autobahn testsuite expects of a server that fails fast (6.4).
+    #[test]
+    fn text_that_cannot_be_utf_8_is_rejected_before_its_frame_is_complete() {
+        let good = "\u{3ba}\u{1f79}\u{1f600}".repeat(700);
+        let whole = frame(0x81, &good.as_bytes()[..good.floor_char_boundary(LIMIT)]);
+        assert!(good.len() > LIMIT, "the text is good up to the limit");
+        for cut in 1..whole.len() {
+            let mut decoder = Decoder::default();
+            assert_eq!(feed(&mut decoder, &whole[..cut]), [], "{cut}");
+            assert_eq!(feed(&mut decoder, &whole[cut..]).len(), 1);
+        }
+        for before in [0, 1, 2, 3, 100] {
+            let bad = [&good.as_bytes()[..good.floor_char_boundary(before)], b"\xf4\x90", &[b'x'; 100]].concat();
+            let at = bad.iter().position(|byte| *byte == 0x90).unwrap() + 1;
+            let header = frame(0x81, &bad).len() - bad.len();
+            let mut decoder = Decoder::default();
+            let bytes = frame(0x81, &bad);
+            let mut events = Vec::new();
+            for byte in &bytes[..header + at - 1] {
+                events.extend(feed(&mut decoder, &[*byte]));
+            }
+            assert_eq!(events, []);
+            assert_eq!(feed(&mut decoder, &bytes[header + at - 1..header + at]), violation(1007));
+        }
+        // The character began in the fragment before.
+        let mut decoder = Decoder::default();
+        assert_eq!(feed(&mut decoder, &frame(0x01, b"a\xf4")), []);
+        let rest = frame(0x80, b"\x90\x80\x80b");
+        assert_eq!(feed(&mut decoder, &rest[..7]), violation(1007));
     }
 
     #[test]

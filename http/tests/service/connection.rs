@@ -55,15 +55,32 @@ async fn bytes_read_earlier_are_not_lost() {
 
 #[tokio::test]
 async fn a_connection_without_a_request_is_closed() {
-    let limits = Limits { head_timeout_ms: 20, ..Limits::default() };
-    let mut server = server_with(Settings { limits, ..settings() }).await;
-    for beginning in [&b""[..], b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"] {
+    let idle = Limits { idle_timeout_ms: 20, ..Limits::default() };
+    let head = Limits { head_timeout_ms: 20, ..Limits::default() };
+    let whole = &b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"[..];
+    for (limits, beginning) in [(&idle, &b""[..]), (&idle, whole), (&head, b"GET /healthz HT")] {
+        let mut server = server_with(Settings { limits: limits.clone(), ..settings() }).await;
         let mut client = server.client().await;
         client.send(beginning).await;
         while client.more().await {}
         drop(client);
         soon(server.ended.recv()).await.unwrap();
     }
+}
+
+/// Proxies keep idle connections for up to two minutes, and a request must not meet the server's closing.
+#[tokio::test]
+async fn an_idle_connection_outlasts_the_timeout_of_a_head() {
+    let limits = Limits { head_timeout_ms: 50, ..Limits::default() };
+    assert!(limits.idle_timeout_ms > 120_000);
+    let server = server_with(Settings { limits, ..settings() }).await;
+    let mut client = server.client().await;
+    client.get("/healthz").await.expect(200);
+    // Another connection shows that the time has passed.
+    let mut slow = server.client().await;
+    slow.send(b"GET /healthz HT").await;
+    while slow.more().await {}
+    client.get("/healthz").await.expect(200);
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ async fn unknown_paths_and_methods_are_rejected() {
 /// Every route exists, accepts only its method and requires a token unless it is open to everyone.
 #[tokio::test]
 async fn every_route_has_its_method_and_requires_a_token_unless_open() {
-    let server = server_with(Settings { echo: true, ..settings() }).await;
+    let server = server_with(Settings { echo: true, public_metrics: true, ..settings() }).await;
     let mut client = server.client().await;
     let open = [
         "/user/signup",
@@ -53,7 +53,11 @@ async fn every_route_has_its_method_and_requires_a_token_unless_open() {
             response.assert_error(401, "token_missing", None);
             assert_eq!(response.header("www-authenticate"), Some("Bearer"));
         }
-        assert_eq!(response.header("x-content-type-options"), Some("nosniff"));
+        for response in [&response, &client.request("PATCH", &concrete, &[], None).await] {
+            assert_eq!(response.header("x-content-type-options"), Some("nosniff"));
+            let expected = if path == "/" && response.status == 200 { "no-cache" } else { "no-store" };
+            assert_eq!(response.header("cache-control"), Some(expected), "{method} {path}");
+        }
         if method == "GET" && response.status == 200 {
             let head = client.request("HEAD", &concrete, &[], None).await;
             assert_eq!(head.status, 200);
@@ -97,13 +101,73 @@ async fn the_content_type_must_be_json() {
 }
 
 #[tokio::test]
+async fn a_compressed_body_is_refused() {
+    let server = server().await;
+    let mut client = server.client().await;
+    let body = json!({"username": "ann", "password": "x"}).to_string();
+    for (coding, status) in [("gzip", 415), ("identity, gzip", 415), ("br", 415), ("identity", 401)] {
+        let headers = [("Content-Type", "application/json"), ("Content-Encoding", coding)];
+        let response = client.request("POST", "/user/signin", &headers, Some(body.as_bytes())).await;
+        assert_eq!(response.status, status, "{coding}");
+        if status == 415 {
+            response.assert_error(415, "unsupported_encoding", None);
+            assert_eq!(response.header("accept-encoding"), Some("identity"));
+        }
+    }
+}
+
+/// A misspelt or misplaced field would otherwise be ignored: `{"edit":1,"text":"x"}` was once a new message.
+#[tokio::test]
+async fn unknown_fields_and_parameters_are_refused() {
+    let server = server().await;
+    let mut ann = server.sign_up("ann").await;
+    ann.post("/user/createroom", json!({"name": "lobby"})).await.expect(201);
+    for (path, body) in [
+        ("/user/signup", json!({"username": "ben", "email": "b@example.org", "password": "correct horse", "x": 1})),
+        ("/user/signin", json!({"username": "ann", "password": "correct horse", "x": null})),
+        ("/user/createroom", json!({"name": "other", "x": false})),
+        ("/rooms/lobby/messages", json!({"text": "hello", "x": 1})),
+        ("/rooms/lobby/members", json!({"username": "ben", "x": 1})),
+        ("/me/password", json!({"current_password": "correct horse", "new_password": "correct horse", "x": 1})),
+    ] {
+        ann.post(path, body).await.assert_error(422, "unknown_field", Some("x"));
+    }
+    for path in ["/rooms?q=a", "/rooms/lobby/members?offset=1", "/user/getchats?room=lobby&since=1"] {
+        let field = path.split(['?', '&', '=']).rev().nth(1);
+        ann.get(path).await.assert_error(422, "unknown_field", field);
+    }
+}
+
+#[tokio::test]
+async fn all_wrong_fields_are_named_at_once() {
+    let server = server().await;
+    let mut client = server.client().await;
+    let response = client.post("/user/signup", json!({"username": "", "password": "short", "nick": "x"})).await;
+    response.assert_error(422, "invalid_field", Some("username"));
+    let fields = response.json()["error"]["fields"].clone();
+    let fields: Vec<_> = fields.as_array().unwrap().iter().map(|error| (&error["field"], &error["code"])).collect();
+    assert_eq!(
+        fields,
+        [
+            (&json!("username"), &json!("invalid_field")),
+            (&json!("email"), &json!("missing_field")),
+            (&json!("password"), &json!("invalid_field")),
+            (&json!("nick"), &json!("unknown_field")),
+        ]
+    );
+    let mut ann = server.sign_up("ann").await;
+    let response = ann.get("/user/getchats?before=x&limit=0").await;
+    response.assert_error(422, "missing_field", Some("room"));
+    assert_eq!(response.json()["error"]["fields"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
 async fn a_body_may_be_as_long_as_the_limit_and_no_longer() {
     let server = server().await;
     let mut client = server.client().await;
     let body_of = |length: usize| {
-        let body = json!({"username": "ann", "password": "x", "more": ""}).to_string();
-        let padding = "x".repeat(length - body.len());
-        json!({"username": "ann", "password": "x", "more": padding}).to_string()
+        let body = json!({"username": "ann", "password": "x"}).to_string();
+        format!("{body}{}", " ".repeat(length - body.len()))
     };
     let longest = body_of(64 * 1024);
     assert_eq!(longest.len(), 64 * 1024);

@@ -36,7 +36,9 @@ async fn the_server_is_not_ready_without_its_database() {
 
 #[tokio::test]
 async fn metrics_are_those_of_the_chat_and_the_service() {
-    let server = server().await;
+    let private = server().await;
+    private.client().await.get("/metrics").await.assert_error(404, "not_found", None);
+    let server = server_with(Settings { public_metrics: true, ..settings() }).await;
     let mut client = server.client().await;
     let response = client.get("/metrics").await;
     assert_eq!(response.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
