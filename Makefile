@@ -1,4 +1,4 @@
-.PHONY: help run web check doc test test-all chaos bench bench-all bench-build deny
+.PHONY: help run web check doc test test-all chaos bench bench-all bench-build deny autobahn
 
 help:
 	@echo 'make run        builds what is missing and starts the server; ARGS="--listen 0.0.0.0:8080" passes options'
@@ -9,6 +9,7 @@ help:
 	@echo 'make chaos      random faults under load on both databases, and a check that nothing is lost; SECONDS=600'
 	@echo 'make bench      measures the performance targets beside other servers, in 16 minutes; see bench-results'
 	@echo 'make bench-all  make bench, and how costs grow with rooms, members and connections, in an hour'
+	@echo 'make autobahn   the Autobahn testsuite against /echo on both drivers; CASES="1.* 2.10" selects some'
 	@echo 'make deny       checks the licences, sources and advisories of the dependencies'
 
 # The page comes first: the server's build embeds web/dist, and does without it if it is missing.
@@ -47,6 +48,7 @@ test:
 	$(CARGO_TEST)
 	target=$$(cd "$${CARGO_TARGET_DIR:-target}" && pwd) && cd web && UPROAR_BINARY="$$target/debug/uproar" \
 		CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" || echo /usr/bin/chromium)" npm run e2e
+	scripts/autobahn '2.*' '3.*' '4.*' '5.*' '7.*' || [ $$? -eq 3 ]
 
 # `make test` covers databases, drivers and numbers of shards pairwise; this runs all eight combinations. The SDK tests
 # alternate between the databases, so they run once for each.
@@ -78,6 +80,10 @@ bench-build:
 	scripts/test-postgres
 	cargo build --locked --release --bin uproar --bin uproar-bench --workspace
 	bench-client/peers/build
+
+autobahn:
+	cargo build --locked --workspace --all-features --bin uproar
+	scripts/autobahn $(foreach case,$(CASES),'$(case)')
 
 deny:
 	scripts/deny
