@@ -18,7 +18,7 @@ async fn one_connection_serves_many_requests() {
     for _ in 0..3 {
         client.get("/healthz").await.expect(200);
         client.get("/nothing").await.assert_error(404, "not_found", None);
-        client.post("/user/signin", json!({})).await.assert_error(422, "missing_field", Some("password"));
+        client.post("/user/signin", json!({})).await.assert_error(422, "missing_field", Some("username"));
     }
     // Two pipelined requests are answered in order.
     client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /nothing HTTP/1.1\r\nHost: x\r\n\r\n").await;
@@ -46,7 +46,7 @@ async fn bytes_read_earlier_are_not_lost() {
         let prefix = Bytes::copy_from_slice(&all[..cut]);
         let served = tokio::spawn(Arc::clone(&server.service).serve(stream, peer, prefix, draining));
         client.send(&all[cut..]).await;
-        client.response().await.assert_error(422, "missing_field", Some("password"));
+        client.response().await.assert_error(422, "missing_field", Some("username"));
         client.response().await.expect(200);
         drop(client);
         soon(served).await.unwrap();

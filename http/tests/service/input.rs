@@ -25,7 +25,7 @@ async fn unknown_paths_and_methods_are_rejected() {
 /// Every route exists, accepts only its method and requires a token unless it is open to everyone.
 #[tokio::test]
 async fn every_route_has_its_method_and_requires_a_token_unless_open() {
-    let server = server_with(Settings { echo: true, public_metrics: true, ..settings() }).await;
+    let server = server_with(Settings { echo: true, ..settings() }).await;
     let mut client = server.client().await;
     let open = [
         "/user/signup",

@@ -36,9 +36,10 @@ async fn the_server_is_not_ready_without_its_database() {
 
 #[tokio::test]
 async fn metrics_are_those_of_the_chat_and_the_service() {
-    let private = server().await;
+    assert!(!Settings::default().public_metrics);
+    let private = server_with(Settings { public_metrics: false, ..settings() }).await;
     private.client().await.get("/metrics").await.assert_error(404, "not_found", None);
-    let server = server_with(Settings { public_metrics: true, ..settings() }).await;
+    let server = server().await;
     let mut client = server.client().await;
     let response = client.get("/metrics").await;
     assert_eq!(response.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
@@ -49,7 +50,7 @@ async fn metrics_are_those_of_the_chat_and_the_service() {
 
 #[tokio::test]
 async fn details_can_move_to_the_admin_port() {
-    let server = server_with(Settings { own_admin_port: true, ..settings() }).await;
+    let server = server_with(Settings { own_admin_port: true, public_metrics: false, ..settings() }).await;
     let mut main = server.client().await;
     main.get("/metrics").await.assert_error(404, "not_found", None);
     main.get("/healthz").await.expect(200);

@@ -125,7 +125,7 @@ pub fn term(now: u64, lifetime: u64) -> Term {
 }
 
 pub fn settings() -> Settings {
-    Settings { password_cost: PasswordCost::CHEAPEST, ..Settings::default() }
+    Settings { password_cost: PasswordCost::CHEAPEST, public_metrics: true, ..Settings::default() }
 }
 
 pub async fn server_with(settings: Settings) -> Server {
