@@ -59,6 +59,9 @@ pub fn fold_name(name: &str) -> Result<String, NameError> {
     Ok(key)
 }
 
+/// A letter of each script with letters that look like Latin ones: Greek, Cyrillic, Armenian, Cherokee, Coptic, Lisu.
+const LATIN_LOOKALIKES: [char; 6] = ['α', 'а', 'ա', 'Ꭰ', 'ⲁ', 'ꓐ'];
+
 /// Control characters, line separators, and characters that change how others are shown.
 fn is_formatting(c: char) -> bool {
     use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
@@ -66,7 +69,8 @@ fn is_formatting(c: char) -> bool {
 }
 
 /// Checks a name that nobody has yet. It is stricter than [`fold_name`], which older names must satisfy too: everything
-/// in it can be seen, and its letters are of one script (UTS #39, "highly restrictive").
+/// in it can be seen, and its letters are of one script, or of Latin and one script that does not look like it (UTS #39,
+/// "moderately restrictive").
 pub fn check_new_name(name: &str) -> Result<(), NameError> {
     fold_name(name)?;
     let (mut can_bear, mut marks, mut is_visible) = (false, 0, false);
@@ -94,8 +98,12 @@ pub fn check_new_name(name: &str) -> Result<(), NameError> {
         return Err(NameError::NothingToSee);
     }
     let (scripts, others) = scripts(name);
-    // Japanese, Korean and Chinese are also written together with Latin.
-    if scripts.is_empty() && !(others.hanb || others.jpan || others.kore) {
+    let looks_like_latin = LATIN_LOOKALIKES.into_iter().any(|letter| {
+        let mut lookalike = AugmentedScriptSet::for_char(letter);
+        lookalike.intersect_with(others);
+        !lookalike.is_empty()
+    });
+    if scripts.is_empty() && (others.is_empty() || looks_like_latin) {
         return Err(NameError::MixedScripts);
     }
     Ok(())
@@ -230,10 +238,13 @@ mod tests {
 
     #[test]
     fn a_new_name_is_written_in_one_script() {
-        for name in ["Пётр 1", "日本 Fan", "ジョン John", "한국 Fan", "Ζεύς", "émile", "x1", "42"] {
+        for name in
+            ["Пётр 1", "日本 Fan", "ジョン John", "한국 Fan", "सुनीता x1", "محمد Ali", "Ζεύς", "émile", "x1", "42"]
+        {
             assert_eq!(check_new_name(name), Ok(()), "{name}");
         }
-        for name in ["\u{430}dmin", "Zе\u{443}s", "Ζeus", "αb", "日本 Пётр", "раypal"] {
+        for name in ["\u{430}dmin", "Zе\u{443}s", "Ζeus", "αb", "日本 Пётр", "раypal", "Օwen", "Ꭺnn", "सु한"]
+        {
             assert_eq!(check_new_name(name), Err(NameError::MixedScripts), "{name}");
         }
     }
