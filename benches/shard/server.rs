@@ -224,7 +224,6 @@ impl Server {
             self.answer_messages();
             let mut has_more = self.shard.turn(NOW, &mut self.host);
             self.write_woken(&mut write);
-            self.shard.turned();
             has_more |= !self.host.woken.is_empty() || !self.host.mesh.is_empty();
             if !has_more {
                 return;

@@ -13,9 +13,6 @@ pub(crate) struct Context {
     pub config: ShardConfig,
     /// The time of the current event.
     pub now: Now,
-    /// Counts turns from 1. A frame that is read in a turn was sent without knowing what is decided in that turn,
-    /// because senders are told at its end.
-    pub turn: u64,
     pub meter: Rc<Meter>,
     pub messenger: Messenger,
     client_ids: ahash::RandomState,
@@ -26,7 +23,6 @@ impl Context {
     pub fn new(config: ShardConfig) -> Context {
         Context {
             now: Now::default(),
-            turn: 1,
             meter: Rc::new(Meter::default()),
             messenger: Messenger::new(config.id, config.shards, config.lanes, config.seed, &config.limits),
             client_ids: ahash::RandomState::with_seeds(config.seed, 7, 8, 9),

@@ -32,4 +32,9 @@ impl Serial {
     pub fn next(self) -> Serial {
         Serial(self.0.wrapping_add(1))
     }
+
+    /// Whether this request was made before the other.
+    pub fn is_before(self, other: Serial) -> bool {
+        (self.0.wrapping_sub(other.0) as i32) < 0
+    }
 }

@@ -71,9 +71,11 @@ pub struct Lane {
     /// When a batch may be sent again after an unknown outcome.
     retry_at_ms: Option<u64>,
     retries: u32,
-    /// Streams in which an item ended with error 100. All their items up to this era must end the same way. The second
-    /// number is the time until which this is remembered.
+    /// Streams in which an item ended with error 100, each with the era that begins then. All items of earlier eras must
+    /// end the same way. The second number is the time until which this is remembered.
     failed: BTreeMap<Stream, (u32, u64)>,
+    /// The latest era that began. Eras are never used twice.
+    era: u32,
 }
 
 impl Lane {
@@ -92,14 +94,16 @@ impl Lane {
             retry_at_ms: None,
             retries: 0,
             failed: BTreeMap::new(),
+            era: 0,
         }
     }
 
     /// An item arrived. It waits, or is answered with error 100 immediately.
-    pub fn receive(&mut self, now_ms: u64, append: Box<Append>, answers: &mut Vec<LaneAnswer>) {
+    pub fn receive(&mut self, now_ms: u64, mut append: Box<Append>, answers: &mut Vec<LaneAnswer>) {
         let stream = (append.caller.source(), append.item.room);
         if let Some((era, _)) = self.failed.get(&stream) {
-            if append.era <= *era {
+            if append.era < *era && !mutation::active(Mutation::LaneForgetsFailure) {
+                append.era = *era;
                 answers.push(LaneAnswer::only(append, Err(OutcomeUnknown)));
                 return;
             }
@@ -107,7 +111,7 @@ impl Lane {
             self.failed.remove(&stream);
         }
         if now_ms >= append.deadline_ms || !self.has_space(&append) {
-            self.remember_failed(now_ms, stream, append.era);
+            append.era = self.begin_era(now_ms, stream, append.era);
             answers.push(LaneAnswer::only(append, Err(OutcomeUnknown)));
             return;
         }
@@ -201,7 +205,14 @@ impl Lane {
                         ) if was_retried => Err(OutcomeUnknown),
                         outcome => Ok(outcome),
                     });
+                let begin = answers.len();
                 batch.answer(results, answers);
+                let mut failed = BTreeMap::new();
+                let has_failed = |answer: &&LaneAnswer| answer.result.is_err() && !answer.was_answered;
+                for LaneAnswer { append, .. } in answers[begin..].iter().filter(has_failed) {
+                    note_failed(&mut failed, append);
+                }
+                self.fail_streams(now_ms, failed, begin, answers);
             }
             BatchResult::OutcomeUnknown => {
                 let delay = self.limits.retry_delay_ms << self.retries.min(10);
@@ -230,41 +241,65 @@ impl Lane {
         if self.first_deadline_ms().is_none_or(|at| now_ms < at) {
             return;
         }
+        let begin = answers.len();
         let mut failed: BTreeMap<Stream, u32> = BTreeMap::new();
         let batches = self.in_flight.iter().chain(&self.queued);
         for append in batches.flat_map(Batch::waiting).chain(self.pending.iter().map(|append| &**append)) {
             if now_ms >= append.deadline_ms {
-                let era = failed.entry((append.caller.source(), append.item.room)).or_default();
-                *era = append.era.max(*era);
+                note_failed(&mut failed, append);
             }
         }
         // Items sent before a late one of the same stream are at least as late, so the whole stream fails.
-        let ends = |append: &Append| failed.contains_key(&(append.caller.source(), append.item.room));
         for sender in self.in_flight.iter_mut().chain(&mut self.queued).flat_map(|batch| &mut batch.senders) {
-            if !sender.was_answered && ends(&sender.append) {
+            if !sender.was_answered && fails_too(&mut failed, &sender.append) {
                 sender.was_answered = true;
                 let answer = LaneAnswer::only(sender.append.clone(), Err(OutcomeUnknown));
                 answers.push(LaneAnswer { is_last: false, ..answer });
             }
         }
-        let (gone, kept): (VecDeque<_>, VecDeque<_>) =
-            std::mem::take(&mut self.pending).into_iter().partition(|append| ends(append));
+        self.fail_streams(now_ms, failed, begin, answers);
+    }
+
+    /// Items of these streams have failed: those that are pending fail too, and an era begins. The answers from `begin`
+    /// on name it.
+    fn fail_streams(
+        &mut self,
+        now_ms: u64,
+        mut failed: BTreeMap<Stream, u32>,
+        begin: usize,
+        answers: &mut Vec<LaneAnswer>,
+    ) {
+        if failed.is_empty() {
+            return;
+        }
+        let pending = std::mem::take(&mut self.pending).into_iter();
+        let (gone, kept): (VecDeque<_>, VecDeque<_>) = pending.partition(|append| fails_too(&mut failed, append));
         self.pending = kept;
         self.pending_deadline_ms = self.pending.iter().map(|append| append.deadline_ms).min().unwrap_or(u64::MAX);
         for append in gone {
             self.count(&append, -1);
             answers.push(LaneAnswer::only(append, Err(OutcomeUnknown)));
         }
-        for (stream, era) in failed {
-            self.remember_failed(now_ms, stream, era);
+        for (stream, era) in &mut failed {
+            *era = self.begin_era(now_ms, *stream, *era);
+        }
+        for LaneAnswer { append, result, was_answered, .. } in &mut answers[begin..] {
+            if result.is_err()
+                && !*was_answered
+                && let Some(era) = failed.get(&(append.caller.source(), append.item.room))
+            {
+                append.era = *era;
+            }
         }
     }
 
-    fn remember_failed(&mut self, now_ms: u64, stream: Stream, era: u32) {
-        // Items of the same era that are still under way reach their own deadline long before this is forgotten.
-        let until = now_ms + 2 * self.limits.append_deadline_ms;
-        let entry = self.failed.entry(stream).or_insert((era, until));
-        *entry = (era.max(entry.0), until);
+    /// Begins an era of a stream. It is later than those of all items that are under way: they are of an era that began
+    /// here, or of the same one as an item that fails now.
+    fn begin_era(&mut self, now_ms: u64, stream: Stream, failed_era: u32) -> u32 {
+        self.era = self.era.max(failed_era).saturating_add(1);
+        // Items that are still under way reach their own deadline long before this is forgotten.
+        self.failed.insert(stream, (self.era, now_ms + 2 * self.limits.append_deadline_ms));
+        self.era
     }
 
     fn first_deadline_ms(&self) -> Option<u64> {
@@ -289,6 +324,19 @@ impl Lane {
     pub fn is_stuck(&self) -> bool {
         self.retries > 0
     }
+}
+
+/// Notes the stream of an item that has failed, with the latest era of its items.
+fn note_failed(failed: &mut BTreeMap<Stream, u32>, append: &Append) {
+    let era = failed.entry((append.caller.source(), append.item.room)).or_default();
+    *era = append.era.max(*era);
+}
+
+/// Whether an item's stream has failed. Then its era counts.
+fn fails_too(failed: &mut BTreeMap<Stream, u32>, append: &Append) -> bool {
+    let Some(era) = failed.get_mut(&(append.caller.source(), append.item.room)) else { return false };
+    *era = append.era.max(*era);
+    true
 }
 
 #[cfg(test)]

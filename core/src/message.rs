@@ -93,7 +93,8 @@ pub struct JoinRequest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Append {
     pub caller: Caller,
-    /// Raised by the session each time an item ends with error 100. Items sent before that must end the same way.
+    /// The era of the stream, as far as the session knows. A lane begins one each time an item of the stream ends with
+    /// error 100, and tells the session with the answer. Items of earlier eras must end the same way.
     pub era: u32,
     /// After this time, in [`Now::ms`](crate::Now::ms), the sender is answered with error 100.
     pub deadline_ms: u64,
@@ -287,14 +288,20 @@ pub fn reserved_places(calls_limit: u64) -> usize {
 pub enum Message {
     // Calls of a shard (or of HTTP) to a channel's home, and the answers.
     Append(Box<Append>),
-    /// Returns the credit if it is the last answer for its item. Otherwise `CreditReturned` follows once the database
-    /// has answered, so that items the database is still asked about count against their sender.
+    /// Returns the credit if it is the last answer for its item. Otherwise `Settled` or `CreditReturned` follows once the
+    /// database has answered, so that items the database is still asked about count against their sender.
     Appended {
         caller: Caller,
         era: u32,
         id: Arc<str>,
         result: Result<Outcome, OutcomeUnknown>,
         is_last: bool,
+    },
+    /// After an append was answered with *outcome unknown*: it is stored.
+    Settled {
+        caller: Caller,
+        room: RoomId,
+        id: Arc<str>,
     },
     /// The whole answer to a call that needs no other.
     CreditReturned,
@@ -372,7 +379,15 @@ pub enum Message {
         channel: Channel,
         event: Arc<Ephemeral>,
     },
-    /// The shard has fallen out of the ring: the connections of its subscribers are closed with 3010.
+    /// The shard has fallen out of the ring: its feed continues at this position, and its subscribers are given what is
+    /// before it from the store.
+    Skip {
+        channel: Channel,
+        position: Offset,
+        /// Users whom the skipped publications remove from the room.
+        removed: Vec<UserId>,
+    },
+    /// The feed cannot go on without a gap: the connections of its subscribers are closed with 3010.
     Lost {
         channel: Channel,
     },

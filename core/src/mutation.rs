@@ -23,6 +23,22 @@ pub enum Mutation {
     LosesInterest,
     /// Edited and deleted texts stay in memory.
     RingKeepsOldText,
+    /// After error 100, the next publish is accepted whatever it is.
+    FailureIsForgotten,
+    /// Of several publishes that ended with error 100, the last one has to be sent again first.
+    LastFailureCounts,
+    /// A client is taken to know of a failure although it has answered no ping since.
+    FailureIsTakenAsKnown,
+    /// A publish that is refused before it reaches its lane does not make the later ones fail.
+    RefusalFailsAlone,
+    /// A publish that is refused before it reaches its lane begins a new era.
+    RefusalRaisesEra,
+    /// A lane accepts what was on its way when an earlier publish of the stream failed.
+    LaneForgetsFailure,
+    /// A feed that skips publications is not told whom they removed.
+    SkipForgetsRemovals,
+    /// The subscribers of a feed that skips publications skip them too.
+    SkipMovesCursors,
 }
 
 #[cfg(all(feature = "mutations", not(debug_assertions)))]

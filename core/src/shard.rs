@@ -11,6 +11,7 @@ use crate::host::{Host, Now};
 use crate::ids::Slot;
 use crate::message::{Caller, Channel, Endpoint, Message, Requester, StoreReply};
 use crate::metrics::ShardMetrics;
+use crate::mutation::{self, Mutation};
 use crate::protocol::CloseReason;
 use crate::protocol::centrifuge::Encoding;
 use crate::websocket::{Event, Refusal, UpgradeRequest, frame};
@@ -237,12 +238,6 @@ impl Shard {
         self.feeds.has_work() || !self.to_resume.is_empty()
     }
 
-    /// Called after `turn`, once everything that it woke has been read and written. Frames that are read from now on
-    /// may have been sent knowing what was told in that turn.
-    pub fn turned(&mut self) {
-        self.cx.turn += 1;
-    }
-
     /// When `turn` must be called at the latest, in `Now::ms`.
     pub fn deadline(&self) -> Option<u64> {
         // A write after the last turn may have made commands due.
@@ -390,6 +385,13 @@ impl Shard {
                     }
                 }
             }
+            Message::Skip { channel, position, removed } => {
+                if let Some(feed) = self.feeds.on_skip(&channel, position)
+                    && !mutation::active(Mutation::SkipForgetsRemovals)
+                {
+                    self.remove_users(feed, &removed, host);
+                }
+            }
             Message::Lost { channel } => self.on_lost(&channel, host),
             Message::Closed { channel } => self.on_closed(&channel, host),
             Message::Ephemeral { channel, event } => self.feeds.on_event(&channel, event),
@@ -408,6 +410,10 @@ impl Shard {
                     cx.messenger.return_credit(from);
                 }
                 self.on_appended(caller, era, &id, result, host);
+            }
+            Message::Settled { caller, room, id } => {
+                cx.messenger.return_credit(from);
+                self.on_settled(caller, room, &id);
             }
             Message::Presence { caller, reply } => {
                 cx.messenger.return_call_credit(from);
@@ -457,7 +463,7 @@ impl Shard {
     fn on_frame(&mut self, slot: Slot, event: Event<'_>, host: &mut impl Host) {
         let connection = &mut self.connections[slot];
         // SDKs count pings, not frames, so they are pinged however busy they are.
-        if connection.encoding().is_none() {
+        if connection.encoding().is_none() && connection.session().is_none_or(|session| session.failures.is_empty()) {
             connection.ping_ms = self.cx.now.ms + self.cx.limits().ping_interval_ms;
         }
         connection.pinged_ms = None;
@@ -481,7 +487,7 @@ impl Shard {
                 self.connections[slot].enqueue_pong(self.cx.now.ms, payload, limit);
                 self.connections.written(&self.cx, slot, host);
             }
-            (Event::Pong(_), _) => {}
+            (Event::Pong(payload), _) => self.on_pong(slot, Some(payload)),
             (Event::Close { code, .. }, _) => {
                 self.end_with(slot, answer_to_close(code), Then::Abort, host);
             }
@@ -558,7 +564,8 @@ impl Shard {
         let connection = &mut self.connections[slot];
         if std::mem::take(&mut connection.is_paused) {
             // SDKs count pings, so theirs stay due when they are.
-            if connection.encoding().is_none() {
+            let has_failures = connection.session().is_some_and(|session| !session.failures.is_empty());
+            if connection.encoding().is_none() && !has_failures {
                 connection.ping_ms = self.cx.now.ms + ping_interval_ms;
             }
             host.wake(slot);
@@ -602,7 +609,11 @@ impl Shard {
                 self.end_subscription(slot, key, host);
                 self.catch_up(slot, host);
             }
-            StoreReply::Failed => self.close(slot, CloseReason::INSUFFICIENT_STATE, host),
+            StoreReply::Failed => {
+                if let Some(why) = Feeds::on_no_page(&self.cx, &mut self.connections, slot) {
+                    self.close(slot, why, host);
+                }
+            }
             _ => debug_assert!(false, "only pages are read for a subscription"),
         }
     }

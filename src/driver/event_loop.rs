@@ -120,7 +120,6 @@ impl<T: Transport> EventLoop<T> {
         more |= self.shard.turn(now, &mut self.effects);
         self.abort_closed();
         more |= self.serve_woken(now);
-        self.shard.turned();
 
         // Last, as all of the above may have made room for new connections.
         more | self.accept(now)

@@ -53,6 +53,17 @@ impl Seat {
         }
     }
 
+    /// Reads until it is told that this message is stored already.
+    async fn read_until_ack(&mut self, id: &str) {
+        loop {
+            let event = self.ws.event().await;
+            if event["type"] == "ack" {
+                return assert_eq!(text(&event["id"]), id);
+            }
+            assert_eq!(self.record(&event), None);
+        }
+    }
+
     /// Reads until error 100 for this message: its outcome is unknown.
     async fn read_until_unknown(&mut self, id: &str) {
         loop {
@@ -154,9 +165,10 @@ impl Scene {
     }
 
     async fn resend_unknown(&mut self, server: &Server) {
-        for id in std::mem::take(&mut self.unknown) {
+        let unknown = std::mem::take(&mut self.unknown);
+        for id in &unknown {
             until("the message is stored", async || {
-                let answer = server.post("/rooms/r/messages", &self.ann.token, message(&id)).await;
+                let answer = server.post("/rooms/r/messages", &self.ann.token, message(id)).await;
                 if answer.status == 503 {
                     return false;
                 }
@@ -164,6 +176,11 @@ impl Scene {
                 true
             })
             .await;
+        }
+        // A connection goes on when the first message that failed on it is sent again.
+        if let Some(first) = unknown.first() {
+            self.send(first).await;
+            self.seats[0].read_until_ack(first).await;
         }
     }
 

@@ -1,7 +1,9 @@
 //! A client of the plain protocol: its state, what it has sent, and a decoder for the bytes that it receives.
 
+use crate::random::Random;
 use std::collections::{BTreeMap, VecDeque};
 use uproar_core::Slot;
+use uproar_model::{Kind, Publication};
 
 /// A plain client: one user, with one connection at a time.
 pub struct Agent {
@@ -25,12 +27,15 @@ pub struct Agent {
     pub live_seen: BTreeMap<(i64, u64), u64>,
 }
 
-/// The messages that one user sends to one room.
+/// The messages that one user sends to one room. It does not wait for answers: up to `window` messages are under way.
+/// After an unknown outcome it goes back to that message, and sends it and everything after it again.
 #[derive(Default)]
 pub struct Outbox {
     /// Messages not resolved yet, as (id, text), in the order in which they are sent.
-    pub unresolved: VecDeque<(String, String)>,
-    /// The ids among them that the current connection has sent and that are not answered yet.
+    unresolved: VecDeque<(String, String)>,
+    /// The index among them of the next one to send.
+    next: usize,
+    /// The ids that the current connection has sent and that are not answered yet, once for each time.
     pub sent: Vec<String>,
     /// The offset that the server reported for each of its messages.
     pub stored: BTreeMap<String, u64>,
@@ -38,6 +43,13 @@ pub struct Outbox {
     pub order: Vec<String>,
     /// Counts the ids that it has made.
     pub ids: u64,
+    window: usize,
+    /// It does not go back before everything under way is answered.
+    is_patient: bool,
+    is_going_back: bool,
+    /// It never sends a message again whose outcome is unknown, and pauses instead.
+    gives_up: bool,
+    paused_until_ms: u64,
 }
 
 /// Decodes what one connection receives.
@@ -56,7 +68,7 @@ pub enum Received {
     /// The HTTP status of a rejected upgrade.
     Rejected(u16),
     Text(String),
-    Ping,
+    Ping(Vec<u8>),
     Close(u16),
 }
 
@@ -89,7 +101,7 @@ impl Stream {
                         String::from_utf8(payload).map_err(|e| format!("a text frame is not UTF-8: {e}"))?,
                     ));
                 }
-                9 => received.push(Received::Ping),
+                9 => received.push(Received::Ping(payload)),
                 8 => {
                     let code = payload.get(..2).map_or(1005, |c| u16::from_be_bytes([c[0], c[1]]));
                     self.closed_with = Some(code);
@@ -125,14 +137,14 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(u8, Vec<u8>, usize)>, String> {
 }
 
 impl Agent {
-    pub fn new(user: i64, room: usize) -> Agent {
+    pub fn new(user: i64, room: usize, outbox: Outbox) -> Agent {
         Agent {
             user,
             room,
             at: None,
             attempt: 0,
             position: None,
-            outbox: Outbox::default(),
+            outbox,
             replay_from: 0,
             stopped_reading: false,
             stream: Stream::default(),
@@ -144,7 +156,7 @@ impl Agent {
     /// Its connection is closed. Messages without an answer are sent again on the next one.
     pub fn on_disconnect(&mut self) {
         self.at = None;
-        self.outbox.sent.clear();
+        self.outbox.on_disconnect();
         self.stopped_reading = false;
         self.stream = Stream::default();
         self.live_seen.clear();
@@ -152,12 +164,119 @@ impl Agent {
 }
 
 impl Outbox {
+    pub fn new(random: &mut Random) -> Outbox {
+        Outbox {
+            window: random.pick(&[1, 3, 10, 30]),
+            is_patient: random.one_in(2),
+            gives_up: random.one_in(5),
+            ..Outbox::default()
+        }
+    }
+
+    /// Whether it may add this many messages.
+    pub fn has_space(&self, messages: usize) -> bool {
+        self.unresolved.len() + messages <= 2 * self.window
+    }
+
+    pub fn add(&mut self, id: String, text: String) {
+        self.unresolved.push_back((id, text));
+    }
+
+    /// A message that is not resolved.
+    pub fn text(&self, id: &str) -> Option<&str> {
+        self.unresolved.iter().find(|(unresolved, _)| unresolved == id).map(|(_, text)| &**text)
+    }
+
+    pub fn first_unresolved(&self) -> Option<&str> {
+        self.unresolved.front().map(|(id, _)| &**id)
+    }
+
+    pub fn is_resolved(&self) -> bool {
+        self.unresolved.is_empty()
+    }
+
+    /// The messages to send now, at most `limit` of them.
+    pub fn to_send(&mut self, now_ms: u64, limit: usize) -> Vec<(String, String)> {
+        if now_ms < self.paused_until_ms || self.is_patient && self.is_going_back && !self.sent.is_empty() {
+            return Vec::new();
+        }
+        self.is_going_back = false;
+        let count = self.window.saturating_sub(self.sent.len()).min(limit);
+        let messages: Vec<(String, String)> = self.unresolved.iter().skip(self.next).take(count).cloned().collect();
+        self.next += messages.len();
+        self.sent.extend(messages.iter().map(|(id, _)| id.clone()));
+        messages
+    }
+
+    /// A message has been answered with error 100.
+    pub fn on_unknown(&mut self, id: &str, now_ms: u64, append_deadline_ms: u64) {
+        self.on_answer(id);
+        if self.gives_up {
+            self.drop_message(id);
+            self.paused_until_ms = now_ms + append_deadline_ms + 1;
+        } else {
+            self.go_back(id);
+        }
+    }
+
+    /// This message, and those after it, will be sent again.
+    pub fn go_back(&mut self, id: &str) {
+        if let Some(index) = self.unresolved.iter().position(|(unresolved, _)| unresolved == id) {
+            self.next = self.next.min(index);
+            self.is_going_back = true;
+        }
+    }
+
+    /// A message has been refused for good.
+    pub fn on_refused(&mut self, id: &str) {
+        self.on_answer(id);
+        self.drop_message(id);
+    }
+
+    pub fn on_answer(&mut self, id: &str) {
+        if let Some(index) = self.sent.iter().position(|sent| sent == id) {
+            self.sent.remove(index);
+        }
+    }
+
+    fn drop_message(&mut self, id: &str) {
+        if let Some(index) = self.unresolved.iter().position(|(unresolved, _)| unresolved == id) {
+            self.unresolved.remove(index);
+            self.next -= usize::from(index < self.next);
+        }
+    }
+
+    /// Everything that is not resolved is sent again on the next connection.
+    pub fn on_disconnect(&mut self) {
+        self.sent.clear();
+        self.next = 0;
+        self.is_going_back = false;
+        self.paused_until_ms = 0;
+    }
+
     /// Stops checking the order of unresolved messages if the sender was removed from the room: some may have been
     /// rejected, and are stored out of order when they are sent again.
     pub fn forget_order_if(&mut self, was_removed: bool) {
         if was_removed {
             let unresolved = &self.unresolved;
             self.order.retain(|id| !unresolved.iter().any(|(unresolved, _)| unresolved == id));
+        }
+    }
+
+    /// Whether everything that is not resolved is under way.
+    pub fn has_sent_all(&self) -> bool {
+        self.next == self.unresolved.len() && !self.is_going_back
+    }
+
+    /// Notes that it has received one of its own publications.
+    pub fn on_own(&mut self, row: &Publication) -> Result<(), String> {
+        if !row.id.starts_with('~') {
+            return self.resolve(&row.id, row.offset);
+        }
+        // The server made the id. The text tells which message it is, unless it was changed.
+        match &row.body {
+            Some(text) if row.kind == Kind::Message && row.edited.is_none() => self.resolve(text, row.offset),
+            _ => Ok(()),
         }
     }
 
@@ -169,7 +288,7 @@ impl Outbox {
             return Err(format!("message {id} was reported at {before} before, and now at {offset}"));
         }
         self.sent.retain(|sent| sent != id);
-        self.unresolved.retain(|(unresolved, _)| unresolved != id);
+        self.drop_message(id);
         Ok(())
     }
 }

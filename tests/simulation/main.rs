@@ -23,6 +23,8 @@ use uproar_core::mutation::{self, Mutation};
 use world::World;
 
 const SEEDS: u64 = 480;
+/// How many seeds run with a late shard.
+const LATE_SEEDS: u64 = 60;
 const STEPS: usize = 3000;
 
 /// Runs one seed to its end. Err: how the contract was broken.
@@ -65,6 +67,17 @@ fn replay() {
     match run(seed) {
         Ok(tally) => println!("seed {seed} holds: {tally:?}"),
         Err(broken) => panic!("seed {seed}: {broken}"),
+    }
+}
+
+/// Falling behind harms only what is in memory: readers of rooms catch up from the store.
+#[test]
+fn a_late_shard_disconnects_no_reader_of_a_room() {
+    let seeds = std::env::var("SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(LATE_SEEDS);
+    for seed in 0..seeds {
+        if let Err(broken) = run_in(World::with_late_shard(seed)) {
+            panic!("seed {seed}: {broken}");
+        }
     }
 }
 
@@ -142,6 +155,46 @@ fn delivering_live_publications_before_the_last_page_is_caught() {
 #[test]
 fn losing_interest_in_a_question_under_way_is_caught() {
     is_caught(Mutation::LosesInterest);
+}
+
+#[test]
+fn forgetting_a_failed_publish_is_caught() {
+    is_caught(Mutation::FailureIsForgotten);
+}
+
+#[test]
+fn waiting_for_the_last_failed_publish_is_caught() {
+    is_caught(Mutation::LastFailureCounts);
+}
+
+#[test]
+fn accepting_what_was_long_on_its_way_after_a_failure_is_caught() {
+    is_caught(Mutation::FailureIsTakenAsKnown);
+}
+
+#[test]
+fn a_refused_publish_that_fails_alone_is_caught() {
+    is_caught(Mutation::RefusalFailsAlone);
+}
+
+#[test]
+fn a_refused_publish_that_begins_an_era_is_caught() {
+    is_caught(Mutation::RefusalRaisesEra);
+}
+
+#[test]
+fn a_lane_that_forgets_a_failure_is_caught() {
+    is_caught(Mutation::LaneForgetsFailure);
+}
+
+#[test]
+fn skipping_a_removal_is_caught() {
+    is_caught(Mutation::SkipForgetsRemovals);
+}
+
+#[test]
+fn skipping_publications_with_their_subscribers_is_caught() {
+    is_caught(Mutation::SkipMovesCursors);
 }
 
 #[test]

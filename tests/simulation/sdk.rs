@@ -2,7 +2,8 @@
 //! outlive it, retries, tokens that expire. It checks everything that it receives against the contract.
 
 use crate::client::{Outbox, Stream};
-use crate::world::{BAD_TEXT, ClientId, ROOMS, World};
+use crate::random::Random;
+use crate::world::{BAD_TEXT, ClientId, Frame, ROOMS, World};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use uproar_core::Slot;
@@ -68,6 +69,8 @@ pub enum Waiting {
         id: String,
         is_rpc: bool,
     },
+    /// A message without an id, which is never sent again.
+    PublishOnce(usize),
     PublishLive,
     History {
         channel: usize,
@@ -83,14 +86,14 @@ pub enum Waiting {
 }
 
 impl Sdk {
-    pub fn new(user: i64) -> Sdk {
+    pub fn new(user: i64, random: &mut Random) -> Sdk {
         let channel = |room: Option<usize>| SdkChannel {
             name: room.map_or("live:all".to_owned(), |room| format!("room:room{room}")),
             room,
             state: State::Off,
             position: None,
             wants_presence: false,
-            outbox: Outbox::default(),
+            outbox: Outbox::new(random),
             removals_seen: 0,
             subscribes_now: false,
             replay_from: 0,
@@ -122,7 +125,7 @@ impl Sdk {
         self.waiting.clear();
         for channel in &mut self.channels {
             channel.on_unsubscribed();
-            channel.outbox.sent.clear();
+            channel.outbox.on_disconnect();
         }
     }
 
@@ -274,12 +277,10 @@ impl World {
             }
             return;
         }
-        if !channel.outbox.sent.is_empty() {
-            return;
-        }
-        // Unresolved messages come first, in their order; new ones only after that.
-        if channel.outbox.unresolved.is_empty() && !is_over && chance < 50 {
-            for _ in 0..1 + self.random.below(3) {
+        // Without waiting for the answers to earlier ones.
+        let count = 1 + self.random.below(if chance < 20 { 3 } else { 12 }) as usize;
+        if !is_over && chance < 50 && self.sdks[index].channels[at].outbox.has_space(count) {
+            for _ in 0..count {
                 let (is_bad, form, pick) = (self.random.one_in(40), self.random.below(10), self.random.next());
                 let channel = &mut self.sdks[index].channels[at];
                 channel.outbox.ids += 1;
@@ -299,28 +300,42 @@ impl World {
                 if data["text"].is_string() && data["edit"].is_null() {
                     channel.outbox.order.push(id.clone());
                 }
-                channel.outbox.unresolved.push_back((id, data.to_string()));
+                channel.outbox.add(id, data.to_string());
             }
         }
-        let messages: Vec<(String, String)> =
-            self.sdks[index].channels[at].outbox.unresolved.iter().take(8).cloned().collect();
+        let limit = 1 + self.random.below(20) as usize;
+        let now_ms = self.now.ms;
+        let sdk = &mut self.sdks[index];
+        // In the end it must not fill its own queue with answers again and again.
+        let limit = if is_over { 3_usize.saturating_sub(sdk.channels[at].outbox.sent.len()) } else { limit };
         let mut publishes = Vec::new();
-        for (id, data) in messages {
-            let is_rpc = self.random.one_in(3);
-            let sdk = &mut self.sdks[index];
-            sdk.channels[at].outbox.sent.push(id.clone());
+        let to_send = sdk.channels[at].outbox.to_send(now_ms, limit);
+        let under_way = sdk.channels[at].outbox.sent.len() as u64;
+        self.tally.pipelined += u64::from(under_way > self.limits.pending_publishes_limit);
+        for (id, data) in to_send {
             let data: Value = serde_json::from_str(&data).expect("the JSON made above");
+            publishes.push((Some(id), data));
+        }
+        // Its place in the order is known only if everything before it has been sent.
+        if !is_over && chance >= 95 && sdk.channels[at].outbox.has_sent_all() {
+            let outbox = &mut sdk.channels[at].outbox;
+            outbox.ids += 1;
+            let text = format!("{user}-{}", outbox.ids);
+            outbox.order.push(text.clone());
+            publishes.push((None, json!({"text": text})));
+        }
+        for (id, data) in publishes {
+            let is_rpc = id.is_some() && self.random.one_in(3);
             let publish = json!({"channel": name, "data": data});
             let request = match is_rpc {
                 true => json!({"rpc": {"method": "publish", "data": publish}}),
                 false => json!({"publish": publish}),
             };
-            publishes.push(sdk.command(Waiting::Publish { channel: at, id, is_rpc }, request));
-        }
-        // In one frame: a client that sends the next message in a frame of its own, without waiting for replies, may
-        // send it after an earlier message was rejected and before it learns of that.
-        if !publishes.is_empty() {
-            commands.push(publishes.join("\n"));
+            let waiting = match id {
+                Some(id) => Waiting::Publish { channel: at, id, is_rpc },
+                None => Waiting::PublishOnce(at),
+            };
+            commands.push(self.sdks[index].command(waiting, request));
         }
     }
 
@@ -336,12 +351,11 @@ impl World {
                 channel.replay_from = shown.copied().unwrap_or(0);
             }
         }
-        let inbox = &mut self.sockets[shard][slot.index()].inbox;
-        match self.random.one_in(2) {
-            true => inbox.push_back(commands.join("\n")),
-            false => inbox.extend(commands),
+        let mut frames = vec![commands.join("\n")];
+        if self.random.one_in(2) {
+            frames = commands;
         }
-        self.pump(shard, slot);
+        self.transmit(shard, slot, frames.into_iter().map(Frame::Text));
     }
 
     fn token_expiry(&mut self) -> u64 {
@@ -384,7 +398,7 @@ impl World {
             if channel.state != State::On {
                 return Some(format!("user {user} is not subscribed to {name}: {:?}", channel.state));
             }
-            if let Some((id, _)) = channel.outbox.unresolved.front() {
+            if let Some(id) = channel.outbox.first_unresolved() {
                 return Some(format!(
                     "user {user}'s message {id} in {name} is not resolved: {:?}",
                     channel.outbox.sent
@@ -415,8 +429,7 @@ impl World {
         for line in text.split('\n') {
             let message: Value = serde_json::from_str(line).map_err(|error| format!("{error} in {line:?}"))?;
             if message.as_object().is_some_and(|object| object.is_empty()) {
-                self.sockets[id][slot.index()].inbox.push_back("{}".into());
-                self.pump(id, slot);
+                self.transmit(id, slot, [Frame::Text("{}".into())]);
                 continue;
             }
             let done = match message["id"].as_u64() {
@@ -466,11 +479,21 @@ impl World {
                 let row = self.store.row(room, offset).ok_or("the publication is not committed")?;
                 let is_own = *row.id == *id && row.user.id.0 == sdk.user;
                 let outbox = &sdk.channels[channel].outbox;
-                let is_deletion = outbox.unresolved.iter().any(|(i, data)| *i == id && data.contains("\"delete\""));
-                if !(is_own || is_deletion && row.kind == Kind::Delete) {
+                let is_deletion = outbox.text(&id).is_some_and(|data| data.contains("\"delete\""));
+                // A deletion that was sent twice may be resolved already.
+                let is_deleted = outbox.stored.get(&id) == Some(&offset);
+                if !(is_own || is_deletion && row.kind == Kind::Delete || is_deleted) {
                     return Err("it acknowledges a message that is not stored there".into());
                 }
                 sdk.channels[channel].outbox.resolve(&id, offset)?;
+            }
+            Waiting::PublishOnce(channel) => {
+                let offset = message["publish"]["offset"].as_u64().ok_or("no offset")?;
+                let room = self.store.room_id(sdk.channels[channel].room.ok_or("not a room")?);
+                let row = self.store.row(room, offset).ok_or("the publication is not committed")?;
+                if !row.id.starts_with('~') || row.user.id.0 != sdk.user {
+                    return Err("it acknowledges a message that is not stored there".into());
+                }
             }
             Waiting::History { channel, from, reverse, seen } => {
                 return self.sdk_on_history(index, channel, (from, reverse), seen, &message["history"]);
@@ -501,30 +524,37 @@ impl World {
             removals.iter().any(|(room, user, _)| Some(*room) == channel.room && *user == sdk.user)
         };
         match (&waiting, code) {
-            (Waiting::Connect, 100) => return Ok(()),
+            // Its token may expire on the way.
+            (Waiting::Connect, 100 | 109) => return Ok(()),
             (Waiting::Subscribe(channel), 100) => sdk.channels[*channel].on_unsubscribed(),
             (Waiting::Publish { channel, id, .. }, 100) => {
                 self.tally.outcomes_unknown += 1;
-                sdk.channels[*channel].outbox.sent.retain(|sent| sent != id);
+                let outbox = &mut sdk.channels[*channel].outbox;
+                outbox.on_unknown(id, self.now.ms, self.limits.append_deadline_ms);
             }
+            (Waiting::PublishOnce(_), 100) => {}
+            (Waiting::PublishOnce(channel), 103) if was_removed(&sdk.channels[*channel], &self.removals) => {}
             (Waiting::Publish { channel, id, .. }, 103 | 107) => {
                 let channel = &sdk.channels[*channel];
                 // The target of an edit, a deletion or a reaction may be deleted, or not be a message.
                 let names_target = |data: &str| ["\"edit\"", "\"delete\"", "react\""].iter().any(|w| data.contains(w));
-                let unresolved = channel.outbox.unresolved.iter().find(|(unresolved, _)| unresolved == id);
-                let is_bad = unresolved.is_some_and(|(_, data)| data.contains(BAD_TEXT));
-                let has_no_target = code == 107 && unresolved.is_some_and(|(_, data)| names_target(data));
-                if !is_bad && !has_no_target && !was_removed(channel, &self.removals) {
+                let unresolved = channel.outbox.text(id);
+                let is_bad = unresolved.is_some_and(|data| data.contains(BAD_TEXT));
+                let has_no_target = code == 107 && unresolved.is_some_and(names_target);
+                // It was sent twice, and the first answer has resolved it.
+                let is_resolved = unresolved.is_none();
+                if !is_bad && !has_no_target && !is_resolved && !was_removed(channel, &self.removals) {
                     return Err("it was rejected for no reason".into());
                 }
                 let Waiting::Publish { channel, id, .. } = &waiting else { return Ok(()) };
                 let outbox = &mut sdk.channels[*channel].outbox;
-                outbox.sent.retain(|sent| sent != id);
                 // A removed user sends the message again after it has joined again.
                 if is_bad || code == 107 {
-                    outbox.unresolved.retain(|(unresolved, _)| unresolved != id);
+                    outbox.on_refused(id);
                 } else {
                     outbox.forget_order_if(true);
+                    outbox.on_answer(id);
+                    outbox.go_back(id);
                 }
             }
             (Waiting::PublishLive | Waiting::History { .. } | Waiting::Presence(_) | Waiting::Stats(_), 100) => {}
@@ -692,7 +722,7 @@ impl World {
             channel.own.push(offset);
         }
         if row.kind != Kind::Removed && row.user.id.0 == sdk.user && !row.id.starts_with("http") {
-            channel.outbox.resolve(&row.id, offset)?;
+            channel.outbox.on_own(&row)?;
         }
         Ok(())
     }

@@ -207,7 +207,6 @@ impl Rig {
             }
             self.write(slot);
         }
-        self.shard.turned();
         let is_held = |message: &Message| self.store_hangs && matches!(message, Message::Read { .. });
         has_more || !self.host.woken.is_empty() || !self.host.mesh.iter().all(|(_, message)| is_held(message))
     }

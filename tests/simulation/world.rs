@@ -4,7 +4,7 @@ use crate::client::{Agent, Outbox, Received};
 use crate::random::Random;
 use crate::sdk::Sdk;
 use crate::store::SimStore;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,8 +45,8 @@ macro_rules! tally {
 
 tally! {
     publications, resumed, resumed_with_missed, duplicates, outcomes_unknown, bad_data, removals, slow_disconnected,
-    lost, live, unknown_commits, zombies, failed_reads, dropped_reads, stalled_queues, http_publishes, sdk_publications, recovered,
-    recovered_with_missed, unsubscribed, histories, refreshed, expired,
+    lost, live, unknown_commits, zombies, failed_reads, dropped_reads, stalled_queues, http_publishes, sdk_publications,
+    recovered, recovered_with_missed, unsubscribed, histories, refreshed, expired, pipelined, skipped,
 }
 
 /// A lane's batch in flight, and how it will end.
@@ -75,14 +75,24 @@ pub enum ClientId {
     Sdk(usize),
 }
 
+/// A frame from a client.
+pub enum Frame {
+    Text(String),
+    Pong(Vec<u8>),
+}
+
 /// The socket of one slot.
 #[derive(Default)]
 pub struct Socket {
     /// The client that it belongs to, and which of that client's connections it is.
     client: Option<(ClientId, u64)>,
     in_flight: Vec<Slice>,
-    /// Frames from the client that the shard does not accept yet.
-    pub inbox: VecDeque<String>,
+    /// Frames that the client has sent and that have not arrived.
+    wire: VecDeque<Frame>,
+    /// Frames that have arrived and that the shard has not read.
+    inbox: VecDeque<Frame>,
+    /// Whether frames take long to arrive.
+    is_slow: bool,
     is_cut: bool,
     is_used: bool,
 }
@@ -173,6 +183,8 @@ pub struct World {
     pub segments_until_loss: Option<u64>,
     /// Whether homes check the heads of their rooms. Only then may a batch commit after it was given up.
     checks_heads: bool,
+    /// A shard that hardly ever takes its turn. The store does not fail then.
+    late_shard: Option<usize>,
     pub are_faults_over: bool,
     pub is_stopping: bool,
     pub tally: Tally,
@@ -180,8 +192,17 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64) -> World {
+        World::with(seed, false)
+    }
+
+    /// A world in which the store never fails, but one shard is always late.
+    pub fn with_late_shard(seed: u64) -> World {
+        World::with(seed, true)
+    }
+
+    fn with(seed: u64, has_late_shard: bool) -> World {
         let mut random = Random::new(seed);
-        let shards = 1 + random.index(4);
+        let shards = if has_late_shard { 2 + random.index(3) } else { 1 + random.index(4) };
         let lanes = 1 + random.index(2);
         // Without these checks, a batch that commits after it was given up may never be shown.
         let checks_heads = random.one_in(2);
@@ -193,7 +214,7 @@ impl World {
             page_limit_publications: small(&mut random, &[1, 2, 7, 256]),
             batch_limit_items: small(&mut random, &[1, 3, 16, 512]),
             lane_limit_items: small(&mut random, &[4, 16, 64, 16_384]),
-            pending_publishes_limit: 8,
+            pending_publishes_limit: small(&mut random, &[1, 3, 8]),
             sends_per_turn_limit: small(&mut random, &[1, 2, 512]),
             pings_per_turn_limit: small(&mut random, &[1, 512]),
             outbound_limit_bytes: small(&mut random, &[700, 4_000, 1_000_000]),
@@ -208,7 +229,8 @@ impl World {
             expired_grace_ms: 1_000,
             join_leave_limit: small(&mut random, &[0, 3, 100]),
             online_interval_ms: 100,
-            gap_deadline_ms: 700,
+            // A late shard may take long to learn what fills a gap.
+            gap_deadline_ms: if has_late_shard { 600_000 } else { 700 },
             handshake_timeout_ms: 3_000,
             write_timeout_ms: 2_000,
             close_timeout_ms: 300,
@@ -271,9 +293,14 @@ impl World {
         let mut store = SimStore::new(ROOMS - 1);
         let users = 6 + random.below(6);
         let agents: Vec<Agent> = (0..users)
-            .map(|number| Agent::new(store.add_user(&format!("user{number}")), random.index(ROOMS)))
+            .map(|number| {
+                let user = store.add_user(&format!("user{number}"));
+                Agent::new(user, random.index(ROOMS), Outbox::new(&mut random))
+            })
             .collect();
-        let sdks = (0..2 + random.below(4)).map(|n| Sdk::new(store.add_user(&format!("sdk{n}")))).collect();
+        let sdks = (0..2 + random.below(4))
+            .map(|number| Sdk::new(store.add_user(&format!("sdk{number}")), &mut random))
+            .collect();
         World {
             sdks,
             now: Now { ms: 1_000, unix_ms: 1_700_000_000_000 },
@@ -296,6 +323,7 @@ impl World {
             shown: BTreeMap::new(),
             segments_until_loss: None,
             checks_heads,
+            late_shard: has_late_shard.then_some(0),
             are_faults_over: false,
             is_stopping: false,
             tally: Tally::default(),
@@ -313,7 +341,9 @@ impl World {
         match self.random.below(20) {
             0..=5 => {
                 let shard = self.random.index(self.shards.len());
-                self.shard_step(shard)?;
+                if self.late_shard != Some(shard) || self.random.one_in(40) {
+                    self.shard_step(shard)?;
+                }
             }
             6..=8 => {
                 let lane = self.random.index(self.lanes.len());
@@ -322,7 +352,11 @@ impl World {
             9 | 10 => self.reader_step(),
             11 => self.http_step(),
             12..=14 => self.client_step()?,
-            15..=17 => self.network_step()?,
+            15 | 16 => self.network_step()?,
+            17 => match self.random.one_in(2) {
+                true => self.network_step()?,
+                false => self.uplink_step(),
+            },
             18 => self.free_slots_step(),
             _ => self.time_step(),
         }
@@ -385,6 +419,11 @@ impl World {
         for _ in 0..20 {
             self.network_step()?;
         }
+        for id in 0..self.sockets.len() {
+            for slot in 0..self.sockets[id].len() {
+                self.deliver_frames(id, slot, usize::MAX);
+            }
+        }
         self.free_slots_step();
         self.advance_time(10);
         self.check()
@@ -404,7 +443,7 @@ impl World {
                     agent.at
                 ));
             }
-            if let Some((id, _)) = agent.outbox.unresolved.front() {
+            if let Some(id) = agent.outbox.first_unresolved() {
                 return Some(format!(
                     "user {user}'s message {id} is not resolved; unanswered: {:?}",
                     agent.outbox.sent
@@ -473,7 +512,7 @@ impl World {
             _ => self.random.below(5),
         };
         self.advance_time(ms);
-        if self.random.one_in(60) {
+        if self.random.one_in(60) && self.late_shard.is_none() {
             self.store_down_until_ms = self.now.ms + self.random.below(1_500);
         }
     }
@@ -508,8 +547,12 @@ impl World {
                 if matches!(message, Message::Segment { .. }) && self.loses_segment() {
                     continue;
                 }
-                if matches!(message, Message::Lost { .. }) {
+                self.tally.skipped += u64::from(matches!(message, Message::Skip { .. }));
+                if let Message::Lost { channel } = &message {
                     self.tally.lost += 1;
+                    if self.late_shard.is_some() && matches!(channel, Channel::Room(_)) {
+                        return Err(format!("shard {id} lost {channel:?}"));
+                    }
                 }
                 let ((shard, now), mut host) = self.shard_and_host(id);
                 shard.receive(now, from, message, &mut host);
@@ -538,7 +581,6 @@ impl World {
         for slot in std::mem::take(&mut self.ios[id].wakes) {
             self.pump(id, slot);
         }
-        self.shards[id].turned();
         for slot in std::mem::take(&mut self.ios[id].cuts) {
             let socket = &mut self.sockets[id][slot.index()];
             socket.is_cut = true;
@@ -551,17 +593,64 @@ impl World {
     }
 
     /// Does what a driver does for a woken slot: continues to read, and sends if no send is in flight.
-    pub fn pump(&mut self, id: usize, slot: Slot) {
+    fn pump(&mut self, id: usize, slot: Slot) {
+        // A driver reads a buffer at a time, so some frames are read in a later turn.
+        let mut left = match self.are_faults_over || self.random.one_in(2) {
+            true => usize::MAX,
+            false => self.random.index(4),
+        };
         loop {
             if self.sockets[id][slot.index()].is_cut || !self.shards[id].wants_input(slot) {
                 break;
             }
-            let Some(text) = self.sockets[id][slot.index()].inbox.pop_front() else { break };
-            self.frame(id, slot, Event::Text(&text));
+            if left == 0 && !self.sockets[id][slot.index()].inbox.is_empty() {
+                self.ios[id].wakes.insert(slot);
+                break;
+            }
+            let Some(frame) = self.sockets[id][slot.index()].inbox.pop_front() else { break };
+            left -= 1;
+            match frame {
+                Frame::Text(text) => self.frame(id, slot, Event::Text(&text)),
+                Frame::Pong(payload) => self.frame(id, slot, Event::Pong(&payload)),
+            }
         }
         let socket = &mut self.sockets[id][slot.index()];
         if socket.in_flight.is_empty() && !socket.is_cut {
             self.shards[id].outgoing(slot, &mut socket.in_flight);
+        }
+    }
+
+    /// A client sends frames.
+    pub fn transmit(&mut self, id: usize, slot: Slot, frames: impl IntoIterator<Item = Frame>) {
+        let socket = &mut self.sockets[id][slot.index()];
+        socket.wire.extend(frames);
+        if !socket.is_slow {
+            self.deliver_frames(id, slot.index(), usize::MAX);
+        }
+    }
+
+    /// Delivers the next frames of a client to its shard.
+    fn deliver_frames(&mut self, id: usize, slot: usize, limit: usize) {
+        let socket = &mut self.sockets[id][slot];
+        let count = limit.min(socket.wire.len());
+        if count == 0 || socket.is_cut {
+            return;
+        }
+        socket.inbox.extend(socket.wire.drain(..count));
+        self.pump(id, Slot(slot as u32));
+    }
+
+    /// Delivers some frames of a client whose frames take long to arrive.
+    fn uplink_step(&mut self) {
+        let mut waiting = Vec::new();
+        for (id, sockets) in self.sockets.iter().enumerate() {
+            let is_waiting = |socket: &Socket| !socket.wire.is_empty() && !socket.is_cut;
+            waiting.extend(sockets.iter().enumerate().filter(|(_, s)| is_waiting(s)).map(|(slot, _)| (id, slot)));
+        }
+        if !waiting.is_empty() {
+            let (id, slot) = waiting[self.random.index(waiting.len())];
+            let count = 1 + self.random.index(4);
+            self.deliver_frames(id, slot, count);
         }
     }
 
@@ -608,7 +697,7 @@ impl World {
             && let Some(items) = self.lanes[id].next_batch(self.now.ms)
         {
             let is_down = self.now.ms < self.store_down_until_ms;
-            let fate = if self.are_faults_over { 9 } else { self.random.below(12) };
+            let fate = if self.are_faults_over || self.late_shard.is_some() { 9 } else { self.random.below(12) };
             let (commits, answers) = match fate {
                 _ if is_down => (self.random.one_in(2), false),
                 0 => (false, false),
@@ -695,7 +784,8 @@ impl World {
             let Pending { shard, requester, asker, request, .. } = due.swap_remove(self.random.index(due.len()));
             // The reader looks whether somebody waits when it begins, which may have been a while ago.
             let is_dropped = !asker.is_waiting() && self.random.one_in(2);
-            let is_down = now_ms < self.store_down_until_ms || !self.are_faults_over && self.random.one_in(25);
+            let may_fail = !self.are_faults_over && self.late_shard.is_none();
+            let is_down = now_ms < self.store_down_until_ms || may_fail && self.random.one_in(25);
             let answer = if is_down {
                 self.tally.failed_reads += 1;
                 StoreReply::Failed
@@ -834,14 +924,15 @@ impl World {
                 _ => {}
             }
         }
-        let agent = &mut self.agents[index];
-        if !agent.stream.joined || !agent.outbox.sent.is_empty() {
+        if !self.agents[index].stream.joined {
             return Ok(());
         }
-        // Unresolved messages come first, in their order; new ones only after that.
-        if agent.outbox.unresolved.is_empty() && !self.are_faults_over && self.random.one_in(2) {
-            for _ in 0..1 + self.random.below(4) {
-                let agent = &mut self.agents[index];
+        // Without waiting for the answers to earlier ones.
+        let burst = if self.random.one_in(5) { 20 } else { 4 };
+        let count = 1 + self.random.index(burst);
+        let agent = &mut self.agents[index];
+        if agent.outbox.has_space(count) && !self.are_faults_over && self.random.one_in(2) {
+            for _ in 0..count {
                 agent.outbox.ids += 1;
                 let id = format!("{}-{}", agent.user, agent.outbox.ids);
                 let text = match self.random.below(30) {
@@ -850,25 +941,37 @@ impl World {
                     _ => id.clone(),
                 };
                 agent.outbox.order.push(id.clone());
-                agent.outbox.unresolved.push_back((id, text));
+                agent.outbox.add(id, text);
             }
         }
-        let agent = &mut self.agents[index];
+        // In the end it must not fill its own queue with answers again and again.
+        let limit = match self.are_faults_over {
+            true => 3_usize.saturating_sub(agent.outbox.sent.len()),
+            false => 1 + self.random.index(20),
+        };
+        let (now_ms, user, attempt) = (self.now.ms, agent.user, agent.attempt);
         let is_live = agent.room == ROOMS - 1;
-        let messages: Vec<(String, String)> = agent.outbox.unresolved.iter().take(8).cloned().collect();
-        for (id, text) in messages {
-            let attempt = self.agents[index].attempt;
-            let frame = if is_live {
+        let mut frames = Vec::new();
+        let to_send = agent.outbox.to_send(now_ms, limit);
+        self.tally.pipelined += u64::from(agent.outbox.sent.len() as u64 > self.limits.pending_publishes_limit);
+        for (id, text) in to_send {
+            frames.push(match is_live {
+                true => format!("{user} {attempt} {}", id.rsplit('-').next().unwrap_or_default()),
+                false => json!({"text": text, "id": id}).to_string(),
+            });
+            if is_live {
                 // Publishing to a `live:` channel is not acknowledged.
-                self.agents[index].outbox.unresolved.clear();
-                format!("{} {attempt} {}", self.agents[index].user, id.rsplit('-').next().unwrap_or_default())
-            } else {
-                self.agents[index].outbox.sent.push(id.clone());
-                serde_json::json!({"text": text, "id": id}).to_string()
-            };
-            self.sockets[shard][slot.index()].inbox.push_back(frame);
+                agent.outbox.on_refused(&id);
+            }
         }
-        self.pump(shard, slot);
+        // Its place in the order is known only if everything before it has been sent.
+        if !is_live && !self.are_faults_over && agent.outbox.has_sent_all() && self.random.one_in(20) {
+            agent.outbox.ids += 1;
+            let text = format!("{user}-{}", agent.outbox.ids);
+            agent.outbox.order.push(text.clone());
+            frames.push(json!({"text": text}).to_string());
+        }
+        self.transmit(shard, slot, frames.into_iter().map(Frame::Text));
         Ok(())
     }
 
@@ -952,12 +1055,14 @@ impl World {
                 sdk.attempt
             }
         };
-        self.sockets[id][slot.index()] = Socket { client: Some((client, attempt)), is_used: true, ..Socket::default() };
+        let is_slow = self.random.one_in(3);
+        self.sockets[id][slot.index()] =
+            Socket { client: Some((client, attempt)), is_used: true, is_slow, ..Socket::default() };
         (id, slot)
     }
 
     fn connect(&mut self, index: usize) {
-        if self.random.one_in(30) && self.agents[index].outbox.unresolved.is_empty() && !self.are_faults_over {
+        if self.random.one_in(30) && self.agents[index].outbox.is_resolved() && !self.are_faults_over {
             // It moves to another room for good, and forgets what it knew about the old one.
             self.agents[index].room = self.random.index(ROOMS);
             self.agents[index].position = None;
@@ -1048,14 +1153,17 @@ impl World {
         match (client, item) {
             (ClientId::Plain(_), Received::Rejected(503)) => Ok(()),
             (_, Received::Rejected(status)) => Err(format!("{client:?} was rejected with {status}")),
-            (_, Received::Ping) => {
-                self.frame(id, slot, Event::Pong(b""));
+            (_, Received::Ping(payload)) => {
+                self.transmit(id, slot, [Frame::Pong(payload)]);
                 Ok(())
             }
             (ClientId::Sdk(index), Received::Close(code)) => self.sdk_on_close(index, code),
             (ClientId::Plain(index), Received::Close(code)) => {
                 match code {
                     3008 => self.tally.slow_disconnected += 1,
+                    3010 if self.late_shard.is_some() && self.agents[index].room < ROOMS - 1 => {
+                        return Err("a reader of a room was closed with 3010".into());
+                    }
                     1001 | 3010 | 3012 | 3503 => {}
                     other => {
                         return Err(format!(
@@ -1160,14 +1268,15 @@ impl World {
                 if let Some((shard, _)) = agent.at {
                     self.shown.entry((shard, room)).and_modify(|shown| *shown = offset.max(*shown)).or_insert(offset);
                 }
-                if kind == "message" && row.user.id.0 == agent.user {
-                    let id = row.id.to_string();
-                    agent.outbox.resolve(&id, offset)?;
+                if kind == "message" && row.user.id.0 == agent.user && !row.id.starts_with("http") {
+                    agent.outbox.on_own(&row)?;
                 }
                 Ok(())
             }
             "ack" => {
-                let (id, offset) = (event["id"].as_str().ok_or("no id")?, number("offset")?);
+                // A message that was sent without an id may be acknowledged too.
+                let Some(id) = event["id"].as_str() else { return Ok(()) };
+                let offset = number("offset")?;
                 let row = self.store.row(self.store.room_id(agent.room), offset);
                 if !row.is_some_and(|row| &*row.id == id && row.user.id.0 == agent.user) {
                     return Err("it acknowledges a message that is not stored there".into());
@@ -1177,20 +1286,22 @@ impl World {
             "error" => {
                 let id = event["id"].as_str().map(str::to_owned);
                 match (number("code")?, id) {
-                    (100, None) if agent.room == ROOMS - 1 => Ok(()),
+                    // A message of a `live:` channel, or one that is sent without an id.
+                    (100, None) => Ok(()),
+                    (103, None) if self.removals.iter().any(|(r, u, _)| *r == agent.room && *u == agent.user) => Ok(()),
                     (100, Some(id)) => {
                         self.tally.outcomes_unknown += 1;
-                        agent.outbox.sent.retain(|sent| *sent != id);
+                        agent.outbox.on_unknown(&id, self.now.ms, self.limits.append_deadline_ms);
                         Ok(())
                     }
                     (103 | 107, Some(id)) => {
-                        let is_bad = agent.outbox.unresolved.iter().any(|(i, text)| *i == id && text == BAD_TEXT);
+                        // If it was sent twice, the first answer has resolved it.
+                        let is_bad = agent.outbox.text(&id).is_none_or(|text| text == BAD_TEXT);
                         let is_removed = self.removals.iter().any(|(r, u, _)| *r == agent.room && *u == agent.user);
                         if !is_bad && !is_removed {
                             return Err("it was rejected for no reason".into());
                         }
-                        agent.outbox.sent.retain(|sent| *sent != id);
-                        agent.outbox.unresolved.retain(|(unresolved, _)| *unresolved != id);
+                        agent.outbox.on_refused(&id);
                         Ok(())
                     }
                     _ => Err("an unexpected error".into()),

@@ -20,6 +20,8 @@ const UNSUBSCRIBED_CODE = 2000;
 const POLL_MS = 20_000;
 const REJECTED_MS = 60_000;
 const TYPING_EVERY_MS = 3000;
+/** How often an edit, deletion or reaction is sent again. */
+const CHANGE_RETRIES = 3;
 const SIGNED_OUT = 'You’ve been signed out. Sign in again to continue. Nothing you wrote is lost.';
 
 export interface Environment {
@@ -457,10 +459,23 @@ export class Chat extends Store {
     this.connection.typing(name);
   }
 
-  /** Sends an edit, deletion or reaction. The outbox doesn't keep these: the user sees whether they succeeded. */
+  /**
+   * Sends an edit, deletion or reaction. The outbox doesn't keep these: the user sees whether they succeeded. After a
+   * failure with an unknown outcome the server accepts nothing else for the room before the same change is sent again.
+   */
   async change(name: string, data: Data): Promise<void> {
     const epoch = this.subscribedRooms.get(name)?.timeline.epoch;
-    await this.connection.publish(name, { ...data, id: newId() }, epoch);
+    const change = { ...data, id: newId() };
+    for (let tries = 0; ; tries++) {
+      try {
+        await this.connection.publish(name, change, epoch);
+        return;
+      } catch (error) {
+        const isUnknown = error instanceof SendError && error.isUnknown;
+        if (!isUnknown || tries >= CHANGE_RETRIES || this.stopped) throw error;
+        await wait(backoff(tries));
+      }
+    }
   }
 
   /** Puts a message into the outbox. */

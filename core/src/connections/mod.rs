@@ -6,6 +6,7 @@
 //! | `connection.rs` | one connection: its phase, queue and timer; the words for the end of a connection |
 //! | `handshake.rs` | the state of a connection before it is open |
 //! | `joining.rs` | the state of a client on its way into a channel |
+//! | `failures.rs` | the publishes of a connection that ended with error 100 |
 //! | `session.rs` | the state of an open connection: user, subscriptions, commands that wait for an answer |
 //! | `outbound.rs` | the bytes waiting to be written to one connection |
 //! | `shortage.rs` | whom to close when a shard runs short of memory for its connections |
@@ -13,6 +14,7 @@
 //! | `timers.rs` | when to look at which connection again |
 
 mod connection;
+mod failures;
 mod handshake;
 mod joining;
 mod outbound;

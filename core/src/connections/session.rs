@@ -1,5 +1,6 @@
 //! The state of an open connection: its user, its subscriptions, and the commands that wait for an answer.
 
+use super::failures::Failures;
 use super::joining::Joining;
 use crate::ids::{CommandId, FeedId, Serial, SubscriptionKey};
 use crate::message::Interest;
@@ -28,10 +29,13 @@ pub(crate) struct Session {
     pub behind: VecDeque<SubscriptionKey>,
     /// The page that is being read for one of them.
     pub reading: Option<(Serial, SubscriptionKey, Interest)>,
+    /// Since when the store has not answered with a page, and when it is asked again.
+    pub unanswered: Option<(u64, u64)>,
     /// The number of publishes under way.
     pub outstanding: u32,
-    /// Raised each time a publish ends with error 100.
+    /// The latest era that a lane has begun for one of its rooms.
     pub era: u32,
+    pub failures: Failures,
     pub serial: Serial,
     pub dialect: Dialect,
 }
@@ -65,8 +69,6 @@ pub(crate) struct Client {
 pub(crate) struct Arrival {
     /// The time from which deadlines count. The frame arrived no earlier, and was read no earlier.
     pub ms: u64,
-    /// The shard's turn in which the frame was read. Its sender did not know what was decided in that turn or later.
-    pub turn: u64,
     /// The frame may have been waiting unread since `ms`.
     pub was_unread: bool,
 }
@@ -101,12 +103,12 @@ impl Unread {
     }
 
     /// The arrival of a frame that is read now.
-    pub fn arrival(&mut self, now_ms: u64, turn: u64) -> Arrival {
+    pub fn arrival(&mut self, now_ms: u64) -> Arrival {
         if now_ms >= self.until_ms || self.left == 0 {
-            return Arrival { ms: now_ms, turn, was_unread: false };
+            return Arrival { ms: now_ms, was_unread: false };
         }
         self.left -= 1;
-        Arrival { ms: self.since_ms, turn, was_unread: true }
+        Arrival { ms: self.since_ms, was_unread: true }
     }
 }
 
@@ -116,11 +118,9 @@ pub(crate) struct Subscription {
     /// The channel as clients name it: `room:<key>` or `live:<name>`.
     pub name: Arc<str>,
     pub state: SubscriptionState,
-    /// The era of its publishes. When one ends with error 100, everything sent before the client could know must end
-    /// the same way. Publishes that are under way are recognised by their era, and those that had arrived but were not
-    /// read yet by the turn in which the error was decided.
+    /// The era of its publishes. When a lane answers one with error 100, those that are on their way to the lane end
+    /// the same way: the lane recognises them by their era.
     pub era: u32,
-    pub refused_turn: u64,
     /// Publishes and reads of this channel that are under way.
     pub publishing: u32,
     pub reading: u32,
@@ -188,6 +188,11 @@ pub(crate) enum CallKind {
 }
 
 impl CallKind {
+    /// Whether the call is a publish to this room.
+    pub fn publishes_to(&self, to: RoomId) -> bool {
+        matches!(self, CallKind::Publish { room } | CallKind::RpcPublish { room } if *room == to)
+    }
+
     /// Whether the call reads from the store, or who is in a channel.
     pub fn is_read(&self) -> bool {
         use CallKind::{History, Presence, Read, ReadNumber, Rooms};
@@ -211,8 +216,10 @@ impl Session {
             subscriptions,
             behind: VecDeque::new(),
             reading: None,
+            unanswered: None,
             outstanding: 0,
             era: 0,
+            failures: Failures::default(),
             serial: Serial(0),
             dialect,
         }
@@ -259,6 +266,14 @@ impl Session {
         }
     }
 
+    /// Whether a publish to this room is under way.
+    pub fn is_publishing(&self, room: RoomId) -> bool {
+        match &self.dialect {
+            Dialect::Plain(_) => self.outstanding > 0,
+            Dialect::Centrifuge(client) => client.calls.iter().any(|call| call.kind.publishes_to(room)),
+        }
+    }
+
     /// The subscription that has joined this feed.
     pub fn key_in(&self, feed_id: FeedId) -> Option<SubscriptionKey> {
         let mut subscriptions = self.subscriptions.iter();
@@ -269,12 +284,15 @@ impl Session {
 
 impl Subscription {
     pub fn new(name: Arc<str>, state: SubscriptionState, era: u32) -> Subscription {
-        Subscription { name, state, era, refused_turn: 0, publishing: 0, reading: 0 }
+        Subscription { name, state, era, publishing: 0, reading: 0 }
     }
 
-    /// Whether a publish in this frame was sent before its sender could know that an earlier one ended with error 100.
-    pub fn must_refuse(&self, frame: Arrival) -> bool {
-        frame.turn <= self.refused_turn
+    /// A lane has answered a publish with error 100, and begun this era. Returns false if that is known: then the publish
+    /// has failed together with an earlier one.
+    pub fn begin_era(&mut self, era: u32) -> bool {
+        let is_new = era > self.era;
+        self.era = self.era.max(era);
+        is_new
     }
 }
 

@@ -15,6 +15,8 @@ use uproar_model::{Offset, Page, PageRequest};
 
 /// How long a connection waits when no page can be requested.
 const CREDIT_RETRY_MS: u64 = 20;
+/// How long a connection waits when the store has not answered.
+const PAGE_RETRY_MS: u64 = 100;
 
 impl Feeds {
     /// Gives the subscriptions of a connection that are behind the next part of what they have missed, while its queue
@@ -67,6 +69,12 @@ impl Feeds {
             let Channel::Room(room) = feed.channel else {
                 return Some(CloseReason::INSUFFICIENT_STATE);
             };
+            if let Some((_, again_ms)) = connections[slot].session().and_then(|session| session.unanswered)
+                && cx.now.ms < again_ms
+            {
+                connections.arm_timer(slot, again_ms);
+                return None;
+            }
             let request = page_request(cx, cursor, position);
             let session = connections[slot].session_mut()?;
             let (serial, interest) = (session.next_serial(), Interest::default());
@@ -82,6 +90,20 @@ impl Feeds {
         }
     }
 
+    /// The store has not answered: it is asked again, until subscribers have been behind for as long as they would be
+    /// behind a gap. Returns why the connection must be closed, if it must.
+    pub fn on_no_page(cx: &Context, connections: &mut Connections, slot: Slot) -> Option<CloseReason> {
+        let session = connections[slot].session_mut()?;
+        let since_ms = session.unanswered.map_or(cx.now.ms, |(since_ms, _)| since_ms);
+        if cx.now.ms >= since_ms + cx.limits().gap_deadline_ms {
+            return Some(CloseReason::INSUFFICIENT_STATE);
+        }
+        let again_ms = cx.now.ms + PAGE_RETRY_MS;
+        session.unanswered = Some((since_ms, again_ms));
+        connections.arm_timer(slot, again_ms);
+        None
+    }
+
     /// A page has arrived for a subscription that is behind. Returns why the connection must be closed, if it must.
     pub fn on_page(
         &mut self,
@@ -92,7 +114,9 @@ impl Feeds {
         page: &Page,
         host: &mut impl Host,
     ) -> Option<CloseReason> {
-        let (feed_id, index) = connections[slot].session()?.joined(key)?;
+        let session = connections[slot].session_mut()?;
+        session.unanswered = None;
+        let (feed_id, index) = session.joined(key)?;
         let feed = &mut self.feeds[feed_id.index()];
         let subscriber = &mut feed.subscribers[index as usize];
         let follows = page.publications.iter().zip(subscriber.cursor + 1..).all(|(p, offset)| p.offset == offset);

@@ -1,13 +1,13 @@
 //! The fan-out: gives subscribers what their channel's home has shown.
 
-use super::feed::{Subscriber, removed_user};
+use super::feed::Subscriber;
 use super::{Feeds, ToClose};
 use crate::buffer::Slice;
 use crate::connections::{Connection, Connections};
 use crate::context::Context;
 use crate::host::Host;
 use crate::ids::FeedId;
-use crate::log::{Ring, Segment};
+use crate::log::{Ring, Segment, removed_user};
 use crate::message::Channel;
 use crate::metrics::Meter;
 use crate::mutation::{self, Mutation};
@@ -63,17 +63,42 @@ impl Feeds {
         let feed = &mut self.feeds[id.index()];
         feed.position = segment.last();
         feed.ring.push(Arc::clone(segment), cx.now.ms, entries, bytes);
-        if !feed.subscribers.is_empty() {
-            match feed.next {
-                Some(_) => feed.again = true,
-                None => {
-                    feed.next = Some(0);
-                    self.to_fan_out.push_back(id);
-                }
-            }
-        }
+        self.begin_fan_out(id);
         let removed = segment.entries.iter().filter_map(removed_user).collect();
         Received::Taken { feed: id, removed, to_close }
+    }
+
+    /// The shard has fallen out of the home's ring: the feed continues at this position. Its subscribers are behind from
+    /// now on, and catch up from the store. Returns the feed, if it is one.
+    pub fn on_skip(&mut self, channel: &Channel, position: Offset) -> Option<FeedId> {
+        let id = self.id_of(channel)?;
+        let feed = &mut self.feeds[id.index()];
+        // An earlier position was meant for the feed that was here before.
+        if !feed.is_attached || position <= feed.position {
+            return None;
+        }
+        feed.position = position;
+        feed.ring.clear();
+        if mutation::active(Mutation::SkipMovesCursors) {
+            feed.subscribers.iter_mut().for_each(|subscriber| subscriber.cursor = position);
+        }
+        self.begin_fan_out(id);
+        Some(id)
+    }
+
+    /// Fans out a feed whose position has moved in this turn, or once more if that is under way.
+    fn begin_fan_out(&mut self, id: FeedId) {
+        let feed = &mut self.feeds[id.index()];
+        if feed.subscribers.is_empty() {
+            return;
+        }
+        match feed.next {
+            Some(_) => feed.again = true,
+            None => {
+                feed.next = Some(0);
+                self.to_fan_out.push_back(id);
+            }
+        }
     }
 
     /// Fans out the next feed that is due.

@@ -1,12 +1,12 @@
 //! One feed: a channel on this shard.
 
 use crate::ids::{Slot, SubscriptionKey};
-use crate::log::Ring;
+use crate::log::{Ring, removed_user};
 use crate::message::{Channel, JoinRequest, PresenceChange};
-use crate::protocol::{Entry, Format};
+use crate::protocol::Format;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use uproar_model::{Epoch, Kind, Offset, UserId};
+use uproar_model::{Epoch, Offset, UserId};
 
 #[derive(Debug)]
 pub(crate) struct Subscriber {
@@ -84,13 +84,5 @@ impl Feed {
             return false;
         }
         !self.ring.entries_after(offset).any(|entry| removed_user(entry) == Some(user))
-    }
-}
-
-/// The user whose removal from the room this entry is.
-pub(super) fn removed_user(entry: &Entry) -> Option<UserId> {
-    match entry {
-        Entry::Stored(p) if p.kind == Kind::Removed => p.body.as_deref()?.parse().ok().map(UserId),
-        _ => None,
     }
 }

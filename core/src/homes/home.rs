@@ -2,11 +2,11 @@
 //! taken, a higher one waits until the gap is filled, and a lower one is known already.
 
 use super::presence::Presence;
-use crate::log::Ring;
+use crate::log::{Ring, removed_user};
 use crate::message::AttachOutcome;
 use crate::protocol::Entry;
 use std::collections::BTreeMap;
-use uproar_model::{Epoch, Offset, Publication};
+use uproar_model::{Epoch, Offset, Publication, UserId};
 
 #[derive(Debug)]
 pub(super) struct Home {
@@ -39,11 +39,44 @@ pub(super) struct Home {
     pub presence: Presence,
 }
 
-/// A shard that is fed, and the last offset sent to it.
+/// A shard that is fed.
 #[derive(Debug)]
 pub(super) struct FedShard {
     pub shard: u16,
+    /// The last offset sent to it.
     pub sent: Offset,
+    /// Up to which offset `removed` is known.
+    noted: Offset,
+    /// While its queue is full: the users who were removed by publications that it has not been sent, with the offset
+    /// of the last removal. The ring may lose those publications.
+    removed: BTreeMap<UserId, Offset>,
+}
+
+impl FedShard {
+    /// Its queue is full: notes whom the publications remove that it has not been sent.
+    pub fn note_removals(&mut self, ring: &Ring, shown: Offset) {
+        for entry in ring.entries_after(self.noted.max(self.sent)) {
+            if let (Some(user), Entry::Stored(publication)) = (removed_user(entry), entry) {
+                self.removed.insert(user, publication.offset);
+            }
+        }
+        self.noted = shown;
+    }
+
+    /// It skips what it has not been sent up to this offset. Returns whom the skipped publications remove.
+    pub fn skip_to(&mut self, shown: Offset) -> Vec<UserId> {
+        let removed = std::mem::take(&mut self.removed).into_iter().filter(|(_, offset)| *offset > self.sent);
+        let removed = removed.map(|(user, _)| user).collect();
+        self.sent = shown;
+        removed
+    }
+
+    /// It has been sent everything.
+    pub fn forget_removals(&mut self) {
+        if !self.removed.is_empty() {
+            self.removed = BTreeMap::new();
+        }
+    }
 }
 
 impl Home {
@@ -77,7 +110,7 @@ impl Home {
     /// Feeds a shard with everything that is shown from now on.
     pub fn feed(&mut self, shard: u16) -> AttachOutcome {
         self.stop_feeding(shard);
-        self.fed_shards.push(FedShard { shard, sent: self.shown });
+        self.fed_shards.push(FedShard { shard, sent: self.shown, noted: self.shown, removed: BTreeMap::new() });
         AttachOutcome::Attached { epoch: self.epoch.clone(), position: self.shown }
     }
 

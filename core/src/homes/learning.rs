@@ -6,8 +6,8 @@ use super::{Homes, READ_RETRY_MS};
 use crate::context::Context;
 use crate::host::Host;
 use crate::message::{
-    Append, Asker, AttachOutcome, Channel, CheckOutcome, JoinRequest, LaneAnswer, Message, OutcomeUnknown, Requester,
-    StoreReply, StoreRequest,
+    Append, Asker, AttachOutcome, Channel, CheckOutcome, Endpoint, JoinRequest, LaneAnswer, Message, OutcomeUnknown,
+    Requester, StoreReply, StoreRequest,
 };
 use crate::mutation::{self, Mutation};
 use crate::protocol::{Entry, LiveEntry};
@@ -42,9 +42,11 @@ impl Homes {
             Ok(Outcome::Duplicate(_) | Outcome::Refused(_)) | Err(OutcomeUnknown) => {}
         }
         let (caller, era, id) = (append.caller, append.era, Arc::clone(&append.item.id));
-        let answer = match was_answered {
-            true => Message::CreditReturned,
-            false => Message::Appended { caller, era, id, result, is_last },
+        let is_stored = matches!(result, Ok(Outcome::New(_) | Outcome::Duplicate(_)));
+        let answer = match (was_answered, caller.endpoint) {
+            (false, _) => Message::Appended { caller, era, id, result, is_last },
+            (true, Endpoint::Shard(_)) if is_stored => Message::Settled { caller, room, id },
+            (true, _) => Message::CreditReturned,
         };
         cx.messenger.send(caller.endpoint, answer, host);
     }

@@ -73,7 +73,8 @@ impl Homes {
     }
 
     /// Sends each fed shard the segments that it has not been sent. A shard whose queue is full gets the rest later,
-    /// from the ring. Returns the shards that have fallen out of the ring, which are fed no more.
+    /// from the ring. A shard that has fallen out of the ring skips to the home's position if the store has what it
+    /// missed. In a `live:` channel it cannot: such shards are returned, and are fed no more.
     fn feed_shards(
         stalled: &mut Vec<Channel>,
         cx: &mut Context,
@@ -86,7 +87,17 @@ impl Homes {
         for fed in &mut home.fed_shards {
             while fed.sent < home.shown {
                 let Some(ring_segment) = home.ring.segment_at(fed.sent + 1) else {
-                    lost.push(fed.shard);
+                    if matches!(channel, Channel::Live(_)) {
+                        lost.push(fed.shard);
+                    } else if cx.messenger.has_place(fed.shard, host) {
+                        let (channel, position) = (channel.clone(), home.shown);
+                        let removed = fed.skip_to(position);
+                        let message = Message::Skip { channel, position, removed };
+                        cx.messenger.send(Endpoint::Shard(fed.shard), message, host);
+                    } else {
+                        is_stalled = true;
+                        fed.note_removals(&home.ring, home.shown);
+                    }
                     break;
                 };
                 let segment = Arc::clone(&ring_segment.segment);
@@ -96,9 +107,13 @@ impl Homes {
                     cx.messenger.send(Endpoint::Shard(fed.shard), message, host);
                 } else if !mutation::active(Mutation::FullQueueDrops) {
                     is_stalled = true;
+                    fed.note_removals(&home.ring, home.shown);
                     break;
                 }
                 fed.sent = last;
+            }
+            if fed.sent == home.shown {
+                fed.forget_removals();
             }
         }
         if is_stalled {

@@ -4,7 +4,7 @@
 use crate::protocol::Entry;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use uproar_model::{Kind, Offset, Publication};
+use uproar_model::{Kind, Offset, Publication, UserId};
 
 /// The change that one edit or deletion makes to its target.
 pub(super) struct Edit {
@@ -96,5 +96,13 @@ pub fn apply_edits(entries: &mut [Entry]) {
     for entry in entries.iter_mut().rev() {
         edits.apply(entry);
         edits.add_earlier(entry);
+    }
+}
+
+/// The user whose removal from the room this entry is.
+pub(crate) fn removed_user(entry: &Entry) -> Option<UserId> {
+    match entry {
+        Entry::Stored(p) if p.kind == Kind::Removed => p.body.as_deref()?.parse().ok().map(UserId),
+        _ => None,
     }
 }

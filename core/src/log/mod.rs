@@ -4,12 +4,13 @@
 //! | --- | --- |
 //! | `segment.rs` | consecutive publications of one turn, encoded once per format for all shards and subscribers |
 //! | `ring.rs` | the latest segments of a channel |
-//! | `edits.rs` | the effect of edits and deletions on publications that are still in memory |
+//! | `edits.rs` | what a publication changes: earlier ones that are still in memory, and who is in the room |
 
 mod edits;
 mod ring;
 mod segment;
 
 pub use edits::apply_edits;
+pub(crate) use edits::removed_user;
 pub use ring::Ring;
 pub use segment::{SEGMENT_LIMIT_BYTES, Segment};

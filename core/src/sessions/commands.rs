@@ -3,11 +3,11 @@
 
 use super::command::{Answered, CommandContext, NOT_SUBSCRIBED, bad_request};
 use super::joining::{Denied, is_live_name};
-use crate::connections::{Arrival, Joining, Phase, Since, Subscribing, Subscription, SubscriptionState};
+use crate::connections::{Arrival, Joining, Phase, Session, Since, Subscribing, Subscription, SubscriptionState};
 use crate::feeds::Subscriber;
 use crate::host::Host;
 use crate::ids::{CommandId, FeedId, Slot, SubscriptionKey};
-use crate::message::{Endpoint, Ephemeral, Joiner, Message, UserEvent};
+use crate::message::{Channel, Endpoint, Ephemeral, Joiner, Message, UserEvent};
 use crate::mutation::{self, Mutation};
 use crate::protocol::centrifuge::{self, Command, Encoding, Push, Reply, Request, Subscribe, methods};
 use crate::protocol::{self, CloseReason, Format, ProtocolError};
@@ -40,10 +40,10 @@ impl Shard {
     /// A frame of a connection of the Centrifugo protocol.
     pub(crate) fn on_commands(&mut self, slot: Slot, frame: &[u8], host: &mut impl Host) {
         self.cx.meter.metrics.borrow_mut().received += 1;
-        let (now_ms, turn) = (self.cx.now.ms, self.cx.turn);
+        let now_ms = self.cx.now.ms;
         let arrival = match self.connections[slot].client_mut() {
-            None => Arrival { ms: now_ms, turn, was_unread: false },
-            Some(client) => client.unread.arrival(now_ms, turn),
+            None => Arrival { ms: now_ms, was_unread: false },
+            Some(client) => client.unread.arrival(now_ms),
         };
         self.take_commands(slot, frame, arrival, host);
     }
@@ -63,6 +63,7 @@ impl Shard {
             };
             is_empty = false;
             if matches!(command.request, Request::Pong) {
+                self.on_pong(slot, None);
                 continue;
             }
             if matches!(self.connections[slot].phase, Phase::Connecting(_)) {
@@ -184,10 +185,19 @@ impl Shard {
         let subscription = channel.and_then(|channel| session.subscription(session.key_of(channel)?));
         subscription.is_some_and(|subscription| match (&subscription.state, effect) {
             (SubscriptionState::Joining(_), _) => true,
-            (SubscriptionState::Joined { .. }, Effect::Publishes) => subscription.reading > 0,
+            (SubscriptionState::Joined { feed, .. }, Effect::Publishes) => {
+                subscription.reading > 0 || subscription.publishing == 0 && self.has_earlier_publishes(session, *feed)
+            }
             (SubscriptionState::Joined { .. }, Effect::Reads) => subscription.publishing > 0,
             (SubscriptionState::Joined { .. }, Effect::Other) => false,
         })
+    }
+
+    /// Whether publishes to a room are under way that were made through an earlier subscription.
+    fn has_earlier_publishes(&self, session: &Session, feed: FeedId) -> bool {
+        let (Some(client), Some(feed)) = (session.client(), self.feeds.get(feed)) else { return false };
+        let Channel::Room(room) = feed.channel else { return false };
+        client.calls.iter().any(|call| call.key.is_none() && call.kind.publishes_to(room))
     }
 
     fn execute(

@@ -76,7 +76,7 @@ impl Shard {
             return self.refuse_connect(slot, id, &Denied::Overloaded.error(), host);
         }
         let deadline_ms = self.cx.now.ms + self.cx.limits().command_deadline_ms;
-        let arrival = Arrival { ms: self.cx.now.ms, turn: self.cx.turn, was_unread: false };
+        let arrival = Arrival { ms: self.cx.now.ms, was_unread: false };
         if let Phase::Connecting(connecting) = &mut self.connections[slot].phase {
             let rest = rest.to_vec();
             connecting.authenticating =

@@ -7,6 +7,7 @@ use crate::host::{Host, Refused};
 use crate::ids::{CommandId, Serial, Slot, SubscriptionKey};
 use crate::message::{Append, Caller, Channel, Endpoint, Message, OutcomeUnknown};
 use crate::metrics;
+use crate::mutation::{self, Mutation};
 use crate::protocol::centrifuge::{Reply, methods};
 use crate::protocol::data::{self, Publish};
 use crate::protocol::{self, LiveEntry, ProtocolError, plain};
@@ -25,7 +26,7 @@ impl Shard {
         let Dialect::Plain(input) = session.dialect else { return };
         let Some(feed) = session.joined(PLAIN_KEY).and_then(|(feed, _)| self.feeds.get(feed)) else { return };
         let result = match feed.channel {
-            Channel::Room(_) => self.publish_text(slot, text, input, host),
+            Channel::Room(room) => self.publish_text(slot, room, text, input, host),
             Channel::Live(_) => self.publish_live_text(slot, text, input, host).map_err(|error| (error, None)),
         };
         if let Err((error, id)) = result {
@@ -37,20 +38,22 @@ impl Shard {
     fn publish_text(
         &mut self,
         slot: Slot,
+        room: RoomId,
         text: &str,
         input: plain::InputFormat,
         host: &mut impl Host,
     ) -> Result<(), (ProtocolError, Option<String>)> {
         let limit = self.cx.limits().text_limit_bytes as usize;
         let mut publish = plain::decode(text, input, limit).map_err(|refused| (refused.error, refused.id))?;
-        let id = publish.id.take();
+        let sent_id = publish.id.take();
         let feed = self.connections[slot].session().and_then(|session| session.joined(PLAIN_KEY));
         let feed = feed.and_then(|(feed, _)| self.feeds.get(feed));
         let epoch = feed.and_then(|feed| feed.epoch.as_ref());
-        check_epoch(publish.epoch.as_deref(), epoch).map_err(|error| (error, id.clone()))?;
-        self.take_publish(slot).map_err(|error| (error, id.clone()))?;
-        let id: Arc<str> = id.map_or_else(|| self.make_id(), Into::into);
-        let arrival = Arrival { ms: self.cx.now.ms, turn: self.cx.turn, was_unread: false };
+        check_epoch(publish.epoch.as_deref(), epoch).map_err(|error| (error, sent_id.clone()))?;
+        let id: Arc<str> = sent_id.as_deref().map_or_else(|| self.make_id(), Into::into);
+        self.check_order(slot, room, &id).map_err(|error| (error, Some(id.to_string())))?;
+        self.take_publish(slot).map_err(|error| (error, sent_id))?;
+        let arrival = Arrival { ms: self.cx.now.ms, was_unread: false };
         let sent = self.append(slot, PLAIN_KEY, &id, publish, arrival, host);
         sent.map_err(|error| (error, Some(id.to_string())))?;
         let pending_limit = self.cx.limits().pending_publishes_limit;
@@ -106,16 +109,17 @@ impl Shard {
         };
         let mut publish = data::decode(data, text_limit).map_err(|refused| refused.error)?;
         check_epoch(publish.epoch.as_deref(), feed.epoch.as_ref())?;
+        let message_id: Arc<str> = publish.id.take().map_or_else(|| self.make_id(), Into::into);
+        self.check_order(slot, room, &message_id)?;
         let session = self.connections[slot].session();
         let pending_limit = self.cx.limits().pending_publishes_limit;
         if session.is_some_and(|session| u64::from(session.outstanding) >= pending_limit) {
-            self.refuse_publishes(slot, key);
+            self.publish_failed(slot, room, &message_id);
             let text =
                 "too many publishes of this connection wait for the database (pending_publishes_limit); try again";
             return Err(ProtocolError::new(protocol::INTERNAL, text));
         }
         self.take_publish(slot)?;
-        let message_id: Arc<str> = publish.id.take().map_or_else(|| self.make_id(), Into::into);
         let serial = self.append(slot, key, &message_id, publish, arrival, host)?;
         let kind = if is_rpc { CallKind::RpcPublish { room } } else { CallKind::Publish { room } };
         if let Some(client) = self.connections[slot].client_mut() {
@@ -143,15 +147,21 @@ impl Shard {
         let feed = self.feeds.get(feed_id).ok_or_else(denied)?;
         let (Channel::Room(room), home) = (&feed.channel, Endpoint::Shard(feed.home)) else { return Err(denied()) };
         let room = *room;
-        let must_refuse = session.subscriptions[key.index()].must_refuse(arrival);
-        if must_refuse || !self.cx.messenger.take_credit(home) {
-            self.refuse_publishes(slot, key);
+        if !self.cx.messenger.take_credit(home) {
+            self.publish_failed(slot, room, id);
             return Err(Denied::Overloaded.error());
         }
         let session = self.connections[slot].session_mut().ok_or_else(denied)?;
         let serial = session.next_serial();
         session.outstanding += 1;
+        if !session.failures.is_empty() {
+            session.failures.remove(room);
+        }
         let subscription = &mut session.subscriptions[key.index()];
+        if subscription.publishing == 0 {
+            // Everything sent to the room is answered, so every era that has begun there is known.
+            subscription.era = subscription.era.max(session.era);
+        }
         subscription.publishing += 1;
         let (user, era) = (session.user.clone(), subscription.era);
         let append = Box::new(Append {
@@ -172,13 +182,55 @@ impl Shard {
         Ok(serial)
     }
 
-    /// A publish to this subscription has ended with error 100. Those that have already arrived must end the same way,
-    /// so that a retry cannot change their order.
-    fn refuse_publishes(&mut self, slot: Slot, key: SubscriptionKey) {
-        let turn = self.cx.turn;
+    /// Refuses a publish that would overtake an earlier one of its connection that has ended with error 100.
+    fn check_order(&mut self, slot: Slot, room: RoomId, id: &Arc<str>) -> Answered {
+        let (now_ms, deadline_ms) = (self.cx.now.ms, self.cx.limits().append_deadline_ms);
+        let Some(session) = self.connections[slot].session_mut() else { return Ok(()) };
+        if session.failures.is_empty() {
+            return Ok(());
+        }
+        let (serial, is_undecided) = (session.next_serial(), session.is_publishing(room));
+        if !session.failures.must_refuse(room, id, serial, now_ms, deadline_ms, is_undecided) {
+            return Ok(());
+        }
+        let text = "an earlier message to this room failed; send that one again first, then those after it, in order";
+        Err(ProtocolError::new(protocol::INTERNAL, text))
+    }
+
+    /// A publish ends with error 100 before it has reached its lane.
+    fn publish_failed(&mut self, slot: Slot, room: RoomId, id: &Arc<str>) {
         let Some(session) = self.connections[slot].session_mut() else { return };
-        if let Some(subscription) = session.subscription_mut(key) {
-            subscription.refused_turn = turn;
+        let serial = session.next_serial();
+        if mutation::active(Mutation::RefusalRaisesEra) {
+            session.era += 1;
+            let era = session.era;
+            session.subscriptions.iter_mut().for_each(|(_, subscription)| subscription.era = era);
+        }
+        if !mutation::active(Mutation::RefusalFailsAlone) {
+            self.note_failure(slot, room, id, serial);
+        }
+    }
+
+    /// Later publishes to the room have to fail until this one is sent again.
+    fn note_failure(&mut self, slot: Slot, room: RoomId, id: &Arc<str>, serial: Serial) {
+        let Some(session) = self.connections[slot].session_mut() else { return };
+        if session.failures.add(room, id, serial) {
+            self.ping_soon(slot);
+        }
+    }
+
+    /// Pings a client at the end of the turn: its answer shows that it has been told of a failure.
+    pub(super) fn ping_soon(&mut self, slot: Slot) {
+        let now_ms = self.cx.now.ms;
+        let connection = &mut self.connections[slot];
+        connection.ping_ms = connection.ping_ms.min(now_ms);
+        self.connections.arm_timer(slot, now_ms);
+    }
+
+    /// A publish that ended with error 100 is stored after all.
+    pub(crate) fn on_settled(&mut self, caller: Caller, room: RoomId, id: &str) {
+        if let Some(session) = self.connections.of_caller(caller).and_then(|c| c.session_mut()) {
+            session.failures.on_stored(room, id);
         }
     }
 
@@ -230,7 +282,7 @@ impl Shard {
         &mut self,
         caller: Caller,
         era: u32,
-        id: &str,
+        id: &Arc<str>,
         result: Result<Outcome, OutcomeUnknown>,
         host: &mut impl Host,
     ) {
@@ -242,13 +294,13 @@ impl Shard {
         let is_plain = call.is_none();
         match call {
             None => {
-                self.settle_publish(slot, Some(PLAIN_KEY), None, era, &result);
+                self.settle_publish(caller, id, Some(PLAIN_KEY), self.plain_room(slot), era, &result);
                 self.answer_plain_publish(slot, id, result, host);
             }
             Some(None) => debug_assert!(false, "a publish is on the list until it is answered"),
             Some(Some(call)) => {
                 let (CallKind::Publish { room } | CallKind::RpcPublish { room }) = call.kind else { return };
-                self.settle_publish(slot, call.key, Some(room), era, &result);
+                self.settle_publish(caller, id, call.key, Some(room), era, &result);
                 self.answer_publish(slot, &call, result, host);
                 self.resume_deferred(slot);
             }
@@ -265,35 +317,41 @@ impl Shard {
         }
     }
 
+    /// The room of a plain connection.
+    fn plain_room(&self, slot: Slot) -> Option<RoomId> {
+        let (feed, _) = self.connections[slot].session()?.joined(PLAIN_KEY)?;
+        match self.feeds.get(feed)?.channel {
+            Channel::Room(room) => Some(room),
+            Channel::Live(_) => None,
+        }
+    }
+
     /// Takes a publish off its subscription's count, and begins a new era if it ended with error 100.
     fn settle_publish(
         &mut self,
-        slot: Slot,
+        caller: Caller,
+        id: &Arc<str>,
         key: Option<SubscriptionKey>,
         room: Option<RoomId>,
         era: u32,
         result: &Result<Outcome, OutcomeUnknown>,
     ) {
-        let turn = self.cx.turn;
+        let Caller { slot, serial, .. } = caller;
         let feeds = &self.feeds;
         let Some(session) = self.connections[slot].session_mut() else { return };
         if let Some(subscription) = key.and_then(|key| session.subscription_mut(key)) {
             subscription.publishing = subscription.publishing.saturating_sub(1);
         }
-        if *result != Err(OutcomeUnknown) {
-            return;
-        }
+        let (Err(OutcomeUnknown), Some(room)) = (result, room) else { return };
+        session.era = session.era.max(era);
         // The client may have unsubscribed and subscribed again since. It is the room that matters.
         let same = session.subscriptions.iter_mut().map(|(_, subscription)| subscription).find(|subscription| {
             let SubscriptionState::Joined { feed, .. } = subscription.state else { return false };
-            room.is_none_or(|room| feeds.get(feed).is_some_and(|feed| feed.channel == Channel::Room(room)))
+            feeds.get(feed).is_some_and(|feed| feed.channel == Channel::Room(room))
         });
-        if let Some(subscription) = same.filter(|subscription| subscription.era <= era) {
-            subscription.refused_turn = turn;
-            session.era = session.era.max(era) + 1;
-            subscription.era = session.era;
-        } else {
-            session.era = session.era.max(era + 1);
+        match same.is_none_or(|subscription| subscription.begin_era(era)) {
+            true => self.note_failure(slot, room, id, serial),
+            false => session.failures.add_follower(room, id, serial),
         }
     }
 

@@ -114,11 +114,32 @@ impl Shard {
 
     /// Sends a ping of the connection's protocol.
     fn ping(&mut self, slot: Slot, host: &mut impl Host) {
+        // The answer to a WebSocket ping repeats its number.
+        let mut number = None;
+        if let Some(session) = self.connections[slot].session_mut() {
+            number = Some(session.failures.on_ping()).filter(|_| !session.failures.is_empty());
+        }
         match self.connections[slot].client_mut() {
             Some(client) if !client.uses_frame_pings => {
                 self.connections.add_push(&self.cx, slot, centrifuge::push_ping);
             }
-            _ => self.push(slot, frame::ping(), host),
+            _ => self.push(slot, frame::ping(number), host),
+        }
+    }
+
+    /// The client has answered a ping: a WebSocket ping with this payload, or one of the Centrifugo protocol, whose
+    /// pings clients answer one by one.
+    pub(crate) fn on_pong(&mut self, slot: Slot, payload: Option<&[u8]>) {
+        let number = match payload {
+            None => None,
+            Some(payload) => match payload.try_into() {
+                Ok(number) => Some(u32::from_be_bytes(number)),
+                Err(_) => return,
+            },
+        };
+        let now_ms = self.cx.now.ms;
+        if self.connections[slot].session_mut().is_some_and(|session| session.failures.on_pong(number, now_ms)) {
+            self.ping_soon(slot);
         }
     }
 }

@@ -45,9 +45,12 @@ pub fn push_binary(out: &mut impl BufMut, bytes: &[u8]) {
     push_frame(out, OpCode::Binary, bytes);
 }
 
-/// A ping without payload.
-pub const fn ping() -> Bytes {
-    Bytes::from_static(&[FIN | OpCode::Ping as u8, 0])
+/// A ping, with this number as its payload.
+pub fn ping(number: Option<u32>) -> Bytes {
+    let Some(number) = number else { return Bytes::from_static(&[FIN | OpCode::Ping as u8, 0]) };
+    let mut frame = BytesMut::with_capacity(2 + 4);
+    push_frame(&mut frame, OpCode::Ping, &number.to_be_bytes());
+    frame.freeze()
 }
 
 /// Appends the answer to a ping with this payload, which must not exceed [`CONTROL_PAYLOAD_LIMIT_BYTES`].
@@ -97,7 +100,8 @@ mod tests {
         assert_eq!(close_frame(1000, "bye")[..], *b"\x88\x05\x03\xe8bye");
         assert_eq!(close_frame(1000, "")[..], *b"\x88\x02\x03\xe8");
         assert_eq!(empty_close_frame()[..], *b"\x88\x00");
-        assert_eq!(&ping()[..], b"\x89\x00");
+        assert_eq!(&ping(None)[..], b"\x89\x00");
+        assert_eq!(&ping(Some(0x0102_0304))[..], b"\x89\x04\x01\x02\x03\x04");
         let mut pong = Vec::new();
         push_pong(&mut pong, b"hey");
         assert_eq!(pong, b"\x8a\x03hey");

@@ -1,0 +1,334 @@
+//! The publishes of a connection that ended with error 100, as far as the order of the later ones depends on them.
+//!
+//! A client learns of a failure late: what it has sent in the meantime may still be on the wire, or unread in the
+//! socket. If that were stored and the failed publish were sent again, the order would be lost. So everything that
+//! follows in the room fails too, until the client shows that it knows of the failure: it sends the failed publish
+//! again, or the next one if that was stored after all. A client that never does so may go on a while after it has
+//! answered a ping.
+
+use crate::ids::Serial;
+use crate::mutation::{self, Mutation};
+use std::sync::Arc;
+use uproar_model::RoomId;
+
+/// In how many rooms failures are remembered. A client has left the room of the oldest one long ago.
+const ROOMS_LIMIT: usize = 256;
+/// How many failed publishes to a room are known by their ids. Those that were sent later fail too, but are forgotten.
+const ITEMS_LIMIT: usize = 64;
+
+#[derive(Debug, Default)]
+pub(crate) struct Failures {
+    /// At most one for each room.
+    rooms: Vec<Failure>,
+    /// How many pings the client has been sent, and how many it has answered, as far as either is counted.
+    pings: u32,
+    pongs: u32,
+}
+
+#[derive(Debug)]
+struct Failure {
+    room: RoomId,
+    /// The failed publishes in the order in which they were first sent. There is at least one.
+    items: Vec<Item>,
+    /// There are more than the limit allows to remember.
+    has_more: bool,
+    /// The number of the first ping that was sent after the failure.
+    ping: Option<u32>,
+    /// When the client answered it. It had been told of the failure then.
+    known_ms: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Item {
+    id: Arc<str>,
+    serial: Serial,
+    /// It turned out to be stored.
+    is_stored: bool,
+    /// When the client, knowing of the failure, last sent it again.
+    retried_ms: Option<u64>,
+}
+
+impl Failures {
+    pub fn is_empty(&self) -> bool {
+        self.rooms.is_empty()
+    }
+
+    fn of(&mut self, room: RoomId) -> Option<&mut Failure> {
+        self.rooms.iter_mut().find(|failure| failure.room == room)
+    }
+
+    /// Whether a publish has to fail because of an earlier one. `is_undecided`: a publish of the connection to the room
+    /// is still under way.
+    pub fn must_refuse(
+        &mut self,
+        room: RoomId,
+        id: &Arc<str>,
+        serial: Serial,
+        now_ms: u64,
+        append_deadline_ms: u64,
+        is_undecided: bool,
+    ) -> bool {
+        let Some(failure) = self.of(room) else { return false };
+        if failure.is_next(id) || mutation::active(Mutation::FailureIsForgotten) {
+            return false;
+        }
+        if let Some(known_ms) = failure.known_ms {
+            // The client goes on without the first failed publish. The earliest one that it does send again may be
+            // stored now; only if there is none, a new one.
+            let place = failure.place_of(id);
+            let is_recent = |item: &Item| item.retried_ms.is_some_and(|at_ms| now_ms < at_ms + append_deadline_ms);
+            let is_over = !is_undecided && now_ms >= known_ms + append_deadline_ms;
+            if is_over && !failure.items.iter().take(place).any(is_recent) {
+                return false;
+            }
+            if let Some(item) = failure.items.get_mut(place) {
+                item.retried_ms = Some(now_ms);
+            }
+        }
+        failure.insert(id, serial);
+        true
+    }
+
+    /// A publish ended with error 100. Returns whether the client has to be sent a ping, which it will answer when it
+    /// knows of this.
+    pub fn add(&mut self, room: RoomId, id: &Arc<str>, serial: Serial) -> bool {
+        let Some(failure) = self.of(room) else {
+            if self.rooms.len() >= ROOMS_LIMIT {
+                self.rooms.remove(0);
+            }
+            let items = vec![Item::new(id, serial)];
+            let known_ms = mutation::active(Mutation::FailureIsTakenAsKnown).then_some(0);
+            self.rooms.push(Failure { room, items, has_more: false, ping: None, known_ms });
+            return true;
+        };
+        if failure.is_next(id) || mutation::active(Mutation::LastFailureCounts) {
+            // It was sent again and has failed again. What follows was sent without knowing that.
+            let is_stored = failure.items.get(failure.place_of(id)).is_some_and(|item| item.is_stored);
+            failure.items = vec![Item { is_stored, ..Item::new(id, serial) }];
+            failure.has_more = false;
+        } else {
+            failure.insert(id, serial);
+        }
+        failure.known_ms = None;
+        failure.items.iter_mut().for_each(|item| item.retried_ms = None);
+        failure.ping.take().is_some()
+    }
+
+    /// A publish failed together with an earlier one.
+    pub fn add_follower(&mut self, room: RoomId, id: &Arc<str>, serial: Serial) {
+        if let Some(failure) = self.of(room)
+            && failure.items.first().is_some_and(|first| first.serial.is_before(serial))
+        {
+            failure.insert(id, serial);
+        }
+    }
+
+    /// A publish to this room is under way again: others may follow it.
+    pub fn remove(&mut self, room: RoomId) {
+        self.rooms.retain(|failure| failure.room != room);
+        if self.rooms.is_empty() {
+            self.rooms = Vec::new();
+        }
+    }
+
+    /// A publish that had failed is stored after all.
+    pub fn on_stored(&mut self, room: RoomId, id: &str) {
+        let Some(failure) = self.of(room) else { return };
+        if let Some(item) = failure.items.iter_mut().find(|item| *item.id == *id) {
+            item.is_stored = true;
+        }
+        if !failure.has_more && failure.items.iter().all(|item| item.is_stored) {
+            self.remove(room);
+        }
+    }
+
+    /// The client is sent a ping. Returns its number.
+    pub fn on_ping(&mut self) -> u32 {
+        self.pings = self.pings.wrapping_add(1);
+        for failure in &mut self.rooms {
+            failure.ping.get_or_insert(self.pings);
+        }
+        self.pings
+    }
+
+    /// The client has answered the ping with this number; `None`: the next one. Returns whether it has to be sent
+    /// another one.
+    pub fn on_pong(&mut self, number: Option<u32>, now_ms: u64) -> bool {
+        self.pongs = number.unwrap_or(self.pongs.wrapping_add(1));
+        for failure in &mut self.rooms {
+            if failure.ping.is_some_and(|ping| (self.pongs.wrapping_sub(ping) as i32) >= 0) {
+                failure.known_ms.get_or_insert(now_ms);
+            }
+        }
+        self.rooms.iter().any(|failure| failure.ping.is_none())
+    }
+}
+
+impl Failure {
+    /// The index of an item; that of the end if there is none with this id.
+    fn place_of(&self, id: &str) -> usize {
+        self.items.iter().position(|item| *item.id == *id).unwrap_or(self.items.len())
+    }
+
+    /// Whether this is the first failed publish, or those before it are stored.
+    fn is_next(&self, id: &str) -> bool {
+        let place = self.place_of(id);
+        place < self.items.len() && self.items[..place].iter().all(|item| item.is_stored)
+    }
+
+    /// Adds an item at its place.
+    fn insert(&mut self, id: &Arc<str>, serial: Serial) {
+        let place = self.items.partition_point(|item| item.serial.is_before(serial));
+        if let Some(known) = self.items.iter().position(|item| item.id == *id) {
+            // It was sent again. The earlier place counts.
+            if known <= place {
+                return;
+            }
+            self.items.remove(known);
+        }
+        self.items.insert(place, Item::new(id, serial));
+        self.has_more |= self.items.len() > ITEMS_LIMIT;
+        self.items.truncate(ITEMS_LIMIT);
+    }
+}
+
+impl Item {
+    fn new(id: &Arc<str>, serial: Serial) -> Item {
+        Item { id: Arc::clone(id), serial, is_stored: false, retried_ms: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: RoomId = RoomId(1);
+    const DEADLINE_MS: u64 = 100;
+
+    /// The failures of a connection, with the time and the number of its requests.
+    struct Sender {
+        failures: Failures,
+        serial: u32,
+        now_ms: u64,
+    }
+
+    impl Sender {
+        /// These publishes have failed.
+        fn with_failed(ids: &[&str]) -> Sender {
+            let mut sender = Sender { failures: Failures::default(), serial: 10, now_ms: 0 };
+            ids.iter().for_each(|id| sender.fail(id));
+            sender
+        }
+
+        fn fail(&mut self, id: &str) {
+            self.serial = self.serial.wrapping_add(1);
+            self.failures.add(ROOM, &id.into(), Serial(self.serial));
+        }
+
+        fn refuses(&mut self, id: &str) -> bool {
+            self.serial = self.serial.wrapping_add(1);
+            self.failures.must_refuse(ROOM, &id.into(), Serial(self.serial), self.now_ms, DEADLINE_MS, false)
+        }
+    }
+
+    #[test]
+    fn only_the_first_failed_publish_may_follow_a_failure() {
+        let mut sender = Sender::with_failed(&["b", "c"]);
+        assert!(sender.refuses("c") && sender.refuses("d") && !sender.refuses("b"));
+        // An earlier one that was still under way fails as well.
+        sender.failures.add(ROOM, &"a".into(), Serial(1));
+        assert!(sender.refuses("b") && !sender.refuses("a"));
+        assert!(!sender.failures.must_refuse(RoomId(2), &"c".into(), Serial(99), 0, DEADLINE_MS, false));
+        sender.failures.remove(ROOM);
+        assert!(sender.failures.is_empty() && !sender.refuses("c"));
+    }
+
+    #[test]
+    fn a_publish_that_fails_again_begins_a_new_failure() {
+        let mut sender = Sender::with_failed(&["a", "b"]);
+        sender.fail("a");
+        sender.failures.on_stored(ROOM, "a");
+        assert!(sender.failures.is_empty(), "what had failed with it before does not matter any more");
+    }
+
+    #[test]
+    fn the_next_one_may_follow_when_the_first_is_stored_after_all() {
+        let mut sender = Sender::with_failed(&["a", "b"]);
+        assert!(sender.refuses("c"));
+        sender.failures.on_stored(ROOM, "a");
+        assert!(sender.refuses("c") && sender.refuses("new") && !sender.refuses("b") && !sender.refuses("a"));
+        sender.failures.on_stored(ROOM, "b");
+        sender.failures.on_stored(ROOM, "c");
+        assert!(sender.refuses("other") && !sender.refuses("new"));
+        for id in ["new", "other"] {
+            sender.failures.on_stored(ROOM, id);
+        }
+        assert!(sender.failures.is_empty(), "all of them are stored");
+    }
+
+    #[test]
+    fn serials_that_wrap_keep_their_order() {
+        let mut sender = Sender::with_failed(&[]);
+        sender.serial = u32::MAX - 1;
+        sender.fail("a");
+        sender.fail("b");
+        assert!(sender.refuses("b") && !sender.refuses("a"));
+    }
+
+    #[test]
+    fn a_client_that_has_answered_a_ping_may_go_on_after_a_while() {
+        let mut sender = Sender::with_failed(&[]);
+        sender.failures.on_ping();
+        sender.fail("a");
+        assert!(sender.failures.on_pong(None, 0), "this pong answers an earlier ping");
+        sender.now_ms = 1000;
+        assert!(sender.refuses("b"), "the client may not know yet");
+        sender.failures.on_ping();
+        assert!(!sender.failures.on_pong(None, 1000));
+        sender.now_ms = 1099;
+        assert!(sender.refuses("c"));
+        sender.now_ms = 1100;
+        let is_undecided = true;
+        let is_refused = sender.failures.must_refuse(ROOM, &"d".into(), Serial(50), 1100, DEADLINE_MS, is_undecided);
+        assert!(is_refused && !sender.refuses("e"));
+        // A later failure is news to it.
+        sender.fail("f");
+        sender.failures.on_pong(None, 1101);
+        sender.now_ms = 2000;
+        assert!(sender.refuses("g"));
+    }
+
+    #[test]
+    fn the_earliest_publish_that_is_sent_again_goes_first() {
+        let mut sender = Sender::with_failed(&["a", "b", "c"]);
+        sender.failures.on_ping();
+        sender.failures.on_pong(None, 0);
+        // The sender has given up on the first, and sends the others again.
+        sender.now_ms = 99;
+        assert!(sender.refuses("b"));
+        sender.now_ms = 100;
+        assert!(sender.refuses("c") && sender.refuses("new") && !sender.refuses("b"));
+        // Now it gives up on the second too.
+        sender.now_ms = 199;
+        assert!(!sender.refuses("c"));
+    }
+
+    #[test]
+    fn the_number_of_rooms_is_bounded() {
+        let mut failures = Failures::default();
+        for room in 0..2 * ROOMS_LIMIT {
+            failures.add(RoomId(room as i64), &"a".into(), Serial(1));
+        }
+        assert_eq!(failures.rooms.len(), ROOMS_LIMIT);
+    }
+
+    #[test]
+    fn the_number_of_items_is_bounded() {
+        let mut sender = Sender::with_failed(&["a"]);
+        for number in 0..2 * ITEMS_LIMIT {
+            assert!(sender.refuses(&number.to_string()));
+        }
+        assert_eq!(sender.failures.rooms[0].items.len(), ITEMS_LIMIT);
+        assert!(!sender.refuses("a"));
+    }
+}
