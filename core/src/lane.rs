@@ -453,6 +453,24 @@ mod tests {
     }
 
     #[test]
+    fn an_item_sent_without_knowing_of_an_earlier_failure_fails() {
+        let limits = Limits { pending_publishes_limit: 1, ..Limits::default() };
+        let (mut lane, mut answers) = (Lane::new(limits), Vec::new());
+        lane.receive(0, append(1, 1, 0, "a", 100), &mut answers);
+        lane.receive(0, append(1, 1, 0, "b", 100), &mut answers);
+        let refused = answers.pop().unwrap();
+        assert_eq!((&*refused.append.item.id, refused.append.era), ("b", 1));
+        lane.tick(100, &mut answers);
+        let late = answers.pop().unwrap();
+        assert_eq!((&*late.append.item.id, late.append.era), ("a", 2));
+        // The session has seen that b failed, but not that a did.
+        lane.receive(101, append(1, 1, 1, "b", 201), &mut answers);
+        assert_eq!(answers.pop().map(|answer| (answer.result, answer.append.era)), Some((Err(OutcomeUnknown), 2)));
+        lane.receive(102, append(1, 1, 2, "a", 202), &mut answers);
+        assert!(answers.is_empty());
+    }
+
+    #[test]
     fn every_bound_admits_the_last_item_and_refuses_the_next() {
         let limits = Limits { lane_limit_items: 8, pending_publishes_limit: 1, ..Limits::default() };
         let (mut lane, mut answers) = (Lane::new(limits), Vec::new());
