@@ -10,7 +10,7 @@
 //! | entry points | `tools`, `open` |
 //! | the trait on either database | `database`, `allowance`, `turns` |
 //! | the two databases | `sqlite`, `postgres` |
-//! | queries that run on both | `admission`, `rooms`, `markers`, `history`, `users` |
+//! | queries that run on both | `admission`, `rooms`, `search`, `markers`, `history`, `users` |
 //! | what these need | `connection`, `generation`, `migrations`, `check` |
 //! | the interface | `store`, `options`, `objects`, `data_folder`, `incarnation`, `error` |
 //!
@@ -39,6 +39,7 @@ mod open;
 mod options;
 mod postgres;
 mod rooms;
+mod search;
 mod sqlite;
 mod store;
 #[cfg(feature = "testing")]

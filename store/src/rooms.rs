@@ -6,7 +6,7 @@ use crate::error::{RoomError, StoreError};
 use crate::generation::{DatabaseGeneration, random_word};
 use crate::markers::unread_sql;
 use crate::objects::{Addition, Join, MemberEntry, MemberPage, NewRoom, Removal, Room, RoomKind};
-use crate::{history, names, users};
+use crate::{history, names, search, users};
 use uproar_model::{JoinError, Offset, PageRequest, Role, RoomId, User, UserId, skeleton, text};
 
 /// id, name, title, kind, size, members, epoch, last offset, the viewer's role, and how much the viewer has not read.
@@ -127,6 +127,21 @@ pub(crate) async fn find(
     Ok(db.optional(sql, &[Arg::Text(name), Arg::Int(viewer.0)]).await?.map(|row| room_from(generation, row)))
 }
 
+macro_rules! listed_rooms {
+    ($found:literal) => {
+        concat!(
+            "SELECT r.id, r.name, r.title, CAST(r.kind AS bigint), CAST(r.size AS bigint), CAST(r.members AS bigint),
+                r.epoch, h.last_offset, CAST(m.role AS bigint), ",
+            unread_sql!("m.read_offset", "$1"),
+            " FROM ",
+            $found,
+            " JOIN rooms r ON r.id = found.id JOIN heads h ON h.room_id = r.id
+            LEFT JOIN members m ON m.room_id = r.id AND m.user_id = $1
+            WHERE r.kind = 0 OR m.user_id IS NOT NULL ORDER BY r.name"
+        )
+    };
+}
+
 /// The rooms that this viewer can see and that match the query, by name.
 pub(crate) async fn list(
     db: &mut DbConnection,
@@ -136,26 +151,14 @@ pub(crate) async fn list(
     after: Option<&str>,
     limit: usize,
 ) -> Result<Vec<Room>, StoreError> {
-    let sql = concat!(
-        "SELECT r.id, r.name, r.title, CAST(r.kind AS bigint), CAST(r.size AS bigint), CAST(r.members AS bigint),
-            r.epoch, h.last_offset, CAST(m.role AS bigint), ",
-        unread_sql!("m.read_offset", "$1"),
-        " FROM rooms r JOIN heads h ON h.room_id = r.id
-        LEFT JOIN members m ON m.room_id = r.id AND m.user_id = $1
-        WHERE r.name > $2 AND (r.kind = 0 OR m.user_id IS NOT NULL)
-          AND (r.name LIKE $3 ESCAPE '\\' OR r.title_key LIKE $3 ESCAPE '\\')
-        ORDER BY r.name LIMIT $4"
-    );
-    let mut pattern = String::from("%");
-    for c in text::fold(query).chars() {
-        if matches!(c, '%' | '_' | '\\') {
-            pattern.push('\\');
-        }
-        pattern.push(c);
-    }
-    pattern.push('%');
-    let args =
-        [Arg::Int(viewer.0), Arg::Text(after.unwrap_or("")), Arg::Text(&pattern), Arg::Int(rows_limit(limit) as i64)];
+    let sql = if db.is_postgres() {
+        listed_rooms!("unnest($2) AS found (id)")
+    } else {
+        listed_rooms!("(SELECT value AS id FROM json_each($2)) found")
+    };
+    let part = text::fold(query);
+    let found = search::rooms(db, viewer, &part, after.unwrap_or(""), rows_limit(limit) as i64).await?;
+    let args = [Arg::Int(viewer.0), Arg::Ints(&found)];
     Ok(db.all(sql, &args).await?.into_iter().map(|row| room_from(generation, row)).collect())
 }
 

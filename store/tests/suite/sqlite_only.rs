@@ -9,8 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
+use uproar_model::fairness::Rate;
 use uproar_model::{Epoch, Outcome, RoomId, UserId};
-use uproar_store::{AppendError, DataFolder, DatabaseUrl, OpenError, OpenOptions, Store, open};
+use uproar_store::{
+    AppendError, DataFolder, DatabaseUrl, JoinError, OpenError, OpenOptions, RoomError, RoomKind, Store, WriteRates,
+    open,
+};
 
 fn folder(directory: &TempDir) -> DataFolder {
     DataFolder::open(directory.path().join("data")).unwrap()
@@ -394,6 +398,69 @@ fn files_of_other_programs_are_refused_and_left_alone() {
         assert!(error.contains("nowhere/uproar.db") && error.contains("No such file"), "{error}");
         let error = open_error(&DatabaseUrl::Sqlite(directory.path().to_owned()), &folder).await;
         assert!(error.contains("directory"), "{error}");
+    });
+}
+
+/// The allowance is the same for HTTP, which calls `join`, and for subscriptions, which call `admit`.
+#[test]
+fn an_admission_that_joins_a_room_takes_from_the_allowance_of_the_user() {
+    runtime().block_on(async {
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
+        let rates = WriteRates { joins_of_one_room: Some(Rate::per_hour(1, 2)), ..WriteRates::default() };
+        let options = OpenOptions { rates, ..OpenOptions::default() };
+        let store = open(&DatabaseUrl::Sqlite(folder.database_path()), &folder, options).await.unwrap();
+        let world = World::of(Arc::clone(&store));
+        let (ann, ben) = (world.user("Ann").await, world.user("Ben").await);
+        world.public_room("lobby", ann).await;
+        let admit = async |user| store.admit(&[("lobby".to_owned(), user)]).await.unwrap().remove(0);
+        for _ in 0..2 {
+            assert!(admit(ben).await.unwrap().joined);
+            assert!(!admit(ben).await.unwrap().joined, "a member needs no allowance");
+            store.remove_member("lobby", ben, "ben").await.unwrap();
+        }
+        assert!(matches!(admit(ben).await, Err(JoinError::TooOften { wait_ms: 1_000.. })));
+        assert!(matches!(store.join("lobby", ben).await, Err(RoomError::TooOften { .. })));
+        assert!(admit(ann).await.is_ok(), "others are not affected");
+        store.close().await;
+    });
+}
+
+#[test]
+fn many_rooms_are_found_by_common_and_rare_parts() {
+    runtime().block_on(async {
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
+        let store = open_in(&folder).await.unwrap();
+        let world = World::of(Arc::clone(&store));
+        let ann = world.user("Ann").await;
+        let mut shell = shell(&folder.database_path()).await;
+        run(
+            &mut shell,
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+             INSERT INTO rooms (name, kind, title, title_key, size, members, epoch, created_by, created_at)
+                 SELECT format('room %05d', i), i % 2, 'Title', 'title', 5, 0, 'e', 1, 0 FROM n;
+             INSERT INTO heads (room_id) SELECT id FROM rooms",
+        )
+        .await;
+        shell.close().await.unwrap();
+        let find = async |query: &str, after: Option<&str>, limit| {
+            let rooms = store.rooms(ann, query, after, limit).await.unwrap();
+            rooms.into_iter().map(|room| room.name).collect::<Vec<_>>()
+        };
+        // Every second room is private.
+        assert_eq!(find("", None, 2).await, ["room 00002", "room 00004"]);
+        assert_eq!(find("ROOM", Some("room 02000"), 2).await, ["room 02002", "room 02004"]);
+        assert_eq!(find("title", Some("room 02998"), 2).await, ["room 03000"]);
+        assert_eq!(find("m 0123", None, 10).await, [0, 2, 4, 6, 8].map(|n| format!("room 0123{n}")));
+        assert_eq!(find("m 0123", Some("room 01236"), 10).await, ["room 01238"]);
+        assert_eq!(find("\"m 0123\" OR x", None, 10).await, Vec::<String>::new());
+        // A private room is found by its members, and a deleted one by nobody.
+        world.room("room 01234x", ann, RoomKind::Private, 5).await;
+        assert_eq!(find("01234", None, 10).await, ["room 01234", "room 01234x"]);
+        store.delete_room("room 01234x", ann, 0).await.unwrap();
+        assert_eq!(find("01234", None, 10).await, ["room 01234"]);
+        store.close().await;
     });
 }
 
