@@ -99,6 +99,18 @@ impl Limits {
         (per_ms > 0).then_some(Rate { tokens: 1, per_ms, burst })
     }
 
+    /// Lowers the limits of connections so that this many descriptors are enough. With too few descriptors, strangers
+    /// would not be shared between fairly, but wait until any connection closes.
+    pub fn fit_descriptors(&mut self, descriptors: u64, shards: u64) {
+        let shards = shards.max(1);
+        let for_connections = descriptors.saturating_sub(OWN_DESCRIPTORS + shards * SHARD_DESCRIPTORS);
+        let lower = |limit: &mut u64, to: u64| *limit = (*limit).min(to.max(2));
+        lower(&mut self.http_connections_limit, for_connections / 4);
+        let of_shard = for_connections.saturating_sub(self.http_connections_limit) / shards;
+        lower(&mut self.heads_per_shard_limit, of_shard / 4);
+        lower(&mut self.connections_per_shard_limit, of_shard.saturating_sub(self.heads_per_shard_limit));
+    }
+
     /// Checks the limits against each other.
     pub fn check(&self) -> Result<(), LimitError> {
         // JSON escapes make a text at most six times as long. The rest is for names, ids and other fields.
@@ -124,6 +136,12 @@ pub enum LimitError {
     )]
     Message { text: u64, needed: u64 },
 }
+
+/// Descriptors for everything but connections: files of the database, connections to it, listeners, the log.
+const OWN_DESCRIPTORS: u64 = 64;
+
+/// Descriptors of each shard: its listeners, wake-ups and the driver's own.
+const SHARD_DESCRIPTORS: u64 = 8;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -176,8 +194,11 @@ limits! {
     pings_per_turn_limit = 512, 1..=MIB;
     /// Subscribers of one channel that a shard sends to in one turn of its event loop; the rest follow in later turns.
     sends_per_turn_limit = 512, 1..=MIB;
-    /// Connections per shard. Further ones wait in the kernel's accept queue.
+    /// WebSockets per shard. When there are too few for all, client addresses share them. A further one is refused with
+    /// 503, or takes the place of one of the address that has the most.
     connections_per_shard_limit = 1_000_000, 1..=16_000_000;
+    /// Connections per shard whose first request has not arrived. They are shared in the same way.
+    heads_per_shard_limit = 4_096, 1..=1_000_000;
     /// Recent publications that are kept in memory per room, for clients that resume.
     ring_limit_publications = 512, 1..=MIB;
     /// Bytes of recent publications that are kept in memory per room, for clients that resume.
@@ -288,9 +309,10 @@ limits! {
     store_session_age_ms = 1_800_000, 10..=DAY_MS;
     /// The member limit of a room that is created without `size`.
     room_size_default = 10_000, 1..=100_000;
-    /// HTTP connections at a time; further ones are closed.
+    /// HTTP connections at a time. When there are too few for all, client addresses share them, and idle connections of
+    /// the address that has the most are closed first. Others are refused with 503.
     http_connections_limit = 4_096, 1..=1_000_000;
-    /// Connections of the operators' port at a time; further ones are closed.
+    /// Connections of the operators' port at a time. They are shared in the same way.
     admin_connections_limit = 64, 1..=65_536;
     /// Threads that hash passwords.
     password_threads = 2, 1..=256;
@@ -343,6 +365,20 @@ mod tests {
         limits.text_limit_bytes += 1;
         let error = limits.check().unwrap_err().to_string();
         assert!(error.contains("text_limit_bytes=16385") && error.contains("102406 bytes"), "{error}");
+    }
+
+    #[test]
+    fn the_limits_of_connections_fit_the_descriptors() {
+        for (descriptors, shards) in [(160, 1), (1024, 2), (1024, 64), (1 << 20, 8)] {
+            let mut limits = Limits::default();
+            limits.fit_descriptors(descriptors, shards);
+            let of_shard = limits.heads_per_shard_limit + limits.connections_per_shard_limit;
+            let all = OWN_DESCRIPTORS + shards * (SHARD_DESCRIPTORS + of_shard) + limits.http_connections_limit;
+            assert!(all <= descriptors, "{all} of {descriptors}");
+        }
+        let mut limits = Limits::default();
+        limits.fit_descriptors(u64::MAX, 2);
+        assert_eq!(limits, Limits::default());
     }
 
     #[test]

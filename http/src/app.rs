@@ -6,6 +6,7 @@ use crate::chat::SharedChat;
 use crate::errors::ApiError;
 use crate::passwords::PasswordPool;
 use crate::rate::RateLimiter;
+use crate::readiness::Readiness;
 use crate::security_log::SecurityLog;
 use crate::settings::Settings;
 use crate::tokens::Tokens;
@@ -32,6 +33,7 @@ pub(crate) struct App {
     pub security_log: SecurityLog,
     pub publish_rate: RateLimiter<UserId>,
     pub assets: Assets,
+    pub readiness: Readiness,
 }
 
 impl App {

@@ -5,8 +5,9 @@
 //!
 //! The modules form layers. Imports only point downwards, and within a layer they never form a cycle. At the bottom are
 //! the modules that know nothing of requests in progress: `addresses`, `assets`, `attempts`, `chat`, `errors`,
-//! `objects`, `origins`, `passwords`, `rate`, `security_log`, `settings`, `socket`, `tokens` and `validation`. Above them,
-//! `app` holds what all handlers share. `input`, `cookie` and `authentication` turn a request into checked values. Next come the handlers:
+//! `objects`, `origins`, `passwords`, `rate`, `readiness`, `security_log`, `settings`, `slots`, `socket`, `tokens` and
+//! `validation`. Above them, `app` holds what all handlers share. `input`, `cookie` and `authentication` turn a request
+//! into checked values. Next come the handlers:
 //! `accounts`, `messages`, `operations`, `page`, `rooms` and `upgrade`. At the top, `service` routes requests to the
 //! handlers and serves connections.
 
@@ -31,10 +32,12 @@ mod origins;
 mod page;
 pub mod passwords;
 mod rate;
+mod readiness;
 mod rooms;
 mod security_log;
 mod service;
 mod settings;
+mod slots;
 mod socket;
 mod tokens;
 mod upgrade;
@@ -48,4 +51,5 @@ pub use origins::{OriginError, Origins};
 pub use passwords::PasswordCost;
 pub use service::Service;
 pub use settings::Settings;
+pub use slots::Slot;
 pub use tokens::{KeyError, Term, Tokens};

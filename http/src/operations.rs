@@ -48,14 +48,9 @@ async fn readyz(State(app): State<Arc<App>>, Extension(port): Extension<Port>) -
         return Err(not_ready(reason));
     }
     let timeout = Duration::from_millis(app.settings.limits.ready_timeout_ms);
-    match tokio::time::timeout(timeout, app.store.ping()).await {
-        Ok(Ok(())) => Ok(Json(json!({"status": "ready"})).into_response()),
-        // Only the log has the details, which can name hosts and users.
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "not ready");
-            Err(not_ready("the database returned an error".to_owned()))
-        }
-        Err(_) => Err(not_ready("the database does not respond in time".to_owned())),
+    match app.readiness.of_database(&app.store, timeout).await {
+        Ok(()) => Ok(Json(json!({"status": "ready"})).into_response()),
+        Err(reason) => Err(not_ready(reason.to_owned())),
     }
 }
 

@@ -8,8 +8,10 @@ use crate::errors::{ApiError, Code};
 use crate::input::{ClientAddress, ViaHttps};
 use crate::passwords::{self, Argon2id, PasswordPool};
 use crate::rate::RateLimiter;
+use crate::readiness::Readiness;
 use crate::security_log::SecurityLog;
 use crate::settings::Settings;
+use crate::slots::{Slot, Slots};
 use crate::socket::Socket;
 use crate::tokens::Tokens;
 use crate::upgrade::HandBack;
@@ -57,6 +59,8 @@ pub struct Service {
     app: Arc<App>,
     main: Router,
     admin: Router,
+    main_slots: Arc<Slots>,
+    admin_slots: Arc<Slots>,
 }
 
 impl Service {
@@ -92,14 +96,27 @@ impl Service {
         let attempts = Attempts::new(limits, Instant::now());
         let assets = Assets::new(settings.assets);
         let security_log = SecurityLog::new(Instant::now());
-        let app =
-            Arc::new(App { store, tokens, chat, settings, passwords, attempts, security_log, publish_rate, assets });
+        let app = Arc::new(App {
+            store,
+            tokens,
+            chat,
+            settings,
+            passwords,
+            attempts,
+            security_log,
+            publish_rate,
+            assets,
+            readiness: Readiness::default(),
+        });
         let mut main = router(routes(&app.settings), page::file, &app);
         if let Some(cors) = app.settings.origins.cors() {
             main = main.layer(cors);
         }
         let admin = router(operations::admin_routes(), async || ApiError::no_such_path(), &app);
-        Arc::new(Service { app, main, admin })
+        let limits = &app.settings.limits;
+        let main_slots = Slots::new(limits.http_connections_limit as usize);
+        let admin_slots = Slots::new(limits.admin_connections_limit as usize);
+        Arc::new(Service { app, main, admin, main_slots, admin_slots })
     }
 
     /// The routes of the main port as (method, path), with parameters in braces.
@@ -112,6 +129,16 @@ impl Service {
         self.app.passwords.metrics()
     }
 
+    /// A place for a connection of the main port, if its client may have one. `prefix`: bytes already read from it.
+    pub fn slot(&self, peer: SocketAddr, prefix: &[u8]) -> Option<Slot> {
+        self.main_slots.enter(peer.ip(), prefix, &self.app.settings.trusted_proxies)
+    }
+
+    /// A place for a connection of the admin port, if its client may have one.
+    pub fn admin_slot(&self, peer: SocketAddr) -> Option<Slot> {
+        self.admin_slots.enter(peer.ip(), &[], &[])
+    }
+
     /// Serves one connection of the main port until it closes. `prefix`: bytes already read from it. When `drain` turns
     /// true (or its sender is dropped), the request in progress is answered and the connection closed.
     ///
@@ -122,8 +149,9 @@ impl Service {
         peer: SocketAddr,
         prefix: Bytes,
         drain: watch::Receiver<bool>,
+        slot: Slot,
     ) {
-        self.serve_port(Port::Main, stream, peer, prefix, drain).await;
+        self.serve_port(Port::Main, stream, peer, prefix, drain, slot).await;
     }
 
     /// Serves one connection of the admin port: `/healthz`, `/readyz`, `/metrics`.
@@ -131,10 +159,10 @@ impl Service {
         self: Arc<Self>,
         stream: TcpStream,
         peer: SocketAddr,
-        prefix: Bytes,
         drain: watch::Receiver<bool>,
+        slot: Slot,
     ) {
-        self.serve_port(Port::Admin, stream, peer, prefix, drain).await;
+        self.serve_port(Port::Admin, stream, peer, Bytes::new(), drain, slot).await;
     }
 
     async fn serve_port(
@@ -144,7 +172,11 @@ impl Service {
         peer: SocketAddr,
         prefix: Bytes,
         mut drain: watch::Receiver<bool>,
+        slot: Slot,
     ) {
+        // Without a request, the connection is idle from the start.
+        slot.set_idle(prefix.is_empty());
+        let slot = Arc::new(slot);
         let limits = self.app.settings.limits.clone();
         // Responses are written whole, so waiting for the previous acknowledgement would only delay them.
         let _ = stream.set_nodelay(true);
@@ -154,10 +186,11 @@ impl Service {
         let hand_back = Arc::new(HandBack::default());
         let app = Arc::clone(&self.app);
         let service = {
-            let (hand_back, progress) = (Arc::clone(&hand_back), progress.clone());
+            let (hand_back, progress, slot) = (Arc::clone(&hand_back), progress.clone(), Arc::clone(&slot));
             service_fn(move |request: Request<Incoming>| {
-                let (service, progress) = (Arc::clone(&self), progress.clone());
+                let (service, progress, slot) = (Arc::clone(&self), progress.clone(), Arc::clone(&slot));
                 progress.set_busy(true);
+                slot.set_idle(false);
                 let is_taken = port == Port::Main && hand_back.takes(&request);
                 async move {
                     if is_taken {
@@ -166,6 +199,7 @@ impl Service {
                     }
                     let response = service.respond(port, peer, request).await;
                     progress.set_busy(false);
+                    slot.set_idle(true);
                     Ok::<_, Infallible>(response)
                 }
             })
@@ -179,6 +213,8 @@ impl Service {
             .max_buf_size(head_limit)
             // A client may close its sending half after its request, and read the answer.
             .half_close(true)
+            // A place for health checks is kept only for one of them.
+            .keep_alive(!slot.is_reserved)
             .serve_connection(socket, service);
         // Serves until the connection closes, or a request asks for a WebSocket and all answers before it are written.
         let mut upgrade = None;
@@ -196,6 +232,13 @@ impl Service {
                 // The connection comes first, so that a request that arrived before the drain is answered.
                 biased;
                 served = &mut serve => served,
+                () = slot.evicted() => {
+                    Pin::new(&mut connection).graceful_shutdown();
+                    // An idle connection closes immediately. There is nothing that its client has yet to receive.
+                    let timeout = Duration::from_millis(limits.linger_timeout_ms);
+                    let _ = tokio::time::timeout(timeout, &mut connection).await;
+                    return;
+                }
                 () = &mut draining => {
                     Pin::new(&mut connection).graceful_shutdown();
                     let timeout = Duration::from_millis(limits.request_drain_timeout_ms);

@@ -2,7 +2,8 @@
 //! How bytes move and how a shard sleeps is up to the driver, which implements [`Transport`].
 
 use super::accept::{Acceptor, canonical};
-use super::input::{Input, Next, discard_unread, hand_over};
+use super::input::{Input, Next, discard_unread, hand_over, reject};
+use super::places::{Granted, Held, Places};
 use super::{Adopted, Control, Effects, HandOver, ShardSetup};
 use crate::mesh::Inbox;
 use rustix::net::{Shutdown, shutdown};
@@ -58,6 +59,7 @@ pub(super) struct EventLoop<T: Transport> {
     pub(super) slots: Vec<Entry<T::Io>>,
     /// Number of slots in use.
     open_count: u64,
+    places: Places,
     /// Set while the shard drains: when it stops at the latest.
     pub(super) stop_at: Option<u64>,
     has_drained: bool,
@@ -77,6 +79,7 @@ pub(super) struct Entry<I> {
 pub(super) struct Open<I> {
     pub(super) socket: OwnedFd,
     input: Input,
+    held: Held,
     /// The client has closed its sending half, and the core knows it.
     pub(super) is_peer_closed: bool,
     /// The core has closed the connection, and its socket is shut down. Operations in flight still have to complete.
@@ -89,6 +92,7 @@ impl<T: Transport> EventLoop<T> {
         let ShardSetup { shard, limits, listeners, port, control, http, core: _ } = setup;
         EventLoop {
             shard,
+            places: Places::new(&limits),
             limits,
             effects: Effects::new(port.outbox),
             inbox: port.inbox,
@@ -164,17 +168,24 @@ impl<T: Transport> EventLoop<T> {
     fn accept(&mut self, now: Now) -> bool {
         let mut more = false;
         for index in 0..self.listeners.len() {
-            let mut left = ACCEPTS_PER_TURN_LIMIT;
-            while self.listeners[index].is_due(now) && self.stop_at.is_none() && !self.is_full() {
+            // A connection that is accepted now is read in the next turn at the earliest. Until then it must keep its place.
+            let mut left = ACCEPTS_PER_TURN_LIMIT.min(self.limits.heads_per_shard_limit as usize / 2).max(1);
+            while self.listeners[index].is_due(now) && self.stop_at.is_none() {
                 if left == 0 {
                     more = true;
                     break;
                 }
                 left -= 1;
                 let Some((stream, peer)) = self.listeners[index].accept(now) else { continue };
+                let Some(place) = self.places.for_head(peer.ip()) else {
+                    reject(stream.into());
+                    continue;
+                };
                 let is_set = if T::NONBLOCKING { stream.set_nonblocking(true) } else { Ok(()) };
-                let opened = is_set.and_then(|()| self.open(stream, Input::new(peer), now));
+                let held = place.held;
+                let opened = is_set.and_then(|()| self.open(stream, Input::new(peer), place, now));
                 if let Err(error) = opened {
+                    self.places.leave(held);
                     self.listeners[index].pause(&error, now);
                 }
             }
@@ -182,11 +193,8 @@ impl<T: Transport> EventLoop<T> {
         more
     }
 
-    fn is_full(&self) -> bool {
-        self.open_count >= self.limits.connections_per_shard_limit
-    }
-
-    fn open(&mut self, stream: TcpStream, input: Input, now: Now) -> io::Result<Slot> {
+    fn open(&mut self, stream: TcpStream, input: Input, place: Granted, now: Now) -> io::Result<Slot> {
+        self.evict(place.evicted, now);
         let slot = self.shard.opened(now, &mut self.effects);
         let socket = stream.into();
         let io = self.transport.open(slot, &socket).inspect_err(|_| self.shard.handed_over(slot))?;
@@ -195,8 +203,10 @@ impl<T: Transport> EventLoop<T> {
             self.slots.resize_with(index + 1, || Entry { open: None });
         }
         debug_assert!(self.slots[index].open.is_none(), "the core gave a slot that is in use");
-        self.slots[index].open = Some(Open { socket, input, is_peer_closed: false, is_aborted: false, io });
+        self.slots[index].open =
+            Some(Open { socket, input, held: place.held, is_peer_closed: false, is_aborted: false, io });
         self.open_count += 1;
+        self.places.assign(place.held, slot);
         T::read(self, slot);
         // The core may have closed it immediately.
         self.abort_closed();
@@ -205,13 +215,17 @@ impl<T: Transport> EventLoop<T> {
 
     fn adopt(&mut self, adopted: Adopted, now: Now) {
         let Adopted { stream, peer, bytes } = adopted;
-        if self.stop_at.is_some() || self.is_full() || stream.set_nonblocking(T::NONBLOCKING).is_err() {
+        if self.stop_at.is_some() || stream.set_nonblocking(T::NONBLOCKING).is_err() {
             return;
         }
+        let Some(place) = self.places.for_head(canonical(peer).ip()) else { return reject(stream.into()) };
+        let held = place.held;
         // These sockets don't inherit the options of the shard's listeners.
         let _ = stream.set_nodelay(true);
         let _ = socket2::SockRef::from(&stream).set_send_buffer_size(self.limits.socket_send_buffer_bytes as usize);
-        let Ok(slot) = self.open(stream, Input::handed_back(canonical(peer), bytes), now) else { return };
+        let Ok(slot) = self.open(stream, Input::handed_back(canonical(peer), bytes), place, now) else {
+            return self.places.leave(held);
+        };
         self.on_input(slot, &mut [], now);
         self.abort_closed();
     }
@@ -222,7 +236,16 @@ impl<T: Transport> EventLoop<T> {
     /// [`EventLoop::abort_closed`].
     pub(super) fn on_input(&mut self, slot: Slot, bytes: &mut [u8], now: Now) {
         let Some(open) = &mut self.slots[slot.index()].open else { return };
-        let next = open.input.on_bytes(bytes, now, slot, &mut self.shard, &self.limits, &mut self.effects);
+        let (places, held) = (&mut self.places, &mut open.held);
+        let mut evicted = None;
+        let has_place = |client| {
+            let Some(place) = places.for_websocket(client) else { return false };
+            places.leave(std::mem::replace(held, place.held));
+            places.assign(place.held, slot);
+            evicted = place.evicted;
+            true
+        };
+        let next = open.input.on_bytes(bytes, now, slot, &mut self.shard, &self.limits, &mut self.effects, has_place);
         match next {
             Next::Stay => {
                 self.shard.unfinished(now, slot, open.input.held_bytes(), &mut self.effects);
@@ -234,6 +257,7 @@ impl<T: Transport> EventLoop<T> {
                 }
             }
         }
+        self.evict(evicted, now);
     }
 
     /// Frees a slot and returns its socket, which leaves the shard.
@@ -244,6 +268,7 @@ impl<T: Transport> EventLoop<T> {
         self.transport.release(&open.socket);
         self.shard.handed_over(slot);
         self.open_count -= 1;
+        self.places.leave(open.held);
         Some(open.socket)
     }
 
@@ -278,6 +303,14 @@ impl<T: Transport> EventLoop<T> {
         }
     }
 
+    /// Closes a connection that has lost its place.
+    fn evict(&mut self, slot: Option<Slot>, now: Now) {
+        if let Some(slot) = slot {
+            self.on_failed(slot, now);
+            self.abort_closed();
+        }
+    }
+
     fn abort(&mut self, slot: Slot) {
         let Some(open) = &mut self.slots[slot.index()].open else { return };
         if !std::mem::replace(&mut open.is_aborted, true) {
@@ -292,6 +325,7 @@ impl<T: Transport> EventLoop<T> {
         let open = &mut self.slots[slot.index()].open;
         if let Some(open) = open.take_if(|open| open.is_aborted && T::is_idle(&open.io)) {
             discard_unread(&open.socket);
+            self.places.leave(open.held);
             drop(open);
             self.open_count -= 1;
             self.shard.freed(slot);

@@ -3,7 +3,7 @@
 use super::HandOver;
 use bytes::Bytes;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use tokio::sync::mpsc;
@@ -54,6 +54,8 @@ impl Input {
 
     /// Decodes received bytes and passes the result to the core for as long as it wants input. The rest is kept; once
     /// the core wants input again, a call without bytes continues there. `bytes` is overwritten in the process.
+    /// `has_place` is asked whether there is a place for a WebSocket of this client.
+    #[expect(clippy::too_many_arguments, reason = "the parts of an event loop, which is borrowed elsewhere")]
     pub fn on_bytes(
         &mut self,
         bytes: &mut [u8],
@@ -62,6 +64,7 @@ impl Input {
         shard: &mut Shard,
         limits: &Limits,
         host: &mut impl Host,
+        mut has_place: impl FnMut(IpAddr) -> bool,
     ) -> Next {
         match self {
             Input::WebSocket(decoder) => {
@@ -101,6 +104,11 @@ impl Input {
                     ParsedHead::Refused(refusal) => {
                         *self = Input::WebSocket(Decoder::closed());
                         shard.refused(now, slot, &refusal, host);
+                        Next::Stay
+                    }
+                    ParsedHead::Upgrade(..) if !has_place(read.peer.ip()) => {
+                        *self = Input::WebSocket(Decoder::closed());
+                        shard.refused(now, slot, &overloaded(), host);
                         Next::Stay
                     }
                     ParsedHead::Upgrade(request, length) => {
@@ -164,12 +172,15 @@ pub(super) fn hand_over(socket: OwnedFd, peer: SocketAddr, bytes: Bytes, http: &
     }
 }
 
+fn overloaded() -> Refusal {
+    Refusal::new(503, "overloaded", "the server is overloaded; try again")
+}
+
 /// Answers a connection for which there is no place with 503, and closes it. It never blocks, because the response fits
 /// into the empty send buffer.
 pub fn reject(socket: OwnedFd) {
-    let refusal = Refusal::new(503, "overloaded", "the server is overloaded; try again");
     // Errors mean that the client has gone.
-    let _ = send(&socket, &refusal.response(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    let _ = send(&socket, &overloaded().response(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
     let _ = shutdown(&socket, Shutdown::Write);
     discard_unread(&socket);
 }

@@ -8,6 +8,7 @@ mod epoll;
 mod event_loop;
 pub mod input;
 pub mod listen;
+mod places;
 #[cfg(test)]
 mod tests;
 pub mod uring;

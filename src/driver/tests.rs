@@ -35,7 +35,9 @@ on_each_driver! {
     a_violation_closes_only_its_own_connection;
     a_client_that_stops_reading_delays_no_other_and_loses_nothing;
     connections_may_end_at_any_moment;
-    connections_beyond_the_limit_wait_until_there_is_room;
+    connections_beyond_the_limit_are_refused_until_there_is_room;
+    a_full_server_has_room_for_another_address;
+    the_oldest_connection_without_a_request_makes_room;
     a_thousand_simultaneous_connections_are_all_accepted;
     input_that_arrives_while_reading_is_paused_is_read_later;
     a_client_that_leaves_while_reading_is_paused_is_noticed;
@@ -118,7 +120,15 @@ impl Server {
     }
 
     fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
+        self.connect_from([127, 0, 0, 1])
+    }
+
+    /// Connects from this address of the loopback network.
+    fn connect_from(&self, address: [u8; 4]) -> TcpStream {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((address, 0)).into()).unwrap();
+        socket.connect(&self.address.into()).unwrap();
+        let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -130,6 +140,21 @@ impl Server {
         stream.write_all(UPGRADE.as_bytes()).unwrap();
         assert!(read_head(&mut stream).starts_with("HTTP/1.1 101 "));
         stream
+    }
+
+    /// A WebSocket, once the server has a place for it.
+    fn websocket_when_there_is_room(&self) -> TcpStream {
+        let started = Instant::now();
+        loop {
+            let mut stream = self.connect();
+            stream.write_all(UPGRADE.as_bytes()).unwrap();
+            let head = read_head(&mut stream);
+            if head.starts_with("HTTP/1.1 101 ") {
+                return stream;
+            }
+            assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+            assert!(started.elapsed() < PATIENCE, "there is no room");
+        }
     }
 
     /// Makes all shards stop, and waits until they have.
@@ -375,22 +400,51 @@ fn connections_may_end_at_any_moment(driver: Driver) {
     server.stop();
 }
 
-fn connections_beyond_the_limit_wait_until_there_is_room(driver: Driver) {
-    let server = Server::start(driver, 1, Limits { connections_per_shard_limit: 2, ..Limits::default() });
+fn connections_beyond_the_limit_are_refused_until_there_is_room(driver: Driver) {
+    let mut server = Server::start(driver, 1, Limits { connections_per_shard_limit: 2, ..Limits::default() });
+    let mut http = server.http.take().unwrap();
     let first = server.websocket();
     let mut second = server.websocket();
     let mut third = server.connect();
     third.write_all(UPGRADE.as_bytes()).unwrap();
-    // Ten round trips, each of which would have given the third a chance to be accepted.
-    for _ in 0..10 {
-        expect_echo(&mut second, "in");
-    }
-    third.set_nonblocking(true).unwrap();
-    assert_eq!(third.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-    third.set_nonblocking(false).unwrap();
+    let refusal = read_head(&mut third);
+    assert!(refusal.starts_with("HTTP/1.1 503 ") && refusal.contains("\r\nRetry-After: 1\r\n"), "{refusal}");
+    // Other requests have places of their own.
+    let mut other = server.connect();
+    other.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    assert!(http.blocking_recv().is_some());
+    expect_echo(&mut second, "in");
     drop(first);
-    assert!(read_head(&mut third).starts_with("HTTP/1.1 101 "));
+    let mut third = server.websocket_when_there_is_room();
     expect_echo(&mut third, "in");
+    server.stop();
+}
+
+/// Another address takes the place of the one that has the most.
+fn a_full_server_has_room_for_another_address(driver: Driver) {
+    let server = Server::start(driver, 1, Limits { connections_per_shard_limit: 3, ..Limits::default() });
+    let (mut first, mut second, mut third) = (server.websocket(), server.websocket(), server.websocket());
+    let mut other = server.connect_from([127, 0, 0, 2]);
+    other.write_all(UPGRADE.as_bytes()).unwrap();
+    assert!(read_head(&mut other).starts_with("HTTP/1.1 101 "));
+    // The latest has lost its place.
+    assert!(matches!(third.read(&mut [0]), Ok(0) | Err(_)));
+    for stream in [&mut first, &mut second, &mut other] {
+        expect_echo(stream, "in");
+    }
+    server.stop();
+}
+
+/// Clients that connect and send nothing keep no others out.
+fn the_oldest_connection_without_a_request_makes_room(driver: Driver) {
+    let server = Server::start(driver, 1, Limits { heads_per_shard_limit: 4, ..Limits::default() });
+    let mut silent: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    let mut stream = server.websocket();
+    expect_echo(&mut stream, "in");
+    assert!(matches!(silent[0].read(&mut [0]), Ok(0) | Err(_)));
+    // The others can still send their request: the WebSocket has given its first place back.
+    silent[3].write_all(UPGRADE.as_bytes()).unwrap();
+    assert!(read_head(&mut silent[3]).starts_with("HTTP/1.1 101 "));
     server.stop();
 }
 
@@ -463,11 +517,9 @@ fn a_client_that_leaves_while_reading_is_paused_is_noticed(driver: Driver) {
     let server = Server::start(driver, 1, limits);
     let mut stream = server.websocket();
     write_until_reading_is_paused(&mut stream);
-    let mut next = server.connect();
-    next.write_all(UPGRADE.as_bytes()).unwrap();
     // Unread input makes this a RST.
     drop(stream);
-    assert!(read_head(&mut next).starts_with("HTTP/1.1 101 "));
+    server.websocket_when_there_is_room();
     server.stop();
 }
 
@@ -485,11 +537,9 @@ fn on_epoll_a_client_that_leaves_while_its_upgrade_is_pending_is_noticed() {
     for _ in 0..3 {
         expect_echo(&mut other, "in");
     }
-    let mut next = server.connect();
-    next.write_all(UPGRADE.as_bytes()).unwrap();
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
     drop(stream);
-    assert!(read_head(&mut next).starts_with("HTTP/1.1 101 "));
+    let next = server.websocket_when_there_is_room();
     drop((other, next));
     server.stop();
 }

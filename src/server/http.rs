@@ -1,7 +1,7 @@
 //! Gives connections to the HTTP service: those that the shards hand over, and those of the operators' port.
 
 use crate::driver::HandOver;
-use bytes::Bytes;
+use crate::driver::input::reject;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -12,8 +12,8 @@ use uproar_http::Service;
 /// How long the operators' port pauses after accepting failed.
 const ACCEPT_RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// Serves the connections that the shards hand over, at most `connections_limit` at a time, until `drains` turns true and
-/// the last one is closed.
+/// Serves the connections that the shards hand over until `drains` turns true and the last one is closed. The service
+/// shares its places between client addresses; a connection without a place is refused with 503.
 pub(super) async fn serve(
     service: Arc<Service>,
     connections_limit: usize,
@@ -29,26 +29,24 @@ pub(super) async fn serve(
             _ = draining.wait_for(|drain| *drain) => None,
         };
         let Some(HandOver { stream, peer, bytes }) = connection else { break };
-        if connections.len() >= connections_limit {
-            // Closed without an answer; the client tries again.
+        // Connections that have lost their places take a moment to close.
+        let slot = (connections.len() < 2 * connections_limit).then(|| service.slot(peer, &bytes)).flatten();
+        let Some(slot) = slot else {
+            reject(stream.into());
             continue;
-        }
+        };
         match TcpStream::from_std(stream) {
-            Ok(stream) => drop(connections.spawn(Arc::clone(&service).serve(stream, peer, bytes, drains.clone()))),
+            Ok(stream) => {
+                connections.spawn(Arc::clone(&service).serve(stream, peer, bytes, drains.clone(), slot));
+            }
             Err(error) => tracing::warn!(%error, "can't give a connection to the HTTP service; it is closed"),
         }
     }
     connections.join_all().await;
 }
 
-/// Serves the operators' port, at most `connections_limit` connections at a time, until the process ends, so that it
-/// answers while everything else stops.
-pub(super) async fn serve_admin(
-    service: Arc<Service>,
-    connections_limit: usize,
-    listener: TcpListener,
-    drains: watch::Receiver<bool>,
-) {
+/// Serves the operators' port until the process ends, so that it answers while everything else stops.
+pub(super) async fn serve_admin(service: Arc<Service>, listener: TcpListener, drains: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -56,10 +54,11 @@ pub(super) async fn serve_admin(
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
         };
         match accepted {
-            Ok((stream, peer)) if connections.len() < connections_limit => {
-                connections.spawn(Arc::clone(&service).serve_admin(stream, peer, Bytes::new(), drains.clone()));
+            Ok((stream, peer)) => {
+                // Without a place it is closed.
+                let Some(slot) = service.admin_slot(peer) else { continue };
+                connections.spawn(Arc::clone(&service).serve_admin(stream, peer, drains.clone(), slot));
             }
-            Ok(_) => {}
             // Usually there are no free descriptors, and the next attempt would fail too.
             Err(_) => tokio::time::sleep(ACCEPT_RETRY_AFTER).await,
         }

@@ -35,13 +35,13 @@ const BLOCKED_THREADS_TIMEOUT: Duration = Duration::from_millis(500);
 /// # Errors
 /// If the server can't start, or can't go on. The text is one line.
 pub fn run(options: &Options) -> Result<()> {
-    let limits = options.limits()?;
+    let mut limits = options.limits()?;
     let addresses = options.addresses()?;
     // A mistake in an option is reported before the server waits for anything.
     options.admin_address()?;
     settings::from_options(options, &limits)?;
     let url = options.database_url()?;
-    process::raise_file_limit();
+    fit_descriptors(&mut limits, process::raise_file_limit(), shards(options));
     process::make_new_files_private();
     let driver = choose_driver(options)?;
     let runtime = service_runtime()?;
@@ -142,7 +142,7 @@ impl<'a> Setup<'a> {
         tokens: Arc<Tokens>,
         store: &SharedStore,
     ) -> Result<Setup<'a>> {
-        let shards = options.shards.unwrap_or(available_cores().min(1024) as u16);
+        let shards = shards(options);
         let lanes = store.lanes() as u16;
         let longest_lifetime_ms = store.longest_token_lifetime_ms(limits.token_lifetime_ms).await?;
         let revocations_kept_ms = revocations_kept_ms(longest_lifetime_ms);
@@ -157,6 +157,23 @@ impl<'a> Setup<'a> {
     fn core_of(&self, shard: usize, cores: &[usize]) -> Option<usize> {
         let is_pinned = usize::from(self.shards) <= available_cores();
         is_pinned.then(|| cores.get(shard).copied()).flatten()
+    }
+}
+
+fn shards(options: &Options) -> u16 {
+    options.shards.unwrap_or(available_cores().min(1024) as u16)
+}
+
+fn fit_descriptors(limits: &mut Limits, descriptors: u64, shards: u16) {
+    let wanted = limits.http_connections_limit;
+    limits.fit_descriptors(descriptors, u64::from(shards));
+    if limits.http_connections_limit < wanted {
+        let (http, of_shard) = (limits.http_connections_limit, limits.connections_per_shard_limit);
+        tracing::warn!(
+            descriptors,
+            "the limit of open files allows only {http} HTTP connections and {of_shard} WebSockets per shard; raise it \
+             (ulimit -n, LimitNOFILE)"
+        );
     }
 }
 

@@ -75,11 +75,12 @@ pub(super) fn make_new_files_private() {
     umask(Mode::from_raw_mode(0o077));
 }
 
-/// Raises the limit of open files as far as allowed, because each connection needs one.
-pub(super) fn raise_file_limit() {
+/// Raises the limit of open files as far as allowed, because each connection needs one. Returns it.
+pub(super) fn raise_file_limit() -> u64 {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::debug!(%error, "can't raise the limit of open files");
     }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }

@@ -67,8 +67,7 @@ impl Threads {
         let (hand_over, handed_over) = mpsc::channel(HAND_OVER_LIMIT);
         let (drain_http, http_drains) = watch::channel(false);
         if let Some(listener) = listeners.admin {
-            let limit = setup.limits.admin_connections_limit as usize;
-            tokio::spawn(http::serve_admin(Arc::clone(&service), limit, listener, http_drains.clone()));
+            tokio::spawn(http::serve_admin(Arc::clone(&service), listener, http_drains.clone()));
         }
         let limit = setup.limits.http_connections_limit as usize;
         let http = tokio::spawn(http::serve(service, limit, handed_over, http_drains));

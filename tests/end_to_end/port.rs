@@ -2,9 +2,9 @@
 
 use crate::client::{FIN, Http, KEY, Raw, TEXT, Ws, frame, within};
 use crate::databases::Kind;
-use crate::server::Server;
+use crate::server::{Server, until};
 use serde_json::json;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
@@ -150,19 +150,34 @@ async fn invalid_requests_are_answered() {
     assert_eq!(neighbour.round_trip("still here").await, (offset + 1, "still here".into()));
 }
 
-/// The server serves as many HTTP connections as the limit allows, and closes the next one.
+/// When all places are taken, a further connection takes that of the one that has been idle the longest. With none idle
+/// it is refused, unless it asks for the server's health.
 #[tokio::test]
-async fn an_http_connection_above_the_limit_is_closed() {
+async fn an_http_connection_above_the_limit_takes_the_place_of_an_idle_one() {
     let server = Server::start(Kind::Sqlite, &["--limit", "http_connections_limit=2"]).await;
     let mut held = Vec::new();
-    for _ in 0..2 {
+    for _ in 0..3 {
         let mut http = Http::connect(server.port).await.unwrap();
         http.request("GET", "/healthz", &[], None).await.unwrap().expect(200);
         held.push(http);
     }
-    let mut third = Http::connect(server.port).await.unwrap();
-    assert!(third.request("GET", "/healthz", &[], None).await.is_err(), "a third connection was served");
-    for http in &mut held {
+    assert!(held[0].request("GET", "/healthz", &[], None).await.is_err(), "the first connection is still open");
+    for http in &mut held[1..] {
         http.request("GET", "/healthz", &[], None).await.unwrap().expect(200);
     }
+
+    // Requests whose bodies never come keep their places.
+    let head = "POST /user/signin HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n";
+    let mut busy = Vec::new();
+    until("no place is left", async || {
+        let mut stream = TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        busy.push(stream);
+        let mut refused = Http::connect(server.port).await.unwrap();
+        matches!(refused.request("GET", "/openapi.json", &[], None).await, Ok(answer) if answer.status == 503)
+    })
+    .await;
+    let mut health = Http::connect(server.port).await.unwrap();
+    health.request("GET", "/healthz", &[], None).await.unwrap().expect(200);
+    server.get("/readyz", "").await.expect(200);
 }

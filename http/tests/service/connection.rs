@@ -44,7 +44,8 @@ async fn bytes_read_earlier_are_not_lost() {
         let (stream, peer) = listener.accept().await.unwrap();
         let (_drain, draining) = watch::channel(false);
         let prefix = Bytes::copy_from_slice(&all[..cut]);
-        let served = tokio::spawn(Arc::clone(&server.service).serve(stream, peer, prefix, draining));
+        let slot = server.service.slot(peer, &prefix).unwrap();
+        let served = tokio::spawn(Arc::clone(&server.service).serve(stream, peer, prefix, draining, slot));
         client.send(&all[cut..]).await;
         client.response().await.assert_error(422, "missing_field", Some("username"));
         client.response().await.expect(200);
@@ -179,7 +180,8 @@ async fn a_request_that_arrived_before_the_drain_is_answered() {
     let (stream, peer) = listener.accept().await.unwrap();
     let (_drain, draining) = watch::channel(true);
     let prefix = Bytes::from_static(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
-    let served = tokio::spawn(Arc::clone(&server.service).serve(stream, peer, prefix, draining));
+    let slot = server.service.slot(peer, &prefix).unwrap();
+    let served = tokio::spawn(Arc::clone(&server.service).serve(stream, peer, prefix, draining, slot));
     client.response().await.expect(200);
     client.closed().await;
     drop(client);

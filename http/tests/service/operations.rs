@@ -1,7 +1,6 @@
 //! Health, metrics and the description of the API.
 
-use crate::support::{Client, server, server_with, settings};
-use bytes::Bytes;
+use crate::support::{Client, server, server_with, settings, soon};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -35,6 +34,22 @@ async fn the_server_is_not_ready_without_its_database() {
 }
 
 #[tokio::test]
+async fn the_database_is_asked_at_most_once_per_second() {
+    let server = server().await;
+    let mut client = server.client().await;
+    client.get("/readyz").await.expect(200);
+    server.store.close().await;
+    // The answer is kept for a second, and after that it is another one.
+    soon(async {
+        while client.get("/readyz").await.status == 200 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    client.get("/readyz").await.assert_error(503, "unavailable", None);
+}
+
+#[tokio::test]
 async fn metrics_are_those_of_the_chat_and_the_service() {
     assert!(!Settings::default().public_metrics);
     let private = server_with(Settings { public_metrics: false, ..settings() }).await;
@@ -63,7 +78,8 @@ async fn details_can_move_to_the_admin_port() {
     let mut admin = Client::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
     let (stream, peer) = listener.accept().await.unwrap();
     let (_drain, draining) = watch::channel(false);
-    tokio::spawn(Arc::clone(&server.service).serve_admin(stream, peer, Bytes::new(), draining));
+    let slot = server.service.admin_slot(peer).unwrap();
+    tokio::spawn(Arc::clone(&server.service).serve_admin(stream, peer, draining, slot));
     assert_eq!(admin.get("/metrics").await.status, 200);
     assert!(admin.get("/readyz").await.text().contains("the details"));
     admin.get("/rooms").await.assert_error(404, "not_found", None);

@@ -1,7 +1,6 @@
 //! The web client: a small one defined in this file, a missing one, and the one in this build.
 
 use crate::support::{Client, Response, Server, server, server_with, settings};
-use bytes::Bytes;
 use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
@@ -217,7 +216,8 @@ async fn the_admin_port_has_no_web_client() {
     let mut admin = Client::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
     let (stream, peer) = listener.accept().await.unwrap();
     let (_drain, draining) = watch::channel(false);
-    tokio::spawn(Arc::clone(&server.service).serve_admin(stream, peer, Bytes::new(), draining));
+    let slot = server.service.admin_slot(peer).unwrap();
+    tokio::spawn(Arc::clone(&server.service).serve_admin(stream, peer, draining, slot));
     for path in ["/", "/index.html", "/favicon.svg"] {
         admin.get(path).await.assert_error(404, "not_found", None);
     }

@@ -275,9 +275,7 @@ async fn a_user_who_changes_rooms_too_often_is_refused() {
     let refused = ann.delete("/rooms/first").await;
     refused.assert_error(429, "rate_limited", None);
     assert!(matches!(refused.header("retry-after").unwrap().parse(), Ok(1..=60)));
-    for (method, path) in [("POST", "/rooms/second/join"), ("DELETE", "/rooms/second/members/ben")] {
-        ann.request(method, path, &[], None).await.assert_error(429, "rate_limited", None);
-    }
+    ann.delete("/rooms/second/members/ben").await.assert_error(429, "rate_limited", None);
     ann.post("/rooms/second/members", json!({"username": "ben"})).await.assert_error(429, "rate_limited", None);
     // Others and reading are not affected.
     ben.call("/rooms/second/join").await.expect(200);

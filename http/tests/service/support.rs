@@ -182,7 +182,9 @@ async fn start(settings: Settings, passwords: Option<PasswordPool>, rates: Write
                 let (stream, peer) = listener.accept().await.unwrap();
                 let (service, draining, end) = (Arc::clone(&service), draining.clone(), end.clone());
                 tokio::spawn(async move {
-                    service.serve(stream, peer, Bytes::new(), draining).await;
+                    if let Some(slot) = service.slot(peer, &[]) {
+                        service.serve(stream, peer, Bytes::new(), draining, slot).await;
+                    }
                     let _ = end.send(());
                 });
             }

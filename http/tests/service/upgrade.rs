@@ -72,7 +72,8 @@ async fn frames_after_the_head_are_handed_over() {
         let (stream, peer) = listener.accept().await.unwrap();
         let (_drain, draining) = watch::channel(false);
         let prefix = Bytes::from(format!("{head}{frames}"));
-        let served = tokio::spawn(Arc::clone(&server.service).serve(stream, peer, prefix, draining));
+        let slot = server.service.slot(peer, &prefix).unwrap();
+        let served = tokio::spawn(Arc::clone(&server.service).serve(stream, peer, prefix, draining, slot));
         let adopted = soon(server.adopted.recv()).await.unwrap();
         assert!(adopted.bytes.ends_with(frames.as_bytes()), "{} bytes", adopted.bytes.len());
         assert_eq!(adopted.bytes.len(), head.len() + frames.len());
@@ -138,7 +139,8 @@ async fn the_admin_port_hands_nothing_over() {
     let mut admin = Client::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
     let (stream, peer) = listener.accept().await.unwrap();
     let (_drain, draining) = watch::channel(false);
-    tokio::spawn(Arc::clone(&server.service).serve_admin(stream, peer, Bytes::new(), draining));
+    let slot = server.service.admin_slot(peer).unwrap();
+    tokio::spawn(Arc::clone(&server.service).serve_admin(stream, peer, draining, slot));
     admin.send(upgrade("/ws", "").as_bytes()).await;
     admin.response().await.assert_error(404, "not_found", None);
 }
