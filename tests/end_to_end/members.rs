@@ -85,7 +85,7 @@ async fn deleting_a_room_closes_its_connections(kind: Kind, shards: &str) {
     assert_eq!(server.get("/user/getchats?room=r", &ann.token).await.status, 404);
     assert_eq!(elsewhere.round_trip("here").await, (1, "here".into()));
     // The name is reserved for its last owner, and a new room with this name is a different room.
-    let reserved = server.post("/user/createroom", &bob.token, serde_json::json!({"name": "r"})).await;
+    let reserved = server.post("/user/createroom", &bob.token, json!({"name": "r"})).await;
     assert_eq!(reserved.error(), (409, "room_name_taken".into()));
     server.create_room(&ann, "r").await;
     let mut rejoined = server.join(&bob, &format!("room=r&since=0&epoch={before}")).await;
