@@ -10,13 +10,15 @@ pub(super) fn of_port(port: u16) -> Option<String> {
     if sockets.is_empty() {
         return None;
     }
-    let processes = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
-    let process = processes.filter(|path| path.join("fd").exists()).find(|path| {
+    let entries = fs::read_dir("/proc").ok()?.flatten();
+    // Not `self`, which is a link.
+    let mut processes =
+        entries.filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path())));
+    let (id, process) = processes.find(|(_, path)| {
         let files = fs::read_dir(path.join("fd")).into_iter().flatten().flatten();
         let mut targets = files.filter_map(|file| fs::read_link(file.path()).ok());
         targets.any(|target| sockets.iter().any(|socket| target.as_os_str() == socket.as_str()))
     })?;
-    let id = process.file_name()?.to_str()?.parse::<u32>().ok()?;
     let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
     Some(format!("process {id} ({})", name.trim().escape_debug()))
 }
@@ -40,15 +42,12 @@ mod tests {
 
     #[test]
     fn the_process_that_listens_is_named() {
-        let own = format!("process {} (", std::process::id());
-        let holder_of = |listener: &TcpListener| of_port(listener.local_addr().unwrap().port());
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let holder = holder_of(&listener);
-        assert!(holder.as_ref().is_some_and(|holder| holder.starts_with(&own)), "{holder:?}");
-        // Some sandboxes do not list sockets of IPv6.
-        let listener = TcpListener::bind("[::1]:0").unwrap();
-        let holder = holder_of(&listener);
-        assert!(holder.as_ref().is_none_or(|holder| holder.starts_with(&own)), "{holder:?}");
+        for any_port in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(any_port).unwrap();
+            let holder = of_port(listener.local_addr().unwrap().port());
+            let expected = format!("process {} (", std::process::id());
+            assert!(holder.as_ref().is_some_and(|holder| holder.starts_with(&expected)), "{holder:?}");
+        }
         assert_eq!(of_port(0), None);
     }
 }
