@@ -1,5 +1,6 @@
 //! Embeds the built web client: the files of `web/dist`, and a compressed copy of each file that compression makes
-//! noticeably smaller. If the web client has not been built, nothing is embedded and the index explains how to build it.
+//! noticeably smaller. If the web client has not been built, nothing is embedded and the index explains how to build
+//! it.
 
 use flate2::Compression;
 use flate2::write::GzEncoder;

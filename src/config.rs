@@ -60,7 +60,8 @@ pub enum Tool {
     Restored,
     /// Sets a user's password and invalidates the user's tokens
     ///
-    /// It asks for the new password on the terminal, or else reads it from standard input. The server must not be running.
+    /// It asks for the new password on the terminal, or else reads it from standard input. The server must not be
+    /// running.
     Password {
         /// Name of the user
         #[arg(long, value_name = "NAME")]
@@ -125,7 +126,8 @@ pub struct Options {
     )]
     pub shards: Option<u16>,
 
-    /// Writers that commit batches of messages to PostgreSQL in parallel, one batch at a time each. SQLite always has one
+    /// Writers that commit batches of messages to PostgreSQL in parallel, one batch at a time each. SQLite always has
+    /// one
     #[arg(
         long,
         global = true,

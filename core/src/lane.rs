@@ -71,8 +71,8 @@ pub struct Lane {
     /// When a batch may be sent again after an unknown outcome.
     retry_at_ms: Option<u64>,
     retries: u32,
-    /// Streams in which an item ended with error 100, each with the era that begins then. All items of earlier eras must
-    /// end the same way. The second number is the time until which this is remembered.
+    /// Streams in which an item ended with error 100, each with the era that begins then. All items of earlier eras
+    /// must end the same way. The second number is the time until which this is remembered.
     failed: BTreeMap<Stream, (u32, u64)>,
     /// The latest era that began. Eras are never used twice.
     era: u32,

@@ -165,8 +165,8 @@ limits! {
     /// Bytes that may be queued for all connections of one user on one shard while more than half of
     /// `shard_outbound_limit_bytes` is in use. Beyond that, the user's largest are disconnected (3008).
     user_outbound_limit_bytes = 16 * MIB, 1..=64 * 1024 * MIB;
-    /// Bytes of request heads and messages that have not arrived completely, of all connections of a shard. Beyond that,
-    /// the connections that hold the most are disconnected (3008).
+    /// Bytes of request heads and messages that have not arrived completely, of all connections of a shard. Beyond
+    /// that, the connections that hold the most are disconnected (3008).
     shard_unfinished_limit_bytes = 64 * MIB, 1..=64 * 1024 * MIB;
     /// Bytes of messages that have not arrived completely, of all connections of one user on one shard, while more than
     /// half of `shard_unfinished_limit_bytes` is in use.
@@ -336,8 +336,8 @@ limits! {
     address_wrong_passwords_interval_ms = 1_000, 0..=DAY_MS;
     /// How long the head of an HTTP request may take to arrive.
     head_timeout_ms = 30_000, 10..=DAY_MS;
-    /// How long an HTTP connection may stay idle between requests. Proxies keep theirs for 60 to 120 s, and they must be
-    /// the ones that close first.
+    /// How long an HTTP connection may stay idle between requests. Proxies keep theirs for 60 to 120 s, and they must
+    /// be the ones that close first.
     idle_timeout_ms = 180_000, 10..=DAY_MS;
     /// How long the body of an HTTP request may take to arrive.
     body_timeout_ms = 10_000, 10..=DAY_MS;

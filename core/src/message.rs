@@ -288,8 +288,8 @@ pub fn reserved_places(calls_limit: u64) -> usize {
 pub enum Message {
     // Calls of a shard (or of HTTP) to a channel's home, and the answers.
     Append(Box<Append>),
-    /// Returns the credit if it is the last answer for its item. Otherwise `Settled` or `CreditReturned` follows once the
-    /// database has answered, so that items the database is still asked about count against their sender.
+    /// Returns the credit if it is the last answer for its item. Otherwise `Settled` or `CreditReturned` follows once
+    /// the database has answered, so that items the database is still asked about count against their sender.
     Appended {
         caller: Caller,
         era: u32,

@@ -78,7 +78,8 @@ impl Shard {
         self.deliver_own(host);
     }
 
-    /// The request head is complete and asks for a WebSocket that can't be granted. The answer comes through `outgoing`.
+    /// The request head is complete and asks for a WebSocket that can't be granted. The answer comes through
+    /// `outgoing`.
     pub fn refused(&mut self, now: Now, slot: Slot, refusal: &Refusal, host: &mut impl Host) {
         self.cx.begin(now);
         self.reject(slot, refusal, host);

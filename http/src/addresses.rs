@@ -50,8 +50,8 @@ impl Network {
     }
 }
 
-/// The client's address: the peer's or, if the peer is a trusted proxy, the rightmost address that it reports and that is
-/// not a trusted proxy. The client may have forged everything to the left of it.
+/// The client's address: the peer's or, if the peer is a trusted proxy, the rightmost address that it reports and that
+/// is not a trusted proxy. The client may have forged everything to the left of it.
 ///
 /// The reports are those in `X-Forwarded-For` or, in a request without that header, in `Forwarded` (RFC 7239).
 pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {

@@ -1,8 +1,8 @@
 //! The fields of a request, from a JSON object or a query string. Everything that is wrong with them is found at once,
 //! and said in words of this service.
 //!
-//! A handler's struct says which fields there are and of which types. Its deserializer is given a stand-in for each field
-//! that is missing or wrong, so that the others are checked too.
+//! A handler's struct says which fields there are and of which types. Its deserializer is given a stand-in for each
+//! field that is missing or wrong, so that the others are checked too.
 
 use crate::errors::{ApiError, Code};
 use serde::de::value::Error;

@@ -298,7 +298,8 @@ impl Service {
         };
         let mut response = protected(response);
         if response.status() == StatusCode::NOT_MODIFIED {
-            // The router has set the length of the empty body, but only the file's would be valid (RFC 9110, section 8.6).
+            // The router has set the length of the empty body, but only the file's would be valid (RFC 9110, section
+            // 8.6).
             response.headers_mut().remove(header::CONTENT_LENGTH);
         }
         tracing::debug!(

@@ -69,8 +69,8 @@ fn is_formatting(c: char) -> bool {
 }
 
 /// Checks a name that nobody has yet. It is stricter than [`fold_name`], which older names must satisfy too: everything
-/// in it can be seen, and its letters are of one script, or of Latin and one script that does not look like it (UTS #39,
-/// "moderately restrictive").
+/// in it can be seen, and its letters are of one script, or of Latin and one script that does not look like it (UTS
+/// #39, "moderately restrictive").
 pub fn check_new_name(name: &str) -> Result<(), NameError> {
     fold_name(name)?;
     let (mut can_bear, mut marks, mut is_visible) = (false, 0, false);

@@ -168,7 +168,8 @@ impl<T: Transport> EventLoop<T> {
     fn accept(&mut self, now: Now) -> bool {
         let mut more = false;
         for index in 0..self.listeners.len() {
-            // A connection that is accepted now is read in the next turn at the earliest. Until then it must keep its place.
+            // A connection that is accepted now is read in the next turn at the earliest. Until then it must keep its
+            // place.
             let mut left = ACCEPTS_PER_TURN_LIMIT.min(self.limits.heads_per_shard_limit as usize / 2).max(1);
             while self.listeners[index].is_due(now) && self.stop_at.is_none() {
                 if left == 0 {
@@ -290,7 +291,8 @@ impl<T: Transport> EventLoop<T> {
         }
     }
 
-    /// Aborts the connections that the core has closed, and shuts down the sending halves of those that it has finished.
+    /// Aborts the connections that the core has closed, and shuts down the sending halves of those that it has
+    /// finished.
     pub(super) fn abort_closed(&mut self) {
         while let Some(slot) = self.effects.to_half_close.pop() {
             if let Some(open) = &self.slots[slot.index()].open {

@@ -31,8 +31,8 @@ pub fn bind(
     bind_all(address, false, shards, limits).map_err(|source| explain(address, source))
 }
 
-/// Like [`bind`], for one of several addresses. An IPv6 address leaves IPv4 alone if another address has it: `[::]` alone
-/// stands for both.
+/// Like [`bind`], for one of several addresses. An IPv6 address leaves IPv4 alone if another address has it: `[::]`
+/// alone stands for both.
 pub fn bind_among(
     addresses: &[SocketAddr],
     address: SocketAddr,

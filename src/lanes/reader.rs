@@ -2,8 +2,8 @@
 //! and read markers are each read by one query, and equal pages are read once. It also writes the markers that have
 //! moved, many at a time.
 //!
-//! No user can make the others wait: each kind of query has places of its own, users are served in turn, and what nobody
-//! waits for any more is not read.
+//! No user can make the others wait: each kind of query has places of its own, users are served in turn, and what
+//! nobody waits for any more is not read.
 
 use super::markers::{MARKERS_LIMIT, Markers};
 use super::waiting::{Asked, Kind, ReplyTo, Waiting};

@@ -146,8 +146,8 @@ impl Calls {
         .await
     }
 
-    /// The same on behalf of a user who asks for themselves. Users are served in turn, and leave a few connections to the
-    /// shards, whose requests are served in turn already.
+    /// The same on behalf of a user who asks for themselves. Users are served in turn, and leave a few connections to
+    /// the shards, whose requests are served in turn already.
     async fn read_for<T, E: From<StoreError>>(
         &self,
         user: UserId,

@@ -830,8 +830,8 @@ async fn a_client_that_keeps_causing_errors_is_disconnected(kind: Kind) {
     assert_eq!(wire.close_code().await, 3013);
 }
 
-/// Of two commands in one frame that ask the store, the second finds the list full, and gets an error. (Reads would wait
-/// for each other; a token without a user's id is looked up beside them.)
+/// Of two commands in one frame that ask the store, the second finds the list full, and gets an error. (Reads would
+/// wait for each other; a token without a user's id is looked up beside them.)
 async fn waiting_commands_are_bounded(kind: Kind) {
     let server = Server::start(kind, &["--shards", "2", "--limit", "pending_commands_limit=1"]).await;
     let ann = server.user("ann").await;

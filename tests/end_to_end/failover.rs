@@ -1,5 +1,5 @@
-//! Proves that a failover of PostgreSQL loses nothing, and that the server goes on by itself afterwards. There is a real
-//! primary with a real synchronous standby; the server knows one address, which leads to the primary.
+//! Proves that a failover of PostgreSQL loses nothing, and that the server goes on by itself afterwards. There is a
+//! real primary with a real synchronous standby; the server knows one address, which leads to the primary.
 
 use crate::databases::skip_without_own_postgres;
 use crate::load::{Load, assert_in_order_of_each_sender};
@@ -163,8 +163,8 @@ async fn epoch(pair: &Pair) -> String {
     sqlx::query_scalar(sql).fetch_one(&mut pair.shell().await).await.unwrap()
 }
 
-/// The standby was not synchronous and lacks the last commits. What the server has told its clients is then wrong, so it
-/// ends, and after the next start clients start over.
+/// The standby was not synchronous and lacks the last commits. What the server has told its clients is then wrong, so
+/// it ends, and after the next start clients start over.
 #[tokio::test]
 async fn a_failover_that_lost_commits_ends_the_server() {
     let Some(mut pair) = Pair::start().await else { return };

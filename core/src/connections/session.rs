@@ -287,8 +287,8 @@ impl Subscription {
         Subscription { name, state, era, publishing: 0, reading: 0 }
     }
 
-    /// A lane has answered a publish with error 100, and begun this era. Returns false if that is known: then the publish
-    /// has failed together with an earlier one.
+    /// A lane has answered a publish with error 100, and begun this era. Returns false if that is known: then the
+    /// publish has failed together with an earlier one.
     pub fn begin_era(&mut self, era: u32) -> bool {
         let is_new = era > self.era;
         self.era = self.era.max(era);

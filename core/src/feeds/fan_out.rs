@@ -68,8 +68,8 @@ impl Feeds {
         Received::Taken { feed: id, removed, to_close }
     }
 
-    /// The shard has fallen out of the home's ring: the feed continues at this position. Its subscribers are behind from
-    /// now on, and catch up from the store. Returns the feed, if it is one.
+    /// The shard has fallen out of the home's ring: the feed continues at this position. Its subscribers are behind
+    /// from now on, and catch up from the store. Returns the feed, if it is one.
     pub fn on_skip(&mut self, channel: &Channel, position: Offset) -> Option<FeedId> {
         let id = self.id_of(channel)?;
         let feed = &mut self.feeds[id.index()];

@@ -188,8 +188,8 @@ async fn a_request_that_arrived_before_the_drain_is_answered() {
     soon(served).await.unwrap();
 }
 
-/// A client may close its sending half after its request and wait for the answer, as `nc -N` does. So the connection of a
-/// client that has gone is kept until its request is answered.
+/// A client may close its sending half after its request and wait for the answer, as `nc -N` does. So the connection of
+/// a client that has gone is kept until its request is answered.
 #[tokio::test]
 async fn a_client_that_closes_its_sending_half_gets_its_answer() {
     let mut server = server().await;

@@ -154,8 +154,8 @@ impl<K: Eq + Hash> Buckets<K> {
     }
 }
 
-/// Buckets of addresses, or of an address and something else (`W`), such as an account. A token of an IPv6 address is one
-/// of its /64, of the /56 and of the /48 around it, whose rates are [`Prefix::weight`] times as high.
+/// Buckets of addresses, or of an address and something else (`W`), such as an account. A token of an IPv6 address is
+/// one of its /64, of the /56 and of the /48 around it, whose rates are [`Prefix::weight`] times as high.
 #[derive(Debug)]
 pub struct AddressBuckets<W = ()> {
     by_weight: [(u64, Buckets<(Prefix, W)>); 3],

@@ -124,8 +124,8 @@ impl Sessions {
     }
 
     /// Connects, and makes sure that this is the server on which the guard holds its lock, that it is no standby, and
-    /// that a commit is on disk when it is acknowledged, whatever the server's default. (It may be read-only for a while:
-    /// then it can still be read from, and when that is over this session is replaced.)
+    /// that a commit is on disk when it is acknowledged, whatever the server's default. (It may be read-only for a
+    /// while: then it can still be read from, and when that is over this session is replaced.)
     async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         let process = self.guard.process();
         let guarded = process.map_or("true".to_owned(), |process| {

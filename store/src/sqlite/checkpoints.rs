@@ -1,5 +1,6 @@
 //! Checkpoints, which copy what was committed from the WAL into the database file. They have a connection and a task of
-//! their own, so that commits go on meanwhile, and each is small: there is one four times a second while much is written.
+//! their own, so that commits go on meanwhile, and each is small: there is one four times a second while much is
+//! written.
 
 use super::acquire;
 use crate::error::one_line;

@@ -161,8 +161,8 @@ impl Sqlite {
         if let Err(error) = changed.await {
             tracing::warn!(%error, "can't mark the database as closed");
         }
-        // The writer last: the last connection to close removes the WAL, which may hold texts that were deleted since. If
-        // another program has the file open, the WAL stays and is empty.
+        // The writer last: the last connection to close removes the WAL, which may hold texts that were deleted since.
+        // If another program has the file open, the WAL stays and is empty.
         self.readers.close().await;
         let emptied = async { self.writer().await?.execute("PRAGMA wal_checkpoint(TRUNCATE)", &[]).await };
         if let Err(error) = emptied.await {
