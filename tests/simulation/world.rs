@@ -236,6 +236,7 @@ impl World {
             close_timeout_ms: 300,
             publish_rate_per_second: 0,
             subscribe_burst_limit: 100_000,
+            list_burst_limit: 100_000,
             ..Limits::default()
         };
         let config = ShardConfig {
