@@ -69,7 +69,9 @@ impl Failures {
         is_undecided: bool,
     ) -> bool {
         let Some(failure) = self.of(room) else { return false };
-        if failure.is_next(id) || mutation::active(Mutation::FailureIsForgotten) {
+        // While a publish is under way, it may still turn out to have failed together with them.
+        let are_all_stored = !is_undecided && !failure.has_more && failure.items.iter().all(|item| item.is_stored);
+        if failure.is_next(id) || are_all_stored || mutation::active(Mutation::FailureIsForgotten) {
             return false;
         }
         if let Some(known_ms) = failure.known_ms {
@@ -136,9 +138,6 @@ impl Failures {
         let Some(failure) = self.of(room) else { return };
         if let Some(item) = failure.items.iter_mut().find(|item| *item.id == *id) {
             item.is_stored = true;
-        }
-        if !failure.has_more && failure.items.iter().all(|item| item.is_stored) {
-            self.remove(room);
         }
     }
 
@@ -248,7 +247,7 @@ mod tests {
         let mut sender = Sender::with_failed(&["a", "b"]);
         sender.fail("a");
         sender.failures.on_stored(ROOM, "a");
-        assert!(sender.failures.is_empty(), "what had failed with it before does not matter any more");
+        assert!(!sender.refuses("new"), "what had failed with it before does not matter any more");
     }
 
     #[test]
@@ -263,7 +262,11 @@ mod tests {
         for id in ["new", "other"] {
             sender.failures.on_stored(ROOM, id);
         }
-        assert!(sender.failures.is_empty(), "all of them are stored");
+        let refuses_while_undecided =
+            |failures: &mut Failures| failures.must_refuse(ROOM, &"last".into(), Serial(60), 0, DEADLINE_MS, true);
+        assert!(refuses_while_undecided(&mut sender.failures), "another one may still fail");
+        sender.failures.on_stored(ROOM, "last");
+        assert!(!sender.refuses("newest"), "all of them are stored");
     }
 
     #[test]
