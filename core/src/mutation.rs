@@ -29,6 +29,8 @@ pub enum Mutation {
     LastFailureCounts,
     /// A client is taken to know of a failure although it has answered no ping since.
     FailureIsTakenAsKnown,
+    /// The same for a publish that was refused because of an earlier one.
+    RefusalIsTakenAsKnown,
     /// A publish that is refused before it reaches its lane does not make the later ones fail.
     RefusalFailsAlone,
     /// A publish that is refused before it reaches its lane begins a new era.

@@ -173,6 +173,11 @@ fn accepting_what_was_long_on_its_way_after_a_failure_is_caught() {
 }
 
 #[test]
+fn accepting_what_was_long_on_its_way_after_a_refusal_is_caught() {
+    is_caught(Mutation::RefusalIsTakenAsKnown);
+}
+
+#[test]
 fn a_refused_publish_that_fails_alone_is_caught() {
     is_caught(Mutation::RefusalFailsAlone);
 }

@@ -3,8 +3,8 @@
 //! A client learns of a failure late: what it has sent in the meantime may still be on the wire, or unread in the
 //! socket. If that were stored and the failed publish were sent again, the order would be lost. So everything that
 //! follows in the room fails too, until the client shows that it knows of the failure: it sends the failed publish
-//! again, or the next one if that was stored after all. A client that never does so may go on a while after it has
-//! answered a ping.
+//! again, or the next one if that was stored after all. A client that never does so may go on once it has paused: it has
+//! answered a ping that followed the last failure, and sent nothing for a while.
 
 use crate::ids::Serial;
 use crate::mutation::{self, Mutation};
@@ -32,9 +32,9 @@ struct Failure {
     items: Vec<Item>,
     /// There are more than the limit allows to remember.
     has_more: bool,
-    /// The number of the first ping that was sent after the failure.
+    /// The number of the first ping that was sent after the last publish had failed.
     ping: Option<u32>,
-    /// When the client answered it. It had been told of the failure then.
+    /// When the client answered it. It had been told of all failures then.
     known_ms: Option<u64>,
 }
 
@@ -44,8 +44,13 @@ struct Item {
     serial: Serial,
     /// It turned out to be stored.
     is_stored: bool,
-    /// When the client, knowing of the failure, last sent it again.
-    retried_ms: Option<u64>,
+}
+
+/// A publish has to fail because of an earlier one.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct MustFail {
+    /// The client has to be sent a ping, which it will answer when it knows of this.
+    pub needs_ping: bool,
 }
 
 impl Failures {
@@ -59,7 +64,7 @@ impl Failures {
 
     /// Whether a publish has to fail because of an earlier one. `is_undecided`: a publish of the connection to the room
     /// is still under way.
-    pub fn must_refuse(
+    pub fn check(
         &mut self,
         room: RoomId,
         id: &Arc<str>,
@@ -67,28 +72,26 @@ impl Failures {
         now_ms: u64,
         append_deadline_ms: u64,
         is_undecided: bool,
-    ) -> bool {
-        let Some(failure) = self.of(room) else { return false };
+    ) -> Result<(), MustFail> {
+        let Some(failure) = self.of(room) else { return Ok(()) };
         // While a publish is under way, it may still turn out to have failed together with them.
         let are_all_stored = !is_undecided && !failure.has_more && failure.items.iter().all(|item| item.is_stored);
         if failure.is_next(id) || are_all_stored || mutation::active(Mutation::FailureIsForgotten) {
-            return false;
+            return Ok(());
         }
-        if let Some(known_ms) = failure.known_ms {
-            // The client goes on without the first failed publish. The earliest one that it does send again may be
-            // stored now; only if there is none, a new one.
-            let place = failure.place_of(id);
-            let is_recent = |item: &Item| item.retried_ms.is_some_and(|at_ms| now_ms < at_ms + append_deadline_ms);
-            let is_over = !is_undecided && now_ms >= known_ms + append_deadline_ms;
-            if is_over && !failure.items.iter().take(place).any(is_recent) {
-                return false;
-            }
-            if let Some(item) = failure.items.get_mut(place) {
-                item.retried_ms = Some(now_ms);
-            }
+        // The client goes on without the first failed publish, and has had time to send the others again.
+        let has_paused = failure.known_ms.is_some_and(|known_ms| now_ms >= known_ms + append_deadline_ms);
+        if has_paused && !is_undecided {
+            return Ok(());
         }
         failure.insert(id, serial);
-        true
+        if mutation::active(Mutation::RefusalIsTakenAsKnown) {
+            return Err(MustFail { needs_ping: false });
+        }
+        // A ping that is to be sent, or is under way, is followed by another one.
+        let needs_ping = failure.known_ms.take().is_some();
+        failure.ping = None;
+        Err(MustFail { needs_ping })
     }
 
     /// A publish ended with error 100. Returns whether the client has to be sent a ping, which it will answer when it
@@ -112,7 +115,6 @@ impl Failures {
             failure.insert(id, serial);
         }
         failure.known_ms = None;
-        failure.items.iter_mut().for_each(|item| item.retried_ms = None);
         failure.ping.take().is_some()
     }
 
@@ -193,7 +195,7 @@ impl Failure {
 
 impl Item {
     fn new(id: &Arc<str>, serial: Serial) -> Item {
-        Item { id: Arc::clone(id), serial, is_stored: false, retried_ms: None }
+        Item { id: Arc::clone(id), serial, is_stored: false }
     }
 }
 
@@ -226,7 +228,7 @@ mod tests {
 
         fn refuses(&mut self, id: &str) -> bool {
             self.serial = self.serial.wrapping_add(1);
-            self.failures.must_refuse(ROOM, &id.into(), Serial(self.serial), self.now_ms, DEADLINE_MS, false)
+            self.failures.check(ROOM, &id.into(), Serial(self.serial), self.now_ms, DEADLINE_MS, false).is_err()
         }
     }
 
@@ -237,7 +239,7 @@ mod tests {
         // An earlier one that was still under way fails as well.
         sender.failures.add(ROOM, &"a".into(), Serial(1));
         assert!(sender.refuses("b") && !sender.refuses("a"));
-        assert!(!sender.failures.must_refuse(RoomId(2), &"c".into(), Serial(99), 0, DEADLINE_MS, false));
+        assert_eq!(sender.failures.check(RoomId(2), &"c".into(), Serial(99), 0, DEADLINE_MS, false), Ok(()));
         sender.failures.remove(ROOM);
         assert!(sender.failures.is_empty() && !sender.refuses("c"));
     }
@@ -263,7 +265,7 @@ mod tests {
             sender.failures.on_stored(ROOM, id);
         }
         let refuses_while_undecided =
-            |failures: &mut Failures| failures.must_refuse(ROOM, &"last".into(), Serial(60), 0, DEADLINE_MS, true);
+            |failures: &mut Failures| failures.check(ROOM, &"last".into(), Serial(60), 0, DEADLINE_MS, true).is_err();
         assert!(refuses_while_undecided(&mut sender.failures), "another one may still fail");
         sender.failures.on_stored(ROOM, "last");
         assert!(!sender.refuses("newest"), "all of them are stored");
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_has_answered_a_ping_may_go_on_after_a_while() {
+    fn a_client_that_has_answered_a_ping_may_go_on_after_a_pause() {
         let mut sender = Sender::with_failed(&[]);
         sender.failures.on_ping();
         sender.fail("a");
@@ -288,32 +290,34 @@ mod tests {
         assert!(sender.refuses("b"), "the client may not know yet");
         sender.failures.on_ping();
         assert!(!sender.failures.on_pong(None, 1000));
-        sender.now_ms = 1099;
-        assert!(sender.refuses("c"));
         sender.now_ms = 1100;
-        let is_undecided = true;
-        let is_refused = sender.failures.must_refuse(ROOM, &"d".into(), Serial(50), 1100, DEADLINE_MS, is_undecided);
-        assert!(is_refused && !sender.refuses("e"));
+        let mut check =
+            |is_undecided| sender.failures.check(ROOM, &"c".into(), Serial(50), 1100, DEADLINE_MS, is_undecided);
+        assert_eq!(check(true), Err(MustFail { needs_ping: true }));
+        assert_eq!(check(false), Err(MustFail { needs_ping: false }), "it may not know of the last refusal");
+        sender.failures.on_ping();
+        assert!(!sender.failures.on_pong(None, 1100));
+        sender.now_ms = 1199;
+        assert!(sender.refuses("d"), "it has not paused");
+        sender.failures.on_ping();
+        sender.failures.on_pong(None, 1199);
+        sender.now_ms = 1299;
+        assert!(!sender.refuses("e"));
         // A later failure is news to it.
         sender.fail("f");
-        sender.failures.on_pong(None, 1101);
+        sender.failures.on_pong(None, 1301);
         sender.now_ms = 2000;
         assert!(sender.refuses("g"));
     }
 
     #[test]
-    fn the_earliest_publish_that_is_sent_again_goes_first() {
-        let mut sender = Sender::with_failed(&["a", "b", "c"]);
+    fn a_publish_that_fails_while_a_ping_is_under_way_needs_another_ping() {
+        let mut sender = Sender::with_failed(&["a"]);
         sender.failures.on_ping();
-        sender.failures.on_pong(None, 0);
-        // The sender has given up on the first, and sends the others again.
-        sender.now_ms = 99;
         assert!(sender.refuses("b"));
-        sender.now_ms = 100;
-        assert!(sender.refuses("c") && sender.refuses("new") && !sender.refuses("b"));
-        // Now it gives up on the second too.
-        sender.now_ms = 199;
-        assert!(!sender.refuses("c"));
+        assert!(sender.failures.on_pong(None, 0), "the ping was sent before the second failure");
+        sender.now_ms = 1000;
+        assert!(sender.refuses("c"));
     }
 
     #[test]

@@ -190,8 +190,11 @@ impl Shard {
             return Ok(());
         }
         let (serial, is_undecided) = (session.next_serial(), session.is_publishing(room));
-        if !session.failures.must_refuse(room, id, serial, now_ms, deadline_ms, is_undecided) {
+        let Err(refusal) = session.failures.check(room, id, serial, now_ms, deadline_ms, is_undecided) else {
             return Ok(());
+        };
+        if refusal.needs_ping {
+            self.ping_soon(slot);
         }
         let text = "an earlier message to this room failed; send that one again first, then those after it, in order";
         Err(ProtocolError::new(protocol::INTERNAL, text))
