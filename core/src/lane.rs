@@ -12,6 +12,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use uproar_model::{Item, Outcome, Refusal, RoomId};
 
+/// For how many times `append_deadline_ms` a failed stream is remembered. A shard that is late may still send what it
+/// took before it learned of the failure.
+const DEADLINES_REMEMBERED: u64 = 10;
+
 /// A connection (or HTTP call) and a room that it sends to. Order is kept within a stream.
 type Stream = ((Endpoint, Slot, u32), RoomId);
 
@@ -297,8 +301,7 @@ impl Lane {
     /// here, or of the same one as an item that fails now.
     fn begin_era(&mut self, now_ms: u64, stream: Stream, failed_era: u32) -> u32 {
         self.era = self.era.max(failed_era).saturating_add(1);
-        // Items that are still under way reach their own deadline long before this is forgotten.
-        self.failed.insert(stream, (self.era, now_ms + 2 * self.limits.append_deadline_ms));
+        self.failed.insert(stream, (self.era, now_ms + DEADLINES_REMEMBERED * self.limits.append_deadline_ms));
         self.era
     }
 

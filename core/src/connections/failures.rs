@@ -36,6 +36,10 @@ struct Failure {
     ping: Option<u32>,
     /// When the client answered it. It had been told of all failures then.
     known_ms: Option<u64>,
+    /// The number of the first ping that was sent after the failure, and when the client answered it. What is refused
+    /// since then does not change these two.
+    first_ping: Option<u32>,
+    told_ms: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -51,6 +55,9 @@ struct Item {
 pub(crate) struct MustFail {
     /// The client has to be sent a ping, which it will answer when it knows of this.
     pub needs_ping: bool,
+    /// The client has sent others for so long that it will never send the first one on this connection. On a new one
+    /// it begins in order.
+    pub is_lost: bool,
 }
 
 impl Failures {
@@ -86,12 +93,13 @@ impl Failures {
         }
         failure.insert(id, serial);
         if mutation::active(Mutation::RefusalIsTakenAsKnown) {
-            return Err(MustFail { needs_ping: false });
+            return Err(MustFail { needs_ping: false, is_lost: false });
         }
         // A ping that is to be sent, or is under way, is followed by another one.
         let needs_ping = failure.known_ms.take().is_some();
         failure.ping = None;
-        Err(MustFail { needs_ping })
+        let is_lost = failure.told_ms.is_some_and(|told_ms| now_ms >= told_ms + 2 * append_deadline_ms);
+        Err(MustFail { needs_ping, is_lost })
     }
 
     /// A publish ended with error 100. Returns whether the client has to be sent a ping, which it will answer when it
@@ -103,7 +111,15 @@ impl Failures {
             }
             let items = vec![Item::new(id, serial)];
             let known_ms = mutation::active(Mutation::FailureIsTakenAsKnown).then_some(0);
-            self.rooms.push(Failure { room, items, has_more: false, ping: None, known_ms });
+            self.rooms.push(Failure {
+                room,
+                items,
+                has_more: false,
+                ping: None,
+                known_ms,
+                first_ping: None,
+                told_ms: None,
+            });
             return true;
         };
         if failure.is_next(id) || mutation::active(Mutation::LastFailureCounts) {
@@ -115,6 +131,8 @@ impl Failures {
             failure.insert(id, serial);
         }
         failure.known_ms = None;
+        failure.first_ping = None;
+        failure.told_ms = None;
         failure.ping.take().is_some()
     }
 
@@ -148,6 +166,7 @@ impl Failures {
         self.pings = self.pings.wrapping_add(1);
         for failure in &mut self.rooms {
             failure.ping.get_or_insert(self.pings);
+            failure.first_ping.get_or_insert(self.pings);
         }
         self.pings
     }
@@ -156,9 +175,14 @@ impl Failures {
     /// another one.
     pub fn on_pong(&mut self, number: Option<u32>, now_ms: u64) -> bool {
         self.pongs = number.unwrap_or(self.pongs.wrapping_add(1));
+        let pongs = self.pongs;
+        let is_answered = |ping: &u32| (pongs.wrapping_sub(*ping) as i32) >= 0;
         for failure in &mut self.rooms {
-            if failure.ping.is_some_and(|ping| (self.pongs.wrapping_sub(ping) as i32) >= 0) {
+            if failure.ping.as_ref().is_some_and(is_answered) {
                 failure.known_ms.get_or_insert(now_ms);
+            }
+            if failure.first_ping.as_ref().is_some_and(is_answered) {
+                failure.told_ms.get_or_insert(now_ms);
             }
         }
         self.rooms.iter().any(|failure| failure.ping.is_none())
@@ -293,8 +317,9 @@ mod tests {
         sender.now_ms = 1100;
         let mut check =
             |is_undecided| sender.failures.check(ROOM, &"c".into(), Serial(50), 1100, DEADLINE_MS, is_undecided);
-        assert_eq!(check(true), Err(MustFail { needs_ping: true }));
-        assert_eq!(check(false), Err(MustFail { needs_ping: false }), "it may not know of the last refusal");
+        assert_eq!(check(true), Err(MustFail { needs_ping: true, is_lost: false }));
+        let unknown = MustFail { needs_ping: false, is_lost: false };
+        assert_eq!(check(false), Err(unknown), "it may not know of the last refusal");
         sender.failures.on_ping();
         assert!(!sender.failures.on_pong(None, 1100));
         sender.now_ms = 1199;
@@ -308,6 +333,20 @@ mod tests {
         sender.failures.on_pong(None, 1301);
         sender.now_ms = 2000;
         assert!(sender.refuses("g"));
+    }
+
+    #[test]
+    fn a_client_that_neither_pauses_nor_begins_with_the_first_is_lost() {
+        let mut sender = Sender::with_failed(&["a", "b"]);
+        sender.failures.on_ping();
+        sender.failures.on_pong(None, 10);
+        let mut is_lost_at = |now_ms| {
+            let refusal = sender.failures.check(ROOM, &"b".into(), Serial(50), now_ms, DEADLINE_MS, false);
+            sender.failures.on_ping();
+            sender.failures.on_pong(None, now_ms);
+            refusal.unwrap_err().is_lost
+        };
+        assert!(!is_lost_at(60) && !is_lost_at(140) && !is_lost_at(209) && is_lost_at(210));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::metrics;
 use crate::mutation::{self, Mutation};
 use crate::protocol::centrifuge::{Reply, methods};
 use crate::protocol::data::{self, Publish};
-use crate::protocol::{self, LiveEntry, ProtocolError, plain};
+use crate::protocol::{self, CloseReason, LiveEntry, ProtocolError, plain};
 use crate::shard::Shard;
 use crate::websocket::frame;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl Shard {
         let epoch = feed.and_then(|feed| feed.epoch.as_ref());
         check_epoch(publish.epoch.as_deref(), epoch).map_err(|error| (error, sent_id.clone()))?;
         let id: Arc<str> = sent_id.as_deref().map_or_else(|| self.make_id(), Into::into);
-        self.check_order(slot, room, &id).map_err(|error| (error, Some(id.to_string())))?;
+        self.check_order(slot, room, &id, host).map_err(|error| (error, Some(id.to_string())))?;
         self.take_publish(slot).map_err(|error| (error, sent_id))?;
         let arrival = Arrival { ms: self.cx.now.ms, was_unread: false };
         let sent = self.append(slot, PLAIN_KEY, &id, publish, arrival, host);
@@ -110,7 +110,7 @@ impl Shard {
         let mut publish = data::decode(data, text_limit).map_err(|refused| refused.error)?;
         check_epoch(publish.epoch.as_deref(), feed.epoch.as_ref())?;
         let message_id: Arc<str> = publish.id.take().map_or_else(|| self.make_id(), Into::into);
-        self.check_order(slot, room, &message_id)?;
+        self.check_order(slot, room, &message_id, host)?;
         let session = self.connections[slot].session();
         let pending_limit = self.cx.limits().pending_publishes_limit;
         if session.is_some_and(|session| u64::from(session.outstanding) >= pending_limit) {
@@ -183,7 +183,7 @@ impl Shard {
     }
 
     /// Refuses a publish that would overtake an earlier one of its connection that has ended with error 100.
-    fn check_order(&mut self, slot: Slot, room: RoomId, id: &Arc<str>) -> Answered {
+    fn check_order(&mut self, slot: Slot, room: RoomId, id: &Arc<str>, host: &mut impl Host) -> Answered {
         let (now_ms, deadline_ms) = (self.cx.now.ms, self.cx.limits().append_deadline_ms);
         let Some(session) = self.connections[slot].session_mut() else { return Ok(()) };
         if session.failures.is_empty() {
@@ -193,7 +193,9 @@ impl Shard {
         let Err(refusal) = session.failures.check(room, id, serial, now_ms, deadline_ms, is_undecided) else {
             return Ok(());
         };
-        if refusal.needs_ping {
+        if refusal.is_lost {
+            self.close(slot, CloseReason::INSUFFICIENT_STATE, host);
+        } else if refusal.needs_ping {
             self.ping_soon(slot);
         }
         let text = "an earlier message to this room failed; send that one again first, then those after it, in order";
