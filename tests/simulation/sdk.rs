@@ -741,7 +741,7 @@ impl World {
                 }
                 self.tally.expired += 1;
             }
-            3001 | 3010 | 3012 => {}
+            3001 | 3010 | 3011 | 3012 => {}
             // Its `connect` did not arrive before the handshake timeout.
             4000 => {}
             other => return Err(format!("the connection of user {} was closed with {other}", sdk.user)),

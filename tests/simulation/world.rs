@@ -1165,7 +1165,7 @@ impl World {
                     3010 if self.late_shard.is_some() && self.agents[index].room < ROOMS - 1 => {
                         return Err("a reader of a room was closed with 3010".into());
                     }
-                    1001 | 3010 | 3012 | 3503 => {}
+                    1001 | 3010 | 3011 | 3012 | 3503 => {}
                     other => {
                         return Err(format!(
                             "the connection of user {} was closed with {other}",

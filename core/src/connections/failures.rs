@@ -83,7 +83,9 @@ impl Failures {
         let Some(failure) = self.of(room) else { return Ok(()) };
         // While a publish is under way, it may still turn out to have failed together with them.
         let are_all_stored = !is_undecided && !failure.has_more && failure.items.iter().all(|item| item.is_stored);
-        if failure.is_next(id) || are_all_stored || mutation::active(Mutation::FailureIsForgotten) {
+        // So may one that was sent between those that are stored and this one.
+        let is_next = failure.is_next(id) && (!is_undecided || failure.place_of(id) == 0);
+        if is_next || are_all_stored || mutation::active(Mutation::FailureIsForgotten) {
             return Ok(());
         }
         // The client goes on without the first failed publish, and has had time to send the others again.
@@ -282,6 +284,9 @@ mod tests {
         assert!(sender.refuses("c"));
         sender.failures.on_stored(ROOM, "a");
         assert!(sender.refuses("c") && sender.refuses("new") && !sender.refuses("b") && !sender.refuses("a"));
+        let is_undecided = true;
+        let refusal = sender.failures.check(ROOM, &"b".into(), Serial(59), 0, DEADLINE_MS, is_undecided);
+        assert!(refusal.is_err(), "one that was sent before it may still fail");
         sender.failures.on_stored(ROOM, "b");
         sender.failures.on_stored(ROOM, "c");
         assert!(sender.refuses("other") && !sender.refuses("new"));

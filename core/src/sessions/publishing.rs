@@ -194,7 +194,7 @@ impl Shard {
             return Ok(());
         };
         if refusal.is_lost {
-            self.close(slot, CloseReason::INSUFFICIENT_STATE, host);
+            self.close(slot, CloseReason::FORCE_RECONNECT, host);
         } else if refusal.needs_ping {
             self.ping_soon(slot);
         }
