@@ -941,7 +941,9 @@ async fn large_content_is_split_into_messages_within_the_limit(sdk: Sdk, kind: K
 
 async fn crossing_unsubscribes_and_subscribes_leave_both_sides_agreeing(sdk: Sdk, kind: Kind, shards: &str) {
     const ROUNDS: usize = 20;
-    let (server, driver) = start(sdk, kind, shards, &["publish_rate_per_second=0"]).await;
+    let (server, driver) =
+        start(sdk, kind, shards, &["publish_rate_per_second=0", "rejoins_per_minute=0", "user_writes_per_minute=0"])
+            .await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     server.create_room(&ann, "r").await;
     let client = driver.connect("bob", &bob.token).await;
