@@ -153,8 +153,7 @@ impl Calls {
         user: UserId,
         call: impl AsyncFnOnce(&mut DbConnection) -> Result<T, E>,
     ) -> Result<T, E> {
-        let waiting = self.limit_time(async { Ok::<_, StoreError>(self.turns.take(user).await?) });
-        let _place = waiting.await?;
+        let _place = self.limit_time(self.turns.take(user)).await?;
         self.read(call).await
     }
 

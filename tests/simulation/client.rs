@@ -196,7 +196,7 @@ impl Outbox {
     }
 
     /// The messages to send now, at most `limit` of them.
-    pub fn to_send(&mut self, now_ms: u64, limit: usize) -> Vec<(String, String)> {
+    pub fn next_to_send(&mut self, now_ms: u64, limit: usize) -> Vec<(String, String)> {
         if now_ms < self.paused_until_ms || self.is_patient && self.is_going_back && !self.sent.is_empty() {
             return Vec::new();
         }

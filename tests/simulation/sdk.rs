@@ -309,7 +309,7 @@ impl World {
         // In the end it must not fill its own queue with answers again and again.
         let limit = if is_over { 3_usize.saturating_sub(sdk.channels[at].outbox.sent.len()) } else { limit };
         let mut publishes = Vec::new();
-        let to_send = sdk.channels[at].outbox.to_send(now_ms, limit);
+        let to_send = sdk.channels[at].outbox.next_to_send(now_ms, limit);
         let under_way = sdk.channels[at].outbox.sent.len() as u64;
         self.tally.pipelined += u64::from(under_way > self.limits.pending_publishes_limit);
         for (id, data) in to_send {

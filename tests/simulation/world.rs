@@ -953,7 +953,7 @@ impl World {
         let (now_ms, user, attempt) = (self.now.ms, agent.user, agent.attempt);
         let is_live = agent.room == ROOMS - 1;
         let mut frames = Vec::new();
-        let to_send = agent.outbox.to_send(now_ms, limit);
+        let to_send = agent.outbox.next_to_send(now_ms, limit);
         self.tally.pipelined += u64::from(agent.outbox.sent.len() as u64 > self.limits.pending_publishes_limit);
         for (id, text) in to_send {
             frames.push(match is_live {

@@ -25,6 +25,9 @@ pub struct Victim<'a> {
     token: String,
 }
 
+/// What a victim does again and again, with its name.
+type Thing<V> = (&'static str, fn(&V) -> Result<()>);
+
 impl<'a> Victim<'a> {
     pub fn sign_up(arena: &'a Arena<'a>) -> Result<Victim<'a>> {
         let mut http = Http::over(connect(VICTIM, arena.address, arena.deadline)?);
@@ -83,7 +86,7 @@ impl<'a> Victim<'a> {
     }
 
     /// Does each of these things again and again, with a pause after each.
-    fn again(&self, end: Instant, pause_ms: u64, things: &[(&'static str, fn(&Self) -> Result<()>)]) -> Vec<Record> {
+    fn again(&self, end: Instant, pause_ms: u64, things: &[Thing<Self>]) -> Vec<Record> {
         let mut records = Vec::new();
         while Instant::now() < end {
             for (kind, thing) in things {

@@ -176,15 +176,16 @@ impl PresenceList {
     }
 
     fn encoded(&self, encoding: Encoding) -> &[u8] {
-        let (cell, encode): (_, fn(&[ClientInfo]) -> Vec<u8>) = match encoding {
-            Encoding::Json => (&self.encoded[0], json::encode_presence),
-            Encoding::Protobuf => (&self.encoded[1], protobuf::encode_presence),
+        let cell = &self.encoded[encoding as usize];
+        let encode = || match encoding {
+            Encoding::Json => json::encode_presence(&self.clients),
+            Encoding::Protobuf => protobuf::encode_presence(&self.clients),
         };
         if cell.get().is_none() {
             // `get_or_init` alone would make another shard wait that needs it at the same moment.
-            let _ = cell.set(encode(&self.clients));
+            let _ = cell.set(encode());
         }
-        cell.get_or_init(|| encode(&self.clients))
+        cell.get_or_init(encode)
     }
 }
 
