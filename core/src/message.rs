@@ -141,8 +141,8 @@ pub enum Party {
     Home(RoomId),
 }
 
-/// Held by whoever waits for an answer of the reader. Once it is dropped, the answer need not be found any more: the
-/// connection was closed, or the question has been answered because its time was over.
+/// Held while somebody waits for an answer of the reader. Once it is dropped, the answer need not be found any more:
+/// the connection was closed, or the question has been answered because its time was over.
 #[derive(Debug, Default)]
 pub struct Interest(Arc<()>);
 

@@ -1,7 +1,7 @@
 //! The places of a shard's connections, which client addresses share.
 //!
-//! Connections whose first request has not arrived have places of their own. So whoever holds all the WebSockets, or
-//! opens connections and sends nothing, keeps no request from being read and answered.
+//! Connections whose first request has not arrived have places of their own. So a stranger who holds all the
+//! WebSockets, or opens connections and sends nothing, keeps no request from being read and answered.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

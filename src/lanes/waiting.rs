@@ -166,7 +166,7 @@ fn push<T>(queue: &mut FairQueue<Party, T>, party: Party, item: T, mut waits: im
 /// Questions that may be asked by several at once, and are then answered once.
 #[derive(Debug)]
 struct Shared<Q> {
-    /// In the queue of whoever asked first.
+    /// In the queue of the user who asked first.
     queue: FairQueue<Party, Q>,
     askers: HashMap<Q, Vec<(ReplyTo, Asker)>>,
 }

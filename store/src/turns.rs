@@ -43,7 +43,7 @@ impl Turns {
             if state.waiting.len() >= LIMIT || state.waiting.len_of(&user) >= USER_LIMIT {
                 state.waiting.retain(|_, sender| !sender.is_closed());
             }
-            // Whoever is displaced finds that its sender is gone.
+            // A request that is displaced finds that its sender is gone.
             match state.waiting.push(user, sender) {
                 Ok(_) => receiver,
                 Err(QueueFull::OfKey(_) | QueueFull::OfAll(_)) => return Err(too_many()),

@@ -111,7 +111,7 @@ impl<K: Eq + Hash> Buckets<K> {
     /// Takes one token of the key's.
     ///
     /// # Errors
-    /// In how many milliseconds there will be one, if there is none now.
+    /// The time until there is one, in milliseconds.
     pub fn take(&mut self, key: K, now_ms: u64) -> Result<(), u64> {
         let rate = self.rate;
         if self.by_key.len() >= self.sweep_at && !self.by_key.contains_key(&key) {
@@ -137,8 +137,8 @@ impl<K: Eq + Hash> Buckets<K> {
         let rate = self.rate;
         self.by_key.retain(|_, bucket| !bucket.is_full(rate, now_ms));
         if self.by_key.len() >= self.limit {
-            // Whoever fills the table has as many addresses or accounts as it has entries, and with those a fresh
-            // bucket each gains little.
+            // A stranger who fills the table has as many addresses or accounts as it has entries, and with those a
+            // fresh bucket each gains little.
             let mut levels: Vec<u64> = self.by_key.values().map(|bucket| bucket.level).collect();
             let middle = levels.len() / 2;
             let (_, median, _) = levels.select_nth_unstable(middle);
@@ -170,7 +170,7 @@ impl<W: Copy + Eq + Hash> AddressBuckets<W> {
     /// Takes one token of the address's.
     ///
     /// # Errors
-    /// In how many milliseconds there will be one, if there is none now.
+    /// The time until there is one, in milliseconds.
     pub fn take(&mut self, address: IpAddr, with: W, now_ms: u64) -> Result<(), u64> {
         // First all are asked, so that a refusal costs nothing.
         match self.wait_ms(address, with, now_ms) {

@@ -1,7 +1,7 @@
 //! Fairness: what one stranger may take of what everybody shares.
 //!
-//! A server that bounds only totals can be taken from everybody by one stranger: it fills the pool, and whoever comes
-//! next is refused. So whatever is shared is shared between *keys*: users where a request is authenticated, and
+//! A server that bounds only totals can be taken from everybody by one stranger: it fills the pool, and everybody
+//! else is refused. So whatever is shared is shared between *keys*: users where a request is authenticated, and
 //! otherwise blocks of addresses. Four parts, without I/O, clock or randomness (times are milliseconds that the caller
 //! passes in, from any fixed start), are enough for all of it:
 //!

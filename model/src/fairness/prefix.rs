@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 /// A block of addresses that counts as one stranger: a single IPv4 address, or an IPv6 network of 64, 56 or 48 bits.
 ///
 /// An IPv6 host can use every address of its /64, so a single address means nothing. Providers give a customer a /56 or
-/// a /48 (RFC 6177), so whoever has many /64s may still be one stranger.
+/// a /48 (RFC 6177), so the owner of many /64s may still be one stranger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix {
     address: IpAddr,
