@@ -32,6 +32,9 @@ struct Failure {
     items: Vec<Item>,
     /// There are more than the limit allows to remember.
     has_more: bool,
+    /// All items are stored, and later publishes are accepted again. The client may not know that: it was told that the
+    /// items had failed, so it may still begin with the first of them when a later publish fails.
+    is_over: bool,
     /// The number of the first ping that was sent after the last publish had failed.
     ping: Option<u32>,
     /// When the client answered it. It had been told of all failures then.
@@ -80,9 +83,9 @@ impl Failures {
         append_deadline_ms: u64,
         is_undecided: bool,
     ) -> Result<(), MustFail> {
-        let Some(failure) = self.of(room) else { return Ok(()) };
+        let Some(failure) = self.of(room).filter(|failure| !failure.is_over) else { return Ok(()) };
         // While a publish is under way, it may still turn out to have failed together with them.
-        let are_all_stored = !is_undecided && !failure.has_more && failure.items.iter().all(|item| item.is_stored);
+        let are_all_stored = !is_undecided && failure.are_all_stored();
         // So may one that was sent between those that are stored and this one.
         let is_next = failure.is_next(id) && (!is_undecided || failure.place_of(id) == 0);
         if is_next || are_all_stored || mutation::active(Mutation::FailureIsForgotten) {
@@ -117,6 +120,7 @@ impl Failures {
                 room,
                 items,
                 has_more: false,
+                is_over: false,
                 ping: None,
                 known_ms,
                 first_ping: None,
@@ -129,6 +133,7 @@ impl Failures {
             let is_stored = failure.items.get(failure.place_of(id)).is_some_and(|item| item.is_stored);
             failure.items = vec![Item { is_stored, ..Item::new(id, serial) }];
             failure.has_more = false;
+            failure.is_over = false;
         } else {
             failure.insert(id, serial);
         }
@@ -148,7 +153,12 @@ impl Failures {
     }
 
     /// A publish to this room is under way again: others may follow it.
-    pub fn remove(&mut self, room: RoomId) {
+    pub fn on_sent(&mut self, room: RoomId, id: &str) {
+        let Some(failure) = self.of(room) else { return };
+        if failure.are_all_stored() && failure.place_of(id) == failure.items.len() {
+            failure.is_over = true;
+            return;
+        }
         self.rooms.retain(|failure| failure.room != room);
         if self.rooms.is_empty() {
             self.rooms = Vec::new();
@@ -197,6 +207,10 @@ impl Failure {
         self.items.iter().position(|item| *item.id == *id).unwrap_or(self.items.len())
     }
 
+    fn are_all_stored(&self) -> bool {
+        !self.has_more && self.items.iter().all(|item| item.is_stored)
+    }
+
     /// Whether this is the first failed publish, or those before it are stored.
     fn is_next(&self, id: &str) -> bool {
         let place = self.place_of(id);
@@ -205,6 +219,7 @@ impl Failure {
 
     /// Adds an item at its place.
     fn insert(&mut self, id: &Arc<str>, serial: Serial) {
+        self.is_over = false;
         let place = self.items.partition_point(|item| item.serial.is_before(serial));
         if let Some(known) = self.items.iter().position(|item| item.id == *id) {
             // It was sent again. The earlier place counts.
@@ -266,7 +281,7 @@ mod tests {
         sender.failures.add(ROOM, &"a".into(), Serial(1));
         assert!(sender.refuses("b") && !sender.refuses("a"));
         assert_eq!(sender.failures.check(RoomId(2), &"c".into(), Serial(99), 0, DEADLINE_MS, false), Ok(()));
-        sender.failures.remove(ROOM);
+        sender.failures.on_sent(ROOM, "a");
         assert!(sender.failures.is_empty() && !sender.refuses("c"));
     }
 
@@ -298,6 +313,22 @@ mod tests {
         assert!(refuses_while_undecided(&mut sender.failures), "another one may still fail");
         sender.failures.on_stored(ROOM, "last");
         assert!(!sender.refuses("newest"), "all of them are stored");
+    }
+
+    #[test]
+    fn a_client_may_begin_with_the_first_that_failed_although_it_is_stored() {
+        let mut sender = Sender::with_failed(&["a", "b"]);
+        sender.failures.on_stored(ROOM, "a");
+        sender.failures.on_stored(ROOM, "b");
+        for id in ["c", "d"] {
+            assert!(!sender.refuses(id));
+            sender.failures.on_sent(ROOM, id);
+        }
+        sender.fail("c");
+        sender.fail("d");
+        assert!(sender.refuses("d") && sender.refuses("b2") && !sender.refuses("c") && !sender.refuses("a"));
+        sender.failures.on_sent(ROOM, "a");
+        assert!(sender.failures.is_empty(), "the client goes back to the first one");
     }
 
     #[test]

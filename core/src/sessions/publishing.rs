@@ -155,7 +155,7 @@ impl Shard {
         let serial = session.next_serial();
         session.outstanding += 1;
         if !session.failures.is_empty() {
-            session.failures.remove(room);
+            session.failures.on_sent(room, id);
         }
         let subscription = &mut session.subscriptions[key.index()];
         if subscription.publishing == 0 {
