@@ -25,7 +25,7 @@ use std::time::Instant;
 use uproar_core::limits::Limits;
 use uproar_model::UserId;
 use uproar_model::text::{decompose, normalize, normalize_password};
-use uproar_store::{Account, Login, NewUser};
+use uproar_store::{Account, CreateUserError, Login, NewUser};
 
 pub(crate) fn routes() -> Vec<Route> {
     vec![
@@ -62,7 +62,11 @@ async fn sign_up(
     let email_key = email::key(&body.email).unwrap_or_default();
     let password_hash = app.passwords.hash(client, Class::SignUp, normalize_password(&body.password)).await?;
     let user = NewUser { username: normalize(body.username), username_key, email_key, password_hash };
-    let account = app.store.create_user(user).await?;
+    let account = app.store.create_user(user).await.inspect_err(|error| {
+        if matches!(error, CreateUserError::EmailTaken) {
+            app.attempts.email_was_taken(client, Instant::now());
+        }
+    })?;
     app.attempts.signed_up(client, account.id);
     app.security_log.log(client, account.id, Event::SignedUp);
     Ok(sign_in_response(&app, &account, now_unix_s(), StatusCode::CREATED, via_https))

@@ -23,6 +23,9 @@ const BUCKETS_LIMIT: usize = 1 << 16;
 /// Known pairs of address and account in each of the two sets. When the newer one is full, the older one is forgotten.
 const KNOWN_LIMIT: usize = 1 << 15;
 
+/// How many sign-ups it takes to learn that an e-mail address has an account here.
+const EMAIL_PROBE_SIGN_UPS: usize = 10;
+
 /// How many failed sign-ins are logged, so that a stranger can't fill the disk.
 const LOG_RATE: Rate = Rate::per_second(1, 20);
 
@@ -86,6 +89,17 @@ impl Attempts {
         let now_ms = self.ms(now);
         let taken = self.lock().sign_ups.as_mut().map_or(Ok(()), |buckets| buckets.take(client, (), now_ms));
         taken.map_err(|wait_ms| self.refusal("too many sign-ups from your address", wait_ms))
+    }
+
+    /// A sign-up failed because another account has its e-mail address. It counts [`EMAIL_PROBE_SIGN_UPS`] times, since
+    /// the answer tells who has an account here: a list of addresses cannot be tried out that way.
+    pub(crate) fn email_was_taken(&self, client: IpAddr, now: Instant) {
+        let now_ms = self.ms(now);
+        if let Some(buckets) = &mut self.lock().sign_ups {
+            for _ in 1..EMAIL_PROBE_SIGN_UPS {
+                let _ = buckets.take(client, (), now_ms);
+            }
+        }
     }
 
     /// Takes one of the address's wrong passwords. It is given back if the password turns out to be right. `typed`: the
@@ -294,6 +308,14 @@ mod tests {
         assert_eq!(signed_up(HERE, now + Duration::from_secs(60)), 1);
         assert_eq!(signed_up(THERE, now), 100);
         assert_eq!(attempts.metrics().refused, 900 + 1 + 999 + 900);
+    }
+
+    #[test]
+    fn ten_taken_email_addresses_use_up_the_sign_ups_of_an_address() {
+        let (attempts, now) = attempts();
+        let probed = (0..1000).take_while(|_| attempts.sign_up(HERE, now).is_ok());
+        assert_eq!(probed.inspect(|_| attempts.email_was_taken(HERE, now)).count(), 10);
+        assert!(attempts.sign_up(THERE, now).is_ok(), "another address");
     }
 
     #[test]
