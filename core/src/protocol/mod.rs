@@ -117,8 +117,6 @@ close_reasons! {
     CONNECTION_LIMIT = 3504, "connection limit";
     /// A text frame on a Protobuf connection, or a binary frame on a JSON connection.
     INAPPROPRIATE_PROTOCOL = 3506, "inappropriate protocol";
-    /// The client is not allowed to connect.
-    PERMISSION_DENIED = 3507, "permission denied";
     /// Too many of the client's commands were refused.
     TOO_MANY_ERRORS = 3509, "too many errors";
     /// No `connect` command arrived in time.
