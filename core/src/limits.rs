@@ -195,7 +195,7 @@ limits! {
     /// Subscribers of one channel that a shard sends to in one turn of its event loop; the rest follow in later turns.
     sends_per_turn_limit = 512, 1..=MIB;
     /// WebSockets per shard. When there are too few for all, client addresses share them. A further one is refused with
-    /// 503, or takes the place of one of the address that has the most.
+    /// 503, or replaces one of the address that has the most.
     connections_per_shard_limit = 1_000_000, 1..=16_000_000;
     /// Connections per shard whose first request has not arrived. They are shared in the same way.
     heads_per_shard_limit = 4_096, 1..=1_000_000;
@@ -232,9 +232,9 @@ limits! {
     refused_timeout_ms = 5_000, 10..=DAY_MS;
     /// Clients listed in one answer to `presence`.
     presence_limit = 1_000, 1..=10_000;
-    /// Questions for lists (`presence`, `presence_stats`, `rooms`) per second of one user on one shard.
+    /// Requests for lists (`presence`, `presence_stats`, `rooms`) per second of one user on one shard.
     list_rate_per_second = 10, 1..=10_000_000;
-    /// Questions for lists of one user on one shard that may arrive in one burst.
+    /// Requests for lists of one user on one shard that may arrive in one burst.
     list_burst_limit = 100, 1..=10_000_000;
     /// A channel with at most this many subscribers reports who joins, leaves and types. A larger channel reports only
     /// how many there are.
@@ -295,13 +295,13 @@ limits! {
     response_limit_bytes = MIB, 4 * KIB..=64 * MIB;
     /// How long a token is valid.
     token_lifetime_ms = 3_600_000, 1_000..=365 * DAY_MS;
-    /// How long after a sign-in with a password tokens can be renewed; then the user must sign in again.
+    /// How long tokens can be renewed after a sign-in with a password. After that the user must sign in again.
     sign_in_lifetime_ms = 90 * DAY_MS, 1_000..=3650 * DAY_MS;
     /// How long a browser stays signed in without a visit. Each visit renews it.
     session_lifetime_ms = 30 * DAY_MS, 1_000..=365 * DAY_MS;
     /// How long a start waits for an address, a data folder or a database that another process still has.
     start_timeout_ms = 10_000, 0..=DAY_MS;
-    /// How long the server may take to stop.
+    /// How long the server may take to finish what is under way when it stops.
     stop_timeout_ms = 8_000, 10..=DAY_MS;
     /// How long a database call may take, including the wait for a connection, before it counts as failed.
     store_timeout_ms = 10_000, 10..=DAY_MS;
@@ -316,8 +316,8 @@ limits! {
     admin_connections_limit = 64, 1..=65_536;
     /// Threads that hash passwords.
     password_threads = 2, 1..=256;
-    /// Password checks that may wait for a thread: this many of sign-ins from known addresses, of other sign-ins, and
-    /// of sign-ups each.
+    /// Password checks that may wait for a thread in each of three queues: sign-ins from an address from which the user
+    /// has signed in before, other sign-ins, and sign-ups.
     password_queue_limit = 64, 1..=65_536;
     /// Password checks of one client address that may wait for a thread.
     passwords_per_address_limit = 16, 1..=65_536;

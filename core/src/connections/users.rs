@@ -20,7 +20,7 @@ pub(crate) struct Users {
 struct UserState {
     slots: Vec<Slot>,
     publishes: Option<Bucket>,
-    /// Questions for lists.
+    /// Requests for lists.
     lists: Option<Bucket>,
 }
 

@@ -209,7 +209,7 @@ impl Shard {
             return Ok(());
         }
         let rate = self.cx.limits().list_rate_per_second;
-        let text = format!("more than {rate} questions for lists per second; slow down (list_rate_per_second)");
+        let text = format!("more than {rate} requests for lists per second; slow down (list_rate_per_second)");
         Err(ProtocolError::new(protocol::TOO_MANY_REQUESTS, text))
     }
 
