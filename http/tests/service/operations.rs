@@ -1,11 +1,8 @@
 //! Health, metrics and the description of the API.
 
-use crate::support::{Client, server, server_with, settings, soon};
+use crate::support::{server, server_with, settings, soon};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use uproar_http::{Code, Settings};
 
 #[tokio::test]
@@ -74,12 +71,7 @@ async fn details_can_move_to_the_admin_port() {
     response.assert_error(503, "unavailable", None);
     assert!(!response.text().contains("the details"));
 
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut admin = Client::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
-    let (stream, peer) = listener.accept().await.unwrap();
-    let (_drain, draining) = watch::channel(false);
-    let slot = server.service.admin_slot(peer).unwrap();
-    tokio::spawn(Arc::clone(&server.service).serve_admin(stream, peer, draining, slot));
+    let mut admin = server.admin().await;
     assert_eq!(admin.get("/metrics").await.status, 200);
     assert!(admin.get("/readyz").await.text().contains("the details"));
     admin.get("/rooms").await.assert_error(404, "not_found", None);
@@ -142,4 +134,18 @@ async fn openapi_is_consistent() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn the_connections_of_the_operators_port_are_shared_between_addresses() {
+    let mut settings = settings();
+    settings.limits.admin_connections_limit = 2;
+    let server = server_with(settings).await;
+    let of = |address: &str| server.service.admin_slot(format!("{address}:9").parse().unwrap());
+    let (first, second) = (of("127.0.0.1").unwrap(), of("127.0.0.1").unwrap());
+    assert!(of("127.0.0.1").is_none(), "all places belong to this address");
+    let third = of("127.0.0.2");
+    assert!(third.is_some(), "another address has a share");
+    drop((first, second, third));
+    assert!(of("127.0.0.1").is_some());
 }

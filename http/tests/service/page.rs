@@ -2,9 +2,6 @@
 
 use crate::support::{Client, Response, Server, server, server_with, settings};
 use std::collections::HashSet;
-use std::sync::Arc;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use uproar_http::Settings;
 use uproar_http::assets::{EMBEDDED, File};
 
@@ -212,12 +209,7 @@ async fn the_embedded_web_client_is_served() {
 #[tokio::test]
 async fn the_admin_port_has_no_web_client() {
     let server = server_with_assets().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut admin = Client::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
-    let (stream, peer) = listener.accept().await.unwrap();
-    let (_drain, draining) = watch::channel(false);
-    let slot = server.service.admin_slot(peer).unwrap();
-    tokio::spawn(Arc::clone(&server.service).serve_admin(stream, peer, draining, slot));
+    let mut admin = server.admin().await;
     for path in ["/", "/index.html", "/favicon.svg"] {
         admin.get(path).await.assert_error(404, "not_found", None);
     }

@@ -216,6 +216,16 @@ impl Server {
         Client::new(socket.connect(self.address).await.unwrap())
     }
 
+    /// A client of the operators' port.
+    pub async fn admin(&self) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+        let (stream, peer) = listener.accept().await.unwrap();
+        let slot = self.service.admin_slot(peer).unwrap();
+        tokio::spawn(Arc::clone(&self.service).serve_admin(stream, peer, self.drain.subscribe(), slot));
+        client
+    }
+
     /// Holds publishes: the receiver gets a message for each one that starts, the sender lets them continue.
     pub fn gate(&self) -> (mpsc::UnboundedReceiver<()>, watch::Sender<bool>) {
         let (started, starts) = mpsc::unbounded_channel();

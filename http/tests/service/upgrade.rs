@@ -1,6 +1,6 @@
 //! WebSocket upgrades on connections that hyper owns: they are handed back to the chat, which judges them.
 
-use crate::support::{Client, Response, server, server_with, settings, soon};
+use crate::support::{Response, server, server_with, settings, soon};
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -135,12 +135,7 @@ async fn a_request_that_asks_for_no_websocket_is_told_to() {
 #[tokio::test]
 async fn the_admin_port_hands_nothing_over() {
     let server = server().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut admin = Client::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
-    let (stream, peer) = listener.accept().await.unwrap();
-    let (_drain, draining) = watch::channel(false);
-    let slot = server.service.admin_slot(peer).unwrap();
-    tokio::spawn(Arc::clone(&server.service).serve_admin(stream, peer, draining, slot));
+    let mut admin = server.admin().await;
     admin.send(upgrade("/ws", "").as_bytes()).await;
     admin.response().await.assert_error(404, "not_found", None);
 }
