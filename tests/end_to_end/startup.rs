@@ -214,3 +214,16 @@ async fn unusable_databases_are_reported() {
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
+
+#[tokio::test]
+async fn empty_variables_count_as_unset() {
+    let options = include_str!("../../docs/options.md");
+    let names = options.split('`').filter(|word| word.starts_with("UPROAR_"));
+    let empty: Vec<String> = names.map(|name| format!("{name}=")).collect();
+    assert!(empty.len() > 15, "{empty:?}");
+    let mut setup = Setup::new(Kind::Sqlite, &[]).await;
+    setup.wrapper = std::iter::once("env".to_owned()).chain(empty).collect();
+    let server = setup.start().await;
+    assert_eq!(server.call("GET", "/healthz", "", serde_json::Value::Null).await.status, 200);
+    assert_eq!(server.call("GET", "/echo", "", serde_json::Value::Null).await.status, 404, "a switch is off");
+}

@@ -79,6 +79,9 @@ async fn every_file_has_its_type_and_cache_control() {
         assert_eq!(response.header("cache-control"), Some(cache_control));
         assert_eq!(response.header("x-content-type-options"), Some("nosniff"));
         assert!(response.header("content-security-policy").is_some());
+        assert_eq!(response.header("cross-origin-opener-policy"), Some("same-origin"));
+        assert_eq!(response.header("cross-origin-resource-policy"), Some("same-origin"));
+        assert!(response.header("permissions-policy").is_some_and(|policy| policy.contains("microphone=()")));
     }
 }
 
