@@ -14,8 +14,7 @@ use uproar_core::message::{Append, Caller, Channel, Endpoint, Message};
 use uproar_core::metrics::ShardMetrics;
 use uproar_core::{Placement, Serial, Slot};
 use uproar_http::{PublishError, PublishRequest};
-use uproar_model::{Item, Kind, Outcome, Publication, RoomId, Stored, UserEvent, UserId};
-use uproar_store::Revocation;
+use uproar_model::{Item, Kind, Outcome, Publication, Revocation, Revocations, RoomId, Stored, UserEvent, UserId};
 
 /// Calls, and likewise notices, that may wait in the task's queues.
 const WAITING_LIMIT: usize = 16_384;
@@ -39,8 +38,7 @@ struct Collection {
 /// The chat as the HTTP service sees it.
 pub struct Chat {
     calls: mpsc::Sender<Call>,
-    revoked: RwLock<HashMap<UserId, Revocation>>,
-    revocations_kept_ms: u64,
+    revocations: RwLock<Revocations>,
     handle: ShardHandle,
     next_shard: AtomicUsize,
     ids_made: AtomicU64,
@@ -61,14 +59,12 @@ impl Chat {
         seed: u64,
         limits: Limits,
         lane_metrics: Arc<LaneMetrics>,
-        revocations: &[Revocation],
-        revocations_kept_ms: u64,
+        revocations: Revocations,
     ) -> (Chat, Calls) {
         let (calls, receiver) = mpsc::channel(WAITING_LIMIT);
         let chat = Chat {
             calls,
-            revoked: RwLock::new(revocations.iter().map(|r| (r.user, *r)).collect()),
-            revocations_kept_ms,
+            revocations: RwLock::new(revocations),
             handle,
             next_shard: AtomicUsize::new(0),
             ids_made: AtomicU64::new(0),
@@ -146,21 +142,15 @@ impl uproar_http::Chat for Chat {
 
     fn revoke(&self, revocation: Revocation) {
         {
-            let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
-            // Forget revocations so old that every token they cover has expired.
-            let oldest = revocation.at.saturating_sub(self.revocations_kept_ms);
-            revoked.retain(|_, known| known.at >= oldest);
-            let known = revoked.entry(revocation.user).or_insert(revocation);
-            if known.generation < revocation.generation {
-                *known = revocation;
-            }
+            let mut revocations = self.revocations.write().unwrap_or_else(PoisonError::into_inner);
+            revocations.sweep(revocation.at);
+            revocations.add(revocation);
         }
         self.send(Call::Revoke(revocation));
     }
 
     fn revocation(&self, user: UserId) -> Option<Revocation> {
-        let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
-        revoked.get(&user).copied()
+        self.revocations.read().unwrap_or_else(PoisonError::into_inner).of(user)
     }
 
     fn adopt(&self, connection: uproar_http::Adopted) {

@@ -11,7 +11,9 @@ use uproar_core::message::{StoreReply, StoreRequest};
 use uproar_core::metrics::ShardMetrics;
 use uproar_core::websocket::{Event, ParsedHead, head};
 use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig, Slice, Slot};
-use uproar_model::{Admission, Claims, Epoch, Kind, Offset, Outcome, Publication, Role, RoomId, Stored, User, UserId};
+use uproar_model::{
+    Admission, Claims, Epoch, Kind, Offset, Outcome, Publication, Revocations, Role, RoomId, Stored, User, UserId,
+};
 
 const NOW: Now = Now { ms: 1, unix_ms: 1_700_000_000_001 };
 const ROOM: RoomId = RoomId(1);
@@ -108,8 +110,7 @@ impl Server {
             query_token: true,
             allow_origin: Arc::new(|_, _| true),
             seed: 7,
-            revocations: Vec::new(),
-            revocations_kept_ms: u64::MAX,
+            revocations: Revocations::new(u64::MAX, []),
         };
         Server {
             shard: Shard::new(config),

@@ -2,7 +2,7 @@
 
 use crate::limits::Limits;
 use std::sync::Arc;
-use uproar_model::{Claims, Revocation, TokenError};
+use uproar_model::{Claims, Revocations, TokenError};
 
 /// Checks a token's signature and time (Unix seconds). A pure function: no database, no clock.
 pub type Verify = Arc<dyn Fn(&str, u64) -> Result<Claims, TokenError> + Send + Sync>;
@@ -26,7 +26,5 @@ pub struct ShardConfig {
     /// Drawn at start. Places rooms on shards, and is part of the ids of messages without one.
     pub seed: u64,
     /// The revocations of tokens that may not have expired yet.
-    pub revocations: Vec<Revocation>,
-    /// How long each of them is kept.
-    pub revocations_kept_ms: u64,
+    pub revocations: Revocations,
 }

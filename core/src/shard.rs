@@ -43,7 +43,10 @@ impl Shard {
     pub fn new(config: ShardConfig) -> Shard {
         let hasher = ahash::RandomState::with_seeds(config.seed, 1, 2, 3);
         Shard {
-            connections: Connections::new(Endpoint::Shard(config.id), Users::new(hasher.clone(), &config.revocations)),
+            connections: Connections::new(
+                Endpoint::Shard(config.id),
+                Users::new(hasher.clone(), config.revocations.clone()),
+            ),
             feeds: Feeds::new(hasher.clone()),
             homes: Homes::new(hasher),
             to_resume: Vec::new(),

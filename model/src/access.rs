@@ -1,6 +1,7 @@
 //! Queries about rooms and users, and the store's replies.
 
 use crate::{Epoch, Head, Number, Offset, RoomId, UnixMillis, UserId};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A user's role in a room. The numbers are those in the database.
@@ -31,6 +32,41 @@ impl Revocation {
             Some(generation) => generation < self.generation,
             None => issued_at <= self.at / 1000,
         }
+    }
+}
+
+/// The latest revocation of each user, for as long as there may be a token that it covers.
+#[derive(Clone, Debug)]
+pub struct Revocations {
+    latest: BTreeMap<UserId, Revocation>,
+    kept_ms: u64,
+}
+
+impl Revocations {
+    /// `kept_ms`: the longest lifetime of a token.
+    pub fn new(kept_ms: u64, revocations: impl IntoIterator<Item = Revocation>) -> Revocations {
+        let mut all = Revocations { latest: BTreeMap::new(), kept_ms };
+        revocations.into_iter().for_each(|revocation| all.add(revocation));
+        all
+    }
+
+    /// Adds a revocation, unless a later one of the user is known: they may arrive in any order.
+    pub fn add(&mut self, revocation: Revocation) {
+        let known = self.latest.entry(revocation.user).or_insert(revocation);
+        if known.generation < revocation.generation {
+            *known = revocation;
+        }
+    }
+
+    /// The latest revocation of this user.
+    pub fn of(&self, user: UserId) -> Option<Revocation> {
+        self.latest.get(&user).copied()
+    }
+
+    /// Forgets those that are older than any token.
+    pub fn sweep(&mut self, now: UnixMillis) {
+        let kept_ms = self.kept_ms;
+        self.latest.retain(|_, revocation| now < revocation.at.saturating_add(kept_ms));
     }
 }
 
@@ -124,6 +160,19 @@ impl Role {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_latest_revocation_counts_until_no_token_is_older() {
+        let of = |generation, at| Revocation { user: UserId(1), generation, at };
+        let mut revocations = Revocations::new(1_000, [of(3, 5_000)]);
+        revocations.add(of(2, 6_000));
+        assert_eq!(revocations.of(UserId(1)), Some(of(3, 5_000)));
+        revocations.add(of(4, 7_000));
+        revocations.sweep(7_999);
+        assert_eq!((revocations.of(UserId(1)), revocations.of(UserId(2))), (Some(of(4, 7_000)), None));
+        revocations.sweep(8_000);
+        assert_eq!(revocations.of(UserId(1)), None);
+    }
 
     #[test]
     fn a_revocation_covers_earlier_generations_and_minted_tokens_up_to_its_second() {

@@ -12,7 +12,7 @@ mod name;
 mod publication;
 pub mod text;
 
-pub use access::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocation, Role, UserEvent};
+pub use access::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocation, Revocations, Role, UserEvent};
 pub use append::{Item, Kind, OWN_REACTIONS_LIMIT, Outcome, REACTION_KINDS_LIMIT, Refusal, Stored};
 pub use claims::{Claims, TokenError};
 pub use message_id::{MESSAGE_ID_LIMIT_BYTES, MessageIdError, check_message_id, shown_message_id};

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use uproar_core::limits::Limits;
 use uproar_core::websocket::OpCode;
 use uproar_core::{Shard, ShardConfig};
-use uproar_model::{Claims, TokenError};
+use uproar_model::{Claims, Revocations, TokenError};
 
 /// Turns each function into one test per driver.
 macro_rules! on_each_driver {
@@ -84,8 +84,7 @@ fn shard(limits: &Limits) -> Shard {
         query_token: true,
         allow_origin: Arc::new(|_, _| true),
         seed: 1,
-        revocations: Vec::new(),
-        revocations_kept_ms: u64::MAX,
+        revocations: Revocations::new(u64::MAX, []),
     })
 }
 

@@ -25,7 +25,8 @@ use threads::Threads;
 use tokio::runtime::Runtime;
 use uproar_core::limits::{Limits, revocations_kept_ms};
 use uproar_http::Tokens;
-use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, Revocation, SharedStore, WriteRates};
+use uproar_model::Revocations;
+use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, SharedStore, WriteRates};
 
 /// How long threads that still block get to finish when the process ends.
 const BLOCKED_THREADS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -130,8 +131,7 @@ struct Setup<'a> {
     lanes: u16,
     /// Decides which shard a room lives on, among others.
     seed: u64,
-    revocations: Vec<Revocation>,
-    revocations_kept_ms: u64,
+    revocations: Revocations,
 }
 
 impl<'a> Setup<'a> {
@@ -145,12 +145,12 @@ impl<'a> Setup<'a> {
         let shards = shards(options);
         let lanes = store.lanes() as u16;
         let longest_lifetime_ms = store.longest_token_lifetime_ms(limits.token_lifetime_ms).await?;
-        let revocations_kept_ms = revocations_kept_ms(longest_lifetime_ms);
-        let since = driver::now().unix_ms.saturating_sub(revocations_kept_ms);
-        let revocations = store.revoked_since(since).await?;
+        let kept_ms = revocations_kept_ms(longest_lifetime_ms);
+        let since = driver::now().unix_ms.saturating_sub(kept_ms);
+        let revocations = Revocations::new(kept_ms, store.revoked_since(since).await?);
         let seed = getrandom::u64().context("the system can't provide random numbers")?;
         let store = Arc::clone(store);
-        Ok(Setup { options, driver, limits, tokens, store, shards, lanes, seed, revocations, revocations_kept_ms })
+        Ok(Setup { options, driver, limits, tokens, store, shards, lanes, seed, revocations })
     }
 
     /// The core for each shard's thread, if there are enough cores to pin the threads.

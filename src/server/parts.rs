@@ -33,20 +33,13 @@ pub(super) struct Hooks {
 
 impl Parts {
     pub(super) fn build(setup: &Setup<'_>) -> Result<Parts> {
-        let Setup { options, limits, tokens, store, shards, lanes, seed, revocations, revocations_kept_ms, .. } = setup;
+        let Setup { options, limits, tokens, store, shards, lanes, seed, revocations, .. } = setup;
         let mesh = Mesh::new(*shards, *lanes, |from, to| queue_capacity(limits, *shards, from, to))
             .context("can't create the queues between threads")?;
         let (handle, controls) = ShardHandle::new(mesh.shards.iter().map(|port| port.inbox.waker()).collect());
         let lane_metrics = Arc::new(LaneMetrics::default());
-        let (chat, calls) = Chat::new(
-            handle.clone(),
-            *shards,
-            *seed,
-            limits.clone(),
-            Arc::clone(&lane_metrics),
-            revocations,
-            *revocations_kept_ms,
-        );
+        let (chat, calls) =
+            Chat::new(handle.clone(), *shards, *seed, limits.clone(), Arc::clone(&lane_metrics), revocations.clone());
         let chat = Arc::new(chat);
         let settings = settings::from_options(options, limits)?;
         let origins = settings.origins.clone();

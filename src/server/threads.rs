@@ -180,7 +180,6 @@ fn spawn_shards(
             allow_origin: Arc::clone(&hooks.allow_origin),
             seed: setup.seed,
             revocations: setup.revocations.clone(),
-            revocations_kept_ms: setup.revocations_kept_ms,
         };
         let core = setup.core_of(id, &cores);
         let thread = ShardThread { driver: setup.driver, config, listeners, port, control, http: http.clone(), core };

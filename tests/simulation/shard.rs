@@ -11,7 +11,7 @@ use uproar_core::limits::Limits;
 use uproar_core::message::{Found, Requester, StoreReply, StoreRequest};
 use uproar_core::websocket::{Event, ParsedHead, head};
 use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig, Slot};
-use uproar_model::{Claims, Item, Kind, Offset, Revocation, TokenError, User, UserId};
+use uproar_model::{Claims, Item, Kind, Offset, Revocations, TokenError, User, UserId};
 
 /// One shard with its lane and its store on virtual time. It is driven as a driver does it: a connection is read and
 /// written when it is woken, and a turn comes when there is work to do or when the shard's own deadline is due.
@@ -123,8 +123,7 @@ impl Rig {
             query_token: true,
             allow_origin: Arc::new(|_, _| true),
             seed: 7,
-            revocations: Vec::<Revocation>::new(),
-            revocations_kept_ms: u64::MAX,
+            revocations: Revocations::new(u64::MAX, []),
         };
         let mut store = SimStore::new(rooms);
         for user in 2..10 {

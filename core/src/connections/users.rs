@@ -4,14 +4,14 @@ use crate::context::Context;
 use crate::ids::Slot;
 use std::collections::HashMap;
 use uproar_model::fairness::{Bucket, Rate};
-use uproar_model::{Revocation, UserId};
+use uproar_model::{Revocation, Revocations, UserId};
 
 /// How often users without connections are forgotten.
 const SWEEP_INTERVAL_MS: u64 = 10_000;
 
 pub(crate) struct Users {
     users: HashMap<UserId, UserState, ahash::RandomState>,
-    revoked: HashMap<UserId, Revocation, ahash::RandomState>,
+    revocations: Revocations,
     swept_ms: u64,
 }
 
@@ -25,10 +25,8 @@ struct UserState {
 }
 
 impl Users {
-    pub fn new(hasher: ahash::RandomState, revocations: &[Revocation]) -> Users {
-        let mut revoked = HashMap::with_hasher(hasher.clone());
-        revoked.extend(revocations.iter().map(|revocation| (revocation.user, *revocation)));
-        Users { users: HashMap::with_hasher(hasher), revoked, swept_ms: 0 }
+    pub fn new(hasher: ahash::RandomState, revocations: Revocations) -> Users {
+        Users { users: HashMap::with_hasher(hasher), revocations, swept_ms: 0 }
     }
 
     // ── connections ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -61,7 +59,7 @@ impl Users {
         state.publishes.get_or_insert_with(|| Bucket::full(rate, cx.now.ms)).take(rate, cx.now.ms)
     }
 
-    /// Takes one question for a list out of the user's allowance. False: the allowance is used up.
+    /// Takes one request for a list out of the user's allowance. False: the allowance is used up.
     #[must_use]
     pub fn take_list(&mut self, cx: &Context, user: UserId) -> bool {
         let rate = cx.limits().list_rate();
@@ -73,14 +71,11 @@ impl Users {
 
     /// Whether a token of this user is revoked.
     pub fn is_revoked(&self, user: UserId, generation: Option<u32>, issued_at_s: u64) -> bool {
-        self.revoked.get(&user).is_some_and(|revocation| revocation.covers(generation, issued_at_s))
+        self.revocations.of(user).is_some_and(|revocation| revocation.covers(generation, issued_at_s))
     }
 
     pub fn revoke(&mut self, revocation: Revocation) {
-        let known = self.revoked.entry(revocation.user).or_insert(revocation);
-        if known.generation < revocation.generation {
-            *known = revocation;
-        }
+        self.revocations.add(revocation);
     }
 
     /// Forgets users without connections whose allowance is full again, and revocations that are older than any token.
@@ -99,7 +94,6 @@ impl Users {
                 || !is_full(&mut state.publishes, publishes)
                 || !is_full(&mut state.lists, Some(lists))
         });
-        let kept_ms = cx.config.revocations_kept_ms;
-        self.revoked.retain(|_, revocation| cx.now.unix_ms < revocation.at.saturating_add(kept_ms));
+        self.revocations.sweep(cx.now.unix_ms);
     }
 }
