@@ -194,8 +194,8 @@ limits! {
     pings_per_turn_limit = 512, 1..=MIB;
     /// Subscribers of one channel that a shard sends to in one turn of its event loop; the rest follow in later turns.
     sends_per_turn_limit = 512, 1..=MIB;
-    /// WebSockets per shard. When there are too few for all, client addresses share them. A further one is refused with
-    /// 503, or replaces one of the address that has the most.
+    /// WebSockets per shard. When there are too few for all, client addresses share them. A further WebSocket is
+    /// refused with 503, or takes the place of a WebSocket from the address that has the most.
     connections_per_shard_limit = 1_000_000, 1..=16_000_000;
     /// Connections per shard whose first request has not arrived. They are shared in the same way.
     heads_per_shard_limit = 4_096, 1..=1_000_000;
