@@ -98,6 +98,7 @@ mod outage;
 mod output;
 mod page;
 mod plain;
+mod pooler;
 mod port;
 mod quick_start;
 mod retry;
