@@ -40,7 +40,7 @@ macro_rules! codes {
 }
 
 codes! {
-    /// The request itself is malformed: its path is not UTF-8, or its body is truncated.
+    /// The request itself is malformed: its head is not valid HTTP, its path is not UTF-8, or its body is truncated.
     BadRequest = "bad_request", BAD_REQUEST;
     /// The body is not JSON.
     MalformedJson = "malformed_json", BAD_REQUEST;
@@ -118,6 +118,8 @@ codes! {
     TooManyConnections = "too_many_connections", TOO_MANY_REQUESTS;
     /// Too many sign-ups or wrong passwords from this address, or too many of its password checks are waiting.
     TooManyAttempts = "too_many_attempts", TOO_MANY_REQUESTS;
+    /// The head of the request is longer than allowed, or has more than 100 headers.
+    HeadTooLarge = "head_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE;
     /// An error in the server.
     Internal = "internal", INTERNAL_SERVER_ERROR;
     /// A queue is full and nothing was done. Try again.

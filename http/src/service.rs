@@ -12,7 +12,7 @@ use crate::readiness::Readiness;
 use crate::security_log::SecurityLog;
 use crate::settings::Settings;
 use crate::slots::{Slot, Slots};
-use crate::socket::Socket;
+use crate::socket::{Progress, Socket};
 use crate::tokens::Tokens;
 use crate::upgrade::HandBack;
 use crate::{accounts, addresses, messages, operations, page, rooms, upgrade};
@@ -174,23 +174,20 @@ impl Service {
         mut drain: watch::Receiver<bool>,
         slot: Slot,
     ) {
-        // Without a request, the connection is idle from the start.
-        slot.set_idle(prefix.is_empty());
-        let slot = Arc::new(slot);
+        let progress = Progress::new(slot, prefix.is_empty());
         let limits = self.app.settings.limits.clone();
         // Responses are written whole, so waiting for the previous acknowledgement would only delay them.
         let _ = stream.set_nodelay(true);
         let write_timeout = Duration::from_millis(limits.write_timeout_ms);
-        let socket = Socket::new(stream, prefix, write_timeout, Duration::from_millis(limits.head_timeout_ms));
-        let progress = socket.progress();
+        let head_timeout = Duration::from_millis(limits.head_timeout_ms);
+        let socket = Socket::new(stream, prefix, write_timeout, head_timeout, progress.clone());
         let hand_back = Arc::new(HandBack::default());
         let app = Arc::clone(&self.app);
         let service = {
-            let (hand_back, progress, slot) = (Arc::clone(&hand_back), progress.clone(), Arc::clone(&slot));
+            let (hand_back, progress) = (Arc::clone(&hand_back), progress.clone());
             service_fn(move |request: Request<Incoming>| {
-                let (service, progress, slot) = (Arc::clone(&self), progress.clone(), Arc::clone(&slot));
-                progress.set_busy(true);
-                slot.set_idle(false);
+                let (service, progress) = (Arc::clone(&self), progress.clone());
+                progress.begin_response();
                 let is_taken = port == Port::Main && hand_back.takes(&request);
                 async move {
                     if is_taken {
@@ -198,8 +195,7 @@ impl Service {
                         return std::future::pending().await;
                     }
                     let response = service.respond(port, peer, request).await;
-                    progress.set_busy(false);
-                    slot.set_idle(true);
+                    progress.end_response();
                     Ok::<_, Infallible>(response)
                 }
             })
@@ -214,7 +210,7 @@ impl Service {
             // A client may close its sending half after its request, and read the answer.
             .half_close(true)
             // A place for health checks is kept only for one of them.
-            .keep_alive(!slot.is_reserved)
+            .keep_alive(!progress.slot().is_reserved)
             .serve_connection(socket, service);
         // Serves until the connection closes, or a request asks for a WebSocket and all answers before it are written.
         let mut upgrade = None;
@@ -232,7 +228,7 @@ impl Service {
                 // The connection comes first, so that a request that arrived before the drain is answered.
                 biased;
                 served = &mut serve => served,
-                () = slot.evicted() => {
+                () = progress.slot().evicted() => {
                     Pin::new(&mut connection).graceful_shutdown();
                     // An idle connection closes immediately. There is nothing that its client has yet to receive.
                     let timeout = Duration::from_millis(limits.linger_timeout_ms);

@@ -1,6 +1,8 @@
 //! The TCP connection that hyper reads and writes.
 
-use bytes::Bytes;
+use crate::errors::Code;
+use crate::slots::Slot;
+use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use std::io;
@@ -12,6 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
+use uproar_core::websocket::Refusal;
 
 /// The most bytes that are read from a client while its connection is being closed.
 const LINGER_LIMIT_BYTES: usize = 256 * 1024;
@@ -29,34 +32,75 @@ pub(crate) struct Socket {
     requests: u64,
     /// The deadline of a write that is waiting for the client to read.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// What is left of the answer that is sent instead of one of hyper's own.
+    refusal: Option<Bytes>,
 }
 
 /// How far hyper is, which owns the socket.
-#[derive(Clone, Default)]
-pub(crate) struct Progress(Arc<Flags>);
+#[derive(Clone)]
+pub(crate) struct Progress(Arc<State>);
 
-#[derive(Default)]
-struct Flags {
+struct State {
+    slot: Slot,
     is_flushed: AtomicBool,
+    /// Whether a request is being answered. Its body may be read then, and no head is awaited.
     is_busy: AtomicBool,
+    /// Whether there is a request whose response is not written yet.
+    owes_response: AtomicBool,
     /// Counts requests.
     requests: AtomicU64,
 }
 
 impl Progress {
+    /// `is_idle`: no byte of a request has arrived.
+    pub(crate) fn new(slot: Slot, is_idle: bool) -> Progress {
+        slot.set_idle(is_idle);
+        Progress(Arc::new(State {
+            slot,
+            is_flushed: AtomicBool::default(),
+            is_busy: AtomicBool::default(),
+            owes_response: AtomicBool::default(),
+            requests: AtomicU64::default(),
+        }))
+    }
+
+    /// The connection's place.
+    pub(crate) fn slot(&self) -> &Slot {
+        &self.0.slot
+    }
+
     /// Whether everything that hyper had to write is written.
     pub(crate) fn is_flushed(&self) -> bool {
         self.0.is_flushed.load(Ordering::Relaxed)
     }
 
-    /// Says whether a request is being answered. Its body may be read then, and no head is awaited.
-    pub(crate) fn set_busy(&self, is_busy: bool) {
-        self.0.requests.fetch_add(u64::from(is_busy), Ordering::Relaxed);
-        self.0.is_busy.store(is_busy, Ordering::Relaxed);
+    /// A request has arrived.
+    pub(crate) fn begin_response(&self) {
+        self.0.requests.fetch_add(1, Ordering::Relaxed);
+        self.0.is_busy.store(true, Ordering::Relaxed);
+        self.0.owes_response.store(true, Ordering::Relaxed);
+        self.0.slot.set_idle(false);
     }
 
-    fn set_flushed(&self, is_flushed: bool) {
-        self.0.is_flushed.store(is_flushed, Ordering::Relaxed);
+    /// The response is ready, and hyper writes it.
+    pub(crate) fn end_response(&self) {
+        self.0.is_busy.store(false, Ordering::Relaxed);
+    }
+
+    fn begin_write(&self) {
+        self.0.is_flushed.store(false, Ordering::Relaxed);
+    }
+
+    fn end_write(&self) {
+        self.0.is_flushed.store(true, Ordering::Relaxed);
+        // While its client still reads a response, a connection is not idle.
+        if !self.is_busy() && self.0.owes_response.swap(false, Ordering::Relaxed) {
+            self.0.slot.set_idle(true);
+        }
+    }
+
+    fn owes_response(&self) -> bool {
+        self.0.owes_response.load(Ordering::Relaxed)
     }
 
     fn requests(&self) -> u64 {
@@ -69,21 +113,24 @@ impl Progress {
 }
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream, prefix: Bytes, write_timeout: Duration, head_timeout: Duration) -> Socket {
+    pub(crate) fn new(
+        stream: TcpStream,
+        prefix: Bytes,
+        write_timeout: Duration,
+        head_timeout: Duration,
+        progress: Progress,
+    ) -> Socket {
         Socket {
             stream: TokioIo::new(stream),
             prefix,
             write_timeout,
             head_timeout,
-            progress: Progress::default(),
+            progress,
             head: None,
             requests: 0,
             stalled: None,
+            refusal: None,
         }
-    }
-
-    pub(crate) fn progress(&self) -> Progress {
-        self.progress.clone()
     }
 
     /// Fails a read that waits too long for the rest of a head. A connection that is idle, or whose request is being
@@ -132,6 +179,27 @@ impl Socket {
         let _ = tokio::time::timeout(timeout, read_to_end).await;
     }
 
+    /// Whether hyper is answering a request by itself, one that it can't parse. Its answers have no body and none of
+    /// the headers that protect other answers, so a refusal is sent instead.
+    fn is_refusing(&mut self, bytes: &[u8]) -> bool {
+        if self.refusal.is_none() && !self.progress.owes_response() {
+            self.refusal = refusal_instead_of(bytes);
+        }
+        self.refusal.is_some()
+    }
+
+    /// Writes the refusal instead of hyper's answer, which has this length.
+    fn write_refusal(&mut self, cx: &mut Context<'_>, length: usize) -> Poll<io::Result<usize>> {
+        let Socket { stream, refusal, .. } = self;
+        while let Some(rest) = refusal.as_mut().filter(|rest| !rest.is_empty()) {
+            match ready!(Pin::new(&mut *stream).poll_write(cx, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => rest.advance(count),
+            }
+        }
+        Poll::Ready(Ok(length))
+    }
+
     /// Fails a write that has been waiting too long.
     fn time_out<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
@@ -143,6 +211,18 @@ impl Socket {
         ready!(stalled.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client is not reading")))
     }
+}
+
+/// The refusal for a request that hyper answers with this head.
+fn refusal_instead_of(head: &[u8]) -> Option<Bytes> {
+    let status = head.strip_prefix(b"HTTP/1.1 ").or_else(|| head.strip_prefix(b"HTTP/1.0 "))?;
+    let (code, message) = match status.first_chunk()? {
+        b"400" => (Code::BadRequest, "the head of the request is not valid HTTP"),
+        // Hyper distinguishes a long target from long headers; here they have one limit.
+        b"414" | b"431" => (Code::HeadTooLarge, "the head of the request is too long or has more than 100 headers"),
+        _ => return None,
+    };
+    Some(Refusal::new(code.status().as_u16(), code.as_str(), message).response())
 }
 
 impl Read for Socket {
@@ -167,8 +247,11 @@ impl Read for Socket {
 
 impl Write for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.progress.set_flushed(false);
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.progress.begin_write();
+        let written = match self.is_refusing(bytes) {
+            true => self.write_refusal(cx, bytes.len()),
+            false => Pin::new(&mut self.stream).poll_write(cx, bytes),
+        };
         self.time_out(cx, written)
     }
 
@@ -177,8 +260,11 @@ impl Write for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.progress.set_flushed(false);
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.progress.begin_write();
+        let written = match self.is_refusing(slices.first().map_or(&[], |slice| slice)) {
+            true => self.write_refusal(cx, slices.iter().map(|slice| slice.len()).sum()),
+            false => Pin::new(&mut self.stream).poll_write_vectored(cx, slices),
+        };
         self.time_out(cx, written)
     }
 
@@ -188,7 +274,7 @@ impl Write for Socket {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Hyper calls this once its buffer is empty.
-        self.progress.set_flushed(true);
+        self.progress.end_write();
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -235,6 +235,33 @@ async fn only_a_single_chunked_transfer_encoding_is_read() {
     }
 }
 
+/// It was counted as idle from the moment when its response was ready.
+#[tokio::test]
+async fn a_connection_whose_client_still_reads_a_response_does_not_make_room_for_others() {
+    let limits = Limits { http_connections_limit: 2, ..Limits::default() };
+    let server = server_with(Settings { limits, ..settings() }).await;
+    // Much smaller than the response.
+    let (listening, connecting) = (TcpSocket::new_v4().unwrap(), TcpSocket::new_v4().unwrap());
+    listening.set_send_buffer_size(4096).unwrap();
+    connecting.set_recv_buffer_size(4096).unwrap();
+    listening.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = listening.listen(1).unwrap();
+    let mut reading = Client::new(connecting.connect(listener.local_addr().unwrap()).await.unwrap());
+    let (stream, peer) = listener.accept().await.unwrap();
+    let (_drain, draining) = watch::channel(false);
+    let slot = server.service.slot(peer, &[]).unwrap();
+    tokio::spawn(Arc::clone(&server.service).serve(stream, peer, Bytes::new(), draining, slot));
+    reading.send(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(reading.more().await);
+
+    let mut idle = server.client().await;
+    idle.get("/healthz").await.expect(200);
+    let _newcomer = server.service.slot("127.0.0.2:9".parse().unwrap(), &[]).unwrap();
+    idle.closed().await;
+    reading.response().await.expect(200);
+    reading.get("/healthz").await.expect(200);
+}
+
 /// The connection closes even while its request is waiting for the chat.
 #[tokio::test]
 async fn a_connection_closes_when_its_client_disconnects() {
