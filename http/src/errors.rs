@@ -40,7 +40,8 @@ macro_rules! codes {
 }
 
 codes! {
-    /// The request itself is malformed: its head is not valid HTTP, its path is not UTF-8, or its body is truncated.
+    /// The request itself is malformed: its head is not valid HTTP or lacks `Host`, its path is not UTF-8, or its body
+    /// is truncated.
     BadRequest = "bad_request", BAD_REQUEST;
     /// The body is not JSON.
     MalformedJson = "malformed_json", BAD_REQUEST;
@@ -100,6 +101,8 @@ codes! {
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE;
     /// The body is compressed.
     UnsupportedEncoding = "unsupported_encoding", UNSUPPORTED_MEDIA_TYPE;
+    /// The request expects something other than `100-continue`.
+    ExpectationFailed = "expectation_failed", EXPECTATION_FAILED;
     /// A required field or parameter is missing.
     MissingField = "missing_field", UNPROCESSABLE_ENTITY;
     /// There is no such field or parameter. A misspelt one would otherwise be ignored in silence.

@@ -21,7 +21,7 @@ use axum::body::Body;
 use axum::handler::Handler;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1::{self, Parts};
 use hyper::service::service_fn;
@@ -37,6 +37,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tower::ServiceExt;
+use uproar_core::websocket::head;
 use uproar_store::SharedStore;
 
 /// hyper accepts no lower limit for heads.
@@ -272,9 +273,8 @@ impl Service {
             Port::Main => self.main.clone(),
             Port::Admin => self.admin.clone(),
         };
-        if !has_plain_framing(request.headers()) {
-            let message = "the only Transfer-Encoding that this server reads is a single 'chunked'";
-            let mut response = ApiError::new(Code::BadRequest, message).into_response();
+        if let Err(error) = check_head(&request) {
+            let mut response = error.into_response();
             // Where the next request begins is uncertain.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             return protected(response);
@@ -323,6 +323,25 @@ fn protected(mut response: Response) -> Response {
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// Checks what hyper leaves to the service.
+fn check_head<B>(request: &Request<B>) -> Result<(), ApiError> {
+    let bad = |message: &'static str| Err(ApiError::new(Code::BadRequest, message));
+    let headers = request.headers();
+    if !has_plain_framing(headers) {
+        return bad("the only Transfer-Encoding that this server reads is a single 'chunked'");
+    }
+    let mut hosts = headers.get_all(header::HOST).iter().map(HeaderValue::as_bytes).peekable();
+    let needs_host = request.version() != Version::HTTP_10 || hosts.peek().is_some();
+    if needs_host && head::host(hosts).is_none() {
+        return bad(head::HOST_RULE);
+    }
+    let mut expected = headers.get_all(header::EXPECT).iter();
+    if expected.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return Err(ApiError::new(Code::ExpectationFailed, "the only 'Expect' that this server knows is 100-continue"));
+    }
+    Ok(())
 }
 
 /// Whether the request's body is framed in the only way that every server and proxy reads alike. Hyper has checked its

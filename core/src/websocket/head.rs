@@ -7,6 +7,7 @@ use super::refusal::Refusal;
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::Uri;
+use http::uri::Authority;
 use sha1::{Digest, Sha1};
 use std::borrow::Cow;
 use std::fmt;
@@ -122,6 +123,17 @@ pub fn asks_for_websocket<'v>(upgrade: impl IntoIterator<Item = &'v [u8]>) -> bo
     elements(upgrade).any(|element| element.eq_ignore_ascii_case(b"websocket"))
 }
 
+/// What a request of HTTP/1.1 that [`host`] rejects is told.
+pub const HOST_RULE: &str = "the header 'Host' must appear exactly once and name a host";
+
+/// The value of `Host`, if there is exactly one and it is valid (RFC 9112, 3.2). It may be empty.
+pub fn host<'v>(values: impl IntoIterator<Item = &'v [u8]>) -> Option<&'v [u8]> {
+    let mut values = values.into_iter();
+    let host = values.next().filter(|_| values.next().is_none())?;
+    let is_authority = || Authority::try_from(host).is_ok() && !host.contains(&b'@');
+    (host.is_empty() || is_authority()).then_some(host)
+}
+
 /// `Ok(None)`: not an upgrade to WebSocket, or one that HTTP answers because it is malformed.
 fn upgrade(request: &httparse::Request<'_, '_>, peer: SocketAddr) -> Result<Option<UpgradeRequest>, Refusal> {
     if !asks_for_websocket(values(request, "Upgrade")) {
@@ -153,10 +165,8 @@ fn upgrade(request: &httparse::Request<'_, '_>, peer: SocketAddr) -> Result<Opti
     if body == Body::Announced {
         return bad("a WebSocket upgrade must not have a body");
     }
-    let host = single(request, "Host").map(text);
-    let Some(host) = host.map(|host| target.authority().map(ToString::to_string).unwrap_or(host)) else {
-        return bad("the header 'Host' must appear exactly once");
-    };
+    let Some(host) = host(values(request, "Host")).map(text) else { return bad(HOST_RULE) };
+    let host = target.authority().map_or(host, ToString::to_string);
     // If there were two, one check could read the first and another the second.
     if values(request, "Origin").count() > 1 {
         return bad("the header 'Origin' must appear only once");
@@ -422,6 +432,7 @@ pub(super) mod tests {
             ("Upgrade: websocket\r\n", "Upgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", "Key"),
             ("Host: chat.example:8080\r\n", "", "Host"),
             ("Host: chat.example:8080\r\n", "Host: a\r\nHost: a\r\n", "Host"),
+            ("Host: chat.example:8080\r\n", "Host: a b\r\n", "Host"),
             ("Host: chat.example:8080\r\n", "Host: a\r\nOrigin: http://a\r\nOrigin: http://b\r\n", "Origin"),
         ] {
             let request = upgrade_with("").replacen(from, to, 1);

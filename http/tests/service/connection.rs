@@ -235,6 +235,48 @@ async fn only_a_single_chunked_transfer_encoding_is_read() {
     }
 }
 
+/// RFC 9112, 3.2. WebSocket upgrades follow the same rule.
+#[tokio::test]
+async fn a_request_has_one_valid_host() {
+    let server = server().await;
+    for (version, hosts, status) in [
+        ("1.1", "", 400),
+        ("1.1", "Host: a\r\nHost: a\r\n", 400),
+        ("1.1", "Host: a b\r\n", 400),
+        ("1.1", "Host: user@a\r\n", 400),
+        ("1.1", "Host: a\r\n", 200),
+        ("1.1", "Host: [::1]:8080\r\n", 200),
+        ("1.1", "Host:\r\n", 200),
+        ("1.0", "", 200),
+        ("1.0", "Host: a\r\n", 200),
+        ("1.0", "Host: a\r\nHost: a\r\n", 400),
+    ] {
+        for mut client in [server.client().await, server.admin().await] {
+            client.send(format!("GET /healthz HTTP/{version}\r\n{hosts}\r\n").as_bytes()).await;
+            let response = client.response().await;
+            assert_eq!(response.status, status, "{version} {hosts}");
+            if status == 400 {
+                response.assert_error(400, "bad_request", None);
+                client.closed().await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_expectation_fails() {
+    let server = server().await;
+    for (expected, status) in [("100-Continue", 200), ("foo", 417), ("100-continue, foo", 417)] {
+        let mut client = server.client().await;
+        let response = client.request("GET", "/healthz", &[("Expect", expected)], None).await;
+        assert_eq!(response.status, status, "{expected}");
+        if status == 417 {
+            response.assert_error(417, "expectation_failed", None);
+            client.closed().await;
+        }
+    }
+}
+
 /// It was counted as idle from the moment when its response was ready.
 #[tokio::test]
 async fn a_connection_whose_client_still_reads_a_response_does_not_make_room_for_others() {
