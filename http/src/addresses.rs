@@ -85,6 +85,12 @@ pub fn is_via_https(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> b
             .any(|scheme| scheme.eq_ignore_ascii_case("https"))
 }
 
+/// Whether the peer speaks for another client like a proxy, but is not trusted.
+pub fn is_from_untrusted_proxy(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> bool {
+    ["x-forwarded-for", "x-forwarded-proto", "forwarded"].iter().any(|name| headers.contains_key(*name))
+        && !trusted.iter().any(|network| network.contains(peer))
+}
+
 /// The elements of a header's comma-separated lists. Some proxies leave empty ones.
 fn elements<'h>(headers: &'h HeaderMap, name: &'static str) -> impl Iterator<Item = &'h str> {
     let lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
@@ -201,6 +207,17 @@ mod tests {
         headers.insert("forwarded", "for=1.1.1.1".parse().unwrap());
         headers.insert("x-forwarded-for", "203.0.113.7".parse().unwrap());
         assert_eq!(client_address(ip("10.0.0.1"), &headers, &trusted), ip("203.0.113.7"));
+    }
+
+    #[test]
+    fn a_peer_that_speaks_for_others_without_being_trusted_is_noticed() {
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        for name in ["x-forwarded-for", "x-forwarded-proto", "forwarded"] {
+            let headers = HeaderMap::from_iter([(http::HeaderName::from_static(name), "x".parse().unwrap())]);
+            assert!(is_from_untrusted_proxy(ip("203.0.113.1"), &headers, &trusted), "{name}");
+            assert!(!is_from_untrusted_proxy(ip("10.0.0.1"), &headers, &trusted), "{name}");
+        }
+        assert!(!is_from_untrusted_proxy(ip("203.0.113.1"), &HeaderMap::new(), &trusted));
     }
 
     #[test]

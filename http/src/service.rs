@@ -31,7 +31,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
@@ -62,6 +62,7 @@ pub struct Service {
     admin: Router,
     main_slots: Arc<Slots>,
     admin_slots: Arc<Slots>,
+    untrusted_proxy: Once,
 }
 
 impl Service {
@@ -117,7 +118,7 @@ impl Service {
         let limits = &app.settings.limits;
         let main_slots = Slots::new(limits.http_connections_limit as usize);
         let admin_slots = Slots::new(limits.admin_connections_limit as usize);
-        Arc::new(Service { app, main, admin, main_slots, admin_slots })
+        Arc::new(Service { app, main, admin, main_slots, admin_slots, untrusted_proxy: Once::new() })
     }
 
     /// The routes of the main port as (method, path), with parameters in braces.
@@ -264,6 +265,15 @@ impl Service {
         let proxies = &self.app.settings.trusted_proxies;
         let client = addresses::client_address(peer.ip(), request.headers(), proxies);
         let via_https = addresses::is_via_https(peer.ip(), request.headers(), proxies);
+        if port == Port::Main && addresses::is_from_untrusted_proxy(peer.ip(), request.headers(), proxies) {
+            self.untrusted_proxy.call_once(|| {
+                tracing::warn!(
+                    peer = %client,
+                    "ignored the headers by which a proxy names its client; if this peer is your proxy, name it with \
+                     --trusted-proxy, because its clients now count as one"
+                );
+            });
+        }
         request.extensions_mut().insert(ClientAddress(client));
         request.extensions_mut().insert(ViaHttps(via_https));
         request.extensions_mut().insert(port);
