@@ -1,8 +1,12 @@
 //! The address of a request's client, including clients behind trusted proxies.
 
 use http::HeaderMap;
-use std::net::{IpAddr, SocketAddrV4};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::str::FromStr;
+
+/// The length of the prefix of the IPv6 addresses that stand for IPv4 ones (`::ffff:0:0/96`).
+const MAPPED_BITS: u32 = 96;
 
 /// A block of addresses in CIDR form, `10.0.0.0/8`, or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,40 +17,62 @@ pub struct Network {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is neither an address nor a network; examples are 10.1.2.3, 10.0.0.0/8 and fd00::/8")]
-pub struct NetworkError(String);
+pub enum NetworkError {
+    #[error("'{0}' is neither an address nor a network; examples are 10.1.2.3, 10.0.0.0/8 and fd00::/8")]
+    Form(String),
+    #[error("'{0}' has bits after its prefix; the network is {1}, and the single address {2}")]
+    Bits(String, Network, IpAddr),
+}
 
 impl FromStr for Network {
     type Err = NetworkError;
 
     fn from_str(text: &str) -> Result<Network, NetworkError> {
-        let error = || NetworkError(text.to_owned());
+        let error = || NetworkError::Form(text.to_owned());
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address, Some(bits)),
             None => (text, None),
         };
         let address: IpAddr = address.parse().map_err(|_| error())?;
         let width = if address.is_ipv4() { 32 } else { 128 };
-        let bits = match bits {
+        let bits: u32 = match bits {
+            // `parse` would accept a sign.
+            Some(bits) if !bits.bytes().all(|byte| byte.is_ascii_digit()) => return Err(error()),
             Some(bits) => bits.parse().ok().filter(|bits| *bits <= width).ok_or_else(error)?,
             None => width,
         };
-        Ok(Network { address, bits })
+        // Addresses are compared in canonical form.
+        let (address, bits) = match (address.to_canonical(), bits.checked_sub(MAPPED_BITS)) {
+            (canonical, Some(bits)) if canonical != address => (canonical, bits),
+            _ => (address, bits),
+        };
+        let network = Network { address: masked(address, bits), bits };
+        match network.address == address {
+            true => Ok(network),
+            false => Err(NetworkError::Bits(text.to_owned(), network, address)),
+        }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.bits)
     }
 }
 
 impl Network {
     pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(network), IpAddr::V4(address)) => {
-                // An empty prefix would shift by the full width, which `checked_shr` refuses. It matches everything.
-                (network.to_bits() ^ address.to_bits()).checked_shr(32 - self.bits).unwrap_or(0) == 0
-            }
-            (IpAddr::V6(network), IpAddr::V6(address)) => {
-                (network.to_bits() ^ address.to_bits()).checked_shr(128 - self.bits).unwrap_or(0) == 0
-            }
-            _ => false,
-        }
+        let address = address.to_canonical();
+        address.is_ipv4() == self.address.is_ipv4() && masked(address, self.bits) == self.address
+    }
+}
+
+/// The address with only the first `bits` of its bits.
+fn masked(address: IpAddr, bits: u32) -> IpAddr {
+    // An empty prefix would shift by the full width, which `checked_shl` refuses.
+    match address {
+        IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() & u32::MAX.checked_shl(32 - bits).unwrap_or(0)).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & u128::MAX.checked_shl(128 - bits).unwrap_or(0)).into(),
     }
 }
 
@@ -139,6 +165,8 @@ mod tests {
             ("10.1.2.3", "10.1.2.3", "10.1.2.4"),
             ("fd00::/8", "fdff::1", "fe00::1"),
             ("10.0.0.0/8", "::ffff:10.0.0.1", "::1"),
+            ("::ffff:127.0.0.1", "127.0.0.1", "127.0.0.2"),
+            ("::ffff:10.0.0.0/104", "10.255.0.1", "11.0.0.1"),
         ] {
             let network: Network = network.parse().unwrap();
             assert!(network.contains(ip(inside)), "{inside}");
@@ -146,8 +174,21 @@ mod tests {
         }
         assert!("0.0.0.0/0".parse::<Network>().unwrap().contains(ip("203.0.113.9")));
         assert!("::/0".parse::<Network>().unwrap().contains(ip("2001:db8::1")));
-        for text in ["", "10.0.0.0/33", "10.0.0.0/", "::/129", "example.com"] {
-            assert!(text.parse::<Network>().is_err(), "{text}");
+        for text in ["", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/+8", "::/129", "example.com"] {
+            assert_eq!(text.parse::<Network>(), Err(NetworkError::Form(text.to_owned())));
+        }
+        for (text, network) in [
+            ("10.0.0.5/8", "10.0.0.0/8"),
+            ("10.0.0.5/0", "0.0.0.0/0"),
+            ("fd00::1/8", "fd00::/8"),
+            ("::ffff:10.0.0.5/104", "10.0.0.0/8"),
+            ("::ffff:10.0.0.0/90", "::ffc0:0:0/90"),
+        ] {
+            let error = text.parse::<Network>().unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("'{text}' has bits after its prefix; the network is {network}, ")),
+                "{error}"
+            );
         }
     }
 
