@@ -87,7 +87,7 @@ impl Limits {
         (rate.tokens > 0).then_some(rate)
     }
 
-    /// How often one client address may try wrong passwords for one account; `None` means as often as it likes.
+    /// How often one client address may try wrong passwords for one name; `None` means as often as it likes.
     pub fn wrong_password_rate(&self) -> Option<Rate> {
         let rate = Rate { tokens: 1, per_ms: self.wrong_password_interval_ms, burst: self.wrong_password_burst_limit };
         (rate.per_ms > 0).then_some(rate)
@@ -316,8 +316,8 @@ limits! {
     admin_connections_limit = 64, 1..=65_536;
     /// Threads that hash passwords.
     password_threads = 2, 1..=256;
-    /// Password checks that may wait for a thread in each of three queues: sign-ins from an address from which the user
-    /// has signed in before, other sign-ins, and sign-ups.
+    /// Password checks that may wait for a thread in each of three queues: those of users whose token or browser shows
+    /// that they have signed in before, other sign-ins, and sign-ups.
     password_queue_limit = 64, 1..=65_536;
     /// Password checks of one client address that may wait for a thread.
     passwords_per_address_limit = 16, 1..=65_536;
@@ -325,12 +325,13 @@ limits! {
     sign_up_burst_limit = 100, 1..=10_000_000;
     /// Sign-ups per minute from one client address after a burst; 0 means no limit.
     sign_up_rate_per_minute = 1, 0..=10_000_000;
-    /// Wrong passwords for one account from one client address that may arrive in one burst. Other addresses can still
-    /// sign in to the account.
+    /// Wrong passwords for one username or e-mail address from one client address that may arrive in one burst. Other
+    /// addresses, and browsers that have signed in to the account before, have their own.
     wrong_password_burst_limit = 10, 1..=10_000_000;
     /// After such a burst: the time between two attempts. 0 means no limit.
     wrong_password_interval_ms = 10_000, 0..=DAY_MS;
-    /// Wrong passwords for any accounts from one client address that may arrive in one burst.
+    /// Wrong passwords for any accounts from one client address that may arrive in one burst. Browsers that have signed
+    /// in to the account before don't share them.
     address_wrong_passwords_burst_limit = 100, 1..=10_000_000;
     /// After such a burst: the time between two attempts. 0 means no limit.
     address_wrong_passwords_interval_ms = 1_000, 0..=DAY_MS;

@@ -1,6 +1,7 @@
 //! Handlers for accounts: sign-up, sign-in, sign-out, and a user's own account, password and token.
 
 use crate::app::{App, Route, complete, now_unix_s};
+use crate::attempts::Tried;
 use crate::authentication::{Authenticated, Refreshing};
 use crate::cookie;
 use crate::email;
@@ -16,7 +17,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use garde::Validate;
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use std::net::IpAddr;
@@ -67,9 +68,8 @@ async fn sign_up(
             app.attempts.email_was_taken(client, Instant::now());
         }
     })?;
-    app.attempts.signed_up(client, account.id);
     app.security_log.log(client, account.id, Event::SignedUp);
-    Ok(sign_in_response(&app, &account, now_unix_s(), StatusCode::CREATED, via_https))
+    Ok(sign_in_response(&app, &account, StatusCode::CREATED, via_https))
 }
 
 #[derive(Deserialize, Validate)]
@@ -99,29 +99,32 @@ async fn sign_in(
     State(app): State<Arc<App>>,
     ClientAddress(client): ClientAddress,
     via_https: ViaHttps,
+    headers: HeaderMap,
     Body(body): Body<SignIn>,
 ) -> Result<Response, ApiError> {
-    let (key, known) = match (&body.username, &body.email) {
+    let key;
+    let (login, tried) = match (&body.username, &body.email) {
         (Some(username), _) => {
-            let key = fold("username", username.trim())?;
-            let known = app.store.login(Login::UsernameKey(&key)).await?;
-            (key, known)
+            key = fold("username", username.trim())?;
+            (Login::UsernameKey(&key), Tried::Username(&key))
         }
         (None, email) => {
             let email = email.as_deref().unwrap_or_default();
             // A text that is no address is nobody's. An account of an earlier version may have one nevertheless.
-            let key = email::key(email).unwrap_or_else(|| email.to_lowercase());
-            let known = app.store.login(Login::EmailKey(&key)).await?;
-            (key, known)
+            key = email::key(email).unwrap_or_else(|| email.to_lowercase());
+            (Login::EmailKey(&key), Tried::Email(&key))
         }
     };
+    let known = app.store.login(login).await?;
     let (account, hash) = match known {
         Some((account, hash)) => (Some(account), hash),
         None => (None, None),
     };
-    // Runs even without a user or a hash, so that the response takes as long and says the same.
     let id = account.as_ref().map(|account| account.id);
-    let form = verify(&app, client, id, &key, &body.password, hash.as_ref()).await?;
+    let is_own = id.filter(|id| cookie::account_of_browser(&app, &headers) == Some(*id));
+    let tried = is_own.map_or(tried, Tried::Own);
+    // Runs even without a user or a hash, so that the response takes as long and says the same.
+    let form = verify(&app, client, tried, id, &body.password, hash.as_ref()).await?;
     match (account, form) {
         (Some(account), Some(form)) => {
             let normalized = normalize_password(&body.password);
@@ -129,28 +132,26 @@ async fn sign_in(
                 let new_hash = app.passwords.hash(client, Class::Known, normalized).await?;
                 app.store.replace_password_hash(account.id, &hash, &new_hash).await?;
             }
-            Ok(sign_in_response(&app, &account, now_unix_s(), StatusCode::OK, via_https))
+            Ok(sign_in_response(&app, &account, StatusCode::OK, via_https))
         }
         _ => Err(ApiError::new(Code::WrongCredentials, "the username, e-mail address or password is wrong")),
     }
 }
 
-/// The form of the password that is the account's, or `None`. Refuses to check it after too many wrong ones. `name`:
-/// what identified the account.
+/// The form of the password that is the account's, or `None`. Refuses to check it after too many wrong ones.
 async fn verify(
     app: &App,
     client: IpAddr,
+    tried: Tried<'_>,
     account: Option<UserId>,
-    name: &str,
     password: &str,
     hash: Option<&String>,
 ) -> Result<Option<String>, ApiError> {
-    let attempt = app.attempts.sign_in(client, account, name, Instant::now())?;
+    let attempt = app.attempts.sign_in(client, tried, account, Instant::now())?;
     let checked = verify_forms(app, client, attempt.class, password, hash).await;
     match checked {
-        Ok(Some(_)) => attempt.was_right(),
         Ok(None) => attempt.was_wrong(Instant::now()),
-        Err(_) => attempt.was_not_checked(),
+        Ok(Some(_)) | Err(_) => attempt.was_not_wrong(),
     }
     Ok(checked?)
 }
@@ -203,13 +204,14 @@ async fn me(State(app): State<Arc<App>>, auth: Authenticated) -> Result<Response
 
 async fn refresh(
     State(app): State<Arc<App>>,
-    via_https: ViaHttps,
+    ViaHttps(via_https): ViaHttps,
     Refreshing { account, signed_in_at, has_cookie }: Refreshing,
 ) -> Response {
+    let mut response = Json(token_body(&app, &account, signed_in_at)).into_response();
     if has_cookie {
-        return sign_in_response(&app, &account, signed_in_at, StatusCode::OK, via_https);
+        cookie::set(&mut response, &app, &account, signed_in_at, via_https);
     }
-    Json(token_body(&app, &account, signed_in_at)).into_response()
+    response
 }
 
 #[derive(Deserialize, Validate)]
@@ -237,7 +239,8 @@ async fn change_password(
     let Some(hash) = hash else {
         return Err(ApiError::new(Code::NoPassword, "this account has no password; `uproar password` sets one"));
     };
-    if verify(&app, client, Some(account.id), &key, &body.current_password, Some(&hash)).await?.is_none() {
+    let (tried, id) = (Tried::Own(account.id), Some(account.id));
+    if verify(&app, client, tried, id, &body.current_password, Some(&hash)).await?.is_none() {
         return Err(wrong());
     }
     let new_hash = app.passwords.hash(client, Class::Known, normalize_password(&body.new_password)).await?;
@@ -249,21 +252,17 @@ async fn change_password(
         app.security_log.log(client, account.id, Event::ChangedPassword);
         let account = Account { token_generation: revocation.generation, ..account };
         // The session token in the cookie was revoked with the others.
-        Ok(sign_in_response(&app, &account, now_unix_s(), StatusCode::OK, via_https))
+        Ok(sign_in_response(&app, &account, StatusCode::OK, via_https))
     })
     .await
 }
 
-/// The response `{token,user}`, with a session token in the cookie. `signed_in_at`: when the user gave the password.
-fn sign_in_response(
-    app: &App,
-    account: &Account,
-    signed_in_at: u64,
-    status: StatusCode,
-    ViaHttps(via_https): ViaHttps,
-) -> Response {
-    let mut response = (status, Json(token_body(app, account, signed_in_at))).into_response();
-    cookie::set(&mut response, app, account, signed_in_at, via_https);
+/// The response `{token,user}` to a user who has just given the password, with the cookies.
+fn sign_in_response(app: &App, account: &Account, status: StatusCode, ViaHttps(via_https): ViaHttps) -> Response {
+    let now = now_unix_s();
+    let mut response = (status, Json(token_body(app, account, now))).into_response();
+    cookie::set(&mut response, app, account, now, via_https);
+    cookie::set_browser(&mut response, app, account, now, via_https);
     response
 }
 

@@ -1,27 +1,26 @@
 //! Attempts to sign up and to sign in: how many an address may make, and which failed.
 //!
-//! No account is ever locked. Wrong passwords count for the address that they come from, alone and together with the
-//! account, so the owner can sign in from elsewhere. From an address from which they have signed in before, the owner
-//! can do so even if somebody else at that address has used up its attempts.
+//! No account is ever locked. Wrong passwords count for the address that they come from, alone and together with what
+//! was typed as the account, so the owner can sign in from elsewhere. A browser that has signed in to the account
+//! before shows that with a cookie, and has attempts of its own: strangers at its address can't use them up.
+//!
+//! For everybody else, an answer must not depend on which accounts there are or who has signed in from where. So a
+//! username and the e-mail address of the same account count separately, like those of two accounts.
 
 use crate::errors::{ApiError, Code};
 use crate::passwords::Class;
-use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hash};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use uproar_core::limits::Limits;
 use uproar_model::UserId;
-use uproar_model::fairness::{AddressBuckets, Bucket, Prefix, Rate};
+use uproar_model::fairness::{AddressBuckets, Bucket, Rate};
 
 /// Buckets of each kind that are kept.
 const BUCKETS_LIMIT: usize = 1 << 16;
-
-/// Known pairs of address and account in each of the two sets. When the newer one is full, the older one is forgotten.
-const KNOWN_LIMIT: usize = 1 << 15;
 
 /// How many sign-ups it takes to learn that an e-mail address has an account here.
 const EMAIL_PROBE_SIGN_UPS: usize = 10;
@@ -51,16 +50,22 @@ pub(crate) struct Attempts {
 struct State {
     sign_ups: Option<AddressBuckets>,
     wrong: Option<AddressBuckets>,
-    /// By address and account.
-    wrong_for_account: Option<AddressBuckets<AccountHash>>,
-    /// Addresses and the accounts that have signed in from there; first the newer ones.
-    known: [HashSet<(Prefix, AccountHash)>; 2],
+    /// By address and the hash of what was tried.
+    wrong_for_account: Option<AddressBuckets<u64>>,
     log: Bucket,
     unlogged: u64,
 }
 
-/// What an account is remembered by: a hash of its id, or of the name that was typed if there is no such account.
-type AccountHash = u64;
+/// What a password is tried for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Tried<'a> {
+    /// The key of a username, whether there is such an account or not.
+    Username(&'a str),
+    /// The key of an e-mail address, likewise.
+    Email(&'a str),
+    /// An account that the client has signed in to before, as its token or its browser's cookie shows.
+    Own(UserId),
+}
 
 impl Attempts {
     pub(crate) fn new(limits: &Limits, now: Instant) -> Attempts {
@@ -71,7 +76,6 @@ impl Attempts {
                 sign_ups: limits.sign_up_rate().map(|rate| AddressBuckets::new(rate, BUCKETS_LIMIT)),
                 wrong: limits.address_wrong_passwords_rate().map(|rate| AddressBuckets::new(rate, BUCKETS_LIMIT)),
                 wrong_for_account: limits.wrong_password_rate().map(|rate| AddressBuckets::new(rate, BUCKETS_LIMIT)),
-                known: [HashSet::new(), HashSet::new()],
                 log: Bucket::full(LOG_RATE, 0),
                 unlogged: 0,
             }),
@@ -102,26 +106,21 @@ impl Attempts {
         }
     }
 
-    /// Takes one of the address's wrong passwords. It is given back if the password turns out to be right. `typed`: the
-    /// name or e-mail address of the account, for one that does not exist.
+    /// Takes one of the address's wrong passwords. It is given back if the password turns out to be right. `account`:
+    /// for the log.
     pub(crate) fn sign_in(
         &self,
         client: IpAddr,
+        tried: Tried<'_>,
         account: Option<UserId>,
-        typed: &str,
         now: Instant,
     ) -> Result<Attempt<'_>, ApiError> {
-        let hash = match account {
-            Some(id) => self.hash_of(id),
-            None => self.hash_of(typed),
-        };
+        let (hash, is_own) = (self.hasher.hash_one(tried), matches!(tried, Tried::Own(_)));
         let now_ms = self.ms(now);
         let mut state = self.lock();
-        let is_known = state.is_known(client, hash);
         let of_account = state.wrong_for_account.as_mut().map_or(0, |buckets| buckets.wait_ms(client, hash, now_ms));
-        // Others at the same address must not keep out somebody who is known there.
         let of_address = match state.wrong.as_mut() {
-            Some(buckets) if !is_known => buckets.wait_ms(client, (), now_ms),
+            Some(buckets) if !is_own => buckets.wait_ms(client, (), now_ms),
             _ => 0,
         };
         if of_account.max(of_address) > 0 {
@@ -131,28 +130,17 @@ impl Attempts {
                 false => self.refusal("too many wrong passwords from your address", of_address),
             });
         }
-        // The address's bucket may be empty: what is known there need not wait for it.
         let _ = state.wrong_for_account.as_mut().map(|buckets| buckets.take(client, hash, now_ms));
-        let is_counted = state.wrong.as_mut().is_some_and(|buckets| buckets.take(client, (), now_ms).is_ok());
+        let _ = state.wrong.as_mut().filter(|_| !is_own).map(|buckets| buckets.take(client, (), now_ms));
         drop(state);
-        let class = if is_known { Class::Known } else { Class::SignIn };
-        Ok(Attempt { attempts: self, client, account, hash, class, is_counted })
-    }
-
-    /// The account was created from this address.
-    pub(crate) fn signed_up(&self, client: IpAddr, account: UserId) {
-        let hash = self.hash_of(account);
-        self.lock().remember(client, hash);
+        let class = if is_own { Class::Known } else { Class::SignIn };
+        Ok(Attempt { attempts: self, client, account, hash, class })
     }
 
     fn refusal(&self, what: &str, wait_ms: u64) -> ApiError {
         self.refused.fetch_add(1, Ordering::Relaxed);
         let seconds = u32::try_from(wait_ms.div_ceil(1000)).unwrap_or(u32::MAX);
         ApiError::new(Code::TooManyAttempts, format!("{what}; try again in {seconds} s")).retry_after(seconds)
-    }
-
-    fn hash_of(&self, account: impl Hash) -> AccountHash {
-        self.hasher.hash_one(account)
     }
 
     fn ms(&self, now: Instant) -> u64 {
@@ -164,46 +152,24 @@ impl Attempts {
     }
 }
 
-impl State {
-    fn is_known(&self, client: IpAddr, account: AccountHash) -> bool {
-        let pair = (Prefix::of(client), account);
-        self.known.iter().any(|known| known.contains(&pair))
-    }
-
-    fn remember(&mut self, client: IpAddr, account: AccountHash) {
-        if self.known[0].len() >= KNOWN_LIMIT {
-            self.known[1] = std::mem::take(&mut self.known[0]);
-        }
-        self.known[0].insert((Prefix::of(client), account));
-    }
-}
-
 /// An attempt to sign in whose password has not been checked yet. If it never is, it counts as a wrong one.
 pub(crate) struct Attempt<'a> {
     attempts: &'a Attempts,
     client: IpAddr,
     account: Option<UserId>,
-    hash: AccountHash,
+    hash: u64,
     /// The queue for its password.
     pub(crate) class: Class,
-    /// Whether it has taken one of the address's attempts.
-    is_counted: bool,
 }
 
 impl Attempt<'_> {
-    /// The password was right: the attempt does not count, and the account is known at this address from now on.
-    pub(crate) fn was_right(self) {
-        self.attempts.lock().remember(self.client, self.hash);
-        self.was_not_checked();
-    }
-
-    /// The password was not checked, because the server is overloaded: the attempt does not count.
-    pub(crate) fn was_not_checked(self) {
+    /// The password was right, or was not checked because the server is overloaded: the attempt does not count.
+    pub(crate) fn was_not_wrong(self) {
         let mut state = self.attempts.lock();
         if let Some(buckets) = &mut state.wrong_for_account {
             buckets.give_back(self.client, self.hash);
         }
-        if let Some(buckets) = state.wrong.as_mut().filter(|_| self.is_counted) {
+        if let Some(buckets) = state.wrong.as_mut().filter(|_| self.class != Class::Known) {
             buckets.give_back(self.client, ());
         }
     }
@@ -235,8 +201,8 @@ mod tests {
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
-    const ANN: Option<UserId> = Some(UserId(1));
-    const BEN: Option<UserId> = Some(UserId(2));
+    const ANN: Tried<'static> = Tried::Username("ann");
+    const BEN: Tried<'static> = Tried::Username("ben");
 
     fn attempts() -> (Attempts, Instant) {
         let now = Instant::now();
@@ -244,59 +210,73 @@ mod tests {
     }
 
     /// How many wrong passwords are possible in a row, up to 1,000.
-    fn wrong(attempts: &Attempts, client: IpAddr, account: Option<UserId>, now: Instant) -> usize {
+    fn wrong(attempts: &Attempts, client: IpAddr, tried: Tried<'_>, now: Instant) -> usize {
         let wrong =
-            |_: &usize| attempts.sign_in(client, account, "x", now).map(|attempt| attempt.was_wrong(now)).is_ok();
+            |_: &usize| attempts.sign_in(client, tried, None, now).map(|attempt| attempt.was_wrong(now)).is_ok();
         (0..1000).take_while(wrong).count()
     }
 
     #[test]
-    fn wrong_passwords_for_one_account_stop_after_ten_at_one_address_only() {
+    fn wrong_passwords_for_one_name_stop_after_ten_at_one_address_only() {
         let (attempts, now) = attempts();
         assert_eq!(wrong(&attempts, HERE, ANN, now), 10);
-        let error = attempts.sign_in(HERE, ANN, "ann", now).err().unwrap();
+        let error = attempts.sign_in(HERE, ANN, Some(UserId(1)), now).err().unwrap();
         assert_eq!((error.code, error.retry_after), (Code::TooManyAttempts, Some(10)));
         assert_eq!(error.message, "too many wrong passwords for this account from your address; try again in 10 s");
         assert_eq!(wrong(&attempts, HERE, ANN, now + Duration::from_secs(30)), 3);
-        assert_eq!(wrong(&attempts, HERE, BEN, now), 10, "another account");
+        assert_eq!(wrong(&attempts, HERE, BEN, now), 10, "another name");
         assert_eq!(wrong(&attempts, THERE, ANN, now), 10, "another address");
-        assert_eq!(wrong(&attempts, HERE, None, now), 10, "an account that does not exist");
-        assert_eq!(attempts.metrics().failed, 43);
+        assert_eq!(attempts.metrics().failed, 33);
+    }
+
+    /// If they counted together, guesses at a username would show whose e-mail address belongs to it.
+    #[test]
+    fn wrong_passwords_count_for_what_was_typed_and_not_for_its_account() {
+        let (attempts, now) = attempts();
+        for account in [None, Some(UserId(1))] {
+            let sign_in = |tried| attempts.sign_in(HERE, tried, account, now);
+            assert!(sign_in(Tried::Email("ann@example.org")).is_ok());
+            wrong(&attempts, HERE, ANN, now);
+            assert!(sign_in(ANN).is_err());
+            assert!(sign_in(Tried::Email("ann@example.org")).is_ok());
+            assert!(sign_in(Tried::Email("ann")).is_ok());
+        }
     }
 
     #[test]
-    fn wrong_passwords_for_many_accounts_stop_after_a_hundred() {
+    fn wrong_passwords_for_many_names_stop_after_a_hundred() {
         let (attempts, now) = attempts();
-        let all: usize = (1..100).map(|id| wrong(&attempts, HERE, Some(UserId(id)), now)).sum();
+        let names: Vec<String> = (1..100).map(|number| format!("user-{number}")).collect();
+        let all: usize = names.iter().map(|name| wrong(&attempts, HERE, Tried::Username(name), now)).sum();
         assert_eq!(all, 100);
-        let error = attempts.sign_in(HERE, Some(UserId(99)), "x", now).err().unwrap();
+        let error = attempts.sign_in(HERE, BEN, None, now).err().unwrap();
         assert_eq!(error.message, "too many wrong passwords from your address; try again in 1 s");
-        assert_eq!(wrong(&attempts, HERE, Some(UserId(99)), now + Duration::from_secs(2)), 2);
+        assert_eq!(wrong(&attempts, HERE, BEN, now + Duration::from_secs(2)), 2);
     }
 
     #[test]
     fn right_passwords_do_not_count() {
         let (attempts, now) = attempts();
         for _ in 0..1000 {
-            attempts.sign_in(HERE, ANN, "ann", now).unwrap().was_right();
-            attempts.sign_in(HERE, BEN, "ben", now).unwrap().was_not_checked();
+            attempts.sign_in(HERE, ANN, None, now).unwrap().was_not_wrong();
+            attempts.sign_in(HERE, Tried::Own(UserId(2)), None, now).unwrap().was_not_wrong();
         }
         assert_eq!(wrong(&attempts, HERE, ANN, now), 10);
     }
 
     #[test]
-    fn somebody_who_is_known_at_an_address_can_sign_in_when_others_have_used_up_its_attempts() {
+    fn strangers_can_not_use_up_the_attempts_of_somebody_who_has_signed_in_before() {
         let (attempts, now) = attempts();
-        attempts.sign_in(HERE, ANN, "ann", now).unwrap().was_right();
-        for id in 10..30 {
-            wrong(&attempts, HERE, Some(UserId(id)), now);
+        let own = Tried::Own(UserId(1));
+        for number in 10..30 {
+            wrong(&attempts, HERE, Tried::Username(&format!("user-{number}")), now);
         }
-        assert!(attempts.sign_in(HERE, BEN, "ben", now).is_err());
-        let known = attempts.sign_in(HERE, ANN, "ann", now).unwrap();
-        assert_eq!(known.class, Class::Known);
-        known.was_right();
-        assert!(attempts.sign_in(HERE, BEN, "ben", now).is_err(), "what was not taken is not given back");
-        assert_eq!(wrong(&attempts, HERE, ANN, now), 10, "guesses are not free there either");
+        assert!(attempts.sign_in(HERE, ANN, Some(UserId(1)), now).is_err());
+        let attempt = attempts.sign_in(HERE, own, Some(UserId(1)), now).unwrap();
+        assert_eq!(attempt.class, Class::Known);
+        attempt.was_not_wrong();
+        assert!(attempts.sign_in(HERE, BEN, None, now).is_err(), "what was not taken is not given back");
+        assert_eq!(wrong(&attempts, HERE, own, now), 10, "guesses are not free there either");
     }
 
     #[test]
@@ -316,18 +296,6 @@ mod tests {
         let probed = (0..1000).take_while(|_| attempts.sign_up(HERE, now).is_ok());
         assert_eq!(probed.inspect(|_| attempts.email_was_taken(HERE, now)).count(), 10);
         assert!(attempts.sign_up(THERE, now).is_ok(), "another address");
-    }
-
-    #[test]
-    fn the_addresses_that_are_known_are_bounded() {
-        let (attempts, now) = attempts();
-        for id in 1..=(2 * KNOWN_LIMIT as i64 + 1) {
-            attempts.sign_in(HERE, Some(UserId(id)), "x", now).unwrap().was_right();
-        }
-        let state = attempts.lock();
-        assert!(state.known.iter().all(|known| known.len() <= KNOWN_LIMIT));
-        assert!(!state.is_known(HERE, attempts.hash_of(UserId(1))));
-        assert!(state.is_known(HERE, attempts.hash_of(UserId(2 * KNOWN_LIMIT as i64))));
     }
 
     #[test]

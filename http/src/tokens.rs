@@ -10,7 +10,8 @@
 //! issued.
 //!
 //! A session token, the kind in a browser's cookie, also has `aud` "refresh". It lives long, and its only use is to
-//! obtain an ordinary token: everything else accepts only tokens without `aud`.
+//! obtain an ordinary token: everything else accepts only tokens without `aud`. A browser token has `aud` "browser" and
+//! only shows that a browser has signed in to an account before.
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,8 @@ const ISSUER: &str = "uproar";
 
 /// The audience of session tokens (RFC 7519, section 4.1.3). Other tokens have none.
 const REFRESH: &str = "refresh";
+/// The audience of browser tokens.
+const BROWSER: &str = "browser";
 
 /// The shortest key: as long as the hash (RFC 7518, section 3.2).
 const KEY_MIN_BYTES: usize = 32;
@@ -193,6 +196,11 @@ impl Tokens {
         self.issue_for(Some(REFRESH), account, term)
     }
 
+    /// Issues a browser token, which only [`Tokens::verify_browser`] accepts.
+    pub fn issue_browser(&self, account: &Account, term: Term) -> String {
+        self.issue_for(Some(BROWSER), account, term)
+    }
+
     fn issue_for(&self, audience: Option<&str>, account: &Account, term: Term) -> String {
         self.sign(&Payload {
             iss: ISSUER.to_owned(),
@@ -236,6 +244,12 @@ impl Tokens {
         let claims = self.verify_for(Some(REFRESH), token, now)?;
         // Every session token has a user. One without could not be revoked.
         if claims.user.is_some() { Ok(claims) } else { Err(TokenError::Invalid) }
+    }
+
+    /// The user of a browser token that has not expired at `now` (Unix seconds). It stays valid when the user's other
+    /// tokens are revoked, because it gives access to nothing.
+    pub fn verify_browser(&self, token: &str, now: u64) -> Option<UserId> {
+        self.verify_for(Some(BROWSER), token, now).ok()?.user
     }
 
     fn verify_for(&self, audience: Option<&str>, token: &str, now: u64) -> Result<Claims, TokenError> {
@@ -427,6 +441,22 @@ mod tests {
         assert_eq!(tokens.verify_session(&forged(valid_header(&tokens), &nobody, &[7; 32]), NOW), Err(Invalid));
         let other = Tokens::from_key(&[8; 32]).unwrap();
         assert_eq!(tokens.verify_session(&other.issue_session(&account(), term()), NOW), Err(Invalid));
+    }
+
+    #[test]
+    fn a_browser_token_shows_a_user_and_is_no_other_token() {
+        let tokens = tokens();
+        let [browser, session, ordinary] = [Tokens::issue_browser, Tokens::issue_session, Tokens::issue]
+            .map(|issue| issue(&tokens, &account(), term()));
+        assert_eq!(tokens.verify_browser(&browser, NOW + 9), Some(UserId(42)));
+        assert_eq!(tokens.verify_browser(&browser, NOW + 10), None);
+        assert_eq!(tokens.verify(&browser, NOW), Err(Invalid));
+        assert_eq!(tokens.verify_session(&browser, NOW), Err(Invalid));
+        for other in [session, ordinary, tokens.mint("bot", NOW, 10)] {
+            assert_eq!(tokens.verify_browser(&other, NOW), None);
+        }
+        let restored = super::tests::tokens().for_database(DatabaseGeneration(7));
+        assert_eq!(restored.verify_browser(&browser, NOW), None);
     }
 
     /// After a backup was restored, the ids of its users may belong to others.

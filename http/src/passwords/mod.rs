@@ -18,8 +18,7 @@ use uproar_model::fairness::{FairQueue, Prefix, QueueFull};
 /// turn, so that none of them can shut out the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// A sign-in to an account from an address from which it was signed in to before, or a user who changes the
-    /// password.
+    /// A sign-in from a browser that has signed in to the account before, or a user who changes the password.
     Known,
     SignIn,
     SignUp,

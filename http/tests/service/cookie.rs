@@ -14,11 +14,16 @@ const PASSWORD: &str = "correct horse";
 
 /// The session token in the cookie that a response sets, and the cookie's attributes in order.
 fn set_cookie(response: &Response) -> Option<(String, Vec<String>)> {
-    let mut set = response.headers.iter().filter(|(name, _)| name == "set-cookie");
-    let (_, value) = set.next()?;
+    set_cookie_named(response, "uproar_session")
+}
+
+fn set_cookie_named(response: &Response, name: &str) -> Option<(String, Vec<String>)> {
+    let all = response.headers.iter().filter(|(header, _)| header == "set-cookie");
+    let mut set = all.filter_map(|(_, value)| value.strip_prefix(name)?.strip_prefix('='));
+    let value = set.next()?;
     assert!(set.next().is_none(), "two cookies");
     let mut parts = value.split("; ").map(str::to_owned);
-    let token = parts.next().unwrap().strip_prefix("uproar_session=").expect("the cookie's name").to_owned();
+    let token = parts.next().unwrap();
     let mut attributes: Vec<String> = parts.collect();
     attributes.sort();
     Some((token, attributes))
@@ -370,4 +375,63 @@ async fn the_session_lifetime_is_a_limit() {
     assert!(attributes.contains(&"Max-Age=67".to_owned()), "{attributes:?}");
     let claims = server.tokens.verify_session(&session, now_s()).unwrap();
     assert_eq!(claims.expires_at - claims.issued_at, 67);
+}
+
+/// Others at the same address may use up its attempts, and must not learn who has an account there.
+#[tokio::test]
+async fn only_a_browser_that_has_signed_in_before_is_spared_the_guesses_of_strangers() {
+    let mut settings = settings();
+    settings.limits.address_wrong_passwords_burst_limit = 3;
+    let server = server_with(settings).await;
+    let mut ann = server.client().await;
+    let account = json!({"username": "ann", "email": "ann@example.org", "password": PASSWORD});
+    let signed_up = ann.post("/user/signup", account).await;
+    let (token, attributes) = set_cookie_named(&signed_up, "uproar_browser").expect("a cookie");
+    assert_eq!(attributes, ["HttpOnly", "Max-Age=34560000", "Path=/user/signin", "SameSite=Strict"]);
+    let by_name = json!({"username": "ann", "password": PASSWORD});
+    let by_email = json!({"email": "ann@example.org", "password": PASSWORD});
+    ann.post("/user/signin", by_name.clone()).await.expect(200);
+    let mut stranger = server.client().await;
+    for name in ["x", "y", "z"] {
+        let guess = json!({"username": name, "password": "wrong horse"});
+        stranger.post("/user/signin", guess).await.assert_error(401, "wrong_credentials", None);
+    }
+    let other = json!({"email": "ben@example.org", "password": PASSWORD});
+    for body in [&by_name, &by_email, &other] {
+        stranger.post("/user/signin", body.clone()).await.assert_error(429, "too_many_attempts", None);
+    }
+
+    let cookie = format!("uproar_browser={token}");
+    let headers = [("Content-Type", "application/json"), ("Cookie", cookie.as_str())];
+    for (body, status) in [(&by_name, 200), (&by_email, 200), (&other, 429)] {
+        let response = ann.request("POST", "/user/signin", &headers, Some(body.to_string().as_bytes())).await;
+        assert_eq!(response.status, status, "{body}: {}", response.text());
+        assert_eq!(set_cookie_named(&response, "uproar_browser").is_some(), status == 200);
+    }
+    // It gives access to nothing.
+    assert!(server.tokens.verify(&token, now_s()).is_err() && server.tokens.verify_session(&token, now_s()).is_err());
+    let refresh = refresh(&mut ann, &[("Origin", OWN), ("Cookie", &format!("uproar_session={token}"))]).await;
+    refresh.assert_error(401, "token_invalid", None);
+}
+
+#[tokio::test]
+async fn a_browser_that_has_signed_in_before_may_not_guess_for_ever() {
+    let server = server().await;
+    let (mut ann, _) = sign_up(&server, "ann").await;
+    ann.token = None;
+    let signed_in = ann.post("/user/signin", json!({"username": "ann", "password": PASSWORD})).await;
+    let cookie = format!("uproar_browser={}", set_cookie_named(&signed_in, "uproar_browser").unwrap().0);
+    let headers = [("Content-Type", "application/json"), ("Cookie", cookie.as_str())];
+    let guess = json!({"username": "ann", "password": "wrong horse"}).to_string();
+    for _ in 0..10 {
+        ann.request("POST", "/user/signin", &headers, Some(guess.as_bytes())).await.assert_error(
+            401,
+            "wrong_credentials",
+            None,
+        );
+    }
+    let refused = ann.request("POST", "/user/signin", &headers, Some(guess.as_bytes())).await;
+    refused.assert_error(429, "too_many_attempts", None);
+    // Without the cookie it is a stranger, whose attempts it has not used up.
+    ann.post("/user/signin", json!({"username": "ann", "password": PASSWORD})).await.expect(200);
 }

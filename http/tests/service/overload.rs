@@ -125,6 +125,22 @@ async fn guesses_are_refused_after_ten_wrong_passwords_but_not_elsewhere() {
     assert!(metrics.contains("\nuproar_attempts_refused_total 1\n"), "{metrics}");
 }
 
+/// Otherwise guesses at a username would show which e-mail address belongs to it.
+#[tokio::test]
+async fn guesses_at_a_username_do_not_count_for_its_email_address() {
+    let server = server().await;
+    server.sign_up("ann").await;
+    let mut guesser = server.client_from("127.0.0.2").await;
+    let guess = |field: &str, value: &str| json!({field: value, "password": "wrong horse"});
+    for _ in 0..10 {
+        guesser.post("/user/signin", guess("username", "ann")).await.assert_error(401, "wrong_credentials", None);
+    }
+    guesser.post("/user/signin", guess("username", "ann")).await.assert_error(429, "too_many_attempts", None);
+    for email in ["ann@example.org", "ben@example.org"] {
+        guesser.post("/user/signin", guess("email", email)).await.assert_error(401, "wrong_credentials", None);
+    }
+}
+
 #[tokio::test]
 async fn guesses_at_the_current_password_are_counted_too() {
     let server = server().await;
