@@ -3,11 +3,14 @@
 
 use crate::{driver, help, output};
 use anyhow::{Context, Result, bail};
-use clap::builder::FalseyValueParser;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, value_parser};
-use std::ffi::OsString;
+use clap::builder::{
+    BoolishValueParser, EnumValueParser, PathBufValueParser, PossibleValue, StringValueParser, TypedValueParser,
+};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, value_parser};
+use std::ffi::{OsStr, OsString};
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use toml::{Table, Value};
@@ -81,7 +84,7 @@ pub enum Tool {
 pub struct Options {
     /// TOML file with options. Keys are the option names without the leading dashes; limits are in a [limit] table. The
     /// command line and the environment override it
-    #[arg(long, global = true, value_name = "FILE", env = "UPROAR_CONFIG")]
+    #[arg(long, global = true, value_name = "FILE", env = "UPROAR_CONFIG", value_parser = path())]
     pub config: Option<PathBuf>,
 
     /// Address and port to listen on; repeatable. Port 0 picks a free port
@@ -91,29 +94,51 @@ pub struct Options {
         value_name = "ADDRESS:PORT",
         env = "UPROAR_LISTEN",
         value_delimiter = ',',
+        value_parser = text(),
         default_value = "127.0.0.1:8080"
     )]
     pub listen: Vec<String>,
 
     /// Address and port for operators only. It serves /metrics, and the reasons in /readyz are then given only here
-    #[arg(long, global = true, value_name = "ADDRESS:PORT", env = "UPROAR_ADMIN_LISTEN")]
+    #[arg(long, global = true, value_name = "ADDRESS:PORT", env = "UPROAR_ADMIN_LISTEN", value_parser = text())]
     pub admin_listen: Option<String>,
 
     /// Serve /metrics on the public port too, to anyone
-    #[arg(long, global = true, env = "UPROAR_PUBLIC_METRICS", value_parser = FalseyValueParser::new())]
+    #[arg(long, global = true, env = "UPROAR_PUBLIC_METRICS", value_parser = switch())]
     pub public_metrics: bool,
 
     /// Network of proxies whose X-Forwarded-For and X-Forwarded-Proto headers are trusted, such as 10.0.0.0/8;
     /// repeatable
-    #[arg(long, global = true, value_name = "CIDR", env = "UPROAR_TRUSTED_PROXY", value_delimiter = ',')]
+    #[arg(
+        long,
+        global = true,
+        value_name = "CIDR",
+        env = "UPROAR_TRUSTED_PROXY",
+        value_delimiter = ',',
+        value_parser = text()
+    )]
     pub trusted_proxy: Vec<String>,
 
     /// Folder for the signing key, the SQLite database and the lock file; created if it is missing
-    #[arg(long, global = true, value_name = "FOLDER", env = "UPROAR_DATA", default_value = "./data")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FOLDER",
+        env = "UPROAR_DATA",
+        value_parser = path(),
+        default_value = "./data"
+    )]
     pub data: PathBuf,
 
     /// sqlite:FILE or postgres://USER:PASSWORD@HOST:PORT/NAME [default: SQLite in the data folder]
-    #[arg(long, global = true, value_name = "URL", env = "UPROAR_DATABASE", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "UPROAR_DATABASE",
+        hide_env_values = true,
+        value_parser = text()
+    )]
     pub database: Option<String>,
 
     /// Threads that serve connections, each with its own event loop [default: one per core]
@@ -122,7 +147,7 @@ pub struct Options {
         global = true,
         value_name = "N",
         env = "UPROAR_SHARDS",
-        value_parser = value_parser!(u16).range(1..=1024)
+        value_parser = Trimmed(value_parser!(u16).range(1..=1024))
     )]
     pub shards: Option<u16>,
 
@@ -134,38 +159,66 @@ pub struct Options {
         value_name = "N",
         env = "UPROAR_LANES",
         default_value_t = 4,
-        value_parser = value_parser!(u16).range(1..=64)
+        value_parser = Trimmed(value_parser!(u16).range(1..=64))
     )]
     pub lanes: u16,
 
     /// Kernel interface for the sockets
-    #[arg(long, global = true, value_enum, env = "UPROAR_DRIVER", default_value_t = Driver::Auto)]
+    #[arg(
+        long,
+        global = true,
+        env = "UPROAR_DRIVER",
+        value_parser = Trimmed(EnumValueParser::<Driver>::new()),
+        ignore_case = true,
+        default_value = "auto"
+    )]
     pub driver: Driver,
 
     /// Origin whose pages may use the API and connect, such as https://chat.example.org; repeatable; * allows all
     /// [default: the server's own origin]
-    #[arg(long, global = true, value_name = "ORIGIN", env = "UPROAR_ALLOW_ORIGIN", value_delimiter = ',')]
+    #[arg(
+        long,
+        global = true,
+        value_name = "ORIGIN",
+        env = "UPROAR_ALLOW_ORIGIN",
+        value_delimiter = ',',
+        value_parser = text()
+    )]
     pub allow_origin: Vec<String>,
 
     /// File with the key that signs tokens, 32 to 4096 bytes [default: signing.key in the data folder, created at the
     /// first start]
-    #[arg(long, global = true, value_name = "FILE", env = "UPROAR_KEY_FILE")]
+    #[arg(long, global = true, value_name = "FILE", env = "UPROAR_KEY_FILE", value_parser = path())]
     pub key_file: Option<PathBuf>,
 
     /// Accept tokens in the URL of a WebSocket (?token=), although proxies and shells may keep them
-    #[arg(long, global = true, env = "UPROAR_QUERY_TOKEN", value_parser = FalseyValueParser::new())]
+    #[arg(long, global = true, env = "UPROAR_QUERY_TOKEN", value_parser = switch())]
     pub query_token: bool,
 
     /// Serve /echo, which sends back everything it receives, for conformance tests and benchmarks
-    #[arg(long, global = true, env = "UPROAR_ECHO", value_parser = FalseyValueParser::new())]
+    #[arg(long, global = true, env = "UPROAR_ECHO", value_parser = switch())]
     pub echo: bool,
 
     /// Set a limit; repeatable. `uproar --help` lists the limits
-    #[arg(long, global = true, value_name = "NAME=VALUE", env = "UPROAR_LIMIT", value_delimiter = ',')]
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME=VALUE",
+        env = "UPROAR_LIMIT",
+        value_delimiter = ',',
+        value_parser = text()
+    )]
     pub limit: Vec<String>,
 
     /// What to log to standard error: error, warn, info, debug or trace, or a filter such as uproar_store=debug
-    #[arg(long, global = true, value_name = "FILTER", env = "UPROAR_LOG", default_value = "info")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        env = "UPROAR_LOG",
+        value_parser = text(),
+        default_value = "info"
+    )]
     pub log: String,
 }
 
@@ -188,6 +241,41 @@ impl Driver {
             Driver::Epoll => Some(driver::Driver::Epoll),
         }
     }
+}
+
+/// Parses what is left of a value without the spaces around it. All options have it, because quotes and line ends of
+/// container files easily end up in a variable.
+#[derive(Clone)]
+struct Trimmed<P>(P);
+
+impl<P: TypedValueParser> TypedValueParser for Trimmed<P> {
+    type Value = P::Value;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<P::Value, clap::Error> {
+        self.0.parse_ref(command, argument, OsStr::from_bytes(value.as_bytes().trim_ascii()))
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        self.0.possible_values()
+    }
+}
+
+fn text() -> Trimmed<StringValueParser> {
+    Trimmed(StringValueParser::new())
+}
+
+fn path() -> Trimmed<PathBufValueParser> {
+    Trimmed(PathBufValueParser::new())
+}
+
+/// Takes words such as `true` and `off`, and rejects all others: `disabled` must not switch something on.
+fn switch() -> Trimmed<BoolishValueParser> {
+    Trimmed(BoolishValueParser::new())
 }
 
 impl Cli {
@@ -244,15 +332,19 @@ fn without_empty_variables(mut command: clap::Command) -> clap::Command {
     command
 }
 
-/// The elements of a list, which people write with spaces and trailing commas.
+/// The elements of a list, which people write with trailing commas.
 fn elements(list: &[String]) -> impl Iterator<Item = &str> {
-    list.iter().map(|element| element.trim()).filter(|element| !element.is_empty())
+    list.iter().map(String::as_str).filter(|element| !element.is_empty())
 }
 
 /// Makes the values of the configuration file the defaults of the options.
 fn with_defaults(command: clap::Command, path: &Path) -> Result<clap::Command> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("can't read the configuration file {}", path.display()))?;
+    let unreadable = || format!("can't read the configuration file {}", path.display());
+    // Opening a named pipe would wait until something writes to it. Containers mount the file as a link to a file.
+    if !std::fs::metadata(path).with_context(unreadable)?.is_file() {
+        bail!("the configuration file {} is not a regular file", path.display());
+    }
+    let text = std::fs::read_to_string(path).with_context(unreadable)?;
     let table: Table = text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
         anyhow::anyhow!("{}, line {line}: {}", path.display(), error.message())
@@ -272,9 +364,10 @@ fn one_line(error: &clap::Error) -> String {
 fn set_default(command: clap::Command, path: &Path, name: &str, value: &Value) -> Result<clap::Command> {
     let path = path.display();
     let argument = command.get_arguments().find(|argument| argument.get_long() == Some(name) && name != "config");
-    let Some(id) = argument.map(|argument| argument.get_id().clone()) else {
+    let Some(argument) = argument else {
         bail!("{path}: there is no option '{name}'; `uproar --help` lists the options");
     };
+    let (id, is_repeatable) = (argument.get_id().clone(), matches!(argument.get_action(), ArgAction::Append));
     let scalar = |value: &Value| match value {
         Value::String(text) => Ok(text.clone()),
         Value::Integer(number) => Ok(number.to_string()),
@@ -282,6 +375,7 @@ fn set_default(command: clap::Command, path: &Path, name: &str, value: &Value) -
         _ => bail!("{path}: '{name}' must be a string, an integer, a boolean, or a list of these"),
     };
     let values: Vec<String> = match value {
+        Value::Array(_) if !is_repeatable => bail!("{path}: '{name}' must be a single value, not a list"),
         Value::Array(values) => values.iter().map(scalar).collect::<Result<_>>()?,
         // The [limit] table.
         Value::Table(table) if name == "limit" => {
@@ -350,7 +444,7 @@ impl Options {
 }
 
 fn resolve(option: &str, text: &str) -> Result<std::vec::IntoIter<SocketAddr>> {
-    text.trim().to_socket_addrs().map_err(|error| {
+    text.to_socket_addrs().map_err(|error| {
         anyhow::anyhow!("{option}: '{text}' is not an address with a port, such as 127.0.0.1:8080 ({error})")
     })
 }
@@ -389,9 +483,55 @@ mod tests {
         assert!(error("a = 1\nb = = 2").contains(", line 2: "));
         assert!(error("data = 1.5").contains("'data' must be"));
         assert!(error("shards = 'many'").contains("many"));
+        assert!(error("data = ['/x', '/y']").contains("'data' must be a single value"));
+        assert!(error("echo = 'disabled'").contains("disabled"));
         let missing =
             Cli::command_with_file(&["uproar".into(), "--config".into(), "/does/not/exist".into()]).unwrap_err();
         assert!(missing.to_string().contains("can't read the configuration file /does/not/exist"));
+    }
+
+    /// Opening a named pipe would wait for a writer.
+    #[test]
+    fn a_configuration_file_must_be_a_regular_file_or_a_link_to_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let [pipe, file, link] = ["pipe", "file", "link"].map(|name| folder.path().join(name));
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+        std::fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let load = |path: &Path| Cli::command_with_file(&["uproar".into(), "--config".into(), path.into()]);
+        for path in [pipe.as_path(), folder.path()] {
+            assert!(load(path).unwrap_err().to_string().ends_with(" is not a regular file"));
+        }
+        assert!(load(&file).is_ok() && load(&link).is_ok());
+    }
+
+    #[test]
+    fn spaces_around_a_value_are_ignored() {
+        let file = "listen = ' 127.0.0.1:1 '\nadmin-listen = ' 127.0.0.1:2\\n'\npublic-metrics = 'false '\necho = ' on'\n\
+                    trusted-proxy = ' 127.0.0.1'\ndata = ' /x '\ndatabase = ' sqlite:/y '\nshards = ' 2'\nlanes = '3 '\n\
+                    driver = ' Epoll '\nallow-origin = [' https://a.example ']\nkey-file = '/z '\nlog = ' info '\n\
+                    [limit]\ntext_limit_bytes = ' 5 '\n";
+        let options = load(&file.replace("'", "\""), &[]).unwrap();
+        assert_eq!(options.addresses().unwrap(), ["127.0.0.1:1".parse().unwrap()]);
+        assert_eq!(options.admin_address().unwrap(), Some("127.0.0.1:2".parse().unwrap()));
+        assert_eq!((options.public_metrics, options.query_token, options.echo), (false, false, true));
+        assert_eq!((options.trusted_networks(), options.origins()), (vec!["127.0.0.1"], vec!["https://a.example"]));
+        assert_eq!((options.data.as_path(), options.key_path().as_path()), (Path::new("/x"), Path::new("/z")));
+        assert_eq!(options.database_url().unwrap(), DatabaseUrl::Sqlite("/y".into()));
+        assert_eq!((options.shards, options.lanes, options.driver), (Some(2), 3, Driver::Epoll));
+        assert_eq!((options.log.as_str(), options.limits().unwrap().text_limit_bytes), ("info", 5));
+    }
+
+    #[test]
+    fn a_switch_takes_known_words_only() {
+        let echo = |value: &str| load(&format!("echo = '{value}'"), &[]).map(|options| options.echo).ok();
+        for (values, is_on) in [
+            (["1", "true", "yes", "ON"], Some(true)),
+            (["0", "false ", "No", "off"], Some(false)),
+            (["disabled", "2", "tru", "-"], None),
+        ] {
+            assert_eq!(values.map(echo), [is_on; 4], "{values:?}");
+        }
     }
 
     #[test]

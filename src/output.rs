@@ -1,7 +1,7 @@
 //! What the process writes to standard error and standard output. A reader that is slow, stuck or gone, or a full disk,
 //! costs lines of the log and nothing else: no thread of the server waits for a write, and none panics.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::fmt::Arguments;
@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, RecvError, SyncSender, TryRecvError, TrySendErro
 use std::thread;
 use std::time::{Duration, Instant};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// Lines that may wait to be written.
 const WAITING_LIMIT_LINES: usize = 1024;
@@ -40,9 +41,7 @@ enum Entry {
 /// # Errors
 /// If the filter is invalid, or the thread that writes can't be started.
 pub fn start_log(filter: &str) -> Result<()> {
-    let filter = EnvFilter::builder()
-        .parse(filter)
-        .map_err(|error| anyhow::anyhow!("--log: '{filter}' is not a log level or filter ({error})"))?;
+    let filter = parse_filter(filter)?;
     let (sender, receiver) = sync_channel(WAITING_LIMIT_LINES);
     thread::Builder::new()
         .name("log".to_owned())
@@ -62,6 +61,28 @@ pub fn start_log(filter: &str) -> Result<()> {
         tracing::error!("internal error at {place}: {text}; please report this");
     }));
     Ok(())
+}
+
+/// Parses a list of levels and of `TARGET=LEVEL`. `EnvFilter` takes any other word for a target, so that a misspelt
+/// level would switch off the log.
+fn parse_filter(text: &str) -> Result<EnvFilter> {
+    let directives: Vec<&str> = text.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect();
+    let is_level = |text: &str| !text.is_empty() && text.parse::<LevelFilter>().is_ok();
+    for directive in &directives {
+        let (target, level) = directive.rsplit_once('=').unwrap_or(("all", directive));
+        if target.is_empty() || !is_level(level) {
+            bail!(
+                "--log: '{directive}' is neither a level (off, error, warn, info, debug or trace) nor a filter such as \
+                 uproar_store=debug"
+            );
+        }
+    }
+    if directives.is_empty() {
+        bail!("--log: there is no level; name one, such as info");
+    }
+    EnvFilter::builder()
+        .parse(directives.join(","))
+        .map_err(|error| anyhow::anyhow!("--log: '{text}' is not a log level or filter ({error})"))
 }
 
 /// How many lines of the log were dropped because they could not be written.
@@ -208,6 +229,16 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::io::{Read, Write};
+
+    #[test]
+    fn a_log_filter_has_levels_and_targets_with_levels_only() {
+        for filter in ["info", "WARN", "off", " info , uproar_store=debug,", "sqlx::query=trace"] {
+            assert!(parse_filter(filter).is_ok(), "{filter}");
+        }
+        for filter in ["infos", "info,uproar_store", "uproar_store=debugs", "uproar_store=", "=info", "", ","] {
+            assert!(parse_filter(filter).unwrap_err().to_string().starts_with("--log: "), "{filter}");
+        }
+    }
 
     #[test]
     fn a_long_line_is_cut_between_characters() {

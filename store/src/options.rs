@@ -12,7 +12,7 @@ use std::time::Duration;
 #[derive(Clone, PartialEq, Eq)]
 pub enum DatabaseUrl {
     Sqlite(PathBuf),
-    /// `postgres://…` or `postgresql://…`, with those of libpq's parameters that sqlx understands.
+    /// `postgres://…`, with those of libpq's parameters that sqlx understands.
     Postgres(String),
 }
 
@@ -26,7 +26,12 @@ impl FromStr for DatabaseUrl {
                  postgres://USER:PASSWORD@HOST:PORT/DATABASE"
             ))
         };
-        if let Some(path) = text.strip_prefix("sqlite://").or_else(|| text.strip_prefix("sqlite:")) {
+        // What follows this prefix, in which case does not matter (RFC 3986, 3.1).
+        let after = |prefix: &str| {
+            let (start, rest) = text.split_at_checked(prefix.len())?;
+            start.eq_ignore_ascii_case(prefix).then_some(rest)
+        };
+        if let Some(path) = after("sqlite://").or_else(|| after("sqlite:")) {
             return match path {
                 "" => Err(invalid("the path is missing")),
                 _ if path.contains('\0') => Err(invalid("the path contains U+0000")),
@@ -37,12 +42,12 @@ impl FromStr for DatabaseUrl {
                 _ => Ok(DatabaseUrl::Sqlite(PathBuf::from(path))),
             };
         }
-        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+        if let Some(rest) = after("postgres://").or_else(|| after("postgresql://")) {
             // libpq's form for a socket, `postgres://USER@/NAME?host=/FOLDER`, which the parser takes only with a host.
-            let text = &text.replacen("@/", "@localhost/", 1);
+            let url = format!("postgres://{}", rest.replacen("@/", "@localhost/", 1));
             // The parser's own error may quote the text that it could not parse, including the password.
-            return match text.parse::<PgConnectOptions>() {
-                Ok(_) => Ok(DatabaseUrl::Postgres(text.to_owned())),
+            return match url.parse::<PgConnectOptions>() {
+                Ok(_) => Ok(DatabaseUrl::Postgres(url)),
                 Err(_) => Err(invalid("the PostgreSQL URL can't be parsed (are special characters percent-encoded?)")),
             };
         }

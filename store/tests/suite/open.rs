@@ -7,11 +7,22 @@ use uproar_store::{DataFolder, DatabaseUrl};
 
 #[test]
 fn database_urls_are_parsed_and_shown_without_passwords() {
-    for (text, path) in [("sqlite:a/b.db", "a/b.db"), ("sqlite://a b.db", "a b.db"), ("sqlite:///abs/c", "/abs/c")] {
+    for (text, path) in [
+        ("sqlite:a/b.db", "a/b.db"),
+        ("sqlite://a b.db", "a b.db"),
+        ("sqlite:///abs/c", "/abs/c"),
+        ("SQLITE:A", "A"),
+        ("Sqlite://A", "A"),
+    ] {
         assert_eq!(text.parse::<DatabaseUrl>().unwrap(), DatabaseUrl::Sqlite(path.into()));
     }
-    for text in ["postgres://u:p@h/d", "postgresql://h:5433/d?sslmode=disable", "postgres:///d?host=/run/postgresql"] {
-        assert_eq!(text.parse::<DatabaseUrl>().unwrap(), DatabaseUrl::Postgres(text.into()));
+    for (text, url) in [
+        ("postgres://u:p@h/d", "postgres://u:p@h/d"),
+        ("postgresql://h:5433/d?sslmode=disable", "postgres://h:5433/d?sslmode=disable"),
+        ("postgres:///d?host=/run/postgresql", "postgres:///d?host=/run/postgresql"),
+        ("POSTGRES://u:P@h/D", "postgres://u:P@h/D"),
+    ] {
+        assert_eq!(text.parse::<DatabaseUrl>().unwrap(), DatabaseUrl::Postgres(url.into()));
     }
     for text in [
         "",
