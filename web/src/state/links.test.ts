@@ -45,6 +45,46 @@ describe('findLinks', () => {
     expect(links('https://a.example谢谢https://b.example')).toEqual(['https://a.example', 'https://b.example']);
   });
 
+  it('ends the host at punctuation that touches the next word', () => {
+    for (const mark of [...',!;*~&$=+}_-)|^%']) {
+      for (const word of ['谢谢', 'thanks', 'Привет']) {
+        expect(links(`看https://example.com${mark}${word}`), mark + word).toEqual(['https://example.com']);
+        expect(links(`www.example.com${mark}${word}.`), mark + word).toEqual(['www.example.com']);
+      }
+    }
+    expect(links('(https://example.com)and')).toEqual(['https://example.com']);
+    expect(links('https://example.com:8080,谢谢')).toEqual(['https://example.com:8080']);
+    expect(links('https://127.0.0.1谢谢')).toEqual(['https://127.0.0.1']);
+    expect(links('https://localhost-谢谢')).toEqual(['https://localhost']);
+    for (const text of ['https://example.com.请看', 'https://example.com谢谢/', 'https://example.com🎉', 'https://example.com・次']) {
+      expect(links(text), text).toEqual(['https://example.com']);
+    }
+    for (const text of ['me@example.com.请看', 'me@example.com,谢谢', 'me@example.com-谢谢', 'me@example.com请看']) {
+      expect(links(text), text).toEqual(['me@example.com']);
+    }
+    for (const host of [
+      'my_host.example.com', 'my-server', 'münchen', 'a-b.example', 'nic.みんな', 'www.nic.みんな', 'ジョン・レノン.jp',
+      'xn--bcher-kva.example', '例え.com', 'x.xn--p1ai',
+    ]) expect(links(`https://${host}/x`), host).toEqual([`https://${host}/x`]);
+  });
+
+  it('ends a path where a sentence in another script follows it directly', () => {
+    for (const [text, link] of [
+      ['https://example.com/a很好', 'https://example.com/a'],
+      ['https://example.com/a?b=1を見て', 'https://example.com/a?b=1'],
+      ['https://example.com/a,谢谢', 'https://example.com/a'],
+      ['(https://example.com/a)谢谢', 'https://example.com/a'],
+      ['https://example.com/%E4%BD%A0.请看', 'https://example.com/%E4%BD%A0'],
+      ['https://example.com/a를', 'https://example.com/a'],
+      ['https://example.com/a🎉', 'https://example.com/a'],
+      ['https://example.com/wiki/日本2024年', 'https://example.com/wiki/日本2024年'],
+      ['https://example.com/wiki/Wikipedia:首页', 'https://example.com/wiki/Wikipedia:首页'],
+      ['https://example.com/café', 'https://example.com/café'],
+      ['https://example.com/?q=日本', 'https://example.com/?q=日本'],
+      ['https://example.com/🎉', 'https://example.com/🎉'],
+    ]) expect(links(text!), text).toEqual([link]);
+  });
+
   it('finds addresses without a scheme', () => {
     expect(hrefs('www.example.org, WWW.example.org/x.')).toEqual(['https://www.example.org', 'https://WWW.example.org/x']);
     for (const text of ['www.', 'www.org', 'awww.example.org', 'www..org', '@www.example.org']) expect(links(text), text).toEqual([]);
@@ -69,7 +109,8 @@ describe('findLinks', () => {
   });
 
   it('takes time in proportion to the length of the text', () => {
-    for (const text of ['http://a.example/' + ')'.repeat(16_000), 'a@'.repeat(8000), 'a.'.repeat(8000), 'www.'.repeat(4000)]) {
+    for (const text of ['http://a.example/' + ')'.repeat(16_000), 'a@'.repeat(8000), 'a.'.repeat(8000), 'www.'.repeat(4000),
+      `https://${'_.'.repeat(8000)}`, `https://${'_'.repeat(16_000)}`, `https://a:${'b'.repeat(16_000)}`]) {
       expect(findLinks(text).length).toBeLessThan(2);
     }
     expect(findLinks('https://a.b谢'.repeat(1200)).length).toBe(1200);

@@ -8,25 +8,36 @@ export interface Link {
 }
 
 /**
- * A character of an address. White space, invisible characters, quotes, and the punctuation and fullwidth symbols of
- * other scripts end it, because they belong to the sentence around it. A dot, dash or apostrophe as in titles does not
- * if a letter follows.
+ * A character of a path. White space, invisible characters, quotes, and the punctuation and fullwidth symbols of other
+ * scripts end it, because they belong to the sentence around it. A dot, dash or apostrophe as in titles does not if a
+ * letter follows.
  */
 const CHAR = String.raw`(?:[·‧・’–](?=[\p{L}\p{N}])|(?![\s\p{C}<>"'\x60\\]|(?![\0-\x7f])[\p{P}\uff00-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65\uffe0-\uffef]).)`;
-const PAGE = String.raw`(?<!\w)https?:\/\/${CHAR}+|(?<![\w.@\/-])www\.${CHAR}+`;
+const LABEL = String.raw`(?:[\p{L}\p{M}\p{N}-]|[·・](?=\p{L}))+`;
+/** The name of a host, or an IPv4 address. The last label has no underscore. */
+const HOST = String.raw`(?!-)(?:(?:[a-z\d-]*_[\w-]*|${LABEL})\.)*${LABEL}`;
+const SERVER = String.raw`(?:(?<!\w)(?<scheme>https?:\/\/)(?:(?<name>${HOST})|\[[\da-f:.]+\])|(?<![\w.@\/-])(?<short>www\.${HOST}))`;
+/** What may follow it. Any other character belongs to the sentence. */
+const REST = String.raw`(?::\d{1,5}(?!\d))?(?<user>(?::[^\s\/?#@]*)?@${CHAR}*)?(?<path>[\/?#]${CHAR}*)?`;
 /** A mailbox may follow a letter of a script that has no spaces, but no other. */
-const MAILBOX = String.raw`(?<!(?![${SPACELESS}])[\p{L}\p{M}\p{N}_.%+'@\/-])(?<local>[\w.%+'-]{1,64})@(?<host>(?:[\p{L}\p{N}\p{M}-]{1,63}\.){1,8}(?:[a-z]{2,63}(?![\w-])|(?:(?![\0-\x7f])[\p{L}\p{M}]){2,63}))`;
-const ADDRESS = new RegExp(`${PAGE}|${MAILBOX}`, 'giu');
+const MAILBOX = String.raw`(?<!(?![${SPACELESS}])[\p{L}\p{M}\p{N}_.%+'@\/-])(?<local>[\w.%+'-]{1,64})@(?<host>(?:[\p{L}\p{N}\p{M}-]{1,63}\.){1,8}(?:[a-z]{2,63}(?!\w|-\w)|(?:(?![\0-\x7f])[\p{L}\p{M}]){2,63}))`;
+const ADDRESS = new RegExp(`${SERVER}${REST}|${MAILBOX}`, 'giu');
 
-/** Where the name of a host ends if text of another script follows it directly: no top-level domain mixes scripts. */
-const GLUED_NAME = /^((?:https?:\/\/|www\.)(?:[^/?#:@]*\.)?[a-z]+)(?![\0-\x7f])[^.:/?#@]*(?:[:/?#]|$)/iu;
-const GLUED_PORT = /^(https?:\/\/[^/?#:@]*:\d+)[^\d/?#]/iu;
+/** A letter or symbol with which a sentence in another script than Latin goes on. */
+const FOREIGN = String.raw`(?![\0-\x7f]|\p{Script=Latin})[\p{L}\p{S}]`;
+const BEGINS_FOREIGN = new RegExp(`^${FOREIGN}`, 'u');
+const TOP_LEVEL = /^[a-z]{2,}$/i;
+/** No top-level domain mixes scripts, or has a hyphen or another mark. */
+const GLUED_TOP_LEVEL = new RegExp(`^(?!xn--)[a-z\\d]+(?=[-·・]|${FOREIGN})`, 'iu');
+const GLUED_NAME = new RegExp(`^[a-z\\d]+(?:-+[a-z\\d]+)*(?=-*(?:${FOREIGN}|$))`, 'iu');
+/** Text of another script that follows a letter, a digit or the end of a clause in an address that is ASCII so far. */
+const GLUED_PATH = new RegExp(`^[\\0-\\x7f]*[a-z\\d,.;!?)\\]}*~](?=${FOREIGN})`, 'iu');
 
 export function findLinks(text: string): Link[] {
   const links: Link[] = [];
   ADDRESS.lastIndex = 0;
   for (let match; (match = ADDRESS.exec(text)); ) {
-    const address = match.groups?.['local'] ? mailbox(match) : page(match[0]);
+    const address = match.groups!['local'] ? mailbox(match.groups!) : page(match);
     if (!address) continue;
     const end = match.index + address.length;
     links.push({ start: match.index, end, href: address.href });
@@ -40,26 +51,49 @@ interface Address {
   href: string;
 }
 
-function mailbox({ 0: address, groups }: RegExpExecArray): Address | undefined {
-  const isValid = /^[\w%+-]/.test(groups!['local']!) && /[\w%+-]$/.test(groups!['local']!);
-  const labels = groups!['host']!.split('.');
-  if (!isValid || labels.some((label) => label.startsWith('-') || label.endsWith('-'))) return undefined;
+type Groups = Record<string, string | undefined>;
+
+function mailbox({ local, host }: Groups): Address | undefined {
+  const isValid = /^[\w%+-]/.test(local!) && /[\w%+-]$/.test(local!);
+  const name = unglued(host!);
+  if (!isValid || name.split('.').some((label) => label.startsWith('-') || label.endsWith('-'))) return undefined;
+  const address = `${local}@${name}`;
   return { length: address.length, href: `mailto:${encodeURI(address).replace(/%25/g, '%')}` };
 }
 
-function page(match: string): Address | undefined {
-  const glued = GLUED_NAME.exec(match) ?? GLUED_PORT.exec(match);
-  const address = glued ? glued[1]! : trim(match);
-  const isShort = /^www\./i.test(address);
+function page({ 0: match, groups }: RegExpExecArray): Address | undefined {
+  const { scheme = '', name, short, user, path = '' } = groups as Groups;
+  // `https://bank.example@evil.example/` would lead elsewhere than it seems to.
+  if (user !== undefined) return undefined;
+  const host = name ?? short;
+  const own = host && unglued(host);
+  const address = own === host ? withoutSentence(match, path) : `${scheme}${own}`;
   try {
-    const url = new URL(isShort ? `https://${address}` : address);
-    // `https://bank.example@evil.example/` would lead elsewhere than it seems to.
-    if (url.hostname === '' || url.username !== '' || url.password !== '') return undefined;
-    if (isShort && !/^www\.[^.]+\.[^.]/.test(url.hostname)) return undefined;
-    return { length: address.length, href: isShort ? `https://${address}` : address };
+    const { hostname } = new URL(short ? `https://${address}` : address);
+    if (hostname === '' || (short && !/^www\.[^.]+\.[^.]/.test(hostname))) return undefined;
+    return { length: address.length, href: short ? `https://${address}` : address };
   } catch {
     return undefined;
   }
+}
+
+/** The name of a host without the sentence that follows it directly, or after a dot. */
+function unglued(host: string): string {
+  const labels = host.split('.');
+  const first = /^www$/i.test(labels[0]!) ? 1 : 0;
+  const next = labels.findIndex((label, i) => {
+    return i > first + 1 && BEGINS_FOREIGN.test(label) && TOP_LEVEL.test(labels[i - 1]!);
+  });
+  if (next > 0) return labels.slice(0, next).join('.');
+  const last = labels.pop()!;
+  const own = (labels.length > first ? GLUED_TOP_LEVEL : GLUED_NAME).exec(last)?.[0];
+  return [...labels, own ?? last].join('.');
+}
+
+/** An address without what its path has of the sentence around it. */
+function withoutSentence(address: string, path: string): string {
+  const own = GLUED_PATH.exec(path)?.[0];
+  return trim(own === undefined ? address : address.slice(0, own.length - path.length));
 }
 
 /** Strips trailing punctuation, and closing brackets that were opened before the address. */
