@@ -118,11 +118,12 @@ describe('Session', () => {
     expect(session.notice).toContain('Nothing you wrote is lost');
   });
 
-  it('accepts an email address or a username', async () => {
-    const { fetch, requests } = server(({ body }) =>
-      'email' in (body as object) ? rejected('wrong_credentials') : [200, { token: token(5000), user }]);
-    await new Session(fetch).signIn('a@nn', 'x');
-    expect(requests.map(({ body }) => Object.keys(body as object)[0])).toEqual(['email', 'username']);
+  it('accepts an email address or a username, and tries only one of them', async () => {
+    const { fetch, requests } = server(() => rejected('wrong_credentials'));
+    for (const who of ['ann', 'ann@home', 'a.b@home', 'ann@example.org']) {
+      await expect(new Session(fetch).signIn(who, 'x')).rejects.toBeInstanceOf(ApiError);
+    }
+    expect(requests.map(({ body }) => Object.keys(body as object)[0])).toEqual(['username', 'username', 'username', 'email']);
   });
 });
 
