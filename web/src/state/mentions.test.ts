@@ -26,6 +26,24 @@ describe('findMentions', () => {
     expect(mentioned('@ΣΊΣΥΦΟΣ', 'Σίσυφος')).toEqual(['!@ΣΊΣΥΦΟΣ']);
     expect(mentioned('＠ann', 'ann')).toEqual(['!＠ann']);
     expect(fold('ﬁn')).toBe(fold('FIN'));
+    expect(mentioned('@O’Brien and @o‘brien', 'O\'Brien')).toEqual(['!@O’Brien', '!@o‘brien']);
+    expect(mentioned('@a–b', 'a-b')).toEqual(['!@a–b']);
+    expect(mentioned('@x ❤ and @x ❤\ufe0f', 'x ❤\ufe0f')).toEqual(['!@x ❤', '!@x ❤\ufe0f']);
+    expect(mentioned('@ann  lee', 'ann lee')).toEqual(['!@ann  lee']);
+    expect(mentioned('@ni\u0307', 'ni')).toEqual(['!@ni\u0307']);
+  });
+
+  it('folds case as the server does', () => {
+    // Where the server's rule (full case folding, section 3.13 of the Unicode Standard) is not simply lower case.
+    const folded = {
+      ß: 'ss', ẞ: 'ss', ſ: 's', ς: 'σ', ϲ: 'σ', ᾳ: 'αι', ᾼ: 'αι', '\u0345': 'ι', '\u1fbe': 'ι', İ: 'i', K: 'k', և: 'եւ', ŉ: '\'n',
+      ᲀ: 'в', ᲁ: 'д', ᲂ: 'о', ᲃ: 'с', ᲄ: 'т', ᲅ: 'т', ᲆ: 'ъ', ᲇ: 'ѣ', ᲈ: 'ꙋ', Ꭰ: 'Ꭰ', ꭰ: 'Ꭰ', ﬆ: 'st', ϴ: 'θ',
+    };
+    for (const [text, same] of Object.entries(folded)) expect(fold(text), text).toBe(fold(same));
+    // Other letters.
+    expect(fold('ı')).not.toBe(fold('i'));
+    expect(mentioned('@alıX', 'aliX')).toEqual(['@alıX']);
+    expect(mentioned('@ALIX', 'aliX')).toEqual(['!@ALIX']);
   });
 
   it('prefers the longest name', () => {

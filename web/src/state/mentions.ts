@@ -9,11 +9,26 @@ export interface Mention {
   isMe: boolean;
 }
 
+/** Apostrophes and dashes that people can't tell apart, as in the server's `plain_mark` in `model/src/text.rs`. */
+const APOSTROPHES = /[`´‘’‛′‵\u02b9-\u02bf\u02c8\u02ca\u02cb\u05f3\ua78b\ua78c\u1fbd\u1fbf\u1fef\u1ffd\u1ffe]/g;
+const plain = (text: string) => text.replace(APOSTROPHES, "'").replace(/\p{Dash}/gu, '-');
+const INVISIBLE = /\p{Default_Ignorable_Code_Point}/gu;
+/** The dot on a letter that has one anyway. */
+const SECOND_DOT = /(?<=\p{Soft_Dotted})\u0307/gu;
+
 /** The form in which names are compared, and in which they are searched for. */
 export function fold(text: string): string {
   // Decomposed, so that the form of a text is that of its characters, one after the other.
-  // Upper case first, because that is where `ß` and `SS` meet; a final sigma is a sigma.
-  return text.normalize('NFKD').toUpperCase().toLowerCase().replace(/ς/g, 'σ').normalize('NFKD');
+  const cased = plain(text).normalize('NFKD').replace(/[^ı]+/g, foldCase).replace(/ς/g, 'σ').normalize('NFKD');
+  return plain(cased).replace(INVISIBLE, '').replace(SECOND_DOT, '').replace(/\s+/g, ' ');
+}
+
+/**
+ * Full case folding, which JavaScript doesn't have: `ẞ` and `ß` meet `SS` in upper case. A dotless `ı` would meet `i`
+ * there, although it is another letter.
+ */
+function foldCase(text: string): string {
+  return text.toLowerCase().toUpperCase().toLowerCase();
 }
 
 const KNOWN_LIMIT = 5000;
@@ -42,13 +57,19 @@ export class Names {
     for (let at = start; at < text.length; ) {
       const char = String.fromCodePoint(text.codePointAt(at)!);
       at += char.length;
-      folded += char < '\x80' ? char.toLowerCase() : fold(char);
+      const next = char < '\x80' && char !== '`' ? char.toLowerCase() : fold(char);
+      if (!isPartOfLast(folded, next)) folded += next;
       if (folded.length > longest) break;
       const isMe = folded === own;
       if ((isMe || this.names.has(folded)) && endsWord(text, at)) found = { end: at, isMe };
     }
     return found;
   }
+}
+
+/** Whether folding leaves nothing of this character after those. */
+function isPartOfLast(folded: string, next: string): boolean {
+  return (next === ' ' && folded.endsWith(' ')) || (next === '\u0307' && /\p{Soft_Dotted}$/u.test(folded));
 }
 
 const AT = new RegExp(String.raw`(?<!(?![${SPACELESS}])[\p{L}\p{N}_@＠.])[@＠](?=\S)`, 'gu');
