@@ -32,9 +32,13 @@ describe('check', () => {
     };
     expect(wrong({ username: ' ' })).toEqual(['username', 'Choose a username.']);
     expect(wrong({ username: '👩‍🚀'.repeat(33) })).toEqual(['username', 'A username has up to 32 characters. This one has 33.']);
-    expect(check({ ...account, username: '👩‍🚀'.repeat(32) })).toBeUndefined();
+    expect(check({ ...account, username: '👩‍🚀'.repeat(23) })).toBeUndefined();
+    expect(wrong({ username: '👩‍🚀'.repeat(24) })).toEqual(['username', 'This username is too long: an emoji counts as several letters.']);
+    expect(wrong({ username: '\u2800' })).toEqual(['username', 'Choose a username.']);
     expect(wrong({ username: '@ann' })[0]).toBe('username');
     expect(wrong({ email: 'ann' })[0]).toBe('email');
     expect(wrong({ password: '👍'.repeat(7) })).toEqual(['password', 'A password has at least 8 characters.']);
+    expect(wrong({ password: '👨‍👩‍👧‍👦'.repeat(30) })).toEqual(['password', 'This password is too long: an emoji counts as several letters.']);
+    expect(check({ ...account, password: '각'.normalize('NFD').repeat(100) })).toBeUndefined();
   });
 });

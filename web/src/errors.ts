@@ -1,7 +1,7 @@
 /** Errors in the page's own words. The server's are for programmers: they speak of bytes and of fields. */
 import { ApiError } from './api';
 import { OTHER_EPOCH, SendError } from './state/outbox';
-import { countCharacters } from './state/text';
+import { countCharacters, isBlank } from './state/text';
 import { type Data, kindOf } from './state/timeline';
 
 /** What is wrong with a field, if the server rejects its value. */
@@ -70,29 +70,35 @@ export function errorField(error: unknown): string | null {
 /** What is wrong with the values of a form, before it is sent. The server has the last word. */
 export function check(values: Record<string, string>): ApiError | undefined {
   for (const [field, value] of Object.entries(values)) {
-    const wrong = RULES[field]?.(value, countCharacters(value));
+    const wrong = RULES[field]?.(value);
     if (wrong) return new ApiError('invalid', wrong, field);
   }
   return undefined;
 }
 
-const RULES: Record<string, (value: string, length: number) => string | false> = {
-  username: (value, length) =>
-    (value.trim() === '' && 'Choose a username.') ||
-    (length > 32 && `A username has up to 32 characters. This one has ${length}.`) ||
+const RULES: Record<string, (value: string) => string | false> = {
+  username: (value) =>
+    (isBlank(value) && 'Choose a username.') ||
+    tooLong('username', value, 32, 256) ||
     (value.trim().startsWith('@') && 'A username can’t begin with an @.'),
   email: (value) => (value.trim() === '' && 'Enter your email address.') || (!/.@./.test(value) && FIELDS['email']!),
   password: newPassword,
   new_password: newPassword,
-  name: (value) => value.trim() === '' && 'Type a name first.',
-  title: (_, length) => length > 128 && `A name has up to 128 characters. This one has ${length}.`,
+  name: (value) => (isBlank(value) && 'Type a name first.') || tooLong('name', value, 64, 256),
+  title: (value) => tooLong('name', value, 128, 1024),
 };
 
-function newPassword(_: string, length: number): string | false {
-  return (
-    (length < 8 && 'A password has at least 8 characters.') ||
-    (length > 128 && `A password has up to 128 characters. This one has ${length}.`)
-  );
+function newPassword(value: string): string | false {
+  const isShort = countCharacters(value) < 8;
+  return isShort ? 'A password has at least 8 characters.' : tooLong('password', value, 128, 512);
+}
+
+/** The server bounds the bytes as well, because a single character can have any number of them. */
+function tooLong(what: string, value: string, limit: number, limitBytes: number): string | false {
+  const length = countCharacters(value);
+  if (length > limit) return `A ${what} has up to ${limit} characters. This one has ${length}.`;
+  const bytes = new TextEncoder().encode(value.normalize('NFC')).length;
+  return bytes > limitBytes && `This ${what} is too long: an emoji counts as several letters.`;
 }
 
 /** Translates an error from the SDK or the server to what was sent, and says whether sending again can help. */
