@@ -74,23 +74,26 @@ export function saveTheme(theme: Theme): void {
   applyTheme(theme);
 }
 
-/** Contrasts that WCAG 2 (AA) asks for: of text, and a little more where text has other shades. */
+/** Contrasts that WCAG 2 (AA) asks for: of text, a little more where text has other shades, and of everything else. */
 const TEXT_RATIO = 4.5;
 const INK_RATIO = 7;
+const SHAPE_RATIO = 3;
 /** The red of errors and the green of people who are here, in style.css. */
 const WRONG = { light: '#a3120c', dark: '#ff8f85' };
 const HERE = { light: '#1f7a3d', dark: '#6fcf8b' };
 
-/** All colours of a scheme. Chosen ones are changed as little as it takes to read everything. */
-function coloursOf(scheme: Scheme, chosen: Values): Values {
-  const [accent, paper, asked] = COLOURS.map(({ name, ...colour }) => chosen[name] ?? colour[scheme]) as [
+/** All colours of a scheme. Chosen ones are changed as little as it takes to read and to see everything. */
+export function coloursOf(scheme: Scheme, chosen: Values): Values {
+  const [askedAccent, paper, askedInk] = COLOURS.map(({ name, ...colour }) => chosen[name] ?? colour[scheme]) as [
     string,
     string,
     string,
   ];
-  const ink = legible(asked, [paper], INK_RATIO);
+  const ink = legible(askedInk, [paper], INK_RATIO);
   // A little more than in style.css, which mixes in another colour space.
   const tint = mix(ink, paper, 0.06);
+  // Buttons, the outline of the focus, and the bar at the open room.
+  const accent = legible(askedAccent, [paper, tint], SHAPE_RATIO);
   const glow = mix(accent, paper, 0.14);
   return {
     '--paper': paper,
@@ -100,15 +103,15 @@ function coloursOf(scheme: Scheme, chosen: Values): Values {
     '--accent-text': legible(accent, [paper, tint, glow], TEXT_RATIO),
     '--on-accent': legible(paper, [accent], TEXT_RATIO),
     '--wrong': legible(WRONG[scheme], [paper, tint], TEXT_RATIO),
-    '--here': legible(HERE[scheme], [paper, tint], 3),
+    '--here': legible(HERE[scheme], [paper, tint], SHAPE_RATIO),
   };
 }
 
 /** Whether the page shows other colours than the chosen ones, because those could not be read. */
 function isAdjusted(scheme: Scheme, chosen: Values): boolean {
   if (Object.keys(chosen).length === 0) return false;
-  const shown = coloursOf(scheme, chosen);
-  return shown['--accent-text'] !== shown['--accent'] || (chosen['--ink'] ?? shown['--ink']) !== shown['--ink'];
+  const { '--accent': accent, '--accent-text': text, '--ink': ink } = coloursOf(scheme, chosen);
+  return text !== (chosen['--accent'] ?? accent) || ink !== (chosen['--ink'] ?? ink);
 }
 
 export function applyTheme({ mode, light, dark, sizes }: Theme): void {
@@ -180,7 +183,7 @@ export function ThemeEditor({ theme, onChange }: { theme: Theme; onChange: (them
       ))}
       <p class="hint">
         These colours apply to the {scheme} theme only.
-        {isAdjusted(scheme, theme[scheme]) && ' What could not be read in them is shown in similar ones.'}
+        {isAdjusted(scheme, theme[scheme]) && ' What could not be seen in them is shown in similar ones.'}
       </p>
       <button type="button" onClick={() => onChange({ ...theme, light: {}, dark: {}, sizes: {} })}>
         Reset
