@@ -67,6 +67,20 @@ describe('what a browser keeps', () => {
     await three.locator('.replying').waitFor();
   });
 
+  it('is the draft of a closed tab until a room is opened again, whatever other tabs write in it', async () => {
+    const [one, two] = [await open(), await open()];
+    await composer(two).fill('A long draft');
+    await two.close({ runBeforeUnload: true });
+    const isLeft = () => Object.keys(localStorage).some((key) => key.startsWith('uproar.left.'));
+    await expect.poll(() => one.evaluate(isLeft)).toBe(true);
+    await composer(one).pressSequentially('ok');
+    expect(await composer(one).inputValue()).toBe('ok');
+    const three = await open();
+    await expect.poll(() => composer(three).inputValue()).toBe('A long draft');
+    await one.close();
+    await three.close();
+  });
+
   it('is nothing after signing out, in any tab', async () => {
     const [one, two] = [await open(), await open('attic')];
     await composer(one).fill('A secret');

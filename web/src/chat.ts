@@ -492,6 +492,10 @@ export class Chat extends Store {
     return this.env.drafts.read(this.me.id, name, this.epoch(name));
   }
 
+  claimDraft(name: string): void {
+    this.env.drafts.claim(this.me.id, name);
+  }
+
   changeDraft(name: string, change: { [K in keyof Draft]?: Draft[K] | undefined }): void {
     this.env.drafts.change(this.me.id, name, this.epoch(name), change as Partial<Draft>);
   }

@@ -27,9 +27,20 @@ describe('Drafts', () => {
     drafts.change('1', 'lobby', 'e', { text: 'Half', replyTo: 3, edit: { offset: 4, text: 'Other' } });
     drafts.leave();
     const reloaded = new Drafts(tab, shared);
-    expect(new Drafts(new Memory(), shared).read('1', 'lobby', 'e').text).toBe('');
-    expect(reloaded.read('1', 'lobby', 'e')).toEqual({ text: 'Half', epoch: 'e', replyTo: 3, edit: { offset: 4, text: 'Other' } });
     expect(shared.map.size).toBe(0);
+    expect(reloaded.read('1', 'lobby', 'e')).toEqual({ text: 'Half', epoch: 'e', replyTo: 3, edit: { offset: 4, text: 'Other' } });
+  });
+
+  it('stay with the tab that closed while another one writes in the room', () => {
+    const open = new Drafts(new Memory(), shared);
+    open.claim('1', 'lobby');
+    drafts.change('1', 'lobby', 'e', { text: 'A long draft', replyTo: 3, edit: { offset: 4, text: 'Other' } });
+    drafts.leave();
+    for (const change of [{ text: 'ok' }, { replyTo: 5 }, { edit: undefined }]) open.change('1', 'lobby', 'e', change);
+    expect(open.read('1', 'lobby', 'e')).toEqual({ text: 'ok', epoch: 'e', replyTo: 5 });
+    const next = new Drafts(new Memory(), shared);
+    next.claim('1', 'lobby');
+    expect(next.read('1', 'lobby', 'e').text).toBe('A long draft');
   });
 
   it('pass on to the next tab when theirs closes, each once', () => {
@@ -38,7 +49,11 @@ describe('Drafts', () => {
     second.change('1', 'lobby', 'e', { text: 'Second' });
     drafts.leave();
     second.leave();
-    const open = () => new Drafts(new Memory(), shared).read('1', 'lobby', 'e').text;
+    const open = () => {
+      const next = new Drafts(new Memory(), shared);
+      next.claim('1', 'lobby');
+      return next.read('1', 'lobby', 'e').text;
+    };
     expect([open(), open(), open()]).toEqual(['Second', 'First', '']);
     expect(shared.map.size).toBe(0);
   });
@@ -60,6 +75,7 @@ describe('Drafts', () => {
     for (const value of ['', '{', 'null', '5', '[]', '{"text":5}', '"x"']) {
       tab.setItem('uproar.draft.1.lobby', value);
       shared.setItem('uproar.left.1.lobby', value);
+      drafts.claim('1', 'lobby');
       expect(drafts.read('1', 'lobby', 'e'), value).toEqual({ text: '' });
       expect(() => new Drafts(tab, shared).leave()).not.toThrow();
     }

@@ -28,20 +28,25 @@ export class Drafts {
     this.reclaim();
   }
 
-  /** The draft in a room. Offsets that belong to another epoch refer to other messages, and are dropped. */
+  /** This tab's draft in a room. Offsets that belong to another epoch refer to other messages, and are dropped. */
   read(user: string, room: string, epoch: string): Draft {
-    const key = `${user}.${room}`;
-    let draft = parse(this.tab.getItem(OWN + key));
-    if (!draft) {
-      const left = this.left(key);
-      draft = left.pop();
-      if (draft) {
-        this.tab.setItem(OWN + key, JSON.stringify(draft));
-        this.setLeft(key, left);
-      }
-    }
+    const draft = parse(this.tab.getItem(`${OWN}${user}.${room}`));
     if (!draft) return NOTHING;
     return draft.epoch === epoch ? draft : { text: draft.text };
+  }
+
+  /**
+   * Takes over the draft that another tab left in a room, unless this tab has one. Only when the room is opened: later,
+   * what is being written would replace it.
+   */
+  claim(user: string, room: string): void {
+    const key = `${user}.${room}`;
+    if (parse(this.tab.getItem(OWN + key))) return;
+    const left = this.left(key);
+    const draft = left.pop();
+    if (!draft) return;
+    this.tab.setItem(OWN + key, JSON.stringify(draft));
+    this.setLeft(key, left);
   }
 
   change(user: string, room: string, epoch: string, change: Partial<Draft>): void {

@@ -24,7 +24,10 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
 function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomInfo }) {
   const room = chat.room(name);
   useStores(room);
-  const [replyTo, setReplyTo] = useState<number | undefined>(() => chat.draft(name).replyTo);
+  const [replyTo, setReplyTo] = useState<number | undefined>(() => {
+    chat.claimDraft(name);
+    return chat.draft(name).replyTo;
+  });
   function updateReplyTo(offset: number | undefined): void {
     setReplyTo(offset);
     chat.changeDraft(name, { replyTo: offset });
