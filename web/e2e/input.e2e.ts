@@ -63,7 +63,7 @@ describe('invalid input', () => {
   });
 
   it('is not sent if it is blank', async () => {
-    for (const nothing of ['', '   ', '\n\n \t']) {
+    for (const nothing of ['', '   ', '\n\n \t', '\u2800', '\u0301', '\u200e\u2800']) {
       await composer(ann).fill(nothing);
       expect(await ann.getByRole('button', { name: 'Send' }).isDisabled()).toBe(true);
       await composer(ann).press('Enter');
@@ -121,6 +121,17 @@ describe('invalid input', () => {
     expect((await editor.inputValue()).length).toBe(17_000);
     await editor.press('Escape');
     await messageText(ann, 'the last of them').waitFor();
+  });
+
+  it('can’t be saved in the editor if it is blank', async () => {
+    await messageText(ann, 'the last of them').hover();
+    await ann.getByRole('button', { name: 'Edit' }).click();
+    const editor = ann.getByLabel('Edit message');
+    const save = ann.getByRole('button', { name: 'Save' });
+    expect(await save.isEnabled()).toBe(true);
+    await editor.fill(' \u2800');
+    expect(await save.isDisabled()).toBe(true);
+    await editor.press('Escape');
   });
 
   it('can be retried or discarded if the server rejects a message', async () => {

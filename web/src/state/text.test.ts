@@ -65,8 +65,14 @@ it('counts the characters that are too many for a limit in bytes', () => {
 });
 
 it('knows when there is nothing to see', () => {
-  for (const text of ['', ' \n\t', '\u3000', '\u200b\u200d', '\u2066\u3164', '\u0007']) expect(isBlank(text), JSON.stringify(text)).toBe(true);
-  for (const text of ['a', ' . ', '👍🏽', '\ufffd']) expect(isBlank(text)).toBe(false);
+  // The cases of the server's `is_visible` in `model/src/text.rs`, and more.
+  for (const text of [
+    '', ' \n\t', '\u3000', '\u200b\u200d', '\u2066\u3164', '\u0007', '\u0301', '\u0301\u0301', '\u200e\u2800', '\u2800',
+    '\uffa0', '\u115f', '\u034f', '\ufe0f', '\u{e0100}', '\u{1d173}', '\u202e', '\ufeff', '\u{1d159}', '\0', '\ufffc', '\u{16fe4}',
+  ]) expect(isBlank(text), JSON.stringify(text)).toBe(true);
+  for (const text of ['a', ' . ', '👍🏽', '\ufffd', 'e\u0301', '한', '\ufe0f!', '\u{10ffff}', '\u0378', '\u06dd', '\u0600']) {
+    expect(isBlank(text), JSON.stringify(text)).toBe(false);
+  }
 });
 
 it('removes only what cannot be stored', () => {

@@ -37,9 +37,14 @@ export function storable(text: string): string {
   return text.replace(/\0/g, '').replace(/\p{Surrogate}/gu, '\ufffd');
 }
 
+/** What shows something by itself, as in the server's `model/src/text.rs`. The format characters enclose digits. */
+const ENCLOSING = String.raw`\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\u{110bd}\u{110cd}`;
+const BLANK = String.raw`\p{Default_Ignorable_Code_Point}\u2800\ufffc\u{13441}\u{13442}\u{16fe4}\u{1d159}`;
+const VISIBLE = new RegExp(String.raw`[${ENCLOSING}]|[^\p{Z}\p{Cc}\p{Cf}\p{M}${BLANK}]`, 'u');
+
 /** Whether there is nothing in a text that can be seen. */
 export function isBlank(text: string): boolean {
-  return !/[^\s\p{Cc}\p{Default_Ignorable_Code_Point}]/u.test(text);
+  return !VISIBLE.test(text);
 }
 
 /** What people count as characters: an emoji or a letter with its marks is one. Older browsers count code points. */

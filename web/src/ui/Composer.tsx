@@ -132,7 +132,7 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
             onInput={(event) => {
               updateDraft(event.currentTarget.value);
               suggestNames();
-              if (event.currentTarget.value.trim() !== '') chat.notifyTyping(room);
+              if (!isBlank(event.currentTarget.value)) chat.notifyTyping(room);
             }}
             onKeyDown={(event) => {
               // Some browsers end a composition before they report the key that ended it.

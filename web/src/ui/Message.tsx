@@ -260,9 +260,9 @@ function Editor(props: EditorProps) {
     element.focus({ preventScroll: true });
     element.setSelectionRange(element.value.length, element.value.length);
   }, []);
+  const canSave = !isBlank(storable(text)) && tooLong === 0;
   const save = () => {
-    const saved = storable(text);
-    if (!isBlank(saved) && tooLong === 0) void props.onSave(saved);
+    if (canSave) void props.onSave(storable(text));
   };
   return (
     <div class="editor">
@@ -294,7 +294,7 @@ function Editor(props: EditorProps) {
         </p>
       )}
       <div class="buttons">
-        <button class="primary" disabled={tooLong > 0} onClick={save}>
+        <button class="primary" disabled={!canSave} onClick={save}>
           Save
         </button>
         <button onClick={props.onCancel}>Cancel</button>
