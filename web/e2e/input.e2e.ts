@@ -134,6 +134,27 @@ describe('invalid input', () => {
     await editor.press('Escape');
   });
 
+  it('does not matter if it is a space around a name', async () => {
+    await world.account('carl');
+    await ann.getByRole('button', { name: /online$/ }).click();
+    await ann.getByLabel('Add someone').fill(' carl ');
+    await ann.getByRole('button', { name: 'Add', exact: true }).click();
+    await ann.getByText('carl is now a member.').waitFor();
+    await ann.getByRole('button', { name: 'Close' }).click();
+  });
+
+  it('leads to the room all the same if the name in the address is spelled differently', async () => {
+    const page = await world.signedIn('ann');
+    for (const name of ['LOBBY', 'lobby%20', '%20Lobby']) {
+      await page.goto(`${world.server.page}/#/${name}`);
+      await page.getByRole('heading', { name: 'The lobby' }).waitFor();
+      await page.goto(`${world.server.page}/#/`);
+    }
+    await page.goto(`${world.server.page}/#/LOBBY`);
+    await page.waitForURL(/#\/lobby$/);
+    await page.close();
+  });
+
   it('can be retried or discarded if the server rejects a message', async () => {
     const token = await strict.account('ann');
     await strict.room(token, 'lobby');

@@ -93,7 +93,7 @@ export function Presence({ chat, room, info, onLeave, onClose }: Props) {
   async function add(event: SubmitEvent): Promise<void> {
     event.preventDefault();
     try {
-      const { user } = await chat.api.addMember(room.name, username);
+      const { user } = await chat.api.addMember(room.name, username.trim());
       setUsername('');
       setAdding({ done: user.username });
     } catch (error) {

@@ -10,7 +10,7 @@ import { Composer } from './Composer';
 import { Dialog } from './Dialog';
 import { MessageList } from './MessageList';
 import { Presence, connections } from './Presence';
-import { addressOf, go } from './address';
+import { addressOf, go, replace } from './address';
 import { focusIfLost, useStores } from './hooks';
 
 export function Room({ chat, name }: { chat: Chat; name: string }) {
@@ -189,7 +189,12 @@ function NotAMember({ chat, name }: { chat: Chat; name: string }) {
     setError('');
     setFound(undefined);
     chat.api.room(name).then(
-      () => isCurrent && setFound('public'),
+      (room) => {
+        if (!isCurrent) return;
+        // The name in the URL may be spelled differently.
+        if (room.name === name) setFound('public');
+        else replace(room.name);
+      },
       (error: unknown) => {
         if (!isCurrent) return;
         if (error instanceof ApiError && error.code === 'no_such_room') setFound('hidden');
@@ -206,8 +211,7 @@ function NotAMember({ chat, name }: { chat: Chat; name: string }) {
 
   async function join(): Promise<void> {
     try {
-      // The name in the URL may be spelled differently.
-      go((await chat.joinRoom(name)).name);
+      await chat.joinRoom(name);
     } catch (error) {
       setError(errorText(error));
     }

@@ -5,7 +5,8 @@ export function roomInAddress(): string | undefined {
   const match = /^#\/(.+)$/.exec(location.hash);
   if (!match) return undefined;
   try {
-    return decodeURIComponent(match[1]!);
+    // A link that was typed or cut from a text may bring a space along.
+    return decodeURIComponent(match[1]!).trim() || undefined;
   } catch {
     return undefined;
   }
@@ -19,4 +20,9 @@ export function addressOf(room: string | undefined): string {
 /** Opens a room, or the list of rooms. */
 export function go(room: string | undefined): void {
   location.hash = addressOf(room);
+}
+
+/** Corrects the name of the open room, without a step in the browser's history. */
+export function replace(room: string): void {
+  location.replace(addressOf(room));
 }
