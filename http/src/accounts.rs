@@ -272,5 +272,5 @@ fn token_body(app: &App, account: &Account, signed_in_at: u64) -> serde_json::Va
     let lifetime_s = limits.token_lifetime_ms / 1000;
     let term = Term::new(signed_in_at, now_unix_s(), lifetime_s, limits.sign_in_lifetime_ms / 1000);
     let token = app.tokens.issue(account, term);
-    json!({"token": token, "user": AccountObject::from(account)})
+    json!({"token": token, "user": AccountObject::from(account), "text_limit_bytes": limits.text_limit_bytes})
 }

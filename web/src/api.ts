@@ -9,6 +9,7 @@ export interface Account extends User {
 export interface SignedIn {
   token: string;
   user: Account;
+  text_limit_bytes: number;
 }
 
 export interface Member {

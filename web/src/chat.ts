@@ -125,6 +125,10 @@ export class Chat extends Store {
     return this.subscribedRooms.get(name);
   }
 
+  get textLimitBytes(): number {
+    return this.session.textLimitBytes;
+  }
+
   /** Why subscribing to one of the user's rooms failed. */
   subscriptionError(name: string): string | undefined {
     return this.rejected.get(name)?.reason;

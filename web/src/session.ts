@@ -36,6 +36,8 @@ export class Session extends Store {
   user: Account | undefined;
   /** Why the user was signed out, or why the server could not tell whether they are signed in. */
   notice = '';
+  /** The longest text of a message that the server accepts. */
+  textLimitBytes = 0;
   private token: string | undefined;
   /** How far the local clock is ahead of the server's. */
   private skewMs = 0;
@@ -97,8 +99,9 @@ export class Session extends Store {
     this.privacy.forget(user);
   }
 
-  set({ token, user }: SignedIn): void {
+  set({ token, user, text_limit_bytes }: SignedIn): void {
     this.token = token;
+    this.textLimitBytes = text_limit_bytes;
     const { iat } = claims(token);
     this.skewMs = iat === undefined ? 0 : this.now() - iat * 1000;
     // Not on every renewal: another user may have signed in in another tab since.

@@ -24,6 +24,7 @@ async fn a_user_signs_up_and_in() {
     let created = response.expect(201);
     assert_eq!(created["user"]["username"], "Ann");
     assert_eq!(created["user"]["email"], "ann@example.org");
+    assert_eq!(created["text_limit_bytes"], 16_384);
     let id = created["user"]["id"].as_str().expect("user ids are strings").to_owned();
 
     let claims = server.tokens.verify(created["token"].as_str().unwrap(), now()).unwrap();

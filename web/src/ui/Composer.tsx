@@ -7,8 +7,6 @@ import { cut, excess, isBlank, storable } from '../state/text';
 import { Grow } from './Grow';
 import { MENTIONS_ID, Mentions, mentionId } from './Mentions';
 
-/** The server's default `text_limit_bytes`. Longer texts are not sent. */
-export const TEXT_LIMIT_BYTES = 16384;
 /** A title of this length fits into the placeholder on a phone. */
 const SHORT_TITLE = 20;
 
@@ -36,7 +34,7 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
   const [mention, setMention] = useState<{ before: string; selected: number }>();
   const subscribed = chat.room(room);
   const suggested = mention && subscribed && suggest(mention.before, subscribed.names);
-  const tooLong = excess(text, TEXT_LIMIT_BYTES);
+  const tooLong = excess(text, chat.textLimitBytes);
   const canSend = !isBlank(storable(text)) && tooLong === 0;
 
   useEffect(() => {

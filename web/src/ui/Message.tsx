@@ -8,7 +8,7 @@ import type { Item } from '../state/outbox';
 import { cut, excess, isBlank, storable } from '../state/text';
 import { fullTime, shortTime } from '../state/time';
 import type { Data, Message } from '../state/timeline';
-import { TEXT_LIMIT_BYTES, tooLongText } from './Composer';
+import { tooLongText } from './Composer';
 import { Grow } from './Grow';
 import { Text } from './Text';
 import { memo } from './memo';
@@ -137,6 +137,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
         <Editor
           text={message.text!}
           kept={keptEdit(chat, room, message.offset)}
+          limitBytes={chat.textLimitBytes}
           onKeep={(text) => chat.changeDraft(room, { edit: { offset: message.offset, text } })}
           error={error}
           onCancel={() => {
@@ -242,6 +243,8 @@ interface EditorProps {
   text: string;
   /** The unfinished edit, if there is one. */
   kept: string | undefined;
+  /** The longest text that the server accepts. */
+  limitBytes: number;
   onKeep: (text: string) => void;
   error: string;
   onCancel: () => void;
@@ -251,7 +254,7 @@ interface EditorProps {
 function Editor(props: EditorProps) {
   const area = useRef<HTMLTextAreaElement>(null);
   const [text, setText] = useState(props.kept ?? props.text);
-  const tooLong = excess(text, TEXT_LIMIT_BYTES);
+  const tooLong = excess(text, props.limitBytes);
   const error = tooLong > 0 ? tooLongText(tooLong) : props.error;
   // A layout effect, so that no keystroke goes elsewhere.
   useLayoutEffect(() => {
