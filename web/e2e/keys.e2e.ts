@@ -46,6 +46,46 @@ describe('the keyboard', () => {
     await messageText(page, 'example.org/19').waitFor();
   });
 
+  it('stops once in the list of members, and once in the list of messages that were not sent', async () => {
+    const token = await world.token('ann');
+    await world.room(token, 'crowd');
+    for (let i = 0; i < 30; i++) await world.join(await world.account(`member ${i}`), 'crowd');
+    await page.goto(`${world.server.page}/#/crowd`);
+    await page.getByRole('button', { name: /online$/ }).click();
+    await page.getByRole('button', { name: 'Remove member 29 from this room' }).waitFor();
+    const tabsTo = async (what: RegExp) => {
+      for (let presses = 1; presses < 100; presses++) {
+        await page.keyboard.press('Tab');
+        if (what.test(await focused())) return presses;
+      }
+      throw new Error(`Tab does not lead to ${what}`);
+    };
+    await page.getByRole('button', { name: 'Close' }).focus();
+    expect(await tabsTo(/^Delete room/)).toBeLessThan(5);
+    await page.getByRole('button', { name: 'Remove member 0 from this room' }).focus();
+    await page.keyboard.press('End');
+    await page.keyboard.press('ArrowUp');
+    expect(await focused()).toMatch(/^Remove member \d+ from/);
+    await page.keyboard.press('Escape');
+    await page.evaluate(() => {
+      const owner = localStorage.getItem('uproar.owner');
+      for (let i = 0; i < 20; i++) {
+        const item = { id: `x${i}`, room: 'crowd', text: `Unsent ${i}`, time: i + 1, status: 'failed', error: 'No.' };
+        localStorage.setItem(`uproar.outbox.${owner}.x${i}`, JSON.stringify(item));
+      }
+    });
+    await page.reload();
+    await messageText(page, 'Unsent 19').waitFor();
+    await page.getByRole('button', { name: /online$/ }).focus();
+    expect(await tabsTo(/^composer$/)).toBeLessThan(5);
+    await page.evaluate(() => {
+      for (const key of Object.keys(localStorage)) if (key.startsWith('uproar.outbox.')) localStorage.removeItem(key);
+    });
+    await page.goto(`${world.server.page}/#/room-7`);
+    await page.reload();
+    await messageText(page, 'example.org/19').waitFor();
+  });
+
   it('writes into the composer wherever the focus is', async () => {
     const places = ['.row >> nth=-1', '.scroller', '.rooms li a >> nth=1', '.room-head button'];
     for (const place of places) {

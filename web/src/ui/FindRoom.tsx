@@ -7,7 +7,7 @@ import { fold } from '../state/mentions';
 import { Dialog } from './Dialog';
 import { Field } from './Field';
 import { go } from './address';
-import { moveFocus } from './keys';
+import { useOneStop } from './keys';
 
 interface Found {
   /** What was searched for. */
@@ -22,7 +22,6 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
   const [error, setError] = useState<{ of: string; error: unknown }>();
   const [isPrivate, setPrivate] = useState(false);
   const [busy, setBusy] = useState(false);
-  const [focused, setFocused] = useState<string>();
   const list = useRef<HTMLUListElement>(null);
   const create = useRef<HTMLButtonElement>(null);
   const query = text.trim();
@@ -83,7 +82,7 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
 
   const of = (name: string) => (error?.of === name ? errorText(error.error) : undefined);
   const wrong = error?.of === 'create' ? errorField(error.error) ?? 'name' : undefined;
-  const reachable = found?.rooms.some(({ name }) => name === focused) ? focused : found?.rooms[0]?.name;
+  const stops = useOneStop(found?.rooms.map(({ name }) => name) ?? []);
   return (
     <Dialog title="Find or create a room" onClose={onClose}>
       <form
@@ -101,25 +100,14 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
           focus
         />
       </form>
-      <ul
-        class="found"
-        aria-label="Matching rooms"
-        ref={list}
-        onKeyDown={(event) => moveFocus(event, event.currentTarget, 'button')}
-        onFocus={(event) => setFocused((event.target as HTMLElement).dataset['room'])}
-      >
+      <ul class="found" aria-label="Matching rooms" ref={list} {...stops.list}>
         {found?.rooms.map((room) => (
           <li key={room.name}>
             <span class="title" title={room.name}>
               <bdi>{room.title}</bdi>
             </span>
             <span class="hint">{room.members === 1 ? '1 member' : `${room.members} members`}</span>
-            <button
-              data-room={room.name}
-              tabIndex={room.name === reachable ? 0 : -1}
-              disabled={!room.role && busy}
-              onClick={() => enter(room)}
-            >
+            <button {...stops.stop(room.name)} disabled={!room.role && busy} onClick={() => enter(room)}>
               {room.role ? 'Open' : 'Join'}
             </button>
             {of(room.name) && (

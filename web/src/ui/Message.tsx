@@ -314,21 +314,29 @@ interface UnsentProps extends Common {
 }
 
 export const UnsentRow = memo(function UnsentRow(props: UnsentProps) {
-  const { item, quoted, onGoTo, chat } = props;
+  const { item, quoted, onGoTo, chat, isReachable } = props;
+  const tabIndex = isReachable ? 0 : -1;
   return (
     <Frame {...props} className={item.status} name={chat.me.username} time={item.time}>
       {item.replyTo !== undefined && (
-        <Quoted offset={item.replyTo} quoted={quoted} onGoTo={onGoTo} isReachable={props.isReachable} />
+        <Quoted offset={item.replyTo} quoted={quoted} onGoTo={onGoTo} isReachable={isReachable} />
       )}
       <div class="text" dir="auto">
-        <Text text={item.text} me={chat.me.username} names={chat.names} isReachable={props.isReachable} />
+        <Text text={item.text} me={chat.me.username} names={chat.names} isReachable={isReachable} />
         {item.status === 'pending' && <span class="edited"> (sending…)</span>}
       </div>
       {item.status === 'failed' && (
         <p class="error" role="alert">
           {item.isHeld ? '' : item.isUnknown ? 'This may not have been sent. ' : 'Not sent. '}
-          {item.error} {!item.isHeld && <button onClick={() => chat.outbox.retry(item.id)}>Retry</button>}{' '}
-          <button onClick={() => chat.outbox.discard(item.id)}>Discard</button>
+          {item.error}{' '}
+          {!item.isHeld && (
+            <button tabIndex={tabIndex} onClick={() => chat.outbox.retry(item.id)}>
+              Retry
+            </button>
+          )}{' '}
+          <button tabIndex={tabIndex} onClick={() => chat.outbox.discard(item.id)}>
+            Discard
+          </button>
         </p>
       )}
     </Frame>

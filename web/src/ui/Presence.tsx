@@ -7,6 +7,7 @@ import type { Room } from '../room';
 import type { RoomInfo } from '../state/room-list';
 import { Field } from './Field';
 import { useStores } from './hooks';
+import { useOneStop } from './keys';
 
 interface Props {
   chat: Chat;
@@ -44,8 +45,10 @@ export function Presence({ chat, room, info, onLeave, onClose }: Props) {
     };
   }, []);
   const canAdd = info.role === 'owner' || info.role === 'moderator';
-  const canRemove = (role: Member['role']) =>
-    role !== 'owner' && (info.role === 'owner' || (canAdd && role === 'member'));
+  const canRemove = ({ user, role }: Member) =>
+    role !== 'owner' && (info.role === 'owner' || (canAdd && role === 'member')) && user.id !== chat.me.id;
+  const removable = new Set(members?.members.filter(canRemove).map(({ user }) => user.id));
+  const stops = useOneStop([...removable]);
   // Whoever is here is a member, so somebody who is not in the list has joined since it was loaded.
   const listed = new Set(members?.members.map(({ user }) => user.id));
   const newcomer = members && !members.more && users.find(({ id }) => !listed.has(id))?.id;
@@ -132,15 +135,16 @@ export function Presence({ chat, room, info, onLeave, onClose }: Props) {
           {error}
         </p>
       )}
-      <ul>
+      <ul {...stops.list}>
         {members?.members.map(({ user, role }) => (
           <li key={user.id}>
             <span class="title">
               <bdi>{user.username}</bdi>
             </span>
             {role !== 'member' && <span class="hint"> {role === 'owner' ? 'Owner' : 'Moderator'}</span>}
-            {canRemove(role) && user.id !== chat.me.id && (
+            {removable.has(user.id) && (
               <button
+                {...stops.stop(user.id)}
                 class="quiet"
                 aria-label={`Remove ${user.username} from this room`}
                 onClick={() => void remove(user.username)}

@@ -12,6 +12,7 @@ import { MessageList } from './MessageList';
 import { Presence, connections } from './Presence';
 import { addressOf, go, replace } from './address';
 import { focusIfLost, useStores } from './hooks';
+import { useOneStop } from './keys';
 
 export function Room({ chat, name }: { chat: Chat; name: string }) {
   useStores(chat, chat.rooms);
@@ -182,6 +183,8 @@ function NotAMember({ chat, name }: { chat: Chat; name: string }) {
   const [error, setError] = useState('');
   const [found, setFound] = useState<'public' | 'hidden'>();
   useStores(chat.outbox);
+  const unsent = chat.outbox.of(name);
+  const stops = useOneStop(unsent.map(({ id }) => id));
   const { loaded } = chat.rooms;
   useEffect(() => {
     if (!loaded) return;
@@ -206,7 +209,6 @@ function NotAMember({ chat, name }: { chat: Chat; name: string }) {
     };
   }, [name, loaded]);
   if (!loaded) return <main class="room nothing" aria-busy="true" />;
-  const unsent = chat.outbox.of(name);
   const former = chat.formerRoom(name);
 
   async function join(): Promise<void> {
@@ -237,14 +239,18 @@ function NotAMember({ chat, name }: { chat: Chat; name: string }) {
       {unsent.length > 0 && (
         <section class="unsent">
           <h2>Unsent messages</h2>
-          {unsent.map(({ id, text }) => (
-            <p key={id}>
-              <span class="text" dir="auto">
-                {text}
-              </span>
-              <button onClick={() => chat.outbox.discard(id)}>Discard</button>
-            </p>
-          ))}
+          <ul {...stops.list}>
+            {unsent.map(({ id, text }) => (
+              <li key={id}>
+                <span class="text" dir="auto">
+                  {text}
+                </span>
+                <button {...stops.stop(id)} onClick={() => chat.outbox.discard(id)}>
+                  Discard
+                </button>
+              </li>
+            ))}
+          </ul>
         </section>
       )}
     </main>

@@ -4,7 +4,7 @@ import type { Chat } from '../chat';
 import { fold } from '../state/mentions';
 import { addressOf, go } from './address';
 import { useStores } from './hooks';
-import { moveFocus } from './keys';
+import { useOneStop } from './keys';
 
 /** The list can be filtered if it is longer than this. */
 const MANY = 12;
@@ -13,7 +13,6 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
   useStores(chat, chat.rooms, chat.outbox);
   const [filter, setFilter] = useState('');
   const [onlyUnread, setOnlyUnread] = useState(false);
-  const [focused, setFocused] = useState<string>();
   const current = useRef<HTMLAnchorElement>(null);
   const list = useRef<HTMLUListElement>(null);
   const { sorted, loaded } = chat.rooms;
@@ -25,9 +24,7 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
       (!words || fold(name).includes(words) || fold(title).includes(words)) &&
       (!onlyUnread || name === chat.openRoom || chat.rooms.unread(name) > 0),
   );
-  // Tab leads to one room; the arrow keys move on from there.
-  const all = [...shown.map(({ name }) => name), ...chat.stranded];
-  const reachable = [focused, chat.openRoom].find((name) => name !== undefined && all.includes(name)) ?? all[0];
+  const stops = useOneStop([...shown.map(({ name }) => name), ...chat.stranded], chat.openRoom);
   useEffect(() => current.current?.scrollIntoView({ block: 'nearest' }), [chat.openRoom, loaded]);
 
   return (
@@ -61,11 +58,7 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
         </div>
       )}
       {loaded && sorted.length === 0 && <p class="hint">No rooms yet</p>}
-      <ul
-        ref={list}
-        onKeyDown={(event) => moveFocus(event, event.currentTarget, 'a')}
-        onFocus={(event) => setFocused((event.target as HTMLElement).dataset['room'])}
-      >
+      <ul ref={list} {...stops.list}>
         {shown.map((room) => {
           const unread = chat.rooms.unread(room.name);
           const isOpen = room.name === chat.openRoom;
@@ -75,8 +68,7 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
               <a
                 ref={isOpen ? current : undefined}
                 href={addressOf(room.name)}
-                data-room={room.name}
-                tabIndex={room.name === reachable ? 0 : -1}
+                {...stops.stop(room.name)}
                 aria-current={isOpen ? 'page' : undefined}
                 class={unread > 0 ? 'unread' : undefined}
                 title={room.title}
@@ -100,8 +92,7 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
           <li key={name}>
             <a
               href={addressOf(name)}
-              data-room={name}
-              tabIndex={name === reachable ? 0 : -1}
+              {...stops.stop(name)}
               aria-current={name === chat.openRoom ? 'page' : undefined}
             >
               <span class="title">

@@ -1,18 +1,31 @@
 /** What the keyboard does apart from the focused element. */
-import { useEffect } from 'preact/hooks';
+import type { TargetedEvent } from 'preact';
+import { useEffect, useState } from 'preact/hooks';
 
-/**
- * Moves the focus among the elements of a list, of which only one is a stop of the Tab key. Returns whether the key
- * does that.
- */
-export function moveFocus(event: KeyboardEvent, list: HTMLElement, selector: string): boolean {
-  const all = [...list.querySelectorAll<HTMLElement>(selector)];
+/** Moves the focus among the stops of a list. */
+function moveFocus(event: KeyboardEvent, list: HTMLElement): void {
+  const all = [...list.querySelectorAll<HTMLElement>('[data-stop]')];
   const at = all.indexOf(event.target as HTMLElement);
   const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: all.length - 1 }[event.key];
-  if (at < 0 || to === undefined || event.altKey || event.ctrlKey || event.metaKey) return false;
+  if (at < 0 || to === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
   event.preventDefault();
   all[Math.max(0, Math.min(to, all.length - 1))]?.focus();
-  return true;
+}
+
+/**
+ * Makes the Tab key stop only once in a list: at the element that had the focus last, or else at the preferred or first
+ * one. The arrow keys move on from there. Returns the properties of the list, and those of the element for a key.
+ */
+export function useOneStop(keys: readonly string[], preferred?: string) {
+  const [focused, setFocused] = useState<string>();
+  const reachable = [focused, preferred].find((key) => key !== undefined && keys.includes(key)) ?? keys[0];
+  return {
+    list: {
+      onKeyDown: (event: TargetedEvent<HTMLElement, KeyboardEvent>) => moveFocus(event, event.currentTarget),
+      onFocus: (event: FocusEvent) => setFocused((event.target as HTMLElement).dataset['stop']),
+    },
+    stop: (key: string) => ({ 'data-stop': key, tabIndex: key === reachable ? 0 : -1 }),
+  };
 }
 
 const FIELDS = 'input, textarea, select, [contenteditable]';
