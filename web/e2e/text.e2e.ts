@@ -79,6 +79,18 @@ describe('the text of messages', () => {
     expect(await shots()).toEqual(drawn);
   });
 
+  it('is drawn within its line in an empty room, however many marks the title has', async () => {
+    await world.room(await world.account('mark'), 'empty');
+    const page = await world.signedIn('mark', 'empty');
+    await page.getByText('Say hello!').waitFor();
+    const { x, y, width, height } = (await page.locator('.messages').boundingBox())!;
+    const above = async () => (await page.screenshot({ clip: { x, y, width, height: height / 3 } })).toString('base64');
+    const drawn = await above();
+    // Not every font stacks marks, so a shadow stands for them.
+    await page.locator('.empty').evaluate((element) => (element.style.textShadow = '0 -200px black'));
+    expect(await above()).toBe(drawn);
+  });
+
   it('stands under the right day after midnight', async () => {
     await world.room(await world.account('nina'), 'days');
     await world.say(await world.token('nina'), 'days', 'before midnight');

@@ -421,7 +421,9 @@ export class MessageList extends Component<Props, State> {
         )}
         {timeline.loaded && this.rows.length === 0 && (
           <p class="empty">
-            No messages in <strong dir="auto">{title}</strong> yet. Say hello!
+            <span>
+              No messages in <strong dir="auto">{title}</strong> yet. Say hello!
+            </span>
           </p>
         )}
         <div
