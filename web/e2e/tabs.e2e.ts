@@ -186,6 +186,31 @@ describe('what a browser keeps', () => {
     await messageText(bob, 'For these people only').waitFor();
   });
 
+  it('shows nothing of a deleted room in another one that takes the name', async () => {
+    const owner = await world.token('ann');
+    const room = async (first: string) => {
+      await world.room(owner, 'reborn', 'Reborn');
+      const token = await world.token('bob');
+      await world.join(token, 'reborn');
+      await world.say(owner, 'reborn', first);
+      // The page loads the newest 100 messages, so the first one is fetched to be quoted.
+      for (let i = 0; i < 105; i++) await world.say(token, 'reborn', `Message ${i}`);
+      await world.reply('ann', 'reborn', 'What do you think?', 1);
+    };
+    await room('A secret of the old room');
+    const bob = await world.signedIn('bob', 'reborn');
+    const quote = (text: string) => bob.locator('.quote', { hasText: text });
+    await quote('A secret of the old room').waitFor();
+    await bob.context().setOffline(true);
+    await bob.getByText('Connection lost').waitFor();
+    const headers = { Authorization: `Bearer ${owner}` };
+    await fetch(`${world.server.url}/rooms/reborn`, { method: 'DELETE', headers });
+    await room('Welcome to the new room');
+    await bob.context().setOffline(false);
+    await quote('Welcome to the new room').waitFor({ timeout: 20_000 });
+    expect(await quote('A secret of the old room').count()).toBe(0);
+  });
+
   it('throws no errors', () => {
     expect(world.pageErrors).toEqual([]);
   });

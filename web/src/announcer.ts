@@ -27,19 +27,19 @@ export class Announcer extends Store {
     this.stopped = true;
   }
 
-  /** A message of another user arrived. `isSeen`: the user is looking at its room. */
-  message(name: string, user: User, text: string, offset: number, isSeen: boolean): void {
+  /** A message of another user arrived in a room with this epoch. `isSeen`: the user is looking at the room. */
+  message(name: string, epoch: string, user: User, text: string, offset: number, isSeen: boolean): void {
     if (isSeen) {
       this.text = `${user.username}: ${cut(text, 300)}`;
       this.count++;
       this.changed();
     } else if (mentionsMe(text, this.me.username, this.names)) {
-      this.rooms.mention(name);
+      this.rooms.mention(epoch);
       const title = this.rooms.get(name)?.title ?? name;
       setTimeout(() => {
-        const isRead = (this.rooms.get(name)?.read.offset ?? Infinity) >= offset;
-        if (isRead || this.stopped) return;
-        this.notify(`${user.username} in ${title}`, cut(text, 200), `${name} ${offset}`, name);
+        const room = this.rooms.get(name);
+        if (this.stopped || room?.epoch !== epoch || room.read.offset >= offset) return;
+        this.notify(`${user.username} in ${title}`, cut(text, 200), `${epoch} ${offset}`, name);
       }, NOTIFY_AFTER_MS);
     }
   }

@@ -56,6 +56,7 @@ export class Chat extends Store {
   private subscriptions = MAX_SUBSCRIPTIONS;
   private rejected = new Map<string, { at: number; reason: string }>();
   private reading = new Set<string>();
+  /** The epochs of the rooms that the user leaves on purpose. */
   private leaving = new Set<string>();
   /** The rooms that the user lost while the page was open. */
   private readonly former = new Map<string, RoomInfo>();
@@ -241,7 +242,7 @@ export class Chat extends Store {
           try {
             const before = this.rooms.sorted;
             this.rooms.set(await this.connection.rooms());
-            for (const info of before) if (!this.rooms.get(info.name) && !this.leaving.has(info.name)) this.lost(info);
+            for (const info of before) if (!this.rooms.get(info.name)) this.lost(info);
             this.updateSubscriptions();
             break;
           } catch {
@@ -276,25 +277,23 @@ export class Chat extends Store {
     if (!info || this.connection.isSubscribed(name)) return;
     if (Date.now() - (this.rejected.get(name)?.at ?? 0) < REJECTED_MS) return;
     this.rejected.delete(name);
-    const known = this.subscribedRooms.get(name);
-    const room = known ?? new Room(name, this.me, (where) => this.page(name, where));
-    const { timeline } = room;
-    if (!known) {
-      timeline.begin(info.epoch, info.offset);
-      if (name === this.openRoom) timeline.wake();
-      else timeline.sleep();
-      this.subscribedRooms.set(name, room);
-    }
-    this.connection.subscribe(name, { epoch: timeline.epoch, offset: timeline.position }, {
+    let room = this.subscribedRooms.get(name) ?? this.beginRoom(name, info);
+    const { epoch, position: offset } = room.timeline;
+    this.connection.subscribe(name, { epoch, offset }, {
       subscribed: (position, recovered) => {
         if (!recovered) {
           this.banner.skip(name);
-          // The room was created again under the same name, or a backup was restored.
-          if (position) timeline.begin(position.epoch, position.offset);
+          // Too much was missed, the room was created again under the same name, or a backup was restored. Whatever is
+          // known of the room may be out of date.
+          if (position) {
+            room = this.beginRoom(name, position);
+            if (position.epoch !== epoch) this.outbox.replaced(name);
+            this.changed();
+          }
           void this.refresh();
         }
         if (name === this.openRoom) {
-          if (!timeline.loaded) void this.loadMessages(room);
+          if (!room.timeline.loaded) void this.loadMessages(room);
           void this.loadPresence(room);
         }
       },
@@ -329,7 +328,16 @@ export class Chat extends Store {
       },
     });
     // In parallel with subscribing: the timeline merges the page with live publications.
-    if (name === this.openRoom && !timeline.loaded) void this.loadMessages(room);
+    if (name === this.openRoom && !room.timeline.loaded) void this.loadMessages(room);
+  }
+
+  /** Starts with nothing but a position, after which live publications follow. */
+  private beginRoom(name: string, { epoch, offset }: { epoch: string; offset: number }): Room {
+    const room = new Room(name, this.me, (where) => this.page(name, where));
+    room.timeline.begin(epoch, offset);
+    if (name !== this.openRoom) room.timeline.sleep();
+    this.subscribedRooms.set(name, room);
+    return room;
   }
 
   /** The server doesn't report joins and leaves while there are too many people, so the list is loaded afterwards. */
@@ -364,7 +372,8 @@ export class Chat extends Store {
     if (kind === 'message') {
       room.stoppedTyping(user.id);
       const isSeen = name === this.openRoom && this.env.visible();
-      if (!isMine && data.text !== undefined) this.announcer.message(name, user, data.text, offset, isSeen);
+      const { epoch } = room.timeline;
+      if (!isMine && data.text !== undefined) this.announcer.message(name, epoch, user, data.text, offset, isSeen);
     } else if (data.room) void this.refresh();
   }
 
@@ -372,12 +381,12 @@ export class Chat extends Store {
   private removed(name: string): void {
     const info = this.rooms.get(name);
     this.dropRoom(name);
-    if (!info || this.leaving.has(name)) return;
-    this.lost(info);
+    if (info) this.lost(info);
   }
 
-  /** Tells the user that they are no longer a member of a room. */
+  /** Tells the user that they are no longer a member of a room, unless they left it on purpose. */
   private lost(info: RoomInfo): void {
+    if (this.leaving.has(info.epoch)) return;
     this.former.set(info.name, info);
     this.banner.lostRoom(info.title, this.isUpToDate);
   }
@@ -433,7 +442,7 @@ export class Chat extends Store {
     this.reading.add(name);
     try {
       const { offset, number } = await this.connection.read(name, room.timeline.position, room.timeline.epoch);
-      this.rooms.read(name, offset, number);
+      if (this.rooms.get(name)?.epoch === room.timeline.epoch) this.rooms.read(name, offset, number);
     } catch {
       await wait(2000);
     } finally {
@@ -527,13 +536,14 @@ export class Chat extends Store {
 
   /** Leaves a room on purpose, so that there's no need to tell the user. */
   private async without(name: string, leave: () => Promise<void>): Promise<void> {
-    this.leaving.add(name);
+    const epoch = this.epoch(name);
+    this.leaving.add(epoch);
     try {
       await leave();
       this.dropRoom(name);
     } finally {
       // The event may arrive later than the answer.
-      setTimeout(() => this.leaving.delete(name), 5000);
+      setTimeout(() => this.leaving.delete(epoch), 5000);
     }
   }
 }

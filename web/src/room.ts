@@ -1,4 +1,7 @@
-/** A subscribed room: its timeline and pages of history, and the people in it. */
+/**
+ * A subscribed room: its timeline and pages of history, and the people in it. What it holds belongs to one epoch:
+ * another room that takes the name gets an object of its own.
+ */
 import { errorText } from './errors';
 import { Store } from './state/store';
 import { type Message, type Page, Timeline, type User } from './state/timeline';
@@ -137,9 +140,10 @@ export class Room extends Store {
     if (!found && !this.quotes.has(offset)) {
       this.quotes.set(offset, undefined);
       this.fetchPage({ after: offset - 1, limit: 1 }).then(
-        ({ messages: [message] }) => {
+        ({ messages: [message], epoch }) => {
           // If it was forgotten in the meantime, its text has changed.
-          if (message?.offset === offset && this.quotes.has(offset)) this.quotes.set(offset, message);
+          const isCurrent = epoch === this.timeline.epoch && this.quotes.has(offset);
+          if (message?.offset === offset && isCurrent) this.quotes.set(offset, message);
           this.changed();
         },
         () => this.quotes.delete(offset),

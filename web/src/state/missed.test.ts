@@ -3,7 +3,7 @@ import { Missed } from './missed';
 import type { RoomInfo } from './room-list';
 
 const room = (name: string, offset: number, number = offset): RoomInfo => ({
-  name, offset, number, title: name, private: false, size: 10, members: 2, epoch: 'e', read: { offset: 0, number: 0 },
+  name, offset, number, title: name, private: false, size: 10, members: 2, epoch: `e-${name}`, read: { offset: 0, number: 0 },
   unread: 0,
 });
 
@@ -54,6 +54,13 @@ describe('Missed', () => {
     missed.lost([room('lobby', 4)]);
     missed.back([room('lobby', 4)], () => 4);
     expect([missed.isComplete, missed.count]).toEqual([true, 0]);
+  });
+
+  it('does not compare a room with an earlier one of the same name', () => {
+    const missed = new Missed();
+    missed.lost([room('lobby', 10)]);
+    missed.back([{ ...room('lobby', 14), epoch: 'other' }], () => undefined);
+    expect(missed.count).toBe(0);
   });
 
   it('does not wait for a room that was replaced or left', () => {

@@ -7,7 +7,8 @@ import type { RoomInfo } from './room-list';
  * not know that it was stored. In all other rooms only the numbers of messages are known.
  */
 export class Missed {
-  private before: Map<string, number> | undefined;
+  /** The rooms as they were before, by epoch: another room may have taken a name since. */
+  private before: Map<string, RoomInfo> | undefined;
   /** The list of rooms has not been loaded since the connection was lost. */
   private isAway = false;
   /** The offsets up to which publications were missed, in rooms that have not reached them. */
@@ -17,7 +18,7 @@ export class Missed {
 
   /** The connection is lost. If that happens again before `reset`, counting goes on. */
   lost(rooms: readonly RoomInfo[]): void {
-    this.before ??= new Map(rooms.map(({ name, number }) => [name, number]));
+    this.before ??= new Map(rooms.map((room) => [room.epoch, room]));
     this.isAway = true;
     this.until.clear();
   }
@@ -27,9 +28,9 @@ export class Missed {
     this.until.clear();
     this.elsewhere = 0;
     this.isAway = false;
-    for (const { name, offset, number } of rooms) {
+    for (const { name, epoch, offset, number } of rooms) {
       const reached = position(name);
-      if (reached === undefined) this.elsewhere += Math.max(0, number - (this.before?.get(name) ?? number));
+      if (reached === undefined) this.elsewhere += Math.max(0, number - (this.before?.get(epoch)?.number ?? number));
       else if (reached < offset) this.until.set(name, offset);
     }
   }

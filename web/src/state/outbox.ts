@@ -142,6 +142,11 @@ export class Outbox extends Store {
     }
   }
 
+  /** Removes the stored items of a room whose history goes on elsewhere: their offsets mean nothing there. */
+  replaced(room: string): void {
+    this.positionReached(room, Infinity);
+  }
+
   /** Removes the item whose message arrived as a publication. */
   received(room: string, id: string): void {
     const item = this.find(id);

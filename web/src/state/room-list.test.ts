@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { type RoomInfo, RoomList, chooseRooms } from './room-list';
 
 const info = (name: string, more: Partial<RoomInfo> = {}): RoomInfo => ({
-  name, title: name, private: false, size: 10, members: 1, epoch: 'e',
+  name, title: name, private: false, size: 10, members: 1, epoch: `e-${name}`,
   offset: 10, number: 8, read: { offset: 10, number: 8 }, role: 'member', unread: 0, ...more,
 });
 
@@ -27,10 +27,10 @@ describe('RoomList', () => {
     rooms.read('a', 15, 12);
     rooms.read('a', 12, 10);
     expect(rooms.unread('a')).toBe(4);
-    rooms.mention('a');
+    rooms.mention('e-a');
     rooms.read('a', 20, 16);
     expect(rooms.unread('a')).toBe(0);
-    expect(rooms.isMentioned('a')).toBe(false);
+    expect(rooms.isMentioned(rooms.get('a')!)).toBe(false);
   });
 
   it('keeps the latest publication when an older list arrives', () => {
@@ -49,6 +49,19 @@ describe('RoomList', () => {
     rooms.set([info('a')]);
     rooms.set([info('a', { epoch: 'f', offset: 2, number: 2, read: { offset: 0, number: 0 }, unread: 2 })]);
     expect(rooms.unread('a')).toBe(2);
+  });
+
+  it('does not pass the mark of a mention on to another room of the same name, or to later messages', () => {
+    const rooms = new RoomList();
+    rooms.set([info('a', { unread: 1 }), info('b', { unread: 1 })]);
+    rooms.mention('e-a');
+    rooms.mention('e-b');
+    const isMarked = (name: string) => rooms.isMentioned(rooms.get(name)!);
+    expect([isMarked('a'), isMarked('b')]).toEqual([true, true]);
+    // The first was created again. The second was read elsewhere.
+    rooms.set([info('a', { epoch: 'f', unread: 1 }), info('b', { read: { offset: 11, number: 9 } })]);
+    rooms.publication('b', 11, true, false);
+    expect([isMarked('a'), isMarked('b')]).toEqual([false, false]);
   });
 
   it('sorts by title', () => {

@@ -27,6 +27,7 @@ const UNREAD_LIMIT = 1000;
 /** The server counts unread messages. Between two of its lists, live publications and the user's reading go on from it. */
 export class RoomList extends Store {
   private rooms = new Map<string, RoomInfo>();
+  /** The epochs of the rooms with an unread mention. */
   private mentioned = new Set<string>();
   loaded = false;
   sorted: readonly RoomInfo[] = [];
@@ -43,6 +44,9 @@ export class RoomList extends Store {
       rooms.set(room.name, known && known.epoch === room.epoch ? newest(known, room) : room);
     }
     this.rooms = rooms;
+    // A room that was read elsewhere, or is gone, takes its mark with it.
+    const unread = new Set([...rooms.values()].flatMap((room) => (room.unread > 0 ? [room.epoch] : [])));
+    this.mentioned = new Set([...this.mentioned].filter((epoch) => unread.has(epoch)));
     this.loaded = true;
     this.sort();
   }
@@ -61,17 +65,18 @@ export class RoomList extends Store {
     if (!room || offset < room.read.offset) return;
     const read = { offset, number: Math.max(number, room.read.number) };
     const unread = remaining(room, read.number);
-    if (unread === 0) this.mentioned.delete(name);
+    if (unread === 0) this.mentioned.delete(room.epoch);
     this.replace({ ...room, read, unread });
   }
 
-  mention(name: string): void {
-    this.mentioned.add(name);
+  /** Marks the room with this epoch. Another one that takes its name is not marked. */
+  mention(epoch: string): void {
+    this.mentioned.add(epoch);
     this.changed();
   }
 
-  isMentioned(name: string): boolean {
-    return this.mentioned.has(name);
+  isMentioned({ epoch }: RoomInfo): boolean {
+    return this.mentioned.has(epoch);
   }
 
   remove(name: string): void {

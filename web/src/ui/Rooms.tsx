@@ -62,7 +62,7 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
         {shown.map((room) => {
           const unread = chat.rooms.unread(room.name);
           const isOpen = room.name === chat.openRoom;
-          const mentioned = chat.rooms.isMentioned(room.name);
+          const mentioned = chat.rooms.isMentioned(room);
           return (
             <li key={room.name}>
               <a
