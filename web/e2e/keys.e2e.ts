@@ -66,6 +66,11 @@ describe('the keyboard', () => {
     await page.keyboard.press('End');
     await page.keyboard.press('ArrowUp');
     expect(await focused()).toMatch(/^Remove member \d+ from/);
+    // The focus stays in the list when the pressed button goes.
+    const pressed = await focused();
+    await page.keyboard.press('Enter');
+    await page.getByRole('button', { name: pressed }).waitFor({ state: 'detached' });
+    await expect.poll(focused).toMatch(/^Remove member \d+ from/);
     await page.keyboard.press('Escape');
     await page.evaluate(() => {
       const owner = localStorage.getItem('uproar.owner');

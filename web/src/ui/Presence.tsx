@@ -6,7 +6,7 @@ import type { Chat } from '../chat';
 import type { Room } from '../room';
 import type { RoomInfo } from '../state/room-list';
 import { Field } from './Field';
-import { useStores } from './hooks';
+import { focusIfLost, useStores } from './hooks';
 import { useOneStop } from './keys';
 
 interface Props {
@@ -36,6 +36,7 @@ export function Presence({ chat, room, info, onLeave, onClose }: Props) {
   const [username, setUsername] = useState('');
   const { users, online } = room;
   const close = useRef<HTMLButtonElement>(null);
+  const list = useRef<HTMLUListElement>(null);
   // On narrow screens the panel covers the room, and the focus must not stay behind it.
   useEffect(() => {
     const opener = document.activeElement;
@@ -91,6 +92,8 @@ export function Presence({ chat, room, info, onLeave, onClose }: Props) {
         (shown) =>
           shown && { ...shown, members: shown.members.filter(({ user }) => user.username !== username) },
       );
+      // The pressed button is gone by then.
+      setTimeout(() => focusIfLost(list.current?.querySelector<HTMLElement>('[tabindex="0"]') ?? close.current));
     });
 
   async function add(event: SubmitEvent): Promise<void> {
@@ -135,7 +138,7 @@ export function Presence({ chat, room, info, onLeave, onClose }: Props) {
           {error}
         </p>
       )}
-      <ul {...stops.list}>
+      <ul ref={list} {...stops.list}>
         {members?.members.map(({ user, role }) => (
           <li key={user.id}>
             <span class="title">
