@@ -42,6 +42,18 @@ describe('Outbox', () => {
     expect(outbox.size).toBe(0);
   });
 
+  it('removes stored messages when another room takes the name, but no others', async () => {
+    const outbox = open();
+    outbox.setOnline(true);
+    outbox.add({ room: 'lobby', text: 'Stored' });
+    await settle();
+    answer = () => Promise.reject(new SendError('No.', false));
+    outbox.add({ room: 'lobby', text: 'Failed' });
+    await settle();
+    outbox.replaced('lobby');
+    expect(outbox.of('lobby').map(({ text }) => text)).toEqual(['Failed']);
+  });
+
   it('removes a message whose publication arrived before the reply', async () => {
     const outbox = open();
     position = 5;

@@ -1,0 +1,40 @@
+import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { Announcer } from './announcer';
+import { Names } from './state/mentions';
+import { type RoomInfo, RoomList } from './state/room-list';
+
+const bob = { id: '2', username: 'bob' };
+const room = (epoch: string): RoomInfo => ({
+  name: 'lobby', title: 'Lobby', private: false, size: 10, members: 2, epoch,
+  offset: 5, number: 5, read: { offset: 4, number: 4 }, role: 'member', unread: 1,
+});
+
+let rooms: RoomList;
+let notified: [string, string][];
+let announcer: Announcer;
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  rooms = new RoomList();
+  rooms.set([room('old')]);
+  notified = [];
+  announcer = new Announcer({ id: '1', username: 'ann' }, rooms, new Names(), (_, body, tag) => notified.push([body, tag]));
+});
+afterEach(() => vi.useRealTimers());
+
+it('notifies the user of a mention, with a tag that no message of another room has', () => {
+  announcer.message('lobby', 'old', bob, '@ann one', 5, false);
+  vi.runAllTimers();
+  rooms.set([room('new')]);
+  announcer.message('lobby', 'new', bob, '@ann two', 5, false);
+  vi.runAllTimers();
+  expect(notified).toEqual([['@ann one', 'old 5'], ['@ann two', 'new 5']]);
+});
+
+it('does not notify the user of a message in a room that was deleted meanwhile', () => {
+  announcer.message('lobby', 'old', bob, '@ann one', 5, false);
+  rooms.set([room('new')]);
+  vi.runAllTimers();
+  expect(notified).toEqual([]);
+  expect(rooms.isMentioned(rooms.get('lobby')!)).toBe(false);
+});
