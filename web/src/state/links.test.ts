@@ -56,6 +56,7 @@ describe('findLinks', () => {
     expect(links('https://example.com:8080,谢谢')).toEqual(['https://example.com:8080']);
     expect(links('https://127.0.0.1谢谢')).toEqual(['https://127.0.0.1']);
     expect(links('https://localhost-谢谢')).toEqual(['https://localhost']);
+    expect(links('https://localhost_谢谢')).toEqual(['https://localhost']);
     for (const text of ['https://example.com.请看', 'https://example.com谢谢/', 'https://example.com🎉', 'https://example.com・次']) {
       expect(links(text), text).toEqual(['https://example.com']);
     }
@@ -63,7 +64,7 @@ describe('findLinks', () => {
       expect(links(text), text).toEqual(['me@example.com']);
     }
     for (const host of [
-      'my_host.example.com', 'my-server', 'münchen', 'a-b.example', 'nic.みんな', 'www.nic.みんな', 'ジョン・レノン.jp',
+      'my_host.example.com', 'my-server', 'my_server:8080', 'münchen', 'a-b.example', 'nic.みんな', 'www.nic.みんな', 'ジョン・レノン.jp',
       'xn--bcher-kva.example', '例え.com', 'x.xn--p1ai',
     ]) expect(links(`https://${host}/x`), host).toEqual([`https://${host}/x`]);
   });

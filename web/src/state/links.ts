@@ -14,8 +14,8 @@ export interface Link {
  */
 const CHAR = String.raw`(?:[·‧・’–](?=[\p{L}\p{N}])|(?![\s\p{C}<>"'\x60\\]|(?![\0-\x7f])[\p{P}\uff00-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65\uffe0-\uffef]).)`;
 const LABEL = String.raw`(?:[\p{L}\p{M}\p{N}-]|[·・](?=\p{L}))+`;
-/** The name of a host, or an IPv4 address. The last label has no underscore. */
-const HOST = String.raw`(?!-)(?:(?:[a-z\d-]*_[\w-]*|${LABEL})\.)*${LABEL}`;
+/** The name of a host, or an IPv4 address. The last label has no underscore unless it is the only one. */
+const HOST = String.raw`(?!-)(?:[a-z\d-]+_[\w-]*(?![\w.\p{L}\p{M}-])|(?:(?:[a-z\d-]*_[\w-]*|${LABEL})\.)*${LABEL})`;
 const SERVER = String.raw`(?:(?<!\w)(?<scheme>https?:\/\/)(?:(?<name>${HOST})|\[[\da-f:.]+\])|(?<![\w.@\/-])(?<short>www\.${HOST}))`;
 /** What may follow it. Any other character belongs to the sentence. */
 const REST = String.raw`(?::\d{1,5}(?!\d))?(?<user>(?::[^\s\/?#@]*)?@${CHAR}*)?(?<path>[\/?#]${CHAR}*)?`;
