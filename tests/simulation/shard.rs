@@ -734,6 +734,40 @@ fn leaving_and_returning_within_a_turn_is_not_announced() {
     assert_eq!(joins[0]["push"]["join"]["info"]["user"], "3");
 }
 
+/// One user's connections once made every member receive thousands of notices per second.
+#[test]
+fn clients_that_come_and_go_all_the_time_are_named_only_so_often() {
+    let mut rig = Rig::new(0);
+    let listener = rig.connect(2);
+    rig.send_commands(listener, [json!({"id": 2, "subscribe": {"channel": "live:a", "join_leave": true}})]);
+    let others: Vec<_> = (0..10).map(|_| rig.join(3, "live:a")).collect();
+    for round in 0..300 {
+        for other in &others {
+            let (leave, join) = (unsubscribe(10 + 2 * round, "live:a"), subscribe(11 + 2 * round, "live:a"));
+            rig.send_commands(*other, [if round % 2 == 0 { leave } else { join }]);
+        }
+        rig.run_for(10);
+    }
+    rig.send_commands(others[0], [unsubscribe(1000, "live:a")]);
+    rig.run_for(5_000);
+    let (mut present, mut notices) = (BTreeSet::new(), 0);
+    for line in lines(&rig.take_received(listener)) {
+        let client = |what: &str| line["push"][what]["info"].clone();
+        let name = |info: &Value| info["client"].to_string();
+        let (join, leave) = (client("join"), client("leave"));
+        if join["user"] == "3" {
+            assert!(present.insert(name(&join)), "named twice");
+        } else if leave["user"] == "3" {
+            assert!(present.remove(&name(&leave)), "has not come");
+        } else {
+            continue;
+        }
+        notices += 1;
+    }
+    assert!((200..=280).contains(&notices), "{notices} notices of 3,000 changes in 3 s");
+    assert_eq!(present.len(), 9, "in the end everybody is named as they are");
+}
+
 // ── deadlines and order ─────────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]

@@ -34,7 +34,7 @@ pub(crate) struct Homes {
     checks_rest_until_ms: u64,
     /// `Lost` and `Closed` messages whose queue was full, and the shards that they are for.
     endings: Vec<(u16, Message)>,
-    /// When which homes may announce the number of subscribers again.
+    /// When which homes may announce again who came or went, or the number of subscribers.
     online_due: BTreeSet<(u64, Channel)>,
 }
 

@@ -7,15 +7,21 @@ use crate::host::Host;
 use crate::ids::Slot;
 use crate::message::{Channel, Endpoint, Ephemeral, Message, PresenceChange, PresenceReply};
 use crate::protocol::centrifuge::{ClientInfo, PresenceList};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use uproar_model::fairness::{Bucket, Rate};
 use uproar_model::{User, UserId};
+
+/// How often a channel tells who came or went. Those who come and go faster are told about once, or not at all.
+const NAMED_RATE: Rate = Rate::per_second(20, 200);
+
+/// A client: its shard, slot and generation.
+type ClientKey = (u16, Slot, u32);
 
 /// The subscribers of a channel, on all shards.
 #[derive(Debug, Default)]
 pub(super) struct Presence {
-    /// By shard, slot and generation.
-    clients: BTreeMap<(u16, Slot, u32), Client>,
+    clients: BTreeMap<ClientKey, Client>,
     /// The number of clients of each user.
     users: BTreeMap<UserId, u32>,
     /// The number of clients that are told about the others.
@@ -23,6 +29,10 @@ pub(super) struct Presence {
     /// The number of clients that was last announced, and when it may be announced again.
     announced: u64,
     announce_after_ms: u64,
+    /// Who came or went without having been named to the others, earliest first.
+    unnamed: VecDeque<(ClientKey, PresenceChange)>,
+    named: Option<Bucket>,
+    /// Whether the home is in `Homes::online_due`.
     is_announcement_due: bool,
     /// The latest answer to `presence`, until somebody comes or goes.
     list: Option<Arc<PresenceList>>,
@@ -54,6 +64,15 @@ impl Presence {
         before.is_some() != change.is_here
     }
 
+    /// Notes that a client came or went. If it was not named since it did the opposite, there is nothing to tell.
+    fn note(&mut self, shard: u16, change: &PresenceChange) {
+        let key = (shard, change.slot, change.generation);
+        match self.unnamed.iter().position(|(unnamed, _)| *unnamed == key) {
+            Some(index) => _ = self.unnamed.remove(index),
+            None => self.unnamed.push_back((key, change.clone())),
+        }
+    }
+
     fn uncount(&mut self, client: &Client) {
         self.listeners -= u64::from(client.listens);
         if let Some(count) = self.users.get_mut(&client.user.id) {
@@ -67,6 +86,7 @@ impl Presence {
     /// A shard has no subscribers any more, or reports them from the start.
     pub fn forget_shard(&mut self, shard: u16) {
         self.list = None;
+        self.unnamed.retain(|((of, ..), _)| *of != shard);
         let keys: Vec<_> =
             self.clients.range((shard, Slot(0), 0)..=(shard, Slot(u32::MAX), u32::MAX)).map(|(key, _)| *key).collect();
         for key in keys {
@@ -78,7 +98,7 @@ impl Presence {
 }
 
 /// As many of the clients as one answer holds.
-fn list_of(cx: &Context, clients: &BTreeMap<(u16, Slot, u32), Client>) -> PresenceList {
+fn list_of(cx: &Context, clients: &BTreeMap<ClientKey, Client>) -> PresenceList {
     let limit_bytes = (cx.limits().outbound_message_limit_bytes / 2) as usize;
     let mut listed = Vec::new();
     let mut bytes = 0;
@@ -109,16 +129,44 @@ impl Homes {
             if !home.is_fed(shard) || !home.presence.apply(shard, change) {
                 continue;
             }
-            let count = home.presence.clients.len() as u64;
+            home.presence.note(shard, change);
+            self.name_clients(cx, channel, host);
+        }
+        self.announce_online(cx, channel, host);
+    }
+
+    /// Tells who came and went where they are few enough to name: now, or when there may be another such event.
+    fn name_clients(&mut self, cx: &mut Context, channel: &Channel, host: &mut impl Host) {
+        loop {
+            let Some(home) = self.homes.get_mut(channel) else { return };
+            let presence = &mut home.presence;
+            let Some((_, change)) = presence.unnamed.front() else { return };
+            let count = presence.clients.len() as u64;
             let named = if change.is_here { count } else { count + 1 };
-            if home.presence.listeners > 0 && named <= cx.limits().join_leave_limit {
+            let is_told = presence.listeners > 0 && named <= cx.limits().join_leave_limit;
+            let now_ms = cx.now.ms;
+            let bucket = presence.named.get_or_insert_with(|| Bucket::full(NAMED_RATE, now_ms));
+            if is_told && !bucket.take(NAMED_RATE, now_ms) {
+                let due_ms = now_ms + bucket.wait_ms(NAMED_RATE, now_ms);
+                self.announce_at(channel, due_ms);
+                return;
+            }
+            let Some(((shard, ..), change)) = presence.unnamed.pop_front() else { return };
+            if is_told {
                 let client = cx.client_id(shard, change.slot, change.generation);
-                let info = ClientInfo { user: change.user.clone(), client };
+                let info = ClientInfo { user: change.user, client };
                 let event = if change.is_here { Ephemeral::Join(info) } else { Ephemeral::Leave(info) };
                 self.send_event(cx, channel, &Arc::new(event), host);
             }
         }
-        self.announce_online(cx, channel, host);
+    }
+
+    /// Announces what is left to announce at this time, or with what is due already.
+    fn announce_at(&mut self, channel: &Channel, due_ms: u64) {
+        let Some(home) = self.homes.get_mut(channel) else { return };
+        if !std::mem::replace(&mut home.presence.is_announcement_due, true) {
+            self.online_due.insert((due_ms, channel.clone()));
+        }
     }
 
     /// Announces the number of subscribers where they are too many to name: now, or when it may be announced again.
@@ -126,16 +174,12 @@ impl Homes {
         let Some(home) = self.homes.get_mut(channel) else { return };
         let presence = &mut home.presence;
         let count = presence.clients.len() as u64;
-        if presence.listeners == 0
-            || count <= cx.limits().join_leave_limit
-            || count == presence.announced
-            || presence.is_announcement_due
-        {
+        if presence.listeners == 0 || count <= cx.limits().join_leave_limit || count == presence.announced {
             return;
         }
         if cx.now.ms < presence.announce_after_ms {
-            presence.is_announcement_due = true;
-            self.online_due.insert((presence.announce_after_ms, channel.clone()));
+            let due_ms = presence.announce_after_ms;
+            self.announce_at(channel, due_ms);
             return;
         }
         presence.announced = count;
@@ -153,6 +197,7 @@ impl Homes {
             if let Some(home) = self.homes.get_mut(&channel) {
                 home.presence.is_announcement_due = false;
             }
+            self.name_clients(cx, &channel, host);
             self.announce_online(cx, &channel, host);
         }
     }
