@@ -293,6 +293,9 @@ limits! {
     history_page_limit = 100, 1..=1000;
     /// Bytes of a list in an HTTP response. A longer one is cut, and the response says that there is more.
     response_limit_bytes = MIB, 4 * KIB..=64 * MIB;
+    /// Bytes of HTTP responses that clients have not read yet. Each user, and each client address of requests without a
+    /// token, may hold as many as are left free then; a further response is replaced by 503.
+    http_outbound_limit_bytes = 256 * MIB, 64 * KIB..=64 * 1024 * MIB;
     /// How long a token is valid.
     token_lifetime_ms = 3_600_000, 1_000..=365 * DAY_MS;
     /// How long tokens can be renewed after a sign-in with a password. After that the user must sign in again.

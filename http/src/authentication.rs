@@ -1,6 +1,7 @@
 //! Authentication: from the token in a request to a user whose token has not been revoked.
 
 use crate::app::{App, now_unix_s};
+use crate::bodies::AuthenticatedUser;
 use crate::cookie;
 use crate::errors::{ApiError, Code};
 use crate::input::{ClientAddress, fold};
@@ -28,7 +29,11 @@ impl FromRequestParts<Arc<App>> for Authenticated {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Authenticated, ApiError> {
         let client = ClientAddress::from_request_parts(parts, app).await?;
         let token = bearer(&parts.headers).ok_or_else(token_missing)?;
-        authenticate_at(app, client, token, now_unix_s()).await
+        let authenticated = authenticate_at(app, client, token, now_unix_s()).await?;
+        if let Some(user) = parts.extensions.get::<AuthenticatedUser>() {
+            user.set(authenticated.user.id);
+        }
+        Ok(authenticated)
     }
 }
 

@@ -4,9 +4,9 @@
 //! nothing of shards, WebSocket frames or rings.
 //!
 //! The modules form layers. Imports only point downwards, and within a layer they never form a cycle. At the bottom are
-//! the modules that know nothing of requests in progress: `addresses`, `assets`, `attempts`, `chat`, `errors`,
-//! `objects`, `origins`, `passwords`, `rate`, `readiness`, `security_log`, `settings`, `slots`, `socket`, `tokens` and
-//! `validation`. Above them, `app` holds what all handlers share. `input`, `cookie` and `authentication` turn a request
+//! the modules that know nothing of requests in progress: `addresses`, `assets`, `attempts`, `bodies`, `chat`,
+//! `errors`, `objects`, `origins`, `passwords`, `rate`, `readiness`, `security_log`, `settings`, `slots`, `socket`,
+//! `tokens` and `validation`. Above them, `app` holds what all handlers share. `input`, `cookie` and `authentication` turn a request
 //! into checked values. Next come the handlers:
 //! `accounts`, `messages`, `operations`, `page`, `rooms` and `upgrade`. At the top, `service` routes requests to the
 //! handlers and serves connections.
@@ -19,6 +19,7 @@ mod app;
 pub mod assets;
 mod attempts;
 mod authentication;
+mod bodies;
 mod chat;
 mod cookie;
 mod email;

@@ -3,6 +3,7 @@
 use crate::app::{App, Port, Route};
 use crate::assets::Assets;
 use crate::attempts::Attempts;
+use crate::bodies::{AuthenticatedUser, Bodies, Holder};
 use crate::chat::{Adopted, SharedChat};
 use crate::errors::{ApiError, Code};
 use crate::input::{ClientAddress, ViaHttps};
@@ -17,7 +18,7 @@ use crate::tokens::Tokens;
 use crate::upgrade::HandBack;
 use crate::{accounts, addresses, messages, operations, page, rooms, upgrade};
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::handler::Handler;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -38,6 +39,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tower::ServiceExt;
 use uproar_core::websocket::head;
+use uproar_model::fairness::Prefix;
 use uproar_store::SharedStore;
 
 /// hyper accepts no lower limit for heads.
@@ -60,6 +62,7 @@ pub struct Service {
     app: Arc<App>,
     main: Router,
     admin: Router,
+    bodies: Arc<Bodies>,
     main_slots: Arc<Slots>,
     admin_slots: Arc<Slots>,
     untrusted_proxy: Once,
@@ -116,9 +119,10 @@ impl Service {
         }
         let admin = router(operations::admin_routes(), async || ApiError::no_such_path(), &app);
         let limits = &app.settings.limits;
+        let bodies = Bodies::new(limits.http_outbound_limit_bytes);
         let main_slots = Slots::new(limits.http_connections_limit as usize);
         let admin_slots = Slots::new(limits.admin_connections_limit as usize);
-        Arc::new(Service { app, main, admin, main_slots, admin_slots, untrusted_proxy: Once::new() })
+        Arc::new(Service { app, main, admin, bodies, main_slots, admin_slots, untrusted_proxy: Once::new() })
     }
 
     /// The routes of the main port as (method, path), with parameters in braces.
@@ -277,6 +281,8 @@ impl Service {
         request.extensions_mut().insert(ClientAddress(client));
         request.extensions_mut().insert(ViaHttps(via_https));
         request.extensions_mut().insert(port);
+        let user = AuthenticatedUser::default();
+        request.extensions_mut().insert(user.clone());
         // Only the path is logged: a query can contain a token.
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let router = match port {
@@ -302,7 +308,8 @@ impl Service {
             .retry_after(1)
             .into_response(),
         };
-        let mut response = protected(response);
+        let holder = user.get().map_or(Holder::Address(Prefix::of(client)), Holder::User);
+        let mut response = protected(self.hold_body(response, holder, method.is_safe()).await);
         if response.status() == StatusCode::NOT_MODIFIED {
             // The router has set the length of the empty body, but only the file's would be valid (RFC 9110, section
             // 8.6).
@@ -314,6 +321,24 @@ impl Service {
         );
         response
     }
+
+    /// Counts the body of a response until the client has read it. A response that says what was changed is never
+    /// refused.
+    async fn hold_body(&self, response: Response, holder: Holder, may_refuse: bool) -> Response {
+        let (head, body) = response.into_parts();
+        // All bodies are in memory.
+        let Ok(bytes) = to_bytes(body, usize::MAX).await else { return ApiError::internal().into_response() };
+        match self.bodies.hold(bytes, holder, may_refuse) {
+            Some(bytes) => Response::from_parts(head, Body::from(bytes)),
+            None => too_much_unread(),
+        }
+    }
+}
+
+/// The answer to a request for more than a client may leave unread.
+fn too_much_unread() -> Response {
+    let message = "too many bytes of earlier responses are unread; read them first";
+    ApiError::new(Code::Overloaded, message).retry_after(1).into_response()
 }
 
 /// Gives a connection to a shard, with a request that is not answered and the bytes after it that have been read.

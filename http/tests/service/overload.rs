@@ -3,8 +3,10 @@
 use crate::support::{Client, Response, Server, server, server_with, server_with_passwords, settings, soon};
 use serde_json::json;
 use std::sync::{Arc, Mutex, mpsc};
+use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 use uproar_http::passwords::{HashError, Hasher, PasswordPool};
+use uproar_model::{Item, Kind, UserId};
 
 /// Reports the start of each check and holds it until the test lets it end.
 struct Gate {
@@ -150,6 +152,62 @@ async fn guesses_at_the_current_password_are_counted_too() {
         ann.post("/me/password", body.clone()).await.assert_error(403, "wrong_password", Some("current_password"));
     }
     ann.post("/me/password", body).await.assert_error(429, "too_many_attempts", None);
+}
+
+/// A client with a small receive buffer, which asks for the messages of a room and reads nothing.
+async fn ask_and_read_nothing(server: &Server, token: &str) -> Client {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut client = Client::new(socket.connect(server.address).await.unwrap());
+    let request = format!(
+        "GET /user/getchats?room=lobby&limit=1000 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"
+    );
+    client.send(request.as_bytes()).await;
+    client
+}
+
+#[tokio::test]
+async fn responses_that_a_user_does_not_read_are_bounded() {
+    const MIB: u64 = 1 << 20;
+    let mut settings = settings();
+    settings.limits.history_page_limit = 1_000;
+    settings.limits.response_limit_bytes = 64 * MIB;
+    settings.limits.http_outbound_limit_bytes = 32 * MIB;
+    let server = server_with(settings).await;
+    let (mut ann, mut ben) = (server.sign_up("ann").await, server.sign_up("ben").await);
+    let room = ann.post("/user/createroom", json!({"name": "lobby"})).await.expect(201);
+    assert_eq!(room["room"]["name"], "lobby");
+    ben.call("/rooms/lobby/join").await.expect(200);
+    let user = UserId(ann.user_id.parse().unwrap());
+    let room = server.store.room("lobby", user).await.unwrap().unwrap().id;
+    let item = |n| Item {
+        room,
+        user,
+        id: format!("{n}").into(),
+        kind: Kind::Message,
+        target: None,
+        body: Some("x".repeat(16 << 10).into()),
+    };
+    let batch: Vec<_> = (0..500).map(item).collect();
+    server.store.append(&batch).await.unwrap();
+
+    // Each response has 8 MiB, so a third is more than is left free.
+    let token = ann.token.clone().unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..2 {
+        let client = ask_and_read_nothing(&server, &token).await;
+        let mut byte = [0];
+        soon(client.stream.peek(&mut byte)).await.unwrap();
+        silent.push(client);
+    }
+    let list = "/user/getchats?room=lobby&limit=1000";
+    ann.get(list).await.assert_error(503, "overloaded", None);
+    ann.get("/rooms/lobby").await.expect(200);
+    ben.get(list).await.expect(200);
+    for client in &mut silent {
+        assert_eq!(client.response().await.status, 200);
+    }
+    ann.get(list).await.expect(200);
 }
 
 #[tokio::test]
