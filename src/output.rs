@@ -7,16 +7,20 @@ use rustix::io::Errno;
 use std::fmt::Arguments;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvError, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
+use tracing::Metadata;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 /// Lines that may wait to be written.
 const WAITING_LIMIT_LINES: usize = 1024;
+/// How many of these only lines about security can be, so that nobody can hide such a line behind others.
+const SECURITY_LINES: usize = 256;
 /// The longest line; a longer one is cut.
 const LINE_LIMIT_BYTES: usize = 8 * 1024;
 /// How long the process waits for the last lines to be written when it exits.
@@ -27,7 +31,7 @@ const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(5);
 const LOSS_REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The queue to the thread that writes the log. Empty in the tools, which write by themselves.
-static LOG: OnceLock<SyncSender<Entry>> = OnceLock::new();
+static LOG: OnceLock<Queue> = OnceLock::new();
 static LINES_DROPPED: AtomicU64 = AtomicU64::new(0);
 
 enum Entry {
@@ -36,21 +40,62 @@ enum Entry {
     Flush(SyncSender<()>),
 }
 
+/// Entries on their way to the thread that writes the log.
+struct Queue {
+    sender: SyncSender<Entry>,
+    /// How many wait.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Queue {
+    /// A queue of at most so many entries, and its other end.
+    fn new(limit: usize) -> (Queue, Entries) {
+        let (sender, receiver) = sync_channel(limit);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        (Queue { sender, waiting: Arc::clone(&waiting) }, Entries { receiver, waiting })
+    }
+
+    fn try_send(&self, entry: Entry) -> Result<(), TrySendError<Entry>> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.sender.try_send(entry).inspect_err(|_| _ = self.waiting.fetch_sub(1, Ordering::Relaxed))
+    }
+}
+
+/// The entries of a [`Queue`].
+struct Entries {
+    receiver: Receiver<Entry>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Entries {
+    fn try_recv(&self) -> Result<Entry, TryRecvError> {
+        self.receiver.try_recv().inspect(|_| self.count_received())
+    }
+
+    fn recv(&self) -> Result<Entry, RecvError> {
+        self.receiver.recv().inspect(|_| self.count_received())
+    }
+
+    fn count_received(&self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Sends the log, and the panics of all threads, to standard error.
 ///
 /// # Errors
 /// If the filter is invalid, or the thread that writes can't be started.
 pub fn start_log(filter: &str) -> Result<()> {
     let filter = parse_filter(filter)?;
-    let (sender, receiver) = sync_channel(WAITING_LIMIT_LINES);
+    let (queue, entries) = Queue::new(WAITING_LIMIT_LINES);
     thread::Builder::new()
         .name("log".to_owned())
-        .spawn(move || write_lines(&receiver, io::stderr().as_fd()))
+        .spawn(move || write_lines(&entries, io::stderr().as_fd()))
         .context("can't start the thread that writes the log")?;
-    let log = LOG.get_or_init(|| sender);
+    let log = LOG.get_or_init(|| queue);
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(move || LogLine(log))
+        .with_writer(LogLines(log))
         .with_target(false)
         // It would report a failed write with `eprintln!`, which panics if that fails too.
         .log_internal_errors(false)
@@ -128,12 +173,35 @@ pub fn announce(text: String) {
     }
 }
 
+/// Makes the place where the subscriber writes a line.
+struct LogLines(&'static Queue);
+
+impl MakeWriter<'_> for LogLines {
+    type Writer = LogLine<'static>;
+
+    fn make_writer(&self) -> LogLine<'static> {
+        LogLine { queue: self.0, limit: WAITING_LIMIT_LINES - SECURITY_LINES }
+    }
+
+    fn make_writer_for(&self, line: &Metadata<'_>) -> LogLine<'static> {
+        match uproar_http::is_about_security(line.target()) {
+            true => LogLine { queue: self.0, limit: WAITING_LIMIT_LINES },
+            false => self.make_writer(),
+        }
+    }
+}
+
 /// Where the subscriber writes one line. It never fails.
-struct LogLine<'a>(&'a SyncSender<Entry>);
+struct LogLine<'a> {
+    queue: &'a Queue,
+    /// How many entries may wait after this one was added.
+    limit: usize,
+}
 
 impl io::Write for LogLine<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.0.try_send(Entry::Line(cut(line))).is_err() {
+        let is_full = self.queue.waiting.load(Ordering::Relaxed) >= self.limit;
+        if is_full || self.queue.try_send(Entry::Line(cut(line))).is_err() {
             LINES_DROPPED.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -158,7 +226,7 @@ fn cut(line: &[u8]) -> Vec<u8> {
 }
 
 /// Queues an entry, even if the queue is full at first.
-fn send_within(log: &SyncSender<Entry>, mut entry: Entry, deadline: Instant) {
+fn send_within(log: &Queue, mut entry: Entry, deadline: Instant) {
     while let Err(TrySendError::Full(rejected)) = log.try_send(entry) {
         if Instant::now() >= deadline {
             LINES_DROPPED.fetch_add(1, Ordering::Relaxed);
@@ -171,7 +239,7 @@ fn send_within(log: &SyncSender<Entry>, mut entry: Entry, deadline: Instant) {
 
 /// The thread that writes the log. It may wait for its reader for ever; meanwhile the queue fills up, and further lines
 /// are dropped.
-fn write_lines(entries: &Receiver<Entry>, file: BorrowedFd<'_>) {
+fn write_lines(entries: &Entries, file: BorrowedFd<'_>) {
     let (mut reported, mut reported_at) = (0, None::<Instant>);
     // The last write failed, perhaps in the middle of a line.
     let mut is_broken = false;
@@ -250,22 +318,38 @@ mod tests {
 
     #[test]
     fn a_full_queue_drops_lines_and_counts_them() {
-        let (sender, receiver) = sync_channel(1);
+        let (queue, entries) = Queue::new(1);
         let before = lines_dropped();
-        LogLine(&sender).write_all(b"first\n").unwrap();
-        LogLine(&sender).write_all(b"second\n").unwrap();
+        LogLine { queue: &queue, limit: 1 }.write_all(b"first\n").unwrap();
+        LogLine { queue: &queue, limit: 1 }.write_all(b"second\n").unwrap();
         assert!(lines_dropped() > before);
-        assert!(matches!(receiver.recv().unwrap(), Entry::Line(line) if line == b"first\n"));
+        assert!(matches!(entries.recv().unwrap(), Entry::Line(line) if line == b"first\n"));
+    }
+
+    #[test]
+    fn lines_about_security_find_room_when_others_do_not() {
+        let (queue, entries) = Queue::new(3);
+        let write = |limit, line: &[u8]| LogLine { queue: &queue, limit }.write_all(line).unwrap();
+        for _ in 0..9 {
+            write(2, b"a request failed\n");
+        }
+        write(3, b"a sign-in failed\n");
+        drop(queue);
+        let lines: Vec<_> = std::iter::from_fn(|| entries.recv().ok()).collect();
+        assert_eq!(lines.len(), 3);
+        assert!(matches!(lines.last(), Some(Entry::Line(line)) if line == b"a sign-in failed\n"));
+        // Room that is free again is found.
+        assert_eq!(entries.waiting.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn a_line_that_can_not_be_written_is_counted_and_the_next_one_is_written() {
-        let (sender, receiver) = sync_channel(8);
+        let (queue, entries) = Queue::new(8);
         let full = File::options().write(true).open("/dev/full").unwrap();
         let before = lines_dropped();
-        LogLine(&sender).write_all(b"lost\n").unwrap();
-        drop(sender);
-        write_lines(&receiver, full.as_fd());
+        LogLine { queue: &queue, limit: 8 }.write_all(b"lost\n").unwrap();
+        drop(queue);
+        write_lines(&entries, full.as_fd());
         assert!(lines_dropped() > before);
     }
 

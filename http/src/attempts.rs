@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use uproar_core::limits::Limits;
 use uproar_model::UserId;
-use uproar_model::fairness::{AddressBuckets, Bucket, Rate};
+use uproar_model::fairness::{AddressBuckets, LogLimit, Rate};
 
 /// Buckets of each kind that are kept.
 const BUCKETS_LIMIT: usize = 1 << 16;
@@ -27,6 +27,9 @@ const EMAIL_PROBE_SIGN_UPS: usize = 10;
 
 /// How many failed sign-ins are logged, so that a stranger can't fill the disk.
 const LOG_RATE: Rate = Rate::per_second(1, 20);
+
+/// What the target of the lines about them begins with.
+pub(crate) const TARGET: &str = module_path!();
 
 /// Totals since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,8 +55,7 @@ struct State {
     wrong: Option<AddressBuckets>,
     /// By address and the hash of what was tried.
     wrong_for_account: Option<AddressBuckets<u64>>,
-    log: Bucket,
-    unlogged: u64,
+    log: LogLimit,
 }
 
 /// What a password is tried for.
@@ -76,8 +78,7 @@ impl Attempts {
                 sign_ups: limits.sign_up_rate().map(|rate| AddressBuckets::new(rate, BUCKETS_LIMIT)),
                 wrong: limits.address_wrong_passwords_rate().map(|rate| AddressBuckets::new(rate, BUCKETS_LIMIT)),
                 wrong_for_account: limits.wrong_password_rate().map(|rate| AddressBuckets::new(rate, BUCKETS_LIMIT)),
-                log: Bucket::full(LOG_RATE, 0),
-                unlogged: 0,
+                log: LogLimit::new(LOG_RATE),
             }),
             failed: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -179,11 +180,7 @@ impl Attempt<'_> {
         self.attempts.failed.fetch_add(1, Ordering::Relaxed);
         let now_ms = self.attempts.ms(now);
         let mut state = self.attempts.lock();
-        if !state.log.take(LOG_RATE, now_ms) {
-            state.unlogged += 1;
-            return;
-        }
-        let unlogged = std::mem::take(&mut state.unlogged);
+        let Some(unlogged) = state.log.admit(now_ms) else { return };
         drop(state);
         // What was typed as a name is not logged: people type passwords there.
         let (address, user) = (self.client, self.account.map_or(0, |id| id.0));

@@ -44,6 +44,12 @@ mod tokens;
 mod upgrade;
 mod validation;
 
+/// Whether a line of the log with this target is about security, and therefore kept longer than others when the log can't
+/// be written fast enough.
+pub fn is_about_security(target: &str) -> bool {
+    [attempts::TARGET, security_log::TARGET].contains(&target)
+}
+
 pub use chat::{Adopted, Chat, PublishError, PublishRequest, SharedChat};
 pub use errors::{ApiError, Code};
 pub use fields::FieldError;

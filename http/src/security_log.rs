@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
-use uproar_model::fairness::{AddressBuckets, Bucket, Rate};
+use uproar_model::fairness::{AddressBuckets, LogLimit, Rate};
 use uproar_model::{RoomId, UserId};
 
 /// How many lines are logged for one address, and in all, so that nobody can fill the disk or hide among the lines of
@@ -34,6 +34,9 @@ pub(crate) enum Event<'a> {
     },
 }
 
+/// What the target of its lines begins with.
+pub(crate) const TARGET: &str = module_path!();
+
 pub(crate) struct SecurityLog {
     /// Buckets count milliseconds from here.
     start: Instant,
@@ -42,14 +45,13 @@ pub(crate) struct SecurityLog {
 
 struct State {
     by_address: AddressBuckets,
-    total: Bucket,
-    unlogged: u64,
+    total: LogLimit,
 }
 
 impl SecurityLog {
     pub(crate) fn new(now: Instant) -> SecurityLog {
         let by_address = AddressBuckets::new(ADDRESS_RATE, BUCKETS_LIMIT);
-        let state = State { by_address, total: Bucket::full(TOTAL_RATE, 0), unlogged: 0 };
+        let state = State { by_address, total: LogLimit::new(TOTAL_RATE) };
         SecurityLog { start: now, state: Mutex::new(state) }
     }
 
@@ -78,12 +80,12 @@ impl SecurityLog {
     fn admit(&self, address: IpAddr, now: Instant) -> Option<u64> {
         let now_ms = now.saturating_duration_since(self.start).as_millis() as u64;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { by_address, total, unlogged } = &mut *state;
-        if by_address.take(address, (), now_ms).is_err() || !total.take(TOTAL_RATE, now_ms) {
-            *unlogged += 1;
+        let State { by_address, total } = &mut *state;
+        if by_address.take(address, (), now_ms).is_err() {
+            total.leave_out();
             return None;
         }
-        Some(std::mem::take(unlogged))
+        total.admit(now_ms)
     }
 }
 

@@ -38,7 +38,7 @@ impl Rate {
         }
     }
 
-    fn capacity(self) -> u64 {
+    const fn capacity(self) -> u64 {
         self.burst.saturating_mul(self.per_ms)
     }
 }
@@ -52,7 +52,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    pub fn full(rate: Rate, now_ms: u64) -> Bucket {
+    pub const fn full(rate: Rate, now_ms: u64) -> Bucket {
         Bucket { level: rate.capacity(), filled_ms: now_ms }
     }
 
@@ -88,6 +88,34 @@ impl Bucket {
         let gained = rate.tokens.saturating_mul(now_ms.saturating_sub(self.filled_ms));
         self.level = self.level.saturating_add(gained).min(rate.capacity());
         self.filled_ms = self.filled_ms.max(now_ms);
+    }
+}
+
+/// Bounds how often something is logged, so that nobody can fill the log with it.
+#[derive(Debug)]
+pub struct LogLimit {
+    rate: Rate,
+    bucket: Bucket,
+    unlogged: u64,
+}
+
+impl LogLimit {
+    pub const fn new(rate: Rate) -> LogLimit {
+        LogLimit { rate, bucket: Bucket::full(rate, 0), unlogged: 0 }
+    }
+
+    /// How many events were left out since the last one that was logged. `None`: this one is left out too.
+    pub fn admit(&mut self, now_ms: u64) -> Option<u64> {
+        if !self.bucket.take(self.rate, now_ms) {
+            self.leave_out();
+            return None;
+        }
+        Some(std::mem::take(&mut self.unlogged))
+    }
+
+    /// Counts an event that is left out for another reason.
+    pub fn leave_out(&mut self) {
+        self.unlogged += 1;
     }
 }
 
@@ -215,6 +243,14 @@ mod tests {
         assert!(!bucket.take(rate, 100));
         assert!(!bucket.is_full(rate, 399));
         assert!(bucket.is_full(rate, 400));
+    }
+
+    #[test]
+    fn a_log_says_how_many_lines_were_left_out() {
+        let mut limit = LogLimit::new(Rate::per_second(1, 2));
+        assert_eq!([(); 4].map(|()| limit.admit(0)), [Some(0), Some(0), None, None]);
+        limit.leave_out();
+        assert_eq!([(); 2].map(|()| limit.admit(1000)), [Some(3), None]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod pool;
 mod prefix;
 mod queue;
 
-pub use bucket::{AddressBuckets, Bucket, Buckets, Rate};
+pub use bucket::{AddressBuckets, Bucket, Buckets, LogLimit, Rate};
 pub use pool::{Entry, Place, Pool, Share};
 pub use prefix::Prefix;
 pub use queue::{FairQueue, QueueFull};
