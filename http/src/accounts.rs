@@ -62,7 +62,7 @@ async fn sign_up(
     app.attempts.sign_up(client, Instant::now())?;
     let email_key = email::key(&body.email).unwrap_or_default();
     let password_hash = app.passwords.hash(client, Class::SignUp, normalize_password(&body.password)).await?;
-    let user = NewUser { username: normalize(body.username), username_key, email_key, password_hash };
+    let user = NewUser { username: normalize(body.username), username_key, email_key, password_hash, address: client };
     let account = app.store.create_user(user).await.inspect_err(|error| {
         if matches!(error, CreateUserError::EmailTaken) {
             app.attempts.email_was_taken(client, Instant::now());

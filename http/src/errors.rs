@@ -248,11 +248,16 @@ impl ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> ApiError {
-        tracing::warn!(%error, "a request failed in the database");
-        ApiError::new(
-            Code::Unavailable,
-            "the database failed; if the request was meant to change something, it is not known whether it did",
-        )
+        error.log("a request failed in the database");
+        match error {
+            StoreError::Overloaded => {
+                ApiError::new(Code::Overloaded, "too many requests wait for the database; nothing was done")
+            }
+            StoreError::Failed(_) => ApiError::new(
+                Code::Unavailable,
+                "the database failed; if the request was meant to change something, it is not known whether it did",
+            ),
+        }
         .retry_after(1)
     }
 }
@@ -337,8 +342,15 @@ mod tests {
     }
 
     #[test]
+    fn a_request_for_which_there_was_no_turn_did_nothing() {
+        let error = ApiError::from(StoreError::Overloaded);
+        assert_eq!((error.code, error.retry_after), (Code::Overloaded, Some(1)));
+        assert!(error.message.contains("nothing was done"));
+    }
+
+    #[test]
     fn a_database_error_reveals_nothing_about_the_database() {
-        let error = ApiError::from(StoreError("password=hunter2 host=db".into()));
+        let error = ApiError::from(StoreError::Failed("password=hunter2 host=db".into()));
         assert!(!error.message.contains("hunter2"));
         assert_eq!(error.code.status(), StatusCode::SERVICE_UNAVAILABLE);
     }

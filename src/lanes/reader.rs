@@ -6,7 +6,7 @@
 //! nobody waits for any more is not read.
 
 use super::markers::{MARKERS_LIMIT, Markers};
-use super::waiting::{Asked, Kind, ReplyTo, Waiting};
+use super::waiting::{Admission, Asked, Kind, ReplyTo, Waiting};
 use crate::mesh::Port;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,17 +16,22 @@ use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use uproar_core::message::{Found, Message, StoreReply, StoreRequest};
 use uproar_model::{Marker, RoomId, User, UserId, fold_name};
-use uproar_store::{PageRequest, SharedStore};
+use uproar_store::{CreateUserError, PageRequest, SharedStore, StoreError};
 
 /// Memberships, heads or markers in one query.
 const BATCH_LIMIT: usize = 512;
+
+/// Joins in one transaction, which occupies SQLite's only writer.
+const JOINS_LIMIT: usize = 128;
 
 /// Markers written by one statement, which occupies SQLite's only writer.
 const WRITE_LIMIT: usize = 1_024;
 
 /// A query, and where its results go.
 enum Query {
-    Admit(Vec<(String, UserId, ReplyTo)>),
+    /// Finds out who is a member, or may join.
+    Admit(Vec<Admission>),
+    Join(Vec<Admission>),
     Heads(Vec<(RoomId, ReplyTo)>),
     Page(RoomId, PageRequest, Vec<ReplyTo>),
     User(Arc<str>, Vec<ReplyTo>),
@@ -43,6 +48,8 @@ enum Query {
 
 enum QueryResult {
     Replies(Vec<(ReplyTo, StoreReply)>),
+    /// Replies, and the requests of those who have to join the room.
+    Admitted(Vec<(ReplyTo, StoreReply)>, Vec<Admission>),
     /// The stored markers of these pairs. `None` instead of the list: the store did not answer.
     Markers(Vec<(RoomId, UserId)>, Option<Vec<Option<Marker>>>),
 }
@@ -151,6 +158,11 @@ impl Reader {
                 let admits: Vec<_> = asked.take(BATCH_LIMIT).collect();
                 (!admits.is_empty()).then_some(Query::Admit(admits))
             }
+            Kind::Join => {
+                let asked = std::iter::from_fn(|| self.waiting.next_join());
+                let joins: Vec<_> = asked.take(JOINS_LIMIT).collect();
+                (!joins.is_empty()).then_some(Query::Join(joins))
+            }
             Kind::Heads => {
                 let heads = self.waiting.take_heads(BATCH_LIMIT);
                 (!heads.is_empty()).then_some(Query::Heads(heads))
@@ -208,6 +220,12 @@ impl Reader {
     fn on_result(&mut self, result: QueryResult) {
         match result {
             QueryResult::Replies(replies) => self.replies.extend(replies),
+            QueryResult::Admitted(replies, joins) => {
+                self.replies.extend(replies);
+                for join in joins {
+                    self.waiting.add_join(join, &mut self.replies);
+                }
+            }
             QueryResult::Markers(pairs, stored) => self.markers.on_read(&pairs, stored, &mut self.replies),
         }
     }
@@ -249,14 +267,32 @@ async fn write_markers(store: SharedStore, batch: Vec<(RoomId, UserId, Marker)>)
 }
 
 async fn run_query(store: SharedStore, query: Query) -> QueryResult {
-    let failed = |error: &dyn std::fmt::Display| {
-        tracing::warn!(%error, "the database did not answer a query");
+    let failed = |error: &StoreError| {
+        error.log("the database did not answer a query");
         StoreReply::Failed
     };
     let replies = match query {
         Query::Admit(requests) => {
-            let pairs: Vec<_> = requests.iter().map(|(room, user, _)| (room.clone(), *user)).collect();
-            let reply_to = requests.into_iter().map(|(.., reply_to)| reply_to);
+            let pairs: Vec<_> = requests.iter().map(|(room, user, ..)| (room.clone(), *user)).collect();
+            let admissions = match store.admit_members(&pairs).await {
+                Ok(admissions) => admissions,
+                Err(error) => {
+                    let reply_to = requests.into_iter().map(|(_, _, reply_to, _)| reply_to);
+                    return QueryResult::Replies(reply_to.zip(std::iter::repeat(failed(&error))).collect());
+                }
+            };
+            let (mut replies, mut joins) = (Vec::new(), Vec::new());
+            for (request, admission) in requests.into_iter().zip(admissions) {
+                match admission.transpose() {
+                    Some(admission) => replies.push((request.2, StoreReply::Admitted(admission))),
+                    None => joins.push(request),
+                }
+            }
+            return QueryResult::Admitted(replies, joins);
+        }
+        Query::Join(requests) => {
+            let pairs: Vec<_> = requests.iter().map(|(room, user, ..)| (room.clone(), *user)).collect();
+            let reply_to = requests.into_iter().map(|(_, _, reply_to, _)| reply_to);
             match store.admit(&pairs).await {
                 Ok(admissions) => reply_to.zip(admissions.into_iter().map(StoreReply::Admitted)).collect(),
                 Err(error) => reply_to.zip(std::iter::repeat(failed(&error))).collect(),
@@ -285,7 +321,8 @@ async fn run_query(store: SharedStore, query: Query) -> QueryResult {
                     Ok(account) => {
                         StoreReply::User(Some(Found { user: User::from(&account), revocation: account.revocation() }))
                     }
-                    Err(error) => failed(&error),
+                    Err(CreateUserError::Store(error)) => failed(&error),
+                    Err(error) => failed(&StoreError::Failed(error.to_string())),
                 },
             };
             reply_to.into_iter().zip(std::iter::repeat(answer)).collect()
@@ -313,7 +350,7 @@ mod tests {
     use uproar_core::message::{Asker, Caller, Endpoint, Interest, Party, Requester};
     use uproar_core::{Serial, Slot};
     use uproar_store::memory::SharedMemoryStore;
-    use uproar_store::{NewRoom, RoomKind};
+    use uproar_store::{NewRoom, Role, RoomKind};
 
     const SHARD: Endpoint = Endpoint::Shard(0);
 
@@ -435,6 +472,38 @@ mod tests {
         drop(std::mem::replace(&mut world.stop, other));
         let requests = vec![world.mark(world.ann, 3)];
         assert_eq!(marked(&world.request(requests).await), [Some((3, true))]);
+        world.reader.abort();
+    }
+
+    /// Members once waited until others had joined.
+    #[tokio::test]
+    async fn an_admission_answers_members_and_leaves_joins_for_later() {
+        let world = World::new(Duration::from_secs(3600));
+        let ask = |user, serial| {
+            let caller = Caller { endpoint: SHARD, slot: Slot(0), generation: 0, serial: Serial(serial) };
+            ("lobby".to_owned(), user, (SHARD, Requester::Call(caller)), Asker::home(world.room))
+        };
+        let query = Query::Admit(vec![ask(world.ben, 1), ask(world.ann, 2)]);
+        let QueryResult::Admitted(replies, joins) = run_query(Arc::clone(&world.store) as SharedStore, query).await
+        else {
+            panic!("not the answer to an admission");
+        };
+        assert!(matches!(&replies[..], [(_, StoreReply::Admitted(Ok(admission)))] if admission.role == Role::Owner));
+        assert!(matches!(&joins[..], [(_, user, ..)] if *user == world.ben));
+        assert_eq!(world.store.lock().read_markers(&[(world.room, world.ben)]), [None], "nobody has joined yet");
+    }
+
+    #[tokio::test]
+    async fn those_who_are_no_members_yet_join() {
+        let mut world = World::new(Duration::from_secs(3600));
+        let admit = |user| StoreRequest::Admit { room: "lobby".to_owned(), user };
+        let (ann, ben) = (world.ann, world.ben);
+        let answers = world.request(vec![admit(ben), admit(ann), admit(ben)]).await;
+        let joined = |answer: &StoreReply| match answer {
+            StoreReply::Admitted(admission) => admission.as_ref().unwrap().joined,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(answers.iter().map(joined).collect::<Vec<_>>(), [true, false, false]);
         world.reader.abort();
     }
 

@@ -29,6 +29,7 @@ pub(super) struct Asked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Admit,
+    Join,
     User,
     Heads,
     Markers,
@@ -38,25 +39,31 @@ pub(super) enum Kind {
 
 impl Kind {
     /// What lets people in comes first.
-    pub const ALL: [Kind; 6] = [Kind::Admit, Kind::User, Kind::Heads, Kind::Markers, Kind::Page, Kind::Rooms];
+    pub const ALL: [Kind; 7] =
+        [Kind::Admit, Kind::User, Kind::Join, Kind::Heads, Kind::Markers, Kind::Page, Kind::Rooms];
 
     /// How many queries of this kind run at the same time. Those that answer many requests at once need few.
     pub fn places(self) -> usize {
         match self {
             Kind::Admit => 3,
-            Kind::User | Kind::Heads | Kind::Rooms => 2,
+            Kind::User | Kind::Join | Kind::Heads | Kind::Rooms => 2,
             Kind::Markers => 1,
             Kind::Page => 6,
         }
     }
 }
 
+/// A user who asks to be admitted to a room, by its name, and who waits for the answer.
+pub(super) type Admission = (String, UserId, ReplyTo, Asker);
+
 /// What a query for a user's rooms needs: the user, the name after which the page begins, its length.
 type RoomsQuery = (UserId, Option<String>, usize, ReplyTo);
 
 #[derive(Debug)]
 pub(super) struct Waiting {
-    admissions: FairQueue<Party, (String, UserId, ReplyTo, Asker)>,
+    admissions: FairQueue<Party, Admission>,
+    /// Of those who are not members, but may join the room. They wait here so that members need not wait for them.
+    joins: FairQueue<Party, Admission>,
     /// Of homes, whose number is bounded by that of the rooms in use. All of them fit into few queries.
     heads: VecDeque<(RoomId, ReplyTo)>,
     users: Shared<Arc<str>>,
@@ -70,6 +77,7 @@ impl Waiting {
     pub fn new() -> Waiting {
         Waiting {
             admissions: FairQueue::new(LIMIT, USER_LIMIT),
+            joins: FairQueue::new(LIMIT, USER_LIMIT),
             heads: VecDeque::new(),
             users: Shared::new(),
             pages: Shared::new(),
@@ -106,14 +114,23 @@ impl Waiting {
         replies.extend(refused.into_iter().flatten().map(|reply_to| (reply_to, StoreReply::Failed)));
     }
 
-    /// The next request for admission: a room's name and a user.
-    pub fn next_admission(&mut self) -> Option<(String, UserId, ReplyTo)> {
-        while let Some((_, (room, user, reply_to, asker))) = self.admissions.pop() {
-            if waits(&reply_to, &asker, &mut self.unwanted) {
-                return Some((room, user, reply_to));
-            }
-        }
-        None
+    /// The next request for admission.
+    pub fn next_admission(&mut self) -> Option<Admission> {
+        next_wanted(&mut self.admissions, &mut self.unwanted)
+    }
+
+    /// Adds a request for admission by somebody who has to join the room for that.
+    pub fn add_join(&mut self, admission: Admission, replies: &mut Vec<(ReplyTo, StoreReply)>) {
+        let unwanted = &mut self.unwanted;
+        let party = admission.3.party.clone();
+        let waits = |(.., reply_to, asker): &Admission| waits(reply_to, asker, unwanted);
+        let refused = push(&mut self.joins, party, admission, waits);
+        replies.extend(refused.map(|(.., reply_to, _)| (reply_to, StoreReply::Failed)));
+    }
+
+    /// The next request of those.
+    pub fn next_join(&mut self) -> Option<Admission> {
+        next_wanted(&mut self.joins, &mut self.unwanted)
     }
 
     /// The next requests for heads.
@@ -140,6 +157,16 @@ impl Waiting {
         }
         None
     }
+}
+
+/// The next request for admission that somebody waits for.
+fn next_wanted(queue: &mut FairQueue<Party, Admission>, unwanted: &mut Vec<Endpoint>) -> Option<Admission> {
+    while let Some((_, admission)) = queue.pop() {
+        if waits(&admission.2, &admission.3, unwanted) {
+            return Some(admission);
+        }
+    }
+    None
 }
 
 /// Whether somebody waits for the answer to a request. If not, its credit goes back without one.

@@ -38,7 +38,7 @@ pub(crate) fn require_storable(texts: &[&str]) -> Result<(), StoreError> {
     if texts.iter().all(|text| is_storable(text)) {
         Ok(())
     } else {
-        Err(StoreError("a text that contains U+0000 can't be stored".to_owned()))
+        Err(StoreError::Failed("a text that contains U+0000 can't be stored".to_owned()))
     }
 }
 

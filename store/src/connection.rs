@@ -9,7 +9,6 @@ use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{FromRow, Postgres, Sqlite};
 use std::time::{SystemTime, UNIX_EPOCH};
-use tokio::sync::OwnedSemaphorePermit;
 use uproar_model::{Offset, RoomId};
 
 /// A value for a placeholder.
@@ -41,13 +40,11 @@ pub(crate) struct DbConnection {
     /// A statement has begun, and its end was not seen.
     in_statement: bool,
     in_transaction: bool,
-    /// The right to use SQLite's writer for something other than an append. Returned after the connection.
-    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl DbConnection {
-    pub fn new(pooled: Pooled, turn: Option<OwnedSemaphorePermit>) -> DbConnection {
-        DbConnection { pooled, in_statement: false, in_transaction: false, _turn: turn }
+    pub fn new(pooled: Pooled) -> DbConnection {
+        DbConnection { pooled, in_statement: false, in_transaction: false }
     }
 
     pub fn is_postgres(&self) -> bool {
@@ -222,5 +219,5 @@ pub(crate) fn unix_millis() -> i64 {
 
 /// The error for a query that returned another number of rows than it was asked for.
 pub(crate) fn wrong_row_count(got: usize, expected: usize) -> StoreError {
-    StoreError(format!("a query returned {got} rows instead of {expected}"))
+    StoreError::Failed(format!("a query returned {got} rows instead of {expected}"))
 }

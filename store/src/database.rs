@@ -13,7 +13,7 @@ use crate::options::OpenOptions;
 use crate::postgres::Postgres;
 use crate::sqlite::Sqlite;
 use crate::store::Store;
-use crate::turns::Turns;
+use crate::turns::{TurnOf, Turns};
 use crate::{history, markers, names, rooms, users};
 use std::collections::HashMap;
 use std::future::Future;
@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use uproar_model::fairness::Prefix;
 use uproar_model::{
     Admission, Head, Item, JoinError, JoinedRoom, Marker, Outcome, Page, PageRequest, Revocation, RoomId, UnixMillis,
     UserId,
@@ -31,6 +32,8 @@ use uproar_model::{
 const JOINS_LIMIT: usize = 128;
 /// Connections for reading that requests over HTTP leave to the shards.
 const CONNECTIONS_FOR_SHARDS: usize = 3;
+/// Connections with PostgreSQL on which calls other than appends write at the same time. SQLite has one writer.
+const WRITERS: usize = 2;
 const SWEEP_RETRY: Duration = Duration::from_secs(30);
 
 /// The database itself, for everything that differs between the two.
@@ -87,7 +90,9 @@ pub(crate) struct Database {
 struct Calls {
     backend: Backend,
     /// Of those who read on behalf of one user.
-    turns: Turns,
+    read_turns: Turns,
+    /// Of all who write, other than appends.
+    write_turns: Turns,
     /// How long a call may take, including the wait for a connection.
     time_limit: Duration,
     /// A room was deleted.
@@ -97,9 +102,15 @@ struct Calls {
 
 impl Database {
     pub fn new(backend: Backend, options: &OpenOptions) -> Database {
+        // On PostgreSQL, readers and writers share the connections.
+        let (writers, readers) = match backend {
+            Backend::Sqlite(_) => (1, options.pool_size.saturating_sub(CONNECTIONS_FOR_SHARDS)),
+            Backend::Postgres(_) => (WRITERS, options.pool_size.saturating_sub(CONNECTIONS_FOR_SHARDS + WRITERS)),
+        };
         let calls = Arc::new(Calls {
             backend,
-            turns: Turns::new(options.pool_size.saturating_sub(CONNECTIONS_FOR_SHARDS)),
+            read_turns: Turns::new(readers),
+            write_turns: Turns::new(writers),
             time_limit: options.call_timeout,
             room_deleted: Notify::new(),
             closing: Notify::new(),
@@ -113,7 +124,7 @@ impl Database {
     /// The part of the migrations that SQL can't do.
     pub(crate) async fn update_names(&self) -> Result<(), OpenError> {
         let failed =
-            |error: StoreError| OpenError::Lasting(format!("can't fold the names in the database anew: {}", error.0));
+            |error: StoreError| OpenError::Lasting(format!("can't fold the names in the database anew: {error}"));
         let mut db = self.calls.backend.writer().await.map_err(|error| failed(error.into()))?;
         let updated = names::update(&mut db).await;
         db.finish(updated).await.map_err(failed)
@@ -153,15 +164,17 @@ impl Calls {
         user: UserId,
         call: impl AsyncFnOnce(&mut DbConnection) -> Result<T, E>,
     ) -> Result<T, E> {
-        let _place = self.limit_time(self.turns.take(user)).await?;
+        let _place = self.limit_time(self.read_turns.take(TurnOf::User(user))).await?;
         self.read(call).await
     }
 
-    /// Runs `call` in a transaction: commits if it returns `Ok`, otherwise rolls back.
+    /// Runs `call` in a transaction, when it is this one's turn: commits if it returns `Ok`, otherwise rolls back.
     async fn write<T, E: From<StoreError>>(
         &self,
+        turn_of: TurnOf,
         call: impl AsyncFnOnce(&mut DbConnection) -> Result<T, E>,
     ) -> Result<T, E> {
+        let _place = self.limit_time(self.write_turns.take(turn_of)).await?;
         self.limit_time(async {
             let mut db = self.backend.writer().await.map_err(StoreError::from)?;
             let result = call(&mut db).await;
@@ -170,14 +183,23 @@ impl Calls {
         .await
     }
 
+    /// The same on behalf of a user.
+    async fn write_for<T, E: From<StoreError>>(
+        &self,
+        user: UserId,
+        call: impl AsyncFnOnce(&mut DbConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.write(TurnOf::User(user), call).await
+    }
+
     /// Abandons a call that takes too long; the database rolls it back.
     async fn limit_time<T, E: From<StoreError>>(&self, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         tokio::select! {
             result = timeout(self.time_limit, call) => match result {
                 Ok(result) => result,
-                Err(_) => Err(StoreError(self.too_late()).into()),
+                Err(_) => Err(StoreError::Failed(self.too_late()).into()),
             },
-            () = self.backend.silent() => Err(StoreError("the database has fallen silent".to_owned()).into()),
+            () = self.backend.silent() => Err(StoreError::Failed("the database has fallen silent".to_owned()).into()),
         }
     }
 
@@ -190,7 +212,7 @@ impl Calls {
     async fn sweep(self: Arc<Self>) {
         let work = async {
             loop {
-                match self.write(async |db| rooms::sweep_step(db).await).await {
+                match self.write(TurnOf::Server, async |db| rooms::sweep_step(db).await).await {
                     Ok(true) => {}
                     Ok(false) => self.room_deleted.notified().await,
                     Err(error) => {
@@ -240,6 +262,19 @@ impl Store for Database {
         self.calls.read(async |db| history::page(db, self.calls.generation(), room, request).await).await
     }
 
+    async fn admit_members(
+        &self,
+        wanted: &[(String, UserId)],
+    ) -> Result<Vec<Result<Option<Admission>, JoinError>>, StoreError> {
+        let verdicts = self.calls.read(async |db| admission::judge(db, self.calls.generation(), wanted).await).await?;
+        let admission = |verdict| match verdict {
+            Verdict::Admitted(admission) => Ok(Some(admission)),
+            Verdict::MayJoin { .. } => Ok(None),
+            Verdict::Refused(why) => Err(why),
+        };
+        Ok(verdicts.into_iter().map(admission).collect())
+    }
+
     async fn admit(&self, wanted: &[(String, UserId)]) -> Result<Vec<Result<Admission, JoinError>>, StoreError> {
         let verdicts = self.calls.read(async |db| admission::judge(db, self.calls.generation(), wanted).await).await?;
         let mut answers = Vec::with_capacity(wanted.len());
@@ -262,7 +297,7 @@ impl Store for Database {
         }
         joins.sort_unstable_by_key(|join| (join.room, join.user, join.index));
         for joins in joins.chunks(JOINS_LIMIT) {
-            let joined = self.calls.write(async |db| admission::join_all(db, joins).await).await?;
+            let joined = self.calls.write(TurnOf::Joins, async |db| admission::join_all(db, joins).await).await?;
             for (join, answer) in joins.iter().zip(joined) {
                 answers[join.index] = answer;
             }
@@ -283,7 +318,7 @@ impl Store for Database {
         if markers.is_empty() {
             return Ok(());
         }
-        self.calls.write(async |db| markers::advance(db, markers).await).await
+        self.calls.write(TurnOf::Server, async |db| markers::advance(db, markers).await).await
     }
 
     async fn rooms_of(
@@ -303,7 +338,7 @@ impl Store for Database {
 
     async fn create_user(&self, user: NewUser) -> Result<Account, CreateUserError> {
         require_storable(&[&user.username, &user.username_key, &user.email_key, &user.password_hash])?;
-        self.calls.write(async |db| users::create(db, &user).await).await
+        self.calls.write(TurnOf::Address(Prefix::of(user.address)), async |db| users::create(db, &user).await).await
     }
 
     async fn login(&self, login: Login<'_>) -> Result<Option<(Account, Option<String>)>, StoreError> {
@@ -324,7 +359,10 @@ impl Store for Database {
         let known = self.calls.read(async |db| users::by_username(db, username_key).await).await?;
         match known {
             Some(account) => Ok(account),
-            None => self.calls.write(async |db| users::ensure(db, username, username_key).await).await,
+            None => {
+                let turn_of = TurnOf::Username(username_key.to_owned());
+                self.calls.write(turn_of, async |db| users::ensure(db, username, username_key).await).await
+            }
         }
     }
 
@@ -338,7 +376,7 @@ impl Store for Database {
         if !expected_hash.is_none_or(is_storable) {
             return Ok(None);
         }
-        self.calls.write(async |db| users::set_password(db, user, expected_hash, password_hash).await).await
+        self.calls.write_for(user, async |db| users::set_password(db, user, expected_hash, password_hash).await).await
     }
 
     async fn replace_password_hash(
@@ -351,11 +389,13 @@ impl Store for Database {
         if !is_storable(expected_hash) {
             return Ok(false);
         }
-        self.calls.write(async |db| users::replace_password_hash(db, user, expected_hash, password_hash).await).await
+        self.calls
+            .write_for(user, async |db| users::replace_password_hash(db, user, expected_hash, password_hash).await)
+            .await
     }
 
     async fn revoke_tokens(&self, user: UserId) -> Result<Option<Revocation>, StoreError> {
-        self.calls.write(async |db| users::revoke_tokens(db, user).await).await
+        self.calls.write_for(user, async |db| users::revoke_tokens(db, user).await).await
     }
 
     async fn revoked_since(&self, since: UnixMillis) -> Result<Vec<Revocation>, StoreError> {
@@ -363,14 +403,16 @@ impl Store for Database {
     }
 
     async fn longest_token_lifetime_ms(&self, lifetime_ms: u64) -> Result<u64, StoreError> {
-        self.calls.write(async |db| users::longest_token_lifetime_ms(db, lifetime_ms).await).await
+        self.calls.write(TurnOf::Server, async |db| users::longest_token_lifetime_ms(db, lifetime_ms).await).await
     }
 
     async fn create_room(&self, room: NewRoom) -> Result<Room, RoomError> {
         require_storable(&[&room.name, &room.title])?;
         self.allowances.take_write(room.owner)?;
         let limit = self.rooms_owned_limit;
-        self.calls.write(async |db| rooms::create(db, self.calls.generation(), &room, limit).await).await
+        self.calls
+            .write_for(room.owner, async |db| rooms::create(db, self.calls.generation(), &room, limit).await)
+            .await
     }
 
     async fn room(&self, name: &str, viewer: UserId) -> Result<Option<Room>, StoreError> {
@@ -403,8 +445,10 @@ impl Store for Database {
             return Ok(Join { room, joined: false });
         }
         let taken = self.allowances.take_join(user, name)?;
-        let joined =
-            self.calls.write(async |db| rooms::join_by_name(db, self.calls.generation(), name, user).await).await;
+        let joined = self
+            .calls
+            .write_for(user, async |db| rooms::join_by_name(db, self.calls.generation(), name, user).await)
+            .await;
         if matches!(&joined, Ok(join) if !join.joined) {
             self.allowances.give_back(taken);
         }
@@ -417,7 +461,9 @@ impl Store for Database {
         self.allowances.take_write(actor)?;
         let removed = self
             .calls
-            .write(async |db| rooms::remove_member(db, self.calls.generation(), name, actor, member_key).await)
+            .write_for(actor, async |db| {
+                rooms::remove_member(db, self.calls.generation(), name, actor, member_key).await
+            })
             .await;
         if let (Backend::Postgres(postgres), Ok(removal)) = (&self.calls.backend, &removed) {
             postgres.removed(removal);
@@ -429,7 +475,7 @@ impl Store for Database {
         require_room_name(name)?;
         require_user_key(member_key)?;
         self.allowances.take_addition(actor, name, member_key)?;
-        self.calls.write(async |db| rooms::add_member(db, name, actor, member_key).await).await
+        self.calls.write_for(actor, async |db| rooms::add_member(db, name, actor, member_key).await).await
     }
 
     async fn members(
@@ -446,7 +492,7 @@ impl Store for Database {
     async fn delete_room(&self, name: &str, actor: UserId, reserved_ms: u64) -> Result<RoomId, RoomError> {
         require_room_name(name)?;
         self.allowances.take_write(actor)?;
-        let deleted = self.calls.write(async |db| rooms::delete(db, name, actor, reserved_ms).await).await;
+        let deleted = self.calls.write_for(actor, async |db| rooms::delete(db, name, actor, reserved_ms).await).await;
         // Even after an error: the deletion may have been committed.
         self.calls.room_deleted.notify_one();
         deleted
@@ -550,17 +596,41 @@ mod tests {
         let (_directory, database) = open_sqlite().await?;
         let Backend::Sqlite(sqlite) = &database.calls.backend else { return Err("it is SQLite".into()) };
         let first = sqlite.writer().await?;
-        let mut others: Vec<_> = (0..10).map(|_| Box::pin(sqlite.writer())).collect();
+        let write = |n| database.calls.write_for(UserId(n), async |_| Ok::<_, StoreError>(()));
+        let mut others: Vec<_> = (1..10).map(|n| Box::pin(write(n))).collect();
         for other in &mut others {
             assert!(poll_once(other.as_mut()).await.is_none(), "there is one writer");
         }
         let mut append = Box::pin(sqlite.append(&[]));
         assert!(poll_once(append.as_mut()).await.is_none());
         drop(first);
+        others.remove(0).await?;
         // The others do not hold the writer while the append is under way.
         append.await?;
-        others.remove(0).await?;
         drop(others);
+        database.close().await;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_write_waits_for_one_write_of_each_other_user() -> Result<(), Box<dyn std::error::Error>> {
+        let (_directory, database) = open_sqlite().await?;
+        let Backend::Sqlite(sqlite) = &database.calls.backend else { return Err("it is SQLite".into()) };
+        let writer = sqlite.writer().await?;
+        let write = |user| database.calls.write_for(user, async |_| Ok::<_, StoreError>(()));
+        let (ann, ben) = (UserId(1), UserId(2));
+        let mut of_ann: Vec<_> = (0..100).map(|_| Box::pin(write(ann))).collect();
+        for write in &mut of_ann {
+            assert!(poll_once(write.as_mut()).await.is_none());
+        }
+        let mut of_ben = Box::pin(write(ben));
+        assert!(poll_once(of_ben.as_mut()).await.is_none());
+        drop(writer);
+        // The first has its turn already. The second is before Ben's, and the rest, which nobody polls, behind it.
+        of_ann.remove(0).await?;
+        of_ann.remove(0).await?;
+        of_ben.await?;
+        drop(of_ann);
         database.close().await;
         Ok(())
     }

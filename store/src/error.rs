@@ -2,11 +2,39 @@
 
 use crate::allowance::UsedUp;
 use sqlx::postgres::PgDatabaseError;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::Instant;
+use uproar_model::fairness::{LogLimit, Rate};
 
-/// The database failed, or its answer made no sense. The text is for the log and never holds a secret.
 #[derive(Debug, thiserror::Error)]
-#[error("database: {0}")]
-pub struct StoreError(pub String);
+pub enum StoreError {
+    /// The database failed, or its answer made no sense. The text is for the log and never holds a secret.
+    #[error("{0}")]
+    Failed(String),
+    /// Too many calls of this user, or of all, wait for the database. Nothing was done.
+    #[error("too many calls wait for the database")]
+    Overloaded,
+}
+
+/// How many failures are logged, so that nobody can fill the log with them, whose own requests may be what fails.
+const LOG_RATE: Rate = Rate::per_second(1, 20);
+
+impl StoreError {
+    /// Logs a failure of the database, unless there were too many. `what` was not done because of it.
+    pub fn log(&self, what: &'static str) {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        static LIMIT: Mutex<LogLimit> = Mutex::new(LogLimit::new(LOG_RATE));
+        if matches!(self, StoreError::Overloaded) {
+            tracing::debug!(error = %self, "{what}");
+            return;
+        }
+        let now_ms = START.elapsed().as_millis() as u64;
+        let admitted = LIMIT.lock().unwrap_or_else(PoisonError::into_inner).admit(now_ms);
+        if let Some(unlogged) = admitted {
+            tracing::warn!(error = %self, unlogged, "{what}");
+        }
+    }
+}
 
 /// Why a batch as a whole has no outcomes.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +112,7 @@ impl From<UsedUp> for RoomError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> StoreError {
-        StoreError(one_line(&error))
+        StoreError::Failed(one_line(&error))
     }
 }
 

@@ -39,7 +39,8 @@ pub(crate) fn random_word() -> Result<String, StoreError> {
 
 fn random_number() -> Result<u64, StoreError> {
     let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(|error| StoreError(format!("the system gives no random numbers: {error}")))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| StoreError::Failed(format!("the system gives no random numbers: {error}")))?;
     Ok(u64::from_be_bytes(bytes))
 }
 

@@ -241,7 +241,8 @@ fn message_from(row: MessageRow) -> Result<Option<Message>, StoreError> {
 /// PostgreSQL returns NULL. Kinds come in the order in which they were first given, as clients see them arrive.
 fn reactions_from(json: &str) -> Result<Vec<Reaction>, StoreError> {
     let counts = serde_json::from_str::<Vec<(String, u32, u32, u64)>>(json);
-    let mut counts = counts.map_err(|error| StoreError(format!("can't parse the reactions to a message: {error}")))?;
+    let mut counts =
+        counts.map_err(|error| StoreError::Failed(format!("can't parse the reactions to a message: {error}")))?;
     counts.sort_by(|(a, .., since_a), (b, .., since_b)| (since_a, a).cmp(&(since_b, b)));
     Ok(counts.into_iter().map(|(emoji, count, mine, _)| Reaction { emoji, count, mine: mine > 0 }).collect())
 }

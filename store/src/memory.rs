@@ -189,24 +189,34 @@ impl MemoryStore {
         User { id, username: self.users.get(&id).map_or_else(|| "".into(), |user| Arc::clone(&user.username)) }
     }
 
+    /// [`Store::admit_members`].
+    pub fn admit_members(&self, wanted: &[(String, UserId)]) -> Vec<Result<Option<Admission>, JoinError>> {
+        wanted.iter().map(|(name, user)| self.admit_member(name, *user)).collect()
+    }
+
+    fn admit_member(&self, name: &str, user: UserId) -> Result<Option<Admission>, JoinError> {
+        let id = self.room_id(name).ok_or(JoinError::NoRoom)?;
+        let room = self.rooms.get(&id).ok_or(JoinError::NoRoom)?;
+        let Some(member) = room.members.get(&user) else {
+            return if room.kind == RoomKind::Private { Err(JoinError::NoRoom) } else { Ok(None) };
+        };
+        let head = self.head(id, room);
+        Ok(Some(Admission { room: id, epoch: head.epoch, offset: head.offset, role: member.role, joined: false }))
+    }
+
     /// [`Store::admit`].
     pub fn admit(&mut self, now: UnixMillis, wanted: &[(String, UserId)]) -> Vec<Result<Admission, JoinError>> {
         wanted.iter().map(|(name, user)| self.admit_one(now, name, *user)).collect()
     }
 
     fn admit_one(&mut self, now: UnixMillis, name: &str, user: UserId) -> Result<Admission, JoinError> {
-        let id = self.room_id(name).ok_or(JoinError::NoRoom)?;
-        let room = self.rooms.get(&id).ok_or(JoinError::NoRoom)?;
-        let member = room.members.get(&user).map(|member| member.role);
-        if member.is_none() {
-            if room.kind == RoomKind::Private {
-                return Err(JoinError::NoRoom);
-            }
-            self.join_room(now, id, user)?;
+        if let Some(admission) = self.admit_member(name, user)? {
+            return Ok(admission);
         }
-        let head = self.rooms.get(&id).map(|room| self.head(id, room)).ok_or(JoinError::NoRoom)?;
-        let role = member.unwrap_or(Role::Member);
-        Ok(Admission { room: id, epoch: head.epoch, offset: head.offset, role, joined: member.is_none() })
+        let id = self.room_id(name).ok_or(JoinError::NoRoom)?;
+        self.join_room(now, id, user)?;
+        let admission = self.admit_member(name, user)?.ok_or(JoinError::NoRoom)?;
+        Ok(Admission { joined: true, ..admission })
     }
 
     /// Returns whether this call made the user a member.
@@ -292,7 +302,8 @@ impl MemoryStore {
             return Err(CreateUserError::EmailTaken);
         }
         let id = self.insert_user(&user.username, &user.username_key, Some(user.email_key), Some(user.password_hash));
-        self.account(id).ok_or_else(|| StoreError("the user that was just created is missing".to_owned()).into())
+        self.account(id)
+            .ok_or_else(|| StoreError::Failed("the user that was just created is missing".to_owned()).into())
     }
 
     /// [`Store::ensure_user`].
@@ -643,6 +654,13 @@ impl Store for SharedMemoryStore {
         Ok(self.lock().page(room, request))
     }
 
+    async fn admit_members(
+        &self,
+        wanted: &[(String, UserId)],
+    ) -> Result<Vec<Result<Option<Admission>, JoinError>>, StoreError> {
+        Ok(self.lock().admit_members(wanted))
+    }
+
     async fn admit(&self, wanted: &[(String, UserId)]) -> Result<Vec<Result<Admission, JoinError>>, StoreError> {
         Ok(self.lock().admit(now(), wanted))
     }
@@ -691,7 +709,9 @@ impl Store for SharedMemoryStore {
         require_storable(&[username, username_key])?;
         let mut store = self.lock();
         let id = store.ensure_user(username, username_key);
-        store.account(id).ok_or_else(|| StoreError("the user that was just created is missing".to_owned()).into())
+        store
+            .account(id)
+            .ok_or_else(|| StoreError::Failed("the user that was just created is missing".to_owned()).into())
     }
 
     async fn set_password(

@@ -1,5 +1,6 @@
 //! The arguments and results of the store's calls, except those of the commit path, which are in `uproar-model`.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use uproar_model::{Epoch, Number, Offset, Publication, Revocation, Role, RoomId, UnixMillis, User, UserId};
 
@@ -52,6 +53,8 @@ pub struct NewUser {
     pub email_key: String,
     /// In PHC string format.
     pub password_hash: String,
+    /// The client's. Addresses that sign users up are served in turn.
+    pub address: IpAddr,
 }
 
 /// The name or address that a user signs in with.

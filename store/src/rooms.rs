@@ -356,7 +356,7 @@ pub(crate) async fn remove_member(
     let page = history::page(db, generation, room, this).await?;
     match page.and_then(|page| page.publications.into_iter().next()) {
         Some(publication) => Ok(Removal { room, member: UserId(member), publication }),
-        None => Err(StoreError("the publication that was just appended is missing".to_owned()).into()),
+        None => Err(StoreError::Failed("the publication that was just appended is missing".to_owned()).into()),
     }
 }
 

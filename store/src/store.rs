@@ -30,6 +30,13 @@ pub trait Store: Send + Sync + 'static {
     /// there is no such room.
     async fn page(&self, room: RoomId, request: PageRequest) -> Result<Option<Page>, StoreError>;
 
+    /// Admits members to rooms, many in one call. `None`: this user is not a member, but may join the room. Names are
+    /// looked up as given: callers fold them, or reject them.
+    async fn admit_members(
+        &self,
+        wanted: &[(String, UserId)],
+    ) -> Result<Vec<Result<Option<Admission>, JoinError>>, StoreError>;
+
     /// Admits users to rooms, many in one call. Members are admitted; anyone else joins a public room until it is full.
     /// Names are looked up as given: callers fold them, or reject them.
     async fn admit(&self, wanted: &[(String, UserId)]) -> Result<Vec<Result<Admission, JoinError>>, StoreError>;

@@ -1,14 +1,28 @@
-//! Turns at a few places: who waits for one is served by user, in turn.
+//! Turns at a few places: those who wait for one are served by user, in turn.
 
 use crate::error::StoreError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 use uproar_model::UserId;
-use uproar_model::fairness::{FairQueue, QueueFull};
+use uproar_model::fairness::{FairQueue, Prefix, QueueFull};
 
-/// How many may wait: of one user, and of all.
+/// How many calls may wait: of one user, and of all.
 const USER_LIMIT: usize = 256;
 const LIMIT: usize = 16_384;
+
+/// Whose turn it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum TurnOf {
+    User(UserId),
+    /// Somebody who signs up.
+    Address(Prefix),
+    /// The user of a token that was issued elsewhere, who has no account yet.
+    Username(String),
+    /// Users who join rooms by subscribing. The reader serves them in turn.
+    Joins,
+    /// The server itself.
+    Server,
+}
 
 /// Places that users take in turn.
 #[derive(Clone)]
@@ -16,7 +30,7 @@ pub(crate) struct Turns(Arc<Mutex<State>>);
 
 struct State {
     free: usize,
-    waiting: FairQueue<UserId, oneshot::Sender<Place>>,
+    waiting: FairQueue<TurnOf, oneshot::Sender<Place>>,
 }
 
 /// A place, which goes to the next user in turn when it is dropped.
@@ -30,9 +44,8 @@ impl Turns {
     /// Waits for a place.
     ///
     /// # Errors
-    /// If too many of this user, or of all, are waiting.
-    pub async fn take(&self, user: UserId) -> Result<Place, StoreError> {
-        let too_many = || StoreError("too many requests of this user wait for the database".to_owned());
+    /// `StoreError::Overloaded` if too many of this user, or of all, are waiting.
+    pub async fn take(&self, turn_of: TurnOf) -> Result<Place, StoreError> {
         let receiver = {
             let mut state = self.lock();
             if state.free > 0 {
@@ -40,16 +53,16 @@ impl Turns {
                 return Ok(Place(Some(self.clone())));
             }
             let (sender, receiver) = oneshot::channel();
-            if state.waiting.len() >= LIMIT || state.waiting.len_of(&user) >= USER_LIMIT {
+            if state.waiting.len() >= LIMIT || state.waiting.len_of(&turn_of) >= USER_LIMIT {
                 state.waiting.retain(|_, sender| !sender.is_closed());
             }
             // A request that is displaced finds that its sender is gone.
-            match state.waiting.push(user, sender) {
+            match state.waiting.push(turn_of, sender) {
                 Ok(_) => receiver,
-                Err(QueueFull::OfKey(_) | QueueFull::OfAll(_)) => return Err(too_many()),
+                Err(QueueFull::OfKey(_) | QueueFull::OfAll(_)) => return Err(StoreError::Overloaded),
             }
         };
-        receiver.await.map_err(|_| too_many())
+        receiver.await.map_err(|_| StoreError::Overloaded)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -93,10 +106,11 @@ mod tests {
     #[test]
     fn a_user_waits_for_one_request_of_each_other_user() {
         let turns = Turns::new(1);
-        let (ann, ben) = (UserId(1), UserId(2));
-        let mut first = pin!(turns.take(ann));
+        let [ann, ben] = [1, 2].map(|id| TurnOf::User(UserId(id)));
+        let mut first = pin!(turns.take(ann.clone()));
         let first = poll(&mut first).unwrap().unwrap();
-        let (mut second, mut third, mut other) = (pin!(turns.take(ann)), pin!(turns.take(ann)), pin!(turns.take(ben)));
+        let (mut second, mut third, mut other) =
+            (pin!(turns.take(ann.clone())), pin!(turns.take(ann.clone())), pin!(turns.take(ben.clone())));
         assert!(poll(&mut second).is_none() && poll(&mut third).is_none() && poll(&mut other).is_none());
         drop(first);
         let second = poll(&mut second).unwrap().unwrap();
@@ -111,16 +125,16 @@ mod tests {
     #[test]
     fn a_place_is_not_lost_with_those_who_gave_up() {
         let turns = Turns::new(1);
-        let mut first = pin!(turns.take(UserId(1)));
+        let mut first = pin!(turns.take(TurnOf::User(UserId(1))));
         let first = poll(&mut first).unwrap().unwrap();
         {
-            let mut gone = Box::pin(turns.take(UserId(2)));
+            let mut gone = Box::pin(turns.take(TurnOf::User(UserId(2))));
             assert!(poll(&mut gone.as_mut()).is_none());
         }
         drop(first);
-        let mut next = pin!(turns.take(UserId(3)));
+        let mut next = pin!(turns.take(TurnOf::User(UserId(3))));
         let next = poll(&mut next).unwrap().unwrap();
-        let mut late = pin!(turns.take(UserId(3)));
+        let mut late = pin!(turns.take(TurnOf::User(UserId(3))));
         assert!(poll(&mut late).is_none());
         drop(next);
         assert!(poll(&mut late).unwrap().is_ok());
@@ -129,13 +143,13 @@ mod tests {
     #[test]
     fn those_of_one_user_who_wait_have_a_bound() {
         let turns = Turns::new(1);
-        let mut first = pin!(turns.take(UserId(1)));
+        let mut first = pin!(turns.take(TurnOf::User(UserId(1))));
         let _first = poll(&mut first).unwrap().unwrap();
-        let mut waiting: Vec<_> = (0..USER_LIMIT).map(|_| Box::pin(turns.take(UserId(1)))).collect();
+        let mut waiting: Vec<_> = (0..USER_LIMIT).map(|_| Box::pin(turns.take(TurnOf::User(UserId(1))))).collect();
         assert!(waiting.iter_mut().all(|waiting| poll(&mut waiting.as_mut()).is_none()));
-        let mut refused = pin!(turns.take(UserId(1)));
+        let mut refused = pin!(turns.take(TurnOf::User(UserId(1))));
         assert!(poll(&mut refused).unwrap().is_err());
-        let mut other = pin!(turns.take(UserId(2)));
+        let mut other = pin!(turns.take(TurnOf::User(UserId(2))));
         assert!(poll(&mut other).is_none());
     }
 }

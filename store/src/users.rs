@@ -69,7 +69,7 @@ pub(crate) async fn ensure(db: &mut DbConnection, username: &str, key: &str) -> 
     db.execute(sql, &[Arg::Text(username), Arg::Text(key), Arg::Int(now), Arg::Text(&skeleton)]).await?;
     match by_username(db, key).await? {
         Some(account) => Ok(account),
-        None => Err(StoreError("the user that was just created is missing".to_owned()).into()),
+        None => Err(StoreError::Failed("the user that was just created is missing".to_owned()).into()),
     }
 }
 

@@ -113,6 +113,7 @@ async fn a_password_that_was_hashed_in_another_form_still_works() {
         username_key: "ann".into(),
         email_key: "ann@example.org".into(),
         password_hash: old_hash.clone(),
+        address: [127, 0, 0, 1].into(),
     };
     server.store.create_user(user).await.unwrap();
     let mut client = server.client().await;

@@ -44,7 +44,8 @@ pub(crate) struct Postgres {
 impl Postgres {
     pub async fn open(url: &str, options: &OpenOptions) -> Result<Postgres, OpenError> {
         let lane_count = options.lanes.max(1);
-        let witnesses = Witnesses::new(lane_count + options.pool_size).map_err(|error| OpenError::Lasting(error.0))?;
+        let witnesses =
+            Witnesses::new(lane_count + options.pool_size).map_err(|error| OpenError::Lasting(error.to_string()))?;
         let connect = connect_options(url)?.application_name(&witnesses.application());
         let target = Target::of(&connect);
 
@@ -97,7 +98,7 @@ impl Postgres {
     }
 
     pub async fn connection(&self) -> Result<DbConnection, sqlx::Error> {
-        Ok(DbConnection::new(Pooled::Postgres(self.sessions.acquire().await?), None))
+        Ok(DbConnection::new(Pooled::Postgres(self.sessions.acquire().await?)))
     }
 
     pub async fn append(&self, batch: &[Item]) -> Result<Vec<Outcome>, AppendError> {

@@ -77,5 +77,5 @@ async fn write_file(file: &IncarnationFile, words: Vec<String>) -> Result<(), St
     let (target, path) = (file.clone(), file.path().display());
     let written = tokio::task::spawn_blocking(move || target.write(&words)).await;
     let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-    written.map_err(|error| StoreError(format!("can't write {path}: {error}")))
+    written.map_err(|error| StoreError::Failed(format!("can't write {path}: {error}")))
 }

@@ -20,9 +20,7 @@ use checkpoints::Checkpoints;
 use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use uproar_model::{Item, Outcome};
 
@@ -38,10 +36,6 @@ const ROWS_BUFFER: usize = 1024;
 pub(crate) struct Sqlite {
     /// A pool of one connection.
     writer: SqlitePool,
-    /// One permit, for whatever is written other than appends. So an append waits for at most one such write, however
-    /// many there are.
-    other_writes: Arc<Semaphore>,
-    acquire_timeout: Duration,
     readers: SqlitePool,
     checkpoints: Checkpoints,
     generation: DatabaseGeneration,
@@ -117,17 +111,7 @@ impl Sqlite {
             .await
             .map_err(|error| OpenError::Lasting(format!("can't write to the database {shown}: {error}")))?;
         let checkpoints = Checkpoints::start(for_writing, writer.clone()).await.map_err(failed)?;
-        let (other_writes, acquire_timeout) = (Arc::new(Semaphore::new(1)), options.acquire_timeout);
-        Ok(Sqlite {
-            writer,
-            other_writes,
-            acquire_timeout,
-            readers,
-            checkpoints,
-            generation,
-            incarnation_file,
-            _lock: lock,
-        })
+        Ok(Sqlite { writer, readers, checkpoints, generation, incarnation_file, _lock: lock })
     }
 
     pub fn generation(&self) -> DatabaseGeneration {
@@ -138,12 +122,10 @@ impl Sqlite {
         acquire(&self.readers).await
     }
 
-    /// The only connection that writes, so the caller waits for no locks of others in this process. Appends come first.
+    /// The only connection that writes, so the caller waits for no locks of others in this process.
     pub async fn writer(&self) -> Result<DbConnection, sqlx::Error> {
-        let turn = timeout(self.acquire_timeout, Arc::clone(&self.other_writes).acquire_owned()).await;
-        let turn = turn.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed)?;
         self.checkpoints.count_commit();
-        Ok(DbConnection::new(Pooled::Sqlite(self.writer.acquire().await?), Some(turn)))
+        acquire(&self.writer).await
     }
 
     pub async fn append(&self, batch: &[Item]) -> Result<Vec<Outcome>, AppendError> {
@@ -173,7 +155,7 @@ impl Sqlite {
 }
 
 async fn acquire(pool: &SqlitePool) -> Result<DbConnection, sqlx::Error> {
-    Ok(DbConnection::new(Pooled::Sqlite(pool.acquire().await?), None))
+    Ok(DbConnection::new(Pooled::Sqlite(pool.acquire().await?)))
 }
 
 /// Why the database file can't be opened.

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 use uproar_model::{Outcome, RoomId, UserId};
 use uproar_store::testing::TestPostgres;
-use uproar_store::{AppendError, DataFolder, OpenError, OpenOptions, Store, open};
+use uproar_store::{AppendError, DataFolder, NewRoom, OpenError, OpenOptions, RoomKind, Store, open};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -675,6 +675,43 @@ fn the_contents_of_a_deleted_room_are_swept_up() {
 
 /// When the two key columns of `members` were compared with columns of two tables, PostgreSQL used only one of them,
 /// and each admission read all members of the room.
+/// A user's subscribe, which only reads, once waited for the rooms that others created.
+#[test]
+fn reads_do_not_wait_for_the_writes_of_many_users() {
+    runtime().block_on(async {
+        let fixture = Fixture::new(postgres()).await;
+        let store = fixture.open().await;
+        let (_, ann) = create_lobby(&store).await;
+        let mut shell = fixture.shell().await;
+        run(&mut shell, "BEGIN; LOCK TABLE rooms IN EXCLUSIVE MODE").await;
+        let mut writes = tokio::task::JoinSet::new();
+        for n in 0..20 {
+            let store = Arc::clone(&store);
+            let room = NewRoom {
+                name: format!("r{n}"),
+                title: String::new(),
+                kind: RoomKind::Public,
+                size: 5,
+                owner: UserId(n),
+            };
+            writes.spawn(async move { store.create_room(room).await });
+        }
+        // The writes that have begun wait for the lock.
+        let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+        while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut shell).await.unwrap() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for _ in 0..20 {
+            assert!(store.admit_members(&[("lobby".to_owned(), ann)]).await.unwrap()[0].is_ok());
+            assert!(store.room("lobby", ann).await.unwrap().is_some());
+        }
+        assert!(writes.try_join_next().is_none(), "no write has ended");
+        run(&mut shell, "COMMIT").await;
+        writes.join_all().await;
+        store.close().await;
+    });
+}
+
 #[test]
 fn a_member_is_found_without_reading_the_others() {
     runtime().block_on(async {

@@ -231,6 +231,7 @@ pub async fn concurrent_creations_of_one_name_succeed_once(world: World) {
                     username_key: key,
                     email_key: format!("{round} {n}"),
                     password_hash: "x".into(),
+                    address: [127, 0, 0, 1].into(),
                 };
                 let user = world.store.create_user(user).await.is_ok();
                 let ensured = world.user(&format!("bot {round}")).await;

@@ -159,6 +159,15 @@ pub async fn one_call_admits_many_users(world: World) {
         ("LOBBY", dora),
     ];
     let wanted = wanted.map(|(name, user)| (name.to_owned(), user));
+    // Members are admitted, and nobody joins.
+    let members = world.store.admit_members(&wanted).await.unwrap();
+    let members: Vec<_> =
+        members.into_iter().map(|a| a.map(|a| a.map(|a| (a.room, a.role, a.joined, a.offset)))).collect();
+    assert_eq!(members[0], Ok(Some((room, Role::Member, false, 2))));
+    assert_eq!(members[6], Ok(Some((secret.id, Role::Owner, false, 0))));
+    assert_eq!([1, 5, 10, 11].map(|n: usize| members[n]), [Err(JoinError::NoRoom); 4]);
+    assert_eq!([2, 3, 4, 7, 8, 9].map(|n: usize| members[n]), [Ok(None); 6]);
+    assert_eq!(world.store.room("lobby", dora).await.unwrap().unwrap().members, 3);
     let answers = world.store.admit(&wanted).await.unwrap();
     let answers: Vec<_> = answers.into_iter().map(|a| a.map(|a| (a.room, a.role, a.joined, a.offset))).collect();
     // Exactly one of the two users who ask for the last place gets it.

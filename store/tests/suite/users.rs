@@ -10,6 +10,7 @@ fn alice() -> NewUser {
         username_key: "alice".into(),
         email_key: "alice@example.org".into(),
         password_hash: "$argon2id$first".into(),
+        address: [127, 0, 0, 1].into(),
     }
 }
 
