@@ -11,8 +11,9 @@ use crate::objects::{
     Account, Addition, Cursor, Join, Login, MemberEntry, MemberPage, Message, MessagePage, NewRoom, NewUser, Reaction,
     Removal, Room, RoomKind,
 };
-use crate::rooms::may_remove;
+use crate::rooms::{RESERVED_NAMES_LIMIT, may_remove};
 use crate::store::Store;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uproar_model::{
@@ -490,6 +491,12 @@ impl MemoryStore {
         }
         self.rooms.remove(&id);
         self.reserved_names.insert(name.to_owned(), (actor, now.saturating_add(reserved_ms)));
+        let own = self.reserved_names.iter().filter(|(_, (owner, _))| *owner == actor);
+        let mut own: Vec<_> = own.map(|(name, (_, until))| (Reverse(*until), name.clone())).collect();
+        own.sort();
+        for (_, name) in own.into_iter().skip(RESERVED_NAMES_LIMIT) {
+            self.reserved_names.remove(&name);
+        }
         Ok(id)
     }
 

@@ -9,6 +9,10 @@ use crate::objects::{Addition, Join, MemberEntry, MemberPage, NewRoom, Removal, 
 use crate::{history, names, search, users};
 use uproar_model::{JoinError, Offset, PageRequest, Role, RoomId, User, UserId, skeleton, text};
 
+/// The names that are reserved for one owner: those of the latest rooms. So nobody can take as many names as they like
+/// by creating and deleting rooms.
+pub(crate) const RESERVED_NAMES_LIMIT: usize = 100;
+
 /// id, name, title, kind, size, members, epoch, last offset, the viewer's role, and how much the viewer has not read.
 type RoomRow = (i64, String, String, i64, i64, i64, String, i64, Option<i64>, i64);
 
@@ -385,6 +389,9 @@ pub(crate) async fn delete(
     let sql = "INSERT INTO reserved_names (name, owner_id, until) VALUES ($1, $2, $3)
         ON CONFLICT (name) DO UPDATE SET owner_id = excluded.owner_id, until = excluded.until";
     db.execute(sql, &[Arg::Text(name), Arg::Int(actor.0), Arg::Int(until)]).await?;
+    let sql = "DELETE FROM reserved_names WHERE owner_id = $1 AND name NOT IN
+        (SELECT name FROM reserved_names WHERE owner_id = $1 ORDER BY until DESC LIMIT $2)";
+    db.execute(sql, &[Arg::Int(actor.0), Arg::Int(RESERVED_NAMES_LIMIT as i64)]).await?;
     Ok(room)
 }
 

@@ -145,7 +145,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<MemberPage, RoomError>;
 
     /// Deletes a room with everything in it, for its owner, for whom the name is reserved for a while: others still
-    /// have messages that were meant for this room. The id is never used again.
+    /// have messages that were meant for this room. Only the latest 100 names are reserved for one owner. The id is
+    /// never used again.
     async fn delete_room(&self, name: &str, actor: UserId, reserved_ms: u64) -> Result<RoomId, RoomError>;
 
     /// Messages (kind 0) of a room, for one of its members, by offset ascending, and the room's position, read in the

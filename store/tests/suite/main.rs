@@ -77,6 +77,7 @@ on_every_store! {
         members_are_listed_by_id,
         a_deleted_room_is_gone_and_its_name_is_free,
         the_name_of_a_deleted_room_is_reserved_for_its_owner,
+        only_so_many_names_are_reserved_for_one_owner,
         only_the_owner_can_delete_a_room;
     markers:
         markers_move_forward_only,

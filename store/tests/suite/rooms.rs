@@ -313,6 +313,25 @@ pub async fn a_deleted_room_is_gone_and_its_name_is_free(world: World) {
     assert_refused(world.append_one(message(room, ben, "1", "old")).await, Refusal::NoRoom);
 }
 
+/// Somebody once reserved any number of names by creating and deleting rooms.
+pub async fn only_so_many_names_are_reserved_for_one_owner(world: World) {
+    let (ann, ben) = (world.user("Ann").await, world.user("Ben").await);
+    let day_ms = 24 * 3600 * 1000;
+    for n in 0..102 {
+        let name = format!("room {n}");
+        world.public_room(&name, ann).await;
+        world.store.delete_room(&name, ann, day_ms * (n + 1)).await.unwrap();
+    }
+    let room =
+        |n| NewRoom { name: format!("room {n}"), title: String::new(), kind: RoomKind::Public, size: 7, owner: ben };
+    for n in [0, 1] {
+        world.store.create_room(room(n)).await.unwrap();
+    }
+    for n in [2, 101] {
+        assert!(matches!(world.store.create_room(room(n)).await, Err(RoomError::NameTaken)));
+    }
+}
+
 /// Others may still have messages for the room that was deleted, and must not send them to a stranger's.
 pub async fn the_name_of_a_deleted_room_is_reserved_for_its_owner(world: World) {
     let Lobby { ann, ben, .. } = world.lobby().await;
