@@ -81,6 +81,12 @@ impl Limits {
         (rate.tokens > 0).then_some(rate)
     }
 
+    /// How often one user may be added to rooms by others; `None` means as often as they like.
+    pub fn additions_rate(&self) -> Option<Rate> {
+        let rate = Rate::per_hour(self.additions_per_hour_limit, self.additions_per_hour_limit);
+        (rate.tokens > 0).then_some(rate)
+    }
+
     /// How often one client address may sign up; `None` means as often as it likes.
     pub fn sign_up_rate(&self) -> Option<Rate> {
         let rate = Rate::per_minute(self.sign_up_rate_per_minute, self.sign_up_burst_limit);
@@ -272,8 +278,8 @@ limits! {
     publish_rate_per_second = 50, 0..=10_000_000;
     /// Publishes of one user on one shard that may arrive in one burst.
     publish_burst_limit = 500, 1..=10_000_000;
-    /// Changes of rooms and memberships of one user that may arrive in one burst: creating, deleting, joining and
-    /// leaving rooms, adding and removing members.
+    /// Changes of rooms and memberships of one user that may arrive in one burst: creating, deleting and joining rooms,
+    /// adding and removing members.
     user_writes_burst_limit = 200, 1..=10_000_000;
     /// Such changes per minute of one user after a burst; 0 means no limit.
     user_writes_per_minute = 60, 0..=10_000_000;
@@ -283,6 +289,9 @@ limits! {
     rejoin_burst_limit = 5, 1..=10_000_000;
     /// How often per minute one user may join the same room after a burst; 0 means no limit.
     rejoins_per_minute = 2, 0..=10_000_000;
+    /// How often others may add one user to rooms within an hour, in one burst or not; one of them may do so a tenth as
+    /// often. 0 means no limit.
+    additions_per_hour_limit = 500, 0..=10_000_000;
     /// Rooms that one user may own; 0 means no limit.
     rooms_owned_limit = 1_000, 0..=10_000_000;
     /// The largest member limit that a room can be created with.

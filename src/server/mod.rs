@@ -182,6 +182,7 @@ fn write_rates(limits: &Limits) -> WriteRates {
         writes: limits.user_writes_rate(),
         joins: limits.joins_rate(),
         joins_of_one_room: limits.rejoins_rate(),
+        additions: limits.additions_rate(),
         rooms_owned: Some(limits.rooms_owned_limit).filter(|limit| *limit > 0),
     }
 }

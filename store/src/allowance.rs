@@ -16,12 +16,16 @@ const BUCKETS_LIMIT: usize = 1 << 17;
 /// What one user may do. `None` means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteRates {
-    /// Creating and deleting rooms, joining and leaving them, adding and removing members.
+    /// Creating, deleting and joining rooms, adding and removing members. Leaving takes nothing: one can leave only what
+    /// one has joined or was added to.
     pub writes: Option<Rate>,
     /// Joining rooms.
     pub joins: Option<Rate>,
     /// Becoming a member of one and the same room, by joining it or by being added.
     pub joins_of_one_room: Option<Rate>,
+    /// Being added to rooms by others. One of them may use a tenth of it, so that nobody can keep the others from adding
+    /// a user.
+    pub additions: Option<Rate>,
     /// Rooms that one user may own.
     pub rooms_owned: Option<u64>,
 }
@@ -42,6 +46,10 @@ struct UserBuckets {
     joins: Option<Buckets<UserId>>,
     /// By a hash of the room and its new member.
     joins_of_one_room: Option<Buckets<u64>>,
+    /// By the user who is added.
+    additions: Option<Buckets<UserId>>,
+    /// By the user who adds and the one who is added.
+    additions_by_one: Option<Buckets<(UserId, UserId)>>,
 }
 
 /// What was taken for a join, so that it can be given back.
@@ -51,9 +59,22 @@ pub(crate) struct TakenJoin {
     pair: u64,
 }
 
+/// What was taken for the addition of a member, so that it can be given back.
+#[must_use]
+#[derive(Debug)]
+pub(crate) struct TakenAddition {
+    users: (UserId, UserId),
+    pair: u64,
+}
+
 impl Allowances {
     pub(crate) fn new(rates: WriteRates) -> Allowances {
-        let WriteRates { writes, joins, joins_of_one_room, rooms_owned: _ } = rates;
+        let WriteRates { writes, joins, joins_of_one_room, additions, rooms_owned: _ } = rates;
+        let tenth = |rate: Rate| Rate {
+            tokens: (rate.tokens / 10).max(1),
+            burst: (rate.burst / 10).max(1),
+            per_ms: rate.per_ms,
+        };
         Allowances {
             start: Instant::now(),
             hasher: RandomState::new(),
@@ -61,6 +82,8 @@ impl Allowances {
                 writes: writes.map(|rate| Buckets::new(rate, BUCKETS_LIMIT)),
                 joins: joins.map(|rate| Buckets::new(rate, BUCKETS_LIMIT)),
                 joins_of_one_room: joins_of_one_room.map(|rate| Buckets::new(rate, BUCKETS_LIMIT)),
+                additions: additions.map(|rate| Buckets::new(rate, BUCKETS_LIMIT)),
+                additions_by_one: additions.map(|rate| Buckets::new(tenth(rate), BUCKETS_LIMIT)),
             }),
         }
     }
@@ -77,7 +100,7 @@ impl Allowances {
         let now_ms = self.now_ms();
         let mut buckets = self.lock();
         // First all are asked, so that a refusal costs nothing.
-        let UserBuckets { writes, joins, joins_of_one_room } = &mut *buckets;
+        let UserBuckets { writes, joins, joins_of_one_room, .. } = &mut *buckets;
         let waits = [wait_ms(writes, &user, now_ms), wait_ms(joins, &user, now_ms)];
         let wait = waits.into_iter().max().unwrap_or(0).max(wait_ms(joins_of_one_room, &pair, now_ms));
         if wait > 0 {
@@ -100,17 +123,43 @@ impl Allowances {
         }
     }
 
-    /// Takes one write of the actor's, who adds a member to this room, and one of the member's for this room.
-    pub(crate) fn take_addition(&self, actor: UserId, room: &str, member: impl Hash) -> Result<(), UsedUp> {
+    /// Takes one write of the actor's, who adds a member to this room, and one addition of the member's. The actor has
+    /// the right to do so.
+    pub(crate) fn take_addition(&self, actor: UserId, room: &str, member: UserId) -> Result<TakenAddition, UsedUp> {
         let pair = self.hasher.hash_one((room, member));
+        let users = (actor, member);
         let now_ms = self.now_ms();
         let mut buckets = self.lock();
-        match wait_ms(&mut buckets.joins_of_one_room, &pair, now_ms) {
-            0 => {}
-            wait => return Err(UsedUp(wait)),
+        let UserBuckets { writes, joins_of_one_room, additions, additions_by_one, .. } = &mut *buckets;
+        let waits = [
+            wait_ms(writes, &actor, now_ms),
+            wait_ms(joins_of_one_room, &pair, now_ms),
+            wait_ms(additions, &member, now_ms),
+            wait_ms(additions_by_one, &users, now_ms),
+        ];
+        match waits.into_iter().max() {
+            None | Some(0) => {}
+            Some(wait) => return Err(UsedUp(wait)),
         }
-        take(&mut buckets.writes, actor, now_ms)?;
-        take(&mut buckets.joins_of_one_room, pair, now_ms)
+        take(writes, actor, now_ms)?;
+        take(joins_of_one_room, pair, now_ms)?;
+        take(additions, member, now_ms)?;
+        take(additions_by_one, users, now_ms)?;
+        Ok(TakenAddition { users, pair })
+    }
+
+    /// Gives an addition back that changed nothing. It counts as a write.
+    pub(crate) fn give_back_addition(&self, taken: TakenAddition) {
+        let mut buckets = self.lock();
+        if let Some(of_room) = &mut buckets.joins_of_one_room {
+            of_room.give_back(&taken.pair);
+        }
+        if let Some(of_member) = &mut buckets.additions {
+            of_member.give_back(&taken.users.1);
+        }
+        if let Some(of_both) = &mut buckets.additions_by_one {
+            of_both.give_back(&taken.users);
+        }
     }
 
     fn now_ms(&self) -> u64 {
@@ -136,12 +185,14 @@ mod tests {
 
     const ANN: UserId = UserId(1);
     const BEN: UserId = UserId(2);
+    const CID: UserId = UserId(3);
 
     fn allowances() -> Allowances {
         Allowances::new(WriteRates {
             writes: Some(Rate::per_hour(1, 6)),
             joins: Some(Rate::per_hour(1, 4)),
             joins_of_one_room: Some(Rate::per_hour(1, 2)),
+            additions: Some(Rate::per_hour(30, 30)),
             rooms_owned: None,
         })
     }
@@ -181,14 +232,34 @@ mod tests {
     }
 
     #[test]
-    fn an_addition_is_paid_for_by_the_actor_except_for_the_room() {
+    fn an_addition_takes_a_write_of_the_actor_and_an_addition_of_the_member() {
         let allowances = allowances();
-        assert_eq!(allowances.take_addition(ANN, "lobby", "ben"), Ok(()));
-        assert_eq!(allowances.take_addition(ANN, "lobby", "ben"), Ok(()));
-        assert!(allowances.take_addition(ANN, "lobby", "ben").is_err());
-        assert_eq!(allowances.take_addition(ANN, "lobby", "cid"), Ok(()));
+        assert!(allowances.take_addition(ANN, "lobby", BEN).is_ok());
+        assert!(allowances.take_addition(ANN, "lobby", BEN).is_ok());
+        assert!(allowances.take_addition(ANN, "lobby", BEN).is_err(), "twice for one room");
+        assert!(allowances.take_join(BEN, "lobby").is_err(), "by joining too");
+        assert!(allowances.take_addition(ANN, "lobby", CID).is_ok());
         assert_eq!((0..10).filter(|_| allowances.take_write(ANN).is_ok()).count(), 3);
         assert_eq!((0..10).filter(|_| allowances.take_write(BEN).is_ok()).count(), 6);
+    }
+
+    #[test]
+    fn one_user_can_not_use_up_the_additions_of_another() {
+        let allowances = allowances();
+        let added =
+            |actor| (0..5).filter(|n| allowances.take_addition(actor, &format!("{actor:?} {n}"), BEN).is_ok()).count();
+        assert_eq!(added(ANN), 3, "a tenth of all");
+        assert_eq!(added(CID), 3);
+        assert_eq!((4..50).map(|id| added(UserId(id))).sum::<usize>(), 24, "thirty in all");
+    }
+
+    #[test]
+    fn an_addition_that_changed_nothing_is_given_back() {
+        let allowances = allowances();
+        for _ in 0..6 {
+            allowances.give_back_addition(allowances.take_addition(ANN, "lobby", BEN).unwrap());
+        }
+        assert!(allowances.take_addition(ANN, "lobby", BEN).is_err(), "it was a write all the same");
     }
 
     #[test]

@@ -458,7 +458,10 @@ impl Store for Database {
     async fn remove_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<Removal, RoomError> {
         require_room_name(name)?;
         require_user_key(member_key)?;
-        self.allowances.take_write(actor)?;
+        let is_leaving = async |db: &mut _| rooms::is_leaving(db, name, actor, member_key).await;
+        if !self.calls.read_for(actor, is_leaving).await? {
+            self.allowances.take_write(actor)?;
+        }
         let removed = self
             .calls
             .write_for(actor, async |db| {
@@ -474,8 +477,20 @@ impl Store for Database {
     async fn add_member(&self, name: &str, actor: UserId, member_key: &str) -> Result<Addition, RoomError> {
         require_room_name(name)?;
         require_user_key(member_key)?;
-        self.allowances.take_addition(actor, name, member_key)?;
-        self.calls.write_for(actor, async |db| rooms::add_member(db, name, actor, member_key).await).await
+        // First of all, whether the actor may add members: nobody else takes anything from the member's allowance, or
+        // learns anything from it. It is asked again in the transaction.
+        let (account, member) =
+            self.calls.read_for(actor, async |db| rooms::find_addition(db, name, actor, member_key).await).await?;
+        if let Some(member) = member {
+            return Ok(Addition { member, joined: false });
+        }
+        let taken = self.allowances.take_addition(actor, name, account)?;
+        let added = self.calls.write_for(actor, async |db| rooms::add_member(db, name, actor, member_key).await).await;
+        match &added {
+            Ok(Addition { joined: true, .. }) | Err(RoomError::Store(_)) => {}
+            Ok(_) | Err(_) => self.allowances.give_back_addition(taken),
+        }
+        added
     }
 
     async fn members(

@@ -5,7 +5,7 @@ use crate::connection::{Arg, DbConnection};
 use crate::error::{RoomError, StoreError};
 use crate::generation::{DatabaseGeneration, random_word};
 use crate::markers::unread_sql;
-use crate::objects::{Addition, Join, MemberEntry, MemberPage, NewRoom, Removal, Room, RoomKind};
+use crate::objects::{Account, Addition, Join, MemberEntry, MemberPage, NewRoom, Removal, Room, RoomKind};
 use crate::{history, names, search, users};
 use uproar_model::{JoinError, Offset, PageRequest, Role, RoomId, User, UserId, skeleton, text};
 
@@ -249,6 +249,45 @@ pub(crate) async fn join_by_name(
     Ok(Join { room, joined })
 }
 
+/// The room and the account that the owner or a moderator wants to add to it.
+async fn check_addition(
+    db: &mut DbConnection,
+    name: &str,
+    actor: UserId,
+    member_key: &str,
+) -> Result<(RoomId, Account), RoomError> {
+    let (room, _, role) = look_up(db, name, actor).await?;
+    if role.is_none_or(|role| role < Role::Moderator) {
+        return Err(RoomError::NotAllowed("only the owner and moderators can add members"));
+    }
+    Ok((room, users::by_username(db, member_key).await?.ok_or(RoomError::NoUser)?))
+}
+
+async fn find_member(
+    db: &mut DbConnection,
+    room: RoomId,
+    account: &Account,
+) -> Result<Option<MemberEntry>, StoreError> {
+    let sql = "SELECT CAST(role AS bigint), joined_at FROM members WHERE room_id = $1 AND user_id = $2";
+    let row = db.optional::<(i64, i64)>(sql, &[Arg::Int(room.0), Arg::Int(account.id.0)]).await?;
+    Ok(row.map(|(role, joined_at)| MemberEntry {
+        user: User::from(account),
+        role: Role::from_number(role),
+        joined_at: joined_at.unsigned_abs(),
+    }))
+}
+
+/// The user that the owner or a moderator wants to add to a room, and the membership, if there is one already.
+pub(crate) async fn find_addition(
+    db: &mut DbConnection,
+    name: &str,
+    actor: UserId,
+    member_key: &str,
+) -> Result<(UserId, Option<MemberEntry>), RoomError> {
+    let (room, account) = check_addition(db, name, actor, member_key).await?;
+    Ok((account.id, find_member(db, room, &account).await?))
+}
+
 /// Adds a user on behalf of the owner or a moderator.
 pub(crate) async fn add_member(
     db: &mut DbConnection,
@@ -256,18 +295,24 @@ pub(crate) async fn add_member(
     actor: UserId,
     member_key: &str,
 ) -> Result<Addition, RoomError> {
-    let (room, _, role) = look_up(db, name, actor).await?;
-    if role.is_none_or(|role| role < Role::Moderator) {
-        return Err(RoomError::NotAllowed("only the owner and moderators can add members"));
-    }
-    let account = users::by_username(db, member_key).await?.ok_or(RoomError::NoUser)?;
+    let (room, account) = check_addition(db, name, actor, member_key).await?;
     let now = db.now().await?;
     let joined = join(db, room, account.id, now).await??.is_new;
-    let sql = "SELECT CAST(role AS bigint), joined_at FROM members WHERE room_id = $1 AND user_id = $2";
-    let args = [Arg::Int(room.0), Arg::Int(account.id.0)];
-    let (role, joined_at) = db.optional::<(i64, i64)>(sql, &args).await?.ok_or(RoomError::NoUser)?;
-    let (role, joined_at) = (Role::from_number(role), joined_at.unsigned_abs());
-    Ok(Addition { member: MemberEntry { user: User::from(&account), role, joined_at }, joined })
+    let member = find_member(db, room, &account).await?.ok_or(RoomError::NoUser)?;
+    Ok(Addition { member, joined })
+}
+
+/// Whether the user with this key is the actor, and a member who may leave the room.
+pub(crate) async fn is_leaving(
+    db: &mut DbConnection,
+    name: &str,
+    actor: UserId,
+    member_key: &str,
+) -> Result<bool, StoreError> {
+    let sql = "SELECT u.id FROM users u JOIN members m ON m.user_id = u.id JOIN rooms r ON r.id = m.room_id
+        WHERE u.id = $1 AND u.username_key = $2 AND r.name = $3 AND m.role < 2";
+    let args = [Arg::Int(actor.0), Arg::Text(member_key), Arg::Text(name)];
+    Ok(db.optional::<(i64,)>(sql, &args).await?.is_some())
 }
 
 /// The members of a room, for a viewer who must be one of them.

@@ -282,6 +282,51 @@ async fn a_user_who_changes_rooms_too_often_is_refused() {
     ann.get("/rooms/second").await.expect(200);
 }
 
+/// A stranger once decided who could be added, and learned from it who was in which private room.
+#[tokio::test]
+async fn only_those_who_may_add_members_use_up_additions() {
+    let rates = WriteRates { joins_of_one_room: Some(Rate::per_minute(1, 2)), ..WriteRates::default() };
+    let server = server_with_rates(rates).await;
+    let (mut ann, mut eve) = (server.sign_up("ann").await, server.sign_up("eve").await);
+    server.sign_up("ben").await;
+    ann.post("/user/createroom", json!({"name": "cell", "private": true})).await.expect(201);
+    for username in ["ann", "ben", "ben", "ann", "ben", "ann"] {
+        let refused = eve.post("/rooms/cell/members", json!({"username": username})).await;
+        refused.assert_error(404, "no_such_room", None);
+    }
+    for _ in 0..2 {
+        ann.post("/rooms/cell/members", json!({"username": "ben"})).await.expect(200);
+        // It changes nothing.
+        ann.post("/rooms/cell/members", json!({"username": "ben"})).await.expect(200);
+        ann.delete("/rooms/cell/members/ben").await.expect(200);
+    }
+    ann.post("/rooms/cell/members", json!({"username": "ben"})).await.assert_error(429, "rate_limited", None);
+}
+
+#[tokio::test]
+async fn those_who_are_added_to_many_rooms_can_leave_them_and_create_their_own() {
+    let rates = WriteRates {
+        writes: Some(Rate::per_hour(1, 3)),
+        additions: Some(Rate::per_hour(20, 20)),
+        ..WriteRates::default()
+    };
+    let server = server_with_rates(rates).await;
+    let mut ben = server.sign_up("ben").await;
+    for n in 0..4 {
+        let (mut other, name) = (server.sign_up(&format!("other{n}")).await, format!("room{n}"));
+        other.post("/user/createroom", json!({"name": name})).await.expect(201);
+        other.post(&format!("/rooms/{name}/members"), json!({"username": "ben"})).await.expect(200);
+    }
+    for n in 0..4 {
+        ben.call(&format!("/rooms/room{n}/leave")).await.expect(200);
+    }
+    ben.post("/user/createroom", json!({"name": "own"})).await.expect(201);
+    // To leave where one is no member, or the owner, is a write like any other.
+    ben.call("/rooms/room0/leave").await.assert_error(403, "not_member", None);
+    ben.call("/rooms/own/leave").await.assert_error(403, "not_allowed", None);
+    ben.call("/rooms/room0/leave").await.assert_error(429, "rate_limited", None);
+}
+
 #[tokio::test]
 async fn a_user_can_join_and_leave_a_room_only_a_few_times() {
     let rates = WriteRates { joins_of_one_room: Some(Rate::per_minute(1, 2)), ..WriteRates::default() };
