@@ -82,10 +82,19 @@ impl Chat {
         self.is_stopping.store(true, Ordering::Relaxed);
     }
 
-    fn send(&self, call: Call) {
+    /// Sends a notice that may be lost. A lost publication is detected at the next one or when heads are compared. Lost
+    /// events can be asked for.
+    fn notice(&self, call: Call) {
         if self.calls.try_send(call).is_err() {
-            // A lost publication is detected at the next one or when heads are compared. Lost events can be asked for.
             tracing::error!("the queue to the shards is full; a notice was dropped");
+        }
+    }
+
+    /// Sends what must not be lost, and waits for that if the queue is full.
+    async fn send(&self, call: Call) {
+        if self.calls.send(call).await.is_err() {
+            // Its connections are closed anyway.
+            tracing::debug!("the server is stopping; a call was dropped");
         }
     }
 }
@@ -129,24 +138,24 @@ impl uproar_http::Chat for Chat {
     }
 
     fn learn(&self, room: RoomId, publication: Publication) {
-        self.send(Call::Learn(room, Box::new(publication)));
+        self.notice(Call::Learn(room, Box::new(publication)));
     }
 
-    fn close_room(&self, room: RoomId) {
-        self.send(Call::CloseRoom(room));
+    async fn close_room(&self, room: RoomId) {
+        self.send(Call::CloseRoom(room)).await;
     }
 
     fn notify(&self, user: UserId, event: UserEvent) {
-        self.send(Call::Notify(user, event));
+        self.notice(Call::Notify(user, event));
     }
 
-    fn revoke(&self, revocation: Revocation) {
+    async fn revoke(&self, revocation: Revocation) {
         {
             let mut revocations = self.revocations.write().unwrap_or_else(PoisonError::into_inner);
             revocations.sweep(revocation.at);
             revocations.add(revocation);
         }
-        self.send(Call::Revoke(revocation));
+        self.send(Call::Revoke(revocation)).await;
     }
 
     fn revocation(&self, user: UserId) -> Option<Revocation> {
@@ -326,5 +335,34 @@ fn add_to_collection(collections: &mut HashMap<u32, Collection>, number: u32, sh
         && let Some(Collection { by_shard, sender }) = collections.remove(&number)
     {
         let _ = sender.send(by_shard.into_iter().flatten().collect());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+    use uproar_http::Chat as _;
+
+    /// They were dropped: connections with revoked tokens stayed open, and so did those in deleted rooms.
+    #[test]
+    fn a_revocation_and_the_end_of_a_room_wait_for_a_full_queue() {
+        let (handle, _controls) = ShardHandle::new(Vec::new());
+        let metrics = Arc::new(LaneMetrics::default());
+        let revocations = Revocations::new(0, Vec::new());
+        let (chat, Calls(mut calls)) = Chat::new(handle, 1, 0, Limits::default(), metrics, revocations);
+        for _ in 0..=WAITING_LIMIT {
+            chat.notify(UserId(1), UserEvent::Left { room: "lobby".into() });
+        }
+        let revocation = Revocation { user: UserId(1), generation: 1, at: 1 };
+        let mut cx = Context::from_waker(Waker::noop());
+        let (mut revoke, mut close) = (pin!(chat.revoke(revocation)), pin!(chat.close_room(RoomId(1))));
+        assert!(revoke.as_mut().poll(&mut cx).is_pending() && close.as_mut().poll(&mut cx).is_pending());
+        assert!(chat.revocation(UserId(1)).is_some(), "it is in force nevertheless");
+        assert!(calls.try_recv().is_ok() && calls.try_recv().is_ok());
+        assert!(revoke.as_mut().poll(&mut cx).is_ready() && close.as_mut().poll(&mut cx).is_ready());
+        let rest: Vec<Call> = std::iter::from_fn(|| calls.try_recv().ok()).collect();
+        assert!(matches!(rest[..], [.., Call::Revoke(_), Call::CloseRoom(_)]));
     }
 }

@@ -188,7 +188,7 @@ async fn sign_out(
 ) -> Result<Response, ApiError> {
     complete(async move {
         let revocation = app.store.revoke_tokens(auth.user.id).await?.ok_or_else(ApiError::user_gone)?;
-        app.chat.revoke(revocation);
+        app.chat.revoke(revocation).await;
         app.security_log.log(client, auth.user.id, Event::SignedOut);
         let mut response = Json(json!({})).into_response();
         cookie::clear(&mut response, via_https);
@@ -248,7 +248,7 @@ async fn change_password(
         // If two changes race, the second finds another hash than the one it has checked, and changes nothing.
         let changed = app.store.set_password(account.id, Some(&hash), &new_hash).await?;
         let revocation = changed.ok_or_else(wrong)?;
-        app.chat.revoke(revocation);
+        app.chat.revoke(revocation).await;
         app.security_log.log(client, account.id, Event::ChangedPassword);
         let account = Account { token_generation: revocation.generation, ..account };
         // The session token in the cookie was revoked with the others.

@@ -14,14 +14,14 @@ pub trait Chat: Send + Sync + 'static {
     /// unsubscribes the removed user.
     fn learn(&self, room: RoomId, publication: Publication);
 
-    /// Announces that a room was deleted. All its subscribers are unsubscribed.
-    fn close_room(&self, room: RoomId);
+    /// Announces that a room was deleted. All its subscribers are unsubscribed. This is not lost.
+    async fn close_room(&self, room: RoomId);
 
     /// Notifies all connections of a user. The notification may be lost; a client can always ask for the current state.
     fn notify(&self, user: UserId, event: UserEvent);
 
-    /// Disconnects every connection of the user whose token the revocation covers.
-    fn revoke(&self, revocation: Revocation);
+    /// Disconnects every connection of the user whose token the revocation covers. This is not lost.
+    async fn revoke(&self, revocation: Revocation);
 
     /// The latest revocation of the user's tokens that is held in memory. Checked on each authenticated call.
     fn revocation(&self, user: UserId) -> Option<Revocation>;

@@ -109,7 +109,7 @@ async fn delete(
     complete(async move {
         let reserved_ms = app.settings.limits.room_name_reserved_ms;
         let room = app.store.delete_room(&name, auth.user.id, reserved_ms).await.map_err(ApiError::from_room)?;
-        app.chat.close_room(room);
+        app.chat.close_room(room).await;
         app.security_log.log(client, auth.user.id, Event::DeletedRoom { room, name: &name });
         Ok(Json(json!({})).into_response())
     })

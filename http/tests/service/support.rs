@@ -65,7 +65,7 @@ impl Chat for FakeChat {
         self.learned.lock().unwrap().push((room, publication));
     }
 
-    fn close_room(&self, room: RoomId) {
+    async fn close_room(&self, room: RoomId) {
         self.closed.lock().unwrap().push(room);
     }
 
@@ -73,7 +73,7 @@ impl Chat for FakeChat {
         self.notified.lock().unwrap().push((user, event));
     }
 
-    fn revoke(&self, revocation: Revocation) {
+    async fn revoke(&self, revocation: Revocation) {
         self.revocations.lock().unwrap().insert(revocation.user, revocation);
     }
 
