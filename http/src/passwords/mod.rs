@@ -9,6 +9,7 @@ pub use hasher::{Argon2id, HashError, Hasher, PasswordCost, hash_new};
 
 use std::io;
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
@@ -204,18 +205,24 @@ impl Shared {
 
     /// Does the jobs that wait, until the pool stops.
     fn run_thread(&self, hasher: &dyn Hasher) {
-        while let Some(Job { password, work }) = self.next_job() {
-            match work {
-                Work::Hash { reply } => {
-                    let hash = hasher.hash(&password);
-                    self.counters.hashed.fetch_add(1, Ordering::Relaxed);
-                    let _ = reply.send(hash.map_err(PoolError::from));
-                }
-                Work::Verify { hash, reply } => {
-                    let is_equal = hasher.verify(&password, &hash);
-                    self.counters.verified.fetch_add(1, Ordering::Relaxed);
-                    let _ = reply.send(is_equal.map_err(PoolError::from));
-                }
+        while let Some(job) = self.next_job() {
+            // A panic, which the panic hook logs, ends the job and not the thread: without threads, jobs would wait
+            // for ever.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.run(hasher, job)));
+        }
+    }
+
+    fn run(&self, hasher: &dyn Hasher, Job { password, work }: Job) {
+        match work {
+            Work::Hash { reply } => {
+                let hash = hasher.hash(&password);
+                self.counters.hashed.fetch_add(1, Ordering::Relaxed);
+                let _ = reply.send(hash.map_err(PoolError::from));
+            }
+            Work::Verify { hash, reply } => {
+                let is_equal = hasher.verify(&password, &hash);
+                self.counters.verified.fetch_add(1, Ordering::Relaxed);
+                let _ = reply.send(is_equal.map_err(PoolError::from));
             }
         }
     }
@@ -300,6 +307,24 @@ mod tests {
         })
         .await
         .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_a_job_and_not_its_thread() {
+        struct Panics;
+        impl Hasher for Panics {
+            fn hash(&self, password: &str) -> Result<String, HashError> {
+                assert_ne!(password, "panic", "as the test wants");
+                Ok(String::new())
+            }
+
+            fn verify(&self, _: &str, _: &str) -> Result<bool, HashError> {
+                Ok(true)
+            }
+        }
+        let pool = PasswordPool::start(Arc::new(Panics), 1, 4, 4).unwrap();
+        assert_eq!(soon(pool.hash(HERE, Class::SignUp, "panic".into())).await, Err(PoolError::Stopped));
+        assert_eq!(soon(pool.hash(HERE, Class::SignUp, "horse".into())).await, Ok(String::new()));
     }
 
     #[tokio::test]
