@@ -45,8 +45,9 @@ pub(super) async fn serve(
     connections.join_all().await;
 }
 
-/// Serves the operators' port until the process ends, so that it answers while everything else stops.
-pub(super) async fn serve_admin(service: Arc<Service>, listener: TcpListener, drains: watch::Receiver<bool>) {
+/// Serves the operators' port, if there is one, until the process ends, so that it answers while everything else stops.
+pub(super) async fn serve_admin(service: Arc<Service>, listener: Option<TcpListener>, drains: watch::Receiver<bool>) {
+    let Some(listener) = listener else { return std::future::pending().await };
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {

@@ -107,7 +107,6 @@ async fn serve(
     };
     let bound = listeners.addresses.clone();
     let parts = Parts::build(&setup)?;
-    tokio::spawn(clock::watch(Arc::clone(store)));
     let mut threads = Threads::spawn(&setup, parts, listeners)?;
     tracing::info!(shards = setup.shards, lanes = setup.lanes, "started");
     print_addresses(&bound);

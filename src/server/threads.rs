@@ -4,7 +4,7 @@
 use super::listeners::Listeners;
 use super::parts::{Hooks, Parts};
 use super::process::Signals;
-use super::{Setup, http};
+use super::{Setup, clock, http};
 use crate::chat::{self, Chat};
 use crate::driver::{self, Control, Driver, HandOver, ShardHandle, ShardSetup};
 use crate::lanes::{LaneMetrics, LaneSetup, ReaderSetup, run_lane, run_reader};
@@ -35,6 +35,8 @@ pub(super) struct Threads {
     /// The result of each shard that has ended.
     shard_results: mpsc::UnboundedReceiver<Result<()>>,
     http: JoinHandle<()>,
+    /// The operators' port, and the comparison of clocks. They run until the process ends.
+    others: [JoinHandle<()>; 2],
     /// Connects `chat` to the mesh.
     endpoint: JoinHandle<()>,
     drain_http: watch::Sender<bool>,
@@ -66,23 +68,35 @@ impl Threads {
 
         let (hand_over, handed_over) = mpsc::channel(HAND_OVER_LIMIT);
         let (drain_http, http_drains) = watch::channel(false);
-        if let Some(listener) = listeners.admin {
-            tokio::spawn(http::serve_admin(Arc::clone(&service), listener, http_drains.clone()));
-        }
+        let admin = http::serve_admin(Arc::clone(&service), listeners.admin, http_drains.clone());
+        let others = [tokio::spawn(admin), tokio::spawn(clock::watch(Arc::clone(&setup.store)))];
         let limit = setup.limits.http_connections_limit as usize;
         let http = tokio::spawn(http::serve(service, limit, handed_over, http_drains));
         let ends = mesh.shards.into_iter().zip(controls).zip(listeners.by_shard);
         let ends = ends.map(|((port, control), listeners)| (port, control, listeners));
         let shard_results = spawn_shards(setup, ends, &hooks, &hand_over)?;
-        Ok(Threads { chat, shards, shard_results, http, endpoint, drain_http, lanes, broken, reader, stop_writers })
+        Ok(Threads {
+            chat,
+            shards,
+            shard_results,
+            http,
+            others,
+            endpoint,
+            drain_http,
+            lanes,
+            broken,
+            reader,
+            stop_writers,
+        })
     }
 
     /// Waits for the first signal and returns its name.
     ///
     /// # Errors
     /// If something makes it impossible to go on: another process has taken the database, the database can't be
-    /// trusted, or a thread has ended.
+    /// trusted, or a thread or task has ended.
     pub(super) async fn wait(&mut self, signals: &mut Signals, store: &SharedStore) -> Result<&'static str> {
+        let [admin, clock] = &mut self.others;
         tokio::select! {
             // In this order: a lane that finds the database broken reports it first, and then ends.
             biased;
@@ -98,6 +112,9 @@ impl Threads {
             _ = self.lanes.join_next() => bail!("a lane ended unexpectedly"),
             _ = &mut self.reader => bail!("the reader ended unexpectedly"),
             _ = &mut self.endpoint => bail!("the connection between HTTP and the shards ended unexpectedly"),
+            _ = &mut self.http => bail!("the HTTP service ended unexpectedly"),
+            _ = admin => bail!("the operators' port ended unexpectedly"),
+            _ = clock => bail!("the comparison of clocks ended unexpectedly"),
         }
     }
 
@@ -216,5 +233,47 @@ impl ShardThread {
         let limits = config.limits.clone();
         let shard = Shard::new(config);
         Ok(driver.run(ShardSetup { shard, limits, listeners, port, control, http, core })?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Cli;
+    use clap::Parser;
+    use uproar_http::Tokens;
+    use uproar_store::{DataFolder, OpenOptions};
+
+    /// A panic would have the same effect. Without one of its tasks, the server would only appear to work.
+    #[tokio::test]
+    async fn the_server_ends_when_one_of_its_tasks_has_ended() {
+        type End = fn(&mut Threads);
+        let tasks: [(End, &str); 6] = [
+            (|threads| threads.http.abort(), "HTTP service"),
+            (|threads| threads.others[0].abort(), "operators' port"),
+            (|threads| threads.others[1].abort(), "clocks"),
+            (|threads| threads.endpoint.abort(), "between HTTP and the shards"),
+            (|threads| threads.reader.abort(), "reader"),
+            (|threads| threads.lanes.abort_all(), "lane"),
+        ];
+        for (end, reason) in tasks {
+            let folder = tempfile::tempdir().unwrap();
+            let data = DataFolder::open(folder.path().join("data")).unwrap();
+            let options = Cli::parse_from(["uproar", "--shards", "1"]).options;
+            let url = uproar_store::DatabaseUrl::Sqlite(data.database_path());
+            let store = uproar_store::open(&url, &data, OpenOptions::default()).await.unwrap();
+            let tokens = Arc::new(Tokens::from_key(&[7; 32]).unwrap());
+            let limits = Limits { stop_timeout_ms: 100, ..Limits::default() };
+            let setup = Setup::load(&options, Driver::Epoll, limits, tokens, &store).await.unwrap();
+            let any = ["127.0.0.1:0".parse().unwrap()];
+            let listeners = Listeners::bind(&any, Some(any[0]), &setup).await.unwrap();
+            let mut threads = Threads::spawn(&setup, Parts::build(&setup).unwrap(), listeners).unwrap();
+            end(&mut threads);
+            let mut signals = Signals::catch().unwrap();
+            let wait = threads.wait(&mut signals, &store);
+            let error = tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap().unwrap_err().to_string();
+            assert!(error.contains(reason) && error.ends_with("ended unexpectedly"), "{error}");
+            threads.shards.drain();
+        }
     }
 }

@@ -13,14 +13,14 @@ use crate::options::OpenOptions;
 use crate::postgres::Postgres;
 use crate::sqlite::Sqlite;
 use crate::store::Store;
+use crate::task::Task;
 use crate::turns::{TurnOf, Turns};
 use crate::{history, markers, names, rooms, users};
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use uproar_model::fairness::Prefix;
 use uproar_model::{
@@ -83,7 +83,7 @@ pub(crate) struct Database {
     /// Rooms that one user may own.
     rooms_owned_limit: Option<u64>,
     /// Deletes what deleted rooms left behind.
-    sweeper: Mutex<Option<JoinHandle<()>>>,
+    sweeper: Task,
 }
 
 /// What calls need, shared with the sweeper.
@@ -115,10 +115,10 @@ impl Database {
             room_deleted: Notify::new(),
             closing: Notify::new(),
         });
-        let sweeper = tokio::spawn(Arc::clone(&calls).sweep());
+        let sweeper = Task::spawn(Arc::clone(&calls).sweep());
         let rooms_owned_limit = options.rates.rooms_owned;
         let allowances = Allowances::new(options.rates);
-        Database { calls, allowances, rooms_owned_limit, sweeper: Mutex::new(Some(sweeper)) }
+        Database { calls, allowances, rooms_owned_limit, sweeper }
     }
 
     /// The part of the migrations that SQL can't do.
@@ -128,15 +128,6 @@ impl Database {
         let mut db = self.calls.backend.writer().await.map_err(|error| failed(error.into()))?;
         let updated = names::update(&mut db).await;
         db.finish(updated).await.map_err(failed)
-    }
-}
-
-impl Drop for Database {
-    fn drop(&mut self) {
-        let sweeper = self.sweeper.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sweeper) = sweeper {
-            sweeper.abort();
-        }
     }
 }
 
@@ -546,9 +537,15 @@ impl Store for Database {
     }
 
     async fn ended(&self) -> String {
-        match &self.calls.backend {
-            Backend::Sqlite(_) => std::future::pending().await,
-            Backend::Postgres(postgres) => postgres.ended().await,
+        let of_backend = async {
+            match &self.calls.backend {
+                Backend::Sqlite(sqlite) => sqlite.ended().await,
+                Backend::Postgres(postgres) => postgres.ended().await,
+            }
+        };
+        tokio::select! {
+            reason = of_backend => reason,
+            () = self.sweeper.ended() => "the task that sweeps up deleted rooms ended unexpectedly".to_owned(),
         }
     }
 
@@ -561,11 +558,8 @@ impl Store for Database {
 
     async fn close(&self) {
         self.calls.closing.notify_one();
-        let sweeper = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(sweeper) = sweeper {
-            // It abandons its current step and ends. An error would be its panic.
-            let _ = sweeper.await;
-        }
+        // It abandons its current step and ends.
+        self.sweeper.join().await;
         match &self.calls.backend {
             Backend::Sqlite(sqlite) => sqlite.close().await,
             Backend::Postgres(postgres) => postgres.close().await,
@@ -587,6 +581,17 @@ mod tests {
         let options = OpenOptions::default();
         let sqlite = Sqlite::open(&folder.database_path(), &folder, &options).await?;
         Ok((directory, Database::new(Backend::Sqlite(Box::new(sqlite)), &options)))
+    }
+
+    #[tokio::test]
+    async fn the_store_has_ended_when_the_sweeper_has() -> Result<(), Box<dyn std::error::Error>> {
+        let (_directory, database) = open_sqlite().await?;
+        let mut ended = Box::pin(database.ended());
+        assert!(timeout(Duration::from_millis(1), &mut ended).await.is_err());
+        database.calls.closing.notify_one();
+        let reason = timeout(Duration::from_secs(60), ended).await?;
+        assert_eq!(reason, "the task that sweeps up deleted rooms ended unexpectedly");
+        Ok(())
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@
 //! | the two databases | `sqlite`, `postgres` |
 //! | queries that run on both | `admission`, `rooms`, `search`, `markers`, `history`, `users` |
 //! | what these need | `connection`, `generation`, `migrations`, `check` |
-//! | the interface | `store`, `options`, `objects`, `data_folder`, `incarnation`, `error` |
+//! | the interface | `store`, `options`, `objects`, `data_folder`, `incarnation`, `task`, `error` |
 //!
 //! With the feature `testing` there are two more, beside `database`: `memory`, the store that the simulator runs on,
 //! and `testing`, a PostgreSQL server for tests.
@@ -42,6 +42,7 @@ mod rooms;
 mod search;
 mod sqlite;
 mod store;
+mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tools;

@@ -170,8 +170,8 @@ pub trait Store: Send + Sync + 'static {
     /// Identifies the history of this database. User ids are comparable within one generation only.
     fn generation(&self) -> DatabaseGeneration;
 
-    /// Returns once nothing can be committed any more, with the reason: another process has taken over the database, or
-    /// the database has gone back. On SQLite that can't happen, and this never returns.
+    /// Returns once the store can't go on, with the reason: another process has taken over the database, the database
+    /// has gone back, or one of the store's own tasks has ended because of a bug.
     async fn ended(&self) -> String {
         std::future::pending().await
     }

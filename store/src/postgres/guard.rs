@@ -6,6 +6,7 @@ use super::failures::{Target, code, trouble};
 use super::generation;
 use super::witnesses::Witnesses;
 use crate::error::{OpenError, one_line};
+use crate::task::Task;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 use std::fmt;
@@ -13,7 +14,6 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 /// "uproar" in ASCII. Each database has advisory locks of its own.
@@ -99,8 +99,8 @@ impl Guard {
             process: AtomicI32::new(held.process),
             witnesses,
         });
-        let task = tokio::spawn(Arc::clone(&guard).keep(held, options, target));
-        (Arc::clone(&guard), Keeper { guard, task: Mutex::new(Some(task)) })
+        let task = Task::spawn(Arc::clone(&guard).keep(held, options, target));
+        (Arc::clone(&guard), Keeper { guard, task })
     }
 
     /// Waits as long as the lock is lost. There is no time limit: callers set one.
@@ -112,8 +112,7 @@ impl Guard {
         }
     }
 
-    /// Returns once nothing can be committed any more, with the reason.
-    pub async fn ended(&self) -> String {
+    async fn ended(&self) -> String {
         let mut state = self.state.subscribe();
         if let Ok(state) = state.wait_for(|state| matches!(state, State::Ended(_))).await
             && let State::Ended(reason) = &*state
@@ -308,26 +307,22 @@ impl Guard {
 /// The task of the guard.
 pub(super) struct Keeper {
     guard: Arc<Guard>,
-    task: Mutex<Option<JoinHandle<()>>>,
+    task: Task,
 }
 
 impl Keeper {
     /// Releases the lock.
     pub async fn release(&self) {
         self.guard.stop.notify_one();
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(task) = task {
-            // The task ends by itself. An error would be its panic, which releases the lock as well.
-            let _ = task.await;
-        }
+        self.task.join().await;
     }
-}
 
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        let task = self.task.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(task) = task {
-            task.abort();
+    /// Returns once nothing can be committed any more, with the reason.
+    pub async fn ended(&self) -> String {
+        tokio::select! {
+            biased;
+            reason = self.guard.ended() => reason,
+            () = self.task.ended() => "the task that guards the database's lock ended unexpectedly".to_owned(),
         }
     }
 }

@@ -118,7 +118,7 @@ impl Postgres {
 
     /// Returns once nothing can be committed any more, with the reason.
     pub async fn ended(&self) -> String {
-        self.guard.ended().await
+        self.keeper.ended().await
     }
 
     pub fn lanes(&self) -> usize {

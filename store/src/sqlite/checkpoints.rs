@@ -4,13 +4,13 @@
 
 use super::acquire;
 use crate::error::one_line;
+use crate::task::Task;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool};
 use sqlx::{ConnectOptions, Connection};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 /// The time between two checkpoints while much is written.
@@ -29,7 +29,7 @@ const READERS_TIMEOUT: Duration = Duration::from_millis(100);
 
 pub(super) struct Checkpoints {
     shared: Arc<Shared>,
-    task: Mutex<Option<JoinHandle<()>>>,
+    task: Task,
 }
 
 #[derive(Default)]
@@ -44,8 +44,8 @@ impl Checkpoints {
     pub async fn start(options: SqliteConnectOptions, writer: SqlitePool) -> Result<Checkpoints, sqlx::Error> {
         let connection = options.busy_timeout(READERS_TIMEOUT).connect().await?;
         let shared = Arc::new(Shared::default());
-        let task = tokio::spawn(run(connection, writer, Arc::clone(&shared)));
-        Ok(Checkpoints { shared, task: Mutex::new(Some(task)) })
+        let task = Task::spawn(run(connection, writer, Arc::clone(&shared)));
+        Ok(Checkpoints { shared, task })
     }
 
     /// A transaction that writes has begun.
@@ -57,20 +57,12 @@ impl Checkpoints {
     /// Closes the connection.
     pub async fn stop(&self) {
         self.shared.stop.notify_one();
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(task) = task {
-            // The task ends by itself. An error would be its panic, which closes the connection as well.
-            let _ = task.await;
-        }
+        self.task.join().await;
     }
-}
 
-impl Drop for Checkpoints {
-    fn drop(&mut self) {
-        let task = self.task.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(task) = task {
-            task.abort();
-        }
+    /// Returns once the task has ended.
+    pub async fn ended(&self) {
+        self.task.ended().await;
     }
 }
 

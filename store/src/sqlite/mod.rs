@@ -134,6 +134,12 @@ impl Sqlite {
         append::append(db, batch).await
     }
 
+    /// Returns if a task has ended because of a bug, with the reason.
+    pub async fn ended(&self) -> String {
+        self.checkpoints.ended().await;
+        "the task that copies the WAL into the database ended unexpectedly".to_owned()
+    }
+
     pub async fn close(&self) {
         self.checkpoints.stop().await;
         let changed = async {
