@@ -12,9 +12,10 @@ use serde_json::Value;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
+use uproar_model::text;
 
-/// The most characters of an unknown field's name that an error repeats.
-const NAME_LIMIT_CHARS: usize = 64;
+/// The most bytes of an unknown field's name that an error repeats.
+const NAME_LIMIT_BYTES: usize = 128;
 
 /// What is wrong with one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,7 +154,7 @@ impl<'de> Deserializer<'de> for Fields<'_> {
         state.names = names;
         for (name, value) in self.given {
             let Some(index) = names.iter().position(|known| *known == name) else {
-                let name: String = name.chars().take(NAME_LIMIT_CHARS).collect();
+                let name = text::cut(&name, NAME_LIMIT_BYTES).to_owned();
                 let message = format!("there is no such field; there are: {}", names.join(", "));
                 state.errors.push(FieldError::new(name, Code::UnknownField, message));
                 continue;
@@ -367,6 +368,14 @@ mod tests {
             ]
         );
         assert_eq!((error.code, error.field.as_deref()), (Code::MissingField, Some("text")));
+    }
+
+    #[test]
+    fn the_name_of_an_unknown_field_is_cut_between_characters() {
+        let family = "👩\u{200d}👩\u{200d}👧\u{200d}👦";
+        let name = family.repeat(5) + "xyz" + family;
+        let read = query(&format!("text=a&{name}=1"));
+        assert_eq!(read, Err((422, format!("{}: unknown_field", family.repeat(5) + "xyz"))));
     }
 
     #[test]

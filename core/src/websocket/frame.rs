@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use fastwebsockets::OpCode;
+use uproar_model::text;
 
 /// The longest payload of a control frame (RFC 6455, 5.5).
 pub const CONTROL_PAYLOAD_LIMIT_BYTES: usize = 125;
@@ -61,7 +62,7 @@ pub fn push_pong(out: &mut impl BufMut, payload: &[u8]) {
 /// A close frame. A reason of more than 123 bytes is cut at the end of a character, so that it stays valid UTF-8
 /// (RFC 6455, 5.5.1).
 pub fn close_frame(code: u16, reason: &str) -> Bytes {
-    let reason = &reason[..reason.floor_char_boundary(CONTROL_PAYLOAD_LIMIT_BYTES - 2)];
+    let reason = text::cut(reason, CONTROL_PAYLOAD_LIMIT_BYTES - 2);
     let mut frame = BytesMut::with_capacity(2 + 2 + reason.len());
     push_header(&mut frame, OpCode::Close, 2 + reason.len());
     frame.put_u16(code);
