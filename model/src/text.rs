@@ -6,10 +6,10 @@
 //! in bytes, because a single character may have any number of them.
 
 use icu_properties::props::{
-    DefaultIgnorableCodePoint, Emoji, EmojiModifier, EmojiPresentation, ExtendedPictographic, GeneralCategory,
-    RegionalIndicator,
+    BasicEmoji, DefaultIgnorableCodePoint, Emoji, EmojiModifier, EmojiPresentation, ExtendedPictographic,
+    GeneralCategory,
 };
-use icu_properties::{CodePointMapData, CodePointSetData};
+use icu_properties::{CodePointMapData, CodePointSetData, EmojiSetData};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 use unicode_segmentation::UnicodeSegmentation;
 
@@ -113,68 +113,47 @@ pub fn cut(text: &str, limit_bytes: usize) -> &str {
     &text[..end.unwrap_or_else(|| text.floor_char_boundary(limit_bytes))]
 }
 
-/// The emoji that a text is, as Unicode recommends to write it (UTS #51): with U+FE0F behind each character that would
-/// otherwise be shown as text. `None`: the text is anything but one emoji of at most [`EMOJI_LIMIT_BYTES`].
+/// The emoji that a text is, in the one form that Unicode recommends for it (RGI, UTS #51): with U+FE0F behind each
+/// character that would otherwise be shown as text, and nowhere else. `None`: the text is anything but one emoji of at
+/// most [`EMOJI_LIMIT_BYTES`].
 pub fn emoji(text: &str) -> Option<String> {
     if text.len() > EMOJI_LIMIT_BYTES {
         return None;
     }
-    let mut out = String::with_capacity(text.len() + 3);
-    let mut rest = text.chars().peekable();
-    loop {
-        let base = rest.next()?;
-        out.push(base);
-        if is_regional_indicator(base) {
-            out.push(rest.next_if(|c| is_regional_indicator(*c))?);
-            // A flag is a whole emoji.
-            return (rest.peek().is_none() && out.chars().count() == 2).then_some(out);
-        }
-        let is_selected = rest.next_if_eq(&PRESENTATION).is_some();
-        if matches!(base, '0'..='9' | '#' | '*') {
-            rest.next_if_eq(&KEYCAP)?;
-            out.push(PRESENTATION);
-            out.push(KEYCAP);
-        } else if !is_pictographic(base) {
-            return None;
-        } else if let Some(tone) = rest.next_if(|c| is_modifier(*c)) {
-            out.push(tone);
-        } else if is_selected || !has_presentation(base) {
-            out.push(PRESENTATION);
-        }
-        // The flags of England, Scotland and Wales spell their names.
-        while let Some(tag) = rest.next_if(|c| matches!(c, '\u{e0020}'..='\u{e007f}')) {
-            out.push(tag);
-        }
-        match rest.next() {
-            None => return (out.len() <= EMOJI_LIMIT_BYTES).then_some(out),
-            Some(JOINER) => out.push(JOINER),
-            Some(_) => return None,
+    let mut one = String::with_capacity(text.len() + 3);
+    let mut rest = text.chars().filter(|c| *c != PRESENTATION).peekable();
+    while let Some(c) = rest.next() {
+        one.push(c);
+        let has_tone = rest.peek().is_some_and(|next| is_modifier(*next));
+        if is_shown_as_text(c) && !has_tone {
+            one.push(PRESENTATION);
         }
     }
+    // The table also has forms without selectors, but gives some of them the wrong skin tones.
+    let is_known = emojis::get(&one).is_some_and(|known| known.as_str() == one);
+    let mut chars = one.chars();
+    let mut is_single = || matches!((chars.next(), chars.next()), (Some(only), None) if is_single_emoji(only));
+    (is_known || is_single()).then_some(one)
 }
 
 const PRESENTATION: char = '\u{fe0f}';
-const KEYCAP: char = '\u{20e3}';
-const JOINER: char = '\u{200d}';
-
-fn is_regional_indicator(c: char) -> bool {
-    const { CodePointSetData::new::<RegionalIndicator>() }.contains(c)
-}
-
-/// Includes characters that later versions of Unicode may make emoji. The modifiers are emoji by themselves, too.
-fn is_pictographic(c: char) -> bool {
-    const { CodePointSetData::new::<ExtendedPictographic>() }.contains(c) || is_modifier(c)
-}
 
 fn is_modifier(c: char) -> bool {
     const { CodePointSetData::new::<EmojiModifier>() }.contains(c)
 }
 
-/// Whether a character is shown as an emoji by itself.
-fn has_presentation(c: char) -> bool {
-    const { CodePointSetData::new::<EmojiPresentation>() }.contains(c)
-        // Not assigned yet: those that were added in recent years are all shown as emoji.
-        || !const { CodePointSetData::new::<Emoji>() }.contains(c)
+/// Whether a character could be an emoji, but is shown as text by itself.
+fn is_shown_as_text(c: char) -> bool {
+    const { CodePointSetData::new::<Emoji>() }.contains(c)
+        && !const { CodePointSetData::new::<EmojiPresentation>() }.contains(c)
+}
+
+/// Whether a character that the table does not have is an emoji by itself: a skin tone, or one that Unicode keeps free
+/// for emoji of later versions. Those that were added in recent years are all shown as emoji without U+FE0F.
+fn is_single_emoji(c: char) -> bool {
+    const { EmojiSetData::new::<BasicEmoji>() }.contains(c)
+        || category(c) == GeneralCategory::Unassigned
+            && const { CodePointSetData::new::<ExtendedPictographic>() }.contains(c)
 }
 
 #[cfg(test)]
@@ -266,10 +245,27 @@ mod tests {
                 // Most systems also send them without the selectors.
                 let bare: String = known.chars().filter(|c| *c != PRESENTATION).collect();
                 assert_eq!(emoji(&bare).as_deref(), Some(known), "{known} {bare:?}");
+                assert_eq!(emoji(&format!("{known}\u{fe0f}")).as_deref(), Some(known), "{known}");
                 longest = longest.max(known.len());
             }
         }
         assert_eq!(longest, 35);
+    }
+
+    #[test]
+    fn an_emoji_has_one_form() {
+        for (text, one) in [
+            ("⭐\u{fe0f}", "⭐"),
+            ("👍\u{fe0f}", "👍"),
+            ("❤", "❤\u{fe0f}"),
+            ("☝\u{fe0f}🏻", "☝🏻"),
+            ("1\u{20e3}", "1\u{fe0f}\u{20e3}"),
+            ("🏻", "🏻"),
+            // Free for a later version of Unicode.
+            ("\u{1faff}", "\u{1faff}"),
+        ] {
+            assert_eq!(emoji(text).as_deref(), Some(one), "{text:?}");
+        }
     }
 
     #[test]
@@ -288,7 +284,14 @@ mod tests {
             "👍x",
             "🇩",
             "🇩🇪🇩🇪",
-            "🇩🇪\u{fe0f}",
+            "🇦🇧",
+            "👍\u{e0061}",
+            "👍\u{e0067}\u{e007f}",
+            "🏴\u{e0067}",
+            "👍\u{200d}👎\u{200d}👍",
+            "🅰\u{200d}🅱",
+            "1\u{20e3}\u{200d}2\u{20e3}",
+            "★",
             "\u{fe0f}",
             "👍\u{200d}",
             "\u{200d}👍",
