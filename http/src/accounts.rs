@@ -24,8 +24,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 use uproar_core::limits::Limits;
-use uproar_model::UserId;
-use uproar_model::text::{decompose, normalize, normalize_password};
+use uproar_model::text::{decompose, normalize_password};
+use uproar_model::{UserId, shown_name};
 use uproar_store::{Account, CreateUserError, Login, NewUser};
 
 pub(crate) fn routes() -> Vec<Route> {
@@ -62,7 +62,8 @@ async fn sign_up(
     app.attempts.sign_up(client, Instant::now())?;
     let email_key = email::key(&body.email).unwrap_or_default();
     let password_hash = app.passwords.hash(client, Class::SignUp, normalize_password(&body.password)).await?;
-    let user = NewUser { username: normalize(body.username), username_key, email_key, password_hash, address: client };
+    let username = shown_name(&body.username);
+    let user = NewUser { username, username_key, email_key, password_hash, address: client };
     let account = app.store.create_user(user).await.inspect_err(|error| {
         if matches!(error, CreateUserError::EmailTaken) {
             app.attempts.email_was_taken(client, Instant::now());
@@ -75,7 +76,7 @@ async fn sign_up(
 #[derive(Deserialize, Validate)]
 #[garde(context(Limits))]
 struct SignIn {
-    #[garde(inner(custom(validation::sign_in_name)))]
+    #[garde(inner(custom(validation::name)))]
     username: Option<String>,
     #[garde(inner(custom(validation::email_length)))]
     email: Option<String>,
@@ -105,7 +106,7 @@ async fn sign_in(
     let key;
     let (login, tried) = match (&body.username, &body.email) {
         (Some(username), _) => {
-            key = fold("username", username.trim())?;
+            key = fold("username", username)?;
             (Login::UsernameKey(&key), Tried::Username(&key))
         }
         (None, email) => {

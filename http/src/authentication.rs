@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{HeaderMap, header};
 use std::sync::Arc;
 use uproar_core::websocket::head::bearer_token;
-use uproar_model::{Claims, TokenError, User, UserId};
+use uproar_model::{Claims, TokenError, User, UserId, shown_name};
 use uproar_store::Account;
 
 /// The user of a valid token.
@@ -109,7 +109,7 @@ async fn authenticate_at(
         return Ok(Authenticated { user, claims, account: None, client });
     }
     let key = fold("username", &claims.username).map_err(|_| TokenError::Invalid)?;
-    let account = app.store.ensure_user(&claims.username, &key).await?;
+    let account = app.store.ensure_user(&shown_name(&claims.username), &key).await?;
     if is_revoked(&account, &claims) {
         return Err(revoked(app, client, account.id));
     }

@@ -16,8 +16,7 @@ use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
 use uproar_core::limits::Limits;
-use uproar_model::text::normalize;
-use uproar_model::{UserEvent, UserId};
+use uproar_model::{UserEvent, UserId, shown_name};
 use uproar_store::{Addition, Join, MemberPage, NewRoom, RoomKind};
 
 pub(crate) fn routes() -> Vec<Route> {
@@ -58,7 +57,7 @@ async fn create(
     let room = NewRoom {
         name: fold("name", &body.name)?,
         // The title is what people see. It keeps the spelling of the name.
-        title: normalize(body.title.unwrap_or(body.name)),
+        title: shown_name(body.title.as_ref().unwrap_or(&body.name)),
         kind: if body.private == Some(true) { RoomKind::Private } else { RoomKind::Public },
         size: body.size.unwrap_or(limits.room_size_default.min(limits.room_size_limit) as u32),
         owner: auth.user.id,

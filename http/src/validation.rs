@@ -4,7 +4,7 @@ use crate::email;
 use garde::{Error, Result};
 use uproar_core::limits::Limits;
 use uproar_model::text::{self, fits, is_visible, normalize_password};
-use uproar_model::{NAME_LIMIT_BYTES, check_message_id, check_new_name, fold_name, reserved_lookalike};
+use uproar_model::{NAME_LIMIT_BYTES, check_message_id, check_new_name, fold_name, reserved_lookalike, shown_name};
 
 /// The largest integer that JavaScript represents exactly (2^53 − 1).
 pub(crate) const NUMBER_LIMIT: u64 = (1 << 53) - 1;
@@ -34,7 +34,7 @@ pub(crate) fn name(value: &str, _: &Limits) -> Result {
 /// The username of a new account.
 pub(crate) fn new_username(value: &str, limits: &Limits) -> Result {
     ensure(
-        fits(value, USERNAME_LIMIT_CHARACTERS, NAME_LIMIT_BYTES),
+        fits(&shown_name(value), USERNAME_LIMIT_CHARACTERS, NAME_LIMIT_BYTES),
         format!("must be at most {USERNAME_LIMIT_CHARACTERS} characters and {NAME_LIMIT_BYTES} bytes long"),
     )?;
     new_name(value)?;
@@ -47,11 +47,6 @@ pub(crate) fn new_username(value: &str, limits: &Limits) -> Result {
 
 fn new_name(value: &str) -> Result {
     check_new_name(value).map_err(|error| Error::new(error.to_string()))
-}
-
-/// The name of a user who signs in. Phones put a space behind it.
-pub(crate) fn sign_in_name(value: &str, limits: &Limits) -> Result {
-    name(value.trim(), limits)
 }
 
 /// The name of a new room.
@@ -105,7 +100,7 @@ fn password(value: &str) -> Result {
 pub(crate) fn title(value: &str, _: &Limits) -> Result {
     ensure(is_visible(value), "must not be empty")?;
     ensure(
-        fits(value, TITLE_LIMIT_CHARACTERS, TITLE_LIMIT_BYTES),
+        fits(&shown_name(value), TITLE_LIMIT_CHARACTERS, TITLE_LIMIT_BYTES),
         format!("must be at most {TITLE_LIMIT_CHARACTERS} characters and {TITLE_LIMIT_BYTES} bytes long"),
     )?;
     let is_direction =
@@ -151,7 +146,7 @@ pub(crate) fn page_limit(value: &u64, _: &Limits) -> Result {
 
 pub(crate) fn search(value: &str, _: &Limits) -> Result {
     ensure(
-        fits(value, QUERY_LIMIT_CHARACTERS, QUERY_LIMIT_BYTES),
+        fits(&shown_name(value), QUERY_LIMIT_CHARACTERS, QUERY_LIMIT_BYTES),
         format!("must be at most {QUERY_LIMIT_CHARACTERS} characters and {QUERY_LIMIT_BYTES} bytes long"),
     )?;
     ensure(!value.chars().any(char::is_control), "must not contain control characters")
@@ -171,19 +166,20 @@ mod tests {
 
     #[test]
     fn a_username_is_short_and_folds() {
-        for name in ["a", "Ann", "Jürgen Müller", "日本", &"x".repeat(32), "a/b", "..."] {
+        for name in ["a", "Ann", "Jürgen Müller", "日本", &"x".repeat(32), "a/b", "...", " ann "] {
             assert!(is_valid(new_username, name), "{name}");
         }
-        for name in ["", " ann", "a\u{202e}b", "a\0", "@ann", &"x".repeat(33), ".", "..", "．．"] {
+        for name in ["", " ", "a\u{202e}b", "a\0", "@ann", &"x".repeat(33), ".", "..", "．．"] {
             assert!(!is_valid(new_username, name), "{name}");
         }
-        // 96 bytes: people count characters.
+        // 96 bytes, or 288 in NFD: people count characters.
+        assert!(is_valid(new_username, &text::decompose(&"각".repeat(32))));
         assert!(is_valid(new_username, &"日".repeat(32)));
         assert!(!is_valid(new_username, &"日".repeat(33)));
         for name in ["admin", "System", "adrnin", "\u{430}nn", "ann\u{3164}"] {
             assert!(!is_valid(new_username, name), "{name}");
         }
-        assert!(is_valid(sign_in_name, "ann ") && !is_valid(sign_in_name, " "));
+        assert!(is_valid(name, "ann ") && !is_valid(name, " "));
     }
 
     #[test]
@@ -191,7 +187,7 @@ mod tests {
         for name in ["lobby", "Lobby", "a b", "live", "lively:x"] {
             assert!(is_valid(new_room_name, name), "{name}");
         }
-        for name in ["", "@1-2", "live:x", "LIVE:x", "ｌｉｖｅ：x", "..", "a\n"] {
+        for name in ["", "@1-2", "live:x", "LIVE:x", "ｌｉｖｅ：x", "..", "a\nb"] {
             assert!(!is_valid(new_room_name, name), "{name}");
         }
     }
@@ -211,7 +207,8 @@ mod tests {
 
     #[test]
     fn a_title_is_one_visible_line() {
-        for title_ in ["T", &"日".repeat(128), "👩\u{200d}🚀 crew"] {
+        for title_ in ["T", &"日".repeat(128), &text::decompose(&"각".repeat(128)), "👩\u{200d}🚀 crew", "\u{6dd}"]
+        {
             assert!(is_valid(title, title_), "{title_}");
         }
         for title_ in ["", "  ", "\u{3164}", "\u{2800}", "a\nb", "a\0b", "a\u{202e}b", &"x".repeat(129)] {

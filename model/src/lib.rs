@@ -16,7 +16,9 @@ pub use access::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocati
 pub use append::{Item, Kind, OWN_REACTIONS_LIMIT, Outcome, REACTION_KINDS_LIMIT, Refusal, Stored};
 pub use claims::{Claims, TokenError};
 pub use message_id::{MESSAGE_ID_LIMIT_BYTES, MessageIdError, check_message_id, shown_message_id};
-pub use name::{NAME_LIMIT_BYTES, NameError, check_new_name, fold_name, looks_like, reserved_lookalike, skeleton};
+pub use name::{
+    NAME_LIMIT_BYTES, NameError, check_new_name, fold_name, looks_like, reserved_lookalike, shown_name, skeleton,
+};
 pub use publication::{Head, Page, Publication};
 
 use std::fmt;

@@ -1,6 +1,6 @@
 //! Names of rooms and users: which texts are names, which of them are equal, and which look alike.
 
-use crate::text::{self, category, is_blank, is_mark};
+use crate::text::{self, category, is_blank, is_mark, is_unclear};
 use icu_properties::props::GeneralCategory;
 use unicode_normalization::UnicodeNormalization;
 use unicode_security::mixed_script::AugmentedScriptSet;
@@ -22,8 +22,6 @@ pub enum NameError {
     Empty,
     #[error("must be at most {NAME_LIMIT_CHARACTERS} characters and {NAME_LIMIT_BYTES} bytes long")]
     TooLong,
-    #[error("must not begin or end with a space")]
-    OuterSpace,
     #[error("must not contain control, invisible or direction characters")]
     Invisible,
     #[error("must not begin with '@', which is reserved")]
@@ -34,11 +32,16 @@ pub enum NameError {
     MixedScripts,
 }
 
-/// The key of a name: the folded text. Names are equal if their keys are. Folding a key returns the same key.
+/// The key of a name: the folded text. Names are equal if their keys are. Folding a key returns the same key. Spaces
+/// around a name don't count, because phones put one behind a word.
 pub fn fold_name(name: &str) -> Result<String, NameError> {
-    // Don't normalise megabytes: folding shrinks no character to less than a quarter of its bytes.
+    // Don't normalise megabytes: folding shrinks no visible character to less than a quarter of its bytes.
     if name.len() > NAME_LIMIT_BYTES * 4 {
         return Err(NameError::TooLong);
+    }
+    let name = name.trim();
+    if name.chars().any(is_formatting) {
+        return Err(NameError::Invisible);
     }
     let key = text::fold(name);
     if key.is_empty() {
@@ -47,16 +50,15 @@ pub fn fold_name(name: &str) -> Result<String, NameError> {
     if !text::fits(&key, NAME_LIMIT_CHARACTERS, NAME_LIMIT_BYTES) {
         return Err(NameError::TooLong);
     }
-    if key.starts_with(char::is_whitespace) || key.ends_with(char::is_whitespace) {
-        return Err(NameError::OuterSpace);
-    }
-    if key.chars().any(is_formatting) {
-        return Err(NameError::Invisible);
-    }
     if key.starts_with('@') {
         return Err(NameError::Reserved);
     }
     Ok(key)
+}
+
+/// A name, or another line that people type, as it is stored and shown: in NFC, without spaces around it.
+pub fn shown_name(name: &str) -> String {
+    text::normalize(name.trim().to_owned())
 }
 
 /// A letter of each script with letters that look like Latin ones: Greek, Cyrillic, Armenian, Cherokee, Coptic, Lisu.
@@ -72,7 +74,8 @@ fn is_formatting(c: char) -> bool {
 /// in it can be seen, and its letters are of one script, or of Latin and one script that does not look like it (UTS
 /// #39, "moderately restrictive").
 pub fn check_new_name(name: &str) -> Result<(), NameError> {
-    fold_name(name)?;
+    let key = fold_name(name)?;
+    let name = name.trim();
     let (mut can_bear, mut marks, mut is_visible) = (false, 0, false);
     let mut before = ' ';
     for c in name.nfc() {
@@ -87,14 +90,15 @@ pub fn check_new_name(name: &str) -> Result<(), NameError> {
             }
             continue;
         }
-        if is_blank(c) || matches!(category(c), GeneralCategory::Unassigned | GeneralCategory::PrivateUse) {
+        if is_unclear(c) {
             return Err(NameError::Invisible);
         }
         marks = 0;
         can_bear = !c.is_whitespace();
         is_visible |= can_bear;
     }
-    if !is_visible {
+    // Folding makes a space and an accent of some symbols, such as `¨`.
+    if !is_visible || key.starts_with(is_mark) {
         return Err(NameError::NothingToSee);
     }
     let (scripts, others) = scripts(name);
@@ -160,6 +164,8 @@ mod tests {
             ("Straße", "strasse"),
             ("ﬁsh", "fish"),
             ("a b", "a b"),
+            (" Ann\u{3000} Lee\n", "ann lee"),
+            ("O’Neil", "o'neil"),
             ("ΖΕΥΣ", "ζευσ"),
             ("ζευς", "ζευσ"),
         ] {
@@ -182,7 +188,9 @@ mod tests {
     #[test]
     fn texts_that_are_not_names_are_rejected() {
         assert_eq!(fold_name(""), Err(NameError::Empty));
-        assert_eq!(fold_name(" a"), Err(NameError::OuterSpace));
+        assert_eq!(fold_name(" "), Err(NameError::Empty));
+        assert_eq!(fold_name("a\nb"), Err(NameError::Invisible));
+        assert_eq!(fold_name("\u{34f}@1-2"), Err(NameError::Reserved));
         assert_eq!(fold_name("a\u{202e}b"), Err(NameError::Invisible));
         assert_eq!(fold_name("a\0b"), Err(NameError::Invisible));
         assert_eq!(fold_name("@1-2"), Err(NameError::Reserved));
@@ -226,12 +234,17 @@ mod tests {
             "\u{e000}",
             "\u{378}",
             "\u{200b}",
+            "\u{13441}",
+            "\u{13442}",
+            "\u{16fe4}",
+            "\u{fffc}",
+            "\u{6dd}",
         ] {
             for name in [c.to_owned(), format!("ann{c}"), format!("{c}ann")] {
                 assert!(check_new_name(&name).is_err(), "{name:?}");
             }
         }
-        for name in ["\u{301}\u{301}", "a \u{301}b", &format!("a{}", "\u{316}".repeat(5))] {
+        for name in ["\u{301}\u{301}", "a \u{301}b", "¨ann", &format!("a{}", "\u{316}".repeat(5))] {
             assert_eq!(check_new_name(name), Err(NameError::NothingToSee), "{name:?}");
         }
     }

@@ -6,19 +6,36 @@
 //! in bytes, because a single character may have any number of them.
 
 use icu_properties::props::{
-    BasicEmoji, DefaultIgnorableCodePoint, Emoji, EmojiModifier, EmojiPresentation, ExtendedPictographic,
-    GeneralCategory,
+    BasicEmoji, Dash, DefaultIgnorableCodePoint, Emoji, EmojiModifier, EmojiPresentation, ExtendedPictographic,
+    GeneralCategory, PrependedConcatenationMark, SoftDotted,
 };
 use icu_properties::{CodePointMapData, CodePointSetData, EmojiSetData};
+use unicode_normalization::char::canonical_combining_class;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 use unicode_segmentation::UnicodeSegmentation;
 
 /// The longest emoji, in bytes. The longest that Unicode recommends has 35.
 pub const EMOJI_LIMIT_BYTES: usize = 48;
 
-/// Folds a text so that texts which differ only in case, width or normal form become equal: NFKC and full case folding
-/// (UAX #15; section 3.13 of the Unicode Standard). Folding a folded text changes nothing.
+/// Folds a text so that texts which people can't tell apart become equal: those that differ only in case, width or
+/// normal form ([`fold_case`]), in their spaces, in the kind of a hyphen or an apostrophe, or in what nobody sees.
+/// Folding a folded text changes nothing.
 pub fn fold(text: &str) -> String {
+    if text.is_ascii() {
+        return simplify(text.to_ascii_lowercase().chars());
+    }
+    let fold_once = |text: &str| {
+        // NFKC would make a space and an accent of some apostrophes.
+        let text: String = text.chars().map(plain_mark).collect();
+        simplify(fold_case(&text).chars()).nfc().collect()
+    };
+    // What is simplified can have become foldable, such as a letter and an accent that something invisible separated.
+    let once: String = fold_once(text);
+    fold_once(&once)
+}
+
+/// NFKC and full case folding (UAX #15; section 3.13 of the Unicode Standard).
+pub fn fold_case(text: &str) -> String {
     if text.is_ascii() {
         return text.to_ascii_lowercase();
     }
@@ -29,6 +46,41 @@ pub fn fold(text: &str) -> String {
         folded = fold_once(&folded);
     }
     folded
+}
+
+/// Leaves single spaces between words, one kind of hyphen and of apostrophe, and nothing that can't be seen.
+fn simplify(text: impl Iterator<Item = char>) -> String {
+    const DOT_ABOVE: char = '\u{307}';
+    let mut out = String::new();
+    let mut has_own_dot = false;
+    for c in text.map(plain_mark) {
+        let is_space = c.is_whitespace();
+        if is_ignorable(c) || is_space && (out.is_empty() || out.ends_with(' ')) || c == DOT_ABOVE && has_own_dot {
+            continue;
+        }
+        match canonical_combining_class(c) {
+            0 => has_own_dot = is_soft_dotted(c),
+            // A mark above takes the place of the dot.
+            230 => has_own_dot = false,
+            _ => {}
+        }
+        out.push(if is_space { ' ' } else { c });
+    }
+    out.truncate(out.trim_end().len());
+    out
+}
+
+/// The usual hyphen or apostrophe in place of the others, which look like it in most fonts.
+fn plain_mark(c: char) -> char {
+    match c {
+        '`' | '\u{b4}' | '\u{2018}' | '\u{2019}' | '\u{201b}' | '\u{2032}' | '\u{2035}' => '\'',
+        // Modifier letters, Hebrew, Greek and Mesoamerican ones.
+        '\u{2b9}'..='\u{2bf}' | '\u{2c8}' | '\u{2ca}' | '\u{2cb}' | '\u{5f3}' | '\u{a78b}' | '\u{a78c}' => '\'',
+        '\u{1fbd}' | '\u{1fbf}' | '\u{1fef}' | '\u{1ffd}' | '\u{1ffe}' => '\'',
+        _ if c.is_ascii() => c,
+        _ if const { CodePointSetData::new::<Dash>() }.contains(c) => '-',
+        _ => c,
+    }
 }
 
 /// A password as it is hashed: its code points are compared, whichever keyboard typed them (the profile OpaqueString of
@@ -52,6 +104,8 @@ pub fn normalize(text: String) -> String {
 }
 
 /// Whether a text has anything to see: a character that is no space, control, mark without a base, or blank.
+/// Precisely: one that is not blank ([`is_blank`]), and either is a Prepended_Concatenation_Mark, such as U+06DD, which
+/// encloses digits but is drawn without them too, or has none of the categories Cc, Cf, Z and M.
 pub fn is_visible(text: &str) -> bool {
     text.chars().any(|c| c.is_ascii_graphic() || (!c.is_ascii() && shows_something(c)))
 }
@@ -59,24 +113,29 @@ pub fn is_visible(text: &str) -> bool {
 /// Whether a character shows something by itself. Characters that this version of Unicode does not know may be new
 /// ones, so they count.
 fn shows_something(c: char) -> bool {
-    !is_blank(c)
-        && !matches!(
-            category(c),
-            GeneralCategory::Control
-                | GeneralCategory::Format
-                | GeneralCategory::SpaceSeparator
-                | GeneralCategory::LineSeparator
-                | GeneralCategory::ParagraphSeparator
-                | GeneralCategory::NonspacingMark
-                | GeneralCategory::SpacingMark
-                | GeneralCategory::EnclosingMark
-        )
+    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator, SpaceSeparator};
+    let is_without_ink =
+        matches!(category(c), Control | Format | SpaceSeparator | LineSeparator | ParagraphSeparator) || is_mark(c);
+    !is_blank(c) && (!is_without_ink || const { CodePointSetData::new::<PrependedConcatenationMark>() }.contains(c))
 }
 
-/// Whether a character leaves no mark although its category does not say so: fillers, and patterns and notes without
-/// ink.
+/// Whether a character leaves no mark although its category does not say so: what is Default_Ignorable_Code_Point, the
+/// blanks of Braille, music, hieroglyphs and Khitan, and the place of an object that is not there.
 pub(crate) fn is_blank(c: char) -> bool {
-    is_ignorable(c) || matches!(c, '\u{2800}' | '\u{1d159}')
+    is_ignorable(c) || matches!(c, '\u{2800}' | '\u{fffc}' | '\u{13441}' | '\u{13442}' | '\u{16fe4}' | '\u{1d159}')
+}
+
+/// Whether people could not tell a text with this character from one without it, or with another in its place: it is
+/// blank, a control or format character, a line separator, private, or not assigned.
+pub fn is_unclear(c: char) -> bool {
+    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator, PrivateUse, Unassigned};
+    let category = category(c);
+    is_blank(c) || matches!(category, Control | Format | LineSeparator | ParagraphSeparator | PrivateUse | Unassigned)
+}
+
+/// Whether a character is another form of others, such as a ligature or a full-width letter.
+pub fn is_compatibility(c: char) -> bool {
+    !c.nfkc().eq([c])
 }
 
 pub(crate) fn is_ignorable(c: char) -> bool {
@@ -85,6 +144,10 @@ pub(crate) fn is_ignorable(c: char) -> bool {
 
 pub(crate) fn category(c: char) -> GeneralCategory {
     const { CodePointMapData::<GeneralCategory>::new() }.get(c)
+}
+
+fn is_soft_dotted(c: char) -> bool {
+    const { CodePointSetData::new::<SoftDotted>() }.contains(c)
 }
 
 pub(crate) fn is_mark(c: char) -> bool {
@@ -171,9 +234,35 @@ mod tests {
             ("ﬁsh", "FISH"),
             ("ＬＯＢＢＹ", "lobby"),
         ] {
+            assert_eq!(fold_case(a), fold_case(b));
             assert_eq!(fold(a), fold(b));
         }
         assert_ne!(fold("ı"), fold("i"), "other letters");
+    }
+
+    #[test]
+    fn texts_that_cannot_be_told_apart_fold_to_one() {
+        for (text, folded) in [
+            ("Ann  Lee", "ann lee"),
+            (" ann\u{3000}\u{a0}lee\u{2003}", "ann lee"),
+            ("x ❤\u{fe0f}", "x ❤"),
+            ("1\u{fe0f}\u{20e3}", "1\u{20e3}"),
+            ("a\u{3164}b\u{34f}", "ab"),
+            ("e\u{34f}\u{301}", "é"),
+            ("ni\u{307}", "ni"),
+            ("n\u{130}", "ni"),
+            ("j\u{323}\u{307}", "j\u{323}"),
+            ("i\u{307}\u{301}", "í"),
+            ("i\u{301}\u{307}", "í\u{307}"),
+            ("e\u{307}", "ė"),
+            ("a\u{2010}b\u{2011}c\u{2012}d\u{2013}e\u{2212}f\u{2014}g\u{ff0d}h", "a-b-c-d-e-f-g-h"),
+            ("o\u{2019}n`n\u{b4}n\u{2bc}n\u{2032}n\u{ff07}n\u{1ffd}n\u{149}", "o'n'n'n'n'n'n'n'n"),
+            ("ー", "ー"),
+            (" \u{200b} ", ""),
+        ] {
+            assert_eq!(fold(text), folded, "{text:?}");
+            assert_eq!(fold(folded), folded, "{text:?}");
+        }
     }
 
     #[test]
@@ -186,7 +275,9 @@ mod tests {
 
     #[test]
     fn only_ink_is_visible() {
-        for text in ["x", " x ", "\u{1f600}", "é", "e\u{301}", "한", "\u{fe0f}!", "\u{10ffff}", "\u{378}"] {
+        for text in
+            ["x", " x ", "\u{1f600}", "é", "e\u{301}", "한", "\u{fe0f}!", "\u{10ffff}", "\u{378}", "\u{6dd}", "\u{600}"]
+        {
             assert!(is_visible(text), "{text:?}");
         }
         for text in [
@@ -206,6 +297,10 @@ mod tests {
             "\u{202e}",
             "\u{feff}",
             "\u{1d159}",
+            "\u{13441}",
+            "\u{13442}",
+            "\u{16fe4}",
+            "\u{fffc}",
             "\0",
         ] {
             assert!(!is_visible(text), "{text:?}");

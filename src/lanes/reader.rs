@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use uproar_core::message::{Found, Message, StoreReply, StoreRequest};
-use uproar_model::{Marker, RoomId, User, UserId, fold_name};
+use uproar_model::{Marker, RoomId, User, UserId, fold_name, shown_name};
 use uproar_store::{CreateUserError, PageRequest, SharedStore, StoreError};
 
 /// Memberships, heads or markers in one query.
@@ -317,7 +317,7 @@ async fn run_query(store: SharedStore, query: Query) -> QueryResult {
             let answer = match fold_name(&username) {
                 // The token has a name that no user can have.
                 Err(_) => StoreReply::User(None),
-                Ok(key) => match store.ensure_user(&username, &key).await {
+                Ok(key) => match store.ensure_user(&shown_name(&username), &key).await {
                     Ok(account) => {
                         StoreReply::User(Some(Found { user: User::from(&account), revocation: account.revocation() }))
                     }

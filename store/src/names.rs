@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use uproar_model::{fold_name, looks_like, skeleton, text};
 
 /// The version of the rules. Names are folded anew when it is higher than the recorded one.
-const RULES: &str = "2";
+const RULES: &str = "3";
 /// Rows that one statement changes.
 const CHUNK_ROWS: usize = 500;
 /// The most names with one skeleton that a new name is compared with.
@@ -178,6 +178,13 @@ mod tests {
         let changed: Vec<_> = rename("user", &names).into_iter().map(|r| (r.id, r.shown, r.key)).collect();
         let expected =
             [(1, "σευς", "σευσ"), (2, "ΣΕΥΣ-2", "σευσ-2"), (3, "Weiß", "weiss"), (5, "user 5-2", "user 5-2")];
+        assert_eq!(changed, expected.map(|(id, shown, key)| (id, shown.to_owned(), key.to_owned())));
+
+        // What people can't tell apart is one name since the third rules.
+        let names = [("ann lee", "ann lee"), ("ann  lee", "ann  lee"), ("x❤\u{fe0f}", "x❤\u{fe0f}"), ("a–b", "a–b")];
+        let names: Vec<_> = (1..).zip(names).map(|(id, (name, key))| (id, name.to_owned(), key.to_owned())).collect();
+        let changed: Vec<_> = rename("user", &names).into_iter().map(|r| (r.id, r.shown, r.key)).collect();
+        let expected = [(2, "ann  lee-2", "ann lee-2"), (3, "x❤\u{fe0f}", "x❤"), (4, "a–b", "a-b")];
         assert_eq!(changed, expected.map(|(id, shown, key)| (id, shown.to_owned(), key.to_owned())));
     }
 }

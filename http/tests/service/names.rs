@@ -12,10 +12,19 @@ const PASSWORD: &str = "correct horse";
 #[tokio::test]
 async fn names_that_fold_to_one_belong_to_one_user() {
     let server = server().await;
-    for (name, same) in [("ζευς", "ΖΕΥΣ"), ("Weiß", "WEISS"), ("Jürgen", "JU\u{308}RGEN"), ("日本", "日本")]
-    {
+    for (name, same) in [
+        ("ζευς", "ΖΕΥΣ"),
+        ("Weiß", "WEISS"),
+        ("Jürgen", "JU\u{308}RGEN"),
+        ("日本", "日本"),
+        ("ann lee", "ann  lee"),
+        ("x ❤", "x ❤\u{fe0f}"),
+        ("ni", "ni\u{307}"),
+        ("a-b-c", "a‐b–c"),
+        ("o’neill", "o'neill"),
+    ] {
         let mut client = server.client().await;
-        let email = |n: u32| format!("{}{n}@example.org", name.len());
+        let email = |n: u32| format!("{name}{n}@example.org").replace([' ', '❤'], "");
         let body = |name: &str, n| json!({"username": name, "email": email(n), "password": PASSWORD});
         client.post("/user/signup", body(name, 1)).await.expect(201);
         client.post("/user/signup", body(same, 2)).await.assert_error(409, "username_taken", Some("username"));
@@ -36,6 +45,8 @@ async fn a_new_name_can_be_seen_and_told_from_others() {
     };
     for name in
         ["\u{3164}", "coco\u{3164}", "coco\u{34f}", "\u{2800}", "\u{301}\u{301}", "c\u{43e}co", "Admin", "systern"]
+            .into_iter()
+            .chain(["\u{13441}", "coco\u{13442}", "\u{fffc}", "coco\u{16fe4}"])
     {
         let response = client.post("/user/signup", body(name)).await;
         response.assert_error(422, "invalid_field", Some("username"));

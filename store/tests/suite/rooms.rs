@@ -93,6 +93,8 @@ pub async fn rooms_are_found_by_name_and_title(world: World) {
     assert_eq!(find(ben, "übung", None, 10).await, ["beta"]);
     assert_eq!(find(ben, "ÜBUNG", None, 10).await, ["beta"]);
     assert_eq!(find(ben, "Ärger", None, 10).await, ["ärger"]);
+    assert_eq!(find(ben, " delta ", None, 10).await, ["delta"]);
+    assert_eq!(find(ben, "100%  Sure", None, 10).await, ["alpha"]);
     // Characters with a meaning in LIKE patterns match only themselves.
     assert_eq!(find(ben, "%", None, 10).await, ["alpha"]);
     assert_eq!(find(ben, "_", None, 10).await, ["delta"]);
