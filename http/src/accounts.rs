@@ -78,7 +78,7 @@ async fn sign_up(
 struct SignIn {
     #[garde(inner(custom(validation::name)))]
     username: Option<String>,
-    #[garde(inner(custom(validation::email_length)))]
+    #[garde(inner(custom(validation::known_email)))]
     email: Option<String>,
     #[garde(custom(validation::known_password))]
     password: String,
@@ -103,20 +103,21 @@ async fn sign_in(
     headers: HeaderMap,
     Body(body): Body<SignIn>,
 ) -> Result<Response, ApiError> {
-    let key;
-    let (login, tried) = match (&body.username, &body.email) {
-        (Some(username), _) => {
-            key = fold("username", username)?;
-            (Login::UsernameKey(&key), Tried::Username(&key))
-        }
-        (None, email) => {
-            let email = email.as_deref().unwrap_or_default();
-            // A text that is no address is nobody's. An account of an earlier version may have one nevertheless.
-            key = email::key(email).unwrap_or_else(|| email.to_lowercase());
-            (Login::EmailKey(&key), Tried::Email(&key))
-        }
+    let keys = match (&body.username, &body.email) {
+        (Some(username), _) => vec![fold("username", username)?],
+        // A text that is no address is nobody's. An account of an earlier version may have one nevertheless.
+        (None, email) => email::stored_keys(email.as_deref().unwrap_or_default()),
     };
-    let known = app.store.login(login).await?;
+    let first = keys.first().map_or("", String::as_str);
+    let tried = if body.username.is_some() { Tried::Username(first) } else { Tried::Email(first) };
+    let mut known = None;
+    for key in &keys {
+        let login = if body.username.is_some() { Login::UsernameKey(key) } else { Login::EmailKey(key) };
+        known = app.store.login(login).await?;
+        if known.is_some() {
+            break;
+        }
+    }
     let (account, hash) = match known {
         Some((account, hash)) => (Some(account), hash),
         None => (None, None),

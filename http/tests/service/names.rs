@@ -161,3 +161,72 @@ async fn a_list_is_cut_at_a_number_of_bytes() {
     let after = ann.get("/user/getchats?room=lobby&after=0").await.expect(200);
     assert_eq!((offsets(&after), &after["more"]), (vec![1, 2], &json!(true)));
 }
+
+/// Phones put a space behind a word.
+#[tokio::test]
+async fn spaces_around_a_name_do_not_count() {
+    let server = server().await;
+    let mut client = server.client().await;
+    let body = json!({"username": " bob ", "email": "bob@example.org", "password": PASSWORD});
+    assert_eq!(client.post("/user/signup", body).await.expect(201)["user"]["username"], "bob");
+    client.post("/user/signin", json!({"username": "bob ", "password": PASSWORD})).await.expect(200);
+    let mut ann = server.sign_up("ann").await;
+    let created = ann.post("/user/createroom", json!({"name": "Lobby "})).await.expect(201);
+    assert_eq!((&created["room"]["name"], &created["room"]["title"]), (&json!("lobby"), &json!("Lobby")));
+    ann.get("/rooms/lobby%20").await.expect(200);
+    for query in ["query=lobby%20", "query=%20lobby", "query=lobby&after=%20k%20"] {
+        let found = ann.get(&format!("/rooms?{query}")).await.expect(200);
+        assert_eq!(found["rooms"].as_array().unwrap().len(), 1, "{query}");
+    }
+    ann.post("/rooms/lobby%20/members", json!({"username": "bob "})).await.expect(200);
+    ann.delete("/rooms/lobby/members/bob%20").await.expect(200);
+    let mut cat = server.client().await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    cat.token = Some(server.tokens.mint("cat ", now, 60));
+    assert_eq!(cat.get("/me").await.expect(200)["user"]["username"], "cat");
+    cat.call("/rooms/%20lobby/join").await.expect(200);
+}
+
+#[tokio::test]
+async fn an_address_is_of_one_person_and_can_be_seen() {
+    let server = server().await;
+    let mut client = server.client().await;
+    let body = |name: &str, email: &str| json!({"username": name, "email": email, "password": PASSWORD});
+    client.post("/user/signup", body("ann", "Stra\u{df}e@example.org")).await.expect(201);
+    client.post("/user/signup", body("bob", "strasse@example.org")).await.expect(201);
+    for (email, name) in [("STRA\u{df}E@example.org", "ann"), ("Strasse@example.org", "bob")] {
+        let signed_in = client.post("/user/signin", json!({"email": email, "password": PASSWORD})).await;
+        assert_eq!(signed_in.expect(200)["user"]["username"], name);
+    }
+    for email in ["ann\u{200b}@example.org", "x\u{ff20}y@example.org"] {
+        client.post("/user/signup", body("cat", email)).await.assert_error(422, "invalid_field", Some("email"));
+    }
+}
+
+/// Earlier versions folded the part before the `@`.
+#[tokio::test]
+async fn an_address_that_was_stored_in_another_form_still_works() {
+    let server = server().await;
+    let user = NewUser {
+        username: "ann".into(),
+        username_key: "ann".into(),
+        email_key: "strasse@example.org".into(),
+        password_hash: hash_new(PASSWORD).unwrap(),
+        address: [127, 0, 0, 1].into(),
+    };
+    server.store.create_user(user).await.unwrap();
+    let mut client = server.client().await;
+    client.post("/user/signin", json!({"email": "stra\u{df}e@example.org", "password": PASSWORD})).await.expect(200);
+}
+
+#[tokio::test]
+async fn the_limit_of_a_password_is_that_of_its_composed_form() {
+    let server = server().await;
+    let mut client = server.client().await;
+    let password = "\u{ac01}".repeat(60);
+    let body = json!({"username": "ann", "email": "ann@example.org", "password": password});
+    client.post("/user/signup", body).await.expect(201);
+    // 540 bytes.
+    let decomposed = uproar_model::text::decompose(&password);
+    client.post("/user/signin", json!({"username": "ann", "password": decomposed})).await.expect(200);
+}
