@@ -2,7 +2,7 @@
 //! database. Queries that are the same on both are therefore written once: SQL with `$1` … `$n` means the same to both.
 
 use crate::error::StoreError;
-use crate::postgres::{Lent, keeps_session};
+use crate::postgres::{Lent, ends_session, keeps_session};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
@@ -40,11 +40,13 @@ pub(crate) struct DbConnection {
     /// A statement has begun, and its end was not seen.
     in_statement: bool,
     in_transaction: bool,
+    /// A statement was sent.
+    is_used: bool,
 }
 
 impl DbConnection {
     pub fn new(pooled: Pooled) -> DbConnection {
-        DbConnection { pooled, in_statement: false, in_transaction: false }
+        DbConnection { pooled, in_statement: false, in_transaction: false, is_used: false }
     }
 
     pub fn is_postgres(&self) -> bool {
@@ -91,6 +93,11 @@ impl DbConnection {
 
     /// All rows.
     pub async fn all<T: Row>(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<Vec<T>, sqlx::Error> {
+        let rows = self.try_all(sql, args).await;
+        if self.has_other_session(&rows).await { self.try_all(sql, args).await } else { rows }
+    }
+
+    async fn try_all<T: Row>(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<Vec<T>, sqlx::Error> {
         self.in_statement = true;
         let rows = match &mut self.pooled {
             Pooled::Sqlite(connection) => {
@@ -113,6 +120,11 @@ impl DbConnection {
 
     /// Returns the number of rows changed.
     pub async fn execute(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<u64, sqlx::Error> {
+        let changed = self.try_execute(sql, args).await;
+        if self.has_other_session(&changed).await { self.try_execute(sql, args).await } else { changed }
+    }
+
+    async fn try_execute(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<u64, sqlx::Error> {
         self.in_statement = true;
         let changed = match &mut self.pooled {
             Pooled::Sqlite(connection) => {
@@ -124,6 +136,18 @@ impl DbConnection {
         };
         self.end_statement(&changed);
         changed
+    }
+
+    /// Gets another session with PostgreSQL if this one had ended since its last use. Then the first statement of a call
+    /// fails, which is a read or `BEGIN`: it can be sent again.
+    async fn has_other_session<T>(&mut self, result: &Result<T, sqlx::Error>) -> bool {
+        let is_first = !std::mem::replace(&mut self.is_used, true);
+        match (&mut self.pooled, result) {
+            (Pooled::Postgres(session), Err(error)) if is_first && ends_session(error) => {
+                session.replace().await.is_ok()
+            }
+            _ => false,
+        }
     }
 
     /// A database that answered, even with an error, is done with the statement. After any other error it may not be.

@@ -122,6 +122,11 @@ pub(crate) fn keeps_session(error: &sqlx::Error) -> bool {
     matches!(code.get(..2), Some("22" | "23" | "40" | "54" | "P0")) || matches!(&*code, "57014" | "55P03")
 }
 
+/// Whether the session has ended, or its connection: broken, or ended by an administrator, a crash or a time limit.
+pub(crate) fn ends_session(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(_)) || code(error).is_some_and(|code| code.starts_with("57P"))
+}
+
 /// A failure that the driver does not report by itself.
 pub(super) fn trouble(text: &'static str) -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::other(text))

@@ -8,7 +8,7 @@ mod sessions;
 mod setup;
 mod witnesses;
 
-pub(crate) use failures::keeps_session;
+pub(crate) use failures::{ends_session, keeps_session};
 pub(crate) use generation::restored;
 pub(crate) use sessions::Lent;
 

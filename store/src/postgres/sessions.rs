@@ -169,6 +169,19 @@ impl Lent {
     pub fn keep(&mut self) {
         self.must_close = false;
     }
+
+    /// Opens another session instead of this one, which has ended.
+    pub async fn replace(&mut self) -> Result<(), sqlx::Error> {
+        let sessions = Arc::clone(&self.sessions);
+        // What ended this one has probably ended the others.
+        sessions.close_free();
+        sessions.guard.doubt();
+        let mut failure = None;
+        let opened = timeout(sessions.acquire_timeout, sessions.open(&mut failure)).await;
+        self.session = Some(opened.unwrap_or_else(|_| Err(failure.unwrap_or(sqlx::Error::PoolTimedOut)))?);
+        self.must_close = false;
+        Ok(())
+    }
 }
 
 impl Deref for Lent {

@@ -363,6 +363,32 @@ fn sessions_of_a_time_when_the_database_was_read_only_are_replaced() {
     });
 }
 
+/// Several calls failed, one for each session that had ended.
+#[test]
+fn no_call_fails_because_its_session_had_ended() {
+    let server = postgres();
+    runtime().block_on(async {
+        let fixture = Fixture::new(server).await;
+        let store = fixture.open().await;
+        let (_, ann) = create_lobby(&store).await;
+        let mut shell = fixture.shell().await;
+        for _ in 0..3 {
+            // Several sessions that were used a moment ago.
+            let (a, b, c) = tokio::join!(store.account(ann), store.account(ann), store.ping());
+            assert!(a.is_ok() && b.is_ok() && c.is_ok());
+            run(
+                &mut shell,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            )
+            .await;
+            assert!(store.account(ann).await.unwrap().is_some());
+            store.revoke_tokens(ann).await.unwrap().unwrap();
+        }
+        store.close().await;
+    });
+}
+
 /// A session that answers each call with an error is closed after the first one.
 #[test]
 fn a_session_with_stale_plans_is_replaced() {
