@@ -70,8 +70,10 @@ pub struct Stored {
 pub enum Outcome {
     /// The item was stored.
     New(Stored),
-    /// The item had been stored before, with this id and this content: where and when. If a `Delete` finds that its
-    /// target was deleted under another id, this is that deletion.
+    /// The item had been stored before, with this id and this content: where and when. Two kinds of items are answered
+    /// like this because they would change nothing, and are not stored. For a `Delete` whose target was deleted under
+    /// another id, this is that deletion. For a `React` that its sender has given already, or an `Unreact` of one that
+    /// its sender has not given, this is the message.
     Duplicate(Stored),
     Refused(Refusal),
 }

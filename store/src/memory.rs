@@ -128,6 +128,11 @@ impl MemoryStore {
                         return Outcome::Duplicate(deletion.stored());
                     }
                 }
+                Kind::React | Kind::Unreact
+                    if room.has_reaction(target, item.user, item.body.as_ref()) == (item.kind == Kind::React) =>
+                {
+                    return Outcome::Duplicate(meant.stored());
+                }
                 Kind::React if room.has_too_many_reactions(target, item.user, item.body.as_deref()) => {
                     return Outcome::Refused(Refusal::TooManyReactions);
                 }
@@ -560,15 +565,17 @@ impl StoredRoom {
         unread.take(UNREAD_LIMIT + 1).count() as Number
     }
 
+    fn has_reaction(&self, target: Offset, user: UserId, emoji: Option<&Arc<str>>) -> bool {
+        let kind = emoji.and_then(|emoji| self.reactions.get(&(target, Arc::clone(emoji))));
+        kind.is_some_and(|(_, users)| users.contains(&user))
+    }
+
     /// Whether one more reaction is too much for its message, or for its sender there.
     fn has_too_many_reactions(&self, target: Offset, user: UserId, emoji: Option<&str>) -> bool {
         let kinds = || self.reactions.iter().filter(|((offset, _), _)| *offset == target);
-        let same = kinds().find(|((_, known), _)| Some(&**known) == emoji);
-        if same.is_some_and(|(_, (_, users))| users.contains(&user)) {
-            return false;
-        }
+        let is_kind = kinds().any(|((_, known), _)| Some(&**known) == emoji);
         let own = kinds().filter(|(_, (_, users))| users.contains(&user)).count();
-        own >= OWN_REACTIONS_LIMIT || same.is_none() && kinds().count() >= REACTION_KINDS_LIMIT
+        own >= OWN_REACTIONS_LIMIT || !is_kind && kinds().count() >= REACTION_KINDS_LIMIT
     }
 
     /// Appends an item that was accepted.

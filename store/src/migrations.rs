@@ -25,6 +25,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (5, "rooms", include_str!("../../migrations/postgres/0005_rooms.sql")),
     (6, "user rooms", include_str!("../../migrations/postgres/0006_user_rooms.sql")),
     (7, "reactions", include_str!("../../migrations/postgres/0007_reactions.sql")),
+    (8, "void reactions", include_str!("../../migrations/postgres/0008_void_reactions.sql")),
 ];
 
 pub(crate) fn migrator(migrations: &[Migration]) -> Migrator {

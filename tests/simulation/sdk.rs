@@ -44,6 +44,8 @@ pub struct SdkChannel {
     replay_from: Offset,
     /// The offsets of its own messages that it has seen.
     own: Vec<Offset>,
+    /// The reactions that it has sent, by id, and the offsets of their messages.
+    reactions: BTreeMap<String, Offset>,
     live_sent: u64,
     live_seen: BTreeMap<(i64, u64), u64>,
     /// The numbers of clients and users that it was last told.
@@ -98,6 +100,7 @@ impl Sdk {
             subscribes_now: false,
             replay_from: 0,
             own: Vec::new(),
+            reactions: BTreeMap::new(),
             live_sent: 0,
             live_seen: BTreeMap::new(),
             counted: None,
@@ -300,6 +303,9 @@ impl World {
                 if data["text"].is_string() && data["edit"].is_null() {
                     channel.outbox.order.push(id.clone());
                 }
+                if data["emoji"].is_string() {
+                    channel.reactions.insert(id.clone(), any);
+                }
                 channel.outbox.add(id, data.to_string());
             }
         }
@@ -478,6 +484,12 @@ impl World {
                 let room = self.store.room_id(sdk.channels[channel].room.ok_or("not a room")?);
                 let row = self.store.row(room, offset).ok_or("the publication is not committed")?;
                 let is_own = *row.id == *id && row.user.id.0 == sdk.user;
+                // A reaction that changes nothing is answered with the offset of its message, and not stored.
+                if !is_own && sdk.channels[channel].reactions.get(&id) == Some(&offset) && row.kind == Kind::Message {
+                    sdk.channels[channel].outbox.on_refused(&id);
+                    self.tally.void_reactions += 1;
+                    return Ok(());
+                }
                 let outbox = &sdk.channels[channel].outbox;
                 let is_deletion = outbox.text(&id).is_some_and(|data| data.contains("\"delete\""));
                 // A deletion that was sent twice may be resolved already.

@@ -46,7 +46,7 @@ macro_rules! tally {
 tally! {
     publications, resumed, resumed_with_missed, duplicates, outcomes_unknown, bad_data, removals, slow_disconnected,
     lost, live, unknown_commits, zombies, failed_reads, dropped_reads, stalled_queues, http_publishes, sdk_publications,
-    recovered, recovered_with_missed, unsubscribed, histories, refreshed, expired, pipelined, skipped,
+    recovered, recovered_with_missed, unsubscribed, histories, refreshed, expired, pipelined, skipped, void_reactions,
 }
 
 /// A lane's batch in flight, and how it will end.

@@ -59,7 +59,8 @@ fn meaning(code: Option<i32>, stage: Stage) -> fn(String) -> AppendError {
 
 /// What the database knows about an item: the item's index; the room's last offset and number (NULL: no room); the
 /// sender's role (NULL: not a member); the row stored under the item's id: offset, number, time, whether its kind and
-/// target are the same, whether its body is; the target's author, and the offset, number and time of its deletion.
+/// target are the same, whether its body is; the target's author, number and time, and the offset, number and time of
+/// its deletion.
 type Facts = (
     i64,
     Option<i64>,
@@ -70,6 +71,8 @@ type Facts = (
     Option<i64>,
     Option<bool>,
     Option<bool>,
+    Option<i64>,
+    Option<i64>,
     Option<i64>,
     Option<i64>,
     Option<i64>,
@@ -87,7 +90,7 @@ const FACTS: &str = "
     SELECT i.n, h.last_offset, h.last_number, m.role, old.room_offset, old.number, old.created_at,
       old.kind = i.kind AND old.target_offset IS i.target,
       old.body IS NULL OR old.edit_offset IS NOT NULL OR old.body = i.body,
-      t.user_id, gone.room_offset, gone.number, gone.created_at
+      t.user_id, t.number, t.created_at, gone.room_offset, gone.number, gone.created_at
     FROM item i
     LEFT JOIN heads h ON h.room_id = i.room_id
     LEFT JOIN members m ON m.room_id = i.room_id AND m.user_id = i.user_id
@@ -201,8 +204,8 @@ struct Judge<'b> {
     heads: HashMap<RoomId, (i64, i64)>,
     /// New items by their ids.
     stored: HashMap<(RoomId, UserId, &'b str), (&'b Item, Stored)>,
-    /// The authors of new messages.
-    authors: HashMap<(RoomId, i64), UserId>,
+    /// New messages: their authors, and what was stored.
+    messages: HashMap<(RoomId, i64), (UserId, Stored)>,
     /// The new content of messages that were edited or deleted.
     changes: BTreeMap<(RoomId, i64), Change<'b>>,
     /// Reactions by room, message, emoji and user: whether they were given or taken back. The deletion of a message
@@ -244,7 +247,7 @@ impl<'b> Judge<'b> {
             now,
             heads: HashMap::new(),
             stored: HashMap::new(),
-            authors: HashMap::new(),
+            messages: HashMap::new(),
             changes: BTreeMap::new(),
             reactions: BTreeMap::new(),
             kinds: BTreeMap::new(),
@@ -273,24 +276,26 @@ impl<'b> Judge<'b> {
         })
     }
 
+    fn has_reaction(&self, target: (RoomId, i64), user: UserId, emoji: &str) -> bool {
+        self.own.get(&(target.0, target.1, user)).is_some_and(|own| own.contains(emoji))
+    }
+
     /// Whether one more reaction is too much for its message, or for its sender there.
     fn has_too_many_reactions(&self, target: (RoomId, i64), user: UserId, emoji: &str) -> bool {
         let own = self.own.get(&(target.0, target.1, user));
-        if own.is_some_and(|own| own.contains(emoji)) {
-            return false;
-        }
         let kinds = self.kinds.get(&target);
         let is_kind = kinds.and_then(|kinds| kinds.get(emoji)).is_some_and(|kind| kind.users > 0);
         let count = kinds.map_or(0, |kinds| kinds.values().filter(|kind| kind.users > 0).count());
         own.is_some_and(|own| own.len() >= OWN_REACTIONS_LIMIT) || !is_kind && count >= REACTION_KINDS_LIMIT
     }
 
-    /// Counts a reaction that was given at this offset, or taken back.
+    /// Counts a reaction that was given at this offset, or taken back. It changes something.
     fn count_reaction(&mut self, target: (RoomId, i64), user: UserId, emoji: &str, offset: i64, is_given: bool) {
         let own = self.own.entry((target.0, target.1, user)).or_default();
-        let is_new = if is_given { own.insert(emoji.to_owned()) } else { own.remove(emoji) };
-        if !is_new {
-            return;
+        if is_given {
+            own.insert(emoji.to_owned());
+        } else {
+            own.remove(emoji);
         }
         let kinds = self.kinds.entry(target).or_default();
         let kind = kinds.entry(emoji.to_owned()).or_insert(Reactions { since: offset, users: 0, is_changed: true });
@@ -310,8 +315,8 @@ impl<'b> Judge<'b> {
 
     /// The outcome of an item that is not appended.
     fn refuse_or_repeat(&self, item: &Item, facts: Facts) -> Option<Outcome> {
-        let (_, last_offset, _, role, old_offset, old_number, old_at, same_kind, same_body, author, ..) = facts;
-        let (.., gone_offset, gone_number, gone_at) = facts;
+        let (_, last_offset, _, role, old_offset, old_number, old_at, same_kind, same_body, ..) = facts;
+        let (.., author, number, at, gone_offset, gone_number, gone_at) = facts;
         if let Some(refusal) = check::refusal(item) {
             return Some(Outcome::Refused(refusal));
         }
@@ -334,9 +339,11 @@ impl<'b> Judge<'b> {
             return Some(Outcome::Refused(Refusal::NotMember));
         };
         let target = (item.room, offset_arg(item.target?));
-        let Some(author) = self.authors.get(&target).copied().or(author.map(UserId)) else {
+        let known = author.map(UserId).zip(stored_from(Some(target.1), number, at));
+        let Some((author, message)) = self.messages.get(&target).copied().or(known) else {
             return Some(Outcome::Refused(Refusal::NoTarget));
         };
+        let emoji = item.body.as_deref().unwrap_or_default();
         let deletion = self.changes.get(&target).and_then(|change| change.deletion);
         let deletion = deletion.or(stored_from(gone_offset, gone_number, gone_at));
         match (item.kind, deletion) {
@@ -344,9 +351,12 @@ impl<'b> Judge<'b> {
             (Kind::Edit, None) if author != item.user => Some(Outcome::Refused(Refusal::NotYours)),
             (Kind::Delete, _) if author != item.user && role == 0 => Some(Outcome::Refused(Refusal::NotYours)),
             (Kind::Delete, Some(stored)) => Some(Outcome::Duplicate(stored)),
-            (Kind::React, None)
-                if self.has_too_many_reactions(target, item.user, item.body.as_deref().unwrap_or_default()) =>
+            (Kind::React | Kind::Unreact, None)
+                if self.has_reaction(target, item.user, emoji) == (item.kind == Kind::React) =>
             {
+                Some(Outcome::Duplicate(message))
+            }
+            (Kind::React, None) if self.has_too_many_reactions(target, item.user, emoji) => {
                 Some(Outcome::Refused(Refusal::TooManyReactions))
             }
             _ => None,
@@ -371,7 +381,7 @@ impl<'b> Judge<'b> {
 
         match (item.kind, target) {
             (Kind::Message, _) => {
-                self.authors.insert((item.room, offset), item.user);
+                self.messages.insert((item.room, offset), (item.user, stored));
             }
             (Kind::Edit, Some(target)) => {
                 let change = Change { body, edited: Some(offset), deleted: None, deletion: None };

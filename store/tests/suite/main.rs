@@ -47,6 +47,7 @@ on_every_store! {
         deleting_a_deleted_message_is_a_duplicate,
         a_second_deletion_in_one_batch_is_a_duplicate,
         reactions_are_a_set,
+        a_reaction_that_changes_nothing_is_a_duplicate_of_the_message,
         reactions_are_listed_in_the_order_in_which_they_came,
         reactions_are_bounded_by_message_and_by_user,
         a_deletion_removes_the_reactions,

@@ -114,7 +114,7 @@ pub async fn a_new_member_has_nothing_unread(world: World) {
     assert_eq!((joined.members, joined.role, joined.offset), (2, Some(Role::Member), 3));
     assert_eq!(joined.unread, Some(0), "messages from before the join are not unread");
     world.send(room, ann, &["3", "4"]).await;
-    new(world.append_one(react(room, ann, "r2", 1, "👍")).await);
+    new(world.append_one(react(room, ann, "r2", 1, "🎉")).await);
     let again = world.store.join("lobby", ben).await.unwrap();
     assert!(!again.joined);
     let again = again.room;
