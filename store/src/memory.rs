@@ -354,8 +354,10 @@ impl MemoryStore {
         if is_lookalike || self.room_id(&room.name).is_some() {
             return Err(RoomError::NameTaken);
         }
-        let reserved = self.reserved_names.get(&room.name);
-        if reserved.is_some_and(|(owner, until)| *owner != room.owner && *until > now) {
+        let is_reserved = self.reserved_names.iter().any(|(name, (owner, until))| {
+            *owner != room.owner && *until > now && (*name == room.name || looks_like(&room.name, name))
+        });
+        if is_reserved {
             return Err(RoomError::NameTaken);
         }
         if !self.users.contains_key(&room.owner) {

@@ -15,6 +15,7 @@ pub(crate) const SQLITE: &[Migration] = &[
     (4, "rooms", include_str!("../../migrations/sqlite/0004_rooms.sql")),
     (5, "user rooms", include_str!("../../migrations/sqlite/0005_user_rooms.sql")),
     (6, "reactions", include_str!("../../migrations/sqlite/0006_reactions.sql")),
+    (7, "reserved skeletons", include_str!("../../migrations/sqlite/0007_reserved_skeletons.sql")),
 ];
 
 pub(crate) const POSTGRES: &[Migration] = &[
@@ -26,6 +27,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (6, "user rooms", include_str!("../../migrations/postgres/0006_user_rooms.sql")),
     (7, "reactions", include_str!("../../migrations/postgres/0007_reactions.sql")),
     (8, "void reactions", include_str!("../../migrations/postgres/0008_void_reactions.sql")),
+    (9, "reserved skeletons", include_str!("../../migrations/postgres/0009_reserved_skeletons.sql")),
 ];
 
 pub(crate) fn migrator(migrations: &[Migration]) -> Migrator {

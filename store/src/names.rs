@@ -5,7 +5,7 @@
 use crate::connection::{Arg, DbConnection, json, unix_millis};
 use crate::error::StoreError;
 use std::collections::HashSet;
-use uproar_model::{fold_name, looks_like, skeleton, text};
+use uproar_model::{UserId, fold_name, looks_like, skeleton, text};
 
 /// The version of the rules. Names are folded anew when it is higher than the recorded one.
 const RULES: &str = "3";
@@ -17,18 +17,42 @@ const LOOKALIKES_LIMIT: i64 = 32;
 /// Whether there is a user whose name looks like this one but is written in another script.
 pub(crate) async fn is_user_lookalike(db: &mut DbConnection, username: &str) -> Result<bool, StoreError> {
     let sql = "SELECT username FROM users WHERE skeleton = $1 LIMIT $2";
-    is_lookalike(db, sql, username).await
+    is_lookalike(db, sql, username, &[]).await
 }
 
-/// Whether there is a room whose name looks like this one but is written in another script.
-pub(crate) async fn is_room_lookalike(db: &mut DbConnection, name: &str) -> Result<bool, StoreError> {
-    let sql = "SELECT name FROM rooms WHERE skeleton = $1 AND name IS NOT NULL LIMIT $2";
-    is_lookalike(db, sql, name).await
+/// Whether there is a room whose name looks like this one but is written in another script, or such a name is reserved
+/// for somebody else than the owner of the new room.
+pub(crate) async fn is_room_lookalike(
+    db: &mut DbConnection,
+    name: &str,
+    owner: UserId,
+    now: i64,
+) -> Result<bool, StoreError> {
+    let rooms = "SELECT name FROM rooms WHERE skeleton = $1 AND name IS NOT NULL LIMIT $2";
+    let reserved = "SELECT name FROM reserved_names WHERE skeleton = $1 AND owner_id <> $3 AND until > $4 LIMIT $2";
+    Ok(is_lookalike(db, rooms, name, &[]).await?
+        || is_lookalike(db, reserved, name, &[Arg::Int(owner.0), Arg::Int(now)]).await?)
 }
 
-async fn is_lookalike(db: &mut DbConnection, sql: &'static str, name: &str) -> Result<bool, StoreError> {
-    let found = db.all::<(String,)>(sql, &[Arg::Text(&skeleton(name)), Arg::Int(LOOKALIKES_LIMIT)]).await?;
+async fn is_lookalike(
+    db: &mut DbConnection,
+    sql: &'static str,
+    name: &str,
+    more: &[Arg<'_>],
+) -> Result<bool, StoreError> {
+    let skeleton = skeleton(name);
+    let args = [&[Arg::Text(&skeleton), Arg::Int(LOOKALIKES_LIMIT)], more].concat();
+    let found = db.all::<(String,)>(sql, &args).await?;
     Ok(found.iter().any(|(other,)| looks_like(name, other)))
+}
+
+/// Reserves the name of a deleted room, in place of an earlier reservation.
+pub(crate) async fn reserve(db: &mut DbConnection, name: &str, owner: UserId, until: i64) -> Result<(), StoreError> {
+    let sql = "INSERT INTO reserved_names (name, owner_id, until, skeleton) VALUES ($1, $2, $3, $4)
+        ON CONFLICT (name) DO UPDATE SET owner_id = excluded.owner_id, until = excluded.until";
+    let skeleton = skeleton(name);
+    db.execute(sql, &[Arg::Text(name), Arg::Int(owner.0), Arg::Int(until), Arg::Text(&skeleton)]).await?;
+    Ok(())
 }
 
 /// A name as it is stored, and as it should be.
@@ -96,6 +120,17 @@ pub(crate) async fn update(db: &mut DbConnection) -> Result<(), StoreError> {
         &rows,
     )
     .await?;
+
+    // Of two that have become equal, the one that ends later stays.
+    let sql = "SELECT name, owner_id, until FROM reserved_names ORDER BY until";
+    let reserved = db.all::<(String, i64, i64)>(sql, &[]).await?;
+    db.execute("DELETE FROM reserved_names", &[]).await?;
+    for (name, owner, until) in reserved {
+        // What is no name any more can't be taken by anybody.
+        if let Ok(name) = fold_name(&name) {
+            reserve(db, &name, UserId(owner), until).await?;
+        }
+    }
 
     let sql = "INSERT INTO meta (name, value) VALUES ('name_rules', $1)
         ON CONFLICT (name) DO UPDATE SET value = excluded.value";

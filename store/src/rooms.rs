@@ -54,7 +54,7 @@ pub(crate) async fn create(
     if reserved.is_some_and(|(owner, until)| owner != room.owner.0 && until > now) {
         return Err(RoomError::NameTaken);
     }
-    if names::is_room_lookalike(db, &room.name).await? {
+    if names::is_room_lookalike(db, &room.name, room.owner, now).await? {
         return Err(RoomError::NameTaken);
     }
     let epoch = random_word()?;
@@ -431,9 +431,7 @@ pub(crate) async fn delete(
     let now = db.now().await?;
     db.execute("DELETE FROM reserved_names WHERE until <= $1", &[Arg::Int(now)]).await?;
     let until = now.saturating_add(i64::try_from(reserved_ms).unwrap_or(i64::MAX));
-    let sql = "INSERT INTO reserved_names (name, owner_id, until) VALUES ($1, $2, $3)
-        ON CONFLICT (name) DO UPDATE SET owner_id = excluded.owner_id, until = excluded.until";
-    db.execute(sql, &[Arg::Text(name), Arg::Int(actor.0), Arg::Int(until)]).await?;
+    names::reserve(db, name, actor, until).await?;
     let sql = "DELETE FROM reserved_names WHERE owner_id = $1 AND name NOT IN
         (SELECT name FROM reserved_names WHERE owner_id = $1 ORDER BY until DESC LIMIT $2)";
     db.execute(sql, &[Arg::Int(actor.0), Arg::Int(RESERVED_NAMES_LIMIT as i64)]).await?;

@@ -106,7 +106,7 @@ pub trait Store: Send + Sync + 'static {
     // ── rooms and members ───────────────────────────────────────────────────────────────────────────────────────────
 
     /// Creates a room whose only member is its owner. `RoomError::NameTaken`: another room has this name, or it is
-    /// reserved for somebody else.
+    /// reserved for somebody else. The same goes for a name that looks like it.
     async fn create_room(&self, room: NewRoom) -> Result<Room, RoomError>;
 
     /// A room as this user sees it. For anyone but its members, a private room does not exist.

@@ -189,6 +189,24 @@ pub fn assert_refused(outcome: Outcome, why: Refusal) {
     assert_eq!(outcome, Outcome::Refused(why));
 }
 
+/// Reservations as the first rules for names left them. User 1 is Ann, user 2 is Ben.
+pub const OLD_RESERVATIONS: &str = "UPDATE meta SET value = '1' WHERE name = 'name_rules';
+    INSERT INTO reserved_names (name, owner_id, until) VALUES
+      ('weiß', 1, 9000000000000), ('weiss', 2, 8000000000000), ('cocoaceo', 1, 9000000000000), ('ended', 1, 1)";
+
+pub async fn assert_reservations_are_folded(world: &World) {
+    let (ann, ben) = (world.user("Ann").await, world.user("Ben").await);
+    assert_eq!((ann, ben), (UserId(1), UserId(2)));
+    let create = async |name: &str, owner| {
+        let room = NewRoom { name: name.to_owned(), title: String::new(), kind: RoomKind::Public, size: 5, owner };
+        world.store.create_room(room).await.is_ok()
+    };
+    assert!(!create("weiss", ben).await, "it is reserved for Ann for longer");
+    assert!(!create("сосоасео", ben).await, "it looks like a reserved name");
+    assert!(create("weiss", ann).await);
+    assert!(create("ended", ben).await);
+}
+
 /// Random numbers that are the same in every run with the same seed (splitmix64).
 pub struct Random(pub u64);
 

@@ -79,6 +79,7 @@ on_every_store! {
         a_deleted_room_is_gone_and_its_name_is_free,
         the_name_of_a_deleted_room_is_reserved_for_its_owner,
         only_so_many_names_are_reserved_for_one_owner,
+        a_name_that_looks_like_a_reserved_one_is_reserved_too,
         only_the_owner_can_delete_a_room;
     markers:
         markers_move_forward_only,

@@ -71,6 +71,20 @@ async fn append_until_known(store: &Arc<dyn Store>, batch: &[uproar_model::Item]
     }
 }
 
+#[test]
+fn reserved_names_are_folded_anew_with_the_others() {
+    runtime().block_on(async {
+        let fixture = Fixture::new(postgres()).await;
+        fixture.open().await.close().await;
+        let mut shell = fixture.shell().await;
+        run(&mut shell, OLD_RESERVATIONS).await;
+        shell.close().await.unwrap();
+        let store = fixture.open().await;
+        assert_reservations_are_folded(&World::of(Arc::clone(&store))).await;
+        store.close().await;
+    });
+}
+
 /// Pooled connections that were cut are discovered one by one, as they are used.
 async fn until_it_answers(store: &Arc<dyn Store>) {
     let deadline = Instant::now() + SOON;

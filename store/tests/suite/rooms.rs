@@ -351,6 +351,29 @@ pub async fn the_name_of_a_deleted_room_is_reserved_for_its_owner(world: World) 
     world.store.create_room(lobby(ben)).await.unwrap();
 }
 
+/// Otherwise a stranger with a look-alike would keep the owner from creating the room again.
+pub async fn a_name_that_looks_like_a_reserved_one_is_reserved_too(world: World) {
+    let (ann, ben) = (world.user("Ann").await, world.user("Ben").await);
+    let (latin, cyrillic) = ("cocoaceo", "сосоасео");
+    let room = |name: &str, owner| NewRoom {
+        name: name.into(),
+        title: String::new(),
+        kind: RoomKind::Public,
+        size: 5,
+        owner,
+    };
+    world.store.create_room(room(latin, ann)).await.unwrap();
+    assert!(matches!(world.store.create_room(room(cyrillic, ann)).await, Err(RoomError::NameTaken)));
+    world.store.delete_room(latin, ann, u64::MAX).await.unwrap();
+    assert!(matches!(world.store.create_room(room(cyrillic, ben)).await, Err(RoomError::NameTaken)));
+    // The owner may have it, and a reservation that has ended counts no more.
+    world.store.create_room(room(cyrillic, ann)).await.unwrap();
+    world.store.delete_room(cyrillic, ann, 0).await.unwrap();
+    world.store.create_room(room(latin, ann)).await.unwrap();
+    world.store.delete_room(latin, ann, 0).await.unwrap();
+    world.store.create_room(room(cyrillic, ben)).await.unwrap();
+}
+
 pub async fn only_the_owner_can_delete_a_room(world: World) {
     let Lobby { ann, ben, .. } = world.lobby().await;
     let stranger = world.user("Stranger").await;

@@ -465,6 +465,21 @@ fn many_rooms_are_found_by_common_and_rare_parts() {
 }
 
 #[test]
+fn reserved_names_are_folded_anew_with_the_others() {
+    runtime().block_on(async {
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
+        open_in(&folder).await.unwrap().close().await;
+        let mut shell = shell(&folder.database_path()).await;
+        run(&mut shell, OLD_RESERVATIONS).await;
+        shell.close().await.unwrap();
+        let store = open_in(&folder).await.unwrap();
+        assert_reservations_are_folded(&World::of(Arc::clone(&store))).await;
+        store.close().await;
+    });
+}
+
+#[test]
 fn a_newer_schema_is_refused() {
     runtime().block_on(async {
         let directory = TempDir::new().unwrap();
