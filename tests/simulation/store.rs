@@ -54,8 +54,25 @@ impl SimStore {
         self.store.page(room, request)
     }
 
-    pub fn admit(&mut self, now: UnixMillis, name: &str, user: UserId) -> Result<Admission, JoinError> {
-        self.store.admit(now, &[(name.to_owned(), user)]).pop().expect("one answer for each request")
+    /// What the reader does.
+    pub fn admit(
+        &mut self,
+        now: UnixMillis,
+        name: &str,
+        user: UserId,
+        may_join: bool,
+    ) -> Result<Admission, JoinError> {
+        let wanted = [(name.to_owned(), user)];
+        match self.store.admit_members(&wanted).pop().expect("one answer for each request")? {
+            Some(admission) => Ok(admission),
+            None if may_join => self.store.admit(now, &wanted).pop().expect("one answer for each request"),
+            None => Err(JoinError::NotMember),
+        }
+    }
+
+    pub fn add_member(&mut self, room: usize, user: i64) {
+        let joined = self.store.join(0, &format!("room{room}"), UserId(user));
+        assert!(joined.expect("a room with space").joined, "the user was a member before");
     }
 
     /// Removes a member from a room. None: the user is not a member.
