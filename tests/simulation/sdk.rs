@@ -708,7 +708,7 @@ impl World {
             return Err("the message was not made by a client of the simulator".into());
         };
         let seen = channel.live_seen.insert((sender as i64, attempt), number);
-        let may_be_refused = self.limits.mesh_calls_limit < 64;
+        let may_be_refused = self.may_be_overloaded();
         if seen.is_some_and(|seen| number <= seen || number != seen + 1 && !may_be_refused) {
             return Err(format!("the last number seen from this connection is {seen:?}"));
         }

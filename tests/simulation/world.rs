@@ -182,6 +182,8 @@ pub struct World {
     pub shown: BTreeMap<(usize, usize), Offset>,
     /// Set by one test of the simulator: how many segments pass between shards before the mesh drops one.
     pub segments_until_loss: Option<u64>,
+    /// Set by one test of the simulator: half of the batches commit without an answer.
+    pub loses_answers: bool,
     /// Whether homes check the heads of their rooms. Only then may a batch commit after it was given up.
     checks_heads: bool,
     /// A shard that hardly ever takes its turn. The store does not fail then.
@@ -323,6 +325,7 @@ impl World {
             removals: Vec::new(),
             shown: BTreeMap::new(),
             segments_until_loss: None,
+            loses_answers: false,
             checks_heads,
             late_shard: has_late_shard.then_some(0),
             are_faults_over: false,
@@ -701,6 +704,7 @@ impl World {
             let fate = if self.are_faults_over || self.late_shard.is_some() { 9 } else { self.random.below(12) };
             let (commits, answers) = match fate {
                 _ if is_down => (self.random.one_in(2), false),
+                _ if self.loses_answers && self.random.one_in(2) => (true, false),
                 0 => (false, false),
                 1 => (true, false),
                 2 if self.checks_heads => {
@@ -1052,6 +1056,11 @@ impl World {
         }
     }
 
+    /// Whether a shard may run out of credits for another one, so that what its clients send is refused.
+    pub fn may_be_overloaded(&self) -> bool {
+        self.limits.mesh_calls_limit < 64 || self.late_shard.is_some()
+    }
+
     /// Opens a connection of a client on a random shard.
     pub fn open_socket(&mut self, client: ClientId) -> (usize, Slot) {
         let id = self.random.index(self.shards.len());
@@ -1251,7 +1260,7 @@ impl World {
                 };
                 // Each message of a connection comes once, in order. Those rejected for lack of credits are missing.
                 let seen = agent.live_seen.insert((sender as i64, attempt), number);
-                let may_be_refused = self.limits.mesh_calls_limit < 64;
+                let may_be_refused = self.may_be_overloaded();
                 if seen.is_some_and(|seen| number <= seen || number != seen + 1 && !may_be_refused) {
                     return Err(format!("the last number seen from this connection is {seen:?}"));
                 }
