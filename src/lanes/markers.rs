@@ -8,20 +8,19 @@
 //! Membership is read together with the marker. A user who has left since then is answered as a member until the
 //! marker is written; the database then ignores the marker.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use uproar_core::message::StoreReply;
 use uproar_model::{Marker, RoomId, UserId};
+use uproar_store::UnwrittenMarkers;
 
 /// Markers that are in memory or being read.
 pub const MARKERS_LIMIT: usize = 65_536;
 
-/// A user comes first, so that all markers of one user are adjacent.
 type Pair = (UserId, RoomId);
 
 /// `R` says where a reply goes.
 pub struct Markers<R> {
-    /// Markers that may be ahead of the database.
-    unwritten: BTreeMap<Pair, Marker>,
+    unwritten: UnwrittenMarkers,
     /// Pairs whose stored marker is needed, with the requests that wait for it, in order.
     reading: HashMap<Pair, Vec<(R, Marker)>>,
     /// The pairs of `reading` that are not part of a query yet.
@@ -36,9 +35,9 @@ pub struct Markers<R> {
 
 impl<R> Markers<R> {
     /// `limit`: markers that are in memory or being read, at least 1.
-    pub fn new(limit: usize) -> Markers<R> {
+    pub fn new(unwritten: UnwrittenMarkers, limit: usize) -> Markers<R> {
         Markers {
-            unwritten: BTreeMap::new(),
+            unwritten,
             reading: HashMap::new(),
             to_read: Vec::new(),
             waiting: VecDeque::new(),
@@ -59,7 +58,7 @@ impl<R> Markers<R> {
         answers: &mut Vec<(R, StoreReply)>,
     ) {
         let pair = (user, room);
-        let needs_room = !self.unwritten.contains_key(&pair) && !self.reading.contains_key(&pair);
+        let needs_room = !self.unwritten.lock().contains_key(&pair) && !self.reading.contains_key(&pair);
         if !needs_room || self.has_room() && self.waiting.is_empty() {
             self.accept(reply_to, pair, marker, answers);
         } else if self.is_failing {
@@ -70,7 +69,7 @@ impl<R> Markers<R> {
     }
 
     fn accept(&mut self, reply_to: R, pair: Pair, marker: Marker, answers: &mut Vec<(R, StoreReply)>) {
-        if let Some(current) = self.unwritten.get_mut(&pair) {
+        if let Some(current) = self.unwritten.lock().get_mut(&pair) {
             answers.push((reply_to, advance(current, marker)));
         } else if let Some(requests) = self.reading.get_mut(&pair) {
             requests.push((reply_to, marker));
@@ -81,7 +80,7 @@ impl<R> Markers<R> {
     }
 
     fn has_room(&self) -> bool {
-        self.unwritten.len() + self.reading.len() < self.limit
+        self.unwritten.lock().len() + self.reading.len() < self.limit
     }
 
     /// Takes at most `limit` pairs to read in one query, whose result goes to [`Markers::on_read`]. None: there are
@@ -114,7 +113,7 @@ impl<R> Markers<R> {
                     answers.extend(replies.map(|(reply_to, marker)| (reply_to, advance(&mut current, marker))));
                     // A marker that has not moved need not be written.
                     if current != stored {
-                        self.unwritten.insert(pair, current);
+                        self.unwritten.lock().insert(pair, current);
                     }
                 }
             }
@@ -133,7 +132,7 @@ impl<R> Markers<R> {
 
     /// Whether there is something to write.
     pub fn has_unwritten(&self) -> bool {
-        !self.unwritten.is_empty()
+        !self.unwritten.lock().is_empty()
     }
 
     /// Whether requests must wait for room, so that the markers should be written without delay.
@@ -144,11 +143,12 @@ impl<R> Markers<R> {
     /// Returns all unwritten markers for a write, whose result goes to [`Markers::on_written`]. None: there are none,
     /// or a write is under way.
     pub fn take_to_write(&mut self) -> Option<Vec<(RoomId, UserId, Marker)>> {
-        if self.is_writing || self.unwritten.is_empty() {
+        let unwritten = self.unwritten.lock();
+        if self.is_writing || unwritten.is_empty() {
             return None;
         }
         self.is_writing = true;
-        Some(self.unwritten.iter().map(|(&(user, room), &marker)| (room, user, marker)).collect())
+        Some(unwritten.iter().map(|(&(user, room), &marker)| (room, user, marker)).collect())
     }
 
     /// Takes the result of a write: the markers that are in the database now, and whether that was all of them. Markers
@@ -156,11 +156,13 @@ impl<R> Markers<R> {
     pub fn on_written(&mut self, markers: &[(RoomId, UserId, Marker)], all: bool, answers: &mut Vec<(R, StoreReply)>) {
         self.is_writing = false;
         self.is_failing = !all;
+        let mut unwritten = self.unwritten.lock();
         for &(room, user, marker) in markers {
-            if self.unwritten.get(&(user, room)) == Some(&marker) {
-                self.unwritten.remove(&(user, room));
+            if unwritten.get(&(user, room)) == Some(&marker) {
+                unwritten.remove(&(user, room));
             }
         }
+        drop(unwritten);
         self.accept_waiting(answers);
         if self.is_failing {
             answers.extend(self.waiting.drain(..).map(|(reply_to, ..)| (reply_to, StoreReply::Failed)));
@@ -170,13 +172,6 @@ impl<R> Markers<R> {
     /// Whether the last write failed.
     pub fn is_failing(&self) -> bool {
         self.is_failing
-    }
-
-    /// The user's markers that the database may not have. To be called before the database is asked, because markers
-    /// that are written in the meantime are no longer here afterwards.
-    pub fn of_user(&self, user: UserId) -> HashMap<RoomId, Marker> {
-        let range = (user, RoomId(i64::MIN))..=(user, RoomId(i64::MAX));
-        self.unwritten.range(range).map(|(&(_, room), &marker)| (room, marker)).collect()
     }
 }
 
@@ -220,7 +215,7 @@ mod tests {
 
     impl World {
         fn new(limit: usize) -> World {
-            World(Markers::new(limit))
+            World(Markers::new(UnwrittenMarkers::default(), limit))
         }
 
         fn step(&mut self, step: impl FnOnce(&mut Markers<u32>, &mut Vec<(u32, StoreReply)>)) -> Vec<(u32, Reply)> {
@@ -387,14 +382,5 @@ mod tests {
         assert_eq!(world.written(&batch, true), []);
         assert_eq!(world.mark(4, BEN, 5), []);
         assert!(world.0.take_to_read(9).is_some());
-    }
-
-    #[test]
-    fn the_unwritten_markers_of_a_user_are_known() {
-        let mut world = World::new(9);
-        world.keep(ANN, 5);
-        assert_eq!(world.0.of_user(BEN), HashMap::new());
-        assert_eq!(world.0.of_user(UserId(9)), HashMap::new());
-        assert_eq!(world.0.of_user(ANN), HashMap::from([(ROOM, at(5))]));
     }
 }

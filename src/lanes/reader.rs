@@ -40,8 +40,6 @@ enum Query {
         user: UserId,
         after: Option<String>,
         limit: usize,
-        /// The user's markers that the database may not have.
-        unwritten: HashMap<RoomId, Marker>,
         reply_to: ReplyTo,
     },
 }
@@ -111,6 +109,7 @@ struct Reader {
 
 impl Reader {
     fn new(port: Port<Message>, store: SharedStore, markers_interval: Duration) -> Reader {
+        let markers = Markers::new(store.unwritten_markers(), MARKERS_LIMIT);
         Reader {
             port,
             store,
@@ -119,7 +118,7 @@ impl Reader {
             queries: JoinSet::new(),
             running: HashMap::new(),
             replies: Vec::new(),
-            markers: Markers::new(MARKERS_LIMIT),
+            markers,
             write: JoinSet::new(),
             write_at: None,
         }
@@ -172,13 +171,10 @@ impl Reader {
             Kind::Page => {
                 self.waiting.next_page().map(|((room, request), reply_to)| Query::Page(room, request, reply_to))
             }
-            Kind::Rooms => self.waiting.next_rooms().map(|(user, after, limit, reply_to)| Query::Rooms {
-                user,
-                after,
-                limit,
-                unwritten: self.markers.of_user(user),
-                reply_to,
-            }),
+            Kind::Rooms => {
+                let asked = self.waiting.next_rooms();
+                asked.map(|(user, after, limit, reply_to)| Query::Rooms { user, after, limit, reply_to })
+            }
         }
     }
 
@@ -333,8 +329,8 @@ async fn run_query(store: SharedStore, query: Query) -> QueryResult {
             let stored = stored.inspect_err(|error| _ = failed(error)).ok();
             return QueryResult::Markers(pairs, stored);
         }
-        Query::Rooms { user, after, limit, unwritten, reply_to } => {
-            let answer = match store.rooms_of(user, after.as_deref(), limit, &unwritten).await {
+        Query::Rooms { user, after, limit, reply_to } => {
+            let answer = match store.rooms_of(user, after.as_deref(), limit).await {
                 Ok(rooms) => StoreReply::Rooms(rooms),
                 Err(error) => failed(&error),
             };

@@ -15,8 +15,8 @@ use crate::sqlite::Sqlite;
 use crate::store::Store;
 use crate::task::Task;
 use crate::turns::{TurnOf, Turns};
+use crate::unwritten::UnwrittenMarkers;
 use crate::{history, markers, names, rooms, users};
-use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,6 +80,7 @@ impl Backend {
 pub(crate) struct Database {
     calls: Arc<Calls>,
     allowances: Allowances,
+    unwritten: UnwrittenMarkers,
     /// Rooms that one user may own.
     rooms_owned_limit: Option<u64>,
     /// Deletes what deleted rooms left behind.
@@ -118,7 +119,8 @@ impl Database {
         let sweeper = Task::spawn(Arc::clone(&calls).sweep());
         let rooms_owned_limit = options.rates.rooms_owned;
         let allowances = Allowances::new(options.rates);
-        Database { calls, allowances, rooms_owned_limit, sweeper }
+        let unwritten = UnwrittenMarkers::default();
+        Database { calls, allowances, unwritten, rooms_owned_limit, sweeper }
     }
 
     /// The part of the migrations that SQL can't do.
@@ -312,18 +314,17 @@ impl Store for Database {
         self.calls.write(TurnOf::Server, async |db| markers::advance(db, markers).await).await
     }
 
-    async fn rooms_of(
-        &self,
-        user: UserId,
-        after: Option<&str>,
-        limit: usize,
-        newer: &HashMap<RoomId, Marker>,
-    ) -> Result<Vec<JoinedRoom>, StoreError> {
+    fn unwritten_markers(&self) -> UnwrittenMarkers {
+        self.unwritten.clone()
+    }
+
+    async fn rooms_of(&self, user: UserId, after: Option<&str>, limit: usize) -> Result<Vec<JoinedRoom>, StoreError> {
         if !after.is_none_or(is_storable) {
             return Ok(Vec::new());
         }
+        let newer = self.unwritten.of_user(user);
         self.calls
-            .read(async |db| markers::rooms_of(db, self.calls.generation(), user, after, limit, newer).await)
+            .read(async |db| markers::rooms_of(db, self.calls.generation(), user, after, limit, &newer).await)
             .await
     }
 
@@ -410,7 +411,10 @@ impl Store for Database {
         if !is_storable(name) {
             return Ok(None);
         }
-        self.calls.read_for(viewer, async |db| rooms::find(db, self.calls.generation(), name, viewer).await).await
+        let newer = self.unwritten.of_user(viewer);
+        self.calls
+            .read_for(viewer, async |db| rooms::find(db, self.calls.generation(), name, viewer, &newer).await)
+            .await
     }
 
     async fn rooms(
@@ -423,8 +427,10 @@ impl Store for Database {
         if !is_storable(query) || !after.is_none_or(is_storable) {
             return Ok(Vec::new());
         }
+        let newer = self.unwritten.of_user(viewer);
+        let generation = self.calls.generation();
         self.calls
-            .read_for(viewer, async |db| rooms::list(db, self.calls.generation(), viewer, query, after, limit).await)
+            .read_for(viewer, async |db| rooms::list(db, generation, viewer, query, after, limit, &newer).await)
             .await
     }
 
@@ -436,9 +442,10 @@ impl Store for Database {
             return Ok(Join { room, joined: false });
         }
         let taken = self.allowances.take_join(user, name)?;
+        let newer = self.unwritten.of_user(user);
         let joined = self
             .calls
-            .write_for(user, async |db| rooms::join_by_name(db, self.calls.generation(), name, user).await)
+            .write_for(user, async |db| rooms::join_by_name(db, self.calls.generation(), name, user, &newer).await)
             .await;
         if matches!(&joined, Ok(join) if !join.joined) {
             self.allowances.give_back(taken);

@@ -12,7 +12,7 @@
 //! | the two databases | `sqlite`, `postgres` |
 //! | queries that run on both | `admission`, `rooms`, `search`, `markers`, `history`, `users` |
 //! | what these need | `connection`, `generation`, `migrations`, `check` |
-//! | the interface | `store`, `options`, `objects`, `data_folder`, `incarnation`, `task`, `error` |
+//! | the interface | `store`, `unwritten`, `options`, `objects`, `data_folder`, `incarnation`, `task`, `error` |
 //!
 //! With the feature `testing` there are two more, beside `database`: `memory`, the store that the simulator runs on,
 //! and `testing`, a PostgreSQL server for tests.
@@ -47,6 +47,7 @@ mod task;
 pub mod testing;
 pub mod tools;
 mod turns;
+mod unwritten;
 mod users;
 
 pub use allowance::WriteRates;
@@ -59,4 +60,5 @@ pub use objects::{
 pub use open::open;
 pub use options::{DatabaseUrl, OpenOptions};
 pub use store::{SharedStore, Store};
+pub use unwritten::UnwrittenMarkers;
 pub use uproar_model::{Admission, JoinError, PageRequest, Revocation, Role};

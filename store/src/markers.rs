@@ -140,6 +140,38 @@ const ROOMS_OF_POSTGRES: &str = concat!(
       WHERE u.user_id = $1 AND u.room_name > $2 ORDER BY u.room_name LIMIT $3) r"
 );
 
+/// The markers of a user that are not written yet, as the last arguments of a query.
+pub(crate) enum NewerMarkers {
+    /// Arrays of rooms, offsets and numbers.
+    Postgres([Vec<i64>; 3]),
+    /// A JSON array of the same as triples.
+    Sqlite(String),
+}
+
+impl NewerMarkers {
+    pub fn new(db: &DbConnection, markers: &HashMap<RoomId, Marker>) -> NewerMarkers {
+        let rows = markers.iter().map(|(r, marker)| [r.0, offset_arg(marker.offset), offset_arg(marker.number)]);
+        if !db.is_postgres() {
+            return NewerMarkers::Sqlite(json(&rows.collect::<Vec<_>>()));
+        }
+        let mut columns: [Vec<i64>; 3] = Default::default();
+        for row in rows {
+            columns.iter_mut().zip(row).for_each(|(column, value)| column.push(value));
+        }
+        NewerMarkers::Postgres(columns)
+    }
+
+    /// The arguments of a query: these, and the markers after them.
+    pub fn after<'a>(&'a self, args: &[Arg<'a>]) -> Vec<Arg<'a>> {
+        match self {
+            NewerMarkers::Postgres(columns) => {
+                args.iter().copied().chain(columns.iter().map(|column| Arg::Ints(column))).collect()
+            }
+            NewerMarkers::Sqlite(json) => args.iter().copied().chain([Arg::Text(json)]).collect(),
+        }
+    }
+}
+
 /// The rooms that a user is a member of, by name. A marker in `newer` counts if it is ahead of the stored one.
 pub(crate) async fn rooms_of(
     db: &mut DbConnection,
@@ -149,22 +181,11 @@ pub(crate) async fn rooms_of(
     limit: usize,
     newer: &HashMap<RoomId, Marker>,
 ) -> Result<Vec<JoinedRoom>, StoreError> {
+    let newer = NewerMarkers::new(db, newer);
     // No room's name is empty.
-    let user = Arg::Int(user.0);
-    let (after, limit) = (Arg::Text(after.unwrap_or("")), Arg::Int(rows_limit(limit) as i64));
-    let newer: Vec<_> =
-        newer.iter().map(|(r, marker)| (r.0, offset_arg(marker.offset), offset_arg(marker.number))).collect();
-    let rows = if db.is_postgres() {
-        let mut columns: [Vec<i64>; 3] = Default::default();
-        for &(room, offset, number) in &newer {
-            columns.iter_mut().zip([room, offset, number]).for_each(|(column, value)| column.push(value));
-        }
-        let [rooms, offsets, numbers] = &columns;
-        let args = [user, after, limit, Arg::Ints(rooms), Arg::Ints(offsets), Arg::Ints(numbers)];
-        db.all::<JoinedRow>(ROOMS_OF_POSTGRES, &args).await?
-    } else {
-        db.all::<JoinedRow>(ROOMS_OF_SQLITE, &[user, after, limit, Arg::Text(&json(&newer))]).await?
-    };
+    let args = [Arg::Int(user.0), Arg::Text(after.unwrap_or("")), Arg::Int(rows_limit(limit) as i64)];
+    let sql = if db.is_postgres() { ROOMS_OF_POSTGRES } else { ROOMS_OF_SQLITE };
+    let rows = db.all::<JoinedRow>(sql, &newer.after(&args)).await?;
     let room_from = |row: JoinedRow| {
         let (id, name, title, kind, size, members, epoch, last_offset, last_number, ..) = row;
         let (.., read_offset, read_number, role, unread) = row;

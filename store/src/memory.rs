@@ -13,8 +13,9 @@ use crate::objects::{
 };
 use crate::rooms::{RESERVED_NAMES_LIMIT, may_remove};
 use crate::store::Store;
+use crate::unwritten::UnwrittenMarkers;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uproar_model::{
     Admission, DatabaseGeneration, Epoch, Head, Item, JoinError, JoinedRoom, Kind, Marker, Number, OWN_REACTIONS_LIMIT,
@@ -32,6 +33,7 @@ pub struct MemoryStore {
     /// Names of deleted rooms: for whom they are reserved, and until when.
     reserved_names: BTreeMap<String, (UserId, UnixMillis)>,
     last_room: i64,
+    unwritten: UnwrittenMarkers,
 }
 
 #[derive(Clone, Debug)]
@@ -267,18 +269,17 @@ impl MemoryStore {
         }
     }
 
+    /// How far a member has read, written or not.
+    fn read(&self, id: RoomId, user: UserId, membership: &Membership) -> Marker {
+        let unwritten = self.unwritten.lock().get(&(user, id)).copied();
+        unwritten.filter(|newer| newer.offset > membership.read.offset).unwrap_or(membership.read)
+    }
+
     /// [`Store::rooms_of`].
-    pub fn rooms_of(
-        &self,
-        user: UserId,
-        after: Option<&str>,
-        limit: usize,
-        newer: &HashMap<RoomId, Marker>,
-    ) -> Vec<JoinedRoom> {
+    pub fn rooms_of(&self, user: UserId, after: Option<&str>, limit: usize) -> Vec<JoinedRoom> {
         let joined = self.rooms.iter().filter_map(|(&id, room)| {
             let membership = room.members.get(&user)?;
-            let newer = newer.get(&id).copied().filter(|newer| newer.offset > membership.read.offset);
-            let read = newer.unwrap_or(membership.read);
+            let read = self.read(id, user, membership);
             Some(JoinedRoom {
                 id,
                 name: room.name.clone(),
@@ -399,7 +400,7 @@ impl MemoryStore {
             members: u32::try_from(room.members.len()).unwrap_or(u32::MAX),
             epoch: head.epoch,
             offset: head.offset,
-            unread: membership.map(|m| room.unread(viewer, m.read.offset)),
+            unread: membership.map(|m| room.unread(viewer, self.read(id, viewer, m).offset)),
             role: membership.map(|m| m.role),
         })
     }
@@ -690,17 +691,15 @@ impl Store for SharedMemoryStore {
         Ok(())
     }
 
-    async fn rooms_of(
-        &self,
-        user: UserId,
-        after: Option<&str>,
-        limit: usize,
-        newer: &HashMap<RoomId, Marker>,
-    ) -> Result<Vec<JoinedRoom>, StoreError> {
+    fn unwritten_markers(&self) -> UnwrittenMarkers {
+        self.lock().unwritten.clone()
+    }
+
+    async fn rooms_of(&self, user: UserId, after: Option<&str>, limit: usize) -> Result<Vec<JoinedRoom>, StoreError> {
         if !after.is_none_or(is_storable) {
             return Ok(Vec::new());
         }
-        Ok(self.lock().rooms_of(user, after, limit, newer))
+        Ok(self.lock().rooms_of(user, after, limit))
     }
 
     async fn create_user(&self, user: NewUser) -> Result<Account, CreateUserError> {

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use uproar_model::{UserId, fold_name, looks_like, skeleton, text};
 
 /// The version of the rules. Names are folded anew when it is higher than the recorded one.
-const RULES: &str = "3";
+const RULES: &str = "4";
 /// Rows that one statement changes.
 const CHUNK_ROWS: usize = 500;
 /// The most names with one skeleton that a new name is compared with.

@@ -87,7 +87,8 @@ pub struct Room {
     pub members: u32,
     pub epoch: Epoch,
     pub offset: Offset,
-    /// The room's last number less the viewer's read number. `None` for a viewer who is not a member.
+    /// Other users' messages after the viewer's marker that still exist. 1,001 stands for more than 1,000. `None` for a
+    /// viewer who is not a member.
     pub unread: Option<Number>,
     pub role: Option<Role>,
 }

@@ -4,10 +4,11 @@ use crate::check::rows_limit;
 use crate::connection::{Arg, DbConnection};
 use crate::error::{RoomError, StoreError};
 use crate::generation::{DatabaseGeneration, random_word};
-use crate::markers::unread_sql;
+use crate::markers::{NewerMarkers, unread_sql};
 use crate::objects::{Account, Addition, Join, MemberEntry, MemberPage, NewRoom, Removal, Room, RoomKind};
 use crate::{history, names, search, users};
-use uproar_model::{JoinError, Offset, PageRequest, Role, RoomId, User, UserId, skeleton, text};
+use std::collections::HashMap;
+use uproar_model::{JoinError, Marker, Offset, PageRequest, Role, RoomId, User, UserId, skeleton, text};
 
 /// The names that are reserved for one owner: those of the latest rooms. So nobody can take as many names as they like
 /// by creating and deleting rooms.
@@ -113,37 +114,54 @@ async fn insert_member(
     Ok(db.execute(sql, &args).await? == 1)
 }
 
-/// A room as this viewer sees it.
+/// Rooms as the viewer $1 sees them. The markers that are not written yet follow the argument $2.
+macro_rules! sqlite_rooms {
+    ($from:literal) => {
+        rooms_sql!(
+            "max(m.read_offset, coalesce((SELECT w.value ->> 1 FROM json_each($3) w WHERE w.value ->> 0 = r.id), 0))",
+            $from
+        )
+    };
+}
+macro_rules! postgres_rooms {
+    ($from:literal) => {
+        rooms_sql!(
+            "greatest(m.read_offset, (SELECT w.read_offset FROM unnest($3, $4, $5) AS w(room_id, read_offset, read_number)
+                WHERE w.room_id = r.id))",
+            $from
+        )
+    };
+}
+macro_rules! rooms_sql {
+    ($read_offset:literal, $from:literal) => {
+        concat!(
+            "SELECT r.id, r.name, r.title, CAST(r.kind AS bigint), CAST(r.size AS bigint), CAST(r.members AS bigint),
+                r.epoch, h.last_offset, CAST(m.role AS bigint), ",
+            unread_sql!($read_offset, "$1"),
+            " FROM ",
+            $from,
+            " JOIN heads h ON h.room_id = r.id LEFT JOIN members m ON m.room_id = r.id AND m.user_id = $1
+            WHERE r.kind = 0 OR m.user_id IS NOT NULL ORDER BY r.name"
+        )
+    };
+}
+
+/// A room as this viewer sees it. A marker in `newer` counts if it is ahead of the stored one.
 pub(crate) async fn find(
     db: &mut DbConnection,
     generation: DatabaseGeneration,
     name: &str,
     viewer: UserId,
+    newer: &HashMap<RoomId, Marker>,
 ) -> Result<Option<Room>, StoreError> {
-    let sql = concat!(
-        "SELECT r.id, r.name, r.title, CAST(r.kind AS bigint), CAST(r.size AS bigint), CAST(r.members AS bigint),
-            r.epoch, h.last_offset, CAST(m.role AS bigint), ",
-        unread_sql!("m.read_offset", "$2"),
-        " FROM rooms r JOIN heads h ON h.room_id = r.id
-        LEFT JOIN members m ON m.room_id = r.id AND m.user_id = $2
-        WHERE r.name = $1 AND (r.kind = 0 OR m.user_id IS NOT NULL)"
-    );
-    Ok(db.optional(sql, &[Arg::Text(name), Arg::Int(viewer.0)]).await?.map(|row| room_from(generation, row)))
-}
-
-macro_rules! listed_rooms {
-    ($found:literal) => {
-        concat!(
-            "SELECT r.id, r.name, r.title, CAST(r.kind AS bigint), CAST(r.size AS bigint), CAST(r.members AS bigint),
-                r.epoch, h.last_offset, CAST(m.role AS bigint), ",
-            unread_sql!("m.read_offset", "$1"),
-            " FROM ",
-            $found,
-            " JOIN rooms r ON r.id = found.id JOIN heads h ON h.room_id = r.id
-            LEFT JOIN members m ON m.room_id = r.id AND m.user_id = $1
-            WHERE r.kind = 0 OR m.user_id IS NOT NULL ORDER BY r.name"
-        )
+    let sql = if db.is_postgres() {
+        postgres_rooms!("(SELECT * FROM rooms WHERE name = $2) r")
+    } else {
+        sqlite_rooms!("(SELECT * FROM rooms WHERE name = $2) r")
     };
+    let newer = NewerMarkers::new(db, newer);
+    let args = newer.after(&[Arg::Int(viewer.0), Arg::Text(name)]);
+    Ok(db.optional(sql, &args).await?.map(|row| room_from(generation, row)))
 }
 
 /// The rooms that this viewer can see and that match the query, by name.
@@ -154,15 +172,17 @@ pub(crate) async fn list(
     query: &str,
     after: Option<&str>,
     limit: usize,
+    newer: &HashMap<RoomId, Marker>,
 ) -> Result<Vec<Room>, StoreError> {
     let sql = if db.is_postgres() {
-        listed_rooms!("unnest($2) AS found (id)")
+        postgres_rooms!("unnest($2) AS found (id) JOIN rooms r ON r.id = found.id")
     } else {
-        listed_rooms!("(SELECT value AS id FROM json_each($2)) found")
+        sqlite_rooms!("(SELECT value AS id FROM json_each($2)) found JOIN rooms r ON r.id = found.id")
     };
     let part = text::fold(query);
     let found = search::rooms(db, viewer, &part, after.unwrap_or(""), rows_limit(limit) as i64).await?;
-    let args = [Arg::Int(viewer.0), Arg::Ints(&found)];
+    let newer = NewerMarkers::new(db, newer);
+    let args = newer.after(&[Arg::Int(viewer.0), Arg::Ints(&found)]);
     Ok(db.all(sql, &args).await?.into_iter().map(|row| room_from(generation, row)).collect())
 }
 
@@ -242,11 +262,12 @@ pub(crate) async fn join_by_name(
     generation: DatabaseGeneration,
     name: &str,
     user: UserId,
+    newer: &HashMap<RoomId, Marker>,
 ) -> Result<Join, RoomError> {
     let (room, _, _) = look_up(db, name, user).await?;
     let now = db.now().await?;
     let joined = join(db, room, user, now).await??.is_new;
-    let room = find(db, generation, name, user).await?.ok_or(RoomError::NoRoom)?;
+    let room = find(db, generation, name, user, newer).await?.ok_or(RoomError::NoRoom)?;
     Ok(Join { room, joined })
 }
 

@@ -4,7 +4,7 @@ use crate::error::{AppendError, CreateUserError, RoomError, StoreError};
 use crate::objects::{
     Account, Addition, Cursor, Join, Login, MemberPage, MessagePage, NewRoom, NewUser, Removal, Room,
 };
-use std::collections::HashMap;
+use crate::unwritten::UnwrittenMarkers;
 use std::sync::Arc;
 use uproar_model::{
     Admission, DatabaseGeneration, Head, Item, JoinError, JoinedRoom, Marker, Outcome, Page, PageRequest, Revocation,
@@ -50,15 +50,12 @@ pub trait Store: Send + Sync + 'static {
     /// stored as it is: callers know the head.
     async fn mark_read(&self, markers: &[(RoomId, UserId, Marker)]) -> Result<(), StoreError>;
 
-    /// The rooms that a user is a member of, by name ascending: names after `after`, at most `limit` rooms. `newer`:
-    /// the user's markers that are not written yet. Each counts if it is ahead of the stored one.
-    async fn rooms_of(
-        &self,
-        user: UserId,
-        after: Option<&str>,
-        limit: usize,
-        newer: &HashMap<RoomId, Marker>,
-    ) -> Result<Vec<JoinedRoom>, StoreError>;
+    /// Markers on their way to `mark_read`. Each counts in what the store says about a user's rooms if it is ahead of
+    /// the stored one.
+    fn unwritten_markers(&self) -> UnwrittenMarkers;
+
+    /// The rooms that a user is a member of, by name ascending: names after `after`, at most `limit` rooms.
+    async fn rooms_of(&self, user: UserId, after: Option<&str>, limit: usize) -> Result<Vec<JoinedRoom>, StoreError>;
 
     // ── users ───────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -55,13 +55,7 @@ impl SimStore {
     }
 
     /// What the reader does.
-    pub fn admit(
-        &mut self,
-        now: UnixMillis,
-        name: &str,
-        user: UserId,
-        may_join: bool,
-    ) -> Result<Admission, JoinError> {
+    pub fn admit(&mut self, now: UnixMillis, name: &str, user: UserId, may_join: bool) -> Result<Admission, JoinError> {
         let wanted = [(name.to_owned(), user)];
         match self.store.admit_members(&wanted).pop().expect("one answer for each request")? {
             Some(admission) => Ok(admission),

@@ -1,7 +1,6 @@
 //! Read markers, and the list of a user's rooms, which shows them.
 
 use crate::harness::*;
-use std::collections::HashMap;
 use uproar_model::{Item, JoinedRoom, Marker, RoomId, UserId};
 use uproar_store::{NewRoom, Role, RoomKind};
 
@@ -14,7 +13,7 @@ async fn marker(world: &World, room: RoomId, user: UserId) -> Option<Marker> {
 }
 
 async fn rooms_of(world: &World, user: UserId, after: Option<&str>, limit: usize) -> Vec<String> {
-    let rooms = world.store.rooms_of(user, after, limit, &HashMap::new()).await.unwrap();
+    let rooms = world.store.rooms_of(user, after, limit).await.unwrap();
     rooms.into_iter().map(|room| room.name).collect()
 }
 
@@ -106,25 +105,35 @@ pub async fn the_marker_of_a_returning_member_starts_at_the_head(world: World) {
     assert_eq!(marker(&world, room, dora).await, Some(at(3, 2)));
 }
 
-/// The markers that are not written yet count if they are ahead.
+/// The markers that are not written yet count if they are ahead, for those who ask over HTTP too.
 pub async fn unwritten_markers_count_in_a_users_rooms(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
     world.public_room("elsewhere", ben).await;
     world.send(room, ann, &["1", "2", "3", "4"]).await;
-    world.store.mark_read(&[(room, ben, at(2, 2))]).await.unwrap();
+    let store = &world.store;
+    store.mark_read(&[(room, ben, at(2, 2))]).await.unwrap();
+    let unwritten = store.unwritten_markers();
+    unwritten.lock().insert((ben, RoomId(999)), at(9, 9));
     for (newer, read, unread) in [(at(3, 3), at(3, 3), 1), (at(1, 1), at(2, 2), 2)] {
-        let newer = HashMap::from([(room, newer), (RoomId(999), at(9, 9))]);
-        let rooms = world.store.rooms_of(ben, None, 10, &newer).await.unwrap();
+        unwritten.lock().insert((ben, room), newer);
+        let rooms = store.rooms_of(ben, None, 10).await.unwrap();
         let seen: Vec<_> = rooms.iter().map(|room| (room.name.as_str(), room.read, room.unread)).collect();
         assert_eq!(seen, [("elsewhere", at(0, 0), 0), ("lobby", read, unread)]);
+        let listed = store.rooms(ben, "lobby", None, 10).await.unwrap().remove(0);
+        let found = store.room("lobby", ben).await.unwrap().unwrap();
+        let joined = store.join("lobby", ben).await.unwrap().room;
+        assert_eq!([listed.unread, found.unread, joined.unread], [Some(unread); 3]);
     }
+    // Those of others do not.
+    assert_eq!(store.room("lobby", world.user("Cleo").await).await.unwrap().unwrap().unread, Some(4));
+    assert_eq!(store.room("lobby", world.user("Dora").await).await.unwrap().unwrap().unread, None);
 }
 
 /// What is unread: other users' messages after the marker that still exist, exactly up to 1,000.
 pub async fn only_messages_of_others_that_still_exist_are_unread(world: World) {
     let Lobby { room, ann, ben, .. } = world.lobby().await;
     let unread = async |user| {
-        let listed = world.store.rooms_of(user, None, 10, &HashMap::new()).await.unwrap().remove(0).unread;
+        let listed = world.store.rooms_of(user, None, 10).await.unwrap().remove(0).unread;
         let rooms = world.store.rooms(user, "", None, 10).await.unwrap().remove(0).unread;
         let room = world.store.room("lobby", user).await.unwrap().unwrap().unread;
         assert_eq!((rooms, room), (Some(listed), Some(listed)), "every list follows the same rule");
@@ -164,7 +173,7 @@ pub async fn a_users_rooms_have_heads_and_markers(world: World) {
 
     let heads = world.store.heads(&[den.id, room]).await.unwrap();
     let [Some(head_of_den), Some(head)] = &heads[..] else { panic!("expected two heads") };
-    let rooms = world.store.rooms_of(ben, None, 10, &HashMap::new()).await.unwrap();
+    let rooms = world.store.rooms_of(ben, None, 10).await.unwrap();
     let expected = [
         JoinedRoom {
             id: den.id,

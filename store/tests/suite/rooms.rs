@@ -355,13 +355,8 @@ pub async fn the_name_of_a_deleted_room_is_reserved_for_its_owner(world: World) 
 pub async fn a_name_that_looks_like_a_reserved_one_is_reserved_too(world: World) {
     let (ann, ben) = (world.user("Ann").await, world.user("Ben").await);
     let (latin, cyrillic) = ("cocoaceo", "сосоасео");
-    let room = |name: &str, owner| NewRoom {
-        name: name.into(),
-        title: String::new(),
-        kind: RoomKind::Public,
-        size: 5,
-        owner,
-    };
+    let room =
+        |name: &str, owner| NewRoom { name: name.into(), title: String::new(), kind: RoomKind::Public, size: 5, owner };
     world.store.create_room(room(latin, ann)).await.unwrap();
     assert!(matches!(world.store.create_room(room(cyrillic, ann)).await, Err(RoomError::NameTaken)));
     world.store.delete_room(latin, ann, u64::MAX).await.unwrap();
