@@ -14,7 +14,7 @@ use crate::postgres::Postgres;
 use crate::sqlite::Sqlite;
 use crate::store::Store;
 use crate::task::Task;
-use crate::turns::{TurnOf, Turns};
+use crate::turns::{Place, TurnOf, Turns};
 use crate::unwritten::UnwrittenMarkers;
 use crate::{history, markers, names, rooms, users};
 use std::future::Future;
@@ -157,7 +157,7 @@ impl Calls {
         user: UserId,
         call: impl AsyncFnOnce(&mut DbConnection) -> Result<T, E>,
     ) -> Result<T, E> {
-        let _place = self.limit_time(self.read_turns.take(TurnOf::User(user))).await?;
+        let _place = self.turn(&self.read_turns, TurnOf::User(user)).await?;
         self.read(call).await
     }
 
@@ -167,7 +167,7 @@ impl Calls {
         turn_of: TurnOf,
         call: impl AsyncFnOnce(&mut DbConnection) -> Result<T, E>,
     ) -> Result<T, E> {
-        let _place = self.limit_time(self.write_turns.take(turn_of)).await?;
+        let _place = self.turn(&self.write_turns, turn_of).await?;
         self.limit_time(async {
             let mut db = self.backend.writer().await.map_err(StoreError::from)?;
             let result = call(&mut db).await;
@@ -185,6 +185,14 @@ impl Calls {
         self.write(TurnOf::User(user), call).await
     }
 
+    /// Waits for a turn. Until it comes, nothing is done.
+    async fn turn(&self, turns: &Turns, turn_of: TurnOf) -> Result<Place, StoreError> {
+        tokio::select! {
+            place = timeout(self.time_limit, turns.take(turn_of)) => place.unwrap_or(Err(StoreError::Overloaded)),
+            () = self.backend.silent() => Err(fallen_silent()),
+        }
+    }
+
     /// Abandons a call that takes too long; the database rolls it back.
     async fn limit_time<T, E: From<StoreError>>(&self, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         tokio::select! {
@@ -192,7 +200,7 @@ impl Calls {
                 Ok(result) => result,
                 Err(_) => Err(StoreError::Failed(self.too_late()).into()),
             },
-            () = self.backend.silent() => Err(StoreError::Failed("the database has fallen silent".to_owned()).into()),
+            () = self.backend.silent() => Err(fallen_silent().into()),
         }
     }
 
@@ -220,6 +228,10 @@ impl Calls {
             () = self.closing.notified() => {}
         }
     }
+}
+
+fn fallen_silent() -> StoreError {
+    StoreError::Failed("the database has fallen silent".to_owned())
 }
 
 /// No room has a name that can't be stored.
@@ -583,9 +595,14 @@ mod tests {
     use uproar_model::Kind;
 
     async fn open_sqlite() -> Result<(tempfile::TempDir, Database), Box<dyn std::error::Error>> {
+        open_sqlite_with(OpenOptions::default()).await
+    }
+
+    async fn open_sqlite_with(
+        options: OpenOptions,
+    ) -> Result<(tempfile::TempDir, Database), Box<dyn std::error::Error>> {
         let directory = tempfile::TempDir::new()?;
         let folder = DataFolder::open(directory.path().join("data"))?;
-        let options = OpenOptions::default();
         let sqlite = Sqlite::open(&folder.database_path(), &folder, &options).await?;
         Ok((directory, Database::new(Backend::Sqlite(Box::new(sqlite)), &options)))
     }
@@ -635,6 +652,18 @@ mod tests {
         // The others do not hold the writer while the append is under way.
         append.await?;
         drop(others);
+        database.close().await;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_turn_does_not_come_in_time_did_nothing() -> Result<(), Box<dyn std::error::Error>> {
+        let options = OpenOptions { call_timeout: Duration::from_millis(1), ..OpenOptions::default() };
+        let (_directory, database) = open_sqlite_with(options).await?;
+        let place = database.calls.write_turns.take(TurnOf::Server).await?;
+        let refused = database.calls.write_for(UserId(1), async |_| Ok::<_, StoreError>(())).await;
+        assert!(matches!(refused, Err(StoreError::Overloaded)), "{refused:?}");
+        drop(place);
         database.close().await;
         Ok(())
     }
