@@ -44,7 +44,7 @@ pub fn password(options: &Options, user: &str) -> Result<()> {
     block_on(async {
         let store = uproar_store::open(&url, &folder, OpenOptions::default()).await?;
         let result = async {
-            let Some((account, _)) = store.login(uproar_store::Login::UsernameKey(&key)).await? else {
+            let Some(account) = store.account_named(&key).await? else {
                 bail!("there is no user '{user}'");
             };
             store.set_password(account.id, None, &hash).await?;

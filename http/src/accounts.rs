@@ -113,7 +113,7 @@ async fn sign_in(
     let mut known = None;
     for key in &keys {
         let login = if body.username.is_some() { Login::UsernameKey(key) } else { Login::EmailKey(key) };
-        known = app.store.login(login).await?;
+        known = app.store.login(login, client).await?;
         if known.is_some() {
             break;
         }
@@ -237,7 +237,7 @@ async fn change_password(
     let wrong = || ApiError::new(Code::WrongPassword, "this is not your current password").on("current_password");
     let account = auth.account(&app).await?;
     let key = fold("username", &account.username)?;
-    let (account, hash) = app.store.login(Login::UsernameKey(&key)).await?.ok_or_else(ApiError::user_gone)?;
+    let (account, hash) = app.store.login(Login::UsernameKey(&key), client).await?.ok_or_else(ApiError::user_gone)?;
     let Some(hash) = hash else {
         return Err(ApiError::new(Code::NoPassword, "this account has no password; `uproar password` sets one"));
     };

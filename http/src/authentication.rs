@@ -109,7 +109,10 @@ async fn authenticate_at(
         return Ok(Authenticated { user, claims, account: None, client });
     }
     let key = fold("username", &claims.username).map_err(|_| TokenError::Invalid)?;
-    let account = app.store.ensure_user(&shown_name(&claims.username), &key).await?;
+    let account = match app.store.account_named(&key).await? {
+        Some(account) => account,
+        None => app.store.ensure_user(&shown_name(&claims.username), &key).await?,
+    };
     if is_revoked(&account, &claims) {
         return Err(revoked(app, client, account.id));
     }

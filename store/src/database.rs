@@ -18,6 +18,7 @@ use crate::turns::{Place, TurnOf, Turns};
 use crate::unwritten::UnwrittenMarkers;
 use crate::{history, markers, names, rooms, users};
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -90,7 +91,7 @@ pub(crate) struct Database {
 /// What calls need, shared with the sweeper.
 struct Calls {
     backend: Backend,
-    /// Of those who read on behalf of one user.
+    /// Of those who read for requests over HTTP.
     read_turns: Turns,
     /// Of all who write, other than appends.
     write_turns: Turns,
@@ -150,15 +151,24 @@ impl Calls {
         .await
     }
 
-    /// The same on behalf of a user who asks for themselves. Users are served in turn, and leave a few connections to
-    /// the shards, whose requests are served in turn already.
+    /// The same for a request over HTTP. These are served in turn, and leave a few connections to the shards, whose
+    /// requests are served in turn already.
+    async fn read_in_turn<T, E: From<StoreError>>(
+        &self,
+        turn_of: TurnOf,
+        call: impl AsyncFnOnce(&mut DbConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let _place = self.turn(&self.read_turns, turn_of).await?;
+        self.read(call).await
+    }
+
+    /// The same on behalf of a user who asks for themselves.
     async fn read_for<T, E: From<StoreError>>(
         &self,
         user: UserId,
         call: impl AsyncFnOnce(&mut DbConnection) -> Result<T, E>,
     ) -> Result<T, E> {
-        let _place = self.turn(&self.read_turns, TurnOf::User(user)).await?;
-        self.read(call).await
+        self.read_in_turn(TurnOf::User(user), call).await
     }
 
     /// Runs `call` in a transaction, when it is this one's turn: commits if it returns `Ok`, otherwise rolls back.
@@ -345,16 +355,25 @@ impl Store for Database {
         self.calls.write(TurnOf::Address(Prefix::of(user.address)), async |db| users::create(db, &user).await).await
     }
 
-    async fn login(&self, login: Login<'_>) -> Result<Option<(Account, Option<String>)>, StoreError> {
+    async fn login(&self, login: Login<'_>, client: IpAddr) -> Result<Option<(Account, Option<String>)>, StoreError> {
         let (Login::UsernameKey(key) | Login::EmailKey(key)) = login;
         if !is_storable(key) {
             return Ok(None);
         }
-        self.calls.read(async |db| users::login(db, login).await).await
+        let turn_of = TurnOf::Address(Prefix::of(client));
+        self.calls.read_in_turn(turn_of, async |db| users::login(db, login).await).await
     }
 
     async fn account(&self, user: UserId) -> Result<Option<Account>, StoreError> {
         self.calls.read_for(user, async |db| users::by_id(db, user).await).await
+    }
+
+    async fn account_named(&self, username_key: &str) -> Result<Option<Account>, StoreError> {
+        if !is_storable(username_key) {
+            return Ok(None);
+        }
+        let turn_of = TurnOf::Username(username_key.to_owned());
+        self.calls.read_in_turn(turn_of, async |db| users::by_username(db, username_key).await).await
     }
 
     async fn ensure_user(&self, username: &str, username_key: &str) -> Result<Account, CreateUserError> {
@@ -652,6 +671,27 @@ mod tests {
         // The others do not hold the writer while the append is under way.
         append.await?;
         drop(others);
+        database.close().await;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn reads_over_http_wait_for_turns_and_those_of_shards_do_not() -> Result<(), Box<dyn std::error::Error>> {
+        let (_directory, database) = open_sqlite().await?;
+        let mut places = Vec::new();
+        for _ in 0..OpenOptions::default().pool_size - CONNECTIONS_FOR_SHARDS {
+            places.push(database.calls.read_turns.take(TurnOf::Server).await?);
+        }
+        let mut login = Box::pin(database.login(Login::UsernameKey("ann"), [127, 0, 0, 1].into()));
+        let mut named = Box::pin(database.account_named("ann"));
+        let mut account = Box::pin(database.account(UserId(1)));
+        assert!(poll_once(login.as_mut()).await.is_none());
+        assert!(poll_once(named.as_mut()).await.is_none());
+        assert!(poll_once(account.as_mut()).await.is_none());
+        assert_eq!(database.heads(&[RoomId(1)]).await?.len(), 1);
+        assert!(database.admit_members(&[("lobby".to_owned(), UserId(1))]).await?[0].is_err());
+        drop(places);
+        assert!(login.await?.is_none() && named.await?.is_none() && account.await?.is_none());
         database.close().await;
         Ok(())
     }

@@ -16,6 +16,7 @@ use crate::store::Store;
 use crate::unwritten::UnwrittenMarkers;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uproar_model::{
     Admission, DatabaseGeneration, Epoch, Head, Item, JoinError, JoinedRoom, Kind, Marker, Number, OWN_REACTIONS_LIMIT,
@@ -707,7 +708,12 @@ impl Store for SharedMemoryStore {
         self.lock().create_user(user)
     }
 
-    async fn login(&self, login: Login<'_>) -> Result<Option<(Account, Option<String>)>, StoreError> {
+    async fn account_named(&self, username_key: &str) -> Result<Option<Account>, StoreError> {
+        let store = self.lock();
+        Ok(store.user_id(username_key).and_then(|id| store.account(id)))
+    }
+
+    async fn login(&self, login: Login<'_>, _: IpAddr) -> Result<Option<(Account, Option<String>)>, StoreError> {
         let store = self.lock();
         let found = store.users.iter().find(|(_, user)| match login {
             Login::UsernameKey(key) => user.key == key,

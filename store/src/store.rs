@@ -5,6 +5,7 @@ use crate::objects::{
     Account, Addition, Cursor, Join, Login, MemberPage, MessagePage, NewRoom, NewUser, Removal, Room,
 };
 use crate::unwritten::UnwrittenMarkers;
+use std::net::IpAddr;
 use std::sync::Arc;
 use uproar_model::{
     Admission, DatabaseGeneration, Head, Item, JoinError, JoinedRoom, Marker, Outcome, Page, PageRequest, Revocation,
@@ -62,13 +63,16 @@ pub trait Store: Send + Sync + 'static {
     /// `CreateUserError::UsernameTaken`: another user has this name, or one that looks like it.
     async fn create_user(&self, user: NewUser) -> Result<Account, CreateUserError>;
 
-    /// For sign-in: the account and its password hash, if it has one.
-    async fn login(&self, login: Login<'_>) -> Result<Option<(Account, Option<String>)>, StoreError>;
+    /// For sign-in: the account and its password hash, if it has one. Client addresses are served in turn.
+    async fn login(&self, login: Login<'_>, client: IpAddr) -> Result<Option<(Account, Option<String>)>, StoreError>;
 
     async fn account(&self, user: UserId) -> Result<Option<Account>, StoreError>;
 
-    /// The account with this name. If there is none, creates it without a password and an e-mail address. Never fails
-    /// with `CreateUserError::UsernameTaken`.
+    /// The account with this name, for a request of its user.
+    async fn account_named(&self, username_key: &str) -> Result<Option<Account>, StoreError>;
+
+    /// The account with this name, for the reader, which serves users in turn. If there is none, creates it without a
+    /// password and an e-mail address. Never fails with `CreateUserError::UsernameTaken`.
     async fn ensure_user(&self, username: &str, username_key: &str) -> Result<Account, CreateUserError>;
 
     /// Sets a password and raises the token generation. With `expected_hash`, only if that is still the current hash.

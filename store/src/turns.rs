@@ -14,9 +14,9 @@ const LIMIT: usize = 16_384;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum TurnOf {
     User(UserId),
-    /// Somebody who signs up.
+    /// Somebody who signs in or up.
     Address(Prefix),
-    /// The user of a token that was issued elsewhere, who has no account yet.
+    /// The user of a token that was issued elsewhere.
     Username(String),
     /// Users who join rooms by subscribing. The reader serves them in turn.
     Joins,

@@ -234,7 +234,7 @@ async fn a_concurrent_password_change_is_not_overwritten() {
     server.store.set_password(user, None, "another hash").await.unwrap().unwrap();
     end.send(()).unwrap();
     changing.await.unwrap().assert_error(403, "wrong_password", Some("current_password"));
-    let (_, hash) = server.store.login(Login::UsernameKey("ann")).await.unwrap().unwrap();
+    let (_, hash) = server.store.login(Login::UsernameKey("ann"), [127, 0, 0, 1].into()).await.unwrap().unwrap();
     assert_eq!(hash.as_deref(), Some("another hash"));
     assert!(server.chat.revocations.lock().unwrap().is_empty(), "there is nothing to tell the chat");
 }

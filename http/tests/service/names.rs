@@ -130,7 +130,9 @@ async fn a_password_that_was_hashed_in_another_form_still_works() {
     let mut client = server.client().await;
     let wrong = json!({"username": "ann", "password": "pa\u{300}sswo\u{308}rter"});
     client.post("/user/signin", wrong).await.assert_error(401, "wrong_credentials", None);
-    let hash = async || server.store.login(Login::UsernameKey("ann")).await.unwrap().unwrap().1.unwrap();
+    let hash = async || {
+        server.store.login(Login::UsernameKey("ann"), [127, 0, 0, 1].into()).await.unwrap().unwrap().1.unwrap()
+    };
     assert_eq!(hash().await, old_hash);
     client.post("/user/signin", json!({"username": "ann", "password": composed})).await.expect(200);
     assert_ne!(hash().await, old_hash, "it is hashed anew");

@@ -20,8 +20,12 @@ pub async fn an_account_is_found_by_id_name_and_address(world: World) {
     assert_eq!((made.token_generation, made.revoked_at), (0, None));
     assert_eq!(world.store.account(made.id).await.unwrap(), Some(made.clone()));
     assert_eq!(world.store.account(UserId(999)).await.unwrap(), None);
+    assert_eq!(world.store.account_named("alice").await.unwrap(), Some(made.clone()));
+    for nobody in ["Alice", "alice@example.org", "ali\0ce"] {
+        assert_eq!(world.store.account_named(nobody).await.unwrap(), None);
+    }
     for login in [Login::UsernameKey("alice"), Login::EmailKey("alice@example.org")] {
-        let (account, hash) = world.store.login(login).await.unwrap().unwrap();
+        let (account, hash) = world.store.login(login, [127, 0, 0, 1].into()).await.unwrap().unwrap();
         assert_eq!((account, hash.as_deref()), (made.clone(), Some("$argon2id$first")));
     }
     for login in [
@@ -30,7 +34,7 @@ pub async fn an_account_is_found_by_id_name_and_address(world: World) {
         Login::EmailKey("alice"),
         Login::UsernameKey("ali\0ce"),
     ] {
-        assert_eq!(world.store.login(login).await.unwrap(), None);
+        assert_eq!(world.store.login(login, [127, 0, 0, 1].into()).await.unwrap(), None);
     }
 }
 
@@ -50,7 +54,7 @@ pub async fn ensure_user_creates_a_user_once(world: World) {
     let made = world.store.ensure_user("Bot", "bot").await.unwrap();
     assert_eq!((&*made.username, made.email.as_deref(), made.has_password), ("Bot", None, false));
     assert_eq!(world.store.ensure_user("BOT", "bot").await.unwrap(), made, "the name keeps its first spelling");
-    let (account, hash) = world.store.login(Login::UsernameKey("bot")).await.unwrap().unwrap();
+    let (account, hash) = world.store.login(Login::UsernameKey("bot"), [127, 0, 0, 1].into()).await.unwrap().unwrap();
     assert_eq!((account, hash), (made.clone(), None));
     assert_ne!(
         world.store.ensure_user("Other", "other").await.unwrap().id,
@@ -63,7 +67,8 @@ pub async fn ensure_user_creates_a_user_once(world: World) {
 
 pub async fn a_password_changes_only_if_the_expected_hash_matches(world: World) {
     let id = world.store.create_user(alice()).await.unwrap().id;
-    let hash = || async { world.store.login(Login::UsernameKey("alice")).await.unwrap().unwrap().1 };
+    let hash =
+        || async { world.store.login(Login::UsernameKey("alice"), [127, 0, 0, 1].into()).await.unwrap().unwrap().1 };
     assert_eq!(world.store.set_password(id, Some("$argon2id$other"), "$new").await.unwrap(), None);
     assert_eq!(world.store.set_password(id, Some("\0"), "$new").await.unwrap(), None);
     assert_eq!(hash().await.as_deref(), Some("$argon2id$first"));
