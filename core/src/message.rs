@@ -173,8 +173,8 @@ impl Asker {
 /// A question for the store's reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreRequest {
-    /// Whether a user may enter a room (named by its key). With `may_join`, anyone else than a member joins a public room.
-    Admit { room: String, user: UserId, may_join: bool },
+    /// Whether a user may enter a room (named by its key). Joins a public room.
+    Admit { room: String, user: UserId },
     /// The user with this name, who is created if necessary.
     User { username: Arc<str> },
     /// A room's head.

@@ -15,8 +15,6 @@ pub enum Mutation {
     SlotWithoutGeneration,
     /// A subscriber continues from the feed's position, although it has not been given everything before it.
     SkipAttachGate,
-    /// A client that resumes makes its user a member again.
-    ResumeJoins,
     /// A recovery is answered with the feed's position instead of the requested one.
     AnswerFeedPosition,
     /// A subscriber that is behind is given live publications too.

@@ -266,7 +266,6 @@ impl From<JoinError> for ApiError {
     fn from(error: JoinError) -> ApiError {
         match error {
             JoinError::NoRoom => ApiError::no_such_room(),
-            JoinError::NotMember => ApiError::not_member(),
             JoinError::Full => ApiError::room_full(),
             JoinError::NoUser => ApiError::user_gone(),
             JoinError::TooOften { wait_ms } => ApiError::too_often(error.to_string(), wait_ms),

@@ -136,9 +136,6 @@ pub enum JoinError {
     /// Also the reply for a private room that the user is not a member of.
     #[error("there is no such room")]
     NoRoom,
-    /// Only a member was to be admitted.
-    #[error("the user is not a member of the room")]
-    NotMember,
     #[error("the room is full")]
     Full,
     /// The token's user was deleted.

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use uproar_core::message::{Found, Message, StoreReply, StoreRequest};
-use uproar_model::{JoinError, Marker, RoomId, User, UserId, fold_name, shown_name};
+use uproar_model::{Marker, RoomId, User, UserId, fold_name, shown_name};
 use uproar_store::{CreateUserError, PageRequest, SharedStore, StoreError};
 
 /// Memberships, heads or markers in one query.
@@ -269,27 +269,26 @@ async fn run_query(store: SharedStore, query: Query) -> QueryResult {
     };
     let replies = match query {
         Query::Admit(requests) => {
-            let pairs: Vec<_> = requests.iter().map(|asked| (asked.room.clone(), asked.user)).collect();
+            let pairs: Vec<_> = requests.iter().map(|(room, user, ..)| (room.clone(), *user)).collect();
             let admissions = match store.admit_members(&pairs).await {
                 Ok(admissions) => admissions,
                 Err(error) => {
-                    let reply_to = requests.into_iter().map(|asked| asked.reply_to);
+                    let reply_to = requests.into_iter().map(|(_, _, reply_to, _)| reply_to);
                     return QueryResult::Replies(reply_to.zip(std::iter::repeat(failed(&error))).collect());
                 }
             };
             let (mut replies, mut joins) = (Vec::new(), Vec::new());
-            for (asked, admission) in requests.into_iter().zip(admissions) {
+            for (request, admission) in requests.into_iter().zip(admissions) {
                 match admission.transpose() {
-                    Some(admission) => replies.push((asked.reply_to, StoreReply::Admitted(admission))),
-                    None if asked.may_join => joins.push(asked),
-                    None => replies.push((asked.reply_to, StoreReply::Admitted(Err(JoinError::NotMember)))),
+                    Some(admission) => replies.push((request.2, StoreReply::Admitted(admission))),
+                    None => joins.push(request),
                 }
             }
             return QueryResult::Admitted(replies, joins);
         }
         Query::Join(requests) => {
-            let pairs: Vec<_> = requests.iter().map(|asked| (asked.room.clone(), asked.user)).collect();
-            let reply_to = requests.into_iter().map(|asked| asked.reply_to);
+            let pairs: Vec<_> = requests.iter().map(|(room, user, ..)| (room.clone(), *user)).collect();
+            let reply_to = requests.into_iter().map(|(_, _, reply_to, _)| reply_to);
             match store.admit(&pairs).await {
                 Ok(admissions) => reply_to.zip(admissions.into_iter().map(StoreReply::Admitted)).collect(),
                 Err(error) => reply_to.zip(std::iter::repeat(failed(&error))).collect(),
@@ -476,28 +475,24 @@ mod tests {
     #[tokio::test]
     async fn an_admission_answers_members_and_leaves_joins_for_later() {
         let world = World::new(Duration::from_secs(3600));
-        let ask = |user, serial, may_join| {
+        let ask = |user, serial| {
             let caller = Caller { endpoint: SHARD, slot: Slot(0), generation: 0, serial: Serial(serial) };
-            let (room, asker) = ("lobby".to_owned(), Asker::home(world.room));
-            Admission { room, user, may_join, reply_to: (SHARD, Requester::Call(caller)), asker }
+            ("lobby".to_owned(), user, (SHARD, Requester::Call(caller)), Asker::home(world.room))
         };
-        let query = Query::Admit(vec![ask(world.ben, 1, true), ask(world.ann, 2, false), ask(world.ben, 3, false)]);
+        let query = Query::Admit(vec![ask(world.ben, 1), ask(world.ann, 2)]);
         let QueryResult::Admitted(replies, joins) = run_query(Arc::clone(&world.store) as SharedStore, query).await
         else {
             panic!("not the answer to an admission");
         };
-        let [(_, StoreReply::Admitted(Ok(admission))), (_, StoreReply::Admitted(Err(error)))] = &replies[..] else {
-            panic!("{replies:?}");
-        };
-        assert_eq!((admission.role, *error), (Role::Owner, JoinError::NotMember));
-        assert!(matches!(&joins[..], [Admission { user, .. }] if *user == world.ben));
+        assert!(matches!(&replies[..], [(_, StoreReply::Admitted(Ok(admission)))] if admission.role == Role::Owner));
+        assert!(matches!(&joins[..], [(_, user, ..)] if *user == world.ben));
         assert_eq!(world.store.lock().read_markers(&[(world.room, world.ben)]), [None], "nobody has joined yet");
     }
 
     #[tokio::test]
     async fn those_who_are_no_members_yet_join() {
         let mut world = World::new(Duration::from_secs(3600));
-        let admit = |user| StoreRequest::Admit { room: "lobby".to_owned(), user, may_join: true };
+        let admit = |user| StoreRequest::Admit { room: "lobby".to_owned(), user };
         let (ann, ben) = (world.ann, world.ben);
         let answers = world.request(vec![admit(ben), admit(ann), admit(ben)]).await;
         let joined = |answer: &StoreReply| match answer {

@@ -54,15 +54,7 @@ impl Kind {
 }
 
 /// A user who asks to be admitted to a room, by its name, and who waits for the answer.
-#[derive(Debug)]
-pub(super) struct Admission {
-    pub room: String,
-    pub user: UserId,
-    /// Whether somebody who is not a member joins the room, if it is public.
-    pub may_join: bool,
-    pub reply_to: ReplyTo,
-    pub asker: Asker,
-}
+pub(super) type Admission = (String, UserId, ReplyTo, Asker);
 
 /// What a query for a user's rooms needs: the user, the name after which the page begins, its length.
 type RoomsQuery = (UserId, Option<String>, usize, ReplyTo);
@@ -100,10 +92,9 @@ impl Waiting {
         let party = asker.party.clone();
         let unwanted = &mut self.unwanted;
         let refused = match request {
-            StoreRequest::Admit { room, user, may_join } => {
-                let waits = |admission: &Admission| waits(&admission.reply_to, &admission.asker, unwanted);
-                let admission = Admission { room, user, may_join, reply_to, asker };
-                push(&mut self.admissions, party, admission, waits).map(|refused| vec![refused.reply_to])
+            StoreRequest::Admit { room, user } => {
+                let waits = |(.., reply_to, asker): &(_, _, ReplyTo, Asker)| waits(reply_to, asker, unwanted);
+                push(&mut self.admissions, party, (room, user, reply_to, asker), waits).map(|(.., to, _)| vec![to])
             }
             StoreRequest::Rooms { user, after, limit } => {
                 let waits = |(.., reply_to, asker): &(_, _, _, ReplyTo, Asker)| waits(reply_to, asker, unwanted);
@@ -131,10 +122,10 @@ impl Waiting {
     /// Adds a request for admission by somebody who has to join the room for that.
     pub fn add_join(&mut self, admission: Admission, replies: &mut Vec<(ReplyTo, StoreReply)>) {
         let unwanted = &mut self.unwanted;
-        let party = admission.asker.party.clone();
-        let waits = |admission: &Admission| waits(&admission.reply_to, &admission.asker, unwanted);
+        let party = admission.3.party.clone();
+        let waits = |(.., reply_to, asker): &Admission| waits(reply_to, asker, unwanted);
         let refused = push(&mut self.joins, party, admission, waits);
-        replies.extend(refused.map(|refused| (refused.reply_to, StoreReply::Failed)));
+        replies.extend(refused.map(|(.., reply_to, _)| (reply_to, StoreReply::Failed)));
     }
 
     /// The next request of those.
@@ -171,7 +162,7 @@ impl Waiting {
 /// The next request for admission that somebody waits for.
 fn next_wanted(queue: &mut FairQueue<Party, Admission>, unwanted: &mut Vec<Endpoint>) -> Option<Admission> {
     while let Some((_, admission)) = queue.pop() {
-        if waits(&admission.reply_to, &admission.asker, unwanted) {
+        if waits(&admission.2, &admission.3, unwanted) {
             return Some(admission);
         }
     }

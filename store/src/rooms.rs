@@ -231,7 +231,6 @@ impl From<JoinError> for RoomError {
     fn from(error: JoinError) -> RoomError {
         match error {
             JoinError::NoRoom => RoomError::NoRoom,
-            JoinError::NotMember => RoomError::NotMember,
             JoinError::Full => RoomError::Full,
             JoinError::NoUser => RoomError::NoUser,
             JoinError::TooOften { wait_ms } => RoomError::TooOften { wait_ms },

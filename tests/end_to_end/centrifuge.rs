@@ -562,10 +562,6 @@ async fn replies_and_pushes_have_exactly_the_documented_fields(kind: Kind) {
         parameters["epoch"] = json!(epoch);
         parameters
     };
-    // A subscription that resumes does not join.
-    assert_eq!(other.error(2, "subscribe", recover(0, &epoch, 1)).await, 103);
-    assert_eq!(other.error(2, "subscribe", recover(0, "another", 3)).await, 103);
-    server.post("/rooms/r/join", &bob.token, json!({})).await.expect(200);
     assert_eq!(other.error(2, "subscribe", recover(0, "another", 3)).await, 112);
     let mut lost = json!({"recoverable": true, "positioned": true, "epoch": epoch, "offset": 1});
     lost["was_recovering"] = json!(true);

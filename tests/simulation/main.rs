@@ -154,11 +154,6 @@ fn skipping_the_attach_gate_is_caught() {
 }
 
 #[test]
-fn joining_by_resuming_is_caught() {
-    is_caught(Mutation::ResumeJoins);
-}
-
-#[test]
 fn answering_a_recovery_with_the_head_is_caught() {
     is_caught(Mutation::AnswerFeedPosition);
 }

@@ -539,17 +539,6 @@ impl World {
             // Its token may expire on the way.
             (Waiting::Connect, 100 | 109) => return Ok(()),
             (Waiting::Subscribe(channel), 100) => sdk.channels[*channel].on_unsubscribed(),
-            // Its user was removed. The application makes a new subscription, which joins again.
-            (Waiting::Subscribe(channel), 103) if was_removed(&sdk.channels[*channel], &self.removals) => {
-                let channel = &mut sdk.channels[*channel];
-                if !matches!(channel.state, State::Subscribing(Some(_))) {
-                    return Err("a subscription that does not resume was rejected".into());
-                }
-                channel.on_unsubscribed();
-                channel.position = None;
-                channel.outbox.forget_order_if(true);
-                self.tally.resumed_as_stranger += 1;
-            }
             (Waiting::Publish { channel, id, .. }, 100) => {
                 self.tally.outcomes_unknown += 1;
                 let outbox = &mut sdk.channels[*channel].outbox;

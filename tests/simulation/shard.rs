@@ -176,9 +176,7 @@ impl Rig {
     fn answer(&mut self, request: StoreRequest) -> StoreReply {
         let unix_ms = self.now().unix_ms;
         match request {
-            StoreRequest::Admit { room, user, may_join } => {
-                StoreReply::Admitted(self.store.admit(unix_ms, &room, user, may_join))
-            }
+            StoreRequest::Admit { room, user } => StoreReply::Admitted(self.store.admit(unix_ms, &room, user)),
             StoreRequest::Head { room } => StoreReply::Head(self.store.head_of(room)),
             StoreRequest::Page { room, request } => StoreReply::Page(self.store.page(room, request).map(Arc::new)),
             StoreRequest::User { username } => {
@@ -499,7 +497,6 @@ fn recover(rooms: usize) {
     let mut rig = Rig::new(rooms);
     for room in 0..rooms {
         rig.store_messages(room, 40, 4000);
-        rig.store.add_member(room, 2);
     }
     let slot = rig.connect(2);
     rig.set_read_rate(slot, 16 * 1024);
@@ -927,7 +924,6 @@ fn a_rejected_connect_is_answered_and_then_the_close_of_its_client() {
 fn commands_sent_with_connect_wait_until_the_user_is_looked_up() {
     let mut rig = Rig::new(1);
     rig.store_messages(0, 3, 10);
-    rig.store.add_member(0, 2);
     let slot = rig.open("/connection/websocket");
     let connect = json!({"id": 1, "connect": {"token": "user2"}});
     let command = json!({"id": 2, "subscribe": {"channel": "room:room0", "recover": true}});

@@ -55,18 +55,12 @@ impl SimStore {
     }
 
     /// What the reader does.
-    pub fn admit(&mut self, now: UnixMillis, name: &str, user: UserId, may_join: bool) -> Result<Admission, JoinError> {
+    pub fn admit(&mut self, now: UnixMillis, name: &str, user: UserId) -> Result<Admission, JoinError> {
         let wanted = [(name.to_owned(), user)];
         match self.store.admit_members(&wanted).pop().expect("one answer for each request")? {
             Some(admission) => Ok(admission),
-            None if may_join => self.store.admit(now, &wanted).pop().expect("one answer for each request"),
-            None => Err(JoinError::NotMember),
+            None => self.store.admit(now, &wanted).pop().expect("one answer for each request"),
         }
-    }
-
-    pub fn add_member(&mut self, room: usize, user: i64) {
-        let joined = self.store.join(0, &format!("room{room}"), UserId(user));
-        assert!(joined.expect("a room with space").joined, "the user was a member before");
     }
 
     /// Removes a member from a room. None: the user is not a member.

@@ -47,7 +47,6 @@ tally! {
     publications, resumed, resumed_with_missed, duplicates, outcomes_unknown, bad_data, removals, slow_disconnected,
     lost, live, unknown_commits, zombies, failed_reads, dropped_reads, stalled_queues, http_publishes, sdk_publications,
     recovered, recovered_with_missed, unsubscribed, histories, refreshed, expired, pipelined, skipped, void_reactions,
-    resumed_as_stranger,
 }
 
 /// A lane's batch in flight, and how it will end.
@@ -796,16 +795,9 @@ impl World {
                 StoreReply::Failed
             } else {
                 match request {
-                    StoreRequest::Admit { room: name, user: id, may_join } => {
-                        let (user, room) = (id.0, room_index(&name));
-                        self.before_admission(user, room);
-                        let admitted = self.store.admit(self.now.unix_ms, &name, id, may_join);
-                        let has_joined = admitted.as_ref().is_ok_and(|admission| admission.joined);
-                        assert!(
-                            !(has_joined && asker.is_waiting() && self.resumes(shard, &requester, room)),
-                            "a client that resumes has made user {user} a member"
-                        );
-                        StoreReply::Admitted(admitted)
+                    StoreRequest::Admit { room, user } => {
+                        self.before_admission(user.0, &room);
+                        StoreReply::Admitted(self.store.admit(self.now.unix_ms, &room, user))
                     }
                     StoreRequest::User { .. } => panic!("the simulator's tokens carry user ids"),
                     StoreRequest::MarkRead { .. } | StoreRequest::Rooms { .. } => {
@@ -1030,8 +1022,9 @@ impl World {
     }
 
     /// A user is about to be admitted to a room: earlier removals do not matter any more.
-    fn before_admission(&mut self, user: i64, room: usize) {
+    fn before_admission(&mut self, user: i64, name: &str) {
         let removals = &self.removals;
+        let room = name.strip_prefix("room").and_then(|room| room.parse().ok()).expect("a room of the simulator");
         if let Some(agent) = self.agents.iter_mut().find(|agent| agent.user == user) {
             agent.outbox.forget_order_if(was_removed(removals, user, room, agent.removals_seen));
             agent.removals_seen = removals.len();
@@ -1040,19 +1033,6 @@ impl World {
         if let Some(channel) = sdk.and_then(|sdk| sdk.channels.iter_mut().find(|c| c.room == Some(room))) {
             channel.outbox.forget_order_if(was_removed(removals, user, room, channel.removals_seen));
             channel.removals_seen = removals.len();
-        }
-    }
-
-    /// Whether the client that asks to enter a room has a position there, from which it resumes.
-    fn resumes(&self, shard: u16, requester: &Requester, room: usize) -> bool {
-        let Requester::Join(request) = requester else { return false };
-        match self.sockets[usize::from(shard)][request.caller.slot.index()].client {
-            Some((ClientId::Plain(index), _)) => self.agents[index].position.is_some(),
-            Some((ClientId::Sdk(index), _)) => {
-                let channel = self.sdks[index].channels.iter().find(|channel| channel.room == Some(room));
-                channel.is_some_and(|channel| channel.position.is_some())
-            }
-            None => false,
         }
     }
 
@@ -1181,16 +1161,6 @@ impl World {
     fn on_received(&mut self, client: ClientId, id: usize, slot: Slot, item: Received) -> Result<(), String> {
         match (client, item) {
             (ClientId::Plain(_), Received::Rejected(503)) => Ok(()),
-            // It resumed after its user was removed. Next time it joins again.
-            (ClientId::Plain(index), Received::Rejected(403)) => {
-                let agent = &mut self.agents[index];
-                if agent.position.take().is_none() || !was_removed(&self.removals, agent.user, agent.room, 0) {
-                    return Err(format!("user {} was rejected as a stranger", agent.user));
-                }
-                agent.outbox.forget_order_if(true);
-                self.tally.resumed_as_stranger += 1;
-                Ok(())
-            }
             (_, Received::Rejected(status)) => Err(format!("{client:?} was rejected with {status}")),
             (_, Received::Ping(payload)) => {
                 self.transmit(id, slot, [Frame::Pong(payload)]);
@@ -1354,10 +1324,6 @@ impl World {
 /// Whether a user was removed from a room after the first `seen` removals.
 fn was_removed(removals: &[(usize, i64, Offset)], user: i64, room: usize, seen: usize) -> bool {
     removals[seen..].iter().any(|(r, u, _)| *r == room && *u == user)
-}
-
-fn room_index(name: &str) -> usize {
-    name.strip_prefix("room").and_then(|room| room.parse().ok()).expect("a room of the simulator")
 }
 
 fn is_bad(item: &Item) -> bool {

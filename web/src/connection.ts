@@ -127,8 +127,8 @@ export class Connection {
   }
 
   /**
-   * Drops all subscriptions, so that they don't resume when the connection is back: the list of rooms must be read
-   * first, as the user may have been removed from some in the meantime.
+   * Drops all subscriptions, so that they don't resume when the connection is back. Subscribing to a public room joins
+   * it, which must not happen if the user was removed in the meantime.
    */
   unsubscribeAll(): void {
     for (const room of [...this.subscriptions.keys()]) this.unsubscribe(room);

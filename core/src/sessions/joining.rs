@@ -1,6 +1,5 @@
-//! Into a channel: membership (which joins a public room, unless the client resumes), then the channel's feed on this
-//! shard, then the position from which the client goes on. The upgrade of a plain connection and a `subscribe` take the
-//! same steps.
+//! Into a channel: membership (which joins a public room), then the channel's feed on this shard, then the position
+//! from which the client goes on. The upgrade of a plain connection and a `subscribe` take the same steps.
 
 use crate::connections::{Joining, SubscriptionState};
 use crate::feeds::Attached;
@@ -10,7 +9,6 @@ use crate::message::{
     Asker, AttachOutcome, Channel, CheckOutcome, Endpoint, Interest, JoinRequest, Joiner, Message, Party, Requester,
     StoreReply, StoreRequest, UserEvent,
 };
-use crate::mutation::{self, Mutation};
 use crate::protocol::{self, ProtocolError};
 use crate::shard::Shard;
 use crate::websocket::Refusal;
@@ -29,8 +27,6 @@ pub(super) fn is_live_name(name: &str) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Denied {
     NoRoom,
-    /// The client resumes, but the user is not a member any more.
-    NotMember,
     RoomFull,
     /// The token's user was deleted.
     NoUser,
@@ -48,7 +44,6 @@ impl Denied {
     pub fn refusal(self) -> Refusal {
         let (status, code) = match self {
             Denied::NoRoom => (404, "no_such_room"),
-            Denied::NotMember => (403, "not_member"),
             Denied::RoomFull => (409, "room_full"),
             Denied::NoUser | Denied::SignedOut => (401, "token_invalid"),
             Denied::Unrecoverable => (409, "unrecoverable_position"),
@@ -64,7 +59,7 @@ impl Denied {
         let code = match self {
             Denied::NoRoom => protocol::UNKNOWN_CHANNEL,
             Denied::RoomFull => protocol::LIMIT_EXCEEDED,
-            Denied::NotMember | Denied::NoUser | Denied::SignedOut => protocol::PERMISSION_DENIED,
+            Denied::NoUser | Denied::SignedOut => protocol::PERMISSION_DENIED,
             Denied::Unrecoverable => protocol::UNRECOVERABLE_POSITION,
             Denied::TooManyJoins => protocol::TOO_MANY_REQUESTS,
             Denied::Overloaded | Denied::Unavailable => protocol::INTERNAL,
@@ -75,7 +70,6 @@ impl Denied {
     fn text(self) -> String {
         match self {
             Denied::NoRoom => "there is no such room".into(),
-            Denied::NotMember => "you are not a member of this room; join it, or start without a position".into(),
             Denied::TooManyJoins => "you join rooms too often; try again later (joins_per_hour_limit)".into(),
             Denied::RoomFull => "the room is full".into(),
             Denied::NoUser => TokenError::Invalid.to_string(),
@@ -137,9 +131,7 @@ impl Shard {
         let Some(joining) = self.joining_mut(slot, joiner) else { return };
         match joining.room_key() {
             Some(key) => {
-                // A client that resumes does so by itself. It must not bring back a user who was removed meanwhile.
-                let may_join = joining.since.is_none() || mutation::active(Mutation::ResumeJoins);
-                let request = StoreRequest::Admit { room: key.to_owned(), user: user.id, may_join };
+                let request = StoreRequest::Admit { room: key.to_owned(), user: user.id };
                 self.read_for_join(slot, joiner, request, host);
             }
             None => self.attach(slot, joiner, host),
@@ -167,7 +159,6 @@ impl Shard {
             StoreReply::Admitted(Err(error)) => {
                 let denied = match error {
                     JoinError::NoRoom => Denied::NoRoom,
-                    JoinError::NotMember => Denied::NotMember,
                     JoinError::Full => Denied::RoomFull,
                     JoinError::NoUser => Denied::NoUser,
                     JoinError::TooOften { .. } => Denied::TooManyJoins,
