@@ -46,7 +46,7 @@ pub enum Tool {
             long,
             value_name = "SECONDS",
             default_value_t = 3600,
-            value_parser = value_parser!(u64).range(1..=315_360_000)
+            value_parser = Trimmed(value_parser!(u64).range(1..=315_360_000))
         )]
         lifetime: u64,
     },
