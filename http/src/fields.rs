@@ -9,9 +9,12 @@ use serde::de::value::Error;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, forward_to_deserialize_any};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
+use uproar_core::protocol::data;
 use uproar_model::text;
 
 /// The most bytes of an unknown field's name that an error repeats.
@@ -59,6 +62,10 @@ impl Given {
     /// The fields of a JSON object.
     pub(crate) fn from_json(bytes: &[u8]) -> Result<Given, ApiError> {
         let malformed = |error: serde_json::Error| {
+            let cut = cut_fields(bytes);
+            if !cut.is_empty() {
+                return ApiError::fields(cut);
+            }
             let (line, column) = (error.line(), error.column());
             ApiError::new(Code::MalformedJson, format!("the body is not JSON; see line {line}, column {column}"))
         };
@@ -104,6 +111,14 @@ impl<T> Read<T> {
         errors.dedup_by(|second, first| second.field == first.field);
         if errors.is_empty() { Ok(value) } else { Err(ApiError::fields(errors)) }
     }
+}
+
+/// The fields of a JSON object that can't be decoded because they contain half of a surrogate pair.
+fn cut_fields(object: &[u8]) -> Vec<FieldError> {
+    let fields = serde_json::from_slice::<BTreeMap<String, &RawValue>>(object).unwrap_or_default();
+    let cut = fields.into_iter().filter(|(_, value)| data::has_half_a_pair(value.get()));
+    let name = |name: &str| text::cut(name, NAME_LIMIT_BYTES).to_owned();
+    cut.map(|(field, _)| FieldError::new(name(&field), Code::InvalidField, data::HALF_A_PAIR)).collect()
 }
 
 /// An object with all its names, also repeated ones.
@@ -323,7 +338,8 @@ mod tests {
             "{",
             "x",
             r#"{"text":"a"} x"#,
-            r#"{"text":"\ud800"}"#,
+            r#"{"text":"\ud800",}"#,
+            r#"{"\ud800":"a"}"#,
             r#"{"text":"a",}"#,
             "[1",
             r#"{"text":"a"}{}"#,
@@ -341,6 +357,8 @@ mod tests {
             (r#"{"text":1}"#, "text: invalid_field"),
             (r#"{"text":null}"#, "text: invalid_field"),
             (r#"{"text":{}}"#, "text: invalid_field"),
+            (r#"{"text":"a\ud83d","size":-1}"#, "text: invalid_field"),
+            (r#"{"at":1,"more":["\ude00"]}"#, "more: invalid_field"),
             (r#"{"text":"a","size":-1}"#, "size: invalid_field"),
             (r#"{"text":"a","size":1.5}"#, "size: invalid_field"),
             (r#"{"text":"a","size":"1"}"#, "size: invalid_field"),

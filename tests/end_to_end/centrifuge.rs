@@ -17,6 +17,7 @@ on_each_database! {
     a_client_that_answers_no_ping_is_disconnected
     an_expired_token_is_an_error_on_connect_and_a_close_code_on_refresh
     data_is_delivered_without_white_space
+    rooms_are_listed_after_a_name_in_any_form
     a_client_that_keeps_causing_errors_is_disconnected
     waiting_commands_are_bounded
 }
@@ -724,6 +725,24 @@ async fn an_expired_token_is_an_error_on_connect_and_a_close_code_on_refresh(kin
     }
 }
 
+/// As over HTTP.
+async fn rooms_are_listed_after_a_name_in_any_form(kind: Kind) {
+    let server = Server::start(kind, &[]).await;
+    let ann = server.user("ann").await;
+    for room in ["abc", "zed"] {
+        server.create_room(&ann, room).await;
+    }
+    let mut wire = Wire::connect(&server, &ann).await;
+    for (after, expected) in [("a", &["abc", "zed"][..]), ("abc", &["zed"]), ("ABC", &["zed"]), ("ＺＥＤ", &[])] {
+        let answer = wire.result(2, "rpc", json!({"method": "rooms", "data": {"after": after}})).await;
+        let rooms: Vec<_> =
+            answer["data"]["rooms"].as_array().unwrap().iter().map(|room| text(&room["name"])).collect();
+        assert_eq!(rooms, expected, "{after}");
+    }
+    assert_eq!(wire.error(3, "rpc", json!({"method": "rooms", "data": {"after": "@x"}})).await, 107);
+    assert_eq!(server.get("/rooms?after=@x", &ann.token).await.error(), (422, "invalid_field".into()));
+}
+
 async fn data_is_delivered_without_white_space(kind: Kind) {
     let server = Server::start(kind, &[]).await;
     let ann = server.user("ann").await;
@@ -731,6 +750,13 @@ async fn data_is_delivered_without_white_space(kind: Kind) {
     let mut wire = Wire::connect(&server, &ann).await;
     for (id, channel) in [(2, "room:r"), (3, "live:x")] {
         wire.result(id, "subscribe", json!({"channel": channel})).await;
+    }
+    // Most receivers could not decode half of a character.
+    for channel in ["room:r", "live:x"] {
+        wire.send(&format!(r#"{{"id":4,"publish":{{"channel":"{channel}","data":{{"text":"\ud83d"}}}}}}"#)).await;
+        let reply = wire.next().await;
+        assert_eq!(check_error(&reply, 4), 107, "{channel}");
+        assert!(text(&reply["error"]["message"]).contains("surrogate"), "{reply}");
     }
     // A newline between the tokens of the data would break a frame in JSON.
     let mut raw = Raw::open(server.port, &format!("{PATH}?format=protobuf"), &[]).await;

@@ -76,7 +76,7 @@ impl Shard {
         data::check_length(text, self.cx.limits().text_limit_bytes as usize)?;
         let is_json = input == plain::InputFormat::Json;
         let data: Arc<str> = if is_json {
-            data::compact(text.as_bytes()).ok_or_else(|| bad_request("each frame must be JSON"))?.into()
+            data::compact(text.as_bytes()).map_err(|wrong| bad_request(&format!("the frame {wrong}")))?.into()
         } else {
             text.into()
         };
@@ -99,8 +99,7 @@ impl Shard {
         let text_limit = self.cx.limits().text_limit_bytes as usize;
         let Some(feed) = self.feeds.get(feed) else { return Err(Denied::Overloaded.error()) };
         let Channel::Room(room) = feed.channel else {
-            let compact =
-                data::compact(data).ok_or_else(|| bad_request("the data must be JSON, nested at most 64 deep"))?;
+            let compact = data::compact(data).map_err(|wrong| bad_request(&format!("the data {wrong}")))?;
             data::check_length(&compact, text_limit)?;
             self.publish_live(slot, key, compact.into(), true, host)?;
             let reply = if is_rpc { Reply::Rpc { data: b"{}" } } else { Reply::Publish { offset: 0 } };

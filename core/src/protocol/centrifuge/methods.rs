@@ -1,7 +1,7 @@
 //! The JSON that Uproar defines within the Centrifugo protocol: the data of `rpc` and `send`, of events on `user:ID`,
 //! and of publications that are stored nowhere.
 
-use crate::protocol::{self, ProtocolError, write_json};
+use crate::protocol::{self, ProtocolError, data, write_json};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use uproar_model::{JoinedRoom, Marker, Offset, Role, UnixMillis, User, UserEvent};
@@ -68,7 +68,13 @@ pub struct TypingCall<'a> {
 
 /// Decodes the data of a call of the method `name`.
 pub fn parse_call<'a>(name: &str, data: &'a [u8]) -> Result<RpcCall<'a>, ProtocolError> {
-    let expected = |form: &str| ProtocolError::new(protocol::BAD_REQUEST, format!("the data of {name} must be {form}"));
+    let expected = |form: &str| {
+        let text = match data::compact(data) {
+            Err(data::HALF_A_PAIR) => format!("the data of {name} {}", data::HALF_A_PAIR),
+            _ => format!("the data of {name} must be {form}"),
+        };
+        ProtocolError::new(protocol::BAD_REQUEST, text)
+    };
     match name {
         "publish" => parse(data).map(RpcCall::Publish).ok_or_else(|| expected("{\"channel\":…,\"data\":…}")),
         "read" => parse(data).map(RpcCall::Read).ok_or_else(|| expected("{\"channel\":…,\"offset\":…}")),
