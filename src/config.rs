@@ -507,8 +507,9 @@ mod tests {
 
     #[test]
     fn spaces_around_a_value_are_ignored() {
-        let file = "listen = ' 127.0.0.1:1 '\nadmin-listen = ' 127.0.0.1:2\\n'\npublic-metrics = 'false '\necho = ' on'\n\
-                    trusted-proxy = ' 127.0.0.1'\ndata = ' /x '\ndatabase = ' sqlite:/y '\nshards = ' 2'\nlanes = '3 '\n\
+        let file = "listen = ' 127.0.0.1:1 '\nadmin-listen = ' 127.0.0.1:2\\n'\npublic-metrics = 'false '\n\
+                    echo = ' on'\ntrusted-proxy = ' 127.0.0.1'\ndata = ' /x '\ndatabase = ' sqlite:/y '\n\
+                    shards = ' 2'\nlanes = '3 '\n\
                     driver = ' Epoll '\nallow-origin = [' https://a.example ']\nkey-file = '/z '\nlog = ' info '\n\
                     [limit]\ntext_limit_bytes = ' 5 '\n";
         let options = load(&file.replace("'", "\""), &[]).unwrap();

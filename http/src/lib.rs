@@ -6,10 +6,9 @@
 //! The modules form layers. Imports only point downwards, and within a layer they never form a cycle. At the bottom are
 //! the modules that know nothing of requests in progress: `addresses`, `assets`, `attempts`, `bodies`, `chat`,
 //! `errors`, `objects`, `origins`, `passwords`, `rate`, `readiness`, `security_log`, `settings`, `slots`, `socket`,
-//! `tokens` and `validation`. Above them, `app` holds what all handlers share. `input`, `cookie` and `authentication` turn a request
-//! into checked values. Next come the handlers:
-//! `accounts`, `messages`, `operations`, `page`, `rooms` and `upgrade`. At the top, `service` routes requests to the
-//! handlers and serves connections.
+//! `tokens` and `validation`. Above them, `app` holds what all handlers share. `input`, `cookie` and `authentication`
+//! turn a request into checked values. Next come the handlers: `accounts`, `messages`, `operations`, `page`, `rooms`
+//! and `upgrade`. At the top, `service` routes requests to the handlers and serves connections.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
@@ -44,8 +43,8 @@ mod tokens;
 mod upgrade;
 mod validation;
 
-/// Whether a line of the log with this target is about security, and therefore kept longer than others when the log can't
-/// be written fast enough.
+/// Whether a line of the log with this target is about security, and therefore kept longer than others when the log
+/// can't be written fast enough.
 pub fn is_about_security(target: &str) -> bool {
     [attempts::TARGET, security_log::TARGET].contains(&target)
 }

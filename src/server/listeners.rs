@@ -48,7 +48,8 @@ async fn bind_admin(address: SocketAddr) -> Result<tokio::net::TcpListener, Obst
         }
         let holder = holder::of_port(address.port()).map(|holder| format!(" by {holder}")).unwrap_or_default();
         Obstacle::Taken(format!(
-            "--admin-listen: can't listen on {address}: the port is in use{holder}; stop its user, or choose another port"
+            "--admin-listen: can't listen on {address}: the port is in use{holder}; stop its user, or choose another \
+             port"
         ))
     })?;
     let bound = listener.local_addr().map_err(|error| Obstacle::Lasting(error.into()))?;

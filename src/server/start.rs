@@ -71,7 +71,8 @@ impl From<ListenError> for Obstacle {
         match error {
             ListenError::InUse(address) => Obstacle::Taken(match holder::of_port(address.port()) {
                 Some(holder) => format!(
-                    "can't listen on {address}: the port is in use by {holder}; stop it, or choose another with --listen"
+                    "can't listen on {address}: the port is in use by {holder}; stop it, or choose another with \
+                     --listen"
                 ),
                 None => error.to_string(),
             }),

@@ -16,15 +16,15 @@ const BUCKETS_LIMIT: usize = 1 << 17;
 /// What one user may do. `None` means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteRates {
-    /// Creating, deleting and joining rooms, adding and removing members. Leaving takes nothing: one can leave only what
-    /// one has joined or was added to.
+    /// Creating, deleting and joining rooms, adding and removing members. Leaving takes nothing: one can leave only
+    /// what one has joined or was added to.
     pub writes: Option<Rate>,
     /// Joining rooms.
     pub joins: Option<Rate>,
     /// Becoming a member of one and the same room, by joining it or by being added.
     pub joins_of_one_room: Option<Rate>,
-    /// Being added to rooms by others. One of them may use a tenth of it, so that nobody can keep the others from adding
-    /// a user.
+    /// Being added to rooms by others. One of them may use a tenth of it, so that nobody can keep the others from
+    /// adding a user.
     pub additions: Option<Rate>,
     /// Rooms that one user may own.
     pub rooms_owned: Option<u64>,

@@ -138,8 +138,8 @@ impl DbConnection {
         changed
     }
 
-    /// Gets another session with PostgreSQL if this one had ended since its last use. Then the first statement of a call
-    /// fails, which is a read or `BEGIN`: it can be sent again.
+    /// Gets another session with PostgreSQL if this one had ended since its last use. Then the first statement of a
+    /// call fails, which is a read or `BEGIN`: it can be sent again.
     async fn has_other_session<T>(&mut self, result: &Result<T, sqlx::Error>) -> bool {
         let is_first = !std::mem::replace(&mut self.is_used, true);
         match (&mut self.pooled, result) {

@@ -126,8 +126,8 @@ macro_rules! sqlite_rooms {
 macro_rules! postgres_rooms {
     ($from:literal) => {
         rooms_sql!(
-            "greatest(m.read_offset, (SELECT w.read_offset FROM unnest($3, $4, $5) AS w(room_id, read_offset, read_number)
-                WHERE w.room_id = r.id))",
+            "greatest(m.read_offset, (SELECT w.read_offset
+                FROM unnest($3, $4, $5) AS w(room_id, read_offset, read_number) WHERE w.room_id = r.id))",
             $from
         )
     };

@@ -181,7 +181,8 @@ async fn a_sender_that_gives_up_can_go_on_after_a_pause(kind: Kind) {
     ws.send("too early").await;
     assert_eq!(ws.error().await, (100, None));
     scene.backdoor.release_commits().await;
-    // It pauses for much longer than `append_deadline_ms`, and answers pings. The first message may be stored after all.
+    // It pauses for much longer than `append_deadline_ms`, and answers pings. The first message may be stored after
+    // all.
     let mut stored = Vec::new();
     let pause = tokio::time::Instant::now() + Duration::from_millis(2000);
     while let Ok(event) = tokio::time::timeout_at(pause, ws.event()).await {

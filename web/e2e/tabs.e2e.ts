@@ -7,7 +7,7 @@ const world = createWorld();
 /** What the browser keeps about users, in all places where a page can keep something. */
 const kept = (page: Page) =>
   page.evaluate(async () => {
-    const keys = [...Object.keys(localStorage), ...Object.keys(sessionStorage)].filter((key) => key !== 'uproar.theme');
+    const keys = [...Object.keys(localStorage), ...Object.keys(sessionStorage)].filter(key => key !== 'uproar.theme');
     const databases = (await indexedDB.databases()).map(({ name }) => name);
     return [...keys, ...databases, ...(await caches.keys())];
   });
@@ -71,7 +71,7 @@ describe('what a browser keeps', () => {
     const [one, two] = [await open(), await open()];
     await composer(two).fill('A long draft');
     await two.close({ runBeforeUnload: true });
-    const isLeft = () => Object.keys(localStorage).some((key) => key.startsWith('uproar.left.'));
+    const isLeft = () => Object.keys(localStorage).some(key => key.startsWith('uproar.left.'));
     await expect.poll(() => one.evaluate(isLeft)).toBe(true);
     await composer(one).pressSequentially('ok');
     expect(await composer(one).inputValue()).toBe('ok');
@@ -143,7 +143,13 @@ describe('what a browser keeps', () => {
     for (const value of ['{}', '5', 'null', '[1,{}]', '"x"', '{"text":{}}', '{"id":"x","room":{},"text":[]}', '{']) {
       await page.evaluate(
         ([user, value]) => {
-          for (const key of [`recent.${user}`, `draft.${user}.lobby`, `left.${user}.lobby`, `outbox.${user}.x`, 'theme']) {
+          for (const key of [
+            `recent.${user}`,
+            `draft.${user}.lobby`,
+            `left.${user}.lobby`,
+            `outbox.${user}.x`,
+            'theme',
+          ]) {
             for (const storage of [localStorage, sessionStorage]) storage.setItem(`uproar.${key}`, value!);
           }
         },
@@ -154,7 +160,10 @@ describe('what a browser keeps', () => {
     }
     await page.evaluate(() => {
       const sizes = { '--size': '900px', '--leading': '{}', '--measure': '5' };
-      localStorage.setItem('uproar.theme', JSON.stringify({ mode: 7, light: { '--ink': 'url(x)' }, dark: null, sizes }));
+      localStorage.setItem(
+        'uproar.theme',
+        JSON.stringify({ mode: 7, light: { '--ink': 'url(x)' }, dark: null, sizes }),
+      );
     });
     await page.reload();
     await messageText(page, 'The first message').waitFor();

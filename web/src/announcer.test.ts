@@ -5,8 +5,17 @@ import { type RoomInfo, RoomList } from './state/room-list';
 
 const bob = { id: '2', username: 'bob' };
 const room = (epoch: string): RoomInfo => ({
-  name: 'lobby', title: 'Lobby', private: false, size: 10, members: 2, epoch,
-  offset: 5, number: 5, read: { offset: 4, number: 4 }, role: 'member', unread: 1,
+  name: 'lobby',
+  title: 'Lobby',
+  private: false,
+  size: 10,
+  members: 2,
+  epoch,
+  offset: 5,
+  number: 5,
+  read: { offset: 4, number: 4 },
+  role: 'member',
+  unread: 1,
 });
 
 let rooms: RoomList;
@@ -18,7 +27,9 @@ beforeEach(() => {
   rooms = new RoomList();
   rooms.set([room('old')]);
   notified = [];
-  announcer = new Announcer({ id: '1', username: 'ann' }, rooms, new Names(), (_, body, tag) => notified.push([body, tag]));
+  announcer = new Announcer({ id: '1', username: 'ann' }, rooms, new Names(), (_, body, tag) =>
+    notified.push([body, tag]),
+  );
 });
 afterEach(() => vi.useRealTimers());
 
@@ -28,7 +39,10 @@ it('notifies the user of a mention, with a tag that no message of another room h
   rooms.set([room('new')]);
   announcer.message('lobby', 'new', bob, '@ann two', 5, false);
   vi.runAllTimers();
-  expect(notified).toEqual([['@ann one', 'old 5'], ['@ann two', 'new 5']]);
+  expect(notified).toEqual([
+    ['@ann one', 'old 5'],
+    ['@ann two', 'new 5'],
+  ]);
 });
 
 it('does not notify the user of a message in a room that was deleted meanwhile', () => {

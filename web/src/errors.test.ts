@@ -6,9 +6,15 @@ describe('errorText', () => {
   it('is the page’s own', () => {
     const error = new ApiError('invalid_field', 'must be at most 254 bytes long', 'email', 422);
     expect(errorText(error)).toBe('This doesn’t look like an email address.');
-    expect(errorText(new ApiError('text_too_large', 'the text has 17000 bytes', 'text'))).toBe('This message is too long.');
-    expect(toSendError({ code: 106, message: 'the text has 17000 bytes' }, { text: 'x' }).message).toBe('This message is too long.');
-    expect(toSendError({ code: 106 }, { react: 1, emoji: '👍' }).message).toBe('This message can’t have more reactions.');
+    expect(errorText(new ApiError('text_too_large', 'the text has 17000 bytes', 'text'))).toBe(
+      'This message is too long.',
+    );
+    expect(toSendError({ code: 106, message: 'the text has 17000 bytes' }, { text: 'x' }).message).toBe(
+      'This message is too long.',
+    );
+    expect(toSendError({ code: 106 }, { react: 1, emoji: '👍' }).message).toBe(
+      'This message can’t have more reactions.',
+    );
   });
 
   it('is the server’s, as a sentence, for what the page does not know', () => {
@@ -21,7 +27,8 @@ describe('check', () => {
   const account = { username: 'ann', email: 'ann@example.org', password: 'correct horse' };
 
   it('accepts what the server accepts', () => {
-    for (const username of ['a', 'Jürgen Müller', '日本', '👩‍🚀']) expect(check({ ...account, username })).toBeUndefined();
+    for (const username of ['a', 'Jürgen Müller', '日本', '👩‍🚀'])
+      expect(check({ ...account, username })).toBeUndefined();
     expect(check({ ...account, password: '👍'.repeat(8), email: 'ann@bücher.example' })).toBeUndefined();
   });
 
@@ -31,14 +38,23 @@ describe('check', () => {
       return [error?.field, error?.message];
     };
     expect(wrong({ username: ' ' })).toEqual(['username', 'Choose a username.']);
-    expect(wrong({ username: '👩‍🚀'.repeat(33) })).toEqual(['username', 'A username has up to 32 characters. This one has 33.']);
+    expect(wrong({ username: '👩‍🚀'.repeat(33) })).toEqual([
+      'username',
+      'A username has up to 32 characters. This one has 33.',
+    ]);
     expect(check({ ...account, username: '👩‍🚀'.repeat(23) })).toBeUndefined();
-    expect(wrong({ username: '👩‍🚀'.repeat(24) })).toEqual(['username', 'This username is too long: an emoji counts as several letters.']);
+    expect(wrong({ username: '👩‍🚀'.repeat(24) })).toEqual([
+      'username',
+      'This username is too long: an emoji counts as several letters.',
+    ]);
     expect(wrong({ username: '\u2800' })).toEqual(['username', 'Choose a username.']);
     expect(wrong({ username: '@ann' })[0]).toBe('username');
     expect(wrong({ email: 'ann' })[0]).toBe('email');
     expect(wrong({ password: '👍'.repeat(7) })).toEqual(['password', 'A password has at least 8 characters.']);
-    expect(wrong({ password: '👨‍👩‍👧‍👦'.repeat(30) })).toEqual(['password', 'This password is too long: an emoji counts as several letters.']);
+    expect(wrong({ password: '👨‍👩‍👧‍👦'.repeat(30) })).toEqual([
+      'password',
+      'This password is too long: an emoji counts as several letters.',
+    ]);
     expect(check({ ...account, password: '각'.normalize('NFD').repeat(100) })).toBeUndefined();
   });
 });

@@ -6,7 +6,8 @@ import { type Data, kindOf } from './state/timeline';
 
 /** What is wrong with a field, if the server rejects its value. */
 const FIELDS: Record<string, string> = {
-  username: 'This username can’t be used. Try up to 32 letters and digits, all of one script, without an @ at the beginning.',
+  username:
+    'This username can’t be used. Try up to 32 letters and digits, all of one script, without an @ at the beginning.',
   email: 'This doesn’t look like an email address.',
   password: 'A password has 8 to 128 characters.',
   new_password: 'A password has 8 to 128 characters.',
@@ -77,15 +78,15 @@ export function check(values: Record<string, string>): ApiError | undefined {
 }
 
 const RULES: Record<string, (value: string) => string | false> = {
-  username: (value) =>
+  username: value =>
     (isBlank(value) && 'Choose a username.') ||
     tooLong('username', value, 32, 256) ||
     (value.trim().startsWith('@') && 'A username can’t begin with an @.'),
-  email: (value) => (value.trim() === '' && 'Enter your email address.') || (!/.@./.test(value) && FIELDS['email']!),
+  email: value => (value.trim() === '' && 'Enter your email address.') || (!/.@./.test(value) && FIELDS['email']!),
   password: newPassword,
   new_password: newPassword,
-  name: (value) => (isBlank(value) && 'Type a name first.') || tooLong('name', value, 64, 256),
-  title: (value) => tooLong('name', value, 128, 1024),
+  name: value => (isBlank(value) && 'Type a name first.') || tooLong('name', value, 64, 256),
+  title: value => tooLong('name', value, 128, 1024),
 };
 
 function newPassword(value: string): string | false {

@@ -6,7 +6,11 @@ import { Session, expiry } from './session';
 const token = (seconds: number, name = 'x') => `h.${btoa(JSON.stringify({ exp: seconds, name })).replace(/=/g, '')}.s`;
 const user = { id: '1', username: 'ann', email: null };
 
-interface Request { path: string; token: string | undefined; body: unknown }
+interface Request {
+  path: string;
+  token: string | undefined;
+  body: unknown;
+}
 
 function server(answer: (request: Request) => [number, unknown] | Promise<[number, unknown]>) {
   const requests: Request[] = [];
@@ -42,14 +46,22 @@ describe('Session', () => {
     const notices: string[] = [];
     let asked = 0;
     const { fetch } = server(() =>
-      ++asked < 3 ? [503, error('unavailable', 'the database is down')] : [200, { token: token(5000), user }]);
-    const session = new Session(fetch, () => 0, async () => void notices.push(session.notice));
+      ++asked < 3 ? [503, error('unavailable', 'the database is down')] : [200, { token: token(5000), user }],
+    );
+    const session = new Session(
+      fetch,
+      () => 0,
+      async () => void notices.push(session.notice),
+    );
     await session.start();
     expect([session.state, session.notice, asked]).toEqual(['in', '', 3]);
-    expect(notices).toEqual(['The server can’t reach its database. Trying again…', 'The server can’t reach its database. Trying again…']);
+    expect(notices).toEqual([
+      'The server can’t reach its database. Trying again…',
+      'The server can’t reach its database. Trying again…',
+    ]);
   });
 
-  it('measures expiry by the server\'s clock', async () => {
+  it("measures expiry by the server's clock", async () => {
     const hours = 5 * 3600;
     const issued = (iat: number) => `h.${btoa(JSON.stringify({ iat, exp: iat + 3600 })).replace(/=/g, '')}.s`;
     let now = hours * 1000;
@@ -67,8 +79,10 @@ describe('Session', () => {
 
   it('renews a token that is about to expire, once for concurrent callers', async () => {
     let now = 0;
-    const { fetch, requests } = server(({ path }) =>
-      [200, { token: path === '/user/signin' ? token(100) : token(5000), user }]);
+    const { fetch, requests } = server(({ path }) => [
+      200,
+      { token: path === '/user/signin' ? token(100) : token(5000), user },
+    ]);
     const session = new Session(fetch, () => now);
     await session.signIn('ann', 'correct horse');
     expect(await session.freshToken()).toBe(token(100));
@@ -86,7 +100,7 @@ describe('Session', () => {
     const session = new Session(fetch, () => 1_000_000);
     await session.signIn('ann', 'x');
     expect(await session.freshToken()).toBe(token(9000));
-    expect(requests.slice(1).map((request) => request.token)).toEqual([token(1), undefined]);
+    expect(requests.slice(1).map(request => request.token)).toEqual([token(1), undefined]);
   });
 
   it('does not switch to a user who signed in in another tab', async () => {
@@ -123,7 +137,12 @@ describe('Session', () => {
     for (const who of ['ann', 'ann@home', 'a.b@home', 'ann@example.org']) {
       await expect(new Session(fetch).signIn(who, 'x')).rejects.toBeInstanceOf(ApiError);
     }
-    expect(requests.map(({ body }) => Object.keys(body as object)[0])).toEqual(['username', 'username', 'username', 'email']);
+    expect(requests.map(({ body }) => Object.keys(body as object)[0])).toEqual([
+      'username',
+      'username',
+      'username',
+      'email',
+    ]);
   });
 });
 
@@ -135,7 +154,11 @@ it('reads the expiry of a token', () => {
 describe('what the browser keeps', () => {
   const privacy = () => {
     const calls: string[] = [];
-    return { calls, forget: (user: string) => void calls.push(`forget ${user}`), forgetOthers: (user?: string) => void calls.push(`others ${user}`) };
+    return {
+      calls,
+      forget: (user: string) => void calls.push(`forget ${user}`),
+      forgetOthers: (user?: string) => void calls.push(`others ${user}`),
+    };
   };
 
   it('is forgotten when the user signs out, even if the server has ended the session first', async () => {
@@ -144,7 +167,11 @@ describe('what the browser keeps', () => {
       server(({ path }) => {
         if (path === '/user/signout') session.end('The session has ended.');
         return [200, { token: token(5000), user }];
-      }).fetch, () => 0, undefined, kept);
+      }).fetch,
+      () => 0,
+      undefined,
+      kept,
+    );
     await session.start();
     await session.signOut();
     expect(kept.calls).toEqual(['others 1', 'forget 1']);

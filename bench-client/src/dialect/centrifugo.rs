@@ -135,8 +135,11 @@ mod tests {
     #[test]
     fn usual_lines_are_scanned() {
         let centrifugo = Centrifugo::new(5);
-        let line = br#"{"push":{"channel":"room:offset","pub":{"data":{"text":"hello","id":"1"},"info":{"user":"7","client":"","conn_info":{"username":"offset"}},"offset":17,"time":1700}}}"#;
-        assert_eq!(centrifugo.read(line), ServerEvent::Message { text: b"hello", offset: Some(17) });
+        let line = concat!(
+            r#"{"push":{"channel":"room:offset","pub":{"data":{"text":"hello","id":"1"},"info":{"user":"7","client":"","#,
+            r#""conn_info":{"username":"offset"}},"offset":17,"time":1700}}}"#
+        );
+        assert_eq!(centrifugo.read(line.as_bytes()), ServerEvent::Message { text: b"hello", offset: Some(17) });
         let line = br#"{"push":{"channel":"live:a","pub":{"data":{"text":"hello"},"info":{"user":"7"},"time":1}}}"#;
         assert_eq!(centrifugo.read(line), ServerEvent::Message { text: b"hello", offset: None });
         assert_eq!(centrifugo.read(br#"{"id":10,"publish":{"offset":4}}"#), ServerEvent::Acknowledged { number: 7 });
@@ -150,9 +153,12 @@ mod tests {
         assert_eq!(centrifugo.read(line), ServerEvent::Message { text: b"hello", offset: Some(17) });
         assert_eq!(centrifugo.read(br#"{"publish": {}, "id": 4}"#), ServerEvent::Acknowledged { number: 1 });
         assert_eq!(centrifugo.read(b"{}"), ServerEvent::Ping { reply: b"{}" });
-        let line = br#"{"id":2,"subscribe":{"recoverable":true,"positioned":true,"epoch":"e","offset":3,"was_recovering":true,"recovered":true,"publications":[]}}"#;
+        let line = concat!(
+            r#"{"id":2,"subscribe":{"recoverable":true,"positioned":true,"epoch":"e","offset":3,"#,
+            r#""was_recovering":true,"recovered":true,"publications":[]}}"#
+        );
         let position = Some(Position { epoch: "e".into(), offset: 3 });
-        assert_eq!(centrifugo.read(line), ServerEvent::Joined { position, recovered: Some(true) });
+        assert_eq!(centrifugo.read(line.as_bytes()), ServerEvent::Joined { position, recovered: Some(true) });
         assert_eq!(
             centrifugo.read(br#"{"id":2,"subscribe":{}}"#),
             ServerEvent::Joined { position: None, recovered: None }

@@ -84,8 +84,11 @@ mod tests {
     #[test]
     fn usual_frames_are_scanned() {
         let plain = Plain::new(5);
-        let frame = br#"{"type":"message","offset":17,"number":5,"user":{"id":"3","username":"ann"},"text":"hello","id":"x1","time":1700}"#;
-        assert_eq!(plain.read(frame), ServerEvent::Message { text: b"hello", offset: Some(17) });
+        let frame = concat!(
+            r#"{"type":"message","offset":17,"number":5,"user":{"id":"3","username":"ann"},"text":"hello","#,
+            r#""id":"x1","time":1700}"#
+        );
+        assert_eq!(plain.read(frame.as_bytes()), ServerEvent::Message { text: b"hello", offset: Some(17) });
         let frame = br#"{"type":"live","user":{"id":"3","username":"ann"},"data":{"text":"hello","id":"1"},"time":9}"#;
         assert_eq!(plain.read(frame), ServerEvent::Message { text: b"hello", offset: None });
     }

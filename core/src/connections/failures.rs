@@ -3,8 +3,8 @@
 //! A client learns of a failure late: what it has sent in the meantime may still be on the wire, or unread in the
 //! socket. If that were stored and the failed publish were sent again, the order would be lost. So everything that
 //! follows in the room fails too, until the client shows that it knows of the failure: it sends the failed publish
-//! again, or the next one if that was stored after all. A client that never does so may go on once it has paused: it has
-//! answered a ping that followed the last failure, and sent nothing for a while.
+//! again, or the next one if that was stored after all. A client that never does so may go on once it has paused: it
+//! has answered a ping that followed the last failure, and sent nothing for a while.
 
 use crate::ids::Serial;
 use crate::mutation::{self, Mutation};

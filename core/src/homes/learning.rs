@@ -161,8 +161,8 @@ impl Homes {
                     self.learn(cx, room, publication.offset, Some(publication.clone()), host);
                 }
                 let Some(home) = self.homes.get_mut(&channel) else { return };
-                // The lane may have delivered the missing publications before this answer came, and there may be another
-                // gap since then, which nobody has asked for.
+                // The lane may have delivered the missing publications before this answer came, and there may be
+                // another gap since then, which nobody has asked for.
                 let is_late = page.publications.iter().any(|publication| publication.offset <= learned);
                 let is_stuck = home.has_gap() && home.learned == learned && !is_late;
                 if is_stuck && head >= home.known {

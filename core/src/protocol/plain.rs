@@ -255,7 +255,10 @@ mod tests {
         encode(&mut out, &Entry::Stored(publication));
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            r#"{"type":"message","offset":7,"number":5,"user":{"id":"3","username":"ann"},"text":"a \"quoted\"\nline","id":"x1","time":1700,"reply_to":2}"#
+            concat!(
+                r#"{"type":"message","offset":7,"number":5,"user":{"id":"3","username":"ann"},"#,
+                r#""text":"a \"quoted\"\nline","id":"x1","time":1700,"reply_to":2}"#
+            )
         );
     }
 

@@ -309,8 +309,8 @@ impl Shard {
                 return Err(ProtocolError::new(protocol::ALREADY_SUBSCRIBED, text));
             }
             _ => {
-                let text = "there is no such channel; channels are room:<name>, with the name as the server gives it, and \
-                            live:<name>";
+                let text = "there is no such channel; channels are room:<name>, with the name as the server gives it, \
+                            and live:<name>";
                 return Err(ProtocolError::new(protocol::UNKNOWN_CHANNEL, text));
             }
         };

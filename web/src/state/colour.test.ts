@@ -12,7 +12,9 @@ describe('colours', () => {
     expect(legible('#1d1b19', ['#ffffff'], 4.5)).toBe('#1d1b19');
     for (const background of ['#000000', '#333333', '#777777', '#ffee88', '#ffffff']) {
       for (const colour of ['#000000', '#ffff00', '#808080', '#b4431f', '#ffffff']) {
-        expect(contrast(legible(colour, [background], 4.5), background), `${colour} ${background}`).toBeGreaterThan(4.4);
+        expect(contrast(legible(colour, [background], 4.5), background), `${colour} ${background}`).toBeGreaterThan(
+          4.4,
+        );
       }
     }
     expect(legible('#ffff00', ['#ffffff'], 4.5)).not.toBe('#000000');

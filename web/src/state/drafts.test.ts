@@ -28,7 +28,12 @@ describe('Drafts', () => {
     drafts.leave();
     const reloaded = new Drafts(tab, shared);
     expect(shared.map.size).toBe(0);
-    expect(reloaded.read('1', 'lobby', 'e')).toEqual({ text: 'Half', epoch: 'e', replyTo: 3, edit: { offset: 4, text: 'Other' } });
+    expect(reloaded.read('1', 'lobby', 'e')).toEqual({
+      text: 'Half',
+      epoch: 'e',
+      replyTo: 3,
+      edit: { offset: 4, text: 'Other' },
+    });
   });
 
   it('stay with the tab that closed while another one writes in the room', () => {
@@ -87,13 +92,16 @@ describe('Drafts', () => {
 describe('what the browser keeps', () => {
   const fill = (storage: Memory) => {
     for (const user of ['1', '12']) {
-      for (const kind of ['draft', 'left', 'outbox', 'recent', 'reply']) storage.setItem(`uproar.${kind}.${user}.lobby`, 'x');
+      for (const kind of ['draft', 'left', 'outbox', 'recent', 'reply'])
+        storage.setItem(`uproar.${kind}.${user}.lobby`, 'x');
     }
     storage.setItem('uproar.theme', '{}');
     storage.setItem('elsewhere', 'x');
     storage.setItem(OWNER_KEY, '1');
   };
-  const users = (storage: Memory) => [...new Set(storage.keys().flatMap((key) => /^uproar\.\w+\.(\d+)/.exec(key)?.[1] ?? []))];
+  const users = (storage: Memory) => [
+    ...new Set(storage.keys().flatMap(key => /^uproar\.\w+\.(\d+)/.exec(key)?.[1] ?? [])),
+  ];
 
   it('is removed when its user signs out', () => {
     const storages = [new Memory(), new Memory()] as const;
@@ -101,7 +109,11 @@ describe('what the browser keeps', () => {
     forget(storages, '1');
     for (const storage of storages) {
       expect(users(storage)).toEqual(['12']);
-      expect([storage.getItem(OWNER_KEY), storage.getItem('uproar.theme'), storage.getItem('elsewhere')]).toEqual([null, '{}', 'x']);
+      expect([storage.getItem(OWNER_KEY), storage.getItem('uproar.theme'), storage.getItem('elsewhere')]).toEqual([
+        null,
+        '{}',
+        'x',
+      ]);
     }
   });
 

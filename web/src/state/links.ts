@@ -12,15 +12,22 @@ export interface Link {
  * scripts end it, because they belong to the sentence around it. A dot, dash or apostrophe as in titles does not if a
  * letter follows.
  */
-const CHAR = String.raw`(?:[·‧・’–](?=[\p{L}\p{N}])|(?![\s\p{C}<>"'\x60\\]|(?![\0-\x7f])[\p{P}\uff00-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65\uffe0-\uffef]).)`;
+const CHAR =
+  String.raw`(?:[·‧・’–](?=[\p{L}\p{N}])` +
+  String.raw`|(?![\s\p{C}<>"'\x60\\]|(?![\0-\x7f])` +
+  String.raw`[\p{P}\uff00-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65\uffe0-\uffef]).)`;
 const LABEL = String.raw`(?:[\p{L}\p{M}\p{N}-]|[·・](?=\p{L}))+`;
 /** The name of a host, or an IPv4 address. The last label has no underscore unless it is the only one. */
 const HOST = String.raw`(?!-)(?:[a-z\d-]+_[\w-]*(?![\w.\p{L}\p{M}-])|(?:(?:[a-z\d-]*_[\w-]*|${LABEL})\.)*${LABEL})`;
-const SERVER = String.raw`(?:(?<!\w)(?<scheme>https?:\/\/)(?:(?<name>${HOST})|\[[\da-f:.]+\])|(?<![\w.@\/-])(?<short>www\.${HOST}))`;
+const SERVER =
+  String.raw`(?:(?<!\w)(?<scheme>https?:\/\/)(?:(?<name>${HOST})|\[[\da-f:.]+\])` +
+  String.raw`|(?<![\w.@\/-])(?<short>www\.${HOST}))`;
 /** What may follow it. Any other character belongs to the sentence. */
 const REST = String.raw`(?::\d{1,5}(?!\d))?(?<user>(?::[^\s\/?#@]*)?@${CHAR}*)?(?<path>[\/?#]${CHAR}*)?`;
 /** A mailbox may follow a letter of a script that has no spaces, but no other. */
-const MAILBOX = String.raw`(?<!(?![${SPACELESS}])[\p{L}\p{M}\p{N}_.%+'@\/-])(?<local>[\w.%+'-]{1,64})@(?<host>(?:[\p{L}\p{N}\p{M}-]{1,63}\.){1,8}(?:[a-z]{2,63}(?!\w|-\w)|(?:(?![\0-\x7f])[\p{L}\p{M}]){2,63}))`;
+const MAILBOX =
+  String.raw`(?<!(?![${SPACELESS}])[\p{L}\p{M}\p{N}_.%+'@\/-])(?<local>[\w.%+'-]{1,64})@` +
+  String.raw`(?<host>(?:[\p{L}\p{N}\p{M}-]{1,63}\.){1,8}(?:[a-z]{2,63}(?!\w|-\w)|(?:(?![\0-\x7f])[\p{L}\p{M}]){2,63}))`;
 const ADDRESS = new RegExp(`${SERVER}${REST}|${MAILBOX}`, 'giu');
 
 /** A letter or symbol with which a sentence in another script than Latin goes on. */
@@ -36,7 +43,7 @@ const GLUED_PATH = new RegExp(`^[\\0-\\x7f]*[a-z\\d,.;!?)\\]}*~](?=${FOREIGN})`,
 export function findLinks(text: string): Link[] {
   const links: Link[] = [];
   ADDRESS.lastIndex = 0;
-  for (let match; (match = ADDRESS.exec(text)); ) {
+  for (let match; (match = ADDRESS.exec(text));) {
     const address = match.groups!['local'] ? mailbox(match.groups!) : page(match);
     if (!address) continue;
     const end = match.index + address.length;
@@ -56,7 +63,7 @@ type Groups = Record<string, string | undefined>;
 function mailbox({ local, host }: Groups): Address | undefined {
   const isValid = /^[\w%+-]/.test(local!) && /[\w%+-]$/.test(local!);
   const name = unglued(host!);
-  if (!isValid || name.split('.').some((label) => label.startsWith('-') || label.endsWith('-'))) return undefined;
+  if (!isValid || name.split('.').some(label => label.startsWith('-') || label.endsWith('-'))) return undefined;
   const address = `${local}@${name}`;
   return { length: address.length, href: `mailto:${encodeURI(address).replace(/%25/g, '%')}` };
 }

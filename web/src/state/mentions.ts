@@ -1,7 +1,9 @@
 /** Mentions: a name after an @. Whatever name the server accepts can be mentioned. */
 
 /** Scripts whose sentences have no spaces, so that a letter does not continue the word before it. */
-export const SPACELESS = String.raw`\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}`;
+export const SPACELESS =
+  String.raw`\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}` +
+  String.raw`\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}`;
 
 export interface Mention {
   start: number;
@@ -54,7 +56,7 @@ export class Names {
     const longest = Math.max(this.longest, own.length);
     let found: { end: number; isMe: boolean } | undefined;
     let folded = '';
-    for (let at = start; at < text.length; ) {
+    for (let at = start; at < text.length;) {
       const char = String.fromCodePoint(text.codePointAt(at)!);
       at += char.length;
       const next = char < '\x80' && char !== '`' ? char.toLowerCase() : fold(char);
@@ -111,7 +113,7 @@ export function suggest(text: string, names: Iterable<string>): { start: number;
   const match = QUERY.exec(text);
   if (!match) return undefined;
   const query = fold(match[1] ?? '');
-  const found = [...names].filter((name) => fold(name).startsWith(query));
+  const found = [...names].filter(name => fold(name).startsWith(query));
   // A name that is complete needs no help, and neither does a sentence that goes on.
   if (found.length === 0 || (found.length === 1 && fold(found[0]!) === query)) return undefined;
   found.sort((a, b) => a.localeCompare(b));

@@ -3,7 +3,15 @@ import { Missed } from './missed';
 import type { RoomInfo } from './room-list';
 
 const room = (name: string, offset: number, number = offset): RoomInfo => ({
-  name, offset, number, title: name, private: false, size: 10, members: 2, epoch: `e-${name}`, read: { offset: 0, number: 0 },
+  name,
+  offset,
+  number,
+  title: name,
+  private: false,
+  size: 10,
+  members: 2,
+  epoch: `e-${name}`,
+  read: { offset: 0, number: 0 },
   unread: 0,
 });
 
@@ -43,10 +51,10 @@ describe('Missed', () => {
   it('goes on counting if the connection breaks again before the user has seen the result', () => {
     const missed = new Missed();
     missed.lost([room('lobby', 1), room('far', 1)]);
-    missed.back([room('lobby', 3), room('far', 2)], (name) => (name === 'lobby' ? 1 : undefined));
+    missed.back([room('lobby', 3), room('far', 2)], name => (name === 'lobby' ? 1 : undefined));
     missed.publication('lobby', 2, true);
     missed.lost([room('lobby', 3), room('far', 2)]);
-    missed.back([room('lobby', 4), room('far', 3)], (name) => (name === 'lobby' ? 2 : undefined));
+    missed.back([room('lobby', 4), room('far', 3)], name => (name === 'lobby' ? 2 : undefined));
     missed.publication('lobby', 3, true);
     missed.publication('lobby', 4, true);
     expect([missed.isComplete, missed.count]).toEqual([true, 5]);

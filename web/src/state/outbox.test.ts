@@ -2,7 +2,9 @@ import { beforeEach, describe, expect, it } from 'vitest';
 import { Memory } from './memory';
 import { type Item, OTHER_EPOCH, Outbox, SendError } from './outbox';
 
-const settle = async () => { for (let i = 0; i < 200; i++) await Promise.resolve(); };
+const settle = async () => {
+  for (let i = 0; i < 200; i++) await Promise.resolve();
+};
 
 describe('Outbox', () => {
   let storage: Memory;
@@ -11,15 +13,20 @@ describe('Outbox', () => {
   let ids: number;
   let position: number;
   let epoch: string | undefined;
-  const open = (user = '1') => new Outbox({
-    user, storage,
-    send: (item) => { sent.push(item); return answer(item); },
-    position: () => position,
-    epoch: () => epoch,
-    newId: () => `id-${++ids}`,
-    now: () => 1000,
-    wait: () => Promise.resolve(),
-  });
+  const open = (user = '1') =>
+    new Outbox({
+      user,
+      storage,
+      send: item => {
+        sent.push(item);
+        return answer(item);
+      },
+      position: () => position,
+      epoch: () => epoch,
+      newId: () => `id-${++ids}`,
+      now: () => 1000,
+      wait: () => Promise.resolve(),
+    });
 
   beforeEach(() => {
     storage = new Memory();
@@ -76,7 +83,7 @@ describe('Outbox', () => {
 
   it('keeps unsent messages over a reload, in order and with their ids', async () => {
     const before = open();
-    const written = ['a', 'b', 'c'].map((text) => before.add({ room: 'lobby', text }));
+    const written = ['a', 'b', 'c'].map(text => before.add({ room: 'lobby', text }));
     const other = open('2');
     expect(other.size).toBe(0);
     const after = open();
@@ -89,7 +96,10 @@ describe('Outbox', () => {
   it('keeps messages pending while offline', async () => {
     const outbox = open();
     outbox.setOnline(true);
-    answer = () => { outbox.setOnline(false); return Promise.reject(new SendError('gone', true)); };
+    answer = () => {
+      outbox.setOnline(false);
+      return Promise.reject(new SendError('gone', true));
+    };
     outbox.add({ room: 'lobby', text: 'Hello' });
     await settle();
     expect(outbox.of('lobby')).toMatchObject([{ status: 'pending' }]);
@@ -111,7 +121,7 @@ describe('Outbox', () => {
     answer = () => Promise.resolve({ offset: 3 });
     outbox.retry(id);
     await settle();
-    expect(new Set(sent.map((item) => item.id))).toEqual(new Set([id]));
+    expect(new Set(sent.map(item => item.id))).toEqual(new Set([id]));
     expect(outbox.of('lobby')).toMatchObject([{ status: 'stored', offset: 3 }]);
   });
 
@@ -120,7 +130,7 @@ describe('Outbox', () => {
     outbox.setOnline(true);
     answer = ({ text }) =>
       text === 'one' ? Promise.reject(new SendError('no answer', true)) : Promise.resolve({ offset: 9 });
-    const [one, two, other] = ['one', 'two', 'three'].map((text) => outbox.add({ room: 'lobby', text }));
+    const [one, two, other] = ['one', 'two', 'three'].map(text => outbox.add({ room: 'lobby', text }));
     outbox.add({ room: 'elsewhere', text: 'free' });
     await settle();
     expect(new Set(sent.map(({ text }) => text))).toEqual(new Set(['one', 'free']));
@@ -209,9 +219,21 @@ describe('Outbox', () => {
     open().add({ room: 'lobby', epoch: 'e1', text: 'x', replyTo: 3 });
     expect(open().of('lobby')).toMatchObject([{ epoch: 'e1', replyTo: 3 }]);
     storage.map.clear();
-    storage.setItem('uproar.outbox.1.x', JSON.stringify({
-      id: 'x', room: 'lobby', text: 'x', time: '1e400', status: 7, replyTo: 'x', error: {}, epoch: 5, isHeld: 'x', offset: {},
-    }));
+    storage.setItem(
+      'uproar.outbox.1.x',
+      JSON.stringify({
+        id: 'x',
+        room: 'lobby',
+        text: 'x',
+        time: '1e400',
+        status: 7,
+        replyTo: 'x',
+        error: {},
+        epoch: 5,
+        isHeld: 'x',
+        offset: {},
+      }),
+    );
     expect(open().of('lobby')).toEqual([{ id: 'x', room: 'lobby', text: 'x', time: 0, status: 'pending' }]);
   });
 });

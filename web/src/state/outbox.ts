@@ -88,7 +88,7 @@ export class Outbox extends Store {
   }
 
   of(room: string): readonly Item[] {
-    return this.items.filter((item) => item.room === room);
+    return this.items.filter(item => item.room === room);
   }
 
   /** The rooms with items in the outbox. */
@@ -112,7 +112,9 @@ export class Outbox extends Store {
     return item;
   }
 
-  /** Sends an item again, followed by the items that wait for it. The user decides that the present room may have it. */
+  /**
+   * Sends an item again, followed by the items that wait for it. The user decides that the present room may have it.
+   */
   retry(id: string): void {
     const item = this.find(id);
     if (!item) return;
@@ -179,7 +181,7 @@ export class Outbox extends Store {
     try {
       let tries = 0;
       while (this.online && !this.stopped) {
-        const item = this.items.find((item) => item.room === room && item.status === 'pending');
+        const item = this.items.find(item => item.room === room && item.status === 'pending');
         if (!item) return;
         try {
           const epoch = this.env.epoch(room);
@@ -221,11 +223,11 @@ export class Outbox extends Store {
   }
 
   private find(id: string): Item | undefined {
-    return this.items.find((item) => item.id === id);
+    return this.items.find(item => item.id === id);
   }
 
   private update(id: string, change: Partial<Item>, save = true): void {
-    this.items = this.items.map((item) => {
+    this.items = this.items.map(item => {
       if (item.id !== id) return item;
       const changed = { ...item, ...change };
       if (save) this.save(changed);
@@ -237,7 +239,7 @@ export class Outbox extends Store {
   private remove(id: string): void {
     this.env.storage.removeItem(this.key(id));
     if (!this.find(id)) return;
-    this.items = this.items.filter((item) => item.id !== id);
+    this.items = this.items.filter(item => item.id !== id);
     this.changed();
   }
 
@@ -253,9 +255,18 @@ export class Outbox extends Store {
 /** The item in a text that may be anything: another version of the page, or a person, may have stored it. */
 function parse(text: string | null): Item | undefined {
   try {
-    const { id, room, epoch, text: written, time, replyTo, status, error, isUnknown, isHeld } = JSON.parse(
-      text ?? '',
-    ) as Record<string, unknown>;
+    const {
+      id,
+      room,
+      epoch,
+      text: written,
+      time,
+      replyTo,
+      status,
+      error,
+      isUnknown,
+      isHeld,
+    } = JSON.parse(text ?? '') as Record<string, unknown>;
     if (typeof id !== 'string' || typeof room !== 'string' || typeof written !== 'string') return undefined;
     return {
       id,

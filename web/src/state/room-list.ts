@@ -24,7 +24,9 @@ const COLLATOR = new Intl.Collator(undefined, { numeric: true });
 /** More unread messages than this are not counted exactly. */
 const UNREAD_LIMIT = 1000;
 
-/** The server counts unread messages. Between two of its lists, live publications and the user's reading go on from it. */
+/**
+ * The server counts unread messages. Between two of its lists, live publications and the user's reading go on from it.
+ */
 export class RoomList extends Store {
   private rooms = new Map<string, RoomInfo>();
   /** The epochs of the rooms with an unread mention. */
@@ -45,8 +47,8 @@ export class RoomList extends Store {
     }
     this.rooms = rooms;
     // A room that was read elsewhere, or is gone, takes its mark with it.
-    const unread = new Set([...rooms.values()].flatMap((room) => (room.unread > 0 ? [room.epoch] : [])));
-    this.mentioned = new Set([...this.mentioned].filter((epoch) => unread.has(epoch)));
+    const unread = new Set([...rooms.values()].flatMap(room => (room.unread > 0 ? [room.epoch] : [])));
+    this.mentioned = new Set([...this.mentioned].filter(epoch => unread.has(epoch)));
     this.loaded = true;
     this.sort();
   }
@@ -102,7 +104,7 @@ export class RoomList extends Store {
 
   private replace(room: RoomInfo): void {
     this.rooms.set(room.name, room);
-    this.sorted = this.sorted.map((other) => (other.name === room.name ? room : other));
+    this.sorted = this.sorted.map(other => (other.name === room.name ? room : other));
     this.changed();
   }
 
@@ -152,7 +154,7 @@ export function chooseRooms(
 export function parseNames(text: string | null): string[] {
   try {
     const names: unknown = JSON.parse(text ?? '[]');
-    return Array.isArray(names) ? names.filter((name) => typeof name === 'string') : [];
+    return Array.isArray(names) ? names.filter(name => typeof name === 'string') : [];
   } catch {
     return [];
   }

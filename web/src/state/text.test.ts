@@ -3,7 +3,7 @@ import { Names } from './mentions';
 import { cut, excess, isBlank, mentionsMe, parseText, storable } from './text';
 
 const names = new Names();
-const kinds = (text: string) => parseText(text, 'ann', names).map((part) => `${part.kind}:${part.text}`);
+const kinds = (text: string) => parseText(text, 'ann', names).map(part => `${part.kind}:${part.text}`);
 
 describe('parseText', () => {
   it('leaves plain text unchanged', () => {
@@ -13,7 +13,11 @@ describe('parseText', () => {
 
   it('finds addresses without the surrounding punctuation', () => {
     expect(kinds('see https://a.example/x_(y) (and http://b.example/z).')).toEqual([
-      'text:see ', 'link:https://a.example/x_(y)', 'text: (and ', 'link:http://b.example/z', 'text:).',
+      'text:see ',
+      'link:https://a.example/x_(y)',
+      'text: (and ',
+      'link:http://b.example/z',
+      'text:).',
     ]);
     expect(kinds('https://a.example/?q=1&r=2, ok')).toEqual(['link:https://a.example/?q=1&r=2', 'text:, ok']);
   });
@@ -36,7 +40,11 @@ describe('parseText', () => {
 
   it('finds mentions, and those of the user', () => {
     expect(kinds('@Ann and @bob-the-2nd, me@example.org')).toEqual([
-      'me:@Ann', 'text: and ', 'mention:@bob-the-2nd', 'text:, ', 'link:me@example.org',
+      'me:@Ann',
+      'text: and ',
+      'mention:@bob-the-2nd',
+      'text:, ',
+      'link:me@example.org',
     ]);
     expect(mentionsMe('hi @ann.', 'ann', names)).toBe(true);
     expect(mentionsMe('hi @anna', 'ann', names)).toBe(false);
@@ -44,7 +52,11 @@ describe('parseText', () => {
 
   it('keeps every character', () => {
     const text = 'a @b https://c.example/ @@ ) . @ann! https://x.example.';
-    expect(parseText(text, 'ann', names).map((part) => part.text).join('')).toBe(text);
+    expect(
+      parseText(text, 'ann', names)
+        .map(part => part.text)
+        .join(''),
+    ).toBe(text);
   });
 });
 
@@ -67,10 +79,43 @@ it('counts the characters that are too many for a limit in bytes', () => {
 it('knows when there is nothing to see', () => {
   // The cases of the server's `is_visible` in `model/src/text.rs`, and more.
   for (const text of [
-    '', ' \n\t', '\u3000', '\u200b\u200d', '\u2066\u3164', '\u0007', '\u0301', '\u0301\u0301', '\u200e\u2800', '\u2800',
-    '\uffa0', '\u115f', '\u034f', '\ufe0f', '\u{e0100}', '\u{1d173}', '\u202e', '\ufeff', '\u{1d159}', '\0', '\ufffc', '\u{16fe4}',
-  ]) expect(isBlank(text), JSON.stringify(text)).toBe(true);
-  for (const text of ['a', ' . ', '👍🏽', '\ufffd', 'e\u0301', '한', '\ufe0f!', '\u{10ffff}', '\u0378', '\u06dd', '\u0600']) {
+    '',
+    ' \n\t',
+    '\u3000',
+    '\u200b\u200d',
+    '\u2066\u3164',
+    '\u0007',
+    '\u0301',
+    '\u0301\u0301',
+    '\u200e\u2800',
+    '\u2800',
+    '\uffa0',
+    '\u115f',
+    '\u034f',
+    '\ufe0f',
+    '\u{e0100}',
+    '\u{1d173}',
+    '\u202e',
+    '\ufeff',
+    '\u{1d159}',
+    '\0',
+    '\ufffc',
+    '\u{16fe4}',
+  ])
+    expect(isBlank(text), JSON.stringify(text)).toBe(true);
+  for (const text of [
+    'a',
+    ' . ',
+    '👍🏽',
+    '\ufffd',
+    'e\u0301',
+    '한',
+    '\ufe0f!',
+    '\u{10ffff}',
+    '\u0378',
+    '\u06dd',
+    '\u0600',
+  ]) {
     expect(isBlank(text), JSON.stringify(text)).toBe(false);
   }
 });

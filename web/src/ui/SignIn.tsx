@@ -17,7 +17,11 @@ export function SignIn({ session }: { session: Session }) {
     const data = new FormData(event.currentTarget as HTMLFormElement);
     const value = (name: string) => String(data.get(name) ?? '');
     // Phones add a space after a completed word, and no name or address has one around it.
-    const [username, email, who] = ['username', 'email', 'who'].map((name) => value(name).trim()) as [string, string, string];
+    const [username, email, who] = ['username', 'email', 'who'].map(name => value(name).trim()) as [
+      string,
+      string,
+      string,
+    ];
     const password = value('password');
     if (isNew) {
       const wrong = check({ username, email, password });

@@ -466,8 +466,8 @@ fn commands_of_a_real_client_are_decoded() {
         |data: &'static [u8], is_special| Request::Publish { channel: "room:a".into(), data: data.into(), is_special };
     for (bytes, id, request) in [
         (
-            "3f0801223b0a017412027b7d1a0c0a06757365723a31120218012206707974686f6e2a013132190a0d417574686f72697a6174696f6e12\
-             084265617265722075",
+            "3f0801223b0a017412027b7d1a0c0a06757365723a31120218012206707974686f6e2a013132190a0d417574686f72697a6174696f\
+             6e12084265617265722075",
             1,
             Request::Connect(connect),
         ),
