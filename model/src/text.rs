@@ -104,7 +104,7 @@ pub fn normalize(text: String) -> String {
 }
 
 /// Whether a text has anything to see: a character that is no space, control, mark without a base, or blank.
-/// Precisely: one that is not blank ([`is_blank`]), and either is a Prepended_Concatenation_Mark, such as U+06DD, which
+/// Precisely: one that is not blank (`is_blank`), and either is a Prepended_Concatenation_Mark, such as U+06DD, which
 /// encloses digits but is drawn without them too, or has none of the categories Cc, Cf, Z and M.
 pub fn is_visible(text: &str) -> bool {
     text.chars().any(|c| c.is_ascii_graphic() || (!c.is_ascii() && shows_something(c)))
