@@ -163,7 +163,7 @@ limits! {
     /// The longest HTTP request body.
     body_limit_bytes = 64 * KIB, 256..=16 * MIB;
     /// Bytes that may be queued for one connection. A client that exceeds it reads too slowly and is disconnected
-    /// (3008).
+    /// (3008), unless it had kept up and a single turn brought too much.
     outbound_limit_bytes = MIB, 1..=1024 * MIB;
     /// Bytes that may be queued for all connections of a shard; shared buffers count once. Beyond that, the connections
     /// that hold the most are disconnected (3008), first those of the user who holds the most.
@@ -289,8 +289,8 @@ limits! {
     rejoin_burst_limit = 5, 1..=10_000_000;
     /// How often per minute one user may join the same room after a burst; 0 means no limit.
     rejoins_per_minute = 2, 0..=10_000_000;
-    /// How often others may add one user to rooms within an hour, in one burst or not; one of them may do so a tenth as
-    /// often. 0 means no limit.
+    /// How often a user may be added to rooms by others within an hour, in one burst or not. Any one other user may use
+    /// at most a tenth of this. 0 means no limit.
     additions_per_hour_limit = 500, 0..=10_000_000;
     /// Rooms that one user may own; 0 means no limit.
     rooms_owned_limit = 1_000, 0..=10_000_000;
@@ -302,8 +302,8 @@ limits! {
     history_page_limit = 100, 1..=1000;
     /// Bytes of a list in an HTTP response. A longer one is cut, and the response says that there is more.
     response_limit_bytes = MIB, 4 * KIB..=64 * MIB;
-    /// Bytes of HTTP responses that clients have not read yet. Each user, and each client address of requests without a
-    /// token, may hold as many as are left free then; a further response is replaced by 503.
+    /// Bytes of HTTP responses that clients have not read yet. A response is replaced by 503 if its user would then
+    /// hold more of them than would still be free. For requests without a token, the client address counts as the user.
     http_outbound_limit_bytes = 256 * MIB, 64 * KIB..=64 * 1024 * MIB;
     /// How long a token is valid.
     token_lifetime_ms = 3_600_000, 1_000..=365 * DAY_MS;
