@@ -302,9 +302,9 @@ limits! {
     history_page_limit = 100, 1..=1000;
     /// Bytes of a list in an HTTP response. A longer one is cut, and the response says that there is more.
     response_limit_bytes = MIB, 4 * KIB..=64 * MIB;
-    /// Bytes of HTTP responses that clients have not read yet. A response is replaced by 503 if, with it, its user's
-    /// unread bytes would be more than the bytes that would still be free. For requests without a token, the client
-    /// address counts as the user.
+    /// Bytes of HTTP responses that clients have not read yet. A response is replaced by 503 if sending it would leave
+    /// its user with more unread bytes than there are free bytes left for everybody. For requests without a token, the
+    /// client address counts as the user.
     http_outbound_limit_bytes = 256 * MIB, 64 * KIB..=64 * 1024 * MIB;
     /// How long a token is valid.
     token_lifetime_ms = 3_600_000, 1_000..=365 * DAY_MS;
