@@ -323,7 +323,7 @@ limits! {
     /// The member limit of a room that is created without `size`.
     room_size_default = 10_000, 1..=100_000;
     /// HTTP connections at a time. When there are too few for all, client addresses share them, and idle connections of
-    /// the address that has the most are closed first. Others are refused with 503.
+    /// the address that has the most are closed first. Further ones are refused with 503.
     http_connections_limit = 4_096, 1..=1_000_000;
     /// Connections of the operators' port at a time. They are shared in the same way.
     admin_connections_limit = 64, 1..=65_536;
