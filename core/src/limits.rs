@@ -302,9 +302,9 @@ limits! {
     history_page_limit = 100, 1..=1000;
     /// Bytes of a list in an HTTP response. A longer one is cut, and the response says that there is more.
     response_limit_bytes = MIB, 4 * KIB..=64 * MIB;
-    /// Bytes of HTTP responses that clients have not read yet. A response is replaced by 503 if sending it would leave
-    /// its user with more unread bytes than there are free bytes left for everybody. For requests without a token, the
-    /// client address counts as the user.
+    /// Bytes of HTTP responses that clients have not read yet. A user may hold up to half of those that others leave
+    /// free; a further response is replaced by 503. For requests without a token, the client address counts as the
+    /// user.
     http_outbound_limit_bytes = 256 * MIB, 64 * KIB..=64 * 1024 * MIB;
     /// How long a token is valid.
     token_lifetime_ms = 3_600_000, 1_000..=365 * DAY_MS;
@@ -339,7 +339,7 @@ limits! {
     /// Sign-ups per minute from one client address after a burst; 0 means no limit.
     sign_up_rate_per_minute = 1, 0..=10_000_000;
     /// Wrong passwords for one username or e-mail address from one client address that may arrive in one burst. Other
-    /// addresses, and browsers that have signed in to the account before, have their own.
+    /// client addresses, and browsers that have signed in to the account before, have a burst of their own.
     wrong_password_burst_limit = 10, 1..=10_000_000;
     /// After such a burst: the time between two attempts. 0 means no limit.
     wrong_password_interval_ms = 10_000, 0..=DAY_MS;
