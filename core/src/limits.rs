@@ -302,9 +302,9 @@ limits! {
     history_page_limit = 100, 1..=1000;
     /// Bytes of a list in an HTTP response. A longer one is cut, and the response says that there is more.
     response_limit_bytes = MIB, 4 * KIB..=64 * MIB;
-    /// Bytes of HTTP responses that clients have not read yet. A user may hold up to half of those that others leave
-    /// free; a further response is replaced by 503. For requests without a token, the client address counts as the
-    /// user.
+    /// Bytes of HTTP responses that clients have not read yet. The responses to one user may take up to half of what
+    /// those to others leave free; a response beyond that is replaced by 503. For requests without a token, the client
+    /// address counts as the user.
     http_outbound_limit_bytes = 256 * MIB, 64 * KIB..=64 * 1024 * MIB;
     /// How long a token is valid.
     token_lifetime_ms = 3_600_000, 1_000..=365 * DAY_MS;
