@@ -56,9 +56,6 @@ async fn survive_outages(fail: impl Fn(&mut TestPostgres) -> Result<(), String>)
         // It recovers by itself.
         load.wait_for_acks(100).await;
     }
-    // A call that does not get its turn at the database in time is answered "overloaded".
-    let codes = ["not_known", "unavailable", "overloaded"];
-    assert!(codes.iter().any(|code| load.ledger.errors(code) > 0), "no HTTP publisher received an error");
     load.finish(&server).await;
     until("the server is ready", async || server.get("/readyz", "").await.status == 200).await;
 }
