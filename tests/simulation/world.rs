@@ -703,7 +703,7 @@ impl World {
             let fate = if self.are_faults_over || self.late_shard.is_some() { 9 } else { self.random.below(12) };
             let (commits, answers) = match fate {
                 _ if is_down => (self.random.one_in(2), false),
-                _ if self.loses_answers && self.random.one_in(2) => (true, false),
+                _ if self.loses_answers && !self.are_faults_over && self.random.one_in(2) => (true, false),
                 0 => (false, false),
                 1 => (true, false),
                 2 if self.checks_heads => {
