@@ -116,7 +116,11 @@ async fn an_invalid_message_is_rejected_with_its_field() {
     assert!(server.chat.published.lock().unwrap().is_empty());
     let longest = "ä".repeat(8 * 1024);
     ann.post("/rooms/lobby/messages", json!({"text": longest})).await.expect(201);
-    ann.post_text("/rooms/lobby/messages", r#"{"text":"\ud83d"}"#).await.assert_error(400, "malformed_json", None);
+    ann.post_text("/rooms/lobby/messages", r#"{"text":"\ud83d"}"#).await.assert_error(
+        422,
+        "invalid_field",
+        Some("text"),
+    );
     ann.post("/rooms/lobby/messages", json!({"text": "a", "reply_to": 99})).await.assert_error(
         409,
         "no_target",
