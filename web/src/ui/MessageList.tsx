@@ -271,7 +271,10 @@ export class MessageList extends Component<Props, State> {
   }
 
   private onScroll = (): void => {
-    const top = this.scroller.current!.scrollTop;
+    const scroller = this.scroller.current;
+    // The event of a scroll may come after the list has gone.
+    if (!scroller) return;
+    const top = scroller.scrollTop;
     if (Math.abs(top - this.view.top) < 1) return;
     this.scrolledTo(top);
     if (this.chooseRange()) this.forceUpdate();
