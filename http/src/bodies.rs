@@ -1,7 +1,7 @@
-//! How much memory the bodies of responses may take that clients have not read yet.
+//! How much memory responses may take that clients have not read yet.
 //!
-//! A holder may have as many bytes as are left free then: one that is alone gets half of all, and with each further one
-//! the shares become smaller, but there is always room for somebody who holds nothing.
+//! A holder may take up to half of what the others leave free. With each further holder the shares become smaller, but
+//! there is always room for somebody who holds nothing.
 
 use bytes::Bytes;
 use std::collections::HashMap;

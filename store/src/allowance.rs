@@ -23,8 +23,8 @@ pub struct WriteRates {
     pub joins: Option<Rate>,
     /// Becoming a member of one and the same room, by joining it or by being added.
     pub joins_of_one_room: Option<Rate>,
-    /// Being added to rooms by others. One of them may use a tenth of it, so that nobody can keep the others from
-    /// adding a user.
+    /// Being added to rooms by others. Any one of them may use a tenth of it, so that nobody alone can keep the others
+    /// from adding a user.
     pub additions: Option<Rate>,
     /// Rooms that one user may own.
     pub rooms_owned: Option<u64>,

@@ -71,8 +71,9 @@ pub trait Store: Send + Sync + 'static {
     /// The account with this name, for a request of its user.
     async fn account_named(&self, username_key: &str) -> Result<Option<Account>, StoreError>;
 
-    /// The account with this name, for the reader, which serves users in turn. If there is none, creates it without a
-    /// password and an e-mail address. Never fails with `CreateUserError::UsernameTaken`.
+    /// Returns the account with this name, and creates it without a password and an e-mail address if it does not exist.
+    /// Takes no turn, because its caller, the reader, already serves users in turn. Never fails with
+    /// `CreateUserError::UsernameTaken`.
     async fn ensure_user(&self, username: &str, username_key: &str) -> Result<Account, CreateUserError>;
 
     /// Sets a password and raises the token generation. With `expected_hash`, only if that is still the current hash.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use uproar_model::fairness::{Bucket, Rate};
 use uproar_model::{User, UserId};
 
-/// How often a channel tells who came or went. Those who come and go faster are told about once, or not at all.
+/// How often a channel reports who came or went. A client that comes and goes faster is reported once, or not at all.
 const NAMED_RATE: Rate = Rate::per_second(20, 200);
 
 /// A client: its shard, slot and generation.
@@ -29,7 +29,8 @@ pub(super) struct Presence {
     /// The number of clients that was last announced, and when it may be announced again.
     announced: u64,
     announce_after_ms: u64,
-    /// Who came or went without having been named to the others, earliest first.
+    /// Clients whose coming or going has not been reported yet, earliest first. There are at most as many as are present
+    /// or have been reported, because coming and going cancel out.
     unnamed: VecDeque<(ClientKey, PresenceChange)>,
     named: Option<Bucket>,
     /// Whether the home is in `Homes::online_due`.
