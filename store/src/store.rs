@@ -71,8 +71,8 @@ pub trait Store: Send + Sync + 'static {
     /// The account with this name, for a request of its user.
     async fn account_named(&self, username_key: &str) -> Result<Option<Account>, StoreError>;
 
-    /// Returns the account with this name, and creates it without a password and an e-mail address if it does not exist.
-    /// Takes no turn, because its caller, the reader, already serves users in turn. Never fails with
+    /// Returns the account with this name. If there is no such account, it is created without a password and an e-mail
+    /// address. Takes no turn, because its caller, the reader, already serves users in turn. Never fails with
     /// `CreateUserError::UsernameTaken`.
     async fn ensure_user(&self, username: &str, username_key: &str) -> Result<Account, CreateUserError>;
 

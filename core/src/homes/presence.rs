@@ -29,8 +29,8 @@ pub(super) struct Presence {
     /// The number of clients that was last announced, and when it may be announced again.
     announced: u64,
     announce_after_ms: u64,
-    /// Clients whose coming or going has not been reported yet, earliest first. There are at most as many as are present
-    /// or have been reported, because coming and going cancel out.
+    /// Clients whose coming or going has not been reported yet, earliest first. There are no more than the clients that
+    /// are present or have been reported, because coming and going cancel out.
     unnamed: VecDeque<(ClientKey, PresenceChange)>,
     named: Option<Bucket>,
     /// Whether the home is in `Homes::online_due`.
