@@ -72,8 +72,8 @@ pub trait Store: Send + Sync + 'static {
     async fn account_named(&self, username_key: &str) -> Result<Option<Account>, StoreError>;
 
     /// Returns the account with this name. If there is no such account, it is created without a password and an e-mail
-    /// address. Takes no turn, because its caller, the reader, already serves users in turn. Never fails with
-    /// `CreateUserError::UsernameTaken`.
+    /// address. Looking it up takes no turn, because the caller, the reader, already serves users in turn. Never fails
+    /// with `CreateUserError::UsernameTaken`.
     async fn ensure_user(&self, username: &str, username_key: &str) -> Result<Account, CreateUserError>;
 
     /// Sets a password and raises the token generation. With `expected_hash`, only if that is still the current hash.
