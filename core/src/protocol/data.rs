@@ -16,7 +16,7 @@ pub const NOT_JSON: &str = "must be JSON, nested at most 64 deep";
 
 /// What is wrong with JSON in which a program has cut a character in two, after its name. Most decoders of JSON reject
 /// it.
-pub const HALF_A_PAIR: &str = "contains half of a surrogate pair (\\ud800 to \\udfff), which is no character";
+pub const HALF_A_PAIR: &str = "contains half of a surrogate pair (\\ud800 to \\udfff), which is not a character";
 
 /// A client's request to append something to a room's log.
 #[derive(Debug, PartialEq, Eq)]
