@@ -90,7 +90,7 @@ impl Chat {
         }
     }
 
-    /// Sends what must not be lost, and waits for that if the queue is full.
+    /// Sends a call that must not be lost. If the queue is full, it waits for a place.
     async fn send(&self, call: Call) {
         if self.calls.send(call).await.is_err() {
             // Its connections are closed anyway.

@@ -243,8 +243,8 @@ impl Driver {
     }
 }
 
-/// Parses what is left of a value without the spaces around it. All options have it, because quotes and line ends of
-/// container files easily end up in a variable.
+/// Parses a value without the spaces around it. All options do so, because quotes and line ends of container files
+/// easily end up in a variable.
 #[derive(Clone)]
 struct Trimmed<P>(P);
 

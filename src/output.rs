@@ -19,7 +19,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// Lines that may wait to be written.
 const WAITING_LIMIT_LINES: usize = 1024;
-/// How many of these only lines about security can be, so that nobody can hide such a line behind others.
+/// How many of these places are reserved for lines about security, so that others can't crowd them out.
 const SECURITY_LINES: usize = 256;
 /// The longest line; a longer one is cut.
 const LINE_LIMIT_BYTES: usize = 8 * 1024;

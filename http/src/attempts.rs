@@ -28,7 +28,7 @@ const EMAIL_PROBE_SIGN_UPS: usize = 10;
 /// How many failed sign-ins are logged, so that a stranger can't fill the disk.
 const LOG_RATE: Rate = Rate::per_second(1, 20);
 
-/// What the target of the lines about them begins with.
+/// The target of their log lines begins with this.
 pub(crate) const TARGET: &str = module_path!();
 
 /// Totals since the start.

@@ -34,7 +34,7 @@ pub(crate) enum Event<'a> {
     },
 }
 
-/// What the target of its lines begins with.
+/// The target of its lines begins with this.
 pub(crate) const TARGET: &str = module_path!();
 
 pub(crate) struct SecurityLog {

@@ -119,8 +119,8 @@ fn shows_something(c: char) -> bool {
     !is_blank(c) && (!is_without_ink || const { CodePointSetData::new::<PrependedConcatenationMark>() }.contains(c))
 }
 
-/// Whether a character leaves no mark although its category does not say so: what is Default_Ignorable_Code_Point, the
-/// blanks of Braille, music, hieroglyphs and Khitan, and the place of an object that is not there.
+/// Whether a character leaves no mark although its category does not say so: Default_Ignorable_Code_Point, the blanks
+/// of Braille, music, hieroglyphs and Khitan, and the object replacement character.
 pub(crate) fn is_blank(c: char) -> bool {
     is_ignorable(c) || matches!(c, '\u{2800}' | '\u{fffc}' | '\u{13441}' | '\u{13442}' | '\u{16fe4}' | '\u{1d159}')
 }

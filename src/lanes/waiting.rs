@@ -128,7 +128,7 @@ impl Waiting {
         replies.extend(refused.map(|(.., reply_to, _)| (reply_to, StoreReply::Failed)));
     }
 
-    /// The next request of those.
+    /// The next of the requests that [`Waiting::add_join`] added.
     pub fn next_join(&mut self) -> Option<Admission> {
         next_wanted(&mut self.joins, &mut self.unwanted)
     }

@@ -91,9 +91,9 @@ pub(crate) struct Database {
 /// What calls need, shared with the sweeper.
 struct Calls {
     backend: Backend,
-    /// Of those who read for requests over HTTP.
+    /// Turns of the reads for HTTP requests.
     read_turns: Turns,
-    /// Of all who write, other than appends.
+    /// Turns of all writes except appends.
     write_turns: Turns,
     /// How long a call may take, including the wait for a connection.
     time_limit: Duration,

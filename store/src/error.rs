@@ -16,7 +16,7 @@ pub enum StoreError {
     Overloaded,
 }
 
-/// How many failures are logged, so that nobody can fill the log with them, whose own requests may be what fails.
+/// How often failures are logged. Clients can cause some of them, and must not fill the log that way.
 const LOG_RATE: Rate = Rate::per_second(1, 20);
 
 impl StoreError {

@@ -126,7 +126,7 @@ pub(crate) async fn update(db: &mut DbConnection) -> Result<(), StoreError> {
     let reserved = db.all::<(String, i64, i64)>(sql, &[]).await?;
     db.execute("DELETE FROM reserved_names", &[]).await?;
     for (name, owner, until) in reserved {
-        // What is no name any more can't be taken by anybody.
+        // A text that is no longer a valid name needs no reservation: nobody can take it.
         if let Ok(name) = fold_name(&name) {
             reserve(db, &name, UserId(owner), until).await?;
         }
@@ -215,7 +215,7 @@ mod tests {
             [(1, "σευς", "σευσ"), (2, "ΣΕΥΣ-2", "σευσ-2"), (3, "Weiß", "weiss"), (5, "user 5-2", "user 5-2")];
         assert_eq!(changed, expected.map(|(id, shown, key)| (id, shown.to_owned(), key.to_owned())));
 
-        // What people can't tell apart is one name since the third rules.
+        // Since version 3 of the rules, names that people can't tell apart are the same name.
         let names = [("ann lee", "ann lee"), ("ann  lee", "ann  lee"), ("x❤\u{fe0f}", "x❤\u{fe0f}"), ("a–b", "a–b")];
         let names: Vec<_> = (1..).zip(names).map(|(id, (name, key))| (id, name.to_owned(), key.to_owned())).collect();
         let changed: Vec<_> = rename("user", &names).into_iter().map(|r| (r.id, r.shown, r.key)).collect();

@@ -26,7 +26,7 @@ impl FromStr for DatabaseUrl {
                  postgres://USER:PASSWORD@HOST:PORT/DATABASE"
             ))
         };
-        // What follows this prefix, in which case does not matter (RFC 3986, 3.1).
+        // What follows this prefix, in upper or lower case (RFC 3986, section 3.1).
         let after = |prefix: &str| {
             let (start, rest) = text.split_at_checked(prefix.len())?;
             start.eq_ignore_ascii_case(prefix).then_some(rest)

@@ -34,7 +34,7 @@ pub(crate) struct Homes {
     checks_rest_until_ms: u64,
     /// `Lost` and `Closed` messages whose queue was full, and the shards that they are for.
     endings: Vec<(u16, Message)>,
-    /// When which homes may announce again who came or went, or the number of subscribers.
+    /// Homes that have presence to report, by the time at which they may do so.
     online_due: BTreeSet<(u64, Channel)>,
 }
 

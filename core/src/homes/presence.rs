@@ -162,7 +162,7 @@ impl Homes {
         }
     }
 
-    /// Announces what is left to announce at this time, or with what is due already.
+    /// Has the rest reported at this time, or earlier if a report is due already.
     fn announce_at(&mut self, channel: &Channel, due_ms: u64) {
         let Some(home) = self.homes.get_mut(channel) else { return };
         if !std::mem::replace(&mut home.presence.is_announcement_due, true) {

@@ -11,11 +11,11 @@ use uproar_model::{Kind, Offset, Publication, check_message_id, shown_message_id
 /// The greatest depth of nested JSON.
 pub const NESTING_LIMIT: usize = 64;
 
-/// What is wrong with data that is not JSON, after its name.
+/// The error for data that is not JSON. It follows the name of the data.
 pub const NOT_JSON: &str = "must be JSON, nested at most 64 deep";
 
-/// What is wrong with JSON in which a program has cut a character in two, after its name. Most decoders of JSON reject
-/// it.
+/// The error for JSON in which a program has cut a character in two. It follows the name of the data. Most decoders
+/// reject such JSON.
 pub const HALF_A_PAIR: &str = "contains half of a surrogate pair (\\ud800 to \\udfff), which is not a character";
 
 /// A client's request to append something to a room's log.

@@ -123,7 +123,7 @@ pub fn asks_for_websocket<'v>(upgrade: impl IntoIterator<Item = &'v [u8]>) -> bo
     elements(upgrade).any(|element| element.eq_ignore_ascii_case(b"websocket"))
 }
 
-/// What a request of HTTP/1.1 that [`host`] rejects is told.
+/// The error for an HTTP/1.1 request that [`host`] rejects.
 pub const HOST_RULE: &str = "the header 'Host' must appear exactly once and name a host";
 
 /// The value of `Host`, if there is exactly one and it is valid (RFC 9112, 3.2). It may be empty.
