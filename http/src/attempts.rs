@@ -25,6 +25,10 @@ const BUCKETS_LIMIT: usize = 1 << 16;
 /// How many sign-ups it takes to learn that an e-mail address has an account here.
 const EMAIL_PROBE_SIGN_UPS: usize = 10;
 
+/// A wrong password makes an address suspicious for ten minutes. Its next ones then wait in a queue of their own, so
+/// that those who guess keep nobody else waiting.
+const SUSPICION_RATE: Rate = Rate::per_hour(6, 1);
+
 /// How many failed sign-ins are logged, so that a stranger can't fill the disk.
 const LOG_RATE: Rate = Rate::per_second(1, 20);
 
@@ -55,6 +59,8 @@ struct State {
     wrong: Option<AddressBuckets>,
     /// By address and the hash of what was tried.
     wrong_for_account: Option<AddressBuckets<u64>>,
+    /// Addresses whose bucket here is empty are suspicious.
+    suspicion: AddressBuckets,
     log: LogLimit,
 }
 
@@ -78,6 +84,7 @@ impl Attempts {
                 sign_ups: limits.sign_up_rate().map(|rate| AddressBuckets::new(rate, BUCKETS_LIMIT)),
                 wrong: limits.address_wrong_passwords_rate().map(|rate| AddressBuckets::new(rate, BUCKETS_LIMIT)),
                 wrong_for_account: limits.wrong_password_rate().map(|rate| AddressBuckets::new(rate, BUCKETS_LIMIT)),
+                suspicion: AddressBuckets::new(SUSPICION_RATE, BUCKETS_LIMIT),
                 log: LogLimit::new(LOG_RATE),
             }),
             failed: AtomicU64::new(0),
@@ -133,8 +140,12 @@ impl Attempts {
         }
         let _ = state.wrong_for_account.as_mut().map(|buckets| buckets.take(client, hash, now_ms));
         let _ = state.wrong.as_mut().filter(|_| !is_own).map(|buckets| buckets.take(client, (), now_ms));
+        let class = match is_own {
+            true => Class::Known,
+            false if state.suspicion.take(client, (), now_ms).is_ok() => Class::SignIn,
+            false => Class::Suspicious,
+        };
         drop(state);
-        let class = if is_own { Class::Known } else { Class::SignIn };
         Ok(Attempt { attempts: self, client, account, hash, class })
     }
 
@@ -172,6 +183,9 @@ impl Attempt<'_> {
         }
         if let Some(buckets) = state.wrong.as_mut().filter(|_| self.class != Class::Known) {
             buckets.give_back(self.client, ());
+        }
+        if self.class == Class::SignIn {
+            state.suspicion.give_back(self.client, ());
         }
     }
 
@@ -274,6 +288,25 @@ mod tests {
         attempt.was_not_wrong();
         assert!(attempts.sign_in(HERE, BEN, None, now).is_err(), "what was not taken is not given back");
         assert_eq!(wrong(&attempts, HERE, own, now), 10, "guesses are not free there either");
+    }
+
+    #[test]
+    fn a_wrong_password_makes_an_address_suspicious_for_ten_minutes() {
+        let (attempts, now) = attempts();
+        let class = |client, tried, now| {
+            let attempt = attempts.sign_in(client, tried, None, now).unwrap();
+            let class = attempt.class;
+            attempt.was_not_wrong();
+            class
+        };
+        assert_eq!([(); 3].map(|()| class(HERE, BEN, now)), [Class::SignIn; 3]);
+        attempts.sign_in(HERE, ANN, None, now).unwrap().was_wrong(now);
+        assert_eq!(class(HERE, BEN, now), Class::Suspicious);
+        assert_eq!(class(HERE, BEN, now), Class::Suspicious, "what was not taken is not given back");
+        assert_eq!(class(HERE, Tried::Own(UserId(1)), now), Class::Known);
+        assert_eq!(class(THERE, BEN, now), Class::SignIn, "another address");
+        assert_eq!(class(HERE, BEN, now + Duration::from_secs(599)), Class::Suspicious);
+        assert_eq!(class(HERE, BEN, now + Duration::from_secs(600)), Class::SignIn);
     }
 
     #[test]

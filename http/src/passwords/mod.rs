@@ -22,6 +22,8 @@ pub enum Class {
     /// A sign-in from a browser that has signed in to the account before, or a user who changes the password.
     Known,
     SignIn,
+    /// A sign-in from an address that has sent a wrong password lately.
+    Suspicious,
     SignUp,
 }
 
@@ -71,7 +73,7 @@ struct Counters {
 
 struct Queues {
     /// By [`Class`].
-    classes: [FairQueue<Prefix, Job>; 3],
+    classes: [FairQueue<Prefix, Job>; 4],
     /// The class that is served next.
     turn: usize,
     is_stopping: bool,
@@ -120,7 +122,7 @@ impl PasswordPool {
         let stand_in = Arc::from(hasher.hash(&password).map_err(io::Error::other)?);
 
         let queue = || FairQueue::new(queue_limit, per_address_limit.max(1));
-        let queues = Queues { classes: [queue(), queue(), queue()], turn: 0, is_stopping: false };
+        let queues = Queues { classes: [(); 4].map(|()| queue()), turn: 0, is_stopping: false };
         let shared = Shared { queues: Mutex::new(queues), changed: Condvar::new(), counters: Counters::default() };
         // Dropped on an error below, which stops the threads that have started.
         let pool = PasswordPool { shared: Arc::new(shared), stand_in };
@@ -438,9 +440,9 @@ mod tests {
     async fn each_class_of_jobs_has_a_queue_of_its_own() {
         let (pool, running, _starts, end) = busy_pool().await;
         let sign_ins = [check(&pool, HERE, Class::SignIn), check(&pool, HERE, Class::SignIn)];
-        let others = [check(&pool, HERE, Class::SignUp), check(&pool, HERE, Class::Known)];
+        let others = [Class::Suspicious, Class::SignUp, Class::Known].map(|class| check(&pool, HERE, class));
         // The one that is running, and one of each class.
-        (0..4).for_each(|_| end.send(()).unwrap());
+        (0..5).for_each(|_| end.send(()).unwrap());
         assert_eq!(soon(running).await.unwrap(), Ok(true));
         for job in others {
             assert_eq!(soon(job).await.unwrap(), Ok(true));
