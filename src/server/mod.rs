@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use threads::Threads;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use uproar_core::limits::{Limits, revocations_kept_ms};
 use uproar_http::Tokens;
 use uproar_model::Revocations;
@@ -45,19 +45,20 @@ pub fn run(options: &Options) -> Result<()> {
     fit_descriptors(&mut limits, process::raise_file_limit(), shards(options));
     process::make_new_files_private();
     let driver = choose_driver(options)?;
-    let runtime = service_runtime()?;
-    let result = runtime.block_on(async {
+    let (services, lanes) = (runtime("http")?, runtime("lanes")?);
+    let result = services.block_on(async {
         let mut signals = Signals::catch()?;
         let opened = tokio::select! {
             opened = open(options, &limits, &url) => opened?,
             signal = signals.next() => return stopped_early(signal),
         };
-        let Opened { _folder, tokens, store } = opened;
-        let result = serve(options, &addresses, driver, limits, tokens, &store, signals).await;
-        store.close().await;
+        let result = serve(options, &addresses, driver, limits, &opened, lanes.handle(), signals).await;
+        opened.store.close().await;
         result
     });
-    runtime.shutdown_timeout(BLOCKED_THREADS_TIMEOUT);
+    services.shutdown_timeout(BLOCKED_THREADS_TIMEOUT);
+    // Last, as connections with the database belong to it.
+    lanes.shutdown_timeout(BLOCKED_THREADS_TIMEOUT);
     result
 }
 
@@ -96,18 +97,18 @@ async fn serve(
     addresses: &[SocketAddr],
     driver: Driver,
     limits: Limits,
-    tokens: Arc<Tokens>,
-    store: &SharedStore,
+    Opened { tokens, store, .. }: &Opened,
+    lane_runtime: &Handle,
     mut signals: Signals,
 ) -> Result<()> {
-    let setup = Setup::load(options, driver, limits, tokens, store).await?;
+    let setup = Setup::load(options, driver, limits, Arc::clone(tokens), store).await?;
     let listeners = tokio::select! {
         bound = Listeners::bind(addresses, options.admin_address()?, &setup) => bound?,
         signal = signals.next() => return stopped_early(signal),
     };
     let bound = listeners.addresses.clone();
     let parts = Parts::build(&setup)?;
-    let mut threads = Threads::spawn(&setup, parts, listeners)?;
+    let mut threads = Threads::spawn(&setup, parts, listeners, lane_runtime)?;
     tracing::info!(shards = setup.shards, lanes = setup.lanes, "started");
     print_addresses(&bound);
 
@@ -197,14 +198,14 @@ fn choose_driver(options: &Options) -> Result<Driver> {
     Ok(driver)
 }
 
-/// The runtime of everything but the shards: lanes, reader, HTTP.
-fn service_runtime() -> Result<Runtime> {
+/// A runtime with two threads. Lanes and reader have one of their own, so that messages don't wait for HTTP requests.
+fn runtime(thread_name: &str) -> Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .thread_name("service")
+        .thread_name(thread_name)
         .enable_all()
         .build()
-        .context("can't start the service threads")
+        .with_context(|| format!("can't start the {thread_name} threads"))
 }
 
 fn print_addresses(bound: &[SocketAddr]) {

@@ -14,6 +14,7 @@ use std::net::TcpListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use uproar_core::lane::Lane;
@@ -48,11 +49,17 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    pub(super) fn spawn(setup: &Setup<'_>, parts: Parts, listeners: Listeners) -> Result<Threads> {
+    /// The lanes and the reader run on `lane_runtime`.
+    pub(super) fn spawn(
+        setup: &Setup<'_>,
+        parts: Parts,
+        listeners: Listeners,
+        lane_runtime: &Handle,
+    ) -> Result<Threads> {
         let Parts { mesh, shards, controls, chat, calls, lane_metrics, service, hooks } = parts;
         let (stop_writers, writers_stopped) = watch::channel(false);
-        let (lanes, broken) = spawn_lanes(setup, mesh.lanes, &lane_metrics, &writers_stopped);
-        let reader = tokio::spawn(run_reader(ReaderSetup {
+        let (lanes, broken) = spawn_lanes(setup, mesh.lanes, &lane_metrics, &writers_stopped, lane_runtime);
+        let reader = lane_runtime.spawn(run_reader(ReaderSetup {
             port: mesh.reader,
             store: Arc::clone(&setup.store),
             markers_interval: Duration::from_millis(setup.limits.read_markers_interval_ms),
@@ -159,11 +166,12 @@ fn spawn_lanes(
     ports: Vec<Port<Message>>,
     metrics: &Arc<LaneMetrics>,
     stop: &watch::Receiver<bool>,
+    runtime: &Handle,
 ) -> (JoinSet<()>, mpsc::Receiver<String>) {
     let (broken, is_broken) = mpsc::channel(1);
     let mut lanes = JoinSet::new();
     for port in ports {
-        lanes.spawn(run_lane(LaneSetup {
+        let lane = run_lane(LaneSetup {
             lane: Lane::new(setup.limits.clone()),
             port,
             store: Arc::clone(&setup.store),
@@ -171,7 +179,8 @@ fn spawn_lanes(
             metrics: Arc::clone(metrics),
             stop: stop.clone(),
             broken: broken.clone(),
-        }));
+        });
+        lanes.spawn_on(lane, runtime);
     }
     (lanes, is_broken)
 }
@@ -267,7 +276,8 @@ mod tests {
             let setup = Setup::load(&options, Driver::Epoll, limits, tokens, &store).await.unwrap();
             let any = ["127.0.0.1:0".parse().unwrap()];
             let listeners = Listeners::bind(&any, Some(any[0]), &setup).await.unwrap();
-            let mut threads = Threads::spawn(&setup, Parts::build(&setup).unwrap(), listeners).unwrap();
+            let mut threads =
+                Threads::spawn(&setup, Parts::build(&setup).unwrap(), listeners, &Handle::current()).unwrap();
             end(&mut threads);
             let mut signals = Signals::catch().unwrap();
             let wait = threads.wait(&mut signals, &store);
