@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use uproar_core::message::{Asker, Endpoint, Party, Requester, StoreReply, StoreRequest};
 use uproar_model::fairness::{FairQueue, QueueFull};
 use uproar_model::{RoomId, UserId};
@@ -23,6 +23,11 @@ pub(super) struct Asked {
     pub asker: Asker,
     pub request: StoreRequest,
 }
+
+/// Pages that are read at the same time. Reading one from the file system's cache is work for a core, and if more read
+/// than there are cores, everything else has to wait.
+static PAGES: LazyLock<usize> =
+    LazyLock::new(|| std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 6));
 
 /// The kinds of queries. Each has places of its own among those that run at the same time, so that many of one kind do
 /// not keep another one waiting. Requests that find no place wait, and share queries with those that arrive later.
@@ -48,7 +53,7 @@ impl Kind {
             Kind::Admit => 3,
             Kind::User | Kind::Join | Kind::Heads | Kind::Rooms => 2,
             Kind::Markers => 1,
-            Kind::Page => 6,
+            Kind::Page => *PAGES,
         }
     }
 }
