@@ -19,6 +19,9 @@ use uproar_model::{Item, Kind, Outcome, Publication, Revocation, Revocations, Ro
 /// Calls, and likewise notices, that may wait in the task's queues.
 const WAITING_LIMIT: usize = 16_384;
 
+/// Notices that wait while events, which may be lost, are still added to them.
+const EVENTS_LIMIT: usize = WAITING_LIMIT / 2;
+
 /// What the service sends to the task.
 enum Call {
     Publish(Box<Append>, oneshot::Sender<Result<Outcome, PublishError>>),
@@ -201,7 +204,8 @@ pub async fn run(port: Port<Message>, calls: Calls, placement: Placement, shards
         }
         tokio::select! {
             () = endpoint.port.inbox.woken() => {}
-            call = calls.recv() => match call {
+            // The others wait in the queue, which has a bound of its own.
+            call = calls.recv(), if endpoint.notices.len() < WAITING_LIMIT => match call {
                 Some(call) => endpoint.on_call(call),
                 None => return,
             },
@@ -289,8 +293,7 @@ impl HttpEndpoint {
             Call::CloseRoom(room) => self.notices.push_back((self.home(room), Message::CloseRoom { room })),
             Call::Revoke(revocation) => self.notify_all(|| Message::Revoke(revocation)),
             Call::Notify(user, event) => {
-                // If many notices wait for credit already, more would only delay them. Such events may be lost.
-                if self.notices.len() < WAITING_LIMIT {
+                if self.notices.len() < EVENTS_LIMIT {
                     self.notify_all(|| Message::NotifyUser { user, event: event.clone() });
                 }
             }
@@ -364,5 +367,22 @@ mod tests {
         assert!(revoke.as_mut().poll(&mut cx).is_ready() && close.as_mut().poll(&mut cx).is_ready());
         let rest: Vec<Call> = std::iter::from_fn(|| calls.try_recv().ok()).collect();
         assert!(matches!(rest[..], [.., Call::Revoke(_), Call::CloseRoom(_)]));
+    }
+
+    /// While a shard took no messages, this queue grew without end.
+    #[tokio::test]
+    async fn notices_that_wait_for_a_shard_have_a_bound() {
+        let limits = Limits { mesh_calls_limit: 1, ..Limits::default() };
+        let mesh = crate::mesh::Mesh::new(1, 1, |_, _| 1).unwrap();
+        let (calls, receiver) = mpsc::channel(WAITING_LIMIT);
+        let task = tokio::spawn(run(mesh.http, Calls(receiver), Placement::new(0, 1), 1, limits));
+        let close = || Call::CloseRoom(RoomId(1));
+        // One for which there is credit, those that wait, and as many in the queue behind them.
+        for _ in 0..1 + 2 * WAITING_LIMIT {
+            calls.send(close()).await.unwrap();
+        }
+        assert!(calls.try_send(close()).is_err());
+        assert!(!task.is_finished());
+        task.abort();
     }
 }
