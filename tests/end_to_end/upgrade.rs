@@ -58,6 +58,21 @@ async fn upgrades_are_accepted_and_rejected_alike_on_fresh_and_reused_connection
             }
         }
 
+        let path = "/ws?since=x&format=xml&color=red&since=1";
+        let (_, response) =
+            request(server.port, is_reused, "GET", path, &[&UPGRADE[..], &[authorization]].concat()).await;
+        let error = &response.json()["error"];
+        let fields = error["fields"].as_array().ok_or("no fields")?;
+        let fields: Vec<_> = fields.iter().map(|field| (&field["field"], &field["code"])).collect();
+        let expected = [
+            ("color", "unknown_field"),
+            ("since", "invalid_field"),
+            ("room", "missing_field"),
+            ("format", "invalid_field"),
+        ];
+        assert_eq!(format!("{fields:?}").replace("String", ""), format!("{expected:?}"));
+        assert_eq!((&error["field"], &error["code"]), (&"color".into(), &"unknown_field".into()));
+
         // Invalid upgrades: one header is changed or missing.
         let changed: [(&str, Option<&str>, u16, &str); 9] = [
             ("Upgrade", None, 426, "upgrade_required"),

@@ -16,9 +16,10 @@ use crate::protocol::centrifuge::Encoding;
 use crate::protocol::{Format, plain};
 use crate::shard::Shard;
 use crate::websocket::head::{UpgradeRequest, bearer_token, token_subprotocol};
-use crate::websocket::{Refusal, frame, upgrade};
+use crate::websocket::{FieldError, Refusal, frame, upgrade};
 use bytes::Bytes;
 use slab::Slab;
+use std::borrow::Cow;
 use std::sync::Arc;
 use uproar_model::{Offset, TokenError, User, fold_name, text};
 
@@ -80,50 +81,8 @@ impl Shard {
         {
             return Err(Denied::SignedOut.refusal());
         }
-        check_names(request)?;
-        let invalid = |field: &'static str, text: String| Refusal::new(422, "invalid_field", text).on(field);
-        let room = request.query_value("room").ok_or_else(|| {
-            Refusal::new(422, "missing_field", "the parameter 'room' is missing: /ws?room=NAME").on("room")
-        })?;
-        let format = request.query_value("format");
-        let (name, format, input) = match (room.strip_prefix("live:"), format.as_deref()) {
-            (Some(name), format) => {
-                if !is_live_name(name) {
-                    let text =
-                        format!("the name of a live: channel has 1 to {LIVE_NAME_LIMIT_BYTES} bytes, no controls");
-                    return Err(invalid("room", text));
-                }
-                let name = format!("live:{name}");
-                match format {
-                    None | Some("text") => (name, Format::Plain, plain::InputFormat::Text),
-                    Some("json") => (name, Format::Plain, plain::InputFormat::Json),
-                    Some("raw") => (name, Format::Raw, plain::InputFormat::Text),
-                    Some(_) => return Err(invalid("format", "the format is text, json or raw".into())),
-                }
-            }
-            (None, format) => {
-                let key = fold_name(&room).map_err(|error| invalid("room", error.to_string()))?;
-                let name = format!("room:{key}");
-                match format {
-                    None | Some("text") => (name, Format::Plain, plain::InputFormat::Text),
-                    Some("json") => (name, Format::Plain, plain::InputFormat::Json),
-                    Some("raw") => return Err(invalid("format", "'raw' is only for live: channels".into())),
-                    Some(_) => return Err(invalid("format", "the format of a room is text or json".into())),
-                }
-            }
-        };
-        let since = match request.query_value("since") {
-            None => None,
-            Some(_) if name.starts_with("live:") => {
-                return Err(invalid("since", "a live: channel keeps nothing, so there is no 'since'".into()));
-            }
-            Some(text) => {
-                let offset = text.parse::<u64>().ok().filter(|o| *o < 1 << 53);
-                let offset = offset.ok_or_else(|| invalid("since", "must be an offset: 0 or a whole number".into()))?;
-                Some(Since { offset, epoch: request.query_value("epoch").map(Into::into) })
-            }
-        };
-        Ok((UpgradeParameters { subprotocol, claims, format, input }, Joining::new(name.into(), since)))
+        let Query { channel, format, input, since } = check_query(request)?;
+        Ok((UpgradeParameters { subprotocol, claims, format, input }, Joining::new(channel.into(), since)))
     }
 
     /// The token, and the subprotocol that carried it if one did.
@@ -263,20 +222,91 @@ impl Shard {
     }
 }
 
+/// What the query of a plain upgrade asks for.
+struct Query {
+    channel: String,
+    format: Format,
+    input: plain::InputFormat,
+    since: Option<Since>,
+}
+
+/// Reads the query, or says everything that is wrong with it.
+fn check_query(request: &UpgradeRequest) -> Result<Query, Refusal> {
+    let mut errors = check_names(request);
+    let room = request.query_value("room");
+    let is_live = room.as_deref().is_some_and(|room| room.starts_with("live:"));
+    let channel = match room.as_deref() {
+        None => Err(field_error("room", "missing_field", "the parameter 'room' is missing: /ws?room=NAME")),
+        Some(room) => channel_of(room).map_err(|text| field_error("room", "invalid_field", text)),
+    };
+    let format = request.query_value("format");
+    let format = match (format.as_deref(), is_live) {
+        (None | Some("text"), _) => Ok((Format::Plain, plain::InputFormat::Text)),
+        (Some("json"), _) => Ok((Format::Plain, plain::InputFormat::Json)),
+        (Some("raw"), true) => Ok((Format::Raw, plain::InputFormat::Text)),
+        (Some("raw"), false) => Err("'raw' is only for live: channels"),
+        (Some(_), true) => Err("the format is text, json or raw"),
+        (Some(_), false) => Err("the format of a room is text or json"),
+    };
+    let since = match request.query_value("since") {
+        None => Ok(None),
+        Some(_) if is_live => Err("a live: channel keeps nothing, so there is no 'since'"),
+        Some(text) => match text.parse::<u64>() {
+            Ok(offset) if offset < 1 << 53 => {
+                Ok(Some(Since { offset, epoch: request.query_value("epoch").map(Into::into) }))
+            }
+            _ => Err("must be an offset: 0 or a whole number"),
+        },
+    };
+    let format = format.map_err(|text| field_error("format", "invalid_field", text));
+    let since = since.map_err(|text| field_error("since", "invalid_field", text));
+    match (channel, format, since) {
+        (Ok(channel), Ok((format, input)), Ok(since)) if errors.is_empty() => {
+            Ok(Query { channel, format, input, since })
+        }
+        (channel, format, since) => {
+            for error in [channel.err(), format.err(), since.err()].into_iter().flatten() {
+                if errors.iter().all(|earlier| earlier.field != error.field) {
+                    errors.push(error);
+                }
+            }
+            Err(Refusal::of_fields(errors))
+        }
+    }
+}
+
+/// The channel that a client means by the parameter `room`.
+fn channel_of(room: &str) -> Result<String, String> {
+    match room.strip_prefix("live:") {
+        Some(name) if is_live_name(name) => Ok(room.to_owned()),
+        Some(_) => Err(format!("the name of a live: channel has 1 to {LIVE_NAME_LIMIT_BYTES} bytes, no controls")),
+        None => fold_name(room).map(|key| format!("room:{key}")).map_err(|error| error.to_string()),
+    }
+}
+
 /// Checks that the query has only known parameters, each at most once: of two values, one would be ignored in silence.
-fn check_names(request: &UpgradeRequest) -> Result<(), Refusal> {
-    let mut seen = Vec::new();
+fn check_names(request: &UpgradeRequest) -> Vec<FieldError> {
+    let (mut seen, mut errors) = (Vec::new(), Vec::new());
     for (name, _) in request.parameters() {
         let Some(known) = PARAMETERS.into_iter().find(|known| *known == name) else {
             let text = format!("there is no such parameter; there are {}", PARAMETERS.join(", "));
-            return Err(Refusal::new(422, "unknown_field", text).on(clip(&name)));
+            errors.push(field_error(clip(&name), "unknown_field", text));
+            continue;
         };
         if seen.contains(&known) {
-            return Err(Refusal::new(422, "invalid_field", "this parameter must appear only once").on(known));
+            errors.push(field_error(known, "invalid_field", "this parameter must appear only once"));
         }
         seen.push(known);
     }
-    Ok(())
+    errors
+}
+
+fn field_error(
+    field: impl Into<Cow<'static, str>>,
+    code: &'static str,
+    message: impl Into<Cow<'static, str>>,
+) -> FieldError {
+    FieldError { field: field.into(), code, message: message.into() }
 }
 
 /// A client's text, shortened for an error message.

@@ -12,4 +12,4 @@ pub use decoder::{Decoder, Event};
 pub use fastwebsockets::OpCode;
 pub use frame::{close_frame, push_frame};
 pub use head::{ParsedHead, UpgradeRequest};
-pub use refusal::Refusal;
+pub use refusal::{FieldError, Refusal};

@@ -1,6 +1,7 @@
 //! The answer to a request that a shard refuses, as bytes.
 
 use bytes::Bytes;
+use serde_json::json;
 use std::borrow::Cow;
 
 /// Why a request is refused. The HTTP service's errors have the same form.
@@ -10,27 +11,44 @@ pub struct Refusal {
     pub status: u16,
     /// For programs.
     pub code: &'static str,
-    /// The parameter of the query that is at fault, if one is.
-    pub field: Option<Cow<'static, str>>,
     /// For people.
+    pub message: Cow<'static, str>,
+    /// All parameters of the query that are at fault.
+    pub fields: Vec<FieldError>,
+}
+
+/// What is wrong with one parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldError {
+    pub field: Cow<'static, str>,
+    pub code: &'static str,
     pub message: Cow<'static, str>,
 }
 
 impl Refusal {
     pub fn new(status: u16, code: &'static str, message: impl Into<Cow<'static, str>>) -> Refusal {
-        Refusal { status, code, field: None, message: message.into() }
+        Refusal { status, code, message: message.into(), fields: Vec::new() }
     }
 
-    /// Names the parameter that is at fault.
-    pub fn on(self, field: impl Into<Cow<'static, str>>) -> Refusal {
-        Refusal { field: Some(field.into()), ..self }
+    /// A refusal because of parameters that are at fault. Its code and message are those of the first.
+    pub fn of_fields(fields: Vec<FieldError>) -> Refusal {
+        let first = fields.first().map(|error| (error.code, error.message.clone()));
+        let (code, message) = first.unwrap_or(("invalid_field", Cow::Borrowed("")));
+        Refusal { status: 422, code, message, fields }
     }
 
-    /// A complete HTTP response with the body `{"error":{"code":…,"field":…,"message":…}}`, after which the connection
-    /// is closed.
+    /// A complete HTTP response with the body `{"error":{"code":…,"field":…,"message":…}}`, and `fields` if parameters
+    /// are at fault. After it the connection is closed.
     pub fn response(&self) -> Bytes {
-        let error = serde_json::json!({"code": self.code, "message": self.message, "field": self.field});
-        let body = serde_json::json!({"error": error}).to_string();
+        let field = self.fields.first().map(|error| &error.field);
+        let mut error = json!({"code": self.code, "message": self.message, "field": field});
+        if !self.fields.is_empty() {
+            let fields = self.fields.iter();
+            let fields =
+                fields.map(|error| json!({"field": error.field, "code": error.code, "message": error.message}));
+            error["fields"] = fields.collect();
+        }
+        let body = json!({"error": error}).to_string();
         let Refusal { status, .. } = self;
         let mut response = format!("HTTP/1.1 {status} {}\r\n", reason_phrase(*status));
         for (name, value) in required_headers(*status) {
@@ -80,16 +98,30 @@ mod tests {
 
     #[test]
     fn a_refusal_is_a_complete_response() {
-        let answer = Refusal::new(401, "unauthorized", "The \"token\" is invalid.").on("token").response();
+        let answer = Refusal::new(401, "unauthorized", "The \"token\" is invalid.").response();
         let answer = std::str::from_utf8(&answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\n"), "{head}");
         assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
-        assert_eq!(body, r#"{"error":{"code":"unauthorized","field":"token","message":"The \"token\" is invalid."}}"#);
+        assert_eq!(body, r#"{"error":{"code":"unauthorized","field":null,"message":"The \"token\" is invalid."}}"#);
 
         let mut headers = [httparse::EMPTY_HEADER; 8];
         let mut response = httparse::Response::new(&mut headers);
         assert!(response.parse(answer.as_bytes()).unwrap().is_complete());
+    }
+
+    #[test]
+    fn a_refusal_names_all_fields_that_are_at_fault() {
+        let error =
+            |field, message| FieldError { field: Cow::Borrowed(field), code: "x", message: Cow::Borrowed(message) };
+        let refusal = Refusal::of_fields(vec![error("room", "no room"), error("since", "no offset")]);
+        let answer = String::from_utf8(refusal.response().into()).unwrap();
+        let body: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+        let fields = json!([
+            {"field": "room", "code": "x", "message": "no room"},
+            {"field": "since", "code": "x", "message": "no offset"},
+        ]);
+        assert_eq!(body, json!({"error": {"code": "x", "message": "no room", "field": "room", "fields": fields}}));
     }
 
     #[test]
