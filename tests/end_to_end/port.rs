@@ -117,6 +117,7 @@ async fn invalid_requests_are_answered() {
         ("GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 404, "not_found"),
         ("DELETE /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 405, "method_not_allowed"),
         ("GET /ws HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 426, "upgrade_required"),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), 400, "bad_request"),
         (post("/user/createroom", json, "{"), 400, "malformed_json"),
         (post("/user/createroom", json, "{}"), 422, "missing_field"),
         (post("/user/createroom", json, "{\"name\":7}"), 422, "invalid_field"),

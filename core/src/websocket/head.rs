@@ -114,9 +114,17 @@ pub fn parse(bytes: &[u8], seen: usize, limit: usize, peer: SocketAddr) -> Parse
             Err(refusal) => ParsedHead::Refused(refusal),
         },
         Ok(httparse::Status::Partial) if bytes.len() <= limit => ParsedHead::Incomplete,
+        // Hyper would close the connection without a word.
+        Err(_) if bytes.starts_with(HTTP2_PREFACE) => {
+            let message = "this server speaks HTTP/1.1; a proxy in front of it can add HTTP/2";
+            ParsedHead::Refused(Refusal::new(400, "bad_request", message))
+        }
         _ => ParsedHead::Http,
     }
 }
+
+/// How a client begins that assumes HTTP/2 (RFC 9113, 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 /// Whether a request with these values of the header `Upgrade` asks for a WebSocket, so that a shard answers it.
 pub fn asks_for_websocket<'v>(upgrade: impl IntoIterator<Item = &'v [u8]>) -> bool {
@@ -321,6 +329,13 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_client_that_assumes_http2_is_told_so() {
+        let ParsedHead::Refused(refusal) = parse("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n") else { panic!() };
+        assert_eq!((refusal.status, refusal.code), (400, "bad_request"));
+        assert!(matches!(parse("PRI * HTTP/2"), ParsedHead::Incomplete));
+    }
+
+    #[test]
     fn debug_output_shows_no_tokens() {
         let request = parse(&upgrade_with("Authorization: Bearer secret\r\nSec-WebSocket-Protocol: bearer.secret\r\n"));
         let shown = format!("{request:?}");
@@ -348,7 +363,6 @@ pub(super) mod tests {
             "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websockets\r\n\r\n",
             "GET / HTTP/1.0\r\n\r\n",
             "GET /\r\n\r\n",
-            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
             "\x16\x03\x01\x02",
             "GET / HTTP/1.1\r\nbad header\r\n\r\n",
         ] {
