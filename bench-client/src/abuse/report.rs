@@ -11,6 +11,9 @@ pub const RATIO_LIMIT: f64 = 5.0;
 /// Below this, a time does not tell anything but the machine's own noise.
 const NOISE: Duration = Duration::from_millis(5);
 
+/// How long an attack lasts before the victim's times count, so that it has reached its full strength.
+const SETTLE: Duration = Duration::from_secs(2);
+
 /// What the victim experienced.
 #[derive(Debug)]
 pub struct Measured {
@@ -24,7 +27,10 @@ pub struct Measured {
 /// Lets the victim live for this long without and then with an attack.
 pub fn measure(arena: &Arena<'_>, victim: &Victim<'_>, attack: &Attack, time: Duration) -> Measured {
     let quiet = victim.live(time);
-    let attacked = arena.under(attack, || victim.live(time));
+    let attacked = arena.under(attack, || {
+        std::thread::sleep(SETTLE);
+        victim.live(time)
+    });
     let mut kinds = BTreeMap::new();
     for kind in attacked.iter().map(|record| record.kind) {
         kinds.entry(kind).or_insert_with(|| {
