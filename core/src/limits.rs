@@ -163,13 +163,15 @@ limits! {
     /// The longest HTTP request body.
     body_limit_bytes = 64 * KIB, 256..=16 * MIB;
     /// Bytes that may be queued for one connection. A client that exceeds it reads too slowly and is disconnected
-    /// (3008), unless it had kept up and a single turn brought too much.
+    /// (3008). The exception is a client that has kept up so far, and to which a single turn of the shard's event loop
+    /// brings more than fits: it stays connected and is sent the rest as it reads.
     outbound_limit_bytes = MIB, 1..=1024 * MIB;
     /// Bytes that may be queued for all connections of a shard; shared buffers count once. Beyond that, the connections
     /// that hold the most are disconnected (3008), first those of the user who holds the most.
     shard_outbound_limit_bytes = 256 * MIB, 1..=64 * 1024 * MIB;
     /// Bytes that may be queued for all connections of one user on one shard while more than half of
-    /// `shard_outbound_limit_bytes` is in use. Beyond that, the user's largest are disconnected (3008).
+    /// `shard_outbound_limit_bytes` is in use. Beyond that, those of the user's connections that hold the most are
+    /// disconnected (3008).
     user_outbound_limit_bytes = 16 * MIB, 1..=64 * 1024 * MIB;
     /// Bytes of request heads and messages that have not arrived completely, of all connections of a shard. Beyond
     /// that, the connections that hold the most are disconnected (3008).
@@ -200,10 +202,11 @@ limits! {
     pings_per_turn_limit = 512, 1..=MIB;
     /// Subscribers of one channel that a shard sends to in one turn of its event loop; the rest follow in later turns.
     sends_per_turn_limit = 512, 1..=MIB;
-    /// WebSockets per shard. When there are too few for all, client addresses share them. A further WebSocket is
-    /// refused with 503, or takes the place of a WebSocket from the address that has the most.
+    /// The most WebSockets that a shard may have. When that is not enough for all, client addresses share the places: a
+    /// further WebSocket is refused with 503, or takes the place of one from the address that has the most.
     connections_per_shard_limit = 1_000_000, 1..=16_000_000;
-    /// Connections per shard whose first request has not arrived. They are shared in the same way.
+    /// The most connections that a shard may have whose first request has not arrived. The places are shared in the
+    /// same way.
     heads_per_shard_limit = 4_096, 1..=1_000_000;
     /// Recent publications that are kept in memory per room, for clients that resume.
     ring_limit_publications = 512, 1..=MIB;
@@ -302,9 +305,9 @@ limits! {
     history_page_limit = 100, 1..=1000;
     /// Bytes of a list in an HTTP response. A longer one is cut, and the response says that there is more.
     response_limit_bytes = MIB, 4 * KIB..=64 * MIB;
-    /// Bytes of HTTP responses that clients have not read yet. The responses to one user may take up to half of what
-    /// those to others leave free; a response beyond that is replaced by 503. For requests without a token, the client
-    /// address counts as the user.
+    /// Bytes of HTTP responses that clients have not read yet. One user's responses may take up to half of the space
+    /// that the responses to all other users leave free; a response beyond that is replaced by 503. For requests
+    /// without a token, the client address counts as the user.
     http_outbound_limit_bytes = 256 * MIB, 64 * KIB..=64 * 1024 * MIB;
     /// How long a token is valid.
     token_lifetime_ms = 3_600_000, 1_000..=365 * DAY_MS;
@@ -322,15 +325,16 @@ limits! {
     store_session_age_ms = 1_800_000, 10..=DAY_MS;
     /// The member limit of a room that is created without `size`.
     room_size_default = 10_000, 1..=100_000;
-    /// HTTP connections at a time. When there are too few for all, client addresses share them, and idle connections of
-    /// the address that has the most are closed first. Further ones are refused with 503.
+    /// The most HTTP connections at a time. When that is not enough for all, client addresses share the places: idle
+    /// connections of the address that has the most are closed first, and further connections are refused with 503.
     http_connections_limit = 4_096, 1..=1_000_000;
-    /// Connections of the operators' port at a time. They are shared in the same way.
+    /// The most connections of the operators' port at a time. The places are shared in the same way.
     admin_connections_limit = 64, 1..=65_536;
     /// Threads that hash passwords.
     password_threads = 2, 1..=256;
-    /// Password checks that may wait for a thread in each of three queues: those of users whose token or browser shows
-    /// that they have signed in before, other sign-ins, and sign-ups.
+    /// Password checks that may wait for a thread in each of four queues: those of users whose token or browser shows
+    /// that they have signed in before, sign-ins from addresses that have sent a wrong password in the last ten minutes,
+    /// other sign-ins, and sign-ups.
     password_queue_limit = 64, 1..=65_536;
     /// Password checks of one client address that may wait for a thread.
     passwords_per_address_limit = 16, 1..=65_536;
@@ -343,8 +347,8 @@ limits! {
     wrong_password_burst_limit = 10, 1..=10_000_000;
     /// After such a burst: the time between two attempts. 0 means no limit.
     wrong_password_interval_ms = 10_000, 0..=DAY_MS;
-    /// Wrong passwords for any accounts from one client address that may arrive in one burst. Browsers that have signed
-    /// in to the account before don't share them.
+    /// Wrong passwords for any accounts from one client address that may arrive in one burst. Those for an account from
+    /// a browser that has signed in to it before do not count.
     address_wrong_passwords_burst_limit = 100, 1..=10_000_000;
     /// After such a burst: the time between two attempts. 0 means no limit.
     address_wrong_passwords_interval_ms = 1_000, 0..=DAY_MS;
