@@ -95,7 +95,7 @@ struct AbuseOptions {
     #[arg(long, value_name = "ATTACK", value_delimiter = ',')]
     only: Vec<String>,
     /// Seconds without and then with each attack
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
     /// Connections of an attack that holds as many as it can
     #[arg(long, default_value_t = 4096)]
