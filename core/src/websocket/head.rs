@@ -119,6 +119,7 @@ pub fn parse(bytes: &[u8], seen: usize, limit: usize, peer: SocketAddr) -> Parse
             let message = "this server speaks HTTP/1.1; a proxy in front of it can add HTTP/2";
             ParsedHead::Refused(Refusal::new(400, "bad_request", message))
         }
+        Err(_) if HTTP2_PREFACE.starts_with(bytes) => ParsedHead::Incomplete,
         _ => ParsedHead::Http,
     }
 }
