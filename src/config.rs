@@ -70,6 +70,16 @@ pub enum Tool {
         #[arg(long, value_name = "NAME")]
         user: String,
     },
+    /// Moves everything from SQLite to an empty PostgreSQL database, which --database names
+    ///
+    /// Afterwards the server is started with the same options. Accounts, tokens and positions stay valid, so clients
+    /// resume where they were. The server must not be running. The SQLite file stays as it is, apart from a mark that
+    /// keeps servers from using it.
+    Migrate {
+        /// The SQLite file to move [default: uproar.db in the data folder]
+        #[arg(long, value_name = "FILE", value_parser = path())]
+        from: Option<PathBuf>,
+    },
     /// Prints a completion script for a shell
     Completions {
         /// Name of the shell

@@ -10,11 +10,12 @@ use uproar_core::limits::Limits;
 
 /// The shared options that each tool uses. The others are hidden from its help, but accepted and ignored, so that the
 /// command line, the environment and the configuration file of the server also serve its tools.
-const USED_OPTIONS: [(&str, &[&str]); 6] = [
+const USED_OPTIONS: [(&str, &[&str]); 7] = [
     ("token", &["config", "data", "key_file"]),
     ("backup", &["config", "data", "database"]),
     ("restored", &["config", "data", "database"]),
     ("password", &["config", "data", "database"]),
+    ("migrate", &["config", "data", "database"]),
     ("completions", &[]),
     ("man", &[]),
 ];
@@ -294,6 +295,7 @@ mod tests {
             ("backup", &["--config", "--data", "--database", "--help"]),
             ("restored", &["--config", "--data", "--database", "--help"]),
             ("password", &["--user", "--config", "--data", "--database", "--help"]),
+            ("migrate", &["--from", "--config", "--data", "--database", "--help"]),
             ("completions", &["--help"]),
             ("man", &["--help"]),
         ] {
@@ -363,6 +365,7 @@ mod tests {
             "uproar backup FILE [options]",
             "uproar restored [options]",
             "uproar password --user NAME [options]",
+            "uproar migrate [--from FILE] [options]",
             "uproar completions SHELL",
             "uproar man",
         ] {

@@ -28,6 +28,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Tool::Backup { file }) => tools::backup(&cli.options, file),
         Some(Tool::Restored) => tools::restored(&cli.options),
         Some(Tool::Password { user }) => tools::password(&cli.options, user),
+        Some(Tool::Migrate { from }) => tools::migrate(&cli.options, from.as_deref()),
         Some(Tool::Completions { shell }) => output::print(&help::completions(*shell)),
         Some(Tool::Man) => output::print(&help::manual()?),
     }

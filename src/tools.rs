@@ -34,6 +34,21 @@ pub fn restored(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Moves everything from SQLite to PostgreSQL.
+pub fn migrate(options: &Options, from: Option<&Path>) -> Result<()> {
+    let url = options.database_url()?;
+    let from = from.map_or_else(|| options.data.join(DataFolder::DATABASE_FILE), Path::to_path_buf);
+    let moved =
+        uproar_store::tools::migrate(&from, &options.data, &url, OpenOptions::default(), &|line| output::note(line));
+    block_on(moved)??;
+    output::note(format_args!(
+        "everything is in {url} now: start the server with the same --data and --database; keep {} until you have a \
+         backup of the new database",
+        from.display()
+    ));
+    Ok(())
+}
+
 /// Sets a user's password and invalidates the user's tokens.
 pub fn password(options: &Options, user: &str) -> Result<()> {
     let key = check_name(user)?;

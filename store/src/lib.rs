@@ -7,11 +7,11 @@
 //!
 //! | layer | modules |
 //! | --- | --- |
-//! | entry points | `tools`, `open` |
+//! | entry points | `tools`, `migrate`, `open` |
 //! | the trait on either database | `database`, `allowance`, `turns` |
 //! | the two databases | `sqlite`, `postgres` |
 //! | queries that run on both | `admission`, `rooms`, `search`, `markers`, `history`, `users` |
-//! | what these need | `connection`, `generation`, `migrations`, `check` |
+//! | what these need | `connection`, `generation`, `migrations`, `tables`, `sum`, `check` |
 //! | the interface | `store`, `unwritten`, `options`, `objects`, `data_folder`, `incarnation`, `task`, `error` |
 //!
 //! With the feature `testing` there are two more, beside `database`: `memory`, the store that the simulator runs on,
@@ -32,6 +32,7 @@ mod incarnation;
 mod markers;
 #[cfg(feature = "testing")]
 pub mod memory;
+mod migrate;
 mod migrations;
 mod names;
 mod objects;
@@ -42,6 +43,8 @@ mod rooms;
 mod search;
 mod sqlite;
 mod store;
+mod sum;
+mod tables;
 mod task;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -38,6 +38,35 @@ pub(crate) fn migrator(migrations: &[Migration]) -> Migrator {
     Migrator::with_migrations(migrations.iter().map(migration).collect())
 }
 
+/// Fails unless exactly the migrations of this build have been applied. `applied`: their versions and checksums.
+pub(crate) fn require_current(
+    applied: &[(i64, Vec<u8>)],
+    address: &str,
+    migrations: &[Migration],
+) -> Result<(), OpenError> {
+    let known = migrator(migrations);
+    for (version, checksum) in applied {
+        let error = match known.iter().find(|migration| migration.version == *version) {
+            Some(migration) if *migration.checksum == **checksum => continue,
+            Some(_) => MigrateError::VersionMismatch(*version),
+            None => MigrateError::VersionMissing(*version),
+        };
+        return Err(migration_failed(&error, address, migrations));
+    }
+    if applied.len() < migrations.len() {
+        let (version, newest) = (applied.last().map_or(0, |(version, _)| *version), newest(migrations));
+        return Err(OpenError::Lasting(format!(
+            "the database {address} has schema version {version}, but this uproar needs version {newest}: start its \
+             server once on that database, which updates it"
+        )));
+    }
+    Ok(())
+}
+
+fn newest(migrations: &[Migration]) -> i64 {
+    migrations.last().map_or(0, |(version, ..)| *version)
+}
+
 /// The error that the database reported, if that is why migrating failed.
 pub(crate) fn database_error(error: &MigrateError) -> Option<&sqlx::Error> {
     match error {
@@ -48,7 +77,7 @@ pub(crate) fn database_error(error: &MigrateError) -> Option<&sqlx::Error> {
 
 /// Why the schema of the database at `address` can't be used. `migrations`: those that this build knows.
 pub(crate) fn migration_failed(error: &MigrateError, address: &str, migrations: &[Migration]) -> OpenError {
-    let newest = migrations.last().map_or(0, |(version, ..)| *version);
+    let newest = newest(migrations);
     OpenError::Lasting(match error {
         MigrateError::VersionMissing(version) => format!(
             "the database {address} has schema version {version}, but this uproar knows only versions up to \

@@ -3,6 +3,7 @@
 use crate::data_folder::DataFolder;
 use crate::error::OpenError;
 use crate::options::{DatabaseUrl, OpenOptions};
+use std::fmt::Arguments;
 use std::path::Path;
 
 /// Copies the SQLite database at `url` into the new file `to`, as of one moment. A server may be running.
@@ -19,12 +20,39 @@ pub async fn backup(url: &DatabaseUrl, to: &Path) -> Result<(), OpenError> {
 pub async fn restored(url: &DatabaseUrl, folder: &DataFolder, options: OpenOptions) -> Result<(), OpenError> {
     match url {
         DatabaseUrl::Sqlite(path) if !path.is_file() => Err(crate::sqlite::no_database(path)),
-        // The next start begins a new generation, as after a restored backup.
-        DatabaseUrl::Sqlite(_) => {
+        // The next start begins a new generation, as after a restored backup. It can then use a database that has moved
+        // elsewhere, because the other one has another generation.
+        DatabaseUrl::Sqlite(path) => {
             let file = folder.incarnation_file();
             file.remove()
-                .map_err(|error| OpenError::Lasting(format!("can't remove {}: {error}", file.path().display())))
+                .map_err(|error| OpenError::Lasting(format!("can't remove {}: {error}", file.path().display())))?;
+            crate::sqlite::MovedTo::forget(path).await
         }
         DatabaseUrl::Postgres(url) => crate::postgres::restored(url, &options).await,
     }
+}
+
+/// Moves the SQLite database in the file `from` to the empty PostgreSQL database at `to`. No server may use either.
+/// `data`: the data folder. `say` gets lines about the progress.
+pub async fn migrate(
+    from: &Path,
+    data: &Path,
+    to: &DatabaseUrl,
+    options: OpenOptions,
+    say: &dyn Fn(Arguments<'_>),
+) -> Result<(), OpenError> {
+    let DatabaseUrl::Postgres(url) = to else {
+        return Err(OpenError::Lasting(
+            "the database to move to must be PostgreSQL; name it with --database postgres://…".to_owned(),
+        ));
+    };
+    // Before a data folder is created by mistake.
+    if !from.is_file() {
+        return Err(OpenError::Lasting(format!(
+            "there is no database {}; name it with --data or --from",
+            from.display()
+        )));
+    }
+    let folder = DataFolder::open(data)?;
+    crate::migrate::migrate(from, &folder, url, &options, say).await
 }

@@ -84,6 +84,25 @@ impl Backdoor {
         rows.unwrap_or_else(|error| panic!("the test's own query fails: {error}"))
     }
 
+    /// The texts that a query returns, in one column.
+    pub async fn texts(&mut self, sql: &str) -> Vec<String> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        let rows = match self {
+            Backdoor::Sqlite(connection) => sqlx::query_scalar(sql).fetch_all(connection).await,
+            Backdoor::Postgres(connection) => sqlx::query_scalar(sql).fetch_all(connection).await,
+        };
+        rows.unwrap_or_else(|error| panic!("the test's own query fails: {error}"))
+    }
+
+    /// Closes the connection, after which a SQLite file is complete.
+    pub async fn close(self) {
+        let closed = match self {
+            Backdoor::Sqlite(connection) => connection.close().await,
+            Backdoor::Postgres(connection) => connection.close().await,
+        };
+        closed.unwrap_or_else(|error| panic!("the test's own connection fails: {error}"));
+    }
+
     pub async fn release_commits(&mut self) {
         self.execute("ROLLBACK").await;
     }

@@ -93,6 +93,7 @@ mod faults_sockets;
 mod journey;
 mod live;
 mod members;
+mod migrate;
 mod order;
 mod outage;
 mod output;

@@ -78,6 +78,11 @@ impl Setup {
         Setup { folder, database, options: options.iter().map(ToString::to_string).collect(), wrapper: Vec::new() }
     }
 
+    /// Names another database, for the next server.
+    pub fn use_database(&mut self, url: Option<&str>) {
+        self.database = url.map(ToOwned::to_owned);
+    }
+
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }

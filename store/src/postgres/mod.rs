@@ -4,12 +4,14 @@ mod append;
 mod failures;
 mod generation;
 mod guard;
+mod receiver;
 mod sessions;
 mod setup;
 mod witnesses;
 
 pub(crate) use failures::{ends_session, keeps_session};
 pub(crate) use generation::restored;
+pub(crate) use receiver::{Receiver, Vacancy};
 pub(crate) use sessions::Lent;
 
 use crate::connection::{DbConnection, Pooled};
@@ -20,9 +22,10 @@ use crate::objects::Removal;
 use crate::options::OpenOptions;
 use append::Lanes;
 use failures::Target;
-use guard::{Guard, Keeper};
+use guard::{Guard, Held, Keeper};
 use sessions::Sessions;
 use setup::{connect_options, session_settings};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -49,35 +52,8 @@ impl Postgres {
         let connect = connect_options(url)?.application_name(&witnesses.application());
         let target = Target::of(&connect);
 
-        let mut held = match timeout(options.open_timeout, Guard::take(&connect, &target)).await {
-            Ok(held) => held?,
-            Err(_) => return Err(target.no_answer(options.open_timeout)),
-        };
-        let checked = async {
-            setup::check_server(&mut held.connection, &target).await?;
-            setup::check_that_sessions_are_our_own(&mut held, &connect, &target).await
-        };
-        match timeout(options.open_timeout, checked).await {
-            Ok(checked) => checked?,
-            Err(_) => return Err(target.no_answer(options.open_timeout)),
-        }
-        let migrator = migrations::migrator(migrations::POSTGRES);
-        match timeout(MIGRATION_TIMEOUT, migrator.run(&mut held.connection)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                return Err(match migrations::database_error(&error) {
-                    Some(error) => target.failed(error),
-                    None => migrations::migration_failed(&error, &target.address, migrations::POSTGRES),
-                });
-            }
-            Err(_) => {
-                let (address, seconds) = (&target.address, MIGRATION_TIMEOUT.as_secs());
-                return Err(OpenError::Lasting(format!(
-                    "the schema of the database {address} was not updated within {seconds} s; \
-                     start uproar again to retry"
-                )));
-            }
-        }
+        let mut held = take(&connect, &target, options).await?;
+        migrate(&mut held.connection, &target).await?;
         let failed = |error: sqlx::Error| target.failed(&error);
         let generation = generation::check(&mut held.connection).await.map_err(failed)?;
         witnesses.mark(&mut held.connection).await.map_err(failed)?;
@@ -130,5 +106,40 @@ impl Postgres {
         self.sessions.close().await;
         // Last, because it lets another process start.
         self.keeper.release().await;
+    }
+}
+
+/// Takes the lock of the database, on a connection to a server that can keep what Uproar promises.
+async fn take(connect: &PgConnectOptions, target: &Target, options: &OpenOptions) -> Result<Held, OpenError> {
+    let mut held = match timeout(options.open_timeout, Guard::take(connect, target)).await {
+        Ok(held) => held?,
+        Err(_) => return Err(target.no_answer(options.open_timeout)),
+    };
+    let checked = async {
+        setup::check_server(&mut held.connection, target).await?;
+        setup::check_that_sessions_are_our_own(&mut held, connect, target).await
+    };
+    match timeout(options.open_timeout, checked).await {
+        Ok(checked) => checked?,
+        Err(_) => return Err(target.no_answer(options.open_timeout)),
+    }
+    Ok(held)
+}
+
+/// Brings the schema up to date.
+async fn migrate(connection: &mut PgConnection, target: &Target) -> Result<(), OpenError> {
+    let migrator = migrations::migrator(migrations::POSTGRES);
+    match timeout(MIGRATION_TIMEOUT, migrator.run(connection)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(match migrations::database_error(&error) {
+            Some(error) => target.failed(error),
+            None => migrations::migration_failed(&error, &target.address, migrations::POSTGRES),
+        }),
+        Err(_) => {
+            let (address, seconds) = (&target.address, MIGRATION_TIMEOUT.as_secs());
+            Err(OpenError::Lasting(format!(
+                "the schema of the database {address} was not updated within {seconds} s; start uproar again to retry"
+            )))
+        }
     }
 }

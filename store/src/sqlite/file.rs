@@ -1,8 +1,10 @@
 //! The database file: created with the right mode, and recognized as ours.
 
+use super::no_database;
 use crate::error::{OpenError, one_line};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
+use std::fmt::Display;
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -28,16 +30,28 @@ pub(super) async fn prepare(path: &Path) -> Result<PathBuf, OpenError> {
             .await
             .map_err(|error| OpenError::Lasting(format!("can't open the database {shown}: {}", one_line(&error))))?,
         Header::Ours => {}
-        Header::Foreign => {
-            return Err(OpenError::Lasting(format!(
-                "{shown} is not a database of uproar; name another file with --database"
-            )));
-        }
+        Header::Foreign => return Err(foreign(&shown)),
     }
     if metadata.permissions().mode() & 0o077 != 0 {
         fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(failed)?;
     }
     Ok(path)
+}
+
+/// Checks that a file that exists is ours, and returns its absolute path.
+pub(super) fn existing(path: &Path) -> Result<PathBuf, OpenError> {
+    if !path.is_file() {
+        return Err(no_database(path));
+    }
+    let failed = |error: io::Error| OpenError::Lasting(format!("can't open the database {}: {error}", path.display()));
+    match header(File::open(path).map_err(failed)?).map_err(failed)? {
+        Header::Ours => fs::canonicalize(path).map_err(failed),
+        Header::Empty | Header::Foreign => Err(foreign(&path.display())),
+    }
+}
+
+fn foreign(path: &dyn Display) -> OpenError {
+    OpenError::Lasting(format!("{path} is not a database of uproar; name another file"))
 }
 
 /// Writes the application id, in a transaction of its own and before WAL mode, so that it is in the file whatever

@@ -6,8 +6,10 @@ mod checkpoints;
 mod file;
 mod generation;
 mod holder;
+mod source;
 
 pub(crate) use backup::{backup, no_database};
+pub(crate) use source::{MovedTo, Source};
 
 use crate::connection::{DbConnection, Pooled};
 use crate::data_folder::{DataFolder, LockFile};
@@ -98,6 +100,9 @@ impl Sqlite {
                 _ => migrations::migration_failed(&error, &shown, migrations::SQLITE),
             },
         )?;
+        let mut connection = writer.acquire().await.map_err(failed)?;
+        MovedTo::refuse(&mut connection, &shown).await?;
+        drop(connection);
         let size = u32::try_from(options.pool_size).unwrap_or(u32::MAX).max(1);
         let readers = pool.max_connections(size).connect_with(for_all.read_only(true)).await.map_err(failed)?;
 
