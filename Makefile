@@ -1,4 +1,4 @@
-.PHONY: help run web check doc test test-all chaos bench bench-all bench-build deny autobahn
+.PHONY: help run web check doc test test-all chaos bench bench-all bench-build size deny autobahn
 
 help:
 	@echo 'make run        builds what is missing and starts the server; ARGS="--listen 0.0.0.0:8080" passes options'
@@ -9,6 +9,7 @@ help:
 	@echo 'make chaos      random faults under load on both databases, and a check that nothing is lost; SECONDS=600'
 	@echo 'make bench      measures the performance targets beside other servers, in 16 minutes; see bench-results'
 	@echo 'make bench-all  make bench, and how costs grow with rooms, members and connections, in an hour'
+	@echo 'make size       measures the memory and disk that a server needs, in less than 5 minutes'
 	@echo 'make autobahn   the Autobahn testsuite against /echo on both drivers; CASES="1.* 2.10" selects some'
 	@echo 'make deny       checks the licences, sources and advisories of the dependencies'
 
@@ -80,6 +81,11 @@ bench-build:
 	scripts/test-postgres
 	cargo build --locked --release --bin uproar --bin uproar-bench --workspace
 	bench-client/peers/build
+
+size:
+	scripts/test-postgres
+	cargo build --locked --release --bin uproar --bin uproar-bench --workspace
+	target/release/uproar-bench size $(ARGS)
 
 autobahn:
 	cargo build --locked --workspace --all-features --bin uproar

@@ -10,6 +10,7 @@ use crate::progress::{Progress, summary_line};
 use crate::report;
 use crate::result::{Channel, Load, Machine, Results, Run, Scenario, Shape, Wire};
 use crate::server::{Environment, Server};
+use crate::size::{self, Amounts};
 use crate::{machine, scenario};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -75,6 +76,8 @@ enum Command {
     Durable(ScenarioOptions),
     /// Measures how much hostile clients slow down a well-behaved one. At most 5 times is allowed
     Abuse(AbuseOptions),
+    /// Measures what a machine for Uproar needs: memory by connections and rooms, disk by messages
+    Size(SizeOptions),
     /// Measures a mix: clients read histories, switch rooms, send messages and reconnect
     Mix(ScenarioOptions),
 }
@@ -106,6 +109,19 @@ struct AbuseOptions {
     /// Shards of Uproar
     #[arg(long, default_value_t = 2)]
     shards: u32,
+}
+
+#[derive(Debug, Args)]
+struct SizeOptions {
+    /// Idle connections, in 100 rooms
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
+    connections: u32,
+    /// Rooms with one connection each
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rooms: u32,
+    /// Messages on each database
+    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    messages: u64,
 }
 
 /// Runs one scenario against one server. Sizes that are not given have the scenario's default.
@@ -219,6 +235,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Storm(single) => single.run(environment, Scenario::Storm),
         Command::Durable(single) => single.run(environment, Scenario::Durable),
         Command::Abuse(abuse) => abuse.run(environment),
+        Command::Size(size) => size.run(environment),
         Command::Mix(single) => single.run(environment, Scenario::Mix),
     }
 }
@@ -322,6 +339,21 @@ impl AbuseOptions {
         let degrading = abuse::degrading(&all);
         ensure!(degrading.is_empty(), "these attacks degraded the service for others: {}", degrading.join(", "));
         Ok(())
+    }
+}
+
+impl SizeOptions {
+    fn run(&self, mut environment: Environment) -> Result<()> {
+        let subject = Subject::Uproar { driver: Driver::Auto, shards: 1 };
+        if let Some(reason) = environment.unavailable(subject) {
+            bail!("{reason}");
+        }
+        // Started first, so that a machine without PostgreSQL fails here and not after minutes.
+        environment.postgres()?;
+        print_machine(&machine::describe(&environment));
+        let amounts = Amounts { connections: self.connections, rooms: self.rooms, messages: self.messages };
+        let size = size::measure(&mut environment, subject, amounts)?;
+        print(format_args!("\n{}", size.to_markdown()))
     }
 }
 

@@ -15,3 +15,4 @@ pub mod report;
 pub mod result;
 pub mod scenario;
 pub mod server;
+pub mod size;

@@ -152,6 +152,18 @@ impl TestPostgres {
         Ok(self.url(&name))
     }
 
+    /// What the database of this URL takes on disk, in bytes.
+    pub async fn database_bytes(&self, url: &str) -> Result<u64, String> {
+        let size = async {
+            let mut connection = url.parse::<PgConnectOptions>()?.disable_statement_logging().connect().await?;
+            let sql = "SELECT pg_database_size(current_database())";
+            let bytes: i64 = sqlx::query_scalar(sql).fetch_one(&mut connection).await?;
+            connection.close().await?;
+            Ok(bytes.cast_unsigned())
+        };
+        size.await.map_err(|error: sqlx::Error| format!("can't measure a test database: {error}"))
+    }
+
     /// Shuts the server down in an orderly way. Fails if it is not our own.
     pub fn stop(&mut self) -> Result<(), String> {
         self.own()?.end("INT");

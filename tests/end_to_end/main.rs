@@ -106,6 +106,7 @@ mod retry;
 mod sdk;
 mod security_log;
 mod signals;
+mod size;
 mod slow;
 mod start_waits;
 mod startup;

@@ -23,6 +23,11 @@ impl Postgres {
         self.runtime.block_on(self.server.create_database()).map_err(|error| anyhow!(error))
     }
 
+    /// What a database takes on disk, in bytes.
+    pub fn database_bytes(&self, url: &str) -> Result<u64> {
+        self.runtime.block_on(self.server.database_bytes(url)).map_err(|error| anyhow!(error))
+    }
+
     /// The id of its main process, if it was started here.
     pub fn process(&self) -> Option<u32> {
         self.server.process()
