@@ -104,6 +104,7 @@ mod port;
 mod quick_start;
 mod retry;
 mod sdk;
+mod seccomp;
 mod security_log;
 mod signals;
 mod size;
