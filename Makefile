@@ -1,8 +1,10 @@
-.PHONY: help run web check doc test test-all chaos bench bench-all bench-build size deny autobahn
+.PHONY: help run web build install check doc test test-all chaos bench bench-all bench-build size deny autobahn dist \
+	test-dist
 
 help:
 	@echo 'make run        builds what is missing and starts the server; ARGS="--listen 0.0.0.0:8080" passes options'
 	@echo 'make web        builds the web client; make run does that too if Node.js and npm are installed'
+	@echo 'make build      builds what is missing, in the release profile; make install PREFIX=/usr/local installs it'
 	@echo 'make check      formatting, clippy, unit tests, 50 simulator seeds, documentation; needs only cargo'
 	@echo 'make test       everything of make check, and all other tests; needs PostgreSQL, Node.js, Python and Chromium'
 	@echo 'make test-all   make test, and the end-to-end tests with each combination of driver, shards and database'
@@ -11,12 +13,22 @@ help:
 	@echo 'make bench-all  make bench, and how costs grow with rooms, members and connections, in an hour'
 	@echo 'make size       measures the memory and disk that a server needs, in less than 5 minutes'
 	@echo 'make autobahn   the Autobahn testsuite against /echo on both drivers; CASES="1.* 2.10" selects some'
+	@echo 'make dist       builds a release in dist: archive, Debian package, checksums; make test-dist tests it, as root'
 	@echo 'make deny       checks the licences, sources and advisories of the dependencies'
 
 # The page comes first: the server's build embeds web/dist, and does without it if it is missing.
 run:
 	@scripts/page
 	cargo run --release --bin uproar -- $(ARGS)
+
+build:
+	@scripts/page
+	cargo build --locked --release --bin uproar
+
+# It does not build, so that root need not have cargo.
+install: PREFIX = /usr/local
+install:
+	@scripts/install $(PREFIX)
 
 web:
 	@scripts/page --required
@@ -42,6 +54,7 @@ test:
 	scripts/test-sdks
 	scripts/test-browser
 	scripts/page --required
+	scripts/test-workflows
 	cargo fmt --all -- --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	$(MAKE) doc
@@ -93,3 +106,9 @@ autobahn:
 
 deny:
 	scripts/deny
+
+dist:
+	scripts/dist
+
+test-dist:
+	scripts/test-dist
