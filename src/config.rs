@@ -80,6 +80,15 @@ pub enum Tool {
         #[arg(long, value_name = "FILE", value_parser = path())]
         from: Option<PathBuf>,
     },
+    /// Exits with status 0 if a running server responds
+    ///
+    /// It is meant for the health check of a container. It asks the first address that the server listens on for
+    /// /healthz, which is answered as long as the process can serve requests, with or without its database. To learn
+    /// whether the server can do all its work, name its /readyz.
+    Health {
+        /// What to ask for, such as http://127.0.0.1:8080/readyz
+        url: Option<String>,
+    },
     /// Prints a completion script for a shell
     Completions {
         /// Name of the shell

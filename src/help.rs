@@ -10,12 +10,13 @@ use uproar_core::limits::Limits;
 
 /// The shared options that each tool uses. The others are hidden from its help, but accepted and ignored, so that the
 /// command line, the environment and the configuration file of the server also serve its tools.
-const USED_OPTIONS: [(&str, &[&str]); 7] = [
+const USED_OPTIONS: [(&str, &[&str]); 8] = [
     ("token", &["config", "data", "key_file"]),
     ("backup", &["config", "data", "database"]),
     ("restored", &["config", "data", "database"]),
     ("password", &["config", "data", "database"]),
     ("migrate", &["config", "data", "database"]),
+    ("health", &["config", "listen"]),
     ("completions", &[]),
     ("man", &[]),
 ];
@@ -296,6 +297,7 @@ mod tests {
             ("restored", &["--config", "--data", "--database", "--help"]),
             ("password", &["--user", "--config", "--data", "--database", "--help"]),
             ("migrate", &["--from", "--config", "--data", "--database", "--help"]),
+            ("health", &["--config", "--listen", "--help"]),
             ("completions", &["--help"]),
             ("man", &["--help"]),
         ] {
@@ -366,6 +368,7 @@ mod tests {
             "uproar restored [options]",
             "uproar password --user NAME [options]",
             "uproar migrate [--from FILE] [options]",
+            "uproar health [URL] [options]",
             "uproar completions SHELL",
             "uproar man",
         ] {

@@ -6,6 +6,7 @@
 pub mod chat;
 pub mod config;
 pub mod driver;
+pub mod health;
 pub mod help;
 pub mod lanes;
 pub mod mesh;

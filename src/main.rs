@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 use uproar::config::{Cli, Tool};
-use uproar::{help, output, server, tools};
+use uproar::{health, help, output, server, tools};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -29,6 +29,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Tool::Restored) => tools::restored(&cli.options),
         Some(Tool::Password { user }) => tools::password(&cli.options, user),
         Some(Tool::Migrate { from }) => tools::migrate(&cli.options, from.as_deref()),
+        Some(Tool::Health { url }) => health::health(&cli.options, url.as_deref()),
         Some(Tool::Completions { shell }) => output::print(&help::completions(*shell)),
         Some(Tool::Man) => output::print(&help::manual()?),
     }

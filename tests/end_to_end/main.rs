@@ -90,6 +90,7 @@ mod echo;
 mod failover;
 mod faults_databases;
 mod faults_sockets;
+mod health;
 mod journey;
 mod live;
 mod members;
