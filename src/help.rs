@@ -10,12 +10,28 @@ use uproar_core::limits::Limits;
 
 /// The shared options that each tool uses. The others are hidden from its help, but accepted and ignored, so that the
 /// command line, the environment and the configuration file of the server also serve its tools.
-const USED_OPTIONS: [(&str, &[&str]); 8] = [
+const USED_OPTIONS: [(&str, &[&str]); 9] = [
     ("token", &["config", "data", "key_file"]),
     ("backup", &["config", "data", "database"]),
     ("restored", &["config", "data", "database"]),
     ("password", &["config", "data", "database"]),
     ("migrate", &["config", "data", "database"]),
+    (
+        "check",
+        &[
+            "config",
+            "listen",
+            "admin_listen",
+            "trusted_proxy",
+            "data",
+            "database",
+            "driver",
+            "allow_origin",
+            "key_file",
+            "limit",
+            "log",
+        ],
+    ),
     ("health", &["config", "listen"]),
     ("completions", &[]),
     ("man", &[]),
@@ -279,7 +295,8 @@ mod tests {
 
     /// The long options in a help text.
     fn options_in(help: &str) -> Vec<&str> {
-        let words = help.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with("--")));
+        let options = help.lines().map(str::trim).filter(|line| line.starts_with('-'));
+        let words = options.filter_map(|line| line.split_whitespace().find(|word| word.starts_with("--")));
         words.map(|word| word.trim_end_matches(',')).collect()
     }
 
@@ -297,6 +314,23 @@ mod tests {
             ("restored", &["--config", "--data", "--database", "--help"]),
             ("password", &["--user", "--config", "--data", "--database", "--help"]),
             ("migrate", &["--from", "--config", "--data", "--database", "--help"]),
+            (
+                "check",
+                &[
+                    "--config",
+                    "--listen",
+                    "--admin-listen",
+                    "--trusted-proxy",
+                    "--data",
+                    "--database",
+                    "--driver",
+                    "--allow-origin",
+                    "--key-file",
+                    "--limit",
+                    "--log",
+                    "--help",
+                ],
+            ),
             ("health", &["--config", "--listen", "--help"]),
             ("completions", &["--help"]),
             ("man", &["--help"]),
@@ -368,6 +402,7 @@ mod tests {
             "uproar restored [options]",
             "uproar password --user NAME [options]",
             "uproar migrate [--from FILE] [options]",
+            "uproar check [options]",
             "uproar health [URL] [options]",
             "uproar completions SHELL",
             "uproar man",

@@ -4,6 +4,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod chat;
+pub mod check;
 pub mod config;
 pub mod driver;
 pub mod health;

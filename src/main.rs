@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 use uproar::config::{Cli, Tool};
-use uproar::{health, help, output, server, tools};
+use uproar::{check, health, help, output, server, tools};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let result = Cli::load().and_then(|cli| run(&cli));
     if let Err(error) = &result {
-        output::note(format_args!("uproar: {}", one_line(error)));
+        output::note(format_args!("uproar: {}", output::one_line(error)));
     }
     output::flush();
     if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -29,33 +29,9 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Tool::Restored) => tools::restored(&cli.options),
         Some(Tool::Password { user }) => tools::password(&cli.options, user),
         Some(Tool::Migrate { from }) => tools::migrate(&cli.options, from.as_deref()),
+        Some(Tool::Check) => check::check(&cli.options),
         Some(Tool::Health { url }) => health::health(&cli.options, url.as_deref()),
         Some(Tool::Completions { shell }) => output::print(&help::completions(*shell)),
         Some(Tool::Man) => output::print(&help::manual()?),
-    }
-}
-
-/// An error with its causes, in one line. Some errors repeat the text of their cause, which is then left out.
-fn one_line(error: &anyhow::Error) -> String {
-    let mut line = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if line.is_empty() {
-            line = cause;
-        } else if !line.contains(&cause) {
-            line = format!("{line}: {cause}");
-        }
-    }
-    line.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use anyhow::anyhow;
-
-    #[test]
-    fn an_error_is_one_line_that_says_each_cause_once() {
-        let error = anyhow!("permission\ndenied").context("can't open x: permission\ndenied").context("can't start");
-        assert_eq!(one_line(&error), "can't start: can't open x: permission denied");
     }
 }

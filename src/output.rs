@@ -1,7 +1,7 @@
 //! What the process writes to standard error and standard output. A reader that is slow, stuck or gone, or a full disk,
 //! costs lines of the log and nothing else: no thread of the server waits for a write, and none panics.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::fmt::Arguments;
@@ -110,7 +110,10 @@ pub fn start_log(filter: &str) -> Result<()> {
 
 /// Parses a list of levels and of `TARGET=LEVEL`. `EnvFilter` takes any other word for a target, so that a misspelt
 /// level would switch off the log.
-fn parse_filter(text: &str) -> Result<EnvFilter> {
+///
+/// # Errors
+/// If there is another word in it, or nothing.
+pub fn parse_filter(text: &str) -> Result<EnvFilter> {
     let directives: Vec<&str> = text.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect();
     let is_level = |text: &str| !text.is_empty() && text.parse::<LevelFilter>().is_ok();
     for directive in &directives {
@@ -142,6 +145,19 @@ pub fn note(line: Arguments<'_>) {
         Some(log) => send_within(log, Entry::Line(line.into_bytes()), Instant::now() + FLUSH_TIMEOUT),
         None => drop(write_all(io::stderr().as_fd(), line.as_bytes())),
     }
+}
+
+/// An error with its causes, in one line. Some errors repeat the text of their cause, which is then left out.
+pub fn one_line(error: &Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Waits until the log is written, but not for long: its reader may be stuck.
@@ -295,8 +311,15 @@ fn write_all(file: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anyhow::anyhow;
     use std::fs::File;
     use std::io::{Read, Write};
+
+    #[test]
+    fn an_error_is_one_line_that_says_each_cause_once() {
+        let error = anyhow!("permission\ndenied").context("can't open x: permission\ndenied").context("can't start");
+        assert_eq!(one_line(&error), "can't start: can't open x: permission denied");
+    }
 
     #[test]
     fn a_log_filter_has_levels_and_targets_with_levels_only() {

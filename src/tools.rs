@@ -89,7 +89,8 @@ fn read_password(user: &str) -> Result<String> {
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
-fn block_on<F: Future>(future: F) -> Result<F::Output> {
+/// Runs a future on a runtime of its own.
+pub(crate) fn block_on<F: Future>(future: F) -> Result<F::Output> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     Ok(runtime.context("can't start a thread")?.block_on(future))
 }

@@ -39,8 +39,18 @@ pub fn bind_among(
     shards: usize,
     limits: &Limits,
 ) -> Result<(SocketAddr, Vec<TcpListener>), ListenError> {
-    let is_v6_only = address.is_ipv6() && addresses.iter().any(|a| a.is_ipv4() && a.port() == address.port());
-    bind_all(address, is_v6_only, shards, limits).map_err(|source| explain(address, source))
+    bind_all(address, is_v6_only(addresses, address), shards, limits).map_err(|source| explain(address, source))
+}
+
+fn is_v6_only(addresses: &[SocketAddr], address: SocketAddr) -> bool {
+    address.is_ipv6() && addresses.iter().any(|a| a.is_ipv4() && a.port() == address.port())
+}
+
+/// Binds an address as [`bind_among`] does, and gives it up at once, without having listened.
+pub fn try_bind(addresses: &[SocketAddr], address: SocketAddr) -> Result<(), ListenError> {
+    let is_v6_only = is_v6_only(addresses, address);
+    let bound = socket(address, is_v6_only, &Limits::default()).and_then(|socket| socket.bind(&address.into()));
+    bound.map_err(|source| explain(address, source))
 }
 
 fn explain(address: SocketAddr, source: io::Error) -> ListenError {

@@ -4,7 +4,7 @@ use std::fs;
 
 /// The process that listens on a port, such as "process 123 (nginx)". `None`: it can't be seen, because it belongs to
 /// another user, or runs in another container.
-pub(super) fn of_port(port: u16) -> Option<String> {
+pub(crate) fn of_port(port: u16) -> Option<String> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
     let sockets: Vec<String> = tables.iter().flat_map(|table| listening(table, port)).collect();
     if sockets.is_empty() {

@@ -1,12 +1,12 @@
 //! The server from start to stop: [`run`] prepares the process, `serve` binds, builds, spawns, waits and stops.
 
 mod clock;
-mod holder;
+pub(crate) mod holder;
 mod http;
 mod listeners;
 mod parts;
 mod process;
-mod settings;
+pub(crate) mod settings;
 mod start;
 mod threads;
 

@@ -9,7 +9,7 @@ use uproar_http::{Origins, Settings};
 
 /// # Errors
 /// If an origin or a network is invalid.
-pub(super) fn from_options(options: &Options, limits: &Limits) -> Result<Settings> {
+pub(crate) fn from_options(options: &Options, limits: &Limits) -> Result<Settings> {
     let origins = Origins::parse(&options.origins()).map_err(|error| anyhow::anyhow!("--allow-origin: {error}"))?;
     let trusted_proxies = options.trusted_networks().into_iter().map(Network::from_str);
     let trusted_proxies: Result<Vec<Network>, _> = trusted_proxies.collect();

@@ -7,7 +7,7 @@
 //!
 //! | layer | modules |
 //! | --- | --- |
-//! | entry points | `tools`, `migrate`, `open` |
+//! | entry points | `tools`, `migrate`, `open`, `inspect` |
 //! | the trait on either database | `database`, `allowance`, `turns` |
 //! | the two databases | `sqlite`, `postgres` |
 //! | queries that run on both | `admission`, `rooms`, `search`, `markers`, `history`, `users` |
@@ -29,6 +29,7 @@ mod error;
 mod generation;
 mod history;
 mod incarnation;
+pub mod inspect;
 mod markers;
 #[cfg(feature = "testing")]
 pub mod memory;

@@ -6,7 +6,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 
 /// One migration: its number, from 1; its name; its SQL. A released migration is never changed, because its checksum
 /// is compared with the one that the database recorded.
-type Migration = (i64, &'static str, &'static str);
+pub(crate) type Migration = (i64, &'static str, &'static str);
 
 pub(crate) const SQLITE: &[Migration] = &[
     (1, "first", include_str!("../../migrations/sqlite/0001_first.sql")),
@@ -63,7 +63,8 @@ pub(crate) fn require_current(
     Ok(())
 }
 
-fn newest(migrations: &[Migration]) -> i64 {
+/// The schema version that these migrations lead to.
+pub(crate) fn newest(migrations: &[Migration]) -> i64 {
     migrations.last().map_or(0, |(version, ..)| *version)
 }
 

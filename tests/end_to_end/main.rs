@@ -84,6 +84,7 @@ mod server;
 mod abuse;
 mod centrifuge;
 mod chaos;
+mod check;
 mod crash;
 mod crowd;
 mod echo;

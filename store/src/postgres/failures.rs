@@ -67,10 +67,7 @@ impl Target {
                 "the database {address} does not exist; create it: createdb --owner {user} --encoding UTF8 \
                  --template template0 {database}"
             ),
-            "42501" | "3F000" => format!(
-                "the user {user} has too few rights in the database {address} ({message}); make it the owner: \
-                 ALTER DATABASE {database} OWNER TO {user}; GRANT ALL ON SCHEMA public TO {user}"
-            ),
+            "42501" | "3F000" => self.lacks_rights(message),
             "53300" => format!(
                 "PostgreSQL at {address} has no free connection ({message}); raise max_connections, or end other \
                  sessions"
@@ -88,6 +85,15 @@ impl Target {
             "08P01" if message.contains("startup parameter") => self.shared_sessions(),
             code => format!("can't use the database {address}: PostgreSQL says: {message} (SQLSTATE {code})"),
         }
+    }
+
+    /// `message`: what the user may not do.
+    pub fn lacks_rights(&self, message: &str) -> String {
+        let Target { address, user, database } = self;
+        format!(
+            "the user {user} has too few rights in the database {address} ({message}); make it the owner: \
+             ALTER DATABASE {database} OWNER TO {user}; GRANT ALL ON SCHEMA public TO {user}"
+        )
     }
 
     /// A pooler gives several clients the same session, so that locks and prepared statements get lost.

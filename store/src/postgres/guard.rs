@@ -39,7 +39,7 @@ pub(super) enum State {
     Ended(Arc<str>),
 }
 
-/// The connection that has the lock.
+/// A connection of its own, which usually has the lock.
 pub(super) struct Held {
     pub connection: PgConnection,
     /// The process id of its session in the server.
@@ -328,6 +328,14 @@ impl Keeper {
 }
 
 impl Held {
+    /// A connection that has not taken the lock.
+    pub async fn without_lock(options: &PgConnectOptions) -> Result<Held, sqlx::Error> {
+        let mut connection = options.connect().await?;
+        let row = sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
+        let process = row.try_get(0)?;
+        Ok(Held { connection, process })
+    }
+
     pub async fn test(&mut self) -> Result<Health, sqlx::Error> {
         let sql = "SELECT pg_backend_pid(), pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'";
         let row = sqlx::raw_sql(sql).fetch_one(&mut self.connection).await?;
@@ -356,7 +364,7 @@ async fn try_lock(connection: &mut PgConnection) -> Result<Option<i32>, sqlx::Er
 }
 
 /// The session that has the lock.
-struct Holder {
+pub(super) struct Holder {
     process: i32,
     /// These are empty if this role is not permitted to see them.
     application: String,
@@ -366,7 +374,7 @@ struct Holder {
 
 impl Holder {
     /// `None`: nobody has the lock.
-    async fn find(connection: &mut PgConnection) -> Result<Option<Holder>, sqlx::Error> {
+    pub async fn find(connection: &mut PgConnection) -> Result<Option<Holder>, sqlx::Error> {
         let sql = format!(
             "SELECT l.pid, coalesce(a.application_name, ''),
                coalesce(host(a.client_addr), CASE WHEN a.backend_start IS NOT NULL THEN 'a local socket' END, ''),

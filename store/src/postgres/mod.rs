@@ -4,6 +4,7 @@ mod append;
 mod failures;
 mod generation;
 mod guard;
+mod inspect;
 mod receiver;
 mod sessions;
 mod setup;
@@ -11,6 +12,7 @@ mod witnesses;
 
 pub(crate) use failures::{ends_session, keeps_session};
 pub(crate) use generation::restored;
+pub(crate) use inspect::inspect;
 pub(crate) use receiver::{Receiver, Vacancy};
 pub(crate) use sessions::Lent;
 

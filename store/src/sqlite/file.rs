@@ -4,7 +4,6 @@ use super::no_database;
 use crate::error::{OpenError, one_line};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
-use std::fmt::Display;
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -16,26 +15,44 @@ const APPLICATION_ID: u32 = 0x5570_7272;
 /// Creates the file, or checks that an existing one is ours, and returns its absolute path. Its mode is 0600, which
 /// SQLite also gives to the files that it creates beside it.
 pub(super) async fn prepare(path: &Path) -> Result<PathBuf, OpenError> {
-    let shown = path.display();
-    let failed = |error: io::Error| OpenError::Lasting(format!("can't open the database {shown}: {error}"));
+    let failed = |error: io::Error| failed(path, error);
     let opened = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
     let file = opened.map_err(failed)?;
-    let path = fs::canonicalize(path).map_err(failed)?;
+    let shown = path.display();
+    let absolute = fs::canonicalize(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         return Err(failed(io::Error::from(ErrorKind::InvalidInput)));
     }
     match header(file).map_err(failed)? {
-        Header::Empty => mark(&path)
+        Header::Empty => mark(&absolute)
             .await
             .map_err(|error| OpenError::Lasting(format!("can't open the database {shown}: {}", one_line(&error))))?,
         Header::Ours => {}
-        Header::Foreign => return Err(foreign(&shown)),
+        Header::Foreign => return Err(foreign(path)),
     }
     if metadata.permissions().mode() & 0o077 != 0 {
-        fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(failed)?;
+        fs::set_permissions(&absolute, Permissions::from_mode(0o600)).map_err(failed)?;
     }
-    Ok(path)
+    Ok(absolute)
+}
+
+/// Whose file it is, without changing it.
+pub(super) fn recognise(path: &Path) -> io::Result<Header> {
+    // Opening a named pipe would wait until something writes to it.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::from(ErrorKind::InvalidInput));
+    }
+    header(File::open(path)?)
+}
+
+pub(super) fn failed(path: &Path, error: io::Error) -> OpenError {
+    OpenError::Lasting(format!("can't open the database {}: {error}", path.display()))
+}
+
+pub(super) fn foreign(path: &Path) -> OpenError {
+    let shown = path.display();
+    OpenError::Lasting(format!("{shown} is not a database of uproar; name another file"))
 }
 
 /// Checks that a file that exists is ours, and returns its absolute path.
@@ -43,15 +60,11 @@ pub(super) fn existing(path: &Path) -> Result<PathBuf, OpenError> {
     if !path.is_file() {
         return Err(no_database(path));
     }
-    let failed = |error: io::Error| OpenError::Lasting(format!("can't open the database {}: {error}", path.display()));
+    let failed = |error: io::Error| failed(path, error);
     match header(File::open(path).map_err(failed)?).map_err(failed)? {
         Header::Ours => fs::canonicalize(path).map_err(failed),
-        Header::Empty | Header::Foreign => Err(foreign(&path.display())),
+        Header::Empty | Header::Foreign => Err(foreign(path)),
     }
-}
-
-fn foreign(path: &dyn Display) -> OpenError {
-    OpenError::Lasting(format!("{path} is not a database of uproar; name another file"))
 }
 
 /// Writes the application id, in a transaction of its own and before WAL mode, so that it is in the file whatever
@@ -63,7 +76,7 @@ async fn mark(path: &Path) -> Result<(), sqlx::Error> {
     connection.close().await
 }
 
-enum Header {
+pub(super) enum Header {
     Empty,
     Ours,
     Foreign,

@@ -6,9 +6,11 @@ mod checkpoints;
 mod file;
 mod generation;
 mod holder;
+mod inspect;
 mod source;
 
 pub(crate) use backup::{backup, no_database};
+pub(crate) use inspect::inspect;
 pub(crate) use source::{MovedTo, Source};
 
 use crate::connection::{DbConnection, Pooled};

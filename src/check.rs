@@ -1,0 +1,177 @@
+//! The command `check`: looks at everything that a start needs, without starting and without changing anything.
+
+use crate::config::Options;
+use crate::driver::{Driver, listen};
+use crate::output;
+use crate::server::{holder, settings};
+use crate::tools::block_on;
+use anyhow::{Error, Result, anyhow, bail};
+use rustix::fs::{Access, access};
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+use uproar_http::{KeyError, Tokens};
+use uproar_store::inspect::{self, DatabaseState, FolderState};
+use uproar_store::{DataFolder, OpenOptions};
+
+/// How long the database may take to answer.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Prints what it finds, one line each: to standard output what is as it should be, to standard error each problem with
+/// its remedy.
+///
+/// # Errors
+/// If something would keep the server from starting.
+pub fn check(options: &Options) -> Result<()> {
+    let mut report = Report::default();
+    check_options(options, &mut report);
+    let runs = check_folder(&options.data, &mut report);
+    check_addresses(options, runs, &mut report);
+    check_key(options, &mut report);
+    check_database(options, &mut report);
+    report.result()
+}
+
+#[derive(Default)]
+struct Report {
+    problems: usize,
+}
+
+impl Report {
+    fn good(&self, what: impl Display) {
+        // Whether it can be written or not, the exit status says the same.
+        let _ = output::print(format!("ok: {what}\n").as_bytes());
+    }
+
+    fn problem(&mut self, error: &Error) {
+        output::note(format_args!("problem: {}", output::one_line(error)));
+        self.problems += 1;
+    }
+
+    /// Returns the value, or reports why there is none.
+    fn get<T>(&mut self, result: Result<T>) -> Option<T> {
+        result.inspect_err(|error| self.problem(error)).ok()
+    }
+
+    fn result(self) -> Result<()> {
+        match self.problems {
+            0 => {
+                self.good("the server can start");
+                Ok(())
+            }
+            1 => bail!("the server would not start because of this problem"),
+            problems => bail!("the server would not start because of these {problems} problems"),
+        }
+    }
+}
+
+/// The options that don't name a place. Those that clap can judge are valid already, and so is the configuration file.
+fn check_options(options: &Options, report: &mut Report) {
+    let before = report.problems;
+    let limits = report.get(options.limits()).unwrap_or_default();
+    report.get(settings::from_options(options, &limits));
+    report.get(output::parse_filter(&options.log));
+    let driver = Driver::choose(options.driver.requested()).map_err(|error| anyhow!("--driver: {error}"));
+    if let Some((driver, reason)) = report.get(driver) {
+        report.good(format_args!("driver {} ({reason})", driver.name()));
+    }
+    if report.problems == before {
+        match &options.config {
+            Some(file) => report.good(format_args!("options, with the configuration file {}", file.display())),
+            None => report.good("options, without a configuration file"),
+        }
+    }
+}
+
+/// Returns whether a server uses the folder.
+fn check_folder(path: &Path, report: &mut Report) -> bool {
+    let shown = path.display();
+    let Some(state) = report.get(DataFolder::inspect(path).map_err(Error::from)) else { return false };
+    // The folder, or the closest one above it that exists.
+    let existing = path.ancestors().map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
+    let existing = existing.into_iter().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    if let Err(error) = access(existing, Access::WRITE_OK | Access::EXEC_OK) {
+        report.problem(&anyhow!(
+            "can't write to {} as this user: {error}; run uproar as the folder's owner, or name another with --data",
+            existing.display()
+        ));
+        return false;
+    }
+    match state {
+        FolderState::New => report.good(format_args!("data folder {shown} (new: the first start fills it)")),
+        FolderState::Free => report.good(format_args!("data folder {shown}")),
+        FolderState::InUse(holder) => {
+            report.good(format_args!("data folder {shown}, in use by a running server ({holder})"));
+            return true;
+        }
+    }
+    false
+}
+
+/// `runs`: whether a server runs, which then has the ports.
+fn check_addresses(options: &Options, runs: bool, report: &mut Report) {
+    let public = report.get(options.addresses()).unwrap_or_default();
+    let admin = report.get(options.admin_address()).flatten();
+    for address in &public {
+        check_address("--listen", *address, listen::try_bind(&public, *address), runs, report);
+    }
+    if let Some(address) = admin {
+        check_address("--admin-listen", address, listen::try_bind(&[], address), runs, report);
+    }
+}
+
+fn check_address(
+    option: &str,
+    address: SocketAddr,
+    bound: Result<(), listen::ListenError>,
+    runs: bool,
+    report: &mut Report,
+) {
+    match bound {
+        Ok(()) => report.good(format_args!("{option} {address}")),
+        Err(listen::ListenError::InUse(_)) => {
+            let holder = holder::of_port(address.port()).map(|holder| format!(" by {holder}")).unwrap_or_default();
+            match runs {
+                true => report.good(format_args!("{option} {address}, in use{holder}")),
+                false => report
+                    .problem(&anyhow!("{option}: {address} is in use{holder}; stop its user, or choose another port")),
+            }
+        }
+        Err(error) => report.problem(&anyhow!("{option}: {error}")),
+    }
+}
+
+fn check_key(options: &Options, report: &mut Report) {
+    let path = options.key_path();
+    match Tokens::read_key_file(&path) {
+        Ok(_) => report.good(format_args!("signing key {}", path.display())),
+        Err(KeyError::Missing(_)) => match path.parent() {
+            Some(folder) if folder != options.data && !folder.as_os_str().is_empty() && !folder.is_dir() => {
+                report.problem(&anyhow!(
+                    "the folder {} of the signing key does not exist; create it, or name another file with --key-file",
+                    folder.display()
+                ));
+            }
+            _ => report.good(format_args!("signing key {} (the first start creates it)", path.display())),
+        },
+        Err(error) => report.problem(&error.into()),
+    }
+}
+
+fn check_database(options: &Options, report: &mut Report) {
+    let Some(url) = report.get(options.database_url()) else { return };
+    let open = OpenOptions { open_timeout: DATABASE_TIMEOUT, ..OpenOptions::default() };
+    let looked = block_on(inspect::database(&url, &options.data, &open)).and_then(|looked| Ok(looked?));
+    let Some(DatabaseState { description, schema, used_by }) = report.get(looked) else { return };
+    let schema = match schema.version {
+        None => "new: the first start creates the tables".to_owned(),
+        Some(version) if schema.is_current() => format!("schema version {version}, up to date"),
+        Some(version) => {
+            let newest = schema.newest;
+            format!("schema version {version}; the next start updates it to {newest}: make a backup before")
+        }
+    };
+    let used_by = used_by.map(|holder| format!("; in use by a running server ({holder})")).unwrap_or_default();
+    report.good(format_args!("{description} ({schema}){used_by}"));
+}

@@ -1,0 +1,79 @@
+//! Looks at a data folder and a database without changing them, beside a server or without one.
+
+use crate::error::OpenError;
+use crate::migrations;
+use crate::options::{DatabaseUrl, OpenOptions};
+use sqlx::migrate::{Migrate, MigrateError};
+use std::path::Path;
+
+/// What a data folder is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FolderState {
+    /// It does not exist, or is empty. The first start creates what it needs.
+    New,
+    /// No server uses it.
+    Free,
+    /// A server uses it, such as "process 12".
+    InUse(String),
+}
+
+/// What a database is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatabaseState {
+    /// What it is and where, such as `PostgreSQL 17.2 at db.example:5432/chat`. Never with a password.
+    pub description: String,
+    pub schema: Schema,
+    /// The server that uses it, if one does.
+    pub used_by: Option<String>,
+}
+
+/// How far the schema of a database is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schema {
+    /// The last migration that was applied. `None`: the database has none of our tables yet.
+    pub version: Option<i64>,
+    /// The last migration of this build, which the next start brings the database to.
+    pub newest: i64,
+}
+
+/// Looks at the database at `url`. `folder`: the data folder, which need not exist.
+///
+/// # Errors
+/// Why a server could not use it, as far as that can be seen without a change.
+pub async fn database(url: &DatabaseUrl, folder: &Path, options: &OpenOptions) -> Result<DatabaseState, OpenError> {
+    match url {
+        DatabaseUrl::Sqlite(path) => crate::sqlite::inspect(path, folder, options).await,
+        DatabaseUrl::Postgres(url) => crate::postgres::inspect(url, options).await,
+    }
+}
+
+impl Schema {
+    pub fn is_current(&self) -> bool {
+        self.version == Some(self.newest)
+    }
+
+    /// The schema of a database without any of our tables.
+    pub(crate) fn missing(migrations: &[migrations::Migration]) -> Schema {
+        Schema { version: None, newest: migrations::newest(migrations) }
+    }
+
+    /// Compares the migrations that a database has recorded with those of this build, as a start does.
+    pub(crate) async fn read(
+        connection: &mut impl Migrate,
+        migrations: &[migrations::Migration],
+    ) -> Result<Schema, MigrateError> {
+        let known = migrations::migrator(migrations);
+        let applied = connection.list_applied_migrations("_sqlx_migrations").await?;
+        for applied in &applied {
+            match known.iter().find(|known| known.version == applied.version) {
+                None => return Err(MigrateError::VersionMissing(applied.version)),
+                Some(known) if known.checksum != applied.checksum => {
+                    return Err(MigrateError::VersionMismatch(applied.version));
+                }
+                Some(_) => {}
+            }
+        }
+        let version = applied.last().map(|applied| applied.version);
+        Ok(Schema { version, ..Schema::missing(migrations) })
+    }
+}
