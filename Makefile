@@ -51,6 +51,7 @@ doc:
 # The browser tests come last, because they use the server that the tests before them have built.
 test:
 	scripts/test-postgres
+	scripts/test-systemd
 	scripts/test-sdks
 	scripts/test-browser
 	scripts/page --required

@@ -10,7 +10,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use tokio::sync::Notify;
 use uproar_core::Endpoint;
 
@@ -35,6 +35,9 @@ pub struct Port<M> {
 pub struct Inbox<M> {
     queues: Vec<Incoming<M>>,
     waker: Waker,
+    endpoint: Endpoint,
+    /// How often the endpoint has looked at its queues. Only it writes to this.
+    turns: Arc<AtomicU64>,
 }
 
 struct Incoming<M> {
@@ -59,6 +62,14 @@ struct Outgoing<M> {
     full: Arc<AtomicBool>,
     reader: Waker,
     is_written: bool,
+}
+
+/// Tells whether one endpoint still takes turns.
+#[derive(Clone)]
+pub struct Pulse {
+    endpoint: Endpoint,
+    waker: Waker,
+    turns: Arc<AtomicU64>,
 }
 
 /// Wakes one endpoint, from any thread and at any time. A wake-up is never lost.
@@ -115,7 +126,7 @@ impl<M> Mesh<M> {
         let mut ports = Vec::with_capacity(endpoints.len());
         for endpoint in &endpoints {
             let queues = Vec::new();
-            let inbox = Inbox { queues, waker: Waker::new(*endpoint)? };
+            let inbox = Inbox { queues, waker: Waker::new(*endpoint)?, endpoint: *endpoint, turns: Arc::default() };
             let outbox = Outbox { queues: endpoints.iter().map(|_| None).collect(), written: Vec::new(), plan };
             ports.push(Port { inbox, outbox });
         }
@@ -195,6 +206,7 @@ impl<M> Inbox<M> {
     /// Passes received messages to `take`: in order per queue, and a limited number from each, so that no queue delays
     /// the others for long. True: there are more.
     pub fn pop_each(&mut self, mut take: impl FnMut(Endpoint, M)) -> bool {
+        self.turns.store(self.turns.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         let mut more = false;
         for queue in &mut self.queues {
             let mut taken = 0;
@@ -220,6 +232,11 @@ impl<M> Inbox<M> {
     /// The waker of this endpoint.
     pub fn waker(&self) -> Waker {
         self.waker.clone()
+    }
+
+    /// The pulse of this endpoint.
+    pub fn pulse(&self) -> Pulse {
+        Pulse { endpoint: self.endpoint, waker: self.waker.clone(), turns: Arc::clone(&self.turns) }
     }
 
     /// For a shard: whether it may sleep until its eventfd is readable. If not, a message has already arrived.
@@ -266,6 +283,22 @@ impl<M> Inbox<M> {
             Sleep::Task(notify) => notify.notified().await,
             Sleep::Shard { .. } => std::future::pending().await,
         }
+    }
+}
+
+impl Pulse {
+    pub fn endpoint(&self) -> Endpoint {
+        self.endpoint
+    }
+
+    /// How many turns the endpoint has begun.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    /// Makes the endpoint take a turn, even if there is nothing to do.
+    pub fn ask(&self) {
+        self.waker.wake();
     }
 }
 

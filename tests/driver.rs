@@ -1,7 +1,9 @@
-//! Proves which driver the real binary chooses where io_uring is allowed and where it is forbidden.
+//! Proves which driver the real binary chooses where io_uring is allowed and where it is forbidden, by the filter of
+//! system calls in deploy/uproar.service among others.
 
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
-use std::collections::BTreeMap;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter, compile_from_json};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
@@ -22,6 +24,49 @@ fn forbid_uring() {
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, forbid, architecture).unwrap();
     let program: BpfProgram = filter.try_into().unwrap();
     apply_filter(&program).unwrap();
+}
+
+/// The system calls that systemd allows the service, from the lines `SystemCallFilter=` of its unit.
+fn calls_of_the_unit() -> BTreeSet<String> {
+    let unit = include_str!("../deploy/uproar.service");
+    let mut allowed = calls_of("@default");
+    for list in unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")) {
+        let (is_denied, list) = list.strip_prefix('~').map_or((false, list), |list| (true, list));
+        for call in list.split_whitespace().flat_map(calls_of) {
+            if is_denied {
+                allowed.remove(&call)
+            } else {
+                allowed.insert(call)
+            };
+        }
+    }
+    assert!(!allowed.contains("mount") && !allowed.contains("setpriority"), "{allowed:?}");
+    allowed
+}
+
+/// The calls in a set of systemd, such as `@aio`, and in the sets that it contains; or the call with this name.
+fn calls_of(name: &str) -> BTreeSet<String> {
+    if !name.starts_with('@') {
+        return BTreeSet::from([name.to_owned()]);
+    }
+    let output = Command::new("systemd-analyze").args(["--no-pager", "syscall-filter", name]).output();
+    let output = output.expect("systemd-analyze cannot be started; scripts/test-systemd installs it");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let words = text.lines().skip(1).map(str::trim).filter(|line| !line.starts_with('#') && !line.is_empty());
+    words.flat_map(calls_of).collect()
+}
+
+/// Allows this thread, and all processes that it starts, these system calls only. The others fail with EPERM.
+fn allow_only(calls: &BTreeSet<String>) {
+    let compile = |calls: &[&String]| {
+        let rules: Vec<Value> = calls.iter().map(|call| json!({"syscall": call})).collect();
+        let filter =
+            json!({"only": {"mismatch_action": {"errno": libc::EPERM}, "match_action": "allow", "filter": rules}});
+        compile_from_json(filter.to_string().as_bytes(), std::env::consts::ARCH.try_into().unwrap())
+    };
+    // The sets have calls of other architectures too.
+    let known: Vec<&String> = calls.iter().filter(|call| compile(&[*call]).is_ok()).collect();
+    apply_filter(&compile(&known).unwrap()["only"]).unwrap();
 }
 
 /// A server. It is killed when it is dropped.
@@ -47,13 +92,26 @@ impl Server {
         Server { process, folder }
     }
 
-    /// Starts a server to which io_uring is forbidden, from a separate thread, since this cannot be undone in a thread.
     fn start_without_uring(driver: &'static str) -> Server {
+        Server::start_restricted(driver, forbid_uring)
+    }
+
+    /// Starts a server from a separate thread that is restricted first, since that cannot be undone in a thread.
+    fn start_restricted(driver: &'static str, restrict: impl FnOnce() + Send + 'static) -> Server {
         let start = move || {
-            forbid_uring();
+            restrict();
             Server::start(driver)
         };
         thread::spawn(start).join().unwrap()
+    }
+
+    /// Stops it, as systemd does.
+    fn stop(&mut self) {
+        let process = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &process]).status().unwrap().success());
+        let status = self.exit();
+        let log = fs::read_to_string(self.folder.path().join("log")).unwrap();
+        assert!(status.success() && !log.contains("WARN") && !log.contains("ERROR"), "{status}: {log}");
     }
 
     /// The lines of the log about drivers.
@@ -126,4 +184,30 @@ fn auto_chooses_uring_where_it_is_allowed() {
     let lines = server.driver_lines();
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].contains("uring") && !lines[0].contains("epoll"), "{lines:?}");
+}
+
+#[test]
+fn the_unit_for_systemd_allows_the_calls_that_the_server_makes() {
+    if let Err(reason) = uproar::driver::uring::available() {
+        return println!("skipped: {reason}");
+    }
+    let calls = calls_of_the_unit();
+    let mut server = Server::start_restricted("auto", move || allow_only(&calls));
+    server.expect_echo();
+    let lines = server.driver_lines();
+    assert!(lines.len() == 1 && lines[0].contains("io_uring is available"), "{lines:?}");
+    server.stop();
+}
+
+#[test]
+fn epoll_is_chosen_where_the_filter_of_the_unit_lacks_io_uring() {
+    let mut calls = calls_of_the_unit();
+    for call in ["io_uring_setup", "io_uring_enter", "io_uring_register"] {
+        assert!(calls.remove(call), "the unit does not allow {call}");
+    }
+    let mut server = Server::start_restricted("auto", move || allow_only(&calls));
+    server.expect_echo();
+    let lines = server.driver_lines();
+    assert!(lines.len() == 1 && lines[0].contains("io_uring is forbidden here"), "{lines:?}");
+    server.stop();
 }

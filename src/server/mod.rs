@@ -4,11 +4,13 @@ mod clock;
 pub(crate) mod holder;
 mod http;
 mod listeners;
+mod notify;
 mod parts;
 mod process;
 pub(crate) mod settings;
 mod start;
 mod threads;
+mod watchdog;
 
 use crate::config::Options;
 use crate::driver::{self, Driver};
@@ -111,9 +113,12 @@ async fn serve(
     let mut threads = Threads::spawn(&setup, parts, listeners, lane_runtime)?;
     tracing::info!(shards = setup.shards, lanes = setup.lanes, "started");
     print_addresses(&bound);
+    notify::ready();
+    threads.start_watchdog();
 
     let signal = threads.wait(&mut signals, store).await?;
     tracing::info!(signal, "stopping");
+    notify::stopping();
     signals.exit_on_second();
     threads.stop(&setup.limits).await?;
     tracing::info!("stopped");

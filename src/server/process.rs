@@ -1,5 +1,6 @@
 //! The process: its signals, its limits, and the mode of its files.
 
+use super::notify;
 use crate::output;
 use anyhow::{Context, Result};
 use rustix::fs::Mode;
@@ -20,12 +21,10 @@ impl Signals {
     /// From now on, no signal that is meant for a running program ends the process. To be called within a tokio
     /// runtime.
     pub(super) fn catch() -> Result<Signals> {
-        // A closed terminal or a script that rotates logs; a script that expects another server.
-        for (name, kind) in [
-            ("SIGHUP", SignalKind::hangup()),
-            ("SIGUSR1", SignalKind::user_defined1()),
-            ("SIGUSR2", SignalKind::user_defined2()),
-        ] {
+        // A reload, a closed terminal, or a script that rotates logs.
+        tokio::spawn(reload_on_each(catch(SignalKind::hangup())?));
+        // A script that expects another server.
+        for (name, kind) in [("SIGUSR1", SignalKind::user_defined1()), ("SIGUSR2", SignalKind::user_defined2())] {
             tokio::spawn(log_each(name, catch(kind)?));
         }
         // A write beyond the limit for file sizes (`ulimit -f`) becomes an error, as on a full disk. The signal stays
@@ -60,9 +59,18 @@ impl Signals {
     }
 }
 
+/// A service manager that asks for a reload waits until it is told that the reload is done.
+async fn reload_on_each(mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        notify::reloading();
+        tracing::info!(signal = "SIGHUP", "nothing is reloaded: options are read when the server starts");
+        notify::reloaded();
+    }
+}
+
 async fn log_each(signal: &'static str, mut stream: Signal) {
     while stream.recv().await.is_some() {
-        tracing::info!(signal, "nothing is reloaded: options are read when the server starts");
+        tracing::info!(signal, "this signal changes nothing");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Starting although something is not there yet: the server waits for a database that is away, and for a while for
 //! what another process has, because that process may be about to end.
 
-use super::holder;
+use super::{holder, notify};
 use crate::driver::listen::ListenError;
 use anyhow::{Error, Result, anyhow};
 use std::time::Duration;
@@ -49,6 +49,7 @@ pub(super) async fn overcome<T>(
         };
         if !logged.as_ref().is_some_and(|(text, at)| *text == waits_for && at.elapsed() < REMINDER_INTERVAL) {
             tracing::warn!("{waits_for}");
+            notify::waiting(&waits_for);
             logged = Some((waits_for, Instant::now()));
         }
         sleep(pause).await;

@@ -4,6 +4,7 @@
 use super::listeners::Listeners;
 use super::parts::{Hooks, Parts};
 use super::process::Signals;
+use super::watchdog::{self, Watchdog};
 use super::{Setup, clock, http};
 use crate::chat::{self, Chat};
 use crate::driver::{self, Control, Driver, HandOver, ShardHandle, ShardSetup};
@@ -41,6 +42,7 @@ pub(super) struct Threads {
     /// Connects `chat` to the mesh.
     endpoint: JoinHandle<()>,
     drain_http: watch::Sender<bool>,
+    watchdog: Arc<Watchdog>,
     lanes: JoinSet<()>,
     /// Why a lane can commit nothing more.
     broken: mpsc::Receiver<String>,
@@ -57,6 +59,8 @@ impl Threads {
         lane_runtime: &Handle,
     ) -> Result<Threads> {
         let Parts { mesh, shards, controls, chat, calls, lane_metrics, service, hooks } = parts;
+        let others = mesh.lanes.iter().chain([&mesh.reader, &mesh.http]);
+        let pulses = mesh.shards.iter().chain(others).map(|port| port.inbox.pulse()).collect();
         let (stop_writers, writers_stopped) = watch::channel(false);
         let (lanes, broken) = spawn_lanes(setup, mesh.lanes, &lane_metrics, &writers_stopped, lane_runtime);
         let reader = lane_runtime.spawn(run_reader(ReaderSetup {
@@ -77,6 +81,7 @@ impl Threads {
         let (drain_http, http_drains) = watch::channel(false);
         let admin = http::serve_admin(Arc::clone(&service), listeners.admin, http_drains.clone());
         let others = [tokio::spawn(admin), tokio::spawn(clock::watch(Arc::clone(&setup.store)))];
+        let watchdog = Arc::new(Watchdog::new(pulses, hand_over.clone(), http_drains.clone()));
         let limit = setup.limits.http_connections_limit as usize;
         let http = tokio::spawn(http::serve(service, limit, handed_over, http_drains));
         let ends = mesh.shards.into_iter().zip(controls).zip(listeners.by_shard);
@@ -90,11 +95,20 @@ impl Threads {
             others,
             endpoint,
             drain_http,
+            watchdog,
             lanes,
             broken,
             reader,
             stop_writers,
         })
+    }
+
+    /// Starts to tell the service manager that the server makes progress, if it wants to know. If the task ended
+    /// because of a bug, the service manager would restart the server.
+    pub(super) fn start_watchdog(&self) {
+        if let Some(interval) = watchdog::interval() {
+            tokio::spawn(Arc::clone(&self.watchdog).run(interval));
+        }
     }
 
     /// Waits for the first signal and returns its name.
@@ -250,8 +264,24 @@ mod tests {
     use super::*;
     use crate::config::Cli;
     use clap::Parser;
+    use std::path::Path;
+    use std::pin::pin;
     use uproar_http::Tokens;
     use uproar_store::{DataFolder, OpenOptions};
+
+    async fn spawn(folder: &Path) -> (Threads, SharedStore) {
+        let data = DataFolder::open(folder.join("data")).unwrap();
+        let options = Cli::parse_from(["uproar", "--shards", "1"]).options;
+        let url = uproar_store::DatabaseUrl::Sqlite(data.database_path());
+        let store = uproar_store::open(&url, &data, OpenOptions::default()).await.unwrap();
+        let tokens = Arc::new(Tokens::from_key(&[7; 32]).unwrap());
+        let limits = Limits { stop_timeout_ms: 100, ..Limits::default() };
+        let setup = Setup::load(&options, Driver::Epoll, limits, tokens, &store).await.unwrap();
+        let any = ["127.0.0.1:0".parse().unwrap()];
+        let listeners = Listeners::bind(&any, Some(any[0]), &setup).await.unwrap();
+        let threads = Threads::spawn(&setup, Parts::build(&setup).unwrap(), listeners, &Handle::current()).unwrap();
+        (threads, store)
+    }
 
     /// A panic would have the same effect. Without one of its tasks, the server would only appear to work.
     #[tokio::test]
@@ -267,22 +297,47 @@ mod tests {
         ];
         for (end, reason) in tasks {
             let folder = tempfile::tempdir().unwrap();
-            let data = DataFolder::open(folder.path().join("data")).unwrap();
-            let options = Cli::parse_from(["uproar", "--shards", "1"]).options;
-            let url = uproar_store::DatabaseUrl::Sqlite(data.database_path());
-            let store = uproar_store::open(&url, &data, OpenOptions::default()).await.unwrap();
-            let tokens = Arc::new(Tokens::from_key(&[7; 32]).unwrap());
-            let limits = Limits { stop_timeout_ms: 100, ..Limits::default() };
-            let setup = Setup::load(&options, Driver::Epoll, limits, tokens, &store).await.unwrap();
-            let any = ["127.0.0.1:0".parse().unwrap()];
-            let listeners = Listeners::bind(&any, Some(any[0]), &setup).await.unwrap();
-            let mut threads =
-                Threads::spawn(&setup, Parts::build(&setup).unwrap(), listeners, &Handle::current()).unwrap();
+            let (mut threads, store) = spawn(folder.path()).await;
             end(&mut threads);
             let mut signals = Signals::catch().unwrap();
             let wait = threads.wait(&mut signals, &store);
             let error = tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap().unwrap_err().to_string();
             assert!(error.contains(reason) && error.ends_with("ended unexpectedly"), "{error}");
+            threads.shards.drain();
+        }
+    }
+
+    #[tokio::test]
+    async fn the_watchdog_notices_each_part_that_makes_no_progress() {
+        type Stop = fn(&mut Threads);
+        let parts: [(Stop, &str); 5] = [
+            (|threads| threads.shards.drain(), "Shard(0)"),
+            (|threads| threads.lanes.abort_all(), "Lane(0)"),
+            (|threads| threads.reader.abort(), "Reader"),
+            (|threads| threads.endpoint.abort(), "Http"),
+            (|threads| threads.http.abort(), "HTTP"),
+        ];
+        for (stop, name) in parts {
+            let folder = tempfile::tempdir().unwrap();
+            let (mut threads, _store) = spawn(folder.path()).await;
+            let watchdog = Arc::clone(&threads.watchdog);
+            let asked = tokio::time::timeout(Duration::from_secs(60), watchdog.ask_all()).await;
+            assert!(asked.is_ok(), "{} does not answer although it runs", watchdog.awaited());
+            stop(&mut threads);
+            // What was stopped may take a last turn meanwhile.
+            let awaits_it = async {
+                let mut asks = pin!(watchdog.ask_all());
+                loop {
+                    let asked = tokio::time::timeout(Duration::from_millis(200), asks.as_mut()).await;
+                    match asked {
+                        Ok(()) => asks.set(watchdog.ask_all()),
+                        Err(_) if watchdog.awaited() == name => return,
+                        Err(_) => {}
+                    }
+                }
+            };
+            let noticed = tokio::time::timeout(Duration::from_secs(60), awaits_it).await;
+            assert!(noticed.is_ok(), "the watchdog awaits {} instead of {name}", watchdog.awaited());
             threads.shards.drain();
         }
     }

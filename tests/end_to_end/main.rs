@@ -114,6 +114,7 @@ mod slow;
 mod start_waits;
 mod startup;
 mod stop;
+mod systemd;
 mod tokens;
 mod tools;
 mod upgrade;
