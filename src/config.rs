@@ -35,8 +35,8 @@ pub struct Cli {
 pub enum Tool {
     /// Prints a new token for a user
     ///
-    /// It reads only the signing key, so it works while the server runs. If the user does not exist, the server creates
-    /// the user, without a password, when it first sees the token.
+    /// It works while the server runs. If the user does not exist, the server creates the user, without a password, when
+    /// it first sees the token.
     Token {
         /// Name of the user
         #[arg(long, value_name = "NAME")]
@@ -63,8 +63,8 @@ pub enum Tool {
     Restored,
     /// Sets a user's password and invalidates the user's tokens
     ///
-    /// It asks for the new password on the terminal, or else reads it from standard input. The server must not be
-    /// running.
+    /// It asks for the new password on the terminal, or else reads it from standard input. It works while the server
+    /// runs.
     Password {
         /// Name of the user
         #[arg(long, value_name = "NAME")]

@@ -58,13 +58,14 @@ const EXIT_STATUS: [(&str, &str); 3] = [
     ("2", "The command line is invalid; the line on standard error says why."),
 ];
 
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     (
         "signing.key",
         "The key that signs tokens, unless --key-file names another. Anyone who has it can sign in as any user.",
     ),
     ("uproar.db", "The SQLite database, unless --database names another. It may have -wal and -shm files beside it."),
     ("uproar.lock", "Keeps a second server from using the folder."),
+    ("uproar.sock", "The socket through which commands such as uproar password reach the running server."),
     ("incarnation", "Identifies the last start, to detect that the database was restored to an earlier state."),
 ];
 

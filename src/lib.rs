@@ -12,6 +12,7 @@ pub mod help;
 pub mod lanes;
 pub mod mesh;
 pub mod metrics;
+pub mod operator;
 pub mod output;
 pub mod server;
 pub mod tools;

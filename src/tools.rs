@@ -1,20 +1,23 @@
 //! The tools of the command line.
 
 use crate::config::Options;
-use crate::{driver, output};
-use anyhow::{Context, Result, anyhow, bail};
+use crate::operator::{self, Request, client};
+use crate::output;
+use anyhow::{Context, Result};
 use std::io::{IsTerminal, Read};
 use std::path::Path;
-use uproar_http::{Tokens, passwords};
-use uproar_model::fold_name;
-use uproar_model::text::normalize_password;
+use uproar_http::Tokens;
 use uproar_store::{DataFolder, OpenOptions};
 
-/// Prints a new token. It reads only the key, so it works while a server runs.
-pub fn token(options: &Options, user: &str, lifetime: u64) -> Result<()> {
-    check_name(user)?;
-    let tokens = Tokens::read_key_file(&options.key_path())?;
-    output::print(format!("{}\n", tokens.mint(user, driver::now().unix_ms / 1000, lifetime)).as_bytes())
+/// Prints a new token. A running server makes it, or else this process, which reads only the key.
+pub fn token(options: &Options, user: &str, lifetime_s: u64) -> Result<()> {
+    operator::check_name(user)?;
+    let request = Request::Token { user: user.to_owned(), lifetime_s };
+    let token = match client::ask(&options.data, &request)? {
+        Some(token) => token,
+        None => operator::mint(&Tokens::read_key_file(&options.key_path())?, user, lifetime_s)?,
+    };
+    output::print(format!("{token}\n").as_bytes())
 }
 
 /// Copies the SQLite database, even while a server runs.
@@ -49,33 +52,32 @@ pub fn migrate(options: &Options, from: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// Sets a user's password and invalidates the user's tokens.
+/// Sets a user's password and invalidates the user's tokens. A running server does it, or else this process, which then
+/// keeps servers from starting.
 pub fn password(options: &Options, user: &str) -> Result<()> {
-    let key = check_name(user)?;
+    operator::check_name(user)?;
     let url = options.database_url()?;
-    let folder = DataFolder::open(&options.data)?;
-    let password = normalize_password(&read_password(user)?);
-    let hash = passwords::hash_new(&password).map_err(anyhow::Error::msg)?;
-    block_on(async {
-        let store = uproar_store::open(&url, &folder, OpenOptions::default()).await?;
-        let result = async {
-            let Some(account) = store.account_named(&key).await? else {
-                bail!("there is no user '{user}'");
-            };
-            store.set_password(account.id, None, &hash).await?;
-            Ok(())
-        };
-        let result = result.await;
-        store.close().await;
-        result
-    })??;
+    // Before the password is asked for, so that nobody types it in vain.
+    let folder = match client::is_served(&options.data)? {
+        true => None,
+        false => Some(DataFolder::open(&options.data)?),
+    };
+    let password = read_password(user)?;
+    match folder {
+        None => {
+            let request = Request::Password { user: user.to_owned(), password };
+            client::ask(&options.data, &request)?.context("the server has stopped meanwhile; try again")?;
+        }
+        Some(folder) => block_on(async {
+            let store = uproar_store::open(&url, &folder, OpenOptions::default()).await?;
+            let result = operator::set_password(&*store, user, &password).await;
+            store.close().await;
+            result
+        })?
+        .map(drop)?,
+    }
     output::note(format_args!("{user} has a new password; tokens issued before are no longer valid"));
     Ok(())
-}
-
-/// Checks a user's name and returns its key.
-fn check_name(user: &str) -> Result<String> {
-    fold_name(user).map_err(|error| anyhow!("--user: '{}' is not a valid user name: it {error}", user.escape_debug()))
 }
 
 /// Reads a password from the terminal without showing it, or the first line of standard input.

@@ -14,6 +14,7 @@ mod watchdog;
 
 use crate::config::Options;
 use crate::driver::{self, Driver};
+use crate::operator::server::{Office, OperatorSocket};
 use crate::output;
 use anyhow::{Context, Result};
 use listeners::Listeners;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use threads::Threads;
 use tokio::runtime::{Handle, Runtime};
+use tokio::task::JoinHandle;
 use uproar_core::limits::{Limits, revocations_kept_ms};
 use uproar_http::Tokens;
 use uproar_model::Revocations;
@@ -67,7 +69,7 @@ pub fn run(options: &Options) -> Result<()> {
 /// The data folder, the key and the database.
 struct Opened {
     /// Dropped after the store is closed: then another process may use it.
-    _folder: DataFolder,
+    folder: DataFolder,
     tokens: Arc<Tokens>,
     store: SharedStore,
 }
@@ -86,7 +88,7 @@ async fn open(options: &Options, limits: &Limits, url: &DatabaseUrl) -> Result<O
     };
     let store = overcome(timeout, async || Ok(uproar_store::open(url, &folder, open.clone()).await?)).await?;
     let tokens = Arc::new(tokens.for_database(store.generation()));
-    Ok(Opened { _folder: folder, tokens, store })
+    Ok(Opened { folder, tokens, store })
 }
 
 fn stopped_early(signal: &str) -> Result<()> {
@@ -99,7 +101,7 @@ async fn serve(
     addresses: &[SocketAddr],
     driver: Driver,
     limits: Limits,
-    Opened { tokens, store, .. }: &Opened,
+    Opened { folder, tokens, store }: &Opened,
     lane_runtime: &Handle,
     mut signals: Signals,
 ) -> Result<()> {
@@ -110,7 +112,9 @@ async fn serve(
     };
     let bound = listeners.addresses.clone();
     let parts = Parts::build(&setup)?;
+    let office = Office { store: Arc::clone(store), tokens: Arc::clone(tokens), chat: parts.chat.clone() };
     let mut threads = Threads::spawn(&setup, parts, listeners, lane_runtime)?;
+    let operators = serve_operators(folder, office);
     tracing::info!(shards = setup.shards, lanes = setup.lanes, "started");
     print_addresses(&bound);
     notify::ready();
@@ -119,6 +123,9 @@ async fn serve(
     let signal = threads.wait(&mut signals, store).await?;
     tracing::info!(signal, "stopping");
     notify::stopping();
+    if let Some(operators) = operators {
+        operators.abort();
+    }
     signals.exit_on_second();
     threads.stop(&setup.limits).await?;
     tracing::info!("stopped");
@@ -162,6 +169,17 @@ impl<'a> Setup<'a> {
     fn core_of(&self, shard: usize, cores: &[usize]) -> Option<usize> {
         let is_pinned = usize::from(self.shards) <= available_cores();
         is_pinned.then(|| cores.get(shard).copied()).flatten()
+    }
+}
+
+/// Lets commands such as `uproar password` reach this server. It works without them too.
+fn serve_operators(folder: &DataFolder, office: Office) -> Option<JoinHandle<()>> {
+    match OperatorSocket::bind(folder) {
+        Ok(socket) => Some(tokio::spawn(socket.serve(office))),
+        Err(error) => {
+            tracing::warn!("commands such as `uproar password` can't reach this server: {}", output::one_line(&error));
+            None
+        }
     }
 }
 

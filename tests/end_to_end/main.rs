@@ -96,6 +96,7 @@ mod journey;
 mod live;
 mod members;
 mod migrate;
+mod operator;
 mod order;
 mod outage;
 mod output;
