@@ -1,6 +1,6 @@
 //! The command `check`: looks at everything that a start needs, without starting and without changing anything.
 
-use crate::config::Options;
+use crate::config::{self, Options};
 use crate::driver::{Driver, listen};
 use crate::output;
 use crate::server::{holder, settings};
@@ -19,7 +19,7 @@ use uproar_store::{DataFolder, OpenOptions};
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Prints what it finds, one line each: to standard output what is as it should be, to standard error each problem with
-/// its remedy.
+/// its remedy, and what is probably a mistake.
 ///
 /// # Errors
 /// If something would keep the server from starting.
@@ -42,6 +42,11 @@ impl Report {
     fn good(&self, what: impl Display) {
         // Whether it can be written or not, the exit status says the same.
         let _ = output::print(format!("ok: {what}\n").as_bytes());
+    }
+
+    /// What is probably a mistake, but does not keep the server from starting.
+    fn warning(&self, what: impl Display) {
+        output::note(format_args!("warning: {what}"));
     }
 
     fn problem(&mut self, error: &Error) {
@@ -75,6 +80,13 @@ fn check_options(options: &Options, report: &mut Report) {
     let driver = Driver::choose(options.driver.requested()).map_err(|error| anyhow!("--driver: {error}"));
     if let Some((driver, reason)) = report.get(driver) {
         report.good(format_args!("driver {} ({reason})", driver.name()));
+    }
+    let unknown = config::unknown_variables();
+    if !unknown.is_empty() {
+        report.warning(format_args!(
+            "no option has the environment variables {}; `uproar --help` lists them",
+            unknown.join(", ")
+        ));
     }
     if report.problems == before {
         match &options.config {

@@ -124,11 +124,11 @@ pub struct Options {
     )]
     pub listen: Vec<String>,
 
-    /// Address and port for operators only. It serves /metrics, and the reasons in /readyz are then given only here
+    /// Address and port for operators only. It serves /metrics and the reasons in /readyz
     #[arg(long, global = true, value_name = "ADDRESS:PORT", env = "UPROAR_ADMIN_LISTEN", value_parser = text())]
     pub admin_listen: Option<String>,
 
-    /// Serve /metrics on the public port too, to anyone
+    /// Serve /metrics and the reasons in /readyz on the public port too, to anyone
     #[arg(long, global = true, env = "UPROAR_PUBLIC_METRICS", value_parser = switch())]
     pub public_metrics: bool,
 
@@ -355,6 +355,24 @@ fn without_empty_variables(mut command: clap::Command) -> clap::Command {
         command = command.mut_arg(id, |argument| argument.env(None::<&'static str>));
     }
     command
+}
+
+/// The variables that look like options and are none, such as misspelt ones.
+pub fn unknown_variables() -> Vec<String> {
+    let mut command = Cli::command();
+    command.build();
+    let known: Vec<&OsStr> = command.get_arguments().filter_map(clap::Arg::get_env).collect();
+    let names = std::env::vars_os().map(|(name, _)| name).filter(|name| !known.contains(&name.as_os_str()));
+    let mut unknown: Vec<String> =
+        names.map(|name| name.to_string_lossy().into_owned()).filter(|name| looks_like_an_option(name)).collect();
+    unknown.sort();
+    unknown
+}
+
+/// Kubernetes sets variables such as `UPROAR_SERVICE_HOST` and `UPROAR_PORT_8080_TCP` for a service that is called
+/// `uproar`.
+fn looks_like_an_option(variable: &str) -> bool {
+    variable.strip_prefix("UPROAR_").is_some_and(|rest| !rest.starts_with("SERVICE_") && !rest.starts_with("PORT"))
 }
 
 /// The elements of a list, which people write with trailing commas.

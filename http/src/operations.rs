@@ -40,7 +40,7 @@ async fn healthz() -> Response {
 /// Whether the server can serve: the chat runs and the database responds.
 async fn readyz(State(app): State<Arc<App>>, Extension(port): Extension<Port>) -> Result<Response, ApiError> {
     let not_ready = |reason: String| {
-        let hidden = app.settings.own_admin_port && port == Port::Main;
+        let hidden = !app.settings.public_metrics && port == Port::Main;
         let reason = if hidden { "the server is not ready".to_owned() } else { reason };
         ApiError::new(Code::Unavailable, reason).retry_after(1)
     };

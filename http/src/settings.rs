@@ -15,9 +15,7 @@ pub struct Settings {
     pub password_cost: PasswordCost,
     /// Whether `/echo` is served.
     pub echo: bool,
-    /// Whether the reasons in `/readyz` are given only by [`crate::Service::serve_admin`], on a separate port.
-    pub own_admin_port: bool,
-    /// Whether `/metrics` is also served on the main port, to anyone.
+    /// Whether `/metrics`, and the reasons in `/readyz`, are also given on the main port, to anyone.
     pub public_metrics: bool,
     /// Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted.
     pub trusted_proxies: Vec<Network>,
@@ -32,7 +30,6 @@ impl Default for Settings {
             origins: Origins::Own,
             password_cost: PasswordCost::default(),
             echo: false,
-            own_admin_port: false,
             public_metrics: false,
             trusted_proxies: Vec::new(),
             assets: EMBEDDED,

@@ -12,7 +12,7 @@ mod start;
 mod threads;
 mod watchdog;
 
-use crate::config::Options;
+use crate::config::{self, Options};
 use crate::driver::{self, Driver};
 use crate::operator::server::{Office, OperatorSocket};
 use crate::output;
@@ -40,6 +40,7 @@ const BLOCKED_THREADS_TIMEOUT: Duration = Duration::from_millis(500);
 /// # Errors
 /// If the server can't start, or can't go on. The text is one line.
 pub fn run(options: &Options) -> Result<()> {
+    warn_of_unknown_variables();
     let mut limits = options.limits()?;
     let addresses = options.addresses()?;
     // A mistake in an option is reported before the server waits for anything.
@@ -64,6 +65,13 @@ pub fn run(options: &Options) -> Result<()> {
     // Last, as connections with the database belong to it.
     lanes.shutdown_timeout(BLOCKED_THREADS_TIMEOUT);
     result
+}
+
+fn warn_of_unknown_variables() {
+    let unknown = config::unknown_variables();
+    if !unknown.is_empty() {
+        tracing::warn!("no option has the environment variables {}; `uproar --help` lists them", unknown.join(", "));
+    }
 }
 
 /// The data folder, the key and the database.

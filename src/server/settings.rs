@@ -15,7 +15,6 @@ pub(crate) fn from_options(options: &Options, limits: &Limits) -> Result<Setting
     let trusted_proxies: Result<Vec<Network>, _> = trusted_proxies.collect();
     Ok(Settings {
         origins,
-        own_admin_port: options.admin_listen.is_some(),
         public_metrics: options.public_metrics,
         trusted_proxies: trusted_proxies.map_err(|error| anyhow::anyhow!("--trusted-proxy: {error}"))?,
         limits: limits.clone(),

@@ -1,7 +1,7 @@
 //! Proves that a server that cannot start says why in one line, and exits with a status that scripts notice.
 
 use crate::databases::{Backdoor, Kind, new_postgres_database};
-use crate::server::{Server, Setup, assert_contains, run};
+use crate::server::{Server, Setup, assert_contains, run, until};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -213,6 +213,19 @@ async fn unusable_databases_are_reported() {
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+#[tokio::test]
+async fn variables_that_belong_to_no_option_are_logged() {
+    let mut setup = Setup::new(Kind::Sqlite, &[]).await;
+    let variables = ["UPROAR_LISTENS=1", "UPROAR_ECHO=off", "UPROAR_PORT_8080_TCP=1", "UPROAR_SERVICE_HOST=1"];
+    setup.wrapper = std::iter::once("env").chain(variables).map(ToOwned::to_owned).collect();
+    let server = setup.start().await;
+    until("the variable is logged", async || server.setup.log().contains("environment variables")).await;
+    let log = server.setup.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("environment variables")).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    assert_contains(lines[0], &["WARN", "no option has the environment variables UPROAR_LISTENS;", "--help"]);
 }
 
 #[tokio::test]

@@ -61,8 +61,8 @@ async fn metrics_are_those_of_the_chat_and_the_service() {
 }
 
 #[tokio::test]
-async fn details_can_move_to_the_admin_port() {
-    let server = server_with(Settings { own_admin_port: true, public_metrics: false, ..settings() }).await;
+async fn details_are_public_only_if_they_are_meant_to_be() {
+    let server = server_with(Settings { public_metrics: false, ..settings() }).await;
     let mut main = server.client().await;
     main.get("/metrics").await.assert_error(404, "not_found", None);
     main.get("/healthz").await.expect(200);
