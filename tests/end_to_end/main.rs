@@ -2,6 +2,7 @@
 //!
 //! Databases, drivers and shards are covered pairwise: the driver of a server follows from the other two.
 //! `UPROAR_TEST_DRIVER=uring` (or `epoll`) and `UPROAR_TEST_SHARDS=1` set them for all tests, as `make test-all` does.
+//! `UPROAR_TEST_BINARY=FILE` tests another binary, as `scripts/test-dist suite` does.
 //!
 //! Tests do not sleep and hope that something has happened meanwhile. They wait for the event itself, for at most
 //! `PATIENCE`.

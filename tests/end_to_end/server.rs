@@ -17,6 +17,9 @@ const DRIVER_VARIABLE: &str = "UPROAR_TEST_DRIVER";
 /// Sets the number of shards for all tests that do not choose it themselves.
 const SHARDS_VARIABLE: &str = "UPROAR_TEST_SHARDS";
 
+/// Names the binary to test, in place of the one that Cargo has just built.
+const BINARY_VARIABLE: &str = "UPROAR_TEST_BINARY";
+
 /// Everything that a server is started with. It outlives the process, so that another server can be started with it.
 pub struct Setup {
     folder: TempDir,
@@ -46,7 +49,8 @@ pub fn uproar(arguments: &[&str]) -> Command {
 
 /// The same, run by another command.
 fn wrapped_uproar(wrapper: &[String], arguments: &[&str]) -> Command {
-    let mut words = wrapper.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_uproar")]);
+    let binary = std::env::var(BINARY_VARIABLE).unwrap_or(env!("CARGO_BIN_EXE_uproar").to_owned());
+    let mut words = wrapper.iter().map(String::as_str).chain([binary.as_str()]);
     let mut command = Command::new(words.next().expect("the path of uproar"));
     command.args(words);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("UPROAR_")) {
