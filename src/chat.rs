@@ -3,11 +3,11 @@
 use crate::driver::{self, Adopted, ShardHandle};
 use crate::lanes::LaneMetrics;
 use crate::mesh::Port;
-use crate::metrics;
+use crate::metrics::{self, ShardAnswers};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use uproar_core::limits::Limits;
 use uproar_core::message::{Append, Caller, Channel, Endpoint, Message};
@@ -21,6 +21,9 @@ const WAITING_LIMIT: usize = 16_384;
 
 /// Notices that wait while events, which may be lost, are still added to them.
 const EVENTS_LIMIT: usize = WAITING_LIMIT / 2;
+
+/// How long the shards may take to answer for their metrics.
+const METRICS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the service sends to the task.
 enum Call {
@@ -47,6 +50,7 @@ pub struct Chat {
     ids_made: AtomicU64,
     is_stopping: AtomicBool,
     lane_metrics: Arc<LaneMetrics>,
+    process: metrics::Process,
     limits: Limits,
     shards: u16,
     seed: u64,
@@ -62,6 +66,7 @@ impl Chat {
         seed: u64,
         limits: Limits,
         lane_metrics: Arc<LaneMetrics>,
+        process: metrics::Process,
         revocations: Revocations,
     ) -> (Chat, Calls) {
         let (calls, receiver) = mpsc::channel(WAITING_LIMIT);
@@ -73,6 +78,7 @@ impl Chat {
             ids_made: AtomicU64::new(0),
             is_stopping: AtomicBool::new(false),
             lane_metrics,
+            process,
             limits,
             shards,
             seed,
@@ -184,11 +190,14 @@ impl uproar_http::Chat for Chat {
 
     async fn metrics(&self) -> String {
         let (sender, receiver) = oneshot::channel();
+        let asked = Instant::now();
         let is_queued = self.calls.try_send(Call::Count(sender)).is_ok();
-        // A shard that does not answer within a second is busy, or the server is stopping.
-        let answer = tokio::time::timeout(Duration::from_secs(1), receiver).await;
+        // A shard that does not answer in time is busy, or the server is stopping.
+        let answer = tokio::time::timeout(METRICS_TIMEOUT, receiver).await;
         let by_shard = if is_queued { answer.ok().and_then(Result::ok).unwrap_or_default() } else { Vec::new() };
-        metrics::text(&by_shard, &self.lane_metrics)
+        let delay = if by_shard.is_empty() { METRICS_TIMEOUT } else { asked.elapsed() };
+        let answers = ShardAnswers { by_shard, delay };
+        metrics::text(&answers, &self.lane_metrics, &self.limits, &self.process)
     }
 }
 
@@ -352,9 +361,10 @@ mod tests {
     #[test]
     fn a_revocation_and_the_end_of_a_room_wait_for_a_full_queue() {
         let (handle, _controls) = ShardHandle::new(Vec::new());
-        let metrics = Arc::new(LaneMetrics::default());
         let revocations = Revocations::new(0, Vec::new());
-        let (chat, Calls(mut calls)) = Chat::new(handle, 1, 0, Limits::default(), metrics, revocations);
+        let process = metrics::Process::new(".".into());
+        let lane_metrics = Arc::new(LaneMetrics::default());
+        let (chat, Calls(mut calls)) = Chat::new(handle, 1, 0, Limits::default(), lane_metrics, process, revocations);
         for _ in 0..=WAITING_LIMIT {
             chat.notify(UserId(1), UserEvent::Left { room: "lobby".into() });
         }

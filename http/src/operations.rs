@@ -44,14 +44,19 @@ async fn readyz(State(app): State<Arc<App>>, Extension(port): Extension<Port>) -
         let reason = if hidden { "the server is not ready".to_owned() } else { reason };
         ApiError::new(Code::Unavailable, reason).retry_after(1)
     };
+    match unready_reason(&app).await {
+        None => Ok(Json(json!({"status": "ready"})).into_response()),
+        Some(reason) => Err(not_ready(reason)),
+    }
+}
+
+/// Why the server can't serve, if it can't.
+async fn unready_reason(app: &App) -> Option<String> {
     if let Some(reason) = app.chat.unready_reason() {
-        return Err(not_ready(reason));
+        return Some(reason);
     }
     let timeout = Duration::from_millis(app.settings.limits.ready_timeout_ms);
-    match app.readiness.of_database(&app.store, timeout).await {
-        Ok(()) => Ok(Json(json!({"status": "ready"})).into_response()),
-        Err(reason) => Err(not_ready(reason.to_owned())),
-    }
+    app.readiness.of_database(&app.store, timeout).await.err().map(ToOwned::to_owned)
 }
 
 /// The metrics of the chat and of this service, in the Prometheus text format.
@@ -59,10 +64,13 @@ async fn metrics(State(app): State<Arc<App>>, Extension(port): Extension<Port>) 
     if !app.settings.public_metrics && port == Port::Main {
         return Err(ApiError::no_such_path());
     }
-    let mut text = app.chat.metrics().await;
+    let (mut text, unready) = tokio::join!(app.chat.metrics(), unready_reason(&app));
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
     }
+    let ready = "Whether the server can do its work, as /readyz says.";
+    let is_ready = u8::from(unready.is_none());
+    text.push_str(&format!("# HELP uproar_ready {ready}\n# TYPE uproar_ready gauge\nuproar_ready {is_ready}\n"));
     let metrics = app.passwords.metrics();
     let attempts = app.attempts.metrics();
     for (name, help, value) in [

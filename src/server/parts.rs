@@ -5,6 +5,7 @@ use crate::chat::{Calls, Chat};
 use crate::driver::{Control, ShardHandle};
 use crate::lanes::LaneMetrics;
 use crate::mesh::Mesh;
+use crate::metrics;
 use anyhow::{Context, Result};
 use std::sync::Arc;
 use uproar_core::limits::Limits;
@@ -38,8 +39,16 @@ impl Parts {
             .context("can't create the queues between threads")?;
         let (handle, controls) = ShardHandle::new(mesh.shards.iter().map(|port| port.inbox.waker()).collect());
         let lane_metrics = Arc::new(LaneMetrics::default());
-        let (chat, calls) =
-            Chat::new(handle.clone(), *shards, *seed, limits.clone(), Arc::clone(&lane_metrics), revocations.clone());
+        let process = metrics::Process::new(options.data.clone());
+        let (chat, calls) = Chat::new(
+            handle.clone(),
+            *shards,
+            *seed,
+            limits.clone(),
+            Arc::clone(&lane_metrics),
+            process,
+            revocations.clone(),
+        );
         let chat = Arc::new(chat);
         let settings = settings::from_options(options, limits)?;
         let origins = settings.origins.clone();

@@ -58,6 +58,10 @@ async fn metrics_are_those_of_the_chat_and_the_service() {
     let text = response.text();
     assert!(text.starts_with("# TYPE fake gauge\nfake 1\n"), "{text}");
     assert!(text.contains("\nuproar_passwords_verified_total 0\n"), "{text}");
+    assert!(text.contains("\nuproar_ready 1\n"), "{text}");
+    *server.chat.unready_reason.lock().unwrap() = Some("draining".to_owned());
+    let text = client.get("/metrics").await.text();
+    assert!(text.contains("\nuproar_ready 0\n"), "{text}");
 }
 
 #[tokio::test]

@@ -1,15 +1,40 @@
 //! Renders all metrics in the Prometheus text format.
 
+mod process;
+
 use crate::lanes::LaneMetrics;
 use crate::output;
+pub use process::Process;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+use uproar_core::limits::Limits;
 use uproar_core::metrics::{BUCKETS_MS, Histogram, ShardMetrics};
 
+/// What the shards answered when they were asked for their metrics.
+pub struct ShardAnswers {
+    /// Empty: one of them did not answer in time. Its metrics are then left out, as zeros would look like a restart.
+    pub by_shard: Vec<ShardMetrics>,
+    /// How long the slowest one took, or was waited for.
+    pub delay: Duration,
+}
+
 /// All metrics. Those that show whether shards are balanced have one series per shard; the others are sums.
-pub fn text(shards: &[ShardMetrics], lanes: &LaneMetrics) -> String {
+pub fn text(answers: &ShardAnswers, lanes: &LaneMetrics, limits: &Limits, process: &Process) -> String {
+    let ShardAnswers { by_shard: shards, delay } = answers;
     let mut out = Text(String::with_capacity(8192));
+    let version = format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
+    out.family("uproar_build_info", "gauge", "Always 1; the label has the version.", [(version, 1)]);
+    process.write(&mut out);
+    let delayed = "Time that the slowest shard took to answer for these metrics; 1 if it did not answer.";
+    out.family("uproar_shard_delay_seconds", "gauge", delayed, [(String::new(), delay.as_secs_f64())]);
+    let limit = "The limit connections_per_shard_limit, lowered to what the open files allow.";
+    let most = limits.connections_per_shard_limit;
+    out.family("uproar_connections_per_shard_limit", "gauge", limit, [(String::new(), most)]);
+    let limit = "The limit shard_outbound_limit_bytes.";
+    let most = limits.shard_outbound_limit_bytes;
+    out.family("uproar_shard_outbound_limit_bytes", "gauge", limit, [(String::new(), most)]);
     let by_shard = |metric: fn(&ShardMetrics) -> u64| {
         shards.iter().enumerate().map(move |(shard, metrics)| (format!("{{shard=\"{shard}\"}}"), metric(metrics)))
     };
@@ -91,13 +116,15 @@ impl Text {
         }
     }
 
+    /// The sum of the shards' histograms; without shards, no series.
     fn histogram<'a>(&mut self, name: &str, help: &str, by_shard: impl Iterator<Item = &'a Histogram>) {
-        let mut all = Histogram::default();
-        for histogram in by_shard {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} histogram");
+        let all = by_shard.cloned().reduce(|mut all, histogram| {
             all.counts.iter_mut().zip(histogram.counts).for_each(|(sum, count)| *sum += count);
             all.sum_ms += histogram.sum_ms;
-        }
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} histogram");
+            all
+        });
+        let Some(all) = all else { return };
         let mut so_far = 0;
         for (bound, count) in BUCKETS_MS.iter().zip(all.counts) {
             so_far += count;
@@ -112,6 +139,11 @@ impl Text {
 mod tests {
     use super::*;
 
+    fn rendered(by_shard: Vec<ShardMetrics>) -> String {
+        let answers = ShardAnswers { by_shard, delay: Duration::from_millis(20) };
+        text(&answers, &LaneMetrics::default(), &Limits::default(), &Process::new(".".into()))
+    }
+
     #[test]
     fn the_output_is_in_the_text_format() {
         let mut first = ShardMetrics { connections: 3, ..ShardMetrics::default() };
@@ -119,7 +151,7 @@ mod tests {
         first.clients.insert("js".into(), 4);
         first.committed_ms.add(3);
         let other = ShardMetrics { closed: [(3008, 1)].into(), ..ShardMetrics::default() };
-        let text = text(&[first, other], &LaneMetrics::default());
+        let text = rendered(vec![first, other]);
         assert!(text.contains("# TYPE uproar_connections gauge\nuproar_connections{shard=\"0\"} 3\n"));
         assert!(text.contains("uproar_ended_total{code=\"3008\"} 3\n"));
         assert!(text.contains("uproar_connects_total{sdk=\"js\"} 4\n"));
@@ -128,6 +160,31 @@ mod tests {
         assert!(text.contains("uproar_commit_seconds_sum 0.003\nuproar_commit_seconds_count 1\n"));
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             assert!(line.rsplit_once(' ').is_some_and(|(_, value)| value.parse::<f64>().is_ok()), "{line}");
+        }
+    }
+
+    /// They were zeros, which Prometheus takes for a restart: after the next answer all events seemed to be new.
+    #[test]
+    fn what_the_shards_do_not_answer_is_left_out() {
+        let text = rendered(Vec::new());
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            assert!(!line.starts_with("uproar_commit_seconds") && !line.starts_with("uproar_errors_total"), "{line}");
+        }
+        assert!(text.contains("\nuproar_shard_delay_seconds 0.02\n"), "{text}");
+        assert!(text.contains("\nuproar_batches_total 0\n"), "{text}");
+    }
+
+    #[test]
+    fn the_process_reports_its_memory_its_cpu_time_and_its_disk() {
+        let text = rendered(Vec::new());
+        for name in [
+            "process_resident_memory_bytes",
+            "process_cpu_seconds_total",
+            "process_start_time_seconds",
+            "uproar_data_free_bytes",
+        ] {
+            let value = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+            assert!(value.is_some_and(|value| value.parse::<f64>().is_ok_and(|value| value > 0.0)), "{name}: {text}");
         }
     }
 }
