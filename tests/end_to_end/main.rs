@@ -97,6 +97,7 @@ mod journey;
 mod live;
 mod members;
 mod migrate;
+mod monitoring;
 mod operator;
 mod order;
 mod outage;
