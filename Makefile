@@ -6,7 +6,7 @@ help:
 	@echo 'make web        builds the web client; make run does that too if Node.js and npm are installed'
 	@echo 'make build      builds what is missing, in the release profile; make install PREFIX=/usr/local installs it'
 	@echo 'make check      formatting, clippy, unit tests, 50 simulator seeds, documentation; needs only cargo'
-	@echo 'make test       everything of make check, and all other tests; needs PostgreSQL, Node.js, Python and Chromium'
+	@echo 'make test       everything of make check, and all other tests; installs what they need on Debian'
 	@echo 'make test-all   make test, and the end-to-end tests with each combination of driver, shards and database'
 	@echo 'make chaos      random faults under load on both databases, and a check that nothing is lost; SECONDS=600'
 	@echo 'make bench      measures the performance targets beside other servers, in 16 minutes; see bench-results'
@@ -48,12 +48,13 @@ doc:
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --all-features --no-deps
 
 # All features are on: they give the simulator its mutations, and the store's suite PostgreSQL and the store in memory.
-# The browser tests come last, because they use the server that the tests before them have built.
+# The tests of deploy/ and of the browser come last: they use the server that the tests before them have built.
 test:
 	scripts/test-postgres
 	scripts/test-systemd
 	scripts/test-sdks
 	scripts/test-browser
+	scripts/test-deploy install
 	scripts/page --required
 	scripts/test-workflows
 	cargo fmt --all -- --check
@@ -61,6 +62,7 @@ test:
 	$(MAKE) doc
 	cd web && npm run check && npm test
 	$(CARGO_TEST)
+	scripts/test-deploy
 	target=$$(cd "$${CARGO_TARGET_DIR:-target}" && pwd) && cd web && UPROAR_BINARY="$$target/debug/uproar" \
 		CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" || echo /usr/bin/chromium)" npm run e2e
 	scripts/autobahn '2.*' '3.*' '4.*' '5.*' '7.*' || [ $$? -eq 3 ]
