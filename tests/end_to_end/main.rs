@@ -108,6 +108,7 @@ mod pooler;
 mod port;
 mod quick_start;
 mod retry;
+mod reverse_proxies;
 mod sdk;
 mod seccomp;
 mod security_log;
