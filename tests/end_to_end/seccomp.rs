@@ -87,7 +87,8 @@ async fn a_server_and_its_tools_need_no_other_calls(kind: Kind) {
 
         let data = server.setup.data();
         let copy = data.with_file_name(format!("copy-{driver}.db"));
-        let mut tools = vec![vec!["token", "--user", "bot"]];
+        let url = format!("http://127.0.0.1:{}", server.port);
+        let mut tools = vec![vec!["token", "--user", "bot"], vec!["health", &url]];
         if kind == Kind::Sqlite {
             tools.push(vec!["backup", copy.to_str().expect("UTF-8")]);
         }
