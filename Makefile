@@ -66,6 +66,7 @@ test:
 	target=$$(cd "$${CARGO_TARGET_DIR:-target}" && pwd) && cd web && UPROAR_BINARY="$$target/debug/uproar" \
 		CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" || echo /usr/bin/chromium)" npm run e2e
 	scripts/autobahn '2.*' '3.*' '4.*' '5.*' '7.*' || [ $$? -eq 3 ]
+	SCHEME=wss scripts/autobahn '2.*' '3.*' '4.*' '5.*' '7.*' || [ $$? -eq 3 ]
 
 # `make test` covers databases, drivers and numbers of shards pairwise; this runs all eight combinations. The SDK tests
 # alternate between the databases, so they run once for each.

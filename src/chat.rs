@@ -172,11 +172,11 @@ impl uproar_http::Chat for Chat {
     }
 
     fn adopt(&self, connection: uproar_http::Adopted) {
-        let uproar_http::Adopted { socket, peer, bytes } = connection;
+        let uproar_http::Adopted { socket, tls, peer, bytes } = connection;
         let shard = self.next_shard.fetch_add(1, Ordering::Relaxed) % usize::from(self.shards);
-        if let Err(left) = self.handle.adopt(shard, Adopted { stream: socket, peer, bytes }) {
+        if let Err(left) = self.handle.adopt(shard, Adopted { stream: socket, tls, peer, bytes }) {
             tracing::warn!("a shard's queue of connections is full; one was answered with 503");
-            driver::input::reject(left.stream.into());
+            driver::input::reject(left.stream.into(), left.tls);
         }
     }
 
@@ -362,7 +362,7 @@ mod tests {
     fn a_revocation_and_the_end_of_a_room_wait_for_a_full_queue() {
         let (handle, _controls) = ShardHandle::new(Vec::new());
         let revocations = Revocations::new(0, Vec::new());
-        let process = metrics::Process::new(".".into());
+        let process = metrics::Process::new(".".into(), None);
         let lane_metrics = Arc::new(LaneMetrics::default());
         let (chat, Calls(mut calls)) = Chat::new(handle, 1, 0, Limits::default(), lane_metrics, process, revocations);
         for _ in 0..=WAITING_LIMIT {

@@ -10,10 +10,11 @@ use rustix::fs::{Access, access};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uproar_http::{KeyError, Tokens};
 use uproar_store::inspect::{self, DatabaseState, FolderState};
 use uproar_store::{DataFolder, OpenOptions};
+use uproar_tls::Certificate;
 
 /// How long the database may take to answer.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,6 +29,7 @@ pub fn check(options: &Options) -> Result<()> {
     check_options(options, &mut report);
     let runs = check_folder(&options.data, &mut report);
     check_addresses(options, runs, &mut report);
+    check_certificate(options, &mut report);
     check_key(options, &mut report);
     check_database(options, &mut report);
     report.result()
@@ -123,13 +125,35 @@ fn check_folder(path: &Path, report: &mut Report) -> bool {
 
 /// `runs`: whether a server runs, which then has the ports.
 fn check_addresses(options: &Options, runs: bool, report: &mut Report) {
-    let public = report.get(options.addresses()).unwrap_or_default();
+    let plain = report.get(options.addresses()).unwrap_or_default();
+    let tls = report.get(options.tls_addresses()).unwrap_or_default();
     let admin = report.get(options.admin_address()).flatten();
-    for address in &public {
-        check_address("--listen", *address, listen::try_bind(&public, *address), runs, report);
+    let redirect = report.get(options.redirect_address()).flatten();
+    let public = [plain.as_slice(), &tls].concat();
+    for (option, addresses) in [("--listen", &plain), ("--listen-tls", &tls)] {
+        for address in addresses {
+            check_address(option, *address, listen::try_bind(&public, *address, option), runs, report);
+        }
     }
-    if let Some(address) = admin {
-        check_address("--admin-listen", address, listen::try_bind(&[], address), runs, report);
+    for (option, address) in [("--admin-listen", admin), ("--redirect-http", redirect)] {
+        if let Some(address) = address {
+            check_address(option, address, listen::try_bind(&[], address, option), runs, report);
+        }
+    }
+}
+
+fn check_certificate(options: &Options, report: &mut Report) {
+    let Some((certificate, key)) = report.get(options.tls_files()).flatten() else { return };
+    let Some(loaded) = report.get(Certificate::load(certificate, key).map_err(Error::from)) else { return };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    match loaded.expires_unix_s().checked_sub(now) {
+        Some(left) => {
+            report.good(format_args!("certificate {}, valid for {} more days", certificate.display(), left / 86_400))
+        }
+        None => report.warning(format_args!(
+            "the certificate {} has expired, so clients will refuse it; renew it",
+            certificate.display()
+        )),
     }
 }
 
@@ -142,7 +166,7 @@ fn check_address(
 ) {
     match bound {
         Ok(()) => report.good(format_args!("{option} {address}")),
-        Err(listen::ListenError::InUse(_)) => {
+        Err(listen::ListenError::InUse { .. }) => {
             let holder = holder::of_port(address.port()).map(|holder| format!(" by {holder}")).unwrap_or_default();
             match runs {
                 true => report.good(format_args!("{option} {address}, in use{holder}")),

@@ -124,6 +124,33 @@ pub struct Options {
     )]
     pub listen: Vec<String>,
 
+    /// Address and port to listen on with TLS (https, wss); repeatable. It needs a certificate and its key
+    #[arg(
+        long,
+        global = true,
+        value_name = "ADDRESS:PORT",
+        env = "UPROAR_LISTEN_TLS",
+        value_delimiter = ',',
+        value_parser = text()
+    )]
+    pub listen_tls: Vec<String>,
+
+    /// File with the certificate and then its chain, in PEM. It is loaded again when it changes, and on SIGHUP
+    #[arg(long, global = true, value_name = "FILE", env = "UPROAR_TLS_CERT", value_parser = path())]
+    pub tls_cert: Option<PathBuf>,
+
+    /// File with the private key of the certificate, in PEM
+    #[arg(long, global = true, value_name = "FILE", env = "UPROAR_TLS_KEY", value_parser = path())]
+    pub tls_key: Option<PathBuf>,
+
+    /// Address and port that only sends clients to the same address with https
+    #[arg(long, global = true, value_name = "ADDRESS:PORT", env = "UPROAR_REDIRECT_HTTP", value_parser = text())]
+    pub redirect_http: Option<String>,
+
+    /// Tell browsers to use nothing but https for this host name during the next year (Strict-Transport-Security)
+    #[arg(long, global = true, env = "UPROAR_HSTS", value_parser = switch())]
+    pub hsts: bool,
+
     /// Address and port for operators only. It serves /metrics and the reasons in /readyz
     #[arg(long, global = true, value_name = "ADDRESS:PORT", env = "UPROAR_ADMIN_LISTEN", value_parser = text())]
     pub admin_listen: Option<String>,
@@ -442,18 +469,48 @@ impl Options {
 
     /// The addresses to listen on. A host name such as `localhost` stands for all its addresses.
     pub fn addresses(&self) -> Result<Vec<SocketAddr>> {
-        let mut addresses = Vec::new();
-        for text in elements(&self.listen) {
-            for address in resolve("--listen", text)? {
-                if !addresses.contains(&address) {
-                    addresses.push(address);
-                }
-            }
-        }
-        if addresses.is_empty() {
+        let addresses = resolve_all("--listen", &self.listen)?;
+        if addresses.is_empty() && elements(&self.listen_tls).next().is_none() {
             bail!("--listen: there is no address; name one, such as 127.0.0.1:8080");
         }
         Ok(addresses)
+    }
+
+    /// The addresses to listen on with TLS.
+    pub fn tls_addresses(&self) -> Result<Vec<SocketAddr>> {
+        resolve_all("--listen-tls", &self.listen_tls)
+    }
+
+    /// The files of the certificate and of its key, if an address speaks TLS.
+    pub fn tls_files(&self) -> Result<Option<(&Path, &Path)>> {
+        let speaks_tls = elements(&self.listen_tls).next().is_some();
+        match (speaks_tls, &self.tls_cert, &self.tls_key) {
+            (true, Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+            (true, None, _) => bail!("--listen-tls needs a certificate; name its file with --tls-cert"),
+            (true, Some(_), None) => {
+                bail!("--listen-tls needs the private key of the certificate; name its file with --tls-key")
+            }
+            (false, ..) => {
+                let unused = [
+                    ("--tls-cert", self.tls_cert.is_some()),
+                    ("--tls-key", self.tls_key.is_some()),
+                    ("--redirect-http", self.redirect_http.is_some()),
+                ];
+                match unused.iter().find(|(_, is_set)| *is_set) {
+                    Some((option, _)) => bail!(
+                        "{option} has no effect without --listen-tls; name the address for TLS with it, such as \
+                         0.0.0.0:443"
+                    ),
+                    None => Ok(None),
+                }
+            }
+        }
+    }
+
+    /// The address that only sends clients to https.
+    pub fn redirect_address(&self) -> Result<Option<SocketAddr>> {
+        let Some(text) = &self.redirect_http else { return Ok(None) };
+        Ok(resolve("--redirect-http", text)?.next())
     }
 
     /// The origins of `--allow-origin`.
@@ -484,6 +541,19 @@ impl Options {
     pub fn key_path(&self) -> PathBuf {
         self.key_file.clone().unwrap_or_else(|| self.data.join("signing.key"))
     }
+}
+
+/// The addresses of a list, each one once.
+fn resolve_all(option: &str, list: &[String]) -> Result<Vec<SocketAddr>> {
+    let mut addresses = Vec::new();
+    for text in elements(list) {
+        for address in resolve(option, text)? {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+    }
+    Ok(addresses)
 }
 
 fn resolve(option: &str, text: &str) -> Result<std::vec::IntoIter<SocketAddr>> {
@@ -552,12 +622,17 @@ mod tests {
     fn spaces_around_a_value_are_ignored() {
         let file = "listen = ' 127.0.0.1:1 '\nadmin-listen = ' 127.0.0.1:2\\n'\npublic-metrics = 'false '\n\
                     echo = ' on'\ntrusted-proxy = ' 127.0.0.1'\ndata = ' /x '\ndatabase = ' sqlite:/y '\n\
-                    shards = ' 2'\nlanes = '3 '\n\
+                    shards = ' 2'\nlanes = '3 '\nlisten-tls = ' 127.0.0.1:3 '\ntls-cert = ' /c '\ntls-key = '/k '\n\
+                    redirect-http = ' 127.0.0.1:4'\nhsts = ' yes '\n\
                     driver = ' Epoll '\nallow-origin = [' https://a.example ']\nkey-file = '/z '\nlog = ' info '\n\
                     [limit]\ntext_limit_bytes = ' 5 '\n";
         let options = load(&file.replace("'", "\""), &[]).unwrap();
         assert_eq!(options.addresses().unwrap(), ["127.0.0.1:1".parse().unwrap()]);
         assert_eq!(options.admin_address().unwrap(), Some("127.0.0.1:2".parse().unwrap()));
+        assert_eq!(options.tls_addresses().unwrap(), ["127.0.0.1:3".parse().unwrap()]);
+        assert_eq!(options.tls_files().unwrap(), Some((Path::new("/c"), Path::new("/k"))));
+        assert_eq!(options.redirect_address().unwrap(), Some("127.0.0.1:4".parse().unwrap()));
+        assert!(options.hsts);
         assert_eq!((options.public_metrics, options.query_token, options.echo), (false, false, true));
         assert_eq!((options.trusted_networks(), options.origins()), (vec!["127.0.0.1"], vec!["https://a.example"]));
         assert_eq!((options.data.as_path(), options.key_path().as_path()), (Path::new("/x"), Path::new("/z")));
@@ -592,6 +667,22 @@ mod tests {
         assert!(options(" ,").addresses().unwrap_err().to_string().contains("there is no address"));
         let error = options("8080").addresses().unwrap_err().to_string();
         assert!(error.starts_with("--listen: '8080' is not an address with a port"), "{error}");
+    }
+
+    #[test]
+    fn options_for_tls_must_be_complete() {
+        let error = |arguments: &[&str]| {
+            let arguments = [&["uproar"], arguments].concat();
+            Cli::parse_from(arguments).options.tls_files().unwrap_err().to_string()
+        };
+        let listen = ["--listen-tls", "127.0.0.1:0"];
+        assert!(error(&listen).ends_with("name its file with --tls-cert"));
+        assert!(error(&[&listen[..], &["--tls-cert", "/c"]].concat()).ends_with("name its file with --tls-key"));
+        for option in ["--tls-cert", "--tls-key", "--redirect-http"] {
+            assert!(error(&[option, "127.0.0.1:0"]).starts_with(option), "{option}");
+        }
+        let alone = Cli::parse_from(["uproar", "--listen", "", "--listen-tls", "127.0.0.1:1"]).options;
+        assert!(alone.addresses().unwrap().is_empty(), "TLS can be all that is served");
     }
 
     #[test]

@@ -69,7 +69,11 @@ impl Target {
 
     /// The first address that the server listens on.
     fn from_options(options: &Options) -> Result<Target> {
-        let first = options.addresses()?[0];
+        let Some(first) = options.addresses()?.first().copied() else {
+            bail!(
+                "--listen: there is no address, and this command does not speak TLS; add one, such as 127.0.0.1:8080"
+            );
+        };
         if first.port() == 0 {
             bail!("--listen: with port 0 the server's port is not known; name the URL: uproar health http://HOST:PORT");
         }

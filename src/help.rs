@@ -21,6 +21,10 @@ const USED_OPTIONS: [(&str, &[&str]); 9] = [
         &[
             "config",
             "listen",
+            "listen_tls",
+            "tls_cert",
+            "tls_key",
+            "redirect_http",
             "admin_listen",
             "trusted_proxy",
             "data",
@@ -37,9 +41,13 @@ const USED_OPTIONS: [(&str, &[&str]); 9] = [
     ("man", &[]),
 ];
 
-const EXAMPLES: [(&str, &str); 6] = [
+const EXAMPLES: [(&str, &str); 7] = [
     ("uproar", "Run the server on http://localhost:8080, with SQLite in ./data."),
     ("uproar --data /var/lib/uproar --trusted-proxy 127.0.0.1/32", "Run it behind a TLS proxy on the same machine."),
+    (
+        "uproar --listen-tls 0.0.0.0:443 --tls-cert fullchain.pem --tls-key privkey.pem",
+        "Serve https and wss with the certificate in these files.",
+    ),
     (
         "uproar --config uproar.toml --database postgres://uproar@localhost/chat",
         "Take the options from a file, except for the database.",
@@ -320,6 +328,10 @@ mod tests {
                 &[
                     "--config",
                     "--listen",
+                    "--listen-tls",
+                    "--tls-cert",
+                    "--tls-key",
+                    "--redirect-http",
                     "--admin-listen",
                     "--trusted-proxy",
                     "--data",

@@ -53,6 +53,10 @@ pub(crate) fn now_unix_s() -> u64 {
 pub(crate) enum Port {
     Main,
     Admin,
+    /// Sends clients to this port, which speaks TLS.
+    Redirect {
+        tls_port: u16,
+    },
 }
 
 /// A method of a path and its handler. Routers are built from these alone, so a list of them is complete.

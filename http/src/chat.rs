@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use uproar_model::{Offset, Publication, Refusal, Revocation, RoomId, Stored, User, UserEvent, UserId};
+use uproar_tls::Session;
 
 /// What the service asks of the running chat. The server implements it over the mesh, this crate's tests with a fake.
 #[async_trait::async_trait]
@@ -66,6 +67,8 @@ pub enum PublishError {
 pub struct Adopted {
     /// In non-blocking mode and registered with no runtime.
     pub socket: TcpStream,
+    /// The session, if the connection speaks TLS.
+    pub tls: Option<Box<Session>>,
     pub peer: SocketAddr,
     /// The request's head, `GET …\r\n…\r\n\r\n`, and what the client sent after it.
     pub bytes: Vec<u8>,

@@ -6,9 +6,9 @@
 //! The modules form layers. Imports only point downwards, and within a layer they never form a cycle. At the bottom are
 //! the modules that know nothing of requests in progress: `addresses`, `assets`, `attempts`, `bodies`, `chat`,
 //! `errors`, `objects`, `origins`, `passwords`, `rate`, `readiness`, `security_log`, `settings`, `slots`, `socket`,
-//! `tokens` and `validation`. Above them, `app` holds what all handlers share. `input`, `cookie` and `authentication`
-//! turn a request into checked values. Next come the handlers: `accounts`, `messages`, `operations`, `page`, `rooms`
-//! and `upgrade`. At the top, `service` routes requests to the handlers and serves connections.
+//! `stream`, `tokens` and `validation`. Above them, `app` holds what all handlers share. `input`, `cookie` and `authentication`
+//! turn a request into checked values. Next come the handlers: `accounts`, `messages`, `operations`, `page`,
+//! `redirect`, `rooms` and `upgrade`. At the top, `service` routes requests to the handlers and serves connections.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
@@ -33,12 +33,14 @@ mod page;
 pub mod passwords;
 mod rate;
 mod readiness;
+mod redirect;
 mod rooms;
 mod security_log;
 mod service;
 mod settings;
 mod slots;
 mod socket;
+mod stream;
 mod tokens;
 mod upgrade;
 mod validation;

@@ -14,9 +14,10 @@ use crate::security_log::SecurityLog;
 use crate::settings::Settings;
 use crate::slots::{Slot, Slots};
 use crate::socket::{Progress, Socket};
+use crate::stream::Stream;
 use crate::tokens::Tokens;
 use crate::upgrade::HandBack;
-use crate::{accounts, addresses, messages, operations, page, rooms, upgrade};
+use crate::{accounts, addresses, messages, operations, page, redirect, rooms, upgrade};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::handler::Handler;
@@ -41,6 +42,10 @@ use tower::ServiceExt;
 use uproar_core::websocket::head;
 use uproar_model::fairness::Prefix;
 use uproar_store::SharedStore;
+use uproar_tls::Session;
+
+/// How long browsers remember that the server speaks TLS, with `--hsts`: a year.
+const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
 /// hyper accepts no lower limit for heads.
 const HEAD_LIMIT_MIN_BYTES: usize = 8 * 1024;
@@ -62,6 +67,7 @@ pub struct Service {
     app: Arc<App>,
     main: Router,
     admin: Router,
+    redirect: Router,
     bodies: Arc<Bodies>,
     main_slots: Arc<Slots>,
     admin_slots: Arc<Slots>,
@@ -118,11 +124,12 @@ impl Service {
             main = main.layer(cors);
         }
         let admin = router(operations::admin_routes(), async || ApiError::no_such_path(), &app);
+        let redirect = router(Vec::new(), redirect::to_https, &app);
         let limits = &app.settings.limits;
         let bodies = Bodies::new(limits.http_outbound_limit_bytes);
         let main_slots = Slots::new(limits.http_connections_limit as usize);
         let admin_slots = Slots::new(limits.admin_connections_limit as usize);
-        Arc::new(Service { app, main, admin, bodies, main_slots, admin_slots, untrusted_proxy: Once::new() })
+        Arc::new(Service { app, main, admin, redirect, bodies, main_slots, admin_slots, untrusted_proxy: Once::new() })
     }
 
     /// The routes of the main port as (method, path), with parameters in braces.
@@ -145,19 +152,33 @@ impl Service {
         self.admin_slots.enter(peer.ip(), &[], &[])
     }
 
-    /// Serves one connection of the main port until it closes. `prefix`: bytes already read from it. When `drain` turns
-    /// true (or its sender is dropped), the request in progress is answered and the connection closed.
+    /// Serves one connection of the main port until it closes. `tls`: its session, if it speaks TLS. `prefix`: bytes
+    /// already read from it, as plaintext. When `drain` turns true (or its sender is dropped), the request in progress
+    /// is answered and the connection closed.
     ///
     /// Dropping the future closes the connection immediately. Work that must not stop halfway continues on its own.
     pub async fn serve(
         self: Arc<Self>,
         stream: TcpStream,
+        tls: Option<Box<Session>>,
         peer: SocketAddr,
         prefix: Bytes,
         drain: watch::Receiver<bool>,
         slot: Slot,
     ) {
-        self.serve_port(Port::Main, stream, peer, prefix, drain, slot).await;
+        self.serve_port(Port::Main, Stream::new(stream, tls), peer, prefix, drain, slot).await;
+    }
+
+    /// Serves one connection of the port that sends clients from HTTP to HTTPS. `tls_port`: where they find it.
+    pub async fn serve_redirect(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        tls_port: u16,
+        drain: watch::Receiver<bool>,
+        slot: Slot,
+    ) {
+        self.serve_port(Port::Redirect { tls_port }, Stream::new(stream, None), peer, Bytes::new(), drain, slot).await;
     }
 
     /// Serves one connection of the admin port: `/healthz`, `/readyz`, `/metrics`.
@@ -168,13 +189,13 @@ impl Service {
         drain: watch::Receiver<bool>,
         slot: Slot,
     ) {
-        self.serve_port(Port::Admin, stream, peer, Bytes::new(), drain, slot).await;
+        self.serve_port(Port::Admin, Stream::new(stream, None), peer, Bytes::new(), drain, slot).await;
     }
 
     async fn serve_port(
         self: Arc<Self>,
         port: Port,
-        stream: TcpStream,
+        stream: Stream,
         peer: SocketAddr,
         prefix: Bytes,
         mut drain: watch::Receiver<bool>,
@@ -183,7 +204,8 @@ impl Service {
         let progress = Progress::new(slot, prefix.is_empty());
         let limits = self.app.settings.limits.clone();
         // Responses are written whole, so waiting for the previous acknowledgement would only delay them.
-        let _ = stream.set_nodelay(true);
+        stream.set_nodelay();
+        let is_tls = stream.is_tls();
         let write_timeout = Duration::from_millis(limits.write_timeout_ms);
         let head_timeout = Duration::from_millis(limits.head_timeout_ms);
         let socket = Socket::new(stream, prefix, write_timeout, head_timeout, progress.clone());
@@ -200,7 +222,7 @@ impl Service {
                         // The connection is taken from hyper before it can be answered.
                         return std::future::pending().await;
                     }
-                    let response = service.respond(port, peer, request).await;
+                    let response = service.respond(port, is_tls, peer, request).await;
                     progress.end_response();
                     Ok::<_, Infallible>(response)
                 }
@@ -215,8 +237,8 @@ impl Service {
             .max_buf_size(head_limit)
             // A client may close its sending half after its request, and read the answer.
             .half_close(true)
-            // A place for health checks is kept only for one of them.
-            .keep_alive(!progress.slot().is_reserved)
+            // A place for health checks is kept only for one of them, and a redirect leads to another connection.
+            .keep_alive(!progress.slot().is_reserved && !matches!(port, Port::Redirect { .. }))
             .serve_connection(socket, service);
         // Serves until the connection closes, or a request asks for a WebSocket and all answers before it are written.
         let mut upgrade = None;
@@ -264,11 +286,11 @@ impl Service {
         }
     }
 
-    async fn respond(&self, port: Port, peer: SocketAddr, mut request: Request<Incoming>) -> Response {
+    async fn respond(&self, port: Port, is_tls: bool, peer: SocketAddr, mut request: Request<Incoming>) -> Response {
         let started = Instant::now();
         let proxies = &self.app.settings.trusted_proxies;
         let client = addresses::client_address(peer.ip(), request.headers(), proxies);
-        let via_https = addresses::is_via_https(peer.ip(), request.headers(), proxies);
+        let via_https = is_tls || addresses::is_via_https(peer.ip(), request.headers(), proxies);
         if port == Port::Main && addresses::is_from_untrusted_proxy(peer.ip(), request.headers(), proxies) {
             self.untrusted_proxy.call_once(|| {
                 tracing::warn!(
@@ -288,6 +310,7 @@ impl Service {
         let router = match port {
             Port::Main => self.main.clone(),
             Port::Admin => self.admin.clone(),
+            Port::Redirect { .. } => self.redirect.clone(),
         };
         if let Err(error) = check_head(&request) {
             let mut response = error.into_response();
@@ -314,6 +337,9 @@ impl Service {
             // The router has set the length of the empty body, but only the file's would be valid (RFC 9110, section
             // 8.6).
             response.headers_mut().remove(header::CONTENT_LENGTH);
+        }
+        if self.app.settings.hsts && via_https {
+            response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, HSTS);
         }
         tracing::debug!(
             %method, path, %client, status = response.status().as_u16(), took_us = started.elapsed().as_micros() as u64,
@@ -344,10 +370,12 @@ fn too_much_unread() -> Response {
 /// Gives a connection to a shard, with a request that is not answered and the bytes after it that have been read.
 fn hand_back_to_shard(app: &App, socket: Socket, peer: SocketAddr, mut bytes: Vec<u8>, read: &[u8]) {
     let (stream, unread) = socket.into_parts();
+    let (stream, tls, undecoded) = stream.into_parts();
     bytes.extend_from_slice(read);
     bytes.extend_from_slice(&unread);
+    bytes.extend_from_slice(&undecoded);
     match stream.into_std() {
-        Ok(socket) => app.chat.adopt(Adopted { socket, peer, bytes }),
+        Ok(socket) => app.chat.adopt(Adopted { socket, tls, peer, bytes }),
         Err(error) => tracing::warn!(%peer, %error, "can't detach a socket from the runtime; it is closed"),
     }
 }

@@ -19,6 +19,8 @@ pub struct Settings {
     pub public_metrics: bool,
     /// Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted.
     pub trusted_proxies: Vec<Network>,
+    /// Whether browsers are told to use HTTPS from now on (`Strict-Transport-Security`).
+    pub hsts: bool,
     /// The files of the web client. If empty, `GET /` explains how to build it.
     pub assets: &'static [File],
 }
@@ -32,6 +34,7 @@ impl Default for Settings {
             echo: false,
             public_metrics: false,
             trusted_proxies: Vec::new(),
+            hsts: false,
             assets: EMBEDDED,
         }
     }

@@ -1,7 +1,8 @@
-//! The TCP connection that hyper reads and writes.
+//! The connection that hyper reads and writes.
 
 use crate::errors::Code;
 use crate::slots::Slot;
+use crate::stream::Stream;
 use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
@@ -12,16 +13,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use uproar_core::websocket::Refusal;
 
 /// The most bytes that are read from a client while its connection is being closed.
 const LINGER_LIMIT_BYTES: usize = 256 * 1024;
 
-/// A TCP stream that starts with bytes read earlier, and whose writes fail if the client stops reading.
+/// A stream that starts with bytes read earlier, and whose writes fail if the client stops reading.
 pub(crate) struct Socket {
-    stream: TokioIo<TcpStream>,
+    stream: TokioIo<Stream>,
     prefix: Bytes,
     write_timeout: Duration,
     head_timeout: Duration,
@@ -114,7 +114,7 @@ impl Progress {
 
 impl Socket {
     pub(crate) fn new(
-        stream: TcpStream,
+        stream: Stream,
         prefix: Bytes,
         write_timeout: Duration,
         head_timeout: Duration,
@@ -154,7 +154,7 @@ impl Socket {
     }
 
     /// The stream, and the bytes read earlier that hyper has not consumed.
-    pub(crate) fn into_parts(self) -> (TcpStream, Bytes) {
+    pub(crate) fn into_parts(self) -> (Stream, Bytes) {
         (self.stream.into_inner(), self.prefix)
     }
 
@@ -169,6 +169,8 @@ impl Socket {
             if stream.shutdown().await.is_err() {
                 return;
             }
+            // Their contents do not matter, so they are not decrypted.
+            let mut stream = stream.into_tcp();
             while left > 0 {
                 match stream.read(&mut buffer).await {
                     Ok(0) | Err(_) => return,
@@ -274,8 +276,11 @@ impl Write for Socket {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Hyper calls this once its buffer is empty.
-        self.progress.end_write();
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if flushed.is_ready() {
+            self.progress.end_write();
+        }
+        self.time_out(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,8 +1,10 @@
 //! Accepting connections, with a pause after a failure: without free descriptors the next attempt would fail too.
 
+use super::input::reject;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use uproar_core::Now;
+use uproar_tls::{Config, Session};
 
 /// How long a listener pauses after accepting failed for lack of descriptors or memory.
 const RETRY_MS: u64 = 100;
@@ -17,11 +19,27 @@ pub(super) struct Acceptor {
     pub(super) retry_at: Option<u64>,
     /// Accepting has failed, and since then not all waiting connections have been accepted.
     is_failing: bool,
+    /// Its connections speak TLS.
+    tls: Option<Config>,
 }
 
 impl Acceptor {
-    pub(super) fn new(socket: TcpListener) -> Acceptor {
-        Acceptor { socket, is_ready: false, retry_at: None, is_failing: false }
+    pub(super) fn new(socket: TcpListener, tls: Option<Config>) -> Acceptor {
+        Acceptor { socket, is_ready: false, retry_at: None, is_failing: false, tls }
+    }
+
+    /// The TLS session of a new connection, if it needs one.
+    pub(super) fn session(&self) -> io::Result<Option<Box<Session>>> {
+        let session = self.tls.as_ref().map(Session::new).transpose().map_err(io::Error::other)?;
+        Ok(session.map(Box::new))
+    }
+
+    /// Refuses a connection for which there is no place. One that speaks TLS is only closed: before the handshake, its
+    /// client can't read an answer.
+    pub(super) fn reject(&self, stream: TcpStream) {
+        if self.tls.is_none() {
+            reject(stream.into(), None);
+        }
     }
 
     /// Whether to call [`Acceptor::accept`] now.

@@ -4,16 +4,19 @@
 use super::accept::{Acceptor, canonical};
 use super::input::{Input, Next, discard_unread, hand_over, reject};
 use super::places::{Granted, Held, Places};
-use super::{Adopted, Control, Effects, HandOver, ShardSetup};
+use super::tls::{HANDSHAKES_PER_TURN, Tls};
+use super::{Adopted, Control, Effects, HandOver, ShardSetup, TlsSetup};
 use crate::mesh::Inbox;
 use rustix::net::{Shutdown, shutdown};
+use std::collections::VecDeque;
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use tokio::sync::mpsc;
 use uproar_core::Slot;
 use uproar_core::limits::Limits;
-use uproar_core::{Message, Now, Shard, Slice};
+use uproar_core::{Host, Message, Now, Shard, Slice};
+use uproar_tls::Session;
 
 /// Connections that one listener accepts in one turn, so that new connections don't starve the open ones.
 const ACCEPTS_PER_TURN_LIMIT: usize = 64;
@@ -38,8 +41,11 @@ pub(super) trait Transport: Sized {
     /// Whether nothing is in flight, so that the socket may be closed.
     fn is_idle(io: &Self::Io) -> bool;
 
-    /// Starts to read a connection whose input the core wants. The bytes go to [`EventLoop::on_input`], but only after
-    /// this call has returned.
+    /// Whether a send is in flight.
+    fn is_sending(io: &Self::Io) -> bool;
+
+    /// Starts to read a connection whose input the core wants. The bytes go to [`EventLoop::on_bytes`], but only
+    /// after this call has returned.
     fn read(event_loop: &mut EventLoop<Self>, slot: Slot);
 
     /// Writes as much of the core's output for this connection as possible now; nothing if it is aborted.
@@ -67,6 +73,14 @@ pub(super) struct EventLoop<T: Transport> {
     pub(super) slices: Vec<Slice>,
     /// Scratch space, empty between uses.
     serving: Vec<Slot>,
+    /// TLS connections whose handshakes go on in the next turn.
+    pub(super) handshakes: VecDeque<Slot>,
+    /// How many steps of handshakes this turn may still take.
+    pub(super) handshakes_left: usize,
+    /// Scratch space for what TLS connections receive, empty between uses.
+    pub(super) plaintext: Vec<u8>,
+    /// Scratch space for what they are sent, empty between uses.
+    pub(super) record: Vec<u8>,
     pub(super) transport: T,
 }
 
@@ -78,7 +92,8 @@ pub(super) struct Entry<I> {
 /// The transport of one open connection.
 pub(super) struct Open<I> {
     pub(super) socket: OwnedFd,
-    input: Input,
+    pub(super) tls: Option<Box<Tls>>,
+    pub(super) input: Input,
     held: Held,
     /// The client has closed its sending half, and the core knows it.
     pub(super) is_peer_closed: bool,
@@ -87,9 +102,20 @@ pub(super) struct Open<I> {
     pub(super) io: I,
 }
 
+impl<I> Open<I> {
+    /// The memory held for what has not arrived completely, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.input.held_bytes() + self.tls.as_ref().map_or(0, |tls| tls.session.held_bytes())
+    }
+}
+
 impl<T: Transport> EventLoop<T> {
     pub(super) fn new(setup: ShardSetup, transport: T) -> EventLoop<T> {
-        let ShardSetup { shard, limits, listeners, port, control, http, core: _ } = setup;
+        let ShardSetup { shard, limits, listeners, tls, port, control, http, core: _ } = setup;
+        let plain = listeners.into_iter().map(|socket| Acceptor::new(socket, None));
+        let encrypted = tls.into_iter().flat_map(|TlsSetup { config, listeners }| {
+            listeners.into_iter().map(move |socket| Acceptor::new(socket, Some(config.clone())))
+        });
         EventLoop {
             shard,
             places: Places::new(&limits),
@@ -98,13 +124,17 @@ impl<T: Transport> EventLoop<T> {
             inbox: port.inbox,
             control,
             http,
-            listeners: listeners.into_iter().map(Acceptor::new).collect(),
+            listeners: plain.chain(encrypted).collect(),
             slots: Vec::new(),
             open_count: 0,
             stop_at: None,
             has_drained: false,
             slices: Vec::new(),
             serving: Vec::new(),
+            handshakes: VecDeque::new(),
+            handshakes_left: HANDSHAKES_PER_TURN,
+            plaintext: Vec::new(),
+            record: Vec::new(),
             transport,
         }
     }
@@ -120,7 +150,8 @@ impl<T: Transport> EventLoop<T> {
         }
         self.stop_if_requested(now);
 
-        let mut more = self.inbox.pop_each(|from, message| self.shard.receive(now, from, message, &mut self.effects));
+        let mut more = self.continue_handshakes(now);
+        more |= self.inbox.pop_each(|from, message| self.shard.receive(now, from, message, &mut self.effects));
         more |= self.shard.turn(now, &mut self.effects);
         self.abort_closed();
         more |= self.serve_woken(now);
@@ -179,12 +210,14 @@ impl<T: Transport> EventLoop<T> {
                 left -= 1;
                 let Some((stream, peer)) = self.listeners[index].accept(now) else { continue };
                 let Some(place) = self.places.for_head(peer.ip()) else {
-                    reject(stream.into());
+                    self.listeners[index].reject(stream);
                     continue;
                 };
                 let is_set = if T::NONBLOCKING { stream.set_nonblocking(true) } else { Ok(()) };
                 let held = place.held;
-                let opened = is_set.and_then(|()| self.open(stream, Input::new(peer), place, now));
+                let opened = is_set
+                    .and_then(|()| self.listeners[index].session())
+                    .and_then(|session| self.open(stream, session, Input::new(peer), place, now));
                 if let Err(error) = opened {
                     self.places.leave(held);
                     self.listeners[index].pause(&error, now);
@@ -194,7 +227,14 @@ impl<T: Transport> EventLoop<T> {
         more
     }
 
-    fn open(&mut self, stream: TcpStream, input: Input, place: Granted, now: Now) -> io::Result<Slot> {
+    fn open(
+        &mut self,
+        stream: TcpStream,
+        session: Option<Box<Session>>,
+        input: Input,
+        place: Granted,
+        now: Now,
+    ) -> io::Result<Slot> {
         self.evict(place.evicted, now);
         let slot = self.shard.opened(now, &mut self.effects);
         let socket = stream.into();
@@ -204,8 +244,9 @@ impl<T: Transport> EventLoop<T> {
             self.slots.resize_with(index + 1, || Entry { open: None });
         }
         debug_assert!(self.slots[index].open.is_none(), "the core gave a slot that is in use");
+        let tls = session.map(Tls::new);
         self.slots[index].open =
-            Some(Open { socket, input, held: place.held, is_peer_closed: false, is_aborted: false, io });
+            Some(Open { socket, tls, input, held: place.held, is_peer_closed: false, is_aborted: false, io });
         self.open_count += 1;
         self.places.assign(place.held, slot);
         T::read(self, slot);
@@ -215,18 +256,20 @@ impl<T: Transport> EventLoop<T> {
     }
 
     fn adopt(&mut self, adopted: Adopted, now: Now) {
-        let Adopted { stream, peer, bytes } = adopted;
+        let Adopted { stream, tls, peer, bytes } = adopted;
         if self.stop_at.is_some() || stream.set_nonblocking(T::NONBLOCKING).is_err() {
             return;
         }
-        let Some(place) = self.places.for_head(canonical(peer).ip()) else { return reject(stream.into()) };
+        let Some(place) = self.places.for_head(canonical(peer).ip()) else { return reject(stream.into(), tls) };
         let held = place.held;
         // These sockets don't inherit the options of the shard's listeners.
         let _ = stream.set_nodelay(true);
         let _ = socket2::SockRef::from(&stream).set_send_buffer_size(self.limits.socket_send_buffer_bytes as usize);
-        let Ok(slot) = self.open(stream, Input::handed_back(canonical(peer), bytes), place, now) else {
+        let Ok(slot) = self.open(stream, tls, Input::handed_back(canonical(peer), bytes), place, now) else {
             return self.places.leave(held);
         };
+        // What the HTTP service has encrypted and not written.
+        self.effects.wake(slot);
         self.on_input(slot, &mut [], now);
         self.abort_closed();
     }
@@ -249,12 +292,12 @@ impl<T: Transport> EventLoop<T> {
         let next = open.input.on_bytes(bytes, now, slot, &mut self.shard, &self.limits, &mut self.effects, has_place);
         match next {
             Next::Stay => {
-                self.shard.unfinished(now, slot, open.input.held_bytes(), &mut self.effects);
+                self.shard.unfinished(now, slot, open.held_bytes(), &mut self.effects);
                 T::read(self, slot);
             }
             Next::HandOver(peer, bytes) => {
-                if let Some(socket) = self.release(slot) {
-                    hand_over(socket, peer, bytes, &self.http);
+                if let Some((socket, tls)) = self.release(slot, now) {
+                    hand_over(socket, tls, peer, bytes, &self.http);
                 }
             }
         }
@@ -262,15 +305,19 @@ impl<T: Transport> EventLoop<T> {
     }
 
     /// Frees a slot and returns its socket, which leaves the shard.
-    fn release(&mut self, slot: Slot) -> Option<OwnedFd> {
+    fn release(&mut self, slot: Slot, now: Now) -> Option<(OwnedFd, Option<Box<Session>>)> {
+        // The head has just been received, and nothing is sent before it is answered, except for a TLS handshake.
+        if !T::is_idle(&self.slots[slot.index()].open.as_ref()?.io) {
+            // The client has not read the handshake, so this is not an answer to it.
+            self.on_failed(slot, now);
+            return None;
+        }
         let open = self.slots[slot.index()].open.take()?;
-        // The head has just been received, and nothing is sent before it is answered.
-        debug_assert!(T::is_idle(&open.io));
         self.transport.release(&open.socket);
         self.shard.handed_over(slot);
         self.open_count -= 1;
         self.places.leave(open.held);
-        Some(open.socket)
+        Some((open.socket, open.tls.map(|tls| tls.session)))
     }
 
     // ---- closing ----
@@ -295,10 +342,7 @@ impl<T: Transport> EventLoop<T> {
     /// finished.
     pub(super) fn abort_closed(&mut self) {
         while let Some(slot) = self.effects.to_half_close.pop() {
-            if let Some(open) = &self.slots[slot.index()].open {
-                // It fails only if the client has closed, and then the next read tells.
-                let _ = shutdown(&open.socket, Shutdown::Write);
-            }
+            self.half_close(slot);
         }
         while let Some(slot) = self.effects.to_abort.pop() {
             self.abort(slot);
@@ -316,6 +360,9 @@ impl<T: Transport> EventLoop<T> {
     fn abort(&mut self, slot: Slot) {
         let Some(open) = &mut self.slots[slot.index()].open else { return };
         if !std::mem::replace(&mut open.is_aborted, true) {
+            if let Some(tls) = open.tls.as_mut().filter(|_| !T::is_sending(&open.io)) {
+                tls.say_goodbye(&open.socket);
+            }
             // Makes operations in flight complete. It fails only if the peer has closed, and then they complete anyway.
             let _ = shutdown(&open.socket, Shutdown::Both);
             self.free_if_idle(slot);

@@ -11,6 +11,7 @@ use uproar_core::Slot;
 use uproar_core::limits::Limits;
 use uproar_core::websocket::{Decoder, ParsedHead, Refusal, head};
 use uproar_core::{Host, Now, Shard};
+use uproar_tls::Session;
 
 /// Bytes that are read from a connection that is being closed, so that the peer can read the reason.
 const DISCARDED_LIMIT_BYTES: usize = 64 * 1024;
@@ -52,6 +53,11 @@ impl Input {
         Input::Head(Box::new(ReadHead { peer, bytes, seen: 0, was_handed_back: true }))
     }
 
+    /// A connection that has been refused, and whose input does not matter any more.
+    pub fn closed() -> Input {
+        Input::WebSocket(Decoder::closed())
+    }
+
     /// Decodes received bytes and passes the result to the core for as long as it wants input. The rest is kept; once
     /// the core wants input again, a call without bytes continues there. `bytes` is overwritten in the process.
     /// `has_place` is asked whether there is a place for a WebSocket of this client.
@@ -89,7 +95,7 @@ impl Input {
                     ParsedHead::Incomplete | ParsedHead::Http if read.was_handed_back => {
                         debug_assert!(false, "the HTTP service hands back only what asks for a WebSocket");
                         let refusal = Refusal::new(400, "bad_upgrade", "the WebSocket upgrade is malformed");
-                        *self = Input::WebSocket(Decoder::closed());
+                        *self = Input::closed();
                         shard.refused(now, slot, &refusal, host);
                         Next::Stay
                     }
@@ -102,12 +108,12 @@ impl Input {
                     }
                     ParsedHead::Http => Next::HandOver(read.peer, Bytes::copy_from_slice(all)),
                     ParsedHead::Refused(refusal) => {
-                        *self = Input::WebSocket(Decoder::closed());
+                        *self = Input::closed();
                         shard.refused(now, slot, &refusal, host);
                         Next::Stay
                     }
                     ParsedHead::Upgrade(..) if !has_place(read.peer.ip()) => {
-                        *self = Input::WebSocket(Decoder::closed());
+                        *self = Input::closed();
                         shard.refused(now, slot, &overloaded(), host);
                         Next::Stay
                     }
@@ -161,14 +167,20 @@ fn decode(
 }
 
 /// Gives a connection to the HTTP service, or answers it with 503 if the service's queue is full.
-pub(super) fn hand_over(socket: OwnedFd, peer: SocketAddr, bytes: Bytes, http: &mpsc::Sender<HandOver>) {
+pub(super) fn hand_over(
+    socket: OwnedFd,
+    tls: Option<Box<Session>>,
+    peer: SocketAddr,
+    bytes: Bytes,
+    http: &mpsc::Sender<HandOver>,
+) {
     let stream = TcpStream::from(socket);
     if stream.set_nonblocking(true).is_err() {
         return;
     }
-    if let Err(error) = http.try_send(HandOver { stream, peer, bytes }) {
+    if let Err(error) = http.try_send(HandOver { stream, tls, peer, bytes }) {
         let (mpsc::error::TrySendError::Full(left) | mpsc::error::TrySendError::Closed(left)) = error;
-        reject(left.stream.into());
+        reject(left.stream.into(), left.tls);
     }
 }
 
@@ -178,9 +190,19 @@ fn overloaded() -> Refusal {
 
 /// Answers a connection for which there is no place with 503, and closes it. It never blocks, because the response fits
 /// into the empty send buffer.
-pub fn reject(socket: OwnedFd) {
+pub fn reject(socket: OwnedFd, tls: Option<Box<Session>>) {
+    let response = overloaded().response();
+    let response = match tls {
+        None => response,
+        Some(mut session) => {
+            // An error means that the client has ended the session.
+            let _ = session.seal(&response);
+            session.close();
+            session.take_outgoing().into()
+        }
+    };
     // Errors mean that the client has gone.
-    let _ = send(&socket, &overloaded().response(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    let _ = send(&socket, &response, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
     let _ = shutdown(&socket, Shutdown::Write);
     discard_unread(&socket);
 }

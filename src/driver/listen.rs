@@ -11,8 +11,10 @@ const BACKLOG: i32 = 4096;
 /// Why an address can't be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    #[error("can't listen on {0}: the port is in use; stop the program that uses it, or choose another with --listen")]
-    InUse(SocketAddr),
+    #[error(
+        "can't listen on {address}: the port is in use; stop the program that uses it, or choose another with {option}"
+    )]
+    InUse { address: SocketAddr, option: &'static str },
     #[error("can't listen on {address}: {source}")]
     Other { address: SocketAddr, source: io::Error },
 }
@@ -28,18 +30,20 @@ pub fn bind(
     shards: usize,
     limits: &Limits,
 ) -> Result<(SocketAddr, Vec<TcpListener>), ListenError> {
-    bind_all(address, false, shards, limits).map_err(|source| explain(address, source))
+    bind_among(&[], address, "--listen", shards, limits)
 }
 
-/// Like [`bind`], for one of several addresses. An IPv6 address leaves IPv4 alone if another address has it: `[::]`
+/// Like [`bind`], for one of several addresses. `option`: where the operator has named it. An IPv6 address leaves IPv4 alone if another address has it: `[::]`
 /// alone stands for both.
 pub fn bind_among(
     addresses: &[SocketAddr],
     address: SocketAddr,
+    option: &'static str,
     shards: usize,
     limits: &Limits,
 ) -> Result<(SocketAddr, Vec<TcpListener>), ListenError> {
-    bind_all(address, is_v6_only(addresses, address), shards, limits).map_err(|source| explain(address, source))
+    let is_v6_only = is_v6_only(addresses, address);
+    bind_all(address, is_v6_only, shards, limits).map_err(|source| explain(address, option, source))
 }
 
 fn is_v6_only(addresses: &[SocketAddr], address: SocketAddr) -> bool {
@@ -47,15 +51,15 @@ fn is_v6_only(addresses: &[SocketAddr], address: SocketAddr) -> bool {
 }
 
 /// Binds an address as [`bind_among`] does, and gives it up at once, without having listened.
-pub fn try_bind(addresses: &[SocketAddr], address: SocketAddr) -> Result<(), ListenError> {
+pub fn try_bind(addresses: &[SocketAddr], address: SocketAddr, option: &'static str) -> Result<(), ListenError> {
     let is_v6_only = is_v6_only(addresses, address);
     let bound = socket(address, is_v6_only, &Limits::default()).and_then(|socket| socket.bind(&address.into()));
-    bound.map_err(|source| explain(address, source))
+    bound.map_err(|source| explain(address, option, source))
 }
 
-fn explain(address: SocketAddr, source: io::Error) -> ListenError {
+fn explain(address: SocketAddr, option: &'static str, source: io::Error) -> ListenError {
     match source.kind() {
-        io::ErrorKind::AddrInUse => ListenError::InUse(address),
+        io::ErrorKind::AddrInUse => ListenError::InUse { address, option },
         _ => ListenError::Other { address, source },
     }
 }
@@ -121,7 +125,7 @@ mod tests {
         }
         let plain = TcpListener::bind(any_port).unwrap();
         let error = bind(plain.local_addr().unwrap(), 2, &Limits::default()).unwrap_err();
-        assert!(matches!(error, ListenError::InUse(_)));
+        assert!(matches!(error, ListenError::InUse { .. }));
         let error = bind("192.0.2.1:1".parse().unwrap(), 2, &Limits::default()).unwrap_err();
         assert!(error.to_string().starts_with("can't listen on 192.0.2.1:1: "), "{error}");
     }
@@ -156,13 +160,15 @@ mod tests {
             return; // A machine without IPv6.
         }
         for addresses in [[v4, v6], [v6, v4]] {
-            let bound: Vec<_> =
-                addresses.iter().map(|a| bind_among(&addresses, *a, 2, &Limits::default()).unwrap()).collect();
+            let bound: Vec<_> = addresses
+                .iter()
+                .map(|a| bind_among(&addresses, *a, "--listen", 2, &Limits::default()).unwrap())
+                .collect();
             assert_eq!(bound.len(), 2);
             TcpStream::connect(("127.0.0.1", free)).unwrap();
             TcpStream::connect(("::1", free)).unwrap();
         }
-        let _alone = bind_among(&[v6], v6, 1, &Limits::default()).unwrap();
+        let _alone = bind_among(&[v6], v6, "--listen", 1, &Limits::default()).unwrap();
         TcpStream::connect(("127.0.0.1", free)).unwrap();
     }
 

@@ -11,7 +11,10 @@ pub mod listen;
 mod places;
 #[cfg(test)]
 mod tests;
+mod tls;
 pub mod uring;
+
+pub use tls::TlsSetup;
 
 use crate::mesh::{Outbox, Port, Waker};
 use bytes::Bytes;
@@ -26,6 +29,7 @@ use tokio::sync::mpsc;
 use uproar_core::Slot;
 use uproar_core::limits::Limits;
 use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard};
+use uproar_tls::Session;
 
 /// Adopted sockets that may be queued for one shard.
 const ADOPTED_LIMIT: usize = 1024;
@@ -99,6 +103,8 @@ pub struct ShardSetup {
     pub limits: Limits,
     /// The shard's own listeners, one per address. See [`listen::bind`].
     pub listeners: Vec<TcpListener>,
+    /// None: no address speaks TLS.
+    pub tls: Option<TlsSetup>,
     pub port: Port<Message>,
     pub control: Control,
     /// Takes the connections that don't request a WebSocket. When the queue is full, they are answered with 503.
@@ -112,8 +118,10 @@ pub struct ShardSetup {
 pub struct HandOver {
     /// In non-blocking mode.
     pub stream: TcpStream,
+    /// The session, if the connection speaks TLS.
+    pub tls: Option<Box<Session>>,
     pub peer: SocketAddr,
-    /// The bytes read so far.
+    /// The bytes read so far, as plaintext.
     pub bytes: Bytes,
 }
 
@@ -122,6 +130,8 @@ pub struct HandOver {
 pub struct Adopted {
     /// In blocking or non-blocking mode.
     pub stream: TcpStream,
+    /// The session, if the connection speaks TLS.
+    pub tls: Option<Box<Session>>,
     pub peer: SocketAddr,
     /// The request's head, `GET …\r\n…\r\n\r\n`, and what the client sent after it. Nothing of it has been answered.
     pub bytes: Vec<u8>,

@@ -112,7 +112,16 @@ impl Server {
             let (limits, http) = (limits.clone(), http.clone());
             thread::spawn(move || {
                 let shard = shard(&limits);
-                driver.run(ShardSetup { shard, limits, listeners: vec![listener], port, control, http, core: Some(0) })
+                driver.run(ShardSetup {
+                    shard,
+                    limits,
+                    listeners: vec![listener],
+                    tls: None,
+                    port,
+                    control,
+                    http,
+                    core: Some(0),
+                })
             })
         });
         Server { address, handle, http: Some(http_receiver), threads: threads.collect() }
@@ -625,7 +634,10 @@ fn sockets_are_adopted(driver: Driver) {
         stream.set_nonblocking(true).unwrap();
         let rest = text("after the head");
         let (now, later) = rest.split_at(9);
-        server.handle.adopt(shard, Adopted { stream, peer, bytes: [UPGRADE.as_bytes(), now].concat() }).unwrap();
+        server
+            .handle
+            .adopt(shard, Adopted { stream, tls: None, peer, bytes: [UPGRADE.as_bytes(), now].concat() })
+            .unwrap();
         client.write_all(later).unwrap();
         assert!(read_head(&mut client).starts_with("HTTP/1.1 101 "));
         expect_text(&mut client, "after the head");
@@ -638,7 +650,7 @@ fn sockets_are_adopted(driver: Driver) {
     let (stream, peer) = service.accept().unwrap();
     let long = format!("/nothing HTTP/1.1\r\nlong: {}", "x".repeat(Limits::default().head_limit_bytes as usize));
     let bytes = UPGRADE.replacen("/echo HTTP/1.1", &long, 1).into_bytes();
-    server.handle.adopt(0, Adopted { stream, peer, bytes }).unwrap();
+    server.handle.adopt(0, Adopted { stream, tls: None, peer, bytes }).unwrap();
     assert!(read_rest(&mut client).starts_with("HTTP/1.1 404 "));
     server.stop();
 }

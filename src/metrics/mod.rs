@@ -141,7 +141,7 @@ mod tests {
 
     fn rendered(by_shard: Vec<ShardMetrics>) -> String {
         let answers = ShardAnswers { by_shard, delay: Duration::from_millis(20) };
-        text(&answers, &LaneMetrics::default(), &Limits::default(), &Process::new(".".into()))
+        text(&answers, &LaneMetrics::default(), &Limits::default(), &Process::new(".".into(), None))
     }
 
     #[test]

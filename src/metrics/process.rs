@@ -5,18 +5,22 @@ use rustix::fs::statvfs;
 use rustix::time::{ClockId, clock_gettime};
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+use uproar_tls::Certificate;
 
 /// What doesn't change while the process runs.
 pub struct Process {
     started: SystemTime,
     /// The data folder.
     data: PathBuf,
+    /// The TLS certificate, if there is one.
+    certificate: Option<Arc<Certificate>>,
 }
 
 impl Process {
-    pub fn new(data: PathBuf) -> Process {
-        Process { started: SystemTime::now(), data }
+    pub fn new(data: PathBuf, certificate: Option<Arc<Certificate>>) -> Process {
+        Process { started: SystemTime::now(), data, certificate }
     }
 
     /// What can't be read, for example because `/proc` is not mounted, is left out.
@@ -30,6 +34,10 @@ impl Process {
         // Only the part that the server's user may use.
         let free = statvfs(&self.data).ok().map(|disk| disk.f_bavail as f64 * disk.f_frsize as f64);
         gauge("uproar_data_free_bytes", "Free space on the disk of the data folder.", free);
+        if let Some(certificate) = &self.certificate {
+            let help = "When the TLS certificate expires, in seconds since the Unix epoch.";
+            gauge("uproar_tls_certificate_expires_seconds", help, Some(certificate.expires_unix_s() as f64));
+        }
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let cpu = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
         out.family("process_cpu_seconds_total", "counter", "CPU time of the process.", [(String::new(), cpu)]);

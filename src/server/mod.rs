@@ -1,5 +1,6 @@
 //! The server from start to stop: [`run`] prepares the process, `serve` binds, builds, spawns, waits and stops.
 
+mod certificate;
 mod clock;
 pub(crate) mod holder;
 mod http;
@@ -17,7 +18,8 @@ use crate::driver::{self, Driver};
 use crate::operator::server::{Office, OperatorSocket};
 use crate::output;
 use anyhow::{Context, Result};
-use listeners::Listeners;
+use certificate::Tls;
+use listeners::{Addresses, Listeners};
 use parts::Parts;
 use process::Signals;
 use start::overcome;
@@ -42,22 +44,22 @@ const BLOCKED_THREADS_TIMEOUT: Duration = Duration::from_millis(500);
 pub fn run(options: &Options) -> Result<()> {
     warn_of_unknown_variables();
     let mut limits = options.limits()?;
-    let addresses = options.addresses()?;
     // A mistake in an option is reported before the server waits for anything.
-    options.admin_address()?;
+    let addresses = Addresses::from_options(options)?;
     settings::from_options(options, &limits)?;
     let url = options.database_url()?;
     fit_descriptors(&mut limits, process::raise_file_limit(), shards(options));
     process::make_new_files_private();
     let driver = choose_driver(options)?;
+    let tls = certificate::load(options)?;
     let (services, lanes) = (runtime("http")?, runtime("lanes")?);
     let result = services.block_on(async {
-        let mut signals = Signals::catch()?;
+        let mut signals = Signals::catch(tls.is_some())?;
         let opened = tokio::select! {
             opened = open(options, &limits, &url) => opened?,
             signal = signals.next() => return stopped_early(signal),
         };
-        let result = serve(options, &addresses, driver, limits, &opened, lanes.handle(), signals).await;
+        let result = serve(options, &addresses, driver, limits, tls, &opened, lanes.handle(), signals).await;
         opened.store.close().await;
         result
     });
@@ -104,27 +106,29 @@ fn stopped_early(signal: &str) -> Result<()> {
     Ok(())
 }
 
+#[expect(clippy::too_many_arguments, reason = "what `run` has prepared, which nothing else uses")]
 async fn serve(
     options: &Options,
-    addresses: &[SocketAddr],
+    addresses: &Addresses,
     driver: Driver,
     limits: Limits,
+    tls: Option<Tls>,
     Opened { folder, tokens, store }: &Opened,
     lane_runtime: &Handle,
     mut signals: Signals,
 ) -> Result<()> {
-    let setup = Setup::load(options, driver, limits, Arc::clone(tokens), store).await?;
+    let setup = Setup::load(options, driver, limits, tls, Arc::clone(tokens), store).await?;
     let listeners = tokio::select! {
-        bound = Listeners::bind(addresses, options.admin_address()?, &setup) => bound?,
+        bound = Listeners::bind(addresses, &setup) => bound?,
         signal = signals.next() => return stopped_early(signal),
     };
-    let bound = listeners.addresses.clone();
+    let (plain, tls) = (listeners.plain.clone(), listeners.tls.clone());
     let parts = Parts::build(&setup)?;
     let office = Office { store: Arc::clone(store), tokens: Arc::clone(tokens), chat: parts.chat.clone() };
     let mut threads = Threads::spawn(&setup, parts, listeners, lane_runtime)?;
     let operators = serve_operators(folder, office);
     tracing::info!(shards = setup.shards, lanes = setup.lanes, "started");
-    print_addresses(&bound);
+    print_addresses(&plain, &tls);
     notify::ready();
     threads.start_watchdog();
 
@@ -145,6 +149,7 @@ struct Setup<'a> {
     options: &'a Options,
     driver: Driver,
     limits: Limits,
+    tls: Option<Tls>,
     tokens: Arc<Tokens>,
     store: SharedStore,
     shards: u16,
@@ -159,6 +164,7 @@ impl<'a> Setup<'a> {
         options: &'a Options,
         driver: Driver,
         limits: Limits,
+        tls: Option<Tls>,
         tokens: Arc<Tokens>,
         store: &SharedStore,
     ) -> Result<Setup<'a>> {
@@ -170,7 +176,7 @@ impl<'a> Setup<'a> {
         let revocations = Revocations::new(kept_ms, store.revoked_since(since).await?);
         let seed = getrandom::u64().context("the system can't provide random numbers")?;
         let store = Arc::clone(store);
-        Ok(Setup { options, driver, limits, tokens, store, shards, lanes, seed, revocations })
+        Ok(Setup { options, driver, limits, tls, tokens, store, shards, lanes, seed, revocations })
     }
 
     /// The core for each shard's thread, if there are enough cores to pin the threads.
@@ -239,10 +245,12 @@ fn runtime(thread_name: &str) -> Result<Runtime> {
         .with_context(|| format!("can't start the {thread_name} threads"))
 }
 
-fn print_addresses(bound: &[SocketAddr]) {
-    let mut shown: Vec<String> = bound.iter().map(|address| for_browser(*address)).collect();
+fn print_addresses(plain: &[SocketAddr], tls: &[SocketAddr]) {
+    let plain = plain.iter().map(|address| format!("http://{}", for_browser(*address)));
+    let tls = tls.iter().map(|address| format!("https://{}", for_browser(*address)));
+    let mut shown: Vec<String> = plain.chain(tls).collect();
     shown.dedup();
-    output::announce(shown.iter().map(|address| format!("Uproar listens on http://{address}\n")).collect());
+    output::announce(shown.iter().map(|address| format!("Uproar listens on {address}\n")).collect());
 }
 
 /// An address as a user types it into a browser.

@@ -34,12 +34,13 @@ pub(super) struct Hooks {
 
 impl Parts {
     pub(super) fn build(setup: &Setup<'_>) -> Result<Parts> {
-        let Setup { options, limits, tokens, store, shards, lanes, seed, revocations, .. } = setup;
+        let Setup { options, limits, tls, tokens, store, shards, lanes, seed, revocations, .. } = setup;
         let mesh = Mesh::new(*shards, *lanes, |from, to| queue_capacity(limits, *shards, from, to))
             .context("can't create the queues between threads")?;
         let (handle, controls) = ShardHandle::new(mesh.shards.iter().map(|port| port.inbox.waker()).collect());
         let lane_metrics = Arc::new(LaneMetrics::default());
-        let process = metrics::Process::new(options.data.clone());
+        let certificate = tls.as_ref().map(|tls| Arc::clone(&tls.certificate));
+        let process = metrics::Process::new(options.data.clone(), certificate);
         let (chat, calls) = Chat::new(
             handle.clone(),
             *shards,

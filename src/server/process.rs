@@ -20,9 +20,14 @@ pub(super) struct Signals {
 impl Signals {
     /// From now on, no signal that is meant for a running program ends the process. To be called within a tokio
     /// runtime.
-    pub(super) fn catch() -> Result<Signals> {
+    ///
+    /// `reloads`: SIGHUP reloads something, whose task deals with it.
+    pub(super) fn catch(reloads: bool) -> Result<Signals> {
         // A reload, a closed terminal, or a script that rotates logs.
-        tokio::spawn(reload_on_each(catch(SignalKind::hangup())?));
+        let hangup = catch(SignalKind::hangup())?;
+        if !reloads {
+            tokio::spawn(reload_on_each(hangup));
+        }
         // A script that expects another server.
         for (name, kind) in [("SIGUSR1", SignalKind::user_defined1()), ("SIGUSR2", SignalKind::user_defined2())] {
             tokio::spawn(log_each(name, catch(kind)?));

@@ -19,6 +19,7 @@ pub(crate) fn from_options(options: &Options, limits: &Limits) -> Result<Setting
         trusted_proxies: trusted_proxies.map_err(|error| anyhow::anyhow!("--trusted-proxy: {error}"))?,
         limits: limits.clone(),
         echo: options.echo,
+        hsts: options.hsts,
         ..Settings::default()
     })
 }

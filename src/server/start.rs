@@ -70,10 +70,10 @@ impl From<OpenError> for Obstacle {
 impl From<ListenError> for Obstacle {
     fn from(error: ListenError) -> Obstacle {
         match error {
-            ListenError::InUse(address) => Obstacle::Taken(match holder::of_port(address.port()) {
+            ListenError::InUse { address, option } => Obstacle::Taken(match holder::of_port(address.port()) {
                 Some(holder) => format!(
                     "can't listen on {address}: the port is in use by {holder}; stop it, or choose another with \
-                     --listen"
+                     {option}"
                 ),
                 None => error.to_string(),
             }),

@@ -1,17 +1,17 @@
 //! The threads of the shards and the tasks of everything else: spawns them, waits until one of them or a signal ends
 //! the server, and stops them in order.
 
-use super::listeners::Listeners;
+use super::listeners::{Listeners, OfShard};
 use super::parts::{Hooks, Parts};
 use super::process::Signals;
 use super::watchdog::{self, Watchdog};
-use super::{Setup, clock, http};
+use super::{Setup, certificate, clock, http};
 use crate::chat::{self, Chat};
-use crate::driver::{self, Control, Driver, HandOver, ShardHandle, ShardSetup};
+use crate::driver::{self, Control, Driver, HandOver, ShardHandle, ShardSetup, TlsSetup};
 use crate::lanes::{LaneMetrics, LaneSetup, ReaderSetup, run_lane, run_reader};
 use crate::mesh::Port;
 use anyhow::{Context, Result, anyhow, bail};
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +23,7 @@ use uproar_core::limits::Limits;
 use uproar_core::message::Message;
 use uproar_core::{Placement, Shard, ShardConfig};
 use uproar_store::SharedStore;
+use uproar_tls::Config;
 
 /// Connections on their way from the shards to the HTTP service.
 const HAND_OVER_LIMIT: usize = 1024;
@@ -37,8 +38,8 @@ pub(super) struct Threads {
     /// The result of each shard that has ended.
     shard_results: mpsc::UnboundedReceiver<Result<()>>,
     http: JoinHandle<()>,
-    /// The operators' port, and the comparison of clocks. They run until the process ends.
-    others: [JoinHandle<()>; 2],
+    /// They run until the process ends.
+    others: Others,
     /// Connects `chat` to the mesh.
     endpoint: JoinHandle<()>,
     drain_http: watch::Sender<bool>,
@@ -48,6 +49,18 @@ pub(super) struct Threads {
     broken: mpsc::Receiver<String>,
     reader: JoinHandle<()>,
     stop_writers: watch::Sender<bool>,
+}
+
+/// The tasks that need no orderly end.
+struct Others {
+    /// The operators' port.
+    admin: JoinHandle<()>,
+    /// The port that leads to https.
+    redirect: JoinHandle<()>,
+    /// The comparison of clocks.
+    clock: JoinHandle<()>,
+    /// Loads the certificate again.
+    certificate: JoinHandle<Result<()>>,
 }
 
 impl Threads {
@@ -80,9 +93,18 @@ impl Threads {
         let (hand_over, handed_over) = mpsc::channel(HAND_OVER_LIMIT);
         let (drain_http, http_drains) = watch::channel(false);
         let admin = http::serve_admin(Arc::clone(&service), listeners.admin, http_drains.clone());
-        let others = [tokio::spawn(admin), tokio::spawn(clock::watch(Arc::clone(&setup.store)))];
         let watchdog = Arc::new(Watchdog::new(pulses, hand_over.clone(), http_drains.clone()));
         let limit = setup.limits.http_connections_limit as usize;
+        let tls_port = listeners.tls.first().map_or(0, SocketAddr::port);
+        let redirect =
+            http::serve_redirect(Arc::clone(&service), listeners.redirect, tls_port, limit, http_drains.clone());
+        let certificate = setup.tls.as_ref().map(|tls| Arc::clone(&tls.certificate));
+        let others = Others {
+            admin: tokio::spawn(admin),
+            redirect: tokio::spawn(redirect),
+            clock: tokio::spawn(clock::watch(Arc::clone(&setup.store))),
+            certificate: tokio::spawn(certificate::watch(certificate)),
+        };
         let http = tokio::spawn(http::serve(service, limit, handed_over, http_drains));
         let ends = mesh.shards.into_iter().zip(controls).zip(listeners.by_shard);
         let ends = ends.map(|((port, control), listeners)| (port, control, listeners));
@@ -117,7 +139,7 @@ impl Threads {
     /// If something makes it impossible to go on: another process has taken the database, the database can't be
     /// trusted, or a thread or task has ended.
     pub(super) async fn wait(&mut self, signals: &mut Signals, store: &SharedStore) -> Result<&'static str> {
-        let [admin, clock] = &mut self.others;
+        let Others { admin, redirect, clock, certificate } = &mut self.others;
         tokio::select! {
             // In this order: a lane that finds the database broken reports it first, and then ends.
             biased;
@@ -135,7 +157,12 @@ impl Threads {
             _ = &mut self.endpoint => bail!("the connection between HTTP and the shards ended unexpectedly"),
             _ = &mut self.http => bail!("the HTTP service ended unexpectedly"),
             _ = admin => bail!("the operators' port ended unexpectedly"),
+            _ = redirect => bail!("the port that leads to https ended unexpectedly"),
             _ = clock => bail!("the comparison of clocks ended unexpectedly"),
+            result = certificate => match result {
+                Ok(Err(error)) => Err(error),
+                _ => bail!("the task that reloads the certificate ended unexpectedly"),
+            },
         }
     }
 
@@ -202,7 +229,7 @@ fn spawn_lanes(
 /// Starts one thread per shard. The receiver gets the result of each shard that ends.
 fn spawn_shards(
     setup: &Setup<'_>,
-    ends: impl Iterator<Item = (Port<Message>, Control, Vec<TcpListener>)>,
+    ends: impl Iterator<Item = (Port<Message>, Control, OfShard)>,
     hooks: &Hooks,
     http: &mpsc::Sender<HandOver>,
 ) -> Result<mpsc::UnboundedReceiver<Result<()>>> {
@@ -222,7 +249,9 @@ fn spawn_shards(
             revocations: setup.revocations.clone(),
         };
         let core = setup.core_of(id, &cores);
-        let thread = ShardThread { driver: setup.driver, config, listeners, port, control, http: http.clone(), core };
+        let tls = setup.tls.as_ref().map(|tls| tls.config.clone());
+        let http = http.clone();
+        let thread = ShardThread { driver: setup.driver, config, listeners, tls, port, control, http, core };
         thread.spawn(results.clone()).context("can't start a shard's thread")?;
     }
     Ok(shard_results)
@@ -232,7 +261,8 @@ fn spawn_shards(
 struct ShardThread {
     driver: Driver,
     config: ShardConfig,
-    listeners: Vec<TcpListener>,
+    listeners: OfShard,
+    tls: Option<Config>,
     port: Port<Message>,
     control: Control,
     http: mpsc::Sender<HandOver>,
@@ -252,10 +282,20 @@ impl ShardThread {
     }
 
     fn run(self) -> Result<()> {
-        let ShardThread { driver, config, listeners, port, control, http, core } = self;
+        let ShardThread {
+            driver,
+            config,
+            listeners: OfShard { plain, tls: encrypted },
+            tls,
+            port,
+            control,
+            http,
+            core,
+        } = self;
         let limits = config.limits.clone();
         let shard = Shard::new(config);
-        Ok(driver.run(ShardSetup { shard, limits, listeners, port, control, http, core })?)
+        let tls = tls.map(|config| TlsSetup { config, listeners: encrypted });
+        Ok(driver.run(ShardSetup { shard, limits, listeners: plain, tls, port, control, http, core })?)
     }
 }
 
@@ -263,6 +303,7 @@ impl ShardThread {
 mod tests {
     use super::*;
     use crate::config::Cli;
+    use crate::server::listeners::Addresses;
     use clap::Parser;
     use std::path::Path;
     use std::pin::pin;
@@ -276,9 +317,10 @@ mod tests {
         let store = uproar_store::open(&url, &data, OpenOptions::default()).await.unwrap();
         let tokens = Arc::new(Tokens::from_key(&[7; 32]).unwrap());
         let limits = Limits { stop_timeout_ms: 100, ..Limits::default() };
-        let setup = Setup::load(&options, Driver::Epoll, limits, tokens, &store).await.unwrap();
-        let any = ["127.0.0.1:0".parse().unwrap()];
-        let listeners = Listeners::bind(&any, Some(any[0]), &setup).await.unwrap();
+        let setup = Setup::load(&options, Driver::Epoll, limits, None, tokens, &store).await.unwrap();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let addresses = Addresses { plain: vec![any], tls: Vec::new(), admin: Some(any), redirect: Some(any) };
+        let listeners = Listeners::bind(&addresses, &setup).await.unwrap();
         let threads = Threads::spawn(&setup, Parts::build(&setup).unwrap(), listeners, &Handle::current()).unwrap();
         (threads, store)
     }
@@ -287,10 +329,12 @@ mod tests {
     #[tokio::test]
     async fn the_server_ends_when_one_of_its_tasks_has_ended() {
         type End = fn(&mut Threads);
-        let tasks: [(End, &str); 6] = [
+        let tasks: [(End, &str); 8] = [
             (|threads| threads.http.abort(), "HTTP service"),
-            (|threads| threads.others[0].abort(), "operators' port"),
-            (|threads| threads.others[1].abort(), "clocks"),
+            (|threads| threads.others.admin.abort(), "operators' port"),
+            (|threads| threads.others.redirect.abort(), "leads to https"),
+            (|threads| threads.others.clock.abort(), "clocks"),
+            (|threads| threads.others.certificate.abort(), "certificate"),
             (|threads| threads.endpoint.abort(), "between HTTP and the shards"),
             (|threads| threads.reader.abort(), "reader"),
             (|threads| threads.lanes.abort_all(), "lane"),
@@ -299,7 +343,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let (mut threads, store) = spawn(folder.path()).await;
             end(&mut threads);
-            let mut signals = Signals::catch().unwrap();
+            let mut signals = Signals::catch(false).unwrap();
             let wait = threads.wait(&mut signals, &store);
             let error = tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap().unwrap_err().to_string();
             assert!(error.contains(reason) && error.ends_with("ended unexpectedly"), "{error}");

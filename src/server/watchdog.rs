@@ -101,7 +101,8 @@ impl Watchdog {
     async fn http_answers(&self) -> bool {
         // There may be no free descriptors, which is no reason to end the server.
         let Ok((mut client, stream, peer)) = connection().await else { return true };
-        if self.hand_over.send(HandOver { stream, peer, bytes: Bytes::from_static(REQUEST) }).await.is_err() {
+        if self.hand_over.send(HandOver { stream, tls: None, peer, bytes: Bytes::from_static(REQUEST) }).await.is_err()
+        {
             return false;
         }
         // The connection may be refused because there are too many. That is an answer too.

@@ -81,6 +81,7 @@ mod load;
 mod proxy;
 mod sdk_client;
 mod server;
+mod tunnel;
 
 mod abuse;
 mod centrifuge;
@@ -119,6 +120,7 @@ mod start_waits;
 mod startup;
 mod stop;
 mod systemd;
+mod tls;
 mod tokens;
 mod tools;
 mod upgrade;

@@ -3,7 +3,7 @@
 
 use crate::client::{FIN, Raw, TEXT, frame, unmasked_frame};
 use crate::databases::Kind;
-use crate::server::{Server, until};
+use crate::server::{Server, Setup, until};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,7 +14,8 @@ type Series = BTreeMap<String, BTreeSet<String>>;
 
 #[tokio::test]
 async fn every_metric_that_operators_are_told_of_exists() {
-    let server = Server::start(Kind::Sqlite, &[]).await;
+    let (setup, _) = Setup::new(Kind::Sqlite, &[]).await.with_tls();
+    let server = setup.start().await;
     provoke_all_labels(&server).await;
     let text = String::from_utf8(server.get("/metrics", "").await.body).expect("UTF-8");
     let series = series(&text);

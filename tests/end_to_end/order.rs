@@ -149,7 +149,7 @@ async fn a_plain_pipeline_over_a_slow_uplink_is_stored_in_order(kind: Kind) {
     scene.send_all(Pipe::over(raw), publish, answer).await;
 }
 
-async fn a_pipeline_of_the_centrifugo_protocol_over_a_slow_uplink_is_stored_in_order(kind: Kind) {
+pub async fn a_pipeline_of_the_centrifugo_protocol_over_a_slow_uplink_is_stored_in_order(kind: Kind) {
     let scene = Scene::start(kind).await;
     let pipe = Pipe::over(Raw::open(scene.server.port, "/connection/websocket", &[]).await);
     pipe.send(&json!({"id": 1, "connect": {"token": scene.ann.token}}).to_string());

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 on_each_database! { http_and_websocket_share_a_port }
 
-async fn http_and_websocket_share_a_port(kind: Kind) {
+pub async fn http_and_websocket_share_a_port(kind: Kind) {
     const CLIENTS: usize = 60;
     let server = Server::start(kind, &["--limit", "publish_rate_per_second=0"]).await;
     let ann = server.user("ann").await;

@@ -2,6 +2,7 @@
 
 use crate::client::{Http, PATIENCE, Response, User, Ws, within};
 use crate::databases::{Backdoor, Kind, new_postgres_database};
+use crate::tunnel::{self, Pair};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -27,11 +28,15 @@ pub struct Setup {
     options: Vec<String>,
     /// A command, with its arguments, that runs the server in another environment.
     pub wrapper: Vec<String>,
+    /// Clients reach the server through a tunnel that speaks TLS with it.
+    is_tunnelled: bool,
 }
 
 /// A running server. It is killed when it is dropped, and its log is shown if the test has failed.
 pub struct Server {
     pub port: u16,
+    /// The port that speaks TLS, or 0.
+    pub tls_port: u16,
     pub setup: Setup,
     child: Child,
 }
@@ -79,7 +84,13 @@ impl Setup {
     /// A setup with the database of this URL, or with the default database.
     pub fn with_database(database: Option<String>, options: &[&str]) -> Setup {
         let folder = tempfile::Builder::new().prefix("uproar-test-").tempdir().expect("no temporary folder");
-        Setup { folder, database, options: options.iter().map(ToString::to_string).collect(), wrapper: Vec::new() }
+        let mut options: Vec<String> = options.iter().map(ToString::to_string).collect();
+        let is_tunnelled = tunnel::is_wanted() && !options.iter().any(|option| option == "--listen-tls");
+        if is_tunnelled {
+            let pair = Pair::create(folder.path());
+            options.extend(pair.options());
+        }
+        Setup { folder, database, options, wrapper: Vec::new(), is_tunnelled }
     }
 
     /// Names another database, for the next server.
@@ -119,6 +130,20 @@ impl Setup {
             }
         }
         arguments
+    }
+
+    /// Makes the server speak TLS on a port of its own, with a new certificate.
+    pub fn with_tls(mut self) -> (Setup, Pair) {
+        let pair = Pair::create(self.folder.path());
+        if !self.is_tunnelled {
+            self.options.extend(pair.options());
+        }
+        (self, pair)
+    }
+
+    /// A folder for whatever else a test needs.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     fn log_path(&self) -> PathBuf {
@@ -182,7 +207,7 @@ impl Setup {
         let mut command = wrapped_uproar(&self.wrapper, &arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("uproar cannot be started");
         let stdout = child.stdout.take().expect("stdout is piped");
-        Launched { server: Server { port: 0, setup: self, child }, stdout }
+        Launched { server: Server { port: 0, tls_port: 0, setup: self, child }, stdout }
     }
 }
 
@@ -191,15 +216,19 @@ impl Launched {
     pub async fn listens(self) -> Server {
         let Launched { mut server, stdout } = self;
         let mut lines = BufReader::new(stdout).lines();
-        server.port = loop {
-            match within("uproar listens", lines.next_line()).await {
-                Ok(Some(line)) => match line.strip_prefix("Uproar listens on http://localhost:") {
-                    Some(port) => break port.parse().expect("a port in the address"),
-                    None => continue,
-                },
-                _ => panic!("uproar {:?} did not start:\n{}", server.setup.arguments(), server.setup.log()),
-            }
-        };
+        let speaks_tls = server.setup.options.iter().any(|option| option == "--listen-tls");
+        while server.port == 0 || speaks_tls && server.tls_port == 0 {
+            let Ok(Some(line)) = within("uproar listens", lines.next_line()).await else {
+                panic!("uproar {:?} did not start:\n{}", server.setup.arguments(), server.setup.log());
+            };
+            let port = |scheme| line.strip_prefix("Uproar listens on ")?.strip_prefix(scheme)?.parse().ok();
+            server.port = port("http://localhost:").unwrap_or(server.port);
+            server.tls_port = port("https://localhost:").unwrap_or(server.tls_port);
+        }
+        if server.setup.is_tunnelled {
+            let pair = Pair::read(server.setup.folder());
+            server.port = tunnel::open(server.tls_port, pair.client(&[])).await;
+        }
         // Reads on, because the rest of the output does not matter.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         server

@@ -18,7 +18,7 @@ on_each_database! {
     a_reader_that_reads_nothing_is_aborted
 }
 
-async fn a_reader_that_stops_is_disconnected_and_the_others_lose_nothing(kind: Kind) {
+pub async fn a_reader_that_stops_is_disconnected_and_the_others_lose_nothing(kind: Kind) {
     // Enough time to read everything that the kernel holds, and then the close frame.
     let limits = ["outbound_limit_bytes=100000", "close_timeout_ms=60000"];
     let code = one_stops_reading(kind, &limits, async |server| {
@@ -27,7 +27,7 @@ async fn a_reader_that_stops_is_disconnected_and_the_others_lose_nothing(kind: K
     assert_eq!(code.await, Some(3008));
 }
 
-async fn a_reader_that_reads_nothing_is_aborted(kind: Kind) {
+pub async fn a_reader_that_reads_nothing_is_aborted(kind: Kind) {
     // Its queue holds everything, so only the write timeout can end the connection.
     let limits = ["outbound_limit_bytes=100000000", "write_timeout_ms=3000"];
     let code = one_stops_reading(kind, &limits, async |server| server.metric("uproar_subscriptions").await == 0.0);

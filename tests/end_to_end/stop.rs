@@ -13,7 +13,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 on_each_database_and_shards! { sigterm_under_load_loses_nothing }
 on_each_database! { a_second_signal_ends_the_server_immediately }
 
-async fn sigterm_under_load_loses_nothing(kind: Kind, shards: &str) {
+pub async fn sigterm_under_load_loses_nothing(kind: Kind, shards: &str) {
     let mut server = Server::start(kind, &["--shards", shards, "--limit", "publish_rate_per_second=0"]).await;
     let mut load = Load::start(&server, 3, 2, 2).await;
     for name in ["TERM", "INT"] {

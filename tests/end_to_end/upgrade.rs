@@ -21,7 +21,7 @@ const UPGRADE: [(&str, &str); 4] = [
     ("Sec-WebSocket-Key", KEY),
 ];
 
-async fn upgrades_are_accepted_and_rejected_alike_on_fresh_and_reused_connections(kind: Kind) {
+pub async fn upgrades_are_accepted_and_rejected_alike_on_fresh_and_reused_connections(kind: Kind) {
     let server = Server::start(kind, &["--allow-origin", "https://chat.example.org", "--query-token"]).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "r").await;

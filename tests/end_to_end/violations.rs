@@ -6,7 +6,7 @@ use crate::server::{Server, with_limits};
 
 on_each_database! { a_violation_closes_only_its_own_connection }
 
-async fn a_violation_closes_only_its_own_connection(kind: Kind) {
+pub async fn a_violation_closes_only_its_own_connection(kind: Kind) {
     // These clients do not answer the close frame, so the server should not wait long for each of them.
     let limits = ["inbound_frame_limit_bytes=1000", "text_limit_bytes=900", "close_timeout_ms=100"];
     let server = Server::start(kind, &with_limits(&[], &limits)).await;

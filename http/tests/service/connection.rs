@@ -45,7 +45,7 @@ async fn bytes_read_earlier_are_not_lost() {
         let (_drain, draining) = watch::channel(false);
         let prefix = Bytes::copy_from_slice(&all[..cut]);
         let slot = server.service.slot(peer, &prefix).unwrap();
-        let served = tokio::spawn(Arc::clone(&server.service).serve(stream, peer, prefix, draining, slot));
+        let served = tokio::spawn(Arc::clone(&server.service).serve(stream, None, peer, prefix, draining, slot));
         client.send(&all[cut..]).await;
         client.response().await.assert_error(422, "missing_field", Some("username"));
         client.response().await.expect(200);
@@ -181,7 +181,7 @@ async fn a_request_that_arrived_before_the_drain_is_answered() {
     let (_drain, draining) = watch::channel(true);
     let prefix = Bytes::from_static(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
     let slot = server.service.slot(peer, &prefix).unwrap();
-    let served = tokio::spawn(Arc::clone(&server.service).serve(stream, peer, prefix, draining, slot));
+    let served = tokio::spawn(Arc::clone(&server.service).serve(stream, None, peer, prefix, draining, slot));
     client.response().await.expect(200);
     client.closed().await;
     drop(client);
@@ -292,7 +292,7 @@ async fn a_connection_whose_client_still_reads_a_response_does_not_make_room_for
     let (stream, peer) = listener.accept().await.unwrap();
     let (_drain, draining) = watch::channel(false);
     let slot = server.service.slot(peer, &[]).unwrap();
-    tokio::spawn(Arc::clone(&server.service).serve(stream, peer, Bytes::new(), draining, slot));
+    tokio::spawn(Arc::clone(&server.service).serve(stream, None, peer, Bytes::new(), draining, slot));
     reading.send(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(reading.more().await);
 

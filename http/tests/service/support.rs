@@ -183,7 +183,7 @@ async fn start(settings: Settings, passwords: Option<PasswordPool>, rates: Write
                 let (service, draining, end) = (Arc::clone(&service), draining.clone(), end.clone());
                 tokio::spawn(async move {
                     if let Some(slot) = service.slot(peer, &[]) {
-                        service.serve(stream, peer, Bytes::new(), draining, slot).await;
+                        service.serve(stream, None, peer, Bytes::new(), draining, slot).await;
                     }
                     let _ = end.send(());
                 });

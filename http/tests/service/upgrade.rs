@@ -73,7 +73,7 @@ async fn frames_after_the_head_are_handed_over() {
         let (_drain, draining) = watch::channel(false);
         let prefix = Bytes::from(format!("{head}{frames}"));
         let slot = server.service.slot(peer, &prefix).unwrap();
-        let served = tokio::spawn(Arc::clone(&server.service).serve(stream, peer, prefix, draining, slot));
+        let served = tokio::spawn(Arc::clone(&server.service).serve(stream, None, peer, prefix, draining, slot));
         let adopted = soon(server.adopted.recv()).await.unwrap();
         assert!(adopted.bytes.ends_with(frames.as_bytes()), "{} bytes", adopted.bytes.len());
         assert_eq!(adopted.bytes.len(), head.len() + frames.len());

@@ -87,6 +87,10 @@ impl Transport for Epoll {
         true
     }
 
+    fn is_sending(_: &Readiness) -> bool {
+        false
+    }
+
     /// Does nothing unless the socket is readable; otherwise an event will come.
     fn read(event_loop: &mut EventLoop<Epoll>, slot: Slot) {
         let Some(open) = &mut event_loop.slots[slot.index()].open else { return };
@@ -200,7 +204,7 @@ impl EventLoop<Epoll> {
                 // does not, if its edge came together with the bytes before it.
                 open.io.is_readable = length == buffer.len() || open.io.is_read_closed;
                 let mut buffer = std::mem::take(&mut self.transport.buffer);
-                self.on_input(slot, &mut buffer[..length], now);
+                self.on_bytes(slot, &mut buffer[..length], now);
                 self.transport.buffer = buffer;
             }
             Err(Errno::AGAIN) => open.io.is_readable = false,
@@ -218,6 +222,9 @@ impl EventLoop<Epoll> {
         let Some(open) = &mut self.slots[slot.index()].open else { return };
         if open.is_aborted || open.io.is_blocked {
             return;
+        }
+        if open.tls.is_some() {
+            return self.send_sealed(slot, now);
         }
         debug_assert!(self.slices.is_empty());
         self.shard.outgoing(slot, &mut self.slices);
@@ -244,5 +251,26 @@ impl EventLoop<Epoll> {
         // After a partial write the kernel's buffer is full, and an event reports when it has room again.
         open.io.is_blocked = written < length && result != Err(Errno::INTR);
         self.shard.sent(now, slot, written, &mut self.effects);
+    }
+
+    /// The same for a TLS connection: one record.
+    fn send_sealed(&mut self, slot: Slot, now: Now) {
+        if !self.seal(slot, now) {
+            return;
+        }
+        let Some(open) = &mut self.slots[slot.index()].open else { return };
+        let Some(tls) = &mut open.tls else { return };
+        let length = tls.session.outgoing().len();
+        let written = match send(&open.socket, tls.session.outgoing(), SendFlags::NOSIGNAL) {
+            Ok(written) => written,
+            Err(Errno::AGAIN) => 0,
+            Err(Errno::INTR) => return self.effects.wake(slot),
+            Err(_) => return self.on_failed(slot, now),
+        };
+        tls.session.advance(written);
+        open.io.is_blocked = written < length;
+        if written == length {
+            self.on_sealed_sent(slot, now);
+        }
     }
 }

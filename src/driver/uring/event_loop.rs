@@ -17,17 +17,21 @@ use tokio::time::{Instant, sleep};
 use uproar_core::Slot;
 use uproar_core::{Host, Now, Slice};
 
+/// Flags of every send. It completes when the kernel has taken all bytes.
+const SEND_FLAGS: i32 = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+
 pub(super) async fn run(setup: ShardSetup) {
     let ring = Ring {
         buffers: Buffers::new(),
         to_receive: Vec::new(),
-        accepts: setup.listeners.iter().map(|_| None).collect(),
+        accepts: Vec::new(),
         poll: None,
         nop: None,
         gathers: Vec::new(),
     };
     // Not dropped if the core panics, so that the memory of operations in flight stays valid for the kernel.
     let mut event_loop = ManuallyDrop::new(EventLoop::new(setup, ring));
+    event_loop.transport.accepts = event_loop.listeners.iter().map(|_| None).collect();
     event_loop.run().await;
     ManuallyDrop::into_inner(event_loop);
 }
@@ -60,6 +64,8 @@ enum Sending {
     #[expect(dead_code, reason = "only kept alive")]
     One(Slice),
     Many(Box<Gather>),
+    /// Ciphertext.
+    Sealed(Vec<u8>),
 }
 
 /// Several slices, with their description for the kernel. Its address must not change while the send is in flight.
@@ -85,6 +91,10 @@ impl Transport for Ring {
         io.receive.is_none() && io.send.is_none()
     }
 
+    fn is_sending(io: &InFlight) -> bool {
+        io.send.is_some()
+    }
+
     fn read(event_loop: &mut EventLoop<Ring>, slot: Slot) {
         // Usually a receive is in flight already.
         if event_loop.slots[slot.index()].open.as_ref().is_some_and(|open| open.io.receive.is_none()) {
@@ -92,8 +102,8 @@ impl Transport for Ring {
         }
     }
 
-    fn write(event_loop: &mut EventLoop<Ring>, slot: Slot, _now: Now) {
-        event_loop.send(slot);
+    fn write(event_loop: &mut EventLoop<Ring>, slot: Slot, now: Now) {
+        event_loop.send(slot, now);
     }
 }
 
@@ -196,7 +206,7 @@ impl EventLoop<Ring> {
                 (libc::ENOBUFS | libc::EINTR | libc::EAGAIN, _) => self.transport.to_receive.push(slot),
                 (0, Some(_)) if length > 0 => {
                     if let Some(filled) = filled {
-                        self.on_input(slot, filled.bytes, now);
+                        self.on_bytes(slot, filled.bytes, now);
                         self.transport.buffers.put_back(filled);
                     }
                     return;
@@ -213,10 +223,13 @@ impl EventLoop<Ring> {
     // ---- writing ----
 
     /// Sends the core's output for a connection, unless a send is in flight.
-    fn send(&mut self, slot: Slot) {
+    fn send(&mut self, slot: Slot, now: Now) {
         let Some(open) = &mut self.slots[slot.index()].open else { return };
         if open.is_aborted || open.io.send.is_some() {
             return;
+        }
+        if open.tls.is_some() {
+            return self.send_sealed(slot, now);
         }
         debug_assert!(self.slices.is_empty());
         self.shard.outgoing(slot, &mut self.slices);
@@ -225,7 +238,7 @@ impl EventLoop<Ring> {
 
         let socket = types::Fd(open.socket.as_raw_fd());
         let token = Token { kind: Kind::Send, index: slot.0 };
-        let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+        let flags = SEND_FLAGS;
         let (entry, sending) = if self.slices.len() > 1 {
             let mut gather = self.transport.gathers.pop().unwrap_or_default();
             std::mem::swap(&mut gather.slices, &mut self.slices);
@@ -241,23 +254,60 @@ impl EventLoop<Ring> {
         open.io.send = Some(unsafe { Operation::submit(entry, sending, token) });
     }
 
+    /// The same for a TLS connection: one record.
+    fn send_sealed(&mut self, slot: Slot, now: Now) {
+        if !self.seal(slot, now) {
+            return self.abort_closed();
+        }
+        let Some(open) = &mut self.slots[slot.index()].open else { return };
+        let Some(tls) = &mut open.tls else { return };
+        let bytes = tls.session.take_outgoing();
+        let socket = types::Fd(open.socket.as_raw_fd());
+        let entry = opcode::Send::new(socket, bytes.as_ptr(), bytes.len() as u32).flags(SEND_FLAGS).build();
+        let token = Token { kind: Kind::Send, index: slot.0 };
+        // SAFETY: one completion. The vector owns the memory that is read, and does not change meanwhile. The socket is
+        // closed only when no operation is in flight.
+        open.io.send = Some(unsafe { Operation::submit(entry, Sending::Sealed(bytes), token) });
+    }
+
+    /// A send of ciphertext has completed. What was not written goes first into the next one.
+    fn on_ciphertext_sent(&mut self, slot: Slot, bytes: Vec<u8>, written: usize, now: Now) {
+        let Some(tls) = self.slots[slot.index()].open.as_mut().and_then(|open| open.tls.as_mut()) else { return };
+        if written < bytes.len() {
+            tls.session.put_back(bytes, written);
+            return self.effects.wake(slot);
+        }
+        if !tls.session.outgoing().is_empty() {
+            self.effects.wake(slot);
+        }
+        self.on_sealed_sent(slot, now);
+    }
+
     fn on_sent(&mut self, token: Token, now: Now) {
         let slot = Slot(token.index);
         let Some(open) = &mut self.slots[slot.index()].open else { return };
         let Some(completion) = take(&mut open.io.send, token) else { return };
         let Completion { result, data, .. } = completion;
-        if let Sending::Many(mut gather) = data {
-            gather.slices.clear();
-            self.transport.gathers.push(gather);
-        }
+        let is_again = matches!(-result, libc::EINTR | libc::EAGAIN);
+        let ciphertext = match data {
+            Sending::One(_) => None,
+            Sending::Many(mut gather) => {
+                gather.slices.clear();
+                self.transport.gathers.push(gather);
+                None
+            }
+            Sending::Sealed(bytes) => Some(bytes),
+        };
         if open.is_aborted {
             self.free_if_idle(slot);
-        } else if result > 0 {
-            self.shard.sent(now, slot, result as usize, &mut self.effects);
-        } else if matches!(-result, libc::EINTR | libc::EAGAIN) {
+        } else if result <= 0 && !is_again {
+            self.on_failed(slot, now);
+        } else if let Some(bytes) = ciphertext {
+            self.on_ciphertext_sent(slot, bytes, result.max(0) as usize, now);
+        } else if is_again {
             self.effects.wake(slot);
         } else {
-            self.on_failed(slot, now);
+            self.shard.sent(now, slot, result as usize, &mut self.effects);
         }
     }
 
