@@ -35,8 +35,8 @@ pub struct Cli {
 pub enum Tool {
     /// Prints a new token for a user
     ///
-    /// It works while the server runs. If the user does not exist, the server creates the user, without a password, when
-    /// it first sees the token.
+    /// It works while the server runs. If the user does not exist, the server creates the user, without a password,
+    /// when it first sees the token.
     Token {
         /// Name of the user
         #[arg(long, value_name = "NAME")]

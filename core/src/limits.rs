@@ -333,8 +333,8 @@ limits! {
     /// Threads that hash passwords.
     password_threads = 2, 1..=256;
     /// Password checks that may wait for a thread in each of four queues: those of users whose token or browser shows
-    /// that they have signed in before, sign-ins from addresses that have sent a wrong password in the last ten minutes,
-    /// other sign-ins, and sign-ups.
+    /// that they have signed in before, sign-ins from addresses that have sent a wrong password in the last ten
+    /// minutes, other sign-ins, and sign-ups.
     password_queue_limit = 64, 1..=65_536;
     /// Password checks of one client address that may wait for a thread.
     passwords_per_address_limit = 16, 1..=65_536;

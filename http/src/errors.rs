@@ -312,7 +312,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut body = json!({"error": {"code": self.code.as_str(), "message": self.message, "field": self.field}});
         if !self.fields.is_empty() {
-            let field = |error: &FieldError| json!({"field": error.field, "code": error.code.as_str(), "message": error.message});
+            let field = |FieldError { field, code, message }: &FieldError| json!({"field": field, "code": code.as_str(), "message": message});
             body["error"]["fields"] = self.fields.iter().map(field).collect();
         }
         let mut response = (self.code.status(), Json(body)).into_response();

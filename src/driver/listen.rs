@@ -33,8 +33,8 @@ pub fn bind(
     bind_among(&[], address, "--listen", shards, limits)
 }
 
-/// Like [`bind`], for one of several addresses. `option`: where the operator has named it. An IPv6 address leaves IPv4 alone if another address has it: `[::]`
-/// alone stands for both.
+/// Like [`bind`], for one of several addresses. `option`: where the operator has named it. An IPv6 address leaves IPv4
+/// alone if another address has it: `[::]` alone stands for both.
 pub fn bind_among(
     addresses: &[SocketAddr],
     address: SocketAddr,

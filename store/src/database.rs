@@ -624,8 +624,8 @@ mod tests {
         let folder = DataFolder::open(directory.path().join("data"))?;
         let sqlite = Sqlite::open(&folder.database_path(), &folder, &options).await?;
         let database = Database::new(Backend::Sqlite(Box::new(sqlite)), &options);
-        // Let the sweeper take its first turn to write, and wait until it is over. Otherwise it could come in the middle
-        // of a test and wait there for a future that the test doesn't poll.
+        // Let the sweeper take its first turn to write, and wait until it is over. Otherwise it could come in the
+        // middle of a test and wait there for a future that the test doesn't poll.
         tokio::task::yield_now().await;
         drop(database.calls.write_turns.take(TurnOf::Server).await?);
         Ok((directory, database))

@@ -8,8 +8,8 @@ const port = Number(process.argv[2]);
 
 const server = net.createServer({ allowHalfOpen: true }, (client) => {
   // The tests' certificates are not known to anybody.
-  const options = { port, host: '127.0.0.1', localAddress: '127.0.0.2', servername: 'localhost', rejectUnauthorized: false };
-  const proxy = tls.connect({ ...options, allowHalfOpen: true });
+  const addresses = { port, host: '127.0.0.1', localAddress: '127.0.0.2', servername: 'localhost' };
+  const proxy = tls.connect({ ...addresses, rejectUnauthorized: false, allowHalfOpen: true });
   client.setNoDelay(true);
   proxy.setNoDelay(true);
   client.pipe(proxy);

@@ -1,5 +1,5 @@
-//! Proves that Uproar works behind Caddy, nginx and HAProxy, each with its configuration in `deploy/`. Only ports, names
-//! and paths are replaced.
+//! Proves that Uproar works behind Caddy, nginx and HAProxy, each with its configuration in `deploy/`. Only ports,
+//! names and paths are replaced.
 
 use crate::client::{FIN, Http, PING, PONG, Raw, TEXT, User, Ws, frame, within};
 use crate::databases::Kind;

@@ -141,7 +141,8 @@ async fn pages_calls_and_websockets_are_served(driver: &str) {
     assert!(head.to_ascii_lowercase().contains("strict-transport-security: max-age=31536000"), "{head}");
     let body = r#"{"username":"ann","email":"ann@example.org","password":"correct horse"}"#;
     let post = format!(
-        "POST /user/signup HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST /user/signup HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
         body.len()
     );
     reused.send(post.as_bytes()).await;
