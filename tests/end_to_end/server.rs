@@ -389,12 +389,14 @@ impl Server {
         }
     }
 
-    /// The sum of the values in `/metrics` whose lines start with `prefix`.
-    pub async fn metric(&self, prefix: &str) -> f64 {
+    /// The sum of the values in `/metrics` of a metric, such as `a_total`, or of one series, such as `a_total{code="1"}`.
+    pub async fn metric(&self, series: &str) -> f64 {
         let answer = self.get("/metrics", "").await;
         assert_eq!(answer.status, 200);
         let text = String::from_utf8(answer.body).expect("UTF-8");
-        let values = text.lines().filter(|line| line.starts_with(prefix)).map(|line| line.rsplit(' ').next());
+        // A name that only begins in the same way is another metric.
+        let of_series = |line: &&str| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(['{', ',', ' ']));
+        let values = text.lines().filter(of_series).map(|line| line.rsplit(' ').next());
         values.map(|value| value.and_then(|value| value.parse::<f64>().ok()).expect("a number")).sum()
     }
 
