@@ -16,8 +16,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep};
 use uproar_core::websocket::Refusal;
 
-/// The most bytes that are read from a client while its connection is being closed.
-const LINGER_LIMIT_BYTES: usize = 256 * 1024;
+/// The most bytes that are read from a client while its connection is being closed. A proxy writes a whole body, which
+/// nginx limits to 1 MiB by default, before it passes on the answer.
+const LINGER_LIMIT_BYTES: usize = 2 * 1024 * 1024;
 
 /// A stream that starts with bytes read earlier, and whose writes fail if the client stops reading.
 pub(crate) struct Socket {

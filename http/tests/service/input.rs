@@ -175,6 +175,8 @@ async fn a_body_may_be_as_long_as_the_limit_and_no_longer() {
 
     // The length is declared.
     client.post_text("/user/signin", &body_of(64 * 1024 + 1)).await.assert_error(413, "body_too_large", None);
+    let mut client = server.client().await;
+    client.post_text("/user/signin", &body_of(1024 * 1024)).await.assert_error(413, "body_too_large", None);
     // The length is declared and the body never sent: the request is rejected immediately, without `100 Continue`.
     let mut client = server.client().await;
     client
