@@ -427,7 +427,7 @@ async fn a_certificate_is_replaced_while_the_server_runs(kind: Kind) {
     let (setup, pair) = Setup::new(kind, &[]).await.with_tls();
     let server = setup.start().await;
     let connects = async |client: &ClientConfig| tunnel::connect(server.tls_port, client.clone()).await.is_ok();
-    let expires = "uproar_tls_certificate_expires_seconds ";
+    let expires = "uproar_tls_certificate_expires_seconds";
     let first = pair.client(&[]);
     let mut open = Connection::open(&server, &pair).await;
     assert!(open.get("/healthz").await.0.starts_with("HTTP/1.1 200 "));
