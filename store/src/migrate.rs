@@ -105,7 +105,7 @@ async fn receive(
     for table in ["users", "rooms"] {
         receiver.continue_ids(table, source.last_id(table).await?).await?;
     }
-    receiver.record(source.generation, source.name_rules.as_deref()).await?;
+    receiver.record(source.generation, &source.meta).await?;
     say(format_args!("comparing the two databases"));
     for (table, sum) in TABLES.iter().zip(sums) {
         let received = receiver.sum(table).await?;

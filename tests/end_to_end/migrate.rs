@@ -186,7 +186,8 @@ async fn a_server_moves_and_its_clients_resume() {
              INSERT INTO members (room_id, user_id, joined_at, read_offset, read_number) VALUES (9, 1, 7, 0, 0);
              INSERT INTO user_rooms (user_id, room_id, room_name) VALUES (1, 9, 'old');
              INSERT INTO messages (room_id, room_offset, number, kind, user_id, client_id, body, created_at)
-               VALUES (9, 1, 1, 0, 1, 'x', 'old', 7)",
+               VALUES (9, 1, 1, 0, 1, 'x', 'old', 7);
+             UPDATE meta SET value = '2592000000' WHERE name = 'longest_token_lifetime_ms'",
         )
         .await;
     let url = new_postgres_database().await;
@@ -203,6 +204,10 @@ async fn a_server_moves_and_its_clients_resume() {
     );
     assert_eq!(filled.dump().await, before);
     assert_eq!(dump(&mut Backdoor::postgres(&url).await, &TABLES).await, before);
+
+    // Tokens lived that long once, so revocations are needed for as long.
+    let longest = "SELECT value FROM meta WHERE name = 'longest_token_lifetime_ms'";
+    assert_eq!(Backdoor::postgres(&url).await.texts(longest).await, ["2592000000"]);
 
     // Nobody can go on with the old database by mistake.
     let (code, error) = filled.setup().fail_to_start().await;

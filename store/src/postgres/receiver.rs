@@ -22,6 +22,7 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(300);
 /// acknowledged, and rows that are read by their keys.
 const SETTINGS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;
     SET LOCAL idle_in_transaction_session_timeout = 0;
+    SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout';
     SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';
     SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off; SET LOCAL jit = off";
 
@@ -115,12 +116,13 @@ impl Receiver<'_> {
         self.run(&format!("ALTER TABLE {table} ALTER COLUMN id RESTART WITH {next}")).await
     }
 
-    /// Records what identifies the history. The first start records the rest.
-    pub async fn record(&mut self, generation: DatabaseGeneration, name_rules: Option<&str>) -> Result<(), OpenError> {
+    /// Records what identifies the history, and these rows of `meta`. The first start records the rest.
+    pub async fn record(&mut self, generation: DatabaseGeneration, meta: &[(String, String)]) -> Result<(), OpenError> {
         let recorded = async {
             self.transaction.execute("DELETE FROM meta").await?;
-            for (name, value) in [("generation", Some(&*generation.to_string())), ("name_rules", name_rules)] {
-                let sql = "INSERT INTO meta (name, value) SELECT $1, $2 WHERE $2 IS NOT NULL";
+            let generation = ("generation".to_owned(), generation.to_string());
+            for (name, value) in meta.iter().chain([&generation]) {
+                let sql = "INSERT INTO meta (name, value) VALUES ($1, $2)";
                 sqlx::query(sql).bind(name).bind(value).execute(&mut *self.transaction).await?;
             }
             Ok(())

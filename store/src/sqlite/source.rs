@@ -26,8 +26,9 @@ impl MovedTo {
         match MovedTo::read(connection).await.map_err(|error| failed(shown, &error))? {
             None => Ok(()),
             Some(MovedTo { address, .. }) => Err(OpenError::Lasting(format!(
-                "`uproar migrate` has moved the database {shown} to PostgreSQL at {address}; name that one with \
-                 --database, or run `uproar restored` to go back to this one, without what was stored since"
+                "`uproar migrate` has moved the database {shown} to PostgreSQL at {address}, or was interrupted at the \
+                 very end: run it again to be sure, and then name that one with --database; or run `uproar restored` \
+                 to go back to this one, without what was stored since"
             ))),
         }
     }
@@ -52,6 +53,9 @@ impl MovedTo {
     }
 }
 
+/// The rules by which names are folded, and for how long revocations have to be kept. The others belong to one database.
+const MOVED_META: [&str; 2] = ["name_rules", "longest_token_lifetime_ms"];
+
 /// A database that no other process changes while this value lives.
 pub(crate) struct Source {
     /// In a transaction, until it is marked.
@@ -61,8 +65,8 @@ pub(crate) struct Source {
     /// The database was restored from a backup since a server used it, so its generation is a new one.
     pub is_restored: bool,
     pub moved_to: Option<MovedTo>,
-    /// The version of the rules by which its names are folded.
-    pub name_rules: Option<String>,
+    /// Rows of `meta` that belong to what is moved, as names and values.
+    pub meta: Vec<(String, String)>,
     /// The lock of a database file outside the data folder.
     _lock: Option<LockFile>,
 }
@@ -95,9 +99,9 @@ impl Source {
             true => generation::draw().map_err(|error| OpenError::Lasting(error.to_string()))?,
             false => generation::parse(value("generation")),
         };
-        let name_rules = value("name_rules").map(ToOwned::to_owned);
         let moved_to = MovedTo::read(&mut connection).await.map_err(|error| failed(&shown, &error))?;
-        Ok(Source { connection, shown, generation, is_restored, moved_to, name_rules, _lock: lock })
+        let meta = meta.into_iter().filter(|(name, _)| MOVED_META.contains(&name.as_str())).collect();
+        Ok(Source { connection, shown, generation, is_restored, moved_to, meta, _lock: lock })
     }
 
     /// Fails if the file is damaged. This reads all of it.
