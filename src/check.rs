@@ -5,7 +5,7 @@ use crate::driver::{Driver, listen};
 use crate::output;
 use crate::server::{holder, settings};
 use crate::tools::block_on;
-use anyhow::{Error, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use rustix::fs::{Access, access};
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uproar_http::{KeyError, Tokens};
 use uproar_store::inspect::{self, DatabaseState, FolderState};
-use uproar_store::{DataFolder, OpenOptions};
+use uproar_store::{DataFolder, DatabaseUrl, OpenOptions};
 use uproar_tls::Certificate;
 
 /// How long the database may take to answer.
@@ -102,14 +102,7 @@ fn check_options(options: &Options, report: &mut Report) {
 fn check_folder(path: &Path, report: &mut Report) -> bool {
     let shown = path.display();
     let Some(state) = report.get(DataFolder::inspect(path).map_err(Error::from)) else { return false };
-    // The folder, or the closest one above it that exists.
-    let existing = path.ancestors().map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
-    let existing = existing.into_iter().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    if let Err(error) = access(existing, Access::WRITE_OK | Access::EXEC_OK) {
-        report.problem(&anyhow!(
-            "can't write to {} as this user: {error}; run uproar as the folder's owner, or name another with --data",
-            existing.display()
-        ));
+    if report.get(require_writable(path, "--data")).is_none() {
         return false;
     }
     match state {
@@ -123,6 +116,18 @@ fn check_folder(path: &Path, report: &mut Report) -> bool {
     false
 }
 
+/// Fails if this user can't create files in the folder, or in the closest one above it that exists.
+fn require_writable(folder: &Path, option: &str) -> Result<()> {
+    let existing = folder.ancestors().map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
+    let existing = existing.into_iter().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    access(existing, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
+        anyhow!(
+            "can't write to {} as this user: {error}; run uproar as the folder's owner, or name another with {option}",
+            existing.display()
+        )
+    })
+}
+
 /// `runs`: whether a server runs, which then has the ports.
 fn check_addresses(options: &Options, runs: bool, report: &mut Report) {
     let plain = report.get(options.addresses()).unwrap_or_default();
@@ -130,6 +135,20 @@ fn check_addresses(options: &Options, runs: bool, report: &mut Report) {
     let admin = report.get(options.admin_address()).flatten();
     let redirect = report.get(options.redirect_address()).flatten();
     let public = [plain.as_slice(), &tls].concat();
+    // The addresses are tried one by one, so two of them that exclude each other would not be noticed.
+    let named = |option, addresses: &[SocketAddr]| addresses.iter().map(|a| (option, *a)).collect::<Vec<_>>();
+    let all = [
+        named("--listen", &plain),
+        named("--listen-tls", &tls),
+        named("--admin-listen", admin.as_slice()),
+        named("--redirect-http", redirect.as_slice()),
+    ]
+    .concat();
+    for (index, (option, address)) in all.iter().enumerate() {
+        if let Some((other, _)) = all[..index].iter().find(|(_, earlier)| exclude_each_other(*earlier, *address)) {
+            report.problem(&anyhow!("{option} {address}: {other} has this port already; choose another one"));
+        }
+    }
     for (option, addresses) in [("--listen", &plain), ("--listen-tls", &tls)] {
         for address in addresses {
             check_address(option, *address, listen::try_bind(&public, *address, option), runs, report);
@@ -140,6 +159,12 @@ fn check_addresses(options: &Options, runs: bool, report: &mut Report) {
             check_address(option, address, listen::try_bind(&[], address, option), runs, report);
         }
     }
+}
+
+/// Whether no program can listen on both.
+fn exclude_each_other(a: SocketAddr, b: SocketAddr) -> bool {
+    let overlap = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && a.port() != 0 && a.is_ipv4() == b.is_ipv4() && overlap
 }
 
 fn check_certificate(options: &Options, report: &mut Report) {
@@ -182,15 +207,12 @@ fn check_key(options: &Options, report: &mut Report) {
     let path = options.key_path();
     match Tokens::read_key_file(&path) {
         Ok(_) => report.good(format_args!("signing key {}", path.display())),
-        Err(KeyError::Missing(_)) => match path.parent() {
-            Some(folder) if folder != options.data && !folder.as_os_str().is_empty() && !folder.is_dir() => {
-                report.problem(&anyhow!(
-                    "the folder {} of the signing key does not exist; create it, or name another file with --key-file",
-                    folder.display()
-                ));
+        Err(KeyError::Missing(_)) => {
+            let folder = path.parent().unwrap_or(Path::new(""));
+            if report.get(require_writable(folder, "--key-file")).is_some() {
+                report.good(format_args!("signing key {} (the first start creates it)", path.display()));
             }
-            _ => report.good(format_args!("signing key {} (the first start creates it)", path.display())),
-        },
+        }
         Err(error) => report.problem(&error.into()),
     }
 }
@@ -200,6 +222,18 @@ fn check_database(options: &Options, report: &mut Report) {
     let open = OpenOptions { open_timeout: DATABASE_TIMEOUT, ..OpenOptions::default() };
     let looked = block_on(inspect::database(&url, &options.data, &open)).and_then(|looked| Ok(looked?));
     let Some(DatabaseState { description, schema, used_by }) = report.get(looked) else { return };
+    if let DatabaseUrl::Sqlite(path) = &url {
+        // SQLite also creates files beside the database.
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let writable = require_writable(folder, "--database").and_then(|()| match path.exists() {
+            true => Ok(access(path, Access::WRITE_OK)
+                .with_context(|| format!("can't write to {} as this user; change its owner", path.display()))?),
+            false => Ok(()),
+        });
+        if report.get(writable).is_none() {
+            return;
+        }
+    }
     let schema = match schema.version {
         None => "new: the first start creates the tables".to_owned(),
         Some(version) if schema.is_current() => format!("schema version {version}, up to date"),

@@ -153,6 +153,19 @@ async fn all_problems_are_reported_together() {
 }
 
 #[tokio::test]
+async fn addresses_that_exclude_each_other_are_reported() {
+    let setup = Setup::new(Kind::Sqlite, &[]).await;
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for other in [free.to_string(), format!("0.0.0.0:{}", free.port())] {
+        let options = ["--listen", &free.to_string(), "--admin-listen", &other];
+        let checked = check(&setup.arguments(), &options).await;
+        assert_eq!(checked.code, Some(1));
+        checked.problem(&["--admin-listen", &other, "--listen has this port already"]);
+        assert_eq!(checked.problems.len(), 1, "{:?}", checked.problems);
+    }
+}
+
+#[tokio::test]
 async fn an_unusable_database_is_explained_without_its_password() {
     let url = new_postgres_database().await;
     let nobody = "postgres://joe:secret@127.0.0.1:1/chat".to_owned();
