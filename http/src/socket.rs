@@ -285,6 +285,8 @@ impl Write for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        // On TLS, it first writes that nothing more follows.
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.time_out(cx, shut)
     }
 }
