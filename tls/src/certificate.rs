@@ -73,13 +73,20 @@ struct Version {
     inode: u64,
     bytes: u64,
     modified: (i64, i64),
+    /// Also changes with the owner and the mode, so that a file which could not be read is tried again.
+    changed: (i64, i64),
 }
 
 impl Versions {
     fn of(certificate: &Path, key: &Path) -> Versions {
         Versions([certificate, key].map(|path| {
             let file = fs::metadata(path).ok()?;
-            Some(Version { inode: file.ino(), bytes: file.size(), modified: (file.mtime(), file.mtime_nsec()) })
+            Some(Version {
+                inode: file.ino(),
+                bytes: file.size(),
+                modified: (file.mtime(), file.mtime_nsec()),
+                changed: (file.ctime(), file.ctime_nsec()),
+            })
         }))
     }
 }
