@@ -103,6 +103,16 @@ pub(super) struct Open<I> {
 }
 
 impl<I> Open<I> {
+    /// Whether the client has said by TLS that it sends nothing more, and the core does not know it yet.
+    fn has_announced_end(&self) -> bool {
+        !self.is_peer_closed && self.tls.as_ref().is_some_and(|tls| tls.session.is_peer_closed())
+    }
+
+    /// Whether it must not be read before a step of its TLS handshake.
+    pub(super) fn waits_for_handshake(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_waiting())
+    }
+
     /// The memory held for what has not arrived completely, in bytes.
     pub(super) fn held_bytes(&self) -> usize {
         self.input.held_bytes() + self.tls.as_ref().map_or(0, |tls| tls.session.held_bytes())
@@ -172,11 +182,18 @@ impl<T: Transport> EventLoop<T> {
             }
             if self.shard.wants_input(slot) {
                 if open.input.has_undecoded() {
+                    if open.has_announced_end() {
+                        // It follows the rest of the input.
+                        self.effects.wake(slot);
+                    }
                     self.on_input(slot, &mut [], now);
                     self.abort_closed();
                     // The core acts on this input in its next turn.
                     more = true;
-                } else {
+                } else if open.has_announced_end() {
+                    self.on_peer_closed(slot, now);
+                    self.abort_closed();
+                } else if !open.waits_for_handshake() {
                     T::read(self, slot);
                 }
             }

@@ -5,7 +5,7 @@
 //! the core learn that its bytes are sent. So a slow reader's output waits in the core's queue, where it is counted,
 //! and not as ciphertext.
 
-use super::event_loop::{EventLoop, Transport};
+use super::event_loop::{EventLoop, Open, Transport};
 use super::input::Input;
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 use std::collections::VecDeque;
@@ -61,6 +61,11 @@ impl Tls {
         let result = self.session.seal(record);
         record.clear();
         result
+    }
+
+    /// Whether it has received bytes that wait for a step of the handshake. Until then it must not be read.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.is_waiting
     }
 
     /// Tells the client that nothing more follows, if that is possible without waiting.
@@ -145,7 +150,9 @@ impl<T: Transport> EventLoop<T> {
         }
         plaintext.clear();
         self.plaintext = plaintext;
-        if is_peer_closed {
+        let has_all = |open: &Open<T::Io>| self.shard.wants_input(slot) && !open.input.has_undecoded();
+        // Otherwise the core learns it after the rest of the input: see `EventLoop::serve_woken`.
+        if is_peer_closed && self.slots[slot.index()].open.as_ref().is_some_and(has_all) {
             self.on_peer_closed(slot, now);
         }
     }
@@ -181,7 +188,7 @@ impl<T: Transport> EventLoop<T> {
         let Some(tls) = &mut open.tls else { return };
         match std::mem::take(&mut tls.sealed) {
             0 if tls.half_closes && tls.session.outgoing().is_empty() => drop(shutdown(&open.socket, Shutdown::Write)),
-            0 => {}
+            // The core may have had output while this was under way.
             sealed => self.shard.sent(now, slot, sealed, &mut self.effects),
         }
     }

@@ -26,6 +26,7 @@ on_each_driver! {
     records_in_one_segment_or_in_pieces_are_answered
     messages_of_any_length_arrive
     the_end_of_a_connection_is_announced
+    what_comes_before_the_announced_end_is_stored
     what_is_not_a_handshake_harms_nobody
     more_clients_than_handshakes_per_turn_are_served
     clients_that_stop_in_a_handshake_are_aborted
@@ -328,6 +329,24 @@ async fn the_end_of_a_connection_is_announced(driver: &str) {
             connection.expect_announced_end().await;
         }
     }
+}
+
+/// As a script does that pipes a file: all of it and the end arrive while the server has stopped decoding.
+async fn what_comes_before_the_announced_end_is_stored(driver: &str) {
+    let limits = ["--limit", "publish_rate_per_second=0", "--limit", "pending_publishes_limit=4"];
+    let (server, pair) = start(driver, &limits).await;
+    let ann = server.user("ann").await;
+    server.create_room(&ann, "r").await;
+    let mut connection = handshake(BufWriter::new(tcp(&server).await), pair.client(&[])).await;
+    let token = format!("Authorization: Bearer {}\r\n", ann.token);
+    connection
+        .send(upgrade().replace("/echo", "/ws?room=r").replace("\r\n\r\n", &format!("\r\n{token}\r\n")).as_bytes())
+        .await;
+    assert!(connection.answer().await.0.starts_with("HTTP/1.1 101 "));
+    let lines: Vec<u8> = (0..100).flat_map(|line| frame(FIN | TEXT, format!("line {line}").as_bytes())).collect();
+    within("written", connection.stream.write_all(&lines)).await.unwrap();
+    within("closed", connection.stream.shutdown()).await.unwrap();
+    until("all lines are stored", async || server.head(&ann, "r").await == 100).await;
 }
 
 async fn what_is_not_a_handshake_harms_nobody(driver: &str) {

@@ -97,6 +97,10 @@ impl Session {
     /// # Errors
     /// If the client violates the protocol, or there is no agreement with it. The session has then failed.
     pub fn receive(&mut self, ciphertext: &mut [u8], plaintext: &mut Vec<u8>) -> Result<(), Error> {
+        if self.is_ended {
+            // Nothing could be answered any more.
+            return Ok(());
+        }
         if !self.has_begun {
             let Some(first) = self.incoming.first().or(ciphertext.first()) else { return Ok(()) };
             // A handshake record begins with 22.

@@ -190,6 +190,9 @@ impl EventLoop<Epoll> {
     fn receive(&mut self, slot: Slot, now: Now) {
         let Some(open) = &mut self.slots[slot.index()].open else { return };
         open.io.is_queued = false;
+        if open.waits_for_handshake() {
+            return;
+        }
         if !self.shard.wants_input(slot) {
             // It is read once the core wants input again. A broken connection need not wait for that.
             if open.io.is_broken {
