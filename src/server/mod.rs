@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use threads::Threads;
 use tokio::runtime::{Handle, Runtime};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use uproar_core::limits::{Limits, revocations_kept_ms};
 use uproar_http::Tokens;
 use uproar_model::Revocations;
@@ -135,9 +135,8 @@ async fn serve(
     let signal = threads.wait(&mut signals, store).await?;
     tracing::info!(signal, "stopping");
     notify::stopping();
-    if let Some(operators) = operators {
-        operators.abort();
-    }
+    // No command may change something while the server stops.
+    drop(operators);
     signals.exit_on_second();
     threads.stop(&setup.limits).await?;
     tracing::info!("stopped");
@@ -186,15 +185,16 @@ impl<'a> Setup<'a> {
     }
 }
 
-/// Lets commands such as `uproar password` reach this server. It works without them too.
-fn serve_operators(folder: &DataFolder, office: Office) -> Option<JoinHandle<()>> {
+/// Lets commands such as `uproar password` reach this server until the set is dropped. It works without them too.
+fn serve_operators(folder: &DataFolder, office: Office) -> JoinSet<()> {
+    let mut task = JoinSet::new();
     match OperatorSocket::bind(folder) {
-        Ok(socket) => Some(tokio::spawn(socket.serve(office))),
+        Ok(socket) => _ = task.spawn(socket.serve(office)),
         Err(error) => {
             tracing::warn!("commands such as `uproar password` can't reach this server: {}", output::one_line(&error));
-            None
         }
     }
+    task
 }
 
 fn shards(options: &Options) -> u16 {
