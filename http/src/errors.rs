@@ -312,8 +312,11 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut body = json!({"error": {"code": self.code.as_str(), "message": self.message, "field": self.field}});
         if !self.fields.is_empty() {
-            let field = |FieldError { field, code, message }: &FieldError| json!({"field": field, "code": code.as_str(), "message": message});
-            body["error"]["fields"] = self.fields.iter().map(field).collect();
+            let fields = self.fields.iter().map(|FieldError { field, code, message }| {
+                let code = code.as_str();
+                json!({"field": field, "code": code, "message": message})
+            });
+            body["error"]["fields"] = fields.collect();
         }
         let mut response = (self.code.status(), Json(body)).into_response();
         if let Some(seconds) = self.retry_after {
