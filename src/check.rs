@@ -56,7 +56,7 @@ impl Report {
         self.problems += 1;
     }
 
-    /// Returns the value, or reports why there is none.
+    /// Returns the value. If there is none, it reports the error.
     fn get<T>(&mut self, result: Result<T>) -> Option<T> {
         result.inspect_err(|error| self.problem(error)).ok()
     }

@@ -14,7 +14,8 @@ use tokio::net::{TcpStream, lookup_host};
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest answer that is read.
 const BODY_LIMIT_BYTES: usize = 64 * 1024;
-/// It answers as long as the process can serve requests. Restarting a server whose database is away would not help it.
+/// It answers as long as the process can serve requests: a restart would not help a server that can't reach its
+/// database.
 const HEALTH_PATH: &str = "/healthz";
 
 /// Asks the server at `url`, or else the one that the options describe.

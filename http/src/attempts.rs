@@ -26,7 +26,7 @@ const BUCKETS_LIMIT: usize = 1 << 16;
 const EMAIL_PROBE_SIGN_UPS: usize = 10;
 
 /// A wrong password makes an address suspicious for ten minutes. Its next ones then wait in a queue of their own, so
-/// that those who guess keep nobody else waiting.
+/// that clients who guess do not keep the others waiting.
 const SUSPICION_RATE: Rate = Rate::per_hour(6, 1);
 
 /// How many failed sign-ins are logged, so that a stranger can't fill the disk.

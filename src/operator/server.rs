@@ -95,7 +95,7 @@ async fn serve_command(mut stream: UnixStream, office: Arc<Office>) {
     };
     let Ok(mut line) = serde_json::to_vec(&response) else { return };
     line.push(b'\n');
-    // Whoever asked may have gone.
+    // The command may have been interrupted.
     let _ = timeout(IO_TIMEOUT, stream.write_all(&line)).await;
 }
 

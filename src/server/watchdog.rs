@@ -1,7 +1,7 @@
 //! Tells the service manager again and again that the server makes progress, as long as it does. The service manager
 //! ends and restarts a server that no longer says so.
 //!
-//! A database that is away does not count: lanes and reader still take their turns then, and a restart would not help.
+//! An unreachable database does not count: lanes and reader still take their turns then, and a restart would not help.
 
 use super::notify;
 use crate::driver::HandOver;

@@ -12,7 +12,7 @@ pub(crate) struct Table {
     pub key: &'static str,
 }
 
-/// All tables except `meta`, whose rows belong to one database. A table comes after those that it refers to.
+/// All tables except `meta`, most of whose rows belong to one database. A table comes after those that it refers to.
 pub(crate) const TABLES: [Table; 9] = [
     Table {
         name: "users",

@@ -7,7 +7,7 @@ import tls from 'node:tls';
 const port = Number(process.argv[2]);
 
 const server = net.createServer({ allowHalfOpen: true }, (client) => {
-  // The tests' certificates are not known to anybody.
+  // No authority has signed the tests' certificates.
   const addresses = { port, host: '127.0.0.1', localAddress: '127.0.0.2', servername: 'localhost' };
   const proxy = tls.connect({ ...addresses, rejectUnauthorized: false, allowHalfOpen: true });
   client.setNoDelay(true);

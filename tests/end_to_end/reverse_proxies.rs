@@ -194,7 +194,7 @@ async fn stay_idle(proxy: &Proxy, ann: &User) {
     }
 }
 
-/// Whoever does not read is disconnected. The others receive everything.
+/// A client that does not read is disconnected, and the others receive everything.
 async fn read_slowly(server: &Server, proxy: &Proxy, ann: &User) {
     let _slow = Raw::join(proxy.port, &ann.token, "room=r").await;
     let mut ws = proxy.join(ann).await;
@@ -232,7 +232,7 @@ impl Ports {
 /// A proxy and the program that speaks TLS to it. Both end when it is dropped.
 struct Proxy {
     ports: Ports,
-    /// Whoever connects here reaches the proxy by TLS.
+    /// A client that connects here reaches the proxy over TLS.
     port: u16,
     _children: [Child; 2],
     _folder: TempDir,
