@@ -4,6 +4,7 @@ use crate::driver::{self, Adopted, ShardHandle};
 use crate::lanes::LaneMetrics;
 use crate::mesh::Port;
 use crate::metrics::{self, ShardAnswers};
+use crate::traces::Tracer;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -51,6 +52,7 @@ pub struct Chat {
     is_stopping: AtomicBool,
     lane_metrics: Arc<LaneMetrics>,
     process: metrics::Process,
+    tracer: Option<Arc<Tracer>>,
     limits: Limits,
     shards: u16,
     seed: u64,
@@ -60,6 +62,7 @@ pub struct Chat {
 pub struct Calls(mpsc::Receiver<Call>);
 
 impl Chat {
+    #[expect(clippy::too_many_arguments, reason = "they have nothing in common")]
     pub fn new(
         handle: ShardHandle,
         shards: u16,
@@ -67,6 +70,7 @@ impl Chat {
         limits: Limits,
         lane_metrics: Arc<LaneMetrics>,
         process: metrics::Process,
+        tracer: Option<Arc<Tracer>>,
         revocations: Revocations,
     ) -> (Chat, Calls) {
         let (calls, receiver) = mpsc::channel(WAITING_LIMIT);
@@ -79,6 +83,7 @@ impl Chat {
             is_stopping: AtomicBool::new(false),
             lane_metrics,
             process,
+            tracer,
             limits,
             shards,
             seed,
@@ -116,12 +121,7 @@ impl uproar_http::Chat for Chat {
         let now_ms = driver::now().ms;
         let append = Append {
             // Each call is a separate sender, as the order of two calls is not defined.
-            caller: Caller {
-                endpoint: Endpoint::Http,
-                slot: Slot(number as u32),
-                generation: (number >> 32) as u32,
-                serial: Serial(0),
-            },
+            caller: caller(number),
             era: 0,
             deadline_ms: now_ms + self.limits.append_deadline_ms,
             item: Item {
@@ -134,6 +134,8 @@ impl uproar_http::Chat for Chat {
             },
             username: message.user.username,
         };
+        let tracer = self.tracer.as_deref();
+        let _publishing = tracer.zip(message.span).map(|(tracer, span)| tracer.publishing(number, span));
         let (sender, receiver) = oneshot::channel();
         self.calls.try_send(Call::Publish(Box::new(append), sender)).map_err(|_| PublishError::Overloaded)?;
         // The lane answers at the deadline. This timeout is for a server that stops before that.
@@ -197,8 +199,20 @@ impl uproar_http::Chat for Chat {
         let by_shard = if is_queued { answer.ok().and_then(Result::ok).unwrap_or_default() } else { Vec::new() };
         let delay = if by_shard.is_empty() { METRICS_TIMEOUT } else { asked.elapsed() };
         let answers = ShardAnswers { by_shard, delay };
-        metrics::text(&answers, &self.lane_metrics, &self.limits, &self.process)
+        let traces = self.tracer.as_ref().map(|tracer| tracer.metrics());
+        metrics::text(&answers, &self.lane_metrics, &self.limits, &self.process, traces)
     }
+}
+
+/// The sender of the message of a call with this number.
+fn caller(number: u64) -> Caller {
+    let (slot, generation) = (Slot(number as u32), (number >> 32) as u32);
+    Caller { endpoint: Endpoint::Http, slot, generation, serial: Serial(0) }
+}
+
+/// The number of the call that sent a message, if it came over HTTP.
+pub fn call_number(caller: &Caller) -> Option<u64> {
+    (caller.endpoint == Endpoint::Http).then(|| u64::from(caller.generation) << 32 | u64::from(caller.slot.0))
 }
 
 /// Runs HTTP's endpoint of the mesh until the service is gone.
@@ -364,7 +378,8 @@ mod tests {
         let revocations = Revocations::new(0, Vec::new());
         let process = metrics::Process::new(".".into(), None);
         let lane_metrics = Arc::new(LaneMetrics::default());
-        let (chat, Calls(mut calls)) = Chat::new(handle, 1, 0, Limits::default(), lane_metrics, process, revocations);
+        let (chat, Calls(mut calls)) =
+            Chat::new(handle, 1, 0, Limits::default(), lane_metrics, process, None, revocations);
         for _ in 0..=WAITING_LIMIT {
             chat.notify(UserId(1), UserEvent::Left { room: "lobby".into() });
         }

@@ -5,6 +5,7 @@ use crate::driver::{Driver, listen};
 use crate::output;
 use crate::server::{holder, settings};
 use crate::tools::block_on;
+use crate::traces::Collector;
 use anyhow::{Context, Error, Result, anyhow, bail};
 use rustix::fs::{Access, access};
 use std::fmt::Display;
@@ -30,6 +31,7 @@ pub fn check(options: &Options) -> Result<()> {
     let runs = check_folder(&options.data, &mut report);
     check_addresses(options, runs, &mut report);
     check_certificate(options, &mut report);
+    check_collector(options, &mut report);
     check_key(options, &mut report);
     check_database(options, &mut report);
     report.result()
@@ -178,6 +180,18 @@ fn check_certificate(options: &Options, report: &mut Report) {
         None => report.warning(format_args!(
             "the certificate {} has expired, so clients will refuse it; renew it",
             certificate.display()
+        )),
+    }
+}
+
+/// A server starts without its collector, too.
+fn check_collector(options: &Options, report: &mut Report) {
+    let Some(mut collector) = report.get(Collector::from_options(options)).flatten() else { return };
+    match block_on(collector.reach()).and_then(|reached| reached) {
+        Ok(()) => report.good(format_args!("collector of traces {collector}")),
+        Err(error) => report.warning(format_args!(
+            "the collector {collector} can't be reached, so traces would be dropped: {}",
+            output::one_line(&error)
         )),
     }
 }

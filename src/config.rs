@@ -1,6 +1,7 @@
 //! All options and commands, with their defaults, environment variables and help; and the configuration file.
 #![allow(rustdoc::bare_urls, rustdoc::broken_intra_doc_links, reason = "doc comments of options are help texts")]
 
+use crate::traces::Share;
 use crate::{driver, help, output};
 use anyhow::{Context, Result, bail};
 use clap::builder::{
@@ -262,6 +263,33 @@ pub struct Options {
     )]
     pub limit: Vec<String>,
 
+    /// Send traces to the OpenTelemetry collector with this base URL (OTLP over HTTP), such as http://localhost:4318
+    #[arg(long, global = true, value_name = "URL", env = "UPROAR_OTLP", value_parser = text())]
+    pub otlp: Option<String>,
+
+    /// Header for the collector, percent-encoded, such as authorization=Bearer%20TOKEN; repeatable
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME=VALUE",
+        env = "UPROAR_OTLP_HEADERS",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_parser = text()
+    )]
+    pub otlp_headers: Vec<String>,
+
+    /// Share of the traces to record, from 0 to 1
+    #[arg(
+        long,
+        global = true,
+        value_name = "SHARE",
+        env = "UPROAR_OTLP_SAMPLE",
+        value_parser = Trimmed(StringValueParser::new().try_map(|text| text.parse::<Share>())),
+        default_value = "1"
+    )]
+    pub otlp_sample: Share,
+
     /// What to log to standard error: error, warn, info, debug or trace, or a filter such as uproar_store=debug
     #[arg(
         long,
@@ -518,6 +546,11 @@ impl Options {
         elements(&self.allow_origin).collect()
     }
 
+    /// The headers of `--otlp-headers`.
+    pub fn otlp_headers(&self) -> impl Iterator<Item = &str> {
+        elements(&self.otlp_headers)
+    }
+
     /// The networks of `--trusted-proxy`.
     pub fn trusted_networks(&self) -> Vec<&str> {
         elements(&self.trusted_proxy).collect()
@@ -624,6 +657,7 @@ mod tests {
                     echo = ' on'\ntrusted-proxy = ' 127.0.0.1'\ndata = ' /x '\ndatabase = ' sqlite:/y '\n\
                     shards = ' 2'\nlanes = '3 '\nlisten-tls = ' 127.0.0.1:3 '\ntls-cert = ' /c '\ntls-key = '/k '\n\
                     redirect-http = ' 127.0.0.1:4'\nhsts = ' yes '\n\
+                    otlp = ' http://localhost:4318 '\notlp-headers = [' a=b ', 'c=d']\notlp-sample = ' 0.5 '\n\
                     driver = ' Epoll '\nallow-origin = [' https://a.example ']\nkey-file = '/z '\nlog = ' info '\n\
                     [limit]\ntext_limit_bytes = ' 5 '\n";
         let options = load(&file.replace("'", "\""), &[]).unwrap();
@@ -633,6 +667,11 @@ mod tests {
         assert_eq!(options.tls_files().unwrap(), Some((Path::new("/c"), Path::new("/k"))));
         assert_eq!(options.redirect_address().unwrap(), Some("127.0.0.1:4".parse().unwrap()));
         assert!(options.hsts);
+        assert_eq!(
+            (options.otlp.as_deref(), options.otlp_sample),
+            (Some("http://localhost:4318"), "0.5".parse().unwrap())
+        );
+        assert_eq!(options.otlp_headers().collect::<Vec<_>>(), ["a=b", "c=d"]);
         assert_eq!((options.public_metrics, options.query_token, options.echo), (false, false, true));
         assert_eq!((options.trusted_networks(), options.origins()), (vec!["127.0.0.1"], vec!["https://a.example"]));
         assert_eq!((options.data.as_path(), options.key_path().as_path()), (Path::new("/x"), Path::new("/z")));

@@ -16,3 +16,4 @@ pub mod operator;
 pub mod output;
 pub mod server;
 pub mod tools;
+pub mod traces;

@@ -104,17 +104,22 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) ->
 /// Whether a trusted proxy reports that the client's request was encrypted. If several proxies report, one is enough,
 /// because the consequences are only ever stricter.
 pub fn is_via_https(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> bool {
-    let peer = peer.to_canonical();
-    trusted.iter().any(|network| network.contains(peer))
+    is_trusted(peer, trusted)
         && elements(headers, "x-forwarded-proto")
             .chain(forwarded(headers, "proto"))
             .any(|scheme| scheme.eq_ignore_ascii_case("https"))
 }
 
+/// Whether the peer belongs to a trusted network.
+pub fn is_trusted(peer: IpAddr, trusted: &[Network]) -> bool {
+    let peer = peer.to_canonical();
+    trusted.iter().any(|network| network.contains(peer))
+}
+
 /// Whether the peer speaks for another client like a proxy, but is not trusted.
 pub fn is_from_untrusted_proxy(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> bool {
     ["x-forwarded-for", "x-forwarded-proto", "forwarded"].iter().any(|name| headers.contains_key(*name))
-        && !trusted.iter().any(|network| network.contains(peer))
+        && !is_trusted(peer, trusted)
 }
 
 /// The elements of a header's comma-separated lists. Some proxies leave empty ones.

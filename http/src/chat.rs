@@ -1,5 +1,6 @@
 //! The running chat, as the HTTP service sees it.
 
+use crate::traces::SpanContext;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use uproar_model::{Offset, Publication, Refusal, Revocation, RoomId, Stored, User, UserEvent, UserId};
@@ -46,6 +47,8 @@ pub struct PublishRequest {
     /// The sender's own id, checked. `None`: the chat makes one.
     pub id: Option<String>,
     pub reply_to: Option<Offset>,
+    /// The span of the call, if it has one.
+    pub span: Option<SpanContext>,
 }
 
 /// Why a message was not acknowledged.

@@ -6,8 +6,8 @@
 //! The modules form layers. Imports only point downwards, and within a layer they never form a cycle. At the bottom are
 //! the modules that know nothing of requests in progress: `addresses`, `assets`, `attempts`, `bodies`, `chat`,
 //! `errors`, `objects`, `origins`, `passwords`, `rate`, `readiness`, `security_log`, `settings`, `slots`, `socket`,
-//! `stream`, `tokens` and `validation`. Above them, `app` holds what all handlers share. `input`, `cookie` and
-//! `authentication` turn a request into checked values. Next come the handlers: `accounts`, `messages`, `operations`,
+//! `stream`, `tokens`, `traces` and `validation`. Above them, `app` holds what all handlers share. `input`, `cookie`
+//! and `authentication` turn a request into checked values. Next come the handlers: `accounts`, `messages`, `operations`,
 //! `page`, `redirect`, `rooms` and `upgrade`. At the top, `service` routes requests to the handlers and serves
 //! connections.
 
@@ -43,6 +43,7 @@ mod slots;
 mod socket;
 mod stream;
 mod tokens;
+mod traces;
 mod upgrade;
 mod validation;
 
@@ -62,3 +63,4 @@ pub use service::Service;
 pub use settings::Settings;
 pub use slots::Slot;
 pub use tokens::{KeyError, Term, Tokens};
+pub use traces::{Call, Caller, SharedTraces, SpanContext, Traces};

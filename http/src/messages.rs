@@ -7,9 +7,10 @@ use crate::errors::{ApiError, Code};
 use crate::fields::FieldError;
 use crate::input::{Body, Precheck, Query, RoomName, fold};
 use crate::objects::MessagePageObject;
+use crate::traces::CallSpan;
 use crate::validation;
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use garde::Validate;
 use http::{Method, StatusCode};
@@ -88,6 +89,7 @@ async fn publish(
     State(app): State<Arc<App>>,
     auth: Authenticated,
     RoomName(name): RoomName,
+    span: Option<Extension<CallSpan>>,
     Body(body): Body<Publish>,
 ) -> Result<Response, ApiError> {
     if app.publish_rate.take(auth.user.id, Instant::now()).is_err() {
@@ -110,8 +112,9 @@ async fn publish(
                     database was restored; read the room again";
         return Err(ApiError::new(Code::WrongEpoch, text).on("epoch"));
     }
-    let message =
-        PublishRequest { room: room.id, user: auth.user, text: body.text, id: body.id, reply_to: body.reply_to };
+    let span = span.map(|Extension(span)| span.context);
+    let Publish { text, id, reply_to, .. } = body;
+    let message = PublishRequest { room: room.id, user: auth.user, text, id, reply_to, span };
     let stored = app.chat.publish(message).await.map_err(|error| publish_error(error, room.kind))?;
     let body = json!({"offset": stored.offset, "epoch": &*room.epoch.0, "time": stored.time});
     Ok((StatusCode::CREATED, Json(body)).into_response())

@@ -16,6 +16,7 @@ use crate::slots::{Slot, Slots};
 use crate::socket::{Progress, Socket};
 use crate::stream::Stream;
 use crate::tokens::Tokens;
+use crate::traces::{CallSpan, OpenSpan, SharedTraces};
 use crate::upgrade::HandBack;
 use crate::{accounts, addresses, messages, operations, page, redirect, rooms, upgrade};
 use axum::Router;
@@ -39,6 +40,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tower::ServiceExt;
+use tower::util::MapRequestLayer;
 use uproar_core::websocket::head;
 use uproar_model::fairness::Prefix;
 use uproar_store::SharedStore;
@@ -72,6 +74,8 @@ pub struct Service {
     main_slots: Arc<Slots>,
     admin_slots: Arc<Slots>,
     untrusted_proxy: Once,
+    /// If there is none, calls have no spans.
+    traces: Option<SharedTraces>,
 }
 
 impl Service {
@@ -82,6 +86,7 @@ impl Service {
         tokens: Arc<Tokens>,
         chat: SharedChat,
         settings: Settings,
+        traces: Option<SharedTraces>,
     ) -> io::Result<Arc<Service>> {
         let hasher = Argon2id::new(settings.password_cost).map_err(io::Error::other)?;
         let limits = &settings.limits;
@@ -91,7 +96,7 @@ impl Service {
             limits.password_queue_limit as usize,
             limits.passwords_per_address_limit as usize,
         )?;
-        Ok(Service::with_passwords(store, tokens, chat, settings, passwords))
+        Ok(Service::with_passwords(store, tokens, chat, settings, traces, passwords))
     }
 
     /// Like [`Service::new`], with the given password threads. For tests.
@@ -100,6 +105,7 @@ impl Service {
         tokens: Arc<Tokens>,
         chat: SharedChat,
         settings: Settings,
+        traces: Option<SharedTraces>,
         passwords: PasswordPool,
     ) -> Arc<Service> {
         let limits = &settings.limits;
@@ -119,7 +125,11 @@ impl Service {
             assets,
             readiness: Readiness::default(),
         });
-        let mut main = router(routes(&app.settings), page::file, &app);
+        let mut all = routes(&app.settings);
+        if traces.is_some() {
+            all = all.into_iter().map(with_span).collect();
+        }
+        let mut main = router(all, page::file, &app);
         if let Some(cors) = app.settings.origins.cors() {
             main = main.layer(cors);
         }
@@ -129,7 +139,8 @@ impl Service {
         let bodies = Bodies::new(limits.http_outbound_limit_bytes);
         let main_slots = Slots::new(limits.http_connections_limit as usize);
         let admin_slots = Slots::new(limits.admin_connections_limit as usize);
-        Arc::new(Service { app, main, admin, redirect, bodies, main_slots, admin_slots, untrusted_proxy: Once::new() })
+        let untrusted_proxy = Once::new();
+        Arc::new(Service { app, main, admin, redirect, bodies, main_slots, admin_slots, untrusted_proxy, traces })
     }
 
     /// The routes of the main port as (method, path), with parameters in braces.
@@ -287,6 +298,17 @@ impl Service {
     }
 
     async fn respond(&self, port: Port, is_tls: bool, peer: SocketAddr, mut request: Request<Incoming>) -> Response {
+        let proxies = &self.app.settings.trusted_proxies;
+        let traces = self.traces.as_ref().filter(|_| port == Port::Main);
+        let span = traces.and_then(|traces| OpenSpan::begin(traces, is_tls, peer.ip(), proxies, &mut request));
+        let response = self.answer(port, is_tls, peer, request).await;
+        if let Some(span) = span {
+            span.end(response.status());
+        }
+        response
+    }
+
+    async fn answer(&self, port: Port, is_tls: bool, peer: SocketAddr, mut request: Request<Incoming>) -> Response {
         let started = Instant::now();
         let proxies = &self.app.settings.trusted_proxies;
         let client = addresses::client_address(peer.ip(), request.headers(), proxies);
@@ -416,6 +438,18 @@ fn has_plain_framing(headers: &HeaderMap) -> bool {
         (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
         (Some(_), Some(_)) => false,
     }
+}
+
+/// The same route, whose handler also notes in the span of a call that it was chosen.
+fn with_span(route: Route) -> Route {
+    let Route { method, path, handler } = route;
+    let handler = handler.layer(MapRequestLayer::new(move |request: Request<Body>| {
+        if let Some(span) = request.extensions().get::<CallSpan>() {
+            span.set_route(path);
+        }
+        request
+    }));
+    Route { method, path, handler }
 }
 
 /// A router of these routes. `fallback` handles all other paths.

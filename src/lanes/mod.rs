@@ -6,8 +6,9 @@ mod waiting;
 
 pub use reader::{ReaderSetup, run_reader};
 
-use crate::driver;
 use crate::mesh::Port;
+use crate::traces::{self, CommitOutcome, Tracer};
+use crate::{chat, driver};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,14 +48,21 @@ pub struct LaneSetup {
     pub stop: watch::Receiver<bool>,
     /// Takes the reason if nothing can be committed any more. The process must then end.
     pub broken: mpsc::Sender<String>,
+    /// The number of the lane, and what takes the spans of its commits, if something does.
+    pub number: u16,
+    pub tracer: Option<Arc<Tracer>>,
 }
 
-/// A batch that is being written, and when that began.
-type Commit = (Instant, Pin<Box<dyn Future<Output = Result<Vec<Outcome>, AppendError>> + Send>>);
+/// A batch that is being written.
+struct Commit {
+    began: Instant,
+    items: usize,
+    call: Pin<Box<dyn Future<Output = Result<Vec<Outcome>, AppendError>> + Send>>,
+}
 
 /// Runs one lane until it is told to stop and has committed everything that was pending.
 pub async fn run_lane(setup: LaneSetup) {
-    let LaneSetup { mut lane, mut port, store, placement, metrics, mut stop, broken } = setup;
+    let LaneSetup { mut lane, mut port, store, placement, metrics, mut stop, broken, number, tracer } = setup;
     let mut answers: Vec<LaneAnswer> = Vec::new();
     let mut commit: Option<Commit> = None;
     loop {
@@ -67,7 +75,8 @@ pub async fn run_lane(setup: LaneSetup) {
         if commit.is_none()
             && let Some(items) = lane.next_batch(now_ms)
         {
-            commit = Some((Instant::now(), Box::pin(append(Arc::clone(&store), items))));
+            let (began, count) = (Instant::now(), items.len());
+            commit = Some(Commit { began, items: count, call: Box::pin(append(Arc::clone(&store), items)) });
         }
         for answer in answers.drain(..) {
             let home = placement.home_of(&Channel::Room(answer.append.item.room));
@@ -89,10 +98,18 @@ pub async fn run_lane(setup: LaneSetup) {
         });
         tokio::select! {
             () = port.inbox.woken() => {}
-            (started, result) = finish(&mut commit) => {
+            (began, items, result) = finish(&mut commit) => {
                 commit = None;
+                let took = began.elapsed();
                 match to_batch_result(result, &lane) {
-                    Ok(result) => on_batch(&mut lane, result, started.elapsed(), &metrics, &mut answers),
+                    Ok(result) => {
+                        let traced = tracer.as_ref().map(|tracer| (tracer, commit_outcome(&result)));
+                        on_batch(&mut lane, result, took, &metrics, &mut answers);
+                        if let Some((tracer, outcome)) = traced {
+                            let calls = answers.iter().filter_map(|answer| chat::call_number(&answer.append.caller));
+                            tracer.committed(traces::Commit { lane: number, began, took, items, outcome }, calls);
+                        }
+                    }
                     Err(reason) => {
                         // The lane answers no more items: after a restart, what is on disk decides.
                         let _ = broken.send(reason).await;
@@ -111,9 +128,9 @@ async fn append(store: SharedStore, items: Arc<[Item]>) -> Result<Vec<Outcome>, 
 }
 
 /// Waits for the result of the batch that is being written; forever if there is none.
-async fn finish(commit: &mut Option<Commit>) -> (Instant, Result<Vec<Outcome>, AppendError>) {
+async fn finish(commit: &mut Option<Commit>) -> (Instant, usize, Result<Vec<Outcome>, AppendError>) {
     match commit {
-        Some((started, batch)) => (*started, batch.await),
+        Some(Commit { began, items, call }) => (*began, *items, call.await),
         None => std::future::pending().await,
     }
 }
@@ -152,7 +169,7 @@ fn on_batch(
 ) {
     match &result {
         BatchResult::Answered(outcomes) => {
-            let stored = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::New(_))).count();
+            let stored = stored(outcomes);
             let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
             metrics.batches.fetch_add(1, Ordering::Relaxed);
             metrics.items.fetch_add(outcomes.len() as u64, Ordering::Relaxed);
@@ -168,5 +185,19 @@ fn on_batch(
         (false, true) => _ = metrics.stuck_lanes.fetch_add(1, Ordering::Relaxed),
         (true, false) => _ = metrics.stuck_lanes.fetch_sub(1, Ordering::Relaxed),
         _ => {}
+    }
+}
+
+/// How many items are new.
+fn stored(outcomes: &[Outcome]) -> usize {
+    outcomes.iter().filter(|outcome| matches!(outcome, Outcome::New(_))).count()
+}
+
+/// What the span of a commit says of its result.
+fn commit_outcome(result: &BatchResult) -> CommitOutcome {
+    match result {
+        BatchResult::Answered(outcomes) => CommitOutcome::Answered { stored: stored(outcomes) },
+        BatchResult::OutcomeUnknown => CommitOutcome::Unknown,
+        BatchResult::BadData => CommitOutcome::Rejected,
     }
 }

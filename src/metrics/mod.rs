@@ -4,6 +4,7 @@ mod process;
 
 use crate::lanes::LaneMetrics;
 use crate::output;
+use crate::traces::TraceMetrics;
 pub use process::Process;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
@@ -21,7 +22,14 @@ pub struct ShardAnswers {
 }
 
 /// All metrics. Those that show whether shards are balanced have one series per shard; the others are sums.
-pub fn text(answers: &ShardAnswers, lanes: &LaneMetrics, limits: &Limits, process: &Process) -> String {
+/// Without traces, nothing has happened to spans.
+pub fn text(
+    answers: &ShardAnswers,
+    lanes: &LaneMetrics,
+    limits: &Limits,
+    process: &Process,
+    traces: Option<&TraceMetrics>,
+) -> String {
     let ShardAnswers { by_shard: shards, delay } = answers;
     let mut out = Text(String::with_capacity(8192));
     let version = format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
@@ -96,6 +104,13 @@ pub fn text(answers: &ShardAnswers, lanes: &LaneMetrics, limits: &Limits, proces
     out.family("uproar_batches_unknown_total", "counter", unknown, read(&lanes.unknown));
     let dropped = "Lines of the log that were dropped because they could not be written.";
     out.family("uproar_log_lines_dropped_total", "counter", dropped, [(String::new(), output::lines_dropped())]);
+    let none = TraceMetrics::default();
+    let traces = traces.unwrap_or(&none);
+    out.family("uproar_spans_sent_total", "counter", "Spans that the collector has taken.", read(&traces.sent));
+    let failed = "Spans that the collector refused, or that could not be sent for too long.";
+    out.family("uproar_spans_failed_total", "counter", failed, read(&traces.failed));
+    let dropped = "Spans that were dropped because too many waited to be sent.";
+    out.family("uproar_spans_dropped_total", "counter", dropped, read(&traces.dropped));
     out.0
 }
 
@@ -141,7 +156,7 @@ mod tests {
 
     fn rendered(by_shard: Vec<ShardMetrics>) -> String {
         let answers = ShardAnswers { by_shard, delay: Duration::from_millis(20) };
-        text(&answers, &LaneMetrics::default(), &Limits::default(), &Process::new(".".into(), None))
+        text(&answers, &LaneMetrics::default(), &Limits::default(), &Process::new(".".into(), None), None)
     }
 
     #[test]

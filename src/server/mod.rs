@@ -17,6 +17,7 @@ use crate::config::{self, Options};
 use crate::driver::{self, Driver};
 use crate::operator::server::{Office, OperatorSocket};
 use crate::output;
+use crate::traces::{Collector, Exporter, Tracer};
 use anyhow::{Context, Result};
 use certificate::Tls;
 use listeners::{Addresses, Listeners};
@@ -25,7 +26,7 @@ use process::Signals;
 use start::overcome;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use threads::Threads;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinSet;
@@ -52,6 +53,7 @@ pub fn run(options: &Options) -> Result<()> {
     process::make_new_files_private();
     let driver = choose_driver(options)?;
     let tls = certificate::load(options)?;
+    let collector = Collector::from_options(options)?;
     let (services, lanes) = (runtime("http")?, runtime("lanes")?);
     let result = services.block_on(async {
         let mut signals = Signals::catch(tls.is_some())?;
@@ -59,7 +61,7 @@ pub fn run(options: &Options) -> Result<()> {
             opened = open(options, &limits, &url) => opened?,
             signal = signals.next() => return stopped_early(signal),
         };
-        let result = serve(options, &addresses, driver, limits, tls, &opened, lanes.handle(), signals).await;
+        let result = serve(options, &addresses, driver, limits, tls, collector, &opened, lanes.handle(), signals).await;
         opened.store.close().await;
         result
     });
@@ -113,11 +115,14 @@ async fn serve(
     driver: Driver,
     limits: Limits,
     tls: Option<Tls>,
+    collector: Option<Collector>,
     Opened { folder, tokens, store }: &Opened,
     lane_runtime: &Handle,
     mut signals: Signals,
 ) -> Result<()> {
-    let setup = Setup::load(options, driver, limits, tls, Arc::clone(tokens), store).await?;
+    let traces = collector.map(|collector| Exporter::start(collector, options.otlp_sample, database_name(options)?));
+    let (tracer, exporter) = traces.transpose()?.unzip();
+    let setup = Setup::load(options, driver, limits, tls, tracer, Arc::clone(tokens), store).await?;
     let listeners = tokio::select! {
         bound = Listeners::bind(addresses, &setup) => bound?,
         signal = signals.next() => return stopped_early(signal),
@@ -138,7 +143,11 @@ async fn serve(
     // No command may change something while the server stops.
     drop(operators);
     signals.exit_on_second();
+    let deadline = Instant::now() + Duration::from_millis(setup.limits.stop_timeout_ms);
     threads.stop(&setup.limits).await?;
+    if let Some(exporter) = exporter {
+        exporter.stop(deadline).await;
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -149,6 +158,8 @@ struct Setup<'a> {
     driver: Driver,
     limits: Limits,
     tls: Option<Tls>,
+    /// If there is none, there are no traces.
+    tracer: Option<Arc<Tracer>>,
     tokens: Arc<Tokens>,
     store: SharedStore,
     shards: u16,
@@ -164,6 +175,7 @@ impl<'a> Setup<'a> {
         driver: Driver,
         limits: Limits,
         tls: Option<Tls>,
+        tracer: Option<Arc<Tracer>>,
         tokens: Arc<Tokens>,
         store: &SharedStore,
     ) -> Result<Setup<'a>> {
@@ -175,7 +187,7 @@ impl<'a> Setup<'a> {
         let revocations = Revocations::new(kept_ms, store.revoked_since(since).await?);
         let seed = getrandom::u64().context("the system can't provide random numbers")?;
         let store = Arc::clone(store);
-        Ok(Setup { options, driver, limits, tls, tokens, store, shards, lanes, seed, revocations })
+        Ok(Setup { options, driver, limits, tls, tracer, tokens, store, shards, lanes, seed, revocations })
     }
 
     /// The core for each shard's thread, if there are enough cores to pin the threads.
@@ -212,6 +224,14 @@ fn fit_descriptors(limits: &mut Limits, descriptors: u64, shards: u16) {
              (ulimit -n, LimitNOFILE)"
         );
     }
+}
+
+/// The database system, as OpenTelemetry's semantic conventions name it.
+fn database_name(options: &Options) -> Result<&'static str> {
+    Ok(match options.database_url()? {
+        DatabaseUrl::Sqlite(_) => "sqlite",
+        DatabaseUrl::Postgres(_) => "postgresql",
+    })
 }
 
 fn write_rates(limits: &Limits) -> WriteRates {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use uproar_core::limits::Limits;
 use uproar_core::message::{Endpoint, Message, reserved_places};
 use uproar_core::{AllowOrigin, Verify, lane_calls_limit};
-use uproar_http::Service;
+use uproar_http::{Service, SharedTraces};
 
 pub(super) struct Parts {
     pub(super) mesh: Mesh<Message>,
@@ -34,7 +34,7 @@ pub(super) struct Hooks {
 
 impl Parts {
     pub(super) fn build(setup: &Setup<'_>) -> Result<Parts> {
-        let Setup { options, limits, tls, tokens, store, shards, lanes, seed, revocations, .. } = setup;
+        let Setup { options, limits, tls, tokens, store, shards, lanes, seed, revocations, tracer, .. } = setup;
         let mesh = Mesh::new(*shards, *lanes, |from, to| queue_capacity(limits, *shards, from, to))
             .context("can't create the queues between threads")?;
         let (handle, controls) = ShardHandle::new(mesh.shards.iter().map(|port| port.inbox.waker()).collect());
@@ -48,12 +48,14 @@ impl Parts {
             limits.clone(),
             Arc::clone(&lane_metrics),
             process,
+            tracer.clone(),
             revocations.clone(),
         );
         let chat = Arc::new(chat);
         let settings = settings::from_options(options, limits)?;
         let origins = settings.origins.clone();
-        let service = Service::new(Arc::clone(store), Arc::clone(tokens), chat.clone(), settings)
+        let traces = tracer.clone().map(|tracer| tracer as SharedTraces);
+        let service = Service::new(Arc::clone(store), Arc::clone(tokens), chat.clone(), settings, traces)
             .context("can't start the password threads")?;
         let tokens = Arc::clone(tokens);
         let hooks = Hooks {

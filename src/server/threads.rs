@@ -211,7 +211,7 @@ fn spawn_lanes(
 ) -> (JoinSet<()>, mpsc::Receiver<String>) {
     let (broken, is_broken) = mpsc::channel(1);
     let mut lanes = JoinSet::new();
-    for port in ports {
+    for (number, port) in ports.into_iter().enumerate() {
         let lane = run_lane(LaneSetup {
             lane: Lane::new(setup.limits.clone()),
             port,
@@ -220,6 +220,8 @@ fn spawn_lanes(
             metrics: Arc::clone(metrics),
             stop: stop.clone(),
             broken: broken.clone(),
+            number: number as u16,
+            tracer: setup.tracer.clone(),
         });
         lanes.spawn_on(lane, runtime);
     }
@@ -317,7 +319,7 @@ mod tests {
         let store = uproar_store::open(&url, &data, OpenOptions::default()).await.unwrap();
         let tokens = Arc::new(Tokens::from_key(&[7; 32]).unwrap());
         let limits = Limits { stop_timeout_ms: 100, ..Limits::default() };
-        let setup = Setup::load(&options, Driver::Epoll, limits, None, tokens, &store).await.unwrap();
+        let setup = Setup::load(&options, Driver::Epoll, limits, None, None, tokens, &store).await.unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
         let addresses = Addresses { plain: vec![any], tls: Vec::new(), admin: Some(any), redirect: Some(any) };
         let listeners = Listeners::bind(&addresses, &setup).await.unwrap();

@@ -101,6 +101,7 @@ mod migrate;
 mod monitoring;
 mod operator;
 mod order;
+mod otlp;
 mod outage;
 mod output;
 mod page;

@@ -164,9 +164,9 @@ async fn start(settings: Settings, passwords: Option<PasswordPool>, rates: Write
     let tokens = Arc::new(tokens.for_database(store.generation()));
     let shared: SharedChat = Arc::clone(&chat) as SharedChat;
     let service = match passwords {
-        None => Service::new(Arc::clone(&store), Arc::clone(&tokens), shared, settings).unwrap(),
+        None => Service::new(Arc::clone(&store), Arc::clone(&tokens), shared, settings, None).unwrap(),
         Some(passwords) => {
-            Service::with_passwords(Arc::clone(&store), Arc::clone(&tokens), shared, settings, passwords)
+            Service::with_passwords(Arc::clone(&store), Arc::clone(&tokens), shared, settings, None, passwords)
         }
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,0 +1,222 @@
+//! The task that sends spans to the collector, in batches, until the server stops.
+
+use super::collector::{Accepted, Collector, Failure, Retry};
+use super::span::{self, Span};
+use super::wire::{Request, Resource, ResourceSpans, Scope, ScopeSpans};
+use super::{Share, TraceMetrics, Tracer};
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use prost::Message;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use uproar_model::fairness::{LogLimit, Rate};
+
+/// How many spans are sent at once.
+const BATCH_LIMIT_SPANS: usize = 512;
+/// How long the first span of a batch waits for others.
+const BATCH_INTERVAL: Duration = Duration::from_secs(5);
+/// The pauses between attempts to send a batch double from the first to the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// For how long the same batch is sent again and again. Then newer spans are worth more.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the server waits at its end for the collector to take the last spans.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often failures are logged.
+const LOG_RATE: Rate = Rate::per_minute(1, 1);
+
+/// The running task.
+pub struct Exporter {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Exporter {
+    /// Starts to send to the collector. `database`: the name of the database system, as in spans.
+    ///
+    /// # Errors
+    /// If the system can't provide random numbers.
+    pub fn start(collector: Collector, share: Share, database: &'static str) -> Result<(Arc<Tracer>, Exporter)> {
+        let instance = getrandom::u64().context("the system can't provide random numbers")?;
+        let metrics = Arc::new(TraceMetrics::default());
+        let (tracer, spans) = Tracer::new(share, Arc::clone(&metrics));
+        let (stop, stopped) = oneshot::channel();
+        tracing::info!("traces go to {collector}");
+        let sender = Sender {
+            collector,
+            resource: resource(instance),
+            database,
+            metrics,
+            stopped,
+            is_stopping: false,
+            began: Instant::now(),
+            log: LogLimit::new(LOG_RATE),
+            has_logged_failure: false,
+        };
+        let task = tokio::spawn(sender.run(spans));
+        Ok((Arc::new(tracer), Exporter { stop, task }))
+    }
+
+    /// Sends what waits, until `deadline` at the latest, and stops.
+    pub async fn stop(self, deadline: std::time::Instant) {
+        let deadline = (Instant::now() + FLUSH_TIMEOUT).min(deadline.into());
+        let _ = self.stop.send(());
+        let mut task = self.task;
+        if timeout_at(deadline, &mut task).await.is_err() {
+            task.abort();
+            tracing::warn!("the last traces were not sent, because the collector is slow");
+        }
+    }
+}
+
+/// The task's state.
+struct Sender {
+    collector: Collector,
+    resource: Resource,
+    database: &'static str,
+    metrics: Arc<TraceMetrics>,
+    stopped: oneshot::Receiver<()>,
+    is_stopping: bool,
+    began: Instant,
+    log: LogLimit,
+    /// Whether the last thing that was logged is a failure.
+    has_logged_failure: bool,
+}
+
+impl Sender {
+    async fn run(mut self, mut spans: mpsc::Receiver<Span>) {
+        while !self.is_stopping {
+            let batch = self.next_batch(&mut spans).await;
+            self.deliver(batch).await;
+        }
+        // Everything that could make a span has ended.
+        loop {
+            let mut batch = Vec::new();
+            while batch.len() < BATCH_LIMIT_SPANS
+                && let Ok(span) = spans.try_recv()
+            {
+                batch.push(span);
+            }
+            if batch.is_empty() || !self.deliver(batch).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits for spans, until there are enough or they have waited long enough, or the server stops.
+    async fn next_batch(&mut self, spans: &mut mpsc::Receiver<Span>) -> Vec<Span> {
+        let mut batch = Vec::new();
+        let mut full_at = None;
+        while batch.len() < BATCH_LIMIT_SPANS {
+            let missing = BATCH_LIMIT_SPANS - batch.len();
+            tokio::select! {
+                received = spans.recv_many(&mut batch, missing) => {
+                    if received == 0 {
+                        // Nobody is left who could make a span.
+                        self.is_stopping = true;
+                        break;
+                    }
+                    full_at.get_or_insert_with(|| Instant::now() + BATCH_INTERVAL);
+                }
+                () = wait_until(full_at) => break,
+                _ = &mut self.stopped => {
+                    self.is_stopping = true;
+                    break;
+                }
+            }
+        }
+        batch
+    }
+
+    /// Sends a batch, again and again if that may help. `false`: in vain.
+    async fn deliver(&mut self, batch: Vec<Span>) -> bool {
+        if batch.is_empty() {
+            return true;
+        }
+        let spans = batch.len() as u64;
+        let body = self.encode(batch);
+        let give_up_at = Instant::now() + BATCH_TIMEOUT;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let Failure { reason, retry } = match self.collector.send(body.clone()).await {
+                Ok(accepted) => {
+                    self.on_accepted(spans, &accepted);
+                    return true;
+                }
+                Err(failure) => failure,
+            };
+            self.log_failure(&reason);
+            let wait = match retry {
+                None => break,
+                Some(Retry::After(wait)) => wait,
+                // A random part keeps servers that failed together from trying again together.
+                Some(Retry::Anytime) => {
+                    pause.mul_f64(0.5 + f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX))
+                }
+            };
+            let next_at = Instant::now() + wait;
+            if self.is_stopping || next_at > give_up_at {
+                break;
+            }
+            pause = (2 * pause).min(LONGEST_PAUSE);
+            tokio::select! {
+                () = sleep_until(next_at) => {}
+                // Then there is one more attempt.
+                _ = &mut self.stopped => self.is_stopping = true,
+            }
+        }
+        self.metrics.failed.fetch_add(spans, Ordering::Relaxed);
+        false
+    }
+
+    fn on_accepted(&mut self, spans: u64, accepted: &Accepted) {
+        let rejected = accepted.rejected.min(spans);
+        self.metrics.sent.fetch_add(spans - rejected, Ordering::Relaxed);
+        self.metrics.failed.fetch_add(rejected, Ordering::Relaxed);
+        if rejected > 0 || !accepted.warning.is_empty() {
+            self.log_failure(&format!("it took all but {rejected} of {spans} spans: {}", accepted.warning));
+        } else if std::mem::take(&mut self.has_logged_failure) {
+            tracing::info!("spans are sent to {} again", self.collector);
+        }
+    }
+
+    /// Logs that the collector did not take all spans, unless that was logged a moment ago.
+    fn log_failure(&mut self, reason: &str) {
+        let now_ms = self.began.elapsed().as_millis() as u64;
+        if let Some(unlogged) = self.log.admit(now_ms) {
+            tracing::warn!(reason, unlogged, "the collector {} does not take the traces", self.collector);
+            self.has_logged_failure = true;
+        }
+    }
+
+    fn encode(&self, batch: Vec<Span>) -> Bytes {
+        let spans = batch.into_iter().map(|span| span.encode(self.database)).collect();
+        let scope = Scope { name: "uproar".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() };
+        let scope_spans = vec![ScopeSpans { scope: Some(scope), spans }];
+        let resource_spans = vec![ResourceSpans { resource: Some(self.resource.clone()), scope_spans }];
+        Request { resource_spans }.encode_to_vec().into()
+    }
+}
+
+/// Waits; without a time, for ever.
+async fn wait_until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What all spans have in common. `instance` is another one at each start.
+fn resource(instance: u64) -> Resource {
+    Resource {
+        attributes: vec![
+            span::text("service.name", "uproar"),
+            span::text("service.version", env!("CARGO_PKG_VERSION")),
+            span::text("service.instance.id", &format!("{instance:016x}")),
+        ],
+    }
+}
