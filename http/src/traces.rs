@@ -39,7 +39,7 @@ pub struct Call {
     pub method: Method,
     /// The path with its parameters in braces. `None`: a file of the web client, or nothing.
     pub route: Option<&'static str>,
-    /// `None`: the client did not wait for the answer.
+    /// `None`: the connection ended before the answer.
     pub status: Option<StatusCode>,
     pub is_https: bool,
 }

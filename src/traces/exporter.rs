@@ -31,6 +31,7 @@ const LOG_RATE: Rate = Rate::per_minute(1, 1);
 
 /// The running task.
 pub struct Exporter {
+    url: String,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -45,7 +46,8 @@ impl Exporter {
         let metrics = Arc::new(TraceMetrics::default());
         let (tracer, spans) = Tracer::new(share, Arc::clone(&metrics));
         let (stop, stopped) = oneshot::channel();
-        tracing::info!("traces go to {collector}");
+        let url = collector.to_string();
+        tracing::info!("traces go to {url}");
         let sender = Sender {
             collector,
             resource: resource(instance),
@@ -58,7 +60,7 @@ impl Exporter {
             has_logged_failure: false,
         };
         let task = tokio::spawn(sender.run(spans));
-        Ok((Arc::new(tracer), Exporter { stop, task }))
+        Ok((Arc::new(tracer), Exporter { url, stop, task }))
     }
 
     /// Sends what waits, until `deadline` at the latest, and stops.
@@ -68,7 +70,7 @@ impl Exporter {
         let mut task = self.task;
         if timeout_at(deadline, &mut task).await.is_err() {
             task.abort();
-            tracing::warn!("the last traces were not sent, because the collector is slow");
+            tracing::warn!("the last traces were not sent to {} in time", self.url);
         }
     }
 }

@@ -71,9 +71,9 @@ fn encode_call(call: Call) -> wire::Span {
     let error = match status {
         Some(status) if status.is_server_error() => Some(status.as_str().to_owned()),
         Some(_) => None,
-        None => Some("client_disconnected".to_owned()),
+        None => Some("connection_closed".to_owned()),
     };
-    // A client that goes away is not the server's error.
+    // That the connection has ended is not the server's error.
     let is_error = status.is_some_and(|status| status.is_server_error());
     attributes.extend(error.map(|error| text("error.type", &error)));
     wire::Span {

@@ -12,4 +12,5 @@ mod overload;
 mod page;
 mod rooms;
 mod support;
+mod traces;
 mod upgrade;

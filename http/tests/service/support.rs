@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use uproar_http::passwords::PasswordPool;
 use uproar_http::{
-    Adopted, Chat, PasswordCost, PublishError, PublishRequest, Service, Settings, SharedChat, Term, Tokens,
+    Adopted, Chat, PasswordCost, PublishError, PublishRequest, Service, Settings, SharedChat, SharedTraces, Term,
+    Tokens,
 };
 use uproar_model::{Item, Kind, Outcome, Publication, Revocation, RoomId, Stored, UserEvent, UserId};
 use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, SharedStore, WriteRates};
@@ -129,19 +130,29 @@ pub fn settings() -> Settings {
 }
 
 pub async fn server_with(settings: Settings) -> Server {
-    start(settings, None, WriteRates::default()).await
+    start(settings, None, WriteRates::default(), None).await
 }
 
 pub async fn server_with_passwords(settings: Settings, passwords: PasswordPool) -> Server {
-    start(settings, Some(passwords), WriteRates::default()).await
+    start(settings, Some(passwords), WriteRates::default(), None).await
 }
 
 /// A server whose users may write only so often.
 pub async fn server_with_rates(rates: WriteRates) -> Server {
-    start(settings(), None, rates).await
+    start(settings(), None, rates, None).await
 }
 
-async fn start(settings: Settings, passwords: Option<PasswordPool>, rates: WriteRates) -> Server {
+/// A server that tells of its calls.
+pub async fn server_with_traces(settings: Settings, traces: SharedTraces) -> Server {
+    start(settings, None, WriteRates::default(), Some(traces)).await
+}
+
+async fn start(
+    settings: Settings,
+    passwords: Option<PasswordPool>,
+    rates: WriteRates,
+    traces: Option<SharedTraces>,
+) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let data = DataFolder::open(folder.path().join("data")).unwrap();
     let url = DatabaseUrl::Sqlite(data.database_path());
@@ -164,9 +175,9 @@ async fn start(settings: Settings, passwords: Option<PasswordPool>, rates: Write
     let tokens = Arc::new(tokens.for_database(store.generation()));
     let shared: SharedChat = Arc::clone(&chat) as SharedChat;
     let service = match passwords {
-        None => Service::new(Arc::clone(&store), Arc::clone(&tokens), shared, settings, None).unwrap(),
+        None => Service::new(Arc::clone(&store), Arc::clone(&tokens), shared, settings, traces).unwrap(),
         Some(passwords) => {
-            Service::with_passwords(Arc::clone(&store), Arc::clone(&tokens), shared, settings, None, passwords)
+            Service::with_passwords(Arc::clone(&store), Arc::clone(&tokens), shared, settings, traces, passwords)
         }
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
