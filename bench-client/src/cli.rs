@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::abuse;
-use crate::client::{Cores, allow_files};
+use crate::client::{Cores, TlsClient, allow_files};
 use crate::matrix::runner::{Executor, Job, Plan};
 use crate::matrix::schedule::{ROUND, Timing};
 use crate::matrix::workloads::{self, Driver, Subject, Workload};
@@ -9,7 +9,7 @@ use crate::output::{note, print};
 use crate::progress::{Progress, summary_line};
 use crate::report;
 use crate::result::{Channel, Load, Machine, Results, Run, Scenario, Shape, Wire};
-use crate::server::{Environment, Server};
+use crate::server::{Environment, Server, check_tls};
 use crate::size::{self, Amounts};
 use crate::{machine, scenario};
 use anyhow::{Context, Result, bail, ensure};
@@ -136,6 +136,9 @@ struct ScenarioOptions {
     /// The running server's `signing.key`, if it is Uproar. Without it the server is treated as a peer
     #[arg(long, value_name = "FILE", requires = "at")]
     key_file: Option<PathBuf>,
+    /// The running server's certificate, if it is to be reached over TLS
+    #[arg(long, value_name = "FILE", requires = "at")]
+    tls_cert: Option<PathBuf>,
     /// Process id of the running server, to read its CPU time and memory
     #[arg(long, value_name = "ID", requires = "at")]
     process: Option<u32>,
@@ -148,6 +151,9 @@ struct ScenarioOptions {
     /// Shards of Uproar
     #[arg(long, default_value_t = 1)]
     shards: u32,
+    /// Measures over TLS, with a full handshake for each connection. Uproar, Bun and Node.js speak it
+    #[arg(long, conflicts_with = "at")]
+    tls: bool,
     /// Number of rooms
     #[arg(long)]
     rooms: Option<u32>,
@@ -328,7 +334,7 @@ impl AbuseOptions {
                 continue;
             }
             note(format_args!("{}: {}", attack.name, attack.what));
-            let server = environment.start(subject, Channel::Sqlite, None)?;
+            let server = environment.start(subject, Channel::Sqlite, false, None)?;
             let mint = |user: &str| server.token(user);
             let arena = abuse::Arena::new(server.address, &mint, self.sockets, Duration::from_secs(10));
             let victim = abuse::Victim::sign_up(&arena)?;
@@ -362,7 +368,8 @@ impl ScenarioOptions {
         let job = self.job(scenario)?;
         let external = self.at.map(|address| {
             let tokens = self.key_file.as_ref().map(|file| Tokens::read_key_file(file)).transpose()?;
-            anyhow::Ok(Server::external(address, tokens, self.process))
+            let tls = self.tls_cert.as_ref().map(|file| TlsClient::trusting(file)).transpose()?;
+            anyhow::Ok(Server::external(address, tls, tokens, self.process))
         });
         let external = external.transpose()?;
         if let Some(server) = &external {
@@ -440,7 +447,11 @@ impl ScenarioOptions {
             load,
             wire: self.wire.unwrap_or(wire),
             channel,
+            tls: self.tls || self.tls_cert.is_some(),
         };
+        if self.tls {
+            check_tls(subject)?;
+        }
         scenario::validate(&shape, scenario)?;
         Ok(Job {
             scenario,

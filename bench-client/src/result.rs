@@ -111,6 +111,9 @@ pub struct Shape {
     pub load: Load,
     pub wire: Wire,
     pub channel: Channel,
+    /// Whether the connections use TLS. Each makes a full handshake.
+    #[serde(default)]
+    pub tls: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

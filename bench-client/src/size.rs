@@ -52,7 +52,7 @@ pub struct Size {
 /// Starts servers and databases, one after the other.
 pub fn measure(environment: &mut Environment, subject: Subject, amounts: Amounts) -> Result<Size> {
     note(format_args!("an empty server"));
-    let server = environment.start(subject, Channel::Sqlite, None)?;
+    let server = environment.start(subject, Channel::Sqlite, false, None)?;
     std::thread::sleep(SETTLE_TIME);
     let empty = server.rss_bytes()? as f64;
     server.stop()?;

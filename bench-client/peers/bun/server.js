@@ -1,12 +1,16 @@
 // Rooms as in Bun's documentation: topics to which the server publishes.
 const port = Number(process.argv[2]);
-if (process.argv.length !== 3 || !Number.isInteger(port)) fail('expected one argument, the PORT to listen on');
+const [cert, key] = process.argv.slice(3);
+if (![3, 5].includes(process.argv.length) || !Number.isInteger(port)) {
+  fail('expected the PORT to listen on and, for TLS, the files CERTIFICATE and KEY');
+}
 
 let server;
 try {
   server = Bun.serve({
     hostname: '127.0.0.1',
     port,
+    tls: cert && { cert: Bun.file(cert), key: Bun.file(key) },
     fetch(request, server) {
       const url = new URL(request.url);
       const room = url.pathname === '/echo' ? null : url.searchParams.get('room');

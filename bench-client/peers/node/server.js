@@ -1,13 +1,19 @@
 // Rooms as in tutorials of ws: a set of clients and a loop that sends to each of them.
+import { readFileSync } from 'node:fs';
+import { createServer } from 'node:https';
 import { WebSocket, WebSocketServer } from 'ws';
 
 const port = Number(process.argv[2]);
-if (process.argv.length !== 3 || !Number.isInteger(port)) fail('expected one argument, the PORT to listen on');
+const [cert, key] = process.argv.slice(3);
+if (![3, 5].includes(process.argv.length) || !Number.isInteger(port)) {
+  fail('expected the PORT to listen on and, for TLS, the files CERTIFICATE and KEY');
+}
 
 /** The set of clients of each room, by name. */
 const rooms = new Map();
 
-const server = new WebSocketServer({ host: '127.0.0.1', port, backlog: 4096 });
+const address = { host: '127.0.0.1', port, backlog: 4096 };
+const server = new WebSocketServer(cert ? { server: https() } : address);
 server.on('listening', () => console.log('listening'));
 server.on('error', (error) => fail(error.message));
 server.on('connection', (client, request) => {
@@ -20,6 +26,14 @@ server.on('connection', (client, request) => {
     join(client, url.searchParams.get('room'));
   }
 });
+
+function https() {
+  try {
+    return createServer({ cert: readFileSync(cert), key: readFileSync(key) }).listen(address);
+  } catch (error) {
+    fail(error.message);
+  }
+}
 
 function join(client, name) {
   let room = rooms.get(name);

@@ -1,6 +1,7 @@
-//! One connection: TCP handshake, upgrade, frames.
+//! One connection: TCP and TLS handshakes, upgrade, frames.
 
 use super::frame::{self, Frame, Opcode};
+use super::tls::Session;
 use anyhow::{Result, bail};
 use mio::net::TcpStream;
 use std::io::{ErrorKind, Read, Write};
@@ -18,10 +19,11 @@ pub struct CloseReason(pub String);
 #[derive(Debug, Default)]
 pub(super) struct Connection {
     socket: Option<TcpStream>,
+    tls: Option<Box<Session>>,
     phase: Phase,
     /// The beginning of a head or frame that has not arrived completely.
     unparsed: Vec<u8>,
-    /// Bytes to write.
+    /// Bytes to write, before encryption.
     outgoing: Vec<u8>,
     /// When connecting started.
     pub connect_started: u64,
@@ -36,7 +38,7 @@ enum Phase {
     /// The TCP handshake is in progress.
     #[default]
     Connecting,
-    /// The upgrade request is sent; its response is awaited.
+    /// The upgrade request is sent, after the TLS handshake if there is one; its response is awaited.
     Upgrading,
     Open,
 }
@@ -47,16 +49,25 @@ pub(super) enum Input<'a> {
     Text(&'a [u8]),
 }
 
+/// The buffers of a thread. What they contain is parsed before the next read.
+#[derive(Debug)]
+pub(super) struct Buffers {
+    pub plaintext: Vec<u8>,
+    /// Empty if there is no TLS.
+    pub ciphertext: Vec<u8>,
+}
+
 /// The upgrade request for this path. `headers` are additional header lines, each with its line end.
 pub(super) fn upgrade(path: &str, headers: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}{headers}\r\n").into_bytes()
 }
 
 impl Connection {
-    /// A connection that sends its request as soon as TCP is connected.
-    pub fn new(socket: TcpStream, request: Vec<u8>, connect_started: u64) -> Connection {
+    /// A connection that sends its request as soon as TCP, and TLS if there is a session, are connected.
+    pub fn new(socket: TcpStream, tls: Option<Session>, request: Vec<u8>, connect_started: u64) -> Connection {
         Connection {
             socket: Some(socket),
+            tls: tls.map(Box::new),
             outgoing: request,
             connect_started,
             is_connecting: true,
@@ -90,44 +101,67 @@ impl Connection {
                 Err(error) => return Err(failed(error)),
             }
         }
+        let outgoing = match &mut self.tls {
+            None => &mut self.outgoing,
+            Some(tls) => {
+                if tls.is_established() && !self.outgoing.is_empty() {
+                    tls.seal(&self.outgoing)?;
+                    self.outgoing.clear();
+                }
+                &mut tls.outgoing
+            }
+        };
         let mut written = 0;
-        while written < self.outgoing.len() {
-            match socket.write(&self.outgoing[written..]) {
+        while written < outgoing.len() {
+            match socket.write(&outgoing[written..]) {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(failed(error)),
             }
         }
-        self.outgoing.drain(..written);
+        outgoing.drain(..written);
         // Most connections never send, so a large buffer would only waste memory.
-        if self.outgoing.is_empty() && self.outgoing.capacity() > 4096 {
-            self.outgoing = Vec::new();
+        if outgoing.is_empty() && outgoing.capacity() > 4096 {
+            *outgoing = Vec::new();
         }
         Ok(())
     }
 
-    /// Reads into `buffer`, after what was left unparsed. Returns how many bytes to parse, and whether the socket may
-    /// have more.
-    pub fn read(&mut self, buffer: &mut [u8]) -> Result<(usize, bool), CloseReason> {
+    /// Reads into the buffer for plaintext, after what was left unparsed. Returns how many bytes to parse, and whether
+    /// the socket may have more.
+    pub fn read(&mut self, buffers: &mut Buffers) -> Result<(usize, bool), CloseReason> {
         let Some(socket) = &mut self.socket else { return Ok((0, false)) };
         if self.phase == Phase::Connecting {
             return Ok((0, false));
         }
         let kept = self.unparsed.len();
-        loop {
-            match socket.read(&mut buffer[kept..]) {
-                Ok(0) => return Err(CloseReason("the server closed the connection without a close frame".into())),
-                Ok(count) => {
-                    buffer[..kept].copy_from_slice(&self.unparsed);
-                    self.unparsed.clear();
-                    return Ok((kept + count, kept + count == buffer.len()));
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok((0, false)),
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(failed(error)),
+        let Buffers { plaintext, ciphertext } = buffers;
+        let free = &mut plaintext[kept..];
+        let (count, has_more) = match &mut self.tls {
+            None => {
+                let count = receive(socket, free)?;
+                (count, count == free.len())
             }
+            Some(tls) => loop {
+                let (begin, limit) = (tls.incomplete_bytes(), ciphertext.len().min(free.len()));
+                let end = begin + receive(socket, &mut ciphertext[begin..limit])?;
+                if end == begin {
+                    break (0, false);
+                }
+                let count = tls.receive(&mut ciphertext[..end], free)?;
+                // Otherwise there was only a part of a record, or of the handshake.
+                if count > 0 {
+                    break (count, end == limit);
+                }
+            },
+        };
+        if count == 0 {
+            return Ok((0, false));
         }
+        plaintext[..kept].copy_from_slice(&self.unparsed);
+        self.unparsed.clear();
+        Ok((kept + count, has_more))
     }
 
     /// Takes the next input off `bytes`. `None`: the rest is incomplete and is kept for the next read.
@@ -164,7 +198,11 @@ impl Connection {
 
     /// Whether there are bytes that can be written now.
     pub fn has_outgoing(&self) -> bool {
-        !self.outgoing.is_empty() && self.phase != Phase::Connecting
+        let has_any = match &self.tls {
+            None => !self.outgoing.is_empty(),
+            Some(tls) => !tls.outgoing.is_empty() || (tls.is_established() && !self.outgoing.is_empty()),
+        };
+        has_any && self.phase != Phase::Connecting
     }
 
     /// Takes the response to the upgrade off `bytes`. Returns whether it was complete.
@@ -194,6 +232,19 @@ impl Connection {
         }
         *bytes = &bytes[length..];
         Ok(true)
+    }
+}
+
+/// Reads from the socket. Returns 0 if nothing has arrived.
+fn receive(socket: &mut TcpStream, buffer: &mut [u8]) -> Result<usize, CloseReason> {
+    loop {
+        match socket.read(buffer) {
+            Ok(0) => return Err(CloseReason("the server closed the connection without a close frame".into())),
+            Ok(count) => return Ok(count),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(error)),
+        }
     }
 }
 

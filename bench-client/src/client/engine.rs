@@ -1,8 +1,9 @@
 //! The event loop of a load thread.
 
 use super::clock::Clock;
-use super::connection::{CloseReason, Connection, Input, upgrade};
+use super::connection::{Buffers, CloseReason, Connection, Input, upgrade};
 use super::frame::Opcode;
+use super::tls::{Session, TlsClient};
 use anyhow::{Context, Result};
 use mio::net::TcpStream;
 use mio::unix::SourceFd;
@@ -51,6 +52,7 @@ pub enum Wait {
 pub struct Io {
     poll: Poll,
     address: SocketAddr,
+    tls: Option<TlsClient>,
     clock: Clock,
     connections: Vec<Connection>,
     /// Connections to open when the limit allows: index and request.
@@ -64,13 +66,21 @@ pub struct Io {
 }
 
 impl Io {
-    /// Prepares `count` connections to `address`, of which at most `connecting_limit` are being opened at a time.
-    pub fn new(address: SocketAddr, clock: Clock, count: usize, connecting_limit: usize) -> Result<Io> {
+    /// Prepares `count` connections to `address`, of which at most `connecting_limit` are being opened at a time. With
+    /// `tls`, they use it.
+    pub fn new(
+        address: SocketAddr,
+        tls: Option<TlsClient>,
+        clock: Clock,
+        count: usize,
+        connecting_limit: usize,
+    ) -> Result<Io> {
         let mut connections = Vec::new();
         connections.resize_with(count, Connection::default);
         Ok(Io {
             poll: Poll::new().context("can't create an epoll instance")?,
             address,
+            tls,
             clock,
             connections,
             to_connect: VecDeque::new(),
@@ -131,11 +141,12 @@ impl Io {
                 self.poll.registry().register(&mut socket, Token(id), interest)?;
                 Ok(socket)
             });
-            match socket {
-                Ok(socket) => self.connections[id] = Connection::new(socket, request, now),
-                Err(error) => {
+            let socket = socket.map_err(|error| CloseReason(error.to_string()));
+            match socket.and_then(|socket| Ok((socket, self.tls.as_ref().map(Session::new).transpose()?))) {
+                Ok((socket, tls)) => self.connections[id] = Connection::new(socket, tls, request, now),
+                Err(reason) => {
                     self.connecting -= 1;
-                    self.failed_connects.push((id, CloseReason(error.to_string())));
+                    self.failed_connects.push((id, reason));
                 }
             }
         }
@@ -144,7 +155,8 @@ impl Io {
 
 /// Runs a client's connections until it is done.
 pub fn run(client: &mut impl Client, mut io: Io) -> Result<()> {
-    let mut buffer = vec![0; BUFFER_BYTES];
+    let ciphertext = if io.tls.is_some() { vec![0; BUFFER_BYTES] } else { Vec::new() };
+    let mut buffers = Buffers { plaintext: vec![0; BUFFER_BYTES], ciphertext };
     let mut events = Events::with_capacity(1024);
     let mut timer = Timer::new(&io)?;
     loop {
@@ -176,22 +188,22 @@ pub fn run(client: &mut impl Client, mut io: Io) -> Result<()> {
                 flush(client, &mut io, now);
             }
             if event.is_readable() || event.is_read_closed() || event.is_error() {
-                read(client, &mut io, id, &mut buffer, event.is_read_closed());
+                read(client, &mut io, id, &mut buffers, event.is_read_closed());
             }
         }
     }
 }
 
-fn read(client: &mut impl Client, io: &mut Io, id: usize, buffer: &mut [u8], is_closed: bool) {
+fn read(client: &mut impl Client, io: &mut Io, id: usize, buffers: &mut Buffers, is_closed: bool) {
     // Read until the socket is empty, because the registration is edge-triggered. A read that does not fill the buffer
     // has emptied the socket, except that the end of the stream takes a read of its own.
     loop {
         let now = io.clock.now();
-        let (length, has_more) = match io.connections[id].read(buffer) {
+        let (length, has_more) = match io.connections[id].read(buffers) {
             Ok(read) => read,
             Err(reason) => return close_connection(client, io, id, reason, now),
         };
-        let mut bytes = &buffer[..length];
+        let mut bytes = &buffers.plaintext[..length];
         loop {
             match io.connections[id].next(&mut bytes) {
                 Ok(Some(Input::Text(payload))) => client.on_text(io, id, payload, now),

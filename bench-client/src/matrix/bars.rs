@@ -8,6 +8,9 @@ use serde::Serialize;
 /// From this number of rounds on, a bar counts as missed even if it is missed by less than the spread.
 const ROUNDS_TO_BE_SURE: usize = 15;
 
+/// The reason why a bar is not measured whose workloads are not in `make bench`.
+const ONLY_IN_BENCH_ALL: &str = "only make bench-all measures it";
+
 /// Known reasons why bars are missed: lines of `key: reason`.
 const REASONS: &str = include_str!("reasons.txt");
 
@@ -164,7 +167,7 @@ impl Formula {
                 };
                 let values: Vec<f64> = rounds.filter_map(growth).collect();
                 if values.is_empty() && !results.runs.iter().any(|run| points.contains(&run.workload.as_str())) {
-                    return Err("only make bench-all measures it".into());
+                    return Err(ONLY_IN_BENCH_ALL.into());
                 }
                 values
             }
@@ -230,6 +233,9 @@ fn why_missing(results: &Results, metric: Metric, entries: &[Entry<'_>]) -> Stri
     }
     if let Some(failure) = results.failures.iter().find(|failure| of_entry(&failure.workload, &failure.server)) {
         return format!("{server}: {}", failure.error);
+    }
+    if workloads::additional().iter().any(|workload| workload.name == entry.workload) {
+        return ONLY_IN_BENCH_ALL.into();
     }
     format!("{server} was not measured in {}", entry.workload)
 }
@@ -330,7 +336,8 @@ fn relative_to_lower(of: &'static str, store: &'static str) -> Formula {
 pub fn bars() -> Vec<Bar> {
     use Limit::{AtLeast, AtMost, Below};
     use Metric::{
-        AckP50, AckP99, AcknowledgedPerSecond, CpuPerDelivery, CpuShare, DeliveriesPerSecond, LastP99, RssPerConnection,
+        AckP50, AckP99, AcknowledgedPerSecond, CpuPerDelivery, CpuShare, DeliveriesPerSecond, LastP99, LastRecovery,
+        RssPerConnection,
     };
     let is = |metric, workload, server| Formula::Value { metric, of: entry(workload, server) };
 
@@ -340,6 +347,9 @@ pub fn bars() -> Vec<Bar> {
     const POSTGRES: &str = "durable, PostgreSQL";
     const SQLITE: &str = "durable, SQLite";
     const IDLE: &str = "10,000 idle connections";
+    const TLS_IDLE: &str = "10,000 idle connections over TLS";
+    const TLS_STORM: &str = "15,000 connections that drop and return over TLS";
+    const TO_PLAIN: &str = "CPU per delivery, relative to the same without TLS";
     const TO_FLOOR: &str = "CPU per delivery, relative to floor";
     const TO_BUN: &str = "CPU per delivery, relative to Bun";
     const TO_PEERS: &str = "CPU per delivery, relative to the best peer";
@@ -467,6 +477,22 @@ pub fn bars() -> Vec<Bar> {
         bar("idle-rss", IDLE, "RSS per connection", is(RssPerConnection, "idle", "uproar"), AtMost(2048.0)),
         // 10,000 pings and 10,000 pongs every 25 s take little.
         bar("idle-cpu", IDLE, "share of a core", is(CpuShare, "idle", "uproar"), AtMost(0.01)),
+        bar(
+            "tls-room",
+            "fan-out over TLS, channel of 1000",
+            TO_PLAIN,
+            ratio_between(CpuPerDelivery, "tls-room", "uproar tls", "uproar"),
+            AtMost(1.3),
+        ),
+        bar(
+            "tls-rooms",
+            "fan-out over TLS, 100 channels of 10",
+            TO_PLAIN,
+            ratio_between(CpuPerDelivery, "tls-rooms", "uproar tls", "uproar"),
+            AtMost(1.3),
+        ),
+        bar("tls-idle", TLS_IDLE, "RSS per connection", is(RssPerConnection, "tls-idle", "uproar tls"), AtMost(8192.0)),
+        bar("tls-storm", TLS_STORM, LastRecovery.name(), is(LastRecovery, "tls-storm", "uproar tls"), AtMost(12e6)),
         bar(
             "shards",
             "two shards, 100 rooms of 10",
@@ -613,7 +639,7 @@ mod tests {
 
     #[test]
     fn bars_refer_to_existing_workloads_and_reasons_to_existing_bars() {
-        let workloads = workloads::for_bars();
+        let workloads: Vec<_> = workloads::for_bars().into_iter().chain(workloads::additional()).collect();
         let keys: BTreeSet<&str> = bars().iter().map(|bar| bar.key).collect();
         assert_eq!(keys.len(), bars().len());
         for bar in bars() {

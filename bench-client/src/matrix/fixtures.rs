@@ -29,6 +29,7 @@ pub fn shape() -> Shape {
         load: Load::Window(1),
         wire: Wire::Raw,
         channel: Channel::Live,
+        tls: false,
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Metric {
     KernelPerConnection,
     /// The server's CPU time as a share of one core, 0 to 1.
     CpuShare,
+    /// From the moment at which connections drop until the last one is back and has what it missed. In microseconds.
+    LastRecovery,
 }
 
 impl Metric {
@@ -40,6 +42,7 @@ impl Metric {
             Self::RssPerConnection => "RSS per connection",
             Self::KernelPerConnection => "kernel memory per connection",
             Self::CpuShare => "share of a core",
+            Self::LastRecovery => "until the last is back",
         }
     }
 
@@ -65,6 +68,7 @@ impl Metric {
             },
             Self::KernelPerConnection => *run.extra.get("kernel_bytes_per_connection")?,
             Self::CpuShare => run.server_cpu_seconds / some(run.seconds)?,
+            Self::LastRecovery => *run.extra.get("recovered_last_seconds")? * 1e6,
         };
         value.is_finite().then_some(value)
     }

@@ -54,11 +54,12 @@ fn around(workload: &Workload, entrant: &Entrant) -> Duration {
         Channel::Postgres => Duration::from_millis(2500),
         Channel::Sqlite | Channel::Live => Duration::ZERO,
     };
+    let handshake = Duration::from_micros(if entrant.shape.tls { 600 } else { 300 });
     let recovery = match workload.scenario {
         Scenario::Storm => Duration::from_secs(3),
         _ => Duration::ZERO,
     };
-    Duration::from_millis(700) + connections * Duration::from_micros(300) + database + recovery
+    Duration::from_millis(700) + connections * handshake + database + recovery
 }
 
 #[cfg(test)]

@@ -114,6 +114,7 @@ impl Shape {
             load: Load::Window(1),
             wire: Wire::Raw,
             channel: Channel::Live,
+            tls: false,
         }
     }
 
@@ -131,6 +132,10 @@ impl Shape {
 
     fn idle(self) -> Self {
         Self { senders: 0, load: Load::None, ..self }
+    }
+
+    fn over_tls(self) -> Self {
+        Self { tls: true, ..self }
     }
 }
 
@@ -163,6 +168,16 @@ fn uproar_and_peers(shape: Shape) -> Vec<Entrant> {
 
 fn uproar_and_floor(shape: Shape) -> Vec<Entrant> {
     vec![Entrant::new("uproar", UPROAR, shape), Entrant::new("floor", FLOOR, shape)]
+}
+
+fn over_tls_and_plain(shape: Shape) -> Vec<Entrant> {
+    let tls = shape.over_tls();
+    vec![
+        Entrant::new("uproar tls", UPROAR, tls),
+        Entrant::new("uproar", UPROAR, shape),
+        Entrant::new("bun tls", Subject::Bun, tls),
+        Entrant::new("node ws tls", Subject::NodeWs, tls),
+    ]
 }
 
 fn stored(shape: Shape) -> Vec<Entrant> {
@@ -289,6 +304,15 @@ pub fn for_bars() -> Vec<Workload> {
     let idle = vec![Entrant::new("uproar", UPROAR, default_shape(Scenario::Idle))];
     workloads.push(workload("idle", "10,000 idle connections", Scenario::Idle, idle));
 
+    for (name, title, shape) in [
+        ("tls-room", "One room of 1000, 10 senders, over TLS", room),
+        ("tls-rooms", "100 rooms of 10, 1 sender each, over TLS", rooms),
+    ] {
+        workloads.push(workload(name, title, Scenario::Fanout, over_tls_and_plain(shape)));
+    }
+    let idle = vec![Entrant::new("uproar tls", UPROAR, default_shape(Scenario::Idle).over_tls())];
+    workloads.push(workload("tls-idle", "10,000 idle connections over TLS", Scenario::Idle, idle));
+
     let entrants = vec![
         Entrant::new("uproar", UPROAR, rooms),
         Entrant::new("uproar 2 shards", Subject::Uproar { driver: Driver::Auto, shards: 2 }, rooms),
@@ -345,6 +369,13 @@ pub fn additional() -> Vec<Workload> {
     mix.duration_factor = 4;
     workloads.push(mix);
     workloads.push(workload("connect", "Connecting, with tokens", Scenario::Connect, uproar(Scenario::Connect)));
+    // A hundred clients stay and send 100 messages per second; the others come back at the same time.
+    let back = Shape { members: 151, load: Load::Rate(100.0), ..default_shape(Scenario::Storm) };
+    let entrants = vec![Entrant::new("uproar tls", UPROAR, back.over_tls()), Entrant::new("uproar", UPROAR, back)];
+    let title = "15,000 connections drop, reconnect over TLS and recover";
+    let mut back = workload("tls-storm", title, Scenario::Storm, entrants);
+    back.duration_factor = 4;
+    workloads.push(back);
     let mut signup = uproar(Scenario::Connect);
     signup[0].shape.rooms = 1;
     workloads.push(workload("connect-signup", "Signing up, then connecting", Scenario::Connect, signup));

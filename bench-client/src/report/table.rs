@@ -94,7 +94,7 @@ pub fn run_table(run: &Run) -> Table {
     }
     // The metrics of a void run help to find the cause. The row "void" above marks them.
     let shown = Run { faults: Default::default(), ..run.clone() };
-    for metric in COLUMNS.into_iter().chain([Metric::KernelPerConnection, Metric::CpuShare]) {
+    for metric in COLUMNS.into_iter().chain([Metric::KernelPerConnection, Metric::CpuShare, Metric::LastRecovery]) {
         if let Some(value) = metric.of(&shown) {
             row(metric.name(), metric.show(value));
         }
@@ -234,7 +234,8 @@ pub fn describe_shape(shape: &Shape) -> String {
     };
     let (rooms, members, senders) = (shape.rooms, shape.members, shape.senders);
     let plural = if senders == 1 { "" } else { "s" };
-    format!("{rooms} × {members}, {senders} sender{plural}, {} B, {load}, {wire}, {channel}", shape.payload_bytes)
+    let tls = if shape.tls { ", TLS" } else { "" };
+    format!("{rooms} × {members}, {senders} sender{plural}, {} B, {load}, {wire}, {channel}{tls}", shape.payload_bytes)
 }
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ pub fn run(environment: &mut Environment, job: &Job) -> Result<Run> {
     }
     // Raised before the server starts, because it inherits the limit.
     allow_files((job.shape.rooms * job.shape.members) as usize)?;
-    let server = environment.start(job.subject, job.shape.channel, job.frame_bytes)?;
+    let server = environment.start(job.subject, job.shape.channel, job.shape.tls, job.frame_bytes)?;
     let mut run = measure(&server, &environment.load_cores, job)?;
     if let Err(error) = server.stop() {
         run.faults.disconnected += 1;
@@ -93,9 +93,9 @@ fn load(server: &Server, cores: &Cores, job: &Job) -> Result<Run> {
     let threads = if is_churn { cores.count() } else { cores.count().min(shape.rooms as usize) };
     let mut loads = Vec::new();
     for thread in 0..threads {
-        let (setup, address) = (Arc::clone(&setup), server.address);
+        let (setup, address, tls) = (Arc::clone(&setup), server.address, server.tls.clone());
         loads.push(client::spawn(cores, thread, move || {
-            let io = |count| Io::new(address, setup.coordinator.clock, count, CONNECTING_LIMIT);
+            let io = |count| Io::new(address, tls, setup.coordinator.clock, count, CONNECTING_LIMIT);
             if is_churn {
                 let mut churn = Churn::new(Arc::clone(&setup), thread, threads);
                 churn.report_all_joined();
@@ -160,9 +160,9 @@ fn tokens(server: &Server, job: &Job, extra: &mut BTreeMap<String, f64>) -> Resu
     let threads: Vec<_> = names
         .chunks(count.div_ceil(SIGN_UP_THREADS))
         .map(|names| {
-            let (names, address) = (names.to_vec(), server.address);
+            let (names, address, tls) = (names.to_vec(), server.address, server.tls.clone());
             std::thread::spawn(move || {
-                let mut http = Http::connect(address)?;
+                let mut http = Http::connect(address, tls.as_ref())?;
                 names.iter().map(|name| http.sign_up(name)).collect::<Result<Vec<String>>>()
             })
         })

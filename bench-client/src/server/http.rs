@@ -1,5 +1,6 @@
 //! The HTTP calls to Uproar that prepare a load.
 
+use crate::client::TlsClient;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,22 +10,28 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A persistent HTTP connection.
-#[derive(Debug)]
 pub struct Http {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Box<dyn Stream>>,
 }
 
+trait Stream: Read + Write {}
+
+impl<S: Read + Write> Stream for S {}
+
 impl Http {
-    pub fn connect(address: SocketAddr) -> Result<Http> {
+    pub fn connect(address: SocketAddr, tls: Option<&TlsClient>) -> Result<Http> {
         let stream = TcpStream::connect(address).with_context(|| format!("can't connect to {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
-        Ok(Http::over(stream))
+        Ok(match tls {
+            None => Http::over(stream),
+            Some(tls) => Http::over(tls.blocking(stream)?),
+        })
     }
 
     /// Over a connection whose timeouts are set.
-    pub fn over(stream: TcpStream) -> Http {
-        Http { stream: BufReader::new(stream) }
+    pub fn over(stream: impl Read + Write + 'static) -> Http {
+        Http { stream: BufReader::new(Box::new(stream)) }
     }
 
     /// Creates a public room.

@@ -1,14 +1,16 @@
 //! The servers that are measured: Uproar, a peer, or a server that is already running.
 
+pub mod certificate;
 pub mod http;
 mod postgres;
 mod process;
 pub mod usage;
 
-use crate::client::Cores;
+use crate::client::{Cores, TlsClient};
 use crate::matrix::workloads::{Driver, Subject};
 use crate::result::{Channel, Scenario, Shape, Wire};
 use anyhow::{Context, Result, bail, ensure};
+use certificate::Certificate;
 use http::Http;
 use postgres::Postgres;
 use process::Process;
@@ -46,12 +48,15 @@ pub struct Environment {
     pub server_cores: Cores,
     pub load_cores: Cores,
     postgres: Option<Postgres>,
+    certificate: Option<Certificate>,
 }
 
 /// A running server. It is stopped on drop if this program started it.
 #[derive(Debug)]
 pub struct Server {
     pub address: SocketAddr,
+    /// Set if the server speaks TLS.
+    pub tls: Option<TlsClient>,
     /// Mints tokens for users of Uproar. `None` for peers, which have no users.
     tokens: Option<Tokens>,
     process: Option<Process>,
@@ -66,8 +71,17 @@ pub struct Server {
 
 impl Environment {
     pub fn new(uproar: PathBuf, peers: PathBuf, data: PathBuf, server_cores: Cores, load_cores: Cores) -> Environment {
-        let (options, has_default_limits) = (Vec::new(), false);
-        Environment { uproar, peers, data, options, has_default_limits, server_cores, load_cores, postgres: None }
+        Environment {
+            uproar,
+            peers,
+            data,
+            options: Vec::new(),
+            has_default_limits: false,
+            server_cores,
+            load_cores,
+            postgres: None,
+            certificate: None,
+        }
     }
 
     /// The reason why a subject can't be started, or `None` if it can.
@@ -103,15 +117,24 @@ impl Environment {
 
     /// Starts a server on the server's cores. `frame_bytes` is the length to which `floor` pads the payload of its
     /// frames.
-    pub fn start(&mut self, subject: Subject, channel: Channel, frame_bytes: Option<u32>) -> Result<Server> {
+    pub fn start(
+        &mut self,
+        subject: Subject,
+        channel: Channel,
+        is_tls: bool,
+        frame_bytes: Option<u32>,
+    ) -> Result<Server> {
+        if is_tls {
+            check_tls(subject)?;
+        }
         match subject {
-            Subject::Uproar { driver, shards } => self.start_uproar(driver, shards, channel),
+            Subject::Uproar { driver, shards } => self.start_uproar(driver, shards, channel, is_tls),
             Subject::Store => bail!("the store alone is not a server"),
-            _ => self.start_peer(subject, frame_bytes),
+            _ => self.start_peer(subject, is_tls, frame_bytes),
         }
     }
 
-    fn start_uproar(&mut self, driver: Driver, shards: u32, channel: Channel) -> Result<Server> {
+    fn start_uproar(&mut self, driver: Driver, shards: u32, channel: Channel, is_tls: bool) -> Result<Server> {
         let data = self.data_folder()?;
         let mut command = Command::new(&self.uproar);
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("UPROAR_")) {
@@ -122,8 +145,17 @@ impl Environment {
             Driver::Uring => "uring",
             Driver::Epoll => "epoll",
         };
+        let tls = if is_tls {
+            let certificate = self.certificate()?;
+            command.args(["--listen", "", "--listen-tls", "127.0.0.1:0"]);
+            command.arg("--tls-cert").arg(&certificate.certificate).arg("--tls-key").arg(&certificate.key);
+            Some(certificate.client.clone())
+        } else {
+            command.args(["--listen", "127.0.0.1:0"]);
+            None
+        };
         command
-            .args(["--listen", "127.0.0.1:0", "--echo", "--log", "warn", "--driver", driver])
+            .args(["--echo", "--log", "warn", "--driver", driver])
             .args(["--shards", &shards.to_string()])
             .args(if self.has_default_limits { &[][..] } else { RAISED_LIMITS })
             .arg("--data")
@@ -135,11 +167,12 @@ impl Environment {
             command.args(["--database", &postgres.create_database()?]);
             database = postgres.process();
         }
-        let find = |line: &str| line.strip_prefix("Uproar listens on http://")?.rsplit(':').next()?.parse::<u16>().ok();
+        let find = |line: &str| line.strip_prefix("Uproar listens on ")?.rsplit(':').next()?.parse::<u16>().ok();
         let (process, port) = self.server_cores.while_pinned(|| Process::start("uproar", &mut command, find))??;
         let tokens = Tokens::read_key_file(&data.path().join("data/signing.key"))?;
         Ok(Server {
             address: localhost(port),
+            tls,
             tokens: Some(tokens),
             id: Some(process.id()),
             process: Some(process),
@@ -149,7 +182,10 @@ impl Environment {
         })
     }
 
-    fn start_peer(&self, subject: Subject, frame_bytes: Option<u32>) -> Result<Server> {
+    fn start_peer(&mut self, subject: Subject, is_tls: bool, frame_bytes: Option<u32>) -> Result<Server> {
+        let certificate = if is_tls { Some(self.certificate()?) } else { None };
+        let files = certificate.map(|certificate| [certificate.certificate.clone(), certificate.key.clone()]);
+        let tls = certificate.map(|certificate| certificate.client.clone());
         // Another process may take the free port before the peer listens on it.
         let mut last = None;
         for _ in 0..3 {
@@ -157,7 +193,7 @@ impl Environment {
             let (program, script) = self.peer(subject);
             let program = if subject == Subject::NodeWs { "node".into() } else { program.context("not a peer")? };
             let mut command = Command::new(program);
-            command.args(script).arg(port.to_string());
+            command.args(script).arg(port.to_string()).args(files.iter().flatten());
             if let Some(bytes) = frame_bytes {
                 command.args(["--frame-bytes", &bytes.to_string()]);
             }
@@ -167,6 +203,7 @@ impl Environment {
                 Ok((process, ())) => {
                     return Ok(Server {
                         address: localhost(port),
+                        tls,
                         tokens: None,
                         id: Some(process.id()),
                         process: Some(process),
@@ -189,6 +226,14 @@ impl Environment {
         Ok(self.postgres.as_ref().expect("it was just started"))
     }
 
+    /// The certificate of servers that speak TLS, which is made at the first call.
+    fn certificate(&mut self) -> Result<&Certificate> {
+        if self.certificate.is_none() {
+            self.certificate = Some(Certificate::create(self.data_folder()?)?);
+        }
+        Ok(self.certificate.as_ref().expect("it was just made"))
+    }
+
     /// PostgreSQL's major version, if it is running.
     pub fn postgres_version(&self) -> Option<String> {
         self.postgres.as_ref()?.version()
@@ -202,10 +247,12 @@ impl Environment {
 }
 
 impl Server {
-    /// A server that is already running. `id` is its process, if it runs on this machine.
-    pub fn external(address: SocketAddr, tokens: Option<Tokens>, id: Option<u32>) -> Server {
+    /// A server that is already running. `tls` is set if it speaks TLS, and `id` is its process, if it runs on this
+    /// machine.
+    pub fn external(address: SocketAddr, tls: Option<TlsClient>, tokens: Option<Tokens>, id: Option<u32>) -> Server {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-        Server { address, tokens, process: None, id, prefix: format!("b{now:x}-"), database: None, _data: None }
+        let prefix = format!("b{now:x}-");
+        Server { address, tls, tokens, process: None, id, prefix, database: None, _data: None }
     }
 
     /// Whether it is Uproar, with users and rooms.
@@ -233,7 +280,7 @@ impl Server {
         if !self.has_users() || shape.channel == Channel::Live {
             return Ok(());
         }
-        let mut http = Http::connect(self.address)?;
+        let mut http = Http::connect(self.address, self.tls.as_ref())?;
         let token = self.token(&format!("{}owner", self.prefix));
         // Room for everybody, because members visit other rooms, and for the owner, who is a member too.
         let size = shape.rooms * shape.members + 1;
@@ -296,6 +343,13 @@ impl Server {
 pub struct Target {
     pub path: String,
     pub channel: String,
+}
+
+/// Checks that a subject speaks TLS.
+pub fn check_tls(subject: Subject) -> Result<()> {
+    let speaks = matches!(subject, Subject::Uproar { .. } | Subject::Bun | Subject::NodeWs);
+    ensure!(speaks, "{} does not speak TLS; choose --server uproar, bun or node", subject_name(subject));
+    Ok(())
 }
 
 /// The name of a subject in results, unless the workload gives it another one.

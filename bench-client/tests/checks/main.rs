@@ -10,6 +10,7 @@ mod connect;
 mod faults;
 mod load;
 mod protocols;
+mod tls;
 
 use server::{Fault, Server};
 use std::time::Duration;
@@ -39,7 +40,7 @@ const METRICS: [Metric; 12] = [
 /// A load in which each sender keeps one message in flight.
 fn shape(rooms: u32, members: u32, senders: u32) -> Shape {
     let load = Load::Window(1);
-    Shape { rooms, members, senders, payload_bytes: 60, load, wire: Wire::Raw, channel: Channel::Live }
+    Shape { rooms, members, senders, payload_bytes: 60, load, wire: Wire::Raw, channel: Channel::Live, tls: false }
 }
 
 /// A job without warm-up, so that all messages are counted.
@@ -57,7 +58,7 @@ fn job(scenario: Scenario, shape: Shape) -> Job {
 
 fn measure(server: &Server, job: &Job) -> anyhow::Result<Run> {
     let tokens = (job.shape.wire != Wire::Raw).then(|| Tokens::from_key(&[7; 32]).unwrap());
-    scenario::measure(&bench::Server::external(server.address, tokens, None), &Cores::all()?, job)
+    scenario::measure(&bench::Server::external(server.address, None, tokens, None), &Cores::all()?, job)
 }
 
 /// Measures a server that commits a fault.
