@@ -89,9 +89,10 @@ pub enum Tool {
     Check,
     /// Exits with status 0 if a running server responds
     ///
-    /// It is meant for the health check of a container. It asks the first address that the server listens on for
-    /// /healthz, which is answered as long as the process can serve requests, with or without its database. To learn
-    /// whether the server can do all its work, name its /readyz.
+    /// It is meant for the health check of a container. It asks the first address that the server listens on, one
+    /// without TLS if there is any, for /healthz, which is answered as long as the process can serve requests, with or
+    /// without its database. To learn whether the server can do all its work, name its /readyz. Over TLS it does not
+    /// verify the certificate.
     Health {
         /// What to ask for, such as http://127.0.0.1:8080/readyz
         url: Option<String>,

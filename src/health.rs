@@ -7,8 +7,15 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, SignatureScheme};
 
 /// How long the answer may take. Docker and systemd wait for longer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,10 +46,13 @@ pub fn health(options: &Options, url: Option<&str>) -> Result<()> {
 
 /// Whom to ask for what.
 struct Target {
+    is_tls: bool,
     /// The first one that accepts a connection is asked.
     addresses: Addresses,
     /// Host and port, as in the URL.
     authority: String,
+    /// The name that a server with TLS is told.
+    name: ServerName<'static>,
     path: String,
 }
 
@@ -56,27 +66,35 @@ impl Target {
     fn from_url(url: &str) -> Result<Target> {
         let invalid = || anyhow!("'{}' is not a URL such as http://127.0.0.1:8080{HEALTH_PATH}", url.escape_debug());
         let uri: Uri = url.trim().parse().map_err(|_| invalid())?;
-        let (Some("http"), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return Err(invalid()) };
+        let Some(authority) = uri.authority() else { return Err(invalid()) };
+        let (is_tls, default_port) = match uri.scheme_str() {
+            Some("http") => (false, 80),
+            Some("https") => (true, 443),
+            _ => return Err(invalid()),
+        };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let name = ServerName::try_from(host.clone()).map_err(|_| invalid())?;
         let path = match uri.path_and_query().map(|path| path.as_str()) {
             None | Some("" | "/") => HEALTH_PATH.to_owned(),
             Some(path) => path.to_owned(),
         };
-        let addresses = Addresses::Named(host, authority.port_u16().unwrap_or(80));
+        let addresses = Addresses::Named(host, authority.port_u16().unwrap_or(default_port));
         // Without a user's name, which would have no meaning here.
         let (_, authority) = authority.as_str().rsplit_once('@').unwrap_or(("", authority.as_str()));
-        Ok(Target { addresses, authority: authority.to_owned(), path })
+        Ok(Target { is_tls, addresses, authority: authority.to_owned(), name, path })
     }
 
-    /// The first address that the server listens on.
+    /// The first address that the server listens on, one without TLS if there is any.
     fn from_options(options: &Options) -> Result<Target> {
-        let Some(first) = options.addresses()?.first().copied() else {
-            bail!(
-                "--listen: there is no address, and this command does not speak TLS; add one, such as 127.0.0.1:8080"
-            );
+        let (first, is_tls) = match options.addresses()?.first() {
+            Some(first) => (*first, false),
+            None => (*options.tls_addresses()?.first().context("there is an address of one kind")?, true),
         };
         if first.port() == 0 {
-            bail!("--listen: with port 0 the server's port is not known; name the URL: uproar health http://HOST:PORT");
+            let (option, scheme) = if is_tls { ("--listen-tls", "https") } else { ("--listen", "http") };
+            bail!(
+                "{option}: with port 0 the server's port is not known; name the URL: uproar health {scheme}://HOST:PORT"
+            );
         }
         let hosts: Vec<IpAddr> = match first.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => vec![Ipv4Addr::LOCALHOST.into()],
@@ -86,11 +104,13 @@ impl Target {
         };
         let addresses: Vec<SocketAddr> = hosts.iter().map(|host| SocketAddr::new(*host, first.port())).collect();
         let authority = addresses[0].to_string();
-        Ok(Target { addresses: Addresses::Known(addresses), authority, path: HEALTH_PATH.to_owned() })
+        let name = ServerName::from(addresses[0].ip());
+        Ok(Target { is_tls, addresses: Addresses::Known(addresses), authority, name, path: HEALTH_PATH.to_owned() })
     }
 
     fn url(&self) -> String {
-        format!("http://{}{}", self.authority, self.path)
+        let scheme = if self.is_tls { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.authority, self.path)
     }
 
     async fn connect(&self) -> io::Result<TcpStream> {
@@ -108,6 +128,25 @@ async fn ask(target: &Target) -> Result<()> {
     let url = target.url();
     let stream =
         target.connect().await.map_err(|error| anyhow!("can't reach {url}: {error}; is the server running?"))?;
+    if !target.is_tls {
+        return ask_over(stream, target, &url).await;
+    }
+    let connector = TlsConnector::from(Arc::new(client()?));
+    let session = connector.connect(target.name.clone(), stream).await;
+    ask_over(
+        session.map_err(|error| {
+            anyhow!("{url} does not speak TLS ({error}); without TLS, the address begins with http://")
+        })?,
+        target,
+        &url,
+    )
+    .await
+}
+
+async fn ask_over<S>(stream: S, target: &Target, url: &str) -> Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let unusable = |error: hyper::Error| anyhow!("{url} does not answer as a web server does: {error}");
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(unusable)?;
@@ -125,6 +164,55 @@ async fn ask(target: &Target) -> Result<()> {
     let body = Limited::new(response.into_body(), BODY_LIMIT_BYTES).collect().await;
     let reason = body.ok().and_then(|body| reason(&body.to_bytes()));
     bail!("{url} answers {}{}", status.as_u16(), reason.map(|reason| format!(": {reason}")).unwrap_or_default())
+}
+
+/// A client that accepts every certificate: an expired one is no reason to restart a server, and nothing is asked that
+/// must stay secret.
+fn client() -> Result<ClientConfig> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().context("TLS can't be set up")?;
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate));
+    let mut client = builder.with_no_client_auth();
+    client.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(client)
+}
+
+#[derive(Debug)]
+struct AnyCertificate;
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
 }
 
 /// What an error response of the server says.
@@ -157,19 +245,30 @@ mod tests {
     }
 
     #[test]
+    fn an_address_without_tls_is_preferred() {
+        let url = |listen: &str| {
+            let tls = ["uproar", "--listen-tls", "[::]:443", "--listen", listen];
+            Target::from_options(&Cli::parse_from(tls).options).unwrap().url()
+        };
+        assert_eq!(url("127.0.0.1:8080"), "http://127.0.0.1:8080/healthz");
+        assert_eq!(url(""), "https://[::1]:443/healthz");
+    }
+
+    #[test]
     fn a_url_names_host_port_and_path() {
         for (url, expected, host, port) in [
             ("http://localhost:81", "http://localhost:81/healthz", "localhost", 81),
             ("http://localhost/", "http://localhost/healthz", "localhost", 80),
             (" http://[::1]:8080/readyz ", "http://[::1]:8080/readyz", "::1", 8080),
             ("http://ann:secret@chat.example/readyz?x=1", "http://chat.example/readyz?x=1", "chat.example", 80),
+            ("https://chat.example", "https://chat.example/healthz", "chat.example", 443),
+            ("https://[::1]:8443/", "https://[::1]:8443/healthz", "::1", 8443),
         ] {
             let target = Target::from_url(url).unwrap();
             assert_eq!(target.url(), expected);
             assert!(matches!(&target.addresses, Addresses::Named(h, p) if h == host && *p == port), "{url}");
         }
-        for url in
-            ["", "localhost:8080", "/healthz", "ftp://localhost/", "https://localhost/", "http://", "http://a b/"]
+        for url in ["", "localhost:8080", "/healthz", "ftp://localhost/", "wss://localhost/", "http://", "http://a b/"]
         {
             let error = Target::from_url(url).err().map(|error| error.to_string()).unwrap_or_default();
             assert!(error.contains("is not a URL such as"), "{url}: {error}");

@@ -39,7 +39,7 @@ const USED_OPTIONS: [(&str, &[&str]); 9] = [
             "log",
         ],
     ),
-    ("health", &["config", "listen"]),
+    ("health", &["config", "listen", "listen_tls"]),
     ("completions", &[]),
     ("man", &[]),
 ];
@@ -350,7 +350,7 @@ mod tests {
                     "--help",
                 ],
             ),
-            ("health", &["--config", "--listen", "--help"]),
+            ("health", &["--config", "--listen", "--listen-tls", "--help"]),
             ("completions", &["--help"]),
             ("man", &["--help"]),
         ] {

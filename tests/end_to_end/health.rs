@@ -1,7 +1,8 @@
 //! Proves that `uproar health` tells a server that works from one that does not.
 
 use crate::databases::Kind;
-use crate::server::{Server, assert_contains, run, until, with_limits};
+use crate::server::{Server, Setup, assert_contains, run, until, with_limits};
+use crate::tunnel::Pair;
 use std::net::TcpListener;
 
 /// Runs `uproar health` with these arguments. Returns its exit status and its only line of output, which is empty if
@@ -41,6 +42,23 @@ async fn a_server_that_responds_is_healthy_even_without_its_database() {
 }
 
 #[tokio::test]
+async fn a_server_is_asked_over_tls() {
+    let (setup, _) = Setup::new(Kind::Sqlite, &[]).await.with_tls();
+    // Clients would refuse the certificate, but that is no reason to restart the server.
+    Pair::create_until(setup.folder(), 2001);
+    let server = setup.start().await;
+    let healthy = (Some(0), String::new());
+    let port = server.tls_port;
+    assert_eq!(health(&[&format!("https://localhost:{port}")]).await, healthy);
+    assert_eq!(health(&[&format!("https://127.0.0.1:{port}/readyz")]).await, healthy);
+    assert_eq!(health(&["--listen", "", "--listen-tls", &format!("0.0.0.0:{port}")]).await, healthy);
+    let missing = format!("https://127.0.0.1:{port}/nothing");
+    assert_contains(&health(&[&missing]).await.1, &[&missing, "answers 404"]);
+    let (_, line) = health(&[&format!("http://127.0.0.1:{port}")]).await;
+    assert_contains(&line, &["answers 400", "this port speaks TLS", "https://"]);
+}
+
+#[tokio::test]
 async fn a_server_that_hangs_is_not_healthy() {
     let server = Server::start(Kind::Sqlite, &[]).await;
     server.signal("STOP").await;
@@ -54,12 +72,15 @@ async fn a_server_that_hangs_is_not_healthy() {
 async fn what_is_not_a_healthy_server_is_explained() {
     // The port of a server that has gone.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let [nobody, other] = ["http://", "https://"].map(|scheme| format!("{scheme}{address}"));
+    let [nobody, encrypted, other] = ["http://", "https://", "wss://"].map(|scheme| format!("{scheme}{address}"));
     let server = Server::start(Kind::Sqlite, &[]).await;
     let missing = format!("http://127.0.0.1:{}/nothing", server.port);
+    let plain = format!("https://127.0.0.1:{}", server.port);
     for (arguments, words) in [
         (&["--listen", address.as_str()][..], [nobody.as_str(), "refused", "is the server running?"]),
         (&[&nobody], [&nobody, "refused", "is the server running?"]),
+        (&[&encrypted], [&encrypted, "refused", "is the server running?"]),
+        (&[&plain], [&plain, "does not speak TLS", "http://"]),
         (&[&missing], [&missing, "answers 404", "path"]),
         (&[&other], [&other, "is not a URL such as", "http://127.0.0.1:8080/healthz"]),
         (&["localhost:8080"], ["'localhost:8080'", "is not a URL such as", "http://127.0.0.1:8080/healthz"]),
