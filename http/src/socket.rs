@@ -290,3 +290,80 @@ impl Write for Socket {
         self.time_out(cx, shut)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slots::Slots;
+    use rcgen::{CertificateParams, KeyPair};
+    use std::future::poll_fn;
+    use std::io::Write as _;
+    use std::net::Ipv4Addr;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::{sleep, timeout};
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::rustls::pki_types::ServerName;
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+    use uproar_tls::{Certificate, Config, Session};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// A server's configuration, and a client that trusts it.
+    fn tls() -> (Config, TlsConnector) {
+        let folder = tempfile::tempdir().unwrap();
+        let [certificate_path, key_path] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+        std::fs::write(&certificate_path, certificate.pem()).unwrap();
+        std::fs::write(&key_path, key.serialize_pem()).unwrap();
+        let config = Config::new(Arc::new(Certificate::load(&certificate_path, &key_path).unwrap())).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.der().clone()).unwrap();
+        let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        (config, TlsConnector::from(Arc::new(client)))
+    }
+
+    /// Regression: on TLS, ending a connection writes something too, and waited forever for a client that reads nothing.
+    #[tokio::test]
+    async fn the_end_of_a_connection_over_tls_has_a_deadline() {
+        let (config, connector) = tls();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = async {
+            let tcp = TcpStream::connect(address).await.unwrap();
+            let mut client = connector.connect(ServerName::try_from("localhost").unwrap(), tcp).await.unwrap();
+            client.write_all(b"x").await.unwrap();
+            client
+        };
+        let server = async {
+            let tcp = listener.accept().await.unwrap().0.into_std().unwrap();
+            let same = tcp.try_clone().unwrap();
+            let session = Box::new(Session::new(&config).unwrap());
+            let mut stream = Stream::new(TcpStream::from_std(tcp).unwrap(), Some(session));
+            assert_eq!(stream.read_u8().await.unwrap(), b'x');
+            (stream, same)
+        };
+        let (_client, (stream, mut same)) = timeout(PATIENCE, async { tokio::join!(client, server) }).await.unwrap();
+        // Fills the kernel's buffers. What has been written last may still make room in this one.
+        let mut refusals = 0;
+        while refusals < 10 {
+            match same.write(&[0; 65_536]).map(|written| written > 0) {
+                Ok(_) => refusals = 0,
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                    refusals += 1;
+                    sleep(Duration::from_millis(5)).await;
+                }
+            }
+        }
+        let slot = Slots::new(1).enter(Ipv4Addr::LOCALHOST.into(), b"", &[]).unwrap();
+        let limit = Duration::from_millis(50);
+        let mut socket = Socket::new(stream, Bytes::new(), limit, PATIENCE, Progress::new(slot, true));
+        let end = timeout(PATIENCE, poll_fn(|cx| Pin::new(&mut socket).poll_shutdown(cx))).await;
+        assert_eq!(end.expect("it has a deadline").unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+}

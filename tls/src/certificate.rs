@@ -178,6 +178,9 @@ fn read(option: &'static str, path: &Path) -> Result<Vec<u8>, CertificateError> 
 mod tests {
     use super::*;
     use rcgen::{CertificateParams, KeyPair};
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
     use tempfile::TempDir;
 
     /// A folder with `cert.pem` and `key.pem`.
@@ -231,6 +234,20 @@ mod tests {
         assert!(load().starts_with("--tls-cert: can't read "));
         let error = Certificate::load(folder.path(), &key).unwrap_err().to_string();
         assert!(error.ends_with("is not a file of at most 1 MiB"), "{error}");
+    }
+
+    /// Regression: a key that could not be read was not tried again when it could be.
+    #[test]
+    fn a_change_of_the_mode_makes_a_new_version() {
+        let (_folder, certificate, key) = folder();
+        let before = Certificate::load(&certificate, &key).unwrap().loaded_versions();
+        // The kernel's clock of files is coarse.
+        let has_changed = (0..1000).any(|_| {
+            std::thread::sleep(Duration::from_millis(1));
+            fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+            Versions::of(&certificate, &key) != before
+        });
+        assert!(has_changed);
     }
 
     #[test]
