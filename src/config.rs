@@ -161,8 +161,8 @@ pub struct Options {
     #[arg(long, global = true, env = "UPROAR_PUBLIC_METRICS", value_parser = switch())]
     pub public_metrics: bool,
 
-    /// Network of proxies whose X-Forwarded-For and X-Forwarded-Proto headers are trusted, such as 10.0.0.0/8;
-    /// repeatable
+    /// Network of proxies whose headers X-Forwarded-For, X-Forwarded-Proto and traceparent are trusted, such as
+    /// 10.0.0.0/8; repeatable
     #[arg(
         long,
         global = true,

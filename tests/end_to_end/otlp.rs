@@ -33,7 +33,7 @@ on_each_database! {
 }
 
 /// What the collector answers to a request.
-enum Answer {
+pub enum Answer {
     /// Status, further headers, and body.
     Status(u16, &'static str, Vec<u8>),
     Silence,
@@ -47,7 +47,7 @@ struct Received {
 
 /// A collector. It takes everything, once it has given the answers that it was told to give.
 #[derive(Clone, Default)]
-struct Collector {
+pub struct Collector {
     port: u16,
     connections: Arc<AtomicUsize>,
     answers: Arc<Mutex<VecDeque<Answer>>>,
@@ -55,7 +55,7 @@ struct Collector {
 }
 
 impl Collector {
-    async fn start(answers: impl IntoIterator<Item = Answer>) -> Collector {
+    pub async fn start(answers: impl IntoIterator<Item = Answer>) -> Collector {
         Collector::listen(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port"), None, answers)
     }
 
@@ -130,7 +130,7 @@ impl Collector {
     }
 
     /// All spans that were received.
-    fn spans(&self) -> Vec<Span> {
+    pub fn spans(&self) -> Vec<Span> {
         let scopes = self.resources().into_iter().flat_map(|resource| resource.scope_spans);
         scopes.flat_map(|scope| scope.spans).collect()
     }
@@ -184,7 +184,7 @@ fn is_error(span: &Span) -> bool {
 }
 
 /// A server that sends traces to this collector, with these further options.
-async fn traced(kind: Kind, collector: &Collector, options: &[&str]) -> Server {
+pub async fn traced(kind: Kind, collector: &Collector, options: &[&str]) -> Server {
     Server::start(kind, &[&["--otlp", &collector.url()], options].concat()).await
 }
 

@@ -3,6 +3,7 @@
 
 use crate::client::{FIN, Http, PING, PONG, Raw, TEXT, User, Ws, frame, within};
 use crate::databases::Kind;
+use crate::otlp::{Collector, traced};
 use crate::server::{Server, text, until, with_limits};
 use serde_json::{Value, json};
 use std::fs;
@@ -27,7 +28,7 @@ const LIMITS: [&str; 4] =
 
 #[tokio::test]
 async fn caddy_passes_everything_on() {
-    let server = start_server().await;
+    let (server, collector) = start_server().await;
     let proxy = Proxy::start(&server, "caddy", |folder, ports| {
         let options = format!(
             "{{\n\tadmin off\n\tlocal_certs\n\tskip_install_trust\n\thttp_port {}\n\thttps_port {}\n\
@@ -39,13 +40,14 @@ async fn caddy_passes_everything_on() {
         // It has no time limit for WebSockets.
         let text = options + &replaced("Caddyfile", &[(DOMAIN, "localhost"), ("127.0.0.1:8080", &ports.server())]);
         (&["run", "--adapter", "caddyfile", "--config"], folder_file(folder, "Caddyfile", &text))
-    });
-    check(&server, &proxy.await).await;
+    })
+    .await;
+    check(server, &collector, &proxy).await;
 }
 
 #[tokio::test]
 async fn nginx_passes_everything_on() {
-    let server = start_server().await;
+    let (server, collector) = start_server().await;
     let proxy = Proxy::start(&server, "nginx", |folder, ports| {
         let site = replaced(
             "nginx.conf",
@@ -70,13 +72,14 @@ async fn nginx_passes_everything_on() {
             path = folder.display()
         );
         (&["-e", "stderr", "-c"], folder_file(folder, "nginx.conf", &main))
-    });
-    check(&server, &proxy.await).await;
+    })
+    .await;
+    check(server, &collector, &proxy).await;
 }
 
 #[tokio::test]
 async fn haproxy_passes_everything_on() {
-    let server = start_server().await;
+    let (server, collector) = start_server().await;
     let proxy = Proxy::start(&server, "haproxy", |folder, ports| {
         let both = fs::read_to_string(folder.join("cert.pem"))
             .and_then(|certificate| fs::read_to_string(folder.join("key.pem")).map(|key| certificate + &key));
@@ -92,24 +95,31 @@ async fn haproxy_passes_everything_on() {
             ],
         );
         (&["-db", "-f"], folder_file(folder, "haproxy.cfg", &text))
-    });
-    check(&server, &proxy.await).await;
+    })
+    .await;
+    check(server, &collector, &proxy).await;
 }
 
-async fn start_server() -> Server {
-    Server::start(Kind::Sqlite, &with_limits(&["--trusted-proxy", "127.0.0.1"], &LIMITS)).await
+/// A server that sends no spans but those of calls that a caller wants to have recorded.
+async fn start_server() -> (Server, Collector) {
+    let collector = Collector::start([]).await;
+    let options = with_limits(&["--trusted-proxy", "127.0.0.1", "--otlp-sample", "0"], &LIMITS);
+    (traced(Kind::Sqlite, &collector, &options).await, collector)
 }
 
 // ── what is checked ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-async fn check(server: &Server, proxy: &Proxy) {
-    let ann = browse_and_sign_up(server, proxy).await;
+async fn check(mut server: Server, collector: &Collector, proxy: &Proxy) {
+    let ann = browse_and_sign_up(&server, proxy).await;
     is_led_to_https(proxy).await;
     server.create_room(&ann, "r").await;
     let ben = server.user("ben").await;
     chat(proxy, &ann, &ben).await;
-    send_large_bodies(server, proxy, &ann).await;
-    tokio::join!(stay_idle(proxy, &ann), read_slowly(server, proxy, &ann));
+    send_large_bodies(&server, proxy, &ann).await;
+    tokio::join!(stay_idle(proxy, &ann), read_slowly(&server, proxy, &ann));
+    // It sends the spans that wait.
+    server.stop().await;
+    assert_eq!(collector.spans().len(), 0, "a client has decided that its call is recorded");
 }
 
 /// The page, a sign-up with its cookie, and the client's address.
@@ -121,7 +131,11 @@ async fn browse_and_sign_up(server: &Server, proxy: &Proxy) -> User {
     assert_eq!((page.status, page.header("Content-Type")), (200, Some("text/html; charset=utf-8")));
     let body = json!({"username": "ann", "email": "ann@example.org", "password": "correct horse"});
     // What a client says about itself is not believed.
-    let headers = [("Origin", "https://localhost"), ("X-Forwarded-For", "203.0.113.9")];
+    let headers = [
+        ("Origin", "https://localhost"),
+        ("X-Forwarded-For", "203.0.113.9"),
+        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    ];
     let answer = http.request("POST", "/user/signup", &headers, Some(&body)).await.expect("an answer");
     let cookie = answer.header("Set-Cookie").expect("a cookie").to_owned();
     assert!(cookie.split("; ").any(|attribute| attribute == "Secure"), "{cookie}");
