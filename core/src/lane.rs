@@ -6,7 +6,7 @@
 
 use crate::ids::Slot;
 use crate::limits::Limits;
-use crate::message::{Append, Endpoint, LaneAnswer, OutcomeUnknown};
+use crate::message::{Append, Caller, Endpoint, LaneAnswer, OutcomeUnknown};
 use crate::mutation::{self, Mutation};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -193,6 +193,11 @@ impl Lane {
         Some(Batch { items, senders })
     }
 
+    /// The senders of the items of the batch in flight, also of those that have been answered already.
+    pub fn callers(&self) -> impl Iterator<Item = &Caller> {
+        self.in_flight.iter().flat_map(|batch| &batch.senders).map(|sender| &sender.append.caller)
+    }
+
     /// The batch in flight has ended.
     pub fn finished(&mut self, now_ms: u64, result: BatchResult, answers: &mut Vec<LaneAnswer>) {
         let Some(batch) = self.in_flight.take() else { return };
@@ -346,7 +351,6 @@ fn fails_too(failed: &mut BTreeMap<Stream, u32>, append: &Append) -> bool {
 mod tests {
     use super::*;
     use crate::ids::Serial;
-    use crate::message::Caller;
     use uproar_model::{Kind, Stored, UserId};
 
     fn append(room: i64, slot: u32, era: u32, id: &str, deadline_ms: u64) -> Box<Append> {
@@ -391,11 +395,13 @@ mod tests {
         lane.receive(0, append(2, 2, 0, "b", 1000), &mut answers);
         lane.finished(0, BatchResult::OutcomeUnknown, &mut answers);
         assert!(lane.next_batch(0).is_none(), "the retry waits");
+        assert_eq!(lane.callers().count(), 0);
         // Its sender is answered at the deadline; it is sent again nevertheless.
         lane.tick(100, &mut answers);
         let told = answers.pop().unwrap();
         assert_eq!((told.result, told.is_last, answers.len()), (Err(OutcomeUnknown), false, 0));
         assert_eq!(lane.next_batch(100).unwrap(), first);
+        assert_eq!(lane.callers().collect::<Vec<_>>(), [&told.append.caller]);
         lane.finished(100, BatchResult::Answered(vec![new(1)]), &mut answers);
         let late = answers.pop().unwrap();
         assert_eq!((late.result, late.was_answered, late.is_last), (Ok(new(1)), true, true));

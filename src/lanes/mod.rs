@@ -103,12 +103,12 @@ pub async fn run_lane(setup: LaneSetup) {
                 let took = began.elapsed();
                 match to_batch_result(result, &lane) {
                     Ok(result) => {
-                        let traced = tracer.as_ref().map(|tracer| (tracer, commit_outcome(&result)));
-                        on_batch(&mut lane, result, took, &metrics, &mut answers);
-                        if let Some((tracer, outcome)) = traced {
-                            let calls = answers.iter().filter_map(|answer| chat::call_number(&answer.append.caller));
+                        if let Some(tracer) = &tracer {
+                            let outcome = commit_outcome(&result);
+                            let calls = lane.callers().filter_map(chat::call_number);
                             tracer.committed(traces::Commit { lane: number, began, took, items, outcome }, calls);
                         }
+                        on_batch(&mut lane, result, took, &metrics, &mut answers);
                     }
                     Err(reason) => {
                         // The lane answers no more items: after a restart, what is on disk decides.
