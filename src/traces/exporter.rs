@@ -19,7 +19,7 @@ use uproar_model::fairness::{LogLimit, Rate};
 const BATCH_LIMIT_SPANS: usize = 512;
 /// How long the first span of a batch waits for others.
 const BATCH_INTERVAL: Duration = Duration::from_secs(5);
-/// The pauses between attempts to send a batch double from the first to the longest.
+/// The pauses after failures double from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 /// For how long the same batch is sent again and again. Then newer spans are worth more.
@@ -55,6 +55,7 @@ impl Exporter {
             metrics,
             stopped,
             is_stopping: false,
+            pacing: Pacing::new(Instant::now()),
             began: Instant::now(),
             log: LogLimit::new(LOG_RATE),
             has_logged_failure: false,
@@ -83,6 +84,7 @@ struct Sender {
     metrics: Arc<TraceMetrics>,
     stopped: oneshot::Receiver<()>,
     is_stopping: bool,
+    pacing: Pacing,
     began: Instant,
     log: LogLimit,
     /// Whether the last thing that was logged is a failure.
@@ -142,37 +144,39 @@ impl Sender {
         let spans = batch.len() as u64;
         let body = self.encode(batch);
         let give_up_at = Instant::now() + BATCH_TIMEOUT;
-        let mut pause = FIRST_PAUSE;
         loop {
+            self.pause().await;
             let Failure { reason, retry } = match self.collector.send(body.clone()).await {
                 Ok(accepted) => {
+                    self.pacing = Pacing::new(Instant::now());
                     self.on_accepted(spans, &accepted);
                     return true;
                 }
                 Err(failure) => failure,
             };
             self.log_failure(&reason);
-            let wait = match retry {
-                None => break,
-                Some(Retry::After(wait)) => wait,
-                // A random part keeps servers that failed together from trying again together.
-                Some(Retry::Anytime) => {
-                    pause.mul_f64(0.5 + f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX))
-                }
-            };
-            let next_at = Instant::now() + wait;
-            if self.is_stopping || next_at > give_up_at {
+            let now = Instant::now();
+            let Some(retry) = retry else {
+                self.pacing = Pacing::new(now);
                 break;
-            }
-            pause = (2 * pause).min(LONGEST_PAUSE);
-            tokio::select! {
-                () = sleep_until(next_at) => {}
-                // Then there is one more attempt.
-                _ = &mut self.stopped => self.is_stopping = true,
+            };
+            self.pacing.slow_down(now, &retry);
+            if self.is_stopping || now > give_up_at {
+                break;
             }
         }
         self.metrics.failed.fetch_add(spans, Ordering::Relaxed);
         false
+    }
+
+    /// Waits until something may be sent, or until the server stops: then there is one more attempt.
+    async fn pause(&mut self) {
+        if !self.is_stopping {
+            tokio::select! {
+                () = sleep_until(self.pacing.next_at) => {}
+                _ = &mut self.stopped => self.is_stopping = true,
+            }
+        }
     }
 
     fn on_accepted(&mut self, spans: u64, accepted: &Accepted) {
@@ -204,6 +208,31 @@ impl Sender {
     }
 }
 
+/// When the collector may be asked again, whichever spans it then gets.
+struct Pacing {
+    next_at: Instant,
+    /// The pause after the next failure.
+    pause: Duration,
+}
+
+impl Pacing {
+    fn new(now: Instant) -> Pacing {
+        Pacing { next_at: now, pause: FIRST_PAUSE }
+    }
+
+    /// The collector has failed for a while.
+    fn slow_down(&mut self, now: Instant, retry: &Retry) {
+        let wait = match retry {
+            // It may ask for no pause at all, each time.
+            Retry::After(wait) => self.pause.max(*wait),
+            // A random part keeps servers that failed together from trying again together.
+            Retry::Anytime => self.pause.mul_f64(0.5 + f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX)),
+        };
+        self.next_at = now + wait;
+        self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+    }
+}
+
 /// Waits; without a time, for ever.
 async fn wait_until(time: Option<Instant>) {
     match time {
@@ -220,5 +249,23 @@ fn resource(instance: u64) -> Resource {
             span::text("service.version", env!("CARGO_PKG_VERSION")),
             span::text("service.instance.id", &format!("{instance:016x}")),
         ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_is_what_the_collector_asks_for_but_never_shorter_than_the_servers_own() {
+        let now = Instant::now();
+        let mut pacing = Pacing::new(now);
+        assert_eq!(pacing.next_at, now);
+        for (asked, pause) in [(0, 1), (0, 2), (60, 60), (7, 8), (0, 8)] {
+            pacing.slow_down(now, &Retry::After(Duration::from_secs(asked)));
+            assert_eq!(pacing.next_at - now, Duration::from_secs(pause));
+        }
+        pacing.slow_down(now, &Retry::Anytime);
+        assert!((4..=12).contains(&(pacing.next_at - now).as_secs()));
     }
 }
