@@ -5,13 +5,15 @@ use crate::config::Options;
 use anyhow::{Context, Error, Result, anyhow, bail};
 use bytes::Bytes;
 use http::uri::Scheme;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
 use prost::Message;
+use rustls_native_certs::CertificateResult;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,7 +90,11 @@ impl Collector {
         }
     }
 
-    fn new(url: &str, headers: HeaderMap) -> Result<Collector> {
+    pub(super) fn new(url: &str, headers: HeaderMap) -> Result<Collector> {
+        if url.contains('@') {
+            // Not shown, because it may contain a password.
+            bail!("--otlp: the URL must not contain a user or a password; put credentials into --otlp-headers");
+        }
         let shown = url.escape_debug();
         let invalid = || anyhow!("--otlp: '{shown}' is not the base URL of a collector, such as http://localhost:4318");
         let base: Uri = url.parse().map_err(|_| invalid())?;
@@ -98,10 +104,6 @@ impl Collector {
             scheme if *scheme == Scheme::HTTPS => 443,
             _ => return Err(invalid()),
         };
-        if authority.as_str().contains('@') {
-            // Not shown, because it may contain a password.
-            bail!("--otlp: the URL must not contain a user or a password; put credentials into --otlp-headers");
-        }
         if base.query().is_some() || authority.host().is_empty() {
             return Err(invalid());
         }
@@ -110,7 +112,11 @@ impl Collector {
             bail!("--otlp: '{shown}' must be the base URL; leave out {PATH}, which the server appends");
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = authority.port_u16().unwrap_or(default_port);
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => default_port,
+            // The parser of URLs lets pass what is no port.
+            _ => authority.port_u16().ok_or_else(invalid)?,
+        };
         let tls = match default_port {
             443 => Some((tls_client()?, ServerName::try_from(host.clone()).map_err(|_| invalid())?)),
             _ => None,
@@ -147,20 +153,16 @@ impl Collector {
         idle: Option<SendRequest<Full<Bytes>>>,
         body: Bytes,
     ) -> Result<Accepted, Failure> {
-        // The collector may have closed the connection meanwhile, or just now.
         let sent = match idle {
-            Some(mut connection) => {
-                let answer = connection.send_request(self.request(body.clone())).await;
-                answer.ok().map(|answer| (connection, answer))
-            }
+            // It fails if the collector has closed the connection meanwhile, or does so just now.
+            Some(connection) => self.post(connection, body.clone()).await.ok(),
             None => None,
         };
         let (connection, answer) = match sent {
             Some(sent) => sent,
             None => {
-                let mut connection = self.connect().await.map_err(|error| Failure::temporary(&error))?;
-                let answer = connection.send_request(self.request(body)).await;
-                (connection, answer.map_err(|error| Failure::temporary(&broken(error)))?)
+                let connection = self.connect().await.map_err(|error| Failure::temporary(&error))?;
+                self.post(connection, body).await.map_err(|error| Failure::temporary(&broken(error)))?
             }
         };
         let (head, body) = answer.into_parts();
@@ -170,6 +172,17 @@ impl Collector {
         };
         self.connection = Some(connection);
         if head.status.is_success() { Ok(accepted(&body)) } else { Err(refusal(&head, &body)) }
+    }
+
+    async fn post(
+        &self,
+        mut connection: SendRequest<Full<Bytes>>,
+        body: Bytes,
+    ) -> hyper::Result<(SendRequest<Full<Bytes>>, Response<Incoming>)> {
+        // After an answer, it takes a moment until the connection can be used again.
+        connection.ready().await?;
+        let answer = connection.send_request(self.request(body)).await?;
+        Ok((connection, answer))
     }
 
     fn request(&self, body: Bytes) -> Request<Full<Bytes>> {
@@ -213,7 +226,9 @@ async fn handshake(io: impl Read + Write + Send + Unpin + 'static) -> Result<Sen
 }
 
 fn broken(error: hyper::Error) -> Error {
-    Error::new(error).context("it does not answer as a web server does")
+    let is_not_http = error.is_parse();
+    let error = Error::new(error);
+    if is_not_http { error.context("it does not answer as a web server does") } else { error }
 }
 
 fn late() -> Error {
@@ -265,12 +280,18 @@ fn printable(text: &str) -> String {
 /// Trusts the certificates that the system trusts.
 fn tls_client() -> Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let CertificateResult { certs, errors, .. } = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(certs);
+    let problems = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     if roots.is_empty() {
+        let separator = if problems.is_empty() { "" } else { ": " };
         bail!(
-            "--otlp: this machine has no certificates with which to check the collector's; install the package \
-             ca-certificates, or name a file with the variable SSL_CERT_FILE"
+            "--otlp: this machine has no certificates with which to check the collector's{separator}{problems}; \
+             install the package ca-certificates, or name a file with the variable SSL_CERT_FILE"
         );
+    }
+    if !problems.is_empty() {
+        tracing::warn!(problems, "--otlp: not all certificates that this machine trusts can be read");
     }
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -321,14 +342,18 @@ mod tests {
 
     #[test]
     fn an_invalid_url_is_explained_and_a_password_not_shown() {
-        for url in ["", "localhost:4318", "/v1", "grpc://localhost:4317", "http://", "http://a b", "http://a/?b=c"] {
+        let wrong = ["", "localhost:4318", "/v1", "grpc://localhost:4317", "http://", "http://a b", "http://a/?b=c"];
+        let wrong_ports = ["http://a:431800", "https://a:otlp", "http://a:", "http://[::1]:x"];
+        for url in wrong.into_iter().chain(wrong_ports) {
             let error = collector(url).err().unwrap().to_string();
             assert!(error.starts_with(&format!("--otlp: '{url}' is not the base URL")), "{error}");
         }
         let error = collector("http://a/v1/traces/").err().unwrap().to_string();
         assert!(error.contains("leave out /v1/traces"), "{error}");
-        let error = collector("http://ann:secret@a").err().unwrap().to_string();
-        assert!(error.contains("--otlp-headers") && !error.contains("secret"), "{error}");
+        for url in ["http://ann:secret@a", "grpc://ann:secret@a", "ann:secret@a", "http://ann:secret@a:x"] {
+            let error = collector(url).err().unwrap().to_string();
+            assert!(error.contains("--otlp-headers") && !error.contains("secret"), "{error}");
+        }
     }
 
     #[test]

@@ -494,6 +494,10 @@ async fn a_check_reports_whether_the_collector_can_be_reached() {
     };
     let (can_start, good, _) = check(&url).await;
     assert!(can_start && good.contains(&format!("ok: collector of traces {url}/v1/traces")), "{good}");
+    let mut setup = Setup::new(Kind::Sqlite, &["--otlp", &url]).await;
+    setup.wrapper = ["env", "--unset=SSL_CERT_DIR", "SSL_CERT_FILE=/no/such/file"].map(ToOwned::to_owned).to_vec();
+    let (_, line) = setup.fail_to_start().await;
+    assert_contains(&line, &["no certificates with which to check", "at '/no/such/file'", "ca-certificates"]);
     let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
     let (can_start, _, warnings) = check(&format!("http://{nobody}")).await;
     assert!(can_start, "a server starts without it: {warnings}");
@@ -502,3 +506,4 @@ async fn a_check_reports_whether_the_collector_can_be_reached() {
     assert!(!can_start && problems.contains("problem: --otlp: 'ftp://localhost'"), "{problems}");
     assert_eq!(collector.bodies().len(), 0, "a check sends no spans");
 }
+        (&["--otlp", "grpc://ann:secret@localhost"], ["must not contain a user or a password", "--otlp-headers"]),
