@@ -63,4 +63,4 @@ pub use service::Service;
 pub use settings::Settings;
 pub use slots::Slot;
 pub use tokens::{KeyError, Term, Tokens};
-pub use traces::{Call, Caller, SharedTraces, SpanContext, Traces};
+pub use traces::{Call, CallEnd, Caller, SharedTraces, SpanContext, Traces};

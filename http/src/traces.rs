@@ -10,6 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
+/// The methods that OpenTelemetry's semantic conventions know.
+const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE"];
+
 /// Routes whose calls have no spans. Machines call them every few seconds, so that they would be most of all spans.
 const UNTRACED: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
@@ -30,18 +33,28 @@ pub struct Caller {
 }
 
 /// A call whose span has ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Call {
     pub context: SpanContext,
     pub caller: Option<Caller>,
     pub began: SystemTime,
     pub took: Duration,
-    pub method: Method,
+    /// `None`: one that nobody knows. Its name could be long, and is the client's choice.
+    pub method: Option<&'static str>,
     /// The path with its parameters in braces. `None`: a file of the web client, or nothing.
     pub route: Option<&'static str>,
-    /// `None`: the connection ended before the answer.
-    pub status: Option<StatusCode>,
+    pub end: CallEnd,
     pub is_https: bool,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallEnd {
+    Answered(StatusCode),
+    /// The connection ended before the answer.
+    ConnectionClosed,
+    /// The server has a bug.
+    Panicked,
 }
 
 /// What takes the spans. None of its methods waits.
@@ -74,7 +87,7 @@ impl CallSpan {
 pub(crate) struct OpenSpan {
     traces: SharedTraces,
     started: Instant,
-    /// `took` and `route` are set at the end.
+    /// `took`, `route` and `end` are set at the end.
     call: Call,
     span: CallSpan,
 }
@@ -97,9 +110,9 @@ impl OpenSpan {
             caller,
             began: SystemTime::now(),
             took: Duration::ZERO,
-            method: request.method().clone(),
+            method: known(request.method()),
             route: None,
-            status: None,
+            end: CallEnd::ConnectionClosed,
             is_https: is_tls || addresses::is_via_https(peer, headers, trusted),
         };
         let span = CallSpan { context, route: Arc::default() };
@@ -109,7 +122,7 @@ impl OpenSpan {
 
     /// Ends the span with the status of the answer.
     pub(crate) fn end(mut self, status: StatusCode) {
-        self.call.status = Some(status);
+        self.call.end = CallEnd::Answered(status);
     }
 }
 
@@ -117,9 +130,14 @@ impl Drop for OpenSpan {
     fn drop(&mut self) {
         let route = self.span.route.get().copied();
         if route.is_none_or(|route| !UNTRACED.contains(&route)) {
-            self.traces.end(Call { route, took: self.started.elapsed(), ..self.call.clone() });
+            let end = if std::thread::panicking() { CallEnd::Panicked } else { self.call.end };
+            self.traces.end(Call { route, took: self.started.elapsed(), end, ..self.call });
         }
     }
+}
+
+fn known(method: &Method) -> Option<&'static str> {
+    METHODS.into_iter().find(|known| known == method)
 }
 
 /// The caller that a request names, if it names one correctly.

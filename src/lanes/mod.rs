@@ -106,7 +106,7 @@ pub async fn run_lane(setup: LaneSetup) {
                         if let Some(tracer) = &tracer {
                             let outcome = commit_outcome(&result);
                             let calls = lane.callers().filter_map(chat::call_number);
-                            tracer.committed(traces::Commit { lane: number, began, took, items, outcome }, calls);
+                            tracer.committed(traces::Commit { lane: number, took, items, outcome }, calls);
                         }
                         on_batch(&mut lane, result, took, &metrics, &mut answers);
                     }

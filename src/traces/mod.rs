@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use uproar_http::{Call, Caller, SpanContext, Traces};
 
@@ -74,8 +75,8 @@ impl Tracer {
         Publishing { tracer: self, number }
     }
 
-    /// Takes the span of a commit. `calls`: the numbers of the calls that sent messages in it. It belongs to the trace
-    /// of the first one that has a span, and is linked to the others.
+    /// Takes the span of a commit that has just ended. `calls`: the numbers of the calls that sent messages in it. It
+    /// belongs to the trace of the first one that has a span, and is linked to the others.
     pub fn committed(&self, commit: Commit, calls: impl Iterator<Item = u64>) {
         let mut calls = calls.peekable();
         let mut spans = Vec::new();
@@ -90,7 +91,8 @@ impl Tracer {
             None => self.new_trace(),
         };
         if let Some(context) = context {
-            self.take(Span::Commit { context, parent, links: spans.collect(), commit });
+            let began = SystemTime::now().checked_sub(commit.took).unwrap_or(UNIX_EPOCH);
+            self.take(Span::Commit { context, parent, links: spans.collect(), began, commit });
         }
     }
 
@@ -148,7 +150,7 @@ fn random_trace() -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     const CALLER: SpanContext = SpanContext { trace: 5, span: 6 };
 
@@ -157,8 +159,8 @@ mod tests {
     }
 
     fn commit() -> Commit {
-        let (began, took) = (Instant::now(), Duration::from_millis(1));
-        Commit { lane: 0, began, took, items: 3, outcome: CommitOutcome::Answered { stored: 3 } }
+        let took = Duration::from_millis(1);
+        Commit { lane: 0, took, items: 3, outcome: CommitOutcome::Answered { stored: 3 } }
     }
 
     #[test]

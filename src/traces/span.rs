@@ -2,9 +2,8 @@
 //! for HTTP and databases, where these have one.
 
 use super::wire::{self, AnyValue, KeyValue, Link, SpanKind, StatusCode, Value};
-use http::Method;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use uproar_http::{Call, SpanContext};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use uproar_http::{Call, CallEnd, SpanContext};
 
 /// The most links of a span, as in OpenTelemetry's SDKs.
 pub(super) const LINKS_LIMIT: usize = 128;
@@ -19,14 +18,19 @@ const IS_REMOTE: u32 = 1 << 9;
 #[derive(Clone, Debug)]
 pub(super) enum Span {
     Call(Call),
-    Commit { context: SpanContext, parent: Option<SpanContext>, links: Vec<SpanContext>, commit: Commit },
+    Commit {
+        context: SpanContext,
+        parent: Option<SpanContext>,
+        links: Vec<SpanContext>,
+        began: SystemTime,
+        commit: Commit,
+    },
 }
 
 /// One attempt of a lane to commit a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Commit {
     pub lane: u16,
-    pub began: Instant,
     pub took: Duration,
     /// Messages, edits, deletions and reactions in the batch.
     pub items: usize,
@@ -48,18 +52,19 @@ impl Span {
     pub(super) fn encode(self, database: &str) -> wire::Span {
         match self {
             Span::Call(call) => encode_call(call),
-            Span::Commit { context, parent, links, commit } => encode_commit(context, parent, &links, commit, database),
+            Span::Commit { context, parent, links, began, commit } => {
+                encode_commit(context, parent, &links, began, commit, database)
+            }
         }
     }
 }
 
 fn encode_call(call: Call) -> wire::Span {
-    let Call { context, caller, began, took, method, route, status, is_https } = call;
+    let Call { context, caller, began, took, method, route, end, is_https } = call;
     let (parent, linked) = match caller {
         Some(caller) if caller.is_trusted => (Some(caller.context), None),
-        caller => (None, caller.map(|caller| caller.context)),
+        caller => (None, caller),
     };
-    let method = known(&method);
     // A method that a client has made up would be a name of its own.
     let verb = method.unwrap_or("HTTP");
     let mut attributes = vec![
@@ -67,23 +72,23 @@ fn encode_call(call: Call) -> wire::Span {
         text("url.scheme", if is_https { "https" } else { "http" }),
     ];
     attributes.extend(route.map(|route| text("http.route", route)));
-    attributes.extend(status.map(|status| number("http.response.status_code", status.as_u16().into())));
-    let error = match status {
-        Some(status) if status.is_server_error() => Some(status.as_str().to_owned()),
-        Some(_) => None,
-        None => Some("connection_closed".to_owned()),
+    let error = match &end {
+        CallEnd::Answered(status) => {
+            attributes.push(number("http.response.status_code", status.as_u16().into()));
+            status.is_server_error().then(|| status.as_str())
+        }
+        CallEnd::ConnectionClosed => Some("connection_closed"),
+        CallEnd::Panicked => Some("panic"),
     };
-    // That the connection has ended is not the server's error.
-    let is_error = status.is_some_and(|status| status.is_server_error());
-    attributes.extend(error.map(|error| text("error.type", &error)));
+    attributes.extend(error.map(|error| text("error.type", error)));
     wire::Span {
         name: route.map_or_else(|| verb.to_owned(), |route| format!("{verb} {route}")),
         kind: SpanKind::Server.into(),
         parent_span_id: parent.map(span_id).unwrap_or_default(),
         attributes,
-        links: linked.iter().map(|caller| link(*caller, IS_REMOTE)).collect(),
+        links: linked.iter().map(|caller| link(caller.context, caller.is_sampled, IS_REMOTE)).collect(),
         flags: RECORDED | ORIGIN_IS_KNOWN | parent.map_or(0, |_| IS_REMOTE),
-        ..span(context, began, took, is_error)
+        ..span(context, began, took, error.is_some())
     }
 }
 
@@ -91,10 +96,11 @@ fn encode_commit(
     context: SpanContext,
     parent: Option<SpanContext>,
     links: &[SpanContext],
+    began: SystemTime,
     commit: Commit,
     database: &str,
 ) -> wire::Span {
-    let Commit { lane, began, took, items, outcome } = commit;
+    let Commit { lane, took, items, outcome } = commit;
     let mut attributes = vec![
         text("db.system.name", database),
         text("db.operation.name", "append"),
@@ -111,13 +117,12 @@ fn encode_commit(
         CommitOutcome::Rejected => Some("data_rejected"),
     };
     attributes.extend(error.map(|error| text("error.type", error)));
-    let began = SystemTime::now().checked_sub(began.elapsed()).unwrap_or(UNIX_EPOCH);
     wire::Span {
         name: "append messages".to_owned(),
         kind: SpanKind::Client.into(),
         parent_span_id: parent.map(span_id).unwrap_or_default(),
         attributes,
-        links: links.iter().map(|call| link(*call, 0)).collect(),
+        links: links.iter().map(|call| link(*call, true, 0)).collect(),
         flags: RECORDED | ORIGIN_IS_KNOWN,
         ..span(context, began, took, error.is_some())
     }
@@ -141,16 +146,11 @@ fn span_id(context: SpanContext) -> Vec<u8> {
     context.span.to_be_bytes().to_vec()
 }
 
-fn link(context: SpanContext, flags: u32) -> Link {
+/// `origin`: 0, or [`IS_REMOTE`].
+fn link(context: SpanContext, is_recorded: bool, origin: u32) -> Link {
     let trace_id = context.trace.to_be_bytes().to_vec();
-    Link { trace_id, span_id: span_id(context), flags: flags | ORIGIN_IS_KNOWN }
-}
-
-/// The methods that the semantic conventions know.
-fn known(method: &Method) -> Option<&'static str> {
-    ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE"]
-        .into_iter()
-        .find(|known| known == method)
+    let recorded = if is_recorded { RECORDED } else { 0 };
+    Link { trace_id, span_id: span_id(context), flags: recorded | ORIGIN_IS_KNOWN | origin }
 }
 
 pub(super) fn text(key: &str, value: &str) -> KeyValue {
@@ -163,4 +163,59 @@ fn number(key: &str, value: i64) -> KeyValue {
 
 fn attribute(key: &str, value: Value) -> KeyValue {
     KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::StatusCode as Status;
+    use uproar_http::Caller;
+
+    const CONTEXT: SpanContext = SpanContext { trace: 1, span: 2 };
+    const OTHER: SpanContext = SpanContext { trace: 3, span: 4 };
+
+    fn call(end: CallEnd, is_sampled: bool) -> wire::Span {
+        let call = Call {
+            context: CONTEXT,
+            caller: Some(Caller { context: OTHER, is_sampled, is_trusted: false }),
+            began: UNIX_EPOCH,
+            took: Duration::from_nanos(5),
+            method: Some("GET"),
+            route: None,
+            end,
+            is_https: false,
+        };
+        Span::Call(call).encode("sqlite")
+    }
+
+    fn error_type(span: &wire::Span) -> Option<&AnyValue> {
+        span.attributes.iter().find(|attribute| attribute.key == "error.type")?.value.as_ref()
+    }
+
+    #[test]
+    fn a_call_is_an_error_exactly_if_it_has_a_type_of_error() {
+        for (end, error) in [
+            (CallEnd::Answered(Status::NOT_FOUND), None),
+            (CallEnd::Answered(Status::SERVICE_UNAVAILABLE), Some("503")),
+            (CallEnd::ConnectionClosed, Some("connection_closed")),
+            (CallEnd::Panicked, Some("panic")),
+        ] {
+            let span = call(end, true);
+            assert_eq!(error_type(&span).cloned(), error.and_then(|error| text("", error).value));
+            assert_eq!(span.status.unwrap().code() == StatusCode::Error, error.is_some());
+        }
+    }
+
+    #[test]
+    fn a_link_tells_whether_its_span_is_recorded_and_whose_it_is() {
+        for (is_sampled, flags) in [(true, 0x301), (false, 0x300)] {
+            let span = call(CallEnd::Answered(Status::OK), is_sampled);
+            assert_eq!(span.links[0].flags, flags);
+        }
+        let commit = Commit { lane: 0, took: Duration::from_nanos(5), items: 1, outcome: CommitOutcome::Unknown };
+        let began = UNIX_EPOCH + Duration::from_nanos(7);
+        let commit = Span::Commit { context: CONTEXT, parent: None, links: vec![OTHER], began, commit };
+        let span = commit.encode("sqlite");
+        assert_eq!((span.links[0].flags, span.start_time_unix_nano, span.end_time_unix_nano), (0x101, 7, 12));
+    }
 }

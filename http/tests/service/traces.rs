@@ -5,7 +5,7 @@ use serde_json::json;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use uproar_core::limits::Limits;
-use uproar_http::{Call, Caller, Settings, SpanContext, Traces};
+use uproar_http::{Call, CallEnd, Caller, Settings, SpanContext, Traces};
 
 const CONTEXT: SpanContext = SpanContext { trace: 1, span: 2 };
 
@@ -38,7 +38,12 @@ async fn start(limits: Limits) -> (Server, Client, mpsc::UnboundedReceiver<Call>
 async fn next(calls: &mut mpsc::UnboundedReceiver<Call>) -> (Option<&'static str>, Option<u16>) {
     let call = soon(calls.recv()).await.expect("a call");
     assert_eq!(call.context, CONTEXT);
-    (call.route, call.status.map(|status| status.as_u16()))
+    let status = match call.end {
+        CallEnd::Answered(status) => Some(status.as_u16()),
+        CallEnd::ConnectionClosed => None,
+        CallEnd::Panicked => panic!("{call:?}"),
+    };
+    (call.route, status)
 }
 
 #[tokio::test]
@@ -57,6 +62,10 @@ async fn a_call_has_its_route_whatever_the_answer() {
     // A request that does not reach the router.
     ann.request("GET", "/healthz", &[("Expect", "miracles")], None).await.error();
     assert_eq!(next(&mut calls).await, (None, Some(417)));
+    // A method that the client has made up.
+    ann.request("BREW", "/nothing", &[], None).await;
+    let call = soon(calls.recv()).await.expect("a call");
+    assert_eq!(call.method, None);
 }
 
 #[tokio::test]
@@ -71,13 +80,27 @@ async fn a_call_that_takes_too_long_has_its_route() {
 async fn a_call_whose_connection_ends_before_the_answer_has_no_status() {
     let (server, mut ann, mut calls) = start(Limits { request_drain_timeout_ms: 20, ..Limits::default() }).await;
     let (mut starts, _open) = server.gate();
+    send_message(&mut ann).await;
+    soon(starts.recv()).await.unwrap();
+    server.drain.send(true).unwrap();
+    assert_eq!(next(&mut calls).await, (Some("/rooms/{name}/messages"), None));
+}
+
+#[tokio::test]
+async fn a_call_that_panics_says_so() {
+    let (server, mut ann, mut calls) = start(Limits::default()).await;
+    // The chat panics if nobody waits for the start of a publish.
+    drop(server.gate());
+    send_message(&mut ann).await;
+    assert_eq!(soon(calls.recv()).await.expect("a call").end, CallEnd::Panicked);
+}
+
+/// Sends a request whose answer nobody waits for.
+async fn send_message(ann: &mut Client) {
     let body = r#"{"text":"x"}"#;
     let token = ann.token.clone().unwrap();
     let head = format!("POST /rooms/lobby/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n");
     let length = body.len();
     let rest = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
     ann.send(format!("{head}{rest}").as_bytes()).await;
-    soon(starts.recv()).await.unwrap();
-    server.drain.send(true).unwrap();
-    assert_eq!(next(&mut calls).await, (Some("/rooms/{name}/messages"), None));
 }
