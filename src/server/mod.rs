@@ -26,7 +26,7 @@ use process::Signals;
 use start::overcome;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use threads::Threads;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinSet;
@@ -61,8 +61,15 @@ pub fn run(options: &Options) -> Result<()> {
             opened = open(options, &limits, &url) => opened?,
             signal = signals.next() => return stopped_early(signal),
         };
-        let result = serve(options, &addresses, driver, limits, tls, collector, &opened, lanes.handle(), signals).await;
-        opened.store.close().await;
+        let traces = collector.map(|it| Exporter::start(it, options.otlp_sample, database_name(&url)));
+        let (tracer, exporter) = traces.unzip();
+        let result = serve(options, &addresses, driver, limits, tls, tracer, &opened, lanes.handle(), signals).await;
+        let send_last_traces = async {
+            if let Some(exporter) = exporter {
+                exporter.stop().await;
+            }
+        };
+        tokio::join!(opened.store.close(), send_last_traces);
         result
     });
     services.shutdown_timeout(BLOCKED_THREADS_TIMEOUT);
@@ -115,13 +122,11 @@ async fn serve(
     driver: Driver,
     limits: Limits,
     tls: Option<Tls>,
-    collector: Option<Collector>,
+    tracer: Option<Arc<Tracer>>,
     Opened { folder, tokens, store }: &Opened,
     lane_runtime: &Handle,
     mut signals: Signals,
 ) -> Result<()> {
-    let traces = collector.map(|collector| Exporter::start(collector, options.otlp_sample, database_name(options)?));
-    let (tracer, exporter) = traces.transpose()?.unzip();
     let setup = Setup::load(options, driver, limits, tls, tracer, Arc::clone(tokens), store).await?;
     let listeners = tokio::select! {
         bound = Listeners::bind(addresses, &setup) => bound?,
@@ -143,11 +148,7 @@ async fn serve(
     // No command may change something while the server stops.
     drop(operators);
     signals.exit_on_second();
-    let deadline = Instant::now() + Duration::from_millis(setup.limits.stop_timeout_ms);
     threads.stop(&setup.limits).await?;
-    if let Some(exporter) = exporter {
-        exporter.stop(deadline).await;
-    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -227,11 +228,11 @@ fn fit_descriptors(limits: &mut Limits, descriptors: u64, shards: u16) {
 }
 
 /// The database system, as OpenTelemetry's semantic conventions name it.
-fn database_name(options: &Options) -> Result<&'static str> {
-    Ok(match options.database_url()? {
+fn database_name(url: &DatabaseUrl) -> &'static str {
+    match url {
         DatabaseUrl::Sqlite(_) => "sqlite",
         DatabaseUrl::Postgres(_) => "postgresql",
-    })
+    }
 }
 
 fn write_rates(limits: &Limits) -> WriteRates {

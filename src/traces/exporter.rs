@@ -3,8 +3,7 @@
 use super::collector::{Accepted, Collector, Failure, Retry};
 use super::span::{self, Span};
 use super::wire::{Request, Resource, ResourceSpans, Scope, ScopeSpans};
-use super::{Share, TraceMetrics, Tracer};
-use anyhow::{Context, Result};
+use super::{Share, TraceMetrics, Tracer, random_span};
 use bytes::Bytes;
 use prost::Message;
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 use uproar_model::fairness::{LogLimit, Rate};
 
 /// How many spans are sent at once.
@@ -32,17 +31,14 @@ const LOG_RATE: Rate = Rate::per_minute(1, 1);
 /// The running task.
 pub struct Exporter {
     url: String,
+    metrics: Arc<TraceMetrics>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
 impl Exporter {
     /// Starts to send to the collector. `database`: the name of the database system, as in spans.
-    ///
-    /// # Errors
-    /// If the system can't provide random numbers.
-    pub fn start(collector: Collector, share: Share, database: &'static str) -> Result<(Arc<Tracer>, Exporter)> {
-        let instance = getrandom::u64().context("the system can't provide random numbers")?;
+    pub fn start(collector: Collector, share: Share, database: &'static str) -> (Arc<Tracer>, Exporter) {
         let metrics = Arc::new(TraceMetrics::default());
         let (tracer, spans) = Tracer::new(share, Arc::clone(&metrics));
         let (stop, stopped) = oneshot::channel();
@@ -50,9 +46,9 @@ impl Exporter {
         tracing::info!("traces go to {url}");
         let sender = Sender {
             collector,
-            resource: resource(instance),
+            resource: resource(random_span()),
             database,
-            metrics,
+            metrics: Arc::clone(&metrics),
             stopped,
             is_stopping: false,
             pacing: Pacing::new(Instant::now()),
@@ -61,17 +57,19 @@ impl Exporter {
             has_logged_failure: false,
         };
         let task = tokio::spawn(sender.run(spans));
-        Ok((Arc::new(tracer), Exporter { url, stop, task }))
+        (Arc::new(tracer), Exporter { url, metrics, stop, task })
     }
 
-    /// Sends what waits, until `deadline` at the latest, and stops.
-    pub async fn stop(self, deadline: std::time::Instant) {
-        let deadline = (Instant::now() + FLUSH_TIMEOUT).min(deadline.into());
-        let _ = self.stop.send(());
-        let mut task = self.task;
-        if timeout_at(deadline, &mut task).await.is_err() {
+    /// Sends what waits, and stops. It takes [`FLUSH_TIMEOUT`] at most.
+    pub async fn stop(self) {
+        let Exporter { url, metrics, stop, mut task } = self;
+        let _ = stop.send(());
+        if timeout(FLUSH_TIMEOUT, &mut task).await.is_err() {
             task.abort();
-            tracing::warn!("the last traces were not sent to {} in time", self.url);
+        }
+        let spans = metrics.give_up_waiting();
+        if spans > 0 {
+            tracing::warn!(spans, "the last traces were not sent to {url}");
         }
     }
 }
@@ -97,7 +95,8 @@ impl Sender {
             let batch = self.next_batch(&mut spans).await;
             self.deliver(batch).await;
         }
-        // Everything that could make a span has ended.
+        // Usually, everything that could make a span has ended. After an error it may not have.
+        spans.close();
         loop {
             let mut batch = Vec::new();
             while batch.len() < BATCH_LIMIT_SPANS
@@ -136,7 +135,8 @@ impl Sender {
         batch
     }
 
-    /// Sends a batch, again and again if that may help. `false`: in vain.
+    /// Sends a batch, again and again if that may help. `false`: in vain. Such spans are counted here, except for those
+    /// of the end.
     async fn deliver(&mut self, batch: Vec<Span>) -> bool {
         if batch.is_empty() {
             return true;
@@ -165,7 +165,9 @@ impl Sender {
                 break;
             }
         }
-        self.metrics.failed.fetch_add(spans, Ordering::Relaxed);
+        if !self.is_stopping {
+            self.metrics.failed.fetch_add(spans, Ordering::Relaxed);
+        }
         false
     }
 
@@ -183,20 +185,32 @@ impl Sender {
         let rejected = accepted.rejected.min(spans);
         self.metrics.sent.fetch_add(spans - rejected, Ordering::Relaxed);
         self.metrics.failed.fetch_add(rejected, Ordering::Relaxed);
-        if rejected > 0 || !accepted.warning.is_empty() {
-            self.log_failure(&format!("it took all but {rejected} of {spans} spans: {}", accepted.warning));
-        } else if std::mem::take(&mut self.has_logged_failure) {
+        let warning = &accepted.warning;
+        if rejected > 0 {
+            self.log_failure(&format!("it took all but {rejected} of {spans} spans: {warning}"));
+            return;
+        }
+        if std::mem::take(&mut self.has_logged_failure) {
             tracing::info!("spans are sent to {} again", self.collector);
+        }
+        if !warning.is_empty()
+            && let Some(unlogged) = self.admit_line()
+        {
+            tracing::warn!(warning, unlogged, "the collector {} takes the traces, but has a warning", self.collector);
         }
     }
 
     /// Logs that the collector did not take all spans, unless that was logged a moment ago.
     fn log_failure(&mut self, reason: &str) {
-        let now_ms = self.began.elapsed().as_millis() as u64;
-        if let Some(unlogged) = self.log.admit(now_ms) {
+        if let Some(unlogged) = self.admit_line() {
             tracing::warn!(reason, unlogged, "the collector {} does not take the traces", self.collector);
             self.has_logged_failure = true;
         }
+    }
+
+    /// Whether a line may be logged, and how many were left out before it.
+    fn admit_line(&mut self) -> Option<u64> {
+        self.log.admit(self.began.elapsed().as_millis() as u64)
     }
 
     fn encode(&self, batch: Vec<Span>) -> Bytes {
@@ -254,7 +268,24 @@ fn resource(instance: u64) -> Resource {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Commit, CommitOutcome};
     use super::*;
+    use http::HeaderMap;
+
+    #[tokio::test]
+    async fn spans_that_are_left_at_the_end_have_failed() {
+        // Nobody listens there.
+        let collector = Collector::new("http://127.0.0.1:1", HeaderMap::new()).unwrap();
+        let (tracer, exporter) = Exporter::start(collector, "1".parse().unwrap(), "sqlite");
+        let outcome = CommitOutcome::Answered { stored: 1 };
+        for _ in 0..BATCH_LIMIT_SPANS + 1 {
+            tracer.committed(Commit { lane: 0, took: Duration::ZERO, items: 1, outcome }, std::iter::empty());
+        }
+        exporter.stop().await;
+        let metrics = tracer.metrics();
+        let counts = [&metrics.failed, &metrics.sent, &metrics.dropped].map(|count| count.load(Ordering::Relaxed));
+        assert_eq!(counts, [BATCH_LIMIT_SPANS as u64 + 1, 0, 0]);
+    }
 
     #[test]
     fn the_pause_is_what_the_collector_asks_for_but_never_shorter_than_the_servers_own() {

@@ -41,12 +41,24 @@ impl FromStr for Share {
 /// What happened to spans.
 #[derive(Debug, Default)]
 pub struct TraceMetrics {
+    /// They have found a place in the queue.
+    pub queued: AtomicU64,
     /// The collector has taken them.
     pub sent: AtomicU64,
     /// The collector has refused them, or could not be reached for too long.
     pub failed: AtomicU64,
     /// There was no place for them, because the collector is slow or away.
     pub dropped: AtomicU64,
+}
+
+impl TraceMetrics {
+    /// Counts all spans that are neither sent nor given up as failed, and returns how many these are.
+    fn give_up_waiting(&self) -> u64 {
+        let [queued, sent, failed] = [&self.queued, &self.sent, &self.failed].map(|it| it.load(Ordering::Relaxed));
+        let waiting = queued.saturating_sub(sent + failed);
+        self.failed.fetch_add(waiting, Ordering::Relaxed);
+        waiting
+    }
 }
 
 /// Takes spans from everywhere.
@@ -105,9 +117,8 @@ impl Tracer {
     }
 
     fn take(&self, span: Span) {
-        if self.spans.try_send(span).is_err() {
-            self.metrics.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        let count = if self.spans.try_send(span).is_ok() { &self.metrics.queued } else { &self.metrics.dropped };
+        count.fetch_add(1, Ordering::Relaxed);
     }
 }
 

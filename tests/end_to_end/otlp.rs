@@ -14,6 +14,7 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span};
 use prost::Message;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
@@ -347,6 +348,25 @@ async fn a_collector_that_never_answers_costs_spans_and_nothing_else() {
     assert_eq!(server.metric("uproar_spans_sent_total").await, 0.0);
     // The server does not wait for it longer than it should.
     server.stop().await;
+    assert_contains(&server.setup.log(), &["the last traces were not sent to", "spans="]);
+}
+
+/// A limit on file sizes makes a write fail, as a broken disk does.
+#[tokio::test]
+async fn a_server_that_ends_with_an_error_sends_the_last_spans_too() {
+    let collector = Collector::start([]).await;
+    let mut server = traced(Kind::Sqlite, &collector, &[]).await;
+    let ann = server.user("ann").await;
+    server.create_room(&ann, "r").await;
+    let mut log = server.setup.sqlite_file().into_os_string();
+    log.push("-wal");
+    let size = std::fs::metadata(log).expect("a log").len();
+    let limit = Rlimit { current: Some(size), maximum: None };
+    prlimit(Pid::from_raw(server.id() as i32), Resource::Fsize, limit).expect("a limit");
+    let mut ws = server.join(&ann, "room=r").await;
+    ws.send("never written").await;
+    assert_eq!(server.exit().await.code(), Some(1));
+    assert!(!is_error(&collector.span("POST /user/createroom")));
 }
 
 #[tokio::test]
@@ -399,6 +419,18 @@ async fn spans_that_a_collector_rejects_are_counted_and_its_reason_is_logged() {
     until("both are counted", async || server.metric("uproar_spans_sent_total").await == 1.0).await;
     assert_eq!(server.metric("uproar_spans_failed_total").await, 1.0);
     assert_contains(&server.setup.log(), &["it took all but 1 of 2 spans: too old"]);
+}
+
+#[tokio::test]
+async fn a_warning_of_a_collector_is_logged_and_no_failure() {
+    let partial = ExportTracePartialSuccess { rejected_spans: 0, error_message: "use gzip".to_owned() };
+    let answer = ExportTraceServiceResponse { partial_success: Some(partial) }.encode_to_vec();
+    let collector = Collector::start([Answer::Status(200, "Content-Type: application/x-protobuf\r\n", answer)]).await;
+    let server = traced(Kind::Sqlite, &collector, &[]).await;
+    server.get("/openapi.json", "").await.expect(200);
+    until("it is logged", async || server.setup.log().contains("use gzip")).await;
+    assert_eq!(server.metric("uproar_spans_sent_total").await, 1.0);
+    assert!(!server.setup.log().contains("does not take the traces"));
 }
 
 #[tokio::test]
@@ -462,6 +494,10 @@ async fn a_collector_is_reached_by_https_if_its_certificate_is_trusted() {
         assert_eq!(server.setup.log().contains("invalid peer certificate"), !is_trusted, "{}", server.setup.log());
     }
     collector.span("GET /openapi.json");
+    let mut setup = Setup::new(Kind::Sqlite, &["--otlp", &url]).await;
+    setup.wrapper = ["env", "--unset=SSL_CERT_DIR", "SSL_CERT_FILE=/no/such/file"].map(ToOwned::to_owned).to_vec();
+    let (_, line) = setup.fail_to_start().await;
+    assert_contains(&line, &["no certificates with which to check", "at '/no/such/file'", "ca-certificates"]);
 }
 
 #[tokio::test]
@@ -470,6 +506,7 @@ async fn a_wrong_option_is_explained_before_the_start() {
         (&["--otlp", "localhost:4318"][..], ["--otlp: 'localhost:4318'", "such as http://localhost:4318"]),
         (&["--otlp", "http://localhost/v1/traces"], ["base URL", "leave out /v1/traces"]),
         (&["--otlp", "http://ann:secret@localhost"], ["must not contain a user or a password", "--otlp-headers"]),
+        (&["--otlp", "grpc://ann:secret@localhost"], ["must not contain a user or a password", "--otlp-headers"]),
         (&["--otlp-headers", "a=b"], ["--otlp-headers has no effect without --otlp", "name the collector"]),
         (&["--otlp", "http://localhost:1", "--otlp-headers", "secret"], ["has no '='", "NAME=VALUE"]),
         (&["--otlp-sample", "2"], ["--otlp-sample", "a number from 0 to 1"]),
@@ -494,10 +531,6 @@ async fn a_check_reports_whether_the_collector_can_be_reached() {
     };
     let (can_start, good, _) = check(&url).await;
     assert!(can_start && good.contains(&format!("ok: collector of traces {url}/v1/traces")), "{good}");
-    let mut setup = Setup::new(Kind::Sqlite, &["--otlp", &url]).await;
-    setup.wrapper = ["env", "--unset=SSL_CERT_DIR", "SSL_CERT_FILE=/no/such/file"].map(ToOwned::to_owned).to_vec();
-    let (_, line) = setup.fail_to_start().await;
-    assert_contains(&line, &["no certificates with which to check", "at '/no/such/file'", "ca-certificates"]);
     let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
     let (can_start, _, warnings) = check(&format!("http://{nobody}")).await;
     assert!(can_start, "a server starts without it: {warnings}");
@@ -506,4 +539,3 @@ async fn a_check_reports_whether_the_collector_can_be_reached() {
     assert!(!can_start && problems.contains("problem: --otlp: 'ftp://localhost'"), "{problems}");
     assert_eq!(collector.bodies().len(), 0, "a check sends no spans");
 }
-        (&["--otlp", "grpc://ann:secret@localhost"], ["must not contain a user or a password", "--otlp-headers"]),
