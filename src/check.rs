@@ -1,6 +1,7 @@
 //! The command `check`: looks at everything that a start needs, without starting and without changing anything.
 
-use crate::config::{self, Options};
+use crate::acme;
+use crate::config::{self, Options, TlsSource};
 use crate::driver::{Driver, listen};
 use crate::output;
 use crate::server::{holder, settings};
@@ -15,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uproar_http::{KeyError, Tokens};
 use uproar_store::inspect::{self, DatabaseState, FolderState};
 use uproar_store::{DataFolder, DatabaseUrl, OpenOptions};
-use uproar_tls::Certificate;
+use uproar_tls::Pair;
 
 /// How long the database may take to answer.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -170,16 +171,53 @@ fn exclude_each_other(a: SocketAddr, b: SocketAddr) -> bool {
 }
 
 fn check_certificate(options: &Options, report: &mut Report) {
-    let Some((certificate, key)) = report.get(options.tls_files()).flatten() else { return };
-    let Some(loaded) = report.get(Certificate::load(certificate, key).map_err(Error::from)) else { return };
+    match report.get(options.tls_source()).flatten() {
+        None => {}
+        Some(TlsSource::Files(files)) => {
+            let Some(pair) = report.get(files.load().map_err(Error::from)) else { return };
+            check_expiry(&pair, &files.certificate, "renew it", report);
+        }
+        Some(TlsSource::Acme(settings)) => check_acme(&settings, &options.data, report),
+    }
+}
+
+fn check_expiry(pair: &Pair, path: &Path, remedy: &str, report: &Report) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    match loaded.expires_unix_s().checked_sub(now) {
+    match pair.expires_unix_s().checked_sub(now) {
         Some(left) => {
-            report.good(format_args!("certificate {}, valid for {} more days", certificate.display(), left / 86_400))
+            report.good(format_args!("certificate {}, valid for {} more days", path.display(), left / 86_400))
         }
         None => report.warning(format_args!(
-            "the certificate {} has expired, so clients will refuse it; renew it",
-            certificate.display()
+            "the certificate {} has expired, so clients will refuse it; {remedy}",
+            path.display()
+        )),
+    }
+}
+
+/// The stored certificate, the folder for it, and the certificate authority. A server that can't reach it starts.
+fn check_acme(settings: &acme::Settings, data: &Path, report: &mut Report) {
+    let files = acme::Files::new(data, settings);
+    let domains = settings.domains.join(", ");
+    if report.get(require_writable(files.folder(), "--data")).is_some() {
+        match files.certificate() {
+            Ok(Some(pair)) if acme::covers(&pair, settings) => {
+                check_expiry(&pair, &files.certificate_path(), "the server orders a new one", report);
+            }
+            Ok(Some(_)) => report.good(format_args!(
+                "certificate for {domains} (the next start orders it, as the stored one is for other domains)"
+            )),
+            Ok(None) => report.good(format_args!("certificate for {domains} (the first start orders it)")),
+            Err(error) => report.warning(format_args!("{}; the server orders a new one", output::one_line(&error))),
+        }
+    }
+    if report.get(acme::check_ca(settings)).is_none() {
+        return;
+    }
+    match block_on(acme::find_authority(settings)).and_then(|found| found) {
+        Ok(()) => report.good(format_args!("certificate authority {}", settings.directory)),
+        Err(error) => report.warning(format_args!(
+            "the certificate authority can't be asked now, and until it can, there is no new certificate: {}",
+            output::one_line(&error)
         )),
     }
 }

@@ -2,7 +2,7 @@
 #![allow(rustdoc::bare_urls, rustdoc::broken_intra_doc_links, reason = "doc comments of options are help texts")]
 
 use crate::traces::Share;
-use crate::{driver, help, output};
+use crate::{acme, driver, help, output};
 use anyhow::{Context, Result, bail};
 use clap::builder::{
     BoolishValueParser, EnumValueParser, PathBufValueParser, PossibleValue, StringValueParser, TypedValueParser,
@@ -17,6 +17,7 @@ use std::str::FromStr;
 use toml::{Table, Value};
 use uproar_core::limits::Limits;
 use uproar_store::{DataFolder, DatabaseUrl};
+use uproar_tls::Files;
 
 /// A self-hosted real-time chat backend.
 ///
@@ -126,7 +127,8 @@ pub struct Options {
     )]
     pub listen: Vec<String>,
 
-    /// Address and port to listen on with TLS (https, wss); repeatable. It needs a certificate and its key
+    /// Address and port to listen on with TLS (https, wss); repeatable. It needs --tls-cert and --tls-key, or
+    /// --tls-acme
     #[arg(
         long,
         global = true,
@@ -144,6 +146,31 @@ pub struct Options {
     /// File with the private key of the certificate, in PEM
     #[arg(long, global = true, value_name = "FILE", env = "UPROAR_TLS_KEY", value_parser = path())]
     pub tls_key: Option<PathBuf>,
+
+    /// Domain to get a certificate for by ACME, instead of --tls-cert; repeatable. Its port 443 must lead to
+    /// --listen-tls. Using this option means that you accept the terms of the certificate authority
+    #[arg(
+        long,
+        global = true,
+        value_name = "DOMAIN",
+        env = "UPROAR_TLS_ACME",
+        value_delimiter = ',',
+        value_parser = text()
+    )]
+    pub tls_acme: Vec<String>,
+
+    /// E-mail address at which the certificate authority can reach you
+    #[arg(long, global = true, value_name = "ADDRESS", env = "UPROAR_TLS_ACME_EMAIL", value_parser = text())]
+    pub tls_acme_email: Option<String>,
+
+    /// Directory of the certificate authority [default: Let's Encrypt]
+    #[arg(long, global = true, value_name = "URL", env = "UPROAR_TLS_ACME_DIRECTORY", value_parser = text())]
+    pub tls_acme_directory: Option<String>,
+
+    /// File with the roots that the certificate of --tls-acme-directory may come from, in PEM [default: those of the
+    /// system]
+    #[arg(long, global = true, value_name = "FILE", env = "UPROAR_TLS_ACME_CA", value_parser = path())]
+    pub tls_acme_ca: Option<PathBuf>,
 
     /// Address and port that only sends clients to the same address with https
     #[arg(long, global = true, value_name = "ADDRESS:PORT", env = "UPROAR_REDIRECT_HTTP", value_parser = text())]
@@ -301,6 +328,14 @@ pub struct Options {
         default_value = "info"
     )]
     pub log: String,
+}
+
+/// Where the certificate comes from.
+#[derive(Debug, PartialEq, Eq)]
+pub enum TlsSource {
+    Files(Files),
+    /// It is ordered by ACME.
+    Acme(acme::Settings),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -510,28 +545,46 @@ impl Options {
         resolve_all("--listen-tls", &self.listen_tls)
     }
 
-    /// The files of the certificate and of its key, if an address speaks TLS.
-    pub fn tls_files(&self) -> Result<Option<(&Path, &Path)>> {
-        let speaks_tls = elements(&self.listen_tls).next().is_some();
-        match (speaks_tls, &self.tls_cert, &self.tls_key) {
-            (true, Some(certificate), Some(key)) => Ok(Some((certificate, key))),
-            (true, None, _) => bail!("--listen-tls needs a certificate; name its file with --tls-cert"),
-            (true, Some(_), None) => {
-                bail!("--listen-tls needs the private key of the certificate; name its file with --tls-key")
+    /// Where the certificate comes from, if an address speaks TLS.
+    pub fn tls_source(&self) -> Result<Option<TlsSource>> {
+        let acme = [
+            ("--tls-acme-email", self.tls_acme_email.is_some()),
+            ("--tls-acme-directory", self.tls_acme_directory.is_some()),
+            ("--tls-acme-ca", self.tls_acme_ca.is_some()),
+        ];
+        let files = [("--tls-cert", self.tls_cert.is_some()), ("--tls-key", self.tls_key.is_some())];
+        let others = [("--tls-acme", !self.tls_acme.is_empty()), ("--redirect-http", self.redirect_http.is_some())];
+        let first =
+            |options: &[(&'static str, bool)]| options.iter().find(|(_, is_set)| *is_set).map(|(name, _)| *name);
+        if elements(&self.listen_tls).next().is_none() {
+            return match first(&[&files[..], &others, &acme].concat()) {
+                Some(option) => bail!(
+                    "{option} has no effect without --listen-tls; name the address for TLS with it, such as 0.0.0.0:443"
+                ),
+                None => Ok(None),
+            };
+        }
+        if !self.tls_acme.is_empty() {
+            if let Some(option) = first(&files) {
+                bail!("{option} and --tls-acme exclude each other: name a certificate, or have one ordered");
             }
-            (false, ..) => {
-                let unused = [
-                    ("--tls-cert", self.tls_cert.is_some()),
-                    ("--tls-key", self.tls_key.is_some()),
-                    ("--redirect-http", self.redirect_http.is_some()),
-                ];
-                match unused.iter().find(|(_, is_set)| *is_set) {
-                    Some((option, _)) => bail!(
-                        "{option} has no effect without --listen-tls; name the address for TLS with it, such as \
-                         0.0.0.0:443"
-                    ),
-                    None => Ok(None),
-                }
+            let email = self.tls_acme_email.as_deref();
+            let directory = self.tls_acme_directory.as_deref();
+            let ca = self.tls_acme_ca.clone();
+            return Ok(Some(TlsSource::Acme(acme::Settings::new(elements(&self.tls_acme), email, directory, ca)?)));
+        }
+        if let Some(option) = first(&acme) {
+            bail!("{option} has no effect without --tls-acme; name the domain with it, such as chat.example.org");
+        }
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => {
+                Ok(Some(TlsSource::Files(Files { certificate: certificate.clone(), key: key.clone() })))
+            }
+            (None, _) => bail!(
+                "--listen-tls needs a certificate; name its file with --tls-cert, or have one ordered with --tls-acme"
+            ),
+            (Some(_), None) => {
+                bail!("--listen-tls needs the private key of the certificate; name its file with --tls-key")
             }
         }
     }
@@ -665,7 +718,8 @@ mod tests {
         assert_eq!(options.addresses().unwrap(), ["127.0.0.1:1".parse().unwrap()]);
         assert_eq!(options.admin_address().unwrap(), Some("127.0.0.1:2".parse().unwrap()));
         assert_eq!(options.tls_addresses().unwrap(), ["127.0.0.1:3".parse().unwrap()]);
-        assert_eq!(options.tls_files().unwrap(), Some((Path::new("/c"), Path::new("/k"))));
+        let files = Files { certificate: "/c".into(), key: "/k".into() };
+        assert_eq!(options.tls_source().unwrap(), Some(TlsSource::Files(files)));
         assert_eq!(options.redirect_address().unwrap(), Some("127.0.0.1:4".parse().unwrap()));
         assert!(options.hsts);
         assert_eq!(
@@ -711,18 +765,39 @@ mod tests {
 
     #[test]
     fn options_for_tls_must_be_complete() {
-        let error = |arguments: &[&str]| {
-            let arguments = [&["uproar"], arguments].concat();
-            Cli::parse_from(arguments).options.tls_files().unwrap_err().to_string()
-        };
-        let listen = ["--listen-tls", "127.0.0.1:0"];
-        assert!(error(&listen).ends_with("name its file with --tls-cert"));
-        assert!(error(&[&listen[..], &["--tls-cert", "/c"]].concat()).ends_with("name its file with --tls-key"));
-        for option in ["--tls-cert", "--tls-key", "--redirect-http"] {
-            assert!(error(&[option, "127.0.0.1:0"]).starts_with(option), "{option}");
+        let options = |arguments: &[&str]| Cli::parse_from([&["uproar"], arguments].concat()).options;
+        let error = |arguments: &[&str]| options(arguments).tls_source().unwrap_err().to_string();
+        let listening = |arguments: &[&str]| error(&[&["--listen-tls", "127.0.0.1:0"], arguments].concat());
+        assert!(listening(&[]).ends_with("name its file with --tls-cert, or have one ordered with --tls-acme"));
+        assert!(listening(&["--tls-cert", "/c"]).ends_with("name its file with --tls-key"));
+        let of_acme = ["--tls-acme-email", "--tls-acme-directory", "--tls-acme-ca"];
+        for option in [&["--tls-cert", "--tls-key", "--redirect-http", "--tls-acme"][..], &of_acme].concat() {
+            let error = error(&[option, "127.0.0.1:0"]);
+            assert!(error.starts_with(&format!("{option} has no effect without --listen-tls")), "{error}");
         }
-        let alone = Cli::parse_from(["uproar", "--listen", "", "--listen-tls", "127.0.0.1:1"]).options;
+        for option in of_acme {
+            let error = listening(&[option, "x"]);
+            assert!(error.starts_with(&format!("{option} has no effect without --tls-acme;")), "{error}");
+        }
+        for option in ["--tls-cert", "--tls-key"] {
+            let error = listening(&[option, "/c", "--tls-acme", "a.example"]);
+            assert!(error.starts_with(&format!("{option} and --tls-acme exclude each other")), "{error}");
+        }
+        assert!(listening(&["--tls-acme", "*.example.org"]).contains("name each domain"));
+        let alone = options(&["--listen", "", "--listen-tls", "127.0.0.1:1"]);
         assert!(alone.addresses().unwrap().is_empty(), "TLS can be all that is served");
+    }
+
+    #[test]
+    fn options_for_acme_come_from_the_file_too() {
+        let file = "listen-tls = ['[::]:443']\ntls-acme = ['a.example', ' B.example ']\n\
+                    tls-acme-email = 'ann@a.example'\ntls-acme-directory = 'https://ca.example/dir'\n\
+                    tls-acme-ca = '/ca.pem'\n";
+        let Ok(Some(TlsSource::Acme(settings))) = load(file, &[]).unwrap().tls_source() else { panic!("not ACME") };
+        assert_eq!(settings.domains, ["a.example", "b.example"]);
+        assert_eq!(settings.email.as_deref(), Some("ann@a.example"));
+        assert_eq!(settings.directory, "https://ca.example/dir");
+        assert_eq!(settings.ca, Some("/ca.pem".into()));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio_rustls::rustls::{self, AlertDescription, ClientConfig, DigitallySignedStruct, SignatureScheme};
 
 /// How long the answer may take. Docker and systemd wait for longer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -133,6 +133,9 @@ async fn ask(target: &Target) -> Result<()> {
     }
     let connector = TlsConnector::from(Arc::new(client()?));
     let session = connector.connect(target.name.clone(), stream).await;
+    if session.as_ref().is_err_and(has_no_certificate) {
+        return Ok(());
+    }
     ask_over(
         session.map_err(|error| {
             anyhow!("{url} does not speak TLS ({error}); without TLS, the address begins with http://")
@@ -141,6 +144,13 @@ async fn ask(target: &Target) -> Result<()> {
         &url,
     )
     .await
+}
+
+/// Whether this is the answer of a server that waits for its first certificate. A restart would not bring it, but cost
+/// another attempt at the certificate authority.
+fn has_no_certificate(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(error, Some(rustls::Error::AlertReceived(AlertDescription::AccessDenied)))
 }
 
 async fn ask_over<S>(stream: S, target: &Target, url: &str) -> Result<()>

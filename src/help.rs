@@ -24,6 +24,10 @@ const USED_OPTIONS: [(&str, &[&str]); 9] = [
             "listen_tls",
             "tls_cert",
             "tls_key",
+            "tls_acme",
+            "tls_acme_email",
+            "tls_acme_directory",
+            "tls_acme_ca",
             "redirect_http",
             "admin_listen",
             "trusted_proxy",
@@ -44,9 +48,13 @@ const USED_OPTIONS: [(&str, &[&str]); 9] = [
     ("man", &[]),
 ];
 
-const EXAMPLES: [(&str, &str); 7] = [
+const EXAMPLES: [(&str, &str); 8] = [
     ("uproar", "Run the server on http://localhost:8080, with SQLite in ./data."),
     ("uproar --data /var/lib/uproar --trusted-proxy 127.0.0.1/32", "Run it behind a TLS proxy on the same machine."),
+    (
+        "uproar --listen-tls [::]:443 --tls-acme chat.example.org --redirect-http [::]:80",
+        "Serve https and wss with a certificate that the server orders and renews.",
+    ),
     (
         "uproar --listen-tls 0.0.0.0:443 --tls-cert fullchain.pem --tls-key privkey.pem",
         "Serve https and wss with the certificate in these files.",
@@ -69,7 +77,7 @@ const EXIT_STATUS: [(&str, &str); 3] = [
     ("2", "The command line is invalid; the line on standard error says why."),
 ];
 
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     (
         "signing.key",
         "The key that signs tokens, unless --key-file names another. Anyone who has it can sign in as any user.",
@@ -77,6 +85,7 @@ const FILES: [(&str, &str); 5] = [
     ("uproar.db", "The SQLite database, unless --database names another. It may have -wal and -shm files beside it."),
     ("uproar.lock", "Keeps a second server from using the folder."),
     ("uproar.sock", "The socket through which commands such as uproar password reach the running server."),
+    ("acme", "The accounts, certificates and keys of --tls-acme, in one folder for each certificate authority."),
     ("incarnation", "Identifies the last start, to detect that the database was restored to an earlier state."),
 ];
 
@@ -307,7 +316,8 @@ mod tests {
 
     /// The long options in a help text.
     fn options_in(help: &str) -> Vec<&str> {
-        let options = help.lines().map(str::trim).filter(|line| line.starts_with('-'));
+        // Their descriptions are indented further, and may continue with the name of an option.
+        let options = help.lines().filter(|line| !line.starts_with("          ") && line.trim().starts_with('-'));
         let words = options.filter_map(|line| line.split_whitespace().find(|word| word.starts_with("--")));
         words.map(|word| word.trim_end_matches(',')).collect()
     }
@@ -334,6 +344,10 @@ mod tests {
                     "--listen-tls",
                     "--tls-cert",
                     "--tls-key",
+                    "--tls-acme",
+                    "--tls-acme-email",
+                    "--tls-acme-directory",
+                    "--tls-acme-ca",
                     "--redirect-http",
                     "--admin-listen",
                     "--trusted-proxy",

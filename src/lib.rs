@@ -3,6 +3,7 @@
 // These panic if they fail; `output` does not.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod acme;
 pub mod chat;
 pub mod check;
 pub mod config;

@@ -304,19 +304,16 @@ mod tests {
     use tokio_rustls::TlsConnector;
     use tokio_rustls::rustls::pki_types::ServerName;
     use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
-    use uproar_tls::{Certificate, Config, Session};
+    use uproar_tls::{Certificate, Config, Pair, Session};
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
     /// A server's configuration, and a client that trusts it.
     fn tls() -> (Config, TlsConnector) {
-        let folder = tempfile::tempdir().unwrap();
-        let [certificate_path, key_path] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
-        std::fs::write(&certificate_path, certificate.pem()).unwrap();
-        std::fs::write(&key_path, key.serialize_pem()).unwrap();
-        let config = Config::new(Arc::new(Certificate::load(&certificate_path, &key_path).unwrap())).unwrap();
+        let pair = Pair::from_pem(certificate.pem().as_bytes(), key.serialize_pem().as_bytes()).unwrap();
+        let config = Config::new(Arc::new(Certificate::new(Some(pair)))).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(certificate.der().clone()).unwrap();
         let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))

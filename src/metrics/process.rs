@@ -35,8 +35,9 @@ impl Process {
         let free = statvfs(&self.data).ok().map(|disk| disk.f_bavail as f64 * disk.f_frsize as f64);
         gauge("uproar_data_free_bytes", "Free space on the disk of the data folder.", free);
         if let Some(certificate) = &self.certificate {
-            let help = "When the TLS certificate expires, in seconds since the Unix epoch.";
-            gauge("uproar_tls_certificate_expires_seconds", help, Some(certificate.expires_unix_s() as f64));
+            let help = "When the TLS certificate expires, in seconds since the Unix epoch; 0 if there is none yet.";
+            let expires_unix_s = certificate.pair().map_or(0, |pair| pair.expires_unix_s());
+            gauge("uproar_tls_certificate_expires_seconds", help, Some(expires_unix_s as f64));
         }
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let cpu = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;

@@ -132,6 +132,9 @@ async fn serve(
         bound = Listeners::bind(addresses, &setup) => bound?,
         signal = signals.next() => return stopped_early(signal),
     };
+    if let Some(tls) = &setup.tls {
+        tls.use_stored();
+    }
     let (plain, tls) = (listeners.plain.clone(), listeners.tls.clone());
     let parts = Parts::build(&setup)?;
     let office = Office { store: Arc::clone(store), tokens: Arc::clone(tokens), chat: parts.chat.clone() };

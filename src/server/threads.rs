@@ -59,7 +59,7 @@ struct Others {
     redirect: JoinHandle<()>,
     /// The comparison of clocks.
     clock: JoinHandle<()>,
-    /// Loads the certificate again.
+    /// Keeps the certificate up to date.
     certificate: JoinHandle<Result<()>>,
 }
 
@@ -98,12 +98,11 @@ impl Threads {
         let tls_port = listeners.tls.first().map_or(0, SocketAddr::port);
         let redirect =
             http::serve_redirect(Arc::clone(&service), listeners.redirect, tls_port, limit, http_drains.clone());
-        let certificate = setup.tls.as_ref().map(|tls| Arc::clone(&tls.certificate));
         let others = Others {
             admin: tokio::spawn(admin),
             redirect: tokio::spawn(redirect),
             clock: tokio::spawn(clock::watch(Arc::clone(&setup.store))),
-            certificate: tokio::spawn(certificate::watch(certificate)),
+            certificate: tokio::spawn(certificate::watch(setup.tls.clone())),
         };
         let http = tokio::spawn(http::serve(service, limit, handed_over, http_drains));
         let ends = mesh.shards.into_iter().zip(controls).zip(listeners.by_shard);
@@ -161,7 +160,7 @@ impl Threads {
             _ = clock => bail!("the comparison of clocks ended unexpectedly"),
             result = certificate => match result {
                 Ok(Err(error)) => Err(error),
-                _ => bail!("the task that reloads the certificate ended unexpectedly"),
+                _ => bail!("the task that keeps the certificate up to date ended unexpectedly"),
             },
         }
     }

@@ -84,6 +84,7 @@ mod server;
 mod tunnel;
 
 mod abuse;
+mod acme;
 mod centrifuge;
 mod chaos;
 mod check;

@@ -294,7 +294,7 @@ impl Proxy {
 }
 
 /// The program of a Debian package, which may be where only root looks.
-fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let folders = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
     let found = folders.split(':').map(|folder| Path::new(folder).join(name)).find(|file| file.is_file());
     found.unwrap_or_else(|| panic!("install the package {name} (`scripts/test-deploy install` does)"))

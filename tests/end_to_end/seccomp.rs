@@ -3,6 +3,7 @@
 //! libseccomp ignores the names of calls that an architecture lacks, but seccompiler does not. So this runs on x86-64.
 #![cfg(target_arch = "x86_64")]
 
+use crate::acme::{Authority, until_issued};
 use crate::databases::Kind;
 use crate::server::{Server, Setup, uproar};
 use seccompiler::{BpfProgram, apply_filter};
@@ -98,6 +99,16 @@ async fn a_server_and_its_tools_need_no_other_calls(kind: Kind) {
             let output = under(&filter, move || command.output()).await.expect("the tool can't be started");
             assert!(output.status.success(), "{tool:?}: {}", String::from_utf8_lossy(&output.stderr));
         }
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_is_ordered_without_other_calls() {
+    let authority = Authority::start().await;
+    for driver in ["auto", "epoll"] {
+        let mut server = start(authority.setup(driver, "chat.example.org").await, &filter(&[])).await;
+        until_issued(&server, 1).await;
         server.stop().await;
     }
 }

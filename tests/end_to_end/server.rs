@@ -141,6 +141,11 @@ impl Setup {
         (self, pair)
     }
 
+    /// Adds options, for the next server.
+    pub fn add_options(&mut self, options: &[&str]) {
+        self.options.extend(options.iter().map(ToString::to_string));
+    }
+
     /// A folder for whatever else a test needs.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -281,6 +286,12 @@ impl Server {
         assert!(status.success(), "{status} after SIGTERM");
     }
 
+    /// The setup of a server that has exited.
+    pub fn into_setup(mut self) -> Setup {
+        assert!(self.try_exit().is_some(), "the server is still running");
+        std::mem::replace(&mut self.setup, Setup::with_database(None, &[]))
+    }
+
     /// Starts another server with the same setup. This one must have exited.
     pub async fn restart(self) -> Server {
         self.relaunch().listens().await
@@ -294,10 +305,8 @@ impl Server {
     }
 
     /// The same for a server that may have to wait before it listens.
-    pub fn relaunch(mut self) -> Launched {
-        assert!(self.try_exit().is_some(), "the server is still running");
-        let empty = Setup::with_database(None, &[]);
-        std::mem::replace(&mut self.setup, empty).launch()
+    pub fn relaunch(self) -> Launched {
+        self.into_setup().launch()
     }
 
     // ── calls of clients ────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,14 +2,20 @@
 //! one connection. Both drivers and the HTTP service move the bytes of the same [`Session`], so that a connection can
 //! pass from one to the other.
 //!
-//! TLS 1.2 and 1.3 by rustls, with HTTP/1.1 as the only application protocol.
+//! TLS 1.2 and 1.3 by rustls, with HTTP/1.1 as the only application protocol, except for certificate authorities that
+//! look at a challenge of ACME.
 
 mod certificate;
+mod files;
+mod pair;
 mod session;
 
-pub use certificate::{Certificate, CertificateError, Versions};
+pub use certificate::{Certificate, ChallengeError};
+pub use files::{Files, FilesError, Versions};
+pub use pair::{Pair, PairError};
 pub use session::{Error, RECORD_LIMIT_BYTES, Session};
 
+use certificate::CHALLENGE_PROTOCOL;
 use rustls::ServerConfig;
 use rustls::crypto::ring::{self, Ticketer};
 use rustls::server::NoServerSessionStorage;
@@ -18,7 +24,12 @@ use std::sync::Arc;
 
 /// What all sessions share. A clone is the same configuration.
 #[derive(Clone)]
-pub struct Config(Arc<ServerConfig>);
+pub struct Config {
+    certificate: Arc<Certificate>,
+    usual: Arc<ServerConfig>,
+    /// While a certificate authority may look at a challenge.
+    challenged: Arc<ServerConfig>,
+}
 
 impl Config {
     /// # Errors
@@ -26,12 +37,19 @@ impl Config {
     pub fn new(certificate: Arc<Certificate>) -> Result<Config, rustls::Error> {
         let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let builder = builder.with_safe_default_protocol_versions()?;
-        let mut config = builder.with_no_client_auth().with_cert_resolver(certificate);
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let mut usual = builder.with_no_client_auth().with_cert_resolver(certificate.clone());
+        usual.alpn_protocols = vec![b"http/1.1".to_vec()];
         // A client that comes back presents a ticket, so that the server remembers nothing of it.
-        config.ticketer = Ticketer::new()?;
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Config(Arc::new(config)))
+        usual.ticketer = Ticketer::new()?;
+        usual.session_storage = Arc::new(NoServerSessionStorage {});
+        let mut challenged = usual.clone();
+        challenged.alpn_protocols.push(CHALLENGE_PROTOCOL.to_vec());
+        Ok(Config { certificate, usual: Arc::new(usual), challenged: Arc::new(challenged) })
+    }
+
+    /// The configuration for a session that begins now.
+    fn current(&self) -> Arc<ServerConfig> {
+        Arc::clone(if self.certificate.is_challenged() { &self.challenged } else { &self.usual })
     }
 }
 

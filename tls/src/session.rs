@@ -1,6 +1,7 @@
 //! The TLS side of one connection: ciphertext in, plaintext out, and the reverse.
 
 use crate::Config;
+use crate::certificate::CHALLENGE_PROTOCOL;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
 use std::fmt;
@@ -27,6 +28,9 @@ pub enum Error {
     TooLong,
     #[error("the session is not open")]
     NotOpen,
+    /// The rest of the handshake is in [`Session::outgoing`].
+    #[error("a certificate authority has looked at a challenge")]
+    Challenge,
 }
 
 /// A session of the server. Idle, it holds no buffer.
@@ -50,7 +54,7 @@ impl Session {
     /// # Errors
     /// If the configuration can't be used.
     pub fn new(config: &Config) -> Result<Session, Error> {
-        let connection = UnbufferedServerConnection::new(config.0.clone())?;
+        let connection = UnbufferedServerConnection::new(config.current())?;
         Ok(Session {
             connection,
             incoming: Vec::new(),
@@ -111,7 +115,7 @@ impl Session {
         }
         if self.incoming.is_empty() {
             let used = self.process(ciphertext, plaintext)?;
-            self.keep(&ciphertext[used..])
+            self.keep(&ciphertext[used..])?;
         } else {
             let mut incoming = std::mem::take(&mut self.incoming);
             incoming.extend_from_slice(ciphertext);
@@ -119,8 +123,14 @@ impl Session {
             incoming.drain(..used);
             // Idle sessions hold no buffer.
             self.incoming = if incoming.is_empty() { Vec::new() } else { incoming };
-            self.keep(&[])
+            self.keep(&[])?;
         }
+        if self.is_established() && self.connection.alpn_protocol() == Some(CHALLENGE_PROTOCOL) {
+            // The handshake is all that the certificate authority wants.
+            self.close();
+            return Err(self.fail(Error::Challenge));
+        }
+        Ok(())
     }
 
     /// Processes complete records, and returns the number of bytes that are used up.
@@ -310,7 +320,7 @@ impl fmt::Debug for Session {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Certificate;
+    use crate::{Certificate, Pair};
     use rcgen::{CertificateParams, KeyPair};
     use rustls::crypto::ring;
     use rustls::pki_types::{CertificateDer, ServerName};
@@ -322,13 +332,10 @@ mod tests {
 
     /// A server's configuration, and a function that makes clients that trust it.
     fn setup() -> (Config, impl Fn(&'static SupportedProtocolVersion) -> ClientConnection) {
-        let folder = tempfile::tempdir().unwrap();
-        let [certificate_path, key_path] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
-        std::fs::write(&certificate_path, certificate.pem()).unwrap();
-        std::fs::write(&key_path, key.serialize_pem()).unwrap();
-        let config = Config::new(Arc::new(Certificate::load(&certificate_path, &key_path).unwrap())).unwrap();
+        let pair = Pair::from_pem(certificate.pem().as_bytes(), key.serialize_pem().as_bytes()).unwrap();
+        let config = Config::new(Arc::new(Certificate::new(Some(pair)))).unwrap();
         let trusted: CertificateDer<'static> = certificate.der().clone();
         let client = move |version| {
             let mut roots = RootCertStore::empty();
@@ -453,6 +460,37 @@ mod tests {
             deliver(&mut session, &mut client);
             client.reader().read_to_end(&mut Vec::new()).expect("the end is announced");
         }
+    }
+
+    #[test]
+    fn an_authority_is_answered_only_while_it_has_been_asked() {
+        let certificate = Arc::new(Certificate::default());
+        let config = Config::new(Arc::clone(&certificate)).unwrap();
+        let hello = |protocols: &[&[u8]]| {
+            let mut client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(RootCertStore::empty())
+                .with_no_client_auth();
+            client.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            let name = ServerName::try_from("localhost").unwrap();
+            sent(&mut ClientConnection::new(Arc::new(client), name).unwrap())
+        };
+        let receive = |protocols: &[&[u8]]| {
+            let mut session = Session::new(&config).unwrap();
+            session
+                .receive(&mut hello(protocols), &mut Vec::new())
+                .map(|()| session.connection.alpn_protocol().is_some())
+        };
+        // Without a certificate, nobody is answered.
+        assert!(receive(&[b"http/1.1"]).is_err() && receive(&[CHALLENGE_PROTOCOL]).is_err());
+        certificate.add_challenge("LocalHost", [7; 32]).unwrap();
+        assert!(matches!(receive(&[CHALLENGE_PROTOCOL]), Ok(true)));
+        assert!(receive(&[b"http/1.1"]).is_err() && receive(&[CHALLENGE_PROTOCOL, b"http/1.1"]).is_err());
+        certificate.end_challenges();
+        assert!(receive(&[CHALLENGE_PROTOCOL]).is_err());
+        certificate.add_challenge("elsewhere.example", [7; 32]).unwrap();
+        assert!(receive(&[CHALLENGE_PROTOCOL]).is_err());
     }
 
     #[test]
