@@ -123,6 +123,7 @@ mod startup;
 mod stop;
 mod systemd;
 mod tls;
+mod tls_scan;
 mod tokens;
 mod tools;
 mod upgrade;
