@@ -6,6 +6,7 @@ use crate::databases::Kind;
 use crate::server::{Server, Setup, assert_contains, until};
 use crate::tunnel::{self, Pair, over_tls};
 use crate::{order, port, slow, stop, upgrade, violations};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use std::io;
 use std::pin::Pin;
 use std::process::Stdio;
@@ -17,8 +18,10 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::ring::cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256;
+use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, ProtocolVersion, version};
+use tokio_rustls::rustls::{ClientConfig, ConnectionTrafficSecrets, ExtractedSecrets, ProtocolVersion, version};
 
 on_each_driver! {
     pages_calls_and_websockets_are_served
@@ -30,6 +33,7 @@ on_each_driver! {
     what_is_not_a_handshake_harms_nobody
     more_clients_than_handshakes_per_turn_are_served
     clients_that_stop_in_a_handshake_are_aborted
+    what_a_session_says_is_sent_after_a_record_that_waits
 }
 
 on_each_database! {
@@ -440,6 +444,61 @@ async fn clients_that_stop_in_a_handshake_are_aborted(driver: &str) {
     }
     // The same after the handshake, before a request.
     Connection::open(&server, &pair).await.expect_announced_end().await;
+}
+
+/// Regression: on io_uring, what a session had to say while a record waited for the client to read was not sent after
+/// that record. The refusal of a renegotiation is such a thing.
+async fn what_a_session_says_is_sent_after_a_record_that_waits(driver: &str) {
+    // A ping would be written, and the rest with it.
+    let (server, pair) = start(driver, &["--shards", "1", "--limit", "ping_interval_ms=300000"]).await;
+    let mut neighbour = Connection::open(&server, &pair).await;
+    neighbour.upgrade_to_echo().await;
+    let mut provider = default_provider();
+    provider.cipher_suites = vec![TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256];
+    let mut client = pair.client_of(provider, &[&version::TLS12]);
+    client.enable_secret_extraction = true;
+    // One of these lengths is that of what the kernel takes without the client reading, so that the last record waits.
+    for messages in 0..50 {
+        let stream = within("the handshake", tunnel::connect(server.tls_port, client.clone())).await.unwrap();
+        let mut connection = Connection { stream, unread: Vec::new() };
+        connection.upgrade_to_echo().await;
+        for _ in 0..messages {
+            connection.send(&frame(FIN | TEXT, &[b'x'; 8_000])).await;
+        }
+        // The shard answers this after all of that.
+        neighbour.echo(b"before").await;
+        let (mut tcp, session) = connection.stream.into_inner();
+        tcp.write_all(&renegotiation(session.dangerous_extract_secrets().unwrap())).await.unwrap();
+        neighbour.echo(b"after").await;
+        let mut kinds = Vec::new();
+        while kinds.last() != Some(&ALERT) {
+            let mut head = [0; 5];
+            within("a record", tcp.read_exact(&mut head)).await.expect("a record");
+            let mut record = vec![0; usize::from(u16::from_be_bytes([head[3], head[4]]))];
+            within("a record", tcp.read_exact(&mut record)).await.expect("a record");
+            kinds.push(head[0]);
+        }
+    }
+}
+
+/// The record of an alert, and of a handshake message.
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
+
+/// A record with a client's hello in a session of TLS 1.2 with ChaCha20-Poly1305 (RFC 5246, 6.2.3.3; RFC 7905).
+fn renegotiation(secrets: ExtractedSecrets) -> Vec<u8> {
+    let (sequence, ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv }) = secrets.tx else {
+        panic!("another cipher was chosen");
+    };
+    let mut text = [&[1, 0, 0, 41, 3, 3][..], &[7; 32], &[0, 0, 2, 0xcc, 0xa9, 1, 0]].concat();
+    let header = [HANDSHAKE, 3, 3];
+    let length = (text.len() as u16).to_be_bytes();
+    let mut nonce: [u8; 12] = iv.as_ref().try_into().unwrap();
+    nonce[4..].iter_mut().zip(sequence.to_be_bytes()).for_each(|(byte, other)| *byte ^= other);
+    let key = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key.as_ref()).unwrap());
+    let aad = Aad::from([&sequence.to_be_bytes()[..], &header, &length].concat());
+    key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut text).unwrap();
+    [&header[..], &(text.len() as u16).to_be_bytes(), &text].concat()
 }
 
 async fn a_certificate_is_replaced_while_the_server_runs(kind: Kind) {

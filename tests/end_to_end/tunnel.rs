@@ -12,7 +12,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, version};
@@ -83,11 +83,16 @@ impl Pair {
 
     /// A client that trusts only this certificate, and speaks these versions of TLS (none: all).
     pub fn client(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+        self.client_of(ring::default_provider(), versions)
+    }
+
+    /// The same with this cryptography.
+    pub fn client_of(&self, provider: CryptoProvider, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
         let versions = if versions.is_empty() { &[&version::TLS12, &version::TLS13][..] } else { versions };
         let certificate = CertificateDer::from_pem_file(&self.certificate).expect("a certificate");
         let mut roots = RootCertStore::empty();
         roots.add(certificate).expect("a certificate that can be trusted");
-        ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(versions)
             .expect("versions that the provider knows")
             .with_root_certificates(roots)
