@@ -16,11 +16,18 @@ pub use pair::{Pair, PairError};
 pub use session::{Error, RECORD_LIMIT_BYTES, Session};
 
 use certificate::CHALLENGE_PROTOCOL;
-use rustls::ServerConfig;
 use rustls::crypto::ring::{self, Ticketer};
 use rustls::server::NoServerSessionStorage;
+use rustls::{CipherSuite, ServerConfig};
 use std::fmt;
 use std::sync::Arc;
+
+/// The cipher suites that the server prefers.
+const AES_128: [CipherSuite; 3] = [
+    CipherSuite::TLS13_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+];
 
 /// What all sessions share. A clone is the same configuration.
 #[derive(Clone)]
@@ -35,9 +42,13 @@ impl Config {
     /// # Errors
     /// If the system can't provide random numbers.
     pub fn new(certificate: Arc<Certificate>) -> Result<Config, rustls::Error> {
-        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let mut provider = ring::default_provider();
+        // AES-128 first: it and SHA-256 cost less than AES-256 and SHA-384, above all in handshakes. The sort is stable.
+        provider.cipher_suites.sort_by_key(|suite| !AES_128.contains(&suite.suite()));
+        let builder = ServerConfig::builder_with_provider(Arc::new(provider));
         let builder = builder.with_safe_default_protocol_versions()?;
         let mut usual = builder.with_no_client_auth().with_cert_resolver(certificate.clone());
+        usual.ignore_client_order = true;
         usual.alpn_protocols = vec![b"http/1.1".to_vec()];
         // A client that comes back presents a ticket, so that the server remembers nothing of it.
         usual.ticketer = Ticketer::new()?;
