@@ -60,7 +60,7 @@ impl Exporter {
         (Arc::new(tracer), Exporter { url, metrics, stop, task })
     }
 
-    /// Sends what waits, and stops. It takes [`FLUSH_TIMEOUT`] at most.
+    /// Sends what waits, and stops. It takes `FLUSH_TIMEOUT` at most.
     pub async fn stop(self) {
         let Exporter { url, metrics, stop, mut task } = self;
         let _ = stop.send(());

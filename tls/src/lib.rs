@@ -43,7 +43,7 @@ impl Config {
     /// If the system can't provide random numbers.
     pub fn new(certificate: Arc<Certificate>) -> Result<Config, rustls::Error> {
         let mut provider = ring::default_provider();
-        // AES-128 first: it and SHA-256 cost less than AES-256 and SHA-384, above all in handshakes. The sort is stable.
+        // AES-128 first: it and SHA-256 cost less than AES-256 and SHA-384. The sort is stable.
         provider.cipher_suites.sort_by_key(|suite| !AES_128.contains(&suite.suite()));
         let builder = ServerConfig::builder_with_provider(Arc::new(provider));
         let builder = builder.with_safe_default_protocol_versions()?;
