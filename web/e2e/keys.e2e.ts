@@ -144,6 +144,7 @@ describe('the keyboard', () => {
     await page.getByRole('heading', { name: 'attic' }).waitFor();
     // A name is missing: the page says so.
     await page.getByRole('button', { name: 'Find or create a room' }).click();
+    await page.locator('input[name=query]:focus').waitFor();
     await page.getByLabel('Display name').fill('Without a name');
     await page.keyboard.press('Enter');
     await page.getByText('Type a name first.').waitFor();
