@@ -19,7 +19,7 @@ export function mix(a: string, b: string, share: number): string {
 }
 
 /** Relative luminance, as WCAG 2 defines it. */
-function luminance(colour: string): number {
+export function luminance(colour: string): number {
   const [r, g, b] = parse(colour).map((channel) => {
     const value = channel / 255;
     return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;

@@ -48,7 +48,7 @@ export function isBlank(text: string): boolean {
 }
 
 /** What people count as characters: an emoji or a letter with its marks is one. Older browsers count code points. */
-function characters(text: string): Iterable<string> {
+export function characters(text: string): Iterable<string> {
   if (!('Segmenter' in Intl)) return text;
   return Array.from(new Intl.Segmenter().segment(text), ({ segment }) => segment);
 }
