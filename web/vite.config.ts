@@ -1,7 +1,7 @@
-import { defineConfig } from 'vite';
+import { readFileSync, readdirSync } from 'node:fs';
+import { type Plugin, defineConfig } from 'vite';
 
 // The dev server forwards the calls of the page to the running server that UPROAR names.
-declare const process: { env: Record<string, string | undefined> };
 const server = process.env.UPROAR ?? 'http://localhost:8080';
 
 const forward = (path: string, ws = false) => ({
@@ -14,7 +14,33 @@ const forward = (path: string, ws = false) => ({
   },
 });
 
+/** Writes `licences.txt`: what the licences of the packages in the bundle ask to be passed on with them. */
+function licences(): Plugin {
+  return {
+    name: 'licences',
+    generateBundle(_, bundle) {
+      const packages = new Set<string>();
+      for (const chunk of Object.values(bundle)) {
+        if (chunk.type !== 'chunk') continue;
+        for (const [module, { renderedLength }] of Object.entries(chunk.modules)) {
+          const folder = /^.*\/node_modules\/(?:@[^/]+\/)?[^/]+/.exec(module)?.[0];
+          if (folder && renderedLength > 0) packages.add(folder);
+        }
+      }
+      const texts = [...packages].map((folder) => {
+        const name = folder.split('/node_modules/').at(-1)!;
+        const file = readdirSync(folder).find((file) => /^licen[cs]e/i.test(file));
+        if (!file) throw new Error(`${name} has no licence`);
+        return `${name}\n\n${readFileSync(`${folder}/${file}`, 'utf8').trim()}\n`;
+      });
+      texts.sort();
+      this.emitFile({ type: 'asset', fileName: 'licences.txt', source: texts.join(`\n${'-'.repeat(80)}\n\n`) });
+    },
+  };
+}
+
 export default defineConfig({
+  plugins: [licences()],
   build: {
     target: 'es2022',
     // The first versions that support light-dark(), so that styles need no rewriting for older ones.

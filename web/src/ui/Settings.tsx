@@ -51,6 +51,9 @@ export function Settings({ chat, session, onClose }: { chat: Chat; session: Sess
       />
       <Notifications />
       <Password chat={chat} session={session} />
+      <p class="hint">
+        This page contains <a href="/licences.txt">software of others</a>.
+      </p>
     </Dialog>
   );
 }
