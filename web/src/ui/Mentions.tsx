@@ -1,4 +1,6 @@
 /** The names that a mention in the message box may become. */
+import { Avatar } from './Avatar';
+
 interface Props {
   names: readonly string[];
   selected: number;
@@ -21,7 +23,10 @@ export function Mentions({ names, selected, onChoose }: Props) {
           onPointerDown={(event) => event.preventDefault()}
           onClick={() => onChoose(name)}
         >
-          <bdi>{name}</bdi>
+          <Avatar name={name} />
+          <span class="title">
+            <bdi>{name}</bdi>
+          </span>
         </li>
       ))}
     </ul>

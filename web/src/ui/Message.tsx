@@ -8,8 +8,10 @@ import type { Item } from '../state/outbox';
 import { cut, excess, isBlank, storable } from '../state/text';
 import { fullTime, shortTime } from '../state/time';
 import type { Data, Message } from '../state/timeline';
+import { Avatar } from './Avatar';
 import { tooLongText } from './Composer';
 import { Grow } from './Grow';
+import { IconButton } from './Icon';
 import { Text } from './Text';
 import { memo } from './memo';
 
@@ -60,12 +62,15 @@ function Frame(props: FrameProps) {
       )}
       {isFirstNew && <p class="new-divider">New</p>}
       {isGroupStart ? (
-        <p class="by">
-          <bdi class="name">{name}</bdi>
-          <time dateTime={new Date(time).toISOString()} title={fullTime(time)}>
-            {shortTime(time)}
-          </time>
-        </p>
+        <>
+          <Avatar name={name} />
+          <p class="by">
+            <bdi class="name">{name}</bdi>
+            <time dateTime={new Date(time).toISOString()} title={fullTime(time)}>
+              {shortTime(time)}
+            </time>
+          </p>
+        </>
       ) : (
         <time class="beside" aria-hidden="true" title={fullTime(time)}>
           {shortTime(time)}
@@ -175,41 +180,61 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
         </p>
       )}
       {isActive && !isGone && !isEditing && (
-        // The frame is as high as the message, so that the actions stay in view in a high one.
-        <div class="actions-frame">
-          <div class="actions" role="group" aria-label="Message actions">
-            {menu === 'react' ? (
-              // The keys keep Preact from reusing a button as another one under the finger or the focus.
-              <Fragment key="react">
-                {EMOJI.map((emoji) => {
-                  const mine = message.reactions.some((reaction) => reaction.emoji === emoji && reaction.mine);
-                  return (
-                    <button key={emoji} aria-pressed={mine} onClick={() => react(emoji, mine)}>
-                      {emoji}
-                    </button>
-                  );
-                })}
-              </Fragment>
-            ) : menu === 'delete' ? (
-              <Fragment key="delete">
-                <span>Delete this message?</span>
-                <button onClick={() => void change({ delete: message.offset })}>Delete</button>
-                <button onClick={() => setMenu(undefined)}>Cancel</button>
-              </Fragment>
-            ) : (
-              <Fragment key="all">
-                <button onClick={() => setMenu('react')}>React</button>
-                <button onClick={() => onReply(message)}>Reply</button>
-                {isMine && <button onClick={() => onEdit(message.offset)}>Edit</button>}
-                {isMine && <button onClick={() => setMenu('delete')}>Delete</button>}
-              </Fragment>
-            )}
-          </div>
-        </div>
+        <Actions>
+          {menu === 'react' ? (
+            // The keys keep Preact from reusing a button as another one under the finger or the focus.
+            <Fragment key="react">
+              {EMOJI.map((emoji) => {
+                const mine = message.reactions.some((reaction) => reaction.emoji === emoji && reaction.mine);
+                return (
+                  <button key={emoji} aria-pressed={mine} onClick={() => react(emoji, mine)}>
+                    {emoji}
+                  </button>
+                );
+              })}
+            </Fragment>
+          ) : menu === 'delete' ? (
+            <Fragment key="delete">
+              <span>Delete this message?</span>
+              <button onClick={() => void change({ delete: message.offset })}>Delete</button>
+              <button onClick={() => setMenu(undefined)}>Cancel</button>
+            </Fragment>
+          ) : (
+            <Fragment key="all">
+              <IconButton icon="react" label="React" onClick={() => setMenu('react')} />
+              <IconButton icon="reply" label="Reply" onClick={() => onReply(message)} />
+              {isMine && <IconButton icon="edit" label="Edit" onClick={() => onEdit(message.offset)} />}
+              {isMine && <IconButton icon="delete" label="Delete" onClick={() => setMenu('delete')} />}
+            </Fragment>
+          )}
+        </Actions>
       )}
     </Frame>
   );
 });
+
+/**
+ * What can be done with a message, right behind its text. If there is no space, it lies above the end of the first line.
+ * The frame around it is as high as the text, so that it stays in view in a high one.
+ */
+function Actions({ children }: { children: ComponentChildren }) {
+  const frame = useRef<HTMLDivElement>(null);
+  const actions = useRef<HTMLDivElement>(null);
+  useLayoutEffect(() => {
+    const { style, classList, clientWidth, parentElement } = frame.current!;
+    const text = parentElement!.querySelector<HTMLElement>('.text')!;
+    style.setProperty('--text-top', `${text.offsetTop}px`);
+    style.setProperty('--text-width', `${text.offsetWidth}px`);
+    classList.toggle('above', text.offsetWidth + actions.current!.offsetWidth > clientWidth);
+  });
+  return (
+    <div class="actions-frame" ref={frame}>
+      <div class="actions" role="group" aria-label="Message actions" ref={actions}>
+        {children}
+      </div>
+    </div>
+  );
+}
 
 /** The unfinished edit of a message. */
 function keptEdit(chat: Chat, room: string, offset: number): string | undefined {

@@ -243,6 +243,8 @@ export class MessageList extends Component<Props, State> {
     if (clientWidth !== this.view.width) {
       if (this.view.width !== 0) this.heights.forget();
       this.view.width = clientWidth;
+      // The messages begin and end where the header and the composer do, which have no scroll bar beside them.
+      inner.style.setProperty('--scroll-bar', `${scroller.offsetWidth - clientWidth}px`);
     }
     this.view.height = clientHeight;
     for (const child of inner.children) {

@@ -5,6 +5,7 @@ import { errorText } from '../errors';
 import type { Chat } from '../chat';
 import type { Room } from '../room';
 import type { RoomInfo } from '../state/room-list';
+import { Avatar } from './Avatar';
 import { Field } from './Field';
 import { focusIfLost, useStores } from './hooks';
 import { useOneStop } from './keys';
@@ -126,6 +127,7 @@ export function Presence({ chat, room, info, onLeave, onClose }: Props) {
       <ul>
         {users.map((user) => (
           <li key={user.id} class="here">
+            <Avatar name={user.username} />
             <span class="title">
               <bdi>{user.username}</bdi>
             </span>
@@ -141,6 +143,7 @@ export function Presence({ chat, room, info, onLeave, onClose }: Props) {
       <ul ref={list} {...stops.list}>
         {members?.members.map(({ user, role }) => (
           <li key={user.id}>
+            <Avatar name={user.username} />
             <span class="title">
               <bdi>{user.username}</bdi>
             </span>

@@ -101,7 +101,7 @@ function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomIn
           </div>
         )}
         <p class="typing" aria-live="off">
-          {room && typingText(room)}
+          <span>{room && typingText(room)}</span>
         </p>
         <Composer
           chat={chat}
