@@ -85,8 +85,8 @@ pub enum Tool {
     /// Checks everything that a start needs, without starting
     ///
     /// It prints one line for each thing that it has looked at: the options, the data folder, the addresses, the
-    /// certificate, the signing key and the database. A line that starts with "problem:" says what would keep the server from starting,
-    /// and what to do. A server may be running. Run it as the user that runs the server.
+    /// certificate, the signing key and the database. A line that starts with "problem:" says what would keep the server
+    /// from starting, and what to do. A server may be running. Run it as the user that runs the server.
     Check,
     /// Exits with status 0 if a running server responds
     ///

@@ -7,9 +7,9 @@
 //! the modules that know nothing of requests in progress: `addresses`, `assets`, `attempts`, `bodies`, `chat`,
 //! `errors`, `objects`, `origins`, `passwords`, `rate`, `readiness`, `security_log`, `settings`, `slots`, `socket`,
 //! `stream`, `tokens`, `traces` and `validation`. Above them, `app` holds what all handlers share. `input`, `cookie`
-//! and `authentication` turn a request into checked values. Next come the handlers: `accounts`, `messages`, `operations`,
-//! `page`, `redirect`, `rooms` and `upgrade`. At the top, `service` routes requests to the handlers and serves
-//! connections.
+//! and `authentication` turn a request into checked values. Next come the handlers: `accounts`, `messages`,
+//! `operations`, `page`, `redirect`, `rooms` and `upgrade`. At the top, `service` routes requests to the handlers and
+//! serves connections.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 

@@ -324,7 +324,8 @@ mod tests {
         (config, TlsConnector::from(Arc::new(client)))
     }
 
-    /// Regression: on TLS, ending a connection writes something too, and waited forever for a client that reads nothing.
+    /// Regression: on TLS, ending a connection writes something too, and waited forever for a client that reads
+    /// nothing.
     #[tokio::test]
     async fn the_end_of_a_connection_over_tls_has_a_deadline() {
         let (config, connector) = tls();

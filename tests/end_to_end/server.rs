@@ -398,7 +398,8 @@ impl Server {
         }
     }
 
-    /// The sum of the values in `/metrics` of a metric, such as `a_total`, or of one series, such as `a_total{code="1"}`.
+    /// The sum of the values in `/metrics` of a metric, such as `a_total`, or of one series, such as
+    /// `a_total{code="1"}`.
     pub async fn metric(&self, series: &str) -> f64 {
         let answer = self.get("/metrics", "").await;
         assert_eq!(answer.status, 200);

@@ -136,8 +136,8 @@ mod tests {
     fn usual_lines_are_scanned() {
         let centrifugo = Centrifugo::new(5);
         let line = concat!(
-            r#"{"push":{"channel":"room:offset","pub":{"data":{"text":"hello","id":"1"},"info":{"user":"7","client":"","#,
-            r#""conn_info":{"username":"offset"}},"offset":17,"time":1700}}}"#
+            r#"{"push":{"channel":"room:offset","pub":{"data":{"text":"hello","id":"1"},"info":{"user":"7","#,
+            r#""client":"","conn_info":{"username":"offset"}},"offset":17,"time":1700}}}"#
         );
         assert_eq!(centrifugo.read(line.as_bytes()), ServerEvent::Message { text: b"hello", offset: Some(17) });
         let line = br#"{"push":{"channel":"live:a","pub":{"data":{"text":"hello"},"info":{"user":"7"},"time":1}}}"#;

@@ -53,7 +53,8 @@ impl MovedTo {
     }
 }
 
-/// The rules by which names are folded, and for how long revocations have to be kept. The others belong to one database.
+/// The rules by which names are folded, and for how long revocations have to be kept. The others belong to one
+/// database.
 const MOVED_META: [&str; 2] = ["name_rules", "longest_token_lifetime_ms"];
 
 /// A database that no other process changes while this value lives.
