@@ -64,7 +64,8 @@ test:
 	$(CARGO_TEST)
 	scripts/test-deploy
 	target=$$(cd "$${CARGO_TARGET_DIR:-target}" && pwd) && cd web && UPROAR_BINARY="$$target/debug/uproar" \
-		CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" || echo /usr/bin/chromium)" npm run e2e
+		CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" || echo /usr/bin/chromium)" \
+		FIREFOX="$$(command -v "$${FIREFOX:-firefox-esr}" || echo /usr/bin/firefox-esr)" npm run e2e
 	scripts/autobahn '2.*' '3.*' '4.*' '5.*' '7.*' || [ $$? -eq 3 ]
 	SCHEME=wss scripts/autobahn '2.*' '3.*' '4.*' '5.*' '7.*' || [ $$? -eq 3 ]
 

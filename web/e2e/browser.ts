@@ -1,12 +1,66 @@
 /** What the browser tests share: a server, a browser, and ways to find things on the page. */
-import { mkdirSync, readFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { type Browser, type BrowserContext, type BrowserContextOptions, type Page, chromium } from 'playwright-core';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import {
+  type Browser,
+  type BrowserContext,
+  type BrowserContextOptions,
+  type Page,
+  chromium,
+  firefox,
+} from 'playwright-core';
 import { afterAll, beforeAll } from 'vitest';
 import { type Options, type Server, post, startServer } from './server';
 
 export const PASSWORD = 'correct horse';
 const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+
+export type BrowserName = 'chromium' | 'firefox';
+
+const launch: Record<BrowserName, () => Promise<Browser>> = {
+  chromium: () =>
+    chromium.launch({
+      executablePath: process.env['CHROMIUM'] ?? '/usr/bin/chromium',
+      // Chromium's sandbox does not work as root, and containers have little shared memory.
+      args: ['--no-sandbox', '--disable-dev-shm-usage'],
+    }),
+  /** An ordinary Firefox, over WebDriver BiDi. Playwright's other protocol needs a Firefox of its own. */
+  firefox: async () => {
+    // Root's Firefox does not start in a home that belongs to someone else, as it does in the containers of some CIs.
+    const home = mkdtempSync(join(tmpdir(), 'uproar-firefox-'));
+    const browser = await firefox.launch({
+      channel: 'moz-firefox',
+      executablePath: process.env['FIREFOX'] ?? '/usr/bin/firefox-esr',
+      env: { ...process.env, HOME: home },
+    });
+    browser.once('disconnected', () => rmSync(home, { recursive: true, force: true }));
+    dropUnknownCommand(browser);
+    return browser;
+  },
+};
+
+/** What Playwright keeps to itself. */
+interface Internals {
+  _connection: { toImpl(browser: Browser): { _browserSession: Session } };
+}
+
+interface Session {
+  send(method: string, params: unknown): Promise<unknown>;
+}
+
+/**
+ * Playwright sends this command for every context, even if nothing is to be emulated, and Firefox 153 doesn't know it.
+ * So the tests in Firefox see the colours and the motion that the browser itself prefers.
+ */
+function dropUnknownCommand(browser: Browser): void {
+  const { _connection } = browser as unknown as Internals;
+  const session = _connection.toImpl(browser)._browserSession;
+  const send = session.send.bind(session);
+  session.send = async (method, params) =>
+    method === 'emulation.setMediaFeaturesOverride' ? {} : send(method, params);
+}
 
 /** A server and a browser for the tests of one file. */
 export class World {
@@ -16,13 +70,9 @@ export class World {
   readonly pageErrors: string[] = [];
   private readonly contexts: BrowserContext[] = [];
 
-  async open(options: Options = {}): Promise<void> {
+  async open(options: Options = {}, browser: BrowserName = 'chromium'): Promise<void> {
     this.server = await startServer(options);
-    this.browser = await chromium.launch({
-      executablePath: process.env['CHROMIUM'] ?? '/usr/bin/chromium',
-      // Chromium's sandbox does not work as root, and containers have little shared memory.
-      args: ['--no-sandbox', '--disable-dev-shm-usage'],
-    });
+    this.browser = await launch[browser]();
     mkdirSync('e2e/shots', { recursive: true });
   }
 
@@ -107,9 +157,9 @@ export class World {
 }
 
 /** Creates the world for the tests of a file, opened before them and closed after them. */
-export function createWorld(options: Options = {}): World {
+export function createWorld(options: Options = {}, browser: BrowserName = 'chromium'): World {
   const world = new World();
-  beforeAll(() => world.open(options));
+  beforeAll(() => world.open(options, browser));
   afterAll(() => world.close());
   return world;
 }
