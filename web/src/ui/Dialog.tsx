@@ -18,7 +18,10 @@ export function Dialog({ title, onClose, children }: Props) {
     element.showModal();
     return () => {
       element.close();
-      if (opener instanceof HTMLElement) opener.focus();
+      if (!(opener instanceof HTMLElement)) return;
+      // Chromium has returned the focus, but not the caret: what is typed would be lost.
+      opener.blur();
+      opener.focus();
     };
   }, []);
   return (
