@@ -130,6 +130,11 @@ export class Chat extends Store {
     return this.session.textLimitBytes;
   }
 
+  /** The names of rooms, the one opened last first. */
+  get recentRooms(): readonly string[] {
+    return this.recent;
+  }
+
   /** Why subscribing to one of the user's rooms failed. */
   subscriptionError(name: string): string | undefined {
     return this.rejected.get(name)?.reason;
@@ -511,6 +516,11 @@ export class Chat extends Store {
 
   changeDraft(name: string, change: { [K in keyof Draft]?: Draft[K] | undefined }): void {
     this.env.drafts.change(this.me.id, name, this.epoch(name), change as Partial<Draft>);
+  }
+
+  /** The rooms with a draft. */
+  get draftRooms(): Set<string> {
+    return this.env.drafts.rooms(this.me.id);
   }
 
   async joinRoom(name: string): Promise<FoundRoom> {

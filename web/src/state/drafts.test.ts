@@ -23,6 +23,21 @@ describe('Drafts', () => {
     expect(drafts.read('1', 'lobby', 'e').text).toBe('Here');
   });
 
+  it('are known by their rooms, whichever tab left them', () => {
+    const other = new Drafts(new Memory(), shared);
+    drafts.change('1', 'lobby', 'e', { text: 'Half' });
+    drafts.change('1', 'a.b', 'e', { edit: { offset: 4 } });
+    drafts.change('1', 'blank', 'e', { text: ' \n' });
+    drafts.change('1', 'reply', 'e', { replyTo: 3 });
+    drafts.change('12', 'hall', 'e', { text: 'Another user' });
+    other.change('1', 'attic', 'e', { text: 'Still open' });
+    expect([...drafts.rooms('1')].sort()).toEqual(['a.b', 'lobby']);
+    other.leave();
+    expect([...drafts.rooms('1')].sort()).toEqual(['a.b', 'attic', 'lobby']);
+    drafts.change('1', 'lobby', 'e', { text: '' });
+    expect([...drafts.rooms('1')].sort()).toEqual(['a.b', 'attic']);
+  });
+
   it('survive a reload', () => {
     drafts.change('1', 'lobby', 'e', { text: 'Half', replyTo: 3, edit: { offset: 4, text: 'Other' } });
     drafts.leave();

@@ -1,5 +1,6 @@
 /** Unfinished input: what was written in a room and not sent. */
 import type { StorageLike } from './outbox';
+import { isBlank } from './text';
 
 export interface Draft {
   text: string;
@@ -49,6 +50,15 @@ export class Drafts {
     this.setLeft(key, left);
   }
 
+  /** The rooms in which something was begun, in this tab or in one that left it. */
+  rooms(user: string): Set<string> {
+    const prefix = `${user}.`;
+    const left = this.shared.keys().flatMap((key) => (key.startsWith(LEFT) ? [key.slice(LEFT.length)] : []));
+    const begun = left.filter((key) => this.left(key).some(isBegun));
+    for (const [key, draft] of this.own()) if (isBegun(draft)) begun.push(key);
+    return new Set(begun.flatMap((key) => (key.startsWith(prefix) ? [key.slice(prefix.length)] : [])));
+  }
+
   change(user: string, room: string, epoch: string, change: Partial<Draft>): void {
     const draft = { ...this.read(user, room, epoch), ...change, epoch };
     const isEmpty = draft.text === '' && draft.replyTo === undefined && draft.edit === undefined;
@@ -91,6 +101,10 @@ export class Drafts {
     if (left.length > 0) this.shared.setItem(LEFT + key, JSON.stringify(left));
     else this.shared.removeItem(LEFT + key);
   }
+}
+
+function isBegun({ text, edit }: Draft): boolean {
+  return !isBlank(text) || edit !== undefined;
 }
 
 function isSame(a: Draft, b: Draft): boolean {

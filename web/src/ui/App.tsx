@@ -8,10 +8,12 @@ import { FindRoom } from './FindRoom';
 import { Room } from './Room';
 import { Rooms } from './Rooms';
 import { Settings } from './Settings';
+import { Shortcuts } from './Shortcuts';
 import { SignIn } from './SignIn';
+import { Switcher } from './Switcher';
 import { go, roomInAddress } from './address';
 import { focusIfLost, useStores } from './hooks';
-import { useTyping } from './keys';
+import { useShortcuts, useTyping } from './keys';
 
 export function App({ session }: { session: Session }) {
   useStores(session);
@@ -95,9 +97,14 @@ function notify(title: string, body: string, tag: string, room: string): void {
 
 function Main({ chat, session }: { chat: Chat; session: Session }) {
   useStores(chat, chat.rooms, chat.banner, chat.announcer);
-  useTyping();
-  const [dialog, setDialog] = useState<'find' | 'settings'>();
+  const [dialog, setDialog] = useState<'find' | 'settings' | 'switch' | 'shortcuts'>();
   const close = () => setDialog(undefined);
+  const toggleSwitcher = () => {
+    if (dialog === 'switch') close();
+    else if (!document.querySelector('dialog[open]')) setDialog('switch');
+  };
+  useShortcuts(toggleSwitcher, () => setDialog('shortcuts'));
+  useTyping();
   useEffect(() => {
     const moved = () => chat.show(roomInAddress());
     addEventListener('hashchange', moved);
@@ -136,7 +143,11 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
         <Room key={chat.openRoom} chat={chat} name={chat.openRoom} />
       )}
       {dialog === 'find' && <FindRoom chat={chat} onClose={close} />}
-      {dialog === 'settings' && <Settings chat={chat} session={session} onClose={close} />}
+      {dialog === 'switch' && <Switcher chat={chat} onFind={() => setDialog('find')} onClose={close} />}
+      {dialog === 'settings' && (
+        <Settings chat={chat} session={session} onShortcuts={() => setDialog('shortcuts')} onClose={close} />
+      )}
+      {dialog === 'shortcuts' && <Shortcuts onClose={close} />}
       <p key="announcement" class="visually-hidden" aria-live="polite">
         {/* A new element each time, so that a repeated text is announced again. */}
         <span key={chat.announcer.count}>{chat.announcer.text}</span>

@@ -24,6 +24,9 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
       (!words || fold(name).includes(words) || fold(title).includes(words)) &&
       (!onlyUnread || name === chat.openRoom || chat.rooms.unread(name) > 0),
   );
+  // The draft of the open room is in sight.
+  const drafts = chat.draftRooms;
+  const isBegun = (name: string) => name !== chat.openRoom && drafts.has(name);
   const stops = useOneStop([...shown.map(({ name }) => name), ...chat.stranded], chat.openRoom);
   useEffect(() => current.current?.scrollIntoView({ block: 'nearest' }), [chat.openRoom, loaded]);
 
@@ -76,6 +79,7 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
                 <span class="title">
                   <bdi>{room.title}</bdi>
                 </span>
+                {isBegun(room.name) && <span class="mark draft">Draft</span>}
                 {room.private && <span class="mark">Private</span>}
                 {unread > 0 && (
                   <span class={mentioned ? 'count mentioned' : 'count'}>

@@ -8,7 +8,14 @@ import { Field } from './Field';
 import { go } from './address';
 import { ThemeEditor, loadTheme, saveTheme } from './Theme';
 
-export function Settings({ chat, session, onClose }: { chat: Chat; session: Session; onClose: () => void }) {
+interface Props {
+  chat: Chat;
+  session: Session;
+  onShortcuts: () => void;
+  onClose: () => void;
+}
+
+export function Settings({ chat, session, onShortcuts, onClose }: Props) {
   const [theme, setTheme] = useState(loadTheme);
   const [error, setError] = useState<string>();
   const [isSure, setSure] = useState(false);
@@ -50,6 +57,10 @@ export function Settings({ chat, session, onClose }: { chat: Chat; session: Sess
         }}
       />
       <Notifications />
+      <fieldset>
+        <legend>Keyboard</legend>
+        <button onClick={onShortcuts}>Show the keyboard shortcuts</button>
+      </fieldset>
       <Password chat={chat} session={session} />
       <p class="hint">
         This page contains <a href="/licences.txt">software of others</a>.

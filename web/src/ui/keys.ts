@@ -1,6 +1,6 @@
 /** What the keyboard does apart from the focused element. */
 import type { TargetedEvent } from 'preact';
-import { useEffect, useState } from 'preact/hooks';
+import { useEffect, useRef, useState } from 'preact/hooks';
 
 /** Moves the focus among the stops of a list. */
 function moveFocus(event: KeyboardEvent, list: HTMLElement): void {
@@ -38,6 +38,39 @@ function isElsewhere(target: EventTarget | null): boolean {
 function shownComposer(): HTMLTextAreaElement | undefined {
   const composer = document.querySelector<HTMLTextAreaElement>('#composer');
   return composer && composer.offsetParent !== null && !document.querySelector('dialog[open]') ? composer : undefined;
+}
+
+const IS_MAC = typeof navigator !== 'undefined' && /^(Mac|iP)/.test(navigator.platform);
+/** How the keys that open the switcher are written. On a Mac, Ctrl+K deletes the rest of the line. */
+export const SWITCH_KEYS = IS_MAC ? '⌘K' : 'Ctrl+K';
+
+function isSwitch({ key, code, ctrlKey, metaKey, altKey, shiftKey }: KeyboardEvent): boolean {
+  const [wanted, other] = IS_MAC ? [metaKey, ctrlKey] : [ctrlKey, metaKey];
+  // The key of a Greek or Russian keyboard is called by its place.
+  const isK = key.toLowerCase() === 'k' || (code === 'KeyK' && !/^[a-z]$/i.test(key));
+  return isK && wanted && !other && !altKey && !shiftKey;
+}
+
+function isHelp({ key, target, ctrlKey, metaKey, altKey }: KeyboardEvent): boolean {
+  const isFree = target instanceof Element && target.closest(`${FIELDS}, dialog`) === null;
+  return key === '?' && isFree && !ctrlKey && !metaKey && !altKey;
+}
+
+/** Calls these when their keys are pressed. To be used before `useTyping`, which has what is left. */
+export function useShortcuts(onSwitch: () => void, onHelp: () => void): void {
+  const latest = useRef({ onSwitch, onHelp });
+  latest.current = { onSwitch, onHelp };
+  useEffect(() => {
+    const onKeyDown = (event: KeyboardEvent) => {
+      if (event.defaultPrevented || event.isComposing) return;
+      const action = isSwitch(event) ? latest.current.onSwitch : isHelp(event) ? latest.current.onHelp : undefined;
+      if (!action) return;
+      event.preventDefault();
+      action();
+    };
+    addEventListener('keydown', onKeyDown);
+    return () => removeEventListener('keydown', onKeyDown);
+  }, []);
 }
 
 /** Makes what is typed or pasted outside of any field go to the composer. */
