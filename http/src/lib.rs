@@ -5,9 +5,9 @@
 //!
 //! The modules form layers. Imports only point downwards, and within a layer they never form a cycle. At the bottom are
 //! the modules that know nothing of requests in progress: `addresses`, `assets`, `attempts`, `bodies`, `chat`,
-//! `errors`, `objects`, `origins`, `passwords`, `rate`, `readiness`, `security_log`, `settings`, `slots`, `socket`,
-//! `stream`, `tokens`, `traces` and `validation`. Above them, `app` holds what all handlers share. `input`, `cookie`
-//! and `authentication` turn a request into checked values. Next come the handlers: `accounts`, `messages`,
+//! `errors`, `objects`, `origins`, `passwords`, `rate`, `readiness`, `security_log`, `settings`, `signatures`, `slots`,
+//! `socket`, `stream`, `tokens`, `traces` and `validation`. Above them, `app` holds what all handlers share. `input`,
+//! `cookie` and `authentication` turn a request into checked values. Next come the handlers: `accounts`, `messages`,
 //! `operations`, `page`, `redirect`, `rooms` and `upgrade`. At the top, `service` routes requests to the handlers and
 //! serves connections.
 
@@ -39,6 +39,7 @@ mod rooms;
 mod security_log;
 mod service;
 mod settings;
+mod signatures;
 mod slots;
 mod socket;
 mod stream;
