@@ -52,3 +52,12 @@ it('does not notify the user of a message in a room that was deleted meanwhile',
   expect(notified).toEqual([]);
   expect(rooms.isMentioned(rooms.get('lobby')!)).toBe(false);
 });
+
+it('tells of a message without its markers, and not of a name in code', () => {
+  announcer.message('lobby', 'old', bob, '**@ann**: `two`', 5, false);
+  announcer.message('lobby', 'old', bob, '`@ann`', 6, false);
+  vi.runAllTimers();
+  expect(notified).toEqual([['@ann: two', 'old 5']]);
+  announcer.message('lobby', 'old', bob, '> *three*', 7, true);
+  expect(announcer.text).toBe('bob: three');
+});

@@ -1,8 +1,9 @@
 /** Tells the user of new messages: aloud those on screen, and by a notification those that mention the user. */
 import type { RoomList } from './state/room-list';
+import { mentionsMe, plainText } from './state/markdown';
 import type { Names } from './state/mentions';
 import { Store } from './state/store';
-import { cut, mentionsMe } from './state/text';
+import { cut } from './state/text';
 import type { User } from './state/timeline';
 
 /** Gives another tab that shows the room time to mark the message as read. */
@@ -30,7 +31,7 @@ export class Announcer extends Store {
   /** A message of another user arrived in a room with this epoch. `isSeen`: the user is looking at the room. */
   message(name: string, epoch: string, user: User, text: string, offset: number, isSeen: boolean): void {
     if (isSeen) {
-      this.text = `${user.username}: ${cut(text, 300)}`;
+      this.text = `${user.username}: ${cut(plainText(text), 300)}`;
       this.count++;
       this.changed();
     } else if (mentionsMe(text, this.me.username, this.names)) {
@@ -39,7 +40,7 @@ export class Announcer extends Store {
       setTimeout(() => {
         const room = this.rooms.get(name);
         if (this.stopped || room?.epoch !== epoch || room.read.offset >= offset) return;
-        this.notify(`${user.username} in ${title}`, cut(text, 200), `${epoch} ${offset}`, name);
+        this.notify(`${user.username} in ${title}`, cut(plainText(text), 200), `${epoch} ${offset}`, name);
       }, NOTIFY_AFTER_MS);
     }
   }

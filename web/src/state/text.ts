@@ -28,10 +28,6 @@ function splitMentions(text: string, me: string, names: Names, out: Part[]): voi
   if (at < text.length) out.push({ kind: 'text', text: text.slice(at) });
 }
 
-export function mentionsMe(text: string, me: string, names: Names): boolean {
-  return parseText(text, me, names).some(({ kind }) => kind === 'me');
-}
-
 /** Removes U+0000, which databases can't store, and replaces lone surrogates. */
 export function storable(text: string): string {
   return text.replace(/\0/g, '').replace(/\p{Surrogate}/gu, '\ufffd');

@@ -2,6 +2,7 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
 import type { Chat } from '../chat';
 import type { Quote } from '../room';
+import { plainText } from '../state/markdown';
 import { suggest } from '../state/mentions';
 import { cut, excess, isBlank, storable } from '../state/text';
 import { Grow } from './Grow';
@@ -100,7 +101,7 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
           {quoted ? (
             <span dir="auto">
               Replying to <bdi class="name">{quoted.user.username}</bdi>:{' '}
-              {quoted.text === null ? 'Message deleted' : cut(quoted.text, 120)}
+              {quoted.text === null ? 'Message deleted' : cut(plainText(quoted.text), 120)}
             </span>
           ) : (
             <span>Replying to an earlier message</span>

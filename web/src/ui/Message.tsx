@@ -5,6 +5,7 @@ import { errorText } from '../errors';
 import type { Chat } from '../chat';
 import type { Quote } from '../room';
 import type { Item } from '../state/outbox';
+import { plainText } from '../state/markdown';
 import { cut, excess, isBlank, storable } from '../state/text';
 import { fullTime, shortTime } from '../state/time';
 import type { Data, Message } from '../state/timeline';
@@ -255,7 +256,7 @@ function Quoted({ offset, quoted, isReachable, onGoTo }: QuotedProps) {
       {quoted ? (
         <>
           <bdi class="name">{quoted.user.username}</bdi>{' '}
-          <span dir="auto">{quoted.text === null ? 'Message deleted' : cut(quoted.text, 200)}</span>
+          <span dir="auto">{quoted.text === null ? 'Message deleted' : cut(plainText(quoted.text), 200)}</span>
         </>
       ) : (
         'Earlier message'

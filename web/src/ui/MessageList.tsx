@@ -7,6 +7,7 @@ import type { Item } from '../state/outbox';
 import { dayLabel, sameDay, startsGroup } from '../state/time';
 import type { Message } from '../state/timeline';
 import { MessageRow, UnsentRow } from './Message';
+import { copyMessages } from './copy';
 
 interface Props {
   /** Refers to the list while it is mounted. */
@@ -108,7 +109,9 @@ export class MessageList extends Component<Props, State> {
     document.addEventListener('visibilitychange', markRead);
     document.addEventListener('visibilitychange', checkDay);
     addEventListener('focus', markRead);
+    document.addEventListener('copy', this.onCopy);
     this.cleanups.push(() => {
+      document.removeEventListener('copy', this.onCopy);
       clearInterval(timer);
       document.removeEventListener('visibilitychange', markRead);
       document.removeEventListener('visibilitychange', checkDay);
@@ -501,6 +504,13 @@ export class MessageList extends Component<Props, State> {
       </div>
     );
   }
+
+  private onCopy = (event: ClipboardEvent): void => {
+    copyMessages(event, this.inner.current!, (key) => {
+      const row = this.rows[this.index.get(key) ?? -1];
+      return row?.item?.text ?? row?.message?.text ?? undefined;
+    });
+  };
 
   private onGoTo = (offset: number): void => void this.goTo(offset);
 }

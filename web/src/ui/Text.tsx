@@ -1,5 +1,7 @@
+import { type ComponentChild } from 'preact';
+import { useLayoutEffect, useRef } from 'preact/hooks';
+import { type Block, type Inline, type Item, parseMarkdown } from '../state/markdown';
 import type { Names } from '../state/mentions';
-import { parseText } from '../state/text';
 
 interface Props {
   text: string;
@@ -9,30 +11,87 @@ interface Props {
   isReachable: boolean;
 }
 
-/** The text of a message, with links and mentions. It is never interpreted as HTML. */
+/** The text of a message, with its formatting, links and mentions. It is never interpreted as HTML. */
 export function Text({ text, me, names, isReachable }: Props) {
+  const blocks = parseMarkdown(text, me, names);
+  const [first] = blocks;
+  const tabIndex = isReachable ? 0 : -1;
+  if (blocks.length === 1 && first!.kind === 'paragraph') return <>{first.children.map(inline(tabIndex))}</>;
+  return <>{blocks.map(block(tabIndex))}</>;
+}
+
+const inline = (tabIndex: number) => (node: Inline, key: number): ComponentChild => {
+  if (node.kind === 'text') return node.text;
+  const children = node.children.map(inline(tabIndex));
+  switch (node.kind) {
+    case 'em':
+      return <em key={key}>{children}</em>;
+    case 'strong':
+      return <strong key={key}>{children}</strong>;
+    case 'del':
+      return <del key={key}>{children}</del>;
+    case 'code':
+      return (
+        <code key={key} dir="ltr">
+          {children}
+        </code>
+      );
+    case 'link':
+      return (
+        <a
+          key={key}
+          href={node.href}
+          // A mail program opens without a tab.
+          {...(node.href.startsWith('mailto:') ? {} : { target: '_blank' })}
+          rel="noopener noreferrer nofollow"
+          tabIndex={tabIndex}
+          data-host={node.host}
+        >
+          {children}
+        </a>
+      );
+    default:
+      return (
+        <span key={key} class={node.kind === 'me' ? 'mention me' : 'mention'}>
+          {children}
+        </span>
+      );
+  }
+};
+
+const block = (tabIndex: number) => (node: Block, key: number): ComponentChild => {
+  switch (node.kind) {
+    case 'paragraph':
+      return <p key={key}>{node.children.map(inline(tabIndex))}</p>;
+    case 'quote':
+      return <blockquote key={key}>{node.children.map(block(tabIndex))}</blockquote>;
+    case 'code-block':
+      return <CodeBlock key={key} text={node.children.map(({ text }) => text).join('')} />;
+    case 'list': {
+      const items = node.children.map(item(tabIndex));
+      return node.isNumbered ? <ol key={key}>{items}</ol> : <ul key={key}>{items}</ul>;
+    }
+  }
+};
+
+const item = (tabIndex: number) => ({ number, children }: Item, key: number): ComponentChild => (
+  <li key={key} value={number}>
+    {children.map(block(tabIndex))}
+  </li>
+);
+
+/** Tab leads to it while there is something to scroll. */
+function CodeBlock({ text }: { text: string }) {
+  const element = useRef<HTMLPreElement>(null);
+  useLayoutEffect(() => {
+    const pre = element.current!;
+    const observer = new ResizeObserver(() => (pre.tabIndex = pre.scrollWidth > pre.clientWidth ? 0 : -1));
+    observer.observe(pre);
+    return () => observer.disconnect();
+  }, [text]);
   return (
-    <>
-      {parseText(text, me, names).map((part, i) =>
-        part.kind === 'link' ? (
-          <a
-            key={i}
-            href={part.href}
-            // A mail program opens without a tab.
-            {...(part.href.startsWith('mailto:') ? {} : { target: '_blank' })}
-            rel="noopener noreferrer nofollow"
-            tabIndex={isReachable ? 0 : -1}
-          >
-            {part.text}
-          </a>
-        ) : part.kind === 'text' ? (
-          part.text
-        ) : (
-          <span key={i} class={part.kind === 'me' ? 'mention me' : 'mention'}>
-            {part.text}
-          </span>
-        ),
-      )}
-    </>
+    <pre ref={element} dir="ltr" role="group" aria-label="Code" tabIndex={-1}>
+      <code>{text}</code>
+    </pre>
   );
 }

@@ -1,0 +1,723 @@
+/**
+ * The formatting of a message: a subset of Markdown for chats. Everything that is shown is a slice of the text, in its
+ * order; only markers that take effect disappear. All of it takes time in proportion to the length of the text.
+ */
+import { findLinks } from './links';
+import { Names, SPACELESS, findMentions } from './mentions';
+import { isBlank, parseText } from './text';
+
+interface Span {
+  /** Where it begins and ends in the text, with its markers. */
+  start: number;
+  end: number;
+}
+
+/** A slice of the text as it is written. */
+export interface Leaf extends Span {
+  kind: 'text';
+  text: string;
+}
+
+export type Inline =
+  | Leaf
+  | (Span & { kind: 'em' | 'strong' | 'del' | 'code' | 'mention' | 'me'; children: Inline[] })
+  /** `host` is where it leads if its text is not the address itself. */
+  | (Span & { kind: 'link'; href: string; host?: string; children: Inline[] });
+
+export interface Item extends Span {
+  children: Block[];
+  /** The number of an item in a numbered list. */
+  number?: number;
+}
+
+export type Block =
+  | (Span & { kind: 'paragraph'; children: Inline[] })
+  | (Span & { kind: 'code-block'; language: string; children: Leaf[] })
+  | (Span & { kind: 'quote'; children: Block[] })
+  | (Span & { kind: 'list'; isNumbered: boolean; children: Item[] });
+
+export type Node = Block | Item | Inline;
+
+/** What is nested more deeply is shown as it is written. */
+const MAX_DEPTH = 6;
+
+/** A text with a chance of formatting. */
+const MARKED = /[*_~`[]|^[ \t]*(?:>|[-*]|\d+\.)/m;
+
+export function parseMarkdown(text: string, me: string, names: Names): Block[] {
+  const parser = new Parser(text, me, names);
+  if (!MARKED.test(text)) return text === '' ? [] : [parser.plainParagraph()];
+  return parser.blocks(linesOf(text), 0);
+}
+
+const NOBODY = new Names();
+
+/** A text without its markers, for where it cannot be formatted. */
+export function plainText(text: string): string {
+  return MARKED.test(text) ? plainBlocks(parseMarkdown(text, '', NOBODY)) : text;
+}
+
+function plainBlocks(blocks: Block[]): string {
+  return blocks
+    .map((block) => {
+      if (block.kind === 'quote') return plainBlocks(block.children);
+      if (block.kind !== 'list') return visible(block);
+      return block.children
+        .map(({ number, children }) => `${number === undefined ? '•' : `${number}.`} ${plainBlocks(children)}`)
+        .join('\n');
+    })
+    .join('\n');
+}
+
+/** The text of a node that is shown, which is also what the document has of it. */
+export function visible(node: Node): string {
+  return 'text' in node ? node.text : (node.children as Node[]).map(visible).join('');
+}
+
+export function mentionsMe(text: string, me: string, names: Names): boolean {
+  const has = (node: Node): boolean =>
+    'children' in node && (('kind' in node && node.kind === 'me') || (node.children as Node[]).some(has));
+  return parseMarkdown(text, me, names).some(has);
+}
+
+/**
+ * The part of the text that was written for a part of what is shown, from one position in that to another. Markers
+ * belong to it if all that they mark does, but those of code only if there is more.
+ */
+export function written(blocks: Block[], from: number, to: number): Span {
+  let start = Infinity;
+  let end = -Infinity;
+  let at = 0;
+  const grow = (span: Span) => {
+    start = Math.min(start, span.start);
+    end = Math.max(end, span.end);
+  };
+  const visit = (node: Node): void => {
+    const before = at;
+    if ('text' in node) {
+      at += node.text.length;
+      if (at <= from || before >= to) return;
+      grow({
+        start: node.start + Math.max(0, from - before),
+        end: node.start + Math.min(node.text.length, to - before),
+      });
+      return;
+    }
+    for (const child of node.children) visit(child);
+    if (before === at || before < from || at > to) return;
+    const isCode = 'kind' in node && (node.kind === 'code' || node.kind === 'code-block');
+    if (!isCode || before > from || at < to) grow(node);
+  };
+  for (const block of blocks) visit(block);
+  return start > end ? { start: 0, end: 0 } : { start, end };
+}
+
+/** A line without its end, and without the markers of what it is a part of. */
+type Line = Span;
+
+function linesOf(text: string): Line[] {
+  const lines: Line[] = [];
+  for (let start = 0; start <= text.length;) {
+    const found = text.indexOf('\n', start);
+    const end = found < 0 ? text.length : found;
+    lines.push({ start, end });
+    start = end + 1;
+  }
+  return lines;
+}
+
+/** A text with a chance of links and mentions. */
+const SPECIAL = /[@＠]|:\/\/|www\./i;
+const BLANK = /[ \t\r]*$/my;
+const FENCE = /( {0,3})(`{3,})[ \t]*([^`\n]*)$/my;
+const QUOTE = / {0,3}>(?: |\r?$)/my;
+/** A line of nothing but markers is a line that someone drew. */
+const ITEM = /([ \t]*)(?![-*][ \t]*(?:[-*][ \t]*)*\r?$)(?:[-*]|(\d{1,3})\.)[ \t]+(?=\S)/my;
+const INDENT = /[ \t]*/my;
+
+/** Matches at a place. None of these expressions goes beyond the end of a line. */
+function matchAt(expression: RegExp, text: string, at: number): RegExpExecArray | null {
+  expression.lastIndex = at;
+  return expression.exec(text);
+}
+
+/** What begins at a line: a block, or nothing. */
+type Found =
+  | { block: Block; next: number }
+  /** The lines up to `next` are a part of a paragraph. */
+  | { block?: never; next: number }
+  /** No fence of this length or a longer one ends below. */
+  | { block?: never; next?: never; unclosed: number }
+  | undefined;
+
+class Parser {
+  constructor(
+    private readonly text: string,
+    private readonly me: string,
+    private readonly names: Names,
+  ) {}
+
+  plainParagraph(): Block {
+    const { text } = this;
+    const content = new Content(text, [{ start: 0, end: text.length }]);
+    return { kind: 'paragraph', start: 0, end: text.length, children: this.leaves(content, 0, text.length, true) };
+  }
+
+  blocks(lines: readonly Line[], depth: number): Block[] {
+    const blocks: Block[] = [];
+    let paragraph: Line[] = [];
+    /** The shortest fence that has no end below. */
+    let unclosed = Infinity;
+    const endParagraph = (isLast: boolean) => {
+      const isAlone = isLast && blocks.length === 0 && depth === 0;
+      const trimmed = isAlone ? paragraph : this.trim(paragraph, blocks.length > 0 || depth > 0, !isLast || depth > 0);
+      if (trimmed.length > 0) blocks.push(this.paragraph(trimmed));
+      paragraph = [];
+    };
+    for (let i = 0; i < lines.length;) {
+      const found: Found =
+        depth < MAX_DEPTH
+          ? (this.fence(lines, i, unclosed) ?? this.quote(lines, i, depth) ?? this.list(lines, i, depth))
+          : undefined;
+      if (found?.block) {
+        endParagraph(false);
+        blocks.push(found.block);
+        i = found.next;
+      } else {
+        if (found && 'unclosed' in found) unclosed = found.unclosed;
+        const next = found?.next ?? i + 1;
+        for (; i < next; i++) paragraph.push(lines[i]!);
+      }
+    }
+    if (paragraph.length > 0) endParagraph(true);
+    return blocks;
+  }
+
+  private isBlank(line: Line): boolean {
+    return matchAt(BLANK, this.text, line.start) !== null;
+  }
+
+  /** Without the blank lines beside other blocks. */
+  private trim(lines: readonly Line[], atStart: boolean, atEnd: boolean): readonly Line[] {
+    let first = 0;
+    let end = lines.length;
+    if (atStart) while (first < end && this.isBlank(lines[first]!)) first++;
+    if (atEnd) while (end > first && this.isBlank(lines[end - 1]!)) end--;
+    return lines.slice(first, end);
+  }
+
+  private paragraph(lines: readonly Line[]): Block {
+    const content = new Content(this.text, lines);
+    return { kind: 'paragraph', ...content.span(0, content.text.length), children: this.inline(content) };
+  }
+
+  private fence(lines: readonly Line[], first: number, unclosed: number): Found {
+    const { text } = this;
+    const { start } = lines[first]!;
+    const [, indent, marks, info] = matchAt(FENCE, text, start) ?? [];
+    if (marks === undefined || marks.length >= unclosed) return undefined;
+    for (let i = first + 1; i < lines.length; i++) {
+      const end = matchAt(FENCE, text, lines[i]!.start);
+      if (!end || end[2]!.length < marks.length || end[3]!.trim() !== '') continue;
+      const inner = lines.slice(first + 1, i).map((line) => this.outdented(line, indent!.length));
+      const content = new Content(text, inner);
+      const block: Block = {
+        kind: 'code-block',
+        start,
+        end: lines[i]!.end,
+        language: /^[\w+#.-]+/.exec(info!)?.[0].toLowerCase() ?? '',
+        children: content.leaves(0, content.text.length),
+      };
+      return { block, next: i + 1 };
+    }
+    return { unclosed: marks.length };
+  }
+
+  private quote(lines: readonly Line[], first: number, depth: number): Found {
+    const inner: Line[] = [];
+    let next = first;
+    for (; next < lines.length; next++) {
+      const { start, end } = lines[next]!;
+      const marker = matchAt(QUOTE, this.text, start)?.[0];
+      if (marker === undefined) break;
+      inner.push({ start: Math.min(end, start + marker.length), end });
+    }
+    if (inner.length === 0) return undefined;
+    // A lone `>` marks nothing.
+    if (inner.every((line) => this.isBlank(line))) return { next };
+    const span = { start: lines[first]!.start, end: lines[next - 1]!.end };
+    const block: Block = { kind: 'quote', ...span, children: this.blocks(inner, depth + 1) };
+    return { block, next };
+  }
+
+  private list(lines: readonly Line[], first: number, depth: number): Found {
+    const { text } = this;
+    const opening = matchAt(ITEM, text, lines[first]!.start);
+    if (!opening || opening[1]!.length > 3) return undefined;
+    const indent = opening[1]!.length;
+    const isNumbered = opening[2] !== undefined;
+    const items: Item[] = [];
+    let next = first;
+    for (let marker: RegExpExecArray | null = opening; marker;) {
+      const { start, end } = lines[next++]!;
+      const width = marker[0].length;
+      const inner: Line[] = [{ start: start + width, end }];
+      for (;;) {
+        // Blank lines belong to the item if it goes on behind them.
+        let i = next;
+        while (i < lines.length && this.isBlank(lines[i]!)) i++;
+        if (i === lines.length || this.indent(lines[i]!) < indent + 2) break;
+        for (; next <= i; next++) inner.push(this.outdented(lines[next]!, width));
+      }
+      const number = isNumbered ? { number: Number(marker[2]) } : {};
+      items.push({ start, end: inner.at(-1)!.end, ...number, children: this.blocks(inner, depth + 1) });
+      marker = next < lines.length ? matchAt(ITEM, text, lines[next]!.start) : null;
+      if (marker && (marker[2] !== undefined) !== isNumbered) marker = null;
+    }
+    const block: Block = { kind: 'list', start: items[0]!.start, end: items.at(-1)!.end, isNumbered, children: items };
+    return { block, next };
+  }
+
+  private indent(line: Line): number {
+    const { length } = matchAt(INDENT, this.text, line.start)![0];
+    // One tab is enough.
+    return this.text[line.start] === '\t' ? Math.max(4, length) : length;
+  }
+
+  private outdented({ start, end }: Line, by: number): Line {
+    if (this.text[start] === '\t') return { start: start + 1, end };
+    return { start: start + Math.min(by, matchAt(INDENT, this.text, start)![0].length), end };
+  }
+
+  private inline(content: Content): Inline[] {
+    const { text } = content;
+    const nodes: Inline[] = [];
+    let at = 0;
+    // Nothing goes on behind a blank line.
+    for (const { index, 0: gap } of text.matchAll(/\n[ \t\r]*(?=\n)/g)) {
+      for (const node of this.formatted(content, at, index, true)) nodes.push(node);
+      at = index + gap.length;
+      for (const leaf of content.leaves(index, at)) nodes.push(leaf);
+    }
+    for (const node of this.formatted(content, at, text.length, true)) nodes.push(node);
+    return joined(nodes);
+  }
+
+  /** A range of text without formatting: with links, where they are allowed, and mentions. */
+  private leaves(content: Content, from: number, to: number, withLinks: boolean): Inline[] {
+    const text = content.text.slice(from, to);
+    if (!SPECIAL.test(text)) return content.leaves(from, to);
+    const nodes: Inline[] = [];
+    let at = from;
+    const push = (length: number, wrap?: (node: Span & { children: Leaf[] }) => Inline) => {
+      const children = content.leaves(at, at + length);
+      if (wrap) nodes.push(wrap({ ...content.span(at, at + length), children }));
+      else nodes.push(...children);
+      at += length;
+    };
+    if (!withLinks) {
+      for (const { start, end, isMe } of findMentions(text, this.me, this.names)) {
+        push(from + start - at);
+        push(end - start, (node) => ({ kind: isMe ? 'me' : 'mention', ...node }));
+      }
+      push(to - at);
+      return nodes;
+    }
+    for (const part of parseText(text, this.me, this.names)) {
+      const { kind } = part;
+      const { length } = part.text;
+      if (kind === 'link') push(length, (node) => ({ kind, href: part.href, ...node }));
+      else if (kind === 'text') push(length);
+      else push(length, (node) => ({ kind, ...node }));
+    }
+    return nodes;
+  }
+
+  /** A range of text with its formatting. There are no links within the text of a link. */
+  private formatted(content: Content, from: number, to: number, withLinks: boolean): Inline[] {
+    const text = content.text.slice(from, to);
+    const codes = findCode(text);
+    const named = withLinks ? findNamedLinks(text, codes) : [];
+    const { pairs, atoms } = findPairs(text, [...codes, ...named].sort((a, b) => a.start - b.start), withLinks);
+    const events = [
+      ...pairs.flatMap((pair) => [
+        { at: pair.start, until: pair.innerStart, pair },
+        { at: pair.innerEnd, until: pair.end, pair },
+      ]),
+      ...atoms.map((atom) => ({ at: atom.start, until: atom.end, atom })),
+    ].sort((a, b) => a.at - b.at);
+    let nodes: Inline[] = [];
+    const outer: { pair: Pair; nodes: Inline[] }[] = [];
+    const tooDeep = new Set<Pair>();
+    let at = 0;
+    const plain = (end: number) => {
+      if (end > at) nodes.push(...this.leaves(content, from + at, from + end, withLinks));
+      at = end;
+    };
+    for (const event of events) {
+      if ('atom' in event) {
+        plain(event.at);
+        nodes.push(this.atom(content, from, event.atom));
+      } else if (tooDeep.has(event.pair)) continue;
+      else if (event.at === event.pair.start) {
+        if (outer.length === MAX_DEPTH) {
+          tooDeep.add(event.pair);
+          continue;
+        }
+        plain(event.at);
+        outer.push({ pair: event.pair, nodes });
+        nodes = [];
+      } else {
+        plain(event.at);
+        const { pair, nodes: before } = outer.pop()!;
+        before.push({ kind: pair.kind, ...content.span(from + pair.start, from + pair.end), children: joined(nodes) });
+        nodes = before;
+      }
+      at = event.until;
+    }
+    plain(text.length);
+    return nodes;
+  }
+
+  private atom(content: Content, from: number, atom: Atom): Inline {
+    const span = content.span(from + atom.start, from + atom.end);
+    const [start, end] = [from + atom.innerStart, from + atom.innerEnd];
+    if (atom.kind === 'code') return { kind: 'code', ...span, children: content.leaves(start, end) };
+    if (atom.kind === 'bare') return { kind: 'link', href: atom.href, ...span, children: content.leaves(start, end) };
+    const children = joined(this.formatted(content, start, end, false));
+    return { kind: 'link', href: atom.href, host: atom.host, ...span, children };
+  }
+}
+
+/** Lines as one text. */
+class Content {
+  readonly text: string;
+  /** Where each run of lines that follow one another begins: here, and in the whole text. */
+  private readonly runs: { here: number; there: number }[] = [];
+
+  constructor(text: string, lines: readonly Line[]) {
+    const pieces: string[] = [];
+    let here = 0;
+    for (let i = 0; i < lines.length;) {
+      const { start } = lines[i]!;
+      while (i + 1 < lines.length && lines[i + 1]!.start === lines[i]!.end + 1) i++;
+      // The end of a line belongs to it, except to the last one.
+      const end = lines[i]!.end + (++i < lines.length ? 1 : 0);
+      this.runs.push({ here, there: start });
+      pieces.push(text.slice(start, end));
+      here += end - start;
+    }
+    this.text = pieces.join('');
+  }
+
+  leaves(from: number, to: number): Leaf[] {
+    const leaves: Leaf[] = [];
+    for (let run = this.run(from); from < to; run++) {
+      const end = Math.min(to, this.runs[run + 1]?.here ?? to);
+      const start = this.there(run, from);
+      leaves.push({ kind: 'text', text: this.text.slice(from, end), start, end: start + end - from });
+      from = end;
+    }
+    return leaves;
+  }
+
+  span(from: number, to: number): Span {
+    const start = this.there(this.run(from), from);
+    return { start, end: to > from ? this.there(this.run(to - 1), to - 1) + 1 : start };
+  }
+
+  private there(run: number, at: number): number {
+    const { here, there } = this.runs[run] ?? { here: 0, there: 0 };
+    return there + at - here;
+  }
+
+  private run(at: number): number {
+    let low = 0;
+    let high = this.runs.length - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (this.runs[middle]!.here <= at) low = middle;
+      else high = middle - 1;
+    }
+    return low;
+  }
+}
+
+/** Joins pieces of text that follow one another. */
+function joined(nodes: Inline[]): Inline[] {
+  const out: Inline[] = [];
+  let texts: string[] = [];
+  let first: Leaf | undefined;
+  let end = 0;
+  const flush = () => {
+    if (first) out.push(texts.length === 1 ? first : { kind: 'text', text: texts.join(''), start: first.start, end });
+    first = undefined;
+  };
+  for (const node of nodes) {
+    if (node.kind !== 'text' || !first || node.start !== end) flush();
+    if (node.kind !== 'text') out.push(node);
+    else if (first) texts.push(node.text);
+    else {
+      first = node;
+      texts = [node.text];
+    }
+    end = node.end;
+  }
+  flush();
+  return out;
+}
+
+interface Range extends Span {
+  innerStart: number;
+  innerEnd: number;
+}
+
+interface Pair extends Range {
+  kind: 'em' | 'strong' | 'del';
+}
+
+type Code = Range & { kind: 'code' };
+type NamedLink = Range & { kind: 'named'; href: string; host: string };
+type Atom = Code | NamedLink | (Range & { kind: 'bare'; href: string });
+
+/** Scripts in which a letter next to a marker is not a part of the same word, or may be an ending. */
+const WIDE = new RegExp(
+  String.raw`[${SPACELESS}\p{Script=Hangul}\u3001-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65]`,
+  'u',
+);
+const WORD = /[\p{L}\p{N}\p{M}_]/u;
+const LETTER = /\p{L}/u;
+/** Emphasis begins and ends with these or with `WORD`, so that `>_<` and `(*)` stay as they are. */
+const OPENS = /[^\0-\x7f\s]|["'([{<@#$&+.*_~`-]/u;
+const CLOSES = /[^\0-\x7f\s]|["')\]}>!?,.;:%+*_~`…-]/u;
+/** Code, formulas and paths go on from these to a marker, and from a marker to those. */
+const JOINS_STAR = /[)\]}\\.$%&=^<+@]/;
+const JOINS_LINE = /[)\]}\\./:@#$&=%+?-]/;
+const JOINED_LINE = /[([/\\@=+-]/;
+
+const isNarrow = (char: string) => WORD.test(char) && !WIDE.test(char) && char !== '\ufe0f';
+
+function charBefore(text: string, at: number): string {
+  if (at === 0) return '';
+  const low = text.charCodeAt(at - 1);
+  return at > 1 && low >= 0xdc00 && low < 0xe000 ? text.slice(at - 2, at) : text[at - 1]!;
+}
+
+function charAt(text: string, at: number): string {
+  return at < text.length ? String.fromCodePoint(text.codePointAt(at)!) : '';
+}
+
+function opens(mark: string, length: number, before: string, after: string): boolean {
+  if (!WORD.test(after) && !OPENS.test(after)) return false;
+  if (mark === '_' && '-+.<'.includes(after)) return false;
+  if (before === '' || /\s/.test(before)) return true;
+  if (mark === '_') return !WORD.test(before) && !JOINS_LINE.test(before);
+  if (JOINS_STAR.test(before) || (length === 1 && before === '/')) return false;
+  return !isNarrow(before) || WIDE.test(after);
+}
+
+function closes(mark: string, length: number, before: string, after: string, afterThat: string): boolean {
+  if (!WORD.test(before) && !CLOSES.test(before)) return false;
+  if (after === '' || /\s/.test(after)) return true;
+  if (mark === '_') {
+    // Not in `__init__.py`.
+    const goesOn = after === '.' && WORD.test(afterThat);
+    return !WORD.test(after) && !JOINED_LINE.test(after) && !goesOn;
+  }
+  if (length === 1 && '/([{'.includes(after)) return false;
+  // An ending may follow: `**word**s`, but `f*ck` is none.
+  return !isNarrow(after) || WIDE.test(before) || (length > 1 && LETTER.test(after) && LETTER.test(before));
+}
+
+/** Finds `code`. It ends with as many backticks as it begins with. */
+function findCode(text: string): Code[] {
+  const runs = [...text.matchAll(/`+/g)].map(({ index, 0: { length } }) => ({ index, length }));
+  /** The runs of each length that are not behind the current position, the next one last. */
+  const byLength = new Map<number, number[]>();
+  for (const { index, length } of runs.reverse()) {
+    const same = byLength.get(length);
+    if (same) same.push(index);
+    else byLength.set(length, [index]);
+  }
+  const codes: Code[] = [];
+  let at = 0;
+  for (const { index, length } of runs.reverse()) {
+    if (index < at || text[index - 1] === '\\') continue;
+    // An apostrophe.
+    if (length === 1 && isNarrow(charBefore(text, index)) && isNarrow(charAt(text, index + 1))) continue;
+    const same = byLength.get(length)!;
+    while (same.length > 0 && same.at(-1)! <= index) same.pop();
+    const close = same.at(-1);
+    if (close === undefined) continue;
+    const code = text.slice(index + length, close);
+    if (code.trim() === '') continue;
+    const padding = code.startsWith(' ') && code.endsWith(' ') ? 1 : 0;
+    at = close + length;
+    codes.push({
+      kind: 'code',
+      start: index,
+      innerStart: index + length + padding,
+      innerEnd: close - padding,
+      end: at,
+    });
+  }
+  return codes;
+}
+
+const URL_CHAR = String.raw`[^\s\x60()<>\\]`;
+const DESTINATION = new RegExp(String.raw`\((https?:\/\/${URL_CHAR}*(?:\(${URL_CHAR}*\)${URL_CHAR}*)*)\)`, 'iy');
+
+/** Finds `[text](https://…)`. */
+function findNamedLinks(text: string, codes: readonly Code[]): NamedLink[] {
+  const links: NamedLink[] = [];
+  if (!text.includes('](')) return links;
+  let open: number[] = [];
+  let code = 0;
+  let end = 0;
+  for (const { index, 0: bracket } of text.matchAll(/[[\]]/g)) {
+    while (code < codes.length && codes[code]!.end <= index) code++;
+    const isInCode = code < codes.length && codes[code]!.start < index;
+    if (index < end || isInCode || text[index - 1] === '\\') continue;
+    if (bracket === '[') {
+      open.push(index);
+      continue;
+    }
+    const start = open.pop();
+    const destination = start === undefined ? null : matchAt(DESTINATION, text, index + 1);
+    const address = destination && addressOf(text.slice(start! + 1, index), destination[1]!);
+    if (!address) continue;
+    end = index + 1 + destination[0].length;
+    links.push({ kind: 'named', start: start!, innerStart: start! + 1, innerEnd: index, end, ...address });
+    // A link contains no other.
+    open = [];
+  }
+  return links;
+}
+
+const INVISIBLE = /\p{Default_Ignorable_Code_Point}/gu;
+
+/** Where a link leads. None may pretend to lead elsewhere. */
+function addressOf(label: string, address: string): { href: string; host: string } | undefined {
+  if (isBlank(label)) return undefined;
+  let url: URL;
+  try {
+    url = new URL(address);
+  } catch {
+    return undefined;
+  }
+  // `https://bank.example@evil.example/` seems to lead elsewhere, and so does `[https://bank.example](…)`.
+  if (url.hostname === '' || url.username !== '' || url.password !== '') return undefined;
+  const bare = (hostname: string) => hostname.replace(/^www\./, '');
+  for (const { href } of findLinks(label.normalize('NFKC').replace(INVISIBLE, ''))) {
+    if (href.startsWith('mailto:') || bare(new URL(href).hostname) !== bare(url.hostname)) return undefined;
+  }
+  return { href: url.href, host: url.host };
+}
+
+interface Run {
+  mark: string;
+  start: number;
+  end: number;
+  /** Where it ended at first. */
+  last: number;
+}
+
+/** Finds the pairs of `*`, `_` and `~~` around what is no atom, and the addresses there, which become atoms. */
+function findPairs(text: string, known: readonly Atom[], withLinks: boolean): { pairs: Pair[]; atoms: Atom[] } {
+  const pairs: Pair[] = [];
+  const atoms: Atom[] = [];
+  const stack: Run[] = [];
+  /** How many opening runs of each mark and length are on the stack. */
+  const counts: Record<string, number[]> = { '*': [0, 0, 0, 0], _: [0, 0, 0, 0], '~': [0, 0, 0, 0] };
+  const count = ({ mark, start, end }: Run, by: 1 | -1) => (counts[mark]![end - start]! += by);
+  /** Behind the last character that is neither white space nor a marker. */
+  let shown = 0;
+
+  const close = (run: Run): void => {
+    const of = counts[run.mark]!;
+    for (;;) {
+      const length = run.end - run.start;
+      const fits = (open: number) => open === length || open === 3 || length === 3;
+      if (length === 0 || ![1, 2, 3].some((open) => fits(open) && of[open]! > 0)) return;
+      let open: Run;
+      do {
+        open = stack.pop()!;
+        count(open, -1);
+      } while (open.mark !== run.mark || !fits(open.end - open.start));
+      // There is nothing between them.
+      if (shown <= open.last) return;
+      const most = Math.min(length, open.end - open.start);
+      const used = most === 3 ? 1 : most;
+      const kind = run.mark === '~' ? 'del' : used === 1 ? 'em' : 'strong';
+      pairs.push({
+        kind,
+        start: open.end - used,
+        innerStart: open.end,
+        innerEnd: run.start,
+        end: run.start + used,
+      });
+      open.end -= used;
+      run.start += used;
+      if (open.end > open.start) {
+        stack.push(open);
+        count(open, 1);
+      }
+    }
+  };
+
+  const scan = (from: number, to: number): void => {
+    let at = from;
+    const marks = /\*+|_+|~+/g;
+    marks.lastIndex = from;
+    for (let match; (match = marks.exec(text)) && match.index < to;) {
+      const start = match.index;
+      const end = Math.min(to, start + match[0].length);
+      if (text.slice(at, start).trim() !== '') shown = start;
+      at = end;
+      const mark = match[0][0]!;
+      const length = end - start;
+      if (mark === '~' ? length !== 2 : length > 3) continue;
+      const [before, after] = [charBefore(text, start), charAt(text, end)];
+      if (before === '\\') continue;
+      const run = { mark, start, end, last: end };
+      const afterThat = charAt(text, end + after.length);
+      if (closes(mark, length, before, after, afterThat)) close(run);
+      if (run.start < end && opens(mark, length, before, after)) {
+        stack.push(run);
+        count(run, 1);
+      }
+    }
+    if (text.slice(at, to).trim() !== '') shown = to;
+  };
+
+  const gap = (from: number, to: number): void => {
+    let at = from;
+    if (withLinks) {
+      const piece = text.slice(from, to);
+      for (let { start, end, href } of findLinks(piece)) {
+        scan(at, from + start);
+        // The markers at its end belong to what began before it.
+        const mark = /([*_~])\1*[^\p{L}\p{N}/&=#]*$/u.exec(piece.slice(Math.max(start, end - 16), end));
+        if (mark && counts[mark[1]!]!.some((open) => open > 0)) {
+          const [own] = findLinks(piece.slice(start, end - mark[0].length));
+          if (own?.start === 0) ({ end, href } = { end: start + own.end, href: own.href });
+        }
+        const range = { start: from + start, innerStart: from + start, innerEnd: from + end, end: from + end };
+        atoms.push({ kind: 'bare', href, ...range });
+        shown = at = range.end;
+      }
+    }
+    scan(at, to);
+  };
+
+  let at = 0;
+  for (const atom of known) {
+    // Code within the text of a link belongs to the link.
+    if (atom.start < at) continue;
+    gap(at, atom.start);
+    atoms.push(atom);
+    shown = at = atom.end;
+  }
+  gap(at, text.length);
+  return { pairs, atoms };
+}

@@ -1,0 +1,61 @@
+/** Copying messages as they were written, with their markers. */
+import { parseMarkdown, visible, written } from '../state/markdown';
+import { Names } from '../state/mentions';
+
+/** Mentions change nothing about what is shown. */
+const NOBODY = new Names();
+
+/** Puts the selected messages onto the clipboard, unless something else is selected, too. */
+export function copyMessages(event: ClipboardEvent, list: HTMLElement, textOf: (key: string) => string | undefined) {
+  const selection = getSelection();
+  if (!selection || selection.isCollapsed || !event.clipboardData) return;
+  if (event.target instanceof Element && event.target.closest('textarea, input')) return;
+  const range = selection.getRangeAt(0);
+  if (!range.intersectsNode(list) || reachesBeyond(range, list)) return;
+  const pieces: string[] = [];
+  for (const row of list.querySelectorAll<HTMLElement>('[data-key]')) {
+    const shown = row.querySelector<HTMLElement>(':scope > .text');
+    const text = shown && range.intersectsNode(shown) ? selectedText(range, shown, textOf(row.dataset['key']!)) : '';
+    if (text === '') continue;
+    const by = row.querySelector(':scope > .by');
+    if (by && range.intersectsNode(by)) pieces.push([...by.children].map((child) => child.textContent).join(', '));
+    pieces.push(text);
+  }
+  if (pieces.length === 0) return;
+  event.clipboardData.setData('text/plain', pieces.join('\n'));
+  event.preventDefault();
+}
+
+/** A selection by a triple click ends at the beginning of whatever follows. */
+function reachesBeyond(range: Range, list: HTMLElement): boolean {
+  const all = document.createRange();
+  all.selectNode(list);
+  const before = range.cloneRange();
+  const after = range.cloneRange();
+  if (range.compareBoundaryPoints(Range.START_TO_START, all) < 0) before.setEndBefore(list);
+  else before.collapse(true);
+  if (range.compareBoundaryPoints(Range.END_TO_END, all) > 0) after.setStartAfter(list);
+  else after.collapse(false);
+  return `${before.toString()}${after.toString()}`.trim() !== '';
+}
+
+/** The selected part of a message. `text` is what was written, `shown` shows it, and perhaps a remark behind it. */
+function selectedText(range: Range, shown: HTMLElement, text: string | undefined): string {
+  const part = document.createRange();
+  part.selectNodeContents(shown);
+  const before = part.cloneRange();
+  const startsInside = range.compareBoundaryPoints(Range.START_TO_START, part) > 0;
+  if (startsInside) {
+    part.setStart(range.startContainer, range.startOffset);
+    before.setEnd(range.startContainer, range.startOffset);
+  } else before.collapse(true);
+  if (range.compareBoundaryPoints(Range.END_TO_END, part) < 0) part.setEnd(range.endContainer, range.endOffset);
+  const blocks = text === undefined ? [] : parseMarkdown(text, '', NOBODY);
+  const whole = blocks.map(visible).join('');
+  if (text === undefined || !shown.textContent!.startsWith(whole)) return part.toString();
+  const from = before.toString().length;
+  const to = Math.min(whole.length, from + part.toString().length);
+  const { start, end } = written(blocks, from, to);
+  // All of it, with what is not shown at its ends.
+  return from === 0 && to === whole.length && blocks.length > 1 ? text : text.slice(start, end);
+}
