@@ -275,6 +275,7 @@ describe('the appearance', () => {
     await mira.keyboard.press('Escape');
     await mira.locator('.room-head button:focus').waitFor();
     await mira.keyboard.press('Enter');
+    await mira.locator('.people button:focus').waitFor();
     await mira.getByRole('button', { name: 'Leave room' }).press('Enter');
     await mira.getByRole('button', { name: 'Leave', exact: true }).press('Enter');
     await mira.getByText('Choose a room').waitFor();

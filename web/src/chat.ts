@@ -43,6 +43,8 @@ export class Chat extends Store {
   readonly names = new Names();
   /** The name of the room on screen. */
   openRoom: string | undefined;
+  /** The message that the address names, until it is on screen. */
+  wanted: { room: string; offset: number } | undefined;
   readonly banner = new Banner();
   readonly announcer: Announcer;
   private readonly subscribedRooms = new Map<string, Room>();
@@ -217,15 +219,14 @@ export class Chat extends Store {
     else this.banner.show('');
     this.outbox.setOnline(true);
     const open = this.openRoom === undefined ? undefined : this.subscribedRooms.get(this.openRoom);
-    if (open?.error) {
-      open.error = '';
-      open.touch();
-    }
-    if (open && !open.timeline.loaded) void this.loadMessages(open);
+    open?.retry();
+    if (open && !open.timeline.loaded) this.loadMessages(open);
   }
 
-  private loadMessages(room: Room): Promise<void> {
-    return room.loadInitial(this.rooms.get(room.name)?.read.offset ?? 0, this.rooms.unread(room.name));
+  private loadMessages(room: Room): void {
+    // The list of messages loads what the address names.
+    if (this.wanted?.room === room.name) this.changed();
+    else void room.loadInitial(this.rooms.get(room.name)?.read.offset ?? 0, this.rooms.unread(room.name));
   }
 
   private async page(name: string, where: Parameters<Api['chats']>[1]): Promise<Page> {
@@ -298,7 +299,7 @@ export class Chat extends Store {
           void this.refresh();
         }
         if (name === this.openRoom) {
-          if (!room.timeline.loaded) void this.loadMessages(room);
+          if (!room.timeline.loaded) this.loadMessages(room);
           void this.loadPresence(room);
         }
       },
@@ -333,7 +334,7 @@ export class Chat extends Store {
       },
     });
     // In parallel with subscribing: the timeline merges the page with live publications.
-    if (name === this.openRoom && !room.timeline.loaded) void this.loadMessages(room);
+    if (name === this.openRoom && !room.timeline.loaded) this.loadMessages(room);
   }
 
   /** Starts with nothing but a position, after which live publications follow. */
@@ -418,9 +419,21 @@ export class Chat extends Store {
     }
   }
 
-  /** Opens a room, or closes the open one. */
-  show(name: string | undefined): void {
-    if (name === this.openRoom) return;
+  /** The message that the address names is on screen, or there is no such message. */
+  arrived(): void {
+    this.wanted = undefined;
+    const room = this.openRoom === undefined ? undefined : this.subscribedRooms.get(this.openRoom);
+    if (room && !room.timeline.loaded && !room.loading) this.loadMessages(room);
+  }
+
+  /** Opens a room, maybe at one of its messages, or closes the open one. */
+  show(name: string | undefined, message?: number): void {
+    if (name !== undefined && message !== undefined) this.wanted = { room: name, offset: message };
+    else if (name !== this.openRoom) this.wanted = undefined;
+    if (name === this.openRoom) {
+      if (message !== undefined) this.changed();
+      return;
+    }
     const last = this.openRoom === undefined ? undefined : this.subscribedRooms.get(this.openRoom);
     last?.timeline.sleep();
     this.openRoom = name;
@@ -430,7 +443,7 @@ export class Chat extends Store {
       const room = this.subscribedRooms.get(name);
       if (room) {
         room.timeline.wake();
-        void this.loadMessages(room);
+        this.loadMessages(room);
         void this.loadPresence(room);
       } else if (this.rooms.loaded) {
         this.retrySubscription(name);

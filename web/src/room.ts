@@ -37,6 +37,8 @@ export class Room extends Store {
   /** How many members were removed while the room was subscribed. */
   removals = 0;
   private request = 0;
+  /** Loads again what could not be loaded. */
+  private again: (() => Promise<void>) | undefined;
   private quotes = new Map<number, Quote | undefined>();
   private typingUntil = new Map<string, number>();
 
@@ -99,10 +101,23 @@ export class Room extends Store {
     await this.load('newer', put, { after });
   }
 
-  /** Loads the part of the history that ends with this message, unless the message is already loaded. */
-  async goTo(offset: number): Promise<void> {
-    if (this.timeline.find(offset)) return;
-    await this.load('middle', (page) => this.timeline.showMiddle(page), { before: offset + 1 });
+  /**
+   * Loads the part of the history that ends with this message, unless the message is already loaded. Returns whether
+   * there is such a message. If there is none, nothing changes. The answer is undefined if loading failed, or was given
+   * up because something else was asked for.
+   */
+  async goTo(offset: number): Promise<boolean | undefined> {
+    if (this.timeline.find(offset)) return true;
+    let found: boolean | undefined;
+    const put = (page: Page) => {
+      if (page.epoch !== this.timeline.epoch) return false;
+      const exists = page.messages.at(-1)?.offset === offset;
+      if (exists && !this.timeline.showMiddle(page)) return false;
+      found = exists;
+      return true;
+    };
+    await this.load('middle', put, { before: offset + 1 });
+    return found;
   }
 
   /**
@@ -116,6 +131,7 @@ export class Room extends Store {
     const request = ++this.request;
     this.loading = what;
     this.error = '';
+    this.again = undefined;
     this.changed();
     try {
       for (let tries = 0; ; tries++) {
@@ -125,13 +141,25 @@ export class Room extends Store {
         await new Promise((resolve) => setTimeout(resolve, 100 * 2 ** tries));
       }
     } catch (error) {
-      if (request === this.request) this.error = errorText(error);
+      if (request === this.request) {
+        this.error = errorText(error);
+        // Whoever asked for a part in the middle asks again.
+        if (what !== 'middle') this.again = () => this.load(what, put, where);
+      }
     } finally {
       if (request === this.request) {
         this.loading = undefined;
         this.changed();
       }
     }
+  }
+
+  /** Tries again to load what could not be loaded, if there is anything. */
+  retry(): void {
+    if (!this.error) return;
+    this.error = '';
+    void this.again?.();
+    this.changed();
   }
 
   /** A quoted message. If it is not loaded, it is fetched and available on a later call. */

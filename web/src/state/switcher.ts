@@ -18,7 +18,7 @@ const ACCENTS = /[\u0300-\u036f]/g;
 const PLAIN: Record<string, string> = { æ: 'ae', œ: 'oe', ø: 'o', ł: 'l', đ: 'd', ð: 'd', þ: 'th', ħ: 'h', ı: 'i' };
 
 /** The form in which titles are compared with what was typed: without upper case, accents and outer spaces. */
-export function plainText(text: string): string {
+export function searchable(text: string): string {
   return fold(text).replace(ACCENTS, '').replace(/[æœøłđðþħı]/g, (letter) => PLAIN[letter]!).trim();
 }
 
@@ -53,10 +53,10 @@ function isScattered(letters: string, text: string): boolean {
  * is unread, then the rooms that were opened last.
  */
 export function findRooms(query: string, rooms: readonly RoomInfo[], order: Order): RoomInfo[] {
-  const wanted = plainText(query);
+  const wanted = searchable(query);
   const rank = new Map(order.recent.map((name, index) => [name, index]));
   const found = rooms.flatMap((room, index) => {
-    const matches = [room.title, room.name].flatMap((text) => match(wanted, plainText(text)) ?? []);
+    const matches = [room.title, room.name].flatMap((text) => match(wanted, searchable(text)) ?? []);
     if (matches.length === 0) return [];
     const { name } = room;
     const news = order.isMentioned(room) ? 2 : order.unread(name) > 0 ? 1 : 0;

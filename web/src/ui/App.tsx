@@ -11,7 +11,7 @@ import { Settings } from './Settings';
 import { Shortcuts } from './Shortcuts';
 import { SignIn } from './SignIn';
 import { Switcher } from './Switcher';
-import { go, roomInAddress } from './address';
+import { go, isPlace, placeInAddress } from './address';
 import { focusIfLost, useStores } from './hooks';
 import { useShortcuts, useTyping } from './keys';
 
@@ -57,7 +57,8 @@ function useChat(session: Session): Chat | undefined {
       if (key !== null && newValue === null && isOurs) chat.outbox.removedElsewhere(key);
     };
     addEventListener('storage', onStorage);
-    chat.show(roomInAddress());
+    const { room, message } = placeInAddress();
+    chat.show(room, message);
     chat.start();
     setChat(chat);
     return () => {
@@ -106,9 +107,25 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
   useShortcuts(toggleSwitcher, () => setDialog('shortcuts'));
   useTyping();
   useEffect(() => {
-    const moved = () => chat.show(roomInAddress());
+    const moved = () => {
+      const { room, message } = placeInAddress();
+      chat.show(room, message);
+    };
+    // A link to a message opens in this tab. If it is the one in the address, it leads back to the message.
+    const onClick = (event: MouseEvent) => {
+      const link = event.target instanceof Element ? event.target.closest('a') : null;
+      const isPlain = !event.defaultPrevented && !event.ctrlKey && !event.metaKey && !event.shiftKey && !event.altKey;
+      if (!link || !isPlain || !isPlace(link.href)) return;
+      event.preventDefault();
+      if (link.hash === location.hash) moved();
+      else location.hash = link.hash;
+    };
     addEventListener('hashchange', moved);
-    return () => removeEventListener('hashchange', moved);
+    addEventListener('click', onClick);
+    return () => {
+      removeEventListener('hashchange', moved);
+      removeEventListener('click', onClick);
+    };
   }, [chat]);
   const { total, loaded } = chat.rooms;
   const info = chat.openRoom === undefined ? undefined : chat.rooms.get(chat.openRoom);

@@ -1,5 +1,5 @@
 /** The box to write messages in. */
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 import type { Chat } from '../chat';
 import type { Quote } from '../room';
 import { plainText } from '../state/markdown';
@@ -38,7 +38,8 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
   const tooLong = excess(text, chat.textLimitBytes);
   const canSend = !isBlank(storable(text)) && tooLong === 0;
 
-  useEffect(() => {
+  // A layout effect, so that it does not take the focus from what is shown by then.
+  useLayoutEffect(() => {
     // On a phone, focusing would open the keyboard.
     if (matchMedia('(pointer: fine)').matches) area.current?.focus();
   }, []);

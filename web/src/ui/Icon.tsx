@@ -1,8 +1,8 @@
 /** The icons of Lucide that the page uses. Only these end up in what is built. */
-import { type IconNode, Pencil, Reply, SmilePlus, Trash2 } from 'lucide';
+import { type IconNode, Link, Pencil, Reply, SmilePlus, Trash2 } from 'lucide';
 import { type ButtonHTMLAttributes, h } from 'preact';
 
-const ICONS = { delete: Trash2, edit: Pencil, react: SmilePlus, reply: Reply } satisfies Record<string, IconNode>;
+const ICONS = { delete: Trash2, edit: Pencil, link: Link, react: SmilePlus, reply: Reply } satisfies Record<string, IconNode>;
 
 export type IconName = keyof typeof ICONS;
 

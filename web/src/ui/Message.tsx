@@ -14,9 +14,14 @@ import { tooLongText } from './Composer';
 import { Grow } from './Grow';
 import { IconButton } from './Icon';
 import { Text } from './Text';
+import { linkTo } from './address';
+import { copy } from './clipboard';
 import { memo } from './memo';
 
 const EMOJI = ['👍', '❤️', '😂', '🎉', '😮', '😢', '👀', '✅'];
+
+/** How long the page says that a link was copied. */
+const COPIED_MS = 2000;
 
 interface Common {
   rowKey: string;
@@ -103,7 +108,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
   const { onEdit, onReply, onGoTo } = props;
   const textProps = { me: chat.me.username, names: chat.names, isReachable };
   const [error, setError] = useState('');
-  const [menu, setMenu] = useState<'react' | 'delete'>();
+  const [menu, setMenu] = useState<'react' | 'delete' | 'copied'>();
   const isMine = message.user.id === me;
   const isGone = message.text === null;
   const row = useRef<HTMLDivElement>(null);
@@ -118,6 +123,22 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
     }
     previousMenu.current = menu;
   }, [menu]);
+
+  useEffect(() => {
+    if (menu !== 'copied') return;
+    const timer = setTimeout(() => setMenu(undefined), COPIED_MS);
+    return () => clearTimeout(timer);
+  }, [menu]);
+
+  async function copyLink(): Promise<void> {
+    setError('');
+    try {
+      await copy(linkTo(room, message.offset));
+      setMenu('copied');
+    } catch (error) {
+      setError(errorText(error));
+    }
+  }
 
   async function change(data: Data): Promise<boolean> {
     setError('');
@@ -200,10 +221,15 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
               <button onClick={() => void change({ delete: message.offset })}>Delete</button>
               <button onClick={() => setMenu(undefined)}>Cancel</button>
             </Fragment>
+          ) : menu === 'copied' ? (
+            <span key="copied" role="status">
+              Link copied
+            </span>
           ) : (
             <Fragment key="all">
               <IconButton icon="react" label="React" onClick={() => setMenu('react')} />
               <IconButton icon="reply" label="Reply" onClick={() => onReply(message)} />
+              <IconButton icon="link" label="Copy link" onClick={() => void copyLink()} />
               {isMine && <IconButton icon="edit" label="Edit" onClick={() => onEdit(message.offset)} />}
               {isMine && <IconButton icon="delete" label="Delete" onClick={() => setMenu('delete')} />}
             </Fragment>

@@ -7,6 +7,7 @@ import type { Item } from '../state/outbox';
 import { dayLabel, sameDay, startsGroup } from '../state/time';
 import type { Message } from '../state/timeline';
 import { MessageRow, UnsentRow } from './Message';
+import { placeInAddress, replace } from './address';
 import { copyMessages } from './copy';
 
 interface Props {
@@ -26,6 +27,8 @@ interface State {
   active: string | undefined;
   flashed: number | undefined;
   atEnd: boolean;
+  /** What there is to say about the message that was asked for. */
+  notice: string;
 }
 
 interface Row {
@@ -45,6 +48,12 @@ const MARGIN_PX = 600;
 const NEAR_PX = 1600;
 /** How often the page looks whether another day has begun. */
 const DAY_CHECK_MS = 30_000;
+/** How long a message that was asked for stands out. */
+const FLASH_MS = 2500;
+/** Stands between the messages that are loaded and those that are being sent, if others are missing in between. */
+const GAP = 'Later messages aren’t shown here';
+const NO_MESSAGE = 'There is no message at this link. The room may have been deleted and created again since.';
+const DELETED_MESSAGE = 'The message that you were looking for was deleted.';
 /** Within this distance of the end, the view counts as being there. */
 const END_PX = 40;
 
@@ -53,7 +62,7 @@ const END_PX = 40;
  * the scroll position is corrected so that what the user is reading does not move.
  */
 export class MessageList extends Component<Props, State> {
-  override state: State = { active: undefined, flashed: undefined, atEnd: true };
+  override state: State = { active: undefined, flashed: undefined, atEnd: true, notice: '' };
   private scroller = createRef<HTMLDivElement>();
   private inner = createRef<HTMLDivElement>();
   private heights = new Heights(GUESS_PX);
@@ -74,6 +83,8 @@ export class MessageList extends Component<Props, State> {
   private isPointed = false;
   private cleanups: (() => void)[] = [];
   private observer: ResizeObserver | undefined;
+  /** The message of the address that is being looked for. */
+  private seeking: Chat['wanted'];
   private flashTimer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(props: Props) {
@@ -95,11 +106,14 @@ export class MessageList extends Component<Props, State> {
     handle.current = this;
     const rerender = () => this.forceUpdate();
     const markRead = () => this.markRead();
+    const showWanted = () => void this.showWanted();
     this.cleanups = [
       room.timeline.subscribe(rerender),
       room.subscribe(rerender),
       chat.outbox.subscribe(rerender),
       chat.subscribe(markRead),
+      room.subscribe(showWanted),
+      chat.subscribe(showWanted),
     ];
     // “Today” is not for ever. Not one timer until midnight: the computer may sleep, or its clock be set.
     const checkDay = () => {
@@ -122,6 +136,7 @@ export class MessageList extends Component<Props, State> {
     this.observer.observe(this.inner.current!);
     this.layout();
     rerender();
+    showWanted();
   }
 
   override getSnapshotBeforeUpdate(): boolean {
@@ -149,26 +164,51 @@ export class MessageList extends Component<Props, State> {
 
   /** Shows the newest message, loading it if necessary. */
   toNewest(): void {
-    const { room } = this.props;
+    const { chat, room } = this.props;
     this.sticksToEnd = true;
     this.anchor = undefined;
+    this.setState({ notice: '' });
     // Also if another part of the history is being loaded.
     if (room.timeline.hasNewer || room.loading === 'middle') void room.loadNewest();
     else this.forceUpdate();
+    if (chat.wanted) chat.arrived();
+    // After a reload, the user is not led back.
+    if (placeInAddress().message !== undefined) replace(room.name);
   }
 
-  /** Shows a message, loading it if necessary. */
-  async goTo(offset: number): Promise<void> {
+  /** Shows a message, loading it if necessary. Returns whether there is such a message, if that is known. */
+  async goTo(offset: number): Promise<boolean | undefined> {
     const { room } = this.props;
-    await room.goTo(offset);
+    const exists = await room.goTo(offset);
     const message = room.timeline.find(offset);
-    if (!message || this.isGone) return;
+    if (!message || this.isGone) return exists;
     this.sticksToEnd = false;
     this.generation = room.timeline.generation;
     this.anchor = { key: keyOf(message), top: this.view.height / 3 };
-    this.setState({ flashed: offset, active: keyOf(message) });
+    this.setState({ flashed: offset, active: keyOf(message), notice: '' });
     clearTimeout(this.flashTimer);
-    this.flashTimer = setTimeout(() => this.setState({ flashed: undefined }), 2000);
+    this.flashTimer = setTimeout(() => this.setState({ flashed: undefined }), FLASH_MS);
+    return true;
+  }
+
+  /** Shows the message that the address names. */
+  private async showWanted(): Promise<void> {
+    const { chat, room } = this.props;
+    const { wanted } = chat;
+    if (!wanted || wanted.room !== room.name || wanted === this.seeking || room.error || this.isGone) return;
+    this.seeking = wanted;
+    const exists = await this.goTo(wanted.offset);
+    this.seeking = undefined;
+    if (this.isGone) return;
+    // Something else is wanted by now.
+    if (chat.wanted !== wanted) return void this.showWanted();
+    // Otherwise it is looked for again, once the error is dealt with.
+    if (exists === undefined && room.error) return;
+    chat.arrived();
+    if (exists === undefined) return;
+    const message = room.timeline.find(wanted.offset);
+    if (message && !isTyping()) this.focusNext = keyOf(message);
+    this.setState({ notice: !exists ? NO_MESSAGE : message?.text === null ? DELETED_MESSAGE : '' });
   }
 
   /** Builds the rows from the timeline and the outbox, if one of them changed. */
@@ -177,7 +217,7 @@ export class MessageList extends Component<Props, State> {
     const { messages } = room.timeline;
     const items = chat.outbox.of(room.name);
     const now = Date.now();
-    const from = [messages, newAfter, ...items];
+    const from = [messages, newAfter, room.timeline.hasNewer, ...items];
     const isSame = from.length === this.builtFrom.length && from.every((value, i) => value === this.builtFrom[i]);
     if (isSame && sameDay(this.builtAt, now)) return;
     this.builtFrom = from;
@@ -200,7 +240,8 @@ export class MessageList extends Component<Props, State> {
       if (keys.has(key)) continue;
       const as = { user: chat.me, time: item.time, ...(item.replyTo === undefined ? {} : { replyTo: item.replyTo }) };
       const row: Row = { key, item, isGroupStart: startsGroup(last, as), isFirstNew: false };
-      if (!last || !sameDay(last.time, item.time)) row.day = dayLabel(item.time, now);
+      if (room.timeline.hasNewer && item === items[0]) row.day = GAP;
+      else if (!last || !sameDay(last.time, item.time)) row.day = dayLabel(item.time, now);
       rows.push(row);
       last = as;
     }
@@ -315,11 +356,8 @@ export class MessageList extends Component<Props, State> {
   }
 
   private tryAgain(): void {
-    const { room } = this.props;
-    room.error = '';
-    if (room.timeline.loaded) this.loadMore();
-    else void room.loadNewest();
-    this.forceUpdate();
+    this.props.room.retry();
+    this.loadMore();
   }
 
   /** Loads the next page if the view is near an end of the window. */
@@ -394,7 +432,7 @@ export class MessageList extends Component<Props, State> {
     });
   };
 
-  override render({ chat, room, title, newAfter, editing, onEdit, onReply }: Props, { active, flashed, atEnd }: State) {
+  override render({ chat, room, title, newAfter, editing, onEdit, onReply }: Props, { active, flashed, atEnd, notice }: State) {
     const { timeline } = room;
     // Before the rows are rebuilt: the anchor must be one of the current rows.
     this.syncScroll();
@@ -427,6 +465,9 @@ export class MessageList extends Component<Props, State> {
             <button onClick={() => this.tryAgain()}>Try again</button>
           </p>
         )}
+        <p class={notice ? 'notice' : 'visually-hidden'} role="status">
+          {notice} {notice && <button onClick={() => this.setState({ notice: '' })}>Dismiss</button>}
+        </p>
         {timeline.loaded && this.rows.length === 0 && (
           <p class="empty">
             <span>
@@ -513,6 +554,13 @@ export class MessageList extends Component<Props, State> {
   };
 
   private onGoTo = (offset: number): void => void this.goTo(offset);
+}
+
+/** The user is writing something, wherever that is. */
+function isTyping(): boolean {
+  const { activeElement } = document;
+  const isField = activeElement instanceof HTMLTextAreaElement || activeElement instanceof HTMLInputElement;
+  return isField && activeElement.value !== '';
 }
 
 /** A message keeps its key when it is stored, so that its row stays the same. */

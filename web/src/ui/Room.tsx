@@ -196,7 +196,7 @@ function NotAMember({ chat, name }: { chat: Chat; name: string }) {
         if (!isCurrent) return;
         // The name in the URL may be spelled differently.
         if (room.name === name) setFound('public');
-        else replace(room.name);
+        else replace(room.name, chat.wanted?.offset);
       },
       (error: unknown) => {
         if (!isCurrent) return;

@@ -1,20 +1,46 @@
-/** The name of the open room is the fragment of the URL. */
+/** The fragment of the URL names the open room, and maybe one of its messages: `#/NAME` or `#/NAME/OFFSET`. */
+import { isOffset } from '../state/drafts';
 
-/** The room that the URL names. */
-export function roomInAddress(): string | undefined {
-  const match = /^#\/(.+)$/.exec(location.hash);
-  if (!match) return undefined;
+export interface Place {
+  room: string | undefined;
+  message: number | undefined;
+}
+
+/** The place that a fragment names. A slash in the name of a room is encoded, unless somebody typed it. */
+export function parseAddress(fragment: string): Place {
+  const nowhere = { room: undefined, message: undefined };
+  const match = /^#\/(.+?)(?:\/(\d+))?$/.exec(fragment);
+  if (!match) return nowhere;
   try {
     // A link that was typed or cut from a text may bring a space along.
-    return decodeURIComponent(match[1]!).trim() || undefined;
+    const room = decodeURIComponent(match[1]!).trim() || undefined;
+    const message = Number(match[2]);
+    return { room, message: room !== undefined && isOffset(message) ? message : undefined };
   } catch {
-    return undefined;
+    return nowhere;
   }
 }
 
-/** The link to a room, or to the list of rooms. */
-export function addressOf(room: string | undefined): string {
-  return room === undefined ? '#/' : `#/${encodeURIComponent(room)}`;
+/** The place that the URL names. */
+export function placeInAddress(): Place {
+  return parseAddress(location.hash);
+}
+
+/** The link to a room or one of its messages, or to the list of rooms. */
+export function addressOf(room: string | undefined, message?: number): string {
+  if (room === undefined) return '#/';
+  return `#/${encodeURIComponent(room)}${message === undefined ? '' : `/${message}`}`;
+}
+
+/** The link to a message, for other programs. */
+export function linkTo(room: string, message: number): string {
+  return location.href.replace(/#.*$/, '') + addressOf(room, message);
+}
+
+/** Whether a link leads to a place on this page. */
+export function isPlace(href: string): boolean {
+  const [page, fragment = ''] = href.split('#', 2);
+  return page === location.href.replace(/#.*$/, '') && parseAddress(`#${fragment}`).room !== undefined;
 }
 
 /** Opens a room, or the list of rooms. */
@@ -22,7 +48,7 @@ export function go(room: string | undefined): void {
   location.hash = addressOf(room);
 }
 
-/** Corrects the name of the open room, without a step in the browser's history. */
-export function replace(room: string): void {
-  location.replace(addressOf(room));
+/** Corrects the address of the open room, without a step in the browser's history. */
+export function replace(room: string, message?: number): void {
+  location.replace(addressOf(room, message));
 }
