@@ -117,6 +117,8 @@ pub struct JoinedRoom {
     pub unread: Number,
     pub read: Marker,
     pub role: Role,
+    /// When its last message was stored, or when the room was created if there is none.
+    pub active_at: UnixMillis,
 }
 
 /// A change that concerns a user, sent to all of the user's connections.

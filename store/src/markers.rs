@@ -98,19 +98,33 @@ macro_rules! unread_sql {
 }
 pub(crate) use unread_sql;
 
-/// id, name, title, kind, size, members, epoch, last offset, last number, read offset, read number, role, unread.
-type JoinedRow = (i64, String, String, i64, i64, i64, String, i64, i64, i64, i64, i64, i64);
+/// When the last message of the room `r` was stored, or when the room was created if there is none.
+/// `index`: a hint for SQLite, which would otherwise read what lies after the last message too.
+macro_rules! active_at_sql {
+    ($index:literal) => {
+        concat!(
+            "coalesce((SELECT x.created_at FROM messages x ",
+            $index,
+            " WHERE x.room_id = r.id AND x.kind = 0 ORDER BY x.room_offset DESC LIMIT 1), r.created_at)"
+        )
+    };
+}
+
+/// id, name, title, kind, size, members, epoch, last offset, last number, time of the last message, read offset, read
+/// number, role, unread.
+type JoinedRow = (i64, String, String, i64, i64, i64, String, i64, i64, i64, i64, i64, i64, i64);
 
 /// Both walk through the user's rooms by name and stop after a page, without sorting: the user may be in very many. The
 /// head of a deleted room is gone. SQLite keeps the order of a CROSS JOIN; PostgreSQL is forced by a subquery with
 /// OFFSET. The page is cut before unread messages are counted.
 pub(crate) const ROOMS_OF_SQLITE: &str = concat!(
     "
-    SELECT r.id, r.name, r.title, r.kind, r.size, r.members, r.epoch, r.last_offset, r.last_number,
-      r.read_offset, r.read_number, r.role, ",
+    SELECT r.id, r.name, r.title, r.kind, r.size, r.members, r.epoch, r.last_offset, r.last_number, ",
+    active_at_sql!("INDEXED BY messages_shown"),
+    ", r.read_offset, r.read_number, r.role, ",
     unread_sql!("r.read_offset", "$1", "INDEXED BY messages_shown"),
     " FROM (
-      SELECT r.id, r.name, r.title, r.kind, r.size, r.members, r.epoch, h.last_offset, h.last_number,
+      SELECT r.id, r.name, r.title, r.kind, r.size, r.members, r.epoch, r.created_at, h.last_offset, h.last_number,
         max(m.read_offset, coalesce((SELECT w.value ->> 1 FROM json_each($4) w WHERE w.value ->> 0 = r.id), 0))
           AS read_offset,
         max(m.read_number, coalesce((SELECT w.value ->> 2 FROM json_each($4) w WHERE w.value ->> 0 = r.id), 0))
@@ -121,17 +135,19 @@ pub(crate) const ROOMS_OF_SQLITE: &str = concat!(
 );
 const ROOMS_OF_POSTGRES: &str = concat!(
     "
-    SELECT r.id, r.name, r.title, r.kind, r.size, r.members, r.epoch, r.last_offset, r.last_number,
-      r.read_offset, r.read_number, r.role, ",
+    SELECT r.id, r.name, r.title, r.kind, r.size, r.members, r.epoch, r.last_offset, r.last_number, ",
+    active_at_sql!(""),
+    ", r.read_offset, r.read_number, r.role, ",
     unread_sql!("r.read_offset", "$1"),
     " FROM (
-      SELECT r.id, r.name, r.title, r.kind, r.size, r.members, r.epoch, r.last_offset, r.last_number, r.role,
+      SELECT r.id, r.name, r.title, r.kind, r.size, r.members, r.epoch, r.created_at, r.last_offset, r.last_number,
+        r.role,
         greatest(r.read_offset, coalesce(w.read_offset, 0)) AS read_offset,
         greatest(r.read_number, coalesce(w.read_number, 0)) AS read_number
       FROM user_rooms u CROSS JOIN LATERAL (
         SELECT r.id, r.name, r.title, CAST(r.kind AS bigint) AS kind, CAST(r.size AS bigint) AS size,
-          CAST(r.members AS bigint) AS members, r.epoch, h.last_offset, h.last_number, m.read_offset, m.read_number,
-          CAST(m.role AS bigint) AS role
+          CAST(r.members AS bigint) AS members, r.epoch, r.created_at, h.last_offset, h.last_number, m.read_offset,
+          m.read_number, CAST(m.role AS bigint) AS role
         FROM rooms r JOIN heads h ON h.room_id = r.id JOIN members m ON m.room_id = r.id AND m.user_id = u.user_id
         WHERE r.id = u.room_id OFFSET 0) r
       LEFT JOIN LATERAL (
@@ -188,7 +204,7 @@ pub(crate) async fn rooms_of(
     let rows = db.all::<JoinedRow>(sql, &newer.after(&args)).await?;
     let room_from = |row: JoinedRow| {
         let (id, name, title, kind, size, members, epoch, last_offset, last_number, ..) = row;
-        let (.., read_offset, read_number, role, unread) = row;
+        let (.., active_at, read_offset, read_number, role, unread) = row;
         JoinedRoom {
             id: RoomId(id),
             name,
@@ -204,6 +220,7 @@ pub(crate) async fn rooms_of(
             unread: unread.unsigned_abs(),
             read: Marker { offset: read_offset.unsigned_abs(), number: read_number.unsigned_abs() },
             role: Role::from_number(role),
+            active_at: active_at.unsigned_abs(),
         }
     };
     let mut rooms: Vec<_> = rows.into_iter().map(room_from).collect();

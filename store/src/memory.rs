@@ -53,6 +53,7 @@ struct StoredRoom {
     title: String,
     kind: RoomKind,
     size: u32,
+    created_at: UnixMillis,
     members: BTreeMap<UserId, Membership>,
     number: Number,
     /// The row at `offset - 1`.
@@ -292,6 +293,7 @@ impl MemoryStore {
                 unread: room.unread(user, read.offset),
                 read,
                 role: membership.role,
+                active_at: room.active_at(),
             })
         });
         let mut rooms: Vec<_> = joined.filter(|room| after.is_none_or(|after| room.name.as_str() > after)).collect();
@@ -374,6 +376,7 @@ impl MemoryStore {
             title: room.title,
             kind: room.kind,
             size: room.size.max(1),
+            created_at: now,
             members: BTreeMap::from([(room.owner, owner)]),
             number: 0,
             log: Vec::new(),
@@ -560,6 +563,11 @@ impl StoredRoom {
 
     fn row_mut(&mut self, offset: Offset) -> Option<&mut LogRow> {
         self.log.get_mut(usize::try_from(offset.checked_sub(1)?).ok()?)
+    }
+
+    /// When the last message was stored, or when the room was created if there is none.
+    fn active_at(&self) -> UnixMillis {
+        self.log.iter().rev().find(|row| row.kind == Kind::Message).map_or(self.created_at, |row| row.time)
     }
 
     /// Other users' messages after this offset that still exist.

@@ -363,6 +363,8 @@ async fn rpc_calls_and_user_events_work(sdk: Sdk, kind: Kind, shards: &str) {
         let rooms = rooms["rooms"].as_array().expect("rooms").clone();
         let room = rooms.into_iter().find(|room| room["name"] == "r").expect("the room");
         assert_eq!((number(&room["offset"]), number(&room["members"])), (3, 2), "{room}");
+        let history = server.get("/user/getchats?room=r&limit=1", &bob.token).await.expect(200);
+        assert_eq!(room["time"], history["messages"][0]["time"], "{room}");
         // HTTP agrees, also while the marker is not written yet.
         let found = server.get("/rooms/r", &bob.token).await.expect(200);
         let listed = server.get("/rooms?query=r&limit=1", &bob.token).await.expect(200);

@@ -1,6 +1,7 @@
 //! Read markers, and the list of a user's rooms, which shows them.
 
 use crate::harness::*;
+use std::time::Duration;
 use uproar_model::{Item, JoinedRoom, Marker, RoomId, UserId};
 use uproar_store::{NewRoom, Role, RoomKind};
 
@@ -167,7 +168,11 @@ pub async fn a_users_rooms_have_heads_and_markers(world: World) {
     let wanted = NewRoom { name: "den".into(), title: "The Den".into(), kind: RoomKind::Private, size: 7, owner: ben };
     let den = world.store.create_room(wanted).await.unwrap();
     world.public_room("elsewhere", ann).await;
-    world.send(room, ann, &["1", "2"]).await;
+    world.send(room, ann, &["1"]).await;
+    let last_message_at = new(world.append_one(message(room, ann, "3", "3")).await).time;
+    let created_at = world.store.members("den", ben, None, 1).await.unwrap().members[0].joined_at;
+    // So that a reaction that did count would be seen.
+    tokio::time::sleep(Duration::from_millis(5)).await;
     new(world.append_one(react(room, ann, "r", 1, "👍")).await);
     world.store.mark_read(&[(room, ben, at(1, 1))]).await.unwrap();
 
@@ -186,6 +191,7 @@ pub async fn a_users_rooms_have_heads_and_markers(world: World) {
             unread: 0,
             read: at(0, 0),
             role: Role::Owner,
+            active_at: created_at,
         },
         JoinedRoom {
             id: room,
@@ -198,6 +204,8 @@ pub async fn a_users_rooms_have_heads_and_markers(world: World) {
             unread: 1,
             read: at(1, 1),
             role: Role::Member,
+            // The reaction does not count.
+            active_at: last_message_at,
         },
     ];
     assert_eq!(rooms, expected);

@@ -133,6 +133,7 @@ struct RoomSummary<'a> {
     unread: u64,
     read: ReadMarker,
     role: &'static str,
+    time: UnixMillis,
 }
 
 impl<'a> RoomsResult<'a> {
@@ -142,7 +143,7 @@ impl<'a> RoomsResult<'a> {
         let fitting = rooms.iter().take(limit).take_while(|room| {
             let before = bytes;
             // Escapes make a text at most six times as long.
-            bytes += 256 + 6 * (room.name.len() + room.title.len());
+            bytes += 320 + 6 * (room.name.len() + room.title.len());
             before == 0 || bytes <= limit_bytes
         });
         let fitting: Vec<RoomSummary<'a>> = fitting.map(RoomSummary::from).collect();
@@ -168,6 +169,7 @@ impl<'a> From<&'a JoinedRoom> for RoomSummary<'a> {
                 Role::Moderator => "moderator",
                 Role::Owner => "owner",
             },
+            time: room.active_at,
         }
     }
 }
