@@ -1,5 +1,6 @@
+import { createHash } from 'node:crypto';
 import { readFileSync, readdirSync } from 'node:fs';
-import { type Plugin, defineConfig } from 'vite';
+import { type Plugin, build, defineConfig } from 'vite';
 
 // The dev server forwards the calls of the page to the running server that UPROAR names.
 const server = process.env.UPROAR ?? 'http://localhost:8080';
@@ -39,8 +40,38 @@ function licences(): Plugin {
   };
 }
 
+/** Writes `sw.js`, the service worker of this build, which knows the page and the files that it starts with. */
+function serviceWorker(): Plugin {
+  return {
+    name: 'service-worker',
+    apply: 'build',
+    async writeBundle({ dir }, bundle) {
+      const index = bundle['index.html'];
+      if (index?.type !== 'asset') throw new Error('there is no page');
+      const page = String(index.source);
+      const files = [...new Set(page.match(/\/assets\/[\w.-]+/g))];
+      const version = createHash('sha256').update(page).digest('hex').slice(0, 12);
+      await build({
+        configFile: false,
+        publicDir: false,
+        logLevel: 'warn',
+        define: { BUILD: JSON.stringify({ version, files }) },
+        build: {
+          target: 'es2022',
+          outDir: dir!,
+          emptyOutDir: false,
+          rolldownOptions: {
+            input: 'src/worker/worker.ts',
+            output: { format: 'iife', entryFileNames: 'sw.js' },
+          },
+        },
+      });
+    },
+  };
+}
+
 export default defineConfig({
-  plugins: [licences()],
+  plugins: [licences(), serviceWorker()],
   build: {
     target: 'es2022',
     // The first versions that support light-dark(), so that styles need no rewriting for older ones.

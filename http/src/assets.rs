@@ -22,9 +22,9 @@ const HASHED: &str = "/assets/";
 
 /// What the web client may do. Its scripts, styles and other files come from this server, each in a file of its own.
 /// `'self'` includes WebSockets of the same origin (CSP 3, section 6.7.2.8). Browsers that support Trusted Types never
-/// make HTML or scripts from strings; the web client doesn't need that.
+/// make HTML or scripts from strings. The one policy that is allowed lets the web client start its service worker.
 const POLICY: &str = "default-src 'self'; connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; \
-                      frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
+                      frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types service-worker";
 
 /// What keeps the web client apart from pages of other origins, and from the devices and sensors that it doesn't need.
 const ISOLATION: [(&str, &str); 3] = [

@@ -9,7 +9,12 @@ const kept = (page: Page) =>
   page.evaluate(async () => {
     const keys = [...Object.keys(localStorage), ...Object.keys(sessionStorage)].filter(key => key !== 'uproar.theme');
     const databases = (await indexedDB.databases()).map(({ name }) => name);
-    return [...keys, ...databases, ...(await caches.keys())];
+    const requests: readonly Request[][] = await Promise.all(
+      (await caches.keys()).map(async (name) => [...(await (await caches.open(name)).keys())]),
+    );
+    // The page itself is the same for everyone.
+    const paths = requests.flat().map(({ url }) => new URL(url).pathname);
+    return [...keys, ...databases, ...paths.filter((path) => path !== '/' && !path.startsWith('/assets/'))];
   });
 const signOut = async (page: Page) => {
   await page.getByRole('button', { name: 'Settings' }).click();

@@ -1,5 +1,7 @@
+/// <reference types="vite/client" />
 import { render } from 'preact';
-import { Session, wait } from './session';
+import { registerWorker, waitOrOnline } from './offline';
+import { Session } from './session';
 import { browserPrivacy, drafts } from './storage';
 import { App } from './ui/App';
 import { applyTheme, loadTheme } from './ui/Theme';
@@ -7,6 +9,7 @@ import { applyTheme, loadTheme } from './ui/Theme';
 applyTheme(loadTheme());
 addEventListener('pagehide', () => drafts.leave());
 addEventListener('pageshow', () => drafts.reclaim());
-const session = new Session((path, init) => fetch(path, init), Date.now, wait, browserPrivacy);
+const session = new Session((path, init) => fetch(path, init), Date.now, waitOrOnline, browserPrivacy);
 render(<App session={session} />, document.getElementById('app')!);
 void session.start();
+if (import.meta.env.PROD) void registerWorker();

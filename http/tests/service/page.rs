@@ -17,6 +17,8 @@ const ASSETS: &[File] = &[
     File { path: "/assets/index-91bc.css", plain: b"body { }", gzip: Some(b"css as gzip"), brotli: None },
     File { path: "/assets/dot-00ff.png", plain: b"\x89PNG", gzip: None, brotli: None },
     File { path: "/favicon.svg", plain: b"<svg/>", gzip: None, brotli: None },
+    File { path: "/sw.js", plain: b"let worker = 1;", gzip: None, brotli: None },
+    File { path: "/manifest.webmanifest", plain: b"{}", gzip: None, brotli: None },
     // Hidden by a call of the same path.
     File { path: "/healthz", plain: b"never seen", gzip: None, brotli: None },
 ];
@@ -53,7 +55,7 @@ async fn the_index_has_a_strict_policy() {
             "form-action 'self'",
             "frame-ancestors 'none'",
             "require-trusted-types-for 'script'",
-            "trusted-types 'none'",
+            "trusted-types service-worker",
         ] {
             assert!(directives.contains(&directive), "{policy}");
         }
@@ -71,6 +73,8 @@ async fn every_file_has_its_type_and_cache_control() {
         ("/assets/index-91bc.css", "text/css; charset=utf-8", immutable),
         ("/assets/dot-00ff.png", "image/png", immutable),
         ("/favicon.svg", "image/svg+xml", "no-cache"),
+        ("/sw.js", "text/javascript; charset=utf-8", "no-cache"),
+        ("/manifest.webmanifest", "application/manifest+json", "no-cache"),
     ] {
         let response = client.get(path).await;
         let file = ASSETS.iter().find(|file| file.path == path).unwrap();

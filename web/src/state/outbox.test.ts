@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { Memory } from './memory';
-import { type Item, OTHER_EPOCH, Outbox, SendError } from './outbox';
+import { type Item, OTHER_EPOCH, Outbox, SendError, countPending } from './outbox';
 
 const settle = async () => {
   for (let i = 0; i < 200; i++) await Promise.resolve();
@@ -235,5 +235,18 @@ describe('Outbox', () => {
       }),
     );
     expect(open().of('lobby')).toEqual([{ id: 'x', room: 'lobby', text: 'x', time: 0, status: 'pending' }]);
+  });
+
+  it('counts what waits to be sent, by user', async () => {
+    const outbox = open();
+    outbox.add({ room: 'lobby', text: 'one' });
+    outbox.add({ room: 'quiet', text: 'two' });
+    open('12').add({ room: 'lobby', text: 'of another user' });
+    storage.setItem('uproar.outbox.1.broken', '{');
+    expect([countPending(storage, '1'), countPending(storage, '12'), countPending(storage, '')]).toEqual([2, 1, 0]);
+    answer = () => Promise.reject(new SendError('No.', false));
+    outbox.setOnline(true);
+    await settle();
+    expect(countPending(storage, '1')).toBe(0);
   });
 });

@@ -248,8 +248,18 @@ export class Outbox extends Store {
   }
 
   private key(id: string): string {
-    return `uproar.outbox.${this.env.user}.${id}`;
+    return keyOf(this.env.user, id);
   }
+}
+
+function keyOf(user: string, id: string): string {
+  return `uproar.outbox.${user}.${id}`;
+}
+
+/** How many of a user's messages wait to be sent. */
+export function countPending(storage: StorageLike, user: string): number {
+  const keys = storage.keys().filter((key) => key.startsWith(keyOf(user, '')));
+  return keys.filter((key) => parse(storage.getItem(key))?.status === 'pending').length;
 }
 
 /** The item in a text that may be anything: another version of the page, or a person, may have stored it. */

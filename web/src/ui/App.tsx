@@ -10,6 +10,7 @@ import { Rooms } from './Rooms';
 import { Settings } from './Settings';
 import { Shortcuts } from './Shortcuts';
 import { SignIn } from './SignIn';
+import { Starting } from './Starting';
 import { Switcher } from './Switcher';
 import { go, isPlace, placeInAddress } from './address';
 import { focusIfLost, useStores } from './hooks';
@@ -28,13 +29,7 @@ export function App({ session }: { session: Session }) {
     return () => removeEventListener('storage', onStorage);
   }, [session]);
   if (session.state === 'out') return <SignIn session={session} />;
-  if (!chat) {
-    return (
-      <p class="starting" role="status">
-        {session.notice || 'Uproar'}
-      </p>
-    );
-  }
+  if (!chat) return <Starting notice={session.notice} />;
   return <Main chat={chat} session={session} />;
 }
 

@@ -128,6 +128,11 @@ export function applyTheme({ mode, light, dark, sizes }: Theme): void {
     set(name, isChosen ? `light-dark(${colours.light[name]}, ${colours.dark[name]})` : undefined);
   }
   for (const { name } of SIZES) set(name, sizes[name]);
+  // What surrounds the page on a phone.
+  for (const scheme of ['light', 'dark'] as const) {
+    const paper = colours[mode === 'system' ? scheme : mode]['--paper']!;
+    document.querySelector(`meta[name=theme-color][media*=${scheme}]`)?.setAttribute('content', paper);
+  }
 }
 
 /** The colour scheme on screen. */
