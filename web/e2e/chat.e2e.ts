@@ -136,7 +136,7 @@ describe('the web client', () => {
   it('lists people, and keeps the theme chosen in the settings', async () => {
     await ann.getByRole('link', { name: 'The lobby' }).click();
     await ann.getByRole('button', { name: /online$/ }).click();
-    await ann.getByRole('complementary', { name: 'People' }).getByText('bob').first().waitFor();
+    await ann.getByRole('complementary', { name: 'Members' }).getByText('bob').first().waitFor();
     await ann.getByRole('button', { name: 'Settings' }).click();
     await ann.getByLabel('Dark').check();
     await screenshot(ann, 'settings');

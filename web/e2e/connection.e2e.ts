@@ -255,7 +255,7 @@ describe('an unreliable connection', () => {
     const carl = await world.signedIn('carl', 'cellar');
     await composer(carl).waitFor();
     await ann.getByRole('heading', { name: 'Members (2)' }).waitFor();
-    expect(await ann.locator('.people ul').last().locator('li').count()).toBe(2);
+    expect(await ann.locator('.panel li').count()).toBe(2);
     await carl.close();
     await ann.keyboard.press('Escape');
     await ann.goto(`${world.server.page}/#/lobby`);

@@ -70,10 +70,10 @@ describe('the design', () => {
       await page.locator('.scroller').evaluate((scroller) => scroller.scrollTo(0, 0));
       const [left, right] = await edgesOf(page.locator('.input-row'));
       expect((await edgesOf(page.locator('.row .avatar').first()))[0], `${width}`).toBe(left);
+      expect((await edgesOf(page.locator('.room-head .kind')))[0], `${width}`).toBe(left);
       expect(await edgesOf(page.locator('.day').first()), `${width}`).toEqual([left, right]);
-      expect((await edgesOf(page.locator('.room-head h1')))[0], `${width}`).toBe(left);
       expect((await edgesOf(page.locator('.room-head button').last()))[1], `${width}`).toBe(right);
-      const texts = await page.locator('.row .text, .row .by').evaluateAll((all) =>
+      const texts = await page.locator('.row .text, .row .by, .room-head h1').evaluateAll((all) =>
         all.map((element) => Math.round(element.getBoundingClientRect().left)),
       );
       expect(new Set(texts).size, `${width}`).toBe(1);
@@ -111,6 +111,133 @@ describe('the design', () => {
     expect(await accessibilityFlaws(page)).toEqual([]);
     await page.mouse.move(0, 0);
     await composer(page).focus();
+  });
+
+  it('has buttons and fields whose outline can be seen, and spends no accent on the composer’s focus', async () => {
+    await composer(page).focus();
+    for (const colorScheme of ['light', 'dark'] as const) {
+      await page.emulateMedia({ colorScheme });
+      const paper = await colourOf(page.locator('body'), 'background-color');
+      const ground = await colourOf(page.locator('.rooms'), 'background-color');
+      const outlined: [Locator, string][] = [
+        [page.locator('.room-head .members'), paper],
+        [page.getByRole('button', { name: 'Room details' }), paper],
+        [page.locator('.input-row'), paper],
+        [page.getByRole('button', { name: 'Find or create a room' }), ground],
+      ];
+      for (const [element, background] of outlined) {
+        const outline = await colourOf(element, 'border-top-color');
+        expect(contrast(outline, background), `${colorScheme} ${outline}`).toBeGreaterThanOrEqual(3);
+      }
+      await composer(page).fill('x');
+      const send = await colourOf(page.getByRole('button', { name: 'Send' }), 'background-color');
+      expect(await colourOf(page.locator('.input-row'), 'border-top-color')).not.toBe(send);
+      await composer(page).fill('');
+    }
+    await page.emulateMedia({ colorScheme: 'light' });
+  });
+
+  it('shows members and details beside the messages, or over them on narrow screens', async () => {
+    const panel = page.locator('.panel');
+    for (const [name, button] of [['Members', /online$/], ['Room details', 'Room details']] as const) {
+      await page.setViewportSize({ width: 1280, height: 800 });
+      const opener = page.locator('.room-head').getByRole('button', { name: button });
+      await opener.click();
+      await page.getByRole('complementary', { name }).waitFor();
+      expect(await panel.count()).toBe(1);
+      expect(await opener.getAttribute('aria-expanded')).toBe('true');
+      expect((await edgesOf(page.locator('.messages')))[1]).toBeLessThanOrEqual((await edgesOf(panel))[0]);
+      await page.setViewportSize({ width: 700, height: 800 });
+      expect((await edgesOf(page.locator('.messages')))[1]).toBe((await edgesOf(panel))[1]);
+      expect(await accessibilityFlaws(page), name).toEqual([]);
+    }
+    await page.setViewportSize({ width: 1280, height: 800 });
+    // One panel takes the place of the other, and the focus goes back to the button of the one that is closed.
+    await page.keyboard.press('Escape');
+    await panel.waitFor({ state: 'detached' });
+    await page.getByRole('button', { name: 'Room details' }).and(page.locator(':focus')).waitFor();
+  });
+
+  it('says what a room is', async () => {
+    await page.getByRole('button', { name: 'Room details' }).click();
+    const panel = page.getByRole('complementary', { name: 'Room details' });
+    for (const text of ['The kitchen', 'kitchen', 'Everyone', '5', 'You own this room']) {
+      await panel.locator('dd', { hasText: text }).first().waitFor();
+    }
+    await panel.getByRole('button', { name: 'Delete room' }).click();
+    await page.getByRole('button', { name: 'Cancel' }).click();
+    await page.getByRole('heading', { name: 'The kitchen' }).waitFor();
+    await page.getByRole('button', { name: 'Close' }).click();
+  });
+
+  it('shows who is here by a green dot, and asks before it removes a member', async () => {
+    const tomás = await world.signedIn('Tomás', 'kitchen');
+    await page.getByRole('button', { name: '2 online' }).click();
+    const panel = page.getByRole('complementary', { name: 'Members' });
+    await panel.getByRole('heading', { name: 'Members (5)' }).waitFor();
+    expect(await panel.locator('li').count()).toBe(5);
+    expect(await panel.locator('li.here bdi').allTextContents()).toEqual(['Mira', 'Tomás']);
+    const remove = panel.getByRole('button', { name: 'Remove Tomás from this room' });
+    await remove.click();
+    await page.getByText('It’s public, so they can join it again.').waitFor();
+    expect(await accessibilityFlaws(page)).toEqual([]);
+    await page.getByRole('button', { name: 'Cancel' }).click();
+    await remove.and(page.locator(':focus')).waitFor();
+    expect(await composer(tomás).count()).toBe(1);
+    await remove.press('Enter');
+    await page.getByRole('button', { name: 'Remove', exact: true }).press('Enter');
+    await remove.waitFor({ state: 'detached' });
+    await panel.locator('button:focus').waitFor();
+    await tomás.getByText('You’re not a member of kitchen').waitFor();
+    await panel.getByRole('heading', { name: 'Members (4)' }).waitFor();
+    await page.getByRole('button', { name: 'Close' }).click();
+    await tomás.context().close();
+  });
+
+  it('shows the shapes of messages, rooms and members until they are loaded', async () => {
+    const tab = await world.newTab(page.context());
+    let waiting: (() => void)[] | undefined = [];
+    for (const what of ['**/user/getchats*', '**/members*']) {
+      await tab.route(what, async (route) => {
+        if (waiting) await new Promise<void>((go) => waiting!.push(go));
+        await route.continue();
+      });
+    }
+    const goOn = () => {
+      waiting?.forEach((go) => go());
+      waiting = undefined;
+    };
+    await tab.goto(`${world.server.page}/#/kitchen`);
+    await tab.locator('.messages .skeleton .avatar').first().waitFor();
+    await composer(tab).waitFor();
+    const before = await edgesOf(tab.locator('.input-row'));
+    goOn();
+    await messageText(tab, 'In a row 2').waitFor();
+    expect(await tab.locator('.skeleton').count()).toBe(0);
+    expect(await edgesOf(tab.locator('.input-row'))).toEqual(before);
+    waiting = [];
+    await tab.locator('.room-head .members').click();
+    await tab.locator('.panel .skeleton .avatar').first().waitFor();
+    goOn();
+    await tab.locator('.panel').getByText('Owner').waitFor();
+    expect(await tab.locator('.skeleton').count()).toBe(0);
+    await tab.close();
+  });
+
+  it('moves nothing when it has something to say', async () => {
+    await page.bringToFront();
+    const places = () =>
+      page.locator('.room-head, .rooms li, .row, .composer').evaluateAll((all) =>
+        all.map((element) => element.getBoundingClientRect().top),
+      );
+    const before = await places();
+    await page.context().setOffline(true);
+    await page.locator('.banner', { hasText: 'Connection lost' }).waitFor();
+    expect(await places()).toEqual(before);
+    expect(await accessibilityFlaws(page)).toEqual([]);
+    await page.context().setOffline(false);
+    await page.locator('.banner', { hasText: 'Back online' }).waitFor({ timeout: 20_000 });
+    expect(await places()).toEqual(before);
   });
 
   it('names the licences of what it contains', async () => {

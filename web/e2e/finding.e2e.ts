@@ -234,7 +234,7 @@ describe('a link to a message', () => {
     const after = await numbers();
     expect(after).toEqual(after.map((_, i) => after[0]! + i));
     expect(after.at(-1)).toBeLessThan(499);
-    await page.getByRole('button', { name: /↓$/ }).click();
+    await page.locator('.to-newest').click();
     await messageText(page, 'Message 500').waitFor();
     expect(page.url()).toBe(`${world.server.page}/#/long`);
     await page.reload();

@@ -110,7 +110,7 @@ describe('a long history', () => {
   });
 
   it('jumps to the newest message and continues from there', async () => {
-    await ann.getByRole('button', { name: /↓/ }).click();
+    await ann.locator('.to-newest').click();
     await messageText(ann, 'Someone writes').waitFor();
     await send(ann, 'The end');
     await messageText(ann, 'The end').waitFor();
@@ -146,7 +146,7 @@ describe('a long history', () => {
     await messageText(ann, 'A late answer').waitFor();
     await ann.locator('.row', { hasText: 'A late answer' }).locator('.quote').click();
     await ann.locator('.row.flashed', { hasText: words }).waitFor();
-    await ann.getByRole('button', { name: /↓/ }).click();
+    await ann.locator('.to-newest').click();
     await messageText(ann, 'A late answer').waitFor();
   });
 

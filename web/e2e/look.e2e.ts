@@ -114,6 +114,8 @@ describe('the appearance', () => {
     await mira.keyboard.press('Escape');
     await mira.reload();
     await messageText(mira, 'See you on Saturday').waitFor();
+    // The button to send has the accent only when it can be pressed.
+    await composer(mira).fill('x');
     const looks = () =>
       mira.evaluate(() => {
         const { fontSize, backgroundColor } = getComputedStyle(document.body);
@@ -126,6 +128,7 @@ describe('the appearance', () => {
     await mira.getByLabel('System').check();
     await mira.keyboard.press('Escape');
     expect(await looks()).toMatchObject({ fontSize: '15px', isDark: false });
+    await composer(mira).fill('');
   });
 
   it('scales with the text size, and cuts nothing', async () => {
@@ -162,7 +165,7 @@ describe('the appearance', () => {
     await mira.getByRole('link', { name: 'The kitchen' }).click();
     await messageText(mira, 'See you on Saturday').waitFor();
     await mira.getByRole('button', { name: /online$/ }).click();
-    await mira.locator('.people li.here').first().waitFor();
+    await mira.locator('.panel li.here').first().waitFor();
     const choices = [
       { '--accent': '#ffff66' },
       { '--accent': '#102a6b', '--paper': '#000000', '--ink': '#222222' },
@@ -190,8 +193,8 @@ describe('the appearance', () => {
     await messageText(mira, 'See you on Saturday').waitFor();
     // Red means something else.
     await mira.getByRole('button', { name: /online$/ }).click();
-    const dot = mira.locator('.people li.here').first();
-    const colour = await dot.evaluate((element) => getComputedStyle(element, '::before').backgroundColor);
+    const dot = mira.locator('.panel li.here .avatar').first();
+    const colour = await dot.evaluate((element) => getComputedStyle(element, '::after').backgroundColor);
     const [red, green] = colour.match(/\d+/g)!.map(Number);
     expect(green).toBeGreaterThan(red!);
     await mira.keyboard.press('Escape');
@@ -270,12 +273,14 @@ describe('the appearance', () => {
     await world.join(await world.token('Mira'), 'attic');
     await mira.getByRole('link', { name: 'attic' }).click();
     await mira.getByRole('heading', { name: 'attic' }).waitFor();
-    await mira.getByRole('button', { name: /online$/ }).press('Enter');
-    await mira.locator('.people button:focus').waitFor();
-    await mira.keyboard.press('Escape');
-    await mira.locator('.room-head button:focus').waitFor();
+    for (const name of [/online$/, 'Room details']) {
+      await mira.getByRole('button', { name }).press('Enter');
+      await mira.locator('.panel button:focus').waitFor();
+      await mira.keyboard.press('Escape');
+      await mira.locator('.room-head').getByRole('button', { name }).and(mira.locator(':focus')).waitFor();
+    }
     await mira.keyboard.press('Enter');
-    await mira.locator('.people button:focus').waitFor();
+    await mira.locator('.panel button:focus').waitFor();
     await mira.getByRole('button', { name: 'Leave room' }).press('Enter');
     await mira.getByRole('button', { name: 'Leave', exact: true }).press('Enter');
     await mira.getByText('Choose a room').waitFor();
@@ -480,7 +485,7 @@ describe('a low limit of joins and leaves', () => {
     const ann = await limited.account('host');
     await limited.room(ann, 'party');
     const page = await limited.signedIn('host', 'party');
-    const head = page.locator('.room-head button');
+    const head = page.locator('.room-head .members');
     const guests: Page[] = [];
     for (let i = 1; i <= 3; i++) {
       await limited.join(await limited.account(`guest${i}`), 'party');
@@ -493,7 +498,7 @@ describe('a low limit of joins and leaves', () => {
     await composer(late).waitFor();
     await expect.poll(() => head.textContent(), { timeout: 10_000 }).toBe('2 online');
     await head.click();
-    expect(await page.locator('.people li.here').allTextContents()).toEqual(['host', 'late']);
+    expect(await page.locator('.panel li.here bdi').allTextContents()).toEqual(['host', 'late']);
   }, 60_000);
 });
 

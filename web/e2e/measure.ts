@@ -117,7 +117,7 @@ it('measure', { timeout: 900_000 }, async () => {
   report('most rows in the document', `${scrolled.mostRows}`);
   const after = await memory(cdp);
   report('JavaScript heap, at the first message', `${kib(after.heap)}, ${after.nodes} nodes`);
-  await page.getByRole('button', { name: /↓/ }).click();
+  await page.locator('.to-newest').click();
   await messageText(page, 'The newest').waitFor();
   const back = await memory(cdp);
   report('JavaScript heap, back at the newest message', `${kib(back.heap)}, ${back.nodes} nodes`);

@@ -63,7 +63,7 @@ it('screenshots', { timeout: 60_000 }, async () => {
   await world.signIn(dark, 'Mira', 'kitchen');
   await messageText(dark, 'See you on Saturday').waitFor();
   await dark.getByRole('button', { name: '5 online' }).click();
-  await dark.getByRole('complementary', { name: 'People' }).getByText('owner').waitFor();
+  await dark.getByRole('complementary', { name: 'Members' }).getByText('Owner').waitFor();
   await messageText(dark, 'I’ll be there at nine').hover();
   await take(dark, 'room-dark');
 

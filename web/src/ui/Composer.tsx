@@ -6,6 +6,7 @@ import { plainText } from '../state/markdown';
 import { suggest } from '../state/mentions';
 import { cut, excess, isBlank, storable } from '../state/text';
 import { Grow } from './Grow';
+import { Icon } from './Icon';
 import { MENTIONS_ID, Mentions, mentionId } from './Mentions';
 
 /** A title of this length fits into the placeholder on a phone. */
@@ -148,8 +149,8 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
             }}
           />
         </Grow>
-        <button class="primary" disabled={!canSend}>
-          Send
+        <button class="primary icon-button" aria-label="Send" disabled={!canSend}>
+          <Icon name="send" />
         </button>
       </div>
       {tooLong > 0 && (

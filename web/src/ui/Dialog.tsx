@@ -1,5 +1,7 @@
 import type { ComponentChildren } from 'preact';
-import { useLayoutEffect, useRef } from 'preact/hooks';
+import { useLayoutEffect, useRef, useState } from 'preact/hooks';
+import { errorText } from '../errors';
+import { IconButton } from './Icon';
 
 /** A modal dialog. The browser keeps the focus inside and closes it on Escape. */
 interface Props {
@@ -43,12 +45,48 @@ export function Dialog({ title, onClose, children }: Props) {
       <div class="dialog">
         <header>
           <h2>{title}</h2>
-          <button class="quiet" onClick={onClose}>
-            Close
-          </button>
+          <IconButton icon="close" label="Close" class="quiet" onClick={onClose} />
         </header>
         {children}
       </div>
     </dialog>
+  );
+}
+
+interface ConfirmProps extends Props {
+  /** What the button does that cannot be undone. */
+  action: string;
+  onConfirm: () => Promise<void>;
+}
+
+/** Asks before something that cannot be undone. The text below the title says what it means. */
+export function ConfirmDialog({ title, action, onConfirm, onClose, children }: ConfirmProps) {
+  const [error, setError] = useState('');
+  const [busy, setBusy] = useState(false);
+  async function confirm(): Promise<void> {
+    setBusy(true);
+    setError('');
+    try {
+      await onConfirm();
+    } catch (error) {
+      setError(errorText(error));
+      setBusy(false);
+    }
+  }
+  return (
+    <Dialog title={title} onClose={onClose}>
+      <p>{children}</p>
+      {error && (
+        <p class="error" role="alert">
+          {error}
+        </p>
+      )}
+      <div class="buttons">
+        <button class="primary danger" disabled={busy} onClick={() => void confirm()}>
+          {action}
+        </button>
+        <button onClick={onClose}>Cancel</button>
+      </div>
+    </Dialog>
   );
 }

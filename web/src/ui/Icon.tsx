@@ -1,8 +1,45 @@
 /** The icons of Lucide that the page uses. Only these end up in what is built. */
-import { type IconNode, Link, Pencil, Reply, SmilePlus, Trash2 } from 'lucide';
-import { type ButtonHTMLAttributes, h } from 'preact';
+import {
+  ArrowDown,
+  ChevronLeft,
+  Hash,
+  type IconNode,
+  Info,
+  Link,
+  Lock,
+  MessagesSquare,
+  Pencil,
+  Plus,
+  Reply,
+  SendHorizontal,
+  Settings,
+  SmilePlus,
+  Trash2,
+  UserMinus,
+  Users,
+  X,
+} from 'lucide';
+import { type ButtonHTMLAttributes, type Ref, h } from 'preact';
 
-const ICONS = { delete: Trash2, edit: Pencil, link: Link, react: SmilePlus, reply: Reply } satisfies Record<string, IconNode>;
+const ICONS = {
+  add: Plus,
+  back: ChevronLeft,
+  close: X,
+  delete: Trash2,
+  details: Info,
+  down: ArrowDown,
+  edit: Pencil,
+  link: Link,
+  members: Users,
+  private: Lock,
+  public: Hash,
+  react: SmilePlus,
+  remove: UserMinus,
+  reply: Reply,
+  room: MessagesSquare,
+  send: SendHorizontal,
+  settings: Settings,
+} satisfies Record<string, IconNode>;
 
 export type IconName = keyof typeof ICONS;
 
@@ -19,11 +56,12 @@ interface IconButtonProps extends ButtonHTMLAttributes<HTMLButtonElement> {
   icon: IconName;
   /** What the button does: its name, and what appears next to it under the pointer or the focus. */
   label: string;
+  buttonRef?: Ref<HTMLButtonElement>;
 }
 
-export function IconButton({ icon, label, ...rest }: IconButtonProps) {
+export function IconButton({ icon, label, class: extra = '', buttonRef, ...rest }: IconButtonProps) {
   return (
-    <button type="button" class="icon-button" aria-label={label} {...rest}>
+    <button type="button" class={`icon-button ${extra as string}`} aria-label={label} ref={buttonRef} {...rest}>
       <Icon name={icon} />
     </button>
   );

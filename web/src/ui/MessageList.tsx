@@ -6,7 +6,9 @@ import { Heights } from '../state/heights';
 import type { Item } from '../state/outbox';
 import { dayLabel, sameDay, startsGroup } from '../state/time';
 import type { Message } from '../state/timeline';
+import { Icon } from './Icon';
 import { MessageRow, UnsentRow } from './Message';
+import { MessageSkeleton } from './Skeleton';
 import { placeInAddress, replace } from './address';
 import { copyMessages } from './copy';
 
@@ -468,8 +470,10 @@ export class MessageList extends Component<Props, State> {
         <p class={notice ? 'notice' : 'visually-hidden'} role="status">
           {notice} {notice && <button onClick={() => this.setState({ notice: '' })}>Dismiss</button>}
         </p>
+        {!timeline.loaded && !room.error && this.rows.length === 0 && <MessageSkeleton />}
         {timeline.loaded && this.rows.length === 0 && (
           <p class="empty">
+            <Icon name="room" />
             <span>
               No messages in <strong dir="auto">{title}</strong> yet. Say hello!
             </span>
@@ -539,7 +543,8 @@ export class MessageList extends Component<Props, State> {
         </div>
         {timeline.loaded && !atEnd && (
           <button class="to-newest" onClick={() => this.toNewest()}>
-            {unread > 0 && newAfter !== undefined ? `${unread} unread ↓` : 'Jump to latest ↓'}
+            {unread > 0 && newAfter !== undefined ? `${unread} unread` : 'Jump to latest'}
+            <Icon name="down" />
           </button>
         )}
       </div>

@@ -7,10 +7,12 @@ import type { Room as SubscribedRoom } from '../room';
 import type { RoomInfo } from '../state/room-list';
 import type { Message } from '../state/timeline';
 import { Composer } from './Composer';
-import { Dialog } from './Dialog';
+import { Icon, IconButton } from './Icon';
+import { Members, connections } from './Members';
 import { MessageList } from './MessageList';
-import { Presence, connections } from './Presence';
-import { addressOf, go, replace } from './address';
+import { RoomDetails } from './RoomDetails';
+import { MessageSkeleton, RoomSkeleton } from './Skeleton';
+import { addressOf, replace } from './address';
 import { focusIfLost, useStores } from './hooks';
 import { useOneStop } from './keys';
 
@@ -35,8 +37,7 @@ function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomIn
   }
   // An edit survives a reload, the end of the session, and its row, which may be scrolled out of the document.
   const [editing, setEditing] = useState<number | undefined>(() => chat.draft(name).edit?.offset);
-  const [people, setPeople] = useState(false);
-  const [leaving, setLeaving] = useState(false);
+  const [panel, setPanel] = useState<'members' | 'details'>();
   const list = useRef<MessageList>(null);
   const reply = useCallback((message: Message) => {
     updateReplyTo(message.offset);
@@ -63,20 +64,39 @@ function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomIn
     return () => removeEventListener('blur', onBlur);
   }, [chat, room, name]);
 
-  const online = room ? room.users.length : 0;
+  const here = room ? room.users.length : 0;
+  // Narrow screens show only the number.
+  const [count, word] =
+    room?.online !== undefined ? connections(room.online).split(' ') : here > 0 ? [String(here), 'online'] : [];
+  const toggle = (which: 'members' | 'details') => () => setPanel(panel === which ? undefined : which);
+  const close = () => setPanel(undefined);
   return (
     <>
       <main class="room" aria-label={info.title}>
         <header class="room-head">
-          <a class="back" href={addressOf(undefined)} aria-label="All rooms">
-            ‹
+          <a class="back icon-button" href={addressOf(undefined)} aria-label="All rooms">
+            <Icon name="back" />
           </a>
+          <span class="kind" role="img" aria-label={info.private ? 'Private room' : 'Public room'}>
+            <Icon name={info.private ? 'private' : 'public'} />
+          </span>
           <h1 title={`${info.title} (${info.name})`}>
             <bdi>{info.title}</bdi>
           </h1>
-          <button class="quiet" aria-expanded={people} onClick={() => setPeople(!people)}>
-            {room?.online !== undefined ? connections(room.online) : online > 0 ? `${online} online` : 'People'}
+          <button class="members" aria-expanded={panel === 'members'} onClick={toggle('members')}>
+            <Icon name="members" />
+            <span>
+              {count ?? 'Members'}
+              {count && <span class="word"> {word}</span>}
+            </span>
           </button>
+          <IconButton
+            icon="details"
+            label="Room details"
+            class="below"
+            aria-expanded={panel === 'details'}
+            onClick={toggle('details')}
+          />
         </header>
         {room ? (
           <MessageList
@@ -92,11 +112,13 @@ function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomIn
           />
         ) : (
           <div class="messages">
-            {chat.subscriptionError(name) && (
+            {chat.subscriptionError(name) ? (
               <p class="error notice" role="alert">
                 Can’t load this room. {chat.subscriptionError(name)}{' '}
                 <button onClick={() => chat.retrySubscription(name)}>Try again</button>
               </p>
+            ) : (
+              <MessageSkeleton />
             )}
           </div>
         )}
@@ -124,16 +146,8 @@ function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomIn
           }}
         />
       </main>
-      {people && room && (
-        <Presence
-          chat={chat}
-          room={room}
-          info={info}
-          onLeave={() => setLeaving(true)}
-          onClose={() => setPeople(false)}
-        />
-      )}
-      {leaving && <LeaveDialog chat={chat} info={info} onClose={() => setLeaving(false)} />}
+      {panel === 'members' && room && <Members key="members" chat={chat} room={room} info={info} onClose={close} />}
+      {panel === 'details' && <RoomDetails key="details" chat={chat} info={info} onClose={close} />}
     </>
   );
 }
@@ -144,38 +158,6 @@ function typingText({ typing }: SubscribedRoom): string {
   if (names.length === 1) return `${names[0]} is typing…`;
   if (names.length === 2) return `${names[0]} and ${names[1]} are typing…`;
   return `${names.length} people are typing…`;
-}
-
-/** Asks before leaving a room, or deleting it if the user owns it. */
-function LeaveDialog({ chat, info, onClose }: { chat: Chat; info: RoomInfo; onClose: () => void }) {
-  const { name, title } = info;
-  const isOwner = info.role === 'owner';
-  const [error, setError] = useState('');
-  async function confirm(): Promise<void> {
-    try {
-      await (isOwner ? chat.deleteRoom(name) : chat.leaveRoom(name));
-      go(undefined);
-    } catch (error) {
-      setError(errorText(error));
-    }
-  }
-  return (
-    <Dialog title={isOwner ? 'Delete room?' : 'Leave room?'} onClose={onClose}>
-      <p>
-        {isOwner
-          ? `You own “${title}”, so you can’t leave it. Deleting it also deletes all of its messages, for everyone.`
-          : `You’ll stop receiving messages from “${title}”.`}
-      </p>
-      {error && (
-        <p class="error" role="alert">
-          {error}
-        </p>
-      )}
-      <button class="primary" onClick={() => void confirm()}>
-        {isOwner ? 'Delete' : 'Leave'}
-      </button>
-    </Dialog>
-  );
 }
 
 /** A room that the user is not, or no longer, a member of. */
@@ -208,7 +190,7 @@ function NotAMember({ chat, name }: { chat: Chat; name: string }) {
       isCurrent = false;
     };
   }, [name, loaded]);
-  if (!loaded) return <main class="room nothing" aria-busy="true" />;
+  if (!loaded) return <RoomSkeleton />;
   const former = chat.formerRoom(name);
 
   async function join(): Promise<void> {

@@ -2,6 +2,8 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
 import type { Chat } from '../chat';
 import { fold } from '../state/mentions';
+import { Icon, IconButton } from './Icon';
+import { ListSkeleton } from './Skeleton';
 import { addressOf, go } from './address';
 import { useStores } from './hooks';
 import { useOneStop } from './keys';
@@ -34,9 +36,7 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
     <nav class="rooms" aria-label="Rooms">
       <header>
         <Brand class="brand">Uproar</Brand>
-        <button class="quiet" onClick={onSettings}>
-          Settings
-        </button>
+        <IconButton icon="settings" label="Settings" class="quiet below" onClick={onSettings} />
       </header>
       {sorted.length > MANY && (
         <div class="filter">
@@ -60,6 +60,7 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
           </button>
         </div>
       )}
+      {!loaded && <ListSkeleton />}
       {loaded && sorted.length === 0 && <p class="hint">No rooms yet</p>}
       <ul ref={list} {...stops.list}>
         {shown.map((room) => {
@@ -76,11 +77,12 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
                 class={unread > 0 ? 'unread' : undefined}
                 title={room.title}
               >
+                <Icon name={room.private ? 'private' : 'public'} />
                 <span class="title">
                   <bdi>{room.title}</bdi>
                 </span>
                 {isBegun(room.name) && <span class="mark draft">Draft</span>}
-                {room.private && <span class="mark">Private</span>}
+                {room.private && <span class="visually-hidden"> private</span>}
                 {unread > 0 && (
                   <span class={mentioned ? 'count mentioned' : 'count'}>
                     {mentioned && '@'}
@@ -99,6 +101,7 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
               {...stops.stop(name)}
               aria-current={name === chat.openRoom ? 'page' : undefined}
             >
+              <Icon name="public" />
               <span class="title">
                 <bdi>{name}</bdi>
               </span>
@@ -111,6 +114,7 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
       {!words && onlyUnread && shown.length === 0 && <p class="hint">You’re all caught up</p>}
       <footer>
         <button class="wide" onClick={onFind}>
+          <Icon name="add" />
           Find or create a room
         </button>
       </footer>

@@ -3,6 +3,7 @@ import { useState } from 'preact/hooks';
 import { check, errorField, errorText } from '../errors';
 import type { Chat } from '../chat';
 import type { Session } from '../session';
+import { Avatar } from './Avatar';
 import { Dialog } from './Dialog';
 import { Field } from './Field';
 import { go } from './address';
@@ -34,8 +35,11 @@ export function Settings({ chat, session, onShortcuts, onClose }: Props) {
 
   return (
     <Dialog title="Settings" onClose={onClose}>
-      <p>
-        Signed in as <strong dir="auto">{chat.me.username}</strong>.{' '}
+      <p class="account">
+        <Avatar name={chat.me.username} />
+        <span>
+          Signed in as <strong dir="auto">{chat.me.username}</strong>
+        </span>
         <button onClick={() => void signOut()}>{isSure ? 'Sign out anyway' : 'Sign out everywhere'}</button>
       </p>
       {isSure && (

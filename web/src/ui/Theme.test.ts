@@ -9,6 +9,7 @@ describe('coloursOf', () => {
         const shown = coloursOf(scheme, { '--accent': accent });
         expect(contrast(shown['--accent']!, paper), `${scheme} ${accent}`).toBeGreaterThanOrEqual(3);
         expect(contrast(shown['--on-accent']!, shown['--accent']!), `${scheme} ${accent}`).toBeGreaterThanOrEqual(4.5);
+        expect(contrast(shown['--outline']!, paper), `${scheme} ${accent}`).toBeGreaterThanOrEqual(3);
       }
       // A visible one is kept.
       expect(coloursOf(scheme, { '--accent': '#b05050' })['--accent']).toBe('#b05050');

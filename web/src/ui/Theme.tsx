@@ -17,7 +17,7 @@ const KEY = 'uproar.theme';
 
 /** The colours that the user can change, with their defaults, which are those of style.css. */
 const COLOURS: readonly { name: string; label: string; light: string; dark: string }[] = [
-  { name: '--accent', label: 'Accent colour', light: '#b4431f', dark: '#f0835c' },
+  { name: '--accent', label: 'Accent colour', light: '#3f5396', dark: '#a3b1ea' },
   { name: '--paper', label: 'Background', light: '#ffffff', dark: '#171614' },
   { name: '--ink', label: 'Text colour', light: '#1d1b19', dark: '#e6e1da' },
 ];
@@ -99,6 +99,7 @@ export function coloursOf(scheme: Scheme, chosen: Values): Values {
     '--paper': paper,
     '--ink': ink,
     '--soft': legible(mix(ink, paper, 0.64), [paper, tint], TEXT_RATIO),
+    '--outline': legible(mix(ink, paper, 0.52), [paper, tint], SHAPE_RATIO),
     '--accent': accent,
     '--accent-text': legible(accent, [paper, tint, glow], TEXT_RATIO),
     '--on-accent': legible(paper, [accent], TEXT_RATIO),

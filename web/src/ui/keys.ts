@@ -32,7 +32,7 @@ const FIELDS = 'input, textarea, select, [contenteditable]';
 
 /** The element with the focus takes no text, and isn't in something that lies above the composer. */
 function isElsewhere(target: EventTarget | null): boolean {
-  return target instanceof Element && target.closest(`${FIELDS}, dialog, .people`) === null;
+  return target instanceof Element && target.closest(`${FIELDS}, dialog, .panel`) === null;
 }
 
 function shownComposer(): HTMLTextAreaElement | undefined {

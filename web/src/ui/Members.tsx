@@ -1,12 +1,17 @@
-/** The panel with the people in a room: who is online, and the members. */
+/** The panel with the members of a room, those who are online first. */
 import { useEffect, useRef, useState } from 'preact/hooks';
-import type { Member, Members } from '../api';
+import type { Member, Members as Page } from '../api';
 import { errorText } from '../errors';
 import type { Chat } from '../chat';
 import type { Room } from '../room';
 import type { RoomInfo } from '../state/room-list';
+import type { User } from '../state/timeline';
 import { Avatar } from './Avatar';
+import { ConfirmDialog } from './Dialog';
 import { Field } from './Field';
+import { IconButton } from './Icon';
+import { Panel } from './Panel';
+import { ListSkeleton } from './Skeleton';
 import { focusIfLost, useStores } from './hooks';
 import { useOneStop } from './keys';
 
@@ -14,8 +19,14 @@ interface Props {
   chat: Chat;
   room: Room;
   info: RoomInfo;
-  onLeave: () => void;
   onClose: () => void;
+}
+
+interface Shown {
+  user: User;
+  /** Unknown until their page is loaded. */
+  member: Member | undefined;
+  isHere: boolean;
 }
 
 /** The count that replaces the list of people in a room with many connections. */
@@ -24,32 +35,35 @@ export function connections(count: number): string {
 }
 
 /** The number of members agrees with the list below it, which is complete unless there are more. */
-function countOf({ members, more, count }: Members, known: number): number {
+function countOf({ members, more, count }: Page, known: number): number {
   if (more && count !== undefined) return count;
   return more ? Math.max(known, members.length + 1) : members.length;
 }
 
-export function Presence({ chat, room, info, onLeave, onClose }: Props) {
+/** Everyone who is here, whether their page of the members is loaded or not, then the other members. */
+function inOrder(here: readonly User[], members: readonly Member[]): Shown[] {
+  const known = new Map(members.map((member) => [member.user.id, member]));
+  const isHere = new Set(here.map(({ id }) => id));
+  return [
+    ...here.map((user) => ({ user, member: known.get(user.id), isHere: true })),
+    ...members.filter(({ user }) => !isHere.has(user.id)).map((member) => ({ ...member, member, isHere: false })),
+  ];
+}
+
+export function Members({ chat, room, info, onClose }: Props) {
   useStores(room);
-  const [members, setMembers] = useState<Members>();
+  const [members, setMembers] = useState<Page>();
   const [error, setError] = useState('');
   const [adding, setAdding] = useState<{ error?: string; done?: string }>({});
   const [username, setUsername] = useState('');
+  const [removing, setRemoving] = useState<string>();
   const { users, online } = room;
-  const close = useRef<HTMLButtonElement>(null);
   const list = useRef<HTMLUListElement>(null);
-  // On narrow screens the panel covers the room, and the focus must not stay behind it.
-  useEffect(() => {
-    const opener = document.activeElement;
-    close.current?.focus();
-    return () => {
-      if (opener instanceof HTMLElement) opener.focus();
-    };
-  }, []);
   const canAdd = info.role === 'owner' || info.role === 'moderator';
   const canRemove = ({ user, role }: Member) =>
     role !== 'owner' && (info.role === 'owner' || (canAdd && role === 'member')) && user.id !== chat.me.id;
-  const removable = new Set(members?.members.filter(canRemove).map(({ user }) => user.id));
+  const shown = inOrder(users, members?.members ?? []);
+  const removable = new Set(shown.flatMap(({ user, member }) => (member && canRemove(member) ? [user.id] : [])));
   const stops = useOneStop([...removable]);
   // Whoever is here is a member, so somebody who is not in the list has joined since it was loaded.
   const listed = new Set(members?.members.map(({ user }) => user.id));
@@ -86,16 +100,18 @@ export function Presence({ chat, room, info, onLeave, onClose }: Props) {
       setMembers({ ...next, members: [...members!.members, ...next.members] });
     });
 
-  const remove = (username: string) =>
-    attempt(async () => {
-      await chat.api.removeMember(room.name, username);
-      setMembers(
-        (shown) =>
-          shown && { ...shown, members: shown.members.filter(({ user }) => user.username !== username) },
-      );
-      // The pressed button is gone by then.
-      setTimeout(() => focusIfLost(list.current?.querySelector<HTMLElement>('[tabindex="0"]') ?? close.current));
+  async function remove(username: string): Promise<void> {
+    await chat.api.removeMember(room.name, username);
+    setMembers(
+      (shown) => shown && { ...shown, members: shown.members.filter(({ user }) => user.username !== username) },
+    );
+    setRemoving(undefined);
+    // The pressed button is gone by then.
+    setTimeout(() => {
+      const next = list.current?.querySelector<HTMLElement>('[tabindex="0"]');
+      focusIfLost(next ?? document.querySelector<HTMLElement>('.panel .close'));
     });
+  }
 
   async function add(event: SubmitEvent): Promise<void> {
     event.preventDefault();
@@ -109,58 +125,39 @@ export function Presence({ chat, room, info, onLeave, onClose }: Props) {
   }
 
   return (
-    <aside
-      class="people"
-      aria-label="People"
-      onKeyDown={(event) => {
-        if (event.key === 'Escape') onClose();
-      }}
-    >
-      <header>
-        <h2>People</h2>
-        <button class="quiet" ref={close} onClick={onClose}>
-          Close
-        </button>
-      </header>
-      <h3>Online{users.length > 0 ? ` (${users.length})` : ''}</h3>
-      {online !== undefined && <p class="hint">{connections(online)}</p>}
-      <ul>
-        {users.map((user) => (
-          <li key={user.id} class="here">
-            <Avatar name={user.username} />
-            <span class="title">
-              <bdi>{user.username}</bdi>
-            </span>
-          </li>
-        ))}
-      </ul>
-      <h3>Members{members ? ` (${countOf(members, info.members)})` : ''}</h3>
+    <Panel title="Members" count={members && countOf(members, info.members)} onClose={onClose}>
+      {(online !== undefined || users.length > 0) && (
+        <p class="hint">{online === undefined ? `${users.length} online` : connections(online)}</p>
+      )}
       {error && (
         <p class="error" role="alert">
           {error}
         </p>
       )}
-      <ul ref={list} {...stops.list}>
-        {members?.members.map(({ user, role }) => (
-          <li key={user.id}>
+      <ul class="members" ref={list} {...stops.list}>
+        {shown.map(({ user, member, isHere }) => (
+          <li key={user.id} class={isHere ? 'here' : ''}>
             <Avatar name={user.username} />
             <span class="title">
               <bdi>{user.username}</bdi>
+              {isHere && <span class="visually-hidden">, online</span>}
             </span>
-            {role !== 'member' && <span class="hint"> {role === 'owner' ? 'Owner' : 'Moderator'}</span>}
+            {member && member.role !== 'member' && (
+              <span class="hint">{member.role === 'owner' ? 'Owner' : 'Moderator'}</span>
+            )}
             {removable.has(user.id) && (
-              <button
-                {...stops.stop(user.id)}
+              <IconButton
+                icon="remove"
+                label={`Remove ${user.username} from this room`}
                 class="quiet"
-                aria-label={`Remove ${user.username} from this room`}
-                onClick={() => void remove(user.username)}
-              >
-                Remove
-              </button>
+                {...stops.stop(user.id)}
+                onClick={() => setRemoving(user.username)}
+              />
             )}
           </li>
         ))}
       </ul>
+      {!members && !error && <ListSkeleton hasAvatars />}
       {members?.more && (
         <p class="more">
           <button onClick={() => void more()}>Show more</button>
@@ -183,9 +180,17 @@ export function Presence({ chat, room, info, onLeave, onClose }: Props) {
           <button disabled={username.trim() === ''}>Add</button>
         </form>
       )}
-      <p class="end">
-        <button onClick={onLeave}>{info.role === 'owner' ? 'Delete room' : 'Leave room'}</button>
-      </p>
-    </aside>
+      {removing !== undefined && (
+        <ConfirmDialog
+          title={`Remove ${removing}?`}
+          action="Remove"
+          onConfirm={() => remove(removing)}
+          onClose={() => setRemoving(undefined)}
+        >
+          <bdi>{removing}</bdi> will stop receiving messages from this room.{' '}
+          {info.private ? 'They can only come back if someone adds them.' : 'It’s public, so they can join it again.'}
+        </ConfirmDialog>
+      )}
+    </Panel>
   );
 }

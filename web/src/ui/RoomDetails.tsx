@@ -1,0 +1,65 @@
+/** The panel with what a room is, and the way out of it. */
+import { useState } from 'preact/hooks';
+import type { Chat } from '../chat';
+import type { RoomInfo } from '../state/room-list';
+import { ConfirmDialog } from './Dialog';
+import { Icon } from './Icon';
+import { Panel } from './Panel';
+import { go } from './address';
+
+interface Props {
+  chat: Chat;
+  info: RoomInfo;
+  onClose: () => void;
+}
+
+const ROLES = { owner: 'You own this room', moderator: 'You moderate this room', member: 'You’re a member' };
+
+export function RoomDetails({ chat, info, onClose }: Props) {
+  const [leaving, setLeaving] = useState(false);
+  const { name, title, members, role = 'member' } = info;
+  const isOwner = role === 'owner';
+  return (
+    <Panel title="Room details" onClose={onClose}>
+      <dl>
+        <dt>Title</dt>
+        <dd>
+          <bdi>{title}</bdi>
+        </dd>
+        <dt>Name</dt>
+        <dd>
+          <bdi>{name}</bdi>
+        </dd>
+        <dt>Who can join</dt>
+        <dd>
+          <Icon name={info.private ? 'private' : 'public'} />
+          {info.private ? 'People who are added' : 'Everyone'}
+        </dd>
+        <dt>Members</dt>
+        <dd>{members}</dd>
+        <dt>Your role</dt>
+        <dd>{ROLES[role]}</dd>
+      </dl>
+      <p class="end">
+        <button class="danger" onClick={() => setLeaving(true)}>
+          {isOwner ? 'Delete room' : 'Leave room'}
+        </button>
+      </p>
+      {leaving && (
+        <ConfirmDialog
+          title={isOwner ? 'Delete room?' : 'Leave room?'}
+          action={isOwner ? 'Delete' : 'Leave'}
+          onConfirm={async () => {
+            await (isOwner ? chat.deleteRoom(name) : chat.leaveRoom(name));
+            go(undefined);
+          }}
+          onClose={() => setLeaving(false)}
+        >
+          {isOwner
+            ? `You own “${title}”, so you can’t leave it. Deleting it also deletes all of its messages, for everyone.`
+            : `You’ll stop receiving messages from “${title}”.`}
+        </ConfirmDialog>
+      )}
+    </Panel>
+  );
+}
