@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { busyTime } from './busy';
 import { findLinks } from './links';
 
 const links = (text: string) => findLinks(text).map(({ start, end }) => text.slice(start, end));
@@ -148,8 +149,16 @@ describe('findLinks', () => {
       'ftp://a.example',
       'https://bank.example@evil.example/',
       'https://bank.example:x@evil.example/',
+      'https://bank.example:@evil.example/',
+      'https://bank.example:80:x@evil.example/',
+      'https://bank.example@www.evil.example',
+      `https://bank.example:${'x'.repeat(1000)}@evil.example/`,
     ])
       expect(links(text), text).toEqual([]);
+    // What no host could be.
+    expect(links(`https://${'a.'.repeat(60)}example`)).toEqual([]);
+    expect(links('https://bank.example:x me@evil.example')).toEqual(['https://bank.example', 'me@evil.example']);
+    expect(links('https://a.example:80 http://a:x@b c@d.example')).toEqual(['https://a.example:80', 'c@d.example']);
   });
 
   it('takes time in proportion to the length of the text', () => {
@@ -164,6 +173,15 @@ describe('findLinks', () => {
     ]) {
       expect(findLinks(text).length).toBeLessThan(2);
     }
-    expect(findLinks('https://a.b谢'.repeat(1200)).length).toBe(1200);
+    for (const piece of ['https://a.b谢', 'http://a/b重', 'http://a.b谢/谢', 'www.aa.重', 'www.a.b:']) {
+      /** How many milliseconds it takes at best. */
+      const time = (count: number) => {
+        const text = piece.repeat(count);
+        expect(findLinks(text).length, piece).toBeGreaterThanOrEqual(count / 2);
+        return Math.min(...Array.from({ length: 5 }, () => busyTime(() => findLinks(text))));
+      };
+      // Not 256 times as long.
+      expect(time(32_000), piece).toBeLessThan(64 * Math.max(time(2000), 2));
+    }
   });
 });

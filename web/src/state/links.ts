@@ -12,23 +12,25 @@ export interface Link {
  * scripts end it, because they belong to the sentence around it. A dot, dash or apostrophe as in titles does not if a
  * letter follows.
  */
+const ASCII = String.raw`(?![\s\p{C}<>"'\x60\\])[\0-\x7f]`;
 const CHAR =
-  String.raw`(?:[·‧・’–](?=[\p{L}\p{N}])` +
-  String.raw`|(?![\s\p{C}<>"'\x60\\]|(?![\0-\x7f])` +
-  String.raw`[\p{P}\uff00-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65\uffe0-\uffef]).)`;
+  String.raw`(?:${ASCII}|[·‧・’–](?=[\p{L}\p{N}])` +
+  String.raw`|(?![\s\p{C}\p{P}\0-\x7f\uff00-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65\uffe0-\uffef]).)`;
 const LABEL = String.raw`(?:[\p{L}\p{M}\p{N}-]|[·・](?=\p{L}))+`;
+/** No host has more. */
+const MAX_LABELS = 40;
 /** The name of a host, or an IPv4 address. The last label has no underscore unless it is the only one. */
-const HOST = String.raw`(?!-)(?:[a-z\d-]+_[\w-]*(?![\w.\p{L}\p{M}-])|(?:(?:[a-z\d-]*_[\w-]*|${LABEL})\.)*${LABEL})`;
+const HOST =
+  String.raw`(?!-)(?:[a-z\d-]+_[\w-]*(?![\w.\p{L}\p{M}-])` +
+  String.raw`|(?:(?:[a-z\d-]*_[\w-]*|${LABEL})\.){0,${MAX_LABELS}}${LABEL})`;
 const SERVER =
   String.raw`(?:(?<!\w)(?<scheme>https?:\/\/)(?:(?<name>${HOST})|\[[\da-f:.]+\])` +
-  String.raw`|(?<![\w.@\/-])(?<short>www\.${HOST}))`;
-/** What may follow it. Any other character belongs to the sentence. */
-const REST = String.raw`(?::\d{1,5}(?!\d))?(?<user>(?::[^\s\/?#@]*)?@${CHAR}*)?(?<path>[\/?#]${CHAR}*)?`;
+  String.raw`|(?<![\w.@\/-])(?<short>www\.${HOST}))(?::\d{1,5}(?!\d))?`;
 /** A mailbox may follow a letter of a script that has no spaces, but no other. */
 const MAILBOX =
   String.raw`(?<!(?![${SPACELESS}])[\p{L}\p{M}\p{N}_.%+'@\/-])(?<local>[\w.%+'-]{1,64})@` +
   String.raw`(?<host>(?:[\p{L}\p{N}\p{M}-]{1,63}\.){1,8}(?:[a-z]{2,63}(?!\w|-\w)|(?:(?![\0-\x7f])[\p{L}\p{M}]){2,63}))`;
-const ADDRESS = new RegExp(`${SERVER}${REST}|${MAILBOX}`, 'giu');
+const ADDRESS = new RegExp(`${SERVER}|${MAILBOX}`, 'giu');
 
 /** A letter or symbol with which a sentence in another script than Latin goes on. */
 const FOREIGN = String.raw`(?![\0-\x7f]|\p{Script=Latin})[\p{L}\p{S}]`;
@@ -37,20 +39,52 @@ const TOP_LEVEL = /^[a-z]{2,}$/i;
 /** No top-level domain mixes scripts, or has a hyphen or another mark. */
 const GLUED_TOP_LEVEL = new RegExp(`^(?!xn--)[a-z\\d]+(?=[-·・]|${FOREIGN})`, 'iu');
 const GLUED_NAME = new RegExp(`^[a-z\\d]+(?:-+[a-z\\d]+)*(?=-*(?:${FOREIGN}|$))`, 'iu');
-/** Text of another script that follows a letter, a digit or the end of a clause in an address that is ASCII so far. */
-const GLUED_PATH = new RegExp(`^[\\0-\\x7f]*[a-z\\d,.;!?)\\]}*~](?=${FOREIGN})`, 'iu');
+/** Text of another script ends it after a letter, a digit or the end of a clause if it is ASCII so far. */
+const PATH = new RegExp(`[/?#](?:${ASCII})*(?:(?<=[a-z\\d,.;!?)\\]}*~])(?=${FOREIGN})|${CHAR}*)`, 'iuy');
+const USER_END = new RegExp(`@${CHAR}*`, 'uy');
 
 export function findLinks(text: string): Link[] {
   const links: Link[] = [];
+  const userEnd = userEndIn(text);
   ADDRESS.lastIndex = 0;
   for (let match; (match = ADDRESS.exec(text));) {
-    const address = match.groups!['local'] ? mailbox(match.groups!) : page(match);
-    if (!address) continue;
-    const end = match.index + address.length;
-    links.push({ start: match.index, end, href: address.href });
+    const groups = match.groups!;
+    let { lastIndex } = ADDRESS;
+    let address: Address | undefined;
+    if (groups['local']) address = mailbox(groups);
+    else {
+      // `https://bank.example@evil.example/` would lead elsewhere than it seems to.
+      const end = userEnd(lastIndex);
+      if (end === undefined) {
+        PATH.lastIndex = lastIndex;
+        address = page(match, () => PATH.exec(text)?.[0] ?? '');
+      } else lastIndex = end;
+    }
+    const end = address ? match.index + address.length : lastIndex;
+    if (address) links.push({ start: match.index, end, href: address.href });
     ADDRESS.lastIndex = end;
   }
   return links;
+}
+
+/** Finds where an address ends whose host was none but a user and a password. To be asked from left to right. */
+function userEndIn(text: string): (hostEnd: number) => number | undefined {
+  const delimiters = /[\s/?#@]/g;
+  let next = -1;
+  return (hostEnd) => {
+    let at = hostEnd;
+    if (text[at] === ':') {
+      if (next <= at) {
+        delimiters.lastIndex = at;
+        next = delimiters.exec(text)?.index ?? text.length;
+      }
+      at = next;
+    }
+    if (text[at] !== '@') return undefined;
+    USER_END.lastIndex = at;
+    USER_END.exec(text);
+    return USER_END.lastIndex;
+  };
 }
 
 interface Address {
@@ -68,13 +102,12 @@ function mailbox({ local, host }: Groups): Address | undefined {
   return { length: address.length, href: `mailto:${encodeURI(address).replace(/%25/g, '%')}` };
 }
 
-function page({ 0: match, groups }: RegExpExecArray): Address | undefined {
-  const { scheme = '', name, short, user, path = '' } = groups as Groups;
-  // `https://bank.example@evil.example/` would lead elsewhere than it seems to.
-  if (user !== undefined) return undefined;
+function page({ 0: match, groups }: RegExpExecArray, path: () => string): Address | undefined {
+  const { scheme = '', name, short } = groups as Groups;
   const host = name ?? short;
   const own = host && unglued(host);
-  const address = own === host ? withoutSentence(match, path) : `${scheme}${own}`;
+  if (own !== undefined && own.split('.').length > MAX_LABELS) return undefined;
+  const address = own === host ? trim(match + path()) : `${scheme}${own}`;
   try {
     const { hostname } = new URL(short ? `https://${address}` : address);
     if (hostname === '' || (short && !/^www\.[^.]+\.[^.]/.test(hostname))) return undefined;
@@ -95,12 +128,6 @@ function unglued(host: string): string {
   const last = labels.pop()!;
   const own = (labels.length > first ? GLUED_TOP_LEVEL : GLUED_NAME).exec(last)?.[0];
   return [...labels, own ?? last].join('.');
-}
-
-/** An address without what its path has of the sentence around it. */
-function withoutSentence(address: string, path: string): string {
-  const own = GLUED_PATH.exec(path)?.[0];
-  return trim(own === undefined ? address : address.slice(0, own.length - path.length));
 }
 
 /** Strips trailing punctuation, and closing brackets that were opened before the address. */
