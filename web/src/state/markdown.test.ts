@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { busyTime } from './busy';
 import { type Node, mentionsMe, parseMarkdown, plainText, visible, written } from './markdown';
 import { Names } from './mentions';
 
@@ -112,12 +113,25 @@ describe('code', () => {
 
   it('stands in blocks between fences', () => {
     expect(blocks('```\na *b*\n\n  c\n```')).toBe('<pre>a *b*\n\n  c</pre>');
-    expect(blocks('See:\n\n```Rust ignore\nfn main() {}\n```\n\nOK?')).toBe(
+    expect(blocks('See:\n\n```Rust\nfn main() {}\n```\n\nOK?')).toBe(
       '<p>See:</p><pre rust>fn main() {}</pre><p>OK?</p>',
     );
     expect(blocks('````\n```\na\n```\n````')).toBe('<pre>```\na\n```</pre>');
     expect(blocks('  ```\n  a\n    b\n  ```')).toBe('<pre>a\n  b</pre>');
     expect(blocks('```\r\na\r\n```\r\nb')).toBe('<pre>a\r</pre><p>b</p>');
+    expect(blocks('````\na\n```\nb\n`````\n```\nc\n```')).toBe('<pre>a\n```\nb</pre><pre>c</pre>');
+  });
+
+  it('may begin on the line of the fence, unless that names a language', () => {
+    for (const language of ['js', 'c++', 'c#', 'objective-c', 'F90']) {
+      expect(blocks(`\`\`\` ${language} \r\na\n\`\`\``)).toBe(`<pre ${language.toLowerCase()}>a</pre>`);
+    }
+    expect(blocks('```const a = 1;\nconst b = 2;\n```')).toBe('<pre>const a = 1;\nconst b = 2;</pre>');
+    expect(blocks('``` js a\n```')).toBe('<pre>js a</pre>');
+    expect(blocks('> ```a.b\n> c\n> ```')).toBe('<quote><pre>a.b\nc</pre></quote>');
+    for (const line of ['...', '42', 'привет', '$ ls', '\u2028js', 'x'.repeat(40)]) {
+      expect(blocks(`\`\`\`${line}\na\n\`\`\``)).toBe(`<pre>${line}\na</pre>`);
+    }
   });
 
   it('is shown as it was typed without the second fence', () => {
@@ -146,9 +160,36 @@ describe('quotes and lists', () => {
   });
 
   it('need a space behind the marker, and text', () => {
-    for (const text of ['>:( >3', '>_<', '>>> print(1)', '>', '>\n> \n', '-5 °C', '-', '- ', '1.5', '1.', '2026. A']) {
+    for (const text of [
+      ...['>:( >3', '>_<', '>>> print(1)', '>', '>\n> \n', '-5 °C', '-', '- '],
+      ...['1.5', '1.', '2026. A', '007. Bond', '01. Intro'],
+    ]) {
       expect(plainText(text), text).toBe(text);
       expect(blocks(text)).toMatch(/^<p>/);
+    }
+  });
+
+  it('hide nothing behind the other ends of lines', () => {
+    for (const separator of ['\r', '\u2028', '\u2029', '\x85', '\v', '\f']) {
+      for (const text of [
+        `> a\n${separator}secret`,
+        `${separator}secret\n- a`,
+        `- a\n${separator}secret`,
+        `- a\n  ${separator}secret`,
+        `- a\n\n  ${separator}secret`,
+        `- ${separator}secret`,
+        `>${separator}secret`,
+        `> ${separator}secret`,
+        `\`\`\`\na\n\`\`\`${separator}secret`,
+        `\`\`\`\na\n\`\`\`${separator}\`x\` secret`,
+        `\`\`\`js${separator}secret\na\n\`\`\``,
+        `\`\`\`\n${separator}secret\n\`\`\``,
+        `a\n${separator}secret\n\n${separator}secret\n- b`,
+      ]) {
+        const shown = plainText(text);
+        expect(shown, JSON.stringify(text)).toContain('secret');
+        if (separator !== '\r') expect(shown, JSON.stringify(text)).toContain(separator);
+      }
     }
   });
 
@@ -203,6 +244,41 @@ describe('links', () => {
   it('do not pretend to lead elsewhere', () => {
     for (const label of [
       'https://bank.example',
+      'https://**bank.example**',
+      '**https:**//bank.example',
+      '`https`://bank.example',
+      '~~https~~://bank.example',
+      '**h**~~t~~_tps_://bank.example',
+      'https:/_/bank.example_',
+      '`www`.bank.example',
+      'www.**bank**.example',
+      'w*w*w.bank.example',
+      'https://bank.example@',
+      'https://x@bank.example',
+      'https://evil.example@bank.example',
+      'https://bank.example:99999',
+      'https://evil.example:1',
+      'xhttps://bank.example',
+      '_https://bank.example',
+      '.www.bank.example',
+      '@www.bank.example',
+      '/www.bank.example',
+      'https:∕∕bank.example',
+      'https:⁄⁄bank.example',
+      'https:\\\\bank.example',
+      'https:/\\bank.example',
+      'https∶//bank.example',
+      'ftp://bank.example',
+      'ftp://evil.example',
+      '//bank.example'.replace('//', 'x:/ /'),
+      'www。bank.example',
+      '**me**@bank.example',
+      'me@bank。example',
+      'https://evil.example.bank.example',
+      'https://evil.exam',
+      'https://evil.exam...',
+      'https://evil.example/other',
+      'https://evil.example https://bank.example',
       'www.bank.example/login',
       'me@bank.example',
       '*https://bank.example*',
@@ -216,9 +292,59 @@ describe('links', () => {
     expect(inline('[a](https://bank.example@evil.example)')).not.toContain('<a');
     // Others show where they lead.
     expect(inline('[bank.example](https://evil.example)')).toContain('(evil.example)');
-    expect(inline('[https://a.example](https://a.example/x)')).toContain('<a https://a.example/x (a.example)>');
+    for (const [label, address] of [
+      ['https://a.example', 'https://a.example/x'],
+      ['http://a.example/', 'https://a.example/x'],
+      ['https://a.example/x', 'https://a.example/x?y=1#z'],
+      ['https://a.example/x_y_', 'https://a.example/x_y_'],
+      ['https://a.example/lon…', 'https://a.example/long'],
+      ['www.a.example', 'https://a.example'],
+      ['https://a.example:81/x', 'https://a.example:81/x/y'],
+      ['https://例え.テスト/日本', 'https://例え.テスト/日本'],
+      ['Awww.', 'https://a.example'],
+      ['ratio 1:2, // and ann@work', 'https://a.example'],
+    ] as const) {
+      expect(inline(`[${label}](${address})`), label).toMatch(/^<a [^>]*\([^>]*>.*<\/a>$/);
+    }
+    for (const [label, address] of [
+      ['https://github.com/good/repo', 'https://github.com/evil/repo'],
+      ['https://github.com/good', 'https://github.com/good-evil'],
+      ['https://a.example:80', 'https://a.example:81'],
+      ['https://a.example', 'https://a.example:81'],
+      ['https://a.example/a', 'https://a.example/A'],
+    ] as const) {
+      expect(inline(`[${label}](${address})`), label).not.toContain(' (');
+    }
     // A host in another script shows its letters that look alike.
     expect(inline('[a](https://bаnk.example)')).toContain('(xn--bnk-6cd.example)');
+  });
+
+  it('show where they lead beside their text', () => {
+    for (const label of [
+      'bank.example/login\n\u200b\n\u200b\n',
+      'bank\nexample',
+      'bank\rexample',
+      'bank\u2028example',
+      ' bank.example',
+      'bank.example ',
+      'bank.example\u200b',
+      '\u3164bank.example',
+      'bank.example\u2800',
+      '**bank.example\u2800**',
+      `bank.example${'\u3000'.repeat(40)}.`,
+      `bank.example${'\u2800'.repeat(4)}.`,
+      `bank.example\u00a0\u200b\u00a0\u200b.`,
+      'bank.example\u202e',
+      'a\u202eelpmaxe.knab',
+      'a\u2067b',
+      'a\u200fb',
+    ]) {
+      const text = `[${label}](https://evil.example)`;
+      expect(blocks(text), JSON.stringify(label)).not.toContain('(evil.example)');
+    }
+    for (const label of ['❤️', '🏴󠁧󠁢󠁥󠁮󠁧󠁿', 'a  b', '👩‍👩‍👧', '日本　語', 'e\u0301', 'हिन्दी']) {
+      expect(inline(`[${label}](https://a.example)`)).toBe(`<a https://a.example/ (a.example)>${label}</a>`);
+    }
   });
 
   it('without a text keep their stars and lines, except those that end what began before', () => {
@@ -319,48 +445,74 @@ describe('the ranges', () => {
 });
 
 describe('any text', () => {
-  const SIZE = 64_000;
   const hostile = [
-    ...['*', '_', '~', '`', '[', ']', '(', '>', '-', '\\', '\n', '\t', ' ', '@', '#', '1'],
+    ...['*', '_', '~', '`', '[', ']', '(', '>', '-', '\\', '@', '#', '1', ':'],
+    ...['\n', '\r', '\t', ' ', '\u2028', '\u2029'],
     ...['> ', '- ', '1. ', '* ', '*a', 'a*', '**a', 'a**', '_a ', ' a_', '~~a', '*_', '*a _b ', '*a **b ', '**a *b* '],
     ...['`a', '``a`', '[a', '[](', '](', '](https://', '[a](https://', '[a](https://a', '[a](https://(', '![a]('],
-    ...['https://a.example/*', '*https://a.example/*', 'https://a.example/_ ', '@a_', '@ann*', 'a@b*'],
-    ...['www.', 'http://'],
-    ...['```\n', '```a\n', '````a\n```\n', '> ```\n', '- ```\n', '>\n', '> a\n', '- a\n', '- a\n\n'],
-    ...['  - a\n', '\n\n  '],
+    ...['](http://a)', '](http://a@b)', '[www.a.b](http://c)', '(http://a(b)'],
+    ...['https://a.example/*', '*https://a.example/*', 'https://a.example/_ ', '@a_', '@ann*', 'a@b*', 'me@a.example'],
+    ...['www.', 'http://', 'www.a.b:', 'http://a:', 'http://a/b重', 'http://a.b谢/谢', 'www.aa.重', 'www.a_a.', 'a.'],
+    ...['```', '```\n', '```a\n', '``` a b\n', '``` ', '````a\n```\n', '> ```\n', '- ```\n', '>\n', '> a\n', '- a\n'],
+    ...['- a\n\n', '  - a\n', '\n\n  '],
     ...['***a*', '*a***', '*a* ', '**a** ', '`a` ', '[a](https://a.example) ', '~~a~~', '重**点**', '\u0301*', '😀*'],
   ];
+  let seed = 1;
+  const random = (below: number) => (seed = (seed * 48_271) % 2_147_483_647) % below;
 
   it('is parsed in linear time', () => {
+    const fill = (piece: string, size: number) => piece.repeat(Math.ceil(size / piece.length));
+    /** What becomes longer, so that nothing pairs up. */
+    const growing = (piece: string, size: number, between: string) => {
+      const lines = Array.from({ length: Math.sqrt(2 * size) }, (_, i) => fill(piece, i + 3));
+      return lines.reverse().join(between);
+    };
+    const texts: ((size: number) => string)[] = [
+      (size) => growing('`', size / 2, '\n') + '\n```' + ' '.repeat(size / 2) + '`',
+      (size) => growing('`', size / 2, '\n') + '\n' + growing('`', size / 2, ' a\n'),
+      (size) => fill('[', size / 12) + fill('www.a.b:', size / 2) + fill('](http://a)', size / 2),
+      (size) => fill('[', size / 12) + fill('](http://a)](http://b)', size),
+    ];
     for (const piece of hostile) {
-      for (const text of [
-        piece.repeat(SIZE / piece.length),
-        `*[\`${piece.repeat(SIZE / piece.length)}`,
-        // Runs that become longer.
-        Array.from({ length: 350 }, (_, i) => piece.repeat(Math.ceil(i / piece.length))).join(' '),
-      ]) {
-        const before = performance.now();
-        parse(text);
-        expect(performance.now() - before, JSON.stringify(text.slice(0, 20))).toBeLessThan(500);
+      texts.push((size) => fill(piece, size));
+      texts.push((size) => `*[\`${fill(piece, size)}`);
+      texts.push((size) => growing(piece, size, ' '));
+    }
+    for (let i = 0; i < 150; i++) {
+      const pieces = Array.from({ length: 4 }, () => hostile[random(hostile.length)]!);
+      texts.push((size) => pieces.map((piece) => fill(piece, size / 4)).join(''));
+    }
+    for (const text of texts) {
+      const times = [Infinity, Infinity];
+      /** 16 times the text takes 16 times the work, or 256 times. */
+      const isLinear = () => times[1]! < 60 || times[1]! / Math.max(times[0]!, 1) < 64;
+      for (let i = 0; i < 4 && !isLinear(); i++) {
+        [2000, 32_000].forEach((size, which) => {
+          const long = text(size);
+          times[which] = Math.min(times[which]!, busyTime(() => parse(long)));
+        });
       }
+      expect(isLinear(), JSON.stringify(text(60))).toBe(true);
     }
   }, 60_000);
 
   it('is shown in its order, without anything else', () => {
-    let seed = 1;
-    const random = (below: number) => (seed = (seed * 48_271) % 2_147_483_647) % below;
-    for (let round = 0; round < 3000; round++) {
+    /** What disappears: markers, addresses and languages. */
+    const MARKERS = /^(?:[ \t\r\n*_~`[\]>-]|\d+\.|\]\(http[^\s\u2028]*\)|```a)*$/;
+    for (let round = 0; round < 5000; round++) {
       const text = Array.from({ length: random(14) }, () => hostile[random(hostile.length)]).join('');
       let at = 0;
       const check = (node: Node) => {
         if ('text' in node) {
           expect(node.start, text).toBeGreaterThanOrEqual(at);
           expect(node.text).toBe(text.slice(node.start, node.end));
+          expect(text.slice(at, node.start), JSON.stringify(text)).toMatch(MARKERS);
           at = node.end;
         } else for (const child of node.children) check(child);
       };
       const tree = parse(text);
       tree.forEach(check);
+      expect(text.slice(at), JSON.stringify(text)).toMatch(MARKERS);
       const length = tree.map(visible).join('').length;
       const { start, end } = written(tree, 0, length);
       expect(text.slice(start, end).length, text).toBeGreaterThanOrEqual(length);

@@ -128,12 +128,19 @@ function linesOf(text: string): Line[] {
 
 /** A text with a chance of links and mentions. */
 const SPECIAL = /[@＠]|:\/\/|www\./i;
-const BLANK = /[ \t\r]*$/my;
-const FENCE = /( {0,3})(`{3,})[ \t]*([^`\n]*)$/my;
-const QUOTE = / {0,3}>(?: |\r?$)/my;
+/** The end of a line. `$` would also match before `\r` and Unicode's line separators, which end none here. */
+const END = String.raw`(?=\n|(?![^]))`;
+const BLANK = new RegExp(String.raw`[ \t\r]*${END}`, 'y');
+const FENCE = new RegExp(String.raw`( {0,3})(\x60{3,})([^\x60\n]*)${END}`, 'y');
+/** What may follow a fence without being code. */
+const LANGUAGE = new RegExp(String.raw`[ \t]*([a-z][\w+#-]{0,31})[ \t\r]*${END}`, 'iy');
+const QUOTE = new RegExp(String.raw` {0,3}>(?: |\r?${END})`, 'y');
 /** A line of nothing but markers is a line that someone drew. */
-const ITEM = /([ \t]*)(?![-*][ \t]*(?:[-*][ \t]*)*\r?$)(?:[-*]|(\d{1,3})\.)[ \t]+(?=\S)/my;
-const INDENT = /[ \t]*/my;
+const ITEM = new RegExp(
+  String.raw`([ \t]*)(?![-*][ \t]*(?:[-*][ \t]*)*\r?${END})(?:[-*]|(0|[1-9]\d{0,2})\.)[ \t]+(?=\S)`,
+  'y',
+);
+const INDENT = /[ \t]*/y;
 
 /** Matches at a place. None of these expressions goes beyond the end of a line. */
 function matchAt(expression: RegExp, text: string, at: number): RegExpExecArray | null {
@@ -146,9 +153,16 @@ type Found =
   | { block: Block; next: number }
   /** The lines up to `next` are a part of a paragraph. */
   | { block?: never; next: number }
-  /** No fence of this length or a longer one ends below. */
-  | { block?: never; next?: never; unclosed: number }
   | undefined;
+
+interface Fence {
+  indent: number;
+  length: number;
+  /** Where it ends. */
+  end: number;
+  /** Whether nothing else stands on its line. */
+  isLone: boolean;
+}
 
 class Parser {
   constructor(
@@ -166,8 +180,8 @@ class Parser {
   blocks(lines: readonly Line[], depth: number): Block[] {
     const blocks: Block[] = [];
     let paragraph: Line[] = [];
-    /** The shortest fence that has no end below. */
-    let unclosed = Infinity;
+    /** Where the blocks of code end. */
+    let ends: ReadonlyMap<number, number> | undefined;
     const endParagraph = (isLast: boolean) => {
       const isAlone = isLast && blocks.length === 0 && depth === 0;
       const trimmed = isAlone ? paragraph : this.trim(paragraph, blocks.length > 0 || depth > 0, !isLast || depth > 0);
@@ -175,16 +189,16 @@ class Parser {
       paragraph = [];
     };
     for (let i = 0; i < lines.length;) {
-      const found: Found =
-        depth < MAX_DEPTH
-          ? (this.fence(lines, i, unclosed) ?? this.quote(lines, i, depth) ?? this.list(lines, i, depth))
-          : undefined;
+      let found: Found;
+      if (depth < MAX_DEPTH) {
+        found = this.code(lines, i, () => (ends ??= this.fenceEnds(lines)));
+        found ??= this.quote(lines, i, depth) ?? this.list(lines, i, depth);
+      }
       if (found?.block) {
         endParagraph(false);
         blocks.push(found.block);
         i = found.next;
       } else {
-        if (found && 'unclosed' in found) unclosed = found.unclosed;
         const next = found?.next ?? i + 1;
         for (; i < next; i++) paragraph.push(lines[i]!);
       }
@@ -211,26 +225,50 @@ class Parser {
     return { kind: 'paragraph', ...content.span(0, content.text.length), children: this.inline(content) };
   }
 
-  private fence(lines: readonly Line[], first: number, unclosed: number): Found {
-    const { text } = this;
-    const { start } = lines[first]!;
-    const [, indent, marks, info] = matchAt(FENCE, text, start) ?? [];
-    if (marks === undefined || marks.length >= unclosed) return undefined;
-    for (let i = first + 1; i < lines.length; i++) {
-      const end = matchAt(FENCE, text, lines[i]!.start);
-      if (!end || end[2]!.length < marks.length || end[3]!.trim() !== '') continue;
-      const inner = lines.slice(first + 1, i).map((line) => this.outdented(line, indent!.length));
-      const content = new Content(text, inner);
-      const block: Block = {
-        kind: 'code-block',
-        start,
-        end: lines[i]!.end,
-        language: /^[\w+#.-]+/.exec(info!)?.[0].toLowerCase() ?? '',
-        children: content.leaves(0, content.text.length),
-      };
-      return { block, next: i + 1 };
+  private fenceAt({ start }: Line): Fence | undefined {
+    const match = matchAt(FENCE, this.text, start);
+    if (!match) return undefined;
+    const indent = match[1]!.length;
+    const length = match[2]!.length;
+    const end = start + indent + length;
+    return { indent, length, end, isLone: matchAt(BLANK, this.text, end) !== null };
+  }
+
+  /** For each line with a fence, the next one below with a fence that may end its block. */
+  private fenceEnds(lines: readonly Line[]): ReadonlyMap<number, number> {
+    const ends = new Map<number, number>();
+    /** For each length, the next line with a fence as long as that or longer. */
+    const next: number[] = [];
+    for (let i = lines.length - 1; i >= 0; i--) {
+      const fence = this.fenceAt(lines[i]!);
+      if (!fence) continue;
+      const end = next[fence.length];
+      if (end !== undefined) ends.set(i, end);
+      if (fence.isLone) for (let length = 3; length <= fence.length; length++) next[length] = i;
     }
-    return { unclosed: marks.length };
+    return ends;
+  }
+
+  private code(lines: readonly Line[], first: number, ends: () => ReadonlyMap<number, number>): Found {
+    const { text } = this;
+    const { start, end } = lines[first]!;
+    const fence = this.fenceAt(lines[first]!);
+    const last = fence && ends().get(first);
+    if (last === undefined) return undefined;
+    const language = fence!.isLone ? '' : matchAt(LANGUAGE, text, fence!.end)?.[1];
+    const inner = lines.slice(first + 1, last).map((line) => this.outdented(line, fence!.indent));
+    if (language === undefined) inner.unshift({ start: this.textStart(fence!.end), end });
+    const content = new Content(text, inner);
+    // Fences around nothing mark nothing.
+    if (isBlank(content.text)) return { next: last + 1 };
+    const block: Block = {
+      kind: 'code-block',
+      start,
+      end: lines[last]!.end,
+      language: language?.toLowerCase() ?? '',
+      children: content.leaves(0, content.text.length),
+    };
+    return { block, next: last + 1 };
   }
 
   private quote(lines: readonly Line[], first: number, depth: number): Found {
@@ -278,15 +316,20 @@ class Parser {
     return { block, next };
   }
 
+  /** Behind spaces and tabs. */
+  private textStart(at: number): number {
+    return at + matchAt(INDENT, this.text, at)![0].length;
+  }
+
   private indent(line: Line): number {
-    const { length } = matchAt(INDENT, this.text, line.start)![0];
+    const length = this.textStart(line.start) - line.start;
     // One tab is enough.
     return this.text[line.start] === '\t' ? Math.max(4, length) : length;
   }
 
   private outdented({ start, end }: Line, by: number): Line {
     if (this.text[start] === '\t') return { start: start + 1, end };
-    return { start: start + Math.min(by, matchAt(INDENT, this.text, start)![0].length), end };
+    return { start: Math.min(start + by, this.textStart(start)), end };
   }
 
   private inline(content: Content): Inline[] {
@@ -584,34 +627,80 @@ function findNamedLinks(text: string, codes: readonly Code[]): NamedLink[] {
     }
     const start = open.pop();
     const destination = start === undefined ? null : matchAt(DESTINATION, text, index + 1);
-    const address = destination && addressOf(text.slice(start! + 1, index), destination[1]!);
+    if (!destination) continue;
+    // A link contains no other, and what contains a text that pretends to be an address does so, too.
+    open = [];
+    const address = addressOf(text.slice(start! + 1, index), destination[1]!);
     if (!address) continue;
     end = index + 1 + destination[0].length;
     links.push({ kind: 'named', start: start!, innerStart: start! + 1, innerEnd: index, end, ...address });
-    // A link contains no other.
-    open = [];
   }
   return links;
 }
 
-const INVISIBLE = /\p{Default_Ignorable_Code_Point}/gu;
-
 /** Where a link leads. None may pretend to lead elsewhere. */
 function addressOf(label: string, address: string): { href: string; host: string } | undefined {
-  if (isBlank(label)) return undefined;
-  let url: URL;
+  const url = urlOf(address);
+  if (!url) return undefined;
+  const shown = withoutMarkers(label);
+  if (isBlank(shown) || HIDES_HOST.test(shown)) return undefined;
+  const plain = shown.normalize('NFKC').replace(INVISIBLE, '');
+  const seems = SEEMS_ADDRESS.test(plain) || SEEMS_ADDRESS.test(plain.replace(/[*_~`]/g, ''));
+  return seems && !isAbout(plain, url) ? undefined : { href: url.href, host: url.host };
+}
+
+/** The address of a page. `https://bank.example@evil.example/` would seem to lead elsewhere. */
+function urlOf(address: string): URL | undefined {
   try {
-    url = new URL(address);
+    const url = new URL(address);
+    return url.hostname !== '' && url.username === '' && url.password === '' ? url : undefined;
   } catch {
     return undefined;
   }
-  // `https://bank.example@evil.example/` seems to lead elsewhere, and so does `[https://bank.example](…)`.
-  if (url.hostname === '' || url.username !== '' || url.password !== '') return undefined;
-  const bare = (hostname: string) => hostname.replace(/^www\./, '');
-  for (const { href } of findLinks(label.normalize('NFKC').replace(INVISIBLE, ''))) {
-    if (href.startsWith('mailto:') || bare(new URL(href).hostname) !== bare(url.hostname)) return undefined;
+}
+
+const INVISIBLE = /\p{Default_Ignorable_Code_Point}/gu;
+const SPACE = String.raw`[\p{Z}\p{Cc}\p{Cf}\u115f\u1160\u2800\u3164\uffa0\u{13441}\u{13442}\u{16fe4}\u{1d159}]`;
+/** Line breaks and much space push the host out of sight, and characters that change the direction move it. */
+const HIDES_HOST = new RegExp(
+  String.raw`[\n\v\f\r\x85\u2028\u2029\p{Bidi_Control}]|^${SPACE}|(?:(?![\u{e0020}-\u{e007f}])${SPACE}){4}` +
+  String.raw`|(?![\u{e0020}-\u{e007f}])${SPACE}$`,
+  'u',
+);
+/** What looks like the beginning of an address, or like a mailbox, after whatever else. */
+const SEEMS_ADDRESS = new RegExp(
+  String.raw`[:\u02d0\u0589\u05c3\u0703\u0704\u16ec\u1803\u1809\u205a\u2236\u2982\ua789]` +
+  String.raw`(?:\s?[/\\\u0337\u0338\u1735\u2044\u2215\u2216\u2571\u2572\u27cb\u27cd\u29f5\u29f8\u29f9\u3033]){2}` +
+  String.raw`|www[.\u3002\u00b7\u2027\u2219\u22c5\u30fb][\p{L}\p{N}\p{M}_-]` +
+  String.raw`|[\p{L}\p{N}\p{M}.%+_-]@[\p{L}\p{N}\p{M}-]+(?:[.\u3002][\p{L}\p{N}\p{M}-]+)*[.\u3002]\p{L}\p{M}*\p{L}`,
+  'iu',
+);
+
+/** Whether a text is an address, or the beginning of one. */
+function isAbout(text: string, { host, pathname, search, hash }: URL): boolean {
+  const isCut = text.endsWith('...');
+  const address = isCut ? text.slice(0, -3) : text;
+  const own = urlOf(/^www\./i.test(address) ? `https://${address}` : address);
+  const bare = (name: string) => name.replace(/^www\./, '');
+  if (!own || !/^https?:$/.test(own.protocol) || bare(own.host) !== bare(host)) return false;
+  const whole = pathname + search + hash;
+  const part = own.pathname + own.search + own.hash;
+  if (!whole.startsWith(part)) return false;
+  return isCut || part === whole || part.endsWith('/') || '/?#&'.includes(whole[part.length]!);
+}
+
+/** A text as it is shown, with its formatting but without links. */
+function withoutMarkers(text: string): string {
+  const codes = findCode(text);
+  const ranges: Range[] = [...codes, ...findPairs(text, codes, false).pairs];
+  const markers = ranges.flatMap(({ start, innerStart, innerEnd, end }) => [[start, innerStart], [innerEnd, end]]);
+  let at = 0;
+  let shown = '';
+  for (const [start, end] of markers.sort(([a], [b]) => a! - b!)) {
+    shown += text.slice(at, start);
+    at = end!;
   }
-  return { href: url.href, host: url.host };
+  return shown + text.slice(at);
 }
 
 interface Run {
@@ -665,11 +754,20 @@ function findPairs(text: string, known: readonly Atom[], withLinks: boolean): { 
     }
   };
 
+  const marks = /\*+|_+|~+/g;
+  let next: RegExpExecArray | null | undefined;
+  /** The next markers. Asked from left to right, it searches each part of the text once. */
+  const nextMarks = (from: number) => {
+    if (next === undefined || (next && next.index < from)) {
+      marks.lastIndex = from;
+      next = marks.exec(text);
+    }
+    return next;
+  };
+
   const scan = (from: number, to: number): void => {
     let at = from;
-    const marks = /\*+|_+|~+/g;
-    marks.lastIndex = from;
-    for (let match; (match = marks.exec(text)) && match.index < to;) {
+    for (let match; (match = nextMarks(at)) && match.index < to;) {
       const start = match.index;
       const end = Math.min(to, start + match[0].length);
       if (text.slice(at, start).trim() !== '') shown = start;
