@@ -16,6 +16,7 @@ const room = (epoch: string): RoomInfo => ({
   read: { offset: 4, number: 4 },
   role: 'member',
   unread: 1,
+  time: 0,
 });
 
 let rooms: RoomList;
@@ -43,6 +44,18 @@ it('notifies the user of a mention, with a tag that no message of another room h
     ['@ann one', 'old 5'],
     ['@ann two', 'new 5'],
   ]);
+});
+
+it('does not notify the user of a mention in a muted room', () => {
+  rooms = new RoomList({ has: (mark, name) => mark === 'muted' && name === 'lobby' });
+  rooms.set([room('old')]);
+  announcer = new Announcer({ id: '1', username: 'ann' }, rooms, new Names(), (_, body, tag) =>
+    notified.push([body, tag]),
+  );
+  announcer.message('lobby', 'old', bob, '@ann one', 5, false);
+  vi.runAllTimers();
+  expect(notified).toEqual([]);
+  expect(rooms.isMentioned(rooms.get('lobby')!)).toBe(true);
 });
 
 it('does not notify the user of a message in a room that was deleted meanwhile', () => {

@@ -36,6 +36,7 @@ export class Announcer extends Store {
       this.changed();
     } else if (mentionsMe(text, this.me.username, this.names)) {
       this.rooms.mention(epoch);
+      if (this.rooms.isMuted(name)) return;
       const title = this.rooms.get(name)?.title ?? name;
       setTimeout(() => {
         const room = this.rooms.get(name);

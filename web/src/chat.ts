@@ -10,6 +10,7 @@ import type { Draft, Drafts } from './state/drafts';
 import { Names } from './state/mentions';
 import { type Item, Outbox, SendError, type StorageLike, type Written } from './state/outbox';
 import { type RoomInfo, RoomList, chooseRooms, parseNames } from './state/room-list';
+import { RoomMarks } from './state/room-marks';
 import { Store } from './state/store';
 import { type Data, type Page, type Publication, type User, kindOf } from './state/timeline';
 
@@ -38,7 +39,8 @@ export class Chat extends Store {
   readonly api: Api;
   readonly connection: Connection;
   readonly outbox: Outbox;
-  readonly rooms = new RoomList();
+  readonly marks: RoomMarks;
+  readonly rooms: RoomList;
   /** The people whose names this tab has seen. */
   readonly names = new Names();
   /** The name of the room on screen. */
@@ -72,6 +74,9 @@ export class Chat extends Store {
     private readonly env: Environment,
   ) {
     super();
+    this.marks = new RoomMarks(env.storage, me.id);
+    this.rooms = new RoomList(this.marks);
+    this.marks.subscribe(() => this.rooms.sort());
     this.api = new Api(env.fetch, session);
     this.connection = new Connection(env.url, session);
     this.outbox = new Outbox({
@@ -356,14 +361,14 @@ export class Chat extends Store {
 
   private onPublication(room: Room, publication: Publication): void {
     const { name } = room;
-    const { data, user, offset } = publication;
+    const { data, user, offset, time } = publication;
     const kind = kindOf(data);
     const isMine = user.id === this.me.id;
     this.names.add(user.username);
     room.forgetQuote(data.edit ?? data.delete);
     if (!room.timeline.publish(publication) && name === this.openRoom) void room.loadNewest();
     const wasRead = this.rooms.unread(name) === 0;
-    this.rooms.publication(name, offset, kind === 'message', isMine);
+    this.rooms.publication(name, offset, time, kind === 'message', isMine);
     // A user who writes, even in another tab, has read everything before.
     if (wasRead && kind === 'message' && isMine) void this.read(name);
     if (isMine && data.id !== undefined) this.outbox.received(name, data.id);

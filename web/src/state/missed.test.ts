@@ -13,6 +13,7 @@ const room = (name: string, offset: number, number = offset): RoomInfo => ({
   epoch: `e-${name}`,
   read: { offset: 0, number: 0 },
   unread: 0,
+  time: 0,
 });
 
 describe('Missed', () => {

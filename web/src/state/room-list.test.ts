@@ -3,21 +3,46 @@ import { type RoomInfo, RoomList, chooseRooms } from './room-list';
 
 const info = (name: string, more: Partial<RoomInfo> = {}): RoomInfo => ({
   name, title: name, private: false, size: 10, members: 1, epoch: `e-${name}`,
-  offset: 10, number: 8, read: { offset: 10, number: 8 }, role: 'member', unread: 0, ...more,
+  offset: 10, number: 8, read: { offset: 10, number: 8 }, role: 'member', unread: 0, time: 0, ...more,
 });
 
 describe('RoomList', () => {
   it('counts messages of others but not edits or reactions', () => {
     const rooms = new RoomList();
     rooms.set([info('a')]);
-    rooms.publication('a', 11, true, false);
-    rooms.publication('a', 12, false, false);
-    rooms.publication('a', 13, true, false);
-    rooms.publication('a', 13, true, false);
-    rooms.publication('a', 14, true, true);
-    rooms.publication('unknown', 1, true, false);
+    rooms.publication('a', 11, 1, true, false);
+    rooms.publication('a', 12, 1, false, false);
+    rooms.publication('a', 13, 1, true, false);
+    rooms.publication('a', 13, 1, true, false);
+    rooms.publication('a', 14, 1, true, true);
+    rooms.publication('unknown', 1, 1, true, false);
     expect(rooms.unread('a')).toBe(2);
     expect(rooms.total).toBe(2);
+  });
+
+  it('puts favourites first, then the room with the latest message', () => {
+    const favourites = new Set(['c']);
+    const rooms = new RoomList({ has: (mark, name) => mark === 'favourite' && favourites.has(name) });
+    const order = () => rooms.sorted.map(({ name }) => name).join('');
+    rooms.set([info('a', { time: 5 }), info('b', { time: 7 }), info('c', { time: 1 }), info('d', { time: 5 })]);
+    expect(order()).toBe('cbad');
+    rooms.publication('d', 11, 8, true, true);
+    expect(order()).toBe('cdba');
+    // Edits and reactions are no reason to move.
+    rooms.publication('a', 11, 9, false, false);
+    expect(order()).toBe('cdba');
+    favourites.add('b');
+    rooms.sort();
+    expect(order()).toBe('bcda');
+    // An older list does not undo what live publications have changed.
+    rooms.set([info('a', { time: 5 }), info('b', { time: 7 }), info('c', { time: 1 }), info('d', { time: 5 })]);
+    expect(order()).toBe('bcda');
+  });
+
+  it('does not count muted rooms', () => {
+    const rooms = new RoomList({ has: (mark, name) => mark === 'muted' && name === 'b' });
+    rooms.set([info('a', { unread: 2 }), info('b', { unread: 3 })]);
+    expect([rooms.total, rooms.unread('b')]).toEqual([2, 3]);
   });
 
   it('moves the read marker forward only', () => {
@@ -36,7 +61,7 @@ describe('RoomList', () => {
   it('keeps the latest publication when an older list arrives', () => {
     const rooms = new RoomList();
     rooms.set([info('a')]);
-    rooms.publication('a', 11, true, false);
+    rooms.publication('a', 11, 1, true, false);
     rooms.read('a', 11, 9);
     rooms.set([info('a'), info('b', { number: 9, unread: 1 })]);
     expect(rooms.unread('a')).toBe(0);
@@ -60,7 +85,7 @@ describe('RoomList', () => {
     expect([isMarked('a'), isMarked('b')]).toEqual([true, true]);
     // The first was created again. The second was read elsewhere.
     rooms.set([info('a', { epoch: 'f', unread: 1 }), info('b', { read: { offset: 11, number: 9 } })]);
-    rooms.publication('b', 11, true, false);
+    rooms.publication('b', 11, 1, true, false);
     expect([isMarked('a'), isMarked('b')]).toEqual([false, false]);
   });
 

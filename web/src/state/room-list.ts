@@ -17,6 +17,13 @@ export interface RoomInfo {
   role?: 'member' | 'moderator' | 'owner';
   /** Messages of others after the marker that still exist. 1,001 stands for more than 1,000. */
   unread: number;
+  /** When the last message was sent, or when the room was created if there is none. */
+  time: number;
+}
+
+/** What the list needs to know of the user's marks: see `RoomMarks`. */
+interface Marks {
+  has(mark: 'favourite' | 'muted', room: string): boolean;
 }
 
 const COLLATOR = new Intl.Collator(undefined, { numeric: true });
@@ -26,6 +33,7 @@ const UNREAD_LIMIT = 1000;
 
 /**
  * The server counts unread messages. Between two of its lists, live publications and the user's reading go on from it.
+ * Favourites come first, and then the room with the latest message.
  */
 export class RoomList extends Store {
   private rooms = new Map<string, RoomInfo>();
@@ -33,6 +41,10 @@ export class RoomList extends Store {
   private mentioned = new Set<string>();
   loaded = false;
   sorted: readonly RoomInfo[] = [];
+
+  constructor(private readonly marks: Marks = { has: () => false }) {
+    super();
+  }
 
   get(name: string): RoomInfo | undefined {
     return this.rooms.get(name);
@@ -54,11 +66,13 @@ export class RoomList extends Store {
   }
 
   /** Counts a live publication, unless it was counted already, as after a reconnect. */
-  publication(name: string, offset: number, isMessage: boolean, isMine: boolean): void {
+  publication(name: string, offset: number, time: number, isMessage: boolean, isMine: boolean): void {
     const room = this.rooms.get(name);
     if (!room || offset <= room.offset) return;
-    const unread = Math.min(room.unread + (isMessage && !isMine ? 1 : 0), UNREAD_LIMIT + 1);
-    this.replace({ ...room, offset, number: room.number + (isMessage ? 1 : 0), unread });
+    if (!isMessage) return this.replace({ ...room, offset });
+    const unread = Math.min(room.unread + (isMine ? 0 : 1), UNREAD_LIMIT + 1);
+    this.rooms.set(name, { ...room, offset, number: room.number + 1, unread, time: Math.max(room.time, time) });
+    this.sort();
   }
 
   /** Moves the read marker. It never moves back. */
@@ -89,10 +103,19 @@ export class RoomList extends Store {
     return this.rooms.get(name)?.unread ?? 0;
   }
 
+  /** Unread messages in all rooms that are not muted. */
   get total(): number {
     let total = 0;
-    for (const name of this.rooms.keys()) total += this.unread(name);
+    for (const { name, unread } of this.rooms.values()) if (!this.marks.has('muted', name)) total += unread;
     return total;
+  }
+
+  isFavourite(name: string): boolean {
+    return this.marks.has('favourite', name);
+  }
+
+  isMuted(name: string): boolean {
+    return this.marks.has('muted', name);
   }
 
   /** The number of messages in all rooms. Its growth while offline is how many were missed. */
@@ -108,18 +131,24 @@ export class RoomList extends Store {
     this.changed();
   }
 
-  private sort(): void {
+  /** Also called when the marks have changed. */
+  sort(): void {
+    const rank = ({ name }: RoomInfo) => (this.marks.has('favourite', name) ? 0 : 1);
     this.sorted = [...this.rooms.values()].sort(
-      (a, b) => COLLATOR.compare(a.title, b.title) || (a.name < b.name ? -1 : 1),
+      (a, b) =>
+        rank(a) - rank(b) ||
+        b.time - a.time ||
+        COLLATOR.compare(a.title, b.title) ||
+        (a.name < b.name ? -1 : 1),
     );
     this.changed();
   }
 }
 
 function newest(known: RoomInfo, room: RoomInfo): RoomInfo {
-  const { offset, number, unread } = known.offset > room.offset ? known : room;
+  const { offset, number, unread, time } = known.offset > room.offset ? known : room;
   const read = known.read.offset > room.read.offset ? known.read : room.read;
-  const merged = { ...room, offset, number, unread, read };
+  const merged = { ...room, offset, number, unread, read, time };
   return { ...merged, unread: remaining(merged, read.number) };
 }
 

@@ -4,7 +4,7 @@ import { type Order, findRooms, match, searchable } from './switcher';
 
 const info = (name: string, title = name): RoomInfo => ({
   name, title, private: false, size: 10, members: 1, epoch: `e-${name}`,
-  offset: 10, number: 8, read: { offset: 10, number: 8 }, role: 'member', unread: 0,
+  offset: 10, number: 8, read: { offset: 10, number: 8 }, role: 'member', unread: 0, time: 0,
 });
 const ROOMS = [info('attic'), info('cafe', 'Café Zürich'), info('garden', 'The garden'), info('garage'), info('zoo')];
 const find = (query: string, order: Partial<Order> = {}) =>
