@@ -26,10 +26,10 @@ describe('searchable', () => {
 });
 
 describe('match', () => {
-  it('prefers the beginning of the text to words, words to parts of them, and those to single letters', () => {
-    const matches = ['the garden', 'in the gar', 'lathe ogar', 'tohe-g-a-r'].map((text) => match('the gar', text));
+  it('prefers the whole text to its beginning, that to words, words to parts of them, and those to letters', () => {
+    const matches = ['the gar', 'the garden', 'in the gar', 'lathe ogar', 'tohe-g-a-r'].map((text) => match('the gar', text));
     expect(matches).toEqual([...matches].sort((a, b) => b! - a!));
-    expect(new Set(matches).size).toBe(4);
+    expect(new Set(matches).size).toBe(5);
     expect(matches).not.toContain(undefined);
   });
 

@@ -22,6 +22,7 @@ export function searchable(text: string): string {
   return fold(text).replace(ACCENTS, '').replace(/[æœøłđðþħı]/g, (letter) => PLAIN[letter]!).trim();
 }
 
+const WHOLE = 4;
 const BEGINNING = 3;
 const WORDS = 2;
 const INSIDE = 1;
@@ -30,6 +31,7 @@ const SCATTERED = 0;
 
 /** How well a text matches a query, both in their plain form: a number that is higher for better matches, or none. */
 export function match(query: string, text: string): number | undefined {
+  if (text === query) return WHOLE;
   if (text.startsWith(query)) return BEGINNING;
   const wanted = query.split(' ');
   const words = text.split(/[^\p{L}\p{M}\p{N}]+/u);
