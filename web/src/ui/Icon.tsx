@@ -1,6 +1,7 @@
 /** The icons of Lucide that the page uses. Only these end up in what is built. */
 import {
   ArrowDown,
+  BellOff,
   ChevronLeft,
   Hash,
   type IconNode,
@@ -14,6 +15,7 @@ import {
   SendHorizontal,
   Settings,
   SmilePlus,
+  Star,
   Trash2,
   UserMinus,
   Users,
@@ -29,8 +31,10 @@ const ICONS = {
   details: Info,
   down: ArrowDown,
   edit: Pencil,
+  favourite: Star,
   link: Link,
   members: Users,
+  muted: BellOff,
   private: Lock,
   public: Hash,
   react: SmilePlus,

@@ -2,10 +2,12 @@
 import { useState } from 'preact/hooks';
 import type { Chat } from '../chat';
 import type { RoomInfo } from '../state/room-list';
+import type { Mark } from '../state/room-marks';
 import { ConfirmDialog } from './Dialog';
 import { Icon } from './Icon';
 import { Panel } from './Panel';
 import { go } from './address';
+import { useStores } from './hooks';
 
 interface Props {
   chat: Chat;
@@ -15,7 +17,10 @@ interface Props {
 
 const ROLES = { owner: 'You own this room', moderator: 'You moderate this room', member: 'You’re a member' };
 
+const MARKS: Record<Mark, string> = { favourite: 'Favourite', muted: 'Mute' };
+
 export function RoomDetails({ chat, info, onClose }: Props) {
+  useStores(chat.marks);
   const [leaving, setLeaving] = useState(false);
   const { name, title, members, role = 'member' } = info;
   const isOwner = role === 'owner';
@@ -40,6 +45,21 @@ export function RoomDetails({ chat, info, onClose }: Props) {
         <dt>Your role</dt>
         <dd>{ROLES[role]}</dd>
       </dl>
+      <p class="marks">
+        {(Object.keys(MARKS) as Mark[]).map((mark) => (
+          <button
+            key={mark}
+            aria-pressed={chat.marks.has(mark, name)}
+            onClick={() => chat.marks.set(mark, name, !chat.marks.has(mark, name))}
+          >
+            <Icon name={mark} />
+            {MARKS[mark]}
+          </button>
+        ))}
+      </p>
+      <p class="hint">
+        In this browser, favourites come first in your list, and a muted room neither notifies you nor counts.
+      </p>
       <p class="end">
         <button class="danger" onClick={() => setLeaving(true)}>
           {isOwner ? 'Delete room' : 'Leave room'}

@@ -67,6 +67,8 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
           const unread = chat.rooms.unread(room.name);
           const isOpen = room.name === chat.openRoom;
           const mentioned = chat.rooms.isMentioned(room);
+          const isFavourite = chat.rooms.isFavourite(room.name);
+          const isMuted = chat.rooms.isMuted(room.name);
           return (
             <li key={room.name}>
               <a
@@ -74,15 +76,22 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
                 href={addressOf(room.name)}
                 {...stops.stop(room.name)}
                 aria-current={isOpen ? 'page' : undefined}
-                class={unread > 0 ? 'unread' : undefined}
+                class={unread > 0 && !isMuted ? 'unread' : undefined}
                 title={room.title}
               >
-                <Icon name={room.private ? 'private' : 'public'} />
+                <Icon name={isFavourite ? 'favourite' : room.private ? 'private' : 'public'} />
                 <span class="title">
                   <bdi>{room.title}</bdi>
                 </span>
                 {isBegun(room.name) && <span class="mark draft">Draft</span>}
                 {room.private && <span class="visually-hidden"> private</span>}
+                {isFavourite && <span class="visually-hidden"> favourite</span>}
+                {isMuted && (
+                  <span class="mark">
+                    <Icon name="muted" />
+                    <span class="visually-hidden"> muted</span>
+                  </span>
+                )}
                 {unread > 0 && (
                   <span class={mentioned ? 'count mentioned' : 'count'}>
                     {mentioned && '@'}
