@@ -2,6 +2,7 @@ import { type Page } from 'playwright-core';
 import { beforeAll, describe, expect, it } from 'vitest';
 import {
   accessibilityFlaws,
+  allStored,
   composer,
   createWorld,
   messageText,
@@ -173,7 +174,8 @@ describe('a link to a message', () => {
   const offsets: number[] = [];
   const link = (room: string, offset: number) => `${world.server.page}/#/${room}/${offset}`;
   const notice = (text: string | RegExp) => page.locator('.messages > .notice', { hasText: text });
-  const flashed = (text: string) => page.locator('.row.flashed', { hasText: text });
+  /** The row with this text, once the page has led there. It stands out for a while only, but keeps the focus. */
+  const reached = (text: string) => page.locator('.row:focus', { hasText: text });
   /** The numbers of the messages in the document. */
   const numbers = () =>
     page.locator('.row .text').evaluateAll((all) =>
@@ -221,7 +223,7 @@ describe('a link to a message', () => {
   it('shows the message among its neighbours, also in a new tab', async () => {
     await page.goto('about:blank');
     await page.goto(link('long', offsets[200]!));
-    await flashed('Message 200').waitFor();
+    await page.locator('.row.flashed', { hasText: 'Message 200' }).waitFor();
     expect(await isInView('Message 200')).toBe(true);
     await expect.poll(() => focused(page), { timeout: 10_000 }).toMatch(/^dan, /);
     await checkLook(page, 'message');
@@ -245,22 +247,26 @@ describe('a link to a message', () => {
     await send(page, `See ${link('long', offsets[30]!)}`);
     const here = page.locator('.row a', { hasText: `/${offsets[30]}` });
     await here.click();
-    await flashed('Message 30').waitFor();
+    await reached('Message 30').waitFor();
     await page.getByRole('link', { name: 'other' }).click();
     await page.getByRole('heading', { name: 'other', level: 1 }).waitFor();
     await send(page, `Look: ${link('long', offsets[40]!)}`);
     await page.locator('.row a', { hasText: `/${offsets[40]}` }).click();
-    await flashed('Message 40').waitFor();
+    await reached('Message 40').waitFor();
     // Within the part that is loaded.
     await page.evaluate((to) => (location.hash = to), `#/long/${offsets[60]}`);
-    await flashed('Message 60').waitFor();
+    await reached('Message 60').waitFor();
     expect(page.context().pages()).toHaveLength(1);
     await page.goBack();
-    await flashed('Message 40').waitFor();
+    await reached('Message 40').waitFor();
     await send(page, `Here: ${link('long', offsets[20]!)}`);
+    await allStored(page);
+    await page.waitForURL(/#\/long$/);
+    // The page has noticed by then.
+    await page.waitForTimeout(300);
     await page.evaluate((to) => history.replaceState(null, '', to), `#/long/${offsets[20]}`);
     await page.locator('.row a', { hasText: `/${offsets[20]}` }).click();
-    await flashed('Message 20').waitFor();
+    await reached('Message 20').waitFor();
     expect(await isInView('Message 20')).toBe(true);
   });
 
@@ -276,7 +282,7 @@ describe('a link to a message', () => {
     await page.goto('about:blank');
     await page.goto(secret);
     await notice('was deleted').waitFor();
-    await flashed('This message was deleted.').waitFor();
+    await reached('This message was deleted.').waitFor();
     await checkLook(page, 'message-deleted');
     await page.getByRole('button', { name: 'Dismiss' }).click();
     expect(await notice(/./).count()).toBe(0);
@@ -296,7 +302,7 @@ describe('a link to a message', () => {
     await page.getByText('Can’t reach the server').waitFor();
     await page.unroute(/getchats/);
     await page.getByRole('button', { name: 'Try again' }).click();
-    await flashed('Message 100').waitFor();
+    await reached('Message 100').waitFor();
   });
 
   it('is followed after signing in, and after joining the room', async () => {
@@ -306,7 +312,7 @@ describe('a link to a message', () => {
     await world.signInAgain(eve, 'eve');
     await eve.getByRole('heading', { name: 'You’re not a member of long' }).waitFor();
     await eve.getByRole('button', { name: 'Join room' }).click();
-    await eve.locator('.row.flashed', { hasText: 'Message 300' }).waitFor();
+    await eve.locator('.row:focus', { hasText: 'Message 300' }).waitFor();
   });
 
   it('reveals nothing of a private room', async () => {
@@ -317,12 +323,12 @@ describe('a link to a message', () => {
     await page.getByRole('heading', { name: 'You’re not a member of secret' }).waitFor();
     await page.getByText('There is no such room, or only its members can see it.').waitFor();
     await post(world.server, '/rooms/secret/members', { username: 'cleo' }, dan);
-    await flashed('Not for everyone').waitFor();
+    await reached('Not for everyone').waitFor();
   });
 
   it('does not show a message being sent as if it followed those around', async () => {
     await page.goto(link('long', offsets[200]!));
-    await flashed('Message 200').waitFor();
+    await reached('Message 200').waitFor();
     await world.server.stop();
     try {
       await page.getByText('Connection lost').waitFor();
@@ -336,6 +342,167 @@ describe('a link to a message', () => {
     await page.locator('.row:not(.pending)', { hasText: 'Into the void' }).waitFor();
     expect(await page.getByText('Later messages aren’t shown here').count()).toBe(0);
   }, 60_000);
+
+  it('throws no errors', () => {
+    expect(world.pageErrors).toEqual([]);
+  });
+});
+
+describe('a date', () => {
+  const DAY_MS = 24 * 60 * 60_000;
+  /** The messages after this one are a year younger. */
+  const BEFORE_GAP = 120;
+  const COUNT = 400;
+  let page: Page;
+  let requests = 0;
+  /** The number of a message, which is four a day. */
+  const timeOf = (number: number, now: number) =>
+    now - (COUNT - number) * (DAY_MS / 4) - (number <= BEFORE_GAP ? 365 * DAY_MS : 0);
+  const now = Date.now();
+  const pad = (number: number) => String(number).padStart(2, '0');
+  const dateOf = (time: number) => {
+    const date = new Date(time);
+    return `${date.getFullYear()}-${pad(date.getMonth() + 1)}-${pad(date.getDate())}`;
+  };
+  /** The first message that is not older than the day of this time. */
+  const firstOn = (time: number) => {
+    const day = new Date(time).setHours(0, 0, 0, 0);
+    for (let number = 1; ; number++) if (timeOf(number, now) >= day) return number;
+  };
+  const jump = async (date: string) => {
+    await page.getByRole('button', { name: 'Jump to a date' }).click();
+    await page.getByLabel('Date', { exact: true }).fill(date);
+    await page.keyboard.press('Enter');
+  };
+  const reached = (number: number) =>
+    page.locator('.row:focus').filter({ has: page.getByText(`Entry ${number}`, { exact: true }) });
+
+  beforeAll(async () => {
+    const fay = await world.account('fay');
+    await world.room(fay, 'diary');
+    await world.room(fay, 'blank');
+    const numbers = new Map<number, number>();
+    for (let number = 1; number <= COUNT; number++) numbers.set(await world.say(fay, 'diary', `Entry ${number}`), number);
+    page = await world.newVisitor();
+    // As if the server had been running for more than a year.
+    await page.route(/getchats\?.*room=diary/, async (route) => {
+      requests++;
+      const response = await route.fetch();
+      const answer = (await response.json()) as { messages: { offset: number; time: number }[] };
+      for (const message of answer.messages) message.time = timeOf(numbers.get(message.offset)!, now);
+      await route.fulfill({ response, json: answer });
+    });
+    await world.signIn(page, 'fay', 'diary');
+    await messageText(page, `Entry ${COUNT}`).waitFor();
+  }, 60_000);
+
+  it('leads to the first message of the day', async () => {
+    await page.getByRole('button', { name: 'Jump to a date' }).hover();
+    await screenshot(page, 'finding-date-button');
+    await page.getByRole('button', { name: 'Jump to a date' }).click();
+    await page.locator('input[name=date]:focus').waitFor();
+    await checkLook(page, 'date');
+    await page.keyboard.press('Escape');
+    await page.locator('dialog').waitFor({ state: 'detached' });
+    const time = timeOf(200, now);
+    const first = firstOn(time);
+    requests = 0;
+    await jump(dateOf(time));
+    await reached(first).waitFor();
+    expect(requests).toBeLessThan(12);
+    // The day begins with it.
+    await reached(first).locator('.day').waitFor();
+    await messageText(page, `Entry ${first - 1}`).waitFor();
+    await messageText(page, `Entry ${first + 1}`).waitFor();
+    await expect.poll(() => focused(page), { timeout: 10_000 }).toMatch(/^fay, /);
+    expect(await page.locator('.messages > .notice').count()).toBe(0);
+    await page.locator('.to-newest').click();
+    await messageText(page, `Entry ${COUNT}`).waitFor();
+  });
+
+  it('without messages leads to what came next, or says that there is nothing', async () => {
+    await jump(dateOf(timeOf(BEFORE_GAP, now) + 100 * DAY_MS));
+    await page.getByText(/^There are no messages from .*\. These came next\./).waitFor();
+    await reached(BEFORE_GAP + 1).waitFor();
+    await jump('1999-12-31');
+    await page.getByText('There are no messages from 31 December 1999. These came next.').waitFor();
+    await reached(1).waitFor();
+    await jump(dateOf(now + 2 * DAY_MS));
+    await page.getByRole('alert').getByText(/^There are no messages from .* or later\.$/).waitFor();
+    await page.getByLabel('Date', { exact: true }).fill('');
+    await page.keyboard.press('Enter');
+    await page.getByText('Enter a date').waitFor();
+    await page.keyboard.press('Escape');
+    await page.goto(`${world.server.page}/#/blank`);
+    await page.getByText('No messages in blank yet').waitFor();
+    await jump('1999-12-31');
+    await page.getByText('There are no messages from 31 December 1999 or later.').waitFor();
+    await page.keyboard.press('Escape');
+  });
+});
+
+describe('a room marked as unread', () => {
+  let page: Page;
+  const room = (unread?: number) =>
+    page.getByRole('link', { name: unread === undefined ? 'The notes' : `The notes ${unread} unread`, exact: true });
+  const mark = async (text: string) => {
+    await messageText(page, text).hover();
+    await page.getByRole('button', { name: 'Mark as unread' }).click();
+    await page.getByText('Marked as unread in this browser').waitFor();
+  };
+  const dividedRow = () => page.locator('.row', { has: page.locator('.new-divider') });
+
+  beforeAll(async () => {
+    const gil = await world.account('gil');
+    const hal = await world.account('hal');
+    await world.room(gil, 'notes', 'The notes');
+    await world.room(gil, 'elsewhere');
+    await world.join(hal, 'notes');
+    page = await world.signedIn('gil', 'notes');
+    for (let i = 0; i < 12; i++) await world.say(hal, 'notes', `Note ${i}`);
+    await world.say(gil, 'notes', 'My own');
+    await messageText(page, 'My own').waitFor();
+    await room().waitFor();
+  });
+
+  it('stays unread until it is opened again', async () => {
+    await mark('Note 5');
+    await room(7).waitFor();
+    expect(await dividedRow().textContent()).toContain('Note 5');
+    await checkLook(page, 'unread');
+    // The newest messages are on screen all the time.
+    await world.say(await world.token('hal'), 'notes', 'Note 12');
+    await room(8).waitFor();
+    await page.getByRole('link', { name: 'elsewhere' }).click();
+    await page.getByRole('heading', { name: 'elsewhere', level: 1 }).waitFor();
+    const tab = await world.newTab(page.context());
+    await tab.goto(`${world.server.page}/#/elsewhere`);
+    await tab.getByRole('link', { name: 'The notes 8 unread', exact: true }).waitFor();
+    await page.reload();
+    await room(8).waitFor();
+    // In another browser, it is not marked: only what the server has not seen read is unread.
+    const other = await world.signedIn('gil', 'elsewhere');
+    await other.getByRole('link', { name: 'The notes 1 unread', exact: true }).waitFor();
+    await other.close();
+    await page.bringToFront();
+    await room(8).click();
+    await messageText(page, 'Note 12').waitFor();
+    expect(await dividedRow().textContent()).toContain('Note 5');
+    await room().waitFor();
+    await tab.getByRole('link', { name: 'The notes', exact: true }).waitFor();
+    await tab.close();
+  });
+
+  it('can begin with a message of the user’s own', async () => {
+    await mark('My own');
+    expect(await dividedRow().textContent()).toContain('My own');
+    await room(1).waitFor();
+    await page.getByRole('link', { name: 'elsewhere' }).click();
+    await room(1).click();
+    await messageText(page, 'Note 12').waitFor();
+    await room().waitFor();
+    expect(await page.evaluate(() => Object.keys(localStorage).filter((key) => /unread/.test(key)))).toEqual([]);
+  });
 
   it('throws no errors', () => {
     expect(world.pageErrors).toEqual([]);

@@ -9,10 +9,11 @@ import { type Session, backoff, isSignedOut, wait } from './session';
 import type { Draft, Drafts } from './state/drafts';
 import { Names } from './state/mentions';
 import { type Item, Outbox, SendError, type StorageLike, type Written } from './state/outbox';
-import { type RoomInfo, RoomList, chooseRooms, parseNames } from './state/room-list';
+import { type RoomInfo, RoomList, UNREAD_LIMIT, chooseRooms, parseNames } from './state/room-list';
 import { RoomMarks } from './state/room-marks';
 import { Store } from './state/store';
 import { type Data, type Page, type Publication, type User, kindOf } from './state/timeline';
+import { UnreadMarks } from './state/unread-marks';
 
 /** Below the server's default `subscription_limit` of 128. If the operator set a lower one, `Chat` adapts to it. */
 const MAX_SUBSCRIPTIONS = 100;
@@ -64,6 +65,9 @@ export class Chat extends Store {
   private leaving = new Set<string>();
   /** The rooms that the user lost while the page was open. */
   private readonly former = new Map<string, RoomInfo>();
+  /** The epoch of the open room if the user has marked it as unread since it was opened. */
+  private keptUnread: string | undefined;
+  private readonly unreadKey: string;
   private lastTyping = { room: '', at: 0 };
   private reauthenticatedAt = 0;
   private stopped = false;
@@ -75,7 +79,8 @@ export class Chat extends Store {
   ) {
     super();
     this.marks = new RoomMarks(env.storage, me.id);
-    this.rooms = new RoomList(this.marks);
+    this.unreadKey = `uproar.unread.${me.id}`;
+    this.rooms = new RoomList(this.marks, new UnreadMarks(env.storage, this.unreadKey));
     this.marks.subscribe(() => this.rooms.sort());
     this.api = new Api(env.fetch, session);
     this.connection = new Connection(env.url, session);
@@ -231,7 +236,7 @@ export class Chat extends Store {
   private loadMessages(room: Room): void {
     // The list of messages loads what the address names.
     if (this.wanted?.room === room.name) this.changed();
-    else void room.loadInitial(this.rooms.get(room.name)?.read.offset ?? 0, this.rooms.unread(room.name));
+    else void room.loadInitial(this.rooms.readUpTo(room.name), this.rooms.unread(room.name));
   }
 
   private async page(name: string, where: Parameters<Api['chats']>[1]): Promise<Page> {
@@ -441,6 +446,7 @@ export class Chat extends Store {
     }
     const last = this.openRoom === undefined ? undefined : this.subscribedRooms.get(this.openRoom);
     last?.timeline.sleep();
+    this.keptUnread = undefined;
     this.openRoom = name;
     if (name !== undefined) {
       this.recent = [name, ...this.recent.filter((other) => other !== name)].slice(0, MAX_SUBSCRIPTIONS);
@@ -460,7 +466,9 @@ export class Chat extends Store {
   /** Marks a room as read, in all tabs. Called while its newest messages are on screen. */
   async read(name: string): Promise<void> {
     const room = this.subscribedRooms.get(name);
-    if (!room || this.rooms.unread(name) === 0) return;
+    if (!room || this.keptUnread === room.timeline.epoch) return;
+    this.rooms.setMark(name, undefined);
+    if (this.rooms.unread(name) === 0) return;
     if (this.reading.has(name) || this.connection.state !== 'connected') return;
     this.reading.add(name);
     try {
@@ -473,6 +481,38 @@ export class Chat extends Store {
     }
     // More messages may have arrived in the meantime.
     if (this.rooms.unread(name) > 0) this.changed();
+  }
+
+  /** Marks a room as unread from a message on, in this browser, until the room is opened again. */
+  async markUnread(name: string, offset: number): Promise<void> {
+    // What is just being read counts as read.
+    while (this.reading.has(name)) await wait(50);
+    const info = this.rooms.get(name);
+    if (!info) return;
+    // The server counts those after its own marker.
+    let count = 0;
+    for (let after = offset - 1; after < info.read.offset && count <= UNREAD_LIMIT; ) {
+      const { messages, more } = await this.page(name, { after });
+      const counts = messages.filter((message) => message.offset <= info.read.offset && !message.deleted);
+      count += counts.filter(({ user }) => user.id !== this.me.id).length;
+      const last = messages.at(-1);
+      if (!more || !last) break;
+      after = last.offset;
+    }
+    if (count === 0 && info.unread === 0) count = 1;
+    if (name === this.openRoom) this.keptUnread = info.epoch;
+    this.rooms.setMark(name, { after: offset - 1, count });
+  }
+
+  /** Another tab changed what the browser remembers. */
+  storageChanged(key: string | null): void {
+    this.marks.stored(key);
+    if (key === null || key === this.unreadKey) this.rooms.reloadMarks();
+  }
+
+  /** Whether the user marked this room, which is open, as unread. */
+  isKeptUnread({ epoch }: RoomInfo): boolean {
+    return this.keptUnread === epoch;
   }
 
   /** Loads the names of the members, who may be mentioned. */

@@ -3,8 +3,9 @@
  * another room that takes the name gets an object of its own.
  */
 import { errorText } from './errors';
+import { firstSince } from './state/seek';
 import { Store } from './state/store';
-import { type Message, type Page, Timeline, type User } from './state/timeline';
+import { type Message, type Page, Timeline, type User, type WireMessage } from './state/timeline';
 
 const TYPING_MS = 5000;
 /** Messages kept while the user scrolls through the history. */
@@ -118,6 +119,11 @@ export class Room extends Store {
     };
     await this.load('middle', put, { before: offset + 1 });
     return found;
+  }
+
+  /** The first message at or after a time, if there is one. */
+  firstSince(time: number): Promise<WireMessage | undefined> {
+    return firstSince(time, this.timeline.position, (after, limit) => this.fetchPage({ after, limit }));
   }
 
   /**

@@ -1,5 +1,7 @@
 import { describe, expect, it } from 'vitest';
+import { Memory } from './memory';
 import { type RoomInfo, RoomList, chooseRooms } from './room-list';
+import { UnreadMarks } from './unread-marks';
 
 const info = (name: string, more: Partial<RoomInfo> = {}): RoomInfo => ({
   name, title: name, private: false, size: 10, members: 1, epoch: `e-${name}`,
@@ -56,6 +58,21 @@ describe('RoomList', () => {
     rooms.read('a', 20, 16);
     expect(rooms.unread('a')).toBe(0);
     expect(rooms.isMentioned(rooms.get('a')!)).toBe(false);
+  });
+
+  it('adds what the user marked as unread to what is', () => {
+    const rooms = new RoomList(undefined, new UnreadMarks(new Memory(), 'key'));
+    rooms.set([info('a', { unread: 2 }), info('b')]);
+    rooms.setMark('a', { after: 3, count: 4 });
+    rooms.setMark('unknown', { after: 3, count: 4 });
+    rooms.publication('a', 11, 1, true, false);
+    expect([rooms.unread('a'), rooms.unread('b'), rooms.total]).toEqual([7, 0, 7]);
+    expect([rooms.readUpTo('a'), rooms.readUpTo('b')]).toEqual([3, 10]);
+    rooms.setMark('a', { after: 3, count: 1001 });
+    expect(rooms.unread('a')).toBe(1001);
+    // Another room that takes the name is not marked.
+    rooms.set([info('a', { epoch: 'f' })]);
+    expect([rooms.unread('a'), rooms.markOf('a')]).toEqual([0, undefined]);
   });
 
   it('keeps the latest publication when an older list arrives', () => {

@@ -1,5 +1,6 @@
 /** The user's rooms and their unread counts. */
 import { Store } from './store';
+import type { UnreadMark, UnreadMarks } from './unread-marks';
 
 /** A room as the method `rooms` returns it. */
 export interface RoomInfo {
@@ -29,7 +30,7 @@ interface Marks {
 const COLLATOR = new Intl.Collator(undefined, { numeric: true });
 
 /** More unread messages than this are not counted exactly. */
-const UNREAD_LIMIT = 1000;
+export const UNREAD_LIMIT = 1000;
 
 /**
  * The server counts unread messages. Between two of its lists, live publications and the user's reading go on from it.
@@ -42,7 +43,10 @@ export class RoomList extends Store {
   loaded = false;
   sorted: readonly RoomInfo[] = [];
 
-  constructor(private readonly marks: Marks = { has: () => false }) {
+  constructor(
+    private readonly marks: Marks = { has: () => false },
+    private readonly unreadMarks?: UnreadMarks,
+  ) {
     super();
   }
 
@@ -61,6 +65,7 @@ export class RoomList extends Store {
     // A room that was read elsewhere, or is gone, takes its mark with it.
     const unread = new Set([...rooms.values()].flatMap(room => (room.unread > 0 ? [room.epoch] : [])));
     this.mentioned = new Set([...this.mentioned].filter(epoch => unread.has(epoch)));
+    this.unreadMarks?.keep(new Set(list.map(({ epoch }) => epoch)));
     this.loaded = true;
     this.sort();
   }
@@ -91,6 +96,29 @@ export class RoomList extends Store {
     this.changed();
   }
 
+  /** The mark on a room that the user marked as unread. */
+  markOf(name: string): UnreadMark | undefined {
+    const room = this.rooms.get(name);
+    return room && this.unreadMarks?.get(room.epoch);
+  }
+
+  /** Marks a room as unread from a message on, or removes the mark. */
+  setMark(name: string, mark: UnreadMark | undefined): void {
+    const room = this.rooms.get(name);
+    if (room && this.unreadMarks?.set(room.epoch, mark)) this.changed();
+  }
+
+  /** Another tab changed the marks. */
+  reloadMarks(): void {
+    this.unreadMarks?.reload();
+    this.changed();
+  }
+
+  /** The messages up to this offset are read. */
+  readUpTo(name: string): number {
+    return Math.min(this.markOf(name)?.after ?? Infinity, this.rooms.get(name)?.read.offset ?? 0);
+  }
+
   isMentioned({ epoch }: RoomInfo): boolean {
     return this.mentioned.has(epoch);
   }
@@ -100,13 +128,14 @@ export class RoomList extends Store {
   }
 
   unread(name: string): number {
-    return this.rooms.get(name)?.unread ?? 0;
+    const unread = (this.rooms.get(name)?.unread ?? 0) + (this.markOf(name)?.count ?? 0);
+    return Math.min(unread, UNREAD_LIMIT + 1);
   }
 
   /** Unread messages in all rooms that are not muted. */
   get total(): number {
     let total = 0;
-    for (const { name, unread } of this.rooms.values()) if (!this.marks.has('muted', name)) total += unread;
+    for (const name of this.rooms.keys()) if (!this.marks.has('muted', name)) total += this.unread(name);
     return total;
   }
 

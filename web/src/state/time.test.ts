@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { dayLabel, sameDay, shortTime, startsGroup } from './time';
+import { dayLabel, dayRange, dayValue, sameDay, shortTime, startsGroup } from './time';
 
 const at = (day: number, hour: number, minute = 0) => new Date(2026, 10, day, hour, minute).getTime();
 const ann = { id: '1', username: 'ann' };
@@ -32,5 +32,26 @@ describe('days and times', () => {
 
   it('formats the time for the locale', () => {
     expect(shortTime(at(28, 9, 5), 'en-GB')).toBe('09:05');
+  });
+});
+
+describe('the day in a date field', () => {
+  it('lasts from midnight to midnight', () => {
+    for (const [year, month, day] of [[2026, 3, 29], [2026, 10, 25], [2028, 2, 29], [99, 12, 31], [2026, 12, 31]]) {
+      const midnight = (plus: number) => {
+        const date = new Date(2000, 0, 1);
+        date.setFullYear(year!, month! - 1, day! + plus);
+        return date.getTime();
+      };
+      const value = dayValue(midnight(0));
+      expect(dayRange(value), value).toEqual({ from: midnight(0), to: midnight(1) });
+    }
+    expect(dayValue(at(3, 23, 59))).toBe('2026-11-03');
+  });
+
+  it('must exist', () => {
+    for (const value of ['', 'today', '2026-02-30', '2026-13-01', '26-1-1', '2026-11-031']) {
+      expect(dayRange(value), value).toBeUndefined();
+    }
   });
 });

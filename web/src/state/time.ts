@@ -50,3 +50,30 @@ export function dayLabel(time: number, now: number, locale?: string): string {
 export function fullTime(time: number, locale?: string): string {
   return format(locale, { dateStyle: 'full', timeStyle: 'medium' }, time);
 }
+
+/** A day as date fields write it. */
+export function dayValue(time: number): string {
+  const date = new Date(time);
+  const pad = (number: number, length = 2) => String(number).padStart(length, '0');
+  return `${pad(date.getFullYear(), 4)}-${pad(date.getMonth() + 1)}-${pad(date.getDate())}`;
+}
+
+/** When a day begins and ends in the reader's time zone, from the value of a date field. */
+export function dayRange(value: string): { from: number; to: number } | undefined {
+  const [, year, month, day] = /^(\d{4})-(\d{2})-(\d{2})$/.exec(value.trim()) ?? [];
+  if (day === undefined) return undefined;
+  const begin = (plus: number) => {
+    const date = new Date(0);
+    date.setHours(0, 0, 0, 0);
+    date.setFullYear(Number(year), Number(month) - 1, Number(day) + plus);
+    // Some days begin after midnight, when clocks are put forward.
+    date.setHours(0, 0, 0, 0);
+    return date.getTime();
+  };
+  const from = begin(0);
+  return dayValue(from) === value.trim() ? { from, to: begin(1) } : undefined;
+}
+
+export function dateText(time: number, locale?: string): string {
+  return format(locale, { dateStyle: 'long' }, time);
+}

@@ -2,12 +2,14 @@
 import {
   ArrowDown,
   BellOff,
+  CalendarSearch,
   ChevronLeft,
   Hash,
   type IconNode,
   Info,
   Link,
   Lock,
+  MailDot,
   MessagesSquare,
   Pencil,
   Plus,
@@ -27,6 +29,7 @@ const ICONS = {
   add: Plus,
   back: ChevronLeft,
   close: X,
+  date: CalendarSearch,
   delete: Trash2,
   details: Info,
   down: ArrowDown,
@@ -43,6 +46,7 @@ const ICONS = {
   room: MessagesSquare,
   send: SendHorizontal,
   settings: Settings,
+  unread: MailDot,
 } satisfies Record<string, IconNode>;
 
 export type IconName = keyof typeof ICONS;

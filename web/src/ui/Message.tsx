@@ -20,8 +20,8 @@ import { memo } from './memo';
 
 const EMOJI = ['👍', '❤️', '😂', '🎉', '😮', '😢', '👀', '✅'];
 
-/** How long the page says that a link was copied. */
-const COPIED_MS = 2000;
+/** How long the page says that something was done. */
+const DONE_MS = 2500;
 
 interface Common {
   rowKey: string;
@@ -108,7 +108,9 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
   const { onEdit, onReply, onGoTo } = props;
   const textProps = { me: chat.me.username, names: chat.names, isReachable };
   const [error, setError] = useState('');
-  const [menu, setMenu] = useState<'react' | 'delete' | 'copied'>();
+  const [menu, setMenu] = useState<'react' | 'delete' | 'done'>();
+  /** What the page says instead of the actions, for a while. */
+  const [done, setDone] = useState('');
   const isMine = message.user.id === me;
   const isGone = message.text === null;
   const row = useRef<HTMLDivElement>(null);
@@ -125,20 +127,24 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
   }, [menu]);
 
   useEffect(() => {
-    if (menu !== 'copied') return;
-    const timer = setTimeout(() => setMenu(undefined), COPIED_MS);
+    if (menu !== 'done') return;
+    const timer = setTimeout(() => setMenu(undefined), DONE_MS);
     return () => clearTimeout(timer);
-  }, [menu]);
+  }, [menu, done]);
 
-  async function copyLink(): Promise<void> {
+  async function act(what: () => Promise<void>, done: string): Promise<void> {
     setError('');
     try {
-      await copy(linkTo(room, message.offset));
-      setMenu('copied');
+      await what();
+      setDone(done);
+      setMenu('done');
     } catch (error) {
       setError(errorText(error));
     }
   }
+
+  const copyLink = () => act(() => copy(linkTo(room, message.offset)), 'Link copied');
+  const markUnread = () => act(() => chat.markUnread(room, message.offset), 'Marked as unread in this browser');
 
   async function change(data: Data): Promise<boolean> {
     setError('');
@@ -221,15 +227,16 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
               <button onClick={() => void change({ delete: message.offset })}>Delete</button>
               <button onClick={() => setMenu(undefined)}>Cancel</button>
             </Fragment>
-          ) : menu === 'copied' ? (
-            <span key="copied" role="status">
-              Link copied
+          ) : menu === 'done' ? (
+            <span key="done" role="status">
+              {done}
             </span>
           ) : (
             <Fragment key="all">
               <IconButton icon="react" label="React" onClick={() => setMenu('react')} />
               <IconButton icon="reply" label="Reply" onClick={() => onReply(message)} />
               <IconButton icon="link" label="Copy link" onClick={() => void copyLink()} />
+              <IconButton icon="unread" label="Mark as unread" onClick={() => void markUnread()} />
               {isMine && <IconButton icon="edit" label="Edit" onClick={() => onEdit(message.offset)} />}
               {isMine && <IconButton icon="delete" label="Delete" onClick={() => setMenu('delete')} />}
             </Fragment>

@@ -85,6 +85,8 @@ export class MessageList extends Component<Props, State> {
   private isPointed = false;
   private cleanups: (() => void)[] = [];
   private observer: ResizeObserver | undefined;
+  /** Shows the message that could not be loaded. */
+  private again: (() => void) | undefined;
   /** The message of the address that is being looked for. */
   private seeking: Chat['wanted'];
   private flashTimer: ReturnType<typeof setTimeout> | undefined;
@@ -178,16 +180,22 @@ export class MessageList extends Component<Props, State> {
     if (placeInAddress().message !== undefined) replace(room.name);
   }
 
-  /** Shows a message, loading it if necessary. Returns whether there is such a message, if that is known. */
-  async goTo(offset: number): Promise<boolean | undefined> {
+  /**
+   * Shows a message, loading it if necessary. If there is something to say about it, the user came from elsewhere, and
+   * the keyboard continues there. Returns whether there is such a message, if that is known.
+   */
+  async goTo(offset: number, notice?: string): Promise<boolean | undefined> {
     const { room } = this.props;
+    this.again = undefined;
     const exists = await room.goTo(offset);
     const message = room.timeline.find(offset);
+    if (exists === undefined && room.error) this.again = () => void this.goTo(offset, notice);
     if (!message || this.isGone) return exists;
     this.sticksToEnd = false;
     this.generation = room.timeline.generation;
     this.anchor = { key: keyOf(message), top: this.view.height / 3 };
-    this.setState({ flashed: offset, active: keyOf(message), notice: '' });
+    this.setState({ flashed: offset, active: keyOf(message), notice: notice ?? '' });
+    if (notice !== undefined && !isTyping()) this.focusNext = keyOf(message);
     clearTimeout(this.flashTimer);
     this.flashTimer = setTimeout(() => this.setState({ flashed: undefined }), FLASH_MS);
     return true;
@@ -199,7 +207,7 @@ export class MessageList extends Component<Props, State> {
     const { wanted } = chat;
     if (!wanted || wanted.room !== room.name || wanted === this.seeking || room.error || this.isGone) return;
     this.seeking = wanted;
-    const exists = await this.goTo(wanted.offset);
+    const exists = await this.goTo(wanted.offset, '');
     this.seeking = undefined;
     if (this.isGone) return;
     // Something else is wanted by now.
@@ -209,7 +217,6 @@ export class MessageList extends Component<Props, State> {
     chat.arrived();
     if (exists === undefined) return;
     const message = room.timeline.find(wanted.offset);
-    if (message && !isTyping()) this.focusNext = keyOf(message);
     this.setState({ notice: !exists ? NO_MESSAGE : message?.text === null ? DELETED_MESSAGE : '' });
   }
 
@@ -219,7 +226,9 @@ export class MessageList extends Component<Props, State> {
     const { messages } = room.timeline;
     const items = chat.outbox.of(room.name);
     const now = Date.now();
-    const from = [messages, newAfter, room.timeline.hasNewer, ...items];
+    // Even a message of the user's own, if it was marked.
+    const isMarked = chat.rooms.markOf(room.name)?.after === newAfter;
+    const from = [messages, newAfter, isMarked, room.timeline.hasNewer, ...items];
     const isSame = from.length === this.builtFrom.length && from.every((value, i) => value === this.builtFrom[i]);
     if (isSame && sameDay(this.builtAt, now)) return;
     this.builtFrom = from;
@@ -230,7 +239,7 @@ export class MessageList extends Component<Props, State> {
     for (const message of messages) {
       const row: Row = { key: keyOf(message), message, isGroupStart: startsGroup(last, message), isFirstNew: false };
       if (!last || !sameDay(last.time, message.time)) row.day = dayLabel(message.time, now);
-      if (!hasNew && message.offset > newAfter && message.user.id !== chat.me.id) {
+      if (!hasNew && message.offset > newAfter && (isMarked || message.user.id !== chat.me.id)) {
         hasNew = row.isFirstNew = row.isGroupStart = true;
       }
       rows.push(row);
@@ -358,7 +367,9 @@ export class MessageList extends Component<Props, State> {
   }
 
   private tryAgain(): void {
-    this.props.room.retry();
+    const { room } = this.props;
+    room.retry();
+    if (!room.loading) this.again?.();
     this.loadMore();
   }
 

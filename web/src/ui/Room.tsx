@@ -8,6 +8,7 @@ import type { RoomInfo } from '../state/room-list';
 import type { Message } from '../state/timeline';
 import { Composer } from './Composer';
 import { Icon, IconButton } from './Icon';
+import { JumpToDate } from './JumpToDate';
 import { Members, connections } from './Members';
 import { MessageList } from './MessageList';
 import { RoomDetails } from './RoomDetails';
@@ -38,6 +39,7 @@ function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomIn
   // An edit survives a reload, the end of the session, and its row, which may be scrolled out of the document.
   const [editing, setEditing] = useState<number | undefined>(() => chat.draft(name).edit?.offset);
   const [panel, setPanel] = useState<'members' | 'details'>();
+  const [isJumping, setJumping] = useState(false);
   const list = useRef<MessageList>(null);
   const reply = useCallback((message: Message) => {
     updateReplyTo(message.offset);
@@ -51,8 +53,8 @@ function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomIn
   }, []);
   // The marker of new messages stays while the room is open.
   const newAfter = useRef<number>(undefined);
-  if (newAfter.current === undefined) {
-    newAfter.current = chat.rooms.unread(name) > 0 ? info.read.offset : Infinity;
+  if (newAfter.current === undefined || chat.isKeptUnread(info)) {
+    newAfter.current = chat.rooms.unread(name) > 0 ? chat.rooms.readUpTo(name) : Infinity;
   }
 
   useEffect(() => {
@@ -83,6 +85,7 @@ function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomIn
           <h1 title={`${info.title} (${info.name})`}>
             <bdi>{info.title}</bdi>
           </h1>
+          {room && <IconButton icon="date" label="Jump to a date" class="below" onClick={() => setJumping(true)} />}
           <button class="members" aria-expanded={panel === 'members'} onClick={toggle('members')}>
             <Icon name="members" />
             <span>
@@ -148,6 +151,13 @@ function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomIn
       </main>
       {panel === 'members' && room && <Members key="members" chat={chat} room={room} info={info} onClose={close} />}
       {panel === 'details' && <RoomDetails key="details" chat={chat} info={info} onClose={close} />}
+      {isJumping && room && (
+        <JumpToDate
+          room={room}
+          onGoTo={(offset, notice) => void list.current?.goTo(offset, notice)}
+          onClose={() => setJumping(false)}
+        />
+      )}
     </>
   );
 }
