@@ -66,7 +66,7 @@ const block = (tabIndex: number) => (node: Block, key: number): ComponentChild =
     case 'quote':
       return <blockquote key={key}>{node.children.map(block(tabIndex))}</blockquote>;
     case 'code-block':
-      return <CodeBlock key={key} text={node.children.map(({ text }) => text).join('')} />;
+      return <CodeBlock key={key} tabIndex={tabIndex} text={node.children.map(({ text }) => text).join('')} />;
     case 'list': {
       const items = node.children.map(item(tabIndex));
       return node.isNumbered ? <ol key={key}>{items}</ol> : <ul key={key}>{items}</ul>;
@@ -80,15 +80,15 @@ const item = (tabIndex: number) => ({ number, children }: Item, key: number): Co
   </li>
 );
 
-/** Tab leads to it while there is something to scroll. */
-function CodeBlock({ text }: { text: string }) {
+/** Tab leads to it while there is something to scroll in a message that Tab leads to. */
+function CodeBlock({ text, tabIndex }: { text: string; tabIndex: number }) {
   const element = useRef<HTMLPreElement>(null);
   useLayoutEffect(() => {
     const pre = element.current!;
-    const observer = new ResizeObserver(() => (pre.tabIndex = pre.scrollWidth > pre.clientWidth ? 0 : -1));
+    const observer = new ResizeObserver(() => (pre.tabIndex = pre.scrollWidth > pre.clientWidth ? tabIndex : -1));
     observer.observe(pre);
     return () => observer.disconnect();
-  }, [text]);
+  }, [text, tabIndex]);
   return (
     <pre ref={element} dir="ltr" role="group" aria-label="Code" tabIndex={-1}>
       <code>{text}</code>
