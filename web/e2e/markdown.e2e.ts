@@ -65,7 +65,9 @@ describe('formatted messages', () => {
     await say(`Look:\n${CODE}\nand [a link](https://a.example) in\n> a quote\n> - with \`code\``);
     await say(`- a list\n  - in a list\n    > ${'with a quote '.repeat(9)}\n- \`${'long'.repeat(80)}\`\n999. c`);
     await say('مرحبا **بالعالم**\n- قائمة `code`\n> اقتباس');
-    await messageText(page, 'اقتباس').waitFor();
+    await say(Array.from({ length: 6 }, (_, i) => `${'   '.repeat(i)}1. ${'deep '.repeat(i + 1)}`).join('\n'));
+    const deepest = page.locator('.text li li li li li li p');
+    await deepest.waitFor();
     const pre = page.locator('pre');
     for (const width of [320, 1280]) {
       await page.setViewportSize({ width, height: 700 });
@@ -78,6 +80,7 @@ describe('formatted messages', () => {
         );
         expect(wide, `${width}`).toEqual([]);
         expect(await pre.evaluate((element) => element.scrollWidth - element.clientWidth)).toBeGreaterThan(500);
+        expect(await deepest.evaluate(({ clientWidth }) => clientWidth)).toBeGreaterThan(100);
         await screenshot(page, `markdown-${width}-${colorScheme}`);
         expect(await accessibilityFlaws(page), `${width} ${colorScheme}`).toEqual([]);
       }
@@ -91,7 +94,17 @@ describe('formatted messages', () => {
     await expect.poll(() => pre.evaluate(({ scrollLeft }) => scrollLeft)).toBeGreaterThan(50);
     await page.keyboard.press('Escape');
     expect(await page.evaluate(() => document.activeElement!.getAttribute('role'))).toBe('article');
-    // Code that fits is no stop.
+    // Code in other messages is no stop.
+    await say(CODE.replace('main', 'other'));
+    await page.locator('pre', { hasText: 'fn other' }).waitFor();
+    const stops = async (name: string) => {
+      await page.getByRole('article').filter({ hasText: name }).focus();
+      return page.locator('pre').evaluateAll((all) => all.map(({ tabIndex }) => tabIndex));
+    };
+    await expect.poll(() => stops('fn main')).toEqual([0, -1]);
+    await expect.poll(() => stops('fn other')).toEqual([-1, 0]);
+    expect(await accessibilityFlaws(page)).toEqual([]);
+    // Code that fits is none.
     await say('```\nshort\n```');
     const short = messageText(page, 'short').locator('pre');
     await short.waitFor();
@@ -130,6 +143,16 @@ describe('formatted messages', () => {
       '> quoted *text*\nBuy:\n- milk\n- eggs\n  1. white\n  3. brown\n' +
         '<b>no</b> **[the docs](https://docs.example/a_b)**',
     );
+    // Code has its markers only among other messages, and half a link has none.
+    expect(await copied(['fn main', 'fn main'], ['fn other', '}'])).toMatch(
+      /^```rust\nfn main\(\)[^]*\n}\n```\n[^]*\n```rust\nfn other\(\)[^]*\n}\n```$/,
+    );
+    await say('> look:\n> ```\n> first();\n> second();\n> ```');
+    await messageText(page, 'first();').waitFor();
+    expect(await copied(['first();', 'first();'], ['first();', 'second();'])).toBe('first();\nsecond();');
+    await say('see [the manual](https://a.example) now');
+    await messageText(page, 'see the manual').waitFor();
+    expect(await copied(['see the manual', 'manual'], ['see the manual', ' now'])).toBe('manual now');
     // With the names of those who wrote them.
     expect(await copied(['Some words', 'Some'], ['quoted text', 'milk'])).toMatch(
       /^Some \*words.*@bob\nbob, \d\d:\d\d\n> quoted \*text\*\nBuy:\n- milk$/s,
@@ -160,6 +183,21 @@ describe('formatted messages', () => {
     await say('**Loud** `code` [link](https://a.example)');
     await page.locator('[aria-live=polite]', { hasText: 'bob: Loud code link' }).waitFor({ state: 'attached' });
   });
+
+  it('have the same height when they are stored', async () => {
+    await page.context().setOffline(true);
+    await page.getByText('Connection lost').waitFor();
+    for (const text of ['```\nunsent code\n```', '- unsent item', 'unsent\n> quote']) await send(page, text);
+    const rows = page.locator('.row', { hasText: 'unsent' });
+    const heights = () => rows.evaluateAll((all) => all.map((row) => row.querySelector('.text')!.clientHeight));
+    await page.locator('.row.pending', { hasText: 'quote' }).waitFor();
+    const before = await heights();
+    expect(before).toHaveLength(3);
+    await page.context().setOffline(false);
+    await allStored(page);
+    expect(await page.locator('.row.pending').count()).toBe(0);
+    expect(await heights()).toEqual(before);
+  }, 60_000);
 
   it('keep the view where it is', async () => {
     for (let i = 0; i < 30; i++) await say(`Message ${i}\n- *a*\n- b\n\n\`\`\`\ncode ${i}\n\`\`\``);

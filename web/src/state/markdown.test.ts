@@ -38,6 +38,9 @@ describe('emphasis', () => {
     expect(inline('**yes**/**no** **word**s')).toBe(
       '<strong>yes</strong>/<strong>no</strong> <strong>word</strong>s',
     );
+    expect(inline('*"a"* "*b*" (*“c”*) _(d and e)_ (**f**) *(g)*. *"h"*.')).toBe(
+      '<em>"a"</em> "<em>b</em>" (<em>“c”</em>) <em>(d and e)</em> (<strong>f</strong>) *(g)*. <em>"h"</em>.',
+    );
     expect(inline('*two\nlines*')).toBe('<em>two\nlines</em>');
   });
 
@@ -73,6 +76,28 @@ describe('emphasis', () => {
       '文件_名字_测试',
       '@snake_case_name @_ann_',
       'two*\n\n*paragraphs',
+      '["*.ts", "*.js"]',
+      "if (*p == '*') char *s = '*';",
+      'if (*p == "*") char *s = "*";',
+      'print("*" + "*")',
+      "'_' and '_', '**' and '**'",
+      'git add "*.ts" && git commit -m "*"',
+      'git add *.ts && git commit -m "*"',
+      'rm *.log https://a.example/*',
+      "ls '*/a' \"**/b\" '*.{c,d}'",
+      '(*´ω`*)',
+      '(*≧▽≦) (≧▽≦*)',
+      '(*￣▽￣*)',
+      '(*°▽°*)',
+      '_(:3」∠)_',
+      '_(┐「ε:)_',
+      '(´･ω･`) (´･ω･`)',
+      '(´ω`) (´ω`)',
+      '(*`Д´)ﾉ (`ω´)',
+      '(`･ω･´) (`･ω･´)ゞ',
+      "In function `main': undefined reference to `foo'",
+      "``quoted'' and ``more''",
+      '**\u200b** _\u2800_ `\u200b` ~~\u2060~~',
     ]) {
       expect(plainText(text), text).toBe(text);
     }
@@ -137,6 +162,12 @@ describe('code', () => {
   it('is shown as it was typed without the second fence', () => {
     for (const text of ['```\na', '````\na\n```', '```js\na', 'a\n```']) expect(plainText(text)).toBe(text);
   });
+
+  it('is shown as it was typed if there is nothing to see in it', () => {
+    for (const text of ['```\n```', '```\n \u2800\n```', '> ```\n> ```']) {
+      expect(plainText(text)).toBe(text.replace(/^> /gm, ''));
+    }
+  });
 });
 
 describe('quotes and lists', () => {
@@ -153,6 +184,13 @@ describe('quotes and lists', () => {
     expect(blocks('1. a\n3. b\n- c')).toBe(
       '<list><li 1><p>a</p></li><li 3><p>b</p></li></list><list><li><p>c</p></li></list>',
     );
+    for (const gap of ['\n\n', '\n\n\n', '\n \r\n']) {
+      expect(blocks(`- a${gap}- b${gap}c`)).toBe('<list><li><p>a</p></li><li><p>b</p></li></list><p>c</p>');
+    }
+    expect(blocks('1. a\n\n2. b\n\n- c')).toBe(
+      '<list><li 1><p>a</p></li><li 2><p>b</p></li></list><list><li><p>c</p></li></list>',
+    );
+    expect(blocks('- 5 eggs\n- 2 l milk')).toBe('<list><li><p>5 eggs</p></li><li><p>2 l milk</p></li></list>');
     expect(blocks('- a\n\n  ```\n  b\n\n  c\n  ```\n- d')).toBe(
       '<list><li><p>a</p><pre>b\n\nc</pre></li><li><p>d</p></li></list>',
     );
@@ -162,7 +200,8 @@ describe('quotes and lists', () => {
   it('need a space behind the marker, and text', () => {
     for (const text of [
       ...['>:( >3', '>_<', '>>> print(1)', '>', '>\n> \n', '-5 °C', '-', '- '],
-      ...['1.5', '1.', '2026. A', '007. Bond', '01. Intro'],
+      ...['1.5', '1.', '2026. A', '007. Bond', '01. Intro', '* * * * * /bin/x', '3. 5. wäre gut', '- - x', '- 1. x'],
+      ...['- 5 °C', 'Brr:\n- 5 °C\nhere', '- \u200b', '> \u2800', '1. \u2800'],
     ]) {
       expect(plainText(text), text).toBe(text);
       expect(blocks(text)).toMatch(/^<p>/);
@@ -204,7 +243,8 @@ describe('quotes and lists', () => {
     expect(blocks('> '.repeat(8) + 'a')).toBe(
       `${'<quote>'.repeat(6)}<p>> > a</p>${'</quote>'.repeat(6)}`,
     );
-    expect(plainText('- '.repeat(8) + 'a')).toBe(`${'• '.repeat(6)}- - a`);
+    const nested = Array.from({ length: 8 }, (_, i) => `${'  '.repeat(i)}- ${i}a`).join('\n');
+    expect(plainText(nested)).toBe('• 0a\n• 1a\n• 2a\n• 3a\n• 4a\n• 5a\n- 6a\n  - 7a');
   });
 });
 
@@ -372,6 +412,27 @@ it('finds mentions in formatted text', () => {
   );
 });
 
+it('finds names that contain markers', () => {
+  const known = new Names();
+  for (const name of ['`bob`', 'Ann *x*', 'Ann _x_', 'a[b](c)', 'snake_', 'Cy']) known.add(name);
+  const mentions = (text: string, me: string) => {
+    const found = parseMarkdown(text, me, known).map(shown).join('');
+    expect(mentionsMe(text, me, known), text).toBe(found.includes('<me>'));
+    return found;
+  };
+  expect(mentions('@`bob` `x`', '`bob`')).toBe('<p><me>@`bob`</me> <code>x</code></p>');
+  expect(mentions('*hi* @Ann *x*, *you*', 'Ann *x*')).toBe('<p><em>hi</em> <me>@Ann *x*</me>, <em>you</em></p>');
+  expect(mentions('*hi @Ann _x_*', 'Ann _x_')).toBe('<p><em>hi <me>@Ann _x_</me></em></p>');
+  expect(mentions('@a[b](c) [@a[b](c)](https://a.example)', 'a[b](c)')).toBe(
+    '<p><me>@a[b](c)</me> <a https://a.example/ (a.example)><me>@a[b](c)</me></a></p>',
+  );
+  expect(mentions('@snake_ and *@snake_*', 'snake_')).toBe('<p><me>@snake_</me> and <em><me>@snake_</me></em></p>');
+  expect(mentions('`a @snake_ b` @Cy *x*', 'Cy')).toBe(
+    '<p><code>a @snake_ b</code> <me>@Cy</me> <em>x</em></p>',
+  );
+  expect(mentions('https://a.example/@snake_/b', 'snake_')).not.toContain('<me>');
+});
+
 it('makes a text without markers', () => {
   expect(plainText('**a** `b` [c](https://a.example) https://b.example')).toBe('a b c https://b.example');
   expect(plainText('> a\n> b\n\n- c\n  - d\n3. e\n```js\nf\n```')).toBe('a\nb\n• c\n• d\n3. e\nf');
@@ -419,8 +480,7 @@ describe('the ranges', () => {
     const tree = parse(text);
     const from = tree.map(visible).join('').indexOf(selected);
     expect(from).toBeGreaterThanOrEqual(0);
-    const { start, end } = written(tree, from, from + selected.length);
-    return text.slice(start, end);
+    return written(text, tree, from, from + selected.length);
   }
 
   it('lead from a selection to what was written', () => {
@@ -439,8 +499,34 @@ describe('the ranges', () => {
     expect(copied('- a\n- b\n- c', 'bc')).toBe('- b\n- c');
     expect(copied('[a](https://a.example)', 'a')).toBe('[a](https://a.example)');
     expect(copied('plain', 'lai')).toBe('lai');
-    expect(written(parse('plain'), 2, 2)).toEqual({ start: 2, end: 2 });
-    expect(written([], 0, 0)).toEqual({ start: 0, end: 0 });
+    expect(written('plain', parse('plain'), 2, 2)).toBe('');
+    expect(written('', [], 0, 0)).toBe('');
+  });
+
+  it('leave code alone if nothing else is selected', () => {
+    const all = ['`npm i`', '- `npm i`', '> `npm i`', '> 1. `npm i`\n> 2. b', '```\nnpm i\n```', 'a `npm i` b'];
+    for (const text of all) {
+      expect(copied(text, 'npm i'), text).toBe('npm i');
+      expect(copied(text, 'pm'), text).toBe('pm');
+    }
+    expect(copied('**`a`**', 'a')).toBe('**`a`**');
+    expect(copied('[`a`](https://a.example)', 'a')).toBe('[`a`](https://a.example)');
+    expect(copied('> look:\n> ```\n> a\n> b\n> ```', 'a\nb')).toBe('a\nb');
+    expect(copied('- look:\n  ```\n  a\n    b\n  c\n  ```', '  b\nc')).toBe('  b\nc');
+    expect(copied('> look:\n> ```\n> a\n> b\n> ```', 'look:a\nb')).toBe('> look:\n> ```\n> a\n> b\n> ```');
+  });
+
+  it('lead to no marker without the other one', () => {
+    expect(copied('see [the docs](https://a.example) now', 'docs now')).toBe('docs now');
+    expect(copied('see [the docs](https://a.example) now', 'see the')).toBe('see the');
+    expect(copied('a **bold _te_ xt** b', 'te xt b')).toBe('_te_ xt b');
+    expect(copied('a **bold _text_** b', 'ext b')).toBe('ext b');
+    expect(copied('**_a b_ c** d', 'a b c')).toBe('**_a b_ c**');
+    expect(copied('**_a b_ c** d', 'b c d')).toBe('b c d');
+    expect(copied('a `b c` d', 'c d')).toBe('c d');
+    expect(copied('*a b* *c d*', 'b c')).toBe('b c');
+    expect(copied('```\na\nb\n```\nc', 'bc')).toBe('b\nc');
+    expect(copied('x\n```js\na\nb\n```\nc', 'xa')).toBe('x\na');
   });
 });
 
@@ -513,9 +599,15 @@ describe('any text', () => {
       const tree = parse(text);
       tree.forEach(check);
       expect(text.slice(at), JSON.stringify(text)).toMatch(MARKERS);
-      const length = tree.map(visible).join('').length;
-      const { start, end } = written(tree, 0, length);
-      expect(text.slice(start, end).length, text).toBeGreaterThanOrEqual(length);
+      const all = tree.map(visible).join('');
+      const [from, to] = [random(all.length + 1), random(all.length + 1)].sort((a, b) => a - b) as [number, number];
+      const part = written(text, tree, from, to);
+      // In this order.
+      let found = 0;
+      for (const char of all.slice(from, to)) {
+        found = part.indexOf(char, found) + 1;
+        expect(found, JSON.stringify([text, from, to])).toBeGreaterThan(0);
+      }
     }
   });
 });

@@ -81,18 +81,21 @@ export function mentionsMe(text: string, me: string, names: Names): boolean {
 }
 
 /**
- * The part of the text that was written for a part of what is shown, from one position in that to another. Markers
- * belong to it if all that they mark does, but those of code only if there is more.
+ * What was written for a part of what is shown, from one position in that to another. Markers belong to it if all that
+ * they mark does. Code alone is without its markers and those around its lines.
  */
-export function written(blocks: Block[], from: number, to: number): Span {
+export function written(text: string, blocks: readonly Block[], from: number, to: number): string {
   let start = Infinity;
   let end = -Infinity;
+  /** Markers without all that they mark. */
+  const lone: Span[] = [];
+  let code: string | undefined;
   let at = 0;
   const grow = (span: Span) => {
     start = Math.min(start, span.start);
     end = Math.max(end, span.end);
   };
-  const visit = (node: Node): void => {
+  const visit = (node: Node, isMarked: boolean): void => {
     const before = at;
     if ('text' in node) {
       at += node.text.length;
@@ -103,13 +106,29 @@ export function written(blocks: Block[], from: number, to: number): Span {
       });
       return;
     }
-    for (const child of node.children) visit(child);
-    if (before === at || before < from || at > to) return;
-    const isCode = 'kind' in node && (node.kind === 'code' || node.kind === 'code-block');
-    if (!isCode || before > from || at < to) grow(node);
+    const kind = 'kind' in node ? node.kind : undefined;
+    const isBlock = kind === undefined || kind === 'paragraph' || kind === 'quote' || kind === 'list';
+    for (const child of node.children) visit(child, isMarked || !isBlock);
+    if (at <= from || before >= to) return;
+    const isWhole = before >= from && at <= to;
+    const isCode = kind === 'code' || kind === 'code-block';
+    if (isCode && before <= from && at >= to && !(isWhole && isMarked)) {
+      code = visible(node).slice(from - before, to - before);
+    }
+    if (isWhole) grow(node);
+    else if (!isBlock) {
+      lone.push({ start: node.start, end: node.children[0]!.start });
+      lone.push({ start: node.children.at(-1)!.end, end: node.end });
+    }
   };
-  for (const block of blocks) visit(block);
-  return start > end ? { start: 0, end: 0 } : { start, end };
+  for (const block of blocks) visit(block, false);
+  if (code !== undefined) return code;
+  let out = '';
+  for (const marker of lone.sort((a, b) => a.start - b.start)) {
+    if (marker.start > start) out += text.slice(start, Math.min(marker.start, end));
+    start = Math.max(start, marker.end);
+  }
+  return start < end ? out + text.slice(start, end) : out;
 }
 
 /** A line without its end, and without the markers of what it is a part of. */
@@ -135,11 +154,8 @@ const FENCE = new RegExp(String.raw`( {0,3})(\x60{3,})([^\x60\n]*)${END}`, 'y');
 /** What may follow a fence without being code. */
 const LANGUAGE = new RegExp(String.raw`[ \t]*([a-z][\w+#-]{0,31})[ \t\r]*${END}`, 'iy');
 const QUOTE = new RegExp(String.raw` {0,3}>(?: |\r?${END})`, 'y');
-/** A line of nothing but markers is a line that someone drew. */
-const ITEM = new RegExp(
-  String.raw`([ \t]*)(?![-*][ \t]*(?:[-*][ \t]*)*\r?${END})(?:[-*]|(0|[1-9]\d{0,2})\.)[ \t]+(?=\S)`,
-  'y',
-);
+/** No item begins with another marker: not a line that someone drew, no crontab and no date. */
+const ITEM = /([ \t]*)(?:[-*]|(0|[1-9]\d{0,2})\.)[ \t]+(?=\S)(?!(?:[-*]|\d+\.)(?:\s|(?![^])))/y;
 const INDENT = /[ \t]*/y;
 
 /** Matches at a place. None of these expressions goes beyond the end of a line. */
@@ -282,7 +298,7 @@ class Parser {
     }
     if (inner.length === 0) return undefined;
     // A lone `>` marks nothing.
-    if (inner.every((line) => this.isBlank(line))) return { next };
+    if (inner.every(({ start, end }) => isBlank(this.text.slice(start, end)))) return { next };
     const span = { start: lines[first]!.start, end: lines[next - 1]!.end };
     const block: Block = { kind: 'quote', ...span, children: this.blocks(inner, depth + 1) };
     return { block, next };
@@ -290,7 +306,7 @@ class Parser {
 
   private list(lines: readonly Line[], first: number, depth: number): Found {
     const { text } = this;
-    const opening = matchAt(ITEM, text, lines[first]!.start);
+    const opening = this.item(lines[first]!);
     if (!opening || opening[1]!.length > 3) return undefined;
     const indent = opening[1]!.length;
     const isNumbered = opening[2] !== undefined;
@@ -300,18 +316,24 @@ class Parser {
       const { start, end } = lines[next++]!;
       const width = marker[0].length;
       const inner: Line[] = [{ start: start + width, end }];
+      let i: number;
       for (;;) {
         // Blank lines belong to the item if it goes on behind them.
-        let i = next;
+        i = next;
         while (i < lines.length && this.isBlank(lines[i]!)) i++;
         if (i === lines.length || this.indent(lines[i]!) < indent + 2) break;
         for (; next <= i; next++) inner.push(this.outdented(lines[next]!, width));
       }
       const number = isNumbered ? { number: Number(marker[2]) } : {};
       items.push({ start, end: inner.at(-1)!.end, ...number, children: this.blocks(inner, depth + 1) });
-      marker = next < lines.length ? matchAt(ITEM, text, lines[next]!.start) : null;
+      // And so do those before the next item.
+      marker = i < lines.length ? this.item(lines[i]!) : null;
       if (marker && (marker[2] !== undefined) !== isNumbered) marker = null;
+      if (marker) next = i;
     }
+    const begins = lines[first]!.start + opening[0].length;
+    // Minus five degrees.
+    if (next === first + 1 && !isNumbered && /\d/.test(text[begins]!)) return undefined;
     const block: Block = { kind: 'list', start: items[0]!.start, end: items.at(-1)!.end, isNumbered, children: items };
     return { block, next };
   }
@@ -319,6 +341,12 @@ class Parser {
   /** Behind spaces and tabs. */
   private textStart(at: number): number {
     return at + matchAt(INDENT, this.text, at)![0].length;
+  }
+
+  /** The marker of an item that has a text. */
+  private item({ start, end }: Line): RegExpExecArray | null {
+    const marker = matchAt(ITEM, this.text, start);
+    return marker && !isBlank(this.text.slice(start + marker[0].length, end)) ? marker : null;
   }
 
   private indent(line: Line): number {
@@ -379,9 +407,12 @@ class Parser {
   /** A range of text with its formatting. There are no links within the text of a link. */
   private formatted(content: Content, from: number, to: number, withLinks: boolean): Inline[] {
     const text = content.text.slice(from, to);
-    const codes = findCode(text);
-    const named = withLinks ? findNamedLinks(text, codes) : [];
-    const { pairs, atoms } = findPairs(text, [...codes, ...named].sort((a, b) => a.start - b.start), withLinks);
+    const all = this.markedNames(text, withLinks);
+    const codes = findCode(text, all);
+    const names = without(all, codes);
+    const named = withLinks ? findNamedLinks(text, codes, names) : [];
+    const known = [...codes, ...named, ...names].sort((a, b) => a.start - b.start);
+    const { pairs, atoms } = findPairs(text, known, withLinks);
     const events = [
       ...pairs.flatMap((pair) => [
         { at: pair.start, until: pair.innerStart, pair },
@@ -422,10 +453,23 @@ class Parser {
     return nodes;
   }
 
+  /** The mentions of known names that contain markers. */
+  private markedNames(text: string, withLinks: boolean): Name[] {
+    if (!/[@＠]/.test(text)) return [];
+    const names: Name[] = [];
+    for (const { start, end, isMe, isKnown } of findMentions(text, this.me, this.names)) {
+      if (!isKnown || !/[*_~`[\]]/.test(text.slice(start, end))) continue;
+      names.push({ kind: 'name', as: isMe ? 'me' : 'mention', start, innerStart: start, innerEnd: end, end });
+    }
+    if (!withLinks || names.length === 0) return names;
+    return without(names, findLinks(text));
+  }
+
   private atom(content: Content, from: number, atom: Atom): Inline {
     const span = content.span(from + atom.start, from + atom.end);
     const [start, end] = [from + atom.innerStart, from + atom.innerEnd];
     if (atom.kind === 'code') return { kind: 'code', ...span, children: content.leaves(start, end) };
+    if (atom.kind === 'name') return { kind: atom.as, ...span, children: content.leaves(start, end) };
     if (atom.kind === 'bare') return { kind: 'link', href: atom.href, ...span, children: content.leaves(start, end) };
     const children = joined(this.formatted(content, start, end, false));
     return { kind: 'link', href: atom.href, host: atom.host, ...span, children };
@@ -521,7 +565,8 @@ interface Pair extends Range {
 
 type Code = Range & { kind: 'code' };
 type NamedLink = Range & { kind: 'named'; href: string; host: string };
-type Atom = Code | NamedLink | (Range & { kind: 'bare'; href: string });
+type Name = Range & { kind: 'name'; as: 'mention' | 'me' };
+type Atom = Code | NamedLink | Name | (Range & { kind: 'bare'; href: string });
 
 /** Scripts in which a letter next to a marker is not a part of the same word, or may be an ending. */
 const WIDE = new RegExp(
@@ -538,6 +583,16 @@ const JOINS_STAR = /[)\]}\\.$%&=^<+@]/;
 const JOINS_LINE = /[)\]}\\./:@#$&=%+?-]/;
 const JOINED_LINE = /[([/\\@=+-]/;
 
+/** In `"*" + "*.ts"`, no star marks anything. */
+const QUOTATION = /["'“”„‟‘’‚‛«»‹›]/;
+const isQuoted = (before: string, after: string, afterThat: string) =>
+  QUOTATION.test(before) && (QUOTATION.test(after) || (/[./]/.test(after) && /[\p{L}\p{N}*{]/u.test(afterThat)));
+/** In `(*´ω`*)`, none does, either. */
+const FACE_LEFT = /[^\0-\x7f\p{L}\p{N}\p{M}\p{Ps}\p{Pi}\p{Sc}\p{Emoji_Presentation}¿¡…]/u;
+const FACE_RIGHT = /[^\0-\x7f\p{L}\p{N}\p{M}\p{Pe}\p{Pf}\p{Po}\p{Sc}\p{Emoji_Presentation}\ufe0f]/u;
+/** Nor in `_(:3」∠)_`. */
+const FACE = /^[(（](?!.*\p{L}\p{L}).*[)）]$/u;
+
 const isNarrow = (char: string) => WORD.test(char) && !WIDE.test(char) && char !== '\ufe0f';
 
 function charBefore(text: string, at: number): string {
@@ -552,6 +607,7 @@ function charAt(text: string, at: number): string {
 
 function opens(mark: string, length: number, before: string, after: string): boolean {
   if (!WORD.test(after) && !OPENS.test(after)) return false;
+  if (/[(（]/.test(before) && FACE_LEFT.test(after)) return false;
   if (mark === '_' && '-+.<'.includes(after)) return false;
   if (before === '' || /\s/.test(before)) return true;
   if (mark === '_') return !WORD.test(before) && !JOINS_LINE.test(before);
@@ -561,6 +617,7 @@ function opens(mark: string, length: number, before: string, after: string): boo
 
 function closes(mark: string, length: number, before: string, after: string, afterThat: string): boolean {
   if (!WORD.test(before) && !CLOSES.test(before)) return false;
+  if (/[)）]/.test(after) && FACE_RIGHT.test(before)) return false;
   if (after === '' || /\s/.test(after)) return true;
   if (mark === '_') {
     // Not in `__init__.py`.
@@ -572,28 +629,50 @@ function closes(mark: string, length: number, before: string, after: string, aft
   return !isNarrow(after) || WIDE.test(before) || (length > 1 && LETTER.test(after) && LETTER.test(before));
 }
 
-/** Finds `code`. It ends with as many backticks as it begins with. */
-function findCode(text: string): Code[] {
-  const runs = [...text.matchAll(/`+/g)].map(({ index, 0: { length } }) => ({ index, length }));
-  /** The runs of each length that are not behind the current position, the next one last. */
-  const byLength = new Map<number, number[]>();
+/**
+ * Finds `code`. It ends with as many backticks as it begins with, and behind a space only if it begins with one. Those
+ * within a name belong to the name.
+ */
+function findCode(text: string, names: readonly Range[] = []): Code[] {
+  let name = 0;
+  const runs = [...text.matchAll(/`+/g)]
+    .map(({ index, 0: { length } }) => ({ index, length }))
+    .filter(({ index }) => {
+      while (name < names.length && names[name]!.end <= index) name++;
+      return index < (names[name]?.start ?? Infinity);
+    });
+  /** The ends of each length that are not behind the current position, the next one last; without and with a space. */
+  const ends: [Map<number, number[]>, Map<number, number[]>] = [new Map(), new Map()];
   for (const { index, length } of runs.reverse()) {
+    const [before, after] = [charBefore(text, index), charAt(text, index + length)];
+    // In `(`ω´)`, it ends none.
+    if (OPENING.test(before) && !/^$|[\s)\]}.,:;!?]/.test(after)) continue;
+    const byLength = ends[isSpace(before) ? 1 : 0];
     const same = byLength.get(length);
     if (same) same.push(index);
     else byLength.set(length, [index]);
   }
+  const next = (index: number, length: number, withSpace: boolean): number => {
+    const all = ends[withSpace ? 1 : 0].get(length) ?? [];
+    while (all.length > 0 && all.at(-1)! <= index) all.pop();
+    return all.at(-1) ?? Infinity;
+  };
   const codes: Code[] = [];
   let at = 0;
   for (const { index, length } of runs.reverse()) {
-    if (index < at || text[index - 1] === '\\') continue;
+    const [before, after] = [charBefore(text, index), charAt(text, index + length)];
+    if (index < at || before === '\\') continue;
     // An apostrophe.
-    if (length === 1 && isNarrow(charBefore(text, index)) && isNarrow(charAt(text, index + 1))) continue;
-    const same = byLength.get(length)!;
-    while (same.length > 0 && same.at(-1)! <= index) same.pop();
-    const close = same.at(-1);
-    if (close === undefined) continue;
+    if (length === 1 && isNarrow(before) && isNarrow(after)) continue;
+    // In `(´ω`*)`, it begins none.
+    if (/[^\0-\x7f\s]/.test(before)) {
+      const isBetween = WIDE.test(before) && (after === '*' || LETTER.test(before));
+      if (/[)）*]/.test(after) && !isBetween) continue;
+    }
+    const close = Math.min(next(index, length, false), isSpace(after) ? next(index, length, true) : Infinity);
+    if (close === Infinity) continue;
     const code = text.slice(index + length, close);
-    if (code.trim() === '') continue;
+    if (isBlank(code)) continue;
     const padding = code.startsWith(' ') && code.endsWith(' ') ? 1 : 0;
     at = close + length;
     codes.push({
@@ -607,20 +686,34 @@ function findCode(text: string): Code[] {
   return codes;
 }
 
+const OPENING = /[([{（]/;
+const isSpace = (char: string) => char === ' ' || char === '\t';
+
 const URL_CHAR = String.raw`[^\s\x60()<>\\]`;
 const DESTINATION = new RegExp(String.raw`\((https?:\/\/${URL_CHAR}*(?:\(${URL_CHAR}*\)${URL_CHAR}*)*)\)`, 'iy');
 
-/** Finds `[text](https://…)`. */
-function findNamedLinks(text: string, codes: readonly Code[]): NamedLink[] {
+/** Those ranges that touch none of the others. Both are in the order of the text. */
+function without<R extends Span>(ranges: readonly R[], others: readonly Span[]): R[] {
+  let i = 0;
+  return ranges.filter(({ start, end }) => {
+    while (i < others.length && others[i]!.end <= start) i++;
+    return (others[i]?.start ?? Infinity) >= end;
+  });
+}
+
+/** Finds `[text](https://…)`, with what may be in its text. */
+function findNamedLinks(text: string, codes: readonly Code[], names: readonly Name[]): NamedLink[] {
   const links: NamedLink[] = [];
   if (!text.includes('](')) return links;
   let open: number[] = [];
-  let code = 0;
   let end = 0;
-  for (const { index, 0: bracket } of text.matchAll(/[[\]]/g)) {
-    while (code < codes.length && codes[code]!.end <= index) code++;
-    const isInCode = code < codes.length && codes[code]!.start < index;
-    if (index < end || isInCode || text[index - 1] === '\\') continue;
+  const brackets = [...text.matchAll(/[[\]]/g)].map(({ index, 0: bracket }) => ({
+    start: index,
+    end: index + 1,
+    bracket,
+  }));
+  for (const { start: index, bracket } of without(without(brackets, codes), names)) {
+    if (index < end || text[index - 1] === '\\') continue;
     if (bracket === '[') {
       open.push(index);
       continue;
@@ -722,19 +815,31 @@ function findPairs(text: string, known: readonly Atom[], withLinks: boolean): { 
   /** Behind the last character that is neither white space nor a marker. */
   let shown = 0;
 
+  const fits = (open: number, length: number) => open === length || open === 3 || length === 3;
+  const isOpen = (mark: string, length: number) =>
+    [1, 2, 3].some((open) => fits(open, length) && counts[mark]![open]! > 0);
+
+  /** Whether a run of markers ends what began before it. */
+  const closesAny = (start: number, end: number): boolean => {
+    const length = end - start;
+    const mark = text[start]!;
+    if ((mark === '~' ? length !== 2 : length > 3) || !isOpen(mark, length)) return false;
+    const after = charAt(text, end);
+    return closes(mark, length, charBefore(text, start), after, charAt(text, end + after.length));
+  };
+
   const close = (run: Run): void => {
-    const of = counts[run.mark]!;
     for (;;) {
       const length = run.end - run.start;
-      const fits = (open: number) => open === length || open === 3 || length === 3;
-      if (length === 0 || ![1, 2, 3].some((open) => fits(open) && of[open]! > 0)) return;
+      if (length === 0 || !isOpen(run.mark, length)) return;
       let open: Run;
       do {
         open = stack.pop()!;
         count(open, -1);
-      } while (open.mark !== run.mark || !fits(open.end - open.start));
+      } while (open.mark !== run.mark || !fits(open.end - open.start, length));
       // There is nothing between them.
       if (shown <= open.last) return;
+      if (run.start - open.end < 16 && FACE.test(text.slice(open.end, run.start))) return;
       const most = Math.min(length, open.end - open.start);
       const used = most === 3 ? 1 : most;
       const kind = run.mark === '~' ? 'del' : used === 1 ? 'em' : 'strong';
@@ -770,7 +875,7 @@ function findPairs(text: string, known: readonly Atom[], withLinks: boolean): { 
     for (let match; (match = nextMarks(at)) && match.index < to;) {
       const start = match.index;
       const end = Math.min(to, start + match[0].length);
-      if (text.slice(at, start).trim() !== '') shown = start;
+      if (!isBlank(text.slice(at, start))) shown = start;
       at = end;
       const mark = match[0][0]!;
       const length = end - start;
@@ -779,13 +884,14 @@ function findPairs(text: string, known: readonly Atom[], withLinks: boolean): { 
       if (before === '\\') continue;
       const run = { mark, start, end, last: end };
       const afterThat = charAt(text, end + after.length);
+      if (isQuoted(before, after, afterThat)) continue;
       if (closes(mark, length, before, after, afterThat)) close(run);
       if (run.start < end && opens(mark, length, before, after)) {
         stack.push(run);
         count(run, 1);
       }
     }
-    if (text.slice(at, to).trim() !== '') shown = to;
+    if (!isBlank(text.slice(at, to))) shown = to;
   };
 
   const gap = (from: number, to: number): void => {
@@ -794,11 +900,14 @@ function findPairs(text: string, known: readonly Atom[], withLinks: boolean): { 
       const piece = text.slice(from, to);
       for (let { start, end, href } of findLinks(piece)) {
         scan(at, from + start);
-        // The markers at its end belong to what began before it.
-        const mark = /([*_~])\1*[^\p{L}\p{N}/&=#]*$/u.exec(piece.slice(Math.max(start, end - 16), end));
-        if (mark && counts[mark[1]!]!.some((open) => open > 0)) {
-          const [own] = findLinks(piece.slice(start, end - mark[0].length));
+        // A marker at its end belongs to what began before it.
+        const tail = /[*_~][^\p{L}\p{N}/&=#]*$/u.exec(piece.slice(Math.max(start, end - 16), end))?.[0] ?? '';
+        for (const { index, 0: mark } of tail.matchAll(/\*+|_+|~+/g)) {
+          const markStart = end - tail.length + index;
+          if (!closesAny(from + markStart, from + markStart + mark.length)) continue;
+          const [own] = findLinks(piece.slice(start, markStart));
           if (own?.start === 0) ({ end, href } = { end: start + own.end, href: own.href });
+          break;
         }
         const range = { start: from + start, innerStart: from + start, innerEnd: from + end, end: from + end };
         atoms.push({ kind: 'bare', href, ...range });

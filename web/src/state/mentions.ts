@@ -9,6 +9,8 @@ export interface Mention {
   start: number;
   end: number;
   isMe: boolean;
+  /** Whether this tab has seen the name. */
+  isKnown: boolean;
 }
 
 /** Apostrophes and dashes that people can't tell apart, as in the server's `plain_mark` in `model/src/text.rs`. */
@@ -89,11 +91,11 @@ export function findMentions(text: string, me: string, names: Names): Mention[] 
   for (const { index: start } of text.matchAll(AT)) {
     if (start < (mentions.at(-1)?.end ?? 0)) continue;
     const known = names.find(text, start + 1, own);
-    if (known) mentions.push({ start, ...known });
+    if (known) mentions.push({ start, ...known, isKnown: true });
     else {
       UNKNOWN.lastIndex = start + 1;
       const name = UNKNOWN.exec(text)?.[0];
-      if (name) mentions.push({ start, end: start + 1 + name.length, isMe: false });
+      if (name) mentions.push({ start, end: start + 1 + name.length, isMe: false, isKnown: false });
     }
   }
   return mentions;

@@ -5,6 +5,7 @@ import type { Room } from '../room';
 import { Heights } from '../state/heights';
 import type { Item } from '../state/outbox';
 import { dayLabel, sameDay, startsGroup } from '../state/time';
+import { parseMarkdown } from '../state/markdown';
 import type { Message } from '../state/timeline';
 import { Icon } from './Icon';
 import { MessageRow, UnsentRow } from './Message';
@@ -563,10 +564,12 @@ export class MessageList extends Component<Props, State> {
   }
 
   private onCopy = (event: ClipboardEvent): void => {
-    copyMessages(event, this.inner.current!, (key) => {
+    const { me, names } = this.props.chat;
+    const textOf = (key: string) => {
       const row = this.rows[this.index.get(key) ?? -1];
       return row?.item?.text ?? row?.message?.text ?? undefined;
-    });
+    };
+    copyMessages(event, this.inner.current!, textOf, (text) => parseMarkdown(text, me.username, names));
   };
 
   private onGoTo = (offset: number): void => void this.goTo(offset);

@@ -1,28 +1,34 @@
 /** Copying messages as they were written, with their markers. */
-import { parseMarkdown, visible, written } from '../state/markdown';
-import { Names } from '../state/mentions';
-
-/** Mentions change nothing about what is shown. */
-const NOBODY = new Names();
+import { type Block, visible, written } from '../state/markdown';
 
 /** Puts the selected messages onto the clipboard, unless something else is selected, too. */
-export function copyMessages(event: ClipboardEvent, list: HTMLElement, textOf: (key: string) => string | undefined) {
+export function copyMessages(
+  event: ClipboardEvent,
+  list: HTMLElement,
+  textOf: (key: string) => string | undefined,
+  parse: (text: string) => Block[],
+) {
   const selection = getSelection();
   if (!selection || selection.isCollapsed || !event.clipboardData) return;
   if (event.target instanceof Element && event.target.closest('textarea, input')) return;
   const range = selection.getRangeAt(0);
   if (!range.intersectsNode(list) || reachesBeyond(range, list)) return;
-  const pieces: string[] = [];
+  const pieces: (string | Selected)[] = [];
   for (const row of list.querySelectorAll<HTMLElement>('[data-key]')) {
     const shown = row.querySelector<HTMLElement>(':scope > .text');
-    const text = shown && range.intersectsNode(shown) ? selectedText(range, shown, textOf(row.dataset['key']!)) : '';
-    if (text === '') continue;
+    if (!shown || !range.intersectsNode(shown)) continue;
+    const selected = selectedText(range, shown, textOf(row.dataset['key']!), parse);
+    if (selected.part === '') continue;
     const by = row.querySelector(':scope > .by');
     if (by && range.intersectsNode(by)) pieces.push([...by.children].map((child) => child.textContent).join(', '));
-    pieces.push(text);
+    pieces.push(selected);
   }
   if (pieces.length === 0) return;
-  event.clipboardData.setData('text/plain', pieces.join('\n'));
+  // Code keeps its markers among other messages.
+  const copied = pieces.map((piece) =>
+    typeof piece === 'string' ? piece : pieces.length === 1 ? piece.part : (piece.whole ?? piece.part),
+  );
+  event.clipboardData.setData('text/plain', copied.join('\n'));
   event.preventDefault();
 }
 
@@ -39,8 +45,19 @@ function reachesBeyond(range: Range, list: HTMLElement): boolean {
   return `${before.toString()}${after.toString()}`.trim() !== '';
 }
 
+interface Selected {
+  part: string;
+  /** The text of the message if all of it is selected. */
+  whole?: string;
+}
+
 /** The selected part of a message. `text` is what was written, `shown` shows it, and perhaps a remark behind it. */
-function selectedText(range: Range, shown: HTMLElement, text: string | undefined): string {
+function selectedText(
+  range: Range,
+  shown: HTMLElement,
+  text: string | undefined,
+  parse: (text: string) => Block[],
+): Selected {
   const part = document.createRange();
   part.selectNodeContents(shown);
   const before = part.cloneRange();
@@ -50,12 +67,12 @@ function selectedText(range: Range, shown: HTMLElement, text: string | undefined
     before.setEnd(range.startContainer, range.startOffset);
   } else before.collapse(true);
   if (range.compareBoundaryPoints(Range.END_TO_END, part) < 0) part.setEnd(range.endContainer, range.endOffset);
-  const blocks = text === undefined ? [] : parseMarkdown(text, '', NOBODY);
+  const blocks = text === undefined ? [] : parse(text);
   const whole = blocks.map(visible).join('');
-  if (text === undefined || !shown.textContent!.startsWith(whole)) return part.toString();
+  if (text === undefined || !shown.textContent!.startsWith(whole)) return { part: part.toString() };
   const from = before.toString().length;
   const to = Math.min(whole.length, from + part.toString().length);
-  const { start, end } = written(blocks, from, to);
+  if (from > 0 || to < whole.length) return { part: written(text, blocks, from, to) };
   // All of it, with what is not shown at its ends.
-  return from === 0 && to === whole.length && blocks.length > 1 ? text : text.slice(start, end);
+  return { part: blocks.length > 1 ? text : written(text, blocks, from, to), whole: text };
 }
