@@ -47,6 +47,16 @@ describe('RoomList', () => {
     expect([rooms.total, rooms.unread('b')]).toEqual([2, 3]);
   });
 
+  it('counts the other rooms with unread messages', () => {
+    const rooms = new RoomList({ has: (mark, name) => mark === 'muted' && name === 'd' });
+    const muted = info('d', { number: 9, unread: 1 });
+    rooms.set([info('a'), info('b', { number: 9, unread: 1 }), info('c', { number: 12, unread: 4 }), muted]);
+    expect(['a', 'b', 'unknown'].map((name) => rooms.unreadBeside(name))).toEqual([2, 1, 2]);
+    rooms.publication('a', 11, 9, true, false);
+    rooms.read('c', 10, 12);
+    expect(['a', 'b', 'unknown'].map((name) => rooms.unreadBeside(name))).toEqual([1, 1, 2]);
+  });
+
   it('moves the read marker forward only', () => {
     const rooms = new RoomList();
     rooms.set([info('a', { offset: 20, number: 16, unread: 8 })]);

@@ -132,6 +132,12 @@ export class RoomList extends Store {
     return Math.min(unread, UNREAD_LIMIT + 1);
   }
 
+  /** How many rooms have unread messages, apart from this one and from those that are muted. */
+  unreadBeside(name: string): number {
+    const isCounted = (room: RoomInfo) => room.name !== name && room.unread > 0 && !this.marks.has('muted', room.name);
+    return this.sorted.filter(isCounted).length;
+  }
+
   /** Unread messages in all rooms that are not muted. */
   get total(): number {
     let total = 0;

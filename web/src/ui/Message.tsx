@@ -13,6 +13,7 @@ import { Avatar } from './Avatar';
 import { tooLongText } from './Composer';
 import { Grow } from './Grow';
 import { IconButton } from './Icon';
+import { Sheet, type SheetProps } from './Sheet';
 import { Text } from './Text';
 import { linkTo } from './address';
 import { copy } from './clipboard';
@@ -91,6 +92,9 @@ interface MessageProps extends Common {
   message: Message;
   quoted: Quote | undefined;
   isActive: boolean;
+  /** A finger has rested on it, so its actions are in a sheet. */
+  isHeld: boolean;
+  onRelease: () => void;
   isFlashed: boolean;
   isEditing: boolean;
   /** Changes when more names are known, which the text may mention. */
@@ -104,8 +108,8 @@ interface MessageProps extends Common {
 }
 
 export const MessageRow = memo(function MessageRow(props: MessageProps) {
-  const { message, quoted, isActive, isReachable, isFlashed, isEditing, chat, room, me } = props;
-  const { onEdit, onReply, onGoTo } = props;
+  const { message, quoted, isActive, isHeld, isReachable, isFlashed, isEditing, chat, room, me } = props;
+  const { onEdit, onReply, onGoTo, onRelease } = props;
   const textProps = { me: chat.me.username, names: chat.names, isReachable };
   const [error, setError] = useState('');
   const [menu, setMenu] = useState<'react' | 'delete' | 'done'>();
@@ -114,10 +118,15 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
   const isMine = message.user.id === me;
   const isGone = message.text === null;
   const row = useRef<HTMLDivElement>(null);
+  const sheet = useRef<HTMLDialogElement>(null);
+  const closeSheet = () => sheet.current?.close();
+  const Place = isHeld ? Sheet : Actions;
   const previousMenu = useRef(menu);
   useEffect(() => {
-    if (!isActive) setMenu(undefined);
-  }, [isActive]);
+    if (!isActive && !isHeld) setMenu(undefined);
+  }, [isActive, isHeld]);
+  // The sheet begins with all actions.
+  useEffect(() => setMenu(undefined), [isHeld]);
   useLayoutEffect(() => {
     // The pressed button has been replaced.
     if (previousMenu.current !== menu && document.activeElement === document.body) {
@@ -132,6 +141,12 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
     return () => clearTimeout(timer);
   }, [menu, done]);
 
+  /** Closes the sheet first: behind it, nothing takes the focus. */
+  function leaveSheet(then: () => void): void {
+    closeSheet();
+    then();
+  }
+
   async function act(what: () => Promise<void>, done: string): Promise<void> {
     setError('');
     try {
@@ -144,11 +159,13 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
   }
 
   const copyLink = () => act(() => copy(linkTo(room, message.offset)), 'Link copied');
+  const copyText = () => act(() => copy(message.text!), 'Text copied');
   const markUnread = () => act(() => chat.markUnread(room, message.offset), 'Marked as unread in this browser');
 
   async function change(data: Data): Promise<boolean> {
     setError('');
     setMenu(undefined);
+    closeSheet();
     try {
       await chat.change(room, data);
       return true;
@@ -207,8 +224,8 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
           {error}
         </p>
       )}
-      {isActive && !isGone && !isEditing && (
-        <Actions>
+      {(isActive || isHeld) && !isGone && !isEditing && (
+        <Place handle={sheet} onClose={onRelease}>
           {menu === 'react' ? (
             // The keys keep Preact from reusing a button as another one under the finger or the focus.
             <Fragment key="react">
@@ -234,14 +251,20 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
           ) : (
             <Fragment key="all">
               <IconButton icon="react" label="React" onClick={() => setMenu('react')} />
-              <IconButton icon="reply" label="Reply" onClick={() => onReply(message)} />
+              <IconButton icon="reply" label="Reply" onClick={() => leaveSheet(() => onReply(message))} />
+              {isHeld && (
+                // Holding it selects no text.
+                <IconButton icon="copy" label="Copy text" onClick={() => void copyText()} />
+              )}
               <IconButton icon="link" label="Copy link" onClick={() => void copyLink()} />
               <IconButton icon="unread" label="Mark as unread" onClick={() => void markUnread()} />
-              {isMine && <IconButton icon="edit" label="Edit" onClick={() => onEdit(message.offset)} />}
+              {isMine && (
+                <IconButton icon="edit" label="Edit" onClick={() => leaveSheet(() => onEdit(message.offset))} />
+              )}
               {isMine && <IconButton icon="delete" label="Delete" onClick={() => setMenu('delete')} />}
             </Fragment>
           )}
-        </Actions>
+        </Place>
       )}
     </Frame>
   );
@@ -251,7 +274,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
  * What can be done with a message, right behind its text. If there is no space, it lies above the end of the first line.
  * The frame around it is as high as the text, so that it stays in view in a high one.
  */
-function Actions({ children }: { children: ComponentChildren }) {
+function Actions({ children }: SheetProps) {
   const frame = useRef<HTMLDivElement>(null);
   const actions = useRef<HTMLDivElement>(null);
   useLayoutEffect(() => {

@@ -10,6 +10,7 @@ import type { Message } from '../state/timeline';
 import { Icon } from './Icon';
 import { MessageRow, UnsentRow } from './Message';
 import { MessageSkeleton } from './Skeleton';
+import { onHold } from './touch';
 import { placeInAddress, replace } from './address';
 import { copyMessages } from './copy';
 
@@ -28,6 +29,8 @@ interface Props {
 
 interface State {
   active: string | undefined;
+  /** The message on which a finger has rested. */
+  held: string | undefined;
   flashed: number | undefined;
   atEnd: boolean;
   /** What there is to say about the message that was asked for. */
@@ -65,7 +68,7 @@ const END_PX = 40;
  * the scroll position is corrected so that what the user is reading does not move.
  */
 export class MessageList extends Component<Props, State> {
-  override state: State = { active: undefined, flashed: undefined, atEnd: true, notice: '' };
+  override state: State = { active: undefined, held: undefined, flashed: undefined, atEnd: true, notice: '' };
   private scroller = createRef<HTMLDivElement>();
   private inner = createRef<HTMLDivElement>();
   private heights = new Heights(GUESS_PX);
@@ -136,6 +139,7 @@ export class MessageList extends Component<Props, State> {
       document.removeEventListener('visibilitychange', checkDay);
       removeEventListener('focus', markRead);
     });
+    this.cleanups.push(onHold(this.inner.current!, this.hold));
     this.observer = new ResizeObserver(() => this.layout());
     this.observer.observe(this.scroller.current!);
     this.observer.observe(this.inner.current!);
@@ -429,6 +433,13 @@ export class MessageList extends Component<Props, State> {
     if (this.state.active !== key) this.setState({ active: key });
   };
 
+  private hold = (target: Element): void => {
+    const key = target.closest<HTMLElement>('[data-key]')?.dataset['key'];
+    if (key !== undefined) this.setState({ active: key, held: key });
+  };
+
+  private release = (): void => this.setState({ held: undefined });
+
   /** Deactivates the message that the pointer left, unless the keyboard focus is in the list. */
   private onLeave = (): void => {
     this.isPointed = false;
@@ -446,7 +457,10 @@ export class MessageList extends Component<Props, State> {
     });
   };
 
-  override render({ chat, room, title, newAfter, editing, onEdit, onReply }: Props, { active, flashed, atEnd, notice }: State) {
+  override render(
+    { chat, room, title, newAfter, editing, onEdit, onReply }: Props,
+    { active, held, flashed, atEnd, notice }: State,
+  ) {
     const { timeline } = room;
     // Before the rows are rebuilt: the anchor must be one of the current rows.
     this.syncScroll();
@@ -539,6 +553,8 @@ export class MessageList extends Component<Props, State> {
                   message={message}
                   quoted={message.replyTo === undefined ? undefined : room.quoted(message.replyTo)}
                   isActive={row.key === active}
+                  isHeld={row.key === held}
+                  onRelease={this.release}
                   isFlashed={message.offset === flashed}
                   isEditing={message.offset === editing}
                   knownNames={chat.names.version}

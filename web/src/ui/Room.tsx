@@ -6,6 +6,7 @@ import type { Chat } from '../chat';
 import type { Room as SubscribedRoom } from '../room';
 import type { RoomInfo } from '../state/room-list';
 import type { Message } from '../state/timeline';
+import { Back } from './Back';
 import { Composer } from './Composer';
 import { Icon, IconButton } from './Icon';
 import { JumpToDate } from './JumpToDate';
@@ -76,9 +77,7 @@ function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomIn
     <>
       <main class="room" aria-label={info.title}>
         <header class="room-head">
-          <a class="back icon-button" href={addressOf(undefined)} aria-label="All rooms">
-            <Icon name="back" />
-          </a>
+          <Back chat={chat} room={name} />
           <span class="kind" role="img" aria-label={info.private ? 'Private room' : 'Public room'}>
             <Icon name={info.private ? 'private' : 'public'} />
           </span>

@@ -1,5 +1,6 @@
 /** The fragment of the URL names the open room, and maybe one of its messages: `#/NAME` or `#/NAME/OFFSET`. */
 import { isOffset } from '../state/drafts';
+import { type Depth, above, depthIn } from '../state/steps';
 
 export interface Place {
   room: string | undefined;
@@ -50,5 +51,43 @@ export function go(room: string | undefined): void {
 
 /** Corrects the address of the open room, without a step in the browser's history. */
 export function replace(room: string, message?: number): void {
-  location.replace(addressOf(room, message));
+  history.replaceState(history.state, '', addressOf(room, message));
+  dispatchEvent(new HashChangeEvent('hashchange'));
+}
+
+/** That of the entry on screen. */
+let depth: Depth;
+
+/**
+ * Makes each entry of the browser's history remember how far above the list of rooms it lies. On a phone, the list lies
+ * below a room that a link has opened, so that the way back leads there and not to another page.
+ */
+export function followHistory(): void {
+  const { room } = placeInAddress();
+  depth = depthIn(history.state);
+  if (depth === undefined && room !== undefined && isNarrow()) {
+    const address = location.hash;
+    history.replaceState({ depth: 0 }, '', addressOf(undefined));
+    history.pushState({ depth: 1 }, '', address);
+    depth = 1;
+  } else if (depth === undefined) {
+    depth = above(undefined, room);
+    history.replaceState({ depth }, '');
+  }
+  addEventListener('hashchange', () => {
+    const isNew = history.state === null;
+    depth = isNew ? above(depth, placeInAddress().room) : depthIn(history.state);
+    if (isNew) history.replaceState({ depth }, '');
+  });
+}
+
+/** Whether there is space for the list of rooms or for a room, but not for both. */
+function isNarrow(): boolean {
+  return matchMedia('(max-width: 44rem)').matches;
+}
+
+/** Goes back to the list of rooms, as the system's own way back does. */
+export function toList(): void {
+  if (depth === undefined || depth === 0) go(undefined);
+  else history.go(-depth);
 }

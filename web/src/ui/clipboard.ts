@@ -6,7 +6,8 @@ export async function copy(text: string): Promise<void> {
   const area = document.createElement('textarea');
   area.className = 'visually-hidden';
   area.value = text;
-  document.body.append(area);
+  // Nothing outside of a modal dialog can be selected.
+  (document.querySelector('dialog[open]') ?? document.body).append(area);
   area.select();
   const isCopied = document.execCommand('copy');
   area.remove();
