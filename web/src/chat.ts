@@ -11,8 +11,9 @@ import { Names } from './state/mentions';
 import { type Item, Outbox, SendError, type StorageLike, type Written } from './state/outbox';
 import { type RoomInfo, RoomList, UNREAD_LIMIT, chooseRooms, parseNames } from './state/room-list';
 import { RoomMarks } from './state/room-marks';
+import { ReactorCollector, type Reactors } from './state/reactors';
 import { Store } from './state/store';
-import { type Data, type Page, type Publication, type User, kindOf } from './state/timeline';
+import { type Data, type Message, type Page, type Publication, type User, kindOf } from './state/timeline';
 import { UnreadMarks } from './state/unread-marks';
 
 /** Below the server's default `subscription_limit` of 128. If the operator set a lower one, `Chat` adapts to it. */
@@ -24,6 +25,8 @@ const REJECTED_MS = 60_000;
 const TYPING_EVERY_MS = 3000;
 /** How often an edit, deletion or reaction is sent again. */
 const CHANGE_RETRIES = 3;
+/** How many pages of publications are searched for reactions to a message. */
+const REACTOR_PAGES = 10;
 const SIGNED_OUT = 'You’ve been signed out. Sign in again to continue. Nothing you wrote is lost.';
 
 export interface Environment {
@@ -526,6 +529,20 @@ export class Chat extends Store {
     } catch {
       room.members = [];
     }
+  }
+
+  /** Finds out who reacted to a message, if that is not too far from it in the history. */
+  async reactors(name: string, { offset, reactions }: Message): Promise<Reactors> {
+    const collector = new ReactorCollector(offset);
+    const epoch = this.subscribedRooms.get(name)?.timeline.epoch ?? '';
+    for (let page = 0, since = offset; page < REACTOR_PAGES && !collector.explains(reactions); page++) {
+      const publications = await this.connection.history(name, { epoch, offset: since });
+      for (const publication of publications) collector.add(publication);
+      const last = publications.at(-1);
+      if (!last) break;
+      since = last.offset;
+    }
+    return collector.reactors;
   }
 
   notifyTyping(name: string): void {

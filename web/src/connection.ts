@@ -19,6 +19,9 @@ export interface RoomEvents {
   unsubscribed(code: number, reason: string): void;
 }
 
+/** As many as the server's `history_page_limit` unless the operator changed it; a lower one applies anyway. */
+const HISTORY_LIMIT = 100;
+
 /** An event in the user's own channel. */
 export interface UserEvent {
   read?: { room: string; offset: number; number: number };
@@ -174,6 +177,18 @@ export class Connection {
     const subscription = await this.ready(room);
     const { clients } = await subscription.presence();
     return new Map(Object.entries(clients).map(([client, info]) => [client, userOf(info)]));
+  }
+
+  /** The publications after a position, the oldest first, at most one page of them. */
+  async history(room: string, since: { epoch: string; offset: number }): Promise<Publication[]> {
+    const subscription = await this.ready(room);
+    const { publications } = await subscription.history({ since, limit: HISTORY_LIMIT });
+    return publications.map(({ offset, info, data }) => ({
+      offset: offset ?? 0,
+      time: 0,
+      user: userOf(info),
+      data: data as Data,
+    }));
   }
 
   private async ready(room: string): Promise<Subscription> {
