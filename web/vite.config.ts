@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { readFileSync, readdirSync } from 'node:fs';
 import { type Plugin, build, defineConfig } from 'vite';
+import { emojiData, sourceOf } from './emoji-data.ts';
 
 // The dev server forwards the calls of the page to the running server that UPROAR names.
 const server = process.env.UPROAR ?? 'http://localhost:8080';
@@ -24,7 +25,7 @@ function licences(): Plugin {
       for (const chunk of Object.values(bundle)) {
         if (chunk.type !== 'chunk') continue;
         for (const [module, { renderedLength }] of Object.entries(chunk.modules)) {
-          const folder = /^.*\/node_modules\/(?:@[^/]+\/)?[^/]+/.exec(module)?.[0];
+          const folder = sourceOf(module) ?? /^.*\/node_modules\/(?:@[^/]+\/)?[^/]+/.exec(module)?.[0];
           if (folder && renderedLength > 0) packages.add(folder);
         }
       }
@@ -71,7 +72,7 @@ function serviceWorker(): Plugin {
 }
 
 export default defineConfig({
-  plugins: [licences(), serviceWorker()],
+  plugins: [emojiData(), licences(), serviceWorker()],
   build: {
     target: 'es2022',
     // The first versions that support light-dark(), so that styles need no rewriting for older ones.

@@ -1,0 +1,8 @@
+declare module 'virtual:emoji' {
+  /** As `emoji-data.ts` in the parent folder makes them. */
+  const groups: readonly [
+    name: string,
+    emoji: readonly [emoji: string, label: string, names: string, words: string, version: number, hasTones?: 1][],
+  ][];
+  export default groups;
+}
