@@ -2,12 +2,14 @@
 import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 import type { Chat } from '../chat';
 import type { Quote } from '../room';
+import { type Option, REACH, type Sources, complete, isEmojiQuery } from '../state/completion';
 import { plainText } from '../state/markdown';
-import { suggest } from '../state/mentions';
 import { cut, excess, isBlank, storable } from '../state/text';
+import { COMPLETION_ID, Completion, optionId } from './Completion';
+import { EmojiDialog } from './EmojiDialog';
 import { Grow } from './Grow';
-import { Icon } from './Icon';
-import { MENTIONS_ID, Mentions, mentionId } from './Mentions';
+import { Icon, IconButton } from './Icon';
+import { emojiData, habits, loadEmojiData, remember } from './emoji';
 
 /** A title of this length fits into the placeholder on a phone. */
 const SHORT_TITLE = 20;
@@ -32,10 +34,13 @@ interface Props {
 export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, onSent, onEditLast }: Props) {
   const [text, setText] = useState(() => chat.draft(room).text);
   const area = useRef<HTMLTextAreaElement>(null);
-  /** The text before the caret while a mention may be completed there, and the name chosen so far. */
-  const [mention, setMention] = useState<{ before: string; selected: number }>();
+  /** The text before the caret while something may be completed there, and the option chosen so far. */
+  const [caret, setCaret] = useState<{ before: string; selected: number }>();
+  const [isPicking, setPicking] = useState(false);
   const subscribed = chat.room(room);
-  const suggested = mention && subscribed && suggest(mention.before, subscribed.names);
+  const completion = caret && complete(caret.before, sources());
+  // Enter sends the message, unless an option has been chosen with an arrow key. An emoji is meant to be inserted.
+  const selected = completion?.kind === 'emoji' ? Math.max(0, caret!.selected) : (caret?.selected ?? -1);
   const tooLong = excess(text, chat.textLimitBytes);
   const canSend = !isBlank(storable(text)) && tooLong === 0;
 
@@ -50,32 +55,60 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
     chat.changeDraft(room, { text });
   }
 
-  function suggestNames(): void {
+  /** What there is to complete. */
+  function sources(): Sources {
+    const { recent, tone } = habits(chat.me.id);
+    const data = emojiData;
+    return {
+      names: subscribed?.names ?? [],
+      rooms: chat.rooms.sorted,
+      emoji: data && ((query) => data.searchEmoji(query, recent)),
+      tone: (emoji) => data?.toned(emoji, tone) ?? emoji.emoji,
+    };
+  }
+
+  function lookBeforeCaret(): void {
     const { value, selectionStart, selectionEnd } = area.current!;
-    const before = value.slice(0, selectionStart);
-    // Only what is behind the last @ matters.
-    const isMention = selectionStart === selectionEnd && /[@＠][^@＠\n]{0,32}$/u.test(before);
-    setMention(isMention ? { before: before.slice(-64), selected: -1 } : undefined);
-    if (isMention && subscribed) void chat.loadMembers(subscribed);
+    const before = value.slice(Math.max(0, selectionStart - REACH), selectionStart);
+    const isPossible = selectionStart === selectionEnd && /[@＠:#][^\n]*$/.test(before);
+    setCaret(isPossible ? { before, selected: -1 } : undefined);
+    if (!isPossible) return;
+    if (subscribed && /[@＠]/.test(before)) void chat.loadMembers(subscribed);
+    // The same place is looked at again once the data are there.
+    if (!emojiData && isEmojiQuery(before)) {
+      loadEmojiData().then(() => setCaret((now) => now && { ...now }), () => {});
+    }
   }
 
-  function complete(name: string): void {
+  /** Writes something into the text, in place of what is there. */
+  function write(text: string, start: number, end: number): void {
     const element = area.current!;
-    const start = element.selectionStart - (mention!.before.length - suggested!.start);
-    element.setRangeText(`@${name} `, start, element.selectionStart, 'end');
+    element.setRangeText(text, start, end, 'end');
     updateDraft(element.value);
-    setMention(undefined);
+    setCaret(undefined);
   }
 
-  /** The keys that choose a name. Enter sends the message, unless a name has been chosen with an arrow key. */
-  function onMentionKey(event: KeyboardEvent, names: readonly string[], selected: number): boolean {
+  function openPicker(): void {
+    // To where the focus returns. On a phone that would open the keyboard.
+    if (matchMedia('(pointer: fine)').matches) area.current?.focus();
+    setPicking(true);
+  }
+
+  function choose(option: Option): void {
+    const { selectionStart } = area.current!;
+    write(option.text, selectionStart - (caret!.before.length - completion!.start), selectionStart);
+    if (completion!.kind === 'emoji') remember(chat.me.id, option.text);
+  }
+
+  /** The keys that choose an option. */
+  function onCompletionKey(event: KeyboardEvent, options: readonly Option[]): boolean {
     const by = event.key === 'ArrowDown' ? 1 : event.key === 'ArrowUp' ? -1 : 0;
     if (by !== 0) {
-      const next = selected < 0 ? (by > 0 ? 0 : names.length - 1) : (selected + by + names.length) % names.length;
-      setMention({ before: mention!.before, selected: next });
-    } else if ((event.key === 'Enter' && selected >= 0) || (event.key === 'Tab' && !event.shiftKey)) {
-      complete(names[Math.max(0, selected)]!);
-    } else if (event.key === 'Escape') setMention(undefined);
+      const next = selected < 0 ? (by > 0 ? 0 : options.length - 1) : (selected + by + options.length) % options.length;
+      setCaret({ before: caret!.before, selected: next });
+    } else if (!event.shiftKey && ((event.key === 'Enter' && selected >= 0) || event.key === 'Tab')) {
+      choose(options[Math.max(0, selected)]!);
+    } else if (event.key === 'Escape') setCaret(undefined);
     else return false;
     event.preventDefault();
     return true;
@@ -85,7 +118,7 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
     if (!canSend) return;
     chat.send({ room, text: storable(text), ...(replyTo === undefined ? {} : { replyTo }) });
     updateDraft('');
-    setMention(undefined);
+    setCaret(undefined);
     onSent();
     area.current?.focus();
   }
@@ -113,7 +146,7 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
           </button>
         </p>
       )}
-      {suggested && <Mentions names={suggested.names} selected={mention.selected} onChoose={complete} />}
+      {completion && <Completion completion={completion} selected={selected} onChoose={choose} />}
       <div class="input-row">
         <Grow text={text}>
           <textarea
@@ -125,20 +158,20 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
             aria-label={`Message ${title}`}
             aria-describedby={tooLong > 0 ? 'composer-error' : undefined}
             aria-autocomplete="list"
-            aria-controls={suggested ? MENTIONS_ID : undefined}
-            aria-activedescendant={suggested && mention.selected >= 0 ? mentionId(mention.selected) : undefined}
-            onBlur={() => setMention(undefined)}
+            aria-controls={completion ? COMPLETION_ID : undefined}
+            aria-activedescendant={completion && selected >= 0 ? optionId(selected) : undefined}
+            onBlur={() => setCaret(undefined)}
             enterkeyhint="send"
             value={text}
             onInput={(event) => {
               updateDraft(event.currentTarget.value);
-              suggestNames();
+              lookBeforeCaret();
               if (!isBlank(event.currentTarget.value)) chat.notifyTyping(room);
             }}
             onKeyDown={(event) => {
               // Some browsers end a composition before they report the key that ended it.
               if (event.isComposing || event.keyCode === 229) return;
-              if (suggested && onMentionKey(event, suggested.names, mention.selected)) return;
+              if (completion && onCompletionKey(event, completion.options)) return;
               if (event.key === 'Enter' && !event.shiftKey) {
                 event.preventDefault();
                 send();
@@ -149,10 +182,19 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
             }}
           />
         </Grow>
+        <IconButton icon="emoji" label="Emoji" class="quiet emoji" aria-haspopup="dialog" onClick={openPicker} />
         <button class="primary icon-button" aria-label="Send" disabled={!canSend}>
           <Icon name="send" />
         </button>
       </div>
+      {isPicking && (
+        <EmojiDialog
+          title="Emoji"
+          user={chat.me.id}
+          onChoose={(emoji) => write(emoji, area.current!.selectionStart, area.current!.selectionEnd)}
+          onClose={() => setPicking(false)}
+        />
+      )}
       {tooLong > 0 && (
         <p id="composer-error" class="error" role="alert">
           {tooLongText(tooLong)}

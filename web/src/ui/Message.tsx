@@ -13,6 +13,7 @@ import { Avatar } from './Avatar';
 import { tooLongText } from './Composer';
 import { Grow } from './Grow';
 import { IconButton } from './Icon';
+import { Reactions } from './Reactions';
 import { Sheet, type SheetProps } from './Sheet';
 import { Text } from './Text';
 import { linkTo } from './address';
@@ -105,6 +106,8 @@ interface MessageProps extends Common {
   onEdit: (offset: number | undefined) => void;
   onReply: (message: Message) => void;
   onGoTo: (offset: number) => void;
+  /** Opens the dialog with all emoji. */
+  onPickReaction: (message: Message) => void;
 }
 
 export const MessageRow = memo(function MessageRow(props: MessageProps) {
@@ -205,19 +208,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
         </div>
       )}
       {message.reactions.length > 0 && (
-        <div class="reactions">
-          {message.reactions.map(({ emoji, count, mine }) => (
-            <button
-              key={emoji}
-              aria-pressed={mine}
-              aria-label={`${emoji}, ${count}`}
-              tabIndex={isReachable ? 0 : -1}
-              onClick={() => react(emoji, mine)}
-            >
-              {emoji} {count}
-            </button>
-          ))}
-        </div>
+        <Reactions chat={chat} room={room} message={message} isReachable={isReachable} onToggle={react} />
       )}
       {error && !isEditing && (
         <p class="error" role="alert">
@@ -237,6 +228,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
                   </button>
                 );
               })}
+              <IconButton icon="more" label="More emoji" onClick={() => props.onPickReaction(message)} />
             </Fragment>
           ) : menu === 'delete' ? (
             <Fragment key="delete">

@@ -1,12 +1,14 @@
 /** The virtual list of a room's messages. */
 import { Component, createRef } from 'preact';
 import type { Chat } from '../chat';
+import { errorText } from '../errors';
 import type { Room } from '../room';
 import { Heights } from '../state/heights';
 import type { Item } from '../state/outbox';
 import { dayLabel, sameDay, startsGroup } from '../state/time';
 import { parseMarkdown } from '../state/markdown';
 import type { Message } from '../state/timeline';
+import { EmojiDialog } from './EmojiDialog';
 import { Icon } from './Icon';
 import { MessageRow, UnsentRow } from './Message';
 import { MessageSkeleton } from './Skeleton';
@@ -33,8 +35,10 @@ interface State {
   held: string | undefined;
   flashed: number | undefined;
   atEnd: boolean;
-  /** What there is to say about the message that was asked for. */
+  /** What there is to say about the message that was asked for, or a reaction that failed. */
   notice: string;
+  /** The message for which a reaction is chosen among all emoji. */
+  reactingTo: Message | undefined;
 }
 
 interface Row {
@@ -68,7 +72,14 @@ const END_PX = 40;
  * the scroll position is corrected so that what the user is reading does not move.
  */
 export class MessageList extends Component<Props, State> {
-  override state: State = { active: undefined, held: undefined, flashed: undefined, atEnd: true, notice: '' };
+  override state: State = {
+    active: undefined,
+    held: undefined,
+    flashed: undefined,
+    atEnd: true,
+    notice: '',
+    reactingTo: undefined,
+  };
   private scroller = createRef<HTMLDivElement>();
   private inner = createRef<HTMLDivElement>();
   private heights = new Heights(GUESS_PX);
@@ -459,7 +470,7 @@ export class MessageList extends Component<Props, State> {
 
   override render(
     { chat, room, title, newAfter, editing, onEdit, onReply }: Props,
-    { active, held, flashed, atEnd, notice }: State,
+    { active, held, flashed, atEnd, notice, reactingTo }: State,
   ) {
     const { timeline } = room;
     // Before the rows are rebuilt: the anchor must be one of the current rows.
@@ -561,6 +572,7 @@ export class MessageList extends Component<Props, State> {
                   onEdit={onEdit}
                   onReply={onReply}
                   onGoTo={this.onGoTo}
+                  onPickReaction={this.onPickReaction}
                   chat={chat}
                   room={room.name}
                   me={chat.me.id}
@@ -569,6 +581,18 @@ export class MessageList extends Component<Props, State> {
             })}
           </div>
         </div>
+        {reactingTo && (
+          <EmojiDialog
+            title="React"
+            user={chat.me.id}
+            onChoose={(emoji) => this.react(reactingTo, emoji)}
+            onClose={() => {
+              // The button that opened it is gone.
+              this.focusNext = keyOf(reactingTo);
+              this.setState({ reactingTo: undefined, active: keyOf(reactingTo) });
+            }}
+          />
+        )}
         {timeline.loaded && !atEnd && (
           <button class="to-newest" onClick={() => this.toNewest()}>
             {unread > 0 && newAfter !== undefined ? `${unread} unread` : 'Jump to latest'}
@@ -589,6 +613,14 @@ export class MessageList extends Component<Props, State> {
   };
 
   private onGoTo = (offset: number): void => void this.goTo(offset);
+
+  private onPickReaction = (message: Message): void => this.setState({ reactingTo: message });
+
+  private react({ offset }: Message, emoji: string): void {
+    const { chat, room } = this.props;
+    const failed = (error: unknown) => this.setState({ notice: errorText(error) });
+    chat.change(room.name, { react: offset, emoji }).catch(failed);
+  }
 }
 
 /** The user is writing something, wherever that is. */

@@ -1,0 +1,42 @@
+/** What the word before the caret in the message box may become. */
+import type { Completion as Completed, Option } from '../state/completion';
+import { Avatar } from './Avatar';
+
+interface Props {
+  completion: Completed;
+  selected: number;
+  onChoose: (option: Option) => void;
+}
+
+export const COMPLETION_ID = 'completion';
+export const optionId = (index: number) => `${COMPLETION_ID}-${index}`;
+
+const LABELS = { people: 'People to mention', emoji: 'Emoji', rooms: 'Rooms' };
+
+export function Completion({ completion: { kind, options }, selected, onChoose }: Props) {
+  return (
+    <ul class="mentions" id={COMPLETION_ID} role="listbox" aria-label={LABELS[kind]}>
+      {options.map((option, i) => (
+        <li
+          key={option.text}
+          id={optionId(i)}
+          role="option"
+          aria-selected={i === selected}
+          // The focus stays in the message box.
+          onPointerDown={(event) => event.preventDefault()}
+          onClick={() => onChoose(option)}
+        >
+          {option.sign === undefined ? <Avatar name={option.title} /> : <span class="sign">{option.sign}</span>}
+          <span class="title">
+            <bdi>{option.title}</bdi>
+          </span>
+          {option.hint !== undefined && (
+            <span class="hint title">
+              <bdi>{option.hint}</bdi>
+            </span>
+          )}
+        </li>
+      ))}
+    </ul>
+  );
+}
