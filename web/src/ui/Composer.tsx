@@ -10,6 +10,7 @@ import { EmojiDialog } from './EmojiDialog';
 import { Grow } from './Grow';
 import { Icon, IconButton } from './Icon';
 import { emojiData, habits, loadEmojiData, remember } from './emoji';
+import { onFormatKey } from './format';
 
 /** A title of this length fits into the placeholder on a phone. */
 const SHORT_TITLE = 20;
@@ -172,6 +173,7 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
               // Some browsers end a composition before they report the key that ended it.
               if (event.isComposing || event.keyCode === 229) return;
               if (completion && onCompletionKey(event, completion.options)) return;
+              if (onFormatKey(event)) return;
               if (event.key === 'Enter' && !event.shiftKey) {
                 event.preventDefault();
                 send();

@@ -1,13 +1,13 @@
 /** The list of everything that the keyboard does. */
 import { Fragment } from 'preact';
 import { Dialog } from './Dialog';
-import { SWITCH_KEYS } from './keys';
+import { shortcut } from './keys';
 
 const SHORTCUTS: readonly { of: string; keys: readonly (readonly [string, string])[] }[] = [
   {
     of: 'Anywhere',
     keys: [
-      [SWITCH_KEYS, 'Go to a room'],
+      [shortcut('K'), 'Go to a room'],
       ['?', 'Show this list, outside of text fields'],
       ['Any letter', 'Write a message, outside of text fields'],
       ['Esc', 'Close a dialog'],
@@ -20,6 +20,7 @@ const SHORTCUTS: readonly { of: string; keys: readonly (readonly [string, string
       ['Shift+Enter', 'Begin a new line'],
       ['↑', 'Edit your last message, if the box is empty'],
       ['@', 'Mention somebody: ↑ and ↓ choose, Tab or Enter completes'],
+      [`${shortcut('B')}, ${shortcut('I')}, ${shortcut('E')}`, 'Make the selection bold, italic or code, or undo that'],
       ['Esc', 'Cancel the reply'],
     ],
   },

@@ -41,14 +41,16 @@ function shownComposer(): HTMLTextAreaElement | undefined {
 }
 
 const IS_MAC = typeof navigator !== 'undefined' && /^(Mac|iP)/.test(navigator.platform);
-/** How the keys that open the switcher are written. On a Mac, Ctrl+K deletes the rest of the line. */
-export const SWITCH_KEYS = IS_MAC ? '⌘K' : 'Ctrl+K';
+/** How keys are written. On a Mac, those with Ctrl edit the line. */
+export const shortcut = (letter: string) => (IS_MAC ? `⌘${letter}` : `Ctrl+${letter}`);
 
-function isSwitch({ key, code, ctrlKey, metaKey, altKey, shiftKey }: KeyboardEvent): boolean {
+/** Whether this is ⌘ on a Mac, or else Ctrl, with a letter. */
+export function isShortcut(event: KeyboardEvent, letter: string, withShift = false): boolean {
+  const { key, code, ctrlKey, metaKey, altKey, shiftKey } = event;
   const [wanted, other] = IS_MAC ? [metaKey, ctrlKey] : [ctrlKey, metaKey];
   // The key of a Greek or Russian keyboard is called by its place.
-  const isK = key.toLowerCase() === 'k' || (code === 'KeyK' && !/^[a-z]$/i.test(key));
-  return isK && wanted && !other && !altKey && !shiftKey;
+  const isKey = key.toLowerCase() === letter || (code === `Key${letter.toUpperCase()}` && !/^[a-z]$/i.test(key));
+  return isKey && wanted && !other && !altKey && shiftKey === withShift;
 }
 
 function isHelp({ key, target, ctrlKey, metaKey, altKey }: KeyboardEvent): boolean {
@@ -63,7 +65,7 @@ export function useShortcuts(onSwitch: () => void, onHelp: () => void): void {
   useEffect(() => {
     const onKeyDown = (event: KeyboardEvent) => {
       if (event.defaultPrevented || event.isComposing) return;
-      const action = isSwitch(event) ? latest.current.onSwitch : isHelp(event) ? latest.current.onHelp : undefined;
+      const action = isShortcut(event, 'k') ? latest.current.onSwitch : isHelp(event) ? latest.current.onHelp : undefined;
       if (!action) return;
       event.preventDefault();
       action();
