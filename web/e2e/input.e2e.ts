@@ -83,7 +83,9 @@ describe('invalid input', () => {
     const most = '😀'.repeat(4096);
     await send(ann, most);
     await messageText(bob, '😀').waitFor();
+    await bob.getByRole('button', { name: 'Show more' }).click();
     expect(await messageText(bob, '😀').textContent()).toBe(most);
+    await bob.getByRole('button', { name: 'Show less' }).click();
     await allStored(ann);
   });
 
@@ -103,8 +105,10 @@ describe('invalid input', () => {
     texts[0] = texts[0]!.replace('\u0000', '');
     await send(ann, 'the last of them');
     await messageText(bob, 'the last of them').waitFor();
+    await bob.locator('.row', { hasText: 'a'.repeat(100) }).getByRole('button', { name: 'Show more' }).click();
     const shown = await bob.locator('.row .text').allTextContents();
     expect(shown.slice(-6)).toEqual([...texts, 'the last of them']);
+    await bob.getByRole('button', { name: 'Show less' }).click();
     expect(await bob.locator('.row .text :not(a, span)').count()).toBe(0);
     expect(await bob.locator('.row .text a').count()).toBe(0);
     for (const page of [ann, bob]) expect(await page.evaluate(() => 'hacked' in window)).toBe(false);

@@ -229,6 +229,7 @@ describe('the actions of a message', () => {
     const page = await world.signedIn('mira', 'phone');
     await send(page, Array.from({ length: 120 }, (_, i) => `Line ${i}`).join('\n'));
     await allStored(page);
+    await page.getByRole('button', { name: 'Show more' }).click();
     const inView = async () => {
       const actions = (await page.locator('.actions').boundingBox())!;
       const list = (await page.locator('.scroller').boundingBox())!;

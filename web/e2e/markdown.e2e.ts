@@ -222,6 +222,127 @@ describe('formatted messages', () => {
     for (const key of same) expect(Math.abs(after[key]! - before[key]!)).toBeLessThan(1.5);
   }, 30_000);
 
+  it('are folded if they are long, and unfold where they are', async () => {
+    await world.room(ann, 'long');
+    await world.join(bob, 'long');
+    const lines = (name: string, count: number) => Array.from({ length: count }, (_, i) => `${name} ${i}`).join('\n');
+    const first = await world.say(ann, 'long', `**${lines('First', 60)}**`);
+    for (let i = 0; i < 20; i++) await world.say(bob, 'long', `Short ${i}`);
+    await world.say(bob, 'long', lines('Twenty', 20));
+    await world.say(bob, 'long', `\`\`\`\n${lines('Last', 60)}\n\`\`\``);
+    await world.reply('bob', 'long', 'About the first', first);
+    await page.getByRole('link', { name: 'long' }).click();
+    const row = (text: string) => page.locator('.row', { hasText: text });
+    const last = row('Last 0');
+    // Past the first unread message.
+    await row('Short 0').waitFor();
+    await page.locator('.row').last().focus();
+    await page.keyboard.press('End');
+    await last.getByRole('button', { name: 'Show more' }).waitFor();
+    expect(await last.locator('pre').textContent()).toBe(lines('Last', 12));
+    expect(await row('Twenty 19').getByRole('button', { name: /^Show/ }).count()).toBe(0);
+    expect(await accessibilityFlaws(page)).toEqual([]);
+
+    // What is above it stays where it is, and the focus on the button.
+    const top = async () => (await last.boundingBox())!.y;
+    await last.getByRole('button', { name: 'Show more' }).focus();
+    await page.waitForTimeout(200);
+    const before = await top();
+    await page.keyboard.press('Enter');
+    await last.getByText('Last 59').waitFor();
+    expect(Math.abs((await top()) - before)).toBeLessThan(1.5);
+    await last.getByRole('button', { name: 'Show less' }).and(page.locator(':focus')).waitFor();
+    await world.say(bob, 'long', 'One more');
+    await page.locator('[aria-live=polite]', { hasText: 'One more' }).waitFor({ state: 'attached' });
+    expect(Math.abs((await top()) - before)).toBeLessThan(1.5);
+    // Folded from its end, it comes into view.
+    await last.getByRole('button', { name: 'Show less' }).scrollIntoViewIfNeeded();
+    await page.waitForTimeout(200);
+    expect(await top()).toBeLessThan(0);
+    await page.keyboard.press('Enter');
+    await last.getByRole('button', { name: 'Show more' }).and(page.locator(':focus')).waitFor();
+    const list = (await page.locator('.scroller').boundingBox())!;
+    expect(await top()).toBeGreaterThanOrEqual(list.y - 1.5);
+    expect(await top()).toBeLessThan(list.y + list.height);
+
+    // What a reply leads to is shown in full, and stays so.
+    await page.keyboard.press('End');
+    await row('About the first').locator('.quote').click();
+    await row('First 0').getByText('First 59').waitFor();
+    await page.keyboard.press('End');
+    await row('About the first').waitFor();
+    await row('About the first').locator('.quote').click();
+    await row('First 0').getByRole('button', { name: 'Show less' }).waitFor();
+    // And so is what the user edits.
+    await send(page, lines('Mine', 30));
+    await allStored(page);
+    await row('Mine 0').getByRole('button', { name: 'Show more' }).waitFor();
+    await composer(page).press('ArrowUp');
+    await page.getByLabel('Edit message').press('Enter');
+    await row('Mine 29').getByRole('button', { name: 'Show less' }).waitFor();
+
+    // What is hidden is not copied.
+    await row('Mine 0').getByRole('button', { name: 'Show less' }).click();
+    const copied = await page.evaluate(() => {
+      const text = [...document.querySelectorAll('.row .text')].find((one) => one.textContent!.includes('Mine 0'))!;
+      getSelection()!.selectAllChildren(text);
+      const clipboardData = new DataTransfer();
+      text.dispatchEvent(new ClipboardEvent('copy', { clipboardData, bubbles: true, cancelable: true }));
+      return clipboardData.getData('text/plain');
+    });
+    expect(copied).toBe(lines('Mine', 12));
+    await page.getByRole('link', { name: 'kitchen' }).click();
+    await messageText(page, 'code 29').waitFor();
+  }, 60_000);
+
+  it('are formatted by keys while they are written', async () => {
+    const box = composer(page);
+    await box.fill('some words here');
+    const select = (start: number, end: number) =>
+      box.evaluate((area, [start, end]) => (area as HTMLTextAreaElement).setSelectionRange(start!, end!), [start, end]);
+    await box.focus();
+    await select(5, 10);
+    await page.keyboard.press('Control+b');
+    expect(await box.inputValue()).toBe('some **words** here');
+    await page.keyboard.press('Control+i');
+    expect(await box.inputValue()).toBe('some **_words_** here');
+    // The selection is what is formatted.
+    await page.keyboard.press('Control+i');
+    await page.keyboard.press('Control+b');
+    expect(await box.inputValue()).toBe('some words here');
+    await page.keyboard.press('Control+Shift+C');
+    expect(await box.inputValue()).toBe('some `words` here');
+    // The browser undoes it, step by step, and does it again.
+    await page.keyboard.press('Control+z');
+    expect(await box.inputValue()).toBe('some words here');
+    await page.keyboard.press('Control+z');
+    expect(await box.inputValue()).toBe('some **words** here');
+    await page.keyboard.press('Control+Shift+Z');
+    expect(await box.inputValue()).toBe('some words here');
+    await page.keyboard.press('End');
+    await page.keyboard.type(' ');
+    await page.keyboard.press('Control+e');
+    await page.keyboard.type('code');
+    expect(await box.inputValue()).toBe('some words here `code`');
+    // The draft has it, and the editor has the same keys.
+    await page.keyboard.press('Enter');
+    await allStored(page);
+    await messageText(page, 'some words here code').locator('code').waitFor();
+    await page.keyboard.press('ArrowUp');
+    const editor = page.getByLabel('Edit message');
+    await editor.selectText();
+    await page.keyboard.press('Control+b');
+    expect(await editor.inputValue()).toBe('**some words here `code`**');
+    await page.keyboard.press('Enter');
+    await messageText(page, 'some words here code').locator('strong code').waitFor();
+    // Empty markers go as they came.
+    await box.focus();
+    await page.keyboard.press('Control+b');
+    expect(await box.inputValue()).toBe('****');
+    await page.keyboard.press('Control+b');
+    expect(await box.inputValue()).toBe('');
+  });
+
   it('throw no errors', () => {
     expect(world.pageErrors).toEqual([]);
   });

@@ -178,10 +178,10 @@ describe('findLinks', () => {
       const time = (count: number) => {
         const text = piece.repeat(count);
         expect(findLinks(text).length, piece).toBeGreaterThanOrEqual(count / 2);
-        return Math.min(...Array.from({ length: 5 }, () => busyTime(() => findLinks(text))));
+        return Math.min(...Array.from({ length: 3 }, () => busyTime(() => findLinks(text))));
       };
       // Not 256 times as long.
       expect(time(32_000), piece).toBeLessThan(64 * Math.max(time(2000), 2));
     }
-  });
+  }, 60_000);
 });

@@ -365,7 +365,7 @@ class Parser {
     const nodes: Inline[] = [];
     let at = 0;
     // Nothing goes on behind a blank line.
-    for (const { index, 0: gap } of text.matchAll(/\n[ \t\r]*(?=\n)/g)) {
+    for (const { index, 0: gap } of text.matchAll(/(?:\n[ \t\r]*)+(?=\n)/g)) {
       for (const node of this.formatted(content, at, index, true)) nodes.push(node);
       at = index + gap.length;
       for (const leaf of content.leaves(index, at)) nodes.push(leaf);
@@ -407,6 +407,7 @@ class Parser {
   /** A range of text with its formatting. There are no links within the text of a link. */
   private formatted(content: Content, from: number, to: number, withLinks: boolean): Inline[] {
     const text = content.text.slice(from, to);
+    if (!/[*_~`[]/.test(text)) return this.leaves(content, from, to, withLinks);
     const all = this.markedNames(text, withLinks);
     const codes = findCode(text, all);
     const names = without(all, codes);

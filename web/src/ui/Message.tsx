@@ -5,12 +5,14 @@ import { errorText } from '../errors';
 import type { Chat } from '../chat';
 import type { Quote } from '../room';
 import type { Item } from '../state/outbox';
+import { isLong } from '../state/fold';
 import { plainText } from '../state/markdown';
 import { cut, excess, isBlank, storable } from '../state/text';
 import { fullTime, shortTime } from '../state/time';
 import type { Data, Message } from '../state/timeline';
 import { Avatar } from './Avatar';
 import { tooLongText } from './Composer';
+import { onFormatKey } from './format';
 import { Grow } from './Grow';
 import { IconButton } from './Icon';
 import { Reactions } from './Reactions';
@@ -35,6 +37,9 @@ interface Common {
   /** Whether Tab leads to this row. */
   isReachable: boolean;
   onActivate: (key: string) => void;
+  /** Whether only the beginning of a long text is shown. */
+  isFolded: boolean;
+  onFold: (key: string, isFolded: boolean) => void;
 }
 
 interface FrameProps extends Common {
@@ -113,7 +118,8 @@ interface MessageProps extends Common {
 export const MessageRow = memo(function MessageRow(props: MessageProps) {
   const { message, quoted, isActive, isHeld, isReachable, isFlashed, isEditing, chat, room, me } = props;
   const { onEdit, onReply, onGoTo, onRelease } = props;
-  const textProps = { me: chat.me.username, names: chat.names, isReachable };
+  const long = message.text !== null && isLong(message.text);
+  const textProps = { me: chat.me.username, names: chat.names, isReachable, isFolded: long && props.isFolded };
   const [error, setError] = useState('');
   const [menu, setMenu] = useState<'react' | 'delete' | 'done'>();
   /** What the page says instead of the actions, for a while. */
@@ -207,6 +213,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
           {message.edited && !isGone && <span class="edited"> (edited)</span>}
         </div>
       )}
+      {long && !isEditing && <Fold {...props} />}
       {message.reactions.length > 0 && (
         <Reactions chat={chat} room={room} message={message} isReachable={isReachable} onToggle={react} />
       )}
@@ -285,6 +292,14 @@ function Actions({ children }: SheetProps) {
   );
 }
 
+function Fold({ rowKey, isFolded, onFold, isReachable }: Common) {
+  return (
+    <button class="link fold" tabIndex={isReachable ? 0 : -1} onClick={() => onFold(rowKey, !isFolded)}>
+      {isFolded ? 'Show more' : 'Show less'}
+    </button>
+  );
+}
+
 /** The unfinished edit of a message. */
 function keptEdit(chat: Chat, room: string, offset: number): string | undefined {
   const { edit } = chat.draft(room);
@@ -358,7 +373,8 @@ function Editor(props: EditorProps) {
             if (event.key === 'Escape') {
               event.stopPropagation();
               props.onCancel();
-            } else if (event.key === 'Enter' && !event.shiftKey && !event.isComposing && event.keyCode !== 229) {
+            } else if (event.isComposing || event.keyCode === 229 || onFormatKey(event)) return;
+            else if (event.key === 'Enter' && !event.shiftKey) {
               event.preventDefault();
               save();
             }
@@ -390,15 +406,18 @@ interface UnsentProps extends Common {
 export const UnsentRow = memo(function UnsentRow(props: UnsentProps) {
   const { item, quoted, onGoTo, chat, isReachable } = props;
   const tabIndex = isReachable ? 0 : -1;
+  const long = isLong(item.text);
+  const textProps = { me: chat.me.username, names: chat.names, isReachable, isFolded: long && props.isFolded };
   return (
     <Frame {...props} className={item.status} name={chat.me.username} time={item.time}>
       {item.replyTo !== undefined && (
         <Quoted offset={item.replyTo} quoted={quoted} onGoTo={onGoTo} isReachable={isReachable} />
       )}
       <div class="text" dir="auto">
-        <Text text={item.text} me={chat.me.username} names={chat.names} isReachable={isReachable} />
+        <Text {...textProps} text={item.text} />
         {item.status === 'pending' && <span class="edited"> (sending…)</span>}
       </div>
+      {long && <Fold {...props} />}
       {item.status === 'failed' && (
         <p class="error" role="alert">
           {item.isHeld ? '' : item.isUnknown ? 'This may not have been sent. ' : 'Not sent. '}

@@ -3,6 +3,7 @@ import { Component, createRef } from 'preact';
 import type { Chat } from '../chat';
 import { errorText } from '../errors';
 import type { Room } from '../room';
+import { isLong } from '../state/fold';
 import { Heights } from '../state/heights';
 import type { Item } from '../state/outbox';
 import { dayLabel, sameDay, startsGroup } from '../state/time';
@@ -104,6 +105,8 @@ export class MessageList extends Component<Props, State> {
   private again: (() => void) | undefined;
   /** The message of the address that is being looked for. */
   private seeking: Chat['wanted'];
+  /** The long messages that are shown in full. */
+  private readonly unfolded = new Set<string>();
   private flashTimer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(props: Props) {
@@ -210,6 +213,7 @@ export class MessageList extends Component<Props, State> {
     this.sticksToEnd = false;
     this.generation = room.timeline.generation;
     this.anchor = { key: keyOf(message), top: this.view.height / 3 };
+    this.unfolded.add(keyOf(message));
     this.setState({ flashed: offset, active: keyOf(message), notice: notice ?? '' });
     if (notice !== undefined && !isTyping()) this.focusNext = keyOf(message);
     clearTimeout(this.flashTimer);
@@ -541,6 +545,8 @@ export class MessageList extends Component<Props, State> {
                 isFirstNew: row.isFirstNew,
                 isReachable: row.key === reachable,
                 onActivate: this.activate,
+                isFolded: !this.unfolded.has(row.key),
+                onFold: this.onFold,
               };
               if (row.item) {
                 const { replyTo } = row.item;
@@ -557,6 +563,8 @@ export class MessageList extends Component<Props, State> {
                 );
               }
               const message = row.message!;
+              // Nobody folds what they have just edited.
+              if (message.offset === editing) this.unfolded.add(row.key);
               return (
                 <MessageRow
                   key={row.key}
@@ -603,13 +611,24 @@ export class MessageList extends Component<Props, State> {
     );
   }
 
+  /** Its beginning keeps its place, or comes into view when the rest goes. */
+  private onFold = (key: string, isFolded: boolean): void => {
+    const top = this.heights.top(this.index.get(key) ?? 0) - this.view.top;
+    this.sticksToEnd = false;
+    this.anchor = { key, top: isFolded ? Math.max(0, top) : top };
+    if (isFolded) this.unfolded.delete(key);
+    else this.unfolded.add(key);
+    this.forceUpdate();
+  };
+
   private onCopy = (event: ClipboardEvent): void => {
     const { me, names } = this.props.chat;
-    const textOf = (key: string) => {
+    const sourceOf = (key: string) => {
       const row = this.rows[this.index.get(key) ?? -1];
-      return row?.item?.text ?? row?.message?.text ?? undefined;
+      const text = row?.item?.text ?? row?.message?.text;
+      return text == null ? undefined : { text, isFolded: isLong(text) && !this.unfolded.has(key) };
     };
-    copyMessages(event, this.inner.current!, textOf, (text) => parseMarkdown(text, me.username, names));
+    copyMessages(event, this.inner.current!, sourceOf, (text) => parseMarkdown(text, me.username, names));
   };
 
   private onGoTo = (offset: number): void => void this.goTo(offset);

@@ -1,5 +1,6 @@
 import { type ComponentChild } from 'preact';
 import { useLayoutEffect, useRef } from 'preact/hooks';
+import { folded } from '../state/fold';
 import { type Block, type Inline, type Item, parseMarkdown } from '../state/markdown';
 import type { Names } from '../state/mentions';
 
@@ -9,11 +10,14 @@ interface Props {
   names: Names;
   /** Whether Tab leads to the links. */
   isReachable: boolean;
+  /** Whether only its beginning is shown. */
+  isFolded: boolean;
 }
 
 /** The text of a message, with its formatting, links and mentions. It is never interpreted as HTML. */
-export function Text({ text, me, names, isReachable }: Props) {
-  const blocks = parseMarkdown(text, me, names);
+export function Text({ text, me, names, isReachable, isFolded }: Props) {
+  const all = parseMarkdown(text, me, names);
+  const blocks = isFolded ? folded(all) : all;
   const [first] = blocks;
   const tabIndex = isReachable ? 0 : -1;
   if (blocks.length === 1 && first!.kind === 'paragraph') return <>{first.children.map(inline(tabIndex))}</>;

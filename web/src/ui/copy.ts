@@ -1,11 +1,17 @@
 /** Copying messages as they were written, with their markers. */
+import { folded } from '../state/fold';
 import { type Block, visible, written } from '../state/markdown';
+
+interface Source {
+  text: string;
+  isFolded: boolean;
+}
 
 /** Puts the selected messages onto the clipboard, unless something else is selected, too. */
 export function copyMessages(
   event: ClipboardEvent,
   list: HTMLElement,
-  textOf: (key: string) => string | undefined,
+  sourceOf: (key: string) => Source | undefined,
   parse: (text: string) => Block[],
 ) {
   const selection = getSelection();
@@ -17,7 +23,7 @@ export function copyMessages(
   for (const row of list.querySelectorAll<HTMLElement>('[data-key]')) {
     const shown = row.querySelector<HTMLElement>(':scope > .text');
     if (!shown || !range.intersectsNode(shown)) continue;
-    const selected = selectedText(range, shown, textOf(row.dataset['key']!), parse);
+    const selected = selectedText(range, shown, sourceOf(row.dataset['key']!), parse);
     if (selected.part === '') continue;
     const by = row.querySelector(':scope > .by');
     if (by && range.intersectsNode(by)) pieces.push([...by.children].map((child) => child.textContent).join(', '));
@@ -51,11 +57,11 @@ interface Selected {
   whole?: string;
 }
 
-/** The selected part of a message. `text` is what was written, `shown` shows it, and perhaps a remark behind it. */
+/** The selected part of a message. `source` is what was written, `shown` shows it, and perhaps a remark behind it. */
 function selectedText(
   range: Range,
   shown: HTMLElement,
-  text: string | undefined,
+  source: Source | undefined,
   parse: (text: string) => Block[],
 ): Selected {
   const part = document.createRange();
@@ -67,12 +73,14 @@ function selectedText(
     before.setEnd(range.startContainer, range.startOffset);
   } else before.collapse(true);
   if (range.compareBoundaryPoints(Range.END_TO_END, part) < 0) part.setEnd(range.endContainer, range.endOffset);
-  const blocks = text === undefined ? [] : parse(text);
+  if (!source) return { part: part.toString() };
+  const { text, isFolded } = source;
+  const blocks = isFolded ? folded(parse(text)) : parse(text);
   const whole = blocks.map(visible).join('');
-  if (text === undefined || !shown.textContent!.startsWith(whole)) return { part: part.toString() };
+  if (!shown.textContent!.startsWith(whole)) return { part: part.toString() };
   const from = before.toString().length;
   const to = Math.min(whole.length, from + part.toString().length);
-  if (from > 0 || to < whole.length) return { part: written(text, blocks, from, to) };
+  if (from > 0 || to < whole.length || isFolded) return { part: written(text, blocks, from, to) };
   // All of it, with what is not shown at its ends.
   return { part: blocks.length > 1 ? text : written(text, blocks, from, to), whole: text };
 }
