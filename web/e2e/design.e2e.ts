@@ -113,6 +113,30 @@ describe('the design', () => {
     await composer(page).focus();
   });
 
+  it('formats the selection in the message box by buttons', async () => {
+    await composer(page).fill('some words here');
+    const select = (start: number, end: number) =>
+      composer(page).evaluate(
+        (area, [start, end]) => (area as HTMLTextAreaElement).setSelectionRange(start!, end!),
+        [start, end],
+      );
+    await select(5, 10);
+    const buttons = page.getByRole('group', { name: 'Formatting' });
+    const press = (name: string) => buttons.getByRole('button', { name }).click();
+    await press('Bold');
+    expect(await composer(page).inputValue()).toBe('some **words** here');
+    await composer(page).and(page.locator(':focus')).waitFor();
+    await press('Italic');
+    expect(await composer(page).inputValue()).toBe('some **_words_** here');
+    await press('Italic');
+    await press('Bold');
+    await press('Code');
+    expect(await composer(page).inputValue()).toBe('some `words` here');
+    await page.keyboard.type('letters');
+    expect(await composer(page).inputValue()).toBe('some `letters` here');
+    await composer(page).fill('');
+  });
+
   it('has buttons and fields whose outline can be seen, and spends no accent on the composer’s focus', async () => {
     await composer(page).focus();
     for (const colorScheme of ['light', 'dark'] as const) {

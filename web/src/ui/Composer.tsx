@@ -7,6 +7,7 @@ import { plainText } from '../state/markdown';
 import { cut, excess, isBlank, storable } from '../state/text';
 import { COMPLETION_ID, Completion, optionId } from './Completion';
 import { EmojiDialog } from './EmojiDialog';
+import { FormatButtons } from './FormatButtons';
 import { Grow } from './Grow';
 import { Icon, IconButton } from './Icon';
 import { emojiData, habits, loadEmojiData, remember } from './emoji';
@@ -184,6 +185,7 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
             }}
           />
         </Grow>
+        <FormatButtons area={area} />
         <IconButton icon="emoji" label="Emoji" class="quiet emoji" aria-haspopup="dialog" onClick={openPicker} />
         <button class="primary icon-button" aria-label="Send" disabled={!canSend}>
           <Icon name="send" />

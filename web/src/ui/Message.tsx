@@ -270,8 +270,8 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
 });
 
 /**
- * What can be done with a message, right behind its text. If there is no space, it lies above the end of the first line.
- * The frame around it is as high as the text, so that it stays in view in a high one.
+ * What can be done with a message, right behind its text. If there is no space, it lies above the end of the first
+ * line. The frame around it is as high as the text, so that it stays in view in a high one.
  */
 function Actions({ children }: SheetProps) {
   const frame = useRef<HTMLDivElement>(null);

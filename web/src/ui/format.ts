@@ -1,12 +1,17 @@
 import { type Mark, toggleMark } from '../state/format';
 import { isShortcut } from './keys';
 
-/** Formats the selection in a text field if these are the keys for that. The browser can undo it. */
+/** Formats the selection in a text field if these are the keys for that. */
 export function onFormatKey(event: KeyboardEvent): boolean {
   const mark = markOf(event);
   if (!mark) return false;
   event.preventDefault();
-  const area = event.currentTarget as HTMLTextAreaElement;
+  format(event.currentTarget as HTMLTextAreaElement, mark);
+  return true;
+}
+
+/** Formats the selection in a text field that has the focus, or takes the format away. The browser can undo it. */
+export function format(area: HTMLTextAreaElement, mark: Mark): void {
   const { from, to, insert, start, end } = toggleMark(area.value, area.selectionStart, area.selectionEnd, mark);
   area.setSelectionRange(from, to);
   // It is deprecated, but nothing else can be undone.
@@ -15,7 +20,6 @@ export function onFormatKey(event: KeyboardEvent): boolean {
     area.dispatchEvent(new InputEvent('input', { bubbles: true }));
   }
   area.setSelectionRange(start, end);
-  return true;
 }
 
 function markOf(event: KeyboardEvent): Mark | undefined {
