@@ -89,7 +89,12 @@ function CodeBlock({ text, tabIndex }: { text: string; tabIndex: number }) {
   const element = useRef<HTMLPreElement>(null);
   useLayoutEffect(() => {
     const pre = element.current!;
-    const observer = new ResizeObserver(() => (pre.tabIndex = pre.scrollWidth > pre.clientWidth ? tabIndex : -1));
+    pre.tabIndex = -1;
+    if (tabIndex < 0) return;
+    // At once, for a Tab that follows directly.
+    const update = () => (pre.tabIndex = pre.scrollWidth > pre.clientWidth ? 0 : -1);
+    update();
+    const observer = new ResizeObserver(update);
     observer.observe(pre);
     return () => observer.disconnect();
   }, [text, tabIndex]);
