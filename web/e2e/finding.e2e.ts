@@ -224,7 +224,7 @@ describe('a link to a message', () => {
     await page.goto('about:blank');
     await page.goto(link('long', offsets[200]!));
     await page.locator('.row.flashed', { hasText: 'Message 200' }).waitFor();
-    expect(await isInView('Message 200')).toBe(true);
+    await expect.poll(() => isInView('Message 200'), { timeout: 10_000 }).toBe(true);
     await expect.poll(() => focused(page), { timeout: 10_000 }).toMatch(/^dan, /);
     await checkLook(page, 'message');
     await expect.poll(async () => (await numbers()).includes(203), { timeout: 10_000 }).toBe(true);

@@ -94,7 +94,8 @@ describe('formatted messages', () => {
     await expect.poll(() => pre.evaluate(({ scrollLeft }) => scrollLeft)).toBeGreaterThan(50);
     await page.keyboard.press('Escape');
     expect(await page.evaluate(() => document.activeElement!.getAttribute('role'))).toBe('article');
-    // Code in other messages is no stop.
+    // Code in other messages is no stop. The window shows all of them.
+    await page.setViewportSize({ width: 1280, height: 2400 });
     await say(CODE.replace('main', 'other'));
     await page.locator('pre', { hasText: 'fn other' }).waitFor();
     const stops = async (name: string) => {
@@ -104,6 +105,7 @@ describe('formatted messages', () => {
     await expect.poll(() => stops('fn main')).toEqual([0, -1]);
     await expect.poll(() => stops('fn other')).toEqual([-1, 0]);
     expect(await accessibilityFlaws(page)).toEqual([]);
+    await page.setViewportSize({ width: 1280, height: 700 });
     // Code that fits is none.
     await say('```\nshort\n```');
     const short = messageText(page, 'short').locator('pre');

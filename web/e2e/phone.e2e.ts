@@ -134,7 +134,7 @@ describe('a phone', () => {
     const names = await sheet(phone).getByRole('button').evaluateAll((all) =>
       all.map((button) => button.getAttribute('aria-label') ?? button.textContent),
     );
-    expect(names).toEqual(['React', 'Reply', 'Copy text', 'Copy link', 'Edit', 'Delete', 'Close']);
+    expect(names).toEqual(['React', 'Reply', 'Copy text', 'Copy link', 'Mark as unread', 'Edit', 'Delete', 'Close']);
     const { y, height } = (await sheet(phone).boundingBox())!;
     expect(Math.round(y + height)).toBe(SIZE.height);
     for (const colorScheme of ['light', 'dark'] as const) {

@@ -500,20 +500,21 @@ export class MessageList extends Component<Props, State> {
       'aria-label': `Messages in ${title}`,
       'aria-busy': room.loading !== undefined,
     };
+    // With keys, because Preact otherwise makes a new scroller when something before it and behind it changes at once.
     return (
       <div class="messages">
         {room.error && (
-          <p class="error notice" role="alert">
+          <p key="error" class="error notice" role="alert">
             {room.error}{' '}
             <button onClick={() => this.tryAgain()}>Try again</button>
           </p>
         )}
-        <p class={notice ? 'notice' : 'visually-hidden'} role="status">
+        <p key="notice" class={notice ? 'notice' : 'visually-hidden'} role="status">
           {notice} {notice && <button onClick={() => this.setState({ notice: '' })}>Dismiss</button>}
         </p>
-        {!timeline.loaded && !room.error && this.rows.length === 0 && <MessageSkeleton />}
+        {!timeline.loaded && !room.error && this.rows.length === 0 && <MessageSkeleton key="skeleton" />}
         {timeline.loaded && this.rows.length === 0 && (
-          <p class="empty">
+          <p key="empty" class="empty">
             <Icon name="room" />
             <span>
               No messages in <strong dir="auto">{title}</strong> yet. Say hello!
@@ -521,6 +522,7 @@ export class MessageList extends Component<Props, State> {
           </p>
         )}
         <div
+          key="scroller"
           class="scroller"
           tabIndex={-1}
           ref={this.scroller}
@@ -591,6 +593,7 @@ export class MessageList extends Component<Props, State> {
         </div>
         {reactingTo && (
           <EmojiDialog
+            key="react"
             title="React"
             user={chat.me.id}
             onChoose={(emoji) => this.react(reactingTo, emoji)}
@@ -602,7 +605,7 @@ export class MessageList extends Component<Props, State> {
           />
         )}
         {timeline.loaded && !atEnd && (
-          <button class="to-newest" onClick={() => this.toNewest()}>
+          <button key="newest" class="to-newest" onClick={() => this.toNewest()}>
             {unread > 0 && newAfter !== undefined ? `${unread} unread` : 'Jump to latest'}
             <Icon name="down" />
           </button>
