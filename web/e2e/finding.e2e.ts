@@ -382,7 +382,9 @@ describe('a date', () => {
     await world.room(fay, 'diary');
     await world.room(fay, 'blank');
     const numbers = new Map<number, number>();
-    for (let number = 1; number <= COUNT; number++) numbers.set(await world.say(fay, 'diary', `Entry ${number}`), number);
+    for (let number = 1; number <= COUNT; number++) {
+      numbers.set(await world.say(fay, 'diary', `Entry ${number}`), number);
+    }
     page = await world.newVisitor();
     // As if the server had been running for more than a year.
     await page.route(/getchats\?.*room=diary/, async (route) => {

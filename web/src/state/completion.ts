@@ -32,7 +32,9 @@ export interface Sources {
 }
 
 const SHOWN = 6;
-/** What stands before an emoji or a room. There are colons and number signs in other places, such as `12:30` or `C#`. */
+/**
+ * What stands before an emoji or a room. There are colons and number signs in other places, such as `12:30` or `C#`.
+ */
 const BEFORE = String.raw`(?<=^|[\s(“”„‘’"'«»「（\p{Emoji_Presentation}\p{Emoji_Modifier}\ufe0f${SPACELESS}])`;
 /** Two letters or more. One makes a face, as in `:D`. */
 const EMOJI = new RegExp(String.raw`${BEFORE}:(\p{L}[\p{L}\p{N}_+-]{1,40}:?|[+-]1:?)$`, 'u');

@@ -65,7 +65,8 @@ export function useShortcuts(onSwitch: () => void, onHelp: () => void): void {
   useEffect(() => {
     const onKeyDown = (event: KeyboardEvent) => {
       if (event.defaultPrevented || event.isComposing) return;
-      const action = isShortcut(event, 'k') ? latest.current.onSwitch : isHelp(event) ? latest.current.onHelp : undefined;
+      const { onSwitch, onHelp } = latest.current;
+      const action = isShortcut(event, 'k') ? onSwitch : isHelp(event) ? onHelp : undefined;
       if (!action) return;
       event.preventDefault();
       action();
