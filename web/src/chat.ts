@@ -25,6 +25,8 @@ const REJECTED_MS = 60_000;
 const TYPING_EVERY_MS = 3000;
 /** How often an edit, deletion or reaction is sent again. */
 const CHANGE_RETRIES = 3;
+/** How many pages are read, at most, to count what becomes unread. The server looks at as many messages. */
+const UNREAD_PAGES = 30;
 /** How many pages of publications are searched for reactions to a message. */
 const REACTOR_PAGES = 10;
 const SIGNED_OUT = 'You’ve been signed out. Sign in again to continue. Nothing you wrote is lost.';
@@ -70,7 +72,6 @@ export class Chat extends Store {
   private readonly former = new Map<string, RoomInfo>();
   /** The epoch of the open room if the user has marked it as unread since it was opened. */
   private keptUnread: string | undefined;
-  private readonly unreadKey: string;
   private lastTyping = { room: '', at: 0 };
   private reauthenticatedAt = 0;
   private stopped = false;
@@ -82,8 +83,7 @@ export class Chat extends Store {
   ) {
     super();
     this.marks = new RoomMarks(env.storage, me.id);
-    this.unreadKey = `uproar.unread.${me.id}`;
-    this.rooms = new RoomList(this.marks, new UnreadMarks(env.storage, this.unreadKey));
+    this.rooms = new RoomList(this.marks, new UnreadMarks(env.storage, me.id));
     this.marks.subscribe(() => this.rooms.sort());
     this.api = new Api(env.fetch, session);
     this.connection = new Connection(env.url, session);
@@ -494,12 +494,12 @@ export class Chat extends Store {
     if (!info) return;
     // The server counts those after its own marker.
     let count = 0;
-    for (let after = offset - 1; after < info.read.offset && count <= UNREAD_LIMIT; ) {
+    for (let page = 0, after = offset - 1; page < UNREAD_PAGES && after < info.read.offset; page++) {
       const { messages, more } = await this.page(name, { after });
       const counts = messages.filter((message) => message.offset <= info.read.offset && !message.deleted);
       count += counts.filter(({ user }) => user.id !== this.me.id).length;
       const last = messages.at(-1);
-      if (!more || !last) break;
+      if (!more || !last || count > UNREAD_LIMIT) break;
       after = last.offset;
     }
     if (count === 0 && info.unread === 0) count = 1;
@@ -507,10 +507,10 @@ export class Chat extends Store {
     this.rooms.setMark(name, { after: offset - 1, count });
   }
 
-  /** Another tab changed what the browser remembers. */
-  storageChanged(key: string | null): void {
+  /** A key of the browser's storage has been changed by another tab; `null`: all of them. */
+  stored(key: string | null): void {
     this.marks.stored(key);
-    if (key === null || key === this.unreadKey) this.rooms.reloadMarks();
+    this.rooms.stored(key);
   }
 
   /** Whether the user marked this room, which is open, as unread. */

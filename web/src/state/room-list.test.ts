@@ -71,13 +71,15 @@ describe('RoomList', () => {
   });
 
   it('adds what the user marked as unread to what is', () => {
-    const rooms = new RoomList(undefined, new UnreadMarks(new Memory(), 'key'));
+    const rooms = new RoomList(undefined, new UnreadMarks(new Memory(), '1'));
     rooms.set([info('a', { unread: 2 }), info('b')]);
     rooms.setMark('a', { after: 3, count: 4 });
     rooms.setMark('unknown', { after: 3, count: 4 });
     rooms.publication('a', 11, 1, true, false);
     expect([rooms.unread('a'), rooms.unread('b'), rooms.total]).toEqual([7, 0, 7]);
     expect([rooms.readUpTo('a'), rooms.readUpTo('b')]).toEqual([3, 10]);
+    rooms.setMark('b', { after: 3, count: 1 });
+    expect([rooms.unreadBeside('a'), rooms.unreadBeside('c')]).toEqual([1, 2]);
     rooms.setMark('a', { after: 3, count: 1001 });
     expect(rooms.unread('a')).toBe(1001);
     // Another room that takes the name is not marked.

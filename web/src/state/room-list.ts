@@ -18,7 +18,7 @@ export interface RoomInfo {
   role?: 'member' | 'moderator' | 'owner';
   /** Messages of others after the marker that still exist. 1,001 stands for more than 1,000. */
   unread: number;
-  /** When the last message was sent, or when the room was created if there is none. */
+  /** When the last message was sent. For a room without messages, when it was created. */
   time: number;
 }
 
@@ -108,10 +108,9 @@ export class RoomList extends Store {
     if (room && this.unreadMarks?.set(room.epoch, mark)) this.changed();
   }
 
-  /** Another tab changed the marks. */
-  reloadMarks(): void {
-    this.unreadMarks?.reload();
-    this.changed();
+  /** A key of the browser's storage has been changed by another tab; `null`: all of them. */
+  stored(key: string | null): void {
+    if (this.unreadMarks?.stored(key)) this.changed();
   }
 
   /** The messages up to this offset are read. */
@@ -134,14 +133,14 @@ export class RoomList extends Store {
 
   /** How many rooms have unread messages, apart from this one and from those that are muted. */
   unreadBeside(name: string): number {
-    const isCounted = (room: RoomInfo) => room.name !== name && room.unread > 0 && !this.marks.has('muted', room.name);
-    return this.sorted.filter(isCounted).length;
+    const isCounted = (other: string) => other !== name && this.unread(other) > 0 && !this.isMuted(other);
+    return [...this.rooms.keys()].filter(isCounted).length;
   }
 
   /** Unread messages in all rooms that are not muted. */
   get total(): number {
     let total = 0;
-    for (const name of this.rooms.keys()) if (!this.marks.has('muted', name)) total += this.unread(name);
+    for (const name of this.rooms.keys()) if (!this.isMuted(name)) total += this.unread(name);
     return total;
   }
 
@@ -168,7 +167,7 @@ export class RoomList extends Store {
 
   /** Also called when the marks have changed. */
   sort(): void {
-    const rank = ({ name }: RoomInfo) => (this.marks.has('favourite', name) ? 0 : 1);
+    const rank = ({ name }: RoomInfo) => (this.isFavourite(name) ? 0 : 1);
     this.sorted = [...this.rooms.values()].sort(
       (a, b) =>
         rank(a) - rank(b) ||

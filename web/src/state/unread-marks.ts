@@ -1,4 +1,4 @@
-/** Rooms that the user marked as unread. Only this browser knows of them, because the server's marker never moves back. */
+/** Rooms that the user marked as unread. Only this browser knows: the server's marker never moves back. */
 import { isOffset } from './drafts';
 import type { StorageLike } from './outbox';
 
@@ -13,15 +13,24 @@ export interface UnreadMark {
 export class UnreadMarks {
   private marks = new Map<string, UnreadMark>();
 
+  private readonly key: string;
+
   constructor(
     private readonly storage: StorageLike,
-    readonly key: string,
+    user: string,
   ) {
-    this.reload();
+    this.key = `uproar.unread.${user}`;
+    this.load();
   }
 
-  /** Takes over what other tabs have changed. */
-  reload(): void {
+  /** Another tab has changed a key of the browser's storage; `null`: all of them. Returns whether it is this one. */
+  stored(key: string | null): boolean {
+    if (key !== null && key !== this.key) return false;
+    this.load();
+    return true;
+  }
+
+  private load(): void {
     this.marks = parse(this.storage.getItem(this.key));
   }
 
@@ -31,6 +40,8 @@ export class UnreadMarks {
 
   /** Returns whether this changed anything. */
   set(epoch: string, mark: UnreadMark | undefined): boolean {
+    // Another tab may have changed them since.
+    this.load();
     if (mark === undefined ? !this.marks.delete(epoch) : !this.marks.set(epoch, mark)) return false;
     if (this.marks.size === 0) this.storage.removeItem(this.key);
     else this.storage.setItem(this.key, JSON.stringify(Object.fromEntries(this.marks)));

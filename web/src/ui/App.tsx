@@ -47,7 +47,7 @@ function useChat(session: Session): Chat | undefined {
       notify,
     });
     const onStorage = ({ key, newValue }: StorageEvent) => {
-      chat.storageChanged(key);
+      chat.stored(key);
       // What another user's signing in removed is still to be sent by this tab.
       const isOurs = storage.getItem(OWNER_KEY) === user.id;
       if (key !== null && newValue === null && isOurs) chat.outbox.removedElsewhere(key);
