@@ -4,6 +4,7 @@ import type { Chat } from '../chat';
 import { fold } from '../state/mentions';
 import { Icon, IconButton } from './Icon';
 import { ListSkeleton } from './Skeleton';
+import { UnreadCount } from './UnreadCount';
 import { addressOf, go } from './address';
 import { useStores } from './hooks';
 import { useOneStop } from './keys';
@@ -66,7 +67,6 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
         {shown.map((room) => {
           const unread = chat.rooms.unread(room.name);
           const isOpen = room.name === chat.openRoom;
-          const mentioned = chat.rooms.isMentioned(room);
           const isFavourite = chat.rooms.isFavourite(room.name);
           const isMuted = chat.rooms.isMuted(room.name);
           return (
@@ -92,13 +92,7 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
                     <span class="visually-hidden"> muted</span>
                   </span>
                 )}
-                {unread > 0 && (
-                  <span class={mentioned ? 'count mentioned' : 'count'}>
-                    {mentioned && '@'}
-                    {unread > 1000 ? '1,000+' : unread}
-                    <span class="visually-hidden"> unread</span>
-                  </span>
-                )}
+                <UnreadCount rooms={chat.rooms} room={room} />
               </a>
             </li>
           );

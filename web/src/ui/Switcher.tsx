@@ -3,6 +3,7 @@ import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import type { Chat } from '../chat';
 import { findRooms } from '../state/switcher';
 import { Dialog } from './Dialog';
+import { UnreadCount } from './UnreadCount';
 import { go } from './address';
 import { useStores } from './hooks';
 
@@ -81,37 +82,27 @@ export function Switcher({ chat, onFind, onClose }: Props) {
       />
       {found.length > 0 && (
         <ul class="switcher" id={LIST_ID} role="listbox" aria-label="Rooms" ref={list}>
-          {found.map((room, i) => {
-            const unread = rooms.unread(room.name);
-            const mentioned = rooms.isMentioned(room);
-            return (
-              <li
-                key={room.name}
-                id={optionId(i)}
-                role="option"
-                aria-selected={i === at}
-                // The focus stays in the field.
-                onPointerDown={(event) => event.preventDefault()}
-                onClick={() => open(room.name)}
-              >
-                <span class="title">
-                  <bdi>{room.title}</bdi>
+          {found.map((room, i) => (
+            <li
+              key={room.name}
+              id={optionId(i)}
+              role="option"
+              aria-selected={i === at}
+              // The focus stays in the field.
+              onPointerDown={(event) => event.preventDefault()}
+              onClick={() => open(room.name)}
+            >
+              <span class="title">
+                <bdi>{room.title}</bdi>
+              </span>
+              {room.name !== room.title && (
+                <span class="hint title">
+                  <bdi>{room.name}</bdi>
                 </span>
-                {room.name !== room.title && (
-                  <span class="hint title">
-                    <bdi>{room.name}</bdi>
-                  </span>
-                )}
-                {unread > 0 && (
-                  <span class={mentioned ? 'count mentioned' : 'count'}>
-                    {mentioned && '@'}
-                    {unread > 1000 ? '1,000+' : unread}
-                    <span class="visually-hidden"> unread</span>
-                  </span>
-                )}
-              </li>
-            );
-          })}
+              )}
+              <UnreadCount rooms={rooms} room={room} />
+            </li>
+          ))}
         </ul>
       )}
       {found.length === 0 && (

@@ -1,0 +1,15 @@
+import { type RoomInfo, type RoomList, UNREAD_LIMIT } from '../state/room-list';
+
+/** How many messages in a room are unread, with a sign if one of them mentions the user. Nothing if all are read. */
+export function UnreadCount({ rooms, room }: { rooms: RoomList; room: RoomInfo }) {
+  const unread = rooms.unread(room.name);
+  if (unread === 0) return null;
+  const mentioned = rooms.isMentioned(room);
+  return (
+    <span class={mentioned ? 'count mentioned' : 'count'}>
+      {mentioned && '@'}
+      {unread > UNREAD_LIMIT ? '1,000+' : unread}
+      <span class="visually-hidden"> unread</span>
+    </span>
+  );
+}
