@@ -19,7 +19,7 @@ const SHORTCUTS: readonly { of: string; keys: readonly (readonly [string, string
       ['Enter', 'Send'],
       ['Shift+Enter', 'Begin a new line'],
       ['↑', 'Edit your last message, if the box is empty'],
-      ['@', 'Mention somebody: ↑ and ↓ choose, Tab or Enter completes'],
+      ['@, #, :', 'Complete a name, a room or an emoji: ↑ and ↓ choose, Tab or Enter completes'],
       [`${shortcut('B')}, ${shortcut('I')}, ${shortcut('E')}`, 'Make the selection bold, italic or code, or undo that'],
       ['Esc', 'Cancel the reply'],
     ],
