@@ -117,7 +117,7 @@ pub struct JoinedRoom {
     pub unread: Number,
     pub read: Marker,
     pub role: Role,
-    /// When its last message was stored, or when the room was created if there is none.
+    /// When its last message was stored. For a room without messages, when it was created.
     pub active_at: UnixMillis,
 }
 

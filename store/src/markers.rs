@@ -98,7 +98,7 @@ macro_rules! unread_sql {
 }
 pub(crate) use unread_sql;
 
-/// When the last message of the room `r` was stored, or when the room was created if there is none.
+/// When the last message of the room `r` was stored. For a room without messages, when it was created.
 /// `index`: a hint for SQLite, which would otherwise read what lies after the last message too.
 macro_rules! active_at_sql {
     ($index:literal) => {

@@ -565,7 +565,7 @@ impl StoredRoom {
         self.log.get_mut(usize::try_from(offset.checked_sub(1)?).ok()?)
     }
 
-    /// When the last message was stored, or when the room was created if there is none.
+    /// When the last message was stored. For a room without messages, when it was created.
     fn active_at(&self) -> UnixMillis {
         self.log.iter().rev().find(|row| row.kind == Kind::Message).map_or(self.created_at, |row| row.time)
     }

@@ -94,7 +94,7 @@ describe('formatted messages', () => {
     await expect.poll(() => pre.evaluate(({ scrollLeft }) => scrollLeft)).toBeGreaterThan(50);
     await page.keyboard.press('Escape');
     expect(await page.evaluate(() => document.activeElement!.getAttribute('role'))).toBe('article');
-    // Code in other messages is no stop. The window shows all of them.
+    // Tab does not stop at code in other messages. The window shows all of them.
     await page.setViewportSize({ width: 1280, height: 2400 });
     await say(CODE.replace('main', 'other'));
     await page.locator('pre', { hasText: 'fn other' }).waitFor();
@@ -106,7 +106,7 @@ describe('formatted messages', () => {
     await expect.poll(() => stops('fn other')).toEqual([-1, 0]);
     expect(await accessibilityFlaws(page)).toEqual([]);
     await page.setViewportSize({ width: 1280, height: 700 });
-    // Code that fits is none.
+    // Tab does not stop at code that fits.
     await say('```\nshort\n```');
     const short = messageText(page, 'short').locator('pre');
     await short.waitFor();

@@ -104,8 +104,8 @@ export class Room extends Store {
 
   /**
    * Loads the part of the history that ends with this message, unless the message is already loaded. Returns whether
-   * there is such a message. If there is none, nothing changes. The answer is undefined if loading failed, or was given
-   * up because something else was asked for.
+   * the message exists; if it does not, nothing changes. Returns undefined if loading failed, or was given up because
+   * something else was asked for.
    */
   async goTo(offset: number): Promise<boolean | undefined> {
     if (this.timeline.find(offset)) return true;
@@ -149,7 +149,7 @@ export class Room extends Store {
     } catch (error) {
       if (request === this.request) {
         this.error = errorText(error);
-        // Whoever asked for a part in the middle asks again.
+        // The caller of `goTo` tries again by itself.
         if (what !== 'middle') this.again = () => this.load(what, put, where);
       }
     } finally {

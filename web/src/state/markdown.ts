@@ -32,7 +32,7 @@ export interface Item extends Span {
 
 export type Block =
   | (Span & { kind: 'paragraph'; children: Inline[] })
-  | (Span & { kind: 'code-block'; language: string; children: Leaf[] })
+  | (Span & { kind: 'code-block'; children: Leaf[] })
   | (Span & { kind: 'quote'; children: Block[] })
   | (Span & { kind: 'list'; isNumbered: boolean; children: Item[] });
 
@@ -152,7 +152,7 @@ const END = String.raw`(?=\n|(?![^]))`;
 const BLANK = new RegExp(String.raw`[ \t\r]*${END}`, 'y');
 const FENCE = new RegExp(String.raw`( {0,3})(\x60{3,})([^\x60\n]*)${END}`, 'y');
 /** What may follow a fence without being code. */
-const LANGUAGE = new RegExp(String.raw`[ \t]*([a-z][\w+#-]{0,31})[ \t\r]*${END}`, 'iy');
+const LANGUAGE = new RegExp(String.raw`[ \t]*[a-z][\w+#-]{0,31}[ \t\r]*${END}`, 'iy');
 const QUOTE = new RegExp(String.raw` {0,3}>(?: |\r?${END})`, 'y');
 /** No item begins with another marker: not a line that someone drew, no crontab and no date. */
 const ITEM = /([ \t]*)(?:[-*]|(0|[1-9]\d{0,2})\.)[ \t]+(?=\S)(?!(?:[-*]|\d+\.)(?:\s|(?![^])))/y;
@@ -271,9 +271,9 @@ class Parser {
     const fence = this.fenceAt(lines[first]!);
     const last = fence && ends().get(first);
     if (last === undefined) return undefined;
-    const language = fence!.isLone ? '' : matchAt(LANGUAGE, text, fence!.end)?.[1];
+    const isCode = !fence!.isLone && !matchAt(LANGUAGE, text, fence!.end);
     const inner = lines.slice(first + 1, last).map((line) => this.outdented(line, fence!.indent));
-    if (language === undefined) inner.unshift({ start: this.textStart(fence!.end), end });
+    if (isCode) inner.unshift({ start: this.textStart(fence!.end), end });
     const content = new Content(text, inner);
     // Fences around nothing mark nothing.
     if (isBlank(content.text)) return { next: last + 1 };
@@ -281,7 +281,6 @@ class Parser {
       kind: 'code-block',
       start,
       end: lines[last]!.end,
-      language: language?.toLowerCase() ?? '',
       children: content.leaves(0, content.text.length),
     };
     return { block, next: last + 1 };
@@ -626,7 +625,7 @@ function closes(mark: string, length: number, before: string, after: string, aft
     return !WORD.test(after) && !JOINED_LINE.test(after) && !goesOn;
   }
   if (length === 1 && '/([{'.includes(after)) return false;
-  // An ending may follow: `**word**s`, but `f*ck` is none.
+  // An ending may follow, as in `**word**s`. In `f*ck`, the star is a letter.
   return !isNarrow(after) || WIDE.test(before) || (length > 1 && LETTER.test(after) && LETTER.test(before));
 }
 

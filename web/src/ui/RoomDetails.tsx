@@ -58,7 +58,8 @@ export function RoomDetails({ chat, info, onClose }: Props) {
         ))}
       </p>
       <p class="hint">
-        In this browser, favourites come first in your list, and a muted room neither notifies you nor counts.
+        Favourites come first in your list. Muted rooms don’t notify you, and their messages aren’t counted. Both are
+        remembered in this browser only.
       </p>
       <p class="end">
         <button class="danger" onClick={() => setLeaving(true)}>

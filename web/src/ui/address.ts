@@ -33,15 +33,18 @@ export function addressOf(room: string | undefined, message?: number): string {
   return `#/${encodeURIComponent(room)}${message === undefined ? '' : `/${message}`}`;
 }
 
+/** The address of the page without a place on it. */
+const thisPage = () => location.href.replace(/#.*$/, '');
+
 /** The link to a message, for other programs. */
 export function linkTo(room: string, message: number): string {
-  return location.href.replace(/#.*$/, '') + addressOf(room, message);
+  return thisPage() + addressOf(room, message);
 }
 
 /** Whether a link leads to a place on this page. */
 export function isPlace(href: string): boolean {
   const [page, fragment = ''] = href.split('#', 2);
-  return page === location.href.replace(/#.*$/, '') && parseAddress(`#${fragment}`).room !== undefined;
+  return page === thisPage() && parseAddress(`#${fragment}`).room !== undefined;
 }
 
 /** Opens a room, or the list of rooms. */
