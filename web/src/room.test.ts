@@ -71,4 +71,20 @@ describe('going to a message', () => {
     await newest;
     expect(offsets(slow).at(-1)).toBe(20);
   });
+
+  it('loads what a room begins with again after an error, however much is unread', async () => {
+    for (const unread of [0, 500]) {
+      let isBroken = true;
+      const room = lobby((page) => {
+        if (isBroken) throw new Error('no');
+        return page;
+      });
+      await room.loadInitial(3, unread);
+      expect([room.error, room.timeline.loaded]).toEqual(['No.', false]);
+      isBroken = false;
+      room.retry();
+      await new Promise((done) => setTimeout(done));
+      expect([room.error, room.timeline.loaded], `${unread}`).toEqual(['', true]);
+    }
+  });
 });

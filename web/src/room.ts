@@ -117,7 +117,8 @@ export class Room extends Store {
       found = exists;
       return true;
     };
-    await this.load('middle', put, { before: offset + 1 });
+    // The caller tries again, because it has to show the message.
+    await this.load('middle', put, { before: offset + 1 }, false);
     return found;
   }
 
@@ -131,7 +132,12 @@ export class Room extends Store {
    * a request for the adjacent page is ignored while another is in progress. The page is fetched again if it does not
    * fit: it can be too old to be merged with live publications, or belong to an epoch that was not announced yet.
    */
-  private async load(what: Loading, put: (page: Page) => boolean, where: PagePosition): Promise<void> {
+  private async load(
+    what: Loading,
+    put: (page: Page) => boolean,
+    where: PagePosition,
+    canRetry = true,
+  ): Promise<void> {
     const isMore = what === 'older' || what === 'newer';
     if (isMore ? this.loading : what === 'newest' && this.loading === 'newest') return;
     const request = ++this.request;
@@ -149,8 +155,7 @@ export class Room extends Store {
     } catch (error) {
       if (request === this.request) {
         this.error = errorText(error);
-        // The caller of `goTo` tries again by itself.
-        if (what !== 'middle') this.again = () => this.load(what, put, where);
+        if (canRetry) this.again = () => this.load(what, put, where);
       }
     } finally {
       if (request === this.request) {
