@@ -15,7 +15,7 @@ const LABELS = { people: 'People to mention', emoji: 'Emoji', rooms: 'Rooms' };
 
 export function Completion({ completion: { kind, options }, selected, onChoose }: Props) {
   return (
-    <ul class="mentions" id={COMPLETION_ID} role="listbox" aria-label={LABELS[kind]}>
+    <ul class="completion" id={COMPLETION_ID} role="listbox" aria-label={LABELS[kind]}>
       {options.map((option, i) => (
         <li
           key={option.text}
