@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { readFileSync, readdirSync } from 'node:fs';
 import { type Plugin, build, defineConfig } from 'vite';
+import { clientSource } from './client-source.ts';
 import { emojiData, sourceOf } from './emoji-data.ts';
 
 // The dev server forwards the calls of the page to the running server that UPROAR names.
@@ -73,6 +74,7 @@ function serviceWorker(): Plugin {
 
 export default defineConfig({
   plugins: [emojiData(), licences(), serviceWorker()],
+  resolve: { alias: clientSource },
   build: {
     target: 'es2022',
     // The first versions that support light-dark(), so that styles need no rewriting for older ones.

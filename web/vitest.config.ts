@@ -1,7 +1,9 @@
 import { defineConfig } from 'vitest/config';
+import { clientSource } from './client-source.ts';
 import { emojiData } from './emoji-data.ts';
 
 export default defineConfig({
   plugins: [emojiData()],
-  test: { include: ['src/**/*.test.ts'], environment: 'node' },
+  resolve: { alias: clientSource },
+  test: { include: ['{src,client/src}/**/*.test.ts'], environment: 'node' },
 });

@@ -1,7 +1,8 @@
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import type { RoomInfo } from '@uproar/client';
 import { Announcer } from './announcer';
 import { Names } from './state/mentions';
-import { type RoomInfo, RoomList } from './state/room-list';
+import { RoomList } from './state/room-list';
 
 const bob = { id: '2', username: 'bob' };
 const room = (epoch: string): RoomInfo => ({

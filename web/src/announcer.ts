@@ -1,10 +1,9 @@
 /** Tells the user of new messages: aloud those on screen, and by a notification those that mention the user. */
+import { Store, type User } from '@uproar/client';
 import type { RoomList } from './state/room-list';
 import { mentionsMe, plainText } from './state/markdown';
 import type { Names } from './state/mentions';
-import { Store } from './state/store';
 import { cut } from './state/text';
-import type { User } from './state/timeline';
 
 /** Gives another tab that shows the room time to mark the message as read. */
 const NOTIFY_AFTER_MS = 1500;

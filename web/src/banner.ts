@@ -1,7 +1,6 @@
 /** The line above the rooms: the state of the connection, and what the user missed. */
+import { type RoomInfo, Store } from '@uproar/client';
 import { Missed } from './state/missed';
-import type { RoomInfo } from './state/room-list';
-import { Store } from './state/store';
 
 const SHOWN_MS = 8000;
 /** How long the page waits for what it missed before it says how much that is. */

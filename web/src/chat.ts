@@ -1,19 +1,38 @@
 /** Ties together the rooms, subscriptions, outbox and connection of a signed-in user. */
-import { Api, type Fetch, type FoundRoom } from './api';
+import {
+  Api,
+  ChatError,
+  chooseRooms,
+  Connection,
+  type Data,
+  type Fetch,
+  type FoundRoom,
+  type Item,
+  kindOf,
+  type Message,
+  Outbox,
+  type Page,
+  parseNames,
+  type Publication,
+  ReactorCollector,
+  type Reactors,
+  Room,
+  type RoomInfo,
+  SendError,
+  type StorageLike,
+  Store,
+  UNREAD_LIMIT,
+  type User,
+  type Written,
+} from '@uproar/client';
 import { Announcer } from './announcer';
 import { Banner } from './banner';
-import { Connection } from './connection';
 import { errorText } from './errors';
-import { Room } from './room';
 import { type Session, backoff, isSignedOut, wait } from './session';
 import type { Draft, Drafts } from './state/drafts';
 import { Names } from './state/mentions';
-import { type Item, Outbox, SendError, type StorageLike, type Written } from './state/outbox';
-import { type RoomInfo, RoomList, UNREAD_LIMIT, chooseRooms, parseNames } from './state/room-list';
+import { RoomList } from './state/room-list';
 import { RoomMarks } from './state/room-marks';
-import { ReactorCollector, type Reactors } from './state/reactors';
-import { Store } from './state/store';
-import { type Data, type Message, type Page, type Publication, type User, kindOf } from './state/timeline';
 import { UnreadMarks } from './state/unread-marks';
 
 /** Below the server's default `subscription_limit` of 128. If the operator set a lower one, `Chat` adapts to it. */
@@ -64,7 +83,7 @@ export class Chat extends Store {
   private refreshing: Promise<void> | undefined;
   private refreshAgain = false;
   private subscriptions = MAX_SUBSCRIPTIONS;
-  private rejected = new Map<string, { at: number; reason: string }>();
+  private rejected = new Map<string, { at: number; error: ChatError }>();
   private reading = new Set<string>();
   /** The epochs of the rooms that the user leaves on purpose. */
   private leaving = new Set<string>();
@@ -94,7 +113,7 @@ export class Chat extends Store {
         const data: Data = { text: item.text, id: item.id };
         if (item.replyTo !== undefined) data.reply_to = item.replyTo;
         if (!this.rooms.get(item.room)) {
-          return Promise.reject(new SendError('You’re no longer in this room.', false));
+          return Promise.reject(new SendError('not_member', false));
         }
         return this.connection.publish(item.room, data, item.epoch);
       },
@@ -151,8 +170,8 @@ export class Chat extends Store {
   }
 
   /** Why subscribing to one of the user's rooms failed. */
-  subscriptionError(name: string): string | undefined {
-    return this.rejected.get(name)?.reason;
+  subscriptionError(name: string): ChatError | undefined {
+    return this.rejected.get(name)?.error;
   }
 
   /** Rooms with unsent messages that the user is not, or no longer, a member of. */
@@ -336,7 +355,7 @@ export class Chat extends Store {
         this.banner.skip(name);
         if (code === UNSUBSCRIBED_CODE) this.removed(name);
         // The cause may persist, and retrying immediately would loop.
-        else this.rejected.set(name, { at: Date.now(), reason: errorText(new Error(reason || `error ${code}`)) });
+        else this.rejected.set(name, { at: Date.now(), error: new ChatError('refused', reason || `error ${code}`) });
         // The operator set a lower limit than expected. The open room comes first, so it keeps its subscription.
         const { size } = this.subscribedRooms;
         if (code === LIMIT_EXCEEDED_CODE && size > 0 && size < this.subscriptions) {

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { ApiError } from './api';
-import { check, errorText, toSendError } from './errors';
+import { ApiError, SendError } from '@uproar/client';
+import { check, errorText } from './errors';
 
 describe('errorText', () => {
   it('is the page’s own', () => {
@@ -9,12 +9,9 @@ describe('errorText', () => {
     expect(errorText(new ApiError('text_too_large', 'the text has 17000 bytes', 'text'))).toBe(
       'This message is too long.',
     );
-    expect(toSendError({ code: 106, message: 'the text has 17000 bytes' }, { text: 'x' }).message).toBe(
-      'This message is too long.',
-    );
-    expect(toSendError({ code: 106 }, { react: 1, emoji: '👍' }).message).toBe(
-      'This message can’t have more reactions.',
-    );
+    expect(errorText(new SendError('too_many_reactions', false))).toBe('This message can’t have more reactions.');
+    // As it is in the outbox after a reload.
+    expect(errorText({ code: 'no_answer', message: 'the server did not answer' })).toContain('won’t send it twice');
   });
 
   it('is the server’s, as a sentence, for what the page does not know', () => {

@@ -1,8 +1,6 @@
 /** Errors in the page's own words. The server's are for programmers: they speak of bytes and of fields. */
-import { ApiError } from './api';
-import { OTHER_EPOCH, SendError } from './state/outbox';
+import { ApiError } from '@uproar/client';
 import { countCharacters, isBlank } from './state/text';
-import { type Data, kindOf } from './state/timeline';
 
 /** What is wrong with a field, if the server rejects its value. */
 const FIELDS: Record<string, string> = {
@@ -30,7 +28,7 @@ const CODES: Record<string, string> = {
   not_allowed: 'You’re not allowed to do this.',
   not_yours: 'Only the author can do this.',
   no_such_room: 'This room doesn’t exist, or only its members can see it.',
-  wrong_epoch: OTHER_EPOCH,
+  wrong_epoch: 'This room has been replaced since you wrote this.',
   no_such_user: 'There is no user of this name.',
   no_such_member: 'This user is not a member.',
   username_taken: 'This username is taken.',
@@ -46,20 +44,28 @@ const CODES: Record<string, string> = {
   internal: 'Something went wrong on the server.',
   overloaded: 'The server is busy. Try again in a moment.',
   unavailable: 'The server can’t reach its database.',
+  network: 'Can’t reach the server.',
+  no_answer: 'The server didn’t respond in time. Retrying won’t send it twice.',
+  no_connection: 'No response from the server. Retrying won’t send it twice.',
+  not_subscribed: 'This room isn’t available right now.',
+  previous_message: 'Waiting for the previous message.',
+  too_many_reactions: 'This message can’t have more reactions.',
+  unsettled: 'Messages can’t be loaded right now.',
   deadline_passed: 'The server took too long. Look whether it happened before you try again.',
   not_known: 'The server took too long. Look whether it happened before you try again.',
 };
 
 /** An error as a sentence, to be shown next to what caused it. */
 export function errorText(error: unknown): string {
-  const known = error instanceof ApiError ? textOf(error) : undefined;
+  const { code, field, message: text } = (error ?? {}) as Partial<ApiError>;
+  const known = code === undefined ? undefined : textOf(code, field ?? null);
   if (known) return known;
-  const message = (error instanceof Error ? error.message : String(error)).trim() || 'Something went wrong';
+  const message = (text ?? String(error)).trim() || 'Something went wrong';
   const sentence = message[0]!.toUpperCase() + message.slice(1);
   return /[.!?…]$/.test(sentence) ? sentence : `${sentence}.`;
 }
 
-function textOf({ code, field }: ApiError): string | undefined {
+function textOf(code: string, field: string | null): string | undefined {
   if (code === 'invalid_field' || code === 'missing_field') return field === null ? undefined : FIELDS[field];
   return CODES[code];
 }
@@ -100,33 +106,4 @@ function tooLong(what: string, value: string, limit: number, limitBytes: number)
   if (length > limit) return `A ${what} has up to ${limit} characters. This one has ${length}.`;
   const bytes = new TextEncoder().encode(value.normalize('NFC')).length;
   return bytes > limitBytes && `This ${what} is too long: an emoji counts as several letters.`;
-}
-
-/** Translates an error from the SDK or the server to what was sent, and says whether sending again can help. */
-export function toSendError(error: unknown, sent: Data): SendError {
-  if (error instanceof SendError) return error;
-  const { code, message } = (error ?? {}) as { code?: number; message?: string };
-  switch (code) {
-    case 100:
-      return new SendError('The server didn’t respond in time. Retrying won’t send it twice.', true);
-    case 102:
-      return new SendError('This room no longer exists.', false);
-    case 103:
-      return new SendError('You’re not allowed to do this.', false);
-    case 106:
-      return new SendError(
-        kindOf(sent) === 'react' ? 'This message can’t have more reactions.' : 'This message is too long.',
-        false,
-      );
-    case 111:
-      return new SendError('You’re going too fast. Wait a moment.', true, false);
-    case 112:
-      return new SendError(OTHER_EPOCH, false);
-    default:
-      if (code !== undefined && code >= 100) {
-        return new SendError(errorText(new Error(message || `error ${code}`)), false);
-      }
-      // Codes below 100 are the SDK's own: a timeout, a lost connection.
-      return new SendError('No response from the server. Retrying won’t send it twice.', true);
-  }
 }

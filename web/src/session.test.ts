@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { ApiError } from './api';
+import { ApiError } from '@uproar/client';
 import { errorText } from './errors';
 import { Session, expiry } from './session';
 

@@ -1,7 +1,6 @@
 /** Signing in and out, and the token. */
-import { type Account, ApiError, type Fetch, type SignedIn, call } from './api';
+import { type Account, ApiError, call, type Fetch, type SignedIn, Store } from '@uproar/client';
 import { errorText } from './errors';
-import { Store } from './state/store';
 
 /** A token is renewed this long before it expires. */
 const MARGIN_MS = 30_000;

@@ -1,6 +1,6 @@
 /** What the browser remembers: for all tabs (`storage`), or for this one only (`tabStorage`). Both survive a reload. */
+import type { StorageLike } from '@uproar/client';
 import { Drafts } from './state/drafts';
-import type { StorageLike } from './state/outbox';
 import { forget, forgetOthers } from './state/privacy';
 
 /** Web Storage, or memory for what it won't take because it is full or blocked: that lasts as long as the page. */

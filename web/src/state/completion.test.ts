@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
+import type { RoomInfo } from '@uproar/client';
 import { complete, isEmojiQuery } from './completion';
 import { searchEmoji, toned } from './emoji';
-import type { RoomInfo } from './room-list';
 
 const rooms = [
   ['general', 'General'],

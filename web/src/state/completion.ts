@@ -1,7 +1,7 @@
 /** What is completed while it is written: the names of people after `@`, of emoji after `:`, of rooms after `#`. */
+import type { RoomInfo } from '@uproar/client';
 import type { Emoji } from './emoji';
 import { SPACELESS, suggest } from './mentions';
-import type { RoomInfo } from './room-list';
 import { match, searchable } from './switcher';
 
 export interface Option {

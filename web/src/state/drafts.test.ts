@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, it } from 'vitest';
+import { Memory } from '@uproar/client';
 import { Drafts } from './drafts';
-import { Memory } from './memory';
 import { OWNER_KEY, forget, forgetOthers } from './privacy';
 
 describe('Drafts', () => {

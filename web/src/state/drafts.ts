@@ -1,5 +1,5 @@
 /** Unfinished input: what was written in a room and not sent. */
-import type { StorageLike } from './outbox';
+import { type StorageLike, isOffset } from '@uproar/client';
 import { isBlank } from './text';
 
 export interface Draft {
@@ -130,8 +130,4 @@ function check(value: unknown): Draft | undefined {
   const { offset, text: edited } = (edit ?? {}) as Record<string, unknown>;
   if (isOffset(offset)) draft.edit = { offset, ...(typeof edited === 'string' ? { text: edited } : {}) };
   return draft;
-}
-
-export function isOffset(value: unknown): value is number {
-  return Number.isSafeInteger(value) && (value as number) > 0;
 }

@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
+import { Memory } from '@uproar/client';
 import { readHabits, rememberEmoji, rememberTone } from './emoji-habits';
 import { forget } from './privacy';
-import { Memory } from './memory';
 
 it('remembers the emoji that were used last, and the skin tone', () => {
   const storage = new Memory();

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
+import type { RoomInfo } from '@uproar/client';
 import { Missed } from './missed';
-import type { RoomInfo } from './room-list';
 
 const room = (name: string, offset: number, number = offset): RoomInfo => ({
   name,

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { Memory } from './memory';
-import { type RoomInfo, RoomList, chooseRooms } from './room-list';
+import { chooseRooms, Memory, type RoomInfo } from '@uproar/client';
+import { RoomList } from './room-list';
 import { UnreadMarks } from './unread-marks';
 
 const info = (name: string, more: Partial<RoomInfo> = {}): RoomInfo => ({

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { Memory } from './memory';
+import { Memory } from '@uproar/client';
 import { RoomMarks } from './room-marks';
 
 describe('RoomMarks', () => {

@@ -1,7 +1,5 @@
+import { parseNames, type StorageLike, Store } from '@uproar/client';
 /** How the user has marked rooms. The marks are kept in this browser. */
-import type { StorageLike } from './outbox';
-import { parseNames } from './room-list';
-import { Store } from './store';
 
 /** Favourites come first in the list. Muted rooms neither notify nor count. */
 export type Mark = 'favourite' | 'muted';

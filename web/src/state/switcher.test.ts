@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { RoomInfo } from './room-list';
+import type { RoomInfo } from '@uproar/client';
 import { type Order, findRooms, match, searchable } from './switcher';
 
 const info = (name: string, title = name): RoomInfo => ({

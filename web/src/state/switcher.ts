@@ -1,6 +1,6 @@
 /** Finding one of the user's rooms by a few letters of its name or title. */
+import type { RoomInfo } from '@uproar/client';
 import { fold } from './mentions';
-import type { RoomInfo } from './room-list';
 
 /** What decides which of several rooms comes first. */
 export interface Order {

@@ -1,5 +1,5 @@
+import type { Message } from '@uproar/client';
 /** Days, times, and which messages are grouped. */
-import type { Message } from './timeline';
 
 const GROUP_MS = 5 * 60_000;
 

@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest';
+import { Memory } from '@uproar/client';
 import { UnreadMarks } from './unread-marks';
-import { Memory } from './memory';
 
 it('keeps marks over a reload, and shares them with other tabs', () => {
   const storage = new Memory();

@@ -1,6 +1,5 @@
 /** Rooms that the user marked as unread. Only this browser knows: the server's marker never moves back. */
-import { isOffset } from './drafts';
-import type { StorageLike } from './outbox';
+import { type StorageLike, isOffset } from '@uproar/client';
 
 export interface UnreadMark {
   /** Messages after this offset are unread. */

@@ -1,7 +1,7 @@
 /** The box to write messages in. */
 import { useLayoutEffect, useRef, useState } from 'preact/hooks';
+import type { Quote } from '@uproar/client';
 import type { Chat } from '../chat';
-import type { Quote } from '../room';
 import { type Option, REACH, type Sources, complete, isEmojiQuery } from '../state/completion';
 import { plainText } from '../state/markdown';
 import { cut, excess, isBlank, storable } from '../state/text';

@@ -1,6 +1,6 @@
 /** The dialog to find, join and create rooms. */
 import { useEffect, useRef, useState } from 'preact/hooks';
-import type { FoundRoom } from '../api';
+import type { FoundRoom } from '@uproar/client';
 import type { Chat } from '../chat';
 import { check, errorField, errorText } from '../errors';
 import { fold } from '../state/mentions';

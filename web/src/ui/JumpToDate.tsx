@@ -1,7 +1,7 @@
 /** The dialog that leads to the first message of a day. */
 import { useState } from 'preact/hooks';
+import type { Room } from '@uproar/client';
 import { errorText } from '../errors';
-import type { Room } from '../room';
 import { dateText, dayRange, dayValue } from '../state/time';
 import { Dialog } from './Dialog';
 import { Field } from './Field';

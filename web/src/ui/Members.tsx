@@ -1,11 +1,8 @@
 /** The panel with the members of a room, those who are online first. */
 import { useEffect, useRef, useState } from 'preact/hooks';
-import type { Member, Members as Page } from '../api';
+import type { Member, Members as Page, Room, RoomInfo, User } from '@uproar/client';
 import { errorText } from '../errors';
 import type { Chat } from '../chat';
-import type { Room } from '../room';
-import type { RoomInfo } from '../state/room-list';
-import type { User } from '../state/timeline';
 import { Avatar } from './Avatar';
 import { ConfirmDialog } from './Dialog';
 import { Field } from './Field';

@@ -1,15 +1,13 @@
 /** A message in the list, sent or not. */
 import { type ComponentChildren, Fragment } from 'preact';
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
+import type { Data, Item, Message, Quote } from '@uproar/client';
 import { errorText } from '../errors';
 import type { Chat } from '../chat';
-import type { Quote } from '../room';
-import type { Item } from '../state/outbox';
 import { isLong } from '../state/fold';
 import { plainText } from '../state/markdown';
 import { cut, excess, isBlank, storable } from '../state/text';
 import { fullTime, shortTime } from '../state/time';
-import type { Data, Message } from '../state/timeline';
 import { Avatar } from './Avatar';
 import { tooLongText } from './Composer';
 import { onFormatKey } from './format';
@@ -421,7 +419,7 @@ export const UnsentRow = memo(function UnsentRow(props: UnsentProps) {
       {item.status === 'failed' && (
         <p class="error" role="alert">
           {item.isHeld ? '' : item.isUnknown ? 'This may not have been sent. ' : 'Not sent. '}
-          {item.error}{' '}
+          {item.error && errorText(item.error)}{' '}
           {!item.isHeld && (
             <button tabIndex={tabIndex} onClick={() => chat.outbox.retry(item.id)}>
               Retry

@@ -1,14 +1,12 @@
 /** The virtual list of a room's messages. */
 import { Component, createRef } from 'preact';
+import type { Item, Message, Room } from '@uproar/client';
 import type { Chat } from '../chat';
 import { errorText } from '../errors';
-import type { Room } from '../room';
 import { isLong } from '../state/fold';
 import { Heights } from '../state/heights';
-import type { Item } from '../state/outbox';
 import { dayLabel, sameDay, startsGroup } from '../state/time';
 import { parseMarkdown } from '../state/markdown';
-import type { Message } from '../state/timeline';
 import { EmojiDialog } from './EmojiDialog';
 import { Icon } from './Icon';
 import { MessageRow, UnsentRow } from './Message';
@@ -505,7 +503,7 @@ export class MessageList extends Component<Props, State> {
       <div class="messages">
         {room.error && (
           <p key="error" class="error notice" role="alert">
-            {room.error}{' '}
+            {errorText(room.error)}{' '}
             <button onClick={() => this.tryAgain()}>Try again</button>
           </p>
         )}

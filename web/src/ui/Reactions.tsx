@@ -1,8 +1,8 @@
 /** The reactions to a message, and who gave them. */
 import { useEffect, useRef, useState } from 'preact/hooks';
+import type { Message, Reactors } from '@uproar/client';
 import type { Chat } from '../chat';
-import { type Reactors, whoReacted } from '../state/reactors';
-import type { Message } from '../state/timeline';
+import { whoReacted } from '../state/reactors';
 
 /** How long a finger stays on a reaction to see who gave it. */
 const LONG_PRESS_MS = 500;

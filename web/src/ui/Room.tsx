@@ -1,11 +1,8 @@
 /** The open room. */
 import { useCallback, useEffect, useRef, useState } from 'preact/hooks';
-import { ApiError } from '../api';
+import { ApiError, type Message, type Room as SubscribedRoom, type RoomInfo } from '@uproar/client';
 import { errorText } from '../errors';
 import type { Chat } from '../chat';
-import type { Room as SubscribedRoom } from '../room';
-import type { RoomInfo } from '../state/room-list';
-import type { Message } from '../state/timeline';
 import { Back } from './Back';
 import { Composer } from './Composer';
 import { Icon, IconButton } from './Icon';
@@ -116,7 +113,7 @@ function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomIn
           <div class="messages">
             {chat.subscriptionError(name) ? (
               <p class="error notice" role="alert">
-                Can’t load this room. {chat.subscriptionError(name)}{' '}
+                Can’t load this room. {errorText(chat.subscriptionError(name))}{' '}
                 <button onClick={() => chat.retrySubscription(name)}>Try again</button>
               </p>
             ) : (

@@ -1,7 +1,7 @@
 /** The panel with what a room is, and the way out of it. */
 import { useState } from 'preact/hooks';
+import type { RoomInfo } from '@uproar/client';
 import type { Chat } from '../chat';
-import type { RoomInfo } from '../state/room-list';
 import type { Mark } from '../state/room-marks';
 import { ConfirmDialog } from './Dialog';
 import { Icon } from './Icon';

@@ -1,5 +1,5 @@
 /** What the page shows before it knows who is signed in: for a moment, or as long as there is no network. */
-import { countPending } from '../state/outbox';
+import { countPending } from '@uproar/client';
 import { OWNER_KEY } from '../state/privacy';
 import { storage } from '../storage';
 

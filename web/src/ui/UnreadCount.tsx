@@ -1,4 +1,5 @@
-import { type RoomInfo, type RoomList, UNREAD_LIMIT } from '../state/room-list';
+import { type RoomInfo, UNREAD_LIMIT } from '@uproar/client';
+import { type RoomList } from '../state/room-list';
 
 /** How many messages in a room are unread, with a sign if one of them mentions the user. Nothing if all are read. */
 export function UnreadCount({ rooms, room }: { rooms: RoomList; room: RoomInfo }) {

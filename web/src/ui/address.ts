@@ -1,5 +1,5 @@
 /** The fragment of the URL names the open room, and maybe one of its messages: `#/NAME` or `#/NAME/OFFSET`. */
-import { isOffset } from '../state/drafts';
+import { isOffset } from '@uproar/client';
 import { type Depth, above, depthIn } from '../state/steps';
 
 export interface Place {

@@ -1,5 +1,5 @@
 import { useEffect, useReducer } from 'preact/hooks';
-import type { Store } from '../state/store';
+import type { Store } from '@uproar/client';
 
 /** Renders the component again whenever one of the stores changes. */
 export function useStores(...stores: (Store | undefined)[]): void {

@@ -1,5 +1,5 @@
 /** The timeline of a room: pages of its history and live publications, merged in order. */
-import { Store } from './store';
+import { Store } from './store.ts';
 
 export interface User {
   id: string;

@@ -1,10 +1,9 @@
 /** The WebSocket connection, through Centrifugo's SDK. */
 import { Centrifuge, type Subscription, UnauthorizedError } from 'centrifuge';
-import { ApiError, type Tokens } from './api';
-import { toSendError } from './errors';
-import { SendError } from './state/outbox';
-import type { RoomInfo } from './state/room-list';
-import type { Data, Publication, User } from './state/timeline';
+import type { Tokens } from './api.ts';
+import { ApiError, SendError, toSendError } from './errors.ts';
+import type { RoomInfo } from './room-list.ts';
+import type { Data, Publication, User } from './timeline.ts';
 
 /** What a subscription to a room reports. */
 export interface RoomEvents {
@@ -193,7 +192,7 @@ export class Connection {
 
   private async ready(room: string): Promise<Subscription> {
     const subscription = this.subscriptions.get(room);
-    if (!subscription) throw new SendError('This room isn’t available right now.', true, false);
+    if (!subscription) throw new SendError('not_subscribed', true, false);
     await subscription.ready(5000);
     return subscription;
   }

@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import { Memory } from './memory';
-import { type Item, OTHER_EPOCH, Outbox, SendError, countPending } from './outbox';
+import { SendError } from './errors.ts';
+import { Memory } from './memory.ts';
+import { type Item, Outbox, countPending } from './outbox.ts';
 
 const settle = async () => {
   for (let i = 0; i < 200; i++) await Promise.resolve();
@@ -54,7 +55,7 @@ describe('Outbox', () => {
     outbox.setOnline(true);
     outbox.add({ room: 'lobby', text: 'Stored' });
     await settle();
-    answer = () => Promise.reject(new SendError('No.', false));
+    answer = () => Promise.reject(new SendError('refused', false));
     outbox.add({ room: 'lobby', text: 'Failed' });
     await settle();
     outbox.replaced('lobby');
@@ -98,7 +99,7 @@ describe('Outbox', () => {
     outbox.setOnline(true);
     answer = () => {
       outbox.setOnline(false);
-      return Promise.reject(new SendError('gone', true));
+      return Promise.reject(new SendError('no_connection', true));
     };
     outbox.add({ room: 'lobby', text: 'Hello' });
     await settle();
@@ -113,11 +114,11 @@ describe('Outbox', () => {
   it('sends a message five times, then offers a retry with the same id', async () => {
     const outbox = open();
     outbox.setOnline(true);
-    answer = () => Promise.reject(new SendError('too many requests', true));
+    answer = () => Promise.reject(new SendError('rate_limited', true));
     const { id } = outbox.add({ room: 'lobby', text: 'Hello' });
     await settle();
     expect(sent).toHaveLength(5);
-    expect(outbox.of('lobby')).toMatchObject([{ status: 'failed', error: 'too many requests' }]);
+    expect(outbox.of('lobby')).toMatchObject([{ status: 'failed', error: { code: 'rate_limited' } }]);
     answer = () => Promise.resolve({ offset: 3 });
     outbox.retry(id);
     await settle();
@@ -129,7 +130,7 @@ describe('Outbox', () => {
     const outbox = open();
     outbox.setOnline(true);
     answer = ({ text }) =>
-      text === 'one' ? Promise.reject(new SendError('no answer', true)) : Promise.resolve({ offset: 9 });
+      text === 'one' ? Promise.reject(new SendError('no_answer', true)) : Promise.resolve({ offset: 9 });
     const [one, two, other] = ['one', 'two', 'three'].map(text => outbox.add({ room: 'lobby', text }));
     outbox.add({ room: 'elsewhere', text: 'free' });
     await settle();
@@ -149,7 +150,7 @@ describe('Outbox', () => {
   it('sends failed messages again in order when the connection is back', async () => {
     const outbox = open();
     outbox.setOnline(true);
-    answer = () => Promise.reject(new SendError('no answer', true));
+    answer = () => Promise.reject(new SendError('no_answer', true));
     outbox.add({ room: 'lobby', text: 'one' });
     outbox.add({ room: 'lobby', text: 'two' });
     await settle();
@@ -165,7 +166,7 @@ describe('Outbox', () => {
   it('fails a rejected message alone', async () => {
     const outbox = open();
     answer = ({ text }) =>
-      text === 'bad' ? Promise.reject(new SendError('too long', false)) : Promise.resolve({ offset: 1 });
+      text === 'bad' ? Promise.reject(new SendError('text_too_large', false)) : Promise.resolve({ offset: 1 });
     outbox.add({ room: 'lobby', text: 'bad' });
     outbox.add({ room: 'lobby', text: 'good' });
     outbox.setOnline(true);
@@ -208,7 +209,7 @@ describe('Outbox', () => {
     outbox.setOnline(true);
     await settle();
     expect(sent.map(({ text }) => text)).toEqual(['For the new ones']);
-    expect(outbox.of('lobby')[0]).toMatchObject({ status: 'failed', error: OTHER_EPOCH });
+    expect(outbox.of('lobby')[0]).toMatchObject({ status: 'failed', error: { code: 'wrong_epoch' } });
     outbox.retry(id);
     await settle();
     expect(sent.at(-1)).toMatchObject({ text: 'For these people only', epoch: 'e2' });
@@ -244,7 +245,7 @@ describe('Outbox', () => {
     open('12').add({ room: 'lobby', text: 'of another user' });
     storage.setItem('uproar.outbox.1.broken', '{');
     expect([countPending(storage, '1'), countPending(storage, '12'), countPending(storage, '')]).toEqual([2, 1, 0]);
-    answer = () => Promise.reject(new SendError('No.', false));
+    answer = () => Promise.reject(new SendError('refused', false));
     outbox.setOnline(true);
     await settle();
     expect(countPending(storage, '1')).toBe(0);

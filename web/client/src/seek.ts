@@ -1,5 +1,5 @@
 /** Finding a message by its time. The server knows messages by their offsets only. */
-import type { Page, WireMessage } from './timeline';
+import type { Page, WireMessage } from './timeline.ts';
 
 const PAGE_MESSAGES = 100;
 

@@ -1,6 +1,7 @@
 /** The HTTP API. */
-import type { RoomInfo } from './state/room-list';
-import type { Page, User } from './state/timeline';
+import { ApiError } from './errors.ts';
+import type { RoomInfo } from './room-list.ts';
+import type { Page, User } from './timeline.ts';
 
 export interface Account extends User {
   email: string | null;
@@ -30,18 +31,6 @@ export type FoundRoom = Pick<
   'name' | 'title' | 'private' | 'size' | 'members' | 'epoch' | 'offset' | 'role'
 >;
 
-/** An error from the server, with the field it concerns. The code is `network` when the server can't be reached. */
-export class ApiError extends Error {
-  constructor(
-    readonly code: string,
-    message: string,
-    readonly field: string | null = null,
-    readonly status = 0,
-  ) {
-    super(message);
-  }
-}
-
 export type Fetch = (path: string, init: RequestInit) => Promise<Response>;
 
 export async function call<T>(fetch: Fetch, method: string, path: string, token?: string, body?: unknown): Promise<T> {
@@ -57,7 +46,7 @@ export async function call<T>(fetch: Fetch, method: string, path: string, token?
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     });
   } catch {
-    throw new ApiError('network', 'Can’t reach the server');
+    throw new ApiError('network', 'the server cannot be reached');
   }
   let answer: unknown;
   try {
@@ -69,7 +58,7 @@ export async function call<T>(fetch: Fetch, method: string, path: string, token?
   const { error } = (answer ?? {}) as { error?: { code?: string; message?: string; field?: string | null } };
   // A proxy whose server is down doesn't answer with JSON.
   if (!error) {
-    throw new ApiError('network', `Can’t reach the server (${response.status})`, null, response.status);
+    throw new ApiError('network', `the server cannot be reached (${response.status})`, null, response.status);
   }
   throw new ApiError(error.code ?? '', error.message ?? '', error.field ?? null, response.status);
 }

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { Room } from './room';
-import type { Page } from './state/timeline';
+import { Room } from './room.ts';
+import type { Page } from './timeline.ts';
 
 it('does not quote a message of another room of the same name', async () => {
   const user = { id: '2', username: 'bob' };
@@ -59,7 +59,7 @@ describe('going to a message', () => {
       throw new Error('no');
     });
     expect(await failing.goTo(10)).toBeUndefined();
-    expect(failing.error).toBe('No.');
+    expect(failing.error?.message).toBe('no');
     let release = () => {};
     const slow = lobby((page) => new Promise((done) => (release = () => done(page))));
     const going = slow.goTo(10);
@@ -80,11 +80,11 @@ describe('going to a message', () => {
         return page;
       });
       await room.loadInitial(3, unread);
-      expect([room.error, room.timeline.loaded]).toEqual(['No.', false]);
+      expect([room.error?.message, room.timeline.loaded]).toEqual(['no', false]);
       isBroken = false;
       room.retry();
       await new Promise((done) => setTimeout(done));
-      expect([room.error, room.timeline.loaded], `${unread}`).toEqual(['', true]);
+      expect([room.error, room.timeline.loaded], `${unread}`).toEqual([undefined, true]);
     }
   });
 });

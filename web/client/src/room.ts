@@ -2,10 +2,10 @@
  * A subscribed room: its timeline and pages of history, and the people in it. What it holds belongs to one epoch:
  * another room that takes the name gets an object of its own.
  */
-import { errorText } from './errors';
-import { firstSince } from './state/seek';
-import { Store } from './state/store';
-import { type Message, type Page, Timeline, type User, type WireMessage } from './state/timeline';
+import { clientError } from './errors.ts';
+import { firstSince } from './seek.ts';
+import { Store } from './store.ts';
+import { type Message, type Page, Timeline, type User, type WireMessage } from './timeline.ts';
 
 const TYPING_MS = 5000;
 /** Messages kept while the user scrolls through the history. */
@@ -33,7 +33,8 @@ export class Room extends Store {
   /** The number of connections, if there are too many for the server to name the people. */
   online: number | undefined;
   loading: Loading | undefined;
-  error = '';
+  /** Why messages could not be loaded. */
+  error: Error | undefined;
   typing: readonly User[] = [];
   /** How many members were removed while the room was subscribed. */
   removals = 0;
@@ -142,19 +143,19 @@ export class Room extends Store {
     if (isMore ? this.loading : what === 'newest' && this.loading === 'newest') return;
     const request = ++this.request;
     this.loading = what;
-    this.error = '';
+    this.error = undefined;
     this.again = undefined;
     this.changed();
     try {
       for (let tries = 0; ; tries++) {
         const page = await this.fetchPage(where);
         if (request !== this.request || put(page)) break;
-        if (tries === 5) throw new Error('Messages can’t be loaded right now');
+        if (tries === 5) throw clientError('unsettled');
         await new Promise((resolve) => setTimeout(resolve, 100 * 2 ** tries));
       }
     } catch (error) {
       if (request === this.request) {
-        this.error = errorText(error);
+        this.error = error instanceof Error ? error : new Error(String(error));
         if (canRetry) this.again = () => this.load(what, put, where);
       }
     } finally {
@@ -168,7 +169,7 @@ export class Room extends Store {
   /** Tries again to load what could not be loaded, if there is anything. */
   retry(): void {
     if (!this.error) return;
-    this.error = '';
+    this.error = undefined;
     void this.again?.();
     this.changed();
   }

@@ -1,4 +1,4 @@
-import type { StorageLike } from './outbox';
+import type { StorageLike } from './outbox.ts';
 
 /** A storage for tests. */
 export class Memory implements StorageLike {

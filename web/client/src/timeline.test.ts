@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import { type Data, type Page, Timeline, type WireMessage, kindOf } from './timeline';
+import { type Data, type Page, Timeline, type WireMessage, kindOf } from './timeline.ts';
 
 const ann = { id: '1', username: 'ann' };
 const bob = { id: '2', username: 'bob' };

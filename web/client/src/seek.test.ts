@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { firstSince } from './seek';
+import { firstSince } from './seek.ts';
 
 const user = { id: '1', username: 'ann' };
 

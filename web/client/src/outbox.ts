@@ -1,6 +1,6 @@
 /** Messages that are not known to be stored. */
-import { isOffset } from './drafts';
-import { Store } from './store';
+import { type ChatError, SendError, clientError } from './errors.ts';
+import { Store } from './store.ts';
 
 /** A message as it was written. */
 export interface Written {
@@ -18,26 +18,13 @@ export interface Item extends Written {
   time: number;
   /** `stored`: acknowledged, but not yet seen among the room's publications. */
   status: 'pending' | 'failed' | 'stored';
-  error?: string;
+  /** Why it failed. */
+  error?: Pick<ChatError, 'code' | 'message'>;
   /** It failed, but may have been stored all the same. */
   isUnknown?: boolean;
   /** It waits for an earlier message with an unknown outcome. */
   isHeld?: boolean;
   offset?: number;
-}
-
-/** The room is not the one that the message was written to, or its history went back. */
-export const OTHER_EPOCH = 'This room has been replaced since you wrote this.';
-
-/** Why sending failed. `temporary`: sending again may help. `isUnknown`: the message may have been stored. */
-export class SendError extends Error {
-  constructor(
-    message: string,
-    readonly temporary: boolean,
-    readonly isUnknown = temporary,
-  ) {
-    super(message);
-  }
 }
 
 /** The part of the Web Storage API that the page uses: strings that survive a reload. */
@@ -64,7 +51,7 @@ export interface OutboxEnvironment {
 /** How often a message is sent before it is marked as failed. */
 const TRIES = 5;
 const PENDING = { status: 'pending', error: undefined, isUnknown: undefined, isHeld: undefined } as const;
-const HELD = { status: 'failed', error: 'Waiting for the previous message.', isHeld: true } as const;
+const HELD = { status: 'failed', error: plain(clientError('previous_message')), isHeld: true } as const;
 
 /**
  * The outbox survives a reload. Every item has its own key in the storage, so that tabs don't overwrite each other's
@@ -186,7 +173,7 @@ export class Outbox extends Store {
         try {
           const epoch = this.env.epoch(room);
           if (item.epoch !== undefined && epoch !== undefined && item.epoch !== epoch) {
-            throw new SendError(OTHER_EPOCH, false);
+            throw new SendError('wrong_epoch', false);
           }
           const { offset } = await this.env.send(item);
           tries = 0;
@@ -196,8 +183,8 @@ export class Outbox extends Store {
           this.positionReached(room, this.env.position(room));
         } catch (error) {
           if (this.stopped) return;
-          const failure = error instanceof SendError ? error : new SendError(String(error), true);
-          const { message, temporary, isUnknown } = failure;
+          const failure = error instanceof SendError ? error : new SendError('refused', true, true, String(error));
+          const { temporary, isUnknown } = failure;
           // Being offline is not a failure: the item stays pending.
           if (temporary && !this.online) return;
           if (temporary && ++tries < TRIES) {
@@ -205,7 +192,7 @@ export class Outbox extends Store {
             continue;
           }
           tries = 0;
-          this.update(item.id, { status: 'failed', error: message, isUnknown });
+          this.update(item.id, { status: 'failed', error: plain(failure), isUnknown });
           // Later messages must not overtake it.
           if (temporary) this.hold(item);
         }
@@ -286,11 +273,25 @@ function parse(text: string | null): Item | undefined {
       status: status === 'failed' ? 'failed' : 'pending',
       ...(typeof epoch === 'string' ? { epoch } : {}),
       ...(isOffset(replyTo) ? { replyTo } : {}),
-      ...(typeof error === 'string' ? { error } : {}),
+      ...errorIn(error),
       ...(isUnknown === true ? { isUnknown } : {}),
       ...(isHeld === true ? { isHeld } : {}),
     };
   } catch {
     return undefined;
   }
+}
+
+/** What of an error survives a reload. */
+function plain({ code, message }: ChatError): { code: string; message: string } {
+  return { code, message };
+}
+
+function errorIn(stored: unknown): Pick<Item, 'error'> {
+  const { code, message } = (stored ?? {}) as Record<string, unknown>;
+  return typeof code === 'string' && typeof message === 'string' ? { error: { code, message } } : {};
+}
+
+export function isOffset(value: unknown): value is number {
+  return typeof value === 'number' && Number.isSafeInteger(value) && value > 0;
 }
