@@ -6,6 +6,7 @@ import { browserPrivacy, drafts } from './storage';
 import { App } from './ui/App';
 import { applyTheme, loadTheme } from './ui/Theme';
 import { followHistory } from './ui/address';
+import { WithTexts, language } from './ui/texts';
 import { stayAboveKeyboard } from './ui/touch';
 
 applyTheme(loadTheme());
@@ -14,6 +15,15 @@ stayAboveKeyboard();
 addEventListener('pagehide', () => drafts.leave());
 addEventListener('pageshow', () => drafts.reclaim());
 const session = new Session((path, init) => fetch(path, init), Date.now, waitOrOnline, browserPrivacy);
-render(<App session={session} />, document.getElementById('app')!);
 void session.start();
+addEventListener('storage', ({ key }) => language.stored(key));
+addEventListener('languagechange', () => language.stored(null));
+void language.start().then(() => {
+  const page = (
+    <WithTexts>
+      <App session={session} />
+    </WithTexts>
+  );
+  render(page, document.getElementById('app')!);
+});
 if (import.meta.env.PROD) void registerWorker();

@@ -3,12 +3,10 @@ import type { StorageLike } from '@uproar/client';
 
 /** Names the user whose data the browser keeps. Its removal tells the other tabs that this user signed out. */
 export const OWNER_KEY = 'uproar.owner';
-/** Not private: it belongs to the browser. */
-const THEME_KEY = 'uproar.theme';
 
+/** The user in a key `uproar.KIND.USER.REST`. What belongs to no user, such as `uproar.theme`, is not private. */
 function userOf(key: string): string | undefined {
-  // `uproar.KIND.USER.REST`
-  return key.startsWith('uproar.') && key !== OWNER_KEY && key !== THEME_KEY ? key.split('.')[2] ?? '' : undefined;
+  return key.startsWith('uproar.') ? key.split('.')[2] : undefined;
 }
 
 function remove(storages: readonly StorageLike[], matches: (user: string) => boolean): void {

@@ -7,7 +7,9 @@ import { Avatar } from './Avatar';
 import { Dialog } from './Dialog';
 import { Field } from './Field';
 import { go } from './address';
+import { LanguageChoice } from './LanguageChoice';
 import { ThemeEditor, loadTheme, saveTheme } from './Theme';
+import { useTexts } from './texts';
 
 interface Props {
   chat: Chat;
@@ -17,8 +19,9 @@ interface Props {
 }
 
 export function Settings({ chat, session, onShortcuts, onClose }: Props) {
+  const t = useTexts();
   const [theme, setTheme] = useState(loadTheme);
-  const [error, setError] = useState<string>();
+  const [error, setError] = useState<unknown>();
   const [isSure, setSure] = useState(false);
   const unsent = chat.outbox.size;
 
@@ -29,28 +32,25 @@ export function Settings({ chat, session, onShortcuts, onClose }: Props) {
       await session.signOut();
       go(undefined);
     } catch (error) {
-      setError(errorText(error));
+      setError(error);
     }
   }
 
   return (
-    <Dialog title="Settings" onClose={onClose}>
+    <Dialog title={t.settings.title} onClose={onClose}>
       <p class="account">
         <Avatar name={chat.me.username} />
-        <span>
-          Signed in as <strong dir="auto">{chat.me.username}</strong>
-        </span>
-        <button onClick={() => void signOut()}>{isSure ? 'Sign out anyway' : 'Sign out everywhere'}</button>
+        <span>{t.settings.signedInAs(<strong dir="auto">{chat.me.username}</strong>)}</span>
+        <button onClick={() => void signOut()}>{isSure ? t.settings.signOutAnyway : t.settings.signOut}</button>
       </p>
       {isSure && (
         <p class="error" role="alert">
-          {unsent === 1 ? 'A message hasn’t been sent yet.' : `${unsent} messages haven’t been sent yet.`} Signing out
-          deletes what you wrote and didn’t send.
+          {t.settings.unsent(unsent)}
         </p>
       )}
-      {error && (
+      {error !== undefined && (
         <p class="error" role="alert">
-          {error}
+          {errorText(error)}
         </p>
       )}
       <ThemeEditor
@@ -60,34 +60,34 @@ export function Settings({ chat, session, onShortcuts, onClose }: Props) {
           saveTheme(theme);
         }}
       />
+      <LanguageChoice />
       <Notifications />
       <fieldset>
-        <legend>Keyboard</legend>
-        <button onClick={onShortcuts}>Show the keyboard shortcuts</button>
+        <legend>{t.settings.keyboard}</legend>
+        <button onClick={onShortcuts}>{t.settings.showShortcuts}</button>
       </fieldset>
       <Password chat={chat} session={session} />
-      <p class="hint">
-        This page contains <a href="/licences.txt">software of others</a>.
-      </p>
+      <p class="hint">{t.settings.software((text) => <a href="/licences.txt">{text}</a>)}</p>
     </Dialog>
   );
 }
 
 function Notifications() {
+  const t = useTexts();
   const isSupported = typeof Notification !== 'undefined' && isSecureContext;
   const [permission, setPermission] = useState(isSupported ? Notification.permission : 'denied');
   return (
     <fieldset>
-      <legend>Notifications</legend>
+      <legend>{t.notifications.title}</legend>
       {!isSupported ? (
-        <p class="hint">This browser can’t show notifications here.</p>
+        <p class="hint">{t.notifications.unsupported}</p>
       ) : permission === 'granted' ? (
-        <p class="hint">You’ll be notified when someone mentions you.</p>
+        <p class="hint">{t.notifications.granted}</p>
       ) : permission === 'denied' ? (
-        <p class="hint">Notifications are blocked in your browser’s settings for this site.</p>
+        <p class="hint">{t.notifications.denied}</p>
       ) : (
         <button onClick={async () => setPermission(await Notification.requestPermission())}>
-          Notify me when I’m mentioned
+          {t.notifications.enable}
         </button>
       )}
     </fieldset>
@@ -95,6 +95,7 @@ function Notifications() {
 }
 
 function Password({ chat, session }: { chat: Chat; session: Session }) {
+  const t = useTexts();
   const [error, setError] = useState<unknown>();
   const [done, setDone] = useState(false);
   const errorOf = (name: string) => (error !== undefined && errorField(error) === name ? errorText(error) : undefined);
@@ -118,16 +119,16 @@ function Password({ chat, session }: { chat: Chat; session: Session }) {
       }}
     >
       <fieldset>
-        <legend>Password</legend>
+        <legend>{t.password.title}</legend>
         <Field
-          label="Current password"
+          label={t.password.current}
           name="current"
           type="password"
           autocomplete="current-password"
           error={errorOf('current_password')}
         />
         <Field
-          label="New password"
+          label={t.password.new}
           name="new"
           type="password"
           autocomplete="new-password"
@@ -138,8 +139,8 @@ function Password({ chat, session }: { chat: Chat; session: Session }) {
             {errorText(error)}
           </p>
         )}
-        {done && <p role="status">Password changed</p>}
-        <button>Change password</button>
+        {done && <p role="status">{t.password.changed}</p>}
+        <button>{t.password.change}</button>
       </fieldset>
     </form>
   );

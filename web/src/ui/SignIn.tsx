@@ -3,8 +3,11 @@ import { useState } from 'preact/hooks';
 import { check, errorField, errorText } from '../errors';
 import type { Session } from '../session';
 import { Field } from './Field';
+import { LanguageSelect } from './LanguageChoice';
+import { useTexts } from './texts';
 
 export function SignIn({ session }: { session: Session }) {
+  const t = useTexts().signIn;
   const [isNew, setNew] = useState(false);
   const [error, setError] = useState<unknown>();
   const [busy, setBusy] = useState(false);
@@ -48,15 +51,15 @@ export function SignIn({ session }: { session: Session }) {
         </p>
       )}
       <form onSubmit={submit} key={isNew ? 'new' : 'known'} noValidate>
-        <h2>{isNew ? 'Create an account' : 'Sign in'}</h2>
+        <h2>{isNew ? t.newAccount : t.signIn}</h2>
         {isNew ? (
           <>
-            <Field label="Username" name="username" autocomplete="username" error={errorOf('username')} focus />
-            <Field label="Email" name="email" type="email" autocomplete="email" error={errorOf('email')} />
+            <Field label={t.username} name="username" autocomplete="username" error={errorOf('username')} focus />
+            <Field label={t.email} name="email" type="email" autocomplete="email" error={errorOf('email')} />
           </>
         ) : (
           <Field
-            label="Username or email"
+            label={t.who}
             name="who"
             autocomplete="username"
             error={errorOf('username', 'email')}
@@ -64,11 +67,11 @@ export function SignIn({ session }: { session: Session }) {
           />
         )}
         <Field
-          label="Password"
+          label={t.password}
           name="password"
           type="password"
           autocomplete={isNew ? 'new-password' : 'current-password'}
-          hint={isNew ? 'At least 8 characters' : undefined}
+          hint={isNew ? t.passwordHint : undefined}
           error={errorOf('password')}
         />
         {error !== undefined && (field === null || !fields.includes(field)) && (
@@ -77,11 +80,11 @@ export function SignIn({ session }: { session: Session }) {
           </p>
         )}
         <button class="primary" disabled={busy}>
-          {isNew ? 'Create account' : 'Sign in'}
+          {isNew ? t.create : t.signIn}
         </button>
       </form>
       <p>
-        {isNew ? 'Already have an account?' : 'New here?'}{' '}
+        {isNew ? t.isKnown : t.isNew}{' '}
         <button
           class="link"
           onClick={() => {
@@ -89,9 +92,12 @@ export function SignIn({ session }: { session: Session }) {
             setError(undefined);
           }}
         >
-          {isNew ? 'Sign in' : 'Create an account'}
+          {isNew ? t.signIn : t.newAccount}
         </button>
       </p>
+      <div class="language">
+        <LanguageSelect />
+      </div>
     </main>
   );
 }

@@ -2,15 +2,17 @@
 import { countPending } from '@uproar/client';
 import { OWNER_KEY } from '../state/privacy';
 import { storage } from '../storage';
+import { useTexts } from './texts';
 
 export function Starting({ notice }: { notice: string }) {
+  const t = useTexts().starting;
   const kept = notice ? countPending(storage, storage.getItem(OWNER_KEY) ?? '') : 0;
   return (
     <main class="starting">
       <h1>Uproar</h1>
       <p role="status">
-        {notice && (navigator.onLine ? notice : 'You’re offline. The page opens as soon as you’re back.')}
-        {kept > 0 && (kept === 1 ? ' 1 message waits to be sent.' : ` ${kept} messages wait to be sent.`)}
+        {notice && (navigator.onLine ? notice : t.offline)}
+        {kept > 0 && ` ${t.unsent(kept)}`}
       </p>
     </main>
   );

@@ -1,6 +1,7 @@
 /** The appearance that the user chose. */
 import { isColour, legible, mix } from '../state/colour';
 import { storage } from '../storage';
+import { useTexts } from './texts';
 
 type Scheme = 'light' | 'dark';
 type Values = Record<string, string>;
@@ -15,16 +16,19 @@ export interface Theme {
 
 const KEY = 'uproar.theme';
 
+/** What it is called in the catalogue. */
+type Label = 'accent' | 'paper' | 'ink' | 'size' | 'leading' | 'measure';
+
 /** The colours that the user can change, with their defaults, which are those of style.css. */
-const COLOURS: readonly { name: string; label: string; light: string; dark: string }[] = [
-  { name: '--accent', label: 'Accent colour', light: '#3f5396', dark: '#a3b1ea' },
-  { name: '--paper', label: 'Background', light: '#ffffff', dark: '#171614' },
-  { name: '--ink', label: 'Text colour', light: '#1d1b19', dark: '#e6e1da' },
+const COLOURS: readonly { name: string; label: Label; light: string; dark: string }[] = [
+  { name: '--accent', label: 'accent', light: '#3f5396', dark: '#a3b1ea' },
+  { name: '--paper', label: 'paper', light: '#ffffff', dark: '#171614' },
+  { name: '--ink', label: 'ink', light: '#1d1b19', dark: '#e6e1da' },
 ];
 
 interface Size {
   name: string;
-  label: string;
+  label: Label;
   initial: number;
   min: number;
   max: number;
@@ -33,9 +37,9 @@ interface Size {
 }
 
 const SIZES: readonly Size[] = [
-  { name: '--size', label: 'Text size', initial: 15, min: 12, max: 22, step: 1, unit: 'px' },
-  { name: '--leading', label: 'Line height', initial: 1.45, min: 1.2, max: 1.9, step: 0.05, unit: '' },
-  { name: '--measure', label: 'Line length', initial: 78, min: 40, max: 140, step: 2, unit: 'ch' },
+  { name: '--size', label: 'size', initial: 15, min: 12, max: 22, step: 1, unit: 'px' },
+  { name: '--leading', label: 'leading', initial: 1.45, min: 1.2, max: 1.9, step: 0.05, unit: '' },
+  { name: '--measure', label: 'measure', initial: 78, min: 40, max: 140, step: 2, unit: 'ch' },
 ];
 
 /** The theme in the storage, where another version of the page, or a person, may have put anything. */
@@ -143,11 +147,12 @@ function schemeOf({ mode }: Theme): Scheme {
 }
 
 export function ThemeEditor({ theme, onChange }: { theme: Theme; onChange: (theme: Theme) => void }) {
+  const t = useTexts().appearance;
   const scheme = schemeOf(theme);
   return (
     <fieldset>
-      <legend>Appearance</legend>
-      <div class="choices" role="radiogroup" aria-label="Theme">
+      <legend>{t.title}</legend>
+      <div class="choices" role="radiogroup" aria-label={t.theme}>
         {(['system', 'light', 'dark'] as const).map((mode) => (
           <label class="check" key={mode}>
             <input
@@ -156,13 +161,13 @@ export function ThemeEditor({ theme, onChange }: { theme: Theme; onChange: (them
               checked={theme.mode === mode}
               onChange={() => onChange({ ...theme, mode })}
             />
-            {{ system: 'System', light: 'Light', dark: 'Dark' }[mode]}
+            {t.modes[mode]}
           </label>
         ))}
       </div>
       {COLOURS.map((colour) => (
         <label class="variable" key={colour.name}>
-          {colour.label}
+          {t[colour.label]}
           <input
             type="color"
             value={theme[scheme][colour.name] ?? colour[scheme]}
@@ -174,7 +179,7 @@ export function ThemeEditor({ theme, onChange }: { theme: Theme; onChange: (them
       ))}
       {SIZES.map(({ name, label, initial, min, max, step, unit }) => (
         <label class="variable" key={name}>
-          {label}
+          {t[label]}
           <input
             type="range"
             min={min}
@@ -188,11 +193,10 @@ export function ThemeEditor({ theme, onChange }: { theme: Theme; onChange: (them
         </label>
       ))}
       <p class="hint">
-        These colours apply to the {scheme} theme only.
-        {isAdjusted(scheme, theme[scheme]) && ' What could not be seen in them is shown in similar ones.'}
+        {t.applies[scheme]} {isAdjusted(scheme, theme[scheme]) && t.adjusted}
       </p>
       <button type="button" onClick={() => onChange({ ...theme, light: {}, dark: {}, sizes: {} })}>
-        Reset
+        {t.reset}
       </button>
     </fieldset>
   );
