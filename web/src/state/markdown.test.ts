@@ -608,5 +608,5 @@ describe('any text', () => {
         expect(found, JSON.stringify([text, from, to])).toBeGreaterThan(0);
       }
     }
-  });
+  }, 60_000);
 });
