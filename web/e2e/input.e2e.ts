@@ -74,7 +74,7 @@ describe('invalid input', () => {
   it('stays in the composer if it is too long', async () => {
     const emoji = '😀'.repeat(10_000);
     await composer(ann).fill(emoji);
-    await ann.getByText('5904 characters too long').waitFor();
+    await ann.getByText('5,904 characters too long').waitFor();
     expect(await ann.getByRole('button', { name: 'Send' }).isDisabled()).toBe(true);
     await composer(ann).press('Enter');
     await ann.reload();

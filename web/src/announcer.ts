@@ -4,6 +4,7 @@ import type { RoomList } from './state/room-list';
 import { mentionsMe, plainText } from './state/markdown';
 import type { Names } from './state/mentions';
 import { cut } from './state/text';
+import type { Say } from './texts/language';
 
 /** Gives another tab that shows the room time to mark the message as read. */
 const NOTIFY_AFTER_MS = 1500;
@@ -18,7 +19,7 @@ export class Announcer extends Store {
     private readonly me: User,
     private readonly rooms: RoomList,
     private readonly names: Names,
-    private readonly notify: (title: string, body: string, tag: string, room: string) => void,
+    private readonly notify: (title: Say, body: string, tag: string, room: string) => void,
   ) {
     super();
   }
@@ -40,7 +41,8 @@ export class Announcer extends Store {
       setTimeout(() => {
         const room = this.rooms.get(name);
         if (this.stopped || room?.epoch !== epoch || room.read.offset >= offset) return;
-        this.notify(`${user.username} in ${title}`, cut(plainText(text), 200), `${epoch} ${offset}`, name);
+        const say: Say = (t) => t.banner.mentioned(user.username, title);
+        this.notify(say, cut(plainText(text), 200), `${epoch} ${offset}`, name);
       }, NOTIFY_AFTER_MS);
     }
   }

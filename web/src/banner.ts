@@ -1,14 +1,15 @@
 /** The line above the rooms: the state of the connection, and what the user missed. */
 import { type RoomInfo, Store } from '@uproar/client';
 import { Missed } from './state/missed';
+import type { Say } from './texts/language';
 
 const SHOWN_MS = 8000;
 /** How long the page waits for what it missed before it says how much that is. */
 const MISSED_MS = 3000;
 
 export class Banner extends Store {
-  /** Empty while all is well. */
-  text = '';
+  /** None while all is well. */
+  text: Say | undefined;
   private timer: ReturnType<typeof setTimeout> | undefined;
   private resetTimer: ReturnType<typeof setTimeout> | undefined;
   private readonly missed = new Missed();
@@ -16,7 +17,7 @@ export class Banner extends Store {
   private lostRooms: string[] = [];
 
   /** Shows a text, and does something else after a while. */
-  show(text: string, forMs?: number, then = () => this.show('')): void {
+  show(text: Say | undefined, forMs?: number, then = () => this.show(undefined)): void {
     clearTimeout(this.timer);
     this.text = text;
     if (forMs !== undefined) this.timer = setTimeout(then, forMs);
@@ -24,7 +25,7 @@ export class Banner extends Store {
   }
 
   /** Shows a text unless something else is shown by then. */
-  showLater(text: string, afterMs: number): void {
+  showLater(text: Say, afterMs: number): void {
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.show(text), afterMs);
   }
@@ -50,7 +51,7 @@ export class Banner extends Store {
   back(rooms: readonly RoomInfo[], position: (room: string) => number | undefined): void {
     this.missed.back(rooms, position);
     if (this.missed.isComplete) this.showMissed();
-    else this.show('Back online.', MISSED_MS, () => this.showMissed());
+    else this.show((t) => t.banner.back, MISSED_MS, () => this.showMissed());
   }
 
   /** A publication arrived. */
@@ -69,8 +70,8 @@ export class Banner extends Store {
 
   private showMissed(): void {
     const { count } = this.missed;
-    const text = `Back online. ${count || 'No'} new ${count === 1 ? 'message' : 'messages'}.`;
-    this.show(this.lostRooms.length === 0 ? text : `${text} ${lostText(this.lostRooms)}`, SHOWN_MS);
+    const lost = this.lostRooms.length > 0 ? [lostText(this.lostRooms)] : [];
+    this.show((t) => [t.banner.backWith(count), ...lost.map((say) => say(t))].join(' '), SHOWN_MS);
     // Until then, the user may not have seen it, and if the connection breaks again, counting goes on.
     this.resetTimer = setTimeout(() => {
       this.missed.reset();
@@ -79,6 +80,6 @@ export class Banner extends Store {
   }
 }
 
-function lostText(titles: readonly string[]): string {
-  return `You’re no longer a member of ${titles.map((title) => `“${title}”`).join(', ')}.`;
+function lostText(titles: readonly string[]): Say {
+  return (t) => t.banner.lostRooms(titles.map(t.quoted));
 }

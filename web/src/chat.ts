@@ -34,6 +34,7 @@ import { Names } from './state/mentions';
 import { RoomList } from './state/room-list';
 import { RoomMarks } from './state/room-marks';
 import { UnreadMarks } from './state/unread-marks';
+import type { Say } from './texts/language';
 
 /** Below the server's default `subscription_limit` of 128. If the operator set a lower one, `Chat` adapts to it. */
 const MAX_SUBSCRIPTIONS = 100;
@@ -48,7 +49,7 @@ const CHANGE_RETRIES = 3;
 const UNREAD_PAGES = 30;
 /** How many pages of publications are searched for reactions to a message. */
 const REACTOR_PAGES = 10;
-const SIGNED_OUT = 'You’ve been signed out. Sign in again to continue. Nothing you wrote is lost.';
+const SIGNED_OUT: Say = (t) => t.session.signedOut;
 
 export interface Environment {
   url: string;
@@ -57,7 +58,7 @@ export interface Environment {
   drafts: Drafts;
   /** Whether the user is looking at the page. */
   visible(): boolean;
-  notify(title: string, body: string, tag: string, room: string): void;
+  notify(title: Say, body: string, tag: string, room: string): void;
 }
 
 export class Chat extends Store {
@@ -209,11 +210,12 @@ export class Chat extends Store {
         this.session.end(SIGNED_OUT);
         return;
       }
-      this.banner.show(`The server closed the connection: ${this.connection.reason || code}.`);
+      const reason = this.connection.reason || String(code);
+      this.banner.show((t) => t.banner.closed(reason));
     } else if (state === 'connecting' && this.wasConnected) {
-      this.banner.show('Connection lost. Reconnecting… Your messages will be sent when you’re back.');
+      this.banner.show((t) => t.banner.lost);
     } else if (state === 'connecting') {
-      this.banner.showLater('Connecting…', 1000);
+      this.banner.showLater((t) => t.banner.connecting, 1000);
     }
   }
 
@@ -230,7 +232,7 @@ export class Chat extends Store {
       } catch (error) {
         if (this.stopped) return;
         if (isSignedOut(error)) return this.session.end(SIGNED_OUT);
-        this.banner.show(`${errorText(error)} Trying again…`);
+        this.banner.show((t) => t.session.tryingAgain(errorText(error, t)));
         await wait(backoff(tries));
       }
     }
@@ -248,7 +250,7 @@ export class Chat extends Store {
     if (this.connection.state !== 'connected') return;
     this.isUpToDate = true;
     if (before) this.banner.back(this.rooms.sorted, (name) => this.subscribedRooms.get(name)?.timeline.position);
-    else this.banner.show('');
+    else this.banner.show(undefined);
     this.outbox.setOnline(true);
     const open = this.openRoom === undefined ? undefined : this.subscribedRooms.get(this.openRoom);
     open?.retry();

@@ -1,22 +1,26 @@
 import { describe, expect, it } from 'vitest';
 import { ApiError, SendError } from '@uproar/client';
 import { check, errorText } from './errors';
+import { british } from './texts/british';
 
 describe('errorText', () => {
   it('is the page’s own', () => {
     const error = new ApiError('invalid_field', 'must be at most 254 bytes long', 'email', 422);
-    expect(errorText(error)).toBe('This doesn’t look like an email address.');
-    expect(errorText(new ApiError('text_too_large', 'the text has 17000 bytes', 'text'))).toBe(
+    expect(errorText(error, british)).toBe('This doesn’t look like an email address.');
+    expect(errorText(new ApiError('text_too_large', 'the text has 17000 bytes', 'text'), british)).toBe(
       'This message is too long.',
     );
-    expect(errorText(new SendError('too_many_reactions', false))).toBe('This message can’t have more reactions.');
+    expect(errorText(new SendError('too_many_reactions', false), british)).toBe(
+      'This message can’t have more reactions.',
+    );
     // As it is in the outbox after a reload.
-    expect(errorText({ code: 'no_answer', message: 'the server did not answer' })).toContain('won’t send it twice');
+    const kept = { code: 'no_answer', message: 'the server did not answer' };
+    expect(errorText(kept, british)).toContain('won’t send it twice');
   });
 
   it('is the server’s, as a sentence, for what the page does not know', () => {
-    expect(errorText(new ApiError('new_code', 'try again tomorrow'))).toBe('Try again tomorrow.');
-    expect(errorText(new ApiError('invalid_field', 'must be a number', 'limit'))).toBe('Must be a number.');
+    expect(errorText(new ApiError('new_code', 'try again tomorrow'), british)).toBe('Try again tomorrow.');
+    expect(errorText(new ApiError('invalid_field', 'must be a number', 'limit'), british)).toBe('Must be a number.');
   });
 });
 
@@ -32,7 +36,7 @@ describe('check', () => {
   it('names the field, and counts characters', () => {
     const wrong = (change: Partial<typeof account>) => {
       const error = check({ ...account, ...change });
-      return [error?.field, error?.message];
+      return [error?.field, errorText(error, british)];
     };
     expect(wrong({ username: ' ' })).toEqual(['username', 'Choose a username.']);
     expect(wrong({ username: '👩‍🚀'.repeat(33) })).toEqual([

@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { ApiError } from '@uproar/client';
 import { errorText } from './errors';
 import { Session, expiry } from './session';
+import { british } from './texts/british';
 
 const token = (seconds: number, name = 'x') => `h.${btoa(JSON.stringify({ exp: seconds, name })).replace(/=/g, '')}.s`;
 const user = { id: '1', username: 'ann', email: null };
@@ -39,7 +40,7 @@ describe('Session', () => {
   it('is signed out without a cookie', async () => {
     const session = new Session(server(() => rejected('token_missing')).fetch);
     await session.start();
-    expect([session.state, session.notice]).toEqual(['out', '']);
+    expect([session.state, session.notice]).toEqual(['out', undefined]);
   });
 
   it('retries while the server is unavailable', async () => {
@@ -51,10 +52,10 @@ describe('Session', () => {
     const session = new Session(
       fetch,
       () => 0,
-      async () => void notices.push(session.notice),
+      async () => void notices.push(session.notice!(british)),
     );
     await session.start();
-    expect([session.state, session.notice, asked]).toEqual(['in', '', 3]);
+    expect([session.state, session.notice, asked]).toEqual(['in', undefined, 3]);
     expect(notices).toEqual([
       'The server can’t reach its database. Trying again…',
       'The server can’t reach its database. Trying again…',
@@ -113,7 +114,7 @@ describe('Session', () => {
     await session.signIn('ann', 'x');
     await expect(session.freshToken()).rejects.toBeInstanceOf(ApiError);
     expect([session.state, session.user]).toEqual(['out', undefined]);
-    expect(session.notice).toContain('Nothing you wrote is lost');
+    expect(session.notice?.(british)).toContain('Nothing you wrote is lost');
   });
 
   it('ends when both token and cookie are rejected, but not when the server is unavailable', async () => {
@@ -129,7 +130,7 @@ describe('Session', () => {
     isDown = false;
     await expect(session.freshToken()).rejects.toBeInstanceOf(ApiError);
     expect(session.state).toBe('out');
-    expect(session.notice).toContain('Nothing you wrote is lost');
+    expect(session.notice?.(british)).toContain('Nothing you wrote is lost');
   });
 
   it('accepts an email address or a username, and tries only one of them', async () => {
@@ -165,7 +166,7 @@ describe('what the browser keeps', () => {
     const kept = privacy();
     const session: Session = new Session(
       server(({ path }) => {
-        if (path === '/user/signout') session.end('The session has ended.');
+        if (path === '/user/signout') session.end((t) => t.session.ended);
         return [200, { token: token(5000), user }];
       }).fetch,
       () => 0,
@@ -175,7 +176,7 @@ describe('what the browser keeps', () => {
     await session.start();
     await session.signOut();
     expect(kept.calls).toEqual(['others 1', 'forget 1']);
-    expect([session.state, session.notice]).toEqual(['out', '']);
+    expect([session.state, session.notice]).toEqual(['out', undefined]);
   });
 
   it('is kept when the session ends, and forgotten when another user signs in', async () => {
@@ -185,7 +186,7 @@ describe('what the browser keeps', () => {
     const session = new Session(fetch, () => 0, undefined, kept);
     await session.start();
     await session.renew();
-    session.end('It has ended.');
+    session.end((t) => t.session.ended);
     expect(kept.calls).toEqual(['others 1']);
     await session.signIn('bob', 'x');
     expect(kept.calls).toEqual(['others 1', 'others 2']);
@@ -193,6 +194,6 @@ describe('what the browser keeps', () => {
 });
 
 it('turns error messages into sentences', () => {
-  expect(errorText(new ApiError('teapot', 'it is a teapot'))).toBe('It is a teapot.');
-  expect(errorText(new Error(''))).toBe('Something went wrong.');
+  expect(errorText(new ApiError('teapot', 'it is a teapot'), british)).toBe('It is a teapot.');
+  expect(errorText(new Error(''), british)).toBe('Something went wrong.');
 });

@@ -1,6 +1,7 @@
 /** Signing in and out, and the token. */
 import { type Account, ApiError, call, type Fetch, type SignedIn, Store } from '@uproar/client';
 import { errorText } from './errors';
+import type { Say } from './texts/language';
 
 /** A token is renewed this long before it expires. */
 const MARGIN_MS = 30_000;
@@ -34,7 +35,7 @@ export class Session extends Store {
   state: 'starting' | 'out' | 'in' = 'starting';
   user: Account | undefined;
   /** Why the user was signed out, or why the server could not tell whether they are signed in. */
-  notice = '';
+  notice: Say | undefined;
   /** The longest text of a message that the server accepts. */
   textLimitBytes = 0;
   private token: string | undefined;
@@ -58,9 +59,9 @@ export class Session extends Store {
       } catch (error) {
         if (isSignedOut(error)) {
           this.privacy.forgetOthers(undefined);
-          return this.end('');
+          return this.end();
         }
-        this.notice = `${errorText(error)} Trying again…`;
+        this.notice = (t) => t.session.tryingAgain(errorText(error, t));
         this.changed();
         await this.pause(backoff(tries));
       }
@@ -94,7 +95,7 @@ export class Session extends Store {
 
   /** This user signed out, here or in another tab. */
   signedOut(user: string): void {
-    if (this.state === 'out' || this.user?.id === user) this.end('');
+    if (this.state === 'out' || this.user?.id === user) this.end();
     this.privacy.forget(user);
   }
 
@@ -107,11 +108,11 @@ export class Session extends Store {
     if (this.state !== 'in') this.privacy.forgetOthers(user.id);
     this.user = user;
     this.state = 'in';
-    this.notice = '';
+    this.notice = undefined;
     this.changed();
   }
 
-  end(notice: string): void {
+  end(notice?: Say): void {
     this.token = undefined;
     this.user = undefined;
     this.state = 'out';
@@ -143,7 +144,7 @@ export class Session extends Store {
       if (this.user && answer.user.id !== this.user.id) throw signedOut();
     } catch (error) {
       if (wasIn && previous === this.token && error instanceof ApiError && error.status === 401) {
-        this.end('Your session has ended. Sign in again to continue. Nothing you wrote is lost.');
+        this.end((t) => t.session.ended);
       }
       throw error;
     }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { dayLabel, dayRange, dayValue, sameDay, shortTime, startsGroup } from './time';
+import { dayRange, dayValue, sameDay, startsGroup } from './time';
 
 const at = (day: number, hour: number, minute = 0) => new Date(2026, 10, day, hour, minute).getTime();
 const ann = { id: '1', username: 'ann' };
@@ -20,19 +20,9 @@ describe('grouping', () => {
   });
 });
 
-describe('days and times', () => {
-  it('names today and yesterday', () => {
-    const now = at(28, 20);
-    expect(dayLabel(at(28, 0), now, 'en-GB')).toBe('Today');
-    expect(dayLabel(at(27, 23, 59), now, 'en-GB')).toBe('Yesterday');
-    expect(dayLabel(at(26, 12), now, 'en-GB')).toBe('Thursday 26 November');
-    expect(dayLabel(new Date(2025, 0, 2).getTime(), now, 'en-GB')).toContain('2025');
-    expect(sameDay(at(28, 0), at(28, 23, 59))).toBe(true);
-  });
-
-  it('formats the time for the locale', () => {
-    expect(shortTime(at(28, 9, 5), 'en-GB')).toBe('09:05');
-  });
+it('knows whether two times are on the same day', () => {
+  expect(sameDay(at(28, 0), at(28, 23, 59))).toBe(true);
+  expect(sameDay(at(27, 23, 59), at(28, 0))).toBe(false);
 });
 
 describe('the day in a date field', () => {

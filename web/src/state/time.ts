@@ -1,5 +1,5 @@
 import type { Message } from '@uproar/client';
-/** Days, times, and which messages are grouped. */
+/** Days, and which messages are grouped. */
 
 const GROUP_MS = 5 * 60_000;
 
@@ -24,33 +24,6 @@ export function startsGroup(
   );
 }
 
-const formats = new Map<string, Intl.DateTimeFormat>();
-
-function format(locale: string | undefined, options: Intl.DateTimeFormatOptions, time: number): string {
-  const key = `${locale} ${JSON.stringify(options)}`;
-  let made = formats.get(key);
-  if (!made) formats.set(key, (made = new Intl.DateTimeFormat(locale, options)));
-  return made.format(time);
-}
-
-export function shortTime(time: number, locale?: string): string {
-  return format(locale, { hour: '2-digit', minute: '2-digit' }, time);
-}
-
-/** “Today”, “Yesterday”, or the date, with the year if it is not the current one. */
-export function dayLabel(time: number, now: number, locale?: string): string {
-  if (sameDay(time, now)) return 'Today';
-  const yesterday = new Date(now);
-  yesterday.setDate(yesterday.getDate() - 1);
-  if (sameDay(time, yesterday.getTime())) return 'Yesterday';
-  const year = new Date(time).getFullYear() !== new Date(now).getFullYear();
-  return format(locale, { weekday: 'long', day: 'numeric', month: 'long', ...(year ? { year: 'numeric' } : {}) }, time);
-}
-
-export function fullTime(time: number, locale?: string): string {
-  return format(locale, { dateStyle: 'full', timeStyle: 'medium' }, time);
-}
-
 /** A day as date fields write it. */
 export function dayValue(time: number): string {
   const date = new Date(time);
@@ -72,8 +45,4 @@ export function dayRange(value: string): { from: number; to: number } | undefine
   };
   const from = begin(0);
   return dayValue(from) === value.trim() ? { from, to: begin(1) } : undefined;
-}
-
-export function dateText(time: number, locale?: string): string {
-  return format(locale, { dateStyle: 'long' }, time);
 }

@@ -4,6 +4,7 @@ import { Chat } from '../chat';
 import type { Session } from '../session';
 import { OWNER_KEY } from '../state/privacy';
 import { drafts, storage } from '../storage';
+import type { Say } from '../texts/language';
 import { FindRoom } from './FindRoom';
 import { Room } from './Room';
 import { Rooms } from './Rooms';
@@ -15,6 +16,7 @@ import { Switcher } from './Switcher';
 import { go, isPlace, placeInAddress } from './address';
 import { focusIfLost, useStores } from './hooks';
 import { useShortcuts, useTyping } from './keys';
+import { language, useTexts } from './texts';
 
 export function App({ session }: { session: Session }) {
   useStores(session);
@@ -75,11 +77,11 @@ function closeNotifications(): void {
   notifications.clear();
 }
 
-function notify(title: string, body: string, tag: string, room: string): void {
+function notify(title: Say, body: string, tag: string, room: string): void {
   if (typeof Notification === 'undefined' || Notification.permission !== 'granted') return;
   try {
     // Tabs that notify with the same tag show a single notification.
-    const notification = new Notification(title, { body, tag });
+    const notification = new Notification(title(language.texts), { body, tag });
     notifications.add(notification);
     notification.onclose = () => notifications.delete(notification);
     notification.onclick = () => {
@@ -93,6 +95,7 @@ function notify(title: string, body: string, tag: string, room: string): void {
 }
 
 function Main({ chat, session }: { chat: Chat; session: Session }) {
+  const t = useTexts();
   useStores(chat, chat.rooms, chat.banner, chat.announcer);
   const [dialog, setDialog] = useState<'find' | 'settings' | 'switch' | 'shortcuts'>();
   const close = () => setDialog(undefined);
@@ -134,20 +137,21 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
   return (
     <div class={chat.openRoom === undefined ? 'main' : 'main in-room'}>
       <a class="skip" href="#composer" onClick={skip}>
-        Skip to message box
+        {t.main.skip}
       </a>
       <Rooms chat={chat} onFind={() => setDialog('find')} onSettings={() => setDialog('settings')} />
       <p key="banner" class={chat.banner.text ? 'banner' : 'visually-hidden'} role="status">
-        {chat.banner.text} {chat.isClosed && <button onClick={() => chat.connection.start()}>Reconnect</button>}
+        {chat.banner.text?.(t)}{' '}
+        {chat.isClosed && <button onClick={() => chat.connection.start()}>{t.main.reconnect}</button>}
       </p>
       {chat.openRoom === undefined ? (
         <main class="room nothing" tabIndex={-1} ref={focusIfLost}>
-          {loaded && chat.rooms.sorted.length > 0 && <p>Choose a room.</p>}
+          {loaded && chat.rooms.sorted.length > 0 && <p>{t.main.choose}</p>}
           {loaded && chat.rooms.sorted.length === 0 && (
             <>
-              <p>You haven’t joined any rooms yet.</p>
+              <p>{t.main.noRooms}</p>
               <button class="primary" onClick={() => setDialog('find')}>
-                Find or create one
+                {t.main.find}
               </button>
             </>
           )}

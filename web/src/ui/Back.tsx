@@ -3,9 +3,11 @@ import { useEffect, useRef } from 'preact/hooks';
 import type { Chat } from '../chat';
 import { Icon } from './Icon';
 import { addressOf, toList } from './address';
+import { useTexts } from './texts';
 import { onSwipeBack } from './touch';
 
 export function Back({ chat, room }: { chat: Chat; room: string }) {
+  const t = useTexts();
   const link = useRef<HTMLAnchorElement>(null);
   useEffect(() => onSwipeBack(link.current!.closest('main')!, toList), []);
   const others = chat.rooms.unreadBeside(room);
@@ -14,7 +16,7 @@ export function Back({ chat, room }: { chat: Chat; room: string }) {
       ref={link}
       class="back icon-button"
       href={addressOf(undefined)}
-      aria-label={others > 0 ? `All rooms, ${others} with unread messages` : 'All rooms'}
+      aria-label={others > 0 ? t.rooms.allUnread(others) : t.rooms.all}
       onClick={(event) => {
         if (event.ctrlKey || event.metaKey || event.shiftKey) return;
         event.preventDefault();
@@ -22,7 +24,7 @@ export function Back({ chat, room }: { chat: Chat; room: string }) {
       }}
     >
       <Icon name="back" />
-      {others > 0 && <span class="count">{others}</span>}
+      {others > 0 && <span class="count">{t.format.number(others)}</span>}
     </a>
   );
 }

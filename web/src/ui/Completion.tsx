@@ -1,6 +1,7 @@
 /** What the word before the caret in the message box may become. */
 import type { Completion as Completed, Option } from '../state/completion';
 import { Avatar } from './Avatar';
+import { useTexts } from './texts';
 
 interface Props {
   completion: Completed;
@@ -11,11 +12,10 @@ interface Props {
 export const COMPLETION_ID = 'completion';
 export const optionId = (index: number) => `${COMPLETION_ID}-${index}`;
 
-const LABELS = { people: 'People to mention', emoji: 'Emoji', rooms: 'Rooms' };
-
 export function Completion({ completion: { kind, options }, selected, onChoose }: Props) {
+  const t = useTexts();
   return (
-    <ul class="completion" id={COMPLETION_ID} role="listbox" aria-label={LABELS[kind]}>
+    <ul class="completion" id={COMPLETION_ID} role="listbox" aria-label={t.composer.completions[kind]}>
       {options.map((option, i) => (
         <li
           key={option.text}

@@ -12,13 +12,10 @@ import { Grow } from './Grow';
 import { Icon, IconButton } from './Icon';
 import { emojiData, habits, loadEmojiData, remember } from './emoji';
 import { onFormatKey } from './format';
+import { useTexts } from './texts';
 
 /** A title of this length fits into the placeholder on a phone. */
 const SHORT_TITLE = 20;
-
-export function tooLongText(characters: number): string {
-  return `Your message is ${characters} ${characters === 1 ? 'character' : 'characters'} too long.`;
-}
 
 interface Props {
   chat: Chat;
@@ -34,6 +31,7 @@ interface Props {
 }
 
 export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, onSent, onEditLast }: Props) {
+  const t = useTexts();
   const [text, setText] = useState(() => chat.draft(room).text);
   const area = useRef<HTMLTextAreaElement>(null);
   /** The text before the caret while something may be completed there, and the option chosen so far. */
@@ -137,14 +135,16 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
         <p class="replying">
           {quoted ? (
             <span dir="auto">
-              Replying to <bdi class="name">{quoted.user.username}</bdi>:{' '}
-              {quoted.text === null ? 'Message deleted' : cut(plainText(quoted.text), 120)}
+              {t.composer.replyingTo(
+                <bdi class="name">{quoted.user.username}</bdi>,
+                quoted.text === null ? t.message.quotedDeleted : cut(plainText(quoted.text), 120),
+              )}
             </span>
           ) : (
-            <span>Replying to an earlier message</span>
+            <span>{t.composer.replyingToEarlier}</span>
           )}
           <button type="button" class="quiet" onClick={onCancelReply}>
-            Cancel
+            {t.buttons.cancel}
           </button>
         </p>
       )}
@@ -156,8 +156,8 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
             ref={area}
             rows={1}
             dir="auto"
-            placeholder={title.length <= SHORT_TITLE ? `Message ${title}` : 'Write a message'}
-            aria-label={`Message ${title}`}
+            placeholder={title.length <= SHORT_TITLE ? t.composer.to(title) : t.composer.placeholder}
+            aria-label={t.composer.to(title)}
             aria-describedby={tooLong > 0 ? 'composer-error' : undefined}
             aria-autocomplete="list"
             aria-controls={completion ? COMPLETION_ID : undefined}
@@ -186,14 +186,20 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
           />
         </Grow>
         <FormatButtons area={area} />
-        <IconButton icon="emoji" label="Emoji" class="quiet emoji" aria-haspopup="dialog" onClick={openPicker} />
-        <button class="primary icon-button" aria-label="Send" disabled={!canSend}>
+        <IconButton
+          icon="emoji"
+          label={t.composer.emoji}
+          class="quiet emoji"
+          aria-haspopup="dialog"
+          onClick={openPicker}
+        />
+        <button class="primary icon-button" aria-label={t.composer.send} disabled={!canSend}>
           <Icon name="send" />
         </button>
       </div>
       {isPicking && (
         <EmojiDialog
-          title="Emoji"
+          title={t.composer.emoji}
           user={chat.me.id}
           onChoose={(emoji) => write(emoji, area.current!.selectionStart, area.current!.selectionEnd)}
           onClose={() => setPicking(false)}
@@ -201,7 +207,7 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
       )}
       {tooLong > 0 && (
         <p id="composer-error" class="error" role="alert">
-          {tooLongText(tooLong)}
+          {t.composer.tooLong(tooLong)}
         </p>
       )}
     </form>

@@ -1,7 +1,8 @@
 import type { ComponentChildren } from 'preact';
 import { useLayoutEffect, useRef, useState } from 'preact/hooks';
-import { errorText } from '../errors';
+import { ErrorText } from './ErrorText';
 import { IconButton } from './Icon';
+import { useTexts } from './texts';
 
 /** A modal dialog. The browser keeps the focus inside and closes it on Escape. */
 interface Props {
@@ -11,6 +12,7 @@ interface Props {
 }
 
 export function Dialog({ title, onClose, children }: Props) {
+  const t = useTexts();
   const dialog = useRef<HTMLDialogElement>(null);
   const isOutside = useRef(false);
   // A layout effect runs before the effects of fields inside, which may take the focus from the first button.
@@ -45,7 +47,7 @@ export function Dialog({ title, onClose, children }: Props) {
       <div class="dialog">
         <header>
           <h2>{title}</h2>
-          <IconButton icon="close" label="Close" class="quiet" onClick={onClose} />
+          <IconButton icon="close" label={t.buttons.close} class="quiet" onClick={onClose} />
         </header>
         {children}
       </div>
@@ -61,31 +63,28 @@ interface ConfirmProps extends Props {
 
 /** Asks before something that cannot be undone. The text below the title says what it means. */
 export function ConfirmDialog({ title, action, onConfirm, onClose, children }: ConfirmProps) {
-  const [error, setError] = useState('');
+  const t = useTexts();
+  const [error, setError] = useState<unknown>();
   const [busy, setBusy] = useState(false);
   async function confirm(): Promise<void> {
     setBusy(true);
-    setError('');
+    setError(undefined);
     try {
       await onConfirm();
     } catch (error) {
-      setError(errorText(error));
+      setError(error);
       setBusy(false);
     }
   }
   return (
     <Dialog title={title} onClose={onClose}>
       <p>{children}</p>
-      {error && (
-        <p class="error" role="alert">
-          {error}
-        </p>
-      )}
+      <ErrorText error={error} />
       <div class="buttons">
         <button class="primary danger" disabled={busy} onClick={() => void confirm()}>
           {action}
         </button>
-        <button onClick={onClose}>Cancel</button>
+        <button onClick={onClose}>{t.buttons.cancel}</button>
       </div>
     </Dialog>
   );

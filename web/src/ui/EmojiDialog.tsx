@@ -3,6 +3,7 @@ import { useEffect, useState } from 'preact/hooks';
 import { Dialog } from './Dialog';
 import type { EmojiPicker } from './EmojiPicker';
 import { remember } from './emoji';
+import { useTexts } from './texts';
 
 interface Props {
   title: string;
@@ -12,6 +13,7 @@ interface Props {
 }
 
 export function EmojiDialog({ title, user, onChoose, onClose }: Props) {
+  const t = useTexts();
   const [Picker, setPicker] = useState<typeof EmojiPicker>();
   const [hasFailed, setFailed] = useState(false);
   useEffect(() => {
@@ -24,7 +26,7 @@ export function EmojiDialog({ title, user, onChoose, onClose }: Props) {
     <Dialog title={title} onClose={onClose}>
       {hasFailed ? (
         <p class="error" role="alert">
-          The emoji can’t be loaded right now.
+          {t.emoji.failed}
         </p>
       ) : (
         Picker && (

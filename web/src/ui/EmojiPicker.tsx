@@ -5,11 +5,12 @@ import { rememberTone } from '../state/emoji-habits';
 import { storage } from '../storage';
 import { drawable } from './drawable';
 import { habits } from './emoji';
+import { useTexts } from './texts';
 
 /** Other emoji are found by more letters. */
 const FOUND = 200;
-const TONE_NAMES = ['None', 'Light', 'Medium-light', 'Medium', 'Medium-dark', 'Dark'];
-const RECENT = 'Used last';
+/** The group of those used last. */
+const RECENT = 'recent';
 
 let canDraw: ((emoji: Emoji) => boolean) | undefined;
 
@@ -25,6 +26,7 @@ interface Choice {
 }
 
 export function EmojiPicker({ user, onChoose }: Props) {
+  const t = useTexts().emoji;
   canDraw ??= drawable(GROUPS.flatMap(({ emoji }) => emoji));
   // As it was when the dialog was opened.
   const [{ recent, tone: firstTone }] = useState(() => habits(user));
@@ -39,6 +41,7 @@ export function EmojiPicker({ user, onChoose }: Props) {
     if (matchMedia('(pointer: fine)').matches) search.current?.focus();
   }, []);
 
+  const labelOf = (group: string) => (group === RECENT ? t.recent : group);
   const isSearching = query.trim() !== '';
   const withTone = (emoji: Emoji): Choice => ({ text: toned(emoji, tone), emoji });
   const choices: Choice[] = isSearching
@@ -62,8 +65,8 @@ export function EmojiPicker({ user, onChoose }: Props) {
       <input
         ref={search}
         type="text"
-        aria-label="Search emoji"
-        placeholder="Search"
+        aria-label={t.search}
+        placeholder={t.placeholder}
         autocomplete="off"
         spellcheck={false}
         enterkeyhint="done"
@@ -78,15 +81,15 @@ export function EmojiPicker({ user, onChoose }: Props) {
           event.preventDefault();
         }}
       />
-      <Stops class="emoji-groups" label="Groups" preferred={groups.findIndex(({ name }) => name === group)}>
+      <Stops class="emoji-groups" label={t.groups} preferred={groups.findIndex(({ name }) => name === group)}>
         {(stop) =>
           groups.map(({ name, sign }, i) => (
             <button
               key={name}
               type="button"
               class="quiet"
-              aria-label={name}
-              title={name}
+              aria-label={labelOf(name)}
+              title={labelOf(name)}
               aria-pressed={!isSearching && name === group}
               {...stop(i)}
               onClick={() => {
@@ -103,7 +106,7 @@ export function EmojiPicker({ user, onChoose }: Props) {
         <Stops
           key={isSearching ? query : group}
           class="emoji-grid"
-          label={isSearching ? 'Emoji that match' : group}
+          label={isSearching ? t.matching : labelOf(group)}
           onAbove={() => search.current?.focus()}
         >
           {(stop) =>
@@ -125,14 +128,14 @@ export function EmojiPicker({ user, onChoose }: Props) {
         </Stops>
       </div>
       <p class={choices.length > 0 ? 'visually-hidden' : 'hint'} role="status">
-        {isSearching && (choices.length > 0 ? `${choices.length} found` : 'No emoji matches.')}
+        {isSearching && (choices.length > 0 ? t.found(choices.length) : t.none)}
       </p>
       <footer>
         <span class="hint title" aria-hidden="true">
           {pointed && `${pointed.label} :${pointed.names[0]}:`}
         </span>
         <label>
-          Skin tone{' '}
+          {t.tone}{' '}
           <select
             value={tone}
             onChange={(event) => {
@@ -143,7 +146,7 @@ export function EmojiPicker({ user, onChoose }: Props) {
           >
             {TONES.map((sign, i) => (
               <option key={sign} value={i}>
-                ✋{sign} {TONE_NAMES[i]}
+                ✋{sign} {t.tones[i]}
               </option>
             ))}
           </select>

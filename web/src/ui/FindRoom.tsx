@@ -8,6 +8,7 @@ import { Dialog } from './Dialog';
 import { Field } from './Field';
 import { go } from './address';
 import { useOneStop } from './keys';
+import { useTexts } from './texts';
 
 interface Found {
   /** What was searched for. */
@@ -17,6 +18,7 @@ interface Found {
 }
 
 export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void }) {
+  const t = useTexts();
   const [text, setText] = useState('');
   const [found, setFound] = useState<Found>();
   const [error, setError] = useState<{ of: string; error: unknown }>();
@@ -80,11 +82,11 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
     else setTimeout(() => (rooms.length > 0 ? list.current?.querySelector('button') : create.current)?.focus());
   }
 
-  const of = (name: string) => (error?.of === name ? errorText(error.error) : undefined);
+  const of = (name: string) => (error?.of === name ? errorText(error.error, t) : undefined);
   const wrong = error?.of === 'create' ? errorField(error.error) ?? 'name' : undefined;
   const stops = useOneStop(found?.rooms.map(({ name }) => name) ?? []);
   return (
-    <Dialog title="Find or create a room" onClose={onClose}>
+    <Dialog title={t.find.title} onClose={onClose}>
       <form
         onSubmit={(event) => {
           event.preventDefault();
@@ -92,7 +94,7 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
         }}
       >
         <Field
-          label="Room name"
+          label={t.find.name}
           name="query"
           value={text}
           onInput={setText}
@@ -100,15 +102,15 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
           focus
         />
       </form>
-      <ul class="found" aria-label="Matching rooms" ref={list} {...stops.list}>
+      <ul class="found" aria-label={t.find.matching} ref={list} {...stops.list}>
         {found?.rooms.map((room) => (
           <li key={room.name}>
             <span class="title" title={room.name}>
               <bdi>{room.title}</bdi>
             </span>
-            <span class="hint">{room.members === 1 ? '1 member' : `${room.members} members`}</span>
+            <span class="hint">{t.find.members(room.members)}</span>
             <button {...stops.stop(room.name)} disabled={!room.role && busy} onClick={() => enter(room)}>
-              {room.role ? 'Open' : 'Join'}
+              {room.role ? t.buttons.open : t.buttons.join}
             </button>
             {of(room.name) && (
               <p class="error" role="alert">
@@ -119,9 +121,9 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
         ))}
       </ul>
       {found?.rooms.length === 0 && (
-        <p class="hint">{query ? 'No matches. You can create this room:' : 'No rooms yet. Create one:'}</p>
+        <p class="hint">{query ? t.find.noMatches : t.find.none}</p>
       )}
-      {found?.more && <p class="hint">There are more rooms. Type part of a name to find them.</p>}
+      {found?.more && <p class="hint">{t.find.more}</p>}
       <form
         class="create"
         onSubmit={(event) => {
@@ -137,13 +139,13 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
         }}
       >
         <Field
-          label="Display name (optional)"
+          label={t.find.displayName}
           name="title"
           error={wrong === 'title' ? of('create') : undefined}
         />
         <label class="check">
           <input type="checkbox" checked={isPrivate} onInput={(event) => setPrivate(event.currentTarget.checked)} />
-          Private: only people you add can see it
+          {t.find.private}
         </label>
         {wrong !== undefined && wrong !== 'title' && wrong !== 'name' && (
           <p class="error" role="alert">
@@ -151,7 +153,7 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
           </p>
         )}
         <button class="primary" ref={create} disabled={busy}>
-          {query ? `Create “${query}”` : 'Create'}
+          {query ? t.find.createNamed(query) : t.find.create}
         </button>
       </form>
     </Dialog>

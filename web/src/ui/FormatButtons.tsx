@@ -3,21 +3,23 @@ import type { RefObject } from 'preact';
 import type { Mark } from '../state/format';
 import { IconButton, type IconName } from './Icon';
 import { format } from './format';
+import { useTexts } from './texts';
 
-const MARKS: readonly { mark: Mark; icon: IconName; label: string }[] = [
-  { mark: 'strong', icon: 'bold', label: 'Bold' },
-  { mark: 'em', icon: 'italic', label: 'Italic' },
-  { mark: 'code', icon: 'code', label: 'Code' },
+const MARKS: readonly { mark: Mark; icon: IconName }[] = [
+  { mark: 'strong', icon: 'bold' },
+  { mark: 'em', icon: 'italic' },
+  { mark: 'code', icon: 'code' },
 ];
 
 export function FormatButtons({ area }: { area: RefObject<HTMLTextAreaElement | null> }) {
+  const t = useTexts().composer;
   return (
-    <div class="format" role="group" aria-label="Formatting">
-      {MARKS.map(({ mark, icon, label }) => (
+    <div class="format" role="group" aria-label={t.formatting}>
+      {MARKS.map(({ mark, icon }) => (
         <IconButton
           key={mark}
           icon={icon}
-          label={label}
+          label={t[mark]}
           class="quiet"
           // The focus stays in the message box, where the selection is.
           onPointerDown={(event) => event.preventDefault()}

@@ -2,42 +2,46 @@
 import { useState } from 'preact/hooks';
 import type { Room } from '@uproar/client';
 import { errorText } from '../errors';
-import { dateText, dayRange, dayValue } from '../state/time';
+import { dayRange, dayValue } from '../state/time';
+import type { Say } from '../texts/language';
 import { Dialog } from './Dialog';
 import { Field } from './Field';
+import { useTexts } from './texts';
 
 interface Props {
   room: Room;
   /** Shows a message, and says something about it. */
-  onGoTo: (offset: number, notice: string) => void;
+  onGoTo: (offset: number, notice: Say | undefined) => void;
   onClose: () => void;
 }
 
 export function JumpToDate({ room, onGoTo, onClose }: Props) {
+  const t = useTexts();
   const [value, setValue] = useState(() => dayValue(Date.now()));
-  const [error, setError] = useState<string>();
+  const [wrong, setWrong] = useState<Say>();
+  const setError = (say: Say | undefined) => setWrong(() => say);
   const [isBusy, setBusy] = useState(false);
 
   async function jump(): Promise<void> {
     const day = dayRange(value);
-    if (!day) return setError('Enter a date, such as 2026-12-31.');
+    if (!day) return setError((t) => t.jump.invalid);
     setError(undefined);
     setBusy(true);
     try {
       const found = await room.firstSince(day.from);
-      if (!found) return setError(`There are no messages from ${dateText(day.from)} or later.`);
+      if (!found) return setError((t) => t.jump.noneSince(t.format.date(day.from)));
       onClose();
       const isLater = found.time >= day.to;
-      onGoTo(found.offset, isLater ? `There are no messages from ${dateText(day.from)}. These came next.` : '');
+      onGoTo(found.offset, isLater ? (t) => t.jump.noneOn(t.format.date(day.from)) : undefined);
     } catch (error) {
-      setError(errorText(error));
+      setError((t) => errorText(error, t));
     } finally {
       setBusy(false);
     }
   }
 
   return (
-    <Dialog title="Jump to a date" onClose={onClose}>
+    <Dialog title={t.jump.title} onClose={onClose}>
       <form
         class="create"
         // The browser's own complaints can't be read by everyone.
@@ -47,9 +51,17 @@ export function JumpToDate({ room, onGoTo, onClose }: Props) {
           if (!isBusy) void jump();
         }}
       >
-        <Field label="Date" name="date" type="date" value={value} onInput={setValue} error={error} focus />
+        <Field
+          label={t.jump.date}
+          name="date"
+          type="date"
+          value={value}
+          onInput={setValue}
+          error={wrong?.(t)}
+          focus
+        />
         <button class="primary" disabled={isBusy}>
-          {isBusy ? 'Looking…' : 'Show its first message'}
+          {isBusy ? t.jump.looking : t.jump.show}
         </button>
       </form>
     </Dialog>

@@ -1,16 +1,20 @@
 /** The panel with the members of a room, those who are online first. */
+import type { ComponentChild } from 'preact';
 import { useEffect, useRef, useState } from 'preact/hooks';
 import type { Member, Members as Page, Room, RoomInfo, User } from '@uproar/client';
 import { errorText } from '../errors';
 import type { Chat } from '../chat';
+import type { Texts } from '../texts/language';
 import { Avatar } from './Avatar';
 import { ConfirmDialog } from './Dialog';
+import { ErrorText } from './ErrorText';
 import { Field } from './Field';
 import { IconButton } from './Icon';
 import { Panel } from './Panel';
 import { ListSkeleton } from './Skeleton';
 import { focusIfLost, useStores } from './hooks';
 import { useOneStop } from './keys';
+import { useTexts } from './texts';
 
 interface Props {
   chat: Chat;
@@ -24,11 +28,6 @@ interface Shown {
   /** Unknown until their page is loaded. */
   member: Member | undefined;
   isHere: boolean;
-}
-
-/** The count that replaces the list of people in a room with many connections. */
-export function connections(count: number): string {
-  return count === 1 ? '1 connection' : `${count} connections`;
 }
 
 /** The number of members agrees with the list below it, which is complete unless there are more. */
@@ -47,11 +46,22 @@ function inOrder(here: readonly User[], members: readonly Member[]): Shown[] {
   ];
 }
 
+/** How many people are here, or how many connections there are if nobody counts the people. */
+export function hereText(
+  { members: t }: Texts,
+  people: number,
+  connections: number | undefined,
+  word = (text: ComponentChild) => text,
+) {
+  return connections === undefined ? t.online(people, word) : t.connections(connections, word);
+}
+
 export function Members({ chat, room, info, onClose }: Props) {
+  const t = useTexts();
   useStores(room);
   const [members, setMembers] = useState<Page>();
-  const [error, setError] = useState('');
-  const [adding, setAdding] = useState<{ error?: string; done?: string }>({});
+  const [error, setError] = useState<unknown>();
+  const [adding, setAdding] = useState<{ error?: unknown; done?: string }>({});
   const [username, setUsername] = useState('');
   const [removing, setRemoving] = useState<string>();
   const { users, online } = room;
@@ -75,7 +85,7 @@ export function Members({ chat, room, info, onClose }: Props) {
         // The count comes from the list of rooms, which may be older.
         if (!loaded.more && loaded.members.length !== info.members) void chat.refresh();
       },
-      (error: unknown) => isCurrent && setError(errorText(error)),
+      (error: unknown) => isCurrent && setError(error),
     );
     return () => {
       isCurrent = false;
@@ -83,11 +93,11 @@ export function Members({ chat, room, info, onClose }: Props) {
   }, [room.name, info.members, adding.done, newcomer, room.removals]);
 
   async function attempt(what: () => Promise<void>): Promise<void> {
-    setError('');
+    setError(undefined);
     try {
       await what();
     } catch (error) {
-      setError(errorText(error));
+      setError(error);
     }
   }
 
@@ -117,35 +127,31 @@ export function Members({ chat, room, info, onClose }: Props) {
       setUsername('');
       setAdding({ done: user.username });
     } catch (error) {
-      setAdding({ error: errorText(error) });
+      setAdding({ error });
     }
   }
 
   return (
-    <Panel title="Members" count={members && countOf(members, info.members)} onClose={onClose}>
+    <Panel title={t.members.title} count={members && countOf(members, info.members)} onClose={onClose}>
       {(online !== undefined || users.length > 0) && (
-        <p class="hint">{online === undefined ? `${users.length} online` : connections(online)}</p>
+        <p class="hint">{hereText(t, users.length, online)}</p>
       )}
-      {error && (
-        <p class="error" role="alert">
-          {error}
-        </p>
-      )}
+      <ErrorText error={error} />
       <ul class="members" ref={list} {...stops.list}>
         {shown.map(({ user, member, isHere }) => (
           <li key={user.id} class={isHere ? 'here' : ''}>
             <Avatar name={user.username} />
             <span class="title">
               <bdi>{user.username}</bdi>
-              {isHere && <span class="visually-hidden">, online</span>}
+              {isHere && <span class="visually-hidden">, {t.members.isOnline}</span>}
             </span>
             {member && member.role !== 'member' && (
-              <span class="hint">{member.role === 'owner' ? 'Owner' : 'Moderator'}</span>
+              <span class="hint">{member.role === 'owner' ? t.members.owner : t.members.moderator}</span>
             )}
             {removable.has(user.id) && (
               <IconButton
                 icon="remove"
-                label={`Remove ${user.username} from this room`}
+                label={t.members.remove(user.username)}
                 class="quiet"
                 {...stops.stop(user.id)}
                 onClick={() => setRemoving(user.username)}
@@ -154,38 +160,38 @@ export function Members({ chat, room, info, onClose }: Props) {
           </li>
         ))}
       </ul>
-      {!members && !error && <ListSkeleton hasAvatars />}
+      {!members && error === undefined && <ListSkeleton hasAvatars />}
       {members?.more && (
         <p class="more">
-          <button onClick={() => void more()}>Show more</button>
+          <button onClick={() => void more()}>{t.buttons.showMore}</button>
         </p>
       )}
       {canAdd && (
         <form onSubmit={add}>
           <Field
-            label="Add someone by username"
+            label={t.members.addLabel}
             name="username"
             value={username}
             onInput={setUsername}
-            error={adding.error}
+            error={adding.error === undefined ? undefined : errorText(adding.error, t)}
           />
           {adding.done && (
             <p class="hint" role="status">
-              {adding.done} is now a member.
+              {t.members.added(adding.done)}
             </p>
           )}
-          <button disabled={username.trim() === ''}>Add</button>
+          <button disabled={username.trim() === ''}>{t.buttons.add}</button>
         </form>
       )}
       {removing !== undefined && (
         <ConfirmDialog
-          title={`Remove ${removing}?`}
-          action="Remove"
+          title={t.members.askRemove(removing)}
+          action={t.buttons.remove}
           onConfirm={() => remove(removing)}
           onClose={() => setRemoving(undefined)}
         >
-          <bdi>{removing}</bdi> will stop receiving messages from this room.{' '}
-          {info.private ? 'They can only come back if someone adds them.' : 'It’s public, so they can join it again.'}
+          {t.members.removed(<bdi>{removing}</bdi>)}{' '}
+          {info.private ? t.members.comesBackPrivate : t.members.comesBackPublic}
         </ConfirmDialog>
       )}
     </Panel>

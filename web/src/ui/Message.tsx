@@ -7,9 +7,8 @@ import type { Chat } from '../chat';
 import { isLong } from '../state/fold';
 import { plainText } from '../state/markdown';
 import { cut, excess, isBlank, storable } from '../state/text';
-import { fullTime, shortTime } from '../state/time';
 import { Avatar } from './Avatar';
-import { tooLongText } from './Composer';
+import { ErrorText } from './ErrorText';
 import { onFormatKey } from './format';
 import { Grow } from './Grow';
 import { IconButton } from './Icon';
@@ -19,9 +18,12 @@ import { Text } from './Text';
 import { linkTo } from './address';
 import { copy } from './clipboard';
 import { memo } from './memo';
+import { useTexts } from './texts';
 
 const EMOJI = ['👍', '❤️', '😂', '🎉', '😮', '😢', '👀', '✅'];
 
+/** What the page says was done. */
+type Done = 'linkCopied' | 'textCopied' | 'markedUnread';
 /** How long the page says that something was done. */
 const DONE_MS = 2500;
 
@@ -48,6 +50,7 @@ interface FrameProps extends Common {
 }
 
 function Frame(props: FrameProps) {
+  const t = useTexts();
   const { row, rowKey, position, isGroupStart, day, isFirstNew, isReachable, onActivate } = props;
   const { className, name, time, children } = props;
   return (
@@ -59,7 +62,7 @@ function Frame(props: FrameProps) {
       tabIndex={isReachable ? 0 : -1}
       aria-posinset={position}
       aria-setsize={-1}
-      aria-label={`${name}, ${shortTime(time)}`}
+      aria-label={t.message.by(name, t.format.time(time))}
       onFocus={() => onActivate(rowKey)}
       onPointerEnter={(event) => {
         // Not on touch: the buttons would appear under the finger and be pressed.
@@ -71,20 +74,20 @@ function Frame(props: FrameProps) {
           <span>{day}</span>
         </h2>
       )}
-      {isFirstNew && <p class="new-divider">New</p>}
+      {isFirstNew && <p class="new-divider">{t.message.isNew}</p>}
       {isGroupStart ? (
         <>
           <Avatar name={name} />
           <p class="by">
             <bdi class="name">{name}</bdi>
-            <time dateTime={new Date(time).toISOString()} title={fullTime(time)}>
-              {shortTime(time)}
+            <time dateTime={new Date(time).toISOString()} title={t.format.fullTime(time)}>
+              {t.format.time(time)}
             </time>
           </p>
         </>
       ) : (
-        <time class="beside" aria-hidden="true" title={fullTime(time)}>
-          {shortTime(time)}
+        <time class="beside" aria-hidden="true" title={t.format.fullTime(time)}>
+          {t.format.time(time)}
         </time>
       )}
       {children}
@@ -114,14 +117,15 @@ interface MessageProps extends Common {
 }
 
 export const MessageRow = memo(function MessageRow(props: MessageProps) {
+  const t = useTexts();
   const { message, quoted, isActive, isHeld, isReachable, isFlashed, isEditing, chat, room, me } = props;
   const { onEdit, onReply, onGoTo, onRelease } = props;
   const long = message.text !== null && isLong(message.text);
   const textProps = { me: chat.me.username, names: chat.names, isReachable, isFolded: long && props.isFolded };
-  const [error, setError] = useState('');
+  const [error, setError] = useState<unknown>();
   const [menu, setMenu] = useState<'react' | 'delete' | 'done'>();
   /** What the page says instead of the actions, for a while. */
-  const [done, setDone] = useState('');
+  const [done, setDone] = useState<Done>('linkCopied');
   const isMine = message.user.id === me;
   const isGone = message.text === null;
   const row = useRef<HTMLDivElement>(null);
@@ -154,30 +158,30 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
     then();
   }
 
-  async function act(what: () => Promise<void>, done: string): Promise<void> {
-    setError('');
+  async function act(what: () => Promise<void>, done: Done): Promise<void> {
+    setError(undefined);
     try {
       await what();
       setDone(done);
       setMenu('done');
     } catch (error) {
-      setError(errorText(error));
+      setError(error);
     }
   }
 
-  const copyLink = () => act(() => copy(linkTo(room, message.offset)), 'Link copied');
-  const copyText = () => act(() => copy(message.text!), 'Text copied');
-  const markUnread = () => act(() => chat.markUnread(room, message.offset), 'Marked as unread in this browser');
+  const copyLink = () => act(() => copy(linkTo(room, message.offset)), 'linkCopied');
+  const copyText = () => act(() => copy(message.text!), 'textCopied');
+  const markUnread = () => act(() => chat.markUnread(room, message.offset), 'markedUnread');
 
   async function change(data: Data): Promise<boolean> {
-    setError('');
+    setError(undefined);
     setMenu(undefined);
     closeSheet();
     try {
       await chat.change(room, data);
       return true;
     } catch (error) {
-      setError(errorText(error));
+      setError(error);
       return false;
     }
   }
@@ -198,7 +202,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
           onKeep={(text) => chat.changeDraft(room, { edit: { offset: message.offset, text } })}
           error={error}
           onCancel={() => {
-            setError('');
+            setError(undefined);
             onEdit(undefined);
           }}
           onSave={async (text) => {
@@ -207,19 +211,15 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
         />
       ) : (
         <div class={isGone ? 'text gone' : 'text'} dir="auto">
-          {isGone ? 'This message was deleted.' : <Text {...textProps} text={message.text!} />}
-          {message.edited && !isGone && <span class="edited"> (edited)</span>}
+          {isGone ? t.message.deleted : <Text {...textProps} text={message.text!} />}
+          {message.edited && !isGone && <span class="edited"> {t.message.edited}</span>}
         </div>
       )}
       {long && !isEditing && <Fold {...props} />}
       {message.reactions.length > 0 && (
         <Reactions chat={chat} room={room} message={message} isReachable={isReachable} onToggle={react} />
       )}
-      {error && !isEditing && (
-        <p class="error" role="alert">
-          {error}
-        </p>
-      )}
+      {!isEditing && <ErrorText error={error} />}
       {(isActive || isHeld) && !isGone && !isEditing && (
         <Place handle={sheet} onClose={onRelease}>
           {menu === 'react' ? (
@@ -233,32 +233,36 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
                   </button>
                 );
               })}
-              <IconButton icon="more" label="More emoji" onClick={() => props.onPickReaction(message)} />
+              <IconButton icon="more" label={t.message.moreEmoji} onClick={() => props.onPickReaction(message)} />
             </Fragment>
           ) : menu === 'delete' ? (
             <Fragment key="delete">
-              <span>Delete this message?</span>
-              <button onClick={() => void change({ delete: message.offset })}>Delete</button>
-              <button onClick={() => setMenu(undefined)}>Cancel</button>
+              <span>{t.message.askDelete}</span>
+              <button onClick={() => void change({ delete: message.offset })}>{t.buttons.delete}</button>
+              <button onClick={() => setMenu(undefined)}>{t.buttons.cancel}</button>
             </Fragment>
           ) : menu === 'done' ? (
             <span key="done" role="status">
-              {done}
+              {t.message[done]}
             </span>
           ) : (
             <Fragment key="all">
-              <IconButton icon="react" label="React" onClick={() => setMenu('react')} />
-              <IconButton icon="reply" label="Reply" onClick={() => leaveSheet(() => onReply(message))} />
+              <IconButton icon="react" label={t.message.react} onClick={() => setMenu('react')} />
+              <IconButton icon="reply" label={t.message.reply} onClick={() => leaveSheet(() => onReply(message))} />
               {isHeld && (
                 // Holding it selects no text.
-                <IconButton icon="copy" label="Copy text" onClick={() => void copyText()} />
+                <IconButton icon="copy" label={t.message.copyText} onClick={() => void copyText()} />
               )}
-              <IconButton icon="link" label="Copy link" onClick={() => void copyLink()} />
-              <IconButton icon="unread" label="Mark as unread" onClick={() => void markUnread()} />
+              <IconButton icon="link" label={t.message.copyLink} onClick={() => void copyLink()} />
+              <IconButton icon="unread" label={t.message.markUnread} onClick={() => void markUnread()} />
               {isMine && (
-                <IconButton icon="edit" label="Edit" onClick={() => leaveSheet(() => onEdit(message.offset))} />
+                <IconButton
+                  icon="edit"
+                  label={t.buttons.edit}
+                  onClick={() => leaveSheet(() => onEdit(message.offset))}
+                />
               )}
-              {isMine && <IconButton icon="delete" label="Delete" onClick={() => setMenu('delete')} />}
+              {isMine && <IconButton icon="delete" label={t.buttons.delete} onClick={() => setMenu('delete')} />}
             </Fragment>
           )}
         </Place>
@@ -272,6 +276,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
  * line. The frame around it is as high as the text, so that it stays in view in a high one.
  */
 function Actions({ children }: SheetProps) {
+  const t = useTexts();
   const frame = useRef<HTMLDivElement>(null);
   const actions = useRef<HTMLDivElement>(null);
   useLayoutEffect(() => {
@@ -283,7 +288,7 @@ function Actions({ children }: SheetProps) {
   });
   return (
     <div class="actions-frame" ref={frame}>
-      <div class="actions" role="group" aria-label="Message actions" ref={actions}>
+      <div class="actions" role="group" aria-label={t.message.actions} ref={actions}>
         {children}
       </div>
     </div>
@@ -291,9 +296,10 @@ function Actions({ children }: SheetProps) {
 }
 
 function Fold({ rowKey, isFolded, onFold, isReachable }: Common) {
+  const t = useTexts();
   return (
     <button class="link fold" tabIndex={isReachable ? 0 : -1} onClick={() => onFold(rowKey, !isFolded)}>
-      {isFolded ? 'Show more' : 'Show less'}
+      {isFolded ? t.buttons.showMore : t.message.showLess}
     </button>
   );
 }
@@ -312,15 +318,16 @@ interface QuotedProps {
 }
 
 function Quoted({ offset, quoted, isReachable, onGoTo }: QuotedProps) {
+  const t = useTexts();
   return (
     <button class="quote" tabIndex={isReachable ? 0 : -1} onClick={() => onGoTo(offset)}>
       {quoted ? (
         <>
           <bdi class="name">{quoted.user.username}</bdi>{' '}
-          <span dir="auto">{quoted.text === null ? 'Message deleted' : cut(plainText(quoted.text), 200)}</span>
+          <span dir="auto">{quoted.text === null ? t.message.quotedDeleted : cut(plainText(quoted.text), 200)}</span>
         </>
       ) : (
-        'Earlier message'
+        t.message.earlier
       )}
     </button>
   );
@@ -333,16 +340,16 @@ interface EditorProps {
   /** The longest text that the server accepts. */
   limitBytes: number;
   onKeep: (text: string) => void;
-  error: string;
+  error: unknown;
   onCancel: () => void;
   onSave: (text: string) => Promise<void>;
 }
 
 function Editor(props: EditorProps) {
+  const t = useTexts();
   const area = useRef<HTMLTextAreaElement>(null);
   const [text, setText] = useState(props.kept ?? props.text);
   const tooLong = excess(text, props.limitBytes);
-  const error = tooLong > 0 ? tooLongText(tooLong) : props.error;
   // A layout effect, so that no keystroke goes elsewhere.
   useLayoutEffect(() => {
     const element = area.current!;
@@ -359,7 +366,7 @@ function Editor(props: EditorProps) {
       <Grow text={text}>
         <textarea
           ref={area}
-          aria-label="Edit message"
+          aria-label={t.message.edit}
           dir="auto"
           rows={1}
           value={text}
@@ -379,16 +386,18 @@ function Editor(props: EditorProps) {
           }}
         />
       </Grow>
-      {error && (
+      {tooLong > 0 ? (
         <p class="error" role="alert">
-          {error}
+          {t.composer.tooLong(tooLong)}
         </p>
+      ) : (
+        <ErrorText error={props.error} />
       )}
       <div class="buttons">
         <button class="primary" disabled={!canSave} onClick={save}>
-          Save
+          {t.buttons.save}
         </button>
-        <button onClick={props.onCancel}>Cancel</button>
+        <button onClick={props.onCancel}>{t.buttons.cancel}</button>
       </div>
     </div>
   );
@@ -402,6 +411,7 @@ interface UnsentProps extends Common {
 }
 
 export const UnsentRow = memo(function UnsentRow(props: UnsentProps) {
+  const t = useTexts();
   const { item, quoted, onGoTo, chat, isReachable } = props;
   const tabIndex = isReachable ? 0 : -1;
   const long = isLong(item.text);
@@ -413,20 +423,20 @@ export const UnsentRow = memo(function UnsentRow(props: UnsentProps) {
       )}
       <div class="text" dir="auto">
         <Text {...textProps} text={item.text} />
-        {item.status === 'pending' && <span class="edited"> (sending…)</span>}
+        {item.status === 'pending' && <span class="edited"> {t.message.sending}</span>}
       </div>
       {long && <Fold {...props} />}
       {item.status === 'failed' && (
         <p class="error" role="alert">
-          {item.isHeld ? '' : item.isUnknown ? 'This may not have been sent. ' : 'Not sent. '}
-          {item.error && errorText(item.error)}{' '}
+          {!item.isHeld && (item.isUnknown ? t.message.maybeNotSent : t.message.notSent)}{' '}
+          {item.error && errorText(item.error, t)}{' '}
           {!item.isHeld && (
             <button tabIndex={tabIndex} onClick={() => chat.outbox.retry(item.id)}>
-              Retry
+              {t.buttons.retry}
             </button>
           )}{' '}
           <button tabIndex={tabIndex} onClick={() => chat.outbox.discard(item.id)}>
-            Discard
+            {t.buttons.discard}
           </button>
         </p>
       )}

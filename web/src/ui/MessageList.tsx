@@ -5,8 +5,9 @@ import type { Chat } from '../chat';
 import { errorText } from '../errors';
 import { isLong } from '../state/fold';
 import { Heights } from '../state/heights';
-import { dayLabel, sameDay, startsGroup } from '../state/time';
+import { sameDay, startsGroup } from '../state/time';
 import { parseMarkdown } from '../state/markdown';
+import type { Say, Texts } from '../texts/language';
 import { EmojiDialog } from './EmojiDialog';
 import { Icon } from './Icon';
 import { MessageRow, UnsentRow } from './Message';
@@ -14,6 +15,7 @@ import { MessageSkeleton } from './Skeleton';
 import { onHold } from './touch';
 import { placeInAddress, replace } from './address';
 import { copyMessages } from './copy';
+import { TextsContext } from './texts';
 
 interface Props {
   /** Refers to the list while it is mounted. */
@@ -35,7 +37,7 @@ interface State {
   flashed: number | undefined;
   atEnd: boolean;
   /** What there is to say about the message that was asked for, or a reaction that failed. */
-  notice: string;
+  notice: Say | undefined;
   /** The message for which a reaction is chosen among all emoji. */
   reactingTo: Message | undefined;
 }
@@ -59,10 +61,6 @@ const NEAR_PX = 1600;
 const DAY_CHECK_MS = 30_000;
 /** How long a message that was asked for stands out. */
 const FLASH_MS = 2500;
-/** Stands between the messages that are loaded and those that are being sent, if others are missing in between. */
-const GAP = 'Later messages aren’t shown here';
-const NO_MESSAGE = 'There is no message at this link. The room may have been deleted and created again since.';
-const DELETED_MESSAGE = 'The message that you were looking for was deleted.';
 /** Within this distance of the end, the view counts as being there. */
 const END_PX = 40;
 
@@ -71,12 +69,13 @@ const END_PX = 40;
  * the scroll position is corrected so that what the user is reading does not move.
  */
 export class MessageList extends Component<Props, State> {
+  static override contextType = TextsContext;
   override state: State = {
     active: undefined,
     held: undefined,
     flashed: undefined,
     atEnd: true,
-    notice: '',
+    notice: undefined,
     reactingTo: undefined,
   };
   private scroller = createRef<HTMLDivElement>();
@@ -188,7 +187,7 @@ export class MessageList extends Component<Props, State> {
     const { chat, room } = this.props;
     this.sticksToEnd = true;
     this.anchor = undefined;
-    this.setState({ notice: '' });
+    this.setState({ notice: undefined });
     // Also if another part of the history is being loaded.
     if (room.timeline.hasNewer || room.loading === 'middle') void room.loadNewest();
     else this.forceUpdate();
@@ -198,22 +197,22 @@ export class MessageList extends Component<Props, State> {
   }
 
   /**
-   * Shows a message, loading it if necessary. If there is something to say about it, the user came from elsewhere, and
-   * the keyboard continues there. Returns whether there is such a message, if that is known.
+   * Shows a message, loading it if necessary. If the user came from elsewhere, the keyboard continues there, and there
+   * may be something to say about it. Returns whether there is such a message, if that is known.
    */
-  async goTo(offset: number, notice?: string): Promise<boolean | undefined> {
+  async goTo(offset: number, fromElsewhere = false, notice?: Say): Promise<boolean | undefined> {
     const { room } = this.props;
     this.again = undefined;
     const exists = await room.goTo(offset);
     const message = room.timeline.find(offset);
-    if (exists === undefined && room.error) this.again = () => void this.goTo(offset, notice);
+    if (exists === undefined && room.error) this.again = () => void this.goTo(offset, fromElsewhere, notice);
     if (!message || this.isGone) return exists;
     this.sticksToEnd = false;
     this.generation = room.timeline.generation;
     this.anchor = { key: keyOf(message), top: this.view.height / 3 };
     this.unfolded.add(keyOf(message));
-    this.setState({ flashed: offset, active: keyOf(message), notice: notice ?? '' });
-    if (notice !== undefined && !isTyping()) this.focusNext = keyOf(message);
+    this.setState({ flashed: offset, active: keyOf(message), notice });
+    if (fromElsewhere && !isTyping()) this.focusNext = keyOf(message);
     clearTimeout(this.flashTimer);
     this.flashTimer = setTimeout(() => this.setState({ flashed: undefined }), FLASH_MS);
     return true;
@@ -225,7 +224,7 @@ export class MessageList extends Component<Props, State> {
     const { wanted } = chat;
     if (!wanted || wanted.room !== room.name || wanted === this.seeking || room.error || this.isGone) return;
     this.seeking = wanted;
-    const exists = await this.goTo(wanted.offset, '');
+    const exists = await this.goTo(wanted.offset, true);
     this.seeking = undefined;
     if (this.isGone) return;
     // Something else is wanted by now.
@@ -235,18 +234,20 @@ export class MessageList extends Component<Props, State> {
     chat.arrived();
     if (exists === undefined) return;
     const message = room.timeline.find(wanted.offset);
-    this.setState({ notice: !exists ? NO_MESSAGE : message?.text === null ? DELETED_MESSAGE : '' });
+    if (!exists) this.setState({ notice: (t) => t.messages.notFound });
+    else this.setState({ notice: message?.text === null ? (t) => t.messages.wasDeleted : undefined });
   }
 
   /** Builds the rows from the timeline and the outbox, if one of them changed. */
   private buildRows(): void {
     const { chat, room, newAfter } = this.props;
+    const t: Texts = this.context;
     const { messages } = room.timeline;
     const items = chat.outbox.of(room.name);
     const now = Date.now();
     // Even a message of the user's own, if it was marked.
     const isMarked = chat.rooms.markOf(room.name)?.after === newAfter;
-    const from = [messages, newAfter, isMarked, room.timeline.hasNewer, ...items];
+    const from = [t, messages, newAfter, isMarked, room.timeline.hasNewer, ...items];
     const isSame = from.length === this.builtFrom.length && from.every((value, i) => value === this.builtFrom[i]);
     if (isSame && sameDay(this.builtAt, now)) return;
     this.builtFrom = from;
@@ -256,7 +257,7 @@ export class MessageList extends Component<Props, State> {
     let hasNew = false;
     for (const message of messages) {
       const row: Row = { key: keyOf(message), message, isGroupStart: startsGroup(last, message), isFirstNew: false };
-      if (!last || !sameDay(last.time, message.time)) row.day = dayLabel(message.time, now);
+      if (!last || !sameDay(last.time, message.time)) row.day = t.format.day(message.time, now);
       if (!hasNew && message.offset > newAfter && (isMarked || message.user.id !== chat.me.id)) {
         hasNew = row.isFirstNew = row.isGroupStart = true;
       }
@@ -269,8 +270,9 @@ export class MessageList extends Component<Props, State> {
       if (keys.has(key)) continue;
       const as = { user: chat.me, time: item.time, ...(item.replyTo === undefined ? {} : { replyTo: item.replyTo }) };
       const row: Row = { key, item, isGroupStart: startsGroup(last, as), isFirstNew: false };
-      if (room.timeline.hasNewer && item === items[0]) row.day = GAP;
-      else if (!last || !sameDay(last.time, item.time)) row.day = dayLabel(item.time, now);
+      // Others are missing in between.
+      if (room.timeline.hasNewer && item === items[0]) row.day = t.messages.gap;
+      else if (!last || !sameDay(last.time, item.time)) row.day = t.format.day(item.time, now);
       rows.push(row);
       last = as;
     }
@@ -474,6 +476,7 @@ export class MessageList extends Component<Props, State> {
     { chat, room, title, newAfter, editing, onEdit, onReply }: Props,
     { active, held, flashed, atEnd, notice, reactingTo }: State,
   ) {
+    const t: Texts = this.context;
     const { timeline } = room;
     // Before the rows are rebuilt: the anchor must be one of the current rows.
     this.syncScroll();
@@ -495,7 +498,7 @@ export class MessageList extends Component<Props, State> {
     // An empty feed is invalid.
     const feed = shown.length > 0 && {
       role: 'feed' as const,
-      'aria-label': `Messages in ${title}`,
+      'aria-label': t.messages.in(title),
       'aria-busy': room.loading !== undefined,
     };
     // With keys, because Preact otherwise makes a new scroller when something before it and behind it changes at once.
@@ -503,20 +506,19 @@ export class MessageList extends Component<Props, State> {
       <div class="messages">
         {room.error && (
           <p key="error" class="error notice" role="alert">
-            {errorText(room.error)}{' '}
-            <button onClick={() => this.tryAgain()}>Try again</button>
+            {errorText(room.error, t)}{' '}
+            <button onClick={() => this.tryAgain()}>{t.buttons.tryAgain}</button>
           </p>
         )}
         <p key="notice" class={notice ? 'notice' : 'visually-hidden'} role="status">
-          {notice} {notice && <button onClick={() => this.setState({ notice: '' })}>Dismiss</button>}
+          {notice?.(t)}{' '}
+          {notice && <button onClick={() => this.setState({ notice: undefined })}>{t.buttons.dismiss}</button>}
         </p>
         {!timeline.loaded && !room.error && this.rows.length === 0 && <MessageSkeleton key="skeleton" />}
         {timeline.loaded && this.rows.length === 0 && (
           <p key="empty" class="empty">
             <Icon name="room" />
-            <span>
-              No messages in <strong dir="auto">{title}</strong> yet. Say hello!
-            </span>
+            <span>{t.messages.none(<strong dir="auto">{title}</strong>)}</span>
           </p>
         )}
         <div
@@ -592,7 +594,7 @@ export class MessageList extends Component<Props, State> {
         {reactingTo && (
           <EmojiDialog
             key="react"
-            title="React"
+            title={t.message.react}
             user={chat.me.id}
             onChoose={(emoji) => this.react(reactingTo, emoji)}
             onClose={() => {
@@ -604,7 +606,7 @@ export class MessageList extends Component<Props, State> {
         )}
         {timeline.loaded && !atEnd && (
           <button key="newest" class="to-newest" onClick={() => this.toNewest()}>
-            {unread > 0 && newAfter !== undefined ? `${unread} unread` : 'Jump to latest'}
+            {unread > 0 && newAfter !== undefined ? t.messages.unread(unread) : t.messages.latest}
             <Icon name="down" />
           </button>
         )}
@@ -638,7 +640,7 @@ export class MessageList extends Component<Props, State> {
 
   private react({ offset }: Message, emoji: string): void {
     const { chat, room } = this.props;
-    const failed = (error: unknown) => this.setState({ notice: errorText(error) });
+    const failed = (error: unknown) => this.setState({ notice: (t) => errorText(error, t) });
     chat.change(room.name, { react: offset, emoji }).catch(failed);
   }
 }

@@ -1,6 +1,7 @@
 import type { ComponentChildren } from 'preact';
 import { useEffect, useRef } from 'preact/hooks';
 import { IconButton } from './Icon';
+import { useTexts } from './texts';
 
 /** A panel about the open room: beside its messages, or over them on narrow screens. */
 interface Props {
@@ -12,6 +13,7 @@ interface Props {
 }
 
 export function Panel({ title, count, onClose, children }: Props) {
+  const t = useTexts();
   const panel = useRef<HTMLElement>(null);
   // On narrow screens the panel covers the room, and the focus must not stay behind it.
   useEffect(() => {
@@ -34,8 +36,8 @@ export function Panel({ title, count, onClose, children }: Props) {
       }}
     >
       <header>
-        <h2>{count === undefined ? title : `${title} (${count})`}</h2>
-        <IconButton icon="close" label="Close" class="quiet close" onClick={onClose} />
+        <h2>{count === undefined ? title : `${title} (${t.format.number(count)})`}</h2>
+        <IconButton icon="close" label={t.buttons.close} class="quiet close" onClick={onClose} />
       </header>
       {children}
     </aside>

@@ -3,6 +3,7 @@ import { useEffect, useRef, useState } from 'preact/hooks';
 import type { Message, Reactors } from '@uproar/client';
 import type { Chat } from '../chat';
 import { whoReacted } from '../state/reactors';
+import { useTexts } from './texts';
 
 /** How long a finger stays on a reaction to see who gave it. */
 const LONG_PRESS_MS = 500;
@@ -16,6 +17,7 @@ interface Props {
 }
 
 export function Reactions({ chat, room, message, isReachable, onToggle }: Props) {
+  const t = useTexts();
   /** The emoji whose people are shown. */
   const [shown, setShown] = useState<string>();
   const [known, setKnown] = useState<{ asOf: number; reactors: Reactors }>();
@@ -58,7 +60,7 @@ export function Reactions({ chat, room, message, isReachable, onToggle }: Props)
         <button
           key={emoji}
           aria-pressed={mine}
-          aria-label={`${emoji}, ${count}`}
+          aria-label={`${emoji}, ${t.format.number(count)}`}
           aria-describedby={emoji === shown ? id : undefined}
           tabIndex={isReachable ? 0 : -1}
           onClick={({ detail }) => {
@@ -93,12 +95,12 @@ export function Reactions({ chat, room, message, isReachable, onToggle }: Props)
             if (isTouched.current) event.preventDefault();
           }}
         >
-          {emoji} {count}
+          {emoji} {t.format.number(count)}
         </button>
       ))}
       {reaction && (
         <span class="who" id={id} role="tooltip">
-          {reaction.emoji} {whoReacted(reaction, chat.me.id, known?.reactors)}
+          {reaction.emoji} {whoReacted(reaction, chat.me.id, known?.reactors, t)}
         </span>
       )}
     </div>

@@ -1,19 +1,23 @@
 /** The open room. */
+import type { ComponentChild } from 'preact';
 import { useCallback, useEffect, useRef, useState } from 'preact/hooks';
 import { ApiError, type Message, type Room as SubscribedRoom, type RoomInfo } from '@uproar/client';
 import { errorText } from '../errors';
 import type { Chat } from '../chat';
+import type { Texts } from '../texts/language';
 import { Back } from './Back';
 import { Composer } from './Composer';
+import { ErrorText } from './ErrorText';
 import { Icon, IconButton } from './Icon';
 import { JumpToDate } from './JumpToDate';
-import { Members, connections } from './Members';
+import { Members, hereText } from './Members';
 import { MessageList } from './MessageList';
 import { RoomDetails } from './RoomDetails';
 import { MessageSkeleton, RoomSkeleton } from './Skeleton';
 import { addressOf, replace } from './address';
 import { focusIfLost, useStores } from './hooks';
 import { useOneStop } from './keys';
+import { useTexts } from './texts';
 
 export function Room({ chat, name }: { chat: Chat; name: string }) {
   useStores(chat, chat.rooms);
@@ -24,6 +28,7 @@ export function Room({ chat, name }: { chat: Chat; name: string }) {
 }
 
 function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomInfo }) {
+  const t = useTexts();
   const room = chat.room(name);
   useStores(room);
   const [replyTo, setReplyTo] = useState<number | undefined>(() => {
@@ -66,8 +71,7 @@ function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomIn
 
   const here = room ? room.users.length : 0;
   // Narrow screens show only the number.
-  const [count, word] =
-    room?.online !== undefined ? connections(room.online).split(' ') : here > 0 ? [String(here), 'online'] : [];
+  const word = (text: ComponentChild) => <span class="word">{text}</span>;
   const toggle = (which: 'members' | 'details') => () => setPanel(panel === which ? undefined : which);
   const close = () => setPanel(undefined);
   return (
@@ -75,23 +79,22 @@ function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomIn
       <main class="room" aria-label={info.title}>
         <header class="room-head">
           <Back chat={chat} room={name} />
-          <span class="kind" role="img" aria-label={info.private ? 'Private room' : 'Public room'}>
+          <span class="kind" role="img" aria-label={info.private ? t.room.private : t.room.public}>
             <Icon name={info.private ? 'private' : 'public'} />
           </span>
           <h1 title={`${info.title} (${info.name})`}>
             <bdi>{info.title}</bdi>
           </h1>
-          {room && <IconButton icon="date" label="Jump to a date" class="below" onClick={() => setJumping(true)} />}
+          {room && <IconButton icon="date" label={t.jump.title} class="below" onClick={() => setJumping(true)} />}
           <button class="members" aria-expanded={panel === 'members'} onClick={toggle('members')}>
             <Icon name="members" />
             <span>
-              {count ?? 'Members'}
-              {count && <span class="word"> {word}</span>}
+              {here > 0 || room?.online !== undefined ? hereText(t, here, room?.online, word) : t.members.title}
             </span>
           </button>
           <IconButton
             icon="details"
-            label="Room details"
+            label={t.details.title}
             class="below"
             aria-expanded={panel === 'details'}
             onClick={toggle('details')}
@@ -113,8 +116,8 @@ function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomIn
           <div class="messages">
             {chat.subscriptionError(name) ? (
               <p class="error notice" role="alert">
-                Can’t load this room. {errorText(chat.subscriptionError(name))}{' '}
-                <button onClick={() => chat.retrySubscription(name)}>Try again</button>
+                {t.room.failed} {errorText(chat.subscriptionError(name), t)}{' '}
+                <button onClick={() => chat.retrySubscription(name)}>{t.buttons.tryAgain}</button>
               </p>
             ) : (
               <MessageSkeleton />
@@ -122,7 +125,7 @@ function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomIn
           </div>
         )}
         <p class="typing" aria-live="off">
-          <span>{room && typingText(room)}</span>
+          <span>{room && typingText(t, room)}</span>
         </p>
         <Composer
           chat={chat}
@@ -150,7 +153,7 @@ function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomIn
       {isJumping && room && (
         <JumpToDate
           room={room}
-          onGoTo={(offset, notice) => void list.current?.goTo(offset, notice)}
+          onGoTo={(offset, notice) => void list.current?.goTo(offset, true, notice)}
           onClose={() => setJumping(false)}
         />
       )}
@@ -158,17 +161,17 @@ function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomIn
   );
 }
 
-function typingText({ typing }: SubscribedRoom): string {
+function typingText(t: Texts, { typing }: SubscribedRoom): string {
   const names = typing.map(({ username }) => username);
   if (names.length === 0) return '';
-  if (names.length === 1) return `${names[0]} is typing…`;
-  if (names.length === 2) return `${names[0]} and ${names[1]} are typing…`;
-  return `${names.length} people are typing…`;
+  if (names.length === 1) return t.room.isTyping(names[0]!);
+  return names.length === 2 ? t.room.areTyping(names) : t.room.manyTyping(names.length);
 }
 
 /** A room that the user is not, or no longer, a member of. */
 function NotAMember({ chat, name }: { chat: Chat; name: string }) {
-  const [error, setError] = useState('');
+  const t = useTexts();
+  const [error, setError] = useState<unknown>();
   const [found, setFound] = useState<'public' | 'hidden'>();
   useStores(chat.outbox);
   const unsent = chat.outbox.of(name);
@@ -177,7 +180,7 @@ function NotAMember({ chat, name }: { chat: Chat; name: string }) {
   useEffect(() => {
     if (!loaded) return;
     let isCurrent = true;
-    setError('');
+    setError(undefined);
     setFound(undefined);
     chat.api.room(name).then(
       (room) => {
@@ -189,7 +192,7 @@ function NotAMember({ chat, name }: { chat: Chat; name: string }) {
       (error: unknown) => {
         if (!isCurrent) return;
         if (error instanceof ApiError && error.code === 'no_such_room') setFound('hidden');
-        else setError(errorText(error));
+        else setError(error);
       },
     );
     return () => {
@@ -203,30 +206,24 @@ function NotAMember({ chat, name }: { chat: Chat; name: string }) {
     try {
       await chat.joinRoom(name);
     } catch (error) {
-      setError(errorText(error));
+      setError(error);
     }
   }
 
   return (
     <main class="room nothing" tabIndex={-1} ref={focusIfLost}>
-      <a href={addressOf(undefined)}>All rooms</a>
-      <h1>
-        You’re not a member of <bdi>{name}</bdi>
-      </h1>
-      {found && <p role="status">{whyNot(former, found)}</p>}
+      <a href={addressOf(undefined)}>{t.rooms.all}</a>
+      <h1>{t.noMember.title(<bdi>{name}</bdi>)}</h1>
+      {found && <p role="status">{whyNot(t, former, found)}</p>}
       {found === 'public' && (
         <button class="primary" onClick={() => void join()}>
-          Join room
+          {t.noMember.join}
         </button>
       )}
-      {error && (
-        <p class="error" role="alert">
-          {error}
-        </p>
-      )}
+      <ErrorText error={error} />
       {unsent.length > 0 && (
         <section class="unsent">
-          <h2>Unsent messages</h2>
+          <h2>{t.noMember.unsent}</h2>
           <ul {...stops.list}>
             {unsent.map(({ id, text }) => (
               <li key={id}>
@@ -234,7 +231,7 @@ function NotAMember({ chat, name }: { chat: Chat; name: string }) {
                   {text}
                 </span>
                 <button {...stops.stop(id)} onClick={() => chat.outbox.discard(id)}>
-                  Discard
+                  {t.buttons.discard}
                 </button>
               </li>
             ))}
@@ -246,10 +243,8 @@ function NotAMember({ chat, name }: { chat: Chat; name: string }) {
 }
 
 /** Why the user is not a member of a room, and how to become one, as far as the server reveals it. */
-function whyNot(former: RoomInfo | undefined, found: 'public' | 'hidden'): string {
-  if (found === 'public') return former ? 'You left it or were removed. It’s public, so you can join it again.' : '';
-  if (!former) return 'There is no such room, or only its members can see it. Ask one of them to add you.';
-  return former.private
-    ? 'You left it or were removed, or it was deleted. Its owner can add you again.'
-    : 'It was deleted.';
+function whyNot(t: Texts, former: RoomInfo | undefined, found: 'public' | 'hidden'): string {
+  if (found === 'public') return former ? t.noMember.public : '';
+  if (!former) return t.noMember.unknown;
+  return former.private ? t.noMember.private : t.noMember.deleted;
 }

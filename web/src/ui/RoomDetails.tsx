@@ -8,6 +8,7 @@ import { Icon } from './Icon';
 import { Panel } from './Panel';
 import { go } from './address';
 import { useStores } from './hooks';
+import { useTexts } from './texts';
 
 interface Props {
   chat: Chat;
@@ -15,70 +16,66 @@ interface Props {
   onClose: () => void;
 }
 
-const ROLES = { owner: 'You own this room', moderator: 'You moderate this room', member: 'You’re a member' };
-
-const MARKS: Record<Mark, string> = { favourite: 'Favourite', muted: 'Mute' };
+const MARKS: readonly Mark[] = ['favourite', 'muted'];
 
 export function RoomDetails({ chat, info, onClose }: Props) {
+  const t = useTexts();
   useStores(chat.marks);
   const [leaving, setLeaving] = useState(false);
   const { name, title, members, role = 'member' } = info;
   const isOwner = role === 'owner';
   return (
-    <Panel title="Room details" onClose={onClose}>
+    <Panel title={t.details.title} onClose={onClose}>
       <dl>
-        <dt>Title</dt>
+        <dt>{t.details.roomTitle}</dt>
         <dd>
           <bdi>{title}</bdi>
         </dd>
-        <dt>Name</dt>
+        <dt>{t.details.name}</dt>
         <dd>
           <bdi>{name}</bdi>
         </dd>
-        <dt>Who can join</dt>
+        <dt>{t.details.joining}</dt>
         <dd>
           <Icon name={info.private ? 'private' : 'public'} />
-          {info.private ? 'People who are added' : 'Everyone'}
+          {info.private ? t.details.private : t.details.public}
         </dd>
-        <dt>Members</dt>
-        <dd>{members}</dd>
-        <dt>Your role</dt>
-        <dd>{ROLES[role]}</dd>
+        <dt>{t.members.title}</dt>
+        <dd>{t.format.number(members)}</dd>
+        <dt>{t.details.role}</dt>
+        <dd>{t.details.roles[role]}</dd>
       </dl>
       <p class="marks">
-        {(Object.keys(MARKS) as Mark[]).map((mark) => (
+        {MARKS.map((mark) => (
           <button
             key={mark}
             aria-pressed={chat.marks.has(mark, name)}
             onClick={() => chat.marks.set(mark, name, !chat.marks.has(mark, name))}
           >
             <Icon name={mark} />
-            {MARKS[mark]}
+            {t.details.marks[mark]}
           </button>
         ))}
       </p>
       <p class="hint">
-        Favourites come first in your list. Muted rooms don’t notify you, and their messages aren’t counted. Both are
-        remembered in this browser only.
+        {t.details.marksHint}
       </p>
       <p class="end">
         <button class="danger" onClick={() => setLeaving(true)}>
-          {isOwner ? 'Delete room' : 'Leave room'}
+          {isOwner ? t.details.delete : t.details.leave}
         </button>
       </p>
       {leaving && (
         <ConfirmDialog
-          title={isOwner ? 'Delete room?' : 'Leave room?'}
-          action={isOwner ? 'Delete' : 'Leave'}
+          title={isOwner ? t.details.askDelete : t.details.askLeave}
+          action={isOwner ? t.buttons.delete : t.buttons.leave}
           onConfirm={async () => {
             await (isOwner ? chat.deleteRoom(name) : chat.leaveRoom(name));
             go(undefined);
           }}
           onClose={() => setLeaving(false)}
         >
-          {isOwner
-            ? `You own “${title}”, so you can’t leave it. Deleting it also deletes all of its messages, for everyone.`
-            : `You’ll stop receiving messages from “${title}”.`}
+          {isOwner ? t.details.deleted(title) : t.details.left(title)}
         </ConfirmDialog>
       )}
     </Panel>

@@ -8,11 +8,13 @@ import { UnreadCount } from './UnreadCount';
 import { addressOf, go } from './address';
 import { useStores } from './hooks';
 import { useOneStop } from './keys';
+import { useTexts } from './texts';
 
 /** The list can be filtered if it is longer than this. */
 const MANY = 12;
 
 export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => void; onSettings: () => void }) {
+  const t = useTexts();
   useStores(chat, chat.rooms, chat.outbox);
   const [filter, setFilter] = useState('');
   const [onlyUnread, setOnlyUnread] = useState(false);
@@ -34,17 +36,17 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
   useEffect(() => current.current?.scrollIntoView({ block: 'nearest' }), [chat.openRoom, loaded]);
 
   return (
-    <nav class="rooms" aria-label="Rooms">
+    <nav class="rooms" aria-label={t.rooms.title}>
       <header>
         <Brand class="brand">Uproar</Brand>
-        <IconButton icon="settings" label="Settings" class="quiet below" onClick={onSettings} />
+        <IconButton icon="settings" label={t.settings.title} class="quiet below" onClick={onSettings} />
       </header>
       {sorted.length > MANY && (
         <div class="filter">
           <input
             type="search"
-            placeholder="Filter"
-            aria-label="Filter your rooms"
+            placeholder={t.rooms.filter}
+            aria-label={t.rooms.filterLabel}
             value={filter}
             onInput={(event) => setFilter(event.currentTarget.value)}
             onKeyDown={(event) => {
@@ -57,12 +59,12 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
             }}
           />
           <button aria-pressed={onlyUnread} onClick={() => setOnlyUnread(!onlyUnread)}>
-            Unread
+            {t.rooms.unread}
           </button>
         </div>
       )}
       {!loaded && <ListSkeleton />}
-      {loaded && sorted.length === 0 && <p class="hint">No rooms yet</p>}
+      {loaded && sorted.length === 0 && <p class="hint">{t.rooms.none}</p>}
       <ul ref={list} {...stops.list}>
         {shown.map((room) => {
           const unread = chat.rooms.unread(room.name);
@@ -83,13 +85,13 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
                 <span class="title">
                   <bdi>{room.title}</bdi>
                 </span>
-                {isBegun(room.name) && <span class="mark draft">Draft</span>}
-                {room.private && <span class="visually-hidden"> private</span>}
-                {isFavourite && <span class="visually-hidden"> favourite</span>}
+                {isBegun(room.name) && <span class="mark draft">{t.rooms.draft}</span>}
+                {room.private && <span class="visually-hidden"> {t.rooms.isPrivate}</span>}
+                {isFavourite && <span class="visually-hidden"> {t.rooms.isFavourite}</span>}
                 {isMuted && (
                   <span class="mark">
                     <Icon name="muted" />
-                    <span class="visually-hidden"> muted</span>
+                    <span class="visually-hidden"> {t.rooms.isMuted}</span>
                   </span>
                 )}
                 <UnreadCount rooms={chat.rooms} room={room} />
@@ -108,17 +110,17 @@ export function Rooms({ chat, onFind, onSettings }: { chat: Chat; onFind: () => 
               <span class="title">
                 <bdi>{name}</bdi>
               </span>
-              <span class="mark error">Not sent</span>
+              <span class="mark error">{t.rooms.notSent}</span>
             </a>
           </li>
         ))}
       </ul>
-      {words && shown.length === 0 && <p class="hint">No matches</p>}
-      {!words && onlyUnread && shown.length === 0 && <p class="hint">You’re all caught up</p>}
+      {words && shown.length === 0 && <p class="hint">{t.rooms.noMatches}</p>}
+      {!words && onlyUnread && shown.length === 0 && <p class="hint">{t.rooms.caughtUp}</p>}
       <footer>
         <button class="wide" onClick={onFind}>
           <Icon name="add" />
-          Find or create a room
+          {t.rooms.find}
         </button>
       </footer>
     </nav>

@@ -5,6 +5,7 @@ import type { Chat } from '../chat';
 import type { Session } from '../session';
 import { Avatar } from './Avatar';
 import { Dialog } from './Dialog';
+import { ErrorText } from './ErrorText';
 import { Field } from './Field';
 import { go } from './address';
 import { LanguageChoice } from './LanguageChoice';
@@ -48,11 +49,7 @@ export function Settings({ chat, session, onShortcuts, onClose }: Props) {
           {t.settings.unsent(unsent)}
         </p>
       )}
-      {error !== undefined && (
-        <p class="error" role="alert">
-          {errorText(error)}
-        </p>
-      )}
+      <ErrorText error={error} />
       <ThemeEditor
         theme={theme}
         onChange={(theme) => {
@@ -98,7 +95,7 @@ function Password({ chat, session }: { chat: Chat; session: Session }) {
   const t = useTexts();
   const [error, setError] = useState<unknown>();
   const [done, setDone] = useState(false);
-  const errorOf = (name: string) => (error !== undefined && errorField(error) === name ? errorText(error) : undefined);
+  const errorOf = (name: string) => (errorField(error) === name ? errorText(error, t) : undefined);
   return (
     <form
       onSubmit={async (event) => {
@@ -134,11 +131,7 @@ function Password({ chat, session }: { chat: Chat; session: Session }) {
           autocomplete="new-password"
           error={errorOf('new_password')}
         />
-        {error !== undefined && errorField(error) === null && (
-          <p class="error" role="alert">
-            {errorText(error)}
-          </p>
-        )}
+        {errorField(error) === null && <ErrorText error={error} />}
         {done && <p role="status">{t.password.changed}</p>}
         <button>{t.password.change}</button>
       </fieldset>

@@ -1,6 +1,7 @@
 /** What can be done with a message, at the lower edge of the screen, where a thumb reaches it. */
 import type { ComponentChildren } from 'preact';
 import { useLayoutEffect } from 'preact/hooks';
+import { useTexts } from './texts';
 
 export interface SheetProps {
   /** Refers to the sheet while it is open. Closing it makes the rest of the page usable at once. */
@@ -10,22 +11,23 @@ export interface SheetProps {
 }
 
 export function Sheet({ handle, onClose, children }: SheetProps) {
+  const t = useTexts();
   useLayoutEffect(() => handle.current!.showModal(), []);
   return (
     <dialog
       ref={handle}
       class="sheet"
-      aria-label="Message actions"
+      aria-label={t.message.actions}
       onClose={onClose}
       onClick={(event) => {
         if (event.target === handle.current) handle.current?.close();
       }}
     >
-      <div class="actions" role="group" aria-label="Message actions">
+      <div class="actions" role="group" aria-label={t.message.actions}>
         {children}
       </div>
       <button class="wide" onClick={() => handle.current?.close()}>
-        Close
+        {t.buttons.close}
       </button>
     </dialog>
   );

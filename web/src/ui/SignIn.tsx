@@ -2,17 +2,20 @@
 import { useState } from 'preact/hooks';
 import { check, errorField, errorText } from '../errors';
 import type { Session } from '../session';
+import { ErrorText } from './ErrorText';
 import { Field } from './Field';
 import { LanguageSelect } from './LanguageChoice';
 import { useTexts } from './texts';
 
 export function SignIn({ session }: { session: Session }) {
-  const t = useTexts().signIn;
+  const texts = useTexts();
+  const t = texts.signIn;
   const [isNew, setNew] = useState(false);
   const [error, setError] = useState<unknown>();
   const [busy, setBusy] = useState(false);
   const field = errorField(error);
-  const errorOf = (...names: string[]) => (field !== null && names.includes(field) ? errorText(error) : undefined);
+  const errorOf = (...names: string[]) =>
+    field !== null && names.includes(field) ? errorText(error, texts) : undefined;
   const fields = ['username', 'email', 'password'];
 
   async function submit(event: SubmitEvent): Promise<void> {
@@ -47,7 +50,7 @@ export function SignIn({ session }: { session: Session }) {
       <h1>Uproar</h1>
       {session.notice && (
         <p class="notice" role="status">
-          {errorText(session.notice)}
+          {session.notice(texts)}
         </p>
       )}
       <form onSubmit={submit} key={isNew ? 'new' : 'known'} noValidate>
@@ -74,11 +77,7 @@ export function SignIn({ session }: { session: Session }) {
           hint={isNew ? t.passwordHint : undefined}
           error={errorOf('password')}
         />
-        {error !== undefined && (field === null || !fields.includes(field)) && (
-          <p class="error" role="alert">
-            {errorText(error)}
-          </p>
-        )}
+        {(field === null || !fields.includes(field)) && <ErrorText error={error} />}
         <button class="primary" disabled={busy}>
           {isNew ? t.create : t.signIn}
         </button>

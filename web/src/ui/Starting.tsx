@@ -2,16 +2,18 @@
 import { countPending } from '@uproar/client';
 import { OWNER_KEY } from '../state/privacy';
 import { storage } from '../storage';
+import type { Say } from '../texts/language';
 import { useTexts } from './texts';
 
-export function Starting({ notice }: { notice: string }) {
-  const t = useTexts().starting;
+export function Starting({ notice }: { notice: Say | undefined }) {
+  const texts = useTexts();
+  const t = texts.starting;
   const kept = notice ? countPending(storage, storage.getItem(OWNER_KEY) ?? '') : 0;
   return (
     <main class="starting">
       <h1>Uproar</h1>
       <p role="status">
-        {notice && (navigator.onLine ? notice : t.offline)}
+        {notice && (navigator.onLine ? notice(texts) : t.offline)}
         {kept > 0 && ` ${t.unsent(kept)}`}
       </p>
     </main>

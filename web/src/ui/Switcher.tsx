@@ -6,6 +6,7 @@ import { Dialog } from './Dialog';
 import { UnreadCount } from './UnreadCount';
 import { go } from './address';
 import { useStores } from './hooks';
+import { useTexts } from './texts';
 
 const LIST_ID = 'switcher-rooms';
 /** More rooms are found by more letters. */
@@ -18,6 +19,7 @@ interface Props {
 }
 
 export function Switcher({ chat, onFind, onClose }: Props) {
+  const t = useTexts();
   useStores(chat, chat.rooms);
   const [query, setQuery] = useState('');
   const [selected, setSelected] = useState<string>();
@@ -60,12 +62,12 @@ export function Switcher({ chat, onFind, onClose }: Props) {
   }
 
   return (
-    <Dialog title="Go to a room" onClose={onClose}>
+    <Dialog title={t.switcher.title} onClose={onClose}>
       <input
         ref={input}
         type="text"
         role="combobox"
-        aria-label="Room"
+        aria-label={t.switcher.room}
         aria-autocomplete="list"
         aria-expanded={found.length > 0}
         aria-controls={found.length > 0 ? LIST_ID : undefined}
@@ -81,7 +83,7 @@ export function Switcher({ chat, onFind, onClose }: Props) {
         onKeyDown={onKeyDown}
       />
       {found.length > 0 && (
-        <ul class="switcher" id={LIST_ID} role="listbox" aria-label="Rooms" ref={list}>
+        <ul class="switcher" id={LIST_ID} role="listbox" aria-label={t.rooms.title} ref={list}>
           {found.map((room, i) => (
             <li
               key={room.name}
@@ -107,7 +109,7 @@ export function Switcher({ chat, onFind, onClose }: Props) {
       )}
       {found.length === 0 && (
         <p role="status">
-          None of your rooms matches. <button onClick={onFind}>Find or create a room</button>
+          {t.switcher.none} <button onClick={onFind}>{t.rooms.find}</button>
         </p>
       )}
     </Dialog>

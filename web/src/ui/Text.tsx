@@ -3,6 +3,7 @@ import { useLayoutEffect, useRef } from 'preact/hooks';
 import { folded } from '../state/fold';
 import { type Block, type Inline, type Item, parseMarkdown } from '../state/markdown';
 import type { Names } from '../state/mentions';
+import { useTexts } from './texts';
 
 interface Props {
   text: string;
@@ -86,6 +87,7 @@ const item = (tabIndex: number) => ({ number, children }: Item, key: number): Co
 
 /** Tab leads to it while there is something to scroll in a message that Tab leads to. */
 function CodeBlock({ text, tabIndex }: { text: string; tabIndex: number }) {
+  const t = useTexts();
   const element = useRef<HTMLPreElement>(null);
   useLayoutEffect(() => {
     const pre = element.current!;
@@ -99,7 +101,7 @@ function CodeBlock({ text, tabIndex }: { text: string; tabIndex: number }) {
     return () => observer.disconnect();
   }, [text, tabIndex]);
   return (
-    <pre ref={element} dir="ltr" role="group" aria-label="Code" tabIndex={-1}>
+    <pre ref={element} dir="ltr" role="group" aria-label={t.composer.code} tabIndex={-1}>
       <code>{text}</code>
     </pre>
   );

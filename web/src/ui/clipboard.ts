@@ -1,3 +1,5 @@
+import { ChatError } from '@uproar/client';
+
 /** Copies a text. Throws if the browser does not allow it. */
 export async function copy(text: string): Promise<void> {
   // A server on a local network often has no secure origin, and so no `clipboard`.
@@ -12,5 +14,5 @@ export async function copy(text: string): Promise<void> {
   const isCopied = document.execCommand('copy');
   area.remove();
   if (focused instanceof HTMLElement) focused.focus({ preventScroll: true });
-  if (!isCopied) throw new Error('This browser doesn’t let the page copy');
+  if (!isCopied) throw new ChatError('no_clipboard', 'the browser does not let the page copy');
 }

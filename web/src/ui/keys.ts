@@ -41,8 +41,8 @@ function shownComposer(): HTMLTextAreaElement | undefined {
 }
 
 const IS_MAC = typeof navigator !== 'undefined' && /^(Mac|iP)/.test(navigator.platform);
-/** How keys are written. On a Mac, those with Ctrl edit the line. */
-export const shortcut = (letter: string) => (IS_MAC ? `⌘${letter}` : `Ctrl+${letter}`);
+/** How keys are written. `control`: the name of that key. On a Mac, those with Ctrl edit the line. */
+export const shortcut = (letter: string, control: string) => (IS_MAC ? `⌘${letter}` : `${control}+${letter}`);
 
 /** Whether this is ⌘ on a Mac, or else Ctrl, with a letter. */
 export function isShortcut(event: KeyboardEvent, letter: string, withShift = false): boolean {
