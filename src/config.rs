@@ -267,6 +267,17 @@ pub struct Options {
     )]
     pub allow_origin: Vec<String>,
 
+    /// Origin whose pages may show a room in a frame, such as https://www.example.org; repeatable
+    #[arg(
+        long,
+        global = true,
+        value_name = "ORIGIN",
+        env = "UPROAR_EMBED_ORIGIN",
+        value_delimiter = ',',
+        value_parser = text()
+    )]
+    pub embed_origin: Vec<String>,
+
     /// File with the key that signs tokens, 32 to 4096 bytes [default: signing.key in the data folder, created at the
     /// first start]
     #[arg(long, global = true, value_name = "FILE", env = "UPROAR_KEY_FILE", value_parser = path())]
@@ -600,6 +611,11 @@ impl Options {
         elements(&self.allow_origin).collect()
     }
 
+    /// The origins of `--embed-origin`.
+    pub fn embed_origins(&self) -> Vec<&str> {
+        elements(&self.embed_origin).collect()
+    }
+
     /// The headers of `--otlp-headers`.
     pub fn otlp_headers(&self) -> impl Iterator<Item = &str> {
         elements(&self.otlp_headers)
@@ -712,7 +728,8 @@ mod tests {
                     shards = ' 2'\nlanes = '3 '\nlisten-tls = ' 127.0.0.1:3 '\ntls-cert = ' /c '\ntls-key = '/k '\n\
                     redirect-http = ' 127.0.0.1:4'\nhsts = ' yes '\n\
                     otlp = ' http://localhost:4318 '\notlp-headers = [' a=b ', 'c=d']\notlp-sample = ' 0.5 '\n\
-                    driver = ' Epoll '\nallow-origin = [' https://a.example ']\nkey-file = '/z '\nlog = ' info '\n\
+                    driver = ' Epoll '\nallow-origin = [' https://a.example ']\n\
+                    embed-origin = ' https://b.example '\nkey-file = '/z '\nlog = ' info '\n\
                     [limit]\ntext_limit_bytes = ' 5 '\n";
         let options = load(&file.replace("'", "\""), &[]).unwrap();
         assert_eq!(options.addresses().unwrap(), ["127.0.0.1:1".parse().unwrap()]);
@@ -729,6 +746,7 @@ mod tests {
         assert_eq!(options.otlp_headers().collect::<Vec<_>>(), ["a=b", "c=d"]);
         assert_eq!((options.public_metrics, options.query_token, options.echo), (false, false, true));
         assert_eq!((options.trusted_networks(), options.origins()), (vec!["127.0.0.1"], vec!["https://a.example"]));
+        assert_eq!(options.embed_origins(), ["https://b.example"]);
         assert_eq!((options.data.as_path(), options.key_path().as_path()), (Path::new("/x"), Path::new("/z")));
         assert_eq!(options.database_url().unwrap(), DatabaseUrl::Sqlite("/y".into()));
         assert_eq!((options.shards, options.lanes, options.driver), (Some(2), 3, Driver::Epoll));

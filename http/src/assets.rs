@@ -1,6 +1,7 @@
 //! The files of the web client, embedded in the binary. They are the same for everyone, so all of their responses are
 //! prepared at the start.
 
+use crate::origins::EmbedOrigins;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
@@ -17,19 +18,25 @@ const UNBUILT: File = File { path: INDEX, plain: include_bytes!("unbuilt.html"),
 /// The file that answers `GET /`.
 const INDEX: &str = "/index.html";
 
+/// The page with a single room, which other sites may show in a frame. No other page may be in one.
+const FRAME: &str = "/embed.html";
+
+/// The script that makes `<uproar-room>` known to such a site.
+const ELEMENT: &str = "/embed.js";
+
 /// Every name below this path contains a hash of the file's content, so such a file never changes.
 const HASHED: &str = "/assets/";
 
-/// What the web client may do. Its scripts, styles and other files come from this server, each in a file of its own.
-/// `'self'` includes WebSockets of the same origin (CSP 3, section 6.7.2.8). Browsers that support Trusted Types never
-/// make HTML or scripts from strings. The one policy that is allowed lets the web client start its service worker.
+/// What the web client may do, apart from who may show it in a frame. Its scripts, styles and other files come from this
+/// server, each in a file of its own. `'self'` includes WebSockets of the same origin (CSP 3, section 6.7.2.8). Browsers
+/// that support Trusted Types never make HTML or scripts from strings. The one policy that is allowed lets the web
+/// client start its service worker.
 const POLICY: &str = "default-src 'self'; connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; \
-                      frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types service-worker";
+                      require-trusted-types-for 'script'; trusted-types service-worker";
 
 /// What keeps the web client apart from pages of other origins, and from the devices and sensors that it doesn't need.
-const ISOLATION: [(&str, &str); 3] = [
+const ISOLATION: [(&str, &str); 2] = [
     ("cross-origin-opener-policy", "same-origin"),
-    ("cross-origin-resource-policy", "same-origin"),
     (
         "permissions-policy",
         "accelerometer=(), autoplay=(), browsing-topics=(), camera=(), display-capture=(), encrypted-media=(), \
@@ -63,11 +70,12 @@ pub(crate) struct Assets {
 }
 
 impl Assets {
-    pub(crate) fn new(files: &[File]) -> Assets {
+    /// `embed_origins`: whose pages may show a room in a frame.
+    pub(crate) fn new(files: &[File], embed_origins: &EmbedOrigins) -> Assets {
         let index = files.iter().find(|file| file.path == INDEX);
         Assets {
-            index: Prepared::new(index.unwrap_or(&UNBUILT)),
-            files: files.iter().map(|file| (file.path, Prepared::new(file))).collect(),
+            index: Prepared::new(index.unwrap_or(&UNBUILT), embed_origins),
+            files: files.iter().map(|file| (file.path, Prepared::new(file, embed_origins))).collect(),
         }
     }
 
@@ -86,6 +94,9 @@ impl Assets {
 struct Prepared {
     content_type: HeaderValue,
     cache_control: HeaderValue,
+    policy: HeaderValue,
+    /// Which sites' pages may load it as a script or a picture (`Cross-Origin-Resource-Policy`).
+    resource_policy: HeaderValue,
     plain: Variant,
     gzip: Option<Variant>,
     brotli: Option<Variant>,
@@ -100,7 +111,7 @@ struct Variant {
 }
 
 impl Prepared {
-    fn new(file: &File) -> Prepared {
+    fn new(file: &File, embed_origins: &EmbedOrigins) -> Prepared {
         let hash = Sha256::digest(file.plain);
         let hash: String = hash.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
         let variant = |encoding: Option<&'static str>, body: &'static [u8]| {
@@ -115,9 +126,15 @@ impl Prepared {
         // `no-cache` lets browsers keep a file, but they ask on each use whether it has changed.
         let is_hashed = file.path.starts_with(HASHED);
         let cache_control = if is_hashed { "public, max-age=31536000, immutable" } else { "no-cache" };
+        let ancestors = if file.path == FRAME { embed_origins.ancestors() } else { "'none'".to_owned() };
+        let policy = HeaderValue::from_str(&format!("frame-ancestors {ancestors}; {POLICY}"));
+        let resource_policy = if file.path == ELEMENT { "cross-origin" } else { "same-origin" };
         Prepared {
             content_type: HeaderValue::from_static(content_type(file.path)),
             cache_control: HeaderValue::from_static(cache_control),
+            // An origin consists of characters that a header may have.
+            policy: policy.unwrap_or(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'")),
+            resource_policy: HeaderValue::from_static(resource_policy),
             plain: variant(None, file.plain),
             gzip: file.gzip.map(|body| variant(Some("gzip"), body)),
             brotli: file.brotli.map(|body| variant(Some("br"), body)),
@@ -143,7 +160,8 @@ impl Prepared {
                 headers.insert(header::CONTENT_ENCODING, encoding.clone());
             }
         }
-        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+        headers.insert(header::CONTENT_SECURITY_POLICY, self.policy.clone());
+        headers.insert(HeaderName::from_static("cross-origin-resource-policy"), self.resource_policy.clone());
         for (name, value) in ISOLATION {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }

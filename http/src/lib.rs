@@ -58,7 +58,7 @@ pub use chat::{Adopted, Chat, PublishError, PublishRequest, SharedChat};
 pub use errors::{ApiError, Code};
 pub use fields::FieldError;
 pub use operations::OPENAPI;
-pub use origins::{OriginError, Origins};
+pub use origins::{EmbedOrigins, OriginError, Origins};
 pub use passwords::PasswordCost;
 pub use service::Service;
 pub use settings::Settings;

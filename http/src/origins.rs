@@ -1,4 +1,5 @@
-//! Which web pages may use the API: CORS for calls, the `Origin` header for WebSocket upgrades and the cookie.
+//! Which web pages may use the API (CORS for calls, the `Origin` header for WebSocket upgrades and the cookie), and
+//! which may show a room in a frame.
 
 use http::{HeaderName, HeaderValue, Method, Uri, header};
 use std::time::Duration;
@@ -24,6 +25,16 @@ pub enum OriginError {
     Form(String),
     #[error("'*' allows every origin and must be the only one")]
     AnyAndOthers,
+    #[error(
+        "'*' would let every site put a room under its own buttons and make people click in it unawares; name each \
+         origin, such as https://www.example.org"
+    )]
+    AnyFrame,
+    #[error(
+        "browsers can't compare the site around a frame with '{0}'; give http or https, a host name or an IPv4 \
+         address, and the port if it is an unusual one, such as https://www.example.org"
+    )]
+    Source(String),
 }
 
 impl Origins {
@@ -71,6 +82,36 @@ impl Origins {
                 .max_age(Duration::from_secs(600)),
         )
     }
+}
+
+/// The origins that `--embed-origin` names, as sources of a Content-Security-Policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EmbedOrigins(Vec<String>);
+
+impl EmbedOrigins {
+    /// Parses what the operator wrote: nothing, or a list of exact origins.
+    pub fn parse<S: AsRef<str>>(origins: &[S]) -> Result<EmbedOrigins, OriginError> {
+        origins.iter().map(|origin| source(origin.as_ref())).collect::<Result<_, _>>().map(EmbedOrigins)
+    }
+
+    /// The value of `frame-ancestors`.
+    pub(crate) fn ancestors(&self) -> String {
+        if self.0.is_empty() { "'none'".to_owned() } else { self.0.join(" ") }
+    }
+}
+
+/// Parses an origin into a source (CSP 3, section 2.3.1), which has fewer forms than an origin.
+fn source(text: &str) -> Result<String, OriginError> {
+    if text == "*" {
+        return Err(OriginError::AnyFrame);
+    }
+    let origin = exact(text)?.to_str().unwrap_or_default().to_owned();
+    let is_name = |host: &str| host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
+    let is_source = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://")).is_some_and(|rest| {
+        let (host, port) = rest.split_once(':').unwrap_or((rest, "0"));
+        !host.is_empty() && is_name(host) && port.parse::<u16>().is_ok()
+    });
+    if is_source { Ok(origin) } else { Err(OriginError::Source(text.to_owned())) }
 }
 
 /// Parses an origin into the exact form in which browsers send it.
@@ -141,6 +182,33 @@ mod tests {
             ["chat.example", "https://", "https://a/b", "https://*.example", "null", "https://u@a", "https://a b"]
         {
             assert!(Origins::parse(&[text]).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_sites_around_a_frame_are_sources_of_a_policy() {
+        let ancestors = |origins: &[&str]| EmbedOrigins::parse(origins).map(|origins| origins.ancestors());
+        assert_eq!(ancestors(&[]), Ok("'none'".to_owned()));
+        let origins =
+            ["HTTPS://Www.Example.org:443/", "http://localhost:3000", "http://127.0.0.1", "https://xn--a-ecp.de"];
+        let sources = "https://www.example.org http://localhost:3000 http://127.0.0.1 https://xn--a-ecp.de";
+        assert_eq!(ancestors(&origins), Ok(sources.to_owned()));
+        assert_eq!(ancestors(&["https://a.example", "*"]), Err(OriginError::AnyFrame));
+        for text in ["www.example.org", "https://a/b", "https://*.example", "null", "https://a b", "https://münchen.de"]
+        {
+            assert_eq!(ancestors(&[text]), Err(OriginError::Form(text.to_owned())));
+        }
+        for text in [
+            "app://chat",
+            "https://[::1]",
+            "https://a_b.example",
+            "https://a:99999",
+            "https://:443",
+            "https://a;script-src",
+            "https://a,b",
+            "https://'self'",
+        ] {
+            assert!(ancestors(&[text]).is_err(), "{text}");
         }
     }
 

@@ -111,7 +111,7 @@ impl Service {
         let limits = &settings.limits;
         let publish_rate = RateLimiter::new(limits.publish_rate());
         let attempts = Attempts::new(limits, Instant::now());
-        let assets = Assets::new(settings.assets);
+        let assets = Assets::new(settings.assets, &settings.embed_origins);
         let security_log = SecurityLog::new(Instant::now());
         let app = Arc::new(App {
             store,

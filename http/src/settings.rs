@@ -2,7 +2,7 @@
 
 use crate::addresses::Network;
 use crate::assets::{EMBEDDED, File};
-use crate::origins::Origins;
+use crate::origins::{EmbedOrigins, Origins};
 use crate::passwords::PasswordCost;
 use uproar_core::limits::Limits;
 
@@ -12,6 +12,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The origins, besides the server's own, whose pages may use the API from a browser.
     pub origins: Origins,
+    /// The origins whose pages may show a room in a frame.
+    pub embed_origins: EmbedOrigins,
     pub password_cost: PasswordCost,
     /// Whether `/echo` is served.
     pub echo: bool,
@@ -30,6 +32,7 @@ impl Default for Settings {
         Settings {
             limits: Limits::default(),
             origins: Origins::Own,
+            embed_origins: EmbedOrigins::default(),
             password_cost: PasswordCost::default(),
             echo: false,
             public_metrics: false,

@@ -5,16 +5,18 @@ use anyhow::Result;
 use std::str::FromStr;
 use uproar_core::limits::Limits;
 use uproar_http::addresses::Network;
-use uproar_http::{Origins, Settings};
+use uproar_http::{EmbedOrigins, Origins, Settings};
 
 /// # Errors
 /// If an origin or a network is invalid.
 pub(crate) fn from_options(options: &Options, limits: &Limits) -> Result<Settings> {
     let origins = Origins::parse(&options.origins()).map_err(|error| anyhow::anyhow!("--allow-origin: {error}"))?;
+    let embed_origins = EmbedOrigins::parse(&options.embed_origins());
     let trusted_proxies = options.trusted_networks().into_iter().map(Network::from_str);
     let trusted_proxies: Result<Vec<Network>, _> = trusted_proxies.collect();
     Ok(Settings {
         origins,
+        embed_origins: embed_origins.map_err(|error| anyhow::anyhow!("--embed-origin: {error}"))?,
         public_metrics: options.public_metrics,
         trusted_proxies: trusted_proxies.map_err(|error| anyhow::anyhow!("--trusted-proxy: {error}"))?,
         limits: limits.clone(),

@@ -39,6 +39,25 @@ async fn the_page_and_its_assets_are_served() {
     server.sign_up("ann").await;
 }
 
+#[tokio::test]
+async fn a_room_may_be_in_a_frame_of_the_sites_that_the_options_name() {
+    let named = ["--embed-origin", "https://A.example/", "--embed-origin", "http://localhost:3000,https://b.example"];
+    for (options, ancestors) in [
+        (&[][..], "frame-ancestors 'none';"),
+        (&named, "frame-ancestors https://a.example http://localhost:3000 https://b.example;"),
+    ] {
+        let server = Server::start(Kind::Sqlite, options).await;
+        for (path, ancestors) in [("/", "frame-ancestors 'none';"), ("/embed.html", ancestors)] {
+            let page = request(&server, "GET", path, &[]).await;
+            // Without a built page, there is no frame.
+            if page.status != 404 || path == "/" {
+                let policy = page.header("Content-Security-Policy").expect("a Content-Security-Policy");
+                assert!(policy.contains(ancestors), "{path}: {policy}");
+            }
+        }
+    }
+}
+
 async fn a_browser_stays_signed_in(kind: Kind) {
     let mut server = Server::start(kind, &["--query-token"]).await;
     let body = json!({"username": "ann", "email": "ann@example.org", "password": "correct horse"});

@@ -125,6 +125,9 @@ async fn invalid_arguments_are_reported() {
         (&["--listen-tls", "127.0.0.1:0", "--tls-cert", "/none/c", "--tls-key", "/k"], &["--tls-cert", "/none/c"]),
         (&["--listen", "192.0.2.1:0"], &["192.0.2.1"]),
         (&["--allow-origin", "chat.example.org"], &["--allow-origin", "chat.example.org"]),
+        (&["--embed-origin", "www.example.org"], &["--embed-origin", "'www.example.org'", "https://"]),
+        (&["--embed-origin", "https://a.example,*"], &["--embed-origin", "'*'", "click", "https://www.example.org"]),
+        (&["--embed-origin", "https://[::1]"], &["--embed-origin", "'https://[::1]'", "https://www.example.org"]),
         (&["--log", "loud=very"], &["--log", "loud=very"]),
     ] {
         assert_contains(&expect_failure(&with(&with(&base, &shards), arguments), 1).await, words);

@@ -2,8 +2,8 @@
 
 use crate::support::{Client, Response, Server, server, server_with, settings};
 use std::collections::HashSet;
-use uproar_http::Settings;
 use uproar_http::assets::{EMBEDDED, File};
+use uproar_http::{EmbedOrigins, Settings};
 
 /// The service never decompresses, so these bodies need not be valid.
 const ASSETS: &[File] = &[
@@ -18,6 +18,8 @@ const ASSETS: &[File] = &[
     File { path: "/assets/dot-00ff.png", plain: b"\x89PNG", gzip: None, brotli: None },
     File { path: "/favicon.svg", plain: b"<svg/>", gzip: None, brotli: None },
     File { path: "/sw.js", plain: b"let worker = 1;", gzip: None, brotli: None },
+    File { path: "/embed.html", plain: b"<!doctype html>", gzip: None, brotli: None },
+    File { path: "/embed.js", plain: b"let element = 1;", gzip: None, brotli: None },
     File { path: "/manifest.webmanifest", plain: b"{}", gzip: None, brotli: None },
     // Hidden by a call of the same path.
     File { path: "/healthz", plain: b"never seen", gzip: None, brotli: None },
@@ -86,6 +88,29 @@ async fn every_file_has_its_type_and_cache_control() {
         assert_eq!(response.header("cross-origin-opener-policy"), Some("same-origin"));
         assert_eq!(response.header("cross-origin-resource-policy"), Some("same-origin"));
         assert!(response.header("permissions-policy").is_some_and(|policy| policy.contains("microphone=()")));
+    }
+}
+
+#[tokio::test]
+async fn only_named_origins_may_show_a_room_in_a_frame_and_nothing_else() {
+    let embed_origins = EmbedOrigins::parse(&["https://www.example.org", "http://localhost:3000"]).unwrap();
+    let open = server_with(Settings { assets: ASSETS, embed_origins, ..settings() }).await;
+    for (server, ancestors) in
+        [(server_with_assets().await, "'none'"), (open, "https://www.example.org http://localhost:3000")]
+    {
+        let mut client = server.client().await;
+        for (path, ancestors) in [("/", "'none'"), ("/index.html", "'none'"), ("/embed.html", ancestors)] {
+            let response = client.get(path).await;
+            let policy = response.header("content-security-policy").unwrap();
+            let directives: Vec<&str> = policy.split("; ").collect();
+            assert!(directives.contains(&&*format!("frame-ancestors {ancestors}")), "{path}: {policy}");
+            assert!(directives.contains(&"default-src 'self'"), "{path}: {policy}");
+            assert_eq!(response.header("cross-origin-resource-policy"), Some("same-origin"), "{path}");
+        }
+        // The script of the element runs on those sites.
+        let script = client.get("/embed.js").await;
+        assert_eq!(script.header("cross-origin-resource-policy"), Some("cross-origin"));
+        assert_eq!(script.header("cache-control"), Some("no-cache"));
     }
 }
 
