@@ -113,16 +113,55 @@ describe('formatted messages', () => {
     expect(await short.evaluate(({ tabIndex }) => tabIndex)).toBe(-1);
   }, 60_000);
 
+  it('have code in colours if the language is known, which are loaded on demand and move nothing', async () => {
+    await world.room(ann, 'colours');
+    await world.join(bob, 'colours');
+    const visitor = await world.signedIn('ann', 'colours');
+    const loaded = () =>
+      visitor.evaluate(() => performance.getEntriesByType('resource').map(({ name }) => name).join());
+    const code = (text: string) => visitor.locator('pre', { hasText: text });
+    const height = (text: string) => code(text).evaluate((pre) => [pre.clientHeight, pre.scrollWidth]);
+    await world.say(bob, 'colours', '```\nfn plain() { return "yes"; } // 1\n```');
+    await world.say(bob, 'colours', '```klingon\nfn qapla() { return "yes"; }\n```');
+    await code('qapla').waitFor();
+    expect(await loaded()).not.toMatch(/tokens|rust/);
+    await world.say(bob, 'colours', '```rust\nfn other() { return "yes"; } // 1\n```');
+    await code('other').locator('.code-keyword', { hasText: 'return' }).waitFor();
+    await code('other').locator('.code-comment', { hasText: '// 1' }).waitFor();
+    expect(await loaded()).toMatch(/tokens.*rust/);
+    expect(await visitor.locator('pre span').count()).toBe(await code('other').locator('span').count());
+    expect(await height('other')).toEqual(await height('plain'));
+    // What is nasty or long stays plain, and the page goes on.
+    await world.say(bob, 'colours', `\`\`\`js\n${'('.repeat(501)}\n\`\`\``);
+    await world.say(bob, 'colours', `\`\`\`yaml\n${`${"\\".repeat(499)}\n`.repeat(30)}\`\`\``);
+    await world.say(bob, 'colours', '```diff\n-old\n+new\n```\n```js\nconst a = `b`; // 1\n```');
+    await code('+new').locator('.code-added').waitFor();
+    await code('const a').locator('.code-comment').waitFor();
+    expect(await code('(((').locator('span').count()).toBe(0);
+    for (const colorScheme of ['light', 'dark'] as const) {
+      await visitor.emulateMedia({ colorScheme });
+      await visitor.waitForTimeout(100);
+      expect(await accessibilityFlaws(visitor), colorScheme).toEqual([]);
+      await screenshot(visitor, `code-${colorScheme}`);
+    }
+    // It is copied as it was written, and selected while the colours arrive.
+    await code('other').click({ clickCount: 3 });
+    expect(await visitor.evaluate(() => getSelection()!.toString().trim())).toBe('fn other() { return "yes"; } // 1');
+    await visitor.close();
+  });
+
   it('are copied as they were written', async () => {
     const copied = (from: [string, string], to: [string, string] = from) =>
       page.evaluate(
         ([from, to]) => {
           const find = ([row, word]: [string, string], atEnd: boolean): [Node, number] => {
             const text = [...document.querySelectorAll('.row .text')].find((one) => one.textContent!.includes(row))!;
+            const begin = text.textContent!.indexOf(word);
+            let at = begin + (atEnd ? word.length : 0);
             const walker = document.createTreeWalker(text, NodeFilter.SHOW_TEXT);
-            for (let node; (node = walker.nextNode());) {
-              const at = node.textContent!.indexOf(word);
-              if (at >= 0) return [node, at + (atEnd ? word.length : 0)];
+            for (let node; begin >= 0 && (node = walker.nextNode()); at -= node.textContent!.length) {
+              const { length } = node.textContent!;
+              if (atEnd ? at <= length : at < length) return [node, at];
             }
             throw new Error(`no ${word}`);
           };

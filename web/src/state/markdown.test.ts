@@ -135,6 +135,15 @@ describe('code', () => {
     expect(mentionsMe('hi @anna', 'ann', names)).toBe(false);
   });
 
+  it('knows its language', () => {
+    const languages = (text: string) => parse(text).map((block) => (block.kind === 'code-block' ? block.language : ''));
+    expect(languages('```rust\na\n```\n``` C++ \r\na\n```\n```\na\n```\n```js a\nb\n```')).toEqual(
+      ['rust', 'C++', undefined, undefined],
+    );
+    // Which is also copied.
+    expect(written('```js\na\n```\nb', parse('```js\na\n```\nb'), 0, 2)).toBe('```js\na\n```\nb');
+  });
+
   it('stands in blocks between fences', () => {
     expect(blocks('```\na *b*\n\n  c\n```')).toBe('<pre>a *b*\n\n  c</pre>');
     expect(blocks('See:\n\n```Rust\nfn main() {}\n```\n\nOK?')).toBe(

@@ -32,7 +32,8 @@ export interface Item extends Span {
 
 export type Block =
   | (Span & { kind: 'paragraph'; children: Inline[] })
-  | (Span & { kind: 'code-block'; children: Leaf[] })
+  /** `language` is what is written behind its fence. */
+  | (Span & { kind: 'code-block'; language?: string; children: Leaf[] })
   | (Span & { kind: 'quote'; children: Block[] })
   | (Span & { kind: 'list'; isNumbered: boolean; children: Item[] });
 
@@ -271,7 +272,8 @@ class Parser {
     const fence = this.fenceAt(lines[first]!);
     const last = fence && ends().get(first);
     if (last === undefined) return undefined;
-    const isCode = !fence!.isLone && !matchAt(LANGUAGE, text, fence!.end);
+    const language = matchAt(LANGUAGE, text, fence!.end)?.[0].trim();
+    const isCode = !fence!.isLone && language === undefined;
     const inner = lines.slice(first + 1, last).map((line) => this.outdented(line, fence!.indent));
     if (isCode) inner.unshift({ start: this.textStart(fence!.end), end });
     const content = new Content(text, inner);
@@ -281,6 +283,7 @@ class Parser {
       kind: 'code-block',
       start,
       end: lines[last]!.end,
+      ...(language === undefined ? {} : { language }),
       children: content.leaves(0, content.text.length),
     };
     return { block, next: last + 1 };

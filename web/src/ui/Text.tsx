@@ -1,8 +1,9 @@
 import { type ComponentChild } from 'preact';
 import { useLayoutEffect, useRef } from 'preact/hooks';
 import { folded } from '../state/fold';
-import { type Block, type Inline, type Item, parseMarkdown } from '../state/markdown';
+import { type Block, type Inline, type Item, parseMarkdown, visible } from '../state/markdown';
 import type { Names } from '../state/mentions';
+import { useTokens } from './highlight';
 import { useTexts } from './texts';
 
 interface Props {
@@ -71,7 +72,7 @@ const block = (tabIndex: number) => (node: Block, key: number): ComponentChild =
     case 'quote':
       return <blockquote key={key}>{node.children.map(block(tabIndex))}</blockquote>;
     case 'code-block':
-      return <CodeBlock key={key} tabIndex={tabIndex} text={node.children.map(({ text }) => text).join('')} />;
+      return <CodeBlock key={key} tabIndex={tabIndex} text={visible(node)} language={node.language} />;
     case 'list': {
       const items = node.children.map(item(tabIndex));
       return node.isNumbered ? <ol key={key}>{items}</ol> : <ul key={key}>{items}</ul>;
@@ -85,10 +86,17 @@ const item = (tabIndex: number) => ({ number, children }: Item, key: number): Co
   </li>
 );
 
+interface CodeProps {
+  text: string;
+  language: string | undefined;
+  tabIndex: number;
+}
+
 /** Tab leads to it while there is something to scroll in a message that Tab leads to. */
-function CodeBlock({ text, tabIndex }: { text: string; tabIndex: number }) {
+function CodeBlock({ text, language, tabIndex }: CodeProps) {
   const t = useTexts();
   const element = useRef<HTMLPreElement>(null);
+  const tokens = useTokens(language, text);
   useLayoutEffect(() => {
     const pre = element.current!;
     pre.tabIndex = -1;
@@ -102,7 +110,11 @@ function CodeBlock({ text, tabIndex }: { text: string; tabIndex: number }) {
   }, [text, tabIndex]);
   return (
     <pre ref={element} dir="ltr" role="group" aria-label={t.composer.code} tabIndex={-1}>
-      <code>{text}</code>
+      <code>
+        {tokens
+          ? tokens.map(({ text, kind }, key) => (kind ? <span key={key} class={`code-${kind}`}>{text}</span> : text))
+          : text}
+      </code>
     </pre>
   );
 }

@@ -85,6 +85,15 @@ const SHAPE_RATIO = 3;
 /** The red of errors and the green of people who are here, in style.css. */
 const WRONG = { light: '#a3120c', dark: '#ff8f85' };
 const HERE = { light: '#1f7a3d', dark: '#6fcf8b' };
+/** The colours of code there. */
+const CODE = {
+  '--code-comment': { light: '#5f5b57', dark: '#a8a29a' },
+  '--code-keyword': { light: '#8f1f6d', dark: '#e59bd2' },
+  '--code-name': { light: '#2450a4', dark: '#98b9f6' },
+  '--code-number': { light: '#8a4a00', dark: '#e8b777' },
+  '--code-removed': WRONG,
+  '--code-string': { light: '#1c6a2e', dark: '#93d19b' },
+};
 
 /** All colours of a scheme. Chosen ones are changed as little as it takes to read and to see everything. */
 export function coloursOf(scheme: Scheme, chosen: Values): Values {
@@ -99,6 +108,8 @@ export function coloursOf(scheme: Scheme, chosen: Values): Values {
   // Buttons, the outline of the focus, and the bar at the open room.
   const accent = legible(askedAccent, [paper, tint], SHAPE_RATIO);
   const glow = mix(accent, paper, 0.14);
+  const code = mix(ink, paper, 0.09);
+  const codes = Object.entries(CODE).map(([name, colour]) => [name, legible(colour[scheme], [code], TEXT_RATIO)]);
   return {
     '--paper': paper,
     '--ink': ink,
@@ -109,6 +120,7 @@ export function coloursOf(scheme: Scheme, chosen: Values): Values {
     '--on-accent': legible(paper, [accent], TEXT_RATIO),
     '--wrong': legible(WRONG[scheme], [paper, tint], TEXT_RATIO),
     '--here': legible(HERE[scheme], [paper, tint], SHAPE_RATIO),
+    ...(Object.fromEntries(codes) as Values),
   };
 }
 
