@@ -1,10 +1,11 @@
 /** The page: signing in, or the rooms and the open room. */
 import { useEffect, useState } from 'preact/hooks';
-import { Chat } from '../chat';
+import type { Chat } from '../chat';
 import type { Session } from '../session';
 import { OWNER_KEY } from '../state/privacy';
 import { drafts, storage } from '../storage';
 import type { Say } from '../texts/language';
+import { Announcement, BannerLine } from './BannerLine';
 import { FindRoom } from './FindRoom';
 import { Room } from './Room';
 import { Rooms } from './Rooms';
@@ -13,14 +14,15 @@ import { Shortcuts } from './Shortcuts';
 import { SignIn } from './SignIn';
 import { Starting } from './Starting';
 import { Switcher } from './Switcher';
-import { go, isPlace, placeInAddress } from './address';
+import { go } from './address';
 import { focusIfLost, useStores } from './hooks';
 import { useShortcuts, useTyping } from './keys';
 import { language, useTexts } from './texts';
+import { type Surroundings, useChat, usePlaces } from './use-chat';
 
 export function App({ session }: { session: Session }) {
   useStores(session);
-  const chat = useChat(session);
+  const chat = useChat(session, whole);
   useEffect(() => {
     const onStorage = ({ key, oldValue, newValue }: StorageEvent) => {
       if (key !== OWNER_KEY || newValue !== null || oldValue === null) return;
@@ -35,39 +37,13 @@ export function App({ session }: { session: Session }) {
   return <Main chat={chat} session={session} />;
 }
 
-function useChat(session: Session): Chat | undefined {
-  const [chat, setChat] = useState<Chat>();
-  const { user } = session;
-  useEffect(() => {
-    if (!user) return;
-    const chat = new Chat(user, session, {
-      url: `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/connection/websocket`,
-      fetch: (path, init) => fetch(path, init),
-      storage,
-      drafts,
-      visible: () => document.visibilityState === 'visible' && document.hasFocus(),
-      notify,
-    });
-    const onStorage = ({ key, newValue }: StorageEvent) => {
-      chat.stored(key);
-      // What another user's signing in removed is still to be sent by this tab.
-      const isOurs = storage.getItem(OWNER_KEY) === user.id;
-      if (key !== null && newValue === null && isOurs) chat.outbox.removedElsewhere(key);
-    };
-    addEventListener('storage', onStorage);
-    const { room, message } = placeInAddress();
-    chat.show(room, message);
-    chat.start();
-    setChat(chat);
-    return () => {
-      removeEventListener('storage', onStorage);
-      chat.stop();
-      closeNotifications();
-      setChat(undefined);
-    };
-  }, [user?.id]);
-  return chat;
-}
+const whole: Surroundings = {
+  storage,
+  drafts,
+  visible: () => document.visibilityState === 'visible' && document.hasFocus(),
+  notify,
+  stopped: closeNotifications,
+};
 
 /** The notifications on screen, which show messages. */
 const notifications = new Set<Notification>();
@@ -96,7 +72,7 @@ function notify(title: Say, body: string, tag: string, room: string): void {
 
 function Main({ chat, session }: { chat: Chat; session: Session }) {
   const t = useTexts();
-  useStores(chat, chat.rooms, chat.banner, chat.announcer);
+  useStores(chat, chat.rooms);
   const [dialog, setDialog] = useState<'find' | 'settings' | 'switch' | 'shortcuts'>();
   const close = () => setDialog(undefined);
   const toggleSwitcher = () => {
@@ -105,27 +81,7 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
   };
   useShortcuts(toggleSwitcher, () => setDialog('shortcuts'));
   useTyping();
-  useEffect(() => {
-    const moved = () => {
-      const { room, message } = placeInAddress();
-      chat.show(room, message);
-    };
-    // A link to a message opens in this tab. If it is the one in the address, it leads back to the message.
-    const onClick = (event: MouseEvent) => {
-      const link = event.target instanceof Element ? event.target.closest('a') : null;
-      const isPlain = !event.defaultPrevented && !event.ctrlKey && !event.metaKey && !event.shiftKey && !event.altKey;
-      if (!link || !isPlain || !isPlace(link.href)) return;
-      event.preventDefault();
-      if (link.hash === location.hash) moved();
-      else location.hash = link.hash;
-    };
-    addEventListener('hashchange', moved);
-    addEventListener('click', onClick);
-    return () => {
-      removeEventListener('hashchange', moved);
-      removeEventListener('click', onClick);
-    };
-  }, [chat]);
+  usePlaces(chat);
   const { total, loaded } = chat.rooms;
   const info = chat.openRoom === undefined ? undefined : chat.rooms.get(chat.openRoom);
   useEffect(() => {
@@ -140,10 +96,7 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
         {t.main.skip}
       </a>
       <Rooms chat={chat} onFind={() => setDialog('find')} onSettings={() => setDialog('settings')} />
-      <p key="banner" class={chat.banner.text ? 'banner' : 'visually-hidden'} role="status">
-        {chat.banner.text?.(t)}{' '}
-        {chat.isClosed && <button onClick={() => chat.connection.start()}>{t.main.reconnect}</button>}
-      </p>
+      <BannerLine key="banner" chat={chat} />
       {chat.openRoom === undefined ? (
         <main class="room nothing" tabIndex={-1} ref={focusIfLost}>
           {loaded && chat.rooms.sorted.length > 0 && <p>{t.main.choose}</p>}
@@ -165,10 +118,7 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
         <Settings chat={chat} session={session} onShortcuts={() => setDialog('shortcuts')} onClose={close} />
       )}
       {dialog === 'shortcuts' && <Shortcuts onClose={close} />}
-      <p key="announcement" class="visually-hidden" aria-live="polite">
-        {/* A new element each time, so that a repeated text is announced again. */}
-        <span key={chat.announcer.count}>{chat.announcer.text}</span>
-      </p>
+      <Announcement key="announcement" chat={chat} />
     </div>
   );
 }
