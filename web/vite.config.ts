@@ -42,6 +42,31 @@ function licences(): Plugin {
   };
 }
 
+/** Writes a script of one file into `dist/`. */
+async function script(dir: string, input: string, entryFileNames: string, define: Record<string, string> = {}) {
+  await build({
+    configFile: false,
+    publicDir: false,
+    logLevel: 'warn',
+    define,
+    build: {
+      target: 'es2022',
+      outDir: dir,
+      emptyOutDir: false,
+      rolldownOptions: { input, output: { format: 'iife', entryFileNames } },
+    },
+  });
+}
+
+/** Writes `embed.js`, which makes `<uproar-room>` known to the page of another site. */
+function element(): Plugin {
+  return {
+    name: 'element',
+    apply: 'build',
+    writeBundle: ({ dir }) => script(dir!, 'client/src/element.ts', 'embed.js'),
+  };
+}
+
 /** Writes `sw.js`, the service worker of this build, which knows the page and the files that it starts with. */
 function serviceWorker(): Plugin {
   return {
@@ -53,27 +78,13 @@ function serviceWorker(): Plugin {
       const page = String(index.source);
       const files = [...new Set(page.match(/\/assets\/[\w.-]+/g))];
       const version = createHash('sha256').update(page).digest('hex').slice(0, 12);
-      await build({
-        configFile: false,
-        publicDir: false,
-        logLevel: 'warn',
-        define: { BUILD: JSON.stringify({ version, files }) },
-        build: {
-          target: 'es2022',
-          outDir: dir!,
-          emptyOutDir: false,
-          rolldownOptions: {
-            input: 'src/worker/worker.ts',
-            output: { format: 'iife', entryFileNames: 'sw.js' },
-          },
-        },
-      });
+      await script(dir!, 'src/worker/worker.ts', 'sw.js', { BUILD: JSON.stringify({ version, files }) });
     },
   };
 }
 
 export default defineConfig({
-  plugins: [emojiData(), licences(), serviceWorker()],
+  plugins: [emojiData(), licences(), element(), serviceWorker()],
   resolve: { alias: clientSource },
   build: {
     target: 'es2022',
@@ -82,6 +93,7 @@ export default defineConfig({
     // The Content-Security-Policy does not allow inlined data: URLs.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
+    rolldownOptions: { input: ['index.html', 'embed.html'] },
   },
   server: {
     proxy: {

@@ -7,6 +7,8 @@ import {
   type Browser,
   type BrowserContext,
   type BrowserContextOptions,
+  type Frame,
+  type FrameLocator,
   type Page,
   chromium,
   firefox,
@@ -19,12 +21,12 @@ const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.mi
 
 export type BrowserName = 'chromium' | 'firefox';
 
-const launch: Record<BrowserName, () => Promise<Browser>> = {
-  chromium: () =>
+const launch: Record<BrowserName, (args?: string[]) => Promise<Browser>> = {
+  chromium: (args = []) =>
     chromium.launch({
       executablePath: process.env['CHROMIUM'] ?? '/usr/bin/chromium',
       // Chromium's sandbox does not work as root, and containers have little shared memory.
-      args: ['--no-sandbox', '--disable-dev-shm-usage'],
+      args: ['--no-sandbox', '--disable-dev-shm-usage', ...args],
     }),
   /** An ordinary Firefox, over WebDriver BiDi. Playwright's other protocol needs a Firefox of its own. */
   firefox: async () => {
@@ -164,10 +166,17 @@ export function createWorld(options: Options = {}, browser: BrowserName = 'chrom
   return world;
 }
 
-export const composer = (page: Page) => page.locator('#composer');
+/** A Chromium in which `host` leads to another host. */
+export const launchWith = (host: string, other: string) =>
+  launch.chromium([`--host-resolver-rules=MAP ${host} ${other}`]);
+
+/** A page, or what is in a frame on it. */
+type View = Page | FrameLocator;
+
+export const composer = (page: View) => page.locator('#composer');
 /** The texts of messages that contain `text`. */
-export const messageText = (page: Page, text: string | RegExp) => page.locator('.row .text', { hasText: text });
-export const send = async (page: Page, text: string) => {
+export const messageText = (page: View, text: string | RegExp) => page.locator('.row .text', { hasText: text });
+export const send = async (page: View, text: string) => {
   await composer(page).fill(text);
   await composer(page).press('Enter');
 };
@@ -185,7 +194,7 @@ interface Violation {
  * The violations that axe finds, one line each. It does not know that arrow keys lead to the other messages, whose code
  * Tab reaches then.
  */
-export async function accessibilityFlaws(page: Page): Promise<string[]> {
+export async function accessibilityFlaws(page: Page | Frame): Promise<string[]> {
   await page.evaluate(AXE);
   return page.evaluate(async () => {
     const { axe } = window as unknown as { axe: { run(): Promise<{ violations: Violation[] }> } };

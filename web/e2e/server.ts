@@ -1,5 +1,5 @@
 /** Starts the real server for the browser tests. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -14,6 +14,8 @@ export interface Server {
   /** The URL of the page. */
   page: string;
   stop(signal?: NodeJS.Signals): Promise<void>;
+  /** What `uproar token` prints for a user. */
+  token(user: string, lifetimeSeconds: number): string;
   /** Starts it again, on the same port and database. */
   start(): Promise<void>;
   /** Stops it and deletes its data. */
@@ -31,13 +33,15 @@ export async function freePort(): Promise<number> {
 export interface Options {
   /** Passed on with `--limit`. */
   limits?: Record<string, number>;
+  /** Further options of the server. */
+  arguments?: string[];
 }
 
 /**
  * Starts the real binary with a database of its own. The page comes from the binary, or from dist/ through Vite if the
  * binary was built without the page or UPROAR_DIST is set.
  */
-export async function startServer({ limits = {} }: Options = {}): Promise<Server> {
+export async function startServer({ limits = {}, arguments: more = [] }: Options = {}): Promise<Server> {
   const data = mkdtempSync(join(tmpdir(), 'uproar-web-'));
   const port = await freePort();
   const url = `http://localhost:${port}`;
@@ -47,7 +51,7 @@ export async function startServer({ limits = {} }: Options = {}): Promise<Server
     // No rate limits, because tests create rooms and messages faster than people do.
     const allLimits = Object.entries({ publish_rate_per_second: 0, user_writes_per_minute: 0, ...limits });
     const limitOptions = allLimits.flatMap(([name, value]) => ['--limit', `${name}=${value}`]);
-    const options = ['--listen', `127.0.0.1:${port}`, '--data', data, '--shards', '1', ...limitOptions];
+    const options = ['--listen', `127.0.0.1:${port}`, '--data', data, '--shards', '1', ...limitOptions, ...more];
     child = spawn(BINARY, options, { stdio: 'ignore' });
     for (let tries = 0; tries < 100; tries++) {
       if (await fetch(`${url}/readyz`).then(({ ok }) => ok, () => false)) return;
@@ -71,6 +75,10 @@ export async function startServer({ limits = {} }: Options = {}): Promise<Server
   return {
     url,
     page,
+    token: (user, lifetimeSeconds) => {
+      const options = ['--user', user, '--lifetime', String(lifetimeSeconds), '--data', data];
+      return execFileSync(BINARY, ['token', ...options], { encoding: 'utf8' }).trim();
+    },
     start,
     stop,
     end: async () => {

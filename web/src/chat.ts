@@ -157,6 +157,11 @@ export class Chat extends Store {
     this.connection.stop();
   }
 
+  /** Whether the user is looking at the page. */
+  get isSeen(): boolean {
+    return this.env.visible();
+  }
+
   room(name: string): Room | undefined {
     return this.subscribedRooms.get(name);
   }
@@ -411,7 +416,7 @@ export class Chat extends Store {
     }
     if (kind === 'message') {
       room.stoppedTyping(user.id);
-      const isSeen = name === this.openRoom && this.env.visible();
+      const isSeen = name === this.openRoom && this.isSeen;
       const { epoch } = room.timeline;
       if (!isMine && data.text !== undefined) this.announcer.message(name, epoch, user, data.text, offset, isSeen);
     } else if (data.room) void this.refresh();

@@ -133,6 +133,59 @@ describe('Session', () => {
     expect(session.notice?.(british)).toContain('Nothing you wrote is lost');
   });
 
+  describe('in a frame', () => {
+    const issued = (iat: number, exp: number) => `h.${btoa(JSON.stringify({ iat, exp })).replace(/=/g, '')}.s`;
+    /** A server whose clock is at `now`, and a session whose site has these tokens. */
+    const framed = (tokens: string[], user: (token?: string) => object, now = () => 1_000_000) => {
+      const { fetch, requests } = server(({ token: sent }) => {
+        const now_s = now() / 1000;
+        return [200, { token: issued(now_s, now_s + 3600), user: user(sent), text_limit_bytes: 5 }];
+      });
+      const forgotten: string[] = [];
+      const privacy = { forget: (user: string) => void forgotten.push(user), forgetOthers: () => {} };
+      const siteToken = async () => tokens.shift()!;
+      return { session: new Session(fetch, now, async () => {}, privacy, siteToken), requests, forgotten };
+    };
+
+    it('uses the tokens of the site, for as long as they are valid', async () => {
+      let now = 1_000_000;
+      const tokens = [issued(900, 1100), issued(1100, 1300)];
+      const [first, second] = tokens;
+      const { session, requests } = framed(tokens, () => user, () => now);
+      await session.start();
+      expect([session.state, session.user, session.textLimitBytes]).toEqual(['in', user, 5]);
+      expect([await session.freshToken(), requests.map(({ token }) => token)]).toEqual([first, [first]]);
+      now = 1_080_000;
+      expect(await session.freshToken()).toBe(second);
+      expect(requests).toHaveLength(2);
+    });
+
+    it('asks for another token a quarter before a short one expires', async () => {
+      let now = 1_000_000;
+      const { session } = framed([issued(1000, 1020), issued(1016, 1036)], () => user, () => now);
+      await session.start();
+      now = 1_014_000;
+      expect(await session.freshToken()).toBe(issued(1000, 1020));
+      now = 1_016_000;
+      expect(await session.freshToken()).toBe(issued(1016, 1036));
+    });
+
+    it('does not accept a token that has expired, whatever the server says', async () => {
+      const { session } = framed([issued(900, 999)], () => user);
+      await session.start();
+      expect(session.state).toBe('out');
+    });
+
+    it('switches to another user of the site, and forgets the one before', async () => {
+      const bob = { id: '2', username: 'bob', email: null };
+      const tokens = [issued(900, 1001), issued(1000, 4600)];
+      const { session, forgotten } = framed([...tokens], (sent) => (sent === tokens[0] ? user : bob));
+      await session.start();
+      await session.renew();
+      expect([session.user, forgotten]).toEqual([bob, [user.id]]);
+    });
+  });
+
   it('accepts an email address or a username, and tries only one of them', async () => {
     const { fetch, requests } = server(() => rejected('wrong_credentials'));
     for (const who of ['ann', 'ann@home', 'a.b@home', 'ann@example.org']) {

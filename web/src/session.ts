@@ -3,7 +3,7 @@ import { type Account, ApiError, call, type Fetch, type SignedIn, Store } from '
 import { errorText } from './errors';
 import type { Say } from './texts/language';
 
-/** A token is renewed this long before it expires. */
+/** A token is renewed this long before it expires, or a quarter of its lifetime before. */
 const MARGIN_MS = 30_000;
 
 /** Removes what the browser keeps about users. */
@@ -29,7 +29,7 @@ export function isSignedOut(error: unknown): boolean {
 
 /**
  * Who is signed in. The token is kept in memory only. After a reload, `POST /token/refresh` returns a new one for a
- * cookie that scripts cannot read and that no other call accepts.
+ * cookie that scripts cannot read and that no other call accepts. In a frame, the site around it may give all tokens.
  */
 export class Session extends Store {
   state: 'starting' | 'out' | 'in' = 'starting';
@@ -48,6 +48,8 @@ export class Session extends Store {
     private readonly now: () => number = Date.now,
     private readonly pause: (ms: number) => Promise<void> = wait,
     private readonly privacy: Privacy = NO_PRIVACY,
+    /** Asks the site around the frame for a token. */
+    private readonly siteToken?: () => Promise<string>,
   ) {
     super();
   }
@@ -102,10 +104,11 @@ export class Session extends Store {
   set({ token, user, text_limit_bytes }: SignedIn): void {
     this.token = token;
     this.textLimitBytes = text_limit_bytes;
-    const { iat } = claims(token);
-    this.skewMs = iat === undefined ? 0 : this.now() - iat * 1000;
+    // A site's token may be older than its answer.
+    if (!this.siteToken) this.skewMs = this.skew(token);
     // Not on every renewal: another user may have signed in in another tab since.
     if (this.state !== 'in') this.privacy.forgetOthers(user.id);
+    if (this.user && this.user.id !== user.id) this.privacy.forget(this.user.id);
     this.user = user;
     this.state = 'in';
     this.notice = undefined;
@@ -122,7 +125,11 @@ export class Session extends Store {
 
   /** Returns a token that won't expire soon. */
   async freshToken(): Promise<string> {
-    if (this.token && expiry(this.token) - MARGIN_MS > this.now() - this.skewMs) return this.token;
+    if (this.token) {
+      const { iat = 0, exp = 0 } = claims(this.token);
+      const margin = Math.min(MARGIN_MS, (exp - iat) * 250);
+      if (exp * 1000 - margin > this.now() - this.skewMs) return this.token;
+    }
     return this.renew();
   }
 
@@ -139,9 +146,11 @@ export class Session extends Store {
     const previous = this.token;
     let answer: SignedIn;
     try {
+      if (this.siteToken) answer = await this.askSite(this.siteToken, refresh);
       // The token first: another user may have signed in in another tab, and the cookie is theirs.
-      answer = previous ? await refresh(previous).catch((error) => withCookie(error, refresh)) : await refresh();
-      if (this.user && answer.user.id !== this.user.id) throw signedOut();
+      else answer = previous ? await refresh(previous).catch((error) => withCookie(error, refresh)) : await refresh();
+      // A site may have another user. This page has not, until they sign out.
+      if (!this.siteToken && this.user && answer.user.id !== this.user.id) throw signedOut();
     } catch (error) {
       if (wasIn && previous === this.token && error instanceof ApiError && error.status === 401) {
         this.end((t) => t.session.ended);
@@ -155,6 +164,25 @@ export class Session extends Store {
     }
     this.set(answer);
     return answer.token;
+  }
+
+  /** The site decides how long its tokens are valid, so they aren't exchanged: the server only says whose they are. */
+  private async askSite(
+    siteToken: () => Promise<string>,
+    refresh: (token: string) => Promise<SignedIn>,
+  ): Promise<SignedIn> {
+    const token = await siteToken();
+    const answer = await refresh(token);
+    this.skewMs = this.skew(answer.token);
+    // The server still exchanges a token that has just expired.
+    if (expiry(token) <= this.now() - this.skewMs) throw new ApiError('token_expired', 'it has expired', null, 401);
+    return { ...answer, token };
+  }
+
+  /** How far the local clock is ahead, by a token that was just issued. */
+  private skew(token: string): number {
+    const { iat } = claims(token);
+    return iat === undefined ? 0 : this.now() - iat * 1000;
   }
 }
 

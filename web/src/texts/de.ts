@@ -314,6 +314,12 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
     isKnown: 'Du hast schon ein Konto?',
     isNew: 'Neu hier?',
   },
+  embed: {
+    title: (room) => `Chat im Raum ${room}`,
+    noRoom: 'Diese Website gibt nicht an, welcher Raum hier erscheinen soll.',
+    signedOut: 'Melde dich bei dieser Website an, um den Chat zu sehen.',
+    refused: 'Der Chat akzeptiert deine Anmeldung über diese Website nicht.',
+  },
   starting: {
     offline: 'Du bist offline. Die Seite öffnet sich, sobald du wieder online bist.',
     unsent: (count) =>
@@ -405,6 +411,7 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
       overloaded: 'Der Server ist überlastet. Versuch es gleich noch einmal.',
       unavailable: 'Der Server erreicht seine Datenbank nicht.',
       network: 'Der Server ist nicht erreichbar.',
+      no_site_token: 'Diese Website kann dich gerade nicht anmelden.',
       no_answer:
         'Der Server hat nicht rechtzeitig geantwortet. Auch ein neuer Versuch sendet die Nachricht nur einmal.',
       no_connection: 'Keine Antwort vom Server. Auch ein neuer Versuch sendet die Nachricht nur einmal.',

@@ -308,6 +308,12 @@ export const en = ({ list, number, plural }: Formats) => ({
     isKnown: 'Already have an account?',
     isNew: 'New here?',
   },
+  embed: {
+    title: (room: string) => `Chat in ${room}`,
+    noRoom: 'This site doesn’t say which room to show here.',
+    signedOut: 'Sign in to this site to see the chat.',
+    refused: 'The chat doesn’t accept your sign-in from this site.',
+  },
   starting: {
     offline: 'You’re offline. The page opens as soon as you’re back.',
     unsent: (count: number) =>
@@ -395,6 +401,7 @@ export const en = ({ list, number, plural }: Formats) => ({
       overloaded: 'The server is busy. Try again in a moment.',
       unavailable: 'The server can’t reach its database.',
       network: 'Can’t reach the server.',
+      no_site_token: 'This site can’t sign you in right now.',
       no_answer: 'The server didn’t respond in time. Retrying won’t send it twice.',
       no_connection: 'No response from the server. Retrying won’t send it twice.',
       not_subscribed: 'This room isn’t available right now.',

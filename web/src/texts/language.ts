@@ -60,6 +60,12 @@ export class Language extends Store {
     else this.storage.setItem(LANGUAGE_KEY, choice);
   }
 
+  /** Shows a language without remembering it, or that of the browser if there is no such language. */
+  async use(locale: string): Promise<void> {
+    const code = codeOf(locale);
+    await this.load(isCode(code) ? code : 'browser').catch(() => {});
+  }
+
   chooseClock(clock: Clock): void {
     if (clock === 'language') this.storage.removeItem(CLOCK_KEY);
     else this.storage.setItem(CLOCK_KEY, clock);

@@ -12,6 +12,7 @@ import { Grow } from './Grow';
 import { Icon, IconButton } from './Icon';
 import { emojiData, habits, loadEmojiData, remember } from './emoji';
 import { onFormatKey } from './format';
+import { mayTakeFocus } from './hooks';
 import { useTexts } from './texts';
 
 /** A title of this length fits into the placeholder on a phone. */
@@ -47,7 +48,7 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
   // A layout effect, so that it does not take the focus from what is shown by then.
   useLayoutEffect(() => {
     // On a phone, focusing would open the keyboard.
-    if (matchMedia('(pointer: fine)').matches) area.current?.focus();
+    if (matchMedia('(pointer: fine)').matches && mayTakeFocus()) area.current?.focus();
   }, []);
 
   function updateDraft(text: string): void {

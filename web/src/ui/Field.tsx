@@ -1,4 +1,5 @@
 import { useEffect, useId, useRef } from 'preact/hooks';
+import { mayTakeFocus } from './hooks';
 
 interface Props {
   label: string;
@@ -17,7 +18,7 @@ export function Field({ label, name, type = 'text', autocomplete = 'off', hint, 
   const id = useId();
   const input = useRef<HTMLInputElement>(null);
   useEffect(() => {
-    if (focus) input.current?.focus();
+    if (focus && mayTakeFocus()) input.current?.focus();
   }, []);
   useEffect(() => {
     if (error) input.current?.focus();

@@ -406,8 +406,7 @@ export class MessageList extends Component<Props, State> {
   /** Marks the room as read while its newest messages are on screen and the user is looking. */
   private markRead(): void {
     const { chat, room } = this.props;
-    const isVisible = document.visibilityState === 'visible' && document.hasFocus();
-    if (isVisible && room.timeline.loaded && this.sticksToEnd && !room.timeline.hasNewer) void chat.read(room.name);
+    if (chat.isSeen && room.timeline.loaded && this.sticksToEnd && !room.timeline.hasNewer) void chat.read(room.name);
   }
 
   private updateAtEnd(): void {

@@ -19,15 +19,23 @@ import { focusIfLost, useStores } from './hooks';
 import { useOneStop } from './keys';
 import { useTexts } from './texts';
 
-export function Room({ chat, name }: { chat: Chat; name: string }) {
+/** `isAlone`: there is nothing beside this room, because it is in a frame on another site. */
+export function Room({ chat, name, isAlone = false }: { chat: Chat; name: string; isAlone?: boolean }) {
   useStores(chat, chat.rooms);
   const info = chat.rooms.get(name);
-  if (!info) return <NotAMember chat={chat} name={name} />;
+  if (!info) return <NotAMember chat={chat} name={name} isAlone={isAlone} />;
   // Another room that takes the name starts afresh.
-  return <OpenRoom key={info.epoch} chat={chat} name={name} info={info} />;
+  return <OpenRoom key={info.epoch} chat={chat} name={name} info={info} isAlone={isAlone} />;
 }
 
-function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomInfo }) {
+interface OpenRoomProps {
+  chat: Chat;
+  name: string;
+  info: RoomInfo;
+  isAlone: boolean;
+}
+
+function OpenRoom({ chat, name, info, isAlone }: OpenRoomProps) {
   const t = useTexts();
   const room = chat.room(name);
   useStores(room);
@@ -78,7 +86,7 @@ function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomIn
     <>
       <main class="room" aria-label={info.title}>
         <header class="room-head">
-          <Back chat={chat} room={name} />
+          {!isAlone && <Back chat={chat} room={name} />}
           <span class="kind" role="img" aria-label={info.private ? t.room.private : t.room.public}>
             <Icon name={info.private ? 'private' : 'public'} />
           </span>
@@ -92,13 +100,15 @@ function OpenRoom({ chat, name, info }: { chat: Chat; name: string; info: RoomIn
               {here > 0 || room?.online !== undefined ? hereText(t, here, room?.online, word) : t.members.title}
             </span>
           </button>
-          <IconButton
-            icon="details"
-            label={t.details.title}
-            class="below"
-            aria-expanded={panel === 'details'}
-            onClick={toggle('details')}
-          />
+          {!isAlone && (
+            <IconButton
+              icon="details"
+              label={t.details.title}
+              class="below"
+              aria-expanded={panel === 'details'}
+              onClick={toggle('details')}
+            />
+          )}
         </header>
         {room ? (
           <MessageList
@@ -169,7 +179,7 @@ function typingText(t: Texts, { typing }: SubscribedRoom): string {
 }
 
 /** A room that the user is not, or no longer, a member of. */
-function NotAMember({ chat, name }: { chat: Chat; name: string }) {
+function NotAMember({ chat, name, isAlone }: { chat: Chat; name: string; isAlone: boolean }) {
   const t = useTexts();
   const [error, setError] = useState<unknown>();
   const [found, setFound] = useState<'public' | 'hidden'>();
@@ -212,7 +222,7 @@ function NotAMember({ chat, name }: { chat: Chat; name: string }) {
 
   return (
     <main class="room nothing" tabIndex={-1} ref={focusIfLost}>
-      <a href={addressOf(undefined)}>{t.rooms.all}</a>
+      {!isAlone && <a href={addressOf(undefined)}>{t.rooms.all}</a>}
       <h1>{t.noMember.title(<bdi>{name}</bdi>)}</h1>
       {found && <p role="status">{whyNot(t, former, found)}</p>}
       {found === 'public' && (

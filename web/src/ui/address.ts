@@ -33,8 +33,8 @@ export function addressOf(room: string | undefined, message?: number): string {
   return `#/${encodeURIComponent(room)}${message === undefined ? '' : `/${message}`}`;
 }
 
-/** The address of the page without a place on it. */
-const thisPage = () => location.href.replace(/#.*$/, '');
+/** The address of the page without a place on it; in a frame on another site, that of the whole page. */
+const thisPage = () => location.href.replace(/(embed\.html)?#.*$/, '');
 
 /** The link to a message, for other programs. */
 export function linkTo(room: string, message: number): string {

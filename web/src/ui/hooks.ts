@@ -12,7 +12,12 @@ export function useStores(...stores: (Store | undefined)[]): void {
   }, stores);
 }
 
+/** Whether an element may take the focus when it appears. A frame never takes it from the page around it. */
+export function mayTakeFocus(): boolean {
+  return window.parent === window || document.hasFocus();
+}
+
 /** Focuses the element if the focused one is gone, so that the keyboard continues from here. */
 export function focusIfLost(element: HTMLElement | null): void {
-  if (document.activeElement === document.body) element?.focus({ preventScroll: true });
+  if (document.activeElement === document.body && mayTakeFocus()) element?.focus({ preventScroll: true });
 }
