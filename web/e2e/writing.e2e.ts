@@ -97,6 +97,30 @@ describe('writing', () => {
     await messageText(page, 'See #garden with @bob').waitFor();
   });
 
+  it('links to rooms of the user', async () => {
+    await composer(page).fill('Come to #Garden, not to #nowhere');
+    await page.keyboard.press('Enter');
+    await allStored(page);
+    const text = rowOf(page, 'Come to #Garden').locator('.text');
+    expect(await text.locator('a').allTextContents()).toEqual(['#Garden']);
+    expect(await text.locator('a').getAttribute('href')).toBe('#/garden');
+    expect(await accessibilityFlaws(page)).toEqual([]);
+    await text.locator('a').click();
+    await page.getByRole('heading', { name: 'The garden', level: 1 }).waitFor();
+    expect(page.context().pages()).toHaveLength(1);
+    await page.goBack();
+    await page.getByRole('heading', { name: 'The lobby', level: 1 }).waitFor();
+    // A room that the user leaves is only a text.
+    await world.room(await world.token('ann'), 'shed');
+    await composer(page).fill('And to #shed');
+    await page.keyboard.press('Enter');
+    const shed = rowOf(page, 'And to #shed').locator('.text a');
+    await shed.waitFor();
+    const headers = { Authorization: `Bearer ${await world.token('ann')}` };
+    await fetch(`${world.server.url}/rooms/shed`, { method: 'DELETE', headers });
+    await shed.waitFor({ state: 'detached' });
+  });
+
   it('offers all emoji, with the keyboard alone', async () => {
     await composer(page).fill('ab');
     await composer(page).press('ArrowLeft');

@@ -3,7 +3,7 @@
  * order; only markers that take effect disappear. All of it takes time in proportion to the length of the text.
  */
 import { findLinks } from './links';
-import { Names, SPACELESS, findMentions } from './mentions';
+import { Names, SPACELESS, findMentions, findRooms } from './mentions';
 import { isBlank, parseText } from './text';
 
 interface Span {
@@ -21,6 +21,7 @@ export interface Leaf extends Span {
 export type Inline =
   | Leaf
   | (Span & { kind: 'em' | 'strong' | 'del' | 'code' | 'mention' | 'me'; children: Inline[] })
+  | (Span & { kind: 'room'; room: string; children: Inline[] })
   /** `host` is where it leads if its text is not the address itself. */
   | (Span & { kind: 'link'; href: string; host?: string; children: Inline[] });
 
@@ -45,17 +46,19 @@ const MAX_DEPTH = 6;
 /** A text with a chance of formatting. */
 const MARKED = /[*_~`[]|^[ \t]*(?:>|[-*]|\d+\.)/m;
 
-export function parseMarkdown(text: string, me: string, names: Names): Block[] {
-  const parser = new Parser(text, me, names);
+const NOTHING = new Names();
+
+/** Formats a text with mentions of people, whose names this tab has seen, and of the user's rooms. */
+export function parseMarkdown(text: string, me: string, names: Names, rooms = NOTHING): Block[] {
+  const parser = new Parser(text, me, names, rooms);
   if (!MARKED.test(text)) return text === '' ? [] : [parser.plainParagraph()];
   return parser.blocks(linesOf(text), 0);
 }
 
-const NOBODY = new Names();
 
 /** A text without its markers, for where it cannot be formatted. */
 export function plainText(text: string): string {
-  return MARKED.test(text) ? plainBlocks(parseMarkdown(text, '', NOBODY)) : text;
+  return MARKED.test(text) ? plainBlocks(parseMarkdown(text, '', NOTHING)) : text;
 }
 
 function plainBlocks(blocks: Block[]): string {
@@ -147,7 +150,7 @@ function linesOf(text: string): Line[] {
 }
 
 /** A text with a chance of links and mentions. */
-const SPECIAL = /[@＠]|:\/\/|www\./i;
+const SPECIAL = /[@＠#＃]|:\/\/|www\./i;
 /** The end of a line. `$` would also match before `\r` and Unicode's line separators, which end none here. */
 const END = String.raw`(?=\n|(?![^]))`;
 const BLANK = new RegExp(String.raw`[ \t\r]*${END}`, 'y');
@@ -186,6 +189,7 @@ class Parser {
     private readonly text: string,
     private readonly me: string,
     private readonly names: Names,
+    private readonly rooms: Names,
   ) {}
 
   plainParagraph(): Block {
@@ -396,10 +400,11 @@ class Parser {
       push(to - at);
       return nodes;
     }
-    for (const part of parseText(text, this.me, this.names)) {
+    for (const part of parseText(text, this.me, this.names, this.rooms)) {
       const { kind } = part;
       const { length } = part.text;
       if (kind === 'link') push(length, (node) => ({ kind, href: part.href, ...node }));
+      else if (kind === 'room') push(length, (node) => ({ kind, room: part.room, ...node }));
       else if (kind === 'text') push(length);
       else push(length, (node) => ({ kind, ...node }));
     }
@@ -458,12 +463,18 @@ class Parser {
 
   /** The mentions of known names that contain markers. */
   private markedNames(text: string, withLinks: boolean): Name[] {
-    if (!/[@＠]/.test(text)) return [];
+    if (!/[@＠#＃]/.test(text)) return [];
+    const isMarked = (start: number, end: number) => /[*_~`[\]]/.test(text.slice(start, end));
     const names: Name[] = [];
     for (const { start, end, isMe, isKnown } of findMentions(text, this.me, this.names)) {
-      if (!isKnown || !/[*_~`[\]]/.test(text.slice(start, end))) continue;
+      if (!isKnown || !isMarked(start, end)) continue;
       names.push({ kind: 'name', as: isMe ? 'me' : 'mention', start, innerStart: start, innerEnd: end, end });
     }
+    for (const { start, end, room } of withLinks ? findRooms(text, this.rooms) : []) {
+      if (!isMarked(start, end) || names.some((name) => name.start < end && start < name.end)) continue;
+      names.push({ kind: 'name', as: 'room', room, start, innerStart: start, innerEnd: end, end });
+    }
+    names.sort((a, b) => a.start - b.start);
     if (!withLinks || names.length === 0) return names;
     return without(names, findLinks(text));
   }
@@ -472,7 +483,11 @@ class Parser {
     const span = content.span(from + atom.start, from + atom.end);
     const [start, end] = [from + atom.innerStart, from + atom.innerEnd];
     if (atom.kind === 'code') return { kind: 'code', ...span, children: content.leaves(start, end) };
-    if (atom.kind === 'name') return { kind: atom.as, ...span, children: content.leaves(start, end) };
+    if (atom.kind === 'name') {
+      const children = content.leaves(start, end);
+      if (atom.as === 'room') return { kind: 'room', room: atom.room, ...span, children };
+      return { kind: atom.as, ...span, children };
+    }
     if (atom.kind === 'bare') return { kind: 'link', href: atom.href, ...span, children: content.leaves(start, end) };
     const children = joined(this.formatted(content, start, end, false));
     return { kind: 'link', href: atom.href, host: atom.host, ...span, children };
@@ -568,7 +583,7 @@ interface Pair extends Range {
 
 type Code = Range & { kind: 'code' };
 type NamedLink = Range & { kind: 'named'; href: string; host: string };
-type Name = Range & { kind: 'name'; as: 'mention' | 'me' };
+type Name = Range & { kind: 'name' } & ({ as: 'mention' | 'me' } | { as: 'room'; room: string });
 type Atom = Code | NamedLink | Name | (Range & { kind: 'bare'; href: string });
 
 /** Scripts in which a letter next to a marker is not a part of the same word, or may be an ending. */

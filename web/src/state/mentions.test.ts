@@ -126,7 +126,7 @@ it('forgets the oldest of too many names', () => {
   const names = new Names();
   for (let i = 0; i <= 5000; i++) names.add(`name ${i}`);
   expect(names.find('name 0', 0, 'ann')).toBeUndefined();
-  expect(names.find('name 5000', 0, 'ann')).toEqual({ end: 9, isMe: false });
+  expect(names.find('name 5000', 0, 'ann')).toEqual({ end: 9, isMe: false, name: 'name 5000' });
 });
 
 describe('suggest', () => {

@@ -37,9 +37,10 @@ function foldCase(text: string): string {
 
 const KNOWN_LIMIT = 5000;
 
-/** The names that this tab has seen, in their folded form. */
+/** The names that this tab has seen. */
 export class Names {
-  private readonly names = new Set<string>();
+  /** In the form in which they are compared, and as they are. */
+  private readonly names = new Map<string, string>();
   private longest = 0;
   /** Changes with the names. */
   version = 0;
@@ -47,16 +48,24 @@ export class Names {
   add(name: string): void {
     const folded = fold(name);
     if (folded === '' || this.names.has(folded)) return;
-    if (this.names.size === KNOWN_LIMIT) this.names.delete(this.names.values().next().value!);
-    this.names.add(folded);
+    if (this.names.size === KNOWN_LIMIT) this.names.delete(this.names.keys().next().value!);
+    this.names.set(folded, name);
     this.longest = Math.max(this.longest, folded.length);
     this.version++;
   }
 
+  get size(): number {
+    return this.names.size;
+  }
+
+  has(name: string): boolean {
+    return this.names.has(fold(name));
+  }
+
   /** The longest of these names, or `own`, that the text at this place begins with. Returns where it ends. */
-  find(text: string, start: number, own: string): { end: number; isMe: boolean } | undefined {
+  find(text: string, start: number, own: string): { end: number; isMe: boolean; name: string } | undefined {
     const longest = Math.max(this.longest, own.length);
-    let found: { end: number; isMe: boolean } | undefined;
+    let found: { end: number; isMe: boolean; name: string } | undefined;
     let folded = '';
     for (let at = start; at < text.length;) {
       const char = String.fromCodePoint(text.codePointAt(at)!);
@@ -65,7 +74,8 @@ export class Names {
       if (!isPartOfLast(folded, next)) folded += next;
       if (folded.length > longest) break;
       const isMe = folded === own;
-      if ((isMe || this.names.has(folded)) && endsWord(text, at)) found = { end: at, isMe };
+      const name = this.names.get(folded);
+      if ((isMe || name !== undefined) && endsWord(text, at)) found = { end: at, isMe, name: name ?? own };
     }
     return found;
   }
@@ -91,7 +101,7 @@ export function findMentions(text: string, me: string, names: Names): Mention[] 
   for (const { index: start } of text.matchAll(AT)) {
     if (start < (mentions.at(-1)?.end ?? 0)) continue;
     const known = names.find(text, start + 1, own);
-    if (known) mentions.push({ start, ...known, isKnown: true });
+    if (known) mentions.push({ start, end: known.end, isMe: known.isMe, isKnown: true });
     else {
       UNKNOWN.lastIndex = start + 1;
       const name = UNKNOWN.exec(text)?.[0];
@@ -99,6 +109,25 @@ export function findMentions(text: string, me: string, names: Names): Mention[] 
     }
   }
   return mentions;
+}
+
+const HASH = new RegExp(String.raw`(?<!(?![${SPACELESS}])[\p{L}\p{N}_#＃&/])[#＃](?=\S)`, 'gu');
+
+/** A room after a #, with its own name. Only those that the user knows: a number after # is mostly something else. */
+export interface RoomMention {
+  start: number;
+  end: number;
+  room: string;
+}
+
+export function findRooms(text: string, rooms: Names): RoomMention[] {
+  const found: RoomMention[] = [];
+  for (const { index: start } of text.matchAll(HASH)) {
+    if (start < (found.at(-1)?.end ?? 0)) continue;
+    const known = rooms.find(text, start + 1, '');
+    if (known) found.push({ start, end: known.end, room: known.name });
+  }
+  return found;
 }
 
 /** Whether a name may end here: no `@ann` in `@anna`, `@ann-lee` or `@ann.lee`, but one in `@ann, yes`. */

@@ -1,5 +1,6 @@
 /** The user's rooms and their unread counts. */
 import { type RoomInfo, Store, UNREAD_LIMIT } from '@uproar/client';
+import { Names } from './mentions';
 import type { UnreadMark, UnreadMarks } from './unread-marks';
 
 /** What the list needs to know of the user's marks: see `RoomMarks`. */
@@ -19,6 +20,8 @@ export class RoomList extends Store {
   private mentioned = new Set<string>();
   loaded = false;
   sorted: readonly RoomInfo[] = [];
+  /** Their names, which may be mentioned. Another object when they change. */
+  names = new Names();
 
   constructor(
     private readonly marks: Marks = { has: () => false },
@@ -152,7 +155,15 @@ export class RoomList extends Store {
         COLLATOR.compare(a.title, b.title) ||
         (a.name < b.name ? -1 : 1),
     );
+    this.updateNames();
     this.changed();
+  }
+
+  private updateNames(): void {
+    const all = [...this.rooms.keys()];
+    if (all.length === this.names.size && all.every((name) => this.names.has(name))) return;
+    this.names = new Names();
+    for (const name of all) this.names.add(name);
   }
 }
 

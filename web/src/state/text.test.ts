@@ -3,7 +3,9 @@ import { Names } from './mentions';
 import { cut, excess, isBlank, parseText, storable } from './text';
 
 const names = new Names();
-const kinds = (text: string) => parseText(text, 'ann', names).map(part => `${part.kind}:${part.text}`);
+const rooms = new Names();
+for (const name of ['Lobby', 'Lobby 2', '広場', 'c++']) rooms.add(name);
+const kinds = (text: string) => parseText(text, 'ann', names, rooms).map(part => `${part.kind}:${part.text}`);
 
 describe('parseText', () => {
   it('leaves plain text unchanged', () => {
@@ -24,7 +26,7 @@ describe('parseText', () => {
 
   it('keeps the brackets that the address itself opens, in linear time', () => {
     const many = `http://a.example/${')'.repeat(16_000)}`;
-    expect(parseText(many, 'ann', names)).toEqual([
+    expect(parseText(many, 'ann', names, rooms)).toEqual([
       { kind: 'link', text: 'http://a.example/', href: 'http://a.example/' },
       { kind: 'text', text: ')'.repeat(16_000) },
     ]);
@@ -34,7 +36,7 @@ describe('parseText', () => {
 
   it('turns nothing else into links', () => {
     for (const text of ['javascript:alert(1)', 'data:text/html,x', 'xhttps://a', 'https://', 'ftp://a.example']) {
-      expect(parseText(text, 'ann', names).some(({ kind }) => kind === 'link')).toBe(false);
+      expect(parseText(text, 'ann', names, rooms).some(({ kind }) => kind === 'link')).toBe(false);
     }
   });
 
@@ -48,10 +50,23 @@ describe('parseText', () => {
     ]);
   });
 
+  it('finds rooms that the user knows, the longest name first', () => {
+    const found = (text: string) => {
+      const parts = parseText(text, 'ann', names, rooms);
+      return parts.flatMap((part) => (part.kind === 'room' ? [`${part.text}=${part.room}`] : []));
+    };
+    expect(found('#lobby, #LOBBY 2. (#Lobby) #lobbyists #c++!')).toEqual(
+      ['#lobby=Lobby', '#LOBBY 2=Lobby 2', '#Lobby=Lobby', '#c++=c++'],
+    );
+    expect(found('話は#広場で')).toEqual(['#広場=広場']);
+    expect(found('C#lobby ##lobby &#lobby /#lobby #other https://a.example/#lobby #12')).toEqual([]);
+    expect(kinds('@ann in #lobby')).toEqual(['me:@ann', 'text: in ', 'room:#lobby']);
+  });
+
   it('keeps every character', () => {
     const text = 'a @b https://c.example/ @@ ) . @ann! https://x.example.';
     expect(
-      parseText(text, 'ann', names)
+      parseText(text, 'ann', names, rooms)
         .map(part => part.text)
         .join(''),
     ).toBe(text);

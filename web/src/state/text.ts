@@ -1,28 +1,37 @@
 /** Parsing the text of a message, and preparing it for sending. */
 import { findLinks } from './links';
-import { Names, findMentions } from './mentions';
+import { Names, findMentions, findRooms } from './mentions';
 
 /** A piece of a message's text. */
-export type Part = { kind: 'text' | 'mention' | 'me'; text: string } | { kind: 'link'; text: string; href: string };
+export type Part =
+  | { kind: 'text' | 'mention' | 'me'; text: string }
+  | { kind: 'link'; text: string; href: string }
+  | { kind: 'room'; text: string; room: string };
 
-/** Splits a text into links, mentions and plain text. */
-export function parseText(text: string, me: string, names: Names): Part[] {
+/** Splits a text into links, mentions of people and rooms, and plain text. */
+export function parseText(text: string, me: string, names: Names, rooms: Names): Part[] {
   const out: Part[] = [];
   let at = 0;
   for (const { start, end, href } of findLinks(text)) {
-    splitMentions(text.slice(at, start), me, names, out);
+    splitMentions(text.slice(at, start), me, names, rooms, out);
     out.push({ kind: 'link', text: text.slice(start, end), href });
     at = end;
   }
-  splitMentions(text.slice(at), me, names, out);
+  splitMentions(text.slice(at), me, names, rooms, out);
   return out;
 }
 
-function splitMentions(text: string, me: string, names: Names, out: Part[]): void {
+function splitMentions(text: string, me: string, names: Names, rooms: Names, out: Part[]): void {
   let at = 0;
-  for (const { start, end, isMe } of findMentions(text, me, names)) {
+  const found = [...findMentions(text, me, names), ...findRooms(text, rooms)].sort((a, b) => a.start - b.start);
+  for (const mention of found) {
+    const { start, end } = mention;
+    // In the name of another.
+    if (start < at) continue;
     if (start > at) out.push({ kind: 'text', text: text.slice(at, start) });
-    out.push({ kind: isMe ? 'me' : 'mention', text: text.slice(start, end) });
+    const piece = text.slice(start, end);
+    if ('room' in mention) out.push({ kind: 'room', text: piece, room: mention.room });
+    else out.push({ kind: mention.isMe ? 'me' : 'mention', text: piece });
     at = end;
   }
   if (at < text.length) out.push({ kind: 'text', text: text.slice(at) });

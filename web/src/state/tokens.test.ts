@@ -45,7 +45,7 @@ describe('tokensOf', () => {
   it('keeps every character of nasty texts, and comes to an end', async () => {
     const units = ['(', '((a', '[', '{', '<a b="', '"', "'", '\\', '`${', '/[', '#{', '<<A\n', '"\\"', 'r#"', '%w('];
     for (const language of Object.keys(SAMPLES) as Language[]) {
-      for (const unit of [...units, 'a: ', '\r', '\t\n', '  \n- ', '\u2028', '😀', "- '", '@@ ', '-', '> ', '[a](', '**']) {
+      for (const unit of [...units, 'a: ', '\r', '\t\n', '  \n- ', '\u2028', '😀', "- '", '@@ ', '-', '> ', '[a](']) {
         const line = unit.repeat(Math.ceil(500 / unit.length)).slice(0, 500);
         const code = `${line}\n${line}\n`;
         const tokens = await tokensOf(language, code);

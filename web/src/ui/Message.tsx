@@ -6,6 +6,7 @@ import { errorText } from '../errors';
 import type { Chat } from '../chat';
 import { isLong } from '../state/fold';
 import { plainText } from '../state/markdown';
+import type { Names } from '../state/mentions';
 import { cut, excess, isBlank, storable } from '../state/text';
 import { Avatar } from './Avatar';
 import { ErrorText } from './ErrorText';
@@ -104,7 +105,8 @@ interface MessageProps extends Common {
   onRelease: () => void;
   isFlashed: boolean;
   isEditing: boolean;
-  /** Changes when more names are known, which the text may mention. */
+  /** They change when there are other names, which the text may mention. */
+  knownRooms: Names;
   knownNames: number;
   chat: Chat;
   room: string;
@@ -121,7 +123,8 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
   const { message, quoted, isActive, isHeld, isReachable, isFlashed, isEditing, chat, room, me } = props;
   const { onEdit, onReply, onGoTo, onRelease } = props;
   const long = message.text !== null && isLong(message.text);
-  const textProps = { me: chat.me.username, names: chat.names, isReachable, isFolded: long && props.isFolded };
+  const known = { me: chat.me.username, names: chat.names, rooms: chat.rooms.names };
+  const textProps = { ...known, isReachable, isFolded: long && props.isFolded };
   const [error, setError] = useState<unknown>();
   const [menu, setMenu] = useState<'react' | 'delete' | 'done'>();
   /** What the page says instead of the actions, for a while. */
@@ -415,7 +418,8 @@ export const UnsentRow = memo(function UnsentRow(props: UnsentProps) {
   const { item, quoted, onGoTo, chat, isReachable } = props;
   const tabIndex = isReachable ? 0 : -1;
   const long = isLong(item.text);
-  const textProps = { me: chat.me.username, names: chat.names, isReachable, isFolded: long && props.isFolded };
+  const known = { me: chat.me.username, names: chat.names, rooms: chat.rooms.names };
+  const textProps = { ...known, isReachable, isFolded: long && props.isFolded };
   return (
     <Frame {...props} className={item.status} name={chat.me.username} time={item.time}>
       {item.replyTo !== undefined && (

@@ -578,6 +578,7 @@ export class MessageList extends Component<Props, State> {
                   isFlashed={message.offset === flashed}
                   isEditing={message.offset === editing}
                   knownNames={chat.names.version}
+                  knownRooms={chat.rooms.names}
                   onEdit={onEdit}
                   onReply={onReply}
                   onGoTo={this.onGoTo}
@@ -624,13 +625,13 @@ export class MessageList extends Component<Props, State> {
   };
 
   private onCopy = (event: ClipboardEvent): void => {
-    const { me, names } = this.props.chat;
+    const { me, names, rooms } = this.props.chat;
     const sourceOf = (key: string) => {
       const row = this.rows[this.index.get(key) ?? -1];
       const text = row?.item?.text ?? row?.message?.text;
       return text == null ? undefined : { text, isFolded: isLong(text) && !this.unfolded.has(key) };
     };
-    copyMessages(event, this.inner.current!, sourceOf, (text) => parseMarkdown(text, me.username, names));
+    copyMessages(event, this.inner.current!, sourceOf, (text) => parseMarkdown(text, me.username, names, rooms.names));
   };
 
   private onGoTo = (offset: number): void => void this.goTo(offset);

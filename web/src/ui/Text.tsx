@@ -3,6 +3,7 @@ import { useLayoutEffect, useRef } from 'preact/hooks';
 import { folded } from '../state/fold';
 import { type Block, type Inline, type Item, parseMarkdown, visible } from '../state/markdown';
 import type { Names } from '../state/mentions';
+import { addressOf } from './address';
 import { useTokens } from './highlight';
 import { useTexts } from './texts';
 
@@ -10,6 +11,8 @@ interface Props {
   text: string;
   me: string;
   names: Names;
+  /** The names of the user's rooms. */
+  rooms: Names;
   /** Whether Tab leads to the links. */
   isReachable: boolean;
   /** Whether only its beginning is shown. */
@@ -17,8 +20,8 @@ interface Props {
 }
 
 /** The text of a message, with its formatting, links and mentions. It is never interpreted as HTML. */
-export function Text({ text, me, names, isReachable, isFolded }: Props) {
-  const all = parseMarkdown(text, me, names);
+export function Text({ text, me, names, rooms, isReachable, isFolded }: Props) {
+  const all = parseMarkdown(text, me, names, rooms);
   const blocks = isFolded ? folded(all) : all;
   const [first] = blocks;
   const tabIndex = isReachable ? 0 : -1;
@@ -53,6 +56,12 @@ const inline = (tabIndex: number) => (node: Inline, key: number): ComponentChild
           tabIndex={tabIndex}
           data-host={node.host}
         >
+          {children}
+        </a>
+      );
+    case 'room':
+      return (
+        <a key={key} class="mention" href={addressOf(node.room)} tabIndex={tabIndex}>
           {children}
         </a>
       );
