@@ -121,6 +121,46 @@ describe('writing', () => {
     await shed.waitFor({ state: 'detached' });
   });
 
+  it('helps in the editor of a message as in the message box', async () => {
+    await composer(page).fill('To be edited');
+    await page.keyboard.press('Enter');
+    await allStored(page);
+    await page.keyboard.press('ArrowUp');
+    const editor = page.getByLabel('Edit message');
+    await isFocused(editor);
+    await page.keyboard.type(' with @bo');
+    await options().filter({ hasText: 'bob' }).waitFor();
+    expect(await editor.getAttribute('aria-controls')).toBe(await list().getAttribute('id'));
+    expect(await accessibilityFlaws(page)).toEqual([]);
+    // All of the list is in view.
+    const { top, bottom } = await list().evaluate((element) => element.getBoundingClientRect());
+    const scroller = await page.locator('.scroller').evaluate((element) => element.getBoundingClientRect());
+    expect(top).toBeGreaterThanOrEqual(scroller.top);
+    expect(bottom).toBeLessThanOrEqual(scroller.bottom);
+    // Escape closes the list, not the editor.
+    await page.keyboard.press('Escape');
+    await list().waitFor({ state: 'detached' });
+    await page.keyboard.type('b in #gar');
+    await options().filter({ hasText: 'The garden' }).waitFor();
+    await page.keyboard.press('Tab');
+    await page.keyboard.type(':tada');
+    await options().first().waitFor();
+    await page.keyboard.press('Enter');
+    expect(await editor.inputValue()).toBe('To be edited with @bob in #garden 🎉');
+    await page.locator('.editor').getByRole('button', { name: 'Emoji', exact: true }).click();
+    await isFocused(picker().getByLabel('Search emoji'));
+    await page.keyboard.type('hedgehog');
+    await picker().getByRole('button', { name: 'hedgehog' }).waitFor();
+    await page.keyboard.press('Enter');
+    await picker().waitFor({ state: 'detached' });
+    await isFocused(editor);
+    await editor.evaluate((area) => (area as HTMLTextAreaElement).setSelectionRange(0, 2));
+    await page.locator('.editor').getByRole('button', { name: 'Bold' }).click();
+    expect(await editor.inputValue()).toBe('**To** be edited with @bob in #garden 🎉🦔');
+    await page.keyboard.press('Enter');
+    await messageText(page, 'To be edited with @bob in #garden 🎉🦔').locator('a', { hasText: '#garden' }).waitFor();
+  });
+
   it('offers all emoji, with the keyboard alone', async () => {
     await composer(page).fill('ab');
     await composer(page).press('ArrowLeft');

@@ -1,4 +1,5 @@
 /** What the word before the caret in the message box may become. */
+import { useLayoutEffect, useRef } from 'preact/hooks';
 import type { Completion as Completed, Option } from '../state/completion';
 import { Avatar } from './Avatar';
 import { useTexts } from './texts';
@@ -14,8 +15,20 @@ export const optionId = (index: number) => `${COMPLETION_ID}-${index}`;
 
 export function Completion({ completion: { kind, options }, selected, onChoose }: Props) {
   const t = useTexts();
+  const list = useRef<HTMLUListElement>(null);
+  useLayoutEffect(() => {
+    const { classList, parentElement, offsetHeight } = list.current!;
+    const top = parentElement!.closest('.scroller')?.getBoundingClientRect().top ?? 0;
+    classList.toggle('below', parentElement!.getBoundingClientRect().top - offsetHeight < top);
+  });
   return (
-    <ul class="completion" id={COMPLETION_ID} role="listbox" aria-label={t.composer.completions[kind]}>
+    <ul
+      ref={list}
+      class="completion"
+      id={COMPLETION_ID}
+      role="listbox"
+      aria-label={t.composer.completions[kind]}
+    >
       {options.map((option, i) => (
         <li
           key={option.text}

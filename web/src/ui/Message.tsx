@@ -10,12 +10,11 @@ import type { Names } from '../state/mentions';
 import { cut, excess, isBlank, storable } from '../state/text';
 import { Avatar } from './Avatar';
 import { ErrorText } from './ErrorText';
-import { onFormatKey } from './format';
-import { Grow } from './Grow';
 import { IconButton } from './Icon';
 import { Reactions } from './Reactions';
 import { Sheet, type SheetProps } from './Sheet';
 import { Text } from './Text';
+import { Writing } from './Writing';
 import { linkTo } from './address';
 import { copy } from './clipboard';
 import { memo } from './memo';
@@ -106,8 +105,8 @@ interface MessageProps extends Common {
   isFlashed: boolean;
   isEditing: boolean;
   /** They change when there are other names, which the text may mention. */
-  knownRooms: Names;
   knownNames: number;
+  knownRooms: Names;
   chat: Chat;
   room: string;
   me: string;
@@ -199,9 +198,10 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
       )}
       {isEditing && !isGone ? (
         <Editor
+          chat={chat}
+          room={room}
           text={message.text!}
           kept={keptEdit(chat, room, message.offset)}
-          limitBytes={chat.textLimitBytes}
           onKeep={(text) => chat.changeDraft(room, { edit: { offset: message.offset, text } })}
           error={error}
           onCancel={() => {
@@ -337,11 +337,11 @@ function Quoted({ offset, quoted, isReachable, onGoTo }: QuotedProps) {
 }
 
 interface EditorProps {
+  chat: Chat;
+  room: string;
   text: string;
   /** The unfinished edit, if there is one. */
   kept: string | undefined;
-  /** The longest text that the server accepts. */
-  limitBytes: number;
   onKeep: (text: string) => void;
   error: unknown;
   onCancel: () => void;
@@ -352,7 +352,7 @@ function Editor(props: EditorProps) {
   const t = useTexts();
   const area = useRef<HTMLTextAreaElement>(null);
   const [text, setText] = useState(props.kept ?? props.text);
-  const tooLong = excess(text, props.limitBytes);
+  const tooLong = excess(text, props.chat.textLimitBytes);
   // A layout effect, so that no keystroke goes elsewhere.
   useLayoutEffect(() => {
     const element = area.current!;
@@ -366,29 +366,27 @@ function Editor(props: EditorProps) {
   };
   return (
     <div class="editor">
-      <Grow text={text}>
-        <textarea
-          ref={area}
-          aria-label={t.message.edit}
-          dir="auto"
-          rows={1}
-          value={text}
-          onInput={(event) => {
-            setText(event.currentTarget.value);
-            props.onKeep(event.currentTarget.value);
-          }}
-          onKeyDown={(event) => {
-            if (event.key === 'Escape') {
-              event.stopPropagation();
-              props.onCancel();
-            } else if (event.isComposing || event.keyCode === 229 || onFormatKey(event)) return;
-            else if (event.key === 'Enter' && !event.shiftKey) {
-              event.preventDefault();
-              save();
-            }
-          }}
-        />
-      </Grow>
+      <Writing
+        chat={props.chat}
+        room={props.room}
+        area={area}
+        label={t.message.edit}
+        enterkeyhint="done"
+        text={text}
+        onText={(text) => {
+          setText(text);
+          props.onKeep(text);
+        }}
+        onKey={(event) => {
+          if (event.key === 'Escape') {
+            event.stopPropagation();
+            props.onCancel();
+          } else if (event.key === 'Enter' && !event.shiftKey) {
+            event.preventDefault();
+            save();
+          }
+        }}
+      />
       {tooLong > 0 ? (
         <p class="error" role="alert">
           {t.composer.tooLong(tooLong)}
