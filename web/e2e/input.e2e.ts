@@ -1,6 +1,15 @@
 import { type Page } from 'playwright-core';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { PASSWORD, allStored, composer, createWorld, messageText, send } from './browser';
+import {
+  PASSWORD,
+  accessibilityFlaws,
+  allStored,
+  composer,
+  createWorld,
+  messageText,
+  overflow,
+  send,
+} from './browser';
 import { post } from './server';
 
 const world = createWorld();
@@ -64,7 +73,7 @@ describe('invalid input', () => {
   it('is not sent if it is blank', async () => {
     for (const nothing of ['', '   ', '\n\n \t', '\u2800', '\u0301', '\u200e\u2800']) {
       await composer(ann).fill(nothing);
-      expect(await ann.getByRole('button', { name: 'Send' }).isDisabled()).toBe(true);
+      expect(await ann.getByRole('button', { name: 'Send', exact: true }).isDisabled()).toBe(true);
       await composer(ann).press('Enter');
     }
     expect(await ann.locator('.row').count()).toBe(0);
@@ -75,7 +84,7 @@ describe('invalid input', () => {
     const emoji = '😀'.repeat(10_000);
     await composer(ann).fill(emoji);
     await ann.getByText('5,904 characters too long').waitFor();
-    expect(await ann.getByRole('button', { name: 'Send' }).isDisabled()).toBe(true);
+    expect(await ann.getByRole('button', { name: 'Send', exact: true }).isDisabled()).toBe(true);
     await composer(ann).press('Enter');
     await ann.reload();
     await composer(ann).waitFor();
@@ -87,6 +96,62 @@ describe('invalid input', () => {
     expect(await messageText(bob, '😀').textContent()).toBe(most);
     await bob.getByRole('button', { name: 'Show less' }).click();
     await allStored(ann);
+  });
+
+  it('is offered as several messages if it is too long, or if many lines are pasted', async () => {
+    const token = await strict.account('kim');
+    await strict.room(token, 'stories');
+    const context = await strict.context({ permissions: ['clipboard-read', 'clipboard-write'] });
+    const page = await strict.newTab(context);
+    await strict.signIn(page, 'kim', 'stories');
+    await composer(page).waitFor();
+    const paste = async (text: string) => {
+      await composer(page).focus();
+      await page.evaluate((text) => navigator.clipboard.writeText(text), text);
+      await page.keyboard.press('Control+v');
+    };
+    const button = (name: string | RegExp) => page.locator('.offer').getByRole('button', { name });
+    const lines = Array.from({ length: 250 }, (_, i) => `${i}`);
+    const text = ['```js', ...lines, '```'].join('\n');
+    await paste(text);
+    await page.getByRole('status').getByText('This is 252 lines long.').waitFor();
+    for (const width of [320, 1280]) {
+      await page.setViewportSize({ width, height: 700 });
+      expect(await accessibilityFlaws(page), `${width}`).toEqual([]);
+      expect(await overflow(page)).toBe(0);
+    }
+    // The browser undoes it.
+    await composer(page).focus();
+    await page.keyboard.press('Control+z');
+    expect(await composer(page).inputValue()).toBe('');
+    expect(await page.locator('.offer').count()).toBe(0);
+    await paste(text);
+    await button('Keep it here').click();
+    expect(await composer(page).inputValue()).toBe(text);
+    expect(await page.locator('.offer').count()).toBe(0);
+    await composer(page).fill('');
+    await paste(text);
+    // With the keyboard alone.
+    await button(/^Send as \d messages$/).focus();
+    await page.keyboard.press('Enter');
+    expect(await composer(page).inputValue()).toBe('');
+    await page.locator('#composer:focus').waitFor();
+    await allStored(page);
+    await expect.poll(() => page.locator('.row pre').count()).toBe(3);
+    const { messages } = (await (await fetch(`${strict.server.url}/user/getchats?room=stories`, {
+      headers: { Authorization: `Bearer ${token}` },
+    })).json()) as { messages: { text: string }[] };
+    for (const { text } of messages) expect(text).toMatch(/^```js\n[\d\n]+\n```$/);
+    expect(messages.flatMap(({ text }) => text.split('\n').slice(1, -1))).toEqual(lines);
+    // Too much for that stays where it is.
+    const most = 'x'.repeat(30_000);
+    await composer(page).fill(most);
+    await page.getByText('This is too long even for 20 messages.').waitFor();
+    expect(await button(/^Send/).count()).toBe(0);
+    await composer(page).press('Enter');
+    expect(await composer(page).inputValue()).toBe(most);
+    await composer(page).fill('');
+    await page.close();
   });
 
   it('is shown as plain text if it contains control characters, tags or script addresses', async () => {

@@ -81,6 +81,12 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
         one: 'Deine Nachricht ist # Zeichen zu lang.',
         other: 'Deine Nachricht ist # Zeichen zu lang.',
       }),
+    lines: (count) => plural(count, { one: 'Das ist # Zeile.', other: 'Das sind # Zeilen.' }),
+    notOne: 'Das ist zu lang für eine Nachricht.',
+    tooMany: (most) => `Das ist selbst für ${most} Nachrichten zu lang. Kürze es, oder sende es nach und nach.`,
+    sendParts: (count) =>
+      plural(count, { one: 'Als # Nachricht senden', other: 'Als # Nachrichten senden' }),
+    keep: 'So lassen',
     send: 'Senden',
     emoji: 'Emojis',
     formatting: 'Formatierung',

@@ -79,6 +79,12 @@ export const en = ({ list, number, plural }: Formats) => ({
         one: 'Your message is # character too long.',
         other: 'Your message is # characters too long.',
       }),
+    lines: (count: number) => plural(count, { one: 'This is # line long.', other: 'This is # lines long.' }),
+    notOne: 'This is too long for one message.',
+    tooMany: (most: number) => `This is too long even for ${most} messages. Send it in several steps, or shorten it.`,
+    sendParts: (count: number) =>
+      plural(count, { one: 'Send as # message', other: 'Send as # messages' }),
+    keep: 'Keep it here',
     send: 'Send',
     emoji: 'Emoji',
     formatting: 'Formatting',

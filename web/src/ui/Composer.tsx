@@ -1,8 +1,9 @@
 /** The box to write messages in. */
-import { useLayoutEffect, useRef, useState } from 'preact/hooks';
+import { useLayoutEffect, useMemo, useRef, useState } from 'preact/hooks';
 import type { Quote } from '@uproar/client';
 import type { Chat } from '../chat';
 import { plainText } from '../state/markdown';
+import { MANY_LINES, MOST_PARTS, countLines, split } from '../state/split';
 import { cut, excess, isBlank, storable } from '../state/text';
 import { Icon } from './Icon';
 import { Writing } from './Writing';
@@ -29,8 +30,17 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
   const t = useTexts();
   const [text, setText] = useState(() => chat.draft(room).text);
   const area = useRef<HTMLTextAreaElement>(null);
+  /** Whether the text was pasted, and may be meant as several messages. */
+  const [isPasted, setPasted] = useState(false);
+  /** Whether the user keeps the text as it is, although it may be split. */
+  const [isKept, setKept] = useState(false);
   const tooLong = excess(text, chat.textLimitBytes);
   const canSend = !isBlank(storable(text)) && tooLong === 0;
+  const isOffered = (tooLong > 0 || isPasted) && !isKept;
+  const parts = useMemo(
+    () => (isOffered ? split(storable(text), chat.textLimitBytes) : undefined),
+    [isOffered, text, chat.textLimitBytes],
+  );
 
   // A layout effect, so that it does not take the focus from what is shown by then.
   useLayoutEffect(() => {
@@ -40,14 +50,29 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
 
   function updateDraft(text: string): void {
     setText(text);
+    if (text === '') {
+      setPasted(false);
+      setKept(false);
+    }
     chat.changeDraft(room, { text });
   }
 
   function send(): void {
-    if (!canSend) return;
-    chat.send({ room, text: storable(text), ...(replyTo === undefined ? {} : { replyTo }) });
+    if (canSend) sendAll([storable(text)]);
+  }
+
+  /** Sends messages. The first one is the reply. */
+  function sendAll(texts: readonly string[]): void {
+    for (const [i, text] of texts.entries()) {
+      chat.send({ room, text, ...(replyTo === undefined || i > 0 ? {} : { replyTo }) });
+    }
     updateDraft('');
     onSent();
+    area.current?.focus();
+  }
+
+  function keep(): void {
+    setKept(true);
     area.current?.focus();
   }
 
@@ -76,6 +101,9 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
           </button>
         </p>
       )}
+      {isOffered && (
+        <Offer text={text} isTooLong={tooLong > 0} parts={parts} onSend={sendAll} onKeep={keep} />
+      )}
       <Writing
         chat={chat}
         room={room}
@@ -86,9 +114,13 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
         describedBy={tooLong > 0 ? 'composer-error' : undefined}
         enterkeyhint="send"
         text={text}
-        onText={(text) => {
-          updateDraft(text);
-          if (!isBlank(text)) chat.notifyTyping(room);
+        onText={(now, isPasted) => {
+          updateDraft(now);
+          if (isPasted && countLines(now) - countLines(text) >= MANY_LINES - 1) {
+            setPasted(true);
+            setKept(false);
+          }
+          if (!isBlank(now)) chat.notifyTyping(room);
         }}
         onKey={(event) => {
           if (event.key === 'Enter' && !event.shiftKey) {
@@ -110,5 +142,35 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
         </p>
       )}
     </form>
+  );
+}
+
+interface OfferProps {
+  text: string;
+  isTooLong: boolean;
+  /** The messages that the text may be sent as, unless there would be too many. */
+  parts: readonly string[] | undefined;
+  onSend: (texts: readonly string[]) => void;
+  onKeep: () => void;
+}
+
+/** Offers to send a long text as several messages. */
+function Offer({ text, isTooLong, parts, onSend, onKeep }: OfferProps) {
+  const t = useTexts();
+  const lines = countLines(text);
+  return (
+    <div class="offer">
+      <p role="status">
+        {!parts ? t.composer.tooMany(MOST_PARTS) : isTooLong ? t.composer.notOne : t.composer.lines(lines)}
+      </p>
+      {parts && (
+        <button type="button" onClick={() => onSend(parts)}>
+          {t.composer.sendParts(parts.length)}
+        </button>
+      )}
+      <button type="button" class="quiet" onClick={onKeep}>
+        {t.composer.keep}
+      </button>
+    </div>
   );
 }

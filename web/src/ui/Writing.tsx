@@ -21,7 +21,8 @@ interface Props {
   placeholder?: string;
   describedBy?: string | undefined;
   text: string;
-  onText: (text: string) => void;
+  /** `isPasted`: all that is new was pasted. */
+  onText: (text: string, isPasted: boolean) => void;
   /** A key that neither completes nor formats. */
   onKey: (event: KeyboardEvent) => void;
   enterkeyhint?: 'send' | 'done';
@@ -69,7 +70,7 @@ export function Writing(props: Props) {
   function write(text: string, start: number, end: number): void {
     const element = area.current!;
     element.setRangeText(text, start, end, 'end');
-    onText(element.value);
+    onText(element.value, false);
     setCaret(undefined);
   }
 
@@ -119,7 +120,7 @@ export function Writing(props: Props) {
             enterkeyhint={props.enterkeyhint}
             value={text}
             onInput={(event) => {
-              onText(event.currentTarget.value);
+              onText(event.currentTarget.value, event.inputType === 'insertFromPaste');
               lookBeforeCaret();
             }}
             onKeyDown={(event) => {

@@ -93,7 +93,7 @@ export function useTyping(): void {
       event.preventDefault();
       composer.focus();
       composer.setRangeText(text, composer.selectionStart, composer.selectionEnd, 'end');
-      composer.dispatchEvent(new InputEvent('input', { bubbles: true }));
+      composer.dispatchEvent(new InputEvent('input', { bubbles: true, inputType: 'insertFromPaste' }));
     };
     addEventListener('keydown', onKeyDown);
     addEventListener('paste', onPaste);
