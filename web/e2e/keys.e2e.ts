@@ -127,6 +127,28 @@ describe('the keyboard', () => {
     await composer(page).fill('');
   });
 
+  it('does nothing with single keys if the user does not want that', async () => {
+    await page.getByRole('button', { name: 'Settings' }).click();
+    await page.getByLabel('Single keys').uncheck();
+    await page.getByRole('button', { name: 'Close' }).click();
+    await page.reload();
+    await messageText(page, 'example.org/19').waitFor();
+    await page.locator('.row').last().focus();
+    await page.keyboard.type('hi?');
+    expect(await composer(page).inputValue()).toBe('');
+    expect(await page.locator('dialog').count()).toBe(0);
+    await page.keyboard.press('Control+k');
+    await page.getByRole('combobox', { name: 'Room' }).waitFor();
+    await page.keyboard.press('Escape');
+    await page.getByRole('button', { name: 'Settings' }).click();
+    await page.getByLabel('Single keys').check();
+    await page.getByRole('button', { name: 'Close' }).click();
+    await page.locator('.row').last().focus();
+    await page.keyboard.type('hi');
+    expect(await composer(page).inputValue()).toBe('hi');
+    await composer(page).fill('');
+  });
+
   it('opens what was searched for with Enter', async () => {
     const search = async (text: string) => {
       await page.getByRole('button', { name: 'Find or create a room' }).click();

@@ -266,6 +266,8 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
         other: '# Nachrichten wurden noch nicht gesendet.',
       })} Beim Abmelden wird gelöscht, was du geschrieben und nicht gesendet hast.`,
     keyboard: 'Tastatur',
+    singleKeys: 'Einzelne Tasten',
+    singleKeysHint: 'Außerhalb von Textfeldern zeigt ? die Tastenkürzel, und Getipptes kommt ins Nachrichtenfeld.',
     showShortcuts: 'Tastenkürzel anzeigen',
     software: (link) => rich`Diese Seite enthält ${link('Software von anderen')}.`,
   },

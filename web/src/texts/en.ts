@@ -260,6 +260,8 @@ export const en = ({ list, number, plural }: Formats) => ({
         other: '# messages haven’t been sent yet.',
       })} Signing out deletes what you wrote and didn’t send.`,
     keyboard: 'Keyboard',
+    singleKeys: 'Single keys',
+    singleKeysHint: 'Outside of text fields, ? shows the shortcuts, and what you type goes to the message box.',
     showShortcuts: 'Show the keyboard shortcuts',
     software: (link: (text: string) => ComponentChild) => rich`This page contains ${link('software of others')}.`,
   },

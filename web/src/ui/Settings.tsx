@@ -8,6 +8,7 @@ import { Dialog } from './Dialog';
 import { ErrorText } from './ErrorText';
 import { Field } from './Field';
 import { go } from './address';
+import { hasSingleKeys, setSingleKeys } from './keys';
 import { LanguageChoice } from './LanguageChoice';
 import { ThemeEditor, loadTheme, saveTheme } from './Theme';
 import { useTexts } from './texts';
@@ -61,6 +62,15 @@ export function Settings({ chat, session, onShortcuts, onClose }: Props) {
       <Notifications />
       <fieldset>
         <legend>{t.settings.keyboard}</legend>
+        <label class="check">
+          <input
+            type="checkbox"
+            defaultChecked={hasSingleKeys()}
+            onChange={({ currentTarget }) => setSingleKeys(currentTarget.checked)}
+          />
+          {t.settings.singleKeys}
+        </label>
+        <p class="hint">{t.settings.singleKeysHint}</p>
         <button onClick={onShortcuts}>{t.settings.showShortcuts}</button>
       </fieldset>
       <Password chat={chat} session={session} />

@@ -1,6 +1,7 @@
 /** What the keyboard does apart from the focused element. */
 import type { TargetedEvent } from 'preact';
 import { useEffect, useRef, useState } from 'preact/hooks';
+import { storage } from '../storage';
 
 /** Moves the focus among the stops of a list. */
 function moveFocus(event: KeyboardEvent, list: HTMLElement): void {
@@ -26,6 +27,16 @@ export function useOneStop(keys: readonly string[], preferred?: string) {
     },
     stop: (key: string) => ({ 'data-stop': key, tabIndex: key === reachable ? 0 : -1 }),
   };
+}
+
+const SINGLE_KEYS = 'uproar.single-keys';
+
+/** Whether keys without Ctrl or ⌘ do something outside of text fields. Those who dictate may want none that do. */
+export const hasSingleKeys = (): boolean => storage.getItem(SINGLE_KEYS) !== 'off';
+
+export function setSingleKeys(has: boolean): void {
+  if (has) storage.removeItem(SINGLE_KEYS);
+  else storage.setItem(SINGLE_KEYS, 'off');
 }
 
 const FIELDS = 'input, textarea, select, [contenteditable]';
@@ -55,7 +66,7 @@ export function isShortcut(event: KeyboardEvent, letter: string, withShift = fal
 
 function isHelp({ key, target, ctrlKey, metaKey, altKey }: KeyboardEvent): boolean {
   const isFree = target instanceof Element && target.closest(`${FIELDS}, dialog`) === null;
-  return key === '?' && isFree && !ctrlKey && !metaKey && !altKey;
+  return key === '?' && isFree && hasSingleKeys() && !ctrlKey && !metaKey && !altKey;
 }
 
 /** Calls these when their keys are pressed. To be used before `useTyping`, which has what is left. */
@@ -84,7 +95,7 @@ export function useTyping(): void {
       // A space presses buttons and scrolls. Process and Dead begin a composition.
       const isText = [...event.key].length === 1 ? event.key !== ' ' : event.key === 'Process' || event.key === 'Dead';
       // The browser enters the character where the focus is by then.
-      if (isText && isElsewhere(event.target)) shownComposer()?.focus();
+      if (isText && isElsewhere(event.target) && hasSingleKeys()) shownComposer()?.focus();
     };
     const onPaste = (event: ClipboardEvent) => {
       const text = event.clipboardData?.getData('text/plain');
