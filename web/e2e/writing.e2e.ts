@@ -161,6 +161,22 @@ describe('writing', () => {
     await messageText(page, 'To be edited with @bob in #garden 🎉🦔').locator('a', { hasText: '#garden' }).waitFor();
   });
 
+  it('has the remark that a text was edited in its last line', async () => {
+    for (const text of ['one\n- two', 'three\n> four']) {
+      await composer(page).fill(text);
+      await page.keyboard.press('Enter');
+      await allStored(page);
+      const shown = rowOf(page, text.slice(-3)).last().locator('.text');
+      const before = await shown.evaluate(({ clientHeight }) => clientHeight);
+      await page.keyboard.press('ArrowUp');
+      await page.getByLabel('Edit message').press('End');
+      await page.keyboard.type('!');
+      await page.keyboard.press('Enter');
+      await shown.locator('.edited').waitFor();
+      expect(await shown.evaluate(({ clientHeight }) => clientHeight)).toBe(before);
+    }
+  });
+
   it('offers all emoji, with the keyboard alone', async () => {
     await composer(page).fill('ab');
     await composer(page).press('ArrowLeft');

@@ -214,8 +214,13 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
         />
       ) : (
         <div class={isGone ? 'text gone' : 'text'} dir="auto">
-          {isGone ? t.message.deleted : <Text {...textProps} text={message.text!} />}
-          {message.edited && !isGone && <span class="edited"> {t.message.edited}</span>}
+          {isGone ? (
+            t.message.deleted
+          ) : (
+            <Text {...textProps} text={message.text!}>
+              {message.edited && <span class="edited"> {t.message.edited}</span>}
+            </Text>
+          )}
         </div>
       )}
       {long && !isEditing && <Fold {...props} />}
@@ -424,8 +429,9 @@ export const UnsentRow = memo(function UnsentRow(props: UnsentProps) {
         <Quoted offset={item.replyTo} quoted={quoted} onGoTo={onGoTo} isReachable={isReachable} />
       )}
       <div class="text" dir="auto">
-        <Text {...textProps} text={item.text} />
-        {item.status === 'pending' && <span class="edited"> {t.message.sending}</span>}
+        <Text {...textProps} text={item.text}>
+          {item.status === 'pending' && <span class="edited"> {t.message.sending}</span>}
+        </Text>
       </div>
       {long && <Fold {...props} />}
       {item.status === 'failed' && (

@@ -1,4 +1,4 @@
-import { type ComponentChild } from 'preact';
+import { type ComponentChild, Fragment } from 'preact';
 import { useLayoutEffect, useRef } from 'preact/hooks';
 import { folded } from '../state/fold';
 import { type Block, type Inline, type Item, parseMarkdown, visible } from '../state/markdown';
@@ -17,17 +17,33 @@ interface Props {
   isReachable: boolean;
   /** Whether only its beginning is shown. */
   isFolded: boolean;
+  /** A remark at its end. */
+  children?: ComponentChild;
 }
 
 /** The text of a message, with its formatting, links and mentions. It is never interpreted as HTML. */
-export function Text({ text, me, names, rooms, isReachable, isFolded }: Props) {
+export function Text({ text, me, names, rooms, isReachable, isFolded, children }: Props) {
   const all = parseMarkdown(text, me, names, rooms);
   const blocks = isFolded ? folded(all) : all;
   const [first] = blocks;
   const tabIndex = isReachable ? 0 : -1;
-  if (blocks.length === 1 && first!.kind === 'paragraph') return <>{first.children.map(inline(tabIndex))}</>;
-  return <>{blocks.map(block(tabIndex))}</>;
+  if (blocks.length === 1 && first!.kind === 'paragraph') {
+    return (
+      <>
+        {first.children.map(inline(tabIndex))}
+        {children}
+      </>
+    );
+  }
+  return <>{withRemark(blocks, children, block(tabIndex))}</>;
 }
+
+/** The last of the nodes has the remark, in its last line. */
+function withRemark<N>(nodes: readonly N[], remark: ComponentChild, render: Render<N>): ComponentChild[] {
+  return nodes.map((node, i) => render(node, i, i === nodes.length - 1 ? remark : undefined));
+}
+
+type Render<N> = (node: N, key: number, remark?: ComponentChild) => ComponentChild;
 
 const inline = (tabIndex: number) => (node: Inline, key: number): ComponentChild => {
   if (node.kind === 'text') return node.text;
@@ -74,24 +90,34 @@ const inline = (tabIndex: number) => (node: Inline, key: number): ComponentChild
   }
 };
 
-const block = (tabIndex: number) => (node: Block, key: number): ComponentChild => {
+const block = (tabIndex: number): Render<Block> => (node, key, remark) => {
   switch (node.kind) {
     case 'paragraph':
-      return <p key={key}>{node.children.map(inline(tabIndex))}</p>;
+      return (
+        <p key={key}>
+          {node.children.map(inline(tabIndex))}
+          {remark}
+        </p>
+      );
     case 'quote':
-      return <blockquote key={key}>{node.children.map(block(tabIndex))}</blockquote>;
+      return <blockquote key={key}>{withRemark(node.children, remark, block(tabIndex))}</blockquote>;
     case 'code-block':
-      return <CodeBlock key={key} tabIndex={tabIndex} text={visible(node)} language={node.language} />;
+      return (
+        <Fragment key={key}>
+          <CodeBlock tabIndex={tabIndex} text={visible(node)} language={node.language} />
+          {remark}
+        </Fragment>
+      );
     case 'list': {
-      const items = node.children.map(item(tabIndex));
+      const items = withRemark(node.children, remark, item(tabIndex));
       return node.isNumbered ? <ol key={key}>{items}</ol> : <ul key={key}>{items}</ul>;
     }
   }
 };
 
-const item = (tabIndex: number) => ({ number, children }: Item, key: number): ComponentChild => (
+const item = (tabIndex: number): Render<Item> => ({ number, children }, key, remark) => (
   <li key={key} value={number}>
-    {children.map(block(tabIndex))}
+    {withRemark(children, remark, block(tabIndex))}
   </li>
 );
 
