@@ -15,11 +15,18 @@ export async function registerWorker(): Promise<void> {
   // The Content-Security-Policy allows this policy alone. It never turns another string into an address of a script.
   const { trustedTypes } = window as { trustedTypes?: TrustedTypes };
   try {
+    navigator.serviceWorker.addEventListener('controllerchange', keepLoaded);
     const policy = trustedTypes?.createPolicy('service-worker', { createScriptURL: () => WORKER });
     await navigator.serviceWorker.register(policy?.createScriptURL('') ?? WORKER, { updateViaCache: 'none' });
   } catch {
     // The browser forbids it, or the server is older or can't be reached. The page works without.
   }
+}
+
+/** Tells a new worker which files the page has loaded so far, so that they are there without the network. */
+function keepLoaded(): void {
+  const urls = performance.getEntriesByType('resource').map(({ name }) => name);
+  navigator.serviceWorker.controller?.postMessage(urls.filter((url) => url.startsWith(`${location.origin}/assets/`)));
 }
 
 /** Waits, but no longer than until the network is back. */

@@ -187,7 +187,7 @@ export class Session extends Store {
 }
 
 function signedOut(): ApiError {
-  return new ApiError('token_invalid', 'You’ve been signed out', null, 401);
+  return new ApiError('token_invalid', 'the user has signed out', null, 401);
 }
 
 /** Falls back to the cookie if the token was rejected. */

@@ -15,6 +15,7 @@ class FakeCaches {
     const store = this.stores.get(name) ?? new Map<string, string>();
     this.stores.set(name, store);
     return {
+      match: async (url: string) => (store.has(pathOf(url)) ? new Response(store.get(pathOf(url))) : undefined),
       put: async (url: string, response: Response) => void store.set(pathOf(url), await response.text()),
       addAll: async (urls: string[]) => {
         for (const url of urls) {
@@ -138,6 +139,22 @@ describe('Shell', () => {
     expect((await shell.respond(request('/assets/gone-1.js')))!.status).toBe(404);
     expect(asked).toEqual(['/assets/emoji-1.js', '/assets/gone-1.js']);
     expect(await caches.match('/assets/gone-1.js', {})).toBeUndefined();
+  });
+
+  it('keeps what the page had loaded before, from the network or from the build before', async () => {
+    await open('1').install();
+    caches.stores.get('shell-1')!.set('/assets/de-1.js', 'German');
+    const shell = open('2');
+    await shell.install();
+    files['/assets/emoji-1.js'] = 'emoji';
+    files['/me'] = 'ann';
+    asked = [];
+    const gone = '/assets/gone-1.js';
+    const others = ['/me', 'https://other.example.org/assets/x.js'];
+    const urls = [...FILES, '/assets/de-1.js', '/assets/emoji-1.js', gone, ...others];
+    await shell.keep(urls.map((path) => new URL(path, ORIGIN).href));
+    expect([...caches.stores.get('shell-2')!.keys()]).toEqual([...FILES, '/', '/assets/de-1.js', '/assets/emoji-1.js']);
+    expect(asked).toEqual(['/assets/emoji-1.js', gone]);
   });
 
   it('stays out of everything else', () => {

@@ -50,6 +50,17 @@ export class Shell {
     await Promise.all(older.slice(0, -1).map((name) => caches.delete(name)));
   }
 
+  /** Keeps files that the page loaded before this build's worker was in charge, such as its language. */
+  async keep(urls: readonly string[]): Promise<void> {
+    const cache = await this.env.caches.open(this.cacheName);
+    for (const url of urls) {
+      const { origin, pathname } = new URL(url, this.env.origin);
+      if (origin !== this.env.origin || !pathname.startsWith(ASSETS) || (await cache.match(url))) continue;
+      const response = (await this.env.caches.match(url, { ignoreVary: true })) ?? (await this.env.fetch(url));
+      if (response.ok) await this.put(url, response);
+    }
+  }
+
   /** The answer to a request. If it is undefined, the worker stays out of it, as it does for all calls of the API. */
   respond(request: Request, preloaded?: Promise<Response | undefined>): Promise<Response> | undefined {
     const { origin, pathname } = new URL(request.url);
@@ -76,11 +87,11 @@ export class Shell {
     const cached = await this.env.caches.match(request.url, { ignoreVary: true });
     if (cached) return cached;
     const response = await this.env.fetch(request);
-    if (response.ok) await this.keep(request.url, response.clone());
+    if (response.ok) await this.put(request.url, response.clone());
     return response;
   }
 
-  private async keep(url: string, response: Response): Promise<void> {
+  private async put(url: string, response: Response): Promise<void> {
     try {
       const cache = await this.env.caches.open(this.cacheName);
       await cache.put(url, response);

@@ -12,11 +12,14 @@ const shell = new Shell(BUILD, {
   wait: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
 });
 
-// It takes over at once. The page comes from the network anyway, and files of older pages stay in the cache.
+// It takes over at once, also of the tabs that are open. The page comes from the network anyway, and files of older
+// pages stay in the cache.
 self.addEventListener('install', (event) => event.waitUntil(shell.install().then(() => self.skipWaiting())));
 // With the preload, the network need not wait until the worker has started.
 const preload = () => self.registration.navigationPreload?.enable();
-self.addEventListener('activate', (event) => event.waitUntil(Promise.all([shell.activate(), preload()])));
+const claim = () => self.clients.claim();
+self.addEventListener('activate', (event) => event.waitUntil(Promise.all([shell.activate(), preload(), claim()])));
+self.addEventListener('message', (event) => event.waitUntil(shell.keep(event.data as string[])));
 self.addEventListener('fetch', (event) => {
   const preloaded = event.preloadResponse as Promise<Response | undefined>;
   const response = shell.respond(event.request, preloaded);
