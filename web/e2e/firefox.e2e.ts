@@ -156,6 +156,16 @@ describe('in Firefox', () => {
     await ann.getByRole('link', { name: 'Quiet room', exact: true }).waitFor();
   });
 
+  it('the page changes to German without a reload, and remembers it', async () => {
+    await bob.getByRole('button', { name: 'Settings' }).click();
+    await bob.getByRole('combobox', { name: 'Language' }).selectOption('Deutsch');
+    await bob.getByRole('heading', { name: 'Einstellungen' }).waitFor();
+    await bob.getByRole('heading', { name: 'Heute' }).first().waitFor({ state: 'attached' });
+    await bob.reload();
+    await bob.getByRole('button', { name: 'Einstellungen' }).waitFor();
+    expect(await bob.evaluate(() => document.documentElement.lang)).toBe('de');
+  });
+
   it('the page throws no errors and follows its Content-Security-Policy', () => {
     // Firefox reports as an error of the page that it was offline.
     const offline = /can’t establish a connection to|was interrupted while the page was loading/;

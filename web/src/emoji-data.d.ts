@@ -6,3 +6,9 @@ declare module 'virtual:emoji' {
   ][];
   export default groups;
 }
+
+/** The same groups in another language. */
+declare module 'virtual:emoji/*' {
+  const groups: readonly [name: string, emoji: readonly [label: string, words: string][]][];
+  export default groups;
+}

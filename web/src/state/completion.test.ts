@@ -1,14 +1,15 @@
 import { describe, expect, it } from 'vitest';
 import type { RoomInfo } from '@uproar/client';
 import { complete, isEmojiQuery } from './completion';
-import { searchEmoji, toned } from './emoji';
+import { EmojiSet, toned } from './emoji';
 
 const rooms = [
   ['general', 'General'],
   ['garden', 'The garden'],
   ['the kitchen', 'The kitchen'],
 ].map(([name, title]) => ({ name, title }) as RoomInfo);
-const sources = { names: ['Ann', 'Anna'], rooms, emoji: (query: string) => searchEmoji(query) };
+const set = new EmojiSet();
+const sources = { names: ['Ann', 'Anna'], rooms, emoji: (query: string) => set.search(query) };
 const texts = (text: string) => complete(text, sources)?.options.map(({ text }) => text);
 
 describe('the completion of emoji', () => {

@@ -4,7 +4,7 @@ import data from 'virtual:emoji';
 export interface Emoji {
   /** In the form in which the server stores it, without a skin tone. */
   emoji: string;
-  /** What it shows. */
+  /** What it shows, in the language of the page. */
   label: string;
   /** What it is called between colons. */
   names: readonly string[];
@@ -20,19 +20,8 @@ export interface Group {
   emoji: readonly Emoji[];
 }
 
-export const GROUPS: readonly Group[] = data.map(([name, emoji]) => ({
-  name: `${name[0]!.toUpperCase()}${name.slice(1)}`,
-  emoji: emoji.map(([emoji, label, names, words, version, hasTones]) => ({
-    emoji,
-    label,
-    names: names === '' ? [] : names.split(' '),
-    words: `${label} ${words} ${names}`.toLowerCase().split(/[^\p{L}\p{M}\p{N}+]+/u).filter(Boolean),
-    version,
-    hasTones: hasTones === 1,
-  })),
-}));
-
-const ALL = GROUPS.flatMap(({ emoji }) => emoji);
+/** Groups of emoji in another language, with the label and keywords of each emoji. */
+export type Translation = typeof import('virtual:emoji/*').default;
 
 /** None, then from light to dark. */
 export const TONES = ['', '\u{1f3fb}', '\u{1f3fc}', '\u{1f3fd}', '\u{1f3fe}', '\u{1f3ff}'] as const;
@@ -44,13 +33,7 @@ export function toned({ emoji, hasTones }: Emoji, tone: number): string {
   return emoji.replace(/(?!🤝\u200d)(\p{Emoji_Modifier_Base})\ufe0f?/gu, `$1${TONES[tone]}`);
 }
 
-const withoutTone = (emoji: string) => emoji.replace(/\p{Emoji_Modifier}/gu, '');
-const BY_CHARACTER = new Map(ALL.map((one) => [withoutTone(one.emoji).replaceAll('\ufe0f', ''), one]));
-
-/** What is known about an emoji, which may have a skin tone. */
-export function findEmoji(emoji: string): Emoji | undefined {
-  return BY_CHARACTER.get(withoutTone(emoji).replaceAll('\ufe0f', ''));
-}
+const plain = (emoji: string) => emoji.replace(/[\p{Emoji_Modifier}\ufe0f]/gu, '');
 
 /** How well an emoji matches what was typed: a lower number is better. */
 function rank({ names, words }: Emoji, query: string, parts: readonly string[]): number | undefined {
@@ -62,18 +45,53 @@ function rank({ names, words }: Emoji, query: string, parts: readonly string[]):
   return undefined;
 }
 
-/** The emoji that match, the best first, and before the others those of `recent`. */
-export function searchEmoji(text: string, recent: readonly string[] = []): Emoji[] {
-  const query = text.toLowerCase().trim().replace(/^:|:$/g, '').replace(/\s+/g, '_');
-  const parts = query.split(/[_-]+/).filter(Boolean);
-  if (query === '') return [];
-  const used = new Map(recent.map((emoji, i) => [findEmoji(emoji), i]));
-  const found = ALL.flatMap((emoji) => {
-    const by = rank(emoji, query, parts.length > 0 ? parts : [query]);
-    if (by === undefined) return [];
-    const last = used.get(emoji);
-    // What was meant exactly comes first, then what was used, then the rest.
-    return [{ emoji, by: by === 0 || last === undefined ? by : (last + 1) / (used.size + 1) / 1000 }];
-  });
-  return found.sort((a, b) => a.by - b.by).map(({ emoji }) => emoji);
+/** All emoji, as a language calls them. They are also found by their English words. */
+export class EmojiSet {
+  readonly groups: readonly Group[];
+  private readonly all: readonly Emoji[];
+  private readonly byCharacter: ReadonlyMap<string, Emoji>;
+
+  constructor(translation?: Translation) {
+    this.groups = data.map(([name, emoji], group) => {
+      const [ownName, own] = translation?.[group] ?? [name];
+      return {
+        name: `${ownName[0]!.toUpperCase()}${ownName.slice(1)}`,
+        emoji: emoji.map(([emoji, label, names, words, version, hasTones], i) => {
+          const [ownLabel, ownWords] = own?.[i] ?? [label, ''];
+          const all = `${ownLabel} ${ownWords} ${own ? label : ''} ${words} ${names}`;
+          return {
+            emoji,
+            label: ownLabel,
+            names: names === '' ? [] : names.split(' '),
+            words: all.toLowerCase().split(/[^\p{L}\p{M}\p{N}+]+/u).filter(Boolean),
+            version,
+            hasTones: hasTones === 1,
+          };
+        }),
+      };
+    });
+    this.all = this.groups.flatMap(({ emoji }) => emoji);
+    this.byCharacter = new Map(this.all.map((one) => [plain(one.emoji), one]));
+  }
+
+  /** What is known about an emoji, which may have a skin tone. */
+  find(emoji: string): Emoji | undefined {
+    return this.byCharacter.get(plain(emoji));
+  }
+
+  /** The emoji that match, the best first, and before the others those of `recent`. */
+  search(text: string, recent: readonly string[] = []): Emoji[] {
+    const query = text.toLowerCase().trim().replace(/^:|:$/g, '').replace(/\s+/g, '_');
+    const parts = query.split(/[_-]+/).filter(Boolean);
+    if (query === '') return [];
+    const used = new Map(recent.map((emoji, i) => [this.find(emoji), i]));
+    const found = this.all.flatMap((emoji) => {
+      const by = rank(emoji, query, parts.length > 0 ? parts : [query]);
+      if (by === undefined) return [];
+      const last = used.get(emoji);
+      // What was meant exactly comes first, then what was used, then the rest.
+      return [{ emoji, by: by === 0 || last === undefined ? by : (last + 1) / (used.size + 1) / 1000 }];
+    });
+    return found.sort((a, b) => a.by - b.by).map(({ emoji }) => emoji);
+  }
 }

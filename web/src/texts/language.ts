@@ -10,8 +10,12 @@ type Make = (format: Formats) => Catalogue;
 
 /** The languages by their codes, with their own names. Only English is part of the first screen. */
 export const LANGUAGES = {
-  en: { name: 'English', load: async (): Promise<Make> => en },
-  de: { name: 'Deutsch', load: async (): Promise<Make> => (await import('./de')).de },
+  en: { name: 'English', load: async (): Promise<Make> => en, emoji: async () => undefined },
+  de: {
+    name: 'Deutsch',
+    load: async (): Promise<Make> => (await import('./de')).de,
+    emoji: () => import('virtual:emoji/de'),
+  },
 };
 
 export type Code = keyof typeof LANGUAGES;

@@ -10,8 +10,8 @@ import { Writing } from './Writing';
 import { mayTakeFocus } from './hooks';
 import { useTexts } from './texts';
 
-/** A title of this length fits into the placeholder on a phone. */
-const SHORT_TITLE = 20;
+/** A placeholder of this length fits on a phone. */
+const SHORT = 28;
 
 interface Props {
   chat: Chat;
@@ -110,7 +110,7 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
         area={area}
         id="composer"
         label={t.composer.to(title)}
-        placeholder={title.length <= SHORT_TITLE ? t.composer.to(title) : t.composer.placeholder}
+        placeholder={t.composer.to(title).length <= SHORT ? t.composer.to(title) : t.composer.placeholder}
         describedBy={tooLong > 0 ? 'composer-error' : undefined}
         enterkeyhint="send"
         text={text}

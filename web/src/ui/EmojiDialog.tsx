@@ -1,8 +1,9 @@
 /** The dialog in which emoji are chosen. What it shows is loaded when it is opened. */
 import { useEffect, useState } from 'preact/hooks';
+import type { EmojiSet } from '../state/emoji';
 import { Dialog } from './Dialog';
 import type { EmojiPicker } from './EmojiPicker';
-import { remember } from './emoji';
+import { loadEmojiData, remember } from './emoji';
 import { useTexts } from './texts';
 
 interface Props {
@@ -14,14 +15,19 @@ interface Props {
 
 export function EmojiDialog({ title, user, onChoose, onClose }: Props) {
   const t = useTexts();
-  const [Picker, setPicker] = useState<typeof EmojiPicker>();
+  const [loaded, setLoaded] = useState<{ Picker: typeof EmojiPicker; set: EmojiSet }>();
   const [hasFailed, setFailed] = useState(false);
   useEffect(() => {
-    import('./EmojiPicker').then(
-      ({ EmojiPicker }) => setPicker(() => EmojiPicker),
-      () => setFailed(true),
+    let isCurrent = true;
+    setFailed(false);
+    Promise.all([import('./EmojiPicker'), loadEmojiData(t.code)]).then(
+      ([{ EmojiPicker }, { set }]) => isCurrent && setLoaded({ Picker: EmojiPicker, set }),
+      () => isCurrent && setFailed(true),
     );
-  }, []);
+    return () => {
+      isCurrent = false;
+    };
+  }, [t.code]);
   return (
     <Dialog title={title} onClose={onClose}>
       {hasFailed ? (
@@ -29,8 +35,9 @@ export function EmojiDialog({ title, user, onChoose, onClose }: Props) {
           {t.emoji.failed}
         </p>
       ) : (
-        Picker && (
-          <Picker
+        loaded && (
+          <loaded.Picker
+            set={loaded.set}
             user={user}
             onChoose={(emoji) => {
               remember(user, emoji);

@@ -1,6 +1,6 @@
 /** All emoji, in groups and to be searched. Loaded on demand, with the data. */
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
-import { type Emoji, GROUPS, TONES, findEmoji, searchEmoji, toned } from '../state/emoji';
+import { type Emoji, type EmojiSet, TONES, toned } from '../state/emoji';
 import { rememberTone } from '../state/emoji-habits';
 import { storage } from '../storage';
 import { drawable } from './drawable';
@@ -10,11 +10,12 @@ import { useTexts } from './texts';
 /** Other emoji are found by more letters. */
 const FOUND = 200;
 /** The group of those used last. */
-const RECENT = 'recent';
+const RECENT = -1;
 
 let canDraw: ((emoji: Emoji) => boolean) | undefined;
 
 interface Props {
+  set: EmojiSet;
   user: string;
   onChoose: (emoji: string) => void;
 }
@@ -25,14 +26,15 @@ interface Choice {
   emoji: Emoji;
 }
 
-export function EmojiPicker({ user, onChoose }: Props) {
+export function EmojiPicker({ set, user, onChoose }: Props) {
   const t = useTexts().emoji;
-  canDraw ??= drawable(GROUPS.flatMap(({ emoji }) => emoji));
+  canDraw ??= drawable(set.groups.flatMap(({ emoji }) => emoji));
   // As it was when the dialog was opened.
   const [{ recent, tone: firstTone }] = useState(() => habits(user));
   const [tone, setTone] = useState(firstTone);
   const [query, setQuery] = useState('');
-  const [group, setGroup] = useState(recent.length > 0 ? RECENT : GROUPS[0]!.name);
+  /** Its place among them. */
+  const [group, setGroup] = useState(recent.length > 0 ? RECENT : 0);
   const [pointed, setPointed] = useState<Emoji>();
   const search = useRef<HTMLInputElement>(null);
   const grid = useRef<HTMLDivElement>(null);
@@ -41,22 +43,21 @@ export function EmojiPicker({ user, onChoose }: Props) {
     if (matchMedia('(pointer: fine)').matches) search.current?.focus();
   }, []);
 
-  const labelOf = (group: string) => (group === RECENT ? t.recent : group);
   const isSearching = query.trim() !== '';
   const withTone = (emoji: Emoji): Choice => ({ text: toned(emoji, tone), emoji });
   const choices: Choice[] = isSearching
-    ? searchEmoji(query, recent).filter(canDraw).slice(0, FOUND).map(withTone)
+    ? set.search(query, recent).filter(canDraw).slice(0, FOUND).map(withTone)
     : group === RECENT
       ? recent.flatMap((text) => {
-          const emoji = findEmoji(text);
+          const emoji = set.find(text);
           return emoji ? [{ text, emoji }] : [];
         })
-      : GROUPS.find(({ name }) => name === group)!.emoji.filter(canDraw).map(withTone);
+      : set.groups[group]!.emoji.filter(canDraw).map(withTone);
   const [first] = choices;
   useLayoutEffect(() => grid.current?.scrollTo({ top: 0 }), [query, group]);
   const groups = [
-    ...(recent.length > 0 ? [{ name: RECENT, sign: '🕘' }] : []),
-    ...GROUPS.map(({ name, emoji }) => ({ name, sign: emoji[0]!.emoji })),
+    ...(recent.length > 0 ? [{ id: RECENT, name: t.recent, sign: '🕘' }] : []),
+    ...set.groups.map(({ name, emoji }, id) => ({ id, name, sign: emoji[0]!.emoji })),
   ];
 
   return (
@@ -81,20 +82,20 @@ export function EmojiPicker({ user, onChoose }: Props) {
           event.preventDefault();
         }}
       />
-      <Stops class="emoji-groups" label={t.groups} preferred={groups.findIndex(({ name }) => name === group)}>
+      <Stops class="emoji-groups" label={t.groups} preferred={groups.findIndex(({ id }) => id === group)}>
         {(stop) =>
-          groups.map(({ name, sign }, i) => (
+          groups.map(({ id, name, sign }, i) => (
             <button
-              key={name}
+              key={id}
               type="button"
               class="quiet"
-              aria-label={labelOf(name)}
-              title={labelOf(name)}
-              aria-pressed={!isSearching && name === group}
+              aria-label={name}
+              title={name}
+              aria-pressed={!isSearching && id === group}
               {...stop(i)}
               onClick={() => {
                 setQuery('');
-                setGroup(name);
+                setGroup(id);
               }}
             >
               {sign}
@@ -106,7 +107,7 @@ export function EmojiPicker({ user, onChoose }: Props) {
         <Stops
           key={isSearching ? query : group}
           class="emoji-grid"
-          label={isSearching ? t.matching : labelOf(group)}
+          label={isSearching ? t.matching : groups.find(({ id }) => id === group)!.name}
           onAbove={() => search.current?.focus()}
         >
           {(stop) =>

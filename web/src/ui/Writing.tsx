@@ -44,11 +44,11 @@ export function Writing(props: Props) {
   /** What there is to complete. */
   function sources(): Sources {
     const { recent, tone } = habits(chat.me.id);
-    const data = emojiData;
+    const data = emojiData(t.code);
     return {
       names: subscribed?.names ?? [],
       rooms: chat.rooms.sorted,
-      emoji: data && ((query) => data.searchEmoji(query, recent)),
+      emoji: data && ((query) => data.set.search(query, recent)),
       tone: (emoji) => data?.toned(emoji, tone) ?? emoji.emoji,
     };
   }
@@ -61,8 +61,8 @@ export function Writing(props: Props) {
     if (!isPossible) return;
     if (subscribed && /[@＠]/.test(before)) void chat.loadMembers(subscribed);
     // The same place is looked at again once the data are there.
-    if (!emojiData && isEmojiQuery(before)) {
-      loadEmojiData().then(() => setCaret((now) => now && { ...now }), () => {});
+    if (!emojiData(t.code) && isEmojiQuery(before)) {
+      loadEmojiData(t.code).then(() => setCaret((now) => now && { ...now }), () => {});
     }
   }
 

@@ -1,23 +1,24 @@
 /** Emoji for the page: the data, loaded when they are needed, and what the user chose before. */
+import type { EmojiSet, toned } from '../state/emoji';
 import { type Habits, readHabits, rememberEmoji } from '../state/emoji-habits';
 import { storage } from '../storage';
+import { type Code, LANGUAGES } from '../texts/language';
 
-type Data = typeof import('../state/emoji');
+interface Data {
+  set: EmojiSet;
+  toned: typeof toned;
+}
 
-let loading: Promise<Data> | undefined;
-/** The data, once they are loaded. */
-export let emojiData: Data | undefined;
+const loaded = new Map<Code, Data>();
 
-export function loadEmojiData(): Promise<Data> {
-  loading ??= import('../state/emoji').then(
-    (data) => (emojiData = data),
-    (error: unknown) => {
-      // It may succeed later.
-      loading = undefined;
-      throw error;
-    },
-  );
-  return loading;
+/** The data in a language, once they are loaded. */
+export const emojiData = (code: Code): Data | undefined => loaded.get(code);
+
+export async function loadEmojiData(code: Code): Promise<Data> {
+  const [{ EmojiSet, toned }, translation] = await Promise.all([import('../state/emoji'), LANGUAGES[code].emoji()]);
+  const data = loaded.get(code) ?? { set: new EmojiSet(translation?.default), toned };
+  loaded.set(code, data);
+  return data;
 }
 
 export const habits = (user: string): Habits => readHabits(storage, user);
