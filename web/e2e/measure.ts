@@ -4,6 +4,7 @@ import { readFileSync, readdirSync } from 'node:fs';
 import { type CDPSession, type Page } from 'playwright-core';
 import { it } from 'vitest';
 import { composer, createWorld, messageText } from './browser';
+import { bundleClient } from './bundle';
 
 const world = createWorld();
 const COUNT = Number(process.env['MESSAGES'] ?? 100_000);
@@ -55,6 +56,7 @@ it('measure', { timeout: 900_000 }, async () => {
     .map((name) => readFileSync(`dist/assets/${name}`));
   report('script and style, uncompressed', kib(files.reduce((sum, file) => sum + file.length, 0)));
   report('script and style, gzip', kib(files.reduce((sum, file) => sum + gzipSync(file, { level: 9 }).length, 0)));
+  report('@uproar/client without the SDK, gzip', kib(gzipSync(await bundleClient({ sdk: false })).length));
 
   await world.signIn(page, 'ann', 'long');
   await messageText(page, 'The newest').waitFor();

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
-import type { RoomInfo } from '@uproar/client';
+import { type RoomInfo, RoomList as ServerList } from '@uproar/client';
 import { Announcer } from './announcer';
 import { Names } from './state/mentions';
 import { RoomList } from './state/room-list';
@@ -20,14 +20,16 @@ const room = (epoch: string): RoomInfo => ({
   time: 0,
 });
 
+let list: ServerList;
 let rooms: RoomList;
 let notified: [string, string][];
 let announcer: Announcer;
 
 beforeEach(() => {
   vi.useFakeTimers();
-  rooms = new RoomList();
-  rooms.set([room('old')]);
+  list = new ServerList();
+  rooms = new RoomList(list);
+  list.set([room('old')]);
   notified = [];
   announcer = new Announcer({ id: '1', username: 'ann' }, rooms, new Names(), (_, body, tag) =>
     notified.push([body, tag]),
@@ -38,7 +40,7 @@ afterEach(() => vi.useRealTimers());
 it('notifies the user of a mention, with a tag that no message of another room has', () => {
   announcer.message('lobby', 'old', bob, '@ann one', 5, false);
   vi.runAllTimers();
-  rooms.set([room('new')]);
+  list.set([room('new')]);
   announcer.message('lobby', 'new', bob, '@ann two', 5, false);
   vi.runAllTimers();
   expect(notified).toEqual([
@@ -48,8 +50,8 @@ it('notifies the user of a mention, with a tag that no message of another room h
 });
 
 it('does not notify the user of a mention in a muted room', () => {
-  rooms = new RoomList({ has: (mark, name) => mark === 'muted' && name === 'lobby' });
-  rooms.set([room('old')]);
+  rooms = new RoomList(list, { has: (mark, name) => mark === 'muted' && name === 'lobby' });
+  list.set([room('old')]);
   announcer = new Announcer({ id: '1', username: 'ann' }, rooms, new Names(), (_, body, tag) =>
     notified.push([body, tag]),
   );
@@ -61,7 +63,7 @@ it('does not notify the user of a mention in a muted room', () => {
 
 it('does not notify the user of a message in a room that was deleted meanwhile', () => {
   announcer.message('lobby', 'old', bob, '@ann one', 5, false);
-  rooms.set([room('new')]);
+  list.set([room('new')]);
   vi.runAllTimers();
   expect(notified).toEqual([]);
   expect(rooms.isMentioned(rooms.get('lobby')!)).toBe(false);

@@ -1,5 +1,5 @@
 /** What keeps the page going without the network. */
-import { wait } from './session';
+import { wait } from '@uproar/client';
 
 const WORKER = '/sw.js';
 

@@ -78,6 +78,17 @@ describe('Session', () => {
     expect(requests).toHaveLength(2);
   });
 
+  it('renews a token that the server has rejected, unless there is another one since', async () => {
+    const { fetch } = server(({ path }) => [
+      200,
+      { token: path === '/user/signin' ? token(4000) : token(5000), user },
+    ]);
+    const session = new Session(fetch, () => 0);
+    await session.signIn('ann', 'correct horse');
+    expect(await session.freshToken(token(3000))).toBe(token(4000));
+    expect(await session.freshToken(token(4000))).toBe(token(5000));
+  });
+
   it('renews a token that is about to expire, once for concurrent callers', async () => {
     let now = 0;
     const { fetch, requests } = server(({ path }) => [

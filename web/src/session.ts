@@ -1,5 +1,17 @@
 /** Signing in and out, and the token. */
-import { type Account, ApiError, call, type Fetch, type SignedIn, Store } from '@uproar/client';
+import {
+  type Account,
+  ApiError,
+  type Fetch,
+  type SignedIn,
+  Store,
+  backoff,
+  call,
+  isSignedOut,
+  signIn,
+  signUp,
+  wait,
+} from '@uproar/client';
 import { errorText } from './errors';
 import type { Say } from './texts/language';
 
@@ -14,18 +26,6 @@ export interface Privacy {
 }
 
 const NO_PRIVACY: Privacy = { forget: () => {}, forgetOthers: () => {} };
-
-/** How long to wait after this many failed attempts, in milliseconds. */
-export function backoff(tries: number): number {
-  return 500 * 2 ** Math.min(tries, 4);
-}
-
-export const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
-
-/** Whether an error means that there is no session. Any other error leaves that open. */
-export function isSignedOut(error: unknown): boolean {
-  return error instanceof ApiError && (error.status === 401 || error.status === 403);
-}
 
 /**
  * Who is signed in. The token is kept in memory only. After a reload, `POST /token/refresh` returns a new one for a
@@ -71,7 +71,7 @@ export class Session extends Store {
   }
 
   async signUp(username: string, email: string, password: string): Promise<void> {
-    this.set(await call<SignedIn>(this.fetch, 'POST', '/user/signup', undefined, { username, email, password }));
+    this.set(await signUp('', { username, email, password }, this.fetch));
   }
 
   /**
@@ -80,7 +80,7 @@ export class Session extends Store {
    */
   async signIn(who: string, password: string): Promise<void> {
     const body = /@.*\./.test(who) ? { email: who, password } : { username: who, password };
-    this.set(await call<SignedIn>(this.fetch, 'POST', '/user/signin', undefined, body));
+    this.set(await signIn('', body, this.fetch));
   }
 
   /** Revokes all of the user's tokens, in every browser, and forgets what this browser keeps about the user. */
@@ -123,9 +123,9 @@ export class Session extends Store {
     this.changed();
   }
 
-  /** Returns a token that won't expire soon. */
-  async freshToken(): Promise<string> {
-    if (this.token) {
+  /** Returns a token that won't expire soon, and that the server has not rejected. */
+  async freshToken(rejected?: string): Promise<string> {
+    if (this.token && this.token !== rejected) {
       const { iat = 0, exp = 0 } = claims(this.token);
       const margin = Math.min(MARGIN_MS, (exp - iat) * 250);
       if (exp * 1000 - margin > this.now() - this.skewMs) return this.token;

@@ -2,6 +2,7 @@
 import { ApiError } from './errors.ts';
 import type { RoomInfo } from './room-list.ts';
 import type { Page, User } from './timeline.ts';
+import type { Tokens } from './tokens.ts';
 
 export interface Account extends User {
   email: string | null;
@@ -63,10 +64,21 @@ export async function call<T>(fetch: Fetch, method: string, path: string, token?
   throw new ApiError(error.code ?? '', error.message ?? '', error.field ?? null, response.status);
 }
 
-/** Where authenticated calls get their token from. */
-export interface Tokens {
-  freshToken(): Promise<string>;
-  renew(): Promise<string>;
+/** Who signs in: by a username or an e-mail address. */
+export type Credentials = { password: string } & ({ username: string } | { email: string });
+
+/** Signs in to the server at `url`. The answer contains the token that `connect` takes. */
+export function signIn(url: string, credentials: Credentials, fetch: Fetch = globalThis.fetch): Promise<SignedIn> {
+  return call(fetch, 'POST', `${url}/user/signin`, undefined, credentials);
+}
+
+/** Creates an account on the server at `url`, and signs in. */
+export function signUp(
+  url: string,
+  account: { username: string; email: string; password: string },
+  fetch: Fetch = globalThis.fetch,
+): Promise<SignedIn> {
+  return call(fetch, 'POST', `${url}/user/signup`, undefined, account);
 }
 
 /** The HTTP calls available to a signed-in user. */
@@ -77,12 +89,18 @@ export class Api {
   ) {}
 
   private async call<T>(method: string, path: string, body?: unknown): Promise<T> {
+    const token = await this.tokens.current();
     try {
-      return await call<T>(this.fetch, method, path, await this.tokens.freshToken(), body);
+      return await call<T>(this.fetch, method, path, token, body);
     } catch (error) {
-      if (!(error instanceof ApiError) || error.code !== 'token_expired') throw error;
-      return call<T>(this.fetch, method, path, await this.tokens.renew(), body);
+      // It expired, or the user has changed the password.
+      if (!(error instanceof ApiError) || !error.code.startsWith('token_')) throw error;
+      return call<T>(this.fetch, method, path, await this.tokens.renew(token), body);
     }
+  }
+
+  async me(): Promise<Account> {
+    return (await this.call<{ user: Account }>('GET', '/me')).user;
   }
 
   chats(room: string, where: { before?: number; after?: number; limit?: number } = {}): Promise<Page> {

@@ -1,12 +1,12 @@
 /** The WebSocket connection, through Centrifugo's SDK. */
 import { Centrifuge, type Subscription, UnauthorizedError } from 'centrifuge';
-import type { Tokens } from './api.ts';
-import { ApiError, SendError, toSendError } from './errors.ts';
+import { SendError, toSendError } from './errors.ts';
 import type { RoomInfo } from './room-list.ts';
 import type { Data, Publication, User } from './timeline.ts';
+import { type Tokens, isSignedOut } from './tokens.ts';
 
 /** What a subscription to a room reports. */
-export interface RoomEvents {
+export interface SubscriptionEvents {
   /** Publications follow from `position` on. If not `recovered`, the missed ones are not among them. */
   subscribed(position: { epoch: string; offset: number } | undefined, recovered: boolean): void;
   publication(publication: Publication): void;
@@ -20,6 +20,9 @@ export interface RoomEvents {
 
 /** As many as the server's `history_page_limit` unless the operator changed it; a lower one applies anyway. */
 const HISTORY_LIMIT = 100;
+
+/** The SDK's code for a connection that the server closed because of a message longer than it reads. */
+const MESSAGE_SIZE_CODE = 3;
 
 /** An event in the user's own channel. */
 export interface UserEvent {
@@ -45,22 +48,26 @@ export class Connection {
   onChange: () => void = () => {};
   private readonly client: Centrifuge;
   private readonly subscriptions = new Map<string, Subscription>();
+  /** What has been published and not answered. */
+  private readonly publishing = new Set<{ length: number; isTooLong?: boolean }>();
+  /** The token that the SDK has. */
+  token: string | undefined;
 
-  constructor(url: string, tokens: Tokens) {
-    let lastToken: string | undefined;
+  constructor(url: string, tokens: Tokens, websocket: unknown) {
     this.client = new Centrifuge(url, {
-      name: 'web',
+      name: 'uproar',
       minReconnectDelay: 300,
       maxReconnectDelay: 10_000,
       timeout: 5000,
+      websocket: websocket ?? null,
       getToken: async () => {
         try {
-          const token = await tokens.freshToken();
-          // Being asked again means that the server rejected the last token, whatever the local clock says.
-          lastToken = token === lastToken ? await tokens.renew() : token;
-          return lastToken;
+          const token = await tokens.current();
+          // Being asked again means that the server has rejected the last token.
+          this.token = token === this.token ? await tokens.renew(token) : token;
+          return this.token;
         } catch (error) {
-          if (error instanceof ApiError && error.status === 401) throw new UnauthorizedError('signed out');
+          if (isSignedOut(error)) throw new UnauthorizedError('signed out');
           throw error;
         }
       },
@@ -71,7 +78,14 @@ export class Connection {
       this.set('connected', 0, '');
       this.onConnected();
     });
-    this.client.on('disconnected', ({ code, reason }) => this.set('closed', code, reason));
+    this.client.on('disconnected', ({ code, reason }) => {
+      const longest = [...this.publishing].sort((a, b) => b.length - a.length)[0];
+      if (code === MESSAGE_SIZE_CODE && longest) {
+        // It fails, so that everything else can be sent.
+        longest.isTooLong = true;
+        this.client.connect();
+      } else this.set('closed', code, reason);
+    });
     this.client.on('publication', ({ data }) => this.onUserEvent(data as UserEvent));
   }
 
@@ -83,7 +97,7 @@ export class Connection {
   }
 
   start(token?: string): void {
-    if (token !== undefined) this.client.setToken(token);
+    if (token !== undefined) this.client.setToken((this.token = token));
     this.client.connect();
   }
 
@@ -96,7 +110,7 @@ export class Connection {
   }
 
   /** Subscribes to a room, starting after a position. */
-  subscribe(room: string, since: { epoch: string; offset: number }, events: RoomEvents): void {
+  subscribe(room: string, since: { epoch: string; offset: number }, events: SubscriptionEvents): void {
     if (this.subscriptions.has(room)) return;
     const subscription = this.client.newSubscription(channelOf(room), { since, joinLeave: true });
     this.subscriptions.set(room, subscription);
@@ -138,13 +152,17 @@ export class Connection {
 
   /** Publishes to a room, if it still has this epoch, and returns the publication's offset. */
   async publish(room: string, data: Data, epoch: string | undefined): Promise<{ offset: number }> {
+    const publishing: { length: number; isTooLong?: boolean } = { length: data.text?.length ?? 0 };
     try {
       await this.ready(room);
+      this.publishing.add(publishing);
       const sent = epoch === undefined ? data : { ...data, epoch };
       const answer = await this.client.rpc('publish', { channel: channelOf(room), data: sent });
       return answer.data as { offset: number };
     } catch (error) {
-      throw toSendError(error, data);
+      throw publishing.isTooLong ? new SendError('text_too_large', false) : toSendError(error, data);
+    } finally {
+      this.publishing.delete(publishing);
     }
   }
 

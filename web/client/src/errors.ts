@@ -27,6 +27,8 @@ export class ApiError extends ChatError {
 }
 
 const MESSAGES = {
+  closed: 'the client is closed',
+  discarded: 'the message was discarded before it was stored',
   no_answer: 'the server did not answer in time; sending again stores nothing twice',
   no_connection: 'no answer from the server; sending again stores nothing twice',
   no_such_room: 'the room does not exist',
@@ -36,6 +38,7 @@ const MESSAGES = {
   previous_message: 'an earlier message must be sent first',
   rate_limited: 'too many requests',
   text_too_large: 'the text is too long',
+  signed_out: 'the server accepts this token no longer; sign in again',
   too_many_reactions: 'the message cannot have more reactions',
   unsettled: 'the messages cannot be loaded right now',
   wrong_epoch: 'the room is another one than when this was written, or its history went back',
@@ -46,6 +49,10 @@ export type ClientCode = keyof typeof MESSAGES;
 /** An error of the client's own. */
 export function clientError(code: ClientCode): ChatError {
   return new ChatError(code, MESSAGES[code]);
+}
+
+export function toChatError(error: unknown): ChatError {
+  return error instanceof ChatError ? error : new ChatError('unknown', error instanceof Error ? error.message : `${error}`);
 }
 
 /**

@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { SendError } from './errors.ts';
-import { Memory } from './memory.ts';
+import { Memory } from './storage.ts';
 import { type Item, Outbox, countPending } from './outbox.ts';
 
 const settle = async () => {
@@ -77,9 +77,39 @@ describe('Outbox', () => {
     const outbox = open();
     outbox.setOnline(true);
     const { id } = outbox.add({ room: 'lobby', text: 'Hello' });
-    outbox.received('lobby', id);
+    outbox.received('lobby', id, 7);
     expect(outbox.size).toBe(0);
     expect(storage.map.size).toBe(0);
+  });
+
+  it('promises the offset of a message, which is known when it is stored or arrives', async () => {
+    answer = ({ text }) => (text === 'Stored' ? Promise.resolve({ offset: 3 }) : new Promise(() => {}));
+    const outbox = open();
+    const stored = outbox.stored(outbox.add({ room: 'lobby', text: 'Stored' }).id);
+    const arrives = outbox.add({ room: 'lobby', text: 'Arrives' });
+    const arrived = outbox.stored(arrives.id);
+    outbox.setOnline(true);
+    expect(await stored).toBe(3);
+    outbox.received('lobby', arrives.id, 4);
+    expect(await arrived).toBe(4);
+  });
+
+  it('says why a message is not stored, and lets it be sent again', async () => {
+    answer = () => Promise.reject(new SendError('text_too_large', false));
+    const outbox = open();
+    outbox.setOnline(true);
+    const { id } = outbox.add({ room: 'lobby', text: 'Long' });
+    await expect(outbox.stored(id)).rejects.toMatchObject({ code: 'text_too_large' });
+    answer = () => new Promise(() => {});
+    outbox.retry(id);
+    const again = outbox.stored(id);
+    outbox.discard(id);
+    await expect(again).rejects.toMatchObject({ code: 'discarded' });
+    const { id: last } = outbox.add({ room: 'lobby', text: 'Last' });
+    const kept = outbox.stored(last);
+    outbox.stop();
+    await expect(kept).rejects.toMatchObject({ code: 'closed' });
+    expect(open().of('lobby').map(({ text }) => text)).toEqual(['Last']);
   });
 
   it('keeps unsent messages over a reload, in order and with their ids', async () => {

@@ -1,5 +1,6 @@
 /** Messages that are not known to be stored. */
 import { type ChatError, SendError, clientError } from './errors.ts';
+import type { StorageLike } from './storage.ts';
 import { Store } from './store.ts';
 
 /** A message as it was written. */
@@ -25,14 +26,6 @@ export interface Item extends Written {
   /** It waits for an earlier message with an unknown outcome. */
   isHeld?: boolean;
   offset?: number;
-}
-
-/** The part of the Web Storage API that the page uses: strings that survive a reload. */
-export interface StorageLike {
-  keys(): string[];
-  getItem(key: string): string | null;
-  setItem(key: string, value: string): void;
-  removeItem(key: string): void;
 }
 
 export interface OutboxEnvironment {
@@ -62,6 +55,8 @@ export class Outbox extends Store {
   private online = false;
   private sending = new Set<string>();
   private stopped = false;
+  /** Who waits for an item to be stored. */
+  private readonly waiting = new Map<string, { resolve(offset: number): void; reject(error: Error): void }[]>();
 
   constructor(private readonly env: OutboxEnvironment) {
     super();
@@ -97,6 +92,25 @@ export class Outbox extends Store {
     this.changed();
     void this.sendPending(item.room);
     return item;
+  }
+
+  /** The offset of an item that has been added, once it is stored. */
+  stored(id: string): Promise<number> {
+    return new Promise((resolve, reject) => {
+      const item = this.find(id);
+      if (item?.status === 'stored') resolve(item.offset!);
+      else if (!item) reject(clientError('discarded'));
+      else this.waiting.set(id, [...(this.waiting.get(id) ?? []), { resolve, reject }]);
+    });
+  }
+
+  private settle(id: string, outcome: number | Error): void {
+    const waiting = this.waiting.get(id) ?? [];
+    this.waiting.delete(id);
+    for (const { resolve, reject } of waiting) {
+      if (typeof outcome === 'number') resolve(outcome);
+      else reject(outcome);
+    }
   }
 
   /**
@@ -137,9 +151,11 @@ export class Outbox extends Store {
   }
 
   /** Removes the item whose message arrived as a publication. */
-  received(room: string, id: string): void {
+  received(room: string, id: string, offset: number): void {
     const item = this.find(id);
-    if (item?.room === room) this.remove(id);
+    if (item?.room !== room) return;
+    this.settle(id, offset);
+    this.remove(id);
   }
 
   /** Follows another tab that removed an item from the storage. */
@@ -159,6 +175,7 @@ export class Outbox extends Store {
 
   stop(): void {
     this.stopped = true;
+    for (const id of [...this.waiting.keys()]) this.settle(id, clientError('closed'));
   }
 
   /** Sends a room's pending items one at a time, so that no message overtakes an earlier one. */
@@ -178,6 +195,7 @@ export class Outbox extends Store {
           const { offset } = await this.env.send(item);
           tries = 0;
           this.env.storage.removeItem(this.key(item.id));
+          this.settle(item.id, offset);
           this.update(item.id, { status: 'stored', offset }, false);
           // A retried message that was stored long ago is not published again.
           this.positionReached(room, this.env.position(room));
@@ -192,6 +210,7 @@ export class Outbox extends Store {
             continue;
           }
           tries = 0;
+          this.settle(item.id, failure);
           this.update(item.id, { status: 'failed', error: plain(failure), isUnknown });
           // Later messages must not overtake it.
           if (temporary) this.hold(item);
@@ -226,6 +245,7 @@ export class Outbox extends Store {
   private remove(id: string): void {
     this.env.storage.removeItem(this.key(id));
     if (!this.find(id)) return;
+    this.settle(id, clientError('discarded'));
     this.items = this.items.filter(item => item.id !== id);
     this.changed();
   }

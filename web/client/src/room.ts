@@ -1,20 +1,33 @@
-/**
- * A subscribed room: its timeline and pages of history, and the people in it. What it holds belongs to one epoch:
- * another room that takes the name gets an object of its own.
- */
-import { clientError } from './errors.ts';
+/** A room: its messages, and the people in it. */
+import type { Api } from './api.ts';
+import { Emitter } from './emitter.ts';
+import { type ChatError, clientError, toChatError } from './errors.ts';
+import type { Item, Outbox } from './outbox.ts';
+import { type Reactors, ReactorCollector } from './reactors.ts';
+import type { RoomInfo } from './room-list.ts';
 import { firstSince } from './seek.ts';
-import { Store } from './store.ts';
-import { type Message, type Page, Timeline, type User, type WireMessage } from './timeline.ts';
+import {
+  type Data,
+  type Message,
+  type Page,
+  type Publication,
+  type Reaction,
+  Timeline,
+  type User,
+  type WireMessage,
+} from './timeline.ts';
 
 const TYPING_MS = 5000;
 /** Messages kept while the user scrolls through the history. */
 const WINDOW_MESSAGES = 1500;
 const PAGE_MESSAGES = 100;
+const TYPING_EVERY_MS = 3000;
+/** How many pages of publications are searched for reactions to a message. */
+const REACTOR_PAGES = 10;
 
 export type Quote = Pick<Message, 'offset' | 'user' | 'text'>;
 
-interface PagePosition {
+export interface PagePosition {
   before?: number;
   after?: number;
   limit?: number;
@@ -22,51 +35,232 @@ interface PagePosition {
 
 type Loading = 'newest' | 'middle' | 'older' | 'newer';
 
-export class Room extends Store {
+/** A message of the user's own that is not in the room's history yet. */
+export interface UnsentMessage extends Item {
+  user: User;
+  reactions: readonly Reaction[];
+}
+
+const unsentMessages = new WeakMap<Item, UnsentMessage>();
+
+/** The same object for the same item. */
+function unsentOf(item: Item, user: User): UnsentMessage {
+  const message = unsentMessages.get(item) ?? { ...item, user, reactions: [] };
+  unsentMessages.set(item, message);
+  return message;
+}
+
+/** A message with a `status` is not in the history yet. */
+export type RoomMessage = Message | UnsentMessage;
+
+/** What happens in a room. The listeners get no arguments, and read the room. */
+export type RoomEvents = {
+  /** `messages`, or what is known about them. */
+  messages: [];
+  /** `people` or `online`. */
+  people: [];
+  /** `typingUsers`. */
+  typing: [];
+  /** `members`. */
+  members: [];
+  /** `loading`, the `error` of loading, or a message that was asked for with `quoted`. */
+  loading: [];
+  /** `isAvailable`, its `error`, or `id`. */
+  state: [];
+};
+
+/** What a room needs of the client. */
+export interface RoomEnvironment {
+  user: User;
+  api: Api;
+  outbox: Outbox;
+  info(room: string): RoomInfo | undefined;
+  fetchPage(room: string, where: PagePosition): Promise<Page>;
+  history(room: string, since: { epoch: string; offset: number }): Promise<Publication[]>;
+  change(room: Room, data: Data): Promise<number>;
+  read(room: Room, offset: number): Promise<void>;
+  typing(room: string): void;
+  retry(room: Room): void;
+  close(room: Room): void;
+  seen(users: readonly User[]): void;
+}
+
+export class Room extends Emitter<RoomEvents> {
   private static count = 0;
-  /** Distinguishes this object from an earlier one for the same room. */
-  readonly id = ++Room.count;
+  /** Changes when the room starts afresh, because too much was missed, or because another room has taken its name. */
+  id = 0;
+  /** The part of the history that is loaded. */
   readonly timeline: Timeline;
-  readonly people = new Map<string, User>();
-  /** The first members, once they are needed to mention somebody. */
-  members: readonly User[] = [];
+  /** Whether the room receives messages. It does not while `error` says why, nor at first. */
+  isAvailable = false;
   /** The number of connections, if there are too many for the server to name the people. */
   online: number | undefined;
+  /** The first 100 members, once `loadMembers` has loaded them. */
+  members: readonly User[] = [];
+  /** Which part of the history is being loaded. */
   loading: Loading | undefined;
-  /** Why messages could not be loaded. */
-  error: Error | undefined;
-  typing: readonly User[] = [];
-  /** How many members were removed while the room was subscribed. */
+  /** Why the room is not available, or why messages could not be loaded. `retry` tries again. */
+  error: ChatError | undefined;
+  /** Who is typing, apart from the user. */
+  typingUsers: readonly User[] = [];
+  /** How many members were removed while the room was subscribed to. */
   removals = 0;
+  /** @internal Whether the application has opened the room. */
+  isOpen = false;
+  /** @internal Loads what is shown first. */
+  loadFirst = (): void => {
+    const info = this.env.info(this.name);
+    void this.loadInitial(info?.read.offset ?? 0, info?.unread ?? 0);
+  };
   private request = 0;
   /** Loads again what could not be loaded. */
   private again: (() => Promise<void>) | undefined;
   private quotes = new Map<number, Quote | undefined>();
+  private readonly connections = new Map<string, User>();
   private typingUntil = new Map<string, number>();
+  private typedAt = 0;
+  private unsent: readonly UnsentMessage[] = [];
+  /** `messages`, as long as what it consists of is the same. */
+  private merged: readonly RoomMessage[] = [];
+  private mergedFrom: unknown[] = [];
 
+  /** @internal */
   constructor(
     readonly name: string,
-    private readonly me: User,
-    private readonly fetchPage: (where: PagePosition) => Promise<Page>,
+    private readonly env: RoomEnvironment,
   ) {
     super();
-    this.timeline = new Timeline(me.id);
+    this.timeline = new Timeline(env.user.id);
+    this.timeline.subscribe(() => this.emit('messages'));
+    this.outboxChanged();
   }
 
-  /** Everyone online, each listed once however many tabs they have. */
-  get users(): User[] {
-    const users = new Map([...this.people.values()].map((user) => [user.id, user]));
+  /** What the list of rooms says about this one; `undefined` if the user is not a member. */
+  get info(): RoomInfo | undefined {
+    return this.env.info(this.name);
+  }
+
+  /** The loaded messages, the newest last, followed by the user's own that are not in the history yet. */
+  get messages(): readonly RoomMessage[] {
+    const { messages: stored } = this.timeline;
+    const { unsent } = this;
+    if (this.mergedFrom[0] !== stored || this.mergedFrom[1] !== unsent) {
+      this.mergedFrom = [stored, unsent];
+      const isStored = ({ id }: Item) => stored.some((other) => other.id === id && other.user.id === this.env.user.id);
+      this.merged = unsent.length === 0 ? stored : [...stored, ...unsent.filter((item) => !isStored(item))];
+    }
+    return this.merged;
+  }
+
+  /** Whether there are messages before the first one that is loaded. */
+  get hasBefore(): boolean {
+    return this.timeline.hasOlder;
+  }
+
+  /** Whether there are messages after the last one that is loaded. If so, new ones are not added. */
+  get hasAfter(): boolean {
+    return this.timeline.hasNewer;
+  }
+
+  /** Everyone here, each listed once however many connections they have. */
+  get people(): User[] {
+    const users = new Map([...this.connections.values()].map((user) => [user.id, user]));
     return [...users.values()].sort((a, b) => a.username.localeCompare(b.username));
   }
 
   /** The names of the people in this room, as far as they are known: who is here, who wrote, and the first members. */
   get names(): string[] {
-    const users = [...this.people.values(), ...this.members, ...this.timeline.messages.map(({ user }) => user)];
-    return [...new Set(users.filter(({ id }) => id !== this.me.id).map(({ username }) => username))];
+    const users = [...this.connections.values(), ...this.members, ...this.timeline.messages.map(({ user }) => user)];
+    return [...new Set(users.filter(({ id }) => id !== this.env.user.id).map(({ username }) => username))];
   }
 
-  touch(): void {
-    this.changed();
+  /**
+   * Sends a message, also later if there is no connection now, and returns its offset once it is stored. If that fails,
+   * the message stays in `messages`, with an `error`, until `resend` or `discard` is called.
+   */
+  send(text: string, { replyTo }: { replyTo?: number | undefined } = {}): Promise<number> {
+    const epoch = this.info?.epoch;
+    const { outbox } = this.env;
+    const item = outbox.add({
+      room: this.name,
+      text,
+      ...(epoch === undefined ? {} : { epoch }),
+      ...(replyTo === undefined ? {} : { replyTo }),
+    });
+    return outbox.stored(item.id);
+  }
+
+  /** Sends a message that failed again, by its `id`. */
+  resend(id: string): Promise<number> {
+    this.env.outbox.retry(id);
+    return this.env.outbox.stored(id);
+  }
+
+  /** Gives up a message that is not stored, by its `id`. */
+  discard(id: string): void {
+    this.env.outbox.discard(id);
+  }
+
+  /** Changes the text of one of the user's messages. This and the other changes return the offset of the change. */
+  edit(offset: number, text: string): Promise<number> {
+    return this.env.change(this, { edit: offset, text });
+  }
+
+  delete(offset: number): Promise<number> {
+    return this.env.change(this, { delete: offset });
+  }
+
+  react(offset: number, emoji: string): Promise<number> {
+    return this.env.change(this, { react: offset, emoji });
+  }
+
+  unreact(offset: number, emoji: string): Promise<number> {
+    return this.env.change(this, { unreact: offset, emoji });
+  }
+
+  /** Marks everything up to a message as read, by default all that has arrived. */
+  markRead(offset = this.timeline.position): Promise<void> {
+    return this.env.read(this, offset);
+  }
+
+  /** Tells the others that the user is typing. Call it as often as the user types. */
+  typing(): void {
+    const now = Date.now();
+    if (now - this.typedAt < TYPING_EVERY_MS) return;
+    this.typedAt = now;
+    this.env.typing(this.name);
+  }
+
+  /** Stops loading messages and people. The room's unread messages are still counted. */
+  close(): void {
+    this.env.close(this);
+  }
+
+  /** Loads the names of the first members. */
+  async loadMembers(): Promise<void> {
+    if (this.members.length > 0) return;
+    this.members = [this.env.user];
+    try {
+      this.members = (await this.env.api.members(this.name)).members.map(({ user }) => user);
+      this.env.seen(this.members);
+      this.emit('members');
+    } catch {
+      this.members = [];
+    }
+  }
+
+  /** Finds out who reacted to a message, if that is not too far from it in the history. */
+  async reactors({ offset, reactions }: Message): Promise<Reactors> {
+    const collector = new ReactorCollector(offset);
+    const { epoch } = this.timeline;
+    for (let page = 0, since = offset; page < REACTOR_PAGES && !collector.explains(reactions); page++) {
+      const publications = await this.env.history(this.name, { epoch, offset: since });
+      for (const publication of publications) collector.add(publication);
+      const last = publications.at(-1);
+      if (!last) break;
+      since = last.offset;
+    }
+    return collector.reactors;
   }
 
   /** Loads what the user sees first: the first unread messages if there are many, otherwise the newest. */
@@ -75,11 +269,13 @@ export class Room extends Store {
     return this.load('middle', (page) => this.timeline.showFrom(page), { after: readOffset });
   }
 
+  /** Shows the newest messages. */
   loadNewest(): Promise<void> {
     return this.load('newest', (page) => this.timeline.showNewest(page), {});
   }
 
-  async loadOlder(): Promise<void> {
+  /** Loads the messages before the first one, if there are any. */
+  async loadBefore(): Promise<void> {
     const { timeline } = this;
     const before = timeline.messages[0]?.offset;
     if (!timeline.hasOlder || before === undefined) return;
@@ -91,7 +287,8 @@ export class Room extends Store {
     await this.load('older', put, { before });
   }
 
-  async loadNewer(): Promise<void> {
+  /** Loads the messages after the last one, if there are any. */
+  async loadAfter(): Promise<void> {
     const { timeline } = this;
     const after = timeline.messages.at(-1)?.offset;
     if (!timeline.hasNewer || after === undefined) return;
@@ -109,7 +306,10 @@ export class Room extends Store {
    * something else was asked for.
    */
   async goTo(offset: number): Promise<boolean | undefined> {
-    if (this.timeline.find(offset)) return true;
+    if (this.timeline.find(offset)) {
+      this.keepWindow();
+      return true;
+    }
     let found: boolean | undefined;
     const put = (page: Page) => {
       if (page.epoch !== this.timeline.epoch) return false;
@@ -123,9 +323,17 @@ export class Room extends Store {
     return found;
   }
 
+  /** Gives up loading another part of the history. */
+  private keepWindow(): void {
+    if (this.loading !== 'newest' && this.loading !== 'middle') return;
+    this.request++;
+    this.loading = undefined;
+    this.emit('loading');
+  }
+
   /** The first message at or after a time, if there is one. */
   firstSince(time: number): Promise<WireMessage | undefined> {
-    return firstSince(time, this.timeline.position, (after, limit) => this.fetchPage({ after, limit }));
+    return firstSince(time, this.timeline.position, (after, limit) => this.fetch({ after, limit }));
   }
 
   /**
@@ -145,33 +353,34 @@ export class Room extends Store {
     this.loading = what;
     this.error = undefined;
     this.again = undefined;
-    this.changed();
+    this.emit('loading');
     try {
       for (let tries = 0; ; tries++) {
-        const page = await this.fetchPage(where);
+        const page = await this.fetch(where);
         if (request !== this.request || put(page)) break;
         if (tries === 5) throw clientError('unsettled');
         await new Promise((resolve) => setTimeout(resolve, 100 * 2 ** tries));
       }
     } catch (error) {
       if (request === this.request) {
-        this.error = error instanceof Error ? error : new Error(String(error));
+        this.error = toChatError(error);
         if (canRetry) this.again = () => this.load(what, put, where);
       }
     } finally {
       if (request === this.request) {
         this.loading = undefined;
-        this.changed();
+        this.emit('loading');
       }
     }
   }
 
-  /** Tries again to load what could not be loaded, if there is anything. */
+  /** Tries again what `error` is about. */
   retry(): void {
-    if (!this.error) return;
+    if (!this.isAvailable) this.env.retry(this);
+    if (!this.error || !this.isAvailable) return;
     this.error = undefined;
     void this.again?.();
-    this.changed();
+    this.emit('loading');
   }
 
   /** A quoted message. If it is not loaded, it is fetched and available on a later call. */
@@ -179,12 +388,12 @@ export class Room extends Store {
     const found = this.timeline.find(offset) ?? this.quotes.get(offset);
     if (!found && !this.quotes.has(offset)) {
       this.quotes.set(offset, undefined);
-      this.fetchPage({ after: offset - 1, limit: 1 }).then(
+      this.fetch({ after: offset - 1, limit: 1 }).then(
         ({ messages: [message], epoch }) => {
           // If it was forgotten in the meantime, its text has changed.
           const isCurrent = epoch === this.timeline.epoch && this.quotes.has(offset);
           if (message?.offset === offset && isCurrent) this.quotes.set(offset, message);
-          this.changed();
+          this.emit('loading');
         },
         () => this.quotes.delete(offset),
       );
@@ -192,45 +401,110 @@ export class Room extends Store {
     return found;
   }
 
-  /** Discards the cached copy of a quoted message that was edited or deleted. */
+  private fetch(where: PagePosition): Promise<Page> {
+    return this.env.fetchPage(this.name, where);
+  }
+
+  /** @internal Starts afresh with nothing but a position, after which publications follow. */
+  begin({ epoch, offset }: { epoch: string; offset: number }): void {
+    this.id = ++Room.count;
+    this.isAvailable = true;
+    this.clear();
+    this.timeline.begin(epoch, offset);
+    this.emit('state');
+  }
+
+  /** @internal The room is not available any more, or not yet. */
+  end(error: ChatError | undefined): void {
+    if (!this.isAvailable && this.error?.code === error?.code) return;
+    this.isAvailable = false;
+    this.clear();
+    this.timeline.clear();
+    this.error = error;
+    this.emit('state');
+  }
+
+  private clear(): void {
+    this.request++;
+    this.loading = undefined;
+    this.error = undefined;
+    this.again = undefined;
+    this.quotes.clear();
+    this.connections.clear();
+    this.online = undefined;
+    this.members = [];
+    this.typingUntil.clear();
+    this.typingUsers = [];
+    this.removals = 0;
+  }
+
+  /** @internal */
+  outboxChanged(): void {
+    const unsent = this.env.outbox.of(this.name).map((item) => unsentOf(item, this.env.user));
+    if (unsent.length === this.unsent.length && unsent.every((item, i) => item === this.unsent[i])) return;
+    this.unsent = unsent;
+    this.emit('messages');
+  }
+
+  /** @internal Discards the cached copy of a quoted message that was edited or deleted. */
   forgetQuote(offset: number | undefined): void {
     if (offset !== undefined) this.quotes.delete(offset);
   }
 
+  /** @internal */
   startedTyping(user: User): void {
-    if (user.id === this.me.id) return;
+    if (user.id === this.env.user.id) return;
     this.typingUntil.set(user.id, Date.now() + TYPING_MS);
-    if (!this.typing.some(({ id }) => id === user.id)) this.setTyping([...this.typing, user]);
+    if (!this.typingUsers.some(({ id }) => id === user.id)) this.setTyping([...this.typingUsers, user]);
     setTimeout(() => this.expireTyping(), TYPING_MS + 50);
   }
 
+  /** @internal */
   stoppedTyping(user: string): void {
     if (this.typingUntil.delete(user)) this.expireTyping();
   }
 
-  /** A connection is gone. Whoever has no other one is not typing any more. */
-  left(client: string): void {
-    const user = this.people.get(client);
-    this.people.delete(client);
-    if (user && ![...this.people.values()].some(({ id }) => id === user.id)) this.stoppedTyping(user.id);
+  /** @internal The connections in the room. */
+  setConnections(connections: ReadonlyMap<string, User>): void {
+    this.connections.clear();
+    for (const [client, user] of connections) this.connections.set(client, user);
+    this.emit('people');
   }
 
-  /** A member was removed, or left. */
+  /** @internal A connection is there, or gone. Whoever has no other one is not typing any more. */
+  setConnection(client: string, user: User | undefined): void {
+    const previous = this.connections.get(client);
+    if (user) this.connections.set(client, user);
+    else this.connections.delete(client);
+    this.online = undefined;
+    if (!user && previous && ![...this.connections.values()].some(({ id }) => id === previous.id)) {
+      this.stoppedTyping(previous.id);
+    }
+    this.emit('people');
+  }
+
+  /** @internal */
+  setOnline(count: number): void {
+    this.online = count;
+    this.emit('people');
+  }
+
+  /** @internal A member was removed, or left. */
   removed(user: string): void {
-    for (const [client, { id }] of this.people) if (id === user) this.people.delete(client);
+    for (const [client, { id }] of this.connections) if (id === user) this.connections.delete(client);
     this.stoppedTyping(user);
     this.removals++;
-    this.changed();
+    this.emit('people');
   }
 
   private expireTyping(): void {
     const now = Date.now();
-    const left = this.typing.filter(({ id }) => (this.typingUntil.get(id) ?? 0) > now);
-    if (left.length !== this.typing.length) this.setTyping(left);
+    const left = this.typingUsers.filter(({ id }) => (this.typingUntil.get(id) ?? 0) > now);
+    if (left.length !== this.typingUsers.length) this.setTyping(left);
   }
 
-  private setTyping(typing: readonly User[]): void {
-    this.typing = typing;
-    this.changed();
+  private setTyping(users: readonly User[]): void {
+    this.typingUsers = users;
+    this.emit('typing');
   }
 }

@@ -27,6 +27,8 @@ export interface Message {
   reactions: Reaction[];
   /** The offset of the last publication applied to this message. */
   asOf: number;
+  /** Only messages that are not in the history yet have one. */
+  status?: undefined;
 }
 
 /** A message as `GET /user/getchats` returns it. */

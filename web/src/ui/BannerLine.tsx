@@ -9,7 +9,7 @@ export function BannerLine({ chat }: { chat: Chat }) {
   return (
     <p class={chat.banner.text ? 'banner' : 'visually-hidden'} role="status">
       {chat.banner.text?.(t)}{' '}
-      {chat.isClosed && <button onClick={() => chat.connection.start()}>{t.main.reconnect}</button>}
+      {chat.isClosed && <button onClick={() => chat.client.reconnect()}>{t.main.reconnect}</button>}
     </p>
   );
 }

@@ -64,7 +64,8 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
   /** Sends messages. The first one is the reply. */
   function sendAll(texts: readonly string[]): void {
     for (const [i, text] of texts.entries()) {
-      chat.send({ room, text, ...(replyTo === undefined || i > 0 ? {} : { replyTo }) });
+      // The list of messages shows what fails.
+      chat.open?.send(text, i > 0 ? {} : { replyTo }).catch(() => {});
     }
     updateDraft('');
     onSent();
@@ -120,7 +121,7 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
             setPasted(true);
             setKept(false);
           }
-          if (!isBlank(now)) chat.notifyTyping(room);
+          if (!isBlank(now)) chat.open?.typing();
         }}
         onKey={(event) => {
           if (event.key === 'Enter' && !event.shiftKey) {

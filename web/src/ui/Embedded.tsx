@@ -7,7 +7,7 @@ import { Announcement, BannerLine } from './BannerLine';
 import { Room } from './Room';
 import { SignIn } from './SignIn';
 import { Starting } from './Starting';
-import { useStores } from './hooks';
+import { useEvents, useStores } from './hooks';
 import { useTyping } from './keys';
 import { useTexts } from './texts';
 import { type Surroundings, useChat, usePlaces } from './use-chat';
@@ -61,7 +61,8 @@ function Alone({ chat, host }: { chat: Chat; host: Host }) {
   const t = useTexts().embed;
   const name = chat.openRoom ?? '';
   const room = chat.room(name);
-  useStores(chat, chat.rooms, room);
+  useStores(chat, chat.rooms);
+  useEvents(room, 'loading');
   useTyping();
   usePlaces(chat, true);
   const info = chat.rooms.get(name);

@@ -134,7 +134,7 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
           if (wrong) setError({ of: 'create', error: wrong });
           else {
             const room = { name: query, private: isPrivate, ...(title ? { title } : {}) };
-            void attempt('create', () => chat.createRoom(room));
+            void attempt('create', () => chat.client.createRoom(room));
           }
         }}
       >

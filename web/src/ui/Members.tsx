@@ -12,7 +12,7 @@ import { Field } from './Field';
 import { IconButton } from './Icon';
 import { Panel } from './Panel';
 import { ListSkeleton } from './Skeleton';
-import { focusIfLost, useStores } from './hooks';
+import { focusIfLost, useEvents } from './hooks';
 import { useOneStop } from './keys';
 import { useTexts } from './texts';
 
@@ -58,23 +58,23 @@ export function hereText(
 
 export function Members({ chat, room, info, onClose }: Props) {
   const t = useTexts();
-  useStores(room);
+  useEvents(room, 'people');
   const [members, setMembers] = useState<Page>();
   const [error, setError] = useState<unknown>();
   const [adding, setAdding] = useState<{ error?: unknown; done?: string }>({});
   const [username, setUsername] = useState('');
   const [removing, setRemoving] = useState<string>();
-  const { users, online } = room;
+  const { people, online } = room;
   const list = useRef<HTMLUListElement>(null);
   const canAdd = info.role === 'owner' || info.role === 'moderator';
   const canRemove = ({ user, role }: Member) =>
     role !== 'owner' && (info.role === 'owner' || (canAdd && role === 'member')) && user.id !== chat.me.id;
-  const shown = inOrder(users, members?.members ?? []);
+  const shown = inOrder(people, members?.members ?? []);
   const removable = new Set(shown.flatMap(({ user, member }) => (member && canRemove(member) ? [user.id] : [])));
   const stops = useOneStop([...removable]);
   // Whoever is here is a member, so somebody who is not in the list has joined since it was loaded.
   const listed = new Set(members?.members.map(({ user }) => user.id));
-  const newcomer = members && !members.more && users.find(({ id }) => !listed.has(id))?.id;
+  const newcomer = members && !members.more && people.find(({ id }) => !listed.has(id))?.id;
   useEffect(() => {
     let isCurrent = true;
     chat.api.members(room.name).then(
@@ -83,7 +83,7 @@ export function Members({ chat, room, info, onClose }: Props) {
         for (const { user } of loaded.members) chat.names.add(user.username);
         setMembers(loaded);
         // The count comes from the list of rooms, which may be older.
-        if (!loaded.more && loaded.members.length !== info.members) void chat.refresh();
+        if (!loaded.more && loaded.members.length !== info.members) void chat.client.refresh();
       },
       (error: unknown) => isCurrent && setError(error),
     );
@@ -133,8 +133,8 @@ export function Members({ chat, room, info, onClose }: Props) {
 
   return (
     <Panel title={t.members.title} count={members && countOf(members, info.members)} onClose={onClose}>
-      {(online !== undefined || users.length > 0) && (
-        <p class="hint">{hereText(t, users.length, online)}</p>
+      {(online !== undefined || people.length > 0) && (
+        <p class="hint">{hereText(t, people.length, online)}</p>
       )}
       <ErrorText error={error} />
       <ul class="members" ref={list} {...stops.list}>

@@ -1,7 +1,7 @@
 /** A message in the list, sent or not. */
 import { type ComponentChildren, Fragment } from 'preact';
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
-import type { Data, Item, Message, Quote } from '@uproar/client';
+import type { Item, Message, Quote, Room } from '@uproar/client';
 import { errorText } from '../errors';
 import type { Chat } from '../chat';
 import { isLong } from '../state/fold';
@@ -175,12 +175,12 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
   const copyText = () => act(() => copy(message.text!), 'textCopied');
   const markUnread = () => act(() => chat.markUnread(room, message.offset), 'markedUnread');
 
-  async function change(data: Data): Promise<boolean> {
+  async function change(what: (room: Room) => Promise<number>): Promise<boolean> {
     setError(undefined);
     setMenu(undefined);
     closeSheet();
     try {
-      await chat.change(room, data);
+      await what(chat.open!);
       return true;
     } catch (error) {
       setError(error);
@@ -189,7 +189,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
   }
 
   const react = (emoji: string, mine: boolean) =>
-    void change(mine ? { unreact: message.offset, emoji } : { react: message.offset, emoji });
+    void change((room) => (mine ? room.unreact(message.offset, emoji) : room.react(message.offset, emoji)));
 
   return (
     <Frame {...props} row={row} className={isFlashed ? 'flashed' : ''} name={message.user.username} time={message.time}>
@@ -209,7 +209,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
             onEdit(undefined);
           }}
           onSave={async (text) => {
-            if (text === message.text || (await change({ edit: message.offset, text }))) onEdit(undefined);
+            if (text === message.text || (await change((room) => room.edit(message.offset, text)))) onEdit(undefined);
           }}
         />
       ) : (
@@ -225,7 +225,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
       )}
       {long && !isEditing && <Fold {...props} />}
       {message.reactions.length > 0 && (
-        <Reactions chat={chat} room={room} message={message} isReachable={isReachable} onToggle={react} />
+        <Reactions chat={chat} message={message} isReachable={isReachable} onToggle={react} />
       )}
       {!isEditing && <ErrorText error={error} />}
       {(isActive || isHeld) && !isGone && !isEditing && (
@@ -246,7 +246,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
           ) : menu === 'delete' ? (
             <Fragment key="delete">
               <span>{t.message.askDelete}</span>
-              <button onClick={() => void change({ delete: message.offset })}>{t.buttons.delete}</button>
+              <button onClick={() => void change((room) => room.delete(message.offset))}>{t.buttons.delete}</button>
               <button onClick={() => setMenu(undefined)}>{t.buttons.cancel}</button>
             </Fragment>
           ) : menu === 'done' ? (
@@ -439,11 +439,11 @@ export const UnsentRow = memo(function UnsentRow(props: UnsentProps) {
           {!item.isHeld && (item.isUnknown ? t.message.maybeNotSent : t.message.notSent)}{' '}
           {item.error && errorText(item.error, t)}{' '}
           {!item.isHeld && (
-            <button tabIndex={tabIndex} onClick={() => chat.outbox.retry(item.id)}>
+            <button tabIndex={tabIndex} onClick={() => chat.open?.resend(item.id).catch(() => {})}>
               {t.buttons.retry}
             </button>
           )}{' '}
-          <button tabIndex={tabIndex} onClick={() => chat.outbox.discard(item.id)}>
+          <button tabIndex={tabIndex} onClick={() => chat.open?.discard(item.id)}>
             {t.buttons.discard}
           </button>
         </p>

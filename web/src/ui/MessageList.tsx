@@ -1,6 +1,6 @@
 /** The virtual list of a room's messages. */
 import { Component, createRef } from 'preact';
-import type { Item, Message, Room } from '@uproar/client';
+import type { Item, Message, Room, RoomMessage } from '@uproar/client';
 import type { Chat } from '../chat';
 import { errorText } from '../errors';
 import { isLong } from '../state/fold';
@@ -127,11 +127,10 @@ export class MessageList extends Component<Props, State> {
     const markRead = () => this.markRead();
     const showWanted = () => void this.showWanted();
     this.cleanups = [
-      room.timeline.subscribe(rerender),
-      room.subscribe(rerender),
-      chat.outbox.subscribe(rerender),
+      room.on('messages', rerender),
+      room.on('loading', rerender),
       chat.subscribe(markRead),
-      room.subscribe(showWanted),
+      room.on('loading', showWanted),
       chat.subscribe(showWanted),
     ];
     // “Today” is not for ever. Not one timer until midnight: the computer may sleep, or its clock be set.
@@ -242,39 +241,32 @@ export class MessageList extends Component<Props, State> {
   private buildRows(): void {
     const { chat, room, newAfter } = this.props;
     const t: Texts = this.context;
-    const { messages } = room.timeline;
-    const items = chat.outbox.of(room.name);
+    const { messages } = room;
     const now = Date.now();
     // Even a message of the user's own, if it was marked.
     const isMarked = chat.rooms.markOf(room.name)?.after === newAfter;
-    const from = [t, messages, newAfter, isMarked, room.timeline.hasNewer, ...items];
+    const from = [t, messages, newAfter, isMarked, room.timeline.hasNewer];
     const isSame = from.length === this.builtFrom.length && from.every((value, i) => value === this.builtFrom[i]);
     if (isSame && sameDay(this.builtAt, now)) return;
     this.builtFrom = from;
     this.builtAt = now;
     const rows: Row[] = [];
-    let last: Pick<Message, 'user' | 'time'> | undefined;
+    let last: RoomMessage | undefined;
     let hasNew = false;
     for (const message of messages) {
-      const row: Row = { key: keyOf(message), message, isGroupStart: startsGroup(last, message), isFirstNew: false };
-      if (!last || !sameDay(last.time, message.time)) row.day = t.format.day(message.time, now);
-      if (!hasNew && message.offset > newAfter && (isMarked || message.user.id !== chat.me.id)) {
+      const key = keyOf(message);
+      const row: Row = { key, isGroupStart: startsGroup(last, message), isFirstNew: false };
+      if (message.status === undefined) row.message = message;
+      else row.item = message;
+      // Others are missing in between.
+      const isAfterGap = row.item && !last?.status && room.timeline.hasNewer;
+      if (isAfterGap) row.day = t.messages.gap;
+      else if (!last || !sameDay(last.time, message.time)) row.day = t.format.day(message.time, now);
+      if (row.message && !hasNew && row.message.offset > newAfter && (isMarked || message.user.id !== chat.me.id)) {
         hasNew = row.isFirstNew = row.isGroupStart = true;
       }
       rows.push(row);
       last = message;
-    }
-    const keys = new Set(rows.map(({ key }) => key));
-    for (const item of items) {
-      const key = `${chat.me.id}:${item.id}`;
-      if (keys.has(key)) continue;
-      const as = { user: chat.me, time: item.time, ...(item.replyTo === undefined ? {} : { replyTo: item.replyTo }) };
-      const row: Row = { key, item, isGroupStart: startsGroup(last, as), isFirstNew: false };
-      // Others are missing in between.
-      if (room.timeline.hasNewer && item === items[0]) row.day = t.messages.gap;
-      else if (!last || !sameDay(last.time, item.time)) row.day = t.format.day(item.time, now);
-      rows.push(row);
-      last = as;
     }
     this.rows = rows;
     this.keys = rows.map(({ key }) => key);
@@ -399,8 +391,8 @@ export class MessageList extends Component<Props, State> {
     const { timeline } = room;
     if (!timeline.loaded || room.loading || room.error) return;
     const below = this.heights.total - this.view.top - this.view.height;
-    if (timeline.hasOlder && this.view.top < NEAR_PX) void room.loadOlder();
-    else if (timeline.hasNewer && below < NEAR_PX) void room.loadNewer();
+    if (timeline.hasOlder && this.view.top < NEAR_PX) void room.loadBefore();
+    else if (timeline.hasNewer && below < NEAR_PX) void room.loadAfter();
   }
 
   /** Marks the room as read while its newest messages are on screen and the user is looking. */
@@ -639,9 +631,9 @@ export class MessageList extends Component<Props, State> {
   private onPickReaction = (message: Message): void => this.setState({ reactingTo: message });
 
   private react({ offset }: Message, emoji: string): void {
-    const { chat, room } = this.props;
+    const { room } = this.props;
     const failed = (error: unknown) => this.setState({ notice: (t) => errorText(error, t) });
-    chat.change(room.name, { react: offset, emoji }).catch(failed);
+    room.react(offset, emoji).catch(failed);
   }
 }
 
@@ -653,6 +645,6 @@ function isTyping(): boolean {
 }
 
 /** A message keeps its key when it is stored, so that its row stays the same. */
-function keyOf(message: Message): string {
+function keyOf(message: RoomMessage): string {
   return message.id === null ? `o${message.offset}` : `${message.user.id}:${message.id}`;
 }

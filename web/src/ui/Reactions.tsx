@@ -10,13 +10,12 @@ const LONG_PRESS_MS = 500;
 
 interface Props {
   chat: Chat;
-  room: string;
   message: Message;
   isReachable: boolean;
   onToggle: (emoji: string, mine: boolean) => void;
 }
 
-export function Reactions({ chat, room, message, isReachable, onToggle }: Props) {
+export function Reactions({ chat, message, isReachable, onToggle }: Props) {
   const t = useTexts();
   /** The emoji whose people are shown. */
   const [shown, setShown] = useState<string>();
@@ -31,7 +30,7 @@ export function Reactions({ chat, room, message, isReachable, onToggle }: Props)
   useEffect(() => {
     if (!reaction || isKnown) return;
     let isCurrent = true;
-    chat.reactors(room, message).then(
+    chat.open?.reactors(message).then(
       (reactors) => isCurrent && setKnown({ asOf: message.asOf, reactors }),
       // Their number is shown, and the names the next time.
       () => {},

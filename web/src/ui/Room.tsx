@@ -15,7 +15,7 @@ import { MessageList } from './MessageList';
 import { RoomDetails } from './RoomDetails';
 import { MessageSkeleton, RoomSkeleton } from './Skeleton';
 import { addressOf, replace } from './address';
-import { focusIfLost, useStores } from './hooks';
+import { focusIfLost, useEvents, useStores } from './hooks';
 import { useOneStop } from './keys';
 import { useTexts } from './texts';
 
@@ -38,7 +38,7 @@ interface OpenRoomProps {
 function OpenRoom({ chat, name, info, isAlone }: OpenRoomProps) {
   const t = useTexts();
   const room = chat.room(name);
-  useStores(room);
+  useEvents(room, 'people', 'members', 'typing', 'loading');
   const [replyTo, setReplyTo] = useState<number | undefined>(() => {
     chat.claimDraft(name);
     return chat.draft(name).replyTo;
@@ -77,7 +77,7 @@ function OpenRoom({ chat, name, info, isAlone }: OpenRoomProps) {
     return () => removeEventListener('blur', onBlur);
   }, [chat, room, name]);
 
-  const here = room ? room.users.length : 0;
+  const here = room ? room.people.length : 0;
   // Narrow screens show only the number.
   const word = (text: ComponentChild) => <span class="word">{text}</span>;
   const toggle = (which: 'members' | 'details') => () => setPanel(panel === which ? undefined : which);
@@ -124,10 +124,10 @@ function OpenRoom({ chat, name, info, isAlone }: OpenRoomProps) {
           />
         ) : (
           <div class="messages">
-            {chat.subscriptionError(name) ? (
+            {chat.open?.error ? (
               <p class="error notice" role="alert">
-                {t.room.failed} {errorText(chat.subscriptionError(name), t)}{' '}
-                <button onClick={() => chat.retrySubscription(name)}>{t.buttons.tryAgain}</button>
+                {t.room.failed} {errorText(chat.open.error, t)}{' '}
+                <button onClick={() => chat.open?.retry()}>{t.buttons.tryAgain}</button>
               </p>
             ) : (
               <MessageSkeleton />
@@ -171,8 +171,8 @@ function OpenRoom({ chat, name, info, isAlone }: OpenRoomProps) {
   );
 }
 
-function typingText(t: Texts, { typing }: SubscribedRoom): string {
-  const names = typing.map(({ username }) => username);
+function typingText(t: Texts, { typingUsers }: SubscribedRoom): string {
+  const names = typingUsers.map(({ username }) => username);
   if (names.length === 0) return '';
   if (names.length === 1) return t.room.isTyping(names[0]!);
   return names.length === 2 ? t.room.areTyping(names) : t.room.manyTyping(names.length);

@@ -70,7 +70,7 @@ export function RoomDetails({ chat, info, onClose }: Props) {
           title={isOwner ? t.details.askDelete : t.details.askLeave}
           action={isOwner ? t.buttons.delete : t.buttons.leave}
           onConfirm={async () => {
-            await (isOwner ? chat.deleteRoom(name) : chat.leaveRoom(name));
+            await (isOwner ? chat.client.deleteRoom(name) : chat.client.leaveRoom(name));
             go(undefined);
           }}
           onClose={() => setLeaving(false)}

@@ -27,7 +27,7 @@ export function Switcher({ chat, onFind, onClose }: Props) {
   const list = useRef<HTMLUListElement>(null);
   const { rooms } = chat;
   const found = findRooms(query, rooms.sorted, {
-    recent: chat.recentRooms,
+    recent: chat.client.recentRooms,
     open: chat.openRoom,
     unread: (name) => rooms.unread(name),
     isMentioned: (room) => rooms.isMentioned(room),

@@ -59,7 +59,7 @@ export function Writing(props: Props) {
     const isPossible = selectionStart === selectionEnd && /[@＠:#][^\n]*$/.test(before);
     setCaret(isPossible ? { before, selected: -1 } : undefined);
     if (!isPossible) return;
-    if (subscribed && /[@＠]/.test(before)) void chat.loadMembers(subscribed);
+    if (subscribed && /[@＠]/.test(before)) void subscribed.loadMembers();
     // The same place is looked at again once the data are there.
     if (!emojiData(t.code) && isEmojiQuery(before)) {
       loadEmojiData(t.code).then(() => setCaret((now) => now && { ...now }), () => {});

@@ -1,5 +1,5 @@
 import { useEffect, useReducer } from 'preact/hooks';
-import type { Store } from '@uproar/client';
+import type { Room, RoomEvents, Store } from '@uproar/client';
 
 /** Renders the component again whenever one of the stores changes. */
 export function useStores(...stores: (Store | undefined)[]): void {
@@ -10,6 +10,17 @@ export function useStores(...stores: (Store | undefined)[]): void {
     rerender(0);
     return () => cleanups.forEach((cleanup) => cleanup?.());
   }, stores);
+}
+
+/** Renders the component again whenever one of these events happens in a room. */
+export function useEvents(room: Room | undefined, ...events: (keyof RoomEvents)[]): void {
+  const [, rerender] = useReducer((n: number) => n + 1, 0);
+  useEffect(() => {
+    const cleanups = events.map((event) => room?.on(event, () => rerender(0)));
+    // Something may have happened between rendering and this effect.
+    rerender(0);
+    return () => cleanups.forEach((cleanup) => cleanup?.());
+  }, [room, ...events]);
 }
 
 /** Whether an element may take the focus when it appears. A frame never takes it from the page around it. */

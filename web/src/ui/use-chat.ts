@@ -6,7 +6,7 @@ import { OWNER_KEY } from '../state/privacy';
 import { isPlace, parseAddress, placeInAddress, replace } from './address';
 
 /** What differs between the whole page and a room in a frame. */
-export interface Surroundings extends Omit<Environment, 'url' | 'fetch'> {
+export interface Surroundings extends Omit<Environment, 'url'> {
   /** Called when the user is no longer signed in. */
   stopped?(): void;
 }
@@ -18,8 +18,7 @@ export function useChat(session: Session, surroundings: Surroundings): Chat | un
   useEffect(() => {
     if (!user) return;
     const chat = new Chat(user, session, {
-      url: `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/connection/websocket`,
-      fetch: (path, init) => fetch(path, init),
+      url: location.origin,
       ...surroundings,
     });
     const onStorage = ({ key, newValue }: StorageEvent) => {
