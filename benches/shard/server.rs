@@ -283,7 +283,8 @@ impl Server {
         let epoch = Epoch(EPOCH.into());
         match request {
             StoreRequest::Admit { .. } => {
-                let admission = Admission { room: ROOM, epoch, offset: self.head, role: Role::Member, joined: false };
+                let (offset, role) = (self.head, Role::Member);
+                let admission = Admission { room: ROOM, epoch, offset, role, joined: false, added: None };
                 StoreReply::Admitted(Ok(admission))
             }
             StoreRequest::Head { .. } => {

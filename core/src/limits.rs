@@ -246,7 +246,7 @@ limits! {
     /// Requests for lists of one user on one shard that may arrive in one burst.
     list_burst_limit = 100, 1..=10_000_000;
     /// A channel with at most this many subscribers reports who joins, leaves and types. A larger channel reports only
-    /// how many there are.
+    /// how many there are. A room with at most this many members keeps in its history who became a member.
     join_leave_limit = 100, 0..=10_000;
     /// Minimum time between two reports of how many subscribers a large channel has; the actual interval grows with the
     /// number of subscribers.

@@ -384,8 +384,8 @@ pub enum Message {
     Skip {
         channel: Channel,
         position: Offset,
-        /// Users whom the skipped publications remove from the room.
-        removed: Vec<UserId>,
+        /// Users whom the skipped publications remove from the room, and the offset of the last removal of each.
+        removed: Vec<(UserId, Offset)>,
     },
     /// The feed cannot go on without a gap: the connections of its subscribers are closed with 3010.
     Lost {
@@ -396,8 +396,10 @@ pub enum Message {
         channel: Channel,
     },
 
-    // From HTTP (`NotifyUser` also from shards), each answered with `CreditReturned` unless it says otherwise.
-    /// To the home: a publication that the store itself appended.
+    // From HTTP (`NotifyUser` and `Learn` also from shards), each answered with `CreditReturned` unless it says
+    // otherwise.
+    /// To the home: a publication that the store itself appended. Dropped where there is no credit, or no place: it
+    /// becomes known with the next one, or when heads are compared.
     Learn {
         room: RoomId,
         publication: Box<Publication>,

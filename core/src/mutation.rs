@@ -41,6 +41,8 @@ pub enum Mutation {
     SkipForgetsRemovals,
     /// The subscribers of a feed that skips publications skip them too.
     SkipMovesCursors,
+    /// A removal ends a subscription whose user has become a member again since.
+    OldRemovalCounts,
 }
 
 #[cfg(all(feature = "mutations", not(debug_assertions)))]

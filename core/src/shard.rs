@@ -17,6 +17,7 @@ use crate::protocol::centrifuge::Encoding;
 use crate::websocket::{Event, Refusal, UpgradeRequest, frame};
 use bytes::Bytes;
 use std::collections::VecDeque;
+use uproar_model::{Publication, RoomId};
 
 /// One shard. A connection is named by its *slot*, from `opened` until `freed` (or `handed_over`). The driver keeps
 /// what belongs to the transport in a table of its own, by the same slot.
@@ -30,6 +31,8 @@ pub struct Shard {
     pub(crate) to_resume: Vec<Slot>,
     /// While the server stops: connections whose publishes are all answered, and when they are closed.
     pub(crate) leaving: VecDeque<(u64, Caller)>,
+    /// Publications of joins that their rooms' homes are not told of yet, for lack of credit.
+    pub(crate) joins: VecDeque<(RoomId, Box<Publication>)>,
     /// Pings that may still be sent in this turn.
     pub(crate) pings_left: u64,
     /// Counts the ids made for messages without one.
@@ -51,6 +54,7 @@ impl Shard {
             homes: Homes::new(hasher),
             to_resume: Vec::new(),
             leaving: VecDeque::new(),
+            joins: VecDeque::new(),
             pings_left: 0,
             ids_made: 0,
             draining: false,
@@ -220,6 +224,8 @@ impl Shard {
         self.cx.begin(now);
         self.pings_left = self.cx.limits().pings_per_turn_limit;
         self.take_deferred(host);
+        self.send_joins(host);
+        self.deliver_own(host);
         self.homes.retry_stalled(&mut self.cx, host);
         self.homes.show(&mut self.cx, host);
         self.deliver_own(host);

@@ -12,8 +12,8 @@ pub trait Chat: Send + Sync + 'static {
     /// Appends a message. Returns after the commit.
     async fn publish(&self, message: PublishRequest) -> Result<Stored, PublishError>;
 
-    /// Announces a publication that the store itself appended, such as a removal. The room's home shows it and
-    /// unsubscribes the removed user.
+    /// Announces a publication that the store itself appended, such as a join or a removal. The room's home
+    /// shows it, and unsubscribes a removed user.
     fn learn(&self, room: RoomId, publication: Publication);
 
     /// Announces that a room was deleted. All its subscribers are unsubscribed. This is not lost.

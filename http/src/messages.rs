@@ -22,6 +22,9 @@ use uproar_core::limits::Limits;
 use uproar_model::Refusal;
 use uproar_store::{Cursor, RoomKind};
 
+/// Joins and departures in a page of history.
+const MEMBERSHIPS_LIMIT: usize = 100;
+
 pub(crate) fn routes() -> Vec<Route> {
     vec![Route::new(Method::GET, "/user/getchats", read), Route::new(Method::POST, "/rooms/{name}/messages", publish)]
 }
@@ -37,6 +40,9 @@ struct ReadMessages {
     after: Option<u64>,
     #[garde(inner(custom(validation::page_limit)))]
     limit: Option<u64>,
+    /// Whether the answer also has the joins and departures between the messages.
+    #[garde(skip)]
+    memberships: Option<bool>,
 }
 
 async fn read(
@@ -50,7 +56,6 @@ async fn read(
         (None, Some(after)) => Cursor::After(after),
         (Some(_), Some(_)) => return Err(ApiError::invalid("after", "send before or after, not both")),
     };
-    let is_ascending = matches!(cursor, Cursor::After(_));
     let room = fold("room", &query.room)?;
     let page = app
         .store
@@ -58,7 +63,13 @@ async fn read(
         .await
         .map_err(ApiError::from_room)?;
     let limit_bytes = app.settings.limits.response_limit_bytes;
-    Ok(Json(MessagePageObject::fitting(&page, is_ascending, limit_bytes)).into_response())
+    let object = MessagePageObject::fitting(&page, cursor, limit_bytes);
+    if query.memberships != Some(true) {
+        return Ok(Json(object).into_response());
+    }
+    let (above, up_to) = object.span(cursor);
+    let changes = app.store.membership_changes(page.room, auth.user.id, above, up_to, MEMBERSHIPS_LIMIT).await?;
+    Ok(Json(object.with_memberships(&changes)).into_response())
 }
 
 #[derive(Deserialize, Validate)]

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use uproar_model::{Number, Offset, UnixMillis};
-use uproar_store::{Account, MemberEntry, Message, MessagePage, Reaction, Role, Room, RoomKind};
+use uproar_model::{Kind, MemberRef, Number, Offset, Publication, UnixMillis};
+use uproar_store::{Account, Cursor, MemberEntry, Message, MessagePage, Reaction, Role, Room, RoomKind};
 
 #[derive(Serialize)]
 pub(crate) struct UserObject<'a> {
@@ -146,19 +146,61 @@ impl<'a> From<&'a Message> for MessageObject<'a> {
     }
 }
 
+/// A join or a departure: who did it, and whom it concerns.
+#[derive(Serialize)]
+struct MembershipObject<'a> {
+    offset: Offset,
+    time: UnixMillis,
+    user: UserObject<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    added: Option<ChangedMember<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    removed: Option<ChangedMember<'a>>,
+}
+
+/// Earlier versions did not record the name.
+#[derive(Serialize)]
+struct ChangedMember<'a> {
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    username: Option<&'a str>,
+}
+
+impl<'a> From<&'a Publication> for MembershipObject<'a> {
+    fn from(p: &'a Publication) -> MembershipObject<'a> {
+        let member = |kind| {
+            let MemberRef { id, username } = p.member().filter(|_| p.kind == kind)?;
+            Some(ChangedMember { id, username })
+        };
+        MembershipObject {
+            offset: p.offset,
+            time: p.time,
+            user: (&p.user).into(),
+            added: member(Kind::Added),
+            removed: member(Kind::Removed),
+        }
+    }
+}
+
 /// A page of history.
 #[derive(Serialize)]
 pub(crate) struct MessagePageObject<'a> {
     messages: Vec<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memberships: Option<Vec<MembershipObject<'a>>>,
     epoch: &'a str,
     offset: Offset,
     more: bool,
+    /// The offsets of the first and the last message.
+    #[serde(skip)]
+    ends: Option<(Offset, Offset)>,
 }
 
 impl<'a> MessagePageObject<'a> {
     /// The messages of a page that fit into this many bytes: the first ones, or the last ones if it was read backwards.
-    pub(crate) fn fitting(page: &'a MessagePage, is_ascending: bool, limit_bytes: u64) -> MessagePageObject<'a> {
+    pub(crate) fn fitting(page: &'a MessagePage, cursor: Cursor, limit_bytes: u64) -> MessagePageObject<'a> {
         let objects = page.messages.iter().map(MessageObject::from);
+        let is_ascending = matches!(cursor, Cursor::After(_));
         let (messages, is_cut) = if is_ascending {
             fitting(objects, limit_bytes)
         } else {
@@ -166,7 +208,27 @@ impl<'a> MessagePageObject<'a> {
             messages.reverse();
             (messages, is_cut)
         };
-        MessagePageObject { messages, epoch: &page.epoch.0, offset: page.offset, more: page.more || is_cut }
+        let left_out = page.messages.len() - messages.len();
+        let shown = if is_ascending { &page.messages[..messages.len()] } else { &page.messages[left_out..] };
+        let ends = shown.first().zip(shown.last()).map(|(first, last)| (first.offset, last.offset));
+        let (epoch, more) = (&*page.epoch.0, page.more || is_cut);
+        MessagePageObject { messages, memberships: None, epoch, offset: page.offset, more, ends }
+    }
+
+    /// The part of the log that the page stands for, as offsets above the first and up to the second. Pages that
+    /// continue each other leave nothing out between them, and share nothing.
+    pub(crate) fn span(&self, cursor: Cursor) -> (Offset, Offset) {
+        let ends = self.ends.filter(|_| self.more);
+        match cursor {
+            Cursor::Newest => (ends.map_or(0, |(first, _)| first), self.offset),
+            Cursor::Before(offset) => (ends.map_or(0, |(first, _)| first), self.offset.min(offset.saturating_sub(1))),
+            Cursor::After(offset) => (offset, ends.map_or(self.offset, |(_, last)| last)),
+        }
+    }
+
+    pub(crate) fn with_memberships(self, changes: &'a [Publication]) -> MessagePageObject<'a> {
+        let memberships = Some(changes.iter().map(MembershipObject::from).collect());
+        MessagePageObject { memberships, ..self }
     }
 }
 

@@ -121,7 +121,11 @@ async fn join(
     RoomName(name): RoomName,
 ) -> Result<Response, ApiError> {
     complete(async move {
-        let Join { room, joined } = app.store.join(&name, auth.user.id).await.map_err(ApiError::from_room)?;
+        let joined = app.store.join(&name, auth.user.id).await.map_err(ApiError::from_room)?;
+        let Join { room, joined, publication } = joined;
+        if let Some(publication) = publication {
+            app.chat.learn(room.id, publication);
+        }
         if joined {
             app.chat.notify(auth.user.id, UserEvent::Joined { room: room.name.as_str().into() });
         }
@@ -192,7 +196,10 @@ async fn add_member(
     let key = fold("username", &body.username)?;
     complete(async move {
         let added = app.store.add_member(&name, auth.user.id, &key).await.map_err(ApiError::from_member)?;
-        let Addition { member, joined } = added;
+        let Addition { room, member, joined, publication } = added;
+        if let Some(publication) = publication {
+            app.chat.learn(room, publication);
+        }
         if joined {
             app.chat.notify(member.user.id, UserEvent::Joined { room: name.into() });
         }

@@ -1,6 +1,6 @@
 //! Queries about rooms and users, and the store's replies.
 
-use crate::{Epoch, Head, Number, Offset, RoomId, UnixMillis, UserId};
+use crate::{Epoch, Head, Number, Offset, Publication, RoomId, UnixMillis, UserId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -81,6 +81,8 @@ pub struct Admission {
     pub role: Role,
     /// Whether the user became a member by this call.
     pub joined: bool,
+    /// The publication of the join, at `offset`. It is still to be shown in the room.
+    pub added: Option<Box<Publication>>,
 }
 
 /// Selects publications of a room. A page ends at `items_limit` publications or, after the first one, at `bytes_limit`

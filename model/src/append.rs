@@ -12,10 +12,13 @@ pub enum Kind {
     Delete = 2,
     React = 3,
     Unreact = 4,
-    /// A member left or was removed. The store writes it in the transaction that deletes the membership.
+    /// A member left or was removed. The store writes it in the transaction that ends the membership.
     Removed = 5,
     /// The room's title or size changed. Written by the store, too.
     RoomChanged = 6,
+    /// A user joined or was added. The store writes it in the transaction that begins the membership, in rooms that are
+    /// small enough.
+    Added = 7,
 }
 
 impl Kind {
@@ -29,6 +32,7 @@ impl Kind {
             4 => Kind::Unreact,
             5 => Kind::Removed,
             6 => Kind::RoomChanged,
+            7 => Kind::Added,
             _ => return None,
         })
     }

@@ -19,7 +19,7 @@ pub use message_id::{MESSAGE_ID_LIMIT_BYTES, MessageIdError, check_message_id, s
 pub use name::{
     NAME_LIMIT_BYTES, NameError, check_new_name, fold_name, looks_like, reserved_lookalike, shown_name, skeleton,
 };
-pub use publication::{Head, Page, Publication};
+pub use publication::{Head, MemberRef, Page, Publication, member_body};
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Publications: the rows of a room's log with their current content.
 
-use crate::{Epoch, Kind, Number, Offset, UnixMillis, User};
+use crate::{Epoch, Kind, Number, Offset, UnixMillis, User, UserId};
 use std::sync::Arc;
 
 /// One event of a room. Subscribers receive it in the same form live, in history and after a resume.
@@ -17,13 +17,37 @@ pub struct Publication {
     pub time: UnixMillis,
     /// `Message`: the offset that it replies to. `Edit` to `Unreact`: the offset of the message concerned.
     pub target: Option<Offset>,
-    /// `Message`: its current text, `None` once it is deleted. `React`, `Unreact`: the emoji. `Removed`: the user's id.
+    /// `Message`: its current text, `None` once it is deleted. `React`, `Unreact`: the emoji. `Added`, `Removed`: the
+    /// member (see [`member_body`]).
     /// `Edit`: the *current* text of the edited message (stored in the message's row), `None` once that is deleted.
     pub body: Option<Arc<str>>,
     /// `Message`: the offset of its last edit.
     pub edited: Option<Offset>,
     /// The offset of the deletion of this `Message`, or of the message that this `Edit` changed.
     pub deleted: Option<Offset>,
+}
+
+/// The body of an `Added` or `Removed`: the member's id and, after a space, the name that the member has at that time.
+pub fn member_body(member: UserId, username: &str) -> String {
+    format!("{member} {username}")
+}
+
+/// Whom a publication added or removed, and that user's name. Publications of earlier versions have only the id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberRef<'a> {
+    pub id: &'a str,
+    pub username: Option<&'a str>,
+}
+
+impl Publication {
+    /// The member concerned, if this is an `Added` or `Removed`.
+    pub fn member(&self) -> Option<MemberRef<'_>> {
+        let body = self.body.as_deref().filter(|_| matches!(self.kind, Kind::Added | Kind::Removed))?;
+        Some(match body.split_once(' ') {
+            Some((id, username)) => MemberRef { id, username: Some(username) },
+            None => MemberRef { id: body, username: None },
+        })
+    }
 }
 
 /// The last committed offset and number of a room, and the epoch that they belong to.
@@ -41,4 +65,33 @@ pub struct Page {
     pub head: Head,
     /// Whether there are more publications in the requested direction.
     pub more: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_has_an_id_and_in_newer_publications_a_name() {
+        let member = |kind, body: &str| {
+            let publication = Publication {
+                offset: 1,
+                number: 0,
+                kind,
+                user: User { id: UserId(1), username: "ann".into() },
+                id: "~added-1".into(),
+                time: 0,
+                target: None,
+                body: Some(body.into()),
+                edited: None,
+                deleted: None,
+            };
+            publication.member().map(|member| (member.id.to_owned(), member.username.map(str::to_owned)))
+        };
+        let ben = || Some(("4".to_owned(), Some("Ben  of Ghent".to_owned())));
+        assert_eq!(member(Kind::Added, &member_body(UserId(4), "Ben  of Ghent")), ben());
+        assert_eq!(member(Kind::Removed, "4 Ben  of Ghent"), ben());
+        assert_eq!(member(Kind::Removed, "4"), Some(("4".to_owned(), None)));
+        assert_eq!(member(Kind::Message, "4 Ben"), None);
+    }
 }

@@ -103,6 +103,7 @@ async fn open(options: &Options, limits: &Limits, url: &DatabaseUrl) -> Result<O
         call_timeout: Duration::from_millis(limits.store_timeout_ms),
         session_age_limit: Duration::from_millis(limits.store_session_age_ms),
         rates: write_rates(limits),
+        join_leave_limit: limits.join_leave_limit,
         ..OpenOptions::default()
     };
     let store = overcome(timeout, async || Ok(uproar_store::open(url, &folder, open.clone()).await?)).await?;

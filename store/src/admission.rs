@@ -4,7 +4,7 @@ use crate::check::is_storable;
 use crate::connection::{Arg, DbConnection, json, wrong_row_count};
 use crate::error::StoreError;
 use crate::generation::DatabaseGeneration;
-use crate::rooms;
+use crate::rooms::{self, Joining};
 use uproar_model::{Admission, Epoch, JoinError, Role, RoomId, UserId};
 
 /// The answer to one request for admission.
@@ -61,6 +61,7 @@ fn verdict_from(generation: DatabaseGeneration, row: AdmissionRow) -> Verdict {
             offset: offset.unsigned_abs(),
             role: Role::from_number(role),
             joined: false,
+            added: None,
         }),
         (Some(id), Some(0), Some(epoch), _, None) => {
             Verdict::MayJoin { room: RoomId(id), epoch: generation.epoch(&epoch) }
@@ -83,17 +84,20 @@ pub(crate) struct PendingJoin {
 pub(crate) async fn join_all(
     db: &mut DbConnection,
     joins: &[PendingJoin],
+    shown_limit: u64,
 ) -> Result<Vec<Result<Admission, JoinError>>, StoreError> {
     let now = db.now().await?;
     let mut answers = Vec::with_capacity(joins.len());
     for join in joins {
-        let membership = rooms::join(db, join.room, join.user, now).await?;
+        let joining = Joining { room: join.room, user: join.user, actor: join.user };
+        let membership = rooms::join(db, joining, now, shown_limit).await?;
         answers.push(membership.map(|membership| Admission {
             room: join.room,
             epoch: join.epoch.clone(),
             offset: membership.offset,
             role: membership.role,
             joined: membership.is_new,
+            added: membership.publication.map(Box::new),
         }));
     }
     Ok(answers)

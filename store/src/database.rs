@@ -25,8 +25,8 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use uproar_model::fairness::Prefix;
 use uproar_model::{
-    Admission, Head, Item, JoinError, JoinedRoom, Marker, Outcome, Page, PageRequest, Revocation, RoomId, UnixMillis,
-    UserId,
+    Admission, Head, Item, JoinError, JoinedRoom, Marker, Offset, Outcome, Page, PageRequest, Publication, Revocation,
+    RoomId, UnixMillis, UserId,
 };
 
 /// The most joins in one transaction, which holds the locks of their rooms.
@@ -70,6 +70,13 @@ impl Backend {
         }
     }
 
+    /// A publication that the store itself appended was committed.
+    fn published(&self, room: RoomId, publication: &Publication) {
+        if let Backend::Postgres(postgres) = self {
+            postgres.published(room, publication);
+        }
+    }
+
     fn generation(&self) -> DatabaseGeneration {
         match self {
             Backend::Sqlite(sqlite) => sqlite.generation(),
@@ -84,6 +91,8 @@ pub(crate) struct Database {
     unwritten: UnwrittenMarkers,
     /// Rooms that one user may own.
     rooms_owned_limit: Option<u64>,
+    /// Members of a room in which joins are published.
+    join_leave_limit: u64,
     /// Deletes what deleted rooms left behind.
     sweeper: Task,
 }
@@ -118,10 +127,10 @@ impl Database {
             closing: Notify::new(),
         });
         let sweeper = Task::spawn(Arc::clone(&calls).sweep());
-        let rooms_owned_limit = options.rates.rooms_owned;
+        let (rooms_owned_limit, join_leave_limit) = (options.rates.rooms_owned, options.join_leave_limit);
         let allowances = Allowances::new(options.rates);
         let unwritten = UnwrittenMarkers::default();
-        Database { calls, allowances, unwritten, rooms_owned_limit, sweeper }
+        Database { calls, allowances, unwritten, rooms_owned_limit, join_leave_limit, sweeper }
     }
 
     /// The part of the migrations that SQL can't do.
@@ -312,7 +321,14 @@ impl Store for Database {
         }
         joins.sort_unstable_by_key(|join| (join.room, join.user, join.index));
         for joins in joins.chunks(JOINS_LIMIT) {
-            let joined = self.calls.write(TurnOf::Joins, async |db| admission::join_all(db, joins).await).await?;
+            let limit = self.join_leave_limit;
+            let joined =
+                self.calls.write(TurnOf::Joins, async |db| admission::join_all(db, joins, limit).await).await?;
+            // The last publication is enough: all of them were committed together.
+            let added = joined.iter().flatten().rev().find_map(|join| Some((join.room, join.added.as_deref()?)));
+            if let Some((room, publication)) = added {
+                self.calls.backend.published(room, publication);
+            }
             for (join, answer) in joins.iter().zip(joined) {
                 answers[join.index] = answer;
             }
@@ -470,14 +486,18 @@ impl Store for Database {
         // For a member nothing changes, so nothing needs to be written.
         let room = self.room(name, user).await?.ok_or(RoomError::NoRoom)?;
         if room.role.is_some() {
-            return Ok(Join { room, joined: false });
+            return Ok(Join { room, joined: false, publication: None });
         }
         let taken = self.allowances.take_join(user, name)?;
         let newer = self.unwritten.of_user(user);
+        let (generation, limit) = (self.calls.generation(), self.join_leave_limit);
         let joined = self
             .calls
-            .write_for(user, async |db| rooms::join_by_name(db, self.calls.generation(), name, user, &newer).await)
+            .write_for(user, async |db| rooms::join_by_name(db, generation, name, user, &newer, limit).await)
             .await;
+        if let Ok(Join { room, publication: Some(publication), .. }) = &joined {
+            self.calls.backend.published(room.id, publication);
+        }
         if matches!(&joined, Ok(join) if !join.joined) {
             self.allowances.give_back(taken);
         }
@@ -491,14 +511,10 @@ impl Store for Database {
         if !self.calls.read_for(actor, is_leaving).await? {
             self.allowances.take_write(actor)?;
         }
-        let removed = self
-            .calls
-            .write_for(actor, async |db| {
-                rooms::remove_member(db, self.calls.generation(), name, actor, member_key).await
-            })
-            .await;
-        if let (Backend::Postgres(postgres), Ok(removal)) = (&self.calls.backend, &removed) {
-            postgres.removed(removal);
+        let removed =
+            self.calls.write_for(actor, async |db| rooms::remove_member(db, name, actor, member_key).await).await;
+        if let Ok(removal) = &removed {
+            self.calls.backend.published(removal.room, &removal.publication);
         }
         removed
     }
@@ -508,13 +524,18 @@ impl Store for Database {
         require_user_key(member_key)?;
         // First of all, whether the actor may add members: nobody else takes anything from the member's allowance, or
         // learns anything from it. It is asked again in the transaction.
-        let (account, member) =
+        let (room, account, member) =
             self.calls.read_for(actor, async |db| rooms::find_addition(db, name, actor, member_key).await).await?;
         if let Some(member) = member {
-            return Ok(Addition { member, joined: false });
+            return Ok(Addition { room, member, joined: false, publication: None });
         }
         let taken = self.allowances.take_addition(actor, name, account)?;
-        let added = self.calls.write_for(actor, async |db| rooms::add_member(db, name, actor, member_key).await).await;
+        let limit = self.join_leave_limit;
+        let added =
+            self.calls.write_for(actor, async |db| rooms::add_member(db, name, actor, member_key, limit).await).await;
+        if let Ok(Addition { room, publication: Some(publication), .. }) = &added {
+            self.calls.backend.published(*room, publication);
+        }
         match &added {
             Ok(Addition { joined: true, .. }) | Err(RoomError::Store(_)) => {}
             Ok(_) | Err(_) => self.allowances.give_back_addition(taken),
@@ -555,6 +576,18 @@ impl Store for Database {
                 history::messages(db, self.calls.generation(), name, viewer, cursor, limit).await
             })
             .await
+    }
+
+    async fn membership_changes(
+        &self,
+        room: RoomId,
+        viewer: UserId,
+        above: Offset,
+        up_to: Offset,
+        limit: usize,
+    ) -> Result<Vec<Publication>, StoreError> {
+        let changes = async |db: &mut _| history::membership_changes(db, room, above, up_to, limit).await;
+        self.calls.read_for(viewer, changes).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -655,6 +688,19 @@ mod tests {
         let scanned = plan.iter().filter_map(|step| step.strip_prefix("SCAN ")?.split(' ').next());
         let is_page = |name: &str| matches!(name, "r" | "w" | "seen" | "counted") || name.starts_with('(');
         assert!(scanned.clone().all(is_page), "{plan:?}");
+        database.close().await;
+        Ok(())
+    }
+
+    /// However many messages lie between, and however few there are: a table without statistics.
+    #[tokio::test]
+    async fn joins_and_departures_are_read_from_their_index() -> Result<(), Box<dyn std::error::Error>> {
+        let (_directory, database) = open_sqlite().await?;
+        let sql: &'static str = Box::leak(format!("EXPLAIN QUERY PLAN {}", history::MEMBERSHIP_CHANGES_SQLITE).into());
+        let args = [Arg::Int(1), Arg::Int(0), Arg::Int(9), Arg::Int(1)];
+        let steps = database.calls.backend.reader().await?.all::<(i64, i64, i64, String)>(sql, &args).await?;
+        let plan: Vec<_> = steps.into_iter().map(|(.., step)| step).collect();
+        assert!(plan.iter().any(|step| step.contains("messages_memberships (room_id=? AND room_offset>?")), "{plan:?}");
         database.close().await;
         Ok(())
     }

@@ -113,9 +113,10 @@ fn publication_from(row: PageRow) -> Option<Publication> {
     })
 }
 
-/// The room (its kind, epoch, last offset, whether the viewer is a member), and one message or NULLs: offset, number,
+/// The room (its id, kind, epoch, last offset, whether the viewer is a member), and one message or NULLs: offset, number,
 /// user, username, text, the sender's id, time, reply to, edited, deleted, and reactions as JSON.
 type MessageRow = (
+    i64,
     i64,
     String,
     i64,
@@ -151,7 +152,7 @@ macro_rules! messages_sql {
             $order,
             " LIMIT $5
     )
-    SELECT CAST(room.kind AS bigint), room.epoch, room.last_offset, room.member IS NOT NULL, i.room_offset, i.number,
+    SELECT room.id, CAST(room.kind AS bigint), room.epoch, room.last_offset, room.member IS NOT NULL, i.room_offset, i.number,
       i.user_id, u.username, i.body, i.client_id, i.created_at, i.target_offset, i.edit_offset, i.gone_offset,
       (SELECT CAST(",
             $lines,
@@ -197,11 +198,11 @@ pub(crate) async fn messages(
     let Some(first) = rows.first() else {
         return Err(RoomError::NoRoom);
     };
-    let (kind, member) = (first.0, first.3);
+    let (room, kind, member) = (RoomId(first.0), first.1, first.4);
     if !member {
         return Err(if kind == 0 { RoomError::NotMember } else { RoomError::NoRoom });
     }
-    let (epoch, offset) = (generation.epoch(&first.1), first.2.unsigned_abs());
+    let (epoch, offset) = (generation.epoch(&first.2), first.3.unsigned_abs());
     let mut messages =
         rows.into_iter().filter_map(|row| message_from(row).transpose()).collect::<Result<Vec<_>, _>>()?;
     let more = messages.len() > limit;
@@ -213,11 +214,11 @@ pub(crate) async fn messages(
             messages.drain(..messages.len() - limit);
         }
     }
-    Ok(MessagePage { messages, epoch, offset, more })
+    Ok(MessagePage { room, messages, epoch, offset, more })
 }
 
 fn message_from(row: MessageRow) -> Result<Option<Message>, StoreError> {
-    let (_, _, _, _, offset, number, user, username, text, id, time, reply_to, edited, deleted, reactions) = row;
+    let (_, _, _, _, _, offset, number, user, username, text, id, time, reply_to, edited, deleted, reactions) = row;
     let (Some(offset), Some(number), Some(user), Some(username), Some(id), Some(time)) =
         (offset, number, user, username, id, time)
     else {
@@ -245,6 +246,57 @@ fn reactions_from(json: &str) -> Result<Vec<Reaction>, StoreError> {
         counts.map_err(|error| StoreError::Failed(format!("can't parse the reactions to a message: {error}")))?;
     counts.sort_by(|(a, .., since_a), (b, .., since_b)| (since_a, a).cmp(&(since_b, b)));
     Ok(counts.into_iter().map(|(emoji, count, mine, _)| Reaction { emoji, count, mine: mine > 0 }).collect())
+}
+
+/// The offset, number and kind of a publication, the actor and the actor's name, the id, the body and the time.
+type ChangeRow = (i64, i64, i64, i64, String, String, Option<String>, i64);
+
+/// SQLite would take the primary key, and read all that lies between. PostgreSQL has statistics.
+macro_rules! membership_changes_sql {
+    ($index:literal) => {
+        concat!(
+            "
+    WITH change AS (
+      SELECT m.room_offset, m.number, m.kind, m.user_id, m.client_id, m.body, m.created_at FROM messages m ",
+            $index,
+            "
+      WHERE m.room_id = $1 AND m.kind >= 5 AND m.kind IN (5, 7) AND m.room_offset > $2 AND m.room_offset <= $3
+      ORDER BY m.room_offset DESC LIMIT $4
+    )
+    SELECT c.room_offset, c.number, CAST(c.kind AS bigint), c.user_id, u.username, c.client_id, c.body, c.created_at
+    FROM change c JOIN users u ON u.id = c.user_id ORDER BY c.room_offset"
+        )
+    };
+}
+pub(crate) const MEMBERSHIP_CHANGES_SQLITE: &str = membership_changes_sql!("INDEXED BY messages_memberships");
+
+/// The newest joins and departures with offsets above `above`, up to `up_to`.
+pub(crate) async fn membership_changes(
+    db: &mut DbConnection,
+    room: RoomId,
+    above: Offset,
+    up_to: Offset,
+    limit: usize,
+) -> Result<Vec<Publication>, StoreError> {
+    let limit = Arg::Int(rows_limit(limit) as i64);
+    let args = [Arg::Int(room.0), Arg::Int(offset_arg(above)), Arg::Int(offset_arg(up_to)), limit];
+    let sql = if db.is_postgres() { membership_changes_sql!("") } else { MEMBERSHIP_CHANGES_SQLITE };
+    let rows = db.all::<ChangeRow>(sql, &args).await?;
+    let change = |(offset, number, kind, user, username, id, body, time): ChangeRow| {
+        Some(Publication {
+            offset: offset.unsigned_abs(),
+            number: number.unsigned_abs(),
+            kind: Kind::from_number(kind)?,
+            user: User { id: UserId(user), username: username.into() },
+            id: id.into(),
+            time: time.unsigned_abs(),
+            target: None,
+            body: body.map(Into::into),
+            edited: None,
+            deleted: None,
+        })
+    };
+    Ok(rows.into_iter().filter_map(change).collect())
 }
 
 /// The heads of rooms, in the order of `rooms`.

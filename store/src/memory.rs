@@ -11,6 +11,7 @@ use crate::objects::{
     Account, Addition, Cursor, Join, Login, MemberEntry, MemberPage, Message, MessagePage, NewRoom, NewUser, Reaction,
     Removal, Room, RoomKind,
 };
+use crate::options::OpenOptions;
 use crate::rooms::{RESERVED_NAMES_LIMIT, may_remove};
 use crate::store::Store;
 use crate::unwritten::UnwrittenMarkers;
@@ -21,11 +22,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uproar_model::{
     Admission, DatabaseGeneration, Epoch, Head, Item, JoinError, JoinedRoom, Kind, Marker, Number, OWN_REACTIONS_LIMIT,
     Offset, Outcome, Page, PageRequest, Publication, REACTION_KINDS_LIMIT, Refusal, Revocation, Role, RoomId, Stored,
-    UnixMillis, User, UserId, looks_like, text,
+    UnixMillis, User, UserId, looks_like, member_body, text,
 };
 
 /// Everything that a database would hold.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct MemoryStore {
     users: BTreeMap<UserId, StoredUser>,
     rooms: BTreeMap<RoomId, StoredRoom>,
@@ -35,6 +36,8 @@ pub struct MemoryStore {
     reserved_names: BTreeMap<String, (UserId, UnixMillis)>,
     last_room: i64,
     unwritten: UnwrittenMarkers,
+    /// See [`crate::OpenOptions`].
+    join_leave_limit: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -84,9 +87,29 @@ struct LogRow {
     time: UnixMillis,
 }
 
+impl Default for MemoryStore {
+    fn default() -> MemoryStore {
+        MemoryStore {
+            users: BTreeMap::new(),
+            rooms: BTreeMap::new(),
+            last_user: 0,
+            longest_token_lifetime_ms: 0,
+            reserved_names: BTreeMap::new(),
+            last_room: 0,
+            unwritten: UnwrittenMarkers::default(),
+            join_leave_limit: OpenOptions::default().join_leave_limit,
+        }
+    }
+}
+
 impl MemoryStore {
     pub fn new() -> MemoryStore {
         MemoryStore::default()
+    }
+
+    /// A store that publishes the joins of rooms with at most this many members.
+    pub fn with_join_leave_limit(join_leave_limit: u64) -> MemoryStore {
+        MemoryStore { join_leave_limit, ..MemoryStore::default() }
     }
 
     /// [`Store::append`].
@@ -211,7 +234,8 @@ impl MemoryStore {
             return if room.kind == RoomKind::Private { Err(JoinError::NoRoom) } else { Ok(None) };
         };
         let head = self.head(id, room);
-        Ok(Some(Admission { room: id, epoch: head.epoch, offset: head.offset, role: member.role, joined: false }))
+        let Membership { role, .. } = *member;
+        Ok(Some(Admission { room: id, epoch: head.epoch, offset: head.offset, role, joined: false, added: None }))
     }
 
     /// [`Store::admit`].
@@ -224,16 +248,22 @@ impl MemoryStore {
             return Ok(admission);
         }
         let id = self.room_id(name).ok_or(JoinError::NoRoom)?;
-        self.join_room(now, id, user)?;
+        let (joined, added) = self.join_room(now, id, user, user)?;
         let admission = self.admit_member(name, user)?.ok_or(JoinError::NoRoom)?;
-        Ok(Admission { joined: true, ..admission })
+        Ok(Admission { joined, added: added.map(Box::new), ..admission })
     }
 
-    /// Returns whether this call made the user a member.
-    fn join_room(&mut self, now: UnixMillis, id: RoomId, user: UserId) -> Result<bool, JoinError> {
+    /// Returns whether this call made the user a member, and the publication of it.
+    fn join_room(
+        &mut self,
+        now: UnixMillis,
+        id: RoomId,
+        user: UserId,
+        actor: UserId,
+    ) -> Result<(bool, Option<Publication>), JoinError> {
         let room = self.rooms.get_mut(&id).ok_or(JoinError::NoRoom)?;
         if room.members.contains_key(&user) {
-            return Ok(false);
+            return Ok((false, None));
         }
         if room.members.len() >= room.size as usize {
             return Err(JoinError::Full);
@@ -245,7 +275,36 @@ impl MemoryStore {
         let read = Marker { offset: room.log.len() as u64, number: room.number };
         let membership = Membership { role: Role::Member, joined_at: now, read };
         room.members.insert(user, membership);
-        Ok(true)
+        if room.members.len() as u64 > self.join_leave_limit {
+            return Ok((true, None));
+        }
+        Ok((true, self.publish_change(now, id, Kind::Added, actor, user)))
+    }
+
+    /// Appends the publication of a change of membership.
+    fn publish_change(
+        &mut self,
+        now: UnixMillis,
+        id: RoomId,
+        kind: Kind,
+        actor: UserId,
+        member: UserId,
+    ) -> Option<Publication> {
+        let username = self.user(member).username;
+        let room = self.rooms.get_mut(&id)?;
+        let offset = room.log.len() as u64 + 1;
+        let word = if kind == Kind::Added { "added" } else { "removed" };
+        let item = Item {
+            room: id,
+            user: actor,
+            id: format!("~{word}-{offset}").into(),
+            kind,
+            target: None,
+            body: Some(member_body(member, &username).into()),
+        };
+        room.push(now, &item);
+        let room = self.rooms.get(&id)?;
+        room.row(offset).map(|row| self.publication(room, row))
     }
 
     fn room_id(&self, name: &str) -> Option<RoomId> {
@@ -428,9 +487,9 @@ impl MemoryStore {
     /// [`Store::join`].
     pub fn join(&mut self, now: UnixMillis, name: &str, user: UserId) -> Result<Join, RoomError> {
         let (id, _, _) = self.look_up(name, user)?;
-        let joined = self.join_room(now, id, user)?;
+        let (joined, publication) = self.join_room(now, id, user, user)?;
         let room = self.room(name, user).ok_or(RoomError::NoRoom)?;
-        Ok(Join { room, joined })
+        Ok(Join { room, joined, publication })
     }
 
     /// [`Store::add_member`].
@@ -446,10 +505,10 @@ impl MemoryStore {
             return Err(RoomError::NotAllowed("only the owner and moderators can add members"));
         }
         let user = self.user_id(member_key).ok_or(RoomError::NoUser)?;
-        let joined = self.join_room(now, id, user)?;
+        let (joined, publication) = self.join_room(now, id, user, actor)?;
         let (_, room, _) = self.look_up(name, actor)?;
         let member = room.members.get(&user).map(|m| self.entry(user, m)).ok_or(RoomError::NoUser)?;
-        Ok(Addition { member, joined })
+        Ok(Addition { room: id, member, joined, publication })
     }
 
     fn entry(&self, user: UserId, membership: &Membership) -> MemberEntry {
@@ -474,19 +533,8 @@ impl MemoryStore {
         may_remove(leaving, actor_role, role)?;
         let room = self.rooms.get_mut(&id).ok_or(RoomError::NoRoom)?;
         room.members.remove(&member);
-        let offset = room.log.len() as u64 + 1;
-        let item = Item {
-            room: id,
-            user: actor,
-            id: format!("~removed-{offset}").into(),
-            kind: Kind::Removed,
-            target: None,
-            body: Some(member.to_string().into()),
-        };
-        room.push(now, &item);
-        let room = self.rooms.get(&id).ok_or(RoomError::NoRoom)?;
-        let row = room.row(offset).ok_or(RoomError::NoRoom)?;
-        Ok(Removal { room: id, member, publication: self.publication(room, row) })
+        let publication = self.publish_change(now, id, Kind::Removed, actor, member).ok_or(RoomError::NoRoom)?;
+        Ok(Removal { room: id, member, publication })
     }
 
     /// [`Store::delete_room`].
@@ -530,7 +578,17 @@ impl MemoryStore {
         rows.sort_by_key(|row| row.offset);
         let messages = rows.into_iter().map(|row| self.message(room, row, viewer)).collect();
         let head = self.head(id, room);
-        Ok(MessagePage { messages, epoch: head.epoch, offset: head.offset, more })
+        Ok(MessagePage { room: id, messages, epoch: head.epoch, offset: head.offset, more })
+    }
+
+    /// [`Store::membership_changes`].
+    pub fn membership_changes(&self, room: RoomId, above: Offset, up_to: Offset, limit: usize) -> Vec<Publication> {
+        let Some(room) = self.rooms.get(&room) else { return Vec::new() };
+        let rows = room.log.iter().rev().filter(|row| matches!(row.kind, Kind::Added | Kind::Removed));
+        let rows = rows.filter(|row| row.offset > above && row.offset <= up_to).take(rows_limit(limit));
+        let mut changes: Vec<_> = rows.map(|row| self.publication(room, row)).collect();
+        changes.reverse();
+        changes
     }
 
     fn message(&self, room: &StoredRoom, row: &LogRow, viewer: UserId) -> Message {
@@ -656,6 +714,11 @@ impl LogRow {
 pub struct SharedMemoryStore(Mutex<MemoryStore>);
 
 impl SharedMemoryStore {
+    /// See [`MemoryStore::with_join_leave_limit`].
+    pub fn with_join_leave_limit(join_leave_limit: u64) -> SharedMemoryStore {
+        SharedMemoryStore(Mutex::new(MemoryStore::with_join_leave_limit(join_leave_limit)))
+    }
+
     /// The store itself, locked as long as the guard lives.
     pub fn lock(&self) -> MutexGuard<'_, MemoryStore> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -867,6 +930,17 @@ impl Store for SharedMemoryStore {
         limit: usize,
     ) -> Result<MessagePage, RoomError> {
         self.lock().messages(name, viewer, cursor, limit)
+    }
+
+    async fn membership_changes(
+        &self,
+        room: RoomId,
+        _: UserId,
+        above: Offset,
+        up_to: Offset,
+        limit: usize,
+    ) -> Result<Vec<Publication>, StoreError> {
+        Ok(self.lock().membership_changes(room, above, up_to, limit))
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

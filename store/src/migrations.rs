@@ -3,6 +3,7 @@
 use crate::error::{OpenError, one_line};
 use sqlx::SqlSafeStr;
 use sqlx::migrate::{MigrateError, Migrator};
+use std::time::Duration;
 
 /// One migration: its number, from 1; its name; its SQL. A released migration is never changed, because its checksum
 /// is compared with the one that the database recorded.
@@ -16,6 +17,7 @@ pub(crate) const SQLITE: &[Migration] = &[
     (5, "user rooms", include_str!("../../migrations/sqlite/0005_user_rooms.sql")),
     (6, "reactions", include_str!("../../migrations/sqlite/0006_reactions.sql")),
     (7, "reserved skeletons", include_str!("../../migrations/sqlite/0007_reserved_skeletons.sql")),
+    (8, "memberships", include_str!("../../migrations/sqlite/0008_memberships.sql")),
 ];
 
 pub(crate) const POSTGRES: &[Migration] = &[
@@ -28,7 +30,19 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (7, "reactions", include_str!("../../migrations/postgres/0007_reactions.sql")),
     (8, "void reactions", include_str!("../../migrations/postgres/0008_void_reactions.sql")),
     (9, "reserved skeletons", include_str!("../../migrations/postgres/0009_reserved_skeletons.sql")),
+    (10, "memberships", include_str!("../../migrations/postgres/0010_memberships.sql")),
 ];
+
+/// Changing the schema of a large database takes long, and an administrator can see that the database is at work.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// The error after [`TIMEOUT`].
+pub(crate) fn took_too_long(address: &str) -> OpenError {
+    let seconds = TIMEOUT.as_secs();
+    OpenError::Lasting(format!(
+        "the schema of the database {address} was not updated within {seconds} s; start uproar again to retry"
+    ))
+}
 
 pub(crate) fn migrator(migrations: &[Migration]) -> Migrator {
     let migration = |&(version, name, sql): &Migration| {

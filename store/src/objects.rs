@@ -107,18 +107,23 @@ pub struct Join {
     pub room: Room,
     /// Whether this call made the user a member.
     pub joined: bool,
+    /// The publication of the join, to show in the room.
+    pub publication: Option<Publication>,
 }
 
 /// The result of adding a member to a room: the user is a member now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addition {
+    pub room: RoomId,
     pub member: MemberEntry,
     /// Whether this call made the user a member.
     pub joined: bool,
+    /// The publication of the addition, to show in the room.
+    pub publication: Option<Publication>,
 }
 
-/// The result of ending a membership, with the publication to show in the room. Its kind is `Removed`, its `user` is
-/// the actor, and its `body` is the id of the removed user.
+/// The result of ending a membership, with the publication to show in the room. Its kind is `Removed`, and its
+/// `user` is the actor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Removal {
     pub room: RoomId,
@@ -176,6 +181,7 @@ pub struct Reaction {
 /// misses nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MessagePage {
+    pub room: RoomId,
     pub messages: Vec<Message>,
     pub epoch: Epoch,
     pub offset: Offset,

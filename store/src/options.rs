@@ -90,7 +90,7 @@ pub struct OpenOptions {
     pub lanes: usize,
     /// Connections for everything except the commit path: for reads on SQLite, for all other calls on PostgreSQL.
     pub pool_size: usize,
-    /// The time limit for opening the database, including its migrations on SQLite.
+    /// The time limit for opening the database, without its migrations.
     pub open_timeout: Duration,
     /// The time limit for getting a connection from a pool, or SQLite's only writer.
     pub acquire_timeout: Duration,
@@ -98,6 +98,8 @@ pub struct OpenOptions {
     pub call_timeout: Duration,
     /// How often each user may change rooms and memberships.
     pub rates: WriteRates,
+    /// A join is written in the room's log if the room then has at most this many members.
+    pub join_leave_limit: u64,
     /// How long a session with PostgreSQL is used before a new one replaces it.
     pub session_age_limit: Duration,
 }
@@ -111,6 +113,7 @@ impl Default for OpenOptions {
             acquire_timeout: Duration::from_secs(3),
             call_timeout: Duration::from_secs(10),
             rates: WriteRates::default(),
+            join_leave_limit: 100,
             session_age_limit: Duration::from_secs(1800),
         }
     }

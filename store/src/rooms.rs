@@ -6,9 +6,11 @@ use crate::error::{RoomError, StoreError};
 use crate::generation::{DatabaseGeneration, random_word};
 use crate::markers::{NewerMarkers, unread_sql};
 use crate::objects::{Account, Addition, Join, MemberEntry, MemberPage, NewRoom, Removal, Room, RoomKind};
-use crate::{history, names, search, users};
+use crate::{names, search, users};
 use std::collections::HashMap;
-use uproar_model::{JoinError, Marker, Offset, PageRequest, Role, RoomId, User, UserId, skeleton, text};
+use uproar_model::{
+    JoinError, Kind, Marker, Offset, Publication, Role, RoomId, User, UserId, member_body, skeleton, text,
+};
 
 /// The names that are reserved for one owner: those of the latest rooms. So nobody can take as many names as they like
 /// by creating and deleting rooms.
@@ -186,45 +188,120 @@ pub(crate) async fn list(
     Ok(db.all(sql, &args).await?.into_iter().map(|row| room_from(generation, row)).collect())
 }
 
+/// Who becomes a member of which room, and by whom.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Joining {
+    pub room: RoomId,
+    pub user: UserId,
+    /// The user, or whoever adds them.
+    pub actor: UserId,
+}
+
 /// The membership of a user after [`join`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Membership {
     pub role: Role,
     /// The room's last offset in the transaction. The user is a member at this offset: no removal can come between.
     pub offset: Offset,
     /// Whether this call made the user a member.
     pub is_new: bool,
+    /// The publication of the join, at `offset`.
+    pub publication: Option<Publication>,
 }
 
-/// Makes a user a member unless the room is full, inside a transaction. The caller has checked that the user may join.
+/// Makes a user a member unless the room is full, inside a transaction, and appends the publication of it if the room
+/// then has at most `shown_limit` members. The caller has checked that the user may join.
 pub(crate) async fn join(
     db: &mut DbConnection,
-    room: RoomId,
-    user: UserId,
+    joining: Joining,
     now: i64,
+    shown_limit: u64,
 ) -> Result<Result<Membership, JoinError>, StoreError> {
-    // The lock comes first: of two concurrent calls, the second sees what the first did.
-    if !db.lock_room(room).await? {
+    let Joining { room, user, actor } = joining;
+    // A publication needs the head's lock, which comes before the room's. In a larger room, where joins are not
+    // published, they do without it, so that they don't hold up the messages.
+    let sql = "SELECT CAST(members AS bigint) FROM rooms WHERE id = $1";
+    let members = db.optional::<(i64,)>(sql, &[Arg::Int(room.0)]).await?.map_or(0, |(members,)| members);
+    let has_head = members.unsigned_abs() < shown_limit;
+    // The locks come first: of two concurrent calls, the second sees what the first did.
+    if has_head && !db.lock_head(room).await? || !db.lock_room(room).await? {
         return Ok(Err(JoinError::NoRoom));
     }
-    let sql = "SELECT CAST(r.members AS bigint), CAST(r.size AS bigint), CAST(m.role AS bigint), h.last_offset
+    let sql = "SELECT CAST(r.members AS bigint), CAST(r.size AS bigint), CAST(m.role AS bigint), h.last_offset,
+            u.username, a.username
         FROM rooms r JOIN heads h ON h.room_id = r.id
-        LEFT JOIN members m ON m.room_id = r.id AND m.user_id = $2 WHERE r.id = $1";
-    let args = [Arg::Int(room.0), Arg::Int(user.0)];
-    let offset = match db.optional::<(i64, i64, Option<i64>, i64)>(sql, &args).await? {
-        None => return Ok(Err(JoinError::NoRoom)),
-        Some((_, _, Some(role), offset)) => {
-            return Ok(Ok(Membership { role: Role::from_number(role), offset: offset.unsigned_abs(), is_new: false }));
-        }
-        Some((members, size, None, _)) if members >= size => return Ok(Err(JoinError::Full)),
-        Some((_, _, None, offset)) => offset.unsigned_abs(),
-    };
+        LEFT JOIN members m ON m.room_id = r.id AND m.user_id = $2
+        LEFT JOIN users u ON u.id = $2 LEFT JOIN users a ON a.id = $3 WHERE r.id = $1";
+    let args = [Arg::Int(room.0), Arg::Int(user.0), Arg::Int(actor.0)];
+    type Facts = (i64, i64, Option<i64>, i64, Option<String>, Option<String>);
+    let Some(facts) = db.optional::<Facts>(sql, &args).await? else { return Ok(Err(JoinError::NoRoom)) };
+    let (members, size, role, offset, username, actor_name) = facts;
+    let offset = offset.unsigned_abs();
+    if let Some(role) = role {
+        let role = Role::from_number(role);
+        return Ok(Ok(Membership { role, offset, is_new: false, publication: None }));
+    }
+    if members >= size {
+        return Ok(Err(JoinError::Full));
+    }
+    let (Some(username), Some(actor_name)) = (username, actor_name) else { return Ok(Err(JoinError::NoUser)) };
     if !insert_member(db, room, user, Role::Member, now).await? {
         return Ok(Err(JoinError::NoUser));
     }
     let sql = "UPDATE rooms SET members = members + 1 WHERE id = $1";
     db.execute(sql, &[Arg::Int(room.0)]).await?;
-    Ok(Ok(Membership { role: Role::Member, offset, is_new: true }))
+    let publication = if has_head && members.unsigned_abs() < shown_limit {
+        let member = User { id: user, username: username.into() };
+        let actor = User { id: actor, username: actor_name.into() };
+        Some(publish_change(db, room, Kind::Added, actor, &member, now).await?)
+    } else {
+        None
+    };
+    let offset = publication.as_ref().map_or(offset, |publication| publication.offset);
+    Ok(Ok(Membership { role: Role::Member, offset, is_new: true, publication }))
+}
+
+/// Appends the publication of a change of membership, an `Added` or `Removed`, in the transaction that makes the
+/// change. The head is locked.
+async fn publish_change(
+    db: &mut DbConnection,
+    room: RoomId,
+    kind: Kind,
+    actor: User,
+    member: &User,
+    now: i64,
+) -> Result<Publication, StoreError> {
+    let sql = "UPDATE heads SET last_offset = last_offset + 1 WHERE room_id = $1 RETURNING last_offset, last_number";
+    let head = db.optional::<(i64, i64)>(sql, &[Arg::Int(room.0)]).await?;
+    let (offset, number) = head.ok_or_else(|| StoreError::Failed("the head of a locked room is missing".to_owned()))?;
+    let word = if kind == Kind::Added { "added" } else { "removed" };
+    // Unique, as the offset is; no sender's id begins with a tilde.
+    let (id, body) = (format!("~{word}-{offset}"), member_body(member.id, &member.username));
+    let sql = "INSERT INTO messages (room_id, room_offset, number, kind, user_id, client_id, body, created_at)
+        VALUES ($1, $2, $3, CAST($4 AS smallint), $5, $6, $7, $8)";
+    let args = [
+        Arg::Int(room.0),
+        Arg::Int(offset),
+        Arg::Int(number),
+        Arg::Int(kind as i64),
+        Arg::Int(actor.id.0),
+        Arg::Text(&id),
+        Arg::Text(&body),
+        Arg::Int(now),
+    ];
+    db.execute(sql, &args).await?;
+    Ok(Publication {
+        offset: offset.unsigned_abs(),
+        number: number.unsigned_abs(),
+        kind,
+        user: actor,
+        id: id.into(),
+        time: now.unsigned_abs(),
+        target: None,
+        body: Some(body.into()),
+        edited: None,
+        deleted: None,
+    })
 }
 
 impl From<JoinError> for RoomError {
@@ -262,12 +339,14 @@ pub(crate) async fn join_by_name(
     name: &str,
     user: UserId,
     newer: &HashMap<RoomId, Marker>,
+    shown_limit: u64,
 ) -> Result<Join, RoomError> {
     let (room, _, _) = look_up(db, name, user).await?;
     let now = db.now().await?;
-    let joined = join(db, room, user, now).await??.is_new;
+    let joining = Joining { room, user, actor: user };
+    let Membership { is_new, publication, .. } = join(db, joining, now, shown_limit).await??;
     let room = find(db, generation, name, user, newer).await?.ok_or(RoomError::NoRoom)?;
-    Ok(Join { room, joined })
+    Ok(Join { room, joined: is_new, publication })
 }
 
 /// The room and the account that the owner or a moderator wants to add to it.
@@ -298,15 +377,15 @@ async fn find_member(
     }))
 }
 
-/// The user that the owner or a moderator wants to add to a room, and the membership, if there is one already.
+/// The room, the user that its owner or a moderator wants to add to it, and the membership, if there is one already.
 pub(crate) async fn find_addition(
     db: &mut DbConnection,
     name: &str,
     actor: UserId,
     member_key: &str,
-) -> Result<(UserId, Option<MemberEntry>), RoomError> {
+) -> Result<(RoomId, UserId, Option<MemberEntry>), RoomError> {
     let (room, account) = check_addition(db, name, actor, member_key).await?;
-    Ok((account.id, find_member(db, room, &account).await?))
+    Ok((room, account.id, find_member(db, room, &account).await?))
 }
 
 /// Adds a user on behalf of the owner or a moderator.
@@ -315,12 +394,14 @@ pub(crate) async fn add_member(
     name: &str,
     actor: UserId,
     member_key: &str,
+    shown_limit: u64,
 ) -> Result<Addition, RoomError> {
     let (room, account) = check_addition(db, name, actor, member_key).await?;
     let now = db.now().await?;
-    let joined = join(db, room, account.id, now).await??.is_new;
+    let joining = Joining { room, user: account.id, actor };
+    let Membership { is_new, publication, .. } = join(db, joining, now, shown_limit).await??;
     let member = find_member(db, room, &account).await?.ok_or(RoomError::NoUser)?;
-    Ok(Addition { member, joined })
+    Ok(Addition { room, member, joined: is_new, publication })
 }
 
 /// Whether the user with this key is the actor, and a member who may leave the room.
@@ -382,10 +463,9 @@ pub(crate) fn may_remove(leaving: bool, actor: Option<Role>, member: Role) -> Re
     }
 }
 
-/// Ends a membership and appends the publication that announces it.
+/// Ends a membership and appends the publication of it.
 pub(crate) async fn remove_member(
     db: &mut DbConnection,
-    generation: DatabaseGeneration,
     name: &str,
     actor: UserId,
     member_key: &str,
@@ -396,10 +476,12 @@ pub(crate) async fn remove_member(
     }
     // Read again, now that the locks keep it from changing.
     let (_, _, actor_role) = look_up(db, name, actor).await?;
-    let sql = "SELECT u.id, CAST(m.role AS bigint)
-        FROM users u LEFT JOIN members m ON m.user_id = u.id AND m.room_id = $1 WHERE u.username_key = $2";
-    let args = [Arg::Int(room.0), Arg::Text(member_key)];
-    let (member, role) = db.optional::<(i64, Option<i64>)>(sql, &args).await?.ok_or(RoomError::NoUser)?;
+    let sql = "SELECT u.id, u.username, CAST(m.role AS bigint), a.username
+        FROM users u JOIN users a ON a.id = $3
+        LEFT JOIN members m ON m.user_id = u.id AND m.room_id = $1 WHERE u.username_key = $2";
+    let args = [Arg::Int(room.0), Arg::Text(member_key), Arg::Int(actor.0)];
+    let found = db.optional::<(i64, String, Option<i64>, String)>(sql, &args).await?;
+    let (member, username, role, actor_name) = found.ok_or(RoomError::NoUser)?;
     let leaving = member == actor.0;
     if !leaving && actor_role.is_none_or(|role| role < Role::Moderator) {
         return Err(RoomError::NotAllowed("only the owner and moderators can remove members"));
@@ -411,23 +493,10 @@ pub(crate) async fn remove_member(
     let sql = "DELETE FROM members WHERE room_id = $1 AND user_id = $2";
     db.execute(sql, &[Arg::Int(room.0), Arg::Int(member)]).await?;
     db.execute("UPDATE rooms SET members = members - 1 WHERE id = $1", &[Arg::Int(room.0)]).await?;
-    let sql = "UPDATE heads SET last_offset = last_offset + 1 WHERE room_id = $1 RETURNING last_offset";
-    let (offset,) = db.optional::<(i64,)>(sql, &[Arg::Int(room.0)]).await?.ok_or(RoomError::NoRoom)?;
-    let sql = "INSERT INTO messages (room_id, room_offset, number, kind, user_id, client_id, body, created_at)
-        SELECT h.room_id, h.last_offset, h.last_number, 5, $2, $3, $4, $5 FROM heads h WHERE h.room_id = $1";
-    // Unique, as the offset is; no sender's id begins with a tilde.
-    let (client_id, body) = (format!("~removed-{offset}"), member.to_string());
-    let args = [Arg::Int(room.0), Arg::Int(actor.0), Arg::Text(&client_id), Arg::Text(&body), Arg::Int(now)];
-    db.execute(sql, &args).await?;
-
-    let offset = offset.unsigned_abs();
-    let this =
-        PageRequest { from: offset - 1, ascending: true, up_to: offset, items_limit: 1, bytes_limit: usize::MAX };
-    let page = history::page(db, generation, room, this).await?;
-    match page.and_then(|page| page.publications.into_iter().next()) {
-        Some(publication) => Ok(Removal { room, member: UserId(member), publication }),
-        None => Err(StoreError::Failed("the publication that was just appended is missing".to_owned()).into()),
-    }
+    let member = User { id: UserId(member), username: username.into() };
+    let actor = User { id: actor, username: actor_name.into() };
+    let publication = publish_change(db, room, Kind::Removed, actor, &member, now).await?;
+    Ok(Removal { room, member: member.id, publication })
 }
 
 /// Deletes a room's head and its name, which is reserved for the owner: from then on the room does not exist.

@@ -8,8 +8,8 @@ use crate::unwritten::UnwrittenMarkers;
 use std::net::IpAddr;
 use std::sync::Arc;
 use uproar_model::{
-    Admission, DatabaseGeneration, Head, Item, JoinError, JoinedRoom, Marker, Outcome, Page, PageRequest, Revocation,
-    RoomId, UnixMillis, UserId,
+    Admission, DatabaseGeneration, Head, Item, JoinError, JoinedRoom, Marker, Offset, Outcome, Page, PageRequest,
+    Publication, Revocation, RoomId, UnixMillis, UserId,
 };
 
 /// Every call can be abandoned (dropping the future never leaves a transaction open) and can be repeated.
@@ -124,7 +124,9 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Room>, StoreError>;
 
-    /// Joins a public room. If the user is already a member, of a private room too, nothing changes.
+    /// Joins a public room. If the user is already a member, of a private room too, nothing changes. A new membership is
+    /// written in the room's log in the same transaction, as an `Added`, if the room then has at most `join_leave_limit`
+    /// members; likewise in `add_member` and `admit`.
     async fn join(&self, name: &str, user: UserId) -> Result<Join, RoomError>;
 
     /// Ends a membership and appends the publication of kind `Removed`, in one transaction. `actor` is the user who
@@ -160,6 +162,18 @@ pub trait Store: Send + Sync + 'static {
         cursor: Cursor,
         limit: usize,
     ) -> Result<MessagePage, RoomError>;
+
+    /// The newest joins and departures (kinds `Added` and `Removed`) in a room with offsets above `above`, up to `up_to`,
+    /// by offset ascending. The caller knows that the viewer may see them: `up_to` is a position that `messages`
+    /// returned, or below it.
+    async fn membership_changes(
+        &self,
+        room: RoomId,
+        viewer: UserId,
+        above: Offset,
+        up_to: Offset,
+        limit: usize,
+    ) -> Result<Vec<Publication>, StoreError>;
 
     // ── operations ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -2,7 +2,7 @@
 
 use crate::client::{BINARY, CLOSE, FIN, Headers, Http, PING, PONG, Raw, Response, TEXT, User, frame};
 use crate::databases::Kind;
-use crate::server::{Server, number, text, until};
+use crate::server::{Server, WITH_JOINS, number, text, until};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 
@@ -505,7 +505,7 @@ async fn a_rejected_command_closes_nothing(kind: Kind) {
 }
 
 async fn replies_and_pushes_have_exactly_the_documented_fields(kind: Kind) {
-    let server = Server::start(kind, &["--limit", "publish_rate_per_second=0"]).await;
+    let server = Server::start(kind, &[&["--limit", "publish_rate_per_second=0"][..], &WITH_JOINS].concat()).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     server.create_room(&ann, "r").await;
     let epoch = text(&server.get("/rooms/r", &ann.token).await.expect(200)["room"]["epoch"]);
@@ -564,14 +564,23 @@ async fn replies_and_pushes_have_exactly_the_documented_fields(kind: Kind) {
         parameters
     };
     assert_eq!(other.error(2, "subscribe", recover(0, "another", 3)).await, 112);
-    let mut lost = json!({"recoverable": true, "positioned": true, "epoch": epoch, "offset": 1});
+    // He has joined the room nevertheless.
+    let joined = wire.push("room:r", "pub").await;
+    assert_eq!(keys(&joined), ["data", "info", "offset", "time"], "{joined}");
+    assert_eq!((&joined["data"], &joined["offset"]), (&json!({"added": bob_id, "username": "bob"}), &json!(2)));
+    assert_eq!(joined["info"], info("", &bob_id, "bob"));
+    let mut lost = json!({"recoverable": true, "positioned": true, "epoch": epoch, "offset": 2});
     lost["was_recovering"] = json!(true);
     lost["publications"] = json!([]);
     assert_eq!(other.result(3, "subscribe", recover(0, "another", 1)).await, lost);
-    let mut join = watcher.push("room:r", "join").await;
-    if join["info"]["user"] == ann_id.as_str() {
-        join = watcher.push("room:r", "join").await;
-    }
+    let join = loop {
+        let push = watcher.next().await["push"].clone();
+        match push.get("pub") {
+            Some(publication) => assert_eq!(*publication, joined),
+            None if push["join"]["info"]["user"] == ann_id.as_str() => {}
+            None => break push["join"].clone(),
+        }
+    };
     let bobs_client = text(&join["info"]["client"]);
     assert_eq!(join, json!({"info": info(&bobs_client, &bob_id, "bob")}));
     assert_eq!(other.result(4, "unsubscribe", json!({"channel": "room:r"})).await, json!({}));
@@ -582,6 +591,7 @@ async fn replies_and_pushes_have_exactly_the_documented_fields(kind: Kind) {
     // Missed publications follow as pushes.
     assert_eq!(recovered["publications"], json!([]));
     assert_eq!(other.push("room:r", "pub").await, publication);
+    assert_eq!(other.push("room:r", "pub").await, joined);
     assert_eq!(watcher.push("room:r", "join").await["info"]["user"], bob_id.as_str());
 
     // A channel without a history.

@@ -2,11 +2,12 @@
 
 use crate::client::Ws;
 use crate::databases::Kind;
-use crate::server::{Server, number};
+use crate::server::{Server, WITH_JOINS, number};
 use serde_json::{Value, json};
 
 on_each_database_and_shards! {
     a_removed_member_is_disconnected
+    joins_are_seen_by_everyone_once
     deleting_a_room_closes_its_connections
 }
 on_each_database! {
@@ -17,9 +18,61 @@ on_each_database! {
 
 /// Reads the next event, which must be the removal of this user at this offset.
 async fn expect_removal(ws: &mut Ws, offset: u64, user_id: &str) {
+    expect_change(ws, "removed", offset, user_id).await;
+}
+
+/// Reads the next event, which must be this change of the user's membership at this offset. Returns who made it.
+async fn expect_change(ws: &mut Ws, kind: &str, offset: u64, user_id: &str) -> Value {
     let event = ws.event().await;
-    assert_eq!((&event["type"], number(&event["offset"])), (&json!("removed"), offset), "{event}");
-    assert_eq!(event["removed"], user_id, "{event}");
+    assert_eq!((&event["type"], number(&event["offset"])), (&json!(kind), offset), "{event}");
+    assert_eq!(event[kind], user_id, "{event}");
+    assert!(event["username"].is_string() && event["number"].is_null(), "{event}");
+    event["user"]["username"].clone()
+}
+
+async fn joins_are_seen_by_everyone_once(kind: Kind, shards: &str) {
+    let server = Server::start(kind, &[&["--shards", shards][..], &WITH_JOINS].concat()).await;
+    let (ann, bob, cid) = (server.user("ann").await, server.user("bob").await, server.user("cid").await);
+    let dora = server.user("dora").await;
+    let (bob_id, cid_id) = (server.user_id(&bob).await, server.user_id(&cid).await);
+    let dora_id = server.user_id(&dora).await;
+    server.create_room(&ann, "r").await;
+    let mut at_ann = server.join(&ann, "room=r").await;
+    assert_eq!(at_ann.offset(), 0, "the owner did not join");
+    // By subscribing, by a call, and by the owner's call.
+    let mut at_bob = server.join(&bob, "room=r").await;
+    assert_eq!(at_bob.offset(), 1, "his join is before his position");
+    server.post("/rooms/r/join", &cid.token, Value::Null).await.expect(200);
+    server.post("/rooms/r/members", &ann.token, json!({"username": "dora"})).await.expect(200);
+    assert_eq!(expect_change(&mut at_ann, "added", 1, &bob_id).await, "bob");
+    for ws in [&mut at_ann, &mut at_bob] {
+        assert_eq!(expect_change(ws, "added", 2, &cid_id).await, "cid");
+        assert_eq!(expect_change(ws, "added", 3, &dora_id).await, "ann");
+    }
+    // Again, and from several connections: nothing new.
+    server.post("/rooms/r/join", &cid.token, Value::Null).await.expect(200);
+    let mut second = server.join(&bob, "room=r&since=0").await;
+    server.post("/rooms/r/leave", &cid.token, Value::Null).await.expect(200);
+    for (offset, id) in [(1, &bob_id), (2, &cid_id), (3, &dora_id)] {
+        expect_change(&mut second, "added", offset, id).await;
+    }
+    for ws in [&mut at_ann, &mut at_bob, &mut second] {
+        assert_eq!(expect_change(ws, "removed", 4, &cid_id).await, "cid");
+    }
+    assert_eq!(at_bob.round_trip("hello").await, (5, "hello".into()));
+
+    // The same in the history.
+    let page = server.get("/user/getchats?room=r&memberships=true", &ann.token).await.expect(200);
+    let changes = page["memberships"].as_array().expect("changes");
+    let told: Vec<_> = changes.iter().map(|change| (number(&change["offset"]), &change["user"]["username"])).collect();
+    let (by_bob, by_cid, by_ann) = (json!("bob"), json!("cid"), json!("ann"));
+    assert_eq!(told, [(1, &by_bob), (2, &by_cid), (3, &by_ann), (4, &by_cid)]);
+    assert_eq!(changes[2]["added"], json!({"id": dora_id, "username": "dora"}));
+    assert_eq!(changes[3]["removed"], json!({"id": cid_id, "username": "cid"}));
+    // One who joins and asks for everything gets everything, and then the own join.
+    let mut at_cid = server.join(&cid, "room=r&since=4").await;
+    assert_eq!(at_cid.message().await, (5, "hello".into()));
+    assert_eq!(expect_change(&mut at_cid, "added", 6, &cid_id).await, "cid");
 }
 
 async fn a_removed_member_is_disconnected(kind: Kind, shards: &str) {

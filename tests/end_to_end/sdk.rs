@@ -260,7 +260,7 @@ async fn history_is_paged_in_both_directions(sdk: Sdk, kind: Kind, shards: &str)
 }
 
 async fn presence_joins_and_leaves_are_reported(sdk: Sdk, kind: Kind, shards: &str) {
-    let (server, driver) = start(sdk, kind, shards, &[]).await;
+    let (server, driver) = start(sdk, kind, shards, &["join_leave_limit=100"]).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     server.create_room(&ann, "r").await;
     let at_ann = driver.connect("ann", &ann.token).await;
@@ -323,7 +323,7 @@ async fn presence_joins_and_leaves_are_reported(sdk: Sdk, kind: Kind, shards: &s
 }
 
 async fn rpc_calls_and_user_events_work(sdk: Sdk, kind: Kind, shards: &str) {
-    let (server, driver) = start(sdk, kind, shards, &[]).await;
+    let (server, driver) = start(sdk, kind, shards, &["join_leave_limit=100"]).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     for room in ["r", "q"] {
         server.create_room(&ann, room).await;
@@ -335,11 +335,15 @@ async fn rpc_calls_and_user_events_work(sdk: Sdk, kind: Kind, shards: &str) {
     let epoch = text(&in_ann.expect_state("subscribed").await["epoch"]);
     let in_bob = at_bob.subscribe("room:r", json!({})).await;
     assert_eq!(of_bob.ephemeral("joined").await["data"], json!({"joined": "r"}));
+    // The room is told, too, and the join is before his position.
+    let event = in_ann.publication().await;
+    let added = json!({"added": server.user_id(&bob).await, "username": "bob"});
+    assert_eq!((number(&event["offset"]), &event["data"]), (1, &added));
 
     // The result of this call has more fields than that of a publish.
     let message = json!({"channel": "room:r", "data": {"text": "first", "id": "1"}});
     let published = at_ann.rpc("publish", message.clone()).await.expect("published");
-    assert_eq!((number(&published["offset"]), text(&published["epoch"])), (1, epoch), "{published}");
+    assert_eq!((number(&published["offset"]), text(&published["epoch"])), (2, epoch), "{published}");
     assert!(number(&published["time"]) > 1_700_000_000_000, "{published}");
     assert_eq!(at_ann.rpc("publish", message).await, Ok(published), "a retry");
     for text in ["second", "third"] {
@@ -347,7 +351,7 @@ async fn rpc_calls_and_user_events_work(sdk: Sdk, kind: Kind, shards: &str) {
         at_ann.rpc("publish", message).await.expect("published");
     }
     for subscription in [&in_ann, &in_bob] {
-        for (offset, text) in [(1, "first"), (2, "second"), (3, "third")] {
+        for (offset, text) in [(2, "first"), (3, "second"), (4, "third")] {
             assert_eq!(subscription.message().await, (offset, text.into()));
         }
     }
@@ -362,7 +366,7 @@ async fn rpc_calls_and_user_events_work(sdk: Sdk, kind: Kind, shards: &str) {
         let rooms = at_bob.rpc("rooms", json!({})).await.expect("rooms");
         let rooms = rooms["rooms"].as_array().expect("rooms").clone();
         let room = rooms.into_iter().find(|room| room["name"] == "r").expect("the room");
-        assert_eq!((number(&room["offset"]), number(&room["members"])), (3, 2), "{room}");
+        assert_eq!((number(&room["offset"]), number(&room["members"])), (4, 2), "{room}");
         let history = server.get("/user/getchats?room=r&limit=1", &bob.token).await.expect(200);
         assert_eq!(room["time"], history["messages"][0]["time"], "{room}");
         // HTTP agrees, also while the marker is not written yet.
@@ -374,9 +378,9 @@ async fn rpc_calls_and_user_events_work(sdk: Sdk, kind: Kind, shards: &str) {
         number(&room["unread"])
     };
     assert_eq!(unread().await, 3);
-    at_bob.rpc("read", json!({"channel": "room:r", "offset": 2})).await.expect("read");
+    at_bob.rpc("read", json!({"channel": "room:r", "offset": 3})).await.expect("read");
     let event = of_bob.ephemeral("read").await;
-    assert_eq!(event["data"], json!({"read": {"room": "r", "offset": 2, "number": 2}}));
+    assert_eq!(event["data"], json!({"read": {"room": "r", "offset": 3, "number": 2}}));
     assert_eq!(unread().await, 1);
     at_bob.rpc("read", json!({"channel": "room:r", "offset": 1})).await.expect("read");
     assert_eq!(unread().await, 1, "the read marker moved back");
@@ -633,7 +637,7 @@ async fn expired_tokens_are_refreshed(sdk: Sdk, kind: Kind, shards: &str) {
 }
 
 async fn a_removed_member_stays_unsubscribed(sdk: Sdk, kind: Kind, shards: &str) {
-    let (server, driver) = start(sdk, kind, shards, &[]).await;
+    let (server, driver) = start(sdk, kind, shards, &["join_leave_limit=100"]).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     for room in ["r", "left", "deleted"] {
         server.create_room(&ann, room).await;
@@ -651,15 +655,20 @@ async fn a_removed_member_stays_unsubscribed(sdk: Sdk, kind: Kind, shards: &str)
 
     server.call("DELETE", "/rooms/r/members/bob", &ann.token, Value::Null).await.expect(200);
     for subscription in [&in_bob, &in_second] {
-        assert_eq!(subscription.message().await, (1, "hello".into()));
+        assert_eq!(subscription.message().await, (2, "hello".into()));
         assert_eq!(subscription.becomes("unsubscribed").await, 2000);
         assert_failed(subscription.publish(json!({"text": "psst"})).await, 103);
         assert_failed(subscription.history(json!({"limit": 1})).await, 103);
     }
     assert_eq!(of_bob.ephemeral("left").await["data"], json!({"left": "r"}));
-    assert_eq!(in_ann.message().await, (1, "hello".into()));
+    let bob_id = server.user_id(&bob).await;
     let event = in_ann.publication().await;
-    assert_eq!((number(&event["offset"]), &event["data"]), (2, &json!({"removed": server.user_id(&bob).await})));
+    let added = json!({"added": bob_id, "username": "bob"});
+    assert_eq!((number(&event["offset"]), &event["data"]), (1, &added));
+    assert_eq!(in_ann.message().await, (2, "hello".into()));
+    let event = in_ann.publication().await;
+    let removed = json!({"removed": bob_id, "username": "bob"});
+    assert_eq!((number(&event["offset"]), &event["data"]), (3, &removed));
     in_ann.publish_text("bye").await;
 
     server.post("/rooms/left/leave", &bob.token, Value::Null).await.expect(200);
@@ -673,11 +682,12 @@ async fn a_removed_member_stays_unsubscribed(sdk: Sdk, kind: Kind, shards: &str)
     // The public room admits him again, and he recovers what he missed, including the removal.
     at_bob.start_subscribing("room:r", json!({})).await;
     let event = in_bob.expect_state("subscribed").await;
-    assert_eq!((&event["recovered"], &event["offset"]), (&json!(true), &json!(1)), "{event}");
-    assert!(in_bob.publication().await["data"].get("removed").is_some());
-    assert_eq!(in_bob.message().await, (3, "bye".into()));
+    assert_eq!((&event["recovered"], &event["offset"]), (&json!(true), &json!(2)), "{event}");
+    assert_eq!(in_bob.publication().await["data"], removed);
+    assert_eq!(in_bob.message().await, (4, "bye".into()));
+    assert_eq!(in_bob.publication().await["data"], added);
     in_bob.publish_text("back").await;
-    assert_eq!(in_bob.message().await, (4, "back".into()));
+    assert_eq!(in_bob.message().await, (6, "back".into()));
 }
 
 async fn signing_out_disconnects_every_client(sdk: Sdk, kind: Kind, shards: &str) {

@@ -72,6 +72,9 @@ pub async fn run(arguments: &[&str]) -> Output {
     within("uproar exits", command.output()).await.expect("uproar cannot be started")
 }
 
+/// The default limit, for tests of joins.
+pub const WITH_JOINS: [&str; 2] = ["--limit", "join_leave_limit=100"];
+
 impl Setup {
     pub async fn new(kind: Kind, options: &[&str]) -> Setup {
         let database = match kind {
@@ -121,6 +124,12 @@ impl Setup {
         // The tests read the metrics.
         if !self.options.iter().any(|option| option == "--admin-listen") {
             arguments.push("--public-metrics".to_owned());
+        }
+        // Most tests count the offsets of what they send. Joins have none then. (A flag would override the limits of a
+        // file.)
+        let has_limits = |option: &String| option == "--config" || option.starts_with("join_leave_limit=");
+        if !self.options.iter().any(has_limits) {
+            arguments.extend(["--limit", "join_leave_limit=0"].map(ToOwned::to_owned));
         }
         let mut rest = self.options.iter();
         while let Some(option) = rest.next() {

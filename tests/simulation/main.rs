@@ -209,6 +209,11 @@ fn skipping_a_removal_is_caught() {
 }
 
 #[test]
+fn a_removal_that_ends_a_later_subscription_is_caught() {
+    is_caught(Mutation::OldRemovalCounts);
+}
+
+#[test]
 fn skipping_publications_with_their_subscribers_is_caught() {
     is_caught(Mutation::SkipMovesCursors);
 }

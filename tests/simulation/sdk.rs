@@ -3,7 +3,7 @@
 
 use crate::client::{Outbox, Stream};
 use crate::random::Random;
-use crate::world::{BAD_TEXT, ClientId, Frame, ROOMS, World};
+use crate::world::{Admissions, BAD_TEXT, ClientId, Frame, ROOMS, World};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use uproar_core::Slot;
@@ -117,6 +117,12 @@ impl Sdk {
             next_id: 0,
             expires_s: 0,
         }
+    }
+
+    /// The offset at which it was a member of a room when its subscription was admitted.
+    fn admitted(&self, admissions: &Admissions, room: Option<usize>) -> Offset {
+        let key = self.at.zip(room).map(|((shard, slot), room)| (shard, slot, self.user, room));
+        key.and_then(|key| admissions.get(&key)).map_or(0, |(.., offset)| *offset)
     }
 
     /// Its connection is closed. Messages without an answer are sent again on the next one.
@@ -600,6 +606,9 @@ impl World {
                 }
             }
             None if offset > self.store.head(room) => return Err("the position is not committed".into()),
+            None if offset < self.sdks[index].admitted(&self.admissions, Some(room)) => {
+                return Err("its own join comes after its position".into());
+            }
             None => {}
         }
         self.sdks[index].channels[at].position = Some((epoch, offset));
@@ -657,6 +666,7 @@ impl World {
             .iter()
             .position(|channel| channel.name == name)
             .ok_or("it never subscribed to this channel")?;
+        let admitted = sdk.admitted(&self.admissions, sdk.channels[at].room);
         let channel = &mut sdk.channels[at];
         if channel.state != State::On {
             return Err(format!("it is not subscribed to this channel: {:?}", channel.state));
@@ -669,8 +679,11 @@ impl World {
             };
         }
         if let Some(unsubscribe) = push.get("unsubscribe") {
-            let was_removed =
-                self.removals.iter().any(|(room, user, _)| Some(*room) == channel.room && *user == sdk.user);
+            // Since the subscription was admitted.
+            let was_removed = self
+                .removals
+                .iter()
+                .any(|(room, user, at)| Some(*room) == channel.room && *user == sdk.user && *at > admitted);
             if unsubscribe["code"] != 2000 || !was_removed {
                 return Err("it was unsubscribed for no reason".into());
             }
@@ -733,7 +746,7 @@ impl World {
         if row.kind == Kind::Message && row.user.id.0 == sdk.user {
             channel.own.push(offset);
         }
-        if row.kind != Kind::Removed && row.user.id.0 == sdk.user && !row.id.starts_with("http") {
+        if row.member().is_none() && row.user.id.0 == sdk.user && !row.id.starts_with("http") {
             channel.outbox.on_own(&row)?;
         }
         Ok(())
@@ -765,20 +778,22 @@ impl World {
     fn matches_store(&self, room: RoomId, publication: &Value, row: &Publication, from: Offset) -> Result<(), String> {
         let data = &publication["data"];
         let (text, target) = (data["text"].as_str(), |name: &str| data[name].as_u64() == row.target);
-        let is_deleted = data["deleted"] == true;
+        let (is_deleted, member) = (data["deleted"] == true, row.member());
         let is_same = publication["offset"] == row.offset
             && publication["time"] == row.time
             && publication["info"]["user"] == row.user.id.to_string()
             && data["id"].as_str() == Some(&*row.id).filter(|id| !id.starts_with('~'))
             && self.store.shows(room, row, from, text)
             && self.store.is_edited_at(room, row, data["edited"].as_u64(), text)
+            && data["username"].as_str() == member.and_then(|member| member.username)
             && match row.kind {
                 Kind::Message => is_deleted == text.is_none(),
                 Kind::Edit => is_deleted == text.is_none() && target("edit"),
                 Kind::Delete => target("delete"),
                 Kind::React => target("react") && data["emoji"].as_str() == row.body.as_deref(),
                 Kind::Unreact => target("unreact") && data["emoji"].as_str() == row.body.as_deref(),
-                Kind::Removed => data["removed"].as_str() == row.body.as_deref(),
+                Kind::Added => data["added"].as_str() == member.map(|member| member.id),
+                Kind::Removed => data["removed"].as_str() == member.map(|member| member.id),
                 Kind::RoomChanged => false,
             };
         if is_same { Ok(()) } else { Err(format!("the store has {row:?} there")) }

@@ -125,7 +125,7 @@ impl Rig {
             seed: 7,
             revocations: Revocations::new(u64::MAX, []),
         };
-        let mut store = SimStore::new(rooms);
+        let mut store = SimStore::new(rooms, 0);
         for user in 2..10 {
             assert_eq!(store.add_user(&format!("user{user}")), user);
         }

@@ -1,6 +1,6 @@
 //! The simulator's database: the store in memory, which passes the store test suite, and a record of every text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uproar_model::{Head, Item, Kind, Offset, Outcome, Page, Publication, RoomId, UnixMillis, UserId};
 use uproar_store::memory::MemoryStore;
 use uproar_store::{Admission, JoinError, NewRoom, PageRequest, RoomKind};
@@ -16,8 +16,8 @@ pub type Version = (Offset, Option<String>);
 
 impl SimStore {
     /// A store with `rooms` public rooms: `room0`, `room1`, …
-    pub fn new(rooms: usize) -> SimStore {
-        let mut store = MemoryStore::new();
+    pub fn new(rooms: usize, join_leave_limit: u64) -> SimStore {
+        let mut store = MemoryStore::with_join_leave_limit(join_leave_limit);
         let owner = store.ensure_user("owner", "owner");
         let create = |index| {
             let name = format!("room{index}");
@@ -60,6 +60,31 @@ impl SimStore {
         match self.store.admit_members(&wanted).pop().expect("one answer for each request")? {
             Some(admission) => Ok(admission),
             None => self.store.admit(now, &wanted).pop().expect("one answer for each request"),
+        }
+    }
+
+    /// Makes a user a member of a room, as a call over HTTP does. None: nothing is published.
+    pub fn join(&mut self, now: UnixMillis, room: usize, user: i64) -> Option<Publication> {
+        self.store.join(now, &format!("room{room}"), UserId(user)).expect("the rooms are public and large").publication
+    }
+
+    /// Checks that the log of a room tells who is a member.
+    pub fn check_members(&self, room: usize) -> Result<(), String> {
+        let name = format!("room{room}");
+        let owner = self.store.room(&name, UserId(1)).ok_or("no room")?;
+        let mut members = BTreeSet::from([UserId(1)]);
+        for offset in 1..=self.head(room) {
+            let row = self.row(self.rooms[room], offset).ok_or("a gap")?;
+            let Some(member) = row.member() else { continue };
+            let user = UserId(member.id.parse().map_err(|_| "not an id")?);
+            let has_changed = if row.kind == Kind::Added { members.insert(user) } else { members.remove(&user) };
+            if !has_changed {
+                return Err(format!("{row:?} changes nothing"));
+            }
+        }
+        match members.len() as u64 == u64::from(owner.members) {
+            true => Ok(()),
+            false => Err(format!("{name} has {} members, and its log tells of {members:?}", owner.members)),
         }
     }
 

@@ -47,6 +47,7 @@ tally! {
     publications, resumed, resumed_with_missed, duplicates, outcomes_unknown, bad_data, removals, slow_disconnected,
     lost, live, unknown_commits, zombies, failed_reads, dropped_reads, stalled_queues, http_publishes, sdk_publications,
     recovered, recovered_with_missed, unsubscribed, histories, refreshed, expired, pipelined, skipped, void_reactions,
+    joins, http_joins, unanswered_joins,
 }
 
 /// A lane's batch in flight, and how it will end.
@@ -151,6 +152,10 @@ impl Host for SimHost<'_> {
     }
 }
 
+/// By (shard, slot, user, room): the last question there that was answered with an admission (its connection's
+/// generation and its serial), and the offset at which its user was a member.
+pub type Admissions = BTreeMap<(usize, Slot, i64, usize), (u32, u32, Offset)>;
+
 pub struct World {
     pub random: Random,
     pub now: Now,
@@ -177,6 +182,7 @@ pub struct World {
     store_down_until_ms: u64,
     /// Removed members as (room, user, offset of the removal), in the order of the commits.
     pub removals: Vec<(usize, i64, Offset)>,
+    pub admissions: Admissions,
     /// By (shard, room): the last offset that the shard has shown. Nothing that it shows later may be older.
     pub shown: BTreeMap<(usize, usize), Offset>,
     /// Set by one test of the simulator: how many segments pass between shards before the mesh drops one.
@@ -292,7 +298,7 @@ impl World {
             queue(shard, Endpoint::Http, 2 * HTTP_CALLS);
             queue(Endpoint::Http, shard, HTTP_CALLS);
         }
-        let mut store = SimStore::new(ROOMS - 1);
+        let mut store = SimStore::new(ROOMS - 1, limits.join_leave_limit);
         let users = 6 + random.below(6);
         let agents: Vec<Agent> = (0..users)
             .map(|number| {
@@ -322,6 +328,7 @@ impl World {
             http_calls: 0,
             store_down_until_ms: 0,
             removals: Vec::new(),
+            admissions: BTreeMap::new(),
             shown: BTreeMap::new(),
             segments_until_loss: None,
             loses_answers: false,
@@ -386,6 +393,10 @@ impl World {
             return Err(format!("not settled: {what}"));
         }
         self.check_orders()?;
+        // Larger rooms do not tell of joins.
+        if self.limits.join_leave_limit >= 100 {
+            (0..ROOMS - 1).try_for_each(|room| self.store.check_members(room))?;
+        }
         self.is_stopping = true;
         for shard in 0..self.shards.len() {
             let (shard, mut host) = self.shard_and_host(shard);
@@ -792,12 +803,32 @@ impl World {
             let is_down = now_ms < self.store_down_until_ms || may_fail && self.random.one_in(25);
             let answer = if is_down {
                 self.tally.failed_reads += 1;
+                // The user may join all the same. Nobody is told of it but by the room's head.
+                if let StoreRequest::Admit { room, user } = &request
+                    && self.checks_heads
+                    && self.random.one_in(2)
+                {
+                    self.before_admission(user.0, room);
+                    let admission = self.store.admit(self.now.unix_ms, room, *user);
+                    self.tally.unanswered_joins += u64::from(admission.is_ok_and(|admission| admission.joined));
+                }
+                StoreReply::Failed
+            } else if is_dropped {
                 StoreReply::Failed
             } else {
                 match request {
                     StoreRequest::Admit { room, user } => {
                         self.before_admission(user.0, &room);
-                        StoreReply::Admitted(self.store.admit(self.now.unix_ms, &room, user))
+                        let admission = self.store.admit(self.now.unix_ms, &room, user);
+                        if let (Requester::Join(join), Ok(admission)) = (&requester, &admission) {
+                            self.tally.joins += u64::from(admission.added.is_some());
+                            let room = room_number(&room);
+                            let key = (usize::from(shard), join.caller.slot, user.0, room);
+                            let asked = (join.caller.generation, join.caller.serial.0, admission.offset);
+                            let last = self.admissions.entry(key).or_insert(asked);
+                            *last = asked.max(*last);
+                        }
+                        StoreReply::Admitted(admission)
                     }
                     StoreRequest::User { .. } => panic!("the simulator's tokens carry user ids"),
                     StoreRequest::MarkRead { .. } | StoreRequest::Rooms { .. } => {
@@ -862,9 +893,17 @@ impl World {
         let room_id = self.store.room_id(room);
         let home = self.home_of_room(room_id);
         let message = if self.random.one_in(4) {
-            let Some(publication) = self.store.remove(self.now.unix_ms, room, user) else { return };
-            self.tally.removals += 1;
-            self.removals.push((room, user, publication.offset));
+            let publication = if let Some(publication) = self.store.remove(self.now.unix_ms, room, user) {
+                self.tally.removals += 1;
+                self.removals.push((room, user, publication.offset));
+                publication
+            } else {
+                // The user is no member.
+                self.forget_order(user, room);
+                let Some(publication) = self.store.join(self.now.unix_ms, room, user) else { return };
+                self.tally.http_joins += 1;
+                publication
+            };
             Message::Learn { room: room_id, publication: Box::new(publication) }
         } else {
             let append = self.http_append(room_id, user);
@@ -1023,16 +1062,27 @@ impl World {
 
     /// A user is about to be admitted to a room: earlier removals do not matter any more.
     fn before_admission(&mut self, user: i64, name: &str) {
+        let room = room_number(name);
+        self.forget_order(user, room);
+        let seen = self.removals.len();
+        if let Some(agent) = self.agents.iter_mut().find(|agent| agent.user == user) {
+            agent.removals_seen = seen;
+        }
+        let sdk = self.sdks.iter_mut().find(|sdk| sdk.user == user);
+        if let Some(channel) = sdk.and_then(|sdk| sdk.channels.iter_mut().find(|c| c.room == Some(room))) {
+            channel.removals_seen = seen;
+        }
+    }
+
+    /// A user may become a member of a room again: of what was sent while the user was none, some may be refused.
+    fn forget_order(&mut self, user: i64, room: usize) {
         let removals = &self.removals;
-        let room = name.strip_prefix("room").and_then(|room| room.parse().ok()).expect("a room of the simulator");
         if let Some(agent) = self.agents.iter_mut().find(|agent| agent.user == user) {
             agent.outbox.forget_order_if(was_removed(removals, user, room, agent.removals_seen));
-            agent.removals_seen = removals.len();
         }
         let sdk = self.sdks.iter_mut().find(|sdk| sdk.user == user);
         if let Some(channel) = sdk.and_then(|sdk| sdk.channels.iter_mut().find(|c| c.room == Some(room))) {
             channel.outbox.forget_order_if(was_removed(removals, user, room, channel.removals_seen));
-            channel.removals_seen = removals.len();
         }
     }
 
@@ -1237,7 +1287,7 @@ impl World {
                 self.tally.live += 1;
                 Ok(())
             }
-            "message" | "removed" | "edit" | "delete" | "react" | "unreact" => {
+            "message" | "added" | "removed" | "edit" | "delete" | "react" | "unreact" => {
                 let offset = number("offset")?;
                 let (_, position) = agent.position.as_mut().ok_or("a publication arrived before a position")?;
                 if offset != *position + 1 {
@@ -1255,13 +1305,17 @@ impl World {
                     Kind::Unreact => "unreact",
                     Kind::Removed => "removed",
                     Kind::RoomChanged => "room",
+                    Kind::Added => "added",
                 };
+                let member = row.member();
                 let matches_store = event["user"]["id"].as_str() == Some(&row.user.id.to_string())
                     && kind == row_type
                     && self.store.shows(room_id, &row, agent.replay_from, event["text"].as_str())
                     && self.store.is_edited_at(room_id, &row, event["edited"].as_u64(), event["text"].as_str())
                     && (event["deleted"] == true)
                         == (matches!(row.kind, Kind::Message | Kind::Edit) && event["text"].is_null())
+                    && event[row_type].as_str() == member.map(|member| member.id)
+                    && event["username"].as_str() == member.and_then(|member| member.username)
                     && event["target"].as_u64() == row.target.filter(|_| row.kind != Kind::Message)
                     && event["id"].as_str() == Some(&*row.id).filter(|id| !id.starts_with('~'));
                 if !matches_store {
@@ -1319,6 +1373,10 @@ impl World {
             _ => Err("an event of an unknown type".into()),
         }
     }
+}
+
+fn room_number(name: &str) -> usize {
+    name.strip_prefix("room").and_then(|room| room.parse().ok()).expect("a room of the simulator")
 }
 
 /// Whether a user was removed from a room after the first `seen` removals.

@@ -7,7 +7,7 @@ use crate::connections::{Connection, Connections};
 use crate::context::Context;
 use crate::host::Host;
 use crate::ids::FeedId;
-use crate::log::{Ring, Segment, removed_user};
+use crate::log::{Ring, Segment, removal};
 use crate::message::Channel;
 use crate::metrics::Meter;
 use crate::mutation::{self, Mutation};
@@ -25,8 +25,8 @@ pub(crate) enum Received {
     /// It is fanned out in this turn.
     Taken {
         feed: FeedId,
-        /// Users whom it removes from the room.
-        removed: Vec<UserId>,
+        /// Users whom it removes from the room, and where.
+        removed: Vec<(UserId, Offset)>,
         to_close: ToClose,
     },
 }
@@ -64,7 +64,7 @@ impl Feeds {
         feed.position = segment.last();
         feed.ring.push(Arc::clone(segment), cx.now.ms, entries, bytes);
         self.begin_fan_out(id);
-        let removed = segment.entries.iter().filter_map(removed_user).collect();
+        let removed = segment.entries.iter().filter_map(removal).collect();
         Received::Taken { feed: id, removed, to_close }
     }
 

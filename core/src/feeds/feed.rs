@@ -1,7 +1,7 @@
 //! One feed: a channel on this shard.
 
 use crate::ids::{Slot, SubscriptionKey};
-use crate::log::{Ring, removed_user};
+use crate::log::{Ring, removal};
 use crate::message::{Channel, JoinRequest, PresenceChange};
 use crate::protocol::Format;
 use std::collections::{BTreeMap, VecDeque};
@@ -15,6 +15,8 @@ pub(crate) struct Subscriber {
     pub key: SubscriptionKey,
     /// The last offset put into the connection's queue.
     pub cursor: Offset,
+    /// The offset at which its user was a member. Earlier removals do not concern it.
+    pub admitted: Offset,
     pub format: Format,
     /// The cursor is before the ring, or the queue was full: the subscriber catches up as its queue drains.
     pub is_behind: bool,
@@ -83,6 +85,6 @@ impl Feed {
         if self.ring.first().is_none_or(|first| first > offset + 1) {
             return false;
         }
-        !self.ring.entries_after(offset).any(|entry| removed_user(entry) == Some(user))
+        !self.ring.entries_after(offset).filter_map(removal).any(|(removed, _)| removed == user)
     }
 }

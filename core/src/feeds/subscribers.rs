@@ -8,6 +8,7 @@ use crate::host::Host;
 use crate::ids::{FeedId, Slot, SubscriptionKey};
 use crate::message::{AttachOutcome, Channel, Endpoint, JoinRequest, Message, PresenceChange};
 use std::sync::Arc;
+use uproar_model::Offset;
 
 /// How a client that wants to join a channel stands.
 pub(crate) enum Attached {
@@ -87,6 +88,11 @@ impl Feeds {
         }
         cx.meter.metrics.borrow_mut().subscriptions += 1;
         self.note_presence(id, PresenceChange { slot, generation, user, is_here: true, listens: wants_presence });
+    }
+
+    /// The offset at which the user of a subscriber was a member.
+    pub fn admitted(&self, id: FeedId, index: u32) -> Option<Offset> {
+        Some(self.get(id)?.subscribers.get(index as usize)?.admitted)
     }
 
     /// Ends a subscription, and removes it from its feed if it has joined one.

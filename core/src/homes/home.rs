@@ -2,7 +2,7 @@
 //! taken, a higher one waits until the gap is filled, and a lower one is known already.
 
 use super::presence::Presence;
-use crate::log::{Ring, removed_user};
+use crate::log::{Ring, removal};
 use crate::message::AttachOutcome;
 use crate::protocol::Entry;
 use std::collections::BTreeMap;
@@ -56,17 +56,14 @@ impl FedShard {
     /// Its queue is full: notes whom the publications remove that it has not been sent.
     pub fn note_removals(&mut self, ring: &Ring, shown: Offset) {
         for entry in ring.entries_after(self.noted.max(self.sent)) {
-            if let (Some(user), Entry::Stored(publication)) = (removed_user(entry), entry) {
-                self.removed.insert(user, publication.offset);
-            }
+            self.removed.extend(removal(entry));
         }
         self.noted = shown;
     }
 
-    /// It skips what it has not been sent up to this offset. Returns whom the skipped publications remove.
-    pub fn skip_to(&mut self, shown: Offset) -> Vec<UserId> {
-        let removed = std::mem::take(&mut self.removed).into_iter().filter(|(_, offset)| *offset > self.sent);
-        let removed = removed.map(|(user, _)| user).collect();
+    /// It skips what it has not been sent up to this offset. Returns whom the skipped publications remove, and where.
+    pub fn skip_to(&mut self, shown: Offset) -> Vec<(UserId, Offset)> {
+        let removed = std::mem::take(&mut self.removed).into_iter().filter(|(_, offset)| *offset > self.sent).collect();
         self.sent = shown;
         removed
     }

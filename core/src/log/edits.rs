@@ -99,10 +99,10 @@ pub fn apply_edits(entries: &mut [Entry]) {
     }
 }
 
-/// The user whose removal from the room this entry is.
-pub(crate) fn removed_user(entry: &Entry) -> Option<UserId> {
+/// The user whose removal from the room this entry is, and the offset of it.
+pub(crate) fn removal(entry: &Entry) -> Option<(UserId, Offset)> {
     match entry {
-        Entry::Stored(p) if p.kind == Kind::Removed => p.body.as_deref()?.parse().ok().map(UserId),
+        Entry::Stored(p) if p.kind == Kind::Removed => Some((UserId(p.member()?.id.parse().ok()?), p.offset)),
         _ => None,
     }
 }

@@ -11,6 +11,6 @@ mod ring;
 mod segment;
 
 pub use edits::apply_edits;
-pub(crate) use edits::removed_user;
+pub(crate) use edits::removal;
 pub use ring::Ring;
 pub use segment::{SEGMENT_LIMIT_BYTES, Segment};

@@ -282,7 +282,11 @@ pub fn encode(out: &mut Vec<u8>, p: &Publication) {
         #[serde(skip_serializing_if = "Option::is_none")]
         unreact: Option<Offset>,
         #[serde(skip_serializing_if = "Option::is_none")]
+        added: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         removed: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        username: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
         room: Option<RoomData>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -304,6 +308,8 @@ pub fn encode(out: &mut Vec<u8>, p: &Publication) {
 
     let (body, id) = (p.body.as_deref(), shown_message_id(&p.id));
     let is_deleted = p.deleted.is_some();
+    let (member_id, username) = p.member().map(|member| (member.id, member.username)).unzip();
+    let username = username.flatten();
     // A deleted message loses its reply and edit offsets together with its text.
     let data = match p.kind {
         Kind::Message if is_deleted => Data { deleted: true, id, ..Data::default() },
@@ -313,7 +319,8 @@ pub fn encode(out: &mut Vec<u8>, p: &Publication) {
         Kind::Delete => Data { delete: p.target, id, ..Data::default() },
         Kind::React => Data { react: p.target, emoji: body, id, ..Data::default() },
         Kind::Unreact => Data { unreact: p.target, emoji: body, id, ..Data::default() },
-        Kind::Removed => Data { removed: body, ..Data::default() },
+        Kind::Added => Data { added: member_id, username, ..Data::default() },
+        Kind::Removed => Data { removed: member_id, username, ..Data::default() },
         Kind::RoomChanged => Data { room: Some(RoomData {}), ..Data::default() },
     };
     super::write_json(out, &data);
@@ -363,7 +370,9 @@ mod tests {
         );
         assert_eq!(shown(Kind::React, |p| p.body = Some("+".into())), r#"{"react":2,"emoji":"+","id":"x1"}"#);
         assert_eq!(shown(Kind::Unreact, |p| p.body = Some("+".into())), r#"{"unreact":2,"emoji":"+","id":"x1"}"#);
-        assert_eq!(shown(Kind::Removed, |p| p.body = Some("4".into())), r#"{"removed":"4"}"#);
+        assert_eq!(shown(Kind::Added, |p| p.body = Some("4 Ben B".into())), r#"{"added":"4","username":"Ben B"}"#);
+        assert_eq!(shown(Kind::Removed, |p| p.body = Some("4 Ben".into())), r#"{"removed":"4","username":"Ben"}"#);
+        assert_eq!(shown(Kind::Removed, |p| p.body = Some("4".into())), r#"{"removed":"4"}"#, "of an earlier version");
         assert_eq!(shown(Kind::RoomChanged, |_| {}), r#"{"room":{}}"#);
     }
 

@@ -57,7 +57,11 @@ struct PublicationEvent<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     emoji: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    added: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     removed: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    username: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
     time: UnixMillis,
@@ -99,6 +103,7 @@ pub fn encode(out: &mut Vec<u8>, entry: &Entry) {
 fn encode_publication(out: &mut Vec<u8>, p: &Publication) {
     let body = p.body.as_deref();
     let is_message = p.kind == Kind::Message;
+    let member = p.member();
     write_json(
         out,
         &PublicationEvent {
@@ -110,6 +115,7 @@ fn encode_publication(out: &mut Vec<u8>, p: &Publication) {
                 Kind::Unreact => "unreact",
                 Kind::Removed => "removed",
                 Kind::RoomChanged => "room",
+                Kind::Added => "added",
             },
             offset: p.offset,
             number: is_message.then_some(p.number),
@@ -117,7 +123,9 @@ fn encode_publication(out: &mut Vec<u8>, p: &Publication) {
             user: (&p.user).into(),
             text: if matches!(p.kind, Kind::Message | Kind::Edit) { body } else { None },
             emoji: if matches!(p.kind, Kind::React | Kind::Unreact) { body } else { None },
-            removed: if p.kind == Kind::Removed { body } else { None },
+            added: member.filter(|_| p.kind == Kind::Added).map(|member| member.id),
+            removed: member.filter(|_| p.kind == Kind::Removed).map(|member| member.id),
+            username: member.and_then(|member| member.username),
             id: shown_message_id(&p.id),
             time: p.time,
             // A deleted message loses these together with its text.
@@ -260,6 +268,35 @@ mod tests {
                 r#""text":"a \"quoted\"\nline","id":"x1","time":1700,"reply_to":2}"#
             )
         );
+    }
+
+    #[test]
+    fn a_change_of_membership_names_who_did_it_and_whom_it_concerns() {
+        let publication = Publication {
+            offset: 7,
+            number: 5,
+            kind: Kind::Added,
+            user: User { id: UserId(3), username: "ann".into() },
+            id: "~added-7".into(),
+            time: 1700,
+            target: None,
+            body: Some("4 Ben B".into()),
+            edited: None,
+            deleted: None,
+        };
+        let removed = Publication { kind: Kind::Removed, body: Some("4".into()), ..publication.clone() };
+        let frame = |publication| {
+            let mut out = Vec::new();
+            encode(&mut out, &Entry::Stored(publication));
+            String::from_utf8(out).unwrap()
+        };
+        let user = r#""user":{"id":"3","username":"ann"}"#;
+        assert_eq!(
+            frame(publication),
+            format!(r#"{{"type":"added","offset":7,{user},"added":"4","username":"Ben B","time":1700}}"#)
+        );
+        // As an earlier version stored it.
+        assert_eq!(frame(removed), format!(r#"{{"type":"removed","offset":7,{user},"removed":"4","time":1700}}"#));
     }
 
     #[test]

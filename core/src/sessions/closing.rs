@@ -8,13 +8,14 @@ use crate::host::{Host, Refused};
 use crate::ids::{FeedId, Serial, Slot, SubscriptionKey};
 use crate::message::Channel;
 use crate::metrics;
+use crate::mutation::{self, Mutation};
 use crate::protocol::centrifuge::{self, Push};
 use crate::protocol::{CloseReason, UNSUBSCRIBED};
 use crate::shard::Shard;
 use crate::websocket::{Refusal, frame};
 use bytes::Bytes;
 use std::sync::Arc;
-use uproar_model::{Revocation, UserId};
+use uproar_model::{Offset, Revocation, UserId};
 
 /// While the server stops, how long a connection stays open after its last publish was answered: the publication itself
 /// may still be on its way from another shard.
@@ -233,11 +234,15 @@ impl Shard {
         self.resume_deferred(slot);
     }
 
-    /// Users were removed from a room: their subscriptions to it end.
-    pub(crate) fn remove_users(&mut self, feed: FeedId, users: &[UserId], host: &mut impl Host) {
-        for user in users {
+    /// Users were removed from a room at these offsets: their subscriptions to it end, unless they have become members
+    /// again since.
+    pub(crate) fn remove_users(&mut self, feed: FeedId, removed: &[(UserId, Offset)], host: &mut impl Host) {
+        for (user, at) in removed {
             for slot in self.connections.users.connections(*user).to_vec() {
-                if let Some(key) = self.connections[slot].session().and_then(|session| session.key_in(feed)) {
+                let Some(session) = self.connections[slot].session() else { continue };
+                let Some(key) = session.key_in(feed) else { continue };
+                let admitted = session.joined(key).and_then(|(_, index)| self.feeds.admitted(feed, index));
+                if admitted.is_none_or(|admitted| admitted < *at) || mutation::active(Mutation::OldRemovalCounts) {
                     self.end_subscription(slot, key, host);
                 }
             }

@@ -377,6 +377,7 @@ impl Shard {
         key: SubscriptionKey,
         feed_id: FeedId,
         (position, recovered): (Offset, Option<bool>),
+        admitted: Offset,
         host: &mut impl Host,
     ) {
         let Some(feed) = self.feeds.get(feed_id) else { return };
@@ -403,7 +404,7 @@ impl Shard {
         let cursor = if mutation::active(Mutation::SkipAttachGate) { feed_position } else { position };
         // Publications above the cursor are given once the reply has been written: some SDKs handle a push that arrives
         // together with the reply before the reply.
-        let subscriber = Subscriber { slot, key, cursor, format, is_behind: false, wants_presence };
+        let subscriber = Subscriber { slot, key, cursor, admitted, format, is_behind: false, wants_presence };
         self.feeds.subscribe(&self.cx, &mut self.connections, feed_id, subscriber);
         self.resume_deferred(slot);
     }

@@ -185,6 +185,7 @@ impl Shard {
         feed_id: FeedId,
         cursor: Offset,
         recovered: Option<bool>,
+        admitted: Offset,
         host: &mut impl Host,
     ) {
         let now = self.cx.now;
@@ -207,7 +208,7 @@ impl Shard {
         let connection = &mut self.connections[slot];
         let (ping_ms, expires_ms) = (connection.ping_ms, now.ms + session.expires_unix_ms.saturating_sub(now.unix_ms));
         connection.phase = Phase::Open(Box::new(session));
-        let subscriber = Subscriber { slot, key, cursor, format, is_behind: false, wants_presence: false };
+        let subscriber = Subscriber { slot, key, cursor, admitted, format, is_behind: false, wants_presence: false };
         self.feeds.subscribe(&self.cx, &mut self.connections, feed_id, subscriber);
         let mut first = Vec::with_capacity(512);
         first.extend_from_slice(&upgrade::switching_protocols(&request, subprotocol.as_deref()));

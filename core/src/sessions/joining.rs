@@ -15,6 +15,9 @@ use crate::websocket::Refusal;
 use std::sync::Arc;
 use uproar_model::{JoinError, TokenError, User};
 
+/// Joins that wait to be told to their rooms' homes.
+const JOINS_LIMIT: usize = 1_024;
+
 /// The longest name of a `live:` channel, without the prefix, in bytes.
 pub(super) const LIVE_NAME_LIMIT_BYTES: usize = 255;
 
@@ -140,6 +143,7 @@ impl Shard {
 
     /// The reader has answered.
     pub(crate) fn on_join_reply(&mut self, join: JoinRequest, reply: StoreReply, host: &mut impl Host) {
+        let reply = self.learn_join(reply, host);
         if !self.is_awaited(join) {
             return;
         }
@@ -172,6 +176,31 @@ impl Shard {
             StoreReply::Head(_) | StoreReply::Page(_) | StoreReply::Marked(_) | StoreReply::Rooms(_) => {
                 debug_assert!(false, "not a reply to a question of a joining client");
             }
+        }
+    }
+
+    /// If the user has just become a member, tells the room's home of the publication, whether the client still waits
+    /// or not.
+    fn learn_join(&mut self, mut reply: StoreReply, host: &mut impl Host) -> StoreReply {
+        if let StoreReply::Admitted(Ok(admission)) = &mut reply
+            && let Some(publication) = admission.added.take()
+            // What is dropped becomes known with the room's next publication, or when heads are compared.
+            && self.joins.len() < JOINS_LIMIT
+        {
+            self.joins.push_back((admission.room, publication));
+            self.send_joins(host);
+        }
+        reply
+    }
+
+    pub(crate) fn send_joins(&mut self, host: &mut impl Host) {
+        while let Some((room, _)) = self.joins.front() {
+            let home = Endpoint::Shard(self.cx.messenger.home_of(&Channel::Room(*room)));
+            if !self.cx.messenger.can_call(home) {
+                return;
+            }
+            let Some((room, publication)) = self.joins.pop_front() else { return };
+            let _ = self.cx.messenger.call(home, Message::Learn { room, publication }, host);
         }
     }
 
@@ -231,26 +260,30 @@ impl Shard {
         let (position, epoch) = (feed.position, feed.epoch.clone());
         let Some(joining) = self.joining_mut(slot, joiner) else { return };
         // The membership was read at some offset. It may have been taken away between there and here.
-        let read_at = joining.admission.as_ref().map(|admission| admission.offset);
-        if let Some(read_at) = read_at.filter(|read_at| position > *read_at)
+        let read_at = joining.admission.as_ref().map_or(0, |admission| admission.offset);
+        if joining.admission.is_some()
+            && position > read_at
             && self.feeds.get(feed_id).is_some_and(|feed| !feed.is_still_member(user.id, read_at))
         {
             return self.join(slot, joiner, &user, host);
         }
         let Some(joining) = self.joining_mut(slot, joiner) else { return };
-        let head = joining.head.unwrap_or(position).max(position);
+        let head = joining.head.unwrap_or(position).max(position).max(read_at);
+        // What was committed when the membership was read may not have been shown here yet. It is before the position
+        // all the same, and so a user who has just joined gets the position that the join led to.
+        let newest = position.max(read_at);
         let (cursor, recovered) = match (&joining.since, &epoch) {
-            (None, _) | (_, None) => (position, None),
+            (None, _) | (_, None) => (newest, None),
             (Some(since), Some(current)) if since.epoch.as_deref().is_some_and(|e| e != &*current.0) => {
-                (position, Some(false))
+                (newest, Some(false))
             }
             (Some(since), _) if since.offset <= head => (since.offset, Some(true)),
-            (Some(_), _) if joining.head.is_some() => (position, Some(false)),
+            (Some(_), _) if joining.head.is_some() => (newest, Some(false)),
             (Some(_), _) => return self.check_head(slot, joiner, feed_id, host),
         };
         match joiner {
-            Joiner::Upgrade => self.open(slot, feed_id, cursor, recovered, host),
-            Joiner::Subscription(key) => self.subscribed(slot, key, feed_id, (cursor, recovered), host),
+            Joiner::Upgrade => self.open(slot, feed_id, cursor, recovered, read_at, host),
+            Joiner::Subscription(key) => self.subscribed(slot, key, feed_id, (cursor, recovered), read_at, host),
         }
     }
 

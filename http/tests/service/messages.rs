@@ -74,6 +74,80 @@ async fn history_is_read_in_pages() {
     }
 }
 
+/// Pages that continue each other tell of each change once.
+#[tokio::test]
+async fn joins_and_departures_lie_between_the_messages() {
+    let server = server().await;
+    let mut ann = server.sign_up("ann").await;
+    let mut bob = server.sign_up("bob").await;
+    ann.post("/user/createroom", json!({"name": "lobby"})).await.expect(201);
+    bob.call("/rooms/lobby/join").await.expect(200); // 1
+    for _ in 2..=5 {
+        ann.post("/rooms/lobby/messages", json!({"text": "x"})).await.expect(201);
+    }
+    bob.call("/rooms/lobby/leave").await.expect(200); // 6
+    ann.post("/rooms/lobby/messages", json!({"text": "x"})).await.expect(201); // 7
+    ann.post("/rooms/lobby/members", json!({"username": "bob"})).await.expect(200); // 8
+    let mut page = async |query: &str| {
+        let page = ann.get(&format!("/user/getchats?room=lobby&memberships=true{query}")).await.expect(200);
+        let offsets = |name: &str| -> Vec<u64> {
+            page[name].as_array().unwrap().iter().map(|of| of["offset"].as_u64().unwrap()).collect()
+        };
+        (offsets("messages"), offsets("memberships"))
+    };
+    assert_eq!(page("").await, (vec![2, 3, 4, 5, 7], vec![1, 6, 8]), "from the beginning to the end");
+    assert_eq!(page("&limit=1").await, (vec![7], vec![8]));
+    assert_eq!(page("&limit=2&before=7").await, (vec![4, 5], vec![6]));
+    assert_eq!(page("&limit=2&before=4").await, (vec![2, 3], vec![1]));
+    assert_eq!(page("&before=2").await, (vec![], vec![1]));
+    assert_eq!(page("&limit=4&after=0").await, (vec![2, 3, 4, 5], vec![1]));
+    assert_eq!(page("&limit=4&after=5").await, (vec![7], vec![6, 8]));
+    assert_eq!(page("&after=7").await, (vec![], vec![8]));
+    assert_eq!(page("&after=8").await, (vec![], vec![]));
+
+    let all = ann.get("/user/getchats?room=lobby&memberships=true").await.expect(200);
+    let user = |id: &str, name: &str| json!({"id": id, "username": name});
+    let (ann_user, bob_user) = (user(&ann.user_id, "ann"), user(&bob.user_id, "bob"));
+    let time = |n: usize| all["memberships"][n]["time"].clone();
+    assert_eq!(
+        all["memberships"],
+        json!([
+            {"offset": 1, "time": time(0), "user": bob_user, "added": bob_user},
+            {"offset": 6, "time": time(1), "user": bob_user, "removed": bob_user},
+            {"offset": 8, "time": time(2), "user": ann_user, "added": bob_user},
+        ])
+    );
+    assert!(ann.get("/user/getchats?room=lobby").await.expect(200).get("memberships").is_none(), "only if wanted");
+    assert!(ann.get("/user/getchats?room=lobby&memberships=false").await.expect(200).get("memberships").is_none());
+    ann.get("/user/getchats?room=lobby&memberships=x").await.assert_error(422, "invalid_field", Some("memberships"));
+}
+
+/// A page that is cut for its size leaves to the next one what lies there.
+#[tokio::test]
+async fn a_page_that_is_cut_has_the_joins_and_departures_between_its_messages() {
+    let limits = Limits { response_limit_bytes: 4096, ..Limits::default() };
+    let server = server_with(Settings { limits, ..settings() }).await;
+    let mut ann = server.sign_up("ann").await;
+    let mut bob = server.sign_up("bob").await;
+    ann.post("/user/createroom", json!({"name": "lobby"})).await.expect(201);
+    let long = json!({"text": "x".repeat(3_000)});
+    bob.call("/rooms/lobby/join").await.expect(200); // 1
+    ann.post("/rooms/lobby/messages", long.clone()).await.expect(201); // 2
+    bob.call("/rooms/lobby/leave").await.expect(200); // 3
+    ann.post("/rooms/lobby/messages", long).await.expect(201); // 4
+    let mut page = async |query: &str| {
+        let page = ann.get(&format!("/user/getchats?room=lobby&memberships=true{query}")).await.expect(200);
+        let offsets = |name: &str| -> Vec<u64> {
+            page[name].as_array().unwrap().iter().map(|of| of["offset"].as_u64().unwrap()).collect()
+        };
+        (offsets("messages"), offsets("memberships"), page["more"].as_bool().unwrap())
+    };
+    assert_eq!(page("").await, (vec![4], vec![], true));
+    assert_eq!(page("&before=4").await, (vec![2], vec![1, 3], false));
+    assert_eq!(page("&after=0").await, (vec![2], vec![1], true));
+    assert_eq!(page("&after=2").await, (vec![4], vec![3], false));
+}
+
 #[tokio::test]
 async fn only_members_may_send_and_read() {
     let server = server().await;

@@ -95,18 +95,22 @@ async fn a_room_is_looked_up_joined_and_left() {
     assert_eq!(bob.get(path).await.expect(200)["room"].get("role"), None);
     let joined = bob.call(&format!("{path}/join")).await.expect(200);
     assert_eq!((&joined["room"]["role"], &joined["room"]["members"]), (&json!("member"), &json!(2)));
+    assert_eq!(joined["room"]["offset"], 1);
     assert_eq!(bob.call(&format!("{path}/join")).await.expect(200), joined, "joining again must change nothing");
 
     assert_eq!(bob.call(&format!("{path}/leave")).await.expect(200), json!({}));
     {
         let learned = server.chat.learned.lock().unwrap();
-        let (_, publication) = &learned[0];
-        assert_eq!(publication.kind, Kind::Removed);
-        assert_eq!((&*publication.user.username, publication.body.as_deref()), ("bob", Some(&*bob.user_id)));
+        let kinds: Vec<_> = learned.iter().map(|(_, publication)| publication.kind).collect();
+        assert_eq!(kinds, [Kind::Added, Kind::Removed]);
+        for (_, publication) in learned.iter() {
+            let member = publication.member().unwrap();
+            assert_eq!((&*publication.user.username, member.id, member.username), ("bob", &*bob.user_id, Some("bob")));
+        }
     }
     bob.call(&format!("{path}/leave")).await.assert_error(403, "not_member", None);
     ann.call(&format!("{path}/leave")).await.assert_error(403, "not_allowed", None);
-    assert_eq!(server.chat.learned.lock().unwrap().len(), 1);
+    assert_eq!(server.chat.learned.lock().unwrap().len(), 2);
 
     bob.get("/rooms/nowhere").await.assert_error(404, "no_such_room", None);
     bob.call("/rooms/nowhere/join").await.assert_error(404, "no_such_room", None);
@@ -209,7 +213,16 @@ async fn members_are_listed_added_and_removed() {
     bob.delete("/rooms/club/members/cid").await.assert_error(403, "not_allowed", None);
     bob.delete("/rooms/club/members/ann").await.assert_error(403, "not_allowed", None);
     assert_eq!(ann.delete("/rooms/club/members/CID").await.expect(200), json!({}));
-    assert_eq!(server.chat.learned.lock().unwrap().len(), 1);
+    {
+        let learned = server.chat.learned.lock().unwrap();
+        let told: Vec<_> = learned
+            .iter()
+            .map(|(_, p)| (p.kind, p.user.username.to_string(), p.member().unwrap().username.unwrap().to_owned()))
+            .collect();
+        let change = |kind, by: &str, member: &str| (kind, by.to_owned(), member.to_owned());
+        let (added, removed) = (Kind::Added, Kind::Removed);
+        assert_eq!(told, [change(added, "ann", "Bob"), change(added, "cid", "cid"), change(removed, "ann", "cid")]);
+    }
     ann.delete("/rooms/club/members/cid").await.assert_error(404, "no_such_member", Some("username"));
     ann.delete("/rooms/club/members/nobody").await.assert_error(404, "no_such_user", Some("username"));
     ann.delete("/rooms/club/members/@").await.assert_error(422, "invalid_field", Some("username"));

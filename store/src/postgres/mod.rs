@@ -20,7 +20,6 @@ use crate::connection::{DbConnection, Pooled};
 use crate::error::{AppendError, OpenError};
 use crate::generation::DatabaseGeneration;
 use crate::migrations;
-use crate::objects::Removal;
 use crate::options::OpenOptions;
 use append::Lanes;
 use failures::Target;
@@ -29,13 +28,9 @@ use sessions::Sessions;
 use setup::{connect_options, session_settings};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::time::timeout;
-use uproar_model::{Item, Outcome};
+use uproar_model::{Item, Outcome, Publication, RoomId};
 use witnesses::Witnesses;
-
-/// Changing the schema of a large database takes long, and an administrator can see that PostgreSQL is at work.
-const MIGRATION_TIMEOUT: Duration = Duration::from_secs(3600);
 
 pub(crate) struct Postgres {
     /// For everything except batches.
@@ -83,10 +78,9 @@ impl Postgres {
         self.lanes.append(batch).await
     }
 
-    /// A membership has ended, and its publication was committed.
-    pub fn removed(&self, removal: &Removal) {
-        let publication = &removal.publication;
-        self.guard.witnesses.add(removal.room, publication.offset, publication.time);
+    /// A publication that the store itself appended was committed.
+    pub fn published(&self, room: RoomId, publication: &Publication) {
+        self.guard.witnesses.add(room, publication.offset, publication.time);
     }
 
     /// Returns when the calls in progress are to be given up, because no answer can be expected.
@@ -131,17 +125,12 @@ async fn take(connect: &PgConnectOptions, target: &Target, options: &OpenOptions
 /// Brings the schema up to date.
 async fn migrate(connection: &mut PgConnection, target: &Target) -> Result<(), OpenError> {
     let migrator = migrations::migrator(migrations::POSTGRES);
-    match timeout(MIGRATION_TIMEOUT, migrator.run(connection)).await {
+    match timeout(migrations::TIMEOUT, migrator.run(connection)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(match migrations::database_error(&error) {
             Some(error) => target.failed(error),
             None => migrations::migration_failed(&error, &target.address, migrations::POSTGRES),
         }),
-        Err(_) => {
-            let (address, seconds) = (&target.address, MIGRATION_TIMEOUT.as_secs());
-            Err(OpenError::Lasting(format!(
-                "the schema of the database {address} was not updated within {seconds} s; start uproar again to retry"
-            )))
-        }
+        Err(_) => Err(migrations::took_too_long(&target.address)),
     }
 }

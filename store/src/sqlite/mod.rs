@@ -23,7 +23,7 @@ use crate::options::OpenOptions;
 use checkpoints::Checkpoints;
 use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::timeout;
 use uproar_model::{Item, Outcome};
@@ -50,75 +50,16 @@ pub(crate) struct Sqlite {
 
 impl Sqlite {
     pub async fn open(path: &Path, folder: &DataFolder, options: &OpenOptions) -> Result<Sqlite, OpenError> {
-        match timeout(options.open_timeout, Sqlite::open_without_deadline(path, folder, options)).await {
-            Ok(opened) => opened,
-            Err(_) => Err(OpenError::Taken(format!(
-                "can't open the database {} within {} s; is another program using it?",
-                path.display(),
-                options.open_timeout.as_secs()
-            ))),
-        }
-    }
-
-    async fn open_without_deadline(
-        path: &Path,
-        folder: &DataFolder,
-        options: &OpenOptions,
-    ) -> Result<Sqlite, OpenError> {
-        let shown = path.display().to_string();
-        let path = file::prepare(path).await?;
-        let failed = |error: sqlx::Error| open_failed(&path, &shown, &error);
-        let is_in_folder = path.parent() == Some(folder.path());
-        let lock = if is_in_folder { None } else { Some(LockFile::take_for(&path)?) };
-
-        let for_all = SqliteConnectOptions::new()
-            .filename(&path)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT)
-            .row_buffer_size(ROWS_BUFFER)
-            .thread_name(|id| format!("uproar-sqlite-{id}"))
-            .disable_statement_logging();
-        let for_writing = for_all
-            .clone()
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .pragma("wal_autocheckpoint", "0")
-            .pragma("journal_size_limit", WAL_LIMIT)
-            // Deleted and edited texts are overwritten.
-            .pragma("secure_delete", "ON")
-            .pragma("cache_size", WRITER_CACHE);
-        // A connection to a file does not age or break, so connections are neither replaced nor tested.
-        let pool = SqlitePoolOptions::new()
-            .min_connections(1)
-            .acquire_timeout(options.acquire_timeout)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .test_before_acquire(false);
-        let writer = pool.clone().max_connections(1).connect_with(for_writing.clone()).await.map_err(failed)?;
-
-        migrations::migrator(migrations::SQLITE).run(&writer).await.map_err(
-            |error| match migrations::database_error(&error) {
-                Some(error) if is_locked(error) => open_failed(&path, &shown, error),
-                _ => migrations::migration_failed(&error, &shown, migrations::SQLITE),
-            },
-        )?;
-        let mut connection = writer.acquire().await.map_err(failed)?;
-        MovedTo::refuse(&mut connection, &shown).await?;
-        drop(connection);
-        let size = u32::try_from(options.pool_size).unwrap_or(u32::MAX).max(1);
-        let readers = pool.max_connections(size).connect_with(for_all.read_only(true)).await.map_err(failed)?;
-
-        let incarnation_file = folder.incarnation_file();
-        let known_words = incarnation_file.read().map_err(|error| {
-            OpenError::Lasting(format!("can't read {}: {error}", incarnation_file.path().display()))
-        })?;
-        let mut db = acquire(&writer).await.map_err(failed)?;
-        db.begin().await.map_err(failed)?;
-        let generation = generation::start_incarnation(db, &incarnation_file, &known_words)
-            .await
-            .map_err(|error| OpenError::Lasting(format!("can't write to the database {shown}: {error}")))?;
-        let checkpoints = Checkpoints::start(for_writing, writer.clone()).await.map_err(failed)?;
-        Ok(Sqlite { writer, readers, checkpoints, generation, incarnation_file, _lock: lock })
+        let seconds = options.open_timeout.as_secs();
+        let late = |_| {
+            let shown = path.display();
+            OpenError::Taken(format!(
+                "can't open the database {shown} within {seconds} s; is another program using it?"
+            ))
+        };
+        let opened = timeout(options.open_timeout, Opened::open(path, folder, options)).await.map_err(late)??;
+        opened.migrate().await?;
+        timeout(options.open_timeout, opened.start(folder, options)).await.map_err(late)?
     }
 
     pub fn generation(&self) -> DatabaseGeneration {
@@ -164,6 +105,89 @@ impl Sqlite {
             tracing::warn!(error = one_line(&error), "can't copy the WAL into the database; the next start does");
         }
         self.writer.close().await;
+    }
+}
+
+/// A database that has been opened, and is to be brought up to date.
+struct Opened {
+    path: PathBuf,
+    shown: String,
+    for_all: SqliteConnectOptions,
+    for_writing: SqliteConnectOptions,
+    pool: SqlitePoolOptions,
+    writer: SqlitePool,
+    lock: Option<LockFile>,
+}
+
+impl Opened {
+    async fn open(path: &Path, folder: &DataFolder, options: &OpenOptions) -> Result<Opened, OpenError> {
+        let shown = path.display().to_string();
+        let path = file::prepare(path).await?;
+        let failed = |error: sqlx::Error| open_failed(&path, &shown, &error);
+        let is_in_folder = path.parent() == Some(folder.path());
+        let lock = if is_in_folder { None } else { Some(LockFile::take_for(&path)?) };
+
+        let for_all = SqliteConnectOptions::new()
+            .filename(&path)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT)
+            .row_buffer_size(ROWS_BUFFER)
+            .thread_name(|id| format!("uproar-sqlite-{id}"))
+            .disable_statement_logging();
+        let for_writing = for_all
+            .clone()
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .pragma("wal_autocheckpoint", "0")
+            .pragma("journal_size_limit", WAL_LIMIT)
+            // Deleted and edited texts are overwritten.
+            .pragma("secure_delete", "ON")
+            .pragma("cache_size", WRITER_CACHE);
+        // A connection to a file does not age or break, so connections are neither replaced nor tested.
+        let pool = SqlitePoolOptions::new()
+            .min_connections(1)
+            .acquire_timeout(options.acquire_timeout)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false);
+        let writer = pool.clone().max_connections(1).connect_with(for_writing.clone()).await.map_err(failed)?;
+
+        Ok(Opened { path, shown, for_all, for_writing, pool, writer, lock })
+    }
+
+    /// Brings the schema up to date, which takes long if the database is large.
+    async fn migrate(&self) -> Result<(), OpenError> {
+        let migrator = migrations::migrator(migrations::SQLITE);
+        match timeout(migrations::TIMEOUT, migrator.run(&self.writer)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(match migrations::database_error(&error) {
+                Some(error) if is_locked(error) => open_failed(&self.path, &self.shown, error),
+                _ => migrations::migration_failed(&error, &self.shown, migrations::SQLITE),
+            }),
+            Err(_) => Err(migrations::took_too_long(&self.shown)),
+        }
+    }
+
+    async fn start(self, folder: &DataFolder, options: &OpenOptions) -> Result<Sqlite, OpenError> {
+        let Opened { path, shown, for_all, for_writing, pool, writer, lock } = self;
+        let failed = |error: sqlx::Error| open_failed(&path, &shown, &error);
+        let mut connection = writer.acquire().await.map_err(failed)?;
+        MovedTo::refuse(&mut connection, &shown).await?;
+        drop(connection);
+        let size = u32::try_from(options.pool_size).unwrap_or(u32::MAX).max(1);
+        let readers = pool.max_connections(size).connect_with(for_all.read_only(true)).await.map_err(failed)?;
+
+        let incarnation_file = folder.incarnation_file();
+        let known_words = incarnation_file.read().map_err(|error| {
+            OpenError::Lasting(format!("can't read {}: {error}", incarnation_file.path().display()))
+        })?;
+        let mut db = acquire(&writer).await.map_err(failed)?;
+        db.begin().await.map_err(failed)?;
+        let generation = generation::start_incarnation(db, &incarnation_file, &known_words)
+            .await
+            .map_err(|error| OpenError::Lasting(format!("can't write to the database {shown}: {error}")))?;
+        let checkpoints = Checkpoints::start(for_writing, writer.clone()).await.map_err(failed)?;
+        Ok(Sqlite { writer, readers, checkpoints, generation, incarnation_file, _lock: lock })
     }
 }
 

@@ -34,34 +34,36 @@ pub fn postgres() -> &'static TestPostgres {
     })
 }
 
-pub fn on_sqlite<F: Future<Output = ()>>(case: impl FnOnce(World) -> F) {
+pub fn on_sqlite<F: Future<Output = ()>>(join_leave_limit: u64, case: impl FnOnce(World) -> F) {
     runtime().block_on(async {
         let directory = TempDir::new().expect("a directory");
         let folder = DataFolder::open(directory.path().join("data")).expect("a data folder");
         let url = DatabaseUrl::Sqlite(folder.database_path());
-        let store = open(&url, &folder, OpenOptions::default()).await.expect("a store");
+        let options = OpenOptions { join_leave_limit, ..OpenOptions::default() };
+        let store = open(&url, &folder, options).await.expect("a store");
         let world = World { store, _fixture: Arc::new((folder, directory)), ids: Arc::default() };
         case(world.clone()).await;
         world.store.close().await;
     });
 }
 
-pub fn on_postgres<F: Future<Output = ()>>(case: impl FnOnce(World) -> F) {
+pub fn on_postgres<F: Future<Output = ()>>(join_leave_limit: u64, case: impl FnOnce(World) -> F) {
     let server = postgres();
     runtime().block_on(async {
         let url = server.create_database().await.expect("a database");
         let directory = TempDir::new().expect("a directory");
         let folder = DataFolder::open(directory.path().join("data")).expect("a data folder");
         let url = url.parse::<DatabaseUrl>().expect("a URL");
-        let store = open(&url, &folder, OpenOptions::default()).await.expect("a store");
+        let options = OpenOptions { join_leave_limit, ..OpenOptions::default() };
+        let store = open(&url, &folder, options).await.expect("a store");
         let world = World { store, _fixture: Arc::new((folder, directory)), ids: Arc::default() };
         case(world.clone()).await;
         world.store.close().await;
     });
 }
 
-pub fn on_memory<F: Future<Output = ()>>(case: impl FnOnce(World) -> F) {
-    let store = Arc::new(SharedMemoryStore::default());
+pub fn on_memory<F: Future<Output = ()>>(join_leave_limit: u64, case: impl FnOnce(World) -> F) {
+    let store = Arc::new(SharedMemoryStore::with_join_leave_limit(join_leave_limit));
     runtime().block_on(case(World { store, _fixture: Arc::new(()), ids: Arc::default() }));
 }
 

@@ -5,6 +5,7 @@ mod append;
 mod harness;
 mod history;
 mod markers;
+mod memberships;
 mod model;
 mod open;
 mod postgres_only;
@@ -14,20 +15,22 @@ mod sqlite_only;
 mod users;
 
 macro_rules! on_every_store {
-    ($($module:ident: $($case:ident),+;)+) => {
-        mod sqlite {
-            $($(#[test] fn $case() { crate::harness::on_sqlite(crate::$module::$case) })+)+
+    ($limit:expr, $sqlite:ident, $postgres:ident, $memory:ident; $($module:ident: $($case:ident),+;)+) => {
+        mod $sqlite {
+            $($(#[test] fn $case() { crate::harness::on_sqlite($limit, crate::$module::$case) })+)+
         }
-        mod postgres {
-            $($(#[test] fn $case() { crate::harness::on_postgres(crate::$module::$case) })+)+
+        mod $postgres {
+            $($(#[test] fn $case() { crate::harness::on_postgres($limit, crate::$module::$case) })+)+
         }
-        mod memory {
-            $($(#[test] fn $case() { crate::harness::on_memory(crate::$module::$case) })+)+
+        mod $memory {
+            $($(#[test] fn $case() { crate::harness::on_memory($limit, crate::$module::$case) })+)+
         }
     };
 }
 
+// With `join_leave_limit` 0, because these cases count the offsets of what they append: joins have none.
 on_every_store! {
+    0, sqlite, postgres, memory;
     append:
         offsets_and_numbers_have_no_gaps,
         one_batch_can_append_to_many_rooms,
@@ -64,23 +67,6 @@ on_every_store! {
         messages_can_be_read_in_both_directions,
         message_pages_hold_only_messages,
         only_members_can_read_messages;
-    rooms:
-        a_new_room_has_its_owner_as_the_only_member,
-        room_names_are_unique,
-        a_private_room_does_not_exist_for_strangers,
-        rooms_are_found_by_name_and_title,
-        a_new_member_has_nothing_unread,
-        nobody_can_join_a_full_room,
-        one_call_admits_many_users,
-        a_member_can_leave_but_the_owner_cannot,
-        the_owner_can_remove_members_and_members_cannot,
-        the_owner_can_add_members_and_members_cannot,
-        members_are_listed_by_id,
-        a_deleted_room_is_gone_and_its_name_is_free,
-        the_name_of_a_deleted_room_is_reserved_for_its_owner,
-        only_so_many_names_are_reserved_for_one_owner,
-        a_name_that_looks_like_a_reserved_one_is_reserved_too,
-        only_the_owner_can_delete_a_room;
     markers:
         markers_move_forward_only,
         only_members_have_markers,
@@ -104,11 +90,40 @@ on_every_store! {
         batches_with_the_same_rooms_in_different_orders_do_not_deadlock,
         an_item_sent_concurrently_is_stored_once,
         concurrent_joins_do_not_overfill_a_room,
-        concurrent_joins_and_leaves_keep_the_member_count_right,
         pages_read_during_writes_are_consistent,
         concurrent_creations_of_one_name_succeed_once,
         appends_to_a_room_being_deleted_are_stored_or_refused,
-        abandoned_appends_can_be_repeated,
+        abandoned_appends_can_be_repeated;
+}
+
+// With joins in the log, as a server has them.
+on_every_store! {
+    uproar_store::OpenOptions::default().join_leave_limit, sqlite_with_joins, postgres_with_joins, memory_with_joins;
+    rooms:
+        a_new_room_has_its_owner_as_the_only_member,
+        room_names_are_unique,
+        a_private_room_does_not_exist_for_strangers,
+        rooms_are_found_by_name_and_title,
+        a_new_member_has_nothing_unread,
+        nobody_can_join_a_full_room,
+        one_call_admits_many_users,
+        a_member_can_leave_but_the_owner_cannot,
+        the_owner_can_remove_members_and_members_cannot,
+        the_owner_can_add_members_and_members_cannot,
+        members_are_listed_by_id,
+        a_deleted_room_is_gone_and_its_name_is_free,
+        the_name_of_a_deleted_room_is_reserved_for_its_owner,
+        only_so_many_names_are_reserved_for_one_owner,
+        a_name_that_looks_like_a_reserved_one_is_reserved_too,
+        only_the_owner_can_delete_a_room;
+    memberships:
+        a_new_membership_is_in_the_log,
+        what_changes_nothing_is_not_in_the_log,
+        only_small_rooms_tell_of_joins,
+        joins_and_departures_are_no_messages,
+        changes_of_membership_are_read_between_offsets;
+    races:
+        concurrent_joins_and_leaves_keep_the_member_count_right,
         abandoned_joins_and_leaves_can_be_repeated;
     model:
         random_batches_match_the_model,

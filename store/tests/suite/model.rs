@@ -69,6 +69,11 @@ impl Twins {
                     |page: &MessagePage| page.messages.iter().map(|m| m.reactions.clone()).collect::<Vec<_>>();
                 assert_eq!(reactions(&page), reactions(&expected));
             }
+            let names = |changes: Vec<uproar_model::Publication>| -> Vec<_> {
+                changes.into_iter().map(|p| (p.offset, p.kind, p.user.username, p.id)).collect()
+            };
+            let changes = world.store.membership_changes(*real, viewer, 3, 40, 5).await.unwrap();
+            assert_eq!(names(changes), names(self.model.membership_changes(*model, 3, 40, 5)));
             for request in
                 [after(0), before(u64::MAX), before(7), uproar_store::PageRequest { bytes_limit: 3, ..after(2) }]
             {
@@ -80,7 +85,11 @@ impl Twins {
                 for (shown, expected) in page.publications.into_iter().zip(expected.publications) {
                     // Each store has its own clock and ids.
                     let body = match expected.kind {
-                        uproar_model::Kind::Removed => shown.body.clone(),
+                        uproar_model::Kind::Added | uproar_model::Kind::Removed => {
+                            let name = |p: &uproar_model::Publication| p.member()?.username.map(str::to_owned);
+                            assert_eq!(name(&shown), name(&expected));
+                            shown.body.clone()
+                        }
                         _ => expected.body.clone(),
                     };
                     assert_eq!(shown.user.username, expected.user.username);

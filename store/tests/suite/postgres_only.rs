@@ -597,7 +597,7 @@ fn weak_settings_of_the_server_are_overridden() {
         store.join("lobby", ben).await.unwrap();
         store.remove_member("lobby", ben, "ben").await.unwrap();
         let seen: Vec<String> = sqlx::query_scalar("SELECT setting FROM seen").fetch_all(&mut shell).await.unwrap();
-        assert_eq!(seen, ["on read committed", "on read committed"]);
+        assert_eq!(seen, ["on read committed"; 3]);
         store.close().await;
     });
 }

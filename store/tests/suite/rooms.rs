@@ -111,7 +111,7 @@ pub async fn a_new_member_has_nothing_unread(world: World) {
     let joined = world.store.join("lobby", ben).await.unwrap();
     assert!(joined.joined);
     let joined = joined.room;
-    assert_eq!((joined.members, joined.role, joined.offset), (2, Some(Role::Member), 3));
+    assert_eq!((joined.members, joined.role, joined.offset), (2, Some(Role::Member), 4), "with the join itself");
     assert_eq!(joined.unread, Some(0), "messages from before the join are not unread");
     world.send(room, ann, &["3", "4"]).await;
     new(world.append_one(react(room, ann, "r2", 1, "🎉")).await);
@@ -165,7 +165,7 @@ pub async fn one_call_admits_many_users(world: World) {
     let members = world.store.admit_members(&wanted).await.unwrap();
     let members: Vec<_> =
         members.into_iter().map(|a| a.map(|a| a.map(|a| (a.room, a.role, a.joined, a.offset)))).collect();
-    assert_eq!(members[0], Ok(Some((room, Role::Member, false, 2))));
+    assert_eq!(members[0], Ok(Some((room, Role::Member, false, 4))));
     assert_eq!(members[6], Ok(Some((secret.id, Role::Owner, false, 0))));
     assert_eq!([1, 5, 10, 11].map(|n: usize| members[n]), [Err(JoinError::NoRoom); 4]);
     assert_eq!([2, 3, 4, 7, 8, 9].map(|n: usize| members[n]), [Ok(None); 6]);
@@ -175,17 +175,17 @@ pub async fn one_call_admits_many_users(world: World) {
     // Exactly one of the two users who ask for the last place gets it.
     let (winner, loser) = if answers[2].is_ok() { (2, 3) } else { (3, 2) };
     assert!(answers[winner].is_ok_and(|(id, role, joined, offset)| {
-        (id, role, joined, offset) == (small.id, Role::Member, winner == 3 || !answers[4].unwrap().2, 0)
+        (id, role, joined, offset) == (small.id, Role::Member, winner == 3 || !answers[4].unwrap().2, 1)
     }));
     assert_eq!(answers[loser], Err(JoinError::Full));
     assert_eq!(answers[4].is_ok(), winner == 2);
-    assert_eq!(answers[0], Ok((room, Role::Member, false, 2)));
+    assert_eq!(answers[0], Ok((room, Role::Member, false, 4)));
     assert_eq!(answers[1], Err(JoinError::NoRoom));
     assert_eq!(answers[5], Err(JoinError::NoRoom));
     assert_eq!(answers[6], Ok((secret.id, Role::Owner, false, 0)));
     assert_eq!(answers[7], Err(JoinError::NoUser));
-    assert_eq!(answers[8], Ok((room, Role::Member, true, 2)));
-    assert_eq!(answers[9], Ok((room, Role::Member, false, 2)));
+    assert_eq!(answers[8], Ok((room, Role::Member, true, 5)));
+    assert_eq!(answers[9], Ok((room, Role::Member, false, 5)));
     assert_eq!(answers[10], Err(JoinError::NoRoom));
     assert_eq!(answers[11], Err(JoinError::NoRoom), "names are looked up as given");
     assert_eq!(world.store.room("lobby", dora).await.unwrap().unwrap().members, 4);
@@ -209,9 +209,10 @@ pub async fn a_member_can_leave_but_the_owner_cannot(world: World) {
     let removal = world.store.remove_member("lobby", ben, "ben").await.unwrap();
     assert_eq!((removal.room, removal.member), (room, ben));
     let shown = removal.publication;
-    assert_eq!((shown.offset, shown.number, shown.kind), (2, 1, Kind::Removed));
+    assert_eq!((shown.offset, shown.number, shown.kind), (4, 1, Kind::Removed));
     assert_eq!((shown.user.id, &*shown.user.username), (ben, "Ben"));
-    assert_eq!((shown.body.as_deref(), shown.target), (Some(&*ben.to_string()), None));
+    let member = shown.member().unwrap();
+    assert_eq!((member.id, member.username, shown.target), (&*ben.to_string(), Some("Ben"), None));
     assert!(shown.id.starts_with('~'));
     assert_eq!(world.log(room).await.last(), Some(&shown), "the log has the same publication");
     assert_eq!(world.store.room("lobby", ann).await.unwrap().unwrap().members, 2);
@@ -219,11 +220,11 @@ pub async fn a_member_can_leave_but_the_owner_cannot(world: World) {
     assert!(matches!(world.store.remove_member("lobby", ben, "ben").await, Err(RoomError::NotMember)));
     assert!(matches!(world.store.remove_member("lobby", ann, "ann").await, Err(RoomError::NotAllowed(_))));
     assert!(matches!(world.store.remove_member("nowhere", ben, "ben").await, Err(RoomError::NoRoom)));
-    assert_eq!(world.log(room).await.len(), 2, "refused calls left nothing behind");
-    assert_eq!(new(world.append_one(message(room, ann, "next", "x")).await).offset, 3);
-    // Returning and leaving again is another event.
+    assert_eq!(world.log(room).await.len(), 4, "refused calls left nothing behind");
+    assert_eq!(new(world.append_one(message(room, ann, "next", "x")).await).offset, 5);
+    // Returning and leaving again are other events.
     world.store.join("lobby", ben).await.unwrap();
-    assert_eq!(world.store.remove_member("lobby", ben, "ben").await.unwrap().publication.offset, 4);
+    assert_eq!(world.store.remove_member("lobby", ben, "ben").await.unwrap().publication.offset, 7);
 }
 
 pub async fn the_owner_can_remove_members_and_members_cannot(world: World) {
@@ -239,14 +240,15 @@ pub async fn the_owner_can_remove_members_and_members_cannot(world: World) {
     assert!(matches!(store.remove_member("lobby", ann, "stranger").await, Err(RoomError::NotMember)));
     let removal = store.remove_member("lobby", ann, "ben").await.unwrap();
     assert_eq!((removal.member, removal.publication.user.id), (ben, ann));
-    assert_eq!(removal.publication.body.as_deref(), Some(&*ben.to_string()));
+    let member = removal.publication.member().unwrap();
+    assert_eq!((member.id, member.username), (&*ben.to_string(), Some("Ben")));
     assert_refused(world.append_one(message(room, ben, "1", "x")).await, Refusal::NotMember);
     assert_eq!(store.room("lobby", ann).await.unwrap().unwrap().members, 2);
     assert_eq!(store.members("lobby", ann, None, 10).await.unwrap().members.len(), 2);
 }
 
 pub async fn the_owner_can_add_members_and_members_cannot(world: World) {
-    let Lobby { ann, ben, .. } = world.lobby().await;
+    let Lobby { room, ann, ben, .. } = world.lobby().await;
     let (dora, stranger) = (world.user("Dora").await, world.user("Stranger").await);
     let store = &world.store;
     assert!(matches!(store.add_member("lobby", ben, "dora").await, Err(RoomError::NotAllowed(_))));
@@ -257,7 +259,7 @@ pub async fn the_owner_can_add_members_and_members_cannot(world: World) {
     assert!(added.joined);
     let entry = added.member;
     assert_eq!((entry.user.id, &*entry.user.username, entry.role), (dora, "Dora", Role::Member));
-    let again = Addition { member: entry, joined: false };
+    let again = Addition { room, member: entry, joined: false, publication: None };
     assert_eq!(store.add_member("lobby", ann, "dora").await.unwrap(), again, "adding a member again changes nothing");
     assert_eq!(store.add_member("lobby", ann, "ann").await.unwrap().member.role, Role::Owner);
     assert_eq!(store.room("lobby", ann).await.unwrap().unwrap().members, 4);
