@@ -4,7 +4,7 @@
  * over which both talk from then on.
  */
 
-/** What the site wants the frame to show. */
+/** What the site wants the frame to show. @internal */
 export interface Wishes {
   room: string;
   theme: string;
@@ -15,8 +15,10 @@ export interface Wishes {
   isSeen: boolean;
 }
 
+/** @internal */
 export type ToFrame = Wishes | { token: unknown } | { failed: true };
 
+/** @internal */
 export interface FromFrame {
   /** The frame needs a token. */
   ask?: true;
@@ -154,6 +156,15 @@ export class UproarRoom extends Base {
 declare global {
   interface HTMLElementTagNameMap {
     'uproar-room': UproarRoom;
+  }
+  interface HTMLElementEventMap {
+    'uproar-ready': CustomEvent<{ room: string; title: string }>;
+    /** How many messages are unread. */
+    'uproar-unread': CustomEvent<number>;
+    'uproar-error': CustomEvent<{
+      code: 'bad_server' | 'not_loaded' | 'token_missing' | 'token_refused';
+      message: string;
+    }>;
   }
 }
 
