@@ -207,7 +207,7 @@ describe('an unreliable connection', () => {
 
   it('shows a removed user that they are not a member, and lets them join again', async () => {
     await remove('/rooms/lobby/members/bob', await world.token('ann'));
-    await bob.getByText('You’re not a member of lobby').waitFor();
+    await bob.getByText('You’re no longer a member of The lobby').waitFor();
     await bob.getByRole('button', { name: 'Join' }).click();
     await composer(bob).waitFor();
     await messageText(bob, 'Half a sentence').waitFor();
@@ -223,7 +223,7 @@ describe('an unreliable connection', () => {
     await remove('/rooms/lobby/members/bob', annsToken);
     await away.setOffline(false);
     await bob.getByText('Back online').waitFor({ timeout: 20_000 });
-    await bob.getByText('You’re not a member of lobby').waitFor();
+    await bob.getByText('You’re no longer a member of The lobby').waitFor();
     const headers = { Authorization: `Bearer ${annsToken}` };
     const members = await fetch(`${world.server.url}/rooms/lobby/members`, { headers });
     expect(JSON.stringify(await members.json())).not.toContain('"bob"');

@@ -212,7 +212,7 @@ describe('the design', () => {
     await page.getByRole('button', { name: 'Remove', exact: true }).press('Enter');
     await remove.waitFor({ state: 'detached' });
     await panel.locator('button:focus').waitFor();
-    await tomás.getByText('You’re not a member of kitchen').waitFor();
+    await tomás.getByText('You’re no longer a member of The kitchen').waitFor();
     await panel.getByRole('heading', { name: 'Members (4)' }).waitFor();
     await page.getByRole('button', { name: 'Close' }).click();
     await tomás.context().close();

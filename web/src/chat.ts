@@ -17,7 +17,7 @@ import { Announcer } from './announcer';
 import { Banner } from './banner';
 import { errorText } from './errors';
 import type { Session } from './session';
-import type { Draft, Drafts } from './state/drafts';
+import type { Draft, Drafts, Part } from './state/drafts';
 import { Names } from './state/mentions';
 import { RoomList } from './state/room-list';
 import { RoomMarks } from './state/room-marks';
@@ -120,9 +120,10 @@ export class Chat extends Store {
     return this.opened?.room;
   }
 
-  /** Rooms with unsent messages that the user is not, or no longer, a member of. */
+  /** Rooms that the user is not, or no longer, a member of, in which they wrote something that was not sent. */
   get stranded(): string[] {
-    return this.rooms.loaded ? this.outbox.rooms.filter((name) => !this.rooms.get(name)) : [];
+    const names = this.rooms.loaded ? [...new Set([...this.outbox.rooms, ...this.draftRooms])] : [];
+    return names.filter((name) => !this.rooms.get(name));
   }
 
   /** A room that the user is no longer a member of. */
@@ -265,6 +266,16 @@ export class Chat extends Store {
 
   changeDraft(name: string, change: { [K in keyof Draft]?: Draft[K] | undefined }): void {
     this.env.drafts.change(this.me.id, name, this.epoch(name), change as Partial<Draft>);
+  }
+
+  /** The texts that the user did not send in a room that they are no longer a member of. */
+  unfinished(name: string): { part: Part; text: string }[] {
+    return this.env.drafts.parts(this.me.id, name);
+  }
+
+  discardDraft(name: string, part: Part): void {
+    this.env.drafts.discard(this.me.id, name, part);
+    this.changed();
   }
 
   /** The rooms with a draft. */

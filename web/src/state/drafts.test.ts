@@ -23,6 +23,18 @@ describe('Drafts', () => {
     expect(drafts.read('1', 'lobby', 'e').text).toBe('Here');
   });
 
+  it('can be read and discarded in parts, whatever room took the name', () => {
+    drafts.change('1', 'lobby', 'e', { text: 'Half', edit: { offset: 4, text: 'Better' } });
+    const parts = () => drafts.parts('1', 'lobby').map(({ text }) => text);
+    expect(parts()).toEqual(['Half', 'Better']);
+    drafts.discard('1', 'lobby', 'text');
+    expect(parts()).toEqual(['Better']);
+    expect(drafts.rooms('1')).toEqual(new Set(['lobby']));
+    drafts.discard('1', 'lobby', 'edit');
+    expect(parts()).toEqual([]);
+    expect(tab.keys()).toEqual([]);
+  });
+
   it('are known by their rooms, whichever tab left them', () => {
     const other = new Drafts(new Memory(), shared);
     drafts.change('1', 'lobby', 'e', { text: 'Half' });

@@ -12,6 +12,9 @@ export interface Draft {
   edit?: { offset: number; text?: string };
 }
 
+/** What can be discarded by itself. */
+export type Part = 'text' | 'edit';
+
 const NOTHING: Draft = { text: '' };
 const OWN = 'uproar.draft.';
 const LEFT = 'uproar.left.';
@@ -59,8 +62,26 @@ export class Drafts {
     return new Set(begun.flatMap((key) => (key.startsWith(prefix) ? [key.slice(prefix.length)] : [])));
   }
 
+  /** The texts of this tab's draft in a room, whatever its epoch is. */
+  parts(user: string, room: string): { part: Part; text: string }[] {
+    const draft = parse(this.tab.getItem(`${OWN}${user}.${room}`));
+    const parts = [{ part: 'text' as const, text: draft?.text }, { part: 'edit' as const, text: draft?.edit?.text }];
+    return parts.flatMap(({ part, text = '' }) => (isBlank(text) ? [] : [{ part, text }]));
+  }
+
+  discard(user: string, room: string, part: Part): void {
+    const draft = parse(this.tab.getItem(`${OWN}${user}.${room}`));
+    if (!draft) return;
+    if (part === 'edit') delete draft.edit;
+    else draft.text = '';
+    this.keep(user, room, draft);
+  }
+
   change(user: string, room: string, epoch: string, change: Partial<Draft>): void {
-    const draft = { ...this.read(user, room, epoch), ...change, epoch };
+    this.keep(user, room, { ...this.read(user, room, epoch), ...change, epoch });
+  }
+
+  private keep(user: string, room: string, draft: Draft): void {
     const isEmpty = draft.text === '' && draft.replyTo === undefined && draft.edit === undefined;
     if (isEmpty) this.tab.removeItem(`${OWN}${user}.${room}`);
     else this.tab.setItem(`${OWN}${user}.${room}`, JSON.stringify(draft));

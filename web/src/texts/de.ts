@@ -59,17 +59,22 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
     areTyping: (names) => `${list(names)} schreiben …`,
     manyTyping: (count) => plural(count, { one: '# Person schreibt …', other: '# Personen schreiben …' }),
   },
-  noMember: {
-    title: (name) => rich`Du bist kein Mitglied von ${name}`,
-    join: 'Raum beitreten',
-    unsent: 'Nicht gesendete Nachrichten',
-    public: 'Du hast den Raum verlassen oder wurdest entfernt. Er ist öffentlich, du kannst also wieder beitreten.',
-    private:
-      'Du hast den Raum verlassen oder wurdest entfernt, oder er wurde gelöscht. Wem der Raum gehört, kann dich ' +
-      'wieder hinzufügen.',
-    deleted: 'Der Raum wurde gelöscht.',
+  notAMember: {
+    not: (room) => rich`Du bist kein Mitglied von ${room}`,
+    noLonger: (room) => rich`Du bist kein Mitglied von ${room} mehr`,
     unknown:
-      'Diesen Raum gibt es nicht, oder nur seine Mitglieder können ihn sehen. Bitte ein Mitglied, dich hinzuzufügen.',
+      'Es gibt diesen Raum nicht, oder nur Mitglieder können ihn sehen. Bitte jemanden aus dem Raum, dich ' +
+      'hinzuzufügen.',
+    wasPublic: 'Du hast ihn verlassen oder wurdest entfernt. Er ist öffentlich, du kannst ihn also wieder betreten.',
+    wasPrivate:
+      'Du hast ihn verlassen, du wurdest entfernt, oder der Raum wurde gelöscht. Bitte jemanden aus dem Raum, dich ' +
+      'hinzuzufügen.',
+    deleted: 'Er wurde gelöscht.',
+    join: 'Raum betreten',
+    joinAgain: 'Wieder betreten',
+    unsent: 'Was du geschrieben und nicht gesendet hast',
+    copy: 'Kopieren',
+    copied: 'Kopiert',
   },
   composer: {
     placeholder: 'Nachricht schreiben',

@@ -92,9 +92,11 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
   }, [total, info?.title]);
   return (
     <div class={chat.openRoom === undefined ? 'main' : 'main in-room'}>
-      <a class="skip" href="#composer" onClick={skip}>
-        {t.main.skip}
-      </a>
+      {info && (
+        <a key="skip" class="skip" href="#composer" onClick={skip}>
+          {t.main.skip}
+        </a>
+      )}
       <Rooms chat={chat} onFind={() => setDialog('find')} onSettings={() => setDialog('settings')} />
       <BannerLine key="banner" chat={chat} />
       {chat.openRoom === undefined ? (

@@ -1,22 +1,20 @@
 /** The open room. */
 import type { ComponentChild } from 'preact';
 import { useCallback, useEffect, useRef, useState } from 'preact/hooks';
-import { ApiError, type Message, type Room as SubscribedRoom, type RoomInfo } from '@uproar/client';
+import type { Message, Room as SubscribedRoom, RoomInfo } from '@uproar/client';
 import { errorText } from '../errors';
 import type { Chat } from '../chat';
 import type { Texts } from '../texts/language';
 import { Back } from './Back';
 import { Composer } from './Composer';
-import { ErrorText } from './ErrorText';
 import { Icon, IconButton } from './Icon';
 import { JumpToDate } from './JumpToDate';
 import { Members, hereText } from './Members';
 import { MessageList } from './MessageList';
+import { NotAMember } from './NotAMember';
 import { RoomDetails } from './RoomDetails';
-import { MessageSkeleton, RoomSkeleton } from './Skeleton';
-import { addressOf, replace } from './address';
-import { focusIfLost, useEvents, useStores } from './hooks';
-import { useOneStop } from './keys';
+import { MessageSkeleton } from './Skeleton';
+import { useEvents, useStores } from './hooks';
 import { useTexts } from './texts';
 
 /** `isAlone`: there is nothing beside this room, because it is in a frame on another site. */
@@ -176,85 +174,4 @@ function typingText(t: Texts, { typingUsers }: SubscribedRoom): string {
   if (names.length === 0) return '';
   if (names.length === 1) return t.room.isTyping(names[0]!);
   return names.length === 2 ? t.room.areTyping(names) : t.room.manyTyping(names.length);
-}
-
-/** A room that the user is not, or no longer, a member of. */
-function NotAMember({ chat, name, isAlone }: { chat: Chat; name: string; isAlone: boolean }) {
-  const t = useTexts();
-  const [error, setError] = useState<unknown>();
-  const [found, setFound] = useState<'public' | 'hidden'>();
-  useStores(chat.outbox);
-  const unsent = chat.outbox.of(name);
-  const stops = useOneStop(unsent.map(({ id }) => id));
-  const { loaded } = chat.rooms;
-  useEffect(() => {
-    if (!loaded) return;
-    let isCurrent = true;
-    setError(undefined);
-    setFound(undefined);
-    chat.api.room(name).then(
-      (room) => {
-        if (!isCurrent) return;
-        // The name in the URL may be spelled differently.
-        if (room.name === name) setFound('public');
-        else replace(room.name, chat.wanted?.offset);
-      },
-      (error: unknown) => {
-        if (!isCurrent) return;
-        if (error instanceof ApiError && error.code === 'no_such_room') setFound('hidden');
-        else setError(error);
-      },
-    );
-    return () => {
-      isCurrent = false;
-    };
-  }, [name, loaded]);
-  if (!loaded) return <RoomSkeleton />;
-  const former = chat.formerRoom(name);
-
-  async function join(): Promise<void> {
-    try {
-      await chat.joinRoom(name);
-    } catch (error) {
-      setError(error);
-    }
-  }
-
-  return (
-    <main class="room nothing" tabIndex={-1} ref={focusIfLost}>
-      {!isAlone && <a href={addressOf(undefined)}>{t.rooms.all}</a>}
-      <h1>{t.noMember.title(<bdi>{name}</bdi>)}</h1>
-      {found && <p role="status">{whyNot(t, former, found)}</p>}
-      {found === 'public' && (
-        <button class="primary" onClick={() => void join()}>
-          {t.noMember.join}
-        </button>
-      )}
-      <ErrorText error={error} />
-      {unsent.length > 0 && (
-        <section class="unsent">
-          <h2>{t.noMember.unsent}</h2>
-          <ul {...stops.list}>
-            {unsent.map(({ id, text }) => (
-              <li key={id}>
-                <span class="text" dir="auto">
-                  {text}
-                </span>
-                <button {...stops.stop(id)} onClick={() => chat.outbox.discard(id)}>
-                  {t.buttons.discard}
-                </button>
-              </li>
-            ))}
-          </ul>
-        </section>
-      )}
-    </main>
-  );
-}
-
-/** Why the user is not a member of a room, and how to become one, as far as the server reveals it. */
-function whyNot(t: Texts, former: RoomInfo | undefined, found: 'public' | 'hidden'): string {
-  if (found === 'public') return former ? t.noMember.public : '';
-  if (!former) return t.noMember.unknown;
-  return former.private ? t.noMember.private : t.noMember.deleted;
 }
