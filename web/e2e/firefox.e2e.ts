@@ -44,6 +44,7 @@ describe('in Firefox', () => {
     await ann.getByLabel('Room name').fill('lobby');
     await ann.getByLabel('Display name').fill('The lobby');
     await ann.getByRole('button', { name: 'Create “lobby”' }).click();
+    await ann.getByRole('button', { name: 'Skip' }).click();
     await ann.getByText('No messages in The lobby yet').waitFor();
     await bob.getByRole('button', { name: 'Find or create a room' }).click();
     await bob.getByRole('button', { name: 'Join' }).click();

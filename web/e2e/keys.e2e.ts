@@ -170,6 +170,8 @@ describe('the keyboard', () => {
     await search('attic');
     await page.getByRole('button', { name: 'Create “attic”' }).and(page.locator(':focus')).waitFor();
     await page.keyboard.press('Enter');
+    await page.getByLabel('Add someone').and(page.locator(':focus')).waitFor();
+    await page.keyboard.press('Escape');
     await page.getByRole('heading', { name: 'attic' }).waitFor();
     // A name is missing: the page says so.
     await page.getByRole('button', { name: 'Find or create a room' }).click();

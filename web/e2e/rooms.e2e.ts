@@ -64,3 +64,39 @@ describe('the list of rooms', () => {
     expect(await accessibilityFlaws(page)).toEqual([]);
   });
 });
+
+describe('a new room', () => {
+  it('asks for its people, one after the other, and says how each went', async () => {
+    await world.account('olga');
+    for (const name of ['carla', 'Dan Dee']) await world.account(name);
+    const page = await world.signedIn('olga');
+    await page.getByRole('button', { name: 'Find or create one' }).click();
+    await page.getByLabel('Room name').fill('den');
+    await page.getByLabel('Private').check();
+    await page.getByLabel('Room name').press('Enter');
+    await page.getByRole('button', { name: 'Create “den”' }).click();
+    const step = page.getByRole('dialog', { name: 'Add people to “den”' });
+    await step.getByText('The people you add are the only ones who can see it.').waitFor();
+    await step.getByRole('button', { name: 'Skip' }).waitFor();
+    await step.locator('input:focus').waitFor();
+    for (const [name, answer] of [
+      ['carla', 'carla is now a member.'],
+      ['dan dee', 'Dan Dee is now a member.'],
+      ['CARLA', 'carla is already a member.'],
+      ['olga', 'olga is already a member.'],
+      ['nobody', 'There is no user of this name.'],
+    ] as const) {
+      await page.keyboard.type(name);
+      await page.keyboard.press('Enter');
+      await step.getByText(answer).waitFor();
+    }
+    // What could not be added can be corrected.
+    expect(await step.getByLabel('Add someone').inputValue()).toBe('nobody');
+    expect(await accessibilityFlaws(page)).toEqual([]);
+    await step.getByRole('button', { name: 'Done' }).click();
+    await page.getByRole('heading', { name: 'den' }).waitFor();
+    const carla = await world.signedIn('carla');
+    await carla.getByRole('link', { name: 'den' }).waitFor();
+    await carla.context().close();
+  });
+});

@@ -164,7 +164,6 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
     comesBackPrivate: 'Zurückkommen geht nur, wenn jemand die Person wieder hinzufügt.',
     comesBackPublic: 'Der Raum ist öffentlich, die Person kann also wieder beitreten.',
     addLabel: 'Per Benutzername hinzufügen',
-    added: (name) => `${name} ist jetzt Mitglied.`,
   },
   details: {
     title: 'Raumdetails',
@@ -332,6 +331,15 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
     noRoom: 'Diese Website gibt nicht an, welcher Raum hier erscheinen soll.',
     signedOut: 'Melde dich bei dieser Website an, um den Chat zu sehen.',
     refused: 'Der Chat akzeptiert deine Anmeldung über diese Website nicht.',
+  },
+  addPeople: {
+    title: (room) => `Personen zu „${room}“ hinzufügen`,
+    whyPrivate: 'Dieser Raum ist privat. Nur wen du hinzufügst, kann ihn sehen.',
+    whyPublic: 'Diesen Raum können alle finden und betreten. Du kannst auch selbst jemanden hinzufügen.',
+    added: (name) => rich`${name} ist jetzt Mitglied.`,
+    already: (name) => rich`${name} ist schon Mitglied.`,
+    done: 'Fertig',
+    skip: 'Überspringen',
   },
   starting: {
     offline: 'Du bist offline. Die Seite öffnet sich, sobald du wieder online bist.',

@@ -162,7 +162,6 @@ export const en = ({ list, number, plural }: Formats) => ({
     comesBackPrivate: 'They can only come back if someone adds them.',
     comesBackPublic: 'It’s public, so they can join it again.',
     addLabel: 'Add someone by username',
-    added: (name: string) => `${name} is now a member.`,
   },
   details: {
     title: 'Room details',
@@ -325,6 +324,15 @@ export const en = ({ list, number, plural }: Formats) => ({
     noRoom: 'This site doesn’t say which room to show here.',
     signedOut: 'Sign in to this site to see the chat.',
     refused: 'The chat doesn’t accept your sign-in from this site.',
+  },
+  addPeople: {
+    title: (room: string) => `Add people to “${room}”`,
+    whyPrivate: 'This room is private. The people you add are the only ones who can see it.',
+    whyPublic: 'Everyone can find and join this room. You can add people to it, too.',
+    added: (name: ComponentChild) => rich`${name} is now a member.`,
+    already: (name: ComponentChild) => rich`${name} is already a member.`,
+    done: 'Done',
+    skip: 'Skip',
   },
   starting: {
     offline: 'You’re offline. The page opens as soon as you’re back.',

@@ -4,6 +4,7 @@ import type { FoundRoom } from '@uproar/client';
 import type { Chat } from '../chat';
 import { check, errorField, errorText } from '../errors';
 import { fold } from '../state/mentions';
+import { AddPeopleStep } from './AddPeople';
 import { Dialog } from './Dialog';
 import { Field } from './Field';
 import { go } from './address';
@@ -24,6 +25,7 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
   const [error, setError] = useState<{ of: string; error: unknown }>();
   const [isPrivate, setPrivate] = useState(false);
   const [busy, setBusy] = useState(false);
+  const [created, setCreated] = useState<FoundRoom>();
   const list = useRef<HTMLUListElement>(null);
   const create = useRef<HTMLButtonElement>(null);
   const query = text.trim();
@@ -53,11 +55,11 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
     go(name);
   }
 
-  async function attempt(of: string, what: () => Promise<FoundRoom>): Promise<void> {
+  async function attempt(of: string, what: () => Promise<FoundRoom>, then = ({ name }: FoundRoom) => open(name)) {
     setBusy(true);
     setError(undefined);
     try {
-      open((await what()).name);
+      then(await what());
     } catch (error) {
       setError({ of, error });
       setBusy(false);
@@ -85,8 +87,16 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
   const of = (name: string) => (error?.of === name ? errorText(error.error, t) : undefined);
   const wrong = error?.of === 'create' ? errorField(error.error) ?? 'name' : undefined;
   const stops = useOneStop(found?.rooms.map(({ name }) => name) ?? []);
+  if (created) {
+    const done = () => open(created.name);
+    return (
+      <Dialog key="people" title={t.addPeople.title(created.title)} onClose={done}>
+        <AddPeopleStep chat={chat} room={created} onDone={done} />
+      </Dialog>
+    );
+  }
   return (
-    <Dialog title={t.find.title} onClose={onClose}>
+    <Dialog key="find" title={t.find.title} onClose={onClose}>
       <form
         onSubmit={(event) => {
           event.preventDefault();
@@ -134,7 +144,7 @@ export function FindRoom({ chat, onClose }: { chat: Chat; onClose: () => void })
           if (wrong) setError({ of: 'create', error: wrong });
           else {
             const room = { name: query, private: isPrivate, ...(title ? { title } : {}) };
-            void attempt('create', () => chat.client.createRoom(room));
+            void attempt('create', () => chat.client.createRoom(room), setCreated);
           }
         }}
       >

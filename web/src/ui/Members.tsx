@@ -2,13 +2,12 @@
 import type { ComponentChild } from 'preact';
 import { useEffect, useRef, useState } from 'preact/hooks';
 import type { Member, Members as Page, Room, RoomInfo, User } from '@uproar/client';
-import { errorText } from '../errors';
 import type { Chat } from '../chat';
 import type { Texts } from '../texts/language';
+import { AddPeople } from './AddPeople';
 import { Avatar } from './Avatar';
 import { ConfirmDialog } from './Dialog';
 import { ErrorText } from './ErrorText';
-import { Field } from './Field';
 import { IconButton } from './Icon';
 import { Panel } from './Panel';
 import { ListSkeleton } from './Skeleton';
@@ -61,8 +60,7 @@ export function Members({ chat, room, info, onClose }: Props) {
   useEvents(room, 'people');
   const [members, setMembers] = useState<Page>();
   const [error, setError] = useState<unknown>();
-  const [adding, setAdding] = useState<{ error?: unknown; done?: string }>({});
-  const [username, setUsername] = useState('');
+  const [additions, setAdditions] = useState(0);
   const [removing, setRemoving] = useState<string>();
   const { people, online } = room;
   const list = useRef<HTMLUListElement>(null);
@@ -90,7 +88,7 @@ export function Members({ chat, room, info, onClose }: Props) {
     return () => {
       isCurrent = false;
     };
-  }, [room.name, info.members, adding.done, newcomer, room.removals]);
+  }, [room.name, info.members, additions, newcomer, room.removals]);
 
   async function attempt(what: () => Promise<void>): Promise<void> {
     setError(undefined);
@@ -118,17 +116,6 @@ export function Members({ chat, room, info, onClose }: Props) {
       const next = list.current?.querySelector<HTMLElement>('[tabindex="0"]');
       focusIfLost(next ?? document.querySelector<HTMLElement>('.panel .close'));
     });
-  }
-
-  async function add(event: SubmitEvent): Promise<void> {
-    event.preventDefault();
-    try {
-      const { user } = await chat.api.addMember(room.name, username.trim());
-      setUsername('');
-      setAdding({ done: user.username });
-    } catch (error) {
-      setAdding({ error });
-    }
   }
 
   return (
@@ -167,21 +154,12 @@ export function Members({ chat, room, info, onClose }: Props) {
         </p>
       )}
       {canAdd && (
-        <form onSubmit={add}>
-          <Field
-            label={t.members.addLabel}
-            name="username"
-            value={username}
-            onInput={setUsername}
-            error={adding.error === undefined ? undefined : errorText(adding.error, t)}
-          />
-          {adding.done && (
-            <p class="hint" role="status">
-              {t.members.added(adding.done)}
-            </p>
-          )}
-          <button disabled={username.trim() === ''}>{t.buttons.add}</button>
-        </form>
+        <AddPeople
+          chat={chat}
+          room={room.name}
+          isMember={({ id }) => listed.has(id)}
+          onAdded={() => setAdditions((count) => count + 1)}
+        />
       )}
       {removing !== undefined && (
         <ConfirmDialog
