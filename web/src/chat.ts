@@ -18,7 +18,7 @@ import { Banner } from './banner';
 import { errorText } from './errors';
 import type { Session } from './session';
 import type { Draft, Drafts, Part } from './state/drafts';
-import { Names } from './state/mentions';
+import { Names, fold } from './state/mentions';
 import { RoomList } from './state/room-list';
 import { RoomMarks } from './state/room-marks';
 import { UnreadMarks } from './state/unread-marks';
@@ -250,6 +250,12 @@ export class Chat extends Store {
   /** Whether the user marked this room, which is open, as unread. */
   isKeptUnread({ epoch }: RoomInfo): boolean {
     return this.keptUnread === epoch;
+  }
+
+  /** Somebody in a room by name, as far as they are known. */
+  person(room: Room, name: string): User | undefined {
+    const folded = fold(name);
+    return [this.me, ...room.known].find(({ username }) => username === name || fold(username) === folded);
   }
 
   private epoch(name: string): string {

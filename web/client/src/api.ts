@@ -17,6 +17,7 @@ export interface SignedIn {
 export interface Member {
   user: User;
   role: 'member' | 'moderator' | 'owner';
+  joined_at: number;
 }
 
 /** A page of a room's members. `count` is how many there are in all. */
@@ -131,8 +132,14 @@ export class Api {
     await this.call('DELETE', roomPath(name));
   }
 
-  members(name: string, after?: string): Promise<Members> {
-    return this.call('GET', `${roomPath(name)}/members?${query({ after, limit: 100 })}`);
+  members(name: string, after?: string, limit = 100): Promise<Members> {
+    return this.call('GET', `${roomPath(name)}/members?${query({ after, limit })}`);
+  }
+
+  /** One of the members, who are sorted by id, or undefined if they are not a member. */
+  async member(name: string, id: string): Promise<Member | undefined> {
+    const { members } = await this.members(name, String(BigInt(id) - 1n), 1);
+    return members.find(({ user }) => user.id === id);
   }
 
   async addMember(name: string, username: string): Promise<Member> {

@@ -168,10 +168,21 @@ export class Room extends Emitter<RoomEvents> {
     return [...users.values()].sort((a, b) => a.username.localeCompare(b.username));
   }
 
-  /** The names of the people in this room, as far as they are known: who is here, who wrote, and the first members. */
+  /** The people in this room, as far as they are known: who is here, who wrote, and the first members. */
+  get known(): User[] {
+    return [...this.connections.values(), ...this.members, ...this.timeline.messages.map(({ user }) => user)];
+  }
+
+  /** Their names. */
   get names(): string[] {
-    const users = [...this.connections.values(), ...this.members, ...this.timeline.messages.map(({ user }) => user)];
-    return [...new Set(users.filter(({ id }) => id !== this.env.user.id).map(({ username }) => username))];
+    const others = this.known.filter(({ id }) => id !== this.env.user.id);
+    return [...new Set(others.map(({ username }) => username))];
+  }
+
+  /** Whether somebody is here, if that is known. */
+  isHere({ id }: User): boolean | undefined {
+    if (this.online !== undefined || this.connections.size === 0) return undefined;
+    return [...this.connections.values()].some((user) => user.id === id);
   }
 
   /**
@@ -236,16 +247,24 @@ export class Room extends Emitter<RoomEvents> {
     this.env.close(this);
   }
 
-  /** Loads the names of the first members. */
+  /** Loads the names of the first members, unless they have been loaded before. */
   async loadMembers(): Promise<void> {
     if (this.members.length > 0) return;
     this.members = [this.env.user];
+    await this.reloadMembers();
+  }
+
+  /** Returns whether these are all members, if they could be loaded. */
+  async reloadMembers(): Promise<boolean | undefined> {
     try {
-      this.members = (await this.env.api.members(this.name)).members.map(({ user }) => user);
+      const { members, more } = await this.env.api.members(this.name);
+      this.members = members.map(({ user }) => user);
       this.env.seen(this.members);
       this.emit('members');
+      return !more;
     } catch {
       this.members = [];
+      return undefined;
     }
   }
 

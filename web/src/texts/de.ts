@@ -59,23 +59,6 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
     areTyping: (names) => `${list(names)} schreiben …`,
     manyTyping: (count) => plural(count, { one: '# Person schreibt …', other: '# Personen schreiben …' }),
   },
-  notAMember: {
-    not: (room) => rich`Du bist kein Mitglied von ${room}`,
-    noLonger: (room) => rich`Du bist kein Mitglied von ${room} mehr`,
-    unknown:
-      'Es gibt diesen Raum nicht, oder nur Mitglieder können ihn sehen. Bitte jemanden aus dem Raum, dich ' +
-      'hinzuzufügen.',
-    wasPublic: 'Du hast ihn verlassen oder wurdest entfernt. Er ist öffentlich, du kannst ihn also wieder betreten.',
-    wasPrivate:
-      'Du hast ihn verlassen, du wurdest entfernt, oder der Raum wurde gelöscht. Bitte jemanden aus dem Raum, dich ' +
-      'hinzuzufügen.',
-    deleted: 'Er wurde gelöscht.',
-    join: 'Raum betreten',
-    joinAgain: 'Wieder betreten',
-    unsent: 'Was du geschrieben und nicht gesendet hast',
-    copy: 'Kopieren',
-    copied: 'Kopiert',
-  },
   composer: {
     placeholder: 'Nachricht schreiben',
     to: (title) => `Nachricht an ${title}`,
@@ -156,9 +139,6 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
     connections: (count, word) =>
       rich`${number(count)} ${word(plural(count, { one: 'Verbindung', other: 'Verbindungen' }))}`,
     isOnline: 'online',
-    owner: 'Besitzer',
-    moderator: 'Moderator',
-    remove: (name) => `${name} aus diesem Raum entfernen`,
     askRemove: (name) => `${name} entfernen?`,
     removed: (name) => rich`${name} erhält dann keine Nachrichten aus diesem Raum mehr.`,
     comesBackPrivate: 'Zurückkommen geht nur, wenn jemand die Person wieder hinzufügt.',
@@ -246,6 +226,7 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
     },
     messages: {
       title: 'In der Nachrichtenliste',
+      person: 'Anzeigen, wer die Nachricht geschrieben hat',
       move: 'Zur vorigen oder nächsten Nachricht',
       enter: 'Zu den Aktionen und Links der Nachricht',
       leave: 'Zurück zur Nachricht, oder Bearbeiten abbrechen',
@@ -332,6 +313,23 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
     signedOut: 'Melde dich bei dieser Website an, um den Chat zu sehen.',
     refused: 'Der Chat akzeptiert deine Anmeldung über diese Website nicht.',
   },
+  notAMember: {
+    not: (room) => rich`Du bist kein Mitglied von ${room}`,
+    noLonger: (room) => rich`Du bist kein Mitglied von ${room} mehr`,
+    unknown:
+      'Es gibt diesen Raum nicht, oder nur Mitglieder können ihn sehen. Bitte jemanden aus dem Raum, dich ' +
+      'hinzuzufügen.',
+    wasPublic: 'Du hast ihn verlassen oder wurdest entfernt. Er ist öffentlich, du kannst ihn also wieder betreten.',
+    wasPrivate:
+      'Du hast ihn verlassen, du wurdest entfernt, oder der Raum wurde gelöscht. Bitte jemanden aus dem Raum, dich ' +
+      'hinzuzufügen.',
+    deleted: 'Er wurde gelöscht.',
+    join: 'Raum betreten',
+    joinAgain: 'Wieder betreten',
+    unsent: 'Was du geschrieben und nicht gesendet hast',
+    copy: 'Kopieren',
+    copied: 'Kopiert',
+  },
   addPeople: {
     title: (room) => `Personen zu „${room}“ hinzufügen`,
     whyPrivate: 'Dieser Raum ist privat. Nur wen du hinzufügst, kann ihn sehen.',
@@ -340,6 +338,19 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
     already: (name) => rich`${name} ist schon Mitglied.`,
     done: 'Fertig',
     skip: 'Überspringen',
+  },
+  person: {
+    profileOf: (name) => `Profil von ${name}`,
+    ownProfile: 'Dein Profil',
+    you: (name) => rich`${name} (du)`,
+    online: 'Online',
+    notOnline: 'Nicht online',
+    roles: { owner: 'Besitzer', moderator: 'Moderator', member: 'Mitglied' },
+    memberSince: (date) => `Mitglied seit ${date}`,
+    notAMember: 'Kein Mitglied dieses Raums',
+    nobody: 'In diesem Raum heißt niemand so',
+    mention: 'Erwähnen',
+    remove: 'Aus dem Raum entfernen',
   },
   starting: {
     offline: 'Du bist offline. Die Seite öffnet sich, sobald du wieder online bist.',

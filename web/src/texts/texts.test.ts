@@ -11,9 +11,10 @@ const SAME: Record<string, readonly string[]> = {
     'composer.code',
     'details.name',
     'members.isOnline',
-    'members.moderator',
     'members.online',
     'message.by',
+    'person.online',
+    'person.roles.moderator',
   ],
 };
 

@@ -25,7 +25,6 @@ import {
   SmilePlus,
   Star,
   Trash2,
-  UserMinus,
   Users,
   X,
 } from 'lucide';
@@ -53,7 +52,6 @@ const ICONS = {
   private: Lock,
   public: Hash,
   react: SmilePlus,
-  remove: UserMinus,
   reply: Reply,
   room: MessagesSquare,
   send: SendHorizontal,

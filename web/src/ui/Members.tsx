@@ -1,15 +1,14 @@
 /** The panel with the members of a room, those who are online first. */
 import type { ComponentChild } from 'preact';
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import type { Member, Members as Page, Room, RoomInfo, User } from '@uproar/client';
 import type { Chat } from '../chat';
 import type { Texts } from '../texts/language';
 import { AddPeople } from './AddPeople';
 import { Avatar } from './Avatar';
-import { ConfirmDialog } from './Dialog';
 import { ErrorText } from './ErrorText';
-import { IconButton } from './Icon';
 import { Panel } from './Panel';
+import type { Person } from './Profile';
 import { ListSkeleton } from './Skeleton';
 import { focusIfLost, useEvents } from './hooks';
 import { useOneStop } from './keys';
@@ -19,6 +18,7 @@ interface Props {
   chat: Chat;
   room: Room;
   info: RoomInfo;
+  onPerson: (person: Person) => void;
   onClose: () => void;
 }
 
@@ -55,21 +55,23 @@ export function hereText(
   return connections === undefined ? t.online(people, word) : t.connections(connections, word);
 }
 
-export function Members({ chat, room, info, onClose }: Props) {
+export function Members({ chat, room, info, onPerson, onClose }: Props) {
   const t = useTexts();
   useEvents(room, 'people');
   const [members, setMembers] = useState<Page>();
   const [error, setError] = useState<unknown>();
   const [additions, setAdditions] = useState(0);
-  const [removing, setRemoving] = useState<string>();
   const { people, online } = room;
   const list = useRef<HTMLUListElement>(null);
   const canAdd = info.role === 'owner' || info.role === 'moderator';
-  const canRemove = ({ user, role }: Member) =>
-    role !== 'owner' && (info.role === 'owner' || (canAdd && role === 'member')) && user.id !== chat.me.id;
   const shown = inOrder(people, members?.members ?? []);
-  const removable = new Set(shown.flatMap(({ user, member }) => (member && canRemove(member) ? [user.id] : [])));
-  const stops = useOneStop([...removable]);
+  const stops = useOneStop(shown.map(({ user }) => user.id));
+  const listItems = () => [...(list.current?.querySelectorAll<HTMLElement>('[data-stop]') ?? [])];
+  const focusedAt = listItems().indexOf(document.activeElement as HTMLElement);
+  // Whoever had the focus is not a member any more.
+  useLayoutEffect(() => {
+    if (focusedAt >= 0) focusIfLost(listItems().at(Math.min(focusedAt, shown.length - 1)) ?? null);
+  });
   // Whoever is here is a member, so somebody who is not in the list has joined since it was loaded.
   const listed = new Set(members?.members.map(({ user }) => user.id));
   const newcomer = members && !members.more && people.find(({ id }) => !listed.has(id))?.id;
@@ -105,19 +107,6 @@ export function Members({ chat, room, info, onClose }: Props) {
       setMembers({ ...next, members: [...members!.members, ...next.members] });
     });
 
-  async function remove(username: string): Promise<void> {
-    await chat.api.removeMember(room.name, username);
-    setMembers(
-      (shown) => shown && { ...shown, members: shown.members.filter(({ user }) => user.username !== username) },
-    );
-    setRemoving(undefined);
-    // The pressed button is gone by then.
-    setTimeout(() => {
-      const next = list.current?.querySelector<HTMLElement>('[tabindex="0"]');
-      focusIfLost(next ?? document.querySelector<HTMLElement>('.panel .close'));
-    });
-  }
-
   return (
     <Panel title={t.members.title} count={members && countOf(members, info.members)} onClose={onClose}>
       {(online !== undefined || people.length > 0) && (
@@ -127,23 +116,19 @@ export function Members({ chat, room, info, onClose }: Props) {
       <ul class="members" ref={list} {...stops.list}>
         {shown.map(({ user, member, isHere }) => (
           <li key={user.id} class={isHere ? 'here' : ''}>
-            <Avatar name={user.username} />
-            <span class="title">
-              <bdi>{user.username}</bdi>
-              {isHere && <span class="visually-hidden">, {t.members.isOnline}</span>}
-            </span>
-            {member && member.role !== 'member' && (
-              <span class="hint">{member.role === 'owner' ? t.members.owner : t.members.moderator}</span>
-            )}
-            {removable.has(user.id) && (
-              <IconButton
-                icon="remove"
-                label={t.members.remove(user.username)}
-                class="quiet"
-                {...stops.stop(user.id)}
-                onClick={() => setRemoving(user.username)}
-              />
-            )}
+            <button
+              class="quiet"
+              aria-haspopup="dialog"
+              {...stops.stop(user.id)}
+              onClick={(event) => onPerson({ ...user, near: event.currentTarget })}
+            >
+              <Avatar name={user.username} />
+              <span class="title">
+                <bdi>{user.username}</bdi>
+                {isHere && <span class="visually-hidden">, {t.members.isOnline}</span>}
+              </span>
+              {member && member.role !== 'member' && <span class="hint">{t.person.roles[member.role]}</span>}
+            </button>
           </li>
         ))}
       </ul>
@@ -160,17 +145,6 @@ export function Members({ chat, room, info, onClose }: Props) {
           isMember={({ id }) => listed.has(id)}
           onAdded={() => setAdditions((count) => count + 1)}
         />
-      )}
-      {removing !== undefined && (
-        <ConfirmDialog
-          title={t.members.askRemove(removing)}
-          action={t.buttons.remove}
-          onConfirm={() => remove(removing)}
-          onClose={() => setRemoving(undefined)}
-        >
-          {t.members.removed(<bdi>{removing}</bdi>)}{' '}
-          {info.private ? t.members.comesBackPrivate : t.members.comesBackPublic}
-        </ConfirmDialog>
       )}
     </Panel>
   );

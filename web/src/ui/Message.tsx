@@ -63,7 +63,7 @@ function Frame(props: FrameProps) {
       aria-posinset={position}
       aria-setsize={-1}
       aria-label={t.message.by(name, t.format.time(time))}
-      onFocus={() => onActivate(rowKey)}
+      onFocusIn={() => onActivate(rowKey)}
       onPointerEnter={(event) => {
         // Not on touch: the buttons would appear under the finger and be pressed.
         if (event.pointerType === 'mouse') onActivate(rowKey);
@@ -77,9 +77,9 @@ function Frame(props: FrameProps) {
       {isFirstNew && <p class="new-divider">{t.message.isNew}</p>}
       {isGroupStart ? (
         <>
-          <Avatar name={name} />
+          <Avatar name={name} isPerson />
           <p class="by">
-            <bdi class="name">{name}</bdi>
+            <PersonName name={name} />
             <time dateTime={new Date(time).toISOString()} title={t.format.fullTime(time)}>
               {t.format.time(time)}
             </time>
@@ -92,6 +92,15 @@ function Frame(props: FrameProps) {
       )}
       {children}
     </div>
+  );
+}
+
+/** The list shows the card of whoever is pressed. Enter on the message does so without another stop of the Tab key. */
+function PersonName({ name }: { name: string }) {
+  return (
+    <bdi class="name" role="button" tabIndex={-1} aria-haspopup="dialog" data-person={name}>
+      {name}
+    </bdi>
   );
 }
 
@@ -133,7 +142,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
   const row = useRef<HTMLDivElement>(null);
   const sheet = useRef<HTMLDialogElement>(null);
   const closeSheet = () => sheet.current?.close();
-  const Place = isHeld ? Sheet : Actions;
+  const Place = isHeld ? ActionSheet : Actions;
   const previousMenu = useRef(menu);
   useEffect(() => {
     if (!isActive && !isHeld) setMenu(undefined);
@@ -279,11 +288,24 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
   );
 });
 
+type ActionsProps = Omit<SheetProps, 'label'>;
+
+function ActionSheet({ children, ...rest }: ActionsProps) {
+  const t = useTexts();
+  return (
+    <Sheet label={t.message.actions} {...rest}>
+      <div class="actions" role="group" aria-label={t.message.actions}>
+        {children}
+      </div>
+    </Sheet>
+  );
+}
+
 /**
  * What can be done with a message, right behind its text. If there is no space, it lies above the end of the first
  * line. The frame around it is as high as the text, so that it stays in view in a high one.
  */
-function Actions({ children }: SheetProps) {
+function Actions({ children }: ActionsProps) {
   const t = useTexts();
   const frame = useRef<HTMLDivElement>(null);
   const actions = useRef<HTMLDivElement>(null);

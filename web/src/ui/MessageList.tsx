@@ -13,6 +13,7 @@ import { Icon } from './Icon';
 import { MessageRow, UnsentRow } from './Message';
 import { MessageSkeleton } from './Skeleton';
 import { onHold } from './touch';
+import type { Person } from './Profile';
 import { placeInAddress, replace } from './address';
 import { copyMessages } from './copy';
 import { TextsContext } from './texts';
@@ -28,6 +29,7 @@ interface Props {
   editing: number | undefined;
   onEdit: (offset: number | undefined) => void;
   onReply: (message: Message) => void;
+  onPerson: (person: Person) => void;
 }
 
 interface State {
@@ -419,7 +421,13 @@ export class MessageList extends Component<Props, State> {
       return;
     }
     if (target === this.scroller.current && (event.key === 'ArrowUp' || event.key === 'ArrowDown')) return;
-    if (target.dataset['key'] === undefined) {
+    const isRow = target.dataset['key'] !== undefined;
+    if ((event.key === 'Enter' && isRow) || (/^(Enter| )$/.test(event.key) && target.dataset['person'] !== undefined)) {
+      event.preventDefault();
+      this.showPerson(target);
+      return;
+    }
+    if (!isRow) {
       // Escape leads from a button in a message back to the message.
       if (event.key === 'Escape' && target.closest('textarea') === null) {
         target.closest<HTMLElement>('[data-key]')?.focus();
@@ -428,12 +436,27 @@ export class MessageList extends Component<Props, State> {
     }
     const by = event.key === 'ArrowUp' ? -1 : event.key === 'ArrowDown' ? 1 : 0;
     if (by === 0) return;
-    const key = this.keys[(this.index.get(target.dataset['key']) ?? 0) + by];
+    const key = this.keys[(this.index.get(target.dataset['key']!) ?? 0) + by];
     if (key === undefined) return;
     event.preventDefault();
     this.focusNext = key;
     this.setState({ active: key });
   };
+
+  private onClick = ({ target }: MouseEvent): void => {
+    const pressed = target instanceof Element ? target.closest<HTMLElement>('[data-person]') : null;
+    // Selecting text may begin and end on a name.
+    if (pressed && getSelection()?.isCollapsed !== false) this.showPerson(pressed);
+  };
+
+  /** Shows who was pressed, or who wrote a message. */
+  private showPerson(target: HTMLElement): void {
+    const { chat, onPerson } = this.props;
+    const row = this.rows[this.index.get(target.dataset['key'] ?? '') ?? -1];
+    if (!row) return onPerson({ username: target.dataset['person']!, near: target });
+    const { username, id } = row.message?.user ?? chat.me;
+    onPerson({ username, id, near: target.querySelector('.name, .text') ?? target });
+  }
 
   private activate = (key: string): void => {
     if (this.state.active !== key) this.setState({ active: key });
@@ -526,6 +549,7 @@ export class MessageList extends Component<Props, State> {
           <div
             class="inner"
             ref={this.inner}
+            onClick={this.onClick}
             {...feed}
           >
             {shown.map((row, i) => {

@@ -1,7 +1,7 @@
 /** The open room. */
 import type { ComponentChild } from 'preact';
 import { useCallback, useEffect, useRef, useState } from 'preact/hooks';
-import type { Message, Room as SubscribedRoom, RoomInfo } from '@uproar/client';
+import type { Message, Room as SubscribedRoom, RoomInfo, User } from '@uproar/client';
 import { errorText } from '../errors';
 import type { Chat } from '../chat';
 import type { Texts } from '../texts/language';
@@ -12,9 +12,11 @@ import { JumpToDate } from './JumpToDate';
 import { Members, hereText } from './Members';
 import { MessageList } from './MessageList';
 import { NotAMember } from './NotAMember';
+import { type Person, Profile } from './Profile';
+import { RemoveMember } from './RemoveMember';
 import { RoomDetails } from './RoomDetails';
 import { MessageSkeleton } from './Skeleton';
-import { useEvents, useStores } from './hooks';
+import { focusIfLost, useEvents, useStores } from './hooks';
 import { useTexts } from './texts';
 
 /** `isAlone`: there is nothing beside this room, because it is in a frame on another site. */
@@ -49,6 +51,14 @@ function OpenRoom({ chat, name, info, isAlone }: OpenRoomProps) {
   const [editing, setEditing] = useState<number | undefined>(() => chat.draft(name).edit?.offset);
   const [panel, setPanel] = useState<'members' | 'details'>();
   const [isJumping, setJumping] = useState(false);
+  const [person, setPerson] = useState<Person>();
+  const cards = useRef(0);
+  const showPerson = useCallback((person: Person) => {
+    // A card that has just been closed may still be there.
+    cards.current++;
+    setPerson(person);
+  }, []);
+  const [removing, setRemoving] = useState<User>();
   const list = useRef<MessageList>(null);
   const reply = useCallback((message: Message) => {
     updateReplyTo(message.offset);
@@ -119,6 +129,7 @@ function OpenRoom({ chat, name, info, isAlone }: OpenRoomProps) {
             editing={editing}
             onEdit={edit}
             onReply={reply}
+            onPerson={showPerson}
           />
         ) : (
           <div class="messages">
@@ -156,8 +167,32 @@ function OpenRoom({ chat, name, info, isAlone }: OpenRoomProps) {
           }}
         />
       </main>
-      {panel === 'members' && room && <Members key="members" chat={chat} room={room} info={info} onClose={close} />}
+      {panel === 'members' && room && (
+        <Members key="members" chat={chat} room={room} info={info} onPerson={showPerson} onClose={close} />
+      )}
       {panel === 'details' && <RoomDetails key="details" chat={chat} info={info} onClose={close} />}
+      {person && room && (
+        <Profile
+          key={`card ${cards.current}`}
+          chat={chat}
+          room={room}
+          info={info}
+          person={person}
+          onMention={() => {
+            // There, it covers the message box.
+            if (matchMedia('(max-width: 64rem)').matches) close();
+          }}
+          onRemove={setRemoving}
+          onClose={() => {
+            setPerson((shown) => (shown === person ? undefined : shown));
+            // What was pressed may be gone.
+            focusIfLost(document.querySelector('.scroller'));
+          }}
+        />
+      )}
+      {removing && (
+        <RemoveMember key="remove" chat={chat} info={info} user={removing} onClose={() => setRemoving(undefined)} />
+      )}
       {isJumping && room && (
         <JumpToDate
           room={room}

@@ -33,6 +33,7 @@ function shortcutsIn({ shortcuts: { keys, anywhere, composer, messages, lists } 
       of: messages.title,
       keys: [
         ['↑ ↓', messages.move],
+        ['Enter', messages.person],
         ['Tab', messages.enter],
         ['Esc', messages.leave],
         [keys.pages, messages.scroll],

@@ -45,9 +45,10 @@ function withRemark<N>(nodes: readonly N[], remark: ComponentChild, render: Rend
 
 type Render<N> = (node: N, key: number, remark?: ComponentChild) => ComponentChild;
 
-const inline = (tabIndex: number) => (node: Inline, key: number): ComponentChild => {
+/** `tabIndex`: none in a link, where nothing else can be pressed. */
+const inline = (tabIndex: number | undefined) => (node: Inline, key: number): ComponentChild => {
   if (node.kind === 'text') return node.text;
-  const children = node.children.map(inline(tabIndex));
+  const children = node.children.map(inline(node.kind === 'link' ? undefined : tabIndex));
   switch (node.kind) {
     case 'em':
       return <em key={key}>{children}</em>;
@@ -81,12 +82,19 @@ const inline = (tabIndex: number) => (node: Inline, key: number): ComponentChild
           {children}
         </a>
       );
-    default:
+    default: {
+      const name = visible(node).slice(1);
+      const button = { role: 'button', tabIndex, 'aria-haspopup': 'dialog', 'data-person': name } as const;
       return (
-        <span key={key} class={node.kind === 'me' ? 'mention me' : 'mention'}>
+        <span
+          key={key}
+          class={node.kind === 'me' ? 'mention me' : 'mention'}
+          {...(tabIndex === undefined ? {} : button)}
+        >
           {children}
         </span>
       );
+    }
   }
 };
 

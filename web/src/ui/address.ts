@@ -85,7 +85,7 @@ export function followHistory(): void {
 }
 
 /** Whether there is space for the list of rooms or for a room, but not for both. */
-function isNarrow(): boolean {
+export function isNarrow(): boolean {
   return matchMedia('(max-width: 44rem)').matches;
 }
 

@@ -87,6 +87,22 @@ export function useShortcuts(onSwitch: () => void, onHelp: () => void): void {
   }, []);
 }
 
+/** Writes something into the composer, in place of what is selected there, and continues there. */
+function write(composer: HTMLTextAreaElement, text: string, inputType = 'insertText'): void {
+  composer.focus();
+  composer.setRangeText(text, composer.selectionStart, composer.selectionEnd, 'end');
+  composer.dispatchEvent(new InputEvent('input', { bubbles: true, inputType }));
+}
+
+/** Mentions somebody at the caret of the composer. */
+export function mention(name: string): void {
+  const composer = shownComposer();
+  if (!composer) return;
+  const { value, selectionEnd } = composer;
+  composer.setSelectionRange(selectionEnd, selectionEnd);
+  write(composer, `${/\S$/.test(value.slice(0, selectionEnd)) ? ' ' : ''}@${name} `);
+}
+
 /** Makes what is typed or pasted outside of any field go to the composer. */
 export function useTyping(): void {
   useEffect(() => {
@@ -102,9 +118,7 @@ export function useTyping(): void {
       const composer = text && isElsewhere(event.target) ? shownComposer() : undefined;
       if (!text || !composer) return;
       event.preventDefault();
-      composer.focus();
-      composer.setRangeText(text, composer.selectionStart, composer.selectionEnd, 'end');
-      composer.dispatchEvent(new InputEvent('input', { bubbles: true, inputType: 'insertFromPaste' }));
+      write(composer, text, 'insertFromPaste');
     };
     addEventListener('keydown', onKeyDown);
     addEventListener('paste', onPaste);
