@@ -1,6 +1,6 @@
 import { type Page } from 'playwright-core';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { accessibilityFlaws, createWorld, messageText } from './browser';
+import { accessibilityFlaws, composer, createWorld, messageText } from './browser';
 
 const world = createWorld();
 
@@ -62,6 +62,31 @@ describe('the list of rooms', () => {
     await page.getByRole('link', { name: /barn favourite 1 unread/ }).waitFor();
     await expect.poll(() => page.title()).toMatch(/^\(1\) cellar/);
     expect(await accessibilityFlaws(page)).toEqual([]);
+  });
+
+  it('is walked through with Alt and the arrow keys, also from unread room to unread room', async () => {
+    const at = (title: string) => page.getByRole('heading', { name: title, level: 1, exact: true }).waitFor();
+    await page.goto(`${world.server.page}/#/barn`);
+    await inOrder('barn', 'cellar', 'attic');
+    await composer(page).fill('Half');
+    for (const title of ['cellar', 'attic', 'barn']) {
+      await page.keyboard.press('Alt+ArrowDown');
+      await at(title);
+    }
+    for (const title of ['attic', 'cellar', 'barn']) {
+      await page.keyboard.press('Alt+ArrowUp');
+      await at(title);
+    }
+    // The muted one is passed over.
+    await world.say(bob, 'attic', 'Fifth');
+    await world.say(bob, 'cellar', 'Sixth');
+    await page.getByRole('link', { name: /cellar.* 1 unread/ }).waitFor();
+    await page.keyboard.press('Alt+Shift+ArrowDown');
+    await at('cellar');
+    expect(await composer(page).inputValue()).toBe('');
+    await page.getByRole('link', { name: /cellar.* 1 unread/ }).waitFor({ state: 'detached' });
+    await page.keyboard.press('Alt+Shift+ArrowDown');
+    await at('cellar');
   });
 });
 

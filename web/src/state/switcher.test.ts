@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { RoomInfo } from '@uproar/client';
-import { type Order, findRooms, match, searchable } from './switcher';
+import { type Order, findRooms, match, neighbour, searchable } from './switcher';
 
 const info = (name: string, title = name): RoomInfo => ({
   name, title, private: false, size: 10, members: 1, epoch: `e-${name}`,
@@ -61,5 +61,14 @@ describe('findRooms', () => {
     // What was typed counts more.
     expect(find('g', order)).toEqual(['garage', 'garden']);
     expect(find('gard', order)).toEqual(['garden']);
+  });
+});
+
+describe('neighbour', () => {
+  it('goes round', () => {
+    const names = ['a', 'b', 'c'];
+    expect([neighbour(names, 'a', 1), neighbour(names, 'c', 1), neighbour(names, 'a', -1)]).toEqual(['b', 'a', 'c']);
+    expect([neighbour(names, undefined, 1), neighbour(names, undefined, -1)]).toEqual(['a', 'c']);
+    expect([neighbour(names, 'gone', -1), neighbour([], 'a', 1)]).toEqual(['c', undefined]);
   });
 });

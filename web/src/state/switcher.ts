@@ -72,3 +72,9 @@ function compare(a: readonly number[], b: readonly number[]): number {
   const at = a.findIndex((key, i) => key !== b[i]);
   return at < 0 ? 0 : a[at]! < b[at]! ? -1 : 1;
 }
+
+/** The next or previous one of some names, beginning again at the end. */
+export function neighbour(names: readonly string[], current: string | undefined, by: 1 | -1): string | undefined {
+  const at = current === undefined ? -1 : names.indexOf(current);
+  return names.at(at < 0 && by < 0 ? -1 : (at + by) % names.length);
+}

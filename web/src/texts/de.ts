@@ -211,6 +211,7 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
     anywhere: {
       title: 'Überall',
       switch: 'Zu einem Raum gehen',
+      step: 'Zum vorigen oder nächsten Raum, mit Umschalt zu einem mit ungelesenen Nachrichten',
       help: 'Diese Liste anzeigen, außerhalb von Textfeldern',
       write: 'Eine Nachricht schreiben, außerhalb von Textfeldern',
       close: 'Einen Dialog schließen',

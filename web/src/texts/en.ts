@@ -208,6 +208,7 @@ export const en = ({ list, number, plural }: Formats) => ({
     anywhere: {
       title: 'Anywhere',
       switch: 'Go to a room',
+      step: 'Go to the previous or next room, with Shift to one with unread messages',
       help: 'Show this list, outside of text fields',
       write: 'Write a message, outside of text fields',
       close: 'Close a dialog',

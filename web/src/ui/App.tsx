@@ -3,6 +3,7 @@ import { useEffect, useState } from 'preact/hooks';
 import type { Chat } from '../chat';
 import type { Session } from '../session';
 import { OWNER_KEY } from '../state/privacy';
+import { neighbour } from '../state/switcher';
 import { drafts, storage } from '../storage';
 import type { Say } from '../texts/language';
 import { Announcement, BannerLine } from './BannerLine';
@@ -79,7 +80,13 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
     if (dialog === 'switch') close();
     else if (!document.querySelector('dialog[open]')) setDialog('switch');
   };
-  useShortcuts(toggleSwitcher, () => setDialog('shortcuts'));
+  const step = (by: 1 | -1, onlyUnread: boolean) => {
+    const isCalling = (name: string) => chat.rooms.unread(name) > 0 && !chat.rooms.isMuted(name);
+    const rooms = chat.rooms.sorted.filter(({ name }) => !onlyUnread || name === chat.openRoom || isCalling(name));
+    const next = neighbour(rooms.map(({ name }) => name), chat.openRoom, by);
+    if (next !== undefined && next !== chat.openRoom) go(next);
+  };
+  useShortcuts({ onSwitch: toggleSwitcher, onHelp: () => setDialog('shortcuts'), onStep: step });
   useTyping();
   usePlaces(chat);
   const { total, loaded } = chat.rooms;

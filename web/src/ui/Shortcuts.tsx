@@ -13,6 +13,7 @@ function shortcutsIn({ shortcuts: { keys, anywhere, composer, messages, lists } 
       of: anywhere.title,
       keys: [
         [control('K'), anywhere.switch],
+        ['Alt+↑ Alt+↓', anywhere.step],
         ['?', anywhere.help],
         [keys.anyLetter, anywhere.write],
         ['Esc', anywhere.close],

@@ -69,15 +69,29 @@ function isHelp({ key, target, ctrlKey, metaKey, altKey }: KeyboardEvent): boole
   return key === '?' && isFree && hasSingleKeys() && !ctrlKey && !metaKey && !altKey;
 }
 
+/** Alt with an arrow key goes through the rooms; with Shift as well, through those with unread messages. */
+function roomStep({ key, altKey, ctrlKey, metaKey }: KeyboardEvent): 1 | -1 | undefined {
+  if (!altKey || ctrlKey || metaKey || document.querySelector('dialog[open]')) return undefined;
+  return key === 'ArrowDown' ? 1 : key === 'ArrowUp' ? -1 : undefined;
+}
+
+interface Actions {
+  onSwitch: () => void;
+  onHelp: () => void;
+  onStep: (by: 1 | -1, onlyUnread: boolean) => void;
+}
+
 /** Calls these when their keys are pressed. To be used before `useTyping`, which has what is left. */
-export function useShortcuts(onSwitch: () => void, onHelp: () => void): void {
-  const latest = useRef({ onSwitch, onHelp });
-  latest.current = { onSwitch, onHelp };
+export function useShortcuts(actions: Actions): void {
+  const latest = useRef(actions);
+  latest.current = actions;
   useEffect(() => {
     const onKeyDown = (event: KeyboardEvent) => {
       if (event.defaultPrevented || event.isComposing) return;
-      const { onSwitch, onHelp } = latest.current;
-      const action = isShortcut(event, 'k') ? onSwitch : isHelp(event) ? onHelp : undefined;
+      const { onSwitch, onHelp, onStep } = latest.current;
+      const by = roomStep(event);
+      const step = by && (() => onStep(by, event.shiftKey));
+      const action = isShortcut(event, 'k') ? onSwitch : isHelp(event) ? onHelp : step;
       if (!action) return;
       event.preventDefault();
       action();
