@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { Names } from './mentions';
-import { cut, excess, isBlank, parseText, storable } from './text';
+import { cut, excess, isBlank, isEmojiOnly, parseText, storable } from './text';
 
 const names = new Names();
 const rooms = new Names();
@@ -135,4 +135,13 @@ it('knows when there is nothing to see', () => {
 
 it('removes only what cannot be stored', () => {
   expect(storable('a\0b\u0007 \ud83d \ude00\ud83d\ude00')).toBe('ab\u0007 \ufffd \ufffd\ud83d\ude00');
+});
+
+describe('isEmojiOnly', () => {
+  it('is true for a few emoji and nothing else', () => {
+    for (const text of ['👍', '🎉🎉', ' 👩‍👩‍👧 🇩🇪 ❤️\n1️⃣ ', '👍🏽']) expect(isEmojiOnly(text), text).toBe(true);
+    for (const text of ['', ' ', '1', '#', 'ok 👍', '👍.', '😀'.repeat(7), '❤️'.repeat(1000)]) {
+      expect(isEmojiOnly(text), text).toBe(false);
+    }
+  });
 });

@@ -85,3 +85,13 @@ export function excess(text: string, limitBytes: number): number {
   while (bytes > limitBytes) bytes -= encoder.encode(all[--kept]!).length;
   return all.length - kept;
 }
+
+/** As many emoji as are shown larger if nothing else is in the text. */
+const LARGE_EMOJI = 6;
+/** `RGI_Emoji` is a property of strings, and its pattern matches the longest one first. */
+const EMOJI_ONLY = new RegExp(String.raw`^(?:\p{RGI_Emoji}\s*){1,${LARGE_EMOJI}}$`, 'v');
+
+/** Whether a text is nothing but a few emoji. */
+export function isEmojiOnly(text: string): boolean {
+  return text.length <= 100 && EMOJI_ONLY.test(text.trim());
+}

@@ -8,6 +8,7 @@ import { drafts, storage } from '../storage';
 import type { Say } from '../texts/language';
 import { Announcement, BannerLine } from './BannerLine';
 import { FindRoom } from './FindRoom';
+import { Icon } from './Icon';
 import { Room } from './Room';
 import { Rooms } from './Rooms';
 import { Settings } from './Settings';
@@ -110,12 +111,13 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
         <main class="room nothing" tabIndex={-1} ref={focusIfLost}>
           {loaded && chat.rooms.sorted.length > 0 && <p>{t.main.choose}</p>}
           {loaded && chat.rooms.sorted.length === 0 && (
-            <>
-              <p>{t.main.noRooms}</p>
+            <div class="empty">
+              <Icon name="room" />
+              <span>{t.main.noRooms}</span>
               <button class="primary" onClick={() => setDialog('find')}>
                 {t.main.find}
               </button>
-            </>
+            </div>
           )}
         </main>
       ) : (

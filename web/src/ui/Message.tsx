@@ -7,7 +7,7 @@ import type { Chat } from '../chat';
 import { isLong } from '../state/fold';
 import { plainText } from '../state/markdown';
 import type { Names } from '../state/mentions';
-import { cut, excess, isBlank, storable } from '../state/text';
+import { cut, excess, isBlank, isEmojiOnly, storable } from '../state/text';
 import { Avatar } from './Avatar';
 import { ErrorText } from './ErrorText';
 import { IconButton } from './Icon';
@@ -222,7 +222,7 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
           }}
         />
       ) : (
-        <div class={isGone ? 'text gone' : 'text'} dir="auto">
+        <div class={isGone ? 'text gone' : textClass(message.text!)} dir="auto">
           {isGone ? (
             t.message.deleted
           ) : (
@@ -324,6 +324,8 @@ function Actions({ children }: ActionsProps) {
     </div>
   );
 }
+
+const textClass = (text: string) => (isEmojiOnly(text) ? 'text emoji' : 'text');
 
 function Fold({ rowKey, isFolded, onFold, isReachable }: Common) {
   const t = useTexts();
@@ -450,7 +452,7 @@ export const UnsentRow = memo(function UnsentRow(props: UnsentProps) {
       {item.replyTo !== undefined && (
         <Quoted offset={item.replyTo} quoted={quoted} onGoTo={onGoTo} isReachable={isReachable} />
       )}
-      <div class="text" dir="auto">
+      <div class={textClass(item.text)} dir="auto">
         <Text {...textProps} text={item.text}>
           {item.status === 'pending' && <span class="edited"> {t.message.sending}</span>}
         </Text>

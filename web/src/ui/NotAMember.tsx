@@ -54,7 +54,11 @@ export function NotAMember({ chat, name, isAlone }: { chat: Chat; name: string; 
 
   return (
     <main class="room nothing" tabIndex={-1} ref={focusIfLost}>
-      {!isAlone && <a href={addressOf(undefined)}>{t.rooms.all}</a>}
+      {!isAlone && (
+        <a class="all" href={addressOf(undefined)}>
+          {t.rooms.all}
+        </a>
+      )}
       <h1>{former ? t.notAMember.noLonger(title) : t.notAMember.not(title)}</h1>
       {found && <p role="status">{whyNot(t, former, found)}</p>}
       {found === 'public' && (
