@@ -101,7 +101,7 @@ describe('a new room', () => {
     await page.getByLabel('Room name').press('Enter');
     await page.getByRole('button', { name: 'Create “den”' }).click();
     const step = page.getByRole('dialog', { name: 'Add people to “den”' });
-    await step.getByText('The people you add are the only ones who can see it.').waitFor();
+    await step.getByText('only the people you add can see it').waitFor();
     await step.getByRole('button', { name: 'Skip' }).waitFor();
     await step.locator('input:focus').waitFor();
     for (const [name, answer] of [

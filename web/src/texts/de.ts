@@ -333,7 +333,7 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
   },
   addPeople: {
     title: (room) => `Personen zu „${room}“ hinzufügen`,
-    whyPrivate: 'Dieser Raum ist privat. Nur wen du hinzufügst, kann ihn sehen.',
+    whyPrivate: 'Dieser Raum ist privat: Nur wer hinzugefügt wird, kann ihn sehen. Anders kommt niemand hinein.',
     whyPublic: 'Diesen Raum können alle finden und betreten. Du kannst auch selbst jemanden hinzufügen.',
     added: (name) => rich`${name} ist jetzt Mitglied.`,
     already: (name) => rich`${name} ist schon Mitglied.`,

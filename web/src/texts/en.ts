@@ -326,7 +326,7 @@ export const en = ({ list, number, plural }: Formats) => ({
   },
   addPeople: {
     title: (room: string) => `Add people to “${room}”`,
-    whyPrivate: 'This room is private. The people you add are the only ones who can see it.',
+    whyPrivate: 'This room is private: only the people you add can see it. There is no other way in.',
     whyPublic: 'Everyone can find and join this room. You can add people to it, too.',
     added: (name: ComponentChild) => rich`${name} is now a member.`,
     already: (name: ComponentChild) => rich`${name} is already a member.`,
