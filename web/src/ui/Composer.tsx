@@ -127,7 +127,7 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
           if (event.key === 'Enter' && !event.shiftKey) {
             event.preventDefault();
             send();
-          } else if (event.key === 'ArrowUp' && text === '') {
+          } else if (event.key === 'ArrowUp' && !event.altKey && text === '') {
             event.preventDefault();
             onEditLast();
           } else if (event.key === 'Escape' && replyTo !== undefined) onCancelReply();
