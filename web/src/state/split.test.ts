@@ -60,12 +60,13 @@ describe('split', () => {
     expect(split(long.repeat(MOST_PARTS), 100)).toHaveLength(MOST_PARTS);
     expect(split(`${long.repeat(MOST_PARTS)}x`, 100)).toBeUndefined();
     expect(split('x\n'.repeat(LOTS), 16_384)).toBeUndefined();
+    expect(split('\n'.repeat(300_000), 16_384)).toEqual([]);
     for (const text of ['\n', ' ', '`', '```\n', '```\nx\n', '\u0301', '``` \n````\n']) {
       for (const part of split(text.repeat(20_000 / text.length), 1000) ?? []) {
         expect(bytes(part)).toBeLessThanOrEqual(1000);
       }
     }
-  });
+  }, 30_000);
 });
 
 const LOTS = 100_000;

@@ -9,7 +9,7 @@ export const MOST_PARTS = 20;
 
 const FENCE = /^ {0,3}(`{3,})([^`]*)$/;
 const encoder = new TextEncoder();
-const bytesOf = (text: string) => encoder.encode(text).length;
+const bytesOf = (text: string) => (text.length < 2 && text < '\x80' ? text.length : encoder.encode(text).length);
 
 export function countLines(text: string): number {
   let lines = 1;
@@ -39,12 +39,13 @@ interface Line {
 export function split(text: string, limitBytes: number): string[] | undefined {
   if (text.length > limitBytes * MOST_PARTS) return undefined;
   const parts: string[] = [];
-  let lines = linesOf(text, limitBytes);
-  while (lines.length > 0) {
-    const end = endOfPart(lines, limitBytes);
-    const part = lines.slice(0, end);
-    lines = lines.slice(end);
-    while (lines[0] && !lines[0].fence && isBlank(lines[0].text)) lines.shift();
+  const lines = linesOf(text, limitBytes);
+  const isGap = (line: Line | undefined) => line !== undefined && !line.fence && isBlank(line.text);
+  for (let at = 0; at < lines.length;) {
+    const part = lines.slice(at, at + LINES);
+    part.length = endOfPart(part, lines.length - at, limitBytes);
+    at += part.length;
+    while (isGap(lines[at])) at++;
     const { fence } = part[0]!;
     const { after } = part.at(-1)!;
     const texts = part.map(({ text }) => text);
@@ -99,29 +100,32 @@ function piecesOf(line: string, limitBytes: number): string[] {
   for (const character of characters(line)) {
     // One with very many marks is cut all the same.
     for (const part of bytesOf(character) > limitBytes ? character : [character]) {
-      if (bytes + bytesOf(part) > limitBytes) end();
+      const own = bytesOf(part);
+      if (bytes + own > limitBytes) end();
       piece += part;
-      bytes += bytesOf(part);
+      bytes += own;
     }
   }
   pieces.push(piece);
   return pieces;
 }
 
-/** Where a part ends that begins with these lines: between paragraphs, or else between lines. */
-function endOfPart(lines: readonly Line[], limitBytes: number): number {
+/**
+ * Where a part ends that begins with these lines, of which so many are left: between paragraphs, or else between lines.
+ */
+function endOfPart(lines: readonly Line[], left: number, limitBytes: number): number {
   const { fence } = lines[0]!;
   // The end of the last line is no part of it.
   let bytes = (fence ? bytesOf(fence.opening) + 1 : 0) - 1;
   let end = 0;
   let best = 0;
-  for (; end < lines.length && end < LINES; end++) {
+  for (; end < lines.length; end++) {
     const { text, bytes: own, after, fence } = lines[end]!;
     bytes += own;
     if (bytes + (after ? bytesOf(after.closing) + 1 : 0) > limitBytes) break;
     if (!fence && isBlank(text)) best = end + 1;
   }
-  if (end === lines.length) return end;
+  if (end === left) return end;
   // Not after the opening of a fence.
   while (end > 1 && lines[end - 1]!.after && lines[end - 1]!.after !== lines[end - 1]!.fence) end--;
   return best > end / 2 ? best : Math.max(1, end);

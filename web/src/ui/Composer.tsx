@@ -102,9 +102,7 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
           </button>
         </p>
       )}
-      {isOffered && (
-        <Offer text={text} isTooLong={tooLong > 0} parts={parts} onSend={sendAll} onKeep={keep} />
-      )}
+      <Offer text={isOffered ? text : ''} isTooLong={tooLong > 0} parts={parts} onSend={sendAll} onKeep={keep} />
       <Writing
         chat={chat}
         room={room}
@@ -147,6 +145,7 @@ export function Composer({ chat, room, title, replyTo, quoted, onCancelReply, on
 }
 
 interface OfferProps {
+  /** Empty if there is nothing to offer. */
   text: string;
   isTooLong: boolean;
   /** The messages that the text may be sent as, unless there would be too many. */
@@ -158,20 +157,23 @@ interface OfferProps {
 /** Offers to send a long text as several messages. */
 function Offer({ text, isTooLong, parts, onSend, onKeep }: OfferProps) {
   const t = useTexts();
-  const lines = countLines(text);
+  const { tooMany, notOne, lines } = t.composer;
+  const why = !parts ? tooMany(MOST_PARTS) : isTooLong ? notOne : lines(countLines(text));
+  const isShown = text !== '';
   return (
-    <div class="offer">
-      <p role="status">
-        {!parts ? t.composer.tooMany(MOST_PARTS) : isTooLong ? t.composer.notOne : t.composer.lines(lines)}
-      </p>
-      {parts && (
+    <div class={isShown ? 'offer' : 'visually-hidden'}>
+      {/* Screen readers announce what changes in an element that was there before. */}
+      <p role="status">{isShown && why}</p>
+      {isShown && parts && (
         <button type="button" onClick={() => onSend(parts)}>
           {t.composer.sendParts(parts.length)}
         </button>
       )}
-      <button type="button" class="quiet" onClick={onKeep}>
-        {t.composer.keep}
-      </button>
+      {isShown && (
+        <button type="button" class="quiet" onClick={onKeep}>
+          {t.composer.keep}
+        </button>
+      )}
     </div>
   );
 }
