@@ -54,14 +54,6 @@ export class Names {
     this.version++;
   }
 
-  get size(): number {
-    return this.names.size;
-  }
-
-  has(name: string): boolean {
-    return this.names.has(fold(name));
-  }
-
   /** The longest of these names, or `own`, that the text at this place begins with. Returns where it ends. */
   find(text: string, start: number, own: string): { end: number; isMe: boolean; name: string } | undefined {
     const longest = Math.max(this.longest, own.length);

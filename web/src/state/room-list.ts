@@ -14,6 +14,8 @@ export class RoomList extends Store {
   sorted: readonly RoomInfo[] = [];
   /** Their names, which may be mentioned. Another object when they change. */
   names = new Names();
+  /** All of them, in one text. */
+  private listed = '';
 
   constructor(
     private readonly list: ServerList,
@@ -112,8 +114,10 @@ export class RoomList extends Store {
   }
 
   private updateNames(): void {
-    const all = this.list.sorted.map(({ name }) => name);
-    if (all.length === this.names.size && all.every((name) => this.names.has(name))) return;
+    const all = this.list.sorted.map(({ name }) => name).sort();
+    const listed = all.join('\n');
+    if (listed === this.listed) return;
+    this.listed = listed;
     this.names = new Names();
     for (const name of all) this.names.add(name);
   }

@@ -1,6 +1,6 @@
 /** A box to write in, with what helps: completion, keys and buttons for formatting, and the emoji picker. */
 import type { ComponentChildren, RefObject } from 'preact';
-import { useState } from 'preact/hooks';
+import { useLayoutEffect, useState } from 'preact/hooks';
 import type { Chat } from '../chat';
 import { type Option, REACH, type Sources, complete, isEmojiQuery } from '../state/completion';
 import { COMPLETION_ID, Completion, optionId } from './Completion';
@@ -40,6 +40,11 @@ export function Writing(props: Props) {
   const completion = caret && complete(caret.before, sources());
   // Enter sends the message, unless an option has been chosen with an arrow key. An emoji is meant to be inserted.
   const selected = completion?.kind === 'emoji' ? Math.max(0, caret!.selected) : (caret?.selected ?? -1);
+
+  // What was completed has been sent.
+  useLayoutEffect(() => {
+    if (text === '') setCaret(undefined);
+  }, [text]);
 
   /** What there is to complete. */
   function sources(): Sources {
