@@ -1,16 +1,9 @@
 import { type BrowserContext, type Page } from 'playwright-core';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { PASSWORD, allStored, composer, createWorld, messageText, send } from './browser';
-import { post } from './server';
+import { post, remove } from './server';
 
 const world = createWorld();
-
-/** Sends a DELETE request and expects it to succeed. */
-async function remove(path: string, token: string): Promise<void> {
-  const headers = { Authorization: `Bearer ${token}` };
-  const { status } = await fetch(world.server.url + path, { method: 'DELETE', headers });
-  expect(status).toBe(200);
-}
 
 /** Expects these texts, each exactly once and in this order. */
 async function expectTexts(page: Page, texts: string[]): Promise<void> {
@@ -206,7 +199,7 @@ describe('an unreliable connection', () => {
   });
 
   it('shows a removed user that they are not a member, and lets them join again', async () => {
-    await remove('/rooms/lobby/members/bob', await world.token('ann'));
+    await remove(world.server, '/rooms/lobby/members/bob', await world.token('ann'));
     await bob.getByText('You’re no longer a member of The lobby').waitFor();
     await bob.getByRole('button', { name: 'Join' }).click();
     await composer(bob).waitFor();
@@ -220,7 +213,7 @@ describe('an unreliable connection', () => {
     await away.setOffline(true);
     await bob.getByText('Connection lost').waitFor();
     const annsToken = await world.token('ann');
-    await remove('/rooms/lobby/members/bob', annsToken);
+    await remove(world.server, '/rooms/lobby/members/bob', annsToken);
     await away.setOffline(false);
     await bob.getByText('Back online').waitFor({ timeout: 20_000 });
     await bob.getByText('You’re no longer a member of The lobby').waitFor();
@@ -241,7 +234,7 @@ describe('an unreliable connection', () => {
     await ann.getByRole('button', { name: '2 online' }).waitFor();
     await composer(bob).pressSequentially('Half');
     await ann.getByText('bob is typing').waitFor();
-    await remove('/rooms/cellar/members/bob', owner);
+    await remove(world.server, '/rooms/cellar/members/bob', owner);
     // Who is not a member any more is not typing either.
     await ann.getByText('bob is typing').waitFor({ state: 'hidden', timeout: 2000 });
     await ann.getByRole('button', { name: '1 online' }).click();
@@ -274,7 +267,7 @@ describe('an unreliable connection', () => {
     await bob.getByText('Connection lost').waitFor();
     await send(bob, 'Something important');
     await messageText(bob, 'Something important').waitFor();
-    await remove('/rooms/doomed', owner);
+    await remove(world.server, '/rooms/doomed', owner);
     await away.setOffline(false);
     await bob.getByText('Back online').waitFor({ timeout: 20_000 });
     await bob.getByText('Something important').waitFor();

@@ -10,7 +10,7 @@ import {
   screenshot,
   send,
 } from './browser';
-import { post } from './server';
+import { post, remove } from './server';
 
 const world = createWorld();
 
@@ -173,6 +173,7 @@ describe('a link to a message', () => {
   /** The offsets of “Message 0”, “Message 1” and so on. */
   const offsets: number[] = [];
   const link = (room: string, offset: number) => `${world.server.page}/#/${room}/${offset}`;
+  const copied = () => page.evaluate(() => navigator.clipboard.readText());
   const notice = (text: string | RegExp) => page.locator('.messages > .notice', { hasText: text });
   /** The row with this text, once the page has led there. It stands out for a while only, but keeps the focus. */
   const reached = (text: string) => page.locator('.row:focus', { hasText: text });
@@ -207,7 +208,10 @@ describe('a link to a message', () => {
     await messageText(page, 'Message 490').hover();
     await page.getByRole('button', { name: 'Copy link' }).click();
     await page.getByRole('status').getByText('Link copied').waitFor();
-    expect(await page.evaluate(() => navigator.clipboard.readText())).toBe(link('long', offsets[490]!));
+    // It says which room of this name it is.
+    const word = /\/[\da-f]{16}$/;
+    expect((await copied()).replace(word, '')).toBe(link('long', offsets[490]!));
+    expect(await copied()).toMatch(word);
     // The button returns.
     await page.getByRole('button', { name: 'Copy link' }).waitFor();
     // As on a server without TLS.
@@ -217,7 +221,7 @@ describe('a link to a message', () => {
     await page.keyboard.press('Enter');
     await page.getByRole('status').getByText('Link copied').waitFor();
     await page.evaluate(() => delete (navigator as { clipboard?: unknown }).clipboard);
-    expect(await page.evaluate(() => navigator.clipboard.readText())).toBe(link('long', offsets[485]!));
+    expect((await copied()).replace(word, '')).toBe(link('long', offsets[485]!));
   });
 
   it('shows the message among its neighbours, also in a new tab', async () => {
@@ -275,7 +279,7 @@ describe('a link to a message', () => {
     await send(page, 'A secret');
     await messageText(page, 'A secret').hover();
     await page.getByRole('button', { name: 'Copy link' }).click();
-    const secret = await page.evaluate(() => navigator.clipboard.readText());
+    const secret = await copied();
     await page.getByRole('button', { name: 'Delete' }).click();
     await page.locator('.actions').getByRole('button', { name: 'Delete' }).click();
     await messageText(page, 'This message was deleted.').waitFor();
@@ -293,6 +297,35 @@ describe('a link to a message', () => {
       await notice('There is no message at this link.').waitFor();
       await messageText(page, 'Message 500').waitFor();
     }
+  });
+
+  it('does not lead to the message of another room that took the name', async () => {
+    const token = await world.token('cleo');
+    const write = async () => {
+      await world.room(token, 'again');
+      for (let i = 0; i < 3; i++) await world.say(token, 'again', `Number ${i}`);
+      await page.goto('about:blank');
+      await page.goto(`${world.server.page}/#/again`);
+      await messageText(page, 'Number 1').hover();
+      await page.getByRole('button', { name: 'Copy link' }).click();
+      await page.getByRole('status').getByText('Link copied').waitFor();
+      return copied();
+    };
+    const old = await write();
+    await remove(world.server, '/rooms/again', token);
+    const current = await write();
+    expect(current).not.toBe(old);
+    // In a room that is open, and in a new tab.
+    for (const before of [`${world.server.page}/#/again`, 'about:blank']) {
+      await page.goto(before);
+      await page.goto(old);
+      await notice('This message was in an earlier room of the same name.').waitFor();
+      await messageText(page, 'Number 2').waitFor();
+      expect(await page.locator('.row.flashed').count()).toBe(0);
+    }
+    await page.goto(current);
+    await reached('Number 1').waitFor();
+    expect(await notice(/./).count()).toBe(0);
   });
 
   it('is followed after the page could not load it', async () => {

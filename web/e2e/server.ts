@@ -98,3 +98,10 @@ export async function post<T>(server: Server, path: string, body: unknown, token
   if (!response.ok) throw new Error(`${path}: ${await response.text()}`);
   return (await response.json()) as T;
 }
+
+/** Sends a DELETE request. */
+export async function remove(server: Server, path: string, token: string): Promise<void> {
+  const headers = { Authorization: `Bearer ${token}` };
+  const response = await fetch(server.url + path, { method: 'DELETE', headers });
+  if (!response.ok) throw new Error(`${path}: ${await response.text()}`);
+}

@@ -1,6 +1,7 @@
 import { type BrowserContext, type Page } from 'playwright-core';
 import { beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { allStored, composer, createWorld, messageText, send } from './browser';
+import { remove } from './server';
 
 const world = createWorld();
 
@@ -186,12 +187,12 @@ describe('what a browser keeps', () => {
     await bob.getByText('Connection lost').waitFor();
     await send(bob, 'For these people only');
     await messageText(bob, 'For these people only').waitFor();
-    const headers = { Authorization: `Bearer ${owner}` };
-    await fetch(`${world.server.url}/rooms/doomed`, { method: 'DELETE', headers });
+    await remove(world.server, '/rooms/doomed', owner);
     await room();
     await world.join(await world.token('bob'), 'doomed');
     await bob.context().setOffline(false);
     await bob.getByText('This room has been replaced since you wrote this.').waitFor({ timeout: 20_000 });
+    const headers = { Authorization: `Bearer ${owner}` };
     const chats = await fetch(`${world.server.url}/user/getchats?room=doomed`, { headers });
     expect(await chats.text()).not.toContain('For these people only');
     // The user may decide otherwise.
@@ -217,8 +218,7 @@ describe('what a browser keeps', () => {
     await quote('A secret of the old room').waitFor();
     await bob.context().setOffline(true);
     await bob.getByText('Connection lost').waitFor();
-    const headers = { Authorization: `Bearer ${owner}` };
-    await fetch(`${world.server.url}/rooms/reborn`, { method: 'DELETE', headers });
+    await remove(world.server, '/rooms/reborn', owner);
     await room('Welcome to the new room');
     await bob.context().setOffline(false);
     await quote('Welcome to the new room').waitFor({ timeout: 20_000 });

@@ -23,6 +23,7 @@ import { RoomList } from './state/room-list';
 import { RoomMarks } from './state/room-marks';
 import { UnreadMarks } from './state/unread-marks';
 import type { Say } from './texts/language';
+import type { Target } from './ui/address';
 
 /** How many pages are read, at most, to count what becomes unread. The server looks at as many messages. */
 const UNREAD_PAGES = 30;
@@ -47,7 +48,7 @@ export class Chat extends Store {
   /** The name of the room on screen. */
   openRoom: string | undefined;
   /** The message that the address names, until it is on screen. */
-  wanted: { room: string; offset: number } | undefined;
+  wanted: ({ room: string } & Target) | undefined;
   readonly banner = new Banner();
   readonly announcer: Announcer;
   private wasConnected = false;
@@ -180,8 +181,8 @@ export class Chat extends Store {
   }
 
   /** Opens a room, maybe at one of its messages, or closes the open one. */
-  show(name: string | undefined, message?: number): void {
-    if (name !== undefined && message !== undefined) this.wanted = { room: name, offset: message };
+  show(name: string | undefined, message?: Target): void {
+    if (name !== undefined && message !== undefined) this.wanted = { room: name, ...message };
     else if (name !== this.openRoom) this.wanted = undefined;
     if (name === this.openRoom) {
       if (message !== undefined) this.changed();

@@ -88,6 +88,7 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
     none: (title) => rich`In ${title} gibt es noch keine Nachrichten. Sag Hallo!`,
     gap: 'Spätere Nachrichten werden hier nicht angezeigt',
     notFound: 'Unter diesem Link gibt es keine Nachricht. Vielleicht wurde der Raum gelöscht und neu erstellt.',
+    otherRoom: 'Diese Nachricht stand in einem früheren Raum mit demselben Namen.',
     wasDeleted: 'Die Nachricht, die du suchst, wurde gelöscht.',
     unread: (count) => plural(count, { one: '# ungelesen', other: '# ungelesen' }),
     latest: 'Zu den neuesten',

@@ -89,6 +89,7 @@ export const en = ({ list, number, plural }: Formats) => ({
     none: (title: ComponentChild) => rich`No messages in ${title} yet. Say hello!`,
     gap: 'Later messages aren’t shown here',
     notFound: 'There is no message at this link. The room may have been deleted and created again since.',
+    otherRoom: 'This message was in an earlier room of the same name.',
     wasDeleted: 'The message that you were looking for was deleted.',
     unread: (count: number) => plural(count, { one: '# unread', other: '# unread' }),
     latest: 'Jump to latest',

@@ -15,7 +15,7 @@ import { Reactions } from './Reactions';
 import { Sheet, type SheetProps } from './Sheet';
 import { Text } from './Text';
 import { Writing } from './Writing';
-import { linkTo } from './address';
+import { linkTo, wordOf } from './address';
 import { copy } from './clipboard';
 import { memo } from './memo';
 import { useTexts } from './texts';
@@ -180,7 +180,10 @@ export const MessageRow = memo(function MessageRow(props: MessageProps) {
     }
   }
 
-  const copyLink = () => act(() => copy(linkTo(room, message.offset)), 'linkCopied');
+  const copyLink = () => {
+    const word = wordOf(chat.rooms.get(room)!.epoch);
+    return act(() => copy(linkTo(room, { offset: message.offset, word })), 'linkCopied');
+  };
   const copyText = () => act(() => copy(message.text!), 'textCopied');
   const markUnread = () => act(() => chat.markUnread(room, message.offset), 'markedUnread');
 

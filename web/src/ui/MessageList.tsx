@@ -14,7 +14,7 @@ import { MessageRow, UnsentRow } from './Message';
 import { MessageSkeleton } from './Skeleton';
 import { onHold } from './touch';
 import type { Person } from './Profile';
-import { placeInAddress, replace } from './address';
+import { placeInAddress, replace, wordOf } from './address';
 import { copyMessages } from './copy';
 import { TextsContext } from './texts';
 
@@ -224,6 +224,10 @@ export class MessageList extends Component<Props, State> {
     const { chat, room } = this.props;
     const { wanted } = chat;
     if (!wanted || wanted.room !== room.name || wanted === this.seeking || room.error || this.isGone) return;
+    if (wanted.word !== undefined && wanted.word !== wordOf(room.timeline.epoch)) {
+      chat.arrived();
+      return this.setState({ notice: (t) => t.messages.otherRoom });
+    }
     this.seeking = wanted;
     const exists = await this.goTo(wanted.offset, true);
     this.seeking = undefined;

@@ -28,7 +28,7 @@ export function NotAMember({ chat, name, isAlone }: { chat: Chat; name: string; 
         if (!isCurrent) return;
         // The name in the URL may be spelled differently.
         if (room.name === name) setFound('public');
-        else replace(room.name, chat.wanted?.offset);
+        else replace(room.name, chat.wanted);
       },
       (error: unknown) => {
         if (!isCurrent) return;

@@ -1,7 +1,10 @@
 import { describe, expect, it } from 'vitest';
-import { addressOf, parseAddress } from './address';
+import { addressOf, parseAddress, wordOf } from './address';
 
-const room = (name: string | undefined, message?: number) => ({ room: name, message });
+const room = (name: string | undefined, offset?: number, word?: string) => ({
+  room: name,
+  message: offset === undefined ? undefined : { offset, word },
+});
 
 describe('the address', () => {
   it('names a room, and maybe a message', () => {
@@ -10,6 +13,16 @@ describe('the address', () => {
     }
     expect(parseAddress('#/lobby%20')).toEqual(room('lobby'));
     expect(parseAddress('#/a/b')).toEqual(room('a/b'));
+  });
+
+  it('may say of which room of the name the message is', () => {
+    const word = wordOf('00f1a2b3c4d5e6f7.1f');
+    expect(word).toBe('00f1a2b3c4d5e6f7');
+    for (const name of ['lobby', '24/7']) {
+      expect(parseAddress(addressOf(name, { offset: 12, word }))).toEqual(room(name, 12, word));
+    }
+    expect(addressOf('lobby', { offset: 12, word })).toBe('#/lobby/12/00f1a2b3c4d5e6f7');
+    expect(parseAddress('#/24/7/365')).toEqual(room('24/7', 365));
   });
 
   it('names nothing if it cannot be read', () => {

@@ -1,22 +1,32 @@
-/** The fragment of the URL names the open room, and maybe one of its messages: `#/NAME` or `#/NAME/OFFSET`. */
+/**
+ * The fragment of the URL names the open room, and maybe one of its messages: `#/NAME`, `#/NAME/OFFSET`, or
+ * `#/NAME/OFFSET/WORD` with the room's own part of its epoch, which another room of the same name does not have.
+ */
 import { isOffset } from '@uproar/client';
 import { type Depth, above, depthIn } from '../state/steps';
 
 export interface Place {
   room: string | undefined;
-  message: number | undefined;
+  message: Target | undefined;
+}
+
+/** A message that an address names. */
+export interface Target {
+  offset: number;
+  /** See `wordOf`. */
+  word?: string | undefined;
 }
 
 /** The place that a fragment names. A slash in the name of a room is encoded, unless somebody typed it. */
 export function parseAddress(fragment: string): Place {
   const nowhere = { room: undefined, message: undefined };
-  const match = /^#\/(.+?)(?:\/(\d+))?$/.exec(fragment);
+  const match = /^#\/(.+?)(?:\/(\d+)(?:\/([\da-f]{16}))?)?$/.exec(fragment);
   if (!match) return nowhere;
   try {
     // A link that was typed or cut from a text may bring a space along.
     const room = decodeURIComponent(match[1]!).trim() || undefined;
-    const message = Number(match[2]);
-    return { room, message: room !== undefined && isOffset(message) ? message : undefined };
+    const offset = Number(match[2]);
+    return { room, message: room !== undefined && isOffset(offset) ? { offset, word: match[3] } : undefined };
   } catch {
     return nowhere;
   }
@@ -28,16 +38,24 @@ export function placeInAddress(): Place {
 }
 
 /** The link to a room or one of its messages, or to the list of rooms. */
-export function addressOf(room: string | undefined, message?: number): string {
+export function addressOf(room: string | undefined, message?: Target): string {
   if (room === undefined) return '#/';
-  return `#/${encodeURIComponent(room)}${message === undefined ? '' : `/${message}`}`;
+  return ['#', encodeURIComponent(room), message?.offset, message?.word].filter((part) => part !== undefined).join('/');
+}
+
+/**
+ * The room's own part of its epoch. Links leave out the part of the database, which changes when a backup is restored:
+ * the messages in the backup keep their offsets.
+ */
+export function wordOf(epoch: string): string {
+  return epoch.split('.', 1)[0]!;
 }
 
 /** The address of the page without a place on it; in a frame on another site, that of the whole page. */
 const thisPage = () => location.href.replace(/(embed\.html)?#.*$/, '');
 
 /** The link to a message, for other programs. */
-export function linkTo(room: string, message: number): string {
+export function linkTo(room: string, message: Target): string {
   return thisPage() + addressOf(room, message);
 }
 
@@ -53,7 +71,7 @@ export function go(room: string | undefined): void {
 }
 
 /** Corrects the address of the open room, without a step in the browser's history. */
-export function replace(room: string, message?: number): void {
+export function replace(room: string, message?: Target): void {
   history.replaceState(history.state, '', addressOf(room, message));
   dispatchEvent(new HashChangeEvent('hashchange'));
 }
