@@ -131,6 +131,11 @@ describe('the keyboard', () => {
   it('does nothing with single keys if the user does not want that', async () => {
     await page.getByRole('button', { name: 'Settings' }).click();
     await page.getByLabel('Single keys').uncheck();
+    // The list of shortcuts says so, and has the others only.
+    await page.getByRole('button', { name: 'Show the keyboard shortcuts' }).click();
+    await page.getByText('You’ve switched off single keys.').waitFor();
+    expect(await page.locator('dt', { hasText: 'Any letter' }).count()).toBe(0);
+    await page.locator('dt', { hasText: 'Ctrl+K' }).waitFor();
     await page.getByRole('button', { name: 'Close' }).click();
     await page.reload();
     await messageText(page, 'example.org/19').waitFor();

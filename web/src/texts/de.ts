@@ -201,6 +201,7 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
   },
   shortcuts: {
     title: 'Tastenkürzel',
+    noSingleKeys: 'Einzelne Tasten hast du ausgeschaltet. In den Einstellungen kannst du sie wieder einschalten.',
     keys: {
       control: 'Strg',
       anyLetter: 'Jeder Buchstabe',

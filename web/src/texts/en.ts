@@ -198,6 +198,7 @@ export const en = ({ list, number, plural }: Formats) => ({
   },
   shortcuts: {
     title: 'Keyboard shortcuts',
+    noSingleKeys: 'You’ve switched off single keys. You can switch them on again in the settings.',
     keys: {
       control: 'Ctrl',
       anyLetter: 'Any letter',

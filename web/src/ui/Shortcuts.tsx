@@ -2,7 +2,7 @@
 import { Fragment } from 'preact';
 import type { Texts } from '../texts/language';
 import { Dialog } from './Dialog';
-import { shortcut } from './keys';
+import { hasSingleKeys, shortcut } from './keys';
 import { useTexts } from './texts';
 
 /** The groups of keys, and what each does. */
@@ -14,8 +14,12 @@ function shortcutsIn({ shortcuts: { keys, anywhere, composer, messages, lists } 
       keys: [
         [control('K'), anywhere.switch],
         ['Alt+↑ Alt+↓', anywhere.step],
-        ['?', anywhere.help],
-        [keys.anyLetter, anywhere.write],
+        ...(hasSingleKeys()
+          ? [
+              ['?', anywhere.help],
+              [keys.anyLetter, anywhere.write],
+            ]
+          : []),
         ['Esc', anywhere.close],
       ],
     },
@@ -56,6 +60,7 @@ export function Shortcuts({ onClose }: { onClose: () => void }) {
   const t = useTexts();
   return (
     <Dialog title={t.shortcuts.title} onClose={onClose}>
+      {!hasSingleKeys() && <p class="hint">{t.shortcuts.noSingleKeys}</p>}
       {shortcutsIn(t).map(({ of, keys }) => (
         <section key={of} class="shortcuts">
           <h3>{of}</h3>
