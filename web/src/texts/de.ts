@@ -144,7 +144,7 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
     removed: (name) => rich`${name} erhält dann keine Nachrichten aus diesem Raum mehr.`,
     comesBackPrivate: 'Zurückkommen geht nur, wenn jemand die Person wieder hinzufügt.',
     comesBackPublic: 'Der Raum ist öffentlich, die Person kann also wieder beitreten.',
-    addLabel: 'Per Benutzername hinzufügen',
+    addLabel: 'Benutzername',
   },
   details: {
     title: 'Raumdetails',
