@@ -161,6 +161,8 @@ impl Environment {
             .args(["--echo", "--log", "warn", "--driver", driver])
             .args(["--shards", &shards.to_string()])
             .args(if self.has_default_limits { &[][..] } else { BENCH_LIMITS })
+            // The other servers keep no joins, and the ledgers expect messages only.
+            .arg("--limit=join_leave_limit=0")
             .arg("--data")
             .arg(data.path().join("data"))
             .args(&self.options);
