@@ -207,10 +207,10 @@ describe('what a browser keeps', () => {
       await world.room(owner, 'reborn', 'Reborn');
       const token = await world.token('bob');
       await world.join(token, 'reborn');
-      await world.say(owner, 'reborn', first);
+      const offset = await world.say(owner, 'reborn', first);
       // The page loads the newest 100 messages, so the first one is fetched to be quoted.
       for (let i = 0; i < 105; i++) await world.say(token, 'reborn', `Message ${i}`);
-      await world.reply('ann', 'reborn', 'What do you think?', 1);
+      await world.reply('ann', 'reborn', 'What do you think?', offset);
     };
     await room('A secret of the old room');
     const bob = await world.signedIn('bob', 'reborn');
