@@ -265,7 +265,7 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
     likeBrowser: 'Wie im Browser',
     failed: 'Diese Sprache lässt sich gerade nicht laden.',
     clock: 'Uhrzeiten',
-    clocks: { language: 'Wie in der Sprache üblich', '12': '12 Stunden', '24': '24 Stunden' },
+    clocks: { language: 'Je nach Sprache', '12': '12 Stunden', '24': '24 Stunden' },
   },
   appearance: {
     title: 'Darstellung',
