@@ -122,6 +122,31 @@ describe('an installed page', () => {
     expect(paths.filter((path) => path !== '/' && !path.startsWith('/assets/'))).toEqual([]);
   });
 
+  it('has its dialogs at hand when the network goes, and loads them again if that failed', async () => {
+    await world.account('dan');
+    const page = await world.newTab(await world.context({ serviceWorkers: 'block' }));
+    const parts = '**/assets/later-parts-*.js';
+    await page.route(parts, (route) => route.abort());
+    const failed = page.waitForEvent('requestfailed', (request) => request.url().includes('later-parts'));
+    await world.signedIn('dan', undefined, page);
+    await failed;
+    await page.getByRole('button', { name: 'Settings' }).click();
+    await page.getByRole('alert').getByText('Can’t reach the server').waitFor();
+    expect(await accessibilityFlaws(page)).toEqual([]);
+    await page.keyboard.press('Escape');
+    await page.unroute(parts);
+    await page.getByRole('button', { name: 'Settings' }).click();
+    await page.getByRole('group', { name: 'Appearance' }).waitFor();
+
+    const other = await world.newTab(await world.context({ serviceWorkers: 'block' }));
+    const loaded = other.waitForEvent('requestfinished', (request) => request.url().includes('later-parts'));
+    await world.signedIn('dan', undefined, other);
+    await loaded;
+    await other.context().setOffline(true);
+    await other.keyboard.press('Control+k');
+    await other.getByRole('dialog', { name: 'Go to a room' }).waitFor();
+  });
+
   it('opens while the server is down, and goes on when it is back', async () => {
     const page = await world.signedIn('ann', 'lobby');
     await workerReady(page);

@@ -9,7 +9,7 @@ import { Drafts } from './state/drafts';
 import { forget } from './state/privacy';
 import { tabStorage } from './storage';
 import { Embedded } from './ui/Embedded';
-import { applyTheme } from './ui/Theme';
+import { applyTheme } from './ui/theme';
 import { replace } from './ui/address';
 import { WithTexts, language } from './ui/texts';
 

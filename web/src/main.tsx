@@ -4,7 +4,7 @@ import { registerWorker, waitOrOnline } from './offline';
 import { Session } from './session';
 import { browserPrivacy, drafts } from './storage';
 import { App } from './ui/App';
-import { applyTheme, loadTheme } from './ui/Theme';
+import { applyTheme, loadTheme } from './ui/theme';
 import { followHistory } from './ui/address';
 import { WithTexts, language } from './ui/texts';
 import { stayAboveKeyboard } from './ui/touch';

@@ -7,18 +7,15 @@ import { neighbour } from '../state/switcher';
 import { drafts, storage } from '../storage';
 import type { Say } from '../texts/language';
 import { Announcement, BannerLine } from './BannerLine';
-import { FindRoom } from './FindRoom';
 import { Icon } from './Icon';
 import { Room } from './Room';
 import { Rooms } from './Rooms';
-import { Settings } from './Settings';
-import { Shortcuts } from './Shortcuts';
 import { SignIn } from './SignIn';
 import { Starting } from './Starting';
-import { Switcher } from './Switcher';
 import { go } from './address';
 import { focusIfLost, useStores } from './hooks';
 import { useShortcuts, useTyping } from './keys';
+import { FindRoom, Settings, Shortcuts, Switcher, usePreload } from './later';
 import { language, useTexts } from './texts';
 import { type Surroundings, useChat, usePlaces } from './use-chat';
 
@@ -90,6 +87,7 @@ function Main({ chat, session }: { chat: Chat; session: Session }) {
   useShortcuts({ onSwitch: toggleSwitcher, onHelp: () => setDialog('shortcuts'), onStep: step });
   useTyping();
   usePlaces(chat);
+  usePreload();
   const { total, loaded } = chat.rooms;
   const info = chat.openRoom === undefined ? undefined : chat.rooms.get(chat.openRoom);
   useEffect(() => {

@@ -9,6 +9,7 @@ import { SignIn } from './SignIn';
 import { Starting } from './Starting';
 import { useEvents, useStores } from './hooks';
 import { useTyping } from './keys';
+import { usePreload } from './later';
 import { useTexts } from './texts';
 import { type Surroundings, useChat, usePlaces } from './use-chat';
 
@@ -65,6 +66,7 @@ function Alone({ chat, host }: { chat: Chat; host: Host }) {
   useEvents(room, 'loading');
   useTyping();
   usePlaces(chat, true);
+  usePreload();
   const info = chat.rooms.get(name);
   const title = info?.title;
   const isReady = title !== undefined && (room?.timeline.loaded ?? false);

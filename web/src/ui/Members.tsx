@@ -1,9 +1,7 @@
 /** The panel with the members of a room, those who are online first. */
-import type { ComponentChild } from 'preact';
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import type { Member, Members as Page, Room, RoomInfo, User } from '@uproar/client';
 import type { Chat } from '../chat';
-import type { Texts } from '../texts/language';
 import { AddPeople } from './AddPeople';
 import { Avatar } from './Avatar';
 import { ErrorText } from './ErrorText';
@@ -12,6 +10,7 @@ import type { Person } from './Profile';
 import { ListSkeleton } from './Skeleton';
 import { focusIfLost, useEvents } from './hooks';
 import { useOneStop } from './keys';
+import { hereText } from './here';
 import { useTexts } from './texts';
 
 interface Props {
@@ -43,16 +42,6 @@ function inOrder(here: readonly User[], members: readonly Member[]): Shown[] {
     ...here.map((user) => ({ user, member: known.get(user.id), isHere: true })),
     ...members.filter(({ user }) => !isHere.has(user.id)).map((member) => ({ ...member, member, isHere: false })),
   ];
-}
-
-/** How many people are here, or how many connections there are if nobody counts the people. */
-export function hereText(
-  { members: t }: Texts,
-  people: number,
-  connections: number | undefined,
-  word = (text: ComponentChild) => text,
-) {
-  return connections === undefined ? t.online(people, word) : t.connections(connections, word);
 }
 
 export function Members({ chat, room, info, onPerson, onClose }: Props) {

@@ -8,15 +8,14 @@ import type { Texts } from '../texts/language';
 import { Back } from './Back';
 import { Composer } from './Composer';
 import { Icon, IconButton } from './Icon';
-import { JumpToDate } from './JumpToDate';
-import { Members, hereText } from './Members';
 import { MessageList } from './MessageList';
 import { NotAMember } from './NotAMember';
-import { type Person, Profile } from './Profile';
+import type { Person } from './Profile';
 import { RemoveMember } from './RemoveMember';
-import { RoomDetails } from './RoomDetails';
 import { MessageSkeleton } from './Skeleton';
 import { focusIfLost, useEvents, useStores } from './hooks';
+import { hereText } from './here';
+import { JumpToDate, Members, Profile, RoomDetails } from './later';
 import { useTexts } from './texts';
 
 /** `isAlone`: there is nothing beside this room, because it is in a frame on another site. */

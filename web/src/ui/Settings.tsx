@@ -10,7 +10,8 @@ import { Field } from './Field';
 import { go } from './address';
 import { hasSingleKeys, setSingleKeys } from './keys';
 import { LanguageChoice } from './LanguageChoice';
-import { ThemeEditor, loadTheme, saveTheme } from './Theme';
+import { ThemeEditor } from './ThemeEditor';
+import { loadTheme, saveTheme } from './theme';
 import { useTexts } from './texts';
 
 interface Props {
