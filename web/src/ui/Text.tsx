@@ -1,4 +1,4 @@
-import { type ComponentChild, Fragment } from 'preact';
+import { type ComponentChild } from 'preact';
 import { useLayoutEffect, useRef } from 'preact/hooks';
 import { folded } from '../state/fold';
 import { type Block, type Inline, type Item, parseMarkdown, visible } from '../state/markdown';
@@ -111,10 +111,9 @@ const block = (tabIndex: number): Render<Block> => (node, key, remark) => {
       return <blockquote key={key}>{withRemark(node.children, remark, block(tabIndex))}</blockquote>;
     case 'code-block':
       return (
-        <Fragment key={key}>
-          <CodeBlock tabIndex={tabIndex} text={visible(node)} language={node.language} />
+        <CodeBlock key={key} tabIndex={tabIndex} text={visible(node)} language={node.language}>
           {remark}
-        </Fragment>
+        </CodeBlock>
       );
     case 'list': {
       const items = withRemark(node.children, remark, item(tabIndex));
@@ -133,10 +132,12 @@ interface CodeProps {
   text: string;
   language: string | undefined;
   tabIndex: number;
+  /** A remark at its end. */
+  children?: ComponentChild;
 }
 
 /** Tab leads to it while there is something to scroll in a message that Tab leads to. */
-function CodeBlock({ text, language, tabIndex }: CodeProps) {
+function CodeBlock({ text, language, tabIndex, children }: CodeProps) {
   const t = useTexts();
   const element = useRef<HTMLPreElement>(null);
   const tokens = useTokens(language, text);
@@ -157,6 +158,7 @@ function CodeBlock({ text, language, tabIndex }: CodeProps) {
         {tokens
           ? tokens.map(({ text, kind }, key) => (kind ? <span key={key} class={`code-${kind}`}>{text}</span> : text))
           : text}
+        {children}
       </code>
     </pre>
   );
