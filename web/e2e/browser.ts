@@ -192,7 +192,8 @@ interface Violation {
 
 /**
  * The violations that axe finds, one line each. It does not know that arrow keys lead to the other messages, whose code
- * Tab reaches then.
+ * Tab reaches then. If Tab stopped at all codes, the list would not be one stop; if they wrapped their lines until then,
+ * messages would move.
  */
 export async function accessibilityFlaws(page: Page | Frame): Promise<string[]> {
   await page.evaluate(AXE);
