@@ -126,6 +126,17 @@ export class World {
     await post(this.server, `/rooms/${encodeURIComponent(room)}/join`, {}, token);
   }
 
+  async leave(token: string, room: string): Promise<void> {
+    await post(this.server, `/rooms/${encodeURIComponent(room)}/leave`, {}, token);
+  }
+
+  async remove(token: string, room: string, member: string): Promise<void> {
+    const path = `/rooms/${encodeURIComponent(room)}/members/${encodeURIComponent(member)}`;
+    const headers = { Authorization: `Bearer ${token}` };
+    const response = await fetch(this.server.url + path, { method: 'DELETE', headers });
+    if (!response.ok) throw new Error(`${path}: ${await response.text()}`);
+  }
+
   async say(token: string, room: string, text: string): Promise<number> {
     const path = `/rooms/${encodeURIComponent(room)}/messages`;
     return (await post<{ offset: number }>(this.server, path, { text }, token)).offset;

@@ -104,7 +104,10 @@ export class Api {
     return (await this.call<{ user: Account }>('GET', '/me')).user;
   }
 
-  chats(room: string, where: { before?: number; after?: number; limit?: number } = {}): Promise<Page> {
+  chats(
+    room: string,
+    where: { before?: number; after?: number; limit?: number; memberships?: true } = {},
+  ): Promise<Page> {
     return this.call('GET', `/user/getchats?${query({ room, limit: 100, ...where })}`);
   }
 
@@ -159,7 +162,7 @@ function roomPath(name: string): string {
   return `/rooms/${encodeURIComponent(name)}`;
 }
 
-function query(values: Record<string, string | number | undefined>): string {
+function query(values: Record<string, string | number | true | undefined>): string {
   const out = new URLSearchParams();
   for (const [key, value] of Object.entries(values)) if (value !== undefined) out.set(key, String(value));
   return out.toString();

@@ -464,10 +464,12 @@ export class Client extends Emitter<ClientEvents> {
     this.emit('publication', name, publication);
     // Only the server knows whether the deleted message was one of those that count.
     if (data.delete !== undefined && data.delete > (this.list.get(name)?.read.offset ?? 0)) void this.refresh();
-    if (data.removed !== undefined) {
-      room.removed(data.removed);
-      void this.refresh();
-    }
+    const member = data.added ?? data.removed;
+    if (member !== undefined && data.username !== undefined) this.emit('seen', [{ id: member, username: data.username }]);
+    if (data.added !== undefined) room.added();
+    if (data.removed !== undefined) room.removed(data.removed);
+    // The number of members.
+    if (member !== undefined) void this.refresh();
     if (kind === 'message') {
       room.stoppedTyping(user.id);
       const { text, reply_to: replyTo } = data;

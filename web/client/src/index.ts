@@ -22,5 +22,14 @@ export { type Quote, Room, type RoomEvents, type RoomMessage, type UnsentMessage
 export { BrowserStorage, Memory, type StorageLike } from './storage.ts';
 export { Store } from './store.ts';
 export { backoff, wait } from './time.ts';
-export { type Data, type Message, type Publication, type Reaction, Timeline, type User, kindOf } from './timeline.ts';
+export {
+  type Data,
+  type MemberChange,
+  type Message,
+  type Publication,
+  type Reaction,
+  Timeline,
+  type User,
+  kindOf,
+} from './timeline.ts';
 export { type GetToken, isSignedOut } from './tokens.ts';

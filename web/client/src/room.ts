@@ -31,6 +31,8 @@ export interface PagePosition {
   before?: number;
   after?: number;
   limit?: number;
+  /** Whether the page has the joins and departures, too. */
+  memberships?: true;
 }
 
 type Loading = 'newest' | 'middle' | 'older' | 'newer';
@@ -103,8 +105,8 @@ export class Room extends Emitter<RoomEvents> {
   error: ChatError | undefined;
   /** Who is typing, apart from the user. */
   typingUsers: readonly User[] = [];
-  /** How many members were removed while the room was subscribed to. */
-  removals = 0;
+  /** How many joins and departures there were while the room was subscribed to. */
+  memberChanges = 0;
   /** @internal Whether the application has opened the room. */
   isOpen = false;
   /** @internal Loads what is shown first. */
@@ -375,7 +377,7 @@ export class Room extends Emitter<RoomEvents> {
     this.emit('loading');
     try {
       for (let tries = 0; ; tries++) {
-        const page = await this.fetch(where);
+        const page = await this.fetch({ ...where, memberships: true });
         if (request !== this.request || put(page)) break;
         if (tries === 5) throw clientError('unsettled');
         await new Promise((resolve) => setTimeout(resolve, 100 * 2 ** tries));
@@ -454,7 +456,7 @@ export class Room extends Emitter<RoomEvents> {
     this.members = [];
     this.typingUntil.clear();
     this.typingUsers = [];
-    this.removals = 0;
+    this.memberChanges = 0;
   }
 
   /** @internal */
@@ -508,11 +510,17 @@ export class Room extends Emitter<RoomEvents> {
     this.emit('people');
   }
 
+  /** @internal Somebody has joined, or was added. */
+  added(): void {
+    this.memberChanges++;
+    this.emit('people');
+  }
+
   /** @internal A member was removed, or left. */
   removed(user: string): void {
     for (const [client, { id }] of this.connections) if (id === user) this.connections.delete(client);
     this.stoppedTyping(user);
-    this.removals++;
+    this.memberChanges++;
     this.emit('people');
   }
 

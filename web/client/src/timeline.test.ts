@@ -176,4 +176,63 @@ describe('Timeline', () => {
     expect(room.showNewest(page([1100], 1150))).toBe(true);
     expect(offsets()).toHaveLength(1 + 1199 - 1150);
   });
+
+  describe('joins and departures', () => {
+    const change = (offset: number, added = true) => ({
+      offset, time: offset * 1000, user: bob, ...(added ? { added: bob } : { removed: bob }),
+    });
+    const withChanges = (of: Page, ...changes: number[]): Page => ({ ...of, memberships: changes.map((at) => change(at)) });
+    const changes = () => room.changes.map(({ offset }) => offset);
+
+    it('are not messages', () => {
+      room.showNewest(page([9, 10], 10));
+      publish(11, { added: bob.id, username: 'bob' });
+      publish(12, { removed: '7' }, ann);
+      expect(offsets()).toEqual([9, 10]);
+      expect(room.changes).toEqual([
+        { offset: 11, time: 11_000, user: bob, kind: 'added', member: { id: bob.id, username: 'bob' } },
+        { offset: 12, time: 12_000, user: ann, kind: 'removed', member: { id: '7' } },
+      ]);
+    });
+
+    it('come once, from a page and live', () => {
+      publish(11, { added: bob.id, username: 'bob' });
+      publish(12, { removed: bob.id, username: 'bob' });
+      expect(room.showNewest(withChanges(page([9, 10], 11), 8, 11))).toBe(true);
+      expect(changes()).toEqual([8, 11, 12]);
+      publish(12, { removed: bob.id, username: 'bob' });
+      publish(13, { added: bob.id, username: 'bob' });
+      expect(changes()).toEqual([8, 11, 12, 13]);
+    });
+
+    it('follow the window', () => {
+      room.showNewest(withChanges(page([7, 9], 10, true), 8, 10));
+      room.prepend(withChanges(page([3, 5], 10, true), 4, 6), 7);
+      expect(changes()).toEqual([4, 6, 8, 10]);
+      room.trim(3, 'newest');
+      expect([offsets(), changes()]).toEqual([[3, 5, 7], [4, 6]]);
+      publish(11, { added: bob.id, username: 'bob' });
+      expect(changes()).toEqual([4, 6]);
+      room.append(withChanges(page([9], 10), 8, 10), 7);
+      expect(changes()).toEqual([4, 6, 8, 10, 11]);
+      room.trim(2, 'oldest');
+      expect([offsets(), changes()]).toEqual([[7, 9], [8, 10, 11]]);
+      room.prepend(withChanges(page([5], 11), 6), 7);
+      expect(changes()).toEqual([6, 8, 10, 11]);
+      room.clear();
+      expect(changes()).toEqual([]);
+    });
+
+    it('stay bounded without messages, and with many', () => {
+      room.showNewest(page([9, 10], 10));
+      for (let offset = 11; offset <= 6000; offset++) publish(offset, { added: bob.id, username: 'bob' });
+      expect([changes().length, changes().at(-1)]).toEqual([1000, 6000]);
+      for (let offset = 6001; offset <= 12_000; offset += 2) {
+        publish(offset, { text: 'x' });
+        publish(offset + 1, { added: bob.id, username: 'bob' });
+      }
+      expect(changes().length).toBeLessThanOrEqual(1000);
+      expect(changes()[0]).toBeGreaterThan(offsets()[0]!);
+    });
+  });
 });

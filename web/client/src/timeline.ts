@@ -31,6 +31,31 @@ export interface Message {
   status?: undefined;
 }
 
+/** Somebody joined the room or left it, or another user added or removed them. */
+export interface MemberChange {
+  offset: number;
+  time: number;
+  /** Who did it. */
+  user: User;
+  kind: 'added' | 'removed';
+  member: Member;
+}
+
+/** The name is that of the time. Earlier versions of the server did not record it. */
+interface Member {
+  id: string;
+  username?: string;
+}
+
+/** A change as `GET /user/getchats` returns it: it has `added` or `removed`. */
+export interface WireMemberChange {
+  offset: number;
+  time: number;
+  user: User;
+  added?: Member;
+  removed?: Member;
+}
+
 /** A message as `GET /user/getchats` returns it. */
 export interface WireMessage {
   offset: number;
@@ -47,6 +72,8 @@ export interface WireMessage {
 /** Messages read from the database when the room was at position `offset`. */
 export interface Page {
   messages: WireMessage[];
+  /** The joins and departures between the messages, if they were asked for. */
+  memberships?: WireMemberChange[];
   epoch: string;
   offset: number;
   more: boolean;
@@ -71,7 +98,9 @@ export interface Data {
   react?: number;
   unreact?: number;
   emoji?: string;
+  added?: string;
   removed?: string;
+  username?: string;
   room?: object;
 }
 
@@ -90,6 +119,8 @@ export function kindOf(data: Data): Kind {
 const LOG_LIMIT = 1024;
 /** Live messages extend the window up to this many messages. */
 const LIVE_LIMIT = 2000;
+/** Joins and departures extend it up to this many; then the oldest are dropped. */
+const CHANGES_LIMIT = 1000;
 
 /**
  * A window onto the history of one room, without gaps.
@@ -99,6 +130,8 @@ const LIVE_LIMIT = 2000;
  */
 export class Timeline extends Store {
   messages: readonly Message[] = [];
+  /** The joins and departures in the window, in order. */
+  changes: readonly MemberChange[] = [];
   hasOlder = true;
   hasNewer = false;
   loaded = false;
@@ -131,6 +164,7 @@ export class Timeline extends Store {
   /** Removes all messages. Live publications continue. */
   clear(): void {
     this.messages = [];
+    this.changes = [];
     this.hasOlder = true;
     this.hasNewer = false;
     this.loaded = false;
@@ -189,6 +223,7 @@ export class Timeline extends Store {
     if (this.asleep) return true;
     if (page.epoch !== this.epoch || page.offset < this.logFrom) return false;
     this.messages = page.messages.map((message) => fromWire(message, page.offset));
+    this.changes = changesOf(page);
     this.hasOlder = hasOlder;
     this.hasNewer = hasNewer;
     this.loaded = true;
@@ -206,6 +241,7 @@ export class Timeline extends Store {
       .filter(({ offset }) => offset < before)
       .map((message) => fromWire(message, page.offset));
     this.messages = [...older, ...this.messages];
+    this.changes = [...changesOf(page), ...this.changes.filter(({ offset }) => offset > before)];
     this.hasOlder = page.more;
     this.replay(page.offset);
     this.changed();
@@ -220,6 +256,7 @@ export class Timeline extends Store {
       .filter(({ offset }) => offset > after)
       .map((message) => fromWire(message, page.offset));
     this.messages = [...this.messages, ...newer];
+    this.changes = [...this.changes.filter(({ offset }) => offset < after), ...changesOf(page)];
     if (!page.more) this.hasNewer = false;
     this.replay(page.offset);
     this.changed();
@@ -229,14 +266,22 @@ export class Timeline extends Store {
   /** Keeps at most `limit` messages, dropping them at one end. */
   trim(limit: number, from: 'oldest' | 'newest'): void {
     if (this.messages.length <= limit) return;
-    if (from === 'oldest') {
-      this.messages = this.messages.slice(-limit);
-      this.hasOlder = true;
-    } else {
+    if (from === 'oldest') this.dropOldest(limit);
+    else {
       this.messages = this.messages.slice(0, limit);
+      const last = this.messages.at(-1)?.offset ?? 0;
+      this.changes = this.changes.filter(({ offset }) => offset < last);
       this.hasNewer = true;
     }
     this.changed();
+  }
+
+  /** The next older page has everything before the first message that stays. */
+  private dropOldest(limit: number): void {
+    this.messages = this.messages.slice(-limit);
+    const first = this.messages[0]?.offset ?? 0;
+    this.changes = this.changes.filter(({ offset }) => offset > first);
+    this.hasOlder = true;
   }
 
   find(offset: number): Message | undefined {
@@ -278,8 +323,18 @@ export class Timeline extends Store {
       case 'unreact':
         return this.change(data.unreact!, offset, (message) => unreact(message, data.emoji ?? '', user.id, this.me));
       case 'other':
-        return false;
+        return this.addChange(publication);
     }
+  }
+
+  private addChange({ data, offset, user, time }: Publication): boolean {
+    const { added, removed, username } = data;
+    const id = added ?? removed;
+    if (id === undefined || this.hasNewer || (this.changes.at(-1)?.offset ?? 0) >= offset) return false;
+    const member: Member = username === undefined ? { id } : { id, username };
+    const change: MemberChange = { offset, time, user, kind: added === undefined ? 'removed' : 'added', member };
+    this.changes = [...this.changes.slice(1 - CHANGES_LIMIT), change];
+    return true;
   }
 
   private add({ data, offset, user, time }: Publication): boolean {
@@ -300,8 +355,8 @@ export class Timeline extends Store {
     if (this.messages.length < LIVE_LIMIT) this.messages = [...this.messages, message];
     else if (this.follows) {
       // A reader who stays at the end doesn't need messages from far above.
-      this.messages = [...this.messages.slice(-LIVE_LIMIT / 2), message];
-      this.hasOlder = true;
+      this.dropOldest(LIVE_LIMIT / 2);
+      this.messages = [...this.messages, message];
     } else this.hasNewer = true;
     return true;
   }
@@ -315,6 +370,13 @@ export class Timeline extends Store {
     this.messages = messages;
     return true;
   }
+}
+
+function changesOf({ memberships = [] }: Page): MemberChange[] {
+  return memberships.flatMap(({ offset, time, user, added, removed }) => {
+    const member = added ?? removed;
+    return member ? [{ offset, time, user, kind: added ? ('added' as const) : ('removed' as const), member }] : [];
+  });
 }
 
 function fromWire(wire: WireMessage, asOf: number): Message {

@@ -355,6 +355,20 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
     mention: 'Erwähnen',
     remove: 'Aus dem Raum entfernen',
   },
+  changes: {
+    joined: (names, count) => `${names} ${plural(count, { one: 'ist', other: 'sind' })} beigetreten`,
+    left: (names, count) => `${names} ${plural(count, { one: 'hat', other: 'haben' })} den Raum verlassen`,
+    joinedAndLeft: (names, count) =>
+      `${names} ${plural(count, { one: 'ist', other: 'sind' })} beigetreten und wieder gegangen`,
+    leftAndJoined: (names, count) =>
+      `${names} ${plural(count, { one: 'ist', other: 'sind' })} gegangen und wieder beigetreten`,
+    added: (by, names) => `${by} hat ${names} hinzugefügt`,
+    removed: (by, names) => `${by} hat ${names} entfernt`,
+    others: (count) => plural(count, { one: '1 weitere Person', other: '# weitere' }),
+    someone: 'ein Mitglied',
+    showAll: 'Einzeln anzeigen',
+    fold: 'Weniger anzeigen',
+  },
   starting: {
     offline: 'Du bist offline. Die Seite öffnet sich, sobald du wieder online bist.',
     unsent: (count) =>

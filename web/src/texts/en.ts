@@ -348,6 +348,19 @@ export const en = ({ list, number, plural }: Formats) => ({
     mention: 'Mention',
     remove: 'Remove from room',
   },
+  /** `names`: a list of `count` people. */
+  changes: {
+    joined: (names: string, _count: number) => `${names} joined`,
+    left: (names: string, _count: number) => `${names} left`,
+    joinedAndLeft: (names: string, _count: number) => `${names} joined and left`,
+    leftAndJoined: (names: string, _count: number) => `${names} left and joined again`,
+    added: (by: string, names: string) => `${by} added ${names}`,
+    removed: (by: string, names: string) => `${by} removed ${names}`,
+    others: (count: number) => plural(count, { one: '1 other', other: '# others' }),
+    someone: 'a member',
+    showAll: 'Show each',
+    fold: 'Show less',
+  },
   starting: {
     offline: 'You’re offline. The page opens as soon as you’re back.',
     unsent: (count: number) =>

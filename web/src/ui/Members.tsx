@@ -79,7 +79,7 @@ export function Members({ chat, room, info, onPerson, onClose }: Props) {
     return () => {
       isCurrent = false;
     };
-  }, [room.name, info.members, additions, newcomer, room.removals]);
+  }, [room.name, info.members, additions, newcomer, room.memberChanges]);
 
   async function attempt(what: () => Promise<void>): Promise<void> {
     setError(undefined);

@@ -1,6 +1,6 @@
 /** The virtual list of a room's messages. */
 import { Component, createRef } from 'preact';
-import type { Item, Message, Room, RoomMessage } from '@uproar/client';
+import type { Item, MemberChange, Message, Room, RoomMessage } from '@uproar/client';
 import type { Chat } from '../chat';
 import { errorText } from '../errors';
 import { isLong } from '../state/fold';
@@ -8,6 +8,7 @@ import { Heights } from '../state/heights';
 import { sameDay, startsGroup } from '../state/time';
 import { parseMarkdown } from '../state/markdown';
 import type { Say, Texts } from '../texts/language';
+import { ChangesRow } from './Changes';
 import { EmojiDialog } from './EmojiDialog';
 import { Icon } from './Icon';
 import { MessageRow, UnsentRow } from './Message';
@@ -48,6 +49,8 @@ interface Row {
   key: string;
   message?: Message;
   item?: Item;
+  /** Joins and departures that follow each other. */
+  changes?: MemberChange[];
   day?: string;
   isFirstNew: boolean;
   isGroupStart: boolean;
@@ -248,32 +251,54 @@ export class MessageList extends Component<Props, State> {
     const { chat, room, newAfter } = this.props;
     const t: Texts = this.context;
     const { messages } = room;
+    const { changes } = room.timeline;
     const now = Date.now();
     // Even a message of the user's own, if it was marked.
     const isMarked = chat.rooms.markOf(room.name)?.after === newAfter;
-    const from = [t, messages, newAfter, isMarked, room.timeline.hasNewer];
+    const from = [t, messages, changes, newAfter, isMarked, room.timeline.hasNewer];
     const isSame = from.length === this.builtFrom.length && from.every((value, i) => value === this.builtFrom[i]);
     if (isSame && sameDay(this.builtAt, now)) return;
     this.builtFrom = from;
     this.builtAt = now;
     const rows: Row[] = [];
+    // The message directly before.
     let last: RoomMessage | undefined;
+    let lastTime: number | undefined;
     let hasNew = false;
+    const dayOf = (time: number) =>
+      lastTime === undefined || !sameDay(lastTime, time) ? { day: t.format.day(time, now) } : {};
+    let nextChange = 0;
+    /** The joins and departures before this offset. Those of a day are one row. */
+    const addChanges = (before: number) => {
+      for (let change = changes[nextChange]; change && change.offset < before; change = changes[++nextChange]) {
+        const { day } = dayOf(change.time);
+        const row = rows.at(-1);
+        if (row?.changes && day === undefined) row.changes.push(change);
+        else {
+          const key = `c${change.offset}`;
+          rows.push({ key, changes: [change], isGroupStart: true, isFirstNew: false, ...(day ? { day } : {}) });
+        }
+        last = undefined;
+        lastTime = change.time;
+      }
+    };
     for (const message of messages) {
+      // What is not stored yet comes after everything.
+      addChanges(message.status === undefined ? message.offset : Infinity);
       const key = keyOf(message);
-      const row: Row = { key, isGroupStart: startsGroup(last, message), isFirstNew: false };
+      const row: Row = { key, isGroupStart: startsGroup(last, message), isFirstNew: false, ...dayOf(message.time) };
       if (message.status === undefined) row.message = message;
       else row.item = message;
       // Others are missing in between.
-      const isAfterGap = row.item && !last?.status && room.timeline.hasNewer;
-      if (isAfterGap) row.day = t.messages.gap;
-      else if (!last || !sameDay(last.time, message.time)) row.day = t.format.day(message.time, now);
+      if (row.item && !rows.at(-1)?.item && room.timeline.hasNewer) row.day = t.messages.gap;
       if (row.message && !hasNew && row.message.offset > newAfter && (isMarked || message.user.id !== chat.me.id)) {
         hasNew = row.isFirstNew = row.isGroupStart = true;
       }
       rows.push(row);
       last = message;
+      lastTime = message.time;
     }
+    addChanges(Infinity);
     this.rows = rows;
     this.keys = rows.map(({ key }) => key);
     this.index = new Map(this.keys.map((key, i) => [key, i]));
@@ -511,7 +536,8 @@ export class MessageList extends Component<Props, State> {
     if (this.end > this.rows.length) this.end = this.rows.length;
     const shown = this.rows.slice(this.first, this.end);
     // Tab leads to one message; the arrow keys move on from there.
-    const reachable = shown.some(({ key }) => key === active) ? active : shown.at(-1)?.key;
+    const latest = shown.findLast(({ changes }) => !changes) ?? shown.at(-1);
+    const reachable = shown.some(({ key }) => key === active) ? active : latest?.key;
     const unread = chat.rooms.unread(room.name);
     // An empty feed is invalid.
     const feed = shown.length > 0 && {
@@ -533,7 +559,7 @@ export class MessageList extends Component<Props, State> {
           {notice && <button onClick={() => this.setState({ notice: undefined })}>{t.buttons.dismiss}</button>}
         </p>
         {!timeline.loaded && !room.error && this.rows.length === 0 && <MessageSkeleton key="skeleton" />}
-        {timeline.loaded && this.rows.length === 0 && (
+        {timeline.loaded && this.rows.every(({ changes }) => changes) && (
           <p key="empty" class="empty">
             <Icon name="room" />
             <span>{t.messages.none(<strong dir="auto">{title}</strong>)}</span>
@@ -569,6 +595,10 @@ export class MessageList extends Component<Props, State> {
                 isFolded: !this.unfolded.has(row.key),
                 onFold: this.onFold,
               };
+              if (row.changes) {
+                const { isGroupStart: _, isFirstNew: __, ...own } = common;
+                return <ChangesRow key={row.key} {...own} changes={row.changes} />;
+              }
               if (row.item) {
                 const { replyTo } = row.item;
                 const quoted = replyTo === undefined ? undefined : room.quoted(replyTo);

@@ -55,7 +55,7 @@ export function Profile({ chat, room, info, person, onMention, onRemove, onClose
     return () => {
       isCurrent = false;
     };
-  }, [user?.id, room.removals]);
+  }, [user?.id, room.memberChanges]);
 
   const content = (
     <div class="profile">
