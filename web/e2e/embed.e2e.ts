@@ -379,6 +379,11 @@ describe('a room in a frame', () => {
     expect(context.pages()).toHaveLength(1);
     const [whole] = await Promise.all([context.waitForEvent('page'), link('garden').click()]);
     expect(whole.url()).toBe(`${server}/#/garden`);
+    await world.say(owner, 'cellar', 'See #garden');
+    const mention = inside(page).getByRole('link', { name: '#garden', exact: true });
+    const [another] = await Promise.all([context.waitForEvent('page'), mention.click()]);
+    await another.waitForURL(`${server}/#/garden`);
+    await inside(page).getByRole('heading', { name: 'The cellar' }).waitFor();
     await context.grantPermissions(['clipboard-read', 'clipboard-write']);
     const row = inside(page).locator('.row', { hasText: 'The first one' });
     await row.hover();

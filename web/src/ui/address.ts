@@ -51,18 +51,18 @@ export function wordOf(epoch: string): string {
   return epoch.split('.', 1)[0]!;
 }
 
-/** The address of the page without a place on it; in a frame on another site, that of the whole page. */
-const thisPage = () => location.href.replace(/(embed\.html)?#.*$/, '');
+/** An address without a place on the page; in a frame on another site, that of the whole page. */
+const pageOf = (href: string) => href.replace(/(embed\.html)?(#.*)?$/, '');
 
-/** The link to a message, for other programs. */
-export function linkTo(room: string, message: Target): string {
-  return thisPage() + addressOf(room, message);
+/** The link to a room or one of its messages, for other programs. */
+export function linkTo(room: string, message?: Target): string {
+  return pageOf(location.href) + addressOf(room, message);
 }
 
 /** Whether a link leads to a place on this page. */
 export function isPlace(href: string): boolean {
-  const [page, fragment = ''] = href.split('#', 2);
-  return page === thisPage() && parseAddress(`#${fragment}`).room !== undefined;
+  const [, fragment = ''] = href.split('#', 2);
+  return pageOf(href) === pageOf(location.href) && parseAddress(`#${fragment}`).room !== undefined;
 }
 
 /** Opens a room, or the list of rooms. */

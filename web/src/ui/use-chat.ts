@@ -3,7 +3,7 @@ import { useEffect, useState } from 'preact/hooks';
 import { Chat, type Environment } from '../chat';
 import type { Session } from '../session';
 import { OWNER_KEY } from '../state/privacy';
-import { isPlace, parseAddress, placeInAddress, replace } from './address';
+import { isPlace, linkTo, parseAddress, placeInAddress, replace } from './address';
 
 /** What differs between the whole page and a room in a frame. */
 export interface Surroundings extends Omit<Environment, 'url'> {
@@ -57,10 +57,10 @@ export function usePlaces(chat: Chat, isAlone = false): void {
       const isPlain = !event.defaultPrevented && !event.ctrlKey && !event.metaKey && !event.shiftKey && !event.altKey;
       if (!link || !isPlain || !isPlace(link.href)) return;
       const { room, message } = parseAddress(link.hash);
-      if (isAlone && room !== chat.openRoom) return;
       event.preventDefault();
+      if (isAlone && room !== chat.openRoom) window.open(linkTo(room!, message), '_blank', 'noopener');
       // The browser's history belongs to the site around the frame.
-      if (isAlone) replace(room!, message);
+      else if (isAlone) replace(room!, message);
       // If it is the one in the address, it leads back to the message.
       else if (link.hash === location.hash) moved();
       else location.hash = link.hash;
