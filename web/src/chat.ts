@@ -65,7 +65,7 @@ export class Chat extends Store {
   ) {
     super();
     const { url, storage } = env;
-    const client = new Client(me, { url, storage, getToken: (rejected) => session.freshToken(rejected) });
+    const client = new Client(me, { url, storage, getToken: (rejected) => session.tokenOf(me.id, rejected) });
     this.client = client;
     this.marks = new RoomMarks(storage, me.id);
     this.rooms = new RoomList(client.list, this.marks, new UnreadMarks(storage, me.id));

@@ -194,6 +194,9 @@ describe('Session', () => {
       await session.start();
       await session.renew();
       expect([session.user, forgotten]).toEqual([bob, [user.id]]);
+      // What the one before wrote must not be sent as the other one.
+      await expect(session.tokenOf(user.id)).rejects.toMatchObject({ code: 'no_site_token' });
+      expect(await session.tokenOf(bob.id)).toBe(tokens[1]);
     });
   });
 

@@ -133,6 +133,13 @@ export class Session extends Store {
     return this.renew();
   }
 
+  /** A token for the chat of this user. The site around a frame may have another one by now. */
+  async tokenOf(user: string, rejected?: string): Promise<string> {
+    const token = await this.freshToken(rejected);
+    if (this.user?.id !== user) throw new ApiError('no_site_token', 'the site has another user');
+    return token;
+  }
+
   renew(): Promise<string> {
     this.renewing ??= this.exchange().finally(() => {
       this.renewing = undefined;
