@@ -32,7 +32,7 @@ export function App({ session }: { session: Session }) {
     return () => removeEventListener('storage', onStorage);
   }, [session]);
   if (session.state === 'out') return <SignIn session={session} />;
-  if (!chat) return <Starting notice={session.notice} />;
+  if (!chat) return <Starting notice={session.notice} storage={storage} />;
   return <Main chat={chat} session={session} />;
 }
 

@@ -80,6 +80,7 @@ function Alone({ chat, host }: { chat: Chat; host: Host }) {
   useEffect(() => {
     if (unread !== undefined) host.tell({ event: 'unread', detail: unread });
   }, [unread]);
+  if (chat.openRoom === undefined) return <Notice text={t.noRoom} />;
   return (
     <div class="main alone in-room">
       <BannerLine chat={chat} />

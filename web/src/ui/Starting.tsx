@@ -1,11 +1,10 @@
 /** What the page shows before it knows who is signed in: for a moment, or as long as there is no network. */
-import { countPending } from '@uproar/client';
+import { type StorageLike, countPending } from '@uproar/client';
 import { OWNER_KEY } from '../state/privacy';
-import { storage } from '../storage';
 import type { Say } from '../texts/language';
 import { useTexts } from './texts';
 
-export function Starting({ notice }: { notice: Say | undefined }) {
+export function Starting({ notice, storage }: { notice: Say | undefined; storage: StorageLike }) {
   const texts = useTexts();
   const t = texts.starting;
   const kept = notice ? countPending(storage, storage.getItem(OWNER_KEY) ?? '') : 0;
