@@ -28,11 +28,15 @@ function start(host: Host): void {
   };
   let last: Partial<Wishes> = {};
   let texts = Promise.resolve();
+  let running: Session | undefined;
   let opened = 0;
 
   function open(): void {
     const siteToken = host.wishes.hasToken ? () => host.token() : undefined;
+    // The one before no longer tries to begin.
+    running?.end();
     const session = new Session((path, init) => fetch(path, init), Date.now, waitOrOnline, privacy, siteToken);
+    running = session;
     void session.start();
     // Another session begins everything again.
     const page = (

@@ -51,6 +51,12 @@ describe('the site around a frame', () => {
     }
   });
 
+  it('is asked once at a time', async () => {
+    const { host, sent } = site({ token: 'x' });
+    expect(await Promise.all([host.token(), host.token()])).toEqual(['x', 'x']);
+    expect(sent).toEqual([{ ask: true }]);
+  });
+
   it('has limited time to answer', async () => {
     vi.useFakeTimers();
     const { host } = site();

@@ -5,6 +5,8 @@ import type { FromFrame, ToFrame, Wishes } from '@uproar/client/element';
 /** How long the site may take to get a token. */
 const TOKEN_MS = 30_000;
 
+type Answer = Exclude<ToFrame, Wishes>;
+
 /** The part of a port that is used here. */
 type Port = Pick<MessagePort, 'postMessage' | 'onmessage'>;
 
@@ -28,7 +30,8 @@ export class Host extends Store {
   wishes: Wishes;
   /** Whether the site had a token when it was asked last. */
   isSignedIn = false;
-  private answer: ((answer: Exclude<ToFrame, Wishes>) => void) | undefined;
+  private answer: ((answer: Answer) => void) | undefined;
+  private asking: Promise<Answer> | undefined;
 
   constructor(
     private readonly port: Port,
@@ -47,13 +50,20 @@ export class Host extends Store {
     this.port.postMessage(message);
   }
 
-  /** A token of the user. Without one, nobody is signed in to the site. */
-  async token(): Promise<string> {
+  private ask(): Promise<Answer> {
     this.tell({ ask: true });
-    const answer = await new Promise<Exclude<ToFrame, Wishes>>((resolve) => {
+    return new Promise((resolve) => {
       this.answer = resolve;
       setTimeout(() => resolve({ failed: true }), TOKEN_MS);
     });
+  }
+
+  /** A token of the user. Without one, nobody is signed in to the site. */
+  async token(): Promise<string> {
+    this.asking ??= this.ask().finally(() => {
+      this.asking = undefined;
+    });
+    const answer = await this.asking;
     if ('failed' in answer) throw new ApiError('no_site_token', 'the site gave no token');
     const token = String(answer.token ?? '').trim();
     this.isSignedIn = token !== '';
