@@ -262,11 +262,41 @@ describe('a room in a frame', () => {
     await page.getByTitle('Chat in The garden').waitFor();
     await page.evaluate(`room.removeAttribute('room')`);
     await inside(page).getByText('This site doesn’t say which room to show here.').waitFor();
+    await page.evaluate(`room.setAttribute('room', 'lobby')`);
+    await inside(page).getByRole('heading', { name: 'The lobby' }).waitFor();
+    await page.evaluate(`room.setAttribute('server', new URL(room.getAttribute('server')).href.toUpperCase())`);
+    await inside(page).getByRole('heading', { name: 'The lobby' }).waitFor();
     // The way back leads away from the site's page, not through the rooms.
     expect(await page.evaluate(() => history.length)).toBe(steps);
     await page.evaluate(`room.setAttribute('server', 'chat')`);
     expect(await page.locator('uproar-room iframe').count()).toBe(0);
     expect((await told(page)).at(-1)).toMatchObject({ type: 'error', detail: { code: 'bad_server' } });
+    await page.evaluate(`room.removeAttribute('server')`);
+    const missing = { code: 'bad_server', message: 'the attribute "server" is missing' };
+    await expect.poll(() => told(page)).toContainEqual({ type: 'error', detail: missing });
+  });
+
+  it('asks the site anew when the site says so', async () => {
+    const page = await visit({ elements: room('lobby'), script: SIGNED_IN });
+    await send(inside(page), 'Ann was here');
+    await page.evaluate(`room.getToken = tokenOf('bob'); room.reload()`);
+    await send(inside(page), 'Bob too');
+    await inside(page).locator('.row', { hasText: 'Bob too' }).getByText('bob', { exact: true }).waitFor();
+    await page.evaluate(`room.getToken = () => null; room.reload()`);
+    await inside(page).getByText('Sign in to this site to see the chat.').waitFor();
+  });
+
+  it('has one frame if its tag comes before the script', async () => {
+    const html = `<!doctype html>${room('lobby')}`.replaceAll('SERVER', world.server.page);
+    site.pages.set('/early', { html });
+    const page = await world.newTab(await world.context());
+    visited.push(page);
+    const asked: string[] = [];
+    page.on('request', (request) => asked.push(new URL(request.url()).pathname));
+    await page.goto(`${site.besides(world.server.page)}/early`);
+    await page.addScriptTag({ url: `${world.server.page}/embed.js` });
+    await inside(page).getByLabel('Username or email').waitFor();
+    expect(asked.filter((path) => path === '/embed.html')).toHaveLength(1);
   });
 
   it('can be on a page twice, for two users', async () => {
@@ -389,7 +419,7 @@ describe('a room in a frame', () => {
     await row.hover();
     await row.getByRole('button', { name: 'Copy link' }).click();
     await inside(page).getByText('Link copied').waitFor();
-    expect(await whole.evaluate(() => navigator.clipboard.readText())).toBe(`${server}/#/cellar/${first}`);
+    expect(await whole.evaluate(() => navigator.clipboard.readText())).toContain(`${server}/#/cellar/${first}/`);
   });
 
   it('works where the site forbids everything else', async () => {

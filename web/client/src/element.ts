@@ -46,6 +46,7 @@ export class UproarRoom extends Base {
   #getToken: GetToken | undefined;
   #frame: HTMLIFrameElement | undefined;
   #port: MessagePort | undefined;
+  #isPlaced = false;
   #isSeen = false;
   #close = (): void => {};
 
@@ -73,10 +74,12 @@ export class UproarRoom extends Base {
       delete (this as { getToken?: unknown }).getToken;
       this.getToken = getToken;
     }
+    this.#isPlaced = true;
     this.#open();
   }
 
   disconnectedCallback(): void {
+    this.#isPlaced = false;
     this.#close();
   }
 
@@ -86,12 +89,24 @@ export class UproarRoom extends Base {
     else this.#tell();
   }
 
+  /** Begins anew, with another token: somebody else has signed in to the site, or the user has signed out. */
+  reload(): void {
+    this.#open();
+  }
+
   #open(): void {
     this.#close();
+    // An element that was there before this script has its attributes before it is placed.
+    if (!this.#isPlaced) return;
     const server = this.getAttribute('server');
-    if (!this.isConnected || server === null) return;
-    const origin = /^https?:/.test(server) && URL.canParse(server) ? new URL(server).origin : undefined;
-    if (!origin) return this.#fail('bad_server', `server="${server}" is not a URL such as https://chat.example.com`);
+    if (server === null) {
+      // A framework may add it in a moment.
+      const timer = setTimeout(() => this.#fail('bad_server', 'the attribute "server" is missing'));
+      this.#close = () => clearTimeout(timer);
+      return;
+    }
+    const { origin, protocol } = URL.canParse(server) ? new URL(server) : { origin: '', protocol: '' };
+    if (!/^https?:$/.test(protocol)) return this.#fail('bad_server', `server="${server}" is not a URL such as https://chat.example.com`);
     const frame = document.createElement('iframe');
     this.#frame = frame;
     frame.title = this.title || 'Chat';

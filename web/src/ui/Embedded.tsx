@@ -24,10 +24,10 @@ export function Embedded({ host, session, surroundings, onRetry }: Props) {
   useStores(session, host);
   const t = useTexts().embed;
   const chat = useChat(session, surroundings);
-  if (host.wishes.room === '') return <Notice text={t.noRoom} />;
+  if (!chat && host.wishes.room === '') return <Notice text={t.noRoom} />;
   if (session.state === 'out' && host.wishes.hasToken) return <Refused host={host} onRetry={onRetry} />;
   if (session.state === 'out') return <SignIn session={session} />;
-  if (!chat) return <Starting notice={session.notice} />;
+  if (!chat) return <Starting notice={session.notice} storage={surroundings.storage} />;
   return <Alone chat={chat} host={host} />;
 }
 
