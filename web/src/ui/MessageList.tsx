@@ -155,7 +155,10 @@ export class MessageList extends Component<Props, State> {
       removeEventListener('focus', markRead);
     });
     this.cleanups.push(onHold(this.inner.current!, this.hold));
-    this.observer = new ResizeObserver(() => this.layout());
+    this.observer = new ResizeObserver(() => {
+      this.syncScroll();
+      this.layout();
+    });
     this.observer.observe(this.scroller.current!);
     this.observer.observe(this.inner.current!);
     this.layout();
@@ -164,6 +167,8 @@ export class MessageList extends Component<Props, State> {
   }
 
   override getSnapshotBeforeUpdate(): boolean {
+    // Not afterwards: while rows are replaced, the browser scrolls because there are fewer of them for a moment.
+    this.syncScroll();
     return this.inner.current?.contains(document.activeElement) ?? false;
   }
 
@@ -336,7 +341,6 @@ export class MessageList extends Component<Props, State> {
     const scroller = this.scroller.current;
     const inner = this.inner.current;
     if (!scroller || !inner) return;
-    this.syncScroll();
     const { clientHeight, clientWidth } = scroller;
     if (clientWidth !== this.view.width) {
       if (this.view.width !== 0) this.heights.forget();
