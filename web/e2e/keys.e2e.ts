@@ -255,6 +255,23 @@ describe('a finger', () => {
 });
 
 describe('the actions of a message', () => {
+  it('move nothing when they appear at the last one', async () => {
+    const token = await world.account('nora');
+    await world.room(token, 'brief');
+    for (let i = 0; i < 30; i++) await world.say(token, 'brief', `Message ${i}`);
+    const page = await world.signedIn('nora', 'brief');
+    await messageText(page, 'Message 29').waitFor();
+    await page.locator('.actions').waitFor({ state: 'detached' });
+    const place = async () => ({
+      height: await page.locator('.scroller').evaluate(({ scrollHeight }) => scrollHeight),
+      row: await page.locator('.row').last().boundingBox(),
+    });
+    const before = await place();
+    await page.locator('.row').last().hover();
+    await page.locator('.actions').waitFor();
+    expect(await place()).toEqual(before);
+  });
+
   it('stay in view while a part of the message is', async () => {
     const page = await world.signedIn('mira', 'phone');
     await send(page, Array.from({ length: 120 }, (_, i) => `Line ${i}`).join('\n'));

@@ -93,7 +93,8 @@ export class MessageList extends Component<Props, State> {
   private builtAt = 0;
   private first = 0;
   private end = 0;
-  private view = { top: 0, height: 0, width: 0 };
+  /** `below`: the space behind the last row. */
+  private view = { top: 0, height: 0, width: 0, below: 0 };
   /** The row that keeps its place in the view unless `sticksToEnd` is set. */
   private anchor: { key: string; top: number } | undefined;
   private layoutRounds = 0;
@@ -332,7 +333,7 @@ export class MessageList extends Component<Props, State> {
   private wantedTop(): number {
     const at = this.anchor && this.index.get(this.anchor.key);
     if (at === undefined) return this.view.top;
-    const last = Math.max(0, this.heights.total - this.view.height);
+    const last = Math.max(0, this.heights.total + this.view.below - this.view.height);
     return Math.max(0, Math.min(this.heights.top(at) - this.anchor!.top, last));
   }
 
@@ -349,6 +350,7 @@ export class MessageList extends Component<Props, State> {
       inner.style.setProperty('--scroll-bar', `${scroller.offsetWidth - clientWidth}px`);
     }
     this.view.height = clientHeight;
+    this.view.below = parseFloat(getComputedStyle(scroller).paddingBottom);
     for (const child of inner.children) {
       const { key } = (child as HTMLElement).dataset;
       if (key !== undefined) this.heights.measure(key, child.getBoundingClientRect().height);
