@@ -112,7 +112,10 @@ struct Variant {
 
 impl Prepared {
     fn new(file: &File, embed_origins: &EmbedOrigins) -> Prepared {
-        let hash = Sha256::digest(file.plain);
+        let ancestors = if file.path == FRAME { embed_origins.ancestors() } else { "'none'".to_owned() };
+        let policy = format!("frame-ancestors {ancestors}; {POLICY}");
+        // Safari goes on with the policy that it has when it gets a 304, so another policy has another ETag.
+        let hash = Sha256::new().chain_update(file.plain).chain_update(&policy).finalize();
         let hash: String = hash.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
         let variant = |encoding: Option<&'static str>, body: &'static [u8]| {
             let suffix = encoding.map(|name| format!("-{name}")).unwrap_or_default();
@@ -126,8 +129,7 @@ impl Prepared {
         // `no-cache` lets browsers keep a file, but they ask on each use whether it has changed.
         let is_hashed = file.path.starts_with(HASHED);
         let cache_control = if is_hashed { "public, max-age=31536000, immutable" } else { "no-cache" };
-        let ancestors = if file.path == FRAME { embed_origins.ancestors() } else { "'none'".to_owned() };
-        let policy = HeaderValue::from_str(&format!("frame-ancestors {ancestors}; {POLICY}"));
+        let policy = HeaderValue::from_str(&policy);
         let resource_policy = if file.path == ELEMENT { "cross-origin" } else { "same-origin" };
         Prepared {
             content_type: HeaderValue::from_static(content_type(file.path)),
