@@ -35,8 +35,10 @@ const POLICY: &str = "default-src 'self'; connect-src 'self'; object-src 'none';
                       require-trusted-types-for 'script'; trusted-types service-worker";
 
 /// What keeps the web client apart from pages of other origins, and from the devices and sensors that it doesn't need.
-const ISOLATION: [(&str, &str); 2] = [
+const ISOLATION: [(&str, &str); 3] = [
     ("cross-origin-opener-policy", "same-origin"),
+    // Sites that are isolated themselves show no frame without it.
+    ("cross-origin-embedder-policy", "require-corp"),
     (
         "permissions-policy",
         "accelerometer=(), autoplay=(), browsing-topics=(), camera=(), display-capture=(), encrypted-media=(), \
@@ -95,7 +97,8 @@ struct Prepared {
     content_type: HeaderValue,
     cache_control: HeaderValue,
     policy: HeaderValue,
-    /// Which sites' pages may load it as a script or a picture (`Cross-Origin-Resource-Policy`).
+    /// Which sites' pages may load it as a script, a picture or, if they are isolated, a frame
+    /// (`Cross-Origin-Resource-Policy`).
     resource_policy: HeaderValue,
     plain: Variant,
     gzip: Option<Variant>,
@@ -130,7 +133,8 @@ impl Prepared {
         let is_hashed = file.path.starts_with(HASHED);
         let cache_control = if is_hashed { "public, max-age=31536000, immutable" } else { "no-cache" };
         let policy = HeaderValue::from_str(&policy);
-        let resource_policy = if file.path == ELEMENT { "cross-origin" } else { "same-origin" };
+        let is_for_sites = [FRAME, ELEMENT].contains(&file.path);
+        let resource_policy = if is_for_sites { "cross-origin" } else { "same-origin" };
         Prepared {
             content_type: HeaderValue::from_static(content_type(file.path)),
             cache_control: HeaderValue::from_static(cache_control),

@@ -108,11 +108,14 @@ async fn only_named_origins_may_show_a_room_in_a_frame_and_nothing_else() {
             let directives: Vec<&str> = policy.split("; ").collect();
             assert!(directives.contains(&&*format!("frame-ancestors {ancestors}")), "{path}: {policy}");
             assert!(directives.contains(&"default-src 'self'"), "{path}: {policy}");
-            assert_eq!(response.header("cross-origin-resource-policy"), Some("same-origin"), "{path}");
         }
-        // The script of the element runs on those sites.
+        // The script of the element runs on those sites, and isolated ones show the frame only with these headers.
         let script = client.get("/embed.js").await;
-        assert_eq!(script.header("cross-origin-resource-policy"), Some("cross-origin"));
+        let frame = client.get("/embed.html").await;
+        for response in [&script, &frame] {
+            assert_eq!(response.header("cross-origin-resource-policy"), Some("cross-origin"));
+            assert_eq!(response.header("cross-origin-embedder-policy"), Some("require-corp"));
+        }
         assert_eq!(script.header("cache-control"), Some("no-cache"));
     }
 }
