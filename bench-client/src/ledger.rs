@@ -35,7 +35,7 @@ struct Partial {
 struct Receiver {
     /// Hash over all messages in the order of their arrival.
     hash: u64,
-    /// The offset of the last message, in rooms that have offsets.
+    /// The offset of the last publication, in rooms that have offsets.
     offset: Option<u64>,
     offsets_are_wrong: bool,
     /// Messages that were skipped so far: sender and number.
@@ -83,7 +83,15 @@ impl Ledger {
         self.receivers[receiver].offset = Some(offset);
     }
 
-    /// The offset of the last message that this receiver got, or where it started.
+    /// Records the offset of a publication at a receiver.
+    #[inline]
+    pub fn advance(&mut self, receiver: usize, offset: u64) {
+        let state = &mut self.receivers[receiver];
+        state.offsets_are_wrong |= state.offset.is_some_and(|last| offset != last + 1);
+        state.offset = Some(offset);
+    }
+
+    /// The offset of the last publication that this receiver got, or where it started.
     pub fn offset(&self, receiver: usize) -> Option<u64> {
         self.receivers[receiver].offset
     }
@@ -102,11 +110,10 @@ impl Ledger {
             self.faults.corrupted += 1;
             return Arrival::Invalid;
         };
-        let state = &mut self.receivers[receiver];
         if let Some(offset) = offset {
-            state.offsets_are_wrong |= state.offset.is_some_and(|last| offset != last + 1);
-            state.offset = Some(offset);
+            self.advance(receiver, offset);
         }
+        let state = &mut self.receivers[receiver];
         // Any odd multiplier does: the hash only has to depend on the order.
         let entry = u64::from(sender) << 32 | u64::from(number);
         state.hash = (state.hash.rotate_left(5) ^ entry).wrapping_mul(0x517c_c1b7_2722_0a95);
@@ -300,6 +307,21 @@ mod tests {
         }
         assert_eq!(ledger.offset(0), Some(16));
         assert_eq!(ledger.faults(), Faults { disagreeing: 1, ..Faults::default() });
+    }
+
+    #[test]
+    fn what_is_no_message_has_an_offset_too() {
+        let mut ledger = ledger();
+        for receiver in 0..3 {
+            ledger.set_start(receiver, 10);
+            for ((sender, number), offset) in ALL.iter().zip([11, 12, 14, 15, 16, 17]) {
+                if offset == 14 {
+                    ledger.advance(receiver, 13);
+                }
+                ledger.arrive(receiver, message(*sender, *number), Some(offset));
+            }
+        }
+        assert_eq!(ledger.faults(), Faults::default());
     }
 
     #[test]

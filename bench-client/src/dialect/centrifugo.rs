@@ -108,6 +108,10 @@ fn parse(line: &[u8]) -> ServerEvent<'_> {
         let text = text.map_or(&b""[..], |line| line.push.publication.data.text.as_bytes());
         return ServerEvent::Message { text, offset: publication["offset"].as_u64() };
     }
+    if let Some(offset) = publication["offset"].as_u64() {
+        let channel = value["push"]["channel"].as_str().map(str::to_owned);
+        return ServerEvent::NoMessage { channel, offset };
+    }
     if value["push"]["unsubscribe"].is_object() {
         return ServerEvent::Refused { reason: value.to_string() };
     }
@@ -165,6 +169,9 @@ mod tests {
         );
         assert!(matches!(centrifugo.read(br#"{"id":5,"error":{"code":111}}"#), ServerEvent::Refused { .. }));
         assert_eq!(centrifugo.read(br#"{"id":1,"connect":{"client":"x"}}"#), ServerEvent::Other);
+        let line = br#"{"push":{"channel":"room:a","pub":{"data":{"added":"7","username":"ann"},"offset":3}}}"#;
+        let channel = Some("room:a".to_owned());
+        assert_eq!(centrifugo.read(line), ServerEvent::NoMessage { channel, offset: 3 });
     }
 
     #[test]

@@ -73,7 +73,7 @@ fn parse(frame: &[u8]) -> ServerEvent<'_> {
             None => ServerEvent::Refused { reason: format!("an acknowledgement without a number: {value}") },
         },
         Some("error") => ServerEvent::Refused { reason: value.to_string() },
-        _ => ServerEvent::Other,
+        _ => offset.map_or(ServerEvent::Other, |offset| ServerEvent::NoMessage { channel: None, offset }),
     }
 }
 
@@ -106,6 +106,8 @@ mod tests {
         assert_eq!(plain.read(br#"{"type":"ack","id":"7","offset":3}"#), ServerEvent::Acknowledged { number: 7 });
         assert!(matches!(plain.read(br#"{"type":"error","code":111}"#), ServerEvent::Refused { .. }));
         assert!(matches!(plain.read(b"what"), ServerEvent::Refused { .. }));
-        assert_eq!(plain.read(br#"{"type":"react"}"#), ServerEvent::Other);
+        let frame = br#"{"type":"added","offset":3,"user":{"id":"3","username":"ann"},"added":"3","username":"ann"}"#;
+        assert_eq!(plain.read(frame), ServerEvent::NoMessage { channel: None, offset: 3 });
+        assert_eq!(plain.read(br#"{"type":"typing"}"#), ServerEvent::Other);
     }
 }

@@ -327,7 +327,9 @@ impl State {
             && message.room != room.number
             && member.visited == Some(message.room)
         {
-            return self.on_visited_room_message(id, offset, now);
+            let is_there = self.on_visited_room(id, offset);
+            self.tally.deliveries += u64::from(is_there && self.phases.is_some_and(|phases| phases.measures(now)));
+            return;
         }
         let arrival = room.ledger.arrive(member.index as usize, message, offset);
         let Some(message) = message.filter(|_| arrival != Arrival::Invalid) else {
@@ -358,15 +360,27 @@ impl State {
         }
     }
 
-    /// Checks that a message of a visited room has the next offset.
-    fn on_visited_room_message(&mut self, id: usize, offset: Option<u64>, now: u64) {
-        let Location::Visiting { offset: Some(last) } = &mut self.members[id].location else { return };
-        self.tally.deliveries += u64::from(self.phases.is_some_and(|phases| phases.measures(now)));
+    /// Checks the offset of a publication that is no message.
+    fn on_no_message(&mut self, id: usize, channel: Option<&str>, offset: u64) {
+        let member = &self.members[id];
+        let is_in = |number: u32| channel == Some(&self.setup.targets[number as usize].channel);
+        let (room, index) = (member.room as usize, member.index as usize);
+        if channel.is_none() || is_in(self.rooms[room].number) {
+            self.rooms[room].ledger.advance(index, offset);
+        } else if member.visited.is_some_and(is_in) {
+            self.on_visited_room(id, Some(offset));
+        }
+    }
+
+    /// Checks that a publication of a visited room has the next offset. False: the member is not there any more.
+    fn on_visited_room(&mut self, id: usize, offset: Option<u64>) -> bool {
+        let Location::Visiting { offset: Some(last) } = &mut self.members[id].location else { return false };
         if offset != Some(*last + 1) {
             self.tally.faults.disagreeing += 1;
             self.tally.note_fault(|| format!("a visitor got offset {offset:?} after {last}"));
         }
         *last = offset.unwrap_or(*last + 1);
+        true
     }
 
     fn on_event(&mut self, dialect: &Dialect, io: &mut Io, id: usize, event: ServerEvent<'_>, now: u64) {
@@ -408,6 +422,7 @@ impl State {
                     self.tally.note_fault(|| reason);
                 }
             }
+            ServerEvent::NoMessage { channel, offset } => self.on_no_message(id, channel.as_deref(), offset),
             ServerEvent::Ping { reply } => io.send(id, reply),
             ServerEvent::Other => {}
         }
