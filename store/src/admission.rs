@@ -4,7 +4,7 @@ use crate::check::is_storable;
 use crate::connection::{Arg, DbConnection, json, wrong_row_count};
 use crate::error::StoreError;
 use crate::generation::DatabaseGeneration;
-use crate::rooms::{self, Joining};
+use crate::rooms::LockedRoom;
 use uproar_model::{Admission, Epoch, JoinError, Role, RoomId, UserId};
 
 /// The answer to one request for admission.
@@ -86,19 +86,23 @@ pub(crate) async fn join_all(
     joins: &[PendingJoin],
     shown_limit: u64,
 ) -> Result<Vec<Result<Admission, JoinError>>, StoreError> {
-    let now = db.now().await?;
     let mut answers = Vec::with_capacity(joins.len());
-    for join in joins {
-        let joining = Joining { room: join.room, user: join.user, actor: join.user };
-        let membership = rooms::join(db, joining, now, shown_limit).await?;
-        answers.push(membership.map(|membership| Admission {
-            room: join.room,
-            epoch: join.epoch.clone(),
-            offset: membership.offset,
-            role: membership.role,
-            joined: membership.is_new,
-            added: membership.publication.map(Box::new),
-        }));
+    for joins in joins.chunk_by(|a, b| a.room == b.room) {
+        let room = LockedRoom::lock(db, joins[0].room, shown_limit).await?;
+        for join in joins {
+            let membership = match &room {
+                Some(room) => room.join(db, join.user, join.user).await?,
+                None => Err(JoinError::NoRoom),
+            };
+            answers.push(membership.map(|membership| Admission {
+                room: join.room,
+                epoch: join.epoch.clone(),
+                offset: membership.offset,
+                role: membership.role,
+                joined: membership.is_new,
+                added: membership.publication.map(Box::new),
+            }));
+        }
     }
     Ok(answers)
 }

@@ -29,8 +29,9 @@ use uproar_model::{
     RoomId, UnixMillis, UserId,
 };
 
-/// The most joins in one transaction, which holds the locks of their rooms.
-const JOINS_LIMIT: usize = 128;
+/// The most joins in one transaction. It holds the locks of their rooms, for which messages wait, too, if the rooms are
+/// small.
+const JOINS_LIMIT: usize = 16;
 /// Connections for reading that requests over HTTP leave to the shards.
 const CONNECTIONS_FOR_SHARDS: usize = 3;
 /// Connections with PostgreSQL on which calls other than appends write at the same time. SQLite has one writer.

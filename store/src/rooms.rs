@@ -188,16 +188,7 @@ pub(crate) async fn list(
     Ok(db.all(sql, &args).await?.into_iter().map(|row| room_from(generation, row)).collect())
 }
 
-/// Who becomes a member of which room, and by whom.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Joining {
-    pub room: RoomId,
-    pub user: UserId,
-    /// The user, or whoever adds them.
-    pub actor: UserId,
-}
-
-/// The membership of a user after [`join`].
+/// The membership of a user after a join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Membership {
     pub role: Role,
@@ -209,56 +200,86 @@ pub(crate) struct Membership {
     pub publication: Option<Publication>,
 }
 
-/// Makes a user a member unless the room is full, inside a transaction, and appends the publication of it if the room
-/// then has at most `shown_limit` members. The caller has checked that the user may join.
-pub(crate) async fn join(
-    db: &mut DbConnection,
-    joining: Joining,
-    now: i64,
+/// A room whose members nobody else changes until the transaction ends.
+pub(crate) struct LockedRoom {
+    id: RoomId,
+    /// Whether the head is locked, too, so that joins can be published.
+    has_head: bool,
+    /// A join is published if the room then has at most this many members.
     shown_limit: u64,
-) -> Result<Result<Membership, JoinError>, StoreError> {
-    let Joining { room, user, actor } = joining;
-    // A publication needs the head's lock, which comes before the room's. In a larger room, where joins are not
-    // published, they do without it, so that they don't hold up the messages.
-    let sql = "SELECT CAST(members AS bigint) FROM rooms WHERE id = $1";
-    let members = db.optional::<(i64,)>(sql, &[Arg::Int(room.0)]).await?.map_or(0, |(members,)| members);
-    let has_head = members.unsigned_abs() < shown_limit;
-    // The locks come first: of two concurrent calls, the second sees what the first did.
-    if has_head && !db.lock_head(room).await? || !db.lock_room(room).await? {
-        return Ok(Err(JoinError::NoRoom));
+    /// The time of the joins. It is not before that of anything in the room's log.
+    now: i64,
+}
+
+impl LockedRoom {
+    /// Locks a room, once in a transaction. `None`: it does not exist.
+    pub async fn lock(db: &mut DbConnection, id: RoomId, shown_limit: u64) -> Result<Option<LockedRoom>, StoreError> {
+        // A publication needs the head's lock, which comes before the room's. In a larger room, where joins are not
+        // published, they do without it, so that they don't hold up the messages.
+        let sql = "SELECT CAST(members AS bigint) FROM rooms WHERE id = $1";
+        let members = db.optional::<(i64,)>(sql, &[Arg::Int(id.0)]).await?.map_or(0, |(members,)| members);
+        let has_head = members.unsigned_abs() < shown_limit;
+        if has_head && !db.lock_head(id).await? || !db.lock_room(id).await? {
+            return Ok(None);
+        }
+        let now = db.now().await?;
+        Ok(Some(LockedRoom { id, has_head, shown_limit, now }))
     }
-    let sql = "SELECT CAST(r.members AS bigint), CAST(r.size AS bigint), CAST(m.role AS bigint), h.last_offset,
-            u.username, a.username
-        FROM rooms r JOIN heads h ON h.room_id = r.id
-        LEFT JOIN members m ON m.room_id = r.id AND m.user_id = $2
-        LEFT JOIN users u ON u.id = $2 LEFT JOIN users a ON a.id = $3 WHERE r.id = $1";
-    let args = [Arg::Int(room.0), Arg::Int(user.0), Arg::Int(actor.0)];
-    type Facts = (i64, i64, Option<i64>, i64, Option<String>, Option<String>);
-    let Some(facts) = db.optional::<Facts>(sql, &args).await? else { return Ok(Err(JoinError::NoRoom)) };
-    let (members, size, role, offset, username, actor_name) = facts;
-    let offset = offset.unsigned_abs();
-    if let Some(role) = role {
-        let role = Role::from_number(role);
-        return Ok(Ok(Membership { role, offset, is_new: false, publication: None }));
+
+    /// Makes a user a member unless the room is full, and appends the publication of it if the room is small. The
+    /// caller has checked that the user may join. `actor`: the user, or whoever adds them.
+    pub async fn join(
+        &self,
+        db: &mut DbConnection,
+        user: UserId,
+        actor: UserId,
+    ) -> Result<Result<Membership, JoinError>, StoreError> {
+        let LockedRoom { id: room, has_head, shown_limit, now } = *self;
+        let sql = "SELECT CAST(r.members AS bigint), CAST(r.size AS bigint), CAST(m.role AS bigint), h.last_offset,
+                u.username, a.username
+            FROM rooms r JOIN heads h ON h.room_id = r.id
+            LEFT JOIN members m ON m.room_id = r.id AND m.user_id = $2
+            LEFT JOIN users u ON u.id = $2 LEFT JOIN users a ON a.id = $3 WHERE r.id = $1";
+        let args = [Arg::Int(room.0), Arg::Int(user.0), Arg::Int(actor.0)];
+        type Facts = (i64, i64, Option<i64>, i64, Option<String>, Option<String>);
+        let Some(facts) = db.optional::<Facts>(sql, &args).await? else { return Ok(Err(JoinError::NoRoom)) };
+        let (members, size, role, offset, username, actor_name) = facts;
+        let offset = offset.unsigned_abs();
+        if let Some(role) = role {
+            let role = Role::from_number(role);
+            return Ok(Ok(Membership { role, offset, is_new: false, publication: None }));
+        }
+        if members >= size {
+            return Ok(Err(JoinError::Full));
+        }
+        let (Some(username), Some(actor_name)) = (username, actor_name) else { return Ok(Err(JoinError::NoUser)) };
+        if !insert_member(db, room, user, Role::Member, now).await? {
+            return Ok(Err(JoinError::NoUser));
+        }
+        let sql = "UPDATE rooms SET members = members + 1 WHERE id = $1";
+        db.execute(sql, &[Arg::Int(room.0)]).await?;
+        let publication = if has_head && members.unsigned_abs() < shown_limit {
+            let member = User { id: user, username: username.into() };
+            let actor = User { id: actor, username: actor_name.into() };
+            Some(publish_change(db, room, Kind::Added, actor, &member, now).await?)
+        } else {
+            None
+        };
+        let offset = publication.as_ref().map_or(offset, |publication| publication.offset);
+        Ok(Ok(Membership { role: Role::Member, offset, is_new: true, publication }))
     }
-    if members >= size {
-        return Ok(Err(JoinError::Full));
-    }
-    let (Some(username), Some(actor_name)) = (username, actor_name) else { return Ok(Err(JoinError::NoUser)) };
-    if !insert_member(db, room, user, Role::Member, now).await? {
-        return Ok(Err(JoinError::NoUser));
-    }
-    let sql = "UPDATE rooms SET members = members + 1 WHERE id = $1";
-    db.execute(sql, &[Arg::Int(room.0)]).await?;
-    let publication = if has_head && members.unsigned_abs() < shown_limit {
-        let member = User { id: user, username: username.into() };
-        let actor = User { id: actor, username: actor_name.into() };
-        Some(publish_change(db, room, Kind::Added, actor, &member, now).await?)
-    } else {
-        None
-    };
-    let offset = publication.as_ref().map_or(offset, |publication| publication.offset);
-    Ok(Ok(Membership { role: Role::Member, offset, is_new: true, publication }))
+}
+
+/// Makes a user a member, inside a transaction, in which this is the only join.
+async fn join(
+    db: &mut DbConnection,
+    room: RoomId,
+    user: UserId,
+    actor: UserId,
+    shown_limit: u64,
+) -> Result<Membership, RoomError> {
+    let room = LockedRoom::lock(db, room, shown_limit).await?.ok_or(RoomError::NoRoom)?;
+    Ok(room.join(db, user, actor).await??)
 }
 
 /// Appends the publication of a change of membership, an `Added` or `Removed`, in the transaction that makes the
@@ -342,9 +363,7 @@ pub(crate) async fn join_by_name(
     shown_limit: u64,
 ) -> Result<Join, RoomError> {
     let (room, _, _) = look_up(db, name, user).await?;
-    let now = db.now().await?;
-    let joining = Joining { room, user, actor: user };
-    let Membership { is_new, publication, .. } = join(db, joining, now, shown_limit).await??;
+    let Membership { is_new, publication, .. } = join(db, room, user, user, shown_limit).await?;
     let room = find(db, generation, name, user, newer).await?.ok_or(RoomError::NoRoom)?;
     Ok(Join { room, joined: is_new, publication })
 }
@@ -397,9 +416,7 @@ pub(crate) async fn add_member(
     shown_limit: u64,
 ) -> Result<Addition, RoomError> {
     let (room, account) = check_addition(db, name, actor, member_key).await?;
-    let now = db.now().await?;
-    let joining = Joining { room, user: account.id, actor };
-    let Membership { is_new, publication, .. } = join(db, joining, now, shown_limit).await??;
+    let Membership { is_new, publication, .. } = join(db, room, account.id, actor, shown_limit).await?;
     let member = find_member(db, room, &account).await?.ok_or(RoomError::NoUser)?;
     Ok(Addition { room, member, joined: is_new, publication })
 }

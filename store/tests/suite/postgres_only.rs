@@ -49,6 +49,16 @@ async fn run(connection: &mut PgConnection, sql: &'static str) {
     sqlx::raw_sql(sql).execute(connection).await.unwrap();
 }
 
+/// Waits until this many sessions of the database wait for a lock.
+async fn until_waiting(shell: &mut PgConnection, count: i64) {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let deadline = Instant::now() + SOON;
+    while sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut *shell).await.unwrap() != count {
+        assert!(Instant::now() < deadline);
+        tokio::task::yield_now().await;
+    }
+}
+
 /// A room with one message.
 async fn create_lobby(store: &Arc<dyn Store>) -> (RoomId, UserId) {
     let world = World::of(Arc::clone(store));
@@ -138,22 +148,43 @@ fn a_batch_that_waited_for_a_lock_sees_what_its_holder_committed() {
                 store.append(&batch).await.unwrap()
             })
         };
-        let mut shell = fixture.shell().await;
-        let deadline = Instant::now() + SOON;
-        loop {
-            let sql = "SELECT count(*) FROM pg_stat_activity
-                WHERE datname = current_database() AND wait_event_type = 'Lock'";
-            let waiters: i64 = sqlx::query_scalar(sql).fetch_one(&mut shell).await.unwrap();
-            if waiters == 1 {
-                break;
-            }
-            assert!(Instant::now() < deadline);
-            tokio::task::yield_now().await;
-        }
+        until_waiting(&mut fixture.shell().await, 1).await;
         transaction.commit().await.unwrap();
         let outcomes = waiting.await.unwrap();
         assert!(matches!(outcomes[0], Outcome::Duplicate(stored) if stored.offset == 2), "{outcomes:?}");
         assert_eq!(new(outcomes[1]).offset, 3);
+        store.close().await;
+    });
+}
+
+/// The second of two joins once asked for the head's lock after the room's, because the room had become small.
+#[test]
+fn joins_to_a_room_that_becomes_small_do_not_deadlock() {
+    runtime().block_on(async {
+        let fixture = Fixture::new(postgres()).await;
+        let options = OpenOptions { join_leave_limit: 3, ..OpenOptions::default() };
+        let store = fixture.try_open(options).await.unwrap();
+        let world = World::of(Arc::clone(&store));
+        world.lobby().await;
+        let wanted = [world.user("Dora").await, world.user("Eve").await].map(|user| ("lobby".to_owned(), user));
+        // Two members leave, while the joins have seen the room with three.
+        let mut departures = fixture.shell().await;
+        run(&mut departures, "BEGIN; UPDATE rooms SET members = 1").await;
+        let joining = {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { store.admit(&wanted).await })
+        };
+        let mut shell = fixture.shell().await;
+        until_waiting(&mut shell, 1).await;
+        // Another departure has the head's lock, and waits for the room's behind the joins.
+        let mut another = fixture.shell().await;
+        run(&mut another, "BEGIN; SELECT FROM heads FOR NO KEY UPDATE").await;
+        let leaving = tokio::spawn(async move { run(&mut another, "SELECT FROM rooms FOR NO KEY UPDATE").await });
+        until_waiting(&mut shell, 2).await;
+        run(&mut departures, "COMMIT").await;
+        let joined = joining.await.unwrap().unwrap();
+        assert!(joined.iter().flatten().filter(|admission| admission.joined && admission.added.is_none()).count() == 2);
+        leaving.await.unwrap();
         store.close().await;
     });
 }
