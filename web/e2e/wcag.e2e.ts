@@ -87,7 +87,7 @@ describe('the page', () => {
 
   it('shows where the focus is, wherever Tab leads', async () => {
     const opened = [/online$/, 'Room details', 'Settings', 'Find or create a room'] as const;
-    for (const [width, height, ...all] of [[320, 480, undefined], [1280, 800, undefined, ...opened]] as const) {
+    for (const [width, height, ...all] of [[320, 480, undefined, ...opened.slice(0, 2)], [1280, 800, undefined, ...opened]] as const) {
       await page.setViewportSize({ width, height });
       for (const open of all) {
         if (open !== undefined) {
@@ -105,6 +105,26 @@ describe('the page', () => {
         if (await close.isVisible()) await close.click();
       }
     }
+    await page.setViewportSize({ width: 1280, height: 800 });
+  });
+
+  it('closes a panel that covers the room by a press next to it, and goes on where it was opened', async () => {
+    await page.setViewportSize({ width: 320, height: 480 });
+    const members = page.getByRole('button', { name: /online$/ });
+    const focused = () => members.evaluate((button) => button === document.activeElement);
+    for (const close of [() => page.mouse.click(10, 240), () => page.keyboard.press('Escape')]) {
+      await members.click();
+      await page.locator('.panel').waitFor();
+      await close();
+      await page.locator('.panel').waitFor({ state: 'detached' });
+      expect(await focused()).toBe(true);
+    }
+    await members.click();
+    await page.locator('.panel').getByRole('button', { name: 'bob' }).click();
+    await page.getByRole('button', { name: 'Mention' }).click();
+    expect(await composer(page).inputValue()).toBe('@bob ');
+    expect(await composer(page).evaluate((area) => area === document.activeElement)).toBe(true);
+    await composer(page).fill('');
     await page.setViewportSize({ width: 1280, height: 800 });
   });
 

@@ -1,5 +1,5 @@
 import type { ComponentChildren } from 'preact';
-import { useEffect, useRef } from 'preact/hooks';
+import { useLayoutEffect, useRef } from 'preact/hooks';
 import { IconButton } from './Icon';
 import { useTexts } from './texts';
 
@@ -15,31 +15,35 @@ interface Props {
 export function Panel({ title, count, onClose, children }: Props) {
   const t = useTexts();
   const panel = useRef<HTMLElement>(null);
-  // On narrow screens the panel covers the room, and the focus must not stay behind it.
-  useEffect(() => {
-    const opener = document.activeElement;
+  const opener = useRef(document.activeElement);
+  useLayoutEffect(() => {
     panel.current!.querySelector<HTMLElement>('.close')!.focus();
-    return () => {
-      const { activeElement } = document;
-      // Another panel may have been opened instead.
-      const isLeft = activeElement !== document.body && !panel.current?.contains(activeElement);
-      if (opener instanceof HTMLElement && !isLeft) opener.focus();
-    };
+    // Once the panel has gone, and no longer keeps the room from taking the focus.
+    return () =>
+      queueMicrotask(() => {
+        const { activeElement } = document;
+        if (opener.current instanceof HTMLElement && (!activeElement || activeElement === document.body)) {
+          opener.current.focus();
+        }
+      });
   }, []);
   return (
-    <aside
-      class="panel"
-      aria-label={title}
-      ref={panel}
-      onKeyDown={(event) => {
-        if (event.key === 'Escape') onClose();
-      }}
-    >
-      <header>
-        <h2>{count === undefined ? title : `${title} (${t.format.number(count)})`}</h2>
-        <IconButton icon="close" label={t.buttons.close} class="quiet close" onClick={onClose} />
-      </header>
-      {children}
-    </aside>
+    <>
+      <div class="cover" onClick={onClose} />
+      <aside
+        class="panel"
+        aria-label={title}
+        ref={panel}
+        onKeyDown={(event) => {
+          if (event.key === 'Escape') onClose();
+        }}
+      >
+        <header>
+          <h2>{count === undefined ? title : `${title} (${t.format.number(count)})`}</h2>
+          <IconButton icon="close" label={t.buttons.close} class="quiet close" onClick={onClose} />
+        </header>
+        {children}
+      </aside>
+    </>
   );
 }

@@ -75,7 +75,8 @@ export function Profile({ chat, room, info, person, onMention, onRemove, onClose
             onClick={() => {
               dialog.current?.close();
               onMention();
-              mention(name);
+              // Once a panel that covers the message box has gone.
+              queueMicrotask(() => mention(name));
             }}
           >
             {t.person.mention}

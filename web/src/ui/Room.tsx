@@ -13,7 +13,7 @@ import { NotAMember } from './NotAMember';
 import type { Person } from './Profile';
 import { RemoveMember } from './RemoveMember';
 import { MessageSkeleton } from './Skeleton';
-import { focusIfLost, useEvents, useStores } from './hooks';
+import { focusIfLost, useEvents, useMedia, useStores } from './hooks';
 import { hereText } from './here';
 import { JumpToDate, Members, Profile, RoomDetails } from './later';
 import { useTexts } from './texts';
@@ -84,6 +84,8 @@ function OpenRoom({ chat, name, info, isAlone }: OpenRoomProps) {
     return () => removeEventListener('blur', onBlur);
   }, [chat, room, name]);
 
+  // There, a panel covers the room, and the focus must not be behind it.
+  const isOverlaid = useMedia('(max-width: 64rem)');
   const here = room ? room.people.length : 0;
   // Narrow screens show only the number.
   const word = (text: ComponentChild) => <span class="word">{text}</span>;
@@ -91,7 +93,7 @@ function OpenRoom({ chat, name, info, isAlone }: OpenRoomProps) {
   const close = () => setPanel(undefined);
   return (
     <>
-      <main class="room" aria-label={info.title}>
+      <main class="room" aria-label={info.title} inert={isOverlaid && panel !== undefined}>
         <header class="room-head">
           {!isAlone && <Back chat={chat} room={name} />}
           <span class="kind" role="img" aria-label={info.private ? t.room.private : t.room.public}>
@@ -179,7 +181,7 @@ function OpenRoom({ chat, name, info, isAlone }: OpenRoomProps) {
           person={person}
           onMention={() => {
             // There, it covers the message box.
-            if (matchMedia('(max-width: 64rem)').matches) close();
+            if (isOverlaid) close();
           }}
           onRemove={setRemoving}
           onClose={() => {

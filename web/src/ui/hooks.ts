@@ -1,4 +1,4 @@
-import { useEffect, useReducer } from 'preact/hooks';
+import { useEffect, useReducer, useState } from 'preact/hooks';
 import type { Room, RoomEvents, Store } from '@uproar/client';
 
 /** Renders the component again whenever one of the stores changes. */
@@ -31,4 +31,17 @@ export function mayTakeFocus(): boolean {
 /** Focuses the element if the focused one is gone, so that the keyboard continues from here. */
 export function focusIfLost(element: HTMLElement | null): void {
   if (document.activeElement === document.body && mayTakeFocus()) element?.focus({ preventScroll: true });
+}
+
+/** Whether a media query matches now. */
+export function useMedia(query: string): boolean {
+  const [matches, setMatches] = useState(() => matchMedia(query).matches);
+  useEffect(() => {
+    const list = matchMedia(query);
+    const onChange = () => setMatches(list.matches);
+    onChange();
+    list.addEventListener('change', onChange);
+    return () => list.removeEventListener('change', onChange);
+  }, [query]);
+  return matches;
 }
