@@ -29,7 +29,7 @@ describe('joins and departures', () => {
     await world.say(bob, 'lobby', 'Hello');
     await messageText(page, 'Hello').waitFor();
     await page.getByRole('button', { name: /online$/ }).click();
-    await page.getByLabel('Add someone by username').fill('carol');
+    await page.getByLabel('Add by username').fill('carol');
     await page.getByRole('button', { name: 'Add', exact: true }).click();
     await line(page, 'ann added carol').waitFor();
     await send(page, 'Welcome, Carol');

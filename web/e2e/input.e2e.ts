@@ -206,7 +206,7 @@ describe('invalid input', () => {
   it('does not matter if it is a space around a name', async () => {
     await world.account('carl');
     await ann.getByRole('button', { name: /online$/ }).click();
-    await ann.getByLabel('Add someone').fill(' carl ');
+    await ann.getByLabel('Add by username').fill(' carl ');
     await ann.getByRole('button', { name: 'Add', exact: true }).click();
     await ann.getByText('carl is now a member.').waitFor();
     await ann.getByRole('button', { name: 'Close' }).click();

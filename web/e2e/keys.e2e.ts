@@ -64,7 +64,7 @@ describe('the keyboard', () => {
     };
     await page.getByRole('button', { name: 'Close' }).focus();
     // One for all members, then the field to add one.
-    const field = page.getByLabel('Add someone').and(page.locator(':focus'));
+    const field = page.getByLabel('Add by username').and(page.locator(':focus'));
     let tabs = 0;
     for (; (await field.count()) === 0 && tabs < 10; tabs++) await page.keyboard.press('Tab');
     expect(tabs).toBeLessThan(4);
@@ -176,7 +176,7 @@ describe('the keyboard', () => {
     await search('attic');
     await page.getByRole('button', { name: 'Create “attic”' }).and(page.locator(':focus')).waitFor();
     await page.keyboard.press('Enter');
-    await page.getByLabel('Add someone').and(page.locator(':focus')).waitFor();
+    await page.getByLabel('Add by username').and(page.locator(':focus')).waitFor();
     await page.keyboard.press('Escape');
     await page.getByRole('heading', { name: 'attic' }).waitFor();
     // A name is missing: the page says so.

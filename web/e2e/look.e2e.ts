@@ -247,7 +247,7 @@ describe('the appearance', () => {
     await mira.keyboard.type('pantry');
     await tabTo(/^Create “pantry”/);
     await mira.keyboard.press('Enter');
-    await mira.getByLabel('Add someone').and(mira.locator(':focus')).waitFor();
+    await mira.getByLabel('Add by username').and(mira.locator(':focus')).waitFor();
     await tabTo(/^Skip/);
     await mira.keyboard.press('Enter');
     await mira.getByRole('heading', { name: 'pantry' }).waitFor();

@@ -116,7 +116,7 @@ describe('a new room', () => {
       await step.getByText(answer).waitFor();
     }
     // What could not be added can be corrected.
-    expect(await step.getByLabel('Add someone').inputValue()).toBe('nobody');
+    expect(await step.getByLabel('Add by username').inputValue()).toBe('nobody');
     expect(await accessibilityFlaws(page)).toEqual([]);
     await step.getByRole('button', { name: 'Done' }).click();
     await page.getByRole('heading', { name: 'den' }).waitFor();

@@ -146,7 +146,7 @@ export const en = ({ list, number, plural }: Formats) => ({
     removed: (name: ComponentChild) => rich`${name} will stop receiving messages from this room.`,
     comesBackPrivate: 'They can only come back if someone adds them.',
     comesBackPublic: 'It’s public, so they can join it again.',
-    addLabel: 'Add someone by username',
+    addLabel: 'Add by username',
   },
   details: {
     title: 'Room details',
