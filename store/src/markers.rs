@@ -72,12 +72,9 @@ pub(crate) async fn advance(db: &mut DbConnection, markers: &[(RoomId, UserId, M
     Ok(())
 }
 
-/// Unread messages that are counted exactly. One more stands for any larger number.
-pub(crate) const UNREAD_LIMIT: usize = 1_000;
-/// Messages after the marker among which unread ones are counted, so that a user's own, which are not, cost little.
-pub(crate) const UNREAD_SCAN_LIMIT: usize = 3_000;
-
 /// How many messages of the room `r` are unread to a member: those of other users after the marker that still exist.
+/// They are counted exactly up to 1,000, and only the first 3,000 messages after the marker are looked at, so that a
+/// user's own, which do not count, cost little.
 /// `index`: a hint for SQLite, which would otherwise read what lies between the messages too.
 macro_rules! unread_sql {
     ($read_offset:literal, $user:literal) => {

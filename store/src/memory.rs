@@ -6,7 +6,6 @@ use crate::check::{is_storable, refusal, require_storable, rows_limit};
 use crate::connection::unix_millis;
 use crate::error::{AppendError, CreateUserError, RoomError, StoreError};
 use crate::history::{PAGE_ITEMS_LIMIT, more};
-use crate::markers::{UNREAD_LIMIT, UNREAD_SCAN_LIMIT};
 use crate::objects::{
     Account, Addition, Cursor, Join, Login, MemberEntry, MemberPage, Message, MessagePage, NewRoom, NewUser, Reaction,
     Removal, Room, RoomKind,
@@ -24,6 +23,10 @@ use uproar_model::{
     Offset, Outcome, Page, PageRequest, Publication, REACTION_KINDS_LIMIT, Refusal, Revocation, Role, RoomId, Stored,
     UnixMillis, User, UserId, looks_like, member_body, text,
 };
+
+/// As in the statement of the databases (`unread_sql`).
+const UNREAD_LIMIT: usize = 1_000;
+const UNREAD_SCAN_LIMIT: usize = 3_000;
 
 /// Everything that a database would hold.
 #[derive(Clone, Debug)]
