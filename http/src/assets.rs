@@ -27,10 +27,10 @@ const ELEMENT: &str = "/embed.js";
 /// Every name below this path contains a hash of the file's content, so such a file never changes.
 const HASHED: &str = "/assets/";
 
-/// What the web client may do, apart from who may show it in a frame. Its scripts, styles and other files come from this
-/// server, each in a file of its own. `'self'` includes WebSockets of the same origin (CSP 3, section 6.7.2.8). Browsers
-/// that support Trusted Types never make HTML or scripts from strings. The one policy that is allowed lets the web
-/// client start its service worker.
+/// What the web client may do, apart from who may show it in a frame. Its scripts, styles and other files come from
+/// this server, each in a file of its own. `'self'` includes WebSockets of the same origin (CSP 3, section 6.7.2.8).
+/// Browsers that support Trusted Types never make HTML or scripts from strings. The one policy that is allowed lets the
+/// web client start its service worker.
 const POLICY: &str = "default-src 'self'; connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; \
                       require-trusted-types-for 'script'; trusted-types service-worker";
 

@@ -25,8 +25,8 @@ pub enum ServerEvent<'a> {
     Joined { position: Option<Position>, recovered: Option<bool> },
     /// A message to the room. It has an offset if the room is stored.
     Message { text: &'a [u8], offset: Option<u64> },
-    /// A publication of a stored room that is no message, such as a join. Only the Centrifugo protocol names its channel:
-    /// a connection of the plain protocol has one.
+    /// A publication of a stored room that is no message, such as a join. Only the Centrifugo protocol names its
+    /// channel: a connection of the plain protocol has one.
     NoMessage { channel: Option<String>, offset: u64 },
     /// The server accepted this sender's message with this number.
     Acknowledged { number: u32 },
