@@ -10,8 +10,12 @@ async function expectTexts(page: Page, texts: string[]): Promise<void> {
   // In this order: before the rows are there, none of them is pending.
   for (const text of texts) await messageText(page, text).first().waitFor({ timeout: 20_000 });
   await allStored(page);
-  const shown = await page.locator('.row .text').allTextContents();
-  expect(shown.filter((text) => texts.includes(text))).toEqual(texts);
+  // After a gap, the list is empty until the page of messages has come.
+  const shown = async () => {
+    const all = await page.locator('.row .text').allTextContents();
+    return all.filter((text) => texts.includes(text));
+  };
+  await expect.poll(shown, { timeout: 10_000 }).toEqual(texts);
 }
 
 describe('an unreliable connection', () => {
