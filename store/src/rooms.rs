@@ -227,7 +227,7 @@ impl LockedRoom {
     }
 
     /// Makes a user a member unless the room is full, and appends the publication of it if the room is small. The
-    /// caller has checked that the user may join. `actor`: the user, or whoever adds them.
+    /// caller has checked that the user may join. `actor`: the user, or the member who adds them.
     pub async fn join(
         &self,
         db: &mut DbConnection,

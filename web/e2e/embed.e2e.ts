@@ -276,7 +276,7 @@ describe('a room in a frame', () => {
     await expect.poll(() => told(page)).toContainEqual({ type: 'error', detail: missing });
   });
 
-  it('asks the site anew when the site says so', async () => {
+  it('asks the site for another token when the site says so', async () => {
     const page = await visit({ elements: room('lobby'), script: SIGNED_IN });
     await send(inside(page), 'Ann was here');
     await page.evaluate(`room.getToken = tokenOf('bob'); room.reload()`);

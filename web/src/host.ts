@@ -12,7 +12,7 @@ type Port = Pick<MessagePort, 'postMessage' | 'onmessage'>;
 
 /**
  * Waits for the site's answer to the first message, which says nothing. Only pages of the origins that the server names
- * in `frame-ancestors` can be around this one, so whoever is there may talk over the port that comes with the answer.
+ * in `frame-ancestors` can be around this one, so that page may use the port that comes with the answer.
  */
 export function findHost(): Promise<Host> {
   return new Promise((resolve) => {

@@ -89,7 +89,7 @@ export class UproarRoom extends Base {
     else this.#tell();
   }
 
-  /** Begins anew, with another token: somebody else has signed in to the site, or the user has signed out. */
+  /** Starts again with a new token. Call it after a user signs in to the site or out of it. */
   reload(): void {
     this.#open();
   }

@@ -492,7 +492,7 @@ export class Room extends Emitter<RoomEvents> {
     this.emit('people');
   }
 
-  /** @internal A connection is there, or gone. Whoever has no other one is not typing any more. */
+  /** @internal A connection has come or gone. A user without any other one has stopped typing. */
   setConnection(client: string, user: User | undefined): void {
     const previous = this.connections.get(client);
     if (user) this.connections.set(client, user);

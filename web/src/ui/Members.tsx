@@ -57,7 +57,7 @@ export function Members({ chat, room, info, onPerson, onClose }: Props) {
   const stops = useOneStop(shown.map(({ user }) => user.id));
   const listItems = () => [...(list.current?.querySelectorAll<HTMLElement>('[data-stop]') ?? [])];
   const focusedAt = listItems().indexOf(document.activeElement as HTMLElement);
-  // Whoever had the focus is not a member any more.
+  // The member whose row had the focus is gone.
   useLayoutEffect(() => {
     if (focusedAt >= 0) focusIfLost(listItems().at(Math.min(focusedAt, shown.length - 1)) ?? null);
   });

@@ -95,7 +95,7 @@ function Frame(props: FrameProps) {
   );
 }
 
-/** The list shows the card of whoever is pressed. Enter on the message does so without another stop of the Tab key. */
+/** A click on a person opens their card. So does Enter on the message, without another Tab stop. */
 function PersonName({ name }: { name: string }) {
   return (
     <bdi class="name" role="button" tabIndex={-1} aria-haspopup="dialog" data-person={name}>
