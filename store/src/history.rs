@@ -113,8 +113,8 @@ fn publication_from(row: PageRow) -> Option<Publication> {
     })
 }
 
-/// The room (its id, kind, epoch, last offset, whether the viewer is a member), and one message or NULLs: offset, number,
-/// user, username, text, the sender's id, time, reply to, edited, deleted, and reactions as JSON.
+/// The room (its id, kind, epoch, last offset, whether the viewer is a member), and one message or NULLs: offset,
+/// number, user, username, text, the sender's id, time, reply to, edited, deleted, and reactions as JSON.
 type MessageRow = (
     i64,
     i64,
@@ -152,8 +152,8 @@ macro_rules! messages_sql {
             $order,
             " LIMIT $5
     )
-    SELECT room.id, CAST(room.kind AS bigint), room.epoch, room.last_offset, room.member IS NOT NULL, i.room_offset, i.number,
-      i.user_id, u.username, i.body, i.client_id, i.created_at, i.target_offset, i.edit_offset, i.gone_offset,
+    SELECT room.id, CAST(room.kind AS bigint), room.epoch, room.last_offset, room.member IS NOT NULL, i.room_offset,
+      i.number, i.user_id, u.username, i.body, i.client_id, i.created_at, i.target_offset, i.edit_offset, i.gone_offset,
       (SELECT CAST(",
             $lines,
             "(",

@@ -207,7 +207,7 @@ pub(crate) struct LockedRoom {
     has_head: bool,
     /// A join is published if the room then has at most this many members.
     shown_limit: u64,
-    /// The time of the joins. It is not before that of anything in the room's log.
+    /// The time of the joins. With the head's lock, it is read after every earlier append has committed.
     now: i64,
 }
 

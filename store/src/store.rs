@@ -124,9 +124,9 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Room>, StoreError>;
 
-    /// Joins a public room. If the user is already a member, of a private room too, nothing changes. A new membership is
-    /// written in the room's log in the same transaction, as an `Added`, if the room then has at most `join_leave_limit`
-    /// members; likewise in `add_member` and `admit`.
+    /// Joins a public room. If the user is already a member, of a private room too, nothing changes. A new membership
+    /// is written in the room's log in the same transaction, as an `Added`, if the room then has at most
+    /// `join_leave_limit` members. `add_member` and `admit` do the same.
     async fn join(&self, name: &str, user: UserId) -> Result<Join, RoomError>;
 
     /// Ends a membership and appends the publication of kind `Removed`, in one transaction. `actor` is the user who
@@ -163,9 +163,9 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<MessagePage, RoomError>;
 
-    /// The newest joins and departures (kinds `Added` and `Removed`) in a room with offsets above `above`, up to `up_to`,
-    /// by offset ascending. The caller knows that the viewer may see them: `up_to` is a position that `messages`
-    /// returned, or below it.
+    /// The newest joins and departures (kinds `Added` and `Removed`) in a room with offsets above `above`, up to
+    /// `up_to`, by offset ascending. The caller knows that the viewer may see them: `up_to` is a position that
+    /// `messages` returned, or below it.
     async fn membership_changes(
         &self,
         room: RoomId,

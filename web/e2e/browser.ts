@@ -202,9 +202,9 @@ interface Violation {
 }
 
 /**
- * The violations that axe finds, one line each. It does not know that arrow keys lead to the other messages, whose code
- * Tab reaches then. If Tab stopped at all codes, the list would not be one stop; if they wrapped their lines until then,
- * messages would move.
+ * The violations that axe finds, one line each. It does not know that arrow keys lead to the other messages, and that
+ * Tab then reaches their code. If Tab stopped at every block of code, the list would no longer be a single stop. If the
+ * blocks wrapped their lines until then, messages would move.
  */
 export async function accessibilityFlaws(page: Page | Frame): Promise<string[]> {
   await page.evaluate(AXE);

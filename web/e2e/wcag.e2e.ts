@@ -87,7 +87,8 @@ describe('the page', () => {
 
   it('shows where the focus is, wherever Tab leads', async () => {
     const opened = [/online$/, 'Room details', 'Settings', 'Find or create a room'] as const;
-    for (const [width, height, ...all] of [[320, 480, undefined, ...opened.slice(0, 2)], [1280, 800, undefined, ...opened]] as const) {
+    const narrow = [320, 480, undefined, ...opened.slice(0, 2)] as const;
+    for (const [width, height, ...all] of [narrow, [1280, 800, undefined, ...opened]] as const) {
       await page.setViewportSize({ width, height });
       for (const open of all) {
         if (open !== undefined) {

@@ -46,7 +46,7 @@ pub struct Environment {
     pub data: PathBuf,
     /// Additional options for Uproar.
     pub options: Vec<String>,
-    /// Uproar keeps its default limits, instead of those that let a few users make a heavy load.
+    /// Uproar keeps its default limits except `join_leave_limit`, instead of those that let a few users make a heavy load.
     pub has_default_limits: bool,
     pub server_cores: Cores,
     pub load_cores: Cores,
@@ -161,7 +161,7 @@ impl Environment {
             .args(["--echo", "--log", "warn", "--driver", driver])
             .args(["--shards", &shards.to_string()])
             .args(if self.has_default_limits { &[][..] } else { BENCH_LIMITS })
-            // The other servers keep no joins, and the ledgers expect messages only.
+            // The other servers keep no joins.
             .arg("--limit=join_leave_limit=0")
             .arg("--data")
             .arg(data.path().join("data"))

@@ -31,7 +31,7 @@ export interface Options {
   url: string;
   /** The token that signing in returned. Without `getToken`, the client renews it for as long as the server allows. */
   token?: string;
-  /** Called when a token is needed: at first, unless `token` is there, and when the server has rejected the last one. */
+  /** Called when a token is needed: first, unless there is a `token`, and when the server has rejected the last one. */
   getToken?: GetToken;
   /** Where unsent messages survive a reload, such as `localStorage`. By default they are in memory only. */
   storage?: Storage | StorageLike;
@@ -465,7 +465,8 @@ export class Client extends Emitter<ClientEvents> {
     // Only the server knows whether the deleted message was one of those that count.
     if (data.delete !== undefined && data.delete > (this.list.get(name)?.read.offset ?? 0)) void this.refresh();
     const member = data.added ?? data.removed;
-    if (member !== undefined && data.username !== undefined) this.emit('seen', [{ id: member, username: data.username }]);
+    const { username } = data;
+    if (member !== undefined && username !== undefined) this.emit('seen', [{ id: member, username }]);
     if (data.added !== undefined) room.added();
     if (data.removed !== undefined) room.removed(data.removed);
     // The number of members.

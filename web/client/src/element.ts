@@ -106,7 +106,9 @@ export class UproarRoom extends Base {
       return;
     }
     const { origin, protocol } = URL.canParse(server) ? new URL(server) : { origin: '', protocol: '' };
-    if (!/^https?:$/.test(protocol)) return this.#fail('bad_server', `server="${server}" is not a URL such as https://chat.example.com`);
+    if (!/^https?:$/.test(protocol)) {
+      return this.#fail('bad_server', `server="${server}" is not a URL such as https://chat.example.com`);
+    }
     const frame = document.createElement('iframe');
     this.#frame = frame;
     frame.title = this.title || 'Chat';

@@ -52,7 +52,8 @@ export function clientError(code: ClientCode): ChatError {
 }
 
 export function toChatError(error: unknown): ChatError {
-  return error instanceof ChatError ? error : new ChatError('unknown', error instanceof Error ? error.message : `${error}`);
+  if (error instanceof ChatError) return error;
+  return new ChatError('unknown', error instanceof Error ? error.message : `${error}`);
 }
 
 /**
