@@ -64,6 +64,26 @@ describe('an unreliable connection', () => {
     expect(await time(ann)).toBe(await time(bob));
   });
 
+  it('catches up in a room of which everything had been read', async () => {
+    await send(bob, 'The last one before');
+    await messageText(ann, 'The last one before').waitFor();
+    await ann.bringToFront();
+    const read = async () => {
+      const answer = await fetch(`${world.server.url}/rooms/lobby`, {
+        headers: { Authorization: `Bearer ${tokens.ann}` },
+      });
+      return ((await answer.json()) as { room: { unread: number } }).room.unread;
+    };
+    await expect.poll(read).toBe(0);
+    await context.setOffline(true);
+    await ann.getByText('Connection lost').waitFor();
+    await send(bob, 'The first one after');
+    await messageText(bob, 'The first one after').waitFor();
+    await context.setOffline(false);
+    await messageText(ann, 'The first one after').waitFor({ timeout: 20_000 });
+    await expect.poll(read).toBe(0);
+  });
+
   it('does not count a message of the user’s own as missed that was stored when the connection broke', async () => {
     const page = await world.newTab(context);
     let breakOff: (() => void) | undefined;

@@ -217,8 +217,9 @@ export class Chat extends Store {
     } catch {
       await wait(2000);
     }
-    // More messages may have arrived in the meantime.
-    if (this.rooms.unread(name) > 0) this.changed();
+    // More messages may have arrived in the meantime. Those that are still to come are read when they are here.
+    const readUpTo = this.rooms.get(name)?.read.offset ?? 0;
+    if (this.rooms.unread(name) > 0 && room.timeline.position > readUpTo) this.changed();
   }
 
   /** Marks a room as unread from a message on, in this browser, until the room is opened again. */
