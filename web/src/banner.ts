@@ -73,6 +73,7 @@ export class Banner extends Store {
     const lost = this.lostRooms.length > 0 ? [lostText(this.lostRooms)] : [];
     this.show((t) => [t.banner.backWith(count), ...lost.map((say) => say(t))].join(' '), SHOWN_MS);
     // Until then, the user may not have seen it, and if the connection breaks again, counting goes on.
+    clearTimeout(this.resetTimer);
     this.resetTimer = setTimeout(() => {
       this.missed.reset();
       this.lostRooms = [];

@@ -44,7 +44,10 @@ function start(host: Host): void {
         <Embedded host={host} session={session} surroundings={surroundings} onRetry={open} />
       </WithTexts>
     );
-    void texts.then(() => render(page, document.getElementById('app')!));
+    void texts.then(() => {
+      // The texts of an earlier session may come later.
+      if (running === session) render(page, document.getElementById('app')!);
+    });
   }
 
   function follow(): void {

@@ -269,7 +269,8 @@ export class Client extends Emitter<ClientEvents> {
 
   private async connected(): Promise<void> {
     await this.refresh();
-    if (this.connection.state !== 'connected' || this.stopped) return;
+    // The connection may have been lost and restored in the meantime, and this may have happened already.
+    if (this.connection.state !== 'connected' || this.state === 'connected' || this.stopped) return;
     this.setState('connected');
     this.outbox.setOnline(true);
     for (const room of this.all.values()) {
@@ -307,7 +308,8 @@ export class Client extends Emitter<ClientEvents> {
   private closeRoom(room: Room): void {
     room.isOpen = false;
     room.timeline.sleep();
-    if (!room.isAvailable) this.all.delete(room.name);
+    // Another object may have taken the name.
+    if (!room.isAvailable && this.all.get(room.name) === room) this.all.delete(room.name);
   }
 
   /** Tries again to subscribe to a room. */

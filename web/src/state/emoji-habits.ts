@@ -1,5 +1,5 @@
-import type { StorageLike } from '@uproar/client';
 /** Which emoji a user chose last in this browser, and their skin tone. */
+import type { StorageLike } from '@uproar/client';
 
 export interface Habits {
   /** With their skin tones, the last one first. */

@@ -1,5 +1,5 @@
-import type { RoomInfo } from '@uproar/client';
 /** Counts the messages of other people that arrived while the page was offline. */
+import type { RoomInfo } from '@uproar/client';
 
 /**
  * In the rooms that the page subscribes to again, what was missed arrives as publications, which name their authors: a

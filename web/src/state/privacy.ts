@@ -1,5 +1,5 @@
-import type { StorageLike } from '@uproar/client';
 /** Removing what the browser keeps about a user. */
+import type { StorageLike } from '@uproar/client';
 
 /** Names the user whose data the browser keeps. Its removal tells the other tabs that this user signed out. */
 export const OWNER_KEY = 'uproar.owner';

@@ -1,5 +1,5 @@
-import { parseNames, type StorageLike, Store } from '@uproar/client';
 /** How the user has marked rooms. The marks are kept in this browser. */
+import { parseNames, type StorageLike, Store } from '@uproar/client';
 
 /** Favourites come first in the list. Muted rooms neither notify nor count. */
 export type Mark = 'favourite' | 'muted';

@@ -1,5 +1,5 @@
-import type { Message } from '@uproar/client';
 /** Days, and which messages are grouped. */
+import type { Message } from '@uproar/client';
 
 const GROUP_MS = 5 * 60_000;
 

@@ -81,20 +81,15 @@ export function Members({ chat, room, info, onPerson, onClose }: Props) {
     };
   }, [room.name, info.members, additions, newcomer, room.memberChanges]);
 
-  async function attempt(what: () => Promise<void>): Promise<void> {
+  async function more(): Promise<void> {
     setError(undefined);
     try {
-      await what();
+      const next = await chat.api.members(room.name, members!.members.at(-1)!.user.id);
+      setMembers({ ...next, members: [...members!.members, ...next.members] });
     } catch (error) {
       setError(error);
     }
   }
-
-  const more = () =>
-    attempt(async () => {
-      const next = await chat.api.members(room.name, members!.members.at(-1)!.user.id);
-      setMembers({ ...next, members: [...members!.members, ...next.members] });
-    });
 
   return (
     <Panel title={t.members.title} count={members && countOf(members, info.members)} onClose={onClose}>

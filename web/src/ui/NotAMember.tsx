@@ -45,6 +45,7 @@ export function NotAMember({ chat, name, isAlone }: { chat: Chat; name: string; 
   const title = <bdi>{former?.title ?? name}</bdi>;
 
   async function join(): Promise<void> {
+    setError(undefined);
     try {
       await chat.joinRoom(name);
     } catch (error) {
