@@ -319,7 +319,7 @@ describe('a link to a message', () => {
     for (const before of [`${world.server.page}/#/again`, 'about:blank']) {
       await page.goto(before);
       await page.goto(old);
-      await notice('This message was in an earlier room of the same name.').waitFor();
+      await notice('This message was in an earlier room with the same name.').waitFor();
       await messageText(page, 'Number 2').waitFor();
       expect(await page.locator('.row.flashed').count()).toBe(0);
     }

@@ -109,7 +109,7 @@ describe('a new room', () => {
       ['dan dee', 'Dan Dee is now a member.'],
       ['CARLA', 'carla is already a member.'],
       ['olga', 'olga is already a member.'],
-      ['nobody', 'There is no user of this name.'],
+      ['nobody', 'There is no user with this name.'],
     ] as const) {
       await page.keyboard.type(name);
       await page.keyboard.press('Enter');

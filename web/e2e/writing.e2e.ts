@@ -214,13 +214,13 @@ describe('writing', () => {
     await open();
     await isFocused(search);
     await page.keyboard.press('ArrowDown');
-    await isFocused(picker().getByRole('group', { name: 'Used last' }).getByRole('button').first());
+    await isFocused(picker().getByRole('group', { name: 'Recently used' }).getByRole('button').first());
     await isFocused(picker().getByRole('button', { name: 'hedgehog' }));
     await page.keyboard.press('ArrowUp');
     await isFocused(search);
     // The groups, then the emoji in them.
     await page.keyboard.press('Tab');
-    await isFocused(picker().getByRole('button', { name: 'Used last' }));
+    await isFocused(picker().getByRole('button', { name: 'Recently used' }));
     for (let i = 0; i < 3; i++) await page.keyboard.press('ArrowRight');
     await isFocused(picker().getByRole('button', { name: 'Animals & nature' }));
     await page.keyboard.press('Enter');
@@ -254,7 +254,7 @@ describe('writing', () => {
     await page.keyboard.press('Enter');
     expect(await composer(page).inputValue()).toBe('👍🏿');
     await page.getByRole('button', { name: 'Emoji', exact: true }).click();
-    const recent = picker().getByRole('group', { name: 'Used last' }).getByRole('button');
+    const recent = picker().getByRole('group', { name: 'Recently used' }).getByRole('button');
     await expect.poll(async () => (await recent.allTextContents()).slice(0, 2)).toEqual(['👍🏿', '👋🏿']);
     await picker().getByLabel('Skin tone').selectOption({ label: '✋ None' });
     await page.keyboard.press('Escape');

@@ -38,7 +38,7 @@ const MESSAGES = {
   previous_message: 'an earlier message must be sent first',
   rate_limited: 'too many requests',
   text_too_large: 'the text is too long',
-  signed_out: 'the server accepts this token no longer; sign in again',
+  signed_out: 'the server no longer accepts this token; sign in again',
   too_many_reactions: 'the message cannot have more reactions',
   unsettled: 'the messages cannot be loaded right now',
   wrong_epoch: 'the room is another one than when this was written, or its history went back',

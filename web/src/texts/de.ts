@@ -327,8 +327,8 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
       'Du hast ihn verlassen, du wurdest entfernt, oder der Raum wurde gelöscht. Bitte jemanden aus dem Raum, dich ' +
       'hinzuzufügen.',
     deleted: 'Er wurde gelöscht.',
-    join: 'Raum betreten',
-    joinAgain: 'Wieder betreten',
+    join: 'Raum beitreten',
+    joinAgain: 'Wieder beitreten',
     unsent: 'Was du geschrieben und nicht gesendet hast',
     copy: 'Kopieren',
     copied: 'Kopiert',
