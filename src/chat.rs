@@ -15,7 +15,9 @@ use uproar_core::message::{Append, Caller, Channel, Endpoint, Message};
 use uproar_core::metrics::ShardMetrics;
 use uproar_core::{Placement, Serial, Slot};
 use uproar_http::{PublishError, PublishRequest};
-use uproar_model::{Item, Kind, Outcome, Publication, Revocation, Revocations, RoomId, Stored, UserEvent, UserId};
+use uproar_model::{
+    Item, Kind, Outcome, Publication, Revocation, Revocations, RoomId, Stored, UserEvent, UserId, boottime_ms,
+};
 
 /// Calls, and likewise notices, that may wait in the task's queues.
 const WAITING_LIMIT: usize = 16_384;
@@ -118,7 +120,7 @@ impl uproar_http::Chat for Chat {
     async fn publish(&self, message: PublishRequest) -> Result<Stored, PublishError> {
         let number = self.ids_made.fetch_add(1, Ordering::Relaxed);
         let id = message.id.unwrap_or_else(|| format!("~{:x}.h.{number:x}", self.seed));
-        let now_ms = driver::now().ms;
+        let now_ms = boottime_ms();
         let append = Append {
             // Each call is a separate sender, as the order of two calls is not defined.
             caller: caller(number),

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use std::io::{IsTerminal, Read};
 use std::path::Path;
 use uproar_http::Tokens;
+use uproar_model::Clock;
 use uproar_store::{DataFolder, OpenOptions};
 
 /// Prints a new token. A running server makes it, or else this process, which reads only the key.
@@ -15,7 +16,7 @@ pub fn token(options: &Options, user: &str, lifetime_s: u64) -> Result<()> {
     let request = Request::Token { user: user.to_owned(), lifetime_s };
     let token = match client::ask(&options.data, &request)? {
         Some(token) => token,
-        None => operator::mint(&Tokens::read_key_file(&options.key_path())?, user, lifetime_s)?,
+        None => operator::mint(&Tokens::read_key_file(&options.key_path())?, &Clock::of_machine(), user, lifetime_s)?,
     };
     output::print(format!("{token}\n").as_bytes())
 }

@@ -1,6 +1,6 @@
 //! Handlers for accounts: sign-up, sign-in, sign-out, and a user's own account, password and token.
 
-use crate::app::{App, Route, complete, now_unix_s};
+use crate::app::{App, Route, complete};
 use crate::attempts::Tried;
 use crate::authentication::{Authenticated, Refreshing};
 use crate::cookie;
@@ -261,7 +261,7 @@ async fn change_password(
 
 /// The response `{token,user}` to a user who has just given the password, with the cookies.
 fn sign_in_response(app: &App, account: &Account, status: StatusCode, ViaHttps(via_https): ViaHttps) -> Response {
-    let now = now_unix_s();
+    let now = app.now_unix_s();
     let mut response = (status, Json(token_body(app, account, now))).into_response();
     cookie::set(&mut response, app, account, now, via_https);
     cookie::set_browser(&mut response, app, account, now, via_https);
@@ -272,7 +272,7 @@ fn sign_in_response(app: &App, account: &Account, status: StatusCode, ViaHttps(v
 fn token_body(app: &App, account: &Account, signed_in_at: u64) -> serde_json::Value {
     let limits = &app.settings.limits;
     let lifetime_s = limits.token_lifetime_ms / 1000;
-    let term = Term::new(signed_in_at, now_unix_s(), lifetime_s, limits.sign_in_lifetime_ms / 1000);
+    let term = Term::new(signed_in_at, app.now_unix_s(), lifetime_s, limits.sign_in_lifetime_ms / 1000);
     let token = app.tokens.issue(account, term);
     json!({"token": token, "user": AccountObject::from(account), "text_limit_bytes": limits.text_limit_bytes})
 }

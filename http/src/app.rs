@@ -15,7 +15,6 @@ use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use http::Method;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 use uproar_model::UserId;
 use uproar_store::SharedStore;
 
@@ -41,11 +40,11 @@ impl App {
     pub(crate) fn page_limit(&self, requested: Option<u64>) -> usize {
         requested.unwrap_or(PAGE_ENTRIES_DEFAULT).min(self.settings.limits.history_page_limit) as usize
     }
-}
 
-/// The time in Unix seconds, as tokens use it.
-pub(crate) fn now_unix_s() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+    /// The time by the database's clock in Unix seconds, as tokens use it.
+    pub(crate) fn now_unix_s(&self) -> u64 {
+        self.store.clock().unix_s()
+    }
 }
 
 /// The port on which a request arrived.

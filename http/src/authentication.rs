@@ -1,6 +1,6 @@
 //! Authentication: from the token in a request to a user whose token has not been revoked.
 
-use crate::app::{App, now_unix_s};
+use crate::app::App;
 use crate::bodies::AuthenticatedUser;
 use crate::cookie;
 use crate::errors::{ApiError, Code};
@@ -29,7 +29,7 @@ impl FromRequestParts<Arc<App>> for Authenticated {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Authenticated, ApiError> {
         let client = ClientAddress::from_request_parts(parts, app).await?;
         let token = bearer(&parts.headers).ok_or_else(token_missing)?;
-        let authenticated = authenticate_at(app, client, token, now_unix_s()).await?;
+        let authenticated = authenticate_at(app, client, token, app.now_unix_s()).await?;
         if let Some(user) = parts.extensions.get::<AuthenticatedUser>() {
             user.set(authenticated.user.id);
         }
@@ -54,7 +54,7 @@ impl FromRequestParts<Arc<App>> for Refreshing {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Refreshing, ApiError> {
         let client = ClientAddress::from_request_parts(parts, app).await?;
-        let now = now_unix_s();
+        let now = app.now_unix_s();
         let cookie = cookie::token(app, &parts.headers);
         let Some(token) = bearer(&parts.headers) else {
             let claims = app.tokens.verify_session(cookie?.ok_or_else(token_missing)?, now)?;

@@ -10,7 +10,7 @@
 //! A second cookie gives access to nothing. It shows to `POST /user/signin` that the browser has signed in to the
 //! account before, so that strangers who try out passwords don't keep its user out.
 
-use crate::app::{App, now_unix_s};
+use crate::app::App;
 use crate::errors::{ApiError, Code};
 use crate::tokens::Term;
 use axum::response::Response;
@@ -34,7 +34,7 @@ const BROWSER_LIFETIME_S: u64 = 400 * 24 * 3600;
 /// together with the token. `via_https`: whether browsers must send it only with encrypted requests.
 pub(crate) fn set(response: &mut Response, app: &App, account: &Account, signed_in_at: u64, via_https: bool) {
     let limits = &app.settings.limits;
-    let now = now_unix_s();
+    let now = app.now_unix_s();
     let term = Term::new(signed_in_at, now, limits.session_lifetime_ms / 1000, limits.sign_in_lifetime_ms / 1000);
     let token = app.tokens.issue_session(account, term);
     let lifetime_s = term.expires_at.saturating_sub(now);
@@ -54,7 +54,7 @@ pub(crate) fn set_browser(response: &mut Response, app: &App, account: &Account,
 
 /// The account that this browser has signed in to, if it shows one.
 pub(crate) fn account_of_browser(app: &App, headers: &HeaderMap) -> Option<UserId> {
-    app.tokens.verify_browser(BROWSER.find(headers)?, now_unix_s())
+    app.tokens.verify_browser(BROWSER.find(headers)?, app.now_unix_s())
 }
 
 /// The session token in the cookie, if there is one. Fails if the page that sends it has no right to use it.

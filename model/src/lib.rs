@@ -1,11 +1,13 @@
 //! The types that every part of Uproar shares. They are plain data, without I/O, so that the core, the store and the
-//! HTTP service can exchange them without depending on each other.
+//! HTTP service can exchange them without depending on each other. Only [`Clock`] asks the system for something: the
+//! time.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod access;
 mod append;
 mod claims;
+mod clock;
 pub mod fairness;
 mod message_id;
 mod name;
@@ -15,6 +17,7 @@ pub mod text;
 pub use access::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocation, Revocations, Role, UserEvent};
 pub use append::{Item, Kind, OWN_REACTIONS_LIMIT, Outcome, REACTION_KINDS_LIMIT, Refusal, Stored};
 pub use claims::{Claims, TokenError};
+pub use clock::{Clock, Reading, boottime_ms};
 pub use message_id::{MESSAGE_ID_LIMIT_BYTES, MessageIdError, check_message_id, shown_message_id};
 pub use name::{
     NAME_LIMIT_BYTES, NameError, check_new_name, fold_name, looks_like, reserved_lookalike, shown_name, skeleton,

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use uproar_core::Slot;
 use uproar_core::limits::Limits;
 use uproar_core::{Host, Message, Now, Shard, Slice};
+use uproar_model::Clock;
 use uproar_tls::Session;
 
 /// Connections that one listener accepts in one turn, so that new connections don't starve the open ones.
@@ -57,6 +58,7 @@ pub(super) struct EventLoop<T: Transport> {
     pub(super) shard: Shard,
     pub(super) limits: Limits,
     pub(super) effects: Effects,
+    pub(super) clock: Clock,
     pub(super) inbox: Inbox<Message>,
     control: Control,
     http: mpsc::Sender<HandOver>,
@@ -121,7 +123,7 @@ impl<I> Open<I> {
 
 impl<T: Transport> EventLoop<T> {
     pub(super) fn new(setup: ShardSetup, transport: T) -> EventLoop<T> {
-        let ShardSetup { shard, limits, listeners, tls, port, control, http, core: _ } = setup;
+        let ShardSetup { shard, limits, clock, listeners, tls, port, control, http, core: _ } = setup;
         let plain = listeners.into_iter().map(|socket| Acceptor::new(socket, None));
         let encrypted = tls.into_iter().flat_map(|TlsSetup { config, listeners }| {
             listeners.into_iter().map(move |socket| Acceptor::new(socket, Some(config.clone())))
@@ -130,6 +132,7 @@ impl<T: Transport> EventLoop<T> {
             shard,
             places: Places::new(&limits),
             limits,
+            clock,
             effects: Effects::new(port.outbox),
             inbox: port.inbox,
             control,

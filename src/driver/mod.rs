@@ -19,7 +19,6 @@ pub use tls::TlsSetup;
 use crate::mesh::{Outbox, Port, Waker};
 use bytes::Bytes;
 use rustix::thread::{CpuSet, sched_setaffinity};
-use rustix::time::{ClockId, clock_gettime};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -29,6 +28,7 @@ use tokio::sync::mpsc;
 use uproar_core::Slot;
 use uproar_core::limits::Limits;
 use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard};
+use uproar_model::{Clock, boottime_ms};
 use uproar_tls::Session;
 
 /// Adopted sockets that may be queued for one shard.
@@ -101,6 +101,8 @@ impl Driver {
 pub struct ShardSetup {
     pub shard: Shard,
     pub limits: Limits,
+    /// Tells the Unix time.
+    pub clock: Clock,
     /// The shard's own listeners, one per address. See [`listen::bind`].
     pub listeners: Vec<TcpListener>,
     /// None: no address speaks TLS.
@@ -285,12 +287,9 @@ impl Host for Effects {
 }
 
 /// The current time, read once per turn of a loop.
-pub fn now() -> Now {
-    let ms = |clock| {
-        let time = clock_gettime(clock);
-        u64::try_from(time.tv_sec).unwrap_or(0) * 1000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000
-    };
-    Now { ms: ms(ClockId::Monotonic), unix_ms: ms(ClockId::Realtime) }
+fn now(clock: &Clock) -> Now {
+    let ms = boottime_ms();
+    Now { ms, unix_ms: clock.at(ms) }
 }
 
 /// Pins the calling thread to one core. Pinning only makes the shard a little faster, so a failure is a warning.

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use uproar_core::limits::Limits;
 use uproar_core::websocket::OpCode;
 use uproar_core::{Shard, ShardConfig};
-use uproar_model::{Claims, Revocations, TokenError};
+use uproar_model::{Claims, Clock, Revocations, TokenError};
 
 /// Turns each function into one test per driver.
 macro_rules! on_each_driver {
@@ -115,6 +115,7 @@ impl Server {
                 driver.run(ShardSetup {
                     shard,
                     limits,
+                    clock: Clock::of_machine(),
                     listeners: vec![listener],
                     tls: None,
                     port,

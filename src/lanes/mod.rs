@@ -6,9 +6,9 @@ mod waiting;
 
 pub use reader::{ReaderSetup, run_reader};
 
+use crate::chat;
 use crate::mesh::Port;
 use crate::traces::{self, CommitOutcome, Tracer};
-use crate::{chat, driver};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use uproar_core::Placement;
 use uproar_core::lane::{BatchResult, Lane};
 use uproar_core::message::{Channel, Endpoint, LaneAnswer, Message};
-use uproar_model::{Item, Outcome};
+use uproar_model::{Item, Outcome, boottime_ms};
 use uproar_store::{AppendError, SharedStore};
 
 /// Counters of all lanes together, for readiness and metrics.
@@ -66,7 +66,7 @@ pub async fn run_lane(setup: LaneSetup) {
     let mut answers: Vec<LaneAnswer> = Vec::new();
     let mut commit: Option<Commit> = None;
     loop {
-        let now_ms = driver::now().ms;
+        let now_ms = boottime_ms();
         let more = port.inbox.pop_each(|from, message| match message {
             Message::Commit(append) => lane.receive(now_ms, append, &mut answers),
             other => debug_assert!(false, "{from:?} sent a lane {other:?}"),
@@ -94,7 +94,7 @@ pub async fn run_lane(setup: LaneSetup) {
         }
         let wait = lane.deadline_ms().map_or(Duration::from_secs(3600), |at| {
             // One more millisecond, as a timer that fires slightly early would only cause another turn.
-            Duration::from_millis(at.saturating_sub(driver::now().ms) + 1)
+            Duration::from_millis(at.saturating_sub(boottime_ms()) + 1)
         });
         tokio::select! {
             () = port.inbox.woken() => {}
@@ -180,7 +180,7 @@ fn on_batch(
         BatchResult::OutcomeUnknown => _ = metrics.unknown.fetch_add(1, Ordering::Relaxed),
     }
     let was_stuck = lane.is_stuck();
-    lane.finished(driver::now().ms, result, answers);
+    lane.finished(boottime_ms(), result, answers);
     match (was_stuck, lane.is_stuck()) {
         (false, true) => _ = metrics.stuck_lanes.fetch_add(1, Ordering::Relaxed),
         (true, false) => _ = metrics.stuck_lanes.fetch_sub(1, Ordering::Relaxed),

@@ -6,7 +6,6 @@
 pub mod client;
 pub mod server;
 
-use crate::driver;
 use anyhow::{Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -15,7 +14,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use uproar_http::{Tokens, passwords};
 use uproar_model::text::normalize_password;
-use uproar_model::{Revocation, fold_name};
+use uproar_model::{Clock, Revocation, fold_name};
 use uproar_store::Store;
 
 /// The socket's name in the data folder.
@@ -45,13 +44,13 @@ pub enum Response {
     Failed(String),
 }
 
-/// Mints a token. `user`: the user's name.
+/// Mints a token. `user`: the user's name. `clock`: the database's, or this machine's where no server runs.
 ///
 /// # Errors
 /// If no user can have this name.
-pub fn mint(tokens: &Tokens, user: &str, lifetime_s: u64) -> Result<String> {
+pub fn mint(tokens: &Tokens, clock: &Clock, user: &str, lifetime_s: u64) -> Result<String> {
     check_name(user)?;
-    Ok(tokens.mint(user, driver::now().unix_ms / 1000, lifetime_s))
+    Ok(tokens.mint(user, clock.unix_s(), lifetime_s))
 }
 
 /// Sets a password, and ends the validity of the user's tokens. It takes a moment of computing.

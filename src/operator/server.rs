@@ -110,7 +110,7 @@ impl Office {
     /// Returns what the command has to print.
     async fn execute(&self, request: Request) -> Result<String> {
         match request {
-            Request::Token { user, lifetime_s } => mint(&self.tokens, &user, lifetime_s),
+            Request::Token { user, lifetime_s } => mint(&self.tokens, &self.store.clock(), &user, lifetime_s),
             Request::Password { user, password } => {
                 let revocation = set_password(&*self.store, &user, &password).await?;
                 self.chat.revoke(revocation).await;

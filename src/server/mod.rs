@@ -14,7 +14,7 @@ mod threads;
 mod watchdog;
 
 use crate::config::{self, Options};
-use crate::driver::{self, Driver};
+use crate::driver::Driver;
 use crate::operator::server::{Office, OperatorSocket};
 use crate::output;
 use crate::traces::{Collector, Exporter, Tracer};
@@ -188,7 +188,7 @@ impl<'a> Setup<'a> {
         let lanes = store.lanes() as u16;
         let longest_lifetime_ms = store.longest_token_lifetime_ms(limits.token_lifetime_ms).await?;
         let kept_ms = revocations_kept_ms(longest_lifetime_ms);
-        let since = driver::now().unix_ms.saturating_sub(kept_ms);
+        let since = store.clock().unix_ms().saturating_sub(kept_ms);
         let revocations = Revocations::new(kept_ms, store.revoked_since(since).await?);
         let seed = getrandom::u64().context("the system can't provide random numbers")?;
         let store = Arc::clone(store);

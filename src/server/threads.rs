@@ -22,6 +22,7 @@ use uproar_core::lane::Lane;
 use uproar_core::limits::Limits;
 use uproar_core::message::Message;
 use uproar_core::{Placement, Shard, ShardConfig};
+use uproar_model::Clock;
 use uproar_store::SharedStore;
 use uproar_tls::Config;
 
@@ -101,7 +102,7 @@ impl Threads {
         let others = Others {
             admin: tokio::spawn(admin),
             redirect: tokio::spawn(redirect),
-            clock: tokio::spawn(clock::watch(Arc::clone(&setup.store))),
+            clock: tokio::spawn(clock::watch(setup.store.clock())),
             certificate: tokio::spawn(certificate::watch(setup.tls.clone())),
         };
         let http = tokio::spawn(http::serve(service, limit, handed_over, http_drains));
@@ -252,7 +253,8 @@ fn spawn_shards(
         let core = setup.core_of(id, &cores);
         let tls = setup.tls.as_ref().map(|tls| tls.config.clone());
         let http = http.clone();
-        let thread = ShardThread { driver: setup.driver, config, listeners, tls, port, control, http, core };
+        let clock = setup.store.clock();
+        let thread = ShardThread { driver: setup.driver, config, clock, listeners, tls, port, control, http, core };
         thread.spawn(results.clone()).context("can't start a shard's thread")?;
     }
     Ok(shard_results)
@@ -262,6 +264,7 @@ fn spawn_shards(
 struct ShardThread {
     driver: Driver,
     config: ShardConfig,
+    clock: Clock,
     listeners: OfShard,
     tls: Option<Config>,
     port: Port<Message>,
@@ -286,6 +289,7 @@ impl ShardThread {
         let ShardThread {
             driver,
             config,
+            clock,
             listeners: OfShard { plain, tls: encrypted },
             tls,
             port,
@@ -296,7 +300,7 @@ impl ShardThread {
         let limits = config.limits.clone();
         let shard = Shard::new(config);
         let tls = tls.map(|config| TlsSetup { config, listeners: encrypted });
-        Ok(driver.run(ShardSetup { shard, limits, listeners: plain, tls, port, control, http, core })?)
+        Ok(driver.run(ShardSetup { shard, limits, clock, listeners: plain, tls, port, control, http, core })?)
     }
 }
 

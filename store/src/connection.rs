@@ -11,6 +11,16 @@ use sqlx::{FromRow, Postgres, Sqlite};
 use std::time::{SystemTime, UNIX_EPOCH};
 use uproar_model::{Offset, RoomId};
 
+/// The time by the database's clock in Unix milliseconds, as an expression for SQL.
+macro_rules! now_sql {
+    (sqlite) => {
+        "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)"
+    };
+    (postgres) => {
+        "CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)"
+    };
+}
+
 /// A value for a placeholder.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Arg<'a> {
@@ -165,8 +175,10 @@ impl DbConnection {
         match self.pooled {
             Pooled::Sqlite(_) => Ok(unix_millis()),
             Pooled::Postgres(_) => {
-                let now = "SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)";
-                let (now,) = self.optional(now, &[]).await?.ok_or(sqlx::Error::RowNotFound)?;
+                let (now,) = self
+                    .optional(concat!("SELECT ", now_sql!(postgres)), &[])
+                    .await?
+                    .ok_or(sqlx::Error::RowNotFound)?;
                 Ok(now)
             }
         }

@@ -25,8 +25,8 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use uproar_model::fairness::Prefix;
 use uproar_model::{
-    Admission, Head, Item, JoinError, JoinedRoom, Marker, Offset, Outcome, Page, PageRequest, Publication, Revocation,
-    RoomId, UnixMillis, UserId,
+    Admission, Clock, Head, Item, JoinError, JoinedRoom, Marker, Offset, Outcome, Page, PageRequest, Publication,
+    Revocation, RoomId, UnixMillis, UserId,
 };
 
 /// The most joins in one transaction. It holds the locks of their rooms, for which messages wait, too, if the rooms are
@@ -600,8 +600,11 @@ impl Store for Database {
             .await
     }
 
-    async fn now(&self) -> Result<UnixMillis, StoreError> {
-        self.calls.read(async |db| Ok(db.now().await?.unsigned_abs())).await
+    fn clock(&self) -> Clock {
+        match &self.calls.backend {
+            Backend::Sqlite(_) => Clock::of_machine(),
+            Backend::Postgres(postgres) => postgres.clock(),
+        }
     }
 
     fn generation(&self) -> DatabaseGeneration {

@@ -22,6 +22,7 @@
 mod admission;
 mod allowance;
 mod check;
+#[macro_use]
 mod connection;
 mod data_folder;
 mod database;

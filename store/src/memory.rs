@@ -19,9 +19,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uproar_model::{
-    Admission, DatabaseGeneration, Epoch, Head, Item, JoinError, JoinedRoom, Kind, Marker, Number, OWN_REACTIONS_LIMIT,
-    Offset, Outcome, Page, PageRequest, Publication, REACTION_KINDS_LIMIT, Refusal, Revocation, Role, RoomId, Stored,
-    UnixMillis, User, UserId, looks_like, member_body, text,
+    Admission, Clock, DatabaseGeneration, Epoch, Head, Item, JoinError, JoinedRoom, Kind, Marker, Number,
+    OWN_REACTIONS_LIMIT, Offset, Outcome, Page, PageRequest, Publication, REACTION_KINDS_LIMIT, Refusal, Revocation,
+    Role, RoomId, Stored, UnixMillis, User, UserId, looks_like, member_body, text,
 };
 
 /// As in the statement of the databases (`unread_sql`).
@@ -950,8 +950,8 @@ impl Store for SharedMemoryStore {
         Ok(())
     }
 
-    async fn now(&self) -> Result<UnixMillis, StoreError> {
-        Ok(now())
+    fn clock(&self) -> Clock {
+        Clock::of_machine()
     }
 
     fn generation(&self) -> DatabaseGeneration {

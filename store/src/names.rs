@@ -2,8 +2,9 @@
 //!
 //! SQL can't fold names, so this part of a migration is done by the program: once, in the transaction that records it.
 
-use crate::connection::{Arg, DbConnection, json, unix_millis};
+use crate::connection::{Arg, DbConnection, json};
 use crate::error::StoreError;
+use crate::users::revoke_sql;
 use std::collections::HashSet;
 use uproar_model::{UserId, fold_name, looks_like, skeleton, text};
 
@@ -75,12 +76,15 @@ pub(crate) async fn update(db: &mut DbConnection) -> Result<(), StoreError> {
         db.all::<(i64, String, String)>("SELECT id, username, username_key FROM users ORDER BY id", &[]).await?;
     let changed = rename("user", &users);
     replace(db, "UPDATE users SET username_key = $2 WHERE id = $1", &changed, |renamed| renamed.key.clone()).await?;
-    let now = unix_millis();
+    macro_rules! sql {
+        ($database:ident) => {
+            concat!("UPDATE users SET username = $2, ", revoke_sql!($database), " WHERE id = $1")
+        };
+    }
+    let sql = if db.is_postgres() { sql!(postgres) } else { sql!(sqlite) };
     for renamed in changed.iter().filter(|renamed| renamed.is_shown_anew) {
         // A token carries the name, which is somebody else's now.
-        let sql = "UPDATE users SET username = $2, token_generation = token_generation + 1, revoked_at = $3
-            WHERE id = $1";
-        db.execute(sql, &[Arg::Int(renamed.id), Arg::Text(&renamed.shown), Arg::Int(now)]).await?;
+        db.execute(sql, &[Arg::Int(renamed.id), Arg::Text(&renamed.shown)]).await?;
     }
 
     let rooms = "SELECT id, name, title FROM rooms WHERE name IS NOT NULL ORDER BY id";

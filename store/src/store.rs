@@ -8,8 +8,8 @@ use crate::unwritten::UnwrittenMarkers;
 use std::net::IpAddr;
 use std::sync::Arc;
 use uproar_model::{
-    Admission, DatabaseGeneration, Head, Item, JoinError, JoinedRoom, Marker, Offset, Outcome, Page, PageRequest,
-    Publication, Revocation, RoomId, UnixMillis, UserId,
+    Admission, Clock, DatabaseGeneration, Head, Item, JoinError, JoinedRoom, Marker, Offset, Outcome, Page,
+    PageRequest, Publication, Revocation, RoomId, UnixMillis, UserId,
 };
 
 /// Every call can be abandoned (dropping the future never leaves a transaction open) and can be repeated.
@@ -98,7 +98,7 @@ pub trait Store: Send + Sync + 'static {
     /// user.
     async fn revoke_tokens(&self, user: UserId) -> Result<Option<Revocation>, StoreError>;
 
-    /// The current token generations that were raised at this time or later, by the clock of the process that did so.
+    /// The current token generations that were raised at this time or later.
     async fn revoked_since(&self, since: UnixMillis) -> Result<Vec<Revocation>, StoreError>;
 
     /// Records that tokens now have this lifetime, and returns the longest one that was ever recorded: as long as that,
@@ -180,8 +180,8 @@ pub trait Store: Send + Sync + 'static {
     /// Fails if the database does not answer.
     async fn ping(&self) -> Result<(), StoreError>;
 
-    /// The time by the database's clock.
-    async fn now(&self) -> Result<UnixMillis, StoreError>;
+    /// The database's clock, which dates messages, tokens and revocations.
+    fn clock(&self) -> Clock;
 
     /// Identifies the history of this database. User ids are comparable within one generation only.
     fn generation(&self) -> DatabaseGeneration;

@@ -1,6 +1,6 @@
 //! Accounts and token generations.
 
-use crate::connection::{Arg, DbConnection, unix_millis};
+use crate::connection::{Arg, DbConnection};
 use crate::error::{CreateUserError, StoreError};
 use crate::names;
 use crate::objects::{Account, Login, NewUser};
@@ -108,20 +108,34 @@ pub(crate) async fn login(
     }))
 }
 
-/// Sets a password and revokes the user's tokens. The time of a revocation comes from this process's clock, and not
-/// from the database's: tokens without a generation are judged by their age, and their time of issue comes from this
-/// clock too.
+/// Raises a token generation. The time comes from the database's clock, as the times in tokens do: a token without a
+/// generation is judged by its age, perhaps by another process than the one that issued it.
+macro_rules! revoke_sql {
+    ($database:ident) => {
+        concat!("token_generation = token_generation + 1, revoked_at = ", now_sql!($database))
+    };
+}
+pub(crate) use revoke_sql;
+
+/// Sets a password and revokes the user's tokens.
 pub(crate) async fn set_password(
     db: &mut DbConnection,
     user: UserId,
     expected_hash: Option<&str>,
     password_hash: &str,
 ) -> Result<Option<Revocation>, StoreError> {
-    let now = unix_millis();
-    let sql = "UPDATE users SET password_hash = $2, token_generation = token_generation + 1, revoked_at = $3
-        WHERE id = $1 AND (CAST($4 AS text) IS NULL OR password_hash = $4)
-        RETURNING id, CAST(token_generation AS bigint), revoked_at";
-    let args = [Arg::Int(user.0), Arg::Text(password_hash), Arg::Int(now), Arg::Maybe(expected_hash)];
+    macro_rules! sql {
+        ($database:ident) => {
+            concat!(
+                "UPDATE users SET password_hash = $2, ",
+                revoke_sql!($database),
+                " WHERE id = $1 AND (CAST($3 AS text) IS NULL OR password_hash = $3)
+                RETURNING id, CAST(token_generation AS bigint), revoked_at"
+            )
+        };
+    }
+    let sql = if db.is_postgres() { sql!(postgres) } else { sql!(sqlite) };
+    let args = [Arg::Int(user.0), Arg::Text(password_hash), Arg::Maybe(expected_hash)];
     Ok(db.optional(sql, &args).await?.map(revocation_from))
 }
 
@@ -137,10 +151,17 @@ pub(crate) async fn replace_password_hash(
 }
 
 pub(crate) async fn revoke_tokens(db: &mut DbConnection, user: UserId) -> Result<Option<Revocation>, StoreError> {
-    let now = unix_millis();
-    let sql = "UPDATE users SET token_generation = token_generation + 1, revoked_at = $2 WHERE id = $1
-        RETURNING id, CAST(token_generation AS bigint), revoked_at";
-    Ok(db.optional(sql, &[Arg::Int(user.0), Arg::Int(now)]).await?.map(revocation_from))
+    macro_rules! sql {
+        ($database:ident) => {
+            concat!(
+                "UPDATE users SET ",
+                revoke_sql!($database),
+                " WHERE id = $1 RETURNING id, CAST(token_generation AS bigint), revoked_at"
+            )
+        };
+    }
+    let sql = if db.is_postgres() { sql!(postgres) } else { sql!(sqlite) };
+    Ok(db.optional(sql, &[Arg::Int(user.0)]).await?.map(revocation_from))
 }
 
 pub(crate) async fn revoked_since(db: &mut DbConnection, since: u64) -> Result<Vec<Revocation>, StoreError> {

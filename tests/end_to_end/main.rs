@@ -88,6 +88,7 @@ mod acme;
 mod centrifuge;
 mod chaos;
 mod check;
+mod clocks;
 mod crash;
 mod crowd;
 mod echo;

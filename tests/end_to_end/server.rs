@@ -19,7 +19,7 @@ const DRIVER_VARIABLE: &str = "UPROAR_TEST_DRIVER";
 const SHARDS_VARIABLE: &str = "UPROAR_TEST_SHARDS";
 
 /// Names the binary to test, in place of the one that Cargo has just built.
-const BINARY_VARIABLE: &str = "UPROAR_TEST_BINARY";
+pub const BINARY_VARIABLE: &str = "UPROAR_TEST_BINARY";
 
 /// Everything that a server is started with. It outlives the process, so that another server can be started with it.
 pub struct Setup {

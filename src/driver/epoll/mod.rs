@@ -121,7 +121,7 @@ impl EventLoop<Epoll> {
     fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_LIMIT);
         loop {
-            let now = now();
+            let now = now(&self.clock);
             let Some(wait) = self.turn(now, &events) else { return Ok(()) };
             if let Err(error) = self.transport.poll.poll(&mut events, wait) {
                 events.clear();

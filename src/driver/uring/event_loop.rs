@@ -113,7 +113,7 @@ impl EventLoop<Ring> {
         let mut timer_at = None;
         let mut tokens = Vec::new();
         loop {
-            let now = now();
+            let now = now(&self.clock);
             let Some(wake_at) = self.turn(now, &mut tokens) else { return };
             if wake_at != timer_at || timer.is_elapsed() {
                 timer_at = wake_at;

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
+use uproar_model::{Clock, Reading, boottime_ms};
 
 /// "uproar" in ASCII. Each database has advisory locks of its own.
 const KEY: i64 = 0x7570_726f_6172;
@@ -60,6 +61,8 @@ pub(super) struct Guard {
     trusted_since: Mutex<Instant>,
     /// The process id of the session that holds the lock; 0: none does.
     process: AtomicI32,
+    /// Each test of the connection corrects it.
+    clock: Clock,
     pub witnesses: Witnesses,
 }
 
@@ -87,7 +90,13 @@ impl Guard {
     }
 
     /// Starts to watch the connection that has the lock.
-    pub fn watch(held: Held, options: PgConnectOptions, target: Target, witnesses: Witnesses) -> (Arc<Guard>, Keeper) {
+    pub fn watch(
+        held: Held,
+        options: PgConnectOptions,
+        target: Target,
+        clock: Clock,
+        witnesses: Witnesses,
+    ) -> (Arc<Guard>, Keeper) {
         let guard = Arc::new(Guard {
             state: watch::Sender::new(State::Held),
             doubt: Notify::new(),
@@ -97,6 +106,7 @@ impl Guard {
             stop: Notify::new(),
             trusted_since: Mutex::new(Instant::now()),
             process: AtomicI32::new(held.process),
+            clock,
             witnesses,
         });
         let task = Task::spawn(Arc::clone(&guard).keep(held, options, target));
@@ -185,14 +195,15 @@ impl Guard {
             let cause = match is_misplaced {
                 true => "it does not hold the lock where new connections lead".to_owned(),
                 false => match timeout(ANSWER_TIMEOUT, held.test()).await {
-                    Ok(Ok(Health::ReadOnly)) => {
+                    Ok(Ok((Health::ReadOnly, _))) => {
                         if !std::mem::replace(&mut is_read_only, true) {
                             self.state.send_replace(State::Lost);
                             tracing::warn!("the database {address} is read-only; nothing is committed until it is not");
                         }
                         continue;
                     }
-                    Ok(Ok(Health::Good)) => {
+                    Ok(Ok((Health::Good, time))) => {
+                        self.clock.correct(time);
                         if std::mem::take(&mut is_read_only) {
                             // Sessions that were opened meanwhile may stay read-only.
                             *self.trusted_since() = Instant::now();
@@ -201,7 +212,7 @@ impl Guard {
                         self.set_held();
                         continue;
                     }
-                    Ok(Ok(Health::Shared)) => "a pooler has given it another session".to_owned(),
+                    Ok(Ok((Health::Shared, _))) => "a pooler has given it another session".to_owned(),
                     Ok(Err(error)) => {
                         // An error that the database reports only concerns this session. Otherwise the calls in
                         // progress may wait for answers that got lost.
@@ -285,8 +296,9 @@ impl Guard {
             )));
         };
         let mut held = Held { connection, process };
-        match held.test().await? {
-            Health::Good => {}
+        let (health, time) = held.test().await?;
+        match health {
+            Health::Good => self.clock.correct(time),
             Health::ReadOnly => return Err(trouble("the server is read-only")),
             Health::Shared => return Err(trouble("a pooler has given the guard another session")),
         }
@@ -336,14 +348,22 @@ impl Held {
         Ok(Held { connection, process })
     }
 
-    pub async fn test(&mut self) -> Result<Health, sqlx::Error> {
-        let sql = "SELECT pg_backend_pid(), pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'";
+    /// Tests the connection, and reads the server's clock.
+    pub async fn test(&mut self) -> Result<(Health, Reading), sqlx::Error> {
+        let sql = concat!(
+            "SELECT pg_backend_pid(), pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on', ",
+            now_sql!(postgres)
+        );
+        let asked_ms = boottime_ms();
         let row = sqlx::raw_sql(sql).fetch_one(&mut self.connection).await?;
-        Ok(match (row.try_get::<i32, _>(0)? == self.process, row.try_get(1)?) {
+        let answered_ms = boottime_ms();
+        let health = match (row.try_get::<i32, _>(0)? == self.process, row.try_get(1)?) {
             (false, _) => Health::Shared,
             (true, true) => Health::ReadOnly,
             (true, false) => Health::Good,
-        })
+        };
+        let unix_ms = row.try_get::<i64, _>(2)?.unsigned_abs();
+        Ok((health, Reading { asked_ms, answered_ms, unix_ms }))
     }
 }
 

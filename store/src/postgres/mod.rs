@@ -29,7 +29,7 @@ use setup::{connect_options, session_settings};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use std::sync::Arc;
 use tokio::time::timeout;
-use uproar_model::{Item, Outcome, Publication, RoomId};
+use uproar_model::{Clock, Item, Outcome, Publication, RoomId};
 use witnesses::Witnesses;
 
 pub(crate) struct Postgres {
@@ -39,6 +39,7 @@ pub(crate) struct Postgres {
     guard: Arc<Guard>,
     keeper: Keeper,
     generation: DatabaseGeneration,
+    clock: Clock,
 }
 
 impl Postgres {
@@ -55,19 +56,27 @@ impl Postgres {
         let generation = generation::check(&mut held.connection).await.map_err(failed)?;
         witnesses.mark(&mut held.connection).await.map_err(failed)?;
 
+        let (_, time) = held.test().await.map_err(failed)?;
+        let clock = Clock::of_database(time);
+
         let connect = connect.options(session_settings(options.call_timeout));
-        let (guard, keeper) = Guard::watch(held, connect.clone(), target.clone(), witnesses);
+        let (guard, keeper) = Guard::watch(held, connect.clone(), target.clone(), clock.clone(), witnesses);
         let (acquire_timeout, age_limit) = (options.acquire_timeout, options.session_age_limit);
         let sessions = |count| Sessions::new(connect.clone(), Arc::clone(&guard), count, acquire_timeout, age_limit);
         let lanes = Lanes { sessions: sessions(lane_count), guard: Arc::clone(&guard), acquire_timeout };
         let sessions = sessions(options.pool_size);
         // A server on which this fails would start and then answer nobody.
         drop(sessions.acquire().await.map_err(|error| target.failed_later(&error))?);
-        Ok(Postgres { sessions, lanes, guard, keeper, generation })
+        Ok(Postgres { sessions, lanes, guard, keeper, generation, clock })
     }
 
     pub fn generation(&self) -> DatabaseGeneration {
         self.generation
+    }
+
+    /// The clock of the server.
+    pub fn clock(&self) -> Clock {
+        self.clock.clone()
     }
 
     pub async fn connection(&self) -> Result<DbConnection, sqlx::Error> {

@@ -104,7 +104,7 @@ pub(super) async fn check_that_sessions_are_our_own(
     let mut other = options.connect().await.map_err(failed)?;
     let mut transaction = other.begin().await.map_err(failed)?;
     transaction.execute("SELECT 1").await.map_err(failed)?;
-    let health = held.test().await.map_err(failed)?;
+    let (health, _) = held.test().await.map_err(failed)?;
     transaction.rollback().await.map_err(failed)?;
     let _ = other.close().await;
     if health == Health::Shared { Err(OpenError::Lasting(target.shared_sessions())) } else { Ok(()) }
