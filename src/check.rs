@@ -81,6 +81,7 @@ fn check_options(options: &Options, report: &mut Report) {
     let before = report.problems;
     let limits = report.get(options.limits()).unwrap_or_default();
     report.get(settings::from_options(options, &limits));
+    report.get(options.node());
     report.get(output::parse_filter(&options.log));
     let driver = Driver::choose(options.driver.requested()).map_err(|error| anyhow!("--driver: {error}"));
     if let Some((driver, reason)) = report.get(driver) {

@@ -82,6 +82,10 @@ pub enum Tool {
         #[arg(long, value_name = "FILE", value_parser = path())]
         from: Option<PathBuf>,
     },
+    /// Lists the nodes that use the PostgreSQL database together
+    ///
+    /// It prints the name, state, version and start of each server with --bus, and when it last said that it is alive.
+    Nodes,
     /// Checks everything that a start needs, without starting
     ///
     /// It prints one line for each thing that it has looked at: the options, the data folder, the addresses, the
@@ -222,6 +226,15 @@ pub struct Options {
     )]
     pub database: Option<String>,
 
+    /// Run as one node of several on the same PostgreSQL database. Nodes tell each other through this bus what was
+    /// committed: postgres
+    #[arg(long, global = true, value_name = "BUS", env = "UPROAR_BUS", value_parser = text())]
+    pub bus: Option<String>,
+
+    /// Name of this node, in log lines and `uproar nodes` [default: the host name]
+    #[arg(long, global = true, value_name = "NAME", env = "UPROAR_NODE", value_parser = text())]
+    pub node: Option<String>,
+
     /// Threads that serve connections, each with its own event loop [default: one per core]
     #[arg(
         long,
@@ -340,6 +353,9 @@ pub struct Options {
     )]
     pub log: String,
 }
+
+/// The longest name of a node.
+const NODE_NAME_LIMIT_BYTES: usize = 100;
 
 /// Where the certificate comes from.
 #[derive(Debug, PartialEq, Eq)]
@@ -640,6 +656,25 @@ impl Options {
         }
     }
 
+    /// The name of this process as a node, if it is one.
+    pub fn node(&self) -> Result<Option<String>> {
+        match self.bus.as_deref() {
+            None if self.node.is_some() => bail!("--node has no effect without --bus; add --bus postgres"),
+            None => Ok(None),
+            Some("postgres") => {
+                let name = match &self.node {
+                    Some(name) => name.clone(),
+                    None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+                };
+                if name.is_empty() || name.len() > NODE_NAME_LIMIT_BYTES || name.chars().any(char::is_control) {
+                    bail!("--node: a name has 1 to {NODE_NAME_LIMIT_BYTES} bytes and no control characters");
+                }
+                Ok(Some(name))
+            }
+            Some(other) => bail!("--bus: there is no bus '{}'; use postgres", other.escape_debug()),
+        }
+    }
+
     /// The path of the signing key.
     pub fn key_path(&self) -> PathBuf {
         self.key_file.clone().unwrap_or_else(|| self.data.join("signing.key"))
@@ -725,7 +760,7 @@ mod tests {
     fn spaces_around_a_value_are_ignored() {
         let file = "listen = ' 127.0.0.1:1 '\nadmin-listen = ' 127.0.0.1:2\\n'\npublic-metrics = 'false '\n\
                     echo = ' on'\ntrusted-proxy = ' 127.0.0.1'\ndata = ' /x '\ndatabase = ' sqlite:/y '\n\
-                    shards = ' 2'\nlanes = '3 '\nlisten-tls = ' 127.0.0.1:3 '\ntls-cert = ' /c '\ntls-key = '/k '\n\
+                    bus = ' postgres '\nnode = ' a '\nshards = ' 2'\nlanes = '3 '\nlisten-tls = ' 127.0.0.1:3 '\ntls-cert = ' /c '\ntls-key = '/k '\n\
                     redirect-http = ' 127.0.0.1:4'\nhsts = ' yes '\n\
                     otlp = ' http://localhost:4318 '\notlp-headers = [' a=b ', 'c=d']\notlp-sample = ' 0.5 '\n\
                     driver = ' Epoll '\nallow-origin = [' https://a.example ']\n\
@@ -749,6 +784,7 @@ mod tests {
         assert_eq!(options.embed_origins(), ["https://b.example"]);
         assert_eq!((options.data.as_path(), options.key_path().as_path()), (Path::new("/x"), Path::new("/z")));
         assert_eq!(options.database_url().unwrap(), DatabaseUrl::Sqlite("/y".into()));
+        assert_eq!(options.node().unwrap().as_deref(), Some("a"));
         assert_eq!((options.shards, options.lanes, options.driver), (Some(2), 3, Driver::Epoll));
         assert_eq!((options.log.as_str(), options.limits().unwrap().text_limit_bytes), ("info", 5));
     }
@@ -779,6 +815,20 @@ mod tests {
         assert!(options(" ,").addresses().unwrap_err().to_string().contains("there is no address"));
         let error = options("8080").addresses().unwrap_err().to_string();
         assert!(error.starts_with("--listen: '8080' is not an address with a port"), "{error}");
+    }
+
+    #[test]
+    fn a_node_has_a_bus_and_a_name() {
+        let node = |arguments: &[&str]| Cli::parse_from([&["uproar"], arguments].concat()).options.node();
+        assert_eq!(node(&[]).unwrap(), None);
+        assert_eq!(node(&["--bus", " postgres ", "--node", "a"]).unwrap().as_deref(), Some("a"));
+        assert!(!node(&["--bus", "postgres"]).unwrap().expect("the host name").is_empty());
+        let error = |arguments: &[&str]| node(arguments).unwrap_err().to_string();
+        assert!(error(&["--node", "a"]).starts_with("--node has no effect without --bus"));
+        assert!(error(&["--bus", "carrier-pigeon"]).contains("no bus 'carrier-pigeon'"));
+        for name in ["", "a\nb", &"x".repeat(101)] {
+            assert!(error(&["--bus", "postgres", "--node", name]).starts_with("--node: a name has 1 to 100 bytes"));
+        }
     }
 
     #[test]

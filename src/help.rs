@@ -10,12 +10,13 @@ use uproar_core::limits::Limits;
 
 /// The shared options that each tool uses. The others are hidden from its help, but accepted and ignored, so that the
 /// command line, the environment and the configuration file of the server also serve its tools.
-const USED_OPTIONS: [(&str, &[&str]); 9] = [
+const USED_OPTIONS: [(&str, &[&str]); 10] = [
     ("token", &["config", "data", "key_file"]),
     ("backup", &["config", "data", "database"]),
     ("restored", &["config", "data", "database"]),
-    ("password", &["config", "data", "database"]),
+    ("password", &["config", "data", "database", "bus", "node"]),
     ("migrate", &["config", "data", "database"]),
+    ("nodes", &["config", "database"]),
     (
         "check",
         &[
@@ -33,6 +34,8 @@ const USED_OPTIONS: [(&str, &[&str]); 9] = [
             "trusted_proxy",
             "data",
             "database",
+            "bus",
+            "node",
             "driver",
             "allow_origin",
             "embed_origin",
@@ -335,8 +338,9 @@ mod tests {
             ("token", &["--user", "--lifetime", "--config", "--data", "--key-file", "--help"][..]),
             ("backup", &["--config", "--data", "--database", "--help"]),
             ("restored", &["--config", "--data", "--database", "--help"]),
-            ("password", &["--user", "--config", "--data", "--database", "--help"]),
+            ("password", &["--user", "--config", "--data", "--database", "--bus", "--node", "--help"]),
             ("migrate", &["--from", "--config", "--data", "--database", "--help"]),
+            ("nodes", &["--config", "--database", "--help"]),
             (
                 "check",
                 &[
@@ -354,6 +358,8 @@ mod tests {
                     "--trusted-proxy",
                     "--data",
                     "--database",
+                    "--bus",
+                    "--node",
                     "--driver",
                     "--allow-origin",
                     "--embed-origin",

@@ -29,6 +29,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Tool::Restored) => tools::restored(&cli.options),
         Some(Tool::Password { user }) => tools::password(&cli.options, user),
         Some(Tool::Migrate { from }) => tools::migrate(&cli.options, from.as_deref()),
+        Some(Tool::Nodes) => tools::nodes(&cli.options),
         Some(Tool::Check) => check::check(&cli.options),
         Some(Tool::Health { url }) => health::health(&cli.options, url.as_deref()),
         Some(Tool::Completions { shell }) => output::print(&help::completions(*shell)),

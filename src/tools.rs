@@ -8,7 +8,7 @@ use std::io::{IsTerminal, Read};
 use std::path::Path;
 use uproar_http::Tokens;
 use uproar_model::Clock;
-use uproar_store::{DataFolder, OpenOptions};
+use uproar_store::{DataFolder, OpenOptions, inspect};
 
 /// Prints a new token. A running server makes it, or else this process, which reads only the key.
 pub fn token(options: &Options, user: &str, lifetime_s: u64) -> Result<()> {
@@ -53,6 +53,35 @@ pub fn migrate(options: &Options, from: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
+/// Lists the nodes that use the database.
+pub fn nodes(options: &Options) -> Result<()> {
+    let nodes = block_on(inspect::nodes(&options.database_url()?, &OpenOptions::default()))??;
+    if nodes.is_empty() {
+        output::note(format_args!("there are no nodes: no server with --bus uses this database"));
+        return Ok(());
+    }
+    let heading = ["NAME", "STATE", "VERSION", "STARTED (UTC)", "LAST BEAT"].map(str::to_owned);
+    let rows = nodes.into_iter().map(|node| {
+        [
+            node.name,
+            if node.is_silent { "silent" } else { "alive" }.to_owned(),
+            node.version,
+            node.started,
+            format!("{} s ago", node.beat_age_ms / 1000),
+        ]
+    });
+    let rows: Vec<[String; 5]> = std::iter::once(heading).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 5] = std::array::from_fn(width);
+    let mut table = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        table.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        table.push('\n');
+    }
+    output::print(table.as_bytes())
+}
+
 /// Sets a user's password and invalidates the user's tokens. A running server does it, or else this process, which then
 /// keeps servers from starting.
 pub fn password(options: &Options, user: &str) -> Result<()> {
@@ -70,7 +99,9 @@ pub fn password(options: &Options, user: &str) -> Result<()> {
             client::ask(&options.data, &request)?.context("the server has stopped meanwhile; try again")?;
         }
         Some(folder) => block_on(async {
-            let store = uproar_store::open(&url, &folder, OpenOptions::default()).await?;
+            // Nodes on other machines may use the database.
+            let open = OpenOptions { node: options.node()?, ..OpenOptions::default() };
+            let store = uproar_store::open(&url, &folder, open).await?;
             let result = operator::set_password(&*store, user, &password).await;
             store.close().await;
             result

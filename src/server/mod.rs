@@ -49,6 +49,7 @@ pub fn run(options: &Options) -> Result<()> {
     let addresses = Addresses::from_options(options)?;
     settings::from_options(options, &limits)?;
     let url = options.database_url()?;
+    options.node()?;
     fit_descriptors(&mut limits, process::raise_file_limit(), shards(options));
     process::make_new_files_private();
     let driver = choose_driver(options)?;
@@ -104,6 +105,7 @@ async fn open(options: &Options, limits: &Limits, url: &DatabaseUrl) -> Result<O
         session_age_limit: Duration::from_millis(limits.store_session_age_ms),
         rates: write_rates(limits),
         join_leave_limit: limits.join_leave_limit,
+        node: options.node()?,
         ..OpenOptions::default()
     };
     let store = overcome(timeout, async || Ok(uproar_store::open(url, &folder, open.clone()).await?)).await?;

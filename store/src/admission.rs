@@ -23,11 +23,7 @@ pub(crate) enum Verdict {
 type AdmissionRow = (Option<i64>, Option<i64>, Option<String>, Option<i64>, Option<i64>);
 
 /// One verdict for each pair of a room's name and a user, in the order of `wanted`.
-pub(crate) async fn judge(
-    db: &mut DbConnection,
-    generation: DatabaseGeneration,
-    wanted: &[(String, UserId)],
-) -> Result<Vec<Verdict>, StoreError> {
+pub(crate) async fn judge(db: &mut DbConnection, wanted: &[(String, UserId)]) -> Result<Vec<Verdict>, StoreError> {
     // No room's name is empty.
     let names: Vec<_> = wanted.iter().map(|(name, _)| if is_storable(name) { name.as_str() } else { "" }).collect();
     let users: Vec<_> = wanted.iter().map(|(_, user)| user.0).collect();
@@ -50,6 +46,7 @@ pub(crate) async fn judge(
     if rows.len() != wanted.len() {
         return Err(wrong_row_count(rows.len(), wanted.len()));
     }
+    let generation = db.generation();
     Ok(rows.into_iter().map(|row| verdict_from(generation, row)).collect())
 }
 

@@ -2,6 +2,7 @@
 //! database. Queries that are the same on both are therefore written once: SQL with `$1` … `$n` means the same to both.
 
 use crate::error::StoreError;
+use crate::generation::DatabaseGeneration;
 use crate::postgres::{Lent, ends_session, keeps_session};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgRow};
@@ -39,7 +40,7 @@ pub(crate) trait Row: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow
 impl<T> Row for T where T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin {}
 
 pub(crate) enum Pooled {
-    Sqlite(PoolConnection<Sqlite>),
+    Sqlite(PoolConnection<Sqlite>, DatabaseGeneration),
     Postgres(Lent),
 }
 
@@ -63,12 +64,21 @@ impl DbConnection {
         matches!(self.pooled, Pooled::Postgres(_))
     }
 
+    /// The generation of the database that this connection leads to. With PostgreSQL it is known once a statement has
+    /// run: the first one may get another session.
+    pub fn generation(&self) -> DatabaseGeneration {
+        match &self.pooled {
+            Pooled::Sqlite(_, generation) => *generation,
+            Pooled::Postgres(session) => session.generation(),
+        }
+    }
+
     /// Begins a transaction that may write.
     pub async fn begin(&mut self) -> Result<(), sqlx::Error> {
         self.in_transaction = true;
         match &self.pooled {
             // A deferred transaction could fail at its first write.
-            Pooled::Sqlite(_) => self.execute("BEGIN IMMEDIATE", &[]).await?,
+            Pooled::Sqlite(..) => self.execute("BEGIN IMMEDIATE", &[]).await?,
             Pooled::Postgres(_) => self.execute("BEGIN ISOLATION LEVEL READ COMMITTED", &[]).await?,
         };
         Ok(())
@@ -110,7 +120,7 @@ impl DbConnection {
     async fn try_all<T: Row>(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<Vec<T>, sqlx::Error> {
         self.in_statement = true;
         let rows = match &mut self.pooled {
-            Pooled::Sqlite(connection) => {
+            Pooled::Sqlite(connection, _) => {
                 let rows = sqlite_query(sql, args).fetch_all(&mut **connection).await;
                 rows.and_then(|rows| rows.iter().map(T::from_row).collect())
             }
@@ -137,7 +147,7 @@ impl DbConnection {
     async fn try_execute(&mut self, sql: &'static str, args: &[Arg<'_>]) -> Result<u64, sqlx::Error> {
         self.in_statement = true;
         let changed = match &mut self.pooled {
-            Pooled::Sqlite(connection) => {
+            Pooled::Sqlite(connection, _) => {
                 sqlite_query(sql, args).execute(&mut **connection).await.map(|done| done.rows_affected())
             }
             Pooled::Postgres(connection) => {
@@ -173,7 +183,7 @@ impl DbConnection {
     /// Unix milliseconds by the database's clock.
     pub async fn now(&mut self) -> Result<i64, sqlx::Error> {
         match self.pooled {
-            Pooled::Sqlite(_) => Ok(unix_millis()),
+            Pooled::Sqlite(..) => Ok(unix_millis()),
             Pooled::Postgres(_) => {
                 let (now,) = self
                     .optional(concat!("SELECT ", now_sql!(postgres)), &[])
@@ -188,7 +198,7 @@ impl DbConnection {
     /// A call that needs both locks takes this one before that of `lock_room`. (SQLite has only one writer anyway.)
     pub async fn lock_head(&mut self, room: RoomId) -> Result<bool, sqlx::Error> {
         let sql = match self.pooled {
-            Pooled::Sqlite(_) => "SELECT room_id FROM heads WHERE room_id = $1",
+            Pooled::Sqlite(..) => "SELECT room_id FROM heads WHERE room_id = $1",
             Pooled::Postgres(_) => "SELECT room_id FROM heads WHERE room_id = $1 FOR NO KEY UPDATE",
         };
         Ok(self.optional::<(i64,)>(sql, &[Arg::Int(room.0)]).await?.is_some())
@@ -199,7 +209,7 @@ impl DbConnection {
     /// markers move without it: they wait only for the rows themselves.
     pub async fn lock_room(&mut self, room: RoomId) -> Result<bool, sqlx::Error> {
         let sql = match self.pooled {
-            Pooled::Sqlite(_) => "SELECT id FROM rooms WHERE id = $1 AND name IS NOT NULL",
+            Pooled::Sqlite(..) => "SELECT id FROM rooms WHERE id = $1 AND name IS NOT NULL",
             Pooled::Postgres(_) => "SELECT id FROM rooms WHERE id = $1 AND name IS NOT NULL FOR NO KEY UPDATE",
         };
         Ok(self.optional::<(i64,)>(sql, &[Arg::Int(room.0)]).await?.is_some())
@@ -210,7 +220,7 @@ impl Drop for DbConnection {
     fn drop(&mut self) {
         if self.in_statement || self.in_transaction {
             match &mut self.pooled {
-                Pooled::Sqlite(connection) => connection.close_on_drop(),
+                Pooled::Sqlite(connection, _) => connection.close_on_drop(),
                 Pooled::Postgres(connection) => connection.close_on_drop(),
             }
         }

@@ -21,7 +21,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use uproar_model::fairness::Prefix;
 use uproar_model::{
@@ -280,18 +280,18 @@ impl Store for Database {
     }
 
     async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<Option<Head>>, StoreError> {
-        self.calls.read(async |db| history::heads(db, self.calls.generation(), rooms).await).await
+        self.calls.read(async |db| history::heads(db, rooms).await).await
     }
 
     async fn page(&self, room: RoomId, request: PageRequest) -> Result<Option<Page>, StoreError> {
-        self.calls.read(async |db| history::page(db, self.calls.generation(), room, request).await).await
+        self.calls.read(async |db| history::page(db, room, request).await).await
     }
 
     async fn admit_members(
         &self,
         wanted: &[(String, UserId)],
     ) -> Result<Vec<Result<Option<Admission>, JoinError>>, StoreError> {
-        let verdicts = self.calls.read(async |db| admission::judge(db, self.calls.generation(), wanted).await).await?;
+        let verdicts = self.calls.read(async |db| admission::judge(db, wanted).await).await?;
         let admission = |verdict| match verdict {
             Verdict::Admitted(admission) => Ok(Some(admission)),
             Verdict::MayJoin { .. } => Ok(None),
@@ -301,7 +301,7 @@ impl Store for Database {
     }
 
     async fn admit(&self, wanted: &[(String, UserId)]) -> Result<Vec<Result<Admission, JoinError>>, StoreError> {
-        let verdicts = self.calls.read(async |db| admission::judge(db, self.calls.generation(), wanted).await).await?;
+        let verdicts = self.calls.read(async |db| admission::judge(db, wanted).await).await?;
         let mut answers = Vec::with_capacity(wanted.len());
         let mut joins = Vec::new();
         let mut taken: Vec<(usize, TakenJoin)> = Vec::new();
@@ -362,9 +362,7 @@ impl Store for Database {
             return Ok(Vec::new());
         }
         let newer = self.unwritten.of_user(user);
-        self.calls
-            .read(async |db| markers::rooms_of(db, self.calls.generation(), user, after, limit, &newer).await)
-            .await
+        self.calls.read(async |db| markers::rooms_of(db, user, after, limit, &newer).await).await
     }
 
     async fn create_user(&self, user: NewUser) -> Result<Account, CreateUserError> {
@@ -450,9 +448,7 @@ impl Store for Database {
         require_storable(&[&room.name, &room.title])?;
         self.allowances.take_write(room.owner)?;
         let limit = self.rooms_owned_limit;
-        self.calls
-            .write_for(room.owner, async |db| rooms::create(db, self.calls.generation(), &room, limit).await)
-            .await
+        self.calls.write_for(room.owner, async |db| rooms::create(db, &room, limit).await).await
     }
 
     async fn room(&self, name: &str, viewer: UserId) -> Result<Option<Room>, StoreError> {
@@ -460,9 +456,7 @@ impl Store for Database {
             return Ok(None);
         }
         let newer = self.unwritten.of_user(viewer);
-        self.calls
-            .read_for(viewer, async |db| rooms::find(db, self.calls.generation(), name, viewer, &newer).await)
-            .await
+        self.calls.read_for(viewer, async |db| rooms::find(db, name, viewer, &newer).await).await
     }
 
     async fn rooms(
@@ -476,10 +470,7 @@ impl Store for Database {
             return Ok(Vec::new());
         }
         let newer = self.unwritten.of_user(viewer);
-        let generation = self.calls.generation();
-        self.calls
-            .read_for(viewer, async |db| rooms::list(db, generation, viewer, query, after, limit, &newer).await)
-            .await
+        self.calls.read_for(viewer, async |db| rooms::list(db, viewer, query, after, limit, &newer).await).await
     }
 
     async fn join(&self, name: &str, user: UserId) -> Result<Join, RoomError> {
@@ -491,11 +482,9 @@ impl Store for Database {
         }
         let taken = self.allowances.take_join(user, name)?;
         let newer = self.unwritten.of_user(user);
-        let (generation, limit) = (self.calls.generation(), self.join_leave_limit);
-        let joined = self
-            .calls
-            .write_for(user, async |db| rooms::join_by_name(db, generation, name, user, &newer, limit).await)
-            .await;
+        let limit = self.join_leave_limit;
+        let joined =
+            self.calls.write_for(user, async |db| rooms::join_by_name(db, name, user, &newer, limit).await).await;
         if let Ok(Join { room, publication: Some(publication), .. }) = &joined {
             self.calls.backend.published(room.id, publication);
         }
@@ -572,11 +561,7 @@ impl Store for Database {
         limit: usize,
     ) -> Result<MessagePage, RoomError> {
         require_room_name(name)?;
-        self.calls
-            .read_for(viewer, async |db| {
-                history::messages(db, self.calls.generation(), name, viewer, cursor, limit).await
-            })
-            .await
+        self.calls.read_for(viewer, async |db| history::messages(db, name, viewer, cursor, limit).await).await
     }
 
     async fn membership_changes(
@@ -609,6 +594,20 @@ impl Store for Database {
 
     fn generation(&self) -> DatabaseGeneration {
         self.calls.generation()
+    }
+
+    fn generations(&self) -> watch::Receiver<DatabaseGeneration> {
+        match &self.calls.backend {
+            Backend::Sqlite(sqlite) => watch::channel(sqlite.generation()).1,
+            Backend::Postgres(postgres) => postgres.generations(),
+        }
+    }
+
+    fn peers(&self) -> usize {
+        match &self.calls.backend {
+            Backend::Sqlite(_) => 0,
+            Backend::Postgres(postgres) => postgres.peers(),
+        }
     }
 
     async fn ended(&self) -> String {

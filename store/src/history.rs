@@ -3,7 +3,6 @@
 use crate::check::rows_limit;
 use crate::connection::{Arg, DbConnection, offset_arg, wrong_row_count};
 use crate::error::{RoomError, StoreError};
-use crate::generation::DatabaseGeneration;
 use crate::objects::{Cursor, Message, MessagePage, Reaction};
 use uproar_model::{Head, Kind, Offset, Page, PageRequest, Publication, RoomId, User, UserId};
 
@@ -58,7 +57,6 @@ const PAGE: &str = "
 /// One page of the publications of a room.
 pub(crate) async fn page(
     db: &mut DbConnection,
-    generation: DatabaseGeneration,
     room: RoomId,
     request: PageRequest,
 ) -> Result<Option<Page>, StoreError> {
@@ -80,8 +78,8 @@ pub(crate) async fn page(
     let Some(first) = rows.first() else {
         return Ok(None);
     };
-    let head =
-        Head { epoch: generation.epoch(&first.0), offset: first.1.unsigned_abs(), number: first.2.unsigned_abs() };
+    let epoch = db.generation().epoch(&first.0);
+    let head = Head { epoch, offset: first.1.unsigned_abs(), number: first.2.unsigned_abs() };
     let publications = rows.into_iter().filter_map(publication_from).collect::<Vec<_>>();
     let more = more(request, &publications, head.offset);
     Ok(Some(Page { publications, head, more }))
@@ -174,7 +172,6 @@ macro_rules! messages_sql {
 /// One page of the messages of a room, for a viewer who must be a member.
 pub(crate) async fn messages(
     db: &mut DbConnection,
-    generation: DatabaseGeneration,
     name: &str,
     viewer: UserId,
     cursor: Cursor,
@@ -202,7 +199,7 @@ pub(crate) async fn messages(
     if !member {
         return Err(if kind == 0 { RoomError::NotMember } else { RoomError::NoRoom });
     }
-    let (epoch, offset) = (generation.epoch(&first.2), first.3.unsigned_abs());
+    let (epoch, offset) = (db.generation().epoch(&first.2), first.3.unsigned_abs());
     let mut messages =
         rows.into_iter().filter_map(|row| message_from(row).transpose()).collect::<Result<Vec<_>, _>>()?;
     let more = messages.len() > limit;
@@ -300,11 +297,7 @@ pub(crate) async fn membership_changes(
 }
 
 /// The heads of rooms, in the order of `rooms`.
-pub(crate) async fn heads(
-    db: &mut DbConnection,
-    generation: DatabaseGeneration,
-    rooms: &[RoomId],
-) -> Result<Vec<Option<Head>>, StoreError> {
+pub(crate) async fn heads(db: &mut DbConnection, rooms: &[RoomId]) -> Result<Vec<Option<Head>>, StoreError> {
     let sql = if db.is_postgres() {
         "SELECT r.epoch, h.last_offset, h.last_number FROM unnest($1) WITH ORDINALITY AS w(id, n)
             LEFT JOIN heads h ON h.room_id = w.id LEFT JOIN rooms r ON r.id = h.room_id ORDER BY w.n"
@@ -317,6 +310,7 @@ pub(crate) async fn heads(
     if rows.len() != rooms.len() {
         return Err(wrong_row_count(rows.len(), rooms.len()));
     }
+    let generation = db.generation();
     let head = |(epoch, offset, number): (Option<String>, Option<i64>, Option<i64>)| {
         Some(Head { epoch: generation.epoch(&epoch?), offset: offset?.unsigned_abs(), number: number?.unsigned_abs() })
     };

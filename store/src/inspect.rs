@@ -36,6 +36,32 @@ pub struct Schema {
     pub newest: i64,
 }
 
+/// A node, as it has registered itself in the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRow {
+    pub name: String,
+    pub version: String,
+    /// By the database's clock, in UTC, such as `2026-11-30 17:05:00`.
+    pub started: String,
+    /// How long ago it last said that it is alive, in milliseconds.
+    pub beat_age_ms: u64,
+    /// That is so long ago that the others take it for lost.
+    pub is_silent: bool,
+}
+
+/// The nodes that use the database at `url`, by name.
+///
+/// # Errors
+/// If it is no PostgreSQL database, or can't be read.
+pub async fn nodes(url: &DatabaseUrl, options: &OpenOptions) -> Result<Vec<NodeRow>, OpenError> {
+    match url {
+        DatabaseUrl::Sqlite(_) => Err(OpenError::Lasting(
+            "several nodes need PostgreSQL; name their database with --database postgres://…".to_owned(),
+        )),
+        DatabaseUrl::Postgres(url) => crate::postgres::nodes(url, options).await,
+    }
+}
+
 /// Looks at the database at `url`. `folder`: the data folder, which need not exist.
 ///
 /// # Errors

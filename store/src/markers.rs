@@ -3,7 +3,6 @@
 use crate::check::rows_limit;
 use crate::connection::{Arg, DbConnection, json, offset_arg, wrong_row_count};
 use crate::error::StoreError;
-use crate::generation::DatabaseGeneration;
 use crate::objects::RoomKind;
 use std::collections::{BTreeMap, HashMap};
 use uproar_model::{Head, JoinedRoom, Marker, Role, RoomId, UserId};
@@ -188,7 +187,6 @@ impl NewerMarkers {
 /// The rooms that a user is a member of, by name. A marker in `newer` counts if it is ahead of the stored one.
 pub(crate) async fn rooms_of(
     db: &mut DbConnection,
-    generation: DatabaseGeneration,
     user: UserId,
     after: Option<&str>,
     limit: usize,
@@ -210,7 +208,7 @@ pub(crate) async fn rooms_of(
             size: u32::try_from(size).unwrap_or(u32::MAX),
             members: u32::try_from(members).unwrap_or(u32::MAX),
             head: Head {
-                epoch: generation.epoch(&epoch),
+                epoch: db.generation().epoch(&epoch),
                 offset: last_offset.unsigned_abs(),
                 number: last_number.unsigned_abs(),
             },

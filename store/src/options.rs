@@ -102,6 +102,8 @@ pub struct OpenOptions {
     pub join_leave_limit: u64,
     /// How long a session with PostgreSQL is used before a new one replaces it.
     pub session_age_limit: Duration,
+    /// The name of this process if it is one of several nodes, which use a PostgreSQL database together.
+    pub node: Option<String>,
 }
 
 impl Default for OpenOptions {
@@ -115,6 +117,7 @@ impl Default for OpenOptions {
             rates: WriteRates::default(),
             join_leave_limit: 100,
             session_age_limit: Duration::from_secs(1800),
+            node: None,
         }
     }
 }

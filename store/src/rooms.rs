@@ -36,12 +36,7 @@ fn room_from(generation: DatabaseGeneration, row: RoomRow) -> Room {
 }
 
 /// Creates a room with its owner as the only member.
-pub(crate) async fn create(
-    db: &mut DbConnection,
-    generation: DatabaseGeneration,
-    room: &NewRoom,
-    owned_limit: Option<u64>,
-) -> Result<Room, RoomError> {
+pub(crate) async fn create(db: &mut DbConnection, room: &NewRoom, owned_limit: Option<u64>) -> Result<Room, RoomError> {
     if let Some(limit) = owned_limit {
         let sql =
             "SELECT count(*) FROM (SELECT 1 FROM rooms WHERE created_by = $1 AND name IS NOT NULL LIMIT $2) owned";
@@ -94,7 +89,7 @@ pub(crate) async fn create(
         kind: room.kind,
         size: u32::try_from(size).unwrap_or(u32::MAX),
         members: 1,
-        epoch: generation.epoch(&epoch),
+        epoch: db.generation().epoch(&epoch),
         offset: 0,
         unread: Some(0),
         role: Some(Role::Owner),
@@ -151,7 +146,6 @@ macro_rules! rooms_sql {
 /// A room as this viewer sees it. A marker in `newer` counts if it is ahead of the stored one.
 pub(crate) async fn find(
     db: &mut DbConnection,
-    generation: DatabaseGeneration,
     name: &str,
     viewer: UserId,
     newer: &HashMap<RoomId, Marker>,
@@ -163,13 +157,13 @@ pub(crate) async fn find(
     };
     let newer = NewerMarkers::new(db, newer);
     let args = newer.after(&[Arg::Int(viewer.0), Arg::Text(name)]);
-    Ok(db.optional(sql, &args).await?.map(|row| room_from(generation, row)))
+    let found = db.optional(sql, &args).await?;
+    Ok(found.map(|row| room_from(db.generation(), row)))
 }
 
 /// The rooms that this viewer can see and that match the query, by name.
 pub(crate) async fn list(
     db: &mut DbConnection,
-    generation: DatabaseGeneration,
     viewer: UserId,
     query: &str,
     after: Option<&str>,
@@ -185,7 +179,8 @@ pub(crate) async fn list(
     let found = search::rooms(db, viewer, &part, after.unwrap_or(""), rows_limit(limit) as i64).await?;
     let newer = NewerMarkers::new(db, newer);
     let args = newer.after(&[Arg::Int(viewer.0), Arg::Ints(&found)]);
-    Ok(db.all(sql, &args).await?.into_iter().map(|row| room_from(generation, row)).collect())
+    let rows = db.all(sql, &args).await?;
+    Ok(rows.into_iter().map(|row| room_from(db.generation(), row)).collect())
 }
 
 /// The membership of a user after a join.
@@ -356,7 +351,6 @@ async fn look_up(
 /// Joins a public room. A private one can be "joined" only by its members, for whom nothing changes.
 pub(crate) async fn join_by_name(
     db: &mut DbConnection,
-    generation: DatabaseGeneration,
     name: &str,
     user: UserId,
     newer: &HashMap<RoomId, Marker>,
@@ -364,7 +358,7 @@ pub(crate) async fn join_by_name(
 ) -> Result<Join, RoomError> {
     let (room, _, _) = look_up(db, name, user).await?;
     let Membership { is_new, publication, .. } = join(db, room, user, user, shown_limit).await?;
-    let room = find(db, generation, name, user, newer).await?.ok_or(RoomError::NoRoom)?;
+    let room = find(db, name, user, newer).await?.ok_or(RoomError::NoRoom)?;
     Ok(Join { room, joined: is_new, publication })
 }
 

@@ -7,6 +7,7 @@ use crate::objects::{
 use crate::unwritten::UnwrittenMarkers;
 use std::net::IpAddr;
 use std::sync::Arc;
+use tokio::sync::watch;
 use uproar_model::{
     Admission, Clock, DatabaseGeneration, Head, Item, JoinError, JoinedRoom, Marker, Offset, Outcome, Page,
     PageRequest, Publication, Revocation, RoomId, UnixMillis, UserId,
@@ -185,6 +186,16 @@ pub trait Store: Send + Sync + 'static {
 
     /// Identifies the history of this database. User ids are comparable within one generation only.
     fn generation(&self) -> DatabaseGeneration;
+
+    /// Follows the generation, which can change while several nodes use the database. The channel is closed if it can't.
+    fn generations(&self) -> watch::Receiver<DatabaseGeneration> {
+        watch::channel(self.generation()).1
+    }
+
+    /// How many other nodes that use the database are alive.
+    fn peers(&self) -> usize {
+        0
+    }
 
     /// Returns once the store can't go on, with the reason: another process has taken over the database, the database
     /// has gone back, or one of the store's own tasks has ended because of a bug.

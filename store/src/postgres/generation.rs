@@ -3,7 +3,7 @@
 //! commits).
 
 use super::failures::Target;
-use super::guard::Guard;
+use super::guard::{Guard, Mode};
 use super::setup::connect_options;
 use crate::error::{OpenError, one_line};
 use crate::generation::{self, DatabaseGeneration};
@@ -14,8 +14,11 @@ use std::collections::HashMap;
 use tokio::time::timeout;
 
 /// Compares the cluster and the timeline with the recorded ones, begins a new generation if either has changed, and
-/// records them.
-pub(super) async fn check(connection: &mut PgConnection) -> Result<DatabaseGeneration, sqlx::Error> {
+/// records them. `has_gone_back`: it is known that the database lacks something that was committed.
+pub(super) async fn check(
+    connection: &mut PgConnection,
+    has_gone_back: bool,
+) -> Result<DatabaseGeneration, sqlx::Error> {
     let (system, timeline) = identities(connection).await?;
 
     let mut transaction = connection.begin().await?;
@@ -26,7 +29,7 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<DatabaseGener
     }
     let recorded_generation = meta.get("generation").map(String::as_str);
     let mut generation = generation::parse(recorded_generation);
-    let mut may_have_gone_back = false;
+    let mut may_have_gone_back = has_gone_back;
     for (name, current) in [("system_identifier", system), ("timeline", timeline)] {
         let Some(current) = current else { continue };
         let recorded = meta.get(name);
@@ -46,6 +49,20 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<DatabaseGener
     }
     transaction.commit().await?;
     Ok(generation)
+}
+
+/// The generation of the database that a session of a node leads to. The session may be the first one that leads to
+/// another server.
+pub(super) async fn of_session(connection: &mut PgConnection) -> Result<DatabaseGeneration, sqlx::Error> {
+    let (system, timeline) = identities(connection).await?;
+    let sql = "SELECT (SELECT value FROM meta WHERE name = 'generation'),
+        coalesce($1 = (SELECT value FROM meta WHERE name = 'system_identifier'), true)
+          AND coalesce($2 = (SELECT value FROM meta WHERE name = 'timeline'), true)";
+    let row = sqlx::query(sql).bind(system).bind(timeline).fetch_one(&mut *connection).await?;
+    if !row.try_get::<bool, _>(1)? {
+        return check(connection, false).await;
+    }
+    Ok(generation::parse(row.try_get::<Option<&str>, _>(0)?))
 }
 
 /// Records the cluster and the timeline of a server that has taken over and lacks nothing, so that the next start does
@@ -71,8 +88,8 @@ pub(crate) async fn restored(url: &str, options: &OpenOptions) -> Result<(), Ope
     let target = Target::of(&connect);
     let failed = |error: sqlx::Error| target.failed(&error);
     let raised = async {
-        let mut held = Guard::take(&connect, &target).await?;
-        check(&mut held.connection).await.map_err(failed)?;
+        let mut held = Guard::take(&connect, &target, Mode::Alone).await?;
+        check(&mut held.connection, false).await.map_err(failed)?;
         let generation = draw().map_err(failed)?;
         set_meta(&mut held.connection, "generation", &generation.to_string()).await.map_err(failed)
     };

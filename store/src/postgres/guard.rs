@@ -1,16 +1,18 @@
-//! Only one process at a time uses a database: it holds a session advisory lock, on a connection of its own, for as
-//! long as the store lives. This connection also shows whether the database answers, takes writes, and still has
-//! everything that this process has seen in it.
+//! Only one process at a time uses a database, unless all of them are nodes: it holds a session advisory lock, on a
+//! connection of its own, for as long as the store lives. Nodes share the lock. This connection also shows whether the
+//! database answers, takes writes, and still has everything that this process has seen in it.
 
 use super::failures::{Target, code, trouble};
 use super::generation;
+use super::nodes::{Beat, Node};
 use super::witnesses::Witnesses;
 use crate::error::{OpenError, one_line};
+use crate::generation::DatabaseGeneration;
 use crate::task::Task;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 use std::fmt;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -40,6 +42,15 @@ pub(super) enum State {
     Ended(Arc<str>),
 }
 
+/// How a process takes the lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// For itself.
+    Alone,
+    /// Together with the other nodes.
+    Node,
+}
+
 /// A connection of its own, which usually has the lock.
 pub(super) struct Held {
     pub connection: PgConnection,
@@ -63,39 +74,41 @@ pub(super) struct Guard {
     process: AtomicI32,
     /// Each test of the connection corrects it.
     clock: Clock,
+    mode: Mode,
+    generation: watch::Sender<DatabaseGeneration>,
+    /// How many other nodes are alive.
+    peers: AtomicUsize,
     pub witnesses: Witnesses,
 }
 
 impl Guard {
     /// Takes the lock, or fails if another process has it.
-    pub async fn take(options: &PgConnectOptions, target: &Target) -> Result<Held, OpenError> {
+    pub async fn take(options: &PgConnectOptions, target: &Target, mode: Mode) -> Result<Held, OpenError> {
         let failed = |error: sqlx::Error| target.failed(&error);
         let mut connection = options.connect().await.map_err(failed)?;
         let started = Instant::now();
         loop {
-            if let Some(process) = try_lock(&mut connection).await.map_err(failed)? {
+            if let Some(process) = try_lock(&mut connection, mode).await.map_err(failed)? {
                 return Ok(Held { connection, process });
             }
             if started.elapsed() >= TAKE_TIMEOUT
                 && let Some(holder) = Holder::find(&mut connection).await.map_err(failed)?
             {
-                return Err(OpenError::Taken(format!(
-                    "another uproar is using the database {}: {holder}; stop it, or use another database; if it no \
-                     longer exists, end its session with SELECT pg_terminate_backend({})",
-                    target.address, holder.process
-                )));
+                return Err(OpenError::Taken(holder.refusal(&target.address, mode)));
             }
             sleep(TAKE_PAUSE).await;
         }
     }
 
-    /// Starts to watch the connection that has the lock.
+    /// Starts to watch the connection that has the lock. `node`: this process as a node, if it is one.
     pub fn watch(
         held: Held,
         options: PgConnectOptions,
         target: Target,
         clock: Clock,
         witnesses: Witnesses,
+        node: Option<Node>,
+        generation: DatabaseGeneration,
     ) -> (Arc<Guard>, Keeper) {
         let guard = Arc::new(Guard {
             state: watch::Sender::new(State::Held),
@@ -107,9 +120,12 @@ impl Guard {
             trusted_since: Mutex::new(Instant::now()),
             process: AtomicI32::new(held.process),
             clock,
+            mode: if node.is_some() { Mode::Node } else { Mode::Alone },
+            generation: watch::Sender::new(generation),
+            peers: AtomicUsize::new(0),
             witnesses,
         });
-        let task = Task::spawn(Arc::clone(&guard).keep(held, options, target));
+        let task = Task::spawn(Arc::clone(&guard).keep(held, options, target, node));
         (Arc::clone(&guard), Keeper { guard, task })
     }
 
@@ -166,6 +182,35 @@ impl Guard {
         Some(self.process.load(Ordering::Relaxed)).filter(|process| *process != 0)
     }
 
+    /// Whether this process is one of several nodes.
+    pub fn is_shared(&self) -> bool {
+        self.mode == Mode::Node
+    }
+
+    /// The generation of the database, as far as this process knows. A session may know a newer one.
+    pub fn generation(&self) -> DatabaseGeneration {
+        *self.generation.borrow()
+    }
+
+    /// Follows the generation of the database.
+    pub fn generations(&self) -> watch::Receiver<DatabaseGeneration> {
+        self.generation.subscribe()
+    }
+
+    /// How many other nodes were alive at the last beat.
+    pub fn peers(&self) -> usize {
+        self.peers.load(Ordering::Relaxed)
+    }
+
+    /// The database has this generation. Sessions of another one are not used any more.
+    fn set_generation(&self, generation: DatabaseGeneration) {
+        let is_new = self.generation.send_if_modified(|known| std::mem::replace(known, generation) != generation);
+        if is_new {
+            *self.trusted_since() = Instant::now();
+            tracing::warn!(%generation, "the database was restored, or another server took over: clients start over");
+        }
+    }
+
     fn trusted_since(&self) -> MutexGuard<'_, Instant> {
         self.trusted_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -175,14 +220,20 @@ impl Guard {
     }
 
     /// Tests the connection that has the lock, and takes the lock again when it is lost.
-    async fn keep(self: Arc<Self>, mut held: Held, options: PgConnectOptions, target: Target) {
+    async fn keep(self: Arc<Self>, mut held: Held, options: PgConnectOptions, target: Target, mut node: Option<Node>) {
         let address = &target.address;
         let mut is_read_only = false;
         loop {
             let interval = if is_read_only { TAKE_PAUSE } else { INTERVAL };
             let is_misplaced = tokio::select! {
                 () = self.stop.notified() => {
-                    let _ = timeout(ANSWER_TIMEOUT, held.connection.close()).await;
+                    let close = async {
+                        if let Some(node) = &node {
+                            node.leave(&mut held.connection).await?;
+                        }
+                        held.connection.close().await
+                    };
+                    let _ = timeout(ANSWER_TIMEOUT, close).await;
                     return;
                 }
                 // The news may be older than the session that holds the lock now.
@@ -194,7 +245,7 @@ impl Guard {
             };
             let cause = match is_misplaced {
                 true => "it does not hold the lock where new connections lead".to_owned(),
-                false => match timeout(ANSWER_TIMEOUT, held.test()).await {
+                false => match timeout(ANSWER_TIMEOUT, self.test(&mut held, node.as_mut())).await {
                     Ok(Ok((Health::ReadOnly, _))) => {
                         if !std::mem::replace(&mut is_read_only, true) {
                             self.state.send_replace(State::Lost);
@@ -253,6 +304,19 @@ impl Guard {
         }
     }
 
+    /// Tests the connection, and sends a beat if one is due.
+    async fn test(&self, held: &mut Held, node: Option<&mut Node>) -> Result<(Health, Reading), sqlx::Error> {
+        let (health, time) = held.test().await?;
+        if health == Health::Good
+            && let Some(node) = node.filter(|node| node.is_due())
+        {
+            let Beat { generation, peers } = node.beat(&mut held.connection).await?;
+            self.set_generation(generation);
+            self.peers.store(peers, Ordering::Relaxed);
+        }
+        Ok((health, time))
+    }
+
     /// Tries to take the lock again until that succeeds.
     ///
     /// # Errors
@@ -279,7 +343,7 @@ impl Guard {
         target: &Target,
     ) -> Result<Result<Held, String>, sqlx::Error> {
         let mut connection = options.connect().await?;
-        let Some(process) = try_lock(&mut connection).await? else {
+        let Some(process) = try_lock(&mut connection, self.mode).await? else {
             let Some(holder) = Holder::find(&mut connection).await? else {
                 return Err(trouble("the lock is being released"));
             };
@@ -289,9 +353,12 @@ impl Guard {
                 sqlx::query(sql).bind(holder.process).execute(&mut connection).await?;
                 return Err(trouble("our previous session still has the lock"));
             }
+            let (other, remedy) = match self.mode {
+                Mode::Alone => ("another uproar", "stop one of them, or give each its own database"),
+                Mode::Node => ("an uproar without --bus", "stop it, or start it with --bus too"),
+            };
             return Ok(Err(format!(
-                "another uproar has taken over the database {} while this one had lost its connection: {holder}; stop \
-                 one of them, or give each its own database",
+                "{other} has taken over the database {} while this one had lost its connection: {holder}; {remedy}",
                 target.address
             )));
         };
@@ -302,7 +369,15 @@ impl Guard {
             Health::ReadOnly => return Err(trouble("the server is read-only")),
             Health::Shared => return Err(trouble("a pooler has given the guard another session")),
         }
-        match self.witnesses.are_present(&mut held.connection).await? {
+        let is_complete = self.witnesses.are_present(&mut held.connection, self.mode).await?;
+        if self.mode == Mode::Node {
+            // What another node has committed may be missing although nothing of this one's is.
+            let generation = generation::check(&mut held.connection, !is_complete).await?;
+            self.witnesses.forget();
+            self.set_generation(generation);
+            return Ok(Ok(held));
+        }
+        match is_complete {
             true => {
                 generation::record(&mut held.connection).await?;
                 Ok(Ok(held))
@@ -377,15 +452,20 @@ pub(super) enum Health {
 }
 
 /// Tries to take the lock: the process id of the session that has it now. `None`: another session has it.
-async fn try_lock(connection: &mut PgConnection) -> Result<Option<i32>, sqlx::Error> {
-    let row = sqlx::query("SELECT pg_try_advisory_lock($1), pg_backend_pid()").bind(KEY).fetch_one(connection).await?;
+async fn try_lock(connection: &mut PgConnection, mode: Mode) -> Result<Option<i32>, sqlx::Error> {
+    let sql = match mode {
+        Mode::Alone => "SELECT pg_try_advisory_lock($1), pg_backend_pid()",
+        Mode::Node => "SELECT pg_try_advisory_lock_shared($1), pg_backend_pid()",
+    };
+    let row = sqlx::query(sql).bind(KEY).fetch_one(connection).await?;
     let (locked, process): (bool, i32) = (row.try_get(0)?, row.try_get(1)?);
     Ok(locked.then_some(process))
 }
 
-/// The session that has the lock.
+/// A session that has the lock.
 pub(super) struct Holder {
     process: i32,
+    mode: Mode,
     /// These are empty if this role is not permitted to see them.
     application: String,
     address: String,
@@ -396,16 +476,31 @@ impl Holder {
     /// `None`: nobody has the lock.
     pub async fn find(connection: &mut PgConnection) -> Result<Option<Holder>, sqlx::Error> {
         let sql = format!(
-            "SELECT l.pid, coalesce(a.application_name, ''),
+            "SELECT l.pid, l.mode = 'ShareLock', coalesce(a.application_name, ''),
                coalesce(host(a.client_addr), CASE WHEN a.backend_start IS NOT NULL THEN 'a local socket' END, ''),
                coalesce(to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), '')
-             FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid WHERE {}",
+             FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid WHERE {} ORDER BY l.pid LIMIT 1",
             is_lock()
         );
         let row = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_optional(connection).await?;
         let Some(row) = row else { return Ok(None) };
-        let (process, application) = (row.try_get(0)?, row.try_get(1)?);
-        Ok(Some(Holder { process, application, address: row.try_get(2)?, since: row.try_get(3)? }))
+        let mode = if row.try_get(1)? { Mode::Node } else { Mode::Alone };
+        let (process, application) = (row.try_get(0)?, row.try_get(2)?);
+        Ok(Some(Holder { process, mode, application, address: row.try_get(3)?, since: row.try_get(4)? }))
+    }
+
+    /// Why a process can't take the lock in this mode.
+    fn refusal(&self, address: &str, mode: Mode) -> String {
+        let (who, remedy) = match (self.mode, mode) {
+            (Mode::Node, _) => ("nodes with --bus are using", "start this server with --bus too, or stop the nodes"),
+            (Mode::Alone, Mode::Node) => ("an uproar without --bus is using", "stop it, and start it with --bus too"),
+            (Mode::Alone, Mode::Alone) => ("another uproar is using", "stop it, or use another database"),
+        };
+        let process = self.process;
+        format!(
+            "{who} the database {address}: {self}; {remedy}; if it no longer exists, end its session with SELECT \
+             pg_terminate_backend({process})"
+        )
     }
 }
 

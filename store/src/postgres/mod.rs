@@ -5,6 +5,7 @@ mod failures;
 mod generation;
 mod guard;
 mod inspect;
+mod nodes;
 mod receiver;
 mod sessions;
 mod setup;
@@ -13,6 +14,7 @@ mod witnesses;
 pub(crate) use failures::{ends_session, keeps_session};
 pub(crate) use generation::restored;
 pub(crate) use inspect::inspect;
+pub(crate) use nodes::list as nodes;
 pub(crate) use receiver::{Receiver, Vacancy};
 pub(crate) use sessions::Lent;
 
@@ -23,11 +25,13 @@ use crate::migrations;
 use crate::options::OpenOptions;
 use append::Lanes;
 use failures::Target;
-use guard::{Guard, Held, Keeper};
+use guard::{Guard, Held, Keeper, Mode};
+use nodes::Node;
 use sessions::Sessions;
 use setup::{connect_options, session_settings};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use std::sync::Arc;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use uproar_model::{Clock, Item, Outcome, Publication, RoomId};
 use witnesses::Witnesses;
@@ -38,7 +42,6 @@ pub(crate) struct Postgres {
     lanes: Lanes,
     guard: Arc<Guard>,
     keeper: Keeper,
-    generation: DatabaseGeneration,
     clock: Clock,
 }
 
@@ -50,28 +53,48 @@ impl Postgres {
         let connect = connect_options(url)?.application_name(&witnesses.application());
         let target = Target::of(&connect);
 
-        let mut held = take(&connect, &target, options).await?;
+        let mut node = match &options.node {
+            Some(name) => Some(Node::new(name).map_err(|error| OpenError::Lasting(error.to_string()))?),
+            None => None,
+        };
+        let mode = if node.is_some() { Mode::Node } else { Mode::Alone };
+        let mut held = take(&connect, &target, options, mode).await?;
         migrate(&mut held.connection, &target).await?;
         let failed = |error: sqlx::Error| target.failed(&error);
-        let generation = generation::check(&mut held.connection).await.map_err(failed)?;
-        witnesses.mark(&mut held.connection).await.map_err(failed)?;
+        let generation = generation::check(&mut held.connection, false).await.map_err(failed)?;
+        match &mut node {
+            None => witnesses.mark(&mut held.connection).await.map_err(failed)?,
+            Some(node) => {
+                nodes::name_cluster(&mut held.connection).await.map_err(failed)?;
+                node.beat(&mut held.connection).await.map_err(failed)?;
+            }
+        }
 
         let (_, time) = held.test().await.map_err(failed)?;
         let clock = Clock::of_database(time);
 
         let connect = connect.options(session_settings(options.call_timeout));
-        let (guard, keeper) = Guard::watch(held, connect.clone(), target.clone(), clock.clone(), witnesses);
+        let (guard, keeper) =
+            Guard::watch(held, connect.clone(), target.clone(), clock.clone(), witnesses, node, generation);
         let (acquire_timeout, age_limit) = (options.acquire_timeout, options.session_age_limit);
         let sessions = |count| Sessions::new(connect.clone(), Arc::clone(&guard), count, acquire_timeout, age_limit);
         let lanes = Lanes { sessions: sessions(lane_count), guard: Arc::clone(&guard), acquire_timeout };
         let sessions = sessions(options.pool_size);
         // A server on which this fails would start and then answer nobody.
         drop(sessions.acquire().await.map_err(|error| target.failed_later(&error))?);
-        Ok(Postgres { sessions, lanes, guard, keeper, generation, clock })
+        Ok(Postgres { sessions, lanes, guard, keeper, clock })
     }
 
     pub fn generation(&self) -> DatabaseGeneration {
-        self.generation
+        self.guard.generation()
+    }
+
+    pub fn generations(&self) -> watch::Receiver<DatabaseGeneration> {
+        self.guard.generations()
+    }
+
+    pub fn peers(&self) -> usize {
+        self.guard.peers()
     }
 
     /// The clock of the server.
@@ -115,8 +138,13 @@ impl Postgres {
 }
 
 /// Takes the lock of the database, on a connection to a server that can keep what Uproar promises.
-async fn take(connect: &PgConnectOptions, target: &Target, options: &OpenOptions) -> Result<Held, OpenError> {
-    let mut held = match timeout(options.open_timeout, Guard::take(connect, target)).await {
+async fn take(
+    connect: &PgConnectOptions,
+    target: &Target,
+    options: &OpenOptions,
+    mode: Mode,
+) -> Result<Held, OpenError> {
+    let mut held = match timeout(options.open_timeout, Guard::take(connect, target, mode)).await {
         Ok(held) => held?,
         Err(_) => return Err(target.no_answer(options.open_timeout)),
     };

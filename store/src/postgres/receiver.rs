@@ -1,7 +1,7 @@
 //! An empty database that receives everything from another one, in one transaction.
 
 use super::failures::{Target, ends_session};
-use super::guard::Held;
+use super::guard::{Held, Mode};
 use super::setup::connect_options;
 use super::{migrate, take};
 use crate::error::{OpenError, one_line};
@@ -36,7 +36,7 @@ impl Vacancy {
     pub async fn take(url: &str, options: &OpenOptions) -> Result<Vacancy, OpenError> {
         let connect = connect_options(url)?.application_name("uproar migrate");
         let target = Target::of(&connect);
-        let held = take(&connect, &target, options).await?;
+        let held = take(&connect, &target, options, Mode::Alone).await?;
         Ok(Vacancy { held, target })
     }
 

@@ -1,7 +1,9 @@
 //! Sessions with PostgreSQL: opened when they are needed, used again while they can do their work, and then closed.
 
 use super::failures::{is_passing, trouble};
+use super::generation;
 use super::guard::{Guard, is_lock};
+use crate::generation::DatabaseGeneration;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
 use std::ops::{Deref, DerefMut};
@@ -31,6 +33,8 @@ pub(crate) struct Sessions {
 
 struct Session {
     connection: PgConnection,
+    /// The generation of the database when the session was opened.
+    generation: DatabaseGeneration,
     opened: Instant,
     used: Instant,
 }
@@ -114,7 +118,9 @@ impl Sessions {
         loop {
             let opened = Instant::now();
             match timeout(CONNECT_TIMEOUT, self.connect()).await {
-                Ok(Ok(connection)) => return Ok(Session { connection, opened, used: opened }),
+                Ok(Ok((connection, generation))) => {
+                    return Ok(Session { connection, generation, opened, used: opened });
+                }
                 Ok(Err(error)) if !is_passing(&error) => return Err(error),
                 Ok(Err(error)) => *failure = Some(error),
                 Err(_) => *failure = Some(trouble("PostgreSQL did not answer a new connection")),
@@ -126,7 +132,7 @@ impl Sessions {
     /// Connects, and makes sure that this is the server on which the guard holds its lock, that it is no standby, and
     /// that a commit is on disk when it is acknowledged, whatever the server's default. (It may be read-only for a
     /// while: then it can still be read from, and when that is over this session is replaced.)
-    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+    async fn connect(&self) -> Result<(PgConnection, DatabaseGeneration), sqlx::Error> {
         let process = self.guard.process();
         let guarded = process.map_or("true".to_owned(), |process| {
             format!("EXISTS (SELECT 1 FROM pg_locks l WHERE l.pid = {process} AND {})", is_lock())
@@ -145,7 +151,15 @@ impl Sessions {
             self.guard.misplaced(process.unwrap_or_default());
             return Err(trouble("the server is not the one that the lock is held on"));
         }
-        Ok(connection)
+        let generation = match self.guard.is_shared() {
+            // Another node may have got here first: each session looks for itself.
+            true => generation::of_session(&mut connection).await?,
+            false => self.guard.generation(),
+        };
+        if generation != self.guard.generation() {
+            self.guard.doubt();
+        }
+        Ok((connection, generation))
     }
 
     /// Closes all sessions, once the calls in progress are done, each of which has a time limit.
@@ -164,6 +178,14 @@ impl Sessions {
 impl Lent {
     pub fn close_on_drop(&mut self) {
         self.must_close = true;
+    }
+
+    pub fn generation(&self) -> DatabaseGeneration {
+        self.session().generation
+    }
+
+    fn session(&self) -> &Session {
+        self.session.as_ref().expect("a session until it is dropped")
     }
 
     pub fn keep(&mut self) {
@@ -188,7 +210,7 @@ impl Deref for Lent {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.session.as_ref().expect("a session until it is dropped").connection
+        &self.session().connection
     }
 }
 

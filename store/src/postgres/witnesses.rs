@@ -2,6 +2,7 @@
 //! for what it knows to be committed. A standby that has taken over has all commits up to some moment and none after
 //! it, so the last ones bear witness for all.
 
+use super::guard::Mode;
 use crate::connection::offset_arg;
 use crate::error::StoreError;
 use crate::generation::random_word;
@@ -59,11 +60,16 @@ impl Witnesses {
         }
     }
 
-    /// Whether the mark and all witnesses are in the database.
-    pub async fn are_present(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    /// The history that they are from is given up.
+    pub fn forget(&self) {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Whether all witnesses are in the database, and the mark, which only a process that is alone writes.
+    pub async fn are_present(&self, connection: &mut PgConnection, mode: Mode) -> Result<bool, sqlx::Error> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // A room without a head was deleted.
-        let sql = "SELECT coalesce((SELECT value = $1 FROM meta WHERE name = 'mark'), false) AND NOT EXISTS
+        let sql = "SELECT ($5 OR coalesce((SELECT value = $1 FROM meta WHERE name = 'mark'), false)) AND NOT EXISTS
             (SELECT 1 FROM unnest($2, $3, $4) AS w(room_id, room_offset, created_at) JOIN heads h USING (room_id)
               WHERE h.last_offset < w.room_offset OR EXISTS
                 (SELECT 1 FROM messages m WHERE m.room_id = w.room_id AND m.room_offset = w.room_offset
@@ -73,6 +79,7 @@ impl Witnesses {
             .bind(last.iter().map(|(room, _, _)| room.0).collect::<Vec<_>>())
             .bind(last.iter().map(|(_, offset, _)| offset_arg(*offset)).collect::<Vec<_>>())
             .bind(last.iter().map(|(_, _, time)| offset_arg(*time)).collect::<Vec<_>>())
+            .bind(mode == Mode::Node)
             .fetch_one(connection)
             .await
     }

@@ -2,7 +2,6 @@
 //! their own, so that commits go on meanwhile, and each is small: there is one four times a second while much is
 //! written.
 
-use super::acquire;
 use crate::error::one_line;
 use crate::task::Task;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool};
@@ -119,7 +118,7 @@ impl State {
         }
         if self.last_commit.elapsed() >= IDLE {
             if self.retry_at <= Instant::now() {
-                let _pause = acquire(writer).await?;
+                let _pause = writer.acquire().await?;
                 match checkpoint(connection, "PRAGMA wal_checkpoint(TRUNCATE)").await?.is_complete {
                     true => self.commits = 0,
                     false => self.retry_at = Instant::now() + RETRY,
@@ -131,7 +130,7 @@ impl State {
             if copied.wal_pages >= WAL_LIMIT_PAGES && self.retry_at <= Instant::now() {
                 // What was committed during the first one, so that commits wait only for what is new since then.
                 checkpoint(connection, "PRAGMA wal_checkpoint(PASSIVE)").await?;
-                let _pause = acquire(writer).await?;
+                let _pause = writer.acquire().await?;
                 if !checkpoint(connection, "PRAGMA wal_checkpoint(RESTART)").await?.is_complete {
                     self.retry_at = Instant::now() + RETRY;
                 }

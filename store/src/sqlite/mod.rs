@@ -67,18 +67,18 @@ impl Sqlite {
     }
 
     pub async fn reader(&self) -> Result<DbConnection, sqlx::Error> {
-        acquire(&self.readers).await
+        acquire(&self.readers, self.generation).await
     }
 
     /// The only connection that writes, so the caller waits for no locks of others in this process.
     pub async fn writer(&self) -> Result<DbConnection, sqlx::Error> {
         self.checkpoints.count_commit();
-        acquire(&self.writer).await
+        acquire(&self.writer, self.generation).await
     }
 
     pub async fn append(&self, batch: &[Item]) -> Result<Vec<Outcome>, AppendError> {
         self.checkpoints.count_commit();
-        let db = acquire(&self.writer).await.map_err(|error| append::not_begun(&error))?;
+        let db = acquire(&self.writer, self.generation).await.map_err(|error| append::not_begun(&error))?;
         append::append(db, batch).await
     }
 
@@ -181,7 +181,8 @@ impl Opened {
         let known_words = incarnation_file.read().map_err(|error| {
             OpenError::Lasting(format!("can't read {}: {error}", incarnation_file.path().display()))
         })?;
-        let mut db = acquire(&writer).await.map_err(failed)?;
+        // Nothing that is read here depends on the generation.
+        let mut db = acquire(&writer, DatabaseGeneration::default()).await.map_err(failed)?;
         db.begin().await.map_err(failed)?;
         let generation = generation::start_incarnation(db, &incarnation_file, &known_words)
             .await
@@ -191,8 +192,8 @@ impl Opened {
     }
 }
 
-async fn acquire(pool: &SqlitePool) -> Result<DbConnection, sqlx::Error> {
-    Ok(DbConnection::new(Pooled::Sqlite(pool.acquire().await?)))
+async fn acquire(pool: &SqlitePool, generation: DatabaseGeneration) -> Result<DbConnection, sqlx::Error> {
+    Ok(DbConnection::new(Pooled::Sqlite(pool.acquire().await?, generation)))
 }
 
 /// Why the database file can't be opened.

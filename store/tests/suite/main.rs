@@ -2,11 +2,13 @@
 //! about SQLite's file or PostgreSQL's server are in `sqlite_only` and `postgres_only`.
 
 mod append;
+mod fixture;
 mod harness;
 mod history;
 mod markers;
 mod memberships;
 mod model;
+mod nodes;
 mod open;
 mod postgres_only;
 mod races;

@@ -1,53 +1,15 @@
 //! PostgreSQL's server: which process may use a database, and what happens when the server goes away.
 
+use crate::fixture::*;
 use crate::harness::*;
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
-use tempfile::TempDir;
 use tokio::time::Instant;
-use uproar_model::{Outcome, RoomId, UserId};
+use uproar_model::{Outcome, UserId};
 use uproar_store::testing::TestPostgres;
-use uproar_store::{AppendError, DataFolder, NewRoom, OpenError, OpenOptions, RoomKind, Store, open};
-
-const SOON: Duration = Duration::from_secs(30);
-
-struct Fixture {
-    url: String,
-    folder: DataFolder,
-    _directory: TempDir,
-}
-
-impl Fixture {
-    async fn new(server: &TestPostgres) -> Fixture {
-        let directory = TempDir::new().unwrap();
-        let folder = DataFolder::open(directory.path().join("data")).unwrap();
-        Fixture { url: server.create_database().await.unwrap(), folder, _directory: directory }
-    }
-
-    async fn try_open(&self, options: OpenOptions) -> Result<Arc<dyn Store>, OpenError> {
-        open(&self.url.parse().unwrap(), &self.folder, options).await
-    }
-
-    async fn open(&self) -> Arc<dyn Store> {
-        self.try_open(OpenOptions::default()).await.unwrap()
-    }
-
-    async fn open_error(&self) -> String {
-        let error = self.try_open(OpenOptions::default()).await.err().expect("an error").to_string();
-        assert!(!error.contains('\n'), "{error}");
-        error
-    }
-
-    async fn shell(&self) -> PgConnection {
-        self.url.parse::<PgConnectOptions>().unwrap().connect().await.unwrap()
-    }
-}
-
-async fn run(connection: &mut PgConnection, sql: &'static str) {
-    sqlx::raw_sql(sql).execute(connection).await.unwrap();
-}
+use uproar_store::{AppendError, DataFolder, NewRoom, OpenOptions, RoomKind, Store, open};
 
 /// Waits until this many sessions of the database wait for a lock.
 async fn until_waiting(shell: &mut PgConnection, count: i64) {
@@ -57,15 +19,6 @@ async fn until_waiting(shell: &mut PgConnection, count: i64) {
         assert!(Instant::now() < deadline);
         tokio::task::yield_now().await;
     }
-}
-
-/// A room with one message.
-async fn create_lobby(store: &Arc<dyn Store>) -> (RoomId, UserId) {
-    let world = World::of(Arc::clone(store));
-    let ann = world.user("Ann").await;
-    let room = world.public_room("lobby", ann).await.id;
-    new(world.append_one(message(room, ann, "first", "x")).await);
-    (room, ann)
 }
 
 /// Sends the same batch until there is an answer, as a lane does.
@@ -346,7 +299,7 @@ fn errors_at_the_start_name_the_remedy() {
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut shell).await.unwrap();
         let (_, address) = fixture.url.split_once('@').unwrap();
         let explained = async |url: String| {
-            let directory = TempDir::new().unwrap();
+            let directory = tempfile::TempDir::new().unwrap();
             let folder = DataFolder::open(directory.path().join("data")).unwrap();
             let opened = open(&url.parse().unwrap(), &folder, OpenOptions::default()).await;
             let error = opened.err().expect("an error").to_string();
@@ -382,11 +335,9 @@ fn sessions_of_a_time_when_the_database_was_read_only_are_replaced() {
         let mut shell = fixture.shell().await;
         let database: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&mut shell).await.unwrap();
         let alter = |change| sqlx::AssertSqlSafe(format!("ALTER DATABASE {database} {change}"));
-        let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-            WHERE datname = current_database() AND pid <> pg_backend_pid()";
         let read_only = alter("SET default_transaction_read_only = on");
         sqlx::raw_sql(read_only).execute(&mut shell).await.unwrap();
-        run(&mut shell, cut).await;
+        run(&mut shell, CUT).await;
         // Messages can be read, but nothing can be written.
         let batch = [message(room, ann, "second", "x")];
         for _ in 0..3 {
@@ -540,12 +491,10 @@ fn a_store_whose_database_has_gone_back_commits_nothing_more() {
             world.send(deleted, ann, &["x"]).await;
             store.delete_room("deleted", ann, 0).await.unwrap();
             let mut shell = fixture.shell().await;
-            let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                WHERE datname = current_database() AND pid <> pg_backend_pid()";
-            run(&mut shell, cut).await;
+            run(&mut shell, CUT).await;
             append_until_known(&store, &[message(room, ann, "third", "x")]).await;
             run(&mut shell, lost).await;
-            run(&mut shell, cut).await;
+            run(&mut shell, CUT).await;
             let deadline = Instant::now() + SOON;
             let reason = loop {
                 match store.append(&[message(room, ann, "fourth", "x")]).await {
