@@ -4,7 +4,7 @@ use crate::check::is_storable;
 use crate::connection::{Arg, DbConnection, json, wrong_row_count};
 use crate::error::StoreError;
 use crate::generation::DatabaseGeneration;
-use crate::rooms::LockedRoom;
+use crate::rooms::{self, Membership};
 use uproar_model::{Admission, Epoch, JoinError, Role, RoomId, UserId};
 
 /// The answer to one request for admission.
@@ -76,30 +76,22 @@ pub(crate) struct PendingJoin {
     pub index: usize,
 }
 
-/// Makes users members of public rooms, inside a transaction. `joins` are in the order in which rooms are locked: by
-/// ascending id.
+/// Makes users members of public rooms. `joins` are in the order in which rooms are locked: by ascending id.
 pub(crate) async fn join_all(
     db: &mut DbConnection,
     joins: &[PendingJoin],
     shown_limit: u64,
 ) -> Result<Vec<Result<Admission, JoinError>>, StoreError> {
-    let mut answers = Vec::with_capacity(joins.len());
-    for joins in joins.chunk_by(|a, b| a.room == b.room) {
-        let room = LockedRoom::lock(db, joins[0].room, shown_limit).await?;
-        for join in joins {
-            let membership = match &room {
-                Some(room) => room.join(db, join.user, join.user).await?,
-                None => Err(JoinError::NoRoom),
-            };
-            answers.push(membership.map(|membership| Admission {
-                room: join.room,
-                epoch: join.epoch.clone(),
-                offset: membership.offset,
-                role: membership.role,
-                joined: membership.is_new,
-                added: membership.publication.map(Box::new),
-            }));
-        }
-    }
-    Ok(answers)
+    let pairs: Vec<_> = joins.iter().map(|join| (join.room, join.user)).collect();
+    let memberships = rooms::join_all(db, &pairs, shown_limit).await?;
+    let admission = |join: &PendingJoin, membership: Membership| Admission {
+        room: join.room,
+        epoch: join.epoch.clone(),
+        offset: membership.offset,
+        role: membership.role,
+        joined: membership.is_new,
+        added: membership.publication.map(Box::new),
+    };
+    let answers = joins.iter().zip(memberships);
+    Ok(answers.map(|(join, membership)| membership.map(|membership| admission(join, membership))).collect())
 }

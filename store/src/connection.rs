@@ -10,7 +10,7 @@ use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{FromRow, Postgres, Sqlite};
 use std::time::{SystemTime, UNIX_EPOCH};
-use uproar_model::{Offset, RoomId};
+use uproar_model::Offset;
 
 /// The time by the database's clock in Unix milliseconds, as an expression for SQL.
 macro_rules! now_sql {
@@ -26,6 +26,8 @@ macro_rules! now_sql {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Arg<'a> {
     Int(i64),
+    /// A number or NULL.
+    MaybeInt(Option<i64>),
     Text(&'a str),
     /// A text or NULL.
     Maybe(Option<&'a str>),
@@ -97,9 +99,10 @@ impl DbConnection {
         }
     }
 
-    /// Ends the transaction in which a call had this result: commits if it is `Ok`, otherwise rolls back.
+    /// Ends the transaction in which a call had this result, if it had one: commits if it is `Ok`, otherwise rolls back.
     pub async fn finish<T, E: From<StoreError>>(mut self, result: Result<T, E>) -> Result<T, E> {
         match result {
+            result if !self.in_transaction => result,
             Ok(value) => {
                 self.commit().await.map_err(StoreError::from)?;
                 Ok(value)
@@ -159,7 +162,7 @@ impl DbConnection {
     }
 
     /// Gets another session with PostgreSQL if this one had ended since its last use. Then the first statement of a
-    /// call fails, which is a read or `BEGIN`: it can be sent again.
+    /// call fails, which is a read, `BEGIN`, or a change that is the same if it is made twice: it can be sent again.
     async fn has_other_session<T>(&mut self, result: &Result<T, sqlx::Error>) -> bool {
         let is_first = !std::mem::replace(&mut self.is_used, true);
         match (&mut self.pooled, result) {
@@ -193,27 +196,6 @@ impl DbConnection {
             }
         }
     }
-
-    /// Waits for the append in progress in a room, and keeps others from starting. `false`: there is no such room.
-    /// A call that needs both locks takes this one before that of `lock_room`. (SQLite has only one writer anyway.)
-    pub async fn lock_head(&mut self, room: RoomId) -> Result<bool, sqlx::Error> {
-        let sql = match self.pooled {
-            Pooled::Sqlite(..) => "SELECT room_id FROM heads WHERE room_id = $1",
-            Pooled::Postgres(_) => "SELECT room_id FROM heads WHERE room_id = $1 FOR NO KEY UPDATE",
-        };
-        Ok(self.optional::<(i64,)>(sql, &[Arg::Int(room.0)]).await?.is_some())
-    }
-
-    /// Keeps others from changing the members of a room. `false`: the room does not exist, or was deleted.
-    /// This lock is taken before a row of `members` is inserted or deleted; several are taken in ascending order. Read
-    /// markers move without it: they wait only for the rows themselves.
-    pub async fn lock_room(&mut self, room: RoomId) -> Result<bool, sqlx::Error> {
-        let sql = match self.pooled {
-            Pooled::Sqlite(..) => "SELECT id FROM rooms WHERE id = $1 AND name IS NOT NULL",
-            Pooled::Postgres(_) => "SELECT id FROM rooms WHERE id = $1 AND name IS NOT NULL FOR NO KEY UPDATE",
-        };
-        Ok(self.optional::<(i64,)>(sql, &[Arg::Int(room.0)]).await?.is_some())
-    }
 }
 
 impl Drop for DbConnection {
@@ -230,6 +212,7 @@ impl Drop for DbConnection {
 fn sqlite_query<'q>(sql: &'static str, args: &[Arg<'_>]) -> Query<'q, Sqlite, SqliteArguments> {
     args.iter().fold(sqlx::query(sql), |query, arg| match *arg {
         Arg::Int(int) => query.bind(int),
+        Arg::MaybeInt(int) => query.bind(int),
         Arg::Text(text) => query.bind(text.to_owned()),
         Arg::Maybe(text) => query.bind(text.map(str::to_owned)),
         Arg::Ints(ints) => query.bind(json(&ints)),
@@ -245,6 +228,7 @@ pub(crate) fn json(value: &impl serde::Serialize) -> String {
 fn postgres_query<'q>(sql: &'static str, args: &[Arg<'_>]) -> Query<'q, Postgres, PgArguments> {
     args.iter().fold(sqlx::query(sql), |query, arg| match *arg {
         Arg::Int(int) => query.bind(int),
+        Arg::MaybeInt(int) => query.bind(int),
         Arg::Text(text) => query.bind(text.to_owned()),
         Arg::Maybe(text) => query.bind(text.map(str::to_owned)),
         Arg::Ints(ints) => query.bind(ints.to_vec()),

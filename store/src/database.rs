@@ -63,6 +63,15 @@ impl Backend {
         Ok(db)
     }
 
+    /// A connection for a change that is one statement on PostgreSQL, and therefore needs no transaction there. On
+    /// SQLite it is in one.
+    async fn changer(&self) -> Result<DbConnection, sqlx::Error> {
+        match self {
+            Backend::Sqlite(_) => self.writer().await,
+            Backend::Postgres(postgres) => postgres.connection().await,
+        }
+    }
+
     /// Returns when the calls in progress are to be given up, because no answer can be expected.
     async fn silent(&self) {
         match self {
@@ -205,6 +214,32 @@ impl Calls {
         self.write(TurnOf::User(user), call).await
     }
 
+    /// Runs `call`, which changes what others wait for, such as a room's head, when it is this one's turn: in a
+    /// transaction on SQLite, as for `write`. On PostgreSQL the whole change is one statement, so that no lock outlives
+    /// a statement: a process that was stopped between two of them would hold up all others.
+    async fn change<T, E: From<StoreError>>(
+        &self,
+        turn_of: TurnOf,
+        call: impl AsyncFnOnce(&mut DbConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let _place = self.turn(&self.write_turns, turn_of).await?;
+        self.limit_time(async {
+            let mut db = self.backend.changer().await.map_err(StoreError::from)?;
+            let result = call(&mut db).await;
+            db.finish(result).await
+        })
+        .await
+    }
+
+    /// The same on behalf of a user.
+    async fn change_for<T, E: From<StoreError>>(
+        &self,
+        user: UserId,
+        call: impl AsyncFnOnce(&mut DbConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.change(TurnOf::User(user), call).await
+    }
+
     /// Waits for a turn. Until it comes, nothing is done.
     async fn turn(&self, turns: &Turns, turn_of: TurnOf) -> Result<Place, StoreError> {
         tokio::select! {
@@ -324,7 +359,7 @@ impl Store for Database {
         for joins in joins.chunks(JOINS_LIMIT) {
             let limit = self.join_leave_limit;
             let joined =
-                self.calls.write(TurnOf::Joins, async |db| admission::join_all(db, joins, limit).await).await?;
+                self.calls.change(TurnOf::Joins, async |db| admission::join_all(db, joins, limit).await).await?;
             // The last publication is enough: all of them were committed together.
             let added = joined.iter().flatten().rev().find_map(|join| Some((join.room, join.added.as_deref()?)));
             if let Some((room, publication)) = added {
@@ -350,7 +385,7 @@ impl Store for Database {
         if markers.is_empty() {
             return Ok(());
         }
-        self.calls.write(TurnOf::Server, async |db| markers::advance(db, markers).await).await
+        self.calls.change(TurnOf::Server, async |db| markers::advance(db, markers).await).await
     }
 
     fn unwritten_markers(&self) -> UnwrittenMarkers {
@@ -484,7 +519,7 @@ impl Store for Database {
         let newer = self.unwritten.of_user(user);
         let limit = self.join_leave_limit;
         let joined =
-            self.calls.write_for(user, async |db| rooms::join_by_name(db, name, user, &newer, limit).await).await;
+            self.calls.change_for(user, async |db| rooms::join_by_name(db, name, user, &newer, limit).await).await;
         if let Ok(Join { room, publication: Some(publication), .. }) = &joined {
             self.calls.backend.published(room.id, publication);
         }
@@ -502,7 +537,7 @@ impl Store for Database {
             self.allowances.take_write(actor)?;
         }
         let removed =
-            self.calls.write_for(actor, async |db| rooms::remove_member(db, name, actor, member_key).await).await;
+            self.calls.change_for(actor, async |db| rooms::remove_member(db, name, actor, member_key).await).await;
         if let Ok(removal) = &removed {
             self.calls.backend.published(removal.room, &removal.publication);
         }
@@ -522,7 +557,7 @@ impl Store for Database {
         let taken = self.allowances.take_addition(actor, name, account)?;
         let limit = self.join_leave_limit;
         let added =
-            self.calls.write_for(actor, async |db| rooms::add_member(db, name, actor, member_key, limit).await).await;
+            self.calls.change_for(actor, async |db| rooms::add_member(db, name, actor, member_key, limit).await).await;
         if let Ok(Addition { room, publication: Some(publication), .. }) = &added {
             self.calls.backend.published(*room, publication);
         }
@@ -547,7 +582,7 @@ impl Store for Database {
     async fn delete_room(&self, name: &str, actor: UserId, reserved_ms: u64) -> Result<RoomId, RoomError> {
         require_room_name(name)?;
         self.allowances.take_write(actor)?;
-        let deleted = self.calls.write_for(actor, async |db| rooms::delete(db, name, actor, reserved_ms).await).await;
+        let deleted = self.calls.change_for(actor, async |db| rooms::delete(db, name, actor, reserved_ms).await).await;
         // Even after an error: the deletion may have been committed.
         self.calls.room_deleted.notify_one();
         deleted

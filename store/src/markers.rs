@@ -39,7 +39,7 @@ pub(crate) async fn read(
     Ok(rows.into_iter().map(marker).collect())
 }
 
-/// Moves markers forward, inside a transaction.
+/// Moves markers forward, in one statement.
 pub(crate) async fn advance(db: &mut DbConnection, markers: &[(RoomId, UserId, Marker)]) -> Result<(), StoreError> {
     // Each pair once, because an UPDATE picks an arbitrary one of several matching rows. Sorted, so that rows are
     // always locked in the same order.

@@ -11,7 +11,7 @@ use crate::objects::{
     Removal, Room, RoomKind,
 };
 use crate::options::OpenOptions;
-use crate::rooms::{RESERVED_NAMES_LIMIT, may_remove};
+use crate::rooms::{CANNOT_ADD, CANNOT_DELETE, CANNOT_REMOVE, RESERVED_NAMES_LIMIT, may_remove};
 use crate::store::Store;
 use crate::unwritten::UnwrittenMarkers;
 use std::cmp::Reverse;
@@ -505,7 +505,7 @@ impl MemoryStore {
     ) -> Result<Addition, RoomError> {
         let (id, _, role) = self.look_up(name, actor)?;
         if role.is_none_or(|role| role < Role::Moderator) {
-            return Err(RoomError::NotAllowed("only the owner and moderators can add members"));
+            return Err(RoomError::NotAllowed(CANNOT_ADD));
         }
         let user = self.user_id(member_key).ok_or(RoomError::NoUser)?;
         let (joined, publication) = self.join_room(now, id, user, actor)?;
@@ -530,7 +530,7 @@ impl MemoryStore {
         let member = self.user_id(member_key).ok_or(RoomError::NoUser)?;
         let leaving = member == actor;
         if !leaving && actor_role.is_none_or(|role| role < Role::Moderator) {
-            return Err(RoomError::NotAllowed("only the owner and moderators can remove members"));
+            return Err(RoomError::NotAllowed(CANNOT_REMOVE));
         }
         let role = room.members.get(&member).map(|m| m.role).ok_or(RoomError::NotMember)?;
         may_remove(leaving, actor_role, role)?;
@@ -550,7 +550,7 @@ impl MemoryStore {
     ) -> Result<RoomId, RoomError> {
         let (id, _, role) = self.look_up(name, actor)?;
         if role != Some(Role::Owner) {
-            return Err(RoomError::NotAllowed("only the owner can delete the room"));
+            return Err(RoomError::NotAllowed(CANNOT_DELETE));
         }
         self.rooms.remove(&id);
         self.reserved_names.insert(name.to_owned(), (actor, now.saturating_add(reserved_ms)));

@@ -31,6 +31,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (8, "void reactions", include_str!("../../migrations/postgres/0008_void_reactions.sql")),
     (9, "reserved skeletons", include_str!("../../migrations/postgres/0009_reserved_skeletons.sql")),
     (10, "memberships", include_str!("../../migrations/postgres/0010_memberships.sql")),
+    (11, "functions", include_str!("../../migrations/postgres/0011_functions.sql")),
     (12, "nodes", include_str!("../../migrations/postgres/0012_nodes.sql")),
 ];
 

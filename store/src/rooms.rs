@@ -6,15 +6,23 @@ use crate::error::{RoomError, StoreError};
 use crate::generation::{DatabaseGeneration, random_word};
 use crate::markers::{NewerMarkers, unread_sql};
 use crate::objects::{Account, Addition, Join, MemberEntry, MemberPage, NewRoom, Removal, Room, RoomKind};
+use crate::postgres::rooms as postgres;
 use crate::{names, search, users};
 use std::collections::HashMap;
 use uproar_model::{
-    JoinError, Kind, Marker, Offset, Publication, Role, RoomId, User, UserId, member_body, skeleton, text,
+    JoinError, Kind, Marker, Offset, Publication, Role, RoomId, UnixMillis, User, UserId, member_body, skeleton, text,
 };
 
 /// The names that are reserved for one owner: those of the latest rooms. So nobody can take as many names as they like
 /// by creating and deleting rooms.
 pub(crate) const RESERVED_NAMES_LIMIT: usize = 100;
+
+pub(crate) const CANNOT_ADD: &str = "only the owner and moderators can add members";
+pub(crate) const CANNOT_REMOVE: &str = "only the owner and moderators can remove members";
+pub(crate) const CANNOT_DELETE: &str = "only the owner can delete the room";
+pub(crate) const CANNOT_LEAVE: &str = "the owner can't leave; delete the room instead";
+pub(crate) const OWNER_STAYS: &str = "the owner can't be removed";
+pub(crate) const MODERATOR_STAYS: &str = "only the owner can remove moderators";
 
 /// id, name, title, kind, size, members, epoch, last offset, the viewer's role, and how much the viewer has not read.
 type RoomRow = (i64, String, String, i64, i64, i64, String, i64, Option<i64>, i64);
@@ -187,7 +195,8 @@ pub(crate) async fn list(
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Membership {
     pub role: Role,
-    /// The room's last offset in the transaction. The user is a member at this offset: no removal can come between.
+    pub joined_at: UnixMillis,
+    /// The room's last offset when the join was made. The user is a member at this offset: no removal can come between.
     pub offset: Offset,
     /// Whether this call made the user a member.
     pub is_new: bool,
@@ -195,90 +204,120 @@ pub(crate) struct Membership {
     pub publication: Option<Publication>,
 }
 
-/// A room whose members nobody else changes until the transaction ends.
-pub(crate) struct LockedRoom {
-    id: RoomId,
-    /// Whether the head is locked, too, so that joins can be published.
-    has_head: bool,
-    /// A join is published if the room then has at most this many members.
+/// Makes users members of public rooms: one answer for each pair, in the order of `joins`, which are sorted by room.
+pub(crate) async fn join_all(
+    db: &mut DbConnection,
+    joins: &[(RoomId, UserId)],
     shown_limit: u64,
-    /// The time of the joins. With the head's lock, it is read after every earlier append has committed.
-    now: i64,
+) -> Result<Vec<Result<Membership, JoinError>>, StoreError> {
+    let mut answers = Vec::with_capacity(joins.len());
+    if db.is_postgres() {
+        for answer in postgres::join_all(db, joins, None, shown_limit).await? {
+            answers.push(match answer {
+                Ok(membership) => Ok(membership),
+                Err(RoomError::NoUser) => Err(JoinError::NoUser),
+                Err(RoomError::Full) => Err(JoinError::Full),
+                Err(RoomError::Store(error)) => return Err(error),
+                Err(_) => Err(JoinError::NoRoom),
+            });
+        }
+    } else {
+        for (room, user) in joins {
+            answers.push(join_sqlite(db, *room, *user, *user, shown_limit).await?);
+        }
+    }
+    Ok(answers)
 }
 
-impl LockedRoom {
-    /// Locks a room, once in a transaction. `None`: it does not exist.
-    pub async fn lock(db: &mut DbConnection, id: RoomId, shown_limit: u64) -> Result<Option<LockedRoom>, StoreError> {
-        // A publication needs the head's lock, which comes before the room's. In a larger room, where joins are not
-        // published, they do without it, so that they don't hold up the messages.
-        let sql = "SELECT CAST(members AS bigint) FROM rooms WHERE id = $1";
-        let members = db.optional::<(i64,)>(sql, &[Arg::Int(id.0)]).await?.map_or(0, |(members,)| members);
-        let has_head = members.unsigned_abs() < shown_limit;
-        if has_head && !db.lock_head(id).await? || !db.lock_room(id).await? {
-            return Ok(None);
-        }
-        let now = db.now().await?;
-        Ok(Some(LockedRoom { id, has_head, shown_limit, now }))
-    }
-
-    /// Makes a user a member unless the room is full, and appends the publication of it if the room is small. The
-    /// caller has checked that the user may join. `actor`: the user, or the member who adds them.
-    pub async fn join(
-        &self,
-        db: &mut DbConnection,
-        user: UserId,
-        actor: UserId,
-    ) -> Result<Result<Membership, JoinError>, StoreError> {
-        let LockedRoom { id: room, has_head, shown_limit, now } = *self;
-        let sql = "SELECT CAST(r.members AS bigint), CAST(r.size AS bigint), CAST(m.role AS bigint), h.last_offset,
-                u.username, a.username
-            FROM rooms r JOIN heads h ON h.room_id = r.id
-            LEFT JOIN members m ON m.room_id = r.id AND m.user_id = $2
-            LEFT JOIN users u ON u.id = $2 LEFT JOIN users a ON a.id = $3 WHERE r.id = $1";
-        let args = [Arg::Int(room.0), Arg::Int(user.0), Arg::Int(actor.0)];
-        type Facts = (i64, i64, Option<i64>, i64, Option<String>, Option<String>);
-        let Some(facts) = db.optional::<Facts>(sql, &args).await? else { return Ok(Err(JoinError::NoRoom)) };
-        let (members, size, role, offset, username, actor_name) = facts;
-        let offset = offset.unsigned_abs();
-        if let Some(role) = role {
-            let role = Role::from_number(role);
-            return Ok(Ok(Membership { role, offset, is_new: false, publication: None }));
-        }
-        if members >= size {
-            return Ok(Err(JoinError::Full));
-        }
-        let (Some(username), Some(actor_name)) = (username, actor_name) else { return Ok(Err(JoinError::NoUser)) };
-        if !insert_member(db, room, user, Role::Member, now).await? {
-            return Ok(Err(JoinError::NoUser));
-        }
-        let sql = "UPDATE rooms SET members = members + 1 WHERE id = $1";
-        db.execute(sql, &[Arg::Int(room.0)]).await?;
-        let publication = if has_head && members.unsigned_abs() < shown_limit {
-            let member = User { id: user, username: username.into() };
-            let actor = User { id: actor, username: actor_name.into() };
-            Some(publish_change(db, room, Kind::Added, actor, &member, now).await?)
-        } else {
-            None
-        };
-        let offset = publication.as_ref().map_or(offset, |publication| publication.offset);
-        Ok(Ok(Membership { role: Role::Member, offset, is_new: true, publication }))
-    }
-}
-
-/// Makes a user a member, inside a transaction, in which this is the only join.
+/// Makes a user a member. `adder`: the member who adds them; `None`: they join by themselves.
 async fn join(
+    db: &mut DbConnection,
+    room: RoomId,
+    user: UserId,
+    adder: Option<UserId>,
+    shown_limit: u64,
+) -> Result<Membership, RoomError> {
+    if db.is_postgres() {
+        let joined = postgres::join_all(db, &[(room, user)], adder, shown_limit).await?;
+        joined.into_iter().next().unwrap_or(Err(RoomError::NoRoom))
+    } else {
+        Ok(join_sqlite(db, room, user, adder.unwrap_or(user), shown_limit).await??)
+    }
+}
+
+/// Makes a user a member unless the room is full, and appends the publication of it if the room is small: inside a
+/// transaction, in which the caller has checked that the user may join. `actor`: the user, or the member who adds them.
+async fn join_sqlite(
     db: &mut DbConnection,
     room: RoomId,
     user: UserId,
     actor: UserId,
     shown_limit: u64,
-) -> Result<Membership, RoomError> {
-    let room = LockedRoom::lock(db, room, shown_limit).await?.ok_or(RoomError::NoRoom)?;
-    Ok(room.join(db, user, actor).await??)
+) -> Result<Result<Membership, JoinError>, StoreError> {
+    let sql = "SELECT r.members, r.size, m.role, m.joined_at, h.last_offset, u.username, a.username
+        FROM rooms r JOIN heads h ON h.room_id = r.id
+        LEFT JOIN members m ON m.room_id = r.id AND m.user_id = $2
+        LEFT JOIN users u ON u.id = $2 LEFT JOIN users a ON a.id = $3 WHERE r.id = $1";
+    let args = [Arg::Int(room.0), Arg::Int(user.0), Arg::Int(actor.0)];
+    type Facts = (i64, i64, Option<i64>, Option<i64>, i64, Option<String>, Option<String>);
+    let Some(facts) = db.optional::<Facts>(sql, &args).await? else { return Ok(Err(JoinError::NoRoom)) };
+    let (members, size, role, joined_at, offset, username, actor_name) = facts;
+    let offset = offset.unsigned_abs();
+    if let (Some(role), Some(joined_at)) = (role, joined_at) {
+        let (role, joined_at) = (Role::from_number(role), joined_at.unsigned_abs());
+        return Ok(Ok(Membership { role, joined_at, offset, is_new: false, publication: None }));
+    }
+    if members >= size {
+        return Ok(Err(JoinError::Full));
+    }
+    let (Some(username), Some(actor_name)) = (username, actor_name) else { return Ok(Err(JoinError::NoUser)) };
+    let now = db.now().await?;
+    if !insert_member(db, room, user, Role::Member, now).await? {
+        return Ok(Err(JoinError::NoUser));
+    }
+    db.execute("UPDATE rooms SET members = members + 1 WHERE id = $1", &[Arg::Int(room.0)]).await?;
+    let publication = if members.unsigned_abs() < shown_limit {
+        let member = User { id: user, username: username.into() };
+        let actor = User { id: actor, username: actor_name.into() };
+        Some(publish_change(db, room, Kind::Added, actor, &member, now).await?)
+    } else {
+        None
+    };
+    let offset = publication.as_ref().map_or(offset, |publication| publication.offset);
+    Ok(Ok(Membership { role: Role::Member, joined_at: now.unsigned_abs(), offset, is_new: true, publication }))
 }
 
-/// Appends the publication of a change of membership, an `Added` or `Removed`, in the transaction that makes the
-/// change. The head is locked.
+/// A change of membership as it is stored in the log.
+pub(crate) struct Change {
+    pub offset: i64,
+    pub number: i64,
+    pub time: i64,
+    /// `Added` or `Removed`.
+    pub kind: Kind,
+    pub actor: User,
+    pub id: String,
+    pub body: String,
+}
+
+impl From<Change> for Publication {
+    fn from(change: Change) -> Publication {
+        let Change { offset, number, time, kind, actor, id, body } = change;
+        Publication {
+            offset: offset.unsigned_abs(),
+            number: number.unsigned_abs(),
+            kind,
+            user: actor,
+            id: id.into(),
+            time: time.unsigned_abs(),
+            target: None,
+            body: Some(body.into()),
+            edited: None,
+            deleted: None,
+        }
+    }
+}
+
+/// Appends the publication of a change of membership, in the transaction on SQLite that makes the change.
 async fn publish_change(
     db: &mut DbConnection,
     room: RoomId,
@@ -289,12 +328,12 @@ async fn publish_change(
 ) -> Result<Publication, StoreError> {
     let sql = "UPDATE heads SET last_offset = last_offset + 1 WHERE room_id = $1 RETURNING last_offset, last_number";
     let head = db.optional::<(i64, i64)>(sql, &[Arg::Int(room.0)]).await?;
-    let (offset, number) = head.ok_or_else(|| StoreError::Failed("the head of a locked room is missing".to_owned()))?;
+    let (offset, number) = head.ok_or_else(|| StoreError::Failed("the head of a room is missing".to_owned()))?;
     let word = if kind == Kind::Added { "added" } else { "removed" };
     // Unique, as the offset is; no sender's id begins with a tilde.
     let (id, body) = (format!("~{word}-{offset}"), member_body(member.id, &member.username));
     let sql = "INSERT INTO messages (room_id, room_offset, number, kind, user_id, client_id, body, created_at)
-        VALUES ($1, $2, $3, CAST($4 AS smallint), $5, $6, $7, $8)";
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
     let args = [
         Arg::Int(room.0),
         Arg::Int(offset),
@@ -306,18 +345,7 @@ async fn publish_change(
         Arg::Int(now),
     ];
     db.execute(sql, &args).await?;
-    Ok(Publication {
-        offset: offset.unsigned_abs(),
-        number: number.unsigned_abs(),
-        kind,
-        user: actor,
-        id: id.into(),
-        time: now.unsigned_abs(),
-        target: None,
-        body: Some(body.into()),
-        edited: None,
-        deleted: None,
-    })
+    Ok(Change { offset, number, time: now, kind, actor, id, body }.into())
 }
 
 impl From<JoinError> for RoomError {
@@ -357,12 +385,13 @@ pub(crate) async fn join_by_name(
     shown_limit: u64,
 ) -> Result<Join, RoomError> {
     let (room, _, _) = look_up(db, name, user).await?;
-    let Membership { is_new, publication, .. } = join(db, room, user, user, shown_limit).await?;
+    let Membership { is_new, publication, .. } = join(db, room, user, None, shown_limit).await?;
     let room = find(db, name, user, newer).await?.ok_or(RoomError::NoRoom)?;
     Ok(Join { room, joined: is_new, publication })
 }
 
-/// The room and the account that the owner or a moderator wants to add to it.
+/// The room and the account that the owner or a moderator wants to add to it. On PostgreSQL this only spares rooms the
+/// locks of calls that would be refused: the change itself checks the role again.
 async fn check_addition(
     db: &mut DbConnection,
     name: &str,
@@ -371,7 +400,7 @@ async fn check_addition(
 ) -> Result<(RoomId, Account), RoomError> {
     let (room, _, role) = look_up(db, name, actor).await?;
     if role.is_none_or(|role| role < Role::Moderator) {
-        return Err(RoomError::NotAllowed("only the owner and moderators can add members"));
+        return Err(RoomError::NotAllowed(CANNOT_ADD));
     }
     Ok((room, users::by_username(db, member_key).await?.ok_or(RoomError::NoUser)?))
 }
@@ -410,8 +439,9 @@ pub(crate) async fn add_member(
     shown_limit: u64,
 ) -> Result<Addition, RoomError> {
     let (room, account) = check_addition(db, name, actor, member_key).await?;
-    let Membership { is_new, publication, .. } = join(db, room, account.id, actor, shown_limit).await?;
-    let member = find_member(db, room, &account).await?.ok_or(RoomError::NoUser)?;
+    let Membership { role, joined_at, is_new, publication, .. } =
+        join(db, room, account.id, Some(actor), shown_limit).await?;
+    let member = MemberEntry { user: User::from(&account), role, joined_at };
     Ok(Addition { room, member, joined: is_new, publication })
 }
 
@@ -463,14 +493,12 @@ pub(crate) async fn members(
 /// Whether a user with the role `actor` may remove one with the role `member`. `leaving`: both are the same user.
 pub(crate) fn may_remove(leaving: bool, actor: Option<Role>, member: Role) -> Result<(), RoomError> {
     match (leaving, actor, member) {
-        (true, _, Role::Owner) => Err(RoomError::NotAllowed("the owner can't leave; delete the room instead")),
+        (true, _, Role::Owner) => Err(RoomError::NotAllowed(CANNOT_LEAVE)),
         (true, _, _) => Ok(()),
-        (false, _, Role::Owner) => Err(RoomError::NotAllowed("the owner can't be removed")),
+        (false, _, Role::Owner) => Err(RoomError::NotAllowed(OWNER_STAYS)),
         (false, Some(Role::Owner), _) | (false, Some(Role::Moderator), Role::Member) => Ok(()),
-        (false, Some(Role::Moderator), Role::Moderator) => {
-            Err(RoomError::NotAllowed("only the owner can remove moderators"))
-        }
-        (false, _, _) => Err(RoomError::NotAllowed("only the owner and moderators can remove members")),
+        (false, Some(Role::Moderator), Role::Moderator) => Err(RoomError::NotAllowed(MODERATOR_STAYS)),
+        (false, _, _) => Err(RoomError::NotAllowed(CANNOT_REMOVE)),
     }
 }
 
@@ -481,13 +509,12 @@ pub(crate) async fn remove_member(
     actor: UserId,
     member_key: &str,
 ) -> Result<Removal, RoomError> {
-    let (room, _, _) = look_up(db, name, actor).await?;
-    if !db.lock_head(room).await? || !db.lock_room(room).await? {
-        return Err(RoomError::NoRoom);
+    let (room, _, actor_role) = look_up(db, name, actor).await?;
+    if db.is_postgres() {
+        let (member, publication) = postgres::remove_member(db, room, actor, member_key).await?;
+        return Ok(Removal { room, member, publication });
     }
-    // Read again, now that the locks keep it from changing.
-    let (_, _, actor_role) = look_up(db, name, actor).await?;
-    let sql = "SELECT u.id, u.username, CAST(m.role AS bigint), a.username
+    let sql = "SELECT u.id, u.username, m.role, a.username
         FROM users u JOIN users a ON a.id = $3
         LEFT JOIN members m ON m.user_id = u.id AND m.room_id = $1 WHERE u.username_key = $2";
     let args = [Arg::Int(room.0), Arg::Text(member_key), Arg::Int(actor.0)];
@@ -495,7 +522,7 @@ pub(crate) async fn remove_member(
     let (member, username, role, actor_name) = found.ok_or(RoomError::NoUser)?;
     let leaving = member == actor.0;
     if !leaving && actor_role.is_none_or(|role| role < Role::Moderator) {
-        return Err(RoomError::NotAllowed("only the owner and moderators can remove members"));
+        return Err(RoomError::NotAllowed(CANNOT_REMOVE));
     }
     let role = role.map(Role::from_number).ok_or(RoomError::NotMember)?;
     may_remove(leaving, actor_role, role)?;
@@ -518,15 +545,14 @@ pub(crate) async fn delete(
     actor: UserId,
     reserved_ms: u64,
 ) -> Result<RoomId, RoomError> {
-    let (room, _, _) = look_up(db, name, actor).await?;
-    if !db.lock_head(room).await? || !db.lock_room(room).await? {
-        return Err(RoomError::NoRoom);
-    }
-    let (_, _, role) = look_up(db, name, actor).await?;
+    let (room, _, role) = look_up(db, name, actor).await?;
     if role != Some(Role::Owner) {
-        return Err(RoomError::NotAllowed("only the owner can delete the room"));
+        return Err(RoomError::NotAllowed(CANNOT_DELETE));
     }
-    // The head first: an append that waits for its lock then finds that the room is gone.
+    if db.is_postgres() {
+        postgres::delete(db, room, name, actor, reserved_ms).await?;
+        return Ok(room);
+    }
     db.execute("DELETE FROM heads WHERE room_id = $1", &[Arg::Int(room.0)]).await?;
     db.execute("UPDATE rooms SET name = NULL WHERE id = $1", &[Arg::Int(room.0)]).await?;
     let now = db.now().await?;

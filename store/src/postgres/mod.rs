@@ -7,6 +7,7 @@ mod guard;
 mod inspect;
 mod nodes;
 mod receiver;
+pub(crate) mod rooms;
 mod sessions;
 mod setup;
 mod witnesses;

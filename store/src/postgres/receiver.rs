@@ -2,7 +2,7 @@
 
 use super::failures::{Target, ends_session};
 use super::guard::{Held, Mode};
-use super::setup::connect_options;
+use super::setup::{WEAK_COMMIT, connect_options};
 use super::{migrate, take};
 use crate::error::{OpenError, one_line};
 use crate::generation::{self, DatabaseGeneration};
@@ -18,13 +18,17 @@ use tokio::time::timeout;
 /// How long PostgreSQL may take for one step: to store a few thousand rows, to send the next ones, or to commit.
 const STEP_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// For this transaction: no limits that the role or the database may have set, a commit that is on disk when it is
+/// For this transaction: no limits that the role or the database may have set, a commit that can't be lost when it is
 /// acknowledged, and rows that are read by their keys.
-const SETTINGS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;
-    SET LOCAL idle_in_transaction_session_timeout = 0;
-    SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout';
-    SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';
-    SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off; SET LOCAL jit = off";
+fn settings() -> String {
+    format!(
+        "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;
+         SET LOCAL idle_in_transaction_session_timeout = 0;
+         SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout';
+         SELECT set_config('synchronous_commit', 'on', true) WHERE {WEAK_COMMIT};
+         SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off; SET LOCAL jit = off"
+    )
+}
 
 /// The lock of a database, which nobody else uses while this value lives.
 pub(crate) struct Vacancy {
@@ -66,7 +70,7 @@ impl Vacancy {
         let connection = &mut held.connection;
         let begun = async move {
             let mut transaction = connection.begin().await?;
-            transaction.execute(SETTINGS).await?;
+            transaction.execute(AssertSqlSafe(settings())).await?;
             Ok(transaction)
         };
         let mut transaction = within_step(target, begun).await?;

@@ -3,6 +3,7 @@
 use super::failures::{is_passing, trouble};
 use super::generation;
 use super::guard::{Guard, is_lock};
+use super::setup::WEAK_COMMIT;
 use crate::generation::DatabaseGeneration;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, Row};
@@ -141,7 +142,7 @@ impl Sessions {
         // One round trip, and no prepared statement, as a prepared one would be kept.
         let sql = format!(
             "SELECT pg_is_in_recovery(), {guarded}, (SELECT set_config('synchronous_commit', 'on', false)
-             WHERE current_setting('synchronous_commit') = 'off')"
+             WHERE {WEAK_COMMIT})"
         );
         let row = connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
         if row.try_get(0)? {

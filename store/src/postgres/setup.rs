@@ -22,6 +22,13 @@ const SETTINGS: [(&str, &str); 5] = [
     ("tcp_user_timeout", "5000"),
 ];
 
+/// Whether this session acknowledges commits that can be lost: `off` does not wait for the disk, and `local` does not
+/// wait for a synchronous standby. `on` and `remote_apply` wait for its disk, and `remote_write` until the standby's
+/// system has the commit: then only the loss of both machines at the same time can undo it. Without such a standby,
+/// these three are the same.
+pub(super) const WEAK_COMMIT: &str =
+    "current_setting('synchronous_commit') NOT IN ('on', 'remote_apply', 'remote_write')";
+
 pub(super) fn connect_options(url: &str) -> Result<PgConnectOptions, OpenError> {
     match url.parse::<PgConnectOptions>() {
         Ok(options) => Ok(options.disable_statement_logging().options(SETTINGS)),

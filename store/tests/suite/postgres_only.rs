@@ -4,12 +4,17 @@ use crate::fixture::*;
 use crate::harness::*;
 use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
 use std::net::TcpListener;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::watch;
 use tokio::time::Instant;
-use uproar_model::{Outcome, UserId};
+use uproar_model::{Marker, Outcome, RoomId, UserId};
 use uproar_store::testing::TestPostgres;
-use uproar_store::{AppendError, DataFolder, NewRoom, OpenOptions, RoomKind, Store, open};
+use uproar_store::{AppendError, DataFolder, NewRoom, OpenOptions, RoomError, RoomKind, Store, open};
 
 /// Waits until this many sessions of the database wait for a lock.
 async fn until_waiting(shell: &mut PgConnection, count: i64) {
@@ -138,6 +143,254 @@ fn joins_to_a_room_that_becomes_small_do_not_deadlock() {
         let joined = joining.await.unwrap().unwrap();
         assert!(joined.iter().flatten().filter(|admission| admission.joined && admission.added.is_none()).count() == 2);
         leaving.await.unwrap();
+        store.close().await;
+    });
+}
+
+/// A line between a store and PostgreSQL on which nothing moves while it is stopped: as if the store's process were.
+struct Line {
+    url: String,
+    stopped: watch::Sender<bool>,
+}
+
+impl Line {
+    async fn to(url: &str) -> Line {
+        let (user, rest) = url.split_once('@').unwrap();
+        let (address, database) = rest.split_once('/').unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("{user}@{}/{database}", listener.local_addr().unwrap());
+        let (stopped, address) = (watch::Sender::new(false), address.to_owned());
+        let receiver = stopped.subscribe();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (from_client, to_client) = client.into_split();
+                let (from_server, to_server) = TcpStream::connect(&address).await.unwrap().into_split();
+                tokio::spawn(pass(from_client, to_server, receiver.clone()));
+                tokio::spawn(pass(from_server, to_client, receiver.clone()));
+            }
+        });
+        Line { url, stopped }
+    }
+}
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut stopped: watch::Receiver<bool>) {
+    let mut bytes = vec![0; 1 << 16];
+    while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        if stopped.wait_for(|stopped| !stopped).await.is_err() || to.write_all(&bytes[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A removal and a deletion once were several statements in a transaction. A process that stopped between two of them
+/// held the lock of the room's head, for which every other one had to wait.
+#[test]
+fn a_process_that_stops_holds_up_no_room() {
+    runtime().block_on(async {
+        let fixture = Fixture::new(postgres()).await;
+        let line = Line::to(&fixture.url).await;
+        let through = Fixture { url: line.url.clone(), ..Fixture::new(postgres()).await };
+        // PostgreSQL gives up what a session has locked only after this time.
+        let options = OpenOptions { call_timeout: 2 * SOON, ..OpenOptions::default() };
+        let store = through.try_open(options).await.unwrap();
+        let world = World::of(Arc::clone(&store));
+        let Lobby { room, ann, ben, .. } = world.lobby().await;
+        let (dora, eve) = (world.user("Dora").await, world.user("Eve").await);
+        world.user("Finn").await;
+
+        let stop_during = async |call: Pin<Box<dyn Future<Output = bool> + Send>>| {
+            let (mut holder, mut shell) = (fixture.shell().await, fixture.shell().await);
+            run(&mut holder, "BEGIN; SELECT FROM heads FOR UPDATE; SELECT FROM members FOR UPDATE").await;
+            let call = tokio::spawn(call);
+            until_waiting(&mut shell, 1).await;
+            line.stopped.send_replace(true);
+            run(&mut holder, "COMMIT").await;
+            let sql = "SET lock_timeout = '20s'; SELECT FROM heads FOR UPDATE; SELECT FROM rooms FOR UPDATE;
+                SELECT FROM members FOR UPDATE; SELECT FROM reserved_names FOR UPDATE";
+            run(&mut shell, sql).await;
+            line.stopped.send_replace(false);
+            assert!(call.await.unwrap());
+        };
+        let with = || Arc::clone(&store);
+        let s = with();
+        stop_during(Box::pin(async move { s.append(&[message(room, ann, "1", "x")]).await.is_ok() })).await;
+        let s = with();
+        stop_during(Box::pin(async move { s.join("lobby", dora).await.is_ok_and(|join| join.joined) })).await;
+        let s = with();
+        stop_during(Box::pin(async move { s.admit(&[("lobby".to_owned(), eve)]).await.unwrap()[0].is_ok() })).await;
+        let s = with();
+        stop_during(Box::pin(async move { s.add_member("lobby", ann, "finn").await.is_ok_and(|a| a.joined) })).await;
+        let s = with();
+        stop_during(Box::pin(async move { s.remove_member("lobby", ann, "dora").await.is_ok() })).await;
+        let s = with();
+        let marker = Marker { offset: 1, number: 0 };
+        stop_during(Box::pin(async move { s.mark_read(&[(room, ben, marker)]).await.is_ok() })).await;
+        let s = with();
+        stop_during(Box::pin(async move { s.delete_room("lobby", ann, 1000).await.is_ok() })).await;
+        store.close().await;
+    });
+}
+
+/// The creation of a room is several statements, in which an expired reservation is removed.
+#[test]
+fn a_deletion_waits_for_no_reserved_name() {
+    runtime().block_on(async {
+        let fixture = Fixture::new(postgres()).await;
+        let store = fixture.open().await;
+        let (_, ann) = create_lobby(&store).await;
+        let mut creation = fixture.shell().await;
+        run(&mut creation, "INSERT INTO reserved_names VALUES ('old', 1, 1, 'old')").await;
+        run(&mut creation, "BEGIN; DELETE FROM reserved_names WHERE name = 'old'").await;
+        store.delete_room("lobby", ann, 1000).await.unwrap();
+        run(&mut creation, "ROLLBACK").await;
+        store.close().await;
+    });
+}
+
+/// Who may remove whom, and add. On SQLite the rules are in Rust.
+#[test]
+fn roles_decide_about_removals_and_additions() {
+    runtime().block_on(async {
+        let fixture = Fixture::new(postgres()).await;
+        let store = fixture.open().await;
+        let Lobby { ben, cleo, .. } = World::of(Arc::clone(&store)).lobby().await;
+        let mut shell = fixture.shell().await;
+        let mut set_role = async |user: UserId, role: i16| {
+            let sql = "UPDATE members SET role = $2 WHERE user_id = $1";
+            sqlx::query(sql).bind(user.0).bind(role).execute(&mut shell).await.unwrap();
+        };
+        let (member, moderator, owner) = (0, 1, 2);
+        for (actor, other, refused) in [
+            (member, member, Some("only the owner and moderators can remove members")),
+            (member, moderator, Some("only the owner and moderators can remove members")),
+            (member, owner, Some("only the owner and moderators can remove members")),
+            (moderator, member, None),
+            (moderator, moderator, Some("only the owner can remove moderators")),
+            (moderator, owner, Some("the owner can't be removed")),
+            (owner, member, None),
+            (owner, moderator, None),
+        ] {
+            set_role(ben, actor).await;
+            set_role(cleo, other).await;
+            match (store.remove_member("lobby", ben, "cleo").await, refused) {
+                (Ok(_), None) => drop(store.join("lobby", cleo).await.unwrap()),
+                (Err(RoomError::NotAllowed(text)), Some(refused)) => assert_eq!(text, refused),
+                (other, _) => panic!("{actor} {other:?}"),
+            }
+        }
+        set_role(ben, owner).await;
+        let leaving = store.remove_member("lobby", ben, "ben").await;
+        assert!(matches!(leaving, Err(RoomError::NotAllowed(text)) if text.starts_with("the owner can't leave")));
+        World::of(Arc::clone(&store)).user("Dora").await;
+        set_role(ben, moderator).await;
+        assert!(store.add_member("lobby", ben, "dora").await.unwrap().joined);
+        assert!(store.remove_member("lobby", ben, "ben").await.is_ok(), "a moderator can leave");
+        store.close().await;
+    });
+}
+
+/// A call looks up the room and the roles first, but they may have changed when it has the locks: the functions decide.
+#[test]
+fn the_functions_check_rights_themselves() {
+    runtime().block_on(async {
+        let fixture = Fixture::new(postgres()).await;
+        let store = fixture.open().await;
+        let world = World::of(Arc::clone(&store));
+        let Lobby { room, ben, .. } = world.lobby().await;
+        let (ann, eve) = (world.user("Ann").await, world.user("Eve").await);
+        let secret = world.room("secret", ann, RoomKind::Private, 5).await.id;
+        store.add_member("secret", ann, "ben").await.unwrap();
+        let mut shell = fixture.shell().await;
+        let mut join = async |room: RoomId, user: UserId, adder: Option<UserId>| {
+            let sql = "SELECT outcome FROM join_rooms(ARRAY[$1], ARRAY[$2], $3, 9)";
+            let query = sqlx::query_scalar(sql).bind(room.0).bind(user.0).bind(adder.map(|adder| adder.0));
+            query.fetch_one(&mut shell).await.unwrap()
+        };
+        let outcomes: [String; 9] = [
+            join(secret, eve, None).await,
+            join(secret, eve, Some(eve)).await,
+            join(secret, eve, Some(ben)).await,
+            join(secret, ben, None).await,
+            join(room, eve, Some(ben)).await,
+            join(room, UserId(99), None).await,
+            join(room, eve, None).await,
+            join(RoomId(99), eve, None).await,
+            join(secret, eve, Some(ann)).await,
+        ];
+        let expected =
+            ["no_room", "no_room", "cannot_add", "member", "cannot_add", "no_user", "joined", "no_room", "joined"];
+        assert_eq!(outcomes, expected);
+
+        let mut call = async |sql: &'static str, room: RoomId, actor: UserId| {
+            sqlx::query_scalar::<_, String>(sql).bind(room.0).bind(actor.0).fetch_one(&mut shell).await.unwrap()
+        };
+        let remove = "SELECT outcome FROM remove_member($1, $2, 'ben')";
+        let delete = "SELECT delete_room($1, $2, 0, '', 100)";
+        store.remove_member("secret", ann, "eve").await.unwrap();
+        let outcomes = [
+            call(remove, secret, eve).await,
+            call(delete, secret, eve).await,
+            call(delete, secret, ben).await,
+            call(delete, room, eve).await,
+            call(delete, secret, ann).await,
+            call(delete, secret, ann).await,
+            call(remove, secret, ben).await,
+        ];
+        let expected = ["no_room", "no_room", "cannot_delete", "cannot_delete", "deleted", "no_room", "no_room"];
+        assert_eq!(outcomes, expected);
+        store.close().await;
+    });
+}
+
+/// `local` does not wait for a synchronous standby, so a failover could lose what was acknowledged.
+#[test]
+fn every_change_of_a_room_is_committed_durably() {
+    runtime().block_on(async {
+        let fixture = Fixture::new(postgres()).await;
+        let store = fixture.open().await;
+        let world = World::of(Arc::clone(&store));
+        let Lobby { room, ann, .. } = world.lobby().await;
+        let dora = world.user("Dora").await;
+        let mut shell = fixture.shell().await;
+        // A trigger that runs at the commit records the setting that applies to it.
+        run(
+            &mut shell,
+            "CREATE TABLE seen (setting text);
+             CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+               INSERT INTO seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER see AFTER UPDATE OR DELETE ON heads DEFERRABLE INITIALLY DEFERRED
+               FOR EACH ROW EXECUTE FUNCTION see()",
+        )
+        .await;
+        let values = [("off", "on"), ("local", "on"), ("on", "on"), ("remote_write", "remote_write"),
+            ("remote_apply", "remote_apply")];
+        for (value, effective) in values {
+            let calls = [
+                format!(
+                    "SELECT FROM append(ARRAY[{room}::bigint], ARRAY[{ann}::bigint], ARRAY['{value}'], ARRAY[0::smallint],
+                     ARRAY[NULL::bigint], ARRAY['x'])"
+                ),
+                format!("SELECT FROM join_rooms(ARRAY[{room}::bigint], ARRAY[{dora}::bigint], NULL, 9)"),
+                format!("SELECT FROM remove_member({room}, {ann}, 'dora')"),
+            ];
+            for sql in calls {
+                let sql = format!("TRUNCATE seen; SET synchronous_commit = {value}; {sql}");
+                for sql in sql.split("; ") {
+                    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut shell).await.unwrap();
+                }
+                let seen: Vec<String> =
+                    sqlx::query_scalar("SELECT DISTINCT setting FROM seen").fetch_all(&mut shell).await.unwrap();
+                assert_eq!(seen, [effective], "{sql}");
+            }
+        }
+        run(&mut shell, "TRUNCATE seen; SET synchronous_commit = local").await;
+        let sql = "SELECT delete_room($1, $2, 0, '', 100)";
+        sqlx::query(sql).bind(room.0).bind(ann.0).execute(&mut shell).await.unwrap();
+        let seen: String = sqlx::query_scalar("SELECT setting FROM seen").fetch_one(&mut shell).await.unwrap();
+        assert_eq!(seen, "on");
+        run(&mut shell, "SET default_transaction_isolation = 'serializable'").await;
+        let error = sqlx::query(sql).bind(room.0).bind(ann.0).execute(&mut shell).await.unwrap_err().to_string();
+        assert!(error.contains("needs READ COMMITTED"), "{error}");
         store.close().await;
     });
 }
@@ -549,37 +802,42 @@ fn a_database_with_another_encoding_is_refused() {
 #[test]
 fn weak_settings_of_the_server_are_overridden() {
     let server = postgres();
-    runtime().block_on(async {
-        let fixture = Fixture::new(server).await;
-        let mut shell = fixture.shell().await;
-        let database: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&mut shell).await.unwrap();
-        for setting in ["synchronous_commit = off", "default_transaction_isolation = 'serializable'"] {
-            let sql = format!("ALTER DATABASE {database} SET {setting}");
-            sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut shell).await.unwrap();
-        }
-        let store = fixture.open().await;
-        let (room, ann) = create_lobby(&store).await;
-        // A trigger records the settings that apply to a commit.
-        let mut shell = fixture.shell().await;
-        run(
-            &mut shell,
-            "CREATE TABLE seen (setting text);
+    for weak in ["off", "local"] {
+        runtime().block_on(weak_settings_are_overridden(server, weak));
+    }
+}
+
+async fn weak_settings_are_overridden(server: &TestPostgres, weak: &str) {
+    let fixture = Fixture::new(server).await;
+    let mut shell = fixture.shell().await;
+    let database: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&mut shell).await.unwrap();
+    let isolation = "default_transaction_isolation = 'serializable'";
+    for setting in [&format!("synchronous_commit = {weak}"), isolation] {
+        let sql = format!("ALTER DATABASE {database} SET {setting}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut shell).await.unwrap();
+    }
+    let store = fixture.open().await;
+    let (room, ann) = create_lobby(&store).await;
+    // A trigger records the settings that apply to a commit.
+    let mut shell = fixture.shell().await;
+    run(
+        &mut shell,
+        "CREATE TABLE seen (setting text);
              CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                INSERT INTO seen VALUES
                  (current_setting('synchronous_commit') || ' ' || current_setting('transaction_isolation'));
                RETURN NEW; END $$;
              CREATE TRIGGER see AFTER INSERT ON messages FOR EACH ROW EXECUTE FUNCTION see()",
-        )
-        .await;
-        new(store.append(&[message(room, ann, "1", "x")]).await.unwrap()[0]);
-        let world = World::of(Arc::clone(&store));
-        let ben = world.user("Ben").await;
-        store.join("lobby", ben).await.unwrap();
-        store.remove_member("lobby", ben, "ben").await.unwrap();
-        let seen: Vec<String> = sqlx::query_scalar("SELECT setting FROM seen").fetch_all(&mut shell).await.unwrap();
-        assert_eq!(seen, ["on read committed"; 3]);
-        store.close().await;
-    });
+    )
+    .await;
+    new(store.append(&[message(room, ann, "1", "x")]).await.unwrap()[0]);
+    let world = World::of(Arc::clone(&store));
+    let ben = world.user("Ben").await;
+    store.join("lobby", ben).await.unwrap();
+    store.remove_member("lobby", ben, "ben").await.unwrap();
+    let seen: Vec<String> = sqlx::query_scalar("SELECT setting FROM seen").fetch_all(&mut shell).await.unwrap();
+    assert_eq!(seen, ["on read committed"; 3]);
+    store.close().await;
 }
 
 #[test]

@@ -1,0 +1,125 @@
+//! Changes of rooms that lock a head. Each is one call of an SQL function, which decides and is in
+//! `migrations/postgres`.
+
+use crate::connection::{Arg, DbConnection, wrong_row_count};
+use crate::error::{RoomError, StoreError};
+use crate::rooms::{
+    CANNOT_ADD, CANNOT_DELETE, CANNOT_LEAVE, CANNOT_REMOVE, Change, MODERATOR_STAYS, Membership, OWNER_STAYS,
+    RESERVED_NAMES_LIMIT,
+};
+use uproar_model::{Kind, Publication, Role, RoomId, User, UserId, skeleton};
+
+/// The offset, number and time of a publication, the sender's id, the body and the actor's name.
+type ChangeRow = (Option<i64>, Option<i64>, Option<i64>, Option<String>, Option<String>, Option<String>);
+
+/// Makes users members of rooms: one answer for each pair, in the order of `joins`. `adder`: the member who adds them;
+/// `None`: they join public rooms by themselves.
+pub(crate) async fn join_all(
+    db: &mut DbConnection,
+    joins: &[(RoomId, UserId)],
+    adder: Option<UserId>,
+    shown_limit: u64,
+) -> Result<Vec<Result<Membership, RoomError>>, StoreError> {
+    let (rooms, users): (Vec<_>, Vec<_>) = joins.iter().map(|(room, user)| (room.0, user.0)).unzip();
+    let sql = "SELECT outcome, member_role, since_ms, at_offset, at_number, change_id, change_body, actor_name
+        FROM join_rooms($1, $2, $3, $4) ORDER BY item";
+    let args = [
+        Arg::Ints(&rooms),
+        Arg::Ints(&users),
+        Arg::MaybeInt(adder.map(|adder| adder.0)),
+        Arg::Int(i64::try_from(shown_limit).unwrap_or(i64::MAX)),
+    ];
+    type JoinRow =
+        (String, Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<String>, Option<String>, Option<String>);
+    let rows = db.all::<JoinRow>(sql, &args).await?;
+    if rows.len() != joins.len() {
+        return Err(wrong_row_count(rows.len(), joins.len()));
+    }
+    let membership = |(row, user): (JoinRow, UserId)| {
+        let (outcome, role, since, offset, number, id, body, actor_name) = row;
+        if outcome != "joined" && outcome != "member" {
+            return Err(refused(&outcome));
+        }
+        let (Some(role), Some(since), Some(offset)) = (role, since, offset) else { return Err(incomplete().into()) };
+        let row = (Some(offset), number, Some(since), id, body, actor_name);
+        Ok(Membership {
+            role: Role::from_number(role),
+            joined_at: since.unsigned_abs(),
+            offset: offset.unsigned_abs(),
+            is_new: outcome == "joined",
+            publication: publication_from(Kind::Added, adder.unwrap_or(user), row),
+        })
+    };
+    Ok(rows.into_iter().zip(joins.iter().map(|(_, user)| *user)).map(membership).collect())
+}
+
+/// Ends a membership, and appends the publication of it.
+pub(crate) async fn remove_member(
+    db: &mut DbConnection,
+    room: RoomId,
+    actor: UserId,
+    member_key: &str,
+) -> Result<(UserId, Publication), RoomError> {
+    let sql = "SELECT outcome, member, at_offset, at_number, at_ms, change_id, change_body, actor_name
+        FROM remove_member($1, $2, $3)";
+    type RemovalRow =
+        (String, Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<String>, Option<String>, Option<String>);
+    let args = [Arg::Int(room.0), Arg::Int(actor.0), Arg::Text(member_key)];
+    let row = db.optional::<RemovalRow>(sql, &args).await?.ok_or_else(incomplete)?;
+    let (outcome, member, offset, number, at, id, body, actor_name) = row;
+    if outcome != "removed" {
+        return Err(refused(&outcome));
+    }
+    let publication = publication_from(Kind::Removed, actor, (offset, number, at, id, body, actor_name));
+    Ok((UserId(member.ok_or_else(incomplete)?), publication.ok_or_else(incomplete)?))
+}
+
+/// Deletes a room's head and its name, which is reserved for the owner.
+pub(crate) async fn delete(
+    db: &mut DbConnection,
+    room: RoomId,
+    name: &str,
+    actor: UserId,
+    reserved_ms: u64,
+) -> Result<(), RoomError> {
+    let skeleton = skeleton(name);
+    let args = [
+        Arg::Int(room.0),
+        Arg::Int(actor.0),
+        Arg::Int(i64::try_from(reserved_ms).unwrap_or(i64::MAX)),
+        Arg::Text(&skeleton),
+        Arg::Int(RESERVED_NAMES_LIMIT as i64),
+    ];
+    let row = db.optional::<(String,)>("SELECT delete_room($1, $2, $3, $4, $5)", &args).await?;
+    let (outcome,) = row.ok_or_else(incomplete)?;
+    if outcome == "deleted" { Ok(()) } else { Err(refused(&outcome)) }
+}
+
+/// The publication of a change of membership. `None`: the change is not published.
+fn publication_from(kind: Kind, actor: UserId, row: ChangeRow) -> Option<Publication> {
+    let (offset, number, at, id, body, actor_name) = row;
+    let actor = User { id: actor, username: actor_name?.into() };
+    Some(Change { offset: offset?, number: number?, time: at?, kind, actor, id: id?, body: body? }.into())
+}
+
+/// Why a function has changed nothing.
+fn refused(outcome: &str) -> RoomError {
+    match outcome {
+        "no_room" => RoomError::NoRoom,
+        "no_user" => RoomError::NoUser,
+        "not_member" => RoomError::NotMember,
+        "full" => RoomError::Full,
+        "cannot_add" => RoomError::NotAllowed(CANNOT_ADD),
+        "cannot_remove" => RoomError::NotAllowed(CANNOT_REMOVE),
+        "cannot_delete" => RoomError::NotAllowed(CANNOT_DELETE),
+        "owner_leaves" => RoomError::NotAllowed(CANNOT_LEAVE),
+        "owner_stays" => RoomError::NotAllowed(OWNER_STAYS),
+        "moderator_stays" => RoomError::NotAllowed(MODERATOR_STAYS),
+        // A newer release may have changed the function, and refuses for a reason that this one does not know.
+        other => RoomError::Store(StoreError::Failed(format!("the database refuses this change of a room: {other}"))),
+    }
+}
+
+fn incomplete() -> StoreError {
+    StoreError::Failed("a function of the database returned an incomplete row".to_owned())
+}
