@@ -116,7 +116,9 @@ struct Calls {
     write_turns: Turns,
     /// How long a call may take, including the wait for a connection.
     time_limit: Duration,
-    /// A room was deleted.
+    /// How often to look for rooms that another process may have deleted. `None`: there is no other.
+    sweep_interval: Option<Duration>,
+    /// This process has deleted a room.
     room_deleted: Notify,
     closing: Notify,
 }
@@ -128,11 +130,13 @@ impl Database {
             Backend::Sqlite(_) => (1, options.pool_size.saturating_sub(CONNECTIONS_FOR_SHARDS)),
             Backend::Postgres(_) => (WRITERS, options.pool_size.saturating_sub(CONNECTIONS_FOR_SHARDS + WRITERS)),
         };
+        let is_postgres = matches!(backend, Backend::Postgres(_));
         let calls = Arc::new(Calls {
             backend,
             read_turns: Turns::new(readers),
             write_turns: Turns::new(writers),
             time_limit: options.call_timeout,
+            sweep_interval: is_postgres.then_some(options.sweep_interval),
             room_deleted: Notify::new(),
             closing: Notify::new(),
         });
@@ -264,13 +268,17 @@ impl Calls {
     }
 
     /// Deletes what deleted rooms left behind, starting with those of earlier processes. It works in short
-    /// transactions, so that others need not wait for long.
+    /// transactions, so that others need not wait for long. A process that has deleted a room sweeps it at once, but it
+    /// may end before it is done.
     async fn sweep(self: Arc<Self>) {
         let work = async {
             loop {
                 match self.write(TurnOf::Server, async |db| rooms::sweep_step(db).await).await {
                     Ok(true) => {}
-                    Ok(false) => self.room_deleted.notified().await,
+                    Ok(false) => tokio::select! {
+                        () = self.room_deleted.notified() => {}
+                        () = wait(self.sweep_interval) => {}
+                    },
                     Err(error) => {
                         tracing::warn!(%error, "can't sweep up a deleted room; will retry later");
                         tokio::time::sleep(SWEEP_RETRY).await;
@@ -282,6 +290,14 @@ impl Calls {
             () = work => {}
             () = self.closing.notified() => {}
         }
+    }
+}
+
+/// `None`: for ever.
+async fn wait(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -104,6 +104,8 @@ pub struct OpenOptions {
     pub session_age_limit: Duration,
     /// The name of this process if it is one of several nodes, which use a PostgreSQL database together.
     pub node: Option<String>,
+    /// How often PostgreSQL is asked for rooms that were deleted, but not by this process.
+    pub sweep_interval: Duration,
 }
 
 impl Default for OpenOptions {
@@ -118,6 +120,7 @@ impl Default for OpenOptions {
             join_leave_limit: 100,
             session_age_limit: Duration::from_secs(1800),
             node: None,
+            sweep_interval: Duration::from_secs(60),
         }
     }
 }

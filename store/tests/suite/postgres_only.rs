@@ -951,8 +951,39 @@ fn the_contents_of_a_deleted_room_are_swept_up() {
     });
 }
 
-/// When the two key columns of `members` were compared with columns of two tables, PostgreSQL used only one of them,
-/// and each admission read all members of the room.
+/// Another process has deleted rooms, and ended before it had swept them up. A third one is sweeping up one of them.
+#[test]
+fn rooms_that_others_have_deleted_are_swept_up() {
+    let server = postgres();
+    runtime().block_on(async {
+        let fixture = Fixture::new(server).await;
+        let options = OpenOptions { sweep_interval: Duration::from_millis(10), ..OpenOptions::default() };
+        let store = fixture.try_open(options).await.unwrap();
+        let (_, ann) = create_lobby(&store).await;
+        World::of(Arc::clone(&store)).public_room("other", ann).await;
+        let mut third = fixture.shell().await;
+        run(
+            &mut third,
+            "BEGIN; UPDATE rooms SET name = NULL; DELETE FROM heads; COMMIT;
+             BEGIN; SELECT FROM rooms WHERE title = 'The lobby' FOR UPDATE",
+        )
+        .await;
+        let mut shell = fixture.shell().await;
+        let mut until_left = async |count: i64| {
+            let deadline = Instant::now() + SOON;
+            let sql = "SELECT count(*) FROM rooms";
+            while sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut shell).await.unwrap() != count {
+                assert!(Instant::now() < deadline);
+                tokio::task::yield_now().await;
+            }
+        };
+        until_left(1).await;
+        run(&mut third, "COMMIT").await;
+        until_left(0).await;
+        store.close().await;
+    });
+}
+
 /// A user's subscribe, which only reads, once waited for the rooms that others created.
 #[test]
 fn reads_do_not_wait_for_the_writes_of_many_users() {
@@ -990,6 +1021,8 @@ fn reads_do_not_wait_for_the_writes_of_many_users() {
     });
 }
 
+/// When the two key columns of `members` were compared with columns of two tables, PostgreSQL used only one of them,
+/// and each admission read all members of the room.
 #[test]
 fn a_member_is_found_without_reading_the_others() {
     runtime().block_on(async {
