@@ -205,15 +205,14 @@ impl Lane {
             BatchResult::Answered(outcomes) => {
                 debug_assert_eq!(outcomes.len(), batch.senders.len());
                 let was_retried = std::mem::take(&mut self.retries) > 0;
-                let results =
-                    outcomes.into_iter().map(|outcome| match outcome {
-                        // An attempt that was given up may still be under way in the database, and succeed there once
-                        // the user who is refused now is a member again.
-                        Outcome::Refused(
-                            Refusal::NoRoom | Refusal::NotMember | Refusal::NotYours | Refusal::NoTarget,
-                        ) if was_retried => Err(OutcomeUnknown),
-                        outcome => Ok(outcome),
-                    });
+                let results = outcomes.into_iter().map(|outcome| match outcome {
+                    // An attempt that was given up may still be under way in the database, and succeed there once
+                    // the user who is refused now is a member again. An unknown reason may be one of that sort.
+                    Outcome::Refused(
+                        Refusal::NoRoom | Refusal::NotMember | Refusal::NotYours | Refusal::NoTarget | Refusal::Unknown,
+                    ) if was_retried => Err(OutcomeUnknown),
+                    outcome => Ok(outcome),
+                });
                 let begin = answers.len();
                 batch.answer(results, answers);
                 let mut failed = BTreeMap::new();

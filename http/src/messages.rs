@@ -143,7 +143,7 @@ fn publish_error(error: PublishError, room: RoomKind) -> ApiError {
             Refusal::NoTarget => ApiError::new(Code::NoTarget, message).on("reply_to"),
             Refusal::IdReused => ApiError::new(Code::IdReused, message).on("id"),
             // Over HTTP nobody reacts yet.
-            Refusal::BadData | Refusal::TooManyReactions => ApiError::new(Code::BadData, message),
+            Refusal::BadData | Refusal::TooManyReactions | Refusal::Unknown => ApiError::new(Code::BadData, message),
         },
         PublishError::OutcomeUnknown => ApiError::new(Code::OutcomeUnknown, message).retry_after(1),
         PublishError::Overloaded => ApiError::new(Code::Overloaded, message).retry_after(1),
@@ -163,6 +163,7 @@ mod tests {
             (Refusal::NoTarget, 409, "no_target"),
             (Refusal::IdReused, 409, "id_reused"),
             (Refusal::BadData, 422, "bad_data"),
+            (Refusal::Unknown, 422, "bad_data"),
         ] {
             let error = publish_error(PublishError::Refused(refusal), RoomKind::Public);
             assert_eq!((error.code.status().as_u16(), error.code.as_str()), (status, code));

@@ -19,12 +19,15 @@ pub enum Kind {
     /// A user joined or was added. The store writes it in the transaction that begins the membership, in rooms that are
     /// small enough.
     Added = 7,
+    /// A kind that a newer release has added, whatever its number: it is never written. Its row has an offset, so it is
+    /// shown as an empty publication: without it, the room's offsets would have a gap for ever.
+    Unknown = 255,
 }
 
 impl Kind {
     /// The kind with this number in the database.
-    pub fn from_number(number: i64) -> Option<Kind> {
-        Some(match number {
+    pub fn from_number(number: i64) -> Kind {
+        match number {
             0 => Kind::Message,
             1 => Kind::Edit,
             2 => Kind::Delete,
@@ -33,8 +36,8 @@ impl Kind {
             5 => Kind::Removed,
             6 => Kind::RoomChanged,
             7 => Kind::Added,
-            _ => return None,
-        })
+            _ => Kind::Unknown,
+        }
     }
 }
 
@@ -101,4 +104,7 @@ pub enum Refusal {
     IdReused,
     #[error("the database cannot store this content")]
     BadData,
+    /// While servers are being upgraded, the rules in the database may be those of a newer release.
+    #[error("a newer release of the server refuses this, for a reason that this one does not know")]
+    Unknown,
 }

@@ -18,7 +18,7 @@ pub(crate) fn refusal(item: &Item) -> Option<Refusal> {
         Kind::Edit => body.is_some() && item.target.is_some(),
         Kind::Delete => body.is_none() && item.target.is_some(),
         Kind::React | Kind::Unreact => body.is_some_and(is_key) && item.target.is_some(),
-        Kind::Removed | Kind::RoomChanged | Kind::Added => false,
+        Kind::Removed | Kind::RoomChanged | Kind::Added | Kind::Unknown => false,
     };
     let is_valid = is_well_formed && is_key(&item.id) && body.is_none_or(is_storable);
     (!is_valid).then_some(Refusal::BadData)

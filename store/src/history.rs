@@ -97,17 +97,23 @@ pub(crate) fn more(request: PageRequest, publications: &[Publication], head: Off
 
 fn publication_from(row: PageRow) -> Option<Publication> {
     let (_, _, _, offset, number, kind, user, username, id, target, body, edited, deleted, time) = row;
+    let kind = Kind::from_number(kind?);
+    // What the columns mean for a kind of a newer release is unknown.
+    let is_known = kind != Kind::Unknown;
     Some(Publication {
         offset: offset?.unsigned_abs(),
         number: number?.unsigned_abs(),
-        kind: Kind::from_number(kind?)?,
-        user: User { id: UserId(user?), username: username?.into() },
+        kind,
+        user: User {
+            id: UserId(user?),
+            username: if is_known { username? } else { username.unwrap_or_default() }.into(),
+        },
         id: id?.into(),
         time: time?.unsigned_abs(),
-        target: target.map(i64::unsigned_abs),
-        body: body.map(Into::into),
-        edited: edited.map(i64::unsigned_abs),
-        deleted: deleted.map(i64::unsigned_abs),
+        target: target.filter(|_| is_known).map(i64::unsigned_abs),
+        body: body.filter(|_| is_known).map(Into::into),
+        edited: edited.filter(|_| is_known).map(i64::unsigned_abs),
+        deleted: deleted.filter(|_| is_known).map(i64::unsigned_abs),
     })
 }
 
@@ -279,21 +285,19 @@ pub(crate) async fn membership_changes(
     let args = [Arg::Int(room.0), Arg::Int(offset_arg(above)), Arg::Int(offset_arg(up_to)), limit];
     let sql = if db.is_postgres() { membership_changes_sql!("") } else { MEMBERSHIP_CHANGES_SQLITE };
     let rows = db.all::<ChangeRow>(sql, &args).await?;
-    let change = |(offset, number, kind, user, username, id, body, time): ChangeRow| {
-        Some(Publication {
-            offset: offset.unsigned_abs(),
-            number: number.unsigned_abs(),
-            kind: Kind::from_number(kind)?,
-            user: User { id: UserId(user), username: username.into() },
-            id: id.into(),
-            time: time.unsigned_abs(),
-            target: None,
-            body: body.map(Into::into),
-            edited: None,
-            deleted: None,
-        })
+    let change = |(offset, number, kind, user, username, id, body, time): ChangeRow| Publication {
+        offset: offset.unsigned_abs(),
+        number: number.unsigned_abs(),
+        kind: Kind::from_number(kind),
+        user: User { id: UserId(user), username: username.into() },
+        id: id.into(),
+        time: time.unsigned_abs(),
+        target: None,
+        body: body.map(Into::into),
+        edited: None,
+        deleted: None,
     };
-    Ok(rows.into_iter().filter_map(change).collect())
+    Ok(rows.into_iter().map(change).collect())
 }
 
 /// The heads of rooms, in the order of `rooms`.

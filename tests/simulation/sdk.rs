@@ -794,7 +794,7 @@ impl World {
                 Kind::Unreact => target("unreact") && data["emoji"].as_str() == row.body.as_deref(),
                 Kind::Added => data["added"].as_str() == member.map(|member| member.id),
                 Kind::Removed => data["removed"].as_str() == member.map(|member| member.id),
-                Kind::RoomChanged => false,
+                Kind::RoomChanged | Kind::Unknown => false,
             };
         if is_same { Ok(()) } else { Err(format!("the store has {row:?} there")) }
     }

@@ -1306,6 +1306,7 @@ impl World {
                     Kind::Removed => "removed",
                     Kind::RoomChanged => "room",
                     Kind::Added => "added",
+                    Kind::Unknown => "unknown",
                 };
                 let member = row.member();
                 let matches_store = event["user"]["id"].as_str() == Some(&row.user.id.to_string())

@@ -322,6 +322,7 @@ pub fn encode(out: &mut Vec<u8>, p: &Publication) {
         Kind::Added => Data { added: member_id, username, ..Data::default() },
         Kind::Removed => Data { removed: member_id, username, ..Data::default() },
         Kind::RoomChanged => Data { room: Some(RoomData {}), ..Data::default() },
+        Kind::Unknown => Data { id, ..Data::default() },
     };
     super::write_json(out, &data);
 }
@@ -374,6 +375,8 @@ mod tests {
         assert_eq!(shown(Kind::Removed, |p| p.body = Some("4 Ben".into())), r#"{"removed":"4","username":"Ben"}"#);
         assert_eq!(shown(Kind::Removed, |p| p.body = Some("4".into())), r#"{"removed":"4"}"#, "of an earlier version");
         assert_eq!(shown(Kind::RoomChanged, |_| {}), r#"{"room":{}}"#);
+        assert_eq!(shown(Kind::Unknown, |_| {}), r#"{"id":"x1"}"#);
+        assert_eq!(shown(Kind::Unknown, |p| p.id = "~pin-7".into()), "{}", "of a newer release");
     }
 
     #[test]

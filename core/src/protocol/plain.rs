@@ -116,6 +116,7 @@ fn encode_publication(out: &mut Vec<u8>, p: &Publication) {
                 Kind::Removed => "removed",
                 Kind::RoomChanged => "room",
                 Kind::Added => "added",
+                Kind::Unknown => "unknown",
             },
             offset: p.offset,
             number: is_message.then_some(p.number),
@@ -292,9 +293,11 @@ mod tests {
         };
         let user = r#""user":{"id":"3","username":"ann"}"#;
         assert_eq!(
-            frame(publication),
+            frame(publication.clone()),
             format!(r#"{{"type":"added","offset":7,{user},"added":"4","username":"Ben B","time":1700}}"#)
         );
+        let unknown = Publication { kind: Kind::Unknown, id: "~pin-7".into(), body: None, ..publication.clone() };
+        assert_eq!(frame(unknown), format!(r#"{{"type":"unknown","offset":7,{user},"time":1700}}"#));
         // As an earlier version stored it.
         assert_eq!(frame(removed), format!(r#"{{"type":"removed","offset":7,{user},"removed":"4","time":1700}}"#));
     }

@@ -425,7 +425,7 @@ fn refused(refusal: Refusal) -> ProtocolError {
     let code = match refusal {
         Refusal::NoRoom => protocol::UNKNOWN_CHANNEL,
         Refusal::NotMember | Refusal::NotYours => protocol::PERMISSION_DENIED,
-        Refusal::NoTarget | Refusal::IdReused | Refusal::BadData => protocol::BAD_REQUEST,
+        Refusal::NoTarget | Refusal::IdReused | Refusal::BadData | Refusal::Unknown => protocol::BAD_REQUEST,
         Refusal::TooManyReactions => protocol::LIMIT_EXCEEDED,
     };
     ProtocolError::new(code, refusal.to_string())

@@ -105,7 +105,8 @@ async fn append(connection: &mut PgConnection, batch: &[Item]) -> Result<Vec<Out
             "no_target" => Outcome::Refused(Refusal::NoTarget),
             "too_many" => Outcome::Refused(Refusal::TooManyReactions),
             "id_reused" => Outcome::Refused(Refusal::IdReused),
-            _ => return Err(unexpected()),
+            // The function in the database may be that of a newer release.
+            _ => Outcome::Refused(Refusal::Unknown),
         };
         outcomes[*index] = Some(outcome);
     }

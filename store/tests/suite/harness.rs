@@ -209,6 +209,30 @@ pub async fn assert_reservations_are_folded(world: &World) {
     assert!(create("ended", ben).await);
 }
 
+/// What a newer release has written into the log of a room with one message: a row of a kind that this one does not know.
+pub const UNKNOWN_KIND: &str = "UPDATE heads SET last_offset = 2;
+    INSERT INTO messages (room_id, room_offset, number, kind, user_id, client_id, target_offset, body, edit_offset,
+      gone_offset, created_at)
+    SELECT room_id, 2, 1, 99, 0, '~new-2', 1, 'secret', 1, 1, 1700 FROM heads";
+
+/// It was once left out, so that the room seemed to have a gap for ever.
+pub async fn assert_unknown_kind_is_shown(world: &World, room: RoomId, reader: UserId) {
+    let log = world.log(room).await;
+    assert_eq!(log.len(), 2);
+    let shown = &log[1];
+    assert_eq!((shown.offset, shown.number, shown.kind, shown.time), (2, 1, Kind::Unknown, 1700));
+    assert_eq!((&*shown.id, shown.user.id, &*shown.user.username), ("~new-2", UserId(0), ""));
+    assert_eq!((&shown.target, &shown.body, &shown.edited, &shown.deleted), (&None, &None, &None, &None));
+    let backward = world.store.page(room, before(3)).await.expect("an answer").expect("a room");
+    assert_eq!((backward.publications.len(), backward.more), (2, false));
+    assert!(backward.publications.contains(shown));
+    let page = world.store.messages("lobby", reader, uproar_store::Cursor::Newest, 9).await.expect("an answer");
+    assert_eq!((page.messages.len(), page.offset), (1, 2));
+    assert_eq!(world.store.membership_changes(room, reader, 0, 9, 9).await.expect("an answer"), []);
+    let item = message(room, reader, "next", "x");
+    assert_eq!(new(world.append_one(item).await).offset, 3);
+}
+
 /// Random numbers that are the same in every run with the same seed (splitmix64).
 pub struct Random(pub u64);
 

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use uproar_model::{Marker, Outcome, RoomId, UserId};
+use uproar_model::{Marker, Outcome, Refusal, RoomId, UserId};
 use uproar_store::testing::TestPostgres;
 use uproar_store::{AppendError, DataFolder, NewRoom, OpenOptions, RoomError, RoomKind, Store, open};
 
@@ -781,6 +781,42 @@ fn a_newer_schema_is_refused() {
         run(&mut shell, "DELETE FROM _sqlx_migrations WHERE version = 99").await;
         // The refused process has released the lock.
         fixture.open().await.close().await;
+    });
+}
+
+#[test]
+fn a_kind_of_a_newer_release_is_shown_as_an_empty_publication() {
+    runtime().block_on(async {
+        let fixture = Fixture::new(postgres()).await;
+        let store = fixture.open().await;
+        let (room, ann) = create_lobby(&store).await;
+        run(&mut fixture.shell().await, UNKNOWN_KIND).await;
+        assert_unknown_kind_is_shown(&World::of(Arc::clone(&store)), room, ann).await;
+        store.close().await;
+    });
+}
+
+/// It was once taken for a failure, after which the batch was sent again for ever.
+#[test]
+fn an_outcome_of_a_newer_release_is_a_refusal() {
+    runtime().block_on(async {
+        let fixture = Fixture::new(postgres()).await;
+        let store = fixture.open().await;
+        let (room, ann) = create_lobby(&store).await;
+        let mut shell = fixture.shell().await;
+        run(
+            &mut shell,
+            "CREATE OR REPLACE FUNCTION append(
+               item_rooms bigint[], item_users bigint[], item_ids text[], item_kinds smallint[], item_targets bigint[],
+               item_bodies text[], void_ms bigint)
+             RETURNS TABLE (item bigint, outcome text, at_offset bigint, at_number bigint, at_ms bigint) LANGUAGE sql
+             AS $$ SELECT n, CASE n WHEN 1 THEN 'frobnicated' ELSE 'no_target' END, NULL::bigint, NULL::bigint,
+                 NULL::bigint FROM generate_series(1, 2) n $$",
+        )
+        .await;
+        let outcomes = store.append(&[message(room, ann, "1", "x"), message(room, ann, "2", "x")]).await.unwrap();
+        assert_eq!(outcomes, [Refusal::Unknown, Refusal::NoTarget].map(Outcome::Refused));
+        store.close().await;
     });
 }
 

@@ -480,6 +480,21 @@ fn reserved_names_are_folded_anew_with_the_others() {
 }
 
 #[test]
+fn a_kind_of_a_newer_release_is_shown_as_an_empty_publication() {
+    runtime().block_on(async {
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
+        let store = open_in(&folder).await.unwrap();
+        let (room, ann, _) = create_lobby(&store).await;
+        let mut shell = shell(&folder.database_path()).await;
+        run(&mut shell, UNKNOWN_KIND).await;
+        shell.close().await.unwrap();
+        assert_unknown_kind_is_shown(&World::of(Arc::clone(&store)), room, ann).await;
+        store.close().await;
+    });
+}
+
+#[test]
 fn a_newer_schema_is_refused() {
     runtime().block_on(async {
         let directory = TempDir::new().unwrap();
