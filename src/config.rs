@@ -677,7 +677,7 @@ impl Options {
 
     /// The path of the signing key.
     pub fn key_path(&self) -> PathBuf {
-        self.key_file.clone().unwrap_or_else(|| self.data.join("signing.key"))
+        self.key_file.clone().unwrap_or_else(|| self.data.join(DataFolder::KEY_FILE))
     }
 }
 

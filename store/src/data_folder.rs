@@ -21,6 +21,8 @@ pub struct DataFolder {
 impl DataFolder {
     /// The name of the SQLite file that is used unless an option names another database.
     pub const DATABASE_FILE: &str = "uproar.db";
+    /// The name of the file with the signing key, unless an option names another.
+    pub const KEY_FILE: &str = "signing.key";
 
     /// Locks the folder. A missing one is created (mode 0700), and an empty one becomes a data folder. Fails if the
     /// folder holds other files, can't be written to, or is in use by another process.
@@ -83,8 +85,9 @@ fn is_empty(path: &Path) -> Result<bool, OpenError> {
     for entry in entries {
         names.push(entry.map_err(|error| failed(path, "read", error))?.file_name());
     }
-    // The root of a new ext4 volume counts as empty.
-    names.retain(|name| name != "lost+found");
+    // The root of a new ext4 volume counts as empty, and so does a folder into which somebody has copied the signing key
+    // of the other nodes.
+    names.retain(|name| name != "lost+found" && name != DataFolder::KEY_FILE);
     if !names.is_empty() && !names.iter().any(|name| name == LOCK_FILE) {
         return Err(OpenError::Lasting(format!(
             "{} is not a data folder of uproar (it holds files, but no {LOCK_FILE}); \

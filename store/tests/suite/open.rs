@@ -78,6 +78,13 @@ fn an_empty_folder_becomes_a_data_folder_and_a_foreign_one_does_not() {
     fs::write(empty.join("notes.txt"), "x").unwrap();
     DataFolder::open(&empty).unwrap();
 
+    // The key of another node was copied into it.
+    let keyed = directory.path().join("keyed");
+    fs::create_dir(&keyed).unwrap();
+    fs::write(keyed.join(DataFolder::KEY_FILE), [7; 32]).unwrap();
+    DataFolder::open(&keyed).unwrap();
+    assert_eq!(fs::read(keyed.join(DataFolder::KEY_FILE)).unwrap(), [7; 32]);
+
     let foreign = directory.path().join("foreign");
     fs::create_dir(&foreign).unwrap();
     fs::write(foreign.join("thesis.txt"), "x").unwrap();
