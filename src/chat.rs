@@ -34,6 +34,7 @@ enum Call {
     Learn(RoomId, Box<Publication>),
     CloseRoom(RoomId),
     Revoke(Revocation),
+    StartOver,
     Notify(UserId, UserEvent),
     Count(oneshot::Sender<Vec<ShardMetrics>>),
 }
@@ -96,6 +97,11 @@ impl Chat {
     /// From now on, the server reports that it is not ready.
     pub fn set_stopping(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Closes all connections: the database has another history.
+    pub async fn start_over(&self) {
+        self.send(Call::StartOver).await;
     }
 
     /// Sends a notice that may be lost. A lost publication is detected at the next one or when heads are compared. Lost
@@ -317,6 +323,7 @@ impl HttpEndpoint {
             }
             Call::CloseRoom(room) => self.notices.push_back((self.home(room), Message::CloseRoom { room })),
             Call::Revoke(revocation) => self.notify_all(|| Message::Revoke(revocation)),
+            Call::StartOver => self.notify_all(|| Message::StartOver),
             Call::Notify(user, event) => {
                 if self.notices.len() < EVENTS_LIMIT {
                     self.notify_all(|| Message::NotifyUser { user, event: event.clone() });

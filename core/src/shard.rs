@@ -437,6 +437,10 @@ impl Shard {
                 cx.messenger.acknowledge(from, host);
                 self.on_revoke(revocation, host);
             }
+            Message::StartOver => {
+                cx.messenger.acknowledge(from, host);
+                self.start_over(host);
+            }
 
             // For the requester.
             Message::ReadReply { requester, reply } => {

@@ -22,6 +22,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use uproar_model::{Claims, DatabaseGeneration, TokenError, UserId};
 use uproar_store::Account;
 
@@ -45,7 +46,8 @@ pub struct Tokens {
     decoding: DecodingKey,
     key_id: String,
     validation: Validation,
-    database: DatabaseGeneration,
+    /// The generation of the database, as a number.
+    database: AtomicU64,
 }
 
 /// From when to when a token is valid, in Unix seconds.
@@ -134,13 +136,23 @@ impl Tokens {
             decoding: DecodingKey::from_secret(key),
             key_id,
             validation,
-            database: DatabaseGeneration::default(),
+            database: AtomicU64::new(DatabaseGeneration::default().0),
         })
     }
 
     /// Issues and accepts tokens with user ids in this generation of the database only.
     pub fn for_database(self, database: DatabaseGeneration) -> Tokens {
-        Tokens { database, ..self }
+        self.set_database(database);
+        self
+    }
+
+    /// From now on, issues and accepts tokens of this generation instead.
+    pub fn set_database(&self, database: DatabaseGeneration) {
+        self.database.store(database.0, Ordering::Relaxed);
+    }
+
+    fn database(&self) -> DatabaseGeneration {
+        DatabaseGeneration(self.database.load(Ordering::Relaxed))
     }
 
     /// Uses the key in this file. If the file is missing, a key is generated: 32 random bytes, mode 0600, durable
@@ -207,7 +219,7 @@ impl Tokens {
             name: account.username.to_string(),
             audience: audience.map(str::to_owned),
             generation: Some(account.token_generation),
-            database: Some(self.database.to_string()),
+            database: Some(self.database().to_string()),
             auth_time: Some(term.signed_in_at),
             iat: term.issued_at,
             exp: term.expires_at,
@@ -272,7 +284,7 @@ impl Tokens {
         if is_complete != [user.is_some(); 3] {
             return Err(TokenError::Invalid);
         }
-        if payload.database.is_some_and(|database| database != self.database.to_string()) {
+        if payload.database.is_some_and(|database| database != self.database().to_string()) {
             return Err(TokenError::Invalid);
         }
         if payload.exp <= now {

@@ -2,6 +2,7 @@
 
 mod certificate;
 mod clock;
+mod generation;
 pub(crate) mod holder;
 mod http;
 mod listeners;

@@ -5,7 +5,7 @@ use super::listeners::{Listeners, OfShard};
 use super::parts::{Hooks, Parts};
 use super::process::Signals;
 use super::watchdog::{self, Watchdog};
-use super::{Setup, certificate, clock, http};
+use super::{Setup, certificate, clock, generation, http};
 use crate::chat::{self, Chat};
 use crate::driver::{self, Control, Driver, HandOver, ShardHandle, ShardSetup, TlsSetup};
 use crate::lanes::{LaneMetrics, LaneSetup, ReaderSetup, run_lane, run_reader};
@@ -60,6 +60,8 @@ struct Others {
     redirect: JoinHandle<()>,
     /// The comparison of clocks.
     clock: JoinHandle<()>,
+    /// Follows the database's generation.
+    generation: JoinHandle<()>,
     /// Keeps the certificate up to date.
     certificate: JoinHandle<Result<()>>,
 }
@@ -103,6 +105,11 @@ impl Threads {
             admin: tokio::spawn(admin),
             redirect: tokio::spawn(redirect),
             clock: tokio::spawn(clock::watch(setup.store.clock())),
+            generation: tokio::spawn(generation::follow(
+                setup.store.generations(),
+                Arc::clone(&setup.tokens),
+                Arc::clone(&chat),
+            )),
             certificate: tokio::spawn(certificate::watch(setup.tls.clone())),
         };
         let http = tokio::spawn(http::serve(service, limit, handed_over, http_drains));
@@ -139,7 +146,7 @@ impl Threads {
     /// If something makes it impossible to go on: another process has taken the database, the database can't be
     /// trusted, or a thread or task has ended.
     pub(super) async fn wait(&mut self, signals: &mut Signals, store: &SharedStore) -> Result<&'static str> {
-        let Others { admin, redirect, clock, certificate } = &mut self.others;
+        let Others { admin, redirect, clock, generation, certificate } = &mut self.others;
         tokio::select! {
             // In this order: a lane that finds the database broken reports it first, and then ends.
             biased;
@@ -159,6 +166,7 @@ impl Threads {
             _ = admin => bail!("the operators' port ended unexpectedly"),
             _ = redirect => bail!("the port that leads to https ended unexpectedly"),
             _ = clock => bail!("the comparison of clocks ended unexpectedly"),
+            _ = generation => bail!("the task that follows the database's generation ended unexpectedly"),
             result = certificate => match result {
                 Ok(Err(error)) => Err(error),
                 _ => bail!("the task that keeps the certificate up to date ended unexpectedly"),
@@ -334,11 +342,12 @@ mod tests {
     #[tokio::test]
     async fn the_server_ends_when_one_of_its_tasks_has_ended() {
         type End = fn(&mut Threads);
-        let tasks: [(End, &str); 8] = [
+        let tasks: [(End, &str); 9] = [
             (|threads| threads.http.abort(), "HTTP service"),
             (|threads| threads.others.admin.abort(), "operators' port"),
             (|threads| threads.others.redirect.abort(), "leads to https"),
             (|threads| threads.others.clock.abort(), "clocks"),
+            (|threads| threads.others.generation.abort(), "generation"),
             (|threads| threads.others.certificate.abort(), "certificate"),
             (|threads| threads.endpoint.abort(), "between HTTP and the shards"),
             (|threads| threads.reader.abort(), "reader"),

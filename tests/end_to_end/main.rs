@@ -78,6 +78,7 @@ macro_rules! on_each_driver {
 mod client;
 mod databases;
 mod load;
+mod nodes;
 mod proxy;
 mod sdk_client;
 mod server;
@@ -89,6 +90,7 @@ mod centrifuge;
 mod chaos;
 mod check;
 mod clocks;
+mod cluster;
 mod crash;
 mod crowd;
 mod echo;

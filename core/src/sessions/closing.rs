@@ -272,7 +272,7 @@ impl Shard {
         self.feeds.id_of(channel).filter(|id| self.feeds.get(*id).is_some_and(|feed| feed.is_attached))
     }
 
-    // ── revoked tokens, and the stop ────────────────────────────────────────────────────────────────────────────────
+    // ── tokens that became invalid, and the stop ────────────────────────────────────────────────────────────────────────────────
 
     pub(crate) fn on_revoke(&mut self, revocation: Revocation, host: &mut impl Host) {
         self.connections.users.revoke(revocation);
@@ -280,6 +280,18 @@ impl Shard {
             let session = self.connections[slot].session();
             if session.is_some_and(|s| revocation.covers(s.generation, s.issued_at_s)) {
                 self.close(slot, CloseReason::FORCE_DISCONNECT, host);
+            }
+        }
+    }
+
+    /// The tokens of all connections belong to a history that has ended.
+    pub(crate) fn start_over(&mut self, host: &mut impl Host) {
+        for slot in self.connections.slots() {
+            match self.connections[slot].phase {
+                Phase::Handshake(_) | Phase::Connecting(_) | Phase::Open(_) => {
+                    self.close(slot, CloseReason::EXPIRED, host);
+                }
+                Phase::Vacant | Phase::Head | Phase::Echo | Phase::Closing { .. } | Phase::Aborted => {}
             }
         }
     }
