@@ -411,7 +411,7 @@ pub enum Message {
     /// To every shard: earlier tokens of this user are revoked.
     Revoke(Revocation),
     /// To every shard: the database has another history, in which a user id may mean somebody else. All connections are
-    /// closed.
+    /// closed, and all rooms loaded again.
     StartOver,
     /// To every shard, from HTTP or from a shard: an event for all connections of a user. It is stored nowhere; a
     /// client that misses it can ask. Answered with `CreditReturned`.

@@ -439,6 +439,7 @@ impl Shard {
             }
             Message::StartOver => {
                 cx.messenger.acknowledge(from, host);
+                self.homes.start_over(cx, host);
                 self.start_over(host);
             }
 

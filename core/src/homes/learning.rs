@@ -246,6 +246,14 @@ impl Homes {
         self.abandon(cx, &channel, &Message::Closed { channel: channel.clone() }, host);
     }
 
+    /// The database has another history: all rooms are loaded again.
+    pub fn start_over(&mut self, cx: &mut Context, host: &mut impl Host) {
+        let rooms: Vec<_> = self.homes.keys().filter(|channel| matches!(channel, Channel::Room(_))).cloned().collect();
+        for channel in rooms {
+            self.abandon(cx, &channel, &Message::Lost { channel: channel.clone() }, host);
+        }
+    }
+
     /// Drops a home. Every shard that it feeds is sent `ending`; later subscribers start over.
     fn abandon(&mut self, cx: &mut Context, channel: &Channel, ending: &Message, host: &mut impl Host) {
         let Some(Home { fed_shards, waiting, .. }) = self.homes.remove(channel) else { return };
