@@ -289,6 +289,9 @@ fn check_database(options: &Options, report: &mut Report) {
     }
     let schema = match schema.version {
         None => "new: the first start creates the tables".to_owned(),
+        Some(version) if version > schema.newest => {
+            format!("schema version {version}, of a newer uproar, which this one can use")
+        }
         Some(version) if schema.is_current() => format!("schema version {version}, up to date"),
         Some(version) => {
             let newest = schema.newest;

@@ -415,3 +415,7 @@ CREATE OR REPLACE FUNCTION append(
 RETURNS TABLE (item bigint, outcome text, at_offset bigint, at_number bigint, at_ms bigint)
 LANGUAGE sql VOLATILE
 AS 'SELECT * FROM append(item_rooms, item_users, item_ids, item_kinds, item_targets, item_bodies, NULL)';
+
+-- The oldest schema version whose programs can use this database. A program that knows only versions from there on
+-- starts on a newer schema, too. A migration that such programs could not live with raises it to its own version.
+INSERT INTO meta (name, value) VALUES ('usable_since', '10');

@@ -1,4 +1,5 @@
--- The processes that use the database together, each with --bus. A node adds and updates its own row.
+-- The processes that use the database together, each with --bus. A node adds and updates its own row. (usable_since
+-- stays: older programs do without this table.)
 CREATE TABLE nodes (
   incarnation   text PRIMARY KEY,                                    -- random; drawn at each start, and after a silence
   name          text NOT NULL,                                       -- a label: --node

@@ -3,7 +3,6 @@
 use crate::error::OpenError;
 use crate::migrations;
 use crate::options::{DatabaseUrl, OpenOptions};
-use sqlx::migrate::{Migrate, MigrateError};
 use std::path::Path;
 
 /// What a data folder is.
@@ -32,7 +31,8 @@ pub struct DatabaseState {
 pub struct Schema {
     /// The last migration that was applied. `None`: the database has none of our tables yet.
     pub version: Option<i64>,
-    /// The last migration of this build, which the next start brings the database to.
+    /// The last migration of this build, which the next start brings the database to, unless a newer release has brought
+    /// it further already.
     pub newest: i64,
 }
 
@@ -74,32 +74,13 @@ pub async fn database(url: &DatabaseUrl, folder: &Path, options: &OpenOptions) -
 }
 
 impl Schema {
+    /// Whether a start leaves the schema as it is.
     pub fn is_current(&self) -> bool {
-        self.version == Some(self.newest)
+        self.version >= Some(self.newest)
     }
 
     /// The schema of a database without any of our tables.
     pub(crate) fn missing(migrations: &[migrations::Migration]) -> Schema {
         Schema { version: None, newest: migrations::newest(migrations) }
-    }
-
-    /// Compares the migrations that a database has recorded with those of this build, as a start does.
-    pub(crate) async fn read(
-        connection: &mut impl Migrate,
-        migrations: &[migrations::Migration],
-    ) -> Result<Schema, MigrateError> {
-        let known = migrations::migrator(migrations);
-        let applied = connection.list_applied_migrations("_sqlx_migrations").await?;
-        for applied in &applied {
-            match known.iter().find(|known| known.version == applied.version) {
-                None => return Err(MigrateError::VersionMissing(applied.version)),
-                Some(known) if known.checksum != applied.checksum => {
-                    return Err(MigrateError::VersionMismatch(applied.version));
-                }
-                Some(_) => {}
-            }
-        }
-        let version = applied.last().map(|applied| applied.version);
-        Ok(Schema { version, ..Schema::missing(migrations) })
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::error::{OpenError, one_line};
 use sqlx::SqlSafeStr;
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::{AppliedMigration, MigrateError, Migrator};
 use std::time::Duration;
 
 /// One migration: its number, from 1; its name; its SQL. A released migration is never changed, because its checksum
@@ -18,6 +18,7 @@ pub(crate) const SQLITE: &[Migration] = &[
     (6, "reactions", include_str!("../../migrations/sqlite/0006_reactions.sql")),
     (7, "reserved skeletons", include_str!("../../migrations/sqlite/0007_reserved_skeletons.sql")),
     (8, "memberships", include_str!("../../migrations/sqlite/0008_memberships.sql")),
+    (9, "usable since", include_str!("../../migrations/sqlite/0009_usable_since.sql")),
 ];
 
 pub(crate) const POSTGRES: &[Migration] = &[
@@ -46,6 +47,42 @@ pub(crate) fn took_too_long(address: &str) -> OpenError {
     ))
 }
 
+/// The row of `meta` that says which programs can use a database: those that know the schema version with this number.
+/// Without the row it is usable only with the version that it has. A program may therefore find a newer schema than it
+/// knows, and only reads and writes what it knows of it.
+pub(crate) const USABLE_SINCE: &str = "SELECT value FROM meta WHERE name = 'usable_since'";
+
+/// Where a database records its migrations.
+pub(crate) const TABLE: &str = "_sqlx_migrations";
+
+/// The last migration that was applied, if this build can use the schema: it is its own, or that of a newer release which
+/// says so. `None`: none was applied. `usable_since`: what the database says.
+pub(crate) fn check(
+    applied: &[AppliedMigration],
+    usable_since: Option<&str>,
+    migrations: &[Migration],
+) -> Result<Option<i64>, MigrateError> {
+    let (known, newest) = (migrator(migrations), newest(migrations));
+    let last = applied.last().map(|applied| applied.version);
+    let is_usable = usable_since.and_then(|since| since.parse::<i64>().ok()).is_some_and(|since| since <= newest);
+    for applied in applied {
+        match known.iter().find(|known| known.version == applied.version) {
+            Some(known) if known.checksum == applied.checksum => {}
+            Some(_) => return Err(MigrateError::VersionMismatch(applied.version)),
+            None if is_usable && applied.version > newest => {}
+            None => return Err(MigrateError::VersionMissing(last.unwrap_or(applied.version))),
+        }
+    }
+    Ok(last)
+}
+
+/// A migrator for a schema that was checked. It takes no lock, and accepts the migrations of newer releases.
+pub(crate) fn updater(migrations: &[Migration]) -> Migrator {
+    let mut migrator = migrator(migrations);
+    migrator.set_ignore_missing(true).set_locking(false);
+    migrator
+}
+
 pub(crate) fn migrator(migrations: &[Migration]) -> Migrator {
     let migration = |&(version, name, sql): &Migration| {
         let kind = sqlx::migrate::MigrationType::Simple;
@@ -54,7 +91,8 @@ pub(crate) fn migrator(migrations: &[Migration]) -> Migrator {
     Migrator::with_migrations(migrations.iter().map(migration).collect())
 }
 
-/// Fails unless exactly the migrations of this build have been applied. `applied`: their versions and checksums.
+/// Fails unless exactly the migrations of this build have been applied: then it knows all tables and columns, and can copy
+/// them. `applied`: their versions and checksums.
 pub(crate) fn require_current(
     applied: &[(i64, Vec<u8>)],
     address: &str,
@@ -109,4 +147,17 @@ pub(crate) fn migration_failed(error: &MigrateError, address: &str, migrations: 
             format!("can't update the schema of the database {address}: {cause}")
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A migration that forgot the question would let older programs start on a schema that they can't use.
+    #[test]
+    fn each_migration_says_whether_older_programs_can_use_the_schema() {
+        for (version, name, sql) in SQLITE[8..].iter().chain(&POSTGRES[10..]) {
+            assert!(sql.contains("usable_since"), "migration {version}, {name}");
+        }
+    }
 }

@@ -104,6 +104,10 @@ async fn a_schema_of_another_version_is_reported(kind: Kind) {
     let newer = check(&arguments, &[]).await;
     assert_eq!(newer.code, Some(1));
     newer.problem(&["schema version 9999", "newer"]);
+    backdoor.execute("UPDATE meta SET value = '1' WHERE name = 'usable_since'").await;
+    let newer = check(&arguments, &[]).await;
+    newer.expect_success();
+    assert_contains(newer.good(name), &["schema version 9999", "which this one can use"]);
 }
 
 #[tokio::test]

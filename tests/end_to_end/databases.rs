@@ -115,7 +115,8 @@ impl Backdoor {
         };
         self.execute(&format!(
             "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-             VALUES (9999, 'of the future', true, {checksum}, 0)"
+             VALUES (9999, 'of the future', true, {checksum}, 0);
+             UPDATE meta SET value = '9999' WHERE name = 'usable_since'"
         ))
         .await;
     }

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use uproar_model::{Clock, Reading, boottime_ms};
 
 /// "uproar" in ASCII. Each database has advisory locks of its own.
-const KEY: i64 = 0x7570_726f_6172;
+pub(super) const KEY: i64 = 0x7570_726f_6172;
 /// How often the guard connection is tested.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Together with `INTERVAL`: how long the database may be silent before all connections are given up.

@@ -2,6 +2,7 @@
 
 use super::failures::Target;
 use super::guard::{Held, Holder};
+use super::migrate;
 use super::setup::{check_server, check_that_sessions_are_our_own, connect_options};
 use crate::error::OpenError;
 use crate::inspect::{DatabaseState, Schema};
@@ -34,14 +35,9 @@ async fn look(connect: &PgConnectOptions, target: &Target) -> Result<DatabaseSta
     let (version, has_schema, may_create) = facts().map_err(failed)?;
     let schema = match has_schema {
         false => Schema::missing(migrations::POSTGRES),
-        true => match Schema::read(connection, migrations::POSTGRES).await {
-            Ok(schema) => schema,
-            Err(error) => {
-                return Err(match migrations::database_error(&error) {
-                    Some(error) => target.failed(error),
-                    None => migrations::migration_failed(&error, &target.address, migrations::POSTGRES),
-                });
-            }
+        true => match migrate::version(connection, migrations::POSTGRES).await {
+            Ok(version) => Schema { version, ..Schema::missing(migrations::POSTGRES) },
+            Err(error) => return Err(migrate::failed(&error, target, migrations::POSTGRES)),
         },
     };
     if !schema.is_current() && !may_create {

@@ -5,6 +5,7 @@ mod failures;
 mod generation;
 mod guard;
 mod inspect;
+mod migrate;
 mod nodes;
 mod receiver;
 pub(crate) mod rooms;
@@ -27,10 +28,11 @@ use crate::options::OpenOptions;
 use append::Lanes;
 use failures::Target;
 use guard::{Guard, Held, Keeper, Mode};
+use migrate::migrate;
 use nodes::Node;
 use sessions::Sessions;
 use setup::{connect_options, session_settings};
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::PgConnectOptions;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -60,7 +62,7 @@ impl Postgres {
         };
         let mode = if node.is_some() { Mode::Node } else { Mode::Alone };
         let mut held = take(&connect, &target, options, mode).await?;
-        migrate(&mut held.connection, &target).await?;
+        migrate(&mut held.connection, &target, migrations::POSTGRES).await?;
         let failed = |error: sqlx::Error| target.failed(&error);
         let generation = generation::check(&mut held.connection, false).await.map_err(failed)?;
         match &mut node {
@@ -158,17 +160,4 @@ async fn take(
         Err(_) => return Err(target.no_answer(options.open_timeout)),
     }
     Ok(held)
-}
-
-/// Brings the schema up to date.
-async fn migrate(connection: &mut PgConnection, target: &Target) -> Result<(), OpenError> {
-    let migrator = migrations::migrator(migrations::POSTGRES);
-    match timeout(migrations::TIMEOUT, migrator.run(connection)).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(match migrations::database_error(&error) {
-            Some(error) => target.failed(error),
-            None => migrations::migration_failed(&error, &target.address, migrations::POSTGRES),
-        }),
-        Err(_) => Err(migrations::took_too_long(&target.address)),
-    }
 }

@@ -2,8 +2,9 @@
 
 use super::failures::{Target, ends_session};
 use super::guard::{Held, Mode};
+use super::migrate::migrate_vacancy;
 use super::setup::{WEAK_COMMIT, connect_options};
-use super::{migrate, take};
+use super::take;
 use crate::error::{OpenError, one_line};
 use crate::generation::{self, DatabaseGeneration};
 use crate::options::OpenOptions;
@@ -74,7 +75,7 @@ impl Vacancy {
             Ok(transaction)
         };
         let mut transaction = within_step(target, begun).await?;
-        migrate(&mut transaction, target).await?;
+        migrate_vacancy(&mut transaction, target).await?;
         let mut receiver = Receiver { transaction, target };
         // A row of `members` brings its row of `user_rooms`, but these come by themselves.
         receiver.run("ALTER TABLE members DISABLE TRIGGER user_rooms_joined").await?;
@@ -120,10 +121,11 @@ impl Receiver<'_> {
         self.run(&format!("ALTER TABLE {table} ALTER COLUMN id RESTART WITH {next}")).await
     }
 
-    /// Records what identifies the history, and these rows of `meta`. The first start records the rest.
+    /// Records what identifies the history, and these rows of `meta`. The migrations have recorded which programs can
+    /// use the schema, and the first start records the rest.
     pub async fn record(&mut self, generation: DatabaseGeneration, meta: &[(String, String)]) -> Result<(), OpenError> {
         let recorded = async {
-            self.transaction.execute("DELETE FROM meta").await?;
+            self.transaction.execute("DELETE FROM meta WHERE name <> 'usable_since'").await?;
             let generation = ("generation".to_owned(), generation.to_string());
             for (name, value) in meta.iter().chain([&generation]) {
                 let sql = "INSERT INTO meta (name, value) VALUES ($1, $2)";

@@ -7,7 +7,8 @@ use crate::error::OpenError;
 use crate::inspect::{DatabaseState, Schema};
 use crate::migrations;
 use crate::options::OpenOptions;
-use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::migrate::{Migrate, MigrateError};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection, Executor};
 use std::io;
 use std::path::Path;
@@ -40,9 +41,10 @@ pub(crate) async fn inspect(path: &Path, folder: &Path, options: &OpenOptions) -
             None => missing,
             Some(_) => {
                 MovedTo::refuse(&mut connection, &shown).await?;
-                Schema::read(&mut connection, migrations::SQLITE)
+                let version = schema_version(&mut connection)
                     .await
-                    .map_err(|error| migrations::migration_failed(&error, &shown, migrations::SQLITE))?
+                    .map_err(|error| migrations::migration_failed(&error, &shown, migrations::SQLITE))?;
+                Schema { version, ..missing }
             }
         };
         connection.close().await.map_err(failed)?;
@@ -53,6 +55,18 @@ pub(crate) async fn inspect(path: &Path, folder: &Path, options: &OpenOptions) -
         Err(_) => return Err(failed(sqlx::Error::PoolTimedOut)),
     };
     Ok(DatabaseState { description, schema, used_by: LockFile::holder_for(path)? })
+}
+
+/// The last migration that was applied to a database with a schema that this build can use.
+pub(super) async fn schema_version(connection: &mut SqliteConnection) -> Result<Option<i64>, MigrateError> {
+    let applied = connection.list_applied_migrations(migrations::TABLE).await?;
+    match migrations::check(&applied, None, migrations::SQLITE) {
+        Err(MigrateError::VersionMissing(_)) => {
+            let since: Option<String> = sqlx::query_scalar(migrations::USABLE_SINCE).fetch_optional(connection).await?;
+            migrations::check(&applied, since.as_deref(), migrations::SQLITE)
+        }
+        checked => checked,
+    }
 }
 
 /// Whether a start can create the file, as far as its folder is concerned.

@@ -22,6 +22,7 @@ use crate::migrations;
 use crate::options::OpenOptions;
 use checkpoints::Checkpoints;
 use sqlx::ConnectOptions;
+use sqlx::migrate::Migrate;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -157,8 +158,13 @@ impl Opened {
 
     /// Brings the schema up to date, which takes long if the database is large.
     async fn migrate(&self) -> Result<(), OpenError> {
-        let migrator = migrations::migrator(migrations::SQLITE);
-        match timeout(migrations::TIMEOUT, migrator.run(&self.writer)).await {
+        let update = async {
+            let mut connection = self.writer.acquire().await?;
+            connection.ensure_migrations_table(migrations::TABLE).await?;
+            inspect::schema_version(&mut connection).await?;
+            migrations::updater(migrations::SQLITE).run(&mut *connection).await
+        };
+        match timeout(migrations::TIMEOUT, update).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(match migrations::database_error(&error) {
                 Some(error) if is_locked(error) => open_failed(&self.path, &self.shown, error),

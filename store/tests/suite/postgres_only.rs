@@ -773,7 +773,8 @@ fn a_newer_schema_is_refused() {
         run(
             &mut shell,
             "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-             VALUES (99, 'later', true, '', 0)",
+             VALUES (99, 'later', true, '', 0);
+             UPDATE meta SET value = '99' WHERE name = 'usable_since'",
         )
         .await;
         let error = fixture.open_error().await;
@@ -781,6 +782,89 @@ fn a_newer_schema_is_refused() {
         run(&mut shell, "DELETE FROM _sqlx_migrations WHERE version = 99").await;
         // The refused process has released the lock.
         fixture.open().await.close().await;
+    });
+}
+
+/// Servers are upgraded one after the other, so one of an older release may start on the schema of a newer one.
+#[test]
+fn a_newer_schema_is_used_if_it_says_so() {
+    runtime().block_on(async {
+        let fixture = Fixture::new(postgres()).await;
+        fixture.open().await.close().await;
+        let mut shell = fixture.shell().await;
+        let sql = "SELECT max(version) FROM _sqlx_migrations";
+        let known: i64 = sqlx::query_scalar(sql).fetch_one(&mut shell).await.unwrap();
+        run(
+            &mut shell,
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES (98, 'later', true, '', 0), (99, 'later', true, '', 0)",
+        )
+        .await;
+        let mut set_usable_since = async |value: Option<String>| {
+            run(&mut shell, "DELETE FROM meta WHERE name = 'usable_since'").await;
+            let sql = "INSERT INTO meta (name, value) SELECT 'usable_since', $1 WHERE $1 IS NOT NULL";
+            sqlx::query(sql).bind(value).execute(&mut shell).await.unwrap();
+        };
+        let url = fixture.url.parse().unwrap();
+        let inspect = async || {
+            uproar_store::inspect::database(&url, fixture.folder.path(), &OpenOptions::default())
+                .await
+                .map(|state| (state.schema.version, state.schema.newest, state.schema.is_current()))
+        };
+        for refused in [None, Some("nonsense".to_owned()), Some((known + 1).to_string())] {
+            set_usable_since(refused).await;
+            for error in [fixture.open_error().await, inspect().await.unwrap_err().to_string()] {
+                assert!(error.contains("schema version 99") && error.contains("newer uproar"), "{error}");
+            }
+        }
+        for used in [known, known - 1] {
+            set_usable_since(Some(used.to_string())).await;
+            assert_eq!(inspect().await.unwrap(), (Some(99), known, true));
+            fixture.open().await.close().await;
+        }
+        let store = fixture.open().await;
+        create_lobby(&store).await;
+        store.close().await;
+        uproar_store::tools::restored(&url, &fixture.folder, OpenOptions::default()).await.unwrap();
+    });
+}
+
+/// An `ALTER TABLE` that waits for a lock holds up every append behind it.
+#[test]
+fn a_migration_does_not_wait_for_locks() {
+    runtime().block_on(async {
+        let fixture = Fixture::new(postgres()).await;
+        fixture.open().await.close().await;
+        let mut shell = fixture.shell().await;
+        // The schema before migration 11.
+        run(
+            &mut shell,
+            "DROP TABLE nodes; DROP FUNCTION begin_change, clock_ms, lock_room, publish_change, join_rooms,
+               remove_member, delete_room, append(bigint[], bigint[], text[], smallint[], bigint[], text[], bigint);
+             DELETE FROM meta WHERE name = 'usable_since'; DELETE FROM _sqlx_migrations WHERE version > 10;
+             SELECT pg_advisory_lock(x'7570726f6173'::bigint)",
+        )
+        .await;
+        let mut other = fixture.shell().await;
+        let held_up = async {
+            let trying = "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND state = 'idle' AND query = 'SELECT pg_try_advisory_lock($1)'";
+            let deadline = Instant::now() + SOON;
+            while sqlx::query_scalar::<_, i64>(trying).fetch_one(&mut other).await.unwrap() != 1 {
+                assert!(Instant::now() < deadline, "another process is migrating");
+                tokio::task::yield_now().await;
+            }
+            run(&mut other, "BEGIN; LOCK TABLE meta IN SHARE MODE").await;
+            run(&mut shell, "SELECT pg_advisory_unlock_all()").await;
+            // It waits a little, and then lets others pass.
+            until_waiting(&mut shell, 1).await;
+            until_waiting(&mut shell, 0).await;
+            until_waiting(&mut shell, 1).await;
+            run(&mut other, "COMMIT").await;
+        };
+        let (store, ()) = tokio::join!(fixture.open(), held_up);
+        create_lobby(&store).await;
+        store.close().await;
     });
 }
 

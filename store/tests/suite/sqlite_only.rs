@@ -504,12 +504,65 @@ fn a_newer_schema_is_refused() {
         run(
             &mut shell,
             "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-             VALUES (99, 'later', 1, x'00', 0)",
+             VALUES (99, 'later', 1, x'00', 0);
+             UPDATE meta SET value = '99' WHERE name = 'usable_since'",
         )
         .await;
         shell.close().await.unwrap();
         let error = open_error(&DatabaseUrl::Sqlite(folder.database_path()), &folder).await;
         assert!(error.contains("schema version 99") && error.contains("newer uproar"), "{error}");
+    });
+}
+
+#[test]
+fn a_newer_schema_is_used_if_it_says_so() {
+    runtime().block_on(async {
+        let directory = TempDir::new().unwrap();
+        let folder = folder(&directory);
+        let url = DatabaseUrl::Sqlite(folder.database_path());
+        open_in(&folder).await.unwrap().close().await;
+        let mut shell = shell(&folder.database_path()).await;
+        let sql = "SELECT max(version) FROM _sqlx_migrations";
+        let known: i64 = sqlx::query_scalar(sql).fetch_one(&mut shell).await.unwrap();
+        run(
+            &mut shell,
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES (98, 'later', 1, x'00', 0), (99, 'later', 1, x'00', 0)",
+        )
+        .await;
+        let mut set_usable_since = async |value: Option<String>| {
+            run(&mut shell, "DELETE FROM meta WHERE name = 'usable_since'").await;
+            let sql = "INSERT INTO meta (name, value) SELECT 'usable_since', $1 WHERE $1 IS NOT NULL";
+            sqlx::query(sql).bind(value).execute(&mut shell).await.unwrap();
+        };
+        let inspect = async || {
+            uproar_store::inspect::database(&url, folder.path(), &OpenOptions::default())
+                .await
+                .map(|state| (state.schema.version, state.schema.newest, state.schema.is_current()))
+        };
+        for refused in [None, Some("nonsense".to_owned()), Some((known + 1).to_string())] {
+            set_usable_since(refused).await;
+            for error in [open_error(&url, &folder).await, inspect().await.unwrap_err().to_string()] {
+                assert!(error.contains("schema version 99") && error.contains("newer uproar"), "{error}");
+            }
+        }
+        for used in [known, known - 1] {
+            set_usable_since(Some(used.to_string())).await;
+            assert_eq!(inspect().await.unwrap(), (Some(99), known, true));
+            open_in(&folder).await.unwrap().close().await;
+        }
+        let store = open_in(&folder).await.unwrap();
+        create_lobby(&store).await;
+        store.close().await;
+        // It can be copied as it is, but not moved: what a newer release has added would be left behind.
+        let copy = directory.path().join("copy.db");
+        uproar_store::tools::backup(&url, &copy).await.unwrap();
+        let nowhere = "postgres://127.0.0.1:1/x".parse().unwrap();
+        let (file, data) = (folder.database_path(), folder.path().to_owned());
+        drop(folder);
+        let moved =
+            uproar_store::tools::migrate(&file, &data, &nowhere, OpenOptions::default(), &|_| {}).await.unwrap_err();
+        assert!(moved.to_string().contains("newer uproar"), "{moved}");
     });
 }
 
