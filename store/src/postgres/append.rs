@@ -11,14 +11,19 @@ use sqlx::postgres::PgConnection;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
-use uproar_model::{Item, Outcome, Refusal, Stored};
+use uproar_model::{Clock, Item, Outcome, Refusal, Stored, UnixMillis};
 
-const APPEND: &str = "SELECT item, outcome, at_offset, at_number, at_ms FROM append($1, $2, $3, $4, $5, $6)";
+const APPEND: &str = "SELECT item, outcome, at_offset, at_number, at_ms FROM append($1, $2, $3, $4, $5, $6, $7)";
+
+/// How long after it was sent an attempt can still store something, by the database's clock. A client that gets no answer
+/// from this process may ask another one, which must not be overtaken much later by what got stuck here.
+const VALID_MS: u64 = 30_000;
 
 /// The sessions that commit batches, while the guard holds its lock.
 pub(super) struct Lanes {
     pub sessions: Arc<Sessions>,
     pub guard: Arc<Guard>,
+    pub clock: Clock,
     /// How long a batch waits for the guard.
     pub acquire_timeout: Duration,
 }
@@ -36,7 +41,7 @@ impl Lanes {
             let mut session = self.sessions.acquire().await?;
             // Unless there is an answer: the statement may go on after it is given up.
             session.close_on_drop();
-            let outcomes = append(&mut session, batch).await;
+            let outcomes = append(&mut session, batch, self.clock.unix_ms() + VALID_MS).await;
             // The batch is one statement without BEGIN, so an error that the database reports leaves nothing behind.
             if outcomes.as_ref().map_or_else(keeps_session, |_| true) {
                 session.keep();
@@ -76,7 +81,12 @@ fn failure(error: &sqlx::Error) -> AppendError {
 /// The item's position in the batch, from 1; its outcome; the offset, number and time at which it is stored.
 type AnswerRow = (i64, String, Option<i64>, Option<i64>, Option<i64>);
 
-async fn append(connection: &mut PgConnection, batch: &[Item]) -> Result<Vec<Outcome>, sqlx::Error> {
+/// One attempt, which is void after the time `void_ms` of the database. Then it ends with SQLSTATE UP001.
+async fn append(
+    connection: &mut PgConnection,
+    batch: &[Item],
+    void_ms: UnixMillis,
+) -> Result<Vec<Outcome>, sqlx::Error> {
     let mut outcomes: Vec<_> = batch.iter().map(|item| check::refusal(item).map(Outcome::Refused)).collect();
     let sent: Vec<_> = (0..batch.len()).filter(|&index| outcomes[index].is_none()).collect();
     let items = || sent.iter().map(|&index| &batch[index]);
@@ -87,6 +97,7 @@ async fn append(connection: &mut PgConnection, batch: &[Item]) -> Result<Vec<Out
         .bind(items().map(|item| item.kind as i16).collect::<Vec<_>>())
         .bind(items().map(|item| item.target.map(offset_arg)).collect::<Vec<_>>())
         .bind(items().map(|item| item.body.as_deref()).collect::<Vec<_>>())
+        .bind(offset_arg(void_ms))
         .fetch_all(connection)
         .await?;
     let unexpected = || sqlx::Error::Protocol("append() returned an unexpected row".to_owned());

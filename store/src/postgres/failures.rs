@@ -124,8 +124,9 @@ pub(super) fn code(error: &sqlx::Error) -> Option<String> {
 /// hold plans that no longer fit the tables (0A000), or have lost its prepared statements (26000).
 pub(crate) fn keeps_session(error: &sqlx::Error) -> bool {
     let Some(code) = code(error) else { return false };
-    // 57014: canceled, such as at the statement's time limit. 55P03: the same while it waited for a lock.
-    matches!(code.get(..2), Some("22" | "23" | "40" | "54" | "P0")) || matches!(&*code, "57014" | "55P03")
+    // 57014: canceled, such as at the statement's time limit. 55P03: the same while it waited for a lock. UP is for our
+    // own functions.
+    matches!(code.get(..2), Some("22" | "23" | "40" | "54" | "P0" | "UP")) || matches!(&*code, "57014" | "55P03")
 }
 
 /// Whether the session has ended, or its connection: broken, or ended by an administrator, a crash or a time limit.

@@ -81,7 +81,8 @@ impl Postgres {
             Guard::watch(held, connect.clone(), target.clone(), clock.clone(), witnesses, node, generation);
         let (acquire_timeout, age_limit) = (options.acquire_timeout, options.session_age_limit);
         let sessions = |count| Sessions::new(connect.clone(), Arc::clone(&guard), count, acquire_timeout, age_limit);
-        let lanes = Lanes { sessions: sessions(lane_count), guard: Arc::clone(&guard), acquire_timeout };
+        let lanes =
+            Lanes { sessions: sessions(lane_count), guard: Arc::clone(&guard), clock: clock.clone(), acquire_timeout };
         let sessions = sessions(options.pool_size);
         // A server on which this fails would start and then answer nobody.
         drop(sessions.acquire().await.map_err(|error| target.failed_later(&error))?);

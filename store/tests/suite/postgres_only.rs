@@ -231,6 +231,46 @@ fn a_process_that_stops_holds_up_no_room() {
     });
 }
 
+/// A process that stops may send an attempt long after another one has answered for the item.
+#[test]
+fn an_append_that_comes_too_late_is_void() {
+    runtime().block_on(async {
+        let fixture = Fixture::new(postgres()).await;
+        let store = fixture.open().await;
+        let (room, ann) = create_lobby(&store).await;
+        let sql = "SELECT outcome FROM append(ARRAY[$1], ARRAY[$2], ARRAY['late'], ARRAY[0::smallint],
+            ARRAY[NULL::bigint], ARRAY['x'], clock_ms() + $3)";
+        let attempt = sqlx::query_scalar::<_, String>(sql).bind(room.0).bind(ann.0).bind(100_i64);
+        // It is in time when it is sent, but not any more when it gets the lock.
+        let (mut shell, mut holder, mut late) = (fixture.shell().await, fixture.shell().await, fixture.shell().await);
+        run(&mut holder, "BEGIN; SELECT FROM heads FOR UPDATE").await;
+        let waiting = tokio::spawn(async move { attempt.fetch_one(&mut late).await });
+        until_waiting(&mut shell, 1).await;
+        run(&mut shell, "SELECT pg_sleep(0.2)").await;
+        run(&mut holder, "COMMIT").await;
+        let error = waiting.await.unwrap().unwrap_err();
+        assert_eq!(error.as_database_error().unwrap().code().unwrap(), "UP001");
+
+        // By the database's clock, every attempt of the store is too late.
+        let clock = "CREATE OR REPLACE FUNCTION clock_ms() RETURNS bigint LANGUAGE sql VOLATILE AS
+            'SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint) + ";
+        let set_ahead = |ms: i64| sqlx::AssertSqlSafe(format!("{clock} {ms}'"));
+        let batch = [message(room, ann, "late", "x")];
+        sqlx::raw_sql(set_ahead(40_000)).execute(&mut shell).await.unwrap();
+        for _ in 0..3 {
+            let unknown = store.append(&batch).await;
+            assert!(
+                matches!(&unknown, Err(AppendError::OutcomeUnknown(why)) if why.contains("too late")),
+                "{unknown:?}"
+            );
+        }
+        assert_eq!(World::of(Arc::clone(&store)).log(room).await.len(), 1);
+        sqlx::raw_sql(set_ahead(20_000)).execute(&mut shell).await.unwrap();
+        assert_eq!(new(store.append(&batch).await.unwrap()[0]).offset, 2, "the next attempt has a time of its own");
+        store.close().await;
+    });
+}
+
 /// The creation of a room is several statements, in which an expired reservation is removed.
 #[test]
 fn a_deletion_waits_for_no_reserved_name() {
