@@ -63,6 +63,11 @@ pub enum Tool {
     ///
     /// It is needed only where the server can't detect the restore by itself. The server must not be running.
     Restored,
+    /// Replaces the key that signs tokens, which makes all tokens and cookies invalid
+    ///
+    /// The server must not be running. If several servers share a database, stop all of them, and copy the new key to
+    /// the others.
+    NewKey,
     /// Sets a user's password and invalidates the user's tokens
     ///
     /// It asks for the new password on the terminal, or else reads it from standard input. It works while the server

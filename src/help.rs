@@ -10,10 +10,11 @@ use uproar_core::limits::Limits;
 
 /// The shared options that each tool uses. The others are hidden from its help, but accepted and ignored, so that the
 /// command line, the environment and the configuration file of the server also serve its tools.
-const USED_OPTIONS: [(&str, &[&str]); 10] = [
+const USED_OPTIONS: [(&str, &[&str]); 11] = [
     ("token", &["config", "data", "key_file"]),
     ("backup", &["config", "data", "database"]),
     ("restored", &["config", "data", "database"]),
+    ("new-key", &["config", "data", "database", "key_file"]),
     ("password", &["config", "data", "database", "bus", "node"]),
     ("migrate", &["config", "data", "database"]),
     ("nodes", &["config", "database"]),
@@ -338,6 +339,7 @@ mod tests {
             ("token", &["--user", "--lifetime", "--config", "--data", "--key-file", "--help"][..]),
             ("backup", &["--config", "--data", "--database", "--help"]),
             ("restored", &["--config", "--data", "--database", "--help"]),
+            ("new-key", &["--config", "--data", "--database", "--key-file", "--help"]),
             ("password", &["--user", "--config", "--data", "--database", "--bus", "--node", "--help"]),
             ("migrate", &["--from", "--config", "--data", "--database", "--help"]),
             ("nodes", &["--config", "--database", "--help"]),
@@ -441,6 +443,7 @@ mod tests {
             "uproar token --user NAME [--lifetime SECONDS] [options]",
             "uproar backup FILE [options]",
             "uproar restored [options]",
+            "uproar new-key [options]",
             "uproar password --user NAME [options]",
             "uproar migrate [--from FILE] [options]",
             "uproar check [options]",

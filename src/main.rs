@@ -27,6 +27,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Tool::Token { user, lifetime }) => tools::token(&cli.options, user, *lifetime),
         Some(Tool::Backup { file }) => tools::backup(&cli.options, file),
         Some(Tool::Restored) => tools::restored(&cli.options),
+        Some(Tool::NewKey) => tools::new_key(&cli.options),
         Some(Tool::Password { user }) => tools::password(&cli.options, user),
         Some(Tool::Migrate { from }) => tools::migrate(&cli.options, from.as_deref()),
         Some(Tool::Nodes) => tools::nodes(&cli.options),

@@ -38,6 +38,17 @@ pub fn restored(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Replaces the signing key, which makes all tokens invalid.
+pub fn new_key(options: &Options) -> Result<()> {
+    let url = options.database_url()?;
+    let folder = DataFolder::open(&options.data)?;
+    let path = options.key_path();
+    let change = || Ok::<_, anyhow::Error>(Tokens::replace_key_file(&path)?.key_id().to_owned());
+    block_on(uproar_store::tools::change_key(&url, &folder, OpenOptions::default(), change))??;
+    output::note(format_args!("{} has a new key; all users have to sign in again", path.display()));
+    Ok(())
+}
+
 /// Moves everything from SQLite to PostgreSQL.
 pub fn migrate(options: &Options, from: Option<&Path>) -> Result<()> {
     let url = options.database_url()?;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -165,6 +165,17 @@ impl Tokens {
             }
             tokens => tokens,
         }
+    }
+
+    /// Replaces the key in this file by a new one, as [`Tokens::from_key_file`] generates it. No server may use it.
+    pub fn replace_key_file(path: &Path) -> Result<Tokens, KeyError> {
+        match std::fs::metadata(path) {
+            Ok(metadata) if !metadata.is_file() => return Err(KeyError::NotAFile(path.to_owned())),
+            Ok(_) => replace(path).map_err(|error| KeyError::NotWritten { path: path.to_owned(), error })?,
+            // It is generated below, or can't be read there either.
+            Err(_) => {}
+        }
+        Tokens::from_key_file(path)
     }
 
     /// Like [`Tokens::from_key_file`], but a missing file is an error. For tools that run beside a server.
@@ -319,9 +330,32 @@ impl std::fmt::Debug for Tokens {
     }
 }
 
-/// Writes a new key. The key is written under a temporary name and then linked, so that even after a crash the file is
-/// either missing or complete, and an existing key is never replaced.
+/// Writes a new key, unless there is one: a key that another process generates at the same time serves as well.
 fn generate(path: &Path) -> io::Result<()> {
+    write_new_key(path, |unfinished| match std::fs::hard_link(unfinished, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        linked => linked,
+    })
+}
+
+/// Writes a new key in place of the one in this file. It belongs to the same user, as the server must be able to read
+/// it even if root has replaced it.
+fn replace(path: &Path) -> io::Result<()> {
+    let old = std::fs::metadata(path)?;
+    // A link stays one.
+    let path = &std::fs::canonicalize(path)?;
+    write_new_key(path, |unfinished| {
+        let new = std::fs::metadata(unfinished)?;
+        if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
+            chown(unfinished, Some(old.uid()), Some(old.gid()))?;
+        }
+        std::fs::rename(unfinished, path)
+    })
+}
+
+/// Writes a new key under a temporary name, which `place` then links or renames to `path`. So even after a crash there
+/// is a complete key at `path`, or the old one, or none.
+fn write_new_key(path: &Path, place: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let mut key = [0; KEY_MIN_BYTES];
     getrandom::fill(&mut key).map_err(io::Error::from)?;
     let mut suffix = [0; 8];
@@ -338,18 +372,18 @@ fn generate(path: &Path) -> io::Result<()> {
     unfinished.push(format!(".{:016x}", u64::from_ne_bytes(suffix)));
     let unfinished = PathBuf::from(unfinished);
 
-    let linked = (|| {
+    let placed = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
         file.write_all(&key)?;
         file.sync_all()?;
-        match std::fs::hard_link(&unfinished, path) {
-            // Another process was faster. Its key serves as well.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            linked => linked,
-        }
+        place(&unfinished)
     })();
-    let removed = std::fs::remove_file(&unfinished);
-    linked?;
+    let removed = match std::fs::remove_file(&unfinished) {
+        // It was renamed.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    };
+    placed?;
     removed?;
     File::open(folder)?.sync_all()
 }
@@ -603,6 +637,26 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), key);
         assert_eq!(again.key_id(), first.key_id());
         assert_eq!(Tokens::read_key_file(&path).unwrap().key_id(), first.key_id());
+    }
+
+    #[test]
+    fn a_key_is_replaced_by_another_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let mut ids = std::collections::HashSet::new();
+        assert!(ids.insert(Tokens::replace_key_file(&path).unwrap().key_id().to_owned()), "there was none");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        for path in [&path, &link] {
+            assert!(ids.insert(Tokens::replace_key_file(path).unwrap().key_id().to_owned()));
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        assert!(ids.contains(Tokens::read_key_file(&path).unwrap().key_id()));
+        assert!(link.is_symlink());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "the temporary files must be gone");
+        assert!(matches!(Tokens::replace_key_file(folder.path()), Err(KeyError::NotAFile(_))));
+        assert!(matches!(Tokens::replace_key_file(&path.join("below")), Err(KeyError::Unreadable { .. })));
     }
 
     #[test]

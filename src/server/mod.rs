@@ -107,6 +107,7 @@ async fn open(options: &Options, limits: &Limits, url: &DatabaseUrl) -> Result<O
         rates: write_rates(limits),
         join_leave_limit: limits.join_leave_limit,
         node: options.node()?,
+        key_id: Some(tokens.key_id().to_owned()),
         ..OpenOptions::default()
     };
     let store = overcome(timeout, async || Ok(uproar_store::open(url, &folder, open.clone()).await?)).await?;

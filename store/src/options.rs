@@ -106,6 +106,8 @@ pub struct OpenOptions {
     pub node: Option<String>,
     /// How often PostgreSQL is asked for rooms that were deleted, but not by this process.
     pub sweep_interval: Duration,
+    /// The id of the key that signs tokens. Nodes must have the same one. `None`: tokens are not used.
+    pub key_id: Option<String>,
 }
 
 impl Default for OpenOptions {
@@ -121,6 +123,7 @@ impl Default for OpenOptions {
             session_age_limit: Duration::from_secs(1800),
             node: None,
             sweep_interval: Duration::from_secs(60),
+            key_id: None,
         }
     }
 }

@@ -32,6 +32,20 @@ pub async fn restored(url: &DatabaseUrl, folder: &DataFolder, options: OpenOptio
     }
 }
 
+/// Calls `change`, which changes the key that signs tokens and returns its id, while no server uses the database or the
+/// data folder, and records the id where nodes compare it.
+pub async fn change_key<E: From<OpenError>>(
+    url: &DatabaseUrl,
+    _folder: &DataFolder,
+    options: OpenOptions,
+    change: impl FnOnce() -> Result<String, E>,
+) -> Result<(), E> {
+    match url {
+        DatabaseUrl::Sqlite(_) => change().map(drop),
+        DatabaseUrl::Postgres(url) => crate::postgres::change_key(url, &options, change).await,
+    }
+}
+
 /// Moves the SQLite database in the file `from` to the empty PostgreSQL database at `to`. No server may use either.
 /// `data`: the data folder. `say` gets lines about the progress.
 pub async fn migrate(

@@ -99,6 +99,7 @@ mod faults_databases;
 mod faults_sockets;
 mod health;
 mod journey;
+mod keys;
 mod live;
 mod members;
 mod migrate;

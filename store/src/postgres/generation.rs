@@ -99,7 +99,7 @@ pub(crate) async fn restored(url: &str, options: &OpenOptions) -> Result<(), Ope
     }
 }
 
-async fn set_meta(connection: &mut PgConnection, name: &str, value: &str) -> Result<(), sqlx::Error> {
+pub(super) async fn set_meta(connection: &mut PgConnection, name: &str, value: &str) -> Result<(), sqlx::Error> {
     let sql = "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
     sqlx::query(sql).bind(name).bind(value).execute(connection).await?;
     Ok(())

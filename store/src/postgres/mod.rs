@@ -5,6 +5,7 @@ mod failures;
 mod generation;
 mod guard;
 mod inspect;
+mod key;
 mod migrate;
 mod nodes;
 mod receiver;
@@ -16,6 +17,7 @@ mod witnesses;
 pub(crate) use failures::{ends_session, keeps_session};
 pub(crate) use generation::restored;
 pub(crate) use inspect::inspect;
+pub(crate) use key::change as change_key;
 pub(crate) use nodes::list as nodes;
 pub(crate) use receiver::{Receiver, Vacancy};
 pub(crate) use sessions::Lent;
@@ -65,6 +67,11 @@ impl Postgres {
         migrate(&mut held.connection, &target, migrations::POSTGRES).await?;
         let failed = |error: sqlx::Error| target.failed(&error);
         let generation = generation::check(&mut held.connection, false).await.map_err(failed)?;
+        match &options.key_id {
+            Some(key_id) if node.is_some() => key::compare(&mut held.connection, key_id, &target).await?,
+            Some(key_id) => key::record(&mut held.connection, key_id).await.map_err(failed)?,
+            None => {}
+        }
         match &mut node {
             None => witnesses.mark(&mut held.connection).await.map_err(failed)?,
             Some(node) => {
