@@ -4,6 +4,7 @@ use crate::driver::{self, Adopted, ShardHandle};
 use crate::lanes::LaneMetrics;
 use crate::mesh::Port;
 use crate::metrics::{self, ShardAnswers};
+use crate::server::clock::unready_reason;
 use crate::traces::Tracer;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -14,9 +15,10 @@ use uproar_core::limits::Limits;
 use uproar_core::message::{Append, Caller, Channel, Endpoint, Message};
 use uproar_core::metrics::ShardMetrics;
 use uproar_core::{Placement, Serial, Slot};
-use uproar_http::{PublishError, PublishRequest};
+use uproar_http::{Chat as _, PublishError, PublishRequest};
 use uproar_model::{
-    Item, Kind, Outcome, Publication, Revocation, Revocations, RoomId, Stored, UserEvent, UserId, boottime_ms,
+    Clock, Item, Kind, Lease, Outcome, Publication, Revocation, Revocations, RoomId, Stored, UserEvent, UserId,
+    boottime_ms,
 };
 
 /// Calls, and likewise notices, that may wait in the task's queues.
@@ -49,6 +51,9 @@ struct Collection {
 pub struct Chat {
     calls: mpsc::Sender<Call>,
     revocations: RwLock<Revocations>,
+    lease: Lease,
+    /// The database's clock, if this machine's must not differ much from it.
+    clock: Option<Clock>,
     handle: ShardHandle,
     next_shard: AtomicUsize,
     ids_made: AtomicU64,
@@ -75,11 +80,15 @@ impl Chat {
         process: metrics::Process,
         tracer: Option<Arc<Tracer>>,
         revocations: Revocations,
+        lease: Lease,
+        clock: Option<Clock>,
     ) -> (Chat, Calls) {
         let (calls, receiver) = mpsc::channel(WAITING_LIMIT);
         let chat = Chat {
             calls,
             revocations: RwLock::new(revocations),
+            lease,
+            clock,
             handle,
             next_shard: AtomicUsize::new(0),
             ids_made: AtomicU64::new(0),
@@ -102,6 +111,27 @@ impl Chat {
     /// Closes all connections: the database has another history.
     pub async fn start_over(&self) {
         self.send(Call::StartOver).await;
+    }
+
+    /// Applies those of these revocations that are new. Whether there were any: then the shards will learn of them.
+    pub async fn follow(&self, revocations: &[Revocation]) -> bool {
+        let is_new = |it: &&Revocation| self.revocation(it.user).is_none_or(|known| known.generation < it.generation);
+        let mut any = false;
+        for revocation in revocations.iter().filter(is_new) {
+            self.revoke(*revocation).await;
+            any = true;
+        }
+        any
+    }
+
+    /// Whether all shards have taken, within a second, what was sent to them before.
+    pub async fn has_reached_shards(&self) -> bool {
+        let (sender, receiver) = oneshot::channel();
+        let asked = async {
+            self.send(Call::Count(sender)).await;
+            receiver.await.is_ok()
+        };
+        tokio::time::timeout(METRICS_TIMEOUT, asked).await.unwrap_or(false)
     }
 
     /// Sends a notice that may be lost. A lost publication is detected at the next one or when heads are compared. Lost
@@ -181,6 +211,10 @@ impl uproar_http::Chat for Chat {
         self.revocations.read().unwrap_or_else(PoisonError::into_inner).of(user)
     }
 
+    fn lease(&self) -> Lease {
+        self.lease.clone()
+    }
+
     fn adopt(&self, connection: uproar_http::Adopted) {
         let uproar_http::Adopted { socket, tls, peer, bytes } = connection;
         let shard = self.next_shard.fetch_add(1, Ordering::Relaxed) % usize::from(self.shards);
@@ -193,6 +227,12 @@ impl uproar_http::Chat for Chat {
     fn unready_reason(&self) -> Option<String> {
         if self.is_stopping.load(Ordering::Relaxed) {
             return Some("the server is stopping".into());
+        }
+        if let Some(reason) = self.clock.as_ref().and_then(|clock| unready_reason(clock.ahead_ms())) {
+            return Some(reason);
+        }
+        if !self.lease.is_valid(boottime_ms()) {
+            return Some("the database does not say in time which tokens are revoked".into());
         }
         let is_stuck = self.lane_metrics.stuck_lanes.load(Ordering::Relaxed) > 0;
         is_stuck.then(|| "the database does not answer commits".into())
@@ -378,7 +418,6 @@ mod tests {
     use super::*;
     use std::pin::pin;
     use std::task::{Context, Waker};
-    use uproar_http::Chat as _;
 
     /// They were dropped: connections with revoked tokens stayed open, and so did those in deleted rooms.
     #[test]
@@ -387,8 +426,18 @@ mod tests {
         let revocations = Revocations::new(0, Vec::new());
         let process = metrics::Process::new(".".into(), None);
         let lane_metrics = Arc::new(LaneMetrics::default());
-        let (chat, Calls(mut calls)) =
-            Chat::new(handle, 1, 0, Limits::default(), lane_metrics, process, None, revocations);
+        let (chat, Calls(mut calls)) = Chat::new(
+            handle,
+            1,
+            0,
+            Limits::default(),
+            lane_metrics,
+            process,
+            None,
+            revocations,
+            Lease::unlimited(),
+            None,
+        );
         for _ in 0..=WAITING_LIMIT {
             chat.notify(UserId(1), UserEvent::Left { room: "lobby".into() });
         }
@@ -401,6 +450,34 @@ mod tests {
         assert!(revoke.as_mut().poll(&mut cx).is_ready() && close.as_mut().poll(&mut cx).is_ready());
         let rest: Vec<Call> = std::iter::from_fn(|| calls.try_recv().ok()).collect();
         assert!(matches!(rest[..], [.., Call::Revoke(_), Call::CloseRoom(_)]));
+    }
+
+    /// A node renews its lease only after that.
+    #[tokio::test]
+    async fn the_shards_learn_of_the_revocations_of_other_nodes() {
+        let (handle, _controls) = ShardHandle::new(Vec::new());
+        let revocations = Revocations::new(1_000, Vec::new());
+        let process = metrics::Process::new(".".into(), None);
+        let (limits, lane_metrics) = (Limits::default(), Arc::new(LaneMetrics::default()));
+        let (lease, clock) = (Lease::unlimited(), None);
+        let (chat, Calls(mut calls)) =
+            Chat::new(handle, 1, 0, limits, lane_metrics, process, None, revocations, lease, clock);
+        let of = |user, generation| Revocation { user: UserId(user), generation, at: 1 };
+        assert!(chat.follow(&[of(1, 1), of(2, 1)]).await);
+        assert!(!chat.follow(&[of(1, 1), of(2, 1)]).await, "they are known");
+        assert!(chat.follow(&[of(1, 1), of(2, 2)]).await);
+        for expected in [of(1, 1), of(2, 1), of(2, 2)] {
+            assert!(matches!(calls.try_recv(), Ok(Call::Revoke(revocation)) if revocation == expected));
+        }
+        assert!(calls.try_recv().is_err());
+
+        let answer = async {
+            let Some(Call::Count(sender)) = calls.recv().await else { panic!("no call") };
+            let _ = sender.send(Vec::new());
+            drop(calls.recv().await);
+        };
+        let reached = async { (chat.has_reached_shards().await, chat.has_reached_shards().await) };
+        assert_eq!(tokio::join!(reached, answer).0, (true, false));
     }
 
     /// While a shard took no messages, this queue grew without end.

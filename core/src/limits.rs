@@ -323,6 +323,9 @@ limits! {
     store_timeout_ms = 10_000, 10..=DAY_MS;
     /// How long a session with PostgreSQL is used before a new one replaces it.
     store_session_age_ms = 1_800_000, 10..=DAY_MS;
+    /// How long a node of several serves its clients without learning which tokens the others have revoked. It asks
+    /// twice as often.
+    lease_ms = 1_000, 100..=60_000;
     /// The member limit of a room that is created without `size`.
     room_size_default = 10_000, 1..=100_000;
     /// The most HTTP connections at a time. When that is not enough for all, client addresses share the places: idle

@@ -10,9 +10,15 @@ use axum::extract::FromRequestParts;
 use http::request::Parts;
 use http::{HeaderMap, header};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
 use uproar_core::websocket::head::bearer_token;
-use uproar_model::{Claims, TokenError, User, UserId, shown_name};
+use uproar_model::{Claims, TokenError, User, UserId, boottime_ms, shown_name};
 use uproar_store::Account;
+
+/// How long a request waits for a valid lease.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(1);
+const LEASE_PAUSE: Duration = Duration::from_millis(10);
 
 /// The user of a valid token.
 pub(crate) struct Authenticated {
@@ -100,6 +106,7 @@ async fn authenticate_at(
 ) -> Result<Authenticated, ApiError> {
     let claims = app.tokens.verify(token, valid_at)?;
     if let Some(id) = claims.user {
+        require_lease(app).await?;
         // Memory holds every revocation that a token that has not expired can fall under.
         let revocation = app.chat.revocation(id);
         if revocation.is_some_and(|revocation| revocation.covers(claims.generation, claims.issued_at)) {
@@ -117,6 +124,20 @@ async fn authenticate_at(
         return Err(revoked(app, client, account.id));
     }
     Ok(Authenticated { user: User::from(&account), claims, account: Some(account), client })
+}
+
+/// Waits until it is known what other nodes have revoked.
+async fn require_lease(app: &App) -> Result<(), ApiError> {
+    let lease = app.chat.lease();
+    let valid = async {
+        while !lease.is_valid(boottime_ms()) {
+            sleep(LEASE_PAUSE).await;
+        }
+    };
+    timeout(LEASE_TIMEOUT, valid).await.map_err(|_| {
+        let why = "the server can't find out whether the token was revoked; try again later";
+        ApiError::new(Code::Unavailable, why).retry_after(1)
+    })
 }
 
 impl Authenticated {

@@ -3,7 +3,7 @@
 use crate::traces::SpanContext;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use uproar_model::{Offset, Publication, Refusal, Revocation, RoomId, Stored, User, UserEvent, UserId};
+use uproar_model::{Lease, Offset, Publication, Refusal, Revocation, RoomId, Stored, User, UserEvent, UserId};
 use uproar_tls::Session;
 
 /// What the service asks of the running chat. The server implements it over the mesh, this crate's tests with a fake.
@@ -27,6 +27,9 @@ pub trait Chat: Send + Sync + 'static {
 
     /// The latest revocation of the user's tokens that is held in memory. Checked on each authenticated call.
     fn revocation(&self, user: UserId) -> Option<Revocation>;
+
+    /// While this lease is valid, `revocation` knows what other nodes have revoked.
+    fn lease(&self) -> Lease;
 
     /// Takes over a connection that hyper owned until a request on it asked for a WebSocket.
     fn adopt(&self, connection: Adopted);

@@ -9,6 +9,7 @@ mod append;
 mod claims;
 mod clock;
 pub mod fairness;
+mod lease;
 mod message_id;
 mod name;
 mod publication;
@@ -18,6 +19,7 @@ pub use access::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocati
 pub use append::{Item, Kind, OWN_REACTIONS_LIMIT, Outcome, REACTION_KINDS_LIMIT, Refusal, Stored};
 pub use claims::{Claims, TokenError};
 pub use clock::{Clock, Reading, boottime_ms};
+pub use lease::Lease;
 pub use message_id::{MESSAGE_ID_LIMIT_BYTES, MessageIdError, check_message_id, shown_message_id};
 pub use name::{
     NAME_LIMIT_BYTES, NameError, check_new_name, fold_name, looks_like, reserved_lookalike, shown_name, skeleton,

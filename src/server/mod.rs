@@ -1,7 +1,7 @@
 //! The server from start to stop: [`run`] prepares the process, `serve` binds, builds, spawns, waits and stops.
 
 mod certificate;
-mod clock;
+pub(crate) mod clock;
 mod generation;
 pub(crate) mod holder;
 mod http;
@@ -9,6 +9,7 @@ mod listeners;
 mod notify;
 mod parts;
 mod process;
+mod revocations;
 pub(crate) mod settings;
 mod start;
 mod threads;
@@ -33,7 +34,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinSet;
 use uproar_core::limits::{Limits, revocations_kept_ms};
 use uproar_http::Tokens;
-use uproar_model::Revocations;
+use uproar_model::{Lease, Revocations, UnixMillis};
 use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, SharedStore, WriteRates};
 
 /// How long threads that still block get to finish when the process ends.
@@ -175,7 +176,12 @@ struct Setup<'a> {
     lanes: u16,
     /// Decides which shard a room lives on, among others.
     seed: u64,
+    /// Whether other nodes may use the same database.
+    is_node: bool,
+    lease: Lease,
     revocations: Revocations,
+    /// When they were read, by the database's clock.
+    revocations_read_at: UnixMillis,
 }
 
 impl<'a> Setup<'a> {
@@ -192,11 +198,28 @@ impl<'a> Setup<'a> {
         let lanes = store.lanes() as u16;
         let longest_lifetime_ms = store.longest_token_lifetime_ms(limits.token_lifetime_ms).await?;
         let kept_ms = revocations_kept_ms(longest_lifetime_ms);
-        let since = store.clock().unix_ms().saturating_sub(kept_ms);
-        let revocations = Revocations::new(kept_ms, store.revoked_since(since).await?);
+        let read_at = store.clock().unix_ms();
+        let revocations = Revocations::new(kept_ms, store.revoked_since(read_at.saturating_sub(kept_ms)).await?);
+        let is_node = options.node()?.is_some();
+        let lease = if is_node { Lease::new(limits.lease_ms) } else { Lease::unlimited() };
         let seed = getrandom::u64().context("the system can't provide random numbers")?;
         let store = Arc::clone(store);
-        Ok(Setup { options, driver, limits, tls, tracer, tokens, store, shards, lanes, seed, revocations })
+        Ok(Setup {
+            options,
+            driver,
+            limits,
+            tls,
+            tracer,
+            tokens,
+            store,
+            shards,
+            lanes,
+            seed,
+            is_node,
+            lease,
+            revocations,
+            revocations_read_at: read_at,
+        })
     }
 
     /// The core for each shard's thread, if there are enough cores to pin the threads.

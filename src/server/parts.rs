@@ -34,7 +34,7 @@ pub(super) struct Hooks {
 
 impl Parts {
     pub(super) fn build(setup: &Setup<'_>) -> Result<Parts> {
-        let Setup { options, limits, tls, tokens, store, shards, lanes, seed, revocations, tracer, .. } = setup;
+        let Setup { options, limits, tls, tokens, store, shards, lanes, seed, revocations, lease, tracer, .. } = setup;
         let mesh = Mesh::new(*shards, *lanes, |from, to| queue_capacity(limits, *shards, from, to))
             .context("can't create the queues between threads")?;
         let (handle, controls) = ShardHandle::new(mesh.shards.iter().map(|port| port.inbox.waker()).collect());
@@ -50,6 +50,8 @@ impl Parts {
             process,
             tracer.clone(),
             revocations.clone(),
+            lease.clone(),
+            setup.is_node.then(|| store.clock()),
         );
         let chat = Arc::new(chat);
         let settings = settings::from_options(options, limits)?;

@@ -5,7 +5,7 @@ use super::listeners::{Listeners, OfShard};
 use super::parts::{Hooks, Parts};
 use super::process::Signals;
 use super::watchdog::{self, Watchdog};
-use super::{Setup, certificate, clock, generation, http};
+use super::{Setup, certificate, clock, generation, http, revocations};
 use crate::chat::{self, Chat};
 use crate::driver::{self, Control, Driver, HandOver, ShardHandle, ShardSetup, TlsSetup};
 use crate::lanes::{LaneMetrics, LaneSetup, ReaderSetup, run_lane, run_reader};
@@ -62,6 +62,8 @@ struct Others {
     clock: JoinHandle<()>,
     /// Follows the database's generation.
     generation: JoinHandle<()>,
+    /// Learns what other nodes have revoked.
+    revocations: JoinHandle<()>,
     /// Keeps the certificate up to date.
     certificate: JoinHandle<Result<()>>,
 }
@@ -104,12 +106,13 @@ impl Threads {
         let others = Others {
             admin: tokio::spawn(admin),
             redirect: tokio::spawn(redirect),
-            clock: tokio::spawn(clock::watch(setup.store.clock())),
+            clock: tokio::spawn(clock::watch(setup.store.clock(), setup.is_node)),
             generation: tokio::spawn(generation::follow(
                 setup.store.generations(),
                 Arc::clone(&setup.tokens),
                 Arc::clone(&chat),
             )),
+            revocations: lane_runtime.spawn(follow_revocations(setup, &chat)),
             certificate: tokio::spawn(certificate::watch(setup.tls.clone())),
         };
         let http = tokio::spawn(http::serve(service, limit, handed_over, http_drains));
@@ -146,7 +149,7 @@ impl Threads {
     /// If something makes it impossible to go on: another process has taken the database, the database can't be
     /// trusted, or a thread or task has ended.
     pub(super) async fn wait(&mut self, signals: &mut Signals, store: &SharedStore) -> Result<&'static str> {
-        let Others { admin, redirect, clock, generation, certificate } = &mut self.others;
+        let Others { admin, redirect, clock, generation, revocations, certificate } = &mut self.others;
         tokio::select! {
             // In this order: a lane that finds the database broken reports it first, and then ends.
             biased;
@@ -167,6 +170,7 @@ impl Threads {
             _ = redirect => bail!("the port that leads to https ended unexpectedly"),
             _ = clock => bail!("the comparison of clocks ended unexpectedly"),
             _ = generation => bail!("the task that follows the database's generation ended unexpectedly"),
+            _ = revocations => bail!("the search for revoked tokens ended unexpectedly"),
             result = certificate => match result {
                 Ok(Err(error)) => Err(error),
                 _ => bail!("the task that keeps the certificate up to date ended unexpectedly"),
@@ -206,6 +210,23 @@ impl Threads {
         while self.lanes.join_next().await.is_some() {}
         let _ = (&mut self.reader).await;
         Ok(())
+    }
+}
+
+/// The task of a node that learns what the others have revoked. A lone server has no such task.
+fn follow_revocations(setup: &Setup<'_>, chat: &Arc<Chat>) -> impl Future<Output = ()> + Send + 'static {
+    let poll = setup.is_node.then(|| revocations::Poll {
+        store: Arc::clone(&setup.store),
+        chat: Arc::clone(chat),
+        lease: setup.lease.clone(),
+        interval: Duration::from_millis(setup.limits.lease_ms / 2),
+        known_until: setup.revocations_read_at,
+    });
+    async {
+        match poll {
+            Some(poll) => poll.run().await,
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -342,12 +363,13 @@ mod tests {
     #[tokio::test]
     async fn the_server_ends_when_one_of_its_tasks_has_ended() {
         type End = fn(&mut Threads);
-        let tasks: [(End, &str); 9] = [
+        let tasks: [(End, &str); 10] = [
             (|threads| threads.http.abort(), "HTTP service"),
             (|threads| threads.others.admin.abort(), "operators' port"),
             (|threads| threads.others.redirect.abort(), "leads to https"),
             (|threads| threads.others.clock.abort(), "clocks"),
             (|threads| threads.others.generation.abort(), "generation"),
+            (|threads| threads.others.revocations.abort(), "revoked tokens"),
             (|threads| threads.others.certificate.abort(), "certificate"),
             (|threads| threads.endpoint.abort(), "between HTTP and the shards"),
             (|threads| threads.reader.abort(), "reader"),

@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use uproar_model::fairness::Prefix;
 use uproar_model::{
     Admission, Clock, Head, Item, JoinError, JoinedRoom, Marker, Offset, Outcome, Page, PageRequest, Publication,
-    Revocation, RoomId, UnixMillis, UserId,
+    Reading, Revocation, RoomId, UnixMillis, UserId,
 };
 
 /// The most joins in one transaction. It holds the locks of their rooms, for which messages wait, too, if the rooms are
@@ -36,6 +36,9 @@ const JOINS_LIMIT: usize = 16;
 const CONNECTIONS_FOR_SHARDS: usize = 3;
 /// Connections with PostgreSQL on which calls other than appends write at the same time. SQLite has one writer.
 const WRITERS: usize = 2;
+/// How far polls of revocations go back at least. Each of the three steps of a revocation (the statement that dates it,
+/// the pause after it, and the commit) has the time limit of a call, on whichever node.
+const OVERLAP_MIN_MS: u64 = 30_000;
 const SWEEP_RETRY: Duration = Duration::from_secs(30);
 
 /// The database itself, for everything that differs between the two.
@@ -489,6 +492,18 @@ impl Store for Database {
 
     async fn revoked_since(&self, since: UnixMillis) -> Result<Vec<Revocation>, StoreError> {
         self.calls.read(async |db| users::revoked_since(db, since).await).await
+    }
+
+    async fn recent_revocations(&self, known_until: UnixMillis) -> Result<(Reading, Vec<Revocation>), StoreError> {
+        let overlap_ms = 3 * u64::try_from(self.calls.time_limit.as_millis()).unwrap_or(u64::MAX / 3);
+        let recent = async {
+            let mut db = match &self.calls.backend {
+                Backend::Sqlite(sqlite) => sqlite.reader().await,
+                Backend::Postgres(postgres) => postgres.connection_for_revocations().await,
+            }?;
+            users::recent_revocations(&mut db, known_until, overlap_ms.max(OVERLAP_MIN_MS)).await
+        };
+        self.calls.limit_time(recent).await
     }
 
     async fn longest_token_lifetime_ms(&self, lifetime_ms: u64) -> Result<u64, StoreError> {

@@ -20,10 +20,12 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uproar_model::{
     Admission, Clock, DatabaseGeneration, Epoch, Head, Item, JoinError, JoinedRoom, Kind, Marker, Number,
-    OWN_REACTIONS_LIMIT, Offset, Outcome, Page, PageRequest, Publication, REACTION_KINDS_LIMIT, Refusal, Revocation,
-    Role, RoomId, Stored, UnixMillis, User, UserId, looks_like, member_body, text,
+    OWN_REACTIONS_LIMIT, Offset, Outcome, Page, PageRequest, Publication, REACTION_KINDS_LIMIT, Reading, Refusal,
+    Revocation, Role, RoomId, Stored, UnixMillis, User, UserId, boottime_ms, looks_like, member_body, text,
 };
 
+/// How far `recent_revocations` goes back, as on the databases.
+const OVERLAP_MS: u64 = 30_000;
 /// As in the statement of the databases (`unread_sql`).
 const UNREAD_LIMIT: usize = 1_000;
 const UNREAD_SCAN_LIMIT: usize = 3_000;
@@ -855,6 +857,13 @@ impl Store for SharedMemoryStore {
         let mut revoked: Vec<_> = revoked.collect();
         revoked.sort_by_key(|revocation| (revocation.at, revocation.user));
         Ok(revoked)
+    }
+
+    async fn recent_revocations(&self, known_until: UnixMillis) -> Result<(Reading, Vec<Revocation>), StoreError> {
+        let asked_ms = boottime_ms();
+        let reading = Reading { asked_ms, answered_ms: asked_ms, unix_ms: now() };
+        let since = known_until.min(reading.unix_ms).saturating_sub(OVERLAP_MS);
+        Ok((reading, self.revoked_since(since).await?))
     }
 
     async fn longest_token_lifetime_ms(&self, lifetime_ms: u64) -> Result<u64, StoreError> {

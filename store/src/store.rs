@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use uproar_model::{
     Admission, Clock, DatabaseGeneration, Head, Item, JoinError, JoinedRoom, Marker, Offset, Outcome, Page,
-    PageRequest, Publication, Revocation, RoomId, UnixMillis, UserId,
+    PageRequest, Publication, Reading, Revocation, RoomId, UnixMillis, UserId,
 };
 
 /// Every call can be abandoned (dropping the future never leaves a transaction open) and can be repeated.
@@ -101,6 +101,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// The current token generations that were raised at this time or later.
     async fn revoked_since(&self, since: UnixMillis) -> Result<Vec<Revocation>, StoreError>;
+
+    /// For a node that regularly asks which tokens others have revoked: the current token generations that were raised
+    /// since `known_until`, the time in the previous answer, and the database's time. They go back further, as far as a
+    /// revocation may be committed later than it is dated, and the database's clock may have been set back meanwhile.
+    /// On PostgreSQL, no other call makes this one wait for a connection.
+    async fn recent_revocations(&self, known_until: UnixMillis) -> Result<(Reading, Vec<Revocation>), StoreError>;
 
     /// Records that tokens now have this lifetime, and returns the longest one that was ever recorded: as long as that,
     /// a token may outlive its revocation.

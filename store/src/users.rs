@@ -1,10 +1,10 @@
 //! Accounts and token generations.
 
-use crate::connection::{Arg, DbConnection};
+use crate::connection::{Arg, DbConnection, wrong_row_count};
 use crate::error::{CreateUserError, StoreError};
 use crate::names;
 use crate::objects::{Account, Login, NewUser};
-use uproar_model::{Revocation, UserId, skeleton};
+use uproar_model::{Reading, Revocation, UserId, boottime_ms, skeleton};
 
 /// id, username, email_key, whether there is a password, token generation, when it was raised.
 type AccountRow = (i64, String, Option<String>, bool, i64, Option<i64>);
@@ -169,6 +169,34 @@ pub(crate) async fn revoked_since(db: &mut DbConnection, since: u64) -> Result<V
         WHERE revoked_at IS NOT NULL AND revoked_at >= $1 ORDER BY revoked_at, id";
     let since = i64::try_from(since).unwrap_or(i64::MAX);
     Ok(db.all(sql, &[Arg::Int(since)]).await?.into_iter().map(revocation_from).collect())
+}
+
+pub(crate) async fn recent_revocations(
+    db: &mut DbConnection,
+    known_until: u64,
+    overlap_ms: u64,
+) -> Result<(Reading, Vec<Revocation>), StoreError> {
+    macro_rules! sql {
+        ($database:ident, $least:literal) => {
+            concat!(
+                "SELECT n.now, u.id, CAST(u.token_generation AS bigint), u.revoked_at FROM (SELECT ",
+                now_sql!($database),
+                " AS now) n LEFT JOIN users u ON u.revoked_at IS NOT NULL AND u.revoked_at >= ",
+                $least,
+                "($1, n.now) - $2 ORDER BY u.revoked_at, u.id"
+            )
+        };
+    }
+    let sql = if db.is_postgres() { sql!(postgres, "least") } else { sql!(sqlite, "min") };
+    let arg = |ms| Arg::Int(i64::try_from(ms).unwrap_or(i64::MAX));
+    let asked_ms = boottime_ms();
+    let rows =
+        db.all::<(i64, Option<i64>, Option<i64>, Option<i64>)>(sql, &[arg(known_until), arg(overlap_ms)]).await?;
+    let answered_ms = boottime_ms();
+    let Some((now, ..)) = rows.first() else { return Err(wrong_row_count(0, 1)) };
+    let reading = Reading { asked_ms, answered_ms, unix_ms: now.unsigned_abs() };
+    let revocation = |(_, user, generation, at)| Some(revocation_from((user?, generation?, at?)));
+    Ok((reading, rows.into_iter().filter_map(revocation).collect()))
 }
 
 pub(crate) async fn longest_token_lifetime_ms(db: &mut DbConnection, lifetime_ms: u64) -> Result<u64, StoreError> {

@@ -2,7 +2,7 @@
 
 use crate::client::User;
 use crate::databases::Kind;
-use crate::server::{BINARY_VARIABLE, Setup, text};
+use crate::server::{BINARY_VARIABLE, Setup, text, until};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -90,5 +90,23 @@ async fn a_revocation_covers_the_tokens_of_a_server_with_another_clock() {
         server.get("/me", &token).await.expect(200);
         server.stop().await;
         server = server.restart().await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_whose_clock_is_wrong_is_not_ready() {
+    for (options, is_node) in [(&["--bus", "postgres"][..], true), (&[], false)] {
+        let mut setup = Setup::new(Kind::Postgres, options).await;
+        let Some(wrapper) = with_shifted_clock(setup.folder(), 3_600) else { return };
+        setup.wrapper = wrapper;
+        let server = setup.start().await;
+        let expected = "s ahead of the database's";
+        let response = server.get("/readyz", "").await;
+        assert_eq!(response.status, if is_node { 503 } else { 200 });
+        let body = String::from_utf8_lossy(&response.body);
+        assert_eq!(body.contains(expected), is_node, "{body}");
+        if is_node {
+            until("the log says so", async || server.setup.log().contains(expected)).await;
+        }
     }
 }

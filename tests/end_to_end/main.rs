@@ -116,6 +116,7 @@ mod port;
 mod quick_start;
 mod retry;
 mod reverse_proxies;
+mod revocations;
 mod sdk;
 mod seccomp;
 mod security_log;

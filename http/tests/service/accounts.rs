@@ -3,11 +3,11 @@
 use crate::support::{server, server_with, server_with_passwords, settings, soon, term};
 use serde_json::json;
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uproar_core::limits::Limits;
 use uproar_http::passwords::{HashError, Hasher, PasswordPool};
 use uproar_http::{Settings, Term, Tokens};
-use uproar_model::DatabaseGeneration;
+use uproar_model::{DatabaseGeneration, Lease, boottime_ms};
 use uproar_store::Login;
 
 fn now() -> u64 {
@@ -149,6 +149,34 @@ async fn signing_out_revokes_all_tokens() {
     }
     ann.token = ann.post("/user/signin", signin).await.expect(200)["token"].as_str().map(str::to_owned);
     ann.get("/rooms").await.expect(200);
+}
+
+/// While the lease is expired, another node may have revoked the token.
+#[tokio::test]
+async fn a_request_with_a_token_waits_for_a_valid_lease() {
+    let server = server().await;
+    let mut ann = server.sign_up("ann").await;
+    let lease = Lease::new(60_000);
+    *server.chat.lease.lock().unwrap() = lease.clone();
+    let response = ann.get("/me").await;
+    response.assert_error(503, "unavailable", None);
+    assert_eq!(response.header("retry-after"), Some("1"));
+    // What needs no token goes on, and so does what reads the database.
+    for path in ["/healthz", "/", "/openapi.json"] {
+        assert_eq!(ann.get(path).await.status, 200, "{path}");
+    }
+    let mut other = server.client().await;
+    let credentials = json!({"username": "ann", "password": "correct horse"});
+    other.post("/user/signin", credentials).await.expect(200);
+    other.token = Some(server.tokens.mint("bot", now(), 60));
+    other.get("/me").await.expect(200);
+
+    let renewed = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        lease.renew(boottime_ms());
+    };
+    let (response, ()) = tokio::join!(ann.get("/me"), renewed);
+    response.expect(200);
 }
 
 /// The revocations in memory can lag behind, so the database decides whether a fresh token is issued.

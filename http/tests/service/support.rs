@@ -16,7 +16,7 @@ use uproar_http::{
     Adopted, Chat, PasswordCost, PublishError, PublishRequest, Service, Settings, SharedChat, SharedTraces, Term,
     Tokens,
 };
-use uproar_model::{Item, Kind, Outcome, Publication, Revocation, RoomId, Stored, UserEvent, UserId};
+use uproar_model::{Item, Kind, Lease, Outcome, Publication, Revocation, RoomId, Stored, UserEvent, UserId};
 use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, SharedStore, WriteRates};
 
 /// A chat that records calls and behaves as the test sets it up.
@@ -26,6 +26,7 @@ pub struct FakeChat {
     pub closed: Mutex<Vec<RoomId>>,
     pub notified: Mutex<Vec<(UserId, UserEvent)>>,
     pub revocations: Mutex<HashMap<UserId, Revocation>>,
+    pub lease: Mutex<Lease>,
     pub unready_reason: Mutex<Option<String>>,
     /// Results of the next publishes, last first. If empty, publishes reach the store.
     pub publish_results: Mutex<Vec<Result<Stored, PublishError>>>,
@@ -80,6 +81,10 @@ impl Chat for FakeChat {
 
     fn revocation(&self, user: UserId) -> Option<Revocation> {
         self.revocations.lock().unwrap().get(&user).copied()
+    }
+
+    fn lease(&self) -> Lease {
+        self.lease.lock().unwrap().clone()
     }
 
     fn adopt(&self, connection: Adopted) {
@@ -165,6 +170,7 @@ async fn start(
         closed: Mutex::default(),
         notified: Mutex::default(),
         revocations: Mutex::default(),
+        lease: Mutex::new(Lease::unlimited()),
         unready_reason: Mutex::default(),
         publish_results: Mutex::default(),
         published: Mutex::default(),

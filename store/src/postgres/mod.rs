@@ -45,6 +45,8 @@ pub(crate) struct Postgres {
     /// For everything except batches.
     sessions: Arc<Sessions>,
     lanes: Lanes,
+    /// One session, so that a node always learns of revocations in time.
+    for_revocations: Arc<Sessions>,
     guard: Arc<Guard>,
     keeper: Keeper,
     clock: Clock,
@@ -90,10 +92,11 @@ impl Postgres {
         let sessions = |count| Sessions::new(connect.clone(), Arc::clone(&guard), count, acquire_timeout, age_limit);
         let lanes =
             Lanes { sessions: sessions(lane_count), guard: Arc::clone(&guard), clock: clock.clone(), acquire_timeout };
+        let for_revocations = sessions(1);
         let sessions = sessions(options.pool_size);
         // A server on which this fails would start and then answer nobody.
         drop(sessions.acquire().await.map_err(|error| target.failed_later(&error))?);
-        Ok(Postgres { sessions, lanes, guard, keeper, clock })
+        Ok(Postgres { sessions, lanes, for_revocations, guard, keeper, clock })
     }
 
     pub fn generation(&self) -> DatabaseGeneration {
@@ -115,6 +118,10 @@ impl Postgres {
 
     pub async fn connection(&self) -> Result<DbConnection, sqlx::Error> {
         Ok(DbConnection::new(Pooled::Postgres(self.sessions.acquire().await?)))
+    }
+
+    pub async fn connection_for_revocations(&self) -> Result<DbConnection, sqlx::Error> {
+        Ok(DbConnection::new(Pooled::Postgres(self.for_revocations.acquire().await?)))
     }
 
     pub async fn append(&self, batch: &[Item]) -> Result<Vec<Outcome>, AppendError> {
@@ -142,6 +149,7 @@ impl Postgres {
 
     pub async fn close(&self) {
         self.lanes.sessions.close().await;
+        self.for_revocations.close().await;
         self.sessions.close().await;
         // Last, because it lets another process start.
         self.keeper.release().await;

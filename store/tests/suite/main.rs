@@ -85,7 +85,8 @@ on_every_store! {
         ensure_user_creates_a_user_once,
         a_password_changes_only_if_the_expected_hash_matches,
         revocations_are_listed_by_time,
-        a_revocation_is_dated_by_the_clock_of_the_process,
+        a_revocation_is_dated_by_the_database,
+        a_poll_of_revocations_goes_back_a_little,
         the_longest_lifetime_of_tokens_is_remembered;
     races:
         concurrent_writers_to_one_room_get_distinct_offsets,
