@@ -24,6 +24,7 @@ on_each_database! {
 on_each_database_and_shards! {
     publishes_take_effect_in_order
     a_late_reader_sees_the_current_content
+    kinds_of_newer_releases_are_shown_as_empty_publications
     limits_of_presence_notices_and_subscriptions_hold
 }
 
@@ -877,6 +878,41 @@ async fn waiting_commands_are_bounded(kind: Kind) {
     assert_eq!(check_error(&wire.next().await, 3), 100);
     assert!(wire.next().await["refresh"].is_object());
     assert!(wire.result(4, "refresh", json!({"token": ann.token})).await.is_object());
+}
+
+/// During an upgrade, a newer server may store what this one does not know. The room once seemed to have a gap for ever.
+async fn kinds_of_newer_releases_are_shown_as_empty_publications(kind: Kind, shards: &str) {
+    let mut server = Server::start(kind, &["--shards", shards]).await;
+    let ann = server.user("ann").await;
+    server.create_room(&ann, "r").await;
+    let mut wire = Wire::connect(&server, &ann).await;
+    wire.result(2, "subscribe", json!({"channel": "room:r"})).await;
+    let mut plain = server.join(&ann, "room=r").await;
+    let stored = "UPDATE heads SET last_offset = 1;
+        INSERT INTO messages (room_id, room_offset, number, kind, user_id, client_id, body, created_at)
+        SELECT h.room_id, 1, 0, 99, u.id, '~new-1', 'secret', 1700 FROM heads h, users u";
+    server.setup.backdoor().await.execute(stored).await;
+    let user = json!({"id": server.user_id(&ann).await, "username": "ann"});
+    let unknown = json!({"type": "unknown", "offset": 1, "user": user, "time": 1700});
+    plain.send("after").await;
+    // Live, from the ring, and from the database.
+    let mut late = server.join(&ann, "room=r&since=0").await;
+    for ws in [&mut plain, &mut late] {
+        assert_eq!(ws.event().await, unknown);
+        assert_eq!(ws.message().await, (2, "after".to_owned()));
+    }
+    let publication = wire.push("room:r", "pub").await;
+    assert_eq!((&publication["data"], number(&publication["offset"])), (&json!({}), 1));
+    assert_eq!(wire.push("room:r", "pub").await["data"]["text"], "after");
+    let history = wire.result(3, "history", json!({"channel": "room:r", "limit": 9})).await;
+    let data: Vec<_> = history["publications"].as_array().expect("a list").iter().map(|p| &p["data"]).collect();
+    assert_eq!((data.len(), data[0]), (2, &json!({})));
+    let chats = server.get("/user/getchats?room=r&memberships=true", &ann.token).await.expect(200);
+    assert_eq!(chats["messages"].as_array().map(Vec::len), Some(1));
+    server.stop().await;
+    let server = server.restart().await;
+    let mut late = server.join(&ann, "room=r&since=0").await;
+    assert_eq!(late.event().await, unknown);
 }
 
 /// Edits, deletions and reactions: live, recovered from memory, recovered from the database, and in the history.
