@@ -175,8 +175,11 @@ impl Line {
 
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut stopped: watch::Receiver<bool>) {
     let mut bytes = vec![0; 1 << 16];
-    while let Ok(count @ 1..) = from.read(&mut bytes).await {
-        if stopped.wait_for(|stopped| !stopped).await.is_err() || to.write_all(&bytes[..count]).await.is_err() {
+    loop {
+        let count = from.read(&mut bytes).await.unwrap_or(0);
+        // The end of a connection does not pass either.
+        let passes = stopped.wait_for(|stopped| !stopped).await.is_ok();
+        if !passes || count == 0 || to.write_all(&bytes[..count]).await.is_err() {
             return;
         }
     }
