@@ -201,7 +201,7 @@ impl uproar_http::Chat for Chat {
     async fn revoke(&self, revocation: Revocation) {
         {
             let mut revocations = self.revocations.write().unwrap_or_else(PoisonError::into_inner);
-            revocations.sweep(revocation.at);
+            revocations.sweep(boottime_ms());
             revocations.add(revocation);
         }
         self.send(Call::Revoke(revocation)).await;

@@ -36,10 +36,20 @@ impl Revocation {
 }
 
 /// The latest revocation of each user, for as long as there may be a token that it covers.
+///
+/// That time is counted here, and not by the clock that tokens and revocations are dated by: if that was set forward
+/// and back again, what was forgotten meanwhile would be valid again.
 #[derive(Clone, Debug)]
 pub struct Revocations {
-    latest: BTreeMap<UserId, Revocation>,
+    latest: BTreeMap<UserId, Known>,
     kept_ms: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    revocation: Revocation,
+    /// When it is forgotten, by the clock of `sweep`. `None`: there was no sweep since it became known.
+    kept_until_ms: Option<u64>,
 }
 
 impl Revocations {
@@ -52,21 +62,22 @@ impl Revocations {
 
     /// Adds a revocation, unless a later one of the user is known: they may arrive in any order.
     pub fn add(&mut self, revocation: Revocation) {
-        let known = self.latest.entry(revocation.user).or_insert(revocation);
-        if known.generation < revocation.generation {
-            *known = revocation;
+        let new = Known { revocation, kept_until_ms: None };
+        let known = self.latest.entry(revocation.user).or_insert_with(|| new.clone());
+        if known.revocation.generation < revocation.generation {
+            *known = new;
         }
     }
 
     /// The latest revocation of this user.
     pub fn of(&self, user: UserId) -> Option<Revocation> {
-        self.latest.get(&user).copied()
+        self.latest.get(&user).map(|known| known.revocation)
     }
 
-    /// Forgets those that are older than any token.
-    pub fn sweep(&mut self, now: UnixMillis) {
-        let kept_ms = self.kept_ms;
-        self.latest.retain(|_, revocation| now < revocation.at.saturating_add(kept_ms));
+    /// Forgets those that are older than any token. `now_ms`: milliseconds of a clock that never goes back.
+    pub fn sweep(&mut self, now_ms: u64) {
+        let kept_until_ms = now_ms.saturating_add(self.kept_ms);
+        self.latest.retain(|_, known| now_ms < *known.kept_until_ms.get_or_insert(kept_until_ms));
     }
 }
 
@@ -171,10 +182,13 @@ mod tests {
         let mut revocations = Revocations::new(1_000, [of(3, 5_000)]);
         revocations.add(of(2, 6_000));
         assert_eq!(revocations.of(UserId(1)), Some(of(3, 5_000)));
+        revocations.sweep(100);
+        revocations.sweep(1_099);
         revocations.add(of(4, 7_000));
-        revocations.sweep(7_999);
+        revocations.sweep(1_100);
+        revocations.sweep(2_099);
         assert_eq!((revocations.of(UserId(1)), revocations.of(UserId(2))), (Some(of(4, 7_000)), None));
-        revocations.sweep(8_000);
+        revocations.sweep(2_100);
         assert_eq!(revocations.of(UserId(1)), None);
     }
 

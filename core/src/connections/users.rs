@@ -94,6 +94,6 @@ impl Users {
                 || !is_full(&mut state.publishes, publishes)
                 || !is_full(&mut state.lists, Some(lists))
         });
-        self.revocations.sweep(cx.now.unix_ms);
+        self.revocations.sweep(cx.now.ms);
     }
 }
