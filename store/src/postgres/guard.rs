@@ -473,13 +473,14 @@ pub(super) struct Holder {
 }
 
 impl Holder {
-    /// `None`: nobody has the lock.
+    /// `None`: nobody has the lock, or the session that had it is just ending. Such a session may be our own, but its name
+    /// is gone already: it was once taken for that of another process.
     pub async fn find(connection: &mut PgConnection) -> Result<Option<Holder>, sqlx::Error> {
         let sql = format!(
             "SELECT l.pid, l.mode = 'ShareLock', coalesce(a.application_name, ''),
                coalesce(host(a.client_addr), CASE WHEN a.backend_start IS NOT NULL THEN 'a local socket' END, ''),
                coalesce(to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), '')
-             FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid WHERE {} ORDER BY l.pid LIMIT 1",
+             FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid WHERE {} ORDER BY l.pid LIMIT 1",
             is_lock()
         );
         let row = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_optional(connection).await?;
