@@ -17,8 +17,8 @@ use uproar_core::metrics::ShardMetrics;
 use uproar_core::{Placement, Serial, Slot};
 use uproar_http::{Chat as _, PublishError, PublishRequest};
 use uproar_model::{
-    Clock, Item, Kind, Lease, Outcome, Publication, Revocation, Revocations, RoomId, Stored, UserEvent, UserId,
-    boottime_ms,
+    Clock, DatabaseGeneration, Item, Kind, Lease, Outcome, Publication, Revocation, Revocations, RoomId, Stored,
+    UserEvent, UserId, boottime_ms,
 };
 
 /// Calls, and likewise notices, that may wait in the task's queues.
@@ -33,7 +33,7 @@ const METRICS_TIMEOUT: Duration = Duration::from_secs(1);
 /// What the service sends to the task.
 enum Call {
     Publish(Box<Append>, oneshot::Sender<Result<Outcome, PublishError>>),
-    Learn(RoomId, Box<Publication>),
+    Learn(RoomId, DatabaseGeneration, Box<Publication>),
     CloseRoom(RoomId),
     Revoke(Revocation),
     StartOver,
@@ -186,8 +186,8 @@ impl uproar_http::Chat for Chat {
         }
     }
 
-    fn learn(&self, room: RoomId, publication: Publication) {
-        self.notice(Call::Learn(room, Box::new(publication)));
+    fn learn(&self, room: RoomId, generation: DatabaseGeneration, publication: Publication) {
+        self.notice(Call::Learn(room, generation, Box::new(publication)));
     }
 
     async fn close_room(&self, room: RoomId) {
@@ -358,8 +358,9 @@ impl HttpEndpoint {
     fn on_call(&mut self, call: Call) {
         match call {
             Call::Publish(append, sender) => self.publish(append, sender),
-            Call::Learn(room, publication) => {
-                self.notices.push_back((self.home(room), Message::Learn { room, publication }));
+            Call::Learn(room, generation, publication) => {
+                let learn = Message::Learn { room, generation: Some(generation), publication };
+                self.notices.push_back((self.home(room), learn));
             }
             Call::CloseRoom(room) => self.notices.push_back((self.home(room), Message::CloseRoom { room })),
             Call::Revoke(revocation) => self.notify_all(|| Message::Revoke(revocation)),

@@ -12,12 +12,14 @@ use uproar_core::metrics::ShardMetrics;
 use uproar_core::websocket::{Event, ParsedHead, head};
 use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig, Slice, Slot};
 use uproar_model::{
-    Admission, Claims, Epoch, Kind, Offset, Outcome, Publication, Revocations, Role, RoomId, Stored, User, UserId,
+    Admission, Claims, DatabaseGeneration, Epoch, Kind, Offset, Outcome, Publication, Revocations, Role, RoomId,
+    Stored, User, UserId,
 };
 
 const NOW: Now = Now { ms: 1, unix_ms: 1_700_000_000_001 };
 const ROOM: RoomId = RoomId(1);
 const EPOCH: &str = "1.1";
+const GENERATION: Option<DatabaseGeneration> = Some(DatabaseGeneration(1));
 
 pub struct Server {
     shard: Shard,
@@ -111,6 +113,7 @@ impl Server {
             allow_origin: Arc::new(|_, _| true),
             seed: 7,
             revocations: Revocations::new(u64::MAX, []),
+            bus: Arc::default(),
         };
         Server {
             shard: Shard::new(config),
@@ -195,7 +198,7 @@ impl Server {
             edited: None,
             deleted: None,
         };
-        let learn = Message::Learn { room: ROOM, publication: Box::new(publication) };
+        let learn = Message::Learn { room: ROOM, generation: GENERATION, publication: Box::new(publication) };
         self.shard.receive(NOW, Endpoint::Http, learn, &mut self.host);
     }
 
@@ -272,7 +275,7 @@ impl Server {
                 self.head += 1;
                 Outcome::New(Stored { offset: self.head, number: self.head, time: NOW.unix_ms })
             });
-            self.lane.finished(NOW.ms, BatchResult::Answered(outcomes.collect()), &mut answers);
+            self.lane.finished(NOW.ms, BatchResult::Answered(outcomes.collect(), GENERATION), &mut answers);
         }
         for answer in answers {
             self.shard.receive(NOW, Endpoint::Lane(0), Message::Committed(Box::new(answer)), &mut self.host);

@@ -1,5 +1,6 @@
 //! What a shard is made with.
 
+use crate::bus::BusState;
 use crate::limits::Limits;
 use std::sync::Arc;
 use uproar_model::{Claims, Revocations, TokenError};
@@ -27,4 +28,5 @@ pub struct ShardConfig {
     pub seed: u64,
     /// The revocations of tokens that may not have expired yet.
     pub revocations: Revocations,
+    pub bus: Arc<BusState>,
 }

@@ -1,5 +1,6 @@
 //! What the owners on a shard share: the configuration, the time of the turn, the counters, and the way to the mesh.
 
+use crate::bus::Bus;
 use crate::config::ShardConfig;
 use crate::host::Now;
 use crate::ids::Slot;
@@ -8,6 +9,9 @@ use crate::log::SEGMENT_LIMIT_BYTES;
 use crate::messenger::Messenger;
 use crate::metrics::Meter;
 use std::rc::Rc;
+
+/// How often heads are compared while nothing tells what other nodes commit.
+const DISCONNECTED_SWEEP_INTERVAL_MS: u64 = 500;
 
 pub(crate) struct Context {
     pub config: ShardConfig,
@@ -39,6 +43,16 @@ impl Context {
     pub fn begin(&mut self, now: Now) {
         self.now = now;
         self.meter.clock_ms.set(now.ms);
+    }
+
+    /// How long after the beginning of a sweep the next one begins.
+    pub fn sweep_interval_ms(&self) -> u64 {
+        let limits = self.limits();
+        match self.config.bus.get() {
+            Bus::Alone => limits.ping_interval_ms,
+            Bus::Connected => limits.heads_sweep_interval_ms,
+            Bus::Disconnected => limits.heads_sweep_interval_ms.min(DISCONNECTED_SWEEP_INTERVAL_MS),
+        }
     }
 
     /// The most bytes that a segment may have. A queue holds segments as a whole, so it must have room for several.

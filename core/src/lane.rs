@@ -10,7 +10,7 @@ use crate::message::{Append, Caller, Endpoint, LaneAnswer, OutcomeUnknown};
 use crate::mutation::{self, Mutation};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use uproar_model::{Item, Outcome, Refusal, RoomId};
+use uproar_model::{DatabaseGeneration, Item, Outcome, Refusal, RoomId};
 
 /// For how many times `append_deadline_ms` a failed stream is remembered. A shard that is late may still send what it
 /// took before it learned of the failure.
@@ -22,8 +22,8 @@ type Stream = ((Endpoint, Slot, u32), RoomId);
 /// How a batch ended.
 #[derive(Clone, Debug)]
 pub enum BatchResult {
-    /// One outcome per item.
-    Answered(Vec<Outcome>),
+    /// One outcome per item, and the history in which the items are stored. `None`: that may have changed meanwhile.
+    Answered(Vec<Outcome>, Option<DatabaseGeneration>),
     /// The batch may have been committed or not.
     OutcomeUnknown,
     /// Nothing was committed, because the database refuses the data of some item.
@@ -51,9 +51,14 @@ impl Batch {
         self.senders.iter().filter(|s| !s.was_answered).map(|s| &*s.append)
     }
 
-    fn answer(self, results: impl IntoIterator<Item = Result<Outcome, OutcomeUnknown>>, answers: &mut Vec<LaneAnswer>) {
+    fn answer(
+        self,
+        results: impl IntoIterator<Item = Result<Outcome, OutcomeUnknown>>,
+        generation: Option<DatabaseGeneration>,
+        answers: &mut Vec<LaneAnswer>,
+    ) {
         for (Sender { append, was_answered }, result) in self.senders.into_iter().zip(results) {
-            answers.push(LaneAnswer { append, result, was_answered, is_last: true });
+            answers.push(LaneAnswer { append, result, was_answered, is_last: true, generation });
         }
     }
 }
@@ -202,7 +207,7 @@ impl Lane {
     pub fn finished(&mut self, now_ms: u64, result: BatchResult, answers: &mut Vec<LaneAnswer>) {
         let Some(batch) = self.in_flight.take() else { return };
         match result {
-            BatchResult::Answered(outcomes) => {
+            BatchResult::Answered(outcomes, generation) => {
                 debug_assert_eq!(outcomes.len(), batch.senders.len());
                 let was_retried = std::mem::take(&mut self.retries) > 0;
                 let results = outcomes.into_iter().map(|outcome| match outcome {
@@ -214,7 +219,7 @@ impl Lane {
                     outcome => Ok(outcome),
                 });
                 let begin = answers.len();
-                batch.answer(results, answers);
+                batch.answer(results, generation, answers);
                 let mut failed = BTreeMap::new();
                 let has_failed = |answer: &&LaneAnswer| answer.result.is_err() && !answer.was_answered;
                 for LaneAnswer { append, .. } in answers[begin..].iter().filter(has_failed) {
@@ -238,7 +243,7 @@ impl Lane {
             }
             BatchResult::BadData => {
                 self.retries = 0;
-                batch.answer([Ok(Outcome::Refused(Refusal::BadData))], answers);
+                batch.answer([Ok(Outcome::Refused(Refusal::BadData))], None, answers);
             }
         }
     }
@@ -381,7 +386,7 @@ mod tests {
         lane.receive(0, append(1, 1, 0, "b", 100), &mut answers);
         lane.receive(0, append(2, 1, 0, "c", 100), &mut answers);
         assert!(lane.next_batch(0).is_none(), "one in flight");
-        lane.finished(1, BatchResult::Answered(vec![new(1)]), &mut answers);
+        lane.finished(1, BatchResult::Answered(vec![new(1)], None), &mut answers);
         assert_eq!(answers.pop().unwrap().result, Ok(new(1)));
         assert_eq!(ids(&lane.next_batch(1).unwrap()), ["b", "c"]);
     }
@@ -401,7 +406,7 @@ mod tests {
         assert_eq!((told.result, told.is_last, answers.len()), (Err(OutcomeUnknown), false, 0));
         assert_eq!(lane.next_batch(100).unwrap(), first);
         assert_eq!(lane.callers().collect::<Vec<_>>(), [&told.append.caller]);
-        lane.finished(100, BatchResult::Answered(vec![new(1)]), &mut answers);
+        lane.finished(100, BatchResult::Answered(vec![new(1)], None), &mut answers);
         let late = answers.pop().unwrap();
         assert_eq!((late.result, late.was_answered, late.is_last), (Ok(new(1)), true, true));
         assert_eq!(ids(&lane.next_batch(100).unwrap()), ["b"]);
@@ -428,6 +433,7 @@ mod tests {
                             new(offset)
                         })
                         .collect(),
+                    None,
                 )
             };
             lane.finished(0, result, &mut answers);
@@ -456,7 +462,7 @@ mod tests {
         );
         lane.receive(102, append(1, 1, 1, "a", 202), &mut answers);
         assert!(answers.is_empty(), "a new era");
-        lane.finished(103, BatchResult::Answered(vec![new(1)]), &mut answers);
+        lane.finished(103, BatchResult::Answered(vec![new(1)], None), &mut answers);
         assert_eq!(ids(&lane.next_batch(103).unwrap()), ["other room", "other sender", "a"]);
     }
 

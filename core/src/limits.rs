@@ -221,6 +221,9 @@ limits! {
     gap_deadline_ms = 5_000, 10..=DAY_MS;
     /// Publications of a room that may be held in memory until the gap before them is filled.
     held_limit_publications = 4_096, 1..=MIB;
+    /// How often a node of a cluster compares the rooms in its memory with the database, while the bus works. While it
+    /// does not, every 500 ms at least. A node without others does so every `ping_interval_ms`.
+    heads_sweep_interval_ms = 5_000, 10..=DAY_MS;
     /// How long a shard keeps a room in memory after its last subscriber has left, for clients that reconnect.
     room_idle_ms = 60_000, 0..=DAY_MS;
     /// How long after a token's expiry its connections stay open and it can still be exchanged for a fresh one.

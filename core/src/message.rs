@@ -12,7 +12,9 @@ use crate::protocol::centrifuge::{ClientInfo, PresenceList};
 use std::sync::{Arc, Weak};
 pub use uproar_model::UserEvent;
 use uproar_model::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocation};
-use uproar_model::{Epoch, Head, Item, Offset, Outcome, Page, Publication, RoomId, User, UserId};
+use uproar_model::{
+    DatabaseGeneration, Epoch, Head, Item, Offset, Outcome, Page, Publication, RoomId, Swept, User, UserId,
+};
 
 /// An owner of queues: one to and one from each endpoint that it talks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,13 +68,25 @@ pub enum Requester {
     /// A command that waits for an answer.
     Call(Caller),
     /// A room's home, to load it.
-    Load(RoomId),
+    Load(AskingHome),
     /// A room's home, to fill a gap.
-    Gap(RoomId),
-    /// A room's home, to find commits that it was not told of.
-    Head(RoomId),
+    Gap(AskingHome),
+    /// A room's home, to find out whether the room still has the history that it shows.
+    Head(AskingHome),
+    /// A shard, for all its homes, to find commits that they were not told of.
+    Sweep,
     /// A room's home, on behalf of a client whose position is above its shard's.
-    Check(RoomId, JoinRequest),
+    Check(AskingHome, JoinRequest),
+}
+
+/// A home when it asked the store. An answer that comes late must not end a home that has loaded the room since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AskingHome {
+    pub room: RoomId,
+    /// Counts the homes that its shard has had.
+    pub number: u64,
+    /// The last offset that it had learned. A head below this one is that of another history.
+    pub learned: Offset,
 }
 
 /// What joins a channel: a plain connection that waits for the answer to its upgrade, or a subscription of an open one.
@@ -123,11 +137,13 @@ pub struct LaneAnswer {
     pub was_answered: bool,
     /// False for an item that reached its deadline while its batch is still being tried: another answer follows.
     pub is_last: bool,
+    /// The history in which it is stored. `None`: the history may have changed meanwhile, or it is not stored.
+    pub generation: Option<DatabaseGeneration>,
 }
 
 impl LaneAnswer {
     pub(crate) fn only(append: Box<Append>, result: Result<Outcome, OutcomeUnknown>) -> LaneAnswer {
-        LaneAnswer { append, result, was_answered: false, is_last: true }
+        LaneAnswer { append, result, was_answered: false, is_last: true, generation: None }
     }
 }
 
@@ -139,6 +155,8 @@ pub enum Party {
     Name(Arc<str>),
     /// A room's home.
     Home(RoomId),
+    /// All homes of a shard.
+    Shard(u16),
 }
 
 /// Held while somebody waits for an answer of the reader. Once it is dropped, the answer need not be found any more:
@@ -164,6 +182,11 @@ impl Asker {
         Asker { party: Party::Home(room), interest: None }
     }
 
+    /// A shard, which waits for its answers.
+    pub fn shard(id: u16) -> Asker {
+        Asker { party: Party::Shard(id), interest: None }
+    }
+
     /// Whether somebody still waits for the answer.
     pub fn is_waiting(&self) -> bool {
         self.interest.as_ref().is_none_or(|interest| interest.strong_count() > 0)
@@ -179,6 +202,8 @@ pub enum StoreRequest {
     User { username: Arc<str> },
     /// A room's head.
     Head { room: RoomId },
+    /// The rooms whose last offset is not this one, by room ascending.
+    Sweep { heads: Vec<(RoomId, Offset)> },
     /// Publications of a room.
     Page { room: RoomId, request: PageRequest },
     /// Moves a member's read marker forward. It never moves back.
@@ -209,6 +234,7 @@ pub enum StoreReply {
     /// `None`: the name is not valid for a user.
     User(Option<Found>),
     Head(Option<Head>),
+    Swept(Arc<Swept>),
     Page(Option<Arc<Page>>),
     /// The marker's current position and whether this request moved it. `None`: the user is not in the room.
     Marked(Option<(Marker, bool)>),
@@ -231,12 +257,12 @@ pub enum AttachOutcome {
 }
 
 /// What the check of a room's head found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckOutcome {
-    /// The last committed offset.
-    Head(Offset),
+    /// The last committed offset, and the epoch that it belongs to.
+    Head(Epoch, Offset),
     NoRoom,
-    /// The store did not answer.
+    /// The store did not answer, or the home has given up because of the answer.
     Failed,
 }
 
@@ -402,6 +428,8 @@ pub enum Message {
     /// becomes known with the next one, or when heads are compared.
     Learn {
         room: RoomId,
+        /// The history in which it is stored, as far as the sender knows.
+        generation: Option<DatabaseGeneration>,
         publication: Box<Publication>,
     },
     /// To the home: the room was deleted.
@@ -419,6 +447,8 @@ pub enum Message {
         user: UserId,
         event: UserEvent,
     },
+    /// To every shard: the heads of rooms may have changed without their homes knowing.
+    SweepNow,
     /// To every shard. Answered with `Metrics` under the same number.
     GetMetrics {
         number: u32,

@@ -43,6 +43,10 @@ pub enum Mutation {
     SkipMovesCursors,
     /// A removal ends a subscription whose user has become a member again since.
     OldRemovalCounts,
+    /// A home goes on with another history than the one that it has loaded.
+    HomeIgnoresEpoch,
+    /// A subscriber that is behind is given pages of another history than the one that its feed shows.
+    FeedIgnoresEpoch,
 }
 
 #[cfg(all(feature = "mutations", not(debug_assertions)))]

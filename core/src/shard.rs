@@ -17,7 +17,7 @@ use crate::protocol::centrifuge::Encoding;
 use crate::websocket::{Event, Refusal, UpgradeRequest, frame};
 use bytes::Bytes;
 use std::collections::VecDeque;
-use uproar_model::{Publication, RoomId};
+use uproar_model::{DatabaseGeneration, Publication, RoomId};
 
 /// One shard. A connection is named by its *slot*, from `opened` until `freed` (or `handed_over`). The driver keeps
 /// what belongs to the transport in a table of its own, by the same slot.
@@ -32,7 +32,7 @@ pub struct Shard {
     /// While the server stops: connections whose publishes are all answered, and when they are closed.
     pub(crate) leaving: VecDeque<(u64, Caller)>,
     /// Publications of joins that their rooms' homes are not told of yet, for lack of credit.
-    pub(crate) joins: VecDeque<(RoomId, Box<Publication>)>,
+    pub(crate) joins: VecDeque<(RoomId, Option<DatabaseGeneration>, Box<Publication>)>,
     /// Pings that may still be sent in this turn.
     pub(crate) pings_left: u64,
     /// Counts the ids made for messages without one.
@@ -238,7 +238,7 @@ impl Shard {
         while let Some(slot) = self.connections.next_due(now.ms) {
             self.on_timer(slot, host);
         }
-        self.homes.check_heads(&mut self.cx, host);
+        self.homes.sweep(&mut self.cx, host);
         self.feeds.evict_idle(&mut self.cx, host);
         self.deliver_own(host);
         self.connections.users.sweep(&self.cx);
@@ -374,9 +374,13 @@ impl Shard {
                 cx.messenger.acknowledge(from, host);
                 self.homes.on_notify(cx, &channel, &event, host);
             }
-            Message::Learn { room, publication } => {
+            Message::Learn { room, generation, publication } => {
                 cx.messenger.acknowledge(from, host);
-                self.homes.learn(cx, room, publication.offset, Some(*publication), host);
+                self.homes.learn(cx, room, generation, publication.offset, Some(*publication), host);
+            }
+            Message::SweepNow => {
+                cx.messenger.acknowledge(from, host);
+                self.homes.sweep_now();
             }
             Message::CloseRoom { room } => {
                 cx.messenger.acknowledge(from, host);
@@ -466,10 +470,11 @@ impl Shard {
             Requester::Connect(caller) => self.on_connect_reply(caller, reply, host),
             Requester::CatchUp(caller) => self.on_page(caller, reply, host),
             Requester::Call(caller) => self.on_call_reply(caller, reply, host),
-            Requester::Load(room) => self.homes.on_loaded(&mut self.cx, room, reply, host),
-            Requester::Gap(room) => self.homes.on_gap_page(&mut self.cx, room, reply, host),
-            Requester::Head(room) => self.homes.on_head(&mut self.cx, room, &reply, host),
-            Requester::Check(room, request) => self.homes.on_check_reply(&mut self.cx, room, request, &reply, host),
+            Requester::Load(asking) => self.homes.on_loaded(&mut self.cx, asking, reply, host),
+            Requester::Gap(asking) => self.homes.on_gap_page(&mut self.cx, asking, reply, host),
+            Requester::Head(asking) => self.homes.on_head(&mut self.cx, asking, &reply, host),
+            Requester::Check(asking, request) => self.homes.on_check_reply(&mut self.cx, asking, request, reply, host),
+            Requester::Sweep => self.homes.on_swept(&mut self.cx, reply, host),
         }
     }
 

@@ -3,7 +3,9 @@
 use crate::traces::SpanContext;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use uproar_model::{Lease, Offset, Publication, Refusal, Revocation, RoomId, Stored, User, UserEvent, UserId};
+use uproar_model::{
+    DatabaseGeneration, Lease, Offset, Publication, Refusal, Revocation, RoomId, Stored, User, UserEvent, UserId,
+};
 use uproar_tls::Session;
 
 /// What the service asks of the running chat. The server implements it over the mesh, this crate's tests with a fake.
@@ -13,8 +15,8 @@ pub trait Chat: Send + Sync + 'static {
     async fn publish(&self, message: PublishRequest) -> Result<Stored, PublishError>;
 
     /// Announces a publication that the store itself appended, such as a join or a removal. The room's home
-    /// shows it, and unsubscribes a removed user.
-    fn learn(&self, room: RoomId, publication: Publication);
+    /// shows it, and unsubscribes a removed user. `generation` is that of the database when it was asked.
+    fn learn(&self, room: RoomId, generation: DatabaseGeneration, publication: Publication);
 
     /// Announces that a room was deleted. All its subscribers are unsubscribed. This is not lost.
     async fn close_room(&self, room: RoomId);

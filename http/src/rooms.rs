@@ -121,10 +121,11 @@ async fn join(
     RoomName(name): RoomName,
 ) -> Result<Response, ApiError> {
     complete(async move {
+        let generation = app.store.generation();
         let joined = app.store.join(&name, auth.user.id).await.map_err(ApiError::from_room)?;
         let Join { room, joined, publication } = joined;
         if let Some(publication) = publication {
-            app.chat.learn(room.id, publication);
+            app.chat.learn(room.id, generation, publication);
         }
         if joined {
             app.chat.notify(auth.user.id, UserEvent::Joined { room: room.name.as_str().into() });
@@ -141,8 +142,9 @@ async fn leave(
 ) -> Result<Response, ApiError> {
     let key = fold("username", &auth.user.username)?;
     complete(async move {
+        let generation = app.store.generation();
         let removal = app.store.remove_member(&name, auth.user.id, &key).await.map_err(ApiError::from_room)?;
-        app.chat.learn(removal.room, removal.publication);
+        app.chat.learn(removal.room, generation, removal.publication);
         app.chat.notify(removal.member, UserEvent::Left { room: name.into() });
         Ok(Json(json!({})).into_response())
     })
@@ -195,10 +197,11 @@ async fn add_member(
 ) -> Result<Response, ApiError> {
     let key = fold("username", &body.username)?;
     complete(async move {
+        let generation = app.store.generation();
         let added = app.store.add_member(&name, auth.user.id, &key).await.map_err(ApiError::from_member)?;
         let Addition { room, member, joined, publication } = added;
         if let Some(publication) = publication {
-            app.chat.learn(room, publication);
+            app.chat.learn(room, generation, publication);
         }
         if joined {
             app.chat.notify(member.user.id, UserEvent::Joined { room: name.into() });
@@ -216,10 +219,11 @@ async fn remove_member(
     UsernameKey(key): UsernameKey,
 ) -> Result<Response, ApiError> {
     complete(async move {
+        let generation = app.store.generation();
         let removal = app.store.remove_member(&name, auth.user.id, &key).await.map_err(ApiError::from_member)?;
         let event = Event::RemovedMember { room: removal.room, name: &name, member: removal.member };
         app.security_log.log(client, auth.user.id, event);
-        app.chat.learn(removal.room, removal.publication);
+        app.chat.learn(removal.room, generation, removal.publication);
         app.chat.notify(removal.member, UserEvent::Left { room: name.into() });
         Ok(Json(json!({})).into_response())
     })

@@ -24,7 +24,7 @@ pub use message_id::{MESSAGE_ID_LIMIT_BYTES, MessageIdError, check_message_id, s
 pub use name::{
     NAME_LIMIT_BYTES, NameError, check_new_name, fold_name, looks_like, reserved_lookalike, shown_name, skeleton,
 };
-pub use publication::{Head, MemberRef, Page, Publication, member_body};
+pub use publication::{Head, MemberRef, Page, Publication, Swept, member_body};
 
 use std::fmt;
 use std::sync::Arc;
@@ -67,6 +67,14 @@ impl DatabaseGeneration {
     /// The epoch that clients see. When the generation changes, every room has a new one.
     pub fn epoch(self, room_epoch: &str) -> Epoch {
         Epoch(format!("{room_epoch}.{self}").into())
+    }
+}
+
+impl Epoch {
+    /// The database's generation that this epoch belongs to. `None`: [`DatabaseGeneration::epoch`] did not make it.
+    pub fn generation(&self) -> Option<DatabaseGeneration> {
+        let (_, generation) = self.0.rsplit_once('.')?;
+        u64::from_str_radix(generation, 16).ok().map(DatabaseGeneration)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Publications: the rows of a room's log with their current content.
 
-use crate::{Epoch, Kind, Number, Offset, UnixMillis, User, UserId};
+use crate::{DatabaseGeneration, Epoch, Kind, Number, Offset, RoomId, UnixMillis, User, UserId};
 use std::sync::Arc;
 
 /// One event of a room. Subscribers receive it in the same form live, in history and after a resume.
@@ -56,6 +56,15 @@ pub struct Head {
     pub epoch: Epoch,
     pub offset: Offset,
     pub number: Number,
+}
+
+/// The rooms whose heads were not where somebody expected them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Swept {
+    /// The history of the whole database that was asked.
+    pub generation: DatabaseGeneration,
+    /// In any order. `None`: there is no such room any more.
+    pub heads: Vec<(RoomId, Option<Head>)>,
 }
 
 /// Some publications of a room, and the room's head when they were read.

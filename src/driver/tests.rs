@@ -85,6 +85,7 @@ fn shard(limits: &Limits) -> Shard {
         allow_origin: Arc::new(|_, _| true),
         seed: 1,
         revocations: Revocations::new(u64::MAX, []),
+        bus: Arc::default(),
     })
 }
 

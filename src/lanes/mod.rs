@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use uproar_core::Placement;
 use uproar_core::lane::{BatchResult, Lane};
 use uproar_core::message::{Channel, Endpoint, LaneAnswer, Message};
-use uproar_model::{Item, Outcome, boottime_ms};
+use uproar_model::{DatabaseGeneration, Item, Outcome, boottime_ms};
 use uproar_store::{AppendError, SharedStore};
 
 /// Counters of all lanes together, for readiness and metrics.
@@ -53,11 +53,14 @@ pub struct LaneSetup {
     pub tracer: Option<Arc<Tracer>>,
 }
 
+/// The outcomes of a batch, and the history in which it is stored. `None`: that may have changed meanwhile.
+type Appended = Result<(Vec<Outcome>, Option<DatabaseGeneration>), AppendError>;
+
 /// A batch that is being written.
 struct Commit {
     began: Instant,
     items: usize,
-    call: Pin<Box<dyn Future<Output = Result<Vec<Outcome>, AppendError>> + Send>>,
+    call: Pin<Box<dyn Future<Output = Appended> + Send>>,
 }
 
 /// Runs one lane until it is told to stop and has committed everything that was pending.
@@ -123,12 +126,14 @@ pub async fn run_lane(setup: LaneSetup) {
     }
 }
 
-async fn append(store: SharedStore, items: Arc<[Item]>) -> Result<Vec<Outcome>, AppendError> {
-    store.append(&items).await
+async fn append(store: SharedStore, items: Arc<[Item]>) -> Appended {
+    let generation = store.generation();
+    let outcomes = store.append(&items).await?;
+    Ok((outcomes, Some(generation).filter(|generation| *generation == store.generation())))
 }
 
 /// Waits for the result of the batch that is being written; forever if there is none.
-async fn finish(commit: &mut Option<Commit>) -> (Instant, usize, Result<Vec<Outcome>, AppendError>) {
+async fn finish(commit: &mut Option<Commit>) -> (Instant, usize, Appended) {
     match commit {
         Some(Commit { began, items, call }) => (*began, *items, call.await),
         None => std::future::pending().await,
@@ -139,9 +144,9 @@ async fn finish(commit: &mut Option<Commit>) -> (Instant, usize, Result<Vec<Outc
 ///
 /// # Errors
 /// Why nothing can be committed any more.
-fn to_batch_result(result: Result<Vec<Outcome>, AppendError>, lane: &Lane) -> Result<BatchResult, String> {
+fn to_batch_result(result: Appended, lane: &Lane) -> Result<BatchResult, String> {
     match result {
-        Ok(outcomes) => Ok(BatchResult::Answered(outcomes)),
+        Ok((outcomes, generation)) => Ok(BatchResult::Answered(outcomes, generation)),
         Err(AppendError::DataRejected(text)) => {
             tracing::debug!(text, "the database rejected a batch because of its data");
             Ok(BatchResult::BadData)
@@ -168,7 +173,7 @@ fn on_batch(
     answers: &mut Vec<LaneAnswer>,
 ) {
     match &result {
-        BatchResult::Answered(outcomes) => {
+        BatchResult::Answered(outcomes, _) => {
             let stored = stored(outcomes);
             let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
             metrics.batches.fetch_add(1, Ordering::Relaxed);
@@ -196,7 +201,7 @@ fn stored(outcomes: &[Outcome]) -> usize {
 /// What the span of a commit says of its result.
 fn commit_outcome(result: &BatchResult) -> CommitOutcome {
     match result {
-        BatchResult::Answered(outcomes) => CommitOutcome::Answered { stored: stored(outcomes) },
+        BatchResult::Answered(outcomes, _) => CommitOutcome::Answered { stored: stored(outcomes) },
         BatchResult::OutcomeUnknown => CommitOutcome::Unknown,
         BatchResult::BadData => CommitOutcome::Rejected,
     }

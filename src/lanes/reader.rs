@@ -6,7 +6,7 @@
 //! nobody waits for any more is not read.
 
 use super::markers::{MARKERS_LIMIT, Markers};
-use super::waiting::{Admission, Asked, Kind, ReplyTo, Waiting};
+use super::waiting::{Admission, Asked, Kind, ReplyTo, SweepAsked, Waiting};
 use crate::mesh::Port;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use uproar_core::message::{Found, Message, StoreReply, StoreRequest};
-use uproar_model::{Marker, RoomId, User, UserId, fold_name, shown_name};
+use uproar_model::{Marker, Offset, RoomId, Swept, User, UserId, fold_name, shown_name};
 use uproar_store::{CreateUserError, PageRequest, SharedStore, StoreError};
 
 /// Memberships, heads or markers in one query.
@@ -33,6 +33,7 @@ enum Query {
     Admit(Vec<Admission>),
     Join(Vec<Admission>),
     Heads(Vec<(RoomId, ReplyTo)>),
+    Sweep(Vec<SweepAsked>),
     Page(RoomId, PageRequest, Vec<ReplyTo>),
     User(Arc<str>, Vec<ReplyTo>),
     Markers(Vec<(RoomId, UserId)>),
@@ -165,6 +166,10 @@ impl Reader {
             Kind::Heads => {
                 let heads = self.waiting.take_heads(BATCH_LIMIT);
                 (!heads.is_empty()).then_some(Query::Heads(heads))
+            }
+            Kind::Sweep => {
+                let sweeps = self.waiting.take_sweeps();
+                (!sweeps.is_empty()).then_some(Query::Sweep(sweeps))
             }
             Kind::Markers => self.markers.take_to_read(BATCH_LIMIT).map(Query::Markers),
             Kind::User => self.waiting.next_user().map(|(username, reply_to)| Query::User(username, reply_to)),
@@ -300,6 +305,20 @@ async fn run_query(store: SharedStore, query: Query) -> QueryResult {
             match store.heads(&rooms).await {
                 Ok(heads) => reply_to.zip(heads.into_iter().map(StoreReply::Head)).collect(),
                 Err(error) => reply_to.zip(std::iter::repeat(failed(&error))).collect(),
+            }
+        }
+        Query::Sweep(requests) => {
+            let all: Vec<_> = requests.iter().flat_map(|(heads, _)| heads).copied().collect();
+            match store.sweep(&all).await {
+                Ok(Swept { generation, heads: changed }) => {
+                    let of = |(asked, reply_to): (Vec<(RoomId, Offset)>, ReplyTo)| {
+                        let is_asked = |room: &RoomId| asked.binary_search_by_key(room, |(asked, _)| *asked).is_ok();
+                        let heads = changed.iter().filter(|(room, _)| is_asked(room)).cloned().collect();
+                        (reply_to, StoreReply::Swept(Arc::new(Swept { generation, heads })))
+                    };
+                    requests.into_iter().map(of).collect()
+                }
+                Err(error) => requests.into_iter().map(|(_, to)| to).zip(std::iter::repeat(failed(&error))).collect(),
             }
         }
         Query::Page(room, request, reply_to) => {

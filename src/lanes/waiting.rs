@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::sync::{Arc, LazyLock};
 use uproar_core::message::{Asker, Endpoint, Party, Requester, StoreReply, StoreRequest};
 use uproar_model::fairness::{FairQueue, QueueFull};
-use uproar_model::{RoomId, UserId};
+use uproar_model::{Offset, RoomId, UserId};
 use uproar_store::PageRequest;
 
 /// Requests of one kind that may wait, of one user and of all together. More are answered immediately that they failed.
@@ -37,6 +37,7 @@ pub(super) enum Kind {
     Join,
     User,
     Heads,
+    Sweep,
     Markers,
     Page,
     Rooms,
@@ -44,15 +45,15 @@ pub(super) enum Kind {
 
 impl Kind {
     /// What lets people in comes first.
-    pub const ALL: [Kind; 7] =
-        [Kind::Admit, Kind::User, Kind::Join, Kind::Heads, Kind::Markers, Kind::Page, Kind::Rooms];
+    pub const ALL: [Kind; 8] =
+        [Kind::Admit, Kind::User, Kind::Join, Kind::Heads, Kind::Sweep, Kind::Markers, Kind::Page, Kind::Rooms];
 
     /// How many queries of this kind run at the same time. Those that answer many requests at once need few.
     pub fn places(self) -> usize {
         match self {
             Kind::Admit => 3,
             Kind::User | Kind::Join | Kind::Heads | Kind::Rooms => 2,
-            Kind::Markers => 1,
+            Kind::Sweep | Kind::Markers => 1,
             Kind::Page => *PAGES,
         }
     }
@@ -64,6 +65,9 @@ pub(super) type Admission = (String, UserId, ReplyTo, Asker);
 /// What a query for a user's rooms needs: the user, the name after which the page begins, its length.
 type RoomsQuery = (UserId, Option<String>, usize, ReplyTo);
 
+/// Rooms, by room ascending, and their last offsets as the shard knows them.
+pub(super) type SweepAsked = (Vec<(RoomId, Offset)>, ReplyTo);
+
 #[derive(Debug)]
 pub(super) struct Waiting {
     admissions: FairQueue<Party, Admission>,
@@ -71,6 +75,8 @@ pub(super) struct Waiting {
     joins: FairQueue<Party, Admission>,
     /// Of homes, whose number is bounded by that of the rooms in use. All of them fit into few queries.
     heads: VecDeque<(RoomId, ReplyTo)>,
+    /// Of shards, each of which has one under way.
+    sweeps: Vec<SweepAsked>,
     users: Shared<Arc<str>>,
     pages: Shared<(RoomId, PageRequest)>,
     rooms: FairQueue<Party, (UserId, Option<String>, usize, ReplyTo, Asker)>,
@@ -84,6 +90,7 @@ impl Waiting {
             admissions: FairQueue::new(LIMIT, USER_LIMIT),
             joins: FairQueue::new(LIMIT, USER_LIMIT),
             heads: VecDeque::new(),
+            sweeps: Vec::new(),
             users: Shared::new(),
             pages: Shared::new(),
             rooms: FairQueue::new(LIMIT, USER_LIMIT),
@@ -107,6 +114,10 @@ impl Waiting {
             }
             StoreRequest::Head { room } => {
                 self.heads.push_back((room, reply_to));
+                None
+            }
+            StoreRequest::Sweep { heads } => {
+                self.sweeps.push((heads, reply_to));
                 None
             }
             StoreRequest::Page { room, request } => self.pages.add(party, (room, request), (reply_to, asker), unwanted),
@@ -141,6 +152,11 @@ impl Waiting {
     /// The next requests for heads.
     pub fn take_heads(&mut self, limit: usize) -> Vec<(RoomId, ReplyTo)> {
         self.heads.drain(..limit.min(self.heads.len())).collect()
+    }
+
+    /// All requests for sweeps.
+    pub fn take_sweeps(&mut self) -> Vec<SweepAsked> {
+        std::mem::take(&mut self.sweeps)
     }
 
     /// The next name to look up, and everybody who asks for it.

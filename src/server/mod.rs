@@ -32,6 +32,7 @@ use std::time::Duration;
 use threads::Threads;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinSet;
+use uproar_core::BusState;
 use uproar_core::limits::{Limits, revocations_kept_ms};
 use uproar_http::Tokens;
 use uproar_model::{Lease, Revocations, UnixMillis};
@@ -182,6 +183,7 @@ struct Setup<'a> {
     revocations: Revocations,
     /// When they were read, by the database's clock.
     revocations_read_at: UnixMillis,
+    bus: Arc<BusState>,
 }
 
 impl<'a> Setup<'a> {
@@ -219,6 +221,7 @@ impl<'a> Setup<'a> {
             lease,
             revocations,
             revocations_read_at: read_at,
+            bus: Arc::default(),
         })
     }
 

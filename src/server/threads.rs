@@ -278,6 +278,7 @@ fn spawn_shards(
             allow_origin: Arc::clone(&hooks.allow_origin),
             seed: setup.seed,
             revocations: setup.revocations.clone(),
+            bus: Arc::clone(&setup.bus),
         };
         let core = setup.core_of(id, &cores);
         let tls = setup.tls.as_ref().map(|tls| tls.config.clone());

@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use uproar_model::fairness::Prefix;
 use uproar_model::{
     Admission, Clock, Head, Item, JoinError, JoinedRoom, Marker, Offset, Outcome, Page, PageRequest, Publication,
-    Reading, Revocation, RoomId, UnixMillis, UserId,
+    Reading, Revocation, RoomId, Swept, UnixMillis, UserId,
 };
 
 /// The most joins in one transaction. It holds the locks of their rooms, for which messages wait, too, if the rooms are
@@ -53,6 +53,14 @@ impl Backend {
         match self {
             Backend::Sqlite(sqlite) => sqlite.reader().await,
             Backend::Postgres(postgres) => postgres.connection().await,
+        }
+    }
+
+    /// A connection for sweeps, which nothing else uses on PostgreSQL.
+    async fn sweeper(&self) -> Result<DbConnection, sqlx::Error> {
+        match self {
+            Backend::Sqlite(sqlite) => sqlite.reader().await,
+            Backend::Postgres(postgres) => postgres.sweeper().await,
         }
     }
 
@@ -335,6 +343,14 @@ impl Store for Database {
 
     async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<Option<Head>>, StoreError> {
         self.calls.read(async |db| history::heads(db, rooms).await).await
+    }
+
+    async fn sweep(&self, heads: &[(RoomId, Offset)]) -> Result<Swept, StoreError> {
+        let swept = async {
+            let mut db = self.calls.backend.sweeper().await.map_err(StoreError::from)?;
+            history::sweep(&mut db, heads).await
+        };
+        self.calls.limit_time(swept).await
     }
 
     async fn page(&self, room: RoomId, request: PageRequest) -> Result<Option<Page>, StoreError> {

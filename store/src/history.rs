@@ -1,10 +1,12 @@
 //! Pages of a room's log. Each is read in one statement, and so in one snapshot: head, epoch and rows fit together.
 
 use crate::check::rows_limit;
-use crate::connection::{Arg, DbConnection, offset_arg, wrong_row_count};
+use crate::connection::{Arg, DbConnection, json, offset_arg, wrong_row_count};
 use crate::error::{RoomError, StoreError};
 use crate::objects::{Cursor, Message, MessagePage, Reaction};
-use uproar_model::{Head, Kind, Offset, Page, PageRequest, Publication, RoomId, User, UserId};
+use uproar_model::{
+    DatabaseGeneration, Head, Kind, Offset, Page, PageRequest, Publication, RoomId, Swept, User, UserId,
+};
 
 /// The most publications in one page, whatever limit was requested.
 pub(crate) const PAGE_ITEMS_LIMIT: usize = 1024;
@@ -300,6 +302,31 @@ pub(crate) async fn membership_changes(
     Ok(rows.into_iter().map(change).collect())
 }
 
+/// The heads of those rooms whose last offset is not the given one.
+pub(crate) async fn sweep(db: &mut DbConnection, heads: &[(RoomId, Offset)]) -> Result<Swept, StoreError> {
+    let ids: Vec<_> = heads.iter().map(|(room, _)| room.0).collect();
+    let offsets: Vec<_> = heads.iter().map(|(_, offset)| offset_arg(*offset)).collect();
+    let pairs;
+    let rows = if db.is_postgres() {
+        let sql = "SELECT w.id, r.epoch, h.last_offset, h.last_number FROM unnest($1, $2) AS w(id, last)
+            LEFT JOIN heads h ON h.room_id = w.id LEFT JOIN rooms r ON r.id = h.room_id
+            WHERE h.last_offset IS DISTINCT FROM w.last";
+        db.all::<SweptRow>(sql, &[Arg::Ints(&ids), Arg::Ints(&offsets)]).await?
+    } else {
+        pairs = json(&ids.iter().zip(&offsets).collect::<Vec<_>>());
+        let sql = "SELECT w.value ->> 0, r.epoch, h.last_offset, h.last_number FROM json_each($1) w
+            LEFT JOIN heads h ON h.room_id = w.value ->> 0 LEFT JOIN rooms r ON r.id = h.room_id
+            WHERE h.last_offset IS NOT w.value ->> 1";
+        db.all::<SweptRow>(sql, &[Arg::Text(&pairs)]).await?
+    };
+    let generation = db.generation();
+    let head = |(id, epoch, offset, number)| (RoomId(id), head_from(generation, epoch, offset, number));
+    Ok(Swept { generation, heads: rows.into_iter().map(head).collect() })
+}
+
+/// A room, and its head or NULLs: epoch, last offset, last number.
+type SweptRow = (i64, Option<String>, Option<i64>, Option<i64>);
+
 /// The heads of rooms, in the order of `rooms`.
 pub(crate) async fn heads(db: &mut DbConnection, rooms: &[RoomId]) -> Result<Vec<Option<Head>>, StoreError> {
     let sql = if db.is_postgres() {
@@ -315,8 +342,16 @@ pub(crate) async fn heads(db: &mut DbConnection, rooms: &[RoomId]) -> Result<Vec
         return Err(wrong_row_count(rows.len(), rooms.len()));
     }
     let generation = db.generation();
-    let head = |(epoch, offset, number): (Option<String>, Option<i64>, Option<i64>)| {
-        Some(Head { epoch: generation.epoch(&epoch?), offset: offset?.unsigned_abs(), number: number?.unsigned_abs() })
-    };
+    let head = |(epoch, offset, number)| head_from(generation, epoch, offset, number);
     Ok(rows.into_iter().map(head).collect())
+}
+
+/// `None` if the room does not exist: then everything is NULL.
+fn head_from(
+    generation: DatabaseGeneration,
+    epoch: Option<String>,
+    offset: Option<i64>,
+    number: Option<i64>,
+) -> Option<Head> {
+    Some(Head { epoch: generation.epoch(&epoch?), offset: offset?.unsigned_abs(), number: number?.unsigned_abs() })
 }

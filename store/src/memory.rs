@@ -19,9 +19,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uproar_model::{
-    Admission, Clock, DatabaseGeneration, Epoch, Head, Item, JoinError, JoinedRoom, Kind, Marker, Number,
-    OWN_REACTIONS_LIMIT, Offset, Outcome, Page, PageRequest, Publication, REACTION_KINDS_LIMIT, Reading, Refusal,
-    Revocation, Role, RoomId, Stored, UnixMillis, User, UserId, boottime_ms, looks_like, member_body, text,
+    Admission, Clock, DatabaseGeneration, Head, Item, JoinError, JoinedRoom, Kind, Marker, Number, OWN_REACTIONS_LIMIT,
+    Offset, Outcome, Page, PageRequest, Publication, REACTION_KINDS_LIMIT, Reading, Refusal, Revocation, Role, RoomId,
+    Stored, Swept, UnixMillis, User, UserId, boottime_ms, looks_like, member_body, text,
 };
 
 /// How far `recent_revocations` goes back, as on the databases.
@@ -37,6 +37,7 @@ pub struct MemoryStore {
     rooms: BTreeMap<RoomId, StoredRoom>,
     last_user: i64,
     longest_token_lifetime_ms: u64,
+    generation: DatabaseGeneration,
     /// Names of deleted rooms: for whom they are reserved, and until when.
     reserved_names: BTreeMap<String, (UserId, UnixMillis)>,
     last_room: i64,
@@ -99,6 +100,7 @@ impl Default for MemoryStore {
             rooms: BTreeMap::new(),
             last_user: 0,
             longest_token_lifetime_ms: 0,
+            generation: DatabaseGeneration(1),
             reserved_names: BTreeMap::new(),
             last_room: 0,
             unwritten: UnwrittenMarkers::default(),
@@ -115,6 +117,16 @@ impl MemoryStore {
     /// A store that publishes the joins of rooms with at most this many members.
     pub fn with_join_leave_limit(join_leave_limit: u64) -> MemoryStore {
         MemoryStore { join_leave_limit, ..MemoryStore::default() }
+    }
+
+    /// [`Store::generation`].
+    pub fn generation(&self) -> DatabaseGeneration {
+        self.generation
+    }
+
+    /// As if the history might have gone back: see [`crate::Store::generation`].
+    pub fn begin_generation(&mut self, generation: DatabaseGeneration) {
+        self.generation = generation;
     }
 
     /// [`Store::append`].
@@ -180,7 +192,15 @@ impl MemoryStore {
     }
 
     fn head(&self, id: RoomId, room: &StoredRoom) -> Head {
-        Head { epoch: Epoch(format!("m{id}").into()), offset: room.log.len() as u64, number: room.number }
+        Head { epoch: self.generation.epoch(&format!("m{id}")), offset: room.log.len() as u64, number: room.number }
+    }
+
+    /// [`Store::sweep`].
+    pub fn sweep(&self, heads: &[(RoomId, Offset)]) -> Swept {
+        let rooms: Vec<_> = heads.iter().map(|(room, _)| *room).collect();
+        let current = heads.iter().zip(self.heads(&rooms));
+        let changed = current.filter(|((_, offset), head)| head.as_ref().map(|head| head.offset) != Some(*offset));
+        Swept { generation: self.generation, heads: changed.map(|((room, _), head)| (*room, head)).collect() }
     }
 
     /// [`Store::page`].
@@ -744,6 +764,10 @@ impl Store for SharedMemoryStore {
         Ok(self.lock().heads(rooms))
     }
 
+    async fn sweep(&self, heads: &[(RoomId, Offset)]) -> Result<Swept, StoreError> {
+        Ok(self.lock().sweep(heads))
+    }
+
     async fn page(&self, room: RoomId, request: PageRequest) -> Result<Option<Page>, StoreError> {
         Ok(self.lock().page(room, request))
     }
@@ -964,7 +988,7 @@ impl Store for SharedMemoryStore {
     }
 
     fn generation(&self) -> DatabaseGeneration {
-        DatabaseGeneration(1)
+        self.lock().generation()
     }
 
     fn lanes(&self) -> usize {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use uproar_model::{
     Admission, Clock, DatabaseGeneration, Head, Item, JoinError, JoinedRoom, Marker, Offset, Outcome, Page,
-    PageRequest, Publication, Reading, Revocation, RoomId, UnixMillis, UserId,
+    PageRequest, Publication, Reading, Revocation, RoomId, Swept, UnixMillis, UserId,
 };
 
 /// Every call can be abandoned (dropping the future never leaves a transaction open) and can be repeated.
@@ -27,6 +27,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// The heads of rooms, in the order of `rooms`; `None` for a room that does not exist.
     async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<Option<Head>>, StoreError>;
+
+    /// The rooms whose last offset is not the given one, or that do not exist any more. On PostgreSQL this has a session
+    /// of its own, so that it does not wait for other reads.
+    async fn sweep(&self, heads: &[(RoomId, Offset)]) -> Result<Swept, StoreError>;
 
     /// Publications of a room with their current content, and the room's head, read in the same snapshot. `None`:
     /// there is no such room.

@@ -5,13 +5,14 @@
 //! given up. Every item that a client receives is checked against the contract (`world.rs`, `sdk.rs`). At the end the
 //! faults stop, and every client must receive everything.
 //!
-//! `shard.rs` tests a single shard with sequences that random steps do not find, and `fairness.rs` with users who take
-//! too much.
+//! `shard.rs` tests a single shard with sequences that random steps do not find, `fairness.rs` with users who take too
+//! much, and `epochs.rs` with a store whose history goes back.
 //!
 //! `SEED=n cargo test --features mutations --test simulation -- replay --nocapture` replays one seed.
 //! `SEEDS=n` sets how many seeds `the_contract_holds` runs.
 
 mod client;
+mod epochs;
 mod fairness;
 mod random;
 mod sdk;

@@ -17,11 +17,11 @@ use uproar_model::{Claims, Item, Kind, Offset, Revocations, TokenError, User, Us
 /// written when it is woken, and a turn comes when there is work to do or when the shard's own deadline is due.
 pub(crate) struct Rig {
     pub(crate) shard: Shard,
-    host: RecordingHost,
+    pub(crate) host: RecordingHost,
     lane: Lane,
-    store: SimStore,
+    pub(crate) store: SimStore,
     /// While true, the store answers nothing.
-    store_hangs: bool,
+    pub(crate) store_hangs: bool,
     now_ms: u64,
     /// By slot. No slot is reused.
     clients: Vec<Client>,
@@ -32,10 +32,10 @@ pub(crate) struct Rig {
 }
 
 #[derive(Default)]
-struct RecordingHost {
+pub(crate) struct RecordingHost {
     woken: BTreeSet<Slot>,
     cut: BTreeSet<Slot>,
-    mesh: Vec<(Endpoint, Message)>,
+    pub(crate) mesh: Vec<(Endpoint, Message)>,
 }
 
 impl Host for RecordingHost {
@@ -96,7 +96,7 @@ const UNLIMITED: usize = usize::MAX;
 
 impl Rig {
     /// A shard with `rooms` public rooms: `room:room0`, `room:room1`, …
-    fn new(rooms: usize) -> Rig {
+    pub(crate) fn new(rooms: usize) -> Rig {
         Rig::with(rooms, Limits::default())
     }
 
@@ -124,6 +124,7 @@ impl Rig {
             allow_origin: Arc::new(|_, _| true),
             seed: 7,
             revocations: Revocations::new(u64::MAX, []),
+            bus: Arc::default(),
         };
         let mut store = SimStore::new(rooms, 0);
         for user in 2..10 {
@@ -167,17 +168,24 @@ impl Rig {
     }
 
     /// Announces the publication at this offset to the room's home.
-    fn announce(&mut self, room: usize, offset: Offset) {
+    pub(crate) fn announce(&mut self, room: usize, offset: Offset) {
         let room = self.store.room_id(room);
+        let generation = Some(self.store.generation());
         let publication = Box::new(self.store.row(room, offset).unwrap());
-        self.shard.receive(self.now(), Endpoint::Http, Message::Learn { room, publication }, &mut self.host);
+        self.shard.receive(
+            self.now(),
+            Endpoint::Http,
+            Message::Learn { room, generation, publication },
+            &mut self.host,
+        );
     }
 
-    fn answer(&mut self, request: StoreRequest) -> StoreReply {
+    pub(crate) fn answer(&mut self, request: StoreRequest) -> StoreReply {
         let unix_ms = self.now().unix_ms;
         match request {
             StoreRequest::Admit { room, user } => StoreReply::Admitted(self.store.admit(unix_ms, &room, user)),
             StoreRequest::Head { room } => StoreReply::Head(self.store.head_of(room)),
+            StoreRequest::Sweep { heads } => StoreReply::Swept(Arc::new(self.store.sweep(&heads))),
             StoreRequest::Page { room, request } => StoreReply::Page(self.store.page(room, request).map(Arc::new)),
             StoreRequest::User { username } => {
                 let id = UserId(self.store.add_user(&username));
@@ -271,7 +279,7 @@ impl Rig {
             && let Some(batch) = self.lane.next_batch(now.ms)
         {
             let outcomes = self.store.append(now.unix_ms, &batch);
-            self.lane.finished(now.ms, BatchResult::Answered(outcomes), &mut answers);
+            self.lane.finished(now.ms, BatchResult::Answered(outcomes, Some(self.store.generation())), &mut answers);
         }
         for answer in answers {
             self.shard.receive(now, Endpoint::Lane(0), Message::Committed(Box::new(answer)), &mut self.host);
@@ -429,7 +437,7 @@ impl Client {
     }
 }
 
-fn subscribe(id: u32, channel: &str) -> Value {
+pub(crate) fn subscribe(id: u32, channel: &str) -> Value {
     json!({"id": id, "subscribe": {"channel": channel}})
 }
 
@@ -452,7 +460,7 @@ fn line(received: &Received) -> Option<Value> {
     }
 }
 
-fn lines(received: &[(u64, Received)]) -> Vec<Value> {
+pub(crate) fn lines(received: &[(u64, Received)]) -> Vec<Value> {
     received.iter().filter_map(|(_, received)| line(received)).collect()
 }
 
@@ -463,7 +471,7 @@ pub(crate) fn replies(received: &[(u64, Received)]) -> Vec<(u64, Option<u64>)> {
 }
 
 /// The time of the reply to a command, and its error code.
-fn reply_to(received: &[(u64, Received)], id: u64) -> (u64, Option<u64>) {
+pub(crate) fn reply_to(received: &[(u64, Received)], id: u64) -> (u64, Option<u64>) {
     let mut of_id = received.iter().filter_map(|(at_ms, received)| {
         let line = line(received).filter(|line| line["id"] == id)?;
         Some((*at_ms, line["error"]["code"].as_u64()))

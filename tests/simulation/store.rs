@@ -1,13 +1,21 @@
 //! The simulator's database: the store in memory, which passes the store test suite, and a record of every text.
 
 use std::collections::{BTreeMap, BTreeSet};
-use uproar_model::{Head, Item, Kind, Offset, Outcome, Page, Publication, RoomId, UnixMillis, UserId};
+use uproar_model::{
+    DatabaseGeneration, Head, Item, Kind, Offset, Outcome, Page, Publication, RoomId, Swept, UnixMillis, UserId,
+};
 use uproar_store::memory::MemoryStore;
 use uproar_store::{Admission, JoinError, NewRoom, PageRequest, RoomKind};
 
 pub struct SimStore {
     store: MemoryStore,
     rooms: Vec<RoomId>,
+    versions: BTreeMap<(RoomId, Offset), Vec<Version>>,
+}
+
+/// See [`SimStore::copy`].
+pub struct Copy {
+    store: MemoryStore,
     versions: BTreeMap<(RoomId, Offset), Vec<Version>>,
 }
 
@@ -42,6 +50,35 @@ impl SimStore {
 
     pub fn head_of(&self, room: RoomId) -> Option<Head> {
         self.store.heads(&[room]).pop().flatten()
+    }
+
+    /// The store as it is now, for [`SimStore::fail_over`].
+    pub fn copy(&self) -> Copy {
+        Copy { store: self.store.clone(), versions: self.versions.clone() }
+    }
+
+    /// A standby takes over that has only what this copy has. It begins a new generation.
+    pub fn fail_over(&mut self, to: Copy) {
+        let generation = DatabaseGeneration(self.generation().0 + 1);
+        self.go_back(to);
+        self.store.begin_generation(generation);
+    }
+
+    /// The same, but nobody notices: the generation stays.
+    pub fn go_back(&mut self, to: Copy) {
+        (self.store, self.versions) = (to.store, to.versions);
+    }
+
+    pub fn delete_room(&mut self, room: usize) {
+        self.store.delete_room(0, &format!("room{room}"), UserId(1), 0).expect("its owner may delete it");
+    }
+
+    pub fn generation(&self) -> DatabaseGeneration {
+        self.store.generation()
+    }
+
+    pub fn sweep(&self, heads: &[(RoomId, Offset)]) -> Swept {
+        self.store.sweep(heads)
     }
 
     pub fn row(&self, room: RoomId, offset: Offset) -> Option<Publication> {

@@ -273,6 +273,7 @@ impl World {
             allow_origin: Arc::new(|_, _| false),
             seed,
             revocations: Revocations::new(u64::MAX, []),
+            bus: Arc::default(),
         };
         let mut queues = Queues::new();
         let calls = limits.mesh_calls_limit as usize;
@@ -764,7 +765,7 @@ impl World {
         match (outcomes, flight.answers) {
             (Some(outcomes), true) => {
                 self.tally.duplicates += outcomes.iter().filter(|o| matches!(o, Outcome::Duplicate(_))).count() as u64;
-                BatchResult::Answered(outcomes)
+                BatchResult::Answered(outcomes, Some(self.store.generation()))
             }
             (Some(_), false) => {
                 self.tally.unknown_commits += 1;
@@ -835,6 +836,7 @@ impl World {
                         panic!("no client of the simulator sends this")
                     }
                     StoreRequest::Head { room } => StoreReply::Head(self.store.head_of(room)),
+                    StoreRequest::Sweep { heads } => StoreReply::Swept(Arc::new(self.store.sweep(&heads))),
                     StoreRequest::Page { room, request } => {
                         StoreReply::Page(self.store.page(room, request).map(Arc::new))
                     }
@@ -904,7 +906,11 @@ impl World {
                 self.tally.http_joins += 1;
                 publication
             };
-            Message::Learn { room: room_id, publication: Box::new(publication) }
+            Message::Learn {
+                room: room_id,
+                generation: Some(self.store.generation()),
+                publication: Box::new(publication),
+            }
         } else {
             let append = self.http_append(room_id, user);
             self.http.insert(append.caller.slot, append.clone());

@@ -3,7 +3,7 @@
 use crate::ids::Serial;
 use crate::message::{Channel, Interest};
 use std::sync::Arc;
-use uproar_model::{Admission, Offset};
+use uproar_model::{Admission, Epoch, Offset};
 
 /// A client on its way into a channel.
 #[derive(Debug)]
@@ -13,7 +13,7 @@ pub(crate) struct Joining {
     pub since: Option<Since>,
     pub admission: Option<Admission>,
     /// The room's head as its home read it, if `since` was above this shard's position.
-    pub head: Option<Offset>,
+    pub head: Option<(Epoch, Offset)>,
     /// The serial of the question under way.
     pub serial: Serial,
     /// In the reader's answer to it.

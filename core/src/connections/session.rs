@@ -10,7 +10,7 @@ use slab::Slab;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use uproar_model::fairness::Bucket;
-use uproar_model::{Claims, RoomId, User};
+use uproar_model::{Claims, Epoch, RoomId, User};
 
 /// The key of a plain connection's only subscription.
 pub(crate) const PLAIN_KEY: SubscriptionKey = SubscriptionKey(0);
@@ -180,6 +180,8 @@ pub(crate) enum CallKind {
     Read,
     ReadNumber {
         room: RoomId,
+        /// The epoch that the offset belongs to.
+        epoch: Option<Epoch>,
     },
     Rooms {
         limit: usize,

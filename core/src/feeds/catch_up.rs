@@ -119,6 +119,9 @@ impl Feeds {
         let (feed_id, index) = session.joined(key)?;
         let feed = &mut self.feeds[feed_id.index()];
         let subscriber = &mut feed.subscribers[index as usize];
+        if feed.epoch.as_ref() != Some(&page.head.epoch) && !mutation::active(Mutation::FeedIgnoresEpoch) {
+            return Some(CloseReason::INSUFFICIENT_STATE);
+        }
         let follows = page.publications.iter().zip(subscriber.cursor + 1..).all(|(p, offset)| p.offset == offset);
         let Some(last) = page.publications.last().filter(|_| follows) else {
             // The store no longer has what was shown.

@@ -3,15 +3,22 @@
 
 use super::presence::Presence;
 use crate::log::{Ring, removal};
-use crate::message::AttachOutcome;
+use crate::message::{AskingHome, AttachOutcome};
+use crate::mutation::{self, Mutation};
 use crate::protocol::Entry;
 use std::collections::BTreeMap;
-use uproar_model::{Epoch, Offset, Publication, UserId};
+use uproar_model::{DatabaseGeneration, Epoch, Offset, Publication, RoomId, UserId};
 
 #[derive(Debug)]
 pub(super) struct Home {
+    /// Counts the homes that the shard has had.
+    pub number: u64,
     /// `None` while the head is being read, and for `live:` channels.
     pub epoch: Option<Epoch>,
+    /// The one that the epoch belongs to. While the head is being read: the one in which `held` is stored.
+    pub generation: Option<DatabaseGeneration>,
+    /// Something was announced that is stored in another generation: the head must be read.
+    pub is_in_doubt: bool,
     pub is_loaded: bool,
     /// The last offset learned without a gap.
     pub learned: Offset,
@@ -32,8 +39,6 @@ pub(super) struct Home {
     pub is_reading: bool,
     /// The store is not asked again before this time.
     pub read_after_ms: u64,
-    /// When its entry in `Homes::head_checks` is due.
-    pub check_ms: u64,
     pub is_to_show: bool,
     pub is_stalled: bool,
     pub presence: Presence,
@@ -78,9 +83,12 @@ impl FedShard {
 
 impl Home {
     /// `is_live`: the home of a `live:` channel, which has nothing to load.
-    pub fn new(is_live: bool) -> Home {
+    pub fn new(number: u64, is_live: bool) -> Home {
         Home {
+            number,
             epoch: None,
+            generation: None,
+            is_in_doubt: false,
             is_loaded: is_live,
             learned: 0,
             fresh: Vec::new(),
@@ -93,11 +101,15 @@ impl Home {
             gap_since_ms: None,
             is_reading: false,
             read_after_ms: 0,
-            check_ms: 0,
             is_to_show: false,
             is_stalled: false,
             presence: Presence::default(),
         }
+    }
+
+    /// This home, as it asks the store.
+    pub fn asking(&self, room: RoomId) -> AskingHome {
+        AskingHome { room, number: self.number, learned: self.learned }
     }
 
     pub fn is_fed(&self, shard: u16) -> bool {
@@ -114,6 +126,30 @@ impl Home {
     pub fn stop_feeding(&mut self, shard: u16) {
         self.fed_shards.retain(|fed| fed.shard != shard);
         self.presence.forget_shard(shard);
+    }
+
+    /// The head was read.
+    pub fn load(&mut self, epoch: Epoch, offset: Offset) {
+        let generation = epoch.generation();
+        if self.generation != generation && !mutation::active(Mutation::HomeIgnoresEpoch) {
+            self.is_in_doubt |= self.known > 0;
+            self.known = 0;
+            self.held.clear();
+        }
+        self.generation = generation;
+        self.epoch = Some(epoch);
+        self.is_loaded = true;
+        self.learned = offset;
+        self.shown = offset;
+    }
+
+    /// Whether something that was stored in this generation belongs to the history that is shown here. While the head
+    /// is being read, nobody knows which one that will be: then it is the one of what was announced first.
+    pub fn is_of(&mut self, generation: Option<DatabaseGeneration>) -> bool {
+        if !self.is_loaded && self.known == 0 {
+            self.generation = generation;
+        }
+        generation.is_some() && self.generation == generation || mutation::active(Mutation::HomeIgnoresEpoch)
     }
 
     pub fn has_gap(&self) -> bool {

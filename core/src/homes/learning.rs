@@ -1,18 +1,18 @@
 //! How a home learns what was committed. One function makes publications known: [`Homes::learn`]. Commits through this
-//! home, duplicates, removals and checks of the head all end there.
+//! home, duplicates, removals and sweeps all end there.
 
 use super::home::Home;
 use super::{Homes, READ_RETRY_MS};
 use crate::context::Context;
 use crate::host::Host;
 use crate::message::{
-    Append, Asker, AttachOutcome, Channel, CheckOutcome, Endpoint, JoinRequest, LaneAnswer, Message, OutcomeUnknown,
-    Requester, StoreReply, StoreRequest,
+    Append, Asker, AskingHome, AttachOutcome, Channel, CheckOutcome, Endpoint, JoinRequest, LaneAnswer, Message,
+    OutcomeUnknown, Requester, StoreReply, StoreRequest,
 };
 use crate::mutation::{self, Mutation};
 use crate::protocol::{Entry, LiveEntry};
 use std::sync::Arc;
-use uproar_model::{Offset, Outcome, PageRequest, Publication, RoomId, Stored, User};
+use uproar_model::{DatabaseGeneration, Head, Offset, Outcome, PageRequest, Publication, RoomId, Stored, User};
 
 impl Homes {
     // ── appends ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -27,17 +27,17 @@ impl Homes {
 
     /// A lane has answered. The sender is told now; the publication is shown at the end of the turn.
     pub fn on_committed(&mut self, cx: &mut Context, answer: LaneAnswer, host: &mut impl Host) {
-        let LaneAnswer { append, result, was_answered, is_last } = answer;
+        let LaneAnswer { append, result, was_answered, is_last, generation } = answer;
         let room = append.item.room;
         match result {
             Ok(Outcome::New(stored)) => {
                 let arrived_ms = append.deadline_ms.saturating_sub(cx.limits().append_deadline_ms);
                 cx.meter.metrics.borrow_mut().committed_ms.add(cx.now.ms.saturating_sub(arrived_ms));
-                self.learn(cx, room, stored.offset, Some(publication(&append, stored)), host);
+                self.learn(cx, room, generation, stored.offset, Some(publication(&append, stored)), host);
             }
             // Committed earlier, perhaps by a batch whose answer was lost. Its current content is in the store.
             Ok(Outcome::Duplicate(stored)) if !mutation::active(Mutation::DuplicateCountsAsShown) => {
-                self.learn(cx, room, stored.offset, None, host);
+                self.learn(cx, room, generation, stored.offset, None, host);
             }
             Ok(Outcome::Duplicate(_) | Outcome::Refused(_)) | Err(OutcomeUnknown) => {}
         }
@@ -61,11 +61,13 @@ impl Homes {
 
     // ── learning ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// A publication of a room was committed. `None`: its content has to be read.
+    /// A publication of a room was committed in this generation (`None`: perhaps in another one than the sender's).
+    /// Without the publication, its content has to be read.
     pub fn learn(
         &mut self,
         cx: &mut Context,
         room: RoomId,
+        generation: Option<DatabaseGeneration>,
         offset: Offset,
         publication: Option<Publication>,
         host: &mut impl Host,
@@ -73,6 +75,10 @@ impl Homes {
         let channel = Channel::Room(room);
         // Without a home the room has no subscribers; the next one reads the head.
         let Some(home) = self.homes.get_mut(&channel) else { return };
+        if !home.is_of(generation) {
+            home.is_in_doubt = true;
+            return self.read_missing(cx, &channel, host);
+        }
         if home.learn(offset, publication, cx.limits().held_limit_publications as usize) {
             Self::mark_to_show(&mut self.to_show, &channel, home);
         }
@@ -89,13 +95,18 @@ impl Homes {
         let Some(home) = self.homes.get_mut(channel) else { return };
         let has_gap = home.has_gap();
         home.gap_since_ms = has_gap.then(|| home.gap_since_ms.unwrap_or(cx.now.ms));
-        if home.is_reading || home.is_loaded && !has_gap {
+        if home.is_reading || home.is_loaded && !has_gap && !home.is_in_doubt {
             return;
         }
         if home.gap_since_ms.is_some_and(|since| cx.now.ms >= since + cx.limits().gap_deadline_ms) {
             return self.abandon(cx, channel, &Message::Lost { channel: channel.clone() }, host);
         }
-        let (requester, request) = if home.is_loaded {
+        let asking = home.asking(room);
+        let (requester, request) = if !home.is_loaded {
+            (Requester::Load(asking), StoreRequest::Head { room })
+        } else if home.is_in_doubt {
+            (Requester::Head(asking), StoreRequest::Head { room })
+        } else {
             let request = PageRequest {
                 from: home.learned,
                 ascending: true,
@@ -103,9 +114,7 @@ impl Homes {
                 items_limit: cx.limits().page_limit_publications as usize,
                 bytes_limit: cx.limits().page_limit_bytes as usize,
             };
-            (Requester::Gap(room), StoreRequest::Page { room, request })
-        } else {
-            (Requester::Load(room), StoreRequest::Head { room })
+            (Requester::Gap(asking), StoreRequest::Page { room, request })
         };
         if cx.now.ms >= home.read_after_ms && cx.messenger.read(requester, Asker::home(room), request, host) {
             home.is_reading = true;
@@ -114,20 +123,20 @@ impl Homes {
         }
     }
 
+    /// The home that has asked the store, unless it is gone.
+    pub(super) fn home_that_asked(&mut self, asking: AskingHome) -> Option<&mut Home> {
+        self.homes.get_mut(&Channel::Room(asking.room)).filter(|home| home.number == asking.number)
+    }
+
     /// The head of a room arrived, and shards wait for it.
-    pub fn on_loaded(&mut self, cx: &mut Context, room: RoomId, reply: StoreReply, host: &mut impl Host) {
-        let channel = Channel::Room(room);
-        let Some(home) = self.homes.get_mut(&channel).filter(|home| !home.is_loaded) else { return };
+    pub fn on_loaded(&mut self, cx: &mut Context, asking: AskingHome, reply: StoreReply, host: &mut impl Host) {
+        let channel = Channel::Room(asking.room);
+        let Some(home) = self.home_that_asked(asking).filter(|home| !home.is_loaded) else { return };
         home.is_reading = false;
         let waiting = std::mem::take(&mut home.waiting);
         let failure = match reply {
             StoreReply::Head(Some(head)) => {
-                home.is_loaded = true;
-                home.epoch = Some(head.epoch);
-                home.learned = head.offset;
-                home.shown = head.offset;
-                home.check_ms = cx.now.ms + cx.limits().ping_interval_ms;
-                self.head_checks.push_back((home.check_ms, room));
+                home.load(head.epoch, head.offset);
                 None
             }
             StoreReply::Head(None) => Some(AttachOutcome::NoRoom),
@@ -141,7 +150,9 @@ impl Homes {
             self.homes.remove(&channel);
             return;
         }
+        self.sweep.on_loaded(cx.now.ms);
         // Publications may have become known while the head was being read.
+        let Some(home) = self.homes.get_mut(&channel) else { return };
         if home.take_next() {
             Self::mark_to_show(&mut self.to_show, &channel, home);
         }
@@ -149,16 +160,21 @@ impl Homes {
     }
 
     /// The publications of a gap arrived.
-    pub fn on_gap_page(&mut self, cx: &mut Context, room: RoomId, reply: StoreReply, host: &mut impl Host) {
+    pub fn on_gap_page(&mut self, cx: &mut Context, asking: AskingHome, reply: StoreReply, host: &mut impl Host) {
+        let room = asking.room;
         let channel = Channel::Room(room);
-        let Some(home) = self.homes.get_mut(&channel) else { return };
+        let Some(home) = self.home_that_asked(asking) else { return };
         home.is_reading = false;
         let learned = home.learned;
         match reply {
-            StoreReply::Page(Some(page)) => {
-                let head = page.head.offset;
+            StoreReply::Page(page) => {
+                if !self.may_go_on(cx, asking, page.as_ref().map(|page| &page.head), host) {
+                    return;
+                }
+                let Some(page) = page else { return };
+                let (head, generation) = (page.head.offset, page.head.epoch.generation());
                 for publication in &page.publications {
-                    self.learn(cx, room, publication.offset, Some(publication.clone()), host);
+                    self.learn(cx, room, generation, publication.offset, Some(publication.clone()), host);
                 }
                 let Some(home) = self.homes.get_mut(&channel) else { return };
                 // The lane may have delivered the missing publications before this answer came, and there may be
@@ -172,9 +188,6 @@ impl Homes {
                     home.read_after_ms = cx.now.ms + READ_RETRY_MS;
                 }
             }
-            StoreReply::Page(None) => {
-                return self.abandon(cx, &channel, &Message::Closed { channel: channel.clone() }, host);
-            }
             _ => home.read_after_ms = cx.now.ms + READ_RETRY_MS,
         }
         self.read_missing(cx, &channel, host);
@@ -182,37 +195,64 @@ impl Homes {
 
     // ── heads ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Checks once per ping interval whether a room has publications that its home was not told of, such as a commit
-    /// that was given up and that no later one follows.
-    pub fn check_heads(&mut self, cx: &mut Context, host: &mut impl Host) {
-        while let Some((due_ms, room)) = self.head_checks.front().copied() {
-            if cx.now.ms < due_ms.max(self.checks_rest_until_ms) {
-                return;
-            }
-            self.head_checks.pop_front();
-            let home = self.homes.get_mut(&Channel::Room(room));
-            // A home that was dropped and loaded again has another entry.
-            let Some(home) = home.filter(|home| home.check_ms == due_ms) else { continue };
-            if !cx.messenger.read(Requester::Head(room), Asker::home(room), StoreRequest::Head { room }, host) {
-                self.head_checks.push_front((due_ms, room));
-                self.checks_rest_until_ms = cx.now.ms + READ_RETRY_MS;
-                return;
-            }
-            home.check_ms = cx.now.ms + cx.limits().ping_interval_ms;
-            self.head_checks.push_back((home.check_ms, room));
-        }
+    /// Whether a home may go on after the store has answered with this head. If not, it gives up: the room is gone
+    /// (`None`), or the head is that of another history than the one that the home has shown.
+    pub(super) fn may_go_on(
+        &mut self,
+        cx: &mut Context,
+        asking: AskingHome,
+        head: Option<&Head>,
+        host: &mut impl Host,
+    ) -> bool {
+        let Some(home) = self.home_that_asked(asking) else { return false };
+        let channel = Channel::Room(asking.room);
+        let ending = match head {
+            None => Message::Closed { channel: channel.clone() },
+            Some(_) if mutation::active(Mutation::HomeIgnoresEpoch) => return true,
+            Some(head) if home.epoch.as_ref() == Some(&head.epoch) && head.offset >= asking.learned => return true,
+            Some(_) => Message::Lost { channel: channel.clone() },
+        };
+        self.abandon(cx, &channel, &ending, host);
+        false
     }
 
-    pub fn on_head(&mut self, cx: &mut Context, room: RoomId, reply: &StoreReply, host: &mut impl Host) {
-        if let StoreReply::Head(Some(head)) = reply {
-            self.learn(cx, room, head.offset, None, host);
+    /// The store has answered a home with the room's head. Returns whether the home goes on.
+    pub(super) fn on_store_head(
+        &mut self,
+        cx: &mut Context,
+        asking: AskingHome,
+        head: Option<&Head>,
+        host: &mut impl Host,
+    ) -> bool {
+        let goes_on = self.may_go_on(cx, asking, head, host);
+        if let Some(head) = head.filter(|_| goes_on) {
+            self.learn(cx, asking.room, head.epoch.generation(), head.offset, None, host);
         }
+        goes_on
     }
 
-    /// A shard asks for a room's head, because a client claims an offset above the shard's position.
+    /// The head of a room whose home was in doubt.
+    pub fn on_head(&mut self, cx: &mut Context, asking: AskingHome, reply: &StoreReply, host: &mut impl Host) {
+        let Some(home) = self.home_that_asked(asking) else { return };
+        home.is_reading = false;
+        if let StoreReply::Head(head) = reply {
+            home.is_in_doubt = false;
+            self.on_store_head(cx, asking, head.as_ref(), host);
+        } else {
+            home.read_after_ms = cx.now.ms + READ_RETRY_MS;
+        }
+        self.read_missing(cx, &Channel::Room(asking.room), host);
+    }
+
+    /// A shard asks for a room's head, because a client claims an offset above the shard's position, or was admitted in
+    /// another epoch than the shard's.
     pub fn on_check(&self, cx: &mut Context, room: RoomId, request: JoinRequest, host: &mut impl Host) {
-        let requester = Requester::Check(room, request);
-        if !cx.messenger.read(requester, Asker::home(room), StoreRequest::Head { room }, host) {
+        let home = self.homes.get(&Channel::Room(room));
+        let is_asked = home.is_some_and(|home| {
+            let requester = Requester::Check(home.asking(room), request);
+            cx.messenger.read(requester, Asker::home(room), StoreRequest::Head { room }, host)
+        });
+        if !is_asked {
             Self::answer_check(cx, request, CheckOutcome::Failed, host);
         }
     }
@@ -220,15 +260,20 @@ impl Homes {
     pub fn on_check_reply(
         &mut self,
         cx: &mut Context,
-        room: RoomId,
+        asking: AskingHome,
         request: JoinRequest,
-        reply: &StoreReply,
+        reply: StoreReply,
         host: &mut impl Host,
     ) {
-        self.on_head(cx, room, reply, host);
         let outcome = match reply {
-            StoreReply::Head(Some(head)) => CheckOutcome::Head(head.offset),
-            StoreReply::Head(None) => CheckOutcome::NoRoom,
+            StoreReply::Head(head) => {
+                let goes_on = self.on_store_head(cx, asking, head.as_ref(), host);
+                match head {
+                    None => CheckOutcome::NoRoom,
+                    Some(head) if goes_on => CheckOutcome::Head(head.epoch, head.offset),
+                    Some(_) => CheckOutcome::Failed,
+                }
+            }
             _ => CheckOutcome::Failed,
         };
         Self::answer_check(cx, request, outcome, host);
@@ -255,7 +300,7 @@ impl Homes {
     }
 
     /// Drops a home. Every shard that it feeds is sent `ending`; later subscribers start over.
-    fn abandon(&mut self, cx: &mut Context, channel: &Channel, ending: &Message, host: &mut impl Host) {
+    pub(super) fn abandon(&mut self, cx: &mut Context, channel: &Channel, ending: &Message, host: &mut impl Host) {
         let Some(Home { fed_shards, waiting, .. }) = self.homes.remove(channel) else { return };
         for fed in fed_shards {
             self.send_ending(cx, fed.shard, ending.clone(), host);

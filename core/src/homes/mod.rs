@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `home.rs` | one home: what it has learned, shown, and sent to which shard |
 //! | `learning.rs` | appends on their way to a lane and back, gaps, heads |
+//! | `sweep.rs` | comparing the heads of all homes with the store |
 //! | `showing.rs` | attaching and feeding shards |
 //! | `presence.rs` | who is in a channel, on all shards |
 
@@ -12,12 +13,13 @@ mod home;
 mod learning;
 mod presence;
 mod showing;
+mod sweep;
 
 use crate::context::Context;
 use crate::message::{Channel, Message};
 use home::Home;
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use uproar_model::RoomId;
+use std::collections::{BTreeSet, HashMap};
+use sweep::Sweep;
 
 /// How long after a failed read a home reads again.
 const READ_RETRY_MS: u64 = 100;
@@ -28,10 +30,9 @@ pub(crate) struct Homes {
     to_show: Vec<Channel>,
     /// Homes with something to retry: a segment whose queue was full, or a read that found no credit or failed.
     stalled: Vec<Channel>,
-    /// When to check which room's head, earliest first.
-    head_checks: VecDeque<(u64, RoomId)>,
-    /// No head is checked before this time, because the last check found no credit.
-    checks_rest_until_ms: u64,
+    sweep: Sweep,
+    /// How many homes there have been.
+    count: u64,
     /// `Lost` and `Closed` messages whose queue was full, and the shards that they are for.
     endings: Vec<(u16, Message)>,
     /// Homes that have presence to report, by the time at which they may do so.
@@ -44,8 +45,8 @@ impl Homes {
             homes: HashMap::with_hasher(hasher),
             to_show: Vec::new(),
             stalled: Vec::new(),
-            head_checks: VecDeque::new(),
-            checks_rest_until_ms: 0,
+            sweep: Sweep::default(),
+            count: 0,
             endings: Vec::new(),
             online_due: BTreeSet::new(),
         }
@@ -61,8 +62,7 @@ impl Homes {
         let is_waiting = !self.stalled.is_empty() || !self.endings.is_empty();
         let retry = is_waiting.then_some(cx.now.ms + 1);
         let online = self.online_due.first().map(|(due, _)| *due);
-        let head = self.head_checks.front().map(|(due, _)| (*due).max(self.checks_rest_until_ms));
-        [retry, online, head].into_iter().flatten().min()
+        [retry, online, self.sweep.deadline_ms(cx)].into_iter().flatten().min()
     }
 
     fn mark_to_show(to_show: &mut Vec<Channel>, channel: &Channel, home: &mut Home) {

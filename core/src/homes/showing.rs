@@ -18,7 +18,11 @@ impl Homes {
         // An ending that the shard's earlier feed was still to be sent must not end this one.
         self.endings.retain(|(to, ending)| *to != shard || !ending.ends(&channel));
         let is_live = matches!(channel, Channel::Live(_));
-        let home = self.homes.entry(channel.clone()).or_insert_with(|| Home::new(is_live));
+        let count = &mut self.count;
+        let home = self.homes.entry(channel.clone()).or_insert_with(|| {
+            *count += 1;
+            Home::new(*count, is_live)
+        });
         if home.is_loaded {
             let outcome = home.feed(shard);
             return Self::answer_attach(cx, shard, &channel, outcome, host);

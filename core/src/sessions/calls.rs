@@ -138,7 +138,8 @@ impl Shard {
                     self.reply_history(slot, id, &epoch, &page.head.epoch, page.head.offset, &page.publications)
                 }
             },
-            (CallKind::ReadNumber { room }, StoreReply::Page(page)) => {
+            (CallKind::ReadNumber { room, epoch }, StoreReply::Page(page)) => {
+                let page = page.filter(|page| Some(&page.head.epoch) == epoch.as_ref());
                 match page.and_then(|page| page.publications.first().map(marker_at)) {
                     None => Err(bad_request("there is no publication with this offset")),
                     Some(marker) => self.mark_read(command, call.key, room, marker, host),
@@ -312,7 +313,7 @@ impl Shard {
             return self.mark_read(command, Some(key), room, marker, host);
         }
         let request = PageRequest { from: offset - 1, ascending: true, up_to: offset, items_limit: 1, bytes_limit: 1 };
-        let kind = CallKind::ReadNumber { room };
+        let kind = CallKind::ReadNumber { room, epoch: feed.epoch.clone() };
         self.read_for_call(command, Some(key), kind, StoreRequest::Page { room, request }, host)
     }
 

@@ -13,7 +13,7 @@ use crate::protocol::{self, ProtocolError};
 use crate::shard::Shard;
 use crate::websocket::Refusal;
 use std::sync::Arc;
-use uproar_model::{JoinError, TokenError, User};
+use uproar_model::{Epoch, JoinError, TokenError, User};
 
 /// Joins that wait to be told to their rooms' homes.
 const JOINS_LIMIT: usize = 1_024;
@@ -173,7 +173,11 @@ impl Shard {
             // The token names a user that cannot exist.
             StoreReply::User(None) => self.deny(slot, joiner, Denied::NoUser, host),
             StoreReply::Failed => self.deny(slot, joiner, Denied::Unavailable, host),
-            StoreReply::Head(_) | StoreReply::Page(_) | StoreReply::Marked(_) | StoreReply::Rooms(_) => {
+            StoreReply::Head(_)
+            | StoreReply::Swept(_)
+            | StoreReply::Page(_)
+            | StoreReply::Marked(_)
+            | StoreReply::Rooms(_) => {
                 debug_assert!(false, "not a reply to a question of a joining client");
             }
         }
@@ -187,20 +191,20 @@ impl Shard {
             // What is dropped becomes known with the room's next publication, or when heads are compared.
             && self.joins.len() < JOINS_LIMIT
         {
-            self.joins.push_back((admission.room, publication));
+            self.joins.push_back((admission.room, admission.epoch.generation(), publication));
             self.send_joins(host);
         }
         reply
     }
 
     pub(crate) fn send_joins(&mut self, host: &mut impl Host) {
-        while let Some((room, _)) = self.joins.front() {
+        while let Some((room, ..)) = self.joins.front() {
             let home = Endpoint::Shard(self.cx.messenger.home_of(&Channel::Room(*room)));
             if !self.cx.messenger.can_call(home) {
                 return;
             }
-            let Some((room, publication)) = self.joins.pop_front() else { return };
-            let _ = self.cx.messenger.call(home, Message::Learn { room, publication }, host);
+            let Some((room, generation, publication)) = self.joins.pop_front() else { return };
+            let _ = self.cx.messenger.call(home, Message::Learn { room, generation, publication }, host);
         }
     }
 
@@ -259,6 +263,16 @@ impl Shard {
         let Some(feed) = self.feeds.get(feed_id) else { return };
         let (position, epoch) = (feed.position, feed.epoch.clone());
         let Some(joining) = self.joining_mut(slot, joiner) else { return };
+        let is_of_other_epoch = |other: &Epoch| epoch.as_ref().is_some_and(|epoch| epoch != other);
+        joining.head.take_if(|(of, _)| is_of_other_epoch(of));
+        if joining.admission.as_ref().is_some_and(|admission| is_of_other_epoch(&admission.epoch)) {
+            // Either the feed belongs to a history that is gone, which its home finds out now, or the membership does:
+            // then it must be read again.
+            return match joining.head.take() {
+                None => self.check_head(slot, joiner, feed_id, host),
+                Some(_) => self.join(slot, joiner, &user, host),
+            };
+        }
         // The membership was read at some offset. It may have been taken away between there and here.
         let read_at = joining.admission.as_ref().map_or(0, |admission| admission.offset);
         if joining.admission.is_some()
@@ -268,7 +282,8 @@ impl Shard {
             return self.join(slot, joiner, &user, host);
         }
         let Some(joining) = self.joining_mut(slot, joiner) else { return };
-        let head = joining.head.unwrap_or(position).max(position).max(read_at);
+        let head = joining.head.as_ref().map(|(_, offset)| *offset);
+        let newest_known = head.unwrap_or(position).max(position).max(read_at);
         // What was committed when the membership was read may not have been shown here yet. It is before the position
         // all the same, and so a user who has just joined gets the position that the join led to.
         let newest = position.max(read_at);
@@ -277,8 +292,8 @@ impl Shard {
             (Some(since), Some(current)) if since.epoch.as_deref().is_some_and(|e| e != &*current.0) => {
                 (newest, Some(false))
             }
-            (Some(since), _) if since.offset <= head => (since.offset, Some(true)),
-            (Some(_), _) if joining.head.is_some() => (newest, Some(false)),
+            (Some(since), _) if since.offset <= newest_known => (since.offset, Some(true)),
+            (Some(_), _) if head.is_some() => (newest, Some(false)),
             (Some(_), _) => return self.check_head(slot, joiner, feed_id, host),
         };
         match joiner {
@@ -305,9 +320,9 @@ impl Shard {
         }
         let JoinRequest { caller, joiner } = request;
         match outcome {
-            CheckOutcome::Head(offset) => {
+            CheckOutcome::Head(epoch, offset) => {
                 if let Some(joining) = self.joining_mut(caller.slot, joiner) {
-                    joining.head = Some(offset);
+                    joining.head = Some((epoch, offset));
                 }
                 self.attach(caller.slot, joiner, host);
             }

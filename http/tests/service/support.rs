@@ -16,7 +16,9 @@ use uproar_http::{
     Adopted, Chat, PasswordCost, PublishError, PublishRequest, Service, Settings, SharedChat, SharedTraces, Term,
     Tokens,
 };
-use uproar_model::{Item, Kind, Lease, Outcome, Publication, Revocation, RoomId, Stored, UserEvent, UserId};
+use uproar_model::{
+    DatabaseGeneration, Item, Kind, Lease, Outcome, Publication, Revocation, RoomId, Stored, UserEvent, UserId,
+};
 use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, SharedStore, WriteRates};
 
 /// A chat that records calls and behaves as the test sets it up.
@@ -63,7 +65,7 @@ impl Chat for FakeChat {
         }
     }
 
-    fn learn(&self, room: RoomId, publication: Publication) {
+    fn learn(&self, room: RoomId, _: DatabaseGeneration, publication: Publication) {
         self.learned.lock().unwrap().push((room, publication));
     }
 

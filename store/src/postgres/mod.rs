@@ -42,8 +42,10 @@ use uproar_model::{Clock, Item, Outcome, Publication, RoomId};
 use witnesses::Witnesses;
 
 pub(crate) struct Postgres {
-    /// For everything except batches.
+    /// For everything except batches and sweeps.
     sessions: Arc<Sessions>,
+    /// One session for sweeps, which tell what other nodes have committed: they must not wait for other reads.
+    sweeps: Arc<Sessions>,
     lanes: Lanes,
     /// One session, so that a node always learns of revocations in time.
     for_revocations: Arc<Sessions>,
@@ -55,8 +57,8 @@ pub(crate) struct Postgres {
 impl Postgres {
     pub async fn open(url: &str, options: &OpenOptions) -> Result<Postgres, OpenError> {
         let lane_count = options.lanes.max(1);
-        let witnesses =
-            Witnesses::new(lane_count + options.pool_size).map_err(|error| OpenError::Lasting(error.to_string()))?;
+        let witnesses = Witnesses::new(lane_count + options.pool_size + 1)
+            .map_err(|error| OpenError::Lasting(error.to_string()))?;
         let connect = connect_options(url)?.application_name(&witnesses.application());
         let target = Target::of(&connect);
 
@@ -92,11 +94,11 @@ impl Postgres {
         let sessions = |count| Sessions::new(connect.clone(), Arc::clone(&guard), count, acquire_timeout, age_limit);
         let lanes =
             Lanes { sessions: sessions(lane_count), guard: Arc::clone(&guard), clock: clock.clone(), acquire_timeout };
-        let for_revocations = sessions(1);
+        let (for_revocations, sweeps) = (sessions(1), sessions(1));
         let sessions = sessions(options.pool_size);
         // A server on which this fails would start and then answer nobody.
         drop(sessions.acquire().await.map_err(|error| target.failed_later(&error))?);
-        Ok(Postgres { sessions, lanes, for_revocations, guard, keeper, clock })
+        Ok(Postgres { sessions, sweeps, lanes, for_revocations, guard, keeper, clock })
     }
 
     pub fn generation(&self) -> DatabaseGeneration {
@@ -122,6 +124,10 @@ impl Postgres {
 
     pub async fn connection_for_revocations(&self) -> Result<DbConnection, sqlx::Error> {
         Ok(DbConnection::new(Pooled::Postgres(self.for_revocations.acquire().await?)))
+    }
+
+    pub async fn sweeper(&self) -> Result<DbConnection, sqlx::Error> {
+        Ok(DbConnection::new(Pooled::Postgres(self.sweeps.acquire().await?)))
     }
 
     pub async fn append(&self, batch: &[Item]) -> Result<Vec<Outcome>, AppendError> {
@@ -151,6 +157,7 @@ impl Postgres {
         self.lanes.sessions.close().await;
         self.for_revocations.close().await;
         self.sessions.close().await;
+        self.sweeps.close().await;
         // Last, because it lets another process start.
         self.keeper.release().await;
     }

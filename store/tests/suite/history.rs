@@ -113,6 +113,28 @@ pub async fn heads_are_in_the_order_of_the_request(world: World) {
     assert_eq!(head.epoch, other.epoch);
 }
 
+pub async fn a_sweep_finds_the_rooms_whose_heads_are_not_where_they_are_expected(world: World) {
+    let Lobby { room, ann, .. } = world.lobby().await;
+    let other = world.public_room("other", ann).await.id;
+    let gone = world.public_room("gone", ann).await.id;
+    world.send(room, ann, &["1", "2"]).await;
+    world.store.delete_room("gone", ann, 0).await.unwrap();
+    let sweep = async |heads: &[(RoomId, u64)]| {
+        let mut swept = world.store.sweep(heads).await.unwrap();
+        assert_eq!(swept.generation, world.store.generation());
+        swept.heads.sort_by_key(|(room, _)| *room);
+        swept.heads.into_iter().map(|(room, head)| (room, head.map(|head| head.offset))).collect::<Vec<_>>()
+    };
+    assert_eq!(sweep(&[]).await, []);
+    assert_eq!(sweep(&[(room, 2), (other, 0)]).await, []);
+    assert_eq!(sweep(&[(room, 1), (other, 0)]).await, [(room, Some(2))]);
+    assert_eq!(sweep(&[(room, 3), (other, 1)]).await, [(room, Some(2)), (other, Some(0))], "it may have gone back");
+    assert_eq!(sweep(&[(room, u64::MAX), (gone, 0)]).await, [(room, Some(2)), (gone, None)]);
+    assert_eq!(sweep(&[(RoomId(99), 0)]).await, [(RoomId(99), None)]);
+    let head = world.store.sweep(&[(room, 0)]).await.unwrap().heads.remove(0).1;
+    assert_eq!(head, world.store.heads(&[room]).await.unwrap().remove(0));
+}
+
 pub async fn messages_can_be_read_in_both_directions(world: World) {
     let Lobby { room, ann, .. } = world.lobby().await;
     let messages = |cursor, limit| {

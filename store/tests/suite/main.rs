@@ -66,6 +66,7 @@ on_every_store! {
         pages_show_the_current_content,
         a_missing_room_has_no_page,
         heads_are_in_the_order_of_the_request,
+        a_sweep_finds_the_rooms_whose_heads_are_not_where_they_are_expected,
         messages_can_be_read_in_both_directions,
         message_pages_hold_only_messages,
         only_members_can_read_messages;
