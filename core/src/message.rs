@@ -204,7 +204,7 @@ pub enum StoreRequest {
     Head { room: RoomId },
     /// The rooms whose last offset is not this one, by room ascending.
     Sweep { heads: Vec<(RoomId, Offset)> },
-    /// Publications of a room.
+    /// Publications of a room. If a user asks ([`Asker::party`]), they must be a member when the page is read.
     Page { room: RoomId, request: PageRequest },
     /// Moves a member's read marker forward. It never moves back.
     MarkRead { room: RoomId, user: UserId, marker: Marker },
@@ -236,6 +236,8 @@ pub enum StoreReply {
     Head(Option<Head>),
     Swept(Arc<Swept>),
     Page(Option<Arc<Page>>),
+    /// There is no page for this user, who is not a member of the room.
+    NotMember,
     /// The marker's current position and whether this request moved it. `None`: the user is not in the room.
     Marked(Option<(Marker, bool)>),
     Rooms(Vec<JoinedRoom>),

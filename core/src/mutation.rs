@@ -43,6 +43,8 @@ pub enum Mutation {
     SkipMovesCursors,
     /// A removal ends a subscription whose user has become a member again since.
     OldRemovalCounts,
+    /// A removal ends a subscription only after what follows it has been shown.
+    RemovalShownLate,
     /// A home goes on with another history than the one that it has loaded.
     HomeIgnoresEpoch,
     /// A subscriber that is behind is given pages of another history than the one that its feed shows.

@@ -395,6 +395,9 @@ impl Shard {
                     Received::Gap => self.on_lost(&channel, host),
                     Received::Taken { feed, removed, to_close } => {
                         self.close_all(to_close, host);
+                        if mutation::active(Mutation::RemovalShownLate) {
+                            self.fan_out(host);
+                        }
                         self.remove_users(feed, &removed, host);
                     }
                 }
@@ -625,7 +628,8 @@ impl Shard {
                     self.close(slot, why, host);
                 }
             }
-            StoreReply::Page(None) => {
+            // A removed user may have been a member when the page was requested.
+            StoreReply::Page(None) | StoreReply::NotMember => {
                 self.end_subscription(slot, key, host);
                 self.catch_up(slot, host);
             }

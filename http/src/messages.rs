@@ -68,7 +68,8 @@ async fn read(
         return Ok(Json(object).into_response());
     }
     let (above, up_to) = object.span(cursor);
-    let changes = app.store.membership_changes(page.room, auth.user.id, above, up_to, MEMBERSHIPS_LIMIT).await?;
+    let changes = app.store.membership_changes(page.room, auth.user.id, above, up_to, MEMBERSHIPS_LIMIT);
+    let changes = changes.await.map_err(ApiError::from_room)?;
     Ok(Json(object.with_memberships(&changes)).into_response())
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, sleep_until};
-use uproar_core::message::{Found, Message, StoreReply, StoreRequest};
+use uproar_core::message::{Asker, Found, Message, Party, StoreReply, StoreRequest};
 use uproar_model::{Marker, Offset, RoomId, Swept, User, UserId, fold_name, shown_name};
 use uproar_store::{CreateUserError, PageRequest, SharedStore, StoreError};
 
@@ -34,7 +34,7 @@ enum Query {
     Join(Vec<Admission>),
     Heads(Vec<(RoomId, ReplyTo)>),
     Sweep(Vec<SweepAsked>),
-    Page(RoomId, PageRequest, Vec<ReplyTo>),
+    Page(RoomId, PageRequest, Vec<(ReplyTo, Asker)>),
     User(Arc<str>, Vec<ReplyTo>),
     Markers(Vec<(RoomId, UserId)>),
     Rooms {
@@ -173,9 +173,7 @@ impl Reader {
             }
             Kind::Markers => self.markers.take_to_read(BATCH_LIMIT).map(Query::Markers),
             Kind::User => self.waiting.next_user().map(|(username, reply_to)| Query::User(username, reply_to)),
-            Kind::Page => {
-                self.waiting.next_page().map(|((room, request), reply_to)| Query::Page(room, request, reply_to))
-            }
+            Kind::Page => self.waiting.next_page().map(|((room, request), askers)| Query::Page(room, request, askers)),
             Kind::Rooms => {
                 let asked = self.waiting.next_rooms();
                 asked.map(|(user, after, limit, reply_to)| Query::Rooms { user, after, limit, reply_to })
@@ -321,12 +319,22 @@ async fn run_query(store: SharedStore, query: Query) -> QueryResult {
                 Err(error) => requests.into_iter().map(|(_, to)| to).zip(std::iter::repeat(failed(&error))).collect(),
             }
         }
-        Query::Page(room, request, reply_to) => {
-            let answer = match store.page(room, request).await {
-                Ok(page) => StoreReply::Page(page.map(Arc::new)),
-                Err(error) => failed(&error),
+        Query::Page(room, request, askers) => {
+            let viewer = |asker: &Asker| match asker.party {
+                Party::User(user) => Some(user),
+                _ => None,
             };
-            reply_to.into_iter().zip(std::iter::repeat(answer)).collect()
+            let mut viewers: Vec<UserId> = askers.iter().filter_map(|(_, asker)| viewer(asker)).collect();
+            viewers.sort_unstable();
+            viewers.dedup();
+            let (answer, members) = match store.page(room, request, &viewers).await {
+                Ok(Some((page, members))) => (StoreReply::Page(Some(Arc::new(page))), members),
+                Ok(None) => (StoreReply::Page(None), viewers),
+                Err(error) => (failed(&error), viewers),
+            };
+            let may_see = |asker: &Asker| viewer(asker).is_none_or(|user| members.binary_search(&user).is_ok());
+            let reply = |asker: &Asker| if may_see(asker) { answer.clone() } else { StoreReply::NotMember };
+            askers.into_iter().map(|(reply_to, asker)| (reply_to, reply(&asker))).collect()
         }
         Query::User(username, reply_to) => {
             let answer = match fold_name(&username) {
@@ -362,7 +370,7 @@ async fn run_query(store: SharedStore, query: Query) -> QueryResult {
 mod tests {
     use super::*;
     use crate::mesh::Mesh;
-    use uproar_core::message::{Asker, Caller, Endpoint, Interest, Party, Requester};
+    use uproar_core::message::{Caller, Endpoint, Interest, Requester};
     use uproar_core::{Serial, Slot};
     use uproar_store::memory::SharedMemoryStore;
     use uproar_store::{NewRoom, Role, RoomKind};
@@ -449,6 +457,34 @@ mod tests {
             other => panic!("{other:?}"),
         };
         answers.iter().map(marked).collect()
+    }
+
+    /// One query reads a page for everybody, and tells who may see it.
+    #[tokio::test]
+    async fn a_page_is_only_for_members_and_homes() {
+        let world = World::new(Duration::from_secs(3600));
+        let asked = |party, serial| {
+            let caller = Caller { endpoint: SHARD, slot: Slot(0), generation: 0, serial: Serial(serial) };
+            ((SHARD, Requester::Call(caller)), Asker::new(party, &Interest::default()))
+        };
+        let parties = [Party::User(world.ben), Party::Home(world.room), Party::User(world.ann), Party::User(world.ben)];
+        let askers = || parties.iter().cloned().zip(0..).map(|(party, serial)| asked(party, serial)).collect();
+        let request = PageRequest { from: 0, ascending: true, up_to: 9, items_limit: 9, bytes_limit: 9 };
+        let read = async |room| {
+            let query = Query::Page(room, request, askers());
+            let QueryResult::Replies(replies) = run_query(Arc::clone(&world.store) as SharedStore, query).await else {
+                panic!("not the answer to a page");
+            };
+            let reply = |reply| match reply {
+                StoreReply::Page(Some(_)) => "page",
+                StoreReply::Page(None) => "no room",
+                StoreReply::NotMember => "not a member",
+                other => panic!("{other:?}"),
+            };
+            replies.into_iter().map(|(_, answer)| reply(answer)).collect::<Vec<_>>()
+        };
+        assert_eq!(read(world.room).await, ["not a member", "page", "page", "not a member"]);
+        assert_eq!(read(RoomId(99)).await, ["no room"; 4]);
     }
 
     #[tokio::test]

@@ -62,6 +62,9 @@ impl Kind {
 /// A user who asks to be admitted to a room, by its name, and who waits for the answer.
 pub(super) type Admission = (String, UserId, ReplyTo, Asker);
 
+/// A page, and everybody who asks for it.
+type PageQuery = ((RoomId, PageRequest), Vec<(ReplyTo, Asker)>);
+
 /// What a query for a user's rooms needs: the user, the name after which the page begins, its length.
 type RoomsQuery = (UserId, Option<String>, usize, ReplyTo);
 
@@ -161,11 +164,12 @@ impl Waiting {
 
     /// The next name to look up, and everybody who asks for it.
     pub fn next_user(&mut self) -> Option<(Arc<str>, Vec<ReplyTo>)> {
-        self.users.next(&mut self.unwanted)
+        let (username, askers) = self.users.next(&mut self.unwanted)?;
+        Some((username, askers.into_iter().map(|(reply_to, _)| reply_to).collect()))
     }
 
     /// The next page, and everybody who asks for it.
-    pub fn next_page(&mut self) -> Option<((RoomId, PageRequest), Vec<ReplyTo>)> {
+    pub fn next_page(&mut self) -> Option<PageQuery> {
         self.pages.next(&mut self.unwanted)
     }
 
@@ -250,13 +254,12 @@ impl<Q: Clone + Eq + Hash> Shared<Q> {
     }
 
     /// The next question that somebody waits for, and all who ask it.
-    fn next(&mut self, unwanted: &mut Vec<Endpoint>) -> Option<(Q, Vec<ReplyTo>)> {
+    fn next(&mut self, unwanted: &mut Vec<Endpoint>) -> Option<(Q, Vec<(ReplyTo, Asker)>)> {
         while let Some((_, question)) = self.queue.pop() {
-            let askers = self.askers.remove(&question).unwrap_or_default();
-            let waiting = askers.into_iter().filter(|(reply_to, asker)| waits(reply_to, asker, unwanted));
-            let reply_to: Vec<_> = waiting.map(|(reply_to, _)| reply_to).collect();
-            if !reply_to.is_empty() {
-                return Some((question, reply_to));
+            let mut askers = self.askers.remove(&question).unwrap_or_default();
+            askers.retain(|(reply_to, asker)| waits(reply_to, asker, unwanted));
+            if !askers.is_empty() {
+                return Some((question, askers));
             }
         }
         None

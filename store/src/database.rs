@@ -353,8 +353,13 @@ impl Store for Database {
         self.calls.limit_time(swept).await
     }
 
-    async fn page(&self, room: RoomId, request: PageRequest) -> Result<Option<Page>, StoreError> {
-        self.calls.read(async |db| history::page(db, room, request).await).await
+    async fn page(
+        &self,
+        room: RoomId,
+        request: PageRequest,
+        viewers: &[UserId],
+    ) -> Result<Option<(Page, Vec<UserId>)>, StoreError> {
+        self.calls.read(async |db| history::page(db, room, request, viewers).await).await
     }
 
     async fn admit_members(
@@ -653,8 +658,8 @@ impl Store for Database {
         above: Offset,
         up_to: Offset,
         limit: usize,
-    ) -> Result<Vec<Publication>, StoreError> {
-        let changes = async |db: &mut _| history::membership_changes(db, room, above, up_to, limit).await;
+    ) -> Result<Vec<Publication>, RoomError> {
+        let changes = async |db: &mut _| history::membership_changes(db, room, viewer, above, up_to, limit).await;
         self.calls.read_for(viewer, changes).await
     }
 
@@ -782,7 +787,7 @@ mod tests {
     async fn joins_and_departures_are_read_from_their_index() -> Result<(), Box<dyn std::error::Error>> {
         let (_directory, database) = open_sqlite().await?;
         let sql: &'static str = Box::leak(format!("EXPLAIN QUERY PLAN {}", history::MEMBERSHIP_CHANGES_SQLITE).into());
-        let args = [Arg::Int(1), Arg::Int(0), Arg::Int(9), Arg::Int(1)];
+        let args = [Arg::Int(1), Arg::Int(0), Arg::Int(9), Arg::Int(1), Arg::Int(1)];
         let steps = database.calls.backend.reader().await?.all::<(i64, i64, i64, String)>(sql, &args).await?;
         let plan: Vec<_> = steps.into_iter().map(|(.., step)| step).collect();
         assert!(plan.iter().any(|step| step.contains("messages_memberships (room_id=? AND room_offset>?")), "{plan:?}");

@@ -12,7 +12,7 @@ use uproar_model::{
 pub(crate) const PAGE_ITEMS_LIMIT: usize = 1024;
 
 /// The head (epoch, last offset, last number), and one publication or NULLs: offset, number, kind, user, username,
-/// the sender's id, target, body, edited, deleted, time.
+/// the sender's id, target, body, edited, deleted, time. Last, in the first row, viewers as a JSON array or NULL.
 type PageRow = (
     String,
     i64,
@@ -28,11 +28,16 @@ type PageRow = (
     Option<i64>,
     Option<i64>,
     Option<i64>,
+    Option<String>,
 );
 
 // Offsets have no gaps, so a page is a range of offsets: (bottom, top]. The database counts the bytes, so that rows
-// beyond the limit are never sent. $4 is 1 or -1, the direction in which the rows are counted.
-const PAGE: &str = "
+// beyond the limit are never sent. $4 is 1 or -1, the direction in which the rows are counted. The first row also says
+// which of the viewers ($7) are members, in the same snapshot.
+macro_rules! page_sql {
+    ($list:literal, $viewers:literal) => {
+        concat!(
+            "
     WITH head AS (
       SELECT r.epoch, h.last_offset, h.last_number, CASE WHEN h.last_offset < $3 THEN h.last_offset ELSE $3 END AS top
       FROM heads h JOIN rooms r ON r.id = h.room_id WHERE h.room_id = $1
@@ -50,24 +55,37 @@ const PAGE: &str = "
       FROM item i WINDOW w AS (ORDER BY i.room_offset * $4)
     )
     SELECT head.epoch, head.last_offset, head.last_number, c.room_offset, c.number, CAST(c.kind AS bigint), c.user_id,
-      u.username, c.client_id, c.target_offset, c.body, c.edit_offset, c.gone_offset, c.created_at
+      u.username, c.client_id, c.target_offset, c.body, c.edit_offset, c.gone_offset, c.created_at,
+      CASE WHEN coalesce(c.n, 1) = 1 THEN
+        (SELECT ",
+            $list,
+            " FROM members v WHERE v.room_id = $1 AND v.user_id ",
+            $viewers,
+            ") END
     FROM head
     LEFT JOIN counted c ON c.n = 1 OR c.bytes <= $6
     LEFT JOIN users u ON u.id = c.user_id
-    ORDER BY c.n";
+    ORDER BY c.n"
+        )
+    };
+}
+const PAGE_SQLITE: &str = page_sql!("json_group_array(v.user_id)", "IN (SELECT value FROM json_each($7))");
+const PAGE_POSTGRES: &str = page_sql!("CAST(json_agg(v.user_id) AS text)", "= ANY($7)");
 
-/// One page of the publications of a room.
+/// One page of the publications of a room, and those of the viewers who are members, in ascending order.
 pub(crate) async fn page(
     db: &mut DbConnection,
     room: RoomId,
     request: PageRequest,
-) -> Result<Option<Page>, StoreError> {
+    viewers: &[UserId],
+) -> Result<Option<(Page, Vec<UserId>)>, StoreError> {
     let items = request.items_limit.min(PAGE_ITEMS_LIMIT);
     let top = if request.ascending {
         request.up_to.min(request.from.saturating_add(items as u64))
     } else {
         request.from.saturating_sub(1)
     };
+    let viewers: Vec<_> = viewers.iter().map(|viewer| viewer.0).collect();
     let args = [
         Arg::Int(room.0),
         Arg::Int(offset_arg(request.from)),
@@ -75,16 +93,22 @@ pub(crate) async fn page(
         Arg::Int(if request.ascending { 1 } else { -1 }),
         Arg::Int(items as i64),
         Arg::Int(i64::try_from(request.bytes_limit).unwrap_or(i64::MAX)),
+        Arg::Ints(&viewers),
     ];
-    let rows = db.all::<PageRow>(PAGE, &args).await?;
+    let sql = if db.is_postgres() { PAGE_POSTGRES } else { PAGE_SQLITE };
+    let rows = db.all::<PageRow>(sql, &args).await?;
     let Some(first) = rows.first() else {
         return Ok(None);
     };
     let epoch = db.generation().epoch(&first.0);
     let head = Head { epoch, offset: first.1.unsigned_abs(), number: first.2.unsigned_abs() };
+    let members = first.14.as_deref().map_or(Ok(Vec::new()), serde_json::from_str::<Vec<i64>>);
+    let members = members.map_err(|error| StoreError::Failed(format!("can't parse the members of a room: {error}")))?;
+    let mut members: Vec<_> = members.into_iter().map(UserId).collect();
+    members.sort_unstable();
     let publications = rows.into_iter().filter_map(publication_from).collect::<Vec<_>>();
     let more = more(request, &publications, head.offset);
-    Ok(Some(Page { publications, head, more }))
+    Ok(Some((Page { publications, head, more }, members)))
 }
 
 /// Whether the requested range, as far as it exists, continues after these publications.
@@ -98,7 +122,7 @@ pub(crate) fn more(request: PageRequest, publications: &[Publication], head: Off
 }
 
 fn publication_from(row: PageRow) -> Option<Publication> {
-    let (_, _, _, offset, number, kind, user, username, id, target, body, edited, deleted, time) = row;
+    let (_, _, _, offset, number, kind, user, username, id, target, body, edited, deleted, time, _) = row;
     let kind = Kind::from_number(kind?);
     // What the columns mean for a kind of a newer release is unknown.
     let is_known = kind != Kind::Unknown;
@@ -253,8 +277,19 @@ fn reactions_from(json: &str) -> Result<Vec<Reaction>, StoreError> {
     Ok(counts.into_iter().map(|(emoji, count, mine, _)| Reaction { emoji, count, mine: mine > 0 }).collect())
 }
 
-/// The offset, number and kind of a publication, the actor and the actor's name, the id, the body and the time.
-type ChangeRow = (i64, i64, i64, i64, String, String, Option<String>, i64);
+/// Whether the viewer is a member, and a publication or NULLs: its offset, number and kind, the actor and the actor's
+/// name, the id, the body and the time.
+type ChangeRow = (
+    bool,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<i64>,
+);
 
 /// SQLite would take the primary key, and read all that lies between. PostgreSQL has statistics.
 macro_rules! membership_changes_sql {
@@ -268,38 +303,48 @@ macro_rules! membership_changes_sql {
       WHERE m.room_id = $1 AND m.kind >= 5 AND m.kind IN (5, 7) AND m.room_offset > $2 AND m.room_offset <= $3
       ORDER BY m.room_offset DESC LIMIT $4
     )
-    SELECT c.room_offset, c.number, CAST(c.kind AS bigint), c.user_id, u.username, c.client_id, c.body, c.created_at
-    FROM change c JOIN users u ON u.id = c.user_id ORDER BY c.room_offset"
+    SELECT v.is_member, c.room_offset, c.number, CAST(c.kind AS bigint), c.user_id, u.username, c.client_id, c.body,
+      c.created_at
+    FROM (SELECT EXISTS (SELECT 1 FROM members m WHERE m.room_id = $1 AND m.user_id = $5) AS is_member) v
+    LEFT JOIN change c ON v.is_member
+    LEFT JOIN users u ON u.id = c.user_id
+    ORDER BY c.room_offset"
         )
     };
 }
 pub(crate) const MEMBERSHIP_CHANGES_SQLITE: &str = membership_changes_sql!("INDEXED BY messages_memberships");
 
-/// The newest joins and departures with offsets above `above`, up to `up_to`.
+/// The newest joins and departures with offsets above `above`, up to `up_to`, for a viewer who must be a member.
 pub(crate) async fn membership_changes(
     db: &mut DbConnection,
     room: RoomId,
+    viewer: UserId,
     above: Offset,
     up_to: Offset,
     limit: usize,
-) -> Result<Vec<Publication>, StoreError> {
+) -> Result<Vec<Publication>, RoomError> {
     let limit = Arg::Int(rows_limit(limit) as i64);
-    let args = [Arg::Int(room.0), Arg::Int(offset_arg(above)), Arg::Int(offset_arg(up_to)), limit];
+    let args = [Arg::Int(room.0), Arg::Int(offset_arg(above)), Arg::Int(offset_arg(up_to)), limit, Arg::Int(viewer.0)];
     let sql = if db.is_postgres() { membership_changes_sql!("") } else { MEMBERSHIP_CHANGES_SQLITE };
-    let rows = db.all::<ChangeRow>(sql, &args).await?;
-    let change = |(offset, number, kind, user, username, id, body, time): ChangeRow| Publication {
-        offset: offset.unsigned_abs(),
-        number: number.unsigned_abs(),
-        kind: Kind::from_number(kind),
-        user: User { id: UserId(user), username: username.into() },
-        id: id.into(),
-        time: time.unsigned_abs(),
-        target: None,
-        body: body.map(Into::into),
-        edited: None,
-        deleted: None,
+    let rows = db.all::<ChangeRow>(sql, &args).await.map_err(StoreError::from)?;
+    if !rows.first().is_some_and(|row| row.0) {
+        return Err(RoomError::NotMember);
+    }
+    let change = |(_, offset, number, kind, user, username, id, body, time): ChangeRow| {
+        Some(Publication {
+            offset: offset?.unsigned_abs(),
+            number: number?.unsigned_abs(),
+            kind: Kind::from_number(kind?),
+            user: User { id: UserId(user?), username: username?.into() },
+            id: id?.into(),
+            time: time?.unsigned_abs(),
+            target: None,
+            body: body.map(Into::into),
+            edited: None,
+            deleted: None,
+        })
     };
-    Ok(rows.into_iter().map(change).collect())
+    Ok(rows.into_iter().filter_map(change).collect())
 }
 
 /// The heads of those rooms whose last offset is not the given one.

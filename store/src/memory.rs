@@ -204,7 +204,7 @@ impl MemoryStore {
     }
 
     /// [`Store::page`].
-    pub fn page(&self, room: RoomId, request: PageRequest) -> Option<Page> {
+    pub fn page(&self, room: RoomId, request: PageRequest, viewers: &[UserId]) -> Option<(Page, Vec<UserId>)> {
         let stored = self.rooms.get(&room)?;
         let head = self.head(room, stored);
         let offsets: Box<dyn Iterator<Item = Offset>> = if request.ascending {
@@ -223,7 +223,8 @@ impl MemoryStore {
             publications.push(publication);
         }
         let more = more(request, &publications, head.offset);
-        Some(Page { publications, head, more })
+        let members = viewers.iter().filter(|viewer| stored.members.contains_key(viewer)).copied();
+        Some((Page { publications, head, more }, members.collect::<BTreeSet<_>>().into_iter().collect()))
     }
 
     fn publication(&self, room: &StoredRoom, row: &LogRow) -> Publication {
@@ -607,13 +608,21 @@ impl MemoryStore {
     }
 
     /// [`Store::membership_changes`].
-    pub fn membership_changes(&self, room: RoomId, above: Offset, up_to: Offset, limit: usize) -> Vec<Publication> {
-        let Some(room) = self.rooms.get(&room) else { return Vec::new() };
+    pub fn membership_changes(
+        &self,
+        room: RoomId,
+        viewer: UserId,
+        above: Offset,
+        up_to: Offset,
+        limit: usize,
+    ) -> Result<Vec<Publication>, RoomError> {
+        let room = self.rooms.get(&room).filter(|room| room.members.contains_key(&viewer));
+        let room = room.ok_or(RoomError::NotMember)?;
         let rows = room.log.iter().rev().filter(|row| matches!(row.kind, Kind::Added | Kind::Removed));
         let rows = rows.filter(|row| row.offset > above && row.offset <= up_to).take(rows_limit(limit));
         let mut changes: Vec<_> = rows.map(|row| self.publication(room, row)).collect();
         changes.reverse();
-        changes
+        Ok(changes)
     }
 
     fn message(&self, room: &StoredRoom, row: &LogRow, viewer: UserId) -> Message {
@@ -768,8 +777,13 @@ impl Store for SharedMemoryStore {
         Ok(self.lock().sweep(heads))
     }
 
-    async fn page(&self, room: RoomId, request: PageRequest) -> Result<Option<Page>, StoreError> {
-        Ok(self.lock().page(room, request))
+    async fn page(
+        &self,
+        room: RoomId,
+        request: PageRequest,
+        viewers: &[UserId],
+    ) -> Result<Option<(Page, Vec<UserId>)>, StoreError> {
+        Ok(self.lock().page(room, request, viewers))
     }
 
     async fn admit_members(
@@ -971,12 +985,12 @@ impl Store for SharedMemoryStore {
     async fn membership_changes(
         &self,
         room: RoomId,
-        _: UserId,
+        viewer: UserId,
         above: Offset,
         up_to: Offset,
         limit: usize,
-    ) -> Result<Vec<Publication>, StoreError> {
-        Ok(self.lock().membership_changes(room, above, up_to, limit))
+    ) -> Result<Vec<Publication>, RoomError> {
+        self.lock().membership_changes(room, viewer, above, up_to, limit)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -32,9 +32,14 @@ pub trait Store: Send + Sync + 'static {
     /// of its own, so that it does not wait for other reads.
     async fn sweep(&self, heads: &[(RoomId, Offset)]) -> Result<Swept, StoreError>;
 
-    /// Publications of a room with their current content, and the room's head, read in the same snapshot. `None`:
-    /// there is no such room.
-    async fn page(&self, room: RoomId, request: PageRequest) -> Result<Option<Page>, StoreError>;
+    /// Publications of a room with their current content, the room's head, and those of the viewers who are members of
+    /// the room, in ascending order: all read in the same snapshot. `None`: there is no such room.
+    async fn page(
+        &self,
+        room: RoomId,
+        request: PageRequest,
+        viewers: &[UserId],
+    ) -> Result<Option<(Page, Vec<UserId>)>, StoreError>;
 
     /// Admits members to rooms, many in one call. `None`: this user is not a member, but may join the room. Names are
     /// looked up as given: callers fold them, or reject them.
@@ -175,8 +180,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<MessagePage, RoomError>;
 
     /// The newest joins and departures (kinds `Added` and `Removed`) in a room with offsets above `above`, up to
-    /// `up_to`, by offset ascending. The caller knows that the viewer may see them: `up_to` is a position that
-    /// `messages` returned, or below it.
+    /// `up_to`, by offset ascending. `RoomError::NotMember`: the viewer is not a member of the room, or there is no such
+    /// room.
     async fn membership_changes(
         &self,
         room: RoomId,
@@ -184,7 +189,7 @@ pub trait Store: Send + Sync + 'static {
         above: Offset,
         up_to: Offset,
         limit: usize,
-    ) -> Result<Vec<Publication>, StoreError>;
+    ) -> Result<Vec<Publication>, RoomError>;
 
     // ── operations ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -36,8 +36,8 @@ fn shown(received: &[(u64, Received)]) -> Vec<Value> {
 fn take_sweep(rig: &mut Rig) -> StoreReply {
     let is_sweep = |message: &Message| matches!(message, Message::Read { requester: Requester::Sweep, .. });
     let index = rig.host.mesh.iter().position(|(_, message)| is_sweep(message)).expect("a sweep");
-    let Message::Read { request, .. } = rig.host.mesh.remove(index).1 else { unreachable!() };
-    rig.answer(request)
+    let Message::Read { request, asker, .. } = rig.host.mesh.remove(index).1 else { unreachable!() };
+    rig.answer(&asker.party, request)
 }
 
 fn answer_sweep(rig: &mut Rig, reply: StoreReply) {

@@ -6,7 +6,7 @@
 //! faults stop, and every client must receive everything.
 //!
 //! `shard.rs` tests a single shard with sequences that random steps do not find, `fairness.rs` with users who take too
-//! much, and `epochs.rs` with a store whose history goes back.
+//! much, `epochs.rs` with a store whose history goes back, and `members.rs` with removals that it is not told of.
 //!
 //! `SEED=n cargo test --features mutations --test simulation -- replay --nocapture` replays one seed.
 //! `SEEDS=n` sets how many seeds `the_contract_holds` runs.
@@ -14,6 +14,7 @@
 mod client;
 mod epochs;
 mod fairness;
+mod members;
 mod random;
 mod sdk;
 mod shard;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use uproar_core::lane::{BatchResult, Lane};
 use uproar_core::limits::Limits;
-use uproar_core::message::{Found, Requester, StoreReply, StoreRequest};
+use uproar_core::message::{Found, Party, Requester, StoreReply, StoreRequest};
 use uproar_core::websocket::{Event, ParsedHead, head};
 use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig, Slot};
 use uproar_model::{Claims, Item, Kind, Offset, Revocations, TokenError, User, UserId};
@@ -180,13 +180,13 @@ impl Rig {
         );
     }
 
-    pub(crate) fn answer(&mut self, request: StoreRequest) -> StoreReply {
+    pub(crate) fn answer(&mut self, party: &Party, request: StoreRequest) -> StoreReply {
         let unix_ms = self.now().unix_ms;
         match request {
             StoreRequest::Admit { room, user } => StoreReply::Admitted(self.store.admit(unix_ms, &room, user)),
             StoreRequest::Head { room } => StoreReply::Head(self.store.head_of(room)),
             StoreRequest::Sweep { heads } => StoreReply::Swept(Arc::new(self.store.sweep(&heads))),
-            StoreRequest::Page { room, request } => StoreReply::Page(self.store.page(room, request).map(Arc::new)),
+            StoreRequest::Page { room, request } => self.store.page(room, request, party),
             StoreRequest::User { username } => {
                 let id = UserId(self.store.add_user(&username));
                 StoreReply::User(Some(Found { user: User { id, username }, revocation: None }))
@@ -264,7 +264,7 @@ impl Rig {
                     if self.store_hangs {
                         self.host.mesh.push((to, Message::Read { requester, asker, request }));
                     } else {
-                        let answer = self.answer(request);
+                        let answer = self.answer(&asker.party, request);
                         self.shard.receive(now, to, Message::ReadReply { requester, reply: answer }, &mut self.host);
                     }
                 }
@@ -312,7 +312,7 @@ impl Rig {
     // ── clients ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Opens a connection that requests an upgrade to WebSocket.
-    fn open(&mut self, target: &str) -> Slot {
+    pub(crate) fn open(&mut self, target: &str) -> Slot {
         let now = self.now();
         let slot = self.shard.opened(now, &mut self.host);
         assert_eq!(slot.index(), self.clients.len());

@@ -1,8 +1,10 @@
 //! The simulator's database: the store in memory, which passes the store test suite, and a record of every text.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use uproar_core::message::{Party, StoreReply};
 use uproar_model::{
-    DatabaseGeneration, Head, Item, Kind, Offset, Outcome, Page, Publication, RoomId, Swept, UnixMillis, UserId,
+    DatabaseGeneration, Head, Item, Kind, Offset, Outcome, Publication, RoomId, Swept, UnixMillis, UserId,
 };
 use uproar_store::memory::MemoryStore;
 use uproar_store::{Admission, JoinError, NewRoom, PageRequest, RoomKind};
@@ -84,11 +86,17 @@ impl SimStore {
     pub fn row(&self, room: RoomId, offset: Offset) -> Option<Publication> {
         let from = offset.checked_sub(1)?;
         let request = PageRequest { from, ascending: true, up_to: offset, items_limit: 1, bytes_limit: usize::MAX };
-        self.store.page(room, request)?.publications.pop()
+        self.store.page(room, request, &[])?.0.publications.pop()
     }
 
-    pub fn page(&self, room: RoomId, request: PageRequest) -> Option<Page> {
-        self.store.page(room, request)
+    /// What the reader answers.
+    pub fn page(&self, room: RoomId, request: PageRequest, party: &Party) -> StoreReply {
+        let viewer = if let Party::User(user) = party { Some(*user) } else { None };
+        match self.store.page(room, request, viewer.as_slice()) {
+            None => StoreReply::Page(None),
+            Some((_, members)) if members.len() < viewer.as_slice().len() => StoreReply::NotMember,
+            Some((page, _)) => StoreReply::Page(Some(Arc::new(page))),
+        }
     }
 
     /// What the reader does.

@@ -837,9 +837,7 @@ impl World {
                     }
                     StoreRequest::Head { room } => StoreReply::Head(self.store.head_of(room)),
                     StoreRequest::Sweep { heads } => StoreReply::Swept(Arc::new(self.store.sweep(&heads))),
-                    StoreRequest::Page { room, request } => {
-                        StoreReply::Page(self.store.page(room, request).map(Arc::new))
-                    }
+                    StoreRequest::Page { room, request } => self.store.page(room, request, &asker.party),
                 }
             };
             let to = Endpoint::Shard(shard);

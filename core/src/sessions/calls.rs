@@ -132,6 +132,7 @@ impl Shard {
         let command = CommandContext { slot, id, arrival: call.arrival };
         let answered = match (call.kind, reply) {
             (_, StoreReply::Failed) => Err(Denied::Unavailable.error()),
+            (CallKind::History { .. } | CallKind::ReadNumber { .. }, StoreReply::NotMember) => Err(not_a_member()),
             (CallKind::History { epoch }, StoreReply::Page(page)) => match page {
                 None => Err(Denied::NoRoom.error()),
                 Some(page) => {
@@ -146,7 +147,7 @@ impl Shard {
                 }
             }
             (CallKind::Read, StoreReply::Marked(marked)) => match marked {
-                None => Err(ProtocolError::new(protocol::PERMISSION_DENIED, "the user is not a member of the room")),
+                None => Err(not_a_member()),
                 Some(marked) => {
                     self.on_marked(command, call.key, marked, host);
                     Ok(())
@@ -411,6 +412,10 @@ impl Shard {
         self.reply(slot, id, Reply::Refresh { client: &client, version: VERSION, ttl: ttl_s(claims, now) });
         self.connections.arm_timer(slot, expires_ms);
     }
+}
+
+fn not_a_member() -> ProtocolError {
+    ProtocolError::new(protocol::PERMISSION_DENIED, "the user is not a member of the room")
 }
 
 fn marker_at(publication: &Publication) -> Marker {

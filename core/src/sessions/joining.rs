@@ -176,6 +176,7 @@ impl Shard {
             StoreReply::Head(_)
             | StoreReply::Swept(_)
             | StoreReply::Page(_)
+            | StoreReply::NotMember
             | StoreReply::Marked(_)
             | StoreReply::Rooms(_) => {
                 debug_assert!(false, "not a reply to a question of a joining client");

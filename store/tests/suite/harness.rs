@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use uproar_model::{Item, Kind, Offset, Outcome, Publication, Refusal, RoomId, Stored, UserId};
+use uproar_model::{Item, Kind, Offset, Outcome, Page, Publication, Refusal, RoomId, Stored, UserId};
 use uproar_store::memory::SharedMemoryStore;
 use uproar_store::testing::TestPostgres;
 use uproar_store::{DataFolder, DatabaseUrl, NewRoom, OpenOptions, PageRequest, Room, RoomKind, Store, open};
@@ -112,12 +112,17 @@ impl World {
         self.append(&items).await.into_iter().map(|outcome| new(outcome).offset).collect()
     }
 
+    /// A page, for nobody in particular.
+    pub async fn page(&self, room: RoomId, request: PageRequest) -> Option<Page> {
+        self.store.page(room, request, &[]).await.expect("an answer").map(|(page, _)| page)
+    }
+
     /// The whole log.
     pub async fn log(&self, room: RoomId) -> Vec<Publication> {
         let mut log = Vec::new();
         loop {
             let from = log.last().map_or(0, |publication: &Publication| publication.offset);
-            let page = self.store.page(room, after(from)).await.expect("an answer").expect("a room");
+            let page = self.page(room, after(from)).await.expect("a room");
             assert!(!page.more || !page.publications.is_empty(), "a page without progress");
             log.extend(page.publications);
             if !page.more {
@@ -223,7 +228,7 @@ pub async fn assert_unknown_kind_is_shown(world: &World, room: RoomId, reader: U
     assert_eq!((shown.offset, shown.number, shown.kind, shown.time), (2, 1, Kind::Unknown, 1700));
     assert_eq!((&*shown.id, shown.user.id, &*shown.user.username), ("~new-2", UserId(0), ""));
     assert_eq!((&shown.target, &shown.body, &shown.edited, &shown.deleted), (&None, &None, &None, &None));
-    let backward = world.store.page(room, before(3)).await.expect("an answer").expect("a room");
+    let backward = world.page(room, before(3)).await.expect("a room");
     assert_eq!((backward.publications.len(), backward.more), (2, false));
     assert!(backward.publications.contains(shown));
     let page = world.store.messages("lobby", reader, uproar_store::Cursor::Newest, 9).await.expect("an answer");

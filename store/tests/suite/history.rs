@@ -1,17 +1,17 @@
 //! Pages of publications for recovery, and pages of messages for HTTP.
 
 use crate::harness::*;
-use uproar_model::{Kind, RoomId};
+use uproar_model::{Kind, RoomId, UserId};
 use uproar_store::{Cursor, PageRequest, RoomError, RoomKind};
 
 async fn offsets(world: &World, room: RoomId, request: PageRequest) -> (Vec<u64>, bool) {
-    let page = world.store.page(room, request).await.unwrap().unwrap();
+    let page = world.page(room, request).await.unwrap();
     (page.publications.iter().map(|p| p.offset).collect(), page.more)
 }
 
 pub async fn pages_can_be_read_in_both_directions(world: World) {
     let Lobby { room, ann, .. } = world.lobby().await;
-    let empty = world.store.page(room, after(0)).await.unwrap().unwrap();
+    let empty = world.page(room, after(0)).await.unwrap();
     assert_eq!((empty.publications.len(), empty.head.offset, empty.more), (0, 0, false));
     assert_eq!(offsets(&world, room, before(u64::MAX)).await, (vec![], false));
 
@@ -41,7 +41,7 @@ pub async fn pages_can_be_read_in_both_directions(world: World) {
     assert_eq!(offsets(&world, room, newest(0, 2)).await, (vec![], false));
     assert_eq!(offsets(&world, room, newest(6, 0)).await, (vec![], true));
 
-    let page = world.store.page(room, after(0)).await.unwrap().unwrap();
+    let page = world.page(room, after(0)).await.unwrap();
     assert_eq!((page.head.offset, page.head.number), (5, 5));
     assert_eq!(page.head.epoch, world.store.room("lobby", ann).await.unwrap().unwrap().epoch);
 }
@@ -77,7 +77,7 @@ pub async fn pages_show_the_current_content(world: World) {
     world.append(&[message(room, ann, "1", "old"), edit(room, ann, "2", 1, "middle")]).await;
     world.append(&[edit(room, ann, "3", 1, "new"), react(room, ben, "1", 1, "👍")]).await;
     // This page holds the edit without its target.
-    let page = world.store.page(room, PageRequest { items_limit: 1, ..after(1) }).await.unwrap().unwrap();
+    let page = world.page(room, PageRequest { items_limit: 1, ..after(1) }).await.unwrap();
     assert_eq!(page.publications[0].body.as_deref(), Some("new"));
     new(world.append_one(delete(room, ann, "4", 1)).await);
     let log = world.log(room).await;
@@ -95,9 +95,32 @@ pub async fn pages_show_the_current_content(world: World) {
     assert_eq!(&*log[0].id, "1");
 }
 
+pub async fn a_page_says_which_viewers_are_members(world: World) {
+    let Lobby { room, ann, ben, cleo } = world.lobby().await;
+    world.send(room, ann, &["1", "2", "3"]).await;
+    let dora = world.user("Dora").await;
+    let viewers = [dora, cleo, ann, ben, ann, UserId(999)];
+    let pages = [after(0), before(2), after(3), PageRequest { items_limit: 0, ..after(0) }];
+    let members = async |viewers: &[UserId]| {
+        let mut all = Vec::new();
+        for request in pages {
+            all.push(world.store.page(room, request, viewers).await.unwrap().unwrap().1);
+        }
+        assert!(all.iter().all(|members| *members == all[0]), "whatever is in the page: {all:?}");
+        all.remove(0)
+    };
+    assert_eq!(members(&viewers).await, [ann, ben, cleo]);
+    assert_eq!(members(&[dora]).await, []);
+    assert_eq!(members(&[]).await, []);
+    world.store.remove_member("lobby", ann, "ben").await.unwrap();
+    world.store.join("lobby", dora).await.unwrap();
+    assert_eq!(members(&viewers).await, [ann, cleo, dora]);
+    assert_eq!(world.store.page(RoomId(99), after(0), &viewers).await.unwrap(), None);
+}
+
 pub async fn a_missing_room_has_no_page(world: World) {
-    assert_eq!(world.store.page(RoomId(77), after(0)).await.unwrap(), None);
-    assert_eq!(world.store.page(RoomId(77), before(9)).await.unwrap(), None);
+    assert_eq!(world.page(RoomId(77), after(0)).await, None);
+    assert_eq!(world.page(RoomId(77), before(9)).await, None);
 }
 
 pub async fn heads_are_in_the_order_of_the_request(world: World) {

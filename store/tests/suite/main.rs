@@ -64,6 +64,7 @@ on_every_store! {
         pages_can_be_read_in_both_directions,
         pages_end_at_their_limits,
         pages_show_the_current_content,
+        a_page_says_which_viewers_are_members,
         a_missing_room_has_no_page,
         heads_are_in_the_order_of_the_request,
         a_sweep_finds_the_rooms_whose_heads_are_not_where_they_are_expected,

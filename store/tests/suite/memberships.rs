@@ -2,7 +2,7 @@
 
 use crate::harness::*;
 use uproar_model::{Kind, Publication, RoomId, member_body};
-use uproar_store::{Cursor, OpenOptions, Role, RoomKind};
+use uproar_store::{Cursor, OpenOptions, Role, RoomError, RoomKind};
 
 /// What a publication says: its offset, its kind, who did it, and whom it concerns.
 fn told(p: &Publication) -> (u64, Kind, &str, Option<&str>) {
@@ -107,5 +107,10 @@ pub async fn changes_of_membership_are_read_between_offsets(world: World) {
     let all = world.store.membership_changes(room, ann, 0, 9, 9).await.unwrap();
     let log: Vec<_> = world.log(room).await.into_iter().filter(|p| p.kind != Kind::Message).collect();
     assert_eq!(all, log, "the same as in the log");
-    assert_eq!(world.store.membership_changes(RoomId(99), ann, 0, 9, 9).await.unwrap(), []);
+    let changes = async |room, viewer| world.store.membership_changes(room, viewer, 0, 9, 9).await;
+    assert!(matches!(changes(RoomId(99), ann).await, Err(RoomError::NotMember)));
+    let dora = world.user("Dora").await;
+    assert!(matches!(changes(room, dora).await, Err(RoomError::NotMember)));
+    world.store.remove_member("lobby", ben, "ben").await.unwrap();
+    assert!(matches!(changes(room, ben).await, Err(RoomError::NotMember)));
 }

@@ -194,7 +194,7 @@ pub async fn pages_read_during_writes_are_consistent(world: World) {
     };
     let mut seen = 0;
     while seen < 450 {
-        let page = world.store.page(room, after(seen)).await.unwrap().unwrap();
+        let page = world.page(room, after(seen)).await.unwrap();
         let offsets: Vec<_> = page.publications.iter().map(|p| p.offset).collect();
         assert!(offsets.iter().enumerate().all(|(n, offset)| *offset == seen + 1 + n as u64), "{offsets:?}");
         let last = offsets.last().copied().unwrap_or(seen);
