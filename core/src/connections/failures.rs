@@ -100,9 +100,7 @@ impl Failures {
         if mutation::active(Mutation::RefusalIsTakenAsKnown) {
             return Err(MustFail { needs_ping: false, is_lost: false });
         }
-        // A ping that is to be sent, or is under way, is followed by another one.
-        let needs_ping = failure.known_ms.take().is_some();
-        failure.ping = None;
+        let needs_ping = failure.needs_ping();
         let is_lost = failure.told_ms.is_some_and(|told_ms| now_ms >= told_ms + 2 * append_deadline_ms);
         Err(MustFail { needs_ping, is_lost })
     }
@@ -143,13 +141,15 @@ impl Failures {
         failure.ping.take().is_some()
     }
 
-    /// A publish failed together with an earlier one.
-    pub fn add_follower(&mut self, room: RoomId, id: &Arc<str>, serial: Serial) {
-        if let Some(failure) = self.of(room)
-            && failure.items.first().is_some_and(|first| first.serial.is_before(serial))
-        {
-            failure.insert(id, serial);
+    /// A publish failed together with an earlier one. Returns whether the client has to be sent a ping: it may have
+    /// answered one that it was sent before it was told of this.
+    pub fn add_follower(&mut self, room: RoomId, id: &Arc<str>, serial: Serial) -> bool {
+        let Some(failure) = self.of(room) else { return false };
+        if !failure.items.first().is_some_and(|first| first.serial.is_before(serial)) {
+            return false;
         }
+        failure.insert(id, serial);
+        failure.needs_ping()
     }
 
     /// A publish to this room is under way again: others may follow it.
@@ -209,6 +209,13 @@ impl Failure {
 
     fn are_all_stored(&self) -> bool {
         !self.has_more && self.items.iter().all(|item| item.is_stored)
+    }
+
+    /// The client does not know of the latest failure yet. Returns whether it has to be sent a ping; one that is to be
+    /// sent, or is under way, is followed by another one.
+    fn needs_ping(&mut self) -> bool {
+        self.ping = None;
+        self.known_ms.take().is_some()
     }
 
     /// Whether this is the first failed publish, or those before it are stored.
@@ -393,6 +400,20 @@ mod tests {
         assert!(sender.failures.on_pong(None, 0), "the ping was sent before the second failure");
         sender.now_ms = 1000;
         assert!(sender.refuses("c"));
+    }
+
+    /// A client that had answered a ping in between was taken to know of it.
+    #[test]
+    fn a_publish_that_fails_together_with_an_earlier_one_needs_another_ping() {
+        let mut sender = Sender::with_failed(&["a"]);
+        sender.failures.on_ping();
+        sender.failures.on_pong(None, 0);
+        assert!(sender.failures.add_follower(ROOM, &"b".into(), Serial(20)));
+        sender.now_ms = 1000;
+        assert!(sender.refuses("c"));
+        sender.failures.on_ping();
+        assert!(!sender.failures.add_follower(ROOM, &"d".into(), Serial(30)));
+        assert!(sender.failures.on_pong(None, 1000), "the ping was sent before that failure");
     }
 
     #[test]

@@ -355,7 +355,8 @@ impl Shard {
         });
         match same.is_none_or(|subscription| subscription.begin_era(era)) {
             true => self.note_failure(slot, room, id, serial),
-            false => session.failures.add_follower(room, id, serial),
+            false if session.failures.add_follower(room, id, serial) => self.ping_soon(slot),
+            false => {}
         }
     }
 
