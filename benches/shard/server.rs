@@ -12,7 +12,7 @@ use uproar_core::metrics::ShardMetrics;
 use uproar_core::websocket::{Event, ParsedHead, head};
 use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig, Slice, Slot};
 use uproar_model::{
-    Admission, Claims, DatabaseGeneration, Epoch, Kind, Offset, Outcome, Publication, Revocations, Role, RoomId,
+    Admission, Claims, DatabaseGeneration, Epoch, Kind, Lease, Offset, Outcome, Publication, Revocations, Role, RoomId,
     Stored, User, UserId,
 };
 
@@ -114,6 +114,7 @@ impl Server {
             seed: 7,
             revocations: Revocations::new(u64::MAX, []),
             bus: Arc::default(),
+            lease: Lease::unlimited(),
         };
         Server {
             shard: Shard::new(config),

@@ -3,7 +3,7 @@
 use crate::bus::BusState;
 use crate::limits::Limits;
 use std::sync::Arc;
-use uproar_model::{Claims, Revocations, TokenError};
+use uproar_model::{Claims, Lease, Revocations, TokenError};
 
 /// Checks a token's signature and time (Unix seconds). A pure function: no database, no clock.
 pub type Verify = Arc<dyn Fn(&str, u64) -> Result<Claims, TokenError> + Send + Sync>;
@@ -29,4 +29,5 @@ pub struct ShardConfig {
     /// The revocations of tokens that may not have expired yet.
     pub revocations: Revocations,
     pub bus: Arc<BusState>,
+    pub lease: Lease,
 }

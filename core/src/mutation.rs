@@ -37,8 +37,6 @@ pub enum Mutation {
     RefusalRaisesEra,
     /// A lane accepts what was on its way when an earlier publish of the stream failed.
     LaneForgetsFailure,
-    /// A feed that skips publications is not told whom they removed.
-    SkipForgetsRemovals,
     /// The subscribers of a feed that skips publications skip them too.
     SkipMovesCursors,
     /// A removal ends a subscription whose user has become a member again since.
@@ -49,6 +47,8 @@ pub enum Mutation {
     HomeIgnoresEpoch,
     /// A subscriber that is behind is given pages of another history than the one that its feed shows.
     FeedIgnoresEpoch,
+    /// A shard goes on serving although its node's lease has expired.
+    ServesWithoutLease,
 }
 
 #[cfg(all(feature = "mutations", not(debug_assertions)))]

@@ -19,6 +19,9 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use uproar_model::{DatabaseGeneration, Publication, RoomId};
 
+/// How often a shard whose lease has expired finds out whether it holds again.
+const LEASE_CHECK_INTERVAL_MS: u64 = 10;
+
 /// One shard. A connection is named by its *slot*, from `opened` until `freed` (or `handed_over`). The driver keeps
 /// what belongs to the transport in a table of its own, by the same slot.
 pub struct Shard {
@@ -38,6 +41,10 @@ pub struct Shard {
     /// Counts the ids made for messages without one.
     pub(crate) ids_made: u64,
     pub(crate) draining: bool,
+    /// The node's lease has expired: the shard serves nobody.
+    is_suspended: bool,
+    /// When the lease was last found valid.
+    served_ms: u64,
     /// When connections were last looked through for those that hold too much memory.
     pub(crate) relieved_ms: u64,
 }
@@ -58,6 +65,8 @@ impl Shard {
             pings_left: 0,
             ids_made: 0,
             draining: false,
+            is_suspended: false,
+            served_ms: 0,
             relieved_ms: 0,
             cx: Context::new(config),
         }
@@ -120,6 +129,7 @@ impl Shard {
     pub fn wants_input(&self, slot: Slot) -> bool {
         let connection = &self.connections[slot];
         match connection.phase {
+            Phase::Connecting(_) | Phase::Open(_) | Phase::Echo | Phase::Closing { .. } if self.is_suspended => false,
             Phase::Vacant | Phase::Aborted | Phase::Handshake(_) => false,
             Phase::Head => true,
             Phase::Connecting(ref connecting) => connecting.authenticating.is_none(),
@@ -132,7 +142,7 @@ impl Shard {
     /// in flight and calls this only when there is none. What a short send did not write is returned again.
     pub fn outgoing(&mut self, slot: Slot, slices: &mut Vec<Slice>) {
         let connection = &mut self.connections[slot];
-        if !matches!(connection.phase, Phase::Vacant | Phase::Aborted) {
+        if !matches!(connection.phase, Phase::Vacant | Phase::Aborted) && !self.is_suspended {
             connection.outbound.next(&self.cx.meter, slices);
         }
     }
@@ -216,12 +226,46 @@ impl Shard {
         self.deliver_own(host);
     }
 
+    // ── the lease ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Finds out whether the node's lease holds. A driver calls this at the beginning of a loop turn, before any input.
+    /// While the lease does not hold, the shard serves nobody: it wants no input (except request heads, most of which
+    /// are for HTTP), hands out nothing to write, and its turns do nothing. It still receives the messages of the mesh,
+    /// which may say that a right was taken away. When the lease holds again, everything goes on where it was.
+    pub fn check_lease(&mut self, now: Now, host: &mut impl Host) {
+        if self.cx.config.lease.is_valid(now.ms) || mutation::active(Mutation::ServesWithoutLease) {
+            if std::mem::take(&mut self.is_suspended) {
+                self.cx.begin(now);
+                self.go_on_after(now.ms.saturating_sub(self.served_ms), host);
+            }
+            self.served_ms = now.ms;
+        } else {
+            self.cx.begin(now);
+            self.is_suspended = true;
+        }
+    }
+
+    /// The shard serves again, after it has neither read nor written for this long. That is not the fault of clients.
+    fn go_on_after(&mut self, pause_ms: u64, host: &mut impl Host) {
+        self.homes.extend_deadlines(pause_ms);
+        for slot in self.connections.slots() {
+            if !matches!(self.connections[slot].phase, Phase::Vacant | Phase::Aborted) {
+                self.connections[slot].extend_deadlines(pause_ms);
+                host.wake(slot);
+            }
+        }
+    }
+
     // ── the turn ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// The end of a loop turn, after all its events: shows what rooms have learned, fans out, looks at timers. Returns
     /// whether there is more to do, so that the next turn must follow without waiting.
     pub fn turn(&mut self, now: Now, host: &mut impl Host) -> bool {
         self.cx.begin(now);
+        if self.is_suspended {
+            self.suspended_turn(host);
+            return false;
+        }
         self.pings_left = self.cx.limits().pings_per_turn_limit;
         self.take_deferred(host);
         self.send_joins(host);
@@ -248,8 +292,19 @@ impl Shard {
         self.feeds.has_work() || !self.to_resume.is_empty()
     }
 
+    /// While the lease does not hold. A server that stops does not wait for it: its clients can go elsewhere.
+    fn suspended_turn(&mut self, host: &mut impl Host) {
+        if self.draining {
+            self.connections.slots().for_each(|slot| self.abort(slot, host));
+            self.deliver_own(host);
+        }
+    }
+
     /// When `turn` must be called at the latest, in `Now::ms`.
     pub fn deadline(&self) -> Option<u64> {
+        if self.is_suspended {
+            return Some(self.cx.now.ms + LEASE_CHECK_INTERVAL_MS);
+        }
         // A write after the last turn may have made commands due.
         let resume = (!self.to_resume.is_empty()).then_some(self.cx.now.ms + 1);
         let leaving = self.leaving.front().map(|(at, _)| *at);
@@ -403,9 +458,7 @@ impl Shard {
                 }
             }
             Message::Skip { channel, position, removed } => {
-                if let Some(feed) = self.feeds.on_skip(&channel, position)
-                    && !mutation::active(Mutation::SkipForgetsRemovals)
-                {
+                if let Some(feed) = self.feeds.on_skip(&channel, position) {
                     self.remove_users(feed, &removed, host);
                 }
             }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use uproar_core::limits::Limits;
 use uproar_core::websocket::OpCode;
 use uproar_core::{Shard, ShardConfig};
-use uproar_model::{Claims, Clock, Revocations, TokenError};
+use uproar_model::{Claims, Clock, Lease, Revocations, TokenError, boottime_ms};
 
 /// Turns each function into one test per driver.
 macro_rules! on_each_driver {
@@ -52,6 +52,7 @@ on_each_driver! {
     a_drain_ends_even_if_a_client_does_not_close;
     a_drain_ends_even_if_a_send_is_stuck;
     the_deadlines_of_the_core_are_met;
+    without_a_lease_nothing_is_read_or_written;
     without_descriptors_connections_wait_until_some_are_free;
     #[ignore = "run by without_descriptors_connections_wait_until_some_are_free"]
     server_with_few_descriptors;
@@ -63,7 +64,7 @@ const UPGRADE: &str = "GET /echo HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nCo
 /// A test that waits longer than this for a server on the same machine fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn shard(limits: &Limits) -> Shard {
+fn shard(limits: &Limits, lease: Lease) -> Shard {
     Shard::new(ShardConfig {
         id: 0,
         shards: 1,
@@ -86,6 +87,7 @@ fn shard(limits: &Limits) -> Shard {
         seed: 1,
         revocations: Revocations::new(u64::MAX, []),
         bus: Arc::default(),
+        lease,
     })
 }
 
@@ -103,6 +105,10 @@ impl Server {
     }
 
     fn start_with_current_file_limit(driver: Driver, shards: u16, limits: Limits) -> Server {
+        Server::start_with_lease(driver, shards, limits, Lease::unlimited())
+    }
+
+    fn start_with_lease(driver: Driver, shards: u16, limits: Limits, lease: Lease) -> Server {
         Driver::choose(Some(driver)).unwrap();
         let (address, listeners) = listen::bind("127.0.0.1:0".parse().unwrap(), usize::from(shards), &limits).unwrap();
         let mesh = Mesh::new(shards, 1, |_, _| 16).unwrap();
@@ -110,9 +116,9 @@ impl Server {
         let (http, http_receiver) = mpsc::channel(1);
         let shards = mesh.shards.into_iter().zip(listeners).zip(controls);
         let threads = shards.map(|((port, listener), control)| {
-            let (limits, http) = (limits.clone(), http.clone());
+            let (limits, http, lease) = (limits.clone(), http.clone(), lease.clone());
             thread::spawn(move || {
-                let shard = shard(&limits);
+                let shard = shard(&limits, lease);
                 driver.run(ShardSetup {
                     shard,
                     limits,
@@ -303,6 +309,47 @@ fn tungstenite_gets_its_messages_back(driver: Driver) {
     assert!(client.read().unwrap().is_close());
     let end = client.read();
     assert!(matches!(end, Err(tungstenite::Error::ConnectionClosed)), "{end:?}");
+    server.stop();
+}
+
+/// Expects that nothing arrives for a while.
+fn expect_silence(stream: &mut TcpStream) {
+    stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let error = stream.read(&mut [0]).unwrap_err();
+    assert!(matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut), "{error}");
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+}
+
+fn without_a_lease_nothing_is_read_or_written(driver: Driver) {
+    let lease = Lease::new(500);
+    let mut server = Server::start_with_lease(driver, 1, Limits::default(), lease.clone());
+    let mut early = server.connect();
+    early.write_all(UPGRADE.as_bytes()).unwrap();
+    early.write_all(&text("early")).unwrap();
+    expect_silence(&mut early);
+    // Other requests are none of the shard's business.
+    server.connect().write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    assert!(server.http.as_mut().unwrap().blocking_recv().is_some());
+    lease.renew(boottime_ms());
+    assert!(read_head(&mut early).starts_with("HTTP/1.1 101 "));
+    expect_text(&mut early, "early");
+
+    while lease.is_valid(boottime_ms()) {
+        thread::sleep(Duration::from_millis(10));
+    }
+    // What the kernel has read into a buffer waits too.
+    early.write_all(&text("late")).unwrap();
+    expect_silence(&mut early);
+    early.write_all(&text("later")).unwrap();
+    expect_silence(&mut early);
+    // For longer than this test takes.
+    lease.renew(boottime_ms() + 3_600_000);
+    expect_text(&mut early, "late");
+    expect_text(&mut early, "later");
+    expect_echo(&mut server.websocket(), "new");
+    early.write_all(&frame(OpCode::Close, b"\x03\xe8")).unwrap();
+    expect_close(&mut early, 1000);
+    drop(early);
     server.stop();
 }
 

@@ -32,8 +32,8 @@ use std::time::Duration;
 use threads::Threads;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinSet;
-use uproar_core::BusState;
 use uproar_core::limits::{Limits, revocations_kept_ms};
+use uproar_core::{Bus, BusState};
 use uproar_http::Tokens;
 use uproar_model::{Lease, Revocations, UnixMillis};
 use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, SharedStore, WriteRates};
@@ -221,7 +221,7 @@ impl<'a> Setup<'a> {
             lease,
             revocations,
             revocations_read_at: read_at,
-            bus: Arc::default(),
+            bus: Arc::new(BusState::new(if is_node { Bus::Disconnected } else { Bus::Alone })),
         })
     }
 

@@ -279,6 +279,7 @@ fn spawn_shards(
             seed: setup.seed,
             revocations: setup.revocations.clone(),
             bus: Arc::clone(&setup.bus),
+            lease: setup.lease.clone(),
         };
         let core = setup.core_of(id, &cores);
         let tls = setup.tls.as_ref().map(|tls| tls.config.clone());

@@ -6,7 +6,8 @@
 //! faults stop, and every client must receive everything.
 //!
 //! `shard.rs` tests a single shard with sequences that random steps do not find, `fairness.rs` with users who take too
-//! much, `epochs.rs` with a store whose history goes back, and `members.rs` with removals that it is not told of.
+//! much, `epochs.rs` with a store whose history goes back, `members.rs` with removals that it is not told of, and
+//! `lease.rs` with a lease that expires.
 //!
 //! `SEED=n cargo test --features mutations --test simulation -- replay --nocapture` replays one seed.
 //! `SEEDS=n` sets how many seeds `the_contract_holds` runs.
@@ -14,6 +15,7 @@
 mod client;
 mod epochs;
 mod fairness;
+mod lease;
 mod members;
 mod random;
 mod sdk;
@@ -203,11 +205,6 @@ fn a_refused_publish_that_begins_an_era_is_caught() {
 #[test]
 fn a_lane_that_forgets_a_failure_is_caught() {
     is_caught(Mutation::LaneForgetsFailure);
-}
-
-#[test]
-fn skipping_a_removal_is_caught() {
-    is_caught(Mutation::SkipForgetsRemovals);
 }
 
 #[test]

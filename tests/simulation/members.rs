@@ -3,8 +3,9 @@
 
 use crate::shard::{Rig, close_codes, history, lines, reply_to, subscribe};
 use serde_json::{Value, json};
-use uproar_core::message::Requester;
-use uproar_core::{Message, Slot};
+use uproar_core::message::{Channel, Requester};
+use uproar_core::{Endpoint, Message, Slot};
+use uproar_model::UserId;
 
 const ROOM: &str = "room:room0";
 
@@ -87,6 +88,24 @@ fn a_removed_member_on_a_plain_connection_is_disconnected_when_it_catches_up() {
     rig.store.remove(rig.now().unix_ms, 0, 2).expect("a member");
     rig.run_for(10);
     assert_eq!(close_codes(&rig.take_received(slot)), [3503]);
+}
+
+/// What is skipped is read from the store, which would end the subscription too, but only once the client reads.
+#[test]
+fn a_skipped_removal_ends_the_subscription_of_a_client_that_does_not_read() {
+    let mut rig = Rig::new(1);
+    let (slot, other) = (rig.join(2, ROOM), rig.join(3, ROOM));
+    rig.set_read_rate(slot, 0);
+    remove(&mut rig);
+    let (channel, position) = (Channel::Room(rig.store.room_id(0)), rig.store.head(0));
+    let removed = vec![(UserId(2), position - 1)];
+    rig.shard.receive(rig.now(), Endpoint::Shard(0), Message::Skip { channel, position, removed }, &mut rig.host);
+    rig.run_for(10);
+    rig.send_commands(other, [json!({"id": 5, "presence_stats": {"channel": ROOM}})]);
+    rig.run_for(10);
+    let received = rig.take_received(other);
+    let reply = lines(&received).into_iter().find(|line| line["id"] == 5).expect("a reply");
+    assert_eq!(reply["presence_stats"]["num_clients"], 1, "{received:?}");
 }
 
 /// The removal is shown late, and the page that was read meanwhile belongs to the new membership.

@@ -11,7 +11,7 @@ use uproar_core::limits::Limits;
 use uproar_core::message::{Found, Party, Requester, StoreReply, StoreRequest};
 use uproar_core::websocket::{Event, ParsedHead, head};
 use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig, Slot};
-use uproar_model::{Claims, Item, Kind, Offset, Revocations, TokenError, User, UserId};
+use uproar_model::{Claims, Item, Kind, Lease, Offset, Revocations, TokenError, User, UserId};
 
 /// One shard with its lane and its store on virtual time. It is driven as a driver does it: a connection is read and
 /// written when it is woken, and a turn comes when there is work to do or when the shard's own deadline is due.
@@ -22,7 +22,7 @@ pub(crate) struct Rig {
     pub(crate) store: SimStore,
     /// While true, the store answers nothing.
     pub(crate) store_hangs: bool,
-    now_ms: u64,
+    pub(crate) now_ms: u64,
     /// By slot. No slot is reused.
     clients: Vec<Client>,
     /// The largest number of pages that the store read at the same time for connections.
@@ -61,7 +61,7 @@ impl Host for RecordingHost {
 }
 
 /// A frame that a client sends.
-enum Frame {
+pub(crate) enum Frame {
     Text(String),
     Binary(Vec<u8>),
     Close(u16),
@@ -101,6 +101,10 @@ impl Rig {
     }
 
     pub(crate) fn with(rooms: usize, limits: Limits) -> Rig {
+        Rig::with_lease(rooms, limits, Lease::unlimited())
+    }
+
+    pub(crate) fn with_lease(rooms: usize, limits: Limits, lease: Lease) -> Rig {
         let verify = |token: &str, now_s: u64| match token {
             "expired" => Err(TokenError::Expired),
             "wrong" => Err(TokenError::Invalid),
@@ -125,6 +129,7 @@ impl Rig {
             seed: 7,
             revocations: Revocations::new(u64::MAX, []),
             bus: Arc::default(),
+            lease,
         };
         let mut store = SimStore::new(rooms, 0);
         for user in 2..10 {
@@ -200,6 +205,7 @@ impl Rig {
     /// Runs one turn. True: the next one is due immediately.
     fn turn(&mut self) -> bool {
         let now = self.now();
+        self.shard.check_lease(now, &mut self.host);
         let woken = std::mem::take(&mut self.host.woken);
         for &slot in &woken {
             self.read(slot);
@@ -354,7 +360,7 @@ impl Rig {
         slot
     }
 
-    fn send(&mut self, slot: Slot, frame: Frame) {
+    pub(crate) fn send(&mut self, slot: Slot, frame: Frame) {
         self.clients[slot.index()].unread.push_back(frame);
         self.host.wake(slot);
     }

@@ -15,7 +15,7 @@ use uproar_core::message::{
 };
 use uproar_core::websocket::{Event, UpgradeRequest};
 use uproar_core::{Host, Now, Refused, Serial, Shard, ShardConfig, Slice, Slot};
-use uproar_model::{Claims, Item, Kind, Offset, Outcome, Revocations, RoomId, TokenError, UserId};
+use uproar_model::{Claims, Item, Kind, Lease, Offset, Outcome, Revocations, RoomId, TokenError, UserId};
 
 /// The number of rooms. The last index stands for a `live:` channel, the others for stored rooms.
 pub const ROOMS: usize = 4;
@@ -274,6 +274,7 @@ impl World {
             seed,
             revocations: Revocations::new(u64::MAX, []),
             bus: Arc::default(),
+            lease: Lease::unlimited(),
         };
         let mut queues = Queues::new();
         let calls = limits.mesh_calls_limit as usize;

@@ -111,6 +111,21 @@ impl Connection {
         }
     }
 
+    /// For this long the connection was neither read nor written, for reasons of our own: the client gets that time back
+    /// wherever it is the one that must act.
+    pub fn extend_deadlines(&mut self, pause_ms: u64) {
+        self.opened_ms += pause_ms;
+        self.progress_ms += pause_ms;
+        self.unfinished_ms += pause_ms;
+        self.pinged_ms = self.pinged_ms.map(|pinged_ms| pinged_ms + pause_ms);
+        if let Phase::Closing { until_ms, .. } = &mut self.phase {
+            *until_ms += pause_ms;
+        }
+        if let Some((since_ms, _)) = self.session_mut().and_then(|session| session.unanswered.as_mut()) {
+            *since_ms += pause_ms;
+        }
+    }
+
     /// Appends to the queue. The time without progress starts over when the queue was empty.
     pub fn enqueue(&mut self, now_ms: u64, chunk: Slice) {
         if !self.replies.is_empty() {

@@ -56,6 +56,13 @@ impl Homes {
         self.homes.len()
     }
 
+    /// The shard has done nothing for this long.
+    pub fn extend_deadlines(&mut self, pause_ms: u64) {
+        for home in self.homes.values_mut() {
+            home.gap_since_ms = home.gap_since_ms.map(|since_ms| since_ms + pause_ms);
+        }
+    }
+
     /// When a turn has something to do here at the latest.
     pub fn deadline_ms(&self, cx: &Context) -> Option<u64> {
         // Nothing tells when a full queue has places again, so the next turn comes soon.

@@ -136,6 +136,7 @@ impl EventLoop<Epoll> {
     /// comes), or `None` once the shard has stopped.
     fn turn(&mut self, now: Now, events: &Events) -> Option<Option<Duration>> {
         self.inbox.awake();
+        self.shard.check_lease(now, &mut self.effects);
         events.iter().for_each(|event| self.on_event(event));
         self.read_ready(now);
         let more = self.drive_shard(now);

@@ -130,6 +130,7 @@ impl EventLoop<Ring> {
     /// latest (`None`: not until a completion comes), or `None` once the shard has stopped.
     fn turn(&mut self, now: Now, tokens: &mut Vec<Token>) -> Option<Option<u64>> {
         self.inbox.awake();
+        self.shard.check_lease(now, &mut self.effects);
         for token in tokens.drain(..) {
             self.on_completion(token, now);
         }
