@@ -1,7 +1,7 @@
 //! A client of the Centrifugo protocol that behaves as the SDKs do: several channels on one connection, positions that
 //! outlive it, retries, tokens that expire. It checks everything that it receives against the contract.
 
-use crate::client::{Outbox, Stream};
+use crate::client::{Agent, Outbox, Stream};
 use crate::random::Random;
 use crate::world::{Admissions, BAD_TEXT, ClientId, Frame, ROOMS, World};
 use serde_json::{Value, json};
@@ -174,7 +174,7 @@ impl SdkChannel {
 impl World {
     pub fn step_sdk(&mut self, index: usize) -> Result<(), String> {
         let Some((shard, slot)) = self.sdks[index].at else {
-            if !self.is_stopping && (self.are_faults_over || self.random.one_in(2)) {
+            if !self.is_stopping && self.can_connect() && (self.are_faults_over || self.random.one_in(2)) {
                 self.sdk_connect(index);
             }
             return Ok(());
@@ -288,9 +288,10 @@ impl World {
         }
         // Without waiting for the answers to earlier ones.
         let count = 1 + self.random.below(if chance < 20 { 3 } else { 12 }) as usize;
+        let forms = if self.edits_much { 4 } else { 10 };
         if !is_over && chance < 50 && self.sdks[index].channels[at].outbox.has_space(count) {
             for _ in 0..count {
-                let (is_bad, form, pick) = (self.random.one_in(40), self.random.below(10), self.random.next());
+                let (is_bad, form, pick) = (self.random.one_in(40), self.random.below(forms), self.random.next());
                 let channel = &mut self.sdks[index].channels[at];
                 channel.outbox.ids += 1;
                 let id = format!("{user}-{}", channel.outbox.ids);
@@ -421,9 +422,17 @@ impl World {
                 if position != Some(head) {
                     return Some(format!("user {user} in {name} is at {position:?}, not at {head}"));
                 }
+                if !channel.position.as_ref().is_some_and(|(epoch, _)| self.is_current(epoch)) {
+                    return Some(format!("user {user} in {name} is in an old epoch"));
+                }
             }
-            let plain = self.agents.iter().filter(|a| a.stream.joined && a.room == channel.room.unwrap_or(ROOMS - 1));
-            let is_on = |sdk: &&Sdk| sdk.channels.iter().any(|c| c.name == *name && c.state == State::On);
+            // Nodes do not tell each other who is there.
+            let is_here = |at: Option<(usize, Slot)>| self.are_on_one_node(at, sdk.at);
+            let in_room = |a: &&Agent| a.stream.joined && a.room == channel.room.unwrap_or(ROOMS - 1) && is_here(a.at);
+            let plain = self.agents.iter().filter(in_room);
+            let is_on = |other: &&Sdk| {
+                is_here(other.at) && other.channels.iter().any(|c| c.name == *name && c.state == State::On)
+            };
             let subscribers = plain.count() + self.sdks.iter().filter(is_on).count();
             // Every user has one connection.
             if channel.counted != Some((subscribers as u64, subscribers as u64)) {
@@ -596,6 +605,12 @@ impl World {
             return Err("the subscription is not recoverable and positioned".into());
         }
         match asked {
+            Some((known_epoch, _)) if known_epoch != epoch => {
+                if result["recovered"] == true || offset > self.store.head(room) {
+                    return Err("it must start over, because its epoch is over".into());
+                }
+                self.tally.started_over += 1;
+            }
             Some((known_epoch, known_offset)) => {
                 if result["recovered"] != true || known_epoch != epoch || known_offset != offset {
                     return Err(format!("it asked to recover from {known_offset} of {known_epoch}"));

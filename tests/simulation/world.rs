@@ -1,4 +1,5 @@
-//! The simulated world: shards, lanes, a reader, HTTP and clients, advanced in random steps and checked after each.
+//! The simulated world: nodes (shards, lanes, a reader, HTTP) over one store, and clients, advanced in random steps and
+//! checked after each.
 
 use crate::client::{Agent, Outbox, Received};
 use crate::random::Random;
@@ -14,12 +15,13 @@ use uproar_core::message::{
     Append, Asker, Caller, Channel, Endpoint, LaneAnswer, Message, Requester, StoreReply, StoreRequest, reserved_places,
 };
 use uproar_core::websocket::{Event, UpgradeRequest};
-use uproar_core::{Host, Now, Refused, Serial, Shard, ShardConfig, Slice, Slot};
-use uproar_model::{Claims, Item, Kind, Lease, Offset, Outcome, Revocations, RoomId, TokenError, UserId};
+use uproar_core::{Bus, BusState, Host, Now, Refused, Serial, Shard, ShardConfig, Slice, Slot};
+use uproar_model::{Claims, Epoch, Item, Kind, Lease, Offset, Outcome, Revocations, RoomId, TokenError, UserId};
 
 /// The number of rooms. The last index stands for a `live:` channel, the others for stored rooms.
 pub const ROOMS: usize = 4;
 const HTTP_CALLS: usize = 4;
+const LEASE_MS: u64 = 1_000;
 /// A text that the store rejects as bad data.
 pub const BAD_TEXT: &str = "BAD!";
 
@@ -47,7 +49,7 @@ tally! {
     publications, resumed, resumed_with_missed, duplicates, outcomes_unknown, bad_data, removals, slow_disconnected,
     lost, live, unknown_commits, zombies, failed_reads, dropped_reads, stalled_queues, http_publishes, sdk_publications,
     recovered, recovered_with_missed, unsubscribed, histories, refreshed, expired, pipelined, skipped, void_reactions,
-    joins, http_joins, unanswered_joins,
+    joins, http_joins, unanswered_joins, sweeps_of_others, expired_leases, kills, pauses, failovers, started_over,
 }
 
 /// A lane's batch in flight, and how it will end.
@@ -58,11 +60,30 @@ struct InFlight {
     commits: bool,
     /// Whether the lane receives the result.
     answers: bool,
+    /// What the database has answered, at `ready_ms`.
+    result: Option<BatchResult>,
+}
+
+/// A node: one process.
+struct Node {
+    config: ShardConfig,
+    /// It takes no turns before this time, although its sockets are open.
+    paused_until_ms: u64,
+    /// It was killed, and is started again at this time.
+    down_until_ms: u64,
+    /// When a check of the lease was sent, and when it is answered.
+    check: Option<(u64, u64)>,
+    next_check_ms: u64,
+    /// Connections that ended while it was paused.
+    ended: Vec<(usize, Slot)>,
+    /// Appends by HTTP without an answer yet, by the number of the call.
+    http: BTreeMap<Slot, Append>,
+    http_credits: usize,
 }
 
 /// A request to the store that is answered at `ready_ms`.
 struct Pending {
-    shard: u16,
+    shard: usize,
     requester: Requester,
     asker: Asker,
     request: StoreRequest,
@@ -110,9 +131,11 @@ struct Queue {
     capacity: usize,
 }
 
-type Queues = BTreeMap<(Endpoint, Endpoint), Queue>;
+/// By node and endpoints.
+type Queues = BTreeMap<(usize, Endpoint, Endpoint), Queue>;
 
 pub struct SimHost<'a> {
+    node: usize,
     own: Endpoint,
     queues: &'a mut Queues,
     io: &'a mut Io,
@@ -135,12 +158,12 @@ impl Host for SimHost<'_> {
     fn log_first(&mut self, _what: Refused, _code: u16) {}
 
     fn free_places(&self, to: Endpoint) -> usize {
-        let queue = &self.queues[&(self.own, to)];
+        let queue = &self.queues[&(self.node, self.own, to)];
         queue.capacity - queue.messages.len()
     }
 
     fn send(&mut self, to: Endpoint, message: Message) {
-        let Some(queue) = self.queues.get_mut(&(self.own, to)) else {
+        let Some(queue) = self.queues.get_mut(&(self.node, self.own, to)) else {
             self.io.broken = Some(format!("{:?} has no queue to {to:?} for {message:?}", self.own));
             return;
         };
@@ -160,6 +183,8 @@ pub struct World {
     pub random: Random,
     pub now: Now,
     pub limits: Limits,
+    nodes: Vec<Node>,
+    /// Those of the first node, then those of the next one. The same goes for the lanes.
     shards: Vec<Shard>,
     ios: Vec<Io>,
     pub sockets: Vec<Vec<Socket>>,
@@ -174,9 +199,6 @@ pub struct World {
     pub store: SimStore,
     pub agents: Vec<Agent>,
     pub sdks: Vec<Sdk>,
-    /// Appends by HTTP without an answer yet, by the number of the call.
-    http: BTreeMap<Slot, Append>,
-    http_credits: usize,
     http_calls: u32,
     /// The store does not answer before this time.
     store_down_until_ms: u64,
@@ -189,6 +211,8 @@ pub struct World {
     pub segments_until_loss: Option<u64>,
     /// Set by one test of the simulator: half of the batches commit without an answer.
     pub loses_answers: bool,
+    /// Set by one test of the simulator: most of what is published edits or deletes something.
+    pub edits_much: bool,
     /// Whether homes check the heads of their rooms. Only then may a batch commit after it was given up.
     checks_heads: bool,
     /// A shard that hardly ever takes its turn. The store does not fail then.
@@ -200,20 +224,27 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64) -> World {
-        World::with(seed, false)
+        World::with(seed, 3, false)
+    }
+
+    /// A world with one node, where nothing but its own faults is in the way of what is looked for.
+    pub fn of_one_node(seed: u64) -> World {
+        World::with(seed, 1, false)
     }
 
     /// A world in which the store never fails, but one shard is always late.
     pub fn with_late_shard(seed: u64) -> World {
-        World::with(seed, true)
+        World::with(seed, 1, true)
     }
 
-    fn with(seed: u64, has_late_shard: bool) -> World {
+    fn with(seed: u64, nodes_limit: usize, has_late_shard: bool) -> World {
         let mut random = Random::new(seed);
         let shards = if has_late_shard { 2 + random.index(3) } else { 1 + random.index(4) };
         let lanes = 1 + random.index(2);
         // Without these checks, a batch that commits after it was given up may never be shown.
-        let checks_heads = random.one_in(2);
+        let nodes = if nodes_limit == 1 { 1 } else { random.pick(&[1, 1, 1, 2, 3]) };
+        let (shards, lanes) = if nodes > 1 { (1 + random.index(2), 1) } else { (shards, lanes) };
+        let checks_heads = random.one_in(2) || nodes > 1;
         let small = |random: &mut Random, of: &[u64]| random.pick(of);
         let limits = Limits {
             mesh_calls_limit: small(&mut random, &[1, 2, 3, 8, 64]),
@@ -247,7 +278,7 @@ impl World {
             list_burst_limit: 100_000,
             ..Limits::default()
         };
-        let config = ShardConfig {
+        let config = |seed, lease| ShardConfig {
             id: 0,
             shards: shards as u16,
             lanes: lanes as u16,
@@ -273,14 +304,16 @@ impl World {
             allow_origin: Arc::new(|_, _| false),
             seed,
             revocations: Revocations::new(u64::MAX, []),
-            bus: Arc::default(),
-            lease: Lease::unlimited(),
+            bus: Arc::new(BusState::new(if nodes > 1 { Bus::Disconnected } else { Bus::Alone })),
+            lease,
         };
         let mut queues = Queues::new();
         let calls = limits.mesh_calls_limit as usize;
         let lane_calls = uproar_core::lane_calls_limit(&limits, shards as u16) as usize;
         let mut queue = |from, to, capacity| {
-            queues.insert((from, to), Queue { messages: VecDeque::new(), capacity });
+            for node in 0..nodes {
+                queues.insert((node, from, to), Queue { messages: VecDeque::new(), capacity });
+            }
         };
         for a in 0..shards as u16 {
             let shard = Endpoint::Shard(a);
@@ -311,22 +344,35 @@ impl World {
         let sdks = (0..2 + random.below(4))
             .map(|number| Sdk::new(store.add_user(&format!("sdk{number}")), &mut random))
             .collect();
+        let http_credits = limits.mesh_calls_limit.min(HTTP_CALLS as u64) as usize;
+        let nodes: Vec<Node> = (0..nodes)
+            .map(|node| Node {
+                config: config(seed + node as u64, if nodes > 1 { Lease::new(LEASE_MS) } else { Lease::unlimited() }),
+                paused_until_ms: 0,
+                down_until_ms: 0,
+                check: None,
+                next_check_ms: 0,
+                ended: Vec::new(),
+                http: BTreeMap::new(),
+                http_credits,
+            })
+            .collect();
+        let all = nodes.len() * shards;
         World {
             sdks,
             now: Now { ms: 1_000, unix_ms: 1_700_000_000_000 },
-            shards: (0..shards as u16).map(|id| Shard::new(ShardConfig { id, ..config.clone() })).collect(),
-            ios: (0..shards).map(|_| Io::default()).collect(),
-            sockets: (0..shards).map(|_| Vec::new()).collect(),
-            more: vec![false; shards],
+            shards: nodes.iter().flat_map(|node| shards_of(&node.config)).collect(),
+            ios: (0..all).map(|_| Io::default()).collect(),
+            sockets: (0..all).map(|_| Vec::new()).collect(),
+            more: vec![false; all],
             queues,
-            lanes: (0..lanes).map(|_| Lane::new(limits.clone())).collect(),
-            in_flight: (0..lanes).map(|_| None).collect(),
+            lanes: (0..nodes.len() * lanes).map(|_| Lane::new(limits.clone())).collect(),
+            in_flight: (0..nodes.len() * lanes).map(|_| None).collect(),
+            nodes,
             zombies: Vec::new(),
             pending_reads: Vec::new(),
             store,
             agents,
-            http: BTreeMap::new(),
-            http_credits: limits.mesh_calls_limit.min(HTTP_CALLS as u64) as usize,
             http_calls: 0,
             store_down_until_ms: 0,
             removals: Vec::new(),
@@ -334,6 +380,7 @@ impl World {
             shown: BTreeMap::new(),
             segments_until_loss: None,
             loses_answers: false,
+            edits_much: false,
             checks_heads,
             late_shard: has_late_shard.then_some(0),
             are_faults_over: false,
@@ -362,7 +409,11 @@ impl World {
                 self.lane_step(lane);
             }
             9 | 10 => self.reader_step(),
-            11 => self.http_step(),
+            11 => {
+                let node = self.random.index(self.nodes.len());
+                self.http_step(node);
+                self.lease_step();
+            }
             12..=14 => self.client_step()?,
             15 | 16 => self.network_step()?,
             17 => match self.random.one_in(2) {
@@ -379,6 +430,10 @@ impl World {
     pub fn settle(&mut self) -> Result<(), String> {
         self.are_faults_over = true;
         self.store_down_until_ms = 0;
+        for node in 0..self.nodes.len() {
+            (self.nodes[node].paused_until_ms, self.nodes[node].down_until_ms) = (0, 0);
+            self.report_ended(node);
+        }
         for agent in &mut self.agents {
             agent.stopped_reading = false;
         }
@@ -425,7 +480,8 @@ impl World {
             self.lane_step(lane);
         }
         self.reader_step();
-        self.http_step();
+        (0..self.nodes.len()).for_each(|node| self.http_step(node));
+        self.lease_step();
         for agent in 0..self.agents.len() {
             self.step_agent(agent)?;
         }
@@ -470,6 +526,9 @@ impl World {
                 let position = agent.position.as_ref().map(|(_, offset)| *offset);
                 if position != Some(head) {
                     return Some(format!("user {user} in room {} is at {position:?}, not at {head}", agent.room));
+                }
+                if !agent.position.as_ref().is_some_and(|(epoch, _)| self.is_current(epoch)) {
+                    return Some(format!("user {user} in room {} is in an old epoch", agent.room));
                 }
             }
         }
@@ -531,34 +590,199 @@ impl World {
         if self.random.one_in(60) && self.late_shard.is_none() {
             self.store_down_until_ms = self.now.ms + self.random.below(1_500);
         }
+        if self.nodes.len() > 1 && !self.are_faults_over {
+            self.cluster_fault();
+        }
+    }
+
+    // ── nodes ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn node_of(&self, shard: usize) -> usize {
+        shard / (self.shards.len() / self.nodes.len())
+    }
+
+    /// Whether two connections are with the same node.
+    pub fn are_on_one_node(&self, a: Option<(usize, Slot)>, b: Option<(usize, Slot)>) -> bool {
+        let node = |at: Option<(usize, Slot)>| at.map(|(shard, _)| self.node_of(shard));
+        node(a) == node(b)
+    }
+
+    /// The first of a node's shards.
+    fn first_shard(&self, node: usize) -> usize {
+        node * (self.shards.len() / self.nodes.len())
+    }
+
+    fn node_of_lane(&self, lane: usize) -> usize {
+        lane / (self.lanes.len() / self.nodes.len())
+    }
+
+    fn shards_per_node(&self) -> usize {
+        self.shards.len() / self.nodes.len()
+    }
+
+    fn is_running(&self, node: usize) -> bool {
+        self.now.ms >= self.nodes[node].down_until_ms.max(self.nodes[node].paused_until_ms)
+    }
+
+    fn cluster_fault(&mut self) {
+        let node = self.random.index(self.nodes.len());
+        match self.random.below(60) {
+            0 => self.kill(node),
+            1..=3 if self.is_running(node) => {
+                self.tally.pauses += 1;
+                self.nodes[node].paused_until_ms = self.now.ms + 500 + self.random.below(6_000);
+            }
+            4 if self.random.one_in(3) => {
+                self.tally.failovers += 1;
+                // Nothing is lost, but nobody can know that.
+                let copy = self.store.copy();
+                self.store.fail_over(copy);
+            }
+            _ => {}
+        }
+        for node in 0..self.nodes.len() {
+            if self.is_running(node) {
+                self.report_ended(node);
+            }
+        }
+    }
+
+    /// `kill -9`: what the node had sent to the database may still be committed.
+    fn kill(&mut self, node: usize) {
+        self.tally.kills += 1;
+        let (first, count) = (self.first_shard(node), self.shards_per_node());
+        for id in first..first + count {
+            for slot in 0..self.sockets[id].len() {
+                if let Some((client, attempt)) = self.sockets[id][slot].client.take()
+                    && self.attempt_of(client) == attempt
+                {
+                    self.on_disconnect(client);
+                }
+            }
+            self.sockets[id].clear();
+            self.ios[id] = Io::default();
+            self.more[id] = false;
+        }
+        for ((of, ..), queue) in &mut self.queues {
+            if *of == node {
+                queue.messages.clear();
+            }
+        }
+        for lane in 0..self.lanes.len() {
+            if self.node_of_lane(lane) != node {
+                continue;
+            }
+            self.lanes[lane] = Lane::new(self.limits.clone());
+            if let Some(flight) = self.in_flight[lane].take_if(|flight| flight.result.is_none() && flight.commits) {
+                self.zombies.push((self.now.ms + self.random.below(600), flight.items));
+            }
+            self.in_flight[lane] = None;
+        }
+        let of_node = |shard: usize| (first..first + count).contains(&shard);
+        for pending in std::mem::take(&mut self.pending_reads) {
+            if !of_node(pending.shard) {
+                self.pending_reads.push(pending);
+            } else if let StoreRequest::Admit { room, user } = &pending.request
+                && self.random.one_in(2)
+            {
+                self.admit_unanswered(room, *user);
+            }
+        }
+        self.admissions.retain(|(shard, ..), _| !of_node(*shard));
+        self.shown.retain(|(shard, _), _| !of_node(*shard));
+        let http_credits = self.limits.mesh_calls_limit.min(HTTP_CALLS as u64) as usize;
+        let down_until_ms = self.now.ms + self.random.below(2_000);
+        let lease = Lease::new(LEASE_MS);
+        let node = &mut self.nodes[node];
+        node.config = ShardConfig { lease, seed: node.config.seed + 100, ..node.config.clone() };
+        *node = Node {
+            config: node.config.clone(),
+            paused_until_ms: 0,
+            down_until_ms,
+            check: None,
+            next_check_ms: 0,
+            ended: Vec::new(),
+            http: BTreeMap::new(),
+            http_credits,
+        };
+        for (id, shard) in shards_of(&node.config).enumerate() {
+            self.shards[first + id] = shard;
+        }
+    }
+
+    /// A node that goes on learns which connections have ended meanwhile.
+    fn report_ended(&mut self, node: usize) {
+        for (id, slot) in std::mem::take(&mut self.nodes[node].ended) {
+            if !self.sockets[id][slot.index()].is_cut {
+                let ((shard, now), mut host) = self.shard_and_host(id);
+                shard.failed(now, slot, &mut host);
+                self.more[id] = true;
+            }
+        }
+    }
+
+    /// Each node asks the database regularly whether rights were taken away.
+    fn lease_step(&mut self) {
+        for node in 0..self.nodes.len() {
+            if !self.is_running(node) || self.nodes.len() == 1 {
+                continue;
+            }
+            let now_ms = self.now.ms;
+            let is_down = now_ms < self.store_down_until_ms;
+            match self.nodes[node].check {
+                None if now_ms >= self.nodes[node].next_check_ms => {
+                    let slow = if self.random.one_in(20) && !self.are_faults_over { 500 } else { 6 };
+                    self.nodes[node].check = Some((now_ms, now_ms + self.random.below(slow)));
+                }
+                Some((sent_ms, ready_ms)) if now_ms >= ready_ms => {
+                    let node = &mut self.nodes[node];
+                    node.check = None;
+                    if !is_down {
+                        node.config.lease.renew(sent_ms);
+                        node.next_check_ms = sent_ms + 500;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether an epoch is of the store's current generation.
+    pub fn is_current(&self, epoch: &str) -> bool {
+        Epoch(epoch.into()).generation() == Some(self.store.generation())
     }
 
     // ── shards ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     pub fn shard_and_host(&mut self, id: usize) -> ((&mut Shard, Now), SimHost<'_>) {
-        let own = Endpoint::Shard(id as u16);
-        let host = SimHost { own, queues: &mut self.queues, io: &mut self.ios[id] };
+        let node = self.node_of(id);
+        let own = self.endpoint_of(id);
+        let host = SimHost { node, own, queues: &mut self.queues, io: &mut self.ios[id] };
         ((&mut self.shards[id], self.now), host)
     }
 
     /// One round of a shard's event loop: messages, the turn, the sends. Only when a driver would wake up for it.
     fn shard_step(&mut self, id: usize) -> Result<(), String> {
-        let own = Endpoint::Shard(id as u16);
+        let (node, own) = (self.node_of(id), self.endpoint_of(id));
+        if !self.is_running(node) {
+            return Ok(());
+        }
         let from: Vec<Endpoint> = self
             .queues
             .iter()
-            .filter(|((_, to), q)| *to == own && !q.messages.is_empty())
-            .map(|((f, _), _)| *f)
+            .filter(|((of, _, to), q)| *of == node && *to == own && !q.messages.is_empty())
+            .map(|((_, from, _), _)| *from)
             .collect();
         let is_due = self.shards[id].deadline().is_some_and(|at| at <= self.now.ms);
         if from.is_empty() && !is_due && !self.more[id] && self.ios[id].wakes.is_empty() {
             return Ok(());
         }
+        self.check_lease(id);
         for from in from {
-            let available = self.queues[&(from, own)].messages.len() as u64;
+            let available = self.queues[&(node, from, own)].messages.len() as u64;
             let count = if self.are_faults_over { available } else { self.random.below(available + 1) };
             for _ in 0..count {
-                let message = self.queues.get_mut(&(from, own)).and_then(|q| q.messages.pop_front());
+                let message = self.queues.get_mut(&(node, from, own)).and_then(|q| q.messages.pop_front());
                 let Some(message) = message else { break };
                 if matches!(message, Message::Segment { .. }) && self.loses_segment() {
                     continue;
@@ -588,7 +812,7 @@ impl World {
         let ((shard, now), mut host) = self.shard_and_host(id);
         let more = shard.turn(now, &mut host);
         self.more[id] = more;
-        if self.queues.iter().any(|((from, to), q)| {
+        if self.queues.iter().any(|((_, from, to), q)| {
             matches!((from, to), (Endpoint::Shard(_), Endpoint::Shard(_)))
                 && q.capacity - q.messages.len() <= reserved_places(self.limits.mesh_calls_limit)
         }) {
@@ -608,6 +832,18 @@ impl World {
         }
     }
 
+    fn endpoint_of(&self, shard: usize) -> Endpoint {
+        Endpoint::Shard((shard % self.shards_per_node()) as u16)
+    }
+
+    /// What a driver does at the beginning of a loop turn.
+    fn check_lease(&mut self, id: usize) {
+        let is_valid = self.nodes[self.node_of(id)].config.lease.is_valid(self.now.ms);
+        self.tally.expired_leases += u64::from(!is_valid);
+        let ((shard, now), mut host) = self.shard_and_host(id);
+        shard.check_lease(now, &mut host);
+    }
+
     /// Does what a driver does for a woken slot: continues to read, and sends if no send is in flight.
     fn pump(&mut self, id: usize, slot: Slot) {
         // A driver reads a buffer at a time, so some frames are read in a later turn.
@@ -625,6 +861,7 @@ impl World {
             }
             let Some(frame) = self.sockets[id][slot.index()].inbox.pop_front() else { break };
             left -= 1;
+            self.require_lease(id, "reads");
             match frame {
                 Frame::Text(text) => self.frame(id, slot, Event::Text(&text)),
                 Frame::Pong(payload) => self.frame(id, slot, Event::Pong(&payload)),
@@ -633,6 +870,16 @@ impl World {
         let socket = &mut self.sockets[id][slot.index()];
         if socket.in_flight.is_empty() && !socket.is_cut {
             self.shards[id].outgoing(slot, &mut socket.in_flight);
+            if !socket.in_flight.is_empty() {
+                self.require_lease(id, "writes");
+            }
+        }
+    }
+
+    /// A shard does something for which its node needs a lease.
+    fn require_lease(&mut self, id: usize, does: &str) {
+        if !self.nodes[self.node_of(id)].config.lease.is_valid(self.now.ms) {
+            self.ios[id].broken = Some(format!("it {does} although the lease of its node has expired"));
         }
     }
 
@@ -653,7 +900,12 @@ impl World {
             return;
         }
         socket.inbox.extend(socket.wire.drain(..count));
-        self.pump(id, Slot(slot as u32));
+        if self.is_running(self.node_of(id)) {
+            self.check_lease(id);
+            self.pump(id, Slot(slot as u32));
+        } else {
+            self.ios[id].wakes.insert(Slot(slot as u32));
+        }
     }
 
     /// Delivers some frames of a client whose frames take long to arrive.
@@ -679,6 +931,9 @@ impl World {
     /// Completes the last operation of aborted sockets; their slots can be reused immediately.
     fn free_slots_step(&mut self) {
         for id in 0..self.shards.len() {
+            if !self.is_running(self.node_of(id)) {
+                continue;
+            }
             for slot in 0..self.sockets[id].len() {
                 let socket = &self.sockets[id][slot];
                 if socket.is_used && socket.is_cut && (self.are_faults_over || self.random.one_in(2)) {
@@ -692,21 +947,27 @@ impl World {
     // ── lanes and readers ───────────────────────────────────────────────────────────────────────────────────────────
 
     fn lane_step(&mut self, id: usize) {
-        let own = Endpoint::Lane(id as u16);
+        self.commit_due();
+        let node = self.node_of_lane(id);
+        if !self.is_running(node) {
+            return;
+        }
+        let own = Endpoint::Lane((id % (self.lanes.len() / self.nodes.len())) as u16);
         let mut answers: Vec<LaneAnswer> = Vec::new();
-        for shard in 0..self.shards.len() as u16 {
+        for shard in 0..self.shards_per_node() as u16 {
             let count = if self.are_faults_over { u64::MAX } else { self.random.below(20) };
             for _ in 0..count {
-                let queue =
-                    self.queues.get_mut(&(Endpoint::Shard(shard), own)).expect("a queue from each shard to each lane");
+                let queue = self.queues.get_mut(&(node, Endpoint::Shard(shard), own));
+                let queue = queue.expect("a queue from each shard to each lane");
                 let Some(message) = queue.messages.pop_front() else { break };
                 let Message::Commit(append) = message else { panic!("a lane received {message:?}") };
                 self.lanes[id].receive(self.now.ms, append, &mut answers);
             }
         }
         self.lanes[id].tick(self.now.ms, &mut answers);
-        if let Some(flight) = self.in_flight[id].take_if(|flight| flight.ready_ms <= self.now.ms) {
-            let result = self.batch_result(&flight);
+        if let Some(InFlight { result: Some(result), .. }) =
+            self.in_flight[id].take_if(|flight| flight.result.is_some())
+        {
             self.lanes[id].finished(self.now.ms, result, &mut answers);
         }
         if self.in_flight[id].is_none()
@@ -729,14 +990,24 @@ impl World {
             };
             let slow = if self.random.one_in(20) { 700 } else { 8 };
             let ready_ms = self.now.ms + self.random.below(slow);
-            self.in_flight[id] = Some(InFlight { items, ready_ms, commits, answers });
+            self.in_flight[id] = Some(InFlight { items, ready_ms, commits, answers, result: None });
         }
         for answer in answers {
-            let Endpoint::Shard(home) = self.home_of_room(answer.append.item.room) else { continue };
-            let queue =
-                self.queues.get_mut(&(own, Endpoint::Shard(home))).expect("a queue from each lane to each shard");
+            let home = self.home_of_room(node, answer.append.item.room);
+            let queue = self.queues.get_mut(&(node, own, home)).expect("a queue from each lane to each shard");
             assert!(queue.messages.len() < queue.capacity, "the queue for a lane's answer is full");
             queue.messages.push_back(Message::Committed(Box::new(answer)));
+        }
+    }
+
+    /// What the database does with the batches that have reached it, whatever becomes of those who have sent them.
+    fn commit_due(&mut self) {
+        for lane in 0..self.in_flight.len() {
+            let is_due = |flight: &InFlight| flight.result.is_none() && flight.ready_ms <= self.now.ms;
+            if let Some(mut flight) = self.in_flight[lane].take_if(|flight| is_due(flight)) {
+                flight.result = Some(self.batch_result(&flight));
+                self.in_flight[lane] = Some(flight);
+            }
         }
         let due: Vec<Arc<[Item]>> = {
             let now_ms = self.now.ms;
@@ -776,14 +1047,17 @@ impl World {
         }
     }
 
-    fn home_of_room(&self, room: RoomId) -> Endpoint {
-        Endpoint::Shard(self.shards[0].home_of(&Channel::Room(room)))
+    fn home_of_room(&self, node: usize, room: RoomId) -> Endpoint {
+        Endpoint::Shard(self.shards[self.first_shard(node)].home_of(&Channel::Room(room)))
     }
 
     fn reader_step(&mut self) {
-        for shard in 0..self.shards.len() as u16 {
-            let queue =
-                self.queues.get_mut(&(Endpoint::Shard(shard), Endpoint::Reader)).expect("a queue to the reader");
+        for shard in 0..self.shards.len() {
+            let (node, own) = (self.node_of(shard), self.endpoint_of(shard));
+            if !self.is_running(node) {
+                continue;
+            }
+            let queue = self.queues.get_mut(&(node, own, Endpoint::Reader)).expect("a queue to the reader");
             while let Some(message) = queue.messages.pop_front() {
                 let Message::Read { requester, asker, request } = message else {
                     panic!("the reader received {message:?}")
@@ -805,14 +1079,11 @@ impl World {
             let is_down = now_ms < self.store_down_until_ms || may_fail && self.random.one_in(25);
             let answer = if is_down {
                 self.tally.failed_reads += 1;
-                // The user may join all the same. Nobody is told of it but by the room's head.
                 if let StoreRequest::Admit { room, user } = &request
                     && self.checks_heads
                     && self.random.one_in(2)
                 {
-                    self.before_admission(user.0, room);
-                    let admission = self.store.admit(self.now.unix_ms, room, *user);
-                    self.tally.unanswered_joins += u64::from(admission.is_ok_and(|admission| admission.joined));
+                    self.admit_unanswered(room, *user);
                 }
                 StoreReply::Failed
             } else if is_dropped {
@@ -825,7 +1096,7 @@ impl World {
                         if let (Requester::Join(join), Ok(admission)) = (&requester, &admission) {
                             self.tally.joins += u64::from(admission.added.is_some());
                             let room = room_number(&room);
-                            let key = (usize::from(shard), join.caller.slot, user.0, room);
+                            let key = (shard, join.caller.slot, user.0, room);
                             let asked = (join.caller.generation, join.caller.serial.0, admission.offset);
                             let last = self.admissions.entry(key).or_insert(asked);
                             *last = asked.max(*last);
@@ -837,12 +1108,16 @@ impl World {
                         panic!("no client of the simulator sends this")
                     }
                     StoreRequest::Head { room } => StoreReply::Head(self.store.head_of(room)),
-                    StoreRequest::Sweep { heads } => StoreReply::Swept(Arc::new(self.store.sweep(&heads))),
+                    StoreRequest::Sweep { heads } => {
+                        let swept = self.store.sweep(&heads);
+                        self.tally.sweeps_of_others += u64::from(self.nodes.len() > 1) * swept.heads.len() as u64;
+                        StoreReply::Swept(Arc::new(swept))
+                    }
                     StoreRequest::Page { room, request } => self.store.page(room, request, &asker.party),
                 }
             };
-            let to = Endpoint::Shard(shard);
-            let queue = self.queues.get_mut(&(Endpoint::Reader, to)).expect("a queue from the reader");
+            let (node, to) = (self.node_of(shard), self.endpoint_of(shard));
+            let queue = self.queues.get_mut(&(node, Endpoint::Reader, to)).expect("a queue from the reader");
             assert!(queue.messages.len() < queue.capacity, "the queue for the reader's answer is full");
             self.tally.dropped_reads += u64::from(is_dropped);
             queue.messages.push_back(match is_dropped {
@@ -852,19 +1127,29 @@ impl World {
         }
     }
 
+    /// A user may join although nobody is answered. Nobody is told of it but by the room's head.
+    fn admit_unanswered(&mut self, room: &str, user: UserId) {
+        self.before_admission(user.0, room);
+        let admission = self.store.admit(self.now.unix_ms, room, user);
+        self.tally.unanswered_joins += u64::from(admission.is_ok_and(|admission| admission.joined));
+    }
+
     // ── HTTP ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn http_step(&mut self) {
-        for shard in 0..self.shards.len() as u16 {
+    fn http_step(&mut self, node: usize) {
+        if !self.is_running(node) {
+            return;
+        }
+        for shard in 0..self.shards_per_node() as u16 {
             let queue = self
                 .queues
-                .get_mut(&(Endpoint::Shard(shard), Endpoint::Http))
+                .get_mut(&(node, Endpoint::Shard(shard), Endpoint::Http))
                 .expect("a queue from each shard to HTTP");
             while let Some(message) = queue.messages.pop_front() {
                 match message {
                     Message::Appended { caller, result, is_last, .. } => {
-                        self.http_credits += usize::from(is_last);
-                        let append = self.http.remove(&caller.slot).expect("the call that is answered");
+                        self.nodes[node].http_credits += usize::from(is_last);
+                        let append = self.nodes[node].http.remove(&caller.slot).expect("the call that is answered");
                         if let Ok(Outcome::New(stored) | Outcome::Duplicate(stored)) = result {
                             self.tally.http_publishes += 1;
                             let row = self.store.row(append.item.room, stored.offset);
@@ -874,7 +1159,7 @@ impl World {
                             );
                         }
                     }
-                    Message::CreditReturned => self.http_credits += 1,
+                    Message::CreditReturned => self.nodes[node].http_credits += 1,
                     other => panic!("HTTP received {other:?}"),
                 }
             }
@@ -882,7 +1167,7 @@ impl World {
         if self.are_faults_over || !self.random.one_in(3) {
             return;
         }
-        if self.http_credits == 0 {
+        if self.nodes[node].http_credits == 0 {
             return;
         }
         let client = self.random.index(self.agents.len() + self.sdks.len());
@@ -892,7 +1177,7 @@ impl World {
         };
         let room = self.random.index(ROOMS - 1);
         let room_id = self.store.room_id(room);
-        let home = self.home_of_room(room_id);
+        let home = self.home_of_room(node, room_id);
         let message = if self.random.one_in(4) {
             let publication = if let Some(publication) = self.store.remove(self.now.unix_ms, room, user) {
                 self.tally.removals += 1;
@@ -912,11 +1197,11 @@ impl World {
             }
         } else {
             let append = self.http_append(room_id, user);
-            self.http.insert(append.caller.slot, append.clone());
+            self.nodes[node].http.insert(append.caller.slot, append.clone());
             Message::Append(Box::new(append))
         };
-        self.http_credits -= 1;
-        let queue = self.queues.get_mut(&(Endpoint::Http, home)).expect("a queue from HTTP to each shard");
+        self.nodes[node].http_credits -= 1;
+        let queue = self.queues.get_mut(&(node, Endpoint::Http, home)).expect("a queue from HTTP to each shard");
         queue.messages.push_back(message);
     }
 
@@ -951,7 +1236,7 @@ impl World {
 
     fn step_agent(&mut self, index: usize) -> Result<(), String> {
         let Some((shard, slot)) = self.agents[index].at else {
-            if !self.is_stopping && (self.are_faults_over || self.random.one_in(2)) {
+            if !self.is_stopping && self.can_connect() && (self.are_faults_over || self.random.one_in(2)) {
                 self.connect(index);
             }
             return Ok(());
@@ -1096,9 +1381,15 @@ impl World {
         self.limits.mesh_calls_limit < 64 || self.late_shard.is_some()
     }
 
-    /// Opens a connection of a client on a random shard.
+    /// Whether a node accepts connections.
+    pub fn can_connect(&self) -> bool {
+        (0..self.nodes.len()).any(|node| self.is_running(node))
+    }
+
+    /// Opens a connection of a client on a random shard of the nodes that run.
     pub fn open_socket(&mut self, client: ClientId) -> (usize, Slot) {
-        let id = self.random.index(self.shards.len());
+        let running: Vec<usize> = (0..self.shards.len()).filter(|id| self.is_running(self.node_of(*id))).collect();
+        let id = running[self.random.index(running.len())];
         let ((shard, now), mut host) = self.shard_and_host(id);
         let slot = shard.opened(now, &mut host);
         if self.sockets[id].len() <= slot.index() {
@@ -1155,7 +1446,10 @@ impl World {
     pub fn hang_up(&mut self, client: ClientId, id: usize, slot: Slot) {
         self.on_disconnect(client);
         self.sockets[id][slot.index()].client = None;
-        if !self.sockets[id][slot.index()].is_cut {
+        let node = self.node_of(id);
+        if !self.is_running(node) {
+            self.nodes[node].ended.push((id, slot));
+        } else if !self.sockets[id][slot.index()].is_cut {
             let fails = self.random.one_in(2);
             let ((shard, now), mut host) = self.shard_and_host(id);
             match fails {
@@ -1170,6 +1464,9 @@ impl World {
     fn network_step(&mut self) -> Result<(), String> {
         let mut ready = Vec::new();
         for (id, sockets) in self.sockets.iter().enumerate() {
+            if !self.is_running(self.node_of(id)) {
+                continue;
+            }
             for (slot, socket) in sockets.iter().enumerate() {
                 let reads = socket.client.is_none_or(|(client, _)| self.is_reading(client));
                 if !socket.in_flight.is_empty() && !socket.is_cut && reads {
@@ -1259,7 +1556,13 @@ impl World {
                 return Ok(());
             }
             let (epoch, offset) = (event["epoch"].as_str().ok_or("no epoch")?.to_owned(), number("offset")?);
-            if let Some((known_epoch, known_offset)) = &agent.position {
+            let has_moved = agent.position.as_ref().is_some_and(|(known, _)| *known != epoch);
+            if has_moved {
+                if event["recovered"] != false || offset > self.store.head(agent.room) {
+                    return Err("it must start over, because its epoch is over".into());
+                }
+                self.tally.started_over += 1;
+            } else if let Some((known_epoch, known_offset)) = &agent.position {
                 if event["recovered"] != true || *known_epoch != epoch || *known_offset != offset {
                     return Err(format!("it asked to resume from {known_offset} of {known_epoch}"));
                 }
@@ -1379,6 +1682,12 @@ impl World {
             _ => Err("an event of an unknown type".into()),
         }
     }
+}
+
+/// The shards of a node.
+fn shards_of(config: &ShardConfig) -> impl Iterator<Item = Shard> + use<> {
+    let config = config.clone();
+    (0..config.shards).map(move |id| Shard::new(ShardConfig { id, ..config.clone() }))
 }
 
 fn room_number(name: &str) -> usize {
