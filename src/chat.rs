@@ -1,5 +1,6 @@
 //! Connects the HTTP service to the shards: [`Chat`] is the service's side, [`run`] the task that speaks to the mesh.
 
+use crate::bus::BusMetrics;
 use crate::driver::{self, Adopted, ShardHandle};
 use crate::lanes::LaneMetrics;
 use crate::mesh::Port;
@@ -59,6 +60,7 @@ pub struct Chat {
     ids_made: AtomicU64,
     is_stopping: AtomicBool,
     lane_metrics: Arc<LaneMetrics>,
+    bus_metrics: Arc<BusMetrics>,
     process: metrics::Process,
     tracer: Option<Arc<Tracer>>,
     limits: Limits,
@@ -77,6 +79,7 @@ impl Chat {
         seed: u64,
         limits: Limits,
         lane_metrics: Arc<LaneMetrics>,
+        bus_metrics: Arc<BusMetrics>,
         process: metrics::Process,
         tracer: Option<Arc<Tracer>>,
         revocations: Revocations,
@@ -94,6 +97,7 @@ impl Chat {
             ids_made: AtomicU64::new(0),
             is_stopping: AtomicBool::new(false),
             lane_metrics,
+            bus_metrics,
             process,
             tracer,
             limits,
@@ -234,6 +238,10 @@ impl uproar_http::Chat for Chat {
         if !self.lease.is_valid(boottime_ms()) {
             return Some("the database does not say in time which tokens are revoked".into());
         }
+        let bus = &self.bus_metrics;
+        if bus.exists.load(Ordering::Relaxed) && !bus.is_settled.load(Ordering::Relaxed) {
+            return Some("it is not known yet whether the bus works".into());
+        }
         let is_stuck = self.lane_metrics.stuck_lanes.load(Ordering::Relaxed) > 0;
         is_stuck.then(|| "the database does not answer commits".into())
     }
@@ -248,7 +256,7 @@ impl uproar_http::Chat for Chat {
         let delay = if by_shard.is_empty() { METRICS_TIMEOUT } else { asked.elapsed() };
         let answers = ShardAnswers { by_shard, delay };
         let traces = self.tracer.as_ref().map(|tracer| tracer.metrics());
-        metrics::text(&answers, &self.lane_metrics, &self.limits, &self.process, traces)
+        metrics::text(&answers, &self.lane_metrics, &self.bus_metrics, &self.limits, &self.process, traces)
     }
 }
 
@@ -433,6 +441,7 @@ mod tests {
             0,
             Limits::default(),
             lane_metrics,
+            Arc::default(),
             process,
             None,
             revocations,
@@ -462,7 +471,7 @@ mod tests {
         let (limits, lane_metrics) = (Limits::default(), Arc::new(LaneMetrics::default()));
         let (lease, clock) = (Lease::unlimited(), None);
         let (chat, Calls(mut calls)) =
-            Chat::new(handle, 1, 0, limits, lane_metrics, process, None, revocations, lease, clock);
+            Chat::new(handle, 1, 0, limits, lane_metrics, Arc::default(), process, None, revocations, lease, clock);
         let of = |user, generation| Revocation { user: UserId(user), generation, at: 1 };
         assert!(chat.follow(&[of(1, 1), of(2, 1)]).await);
         assert!(!chat.follow(&[of(1, 1), of(2, 1)]).await, "they are known");

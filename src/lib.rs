@@ -4,6 +4,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod acme;
+pub mod bus;
 pub mod chat;
 pub mod check;
 pub mod config;

@@ -1,7 +1,7 @@
 //! The queues between endpoints, and the wake-ups of endpoints that sleep. The core defines the messages.
 //!
 //! There is one bounded queue for each direction between two endpoints, with one writer and one reader. Shards exchange
-//! messages with each other, the lanes, the reader and the HTTP service; the latter three only with the shards.
+//! messages with each other, the lanes, the reader, the HTTP service and the bus; the latter four only with the shards.
 //!
 //! A shard sleeps in its driver, where an eventfd wakes it. The others are tokio tasks and sleep on a [`Notify`].
 
@@ -23,6 +23,7 @@ pub struct Mesh<M> {
     pub lanes: Vec<Port<M>>,
     pub reader: Port<M>,
     pub http: Port<M>,
+    pub bus: Port<M>,
 }
 
 /// The queue ends of one endpoint. Its two halves can be borrowed independently.
@@ -94,7 +95,7 @@ struct Plan {
 
 impl Plan {
     fn endpoints(self) -> impl Iterator<Item = Endpoint> {
-        let others = [Endpoint::Reader, Endpoint::Http];
+        let others = [Endpoint::Reader, Endpoint::Http, Endpoint::Bus];
         (0..self.shards).map(Endpoint::Shard).chain((0..self.lanes).map(Endpoint::Lane)).chain(others)
     }
 
@@ -106,6 +107,7 @@ impl Plan {
             Endpoint::Lane(number) => (number < self.lanes).then_some(shards + usize::from(number)),
             Endpoint::Reader => Some(shards + lanes),
             Endpoint::Http => Some(shards + lanes + 1),
+            Endpoint::Bus => Some(shards + lanes + 2),
         }
     }
 }
@@ -145,12 +147,14 @@ impl<M> Mesh<M> {
                 ports[writer].outbox.queues[reader] = Some(outgoing);
             }
         }
-        // In the order of `endpoints`: shards, lanes, reader, HTTP.
+        // In the order of `endpoints`: shards, lanes, reader, HTTP, bus.
         let mut lanes_and_rest = ports.split_off(usize::from(shards));
         let mut rest = lanes_and_rest.split_off(usize::from(lanes));
-        match (rest.pop(), rest.pop()) {
-            (Some(http), Some(reader)) => Ok(Mesh { shards: ports, lanes: lanes_and_rest, reader, http }),
-            _ => unreachable!("every plan has a reader and an HTTP service"),
+        match (rest.pop(), rest.pop(), rest.pop()) {
+            (Some(bus), Some(http), Some(reader)) => {
+                Ok(Mesh { shards: ports, lanes: lanes_and_rest, reader, http, bus })
+            }
+            _ => unreachable!("every plan has a reader, an HTTP service and a bus"),
         }
     }
 }
@@ -361,10 +365,10 @@ mod tests {
 
     #[test]
     fn only_pairs_with_a_shard_are_connected() {
-        let Mesh { shards, lanes, reader, http } = mesh(2, 2, 3);
+        let Mesh { shards, lanes, reader, http, bus } = mesh(2, 2, 3);
         let all: Vec<Endpoint> = Plan { shards: 2, lanes: 2 }.endpoints().collect();
         let beyond = [SHARD(2), SHARD(9), Endpoint::Lane(2)];
-        for (me, port) in all.iter().zip(shards.iter().chain(&lanes).chain([&reader, &http])) {
+        for (me, port) in all.iter().zip(shards.iter().chain(&lanes).chain([&reader, &http, &bus])) {
             for other in &all {
                 let expected = if are_connected(*me, *other) { 3 } else { 0 };
                 assert_eq!(port.outbox.room(*other), expected, "{me:?} to {other:?}");

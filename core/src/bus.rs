@@ -1,11 +1,30 @@
 //! What shards must know about the bus, through which the nodes of a cluster tell each other what they have committed.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use uproar_model::{DatabaseGeneration, Publication, RoomId, UserEvent, UserId};
 
 /// How a node stands with the others. One handle is shared by all shards of a node; whoever changes it then sends each
 /// of them a [`SweepNow`](crate::Message::SweepNow).
 #[derive(Debug, Default)]
-pub struct BusState(AtomicU8);
+pub struct BusState {
+    bus: AtomicU8,
+    /// Whether anybody hears what is announced.
+    has_peers: AtomicBool,
+    /// Announcements that found no place in the queue to the bus.
+    dropped: AtomicU64,
+}
+
+/// What a node tells the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Announcement {
+    /// A publication was committed.
+    Stored { room: RoomId, generation: DatabaseGeneration, publication: Box<Publication> },
+    /// Something has happened to a room that only its head tells: an earlier commit has become known, or the room was
+    /// deleted.
+    Head { room: RoomId },
+    /// An event for all connections of a user.
+    User { user: UserId, event: UserEvent },
+}
 
 /// See [`BusState`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,15 +41,33 @@ pub enum Bus {
 
 impl BusState {
     pub fn new(bus: Bus) -> BusState {
-        BusState(AtomicU8::new(bus as u8))
+        BusState { bus: AtomicU8::new(bus as u8), ..BusState::default() }
     }
 
     pub fn set(&self, bus: Bus) {
-        self.0.store(bus as u8, Ordering::Relaxed);
+        self.bus.store(bus as u8, Ordering::Relaxed);
+    }
+
+    /// While nobody hears it, nothing is announced.
+    pub fn set_has_peers(&self, has_peers: bool) {
+        self.has_peers.store(has_peers, Ordering::Relaxed);
+    }
+
+    pub fn has_peers(&self) -> bool {
+        self.has_peers.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_dropped(&self) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many announcements found no place since the last call.
+    pub fn take_dropped(&self) -> u64 {
+        self.dropped.swap(0, Ordering::Relaxed)
     }
 
     pub fn get(&self) -> Bus {
-        let bus = self.0.load(Ordering::Relaxed);
+        let bus = self.bus.load(Ordering::Relaxed);
         [Bus::Alone, Bus::Connected, Bus::Disconnected]
             .into_iter()
             .find(|known| *known as u8 == bus)

@@ -1,11 +1,12 @@
 //! What the owners on a shard share: the configuration, the time of the turn, the counters, and the way to the mesh.
 
-use crate::bus::Bus;
+use crate::bus::{Announcement, Bus};
 use crate::config::ShardConfig;
-use crate::host::Now;
+use crate::host::{Host, Now};
 use crate::ids::Slot;
 use crate::limits::Limits;
 use crate::log::SEGMENT_LIMIT_BYTES;
+use crate::message::{Endpoint, Message};
 use crate::messenger::Messenger;
 use crate::metrics::Meter;
 use std::rc::Rc;
@@ -43,6 +44,21 @@ impl Context {
     pub fn begin(&mut self, now: Now) {
         self.now = now;
         self.meter.clock_ms.set(now.ms);
+    }
+
+    /// Tells the other nodes something, if there are any. It never waits: what finds no place is counted, and the others
+    /// notice.
+    pub fn announce(&self, host: &mut impl Host, announcement: impl FnOnce() -> Announcement) {
+        let bus = &self.config.bus;
+        if !bus.has_peers() {
+            return;
+        }
+        // The other places are for answers.
+        if host.free_places(Endpoint::Bus) as u64 > self.limits().mesh_calls_limit {
+            host.send(Endpoint::Bus, Message::Announce(announcement()));
+        } else {
+            bus.count_dropped();
+        }
     }
 
     /// How long after the beginning of a sweep the next one begins.

@@ -4,6 +4,7 @@
 //! A *call* takes a credit, which reserves the place for its answer: answering never waits. *Publications* use the
 //! remaining places; a home that finds none continues later from its ring. So no shard ever waits for another.
 
+use crate::bus::Announcement;
 use crate::ids::{Serial, Slot, SubscriptionKey};
 use crate::log::Segment;
 use crate::metrics::ShardMetrics;
@@ -27,6 +28,8 @@ pub enum Endpoint {
     Reader,
     /// The HTTP service.
     Http,
+    /// The task that speaks to the other nodes.
+    Bus,
 }
 
 /// A channel that has a home: a stored room, or a `live:` channel, which exists in memory only.
@@ -451,6 +454,15 @@ pub enum Message {
     },
     /// To every shard: the heads of rooms may have changed without their homes knowing.
     SweepNow,
+    /// To the bus, for the other nodes. No answer; dropped if the queue is full, which the others notice.
+    Announce(Announcement),
+    /// From the bus, to the home: another node has committed something in this room. Without the publication, or if the
+    /// home can't use it, the head has to be read.
+    Announced {
+        room: RoomId,
+        generation: Option<DatabaseGeneration>,
+        publication: Option<Box<Publication>>,
+    },
     /// To every shard. Answered with `Metrics` under the same number.
     GetMetrics {
         number: u32,

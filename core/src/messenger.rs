@@ -158,7 +158,7 @@ impl Messenger {
             Endpoint::Shard(id) => self.shard_credits.get(usize::from(id)).copied(),
             Endpoint::Lane(id) => self.lane_credits.get(usize::from(id)).copied(),
             Endpoint::Reader => Some(self.reader_credits),
-            Endpoint::Http => None,
+            Endpoint::Http | Endpoint::Bus => None,
         }
     }
 
@@ -167,7 +167,7 @@ impl Messenger {
             Endpoint::Shard(id) => self.shard_credits.get_mut(usize::from(id)),
             Endpoint::Lane(id) => self.lane_credits.get_mut(usize::from(id)),
             Endpoint::Reader => Some(&mut self.reader_credits),
-            Endpoint::Http => None,
+            Endpoint::Http | Endpoint::Bus => None,
         }
     }
 

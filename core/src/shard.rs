@@ -2,6 +2,7 @@
 //! feeds and the homes, and gives each event to its owner.
 
 use crate::buffer::Slice;
+use crate::bus::Announcement;
 use crate::config::ShardConfig;
 use crate::connections::{Connections, Phase, Then, Users};
 use crate::context::Context;
@@ -282,6 +283,7 @@ impl Shard {
         while let Some(slot) = self.connections.next_due(now.ms) {
             self.on_timer(slot, host);
         }
+        self.homes.settle_doubts(&mut self.cx, host);
         self.homes.sweep(&mut self.cx, host);
         self.feeds.evict_idle(&mut self.cx, host);
         self.deliver_own(host);
@@ -431,14 +433,20 @@ impl Shard {
             }
             Message::Learn { room, generation, publication } => {
                 cx.messenger.acknowledge(from, host);
+                Homes::announce(cx, room, generation, Some(&publication), host);
                 self.homes.learn(cx, room, generation, publication.offset, Some(*publication), host);
             }
             Message::SweepNow => {
                 cx.messenger.acknowledge(from, host);
                 self.homes.sweep_now();
             }
+            Message::Announced { room, generation, publication } => {
+                cx.messenger.acknowledge(from, host);
+                self.homes.on_announced(cx, room, generation, publication.map(|publication| *publication), host);
+            }
             Message::CloseRoom { room } => {
                 cx.messenger.acknowledge(from, host);
+                Homes::announce(cx, room, None, None, host);
                 self.homes.on_room_closed(cx, room, host);
             }
 
@@ -491,6 +499,10 @@ impl Shard {
             }
             Message::NotifyUser { user, event } => {
                 cx.messenger.acknowledge(from, host);
+                // HTTP tells every shard. One of them tells the other nodes.
+                if from == Endpoint::Http && cx.config.id == 0 {
+                    cx.announce(host, || Announcement::User { user, event: event.clone() });
+                }
                 self.on_user_event(user, &event);
             }
             Message::Revoke(revocation) => {
@@ -513,7 +525,7 @@ impl Shard {
                 let metrics = Box::new(self.metrics());
                 self.cx.messenger.send(from, Message::Metrics { number, metrics }, host);
             }
-            Message::Commit(_) | Message::Read { .. } | Message::Metrics { .. } => {
+            Message::Commit(_) | Message::Read { .. } | Message::Metrics { .. } | Message::Announce(_) => {
                 debug_assert!(false, "not for a shard");
             }
         }

@@ -2,13 +2,14 @@
 
 mod process;
 
+use crate::bus::BusMetrics;
 use crate::lanes::LaneMetrics;
 use crate::output;
 use crate::traces::TraceMetrics;
 pub use process::Process;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use uproar_core::limits::Limits;
 use uproar_core::metrics::{BUCKETS_MS, Histogram, ShardMetrics};
@@ -26,6 +27,7 @@ pub struct ShardAnswers {
 pub fn text(
     answers: &ShardAnswers,
     lanes: &LaneMetrics,
+    bus: &BusMetrics,
     limits: &Limits,
     process: &Process,
     traces: Option<&TraceMetrics>,
@@ -104,6 +106,9 @@ pub fn text(
     out.family("uproar_batches_unknown_total", "counter", unknown, read(&lanes.unknown));
     let dropped = "Lines of the log that were dropped because they could not be written.";
     out.family("uproar_log_lines_dropped_total", "counter", dropped, [(String::new(), output::lines_dropped())]);
+    if bus.exists.load(Ordering::Relaxed) {
+        write_bus(&mut out, bus);
+    }
     let none = TraceMetrics::default();
     let traces = traces.unwrap_or(&none);
     out.family("uproar_spans_sent_total", "counter", "Spans that the collector has taken.", read(&traces.sent));
@@ -112,6 +117,26 @@ pub fn text(
     let dropped = "Spans that were dropped because too many waited to be sent.";
     out.family("uproar_spans_dropped_total", "counter", dropped, read(&traces.dropped));
     out.0
+}
+
+/// What only a node of a cluster has.
+fn write_bus(out: &mut Text, bus: &BusMetrics) {
+    let read = |value: &AtomicU64| [(String::new(), value.load(Ordering::Relaxed))];
+    let connected = u64::from(bus.connected.load(Ordering::Relaxed));
+    let help = "1 if what this node sends on the bus comes back, otherwise 0.";
+    out.family("uproar_bus_connected", "gauge", help, [(String::new(), connected)]);
+    out.family("uproar_bus_peers", "gauge", "Other nodes that are heard on the bus.", read(&bus.peers));
+    let help = "Time that the last beat took to come back over the bus.";
+    let lag = bus.lag_micros.load(Ordering::Relaxed) as f64 / 1e6;
+    out.family("uproar_bus_lag_seconds", "gauge", help, [(String::new(), lag)]);
+    out.family("uproar_bus_announced_total", "counter", "Announcements of this node.", read(&bus.announced));
+    let help = "Announcements of this node that were dropped because too many waited.";
+    out.family("uproar_bus_dropped_total", "counter", help, read(&bus.dropped));
+    out.family("uproar_bus_received_total", "counter", "Announcements of other nodes.", read(&bus.received));
+    let help = "Announcements of other nodes that did not arrive; what they were about was read from the database.";
+    out.family("uproar_bus_missed_total", "counter", help, read(&bus.missed));
+    let help = "Messages on the bus that were no announcements of this cluster.";
+    out.family("uproar_bus_ignored_total", "counter", help, read(&bus.ignored));
 }
 
 struct Text(String);
@@ -156,7 +181,14 @@ mod tests {
 
     fn rendered(by_shard: Vec<ShardMetrics>) -> String {
         let answers = ShardAnswers { by_shard, delay: Duration::from_millis(20) };
-        text(&answers, &LaneMetrics::default(), &Limits::default(), &Process::new(".".into(), None), None)
+        text(
+            &answers,
+            &LaneMetrics::default(),
+            &BusMetrics::default(),
+            &Limits::default(),
+            &Process::new(".".into(), None),
+            None,
+        )
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Builds what the threads share: the mesh between them, the chat as HTTP sees it, and the HTTP service.
 
 use super::{Setup, settings};
+use crate::bus::BusMetrics;
 use crate::chat::{Calls, Chat};
 use crate::driver::{Control, ShardHandle};
 use crate::lanes::LaneMetrics;
@@ -22,6 +23,7 @@ pub(super) struct Parts {
     /// The other end of `chat`.
     pub(super) calls: Calls,
     pub(super) lane_metrics: Arc<LaneMetrics>,
+    pub(super) bus_metrics: Arc<BusMetrics>,
     pub(super) service: Arc<Service>,
     pub(super) hooks: Hooks,
 }
@@ -39,6 +41,7 @@ impl Parts {
             .context("can't create the queues between threads")?;
         let (handle, controls) = ShardHandle::new(mesh.shards.iter().map(|port| port.inbox.waker()).collect());
         let lane_metrics = Arc::new(LaneMetrics::default());
+        let bus_metrics = Arc::new(BusMetrics::default());
         let certificate = tls.as_ref().map(|tls| Arc::clone(&tls.certificate));
         let process = metrics::Process::new(options.data.clone(), certificate);
         let (chat, calls) = Chat::new(
@@ -47,6 +50,7 @@ impl Parts {
             *seed,
             limits.clone(),
             Arc::clone(&lane_metrics),
+            Arc::clone(&bus_metrics),
             process,
             tracer.clone(),
             revocations.clone(),
@@ -64,7 +68,7 @@ impl Parts {
             allow_origin: Arc::new(move |origin, host| origins.allow_upgrade(origin.as_bytes(), host)),
             verify: Arc::new(move |token, now| tokens.verify(token, now)),
         };
-        Ok(Parts { mesh, shards: handle, controls, chat, calls, lane_metrics, service, hooks })
+        Ok(Parts { mesh, shards: handle, controls, chat, calls, lane_metrics, bus_metrics, service, hooks })
     }
 }
 
@@ -78,6 +82,8 @@ fn queue_capacity(limits: &Limits, shards: u16, from: Endpoint, to: Endpoint) ->
         }
         (_, Endpoint::Lane(_)) => lane_calls,
         (Endpoint::Lane(_), _) | (_, Endpoint::Http) => 2 * lane_calls.max(calls),
+        // What is announced must leave room for answers.
+        (_, Endpoint::Bus) => calls + limits.mesh_publications_limit as usize,
         _ => calls,
     }
 }

@@ -6,6 +6,7 @@ use super::parts::{Hooks, Parts};
 use super::process::Signals;
 use super::watchdog::{self, Watchdog};
 use super::{Setup, certificate, clock, generation, http, revocations};
+use crate::bus::{BusSetup, run_bus};
 use crate::chat::{self, Chat};
 use crate::driver::{self, Control, Driver, HandOver, ShardHandle, ShardSetup, TlsSetup};
 use crate::lanes::{LaneMetrics, LaneSetup, ReaderSetup, run_lane, run_reader};
@@ -50,6 +51,8 @@ pub(super) struct Threads {
     broken: mpsc::Receiver<String>,
     reader: JoinHandle<()>,
     stop_writers: watch::Sender<bool>,
+    bus: JoinHandle<()>,
+    stop_bus: watch::Sender<bool>,
 }
 
 /// The tasks that need no orderly end.
@@ -76,7 +79,7 @@ impl Threads {
         listeners: Listeners,
         lane_runtime: &Handle,
     ) -> Result<Threads> {
-        let Parts { mesh, shards, controls, chat, calls, lane_metrics, service, hooks } = parts;
+        let Parts { mesh, shards, controls, chat, calls, lane_metrics, bus_metrics, service, hooks } = parts;
         let others = mesh.lanes.iter().chain([&mesh.reader, &mesh.http]);
         let pulses = mesh.shards.iter().chain(others).map(|port| port.inbox.pulse()).collect();
         let (stop_writers, writers_stopped) = watch::channel(false);
@@ -86,6 +89,19 @@ impl Threads {
             store: Arc::clone(&setup.store),
             markers_interval: Duration::from_millis(setup.limits.read_markers_interval_ms),
             stop: writers_stopped,
+        }));
+        let (stop_bus, bus_stopped) = watch::channel(false);
+        let bus = lane_runtime.spawn(run_bus(BusSetup {
+            port: mesh.bus,
+            bus: setup.store.bus(),
+            store: Arc::clone(&setup.store),
+            state: Arc::clone(&setup.bus),
+            metrics: bus_metrics,
+            placement: Placement::new(setup.seed, setup.shards),
+            shards: setup.shards,
+            calls_limit: setup.limits.mesh_calls_limit,
+            beat_interval: Duration::from_millis(setup.limits.bus_beat_interval_ms),
+            stop: bus_stopped,
         }));
         let endpoint = tokio::spawn(chat::run(
             mesh.http,
@@ -132,6 +148,8 @@ impl Threads {
             broken,
             reader,
             stop_writers,
+            bus,
+            stop_bus,
         })
     }
 
@@ -164,6 +182,7 @@ impl Threads {
             // appear to work.
             _ = self.lanes.join_next() => bail!("a lane ended unexpectedly"),
             _ = &mut self.reader => bail!("the reader ended unexpectedly"),
+            _ = &mut self.bus => bail!("the bus ended unexpectedly"),
             _ = &mut self.endpoint => bail!("the connection between HTTP and the shards ended unexpectedly"),
             _ = &mut self.http => bail!("the HTTP service ended unexpectedly"),
             _ = admin => bail!("the operators' port ended unexpectedly"),
@@ -193,6 +212,7 @@ impl Threads {
             ),
         }
         self.reader.abort();
+        self.bus.abort();
         self.endpoint.abort();
         Ok(())
     }
@@ -209,6 +229,9 @@ impl Threads {
         let _ = self.stop_writers.send(true);
         while self.lanes.join_next().await.is_some() {}
         let _ = (&mut self.reader).await;
+        // What the lanes committed last is announced too.
+        let _ = self.stop_bus.send(true);
+        let _ = (&mut self.bus).await;
         Ok(())
     }
 }
@@ -365,7 +388,7 @@ mod tests {
     #[tokio::test]
     async fn the_server_ends_when_one_of_its_tasks_has_ended() {
         type End = fn(&mut Threads);
-        let tasks: [(End, &str); 10] = [
+        let tasks: [(End, &str); 11] = [
             (|threads| threads.http.abort(), "HTTP service"),
             (|threads| threads.others.admin.abort(), "operators' port"),
             (|threads| threads.others.redirect.abort(), "leads to https"),
@@ -375,6 +398,7 @@ mod tests {
             (|threads| threads.others.certificate.abort(), "certificate"),
             (|threads| threads.endpoint.abort(), "between HTTP and the shards"),
             (|threads| threads.reader.abort(), "reader"),
+            (|threads| threads.bus.abort(), "bus"),
             (|threads| threads.lanes.abort_all(), "lane"),
         ];
         for (end, reason) in tasks {

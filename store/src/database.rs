@@ -10,7 +10,7 @@ use crate::objects::{
     Account, Addition, Cursor, Join, Login, MemberPage, MessagePage, NewRoom, NewUser, Removal, Room,
 };
 use crate::options::OpenOptions;
-use crate::postgres::Postgres;
+use crate::postgres::{Postgres, PostgresBus};
 use crate::sqlite::Sqlite;
 use crate::store::Store;
 use crate::task::Task;
@@ -687,6 +687,13 @@ impl Store for Database {
         match &self.calls.backend {
             Backend::Sqlite(sqlite) => watch::channel(sqlite.generation()).1,
             Backend::Postgres(postgres) => postgres.generations(),
+        }
+    }
+
+    fn bus(&self) -> Option<PostgresBus> {
+        match &self.calls.backend {
+            Backend::Sqlite(_) => None,
+            Backend::Postgres(postgres) => postgres.bus(),
         }
     }
 

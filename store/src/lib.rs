@@ -64,6 +64,7 @@ pub use objects::{
 };
 pub use open::open;
 pub use options::{DatabaseUrl, OpenOptions};
+pub use postgres::{BusReceiver, BusSender, PostgresBus};
 pub use store::{SharedStore, Store};
 pub use unwritten::UnwrittenMarkers;
 pub use uproar_model::{Admission, JoinError, PageRequest, Revocation, Role};

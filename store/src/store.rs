@@ -4,6 +4,7 @@ use crate::error::{AppendError, CreateUserError, RoomError, StoreError};
 use crate::objects::{
     Account, Addition, Cursor, Join, Login, MemberPage, MessagePage, NewRoom, NewUser, Removal, Room,
 };
+use crate::postgres::PostgresBus;
 use crate::unwritten::UnwrittenMarkers;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -205,6 +206,11 @@ pub trait Store: Send + Sync + 'static {
     /// Follows the generation, which can change while several nodes use the database. The channel is closed if it can't.
     fn generations(&self) -> watch::Receiver<DatabaseGeneration> {
         watch::channel(self.generation()).1
+    }
+
+    /// The bus of the database, if this process is one of several nodes.
+    fn bus(&self) -> Option<PostgresBus> {
+        None
     }
 
     /// How many other nodes that use the database are alive.

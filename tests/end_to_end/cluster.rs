@@ -3,7 +3,7 @@
 use crate::client::{Received, Ws};
 use crate::databases::{Backdoor, new_postgres_database};
 use crate::nodes::{Cluster, node_setup};
-use crate::server::{Setup, assert_contains, run, until};
+use crate::server::{Setup, WITH_JOINS, assert_contains, run, until};
 use serde_json::json;
 
 #[tokio::test]
@@ -114,4 +114,95 @@ async fn tokens_end_with_the_history_of_the_database() {
     assert_ne!(ws.epoch(), epoch);
     ws.send("again").await;
     assert!(matches!(ws.next().await, Received::Text(text) if text.contains("again")));
+}
+
+/// Whether the bus works on all nodes.
+async fn until_connected(cluster: &Cluster) {
+    for node in &cluster.nodes {
+        until("the bus works", async || node.metric("uproar_bus_connected").await == 1.0).await;
+        // Now it knows of the others, and what it commits is announced.
+        let peers = cluster.nodes.len() as f64 - 1.0;
+        until("the others are heard", async || node.metric("uproar_bus_peers").await == peers).await;
+    }
+}
+
+#[tokio::test]
+async fn what_one_node_commits_is_shown_by_all() {
+    let cluster = Cluster::start(3, &[]).await;
+    until_connected(&cluster).await;
+    let [a, b, c] = &cluster.nodes[..] else { panic!("three nodes") };
+    let ann = a.sign_up("Ann").await;
+    a.create_room(&ann, "lobby").await;
+    let mut clients = Vec::new();
+    for node in [a, b, c] {
+        clients.push(node.join(&ann, "room=lobby").await);
+    }
+    for number in 0..30_usize {
+        let text = format!("{number}");
+        clients[number % 3].send(&*text).await;
+        for client in &mut clients {
+            assert_eq!(client.message().await, (number as u64 + 1, text.clone()));
+        }
+    }
+    for node in [a, b, c] {
+        assert_eq!(node.metric("uproar_bus_missed_total").await, 0.0);
+        assert!(node.metric("uproar_bus_received_total").await >= 20.0);
+    }
+}
+
+/// All write at the same time. There is one order, and everybody sees all of it.
+#[tokio::test]
+async fn nodes_that_write_to_one_room_agree_on_its_order() {
+    const COUNT: usize = 300;
+    let cluster = Cluster::start(3, &["--limit", "publish_rate_per_second=0"]).await;
+    until_connected(&cluster).await;
+    let ann = cluster.nodes[0].sign_up("Ann").await;
+    cluster.nodes[0].create_room(&ann, "lobby").await;
+    let mut tasks = tokio::task::JoinSet::new();
+    let mut clients = Vec::new();
+    for node in &cluster.nodes {
+        clients.push(node.join(&ann, "room=lobby").await);
+    }
+    for (number, mut client) in clients.into_iter().enumerate() {
+        tasks.spawn(async move {
+            for message in 0..COUNT {
+                client.send(format!("{number} {message}")).await;
+            }
+            let mut seen = Vec::new();
+            while seen.len() < 3 * COUNT {
+                seen.push(client.message().await);
+            }
+            seen
+        });
+    }
+    let seen = tasks.join_all().await;
+    assert!(seen[0].iter().enumerate().all(|(index, (offset, _))| *offset == index as u64 + 1));
+    assert!(seen[0] == seen[1] && seen[0] == seen[2]);
+    for number in 0..3 {
+        let own = seen[0].iter().filter(|(_, text)| text.starts_with(&format!("{number} ")));
+        assert!(own.enumerate().all(|(index, (_, text))| *text == format!("{number} {index}")), "in the order sent");
+    }
+}
+
+#[tokio::test]
+async fn changes_of_rooms_and_members_reach_the_other_nodes() {
+    let cluster = Cluster::start(2, &WITH_JOINS).await;
+    until_connected(&cluster).await;
+    let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
+    let (ann, ben) = (a.sign_up("Ann").await, b.sign_up("Ben").await);
+    a.create_room(&ann, "lobby").await;
+    let mut on_a = a.join(&ann, "room=lobby").await;
+    let mut on_b = b.join(&ben, "room=lobby").await;
+    let event = on_a.event().await;
+    assert_eq!((&event["type"], &event["username"]), (&json!("added"), &json!("Ben")), "{event}");
+    on_a.send("for Ben").await;
+    assert_eq!(on_b.message().await.1, "for Ben");
+    assert_eq!(on_a.message().await.1, "for Ben");
+    // Over HTTP, through either node.
+    b.post("/rooms/lobby/messages", &ben.token, json!({"text": "by Ben"})).await.expect(201);
+    assert_eq!((on_a.message().await.1, on_b.message().await.1), ("by Ben".to_owned(), "by Ben".to_owned()));
+    // A right that is taken away on one node is gone on the other.
+    let removed = a.call("DELETE", "/rooms/lobby/members/Ben", &ann.token, serde_json::Value::Null).await;
+    assert!(removed.status < 300, "{removed:?}");
+    assert_eq!(on_b.close_code().await, Some(3503));
 }

@@ -19,6 +19,8 @@ pub(super) struct Home {
     pub generation: Option<DatabaseGeneration>,
     /// Something was announced that is stored in another generation: the head must be read.
     pub is_in_doubt: bool,
+    /// Whether it is in `Homes::doubts`.
+    pub has_doubt: bool,
     pub is_loaded: bool,
     /// The last offset learned without a gap.
     pub learned: Offset,
@@ -89,6 +91,7 @@ impl Home {
             epoch: None,
             generation: None,
             is_in_doubt: false,
+            has_doubt: false,
             is_loaded: is_live,
             learned: 0,
             fresh: Vec::new(),
@@ -174,6 +177,19 @@ impl Home {
             self.held.insert(offset, publication);
         }
         self.take_next()
+    }
+
+    /// Keeps a publication that was announced until it is the next. This does not make it known: an announcement may be
+    /// wrong.
+    pub fn hold(&mut self, publication: Publication, held_limit: usize) {
+        if self.held.len() < held_limit {
+            self.held.insert(publication.offset, publication);
+        }
+    }
+
+    /// Whether it holds publications that are not the next.
+    pub fn holds_more(&self) -> bool {
+        !self.held.is_empty()
     }
 
     /// Moves the publications that follow without a gap from `held` to `fresh`. Returns whether there are any.

@@ -3,6 +3,7 @@
 
 use super::home::Home;
 use super::{Homes, READ_RETRY_MS};
+use crate::bus::Announcement;
 use crate::context::Context;
 use crate::host::Host;
 use crate::message::{
@@ -33,10 +34,13 @@ impl Homes {
             Ok(Outcome::New(stored)) => {
                 let arrived_ms = append.deadline_ms.saturating_sub(cx.limits().append_deadline_ms);
                 cx.meter.metrics.borrow_mut().committed_ms.add(cx.now.ms.saturating_sub(arrived_ms));
-                self.learn(cx, room, generation, stored.offset, Some(publication(&append, stored)), host);
+                let publication = publication(&append, stored);
+                Self::announce(cx, room, generation, Some(&publication), host);
+                self.learn(cx, room, generation, stored.offset, Some(publication), host);
             }
             // Committed earlier, perhaps by a batch whose answer was lost. Its current content is in the store.
             Ok(Outcome::Duplicate(stored)) if !mutation::active(Mutation::DuplicateCountsAsShown) => {
+                Self::announce(cx, room, generation, None, host);
                 self.learn(cx, room, generation, stored.offset, None, host);
             }
             Ok(Outcome::Duplicate(_) | Outcome::Refused(_)) | Err(OutcomeUnknown) => {}
@@ -49,6 +53,23 @@ impl Homes {
             (true, _) => Message::CreditReturned,
         };
         cx.messenger.send(caller.endpoint, answer, host);
+    }
+
+    /// Tells the other nodes of a commit, whether or not anybody here receives the room. `None`: only the head tells what
+    /// it was.
+    pub fn announce(
+        cx: &Context,
+        room: RoomId,
+        generation: Option<DatabaseGeneration>,
+        publication: Option<&Publication>,
+        host: &mut impl Host,
+    ) {
+        cx.announce(host, || match (generation, publication) {
+            (Some(generation), Some(publication)) => {
+                Announcement::Stored { room, generation, publication: Box::new(publication.clone()) }
+            }
+            _ => Announcement::Head { room },
+        });
     }
 
     /// A message for a `live:` channel: the next in its order.

@@ -4,11 +4,13 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `home.rs` | one home: what it has learned, shown, and sent to which shard |
+//! | `announced.rs` | what other nodes announce |
 //! | `learning.rs` | appends on their way to a lane and back, gaps, heads |
 //! | `sweep.rs` | comparing the heads of all homes with the store |
 //! | `showing.rs` | attaching and feeding shards |
 //! | `presence.rs` | who is in a channel, on all shards |
 
+mod announced;
 mod home;
 mod learning;
 mod presence;
@@ -18,8 +20,9 @@ mod sweep;
 use crate::context::Context;
 use crate::message::{Channel, Message};
 use home::Home;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use sweep::Sweep;
+use uproar_model::RoomId;
 
 /// How long after a failed read a home reads again.
 const READ_RETRY_MS: u64 = 100;
@@ -31,6 +34,9 @@ pub(crate) struct Homes {
     /// Homes with something to retry: a segment whose queue was full, or a read that found no credit or failed.
     stalled: Vec<Channel>,
     sweep: Sweep,
+    /// Rooms in which something was announced that is not the next publication, and when their heads are read, earliest
+    /// first.
+    doubts: VecDeque<(u64, RoomId)>,
     /// How many homes there have been.
     count: u64,
     /// `Lost` and `Closed` messages whose queue was full, and the shards that they are for.
@@ -46,6 +52,7 @@ impl Homes {
             to_show: Vec::new(),
             stalled: Vec::new(),
             sweep: Sweep::default(),
+            doubts: VecDeque::new(),
             count: 0,
             endings: Vec::new(),
             online_due: BTreeSet::new(),
@@ -69,7 +76,7 @@ impl Homes {
         let is_waiting = !self.stalled.is_empty() || !self.endings.is_empty();
         let retry = is_waiting.then_some(cx.now.ms + 1);
         let online = self.online_due.first().map(|(due, _)| *due);
-        [retry, online, self.sweep.deadline_ms(cx)].into_iter().flatten().min()
+        [retry, online, self.sweep.deadline_ms(cx), self.doubts_deadline_ms()].into_iter().flatten().min()
     }
 
     fn mark_to_show(to_show: &mut Vec<Channel>, channel: &Channel, home: &mut Home) {

@@ -3,6 +3,7 @@
 
 use super::command::{Answered, CommandContext, NOT_SUBSCRIBED, bad_request};
 use super::joining::{Denied, is_live_name};
+use crate::bus::Announcement;
 use crate::connections::{Arrival, Joining, Phase, Session, Since, Subscribing, Subscription, SubscriptionState};
 use crate::feeds::Subscriber;
 use crate::host::Host;
@@ -428,6 +429,7 @@ impl Shard {
     /// that misses it can ask.
     pub(super) fn notify_user(&mut self, user: UserId, event: UserEvent, host: &mut impl Host) {
         self.on_user_event(user, &event);
+        self.cx.announce(host, || Announcement::User { user, event: event.clone() });
         for shard in (0..self.cx.messenger.shards).filter(|shard| *shard != self.cx.config.id) {
             let message = Message::NotifyUser { user, event: event.clone() };
             let _ = self.cx.messenger.call(Endpoint::Shard(shard), message, host);

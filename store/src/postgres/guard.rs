@@ -203,7 +203,7 @@ impl Guard {
     }
 
     /// The database has this generation. Sessions of another one are not used any more.
-    fn set_generation(&self, generation: DatabaseGeneration) {
+    pub fn set_generation(&self, generation: DatabaseGeneration) {
         let is_new = self.generation.send_if_modified(|known| std::mem::replace(known, generation) != generation);
         if is_new {
             *self.trusted_since() = Instant::now();

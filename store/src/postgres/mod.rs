@@ -1,6 +1,7 @@
 //! PostgreSQL: a connection for each lane, a pool for everything else, and a connection that guards the database.
 
 mod append;
+mod bus;
 mod failures;
 mod generation;
 mod guard;
@@ -14,6 +15,7 @@ mod sessions;
 mod setup;
 mod witnesses;
 
+pub use bus::{BusReceiver, BusSender, PostgresBus};
 pub(crate) use failures::{ends_session, keeps_session};
 pub(crate) use generation::restored;
 pub(crate) use inspect::inspect;
@@ -51,6 +53,8 @@ pub(crate) struct Postgres {
     for_revocations: Arc<Sessions>,
     guard: Arc<Guard>,
     keeper: Keeper,
+    /// The bus, if this process is one of several nodes.
+    bus: Option<PostgresBus>,
     clock: Clock,
 }
 
@@ -87,6 +91,7 @@ impl Postgres {
         let (_, time) = held.test().await.map_err(failed)?;
         let clock = Clock::of_database(time);
 
+        let bus = node.is_some().then(|| PostgresBus::new(connect.clone()));
         let connect = connect.options(session_settings(options.call_timeout));
         let (guard, keeper) =
             Guard::watch(held, connect.clone(), target.clone(), clock.clone(), witnesses, node, generation);
@@ -98,7 +103,7 @@ impl Postgres {
         let sessions = sessions(options.pool_size);
         // A server on which this fails would start and then answer nobody.
         drop(sessions.acquire().await.map_err(|error| target.failed_later(&error))?);
-        Ok(Postgres { sessions, sweeps, lanes, for_revocations, guard, keeper, clock })
+        Ok(Postgres { sessions, sweeps, lanes, for_revocations, guard, keeper, bus, clock })
     }
 
     pub fn generation(&self) -> DatabaseGeneration {
@@ -107,6 +112,10 @@ impl Postgres {
 
     pub fn generations(&self) -> watch::Receiver<DatabaseGeneration> {
         self.guard.generations()
+    }
+
+    pub fn bus(&self) -> Option<PostgresBus> {
+        self.bus.clone()
     }
 
     pub fn peers(&self) -> usize {

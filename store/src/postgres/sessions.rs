@@ -157,9 +157,7 @@ impl Sessions {
             true => generation::of_session(&mut connection).await?,
             false => self.guard.generation(),
         };
-        if generation != self.guard.generation() {
-            self.guard.doubt();
-        }
+        self.guard.set_generation(generation);
         Ok((connection, generation))
     }
 

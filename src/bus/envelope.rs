@@ -1,0 +1,350 @@
+//! What a node sends to the others: a line of JSON with some announcements, and how many it has made before.
+//!
+//! The counts show what was missed. Announcements are numbered when they are queued, so whatever is lost later, on the
+//! way or because a queue was full, leaves a gap in the numbers. Kinds of a newer release are counted, and otherwise
+//! ignored.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::VecDeque;
+use uproar_core::Announcement;
+use uproar_model::{DatabaseGeneration, Kind, Marker, Publication, RoomId, User, UserEvent, UserId};
+
+/// The version of this format.
+const VERSION: u32 = 1;
+/// Announcements that may wait to be sent. More are dropped.
+const WAITING_LIMIT: usize = 16_384;
+
+/// A message as it was received.
+#[derive(Debug, PartialEq)]
+pub(super) struct Envelope {
+    /// Which run of which node has sent it: a random word.
+    pub session: String,
+    /// How many announcements the session made before those in this message.
+    pub before: u64,
+    pub announcements: Vec<Announcement>,
+    /// Announcements of kinds that this release does not know.
+    pub unknown: u64,
+    /// The sender stops.
+    pub is_last: bool,
+    /// The number of the beat, if this is one.
+    pub beat: Option<u64>,
+}
+
+/// Why a message is ignored.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Foreign {
+    /// It is no message of ours.
+    Garbage,
+    /// It comes from another cluster on the same bus.
+    Cluster,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    v: u32,
+    cluster: String,
+    from: String,
+    before: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    beat: Option<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    last: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    a: Vec<Value>,
+}
+
+/// One announcement. The names are short because PostgreSQL bounds a message.
+#[derive(Serialize, Deserialize)]
+enum Item {
+    /// A publication: room, generation, offset, number, kind, user, username, id, time, target, body.
+    #[serde(rename = "p")]
+    Publication(i64, String, u64, u64, i64, i64, String, String, u64, Option<u64>, Option<String>),
+    #[serde(rename = "h")]
+    Head(i64),
+    /// A read marker: user, room, offset, number.
+    #[serde(rename = "r")]
+    Read(i64, String, u64, u64),
+    #[serde(rename = "j")]
+    Joined(i64, String),
+    #[serde(rename = "l")]
+    Left(i64, String),
+}
+
+impl Item {
+    fn of(announcement: &Announcement) -> Item {
+        match announcement {
+            Announcement::Stored { room, generation, publication: p } => Item::Publication(
+                room.0,
+                generation.to_string(),
+                p.offset,
+                p.number,
+                p.kind as i64,
+                p.user.id.0,
+                p.user.username.to_string(),
+                p.id.to_string(),
+                p.time,
+                p.target,
+                p.body.as_deref().map(str::to_owned),
+            ),
+            Announcement::Head { room } => Item::Head(room.0),
+            Announcement::User { user, event } => match event {
+                UserEvent::Read { room, marker } => Item::Read(user.0, room.to_string(), marker.offset, marker.number),
+                UserEvent::Joined { room } => Item::Joined(user.0, room.to_string()),
+                UserEvent::Left { room } => Item::Left(user.0, room.to_string()),
+            },
+        }
+    }
+
+    /// `None`: it makes no sense.
+    fn announcement(self) -> Option<Announcement> {
+        let user_event = |user, event| Some(Announcement::User { user: UserId(user), event });
+        match self {
+            Item::Publication(room, generation, offset, number, kind, user, username, id, time, target, body) => {
+                let generation = DatabaseGeneration(u64::from_str_radix(&generation, 16).ok()?);
+                // The body of an edit or a deletion means something only together with its kind.
+                let kind = Some(Kind::from_number(kind)).filter(|kind| *kind != Kind::Unknown)?;
+                let user = User { id: UserId(user), username: username.into() };
+                let (id, body) = (id.into(), body.map(Into::into));
+                let (edited, deleted) = (None, None);
+                let publication = Publication { offset, number, kind, user, id, time, target, body, edited, deleted };
+                Some(Announcement::Stored { room: RoomId(room), generation, publication: Box::new(publication) })
+            }
+            Item::Head(room) => Some(Announcement::Head { room: RoomId(room) }),
+            Item::Read(user, room, offset, number) => {
+                user_event(user, UserEvent::Read { room: room.into(), marker: Marker { offset, number } })
+            }
+            Item::Joined(user, room) => user_event(user, UserEvent::Joined { room: room.into() }),
+            Item::Left(user, room) => user_event(user, UserEvent::Left { room: room.into() }),
+        }
+    }
+}
+
+impl Envelope {
+    pub fn decode(text: &str, cluster: &str) -> Result<Envelope, Foreign> {
+        let wire: Wire = serde_json::from_str(text).map_err(|_| Foreign::Garbage)?;
+        if wire.cluster != cluster {
+            return Err(Foreign::Cluster);
+        }
+        let count = wire.a.len();
+        let known = |item: Value| serde_json::from_value::<Item>(item).ok()?.announcement();
+        let announcements: Vec<_> = wire.a.into_iter().filter_map(known).collect();
+        Ok(Envelope {
+            session: wire.from,
+            before: wire.before,
+            unknown: (count - announcements.len()) as u64,
+            announcements,
+            is_last: wire.last,
+            beat: wire.beat,
+        })
+    }
+}
+
+/// The announcements of this node that are still to be sent.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    cluster: String,
+    session: String,
+    /// The longest message, in bytes.
+    limit_bytes: usize,
+    waiting: VecDeque<Announcement>,
+    /// How many announcements were made before the first one that waits.
+    before: u64,
+    /// Announcements that were dropped behind those that wait.
+    dropped: u64,
+}
+
+impl Outgoing {
+    pub fn new(cluster: String, session: String, limit_bytes: usize) -> Outgoing {
+        Outgoing { cluster, session, limit_bytes, waiting: VecDeque::new(), before: 0, dropped: 0 }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// False: it was dropped, because too many wait.
+    pub fn push(&mut self, announcement: Announcement) -> bool {
+        // What comes after something that was dropped must wait until the gap can be told.
+        if self.waiting.len() >= WAITING_LIMIT || self.dropped > 0 && !self.waiting.is_empty() {
+            self.dropped += 1;
+            return false;
+        }
+        self.settle();
+        self.waiting.push_back(announcement);
+        true
+    }
+
+    /// Announcements were made that found no place.
+    pub fn skip(&mut self, count: u64) {
+        self.dropped += count;
+        self.settle();
+    }
+
+    /// Counts what was dropped, once everything before it has been sent.
+    fn settle(&mut self) {
+        if self.waiting.is_empty() {
+            self.before += std::mem::take(&mut self.dropped);
+        }
+    }
+
+    /// At most `limit` messages with what waits.
+    pub fn take(&mut self, limit: usize) -> Vec<String> {
+        let mut messages = Vec::new();
+        while messages.len() < limit && !self.waiting.is_empty() {
+            messages.push(self.message());
+        }
+        self.settle();
+        messages
+    }
+
+    fn message(&mut self) -> String {
+        let mut items = Vec::new();
+        let mut room = self.limit_bytes.saturating_sub(self.head(None, false).len() + r#","a":[]"#.len());
+        while let Some(announcement) = self.waiting.front() {
+            let mut item = serde_json::to_string(&Item::of(announcement)).unwrap_or_default();
+            // One that does not even fit alone is announced without its text.
+            if items.is_empty()
+                && item.len() > room
+                && let Announcement::Stored { room, .. } = announcement
+            {
+                item = serde_json::to_string(&Item::Head(room.0)).unwrap_or_default();
+            }
+            if !items.is_empty() && item.len() + 1 > room {
+                break;
+            }
+            room = room.saturating_sub(item.len() + 1);
+            items.push(item);
+            self.waiting.pop_front();
+        }
+        let mut message = self.head(None, false);
+        message.truncate(message.len() - 1);
+        message.push_str(r#","a":["#);
+        message.push_str(&items.join(","));
+        message.push_str("]}");
+        self.before += items.len() as u64;
+        message
+    }
+
+    /// Says how many announcements were made. It is sent after those that wait.
+    pub fn beat(&self, number: u64) -> String {
+        self.head(Some(number), false)
+    }
+
+    /// Says that this session ends.
+    pub fn last(&self) -> String {
+        self.head(None, true)
+    }
+
+    fn head(&self, beat: Option<u64>, last: bool) -> String {
+        let (cluster, from) = (self.cluster.clone(), self.session.clone());
+        let wire = Wire { v: VERSION, cluster, from, before: self.before, beat, last, a: Vec::new() };
+        serde_json::to_string(&wire).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(offset: u64, text: &str) -> Announcement {
+        let user = User { id: UserId(5), username: "Ann".into() };
+        let publication = Publication {
+            offset,
+            number: offset,
+            kind: Kind::Message,
+            user,
+            id: "1".into(),
+            time: 1_700,
+            target: Some(1),
+            body: Some(text.into()),
+            edited: None,
+            deleted: None,
+        };
+        Announcement::Stored {
+            room: RoomId(7),
+            generation: DatabaseGeneration(0xabc),
+            publication: Box::new(publication),
+        }
+    }
+
+    fn outgoing() -> Outgoing {
+        Outgoing::new("c".to_owned(), "s".to_owned(), 7_900)
+    }
+
+    fn decode(text: &str) -> Envelope {
+        Envelope::decode(text, "c").unwrap()
+    }
+
+    #[test]
+    fn announcements_survive_the_bus() {
+        let room: std::sync::Arc<str> = "lobby".into();
+        let marker = Marker { offset: 4, number: 3 };
+        let all = vec![
+            stored(1, "grüß \u{1f600} \"dich\"\n"),
+            Announcement::Head { room: RoomId(8) },
+            Announcement::User { user: UserId(5), event: UserEvent::Read { room: room.clone(), marker } },
+            Announcement::User { user: UserId(5), event: UserEvent::Joined { room: room.clone() } },
+            Announcement::User { user: UserId(5), event: UserEvent::Left { room } },
+        ];
+        let mut outgoing = outgoing();
+        assert!(all.iter().all(|announcement| outgoing.push(announcement.clone())));
+        let [message] = &outgoing.take(9)[..] else { panic!("not one message") };
+        let envelope = decode(message);
+        assert_eq!((envelope.before, envelope.unknown, envelope.announcements), (0, 0, all));
+        let beat = decode(&outgoing.beat(3));
+        assert_eq!((beat.before, beat.beat, beat.is_last, &*beat.session), (5, Some(3), false, "s"));
+        assert!(decode(&outgoing.last()).is_last);
+    }
+
+    #[test]
+    fn messages_keep_their_limit_and_long_texts_become_heads() {
+        let mut outgoing = outgoing();
+        // In JSON, each of these has six bytes.
+        let escaped = "\u{1}".repeat(1_320);
+        for (offset, text) in ["x".repeat(3_000), "y".repeat(5_000), escaped, "z".repeat(9_000)].iter().enumerate() {
+            outgoing.push(stored(offset as u64 + 1, text));
+        }
+        let messages = outgoing.take(9);
+        assert!(messages.iter().all(|message| message.len() <= 7_900), "{:?}", messages.iter().map(String::len));
+        let envelopes: Vec<_> = messages.iter().map(|message| decode(message)).collect();
+        let before: Vec<_> = envelopes.iter().map(|envelope| envelope.before).collect();
+        assert_eq!(before, [0, 1, 2, 3]);
+        let heads = envelopes.iter().flat_map(|envelope| &envelope.announcements);
+        let heads: Vec<_> = heads.map(|announcement| matches!(announcement, Announcement::Head { .. })).collect();
+        assert_eq!(heads, [false, false, true, true]);
+    }
+
+    #[test]
+    fn what_was_dropped_leaves_a_gap_in_the_numbers() {
+        let mut outgoing = outgoing();
+        for offset in 1..=WAITING_LIMIT as u64 {
+            assert!(outgoing.push(stored(offset, "x")));
+        }
+        assert!(!outgoing.push(stored(0, "too many")));
+        outgoing.skip(2);
+        let sent = outgoing.take(usize::MAX).iter().map(|message| decode(message).announcements.len()).sum::<usize>();
+        assert_eq!(sent, WAITING_LIMIT);
+        assert!(outgoing.push(stored(1, "next")));
+        assert_eq!(decode(&outgoing.take(1)[0]).before, WAITING_LIMIT as u64 + 3);
+    }
+
+    #[test]
+    fn foreign_messages_are_told_apart() {
+        for garbage in ["", "hello", "{}", "[]", r#"{"v":1,"cluster":"c","from":"s","before":-1}"#, "\u{0}", "null"] {
+            assert_eq!(Envelope::decode(garbage, "c"), Err(Foreign::Garbage), "{garbage}");
+        }
+        let other = Outgoing::new("other".to_owned(), "s".to_owned(), 7_900).beat(1);
+        assert_eq!(Envelope::decode(&other, "c"), Err(Foreign::Cluster));
+    }
+
+    /// Fields and kinds of a newer release, and values that make no sense.
+    #[test]
+    fn what_is_unknown_is_counted() {
+        let text = r#"{"v":2,"cluster":"c","from":"s","before":4,"new":[1],"a":[{"h":9},{"z":1},{"h":"x"},
+            {"p":[7,"xyz",1,1,0,5,"Ann","1",1,null,"x"]},{"p":[7,"a",1,1,99,5,"Ann","1",1,null,"x"]}]}"#;
+        let envelope = decode(text);
+        assert_eq!((envelope.before, envelope.unknown), (4, 4));
+        assert_eq!(envelope.announcements, [Announcement::Head { room: RoomId(9) }]);
+    }
+}

@@ -1,0 +1,197 @@
+//! Who is heard on the bus, and what was missed.
+
+use super::envelope::Envelope;
+use std::collections::HashMap;
+
+/// A peer that was not heard for so long may be cut off, or dead with commits that its database still makes.
+const QUIET_MS: u64 = 1_000;
+/// A peer that was not heard for so long is forgotten.
+const FORGOTTEN_MS: u64 = 10_000;
+/// For so long after something was missed, heads are read again and again.
+const WATCHFUL_MS: u64 = 10_000;
+/// How often, meanwhile.
+const SWEEP_INTERVAL_MS: u64 = 1_000;
+/// Peers that are remembered. Without a bound, garbage could fill the memory.
+const PEERS_LIMIT: usize = 1_000;
+
+/// The other nodes, as far as they are heard. Times are in milliseconds of one clock.
+#[derive(Debug, Default)]
+pub(super) struct Hearing {
+    peers: HashMap<String, Peer>,
+    /// Until when heads are read regularly, and when they were read last.
+    watchful_until_ms: u64,
+    swept_ms: Option<u64>,
+    is_urgent: bool,
+    /// Announcements that are known to have been made, and were not received.
+    missed: u64,
+}
+
+#[derive(Debug)]
+struct Peer {
+    /// How many announcements it has made.
+    made: u64,
+    heard_ms: u64,
+    is_quiet: bool,
+}
+
+impl Hearing {
+    /// A message of another node has arrived.
+    pub fn hear(&mut self, now_ms: u64, envelope: &Envelope) {
+        let made = envelope.before + envelope.announcements.len() as u64 + envelope.unknown;
+        if envelope.is_last {
+            // It has sent everything, and what it committed was announced.
+            match self.peers.remove(&envelope.session) {
+                Some(peer) if peer.made == envelope.before => {}
+                _ => self.watch(now_ms),
+            }
+            return;
+        }
+        match self.peers.get_mut(&envelope.session) {
+            Some(peer) => {
+                let missed = envelope.before.saturating_sub(peer.made);
+                let was_quiet = std::mem::take(&mut peer.is_quiet);
+                peer.heard_ms = now_ms;
+                peer.made = peer.made.max(made);
+                self.missed += missed;
+                if missed > 0 || was_quiet || envelope.unknown > 0 {
+                    self.watch(now_ms);
+                }
+            }
+            None => {
+                if self.peers.len() < PEERS_LIMIT {
+                    self.peers.insert(envelope.session.clone(), Peer { made, heard_ms: now_ms, is_quiet: false });
+                }
+                // What it has announced so far is unknown.
+                self.watch(now_ms);
+            }
+        }
+    }
+
+    /// Something may have been missed.
+    pub fn watch(&mut self, now_ms: u64) {
+        self.watchful_until_ms = now_ms + WATCHFUL_MS;
+        self.is_urgent = true;
+    }
+
+    /// Whether heads are to be read now. To be asked a few times a second.
+    pub fn must_sweep(&mut self, now_ms: u64) -> bool {
+        let mut has_lost_one = false;
+        self.peers.retain(|_, peer| {
+            let quiet_ms = now_ms.saturating_sub(peer.heard_ms);
+            has_lost_one |= quiet_ms >= QUIET_MS && !std::mem::replace(&mut peer.is_quiet, quiet_ms >= QUIET_MS);
+            quiet_ms < FORGOTTEN_MS
+        });
+        if has_lost_one {
+            self.watch(now_ms);
+        }
+        let is_due = now_ms < self.watchful_until_ms
+            && self.swept_ms.is_none_or(|swept_ms| now_ms >= swept_ms + SWEEP_INTERVAL_MS);
+        if is_due || self.is_urgent {
+            self.is_urgent = false;
+            self.swept_ms = Some(now_ms);
+            return true;
+        }
+        false
+    }
+
+    /// How many other nodes are heard.
+    pub fn peers(&self) -> u64 {
+        self.peers.len() as u64
+    }
+
+    /// How many announcements were missed since the last call.
+    pub fn take_missed(&mut self) -> u64 {
+        std::mem::take(&mut self.missed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uproar_core::Announcement;
+    use uproar_model::RoomId;
+
+    fn envelope(session: &str, before: u64, count: usize) -> Envelope {
+        let announcements = vec![Announcement::Head { room: RoomId(1) }; count];
+        Envelope { session: session.to_owned(), before, announcements, unknown: 0, is_last: false, beat: None }
+    }
+
+    /// The times at which heads are read, between two times.
+    fn sweeps(hearing: &mut Hearing, times: std::ops::Range<u64>) -> Vec<u64> {
+        times.step_by(100).filter(|now_ms| hearing.must_sweep(*now_ms)).collect()
+    }
+
+    /// A peer that has been heard for a while, without a gap.
+    fn settled() -> (Hearing, u64) {
+        let mut hearing = Hearing::default();
+        for now_ms in (0..20_000).step_by(200) {
+            hearing.hear(now_ms, &envelope("a", 0, 0));
+            hearing.must_sweep(now_ms);
+        }
+        (hearing, 20_000)
+    }
+
+    #[test]
+    fn a_new_peer_makes_watchful() {
+        let mut hearing = Hearing::default();
+        assert!(sweeps(&mut hearing, 0..1_000).is_empty());
+        assert!(hearing.peers() == 0);
+        let mut swept = Vec::new();
+        for now_ms in (1_000..20_000).step_by(200) {
+            hearing.hear(now_ms, &envelope("a", 7, 0));
+            swept.extend(hearing.must_sweep(now_ms).then_some(now_ms));
+        }
+        assert_eq!(swept, [1_000, 2_000, 3_000, 4_000, 5_000, 6_000, 7_000, 8_000, 9_000, 10_000]);
+        assert!(hearing.peers() == 1 && hearing.take_missed() == 0);
+    }
+
+    #[test]
+    fn numbers_without_a_gap_need_no_sweep() {
+        let (mut hearing, now_ms) = settled();
+        hearing.hear(now_ms, &envelope("a", 0, 2));
+        hearing.hear(now_ms, &envelope("a", 2, 1));
+        hearing.hear(now_ms, &envelope("a", 3, 0));
+        assert!(!hearing.must_sweep(now_ms));
+    }
+
+    #[test]
+    fn a_missed_number_is_noticed_with_the_next_message() {
+        let (mut hearing, now_ms) = settled();
+        hearing.hear(now_ms, &envelope("a", 0, 1));
+        hearing.hear(now_ms, &envelope("a", 3, 1));
+        assert!(hearing.must_sweep(now_ms) && !hearing.must_sweep(now_ms + 1));
+        assert_eq!(hearing.take_missed(), 2);
+        // The same message again is no news, and one that comes late is not either.
+        let later_ms = now_ms + 500;
+        hearing.hear(later_ms, &envelope("a", 3, 1));
+        hearing.hear(later_ms, &envelope("a", 1, 2));
+        assert!(!hearing.must_sweep(later_ms) && hearing.take_missed() == 0);
+    }
+
+    #[test]
+    fn a_peer_that_falls_silent_may_have_committed_something() {
+        let (mut hearing, now_ms) = settled();
+        let swept = sweeps(&mut hearing, now_ms..now_ms + 30_000);
+        assert_eq!((swept.first(), swept.len()), (Some(&(now_ms + 800)), 10), "{swept:?}");
+        assert!(hearing.peers() == 0, "it is forgotten");
+    }
+
+    #[test]
+    fn a_peer_that_stops_in_an_orderly_way_has_announced_everything() {
+        let (mut hearing, now_ms) = settled();
+        hearing.hear(now_ms, &Envelope { is_last: true, ..envelope("a", 0, 0) });
+        assert!(!hearing.must_sweep(now_ms) && hearing.peers() == 0);
+        let (mut hearing, now_ms) = settled();
+        hearing.hear(now_ms, &Envelope { is_last: true, ..envelope("a", 5, 0) });
+        assert!(hearing.must_sweep(now_ms), "but not everything has arrived");
+    }
+
+    #[test]
+    fn peers_are_bounded() {
+        let mut hearing = Hearing::default();
+        for number in 0..2 * PEERS_LIMIT {
+            hearing.hear(0, &envelope(&number.to_string(), 0, 0));
+        }
+        assert_eq!(hearing.peers.len(), PEERS_LIMIT);
+    }
+}

@@ -1,0 +1,115 @@
+//! PostgreSQL's NOTIFY as a bus: short texts that every node of a cluster receives. A transaction that only notifies
+//! writes nothing to disk. Nothing that is sent is kept: a session that does not listen has missed it.
+
+use super::failures::trouble;
+use crate::error::one_line;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Each database has channels of its own.
+const CHANNEL: &str = "uproar";
+/// PostgreSQL's limit is 7,999 bytes.
+const MESSAGE_LIMIT_BYTES: usize = 7_900;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const SEND_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The bus of the nodes that share a PostgreSQL database. It has no state: senders and receivers have sessions of their
+/// own.
+#[derive(Clone, Debug)]
+pub struct PostgresBus {
+    options: PgConnectOptions,
+}
+
+/// Sends to all nodes, in order.
+pub struct BusSender {
+    connection: PgConnection,
+}
+
+/// Receives what all nodes send, this one included.
+pub struct BusReceiver {
+    listener: PgListener,
+}
+
+impl PostgresBus {
+    /// The longest message, in bytes.
+    pub const MESSAGE_LIMIT_BYTES: usize = MESSAGE_LIMIT_BYTES;
+
+    pub(super) fn new(options: PgConnectOptions) -> PostgresBus {
+        PostgresBus { options }
+    }
+
+    /// The id of the cluster, which the first node has drawn.
+    ///
+    /// # Errors
+    /// If PostgreSQL can't be reached, in one line.
+    pub async fn cluster(&self) -> Result<String, String> {
+        within(CONNECT_TIMEOUT, async {
+            let mut connection = self.options.connect().await?;
+            let sql = "SELECT value FROM meta WHERE name = 'cluster'";
+            let id = sqlx::query_scalar(sql).fetch_one(&mut connection).await?;
+            connection.close().await?;
+            Ok(id)
+        })
+        .await
+    }
+
+    /// # Errors
+    /// If PostgreSQL can't be reached, in one line.
+    pub async fn sender(&self) -> Result<BusSender, String> {
+        let connection = within(CONNECT_TIMEOUT, self.options.connect()).await?;
+        Ok(BusSender { connection })
+    }
+
+    /// Receives everything that is sent after this has returned.
+    ///
+    /// # Errors
+    /// If PostgreSQL can't be reached, in one line.
+    pub async fn receiver(&self) -> Result<BusReceiver, String> {
+        let listener = within(CONNECT_TIMEOUT, async {
+            let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(self.options.clone());
+            let mut listener = PgListener::connect_with(&pool).await?;
+            // A session that ends has missed something, which the caller must know.
+            listener.eager_reconnect(false);
+            listener.listen(CHANNEL).await?;
+            Ok(listener)
+        })
+        .await?;
+        Ok(BusReceiver { listener })
+    }
+}
+
+impl BusSender {
+    /// Sends texts of at most [`PostgresBus::MESSAGE_LIMIT_BYTES`], without U+0000, in one round trip.
+    ///
+    /// # Errors
+    /// If it is unknown whether they were sent, in one line. The sender can't be used any more.
+    pub async fn send(&mut self, messages: &[String]) -> Result<(), String> {
+        within(SEND_TIMEOUT, async {
+            let sql = "SELECT count(pg_notify($1, message)) FROM unnest($2) AS message";
+            sqlx::query(sql).bind(CHANNEL).bind(messages).execute(&mut self.connection).await?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl BusReceiver {
+    /// The next message. Cancel safe.
+    ///
+    /// # Errors
+    /// If the session has ended, in one line. The receiver can't be used any more.
+    pub async fn next(&mut self) -> Result<String, String> {
+        match self.listener.try_recv().await {
+            Ok(Some(notification)) => Ok(notification.payload().to_owned()),
+            Ok(None) => Err("the session that listens has ended".to_owned()),
+            Err(error) => Err(one_line(&error)),
+        }
+    }
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, String> {
+    let done = timeout(limit, work).await.unwrap_or_else(|_| Err(trouble("PostgreSQL does not answer")));
+    done.map_err(|error| one_line(&error))
+}
