@@ -3,6 +3,7 @@
 
 use crate::client::{FIN, Raw, TEXT, frame, unmasked_frame};
 use crate::databases::Kind;
+use crate::nodes::Cluster;
 use crate::server::{Server, Setup, until};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +18,12 @@ async fn every_metric_that_operators_are_told_of_exists() {
     let (setup, _) = Setup::new(Kind::Sqlite, &[]).await.with_tls();
     let server = setup.start().await;
     provoke_all_labels(&server).await;
-    let text = String::from_utf8(server.get("/metrics", "").await.body).expect("UTF-8");
+    // Only a node has a bus.
+    let cluster = Cluster::start(1, &[]).await;
+    let mut text = String::new();
+    for server in [&server, &cluster.nodes[0]] {
+        text += &String::from_utf8(server.get("/metrics", "").await.body).expect("UTF-8");
+    }
     let series = series(&text);
 
     let dashboard = read("deploy/grafana.json");
