@@ -37,7 +37,8 @@ struct Peer {
 impl Hearing {
     /// A message of another node has arrived.
     pub fn hear(&mut self, now_ms: u64, envelope: &Envelope) {
-        let made = envelope.before + envelope.announcements.len() as u64 + envelope.unknown;
+        // Anybody who may use the database can send any number.
+        let made = envelope.before.saturating_add(envelope.announcements.len() as u64 + envelope.unknown);
         if envelope.is_last {
             // It has sent everything, and what it committed was announced.
             match self.peers.remove(&envelope.session) {
@@ -52,7 +53,7 @@ impl Hearing {
                 let was_quiet = std::mem::take(&mut peer.is_quiet);
                 peer.heard_ms = now_ms;
                 peer.made = peer.made.max(made);
-                self.missed += missed;
+                self.missed = self.missed.saturating_add(missed);
                 if missed > 0 || was_quiet || envelope.unknown > 0 {
                     self.watch(now_ms);
                 }
@@ -184,6 +185,15 @@ mod tests {
         let (mut hearing, now_ms) = settled();
         hearing.hear(now_ms, &Envelope { is_last: true, ..envelope("a", 5, 0) });
         assert!(hearing.must_sweep(now_ms), "but not everything has arrived");
+    }
+
+    #[test]
+    fn impossible_numbers_are_survived() {
+        let mut hearing = Hearing::default();
+        for (session, before) in [("a", u64::MAX), ("a", 0), ("b", 0), ("b", u64::MAX), ("c", 0), ("c", u64::MAX)] {
+            hearing.hear(0, &envelope(session, before, 2));
+        }
+        assert!(hearing.must_sweep(0) && hearing.take_missed() == u64::MAX);
     }
 
     #[test]
