@@ -81,7 +81,7 @@ struct Chaos {
 impl Chaos {
     async fn start(server: Server, pair: Option<Pair>, faults: Vec<Fault>) -> Chaos {
         // A restart after a failover makes clients start over.
-        let load = Load::start_over(&server, 4, 2, 2, pair.is_some()).await;
+        let load = Load::start_over(std::slice::from_ref(&server), 4, 2, 2, pair.is_some()).await;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_nanos() as u64;
         let seed = variable(SEED_VARIABLE).unwrap_or(now);
         Chaos { server, pair, load, faults, report: BTreeMap::new(), seed, random: seed }

@@ -117,7 +117,7 @@ async fn tokens_end_with_the_history_of_the_database() {
 }
 
 /// Whether the bus works on all nodes.
-async fn until_connected(cluster: &Cluster) {
+pub async fn until_connected(cluster: &Cluster) {
     for node in &cluster.nodes {
         until("the bus works", async || node.metric("uproar_bus_connected").await == 1.0).await;
         // Now it knows of the others, and what it commits is announced.

@@ -85,7 +85,8 @@ pub struct Load {
     pub ledger: Arc<Ledger>,
     room: String,
     reader: User,
-    port: watch::Sender<u16>,
+    /// Where clients connect: each at one of these ports, and at the next one after each connection.
+    ports: watch::Sender<Vec<u16>>,
     phase: watch::Sender<Phase>,
     /// The number of all clients.
     client_count: usize,
@@ -97,18 +98,23 @@ pub struct Load {
 impl Load {
     /// Starts senders (by WebSocket), publishers (by HTTP) and readers in a new room.
     pub async fn start(server: &Server, senders: usize, publishers: usize, readers: usize) -> Load {
-        Load::start_over(server, senders, publishers, readers, false).await
+        Load::start_over(std::slice::from_ref(server), senders, publishers, readers, false).await
+    }
+
+    /// The same on several nodes, over which the clients are spread.
+    pub async fn start_on(nodes: &[Server], senders: usize, publishers: usize, readers: usize) -> Load {
+        Load::start_over(nodes, senders, publishers, readers, false).await
     }
 
     /// The same. `may_start_over`: whether the rooms may get a new epoch. Clients then read everything again.
     pub async fn start_over(
-        server: &Server,
+        nodes: &[Server],
         senders: usize,
         publishers: usize,
         readers: usize,
         may_start_over: bool,
     ) -> Load {
-        let room = "load".to_owned();
+        let (server, room) = (&nodes[0], "load".to_owned());
         let owner = server.user("owner").await;
         server.create_room(&owner, &room).await;
         let ledger = Ledger {
@@ -122,7 +128,7 @@ impl Load {
             ledger: Arc::new(ledger),
             room,
             reader: owner,
-            port: watch::Sender::new(server.port),
+            ports: watch::Sender::new(ports_of(nodes)),
             phase: watch::Sender::new(Phase::Run),
             client_count: senders + publishers + readers,
             websocket_count: senders + readers,
@@ -133,18 +139,18 @@ impl Load {
             let user = server.user(&name).await;
             let window = if index < senders { 16 } else { 0 };
             let (pending, view) = (VecDeque::new(), View::default());
-            let client = Client { user, window, may_start_over, next: 0, pending, view };
-            let (port, phase) = (load.port.subscribe(), load.phase.subscribe());
+            let client = Client { user, window, may_start_over, turn: index, next: 0, pending, view };
+            let (ports, phase) = (load.ports.subscribe(), load.phase.subscribe());
             let (room, ledger) = (load.room.clone(), Arc::clone(&load.ledger));
-            load.clients.spawn(async move { Some(client.run(&room, port, phase, &ledger).await) });
+            load.clients.spawn(async move { Some(client.run(&room, ports, phase, &ledger).await) });
         }
         for number in 0..publishers {
             let user = server.user(&format!("publisher{number}")).await;
             server.post(&format!("/rooms/{}/join", load.room), &user.token, json!({})).await.expect(200);
-            let (port, phase) = (load.port.subscribe(), load.phase.subscribe());
+            let (ports, phase) = (load.ports.subscribe(), load.phase.subscribe());
             let (room, ledger) = (load.room.clone(), Arc::clone(&load.ledger));
             load.clients.spawn(async move {
-                publish(&user, &room, port, phase, &ledger).await;
+                publish(&user, number, &room, ports, phase, &ledger).await;
                 None
             });
         }
@@ -153,9 +159,11 @@ impl Load {
 
     /// Waits until all clients have joined, and then until that many more messages are acknowledged.
     pub async fn wait_for_acks(&mut self, messages: usize) {
-        let (mut joined, port, clients) = (self.ledger.joined.subscribe(), *self.port.borrow(), self.websocket_count);
+        let (mut joined, clients) = (self.ledger.joined.subscribe(), self.websocket_count);
+        let ports = self.ports.borrow().clone();
         self.watched("all clients have joined", async {
-            let all = |joined: &HashMap<String, u16>| joined.values().filter(|at| **at == port).count() == clients;
+            let all =
+                |joined: &HashMap<String, u16>| joined.values().filter(|at| ports.contains(at)).count() == clients;
             joined.wait_for(all).await.expect("the ledger exists");
         })
         .await;
@@ -169,7 +177,12 @@ impl Load {
 
     /// Tells the clients the port of the restarted server.
     pub fn moved_to(&self, server: &Server) {
-        self.port.send_replace(server.port);
+        self.spread_over(std::slice::from_ref(server));
+    }
+
+    /// Tells the clients which nodes there are. Those that are connected stay where they are.
+    pub fn spread_over(&self, nodes: &[Server]) {
+        self.ports.send_replace(ports_of(nodes));
     }
 
     /// Lets all clients finish. Compares what was acknowledged, what they saw and what is stored.
@@ -234,6 +247,10 @@ impl Load {
     }
 }
 
+fn ports_of(nodes: &[Server]) -> Vec<u16> {
+    nodes.iter().map(|node| node.port).collect()
+}
+
 /// Checks that the messages of each sender are in the order in which they were first sent.
 pub fn assert_in_order_of_each_sender(views: &[View]) {
     for view in views {
@@ -266,6 +283,8 @@ struct Client {
     window: usize,
     /// Whether the room may get a new epoch.
     may_start_over: bool,
+    /// Which of the ports is next.
+    turn: usize,
     /// The number of the next new message.
     next: u64,
     /// Messages that are not acknowledged, oldest first.
@@ -277,14 +296,15 @@ impl Client {
     async fn run(
         mut self,
         room: &str,
-        mut port: watch::Receiver<u16>,
+        mut ports: watch::Receiver<Vec<u16>>,
         mut phase: watch::Receiver<Phase>,
         ledger: &Ledger,
     ) -> View {
         self.view.name = self.user.name.clone();
         let mut is_settled = false;
         loop {
-            let at = *port.borrow_and_update();
+            let at = at_turn(&ports.borrow_and_update(), self.turn);
+            self.turn += 1;
             let mut query = format!("room={room}&format=json&since={}", self.view.last);
             if let Some(epoch) = &self.view.epoch {
                 query += &format!("&epoch={epoch}");
@@ -303,7 +323,7 @@ impl Client {
                 Err(error) => assert!(!error.to_string().contains("HTTP error: 4"), "{}: {error}", self.user.name),
             }
             tokio::select! {
-                _ = port.changed() => {}
+                _ = ports.changed() => {}
                 () = tokio::time::sleep(PAUSE) => {}
             }
         }
@@ -404,11 +424,16 @@ impl Client {
     }
 }
 
+fn at_turn(ports: &[u16], turn: usize) -> u16 {
+    ports[turn % ports.len()]
+}
+
 /// Publishes by HTTP, one message after the other, each of them until it is stored.
 async fn publish(
     user: &User,
+    mut turn: usize,
     room: &str,
-    mut port: watch::Receiver<u16>,
+    mut ports: watch::Receiver<Vec<u16>>,
     mut phase: watch::Receiver<Phase>,
     ledger: &Ledger,
 ) {
@@ -422,10 +447,13 @@ async fn publish(
         next += 1;
         let body = json!({"text": text_of(&id), "id": id});
         loop {
-            let at = *port.borrow_and_update();
+            let at = at_turn(&ports.borrow_and_update(), turn);
             let http = match connection.take() {
                 Some(http) => Ok(http),
-                None => Http::connect(at).await,
+                None => {
+                    turn += 1;
+                    Http::connect(at).await
+                }
             };
             let answer = match http {
                 Ok(mut http) => {
@@ -450,7 +478,7 @@ async fn publish(
                 Err(_) => {}
             }
             tokio::select! {
-                _ = port.changed() => connection = None,
+                _ = ports.changed() => connection = None,
                 () = tokio::time::sleep(PAUSE) => {}
             }
         }

@@ -25,12 +25,16 @@ pub fn node_setup(url: &str, name: &str, options: &[&str]) -> Setup {
 impl Cluster {
     /// Starts this many nodes, called a, b, c, and so on, on a new database.
     pub async fn start(count: usize, options: &[&str]) -> Cluster {
-        let url = new_postgres_database().await;
+        Cluster::start_on(&new_postgres_database().await, count, options).await
+    }
+
+    /// The same on this database.
+    pub async fn start_on(url: &str, count: usize, options: &[&str]) -> Cluster {
         let mut nodes = Vec::new();
         for name in ["a", "b", "c"].iter().take(count) {
-            nodes.push(node_setup(&url, name, options).start().await);
+            nodes.push(node_setup(url, name, options).start().await);
         }
-        Cluster { nodes, url }
+        Cluster { nodes, url: url.to_owned() }
     }
 
     pub fn url(&self) -> &str {
