@@ -1,7 +1,9 @@
 //! Proves that the server refuses a pooler that shares sessions between clients, and works through one that does not.
 
 use crate::client::within;
+use crate::cluster::until_connected;
 use crate::databases::{new_postgres_database, skip_without_own_postgres};
+use crate::nodes::{Cluster, node_setup};
 use crate::server::{Setup, assert_contains, run};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -39,6 +41,7 @@ impl Pooler {
         let text = format!(
             "[databases]\n* = host=127.0.0.1 port={port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
              listen_port = {own_port}\nauth_type = trust\nauth_file = {}\npool_mode = {pool_mode}\n\
+             default_pool_size = 100\n\
              ignore_startup_parameters = options,extra_float_digits\nunix_socket_dir =\n",
             users.display()
         );
@@ -61,6 +64,34 @@ impl Pooler {
         within("PgBouncer listens", listens).await;
         let url = direct.replace(&format!(":{port}/"), &format!(":{own_port}/"));
         Pooler { url, _process: process, _folder: folder }
+    }
+}
+
+#[tokio::test]
+async fn nodes_need_a_pooler_that_shares_no_sessions() {
+    if skip_without_own_postgres() {
+        return;
+    }
+    let Some(program) = program() else { panic!("install the package pgbouncer (scripts/test-postgres does)") };
+    let sharing = Pooler::start(program, "transaction").await;
+    let (status, error) = node_setup(&sharing.url, "a", &[]).fail_to_start().await;
+    assert_eq!(status, Some(1));
+    assert_contains(&error, &["pooler", "directly", "pool_mode = session"]);
+
+    let separate = Pooler::start(program, "session").await;
+    let cluster = Cluster::start_on(&separate.url, 2, &[]).await;
+    until_connected(&cluster).await;
+    let ann = cluster.nodes[0].sign_up("Ann").await;
+    cluster.nodes[0].create_room(&ann, "r").await;
+    let mut clients = [cluster.nodes[0].join(&ann, "room=r").await, cluster.nodes[1].join(&ann, "room=r").await];
+    for (index, text) in ["one", "two", "three", "four"].into_iter().enumerate() {
+        clients[index % 2].send(text).await;
+        for client in &mut clients {
+            assert_eq!(client.message().await, (index as u64 + 1, text.to_owned()));
+        }
+    }
+    for node in &cluster.nodes {
+        assert!(node.metric("uproar_bus_received_total").await >= 2.0, "what was committed was not announced");
     }
 }
 
