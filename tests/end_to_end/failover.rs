@@ -111,7 +111,7 @@ impl Pair {
     }
 
     /// Ends the replication for good, so that the standby falls behind.
-    async fn cut_replication(&self) {
+    pub async fn cut_replication(&self) {
         let mut standby = PgConnection::connect(&self.standby.url("postgres")).await.unwrap();
         for sql in ["ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()"] {
             standby.execute(sql).await.unwrap();

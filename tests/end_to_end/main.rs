@@ -91,6 +91,7 @@ mod chaos;
 mod check;
 mod clocks;
 mod cluster;
+mod cluster_faults;
 mod crash;
 mod crowd;
 mod echo;

@@ -1,0 +1,380 @@
+//! Proves that a cluster keeps its promises while nodes are killed and stopped, and while the bus and the database fail.
+//!
+//! The load (see `load.rs`) is spread over all nodes. It compares what was acknowledged and what each client has seen
+//! with what is stored.
+
+use crate::client::{Received, User, Ws, within};
+use crate::cluster::until_connected;
+use crate::databases::Backdoor;
+use crate::failover::{End, Pair};
+use crate::load::{Load, View, assert_in_order_of_each_sender};
+use crate::nodes::{Cluster, node_setup};
+use crate::server::{Server, text, until};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// With its default limits a node would slow down a load like this one.
+const OPTIONS: [&str; 2] = ["--limit", "publish_rate_per_second=0"];
+/// An announcement takes milliseconds. The sweep of a node whose bus works comes after five seconds.
+const QUICK: Duration = Duration::from_millis(400);
+
+/// A member of a room, with a connection to each node.
+struct Watcher {
+    clients: Vec<Ws>,
+    sent: usize,
+}
+
+impl Watcher {
+    async fn start(nodes: &[Server]) -> Watcher {
+        let user = nodes[0].user("watcher").await;
+        nodes[0].create_room(&user, "watched").await;
+        let mut clients = Vec::new();
+        for node in nodes {
+            clients.push(node.join(&user, "room=watched").await);
+        }
+        Watcher { clients, sent: 0 }
+    }
+
+    /// Sends a message through one node. Returns how long it took until all nodes had delivered it.
+    async fn deliver(&mut self) -> Duration {
+        let sender = self.sent % self.clients.len();
+        self.sent += 1;
+        let sent = (self.sent as u64, format!("message {}", self.sent));
+        let started = Instant::now();
+        self.clients[sender].send(&*sent.1).await;
+        for client in &mut self.clients {
+            assert_eq!(client.message().await, sent);
+        }
+        started.elapsed()
+    }
+
+    /// Waits until deliveries are as quick as announcements make them.
+    async fn expect_quick(&mut self, nodes: &[Server]) {
+        for node in nodes {
+            until("the bus works", async || node.metric("uproar_bus_connected").await == 1.0).await;
+        }
+        let mut delays = Vec::new();
+        for _ in 0..15 {
+            delays.push(self.deliver().await);
+        }
+        delays.sort_unstable();
+        // Some of them may have been held up by whatever else this machine does.
+        assert!(delays[7] < QUICK, "{delays:?}");
+    }
+}
+
+fn expect_rejoins(views: &[View], is_expected: impl Fn(&Received) -> bool) {
+    for view in views {
+        assert!(view.ends.iter().all(&is_expected), "{}: {:?}", view.name, view.ends);
+    }
+    assert!(views.iter().any(|view| !view.ends.is_empty()), "no client has lost its connection");
+}
+
+#[tokio::test]
+async fn nothing_is_lost_when_nodes_are_killed() {
+    let Cluster { mut nodes, .. } = Cluster::start(3, &OPTIONS).await;
+    let mut load = Load::start_on(&nodes, 5, 2, 3).await;
+    for messages in [100, 37, 211, 60, 150, 93] {
+        load.wait_for_acks(messages).await;
+        let mut victim = nodes.remove(0);
+        victim.kill().await;
+        // Its clients recover on the others.
+        load.spread_over(&nodes);
+        load.wait_for_acks(50).await;
+        nodes.push(victim.restart().await);
+        load.spread_over(&nodes);
+    }
+    load.wait_for_acks(100).await;
+    let views = load.finish(&nodes[0]).await;
+    assert_in_order_of_each_sender(&views);
+    expect_rejoins(&views, |end| matches!(end, Received::Aborted | Received::Closed(Some(3010), _)));
+    Watcher::start(&nodes).await.expect_quick(&nodes).await;
+}
+
+#[tokio::test]
+async fn a_rolling_restart_loses_nothing() {
+    let Cluster { mut nodes, .. } = Cluster::start(3, &OPTIONS).await;
+    let mut load = Load::start_on(&nodes, 4, 2, 3).await;
+    for _ in 0..3 {
+        load.wait_for_acks(100).await;
+        let mut next = nodes.remove(0);
+        load.spread_over(&nodes);
+        next.stop().await;
+        nodes.push(next.restart().await);
+        load.spread_over(&nodes);
+    }
+    load.wait_for_acks(100).await;
+    let views = load.finish(&nodes[0]).await;
+    assert_in_order_of_each_sender(&views);
+    expect_rejoins(&views, |end| matches!(end, Received::Closed(Some(1001), _)));
+    Watcher::start(&nodes).await.expect_quick(&nodes).await;
+}
+
+/// Which sessions of the nodes are terminated.
+const LISTENING: &str = "query LIKE 'LISTEN %'";
+const SENDING: &str = "query LIKE '%pg_notify(%'";
+const GUARD: &str = "pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted)";
+
+/// Terminates these sessions, of one node or of all. Returns how many there were.
+async fn terminate(backdoor: &mut Backdoor, which: &str, limit: &str) -> usize {
+    let sql = format!(
+        "SELECT pg_terminate_backend(pid)::text FROM (SELECT pid FROM pg_stat_activity
+           WHERE datname = current_database() AND pid <> pg_backend_pid() AND {which} LIMIT {limit}) AS chosen"
+    );
+    backdoor.texts(&sql).await.len()
+}
+
+#[tokio::test]
+async fn nothing_is_lost_when_the_sessions_of_the_bus_and_the_guard_are_terminated() {
+    let cluster = Cluster::start(3, &OPTIONS).await;
+    until_connected(&cluster).await;
+    let mut backdoor = Backdoor::postgres(cluster.url()).await;
+    let mut watcher = Watcher::start(&cluster.nodes).await;
+    let mut load = Load::start_on(&cluster.nodes, 4, 2, 2).await;
+    for round in 0..5 {
+        for which in [LISTENING, SENDING, GUARD] {
+            load.wait_for_acks(40).await;
+            // After the last time, the session may not be open again yet.
+            until("there is such a session", async || {
+                terminate(&mut backdoor, which, if round % 2 == 0 { "1" } else { "ALL" }).await > 0
+            })
+            .await;
+        }
+    }
+    load.wait_for_acks(100).await;
+    let views = load.finish(&cluster.nodes[0]).await;
+    assert_in_order_of_each_sender(&views);
+    for view in &views {
+        assert!(view.ends.is_empty(), "{}: {:?}", view.name, view.ends);
+    }
+    watcher.expect_quick(&cluster.nodes).await;
+    for node in &cluster.nodes {
+        assert_eq!(node.get("/readyz", "").await.status, 200);
+    }
+}
+
+/// Messages are delivered by the sweep alone, at its interval.
+#[tokio::test]
+async fn deliveries_go_on_while_the_bus_is_cut() {
+    let cluster = Cluster::start(2, &OPTIONS).await;
+    until_connected(&cluster).await;
+    let mut watcher = Watcher::start(&cluster.nodes).await;
+    watcher.expect_quick(&cluster.nodes).await;
+    let mut backdoor = Backdoor::postgres(cluster.url()).await;
+    // What is sent vanishes. New sessions find the function that does nothing.
+    backdoor
+        .execute(
+            "BEGIN; ALTER FUNCTION pg_catalog.pg_notify(text, text) RENAME TO pg_notify_of_before;
+             CREATE FUNCTION pg_catalog.pg_notify(text, text) RETURNS void LANGUAGE sql AS ''; COMMIT",
+        )
+        .await;
+    assert_eq!(terminate(&mut backdoor, SENDING, "ALL").await, 2);
+    // This one is sent before anybody has noticed.
+    let first = watcher.deliver().await;
+    for node in &cluster.nodes {
+        until("the bus is down", async || node.metric("uproar_bus_connected").await == 0.0).await;
+    }
+    let mut delays = Vec::new();
+    for _ in 0..8 {
+        delays.push(watcher.deliver().await);
+    }
+    delays.sort_unstable();
+    assert!(delays[4] < Duration::from_millis(1_200) && delays[7] < Duration::from_secs(4), "{delays:?}");
+    assert!(first < Duration::from_secs(4), "{first:?}");
+    for node in &cluster.nodes {
+        assert_eq!(node.get("/readyz", "").await.status, 200, "the sweep alone is enough");
+        assert_eq!(node.setup.log().matches("the bus does not work").count(), 1);
+    }
+    backdoor
+        .execute(
+            "BEGIN; DROP FUNCTION pg_catalog.pg_notify(text, text);
+             ALTER FUNCTION pg_catalog.pg_notify_of_before(text, text) RENAME TO pg_notify; COMMIT",
+        )
+        .await;
+    terminate(&mut backdoor, SENDING, "ALL").await;
+    watcher.expect_quick(&cluster.nodes).await;
+}
+
+/// A stopped process knows nothing of what has happened meanwhile, and has input that it has not read.
+#[tokio::test]
+async fn a_node_that_was_stopped_does_not_act_on_old_rights() {
+    let cluster = Cluster::start(2, &[]).await;
+    until_connected(&cluster).await;
+    let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
+    let (ann, ben, cat) = (a.sign_up("Ann").await, b.sign_up("Ben").await, b.sign_up("Cat").await);
+    a.create_room(&ann, "lobby").await;
+    let mut on_a = a.join(&ann, "room=lobby").await;
+    let mut of_ann = b.join(&ann, "room=lobby").await;
+    let mut of_ben = b.join(&ben, "room=lobby").await;
+    let mut of_cat = b.join(&cat, "room=lobby").await;
+    assert_eq!(of_ben.round_trip("before").await.1, "before");
+    for client in [&mut on_a, &mut of_ann, &mut of_cat] {
+        assert_eq!(client.message().await.1, "before");
+    }
+    b.signal("STOP").await;
+    let removed = a.call("DELETE", "/rooms/lobby/members/Ben", &ann.token, Value::Null).await;
+    assert!(removed.status < 300, "{removed:?}");
+    a.post("/user/signout", &cat.token, Value::Null).await.expect(200);
+    on_a.send("after the removal").await;
+    // The removal is a publication too.
+    while !on_a.text().await.contains("after the removal") {}
+    of_ben.send("by Ben, who was removed").await;
+    of_cat.send("by Cat, who has signed out").await;
+    until("the node is missed", async || a.setup.log().contains("the node b is silent")).await;
+    b.signal("CONT").await;
+    for client in [&mut of_ben, &mut of_cat] {
+        let code = loop {
+            match client.next().await {
+                // What was sent meanwhile may be answered: it is refused.
+                Received::Text(text) => assert!(text.contains("\"error\"") && text.contains("103"), "{text}"),
+                Received::Closed(code, _) => break code,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(code, Some(3503));
+    }
+    until("the node is back", async || a.setup.log().matches("the node b has joined").count() == 2).await;
+    // It goes on, and its other clients have missed nothing.
+    while !of_ann.text().await.contains("after the removal") {}
+    assert_eq!(of_ann.round_trip("through b").await, on_a.message().await);
+    let stored = a.setup.backdoor().await.log("lobby").await;
+    assert!(stored.iter().all(|(_, user, ..)| user == "Ann" || user == "Ben"), "{stored:?}");
+    assert!(!stored.iter().any(|(.., text)| text.as_deref().is_some_and(|text| text.contains("who"))), "{stored:?}");
+    until("the node is ready", async || b.get("/readyz", "").await.status == 200).await;
+}
+
+/// Two nodes of which each reaches PostgreSQL through the proxy of the pair.
+async fn nodes_of(pair: &Pair) -> Vec<Server> {
+    let mut nodes = Vec::new();
+    for name in ["a", "b"] {
+        nodes.push(node_setup(&pair.url(), name, &OPTIONS).start().await);
+    }
+    nodes
+}
+
+#[tokio::test]
+async fn nodes_go_on_after_a_failover_that_loses_nothing() {
+    let Some(mut pair) = Pair::start().await else { return };
+    let mut nodes = nodes_of(&pair).await;
+    let ann = nodes[0].sign_up("Ann").await;
+    let mut of_ann = nodes[1].join(&ann, "room=live:x").await;
+    let mut load = Load::start_over(&nodes, 4, 2, 2, true).await;
+    load.wait_for_acks(100).await;
+    pair.fail_over(End::Crash).await;
+    load.wait_for_acks(1).await;
+    // The account may be missing. Here it is not, and she signs in again.
+    assert_eq!(of_ann.close_code().await, Some(3005));
+    for node in &nodes {
+        until("the old token has ended", async || node.get("/me", &ann.token).await.status == 401).await;
+    }
+    let body = json!({"username": "Ann", "password": "correct horse"});
+    let token = text(&nodes[0].post("/user/signin", "", body).await.expect(200)["token"]);
+    nodes[1].get("/me", &token).await.expect(200);
+    pair.rejoin().await;
+    load.wait_for_acks(100).await;
+    pair.fail_over(End::Silence).await;
+    load.wait_for_acks(100).await;
+    for node in &mut nodes {
+        assert_eq!(node.try_exit(), None, "the node has ended: {}", node.setup.log());
+    }
+    assert_in_order_of_each_sender(&load.finish(&nodes[0]).await);
+    Watcher::start(&nodes).await.expect_quick(&nodes).await;
+}
+
+/// Positions of a history of which the end is missing lead to nothing.
+#[tokio::test]
+async fn no_position_of_a_lost_history_is_recovered() {
+    let Some(mut pair) = Pair::start().await else { return };
+    let mut nodes = nodes_of(&pair).await;
+    let ann = nodes[0].user("ann").await;
+    nodes[0].create_room(&ann, "r").await;
+    let mut clients = [nodes[0].join(&ann, "room=r").await, nodes[1].join(&ann, "room=r").await];
+    assert_eq!(clients[0].round_trip("kept").await.0, 1);
+    let epoch = clients[0].epoch();
+    pair.run("ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf()").await;
+    pair.cut_replication().await;
+    assert_eq!(clients[1].message().await.0, 1);
+    assert_eq!(clients[1].round_trip("lost").await.0, 2);
+    pair.fail_over(End::Crash).await;
+    for client in &mut clients {
+        while let Received::Text(text) = client.next().await {
+            assert!(!text.contains("kept"), "{text}");
+        }
+    }
+    for node in &nodes {
+        for since in 0..3 {
+            let ws = join_at_last(node, &ann, &format!("room=r&since={since}&epoch={epoch}")).await;
+            assert_eq!(ws.joined["recovered"], false, "{since}: {}", ws.joined);
+            assert_ne!(ws.epoch(), epoch);
+        }
+    }
+    let mut clients = [nodes[0].join(&ann, "room=r").await, nodes[1].join(&ann, "room=r").await];
+    assert_eq!(clients[0].round_trip("other").await, (2, "other".to_owned()));
+    assert_eq!(clients[1].message().await, (2, "other".to_owned()));
+    for node in &mut nodes {
+        assert_eq!(node.try_exit(), None, "the node has ended: {}", node.setup.log());
+    }
+}
+
+/// Joins as soon as the node admits clients again.
+async fn join_at_last(node: &Server, user: &User, query: &str) -> Ws {
+    let joined = async {
+        loop {
+            match Ws::join(node.port, &user.token, query).await {
+                Ok(ws) => return ws,
+                Err(error) => assert!(!error.to_string().contains("HTTP error: 4"), "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("the node admits clients", joined).await
+}
+
+#[tokio::test]
+async fn announcements_that_make_no_sense_are_ignored() {
+    let cluster = Cluster::start(2, &[]).await;
+    until_connected(&cluster).await;
+    let mut watcher = Watcher::start(&cluster.nodes).await;
+    watcher.deliver().await;
+    let mut backdoor = Backdoor::postgres(cluster.url()).await;
+    let mut value = async |sql: &str| backdoor.texts(sql).await.pop().expect("a value");
+    let id = value("SELECT value FROM meta WHERE name = 'cluster'").await;
+    let generation = value("SELECT value FROM meta WHERE name = 'generation'").await;
+    let room: i64 = value("SELECT id::text FROM rooms WHERE name = 'watched'").await.parse().expect("an id");
+    let publication = |room: i64, generation: &str, offset: u64| json!({"p": [room, generation, offset, offset, 0, 1, "watcher", "forged", 1, null, "forged"]});
+    let envelope = |from: &str, before: u64, items: Value| {
+        json!({"v": 1, "cluster": id, "from": from, "before": before, "a": items}).to_string()
+    };
+    let ignored = [
+        String::new(),
+        "hello".to_owned(),
+        "{}".to_owned(),
+        "[".repeat(5_000),
+        json!({"v": 1, "cluster": id, "from": "x", "before": -1}).to_string(),
+        envelope("x", 0, json!([])).replace(&id, "other"),
+    ];
+    let huge = 1_u64 << 62;
+    let heard = [
+        envelope("x", huge, json!([publication(room, &generation, huge)])),
+        envelope("x", u64::MAX, json!([publication(room, &generation, u64::MAX), {"h": room}])),
+        envelope("y", 1, json!([publication(room, "abc", 2), publication(room, "abc", 3)])),
+        envelope("y", 3, json!([publication(room, &generation, 0), publication(room, &generation, 1)])),
+        envelope("y", 5, json!([{"unknown": [1]}, {"h": "x"}, 7, null, {"h": room, "z": 1}])),
+        envelope("y", 10, json!([{"h": -1}, {"h": i64::MAX}, publication(i64::MIN, &generation, huge)])),
+        envelope("y", 13, json!([{"r": [1, "nowhere", huge, huge]}, {"j": [-1, ""]}, {"l": [i64::MAX, "watched"]}])),
+        json!({"v": 9, "cluster": id, "from": "z", "before": 0, "last": true, "beat": u64::MAX}).to_string(),
+    ];
+    for (index, text) in ignored.iter().chain(&heard).enumerate() {
+        backdoor.execute(&format!("SELECT pg_notify('uproar', '{}')", text.replace('\'', "''"))).await;
+        // Nothing that is not stored is shown, and what is stored is.
+        watcher.deliver().await;
+        assert_eq!(watcher.sent, index + 2);
+    }
+    for node in &cluster.nodes {
+        let count = ignored.len() as f64;
+        until("all are counted", async || node.metric("uproar_bus_ignored_total").await == count).await;
+        let log = node.setup.log();
+        assert_eq!(log.matches("the bus also carries").count(), 1, "{log}");
+    }
+    watcher.expect_quick(&cluster.nodes).await;
+}
