@@ -2,7 +2,7 @@
 //! from a dump), or on another timeline (restored to a point in time, or a standby took over, which may lack the last
 //! commits).
 
-use super::failures::Target;
+use super::failures::{Target, code};
 use super::guard::{Guard, Mode};
 use super::setup::connect_options;
 use crate::error::{OpenError, one_line};
@@ -116,7 +116,7 @@ async fn identities(connection: &mut PgConnection) -> Result<(Option<String>, Op
 async fn identity(connection: &mut PgConnection, sql: &'static str) -> Result<Option<String>, sqlx::Error> {
     match connection.fetch_one(sql).await {
         Ok(row) => row.try_get(0),
-        Err(error @ sqlx::Error::Database(_)) => {
+        Err(error) if code(&error).is_some_and(|code| is_refusal(&code)) => {
             tracing::warn!(
                 error = one_line(&error),
                 "a missing right of the database role hides some restores; run `uproar restored` after a restore"
@@ -124,5 +124,23 @@ async fn identity(connection: &mut PgConnection, sql: &'static str) -> Result<Op
             Ok(None)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Whether PostgreSQL refuses to say it at all: no right, or no such function. Any other error is over some time, and
+/// must not hide that another server has taken over.
+fn is_refusal(code: &str) -> bool {
+    matches!(code.get(..2), Some("42" | "0A"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_refusal;
+
+    /// A session that an administrator has terminated (57P01) was taken for one without rights.
+    #[test]
+    fn only_a_refusal_hides_an_identity() {
+        assert!(["42501", "42883", "0A000"].into_iter().all(is_refusal));
+        assert!(!["57P01", "57014", "53200", "55P03", "08006", ""].into_iter().any(is_refusal));
     }
 }
