@@ -100,10 +100,12 @@ async fn tokens_end_with_the_history_of_the_database() {
     let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid()";
     shell.execute(cut).await;
-    assert_eq!(ws.close_code().await, Some(3005));
-    assert_eq!(on_b.close_code().await, Some(3005));
+    for client in [&mut ws, &mut on_b] {
+        // A room may learn of the new history first (3010). The client does not come back with its token either way.
+        assert!(matches!(client.close_code().await, Some(3005 | 3010)));
+    }
     for node in [a, b] {
-        assert_eq!(node.get("/me", &ann.token).await.status, 401);
+        until("the token has ended", async || node.get("/me", &ann.token).await.status == 401).await;
     }
     let body = json!({"username": "Ann", "password": "correct horse"});
     let answer = b.post("/user/signin", "", body).await.expect(200);

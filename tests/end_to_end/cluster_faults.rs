@@ -150,6 +150,8 @@ async fn nothing_is_lost_when_the_sessions_of_the_bus_and_the_guard_are_terminat
     watcher.expect_quick(&cluster.nodes).await;
     for node in &cluster.nodes {
         assert_eq!(node.get("/readyz", "").await.status, 200);
+        let log = node.setup.log();
+        assert!(!log.contains("a missing right") && !log.contains("clients start over"), "{log}");
     }
 }
 
