@@ -1,5 +1,7 @@
 //! What shards must know about the bus, through which the nodes of a cluster tell each other what they have committed.
 
+use crate::protocol::LiveEntry;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use uproar_model::{DatabaseGeneration, Publication, RoomId, UserEvent, UserId};
 
@@ -10,9 +12,13 @@ pub struct BusState {
     bus: AtomicU8,
     /// Whether anybody hears what is announced.
     has_peers: AtomicBool,
-    /// Announcements that found no place in the queue to the bus.
+    /// Announcements that found no place in the queue to the bus: those of `live:` messages, and all others.
+    dropped_live: AtomicU64,
     dropped: AtomicU64,
 }
+
+/// The longest text of a `live:` message between nodes, in bytes, as a JSON string.
+pub const LIVE_LIMIT_BYTES: usize = 7_000;
 
 /// What a node tells the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +28,17 @@ pub enum Announcement {
     /// Something has happened to a room that only its head tells: an earlier commit has become known, or the room was
     /// deleted.
     Head { room: RoomId },
+    /// A message for a `live:` channel (its name without `live:`).
+    Live { channel: Arc<str>, entry: LiveEntry },
     /// An event for all connections of a user.
     User { user: UserId, event: UserEvent },
+}
+
+impl Announcement {
+    /// Whether nothing but this announcement tells what it says.
+    pub fn is_live(&self) -> bool {
+        matches!(self, Announcement::Live { .. })
+    }
 }
 
 /// See [`BusState`].
@@ -57,13 +72,14 @@ impl BusState {
         self.has_peers.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn count_dropped(&self) {
-        self.dropped.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn count_dropped(&self, announcement: &Announcement) {
+        let dropped = if announcement.is_live() { &self.dropped_live } else { &self.dropped };
+        dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many announcements found no place since the last call.
-    pub fn take_dropped(&self) -> u64 {
-        self.dropped.swap(0, Ordering::Relaxed)
+    /// How many announcements found no place since the last call: those of `live:` messages, and all others.
+    pub fn take_dropped(&self) -> (u64, u64) {
+        (self.dropped_live.swap(0, Ordering::Relaxed), self.dropped.swap(0, Ordering::Relaxed))
     }
 
     pub fn get(&self) -> Bus {

@@ -54,10 +54,11 @@ impl Context {
             return;
         }
         // The other places are for answers.
+        let announcement = announcement();
         if host.free_places(Endpoint::Bus) as u64 > self.limits().mesh_calls_limit {
-            host.send(Endpoint::Bus, Message::Announce(announcement()));
+            host.send(Endpoint::Bus, Message::Announce(announcement));
         } else {
-            bus.count_dropped();
+            bus.count_dropped(&announcement);
         }
     }
 

@@ -356,7 +356,8 @@ pub enum Message {
         request: JoinRequest,
         outcome: CheckOutcome,
     },
-    /// A message for a `live:` channel, to its home. Answered with `CreditReturned`.
+    /// A message for a `live:` channel, to its home; the bus brings those of other nodes. Answered with
+    /// `CreditReturned`.
     Live {
         channel: Arc<str>,
         entry: LiveEntry,
@@ -454,6 +455,8 @@ pub enum Message {
     },
     /// To every shard: the heads of rooms may have changed without their homes knowing.
     SweepNow,
+    /// From the bus, to every shard: messages for `live:` channels were lost. Their subscribers are told so.
+    LiveLost,
     /// To the bus, for the other nodes. No answer; dropped if the queue is full, which the others notice.
     Announce(Announcement),
     /// From the bus, to the home: another node has committed something in this room. Without the publication, or if the

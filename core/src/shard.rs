@@ -415,6 +415,9 @@ impl Shard {
             Message::Check { room, request } => self.homes.on_check(cx, room, request, host),
             Message::Live { channel, entry } => {
                 cx.messenger.acknowledge(from, host);
+                if from != Endpoint::Bus {
+                    cx.announce(host, || Announcement::Live { channel: channel.clone(), entry: entry.clone() });
+                }
                 self.homes.on_live(&Channel::Live(channel), entry);
             }
             Message::PresenceChanged { channel, changes } => {
@@ -439,6 +442,10 @@ impl Shard {
             Message::SweepNow => {
                 cx.messenger.acknowledge(from, host);
                 self.homes.sweep_now();
+            }
+            Message::LiveLost => {
+                cx.messenger.acknowledge(from, host);
+                self.homes.lose_live(cx, host);
             }
             Message::Announced { room, generation, publication } => {
                 cx.messenger.acknowledge(from, host);

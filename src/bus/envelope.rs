@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::VecDeque;
 use uproar_core::Announcement;
+use uproar_core::protocol::LiveEntry;
 use uproar_model::{DatabaseGeneration, Kind, Marker, Publication, RoomId, User, UserEvent, UserId};
 
 /// The version of this format.
@@ -21,7 +22,7 @@ pub(super) struct Envelope {
     /// Which run of which node has sent it: a random word.
     pub session: String,
     /// How many announcements the session made before those in this message.
-    pub before: u64,
+    pub before: Counts,
     pub announcements: Vec<Announcement>,
     /// Announcements of kinds that this release does not know.
     pub unknown: u64,
@@ -29,6 +30,27 @@ pub(super) struct Envelope {
     pub is_last: bool,
     /// The number of the beat, if this is one.
     pub beat: Option<u64>,
+}
+
+/// How many announcements a session has made. They are counted apart because the database does not have `live:`
+/// messages: if one of them is missed, it is lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Counts {
+    #[serde(default)]
+    pub live: u64,
+    #[serde(default)]
+    pub others: u64,
+}
+
+impl Counts {
+    fn count(&mut self, announcement: &Announcement) {
+        *(if announcement.is_live() { &mut self.live } else { &mut self.others }) += 1;
+    }
+
+    fn add(&mut self, more: Counts) {
+        self.live += more.live;
+        self.others += more.others;
+    }
 }
 
 /// Why a message is ignored.
@@ -45,7 +67,7 @@ struct Wire {
     v: u32,
     cluster: String,
     from: String,
-    before: u64,
+    before: Counts,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     beat: Option<u64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -69,6 +91,9 @@ enum Item {
     Joined(i64, String),
     #[serde(rename = "l")]
     Left(i64, String),
+    /// A `live:` message: channel, user, username, time, data, whether it is JSON.
+    #[serde(rename = "v")]
+    Live(String, i64, String, u64, String, bool),
 }
 
 impl Item {
@@ -88,6 +113,14 @@ impl Item {
                 p.body.as_deref().map(str::to_owned),
             ),
             Announcement::Head { room } => Item::Head(room.0),
+            Announcement::Live { channel, entry } => Item::Live(
+                channel.to_string(),
+                entry.user.id.0,
+                entry.user.username.to_string(),
+                entry.time,
+                entry.data.to_string(),
+                entry.is_json,
+            ),
             Announcement::User { user, event } => match event {
                 UserEvent::Read { room, marker } => Item::Read(user.0, room.to_string(), marker.offset, marker.number),
                 UserEvent::Joined { room } => Item::Joined(user.0, room.to_string()),
@@ -114,6 +147,11 @@ impl Item {
             Item::Read(user, room, offset, number) => {
                 user_event(user, UserEvent::Read { room: room.into(), marker: Marker { offset, number } })
             }
+            Item::Live(channel, user, username, time, data, is_json) => {
+                let user = User { id: UserId(user), username: username.into() };
+                let entry = LiveEntry { user, time, data: data.into(), is_json };
+                Some(Announcement::Live { channel: channel.into(), entry })
+            }
             Item::Joined(user, room) => user_event(user, UserEvent::Joined { room: room.into() }),
             Item::Left(user, room) => user_event(user, UserEvent::Left { room: room.into() }),
         }
@@ -121,6 +159,14 @@ impl Item {
 }
 
 impl Envelope {
+    /// How many announcements the session had made after those in this message.
+    pub fn after(&self) -> Counts {
+        let mut after = self.before;
+        self.announcements.iter().for_each(|announcement| after.count(announcement));
+        after.others += self.unknown;
+        after
+    }
+
     pub fn decode(text: &str, cluster: &str) -> Result<Envelope, Foreign> {
         let wire: Wire = serde_json::from_str(text).map_err(|_| Foreign::Garbage)?;
         if wire.cluster != cluster {
@@ -149,14 +195,21 @@ pub(super) struct Outgoing {
     limit_bytes: usize,
     waiting: VecDeque<Announcement>,
     /// How many announcements were made before the first one that waits.
-    before: u64,
+    before: Counts,
     /// Announcements that were dropped behind those that wait.
-    dropped: u64,
+    dropped: Counts,
 }
 
 impl Outgoing {
     pub fn new(cluster: String, session: String, limit_bytes: usize) -> Outgoing {
-        Outgoing { cluster, session, limit_bytes, waiting: VecDeque::new(), before: 0, dropped: 0 }
+        Outgoing {
+            cluster,
+            session,
+            limit_bytes,
+            waiting: VecDeque::new(),
+            before: Counts::default(),
+            dropped: Counts::default(),
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -166,8 +219,9 @@ impl Outgoing {
     /// False: it was dropped, because too many wait.
     pub fn push(&mut self, announcement: Announcement) -> bool {
         // What comes after something that was dropped must wait until the gap can be told.
-        if self.waiting.len() >= WAITING_LIMIT || self.dropped > 0 && !self.waiting.is_empty() {
-            self.dropped += 1;
+        let has_dropped = self.dropped != Counts::default();
+        if self.waiting.len() >= WAITING_LIMIT || has_dropped && !self.waiting.is_empty() {
+            self.dropped.count(&announcement);
             return false;
         }
         self.settle();
@@ -176,15 +230,15 @@ impl Outgoing {
     }
 
     /// Announcements were made that found no place.
-    pub fn skip(&mut self, count: u64) {
-        self.dropped += count;
+    pub fn skip(&mut self, dropped: Counts) {
+        self.dropped.add(dropped);
         self.settle();
     }
 
     /// Counts what was dropped, once everything before it has been sent.
     fn settle(&mut self) {
         if self.waiting.is_empty() {
-            self.before += std::mem::take(&mut self.dropped);
+            self.before.add(std::mem::take(&mut self.dropped));
         }
     }
 
@@ -199,6 +253,7 @@ impl Outgoing {
     }
 
     fn message(&mut self) -> String {
+        let mut after = self.before;
         let mut items = Vec::new();
         let mut room = self.limit_bytes.saturating_sub(self.head(None, false).len() + r#","a":[]"#.len());
         while let Some(announcement) = self.waiting.front() {
@@ -213,6 +268,7 @@ impl Outgoing {
             if !items.is_empty() && item.len() + 1 > room {
                 break;
             }
+            after.count(announcement);
             room = room.saturating_sub(item.len() + 1);
             items.push(item);
             self.waiting.pop_front();
@@ -222,7 +278,7 @@ impl Outgoing {
         message.push_str(r#","a":["#);
         message.push_str(&items.join(","));
         message.push_str("]}");
-        self.before += items.len() as u64;
+        self.before = after;
         message
     }
 
@@ -268,6 +324,16 @@ mod tests {
         }
     }
 
+    fn live(data: &str) -> Announcement {
+        let user = User { id: UserId(5), username: "Ann".into() };
+        let entry = LiveEntry { user, time: 1_700, data: data.into(), is_json: true };
+        Announcement::Live { channel: "cursors".into(), entry }
+    }
+
+    fn counts(live: u64, others: u64) -> Counts {
+        Counts { live, others }
+    }
+
     fn outgoing() -> Outgoing {
         Outgoing::new("c".to_owned(), "s".to_owned(), 7_900)
     }
@@ -286,14 +352,16 @@ mod tests {
             Announcement::User { user: UserId(5), event: UserEvent::Read { room: room.clone(), marker } },
             Announcement::User { user: UserId(5), event: UserEvent::Joined { room: room.clone() } },
             Announcement::User { user: UserId(5), event: UserEvent::Left { room } },
+            live("{\"x\":1}"),
         ];
         let mut outgoing = outgoing();
         assert!(all.iter().all(|announcement| outgoing.push(announcement.clone())));
         let [message] = &outgoing.take(9)[..] else { panic!("not one message") };
         let envelope = decode(message);
-        assert_eq!((envelope.before, envelope.unknown, envelope.announcements), (0, 0, all));
+        assert_eq!(envelope.after(), counts(1, 5));
+        assert_eq!((envelope.before, envelope.unknown, envelope.announcements), (counts(0, 0), 0, all));
         let beat = decode(&outgoing.beat(3));
-        assert_eq!((beat.before, beat.beat, beat.is_last, &*beat.session), (5, Some(3), false, "s"));
+        assert_eq!((beat.before, beat.beat, beat.is_last, &*beat.session), (counts(1, 5), Some(3), false, "s"));
         assert!(decode(&outgoing.last()).is_last);
     }
 
@@ -308,7 +376,7 @@ mod tests {
         let messages = outgoing.take(9);
         assert!(messages.iter().all(|message| message.len() <= 7_900), "{:?}", messages.iter().map(String::len));
         let envelopes: Vec<_> = messages.iter().map(|message| decode(message)).collect();
-        let before: Vec<_> = envelopes.iter().map(|envelope| envelope.before).collect();
+        let before: Vec<_> = envelopes.iter().map(|envelope| envelope.before.others).collect();
         assert_eq!(before, [0, 1, 2, 3]);
         let heads = envelopes.iter().flat_map(|envelope| &envelope.announcements);
         let heads: Vec<_> = heads.map(|announcement| matches!(announcement, Announcement::Head { .. })).collect();
@@ -322,16 +390,18 @@ mod tests {
             assert!(outgoing.push(stored(offset, "x")));
         }
         assert!(!outgoing.push(stored(0, "too many")));
-        outgoing.skip(2);
+        outgoing.skip(counts(1, 1));
         let sent = outgoing.take(usize::MAX).iter().map(|message| decode(message).announcements.len()).sum::<usize>();
         assert_eq!(sent, WAITING_LIMIT);
         assert!(outgoing.push(stored(1, "next")));
-        assert_eq!(decode(&outgoing.take(1)[0]).before, WAITING_LIMIT as u64 + 3);
+        assert_eq!(decode(&outgoing.take(1)[0]).before, counts(1, WAITING_LIMIT as u64 + 2));
     }
 
     #[test]
     fn foreign_messages_are_told_apart() {
-        for garbage in ["", "hello", "{}", "[]", r#"{"v":1,"cluster":"c","from":"s","before":-1}"#, "\u{0}", "null"] {
+        for garbage in
+            ["", "hello", "{}", "[]", r#"{"v":1,"cluster":"c","from":"s","before":{"live":-1}}"#, "\u{0}", "null"]
+        {
             assert_eq!(Envelope::decode(garbage, "c"), Err(Foreign::Garbage), "{garbage}");
         }
         let other = Outgoing::new("other".to_owned(), "s".to_owned(), 7_900).beat(1);
@@ -341,10 +411,10 @@ mod tests {
     /// Fields and kinds of a newer release, and values that make no sense.
     #[test]
     fn what_is_unknown_is_counted() {
-        let text = r#"{"v":2,"cluster":"c","from":"s","before":4,"new":[1],"a":[{"h":9},{"z":1},{"h":"x"},
+        let text = r#"{"v":2,"cluster":"c","from":"s","before":{"others":4},"new":[1],"a":[{"h":9},{"z":1},{"h":"x"},
             {"p":[7,"xyz",1,1,0,5,"Ann","1",1,null,"x"]},{"p":[7,"a",1,1,99,5,"Ann","1",1,null,"x"]}]}"#;
         let envelope = decode(text);
-        assert_eq!((envelope.before, envelope.unknown), (4, 4));
+        assert_eq!((envelope.before, envelope.unknown), (counts(0, 4), 4));
         assert_eq!(envelope.announcements, [Announcement::Head { room: RoomId(9) }]);
     }
 }

@@ -1,6 +1,6 @@
 //! Who is heard on the bus, and what was missed.
 
-use super::envelope::Envelope;
+use super::envelope::{Counts, Envelope};
 use std::collections::HashMap;
 
 /// A peer that was not heard for so long may be cut off, or dead with commits that its database still makes.
@@ -24,12 +24,14 @@ pub(super) struct Hearing {
     is_urgent: bool,
     /// Announcements that are known to have been made, and were not received.
     missed: u64,
+    /// There were `live:` messages among them.
+    has_lost_live: bool,
 }
 
 #[derive(Debug)]
 struct Peer {
     /// How many announcements it has made.
-    made: u64,
+    made: Counts,
     heard_ms: u64,
     is_quiet: bool,
 }
@@ -37,8 +39,7 @@ struct Peer {
 impl Hearing {
     /// A message of another node has arrived.
     pub fn hear(&mut self, now_ms: u64, envelope: &Envelope) {
-        // Anybody who may use the database can send any number.
-        let made = envelope.before.saturating_add(envelope.announcements.len() as u64 + envelope.unknown);
+        let made = envelope.after();
         if envelope.is_last {
             // It has sent everything, and what it committed was announced.
             match self.peers.remove(&envelope.session) {
@@ -49,11 +50,14 @@ impl Hearing {
         }
         match self.peers.get_mut(&envelope.session) {
             Some(peer) => {
-                let missed = envelope.before.saturating_sub(peer.made);
+                let missed_live = envelope.before.live.saturating_sub(peer.made.live);
+                let missed = envelope.before.others.saturating_sub(peer.made.others);
                 let was_quiet = std::mem::take(&mut peer.is_quiet);
                 peer.heard_ms = now_ms;
-                peer.made = peer.made.max(made);
-                self.missed = self.missed.saturating_add(missed);
+                peer.made.live = peer.made.live.max(made.live);
+                peer.made.others = peer.made.others.max(made.others);
+                self.missed = self.missed.saturating_add(missed).saturating_add(missed_live);
+                self.has_lost_live |= missed_live > 0;
                 if missed > 0 || was_quiet || envelope.unknown > 0 {
                     self.watch(now_ms);
                 }
@@ -63,6 +67,7 @@ impl Hearing {
                     self.peers.insert(envelope.session.clone(), Peer { made, heard_ms: now_ms, is_quiet: false });
                 }
                 // What it has announced so far is unknown.
+                self.has_lost_live |= envelope.before.live > 0;
                 self.watch(now_ms);
             }
         }
@@ -100,6 +105,11 @@ impl Hearing {
         self.peers.len() as u64
     }
 
+    /// Whether `live:` messages were lost since the last call.
+    pub fn take_lost_live(&mut self) -> bool {
+        std::mem::take(&mut self.has_lost_live)
+    }
+
     /// How many announcements were missed since the last call.
     pub fn take_missed(&mut self) -> u64 {
         std::mem::take(&mut self.missed)
@@ -114,6 +124,7 @@ mod tests {
 
     fn envelope(session: &str, before: u64, count: usize) -> Envelope {
         let announcements = vec![Announcement::Head { room: RoomId(1) }; count];
+        let before = Counts { live: 0, others: before };
         Envelope { session: session.to_owned(), before, announcements, unknown: 0, is_last: false, beat: None }
     }
 
@@ -194,6 +205,19 @@ mod tests {
             hearing.hear(0, &envelope(session, before, 2));
         }
         assert!(hearing.must_sweep(0) && hearing.take_missed() == u64::MAX);
+    }
+
+    #[test]
+    fn missed_live_messages_are_lost() {
+        let (mut hearing, now_ms) = settled();
+        let live = |live| Envelope { before: Counts { live, others: 0 }, ..envelope("a", 0, 0) };
+        hearing.hear(now_ms, &live(0));
+        assert!(!hearing.take_lost_live());
+        hearing.hear(now_ms, &live(3));
+        assert!(hearing.take_lost_live() && !hearing.take_lost_live());
+        assert_eq!((hearing.take_missed(), hearing.must_sweep(now_ms)), (3, false), "the heads don't tell");
+        let late = Envelope { session: "b".to_owned(), ..live(1) };
+        hearing.hear(now_ms, &late);
     }
 
     #[test]

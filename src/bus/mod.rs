@@ -12,7 +12,7 @@ mod hearing;
 mod link;
 
 use crate::mesh::Port;
-use envelope::{Envelope, Foreign, Outgoing};
+use envelope::{Counts, Envelope, Foreign, Outgoing};
 use hearing::Hearing;
 use link::{Event, Link};
 use std::collections::VecDeque;
@@ -100,6 +100,7 @@ pub async fn run_bus(setup: BusSetup) {
         placement,
         credits: vec![calls_limit; usize::from(shards)],
         must_sweep: vec![false; usize::from(shards)],
+        has_lost_live: vec![false; usize::from(shards)],
         outgoing: Outgoing::new(cluster.clone(), session.clone(), PostgresBus::MESSAGE_LIMIT_BYTES),
         cluster,
         session,
@@ -147,6 +148,8 @@ struct BusNode {
     credits: Vec<u64>,
     /// Shards that are to read the heads of their rooms.
     must_sweep: Vec<bool>,
+    /// Shards whose subscribers of `live:` channels are to be told that they have missed something.
+    has_lost_live: Vec<bool>,
     cluster: String,
     session: String,
     outgoing: Outgoing,
@@ -166,8 +169,9 @@ impl BusNode {
     /// Takes the shards' messages. True: there are more.
     fn take_announcements(&mut self) -> bool {
         let BusNode { port, credits, outgoing, metrics, .. } = self;
-        let (mut announced, mut dropped) = (0, self.state.take_dropped());
-        outgoing.skip(dropped);
+        let (live, others) = self.state.take_dropped();
+        outgoing.skip(Counts { live, others });
+        let (mut announced, mut dropped) = (0, live + others);
         let more = port.inbox.pop_each(|from, message| match (from, message) {
             (Endpoint::Shard(shard), Message::CreditReturned) => credits[usize::from(shard)] += 1,
             (_, Message::Announce(announcement)) => {
@@ -246,9 +250,10 @@ impl BusNode {
             self.deliver(announcement);
         }
         self.metrics.missed.fetch_add(self.hearing.take_missed(), Ordering::Relaxed);
-        if self.hearing.must_sweep(now_ms) {
-            self.must_sweep.fill(true);
+        if self.hearing.take_lost_live() {
+            self.has_lost_live.fill(true);
         }
+        self.must_sweep_if_due(now_ms);
     }
 
     fn on_foreign(&mut self, foreign: &Foreign, bytes: usize) {
@@ -284,37 +289,46 @@ impl BusNode {
             Announcement::Stored { room, generation, publication } => {
                 let home = self.placement.home_of(&Channel::Room(room));
                 let message = Message::Announced { room, generation: Some(generation), publication: Some(publication) };
-                self.call(home, message, true);
+                self.must_sweep[usize::from(home)] |= !self.call(home, message);
             }
             Announcement::Head { room } => {
                 let home = self.placement.home_of(&Channel::Room(room));
-                self.call(home, Message::Announced { room, generation: None, publication: None }, true);
+                let message = Message::Announced { room, generation: None, publication: None };
+                self.must_sweep[usize::from(home)] |= !self.call(home, message);
+            }
+            Announcement::Live { channel, entry } => {
+                let home = self.placement.home_of(&Channel::Live(Arc::clone(&channel)));
+                self.has_lost_live[usize::from(home)] |= !self.call(home, Message::Live { channel, entry });
             }
             // Events may be lost: a client that misses one can ask.
             Announcement::User { user, event } => {
                 for shard in 0..self.credits.len() {
-                    self.call(shard as u16, Message::NotifyUser { user, event: event.clone() }, false);
+                    self.call(shard as u16, Message::NotifyUser { user, event: event.clone() });
                 }
             }
         }
     }
 
-    fn call(&mut self, shard: u16, message: Message, is_stored: bool) {
-        let index = usize::from(shard);
-        if self.credits[index] == 0 {
-            self.must_sweep[index] |= is_stored;
-            return;
+    /// False: too many calls to this shard are under way.
+    fn call(&mut self, shard: u16, message: Message) -> bool {
+        let credits = &mut self.credits[usize::from(shard)];
+        if *credits == 0 {
+            return false;
         }
-        self.credits[index] -= 1;
+        *credits -= 1;
         let pushed = self.port.outbox.push(Endpoint::Shard(shard), message);
         debug_assert!(pushed.is_ok(), "each credit has room in the queue");
+        true
     }
 
+    /// Tells the shards what they have missed.
     fn send_sweeps(&mut self) {
         for shard in 0..self.credits.len() {
-            if self.must_sweep[shard] && self.credits[shard] > 0 {
-                self.must_sweep[shard] = false;
-                self.call(shard as u16, Message::SweepNow, false);
+            if self.must_sweep[shard] {
+                self.must_sweep[shard] = !self.call(shard as u16, Message::SweepNow);
+            }
+            if self.has_lost_live[shard] {
+                self.has_lost_live[shard] = !self.call(shard as u16, Message::LiveLost);
             }
         }
     }

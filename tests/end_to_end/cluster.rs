@@ -208,3 +208,32 @@ async fn changes_of_rooms_and_members_reach_the_other_nodes() {
     assert!(removed.status < 300, "{removed:?}");
     assert_eq!(on_b.close_code().await, Some(3503));
 }
+
+/// Each sender's order is kept on all nodes.
+#[tokio::test]
+async fn live_messages_reach_the_other_nodes() {
+    let cluster = Cluster::start(2, &["--limit", "publish_rate_per_second=0"]).await;
+    until_connected(&cluster).await;
+    let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
+    let (ann, ben) = (a.sign_up("Ann").await, a.sign_up("Ben").await);
+    let mut on_a = a.join(&ann, "room=live:cursors").await;
+    let mut on_b = b.join(&ben, "room=live:cursors").await;
+    for number in 0..100 {
+        on_a.send(format!("a{number}")).await;
+        on_b.send(format!("b{number}")).await;
+    }
+    for client in [&mut on_a, &mut on_b] {
+        let mut texts = Vec::new();
+        while texts.len() < 200 {
+            texts.push(client.event().await["data"].as_str().expect("a text").to_owned());
+        }
+        for sender in ["a", "b"] {
+            let of_sender = texts.iter().filter(|text| text.starts_with(sender));
+            assert!(of_sender.enumerate().all(|(number, text)| *text == format!("{sender}{number}")), "{texts:?}");
+        }
+    }
+    // What does not fit into an announcement is refused, not lost.
+    on_a.send("\u{1}".repeat(1_200)).await;
+    let (code, _) = on_a.error().await;
+    assert_eq!(code, 106, "{code}");
+}

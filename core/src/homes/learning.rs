@@ -314,8 +314,17 @@ impl Homes {
 
     /// The database has another history: all rooms are loaded again.
     pub fn start_over(&mut self, cx: &mut Context, host: &mut impl Host) {
-        let rooms: Vec<_> = self.homes.keys().filter(|channel| matches!(channel, Channel::Room(_))).cloned().collect();
-        for channel in rooms {
+        self.abandon_all(cx, |channel| matches!(channel, Channel::Room(_)), host);
+    }
+
+    /// Messages of other nodes for `live:` channels were lost.
+    pub fn lose_live(&mut self, cx: &mut Context, host: &mut impl Host) {
+        self.abandon_all(cx, |channel| matches!(channel, Channel::Live(_)), host);
+    }
+
+    fn abandon_all(&mut self, cx: &mut Context, which: fn(&Channel) -> bool, host: &mut impl Host) {
+        let channels: Vec<_> = self.homes.keys().filter(|channel| which(channel)).cloned().collect();
+        for channel in channels {
             self.abandon(cx, &channel, &Message::Lost { channel: channel.clone() }, host);
         }
     }

@@ -2,6 +2,7 @@
 
 use super::command::{Answered, CommandContext, NOT_SUBSCRIBED, bad_request};
 use super::joining::Denied;
+use crate::bus::{Bus, LIVE_LIMIT_BYTES};
 use crate::connections::{Arrival, Call, CallKind, Dialect, PLAIN_KEY, SubscriptionState};
 use crate::host::{Host, Refused};
 use crate::ids::{CommandId, Serial, Slot, SubscriptionKey};
@@ -248,6 +249,13 @@ impl Shard {
         host: &mut impl Host,
     ) -> Answered {
         self.take_publish(slot)?;
+        if self.cx.config.bus.get() != Bus::Alone && json_length(&data) > LIVE_LIMIT_BYTES {
+            let text = format!(
+                "a message for a live: channel may have at most {LIVE_LIMIT_BYTES} bytes as a JSON string, because it \
+                 goes to other nodes"
+            );
+            return Err(ProtocolError::new(protocol::LIMIT_EXCEEDED, text));
+        }
         let Some(session) = self.connections[slot].session() else { return Ok(()) };
         let Some(feed) = session.joined(key).and_then(|(feed, _)| self.feeds.get(feed)) else { return Ok(()) };
         let Channel::Live(channel) = feed.channel.clone() else { return Ok(()) };
@@ -445,4 +453,9 @@ pub(super) fn check_epoch(meant: Option<&str>, epoch: Option<&Epoch>) -> Answere
 fn outcome_unknown() -> ProtocolError {
     let text = "it is unknown whether the message was stored; send it again with the same id";
     ProtocolError::new(protocol::INTERNAL, text)
+}
+
+/// The bytes of a text as a JSON string.
+fn json_length(text: &str) -> usize {
+    serde_json::to_string(text).map_or(0, |json| json.len())
 }
