@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use uproar_model::{DatabaseGeneration, Publication, RoomId, UserEvent, UserId};
 
-/// How a node stands with the others. One handle is shared by all shards of a node; whoever changes it then sends each
-/// of them a [`SweepNow`](crate::Message::SweepNow).
+/// How a node stands with the others. One handle is shared by all shards of a node. When the bus begins or ceases to
+/// work, each of them is sent a [`SweepNow`](crate::Message::SweepNow) too.
 #[derive(Debug, Default)]
 pub struct BusState {
     bus: AtomicU8,

@@ -449,6 +449,10 @@ impl Shard {
             }
             Message::Announced { room, generation, publication } => {
                 cx.messenger.acknowledge(from, host);
+                // While nothing is shown, what is announced would only take memory.
+                if self.is_suspended {
+                    return self.homes.sweep_now();
+                }
                 self.homes.on_announced(cx, room, generation, publication.map(|publication| *publication), host);
             }
             Message::CloseRoom { room } => {

@@ -11,10 +11,8 @@ use uproar_core::Announcement;
 use uproar_core::protocol::LiveEntry;
 use uproar_model::{DatabaseGeneration, Kind, Marker, Publication, RoomId, User, UserEvent, UserId};
 
-/// The version of this format.
-const VERSION: u32 = 1;
 /// Announcements that may wait to be sent. More are dropped.
-const WAITING_LIMIT: usize = 16_384;
+const WAITING_LIMIT: usize = 4_096;
 
 /// A message as it was received.
 #[derive(Debug, PartialEq)]
@@ -44,12 +42,13 @@ pub(super) struct Counts {
 
 impl Counts {
     fn count(&mut self, announcement: &Announcement) {
-        *(if announcement.is_live() { &mut self.live } else { &mut self.others }) += 1;
+        let live = u64::from(announcement.is_live());
+        self.add(Counts { live, others: 1 - live });
     }
 
     fn add(&mut self, more: Counts) {
-        self.live += more.live;
-        self.others += more.others;
+        self.live = self.live.saturating_add(more.live);
+        self.others = self.others.saturating_add(more.others);
     }
 }
 
@@ -64,7 +63,6 @@ pub(super) enum Foreign {
 
 #[derive(Serialize, Deserialize)]
 struct Wire {
-    v: u32,
     cluster: String,
     from: String,
     before: Counts,
@@ -163,7 +161,7 @@ impl Envelope {
     pub fn after(&self) -> Counts {
         let mut after = self.before;
         self.announcements.iter().for_each(|announcement| after.count(announcement));
-        after.others += self.unknown;
+        after.add(Counts { live: 0, others: self.unknown });
         after
     }
 
@@ -216,16 +214,25 @@ impl Outgoing {
         self.waiting.is_empty()
     }
 
-    /// False: it was dropped, because too many wait.
-    pub fn push(&mut self, announcement: Announcement) -> bool {
+    /// False: it was dropped, because too many wait, or because the bus does not work (`is_cut_off`).
+    pub fn push(&mut self, announcement: Announcement, is_cut_off: bool) -> bool {
         // What comes after something that was dropped must wait until the gap can be told.
         let has_dropped = self.dropped != Counts::default();
-        if self.waiting.len() >= WAITING_LIMIT || has_dropped && !self.waiting.is_empty() {
+        if is_cut_off || self.waiting.len() >= WAITING_LIMIT || has_dropped && !self.waiting.is_empty() {
             self.dropped.count(&announcement);
+            self.settle();
             return false;
         }
         self.settle();
-        self.waiting.push_back(announcement);
+        self.waiting.push_back(match announcement {
+            // It does not fit.
+            Announcement::Stored { room, publication, .. }
+                if publication.body.as_ref().is_some_and(|body| body.len() >= self.limit_bytes) =>
+            {
+                Announcement::Head { room }
+            }
+            announcement => announcement,
+        });
         true
     }
 
@@ -294,7 +301,7 @@ impl Outgoing {
 
     fn head(&self, beat: Option<u64>, last: bool) -> String {
         let (cluster, from) = (self.cluster.clone(), self.session.clone());
-        let wire = Wire { v: VERSION, cluster, from, before: self.before, beat, last, a: Vec::new() };
+        let wire = Wire { cluster, from, before: self.before, beat, last, a: Vec::new() };
         serde_json::to_string(&wire).unwrap_or_default()
     }
 }
@@ -355,7 +362,7 @@ mod tests {
             live("{\"x\":1}"),
         ];
         let mut outgoing = outgoing();
-        assert!(all.iter().all(|announcement| outgoing.push(announcement.clone())));
+        assert!(all.iter().all(|announcement| outgoing.push(announcement.clone(), false)));
         let [message] = &outgoing.take(9)[..] else { panic!("not one message") };
         let envelope = decode(message);
         assert_eq!(envelope.after(), counts(1, 5));
@@ -371,13 +378,13 @@ mod tests {
         // In JSON, each of these has six bytes.
         let escaped = "\u{1}".repeat(1_320);
         for (offset, text) in ["x".repeat(3_000), "y".repeat(5_000), escaped, "z".repeat(9_000)].iter().enumerate() {
-            outgoing.push(stored(offset as u64 + 1, text));
+            outgoing.push(stored(offset as u64 + 1, text), false);
         }
         let messages = outgoing.take(9);
         assert!(messages.iter().all(|message| message.len() <= 7_900), "{:?}", messages.iter().map(String::len));
         let envelopes: Vec<_> = messages.iter().map(|message| decode(message)).collect();
         let before: Vec<_> = envelopes.iter().map(|envelope| envelope.before.others).collect();
-        assert_eq!(before, [0, 1, 2, 3]);
+        assert_eq!(before, [0, 1, 2], "the two heads share a message");
         let heads = envelopes.iter().flat_map(|envelope| &envelope.announcements);
         let heads: Vec<_> = heads.map(|announcement| matches!(announcement, Announcement::Head { .. })).collect();
         assert_eq!(heads, [false, false, true, true]);
@@ -387,20 +394,21 @@ mod tests {
     fn what_was_dropped_leaves_a_gap_in_the_numbers() {
         let mut outgoing = outgoing();
         for offset in 1..=WAITING_LIMIT as u64 {
-            assert!(outgoing.push(stored(offset, "x")));
+            assert!(outgoing.push(stored(offset, "x"), false));
         }
-        assert!(!outgoing.push(stored(0, "too many")));
+        assert!(!outgoing.push(stored(0, "too many"), false));
         outgoing.skip(counts(1, 1));
         let sent = outgoing.take(usize::MAX).iter().map(|message| decode(message).announcements.len()).sum::<usize>();
         assert_eq!(sent, WAITING_LIMIT);
-        assert!(outgoing.push(stored(1, "next")));
+        assert!(outgoing.push(stored(1, "next"), false));
         assert_eq!(decode(&outgoing.take(1)[0]).before, counts(1, WAITING_LIMIT as u64 + 2));
+        assert!(!outgoing.push(stored(2, "to nobody"), true) && outgoing.is_empty());
+        assert_eq!(decode(&outgoing.beat(1)).before, counts(1, WAITING_LIMIT as u64 + 4));
     }
 
     #[test]
     fn foreign_messages_are_told_apart() {
-        for garbage in
-            ["", "hello", "{}", "[]", r#"{"v":1,"cluster":"c","from":"s","before":{"live":-1}}"#, "\u{0}", "null"]
+        for garbage in ["", "hello", "{}", "[]", r#"{"cluster":"c","from":"s","before":{"live":-1}}"#, "\u{0}", "null"]
         {
             assert_eq!(Envelope::decode(garbage, "c"), Err(Foreign::Garbage), "{garbage}");
         }
@@ -411,7 +419,7 @@ mod tests {
     /// Fields and kinds of a newer release, and values that make no sense.
     #[test]
     fn what_is_unknown_is_counted() {
-        let text = r#"{"v":2,"cluster":"c","from":"s","before":{"others":4},"new":[1],"a":[{"h":9},{"z":1},{"h":"x"},
+        let text = r#"{"cluster":"c","from":"s","before":{"others":4},"new":[1],"a":[{"h":9},{"z":1},{"h":"x"},
             {"p":[7,"xyz",1,1,0,5,"Ann","1",1,null,"x"]},{"p":[7,"a",1,1,99,5,"Ann","1",1,null,"x"]}]}"#;
         let envelope = decode(text);
         assert_eq!((envelope.before, envelope.unknown), (counts(0, 4), 4));

@@ -10,7 +10,9 @@ const FORGOTTEN_MS: u64 = 10_000;
 /// For so long after something was missed, heads are read again and again.
 const WATCHFUL_MS: u64 = 10_000;
 /// How often, meanwhile.
-const SWEEP_INTERVAL_MS: u64 = 1_000;
+const SWEEP_INTERVAL_MS: u64 = 500;
+/// How long after the last time, even if something is missed again.
+const URGENT_INTERVAL_MS: u64 = 200;
 /// Peers that are remembered. Without a bound, garbage could fill the memory.
 const PEERS_LIMIT: usize = 1_000;
 
@@ -18,8 +20,9 @@ const PEERS_LIMIT: usize = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct Hearing {
     peers: HashMap<String, Peer>,
-    /// Until when heads are read regularly, and when they were read last.
+    /// Until when heads are read regularly.
     watchful_until_ms: u64,
+    /// When heads were read last.
     swept_ms: Option<u64>,
     is_urgent: bool,
     /// Announcements that are known to have been made, and were not received.
@@ -41,11 +44,9 @@ impl Hearing {
     pub fn hear(&mut self, now_ms: u64, envelope: &Envelope) {
         let made = envelope.after();
         if envelope.is_last {
-            // It has sent everything, and what it committed was announced.
-            match self.peers.remove(&envelope.session) {
-                Some(peer) if peer.made == envelope.before => {}
-                _ => self.watch(now_ms),
-            }
+            // Its last commits were made when its shards, which announce them, had stopped.
+            self.peers.remove(&envelope.session);
+            self.watch(now_ms);
             return;
         }
         match self.peers.get_mut(&envelope.session) {
@@ -79,7 +80,12 @@ impl Hearing {
         self.is_urgent = true;
     }
 
-    /// Whether heads are to be read now. To be asked a few times a second.
+    /// Something may be missed from now on.
+    pub fn stay_watchful(&mut self, now_ms: u64) {
+        self.watchful_until_ms = self.watchful_until_ms.max(now_ms + 2 * SWEEP_INTERVAL_MS);
+    }
+
+    /// Whether heads are to be read now. To be asked a few times a second at least.
     pub fn must_sweep(&mut self, now_ms: u64) -> bool {
         let mut has_lost_one = false;
         self.peers.retain(|_, peer| {
@@ -90,9 +96,9 @@ impl Hearing {
         if has_lost_one {
             self.watch(now_ms);
         }
-        let is_due = now_ms < self.watchful_until_ms
-            && self.swept_ms.is_none_or(|swept_ms| now_ms >= swept_ms + SWEEP_INTERVAL_MS);
-        if is_due || self.is_urgent {
+        let waited = |interval_ms| self.swept_ms.is_none_or(|swept_ms| now_ms >= swept_ms + interval_ms);
+        let is_due = now_ms < self.watchful_until_ms && waited(SWEEP_INTERVAL_MS);
+        if is_due || self.is_urgent && waited(URGENT_INTERVAL_MS) {
             self.is_urgent = false;
             self.swept_ms = Some(now_ms);
             return true;
@@ -153,7 +159,7 @@ mod tests {
             hearing.hear(now_ms, &envelope("a", 7, 0));
             swept.extend(hearing.must_sweep(now_ms).then_some(now_ms));
         }
-        assert_eq!(swept, [1_000, 2_000, 3_000, 4_000, 5_000, 6_000, 7_000, 8_000, 9_000, 10_000]);
+        assert_eq!((swept.first(), swept.last(), swept.len()), (Some(&1_000), Some(&10_600), 17), "{swept:?}");
         assert!(hearing.peers() == 1 && hearing.take_missed() == 0);
     }
 
@@ -174,7 +180,7 @@ mod tests {
         assert!(hearing.must_sweep(now_ms) && !hearing.must_sweep(now_ms + 1));
         assert_eq!(hearing.take_missed(), 2);
         // The same message again is no news, and one that comes late is not either.
-        let later_ms = now_ms + 500;
+        let later_ms = now_ms + 400;
         hearing.hear(later_ms, &envelope("a", 3, 1));
         hearing.hear(later_ms, &envelope("a", 1, 2));
         assert!(!hearing.must_sweep(later_ms) && hearing.take_missed() == 0);
@@ -184,18 +190,39 @@ mod tests {
     fn a_peer_that_falls_silent_may_have_committed_something() {
         let (mut hearing, now_ms) = settled();
         let swept = sweeps(&mut hearing, now_ms..now_ms + 30_000);
-        assert_eq!((swept.first(), swept.len()), (Some(&(now_ms + 800)), 10), "{swept:?}");
+        assert_eq!((swept.first(), swept.len()), (Some(&(now_ms + 800)), 20), "{swept:?}");
         assert!(hearing.peers() == 0, "it is forgotten");
     }
 
+    /// Its lanes commit after its shards have stopped.
     #[test]
-    fn a_peer_that_stops_in_an_orderly_way_has_announced_everything() {
+    fn a_peer_that_stops_may_have_committed_something() {
         let (mut hearing, now_ms) = settled();
         hearing.hear(now_ms, &Envelope { is_last: true, ..envelope("a", 0, 0) });
-        assert!(!hearing.must_sweep(now_ms) && hearing.peers() == 0);
+        assert!(hearing.must_sweep(now_ms) && hearing.peers() == 0);
+    }
+
+    #[test]
+    fn a_node_that_is_never_heard_makes_watchful() {
+        let mut hearing = Hearing::default();
+        let mut swept = Vec::new();
+        for now_ms in (0..2_000).step_by(250) {
+            hearing.stay_watchful(now_ms);
+            swept.extend(hearing.must_sweep(now_ms).then_some(now_ms));
+        }
+        assert_eq!(swept, [0, 500, 1_000, 1_500]);
+    }
+
+    #[test]
+    fn losses_one_after_the_other_do_not_sweep_without_end() {
         let (mut hearing, now_ms) = settled();
-        hearing.hear(now_ms, &Envelope { is_last: true, ..envelope("a", 5, 0) });
-        assert!(hearing.must_sweep(now_ms), "but not everything has arrived");
+        let mut swept = Vec::new();
+        for number in 0..100 {
+            let now_ms = now_ms + number * 10;
+            hearing.hear(now_ms, &envelope("a", 2 * (number + 1), 1));
+            swept.extend(hearing.must_sweep(now_ms).then_some(now_ms));
+        }
+        assert_eq!(swept.len(), 5, "{swept:?}");
     }
 
     #[test]

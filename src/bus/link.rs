@@ -29,22 +29,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Opens the sessions, and finds out the id of the cluster. Waits until that is possible.
-    pub async fn open(bus: PostgresBus) -> (Link, String) {
-        let mut has_logged = false;
-        loop {
-            match bus.cluster().await {
-                Ok(cluster) => return (Link::start(bus), cluster),
-                Err(error) if !std::mem::replace(&mut has_logged, true) => {
-                    tracing::warn!(error, "the bus can't be reached; it is tried again");
-                }
-                Err(_) => {}
-            }
-            sleep(RETRY_PAUSE).await;
-        }
-    }
-
-    fn start(bus: PostgresBus) -> Link {
+    /// Opens the sessions, again and again until that is possible.
+    pub fn start(bus: PostgresBus) -> Link {
         // One batch may wait while another one is being sent.
         let (batches, to_send) = mpsc::channel(1);
         let (received, events) = mpsc::channel(RECEIVED_LIMIT);

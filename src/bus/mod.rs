@@ -18,7 +18,7 @@ use link::{Event, Link};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use uproar_core::message::{Channel, Endpoint, Message};
@@ -28,14 +28,14 @@ use uproar_store::{PostgresBus, SharedStore};
 
 /// Messages that are sent with one statement.
 const BATCH_LIMIT: usize = 64;
-/// Without one of our own beats for so long, the bus does not work.
-const DEAF_MS: u64 = 1_000;
+/// If none of our own beats of this time has come back, the bus does not work.
+const DEAF_MS: u64 = 700;
 /// Then, after this time, its sessions are opened again.
 const RENEW_MS: u64 = 5_000;
 /// How long the last announcements may take when the server stops.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// Beats on their way. Those before them are given up.
-const BEATS_LIMIT: usize = 64;
+/// Our own beats that are remembered until they come back.
+const BEATS_LIMIT: usize = 256;
 
 /// Counters, for metrics and readiness.
 #[derive(Debug, Default)]
@@ -89,10 +89,8 @@ pub async fn run_bus(setup: BusSetup) {
     };
     metrics.exists.store(true, Ordering::Relaxed);
     let session = format!("{:016x}", getrandom::u64().unwrap_or_else(|_| boottime_ms()));
-    let (mut link, cluster) = tokio::select! {
-        opened = Link::open(bus) => opened,
-        _ = stop.wait_for(|stop| *stop) => return,
-    };
+    let cluster = bus.cluster().to_owned();
+    let mut link = Link::start(bus);
     let mut node = BusNode {
         port,
         state,
@@ -135,7 +133,7 @@ pub async fn run_bus(setup: BusSetup) {
             Ok(()) = stop.changed() => {}
         }
     }
-    node.take_announcements();
+    while node.take_announcements() {}
     let _ = timeout(FLUSH_TIMEOUT, node.flush(&mut link)).await;
 }
 
@@ -154,11 +152,11 @@ struct BusNode {
     session: String,
     outgoing: Outgoing,
     hearing: Hearing,
-    /// Our own beats that were sent and not heard yet: number and time.
-    beats: VecDeque<(u64, std::time::Instant)>,
+    /// Our own beats that were sent and not heard yet: number, and time by two clocks.
+    beats: VecDeque<(u64, u64, Instant)>,
     beat: u64,
     is_beat_due: bool,
-    /// When one of our own beats was heard last.
+    /// When the last of our own beats that has come back was sent.
     heard_own_ms: Option<u64>,
     /// When the sessions were opened.
     opened_ms: u64,
@@ -172,11 +170,13 @@ impl BusNode {
         let (live, others) = self.state.take_dropped();
         outgoing.skip(Counts { live, others });
         let (mut announced, mut dropped) = (0, live + others);
+        // Nobody would hear it, and it would only take memory: the numbers tell that it is missing.
+        let is_cut_off = self.state.get() == Bus::Disconnected;
         let more = port.inbox.pop_each(|from, message| match (from, message) {
             (Endpoint::Shard(shard), Message::CreditReturned) => credits[usize::from(shard)] += 1,
             (_, Message::Announce(announcement)) => {
                 announced += 1;
-                dropped += u64::from(!outgoing.push(announcement));
+                dropped += u64::from(!outgoing.push(announcement, is_cut_off));
             }
             (from, other) => debug_assert!(false, "{from:?} sent the bus {other:?}"),
         });
@@ -198,8 +198,10 @@ impl BusNode {
         if std::mem::take(&mut self.is_beat_due) {
             self.beat += 1;
             messages.push(self.outgoing.beat(self.beat));
-            self.beats.push_back((self.beat, std::time::Instant::now()));
-            self.beats.truncate(BEATS_LIMIT);
+            if self.beats.len() == BEATS_LIMIT {
+                self.beats.pop_front();
+            }
+            self.beats.push_back((self.beat, boottime_ms(), Instant::now()));
         }
         link.send(messages);
     }
@@ -210,7 +212,9 @@ impl BusNode {
             link.writable().await;
             if self.outgoing.is_empty() {
                 link.send(vec![self.outgoing.last()]);
-                // The next place is free when it has been sent.
+                // It has been sent when the batch after it is taken.
+                link.writable().await;
+                link.send(Vec::new());
                 link.writable().await;
                 return;
             }
@@ -239,7 +243,7 @@ impl BusNode {
         };
         let now_ms = boottime_ms();
         if envelope.session == self.session {
-            self.on_own(now_ms, envelope.beat);
+            self.on_own(envelope.beat);
             return;
         }
         self.hearing.hear(now_ms, &envelope);
@@ -268,19 +272,22 @@ impl BusNode {
     }
 
     /// One of our own messages has come back.
-    fn on_own(&mut self, now_ms: u64, beat: Option<u64>) {
+    fn on_own(&mut self, beat: Option<u64>) {
         let Some(beat) = beat else { return };
-        while let Some((number, sent)) = self.beats.front().copied()
+        while let Some((number, sent_ms, sent)) = self.beats.front().copied()
             && number <= beat
         {
             self.beats.pop_front();
             if number == beat {
                 let micros = u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX);
                 self.metrics.lag_micros.store(micros, Ordering::Relaxed);
+                self.heard_own_ms = Some(sent_ms);
+                // One that took long says that others take long too.
+                if boottime_ms() < sent_ms + DEAF_MS {
+                    self.settle(Bus::Connected, "");
+                }
             }
         }
-        self.heard_own_ms = Some(now_ms);
-        self.settle(Bus::Connected, "");
     }
 
     /// Passes on what another node has announced. Where there is no credit, the heads are read instead.
@@ -338,9 +345,13 @@ impl BusNode {
         let now_ms = boottime_ms();
         self.is_beat_due = true;
         self.must_sweep_if_due(now_ms);
-        let heard = self.hearing.peers();
+        let (heard, registered) = (self.hearing.peers(), store.peers() as u64);
         self.metrics.peers.store(heard, Ordering::Relaxed);
-        self.state.set_has_peers(heard > 0 || store.peers() > 0);
+        self.state.set_has_peers(heard > 0 || registered > 0);
+        if registered > heard {
+            // It can commit, and not tell.
+            self.hearing.stay_watchful(now_ms);
+        }
         let since_ms = self.heard_own_ms.unwrap_or(self.opened_ms);
         if now_ms.saturating_sub(since_ms) >= DEAF_MS {
             self.settle(Bus::Disconnected, "what this node sends does not come back");
@@ -365,14 +376,19 @@ impl BusNode {
             return;
         }
         self.state.set(bus);
+        if was_settled && bus == Bus::Connected {
+            self.has_lost_live.fill(true);
+        }
         self.metrics.connected.store(bus == Bus::Connected, Ordering::Relaxed);
         match bus {
             Bus::Connected => tracing::info!("the bus works"),
             _ => tracing::warn!(
-                "the bus does not work: {reason}; until it does, what other nodes commit is found within 500 ms"
+                "the bus does not work: {reason}; until it does, nodes find out within 500 ms what others commit"
             ),
         }
-        // The shards learn how often they have to sweep, and what they have missed.
+        // The shards learn how often they have to sweep, and what they have missed. The others need a moment until they
+        // announce again.
         self.must_sweep.fill(true);
+        self.hearing.watch(boottime_ms());
     }
 }

@@ -9,9 +9,12 @@ use uproar_model::DatabaseGeneration;
 
 /// Runs until it is dropped.
 pub(super) async fn follow(mut generations: watch::Receiver<DatabaseGeneration>, tokens: Arc<Tokens>, chat: Arc<Chat>) {
+    // It may have changed since the tokens were made.
+    let mut generation = *generations.borrow_and_update();
+    tokens.set_database(generation);
     while generations.changed().await.is_ok() {
+        generation = *generations.borrow_and_update();
         // The tokens first: nobody may come back with an old one.
-        let generation = *generations.borrow_and_update();
         tokens.set_database(generation);
         chat.start_over().await;
     }

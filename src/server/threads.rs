@@ -229,7 +229,7 @@ impl Threads {
         let _ = self.stop_writers.send(true);
         while self.lanes.join_next().await.is_some() {}
         let _ = (&mut self.reader).await;
-        // What the lanes committed last is announced too.
+        // It has announced what the shards told it, and says goodbye: the others then look at the heads themselves.
         let _ = self.stop_bus.send(true);
         let _ = (&mut self.bus).await;
         Ok(())

@@ -19,6 +19,8 @@ pub(super) struct Home {
     pub generation: Option<DatabaseGeneration>,
     /// Something was announced that is stored in another generation: the head must be read.
     pub is_in_doubt: bool,
+    /// Whether it was in doubt when it asked the store last.
+    pub asked_in_doubt: bool,
     /// Whether it is in `Homes::doubts`.
     pub has_doubt: bool,
     pub is_loaded: bool,
@@ -91,6 +93,7 @@ impl Home {
             epoch: None,
             generation: None,
             is_in_doubt: false,
+            asked_in_doubt: false,
             has_doubt: false,
             is_loaded: is_live,
             learned: 0,

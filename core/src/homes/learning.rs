@@ -125,7 +125,7 @@ impl Homes {
         let asking = home.asking(room);
         let (requester, request) = if !home.is_loaded {
             (Requester::Load(asking), StoreRequest::Head { room })
-        } else if home.is_in_doubt {
+        } else if !has_gap {
             (Requester::Head(asking), StoreRequest::Head { room })
         } else {
             let request = PageRequest {
@@ -139,6 +139,8 @@ impl Homes {
         };
         if cx.now.ms >= home.read_after_ms && cx.messenger.read(requester, Asker::home(room), request, host) {
             home.is_reading = true;
+            // A doubt that comes up from now on is not settled by this answer, which may be older.
+            home.asked_in_doubt = std::mem::take(&mut home.is_in_doubt);
         } else {
             Self::mark_stalled(&mut self.stalled, channel, home);
         }
@@ -197,6 +199,9 @@ impl Homes {
                 for publication in &page.publications {
                     self.learn(cx, room, generation, publication.offset, Some(publication.clone()), host);
                 }
+                if self.homes.get(&channel).is_some_and(|home| home.asked_in_doubt) {
+                    self.learn(cx, room, generation, head, None, host);
+                }
                 let Some(home) = self.homes.get_mut(&channel) else { return };
                 // The lane may have delivered the missing publications before this answer came, and there may be
                 // another gap since then, which nobody has asked for.
@@ -209,7 +214,10 @@ impl Homes {
                     home.read_after_ms = cx.now.ms + READ_RETRY_MS;
                 }
             }
-            _ => home.read_after_ms = cx.now.ms + READ_RETRY_MS,
+            _ => {
+                home.is_in_doubt |= home.asked_in_doubt;
+                home.read_after_ms = cx.now.ms + READ_RETRY_MS;
+            }
         }
         self.read_missing(cx, &channel, host);
     }
@@ -257,9 +265,9 @@ impl Homes {
         let Some(home) = self.home_that_asked(asking) else { return };
         home.is_reading = false;
         if let StoreReply::Head(head) = reply {
-            home.is_in_doubt = false;
             self.on_store_head(cx, asking, head.as_ref(), host);
         } else {
+            home.is_in_doubt = true;
             home.read_after_ms = cx.now.ms + READ_RETRY_MS;
         }
         self.read_missing(cx, &Channel::Room(asking.room), host);

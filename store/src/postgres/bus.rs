@@ -3,15 +3,13 @@
 
 use super::failures::trouble;
 use crate::error::one_line;
+use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection};
 use std::time::Duration;
 use tokio::time::timeout;
 
 /// Each database has channels of its own.
 const CHANNEL: &str = "uproar";
-/// PostgreSQL's limit is 7,999 bytes.
-const MESSAGE_LIMIT_BYTES: usize = 7_900;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -20,6 +18,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub struct PostgresBus {
     options: PgConnectOptions,
+    cluster: String,
 }
 
 /// Sends to all nodes, in order.
@@ -33,26 +32,16 @@ pub struct BusReceiver {
 }
 
 impl PostgresBus {
-    /// The longest message, in bytes.
-    pub const MESSAGE_LIMIT_BYTES: usize = MESSAGE_LIMIT_BYTES;
+    /// The longest message, in bytes. PostgreSQL's limit is 7,999.
+    pub const MESSAGE_LIMIT_BYTES: usize = 7_900;
 
-    pub(super) fn new(options: PgConnectOptions) -> PostgresBus {
-        PostgresBus { options }
+    pub(super) fn new(options: PgConnectOptions, cluster: String) -> PostgresBus {
+        PostgresBus { options, cluster }
     }
 
-    /// The id of the cluster, which the first node has drawn.
-    ///
-    /// # Errors
-    /// If PostgreSQL can't be reached, in one line.
-    pub async fn cluster(&self) -> Result<String, String> {
-        within(CONNECT_TIMEOUT, async {
-            let mut connection = self.options.connect().await?;
-            let sql = "SELECT value FROM meta WHERE name = 'cluster'";
-            let id = sqlx::query_scalar(sql).fetch_one(&mut connection).await?;
-            connection.close().await?;
-            Ok(id)
-        })
-        .await
+    /// The id of the cluster, which its first node has drawn.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
     }
 
     /// # Errors

@@ -14,10 +14,11 @@ use std::collections::HashMap;
 use tokio::time::timeout;
 
 /// Compares the cluster and the timeline with the recorded ones, begins a new generation if either has changed, and
-/// records them. `has_gone_back`: it is known that the database lacks something that was committed.
+/// records them. `lost`: it lacks something that was
+/// committed in this generation.
 pub(super) async fn check(
     connection: &mut PgConnection,
-    has_gone_back: bool,
+    lost: Option<DatabaseGeneration>,
 ) -> Result<DatabaseGeneration, sqlx::Error> {
     let (system, timeline) = identities(connection).await?;
 
@@ -29,7 +30,8 @@ pub(super) async fn check(
     }
     let recorded_generation = meta.get("generation").map(String::as_str);
     let mut generation = generation::parse(recorded_generation);
-    let mut may_have_gone_back = has_gone_back;
+    // Another node may have noticed it first.
+    let mut may_have_gone_back = lost == Some(generation);
     for (name, current) in [("system_identifier", system), ("timeline", timeline)] {
         let Some(current) = current else { continue };
         let recorded = meta.get(name);
@@ -60,7 +62,7 @@ pub(super) async fn of_session(connection: &mut PgConnection) -> Result<Database
           AND coalesce($2 = (SELECT value FROM meta WHERE name = 'timeline'), true)";
     let row = sqlx::query(sql).bind(system).bind(timeline).fetch_one(&mut *connection).await?;
     if !row.try_get::<bool, _>(1)? {
-        return check(connection, false).await;
+        return check(connection, None).await;
     }
     Ok(generation::parse(row.try_get::<Option<&str>, _>(0)?))
 }
@@ -89,7 +91,7 @@ pub(crate) async fn restored(url: &str, options: &OpenOptions) -> Result<(), Ope
     let failed = |error: sqlx::Error| target.failed(&error);
     let raised = async {
         let mut held = Guard::take(&connect, &target, Mode::Alone).await?;
-        check(&mut held.connection, false).await.map_err(failed)?;
+        check(&mut held.connection, None).await.map_err(failed)?;
         let generation = draw().map_err(failed)?;
         set_meta(&mut held.connection, "generation", &generation.to_string()).await.map_err(failed)
     };

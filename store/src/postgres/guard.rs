@@ -207,7 +207,7 @@ impl Guard {
         let is_new = self.generation.send_if_modified(|known| std::mem::replace(known, generation) != generation);
         if is_new {
             *self.trusted_since() = Instant::now();
-            tracing::warn!(%generation, "the database was restored, or another server took over: clients start over");
+            tracing::warn!(%generation, "the database has another history: clients start over");
         }
     }
 
@@ -372,7 +372,8 @@ impl Guard {
         let is_complete = self.witnesses.are_present(&mut held.connection, self.mode).await?;
         if self.mode == Mode::Node {
             // What another node has committed may be missing although nothing of this one's is.
-            let generation = generation::check(&mut held.connection, !is_complete).await?;
+            let lost = (!is_complete).then(|| self.generation());
+            let generation = generation::check(&mut held.connection, lost).await?;
             self.witnesses.forget();
             self.set_generation(generation);
             return Ok(Ok(held));

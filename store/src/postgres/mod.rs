@@ -74,16 +74,18 @@ impl Postgres {
         let mut held = take(&connect, &target, options, mode).await?;
         migrate(&mut held.connection, &target, migrations::POSTGRES).await?;
         let failed = |error: sqlx::Error| target.failed(&error);
-        let generation = generation::check(&mut held.connection, false).await.map_err(failed)?;
+        let generation = generation::check(&mut held.connection, None).await.map_err(failed)?;
         match &options.key_id {
             Some(key_id) if node.is_some() => key::compare(&mut held.connection, key_id, &target).await?,
             Some(key_id) => key::record(&mut held.connection, key_id).await.map_err(failed)?,
             None => {}
         }
+        let mut bus = None;
         match &mut node {
             None => witnesses.mark(&mut held.connection).await.map_err(failed)?,
             Some(node) => {
-                nodes::name_cluster(&mut held.connection).await.map_err(failed)?;
+                let cluster = nodes::name_cluster(&mut held.connection).await.map_err(failed)?;
+                bus = Some(PostgresBus::new(connect.clone(), cluster));
                 node.beat(&mut held.connection).await.map_err(failed)?;
             }
         }
@@ -91,7 +93,6 @@ impl Postgres {
         let (_, time) = held.test().await.map_err(failed)?;
         let clock = Clock::of_database(time);
 
-        let bus = node.is_some().then(|| PostgresBus::new(connect.clone()));
         let connect = connect.options(session_settings(options.call_timeout));
         let (guard, keeper) =
             Guard::watch(held, connect.clone(), target.clone(), clock.clone(), witnesses, node, generation);

@@ -219,11 +219,11 @@ pub(crate) async fn list(url: &str, options: &OpenOptions) -> Result<Vec<NodeRow
 
 /// Gives the database an id of its own, if it has none. Nodes of other databases that use the same bus are told apart
 /// by it.
-pub(super) async fn name_cluster(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+pub(super) async fn name_cluster(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
     let id = random_word().map_err(|error| sqlx::Error::Protocol(one_line(&error)))?;
     let sql = "INSERT INTO meta (name, value) VALUES ('cluster', $1) ON CONFLICT (name) DO NOTHING";
-    sqlx::query(sql).bind(id).execute(connection).await?;
-    Ok(())
+    sqlx::query(sql).bind(id).execute(&mut *connection).await?;
+    sqlx::query_scalar("SELECT value FROM meta WHERE name = 'cluster'").fetch_one(connection).await
 }
 
 #[cfg(test)]
