@@ -245,6 +245,7 @@ mod tests {
         assert_eq!((hearing.take_missed(), hearing.must_sweep(now_ms)), (3, false), "the heads don't tell");
         let late = Envelope { session: "b".to_owned(), ..live(1) };
         hearing.hear(now_ms, &late);
+        assert!(hearing.take_lost_live(), "what it has sent before it was heard");
     }
 
     #[test]
