@@ -38,6 +38,7 @@ enum Call {
     CloseRoom(RoomId),
     Revoke(Revocation),
     StartOver,
+    Sweep,
     Notify(UserId, UserEvent),
     Count(oneshot::Sender<Vec<ShardMetrics>>),
 }
@@ -192,6 +193,10 @@ impl uproar_http::Chat for Chat {
 
     fn learn(&self, room: RoomId, generation: DatabaseGeneration, publication: Publication) {
         self.notice(Call::Learn(room, generation, Box::new(publication)));
+    }
+
+    fn sweep(&self) {
+        self.notice(Call::Sweep);
     }
 
     async fn close_room(&self, room: RoomId) {
@@ -373,6 +378,7 @@ impl HttpEndpoint {
             Call::CloseRoom(room) => self.notices.push_back((self.home(room), Message::CloseRoom { room })),
             Call::Revoke(revocation) => self.notify_all(|| Message::Revoke(revocation)),
             Call::StartOver => self.notify_all(|| Message::StartOver),
+            Call::Sweep => self.notify_all(|| Message::SweepNow),
             Call::Notify(user, event) => {
                 if self.notices.len() < EVENTS_LIMIT {
                     self.notify_all(|| Message::NotifyUser { user, event: event.clone() });

@@ -28,6 +28,8 @@ pub enum Announcement {
     /// Something has happened to a room that only its head tells: an earlier commit has become known, or the room was
     /// deleted.
     Head { room: RoomId },
+    /// Any room may have changed.
+    Sweep,
     /// A message for a `live:` channel (its name without `live:`).
     Live { channel: Arc<str>, entry: LiveEntry },
     /// An event for all connections of a user.

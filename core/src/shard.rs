@@ -441,6 +441,9 @@ impl Shard {
             }
             Message::SweepNow => {
                 cx.messenger.acknowledge(from, host);
+                if from == Endpoint::Http && cx.config.id == 0 {
+                    cx.announce(host, || Announcement::Sweep);
+                }
                 self.homes.sweep_now();
             }
             Message::LiveLost => {

@@ -17,7 +17,7 @@ use serde_json::json;
 use std::sync::Arc;
 use uproar_core::limits::Limits;
 use uproar_model::{UserEvent, UserId, shown_name};
-use uproar_store::{Addition, Join, MemberPage, NewRoom, RoomKind};
+use uproar_store::{Addition, Join, MemberPage, NewRoom, RoomError, RoomKind, StoreError};
 
 pub(crate) fn routes() -> Vec<Route> {
     vec![
@@ -107,7 +107,8 @@ async fn delete(
 ) -> Result<Response, ApiError> {
     complete(async move {
         let reserved_ms = app.settings.limits.room_name_reserved_ms;
-        let room = app.store.delete_room(&name, auth.user.id, reserved_ms).await.map_err(ApiError::from_room)?;
+        let deleted = app.store.delete_room(&name, auth.user.id, reserved_ms).await;
+        let room = deleted.inspect_err(|error| sweep_if_unknown(&app, error)).map_err(ApiError::from_room)?;
         app.chat.close_room(room).await;
         app.security_log.log(client, auth.user.id, Event::DeletedRoom { room, name: &name });
         Ok(Json(json!({})).into_response())
@@ -143,7 +144,8 @@ async fn leave(
     let key = fold("username", &auth.user.username)?;
     complete(async move {
         let generation = app.store.generation();
-        let removal = app.store.remove_member(&name, auth.user.id, &key).await.map_err(ApiError::from_room)?;
+        let removed = app.store.remove_member(&name, auth.user.id, &key).await;
+        let removal = removed.inspect_err(|error| sweep_if_unknown(&app, error)).map_err(ApiError::from_room)?;
         app.chat.learn(removal.room, generation, removal.publication);
         app.chat.notify(removal.member, UserEvent::Left { room: name.into() });
         Ok(Json(json!({})).into_response())
@@ -220,7 +222,8 @@ async fn remove_member(
 ) -> Result<Response, ApiError> {
     complete(async move {
         let generation = app.store.generation();
-        let removal = app.store.remove_member(&name, auth.user.id, &key).await.map_err(ApiError::from_member)?;
+        let removed = app.store.remove_member(&name, auth.user.id, &key).await;
+        let removal = removed.inspect_err(|error| sweep_if_unknown(&app, error)).map_err(ApiError::from_member)?;
         let event = Event::RemovedMember { room: removal.room, name: &name, member: removal.member };
         app.security_log.log(client, auth.user.id, event);
         app.chat.learn(removal.room, generation, removal.publication);
@@ -228,4 +231,12 @@ async fn remove_member(
         Ok(Json(json!({})).into_response())
     })
     .await
+}
+
+/// A room may have been deleted, or a member removed, although the answer of the database was lost. Then nobody was told,
+/// and only the heads of rooms tell.
+fn sweep_if_unknown(app: &App, error: &RoomError) {
+    if matches!(error, RoomError::Store(StoreError::Failed(_))) {
+        app.chat.sweep();
+    }
 }

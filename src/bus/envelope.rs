@@ -82,6 +82,8 @@ enum Item {
     Publication(i64, String, u64, u64, i64, i64, String, String, u64, Option<u64>, Option<String>),
     #[serde(rename = "h")]
     Head(i64),
+    #[serde(rename = "s")]
+    Sweep,
     /// A read marker: user, room, offset, number.
     #[serde(rename = "r")]
     Read(i64, String, u64, u64),
@@ -111,6 +113,7 @@ impl Item {
                 p.body.as_deref().map(str::to_owned),
             ),
             Announcement::Head { room } => Item::Head(room.0),
+            Announcement::Sweep => Item::Sweep,
             Announcement::Live { channel, entry } => Item::Live(
                 channel.to_string(),
                 entry.user.id.0,
@@ -142,6 +145,7 @@ impl Item {
                 Some(Announcement::Stored { room: RoomId(room), generation, publication: Box::new(publication) })
             }
             Item::Head(room) => Some(Announcement::Head { room: RoomId(room) }),
+            Item::Sweep => Some(Announcement::Sweep),
             Item::Read(user, room, offset, number) => {
                 user_event(user, UserEvent::Read { room: room.into(), marker: Marker { offset, number } })
             }
@@ -356,6 +360,7 @@ mod tests {
         let all = vec![
             stored(1, "grüß \u{1f600} \"dich\"\n"),
             Announcement::Head { room: RoomId(8) },
+            Announcement::Sweep,
             Announcement::User { user: UserId(5), event: UserEvent::Read { room: room.clone(), marker } },
             Announcement::User { user: UserId(5), event: UserEvent::Joined { room: room.clone() } },
             Announcement::User { user: UserId(5), event: UserEvent::Left { room } },
@@ -365,10 +370,10 @@ mod tests {
         assert!(all.iter().all(|announcement| outgoing.push(announcement.clone(), false)));
         let [message] = &outgoing.take(9)[..] else { panic!("not one message") };
         let envelope = decode(message);
-        assert_eq!(envelope.after(), counts(1, 5));
+        assert_eq!(envelope.after(), counts(1, 6));
         assert_eq!((envelope.before, envelope.unknown, envelope.announcements), (counts(0, 0), 0, all));
         let beat = decode(&outgoing.beat(3));
-        assert_eq!((beat.before, beat.beat, beat.is_last, &*beat.session), (counts(1, 5), Some(3), false, "s"));
+        assert_eq!((beat.before, beat.beat, beat.is_last, &*beat.session), (counts(1, 6), Some(3), false, "s"));
         assert!(decode(&outgoing.last()).is_last);
     }
 

@@ -307,6 +307,7 @@ impl BusNode {
                 let home = self.placement.home_of(&Channel::Live(Arc::clone(&channel)));
                 self.has_lost_live[usize::from(home)] |= !self.call(home, Message::Live { channel, entry });
             }
+            Announcement::Sweep => self.must_sweep.fill(true),
             // Events may be lost: a client that misses one can ask.
             Announcement::User { user, event } => {
                 for shard in 0..self.credits.len() {

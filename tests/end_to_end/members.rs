@@ -1,8 +1,9 @@
 //! Proves who is admitted to a room, and that removed members and deleted rooms lose their connections.
 
 use crate::client::Ws;
-use crate::databases::Kind;
-use crate::server::{Server, WITH_JOINS, number};
+use crate::databases::{Backdoor, Kind, private_postgres};
+use crate::proxy::Proxy;
+use crate::server::{Server, Setup, WITH_JOINS, number, until};
 use serde_json::{Value, json};
 
 on_each_database_and_shards! {
@@ -202,4 +203,34 @@ async fn a_full_room_admits_no_new_member(kind: Kind) {
     assert_eq!(second.message().await, (1, "in".into()));
     server.post("/rooms/r/leave", &bob.token, Value::Null).await.expect(200);
     server.join(&cid, "room=r").await;
+}
+
+/// The answer of the database was lost, so nobody was told that the removal was made. Heads are not compared regularly in
+/// this test.
+#[tokio::test]
+async fn a_removal_whose_answer_was_lost_takes_effect() {
+    let Some(postgres) = private_postgres().await else { return };
+    let url = postgres.create_database().await.expect("a database");
+    let proxy = Proxy::start(postgres.port().expect("a port")).await;
+    let (_, database) = url.rsplit_once('/').expect("a URL with a database");
+    let through_proxy = format!("postgres://postgres@127.0.0.1:{}/{database}", proxy.port);
+    let options = ["--limit", "ping_interval_ms=3600000", "--limit", "store_timeout_ms=2000"];
+    let server = Setup::with_database(Some(through_proxy), &options).start().await;
+    let (ann, ben) = (server.user("ann").await, server.user("ben").await);
+    server.create_room(&ann, "r").await;
+    let mut at_ben = server.join(&ben, "room=r").await;
+    let mut shell = Backdoor::postgres(&url).await;
+    shell.hold_commits().await;
+    let mut watcher = Backdoor::postgres(&url).await;
+    let remove = server.call("DELETE", "/rooms/r/members/ben", &ann.token, Value::Null);
+    let lose_answer = async {
+        let waiting = "SELECT pid::text FROM pg_stat_activity WHERE datname = current_database()
+            AND wait_event_type = 'Lock' AND query LIKE '%remove_member%'";
+        until("the removal waits", async || !watcher.texts(waiting).await.is_empty()).await;
+        proxy.silence();
+        shell.release_commits().await;
+    };
+    let (removed, ()) = tokio::join!(remove, lose_answer);
+    assert!(removed.status >= 500, "{removed:?}");
+    assert_eq!(at_ben.close_code().await, Some(3503));
 }

@@ -40,6 +40,8 @@ pub struct FakeChat {
 
 #[async_trait::async_trait]
 impl Chat for FakeChat {
+    fn sweep(&self) {}
+
     async fn publish(&self, message: PublishRequest) -> Result<Stored, PublishError> {
         self.published.lock().unwrap().push(message.clone());
         let gate = self.gate.lock().unwrap().clone();
