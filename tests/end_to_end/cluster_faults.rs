@@ -5,10 +5,11 @@
 
 use crate::client::{Received, User, Ws, within};
 use crate::cluster::until_connected;
-use crate::databases::Backdoor;
+use crate::databases::{Backdoor, new_postgres_database, private_postgres, skip_without_own_postgres};
 use crate::failover::{End, Pair};
 use crate::load::{Load, View, assert_in_order_of_each_sender};
 use crate::nodes::{Cluster, node_setup};
+use crate::proxy::Proxy;
 use crate::server::{Server, text, until};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -243,6 +244,88 @@ async fn a_node_that_was_stopped_does_not_act_on_old_rights() {
     assert!(stored.iter().all(|(_, user, ..)| user == "Ann" || user == "Ben"), "{stored:?}");
     assert!(!stored.iter().any(|(.., text)| text.as_deref().is_some_and(|text| text.contains("who"))), "{stored:?}");
     until("the node is ready", async || b.get("/readyz", "").await.status == 200).await;
+}
+
+/// Whatever locks a room is one statement, so that PostgreSQL finishes it by itself.
+#[tokio::test]
+async fn a_node_that_was_stopped_holds_up_no_room() {
+    let Cluster { mut nodes, .. } = Cluster::start(3, &OPTIONS).await;
+    let mut load = Load::start_on(&nodes, 6, 2, 1).await;
+    let mut longest = Duration::ZERO;
+    for messages in [30, 41, 53, 37, 62, 44, 58, 35] {
+        load.wait_for_acks(messages).await;
+        nodes[0].signal("STOP").await;
+        let stopped = Instant::now();
+        load.wait_for_acks(messages).await;
+        longest = longest.max(stopped.elapsed());
+        nodes[0].signal("CONT").await;
+        nodes.rotate_left(1);
+    }
+    load.wait_for_acks(100).await;
+    assert_in_order_of_each_sender(&load.finish(&nodes[0]).await);
+    // A transaction that waits for a stopped node would last for as long as the node is stopped.
+    assert!(longest < Duration::from_secs(5), "the others were held up for {longest:?}");
+}
+
+/// PostgreSQL can be reached by one of the nodes, and not by the other one.
+#[tokio::test]
+async fn a_node_that_is_cut_off_from_the_database_goes_on_afterwards() {
+    if skip_without_own_postgres() {
+        return;
+    }
+    let url = new_postgres_database().await;
+    let (_, address) = url.split_once('@').expect("a URL with a user");
+    let (host, database) = address.split_once('/').expect("a URL with a database");
+    let (_, port) = host.split_once(':').expect("a URL with a port");
+    let proxy = Proxy::start(port.parse().expect("a port")).await;
+    let near = url.replace(address, &format!("127.0.0.1:{}/{database}", proxy.port));
+    let nodes = [node_setup(&near, "a", &OPTIONS).start().await, node_setup(&url, "b", &OPTIONS).start().await];
+    let (ann, ben) = (nodes[0].sign_up("Ann").await, nodes[1].sign_up("Ben").await);
+    nodes[0].create_room(&ann, "lobby").await;
+    let mut of_ben = nodes[0].join(&ben, "room=lobby").await;
+    let mut load = Load::start_on(&nodes, 4, 2, 2).await;
+    load.wait_for_acks(100).await;
+    proxy.black_out();
+    let removed = nodes[1].call("DELETE", "/rooms/lobby/members/Ben", &ann.token, Value::Null).await;
+    assert!(removed.status < 300, "{removed:?}");
+    nodes[1].post("/rooms/lobby/messages", &ann.token, json!({"text": "after"})).await.expect(201);
+    // The clients of the other node go on meanwhile.
+    load.wait_for_acks(100).await;
+    until("the node is not ready", async || nodes[0].get("/readyz", "").await.status == 503).await;
+    until("the other one misses it", async || nodes[1].setup.log().contains("the node a is silent")).await;
+    load.wait_for_acks(100).await;
+    proxy.light_up();
+    until("the node is ready again", async || nodes[0].get("/readyz", "").await.status == 200).await;
+    let code = loop {
+        match of_ben.next().await {
+            Received::Text(text) => assert!(!text.contains("after"), "{text}"),
+            Received::Closed(code, _) => break code,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(matches!(code, Some(3503 | 3010)), "{code:?}");
+    assert_eq!(nodes[0].get("/user/getchats?room=lobby&limit=9", &ben.token).await.status, 403);
+    load.wait_for_acks(100).await;
+    assert_in_order_of_each_sender(&load.finish(&nodes[0]).await);
+    Watcher::start(&nodes).await.expect_quick(&nodes).await;
+}
+
+#[tokio::test]
+async fn nothing_is_lost_when_postgres_crashes_under_several_nodes() {
+    let Some(mut postgres) = private_postgres().await else { return };
+    let Cluster { mut nodes, .. } = Cluster::start_on(&postgres.create_database().await.unwrap(), 2, &OPTIONS).await;
+    let mut load = Load::start_on(&nodes, 4, 2, 2).await;
+    for _ in 0..3 {
+        load.wait_for_acks(100).await;
+        postgres.kill().unwrap();
+        postgres.restart().await.unwrap();
+    }
+    load.wait_for_acks(100).await;
+    for node in &mut nodes {
+        assert_eq!(node.try_exit(), None, "the node has ended: {}", node.setup.log());
+    }
+    assert_in_order_of_each_sender(&load.finish(&nodes[0]).await);
+    Watcher::start(&nodes).await.expect_quick(&nodes).await;
 }
 
 /// Two nodes of which each reaches PostgreSQL through the proxy of the pair.
