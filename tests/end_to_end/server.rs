@@ -14,7 +14,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use uproar_http::Tokens;
 
 /// Sets the driver for all tests.
-const DRIVER_VARIABLE: &str = "UPROAR_TEST_DRIVER";
+pub const DRIVER_VARIABLE: &str = "UPROAR_TEST_DRIVER";
 /// Sets the number of shards for all tests that do not choose it themselves.
 const SHARDS_VARIABLE: &str = "UPROAR_TEST_SHARDS";
 
