@@ -172,18 +172,22 @@ async fn deliveries_go_on_while_the_bus_is_cut() {
         )
         .await;
     assert_eq!(terminate(&mut backdoor, SENDING, "ALL").await, 2);
+    let cut = Instant::now();
     // This one is sent before anybody has noticed.
     let first = watcher.deliver().await;
     for node in &cluster.nodes {
         until("the bus is down", async || node.metric("uproar_bus_connected").await == 0.0).await;
     }
+    // For ten seconds after something was missed, heads are read more often anyway.
     let mut delays = Vec::new();
-    for _ in 0..8 {
-        delays.push(watcher.deliver().await);
+    while cut.elapsed() < Duration::from_secs(15) {
+        let is_late = cut.elapsed() > Duration::from_secs(12);
+        let delay = watcher.deliver().await;
+        delays.extend(is_late.then_some(delay));
     }
     delays.sort_unstable();
-    // Each is sent when the one before has been found, so it waits for a whole interval.
-    assert!(delays[2] < Duration::from_millis(800) && delays[7] < Duration::from_secs(4), "{delays:?}");
+    let median = delays.get(delays.len() / 2);
+    assert!(median.is_some_and(|median| *median < Duration::from_millis(1_200)), "{delays:?}");
     assert!(first < Duration::from_secs(4), "{first:?}");
     for node in &cluster.nodes {
         assert_eq!(node.get("/readyz", "").await.status, 200, "the sweep alone is enough");
