@@ -45,8 +45,6 @@ pub enum Mutation {
     RemovalShownLate,
     /// A home goes on with another history than the one that it has loaded.
     HomeIgnoresEpoch,
-    /// A subscriber that is behind is given pages of another history than the one that its feed shows.
-    FeedIgnoresEpoch,
     /// A shard goes on serving although its node's lease has expired.
     ServesWithoutLease,
 }

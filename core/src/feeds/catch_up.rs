@@ -119,7 +119,7 @@ impl Feeds {
         let (feed_id, index) = session.joined(key)?;
         let feed = &mut self.feeds[feed_id.index()];
         let subscriber = &mut feed.subscribers[index as usize];
-        if feed.epoch.as_ref() != Some(&page.head.epoch) && !mutation::active(Mutation::FeedIgnoresEpoch) {
+        if feed.epoch.as_ref() != Some(&page.head.epoch) {
             return Some(CloseReason::INSUFFICIENT_STATE);
         }
         let follows = page.publications.iter().zip(subscriber.cursor + 1..).all(|(p, offset)| p.offset == offset);
