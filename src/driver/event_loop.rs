@@ -123,7 +123,7 @@ impl<I> Open<I> {
 
 impl<T: Transport> EventLoop<T> {
     pub(super) fn new(setup: ShardSetup, transport: T) -> EventLoop<T> {
-        let ShardSetup { shard, limits, clock, listeners, tls, port, control, http, core: _ } = setup;
+        let ShardSetup { shard, limits, clock, listeners, tls, port, control, http, core: _, may_use_epoll: _ } = setup;
         let plain = listeners.into_iter().map(|socket| Acceptor::new(socket, None));
         let encrypted = tls.into_iter().flat_map(|TlsSetup { config, listeners }| {
             listeners.into_iter().map(move |socket| Acceptor::new(socket, Some(config.clone())))

@@ -91,7 +91,18 @@ impl Driver {
             pin_to(core);
         }
         match self {
-            Driver::Uring => uring::run(setup),
+            Driver::Uring => match uring::runtime() {
+                Ok(runtime) => {
+                    uring::run(&runtime, setup);
+                    Ok(())
+                }
+                // A ring takes memory in large pieces, of which there may be too few left.
+                Err(error) if setup.may_use_epoll => {
+                    tracing::warn!("a shard uses epoll instead of io_uring: {}", uring::reason(&error));
+                    epoll::run(setup)
+                }
+                Err(error) => Err(Error::Uring(error)),
+            },
             Driver::Epoll => epoll::run(setup),
         }
     }
@@ -111,6 +122,8 @@ pub struct ShardSetup {
     pub control: Control,
     /// Takes the connections that don't request a WebSocket. When the queue is full, they are answered with 503.
     pub http: mpsc::Sender<HandOver>,
+    /// Whether the shard may use epoll if io_uring can't be set up.
+    pub may_use_epoll: bool,
     /// The CPU core to pin the thread to.
     pub core: Option<usize>,
 }

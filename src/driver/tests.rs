@@ -109,6 +109,18 @@ impl Server {
     }
 
     fn start_with_lease(driver: Driver, shards: u16, limits: Limits, lease: Lease) -> Server {
+        Server::start_after(|| (), false, driver, shards, limits, lease)
+    }
+
+    /// `prepare` is called on the thread of each shard.
+    fn start_after(
+        prepare: fn(),
+        may_use_epoll: bool,
+        driver: Driver,
+        shards: u16,
+        limits: Limits,
+        lease: Lease,
+    ) -> Server {
         Driver::choose(Some(driver)).unwrap();
         let (address, listeners) = listen::bind("127.0.0.1:0".parse().unwrap(), usize::from(shards), &limits).unwrap();
         let mesh = Mesh::new(shards, 1, |_, _| 16).unwrap();
@@ -118,6 +130,7 @@ impl Server {
         let threads = shards.map(|((port, listener), control)| {
             let (limits, http, lease) = (limits.clone(), http.clone(), lease.clone());
             thread::spawn(move || {
+                prepare();
                 let shard = shard(&limits, lease);
                 driver.run(ShardSetup {
                     shard,
@@ -128,6 +141,7 @@ impl Server {
                     port,
                     control,
                     http,
+                    may_use_epoll,
                     core: Some(0),
                 })
             })
@@ -186,6 +200,28 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.handle.drain();
     }
+}
+
+/// A server did not start when memory was fragmented: one ring could be set up, and the next one could not.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_shard_without_memory_for_a_ring_uses_epoll() {
+    fn deny_rings() {
+        let filter = br#"{"rings": {"mismatch_action": "allow", "match_action": {"errno": 12},
+            "filter": [{"syscall": "io_uring_setup"}]}}"#;
+        let mut programs = seccompiler::compile_from_json(&filter[..], seccompiler::TargetArch::x86_64).unwrap();
+        seccompiler::apply_filter(&programs.remove("rings").unwrap()).unwrap();
+    }
+    let start = |may_use_epoll| {
+        let limits = Limits::default();
+        Server::start_after(deny_rings, may_use_epoll, Driver::Uring, 1, limits, Lease::unlimited())
+    };
+    let server = start(true);
+    server.websocket();
+    server.stop();
+    let mut server = start(false);
+    let result = server.threads.remove(0).join().unwrap();
+    assert!(matches!(result, Err(Error::Uring(_))), "{result:?}");
 }
 
 /// Sets the limit of open files; without a number, to the highest allowed.

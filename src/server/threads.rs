@@ -308,7 +308,19 @@ fn spawn_shards(
         let tls = setup.tls.as_ref().map(|tls| tls.config.clone());
         let http = http.clone();
         let clock = setup.store.clock();
-        let thread = ShardThread { driver: setup.driver, config, clock, listeners, tls, port, control, http, core };
+        let may_use_epoll = setup.options.driver.requested().is_none();
+        let thread = ShardThread {
+            driver: setup.driver,
+            config,
+            clock,
+            listeners,
+            tls,
+            port,
+            control,
+            http,
+            may_use_epoll,
+            core,
+        };
         thread.spawn(results.clone()).context("can't start a shard's thread")?;
     }
     Ok(shard_results)
@@ -324,6 +336,7 @@ struct ShardThread {
     port: Port<Message>,
     control: Control,
     http: mpsc::Sender<HandOver>,
+    may_use_epoll: bool,
     core: Option<usize>,
 }
 
@@ -349,12 +362,14 @@ impl ShardThread {
             port,
             control,
             http,
+            may_use_epoll,
             core,
         } = self;
         let limits = config.limits.clone();
         let shard = Shard::new(config);
         let tls = tls.map(|config| TlsSetup { config, listeners: encrypted });
-        Ok(driver.run(ShardSetup { shard, limits, clock, listeners: plain, tls, port, control, http, core })?)
+        let listeners = plain;
+        Ok(driver.run(ShardSetup { shard, limits, clock, listeners, tls, port, control, http, may_use_epoll, core })?)
     }
 }
 

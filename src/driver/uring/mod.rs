@@ -15,7 +15,7 @@ mod buffers;
 mod event_loop;
 mod operation;
 
-use super::{Error, ShardSetup};
+use super::ShardSetup;
 use io_uring::{Probe, opcode};
 use std::io;
 use tokio_uring::Runtime;
@@ -63,12 +63,14 @@ fn probe() -> Result<(), String> {
     Ok(())
 }
 
+/// The ring of a shard, for the calling thread.
+pub(super) fn runtime() -> io::Result<Runtime> {
+    set_up(|builder| Runtime::new(tokio_uring::builder().entries(SUBMISSIONS).uring_builder(builder)))
+}
+
 /// See [`super::Driver::run`].
-pub(super) fn run(setup: ShardSetup) -> Result<(), Error> {
-    let build =
-        |builder: &io_uring::Builder| Runtime::new(tokio_uring::builder().entries(SUBMISSIONS).uring_builder(builder));
-    set_up(build).map_err(Error::Uring)?.block_on(event_loop::run(setup));
-    Ok(())
+pub(super) fn run(runtime: &Runtime, setup: ShardSetup) {
+    runtime.block_on(event_loop::run(setup));
 }
 
 /// Builds a ring with flags that save work, or without them if the kernel does not know them.
