@@ -438,14 +438,15 @@ async fn announcements_that_make_no_sense_are_ignored() {
     let room: i64 = value("SELECT id::text FROM rooms WHERE name = 'watched'").await.parse().expect("an id");
     let publication = |room: i64, generation: &str, offset: u64| json!({"p": [room, generation, offset, offset, 0, 1, "watcher", "forged", 1, null, "forged"]});
     let envelope = |from: &str, before: u64, items: Value| {
-        json!({"v": 1, "cluster": id, "from": from, "before": before, "a": items}).to_string()
+        let before = json!({"live": before, "others": before});
+        json!({"cluster": id, "from": from, "before": before, "a": items}).to_string()
     };
     let ignored = [
         String::new(),
         "hello".to_owned(),
         "{}".to_owned(),
         "[".repeat(5_000),
-        json!({"v": 1, "cluster": id, "from": "x", "before": -1}).to_string(),
+        json!({"cluster": id, "from": "x", "before": {"others": -1}}).to_string(),
         envelope("x", 0, json!([])).replace(&id, "other"),
     ];
     let huge = 1_u64 << 62;
@@ -454,10 +455,10 @@ async fn announcements_that_make_no_sense_are_ignored() {
         envelope("x", u64::MAX, json!([publication(room, &generation, u64::MAX), {"h": room}])),
         envelope("y", 1, json!([publication(room, "abc", 2), publication(room, "abc", 3)])),
         envelope("y", 3, json!([publication(room, &generation, 0), publication(room, &generation, 1)])),
-        envelope("y", 5, json!([{"unknown": [1]}, {"h": "x"}, 7, null, {"h": room, "z": 1}])),
-        envelope("y", 10, json!([{"h": -1}, {"h": i64::MAX}, publication(i64::MIN, &generation, huge)])),
+        envelope("y", 5, json!([{"unknown": [1]}, {"h": "x"}, {"s": 1}, 7, null, {"h": room, "z": 1}])),
+        envelope("y", 10, json!(["s", {"h": -1}, {"h": i64::MAX}, publication(i64::MIN, &generation, huge)])),
         envelope("y", 13, json!([{"r": [1, "nowhere", huge, huge]}, {"j": [-1, ""]}, {"l": [i64::MAX, "watched"]}])),
-        json!({"v": 9, "cluster": id, "from": "z", "before": 0, "last": true, "beat": u64::MAX}).to_string(),
+        json!({"new": 9, "cluster": id, "from": "z", "before": {}, "last": true, "beat": u64::MAX}).to_string(),
     ];
     for (index, text) in ignored.iter().chain(&heard).enumerate() {
         backdoor.execute(&format!("SELECT pg_notify('uproar', '{}')", text.replace('\'', "''"))).await;
