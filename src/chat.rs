@@ -241,7 +241,7 @@ impl uproar_http::Chat for Chat {
             return Some(reason);
         }
         if !self.lease.is_valid(boottime_ms()) {
-            return Some("the database does not say in time which tokens are revoked".into());
+            return Some("the database did not say in time which tokens have been revoked".into());
         }
         let bus = &self.bus_metrics;
         if bus.exists.load(Ordering::Relaxed) && !bus.is_settled.load(Ordering::Relaxed) {

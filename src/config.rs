@@ -231,8 +231,8 @@ pub struct Options {
     )]
     pub database: Option<String>,
 
-    /// Run as one node of several on the same PostgreSQL database. Nodes tell each other through this bus what was
-    /// committed: postgres
+    /// Run as one of several nodes that share a PostgreSQL database. The bus carries what each node commits to the others.
+    /// The only one is `postgres`
     #[arg(long, global = true, value_name = "BUS", env = "UPROAR_BUS", value_parser = text())]
     pub bus: Option<String>,
 
@@ -672,7 +672,7 @@ impl Options {
                     None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
                 };
                 if name.is_empty() || name.len() > NODE_NAME_LIMIT_BYTES || name.chars().any(char::is_control) {
-                    bail!("--node: a name has 1 to {NODE_NAME_LIMIT_BYTES} bytes and no control characters");
+                    bail!("--node: a name must have 1 to {NODE_NAME_LIMIT_BYTES} bytes and no control characters");
                 }
                 Ok(Some(name))
             }
@@ -832,7 +832,9 @@ mod tests {
         assert!(error(&["--node", "a"]).starts_with("--node has no effect without --bus"));
         assert!(error(&["--bus", "carrier-pigeon"]).contains("no bus 'carrier-pigeon'"));
         for name in ["", "a\nb", &"x".repeat(101)] {
-            assert!(error(&["--bus", "postgres", "--node", name]).starts_with("--node: a name has 1 to 100 bytes"));
+            assert!(
+                error(&["--bus", "postgres", "--node", name]).starts_with("--node: a name must have 1 to 100 bytes")
+            );
         }
     }
 

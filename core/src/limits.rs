@@ -221,10 +221,10 @@ limits! {
     gap_deadline_ms = 5_000, 10..=DAY_MS;
     /// Publications of a room that may be held in memory until the gap before them is filled.
     held_limit_publications = 4_096, 1..=MIB;
-    /// How often a node of a cluster compares the rooms in its memory with the database, while the bus works. While it
-    /// does not, every 500 ms at least. A server without `--bus` does so every `ping_interval_ms`.
+    /// How often a node of a cluster compares the rooms in its memory with the database, while the bus works. While
+    /// the bus is down, it does so at least every 500 ms. A server without `--bus` does so every `ping_interval_ms`.
     heads_sweep_interval_ms = 5_000, 10..=DAY_MS;
-    /// How long a node waits for what is before a publication that another node has announced, before it asks the
+    /// How long a node waits for the publications before one that another node has announced, before it asks the
     /// database.
     bus_gap_wait_ms = 10, 0..=60_000;
     /// How often a node of a cluster says on the bus what it has announced, so that the others notice what they missed.

@@ -233,8 +233,8 @@ async fn remove_member(
     .await
 }
 
-/// A room may have been deleted, or a member removed, although the answer of the database was lost. Then nobody was told,
-/// and only the heads of rooms tell.
+/// A room may have been deleted, or a member removed, although the answer of the database was lost. Then nobody was
+/// told, and only the heads of rooms show it.
 fn sweep_if_unknown(app: &App, error: &RoomError) {
     if matches!(error, RoomError::Store(StoreError::Failed(_))) {
         app.chat.sweep();

@@ -1,8 +1,8 @@
 //! What a node sends to the others: a line of JSON with some announcements, and how many it has made before.
 //!
 //! The counts show what was missed. Announcements are numbered when they are queued, so whatever is lost later, on the
-//! way or because a queue was full, leaves a gap in the numbers. Kinds of a newer release are counted, and otherwise
-//! ignored.
+//! way or because a queue was full, leaves a gap in the numbers. Kinds of a newer release are counted, and make
+//! this node read the heads.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -55,7 +55,7 @@ impl Counts {
 /// Why a message is ignored.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Foreign {
-    /// It is no message of ours.
+    /// It isn't one of our messages.
     Garbage,
     /// It comes from another cluster on the same bus.
     Cluster,

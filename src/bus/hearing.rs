@@ -7,9 +7,9 @@ use std::collections::HashMap;
 const QUIET_MS: u64 = 1_000;
 /// A peer that was not heard for so long is forgotten.
 const FORGOTTEN_MS: u64 = 10_000;
-/// For so long after something was missed, heads are read again and again.
+/// How long heads are read repeatedly after something was missed.
 const WATCHFUL_MS: u64 = 10_000;
-/// How often, meanwhile.
+/// How often, during that time.
 const SWEEP_INTERVAL_MS: u64 = 500;
 /// How long after the last time, even if something is missed again.
 const URGENT_INTERVAL_MS: u64 = 200;
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_peer_makes_watchful() {
+    fn a_new_peer_makes_a_node_watchful() {
         let mut hearing = Hearing::default();
         assert!(sweeps(&mut hearing, 0..1_000).is_empty());
         assert!(hearing.peers() == 0);
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_never_heard_makes_watchful() {
+    fn a_peer_that_is_never_heard_makes_a_node_watchful() {
         let mut hearing = Hearing::default();
         let mut swept = Vec::new();
         for now_ms in (0..2_000).step_by(250) {

@@ -267,7 +267,10 @@ impl BusNode {
                 Foreign::Garbage => "something that is not from uproar",
                 Foreign::Cluster => "the announcements of another cluster",
             };
-            tracing::warn!(bytes, "the bus also carries {what}; it is ignored (uproar_bus_ignored_total counts on)");
+            tracing::warn!(
+                bytes,
+                "ignored a message on the bus: {what} (uproar_bus_ignored_total counts further ones)"
+            );
         }
     }
 
@@ -350,7 +353,7 @@ impl BusNode {
         self.metrics.peers.store(heard, Ordering::Relaxed);
         self.state.set_has_peers(heard > 0 || registered > 0);
         if registered > heard {
-            // It can commit, and not tell.
+            // It can commit without announcing it.
             self.hearing.stay_watchful(now_ms);
         }
         let since_ms = self.heard_own_ms.unwrap_or(self.opened_ms);

@@ -55,7 +55,7 @@ async fn a_node_with_another_key_does_not_start() {
     let other = Setup::with_database(Some(url.clone()), &NODE);
     let (code, error) = other.fail_to_start().await;
     assert_eq!(code, Some(1));
-    assert_contains(&error, &["another signing key than the cluster", "copy signing.key", "--key-file"]);
+    assert_contains(&error, &["a different signing key from the cluster's", "copy signing.key", "--key-file"]);
     setup.add_options(&NODE);
     let mut first = setup.start().await;
     assert!(other.fail_to_start().await.1.contains("another signing key"));

@@ -1,4 +1,4 @@
-//! The sweep: regularly the heads of all homes are compared with the store. It finds what no home was told of, such as a
+//! The sweep regularly compares the heads of all homes with the store. It finds what no home was told of, such as a
 //! commit that was given up and that no later one follows, or one of another node. Alone it is enough to be correct.
 
 use super::{Homes, READ_RETRY_MS};

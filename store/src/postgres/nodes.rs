@@ -91,7 +91,8 @@ impl Node {
             ), forgotten AS (
               DELETE FROM nodes USING clock WHERE incarnation <> $1 AND beat_at < now - $5
             )
-            SELECT (SELECT value FROM meta WHERE name = 'generation'), n.incarnation, n.name, n.version, n.beat_at
+            SELECT (SELECT value FROM meta WHERE name = 'generation'), n.incarnation, n.name, n.version, n.beat_at,
+              n.beat_at < (SELECT now FROM clock) - $6
             FROM (SELECT 1) one LEFT JOIN nodes n ON n.incarnation <> $1"
         );
         let rows = sqlx::query(sql)
@@ -100,6 +101,7 @@ impl Node {
             .bind(env!("CARGO_PKG_VERSION"))
             .bind(BUS_VERSION)
             .bind(FORGOTTEN_MS)
+            .bind(SILENCE_MS.cast_signed())
             .fetch_all(connection)
             .await?;
         self.last_beat_ms = Some(boottime_ms());
@@ -109,7 +111,9 @@ impl Node {
             generation = row.try_get::<Option<String>, _>(0)?;
             if let Some(incarnation) = row.try_get::<Option<String>, _>(1)? {
                 let (name, version, beat_at) = (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
-                found.push((incarnation, Peer { name, version, beat_at, unmoved: 0 }));
+                // One that was silent before this node knew of it, such as our own last run, is not new.
+                let unmoved = if row.try_get(5)? { UNMOVED_LIMIT } else { 0 };
+                found.push((incarnation, Peer { name, version, beat_at, unmoved }));
             }
         }
         for change in self.peers.update(found) {
@@ -158,13 +162,13 @@ impl Peers {
         let mut before = std::mem::take(&mut self.0);
         for (incarnation, mut peer) in found {
             match before.remove(&incarnation) {
+                None if peer.is_silent() => {}
                 None => {
                     changes.push(Change::Joined { name: peer.name.clone(), version: peer.version.clone() });
                 }
                 Some(known) => {
-                    if known.beat_at == peer.beat_at {
-                        peer.unmoved = known.unmoved.saturating_add(1);
-                    }
+                    let has_moved = known.beat_at != peer.beat_at;
+                    peer.unmoved = if has_moved { 0 } else { known.unmoved.saturating_add(1) };
                     match (known.is_silent(), peer.is_silent()) {
                         (false, true) => changes.push(Change::Silent(peer.name.clone())),
                         (true, false) => changes.push(Change::Back(peer.name.clone())),
@@ -247,6 +251,17 @@ mod tests {
         assert_eq!(peers.update(vec![row("b", 12)]), []);
         assert_eq!(peers.update(vec![row("b", 13)]), [Change::Back("node b".to_owned())]);
         assert_eq!(peers.update(vec![]), [Change::Left("node b".to_owned())]);
+    }
+
+    /// The row that an earlier run of this node has left behind, for example.
+    #[test]
+    fn a_node_that_was_silent_before_is_not_reported() {
+        let mut peers = Peers::default();
+        let (incarnation, peer) = row("b", 10);
+        let silent = (incarnation, Peer { unmoved: UNMOVED_LIMIT, ..peer });
+        assert_eq!(peers.update(vec![silent.clone()]), []);
+        assert_eq!(peers.update(vec![silent]), []);
+        assert_eq!(peers.update(vec![row("b", 11)]), [Change::Back("node b".to_owned())]);
     }
 
     #[test]
