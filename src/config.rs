@@ -94,8 +94,8 @@ pub enum Tool {
     /// Checks everything that a start needs, without starting
     ///
     /// It prints one line for each thing that it has looked at: the options, the data folder, the addresses, the
-    /// certificate, the signing key and the database. A line that starts with "problem:" says what would keep the server
-    /// from starting, and what to do. A server may be running. Run it as the user that runs the server.
+    /// certificate, the signing key and the database. A line that starts with "problem:" says what would keep the
+    /// server from starting, and what to do. A server may be running. Run it as the user that runs the server.
     Check,
     /// Exits with status 0 if a running server responds
     ///
@@ -231,8 +231,8 @@ pub struct Options {
     )]
     pub database: Option<String>,
 
-    /// Run as one of several nodes that share a PostgreSQL database. The bus carries what each node commits to the others.
-    /// The only one is `postgres`
+    /// Run as one of several nodes that share a PostgreSQL database. The bus carries what each node commits to the
+    /// others. The only one is `postgres`
     #[arg(long, global = true, value_name = "BUS", env = "UPROAR_BUS", value_parser = text())]
     pub bus: Option<String>,
 
@@ -765,7 +765,8 @@ mod tests {
     fn spaces_around_a_value_are_ignored() {
         let file = "listen = ' 127.0.0.1:1 '\nadmin-listen = ' 127.0.0.1:2\\n'\npublic-metrics = 'false '\n\
                     echo = ' on'\ntrusted-proxy = ' 127.0.0.1'\ndata = ' /x '\ndatabase = ' sqlite:/y '\n\
-                    bus = ' postgres '\nnode = ' a '\nshards = ' 2'\nlanes = '3 '\nlisten-tls = ' 127.0.0.1:3 '\ntls-cert = ' /c '\ntls-key = '/k '\n\
+                    bus = ' postgres '\nnode = ' a '\nshards = ' 2'\n\
+                    lanes = '3 '\nlisten-tls = ' 127.0.0.1:3 '\ntls-cert = ' /c '\ntls-key = '/k '\n\
                     redirect-http = ' 127.0.0.1:4'\nhsts = ' yes '\n\
                     otlp = ' http://localhost:4318 '\notlp-headers = [' a=b ', 'c=d']\notlp-sample = ' 0.5 '\n\
                     driver = ' Epoll '\nallow-origin = [' https://a.example ']\n\

@@ -21,7 +21,8 @@ pub trait Chat: Send + Sync + 'static {
     /// Announces that a room was deleted. All its subscribers are unsubscribed. This is not lost.
     async fn close_room(&self, room: RoomId);
 
-    /// Rooms or memberships may have changed without anybody knowing: all rooms in memory are compared with the database.
+    /// Rooms or memberships may have changed without anybody knowing: all rooms in memory are compared with the
+    /// database.
     fn sweep(&self);
 
     /// Notifies all connections of a user. The notification may be lost; a client can always ask for the current state.

@@ -6,4 +6,4 @@ CREATE TABLE nodes (
   version       text NOT NULL,                                       -- of the program
   bus_version   integer NOT NULL,                                    -- of the announcements that it understands
   started_at    bigint NOT NULL,
-  beat_at       bigint NOT NULL);                                    -- moves about every two seconds while the node lives
+  beat_at       bigint NOT NULL);                                    -- moves every two seconds while the node lives

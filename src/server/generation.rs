@@ -1,5 +1,5 @@
-//! Follows the database's generation, which changes while nodes run if another PostgreSQL server takes over that may lack
-//! what was committed last. User ids of the earlier history may then mean somebody else.
+//! Follows the database's generation, which changes while nodes run if another PostgreSQL server takes over that may
+//! lack what was committed last. User ids of the earlier history may then mean somebody else.
 
 use crate::chat::Chat;
 use std::sync::Arc;

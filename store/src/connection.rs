@@ -99,7 +99,8 @@ impl DbConnection {
         }
     }
 
-    /// Ends the transaction in which a call had this result, if it had one: commits if it is `Ok`, otherwise rolls back.
+    /// Ends the transaction in which a call had this result, if it had one: commits if it is `Ok`, otherwise rolls
+    /// back.
     pub async fn finish<T, E: From<StoreError>>(mut self, result: Result<T, E>) -> Result<T, E> {
         match result {
             result if !self.in_transaction => result,

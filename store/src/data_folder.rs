@@ -85,8 +85,8 @@ fn is_empty(path: &Path) -> Result<bool, OpenError> {
     for entry in entries {
         names.push(entry.map_err(|error| failed(path, "read", error))?.file_name());
     }
-    // The root of a new ext4 volume counts as empty, and so does a folder into which somebody has copied the signing key
-    // of the other nodes.
+    // The root of a new ext4 volume counts as empty, and so does a folder into which somebody has copied the signing
+    // key of the other nodes.
     names.retain(|name| name != "lost+found" && name != DataFolder::KEY_FILE);
     if !names.is_empty() && !names.iter().any(|name| name == LOCK_FILE) {
         return Err(OpenError::Lasting(format!(

@@ -31,8 +31,8 @@ pub struct DatabaseState {
 pub struct Schema {
     /// The last migration that was applied. `None`: the database has none of our tables yet.
     pub version: Option<i64>,
-    /// The last migration of this build, which the next start brings the database to, unless a newer release has brought
-    /// it further already.
+    /// The last migration of this build, which the next start brings the database to, unless a newer release has
+    /// brought it further already.
     pub newest: i64,
 }
 

@@ -55,8 +55,8 @@ pub(crate) const USABLE_SINCE: &str = "SELECT value FROM meta WHERE name = 'usab
 /// Where a database records its migrations.
 pub(crate) const TABLE: &str = "_sqlx_migrations";
 
-/// The last migration that was applied, if this build can use the schema: it is its own, or that of a newer release which
-/// says so. `None`: none was applied. `usable_since`: what the database says.
+/// The last migration that was applied, if this build can use the schema: it is its own, or that of a newer release
+/// which says so. `None`: none was applied. `usable_since`: what the database says.
 pub(crate) fn check(
     applied: &[AppliedMigration],
     usable_since: Option<&str>,
@@ -91,8 +91,8 @@ pub(crate) fn migrator(migrations: &[Migration]) -> Migrator {
     Migrator::with_migrations(migrations.iter().map(migration).collect())
 }
 
-/// Fails unless exactly the migrations of this build have been applied: then it knows all tables and columns, and can copy
-/// them. `applied`: their versions and checksums.
+/// Fails unless exactly the migrations of this build have been applied: then it knows all tables and columns, and can
+/// copy them. `applied`: their versions and checksums.
 pub(crate) fn require_current(
     applied: &[(i64, Vec<u8>)],
     address: &str,

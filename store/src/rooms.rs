@@ -565,8 +565,8 @@ pub(crate) async fn delete(
     Ok(room)
 }
 
-/// Deletes a limited number of the rows that deleted rooms left behind, inside a transaction. `false`: none are left, or
-/// other processes are deleting them.
+/// Deletes a limited number of the rows that deleted rooms left behind, inside a transaction. `false`: none are left,
+/// or other processes are deleting them.
 pub(crate) async fn sweep_step(db: &mut DbConnection) -> Result<bool, StoreError> {
     let sql = if db.is_postgres() {
         "SELECT id FROM rooms WHERE name IS NULL ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"

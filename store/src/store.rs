@@ -29,8 +29,8 @@ pub trait Store: Send + Sync + 'static {
     /// The heads of rooms, in the order of `rooms`; `None` for a room that does not exist.
     async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<Option<Head>>, StoreError>;
 
-    /// The rooms whose last offset is not the given one, or that do not exist any more. On PostgreSQL this has a session
-    /// of its own, so that it does not wait for other reads.
+    /// The rooms whose last offset is not the given one, or that do not exist any more. On PostgreSQL this has a
+    /// session of its own, so that it does not wait for other reads.
     async fn sweep(&self, heads: &[(RoomId, Offset)]) -> Result<Swept, StoreError>;
 
     /// Publications of a room with their current content, the room's head, and those of the viewers who are members of
@@ -181,8 +181,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<MessagePage, RoomError>;
 
     /// The newest joins and departures (kinds `Added` and `Removed`) in a room with offsets above `above`, up to
-    /// `up_to`, by offset ascending. `RoomError::NotMember`: the viewer is not a member of the room, or there is no such
-    /// room.
+    /// `up_to`, by offset ascending. `RoomError::NotMember`: the viewer is not a member of the room, or there is no
+    /// such room.
     async fn membership_changes(
         &self,
         room: RoomId,
@@ -203,7 +203,8 @@ pub trait Store: Send + Sync + 'static {
     /// Identifies the history of this database. User ids are comparable within one generation only.
     fn generation(&self) -> DatabaseGeneration;
 
-    /// Follows the generation, which can change while several nodes use the database. The channel is closed if it can't.
+    /// Follows the generation, which can change while several nodes use the database. The channel is closed if it
+    /// can't.
     fn generations(&self) -> watch::Receiver<DatabaseGeneration> {
         watch::channel(self.generation()).1
     }

@@ -880,7 +880,8 @@ async fn waiting_commands_are_bounded(kind: Kind) {
     assert!(wire.result(4, "refresh", json!({"token": ann.token})).await.is_object());
 }
 
-/// During an upgrade, a newer server may store what this one does not know. The room once seemed to have a gap for ever.
+/// During an upgrade, a newer server may store what this one does not know. The room once seemed to have a gap for
+/// ever.
 async fn kinds_of_newer_releases_are_shown_as_empty_publications(kind: Kind, shards: &str) {
     let mut server = Server::start(kind, &["--shards", shards]).await;
     let ann = server.user("ann").await;

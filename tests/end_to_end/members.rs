@@ -205,8 +205,8 @@ async fn a_full_room_admits_no_new_member(kind: Kind) {
     server.join(&cid, "room=r").await;
 }
 
-/// The answer of the database was lost, so nobody was told that the removal was made. Heads are not compared regularly in
-/// this test.
+/// The answer of the database was lost, so nobody was told that the removal was made. Heads are not compared regularly
+/// in this test.
 #[tokio::test]
 async fn a_removal_whose_answer_was_lost_takes_effect() {
     let Some(postgres) = private_postgres().await else { return };

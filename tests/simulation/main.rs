@@ -3,8 +3,9 @@
 //!
 //! It drives the same state machines that run in production (`uproar_core`). Queue capacities and limits are drawn from
 //! the smallest that work. The store is slow, fails, commits without answering, and commits long after the caller has
-//! given up. Nodes are killed, paused and started again; other databases take over. Every item that a client receives is checked against the contract (`world.rs`, `sdk.rs`). At the end the
-//! faults stop, and every client must receive everything.
+//! given up. Nodes are killed, paused and started again; other databases take over. Every item that a client receives
+//! is checked against the contract (`world.rs`, `sdk.rs`). At the end the faults stop, and every client must receive
+//! everything.
 //!
 //! `shard.rs` tests a single shard with sequences that random steps do not find, `fairness.rs` with users who take too
 //! much, `epochs.rs` with a store whose history goes back, `members.rs` with removals that it is not told of, and

@@ -111,8 +111,8 @@ impl Connection {
         }
     }
 
-    /// For this long the connection was neither read nor written, for reasons of our own: the client gets that time back
-    /// wherever it is the one that must act.
+    /// For this long the connection was neither read nor written, for reasons of our own: the client gets that time
+    /// back wherever it is the one that must act.
     pub fn extend_deadlines(&mut self, pause_ms: u64) {
         self.opened_ms += pause_ms;
         self.progress_ms += pause_ms;

@@ -55,8 +55,8 @@ impl Homes {
         cx.messenger.send(caller.endpoint, answer, host);
     }
 
-    /// Tells the other nodes of a commit, whether or not anybody here receives the room. `None`: only the head tells what
-    /// it was.
+    /// Tells the other nodes of a commit, whether or not anybody here receives the room. `None`: only the head tells
+    /// what it was.
     pub fn announce(
         cx: &Context,
         room: RoomId,

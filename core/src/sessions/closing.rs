@@ -272,7 +272,7 @@ impl Shard {
         self.feeds.id_of(channel).filter(|id| self.feeds.get(*id).is_some_and(|feed| feed.is_attached))
     }
 
-    // ── tokens that became invalid, and the stop ────────────────────────────────────────────────────────────────────────────────
+    // ── tokens that became invalid, and the stop ─────────────────────────────────────────────────────────────────────
 
     pub(crate) fn on_revoke(&mut self, revocation: Revocation, host: &mut impl Host) {
         self.connections.users.revoke(revocation);

@@ -15,8 +15,8 @@ use uproar_model::{Clock, Item, Outcome, Refusal, Stored, UnixMillis};
 
 const APPEND: &str = "SELECT item, outcome, at_offset, at_number, at_ms FROM append($1, $2, $3, $4, $5, $6, $7)";
 
-/// How long after it was sent an attempt can still store something, by the database's clock. A client that gets no answer
-/// from this process may ask another one, which must not be overtaken much later by what got stuck here.
+/// How long after it was sent an attempt can still store something, by the database's clock. A client that gets no
+/// answer from this process may ask another one, which must not be overtaken much later by what got stuck here.
 const VALID_MS: u64 = 30_000;
 
 /// The sessions that commit batches, while the guard holds its lock.

@@ -45,7 +45,10 @@ pub(super) async fn check(
     if may_have_gone_back || generation::is_unused(generation, has_users) {
         generation = draw()?;
         if may_have_gone_back {
-            tracing::warn!(%generation, "the database was restored, or another PostgreSQL server took over: clients start over");
+            tracing::warn!(
+                %generation,
+                "the database was restored, or another PostgreSQL server took over: clients start over"
+            );
         }
         set_meta(&mut transaction, "generation", &generation.to_string()).await?;
     }

@@ -474,8 +474,8 @@ pub(super) struct Holder {
 }
 
 impl Holder {
-    /// `None`: nobody has the lock, or the session that had it is just ending. Such a session may be our own, but its name
-    /// is gone already: it was once taken for that of another process.
+    /// `None`: nobody has the lock, or the session that had it is just ending. Such a session may be our own, but its
+    /// name is gone already: it was once taken for that of another process.
     pub async fn find(connection: &mut PgConnection) -> Result<Option<Holder>, sqlx::Error> {
         let sql = format!(
             "SELECT l.pid, l.mode = 'ShareLock', coalesce(a.application_name, ''),

@@ -29,8 +29,8 @@ pub(super) async fn compare(connection: &mut PgConnection, key_id: &str, target:
     match row.try_get::<String, _>(0).map_err(failed)? == key_id {
         true => Ok(()),
         false => Err(OpenError::Lasting(format!(
-            "this server has a different signing key from the cluster's on {}: copy signing.key from another node, or set \
-             --key-file",
+            "this server has a different signing key from the cluster's on {}: copy signing.key from another node, or \
+             set --key-file",
             target.address
         ))),
     }

@@ -214,7 +214,8 @@ pub async fn assert_reservations_are_folded(world: &World) {
     assert!(create("ended", ben).await);
 }
 
-/// What a newer release has written into the log of a room with one message: a row of a kind that this one does not know.
+/// What a newer release has written into the log of a room with one message: a row of a kind that this one does not
+/// know.
 pub const UNKNOWN_KIND: &str = "UPDATE heads SET last_offset = 2;
     INSERT INTO messages (room_id, room_offset, number, kind, user_id, client_id, target_offset, body, edit_offset,
       gone_offset, created_at)

@@ -410,8 +410,8 @@ fn every_change_of_a_room_is_committed_durably() {
         for (value, effective) in values {
             let calls = [
                 format!(
-                    "SELECT FROM append(ARRAY[{room}::bigint], ARRAY[{ann}::bigint], ARRAY['{value}'], ARRAY[0::smallint],
-                     ARRAY[NULL::bigint], ARRAY['x'])"
+                    "SELECT FROM append(ARRAY[{room}::bigint], ARRAY[{ann}::bigint], ARRAY['{value}'],
+                     ARRAY[0::smallint], ARRAY[NULL::bigint], ARRAY['x'])"
                 ),
                 format!("SELECT FROM join_rooms(ARRAY[{room}::bigint], ARRAY[{dora}::bigint], NULL, 9)"),
                 format!("SELECT FROM remove_member({room}, {ann}, 'dora')"),
