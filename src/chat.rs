@@ -28,6 +28,9 @@ const WAITING_LIMIT: usize = 16_384;
 /// Notices that wait while events, which may be lost, are still added to them.
 const EVENTS_LIMIT: usize = WAITING_LIMIT / 2;
 
+/// How often rooms are compared with the database while a change may still be made.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+
 /// How long the shards may take to answer for their metrics.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -60,6 +63,8 @@ pub struct Chat {
     next_shard: AtomicUsize,
     ids_made: AtomicU64,
     is_stopping: AtomicBool,
+    /// Until when rooms are compared with the database again and again, by `boottime_ms`.
+    sweeps_until_ms: Arc<AtomicU64>,
     lane_metrics: Arc<LaneMetrics>,
     bus_metrics: Arc<BusMetrics>,
     process: metrics::Process,
@@ -97,6 +102,7 @@ impl Chat {
             next_shard: AtomicUsize::new(0),
             ids_made: AtomicU64::new(0),
             is_stopping: AtomicBool::new(false),
+            sweeps_until_ms: Arc::default(),
             lane_metrics,
             bus_metrics,
             process,
@@ -196,7 +202,17 @@ impl uproar_http::Chat for Chat {
     }
 
     fn sweep(&self) {
-        self.notice(Call::Sweep);
+        let until_ms = boottime_ms() + self.limits.store_timeout_ms;
+        if self.sweeps_until_ms.swap(until_ms, Ordering::Relaxed) > boottime_ms() {
+            return;
+        }
+        // The database may make the change until the statement has reached its time limit.
+        let (calls, sweeps_until_ms) = (self.calls.clone(), Arc::clone(&self.sweeps_until_ms));
+        tokio::spawn(async move {
+            while calls.send(Call::Sweep).await.is_ok() && boottime_ms() < sweeps_until_ms.load(Ordering::Relaxed) {
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+            }
+        });
     }
 
     async fn close_room(&self, room: RoomId) {

@@ -415,6 +415,10 @@ impl Shard {
             Message::Check { room, request } => self.homes.on_check(cx, room, request, host),
             Message::Live { channel, entry } => {
                 cx.messenger.acknowledge(from, host);
+                // While nothing is shown, what other nodes send would only take memory.
+                if from == Endpoint::Bus && self.is_suspended {
+                    return self.homes.lose_live(cx, host);
+                }
                 if from != Endpoint::Bus {
                     cx.announce(host, || Announcement::Live { channel: channel.clone(), entry: entry.clone() });
                 }

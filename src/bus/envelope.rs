@@ -218,13 +218,12 @@ impl Outgoing {
         self.waiting.is_empty()
     }
 
-    /// False: it was dropped, because too many wait, or because the bus does not work (`is_cut_off`).
-    pub fn push(&mut self, announcement: Announcement, is_cut_off: bool) -> bool {
+    /// False: it was dropped, because too many wait.
+    pub fn push(&mut self, announcement: Announcement) -> bool {
         // What comes after something that was dropped must wait until the gap can be told.
         let has_dropped = self.dropped != Counts::default();
-        if is_cut_off || self.waiting.len() >= WAITING_LIMIT || has_dropped && !self.waiting.is_empty() {
+        if self.waiting.len() >= WAITING_LIMIT || has_dropped && !self.waiting.is_empty() {
             self.dropped.count(&announcement);
-            self.settle();
             return false;
         }
         self.settle();
@@ -367,7 +366,7 @@ mod tests {
             live("{\"x\":1}"),
         ];
         let mut outgoing = outgoing();
-        assert!(all.iter().all(|announcement| outgoing.push(announcement.clone(), false)));
+        assert!(all.iter().all(|announcement| outgoing.push(announcement.clone())));
         let [message] = &outgoing.take(9)[..] else { panic!("not one message") };
         let envelope = decode(message);
         assert_eq!(envelope.after(), counts(1, 6));
@@ -383,7 +382,7 @@ mod tests {
         // In JSON, each of these has six bytes.
         let escaped = "\u{1}".repeat(1_320);
         for (offset, text) in ["x".repeat(3_000), "y".repeat(5_000), escaped, "z".repeat(9_000)].iter().enumerate() {
-            outgoing.push(stored(offset as u64 + 1, text), false);
+            outgoing.push(stored(offset as u64 + 1, text));
         }
         let messages = outgoing.take(9);
         assert!(messages.iter().all(|message| message.len() <= 7_900), "{:?}", messages.iter().map(String::len));
@@ -399,16 +398,14 @@ mod tests {
     fn what_was_dropped_leaves_a_gap_in_the_numbers() {
         let mut outgoing = outgoing();
         for offset in 1..=WAITING_LIMIT as u64 {
-            assert!(outgoing.push(stored(offset, "x"), false));
+            assert!(outgoing.push(stored(offset, "x")));
         }
-        assert!(!outgoing.push(stored(0, "too many"), false));
+        assert!(!outgoing.push(stored(0, "too many")));
         outgoing.skip(counts(1, 1));
         let sent = outgoing.take(usize::MAX).iter().map(|message| decode(message).announcements.len()).sum::<usize>();
         assert_eq!(sent, WAITING_LIMIT);
-        assert!(outgoing.push(stored(1, "next"), false));
+        assert!(outgoing.push(stored(1, "next")));
         assert_eq!(decode(&outgoing.take(1)[0]).before, counts(1, WAITING_LIMIT as u64 + 2));
-        assert!(!outgoing.push(stored(2, "to nobody"), true) && outgoing.is_empty());
-        assert_eq!(decode(&outgoing.beat(1)).before, counts(1, WAITING_LIMIT as u64 + 4));
     }
 
     #[test]

@@ -45,7 +45,8 @@ impl Hearing {
         let made = envelope.after();
         if envelope.is_last {
             // Its last commits were made when its shards, which announce them, had stopped.
-            self.peers.remove(&envelope.session);
+            let peer = self.peers.remove(&envelope.session);
+            self.has_lost_live |= peer.is_some_and(|peer| peer.made.live < envelope.before.live);
             self.watch(now_ms);
             return;
         }

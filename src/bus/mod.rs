@@ -170,13 +170,11 @@ impl BusNode {
         let (live, others) = self.state.take_dropped();
         outgoing.skip(Counts { live, others });
         let (mut announced, mut dropped) = (0, live + others);
-        // Nobody would hear it, and it would only take memory: the numbers tell that it is missing.
-        let is_cut_off = self.state.get() == Bus::Disconnected;
         let more = port.inbox.pop_each(|from, message| match (from, message) {
             (Endpoint::Shard(shard), Message::CreditReturned) => credits[usize::from(shard)] += 1,
             (_, Message::Announce(announcement)) => {
                 announced += 1;
-                dropped += u64::from(!outgoing.push(announcement, is_cut_off));
+                dropped += u64::from(!outgoing.push(announcement));
             }
             (from, other) => debug_assert!(false, "{from:?} sent the bus {other:?}"),
         });
@@ -230,6 +228,7 @@ impl BusNode {
             // What was sent meanwhile is missing.
             Event::Lost(reason) => {
                 self.heard_own_ms = None;
+                self.opened_ms = boottime_ms();
                 self.settle(Bus::Disconnected, &reason);
                 self.hearing.watch(boottime_ms());
             }
@@ -285,8 +284,9 @@ impl BusNode {
                 let micros = u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX);
                 self.metrics.lag_micros.store(micros, Ordering::Relaxed);
                 self.heard_own_ms = Some(sent_ms);
-                // One that took long says that others take long too.
-                if boottime_ms() < sent_ms + DEAF_MS {
+                // One that took long says that others take long too. With one limit for both directions, the state could
+                // change with every beat.
+                if boottime_ms() < sent_ms + DEAF_MS / 2 {
                     self.settle(Bus::Connected, "");
                 }
             }
@@ -310,7 +310,8 @@ impl BusNode {
                 let home = self.placement.home_of(&Channel::Live(Arc::clone(&channel)));
                 self.has_lost_live[usize::from(home)] |= !self.call(home, Message::Live { channel, entry });
             }
-            Announcement::Sweep => self.must_sweep.fill(true),
+            // What its sender does not know may still be about to happen.
+            Announcement::Sweep => self.hearing.watch(boottime_ms()),
             // Events may be lost: a client that misses one can ask.
             Announcement::User { user, event } => {
                 for shard in 0..self.credits.len() {

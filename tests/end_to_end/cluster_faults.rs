@@ -437,9 +437,7 @@ async fn announcements_that_make_no_sense_are_ignored() {
     let id = value("SELECT value FROM meta WHERE name = 'cluster'").await;
     let generation = value("SELECT value FROM meta WHERE name = 'generation'").await;
     let room: i64 = value("SELECT id::text FROM rooms WHERE name = 'watched'").await.parse().expect("an id");
-    let publication = |room: i64, generation: &str, offset: u64| {
-        json!({"p": [room, generation, offset, offset, 0, 1, "watcher", "forged", 1, null, "forged"]})
-    };
+    let publication = |room: i64, generation: &str, offset: u64| json!({"p": [room, generation, offset, offset, 0, 1, "watcher", "forged", 1, null, "forged"]});
     let envelope = |from: &str, before: u64, items: Value| {
         let before = json!({"live": before, "others": before});
         json!({"cluster": id, "from": from, "before": before, "a": items}).to_string()

@@ -102,6 +102,8 @@ impl Homes {
         }
         if home.learn(offset, publication, cx.limits().held_limit_publications as usize) {
             Self::mark_to_show(&mut self.to_show, &channel, home);
+            // Somebody else may write to the room all the time. Only a gap without progress ends its subscriptions.
+            home.gap_since_ms = None;
         }
         if home.is_loaded && !home.has_gap() {
             home.gap_since_ms = None;
@@ -187,8 +189,7 @@ impl Homes {
         let room = asking.room;
         let channel = Channel::Room(room);
         let Some(home) = self.home_that_asked(asking) else { return };
-        home.is_reading = false;
-        let learned = home.learned;
+        let (learned, asked_in_doubt) = (home.learned, home.asked_in_doubt);
         match reply {
             StoreReply::Page(page) => {
                 if !self.may_go_on(cx, asking, page.as_ref().map(|page| &page.head), host) {
@@ -199,10 +200,12 @@ impl Homes {
                 for publication in &page.publications {
                     self.learn(cx, room, generation, publication.offset, Some(publication.clone()), host);
                 }
-                if self.homes.get(&channel).is_some_and(|home| home.asked_in_doubt) {
+                if asked_in_doubt {
                     self.learn(cx, room, generation, head, None, host);
                 }
                 let Some(home) = self.homes.get_mut(&channel) else { return };
+                // Only now: each of those calls would otherwise ask for the next page.
+                home.is_reading = false;
                 // The lane may have delivered the missing publications before this answer came, and there may be
                 // another gap since then, which nobody has asked for.
                 let is_late = page.publications.iter().any(|publication| publication.offset <= learned);
@@ -215,7 +218,8 @@ impl Homes {
                 }
             }
             _ => {
-                home.is_in_doubt |= home.asked_in_doubt;
+                home.is_reading = false;
+                home.is_in_doubt |= asked_in_doubt;
                 home.read_after_ms = cx.now.ms + READ_RETRY_MS;
             }
         }

@@ -49,6 +49,10 @@ impl Homes {
     /// The heads may have changed without a home knowing.
     pub fn sweep_now(&mut self) {
         self.sweep.is_urgent = true;
+        // The sweep leaves out homes that are reading their heads, which may be older.
+        for home in self.homes.values_mut().filter(|home| !home.is_loaded) {
+            home.is_in_doubt = true;
+        }
     }
 
     /// Asks the store for the rooms whose heads differ from what their homes know, if that is due.

@@ -207,6 +207,7 @@ impl Guard {
         let is_new = self.generation.send_if_modified(|known| std::mem::replace(known, generation) != generation);
         if is_new {
             *self.trusted_since() = Instant::now();
+            self.witnesses.forget();
             tracing::warn!(%generation, "the database has another history: clients start over");
         }
     }
@@ -369,12 +370,13 @@ impl Guard {
             Health::ReadOnly => return Err(trouble("the server is read-only")),
             Health::Shared => return Err(trouble("a pooler has given the guard another session")),
         }
+        // A session may notice the failover first.
+        let known = self.generation();
         let is_complete = self.witnesses.are_present(&mut held.connection, self.mode).await?;
         if self.mode == Mode::Node {
             // What another node has committed may be missing although nothing of this one's is.
-            let lost = (!is_complete).then(|| self.generation());
+            let lost = (!is_complete).then_some(known);
             let generation = generation::check(&mut held.connection, lost).await?;
-            self.witnesses.forget();
             self.set_generation(generation);
             return Ok(Ok(held));
         }

@@ -405,8 +405,13 @@ fn every_change_of_a_room_is_committed_durably() {
                FOR EACH ROW EXECUTE FUNCTION see()",
         )
         .await;
-        let values = [("off", "on"), ("local", "on"), ("on", "on"), ("remote_write", "remote_write"),
-            ("remote_apply", "remote_apply")];
+        let values = [
+            ("off", "on"),
+            ("local", "on"),
+            ("on", "on"),
+            ("remote_write", "remote_write"),
+            ("remote_apply", "remote_apply"),
+        ];
         for (value, effective) in values {
             let calls = [
                 format!(
