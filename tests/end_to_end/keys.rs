@@ -58,7 +58,7 @@ async fn a_node_with_another_key_does_not_start() {
     assert_contains(&error, &["a different signing key from the cluster's", "copy signing.key", "--key-file"]);
     setup.add_options(&NODE);
     let mut first = setup.start().await;
-    assert!(other.fail_to_start().await.1.contains("another signing key"));
+    assert!(other.fail_to_start().await.1.contains("a different signing key"));
 
     // No node, not even one with another data folder, may be running.
     let refused = new_key(&other).await;
@@ -67,7 +67,7 @@ async fn a_node_with_another_key_does_not_start() {
     first.stop().await;
     assert!(new_key(&other).await.status.success());
     let setup = first.into_setup();
-    assert!(setup.fail_to_start().await.1.contains("another signing key"), "the old key");
+    assert!(setup.fail_to_start().await.1.contains("a different signing key"), "the old key");
     let second = other.start().await;
     fs::copy(second.setup.data().join("signing.key"), setup.data().join("signing.key")).unwrap();
     let first = setup.start().await;
@@ -89,7 +89,7 @@ async fn of_two_first_nodes_with_different_keys_one_starts() {
     let [first, second] = nodes;
     let (loser, winner) = if ended[0].is_some() { (first, second) } else { (second, first) };
     assert_eq!(ended.iter().flatten().next().and_then(std::process::ExitStatus::code), Some(1));
-    assert!(loser.server.setup.log().contains("another signing key"), "{}", loser.server.setup.log());
+    assert!(loser.server.setup.log().contains("a different signing key"), "{}", loser.server.setup.log());
     let winner = winner.listens().await;
     let ann = winner.sign_up("ann").await;
     winner.get("/me", &ann.token).await.expect(200);

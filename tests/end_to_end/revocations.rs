@@ -125,7 +125,7 @@ async fn a_node_that_cannot_ask_for_revocations_accepts_no_token() {
     until("the lease expires", async || one.get("/me", &ann.token).await.status == 503).await;
     let response = one.get("/readyz", "").await;
     assert_eq!(response.status, 503);
-    assert_contains(&String::from_utf8_lossy(&response.body), &["which tokens are revoked"]);
+    assert_contains(&String::from_utf8_lossy(&response.body), &["which tokens have been revoked"]);
     for path in ["/healthz", "/"] {
         assert_eq!(one.get(path, "").await.status, 200, "{path}");
     }
