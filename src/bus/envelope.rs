@@ -191,8 +191,8 @@ impl Envelope {
 /// The announcements of this node that are still to be sent.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    cluster: String,
-    session: String,
+    pub cluster: String,
+    pub session: String,
     /// The longest message, in bytes.
     limit_bytes: usize,
     waiting: VecDeque<Announcement>,
@@ -220,7 +220,7 @@ impl Outgoing {
 
     /// False: it was dropped, because too many wait.
     pub fn push(&mut self, announcement: Announcement) -> bool {
-        // What comes after something that was dropped must wait until the gap can be told.
+        // What comes after something that was dropped must wait until the gap can be reported.
         let has_dropped = self.dropped != Counts::default();
         if self.waiting.len() >= WAITING_LIMIT || has_dropped && !self.waiting.is_empty() {
             self.dropped.count(&announcement);
@@ -239,7 +239,7 @@ impl Outgoing {
         true
     }
 
-    /// Announcements were made that found no place.
+    /// Announcements were dropped on their way here.
     pub fn skip(&mut self, dropped: Counts) {
         self.dropped.add(dropped);
         self.settle();

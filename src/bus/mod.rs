@@ -28,9 +28,9 @@ use uproar_store::{PostgresBus, SharedStore};
 
 /// Messages that are sent with one statement.
 const BATCH_LIMIT: usize = 64;
-/// If none of our own beats of this time has come back, the bus does not work.
+/// The bus does not work if none of our own beats that were sent within this time has come back.
 const DEAF_MS: u64 = 700;
-/// Then, after this time, its sessions are opened again.
+/// After this time without a beat of our own, the sessions are opened again.
 const RENEW_MS: u64 = 5_000;
 /// How long the last announcements may take when the server stops.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ pub struct BusMetrics {
     pub lag_micros: AtomicU64,
     /// Announcements of this node.
     pub announced: AtomicU64,
-    /// Announcements of this node that found no place.
+    /// Announcements of this node that were dropped because a queue was full.
     pub dropped: AtomicU64,
     /// Announcements of other nodes.
     pub received: AtomicU64,
@@ -99,9 +99,7 @@ pub async fn run_bus(setup: BusSetup) {
         credits: vec![calls_limit; usize::from(shards)],
         must_sweep: vec![false; usize::from(shards)],
         has_lost_live: vec![false; usize::from(shards)],
-        outgoing: Outgoing::new(cluster.clone(), session.clone(), PostgresBus::MESSAGE_LIMIT_BYTES),
-        cluster,
-        session,
+        outgoing: Outgoing::new(cluster, session, PostgresBus::MESSAGE_LIMIT_BYTES),
         hearing: Hearing::default(),
         beats: VecDeque::new(),
         beat: 0,
@@ -114,7 +112,7 @@ pub async fn run_bus(setup: BusSetup) {
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !*stop.borrow() {
         let more = node.take_announcements();
-        node.send_sweeps();
+        node.tell_shards();
         node.send(&mut link);
         node.port.outbox.flush();
         if more {
@@ -148,8 +146,6 @@ struct BusNode {
     must_sweep: Vec<bool>,
     /// Shards whose subscribers of `live:` channels are to be told that they have missed something.
     has_lost_live: Vec<bool>,
-    cluster: String,
-    session: String,
     outgoing: Outgoing,
     hearing: Hearing,
     /// Our own beats that were sent and not heard yet: number, and time by two clocks.
@@ -236,12 +232,12 @@ impl BusNode {
     }
 
     fn on_message(&mut self, text: &str) {
-        let envelope = match Envelope::decode(text, &self.cluster) {
+        let envelope = match Envelope::decode(text, &self.outgoing.cluster) {
             Ok(envelope) => envelope,
             Err(foreign) => return self.on_foreign(&foreign, text.len()),
         };
         let now_ms = boottime_ms();
-        if envelope.session == self.session {
+        if envelope.session == self.outgoing.session {
             self.on_own(envelope.beat);
             return;
         }
@@ -263,7 +259,7 @@ impl BusNode {
         self.metrics.ignored.fetch_add(1, Ordering::Relaxed);
         if !std::mem::replace(&mut self.has_logged_foreign, true) {
             let what = match foreign {
-                Foreign::Garbage => "something that is not from uproar",
+                Foreign::Garbage => "something that this release does not understand",
                 Foreign::Cluster => "the announcements of another cluster",
             };
             tracing::warn!(
@@ -334,7 +330,7 @@ impl BusNode {
     }
 
     /// Tells the shards what they have missed.
-    fn send_sweeps(&mut self) {
+    fn tell_shards(&mut self) {
         for shard in 0..self.credits.len() {
             if self.must_sweep[shard] {
                 self.must_sweep[shard] = !self.call(shard as u16, Message::SweepNow);

@@ -1,5 +1,5 @@
 //! A store whose history goes back under a running shard: a standby without the last commits takes over, or rooms
-//! disappear. Whoever was shown the old history must be told, and nobody else.
+//! disappear. Everyone who was shown the old history must be told, and nobody else.
 
 use crate::shard::{Received, Rig, close_codes, history, lines, replies, reply_to, subscribe};
 use serde_json::{Value, json};

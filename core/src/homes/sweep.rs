@@ -16,7 +16,7 @@ pub(super) struct Sweep {
     begun_ms: u64,
     /// Rooms that this round still has to ask for, in descending order.
     left: Vec<RoomId>,
-    /// The homes of the question under way, by their rooms. Empty: there is none.
+    /// The homes that are being asked about, sorted by room. Empty if no question is under way.
     asked: Vec<AskingHome>,
     /// Nothing is asked before this time, because the last question found no credit, or no answer.
     rests_until_ms: u64,
