@@ -14,6 +14,7 @@
 //! `SEED=n cargo test --features mutations --test simulation -- replay --nocapture` replays one seed.
 //! `SEEDS=n` sets how many seeds `the_contract_holds` runs.
 
+mod announced;
 mod client;
 mod epochs;
 mod fairness;
