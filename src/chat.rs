@@ -1,6 +1,5 @@
 //! Connects the HTTP service to the shards: [`Chat`] is the service's side, [`run`] the task that speaks to the mesh.
 
-use crate::bus::BusMetrics;
 use crate::driver::{self, Adopted, ShardHandle};
 use crate::lanes::LaneMetrics;
 use crate::mesh::Port;
@@ -12,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
+use uproar_core::BusMetrics;
 use uproar_core::limits::Limits;
 use uproar_core::message::{Append, Caller, Channel, Endpoint, Message};
 use uproar_core::metrics::ShardMetrics;

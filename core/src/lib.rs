@@ -10,7 +10,7 @@
 //! | `feeds/` | channels that this shard receives: subscribers, fan-out, catching up |
 //! | `connections/` | the table of connections and the state of each |
 //! | `homes/` | channels that hash to this shard: learning what is committed, showing it, feeding shards |
-//! | `bus.rs` | what a shard must know about the bus between nodes |
+//! | `bus/` | what the nodes of a cluster tell each other, and what a shard must know about it |
 //! | `context.rs` | what the owners share: configuration, time, counters, the messenger |
 //! | `log/` | segments of publications, and the ring of the latest ones |
 //! | `lane.rs` | batches on their way into the database |
@@ -48,7 +48,7 @@ mod shard;
 pub mod websocket;
 
 pub use buffer::Slice;
-pub use bus::{Announcement, Bus, BusState, LIVE_LIMIT_BYTES};
+pub use bus::{Announcement, Bus, BusConfig, BusMetrics, BusNode, BusState, LIVE_LIMIT_BYTES, Notice};
 pub use config::{AllowOrigin, ShardConfig, Verify};
 pub use host::{Host, Now, Refused};
 pub use ids::{Serial, Slot};

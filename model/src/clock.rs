@@ -4,7 +4,7 @@ use crate::UnixMillis;
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The database's clock. Clones share what is known about it.
 ///
@@ -88,10 +88,15 @@ impl Reading {
     }
 }
 
-/// Milliseconds since this machine started, the time that it was suspended included: a clock that nobody can set.
-pub fn boottime_ms() -> u64 {
+/// How long ago this machine started, the time that it was suspended included: a clock that nobody can set.
+pub fn boottime() -> Duration {
     let time = clock_gettime(ClockId::Boottime);
-    time.tv_sec.unsigned_abs() * 1000 + time.tv_nsec.unsigned_abs() / 1_000_000
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
+}
+
+/// The same in milliseconds.
+pub fn boottime_ms() -> u64 {
+    u64::try_from(boottime().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Unix milliseconds by this machine's clock.

@@ -18,7 +18,7 @@ pub mod text;
 pub use access::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocation, Revocations, Role, UserEvent};
 pub use append::{Item, Kind, OWN_REACTIONS_LIMIT, Outcome, REACTION_KINDS_LIMIT, Refusal, Stored};
 pub use claims::{Claims, TokenError};
-pub use clock::{Clock, Reading, boottime_ms};
+pub use clock::{Clock, Reading, boottime, boottime_ms};
 pub use lease::Lease;
 pub use message_id::{MESSAGE_ID_LIMIT_BYTES, MessageIdError, check_message_id, shown_message_id};
 pub use name::{

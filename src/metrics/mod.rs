@@ -2,7 +2,6 @@
 
 mod process;
 
-use crate::bus::BusMetrics;
 use crate::lanes::LaneMetrics;
 use crate::output;
 use crate::traces::TraceMetrics;
@@ -11,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use uproar_core::BusMetrics;
 use uproar_core::limits::Limits;
 use uproar_core::metrics::{BUCKETS_MS, Histogram, ShardMetrics};
 

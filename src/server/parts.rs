@@ -1,7 +1,6 @@
 //! Builds what the threads share: the mesh between them, the chat as HTTP sees it, and the HTTP service.
 
 use super::{Setup, settings};
-use crate::bus::BusMetrics;
 use crate::chat::{Calls, Chat};
 use crate::driver::{Control, ShardHandle};
 use crate::lanes::LaneMetrics;
@@ -9,6 +8,7 @@ use crate::mesh::Mesh;
 use crate::metrics;
 use anyhow::{Context, Result};
 use std::sync::Arc;
+use uproar_core::BusMetrics;
 use uproar_core::limits::Limits;
 use uproar_core::message::{Endpoint, Message, reserved_places};
 use uproar_core::{AllowOrigin, Verify, lane_calls_limit};

@@ -1,4 +1,17 @@
-//! What shards must know about the bus, through which the nodes of a cluster tell each other what they have committed.
+//! The bus, through which the nodes of a cluster tell each other what they have committed. It only makes things faster.
+//! Whatever it loses is found by the sweep, which it makes run more often while it does not work.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `node.rs` | one node: what it sends, what it makes of what it hears |
+//! | `envelope.rs` | what is sent, and how it is numbered |
+//! | `hearing.rs` | who is heard, and what was missed |
+
+mod envelope;
+mod hearing;
+mod node;
+
+pub use node::{BusConfig, BusNode, Notice};
 
 use crate::protocol::LiveEntry;
 use std::sync::Arc;
@@ -15,6 +28,31 @@ pub struct BusState {
     /// Announcements that found no place in the queue to the bus: those of `live:` messages, and all others.
     dropped_live: AtomicU64,
     dropped: AtomicU64,
+}
+
+/// Counters, for metrics and readiness.
+#[derive(Debug, Default)]
+pub struct BusMetrics {
+    /// Whether this process has a bus at all.
+    pub exists: AtomicBool,
+    /// Whether our own beats are heard.
+    pub connected: AtomicBool,
+    /// Whether it is known if the bus works.
+    pub is_settled: AtomicBool,
+    /// Other nodes that are heard.
+    pub peers: AtomicU64,
+    /// How long the last beat took to come back, in microseconds.
+    pub lag_micros: AtomicU64,
+    /// Announcements of this node.
+    pub announced: AtomicU64,
+    /// Announcements of this node that were dropped because a queue was full.
+    pub dropped: AtomicU64,
+    /// Announcements of other nodes.
+    pub received: AtomicU64,
+    /// Announcements of other nodes that did not arrive.
+    pub missed: AtomicU64,
+    /// Messages that were no announcements of this cluster.
+    pub ignored: AtomicU64,
 }
 
 /// The longest text of a `live:` message between nodes, in bytes, as a JSON string.

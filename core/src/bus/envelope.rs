@@ -4,11 +4,11 @@
 //! way or because a queue was full, leaves a gap in the numbers. Kinds of a newer release are counted, and make
 //! this node read the heads.
 
+use crate::bus::Announcement;
+use crate::protocol::LiveEntry;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::VecDeque;
-use uproar_core::Announcement;
-use uproar_core::protocol::LiveEntry;
 use uproar_model::{DatabaseGeneration, Kind, Marker, Publication, RoomId, User, UserEvent, UserId};
 
 /// Announcements that may wait to be sent. More are dropped.

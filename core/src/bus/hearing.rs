@@ -126,7 +126,7 @@ impl Hearing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use uproar_core::Announcement;
+    use crate::bus::Announcement;
     use uproar_model::RoomId;
 
     fn envelope(session: &str, before: u64, count: usize) -> Envelope {

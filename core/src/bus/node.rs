@@ -1,0 +1,332 @@
+//! A node on the bus, without I/O: what it sends, what it makes of what it hears, and whether the bus works.
+
+use super::envelope::{Counts, Envelope, Foreign, Outgoing};
+use super::hearing::Hearing;
+use super::{Announcement, Bus, BusMetrics, BusState};
+use crate::message::{Channel, Endpoint, Message};
+use crate::messenger::Placement;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Messages that are sent at a time.
+const BATCH_LIMIT: usize = 64;
+/// The bus does not work if none of our own beats that were sent within this time has come back.
+const DEAF_MICROS: u64 = 700_000;
+/// After this time without a beat of our own, the sessions are opened again.
+const RENEW_MICROS: u64 = 5_000_000;
+/// Our own beats that are remembered until they come back.
+const BEATS_LIMIT: usize = 256;
+
+/// What a [`BusNode`] is made with.
+#[derive(Debug)]
+pub struct BusConfig {
+    /// The id of the cluster.
+    pub cluster: String,
+    /// A random word: this run of this node.
+    pub session: String,
+    /// The longest message that the transport takes.
+    pub message_limit_bytes: usize,
+    pub state: Arc<BusState>,
+    pub metrics: Arc<BusMetrics>,
+    pub placement: Placement,
+    pub shards: u16,
+    /// Calls to one shard that may be under way.
+    pub calls_limit: u64,
+}
+
+/// Something for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    Works,
+    /// It does not work, for this reason.
+    Fails(String),
+    /// The first message that is ignored: its size, and what it is.
+    Ignored(usize, &'static str),
+}
+
+/// See the module. Times are microseconds of [`boottime`](uproar_model::boottime).
+#[derive(Debug)]
+pub struct BusNode {
+    state: Arc<BusState>,
+    metrics: Arc<BusMetrics>,
+    placement: Placement,
+    /// Calls that may still be made, by shard.
+    credits: Vec<u64>,
+    /// Shards that are to read the heads of their rooms.
+    must_sweep: Vec<bool>,
+    /// Shards whose subscribers of `live:` channels are to be told that they have missed something.
+    has_lost_live: Vec<bool>,
+    outgoing: Outgoing,
+    hearing: Hearing,
+    /// Our own beats that were sent and not heard yet: number, and when.
+    beats: VecDeque<(u64, u64)>,
+    beat: u64,
+    is_beat_due: bool,
+    /// When the last of our own beats that has come back was sent.
+    heard_own_micros: Option<u64>,
+    /// When the sessions were opened.
+    opened_micros: u64,
+    has_ignored: bool,
+    /// Messages for shards that the driver has not taken yet.
+    calls: Vec<(u16, Message)>,
+    notices: Vec<Notice>,
+}
+
+impl BusNode {
+    pub fn new(config: BusConfig, now_micros: u64) -> BusNode {
+        let BusConfig { cluster, session, message_limit_bytes, state, metrics, placement, shards, calls_limit } =
+            config;
+        BusNode {
+            state,
+            metrics,
+            placement,
+            credits: vec![calls_limit; usize::from(shards)],
+            must_sweep: vec![false; usize::from(shards)],
+            has_lost_live: vec![false; usize::from(shards)],
+            outgoing: Outgoing::new(cluster, session, message_limit_bytes),
+            hearing: Hearing::default(),
+            beats: VecDeque::new(),
+            beat: 0,
+            is_beat_due: true,
+            heard_own_micros: None,
+            opened_micros: now_micros,
+            has_ignored: false,
+            calls: Vec::new(),
+            notices: Vec::new(),
+        }
+    }
+
+    // ── to the other nodes ──────────────────────────────────────────────────────────────────────────────────────────
+
+    /// A message of a shard.
+    pub fn receive(&mut self, from: Endpoint, message: Message) {
+        match (from, message) {
+            (Endpoint::Shard(shard), Message::CreditReturned) => self.credits[usize::from(shard)] += 1,
+            (_, Message::Announce(announcement)) => {
+                self.metrics.announced.fetch_add(1, Ordering::Relaxed);
+                let is_dropped = !self.outgoing.push(announcement);
+                self.metrics.dropped.fetch_add(u64::from(is_dropped), Ordering::Relaxed);
+            }
+            (from, other) => debug_assert!(false, "{from:?} sent the bus {other:?}"),
+        }
+    }
+
+    /// Counts what the shards could not announce. To be called before their messages are received.
+    pub fn count_dropped(&mut self) {
+        let (live, others) = self.state.take_dropped();
+        self.outgoing.skip(Counts { live, others });
+        self.metrics.dropped.fetch_add(live + others, Ordering::Relaxed);
+    }
+
+    pub fn has_to_send(&self) -> bool {
+        self.is_beat_due || !self.outgoing.is_empty()
+    }
+
+    /// The next messages to send.
+    pub fn take_batch(&mut self, now_micros: u64) -> Vec<String> {
+        let mut messages = self.outgoing.take(BATCH_LIMIT);
+        if std::mem::take(&mut self.is_beat_due) {
+            self.beat += 1;
+            messages.push(self.outgoing.beat(self.beat));
+            if self.beats.len() == BEATS_LIMIT {
+                self.beats.pop_front();
+            }
+            self.beats.push_back((self.beat, now_micros));
+        }
+        messages
+    }
+
+    /// The next messages to send when this node stops, and whether they are the last ones, with which it says goodbye.
+    pub fn take_last(&mut self) -> (Vec<String>, bool) {
+        if self.outgoing.is_empty() {
+            (vec![self.outgoing.last()], true)
+        } else {
+            (self.outgoing.take(BATCH_LIMIT), false)
+        }
+    }
+
+    // ── from the other nodes ────────────────────────────────────────────────────────────────────────────────────────
+
+    /// From now on, everything that is sent is heard.
+    pub fn opened(&mut self, now_micros: u64) {
+        self.opened_micros = now_micros;
+    }
+
+    /// What was sent meanwhile is missing.
+    pub fn lost(&mut self, now_micros: u64, reason: &str) {
+        self.heard_own_micros = None;
+        self.opened_micros = now_micros;
+        self.settle(now_micros, Bus::Disconnected, reason);
+        self.hearing.watch(millis(now_micros));
+    }
+
+    /// A message has arrived, of this node or another.
+    pub fn hear(&mut self, now_micros: u64, text: &str) {
+        let envelope = match Envelope::decode(text, &self.outgoing.cluster) {
+            Ok(envelope) => envelope,
+            Err(foreign) => return self.ignore(&foreign, text.len()),
+        };
+        if envelope.session == self.outgoing.session {
+            self.hear_own(now_micros, envelope.beat);
+            return;
+        }
+        let now_ms = millis(now_micros);
+        self.hearing.hear(now_ms, &envelope);
+        self.state.set_has_peers(true);
+        self.metrics.peers.store(self.hearing.peers(), Ordering::Relaxed);
+        self.metrics.received.fetch_add(envelope.announcements.len() as u64, Ordering::Relaxed);
+        for announcement in envelope.announcements {
+            self.deliver(now_ms, announcement);
+        }
+        self.metrics.missed.fetch_add(self.hearing.take_missed(), Ordering::Relaxed);
+        if self.hearing.take_lost_live() {
+            self.has_lost_live.fill(true);
+        }
+        self.must_sweep_if_due(now_ms);
+    }
+
+    fn ignore(&mut self, foreign: &Foreign, bytes: usize) {
+        self.metrics.ignored.fetch_add(1, Ordering::Relaxed);
+        if !std::mem::replace(&mut self.has_ignored, true) {
+            let what = match foreign {
+                Foreign::Garbage => "something that this release does not understand",
+                Foreign::Cluster => "the announcements of another cluster",
+            };
+            self.notices.push(Notice::Ignored(bytes, what));
+        }
+    }
+
+    /// One of our own messages has come back.
+    fn hear_own(&mut self, now_micros: u64, beat: Option<u64>) {
+        let Some(beat) = beat else { return };
+        while let Some((number, sent_micros)) = self.beats.front().copied()
+            && number <= beat
+        {
+            self.beats.pop_front();
+            if number == beat {
+                let lag_micros = now_micros.saturating_sub(sent_micros);
+                self.metrics.lag_micros.store(lag_micros, Ordering::Relaxed);
+                self.heard_own_micros = Some(sent_micros);
+                // One that took long says that others take long too. With one limit for both directions, the state could
+                // change with every beat.
+                if lag_micros < DEAF_MICROS / 2 {
+                    self.settle(now_micros, Bus::Connected, "");
+                }
+            }
+        }
+    }
+
+    /// Passes on what another node has announced. Where there is no credit, the heads are read instead.
+    fn deliver(&mut self, now_ms: u64, announcement: Announcement) {
+        match announcement {
+            Announcement::Stored { room, generation, publication } => {
+                let home = self.placement.home_of(&Channel::Room(room));
+                let message = Message::Announced { room, generation: Some(generation), publication: Some(publication) };
+                self.must_sweep[usize::from(home)] |= !self.call(home, message);
+            }
+            Announcement::Head { room } => {
+                let home = self.placement.home_of(&Channel::Room(room));
+                let message = Message::Announced { room, generation: None, publication: None };
+                self.must_sweep[usize::from(home)] |= !self.call(home, message);
+            }
+            Announcement::Live { channel, entry } => {
+                let home = self.placement.home_of(&Channel::Live(Arc::clone(&channel)));
+                self.has_lost_live[usize::from(home)] |= !self.call(home, Message::Live { channel, entry });
+            }
+            // What its sender does not know may still be about to happen.
+            Announcement::Sweep => self.hearing.watch(now_ms),
+            // Events may be lost: a client that misses one can ask.
+            Announcement::User { user, event } => {
+                for shard in 0..self.credits.len() {
+                    self.call(shard as u16, Message::NotifyUser { user, event: event.clone() });
+                }
+            }
+        }
+    }
+
+    // ── to the shards ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// False: too many calls to this shard are under way.
+    fn call(&mut self, shard: u16, message: Message) -> bool {
+        let credits = &mut self.credits[usize::from(shard)];
+        if *credits == 0 {
+            return false;
+        }
+        *credits -= 1;
+        self.calls.push((shard, message));
+        true
+    }
+
+    /// Takes the messages for shards. There is a place for each of them in the queue to its shard.
+    pub fn take_calls(&mut self) -> Vec<(u16, Message)> {
+        for shard in 0..self.credits.len() {
+            if self.must_sweep[shard] {
+                self.must_sweep[shard] = !self.call(shard as u16, Message::SweepNow);
+            }
+            if self.has_lost_live[shard] {
+                self.has_lost_live[shard] = !self.call(shard as u16, Message::LiveLost);
+            }
+        }
+        std::mem::take(&mut self.calls)
+    }
+
+    /// Takes what is to be logged.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    // ── time ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Time for a beat. `registered`: how many other nodes the database knows to be alive. True: the sessions are to be
+    /// opened again.
+    pub fn tick(&mut self, now_micros: u64, registered: u64) -> bool {
+        let now_ms = millis(now_micros);
+        self.is_beat_due = true;
+        self.must_sweep_if_due(now_ms);
+        let heard = self.hearing.peers();
+        self.metrics.peers.store(heard, Ordering::Relaxed);
+        self.state.set_has_peers(heard > 0 || registered > 0);
+        if registered > heard {
+            // It can commit without announcing it.
+            self.hearing.stay_watchful(now_ms);
+        }
+        let since_micros = self.heard_own_micros.unwrap_or(self.opened_micros);
+        if now_micros.saturating_sub(since_micros) >= DEAF_MICROS {
+            self.settle(now_micros, Bus::Disconnected, "what this node sends does not come back");
+        }
+        let is_deaf = now_micros.saturating_sub(since_micros.max(self.opened_micros)) >= RENEW_MICROS;
+        if is_deaf {
+            self.opened_micros = now_micros;
+        }
+        is_deaf
+    }
+
+    fn must_sweep_if_due(&mut self, now_ms: u64) {
+        if self.hearing.must_sweep(now_ms) {
+            self.must_sweep.fill(true);
+        }
+    }
+
+    /// It is known whether the bus works.
+    fn settle(&mut self, now_micros: u64, bus: Bus, reason: &str) {
+        let was_settled = self.metrics.is_settled.swap(true, Ordering::Relaxed);
+        if was_settled && self.state.get() == bus {
+            return;
+        }
+        self.state.set(bus);
+        if was_settled && bus == Bus::Connected {
+            self.has_lost_live.fill(true);
+        }
+        self.metrics.connected.store(bus == Bus::Connected, Ordering::Relaxed);
+        self.notices.push(if bus == Bus::Connected { Notice::Works } else { Notice::Fails(reason.to_owned()) });
+        // The shards learn how often they have to sweep, and what they have missed. The others need a moment until they
+        // announce again.
+        self.must_sweep.fill(true);
+        self.hearing.watch(millis(now_micros));
+    }
+}
+
+fn millis(micros: u64) -> u64 {
+    micros / 1_000
+}
