@@ -445,9 +445,6 @@ impl Shard {
             }
             Message::SweepNow => {
                 cx.messenger.acknowledge(from, host);
-                if from == Endpoint::Http && cx.config.id == 0 {
-                    cx.announce(host, || Announcement::Sweep);
-                }
                 self.homes.sweep_now();
             }
             Message::LiveLost => {
@@ -464,7 +461,6 @@ impl Shard {
             }
             Message::CloseRoom { room } => {
                 cx.messenger.acknowledge(from, host);
-                Homes::announce(cx, room, None, None, host);
                 self.homes.on_room_closed(cx, room, host);
             }
 

@@ -12,7 +12,7 @@ use link::{Event, Link};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use uproar_core::message::{Endpoint, Message};
 use uproar_core::{BusConfig, BusMetrics, BusNode, BusState, Notice, Placement};
@@ -35,14 +35,27 @@ pub struct BusSetup {
     /// Calls to one shard that may be under way.
     pub calls_limit: u64,
     pub beat_interval: Duration,
+    /// Told when tokens were revoked.
+    pub revoked: Arc<Notify>,
     /// Turns true when nothing more will be announced.
     pub stop: watch::Receiver<bool>,
 }
 
 /// Runs until it is told to stop, and has sent what was announced or failed to.
 pub async fn run_bus(setup: BusSetup) {
-    let BusSetup { mut port, bus, store, state, metrics, placement, shards, calls_limit, beat_interval, mut stop } =
-        setup;
+    let BusSetup {
+        mut port,
+        bus,
+        store,
+        state,
+        metrics,
+        placement,
+        shards,
+        calls_limit,
+        beat_interval,
+        revoked,
+        mut stop,
+    } = setup;
     let Some(bus) = bus else {
         // Nothing is announced, and nobody is heard.
         let _ = stop.wait_for(|stop| *stop).await;
@@ -65,7 +78,7 @@ pub async fn run_bus(setup: BusSetup) {
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !*stop.borrow() {
         let more = take_announcements(&mut node, &mut port);
-        pass_on(&mut node, &mut port);
+        pass_on(&mut node, &mut port, &revoked);
         if node.has_to_send() && link.is_writable() {
             link.send(node.take_batch(now_micros()));
         }
@@ -100,8 +113,8 @@ fn take_announcements(node: &mut BusNode, port: &mut Port<Message>) -> bool {
     port.inbox.pop_each(|from, message| node.receive(from, message))
 }
 
-/// Gives the shards and the log what is for them.
-fn pass_on(node: &mut BusNode, port: &mut Port<Message>) {
+/// Gives the shards, the poll of revocations and the log what is for them.
+fn pass_on(node: &mut BusNode, port: &mut Port<Message>, revoked: &Notify) {
     for (shard, message) in node.take_calls() {
         let pushed = port.outbox.push(Endpoint::Shard(shard), message);
         debug_assert!(pushed.is_ok(), "each credit has room in the queue");
@@ -109,6 +122,7 @@ fn pass_on(node: &mut BusNode, port: &mut Port<Message>) {
     port.outbox.flush();
     for notice in node.take_notices() {
         match notice {
+            Notice::Revoked => revoked.notify_one(),
             Notice::Works => tracing::info!("the bus works"),
             Notice::Fails(reason) => tracing::warn!(
                 "the bus does not work: {reason}; until it does, nodes find out within 500 ms what others commit"

@@ -3,13 +3,16 @@
 use crate::chat::Chat;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use uproar_model::{Lease, UnixMillis, boottime_ms};
 use uproar_store::SharedStore;
 
 /// How long the database may take to answer. The session that does not answer is then replaced.
 const POLL_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// From the beginning of one question to the next, however many tokens are revoked meanwhile.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a node polls.
 pub(super) struct Poll {
@@ -17,6 +20,8 @@ pub(super) struct Poll {
     pub(super) chat: Arc<Chat>,
     pub(super) lease: Lease,
     pub(super) interval: Duration,
+    /// Told by the bus when there is something to learn.
+    pub(super) revoked: Arc<Notify>,
     /// The revocations up to this time are known, by the database's clock.
     pub(super) known_until: UnixMillis,
 }
@@ -34,7 +39,8 @@ impl Poll {
                     if std::mem::take(&mut is_reported) {
                         tracing::info!("it is known again which tokens other nodes have revoked");
                     }
-                    sleep_until(begun + self.interval).await;
+                    let _ = timeout_at(begun + self.interval, self.revoked.notified()).await;
+                    sleep_until(begun + SHORTEST_INTERVAL).await;
                 }
                 Err(reason) => {
                     if !is_reported && !self.lease.is_valid(boottime_ms()) {

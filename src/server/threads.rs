@@ -17,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use uproar_core::lane::Lane;
 use uproar_core::limits::Limits;
@@ -91,6 +91,7 @@ impl Threads {
             stop: writers_stopped,
         }));
         let (stop_bus, bus_stopped) = watch::channel(false);
+        let revoked = Arc::new(Notify::new());
         let bus = lane_runtime.spawn(run_bus(BusSetup {
             port: mesh.bus,
             bus: setup.store.bus(),
@@ -101,6 +102,7 @@ impl Threads {
             shards: setup.shards,
             calls_limit: setup.limits.mesh_calls_limit,
             beat_interval: Duration::from_millis(setup.limits.bus_beat_interval_ms),
+            revoked: Arc::clone(&revoked),
             stop: bus_stopped,
         }));
         let endpoint = tokio::spawn(chat::run(
@@ -128,7 +130,7 @@ impl Threads {
                 Arc::clone(&setup.tokens),
                 Arc::clone(&chat),
             )),
-            revocations: lane_runtime.spawn(follow_revocations(setup, &chat)),
+            revocations: lane_runtime.spawn(follow_revocations(setup, &chat, revoked)),
             certificate: tokio::spawn(certificate::watch(setup.tls.clone())),
         };
         let http = tokio::spawn(http::serve(service, limit, handed_over, http_drains));
@@ -237,12 +239,17 @@ impl Threads {
 }
 
 /// The task of a node that learns what the others have revoked. A lone server has no such task.
-fn follow_revocations(setup: &Setup<'_>, chat: &Arc<Chat>) -> impl Future<Output = ()> + Send + 'static {
+fn follow_revocations(
+    setup: &Setup<'_>,
+    chat: &Arc<Chat>,
+    revoked: Arc<Notify>,
+) -> impl Future<Output = ()> + Send + 'static {
     let poll = setup.is_node.then(|| revocations::Poll {
         store: Arc::clone(&setup.store),
         chat: Arc::clone(chat),
         lease: setup.lease.clone(),
         interval: Duration::from_millis(setup.limits.lease_ms / 2),
+        revoked,
         known_until: setup.revocations_read_at,
     });
     async {

@@ -34,6 +34,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (10, "memberships", include_str!("../../migrations/postgres/0010_memberships.sql")),
     (11, "functions", include_str!("../../migrations/postgres/0011_functions.sql")),
     (12, "nodes", include_str!("../../migrations/postgres/0012_nodes.sql")),
+    (13, "rights", include_str!("../../migrations/postgres/0013_rights.sql")),
 ];
 
 /// Changing the schema of a large database takes long, and an administrator can see that the database is at work.

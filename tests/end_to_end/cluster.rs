@@ -209,6 +209,43 @@ async fn changes_of_rooms_and_members_reach_the_other_nodes() {
     assert_eq!(on_b.close_code().await, Some(3503));
 }
 
+/// The transaction itself tells of it, no matter who made it: here no node did, and none would ask for a long time.
+#[tokio::test]
+async fn a_right_that_is_taken_away_is_gone_on_all_nodes_immediately() {
+    let cluster = Cluster::start(2, &["--limit", "lease_ms=60000"]).await;
+    until_connected(&cluster).await;
+    let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
+    let (ann, ben, cat) = (a.sign_up("Ann").await, b.sign_up("Ben").await, b.sign_up("Cat").await);
+    a.create_room(&ann, "lobby").await;
+    let mut of_ann = a.join(&ann, "room=lobby").await;
+    let mut of_ben = b.join(&ben, "room=lobby").await;
+    let mut of_cat = b.join(&cat, "room=live:x").await;
+    let mut backdoor = Backdoor::postgres(cluster.url()).await;
+    backdoor
+        .execute(
+            "SELECT remove_member(r.id, u.id, 'ben') FROM rooms r, users u
+             WHERE r.name = 'lobby' AND u.username_key = 'ann'",
+        )
+        .await;
+    assert_eq!(of_ben.close_code().await, Some(3503));
+    backdoor
+        .execute(
+            "UPDATE users SET token_generation = token_generation + 1, revoked_at = clock_ms()
+             WHERE username_key = 'cat'",
+        )
+        .await;
+    assert_eq!(of_cat.close_code().await, Some(3503));
+    assert_eq!(a.get("/me", &cat.token).await.status, 401);
+    backdoor
+        .execute(
+            "SELECT delete_room(r.id, u.id, 1, '', 1) FROM rooms r, users u
+             WHERE r.name = 'lobby' AND u.username_key = 'ann'",
+        )
+        .await;
+    while let Received::Text(_) = of_ann.next().await {}
+    assert_eq!(a.reject_join(&ann, "room=lobby").await.0, 404);
+}
+
 /// Each sender's order is kept on all nodes.
 #[tokio::test]
 async fn live_messages_reach_the_other_nodes() {

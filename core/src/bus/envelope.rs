@@ -6,6 +6,7 @@
 
 use crate::bus::Announcement;
 use crate::protocol::LiveEntry;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::VecDeque;
@@ -15,6 +16,26 @@ use uproar_model::{DatabaseGeneration, Kind, Marker, Publication, RoomId, User, 
 const WAITING_LIMIT: usize = 4_096;
 
 /// A message as it was received.
+#[derive(Debug, PartialEq)]
+pub(super) enum Heard {
+    /// From a node.
+    Envelope(Envelope),
+    /// From a transaction that has taken a right away.
+    Loss(Loss),
+}
+
+/// What a transaction of PostgreSQL itself tells, through the function `tell_nodes`. It has no number and no sender.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Somebody was removed from this room, or it was deleted.
+    Room(RoomId),
+    /// Tokens were revoked.
+    Tokens,
+    /// Something that only a newer release understands.
+    Unknown,
+}
+
+/// The announcements of a node.
 #[derive(Debug, PartialEq)]
 pub(super) struct Envelope {
     /// Which run of which node has sent it: a random word.
@@ -64,14 +85,30 @@ pub(super) enum Foreign {
 #[derive(Serialize, Deserialize)]
 struct Wire {
     cluster: String,
-    from: String,
-    before: Counts,
+    /// A message of a node has these two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    before: Option<Counts>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     beat: Option<u64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     last: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     a: Vec<Value>,
+    /// A message of a transaction has this.
+    #[serde(default, skip_serializing)]
+    now: Option<Value>,
+}
+
+/// See [`Loss`].
+#[derive(Deserialize)]
+enum Now {
+    #[serde(rename = "h")]
+    Head(i64),
+    /// Of a user.
+    #[serde(rename = "k")]
+    Tokens(IgnoredAny),
 }
 
 /// One announcement. The names are short because PostgreSQL bounds a message.
@@ -82,8 +119,6 @@ enum Item {
     Publication(i64, String, u64, u64, i64, i64, String, String, u64, Option<u64>, Option<String>),
     #[serde(rename = "h")]
     Head(i64),
-    #[serde(rename = "s")]
-    Sweep,
     /// A read marker: user, room, offset, number.
     #[serde(rename = "r")]
     Read(i64, String, u64, u64),
@@ -113,7 +148,6 @@ impl Item {
                 p.body.as_deref().map(str::to_owned),
             ),
             Announcement::Head { room } => Item::Head(room.0),
-            Announcement::Sweep => Item::Sweep,
             Announcement::Live { channel, entry } => Item::Live(
                 channel.to_string(),
                 entry.user.id.0,
@@ -145,7 +179,6 @@ impl Item {
                 Some(Announcement::Stored { room: RoomId(room), generation, publication: Box::new(publication) })
             }
             Item::Head(room) => Some(Announcement::Head { room: RoomId(room) }),
-            Item::Sweep => Some(Announcement::Sweep),
             Item::Read(user, room, offset, number) => {
                 user_event(user, UserEvent::Read { room: room.into(), marker: Marker { offset, number } })
             }
@@ -168,23 +201,29 @@ impl Envelope {
         after.add(Counts { live: 0, others: self.unknown });
         after
     }
+}
 
-    pub fn decode(text: &str, cluster: &str) -> Result<Envelope, Foreign> {
+impl Heard {
+    pub fn decode(text: &str, cluster: &str) -> Result<Heard, Foreign> {
         let wire: Wire = serde_json::from_str(text).map_err(|_| Foreign::Garbage)?;
         if wire.cluster != cluster {
             return Err(Foreign::Cluster);
         }
-        let count = wire.a.len();
-        let known = |item: Value| serde_json::from_value::<Item>(item).ok()?.announcement();
-        let announcements: Vec<_> = wire.a.into_iter().filter_map(known).collect();
-        Ok(Envelope {
-            session: wire.from,
-            before: wire.before,
-            unknown: (count - announcements.len()) as u64,
-            announcements,
-            is_last: wire.last,
-            beat: wire.beat,
-        })
+        match wire {
+            Wire { from: Some(session), before: Some(before), a, last: is_last, beat, .. } => {
+                let count = a.len();
+                let known = |item: Value| serde_json::from_value::<Item>(item).ok()?.announcement();
+                let announcements: Vec<_> = a.into_iter().filter_map(known).collect();
+                let unknown = (count - announcements.len()) as u64;
+                Ok(Heard::Envelope(Envelope { session, before, announcements, unknown, is_last, beat }))
+            }
+            Wire { now: Some(now), .. } => Ok(Heard::Loss(match serde_json::from_value(now) {
+                Ok(Now::Head(room)) => Loss::Room(RoomId(room)),
+                Ok(Now::Tokens(_)) => Loss::Tokens,
+                Err(_) => Loss::Unknown,
+            })),
+            _ => Err(Foreign::Garbage),
+        }
     }
 }
 
@@ -303,8 +342,8 @@ impl Outgoing {
     }
 
     fn head(&self, beat: Option<u64>, last: bool) -> String {
-        let (cluster, from) = (self.cluster.clone(), self.session.clone());
-        let wire = Wire { cluster, from, before: self.before, beat, last, a: Vec::new() };
+        let (cluster, from) = (self.cluster.clone(), Some(self.session.clone()));
+        let wire = Wire { cluster, from, before: Some(self.before), beat, last, a: Vec::new(), now: None };
         serde_json::to_string(&wire).unwrap_or_default()
     }
 }
@@ -349,7 +388,10 @@ mod tests {
     }
 
     fn decode(text: &str) -> Envelope {
-        Envelope::decode(text, "c").unwrap()
+        match Heard::decode(text, "c").unwrap() {
+            Heard::Envelope(envelope) => envelope,
+            loss => panic!("{loss:?}"),
+        }
     }
 
     #[test]
@@ -359,7 +401,6 @@ mod tests {
         let all = vec![
             stored(1, "grüß \u{1f600} \"dich\"\n"),
             Announcement::Head { room: RoomId(8) },
-            Announcement::Sweep,
             Announcement::User { user: UserId(5), event: UserEvent::Read { room: room.clone(), marker } },
             Announcement::User { user: UserId(5), event: UserEvent::Joined { room: room.clone() } },
             Announcement::User { user: UserId(5), event: UserEvent::Left { room } },
@@ -369,10 +410,10 @@ mod tests {
         assert!(all.iter().all(|announcement| outgoing.push(announcement.clone())));
         let [message] = &outgoing.take(9)[..] else { panic!("not one message") };
         let envelope = decode(message);
-        assert_eq!(envelope.after(), counts(1, 6));
+        assert_eq!(envelope.after(), counts(1, 5));
         assert_eq!((envelope.before, envelope.unknown, envelope.announcements), (counts(0, 0), 0, all));
         let beat = decode(&outgoing.beat(3));
-        assert_eq!((beat.before, beat.beat, beat.is_last, &*beat.session), (counts(1, 6), Some(3), false, "s"));
+        assert_eq!((beat.before, beat.beat, beat.is_last, &*beat.session), (counts(1, 5), Some(3), false, "s"));
         assert!(decode(&outgoing.last()).is_last);
     }
 
@@ -412,10 +453,26 @@ mod tests {
     fn foreign_messages_are_told_apart() {
         for garbage in ["", "hello", "{}", "[]", r#"{"cluster":"c","from":"s","before":{"live":-1}}"#, "\u{0}", "null"]
         {
-            assert_eq!(Envelope::decode(garbage, "c"), Err(Foreign::Garbage), "{garbage}");
+            assert_eq!(Heard::decode(garbage, "c"), Err(Foreign::Garbage), "{garbage}");
         }
         let other = Outgoing::new("other".to_owned(), "s".to_owned(), 7_900).beat(1);
-        assert_eq!(Envelope::decode(&other, "c"), Err(Foreign::Cluster));
+        for other in [&*other, r#"{"cluster":"other","now":{"h":1}}"#] {
+            assert_eq!(Heard::decode(other, "c"), Err(Foreign::Cluster), "{other}");
+        }
+    }
+
+    /// As the function `tell_nodes` writes it.
+    #[test]
+    fn a_transaction_tells_what_it_has_taken_away() {
+        let decode = |now: &str| match Heard::decode(&format!(r#"{{"cluster" : "c", "now" : {now}}}"#), "c") {
+            Ok(Heard::Loss(loss)) => loss,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(decode(r#"{"h" : 7}"#), Loss::Room(RoomId(7)));
+        assert_eq!(decode(r#"{"k" : 5}"#), Loss::Tokens);
+        for unknown in [r#"{"h":"x"}"#, r#"{"new":1}"#, r#"{"h":1,"k":2}"#, "[]", "7"] {
+            assert_eq!(decode(unknown), Loss::Unknown, "{unknown}");
+        }
     }
 
     /// Fields and kinds of a newer release, and values that make no sense.

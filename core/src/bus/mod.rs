@@ -63,11 +63,8 @@ pub const LIVE_LIMIT_BYTES: usize = 7_000;
 pub enum Announcement {
     /// A publication was committed.
     Stored { room: RoomId, generation: DatabaseGeneration, publication: Box<Publication> },
-    /// Something has happened to a room that only its head tells: an earlier commit has become known, or the room was
-    /// deleted.
+    /// Something has happened to a room that only its head tells, such as an earlier commit that has become known.
     Head { room: RoomId },
-    /// Any room may have changed.
-    Sweep,
     /// A message for a `live:` channel (its name without `live:`).
     Live { channel: Arc<str>, entry: LiveEntry },
     /// An event for all connections of a user.

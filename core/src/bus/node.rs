@@ -1,6 +1,6 @@
 //! A node on the bus, without I/O: what it sends, what it makes of what it hears, and whether the bus works.
 
-use super::envelope::{Counts, Envelope, Foreign, Outgoing};
+use super::envelope::{Counts, Foreign, Heard, Loss, Outgoing};
 use super::hearing::Hearing;
 use super::{Announcement, Bus, BusMetrics, BusState};
 use crate::message::{Channel, Endpoint, Message};
@@ -35,9 +35,11 @@ pub struct BusConfig {
     pub calls_limit: u64,
 }
 
-/// Something for the log.
+/// Something for the log, or for another part of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
+    /// Tokens were revoked, perhaps by another node.
+    Revoked,
     Works,
     /// It does not work, for this reason.
     Fails(String),
@@ -163,8 +165,9 @@ impl BusNode {
 
     /// A message has arrived, of this node or another.
     pub fn hear(&mut self, now_micros: u64, text: &str) {
-        let envelope = match Envelope::decode(text, &self.outgoing.cluster) {
-            Ok(envelope) => envelope,
+        let envelope = match Heard::decode(text, &self.outgoing.cluster) {
+            Ok(Heard::Envelope(envelope)) => envelope,
+            Ok(Heard::Loss(loss)) => return self.hear_loss(now_micros, &loss),
             Err(foreign) => return self.ignore(&foreign, text.len()),
         };
         if envelope.session == self.outgoing.session {
@@ -177,7 +180,7 @@ impl BusNode {
         self.metrics.peers.store(self.hearing.peers(), Ordering::Relaxed);
         self.metrics.received.fetch_add(envelope.announcements.len() as u64, Ordering::Relaxed);
         for announcement in envelope.announcements {
-            self.deliver(now_ms, announcement);
+            self.deliver(announcement);
         }
         self.metrics.missed.fetch_add(self.hearing.take_missed(), Ordering::Relaxed);
         if self.hearing.take_lost_live() {
@@ -217,8 +220,21 @@ impl BusNode {
         }
     }
 
+    /// A transaction has told that it has taken a right away. It may be one of our own.
+    fn hear_loss(&mut self, now_micros: u64, loss: &Loss) {
+        if let Loss::Room(room) = *loss {
+            self.deliver(Announcement::Head { room });
+        } else {
+            self.notices.push(Notice::Revoked);
+        }
+        if *loss == Loss::Unknown {
+            self.hearing.watch(millis(now_micros));
+            self.must_sweep_if_due(millis(now_micros));
+        }
+    }
+
     /// Passes on what another node has announced. Where there is no credit, the heads are read instead.
-    fn deliver(&mut self, now_ms: u64, announcement: Announcement) {
+    fn deliver(&mut self, announcement: Announcement) {
         match announcement {
             Announcement::Stored { room, generation, publication } => {
                 let home = self.placement.home_of(&Channel::Room(room));
@@ -234,8 +250,6 @@ impl BusNode {
                 let home = self.placement.home_of(&Channel::Live(Arc::clone(&channel)));
                 self.has_lost_live[usize::from(home)] |= !self.call(home, Message::Live { channel, entry });
             }
-            // What its sender does not know may still be about to happen.
-            Announcement::Sweep => self.hearing.watch(now_ms),
             // Events may be lost: a client that misses one can ask.
             Announcement::User { user, event } => {
                 for shard in 0..self.credits.len() {
@@ -271,7 +285,7 @@ impl BusNode {
         std::mem::take(&mut self.calls)
     }
 
-    /// Takes what is to be logged.
+    /// Takes what others are to know.
     pub fn take_notices(&mut self) -> Vec<Notice> {
         std::mem::take(&mut self.notices)
     }
@@ -329,4 +343,60 @@ impl BusNode {
 
 fn millis(micros: u64) -> u64 {
     micros / 1_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALLS_LIMIT: u64 = 2;
+
+    fn node() -> BusNode {
+        let config = BusConfig {
+            cluster: "c".to_owned(),
+            session: "s".to_owned(),
+            message_limit_bytes: 7_900,
+            state: Arc::default(),
+            metrics: Arc::default(),
+            placement: Placement::new(1, 1),
+            shards: 1,
+            calls_limit: CALLS_LIMIT,
+        };
+        BusNode::new(config, 0)
+    }
+
+    /// The heads that shards are asked to read, and whether they are to sweep.
+    fn reads(node: &mut BusNode) -> (Vec<i64>, bool) {
+        let calls = node.take_calls();
+        let rooms = calls.iter().filter_map(|(_, message)| match message {
+            Message::Announced { room, generation: None, publication: None } => Some(room.0),
+            _ => None,
+        });
+        (rooms.collect(), calls.iter().any(|(_, message)| matches!(message, Message::SweepNow)))
+    }
+
+    #[test]
+    fn a_right_that_is_taken_away_is_looked_at_immediately() {
+        let mut node = node();
+        node.hear(1, r#"{"cluster":"c","now":{"h":7}}"#);
+        assert_eq!((reads(&mut node), node.take_notices()), ((vec![7], false), vec![]));
+        node.hear(2, r#"{"cluster":"c","now":{"k":5}}"#);
+        assert_eq!((reads(&mut node), node.take_notices()), ((vec![], false), vec![Notice::Revoked]));
+        // A newer release may take something else away.
+        node.hear(3, r#"{"cluster":"c","now":{"x":5}}"#);
+        assert_eq!((reads(&mut node), node.take_notices()), ((vec![], true), vec![Notice::Revoked]));
+        // It says nothing about other nodes.
+        assert!(!node.state.has_peers() && node.metrics.received.load(Ordering::Relaxed) == 0);
+    }
+
+    #[test]
+    fn without_a_credit_all_heads_are_read() {
+        let mut node = node();
+        for room in 0..CALLS_LIMIT + 2 {
+            node.hear(1, &format!(r#"{{"cluster":"c","now":{{"h":{room}}}}}"#));
+        }
+        assert_eq!(reads(&mut node), (vec![0, 1], false));
+        node.receive(Endpoint::Shard(0), Message::CreditReturned);
+        assert_eq!(reads(&mut node), (vec![], true));
+    }
 }

@@ -3,9 +3,9 @@
 use crate::fixture::*;
 use crate::harness::*;
 use std::sync::Arc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use uproar_model::Outcome;
-use uproar_store::{DataFolder, OpenOptions, Store, inspect, open};
+use uproar_store::{BusReceiver, DataFolder, OpenOptions, Store, inspect, open};
 
 fn node(name: &str) -> OpenOptions {
     OpenOptions { node: Some(name.to_owned()), ..OpenOptions::default() }
@@ -161,6 +161,57 @@ fn a_node_whose_commits_are_missing_begins_a_new_generation() {
         until!(heads(&a).await.is_some());
         let seen = heads(&a).await;
         until!(heads(&b).await == seen);
+        a.close().await;
+        b.close().await;
+    });
+}
+
+/// Everything that the bus carries until a text with these words.
+async fn heard_until(receiver: &mut BusReceiver, end: &str) -> Vec<String> {
+    let mut heard = Vec::new();
+    loop {
+        let message = timeout(SOON, receiver.next()).await.unwrap().unwrap();
+        if message == end {
+            return heard;
+        }
+        heard.push(message.replace(' ', ""));
+    }
+}
+
+#[test]
+fn a_transaction_that_takes_a_right_away_tells_the_nodes() {
+    runtime().block_on(async {
+        let fixture = Fixture::new(postgres()).await;
+        let a = fixture.open_node("a").await;
+        let world = World::of(Arc::clone(&a));
+        let (room, ann) = create_lobby(&a).await;
+        let ben = world.user("Ben").await;
+        a.join("lobby", ben).await.unwrap();
+        let bus = a.bus().unwrap();
+        let (mut sender, mut receiver) = (bus.sender().await.unwrap(), bus.receiver().await.unwrap());
+        // While there is one node, nobody needs to know.
+        a.revoke_tokens(ben).await.unwrap().unwrap();
+        let b = fixture.open_node("b").await;
+        sender.send(&["two nodes".to_owned()]).await.unwrap();
+        assert_eq!(heard_until(&mut receiver, "two nodes").await, [""; 0]);
+
+        a.revoke_tokens(ben).await.unwrap().unwrap();
+        assert!(b.set_password(ann, Some("not the hash"), "hash").await.unwrap().is_none());
+        b.set_password(ann, None, "hash").await.unwrap().unwrap();
+        assert!(a.replace_password_hash(ann, "hash", "of another cost").await.unwrap());
+        assert!(a.remove_member("lobby", ben, "ann").await.is_err());
+        a.remove_member("lobby", ann, "ben").await.unwrap();
+        b.join("lobby", ben).await.unwrap();
+        b.remove_member("lobby", ben, "ben").await.unwrap();
+        assert!(b.delete_room("lobby", ben, 1).await.is_err());
+        b.delete_room("lobby", ann, 1).await.unwrap();
+        sender.send(&["end".to_owned()]).await.unwrap();
+        let told = |what, id| format!(r#"{{"cluster":"{}","now":{{"{what}":{id}}}}}"#, bus.cluster());
+        let of_room = told("h", room.0);
+        assert_eq!(
+            heard_until(&mut receiver, "end").await,
+            [told("k", ben.0), told("k", ann.0), of_room.clone(), of_room.clone(), of_room]
+        );
         a.close().await;
         b.close().await;
     });

@@ -887,7 +887,8 @@ fn a_migration_does_not_wait_for_locks() {
         // The schema before migration 11.
         run(
             &mut shell,
-            "DROP TABLE nodes; DROP FUNCTION begin_change, clock_ms, lock_room, publish_change, join_rooms,
+            "DROP TABLE nodes; DROP FUNCTION tell_nodes, tell_of_room, tell_of_revocation CASCADE;
+             DROP FUNCTION begin_change, clock_ms, lock_room, publish_change, join_rooms,
                remove_member, delete_room, append(bigint[], bigint[], text[], smallint[], bigint[], text[], bigint);
              DELETE FROM meta WHERE name = 'usable_since'; DELETE FROM _sqlx_migrations WHERE version > 10;
              SELECT pg_advisory_lock(x'7570726f6173'::bigint)",
