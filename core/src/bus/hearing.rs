@@ -40,19 +40,21 @@ struct Peer {
 }
 
 impl Hearing {
-    /// A message of another node has arrived.
-    pub fn hear(&mut self, now_ms: u64, envelope: &Envelope) {
+    /// A message of another node has arrived. Returns how many of its `live:` messages have been heard before: nothing
+    /// else would notice that they are repeated, or too late for their place in the order.
+    pub fn hear(&mut self, now_ms: u64, envelope: &Envelope) -> u64 {
         let made = envelope.after();
         if envelope.is_last {
             // Its last commits were made when its shards, which announce them, had stopped.
             let peer = self.peers.remove(&envelope.session);
             self.has_lost_live |= peer.is_some_and(|peer| peer.made.live < envelope.before.live);
             self.watch(now_ms);
-            return;
+            return 0;
         }
         match self.peers.get_mut(&envelope.session) {
             Some(peer) => {
                 let missed_live = envelope.before.live.saturating_sub(peer.made.live);
+                let heard_live = peer.made.live.saturating_sub(envelope.before.live);
                 let missed = envelope.before.others.saturating_sub(peer.made.others);
                 let was_quiet = std::mem::take(&mut peer.is_quiet);
                 peer.heard_ms = now_ms;
@@ -63,6 +65,7 @@ impl Hearing {
                 if missed > 0 || was_quiet || envelope.unknown > 0 {
                     self.watch(now_ms);
                 }
+                heard_live
             }
             None => {
                 if self.peers.len() < PEERS_LIMIT {
@@ -71,6 +74,7 @@ impl Hearing {
                 // What it has announced so far is unknown.
                 self.has_lost_live |= envelope.before.live > 0;
                 self.watch(now_ms);
+                0
             }
         }
     }
@@ -127,7 +131,8 @@ impl Hearing {
 mod tests {
     use super::*;
     use crate::bus::Announcement;
-    use uproar_model::RoomId;
+    use crate::protocol::LiveEntry;
+    use uproar_model::{RoomId, User, UserId};
 
     fn envelope(session: &str, before: u64, count: usize) -> Envelope {
         let announcements = vec![Announcement::Head { room: RoomId(1) }; count];
@@ -247,6 +252,20 @@ mod tests {
         let late = Envelope { session: "b".to_owned(), ..live(1) };
         hearing.hear(now_ms, &late);
         assert!(hearing.take_lost_live(), "what it has sent before it was heard");
+    }
+
+    #[test]
+    fn repeated_live_messages_are_told() {
+        let (mut hearing, now_ms) = settled();
+        let live = |before, count| {
+            let user = User { id: UserId(5), username: "Ann".into() };
+            let entry = LiveEntry { user, time: 0, data: "x".into(), is_json: true };
+            let announcements = vec![Announcement::Live { channel: "x".into(), entry }; count];
+            Envelope { before: Counts { live: before, others: 0 }, announcements, ..envelope("a", 0, 0) }
+        };
+        let mut heard = |before, count| hearing.hear(now_ms, &live(before, count));
+        assert_eq!([heard(0, 3), heard(0, 3), heard(2, 2), heard(5, 1), heard(4, 1)], [0, 3, 1, 0, 2]);
+        assert!(hearing.take_lost_live(), "the fifth is missing");
     }
 
     #[test]

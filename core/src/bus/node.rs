@@ -175,16 +175,20 @@ impl BusNode {
             return;
         }
         let now_ms = millis(now_micros);
-        self.hearing.hear(now_ms, &envelope);
+        let mut heard_live = self.hearing.hear(now_ms, &envelope);
         self.state.set_has_peers(true);
         self.metrics.peers.store(self.hearing.peers(), Ordering::Relaxed);
         self.metrics.received.fetch_add(envelope.announcements.len() as u64, Ordering::Relaxed);
-        for announcement in envelope.announcements {
-            self.deliver(announcement);
-        }
         self.metrics.missed.fetch_add(self.hearing.take_missed(), Ordering::Relaxed);
         if self.hearing.take_lost_live() {
             self.has_lost_live.fill(true);
+        }
+        for announcement in envelope.announcements {
+            if announcement.is_live() && heard_live > 0 {
+                heard_live -= 1;
+                continue;
+            }
+            self.deliver(announcement);
         }
         self.must_sweep_if_due(now_ms);
     }
@@ -248,7 +252,9 @@ impl BusNode {
             }
             Announcement::Live { channel, entry } => {
                 let home = self.placement.home_of(&Channel::Live(Arc::clone(&channel)));
-                self.has_lost_live[usize::from(home)] |= !self.call(home, Message::Live { channel, entry });
+                // After a loss nothing more is shown until the subscribers have been told.
+                let is_lost = self.has_lost_live[usize::from(home)];
+                self.has_lost_live[usize::from(home)] = is_lost || !self.call(home, Message::Live { channel, entry });
             }
             // Events may be lost: a client that misses one can ask.
             Announcement::User { user, event } => {
@@ -398,5 +404,32 @@ mod tests {
         assert_eq!(reads(&mut node), (vec![0, 1], false));
         node.receive(Endpoint::Shard(0), Message::CreditReturned);
         assert_eq!(reads(&mut node), (vec![], true));
+    }
+
+    /// A message of another node: so many `live:` messages after this many others.
+    fn hear_live(node: &mut BusNode, before: u64, count: usize) -> Vec<&'static str> {
+        let live = vec![r#"{"v":["x",5,"Ann",0,"x",true]}"#; count].join(",");
+        node.hear(1, &format!(r#"{{"cluster":"c","from":"a","before":{{"live":{before}}},"a":[{live}]}}"#));
+        let calls = node.take_calls().into_iter().filter_map(|(_, message)| match message {
+            Message::Live { .. } => Some("live"),
+            Message::LiveLost => Some("lost"),
+            _ => None,
+        });
+        let calls: Vec<_> = calls.collect();
+        for _ in 0..CALLS_LIMIT {
+            node.receive(Endpoint::Shard(0), Message::CreditReturned);
+        }
+        calls
+    }
+
+    #[test]
+    fn live_messages_are_passed_on_once_and_never_after_a_gap() {
+        let mut node = node();
+        assert_eq!(hear_live(&mut node, 0, 1), ["live"]);
+        assert_eq!(hear_live(&mut node, 0, 1), [""; 0], "twice");
+        assert_eq!(hear_live(&mut node, 0, 2), ["live"], "one of them twice");
+        assert_eq!(hear_live(&mut node, 3, 1), ["lost"], "the third is missing");
+        assert_eq!(hear_live(&mut node, 2, 1), [""; 0], "it is too late");
+        assert_eq!(hear_live(&mut node, 4, 1), ["live"]);
     }
 }
