@@ -263,6 +263,16 @@ impl Outbox {
         }
     }
 
+    /// Stops checking the order of messages that it will not send again although it does not know whether they are
+    /// stored.
+    pub fn forget_abandoned_if(&mut self, is_elsewhere: bool) {
+        if is_elsewhere {
+            let (stored, unresolved) = (&self.stored, &self.unresolved);
+            self.order
+                .retain(|id| stored.contains_key(id) || unresolved.iter().any(|(unresolved, _)| unresolved == id));
+        }
+    }
+
     /// Whether everything that is not resolved is under way.
     pub fn has_sent_all(&self) -> bool {
         self.next == self.unresolved.len() && !self.is_going_back

@@ -1,20 +1,21 @@
-//! The simulator: one to three whole nodes (shards, lanes, a reader, HTTP calls) over one store, and clients that
-//! connect to any of them, on virtual time, driven by one seed.
+//! The simulator: one to three whole nodes (shards, lanes, a reader, HTTP calls, an end of the bus) over one store, and
+//! clients that connect to any of them, on virtual time, driven by one seed.
 //!
 //! It drives the same state machines that run in production (`uproar_core`). Queue capacities and limits are drawn from
 //! the smallest that work. The store is slow, fails, commits without answering, and commits long after the caller has
-//! given up. Nodes are killed, paused and started again; other databases take over. Every item that a client receives
-//! is checked against the contract (`world.rs`, `sdk.rs`). At the end the faults stop, and every client must receive
-//! everything.
+//! given up. Nodes are killed, paused and started again; other databases take over; the bus delays, loses, repeats and
+//! reorders what nodes tell each other (`bus.rs`). Every item that a client receives is checked against the contract
+//! (`world.rs`, `sdk.rs`). At the end the faults stop, and every client must receive everything.
 //!
 //! `shard.rs` tests a single shard with sequences that random steps do not find, `fairness.rs` with users who take too
-//! much, `epochs.rs` with a store whose history goes back, `members.rs` with removals that it is not told of, and
-//! `lease.rs` with a lease that expires.
+//! much, `epochs.rs` with a store whose history goes back, `members.rs` with removals that it is not told of,
+//! `announced.rs` with what other nodes announce, and `lease.rs` with a lease that expires.
 //!
 //! `SEED=n cargo test --features mutations --test simulation -- replay --nocapture` replays one seed.
 //! `SEEDS=n` sets how many seeds `the_contract_holds` runs.
 
 mod announced;
+mod bus;
 mod client;
 mod epochs;
 mod fairness;

@@ -1,6 +1,7 @@
 //! The simulated world: nodes (shards, lanes, a reader, HTTP) over one store, and clients, advanced in random steps and
 //! checked after each.
 
+use crate::bus::{Line, NodeBus};
 use crate::client::{Agent, Outbox, Received};
 use crate::random::Random;
 use crate::sdk::Sdk;
@@ -50,6 +51,7 @@ tally! {
     lost, live, unknown_commits, zombies, failed_reads, dropped_reads, stalled_queues, http_publishes, sdk_publications,
     recovered, recovered_with_missed, unsubscribed, histories, refreshed, expired, pipelined, skipped, void_reactions,
     joins, http_joins, unanswered_joins, sweeps_of_others, expired_leases, kills, pauses, failovers, started_over,
+    announced, missed, partitions, lost_sessions,
 }
 
 /// A lane's batch in flight, and how it will end.
@@ -65,8 +67,12 @@ struct InFlight {
 }
 
 /// A node: one process.
-struct Node {
+pub struct Node {
     config: ShardConfig,
+    /// `None`: nothing tells the nodes what others commit.
+    pub bus: Option<NodeBus>,
+    /// When the database last heard of it.
+    pub beat_ms: u64,
     /// It takes no turns before this time, although its sockets are open.
     paused_until_ms: u64,
     /// It was killed, and is started again at this time.
@@ -126,13 +132,13 @@ struct Io {
     broken: Option<String>,
 }
 
-struct Queue {
-    messages: VecDeque<Message>,
-    capacity: usize,
+pub struct Queue {
+    pub messages: VecDeque<Message>,
+    pub capacity: usize,
 }
 
 /// By node and endpoints.
-type Queues = BTreeMap<(usize, Endpoint, Endpoint), Queue>;
+pub type Queues = BTreeMap<(usize, Endpoint, Endpoint), Queue>;
 
 pub struct SimHost<'a> {
     node: usize,
@@ -183,14 +189,16 @@ pub struct World {
     pub random: Random,
     pub now: Now,
     pub limits: Limits,
-    nodes: Vec<Node>,
+    pub nodes: Vec<Node>,
+    /// From each node to each.
+    pub lines: Vec<Line>,
     /// Those of the first node, then those of the next one. The same goes for the lanes.
     shards: Vec<Shard>,
     ios: Vec<Io>,
     pub sockets: Vec<Vec<Socket>>,
     /// By shard: whether another turn is due immediately.
     pub more: Vec<bool>,
-    queues: Queues,
+    pub queues: Queues,
     lanes: Vec<Lane>,
     in_flight: Vec<Option<InFlight>>,
     /// Batches that their lane has given up and that commit later, with the time.
@@ -200,6 +208,8 @@ pub struct World {
     pub agents: Vec<Agent>,
     pub sdks: Vec<Sdk>,
     http_calls: u32,
+    /// How many times a node has started.
+    runs: u64,
     /// The store does not answer before this time.
     store_down_until_ms: u64,
     /// Removed members as (room, user, offset of the removal), in the order of the commits.
@@ -245,6 +255,7 @@ impl World {
         let nodes = if nodes_limit == 1 { 1 } else { random.pick(&[1, 1, 1, 2, 3]) };
         let (shards, lanes) = if nodes > 1 { (1 + random.index(2), 1) } else { (shards, lanes) };
         let checks_heads = random.one_in(2) || nodes > 1;
+        let has_bus = nodes > 1 && !random.one_in(4);
         let small = |random: &mut Random, of: &[u64]| random.pick(of);
         let limits = Limits {
             mesh_calls_limit: small(&mut random, &[1, 2, 3, 8, 64]),
@@ -304,7 +315,7 @@ impl World {
             allow_origin: Arc::new(|_, _| false),
             seed,
             revocations: Revocations::new(u64::MAX, []),
-            bus: Arc::new(BusState::new(if nodes > 1 { Bus::Disconnected } else { Bus::Alone })),
+            bus: bus_state(nodes),
             lease,
         };
         let mut queues = Queues::new();
@@ -332,6 +343,8 @@ impl World {
             queue(Endpoint::Reader, shard, calls);
             queue(shard, Endpoint::Http, 2 * HTTP_CALLS);
             queue(Endpoint::Http, shard, HTTP_CALLS);
+            queue(shard, Endpoint::Bus, calls + limits.mesh_publications_limit as usize);
+            queue(Endpoint::Bus, shard, calls);
         }
         let mut store = SimStore::new(ROOMS - 1, limits.join_leave_limit);
         let users = 6 + random.below(6);
@@ -345,22 +358,29 @@ impl World {
             .map(|number| Sdk::new(store.add_user(&format!("sdk{number}")), &mut random))
             .collect();
         let http_credits = limits.mesh_calls_limit.min(HTTP_CALLS as u64) as usize;
+        let now = Now { ms: 1_000, unix_ms: 1_700_000_000_000 };
         let nodes: Vec<Node> = (0..nodes)
-            .map(|node| Node {
-                config: config(seed + node as u64, if nodes > 1 { Lease::new(LEASE_MS) } else { Lease::unlimited() }),
-                paused_until_ms: 0,
-                down_until_ms: 0,
-                check: None,
-                next_check_ms: 0,
-                ended: Vec::new(),
-                http: BTreeMap::new(),
-                http_credits,
+            .map(|node| {
+                let lease = if nodes > 1 { Lease::new(LEASE_MS) } else { Lease::unlimited() };
+                let config = config(seed + node as u64, lease);
+                Node {
+                    bus: has_bus.then(|| NodeBus::new(&config, node as u64, now.ms)),
+                    beat_ms: now.ms,
+                    config,
+                    paused_until_ms: 0,
+                    down_until_ms: 0,
+                    check: None,
+                    next_check_ms: 0,
+                    ended: Vec::new(),
+                    http: BTreeMap::new(),
+                    http_credits,
+                }
             })
             .collect();
         let all = nodes.len() * shards;
         World {
             sdks,
-            now: Now { ms: 1_000, unix_ms: 1_700_000_000_000 },
+            now,
             shards: nodes.iter().flat_map(|node| shards_of(&node.config)).collect(),
             ios: (0..all).map(|_| Io::default()).collect(),
             sockets: (0..all).map(|_| Vec::new()).collect(),
@@ -368,6 +388,8 @@ impl World {
             queues,
             lanes: (0..nodes.len() * lanes).map(|_| Lane::new(limits.clone())).collect(),
             in_flight: (0..nodes.len() * lanes).map(|_| None).collect(),
+            lines: (0..nodes.len() * nodes.len()).map(|_| Line::default()).collect(),
+            runs: nodes.len() as u64,
             nodes,
             zombies: Vec::new(),
             pending_reads: Vec::new(),
@@ -408,7 +430,11 @@ impl World {
                 let lane = self.random.index(self.lanes.len());
                 self.lane_step(lane);
             }
-            9 | 10 => self.reader_step(),
+            9 | 10 => {
+                self.reader_step();
+                let node = self.random.index(self.nodes.len());
+                self.bus_step(node);
+            }
             11 => {
                 let node = self.random.index(self.nodes.len());
                 self.http_step(node);
@@ -434,6 +460,7 @@ impl World {
             (self.nodes[node].paused_until_ms, self.nodes[node].down_until_ms) = (0, 0);
             self.report_ended(node);
         }
+        self.mend_bus();
         for agent in &mut self.agents {
             agent.stopped_reading = false;
         }
@@ -462,7 +489,8 @@ impl World {
         }
         for _ in 0..300 {
             self.step_all()?;
-            if self.shards.iter().all(|shard| shard.drained() && shard.has_all_credits()) {
+            if self.shards.iter().all(|shard| shard.drained() && shard.has_all_credits()) && self.has_bus_all_credits()
+            {
                 return Ok(());
             }
         }
@@ -480,7 +508,10 @@ impl World {
             self.lane_step(lane);
         }
         self.reader_step();
-        (0..self.nodes.len()).for_each(|node| self.http_step(node));
+        for node in 0..self.nodes.len() {
+            self.http_step(node);
+            self.bus_step(node);
+        }
         self.lease_step();
         for agent in 0..self.agents.len() {
             self.step_agent(agent)?;
@@ -616,11 +647,11 @@ impl World {
         lane / (self.lanes.len() / self.nodes.len())
     }
 
-    fn shards_per_node(&self) -> usize {
+    pub fn shards_per_node(&self) -> usize {
         self.shards.len() / self.nodes.len()
     }
 
-    fn is_running(&self, node: usize) -> bool {
+    pub fn is_running(&self, node: usize) -> bool {
         self.now.ms >= self.nodes[node].down_until_ms.max(self.nodes[node].paused_until_ms)
     }
 
@@ -632,7 +663,8 @@ impl World {
                 self.tally.pauses += 1;
                 self.nodes[node].paused_until_ms = self.now.ms + 500 + self.random.below(6_000);
             }
-            4 if self.random.one_in(3) => {
+            4..=7 => self.bus_fault(node),
+            8 if self.random.one_in(3) => {
                 self.tally.failovers += 1;
                 // Nothing is lost, but nobody can know that.
                 let copy = self.store.copy();
@@ -692,10 +724,14 @@ impl World {
         self.shown.retain(|(shard, _), _| !of_node(*shard));
         let http_credits = self.limits.mesh_calls_limit.min(HTTP_CALLS as u64) as usize;
         let down_until_ms = self.now.ms + self.random.below(2_000);
-        let lease = Lease::new(LEASE_MS);
+        self.kill_bus(node);
+        self.runs += 1;
+        let (lease, bus) = (Lease::new(LEASE_MS), bus_state(self.nodes.len()));
         let node = &mut self.nodes[node];
-        node.config = ShardConfig { lease, seed: node.config.seed + 100, ..node.config.clone() };
+        node.config = ShardConfig { lease, bus, seed: node.config.seed + 100, ..node.config.clone() };
         *node = Node {
+            bus: node.bus.as_ref().map(|_| NodeBus::new(&node.config, self.runs, down_until_ms)),
+            beat_ms: down_until_ms,
             config: node.config.clone(),
             paused_until_ms: 0,
             down_until_ms,
@@ -738,6 +774,7 @@ impl World {
                     let node = &mut self.nodes[node];
                     node.check = None;
                     if !is_down {
+                        node.beat_ms = now_ms;
                         node.config.lease.renew(sent_ms);
                         node.next_check_ms = sent_ms + 500;
                     }
@@ -1330,12 +1367,15 @@ impl World {
     }
 
     /// A client's connection is closed. If its user was removed from a room, the order of the messages that were
-    /// pending then is no longer checked.
+    /// pending then is no longer checked. If it goes on with another node, messages that it does not send again may be
+    /// stored later than the next ones.
     fn on_disconnect(&mut self, client: ClientId) {
         let removals = &self.removals;
+        let is_cluster = self.nodes.len() > 1;
         match client {
             ClientId::Plain(index) => {
                 let agent = &mut self.agents[index];
+                agent.outbox.forget_abandoned_if(is_cluster);
                 agent.outbox.forget_order_if(was_removed(removals, agent.user, agent.room, agent.removals_seen));
                 agent.on_disconnect();
             }
@@ -1343,6 +1383,7 @@ impl World {
                 let sdk = &mut self.sdks[index];
                 for channel in &mut sdk.channels {
                     let Some(room) = channel.room else { continue };
+                    channel.outbox.forget_abandoned_if(is_cluster);
                     channel.outbox.forget_order_if(was_removed(removals, sdk.user, room, channel.removals_seen));
                 }
                 sdk.on_disconnect();
@@ -1682,6 +1723,11 @@ impl World {
             _ => Err("an event of an unknown type".into()),
         }
     }
+}
+
+/// How a node stands with the others before it has heard anything.
+fn bus_state(nodes: usize) -> Arc<BusState> {
+    Arc::new(BusState::new(if nodes > 1 { Bus::Disconnected } else { Bus::Alone }))
 }
 
 /// The shards of a node.
