@@ -274,7 +274,7 @@ fn check_database(options: &Options, report: &mut Report) {
     let Some(url) = report.get(options.database_url()) else { return };
     let open = OpenOptions { open_timeout: DATABASE_TIMEOUT, ..OpenOptions::default() };
     let looked = block_on(inspect::database(&url, &options.data, &open)).and_then(|looked| Ok(looked?));
-    let Some(DatabaseState { description, schema, used_by }) = report.get(looked) else { return };
+    let Some(DatabaseState { description, schema, used_by, key_id }) = report.get(looked) else { return };
     if let DatabaseUrl::Sqlite(path) = &url {
         // SQLite also creates files beside the database.
         let folder = path.parent().unwrap_or(Path::new(""));
@@ -300,4 +300,25 @@ fn check_database(options: &Options, report: &mut Report) {
     };
     let used_by = used_by.map(|holder| format!("; in use by a running server ({holder})")).unwrap_or_default();
     report.good(format_args!("{description} ({schema}){used_by}"));
+    check_key_of_cluster(options, key_id, report);
+}
+
+/// Whether a node has the key that the database names.
+fn check_key_of_cluster(options: &Options, key_id: Option<String>, report: &mut Report) {
+    let is_node = matches!(options.node(), Ok(Some(_)));
+    let Some(expected) = key_id.filter(|_| is_node) else { return };
+    let path = options.key_path();
+    let remedy = "copy signing.key from another node, or set --key-file";
+    match Tokens::read_key_file(&path) {
+        Ok(tokens) if tokens.key_id() == expected => {}
+        Ok(_) => report.problem(&anyhow!("--bus: {} is not the signing key of the cluster; {remedy}", path.display())),
+        Err(KeyError::Missing(_)) => {
+            report.problem(&anyhow!(
+                "--bus: the cluster has a signing key, but there is no {}; {remedy}",
+                path.display()
+            ));
+        }
+        // It has been reported already.
+        Err(_) => {}
+    }
 }

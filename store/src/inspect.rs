@@ -24,6 +24,8 @@ pub struct DatabaseState {
     pub schema: Schema,
     /// The server that uses it, if one does.
     pub used_by: Option<String>,
+    /// The id of the signing key that a node must have, if that is decided already.
+    pub key_id: Option<String>,
 }
 
 /// How far the schema of a database is.

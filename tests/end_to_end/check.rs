@@ -1,6 +1,7 @@
 //! Proves that `uproar check` sees what would keep a server from starting, changes nothing, and works beside a server.
 
 use crate::databases::{Kind, new_postgres_database};
+use crate::nodes::node_setup;
 use crate::server::{Server, Setup, assert_contains, run};
 use std::fs;
 use std::net::TcpListener;
@@ -108,6 +109,24 @@ async fn a_schema_of_another_version_is_reported(kind: Kind) {
     let newer = check(&arguments, &[]).await;
     newer.expect_success();
     assert_contains(newer.good(name), &["schema version 9999", "which this one can use"]);
+}
+
+#[tokio::test]
+async fn a_node_needs_the_key_of_the_cluster() {
+    let url = new_postgres_database().await;
+    let node = |name| node_setup(&url, name, &[]);
+    check(&node("a").arguments(), &[]).await.expect_success();
+    let _a = node("a").start().await;
+    let b = node("b");
+    check(&b.arguments(), &[]).await.expect_success();
+    let key = b.data().join("signing.key");
+    fs::write(&key, [8; 32]).expect("another key");
+    let other = check(&b.arguments(), &[]).await;
+    other.problem(&["not the signing key of the cluster", "copy signing.key from another node"]);
+    fs::remove_file(&key).expect("no key");
+    let none = check(&b.arguments(), &[]).await;
+    none.problem(&["the cluster has a signing key", "copy signing.key from another node"]);
+    assert_eq!((other.code, none.code), (Some(1), Some(1)));
 }
 
 #[tokio::test]

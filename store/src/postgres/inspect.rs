@@ -2,6 +2,7 @@
 
 use super::failures::Target;
 use super::guard::{Held, Holder};
+use super::key;
 use super::migrate;
 use super::setup::{check_server, check_that_sessions_are_our_own, connect_options};
 use crate::error::OpenError;
@@ -44,7 +45,8 @@ async fn look(connect: &PgConnectOptions, target: &Target) -> Result<DatabaseSta
         return Err(OpenError::Lasting(target.lacks_rights("it may not create tables")));
     }
     let holder = Holder::find(connection).await.map_err(failed)?;
+    let key_id = key::recorded(connection).await.map_err(failed)?;
     let description = format!("PostgreSQL {version} at {}", target.address);
     let _ = session.connection.close().await;
-    Ok(DatabaseState { description, schema, used_by: holder.map(|holder| holder.to_string()) })
+    Ok(DatabaseState { description, schema, used_by: holder.map(|holder| holder.to_string()), key_id })
 }

@@ -18,6 +18,14 @@ pub(super) async fn record(connection: &mut PgConnection, key_id: &str) -> Resul
     set_meta(connection, NAME, key_id).await
 }
 
+/// The id of the key that was recorded last, if there is one.
+pub(super) async fn recorded(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    if !sqlx::query_scalar::<_, bool>("SELECT to_regclass('meta') IS NOT NULL").fetch_one(&mut *connection).await? {
+        return Ok(None);
+    }
+    sqlx::query_scalar("SELECT value FROM meta WHERE name = $1").bind(NAME).fetch_optional(connection).await
+}
+
 /// Compares the key of a node with that of the others. The first node decides which one that is, even if two start at
 /// the same time.
 pub(super) async fn compare(connection: &mut PgConnection, key_id: &str, target: &Target) -> Result<(), OpenError> {

@@ -21,10 +21,10 @@ pub(crate) async fn inspect(path: &Path, folder: &Path, options: &OpenOptions) -
     let missing = Schema::missing(migrations::SQLITE);
     match file::recognise(path) {
         Ok(Header::Ours) => {}
-        Ok(Header::Empty) => return Ok(DatabaseState { description, schema: missing, used_by: None }),
+        Ok(Header::Empty) => return Ok(DatabaseState { description, schema: missing, used_by: None, key_id: None }),
         Ok(Header::Foreign) => return Err(file::foreign(path)),
         Err(error) if error.kind() == io::ErrorKind::NotFound && will_have_folder(path, folder) => {
-            return Ok(DatabaseState { description, schema: missing, used_by: None });
+            return Ok(DatabaseState { description, schema: missing, used_by: None, key_id: None });
         }
         Err(error) => return Err(file::failed(path, error)),
     }
@@ -54,7 +54,7 @@ pub(crate) async fn inspect(path: &Path, folder: &Path, options: &OpenOptions) -
         Ok(schema) => schema?,
         Err(_) => return Err(failed(sqlx::Error::PoolTimedOut)),
     };
-    Ok(DatabaseState { description, schema, used_by: LockFile::holder_for(path)? })
+    Ok(DatabaseState { description, schema, used_by: LockFile::holder_for(path)?, key_id: None })
 }
 
 /// The last migration that was applied to a database with a schema that this build can use.
