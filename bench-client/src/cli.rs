@@ -2,6 +2,8 @@
 
 use crate::abuse;
 use crate::client::{Cores, TlsClient, allow_files};
+use crate::cluster::{self, Transport};
+use crate::matrix::bars::Verdict;
 use crate::matrix::runner::{Executor, Job, Plan};
 use crate::matrix::schedule::{ROUND, Timing};
 use crate::matrix::workloads::{self, Driver, Subject, Workload};
@@ -78,13 +80,15 @@ enum Command {
     Abuse(AbuseOptions),
     /// Measures what a machine for Uproar needs: memory by connections and rooms, disk by messages
     Size(SizeOptions),
+    /// Measures three nodes on one PostgreSQL: their cost, and what failures look like. Checks the bars of a cluster
+    Cluster(ClusterOptions),
     /// Measures a mix: clients read histories, switch rooms, send messages and reconnect
     Mix(ScenarioOptions),
 }
 
 #[derive(Debug, Args)]
 struct MatrixOptions {
-    /// How many timing each server is measured in each workload
+    /// How many times each server is measured in each workload
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Measures only these workloads, and those that determine their load
@@ -122,6 +126,19 @@ struct SizeOptions {
     /// Messages on each database
     #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     messages: u64,
+}
+
+#[derive(Debug, Args)]
+struct ClusterOptions {
+    /// How many times each measurement is repeated
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Makes only these measurements: latency, cut, failover, alone, spread
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<String>,
+    /// What carries announcements between nodes: postgres, or the URL of a running NATS server
+    #[arg(long, default_value = "postgres")]
+    bus: Transport,
 }
 
 /// Runs one scenario against one server. Sizes that are not given have the scenario's default.
@@ -190,7 +207,7 @@ struct ScenarioOptions {
     /// Seconds of the measurement
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// How many timing the scenario runs
+    /// How many times the scenario runs
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Prints all results as JSON instead of a table
@@ -242,6 +259,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Durable(single) => single.run(environment, Scenario::Durable),
         Command::Abuse(abuse) => abuse.run(environment),
         Command::Size(size) => size.run(environment),
+        Command::Cluster(cluster) => cluster.run(environment),
         Command::Mix(single) => single.run(environment, Scenario::Mix),
     }
 }
@@ -360,6 +378,28 @@ impl SizeOptions {
         let amounts = Amounts { connections: self.connections, rooms: self.rooms, messages: self.messages };
         let size = size::measure(&mut environment, subject, amounts)?;
         print(format_args!("\n{}", size.to_markdown()))
+    }
+}
+
+impl ClusterOptions {
+    fn run(&self, mut environment: Environment) -> Result<()> {
+        let rows = cluster::select(&self.only)?;
+        if let Some(reason) = environment.unavailable(Subject::Uproar { driver: Driver::Auto, shards: 1 }) {
+            bail!("{reason}");
+        }
+        // Started first, so that a machine without PostgreSQL fails here.
+        environment.postgres()?;
+        print_machine(&machine::describe(&environment));
+        note(format_args!("three nodes, bus: {}", self.bus.name()));
+        let outcomes = cluster::measure(&mut environment, &self.bus, &rows, self.rounds);
+        let table = report::table::bars_table(&outcomes);
+        let file = environment.data.join("cluster.md");
+        fs::write(&file, table.to_markdown()).with_context(|| format!("can't write {}", file.display()))?;
+        print(format_args!("\n{}", table.to_text()))?;
+        let missed: Vec<&str> =
+            outcomes.iter().filter(|outcome| outcome.verdict != Verdict::Met).map(|outcome| outcome.key).collect();
+        ensure!(missed.is_empty(), "these bars are not met: {}", missed.join(", "));
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod abuse;
 pub mod cli;
 pub mod client;
+pub mod cluster;
 pub mod dialect;
 pub mod ledger;
 pub mod machine;

@@ -152,6 +152,16 @@ impl TestPostgres {
         Ok(self.url(&name))
     }
 
+    /// Runs statements in the database of this URL.
+    pub async fn execute(&self, url: &str, sql: &str) -> Result<(), String> {
+        let run = async {
+            let mut connection = url.parse::<PgConnectOptions>()?.disable_statement_logging().connect().await?;
+            connection.execute(sqlx::AssertSqlSafe(sql)).await?;
+            connection.close().await
+        };
+        run.await.map_err(|error: sqlx::Error| format!("can't change a test database: {error}"))
+    }
+
     /// What the database of this URL takes on disk, in bytes.
     pub async fn database_bytes(&self, url: &str) -> Result<u64, String> {
         let size = async {

@@ -86,6 +86,7 @@ mod tunnel;
 
 mod abuse;
 mod acme;
+mod bench_cluster;
 mod centrifuge;
 mod chaos;
 mod check;

@@ -51,12 +51,11 @@ pub enum Wait {
 #[derive(Debug)]
 pub struct Io {
     poll: Poll,
-    address: SocketAddr,
     tls: Option<TlsClient>,
     clock: Clock,
     connections: Vec<Connection>,
-    /// Connections to open when the limit allows: index and request.
-    to_connect: VecDeque<(usize, Vec<u8>)>,
+    /// Connections to open when the limit allows: index, address and request.
+    to_connect: VecDeque<(usize, SocketAddr, Vec<u8>)>,
     connecting: usize,
     connecting_limit: usize,
     /// Connections with bytes to write.
@@ -66,20 +65,13 @@ pub struct Io {
 }
 
 impl Io {
-    /// Prepares `count` connections to `address`, of which at most `connecting_limit` are being opened at a time. With
-    /// `tls`, they use it.
-    pub fn new(
-        address: SocketAddr,
-        tls: Option<TlsClient>,
-        clock: Clock,
-        count: usize,
-        connecting_limit: usize,
-    ) -> Result<Io> {
+    /// Prepares `count` connections, of which at most `connecting_limit` are being opened at a time. With `tls`, they
+    /// use it.
+    pub fn new(tls: Option<TlsClient>, clock: Clock, count: usize, connecting_limit: usize) -> Result<Io> {
         let mut connections = Vec::new();
         connections.resize_with(count, Connection::default);
         Ok(Io {
             poll: Poll::new().context("can't create an epoll instance")?,
-            address,
             tls,
             clock,
             connections,
@@ -91,10 +83,10 @@ impl Io {
         })
     }
 
-    /// Opens a connection as soon as the limit allows. `headers` are additional lines of the request, each with its
-    /// line end.
-    pub fn connect(&mut self, id: usize, path: &str, headers: &str) {
-        self.to_connect.push_back((id, upgrade(path, headers)));
+    /// Opens a connection to `address` as soon as the limit allows. `headers` are additional lines of the request, each
+    /// with its line end.
+    pub fn connect(&mut self, id: usize, address: SocketAddr, path: &str, headers: &str) {
+        self.to_connect.push_back((id, address, upgrade(path, headers)));
     }
 
     /// Marks a connection as ready to use, so that another one may be opened.
@@ -133,9 +125,9 @@ impl Io {
 
     fn start_connecting(&mut self, now: u64) {
         while self.connecting < self.connecting_limit {
-            let Some((id, request)) = self.to_connect.pop_front() else { return };
+            let Some((id, address, request)) = self.to_connect.pop_front() else { return };
             self.connecting += 1;
-            let socket = TcpStream::connect(self.address).and_then(|mut socket| {
+            let socket = TcpStream::connect(address).and_then(|mut socket| {
                 socket.set_nodelay(true)?;
                 let interest = Interest::READABLE | Interest::WRITABLE;
                 self.poll.registry().register(&mut socket, Token(id), interest)?;

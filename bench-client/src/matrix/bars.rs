@@ -101,7 +101,7 @@ impl Verdict {
 }
 
 impl Limit {
-    fn value(self) -> f64 {
+    pub fn value(self) -> f64 {
         let (Self::AtMost(limit) | Self::Below(limit) | Self::AtLeast(limit)) = self;
         limit
     }
@@ -114,11 +114,22 @@ impl Limit {
         }
     }
 
-    fn sign(self) -> &'static str {
+    pub fn sign(self) -> &'static str {
         match self {
             Self::AtMost(_) => "≤",
             Self::Below(_) => "<",
             Self::AtLeast(_) => "≥",
+        }
+    }
+
+    /// Judges the values of several rounds.
+    pub fn judge(self, spread: &Spread) -> Verdict {
+        if self.holds(spread.median) {
+            Verdict::Met
+        } else if (spread.median - self.value()).abs() < spread.width() && spread.rounds < ROUNDS_TO_BE_SURE {
+            Verdict::WithinTheSpread
+        } else {
+            Verdict::Missed
         }
     }
 }
@@ -247,7 +258,7 @@ impl Bar {
             Err(reason) => (Verdict::NotMeasured(reason), None),
             Ok(values) => {
                 let spread = Spread::of(values).expect("there are values");
-                (self.verdict(&spread), Some(spread))
+                (self.limit.judge(&spread), Some(spread))
             }
         };
         let show = |value| self.formula.show(value);
@@ -263,16 +274,6 @@ impl Bar {
                 .map_or_else(|| "–".into(), |it| format!("{} ({} – {})", show(it.median), show(it.min), show(it.max))),
             note: self.note(results),
             reason: reason(self.key).filter(|_| missed),
-        }
-    }
-
-    fn verdict(&self, spread: &Spread) -> Verdict {
-        if self.limit.holds(spread.median) {
-            Verdict::Met
-        } else if (spread.median - self.limit.value()).abs() < spread.width() && spread.rounds < ROUNDS_TO_BE_SURE {
-            Verdict::WithinTheSpread
-        } else {
-            Verdict::Missed
         }
     }
 

@@ -21,6 +21,8 @@ pub enum Behaviour {
     Storm,
     /// Members that don't send visit other rooms, read histories and reconnect, at random times.
     Mix,
+    /// Members lose their connections when this node is killed, and reconnect to the others.
+    MoveAway(usize),
 }
 
 /// Drops and reopens the connections of all members that don't send, once.
@@ -32,6 +34,21 @@ pub(super) fn storm(state: &mut State, io: &mut Io, now: u64) {
     let senders = state.setup.shape.senders;
     let ids = (0..state.members.len()).filter(|id| state.members[*id].index >= senders).collect::<Vec<_>>();
     ids.into_iter().for_each(|id| state.reconnect(io, id, now));
+}
+
+/// Reconnects a member that lost its connection to the node that was killed. Returns whether it did.
+pub(super) fn move_away(state: &mut State, io: &mut Io, id: usize) -> bool {
+    let Behaviour::MoveAway(killed) = state.setup.behaviour else { return false };
+    let Some(time) = state.setup.coordinator.incident() else { return false };
+    let nodes = state.setup.addresses.len();
+    let member = &mut state.members[id];
+    if member.node != killed || nodes < 2 {
+        return false;
+    }
+    member.node = (killed + 1 + id % (nodes - 1)) % nodes;
+    member.away_since = Some(time);
+    state.connect(io, id);
+    true
 }
 
 /// When each member acts next in the `mix` scenario.

@@ -74,7 +74,7 @@ impl Churn {
         let token = self.setup.tokens.get(member);
         let headers = token.filter(|_| self.setup.shape.wire != Wire::Centrifugo);
         let headers = headers.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
-        io.connect(id, &target.path, &headers);
+        io.connect(id, self.setup.addresses[0], &target.path, &headers);
     }
 
     fn on_joined(&mut self, io: &mut Io, id: usize, now: u64) {

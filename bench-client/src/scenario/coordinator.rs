@@ -38,11 +38,12 @@ pub struct Coordinator {
     pub clock: Clock,
     joined: AtomicUsize,
     phases: OnceLock<Phases>,
+    incident: OnceLock<u64>,
 }
 
 impl Coordinator {
     pub fn new(clock: Clock) -> Coordinator {
-        Coordinator { clock, joined: AtomicUsize::new(0), phases: OnceLock::new() }
+        Coordinator { clock, joined: AtomicUsize::new(0), phases: OnceLock::new(), incident: OnceLock::new() }
     }
 
     /// Counts another connection that has joined its room.
@@ -66,6 +67,16 @@ impl Coordinator {
     /// `None` until the load is scheduled.
     pub fn phases(&self) -> Option<Phases> {
         self.phases.get().copied()
+    }
+
+    /// To be called right before a node is killed. Returns the time.
+    pub fn begin_incident(&self) -> u64 {
+        *self.incident.get_or_init(|| self.clock.now())
+    }
+
+    /// When a node was killed.
+    pub fn incident(&self) -> Option<u64> {
+        self.incident.get().copied()
     }
 }
 

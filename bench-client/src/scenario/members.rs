@@ -2,7 +2,7 @@
 
 use super::behaviour::{self, Behaviour, MixSchedule};
 use super::coordinator::{Coordinator, CpuMeter, Phases};
-use super::tally::Tally;
+use super::tally::{Sample, Tally};
 use crate::client::message::{Message, TextCodec};
 use crate::client::{Client, CloseReason, Io, SECOND, Wait};
 use crate::dialect::{Dialect, Position, ServerEvent};
@@ -11,6 +11,7 @@ use crate::result::{Load, Shape};
 use crate::server::Target;
 use anyhow::{Result, bail};
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// How long no connection may join before the run fails.
@@ -34,6 +35,32 @@ pub struct RunSetup {
     /// Whether the server pads its frames with spaces.
     pub is_padded: bool,
     pub behaviour: Behaviour,
+    /// The addresses of the server, or of all nodes.
+    pub addresses: Vec<SocketAddr>,
+    pub placement: Placement,
+    /// Whether each delivery is recorded by itself.
+    pub keeps_samples: bool,
+}
+
+/// Which members of a room connect to which node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// They are spread over all nodes.
+    #[default]
+    Spread,
+    /// Those that send are on the first node, all others on this one.
+    Crowd(usize),
+}
+
+impl Placement {
+    /// The node of the member with this index, of which the first ones send.
+    fn node(self, index: u32, senders: u32, nodes: usize) -> usize {
+        match self {
+            Placement::Spread => index as usize % nodes,
+            Placement::Crowd(_) if index < senders => 0,
+            Placement::Crowd(node) => node,
+        }
+    }
 }
 
 /// The members of a thread's rooms. Connection ids are assigned room after room.
@@ -79,6 +106,8 @@ pub(super) struct Member {
     pub room: u32,
     /// Index among the members of its room. The first ones are the senders.
     pub index: u32,
+    /// Index of the node that it is connected to.
+    pub node: usize,
     pub location: Location,
     /// Whether it has ever joined a stored room, so that it can recover.
     pub has_position: bool,
@@ -130,6 +159,7 @@ impl RoomMembers {
                 all.push(Member {
                     room: room as u32,
                     index,
+                    node: setup.placement.node(index, senders, setup.addresses.len()),
                     location: Location::Outside,
                     has_position: false,
                     joined_at: 0,
@@ -224,7 +254,7 @@ impl State {
                 path.push_str(&format!("&since={offset}&epoch={epoch}"));
             }
         }
-        io.connect(id, &path, &headers);
+        io.connect(id, self.setup.addresses[member.node], &path, &headers);
     }
 
     /// Drops a member's connection and connects again.
@@ -344,6 +374,12 @@ impl State {
         if phases.measures(message.intended) && member.joined_at <= message.intended {
             let latency = now.saturating_sub(message.intended);
             self.tally.delivery.record(latency);
+            if self.setup.keeps_samples {
+                let Shape { senders, .. } = self.setup.shape;
+                let node = self.setup.placement.node(message.sender, senders, self.setup.addresses.len());
+                let is_elsewhere = node != member.node;
+                self.tally.samples.push(Sample { intended: message.intended, latency, is_elsewhere });
+            }
             if arrival == Arrival::Completes {
                 self.tally.last.record(latency);
             }
@@ -504,9 +540,12 @@ impl Client for RoomMembers {
         }
     }
 
-    fn on_close(&mut self, _io: &mut Io, id: usize, reason: CloseReason, _now: u64) {
+    fn on_close(&mut self, io: &mut Io, id: usize, reason: CloseReason, _now: u64) {
         let state = &mut self.state;
         state.members[id].location = Location::Outside;
+        if behaviour::move_away(state, io, id) {
+            return;
+        }
         if state.phases.is_none() {
             state.fatal.get_or_insert(reason.0);
         } else {
@@ -542,7 +581,7 @@ impl Client for RoomMembers {
         let mut next = state.send_due(dialect, io, phases, now);
         let mut sooner = |time: Option<u64>| next = next.into_iter().chain(time).min();
         sooner(match state.setup.behaviour {
-            Behaviour::SendOnly => None,
+            Behaviour::SendOnly | Behaviour::MoveAway(_) => None,
             Behaviour::Storm if now < phases.measure_start => Some(phases.measure_start),
             Behaviour::Storm => {
                 behaviour::storm(state, io, now);

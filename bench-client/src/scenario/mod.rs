@@ -15,15 +15,17 @@ use crate::result::{Channel, Load, Run, Scenario, Shape, Wire};
 use crate::server::http::Http;
 use crate::server::{self, Environment, Server, usage};
 use anyhow::{Context, Result, bail, ensure};
-use behaviour::Behaviour;
+pub(crate) use behaviour::Behaviour;
 use churn::Churn;
-use coordinator::{Coordinator, Phases};
+pub(crate) use coordinator::{Coordinator, Phases};
+pub(crate) use members::Placement;
 use members::{RoomMembers, RunSetup};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tally::Tally;
+pub(crate) use tally::{Latencies, Sample};
 
 /// How many connections a thread opens at a time.
 const CONNECTING_LIMIT: usize = 512;
@@ -61,10 +63,39 @@ pub fn measure(server: &Server, cores: &Cores, job: &Job) -> Result<Run> {
     validate(&job.shape, job.scenario)?;
     server.check(&job.shape)?;
     allow_files((job.shape.rooms * job.shape.members) as usize)?;
-    load(server, cores, job).with_context(|| format!("the server at {}", server.address))
+    let servers = std::slice::from_ref(server);
+    let (run, _) = load(servers, cores, job, Circumstances::default())
+        .with_context(|| format!("the server at {}", server.address))?;
+    Ok(run)
 }
 
-fn load(server: &Server, cores: &Cores, job: &Job) -> Result<Run> {
+/// How a run on several nodes differs from one on a single server.
+#[derive(Default)]
+pub(crate) struct Circumstances<'a> {
+    /// What members do, if it is not what the scenario says.
+    pub behaviour: Option<Behaviour>,
+    pub placement: Placement,
+    pub keeps_samples: bool,
+    /// Called when the measurement begins. Returns before it ends.
+    pub during: Option<During<'a>>,
+}
+
+pub(crate) type During<'a> = Box<dyn FnOnce(&Coordinator, Phases) -> Result<()> + 'a>;
+
+/// Measures the nodes of a cluster. The CPU time and the memory are the sums of all nodes that have not been killed.
+pub(crate) fn measure_nodes(
+    nodes: &[Server],
+    cores: &Cores,
+    job: &Job,
+    circumstances: Circumstances<'_>,
+) -> Result<(Run, Vec<Sample>)> {
+    validate(&job.shape, job.scenario)?;
+    allow_files((job.shape.rooms * job.shape.members) as usize)?;
+    load(nodes, cores, job, circumstances)
+}
+
+fn load(servers: &[Server], cores: &Cores, job: &Job, circumstances: Circumstances<'_>) -> Result<(Run, Vec<Sample>)> {
+    let server = servers.first().context("there is no server to measure")?;
     server.create_rooms(&job.shape)?;
     let mut extra = BTreeMap::new();
     let tokens = tokens(server, job, &mut extra)?;
@@ -76,11 +107,14 @@ fn load(server: &Server, cores: &Cores, job: &Job) -> Result<Run> {
         tokens,
         coordinator: Coordinator::new(Clock::start()),
         is_padded: job.frame_bytes.is_some(),
-        behaviour: match job.scenario {
+        behaviour: circumstances.behaviour.unwrap_or(match job.scenario {
             Scenario::Storm => Behaviour::Storm,
             Scenario::Mix => Behaviour::Mix,
             _ => Behaviour::SendOnly,
-        },
+        }),
+        addresses: servers.iter().map(|server| server.address).collect(),
+        placement: circumstances.placement,
+        keeps_samples: circumstances.keeps_samples,
     });
     let memory = if job.scenario == Scenario::Idle {
         std::thread::sleep(SETTLE_TIME);
@@ -93,9 +127,9 @@ fn load(server: &Server, cores: &Cores, job: &Job) -> Result<Run> {
     let threads = if is_churn { cores.count() } else { cores.count().min(shape.rooms as usize) };
     let mut loads = Vec::new();
     for thread in 0..threads {
-        let (setup, address, tls) = (Arc::clone(&setup), server.address, server.tls.clone());
+        let (setup, tls) = (Arc::clone(&setup), server.tls.clone());
         loads.push(client::spawn(cores, thread, move || {
-            let io = |count| Io::new(address, tls, setup.coordinator.clock, count, CONNECTING_LIMIT);
+            let io = |count| Io::new(tls, setup.coordinator.clock, count, CONNECTING_LIMIT);
             if is_churn {
                 let mut churn = Churn::new(Arc::clone(&setup), thread, threads);
                 churn.report_all_joined();
@@ -122,7 +156,7 @@ fn load(server: &Server, cores: &Cores, job: &Job) -> Result<Run> {
     if memory.is_some() {
         std::thread::sleep(SETTLE_TIME);
     }
-    let (phases, used) = watch(server, &setup.coordinator, job)?;
+    let (phases, used) = watch(servers, &setup.coordinator, job, circumstances.during)?;
     if let Some((rss_before, kernel_before)) = memory {
         let per_connection = |after: u64, before: u64| (after as f64 - before as f64) / connections as f64;
         extra.insert("rss_bytes_before".into(), rss_before as f64);
@@ -142,7 +176,8 @@ fn load(server: &Server, cores: &Cores, job: &Job) -> Result<Run> {
         extra.insert("recovered_p99_seconds".into(), recovery.p99 / 1e6);
         extra.insert("recovered_last_seconds".into(), recovery.max / 1e6);
     }
-    Ok(new_run(job, total, phases.seconds(), used, extra))
+    let samples = std::mem::take(&mut total.samples);
+    Ok((new_run(job, total, phases.seconds(), used, extra), samples))
 }
 
 /// A token for each member, or none for servers without users.
@@ -182,15 +217,29 @@ struct Used {
     rss_bytes: u64,
 }
 
-/// Starts the load and reads the server's resource usage when the measurement begins and when it ends.
-fn watch(server: &Server, coordinator: &Coordinator, job: &Job) -> Result<(Phases, Used)> {
+/// Starts the load and reads the servers' resource usage when the measurement begins and when it ends.
+fn watch(
+    servers: &[Server],
+    coordinator: &Coordinator,
+    job: &Job,
+    during: Option<During<'_>>,
+) -> Result<(Phases, Used)> {
     let phases = coordinator.start(job.warm_up, job.measured);
     coordinator.clock.sleep_until(phases.measure_start);
-    let (cpu, database) = (server.cpu_seconds()?, server.database_cpu_seconds()?);
+    let cpu = servers.iter().map(Server::cpu_seconds).collect::<Result<Vec<f64>>>()?;
+    let database_cpu = || servers[0].database_cpu_seconds();
+    let database = database_cpu()?;
+    if let Some(during) = during {
+        during(coordinator, phases)?;
+    }
     coordinator.clock.sleep_until(phases.end);
-    let cpu_seconds = server.cpu_seconds()? - cpu;
-    let database_cpu_seconds = server.database_cpu_seconds()?.zip(database).map(|(after, before)| after - before);
-    Ok((phases, Used { cpu_seconds, database_cpu_seconds, rss_bytes: server.rss_bytes()? }))
+    let mut used = Used { cpu_seconds: 0.0, database_cpu_seconds: None, rss_bytes: 0 };
+    for (server, before) in servers.iter().zip(cpu).filter(|(server, _)| !server.is_killed()) {
+        used.cpu_seconds += server.cpu_seconds()? - before;
+        used.rss_bytes += server.rss_bytes()?;
+    }
+    used.database_cpu_seconds = database_cpu()?.zip(database).map(|(after, before)| after - before);
+    Ok((phases, used))
 }
 
 fn joined(load: JoinHandle<Result<Tally>>) -> Result<Tally> {

@@ -51,6 +51,16 @@ impl Default for Latencies {
     }
 }
 
+/// One delivery of a message that was due during the measurement, in nanoseconds of the client's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// When the message was due.
+    pub intended: u64,
+    pub latency: u64,
+    /// Whether the receiver is on another node than the sender.
+    pub is_elsewhere: bool,
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     /// Messages that were due during the measurement.
@@ -65,6 +75,8 @@ pub struct Tally {
     pub ack: Latencies,
     pub delivery: Latencies,
     pub last: Latencies,
+    /// Empty unless the run keeps them.
+    pub samples: Vec<Sample>,
     /// How long members that lost their connection took to return and catch up.
     pub recovery: Latencies,
     pub faults: Faults,
@@ -89,6 +101,7 @@ impl Tally {
         self.ack.add(&other.ack);
         self.delivery.add(&other.delivery);
         self.last.add(&other.last);
+        self.samples.extend_from_slice(&other.samples);
         self.recovery.add(&other.recovery);
         ledger::add(&mut self.faults, &other.faults);
         self.first_fault = self.first_fault.take().or_else(|| other.first_fault.clone());

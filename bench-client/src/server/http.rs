@@ -78,7 +78,24 @@ impl Http {
         self.answer()
     }
 
+    /// Reads a text, such as the metrics.
+    pub fn text(&mut self, path: &str) -> Result<String> {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        self.stream.get_mut().write_all(request.as_bytes())?;
+        let (status, body) = self.body()?;
+        let text = String::from_utf8_lossy(&body).into_owned();
+        if status != 200 {
+            bail!("the server answered {status} to {path}: {text}");
+        }
+        Ok(text)
+    }
+
     fn answer(&mut self) -> Result<(u16, Value)> {
+        let (status, body) = self.body()?;
+        Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
+    }
+
+    fn body(&mut self) -> Result<(u16, Vec<u8>)> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             if self.stream.read_until(b'\n', &mut head)? == 0 {
@@ -92,10 +109,10 @@ impl Http {
         let length = length.and_then(|header| std::str::from_utf8(header.value).ok()?.trim().parse().ok());
         let status = response.code.unwrap_or_default();
         if status == 204 {
-            return Ok((status, Value::Null));
+            return Ok((status, Vec::new()));
         }
         let mut body = vec![0; length.context("the response has no valid Content-Length")?];
         self.stream.read_exact(&mut body)?;
-        Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
+        Ok((status, body))
     }
 }

@@ -14,9 +14,13 @@ use certificate::Certificate;
 use http::Http;
 use postgres::Postgres;
 use process::Process;
+use std::fs::{DirBuilder, File};
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 use uproar_http::Tokens;
@@ -46,7 +50,8 @@ pub struct Environment {
     pub data: PathBuf,
     /// Additional options for Uproar.
     pub options: Vec<String>,
-    /// Uproar keeps its default limits except `join_leave_limit`, instead of those that let a few users make a heavy load.
+    /// Uproar keeps its default limits except `join_leave_limit`, instead of those that let a few users make a heavy
+    /// load.
     pub has_default_limits: bool,
     pub server_cores: Cores,
     pub load_cores: Cores,
@@ -68,6 +73,7 @@ pub struct Server {
     prefix: String,
     /// The id of PostgreSQL's main process, if the server uses it.
     database: Option<u32>,
+    is_killed: AtomicBool,
     /// Deleted on drop. The last field, because the server has to stop first.
     _data: Option<TempDir>,
 }
@@ -139,15 +145,7 @@ impl Environment {
 
     fn start_uproar(&mut self, driver: Driver, shards: u32, channel: Channel, is_tls: bool) -> Result<Server> {
         let data = self.data_folder()?;
-        let mut command = Command::new(&self.uproar);
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("UPROAR_")) {
-            command.env_remove(name);
-        }
-        let driver = match driver {
-            Driver::Auto => "auto",
-            Driver::Uring => "uring",
-            Driver::Epoll => "epoll",
-        };
+        let mut command = self.uproar_command(driver, shards, &data);
         let tls = if is_tls {
             let certificate = self.certificate()?;
             command.args(["--listen", "", "--listen-tls", "127.0.0.1:0"]);
@@ -157,21 +155,58 @@ impl Environment {
             command.args(["--listen", "127.0.0.1:0"]);
             None
         };
-        command
-            .args(["--echo", "--log", "warn", "--driver", driver])
-            .args(["--shards", &shards.to_string()])
-            .args(if self.has_default_limits { &[][..] } else { BENCH_LIMITS })
-            // The other servers keep no joins.
-            .arg("--limit=join_leave_limit=0")
-            .arg("--data")
-            .arg(data.path().join("data"))
-            .args(&self.options);
+        // The other servers keep no joins.
+        command.args(["--echo", "--limit=join_leave_limit=0"]).args(&self.options);
         let mut database = None;
         if channel == Channel::Postgres {
             let postgres = self.postgres()?;
             command.args(["--database", &postgres.create_database()?]);
             database = postgres.process();
         }
+        self.launch(command, data, tls, database)
+    }
+
+    /// Starts a node of a cluster on this database. All nodes of a cluster have the same key.
+    pub fn start_node(&mut self, name: &str, database: &str, key: &[u8; 32], options: &[&str]) -> Result<Server> {
+        let data = self.data_folder()?;
+        let folder = data.path().join("data");
+        DirBuilder::new().mode(0o700).create(&folder).context("can't create a data folder")?;
+        let file = File::options().write(true).create_new(true).mode(0o600).open(folder.join("signing.key"));
+        file.and_then(|mut file| file.write_all(key)).context("can't write a key")?;
+        let mut command = self.uproar_command(Driver::Auto, 1, &data);
+        command.args(["--listen", "127.0.0.1:0", "--public-metrics"]);
+        command.args(["--database", database, "--node", name]).args(options);
+        let database = self.postgres()?.process();
+        self.launch(command, data, None, database)
+    }
+
+    /// The command that starts Uproar, without where it listens and what it stores.
+    fn uproar_command(&self, driver: Driver, shards: u32, data: &TempDir) -> Command {
+        let mut command = Command::new(&self.uproar);
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("UPROAR_")) {
+            command.env_remove(name);
+        }
+        let driver = match driver {
+            Driver::Auto => "auto",
+            Driver::Uring => "uring",
+            Driver::Epoll => "epoll",
+        };
+        command
+            .args(["--log", "warn", "--driver", driver, "--shards", &shards.to_string()])
+            .args(if self.has_default_limits { &[][..] } else { BENCH_LIMITS })
+            .arg("--data")
+            .arg(data.path().join("data"));
+        command
+    }
+
+    /// Starts Uproar on the server's cores.
+    fn launch(
+        &self,
+        mut command: Command,
+        data: TempDir,
+        tls: Option<TlsClient>,
+        database: Option<u32>,
+    ) -> Result<Server> {
         let find = |line: &str| line.strip_prefix("Uproar listens on ")?.rsplit(':').next()?.parse::<u16>().ok();
         let (process, port) = self.server_cores.while_pinned(|| Process::start("uproar", &mut command, find))??;
         let tokens = Tokens::read_key_file(&data.path().join("data/signing.key"))?;
@@ -183,6 +218,7 @@ impl Environment {
             process: Some(process),
             prefix: String::new(),
             database,
+            is_killed: AtomicBool::new(false),
             _data: Some(data),
         })
     }
@@ -214,6 +250,7 @@ impl Environment {
                         process: Some(process),
                         prefix: String::new(),
                         database: None,
+                        is_killed: AtomicBool::new(false),
                         _data: None,
                     });
                 }
@@ -229,6 +266,11 @@ impl Environment {
             self.postgres = Some(self.load_cores.while_pinned(Postgres::start)??);
         }
         Ok(self.postgres.as_ref().expect("it was just started"))
+    }
+
+    /// PostgreSQL, if it is running.
+    pub fn running_postgres(&self) -> Option<&Postgres> {
+        self.postgres.as_ref()
     }
 
     /// The certificate of servers that speak TLS, which is made at the first call.
@@ -257,7 +299,8 @@ impl Server {
     pub fn external(address: SocketAddr, tls: Option<TlsClient>, tokens: Option<Tokens>, id: Option<u32>) -> Server {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         let prefix = format!("b{now:x}-");
-        Server { address, tls, tokens, process: None, id, prefix, database: None, _data: None }
+        let is_killed = AtomicBool::new(false);
+        Server { address, tls, tokens, process: None, id, prefix, database: None, is_killed, _data: None }
     }
 
     /// Whether it is Uproar, with users and rooms.
@@ -307,9 +350,20 @@ impl Server {
         self.id.map_or(Ok(0), usage::rss_bytes)
     }
 
-    /// Stops the server. Fails if it had already exited.
+    /// Stops the server. Fails if it had already exited, unless it was killed.
     pub fn stop(mut self) -> Result<()> {
-        self.process.take().map_or(Ok(()), Process::stop)
+        let process = self.process.take().filter(|_| !self.is_killed());
+        process.map_or(Ok(()), Process::stop)
+    }
+
+    /// Kills the server, as `kill -9` does.
+    pub fn kill(&self) -> Result<()> {
+        self.is_killed.store(true, Ordering::Relaxed);
+        self.process.as_ref().map_or(Ok(()), Process::kill)
+    }
+
+    pub fn is_killed(&self) -> bool {
+        self.is_killed.load(Ordering::Relaxed)
     }
 
     /// What the members of a room connect to.

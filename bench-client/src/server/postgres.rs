@@ -23,6 +23,11 @@ impl Postgres {
         self.runtime.block_on(self.server.create_database()).map_err(|error| anyhow!(error))
     }
 
+    /// Runs statements in a database, as its superuser.
+    pub fn execute(&self, url: &str, sql: &str) -> Result<()> {
+        self.runtime.block_on(self.server.execute(url, sql)).map_err(|error| anyhow!(error))
+    }
+
     /// What a database takes on disk, in bytes.
     pub fn database_bytes(&self, url: &str) -> Result<u64> {
         self.runtime.block_on(self.server.database_bytes(url)).map_err(|error| anyhow!(error))

@@ -73,6 +73,12 @@ impl Process {
         self.child.id()
     }
 
+    /// Kills it at once. It must not be stopped afterwards.
+    pub fn kill(&self) -> Result<()> {
+        let id = Pid::from_raw(i32::try_from(self.child.id())?);
+        kill(id, Signal::SIGKILL).with_context(|| format!("can't kill {}", self.name))
+    }
+
     /// Sends SIGTERM and waits for the process to exit.
     ///
     /// Fails if it had already exited, or if it does not exit in time and has to be killed.

@@ -163,6 +163,7 @@ fn invalid_options_are_reported_in_one_line() {
         (vec!["fanout", "--uproar", "nowhere/uproar"], "nowhere/uproar does not exist: run cargo build --release"),
         (vec!["fanout", "--server", "floor", "--peers", "nowhere"], "nowhere/build"),
         (vec!["bars", "--only", "nothing"], "there is no workload \"nothing\""),
+        (vec!["cluster", "--only", "nothing"], "there is no measurement 'nothing'; --only accepts latency"),
         (vec!["report", "nowhere.json"], "nowhere.json"),
     ] {
         let Output { succeeded, stdout, stderr } = Program::start(&arguments).output();
@@ -181,6 +182,7 @@ fn options_that_cannot_be_parsed_are_reported() {
         (&["fanout", "--server-cores", "x"][..], "'x' is not a list of cores; examples are 0, 1-3 and 1,3"),
         (&["fanout", "--load-cores", "3-1"], "'3-1' is not a list of cores"),
         (&["fanout", "--at", "here"], "invalid value 'here'"),
+        (&["cluster", "--bus", "pigeons"], "there is no bus 'pigeons'; choose postgres"),
         (&["fanout", "--rounds", "0"], "invalid value '0'"),
         (&["fanout", "--rate", "1", "--window", "1"], "cannot be used with"),
         (&["fanout", "--key-file", "x"], "--at <ADDRESS:PORT>"),
