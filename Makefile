@@ -8,7 +8,7 @@ help:
 	@echo 'make check      formatting, clippy, unit tests, 50 simulator seeds, documentation; needs only cargo'
 	@echo 'make test       everything of make check, and all other tests; installs what they need on Debian'
 	@echo 'make test-all   make test, and the end-to-end tests with each combination of driver, shards and database'
-	@echo 'make chaos      random faults under load on both databases, and a check that nothing is lost; SECONDS=600'
+	@echo 'make chaos      random faults on one server and on three nodes; nothing may be lost; SECONDS=600 KILLS=100'
 	@echo 'make bench      measures the performance targets beside other servers, in 16 minutes; see bench-results'
 	@echo 'make bench-all  make bench, and how costs grow with rooms, members and connections, in an hour'
 	@echo 'make size       measures the memory and disk that a server needs, in less than 5 minutes'
@@ -84,10 +84,14 @@ test-all: test
 
 # `make test` has a short round of it. CHAOS_SEED=… repeats the faults of an earlier run.
 chaos: SECONDS = 600
+chaos: KILLS = 100
 chaos:
 	scripts/test-postgres
 	UPROAR_CHAOS_SECONDS=$(SECONDS) $(if $(CHAOS_SEED),UPROAR_CHAOS_SEED=$(CHAOS_SEED)) \
 		$(CARGO_TEST) --test end_to_end chaos:: -- --nocapture
+	UPROAR_CHAOS_KILLS=$(KILLS) UPROAR_CHAOS_ACKNOWLEDGED=100000 \
+		$(if $(CHAOS_SEED),UPROAR_CHAOS_SEED=$(CHAOS_SEED)) \
+		$(CARGO_TEST) --test end_to_end chaos_nodes:: -- --nocapture
 
 bench: bench-build
 	target/release/uproar-bench bars $(ARGS)

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const SECONDS_VARIABLE: &str = "UPROAR_CHAOS_SECONDS";
 const SECONDS_DEFAULT: u64 = 6;
 /// Decides which faults occur, and in which order.
-const SEED_VARIABLE: &str = "UPROAR_CHAOS_SEED";
+pub const SEED_VARIABLE: &str = "UPROAR_CHAOS_SEED";
 /// After each fault, so many messages are acknowledged before the next one.
 const MESSAGES_BETWEEN: usize = 50;
 /// How long it may take until a message is stored again after the new primary can be reached.
@@ -75,16 +75,15 @@ struct Chaos {
     /// How often each fault occurred, and the longest time until a message was acknowledged after it.
     report: BTreeMap<Fault, (u32, Duration)>,
     seed: u64,
-    random: u64,
+    random: Random,
 }
 
 impl Chaos {
     async fn start(server: Server, pair: Option<Pair>, faults: Vec<Fault>) -> Chaos {
         // A restart after a failover makes clients start over.
         let load = Load::start_over(std::slice::from_ref(&server), 4, 2, 2, pair.is_some()).await;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_nanos() as u64;
-        let seed = variable(SEED_VARIABLE).unwrap_or(now);
-        Chaos { server, pair, load, faults, report: BTreeMap::new(), seed, random: seed }
+        let seed = variable(SEED_VARIABLE).unwrap_or_else(Random::seed);
+        Chaos { server, pair, load, faults, report: BTreeMap::new(), seed, random: Random(seed) }
     }
 
     async fn run(mut self) {
@@ -96,7 +95,7 @@ impl Chaos {
             if waiting.is_empty() {
                 waiting.clone_from(&self.faults);
             }
-            let index = self.below(waiting.len());
+            let index = self.random.below(waiting.len());
             let fault = waiting.swap_remove(index);
             self.load.wait_for_acks(MESSAGES_BETWEEN).await;
             let ended = self.cause(fault).await;
@@ -193,14 +192,24 @@ impl Chaos {
 
     /// Lets the fault last for a random time.
     async fn pause(&mut self, limit_ms: usize) {
-        let pause_ms = self.below(limit_ms) as u64;
+        let pause_ms = self.random.below(limit_ms) as u64;
         tokio::time::sleep(Duration::from_millis(pause_ms)).await;
     }
+}
 
-    /// A random number below the limit (splitmix64).
-    fn below(&mut self, limit: usize) -> usize {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
+/// Random numbers (splitmix64).
+pub struct Random(pub u64);
+
+impl Random {
+    /// A seed from the clock.
+    pub fn seed() -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_nanos() as u64
+    }
+
+    /// A random number below the limit.
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((z ^ (z >> 31)) % limit as u64) as usize
@@ -210,7 +219,8 @@ impl Chaos {
 const TERMINATE: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()";
 
-fn variable(name: &str) -> Option<u64> {
+/// The whole number in an environment variable.
+pub fn variable(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a whole number")))
 }

@@ -89,6 +89,7 @@ mod acme;
 mod bench_cluster;
 mod centrifuge;
 mod chaos;
+mod chaos_nodes;
 mod check;
 mod clocks;
 mod cluster;
