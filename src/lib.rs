@@ -16,6 +16,7 @@ pub mod mesh;
 pub mod metrics;
 pub mod operator;
 pub mod output;
+mod roots;
 pub mod server;
 pub mod tools;
 pub mod traces;

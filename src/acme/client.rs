@@ -1,7 +1,7 @@
 //! The HTTPS client for an authority: HTTP/1.1, one connection per request, a time limit on everything.
 
-use super::{Settings, roots};
-use crate::output;
+use super::Settings;
+use crate::{output, roots};
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Uri, header};

@@ -1,13 +1,12 @@
 //! Certificates by ACME (RFC 8555): ordered from a certificate authority, proven on the port that speaks TLS
 //! (tls-alpn-01, RFC 8737), kept in the data folder, and renewed while the server runs.
 //!
-//! `settings` is what the options say, `files` what is kept, `client` the HTTPS client, `roots` whom it trusts, `order`
-//! one order, and `schedule` when to order.
+//! `settings` is what the options say, `files` what is kept, `client` the HTTPS client, `order` one order, and
+//! `schedule` when to order.
 
 mod client;
 mod files;
 mod order;
-mod roots;
 mod schedule;
 mod settings;
 

@@ -1,4 +1,4 @@
-//! Whom the HTTPS client for an authority trusts.
+//! Whom TLS clients trust: the one of ACME, and the one of NATS.
 
 use anyhow::{Context, Result, anyhow, bail};
 use std::path::Path;
@@ -14,7 +14,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 ///
 /// # Errors
 /// If TLS can't be set up.
-pub(super) fn usual() -> Result<TlsConnector> {
+pub fn usual() -> Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
@@ -27,7 +27,7 @@ pub(super) fn usual() -> Result<TlsConnector> {
 ///
 /// # Errors
 /// If the file can't be used. The text names it.
-pub(super) fn from_file(path: &Path) -> Result<TlsConnector> {
+pub fn from_file(path: &Path) -> Result<TlsConnector> {
     let shown = path.display();
     let text = std::fs::read(path).with_context(|| format!("can't read {shown}"))?;
     let mut roots = RootCertStore::empty();
