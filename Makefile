@@ -51,6 +51,7 @@ doc:
 # The tests of deploy/ and of the browser come last: they use the server that the tests before them have built.
 test:
 	scripts/test-postgres
+	scripts/test-nats
 	scripts/test-systemd
 	scripts/test-sdks
 	scripts/test-browser

@@ -1,4 +1,8 @@
-//! A PostgreSQL server for tests and benchmarks, on a free port. It ends with the process that started it.
+//! Servers of PostgreSQL and NATS for tests and benchmarks, on free ports. They end with the process that started them.
+
+mod nats;
+
+pub use nats::TestNats;
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor};
