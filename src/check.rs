@@ -33,6 +33,7 @@ pub fn check(options: &Options) -> Result<()> {
     check_addresses(options, runs, &mut report);
     check_certificate(options, &mut report);
     check_collector(options, &mut report);
+    check_bus(options, &mut report);
     check_key(options, &mut report);
     check_database(options, &mut report);
     report.result()
@@ -232,6 +233,24 @@ fn check_collector(options: &Options, report: &mut Report) {
             "the collector {collector} can't be reached, so traces would be dropped: {}",
             output::one_line(&error)
         )),
+    }
+}
+
+/// A server starts without NATS, too.
+fn check_bus(options: &Options, report: &mut Report) {
+    // What is wrong with the other options of a node has been reported.
+    if options.node().is_err() {
+        return;
+    }
+    let Some(nats) = report.get(options.nats()).flatten() else { return };
+    for server in nats.servers() {
+        match block_on(nats.reach(server)).and_then(|reached| reached.map_err(Error::msg)) {
+            Ok(version) => report.good(format_args!("NATS {server} (version {version})")),
+            Err(error) => report.warning(format_args!(
+                "NATS {server} can't be used now, and while no server can, messages from other nodes come later: {}",
+                output::one_line(&error)
+            )),
+        }
     }
 }
 

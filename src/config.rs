@@ -1,6 +1,7 @@
 //! All options and commands, with their defaults, environment variables and help; and the configuration file.
 #![allow(rustdoc::bare_urls, rustdoc::broken_intra_doc_links, reason = "doc comments of options are help texts")]
 
+use crate::bus::nats::{self, Nats};
 use crate::traces::Share;
 use crate::{acme, driver, help, output};
 use anyhow::{Context, Result, bail};
@@ -232,9 +233,20 @@ pub struct Options {
     pub database: Option<String>,
 
     /// Run as one of several nodes that share a PostgreSQL database. The bus carries what each node commits to the
-    /// others. The only one is `postgres`
-    #[arg(long, global = true, value_name = "BUS", env = "UPROAR_BUS", value_parser = text())]
+    /// others. It is `postgres`, or servers of NATS such as nats://HOST:4222, separated by commas
+    #[arg(
+        long,
+        global = true,
+        value_name = "BUS",
+        env = "UPROAR_BUS",
+        hide_env_values = true,
+        value_parser = text()
+    )]
     pub bus: Option<String>,
+
+    /// File of credentials for NATS (.creds)
+    #[arg(long, global = true, value_name = "FILE", env = "UPROAR_BUS_CREDENTIALS", value_parser = path())]
+    pub bus_credentials: Option<PathBuf>,
 
     /// Name of this node, in log lines and `uproar nodes` [default: the host name]
     #[arg(long, global = true, value_name = "NAME", env = "UPROAR_NODE", value_parser = text())]
@@ -663,20 +675,38 @@ impl Options {
 
     /// The name of this process as a node, if it is one.
     pub fn node(&self) -> Result<Option<String>> {
+        if self.nats_servers()?.is_none() && self.bus_credentials.is_some() {
+            bail!("--bus-credentials has no effect without NATS; add --bus nats://HOST:4222");
+        }
+        if self.bus.is_none() {
+            return match self.node {
+                Some(_) => bail!("--node has no effect without --bus; add --bus postgres"),
+                None => Ok(None),
+            };
+        }
+        let name = match &self.node {
+            Some(name) => name.clone(),
+            None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        };
+        if name.is_empty() || name.len() > NODE_NAME_LIMIT_BYTES || name.chars().any(char::is_control) {
+            bail!("--node: a name must have 1 to {NODE_NAME_LIMIT_BYTES} bytes and no control characters");
+        }
+        Ok(Some(name))
+    }
+
+    /// NATS, if it is the bus. This reads the file of credentials and the certificates that the system trusts.
+    pub fn nats(&self) -> Result<Option<Nats>> {
+        let servers = self.nats_servers()?;
+        servers.map(|servers| Nats::new(servers, self.bus_credentials.as_deref())).transpose()
+    }
+
+    fn nats_servers(&self) -> Result<Option<Vec<nats::Server>>> {
         match self.bus.as_deref() {
-            None if self.node.is_some() => bail!("--node has no effect without --bus; add --bus postgres"),
-            None => Ok(None),
-            Some("postgres") => {
-                let name = match &self.node {
-                    Some(name) => name.clone(),
-                    None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
-                };
-                if name.is_empty() || name.len() > NODE_NAME_LIMIT_BYTES || name.chars().any(char::is_control) {
-                    bail!("--node: a name must have 1 to {NODE_NAME_LIMIT_BYTES} bytes and no control characters");
-                }
-                Ok(Some(name))
+            None | Some("postgres") => Ok(None),
+            Some(urls) if urls.contains("://") => Nats::parse(urls).map(Some),
+            Some(other) => {
+                bail!("--bus: there is no bus '{}'; use postgres or nats://HOST:4222", other.escape_debug())
             }
-            Some(other) => bail!("--bus: there is no bus '{}'; use postgres", other.escape_debug()),
         }
     }
 
@@ -765,7 +795,7 @@ mod tests {
     fn spaces_around_a_value_are_ignored() {
         let file = "listen = ' 127.0.0.1:1 '\nadmin-listen = ' 127.0.0.1:2\\n'\npublic-metrics = 'false '\n\
                     echo = ' on'\ntrusted-proxy = ' 127.0.0.1'\ndata = ' /x '\ndatabase = ' sqlite:/y '\n\
-                    bus = ' postgres '\nnode = ' a '\nshards = ' 2'\n\
+                    bus = ' nats://h '\nbus-credentials = ' /b '\nnode = ' a '\nshards = ' 2'\n\
                     lanes = '3 '\nlisten-tls = ' 127.0.0.1:3 '\ntls-cert = ' /c '\ntls-key = '/k '\n\
                     redirect-http = ' 127.0.0.1:4'\nhsts = ' yes '\n\
                     otlp = ' http://localhost:4318 '\notlp-headers = [' a=b ', 'c=d']\notlp-sample = ' 0.5 '\n\
@@ -791,6 +821,7 @@ mod tests {
         assert_eq!((options.data.as_path(), options.key_path().as_path()), (Path::new("/x"), Path::new("/z")));
         assert_eq!(options.database_url().unwrap(), DatabaseUrl::Sqlite("/y".into()));
         assert_eq!(options.node().unwrap().as_deref(), Some("a"));
+        assert_eq!(options.bus_credentials, Some("/b".into()));
         assert_eq!((options.shards, options.lanes, options.driver), (Some(2), 3, Driver::Epoll));
         assert_eq!((options.log.as_str(), options.limits().unwrap().text_limit_bytes), ("info", 5));
     }
@@ -832,6 +863,12 @@ mod tests {
         let error = |arguments: &[&str]| node(arguments).unwrap_err().to_string();
         assert!(error(&["--node", "a"]).starts_with("--node has no effect without --bus"));
         assert!(error(&["--bus", "carrier-pigeon"]).contains("no bus 'carrier-pigeon'"));
+        assert_eq!(node(&["--bus", "nats://h", "--node", "a"]).unwrap().as_deref(), Some("a"));
+        assert!(error(&["--bus", "http://h"]).contains("named like nats://HOST:4222"));
+        for bus in [&["--bus", "postgres"][..], &[]] {
+            let error = error(&[bus, &["--bus-credentials", "/c"]].concat());
+            assert!(error.starts_with("--bus-credentials has no effect without NATS"), "{error}");
+        }
         for name in ["", "a\nb", &"x".repeat(101)] {
             assert!(
                 error(&["--bus", "postgres", "--node", name]).starts_with("--node: a name must have 1 to 100 bytes")

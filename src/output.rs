@@ -128,8 +128,9 @@ pub fn parse_filter(text: &str) -> Result<EnvFilter> {
     if directives.is_empty() {
         bail!("--log: there is no level; name one, such as info");
     }
+    // What the client of NATS has to say, the bus says once. Who wants to know more names it.
     EnvFilter::builder()
-        .parse(directives.join(","))
+        .parse(format!("async_nats=off,{}", directives.join(",")))
         .map_err(|error| anyhow::anyhow!("--log: '{text}' is not a log level or filter ({error})"))
 }
 

@@ -1,5 +1,7 @@
-//! The two sessions with PostgreSQL: one sends, one receives. Each is opened again when it has ended.
+//! The sessions that carry the messages: two with PostgreSQL, of which one sends and one receives, or one with NATS and
+//! one that receives from PostgreSQL. Each is opened again when it has ended.
 
+use super::nats::{Nats, Session};
 use std::future::pending;
 use std::time::Duration;
 use tokio::sync::mpsc::{self, Receiver, Sender};
@@ -9,6 +11,8 @@ use uproar_store::PostgresBus;
 
 /// Messages that have arrived and are not processed yet.
 const RECEIVED_LIMIT: usize = 1_024;
+/// The same for NATS, whose messages are longer. Its client has a queue of its own.
+const RECEIVED_FROM_NATS_LIMIT: usize = 16;
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// What the link reports.
@@ -18,10 +22,27 @@ pub(super) enum Event {
     Message(String),
     /// It has missed something, for this reason.
     Lost(String),
+    /// Something that only PostgreSQL tells may have been missed. The bus is not concerned.
+    Missed,
+}
+
+/// What carries the messages.
+#[derive(Clone)]
+pub(super) struct Transport {
+    /// If there is NATS, this still brings what a transaction tells by itself, such as that a right was taken away.
+    pub postgres: PostgresBus,
+    pub nats: Option<Nats>,
+}
+
+/// What a session that receives from PostgreSQL is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Bus,
+    BesideNats,
 }
 
 pub(super) struct Link {
-    bus: PostgresBus,
+    transport: Transport,
     batches: Sender<Vec<String>>,
     events: Receiver<Event>,
     /// They end with the link.
@@ -30,20 +51,32 @@ pub(super) struct Link {
 
 impl Link {
     /// Opens the sessions, again and again until that is possible.
-    pub fn start(bus: PostgresBus) -> Link {
+    pub fn start(transport: Transport) -> Link {
         // One batch may wait while another one is being sent.
         let (batches, to_send) = mpsc::channel(1);
-        let (received, events) = mpsc::channel(RECEIVED_LIMIT);
         let mut tasks = JoinSet::new();
-        tasks.spawn(send(bus.clone(), to_send, received.clone()));
-        tasks.spawn(receive(bus.clone(), received));
-        Link { bus, batches, events, tasks }
+        let Transport { postgres, nats } = transport.clone();
+        let events = match nats {
+            None => {
+                let (received, events) = mpsc::channel(RECEIVED_LIMIT);
+                tasks.spawn(send(postgres.clone(), to_send, received.clone()));
+                tasks.spawn(receive(postgres, received, Role::Bus));
+                events
+            }
+            Some(nats) => {
+                let (received, events) = mpsc::channel(RECEIVED_FROM_NATS_LIMIT);
+                tasks.spawn(exchange(nats, postgres.cluster().to_owned(), to_send, received.clone()));
+                tasks.spawn(receive(postgres, received, Role::BesideNats));
+                events
+            }
+        };
+        Link { transport, batches, events, tasks }
     }
 
-    /// Opens both sessions again.
+    /// Opens all sessions again.
     pub fn reopen(&mut self) {
         self.tasks.abort_all();
-        *self = Link::start(self.bus.clone());
+        *self = Link::start(self.transport.clone());
     }
 
     /// The next event. `None`: there is a place for a batch, which the caller wants. Cancel safe.
@@ -93,12 +126,12 @@ async fn send(bus: PostgresBus, mut batches: Receiver<Vec<String>>, events: Send
     }
 }
 
-async fn receive(bus: PostgresBus, events: Sender<Event>) {
+async fn receive(bus: PostgresBus, events: Sender<Event>, role: Role) {
     loop {
         let lost = match bus.receiver().await {
             Err(error) => error,
             Ok(mut receiver) => {
-                if events.send(Event::Opened).await.is_err() {
+                if role == Role::Bus && events.send(Event::Opened).await.is_err() {
                     return;
                 }
                 loop {
@@ -113,9 +146,71 @@ async fn receive(bus: PostgresBus, events: Sender<Event>) {
                 }
             }
         };
-        if events.send(Event::Lost(lost)).await.is_err() {
+        let event = match role {
+            Role::Bus => Event::Lost(lost),
+            Role::BesideNats => Event::Missed,
+        };
+        if events.send(event).await.is_err() {
             return;
         }
         sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// Sends and receives over NATS.
+async fn exchange(nats: Nats, cluster: String, mut batches: Receiver<Vec<String>>, events: Sender<Event>) {
+    loop {
+        let lost = match dropping(&mut batches, nats.open(&cluster)).await {
+            Err(error) => error,
+            Ok(mut session) => {
+                if events.send(Event::Opened).await.is_err() {
+                    return;
+                }
+                match run(&mut session, &mut batches, &events).await {
+                    Some(lost) => lost,
+                    None => return,
+                }
+            }
+        };
+        if events.send(Event::Lost(lost)).await.is_err() {
+            return;
+        }
+        dropping(&mut batches, sleep(RETRY_PAUSE)).await;
+    }
+}
+
+/// Runs a session until it ends, for the reason that is returned. `None`: the link has ended.
+async fn run(session: &mut Session, batches: &mut Receiver<Vec<String>>, events: &Sender<Event>) -> Option<String> {
+    let (sender, receiver) = session.split();
+    let send = async {
+        while let Some(batch) = batches.recv().await {
+            if let Err(error) = sender.send(&batch).await {
+                return Some(error);
+            }
+        }
+        None
+    };
+    let receive = async {
+        loop {
+            match receiver.next().await {
+                Ok(message) => events.send(Event::Message(message)).await.ok()?,
+                Err(error) => return Some(error),
+            }
+        }
+    };
+    tokio::select! {
+        ended = send => ended,
+        ended = receive => ended,
+    }
+}
+
+/// Does this work. What is to be sent meanwhile is lost, which leaves a gap in the numbers.
+async fn dropping<T>(batches: &mut Receiver<Vec<String>>, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            Some(_) = batches.recv() => {}
+        }
     }
 }

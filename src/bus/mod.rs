@@ -3,12 +3,15 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `link.rs` | the sessions with PostgreSQL that send and receive |
+//! | `link.rs` | the sessions that send and receive |
+//! | `nats.rs` | NATS as a transport; PostgreSQL is one in `store/src/postgres/bus.rs` |
 
 mod link;
+pub mod nats;
 
 use crate::mesh::Port;
-use link::{Event, Link};
+use link::{Event, Link, Transport};
+use nats::Nats;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -27,6 +30,8 @@ pub struct BusSetup {
     pub port: Port<Message>,
     /// `None`: there are no other nodes.
     pub bus: Option<PostgresBus>,
+    /// `None`: PostgreSQL is the bus.
+    pub nats: Option<Nats>,
     pub store: SharedStore,
     pub state: Arc<BusState>,
     pub metrics: Arc<BusMetrics>,
@@ -46,6 +51,7 @@ pub async fn run_bus(setup: BusSetup) {
     let BusSetup {
         mut port,
         bus,
+        nats,
         store,
         state,
         metrics,
@@ -65,7 +71,10 @@ pub async fn run_bus(setup: BusSetup) {
     let config = BusConfig {
         cluster: bus.cluster().to_owned(),
         session: format!("{:016x}", getrandom::u64().unwrap_or_else(|_| now_micros())),
-        message_limit_bytes: PostgresBus::MESSAGE_LIMIT_BYTES,
+        message_limit_bytes: match nats {
+            None => PostgresBus::MESSAGE_LIMIT_BYTES,
+            Some(_) => nats::MESSAGE_LIMIT_BYTES,
+        },
         state,
         metrics,
         placement,
@@ -73,7 +82,7 @@ pub async fn run_bus(setup: BusSetup) {
         calls_limit,
     };
     let mut node = BusNode::new(config, now_micros());
-    let mut link = Link::start(bus);
+    let mut link = Link::start(Transport { postgres: bus, nats });
     let mut beats = interval(beat_interval);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !*stop.borrow() {
@@ -93,6 +102,7 @@ pub async fn run_bus(setup: BusSetup) {
                 Some(Event::Opened) => node.opened(now_micros()),
                 Some(Event::Message(text)) => node.hear(now_micros(), &text),
                 Some(Event::Lost(reason)) => node.lost(now_micros(), &reason),
+                Some(Event::Missed) => node.missed(now_micros()),
                 None => {}
             },
             _ = beats.tick() => {

@@ -15,6 +15,7 @@ mod start;
 mod threads;
 mod watchdog;
 
+use crate::bus::nats::{self, Nats};
 use crate::config::{self, Options};
 use crate::driver::Driver;
 use crate::operator::server::{Office, OperatorSocket};
@@ -36,7 +37,7 @@ use uproar_core::limits::{Limits, revocations_kept_ms};
 use uproar_core::{Bus, BusState};
 use uproar_http::Tokens;
 use uproar_model::{Lease, Revocations, UnixMillis};
-use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, SharedStore, WriteRates};
+use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, PostgresBus, SharedStore, WriteRates};
 
 /// How long threads that still block get to finish when the process ends.
 const BLOCKED_THREADS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -53,6 +54,7 @@ pub fn run(options: &Options) -> Result<()> {
     settings::from_options(options, &limits)?;
     let url = options.database_url()?;
     options.node()?;
+    options.nats()?;
     fit_descriptors(&mut limits, process::raise_file_limit(), shards(options));
     process::make_new_files_private();
     let driver = choose_driver(options)?;
@@ -184,6 +186,8 @@ struct Setup<'a> {
     /// When they were read, by the database's clock.
     revocations_read_at: UnixMillis,
     bus: Arc<BusState>,
+    /// The bus, if it is not PostgreSQL.
+    nats: Option<Nats>,
 }
 
 impl<'a> Setup<'a> {
@@ -204,6 +208,8 @@ impl<'a> Setup<'a> {
         let revocations = Revocations::new(kept_ms, store.revoked_since(read_at.saturating_sub(kept_ms)).await?);
         let is_node = options.node()?.is_some();
         let lease = if is_node { Lease::new(limits.lease_ms) } else { Lease::unlimited() };
+        let nats = options.nats()?;
+        let live_limit_bytes = if nats.is_some() { nats::LIVE_LIMIT_BYTES } else { PostgresBus::LIVE_LIMIT_BYTES };
         let seed = getrandom::u64().context("the system can't provide random numbers")?;
         let store = Arc::clone(store);
         Ok(Setup {
@@ -221,7 +227,8 @@ impl<'a> Setup<'a> {
             lease,
             revocations,
             revocations_read_at: read_at,
-            bus: Arc::new(BusState::new(if is_node { Bus::Disconnected } else { Bus::Alone })),
+            bus: Arc::new(BusState::new(if is_node { Bus::Disconnected } else { Bus::Alone }, live_limit_bytes)),
+            nats,
         })
     }
 

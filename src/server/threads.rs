@@ -95,6 +95,7 @@ impl Threads {
         let bus = lane_runtime.spawn(run_bus(BusSetup {
             port: mesh.bus,
             bus: setup.store.bus(),
+            nats: setup.nats.clone(),
             store: Arc::clone(&setup.store),
             state: Arc::clone(&setup.bus),
             metrics: bus_metrics,

@@ -1727,7 +1727,7 @@ impl World {
 
 /// How a node stands with the others before it has heard anything.
 fn bus_state(nodes: usize) -> Arc<BusState> {
-    Arc::new(BusState::new(if nodes > 1 { Bus::Disconnected } else { Bus::Alone }))
+    Arc::new(BusState::new(if nodes > 1 { Bus::Disconnected } else { Bus::Alone }, 7_000))
 }
 
 /// The shards of a node.

@@ -28,6 +28,8 @@ pub struct BusState {
     /// Announcements that found no place in the queue to the bus: those of `live:` messages, and all others.
     dropped_live: AtomicU64,
     dropped: AtomicU64,
+    /// The longest `live:` message between nodes, in bytes, as a JSON string.
+    live_limit_bytes: usize,
 }
 
 /// Counters, for metrics and readiness.
@@ -54,9 +56,6 @@ pub struct BusMetrics {
     /// Messages that were no announcements of this cluster.
     pub ignored: AtomicU64,
 }
-
-/// The longest text of a `live:` message between nodes, in bytes, as a JSON string.
-pub const LIVE_LIMIT_BYTES: usize = 7_000;
 
 /// What a node tells the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,8 +91,14 @@ pub enum Bus {
 }
 
 impl BusState {
-    pub fn new(bus: Bus) -> BusState {
-        BusState { bus: AtomicU8::new(bus as u8), ..BusState::default() }
+    /// `live_limit_bytes`: the longest `live:` message that the bus can carry, in bytes, as a JSON string.
+    pub fn new(bus: Bus, live_limit_bytes: usize) -> BusState {
+        BusState { bus: AtomicU8::new(bus as u8), live_limit_bytes, ..BusState::default() }
+    }
+
+    /// How long a `live:` message may be, in bytes, as a JSON string, if there may be other nodes.
+    pub(crate) fn live_limit_bytes(&self) -> Option<usize> {
+        (self.get() != Bus::Alone).then_some(self.live_limit_bytes)
     }
 
     pub fn set(&self, bus: Bus) {

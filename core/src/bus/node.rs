@@ -163,6 +163,11 @@ impl BusNode {
         self.hearing.watch(millis(now_micros));
     }
 
+    /// Something that is not sent over the bus may have been missed.
+    pub fn missed(&mut self, now_micros: u64) {
+        self.hearing.watch(millis(now_micros));
+    }
+
     /// A message has arrived, of this node or another.
     pub fn hear(&mut self, now_micros: u64, text: &str) {
         let envelope = match Heard::decode(text, &self.outgoing.cluster) {

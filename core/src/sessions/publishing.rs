@@ -2,7 +2,6 @@
 
 use super::command::{Answered, CommandContext, NOT_SUBSCRIBED, bad_request};
 use super::joining::Denied;
-use crate::bus::{Bus, LIVE_LIMIT_BYTES};
 use crate::connections::{Arrival, Call, CallKind, Dialect, PLAIN_KEY, SubscriptionState};
 use crate::host::{Host, Refused};
 use crate::ids::{CommandId, Serial, Slot, SubscriptionKey};
@@ -249,10 +248,12 @@ impl Shard {
         host: &mut impl Host,
     ) -> Answered {
         self.take_publish(slot)?;
-        if self.cx.config.bus.get() != Bus::Alone && json_length(&data) > LIVE_LIMIT_BYTES {
+        if let Some(limit) = self.cx.config.bus.live_limit_bytes()
+            && json_length(&data) > limit
+        {
             let text = format!(
-                "a message for a live: channel may have at most {LIVE_LIMIT_BYTES} bytes as a JSON string, because it \
-                 goes to other nodes"
+                "a message for a live: channel may have at most {limit} bytes as a JSON string, because it goes to \
+                 other nodes"
             );
             return Err(ProtocolError::new(protocol::LIMIT_EXCEEDED, text));
         }

@@ -34,6 +34,8 @@ pub struct BusReceiver {
 impl PostgresBus {
     /// The longest message, in bytes. PostgreSQL's limit is 7,999.
     pub const MESSAGE_LIMIT_BYTES: usize = 7_900;
+    /// The longest text of a `live:` message, as a JSON string: it fits into a message.
+    pub const LIVE_LIMIT_BYTES: usize = 7_000;
 
     pub(super) fn new(options: PgConnectOptions, cluster: String) -> PostgresBus {
         PostgresBus { options, cluster }
