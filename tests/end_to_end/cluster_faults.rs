@@ -9,11 +9,17 @@ use crate::cluster::until_connected;
 use crate::databases::{Backdoor, new_postgres_database, private_postgres, skip_without_own_postgres};
 use crate::failover::{End, Pair};
 use crate::load::{Load, View, assert_in_order_of_each_sender};
-use crate::nodes::{Cluster, node_setup};
+use crate::nodes::{Bus, Cluster, node_setup};
 use crate::proxy::Proxy;
 use crate::server::{Server, text, until};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
+
+on_each_bus! {
+    nothing_is_lost_when_nodes_are_killed
+    a_rolling_restart_loses_nothing
+    announcements_that_make_no_sense_are_ignored
+}
 
 /// With its default limits a node would slow down a load like this one.
 const OPTIONS: [&str; 2] = ["--limit", "publish_rate_per_second=0"];
@@ -21,13 +27,13 @@ const OPTIONS: [&str; 2] = ["--limit", "publish_rate_per_second=0"];
 const QUICK: Duration = Duration::from_millis(400);
 
 /// A member of a room, with a connection to each node.
-struct Watcher {
+pub struct Watcher {
     clients: Vec<Ws>,
     sent: usize,
 }
 
 impl Watcher {
-    async fn start(nodes: &[Server]) -> Watcher {
+    pub async fn start(nodes: &[Server]) -> Watcher {
         let user = nodes[0].user("watcher").await;
         nodes[0].create_room(&user, "watched").await;
         let mut clients = Vec::new();
@@ -38,7 +44,7 @@ impl Watcher {
     }
 
     /// Sends a message through one node. Returns how long it took until all nodes had delivered it.
-    async fn deliver(&mut self) -> Duration {
+    pub async fn deliver(&mut self) -> Duration {
         let sender = self.sent % self.clients.len();
         self.sent += 1;
         let sent = (self.sent as u64, format!("message {}", self.sent));
@@ -51,7 +57,7 @@ impl Watcher {
     }
 
     /// Waits until deliveries are as quick as announcements make them.
-    async fn expect_quick(&mut self, nodes: &[Server]) {
+    pub async fn expect_quick(&mut self, nodes: &[Server]) {
         for node in nodes {
             until("the bus works", async || node.metric("uproar_bus_connected").await == 1.0).await;
         }
@@ -72,9 +78,8 @@ fn expect_rejoins(views: &[View], is_expected: impl Fn(&Received) -> bool) {
     assert!(views.iter().any(|view| !view.ends.is_empty()), "no client has lost its connection");
 }
 
-#[tokio::test]
-async fn nothing_is_lost_when_nodes_are_killed() {
-    let Cluster { mut nodes, .. } = Cluster::start(3, &OPTIONS).await;
+async fn nothing_is_lost_when_nodes_are_killed(bus: Bus) {
+    let Cluster { mut nodes, .. } = Cluster::start_over(bus, 3, &OPTIONS).await;
     let mut load = Load::start_on(&nodes, 5, 2, 3).await;
     for messages in [100, 37, 211, 60, 150, 93] {
         load.wait_for_acks(messages).await;
@@ -93,9 +98,8 @@ async fn nothing_is_lost_when_nodes_are_killed() {
     Watcher::start(&nodes).await.expect_quick(&nodes).await;
 }
 
-#[tokio::test]
-async fn a_rolling_restart_loses_nothing() {
-    let Cluster { mut nodes, .. } = Cluster::start(3, &OPTIONS).await;
+async fn a_rolling_restart_loses_nothing(bus: Bus) {
+    let Cluster { mut nodes, .. } = Cluster::start_over(bus, 3, &OPTIONS).await;
     let mut load = Load::start_on(&nodes, 4, 2, 3).await;
     for _ in 0..3 {
         load.wait_for_acks(100).await;
@@ -426,9 +430,8 @@ async fn join_at_last(node: &Server, user: &User, query: &str) -> Ws {
     within("the node admits clients", joined).await
 }
 
-#[tokio::test]
-async fn announcements_that_make_no_sense_are_ignored() {
-    let cluster = Cluster::start(2, &[]).await;
+async fn announcements_that_make_no_sense_are_ignored(bus: Bus) {
+    let cluster = Cluster::start_over(bus, 2, &[]).await;
     until_connected(&cluster).await;
     let mut watcher = Watcher::start(&cluster.nodes).await;
     watcher.deliver().await;
@@ -462,7 +465,7 @@ async fn announcements_that_make_no_sense_are_ignored() {
         json!({"new": 9, "cluster": id, "from": "z", "before": {}, "last": true, "beat": u64::MAX}).to_string(),
     ];
     for (index, text) in ignored.iter().chain(&heard).enumerate() {
-        backdoor.execute(&format!("SELECT pg_notify('uproar', '{}')", text.replace('\'', "''"))).await;
+        bus.send(&mut backdoor, text).await;
         // Nothing that is not stored is shown, and what is stored is.
         watcher.deliver().await;
         assert_eq!(watcher.sent, index + 2);

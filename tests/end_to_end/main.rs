@@ -55,6 +55,25 @@ macro_rules! on_each_database_and_shards {
     )+};
 }
 
+/// Turns each `async fn(Bus)` into a test on each bus.
+macro_rules! on_each_bus {
+    ($($name:ident)+) => {$(
+        mod $name {
+            use crate::nodes::Bus;
+
+            #[tokio::test]
+            async fn over_postgres() {
+                super::$name(Bus::Postgres).await;
+            }
+
+            #[tokio::test]
+            async fn over_nats() {
+                super::$name(Bus::Nats).await;
+            }
+        }
+    )+};
+}
+
 /// Turns each `async fn(driver: &str)` into a test on each driver.
 macro_rules! on_each_driver {
     ($($name:ident)+) => {$(
@@ -107,6 +126,7 @@ mod live;
 mod members;
 mod migrate;
 mod monitoring;
+mod nats;
 mod operator;
 mod order;
 mod otlp;
