@@ -7,7 +7,8 @@ help:
 	@echo 'make build      builds what is missing, in the release profile; make install PREFIX=/usr/local installs it'
 	@echo 'make check      formatting, clippy, unit tests, 50 simulator seeds, documentation; needs only cargo'
 	@echo 'make test       everything of make check, and all other tests; installs what they need on Debian'
-	@echo 'make test-all   make test, and the end-to-end tests with each combination of driver, shards and database'
+	@echo 'make test-all   make test, and the end-to-end tests with each combination of driver, shards and database, and'
+	@echo '                on two nodes'
 	@echo 'make chaos      random faults on one server and on three nodes; nothing may be lost; SECONDS=600 KILLS=100'
 	@echo 'make bench      measures the performance targets beside other servers, in 16 minutes; see bench-results'
 	@echo 'make bench-all  make bench, and how costs grow with rooms, members and connections, in an hour'
@@ -63,6 +64,8 @@ test:
 	$(MAKE) doc
 	cd web && npm run check && npm test
 	$(CARGO_TEST)
+	UPROAR_TEST_NODES=2 $(CARGO_TEST) --test end_to_end -- \
+		journey:: live:: members:: operator:: order:: plain:: retry:: tokens::
 	scripts/test-deploy
 	target=$$(cd "$${CARGO_TARGET_DIR:-target}" && pwd) && cd web && UPROAR_BINARY="$$target/debug/uproar" \
 		CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" || echo /usr/bin/chromium)" \
@@ -71,7 +74,7 @@ test:
 	SCHEME=wss scripts/autobahn '2.*' '3.*' '4.*' '5.*' '7.*' || [ $$? -eq 3 ]
 
 # `make test` covers databases, drivers and numbers of shards pairwise; this runs all eight combinations. The SDK tests
-# alternate between the databases, so they run once for each.
+# alternate between the databases, so they run once for each. Then everything that uses PostgreSQL runs on two nodes.
 test-all: test
 	for driver in uring epoll; do for shards in 1 2; do \
 		echo "driver $$driver, shards $$shards"; \
@@ -82,6 +85,8 @@ test-all: test
 				$(CARGO_TEST) --test end_to_end sdk:: || exit 1; \
 		done; \
 	done; done
+	UPROAR_TEST_NODES=2 $(CARGO_TEST) --test end_to_end -- \
+		--skip cluster postgres failover:: members:: outage:: sdk::
 
 # `make test` has a short round of it. CHAOS_SEED=… repeats the faults of an earlier run.
 chaos: SECONDS = 600

@@ -3,6 +3,7 @@
 use crate::client::{BINARY, CLOSE, FIN, Headers, Http, PING, PONG, Raw, Response, TEXT, User, frame};
 use crate::databases::Kind;
 use crate::server::{Server, WITH_JOINS, number, text, until};
+use crate::two_nodes::alone;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 
@@ -506,6 +507,7 @@ async fn a_rejected_command_closes_nothing(kind: Kind) {
 }
 
 async fn replies_and_pushes_have_exactly_the_documented_fields(kind: Kind) {
+    alone!("joins and leaves do not reach the other node");
     let server = Server::start(kind, &[&["--limit", "publish_rate_per_second=0"][..], &WITH_JOINS].concat()).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     server.create_room(&ann, "r").await;
@@ -985,6 +987,7 @@ async fn a_late_reader_sees_the_current_content(kind: Kind, shards: &str) {
 }
 
 async fn limits_of_presence_notices_and_subscriptions_hold(kind: Kind, shards: &str) {
+    alone!("each node has its own limits");
     let limits = ["--limit", "presence_limit=2", "--limit", "join_leave_limit=2"];
     let limits = [&["--shards", shards][..], &limits, &["--limit", "subscription_limit=3"]].concat();
     let server = Server::start(kind, &limits).await;

@@ -8,6 +8,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
 on_each_database! {
+    alone "the command checks one process":
     a_database_is_checked_before_beside_and_after_a_server
     a_schema_of_another_version_is_reported
 }

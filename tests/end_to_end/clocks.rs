@@ -3,6 +3,7 @@
 use crate::client::User;
 use crate::databases::Kind;
 use crate::server::{BINARY_VARIABLE, Setup, text, until};
+use crate::two_nodes::alone;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -40,6 +41,7 @@ fn with_shifted_clock(folder: &Path, shift_s: i64) -> Option<Vec<String>> {
 
 #[tokio::test]
 async fn tokens_are_valid_whatever_the_clock_of_the_server_that_issued_them() {
+    alone!("a node with a wrong clock is not ready");
     let mut setup = Setup::new(Kind::Postgres, &[]).await;
     let mut users: Vec<User> = Vec::new();
     for (round, shift_s) in [-7_200, 7_200, -7_200].into_iter().enumerate() {
@@ -67,6 +69,7 @@ async fn tokens_are_valid_whatever_the_clock_of_the_server_that_issued_them() {
 
 #[tokio::test]
 async fn a_revocation_covers_the_tokens_of_a_server_with_another_clock() {
+    alone!("a node with a wrong clock is not ready");
     let mut setup = Setup::new(Kind::Postgres, &[]).await;
     let Some(wrapper) = with_shifted_clock(setup.folder(), 7_200) else { return };
     setup.wrapper = wrapper;
@@ -96,6 +99,7 @@ async fn a_revocation_covers_the_tokens_of_a_server_with_another_clock() {
 
 #[tokio::test]
 async fn a_node_whose_clock_is_wrong_is_not_ready() {
+    alone!("the test starts its own node");
     for (options, is_node) in [(&["--bus", "postgres"][..], true), (&[], false)] {
         let mut setup = Setup::new(Kind::Postgres, options).await;
         let Some(wrapper) = with_shifted_clock(setup.folder(), 3_600) else { return };

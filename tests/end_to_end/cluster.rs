@@ -4,6 +4,7 @@ use crate::client::{Received, Ws};
 use crate::databases::{Backdoor, new_postgres_database};
 use crate::nodes::{Bus, Cluster, node_setup};
 use crate::server::{Setup, WITH_JOINS, assert_contains, run, until};
+use crate::two_nodes::alone;
 use serde_json::json;
 
 on_each_bus! {
@@ -36,6 +37,7 @@ async fn an_unknown_bus_is_refused() {
 
 #[tokio::test]
 async fn a_server_without_a_bus_does_not_run_beside_nodes() {
+    alone!("the test starts its own nodes");
     let url = new_postgres_database().await;
     let mut node = node_setup(&url, "a", &[]).start().await;
     let alone = Setup::with_database(Some(url.clone()), &[]);

@@ -5,6 +5,7 @@ use crate::databases::skip_without_own_postgres;
 use crate::load::{Load, assert_in_order_of_each_sender};
 use crate::proxy::Proxy;
 use crate::server::{Setup, assert_contains, until};
+use crate::two_nodes::alone;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use std::process::Command;
 use std::time::Instant;
@@ -133,6 +134,7 @@ impl Pair {
 
 #[tokio::test]
 async fn a_failover_loses_nothing_and_the_server_goes_on() {
+    alone!("a cluster starts over after a failover");
     let Some(mut pair) = Pair::start().await else { return };
     let options = ["--limit", "publish_rate_per_second=0"];
     let mut server = Setup::with_database(Some(pair.url()), &options).start().await;
@@ -167,6 +169,7 @@ async fn epoch(pair: &Pair) -> String {
 /// it ends, and after the next start clients start over.
 #[tokio::test]
 async fn a_failover_that_lost_commits_ends_the_server() {
+    alone!("a cluster starts over after a failover");
     let Some(mut pair) = Pair::start().await else { return };
     let mut server = Setup::with_database(Some(pair.url()), &[]).start().await;
     let ann = server.user("ann").await;
@@ -279,6 +282,7 @@ impl Drop for Host {
 
 #[tokio::test]
 async fn the_lock_of_a_host_that_vanished_is_free_within_seconds() {
+    alone!("nodes share the lock");
     if skip_without_own_postgres() {
         return;
     }

@@ -4,6 +4,7 @@
 use crate::client::{Received, User, Ws};
 use crate::databases::{Kind, new_postgres_database, private_postgres};
 use crate::server::{Server, Setup, assert_contains, number, run, text, until};
+use crate::two_nodes::alone;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
@@ -264,6 +265,7 @@ async fn terminate(connection: &mut PgConnection, session: i32) {
 /// The session of the guard is terminated, and for a while it cannot be opened again.
 #[tokio::test]
 async fn a_lost_guard_stops_commits_until_it_is_held_again() {
+    alone!("nodes share the guard");
     let url = new_postgres_database().await;
     let (other, name) = admin_url_and_name(&url);
     let server = Setup::with_database(Some(url), &OPTIONS).start().await;
@@ -304,6 +306,7 @@ async fn take_over(connection: &mut PgConnection, database: &str) {
 
 #[tokio::test]
 async fn a_guard_taken_by_another_process_ends_the_server() {
+    alone!("nodes share the guard");
     let url = new_postgres_database().await;
     let (_, name) = admin_url_and_name(&url);
     let mut server = Setup::with_database(Some(url.clone()), &OPTIONS).start().await;
@@ -341,6 +344,7 @@ async fn a_guard_taken_by_another_process_ends_the_server() {
 /// An idle server notices it too.
 #[tokio::test]
 async fn a_guard_taken_by_another_process_ends_an_idle_server() {
+    alone!("nodes share the guard");
     let url = new_postgres_database().await;
     let (_, name) = admin_url_and_name(&url);
     let mut server = Setup::with_database(Some(url.clone()), &[]).start().await;
@@ -380,6 +384,7 @@ async fn take_all(url: &str) -> Vec<PgConnection> {
 
 #[tokio::test]
 async fn postgres_without_free_connections_is_survived() {
+    alone!("without its database a node answers nobody");
     let Some((_postgres, mut admin, url)) = few_connections().await else { return };
     let (other, name) = admin_url_and_name(&url);
     let server = Setup::with_database(Some(url), &OPTIONS).start().await;
@@ -423,6 +428,7 @@ async fn a_server_waits_for_free_postgres_connections() {
 
 #[tokio::test]
 async fn a_postgres_slower_than_the_deadline_is_survived() {
+    alone!("the lanes of one process are compared");
     let server = Server::start(Kind::Postgres, &OPTIONS).await;
     let mut scene = Scene::start(&server).await;
     // The next room belongs to another lane.

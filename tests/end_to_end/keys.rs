@@ -2,6 +2,7 @@
 
 use crate::databases::{Kind, new_postgres_database};
 use crate::server::{Server, Setup, assert_contains, run, until};
+use crate::two_nodes::alone;
 use std::fs;
 use std::process::Output;
 
@@ -47,6 +48,7 @@ async fn a_new_key_makes_all_tokens_invalid(kind: Kind) {
 
 #[tokio::test]
 async fn a_node_with_another_key_does_not_start() {
+    alone!("the test starts its own nodes");
     let url = new_postgres_database().await;
     // A server without --bus has the database for itself, and its key counts from then on.
     let mut alone = Setup::with_database(Some(url.clone()), &[]).start().await;

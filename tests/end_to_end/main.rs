@@ -2,24 +2,34 @@
 //!
 //! Databases, drivers and shards are covered pairwise: the driver of a server follows from the other two.
 //! `UPROAR_TEST_DRIVER=uring` (or `epoll`) and `UPROAR_TEST_SHARDS=1` set them for all tests, as `make test-all` does.
+//! `UPROAR_TEST_NODES=2` runs the tests on PostgreSQL against two nodes (see `two_nodes.rs`).
 //! `UPROAR_TEST_BINARY=FILE` tests another binary, as `scripts/test-dist suite` does.
 //!
 //! Tests do not sleep and hope that something has happened meanwhile. They wait for the event itself, for at most
 //! `PATIENCE`.
 
-/// Turns each `async fn(Kind)` into a test on SQLite and a test on PostgreSQL.
+/// Turns each `async fn(Kind)` into a test on SQLite and a test on PostgreSQL. `alone "why":` in front of the names
+/// skips them on two nodes.
 macro_rules! on_each_database {
-    ($($name:ident)+) => {$(
+    (alone $reason:literal: $($name:ident)+) => {
+        on_each_database! { { crate::two_nodes::alone!($reason) } $($name)+ }
+    };
+    ($($name:ident)+) => {
+        on_each_database! { {} $($name)+ }
+    };
+    ($skip:block $($name:ident)+) => {$(
         mod $name {
             use crate::databases::Kind;
 
             #[tokio::test]
             async fn on_sqlite() {
+                crate::two_nodes::alone!("SQLite is for one process");
                 super::$name(Kind::Sqlite).await;
             }
 
             #[tokio::test]
             async fn on_postgres() {
+                $skip
                 super::$name(Kind::Postgres).await;
             }
         }
@@ -34,11 +44,13 @@ macro_rules! on_each_database_and_shards {
 
             #[tokio::test]
             async fn on_sqlite_and_one_shard() {
+                crate::two_nodes::alone!("SQLite is for one process");
                 super::$name(Kind::Sqlite, "1").await;
             }
 
             #[tokio::test]
             async fn on_sqlite_and_two_shards() {
+                crate::two_nodes::alone!("SQLite is for one process");
                 super::$name(Kind::Sqlite, "2").await;
             }
 
@@ -102,6 +114,7 @@ mod proxy;
 mod sdk_client;
 mod server;
 mod tunnel;
+mod two_nodes;
 
 mod abuse;
 mod acme;

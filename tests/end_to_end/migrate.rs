@@ -3,6 +3,7 @@
 use crate::client::{User, within};
 use crate::databases::{Backdoor, Kind, new_postgres_database, skip_without_own_postgres};
 use crate::server::{Server, Setup, assert_contains, number, run, until, uproar};
+use crate::two_nodes::alone;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -359,6 +360,7 @@ async fn a_source_that_cannot_be_moved_is_refused() {
 
 #[tokio::test]
 async fn a_target_that_cannot_be_used_is_refused() {
+    alone!("the command runs beside one process");
     if skip_without_own_postgres() {
         return;
     }
@@ -404,6 +406,7 @@ async fn a_target_that_cannot_be_used_is_refused() {
 
 #[tokio::test]
 async fn a_target_that_fails_in_the_middle_is_left_empty() {
+    alone!("the command runs beside one process");
     let filled = Filled::stopped().await;
     let (url, before) = (new_postgres_database().await, filled.dump().await);
     // With a server that has been started on it, the tables exist.
@@ -464,6 +467,7 @@ async fn hold_commit(shell: &mut Backdoor, holder: &mut Backdoor) {
 
 #[tokio::test]
 async fn a_commit_that_fails_leaves_the_source_usable() {
+    alone!("the command runs beside one process");
     let mut filled = Filled::stopped().await;
     let (url, before) = (new_postgres_database().await, filled.dump().await);
     let mut other = Setup::with_database(Some(url.clone()), &[]).start().await;
@@ -485,6 +489,7 @@ async fn a_commit_that_fails_leaves_the_source_usable() {
 
 #[tokio::test]
 async fn a_commit_with_an_unknown_outcome_leaves_neither_in_use() {
+    alone!("the command runs beside one process");
     if skip_without_own_postgres() {
         return;
     }

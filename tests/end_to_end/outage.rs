@@ -51,7 +51,7 @@ async fn survive_outages(fail: impl Fn(&mut TestPostgres) -> Result<(), String>)
         // Senders get an answer at their deadline: the outcome is unknown.
         until("senders get error 100", async || load.ledger.errors("100") > errors + 3).await;
         assert_eq!(server.get("/healthz", "").await.status, 200, "the process is not healthy");
-        assert_eq!(server.get("/readyz", "").await.status, 503);
+        until("the server is not ready", async || server.get("/readyz", "").await.status == 503).await;
         postgres.restart().await.unwrap();
         // It recovers by itself.
         load.wait_for_acks(100).await;

@@ -11,9 +11,12 @@ use tokio::task::JoinSet;
 on_each_database! {
     a_connection_starts_at_the_requested_position
     frames_are_checked_and_rejected_ones_cost_no_offset
-    the_rate_of_a_user_is_limited
     a_client_that_answers_no_pings_is_disconnected
     a_client_without_a_request_is_disconnected
+}
+on_each_database! {
+    alone "each node has its own limits":
+    the_rate_of_a_user_is_limited
     the_connections_of_a_user_are_limited
 }
 on_each_database_and_shards! { a_long_absence_is_recovered_page_by_page }

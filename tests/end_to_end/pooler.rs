@@ -5,6 +5,7 @@ use crate::cluster::until_connected;
 use crate::databases::{new_postgres_database, skip_without_own_postgres};
 use crate::nodes::{Cluster, node_setup};
 use crate::server::{Setup, assert_contains, run};
+use crate::two_nodes::alone;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -97,6 +98,7 @@ async fn nodes_need_a_pooler_that_shares_no_sessions() {
 
 #[tokio::test]
 async fn only_a_pooler_that_shares_no_sessions_is_accepted() {
+    alone!("one process is refused");
     if skip_without_own_postgres() {
         return;
     }

@@ -16,7 +16,10 @@ use tokio::runtime::Handle;
 const START: &str = "dup2";
 const URING: [&str; 3] = ["io_uring_enter", "io_uring_register", "io_uring_setup"];
 
-on_each_database! { a_server_and_its_tools_need_no_other_calls }
+on_each_database! {
+    alone "the system calls of one process are filtered":
+    a_server_and_its_tools_need_no_other_calls
+}
 
 /// The filter of the profile, without some of the calls that it allows.
 fn filter(forbidden: &[&str]) -> BpfProgram {

@@ -3,6 +3,7 @@
 use crate::client::{Http, PATIENCE, Response, User, Ws, within};
 use crate::databases::{Backdoor, Kind, new_postgres_database};
 use crate::tunnel::{self, Pair};
+use crate::two_nodes;
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -32,19 +33,25 @@ pub struct Setup {
     is_tunnelled: bool,
 }
 
-/// A running server. It is killed when it is dropped, and its log is shown if the test has failed.
+/// A running server: one process, or two nodes that clients reach in turn (see `two_nodes.rs`). It is killed when it is
+/// dropped, and its log is shown if the test has failed.
 pub struct Server {
     pub port: u16,
     /// The port that speaks TLS, or 0.
     pub tls_port: u16,
     pub setup: Setup,
+    processes: Vec<Process>,
+}
+
+struct Process {
+    port: u16,
     child: Child,
 }
 
 /// A server that may not listen yet.
 pub struct Launched {
     pub server: Server,
-    stdout: ChildStdout,
+    stdouts: Vec<ChildStdout>,
 }
 
 /// `uproar` with these arguments, without the variables in this process's environment that it would read.
@@ -101,14 +108,32 @@ impl Setup {
         self.database = url.map(ToOwned::to_owned);
     }
 
-    pub fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+    /// How many processes serve the clients.
+    fn processes(&self) -> usize {
+        let is_postgres = self.database.as_ref().is_some_and(|url| url.starts_with("postgres"));
+        let is_node = self.options.iter().any(|option| option == "--bus");
+        if is_postgres && !is_node && two_nodes::are_two() { 2 } else { 1 }
     }
 
-    /// The arguments of the server.
+    pub fn data(&self) -> PathBuf {
+        self.data_of(0)
+    }
+
+    fn data_of(&self, process: usize) -> PathBuf {
+        self.folder.path().join(["data", "data-b"][process])
+    }
+
+    /// The arguments of the server, or of the first of its nodes.
     pub fn arguments(&self) -> Vec<String> {
+        self.arguments_of(0)
+    }
+
+    fn arguments_of(&self, process: usize) -> Vec<String> {
         let mut arguments = vec!["--listen".to_owned(), "127.0.0.1:0".to_owned()];
-        arguments.extend(["--data".to_owned(), self.data().display().to_string()]);
+        arguments.extend(["--data".to_owned(), self.data_of(process).display().to_string()]);
+        if self.processes() > 1 {
+            arguments.extend(["--bus", "postgres", "--node", ["a", "b"][process]].map(ToOwned::to_owned));
+        }
         if let Some(url) = &self.database {
             arguments.extend(["--database".to_owned(), url.clone()]);
         }
@@ -117,7 +142,8 @@ impl Setup {
         let shards = option("--shards").or_else(|| std::env::var(SHARDS_VARIABLE).ok()).unwrap_or("2".to_owned());
         let is_postgres = self.database.as_ref().is_some_and(|url| url.starts_with("postgres"));
         // Covers databases, drivers and shards pairwise: every combination of two of them occurs in some test.
-        let default_driver = if is_postgres == (shards == "1") { "epoll" } else { "auto" };
+        // (Only one of two nodes has rings, for which some machines have little memory.)
+        let default_driver = if is_postgres == (shards == "1") || process > 0 { "epoll" } else { "auto" };
         let driver =
             option("--driver").or_else(|| std::env::var(DRIVER_VARIABLE).ok()).unwrap_or(default_driver.to_owned());
         arguments.extend(["--shards".to_owned(), shards, "--driver".to_owned(), driver]);
@@ -160,12 +186,13 @@ impl Setup {
         self.folder.path()
     }
 
-    fn log_path(&self) -> PathBuf {
-        self.folder.path().join("log")
+    fn log_path(&self, process: usize) -> PathBuf {
+        self.folder.path().join(["log", "log-b"][process])
     }
 
+    /// The log of the server, or of one node after the other.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.log_path()).unwrap_or_default()
+        [0, 1].map(|process| fs::read_to_string(self.log_path(process)).unwrap_or_default()).concat()
     }
 
     /// The SQLite file in the data folder, whatever its name.
@@ -200,51 +227,76 @@ impl Setup {
 
     /// Starts a server and waits until it listens.
     pub async fn start(self) -> Server {
-        let log = File::options().create(true).append(true).open(self.log_path()).expect("no log file");
-        self.start_with_log(log.into()).await
+        self.launch().listens().await
     }
 
     /// Starts a server with this standard error, and waits until it listens.
     pub async fn start_with_log(self, log: Stdio) -> Server {
-        self.launch_with_log(log).listens().await
+        let (process, stdout) = self.spawn(0, log);
+        self.launched(vec![(process, stdout)]).listens().await
     }
 
     /// Starts a server, which may have to wait for something before it listens.
     pub fn launch(self) -> Launched {
-        let log = File::options().create(true).append(true).open(self.log_path()).expect("no log file");
-        self.launch_with_log(log.into())
+        let count = self.processes();
+        if count > 1 {
+            two_nodes::share_key([0, 1].map(|process| self.data_of(process)));
+        }
+        let spawn = |process| {
+            let path = self.log_path(process);
+            let log = File::options().create(true).append(true).open(path).expect("no log file");
+            self.spawn(process, log.into())
+        };
+        let spawned = (0..count).map(spawn).collect();
+        self.launched(spawned)
     }
 
-    fn launch_with_log(self, log: Stdio) -> Launched {
-        let arguments = self.arguments();
+    fn spawn(&self, process: usize, log: Stdio) -> (Process, ChildStdout) {
+        let arguments = self.arguments_of(process);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let mut command = wrapped_uproar(&self.wrapper, &arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("uproar cannot be started");
         let stdout = child.stdout.take().expect("stdout is piped");
-        Launched { server: Server { port: 0, tls_port: 0, setup: self, child }, stdout }
+        (Process { port: 0, child }, stdout)
+    }
+
+    fn launched(self, spawned: Vec<(Process, ChildStdout)>) -> Launched {
+        let (processes, stdouts) = spawned.into_iter().unzip();
+        Launched { server: Server { port: 0, tls_port: 0, setup: self, processes }, stdouts }
     }
 }
 
 impl Launched {
-    /// Waits until the server listens.
+    /// Waits until the server listens. Two nodes have heard each other then.
     pub async fn listens(self) -> Server {
-        let Launched { mut server, stdout } = self;
-        let mut lines = BufReader::new(stdout).lines();
+        let Launched { mut server, stdouts } = self;
         let speaks_tls = server.setup.options.iter().any(|option| option == "--listen-tls");
-        while server.port == 0 || speaks_tls && server.tls_port == 0 {
-            let Ok(Some(line)) = within("uproar listens", lines.next_line()).await else {
-                panic!("uproar {:?} did not start:\n{}", server.setup.arguments(), server.setup.log());
-            };
-            let port = |scheme| line.strip_prefix("Uproar listens on ")?.strip_prefix(scheme)?.parse().ok();
-            server.port = port("http://localhost:").unwrap_or(server.port);
-            server.tls_port = port("https://localhost:").unwrap_or(server.tls_port);
+        for (process, stdout) in stdouts.into_iter().enumerate() {
+            let mut lines = BufReader::new(stdout).lines();
+            let (mut plain, mut tls) = (0, 0);
+            while plain == 0 || speaks_tls && tls == 0 {
+                let Ok(Some(line)) = within("uproar listens", lines.next_line()).await else {
+                    let arguments = server.setup.arguments_of(process);
+                    panic!("uproar {arguments:?} did not start:\n{}", server.setup.log());
+                };
+                let port = |scheme| line.strip_prefix("Uproar listens on ")?.strip_prefix(scheme)?.parse().ok();
+                plain = port("http://localhost:").unwrap_or(plain);
+                tls = port("https://localhost:").unwrap_or(tls);
+            }
+            if server.setup.is_tunnelled {
+                let pair = Pair::read(server.setup.folder());
+                plain = tunnel::open(tls, pair.client(&[])).await;
+            }
+            server.processes[process].port = plain;
+            (server.port, server.tls_port) = (plain, tls);
+            // Reads on, because the rest of the output does not matter.
+            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         }
-        if server.setup.is_tunnelled {
-            let pair = Pair::read(server.setup.folder());
-            server.port = tunnel::open(server.tls_port, pair.client(&[])).await;
+        if let [a, b] = &server.processes[..] {
+            let ports = [a.port, b.port];
+            two_nodes::until_acquainted(ports).await;
+            server.port = two_nodes::spread(ports).await;
         }
-        // Reads on, because the rest of the output does not matter.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         server
     }
 
@@ -263,29 +315,43 @@ impl Server {
         Setup::new(kind, options).await.start().await
     }
 
+    /// The id of the process. A test that asks for it must not run on two nodes.
     pub fn id(&self) -> u32 {
-        self.child.id().expect("the server has exited")
+        let [process] = &self.processes[..] else { panic!("there are two nodes") };
+        process.child.id().expect("the server has exited")
     }
 
     /// Kills it, as `kill -9` does.
     pub async fn kill(&mut self) {
-        within("the server is killed", self.child.kill()).await.expect("it could not be killed");
+        for process in &mut self.processes {
+            within("the server is killed", process.child.kill()).await.expect("it could not be killed");
+        }
     }
 
     /// Sends a signal, such as "TERM".
     pub async fn signal(&self, name: &str) {
-        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.id().to_string()).status().await;
-        assert!(sent.is_ok_and(|status| status.success()), "SIG{name} could not be sent");
+        let ids: Vec<u32> = self.processes.iter().filter_map(|process| process.child.id()).collect();
+        assert!(!ids.is_empty(), "the server has exited");
+        for id in ids {
+            let sent = Command::new("kill").arg(format!("-{name}")).arg(id.to_string()).status().await;
+            assert!(sent.is_ok_and(|status| status.success()), "SIG{name} could not be sent");
+        }
     }
 
-    /// Waits until the process exits.
+    /// Waits until the process exits, or both nodes. Returns the status of the first one that failed.
     pub async fn exit(&mut self) -> ExitStatus {
-        within("the server exits", self.child.wait()).await.expect("no exit status")
+        let mut statuses = Vec::new();
+        for process in &mut self.processes {
+            let exited = within("the server exits", process.child.wait()).await;
+            statuses.push(exited.expect("no exit status"));
+        }
+        worst(&statuses)
     }
 
-    /// The status of a process that has exited.
+    /// The status of a process that has exited, or of two nodes that have.
     pub fn try_exit(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("no exit status")
+        let exits = self.processes.iter_mut().map(|process| process.child.try_wait().expect("no exit status"));
+        exits.collect::<Option<Vec<_>>>().map(|statuses| worst(&statuses))
     }
 
     /// Stops it gracefully.
@@ -407,16 +473,14 @@ impl Server {
         }
     }
 
-    /// The sum of the values in `/metrics` of a metric, such as `a_total`, or of one series, such as
+    /// The sum of the values in `/metrics`, of all nodes, of a metric, such as `a_total`, or of one series, such as
     /// `a_total{code="1"}`.
     pub async fn metric(&self, series: &str) -> f64 {
-        let answer = self.get("/metrics", "").await;
-        assert_eq!(answer.status, 200);
-        let text = String::from_utf8(answer.body).expect("UTF-8");
-        // A name that only begins in the same way is another metric.
-        let of_series = |line: &&str| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(['{', ',', ' ']));
-        let values = text.lines().filter(of_series).map(|line| line.rsplit(' ').next());
-        values.map(|value| value.and_then(|value| value.parse::<f64>().ok()).expect("a number")).sum()
+        let mut sum = 0.0;
+        for process in &self.processes {
+            sum += metric(process.port, series).await;
+        }
+        sum
     }
 
     /// The last offset of a room.
@@ -434,6 +498,23 @@ impl Drop for Server {
             assert!(!log.contains("internal error"), "the server failed:\n{log}");
         }
     }
+}
+
+/// The first failure, if there is one.
+fn worst(statuses: &[ExitStatus]) -> ExitStatus {
+    *statuses.iter().find(|status| !status.success()).unwrap_or(&statuses[0])
+}
+
+/// The sum of the values of a metric in `/metrics` of one process.
+pub async fn metric(port: u16, series: &str) -> f64 {
+    let mut http = Http::connect(port).await.expect("no connection");
+    let answer = http.request("GET", "/metrics", &[], None).await.unwrap_or_else(|error| panic!("/metrics: {error}"));
+    assert_eq!(answer.status, 200);
+    let text = String::from_utf8(answer.body).expect("UTF-8");
+    // A name that only begins in the same way is another metric.
+    let of_series = |line: &&str| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(['{', ',', ' ']));
+    let values = text.lines().filter(of_series).map(|line| line.rsplit(' ').next());
+    values.map(|value| value.and_then(|value| value.parse::<f64>().ok()).expect("a number")).sum()
 }
 
 /// These options, and `--limit` with each of these limits (`NAME=VALUE`).

@@ -2,6 +2,7 @@
 
 use crate::databases::{Kind, new_postgres_database, private_postgres};
 use crate::server::{Launched, Server, Setup};
+use crate::two_nodes::alone;
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::TcpListener;
@@ -17,6 +18,7 @@ async fn expect_start(launched: Launched) -> Server {
 
 #[tokio::test]
 async fn a_server_started_before_postgres_waits_for_it() {
+    alone!("one process waits");
     let Some(mut postgres) = private_postgres().await else { return };
     let database = postgres.create_database().await.unwrap();
     postgres.stop().unwrap();
@@ -31,6 +33,7 @@ async fn a_server_started_before_postgres_waits_for_it() {
 
 #[tokio::test]
 async fn a_server_waits_for_a_database_that_takes_no_writes() {
+    alone!("one process waits");
     let url = new_postgres_database().await;
     let (_, name) = url.rsplit_once('/').unwrap();
     let setup = Setup::with_database(Some(url.clone()), &[]);
@@ -44,6 +47,7 @@ async fn a_server_waits_for_a_database_that_takes_no_writes() {
 
 #[tokio::test]
 async fn a_signal_ends_a_start_that_waits() {
+    alone!("one process waits");
     // No server listens on this port.
     let url = "postgres://someone:secret@127.0.0.1:1/chat".to_owned();
     for signal in ["TERM", "INT"] {

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 on_each_database! {
+    alone "one process is started beside another":
     a_port_in_use_is_reported
     a_data_folder_or_database_in_use_is_reported
     a_newer_schema_is_reported

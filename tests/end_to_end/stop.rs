@@ -4,6 +4,7 @@ use crate::client::{Http, Raw, Received};
 use crate::databases::{Kind, private_postgres};
 use crate::load::{Load, assert_in_order_of_each_sender};
 use crate::server::{Server, Setup, until};
+use crate::two_nodes::{alone, are_two};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,9 @@ pub async fn sigterm_under_load_loses_nothing(kind: Kind, shards: &str) {
     assert_in_order_of_each_sender(&views);
     for view in &views {
         let graceful = view.ends.iter().filter(|end| matches!(end, Received::Closed(Some(1001), _))).count();
-        assert_eq!(graceful, 2, "{}: {:?}", view.name, view.ends);
+        // From one of two nodes that stop, a client may get to the other one.
+        let most = if are_two() { 4 } else { 2 };
+        assert!((2..=most).contains(&graceful), "{}: {:?}", view.name, view.ends);
     }
 }
 
@@ -80,6 +83,7 @@ async fn the_server_stops_in_time_whatever_its_clients_do() {
 
 #[tokio::test]
 async fn the_server_stops_in_time_while_postgres_is_down() {
+    alone!("without its database a node answers nobody");
     let Some(mut postgres) = private_postgres().await else { return };
     let database = postgres.create_database().await.unwrap();
     let mut server = Setup::with_database(Some(database), &[]).start().await;

@@ -37,8 +37,6 @@ on_each_driver! {
 }
 
 on_each_database! {
-    a_certificate_is_replaced_while_the_server_runs
-    http_leads_to_https
     http_and_websocket_share_a_port
     upgrades_are_judged_alike
     pipelines_are_stored_in_order
@@ -46,6 +44,11 @@ on_each_database! {
     a_reader_that_stops_is_disconnected
     a_reader_that_reads_nothing_is_aborted
     a_stop_under_load_loses_nothing
+}
+on_each_database! {
+    alone "each node has its own ports and certificate":
+    a_certificate_is_replaced_while_the_server_runs
+    http_leads_to_https
 }
 
 async fn start(driver: &str, options: &[&str]) -> (Server, Pair) {

@@ -18,7 +18,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, version};
 
 /// The kernel's buffers of a tunnel. They are small, so that a slow reader is slow for the server too.
-const BUFFER_BYTES: u32 = 32 * 1024;
+pub const BUFFER_BYTES: u32 = 32 * 1024;
 
 const TLS_VARIABLE: &str = "UPROAR_TEST_TLS";
 
