@@ -48,7 +48,7 @@ mod shard;
 pub mod websocket;
 
 pub use buffer::Slice;
-pub use bus::{Announcement, Bus, BusConfig, BusMetrics, BusNode, BusState, Notice};
+pub use bus::{Announcement, Bus, BusConfig, BusMetrics, BusNode, BusState, NodePresence, Notice, PresenceNews};
 pub use config::{AllowOrigin, ShardConfig, Verify};
 pub use host::{Host, Now, Refused};
 pub use ids::{Serial, Slot};

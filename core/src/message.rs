@@ -4,7 +4,7 @@
 //! A *call* takes a credit, which reserves the place for its answer: answering never waits. *Publications* use the
 //! remaining places; a home that finds none continues later from its ring. So no shard ever waits for another.
 
-use crate::bus::Announcement;
+use crate::bus::{Announcement, NodePresence};
 use crate::ids::{Serial, Slot, SubscriptionKey};
 use crate::log::Segment;
 use crate::metrics::ShardMetrics;
@@ -378,7 +378,8 @@ pub enum Message {
         caller: Caller,
         reply: Box<PresenceReply>,
     },
-    /// To a channel's home: an event for all its subscribers. Answered with `CreditReturned`.
+    /// To a channel's home: an event for all its subscribers; the bus brings those of other nodes. Answered with
+    /// `CreditReturned`.
     Notify {
         channel: Channel,
         event: Arc<Ephemeral>,
@@ -465,6 +466,26 @@ pub enum Message {
         room: RoomId,
         generation: Option<DatabaseGeneration>,
         publication: Option<Box<Publication>>,
+    },
+    /// From the bus, to every shard: another node, by its session, asks who is in all channels.
+    TellPresence {
+        to: Arc<str>,
+    },
+    /// From the bus, to the home: who is in a channel on another node.
+    PeerPresence {
+        session: Arc<str>,
+        presence: Box<NodePresence>,
+    },
+    /// From the bus, to every shard: another node has told everything about the channels whose home is this shard of
+    /// it.
+    PeerTold {
+        session: Arc<str>,
+        shard: u16,
+        after: u64,
+    },
+    /// From the bus, to every shard: another node is gone, and its clients with it.
+    PeerGone {
+        session: Arc<str>,
     },
     /// To every shard. Answered with `Metrics` under the same number.
     GetMetrics {

@@ -278,6 +278,7 @@ impl Shard {
         self.feeds.report_presence(&mut self.cx, host);
         self.deliver_own(host);
         self.homes.announce_due(&mut self.cx, host);
+        self.homes.tell_due(&self.cx, host);
         self.deliver_own(host);
         self.feeds.deliver_events(&mut self.cx, &mut self.connections, host);
         while let Some(slot) = self.connections.next_due(now.ms) {
@@ -409,7 +410,7 @@ impl Shard {
             Message::Detach { channel } => {
                 cx.messenger.acknowledge(from, host);
                 if let Endpoint::Shard(shard) = from {
-                    self.homes.on_detach(shard, &channel);
+                    self.homes.on_detach(cx, shard, &channel, host);
                 }
             }
             Message::Check { room, request } => self.homes.on_check(cx, room, request, host),
@@ -427,7 +428,7 @@ impl Shard {
             Message::PresenceChanged { channel, changes } => {
                 cx.messenger.acknowledge(from, host);
                 if let Endpoint::Shard(shard) = from {
-                    self.homes.on_presence_changed(cx, shard, &channel, &changes, host);
+                    self.homes.on_presence_changed(cx, shard, &channel, changes, host);
                 }
             }
             Message::GetPresence { channel, caller, wants_clients } => {
@@ -436,7 +437,7 @@ impl Shard {
             }
             Message::Notify { channel, event } => {
                 cx.messenger.acknowledge(from, host);
-                self.homes.on_notify(cx, &channel, &event, host);
+                self.homes.on_notify(cx, &channel, &event, from != Endpoint::Bus, host);
             }
             Message::Learn { room, generation, publication } => {
                 cx.messenger.acknowledge(from, host);
@@ -458,6 +459,22 @@ impl Shard {
                     return self.homes.sweep_now();
                 }
                 self.homes.on_announced(cx, room, generation, publication.map(|publication| *publication), host);
+            }
+            Message::TellPresence { to } => {
+                cx.messenger.acknowledge(from, host);
+                self.homes.tell_all(vec![to]);
+            }
+            Message::PeerPresence { session, presence } => {
+                cx.messenger.acknowledge(from, host);
+                self.homes.on_peer_presence(cx, &session, *presence, host);
+            }
+            Message::PeerTold { session, shard, after } => {
+                cx.messenger.acknowledge(from, host);
+                self.homes.on_peer_told(cx, &session, shard, after, host);
+            }
+            Message::PeerGone { session } => {
+                cx.messenger.acknowledge(from, host);
+                self.homes.on_peer_gone(cx, &session, host);
             }
             Message::CloseRoom { room } => {
                 cx.messenger.acknowledge(from, host);

@@ -48,7 +48,7 @@ impl Wire {
     }
 
     /// Opens a connection and sends `connect` as this user.
-    async fn connect(server: &Server, user: &User) -> Wire {
+    pub async fn connect(server: &Server, user: &User) -> Wire {
         let mut wire = Wire::open(server.port).await;
         wire.result(1, "connect", json!({"token": user.token})).await;
         wire
@@ -74,7 +74,7 @@ impl Wire {
     }
 
     /// The next message that is neither a ping nor on the user's own channel, which may come at any time.
-    async fn next(&mut self) -> Value {
+    pub async fn next(&mut self) -> Value {
         loop {
             match self.waiting.pop_front() {
                 Some(message) if message == json!({}) => {}

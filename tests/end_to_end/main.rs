@@ -126,6 +126,7 @@ mod check;
 mod clocks;
 mod cluster;
 mod cluster_faults;
+mod cluster_presence;
 mod crash;
 mod crowd;
 mod echo;

@@ -4,8 +4,10 @@
 //! way or because a queue was full, leaves a gap in the numbers. Kinds of a newer release are counted, and make
 //! this node read the heads.
 
-use crate::bus::Announcement;
+use crate::bus::{Announcement, NodePresence, PresenceNews};
+use crate::message::Channel;
 use crate::protocol::LiveEntry;
+use crate::protocol::centrifuge::ClientInfo;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -129,6 +131,67 @@ enum Item {
     /// A `live:` message: channel, user, username, time, data, whether it is JSON.
     #[serde(rename = "v")]
     Live(String, i64, String, u64, String, bool),
+    /// Clients in a channel: channel, shard, version, clients, part, parts, whether the node wants to be told.
+    #[serde(rename = "c")]
+    Clients(WireChannel, u16, u64, Vec<WireClient>, u32, u32, bool),
+    /// Their number: channel, shard, version, clients, users, whether the node wants to be told.
+    #[serde(rename = "n")]
+    Counted(WireChannel, u16, u64, u64, u64, bool),
+    /// Those who came and went: channel, shard, version, after, joined, left.
+    #[serde(rename = "d")]
+    Changed(WireChannel, u16, u64, u64, Vec<WireClient>, Vec<String>),
+    /// All was told: shard, after, the nodes that have asked.
+    #[serde(rename = "e")]
+    Told(u16, u64, Vec<String>),
+    /// The node that is to tell everything.
+    #[serde(rename = "q")]
+    Ask(String),
+    /// Typing: channel, user, username.
+    #[serde(rename = "t")]
+    Typing(WireChannel, i64, String),
+}
+
+/// A room's id, or the name of a `live:` channel.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum WireChannel {
+    Room(i64),
+    Live(String),
+}
+
+/// User, username, and the id of the client.
+#[derive(Serialize, Deserialize)]
+struct WireClient(i64, String, String);
+
+impl WireChannel {
+    fn of(channel: &Channel) -> WireChannel {
+        match channel {
+            Channel::Room(room) => WireChannel::Room(room.0),
+            Channel::Live(name) => WireChannel::Live(name.to_string()),
+        }
+    }
+
+    fn channel(self) -> Channel {
+        match self {
+            WireChannel::Room(room) => Channel::Room(RoomId(room)),
+            WireChannel::Live(name) => Channel::Live(name.into()),
+        }
+    }
+}
+
+impl WireClient {
+    fn all_of(clients: &[ClientInfo]) -> Vec<WireClient> {
+        let one = |c: &ClientInfo| WireClient(c.user.id.0, c.user.username.to_string(), c.client.clone());
+        clients.iter().map(one).collect()
+    }
+
+    fn clients(all: Vec<WireClient>) -> Vec<ClientInfo> {
+        let one = |WireClient(id, username, client)| {
+            let user = User { id: UserId(id), username: username.into() };
+            ClientInfo { user, client }
+        };
+        all.into_iter().map(one).collect()
+    }
 }
 
 impl Item {
@@ -161,12 +224,38 @@ impl Item {
                 UserEvent::Joined { room } => Item::Joined(user.0, room.to_string()),
                 UserEvent::Left { room } => Item::Left(user.0, room.to_string()),
             },
+            Announcement::Presence(presence) => {
+                let NodePresence { channel, shard, version, news } = &**presence;
+                let (channel, shard, version) = (WireChannel::of(channel), *shard, *version);
+                match news {
+                    PresenceNews::All { clients, part, parts, is_new } => {
+                        Item::Clients(channel, shard, version, WireClient::all_of(clients), *part, *parts, *is_new)
+                    }
+                    PresenceNews::Counted { clients, users, is_new } => {
+                        Item::Counted(channel, shard, version, *clients, *users, *is_new)
+                    }
+                    PresenceNews::Changed { after, joined, left } => {
+                        Item::Changed(channel, shard, version, *after, WireClient::all_of(joined), left.clone())
+                    }
+                }
+            }
+            Announcement::PresenceTold { shard, after, to } => {
+                Item::Told(*shard, *after, to.iter().map(ToString::to_string).collect())
+            }
+            Announcement::AskPresence { session } => Item::Ask(session.to_string()),
+            Announcement::Typing { channel, user } => {
+                Item::Typing(WireChannel::of(channel), user.id.0, user.username.to_string())
+            }
         }
     }
 
     /// `None`: it makes no sense.
     fn announcement(self) -> Option<Announcement> {
         let user_event = |user, event| Some(Announcement::User { user: UserId(user), event });
+        let presence = |channel: WireChannel, shard, version, news| {
+            let channel = channel.channel();
+            Some(Announcement::Presence(Box::new(NodePresence { channel, shard, version, news })))
+        };
         match self {
             Item::Publication(room, generation, offset, number, kind, user, username, id, time, target, body) => {
                 let generation = DatabaseGeneration(u64::from_str_radix(&generation, 16).ok()?);
@@ -189,6 +278,26 @@ impl Item {
             }
             Item::Joined(user, room) => user_event(user, UserEvent::Joined { room: room.into() }),
             Item::Left(user, room) => user_event(user, UserEvent::Left { room: room.into() }),
+            Item::Clients(channel, shard, version, clients, part, parts, is_new) => {
+                let clients = WireClient::clients(clients);
+                presence(channel, shard, version, PresenceNews::All { clients, part, parts, is_new })
+            }
+            Item::Counted(channel, shard, version, clients, users, is_new) => {
+                presence(channel, shard, version, PresenceNews::Counted { clients, users, is_new })
+            }
+            Item::Changed(channel, shard, version, after, joined, left) => {
+                let joined = WireClient::clients(joined);
+                presence(channel, shard, version, PresenceNews::Changed { after, joined, left })
+            }
+            Item::Told(shard, after, to) => {
+                let to = to.into_iter().map(Into::into).collect();
+                Some(Announcement::PresenceTold { shard, after, to })
+            }
+            Item::Ask(session) => Some(Announcement::AskPresence { session: session.into() }),
+            Item::Typing(channel, user, username) => {
+                let user = User { id: UserId(user), username: username.into() };
+                Some(Announcement::Typing { channel: channel.channel(), user })
+            }
         }
     }
 }
@@ -353,12 +462,11 @@ mod tests {
     use super::*;
 
     fn stored(offset: u64, text: &str) -> Announcement {
-        let user = User { id: UserId(5), username: "Ann".into() };
         let publication = Publication {
             offset,
             number: offset,
             kind: Kind::Message,
-            user,
+            user: user(),
             id: "1".into(),
             time: 1_700,
             target: Some(1),
@@ -374,9 +482,21 @@ mod tests {
     }
 
     fn live(data: &str) -> Announcement {
-        let user = User { id: UserId(5), username: "Ann".into() };
-        let entry = LiveEntry { user, time: 1_700, data: data.into(), is_json: true };
+        let entry = LiveEntry { user: user(), time: 1_700, data: data.into(), is_json: true };
         Announcement::Live { channel: "cursors".into(), entry }
+    }
+
+    fn user() -> User {
+        User { id: UserId(5), username: "Ann".into() }
+    }
+
+    fn clients() -> Vec<ClientInfo> {
+        ["a-1", "b-1"].map(|client| ClientInfo { user: user(), client: client.to_owned() }).into()
+    }
+
+    fn presence(news: PresenceNews) -> Announcement {
+        let channel = Channel::Live("cursors".into());
+        Announcement::Presence(Box::new(NodePresence { channel, shard: 1, version: 9, news }))
     }
 
     fn counts(live: u64, others: u64) -> Counts {
@@ -405,15 +525,21 @@ mod tests {
             Announcement::User { user: UserId(5), event: UserEvent::Joined { room: room.clone() } },
             Announcement::User { user: UserId(5), event: UserEvent::Left { room } },
             live("{\"x\":1}"),
+            presence(PresenceNews::All { clients: clients(), part: 0, parts: 2, is_new: true }),
+            presence(PresenceNews::Counted { clients: 300, users: 200, is_new: false }),
+            presence(PresenceNews::Changed { after: 8, joined: clients(), left: vec!["a-2".to_owned()] }),
+            Announcement::PresenceTold { shard: 1, after: 9, to: vec!["t".into()] },
+            Announcement::AskPresence { session: "t".into() },
+            Announcement::Typing { channel: Channel::Room(RoomId(7)), user: user() },
         ];
         let mut outgoing = outgoing();
         assert!(all.iter().all(|announcement| outgoing.push(announcement.clone())));
         let [message] = &outgoing.take(9)[..] else { panic!("not one message") };
         let envelope = decode(message);
-        assert_eq!(envelope.after(), counts(1, 5));
+        assert_eq!(envelope.after(), counts(1, 11));
         assert_eq!((envelope.before, envelope.unknown, envelope.announcements), (counts(0, 0), 0, all));
         let beat = decode(&outgoing.beat(3));
-        assert_eq!((beat.before, beat.beat, beat.is_last, &*beat.session), (counts(1, 5), Some(3), false, "s"));
+        assert_eq!((beat.before, beat.beat, beat.is_last, &*beat.session), (counts(1, 11), Some(3), false, "s"));
         assert!(decode(&outgoing.last()).is_last);
     }
 

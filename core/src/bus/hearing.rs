@@ -5,8 +5,10 @@ use std::collections::HashMap;
 
 /// A peer that was not heard for so long may be cut off, or dead with commits that its database still makes.
 const QUIET_MS: u64 = 1_000;
-/// A peer that was not heard for so long is forgotten.
-const FORGOTTEN_MS: u64 = 10_000;
+/// A peer that was not heard for so long is forgotten, and its clients are gone.
+const FORGOTTEN_MS: u64 = 7_000;
+/// A peer is asked for everything again if it has not answered for so long.
+const ASK_INTERVAL_MS: u64 = 3_000;
 /// How long heads are read repeatedly after something was missed.
 const WATCHFUL_MS: u64 = 10_000;
 /// How often, during that time.
@@ -29,6 +31,8 @@ pub(super) struct Hearing {
     missed: u64,
     /// There were `live:` messages among them.
     has_lost_live: bool,
+    /// Sessions that are forgotten.
+    gone: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -37,6 +41,10 @@ struct Peer {
     made: Counts,
     heard_ms: u64,
     is_quiet: bool,
+    /// It is not known who is in which channel there.
+    is_doubtful: bool,
+    /// When it was asked last, if it has not answered.
+    asked_ms: Option<u64>,
 }
 
 impl Hearing {
@@ -48,6 +56,7 @@ impl Hearing {
             // Its last commits were made when its shards, which announce them, had stopped.
             let peer = self.peers.remove(&envelope.session);
             self.has_lost_live |= peer.is_some_and(|peer| peer.made.live < envelope.before.live);
+            self.gone.push(envelope.session.clone());
             self.watch(now_ms);
             return 0;
         }
@@ -62,6 +71,7 @@ impl Hearing {
                 peer.made.others = peer.made.others.max(made.others);
                 self.missed = self.missed.saturating_add(missed).saturating_add(missed_live);
                 self.has_lost_live |= missed_live > 0;
+                peer.is_doubtful |= missed > 0;
                 if missed > 0 || was_quiet || envelope.unknown > 0 {
                     self.watch(now_ms);
                 }
@@ -69,7 +79,10 @@ impl Hearing {
             }
             None => {
                 if self.peers.len() < PEERS_LIMIT {
-                    self.peers.insert(envelope.session.clone(), Peer { made, heard_ms: now_ms, is_quiet: false });
+                    let (is_quiet, is_doubtful, asked_ms) = (false, true, None);
+                    let peer = Peer { made, heard_ms: now_ms, is_quiet, is_doubtful, asked_ms };
+                    self.peers.insert(envelope.session.clone(), peer);
+                    self.gone.retain(|session| *session != envelope.session);
                 }
                 // What it has announced so far is unknown.
                 self.has_lost_live |= envelope.before.live > 0;
@@ -93,10 +106,13 @@ impl Hearing {
     /// Whether heads are to be read now. To be asked a few times a second at least.
     pub fn must_sweep(&mut self, now_ms: u64) -> bool {
         let mut has_lost_one = false;
-        self.peers.retain(|_, peer| {
+        let gone = &mut self.gone;
+        self.peers.retain(|session, peer| {
             let quiet_ms = now_ms.saturating_sub(peer.heard_ms);
             has_lost_one |= quiet_ms >= QUIET_MS && !std::mem::replace(&mut peer.is_quiet, quiet_ms >= QUIET_MS);
-            quiet_ms < FORGOTTEN_MS
+            let is_gone = quiet_ms >= FORGOTTEN_MS;
+            gone.extend(is_gone.then(|| session.clone()));
+            !is_gone
         });
         if has_lost_one {
             self.watch(now_ms);
@@ -109,6 +125,49 @@ impl Hearing {
             return true;
         }
         false
+    }
+
+    // ── presence ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// What a peer has said about presence is not known completely.
+    pub fn doubt(&mut self, session: &str) {
+        if let Some(peer) = self.peers.get_mut(session) {
+            peer.is_doubtful = true;
+        }
+    }
+
+    /// Nobody is in any channel here, so it does not matter who is elsewhere.
+    pub fn trust_all(&mut self) {
+        self.peers.values_mut().for_each(|peer| peer.is_doubtful = false);
+    }
+
+    /// The peers that are to be asked who is in all channels there.
+    pub fn to_ask(&mut self, now_ms: u64) -> Vec<String> {
+        let mut to_ask = Vec::new();
+        for (session, peer) in &mut self.peers {
+            let may_ask = peer.asked_ms.is_none_or(|asked_ms| now_ms >= asked_ms + ASK_INTERVAL_MS);
+            if may_ask && (peer.is_doubtful || peer.asked_ms.is_some()) {
+                (peer.is_doubtful, peer.asked_ms) = (false, Some(now_ms));
+                to_ask.push(session.clone());
+            }
+        }
+        to_ask
+    }
+
+    /// A peer has told everything. `is_answer`: it was asked. True: nothing of it was missed.
+    pub fn has_told(&mut self, session: &str, is_answer: bool) -> bool {
+        let Some(peer) = self.peers.get_mut(session) else { return false };
+        peer.asked_ms = peer.asked_ms.filter(|_| !is_answer);
+        !peer.is_doubtful
+    }
+
+    /// Takes the sessions that are gone.
+    pub fn take_gone(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.gone)
+    }
+
+    pub fn knows(&self, session: &str) -> bool {
+        self.peers.contains_key(session)
     }
 
     /// How many other nodes are heard.
@@ -198,6 +257,7 @@ mod tests {
         let swept = sweeps(&mut hearing, now_ms..now_ms + 30_000);
         assert_eq!((swept.first(), swept.len()), (Some(&(now_ms + 800)), 20), "{swept:?}");
         assert!(hearing.peers() == 0, "it is forgotten");
+        assert_eq!(hearing.take_gone(), ["a"]);
     }
 
     /// Its lanes commit after its shards have stopped.
@@ -206,6 +266,37 @@ mod tests {
         let (mut hearing, now_ms) = settled();
         hearing.hear(now_ms, &Envelope { is_last: true, ..envelope("a", 0, 0) });
         assert!(hearing.must_sweep(now_ms) && hearing.peers() == 0);
+        assert_eq!(hearing.take_gone(), ["a"]);
+    }
+
+    #[test]
+    fn a_peer_is_asked_who_is_present_until_it_has_told_everything() {
+        let mut hearing = Hearing::default();
+        let asked = |hearing: &mut Hearing, now_ms| hearing.to_ask(now_ms) == ["a"];
+        hearing.hear(0, &envelope("a", 7, 0));
+        assert!(asked(&mut hearing, 0) && !asked(&mut hearing, 2_999) && asked(&mut hearing, 3_000));
+        // Another node has asked it.
+        assert!(hearing.has_told("a", false) && asked(&mut hearing, 6_000));
+        assert!(hearing.has_told("a", true) && !asked(&mut hearing, 9_000));
+        // Something was missed.
+        hearing.hear(9_000, &envelope("a", 8, 0));
+        assert!(!hearing.has_told("a", true), "it may have told before");
+        assert!(asked(&mut hearing, 9_000) && hearing.has_told("a", true));
+        // There was no place for something.
+        hearing.doubt("a");
+        assert!(!hearing.has_told("a", true) && asked(&mut hearing, 9_001));
+        assert!(hearing.has_told("a", true) && !hearing.has_told("b", true));
+        hearing.doubt("a");
+        hearing.trust_all();
+        assert!(!asked(&mut hearing, 20_000));
+    }
+
+    #[test]
+    fn a_peer_that_comes_back_is_not_gone() {
+        let (mut hearing, now_ms) = settled();
+        sweeps(&mut hearing, now_ms..now_ms + 10_000);
+        hearing.hear(now_ms + 10_000, &envelope("a", 0, 0));
+        assert!(hearing.take_gone().is_empty() && hearing.to_ask(now_ms + 10_000) == ["a"]);
     }
 
     #[test]

@@ -6,17 +6,21 @@
 //! | `node.rs` | one node: what it sends, what it makes of what it hears |
 //! | `envelope.rs` | what is sent, and how it is numbered |
 //! | `hearing.rs` | who is heard, and what was missed |
+//! | `presence.rs` | what nodes say about who is in a channel |
 
 mod envelope;
 mod hearing;
 mod node;
+mod presence;
 
 pub use node::{BusConfig, BusNode, Notice};
+pub use presence::{NodePresence, PresenceNews};
 
+use crate::message::Channel;
 use crate::protocol::LiveEntry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use uproar_model::{DatabaseGeneration, Publication, RoomId, UserEvent, UserId};
+use uproar_model::{DatabaseGeneration, Publication, RoomId, User, UserEvent, UserId};
 
 /// How a node stands with the others. One handle is shared by all shards of a node. When the bus begins or ceases to
 /// work, each of them is sent a [`SweepNow`](crate::Message::SweepNow) too.
@@ -25,6 +29,8 @@ pub struct BusState {
     bus: AtomicU8,
     /// Whether anybody hears what is announced.
     has_peers: AtomicBool,
+    /// Whether anybody has subscribed to a channel here, so that it matters who is in it elsewhere.
+    has_presence: AtomicBool,
     /// Announcements that found no place in the queue to the bus: those of `live:` messages, and all others.
     dropped_live: AtomicU64,
     dropped: AtomicU64,
@@ -68,6 +74,15 @@ pub enum Announcement {
     Live { channel: Arc<str>, entry: LiveEntry },
     /// An event for all connections of a user.
     User { user: UserId, event: UserEvent },
+    /// Who is in a channel on this node.
+    Presence(Box<NodePresence>),
+    /// This shard has told about all its channels, for the nodes that have asked, by their sessions. What was said up to
+    /// this version, and not again since, is not true any more.
+    PresenceTold { shard: u16, after: u64, to: Vec<Arc<str>> },
+    /// Another node, by its session, is to tell who is in all channels there.
+    AskPresence { session: Arc<str> },
+    /// A subscriber of a channel types.
+    Typing { channel: Channel, user: User },
 }
 
 impl Announcement {
@@ -112,6 +127,16 @@ impl BusState {
 
     pub fn has_peers(&self) -> bool {
         self.has_peers.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_has_presence(&self) {
+        if !self.has_presence() {
+            self.has_presence.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn has_presence(&self) -> bool {
+        self.has_presence.load(Ordering::Relaxed)
     }
 
     pub(crate) fn count_dropped(&self, announcement: &Announcement) {

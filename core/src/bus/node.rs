@@ -3,11 +3,12 @@
 use super::envelope::{Counts, Foreign, Heard, Loss, Outgoing};
 use super::hearing::Hearing;
 use super::{Announcement, Bus, BusMetrics, BusState};
-use crate::message::{Channel, Endpoint, Message};
+use crate::message::{Channel, Endpoint, Ephemeral, Message};
 use crate::messenger::Placement;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use uproar_model::RoomId;
 
 /// Messages that are sent at a time.
 const BATCH_LIMIT: usize = 64;
@@ -59,6 +60,10 @@ pub struct BusNode {
     must_sweep: Vec<bool>,
     /// Shards whose subscribers of `live:` channels are to be told that they have missed something.
     has_lost_live: Vec<bool>,
+    /// Sessions that ask who is in all channels, by the shards that are to answer.
+    must_tell: Vec<Vec<Arc<str>>>,
+    /// Sessions whose clients are gone, and which shards do not know yet.
+    gone: Vec<Vec<Arc<str>>>,
     outgoing: Outgoing,
     hearing: Hearing,
     /// Our own beats that were sent and not heard yet: number, and when.
@@ -86,6 +91,8 @@ impl BusNode {
             credits: vec![calls_limit; usize::from(shards)],
             must_sweep: vec![false; usize::from(shards)],
             has_lost_live: vec![false; usize::from(shards)],
+            must_tell: vec![Vec::new(); usize::from(shards)],
+            gone: vec![Vec::new(); usize::from(shards)],
             outgoing: Outgoing::new(cluster, session, message_limit_bytes),
             hearing: Hearing::default(),
             beats: VecDeque::new(),
@@ -188,13 +195,15 @@ impl BusNode {
         if self.hearing.take_lost_live() {
             self.has_lost_live.fill(true);
         }
+        let session: Arc<str> = envelope.session.into();
         for announcement in envelope.announcements {
             if announcement.is_live() && heard_live > 0 {
                 heard_live -= 1;
                 continue;
             }
-            self.deliver(announcement);
+            self.deliver(&session, announcement);
         }
+        self.forget_gone();
         self.must_sweep_if_due(now_ms);
     }
 
@@ -232,7 +241,7 @@ impl BusNode {
     /// A transaction has told that it has taken a right away. It may be one of our own.
     fn hear_loss(&mut self, now_micros: u64, loss: &Loss) {
         if let Loss::Room(room) = *loss {
-            self.deliver(Announcement::Head { room });
+            self.read_head(room);
         } else {
             self.notices.push(Notice::Revoked);
         }
@@ -242,19 +251,22 @@ impl BusNode {
         }
     }
 
+    /// Something has happened to a room that only its head tells.
+    fn read_head(&mut self, room: RoomId) {
+        let home = self.placement.home_of(&Channel::Room(room));
+        let message = Message::Announced { room, generation: None, publication: None };
+        self.must_sweep[usize::from(home)] |= !self.call(home, message);
+    }
+
     /// Passes on what another node has announced. Where there is no credit, the heads are read instead.
-    fn deliver(&mut self, announcement: Announcement) {
+    fn deliver(&mut self, session: &Arc<str>, announcement: Announcement) {
         match announcement {
             Announcement::Stored { room, generation, publication } => {
                 let home = self.placement.home_of(&Channel::Room(room));
                 let message = Message::Announced { room, generation: Some(generation), publication: Some(publication) };
                 self.must_sweep[usize::from(home)] |= !self.call(home, message);
             }
-            Announcement::Head { room } => {
-                let home = self.placement.home_of(&Channel::Room(room));
-                let message = Message::Announced { room, generation: None, publication: None };
-                self.must_sweep[usize::from(home)] |= !self.call(home, message);
-            }
+            Announcement::Head { room } => self.read_head(room),
             Announcement::Live { channel, entry } => {
                 let home = self.placement.home_of(&Channel::Live(Arc::clone(&channel)));
                 // After a loss nothing more is shown until the subscribers have been told.
@@ -267,6 +279,46 @@ impl BusNode {
                     self.call(shard as u16, Message::NotifyUser { user, event: event.clone() });
                 }
             }
+            Announcement::Typing { channel, user } => {
+                let home = self.placement.home_of(&channel);
+                self.call(home, Message::Notify { channel, event: Arc::new(Ephemeral::Typing(user)) });
+            }
+            Announcement::Presence(presence) => {
+                let home = self.placement.home_of(&presence.channel);
+                // What its clients were before is forgotten first.
+                let is_told = self.gone[usize::from(home)].is_empty()
+                    && self.call(home, Message::PeerPresence { session: Arc::clone(session), presence });
+                if !is_told {
+                    self.hearing.doubt(session);
+                }
+            }
+            Announcement::PresenceTold { shard, after, to } => {
+                let is_answer = to.iter().any(|to| **to == *self.outgoing.session);
+                if self.hearing.has_told(session, is_answer) {
+                    for to in 0..self.credits.len() {
+                        if !self.call(to as u16, Message::PeerTold { session: Arc::clone(session), shard, after }) {
+                            self.hearing.doubt(session);
+                        }
+                    }
+                }
+            }
+            Announcement::AskPresence { session: asked } => {
+                if *asked == *self.outgoing.session && self.hearing.knows(session) {
+                    for must_tell in &mut self.must_tell {
+                        if !must_tell.contains(session) {
+                            must_tell.push(Arc::clone(session));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The shards are to forget the clients of sessions that are gone.
+    fn forget_gone(&mut self) {
+        for session in self.hearing.take_gone() {
+            let session: Arc<str> = session.into();
+            self.gone.iter_mut().for_each(|gone| gone.push(Arc::clone(&session)));
         }
     }
 
@@ -286,6 +338,16 @@ impl BusNode {
     /// Takes the messages for shards. There is a place for each of them in the queue to its shard.
     pub fn take_calls(&mut self) -> Vec<(u16, Message)> {
         for shard in 0..self.credits.len() {
+            while let Some(session) = self.gone[shard].last().cloned()
+                && self.call(shard as u16, Message::PeerGone { session })
+            {
+                self.gone[shard].pop();
+            }
+            while let Some(to) = self.must_tell[shard].last().cloned()
+                && self.call(shard as u16, Message::TellPresence { to })
+            {
+                self.must_tell[shard].pop();
+            }
             if self.must_sweep[shard] {
                 self.must_sweep[shard] = !self.call(shard as u16, Message::SweepNow);
             }
@@ -309,6 +371,14 @@ impl BusNode {
         let now_ms = millis(now_micros);
         self.is_beat_due = true;
         self.must_sweep_if_due(now_ms);
+        self.forget_gone();
+        if self.state.has_presence() {
+            for session in self.hearing.to_ask(now_ms) {
+                self.outgoing.push(Announcement::AskPresence { session: session.into() });
+            }
+        } else {
+            self.hearing.trust_all();
+        }
         let heard = self.hearing.peers();
         self.metrics.peers.store(heard, Ordering::Relaxed);
         self.state.set_has_peers(heard > 0 || registered > 0);

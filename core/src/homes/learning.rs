@@ -343,7 +343,7 @@ impl Homes {
 
     /// Drops a home. Every shard that it feeds is sent `ending`; later subscribers start over.
     pub(super) fn abandon(&mut self, cx: &mut Context, channel: &Channel, ending: &Message, host: &mut impl Host) {
-        let Some(Home { fed_shards, waiting, .. }) = self.homes.remove(channel) else { return };
+        let Some(Home { fed_shards, waiting, .. }) = self.remove(cx, channel, host) else { return };
         for fed in fed_shards {
             self.send_ending(cx, fed.shard, ending.clone(), host);
         }

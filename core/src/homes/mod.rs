@@ -9,10 +9,12 @@
 //! | `sweep.rs` | comparing the heads of all homes with the store |
 //! | `showing.rs` | attaching and feeding shards |
 //! | `presence.rs` | who is in a channel, on all shards |
+//! | `peers.rs` | who is in a channel on other nodes |
 
 mod announced;
 mod home;
 mod learning;
+mod peers;
 mod presence;
 mod showing;
 mod sweep;
@@ -20,6 +22,7 @@ mod sweep;
 use crate::context::Context;
 use crate::message::{Channel, Message};
 use home::Home;
+use peers::Telling;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use sweep::Sweep;
 use uproar_model::RoomId;
@@ -43,6 +46,12 @@ pub(crate) struct Homes {
     endings: Vec<(u16, Message)>,
     /// Homes that have presence to report, by the time at which they may do so.
     online_due: BTreeSet<(u64, Channel)>,
+    /// The same for presence that other nodes are to be told.
+    peers_due: BTreeSet<(u64, Channel)>,
+    /// Other nodes are being told who is in all channels.
+    telling: Option<Telling>,
+    /// The version of what other nodes were told last.
+    presence_version: u64,
 }
 
 impl Homes {
@@ -56,6 +65,9 @@ impl Homes {
             count: 0,
             endings: Vec::new(),
             online_due: BTreeSet::new(),
+            peers_due: BTreeSet::new(),
+            telling: None,
+            presence_version: 0,
         }
     }
 
@@ -76,7 +88,8 @@ impl Homes {
         let is_waiting = !self.stalled.is_empty() || !self.endings.is_empty();
         let retry = is_waiting.then_some(cx.now.ms + 1);
         let online = self.online_due.first().map(|(due, _)| *due);
-        [retry, online, self.sweep.deadline_ms(cx), self.doubts_deadline_ms()].into_iter().flatten().min()
+        let owners = [retry, online, self.tell_deadline_ms(), self.sweep.deadline_ms(cx), self.doubts_deadline_ms()];
+        owners.into_iter().flatten().min()
     }
 
     fn mark_to_show(to_show: &mut Vec<Channel>, channel: &Channel, home: &mut Home) {

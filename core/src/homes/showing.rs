@@ -41,13 +41,22 @@ impl Homes {
         cx.messenger.send(Endpoint::Shard(shard), Message::Attached { channel: channel.clone(), outcome }, host);
     }
 
-    pub fn on_detach(&mut self, shard: u16, channel: &Channel) {
+    pub fn on_detach(&mut self, cx: &Context, shard: u16, channel: &Channel, host: &mut impl Host) {
         let Some(home) = self.homes.get_mut(channel) else { return };
         home.stop_feeding(shard);
         if home.fed_shards.is_empty() && home.waiting.is_empty() {
             // The next subscriber reads the head again.
-            self.homes.remove(channel);
+            self.remove(cx, channel, host);
+        } else {
+            self.tell_peers(cx, channel, host);
         }
+    }
+
+    /// Drops a home.
+    pub(super) fn remove(&mut self, cx: &Context, channel: &Channel, host: &mut impl Host) -> Option<Home> {
+        let home = self.homes.remove(channel)?;
+        self.tell_dropped(cx, channel, &home.presence.told, host);
+        Some(home)
     }
 
     // ── showing ─────────────────────────────────────────────────────────────────────────────────────────────────────
