@@ -21,6 +21,7 @@ mod epochs;
 mod fairness;
 mod lease;
 mod members;
+mod peers;
 mod random;
 mod sdk;
 mod shard;

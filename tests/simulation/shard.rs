@@ -10,7 +10,7 @@ use uproar_core::lane::{BatchResult, Lane};
 use uproar_core::limits::Limits;
 use uproar_core::message::{Found, Party, Requester, StoreReply, StoreRequest};
 use uproar_core::websocket::{Event, ParsedHead, head};
-use uproar_core::{Endpoint, Host, Message, Now, Refused, Shard, ShardConfig, Slot};
+use uproar_core::{Announcement, BusState, Endpoint, Host, Message, Now, Refused, Shard, ShardConfig, Slot};
 use uproar_model::{Claims, Item, Kind, Lease, Offset, Revocations, TokenError, User, UserId};
 
 /// One shard with its lane and its store on virtual time. It is driven as a driver does it: a connection is read and
@@ -18,6 +18,7 @@ use uproar_model::{Claims, Item, Kind, Lease, Offset, Revocations, TokenError, U
 pub(crate) struct Rig {
     pub(crate) shard: Shard,
     pub(crate) host: RecordingHost,
+    pub(crate) bus: Arc<BusState>,
     lane: Lane,
     pub(crate) store: SimStore,
     /// While true, the store answers nothing.
@@ -36,6 +37,8 @@ pub(crate) struct RecordingHost {
     woken: BTreeSet<Slot>,
     cut: BTreeSet<Slot>,
     pub(crate) mesh: Vec<(Endpoint, Message)>,
+    /// What the other nodes are told.
+    pub(crate) announced: Vec<Announcement>,
 }
 
 impl Host for RecordingHost {
@@ -56,7 +59,10 @@ impl Host for RecordingHost {
     }
 
     fn send(&mut self, to: Endpoint, message: Message) {
-        self.mesh.push((to, message));
+        match message {
+            Message::Announce(announcement) => self.announced.push(announcement),
+            message => self.mesh.push((to, message)),
+        }
     }
 }
 
@@ -117,6 +123,7 @@ impl Rig {
                 expires_at: now_s + 3600,
             }),
         };
+        let bus = Arc::<BusState>::default();
         let config = ShardConfig {
             id: 0,
             shards: 1,
@@ -128,7 +135,7 @@ impl Rig {
             allow_origin: Arc::new(|_, _| true),
             seed: 7,
             revocations: Revocations::new(u64::MAX, []),
-            bus: Arc::default(),
+            bus: Arc::clone(&bus),
             lease,
         };
         let mut store = SimStore::new(rooms, 0);
@@ -139,6 +146,7 @@ impl Rig {
             lane: Lane::new(config.limits.clone()),
             shard: Shard::new(config),
             host: RecordingHost::default(),
+            bus,
             store,
             store_hangs: false,
             now_ms: 1,

@@ -142,16 +142,16 @@ impl Hearing {
     }
 
     /// The peers that are to be asked who is in all channels there.
-    pub fn to_ask(&mut self, now_ms: u64) -> Vec<String> {
-        let mut to_ask = Vec::new();
+    pub fn take_unasked(&mut self, now_ms: u64) -> Vec<String> {
+        let mut unasked = Vec::new();
         for (session, peer) in &mut self.peers {
             let may_ask = peer.asked_ms.is_none_or(|asked_ms| now_ms >= asked_ms + ASK_INTERVAL_MS);
             if may_ask && (peer.is_doubtful || peer.asked_ms.is_some()) {
                 (peer.is_doubtful, peer.asked_ms) = (false, Some(now_ms));
-                to_ask.push(session.clone());
+                unasked.push(session.clone());
             }
         }
-        to_ask
+        unasked
     }
 
     /// A peer has told everything. `is_answer`: it was asked. True: nothing of it was missed.
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn a_peer_is_asked_who_is_present_until_it_has_told_everything() {
         let mut hearing = Hearing::default();
-        let asked = |hearing: &mut Hearing, now_ms| hearing.to_ask(now_ms) == ["a"];
+        let asked = |hearing: &mut Hearing, now_ms| hearing.take_unasked(now_ms) == ["a"];
         hearing.hear(0, &envelope("a", 7, 0));
         assert!(asked(&mut hearing, 0) && !asked(&mut hearing, 2_999) && asked(&mut hearing, 3_000));
         // Another node has asked it.
@@ -296,7 +296,7 @@ mod tests {
         let (mut hearing, now_ms) = settled();
         sweeps(&mut hearing, now_ms..now_ms + 10_000);
         hearing.hear(now_ms + 10_000, &envelope("a", 0, 0));
-        assert!(hearing.take_gone().is_empty() && hearing.to_ask(now_ms + 10_000) == ["a"]);
+        assert!(hearing.take_gone().is_empty() && hearing.take_unasked(now_ms + 10_000) == ["a"]);
     }
 
     #[test]

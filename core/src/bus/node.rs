@@ -373,7 +373,7 @@ impl BusNode {
         self.must_sweep_if_due(now_ms);
         self.forget_gone();
         if self.state.has_presence() {
-            for session in self.hearing.to_ask(now_ms) {
+            for session in self.hearing.take_unasked(now_ms) {
                 self.outgoing.push(Announcement::AskPresence { session: session.into() });
             }
         } else {
