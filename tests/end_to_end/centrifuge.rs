@@ -507,7 +507,6 @@ async fn a_rejected_command_closes_nothing(kind: Kind) {
 }
 
 async fn replies_and_pushes_have_exactly_the_documented_fields(kind: Kind) {
-    alone!("joins and leaves do not reach the other node");
     let server = Server::start(kind, &[&["--limit", "publish_rate_per_second=0"][..], &WITH_JOINS].concat()).await;
     let (ann, bob) = (server.user("ann").await, server.user("bob").await);
     server.create_room(&ann, "r").await;

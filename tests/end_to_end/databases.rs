@@ -1,5 +1,6 @@
 //! A separate database for each test, and a connection by which a test changes it behind the server's back.
 
+use crate::two_nodes::are_two;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, SqliteConnection};
 use std::path::Path;
 use tokio::sync::OnceCell;
@@ -10,6 +11,13 @@ use uproar_store::testing::TestPostgres;
 pub enum Kind {
     Sqlite,
     Postgres,
+}
+
+impl Kind {
+    /// For tests that do not depend on it.
+    pub fn any() -> Kind {
+        if are_two() { Kind::Postgres } else { Kind::Sqlite }
+    }
 }
 
 /// The PostgreSQL server of this process. Its watcher stops it when the process ends.

@@ -195,6 +195,7 @@ async fn a_failover_that_lost_commits_ends_the_server() {
 /// All connections to the database fall silent at once, as when a firewall forgets them. New ones work.
 #[tokio::test]
 async fn silent_connections_to_the_database_are_given_up_within_seconds() {
+    alone!("each node notices the silence by itself");
     let Some(pair) = Pair::start().await else { return };
     // Longer than the guard takes to notice, and shorter than the time limit of a call.
     let options = ["--limit", "append_deadline_ms=8000", "--limit", "store_timeout_ms=30000"];

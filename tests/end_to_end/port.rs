@@ -55,7 +55,7 @@ pub async fn http_and_websocket_share_a_port(kind: Kind) {
 
 #[tokio::test]
 async fn frames_sent_with_the_upgrade_are_not_lost() {
-    let server = Server::start(Kind::Sqlite, &[]).await;
+    let server = Server::start(Kind::any(), &[]).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "r").await;
     let upgrade = format!(
@@ -86,7 +86,7 @@ async fn frames_sent_with_the_upgrade_are_not_lost() {
 
 #[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
-    let server = Server::start(Kind::Sqlite, &[]).await;
+    let server = Server::start(Kind::any(), &[]).await;
     let mut http = Http::connect(server.port).await.unwrap();
     let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let paths = ["/healthz", "/me", "/nothing", "/healthz"];
@@ -99,7 +99,7 @@ async fn pipelined_requests_are_answered_in_order() {
 /// A bad request gets an error and does not affect other clients.
 #[tokio::test]
 async fn invalid_requests_are_answered() {
-    let server = Server::start(Kind::Sqlite, &[]).await;
+    let server = Server::start(Kind::any(), &[]).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "r").await;
     let mut neighbour = server.join(&ann, "room=r").await;
