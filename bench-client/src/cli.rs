@@ -133,7 +133,7 @@ struct ClusterOptions {
     /// How many times each measurement is repeated
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Makes only these measurements: latency, cut, failover, alone, spread
+    /// Makes only these measurements: latency, cut, ghosts, failover, alone, spread
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     /// What carries announcements between nodes: postgres, or the URL of a running NATS server

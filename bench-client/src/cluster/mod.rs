@@ -17,18 +17,20 @@ use std::collections::BTreeMap;
 pub enum Row {
     Latency,
     Cut,
+    Ghosts,
     Failover,
     Alone,
     Spread,
 }
 
 impl Row {
-    pub const ALL: [Row; 5] = [Row::Latency, Row::Cut, Row::Failover, Row::Alone, Row::Spread];
+    pub const ALL: [Row; 6] = [Row::Latency, Row::Cut, Row::Ghosts, Row::Failover, Row::Alone, Row::Spread];
 
     pub fn name(self) -> &'static str {
         match self {
             Row::Latency => "latency",
             Row::Cut => "cut",
+            Row::Ghosts => "ghosts",
             Row::Failover => "failover",
             Row::Alone => "alone",
             Row::Spread => "spread",
@@ -39,6 +41,7 @@ impl Row {
         match self {
             Row::Latency => bench.latency(),
             Row::Cut => bench.cut(),
+            Row::Ghosts => bench.ghosts(),
             Row::Failover => bench.failover(),
             Row::Alone => bench.alone(round),
             Row::Spread => bench.spread(round),
@@ -74,6 +77,7 @@ fn bars(transport: &Transport) -> Vec<Bar> {
         time("latency", Row::Latency, "p50 delivery on another node, minus on the same one", AtMost(latency_us)),
         time("cut", Row::Cut, "p99 delivery on another node while the bus is cut for 30 s", AtMost(1.2e6)),
         time("return", Row::Cut, "until deliveries are normal after the bus is back", AtMost(1e6)),
+        time("ghosts", Row::Ghosts, "until clients of a killed node are no longer present", AtMost(10e6)),
         time("failover", Row::Failover, "until 5,000 clients of a killed node have recovered", AtMost(10e6)),
         ratio("alone-acknowledged", Row::Alone, "acknowledged/s with --bus, relative to without", AtLeast(0.95)),
         ratio("alone-cpu", Row::Alone, "deliveries per CPU second with --bus, relative to without", AtLeast(0.95)),

@@ -1,16 +1,20 @@
 //! The measurements of a cluster. Each returns the values of its bars.
 
 use super::fixture::{Cluster, Transport};
+use crate::abuse::WebSocket;
 use crate::matrix::metric::Metric;
 use crate::matrix::runner::{Job, describe_faults};
 use crate::matrix::workloads::{self, Driver, Subject};
 use crate::output::note;
 use crate::result::{Channel, Load, Run, Scenario, Shape, Wire};
 use crate::scenario::{self, Behaviour, Circumstances, Latencies, Placement, Sample};
-use crate::server::Environment;
+use crate::server::http::Http;
+use crate::server::{Environment, Server};
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 use std::cell::Cell;
-use std::time::Duration;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
 /// Where latency is meant, messages are sent at this rate.
 const RATE_PER_SECOND: f64 = 100.0;
@@ -29,6 +33,14 @@ const NORMAL_NS: u64 = 100_000_000;
 /// The members of each of 100 rooms who are on the node that is killed.
 const CROWD: u32 = 50;
 const VICTIM: usize = 1;
+/// The clients of the killed node who are still present elsewhere. Few enough to be announced by name.
+const GHOSTS: u64 = 50;
+/// How long everybody may take to appear.
+const APPEAR_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the ghosts may take to disappear before the measurement is given up.
+const GHOST_TIMEOUT: Duration = Duration::from_secs(60);
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A value for a bar, in the unit of the bar.
 pub type Value = (&'static str, f64);
@@ -130,6 +142,33 @@ impl Bench<'_> {
         Ok(vec![("failover", of("recovered_last_seconds")? * 1e6)])
     }
 
+    /// The clients of a killed node are no longer present on the others.
+    pub fn ghosts(&mut self) -> Result<Vec<Value>> {
+        // The lists of who is present are asked for all the time.
+        let options = ["--limit", "list_rate_per_second=1000"];
+        let cluster = Cluster::start(self.environment, self.transport, NODES, &options)?;
+        let nodes = &cluster.nodes;
+        let token = |name: &str| nodes[0].token(name);
+        Http::connect(nodes[0].address, None)?.create_room(&token("owner"), "ghosts", 10_000)?;
+        let subscribe = |node: &Server, name: &str| {
+            WebSocket::subscribed(Ipv4Addr::LOCALHOST, node.address, &token(name), "room:ghosts", ANSWER_TIMEOUT)
+        };
+        let mut watchers = Vec::new();
+        for (number, node) in nodes.iter().enumerate().filter(|(number, _)| *number != VICTIM) {
+            watchers.push(subscribe(node, &format!("watcher{number}"))?);
+        }
+        let ghosts: Vec<WebSocket> =
+            (0..GHOSTS).map(|number| subscribe(&nodes[VICTIM], &format!("ghost{number}"))).collect::<Result<_>>()?;
+        let others = watchers.len() as u64;
+        wait_for_presence(&mut watchers, others + GHOSTS, APPEAR_TIMEOUT)
+            .context("the nodes do not know each other's clients")?;
+        nodes[VICTIM].kill()?;
+        let gone = wait_for_presence(&mut watchers, others, GHOST_TIMEOUT)?;
+        drop(ghosts);
+        cluster.stop();
+        Ok(vec![("ghosts", gone.as_secs_f64() * 1e6)])
+    }
+
     /// What `--bus` costs a node that is alone.
     pub fn alone(&mut self, round: u32) -> Result<Vec<Value>> {
         let shape = Shape { channel: Channel::Postgres, ..workloads::default_shape(Scenario::Durable) };
@@ -191,6 +230,23 @@ impl Bench<'_> {
 
     fn start(&mut self, count: usize) -> Result<Cluster> {
         Cluster::start(self.environment, self.transport, count, WITHOUT_JOINS)
+    }
+}
+
+/// Asks all of them who is present until each is told this number of clients. Returns how long that took.
+fn wait_for_presence(watchers: &mut [WebSocket], count: u64, timeout: Duration) -> Result<Duration> {
+    let started = Instant::now();
+    loop {
+        let mut told = Vec::new();
+        for watcher in &mut *watchers {
+            let reply = watcher.command(json!({"presence_stats": {"channel": "room:ghosts"}}))?;
+            told.push(reply["presence_stats"]["num_clients"].as_u64().unwrap_or_default());
+        }
+        if told.iter().all(|told| *told == count) {
+            return Ok(started.elapsed());
+        }
+        ensure!(started.elapsed() < timeout, "after {timeout:?} {told:?} clients are present, not {count}");
+        std::thread::sleep(LOOK_INTERVAL);
     }
 }
 
