@@ -136,7 +136,7 @@ struct ClusterOptions {
     /// Makes only these measurements: latency, cut, ghosts, failover, alone, spread
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
-    /// What carries announcements between nodes: postgres, or the URL of a running NATS server
+    /// What carries announcements between nodes: postgres, nats, or the URL of a running NATS server
     #[arg(long, default_value = "postgres")]
     bus: Transport,
 }
@@ -387,8 +387,9 @@ impl ClusterOptions {
         if let Some(reason) = environment.unavailable(Subject::Uproar { driver: Driver::Auto, shards: 1 }) {
             bail!("{reason}");
         }
-        // Started first, so that a machine without PostgreSQL fails here.
+        // Started first, so that a machine without them fails here.
         environment.postgres()?;
+        self.bus.option(&mut environment)?;
         print_machine(&machine::describe(&environment));
         note(format_args!("three nodes, bus: {}", self.bus.name()));
         let outcomes = cluster::measure(&mut environment, &self.bus, &rows, self.rounds);

@@ -2,7 +2,7 @@
 
 use crate::output::note;
 use crate::server::http::Http;
-use crate::server::{Environment, Server};
+use crate::server::{Environment, Nats, Server};
 use anyhow::{Context, Result, bail};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -18,6 +18,8 @@ const KEY: [u8; 32] = [7; 32];
 pub enum Transport {
     /// PostgreSQL's NOTIFY.
     Postgres,
+    /// A NATS server that is started for it.
+    Nats,
     /// A NATS server that is already running.
     NatsAt(String),
 }
@@ -28,18 +30,20 @@ impl FromStr for Transport {
     fn from_str(text: &str) -> Result<Transport, String> {
         match text {
             "postgres" => Ok(Transport::Postgres),
+            "nats" => Ok(Transport::Nats),
             url if url.starts_with("nats://") || url.starts_with("tls://") => Ok(Transport::NatsAt(url.to_owned())),
-            _ => Err(format!("there is no bus '{text}'; choose postgres or nats://HOST:PORT")),
+            _ => Err(format!("there is no bus '{text}'; choose postgres, nats or nats://HOST:PORT")),
         }
     }
 }
 
 impl Transport {
     /// The value of `--bus`.
-    pub fn option(&self) -> &str {
+    pub fn option(&self, environment: &mut Environment) -> Result<String> {
         match self {
-            Transport::Postgres => "postgres",
-            Transport::NatsAt(url) => url,
+            Transport::Postgres => Ok("postgres".to_owned()),
+            Transport::Nats => Ok(environment.nats()?.url()),
+            Transport::NatsAt(url) => Ok(url.clone()),
         }
     }
 
@@ -47,7 +51,7 @@ impl Transport {
     pub fn name(&self) -> &'static str {
         match self {
             Transport::Postgres => "PostgreSQL",
-            Transport::NatsAt(_) => "NATS",
+            Transport::Nats | Transport::NatsAt(_) => "NATS",
         }
     }
 }
@@ -68,7 +72,8 @@ impl Cluster {
         options: &[&str],
     ) -> Result<Cluster> {
         let database = environment.postgres()?.create_database()?;
-        let options = [&["--bus", transport.option()], options].concat();
+        let bus = transport.option(environment)?;
+        let options = [&["--bus", &*bus], options].concat();
         let mut nodes = Vec::new();
         for name in ["a", "b", "c"].into_iter().take(count) {
             let node = environment.start_node(name, &database, &KEY, &options);
@@ -111,7 +116,8 @@ impl Cluster {
                 )?;
                 self.end_sending_sessions(environment)
             }
-            Transport::NatsAt(url) => bail!("{url} is not ours to be cut"),
+            Transport::Nats => environment.running_nats().context("NATS is not running").map(Nats::kill),
+            Transport::NatsAt(_) => bail!("a NATS server that was running already is not cut: choose --bus nats"),
         }
     }
 
@@ -126,6 +132,7 @@ impl Cluster {
                 )?;
                 self.end_sending_sessions(environment)
             }
+            Transport::Nats => environment.running_nats().context("NATS is not running")?.restart(),
             Transport::NatsAt(_) => Ok(()),
         }
     }
@@ -167,7 +174,7 @@ mod tests {
         assert_eq!("postgres".parse(), Ok(Transport::Postgres));
         let url = "nats://127.0.0.1:4222";
         assert_eq!(url.parse(), Ok(Transport::NatsAt(url.to_owned())));
-        assert_eq!(url.parse::<Transport>().unwrap().option(), url);
+        assert_eq!("nats".parse(), Ok(Transport::Nats));
         assert!("pigeons".parse::<Transport>().unwrap_err().contains("no bus 'pigeons'"));
     }
 

@@ -130,7 +130,7 @@ impl Bar {
             key: self.key,
             workload: match transport {
                 Transport::Postgres => "cluster, PostgreSQL",
-                Transport::NatsAt(_) => "cluster, NATS",
+                Transport::Nats | Transport::NatsAt(_) => "cluster, NATS",
             },
             what: self.what,
             limit: format!("{} {shown_limit}", self.limit.sign()),
@@ -183,6 +183,6 @@ mod tests {
     fn over_nats_another_node_is_nearer() {
         let limit = |transport: &Transport| bars(transport)[0].limit;
         assert_eq!(limit(&Transport::Postgres), Limit::AtMost(3e3));
-        assert_eq!(limit(&Transport::NatsAt("nats://a:4222".into())), Limit::AtMost(1e3));
+        assert_eq!(limit(&Transport::Nats), Limit::AtMost(1e3));
     }
 }

@@ -191,7 +191,8 @@ impl Bench<'_> {
     fn single(&mut self, job: &Job, has_bus: bool) -> Result<Run> {
         let before = self.environment.options.clone();
         if has_bus {
-            self.environment.options.extend(["--bus".to_owned(), self.transport.option().to_owned()]);
+            let bus = self.transport.option(self.environment)?;
+            self.environment.options.extend(["--bus".to_owned(), bus]);
         }
         let run = scenario::run(self.environment, job);
         self.environment.options = before;

@@ -2,6 +2,7 @@
 
 pub mod certificate;
 pub mod http;
+mod nats;
 mod postgres;
 mod process;
 pub mod usage;
@@ -12,6 +13,7 @@ use crate::result::{Channel, Scenario, Shape, Wire};
 use anyhow::{Context, Result, bail, ensure};
 use certificate::Certificate;
 use http::Http;
+pub use nats::Nats;
 use postgres::Postgres;
 use process::Process;
 use std::fs::{DirBuilder, File};
@@ -56,6 +58,7 @@ pub struct Environment {
     pub server_cores: Cores,
     pub load_cores: Cores,
     postgres: Option<Postgres>,
+    nats: Option<Nats>,
     certificate: Option<Certificate>,
 }
 
@@ -89,6 +92,7 @@ impl Environment {
             server_cores,
             load_cores,
             postgres: None,
+            nats: None,
             certificate: None,
         }
     }
@@ -266,6 +270,19 @@ impl Environment {
             self.postgres = Some(self.load_cores.while_pinned(Postgres::start)??);
         }
         Ok(self.postgres.as_ref().expect("it was just started"))
+    }
+
+    /// NATS, started on the load's cores at the first call.
+    pub fn nats(&mut self) -> Result<&Nats> {
+        if self.nats.is_none() {
+            self.nats = Some(self.load_cores.while_pinned(Nats::start)??);
+        }
+        Ok(self.nats.as_ref().expect("it was just started"))
+    }
+
+    /// NATS, if it was started.
+    pub fn running_nats(&self) -> Option<&Nats> {
+        self.nats.as_ref()
     }
 
     /// PostgreSQL, if it is running.
