@@ -1,5 +1,5 @@
-//! The history checker over three nodes: random kills of nodes, PostgreSQL and the sessions of the bus, under the load
-//! of clients that pipeline and move from node to node. Meanwhile members are removed from a private room. `make chaos`
+//! The history checker over three nodes: random kills of nodes, of PostgreSQL and of the bus, under the load of clients
+//! that pipeline and move from node to node. Meanwhile members are removed from a private room. `make chaos`
 //! makes more kills than `make test` does.
 //!
 //! The load (see `load.rs`) fails at the first message that is lost, doubled or out of order.
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 use tokio::sync::watch;
-use uproar_store::testing::TestPostgres;
+use uproar_store::testing::{TestNats, TestPostgres};
 
 /// How many kills there are.
 const KILLS_VARIABLE: &str = "UPROAR_CHAOS_KILLS";
@@ -50,26 +50,42 @@ enum Kill {
     Listening,
     /// The sessions in which they send.
     Sending,
+    /// NATS is killed and starts again.
+    Nats,
 }
 
 /// Each of them occurs before one occurs again.
-const KILLS: [Kill; 5] = [Kill::Node, Kill::Node, Kill::Database, Kill::Listening, Kill::Sending];
+const OVER_POSTGRES: [Kill; 5] = [Kill::Node, Kill::Node, Kill::Database, Kill::Listening, Kill::Sending];
+/// The nodes listen on PostgreSQL as well.
+const OVER_NATS: [Kill; 5] = [Kill::Node, Kill::Node, Kill::Database, Kill::Listening, Kill::Nats];
 
 #[tokio::test]
-async fn nothing_is_lost_on_three_nodes_whatever_is_killed() {
+async fn nothing_is_lost_over_postgres_whatever_is_killed() {
+    nothing_is_lost(None).await;
+}
+
+#[tokio::test]
+async fn nothing_is_lost_over_nats_whatever_is_killed() {
+    nothing_is_lost(Some(TestNats::start("").await.unwrap_or_else(|error| panic!("{error}")))).await;
+}
+
+async fn nothing_is_lost(nats: Option<TestNats>) {
     let Some(postgres) = private_postgres().await else { return };
     let url = postgres.create_database().await.unwrap();
-    let cluster = Cluster::start_on(&url, 3, &OPTIONS).await;
+    let bus = nats.as_ref().map_or("postgres".to_owned(), TestNats::url);
+    let cluster = Cluster::start_on(&url, 3, &[&["--bus", &*bus], &OPTIONS[..]].concat()).await;
     until_connected(&cluster).await;
     let load = Load::start_on(&cluster.nodes, 5, 2, 3).await;
     let seed = variable(SEED_VARIABLE).unwrap_or_else(Random::seed);
     println!("chaos: {SEED_VARIABLE}={seed}");
-    let chaos = Chaos { postgres, url, nodes: cluster.nodes, away: None, load, random: Random(seed) };
+    let chaos = Chaos { postgres, nats, url, nodes: cluster.nodes, away: None, load, random: Random(seed) };
     chaos.run(variable(KILLS_VARIABLE).unwrap_or(KILLS_DEFAULT)).await;
 }
 
 struct Chaos {
     postgres: TestPostgres,
+    /// None: PostgreSQL is the bus.
+    nats: Option<TestNats>,
     url: String,
     nodes: Vec<Server>,
     /// A node that was killed.
@@ -100,7 +116,7 @@ impl Chaos {
             self.load.wait_for_acks(between).await;
             assert!(!writer.is_finished() && !host.is_finished(), "a client of the private room has failed");
             if waiting.is_empty() {
-                waiting.extend(KILLS);
+                waiting.extend(if self.nats.is_some() { OVER_NATS } else { OVER_POSTGRES });
             }
             let kill = waiting.swap_remove(self.random.below(waiting.len()));
             *count.entry(kill).or_default() += 1;
@@ -162,6 +178,11 @@ impl Chaos {
             Kill::Database => {
                 self.postgres.kill().unwrap();
                 self.postgres.restart().await.unwrap();
+            }
+            Kill::Nats => {
+                let nats = self.nats.as_mut().expect("NATS is the bus");
+                nats.kill();
+                nats.restart().await.unwrap();
             }
             Kill::Listening => self.terminate("query LIKE 'LISTEN %'").await,
             Kill::Sending => self.terminate("query LIKE '%pg_notify(%'").await,
