@@ -137,8 +137,8 @@ pub struct JoinedRoom {
 /// A change that concerns a user, sent to all of the user's connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UserEvent {
-    /// The read marker in this room (its name) has moved.
-    Read { room: Arc<str>, marker: Marker },
+    /// The read marker in this room (its name and its id) has moved.
+    Read { room: Arc<str>, id: RoomId, marker: Marker },
     /// The user has become a member of this room (its name).
     Joined { room: Arc<str> },
     /// The user is no longer a member of this room (its name).

@@ -20,7 +20,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use uproar_core::message::{Endpoint, Message};
 use uproar_core::{BusConfig, BusMetrics, BusNode, BusState, Notice, Placement};
 use uproar_model::boottime;
-use uproar_store::{PostgresBus, SharedStore};
+use uproar_store::{PostgresBus, SharedStore, UnwrittenMarkers};
 
 /// How long the last announcements may take when the server stops.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -82,12 +82,13 @@ pub async fn run_bus(setup: BusSetup) {
         calls_limit,
     };
     let mut node = BusNode::new(config, now_micros());
+    let markers = store.unwritten_markers();
     let mut link = Link::start(Transport { postgres: bus, nats });
     let mut beats = interval(beat_interval);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !*stop.borrow() {
         let more = take_announcements(&mut node, &mut port);
-        pass_on(&mut node, &mut port, &revoked);
+        pass_on(&mut node, &mut port, &revoked, &markers);
         if node.has_to_send() && link.is_writable() {
             link.send(node.take_batch(now_micros()));
         }
@@ -123,8 +124,8 @@ fn take_announcements(node: &mut BusNode, port: &mut Port<Message>) -> bool {
     port.inbox.pop_each(|from, message| node.receive(from, message))
 }
 
-/// Gives the shards, the poll of revocations and the log what is for them.
-fn pass_on(node: &mut BusNode, port: &mut Port<Message>, revoked: &Notify) {
+/// Gives the shards, the poll of revocations, the store and the log what is for them.
+fn pass_on(node: &mut BusNode, port: &mut Port<Message>, revoked: &Notify, markers: &UnwrittenMarkers) {
     for (shard, message) in node.take_calls() {
         let pushed = port.outbox.push(Endpoint::Shard(shard), message);
         debug_assert!(pushed.is_ok(), "each credit has room in the queue");
@@ -133,6 +134,7 @@ fn pass_on(node: &mut BusNode, port: &mut Port<Message>, revoked: &Notify) {
     for notice in node.take_notices() {
         match notice {
             Notice::Revoked => revoked.notify_one(),
+            Notice::Read(user, room, marker) => markers.hear(user, room, marker),
             Notice::Works => tracing::info!("the bus works"),
             Notice::Fails(reason) => tracing::warn!(
                 "the bus does not work: {reason}; until it does, nodes find out within 500 ms what others commit"

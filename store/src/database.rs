@@ -418,7 +418,9 @@ impl Store for Database {
     }
 
     async fn read_markers(&self, wanted: &[(RoomId, UserId)]) -> Result<Vec<Option<Marker>>, StoreError> {
-        self.calls.read(async |db| markers::read(db, wanted).await).await
+        let mut markers = self.calls.read(async |db| markers::read(db, wanted).await).await?;
+        self.unwritten.add_heard(wanted, &mut markers);
+        Ok(markers)
     }
 
     async fn mark_read(&self, markers: &[(RoomId, UserId, Marker)]) -> Result<(), StoreError> {

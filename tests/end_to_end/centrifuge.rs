@@ -92,7 +92,7 @@ impl Wire {
     }
 
     /// Sends a command. Returns its result, which must be the next message.
-    async fn result(&mut self, id: u32, request: &str, parameters: Value) -> Value {
+    pub async fn result(&mut self, id: u32, request: &str, parameters: Value) -> Value {
         self.command(id, request, parameters).await;
         let reply = self.next().await;
         assert_eq!(reply, json!({"id": id, request: reply[request]}));

@@ -2,6 +2,7 @@
 
 use crate::centrifuge::Wire;
 use crate::client::User;
+use crate::cluster::until_connected;
 use crate::nodes::{Cluster, node_setup};
 use crate::server::{Server, until};
 use serde_json::{Value, json};
@@ -233,4 +234,31 @@ async fn presence_is_right_again_after_the_bus_was_cut() {
         drop(coming);
         on_a.sees(&["ann", "bob", "cat"], 3).await;
     }
+}
+
+/// A marker is written to the database much later.
+#[tokio::test]
+async fn a_read_marker_counts_on_all_nodes_immediately() {
+    let cluster = Cluster::start(2, &["--limit", "read_markers_interval_ms=60000"]).await;
+    until_connected(&cluster).await;
+    let (a, b) = (&cluster.nodes[0], &cluster.nodes[1]);
+    let (ann, ben) = (a.sign_up("Ann").await, a.sign_up("Ben").await);
+    a.create_room(&ann, "lobby").await;
+    a.post("/rooms/lobby/members", &ann.token, json!({"username": "Ben"})).await.expect(200);
+    for text in ["one", "two", "three"] {
+        a.post("/rooms/lobby/messages", &ben.token, json!({"text": text})).await.expect(201);
+    }
+    let room = json!({"channel": "room:lobby"});
+    let mut on_a = Wire::connect(a, &ann).await;
+    let mut on_b = Wire::connect(b, &ann).await;
+    for wire in [&mut on_a, &mut on_b] {
+        wire.result(2, "subscribe", room.clone()).await;
+    }
+    let read = |offset| json!({"method": "read", "data": {"channel": "room:lobby", "offset": offset}});
+    on_a.result(3, "rpc", read(2)).await;
+    until("b knows", async || b.get("/rooms/lobby", &ann.token).await.expect(200)["room"]["unread"] == 1).await;
+    // It does not go back.
+    assert_eq!(on_b.result(3, "rpc", read(1)).await["data"]["offset"], 2);
+    assert_eq!(on_b.result(3, "rpc", read(3)).await["data"]["offset"], 3);
+    until("a knows", async || a.get("/rooms/lobby", &ann.token).await.expect(200)["room"]["unread"] == 0).await;
 }

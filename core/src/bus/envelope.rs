@@ -121,9 +121,9 @@ enum Item {
     Publication(i64, String, u64, u64, i64, i64, String, String, u64, Option<u64>, Option<String>),
     #[serde(rename = "h")]
     Head(i64),
-    /// A read marker: user, room, offset, number.
+    /// A read marker: user, room, its id, offset, number.
     #[serde(rename = "r")]
-    Read(i64, String, u64, u64),
+    Read(i64, String, i64, u64, u64),
     #[serde(rename = "j")]
     Joined(i64, String),
     #[serde(rename = "l")]
@@ -220,7 +220,9 @@ impl Item {
                 entry.is_json,
             ),
             Announcement::User { user, event } => match event {
-                UserEvent::Read { room, marker } => Item::Read(user.0, room.to_string(), marker.offset, marker.number),
+                UserEvent::Read { room, id, marker } => {
+                    Item::Read(user.0, room.to_string(), id.0, marker.offset, marker.number)
+                }
                 UserEvent::Joined { room } => Item::Joined(user.0, room.to_string()),
                 UserEvent::Left { room } => Item::Left(user.0, room.to_string()),
             },
@@ -268,8 +270,9 @@ impl Item {
                 Some(Announcement::Stored { room: RoomId(room), generation, publication: Box::new(publication) })
             }
             Item::Head(room) => Some(Announcement::Head { room: RoomId(room) }),
-            Item::Read(user, room, offset, number) => {
-                user_event(user, UserEvent::Read { room: room.into(), marker: Marker { offset, number } })
+            Item::Read(user, room, id, offset, number) => {
+                let (room, id, marker) = (room.into(), RoomId(id), Marker { offset, number });
+                user_event(user, UserEvent::Read { room, id, marker })
             }
             Item::Live(channel, user, username, time, data, is_json) => {
                 let user = User { id: UserId(user), username: username.into() };
@@ -521,7 +524,10 @@ mod tests {
         let all = vec![
             stored(1, "grüß \u{1f600} \"dich\"\n"),
             Announcement::Head { room: RoomId(8) },
-            Announcement::User { user: UserId(5), event: UserEvent::Read { room: room.clone(), marker } },
+            Announcement::User {
+                user: UserId(5),
+                event: UserEvent::Read { room: room.clone(), id: RoomId(7), marker },
+            },
             Announcement::User { user: UserId(5), event: UserEvent::Joined { room: room.clone() } },
             Announcement::User { user: UserId(5), event: UserEvent::Left { room } },
             live("{\"x\":1}"),

@@ -8,7 +8,7 @@ use crate::messenger::Placement;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use uproar_model::RoomId;
+use uproar_model::{Marker, RoomId, UserEvent, UserId};
 
 /// Messages that are sent at a time.
 const BATCH_LIMIT: usize = 64;
@@ -41,6 +41,8 @@ pub struct BusConfig {
 pub enum Notice {
     /// Tokens were revoked, perhaps by another node.
     Revoked,
+    /// A read marker has moved on another node, which has not stored it yet.
+    Read(UserId, RoomId, Marker),
     Works,
     /// It does not work, for this reason.
     Fails(String),
@@ -275,6 +277,9 @@ impl BusNode {
             }
             // Events may be lost: a client that misses one can ask.
             Announcement::User { user, event } => {
+                if let UserEvent::Read { id, marker, .. } = event {
+                    self.notices.push(Notice::Read(user, id, marker));
+                }
                 for shard in 0..self.credits.len() {
                     self.call(shard as u16, Message::NotifyUser { user, event: event.clone() });
                 }

@@ -177,7 +177,9 @@ pub(crate) enum CallKind {
     Presence {
         wants_clients: bool,
     },
-    Read,
+    Read {
+        room: RoomId,
+    },
     ReadNumber {
         room: RoomId,
         /// The epoch that the offset belongs to.
@@ -198,7 +200,7 @@ impl CallKind {
     /// Whether the call reads from the store, or who is in a channel.
     pub fn is_read(&self) -> bool {
         use CallKind::{History, Presence, Read, ReadNumber, Rooms};
-        matches!(self, History { .. } | Presence { .. } | Read | ReadNumber { .. } | Rooms { .. })
+        matches!(self, History { .. } | Presence { .. } | Read { .. } | ReadNumber { .. } | Rooms { .. })
     }
 }
 

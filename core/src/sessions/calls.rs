@@ -146,10 +146,10 @@ impl Shard {
                     Some(marker) => self.mark_read(command, call.key, room, marker, host),
                 }
             }
-            (CallKind::Read, StoreReply::Marked(marked)) => match marked {
+            (CallKind::Read { room }, StoreReply::Marked(marked)) => match marked {
                 None => Err(not_a_member()),
                 Some(marked) => {
-                    self.on_marked(command, call.key, marked, host);
+                    self.on_marked(command, call.key, room, marked, host);
                     Ok(())
                 }
             },
@@ -328,25 +328,26 @@ impl Shard {
     ) -> Answered {
         let Some(session) = self.connections[command.slot].session() else { return Ok(()) };
         let request = StoreRequest::MarkRead { room, user: session.user.id, marker };
-        self.read_for_call(command, key, CallKind::Read, request, host)
+        self.read_for_call(command, key, CallKind::Read { room }, request, host)
     }
 
     fn on_marked(
         &mut self,
         command: CommandContext,
         key: Option<SubscriptionKey>,
+        id: RoomId,
         (marker, has_moved): (Marker, bool),
         host: &mut impl Host,
     ) {
-        let CommandContext { slot, id, .. } = command;
-        self.reply(slot, id, Reply::Rpc { data: &methods::to_json(&methods::ReadMarker::from(marker)) });
+        let slot = command.slot;
+        self.reply(slot, command.id, Reply::Rpc { data: &methods::to_json(&methods::ReadMarker::from(marker)) });
         let Some(session) = self.connections[slot].session() else { return };
         // If the subscription is gone, so is the room's name. The next `rooms` reports the marker.
         let subscription = key.and_then(|key| session.subscription(key));
         if let Some(subscription) = subscription.filter(|_| has_moved) {
             let room: Arc<str> = subscription.name.strip_prefix("room:").unwrap_or_default().into();
             let user = session.user.id;
-            self.notify_user(user, UserEvent::Read { room, marker }, host);
+            self.notify_user(user, UserEvent::Read { room, id, marker }, host);
         }
     }
 

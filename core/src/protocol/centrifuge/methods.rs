@@ -186,7 +186,7 @@ pub enum UserEventData<'a> {
 impl<'a> From<&'a UserEvent> for UserEventData<'a> {
     fn from(event: &'a UserEvent) -> UserEventData<'a> {
         match event {
-            UserEvent::Read { room, marker } => {
+            UserEvent::Read { room, marker, .. } => {
                 UserEventData::Read { room, offset: marker.offset, number: marker.number }
             }
             UserEvent::Joined { room } => UserEventData::Joined(room),
