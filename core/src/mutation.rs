@@ -45,6 +45,10 @@ pub enum Mutation {
     RemovalShownLate,
     /// A home goes on with another history than the one that it has loaded.
     HomeIgnoresEpoch,
+    /// A publication that was announced is taken for something that has been shown, although earlier ones are missing.
+    AnnouncementCountsAsShown,
+    /// A node does not look for what it has missed on the bus.
+    MissedNumberIgnored,
     /// A shard goes on serving although its node's lease has expired.
     ServesWithoutLease,
 }

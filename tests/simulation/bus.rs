@@ -70,15 +70,15 @@ impl Line {
         let on_time_ms = last_ms.max(now_ms + random.below(4));
         match random.below(if has_faults { 40 } else { 1 }) {
             // It is lost.
-            1 => {}
+            1..=3 => {}
             // It comes twice.
-            2 => {
+            4 => {
                 self.under_way.push_back((on_time_ms, text.to_owned()));
                 self.under_way.push_back((on_time_ms + random.below(300), text.to_owned()));
             }
             // Others overtake it.
-            3 => self.under_way.push_back((now_ms + random.below(1_500), text.to_owned())),
-            4 => self.under_way.push_front((now_ms, text.to_owned())),
+            5 => self.under_way.push_back((now_ms + random.below(1_500), text.to_owned())),
+            6 => self.under_way.push_front((now_ms, text.to_owned())),
             _ => self.under_way.push_back((on_time_ms, text.to_owned())),
         }
     }
@@ -129,10 +129,11 @@ impl World {
         self.take_announcements(node, &mut bus);
         self.call_shards(node, &mut bus);
         // The session that sends may be busy.
-        if bus.node.has_to_send() && (self.are_faults_over || !self.random.one_in(4)) {
+        if bus.node.has_to_send() && (!self.has_faults() || !self.random.one_in(4)) {
             for text in bus.node.take_batch(now_micros) {
                 for to in 0..self.nodes.len() {
-                    let has_faults = !self.are_faults_over;
+                    // In a calm world, beats that come back tell that the bus works.
+                    let has_faults = !self.are_faults_over && (!self.is_calm || node != to);
                     let line = &mut self.lines[node * self.nodes.len() + to];
                     line.send(now_ms, &text, has_faults, &mut self.random);
                 }
@@ -147,7 +148,7 @@ impl World {
     fn take_announcements(&mut self, node: usize, bus: &mut NodeBus) {
         bus.node.count_dropped();
         for shard in 0..self.shards_per_node() as u16 {
-            let count = if self.are_faults_over { u64::MAX } else { self.random.below(20) };
+            let count = if self.has_faults() { self.random.below(20) } else { u64::MAX };
             let from = Endpoint::Shard(shard);
             for _ in 0..count {
                 let queue = self.queues.get_mut(&(node, from, Endpoint::Bus)).expect("a queue to the bus");

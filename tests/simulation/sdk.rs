@@ -125,6 +125,12 @@ impl Sdk {
         key.and_then(|key| admissions.get(&key)).map_or(0, |(.., offset)| *offset)
     }
 
+    /// The rooms that it is subscribed to, and its positions in them.
+    pub fn attached(&self) -> impl Iterator<Item = (usize, &Option<(String, Offset)>)> {
+        let is_on = |channel: &&SdkChannel| channel.state == State::On;
+        self.channels.iter().filter(is_on).filter_map(|channel| Some((channel.room?, &channel.position)))
+    }
+
     /// Its connection is closed. Messages without an answer are sent again on the next one.
     pub fn on_disconnect(&mut self) {
         self.at = None;
@@ -180,12 +186,13 @@ impl World {
             return Ok(());
         };
         let now_s = self.now.unix_ms / 1000;
+        let has_faults = self.has_faults();
         let sdk = &mut self.sdks[index];
         if sdk.stream.rejected_with.is_some() || sdk.stream.closed_with.is_some() {
             self.hang_up(ClientId::Sdk(index), shard, slot);
             return Ok(());
         }
-        if !self.are_faults_over {
+        if has_faults {
             match self.random.below(40) {
                 0 | 1 => {
                     self.hang_up(ClientId::Sdk(index), shard, slot);
@@ -220,7 +227,7 @@ impl World {
 
     /// Adds the commands for one channel.
     fn step_sdk_channel(&mut self, index: usize, at: usize, commands: &mut Vec<String>) {
-        let is_over = self.are_faults_over;
+        let is_over = self.is_silent();
         let chance = self.random.below(100);
         let wants_presence = self.random.one_in(2);
         let sdk = &mut self.sdks[index];
@@ -278,7 +285,7 @@ impl World {
         }
         let channel = &mut self.sdks[index].channels[at];
         if channel.room.is_none() {
-            if chance < 30 && !is_over {
+            if chance < 30 && !is_over && !self.is_calm {
                 channel.live_sent += 1;
                 let data = format!("{user} {attempt} {}", channel.live_sent);
                 let publish = json!({"publish": {"channel": name, "data": data}});
@@ -372,7 +379,7 @@ impl World {
     }
 
     fn token_expiry(&mut self) -> u64 {
-        let long = self.are_faults_over || self.random.one_in(2);
+        let long = !self.has_faults() || self.random.one_in(2);
         self.now.unix_ms / 1000 + if long { 1_000_000 } else { 1 + self.random.below(6) }
     }
 

@@ -23,6 +23,10 @@ use uproar_model::{Claims, Epoch, Item, Kind, Lease, Offset, Outcome, Revocation
 pub const ROOMS: usize = 4;
 const HTTP_CALLS: usize = 4;
 const LEASE_MS: u64 = 1_000;
+/// What the bus loses is shown after this time at the latest, even if some beats are lost too. Heads are compared after
+/// 5,000 ms.
+const PROMPT_MS: u64 = 2_000;
+const CALM_STEPS: usize = 1_000;
 /// A text that the store rejects as bad data.
 pub const BAD_TEXT: &str = "BAD!";
 
@@ -181,6 +185,19 @@ impl Host for SimHost<'_> {
     }
 }
 
+/// What a world is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kindness {
+    /// Everything goes wrong.
+    None,
+    /// There is one node.
+    OneNode,
+    /// The store never fails, but one shard of the only node is always late.
+    LateShard,
+    /// Only the bus loses something, so that it is known how late a publication may be.
+    Calm,
+}
+
 /// By (shard, slot, user, room): the last question there that was answered with an admission (its connection's
 /// generation and its serial), and the offset at which its user was a member.
 pub type Admissions = BTreeMap<(usize, Slot, i64, usize), (u32, u32, Offset)>;
@@ -219,7 +236,7 @@ pub struct World {
     pub shown: BTreeMap<(usize, usize), Offset>,
     /// Set by one test of the simulator: how many segments pass between shards before the mesh drops one.
     pub segments_until_loss: Option<u64>,
-    /// Set by one test of the simulator: half of the batches commit without an answer.
+    /// Set by one test of the simulator: half of the batches commit without an answer, until the end.
     pub loses_answers: bool,
     /// Set by one test of the simulator: most of what is published edits or deletes something.
     pub edits_much: bool,
@@ -227,6 +244,15 @@ pub struct World {
     checks_heads: bool,
     /// A shard that hardly ever takes its turn. The store does not fail then.
     late_shard: Option<usize>,
+    /// Only the bus has faults.
+    pub is_calm: bool,
+    /// Nothing is published for a while.
+    is_quiet: bool,
+    /// In a calm world: new heads as (time, room, offset), and the offsets that everybody must have been shown by now.
+    commits: VecDeque<(u64, usize, Offset)>,
+    due: [Offset; ROOMS - 1],
+    /// Since when clients have been in rooms.
+    attached_ms: BTreeMap<(i64, usize), u64>,
     pub are_faults_over: bool,
     pub is_stopping: bool,
     pub tally: Tally,
@@ -234,29 +260,39 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64) -> World {
-        World::with(seed, 3, false)
+        World::with(seed, Kindness::None)
     }
 
     /// A world with one node, where nothing but its own faults is in the way of what is looked for.
     pub fn of_one_node(seed: u64) -> World {
-        World::with(seed, 1, false)
+        World::with(seed, Kindness::OneNode)
     }
 
     /// A world in which the store never fails, but one shard is always late.
     pub fn with_late_shard(seed: u64) -> World {
-        World::with(seed, 1, true)
+        World::with(seed, Kindness::LateShard)
     }
 
-    fn with(seed: u64, nodes_limit: usize, has_late_shard: bool) -> World {
+    /// A world of several nodes in which only the bus loses something. It is driven by [`World::run_calmly`].
+    pub fn calm(seed: u64) -> World {
+        World::with(seed, Kindness::Calm)
+    }
+
+    fn with(seed: u64, kindness: Kindness) -> World {
         let mut random = Random::new(seed);
+        let (has_late_shard, is_calm) = (kindness == Kindness::LateShard, kindness == Kindness::Calm);
         let shards = if has_late_shard { 2 + random.index(3) } else { 1 + random.index(4) };
         let lanes = 1 + random.index(2);
         // Without these checks, a batch that commits after it was given up may never be shown.
-        let nodes = if nodes_limit == 1 { 1 } else { random.pick(&[1, 1, 1, 2, 3]) };
+        let nodes = match kindness {
+            Kindness::None => random.pick(&[1, 1, 1, 2, 3]),
+            Kindness::OneNode | Kindness::LateShard => 1,
+            Kindness::Calm => random.pick(&[2, 3]),
+        };
         let (shards, lanes) = if nodes > 1 { (1 + random.index(2), 1) } else { (shards, lanes) };
         let checks_heads = random.one_in(2) || nodes > 1;
-        let has_bus = nodes > 1 && !random.one_in(4);
-        let small = |random: &mut Random, of: &[u64]| random.pick(of);
+        let has_bus = is_calm || nodes > 1 && !random.one_in(4);
+        let small = |random: &mut Random, of: &[u64]| if is_calm { of[of.len() - 1] } else { random.pick(of) };
         let limits = Limits {
             mesh_calls_limit: small(&mut random, &[1, 2, 3, 8, 64]),
             mesh_publications_limit: small(&mut random, &[1, 2, 5, 64]),
@@ -405,6 +441,11 @@ impl World {
             edits_much: false,
             checks_heads,
             late_shard: has_late_shard.then_some(0),
+            is_calm,
+            is_quiet: false,
+            commits: VecDeque::new(),
+            due: [0; ROOMS - 1],
+            attached_ms: BTreeMap::new(),
             are_faults_over: false,
             is_stopping: false,
             tally: Tally::default(),
@@ -450,6 +491,57 @@ impl World {
             _ => self.time_step(),
         }
         self.check()
+    }
+
+    /// Whether stores, sockets and clients do what they should not do.
+    pub fn has_faults(&self) -> bool {
+        !self.are_faults_over && !self.is_calm
+    }
+
+    /// Whether clients publish.
+    pub fn is_silent(&self) -> bool {
+        self.are_faults_over || self.is_quiet
+    }
+
+    /// Everybody publishes for a moment, and then nobody for a while: again and again. What is committed must be shown
+    /// long before the heads are compared as a matter of course.
+    pub fn run_calmly(&mut self) -> Result<(), String> {
+        for _ in 0..CALM_STEPS {
+            self.is_quiet = self.now.ms % 3_000 > 400;
+            self.step_all()?;
+            self.advance_time(15);
+            self.check_promptness()?;
+        }
+        Ok(())
+    }
+
+    fn check_promptness(&mut self) -> Result<(), String> {
+        let now_ms = self.now.ms;
+        for room in 0..ROOMS - 1 {
+            let head = self.store.head(room);
+            if self.commits.iter().rfind(|(_, of, _)| *of == room).is_none_or(|(.., known)| *known < head) {
+                self.commits.push_back((now_ms, room, head));
+            }
+        }
+        while let Some((at_ms, room, offset)) = self.commits.front().copied()
+            && now_ms >= at_ms + PROMPT_MS
+        {
+            self.commits.pop_front();
+            self.due[room] = self.due[room].max(offset);
+        }
+        let plain = self.agents.iter().filter(|agent| agent.stream.joined && agent.room < ROOMS - 1);
+        let plain = plain.map(|agent| (agent.user, agent.room, &agent.position));
+        let sdks = self.sdks.iter().flat_map(|sdk| sdk.attached().map(|(room, position)| (sdk.user, room, position)));
+        let before = std::mem::take(&mut self.attached_ms);
+        for (user, room, position) in plain.chain(sdks) {
+            let since_ms = before.get(&(user, room)).copied().unwrap_or(now_ms);
+            self.attached_ms.insert((user, room), since_ms);
+            let (position, due) = (position.as_ref().map_or(0, |(_, offset)| *offset), self.due[room]);
+            if now_ms >= since_ms + PROMPT_MS && position < due {
+                return Err(format!("user {user} in room {room} is at {position}, and should be at {due} by now"));
+            }
+        }
+        Ok(())
     }
 
     /// Stops the faults, waits until every client has received everything, and then shuts the shards down.
@@ -556,7 +648,11 @@ impl World {
                 let head = self.store.head(agent.room);
                 let position = agent.position.as_ref().map(|(_, offset)| *offset);
                 if position != Some(head) {
-                    return Some(format!("user {user} in room {} is at {position:?}, not at {head}", agent.room));
+                    let missing = self.store.row(self.store.room_id(agent.room), position.unwrap_or(0) + 1);
+                    return Some(format!(
+                        "user {user} in room {} is at {position:?}, not at {head}; it was not shown {missing:?}",
+                        agent.room
+                    ));
                 }
                 if !agent.position.as_ref().is_some_and(|(epoch, _)| self.is_current(epoch)) {
                     return Some(format!("user {user} in room {} is in an old epoch", agent.room));
@@ -767,7 +863,7 @@ impl World {
             let is_down = now_ms < self.store_down_until_ms;
             match self.nodes[node].check {
                 None if now_ms >= self.nodes[node].next_check_ms => {
-                    let slow = if self.random.one_in(20) && !self.are_faults_over { 500 } else { 6 };
+                    let slow = if self.random.one_in(20) && self.has_faults() { 500 } else { 6 };
                     self.nodes[node].check = Some((now_ms, now_ms + self.random.below(slow)));
                 }
                 Some((sent_ms, ready_ms)) if now_ms >= ready_ms => {
@@ -817,7 +913,7 @@ impl World {
         self.check_lease(id);
         for from in from {
             let available = self.queues[&(node, from, own)].messages.len() as u64;
-            let count = if self.are_faults_over { available } else { self.random.below(available + 1) };
+            let count = if self.has_faults() { self.random.below(available + 1) } else { available };
             for _ in 0..count {
                 let message = self.queues.get_mut(&(node, from, own)).and_then(|q| q.messages.pop_front());
                 let Some(message) = message else { break };
@@ -1011,10 +1107,10 @@ impl World {
             && let Some(items) = self.lanes[id].next_batch(self.now.ms)
         {
             let is_down = self.now.ms < self.store_down_until_ms;
-            let fate = if self.are_faults_over || self.late_shard.is_some() { 9 } else { self.random.below(12) };
+            let fate = if !self.has_faults() || self.late_shard.is_some() { 9 } else { self.random.below(12) };
             let (commits, answers) = match fate {
                 _ if is_down => (self.random.one_in(2), false),
-                _ if self.loses_answers && !self.are_faults_over && self.random.one_in(2) => (true, false),
+                _ if self.loses_answers && self.random.one_in(2) => (true, false),
                 0 => (false, false),
                 1 => (true, false),
                 2 if self.checks_heads => {
@@ -1025,7 +1121,7 @@ impl World {
                 }
                 _ => (true, true),
             };
-            let slow = if self.random.one_in(20) { 700 } else { 8 };
+            let slow = if self.random.one_in(20) && !self.is_calm { 700 } else { 8 };
             let ready_ms = self.now.ms + self.random.below(slow);
             self.in_flight[id] = Some(InFlight { items, ready_ms, commits, answers, result: None });
         }
@@ -1099,7 +1195,7 @@ impl World {
                 let Message::Read { requester, asker, request } = message else {
                     panic!("the reader received {message:?}")
                 };
-                let slow = if self.random.one_in(20) { 500 } else { 6 };
+                let slow = if self.random.one_in(20) && !self.is_calm { 500 } else { 6 };
                 let ready_ms = self.now.ms + self.random.below(slow);
                 self.pending_reads.push(Pending { shard, requester, asker, request, ready_ms });
             }
@@ -1112,7 +1208,7 @@ impl World {
             let Pending { shard, requester, asker, request, .. } = due.swap_remove(self.random.index(due.len()));
             // The reader looks whether somebody waits when it begins, which may have been a while ago.
             let is_dropped = !asker.is_waiting() && self.random.one_in(2);
-            let may_fail = !self.are_faults_over && self.late_shard.is_none();
+            let may_fail = self.has_faults() && self.late_shard.is_none();
             let is_down = now_ms < self.store_down_until_ms || may_fail && self.random.one_in(25);
             let answer = if is_down {
                 self.tally.failed_reads += 1;
@@ -1201,7 +1297,7 @@ impl World {
                 }
             }
         }
-        if self.are_faults_over || !self.random.one_in(3) {
+        if self.is_silent() || !self.random.one_in(3) {
             return;
         }
         if self.nodes[node].http_credits == 0 {
@@ -1278,12 +1374,13 @@ impl World {
             }
             return Ok(());
         };
+        let has_faults = self.has_faults();
         let agent = &mut self.agents[index];
         if agent.stream.rejected_with.is_some() || agent.stream.closed_with.is_some() {
             self.hang_up(ClientId::Plain(index), shard, slot);
             return Ok(());
         }
-        if !self.are_faults_over {
+        if has_faults {
             match self.random.below(40) {
                 0 | 1 => {
                     self.hang_up(ClientId::Plain(index), shard, slot);
@@ -1301,7 +1398,9 @@ impl World {
         let burst = if self.random.one_in(5) { 20 } else { 4 };
         let count = 1 + self.random.index(burst);
         let agent = &mut self.agents[index];
-        if agent.outbox.has_space(count) && !self.are_faults_over && self.random.one_in(2) {
+        // A lost live message disconnects its readers, and those who come back make homes read their heads.
+        let is_silent = self.are_faults_over || self.is_quiet || self.is_calm && agent.room == ROOMS - 1;
+        if agent.outbox.has_space(count) && !is_silent && self.random.one_in(2) {
             for _ in 0..count {
                 agent.outbox.ids += 1;
                 let id = format!("{}-{}", agent.user, agent.outbox.ids);
@@ -1335,7 +1434,7 @@ impl World {
             }
         }
         // Its place in the order is known only if everything before it has been sent.
-        if !is_live && !self.are_faults_over && agent.outbox.has_sent_all() && self.random.one_in(20) {
+        if !is_live && !is_silent && agent.outbox.has_sent_all() && self.random.one_in(20) {
             agent.outbox.ids += 1;
             let text = format!("{user}-{}", agent.outbox.ids);
             agent.outbox.order.push(text.clone());
@@ -1521,11 +1620,8 @@ impl World {
         let (id, slot) = ready[self.random.index(ready.len())];
         let in_flight = std::mem::take(&mut self.sockets[id][slot].in_flight);
         let bytes: Vec<u8> = in_flight.iter().flat_map(|slice| slice.iter().copied()).collect();
-        let count = if self.are_faults_over || self.random.one_in(2) {
-            bytes.len()
-        } else {
-            1 + self.random.index(bytes.len())
-        };
+        let count =
+            if !self.has_faults() || self.random.one_in(2) { bytes.len() } else { 1 + self.random.index(bytes.len()) };
         let client = self.sockets[id][slot].client;
         {
             let ((shard, now), mut host) = self.shard_and_host(id);

@@ -1,6 +1,7 @@
 //! Who is heard on the bus, and what was missed.
 
 use super::envelope::{Counts, Envelope};
+use crate::mutation::{self, Mutation};
 use std::collections::HashMap;
 
 /// A peer that was not heard for so long may be cut off, or dead with commits that its database still makes.
@@ -72,7 +73,8 @@ impl Hearing {
                 self.missed = self.missed.saturating_add(missed).saturating_add(missed_live);
                 self.has_lost_live |= missed_live > 0;
                 peer.is_doubtful |= missed > 0;
-                if missed > 0 || was_quiet || envelope.unknown > 0 {
+                let is_missing = missed > 0 && !mutation::active(Mutation::MissedNumberIgnored);
+                if is_missing || was_quiet || envelope.unknown > 0 {
                     self.watch(now_ms);
                 }
                 heard_live

@@ -5,6 +5,7 @@ use super::Homes;
 use crate::context::Context;
 use crate::host::Host;
 use crate::message::Channel;
+use crate::mutation::{self, Mutation};
 use uproar_model::{DatabaseGeneration, Publication, RoomId};
 
 impl Homes {
@@ -27,6 +28,9 @@ impl Homes {
             Some(publication) if publication.offset < next => {}
             Some(publication) if publication.offset == next => {
                 self.learn(cx, room, generation, next, Some(publication), host);
+            }
+            Some(publication) if mutation::active(Mutation::AnnouncementCountsAsShown) => {
+                home.learned = publication.offset;
             }
             // Two nodes that write to one room are the normal case: what is missing is probably on its way.
             Some(publication) if publication.offset - next < held_limit => {
