@@ -49,6 +49,8 @@ pub enum Mutation {
     AnnouncementCountsAsShown,
     /// A node does not look for what it has missed on the bus.
     MissedNumberIgnored,
+    /// The clients of a node that is not heard any more stay in the lists of who is present.
+    PresenceOfDeadNodeKept,
     /// A shard goes on serving although its node's lease has expired.
     ServesWithoutLease,
 }

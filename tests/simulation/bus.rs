@@ -99,6 +99,11 @@ impl World {
         &mut self.lines[from * nodes + to]
     }
 
+    /// Whether the nodes have a bus.
+    pub fn has_bus(&self) -> bool {
+        self.nodes.iter().all(|node| node.bus.is_some())
+    }
+
     /// What the task of the bus does on a node.
     pub fn bus_step(&mut self, node: usize) {
         if !self.is_running(node) {

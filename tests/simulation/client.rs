@@ -9,6 +9,10 @@ use uproar_model::{Kind, Publication};
 pub struct Agent {
     pub user: i64,
     pub room: usize,
+    /// The generation of its token, which may be revoked.
+    pub token_generation: u32,
+    /// Its token was refused.
+    pub must_sign_in: bool,
     /// The (shard, slot) of its connection.
     pub at: Option<(usize, Slot)>,
     /// Counts its connections.
@@ -141,6 +145,8 @@ impl Agent {
         Agent {
             user,
             room,
+            token_generation: 0,
+            must_sign_in: false,
             at: None,
             attempt: 0,
             position: None,

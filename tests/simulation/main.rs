@@ -106,6 +106,15 @@ fn what_the_bus_loses_is_shown_soon() {
 }
 
 #[test]
+fn the_clients_of_a_dead_node_are_gone_soon() {
+    for seed in 0..CALM_SEEDS {
+        if let Err(broken) = World::calm(seed).run_with_dead_node() {
+            panic!("seed {seed}: {broken}");
+        }
+    }
+}
+
+#[test]
 fn a_seed_always_gives_the_same_run() {
     assert_eq!(format!("{:?}", run(7)), format!("{:?}", run(7)));
 }
@@ -250,6 +259,15 @@ fn a_node_that_serves_without_its_lease_is_caught() {
 }
 
 #[test]
+fn not_telling_shards_what_was_revoked_is_caught() {
+    is_found("a revocation that shards are not told of", |seed| {
+        let mut world = World::new(seed);
+        world.keeps_revocations_secret = true;
+        run_in(world)
+    });
+}
+
+#[test]
 fn a_home_that_ignores_another_epoch_is_caught() {
     is_caught(Mutation::HomeIgnoresEpoch);
 }
@@ -265,6 +283,16 @@ fn ignoring_a_missed_number_is_caught() {
     is_found("MissedNumberIgnored", |seed| {
         let mut world = World::calm(seed);
         world.run_calmly().map(|()| world.tally())
+    });
+    mutation::activate(None);
+}
+
+#[test]
+fn keeping_the_clients_of_a_dead_node_is_caught() {
+    mutation::activate(Some(Mutation::PresenceOfDeadNodeKept));
+    is_found("PresenceOfDeadNodeKept", |seed| {
+        let mut world = World::calm(seed);
+        world.run_with_dead_node().map(|()| world.tally())
     });
     mutation::activate(None);
 }

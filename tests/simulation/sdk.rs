@@ -18,8 +18,15 @@ pub struct Sdk {
     pub stopped_reading: bool,
     pub is_connected: bool,
     pub channels: Vec<SdkChannel>,
+    /// The generation of its token, which may be revoked.
+    token_generation: u32,
+    /// Its token was refused.
+    must_sign_in: bool,
     /// Commands without a reply yet, by id.
     pub waiting: BTreeMap<u32, Waiting>,
+    /// When they were made.
+    made_ms: BTreeMap<u32, u64>,
+    now_ms: u64,
     next_id: u32,
     /// The expiry of the last token that it presented, in Unix seconds.
     expires_s: u64,
@@ -113,7 +120,11 @@ impl Sdk {
             stopped_reading: false,
             is_connected: false,
             channels: (0..ROOMS - 1).map(Some).chain([None]).map(channel).collect(),
+            token_generation: 0,
+            must_sign_in: false,
             waiting: BTreeMap::new(),
+            made_ms: BTreeMap::new(),
+            now_ms: 0,
             next_id: 0,
             expires_s: 0,
         }
@@ -138,16 +149,22 @@ impl Sdk {
         self.stopped_reading = false;
         self.is_connected = false;
         self.waiting.clear();
+        self.made_ms.clear();
         for channel in &mut self.channels {
             channel.on_unsubscribed();
             channel.outbox.on_disconnect();
         }
     }
 
+    fn token(&self, expires_s: u64) -> String {
+        format!("{}.{expires_s}.{}", self.user, self.token_generation)
+    }
+
     /// Makes a command with a new id.
     fn command(&mut self, waiting: Waiting, request: Value) -> String {
         self.next_id += 1;
         self.waiting.insert(self.next_id, waiting);
+        self.made_ms.insert(self.next_id, self.now_ms);
         let mut command = request;
         command["id"] = self.next_id.into();
         command.to_string()
@@ -188,6 +205,7 @@ impl World {
         let now_s = self.now.unix_ms / 1000;
         let has_faults = self.has_faults();
         let sdk = &mut self.sdks[index];
+        sdk.now_ms = self.now.ms;
         if sdk.stream.rejected_with.is_some() || sdk.stream.closed_with.is_some() {
             self.hang_up(ClientId::Sdk(index), shard, slot);
             return Ok(());
@@ -212,7 +230,7 @@ impl World {
         if now_s >= sdk.expires_s && !refreshes && (self.are_faults_over || self.random.one_in(3)) {
             let expires_s = self.token_expiry();
             let sdk = &mut self.sdks[index];
-            let token = format!("{}.{expires_s}", sdk.user);
+            let token = sdk.token(expires_s);
             commands.push(sdk.command(Waiting::Refresh(expires_s), json!({"refresh": {"token": token}})));
         }
         for channel in 0..self.sdks[index].channels.len() {
@@ -393,9 +411,15 @@ impl World {
         shard.requested(now, slot, request, &mut host);
         self.more[id] = true;
         let expires_s = self.token_expiry();
+        let generation = self.token_generation(self.sdks[index].user);
+        let signs_in = self.random.one_in(2);
         let sdk = &mut self.sdks[index];
+        sdk.now_ms = self.now.ms;
+        if signs_in || sdk.must_sign_in {
+            (sdk.token_generation, sdk.must_sign_in) = (generation, false);
+        }
         sdk.expires_s = expires_s;
-        let token = format!("{}.{expires_s}", sdk.user);
+        let token = sdk.token(expires_s);
         let mut commands = vec![sdk.command(Waiting::Connect, json!({"connect": {"token": token, "name": "sim"}}))];
         // Before any reply, as the JavaScript SDK does.
         for channel in 0..self.sdks[index].channels.len() {
@@ -433,23 +457,41 @@ impl World {
                     return Some(format!("user {user} in {name} is in an old epoch"));
                 }
             }
-            // Nodes do not tell each other who is there.
-            let is_here = |at: Option<(usize, Slot)>| self.are_on_one_node(at, sdk.at);
-            let in_room = |a: &&Agent| a.stream.joined && a.room == channel.room.unwrap_or(ROOMS - 1) && is_here(a.at);
-            let plain = self.agents.iter().filter(in_room);
-            let is_on = |other: &&Sdk| {
-                is_here(other.at) && other.channels.iter().any(|c| c.name == *name && c.state == State::On)
-            };
-            let subscribers = plain.count() + self.sdks.iter().filter(is_on).count();
-            // Every user has one connection.
-            if channel.counted != Some((subscribers as u64, subscribers as u64)) {
-                return Some(format!(
-                    "user {user} was told that {:?} are in {name}, not {subscribers}",
-                    channel.counted
-                ));
+            if let Some(what) = self.presence_unsettled(sdk, channel) {
+                return Some(what);
             }
         }
         None
+    }
+
+    /// What is wrong in what a client was last told of the subscribers of a channel.
+    fn presence_unsettled(&self, sdk: &Sdk, channel: &SdkChannel) -> Option<String> {
+        // Without the bus, nodes do not tell each other who is there.
+        let is_here = |at: Option<(usize, Slot)>| self.has_bus() || self.are_on_one_node(at, sdk.at);
+        let in_room = |a: &&Agent| a.stream.joined && a.room == channel.room.unwrap_or(ROOMS - 1) && is_here(a.at);
+        let plain = self.agents.iter().filter(in_room);
+        let is_on = |other: &&Sdk| {
+            is_here(other.at) && other.channels.iter().any(|c| c.name == channel.name && c.state == State::On)
+        };
+        let subscribers = (plain.count() + self.sdks.iter().filter(is_on).count()) as u64;
+        // Every user has one connection.
+        (channel.counted != Some((subscribers, subscribers))).then(|| {
+            let (user, name, counted) = (sdk.user, &channel.name, channel.counted);
+            format!("user {user} was told that {counted:?} are in {name}, not {subscribers}")
+        })
+    }
+
+    /// What clients were told of the subscribers of channels since the last call of this kind.
+    pub fn check_presence(&mut self) -> Result<(), String> {
+        let all = self.sdks.iter().flat_map(|sdk| sdk.channels.iter().map(move |channel| (sdk, channel)));
+        let mut told = all.filter(|(_, channel)| channel.state == State::On && channel.counted.is_some());
+        let wrong = told.find_map(|(sdk, channel)| self.presence_unsettled(sdk, channel));
+        self.forget_counts();
+        wrong.map_or(Ok(()), Err)
+    }
+
+    pub fn forget_counts(&mut self) {
+        self.sdks.iter_mut().flat_map(|sdk| &mut sdk.channels).for_each(|channel| channel.counted = None);
     }
 
     pub fn sdk_on_frame(&mut self, index: usize, id: usize, slot: Slot, text: &str) -> Result<(), String> {
@@ -480,6 +522,10 @@ impl World {
             let code = message["error"]["code"].as_u64().ok_or("an error without a code")?;
             return self.sdk_on_error(index, waiting, code);
         }
+        let (user, generation) = (sdk.user, sdk.token_generation);
+        let made_ms = sdk.made_ms.remove(&number).unwrap_or(0);
+        self.check_token(user, generation, made_ms)?;
+        let sdk = &mut self.sdks[index];
         match waiting {
             Waiting::Connect => {
                 let connect = &message["connect"];
@@ -761,6 +807,10 @@ impl World {
         if let Some((_, _, at)) = removed {
             return Err(format!("the user was removed at {at}, after it was admitted"));
         }
+        let (user, generation) = (sdk.user, sdk.token_generation);
+        self.check_token(user, generation, self.ms_of(row.time))?;
+        let sdk = &mut self.sdks[index];
+        let channel = &mut sdk.channels[at];
         self.tally.sdk_publications += 1;
         if let Some((shard, _)) = sdk.at {
             self.shown.entry((shard, room)).and_modify(|shown| *shown = offset.max(*shown)).or_insert(offset);
@@ -778,6 +828,10 @@ impl World {
     pub fn sdk_on_close(&mut self, index: usize, code: u16) -> Result<(), String> {
         let sdk = &self.sdks[index];
         match code {
+            3500 | 3503 if self.revoked_ms(sdk.user, sdk.token_generation).is_some() => {
+                self.sdks[index].must_sign_in = true;
+                self.tally.signed_out += 1;
+            }
             3008 => self.tally.slow_disconnected += 1,
             3005 => {
                 let until_ms = sdk.expires_s * 1000 + self.limits.expired_grace_ms;

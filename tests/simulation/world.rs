@@ -17,7 +17,9 @@ use uproar_core::message::{
 };
 use uproar_core::websocket::{Event, UpgradeRequest};
 use uproar_core::{Bus, BusState, Host, Now, Refused, Serial, Shard, ShardConfig, Slice, Slot};
-use uproar_model::{Claims, Epoch, Item, Kind, Lease, Offset, Outcome, Revocations, RoomId, TokenError, UserId};
+use uproar_model::{
+    Claims, Epoch, Item, Kind, Lease, Offset, Outcome, Revocation, Revocations, RoomId, TokenError, UserId,
+};
 
 /// The number of rooms. The last index stands for a `live:` channel, the others for stored rooms.
 pub const ROOMS: usize = 4;
@@ -27,6 +29,10 @@ const LEASE_MS: u64 = 1_000;
 /// 5,000 ms.
 const PROMPT_MS: u64 = 2_000;
 const CALM_STEPS: usize = 1_000;
+/// A time in Unix seconds that does not come.
+pub const NEVER_S: u64 = 1_700_000_000_000_000;
+/// Nobody is told any more of the clients of a dead node.
+const GHOST_MS: u64 = 10_000;
 /// A text that the store rejects as bad data.
 pub const BAD_TEXT: &str = "BAD!";
 
@@ -55,7 +61,7 @@ tally! {
     lost, live, unknown_commits, zombies, failed_reads, dropped_reads, stalled_queues, http_publishes, sdk_publications,
     recovered, recovered_with_missed, unsubscribed, histories, refreshed, expired, pipelined, skipped, void_reactions,
     joins, http_joins, unanswered_joins, sweeps_of_others, expired_leases, kills, pauses, failovers, started_over,
-    announced, missed, partitions, lost_sessions,
+    announced, missed, partitions, lost_sessions, revocations, signed_out, served_shortly,
 }
 
 /// A lane's batch in flight, and how it will end.
@@ -83,7 +89,13 @@ pub struct Node {
     down_until_ms: u64,
     /// When a check of the lease was sent, and when it is answered.
     check: Option<(u64, u64)>,
+    /// The time of a check whose answer the shards are being told.
+    tells_of_check: Option<u64>,
     next_check_ms: u64,
+    /// How many of the revocations the node knows.
+    revocations_known: usize,
+    /// What HTTP is to tell shards, in order.
+    notices: VecDeque<(u16, Message)>,
     /// Connections that ended while it was paused.
     ended: Vec<(usize, Slot)>,
     /// Appends by HTTP without an answer yet, by the number of the call.
@@ -231,6 +243,10 @@ pub struct World {
     store_down_until_ms: u64,
     /// Removed members as (room, user, offset of the removal), in the order of the commits.
     pub removals: Vec<(usize, i64, Offset)>,
+    /// Revoked tokens, and when each revocation was committed.
+    revocations: Vec<(Revocation, u64)>,
+    /// Set by one test of the simulator: nodes ask what others have revoked, and do not tell their shards.
+    pub keeps_revocations_secret: bool,
     pub admissions: Admissions,
     /// By (shard, room): the last offset that the shard has shown. Nothing that it shows later may be older.
     pub shown: BTreeMap<(usize, usize), Offset>,
@@ -331,16 +347,16 @@ impl World {
             lanes: lanes as u16,
             limits: limits.clone(),
             verify: Arc::new(|token, now_s| {
-                let (user, expires_at) = token.split_once('.').unwrap_or((token, "1700000000000000"));
-                let user = user.parse().expect("a token of the simulator begins with a user id");
-                let expires_at = expires_at.parse().expect("a token of the simulator ends with its expiry");
+                let parts: Vec<u64> = token.split('.').filter_map(|part| part.parse().ok()).collect();
+                let [user, expires_at, generation] = parts[..] else { panic!("no client made the token {token}") };
+                let (user, generation) = (user as i64, Some(generation as u32));
                 if expires_at <= now_s {
                     return Err(TokenError::Expired);
                 }
                 Ok(Claims {
                     user: Some(UserId(user)),
                     username: format!("user{user}").into(),
-                    generation: Some(0),
+                    generation,
                     signed_in_at: 0,
                     issued_at: 0,
                     expires_at,
@@ -406,7 +422,10 @@ impl World {
                     paused_until_ms: 0,
                     down_until_ms: 0,
                     check: None,
+                    tells_of_check: None,
                     next_check_ms: 0,
+                    revocations_known: 0,
+                    notices: VecDeque::new(),
                     ended: Vec::new(),
                     http: BTreeMap::new(),
                     http_credits,
@@ -434,6 +453,8 @@ impl World {
             http_calls: 0,
             store_down_until_ms: 0,
             removals: Vec::new(),
+            revocations: Vec::new(),
+            keeps_revocations_secret: false,
             admissions: BTreeMap::new(),
             shown: BTreeMap::new(),
             segments_until_loss: None,
@@ -508,10 +529,35 @@ impl World {
     pub fn run_calmly(&mut self) -> Result<(), String> {
         for _ in 0..CALM_STEPS {
             self.is_quiet = self.now.ms % 3_000 > 400;
-            self.step_all()?;
-            self.advance_time(15);
+            self.calm_step()?;
             self.check_promptness()?;
         }
+        Ok(())
+    }
+
+    /// A node dies while everybody else goes on. Those who were its clients go to other nodes.
+    pub fn run_with_dead_node(&mut self) -> Result<(), String> {
+        self.is_quiet = true;
+        for _ in 0..100 {
+            self.calm_step()?;
+        }
+        self.kill(0);
+        self.nodes[0].down_until_ms = u64::MAX;
+        self.nodes[0].beat_ms = self.now.ms;
+        let died_ms = self.now.ms;
+        while self.now.ms < died_ms + GHOST_MS {
+            self.calm_step()?;
+        }
+        self.forget_counts();
+        for _ in 0..100 {
+            self.calm_step()?;
+        }
+        self.check_presence()
+    }
+
+    fn calm_step(&mut self) -> Result<(), String> {
+        self.step_all()?;
+        self.advance_time(15);
         Ok(())
     }
 
@@ -823,8 +869,9 @@ impl World {
         self.kill_bus(node);
         self.runs += 1;
         let (lease, bus) = (Lease::new(LEASE_MS), bus_state(self.nodes.len()));
+        let revocations = Revocations::new(u64::MAX, self.revocations.iter().map(|(revocation, _)| *revocation));
         let node = &mut self.nodes[node];
-        node.config = ShardConfig { lease, bus, seed: node.config.seed + 100, ..node.config.clone() };
+        node.config = ShardConfig { lease, bus, revocations, seed: node.config.seed + 100, ..node.config.clone() };
         *node = Node {
             bus: node.bus.as_ref().map(|_| NodeBus::new(&node.config, self.runs, down_until_ms)),
             beat_ms: down_until_ms,
@@ -832,7 +879,10 @@ impl World {
             paused_until_ms: 0,
             down_until_ms,
             check: None,
+            tells_of_check: None,
             next_check_ms: 0,
+            revocations_known: self.revocations.len(),
+            notices: VecDeque::new(),
             ended: Vec::new(),
             http: BTreeMap::new(),
             http_credits,
@@ -867,17 +917,88 @@ impl World {
                     self.nodes[node].check = Some((now_ms, now_ms + self.random.below(slow)));
                 }
                 Some((sent_ms, ready_ms)) if now_ms >= ready_ms => {
-                    let node = &mut self.nodes[node];
-                    node.check = None;
+                    self.nodes[node].check = None;
                     if !is_down {
-                        node.beat_ms = now_ms;
-                        node.config.lease.renew(sent_ms);
-                        node.next_check_ms = sent_ms + 500;
+                        self.nodes[node].beat_ms = now_ms;
+                        self.nodes[node].tells_of_check = Some(sent_ms);
+                        self.nodes[node].next_check_ms = sent_ms + 500;
+                        self.follow_revocations(node, sent_ms);
                     }
                 }
                 _ => {}
             }
+            self.renew_if_told(node);
         }
+    }
+
+    /// The database has answered a check that was sent at this time.
+    fn follow_revocations(&mut self, node: usize, sent_ms: u64) {
+        let is_old = self.random.one_in(2);
+        while let Some((revocation, at_ms)) = self.revocations.get(self.nodes[node].revocations_known).copied() {
+            if is_old && at_ms > sent_ms {
+                break;
+            }
+            self.nodes[node].revocations_known += 1;
+            if !self.keeps_revocations_secret {
+                self.tell_shards(node, revocation);
+            }
+        }
+    }
+
+    fn tell_shards(&mut self, node: usize, revocation: Revocation) {
+        let shards = 0..self.shards_per_node() as u16;
+        self.nodes[node].notices.extend(shards.map(|shard| (shard, Message::Revoke(revocation))));
+    }
+
+    /// The lease is for what the shards know.
+    fn renew_if_told(&mut self, node: usize) {
+        let is_waiting = |queue: &Queue| queue.messages.iter().any(|message| matches!(message, Message::Revoke(_)));
+        let mut shards = 0..self.shards_per_node() as u16;
+        let is_told = self.nodes[node].notices.is_empty()
+            && !shards.any(|shard| is_waiting(&self.queues[&(node, Endpoint::Http, Endpoint::Shard(shard))]));
+        if let Some(sent_ms) = self.nodes[node].tells_of_check.take_if(|_| is_told) {
+            self.nodes[node].config.lease.renew(sent_ms);
+        }
+    }
+
+    /// A user signs out everywhere, through one node.
+    fn revoke(&mut self, node: usize, user: i64) {
+        self.tally.revocations += 1;
+        let generation = self.token_generation(user) + 1;
+        let revocation = Revocation { user: UserId(user), generation, at: self.now.unix_ms };
+        self.revocations.push((revocation, self.now.ms));
+        self.tell_shards(node, revocation);
+    }
+
+    /// The generation of the tokens that a user gets now.
+    pub fn token_generation(&self, user: i64) -> u32 {
+        let last = self.revocations.iter().rfind(|(revocation, _)| revocation.user.0 == user);
+        last.map_or(0, |(revocation, _)| revocation.generation)
+    }
+
+    /// When a token was revoked.
+    pub fn revoked_ms(&self, user: i64, generation: u32) -> Option<u64> {
+        let covers = |revocation: &Revocation| revocation.user.0 == user && revocation.covers(Some(generation), 0);
+        self.revocations.iter().find(|(revocation, _)| covers(revocation)).map(|(_, at_ms)| *at_ms)
+    }
+
+    /// A client was told something that its node knew or did at this time, or later.
+    pub fn check_token(&mut self, user: i64, generation: u32, served_ms: u64) -> Result<(), String> {
+        match self.revoked_ms(user, generation) {
+            Some(at_ms) if served_ms >= at_ms + LEASE_MS => {
+                Err(format!("its token was revoked at {at_ms} ms, and it was still served at {served_ms} ms"))
+            }
+            Some(_) => {
+                self.tally.served_shortly += 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The same as [`Now::ms`], for a time that the database has given.
+    pub fn ms_of(&self, unix_ms: u64) -> u64 {
+        unix_ms + self.now.ms - self.now.unix_ms
     }
 
     /// Whether an epoch is of the store's current generation.
@@ -1297,6 +1418,13 @@ impl World {
                 }
             }
         }
+        while self.nodes[node].http_credits > 0
+            && let Some((shard, message)) = self.nodes[node].notices.pop_front()
+        {
+            self.nodes[node].http_credits -= 1;
+            let queue = self.queues.get_mut(&(node, Endpoint::Http, Endpoint::Shard(shard)));
+            queue.expect("a queue from HTTP to each shard").messages.push_back(message);
+        }
         if self.is_silent() || !self.random.one_in(3) {
             return;
         }
@@ -1308,6 +1436,10 @@ impl World {
             None => self.agents[client].user,
             Some(sdk) => self.sdks[sdk].user,
         };
+        if self.nodes.len() > 1 && self.has_faults() && self.random.one_in(12) {
+            self.revoke(node, user);
+            return;
+        }
         let room = self.random.index(ROOMS - 1);
         let room_id = self.store.room_id(room);
         let home = self.home_of_room(node, room_id);
@@ -1564,7 +1696,12 @@ impl World {
             self.agents[index].outbox.order.clear();
         }
         let (id, slot) = self.open_socket(ClientId::Plain(index));
+        let generation = self.token_generation(self.agents[index].user);
+        let signs_in = self.random.one_in(2);
         let agent = &mut self.agents[index];
+        if signs_in || agent.must_sign_in {
+            (agent.token_generation, agent.must_sign_in) = (generation, false);
+        }
         let mut query = match agent.room {
             room if room == ROOMS - 1 => "room=live:all".to_owned(),
             room => format!("room=room{room}&format=json"),
@@ -1574,7 +1711,7 @@ impl World {
         {
             query.push_str(&format!("&since={offset}&epoch={epoch}"));
         }
-        query.push_str(&format!("&token={}", agent.user));
+        query.push_str(&format!("&token={}.{NEVER_S}.{}", agent.user, agent.token_generation));
         agent.replay_from = self.shown.get(&(id, agent.room)).copied().unwrap_or(0);
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         let request = UpgradeRequest { peer, path: "/ws".into(), query, ..UpgradeRequest::default() };
@@ -1650,6 +1787,12 @@ impl World {
     fn on_received(&mut self, client: ClientId, id: usize, slot: Slot, item: Received) -> Result<(), String> {
         match (client, item) {
             (ClientId::Plain(_), Received::Rejected(503)) => Ok(()),
+            (ClientId::Plain(index), Received::Rejected(401)) => {
+                let (user, generation) = (self.agents[index].user, self.agents[index].token_generation);
+                self.agents[index].must_sign_in = true;
+                self.tally.signed_out += 1;
+                self.revoked_ms(user, generation).map(|_| ()).ok_or("a valid token was rejected".into())
+            }
             (_, Received::Rejected(status)) => Err(format!("{client:?} was rejected with {status}")),
             (_, Received::Ping(payload)) => {
                 self.transmit(id, slot, [Frame::Pong(payload)]);
@@ -1657,6 +1800,7 @@ impl World {
             }
             (ClientId::Sdk(index), Received::Close(code)) => self.sdk_on_close(index, code),
             (ClientId::Plain(index), Received::Close(code)) => {
+                self.agents[index].must_sign_in |= code == 3503;
                 match code {
                     3008 => self.tally.slow_disconnected += 1,
                     3010 if self.late_shard.is_some() && self.agents[index].room < ROOMS - 1 => {
@@ -1773,6 +1917,9 @@ impl World {
                 if let Some((_, _, at)) = removed {
                     return Err(format!("the user was removed at {at}, after it was admitted"));
                 }
+                let (user, generation) = (agent.user, agent.token_generation);
+                self.check_token(user, generation, self.ms_of(row.time))?;
+                let agent = &mut self.agents[index];
                 self.tally.publications += 1;
                 if let Some((shard, _)) = agent.at {
                     self.shown.entry((shard, room)).and_modify(|shown| *shown = offset.max(*shown)).or_insert(offset);

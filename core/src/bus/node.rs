@@ -5,6 +5,7 @@ use super::hearing::Hearing;
 use super::{Announcement, Bus, BusMetrics, BusState};
 use crate::message::{Channel, Endpoint, Ephemeral, Message};
 use crate::messenger::Placement;
+use crate::mutation::{self, Mutation};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -322,6 +323,9 @@ impl BusNode {
     /// The shards are to forget the clients of sessions that are gone.
     fn forget_gone(&mut self) {
         for session in self.hearing.take_gone() {
+            if mutation::active(Mutation::PresenceOfDeadNodeKept) {
+                continue;
+            }
             let session: Arc<str> = session.into();
             self.gone.iter_mut().for_each(|gone| gone.push(Arc::clone(&session)));
         }
