@@ -53,13 +53,17 @@ impl Context {
         if !bus.has_peers() {
             return;
         }
-        // The other places are for answers.
         let announcement = announcement();
-        if host.free_places(Endpoint::Bus) as u64 > self.limits().mesh_calls_limit {
+        if self.can_announce(host) {
             host.send(Endpoint::Bus, Message::Announce(announcement));
         } else {
             bus.count_dropped(&announcement);
         }
+    }
+
+    /// Whether the queue to the bus has a place for an announcement. The others are for answers.
+    pub fn can_announce(&self, host: &impl Host) -> bool {
+        host.free_places(Endpoint::Bus) as u64 > self.limits().mesh_calls_limit
     }
 
     /// How long after the beginning of a sweep the next one begins.

@@ -310,13 +310,16 @@ impl BusNode {
             }
             Announcement::AskPresence { session: asked } => {
                 if *asked == *self.outgoing.session && self.hearing.knows(session) {
-                    for must_tell in &mut self.must_tell {
-                        if !must_tell.contains(session) {
-                            must_tell.push(Arc::clone(session));
-                        }
-                    }
+                    self.answer(session);
                 }
             }
+        }
+    }
+
+    /// The shards are to tell who is in all channels.
+    fn answer(&mut self, session: &Arc<str>) {
+        for must_tell in self.must_tell.iter_mut().filter(|must_tell| !must_tell.contains(session)) {
+            must_tell.push(Arc::clone(session));
         }
     }
 
@@ -383,7 +386,10 @@ impl BusNode {
         self.forget_gone();
         if self.state.has_presence() {
             for session in self.hearing.take_unasked(now_ms) {
-                self.outgoing.push(Announcement::AskPresence { session: session.into() });
+                let session: Arc<str> = session.into();
+                // It may have asked about a channel, too, in what was missed.
+                self.answer(&session);
+                self.outgoing.push(Announcement::AskPresence { session });
             }
         } else {
             self.hearing.trust_all();

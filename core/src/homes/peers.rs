@@ -191,10 +191,16 @@ impl Homes {
             self.tell_peers(cx, &channel, host);
         }
         let Some(mut telling) = self.telling.take_if(|telling| telling.rests_until_ms <= cx.now.ms) else { return };
-        for channel in telling.left.split_off(telling.left.len().saturating_sub(CHANNELS_PER_TURN)) {
+        // If something found no place, the others would notice and ask again, without end.
+        let mut channels_left = CHANNELS_PER_TURN;
+        while channels_left > 0
+            && cx.can_announce(host)
+            && let Some(channel) = telling.left.pop()
+        {
+            channels_left -= 1;
             self.answer_peers(cx, &channel, host);
         }
-        if !telling.left.is_empty() {
+        if !telling.left.is_empty() || !cx.can_announce(host) {
             telling.rests_until_ms = cx.now.ms + TELLING_PAUSE_MS;
             self.telling = Some(telling);
             return;
