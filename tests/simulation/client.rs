@@ -284,16 +284,37 @@ impl Outbox {
         self.next == self.unresolved.len() && !self.is_going_back
     }
 
-    /// Notes that it has received one of its own publications.
-    pub fn on_own(&mut self, row: &Publication) -> Result<(), String> {
+    /// Notes that it has received one of its own publications, which may have been lost since.
+    pub fn on_own(&mut self, row: &Publication, is_kept: bool) -> Result<(), String> {
         if !row.id.starts_with('~') {
-            return self.resolve(&row.id, row.offset);
+            return self.resolve_if(is_kept, &row.id, row.offset);
         }
         // The server made the id. The text tells which message it is, unless it was changed.
         match &row.body {
-            Some(text) if row.kind == Kind::Message && row.edited.is_none() => self.resolve(text, row.offset),
+            Some(text) if row.kind == Kind::Message && row.edited.is_none() => {
+                self.resolve_if(is_kept, text, row.offset)
+            }
             _ => Ok(()),
         }
+    }
+
+    /// A message was stored at this offset, and may have been lost since.
+    pub fn resolve_if(&mut self, is_kept: bool, id: &str, offset: u64) -> Result<(), String> {
+        if is_kept {
+            return self.resolve(id, offset);
+        }
+        self.on_refused(id);
+        Ok(())
+    }
+
+    /// The last commits are lost. `row`: what is stored at an offset now.
+    pub fn forget_lost(&mut self, row: impl Fn(u64) -> Option<Publication>) {
+        self.stored.retain(|id, offset| {
+            row(*offset)
+                .is_some_and(|row| *row.id == **id || row.id.starts_with('~') && row.body.as_deref() == Some(id))
+        });
+        let stored = &self.stored;
+        self.order.retain(|id| stored.contains_key(id));
     }
 
     /// Notes that a message is stored at this offset.

@@ -3,7 +3,8 @@
 
 use crate::client::{Agent, Outbox, Stream};
 use crate::random::Random;
-use crate::world::{Admissions, BAD_TEXT, ClientId, Frame, ROOMS, World};
+use crate::store::{History, SimStore};
+use crate::world::{Admissions, BAD_TEXT, ClientId, Frame, ROOMS, Removal, World};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use uproar_core::Slot;
@@ -130,10 +131,27 @@ impl Sdk {
         }
     }
 
-    /// The offset at which it was a member of a room when its subscription was admitted.
-    fn admitted(&self, admissions: &Admissions, room: Option<usize>) -> Offset {
+    /// The offset at which it was a member of a room when its subscription was admitted, in this generation of the
+    /// database.
+    fn admitted(&self, admissions: &Admissions, room: Option<usize>, generation: u64) -> Offset {
         let key = self.at.zip(room).map(|((shard, slot), room)| (shard, slot, self.user, room));
-        key.and_then(|key| admissions.get(&key)).map_or(0, |(.., offset)| *offset)
+        let admission = key.and_then(|key| admissions.get(&key)).filter(|(.., of)| *of == generation);
+        admission.map_or(0, |(.., offset, _)| *offset)
+    }
+
+    /// The last commits are lost.
+    pub fn forget_lost(&mut self, store: &SimStore, removals_seen: usize) {
+        for channel in &mut self.channels {
+            (channel.replay_from, channel.removals_seen) = (0, removals_seen);
+            if let Some(room) = channel.room {
+                channel.outbox.forget_lost(|offset| store.row(store.room_id(room), offset));
+            }
+        }
+        for waiting in self.waiting.values_mut() {
+            if let Waiting::History { seen, .. } = waiting {
+                *seen = 0;
+            }
+        }
     }
 
     /// The rooms that it is subscribed to, and its positions in them.
@@ -554,8 +572,10 @@ impl World {
                 let result = if is_rpc { &message["rpc"]["data"] } else { &message["publish"] };
                 let offset = result["offset"].as_u64().ok_or("no offset")?;
                 let room = self.store.room_id(sdk.channels[channel].room.ok_or("not a room")?);
-                let row = self.store.row(room, offset).ok_or("the publication is not committed")?;
-                let is_own = *row.id == *id && row.user.id.0 == sdk.user;
+                let is_its = |row: &Publication| *row.id == *id && row.user.id.0 == sdk.user;
+                let found = self.store.find(room, offset, is_its).or_else(|| self.store.find(room, offset, |_| true));
+                let (row, is_kept) = found.ok_or("the publication is not committed")?;
+                let is_own = is_its(&row);
                 // A reaction that changes nothing is answered with the offset of its message, and not stored.
                 if !is_own && sdk.channels[channel].reactions.get(&id) == Some(&offset) && row.kind == Kind::Message {
                     sdk.channels[channel].outbox.on_refused(&id);
@@ -566,18 +586,16 @@ impl World {
                 let is_deletion = outbox.text(&id).is_some_and(|data| data.contains("\"delete\""));
                 // A deletion that was sent twice may be resolved already.
                 let is_deleted = outbox.stored.get(&id) == Some(&offset);
-                if !(is_own || is_deletion && row.kind == Kind::Delete || is_deleted) {
+                if !(is_own || self.has_lost_commits || is_deletion && row.kind == Kind::Delete || is_deleted) {
                     return Err("it acknowledges a message that is not stored there".into());
                 }
-                sdk.channels[channel].outbox.resolve(&id, offset)?;
+                sdk.channels[channel].outbox.resolve_if(is_kept, &id, offset)?;
             }
             Waiting::PublishOnce(channel) => {
                 let offset = message["publish"]["offset"].as_u64().ok_or("no offset")?;
                 let room = self.store.room_id(sdk.channels[channel].room.ok_or("not a room")?);
-                let row = self.store.row(room, offset).ok_or("the publication is not committed")?;
-                if !row.id.starts_with('~') || row.user.id.0 != sdk.user {
-                    return Err("it acknowledges a message that is not stored there".into());
-                }
+                let is_its = |row: &Publication| row.id.starts_with('~') && row.user.id.0 == sdk.user;
+                self.store.find(room, offset, is_its).ok_or("it acknowledges a message that is not stored there")?;
             }
             Waiting::History { channel, from, reverse, seen } => {
                 return self.sdk_on_history(index, channel, (from, reverse), seen, &message["history"]);
@@ -604,8 +622,10 @@ impl World {
 
     fn sdk_on_error(&mut self, index: usize, waiting: Waiting, code: u64) -> Result<(), String> {
         let sdk = &mut self.sdks[index];
-        let was_removed = |channel: &SdkChannel, removals: &[(usize, i64, Offset)]| {
-            removals.iter().any(|(room, user, _)| Some(*room) == channel.room && *user == sdk.user)
+        let has_lost_commits = self.has_lost_commits;
+        let was_removed = |channel: &SdkChannel, removals: &[Removal]| {
+            let is_its = |removal: &Removal| Some(removal.room) == channel.room && removal.user == sdk.user;
+            has_lost_commits || removals.iter().any(is_its)
         };
         match (&waiting, code) {
             // Its token may expire on the way.
@@ -658,12 +678,14 @@ impl World {
         let Some(room) = channel.room else { return Ok(()) };
         let epoch = result["epoch"].as_str().ok_or("no epoch")?.to_owned();
         let offset = result["offset"].as_u64().unwrap_or(0);
+        let history = self.store.history(&epoch).ok_or("an unknown epoch")?;
+        let (head, generation) = (history.head(room), history.generation().0);
         if result["recoverable"] != true || result["positioned"] != true {
             return Err("the subscription is not recoverable and positioned".into());
         }
         match asked {
             Some((known_epoch, _)) if known_epoch != epoch => {
-                if result["recovered"] == true || offset > self.store.head(room) {
+                if result["recovered"] == true || offset > head {
                     return Err("it must start over, because its epoch is over".into());
                 }
                 self.tally.started_over += 1;
@@ -673,12 +695,12 @@ impl World {
                     return Err(format!("it asked to recover from {known_offset} of {known_epoch}"));
                 }
                 self.tally.recovered += 1;
-                if offset < self.store.head(room) {
+                if offset < head {
                     self.tally.recovered_with_missed += 1;
                 }
             }
-            None if offset > self.store.head(room) => return Err("the position is not committed".into()),
-            None if offset < self.sdks[index].admitted(&self.admissions, Some(room)) => {
+            None if offset > head => return Err("the position is not committed".into()),
+            None if offset < self.sdks[index].admitted(&self.admissions, Some(room), generation) => {
                 return Err("its own join comes after its position".into());
             }
             None => {}
@@ -698,7 +720,8 @@ impl World {
         let channel = &self.sdks[index].channels[at];
         let room = channel.room.ok_or("not a room")?;
         let head = result["offset"].as_u64().ok_or("no offset")?;
-        if head > self.store.head(room) {
+        let history = self.store.history(result["epoch"].as_str().unwrap_or_default()).ok_or("an unknown epoch")?;
+        if head > history.head(room) {
             return Err("the position is not committed".into());
         }
         let mut next = match (from, reverse) {
@@ -715,9 +738,9 @@ impl World {
                 return Err(format!("offset {next} should come next"));
             }
             let id = self.store.room_id(room);
-            let row = self.store.row(id, next).ok_or("the publication is not committed")?;
+            let row = history.row(id, next).ok_or("the publication is not committed")?;
             // No text may be older than what it had seen when it asked.
-            self.matches_store(id, publication, &row, seen)?;
+            matches_store(history, id, publication, &row, seen)?;
             next = if reverse { next - 1 } else { next + 1 };
         }
         self.tally.histories += 1;
@@ -738,7 +761,6 @@ impl World {
             .iter()
             .position(|channel| channel.name == name)
             .ok_or("it never subscribed to this channel")?;
-        let admitted = sdk.admitted(&self.admissions, sdk.channels[at].room);
         let channel = &mut sdk.channels[at];
         if channel.state != State::On {
             return Err(format!("it is not subscribed to this channel: {:?}", channel.state));
@@ -752,10 +774,11 @@ impl World {
         }
         if let Some(unsubscribe) = push.get("unsubscribe") {
             // Since the subscription was admitted.
-            let was_removed = self
-                .removals
-                .iter()
-                .any(|(room, user, at)| Some(*room) == channel.room && *user == sdk.user && *at > admitted);
+            let (room, generation) = (channel.room, self.store.generation().0);
+            let admitted = sdk.admitted(&self.admissions, room, generation);
+            let its = self.removals.iter().filter(|removal| Some(removal.room) == room && removal.user == sdk.user);
+            let was_removed = self.has_lost_commits || its.into_iter().any(|removal| removal.at > admitted);
+            let channel = &mut sdk.channels[at];
             if unsubscribe["code"] != 2000 || !was_removed {
                 return Err("it was unsubscribed for no reason".into());
             }
@@ -795,35 +818,38 @@ impl World {
         let channel = &mut sdk.channels[at];
         let room = channel.room.ok_or("not a room")?;
         let offset = publication["offset"].as_u64().ok_or("no offset")?;
-        let (_, position) = channel.position.as_mut().ok_or("a publication arrived before a position")?;
+        let (epoch, position) = channel.position.as_mut().ok_or("a publication arrived before a position")?;
+        let history = self.store.history(epoch).ok_or("an unknown epoch")?;
         if offset != *position + 1 {
             return Err(format!("its position is {position}: a gap, a duplicate or a wrong order"));
         }
         *position = offset;
         let id: RoomId = self.store.room_id(room);
-        let row = self.store.row(id, offset).ok_or("the publication is not committed")?;
-        self.matches_store(id, publication, &row, self.sdks[index].channels[at].replay_from)?;
-        let sdk = &mut self.sdks[index];
-        let channel = &mut sdk.channels[at];
+        let row = history.row(id, offset).ok_or("the publication is not committed")?;
+        matches_store(history, id, publication, &row, channel.replay_from)?;
         let removed = self.removals[channel.removals_seen..]
             .iter()
-            .find(|(r, u, at)| *r == room && *u == sdk.user && *at < offset);
-        if let Some((_, _, at)) = removed {
+            .filter(|removal| history.is_of_or_after(removal.generation))
+            .find(|removal| removal.room == room && removal.user == sdk.user && removal.at < offset);
+        if let Some(Removal { at, .. }) = removed {
             return Err(format!("the user was removed at {at}, after it was admitted"));
         }
         let (user, generation) = (sdk.user, sdk.token_generation);
         self.check_token(user, generation, self.ms_of(row.time))?;
         let sdk = &mut self.sdks[index];
         let channel = &mut sdk.channels[at];
+        let is_kept = self.store.row(id, offset).is_some_and(|now| now.id == row.id);
         self.tally.sdk_publications += 1;
-        if let Some((shard, _)) = sdk.at {
+        if let Some((shard, _)) = sdk.at
+            && is_kept
+        {
             self.shown.entry((shard, room)).and_modify(|shown| *shown = offset.max(*shown)).or_insert(offset);
         }
         if row.kind == Kind::Message && row.user.id.0 == sdk.user {
             channel.own.push(offset);
         }
         if row.member().is_none() && row.user.id.0 == sdk.user && !row.id.starts_with("http") {
-            channel.outbox.on_own(&row)?;
+            channel.outbox.on_own(&row, is_kept)?;
         }
         Ok(())
     }
@@ -840,8 +866,8 @@ impl World {
             3005 => {
                 let until_ms = sdk.expires_s * 1000 + self.limits.expired_grace_ms;
                 let refreshes = sdk.waiting.values().any(|waiting| matches!(waiting, Waiting::Refresh(_)));
-                // A refresh that comes too late is answered with this code too.
-                if self.now.unix_ms < until_ms && !refreshes {
+                // A refresh that comes too late is answered with this code too, and so is everybody after a failover.
+                if self.tally.failovers == 0 && self.now.unix_ms < until_ms && !refreshes {
                     return Err(format!("the connection of user {} was closed before its token expired", sdk.user));
                 }
                 self.tally.expired += 1;
@@ -853,29 +879,35 @@ impl World {
         }
         Ok(())
     }
+}
 
-    /// Checks that a publication shows a row as it was at the offset `from` or later.
-    fn matches_store(&self, room: RoomId, publication: &Value, row: &Publication, from: Offset) -> Result<(), String> {
-        let data = &publication["data"];
-        let (text, target) = (data["text"].as_str(), |name: &str| data[name].as_u64() == row.target);
-        let (is_deleted, member) = (data["deleted"] == true, row.member());
-        let is_same = publication["offset"] == row.offset
-            && publication["time"] == row.time
-            && publication["info"]["user"] == row.user.id.to_string()
-            && data["id"].as_str() == Some(&*row.id).filter(|id| !id.starts_with('~'))
-            && self.store.shows(room, row, from, text)
-            && self.store.is_edited_at(room, row, data["edited"].as_u64(), text)
-            && data["username"].as_str() == member.and_then(|member| member.username)
-            && match row.kind {
-                Kind::Message => is_deleted == text.is_none(),
-                Kind::Edit => is_deleted == text.is_none() && target("edit"),
-                Kind::Delete => target("delete"),
-                Kind::React => target("react") && data["emoji"].as_str() == row.body.as_deref(),
-                Kind::Unreact => target("unreact") && data["emoji"].as_str() == row.body.as_deref(),
-                Kind::Added => data["added"].as_str() == member.map(|member| member.id),
-                Kind::Removed => data["removed"].as_str() == member.map(|member| member.id),
-                Kind::RoomChanged | Kind::Unknown => false,
-            };
-        if is_same { Ok(()) } else { Err(format!("the store has {row:?} there")) }
-    }
+/// Checks that a publication shows a row as it was at the offset `from` or later.
+fn matches_store(
+    history: &History,
+    room: RoomId,
+    publication: &Value,
+    row: &Publication,
+    from: Offset,
+) -> Result<(), String> {
+    let data = &publication["data"];
+    let (text, target) = (data["text"].as_str(), |name: &str| data[name].as_u64() == row.target);
+    let (is_deleted, member) = (data["deleted"] == true, row.member());
+    let is_same = publication["offset"] == row.offset
+        && publication["time"] == row.time
+        && publication["info"]["user"] == row.user.id.to_string()
+        && data["id"].as_str() == Some(&*row.id).filter(|id| !id.starts_with('~'))
+        && history.shows(room, row, from, text)
+        && history.is_edited_at(room, row, data["edited"].as_u64(), text)
+        && data["username"].as_str() == member.and_then(|member| member.username)
+        && match row.kind {
+            Kind::Message => is_deleted == text.is_none(),
+            Kind::Edit => is_deleted == text.is_none() && target("edit"),
+            Kind::Delete => target("delete"),
+            Kind::React => target("react") && data["emoji"].as_str() == row.body.as_deref(),
+            Kind::Unreact => target("unreact") && data["emoji"].as_str() == row.body.as_deref(),
+            Kind::Added => data["added"].as_str() == member.map(|member| member.id),
+            Kind::Removed => data["removed"].as_str() == member.map(|member| member.id),
+            Kind::RoomChanged | Kind::Unknown => false,
+        };
+    if is_same { Ok(()) } else { Err(format!("the store has {row:?} there")) }
 }

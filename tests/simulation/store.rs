@@ -1,23 +1,26 @@
 //! The simulator's database: the store in memory, which passes the store test suite, and a record of every text.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 use std::sync::Arc;
 use uproar_core::message::{Party, StoreReply};
 use uproar_model::{
-    DatabaseGeneration, Head, Item, Kind, Offset, Outcome, Publication, RoomId, Swept, UnixMillis, UserId,
+    DatabaseGeneration, Epoch, Head, Item, Kind, Offset, Outcome, Publication, RoomId, Swept, UnixMillis, UserId,
 };
 use uproar_store::memory::MemoryStore;
 use uproar_store::{Admission, JoinError, NewRoom, PageRequest, RoomKind};
 
 pub struct SimStore {
-    store: MemoryStore,
-    rooms: Vec<RoomId>,
-    versions: BTreeMap<(RoomId, Offset), Vec<Version>>,
+    now: History,
+    /// What the database had in earlier generations, when each of them ended.
+    past: BTreeMap<u64, History>,
 }
 
-/// See [`SimStore::copy`].
-pub struct Copy {
+/// Everything that the database has at some time.
+#[derive(Clone)]
+pub struct History {
     store: MemoryStore,
+    rooms: Vec<RoomId>,
     versions: BTreeMap<(RoomId, Offset), Vec<Version>>,
 }
 
@@ -35,11 +38,108 @@ impl SimStore {
             store.create_room(0, room).expect("a new room").id
         };
         let rooms = (0..rooms).map(create).collect();
-        SimStore { store, rooms, versions: BTreeMap::new() }
+        SimStore { now: History { store, rooms, versions: BTreeMap::new() }, past: BTreeMap::new() }
     }
 
     pub fn add_user(&mut self, name: &str) -> i64 {
-        self.store.ensure_user(name, name).0
+        self.now.store.ensure_user(name, name).0
+    }
+
+    /// The store as it is now, for [`SimStore::fail_over`].
+    pub fn copy(&self) -> History {
+        self.now.clone()
+    }
+
+    /// The history that an epoch belongs to. None: it is not one of this database.
+    pub fn history(&self, epoch: &str) -> Option<&History> {
+        let generation = Epoch(epoch.into()).generation()?;
+        if generation == self.generation() { Some(&self.now) } else { self.past.get(&generation.0) }
+    }
+
+    /// A publication of the present history, or else of an earlier one, if `is_it` says so. Also whether it is present.
+    pub fn find(
+        &self,
+        room: RoomId,
+        offset: Offset,
+        is_it: impl Fn(&Publication) -> bool,
+    ) -> Option<(Publication, bool)> {
+        let histories = [(&self.now, true)].into_iter().chain(self.past.values().rev().map(|past| (past, false)));
+        let mut rows = histories.filter_map(|(history, is_now)| Some((history.row(room, offset)?, is_now)));
+        rows.find(|(row, _)| is_it(row))
+    }
+
+    /// A standby takes over that has only what this copy has. It begins a new generation.
+    pub fn fail_over(&mut self, to: History) {
+        self.past.insert(self.generation().0, self.copy());
+        let generation = DatabaseGeneration(self.generation().0 + 1);
+        self.go_back(to);
+        self.now.store.begin_generation(generation);
+    }
+
+    /// The same, but nobody notices: the generation stays.
+    pub fn go_back(&mut self, to: History) {
+        self.now = to;
+    }
+
+    pub fn delete_room(&mut self, room: usize) {
+        self.now.store.delete_room(0, &format!("room{room}"), UserId(1), 0).expect("its owner may delete it");
+    }
+
+    /// What the reader does.
+    pub fn admit(&mut self, now: UnixMillis, name: &str, user: UserId) -> Result<Admission, JoinError> {
+        let wanted = [(name.to_owned(), user)];
+        match self.now.store.admit_members(&wanted).pop().expect("one answer for each request")? {
+            Some(admission) => Ok(admission),
+            None => self.now.store.admit(now, &wanted).pop().expect("one answer for each request"),
+        }
+    }
+
+    /// Makes a user a member of a room, as a call over HTTP does. None: nothing is published.
+    pub fn join(&mut self, now: UnixMillis, room: usize, user: i64) -> Option<Publication> {
+        self.now
+            .store
+            .join(now, &format!("room{room}"), UserId(user))
+            .expect("the rooms are public and large")
+            .publication
+    }
+
+    /// Removes a member from a room. None: the user is not a member.
+    pub fn remove(&mut self, now: UnixMillis, room: usize, user: i64) -> Option<Publication> {
+        let key = self.now.store.account(UserId(user))?.username.to_string();
+        let removal = self.now.store.remove_member(now, &format!("room{room}"), UserId(user), &key);
+        removal.ok().map(|removal| removal.publication)
+    }
+
+    pub fn append(&mut self, now: UnixMillis, items: &[Item]) -> Vec<Outcome> {
+        let outcomes = self.now.store.append(now, items);
+        for (item, outcome) in items.iter().zip(&outcomes) {
+            let Outcome::New(stored) = outcome else { continue };
+            let (message, text) = match item.kind {
+                Kind::Message => (stored.offset, item.body.as_deref()),
+                Kind::Edit => (item.target.expect("a target"), item.body.as_deref()),
+                Kind::Delete => (item.target.expect("a target"), None),
+                _ => continue,
+            };
+            let versions = self.now.versions.entry((item.room, message)).or_default();
+            versions.push((stored.offset, text.map(str::to_owned)));
+        }
+        outcomes
+    }
+}
+
+/// The present history.
+impl Deref for SimStore {
+    type Target = History;
+
+    fn deref(&self) -> &History {
+        &self.now
+    }
+}
+
+impl History {
+    /// Whether something that was stored in this generation may be a part of this history.
+    pub fn is_of_or_after(&self, generation: DatabaseGeneration) -> bool {
+        generation.0 <= self.generation().0
     }
 
     pub fn room_id(&self, room: usize) -> RoomId {
@@ -52,27 +152,6 @@ impl SimStore {
 
     pub fn head_of(&self, room: RoomId) -> Option<Head> {
         self.store.heads(&[room]).pop().flatten()
-    }
-
-    /// The store as it is now, for [`SimStore::fail_over`].
-    pub fn copy(&self) -> Copy {
-        Copy { store: self.store.clone(), versions: self.versions.clone() }
-    }
-
-    /// A standby takes over that has only what this copy has. It begins a new generation.
-    pub fn fail_over(&mut self, to: Copy) {
-        let generation = DatabaseGeneration(self.generation().0 + 1);
-        self.go_back(to);
-        self.store.begin_generation(generation);
-    }
-
-    /// The same, but nobody notices: the generation stays.
-    pub fn go_back(&mut self, to: Copy) {
-        (self.store, self.versions) = (to.store, to.versions);
-    }
-
-    pub fn delete_room(&mut self, room: usize) {
-        self.store.delete_room(0, &format!("room{room}"), UserId(1), 0).expect("its owner may delete it");
     }
 
     pub fn generation(&self) -> DatabaseGeneration {
@@ -99,20 +178,6 @@ impl SimStore {
         }
     }
 
-    /// What the reader does.
-    pub fn admit(&mut self, now: UnixMillis, name: &str, user: UserId) -> Result<Admission, JoinError> {
-        let wanted = [(name.to_owned(), user)];
-        match self.store.admit_members(&wanted).pop().expect("one answer for each request")? {
-            Some(admission) => Ok(admission),
-            None => self.store.admit(now, &wanted).pop().expect("one answer for each request"),
-        }
-    }
-
-    /// Makes a user a member of a room, as a call over HTTP does. None: nothing is published.
-    pub fn join(&mut self, now: UnixMillis, room: usize, user: i64) -> Option<Publication> {
-        self.store.join(now, &format!("room{room}"), UserId(user)).expect("the rooms are public and large").publication
-    }
-
     /// Checks that the log of a room tells who is a member.
     pub fn check_members(&self, room: usize) -> Result<(), String> {
         let name = format!("room{room}");
@@ -131,29 +196,6 @@ impl SimStore {
             true => Ok(()),
             false => Err(format!("{name} has {} members, and its log tells of {members:?}", owner.members)),
         }
-    }
-
-    /// Removes a member from a room. None: the user is not a member.
-    pub fn remove(&mut self, now: UnixMillis, room: usize, user: i64) -> Option<Publication> {
-        let key = self.store.account(UserId(user))?.username.to_string();
-        let removal = self.store.remove_member(now, &format!("room{room}"), UserId(user), &key);
-        removal.ok().map(|removal| removal.publication)
-    }
-
-    pub fn append(&mut self, now: UnixMillis, items: &[Item]) -> Vec<Outcome> {
-        let outcomes = self.store.append(now, items);
-        for (item, outcome) in items.iter().zip(&outcomes) {
-            let Outcome::New(stored) = outcome else { continue };
-            let (message, text) = match item.kind {
-                Kind::Message => (stored.offset, item.body.as_deref()),
-                Kind::Edit => (item.target.expect("a target"), item.body.as_deref()),
-                Kind::Delete => (item.target.expect("a target"), None),
-                _ => continue,
-            };
-            let versions = self.versions.entry((item.room, message)).or_default();
-            versions.push((stored.offset, text.map(str::to_owned)));
-        }
-        outcomes
     }
 
     /// Whether a message had this text at the offset `from` or later.

@@ -5,7 +5,7 @@ use crate::bus::{Line, NodeBus};
 use crate::client::{Agent, Outbox, Received};
 use crate::random::Random;
 use crate::sdk::Sdk;
-use crate::store::SimStore;
+use crate::store::{History, SimStore};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -18,7 +18,8 @@ use uproar_core::message::{
 use uproar_core::websocket::{Event, UpgradeRequest};
 use uproar_core::{Bus, BusState, Host, Now, Refused, Serial, Shard, ShardConfig, Slice, Slot};
 use uproar_model::{
-    Claims, Epoch, Item, Kind, Lease, Offset, Outcome, Revocation, Revocations, RoomId, TokenError, UserId,
+    Claims, DatabaseGeneration, Epoch, Item, Kind, Lease, Offset, Outcome, Publication, Revocation, Revocations,
+    RoomId, TokenError, UserId,
 };
 
 /// The number of rooms. The last index stands for a `live:` channel, the others for stored rooms.
@@ -62,6 +63,7 @@ tally! {
     recovered, recovered_with_missed, unsubscribed, histories, refreshed, expired, pipelined, skipped, void_reactions,
     joins, http_joins, unanswered_joins, sweeps_of_others, expired_leases, kills, pauses, failovers, started_over,
     announced, missed, partitions, lost_sessions, revocations, signed_out, served_shortly,
+    lossy_failovers,
 }
 
 /// A lane's batch in flight, and how it will end.
@@ -94,6 +96,8 @@ pub struct Node {
     next_check_ms: u64,
     /// How many of the revocations the node knows.
     revocations_known: usize,
+    /// When it learns that another database has taken over.
+    starts_over_ms: Option<u64>,
     /// What HTTP is to tell shards, in order.
     notices: VecDeque<(u16, Message)>,
     /// Connections that ended while it was paused.
@@ -197,6 +201,16 @@ impl Host for SimHost<'_> {
     }
 }
 
+/// A member was removed from a room.
+#[derive(Clone, Copy)]
+pub struct Removal {
+    pub room: usize,
+    pub user: i64,
+    pub at: Offset,
+    /// The history in which it is stored.
+    pub generation: DatabaseGeneration,
+}
+
 /// What a world is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kindness {
@@ -211,8 +225,8 @@ enum Kindness {
 }
 
 /// By (shard, slot, user, room): the last question there that was answered with an admission (its connection's
-/// generation and its serial), and the offset at which its user was a member.
-pub type Admissions = BTreeMap<(usize, Slot, i64, usize), (u32, u32, Offset)>;
+/// generation and its serial), and the offset at which its user was a member, in this generation of the database.
+pub type Admissions = BTreeMap<(usize, Slot, i64, usize), (u32, u32, Offset, u64)>;
 
 pub struct World {
     pub random: Random,
@@ -241,10 +255,14 @@ pub struct World {
     runs: u64,
     /// The store does not answer before this time.
     store_down_until_ms: u64,
-    /// Removed members as (room, user, offset of the removal), in the order of the commits.
-    pub removals: Vec<(usize, i64, Offset)>,
+    /// Removed members, in the order of the commits.
+    pub removals: Vec<Removal>,
     /// Revoked tokens, and when each revocation was committed.
     revocations: Vec<(Revocation, u64)>,
+    /// What a standby has, which is behind.
+    standby: Option<History>,
+    /// A standby without the last commits has taken over.
+    pub has_lost_commits: bool,
     /// Set by one test of the simulator: nodes ask what others have revoked, and do not tell their shards.
     pub keeps_revocations_secret: bool,
     pub admissions: Admissions,
@@ -425,6 +443,7 @@ impl World {
                     tells_of_check: None,
                     next_check_ms: 0,
                     revocations_known: 0,
+                    starts_over_ms: None,
                     notices: VecDeque::new(),
                     ended: Vec::new(),
                     http: BTreeMap::new(),
@@ -455,6 +474,8 @@ impl World {
             removals: Vec::new(),
             revocations: Vec::new(),
             keeps_revocations_secret: false,
+            standby: None,
+            has_lost_commits: false,
             admissions: BTreeMap::new(),
             shown: BTreeMap::new(),
             segments_until_loss: None,
@@ -806,18 +827,51 @@ impl World {
                 self.nodes[node].paused_until_ms = self.now.ms + 500 + self.random.below(6_000);
             }
             4..=7 => self.bus_fault(node),
-            8 if self.random.one_in(3) => {
-                self.tally.failovers += 1;
-                // Nothing is lost, but nobody can know that.
-                let copy = self.store.copy();
-                self.store.fail_over(copy);
-            }
+            8 if self.random.one_in(3) => self.fail_over(),
+            9 | 10 => self.standby = Some(self.store.copy()),
             _ => {}
         }
         for node in 0..self.nodes.len() {
             if self.is_running(node) {
                 self.report_ended(node);
             }
+        }
+    }
+
+    /// A standby takes over. It may lack the last commits. If it lacks none, nobody can know that.
+    fn fail_over(&mut self) {
+        self.tally.failovers += 1;
+        let standby = self.standby.take().filter(|_| self.random.one_in(2));
+        let copy = standby.clone().unwrap_or_else(|| self.store.copy());
+        self.store.fail_over(copy);
+        // Nodes notice it sooner or later, and close all connections.
+        for node in 0..self.nodes.len() {
+            self.nodes[node].starts_over_ms = Some(self.now.ms + self.random.below(3_000));
+        }
+        if standby.is_some() {
+            self.lose_commits();
+        }
+    }
+
+    /// Clients that were told of what is lost now were told the truth then.
+    fn lose_commits(&mut self) {
+        self.tally.lossy_failovers += 1;
+        self.has_lost_commits = true;
+        // The server that would have committed it is gone.
+        self.zombies.clear();
+        for flight in self.in_flight.iter_mut().flatten().filter(|flight| flight.result.is_none()) {
+            (flight.commits, flight.answers) = (false, false);
+        }
+        let (store, seen) = (&self.store, self.removals.len());
+        self.shown.clear();
+        for agent in &mut self.agents {
+            (agent.replay_from, agent.removals_seen) = (0, seen);
+            if agent.room < ROOMS - 1 {
+                agent.outbox.forget_lost(|offset| store.row(store.room_id(agent.room), offset));
+            }
+        }
+        for sdk in &mut self.sdks {
+            sdk.forget_lost(store, seen);
         }
     }
 
@@ -882,6 +936,7 @@ impl World {
             tells_of_check: None,
             next_check_ms: 0,
             revocations_known: self.revocations.len(),
+            starts_over_ms: None,
             notices: VecDeque::new(),
             ended: Vec::new(),
             http: BTreeMap::new(),
@@ -1351,7 +1406,12 @@ impl World {
                             self.tally.joins += u64::from(admission.added.is_some());
                             let room = room_number(&room);
                             let key = (shard, join.caller.slot, user.0, room);
-                            let asked = (join.caller.generation, join.caller.serial.0, admission.offset);
+                            let asked = (
+                                join.caller.generation,
+                                join.caller.serial.0,
+                                admission.offset,
+                                self.store.generation().0,
+                            );
                             let last = self.admissions.entry(key).or_insert(asked);
                             *last = asked.max(*last);
                         }
@@ -1406,17 +1466,19 @@ impl World {
                         let append = self.nodes[node].http.remove(&caller.slot).expect("the call that is answered");
                         if let Ok(Outcome::New(stored) | Outcome::Duplicate(stored)) = result {
                             self.tally.http_publishes += 1;
-                            let row = self.store.row(append.item.room, stored.offset);
-                            assert!(
-                                row.is_some_and(|row| row.id == append.item.id),
-                                "HTTP was told an offset at which its message is not stored"
-                            );
+                            let row = self.store.find(append.item.room, stored.offset, |row| row.id == append.item.id);
+                            assert!(row.is_some(), "HTTP was told an offset at which its message is not stored");
                         }
                     }
                     Message::CreditReturned => self.nodes[node].http_credits += 1,
                     other => panic!("HTTP received {other:?}"),
                 }
             }
+        }
+        let now_ms = self.now.ms;
+        if self.nodes[node].starts_over_ms.take_if(|at_ms| *at_ms <= now_ms).is_some() {
+            let shards = 0..self.shards_per_node() as u16;
+            self.nodes[node].notices.extend(shards.map(|shard| (shard, Message::StartOver)));
         }
         while self.nodes[node].http_credits > 0
             && let Some((shard, message)) = self.nodes[node].notices.pop_front()
@@ -1446,7 +1508,8 @@ impl World {
         let message = if self.random.one_in(4) {
             let publication = if let Some(publication) = self.store.remove(self.now.unix_ms, room, user) {
                 self.tally.removals += 1;
-                self.removals.push((room, user, publication.offset));
+                let generation = self.store.generation();
+                self.removals.push(Removal { room, user, at: publication.offset, generation });
                 publication
             } else {
                 // The user is no member.
@@ -1806,6 +1869,8 @@ impl World {
                     3010 if self.late_shard.is_some() && self.agents[index].room < ROOMS - 1 => {
                         return Err("a reader of a room was closed with 3010".into());
                     }
+                    // After a failover, tokens of the old history are not valid any more.
+                    3005 if self.tally.failovers > 0 => {}
                     1001 | 3010 | 3011 | 3012 | 3503 => {}
                     other => {
                         return Err(format!(
@@ -1837,9 +1902,11 @@ impl World {
                 return Ok(());
             }
             let (epoch, offset) = (event["epoch"].as_str().ok_or("no epoch")?.to_owned(), number("offset")?);
+            let history = self.store.history(&epoch).ok_or("an unknown epoch")?;
+            let head = history.head(agent.room);
             let has_moved = agent.position.as_ref().is_some_and(|(known, _)| *known != epoch);
             if has_moved {
-                if event["recovered"] != false || offset > self.store.head(agent.room) {
+                if event["recovered"] != false || offset > head {
                     return Err("it must start over, because its epoch is over".into());
                 }
                 self.tally.started_over += 1;
@@ -1848,10 +1915,10 @@ impl World {
                     return Err(format!("it asked to resume from {known_offset} of {known_epoch}"));
                 }
                 self.tally.resumed += 1;
-                if offset < self.store.head(agent.room) {
+                if offset < head {
                     self.tally.resumed_with_missed += 1;
                 }
-            } else if offset > self.store.head(agent.room) {
+            } else if offset > head {
                 return Err("the position is not committed".into());
             }
             agent.position = Some((epoch, offset));
@@ -1878,14 +1945,15 @@ impl World {
             }
             "message" | "added" | "removed" | "edit" | "delete" | "react" | "unreact" => {
                 let offset = number("offset")?;
-                let (_, position) = agent.position.as_mut().ok_or("a publication arrived before a position")?;
+                let (epoch, position) = agent.position.as_mut().ok_or("a publication arrived before a position")?;
+                let history = self.store.history(epoch).ok_or("an unknown epoch")?;
                 if offset != *position + 1 {
                     return Err(format!("its position is {position}: a gap, a duplicate or a wrong order"));
                 }
                 *position = offset;
                 let room = agent.room;
                 let room_id = self.store.room_id(room);
-                let row = self.store.row(room_id, offset).ok_or("the publication is not committed")?;
+                let row = history.row(room_id, offset).ok_or("the publication is not committed")?;
                 let row_type = match row.kind {
                     Kind::Message => "message",
                     Kind::Edit => "edit",
@@ -1900,8 +1968,8 @@ impl World {
                 let member = row.member();
                 let matches_store = event["user"]["id"].as_str() == Some(&row.user.id.to_string())
                     && kind == row_type
-                    && self.store.shows(room_id, &row, agent.replay_from, event["text"].as_str())
-                    && self.store.is_edited_at(room_id, &row, event["edited"].as_u64(), event["text"].as_str())
+                    && history.shows(room_id, &row, agent.replay_from, event["text"].as_str())
+                    && history.is_edited_at(room_id, &row, event["edited"].as_u64(), event["text"].as_str())
                     && (event["deleted"] == true)
                         == (matches!(row.kind, Kind::Message | Kind::Edit) && event["text"].is_null())
                     && event[row_type].as_str() == member.map(|member| member.id)
@@ -1913,19 +1981,23 @@ impl World {
                 }
                 let removed = self.removals[agent.removals_seen..]
                     .iter()
-                    .find(|(r, u, at)| *r == room && *u == agent.user && *at < offset);
-                if let Some((_, _, at)) = removed {
+                    .filter(|removal| history.is_of_or_after(removal.generation))
+                    .find(|removal| removal.room == room && removal.user == agent.user && removal.at < offset);
+                if let Some(Removal { at, .. }) = removed {
                     return Err(format!("the user was removed at {at}, after it was admitted"));
                 }
                 let (user, generation) = (agent.user, agent.token_generation);
                 self.check_token(user, generation, self.ms_of(row.time))?;
                 let agent = &mut self.agents[index];
                 self.tally.publications += 1;
-                if let Some((shard, _)) = agent.at {
+                let is_kept = self.store.row(room_id, offset).is_some_and(|now| now.id == row.id);
+                if let Some((shard, _)) = agent.at
+                    && is_kept
+                {
                     self.shown.entry((shard, room)).and_modify(|shown| *shown = offset.max(*shown)).or_insert(offset);
                 }
                 if kind == "message" && row.user.id.0 == agent.user && !row.id.starts_with("http") {
-                    agent.outbox.on_own(&row)?;
+                    agent.outbox.on_own(&row, is_kept)?;
                 }
                 Ok(())
             }
@@ -1933,18 +2005,19 @@ impl World {
                 // A message that was sent without an id may be acknowledged too.
                 let Some(id) = event["id"].as_str() else { return Ok(()) };
                 let offset = number("offset")?;
-                let row = self.store.row(self.store.room_id(agent.room), offset);
-                if !row.is_some_and(|row| &*row.id == id && row.user.id.0 == agent.user) {
-                    return Err("it acknowledges a message that is not stored there".into());
-                }
-                agent.outbox.resolve(id, offset)
+                let is_it = |row: &Publication| &*row.id == id && row.user.id.0 == agent.user;
+                let found = self.store.find(self.store.room_id(agent.room), offset, is_it);
+                let (_, is_kept) = found.ok_or("it acknowledges a message that is not stored there")?;
+                agent.outbox.resolve_if(is_kept, id, offset)
             }
             "error" => {
                 let id = event["id"].as_str().map(str::to_owned);
                 match (number("code")?, id) {
                     // A message of a `live:` channel, or one that is sent without an id.
                     (100, None) => Ok(()),
-                    (103, None) if self.removals.iter().any(|(r, u, _)| *r == agent.room && *u == agent.user) => Ok(()),
+                    (103, None) if self.has_lost_commits || was_removed(&self.removals, agent.user, agent.room, 0) => {
+                        Ok(())
+                    }
                     (100, Some(id)) => {
                         self.tally.outcomes_unknown += 1;
                         agent.outbox.on_unknown(&id, self.now.ms, self.limits.append_deadline_ms);
@@ -1953,8 +2026,8 @@ impl World {
                     (103 | 107, Some(id)) => {
                         // If it was sent twice, the first answer has resolved it.
                         let is_bad = agent.outbox.text(&id).is_none_or(|text| text == BAD_TEXT);
-                        let is_removed = self.removals.iter().any(|(r, u, _)| *r == agent.room && *u == agent.user);
-                        if !is_bad && !is_removed {
+                        let is_removed = was_removed(&self.removals, agent.user, agent.room, 0);
+                        if !is_bad && !is_removed && !self.has_lost_commits {
                             return Err("it was rejected for no reason".into());
                         }
                         agent.outbox.on_refused(&id);
@@ -1984,8 +2057,8 @@ fn room_number(name: &str) -> usize {
 }
 
 /// Whether a user was removed from a room after the first `seen` removals.
-fn was_removed(removals: &[(usize, i64, Offset)], user: i64, room: usize, seen: usize) -> bool {
-    removals[seen..].iter().any(|(r, u, _)| *r == room && *u == user)
+fn was_removed(removals: &[Removal], user: i64, room: usize, seen: usize) -> bool {
+    removals[seen..].iter().any(|removal| removal.room == room && removal.user == user)
 }
 
 fn is_bad(item: &Item) -> bool {
