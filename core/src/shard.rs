@@ -297,6 +297,12 @@ impl Shard {
 
     /// While the lease does not hold. A server that stops does not wait for it: its clients can go elsewhere.
     fn suspended_turn(&mut self, host: &mut impl Host) {
+        // Other nodes go on showing who is here.
+        self.feeds.report_presence(&mut self.cx, host);
+        self.deliver_own(host);
+        self.homes.announce_due(&mut self.cx, host);
+        self.homes.tell_due(&self.cx, host);
+        self.deliver_own(host);
         if self.draining {
             self.connections.slots().for_each(|slot| self.abort(slot, host));
             self.deliver_own(host);

@@ -4,10 +4,14 @@ use crate::shard::{Received, Rig, lines};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use uproar_core::limits::Limits;
 use uproar_core::message::Channel;
 use uproar_core::protocol::centrifuge::ClientInfo;
-use uproar_core::{Announcement, Endpoint, Message, NodePresence, PresenceNews, Slot};
-use uproar_model::{User, UserId};
+use uproar_core::{
+    Announcement, BusConfig, BusNode, BusState, Endpoint, Host, Message, NodePresence, Placement, PresenceNews,
+    Refused, Shard, ShardConfig, Slot,
+};
+use uproar_model::{Lease, Revocations, TokenError, User, UserId};
 
 const ROOM: &str = "room:room0";
 
@@ -47,8 +51,13 @@ fn receive(rig: &mut Rig, message: Message) {
 
 /// The node `session` says something about the room.
 fn say(rig: &mut Rig, session: &str, version: u64, news: PresenceNews) {
+    say_from(rig, session, 1, version, news);
+}
+
+/// The same, by this one of its homes.
+fn say_from(rig: &mut Rig, session: &str, home: u64, version: u64, news: PresenceNews) {
     let channel = Channel::Room(rig.store.room_id(0));
-    let presence = Box::new(NodePresence { channel, shard: 1, version, news });
+    let presence = Box::new(NodePresence { channel, shard: 1, home, version, news });
     receive(rig, Message::PeerPresence { session: session.into(), presence });
 }
 
@@ -231,4 +240,297 @@ fn a_node_without_others_announces_nothing() {
     rig.join(2, ROOM);
     rig.run_for(100);
     assert!(rig.host.announced.is_empty());
+}
+
+/// The announcement with which a new home asks is lost. Its node is asked for everything instead, and its answer
+/// says nothing of being new; the others know the node in this channel from before.
+#[test]
+fn a_home_whose_question_was_lost_is_answered_later() {
+    let (mut rig, _) = rig();
+    say(&mut rig, "b", 1, all(&["x"]));
+    // The home is dropped and made again. Its question is lost; then it tells everything.
+    say(&mut rig, "b", 2, all(&[]));
+    announced(&mut rig);
+    say_from(&mut rig, "b", 2, 4, all(&["x"]));
+    assert_ne!(announced(&mut rig), [], "the new home does not know of our client");
+}
+
+#[test]
+fn an_impossible_part_is_ignored() {
+    let (mut rig, slot) = rig();
+    say(&mut rig, "b", 1, PresenceNews::All { clients: clients(&["x"]), part: u32::MAX, parts: 1, is_new: false });
+    assert!(present(&mut rig, slot).is_empty());
+}
+
+#[test]
+fn a_part_without_the_first_one_is_ignored() {
+    let (mut rig, slot) = rig();
+    say(&mut rig, "b", 1, PresenceNews::All { clients: clients(&["x"]), part: 1, parts: 2, is_new: false });
+    assert!(present(&mut rig, slot).is_empty(), "part 0 is missing");
+}
+
+#[test]
+fn impossible_counts_are_survived() {
+    let (mut rig, slot) = rig();
+    say(&mut rig, "b", 1, PresenceNews::Counted { clients: u64::MAX, users: u64::MAX, is_new: false });
+    counted(&mut rig, slot);
+}
+
+#[test]
+fn impossible_versions_are_survived() {
+    let (mut rig, slot) = rig();
+    say(&mut rig, "b", u64::MAX, PresenceNews::All { clients: clients(&["x"]), part: 0, parts: 2, is_new: false });
+    say(&mut rig, "b", 1, PresenceNews::All { clients: clients(&["x"]), part: 1, parts: 2, is_new: false });
+    say(&mut rig, "b", 0, all(&["y"]));
+    say(&mut rig, "", 1, all(&["z"]));
+    assert_eq!(present(&mut rig, slot), set(&["z"]));
+}
+
+/// Crossing the limit and back.
+#[test]
+fn nobody_joins_twice_after_being_counted() {
+    let mut rig = Rig::with(1, Limits { join_leave_limit: 3, ..Limits::default() });
+    rig.bus.set_has_peers(true);
+    let slot = rig.connect(2);
+    rig.send_commands(slot, [json!({"id": 1, "subscribe": {"channel": ROOM, "join_leave": true}})]);
+    rig.run_for(100);
+    rig.take_received(slot);
+    say(&mut rig, "b", 1, all(&["x", "y"]));
+    assert_eq!(told(&rig.take_received(slot)).len(), 2);
+    say(&mut rig, "b", 2, PresenceNews::Counted { clients: 4, users: 4, is_new: false });
+    say(&mut rig, "b", 3, all(&["x", "y"]));
+    assert_eq!(told(&rig.take_received(slot)), [], "x and y were there all the time");
+}
+
+/// What one client that subscribes and unsubscribes makes its node say.
+#[test]
+fn a_home_asks_once() {
+    let (mut rig, first) = rig();
+    announced(&mut rig);
+    let mut asked = 0;
+    for _ in 0..10 {
+        rig.send_commands(first, [json!({"id": 9, "unsubscribe": {"channel": ROOM}})]);
+        rig.run_for(60);
+        rig.send_commands(first, [json!({"id": 1, "subscribe": {"channel": ROOM, "join_leave": true}})]);
+        rig.run_for(60);
+        let news = announced(&mut rig);
+        asked += news.iter().filter(|news| matches!(news, PresenceNews::All { is_new: true, .. })).count();
+    }
+    assert!(asked <= 1, "the home, which was never dropped, asked {asked} times");
+}
+
+/// A client of a node whose lease has expired goes.
+#[test]
+fn leaves_are_announced_without_a_lease() {
+    let lease = Lease::new(5_000);
+    lease.renew(1);
+    let mut rig = Rig::with_lease(1, Limits::default(), lease.clone());
+    rig.bus.set_has_peers(true);
+    let slot = rig.join(2, ROOM);
+    rig.join(3, ROOM);
+    rig.run_for(100);
+    announced(&mut rig);
+    rig.run_for(6_000);
+    let now = rig.now();
+    rig.shard.failed(now, slot, &mut rig.host);
+    rig.run_for(20_000);
+    assert_ne!(announced(&mut rig), [], "20 s after the client has gone");
+}
+
+/// Another node's question was answered while our own, about something that we have missed, is under way.
+#[test]
+fn the_answer_to_another_node_does_not_count() {
+    // There must be presence here.
+    let mut rig = Rig::new(1);
+    rig.join(2, ROOM);
+    rig.run_for(100);
+    let mut node = bus_node("me", &rig.bus, 1);
+    let hear = |node: &mut BusNode, text: &str| {
+        node.hear(1_000, text);
+        node.take_calls().into_iter().map(|(_, message)| message).collect::<Vec<_>>()
+    };
+    hear(&mut node, r#"{"cluster":"c","from":"b","before":{"others":0}}"#);
+    node.tick(2_000, 1);
+    let calls = hear(&mut node, r#"{"cluster":"c","from":"b","before":{"others":0},"a":[{"e":[0,0,["me"]]}]}"#);
+    assert!(calls.iter().any(|message| matches!(message, Message::PeerTold { .. })));
+    // Number 1 is missing: who is in a room, as a part of an answer to another node.
+    hear(&mut node, r#"{"cluster":"c","from":"b","before":{"others":2}}"#);
+    node.tick(3_000, 1);
+    let calls = hear(&mut node, r#"{"cluster":"c","from":"b","before":{"others":2},"a":[{"e":[0,9,["another"]]}]}"#);
+    let counts = calls.iter().any(|message| matches!(message, Message::PeerTold { .. }));
+    assert!(!counts, "what was missed is forgotten, and comes back with our own answer: leaves and joins");
+}
+
+/// More sessions than are remembered.
+#[test]
+fn the_presence_of_a_node_that_is_not_remembered_is_ignored() {
+    let state = Arc::default();
+    let mut node = bus_node("me", &state, 1);
+    for number in 0..1_000 {
+        node.hear(1_000, &format!(r#"{{"cluster":"c","from":"{number}","before":{{}}}}"#));
+    }
+    node.take_calls();
+    node.hear(1_000, r#"{"cluster":"c","from":"ghost","before":{},"a":[{"c":[7,[0,1],1,[[5,"Ann","1"]],0,1,false]}]}"#);
+    let mut calls = node.take_calls();
+    node.tick(60_000_000, 0);
+    calls.extend(node.take_calls());
+    let (mut is_shown, mut is_gone) = (false, false);
+    for (_, message) in calls {
+        match message {
+            Message::PeerPresence { session, .. } if &*session == "ghost" => is_shown = true,
+            Message::PeerGone { session } if &*session == "ghost" => is_gone = true,
+            _ => {}
+        }
+    }
+    assert!(!is_shown || is_gone, "shown for ever");
+}
+
+/// A node (this one) that was stopped for eight seconds goes on, and hears what the other one has sent first. That one
+/// has taken this one to be gone, so it has announced nothing.
+#[test]
+fn a_node_that_was_stopped_asks() {
+    let mut rig = Rig::new(1);
+    rig.join(2, ROOM);
+    rig.run_for(100);
+    let mut node = bus_node("me", &rig.bus, 1);
+    let beat = r#"{"cluster":"c","from":"b","before":{"others":0}}"#;
+    // It hears its own messages. Whether it asks:
+    let own = |node: &mut BusNode, now_micros: u64| {
+        let messages = node.take_batch(now_micros);
+        messages.iter().for_each(|message| node.hear(now_micros, message));
+        messages.iter().any(|message| message.contains(r#"{"q":"b"}"#))
+    };
+    let mut asked = 0;
+    for step in 0..40 {
+        let now_micros = step * 250_000;
+        node.hear(now_micros, beat);
+        if step == 3 {
+            node.hear(now_micros, r#"{"cluster":"c","from":"b","before":{"others":0},"a":[{"e":[0,0,["me"]]}]}"#);
+        }
+        node.tick(now_micros, 1);
+        asked += u32::from(own(&mut node, now_micros));
+    }
+    assert!(asked > 0);
+    // Twelve seconds later, it hears what has arrived meanwhile, and beats.
+    let mut asks_again = false;
+    for step in 0..80 {
+        let now_micros = 10_000_000 + 12_000_000 + step * 250_000;
+        node.hear(now_micros, beat);
+        node.tick(now_micros, 1);
+        asks_again |= own(&mut node, now_micros);
+    }
+    assert!(asks_again, "who has left b meanwhile is shown for ever");
+}
+
+/// An announcement that comes after later ones.
+#[test]
+fn presence_that_comes_late_is_not_passed_on() {
+    let state = Arc::default();
+    let mut node = bus_node("me", &state, 1);
+    let said = |others: u64, version: u64, clients: &str| {
+        let presence = format!(r#"{{"c":[7,[0,1],{version},{clients},0,1,false]}}"#);
+        format!(r#"{{"cluster":"c","from":"b","before":{{"others":{others}}},"a":[{presence}]}}"#)
+    };
+    node.hear(1_000, &said(0, 1, "[]"));
+    node.hear(1_000, &said(2, 3, "[]"));
+    node.take_calls();
+    node.hear(1_000, &said(1, 2, r#"[[5,"Ann","1"]]"#));
+    let calls = node.take_calls();
+    assert!(!calls.iter().any(|(_, message)| matches!(message, Message::PeerPresence { .. })), "{calls:?}");
+}
+
+/// A shard falls behind in a `live:` channel. Its subscribers are disconnected.
+#[test]
+fn clients_that_are_disconnected_are_announced_as_gone() {
+    let bus = Arc::<BusState>::default();
+    bus.set_has_peers(true);
+    let config = ShardConfig {
+        id: 0,
+        shards: 2,
+        lanes: 1,
+        limits: Limits { ring_limit_publications: 1, ..Limits::default() },
+        verify: Arc::new(|_: &str, _| Err(TokenError::Invalid)),
+        echo: false,
+        query_token: true,
+        allow_origin: Arc::new(|_, _| true),
+        seed: 7,
+        revocations: Revocations::new(u64::MAX, []),
+        bus,
+        lease: Lease::unlimited(),
+    };
+    let mut shard = Shard::new(config);
+    let mut host = FullHost::default();
+    let names = ["x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7"];
+    let name: Arc<str> =
+        (*names.iter().find(|name| shard.home_of(&Channel::Live((**name).into())) == 0).unwrap()).into();
+    let channel = Channel::Live(Arc::clone(&name));
+    let user = User { id: UserId(5), username: "Ann".into() };
+    let mut now_ms = 1;
+    let at = |ms: u64| uproar_core::Now { ms, unix_ms: 1_700_000_000_000 + ms };
+    shard.receive(at(now_ms), Endpoint::Shard(1), Message::Attach { channel: channel.clone() }, &mut host);
+    let change = uproar_core::message::PresenceChange {
+        slot: Slot(3),
+        generation: 1,
+        user: user.clone(),
+        is_here: true,
+        listens: false,
+    };
+    let changed = Message::PresenceChanged { channel: channel.clone(), changes: vec![change] };
+    shard.receive(at(now_ms), Endpoint::Shard(1), changed, &mut host);
+    shard.turn(at(now_ms), &mut host);
+    assert_eq!(host.announced.len(), 1);
+    host.announced.clear();
+    host.is_full = true;
+    for number in 0..10 {
+        now_ms += 10;
+        let data = number.to_string().into();
+        let entry = uproar_core::protocol::LiveEntry { user: user.clone(), time: 0, data, is_json: true };
+        shard.receive(at(now_ms), Endpoint::Bus, Message::Live { channel: Arc::clone(&name), entry }, &mut host);
+        shard.turn(at(now_ms), &mut host);
+    }
+    host.is_full = false;
+    for _ in 0..300 {
+        now_ms += 100;
+        shard.turn(at(now_ms), &mut host);
+    }
+    assert_eq!(host.lost, 1, "the shard closes its subscribers");
+    assert_ne!(host.announced, [], "30 s later, the other nodes still show them");
+}
+
+fn bus_node(session: &str, state: &Arc<BusState>, shards: u16) -> BusNode {
+    let config = BusConfig {
+        cluster: "c".to_owned(),
+        session: session.to_owned(),
+        message_limit_bytes: 7_900,
+        state: Arc::clone(state),
+        metrics: Arc::default(),
+        placement: Placement::new(7, shards),
+        shards,
+        calls_limit: 16_384,
+    };
+    BusNode::new(config, 0)
+}
+
+#[derive(Default)]
+struct FullHost {
+    is_full: bool,
+    announced: Vec<Announcement>,
+    lost: usize,
+}
+
+impl Host for FullHost {
+    fn wake(&mut self, _: Slot) {}
+    fn abort(&mut self, _: Slot) {}
+    fn half_close(&mut self, _: Slot) {}
+    fn log_first(&mut self, _: Refused, _: u16) {}
+    fn free_places(&self, to: Endpoint) -> usize {
+        if self.is_full && to == Endpoint::Shard(1) { 0 } else { usize::MAX }
+    }
+    fn send(&mut self, _: Endpoint, message: Message) {
+        match message {
+            Message::Announce(announcement) => self.announced.push(announcement),
+            Message::Lost { .. } => self.lost += 1,
+            _ => {}
+        }
+    }
 }

@@ -131,15 +131,15 @@ enum Item {
     /// A `live:` message: channel, user, username, time, data, whether it is JSON.
     #[serde(rename = "v")]
     Live(String, i64, String, u64, String, bool),
-    /// Clients in a channel: channel, shard, version, clients, part, parts, whether the node wants to be told.
+    /// Clients in a channel: channel, home, version, clients, part, parts, whether the home wants to be told.
     #[serde(rename = "c")]
-    Clients(WireChannel, u16, u64, Vec<WireClient>, u32, u32, bool),
-    /// Their number: channel, shard, version, clients, users, whether the node wants to be told.
+    Clients(WireChannel, WireHome, u64, Vec<WireClient>, u32, u32, bool),
+    /// Their number: channel, home, version, clients, users, whether the home wants to be told.
     #[serde(rename = "n")]
-    Counted(WireChannel, u16, u64, u64, u64, bool),
-    /// Those who came and went: channel, shard, version, after, joined, left.
+    Counted(WireChannel, WireHome, u64, u64, u64, bool),
+    /// Those who came and went: channel, home, version, after, joined, left.
     #[serde(rename = "d")]
-    Changed(WireChannel, u16, u64, u64, Vec<WireClient>, Vec<String>),
+    Changed(WireChannel, WireHome, u64, u64, Vec<WireClient>, Vec<String>),
     /// All was told: shard, after, the nodes that have asked.
     #[serde(rename = "e")]
     Told(u16, u64, Vec<String>),
@@ -158,6 +158,10 @@ enum WireChannel {
     Room(i64),
     Live(String),
 }
+
+/// The shard of a home, and which home it is.
+#[derive(Serialize, Deserialize)]
+struct WireHome(u16, u64);
 
 /// User, username, and the id of the client.
 #[derive(Serialize, Deserialize)]
@@ -227,17 +231,17 @@ impl Item {
                 UserEvent::Left { room } => Item::Left(user.0, room.to_string()),
             },
             Announcement::Presence(presence) => {
-                let NodePresence { channel, shard, version, news } = &**presence;
-                let (channel, shard, version) = (WireChannel::of(channel), *shard, *version);
+                let NodePresence { channel, shard, home, version, news } = &**presence;
+                let (channel, home, version) = (WireChannel::of(channel), WireHome(*shard, *home), *version);
                 match news {
                     PresenceNews::All { clients, part, parts, is_new } => {
-                        Item::Clients(channel, shard, version, WireClient::all_of(clients), *part, *parts, *is_new)
+                        Item::Clients(channel, home, version, WireClient::all_of(clients), *part, *parts, *is_new)
                     }
                     PresenceNews::Counted { clients, users, is_new } => {
-                        Item::Counted(channel, shard, version, *clients, *users, *is_new)
+                        Item::Counted(channel, home, version, *clients, *users, *is_new)
                     }
                     PresenceNews::Changed { after, joined, left } => {
-                        Item::Changed(channel, shard, version, *after, WireClient::all_of(joined), left.clone())
+                        Item::Changed(channel, home, version, *after, WireClient::all_of(joined), left.clone())
                     }
                 }
             }
@@ -254,9 +258,9 @@ impl Item {
     /// `None`: it makes no sense.
     fn announcement(self) -> Option<Announcement> {
         let user_event = |user, event| Some(Announcement::User { user: UserId(user), event });
-        let presence = |channel: WireChannel, shard, version, news| {
+        let presence = |channel: WireChannel, WireHome(shard, home), version, news| {
             let channel = channel.channel();
-            Some(Announcement::Presence(Box::new(NodePresence { channel, shard, version, news })))
+            Some(Announcement::Presence(Box::new(NodePresence { channel, shard, home, version, news })))
         };
         match self {
             Item::Publication(room, generation, offset, number, kind, user, username, id, time, target, body) => {
@@ -281,16 +285,16 @@ impl Item {
             }
             Item::Joined(user, room) => user_event(user, UserEvent::Joined { room: room.into() }),
             Item::Left(user, room) => user_event(user, UserEvent::Left { room: room.into() }),
-            Item::Clients(channel, shard, version, clients, part, parts, is_new) => {
+            Item::Clients(channel, home, version, clients, part, parts, is_new) => {
                 let clients = WireClient::clients(clients);
-                presence(channel, shard, version, PresenceNews::All { clients, part, parts, is_new })
+                presence(channel, home, version, PresenceNews::All { clients, part, parts, is_new })
             }
-            Item::Counted(channel, shard, version, clients, users, is_new) => {
-                presence(channel, shard, version, PresenceNews::Counted { clients, users, is_new })
+            Item::Counted(channel, home, version, clients, users, is_new) => {
+                presence(channel, home, version, PresenceNews::Counted { clients, users, is_new })
             }
-            Item::Changed(channel, shard, version, after, joined, left) => {
+            Item::Changed(channel, home, version, after, joined, left) => {
                 let joined = WireClient::clients(joined);
-                presence(channel, shard, version, PresenceNews::Changed { after, joined, left })
+                presence(channel, home, version, PresenceNews::Changed { after, joined, left })
             }
             Item::Told(shard, after, to) => {
                 let to = to.into_iter().map(Into::into).collect();
@@ -367,6 +371,10 @@ impl Outgoing {
 
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    pub fn is_busy(&self) -> bool {
+        self.waiting.len() > WAITING_LIMIT / 4
     }
 
     /// False: it was dropped, because too many wait.
@@ -499,7 +507,7 @@ mod tests {
 
     fn presence(news: PresenceNews) -> Announcement {
         let channel = Channel::Live("cursors".into());
-        Announcement::Presence(Box::new(NodePresence { channel, shard: 1, version: 9, news }))
+        Announcement::Presence(Box::new(NodePresence { channel, shard: 1, home: 3, version: 9, news }))
     }
 
     fn counts(live: u64, others: u64) -> Counts {

@@ -36,6 +36,15 @@ pub(super) struct Hearing {
     gone: Vec<String>,
 }
 
+/// What was heard before of an envelope that has just arrived.
+#[derive(Debug, Default)]
+pub(super) struct Repeated {
+    /// How many of its `live:` messages, from the first one.
+    pub live: u64,
+    /// Later announcements have arrived already, or it arrives for the second time.
+    pub is_late: bool,
+}
+
 #[derive(Debug)]
 struct Peer {
     /// How many announcements it has made.
@@ -51,20 +60,22 @@ struct Peer {
 impl Hearing {
     /// A message of another node has arrived. Returns how many of its `live:` messages have been heard before: nothing
     /// else would notice that they are repeated, or too late for their place in the order.
-    pub fn hear(&mut self, now_ms: u64, envelope: &Envelope) -> u64 {
+    pub fn hear(&mut self, now_ms: u64, envelope: &Envelope) -> Repeated {
         let made = envelope.after();
         if envelope.is_last {
             // Its last commits were made when its shards, which announce them, had stopped.
             let peer = self.peers.remove(&envelope.session);
+            let is_known = peer.is_some();
             self.has_lost_live |= peer.is_some_and(|peer| peer.made.live < envelope.before.live);
-            self.gone.push(envelope.session.clone());
+            self.gone.extend(is_known.then(|| envelope.session.clone()));
             self.watch(now_ms);
-            return 0;
+            return Repeated::default();
         }
         match self.peers.get_mut(&envelope.session) {
             Some(peer) => {
                 let missed_live = envelope.before.live.saturating_sub(peer.made.live);
-                let heard_live = peer.made.live.saturating_sub(envelope.before.live);
+                let live = peer.made.live.saturating_sub(envelope.before.live);
+                let is_late = envelope.before.others < peer.made.others;
                 let missed = envelope.before.others.saturating_sub(peer.made.others);
                 let was_quiet = std::mem::take(&mut peer.is_quiet);
                 peer.heard_ms = now_ms;
@@ -77,7 +88,7 @@ impl Hearing {
                 if is_missing || was_quiet || envelope.unknown > 0 {
                     self.watch(now_ms);
                 }
-                heard_live
+                Repeated { live, is_late }
             }
             None => {
                 if self.peers.len() < PEERS_LIMIT {
@@ -89,7 +100,7 @@ impl Hearing {
                 // What it has announced so far is unknown.
                 self.has_lost_live |= envelope.before.live > 0;
                 self.watch(now_ms);
-                0
+                Repeated::default()
             }
         }
     }
@@ -131,6 +142,11 @@ impl Hearing {
 
     // ── presence ────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    /// Something of any peer may have been missed without a gap in its numbers.
+    pub fn doubt_all(&mut self) {
+        self.peers.values_mut().for_each(|peer| peer.is_doubtful = true);
+    }
+
     /// What a peer has said about presence is not known completely.
     pub fn doubt(&mut self, session: &str) {
         if let Some(peer) = self.peers.get_mut(session) {
@@ -156,10 +172,10 @@ impl Hearing {
         unasked
     }
 
-    /// A peer has told everything. `is_answer`: it was asked. True: nothing of it was missed.
-    pub fn has_told(&mut self, session: &str, is_answer: bool) -> bool {
+    /// A peer that was asked has told everything. True: nothing of it was missed.
+    pub fn has_told(&mut self, session: &str) -> bool {
         let Some(peer) = self.peers.get_mut(session) else { return false };
-        peer.asked_ms = peer.asked_ms.filter(|_| !is_answer);
+        peer.asked_ms = None;
         !peer.is_doubtful
     }
 
@@ -277,17 +293,15 @@ mod tests {
         let asked = |hearing: &mut Hearing, now_ms| hearing.take_unasked(now_ms) == ["a"];
         hearing.hear(0, &envelope("a", 7, 0));
         assert!(asked(&mut hearing, 0) && !asked(&mut hearing, 2_999) && asked(&mut hearing, 3_000));
-        // Another node has asked it.
-        assert!(hearing.has_told("a", false) && asked(&mut hearing, 6_000));
-        assert!(hearing.has_told("a", true) && !asked(&mut hearing, 9_000));
+        assert!(hearing.has_told("a") && !asked(&mut hearing, 9_000));
         // Something was missed.
         hearing.hear(9_000, &envelope("a", 8, 0));
-        assert!(!hearing.has_told("a", true), "it may have told before");
-        assert!(asked(&mut hearing, 9_000) && hearing.has_told("a", true));
+        assert!(!hearing.has_told("a"), "it may have told before");
+        assert!(asked(&mut hearing, 9_000) && hearing.has_told("a"));
         // There was no place for something.
         hearing.doubt("a");
-        assert!(!hearing.has_told("a", true) && asked(&mut hearing, 9_001));
-        assert!(hearing.has_told("a", true) && !hearing.has_told("b", true));
+        assert!(!hearing.has_told("a") && asked(&mut hearing, 9_001));
+        assert!(hearing.has_told("a") && !hearing.has_told("b"));
         hearing.doubt("a");
         hearing.trust_all();
         assert!(!asked(&mut hearing, 20_000));
@@ -356,7 +370,7 @@ mod tests {
             let announcements = vec![Announcement::Live { channel: "x".into(), entry }; count];
             Envelope { before: Counts { live: before, others: 0 }, announcements, ..envelope("a", 0, 0) }
         };
-        let mut heard = |before, count| hearing.hear(now_ms, &live(before, count));
+        let mut heard = |before, count| hearing.hear(now_ms, &live(before, count)).live;
         assert_eq!([heard(0, 3), heard(0, 3), heard(2, 2), heard(5, 1), heard(4, 1)], [0, 3, 1, 0, 2]);
         assert!(hearing.take_lost_live(), "the fifth is missing");
     }

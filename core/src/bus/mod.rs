@@ -31,6 +31,7 @@ pub struct BusState {
     has_peers: AtomicBool,
     /// Whether anybody has subscribed to a channel here, so that it matters who is in it elsewhere.
     has_presence: AtomicBool,
+    is_busy: AtomicBool,
     /// Announcements that found no place in the queue to the bus: those of `live:` messages, and all others.
     dropped_live: AtomicU64,
     dropped: AtomicU64,
@@ -127,6 +128,15 @@ impl BusState {
 
     pub fn has_peers(&self) -> bool {
         self.has_peers.load(Ordering::Relaxed)
+    }
+
+    /// Whether so much waits to be sent that what can wait should.
+    pub(crate) fn set_busy(&self, is_busy: bool) {
+        self.is_busy.store(is_busy, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        self.is_busy.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_has_presence(&self) {

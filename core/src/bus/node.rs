@@ -1,7 +1,7 @@
 //! A node on the bus, without I/O: what it sends, what it makes of what it hears, and whether the bus works.
 
 use super::envelope::{Counts, Foreign, Heard, Loss, Outgoing};
-use super::hearing::Hearing;
+use super::hearing::{Hearing, Repeated};
 use super::{Announcement, Bus, BusMetrics, BusState};
 use crate::message::{Channel, Endpoint, Ephemeral, Message};
 use crate::messenger::Placement;
@@ -78,6 +78,8 @@ pub struct BusNode {
     /// When the sessions were opened.
     opened_micros: u64,
     has_ignored: bool,
+    /// There were other nodes, and there are none now.
+    has_lost_peers: bool,
     /// Messages for shards that the driver has not taken yet.
     calls: Vec<(u16, Message)>,
     notices: Vec<Notice>,
@@ -104,6 +106,7 @@ impl BusNode {
             heard_own_micros: None,
             opened_micros: now_micros,
             has_ignored: false,
+            has_lost_peers: false,
             calls: Vec::new(),
             notices: Vec::new(),
         }
@@ -118,6 +121,7 @@ impl BusNode {
             (_, Message::Announce(announcement)) => {
                 self.metrics.announced.fetch_add(1, Ordering::Relaxed);
                 let is_dropped = !self.outgoing.push(announcement);
+                self.state.set_busy(self.outgoing.is_busy());
                 self.metrics.dropped.fetch_add(u64::from(is_dropped), Ordering::Relaxed);
             }
             (from, other) => debug_assert!(false, "{from:?} sent the bus {other:?}"),
@@ -138,6 +142,7 @@ impl BusNode {
     /// The next messages to send.
     pub fn take_batch(&mut self, now_micros: u64) -> Vec<String> {
         let mut messages = self.outgoing.take(BATCH_LIMIT);
+        self.state.set_busy(self.outgoing.is_busy());
         if std::mem::take(&mut self.is_beat_due) {
             self.beat += 1;
             messages.push(self.outgoing.beat(self.beat));
@@ -190,8 +195,8 @@ impl BusNode {
             return;
         }
         let now_ms = millis(now_micros);
-        let mut heard_live = self.hearing.hear(now_ms, &envelope);
-        self.state.set_has_peers(true);
+        let Repeated { live: mut heard_live, is_late } = self.hearing.hear(now_ms, &envelope);
+        self.set_has_peers(true);
         self.metrics.peers.store(self.hearing.peers(), Ordering::Relaxed);
         self.metrics.received.fetch_add(envelope.announcements.len() as u64, Ordering::Relaxed);
         self.metrics.missed.fetch_add(self.hearing.take_missed(), Ordering::Relaxed);
@@ -202,6 +207,12 @@ impl BusNode {
         for announcement in envelope.announcements {
             if announcement.is_live() && heard_live > 0 {
                 heard_live -= 1;
+                continue;
+            }
+            // What is said about presence replaces what was said before, so it must not come late. What was overtaken
+            // has left a gap, so the session is asked.
+            let is_presence = matches!(announcement, Announcement::Presence(_) | Announcement::PresenceTold { .. });
+            if is_presence && (is_late || !self.hearing.knows(&session)) {
                 continue;
             }
             self.deliver(&session, announcement);
@@ -300,7 +311,7 @@ impl BusNode {
             }
             Announcement::PresenceTold { shard, after, to } => {
                 let is_answer = to.iter().any(|to| **to == *self.outgoing.session);
-                if self.hearing.has_told(session, is_answer) {
+                if is_answer && self.hearing.has_told(session) {
                     for to in 0..self.credits.len() {
                         if !self.call(to as u16, Message::PeerTold { session: Arc::clone(session), shard, after }) {
                             self.hearing.doubt(session);
@@ -396,7 +407,7 @@ impl BusNode {
         }
         let heard = self.hearing.peers();
         self.metrics.peers.store(heard, Ordering::Relaxed);
-        self.state.set_has_peers(heard > 0 || registered > 0);
+        self.set_has_peers(heard > 0 || registered > 0);
         if registered > heard {
             // It can commit without announcing it.
             self.hearing.stay_watchful(now_ms);
@@ -410,6 +421,16 @@ impl BusNode {
             self.opened_micros = now_micros;
         }
         is_deaf
+    }
+
+    fn set_has_peers(&mut self, has_peers: bool) {
+        let had_peers = self.state.has_peers();
+        if has_peers && self.has_lost_peers {
+            // To one that has only been stopped, what was not announced meanwhile must not look like nothing.
+            self.outgoing.skip(Counts { live: 0, others: 1 });
+        }
+        self.has_lost_peers = !has_peers && (had_peers || self.has_lost_peers);
+        self.state.set_has_peers(has_peers);
     }
 
     fn must_sweep_if_due(&mut self, now_ms: u64) {
@@ -426,6 +447,7 @@ impl BusNode {
         }
         self.state.set(bus);
         if was_settled && bus == Bus::Connected {
+            self.hearing.doubt_all();
             self.has_lost_live.fill(true);
         }
         self.metrics.connected.store(bus == Bus::Connected, Ordering::Relaxed);

@@ -6,6 +6,7 @@
 //! something asks for everything; when it has been told, what was not mentioned is wrong.
 
 use super::Homes;
+use super::home::Home;
 use super::presence::{ClientKey, OwnKey};
 use crate::bus::{Announcement, NodePresence, PresenceNews};
 use crate::context::Context;
@@ -23,19 +24,23 @@ const PART_BYTES: usize = 5_000;
 /// Clients of another node that are known by name, whatever that node says.
 const NAMED_LIMIT: usize = 10_000;
 /// When everything is told: channels in one turn, and the pause after it.
-const CHANNELS_PER_TURN: usize = 256;
+const CHANNELS_PER_TURN: usize = 128;
 const TELLING_PAUSE_MS: u64 = 10;
+/// Nodes that one announcement answers.
+const ANSWERED_LIMIT: usize = 64;
 
 /// What another node has said about a channel.
 #[derive(Debug, Default)]
 pub(super) struct Peer {
     shard: u16,
+    /// Which home of that node. 0: nothing is known yet.
+    home: u64,
     version: u64,
     /// Clients and users that it has without naming them.
-    counted: Option<(u64, u64)>,
-    /// The first parts of a list, up to this version.
+    counted: Option<(u32, u32)>,
+    /// The first parts of a list, and the version and number of the part that follows.
     parts: Vec<ClientInfo>,
-    parts_version: u64,
+    next_part: Option<(u64, u32)>,
 }
 
 /// What other nodes were told about a channel.
@@ -49,8 +54,8 @@ pub(super) struct Told {
     changes: BTreeMap<OwnKey, Option<User>>,
     /// They are to be told everything, whatever they were told before.
     must_tell_all: bool,
-    /// They have asked, so they need not answer.
-    is_answer: bool,
+    /// They were asked who is there, with the first list.
+    has_asked: bool,
     after_ms: u64,
     /// Whether the home is in `Homes::peers_due`.
     is_due: bool,
@@ -70,11 +75,11 @@ pub(super) struct Telling {
 
 impl Peer {
     pub fn unnamed_clients(&self) -> u64 {
-        self.counted.map_or(0, |(clients, _)| clients)
+        self.counted.map_or(0, |(clients, _)| clients.into())
     }
 
     pub fn unnamed_users(&self) -> u64 {
-        self.counted.map_or(0, |(_, users)| users)
+        self.counted.map_or(0, |(_, users)| users.into())
     }
 }
 
@@ -108,6 +113,7 @@ impl Homes {
     /// Tells the other nodes who came and went, now or when they may be told again.
     pub(super) fn tell_peers(&mut self, cx: &Context, channel: &Channel, host: &mut impl Host) {
         let Some(home) = self.homes.get_mut(channel) else { return };
+        let number = home.number;
         let presence = &mut home.presence;
         let told = &mut presence.told;
         if !told.must_tell_all && told.changes.is_empty() {
@@ -116,16 +122,19 @@ impl Homes {
         if !cx.config.bus.has_peers() {
             return told.forget();
         }
-        if cx.now.ms < told.after_ms {
+        // While the bus has much to send, changes add up here.
+        let rests_ms = if may_tell(cx, host) { 0 } else { NAMED_INTERVAL_MS };
+        let due_ms = told.after_ms.max(cx.now.ms + rests_ms);
+        if cx.now.ms < due_ms {
             if !std::mem::replace(&mut told.is_due, true) {
-                self.peers_due.insert((told.after_ms, channel.clone()));
+                self.peers_due.insert((due_ms, channel.clone()));
             }
             return;
         }
         let changes = std::mem::take(&mut told.changes);
-        let after = told.version.filter(|_| told.is_named && !std::mem::take(&mut told.must_tell_all));
-        told.must_tell_all = false;
-        let is_new = told.version.is_none() && !std::mem::take(&mut told.is_answer);
+        let must_tell_all = std::mem::take(&mut told.must_tell_all) || !told.is_named;
+        let after = told.version.filter(|_| !must_tell_all);
+        let is_new = !std::mem::replace(&mut told.has_asked, true);
         let (clients, users) = presence.own_counts();
         let is_named = clients <= cx.limits().join_leave_limit;
         let mut news = Vec::new();
@@ -143,33 +152,33 @@ impl Homes {
         let told = &mut presence.told;
         for news in news {
             self.presence_version += 1;
-            let (shard, version) = (cx.config.id, self.presence_version);
-            let presence = NodePresence { channel: channel.clone(), shard, version, news };
+            let (shard, home, version) = (cx.config.id, number, self.presence_version);
+            let presence = NodePresence { channel: channel.clone(), shard, home, version, news };
             cx.announce(host, || Announcement::Presence(Box::new(presence)));
         }
         told.version = (clients > 0).then_some(self.presence_version);
         told.is_named = is_named;
-        told.is_answer = false;
         // Counting a large channel is worth less, and its number changes all the time.
         let interval_ms = if is_named { NAMED_INTERVAL_MS } else { cx.limits().online_interval_ms };
         told.after_ms = cx.now.ms + interval_ms;
     }
 
     /// A home is dropped, and its clients with it.
-    pub(super) fn tell_dropped(&mut self, cx: &Context, channel: &Channel, told: &Told, host: &mut impl Host) {
-        if told.version.is_none() {
+    pub(super) fn tell_dropped(&mut self, cx: &Context, channel: &Channel, home: &Home, host: &mut impl Host) {
+        if home.presence.told.version.is_none() {
             return;
         }
         self.presence_version += 1;
         let news = PresenceNews::All { clients: Vec::new(), part: 0, parts: 1, is_new: false };
-        let (channel, shard, version) = (channel.clone(), cx.config.id, self.presence_version);
-        cx.announce(host, || Announcement::Presence(Box::new(NodePresence { channel, shard, version, news })));
+        let (shard, home, version) = (cx.config.id, home.number, self.presence_version);
+        let presence = NodePresence { channel: channel.clone(), shard, home, version, news };
+        cx.announce(host, || Announcement::Presence(Box::new(presence)));
     }
 
     /// Other nodes ask who is in all channels.
     pub fn tell_all(&mut self, to: Vec<Arc<str>>) {
         if let Some(telling) = &mut self.telling {
-            let new: Vec<_> = to.into_iter().filter(|to| !telling.next.contains(to)).collect();
+            let new = to.into_iter().filter(|to| !telling.next.contains(to)).collect::<Vec<_>>();
             telling.next.extend(new);
             return;
         }
@@ -194,19 +203,25 @@ impl Homes {
         // If something found no place, the others would notice and ask again, without end.
         let mut channels_left = CHANNELS_PER_TURN;
         while channels_left > 0
-            && cx.can_announce(host)
+            && may_tell(cx, host)
             && let Some(channel) = telling.left.pop()
         {
             channels_left -= 1;
+            if let Some(home) = self.homes.get_mut(&channel) {
+                home.presence.told.after_ms = 0;
+            }
             self.answer_peers(cx, &channel, host);
         }
-        if !telling.left.is_empty() || !cx.can_announce(host) {
+        if !telling.left.is_empty() || !may_tell(cx, host) {
             telling.rests_until_ms = cx.now.ms + TELLING_PAUSE_MS;
             self.telling = Some(telling);
             return;
         }
         let Telling { after, to, next, .. } = telling;
-        cx.announce(host, || Announcement::PresenceTold { shard: cx.config.id, after, to });
+        for to in to.chunks(ANSWERED_LIMIT) {
+            let (shard, to) = (cx.config.id, to.to_vec());
+            cx.announce(host, || Announcement::PresenceTold { shard, after, to });
+        }
         if !next.is_empty() {
             self.tell_all(next);
         }
@@ -218,12 +233,11 @@ impl Homes {
         self.peers_due.first().map(|(due_ms, _)| *due_ms).into_iter().chain(telling).min()
     }
 
-    /// Tells the other nodes at once who is in a channel.
+    /// Tells the other nodes who is in a channel, although nothing has changed.
     fn answer_peers(&mut self, cx: &Context, channel: &Channel, host: &mut impl Host) {
         let Some(home) = self.homes.get_mut(channel) else { return };
         if home.presence.own_counts().0 > 0 {
-            let told = &mut home.presence.told;
-            (told.must_tell_all, told.is_answer, told.after_ms) = (true, true, 0);
+            home.presence.told.must_tell_all();
             self.tell_peers(cx, channel, host);
         }
     }
@@ -232,60 +246,64 @@ impl Homes {
 
     /// Another node says who is in a channel there.
     pub fn on_peer_presence(&mut self, cx: &mut Context, session: &Arc<str>, said: NodePresence, host: &mut impl Host) {
-        let NodePresence { channel, shard, version, news } = said;
-        let Some(home) = self.homes.get_mut(&channel) else { return };
-        let presence = &mut home.presence;
+        let NodePresence { channel, shard, home, version, news } = said;
+        let Some(own_home) = self.homes.get_mut(&channel) else { return };
+        let presence = &mut own_home.presence;
         let peer = presence.peers.entry(Arc::clone(session)).or_default();
-        let is_known = peer.version > 0;
-        if version <= peer.version.max(peer.parts_version) {
+        if version <= peer.version {
             return;
         }
+        let is_first = peer.home != home;
         let mut wants_answer = false;
         match news {
             PresenceNews::Changed { after, joined, left } => {
-                // If something is missing in between, everything is said again.
-                if peer.version != after || peer.counted.is_some() {
+                // What is missing in between has a number, so the node is being asked.
+                if peer.version != after || peer.counted.is_some() || is_first {
                     return;
                 }
                 peer.version = version;
                 for id in left {
-                    presence.set_other(ClientKey::Other(Arc::clone(session), id), None);
+                    presence.set_other(ClientKey::Other(Arc::clone(session), id), None, true);
                 }
                 for ClientInfo { user, client } in joined.into_iter().take(NAMED_LIMIT) {
-                    presence.set_other(ClientKey::Other(Arc::clone(session), client), Some(user));
+                    presence.set_other(ClientKey::Other(Arc::clone(session), client), Some(user), true);
                 }
             }
             PresenceNews::Counted { clients, users, is_new } => {
-                *peer = Peer { shard, version, counted: Some((clients, users)), ..Peer::default() };
-                wants_answer = is_new || !is_known;
+                let counted = [clients, users].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+                let counted = Some((counted[0], counted[1]));
+                *peer = Peer { shard, home, version, counted, ..Peer::default() };
+                wants_answer = is_new || is_first;
                 for key in presence.keys_of(session) {
-                    presence.set_other(key, None);
+                    presence.set_other(key, None, false);
                 }
             }
             PresenceNews::All { clients, part, parts, is_new } => {
                 if part == 0 {
                     peer.parts = clients;
-                } else if peer.parts_version + 1 == version && peer.parts.len() < NAMED_LIMIT {
+                } else if peer.next_part == Some((version, part)) && peer.parts.len() < NAMED_LIMIT {
                     peer.parts.extend(clients);
                 } else {
                     return;
                 }
-                (peer.shard, peer.parts_version) = (shard, version);
-                if part + 1 < parts {
+                if part.saturating_add(1) < parts {
+                    peer.next_part = version.checked_add(1).map(|version| (version, part + 1));
                     return;
                 }
                 let all = std::mem::take(&mut peer.parts);
-                *peer = Peer { shard, version, ..Peer::default() };
-                wants_answer = is_new || !is_known && !all.is_empty();
+                // Those who were only counted are no news.
+                let is_news = peer.counted.is_none();
+                *peer = Peer { shard, home, version, ..Peer::default() };
+                wants_answer = !all.is_empty() && (is_new || is_first);
                 let all = all.into_iter().take(NAMED_LIMIT);
                 let all: HashMap<_, _> = all.map(|client| (client.client, client.user)).collect();
                 for key in presence.keys_of(session) {
                     if !matches!(&key, ClientKey::Other(_, id) if all.contains_key(id)) {
-                        presence.set_other(key, None);
+                        presence.set_other(key, None, is_news);
                     }
                 }
                 for (id, user) in all {
-                    presence.set_other(ClientKey::Other(Arc::clone(session), id), Some(user));
+                    presence.set_other(ClientKey::Other(Arc::clone(session), id), Some(user), is_news);
                 }
             }
         }
@@ -319,7 +337,7 @@ impl Homes {
             if presence.peers.get(session).is_some_and(&is_wrong) {
                 presence.peers.remove(session);
                 for key in presence.keys_of(session) {
-                    presence.set_other(key, None);
+                    presence.set_other(key, None, true);
                 }
                 changed.push(channel.clone());
             }
@@ -328,6 +346,11 @@ impl Homes {
             self.report_others(cx, &channel, host);
         }
     }
+}
+
+/// Whether the bus takes more of what can wait.
+fn may_tell(cx: &Context, host: &impl Host) -> bool {
+    !cx.config.bus.is_busy() && cx.can_announce(host)
 }
 
 /// `None`: there are too many changes for one announcement.

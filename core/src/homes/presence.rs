@@ -10,7 +10,7 @@ use crate::host::Host;
 use crate::ids::Slot;
 use crate::message::{Channel, Endpoint, Ephemeral, Message, PresenceChange, PresenceReply};
 use crate::protocol::centrifuge::{ClientInfo, PresenceList};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use uproar_model::fairness::{Bucket, Rate};
 use uproar_model::{User, UserId};
@@ -50,7 +50,11 @@ pub(super) struct Presence {
     announce_after_ms: u64,
     /// Clients whose coming or going has not been reported yet, earliest first. There are no more than the clients that
     /// are present or have been reported, because coming and going cancel out.
-    unnamed: VecDeque<Unnamed>,
+    unnamed: BTreeMap<u64, Unnamed>,
+    /// Where they are in `unnamed`.
+    unnamed_keys: BTreeMap<ClientKey, u64>,
+    /// How many have ever been in `unnamed`.
+    noted: u64,
     named: Option<Bucket>,
     /// Whether the home is in `Homes::online_due`.
     is_announcement_due: bool,
@@ -116,17 +120,20 @@ impl Presence {
         self.set(key, new) != change.is_here
     }
 
-    /// A client of another node is here, or is not. If that is new, it is to be reported.
-    pub fn set_other(&mut self, key: ClientKey, user: Option<User>) {
-        let Some(is_here) = user.is_some().then_some(true).or(self.clients.contains_key(&key).then_some(false)) else {
+    /// A client of another node is here, or is not. If that is new, it is to be reported, unless it is no news.
+    pub fn set_other(&mut self, key: ClientKey, user: Option<User>, is_news: bool) {
+        let is_here = user.is_some();
+        let Some(named) = user.clone().or_else(|| self.clients.get(&key).map(|client| client.user.clone())) else {
             return;
         };
-        let reported = user.clone().or_else(|| self.clients.get(&key).map(|client| client.user.clone()));
         let was_here = self.set(key.clone(), user.map(|user| Client { user, listens: false }));
-        if let Some(user) = reported
-            && was_here != is_here
-        {
-            self.note(key, user, is_here);
+        if was_here == is_here {
+            return;
+        }
+        if is_news {
+            self.note(key, named, is_here);
+        } else if let Some(number) = self.unnamed_keys.remove(&key) {
+            self.unnamed.remove(&number);
         }
     }
 
@@ -167,15 +174,20 @@ impl Presence {
 
     /// Notes that a client came or went. If it was not named since it did the opposite, there is nothing to tell.
     fn note(&mut self, key: ClientKey, user: User, is_here: bool) {
-        match self.unnamed.iter().position(|unnamed| unnamed.key == key) {
-            Some(index) => _ = self.unnamed.remove(index),
-            None => self.unnamed.push_back(Unnamed { key, user, is_here }),
+        if let Some(number) = self.unnamed_keys.remove(&key) {
+            self.unnamed.remove(&number);
+        } else {
+            self.unnamed_keys.insert(key.clone(), self.noted);
+            self.unnamed.insert(self.noted, Unnamed { key, user, is_here });
+            self.noted += 1;
         }
     }
 
     /// A shard has no subscribers any more, or reports them from the start.
     pub fn forget_shard(&mut self, shard: u16) {
-        self.unnamed.retain(|unnamed| !matches!(unnamed.key, ClientKey::Own((of, ..)) if of == shard));
+        let is_its = |key: &ClientKey| matches!(key, ClientKey::Own((of, ..)) if *of == shard);
+        self.unnamed.retain(|_, unnamed| !is_its(&unnamed.key));
+        self.unnamed_keys.retain(|key, _| !is_its(key));
         let range = ClientKey::Own((shard, Slot(0), 0))..=ClientKey::Own((shard, Slot(u32::MAX), u32::MAX));
         let keys: Vec<_> = self.clients.range(range).map(|(key, _)| key.clone()).collect();
         if !keys.is_empty() {
@@ -246,7 +258,7 @@ impl Homes {
         loop {
             let Some(home) = self.homes.get_mut(channel) else { return };
             let presence = &mut home.presence;
-            let Some(change) = presence.unnamed.front() else { return };
+            let Some((_, change)) = presence.unnamed.first_key_value() else { return };
             let count = presence.client_count();
             let named = if change.is_here { count } else { count + 1 };
             let is_told = presence.listeners > 0 && named <= cx.limits().join_leave_limit;
@@ -257,7 +269,8 @@ impl Homes {
                 self.announce_at(channel, due_ms);
                 return;
             }
-            let Some(Unnamed { key, user, is_here }) = presence.unnamed.pop_front() else { return };
+            let Some((_, Unnamed { key, user, is_here })) = presence.unnamed.pop_first() else { return };
+            presence.unnamed_keys.remove(&key);
             if is_told {
                 let info = ClientInfo { user, client: key.id(cx) };
                 let event = if is_here { Ephemeral::Join(info) } else { Ephemeral::Leave(info) };

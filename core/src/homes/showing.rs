@@ -25,6 +25,7 @@ impl Homes {
         });
         if home.is_loaded {
             let outcome = home.feed(shard);
+            self.tell_peers(cx, &channel, host);
             return Self::answer_attach(cx, shard, &channel, outcome, host);
         }
         home.waiting.push(shard);
@@ -55,7 +56,7 @@ impl Homes {
     /// Drops a home.
     pub(super) fn remove(&mut self, cx: &Context, channel: &Channel, host: &mut impl Host) -> Option<Home> {
         let home = self.homes.remove(channel)?;
-        self.tell_dropped(cx, channel, &home.presence.told, host);
+        self.tell_dropped(cx, channel, &home, host);
         Some(home)
     }
 
@@ -139,9 +140,16 @@ impl Homes {
     }
 
     fn send_lost(&mut self, cx: &mut Context, channel: &Channel, shards: Vec<u16>, host: &mut impl Host) {
+        if shards.is_empty() {
+            return;
+        }
         for shard in shards {
             self.send_ending(cx, shard, Message::Lost { channel: channel.clone() }, host);
         }
+        if self.homes.get(channel).is_some_and(|home| home.fed_shards.is_empty() && home.waiting.is_empty()) {
+            self.remove(cx, channel, host);
+        }
+        self.tell_peers(cx, channel, host);
     }
 
     /// Retries what found no place, no credit or no answer before.
