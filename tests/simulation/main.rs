@@ -251,7 +251,9 @@ fn a_removal_that_ends_a_later_subscription_is_caught() {
 
 #[test]
 fn showing_what_follows_a_removal_before_it_is_caught() {
-    is_caught(Mutation::RemovalShownLate);
+    mutation::activate(Some(Mutation::RemovalShownLate));
+    is_found("RemovalShownLate", |seed| run_in(World::of_one_node(seed)));
+    mutation::activate(None);
 }
 
 #[test]
