@@ -22,8 +22,10 @@ pub(super) enum Event {
     Message(String),
     /// It has missed something, for this reason.
     Lost(String),
-    /// Something that only PostgreSQL tells may have been missed. The bus is not concerned.
-    Missed,
+    /// With NATS: PostgreSQL is heard, too.
+    HearsPostgres,
+    /// With NATS: something that only PostgreSQL tells may have been missed, for this reason.
+    Missed(String),
 }
 
 /// What carries the messages.
@@ -32,13 +34,6 @@ pub(super) struct Transport {
     /// If there is NATS, this still brings what a transaction tells by itself, such as that a right was taken away.
     pub postgres: PostgresBus,
     pub nats: Option<Nats>,
-}
-
-/// What a session that receives from PostgreSQL is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Bus,
-    BesideNats,
 }
 
 pub(super) struct Link {
@@ -60,13 +55,13 @@ impl Link {
             None => {
                 let (received, events) = mpsc::channel(RECEIVED_LIMIT);
                 tasks.spawn(send(postgres.clone(), to_send, received.clone()));
-                tasks.spawn(receive(postgres, received, Role::Bus));
+                tasks.spawn(receive(postgres, received));
                 events
             }
             Some(nats) => {
                 let (received, events) = mpsc::channel(RECEIVED_FROM_NATS_LIMIT);
                 tasks.spawn(exchange(nats, postgres.cluster().to_owned(), to_send, received.clone()));
-                tasks.spawn(receive(postgres, received, Role::BesideNats));
+                tasks.spawn(receive_beside_nats(postgres, received));
                 events
             }
         };
@@ -126,12 +121,12 @@ async fn send(bus: PostgresBus, mut batches: Receiver<Vec<String>>, events: Send
     }
 }
 
-async fn receive(bus: PostgresBus, events: Sender<Event>, role: Role) {
+async fn receive(bus: PostgresBus, events: Sender<Event>) {
     loop {
         let lost = match bus.receiver().await {
             Err(error) => error,
             Ok(mut receiver) => {
-                if role == Role::Bus && events.send(Event::Opened).await.is_err() {
+                if events.send(Event::Opened).await.is_err() {
                     return;
                 }
                 loop {
@@ -146,11 +141,36 @@ async fn receive(bus: PostgresBus, events: Sender<Event>, role: Role) {
                 }
             }
         };
-        let event = match role {
-            Role::Bus => Event::Lost(lost),
-            Role::BesideNats => Event::Missed,
+        if events.send(Event::Lost(lost)).await.is_err() {
+            return;
+        }
+        sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// Receives what transactions tell by themselves. On the bus a node hears its own beats. Here it has to make sure in
+/// another way that it hears anything.
+async fn receive_beside_nats(bus: PostgresBus, events: Sender<Event>) {
+    loop {
+        let missed = match bus.receiver().await {
+            Err(error) => error,
+            Ok(mut receiver) => {
+                let mut is_confirmed = false;
+                loop {
+                    let message = match receiver.next_checked().await {
+                        Ok(message) => message.map(Event::Message),
+                        Err(error) => break error,
+                    };
+                    let confirmed = (!std::mem::replace(&mut is_confirmed, true)).then_some(Event::HearsPostgres);
+                    for event in [confirmed, message].into_iter().flatten() {
+                        if events.send(event).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
         };
-        if events.send(event).await.is_err() {
+        if events.send(Event::Missed(missed)).await.is_err() {
             return;
         }
         sleep(RETRY_PAUSE).await;

@@ -84,6 +84,8 @@ pub async fn run_bus(setup: BusSetup) {
     let mut node = BusNode::new(config, now_micros());
     let markers = store.unwritten_markers();
     let mut link = Link::start(Transport { postgres: bus, nats });
+    // Where it is the bus, the beats tell.
+    let mut hears_postgres = true;
     let mut beats = interval(beat_interval);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !*stop.borrow() {
@@ -103,7 +105,20 @@ pub async fn run_bus(setup: BusSetup) {
                 Some(Event::Opened) => node.opened(now_micros()),
                 Some(Event::Message(text)) => node.hear(now_micros(), &text),
                 Some(Event::Lost(reason)) => node.lost(now_micros(), &reason),
-                Some(Event::Missed) => node.missed(now_micros()),
+                Some(Event::HearsPostgres) => {
+                    if !std::mem::replace(&mut hears_postgres, true) {
+                        tracing::info!("PostgreSQL's notifications arrive again");
+                    }
+                }
+                Some(Event::Missed(reason)) => {
+                    node.missed(now_micros());
+                    if std::mem::replace(&mut hears_postgres, false) {
+                        tracing::warn!(
+                            "PostgreSQL's notifications do not arrive: {reason}; until they do, this node finds out \
+                             within 500 ms which rights were taken away"
+                        );
+                    }
+                }
                 None => {}
             },
             _ = beats.tick() => {

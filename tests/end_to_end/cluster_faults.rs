@@ -161,6 +161,25 @@ async fn nothing_is_lost_when_the_sessions_of_the_bus_and_the_guard_are_terminat
     }
 }
 
+/// Makes what is sent vanish. New sessions find a function that does nothing.
+pub async fn break_notify(backdoor: &mut Backdoor) {
+    backdoor
+        .execute(
+            "BEGIN; ALTER FUNCTION pg_catalog.pg_notify(text, text) RENAME TO pg_notify_of_before;
+             CREATE FUNCTION pg_catalog.pg_notify(text, text) RETURNS void LANGUAGE sql AS ''; COMMIT",
+        )
+        .await;
+}
+
+pub async fn mend_notify(backdoor: &mut Backdoor) {
+    backdoor
+        .execute(
+            "BEGIN; DROP FUNCTION pg_catalog.pg_notify(text, text);
+             ALTER FUNCTION pg_catalog.pg_notify_of_before(text, text) RENAME TO pg_notify; COMMIT",
+        )
+        .await;
+}
+
 /// Messages are delivered by the sweep alone, at its interval.
 #[tokio::test]
 async fn deliveries_go_on_while_the_bus_is_cut() {
@@ -169,13 +188,7 @@ async fn deliveries_go_on_while_the_bus_is_cut() {
     let mut watcher = Watcher::start(&cluster.nodes).await;
     watcher.expect_quick(&cluster.nodes).await;
     let mut backdoor = Backdoor::postgres(cluster.url()).await;
-    // What is sent vanishes. New sessions find the function that does nothing.
-    backdoor
-        .execute(
-            "BEGIN; ALTER FUNCTION pg_catalog.pg_notify(text, text) RENAME TO pg_notify_of_before;
-             CREATE FUNCTION pg_catalog.pg_notify(text, text) RETURNS void LANGUAGE sql AS ''; COMMIT",
-        )
-        .await;
+    break_notify(&mut backdoor).await;
     assert_eq!(terminate(&mut backdoor, SENDING, "ALL").await, 2);
     let cut = Instant::now();
     // This one is sent before anybody has noticed.
@@ -198,12 +211,7 @@ async fn deliveries_go_on_while_the_bus_is_cut() {
         assert_eq!(node.get("/readyz", "").await.status, 200, "the sweep alone is enough");
         assert_eq!(node.setup.log().matches("the bus does not work").count(), 1);
     }
-    backdoor
-        .execute(
-            "BEGIN; DROP FUNCTION pg_catalog.pg_notify(text, text);
-             ALTER FUNCTION pg_catalog.pg_notify_of_before(text, text) RENAME TO pg_notify; COMMIT",
-        )
-        .await;
+    mend_notify(&mut backdoor).await;
     terminate(&mut backdoor, SENDING, "ALL").await;
     watcher.expect_quick(&cluster.nodes).await;
 }

@@ -4,8 +4,8 @@
 
 use crate::client::Received;
 use crate::cluster::until_connected;
-use crate::cluster_faults::Watcher;
-use crate::databases::new_postgres_database;
+use crate::cluster_faults::{Watcher, break_notify, mend_notify};
+use crate::databases::{Backdoor, new_postgres_database};
 use crate::load::{Load, assert_in_order_of_each_sender};
 use crate::nodes::{Bus, Cluster, node_setup, publish};
 use crate::server::{Server, Setup, assert_contains, run, until};
@@ -339,6 +339,32 @@ async fn mistakes_in_the_options_are_explained() {
         assert_contains(&error, words);
         assert!(!error.contains("secret"), "{error}");
     }
+}
+
+/// A pooler may break LISTEN without a word. The regular sweep would be far too late for a room that was deleted.
+#[tokio::test]
+async fn a_node_that_does_not_hear_postgresql_looks_for_itself() {
+    let nats = start("").await;
+    let cluster = start_nodes(&nats.url(), &["--limit", "heads_sweep_interval_ms=86400000"]).await;
+    let [a, b] = &cluster.nodes[..] else { panic!("two nodes") };
+    let ann = a.sign_up("Ann").await;
+    let mut clients = Vec::new();
+    for room in ["one", "two"] {
+        a.create_room(&ann, room).await;
+        clients.push(b.join(&ann, &format!("room={room}")).await);
+    }
+    let mut backdoor = Backdoor::postgres(cluster.url()).await;
+    break_notify(&mut backdoor).await;
+    let words = "PostgreSQL's notifications do not arrive: what the session sends to itself does not come back";
+    until("b has noticed", async || b.setup.log().contains(words)).await;
+    a.call("DELETE", "/rooms/one", &ann.token, Value::Null).await.expect(200);
+    assert_eq!(clients[0].close_code().await, Some(3503));
+    mend_notify(&mut backdoor).await;
+    until("b hears again", async || b.setup.log().contains("PostgreSQL's notifications arrive again")).await;
+    a.call("DELETE", "/rooms/two", &ann.token, Value::Null).await.expect(200);
+    assert_eq!(clients[1].close_code().await, Some(3503));
+    assert_eq!(b.setup.log().matches(words).count(), 1);
+    assert_eq!(b.setup.log().matches("the bus does not work").count(), 0);
 }
 
 /// Rights are told by PostgreSQL too, so a node that does not hear the bus learns of a removal within a second.

@@ -4,7 +4,7 @@
 use super::failures::trouble;
 use crate::error::one_line;
 use sqlx::ConnectOptions;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgNotification, PgPoolOptions};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -12,6 +12,8 @@ use tokio::time::timeout;
 const CHANNEL: &str = "uproar";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const SEND_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a session that should hear itself may hear nothing before it sends something to itself.
+const SILENCE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The bus of the nodes that share a PostgreSQL database. It has no state: senders and receivers have sessions of their
 /// own.
@@ -29,6 +31,8 @@ pub struct BusSender {
 /// Receives what all nodes send, this one included.
 pub struct BusReceiver {
     listener: PgListener,
+    /// The channel on which it sends to itself, once it has done so.
+    own_channel: Option<String>,
 }
 
 impl PostgresBus {
@@ -67,7 +71,7 @@ impl PostgresBus {
             Ok(listener)
         })
         .await?;
-        Ok(BusReceiver { listener })
+        Ok(BusReceiver { listener, own_channel: None })
     }
 }
 
@@ -92,8 +96,46 @@ impl BusReceiver {
     /// # Errors
     /// If the session has ended, in one line. The receiver can't be used any more.
     pub async fn next(&mut self) -> Result<String, String> {
+        loop {
+            let notification = self.notification().await?;
+            if notification.channel() == CHANNEL {
+                return Ok(notification.payload().to_owned());
+            }
+        }
+    }
+
+    /// The next message, or `None` if the session has heard itself, which it tries while nothing else comes. A pooler can
+    /// keep a session open and pass on nothing. Not cancel safe.
+    ///
+    /// # Errors
+    /// If the session has ended or hears nothing, in one line. The receiver can't be used any more.
+    pub async fn next_checked(&mut self) -> Result<Option<String>, String> {
+        if let Ok(notification) = timeout(SILENCE_LIMIT, self.notification()).await {
+            return notification.map(|it| (it.channel() == CHANNEL).then(|| it.payload().to_owned()));
+        }
+        within(SEND_TIMEOUT, self.send_to_itself()).await?;
+        match timeout(SEND_TIMEOUT, self.notification()).await {
+            Ok(notification) => notification.map(|it| (it.channel() == CHANNEL).then(|| it.payload().to_owned())),
+            Err(_) => Err("what the session sends to itself does not come back; connect without a pooler".to_owned()),
+        }
+    }
+
+    async fn send_to_itself(&mut self) -> Result<(), sqlx::Error> {
+        let channel = match &self.own_channel {
+            Some(channel) => channel,
+            None => {
+                let name = format!("{CHANNEL}_{:016x}", getrandom::u64().unwrap_or_default());
+                self.listener.listen(&name).await?;
+                self.own_channel.insert(name)
+            }
+        };
+        sqlx::query("SELECT pg_notify($1, '')").bind(channel).execute(&mut self.listener).await?;
+        Ok(())
+    }
+
+    async fn notification(&mut self) -> Result<PgNotification, String> {
         match self.listener.try_recv().await {
-            Ok(Some(notification)) => Ok(notification.payload().to_owned()),
+            Ok(Some(notification)) => Ok(notification),
             Ok(None) => Err("the session that listens has ended".to_owned()),
             Err(error) => Err(one_line(&error)),
         }
