@@ -217,7 +217,7 @@ limits! {
     /// Bytes in one page read from the database.
     page_limit_bytes = 128 * KIB, 1..=16 * MIB;
     /// How long the server tries to read a missing publication of a room before it disconnects the room's subscribers
-    /// (3010).
+    /// (3010). For as long, a node that can't reach the database lets new connections wait.
     gap_deadline_ms = 5_000, 10..=DAY_MS;
     /// Publications of a room that may be held in memory until the gap before them is filled.
     held_limit_publications = 4_096, 1..=MIB;

@@ -15,13 +15,11 @@ use crate::metrics::ShardMetrics;
 use crate::mutation::{self, Mutation};
 use crate::protocol::CloseReason;
 use crate::protocol::centrifuge::Encoding;
+use crate::sessions::{LEASE_CHECK_INTERVAL_MS, Suspension};
 use crate::websocket::{Event, Refusal, UpgradeRequest, frame};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use uproar_model::{DatabaseGeneration, Publication, RoomId};
-
-/// How often a shard whose lease has expired finds out whether it holds again.
-const LEASE_CHECK_INTERVAL_MS: u64 = 10;
 
 /// One shard. A connection is named by its *slot*, from `opened` until `freed` (or `handed_over`). The driver keeps
 /// what belongs to the transport in a table of its own, by the same slot.
@@ -30,7 +28,7 @@ pub struct Shard {
     pub(crate) cx: Context,
     pub(crate) connections: Connections,
     pub(crate) feeds: Feeds,
-    homes: Homes,
+    pub(crate) homes: Homes,
     /// Connections whose deferred commands are due.
     pub(crate) to_resume: Vec<Slot>,
     /// While the server stops: connections whose publishes are all answered, and when they are closed.
@@ -42,10 +40,10 @@ pub struct Shard {
     /// Counts the ids made for messages without one.
     pub(crate) ids_made: u64,
     pub(crate) draining: bool,
-    /// The node's lease has expired: the shard serves nobody.
-    is_suspended: bool,
+    /// While the node's lease has expired: the shard serves nobody.
+    pub(crate) suspension: Option<Suspension>,
     /// When the lease was last found valid.
-    served_ms: u64,
+    pub(crate) served_ms: u64,
     /// When connections were last looked through for those that hold too much memory.
     pub(crate) relieved_ms: u64,
 }
@@ -66,7 +64,7 @@ impl Shard {
             pings_left: 0,
             ids_made: 0,
             draining: false,
-            is_suspended: false,
+            suspension: None,
             served_ms: 0,
             relieved_ms: 0,
             cx: Context::new(config),
@@ -90,7 +88,10 @@ impl Shard {
     pub fn requested(&mut self, now: Now, slot: Slot, request: UpgradeRequest, host: &mut impl Host) {
         self.cx.begin(now);
         if matches!(self.connections[slot].phase, Phase::Head) {
-            self.begin_handshake(slot, request, host);
+            match self.refuses_connections() {
+                true => self.refuse_without_lease(slot, host),
+                false => self.begin_handshake(slot, request, host),
+            }
         }
         self.deliver_own(host);
     }
@@ -130,7 +131,9 @@ impl Shard {
     pub fn wants_input(&self, slot: Slot) -> bool {
         let connection = &self.connections[slot];
         match connection.phase {
-            Phase::Connecting(_) | Phase::Open(_) | Phase::Echo | Phase::Closing { .. } if self.is_suspended => false,
+            Phase::Connecting(_) | Phase::Open(_) | Phase::Echo | Phase::Closing { .. } if self.lacks_lease(slot) => {
+                false
+            }
             Phase::Vacant | Phase::Aborted | Phase::Handshake(_) => false,
             Phase::Head => true,
             Phase::Connecting(ref connecting) => connecting.authenticating.is_none(),
@@ -139,11 +142,17 @@ impl Shard {
         }
     }
 
+    /// Whether this connection may be served only with the lease, which has expired.
+    fn lacks_lease(&self, slot: Slot) -> bool {
+        self.suspension.is_some() && !self.connections[slot].is_parting
+    }
+
     /// Appends the next slices to write to `slices`, in order: at most 16, none of them empty. The driver has one send
     /// in flight and calls this only when there is none. What a short send did not write is returned again.
     pub fn outgoing(&mut self, slot: Slot, slices: &mut Vec<Slice>) {
+        let lacks_lease = self.lacks_lease(slot);
         let connection = &mut self.connections[slot];
-        if !matches!(connection.phase, Phase::Vacant | Phase::Aborted) && !self.is_suspended {
+        if !matches!(connection.phase, Phase::Vacant | Phase::Aborted) && !lacks_lease {
             connection.outbound.next(&self.cx.meter, slices);
         }
     }
@@ -227,43 +236,13 @@ impl Shard {
         self.deliver_own(host);
     }
 
-    // ── the lease ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// Finds out whether the node's lease holds. A driver calls this at the beginning of a loop turn, before any input.
-    /// While the lease does not hold, the shard serves nobody: it wants no input (except request heads, most of which
-    /// are for HTTP), hands out nothing to write, and its turns do nothing. It still receives the messages of the mesh,
-    /// which may say that a right was taken away. When the lease holds again, everything goes on where it was.
-    pub fn check_lease(&mut self, now: Now, host: &mut impl Host) {
-        if self.cx.config.lease.is_valid(now.ms) || mutation::active(Mutation::ServesWithoutLease) {
-            if std::mem::take(&mut self.is_suspended) {
-                self.cx.begin(now);
-                self.go_on_after(now.ms.saturating_sub(self.served_ms), host);
-            }
-            self.served_ms = now.ms;
-        } else {
-            self.cx.begin(now);
-            self.is_suspended = true;
-        }
-    }
-
-    /// The shard serves again, after it has neither read nor written for this long. That is not the fault of clients.
-    fn go_on_after(&mut self, pause_ms: u64, host: &mut impl Host) {
-        self.homes.extend_deadlines(pause_ms);
-        for slot in self.connections.slots() {
-            if !matches!(self.connections[slot].phase, Phase::Vacant | Phase::Aborted) {
-                self.connections[slot].extend_deadlines(pause_ms);
-                host.wake(slot);
-            }
-        }
-    }
-
     // ── the turn ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// The end of a loop turn, after all its events: shows what rooms have learned, fans out, looks at timers. Returns
     /// whether there is more to do, so that the next turn must follow without waiting.
     pub fn turn(&mut self, now: Now, host: &mut impl Host) -> bool {
         self.cx.begin(now);
-        if self.is_suspended {
+        if self.suspension.is_some() {
             self.suspended_turn(host);
             return false;
         }
@@ -295,23 +274,9 @@ impl Shard {
         self.feeds.has_work() || !self.to_resume.is_empty()
     }
 
-    /// While the lease does not hold. A server that stops does not wait for it: its clients can go elsewhere.
-    fn suspended_turn(&mut self, host: &mut impl Host) {
-        // Other nodes go on showing who is here.
-        self.feeds.report_presence(&mut self.cx, host);
-        self.deliver_own(host);
-        self.homes.announce_due(&mut self.cx, host);
-        self.homes.tell_due(&self.cx, host);
-        self.deliver_own(host);
-        if self.draining {
-            self.connections.slots().for_each(|slot| self.abort(slot, host));
-            self.deliver_own(host);
-        }
-    }
-
     /// When `turn` must be called at the latest, in `Now::ms`.
     pub fn deadline(&self) -> Option<u64> {
-        if self.is_suspended {
+        if self.suspension.is_some() {
             return Some(self.cx.now.ms + LEASE_CHECK_INTERVAL_MS);
         }
         // A write after the last turn may have made commands due.
@@ -370,6 +335,11 @@ impl Shard {
         self.connections.longest_queue_bytes()
     }
 
+    /// Whether all that this connection is still sent is a refusal or a close frame, which needs no lease. For tests.
+    pub fn is_parting(&self, slot: Slot) -> bool {
+        self.connections[slot].is_parting
+    }
+
     /// Whether every call has been answered and its credit returned. For tests.
     pub fn has_all_credits(&self) -> bool {
         self.cx.messenger.has_all_credits(self.cx.limits())
@@ -423,7 +393,7 @@ impl Shard {
             Message::Live { channel, entry } => {
                 cx.messenger.acknowledge(from, host);
                 // While nothing is shown, what other nodes send would only take memory.
-                if from == Endpoint::Bus && self.is_suspended {
+                if from == Endpoint::Bus && self.suspension.is_some() {
                     return self.homes.lose_live(cx, host);
                 }
                 if from != Endpoint::Bus {
@@ -461,7 +431,7 @@ impl Shard {
             Message::Announced { room, generation, publication } => {
                 cx.messenger.acknowledge(from, host);
                 // While nothing is shown, what is announced would only take memory.
-                if self.is_suspended {
+                if self.suspension.is_some() {
                     return self.homes.sweep_now();
                 }
                 self.homes.on_announced(cx, room, generation, publication.map(|publication| *publication), host);

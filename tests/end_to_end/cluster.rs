@@ -6,6 +6,7 @@ use crate::nodes::{Bus, Cluster, node_setup};
 use crate::server::{Setup, WITH_JOINS, assert_contains, run, until};
 use crate::two_nodes::alone;
 use serde_json::json;
+use std::time::{Duration, Instant};
 
 on_each_bus! {
     what_one_node_commits_is_shown_by_all
@@ -234,6 +235,7 @@ async fn a_right_that_is_taken_away_is_gone_on_all_nodes_immediately() {
         )
         .await;
     assert_eq!(of_ben.close_code().await, Some(3503));
+    let revoked = Instant::now();
     backdoor
         .execute(
             "UPDATE users SET token_generation = token_generation + 1, revoked_at = clock_ms()
@@ -241,6 +243,8 @@ async fn a_right_that_is_taken_away_is_gone_on_all_nodes_immediately() {
         )
         .await;
     assert_eq!(of_cat.close_code().await, Some(3503));
+    // Half of the lease is the time between two questions.
+    assert!(revoked.elapsed() < Duration::from_secs(10), "{:?}", revoked.elapsed());
     assert_eq!(a.get("/me", &cat.token).await.status, 401);
     backdoor
         .execute(

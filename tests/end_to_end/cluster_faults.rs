@@ -285,6 +285,16 @@ async fn a_node_that_was_stopped_holds_up_no_room() {
     assert!(longest < Duration::from_secs(5), "the others were held up for {longest:?}");
 }
 
+/// A proxy in front of a database, and the URL that leads through it.
+async fn behind_a_proxy(url: &str) -> (Proxy, String) {
+    let (_, address) = url.split_once('@').expect("a URL with a user");
+    let (host, database) = address.split_once('/').expect("a URL with a database");
+    let (_, port) = host.split_once(':').expect("a URL with a port");
+    let proxy = Proxy::start(port.parse().expect("a port")).await;
+    let near = url.replace(address, &format!("127.0.0.1:{}/{database}", proxy.port));
+    (proxy, near)
+}
+
 /// PostgreSQL can be reached by one of the nodes, and not by the other one.
 #[tokio::test]
 async fn a_node_that_is_cut_off_from_the_database_goes_on_afterwards() {
@@ -292,11 +302,7 @@ async fn a_node_that_is_cut_off_from_the_database_goes_on_afterwards() {
         return;
     }
     let url = new_postgres_database().await;
-    let (_, address) = url.split_once('@').expect("a URL with a user");
-    let (host, database) = address.split_once('/').expect("a URL with a database");
-    let (_, port) = host.split_once(':').expect("a URL with a port");
-    let proxy = Proxy::start(port.parse().expect("a port")).await;
-    let near = url.replace(address, &format!("127.0.0.1:{}/{database}", proxy.port));
+    let (proxy, near) = behind_a_proxy(&url).await;
     let nodes = [node_setup(&near, "a", &OPTIONS).start().await, node_setup(&url, "b", &OPTIONS).start().await];
     let (ann, ben) = (nodes[0].sign_up("Ann").await, nodes[1].sign_up("Ben").await);
     nodes[0].create_room(&ann, "lobby").await;
@@ -326,6 +332,109 @@ async fn a_node_that_is_cut_off_from_the_database_goes_on_afterwards() {
     load.wait_for_acks(100).await;
     assert_in_order_of_each_sender(&load.finish(&nodes[0]).await);
     Watcher::start(&nodes).await.expect_quick(&nodes).await;
+}
+
+/// Its clients go to the other node when they have waited for a while.
+#[tokio::test]
+async fn the_clients_of_a_node_that_is_cut_off_move_to_the_other_one() {
+    if skip_without_own_postgres() {
+        return;
+    }
+    let url = new_postgres_database().await;
+    let (proxy, near) = behind_a_proxy(&url).await;
+    let nodes = [node_setup(&near, "a", &OPTIONS).start().await, node_setup(&url, "b", &OPTIONS).start().await];
+    let mut load = Load::start_on(&nodes, 5, 2, 3).await;
+    load.wait_for_acks(100).await;
+    proxy.black_out();
+    // A load balancer sends no more clients to the node, which is not ready. Those that it has must leave by themselves.
+    until("the node is not ready", async || nodes[0].get("/readyz", "").await.status == 503).await;
+    load.spread_over(&nodes[1..]);
+    load.wait_for_acks(100).await;
+    let refused = async || Ws::join(nodes[0].port, "", "room=load").await.err().map(|error| error.to_string());
+    assert!(refused().await.is_some_and(|error| error.contains("503")), "it lets nobody wait for long");
+    proxy.light_up();
+    until("the node is ready again", async || nodes[0].get("/readyz", "").await.status == 200).await;
+    load.spread_over(&nodes);
+    load.wait_for_acks(100).await;
+    let views = load.finish(&nodes[0]).await;
+    assert_in_order_of_each_sender(&views);
+    expect_rejoins(&views, |end| matches!(end, Received::Closed(Some(3010), _)));
+}
+
+/// A client on one of the nodes.
+struct Guest {
+    ws: Ws,
+    node: usize,
+}
+
+/// Two nodes on a PostgreSQL of their own, with clients on both, and the room that they are in.
+async fn guests(nodes: &[Server], user: &User) -> Vec<Guest> {
+    nodes[0].create_room(user, "lobby").await;
+    let mut guests = Vec::new();
+    for number in 0..12 {
+        let node = number % nodes.len();
+        guests.push(Guest { ws: nodes[node].join(user, "room=lobby").await, node });
+    }
+    guests
+}
+
+#[tokio::test]
+async fn nobody_is_disconnected_while_postgres_is_away_for_eight_seconds() {
+    let Some(mut postgres) = private_postgres().await else { return };
+    let Cluster { nodes, .. } = Cluster::start_on(&postgres.create_database().await.unwrap(), 2, &OPTIONS).await;
+    let ann = nodes[0].user("ann").await;
+    let mut guests = guests(&nodes, &ann).await;
+    postgres.kill().unwrap();
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    postgres.restart().await.unwrap();
+    guests[0].ws.send("after").await;
+    for Guest { ws, .. } in &mut guests {
+        assert_eq!(ws.message().await, (1, "after".to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn clients_are_sent_away_one_after_the_other_while_postgres_is_away_for_long() {
+    let Some(mut postgres) = private_postgres().await else { return };
+    let Cluster { nodes, .. } = Cluster::start_on(&postgres.create_database().await.unwrap(), 2, &OPTIONS).await;
+    for node in &nodes {
+        until("it knows the other one", async || node.setup.log().contains("has joined")).await;
+    }
+    let ann = nodes[0].user("ann").await;
+    let mut guests = guests(&nodes, &ann).await;
+    guests[0].ws.send("before").await;
+    for Guest { ws, .. } in &mut guests {
+        assert_eq!(ws.message().await, (1, "before".to_owned()));
+    }
+    postgres.kill().unwrap();
+    let away = Instant::now();
+    let mut ends = tokio::task::JoinSet::new();
+    for Guest { mut ws, node } in guests {
+        ends.spawn(async move {
+            let epoch = ws.epoch();
+            assert_eq!(ws.close_code().await, Some(3010));
+            (away.elapsed(), node, epoch)
+        });
+    }
+    let ends = ends.join_all().await;
+    for of_node in 0..nodes.len() {
+        let times = ends.iter().filter(|(_, node, _)| *node == of_node).map(|(time, ..)| *time);
+        let (first, last) = (times.clone().min().unwrap(), times.max().unwrap());
+        assert!(first > Duration::from_secs(15), "{first:?}");
+        assert!(last - first > Duration::from_secs(1), "{first:?} to {last:?}");
+    }
+    postgres.restart().await.unwrap();
+    let mut clients = Vec::new();
+    for (_, node, epoch) in ends {
+        // Each to the other node.
+        let ws = join_at_last(&nodes[1 - node], &ann, &format!("room=lobby&since=1&epoch={epoch}")).await;
+        assert_eq!(ws.joined["recovered"], true, "{}", ws.joined);
+        clients.push(ws);
+    }
+    clients[0].send("after").await;
+    for ws in &mut clients {
+        assert_eq!(ws.message().await, (2, "after".to_owned()));
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! A shard whose node has lost its lease: it serves nobody, and then goes on where it was.
 
-use crate::shard::{Rig, close_codes, history, lines, publish, replies, reply_to, subscribe};
+use crate::shard::{Received, Rig, close_codes, history, lines, publish, replies, reply_to, subscribe};
 use uproar_core::limits::Limits;
 use uproar_core::{Endpoint, Message};
 use uproar_model::{Lease, Revocation, UserId};
@@ -120,4 +120,100 @@ fn a_server_that_stops_does_not_wait_for_its_lease() {
     rig.shard.drain(now, &mut rig.host);
     rig.run_for(20);
     assert!(rig.has_lost(slot));
+}
+
+/// How long a shard without a lease waits until it sends its clients away, and how long that takes.
+const PATIENCE_MS: u64 = 15_000;
+const SPREAD_MS: u64 = 5_000;
+
+#[test]
+fn clients_are_sent_to_other_nodes_one_after_the_other() {
+    let (mut rig, lease) = rig(Limits::default());
+    let slots: Vec<_> = (0..50).map(|_| rig.join(2, ROOM)).collect();
+    let slow = rig.join(3, ROOM);
+    rig.set_read_rate(slow, 1);
+    rig.store_messages(0, 1, 5_000);
+    rig.announce(0, 1);
+    rig.bus.set_has_peers(true);
+    lease.renew(rig.now_ms);
+    rig.run_for(LEASE_MS);
+    for slot in &slots {
+        rig.take_received(*slot);
+    }
+    rig.store_messages(0, 1, 10);
+    rig.announce(0, 2);
+    rig.run_for(PATIENCE_MS - 100);
+    assert!(!slots.iter().any(|slot| rig.has_lost(*slot)), "a failover may take a while");
+    rig.run_for(100 + SPREAD_MS / 2);
+    let lost = slots.iter().filter(|slot| rig.has_lost(**slot)).count();
+    assert!((20..=30).contains(&lost), "{lost} of {} after half of the time", slots.len());
+    rig.run_for(SPREAD_MS / 2 + 100);
+    for slot in slots.clone() {
+        // The publication that was stored meanwhile is not sent.
+        assert!(matches!(rig.take_received(slot)[..], [(_, Received::Close(3010))]), "{slot:?}");
+    }
+    assert!(rig.has_lost(slow) && rig.take_received(slow).is_empty(), "the rest of a message is not sent either");
+    // Those who do not answer the close frame are not waited for.
+    rig.run_for(Limits::default().close_timeout_ms + 100);
+    assert!(slots.iter().all(|slot| rig.host.cut.contains(slot)));
+    lease.renew(rig.now_ms);
+    rig.run_for(50);
+    let slot = rig.join(2, ROOM);
+    rig.store_messages(0, 1, 10);
+    rig.announce(0, 3);
+    rig.run_for(20);
+    assert_eq!(lines(&rig.take_received(slot)).len(), 1, "the shard goes on");
+}
+
+#[test]
+fn without_another_node_clients_stay() {
+    let (mut rig, lease) = rig(Limits::default());
+    let slot = rig.join(2, ROOM);
+    rig.run_for(LEASE_MS + PATIENCE_MS + SPREAD_MS + 1_000);
+    lease.renew(rig.now_ms);
+    rig.run_for(50);
+    assert!(!rig.has_lost(slot));
+}
+
+/// Meanwhile the database may well have answered.
+#[test]
+fn a_process_that_was_stopped_sends_nobody_away() {
+    let (mut rig, lease) = rig(Limits::default());
+    let slot = rig.join(2, ROOM);
+    rig.bus.set_has_peers(true);
+    rig.run_for(LEASE_MS + 100);
+    rig.now_ms += PATIENCE_MS + SPREAD_MS;
+    rig.run_for(100);
+    lease.renew(rig.now_ms);
+    rig.run_for(50);
+    assert!(!rig.has_lost(slot));
+}
+
+/// A client that is refused can try another node. One whose connection is never answered waits.
+#[test]
+fn new_connections_are_refused_after_a_while() {
+    let limits = Limits::default();
+    let (mut rig, lease) = rig(limits.clone());
+    rig.run_for(LEASE_MS);
+    rig.store_hangs = true;
+    let early = rig.open("/ws?room=room0&token=2");
+    let sdk = rig.open("/connection/websocket");
+    rig.run_for(limits.gap_deadline_ms - 100);
+    assert!(rig.response(early).is_empty());
+    rig.run_for(200);
+    let late = rig.open("/ws?room=room0&token=2");
+    let late_sdk = rig.open("/connection/websocket");
+    rig.run_for(20);
+    for slot in [early, late, late_sdk] {
+        let response = rig.response(slot);
+        assert!(
+            response.starts_with("HTTP/1.1 503 ") && response.contains("the database can't be reached"),
+            "{response}"
+        );
+    }
+    assert!(rig.response(sdk).is_empty());
+    lease.renew(rig.now_ms);
+    rig.store_hangs = false;
+    rig.run_for(20);
+    rig.join(2, ROOM);
 }

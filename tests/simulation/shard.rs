@@ -35,7 +35,7 @@ pub(crate) struct Rig {
 #[derive(Default)]
 pub(crate) struct RecordingHost {
     woken: BTreeSet<Slot>,
-    cut: BTreeSet<Slot>,
+    pub(crate) cut: BTreeSet<Slot>,
     pub(crate) mesh: Vec<(Endpoint, Message)>,
     /// What the other nodes are told.
     pub(crate) announced: Vec<Announcement>,
@@ -389,6 +389,11 @@ impl Rig {
         std::mem::take(&mut self.clients[slot.index()].received)
     }
 
+    /// What a client has received instead of a WebSocket.
+    pub(crate) fn response(&self, slot: Slot) -> String {
+        String::from_utf8_lossy(&self.clients[slot.index()].bytes).into_owned()
+    }
+
     /// Whether this connection, and not another one, was closed or aborted.
     pub(crate) fn has_lost(&mut self, slot: Slot) -> bool {
         let received = self.clients[slot.index()].received.iter();
@@ -413,7 +418,9 @@ impl Client {
         let mut rest = &self.bytes[..];
         if !self.is_upgraded {
             let Some(end) = rest.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
-            assert!(rest.starts_with(b"HTTP/1.1 101 "));
+            if !rest.starts_with(b"HTTP/1.1 101 ") {
+                return false;
+            }
             self.is_upgraded = true;
             rest = &rest[end + 4..];
         }

@@ -1170,7 +1170,7 @@ impl World {
             }
             let Some(frame) = self.sockets[id][slot.index()].inbox.pop_front() else { break };
             left -= 1;
-            self.require_lease(id, "reads");
+            self.require_lease(id, slot, "reads");
             match frame {
                 Frame::Text(text) => self.frame(id, slot, Event::Text(&text)),
                 Frame::Pong(payload) => self.frame(id, slot, Event::Pong(&payload)),
@@ -1180,14 +1180,14 @@ impl World {
         if socket.in_flight.is_empty() && !socket.is_cut {
             self.shards[id].outgoing(slot, &mut socket.in_flight);
             if !socket.in_flight.is_empty() {
-                self.require_lease(id, "writes");
+                self.require_lease(id, slot, "writes");
             }
         }
     }
 
     /// A shard does something for which its node needs a lease.
-    fn require_lease(&mut self, id: usize, does: &str) {
-        if !self.nodes[self.node_of(id)].config.lease.is_valid(self.now.ms) {
+    fn require_lease(&mut self, id: usize, slot: Slot, does: &str) {
+        if !self.shards[id].is_parting(slot) && !self.nodes[self.node_of(id)].config.lease.is_valid(self.now.ms) {
             self.ios[id].broken = Some(format!("it {does} although the lease of its node has expired"));
         }
     }
@@ -1849,7 +1849,7 @@ impl World {
 
     fn on_received(&mut self, client: ClientId, id: usize, slot: Slot, item: Received) -> Result<(), String> {
         match (client, item) {
-            (ClientId::Plain(_), Received::Rejected(503)) => Ok(()),
+            (_, Received::Rejected(503)) => Ok(()),
             (ClientId::Plain(index), Received::Rejected(401)) => {
                 let (user, generation) = (self.agents[index].user, self.agents[index].token_generation);
                 self.agents[index].must_sign_in = true;

@@ -89,6 +89,8 @@ pub(crate) struct Connection {
     pub awaits_space: bool,
     /// The connection is not read until its queue or its publishes have drained.
     pub is_paused: bool,
+    /// It is sent nothing more than a refusal or a close frame. That needs no lease.
+    pub is_parting: bool,
 }
 
 impl Connection {
@@ -108,6 +110,7 @@ impl Connection {
             armed_ms: u64::MAX,
             awaits_space: false,
             is_paused: false,
+            is_parting: false,
         }
     }
 

@@ -116,6 +116,11 @@ impl Outbound {
         }
     }
 
+    /// Whether chunks have been begun that must be written completely before anything else.
+    pub fn is_begun(&self) -> bool {
+        self.in_flight > 0 || self.front_stays
+    }
+
     /// The queued bytes, with whole buffers counted.
     pub fn bytes(&self) -> u64 {
         self.bytes

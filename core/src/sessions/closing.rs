@@ -139,6 +139,7 @@ impl Shard {
         connection.enqueue(self.cx.now.ms, response);
         connection.phase = Phase::Closing { until_ms, then: Then::HalfClose };
         self.connections.arm_timer(slot, until_ms);
+        self.part_from(slot);
         host.wake(slot);
     }
 

@@ -11,6 +11,7 @@
 //! | `calls.rs` | commands that wait for an answer: history, read markers, rooms, presence, tokens |
 //! | `publishing.rs` | publishes of both protocols, and their answers |
 //! | `closing.rs` | the ways in which a connection or a subscription ends |
+//! | `suspension.rs` | a shard that serves nobody, because its lease has expired |
 //! | `timer.rs` | everything about a connection that only time changes |
 
 mod calls;
@@ -21,4 +22,7 @@ mod connect;
 mod handshake;
 mod joining;
 mod publishing;
+mod suspension;
 mod timer;
+
+pub(crate) use suspension::{LEASE_CHECK_INTERVAL_MS, Suspension};

@@ -100,7 +100,9 @@ impl Guard {
         }
     }
 
-    /// Starts to watch the connection that has the lock. `node`: this process as a node, if it is one.
+    /// Starts to watch the connection that has the lock. `node`: this process as a node, if it is one. `peers`: how many
+    /// other nodes its first beat has found.
+    #[expect(clippy::too_many_arguments, reason = "it is called once, and they have nothing in common")]
     pub fn watch(
         held: Held,
         options: PgConnectOptions,
@@ -109,6 +111,7 @@ impl Guard {
         witnesses: Witnesses,
         node: Option<Node>,
         generation: DatabaseGeneration,
+        peers: usize,
     ) -> (Arc<Guard>, Keeper) {
         let guard = Arc::new(Guard {
             state: watch::Sender::new(State::Held),
@@ -122,7 +125,7 @@ impl Guard {
             clock,
             mode: if node.is_some() { Mode::Node } else { Mode::Alone },
             generation: watch::Sender::new(generation),
-            peers: AtomicUsize::new(0),
+            peers: AtomicUsize::new(peers),
             witnesses,
         });
         let task = Task::spawn(Arc::clone(&guard).keep(held, options, target, node));

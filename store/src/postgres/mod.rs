@@ -80,13 +80,13 @@ impl Postgres {
             Some(key_id) => key::record(&mut held.connection, key_id).await.map_err(failed)?,
             None => {}
         }
-        let mut bus = None;
+        let (mut bus, mut peers) = (None, 0);
         match &mut node {
             None => witnesses.mark(&mut held.connection).await.map_err(failed)?,
             Some(node) => {
                 let cluster = nodes::name_cluster(&mut held.connection).await.map_err(failed)?;
                 bus = Some(PostgresBus::new(connect.clone(), cluster));
-                node.beat(&mut held.connection).await.map_err(failed)?;
+                peers = node.beat(&mut held.connection).await.map_err(failed)?.peers;
             }
         }
 
@@ -95,7 +95,7 @@ impl Postgres {
 
         let connect = connect.options(session_settings(options.call_timeout));
         let (guard, keeper) =
-            Guard::watch(held, connect.clone(), target.clone(), clock.clone(), witnesses, node, generation);
+            Guard::watch(held, connect.clone(), target.clone(), clock.clone(), witnesses, node, generation, peers);
         let (acquire_timeout, age_limit) = (options.acquire_timeout, options.session_age_limit);
         let sessions = |count| Sessions::new(connect.clone(), Arc::clone(&guard), count, acquire_timeout, age_limit);
         let lanes =
