@@ -65,7 +65,7 @@ async fn a_node_with_another_key_does_not_start() {
     // No node, not even one with another data folder, may be running.
     let refused = new_key(&other).await;
     assert_eq!(refused.status.code(), Some(1));
-    assert_contains(&line(&refused), &["nodes with --bus are using the database"]);
+    assert_contains(&line(&refused), &["nodes with --bus are using the database", "stop all of them first"]);
     first.stop().await;
     assert!(new_key(&other).await.status.success());
     let setup = first.into_setup();

@@ -3,7 +3,7 @@
 //! commits).
 
 use super::failures::{Target, code};
-use super::guard::{Guard, Mode};
+use super::guard::{Guard, Taker};
 use super::setup::connect_options;
 use crate::error::{OpenError, one_line};
 use crate::generation::{self, DatabaseGeneration};
@@ -93,7 +93,7 @@ pub(crate) async fn restored(url: &str, options: &OpenOptions) -> Result<(), Ope
     let target = Target::of(&connect);
     let failed = |error: sqlx::Error| target.failed(&error);
     let raised = async {
-        let mut held = Guard::take(&connect, &target, Mode::Alone).await?;
+        let mut held = Guard::take(&connect, &target, Taker::Command).await?;
         check(&mut held.connection, None).await.map_err(failed)?;
         let generation = draw().map_err(failed)?;
         set_meta(&mut held.connection, "generation", &generation.to_string()).await.map_err(failed)

@@ -51,6 +51,16 @@ pub(super) enum Mode {
     Node,
 }
 
+/// Who wants to use the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taker {
+    /// A server without `--bus`.
+    Server,
+    Node,
+    /// A command that needs all servers to be stopped.
+    Command,
+}
+
 /// A connection of its own, which usually has the lock.
 pub(super) struct Held {
     pub connection: PgConnection,
@@ -83,7 +93,8 @@ pub(super) struct Guard {
 
 impl Guard {
     /// Takes the lock, or fails if another process has it.
-    pub async fn take(options: &PgConnectOptions, target: &Target, mode: Mode) -> Result<Held, OpenError> {
+    pub async fn take(options: &PgConnectOptions, target: &Target, taker: Taker) -> Result<Held, OpenError> {
+        let mode = if taker == Taker::Node { Mode::Node } else { Mode::Alone };
         let failed = |error: sqlx::Error| target.failed(&error);
         let mut connection = options.connect().await.map_err(failed)?;
         let started = Instant::now();
@@ -94,7 +105,7 @@ impl Guard {
             if started.elapsed() >= TAKE_TIMEOUT
                 && let Some(holder) = Holder::find(&mut connection).await.map_err(failed)?
             {
-                return Err(OpenError::Taken(holder.refusal(&target.address, mode)));
+                return Err(OpenError::Taken(holder.refusal(&target.address, taker)));
             }
             sleep(TAKE_PAUSE).await;
         }
@@ -496,12 +507,14 @@ impl Holder {
         Ok(Some(Holder { process, mode, application, address: row.try_get(3)?, since: row.try_get(4)? }))
     }
 
-    /// Why a process can't take the lock in this mode.
-    fn refusal(&self, address: &str, mode: Mode) -> String {
-        let (who, remedy) = match (self.mode, mode) {
+    /// Why somebody else can't take the lock.
+    fn refusal(&self, address: &str, taker: Taker) -> String {
+        let (who, remedy) = match (self.mode, taker) {
+            (Mode::Node, Taker::Command) => ("nodes with --bus are using", "stop all of them first"),
             (Mode::Node, _) => ("nodes with --bus are using", "start this server with --bus too, or stop the nodes"),
-            (Mode::Alone, Mode::Node) => ("an uproar without --bus is using", "stop it, and start it with --bus too"),
-            (Mode::Alone, Mode::Alone) => ("another uproar is using", "stop it, or use another database"),
+            (Mode::Alone, Taker::Node) => ("an uproar without --bus is using", "stop it, and start it with --bus too"),
+            (Mode::Alone, Taker::Server) => ("another uproar is using", "stop it, or use another database"),
+            (Mode::Alone, Taker::Command) => ("another uproar is using", "stop it first"),
         };
         let process = self.process;
         format!(

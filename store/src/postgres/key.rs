@@ -2,7 +2,7 @@
 
 use super::failures::Target;
 use super::generation::set_meta;
-use super::guard::{Guard, Mode};
+use super::guard::{Guard, Taker};
 use super::setup::connect_options;
 use crate::error::OpenError;
 use crate::options::OpenOptions;
@@ -55,7 +55,7 @@ pub(crate) async fn change<E: From<OpenError>>(
     let failed = |error: sqlx::Error| target.failed(&error);
     let took_too_long = || target.no_answer(options.open_timeout);
     let taken = async {
-        let mut held = Guard::take(&connect, &target, Mode::Alone).await?;
+        let mut held = Guard::take(&connect, &target, Taker::Command).await?;
         let sql = "SELECT to_regclass('meta') IS NOT NULL";
         let row = sqlx::raw_sql(sql).fetch_one(&mut held.connection).await.map_err(failed)?;
         Ok::<_, OpenError>((held, row.try_get::<bool, _>(0).map_err(failed)?))

@@ -31,7 +31,7 @@ use crate::migrations;
 use crate::options::OpenOptions;
 use append::Lanes;
 use failures::Target;
-use guard::{Guard, Held, Keeper, Mode};
+use guard::{Guard, Held, Keeper, Taker};
 use migrate::migrate;
 use nodes::Node;
 use sessions::Sessions;
@@ -70,8 +70,8 @@ impl Postgres {
             Some(name) => Some(Node::new(name).map_err(|error| OpenError::Lasting(error.to_string()))?),
             None => None,
         };
-        let mode = if node.is_some() { Mode::Node } else { Mode::Alone };
-        let mut held = take(&connect, &target, options, mode).await?;
+        let taker = if node.is_some() { Taker::Node } else { Taker::Server };
+        let mut held = take(&connect, &target, options, taker).await?;
         migrate(&mut held.connection, &target, migrations::POSTGRES).await?;
         let failed = |error: sqlx::Error| target.failed(&error);
         let generation = generation::check(&mut held.connection, None).await.map_err(failed)?;
@@ -178,9 +178,9 @@ async fn take(
     connect: &PgConnectOptions,
     target: &Target,
     options: &OpenOptions,
-    mode: Mode,
+    taker: Taker,
 ) -> Result<Held, OpenError> {
-    let mut held = match timeout(options.open_timeout, Guard::take(connect, target, mode)).await {
+    let mut held = match timeout(options.open_timeout, Guard::take(connect, target, taker)).await {
         Ok(held) => held?,
         Err(_) => return Err(target.no_answer(options.open_timeout)),
     };

@@ -1,7 +1,7 @@
 //! An empty database that receives everything from another one, in one transaction.
 
 use super::failures::{Target, ends_session};
-use super::guard::{Held, Mode};
+use super::guard::{Held, Taker};
 use super::migrate::migrate_vacancy;
 use super::setup::{WEAK_COMMIT, connect_options};
 use super::take;
@@ -41,7 +41,7 @@ impl Vacancy {
     pub async fn take(url: &str, options: &OpenOptions) -> Result<Vacancy, OpenError> {
         let connect = connect_options(url)?.application_name("uproar migrate");
         let target = Target::of(&connect);
-        let held = take(&connect, &target, options, Mode::Alone).await?;
+        let held = take(&connect, &target, options, Taker::Command).await?;
         Ok(Vacancy { held, target })
     }
 
