@@ -63,7 +63,9 @@ impl PostgresBus {
     /// If PostgreSQL can't be reached, in one line.
     pub async fn receiver(&self) -> Result<BusReceiver, String> {
         let listener = within(CONNECT_TIMEOUT, async {
-            let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(self.options.clone());
+            // A slow connection is reported as a bus that does not work.
+            let pool = PgPoolOptions::new().max_connections(1).acquire_slow_threshold(CONNECT_TIMEOUT);
+            let pool = pool.connect_lazy_with(self.options.clone());
             let mut listener = PgListener::connect_with(&pool).await?;
             // A session that ends has missed something, which the caller must know.
             listener.eager_reconnect(false);
