@@ -37,7 +37,7 @@ const METRICS_TIMEOUT: Duration = Duration::from_secs(1);
 /// What the service sends to the task.
 enum Call {
     Publish(Box<Append>, oneshot::Sender<Result<Outcome, PublishError>>),
-    Learn(RoomId, DatabaseGeneration, Box<Publication>),
+    Learn(RoomId, Option<DatabaseGeneration>, Box<Publication>),
     CloseRoom(RoomId),
     Revoke(Revocation),
     StartOver,
@@ -197,7 +197,7 @@ impl uproar_http::Chat for Chat {
         }
     }
 
-    fn learn(&self, room: RoomId, generation: DatabaseGeneration, publication: Publication) {
+    fn learn(&self, room: RoomId, generation: Option<DatabaseGeneration>, publication: Publication) {
         self.notice(Call::Learn(room, generation, Box::new(publication)));
     }
 
@@ -388,7 +388,7 @@ impl HttpEndpoint {
         match call {
             Call::Publish(append, sender) => self.publish(append, sender),
             Call::Learn(room, generation, publication) => {
-                let learn = Message::Learn { room, generation: Some(generation), publication };
+                let learn = Message::Learn { room, generation, publication };
                 self.notices.push_back((self.home(room), learn));
             }
             Call::CloseRoom(room) => self.notices.push_back((self.home(room), Message::CloseRoom { room })),

@@ -15,8 +15,9 @@ pub trait Chat: Send + Sync + 'static {
     async fn publish(&self, message: PublishRequest) -> Result<Stored, PublishError>;
 
     /// Announces a publication that the store itself appended, such as a join or a removal. The room's home
-    /// shows it, and unsubscribes a removed user. `generation` is that of the database when it was asked.
-    fn learn(&self, room: RoomId, generation: DatabaseGeneration, publication: Publication);
+    /// shows it, and unsubscribes a removed user. `generation` is that of the history in which it is stored; `None`: it is not
+    /// known.
+    fn learn(&self, room: RoomId, generation: Option<DatabaseGeneration>, publication: Publication);
 
     /// Announces that a room was deleted. All its subscribers are unsubscribed. This is not lost.
     async fn close_room(&self, room: RoomId);

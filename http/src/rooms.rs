@@ -126,7 +126,7 @@ async fn join(
         let joined = app.store.join(&name, auth.user.id).await.map_err(ApiError::from_room)?;
         let Join { room, joined, publication } = joined;
         if let Some(publication) = publication {
-            app.chat.learn(room.id, generation, publication);
+            app.chat.learn(room.id, history_since(&app, generation), publication);
         }
         if joined {
             app.chat.notify(auth.user.id, UserEvent::Joined { room: room.name.as_str().into() });
@@ -146,7 +146,7 @@ async fn leave(
         let generation = app.store.generation();
         let removed = app.store.remove_member(&name, auth.user.id, &key).await;
         let removal = removed.inspect_err(|error| sweep_if_unknown(&app, error)).map_err(ApiError::from_room)?;
-        app.chat.learn(removal.room, generation, removal.publication);
+        app.chat.learn(removal.room, history_since(&app, generation), removal.publication);
         app.chat.notify(removal.member, UserEvent::Left { room: name.into() });
         Ok(Json(json!({})).into_response())
     })
@@ -203,7 +203,7 @@ async fn add_member(
         let added = app.store.add_member(&name, auth.user.id, &key).await.map_err(ApiError::from_member)?;
         let Addition { room, member, joined, publication } = added;
         if let Some(publication) = publication {
-            app.chat.learn(room, generation, publication);
+            app.chat.learn(room, history_since(&app, generation), publication);
         }
         if joined {
             app.chat.notify(member.user.id, UserEvent::Joined { room: name.into() });
@@ -226,11 +226,17 @@ async fn remove_member(
         let removal = removed.inspect_err(|error| sweep_if_unknown(&app, error)).map_err(ApiError::from_member)?;
         let event = Event::RemovedMember { room: removal.room, name: &name, member: removal.member };
         app.security_log.log(client, auth.user.id, event);
-        app.chat.learn(removal.room, generation, removal.publication);
+        app.chat.learn(removal.room, history_since(&app, generation), removal.publication);
         app.chat.notify(removal.member, UserEvent::Left { room: name.into() });
         Ok(Json(json!({})).into_response())
     })
     .await
+}
+
+/// The history in which a call has stored something, if no failover came in between. `before`: that of the time before
+/// the call.
+fn history_since(app: &App, before: DatabaseGeneration) -> Option<DatabaseGeneration> {
+    Some(before).filter(|before| *before == app.store.generation())
 }
 
 /// A room may have been deleted, or a member removed, although the answer of the database was lost. Then nobody was

@@ -67,7 +67,7 @@ impl Chat for FakeChat {
         }
     }
 
-    fn learn(&self, room: RoomId, _: DatabaseGeneration, publication: Publication) {
+    fn learn(&self, room: RoomId, _: Option<DatabaseGeneration>, publication: Publication) {
         self.learned.lock().unwrap().push((room, publication));
     }
 
