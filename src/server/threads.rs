@@ -80,7 +80,7 @@ impl Threads {
         lane_runtime: &Handle,
     ) -> Result<Threads> {
         let Parts { mesh, shards, controls, chat, calls, lane_metrics, bus_metrics, service, hooks } = parts;
-        let others = mesh.lanes.iter().chain([&mesh.reader, &mesh.http]);
+        let others = mesh.lanes.iter().chain([&mesh.reader, &mesh.http, &mesh.bus]);
         let pulses = mesh.shards.iter().chain(others).map(|port| port.inbox.pulse()).collect();
         let (stop_writers, writers_stopped) = watch::channel(false);
         let (lanes, broken) = spawn_lanes(setup, mesh.lanes, &lane_metrics, &writers_stopped, lane_runtime);
@@ -439,11 +439,12 @@ mod tests {
     #[tokio::test]
     async fn the_watchdog_notices_each_part_that_makes_no_progress() {
         type Stop = fn(&mut Threads);
-        let parts: [(Stop, &str); 5] = [
+        let parts: [(Stop, &str); 6] = [
             (|threads| threads.shards.drain(), "Shard(0)"),
             (|threads| threads.lanes.abort_all(), "Lane(0)"),
             (|threads| threads.reader.abort(), "Reader"),
             (|threads| threads.endpoint.abort(), "Http"),
+            (|threads| threads.bus.abort(), "Bus"),
             (|threads| threads.http.abort(), "HTTP"),
         ];
         for (stop, name) in parts {

@@ -21,7 +21,7 @@ const HTTP_RETRY_AFTER: Duration = Duration::from_millis(100);
 const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
 pub(super) struct Watchdog {
-    /// Of the shards, the lanes, the reader, and the connection between HTTP and the shards.
+    /// Of the shards, the lanes, the reader, the bus, and the connection between HTTP and the shards.
     pulses: Vec<Pulse>,
     /// To the HTTP service.
     hand_over: mpsc::Sender<HandOver>,
