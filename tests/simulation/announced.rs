@@ -6,7 +6,7 @@ use serde_json::Value;
 use uproar_core::limits::Limits;
 use uproar_core::message::{Requester, StoreReply};
 use uproar_core::protocol::LiveEntry;
-use uproar_core::{Endpoint, Message};
+use uproar_core::{Bus, Endpoint, Message};
 use uproar_model::{DatabaseGeneration, Lease, Offset, Publication, User, UserId};
 
 const ROOM: &str = "room:room0";
@@ -69,6 +69,39 @@ fn a_publication_after_a_small_gap_waits_for_what_is_before_it() {
     rig.run_for(20);
     assert_eq!(shown(&rig.take_received(slot)), [1, 2, 3]);
     assert!(rig.host.mesh.is_empty(), "the gap has closed");
+}
+
+#[test]
+fn what_this_node_commits_waits_for_what_others_have_committed_before() {
+    let mut rig = Rig::new(1);
+    let slot = rig.join(2, ROOM);
+    rig.bus.set(Bus::Connected);
+    rig.bus.set_has_peers(true);
+    rig.store_messages(0, 2, 10);
+    rig.store_hangs = true;
+    rig.announce(0, 2);
+    rig.run_for(9);
+    assert!(rig.host.mesh.is_empty() && rig.take_received(slot).is_empty());
+    announce(&mut rig, 1);
+    rig.run_for(20);
+    assert_eq!(shown(&rig.take_received(slot)), [1, 2]);
+    assert!(rig.host.mesh.is_empty(), "the gap has closed");
+
+    // Nobody else can tell what is missing.
+    rig.bus.set_has_peers(false);
+    rig.store_messages(0, 2, 10);
+    rig.announce(0, 4);
+    assert_eq!(rig.host.mesh.len(), 1, "the store is asked");
+    rig.store_hangs = false;
+    rig.run_for(5);
+    assert_eq!(shown(&rig.take_received(slot)), [3, 4]);
+
+    // One that has gone does not tell either.
+    rig.bus.set_has_peers(true);
+    rig.store_messages(0, 2, 10);
+    rig.announce(0, 6);
+    rig.run_for(30);
+    assert_eq!(shown(&rig.take_received(slot)), [5, 6]);
 }
 
 #[test]

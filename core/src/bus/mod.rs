@@ -149,6 +149,11 @@ impl BusState {
         self.has_presence.load(Ordering::Relaxed)
     }
 
+    /// Whether what other nodes commit is probably announced here.
+    pub fn is_heard(&self) -> bool {
+        self.has_peers() && self.get() == Bus::Connected
+    }
+
     pub(crate) fn count_dropped(&self, announcement: &Announcement) {
         let dropped = if announcement.is_live() { &self.dropped_live } else { &self.dropped };
         dropped.fetch_add(1, Ordering::Relaxed);

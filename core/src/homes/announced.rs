@@ -32,17 +32,23 @@ impl Homes {
             Some(publication) if mutation::active(Mutation::AnnouncementCountsAsShown) => {
                 home.learned = publication.offset;
             }
-            // Two nodes that write to one room are the normal case: what is missing is probably on its way.
             Some(publication) if publication.offset - next < held_limit => {
                 home.hold(publication, held_limit as usize);
-                if !std::mem::replace(&mut home.has_doubt, true) {
-                    self.doubts.push_back((cx.now.ms + cx.limits().bus_gap_wait_ms, room));
-                }
+                self.doubt_later(cx, room);
             }
             _ => {
                 home.is_in_doubt = true;
                 self.read_missing(cx, &channel, host);
             }
+        }
+    }
+
+    /// Something is known that comes after a gap. Two nodes that write to one room are the normal case: what is missing
+    /// is probably on its way.
+    pub(super) fn doubt_later(&mut self, cx: &Context, room: RoomId) {
+        let Some(home) = self.homes.get_mut(&Channel::Room(room)) else { return };
+        if !std::mem::replace(&mut home.has_doubt, true) {
+            self.doubts.push_back((cx.now.ms + cx.limits().bus_gap_wait_ms, room));
         }
     }
 

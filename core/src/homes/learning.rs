@@ -100,6 +100,7 @@ impl Homes {
             home.is_in_doubt = true;
             return self.read_missing(cx, &channel, host);
         }
+        let has_content = publication.is_some();
         if home.learn(offset, publication, cx.limits().held_limit_publications as usize) {
             Self::mark_to_show(&mut self.to_show, &channel, home);
             // Somebody else may write to the room all the time. Only a gap without progress ends its subscriptions.
@@ -107,6 +108,8 @@ impl Homes {
         }
         if home.is_loaded && !home.has_gap() {
             home.gap_since_ms = None;
+        } else if has_content && home.is_loaded && !home.is_reading && cx.config.bus.is_heard() {
+            self.doubt_later(cx, room);
         } else {
             self.read_missing(cx, &channel, host);
         }

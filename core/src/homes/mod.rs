@@ -37,7 +37,7 @@ pub(crate) struct Homes {
     /// Homes with something to retry: a segment whose queue was full, or a read that found no credit or failed.
     stalled: Vec<Channel>,
     sweep: Sweep,
-    /// Rooms in which something was announced that is not the next publication, and when their heads are read, earliest
+    /// Rooms in which something is known that is not the next publication, and when their heads are read, earliest
     /// first.
     doubts: VecDeque<(u64, RoomId)>,
     /// How many homes there have been.
