@@ -706,6 +706,13 @@ impl Store for Database {
         }
     }
 
+    fn bus_version(&self) -> i32 {
+        match &self.calls.backend {
+            Backend::Sqlite(_) => 1,
+            Backend::Postgres(postgres) => postgres.bus_version(),
+        }
+    }
+
     async fn ended(&self) -> String {
         let of_backend = async {
             match &self.calls.backend {

@@ -219,6 +219,12 @@ pub trait Store: Send + Sync + 'static {
         0
     }
 
+    /// The version of announcements that all nodes understand: that of the oldest one that is alive. What a later version
+    /// has added may be sent only from there on. 1: everything that there has been so far.
+    fn bus_version(&self) -> i32 {
+        1
+    }
+
     /// Returns once the store can't go on, with the reason: another process has taken over the database, the database
     /// has gone back, or one of the store's own tasks has ended because of a bug.
     async fn ended(&self) -> String {

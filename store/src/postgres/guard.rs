@@ -4,7 +4,7 @@
 
 use super::failures::{Target, code, trouble};
 use super::generation;
-use super::nodes::{Beat, Node};
+use super::nodes::{BUS_VERSION, Beat, Node};
 use super::witnesses::Witnesses;
 use crate::error::{OpenError, one_line};
 use crate::generation::DatabaseGeneration;
@@ -88,6 +88,8 @@ pub(super) struct Guard {
     generation: watch::Sender<DatabaseGeneration>,
     /// How many other nodes are alive.
     peers: AtomicUsize,
+    /// The announcements that all of them understand.
+    bus_version: AtomicI32,
     pub witnesses: Witnesses,
 }
 
@@ -111,19 +113,18 @@ impl Guard {
         }
     }
 
-    /// Starts to watch the connection that has the lock. `node`: this process as a node, if it is one. `peers`: how many
-    /// other nodes its first beat has found.
-    #[expect(clippy::too_many_arguments, reason = "it is called once, and they have nothing in common")]
+    /// Starts to watch the connection that has the lock. `node`: this process as a node, if it is one, and what its
+    /// first beat has found.
     pub fn watch(
         held: Held,
         options: PgConnectOptions,
         target: Target,
         clock: Clock,
         witnesses: Witnesses,
-        node: Option<Node>,
+        node: Option<(Node, Beat)>,
         generation: DatabaseGeneration,
-        peers: usize,
     ) -> (Arc<Guard>, Keeper) {
+        let (node, beat) = node.unzip();
         let guard = Arc::new(Guard {
             state: watch::Sender::new(State::Held),
             doubt: Notify::new(),
@@ -136,7 +137,8 @@ impl Guard {
             clock,
             mode: if node.is_some() { Mode::Node } else { Mode::Alone },
             generation: watch::Sender::new(generation),
-            peers: AtomicUsize::new(peers),
+            peers: AtomicUsize::new(beat.map_or(0, |beat| beat.peers)),
+            bus_version: AtomicI32::new(beat.map_or(BUS_VERSION, |beat| beat.bus_version)),
             witnesses,
         });
         let task = Task::spawn(Arc::clone(&guard).keep(held, options, target, node));
@@ -214,6 +216,11 @@ impl Guard {
     /// How many other nodes were alive at the last beat.
     pub fn peers(&self) -> usize {
         self.peers.load(Ordering::Relaxed)
+    }
+
+    /// The announcements that all nodes that are alive understand.
+    pub fn bus_version(&self) -> i32 {
+        self.bus_version.load(Ordering::Relaxed)
     }
 
     /// The database has this generation. Sessions of another one are not used any more.
@@ -325,9 +332,10 @@ impl Guard {
         if health == Health::Good
             && let Some(node) = node.filter(|node| node.is_due())
         {
-            let Beat { generation, peers } = node.beat(&mut held.connection).await?;
+            let Beat { generation, peers, bus_version } = node.beat(&mut held.connection).await?;
             self.set_generation(generation);
             self.peers.store(peers, Ordering::Relaxed);
+            self.bus_version.store(bus_version, Ordering::Relaxed);
         }
         Ok((health, time))
     }

@@ -66,7 +66,7 @@ impl Postgres {
         let connect = connect_options(url)?.application_name(&witnesses.application());
         let target = Target::of(&connect);
 
-        let mut node = match &options.node {
+        let node = match &options.node {
             Some(name) => Some(Node::new(name).map_err(|error| OpenError::Lasting(error.to_string()))?),
             None => None,
         };
@@ -80,22 +80,26 @@ impl Postgres {
             Some(key_id) => key::record(&mut held.connection, key_id).await.map_err(failed)?,
             None => {}
         }
-        let (mut bus, mut peers) = (None, 0);
-        match &mut node {
-            None => witnesses.mark(&mut held.connection).await.map_err(failed)?,
-            Some(node) => {
+        let mut bus = None;
+        let node = match node {
+            None => {
+                witnesses.mark(&mut held.connection).await.map_err(failed)?;
+                None
+            }
+            Some(mut node) => {
                 let cluster = nodes::name_cluster(&mut held.connection).await.map_err(failed)?;
                 bus = Some(PostgresBus::new(connect.clone(), cluster));
-                peers = node.beat(&mut held.connection).await.map_err(failed)?.peers;
+                let beat = node.beat(&mut held.connection).await.map_err(failed)?;
+                Some((node, beat))
             }
-        }
+        };
 
         let (_, time) = held.test().await.map_err(failed)?;
         let clock = Clock::of_database(time);
 
         let connect = connect.options(session_settings(options.call_timeout));
         let (guard, keeper) =
-            Guard::watch(held, connect.clone(), target.clone(), clock.clone(), witnesses, node, generation, peers);
+            Guard::watch(held, connect.clone(), target.clone(), clock.clone(), witnesses, node, generation);
         let (acquire_timeout, age_limit) = (options.acquire_timeout, options.session_age_limit);
         let sessions = |count| Sessions::new(connect.clone(), Arc::clone(&guard), count, acquire_timeout, age_limit);
         let lanes =
@@ -121,6 +125,10 @@ impl Postgres {
 
     pub fn peers(&self) -> usize {
         self.guard.peers()
+    }
+
+    pub fn bus_version(&self) -> i32 {
+        self.guard.bus_version()
     }
 
     /// The clock of the server.

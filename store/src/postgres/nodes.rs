@@ -15,7 +15,7 @@ use super::failures::Target;
 use super::setup::connect_options;
 
 /// The announcements that this program understands.
-const BUS_VERSION: i32 = 1;
+pub(super) const BUS_VERSION: i32 = 1;
 const BEAT_INTERVAL_MS: u64 = 2_000;
 /// A node is silent when its beat has not moved during this many beats of our own: a database that stalls must not make
 /// everybody silent.
@@ -30,6 +30,7 @@ const FORGOTTEN_MS: i64 = 600_000;
 struct Peer {
     name: String,
     version: String,
+    bus_version: i32,
     beat_at: i64,
     /// For how many beats of our own `beat_at` has not moved.
     unmoved: u32,
@@ -45,7 +46,8 @@ impl Peer {
 pub(super) struct Node {
     name: String,
     incarnation: String,
-    /// By `boottime_ms`, which goes on while the machine sleeps.
+    /// When this process became a node. These two are by `boottime_ms`, which goes on while the machine sleeps.
+    started_ms: u64,
     last_beat_ms: Option<u64>,
     peers: Peers,
 }
@@ -60,12 +62,14 @@ pub(super) struct Beat {
     pub generation: DatabaseGeneration,
     /// How many other nodes are alive.
     pub peers: usize,
+    /// The announcements that all nodes that are alive understand.
+    pub bus_version: i32,
 }
 
 impl Node {
     pub fn new(name: &str) -> Result<Node, StoreError> {
         let (name, incarnation) = (name.to_owned(), random_word()?);
-        Ok(Node { name, incarnation, last_beat_ms: None, peers: Peers::default() })
+        Ok(Node { name, incarnation, started_ms: boottime_ms(), last_beat_ms: None, peers: Peers::default() })
     }
 
     pub fn is_due(&self) -> bool {
@@ -86,13 +90,13 @@ impl Node {
             " AS now, set_config('synchronous_commit', 'off', true) AS unsynchronized
             ), beaten AS (
               INSERT INTO nodes (incarnation, name, version, bus_version, started_at, beat_at)
-              SELECT $1, $2, $3, $4, now, now FROM clock WHERE unsynchronized = 'off'
+              SELECT $1, $2, $3, $4, now - $7, now FROM clock WHERE unsynchronized = 'off'
               ON CONFLICT (incarnation) DO UPDATE SET beat_at = excluded.beat_at
             ), forgotten AS (
               DELETE FROM nodes USING clock WHERE incarnation <> $1 AND beat_at < now - $5
             )
             SELECT (SELECT value FROM meta WHERE name = 'generation'), n.incarnation, n.name, n.version, n.beat_at,
-              n.beat_at < (SELECT now FROM clock) - $6
+              n.bus_version, n.beat_at < (SELECT now FROM clock) - $6
             FROM (SELECT 1) one LEFT JOIN nodes n ON n.incarnation <> $1"
         );
         let rows = sqlx::query(sql)
@@ -102,6 +106,7 @@ impl Node {
             .bind(BUS_VERSION)
             .bind(FORGOTTEN_MS)
             .bind(SILENCE_MS.cast_signed())
+            .bind(boottime_ms().saturating_sub(self.started_ms).cast_signed())
             .fetch_all(connection)
             .await?;
         self.last_beat_ms = Some(boottime_ms());
@@ -110,17 +115,18 @@ impl Node {
         for row in rows {
             generation = row.try_get::<Option<String>, _>(0)?;
             if let Some(incarnation) = row.try_get::<Option<String>, _>(1)? {
-                let (name, version, beat_at) = (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
+                let (name, version, beat_at, bus_version) =
+                    (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
                 // One that was silent before this node knew of it, such as our own last run, is not new.
-                let unmoved = if row.try_get(5)? { UNMOVED_LIMIT } else { 0 };
-                found.push((incarnation, Peer { name, version, beat_at, unmoved }));
+                let unmoved = if row.try_get(6)? { UNMOVED_LIMIT } else { 0 };
+                found.push((incarnation, Peer { name, version, bus_version, beat_at, unmoved }));
             }
         }
         for change in self.peers.update(found) {
             change.log(&self.name);
         }
-        let peers = self.peers.0.values().filter(|peer| !peer.is_silent()).count();
-        Ok(Beat { generation: generation::parse(generation.as_deref()), peers })
+        let generation = generation::parse(generation.as_deref());
+        Ok(Beat { generation, peers: self.peers.alive().count(), bus_version: self.peers.bus_version() })
     }
 
     /// Says that this node has stopped.
@@ -156,6 +162,15 @@ impl Change {
 }
 
 impl Peers {
+    fn alive(&self) -> impl Iterator<Item = &Peer> {
+        self.0.values().filter(|peer| !peer.is_silent())
+    }
+
+    /// The announcements that all nodes that are alive understand, this one included.
+    fn bus_version(&self) -> i32 {
+        self.alive().map(|peer| peer.bus_version).fold(BUS_VERSION, i32::min)
+    }
+
     /// Takes the rows of the other nodes that a beat of our own has found.
     fn update(&mut self, found: Vec<(String, Peer)>) -> Vec<Change> {
         let mut changes = Vec::new();
@@ -236,7 +251,24 @@ mod tests {
 
     fn row(incarnation: &str, beat_at: i64) -> (String, Peer) {
         let (name, version) = (format!("node {incarnation}"), "1.0".to_owned());
-        (incarnation.to_owned(), Peer { name, version, beat_at, unmoved: 0 })
+        (incarnation.to_owned(), Peer { name, version, bus_version: BUS_VERSION, beat_at, unmoved: 0 })
+    }
+
+    #[test]
+    fn the_oldest_node_that_is_alive_decides_what_is_spoken() {
+        let of = |incarnation, bus_version, unmoved| {
+            let (incarnation, peer) = row(incarnation, 10);
+            (incarnation, Peer { bus_version, unmoved, ..peer })
+        };
+        let mut peers = Peers::default();
+        assert_eq!(peers.bus_version(), BUS_VERSION);
+        peers.update(vec![of("newer", BUS_VERSION + 1, 0)]);
+        assert_eq!(peers.bus_version(), BUS_VERSION);
+        peers.update(vec![of("newer", BUS_VERSION + 1, 0), of("older", BUS_VERSION - 1, 0)]);
+        assert_eq!(peers.bus_version(), BUS_VERSION - 1);
+        let mut peers = Peers::default();
+        peers.update(vec![of("older", BUS_VERSION - 1, UNMOVED_LIMIT)]);
+        assert_eq!(peers.bus_version(), BUS_VERSION, "it is silent");
     }
 
     #[test]

@@ -101,6 +101,43 @@ fn nodes_are_registered_while_they_live() {
 }
 
 #[test]
+fn nodes_speak_as_the_oldest_of_them_understands() {
+    runtime().block_on(async {
+        let fixture = Fixture::new(postgres()).await;
+        let node = fixture.open_node("a").await;
+        assert_eq!(node.bus_version(), 1);
+        let mut shell = fixture.shell().await;
+        run(&mut shell, "INSERT INTO nodes VALUES ('old', 'b', '0.0', 0, clock_ms(), clock_ms())").await;
+        until!(node.bus_version() == 0 && node.peers() == 1);
+        run(&mut shell, "DELETE FROM nodes WHERE incarnation = 'old'").await;
+        until!(node.bus_version() == 1 && node.peers() == 0);
+        node.close().await;
+    });
+}
+
+#[test]
+fn a_node_that_was_silent_has_started_when_its_process_has() {
+    runtime().block_on(async {
+        let fixture = Fixture::new(postgres()).await;
+        let node = fixture.open_node("a").await;
+        let (mut shell, mut other) = (fixture.shell().await, fixture.shell().await);
+        let mut row = async || {
+            let sql = "SELECT incarnation, started_at FROM nodes";
+            sqlx::query_as::<_, (String, i64)>(sql).fetch_optional(&mut other).await.unwrap()
+        };
+        let (incarnation, started) = row().await.unwrap();
+        run(&mut shell, "BEGIN; SELECT * FROM nodes FOR UPDATE").await;
+        // So long that the others would take it for dead.
+        tokio::time::sleep(std::time::Duration::from_secs(7)).await;
+        run(&mut shell, "COMMIT").await;
+        until!(row().await.is_some_and(|(now, _)| now != incarnation));
+        let (_, started_again) = row().await.unwrap();
+        assert!(started_again.abs_diff(started) < 1_000, "{started} {started_again}");
+        node.close().await;
+    });
+}
+
+#[test]
 fn nodes_that_start_together_on_a_new_database_all_start() {
     runtime().block_on(async {
         let fixture = Fixture::new(postgres()).await;
