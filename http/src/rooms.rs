@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
 use uproar_core::limits::Limits;
-use uproar_model::{UserEvent, UserId, shown_name};
+use uproar_model::{DatabaseGeneration, UserEvent, UserId, shown_name};
 use uproar_store::{Addition, Join, MemberPage, NewRoom, RoomError, RoomKind, StoreError};
 
 pub(crate) fn routes() -> Vec<Route> {
