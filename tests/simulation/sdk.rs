@@ -873,6 +873,8 @@ impl World {
                 self.tally.expired += 1;
             }
             3001 | 3010 | 3011 | 3012 => {}
+            // It goes on publishing, and does not know that its membership was lost.
+            3509 if self.has_lost_commits => {}
             // Its `connect` did not arrive before the handshake timeout.
             4000 => {}
             other => return Err(format!("the connection of user {} was closed with {other}", sdk.user)),
