@@ -112,7 +112,8 @@ pub async fn run_bus(setup: BusSetup) {
                 Some(Event::Message(text)) => node.hear(now_micros(), &text),
                 Some(Event::Lost(reason)) => node.lost(now_micros(), &reason),
                 Some(Event::HearsPostgres) => {
-                    if !std::mem::replace(&mut hears_postgres, true) {
+                    let heard = std::mem::replace(&mut hears_postgres, true);
+                    if !heard {
                         tracing::info!("PostgreSQL's notifications arrive again");
                     }
                 }
