@@ -105,7 +105,7 @@ impl Acme {
                     tracing::error!(
                         "no certificate for {}: {failure}; the next attempt is in {} minutes, or on SIGHUP",
                         self.settings.domains.join(", "),
-                        pause.as_secs().div_ceil(60)
+                        pause.as_millis().div_ceil(60_000)
                     );
                 }
             }

@@ -2,7 +2,7 @@
 
 use super::envelope::{Counts, Envelope};
 use crate::mutation::{self, Mutation};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// A peer that was not heard for so long may be cut off, or dead with commits that its database still makes.
 const QUIET_MS: u64 = 1_000;
@@ -22,7 +22,7 @@ const PEERS_LIMIT: usize = 1_000;
 /// The other nodes, as far as they are heard. Times are in milliseconds of one clock.
 #[derive(Debug, Default)]
 pub(super) struct Hearing {
-    peers: HashMap<String, Peer>,
+    peers: BTreeMap<String, Peer>,
     /// Until when heads are read regularly.
     watchful_until_ms: u64,
     /// When heads were read last.

@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::host::Host;
 use crate::message::Channel;
 use crate::protocol::centrifuge::ClientInfo;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use uproar_model::User;
 
@@ -296,7 +296,7 @@ impl Homes {
                 *peer = Peer { shard, home, version, ..Peer::default() };
                 wants_answer = !all.is_empty() && (is_new || is_first);
                 let all = all.into_iter().take(NAMED_LIMIT);
-                let all: HashMap<_, _> = all.map(|client| (client.client, client.user)).collect();
+                let all: BTreeMap<_, _> = all.map(|client| (client.client, client.user)).collect();
                 for key in presence.keys_of(session) {
                     if !matches!(&key, ClientKey::Other(_, id) if all.contains_key(id)) {
                         presence.set_other(key, None, is_news);
