@@ -148,6 +148,21 @@ fn a_list_in_parts_counts_when_it_is_complete() {
 }
 
 #[test]
+fn only_so_many_clients_of_a_node_are_named() {
+    let (mut rig, slot) = rig();
+    let many: Vec<_> = (0..10_000).map(|number| format!("x{number}")).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    say(&mut rig, "b", 1, all(&many[1..]));
+    say(&mut rig, "b", 2, changed(1, &many[..1], &[]));
+    assert_eq!(counted(&mut rig, slot).0, 10_001, "and the one of this node");
+    say(&mut rig, "b", 3, changed(2, &["y"], &[]));
+    assert_eq!(counted(&mut rig, slot).0, 10_001);
+    say(&mut rig, "b", 4, changed(2, &["y"], &many[..1]));
+    assert_eq!(counted(&mut rig, slot).0, 10_001);
+    assert!(present(&mut rig, slot).len() < 10_000, "presence_limit");
+}
+
+#[test]
 fn clients_that_are_only_counted_are_added() {
     let (mut rig, slot) = rig();
     say(&mut rig, "b", 1, all(&["x"]));

@@ -58,8 +58,8 @@ struct Peer {
 }
 
 impl Hearing {
-    /// A message of another node has arrived. Returns how many of its `live:` messages have been heard before: nothing
-    /// else would notice that they are repeated, or too late for their place in the order.
+    /// A message of another node has arrived. Returns what of it has been heard before: nothing else would notice that
+    /// `live:` messages are repeated, or that what is said about presence comes too late.
     pub fn hear(&mut self, now_ms: u64, envelope: &Envelope) -> Repeated {
         let made = envelope.after();
         if envelope.is_last {

@@ -321,16 +321,11 @@ impl BusNode {
             }
             Announcement::AskPresence { session: asked } => {
                 if *asked == *self.outgoing.session && self.hearing.knows(session) {
-                    self.answer(session);
+                    for must_tell in self.must_tell.iter_mut().filter(|must_tell| !must_tell.contains(session)) {
+                        must_tell.push(Arc::clone(session));
+                    }
                 }
             }
-        }
-    }
-
-    /// The shards are to tell who is in all channels.
-    fn answer(&mut self, session: &Arc<str>) {
-        for must_tell in self.must_tell.iter_mut().filter(|must_tell| !must_tell.contains(session)) {
-            must_tell.push(Arc::clone(session));
         }
     }
 
@@ -397,10 +392,7 @@ impl BusNode {
         self.forget_gone();
         if self.state.has_presence() {
             for session in self.hearing.take_unasked(now_ms) {
-                let session: Arc<str> = session.into();
-                // It may have asked about a channel, too, in what was missed.
-                self.answer(&session);
-                self.outgoing.push(Announcement::AskPresence { session });
+                self.outgoing.push(Announcement::AskPresence { session: session.into() });
             }
         } else {
             self.hearing.trust_all();

@@ -36,6 +36,8 @@ pub(super) struct Peer {
     /// Which home of that node. 0: nothing is known yet.
     home: u64,
     version: u64,
+    /// How many clients it has named.
+    named: usize,
     /// Clients and users that it has without naming them.
     counted: Option<(u32, u32)>,
     /// The first parts of a list, and the version and number of the part that follows.
@@ -134,7 +136,7 @@ impl Homes {
         let changes = std::mem::take(&mut told.changes);
         let must_tell_all = std::mem::take(&mut told.must_tell_all) || !told.is_named;
         let after = told.version.filter(|_| !must_tell_all);
-        let is_new = !std::mem::replace(&mut told.has_asked, true);
+        let is_new = !told.has_asked;
         let (clients, users) = presence.own_counts();
         let is_named = clients <= cx.limits().join_leave_limit;
         let mut news = Vec::new();
@@ -158,6 +160,7 @@ impl Homes {
         }
         told.version = (clients > 0).then_some(self.presence_version);
         told.is_named = is_named;
+        told.has_asked |= clients > 0;
         // Counting a large channel is worth less, and its number changes all the time.
         let interval_ms = if is_named { NAMED_INTERVAL_MS } else { cx.limits().online_interval_ms };
         told.after_ms = cx.now.ms + interval_ms;
@@ -261,11 +264,15 @@ impl Homes {
                 if peer.version != after || peer.counted.is_some() || is_first {
                     return;
                 }
-                peer.version = version;
+                let named = peer.named.saturating_sub(left.len()) + joined.len();
+                if named > NAMED_LIMIT {
+                    return;
+                }
+                (peer.version, peer.named) = (version, named);
                 for id in left {
                     presence.set_other(ClientKey::Other(Arc::clone(session), id), None, true);
                 }
-                for ClientInfo { user, client } in joined.into_iter().take(NAMED_LIMIT) {
+                for ClientInfo { user, client } in joined {
                     presence.set_other(ClientKey::Other(Arc::clone(session), client), Some(user), true);
                 }
             }
@@ -293,10 +300,10 @@ impl Homes {
                 let all = std::mem::take(&mut peer.parts);
                 // Those who were only counted are no news.
                 let is_news = peer.counted.is_none();
-                *peer = Peer { shard, home, version, ..Peer::default() };
-                wants_answer = !all.is_empty() && (is_new || is_first);
                 let all = all.into_iter().take(NAMED_LIMIT);
                 let all: BTreeMap<_, _> = all.map(|client| (client.client, client.user)).collect();
+                *peer = Peer { shard, home, version, named: all.len(), ..Peer::default() };
+                wants_answer = !all.is_empty() && (is_new || is_first);
                 for key in presence.keys_of(session) {
                     if !matches!(&key, ClientKey::Other(_, id) if all.contains_key(id)) {
                         presence.set_other(key, None, is_news);
