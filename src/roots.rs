@@ -1,4 +1,4 @@
-//! Whom TLS clients trust: the one of ACME, and the one of NATS.
+//! Whom TLS clients trust: those of ACME, NATS and OTLP.
 
 use anyhow::{Context, Result, anyhow, bail};
 use std::path::Path;
@@ -41,7 +41,11 @@ pub fn from_file(path: &Path) -> Result<TlsConnector> {
     client(roots)
 }
 
-fn client(roots: RootCertStore) -> Result<TlsConnector> {
+/// A client that trusts these roots.
+///
+/// # Errors
+/// If TLS can't be set up.
+pub fn client(roots: RootCertStore) -> Result<TlsConnector> {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .context("TLS can't be set up")?

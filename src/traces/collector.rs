@@ -2,6 +2,7 @@
 
 use super::wire;
 use crate::config::Options;
+use crate::roots;
 use anyhow::{Context, Error, Result, anyhow, bail};
 use bytes::Bytes;
 use http::uri::Scheme;
@@ -15,14 +16,12 @@ use percent_encoding::percent_decode_str;
 use prost::Message;
 use rustls_native_certs::CertificateResult;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// How long the collector may take to answer, and to accept a connection. Others wait as long.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -293,12 +292,7 @@ fn tls_client() -> Result<TlsConnector> {
     if !problems.is_empty() {
         tracing::warn!(problems, "--otlp: not all certificates that this machine trusts can be read");
     }
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .context("TLS can't be set up")?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
+    roots::client(roots)
 }
 
 /// Parses headers in the form that OpenTelemetry has for them: `NAME=VALUE`, with the value percent-encoded.
