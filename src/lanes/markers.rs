@@ -69,7 +69,11 @@ impl<R> Markers<R> {
     }
 
     fn accept(&mut self, reply_to: R, pair: Pair, marker: Marker, answers: &mut Vec<(R, StoreReply)>) {
+        let heard = self.unwritten.heard(pair.0, pair.1);
         if let Some(current) = self.unwritten.lock().get_mut(&pair) {
+            if let Some(heard) = heard {
+                advance(current, heard);
+            }
             answers.push((reply_to, advance(current, marker)));
         } else if let Some(requests) = self.reading.get_mut(&pair) {
             requests.push((reply_to, marker));

@@ -40,6 +40,11 @@ impl UnwrittenMarkers {
         self.lock_heard().hear(Instant::now(), (user, room), marker);
     }
 
+    /// The marker of another node, if one has moved there and may not be stored yet.
+    pub fn heard(&self, user: UserId, room: RoomId) -> Option<Marker> {
+        self.lock_heard().current(Instant::now()).get(&(user, room)).copied()
+    }
+
     /// To be called before the database is asked, because markers that are written in the meantime are no longer here
     /// afterwards.
     pub(crate) fn of_user(&self, user: UserId) -> HashMap<RoomId, Marker> {

@@ -261,4 +261,6 @@ async fn a_read_marker_counts_on_all_nodes_immediately() {
     assert_eq!(on_b.result(3, "rpc", read(1)).await["data"]["offset"], 2);
     assert_eq!(on_b.result(3, "rpc", read(3)).await["data"]["offset"], 3);
     until("a knows", async || a.get("/rooms/lobby", &ann.token).await.expect(200)["room"]["unread"] == 0).await;
+    // Nor where another position waits to be written.
+    assert_eq!(on_a.result(4, "rpc", read(2)).await["data"]["offset"], 3);
 }
