@@ -4,9 +4,9 @@
 
 use crate::client::Received;
 use crate::cluster::until_connected;
-use crate::cluster_faults::{Watcher, break_notify, mend_notify};
+use crate::cluster_faults::{Watcher, break_notify, expect_no_harm, mend_notify};
 use crate::databases::{Backdoor, new_postgres_database};
-use crate::load::{Load, assert_in_order_of_each_sender};
+use crate::load::Load;
 use crate::nodes::{Bus, Cluster, node_setup, publish};
 use crate::server::{Server, Setup, assert_contains, run, until};
 use crate::tunnel::Pair;
@@ -62,15 +62,7 @@ async fn nothing_is_lost_when_nats_is_killed() {
         }
     }
     load.wait_for_acks(100).await;
-    let views = load.finish(&cluster.nodes[0]).await;
-    assert_in_order_of_each_sender(&views);
-    for view in &views {
-        assert!(view.ends.is_empty(), "{}: {:?}", view.name, view.ends);
-    }
-    watcher.expect_quick(&cluster.nodes).await;
-    for node in &cluster.nodes {
-        assert_eq!(node.get("/readyz", "").await.status, 200);
-    }
+    expect_no_harm(load, watcher, &cluster.nodes).await;
 }
 
 #[tokio::test]

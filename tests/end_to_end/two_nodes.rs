@@ -45,10 +45,9 @@ fn create_key(data: &Path, key: &[u8]) {
     file.write_all(key).expect("a key");
 }
 
-/// Gives both nodes the key of the first one, and makes one if there is none.
+/// Copies the first node's signing key to the second one. If the first one has none yet, it gets a new one.
 pub fn share_key([a, b]: [PathBuf; 2]) {
     let key = std::fs::read(a.join("signing.key")).unwrap_or_else(|_| {
-        // Another one for each server.
         let mut key = [0; 32];
         File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut key)).expect("random bytes");
         create_key(&a, &key);
