@@ -348,7 +348,7 @@ async fn clients_without_a_descriptor_are_refused_and_accepted_later(driver: &st
     let mut setup = Setup::new(Kind::Sqlite, &options).await;
     setup.wrapper = ["sh", "-c", &format!("ulimit -n {DESCRIPTORS}; exec \"$@\""), "sh"].map(Into::into).into();
     let server = setup.start().await;
-    assert!(server.setup.log().contains("the limit of open files allows only"), "{}", server.setup.log());
+    server.setup.logs(&["the limit of open files allows only"]).await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "r").await;
     let mut pair = Some(Pair::start(&server).await);

@@ -380,7 +380,7 @@ async fn what_a_busy_collector_refuses_is_sent_again() {
     assert_eq!(bodies[0], bodies[1]);
     until("it is counted", async || server.metric("uproar_spans_sent_total").await == 1.0).await;
     assert_eq!(server.metric("uproar_spans_failed_total").await, 0.0);
-    assert_contains(&server.setup.log(), &["it answers 503: too busy"]);
+    server.setup.logs(&["it answers 503: too busy"]).await;
     // Both requests came over one connection.
     assert_eq!(collector.connections.load(Ordering::Relaxed), 1);
 }
@@ -400,7 +400,7 @@ async fn what_a_collector_refuses_for_good_is_not_sent_again() {
     let mut server = traced(Kind::Sqlite, &collector, &[]).await;
     server.get("/openapi.json", "").await.expect(200);
     until("it is counted", async || server.metric("uproar_spans_failed_total").await == 1.0).await;
-    assert_contains(&server.setup.log(), &["it answers 400: no such tenant"]);
+    server.setup.logs(&["it answers 400: no such tenant"]).await;
     server.get("/openapi.json", "").await.expect(200);
     server.stop().await;
     let bodies = collector.bodies();
@@ -418,7 +418,7 @@ async fn spans_that_a_collector_rejects_are_counted_and_its_reason_is_logged() {
     }
     until("both are counted", async || server.metric("uproar_spans_sent_total").await == 1.0).await;
     assert_eq!(server.metric("uproar_spans_failed_total").await, 1.0);
-    assert_contains(&server.setup.log(), &["it took all but 1 of 2 spans: too old"]);
+    server.setup.logs(&["it took all but 1 of 2 spans: too old"]).await;
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ async fn a_server_and_its_tools_need_no_other_calls(kind: Kind) {
         let mut server = start(setup, &filter).await;
         match &uring {
             Err(reason) if driver == "uring" => eprintln!("skipped: {reason}"),
-            _ => assert!(server.setup.log().contains(&format!("driver=\"{driver}\"")), "{}", server.setup.log()),
+            _ => server.setup.logs(&[&format!("driver=\"{driver}\"")]).await,
         }
         let ann = server.sign_up("ann").await;
         server.create_room(&ann, "lobby").await;

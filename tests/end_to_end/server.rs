@@ -195,6 +195,13 @@ impl Setup {
         [0, 1].map(|process| fs::read_to_string(self.log_path(process)).unwrap_or_default()).concat()
     }
 
+    /// Waits until the log contains each of these words. A thread of its own writes the log, so a line may come after
+    /// what it is about.
+    pub async fn logs(&self, words: &[&str]) {
+        let contains = |log: String| words.iter().all(|word| log.contains(word));
+        until(&format!("the log contains {words:?}"), async || contains(self.log())).await;
+    }
+
     /// The SQLite file in the data folder, whatever its name.
     pub fn sqlite_file(&self) -> PathBuf {
         let is_database = |path: &Path| fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"SQLite format 3\0"));
@@ -302,11 +309,7 @@ impl Launched {
 
     /// Waits until the log contains these words.
     pub async fn logs(&self, words: &[&str]) {
-        until("the server says what it waits for", async || {
-            let log = self.server.setup.log();
-            words.iter().all(|word| log.contains(word))
-        })
-        .await;
+        self.server.setup.logs(words).await;
     }
 }
 

@@ -13,6 +13,7 @@ export default defineConfig({
     execArgv: ['--experimental-websocket'],
     testTimeout: 40_000,
     hookTimeout: 30_000,
-    fileParallelism: false,
+    // Each file has a server and a browser of its own, which mostly wait.
+    maxWorkers: 2,
   },
 });
