@@ -37,6 +37,9 @@ web:
 # All checks use one set of features, so that each crate is built once. The store's suite runs on SQLite and in memory.
 CARGO_TEST = cargo test --locked --workspace --all-features
 
+# Most tests wait for something most of the time.
+export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
+
 check:
 	cargo fmt --all -- --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings

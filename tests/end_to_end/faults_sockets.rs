@@ -316,11 +316,17 @@ async fn a_thousand_clients_that_connect_simultaneously_are_served(driver: &str)
         let barrier = Arc::clone(&barrier);
         joining.spawn(async move {
             barrier.wait().await;
-            let joined = Ws::join(port, &user.token, "room=r").await;
-            joined.unwrap_or_else(|error| panic!("{} cannot connect: {error}", user.name))
+            loop {
+                match Ws::join(port, &user.token, "room=r").await {
+                    Ok(joined) => return joined,
+                    // The machine is too busy to serve all of them in time. Clients try again.
+                    Err(error) if error.to_string().contains("503") => {}
+                    Err(error) => panic!("{} cannot connect: {error}", user.name),
+                }
+            }
         });
     }
-    let mut members = joining.join_all().await;
+    let mut members = within("all are served", joining.join_all()).await;
     pair.expect_progress().await;
     assert_eq!(server.metric("uproar_subscriptions").await, (MANY + 3) as f64);
     sender.send("welcome").await;

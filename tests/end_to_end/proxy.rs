@@ -112,8 +112,10 @@ async fn carry(number: u64, mut client: TcpStream, mut route: watch::Receiver<Ro
             return;
         }
         tokio::select! {
-            () = &mut carried, if number >= silent_below => return,
+            // What arrives after a change is not carried any more.
+            biased;
             changed = route.changed() => if changed.is_err() { return },
+            () = &mut carried, if number >= silent_below => return,
         }
     }
 }
