@@ -18,8 +18,8 @@ use uproar_core::metrics::ShardMetrics;
 use uproar_core::{Placement, Serial, Slot};
 use uproar_http::{Chat as _, PublishError, PublishRequest};
 use uproar_model::{
-    Clock, DatabaseGeneration, Item, Kind, Lease, Outcome, Publication, Revocation, Revocations, RoomId, Stored,
-    UserEvent, UserId, boottime_ms,
+    Clock, DatabaseGeneration, Item, Lease, Outcome, Publication, Revocation, Revocations, RoomId, Stored, UserEvent,
+    UserId, boottime_ms,
 };
 
 /// Calls, and likewise notices, that may wait in the task's queues.
@@ -177,9 +177,9 @@ impl uproar_http::Chat for Chat {
                 room: message.room,
                 user: message.user.id,
                 id: id.into(),
-                kind: Kind::Message,
-                target: message.reply_to,
-                body: Some(message.text.into()),
+                kind: message.kind,
+                target: message.target,
+                body: message.body.map(Into::into),
             },
             username: message.user.username,
         };

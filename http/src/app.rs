@@ -73,6 +73,8 @@ impl Route {
     {
         let filter = match method {
             Method::POST => MethodFilter::POST,
+            Method::PUT => MethodFilter::PUT,
+            Method::PATCH => MethodFilter::PATCH,
             Method::DELETE => MethodFilter::DELETE,
             // Includes HEAD.
             _ => MethodFilter::GET,

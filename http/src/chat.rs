@@ -4,14 +4,14 @@ use crate::traces::SpanContext;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use uproar_model::{
-    DatabaseGeneration, Lease, Offset, Publication, Refusal, Revocation, RoomId, Stored, User, UserEvent, UserId,
+    DatabaseGeneration, Kind, Lease, Offset, Publication, Refusal, Revocation, RoomId, Stored, User, UserEvent, UserId,
 };
 use uproar_tls::Session;
 
 /// What the service asks of the running chat. The server implements it over the mesh, this crate's tests with a fake.
 #[async_trait::async_trait]
 pub trait Chat: Send + Sync + 'static {
-    /// Appends a message. Returns after the commit.
+    /// Appends a message, or an edit, a deletion or a reaction. Returns after the commit.
     async fn publish(&self, message: PublishRequest) -> Result<Stored, PublishError>;
 
     /// Announces a publication that the store itself appended, such as a join or a removal. The room's home
@@ -48,15 +48,19 @@ pub trait Chat: Send + Sync + 'static {
     async fn metrics(&self) -> String;
 }
 
-/// A message sent by HTTP.
+/// What a user appends to a room by HTTP.
 #[derive(Clone, Debug)]
 pub struct PublishRequest {
     pub room: RoomId,
     pub user: User,
-    pub text: String,
+    /// `Message` to `Unreact`.
+    pub kind: Kind,
     /// The sender's own id, checked. `None`: the chat makes one.
     pub id: Option<String>,
-    pub reply_to: Option<Offset>,
+    /// The offset that a `Message` replies to; for other kinds, the offset of the message concerned.
+    pub target: Option<Offset>,
+    /// The text (`Message`, `Edit`) or the emoji (`React`, `Unreact`), checked; `None` for `Delete`.
+    pub body: Option<String>,
     /// The span of the call, if it has one.
     pub span: Option<SpanContext>,
 }

@@ -73,6 +73,8 @@ codes! {
     NoSuchUser = "no_such_user", NOT_FOUND;
     /// The user that the request names is not a member of the room.
     NoSuchMember = "no_such_member", NOT_FOUND;
+    /// The message that the path names does not exist or was deleted.
+    NoSuchMessage = "no_such_message", NOT_FOUND;
     /// The path does not support this method. `Allow` lists the methods that it supports.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED;
     /// The body did not arrive in time.
@@ -89,6 +91,8 @@ codes! {
     RoomFull = "room_full", CONFLICT;
     /// The message that the request refers to does not exist or was deleted.
     NoTarget = "no_target", CONFLICT;
+    /// The message has as many kinds of reactions as a message, or of one user, may have.
+    TooManyReactions = "too_many_reactions", CONFLICT;
     /// The message id was used before, for something else.
     IdReused = "id_reused", CONFLICT;
     /// The message was meant for another room of this name, which was deleted, or for an earlier state of the database.

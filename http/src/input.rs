@@ -4,6 +4,7 @@
 use crate::app::App;
 use crate::errors::{ApiError, Code};
 use crate::fields::{FieldError, Given, Read};
+use crate::validation;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use bytes::Bytes;
 use garde::Validate;
@@ -17,7 +18,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use uproar_core::limits::Limits;
-use uproar_model::fold_name;
+use uproar_model::{Offset, fold_name};
 
 /// A validated JSON body.
 pub(crate) struct Body<T>(pub T);
@@ -98,6 +99,33 @@ impl FromRequestParts<Arc<App>> for UsernameKey {
     }
 }
 
+/// The offset of the message in the path.
+pub(crate) struct MessageOffset(pub Offset);
+
+impl FromRequestParts<Arc<App>> for MessageOffset {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<MessageOffset, ApiError> {
+        let text = parameter(parts, app, "offset").await?;
+        let offset = text.parse().ok().filter(|offset| (1..=validation::NUMBER_LIMIT).contains(offset));
+        offset.map(MessageOffset).ok_or_else(|| {
+            let message = format!("must be the offset of a message, from 1 to {}", validation::NUMBER_LIMIT);
+            ApiError::invalid("offset", message)
+        })
+    }
+}
+
+/// The emoji in the path, as it was sent.
+pub(crate) struct Emoji(pub String);
+
+impl FromRequestParts<Arc<App>> for Emoji {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Emoji, ApiError> {
+        parameter(parts, app, "emoji").await.map(Emoji)
+    }
+}
+
 /// The client's address, as far as trusted proxies report it.
 #[derive(Clone, Copy)]
 pub(crate) struct ClientAddress(pub IpAddr);
@@ -126,11 +154,16 @@ impl FromRequestParts<Arc<App>> for ViaHttps {
 }
 
 async fn folded_parameter(parts: &mut Parts, app: &Arc<App>, field: &'static str) -> Result<String, ApiError> {
+    fold(field, &parameter(parts, app, field).await?)
+}
+
+/// A parameter of the path.
+async fn parameter(parts: &mut Parts, app: &Arc<App>, field: &'static str) -> Result<String, ApiError> {
     let parameters = RawPathParams::from_request_parts(parts, app)
         .await
         .map_err(|_| ApiError::new(Code::BadRequest, "the decoded path is not UTF-8"))?;
     let (_, value) = parameters.iter().find(|(name, _)| *name == field).ok_or_else(ApiError::internal)?;
-    fold(field, value)
+    Ok(value.to_owned())
 }
 
 /// Folds a name to its key. The error names the field.

@@ -22,6 +22,7 @@ use uproar_store::{Addition, Join, MemberPage, NewRoom, RoomError, RoomKind, Sto
 pub(crate) fn routes() -> Vec<Route> {
     vec![
         Route::new(Method::POST, "/user/createroom", create),
+        Route::new(Method::POST, "/rooms", create),
         Route::new(Method::GET, "/rooms", list),
         Route::new(Method::GET, "/rooms/{name}", get),
         Route::new(Method::DELETE, "/rooms/{name}", delete),

@@ -120,6 +120,7 @@ mod abuse;
 mod acme;
 mod bench_cluster;
 mod centrifuge;
+mod changes;
 mod chaos;
 mod chaos_nodes;
 mod check;

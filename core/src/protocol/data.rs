@@ -187,7 +187,7 @@ pub fn check_text(text: &str, limit_bytes: usize) -> Result<(), ProtocolError> {
 }
 
 /// The emoji of a new reaction, in the one form in which it is stored.
-fn new_reaction(emoji: &str) -> Result<String, ProtocolError> {
+pub fn new_reaction(emoji: &str) -> Result<String, ProtocolError> {
     text::emoji(emoji).ok_or_else(|| {
         let text = format!("the emoji must be a single emoji of at most {EMOJI_LIMIT_BYTES} bytes");
         ProtocolError::new(BAD_REQUEST, text)
@@ -195,7 +195,7 @@ fn new_reaction(emoji: &str) -> Result<String, ProtocolError> {
 }
 
 /// The emoji of a reaction that is taken back. Earlier versions accepted any text.
-fn old_reaction(emoji: String) -> Result<String, ProtocolError> {
+pub fn old_reaction(emoji: String) -> Result<String, ProtocolError> {
     match text::emoji(&emoji) {
         Some(emoji) => Ok(emoji),
         None if !emoji.is_empty() && emoji.len() <= EMOJI_LIMIT_BYTES && !emoji.contains('\0') => Ok(emoji),

@@ -32,7 +32,9 @@ async fn listed_origins_are_allowed() {
     let preflight = client.request("OPTIONS", "/user/signin", PREFLIGHT, None).await;
     assert_eq!(preflight.status, 200);
     assert_eq!(preflight.header("access-control-allow-origin"), Some("https://app.example"));
-    assert!(preflight.header("access-control-allow-methods").unwrap().contains("DELETE"));
+    for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+        assert!(preflight.header("access-control-allow-methods").unwrap().contains(method), "{method}");
+    }
     assert!(preflight.header("access-control-allow-headers").unwrap().contains("authorization"));
     assert!(preflight.header("access-control-max-age").is_some());
 

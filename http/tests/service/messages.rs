@@ -1,7 +1,7 @@
 //! Sending messages and reading history.
 
-use crate::support::{server, server_with, settings};
-use serde_json::json;
+use crate::support::{Client, server, server_with, settings};
+use serde_json::{Value, json};
 use uproar_core::limits::Limits;
 use uproar_http::{PublishError, Settings};
 use uproar_model::Refusal;
@@ -227,6 +227,138 @@ async fn each_publish_error_has_its_status_and_code() {
             assert!(response.text().contains("same id is safe"));
         }
     }
+}
+
+/// The text and the reactions of the first message of the room.
+async fn first_message(client: &mut Client) -> (Value, Value) {
+    let page = client.get("/rooms/lobby/messages").await.expect(200);
+    (page["messages"][0]["text"].clone(), page["messages"][0]["reactions"].clone())
+}
+
+#[tokio::test]
+async fn a_message_is_edited_and_deleted_by_its_author() {
+    let server = server().await;
+    let (mut ann, mut bob) = (server.sign_up("ann").await, server.sign_up("bob").await);
+    let room = ann.post("/rooms", json!({"name": "lobby"})).await.expect(201);
+    bob.call("/rooms/lobby/join").await.expect(200);
+    bob.post("/rooms/lobby/messages", json!({"text": "helo"})).await.expect(201);
+    // The first offset is that of his join.
+    let path = "/rooms/LOBBY/messages/2";
+
+    ann.patch(path, json!({"text": "hello"})).await.assert_error(403, "not_yours", None);
+    let edited = bob.patch(path, json!({"text": "hello", "id": "e1"})).await.expect(200);
+    assert_eq!(edited, json!({"offset": 3, "epoch": room["room"]["epoch"], "time": edited["time"]}));
+    assert_eq!(bob.patch(path, json!({"text": "hello", "id": "e1"})).await.expect(200), edited, "sent twice");
+    assert_eq!(first_message(&mut ann).await.0, "hello");
+    bob.patch(path, json!({"text": "x", "epoch": "another"})).await.assert_error(409, "wrong_epoch", Some("epoch"));
+    bob.delete(&format!("{path}?id=e1")).await.assert_error(409, "id_reused", Some("id"));
+
+    let deleted = bob.delete(&format!("{path}?id=d1")).await.expect(200);
+    assert_eq!(deleted["offset"], 4);
+    for query in ["?id=d1", "?id=d2", ""] {
+        assert_eq!(bob.delete(&format!("{path}{query}")).await.expect(200), deleted, "deleted once: {query}");
+    }
+    assert_eq!(first_message(&mut ann).await.0, Value::Null);
+    bob.patch(path, json!({"text": "back"})).await.assert_error(404, "no_such_message", Some("offset"));
+
+    // The owner may delete what others have written, but members may not.
+    ann.post("/rooms/lobby/messages", json!({"text": "mine"})).await.expect(201);
+    bob.delete("/rooms/lobby/messages/5").await.assert_error(403, "not_yours", None);
+    bob.post("/rooms/lobby/messages", json!({"text": "spam"})).await.expect(201);
+    ann.delete("/rooms/lobby/messages/6").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_reaction_is_given_once_and_taken_back() {
+    let server = server().await;
+    let mut ann = server.sign_up("ann").await;
+    ann.post("/rooms", json!({"name": "lobby"})).await.expect(201);
+    ann.post("/rooms/lobby/messages", json!({"text": "hello"})).await.expect(201);
+    // A heart without the selector that makes it an emoji: stored in the one form.
+    let heart = "/rooms/lobby/messages/1/reactions/%E2%9D%A4";
+    let given = ann.request("PUT", heart, &[], None).await.expect(200);
+    assert_eq!(given["offset"], 2);
+    let again = ann.request("PUT", heart, &[], None).await.expect(200);
+    assert_eq!(again["offset"], 1, "it changes nothing, and is not stored");
+    assert_eq!(first_message(&mut ann).await.1, json!([{"emoji": "❤\u{fe0f}", "count": 1, "mine": true}]));
+    assert_eq!(ann.delete(&format!("{heart}?id=u1")).await.expect(200)["offset"], 3);
+    assert_eq!(ann.delete(&format!("{heart}?id=u1")).await.expect(200)["offset"], 3);
+    assert_eq!(first_message(&mut ann).await.1, json!([]));
+
+    let thumb = "/rooms/lobby/messages/1/reactions/%F0%9F%91%8D";
+    ann.request("PUT", &format!("{thumb}?epoch=another"), &[], None).await.assert_error(
+        409,
+        "wrong_epoch",
+        Some("epoch"),
+    );
+    for emoji in ["😀", "😁", "😂", "😃", "😄"] {
+        let path = format!("/rooms/lobby/messages/1/reactions/{}", escaped(emoji));
+        ann.request("PUT", &path, &[], None).await.expect(200);
+    }
+    ann.request("PUT", thumb, &[], None).await.assert_error(409, "too_many_reactions", Some("emoji"));
+}
+
+fn escaped(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+#[tokio::test]
+async fn an_invalid_change_is_rejected_with_its_field() {
+    let server = server().await;
+    let (mut ann, mut bob) = (server.sign_up("ann").await, server.sign_up("bob").await);
+    ann.post("/rooms", json!({"name": "lobby"})).await.expect(201);
+    ann.post("/rooms/lobby/messages", json!({"text": "hello"})).await.expect(201);
+    let before = server.chat.published.lock().unwrap().len();
+    for (body, code, field) in [
+        (json!({}), "missing_field", "text"),
+        (json!({"text": 7}), "invalid_field", "text"),
+        (json!({"text": " "}), "invalid_field", "text"),
+        (json!({"text": "x".repeat(16 * 1024 + 1)}), "text_too_large", "text"),
+        (json!({"text": "a", "id": "~x"}), "invalid_field", "id"),
+        (json!({"text": "a", "reply_to": 1}), "unknown_field", "reply_to"),
+    ] {
+        ann.patch("/rooms/lobby/messages/1", body).await.assert_error(422, code, Some(field));
+    }
+    for offset in ["0", "-1", "x", "1.0", "9007199254740992", "99999999999999999999"] {
+        let path = format!("/rooms/lobby/messages/{offset}");
+        ann.delete(&path).await.assert_error(422, "invalid_field", Some("offset"));
+        ann.patch(&path, json!({"text": "a"})).await.assert_error(422, "invalid_field", Some("offset"));
+    }
+    for emoji in ["x", "%20", "%F0%9F%91%8D%F0%9F%91%8D", &escaped(&"👍".repeat(30))] {
+        let path = format!("/rooms/lobby/messages/1/reactions/{emoji}");
+        ann.request("PUT", &path, &[], None).await.assert_error(422, "invalid_field", Some("emoji"));
+    }
+    let thumb = "/rooms/lobby/messages/1/reactions/%F0%9F%91%8D";
+    ann.request("PUT", &format!("{thumb}?id=~1"), &[], None).await.assert_error(422, "invalid_field", Some("id"));
+    ann.delete(&format!("{thumb}?more=1")).await.assert_error(422, "unknown_field", Some("more"));
+    let not_utf8 = ann.request("PUT", "/rooms/lobby/messages/1/reactions/%FF", &[], None).await;
+    not_utf8.assert_error(400, "bad_request", None);
+    bob.delete("/rooms/lobby/messages/1").await.assert_error(403, "not_member", None);
+    bob.request("PUT", thumb, &[], None).await.assert_error(403, "not_member", None);
+    ann.delete("/rooms/nowhere/messages/1").await.assert_error(404, "no_such_room", None);
+    assert_eq!(server.chat.published.lock().unwrap().len(), before);
+
+    ann.delete("/rooms/lobby/messages/99").await.assert_error(404, "no_such_message", Some("offset"));
+    let path = thumb.replace("/1/", "/99/");
+    ann.request("PUT", &path, &[], None).await.assert_error(404, "no_such_message", Some("offset"));
+}
+
+#[tokio::test]
+async fn history_is_read_under_both_paths() {
+    let server = server().await;
+    let mut ann = server.sign_up("ann").await;
+    ann.post("/rooms", json!({"name": "Lobby"})).await.expect(201);
+    for text in ["1", "2", "3"] {
+        ann.post("/rooms/lobby/messages", json!({"text": text})).await.expect(201);
+    }
+    for query in ["limit=2", "before=3", "after=1&memberships=true"] {
+        let old = ann.get(&format!("/user/getchats?room=lobby&{query}")).await.expect(200);
+        assert_eq!(ann.get(&format!("/rooms/LOBBY/messages?{query}")).await.expect(200), old, "{query}");
+    }
+    let both = ann.get("/rooms/lobby/messages?before=1&after=1").await;
+    both.assert_error(422, "invalid_field", Some("after"));
+    ann.get("/rooms/lobby/messages?room=x").await.assert_error(422, "unknown_field", Some("room"));
+    ann.get("/rooms/nowhere/messages").await.assert_error(404, "no_such_room", None);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use uproar_http::{
     Tokens,
 };
 use uproar_model::{
-    DatabaseGeneration, Item, Kind, Lease, Outcome, Publication, Revocation, RoomId, Stored, UserEvent, UserId,
+    DatabaseGeneration, Item, Lease, Outcome, Publication, Revocation, RoomId, Stored, UserEvent, UserId,
 };
 use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, SharedStore, WriteRates};
 
@@ -57,9 +57,9 @@ impl Chat for FakeChat {
             room: message.room,
             user: message.user.id,
             id: message.id.map_or_else(|| format!("~test-{number}").into(), Into::into),
-            kind: Kind::Message,
-            target: message.reply_to,
-            body: Some(message.text.into()),
+            kind: message.kind,
+            target: message.target,
+            body: message.body.map(Into::into),
         };
         match self.store.append(&[item]).await.map_err(|_| PublishError::OutcomeUnknown)?[0] {
             Outcome::New(stored) | Outcome::Duplicate(stored) => Ok(stored),
@@ -346,6 +346,11 @@ impl Client {
 
     pub async fn post(&mut self, path: &str, body: Value) -> Response {
         self.post_text(path, &body.to_string()).await
+    }
+
+    pub async fn patch(&mut self, path: &str, body: Value) -> Response {
+        let body = body.to_string();
+        self.request("PATCH", path, &[("Content-Type", "application/json")], Some(body.as_bytes())).await
     }
 
     pub async fn post_text(&mut self, path: &str, body: &str) -> Response {
