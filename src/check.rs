@@ -3,7 +3,7 @@
 use crate::acme;
 use crate::config::{self, Options, TlsSource};
 use crate::driver::{Driver, listen};
-use crate::output;
+use crate::{outgoing, output};
 use crate::server::{holder, settings};
 use crate::tools::block_on;
 use crate::traces::Collector;
@@ -83,6 +83,7 @@ fn check_options(options: &Options, report: &mut Report) {
     let limits = report.get(options.limits()).unwrap_or_default();
     report.get(settings::from_options(options, &limits));
     report.get(options.node());
+    report.get(outgoing::allowed_networks(options));
     report.get(output::parse_filter(&options.log));
     let driver = Driver::choose(options.driver.requested()).map_err(|error| anyhow!("--driver: {error}"));
     if let Some((driver, reason)) = report.get(driver) {

@@ -210,6 +210,17 @@ pub struct Options {
     )]
     pub trusted_proxy: Vec<String>,
 
+    /// Private network that the server may send requests to, such as 10.0.0.0/8, with or without TLS; repeatable
+    #[arg(
+        long,
+        global = true,
+        value_name = "CIDR",
+        env = "UPROAR_OUTGOING_ALLOW",
+        value_delimiter = ',',
+        value_parser = text()
+    )]
+    pub outgoing_allow: Vec<String>,
+
     /// Folder for the signing key, the SQLite database and the lock file; created if it is missing
     #[arg(
         long,
@@ -659,6 +670,11 @@ impl Options {
         elements(&self.trusted_proxy).collect()
     }
 
+    /// The networks of `--outgoing-allow`.
+    pub fn outgoing_networks(&self) -> Vec<&str> {
+        elements(&self.outgoing_allow).collect()
+    }
+
     /// The address of the operators' port, if it has one of its own.
     pub fn admin_address(&self) -> Result<Option<SocketAddr>> {
         let Some(text) = &self.admin_listen else { return Ok(None) };
@@ -794,7 +810,7 @@ mod tests {
     #[test]
     fn spaces_around_a_value_are_ignored() {
         let file = "listen = ' 127.0.0.1:1 '\nadmin-listen = ' 127.0.0.1:2\\n'\npublic-metrics = 'false '\n\
-                    echo = ' on'\ntrusted-proxy = ' 127.0.0.1'\ndata = ' /x '\ndatabase = ' sqlite:/y '\n\
+                    echo = ' on'\ntrusted-proxy = ' 127.0.0.1'\noutgoing-allow = ' ::1 '\ndata = ' /x '\ndatabase = ' sqlite:/y '\n\
                     bus = ' nats://h '\nbus-credentials = ' /b '\nnode = ' a '\nshards = ' 2'\n\
                     lanes = '3 '\nlisten-tls = ' 127.0.0.1:3 '\ntls-cert = ' /c '\ntls-key = '/k '\n\
                     redirect-http = ' 127.0.0.1:4'\nhsts = ' yes '\n\
@@ -818,6 +834,7 @@ mod tests {
         assert_eq!((options.public_metrics, options.query_token, options.echo), (false, false, true));
         assert_eq!((options.trusted_networks(), options.origins()), (vec!["127.0.0.1"], vec!["https://a.example"]));
         assert_eq!(options.embed_origins(), ["https://b.example"]);
+        assert_eq!(options.outgoing_networks(), ["::1"]);
         assert_eq!((options.data.as_path(), options.key_path().as_path()), (Path::new("/x"), Path::new("/z")));
         assert_eq!(options.database_url().unwrap(), DatabaseUrl::Sqlite("/y".into()));
         assert_eq!(options.node().unwrap().as_deref(), Some("a"));

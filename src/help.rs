@@ -33,6 +33,7 @@ const USED_OPTIONS: [(&str, &[&str]); 11] = [
             "redirect_http",
             "admin_listen",
             "trusted_proxy",
+            "outgoing_allow",
             "data",
             "database",
             "bus",

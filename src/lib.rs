@@ -15,6 +15,7 @@ pub mod lanes;
 pub mod mesh;
 pub mod metrics;
 pub mod operator;
+pub mod outgoing;
 pub mod output;
 mod roots;
 pub mod server;

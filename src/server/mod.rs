@@ -19,7 +19,7 @@ use crate::bus::nats::{self, Nats};
 use crate::config::{self, Options};
 use crate::driver::Driver;
 use crate::operator::server::{Office, OperatorSocket};
-use crate::output;
+use crate::{outgoing, output};
 use crate::traces::{Collector, Exporter, Tracer};
 use anyhow::{Context, Result};
 use certificate::Tls;
@@ -55,6 +55,7 @@ pub fn run(options: &Options) -> Result<()> {
     let url = options.database_url()?;
     options.node()?;
     options.nats()?;
+    outgoing::allowed_networks(options)?;
     fit_descriptors(&mut limits, process::raise_file_limit(), shards(options));
     process::make_new_files_private();
     let driver = choose_driver(options)?;
