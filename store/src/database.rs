@@ -3,20 +3,22 @@
 use crate::admission::{self, PendingJoin, Verdict};
 use crate::allowance::{Allowances, TakenJoin, UsedUp};
 use crate::check::{is_storable, require_storable};
+use crate::commits::Commits;
 use crate::connection::DbConnection;
 use crate::error::{AppendError, CreateUserError, OpenError, RoomError, StoreError};
 use crate::generation::DatabaseGeneration;
 use crate::objects::{
-    Account, Addition, Cursor, Join, Login, MemberPage, MessagePage, NewRoom, NewUser, Removal, Room,
+    Account, Addition, Cursor, Join, Login, MemberPage, MessagePage, Move, NewRoom, NewUser, Progress, Registration,
+    Removal, Room, UnreadRoom,
 };
 use crate::options::OpenOptions;
-use crate::postgres::{Postgres, PostgresBus};
+use crate::postgres::{Lead, Postgres, PostgresBus};
 use crate::sqlite::Sqlite;
 use crate::store::Store;
 use crate::task::Task;
 use crate::turns::{Place, TurnOf, Turns};
 use crate::unwritten::UnwrittenMarkers;
-use crate::{history, markers, names, rooms, users};
+use crate::{history, markers, names, positions, rooms, users};
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -110,6 +112,7 @@ pub(crate) struct Database {
     calls: Arc<Calls>,
     allowances: Allowances,
     unwritten: UnwrittenMarkers,
+    commits: Commits,
     /// Rooms that one user may own.
     rooms_owned_limit: Option<u64>,
     /// Members of a room in which joins are published.
@@ -155,7 +158,14 @@ impl Database {
         let (rooms_owned_limit, join_leave_limit) = (options.rates.rooms_owned, options.join_leave_limit);
         let allowances = Allowances::new(options.rates);
         let unwritten = UnwrittenMarkers::default();
-        Database { calls, allowances, unwritten, rooms_owned_limit, join_leave_limit, sweeper }
+        let commits = Commits::default();
+        Database { calls, allowances, unwritten, commits, rooms_owned_limit, join_leave_limit, sweeper }
+    }
+
+    /// A publication that the store itself appended was committed.
+    fn published(&self, room: RoomId, publication: &Publication) {
+        self.calls.backend.published(room, publication);
+        self.commits.note(std::iter::once(room));
     }
 
     /// The part of the migrations that SQL can't do.
@@ -335,10 +345,16 @@ impl Store for Database {
                 Backend::Postgres(postgres) => postgres.append(batch).await,
             }
         };
-        match timeout(self.calls.time_limit, append).await {
+        let result = match timeout(self.calls.time_limit, append).await {
             Ok(result) => result,
             Err(_) => Err(AppendError::OutcomeUnknown(self.calls.too_late())),
+        };
+        if let Ok(outcomes) = &result {
+            // Duplicates too: when a commit is not answered, only the batch that is sent again tells of it.
+            let stored = batch.iter().zip(outcomes).filter(|(_, outcome)| !matches!(outcome, Outcome::Refused(_)));
+            self.commits.note(stored.map(|(item, _)| item.room));
         }
+        result
     }
 
     async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<Option<Head>>, StoreError> {
@@ -403,8 +419,9 @@ impl Store for Database {
             // The last publication is enough: all of them were committed together.
             let added = joined.iter().flatten().rev().find_map(|join| Some((join.room, join.added.as_deref()?)));
             if let Some((room, publication)) = added {
-                self.calls.backend.published(room, publication);
+                self.published(room, publication);
             }
+            self.commits.note(joined.iter().flatten().filter(|join| join.added.is_some()).map(|join| join.room));
             for (join, answer) in joins.iter().zip(joined) {
                 answers[join.index] = answer;
             }
@@ -575,7 +592,7 @@ impl Store for Database {
         let joined =
             self.calls.change_for(user, async |db| rooms::join_by_name(db, name, user, &newer, limit).await).await;
         if let Ok(Join { room, publication: Some(publication), .. }) = &joined {
-            self.calls.backend.published(room.id, publication);
+            self.published(room.id, publication);
         }
         if matches!(&joined, Ok(join) if !join.joined) {
             self.allowances.give_back(taken);
@@ -593,7 +610,7 @@ impl Store for Database {
         let removed =
             self.calls.change_for(actor, async |db| rooms::remove_member(db, name, actor, member_key).await).await;
         if let Ok(removal) = &removed {
-            self.calls.backend.published(removal.room, &removal.publication);
+            self.published(removal.room, &removal.publication);
         }
         removed
     }
@@ -613,7 +630,7 @@ impl Store for Database {
         let added =
             self.calls.change_for(actor, async |db| rooms::add_member(db, name, actor, member_key, limit).await).await;
         if let Ok(Addition { room, publication: Some(publication), .. }) = &added {
-            self.calls.backend.published(*room, publication);
+            self.published(*room, publication);
         }
         match &added {
             Ok(Addition { joined: true, .. }) | Err(RoomError::Store(_)) => {}
@@ -663,6 +680,74 @@ impl Store for Database {
     ) -> Result<Vec<Publication>, RoomError> {
         let changes = async |db: &mut _| history::membership_changes(db, room, viewer, above, up_to, limit).await;
         self.calls.read_for(viewer, changes).await
+    }
+
+    fn commits(&self) -> Commits {
+        self.commits.clone()
+    }
+
+    async fn register_reader(&self, reader: &str, filter: &str) -> Result<Registration, StoreError> {
+        require_storable(&[reader, filter])?;
+        self.calls.write(TurnOf::Server, async |db| positions::register(db, reader, filter).await).await
+    }
+
+    async fn room_heads(
+        &self,
+        after: RoomId,
+        up_to: RoomId,
+        limit: usize,
+    ) -> Result<Vec<(RoomId, String, Offset)>, StoreError> {
+        let heads = async |db: &mut _| positions::room_heads(db, after, up_to, limit).await;
+        self.calls.read_in_turn(TurnOf::Server, heads).await
+    }
+
+    async fn prepare_positions(
+        &self,
+        reader: &str,
+        prepared_to: RoomId,
+        heads: &[(RoomId, Offset)],
+    ) -> Result<(), StoreError> {
+        require_storable(&[reader])?;
+        let prepare = async |db: &mut _| positions::prepare(db, reader, prepared_to, heads).await;
+        self.calls.write(TurnOf::Server, prepare).await
+    }
+
+    async fn unread_rooms(
+        &self,
+        reader: &str,
+        after: RoomId,
+        limit: usize,
+    ) -> Result<(Vec<UnreadRoom>, Option<RoomId>), StoreError> {
+        require_storable(&[reader])?;
+        let unread = async |db: &mut _| positions::unread_rooms(db, reader, after, limit).await;
+        self.calls.read_in_turn(TurnOf::Server, unread).await
+    }
+
+    async fn progress(&self, reader: &str, room: RoomId) -> Result<Option<Progress>, StoreError> {
+        require_storable(&[reader])?;
+        let progress = async |db: &mut _| positions::progress(db, reader, room).await;
+        self.calls.read_in_turn(TurnOf::Server, progress).await
+    }
+
+    async fn read_log(&self, room: RoomId, request: PageRequest) -> Result<Option<Page>, StoreError> {
+        let page = async |db: &mut _| history::page(db, room, request, &[]).await;
+        Ok(self.calls.read_in_turn(TurnOf::Server, page).await?.map(|(page, _)| page))
+    }
+
+    async fn move_positions(&self, moves: &[Move]) -> Result<Vec<bool>, StoreError> {
+        if moves.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.calls.change(TurnOf::Server, async |db| positions::advance(db, moves).await).await
+    }
+
+    async fn lead(&self) -> Result<Option<Lead>, StoreError> {
+        match &self.calls.backend {
+            Backend::Sqlite(_) => Ok(Some(Lead::alone())),
+            Backend::Postgres(postgres) => {
+                self.calls.limit_time(async { Ok(postgres.lead().await.map_err(StoreError::from)?) }).await
+            }
+        }
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

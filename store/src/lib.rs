@@ -10,9 +10,9 @@
 //! | entry points | `tools`, `migrate`, `open`, `inspect` |
 //! | the trait on either database | `database`, `allowance`, `turns` |
 //! | the two databases | `sqlite`, `postgres` |
-//! | queries that run on both | `admission`, `rooms`, `search`, `markers`, `history`, `users` |
+//! | queries that run on both | `admission`, `rooms`, `search`, `markers`, `positions`, `history`, `users` |
 //! | what these need | `connection`, `generation`, `migrations`, `tables`, `sum`, `check` |
-//! | the interface | `store`, `unwritten`, `options`, `objects`, `data_folder`, `incarnation`, `task`, `error` |
+//! | the interface | `store`, `unwritten`, `commits`, `options`, `objects`, `data_folder`, `incarnation`, `task`, `error` |
 //!
 //! With the feature `testing` there are two more, beside `database`: `memory`, the store that the simulator runs on,
 //! and `testing`, a PostgreSQL server for tests.
@@ -22,6 +22,7 @@
 mod admission;
 mod allowance;
 mod check;
+mod commits;
 #[macro_use]
 mod connection;
 mod data_folder;
@@ -40,6 +41,7 @@ mod names;
 mod objects;
 mod open;
 mod options;
+mod positions;
 mod postgres;
 mod rooms;
 mod search;
@@ -56,15 +58,16 @@ mod unwritten;
 mod users;
 
 pub use allowance::WriteRates;
+pub use commits::{Commits, Following, News};
 pub use data_folder::DataFolder;
 pub use error::{AppendError, CreateUserError, OpenError, RoomError, StoreError};
 pub use objects::{
-    Account, Addition, Cursor, Join, Login, MemberEntry, MemberPage, Message, MessagePage, NewRoom, NewUser, Reaction,
-    Removal, Room, RoomKind,
+    Account, Addition, Batch, Cursor, Join, Login, MemberEntry, MemberPage, Message, MessagePage, Move, NewRoom,
+    NewUser, Position, Progress, Reaction, Registration, Removal, Room, RoomKind, UnreadRoom,
 };
 pub use open::open;
 pub use options::{DatabaseUrl, OpenOptions};
-pub use postgres::{BusReceiver, BusSender, PostgresBus};
+pub use postgres::{BusReceiver, BusSender, Lead, PostgresBus};
 pub use store::{SharedStore, Store};
 pub use unwritten::UnwrittenMarkers;
 pub use uproar_model::{Admission, JoinError, PageRequest, Revocation, Role};

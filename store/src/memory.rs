@@ -3,12 +3,13 @@
 //! in the simplest way.
 
 use crate::check::{is_storable, refusal, require_storable, rows_limit};
+use crate::commits::Commits;
 use crate::connection::unix_millis;
 use crate::error::{AppendError, CreateUserError, RoomError, StoreError};
 use crate::history::{PAGE_ITEMS_LIMIT, more};
 use crate::objects::{
-    Account, Addition, Cursor, Join, Login, MemberEntry, MemberPage, Message, MessagePage, NewRoom, NewUser, Reaction,
-    Removal, Room, RoomKind,
+    Account, Addition, Batch, Cursor, Join, Login, MemberEntry, MemberPage, Message, MessagePage, Move, NewRoom,
+    NewUser, Position, Progress, Reaction, Registration, Removal, Room, RoomKind, UnreadRoom,
 };
 use crate::options::OpenOptions;
 use crate::rooms::{CANNOT_ADD, CANNOT_DELETE, CANNOT_REMOVE, RESERVED_NAMES_LIMIT, may_remove};
@@ -44,6 +45,8 @@ pub struct MemoryStore {
     unwritten: UnwrittenMarkers,
     /// See [`crate::OpenOptions`].
     join_leave_limit: u64,
+    readers: BTreeMap<String, Registration>,
+    positions: BTreeMap<(Arc<str>, RoomId), Position>,
 }
 
 #[derive(Clone, Debug)]
@@ -105,6 +108,8 @@ impl Default for MemoryStore {
             last_room: 0,
             unwritten: UnwrittenMarkers::default(),
             join_leave_limit: OpenOptions::default().join_leave_limit,
+            readers: BTreeMap::new(),
+            positions: BTreeMap::new(),
         }
     }
 }
@@ -576,6 +581,7 @@ impl MemoryStore {
             return Err(RoomError::NotAllowed(CANNOT_DELETE));
         }
         self.rooms.remove(&id);
+        self.positions.retain(|(_, room), _| *room != id);
         self.reserved_names.insert(name.to_owned(), (actor, now.saturating_add(reserved_ms)));
         let own = self.reserved_names.iter().filter(|(_, (owner, _))| *owner == actor);
         let mut own: Vec<_> = own.map(|(name, (_, until))| (Reverse(*until), name.clone())).collect();
@@ -623,6 +629,81 @@ impl MemoryStore {
         let mut changes: Vec<_> = rows.map(|row| self.publication(room, row)).collect();
         changes.reverse();
         Ok(changes)
+    }
+
+    /// [`Store::register_reader`].
+    pub fn register_reader(&mut self, reader: &str, filter: &str) -> Registration {
+        let known = self.readers.get(reader).cloned();
+        if let Some(known) = &known
+            && (known.filter == filter || !known.is_prepared)
+        {
+            return known.clone();
+        }
+        let newest = self.rooms.keys().next_back().copied().unwrap_or(RoomId(0));
+        let registration = Registration {
+            filter: filter.to_owned(),
+            former_filter: known.map(|known| known.filter),
+            prepared_to: RoomId(0),
+            prepare_until: newest,
+            is_prepared: newest == RoomId(0),
+        };
+        self.readers.insert(reader.to_owned(), registration.clone());
+        registration
+    }
+
+    /// [`Store::room_heads`].
+    pub fn room_heads(&self, after: RoomId, up_to: RoomId, limit: usize) -> Vec<(RoomId, String, Offset)> {
+        let rooms = self.rooms.iter().filter(|(id, _)| **id > after && **id <= up_to).take(rows_limit(limit));
+        rooms.map(|(id, room)| (*id, room.name.clone(), room.log.len() as u64)).collect()
+    }
+
+    /// [`Store::prepare_positions`].
+    pub fn prepare_positions(&mut self, reader: &str, prepared_to: RoomId, heads: &[(RoomId, Offset)]) {
+        for (room, offset) in heads.iter().filter(|(room, _)| self.rooms.contains_key(room)) {
+            self.positions.insert((reader.into(), *room), Position { done: *offset, batch: None });
+        }
+        if let Some(registration) = self.readers.get_mut(reader) {
+            registration.prepared_to = prepared_to;
+            registration.is_prepared = prepared_to >= registration.prepare_until;
+        }
+    }
+
+    /// [`Store::unread_rooms`].
+    pub fn unread_rooms(&self, reader: &str, after: RoomId, limit: usize) -> (Vec<UnreadRoom>, Option<RoomId>) {
+        let scanned: Vec<_> = self.rooms.iter().filter(|(id, _)| **id > after).take(limit).collect();
+        let unread = scanned.iter().filter_map(|(id, room)| {
+            let done = self.reader_position(reader, **id).done;
+            let since = room.row(done + 1)?.time;
+            Some(UnreadRoom { room: **id, name: room.name.clone(), head: room.log.len() as u64, done, since })
+        });
+        let last = scanned.last().filter(|_| scanned.len() >= limit);
+        (unread.collect(), last.map(|(id, _)| **id))
+    }
+
+    fn reader_position(&self, reader: &str, room: RoomId) -> Position {
+        self.positions.get(&(reader.into(), room)).cloned().unwrap_or_default()
+    }
+
+    /// [`Store::progress`].
+    pub fn progress(&self, reader: &str, room: RoomId) -> Option<Progress> {
+        let stored = self.rooms.get(&room)?;
+        let Head { epoch, offset: head, .. } = self.head(room, stored);
+        Some(Progress { name: stored.name.clone(), epoch, head, position: self.reader_position(reader, room) })
+    }
+
+    /// [`Store::move_positions`].
+    pub fn move_positions(&mut self, moves: &[Move]) -> Vec<bool> {
+        let batch_to = |batch: &Option<Batch>| batch.as_ref().map(|batch| batch.to);
+        let moved = moves.iter().map(|it| {
+            let current = self.reader_position(&it.reader, it.room);
+            let is_expected = current.done == it.from.done && batch_to(&current.batch) == batch_to(&it.from.batch);
+            let is_moved = is_expected && self.rooms.contains_key(&it.room);
+            if is_moved {
+                self.positions.insert((Arc::clone(&it.reader), it.room), it.to.clone());
+            }
+            is_moved
+        });
+        moved.collect()
     }
 
     fn message(&self, room: &StoredRoom, row: &LogRow, viewer: UserId) -> Message {
@@ -745,12 +826,12 @@ impl LogRow {
 
 /// A [`MemoryStore`] behind the trait, with the clock of the process.
 #[derive(Debug, Default)]
-pub struct SharedMemoryStore(Mutex<MemoryStore>);
+pub struct SharedMemoryStore(Mutex<MemoryStore>, Commits);
 
 impl SharedMemoryStore {
     /// See [`MemoryStore::with_join_leave_limit`].
     pub fn with_join_leave_limit(join_leave_limit: u64) -> SharedMemoryStore {
-        SharedMemoryStore(Mutex::new(MemoryStore::with_join_leave_limit(join_leave_limit)))
+        SharedMemoryStore(Mutex::new(MemoryStore::with_join_leave_limit(join_leave_limit)), Commits::default())
     }
 
     /// The store itself, locked as long as the guard lives.
@@ -766,7 +847,9 @@ fn now() -> UnixMillis {
 #[async_trait::async_trait]
 impl Store for SharedMemoryStore {
     async fn append(&self, batch: &[Item]) -> Result<Vec<Outcome>, AppendError> {
-        Ok(self.lock().append(now(), batch))
+        let outcomes = self.lock().append(now(), batch);
+        self.1.note(batch.iter().map(|item| item.room));
+        Ok(outcomes)
     }
 
     async fn heads(&self, rooms: &[RoomId]) -> Result<Vec<Option<Head>>, StoreError> {
@@ -991,6 +1074,55 @@ impl Store for SharedMemoryStore {
         limit: usize,
     ) -> Result<Vec<Publication>, RoomError> {
         self.lock().membership_changes(room, viewer, above, up_to, limit)
+    }
+
+    fn commits(&self) -> Commits {
+        self.1.clone()
+    }
+
+    async fn register_reader(&self, reader: &str, filter: &str) -> Result<Registration, StoreError> {
+        require_storable(&[reader, filter])?;
+        Ok(self.lock().register_reader(reader, filter))
+    }
+
+    async fn room_heads(
+        &self,
+        after: RoomId,
+        up_to: RoomId,
+        limit: usize,
+    ) -> Result<Vec<(RoomId, String, Offset)>, StoreError> {
+        Ok(self.lock().room_heads(after, up_to, limit))
+    }
+
+    async fn prepare_positions(
+        &self,
+        reader: &str,
+        prepared_to: RoomId,
+        positions: &[(RoomId, Offset)],
+    ) -> Result<(), StoreError> {
+        self.lock().prepare_positions(reader, prepared_to, positions);
+        Ok(())
+    }
+
+    async fn unread_rooms(
+        &self,
+        reader: &str,
+        after: RoomId,
+        limit: usize,
+    ) -> Result<(Vec<UnreadRoom>, Option<RoomId>), StoreError> {
+        Ok(self.lock().unread_rooms(reader, after, limit))
+    }
+
+    async fn progress(&self, reader: &str, room: RoomId) -> Result<Option<Progress>, StoreError> {
+        Ok(self.lock().progress(reader, room))
+    }
+
+    async fn read_log(&self, room: RoomId, request: PageRequest) -> Result<Option<Page>, StoreError> {
+        Ok(self.lock().page(room, request, &[]).map(|(page, _)| page))
+    }
+
+    async fn move_positions(&self, moves: &[Move]) -> Result<Vec<bool>, StoreError> {
+        Ok(self.lock().move_positions(moves))
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -19,6 +19,7 @@ pub(crate) const SQLITE: &[Migration] = &[
     (7, "reserved skeletons", include_str!("../../migrations/sqlite/0007_reserved_skeletons.sql")),
     (8, "memberships", include_str!("../../migrations/sqlite/0008_memberships.sql")),
     (9, "usable since", include_str!("../../migrations/sqlite/0009_usable_since.sql")),
+    (10, "positions", include_str!("../../migrations/sqlite/0010_positions.sql")),
 ];
 
 pub(crate) const POSTGRES: &[Migration] = &[
@@ -35,6 +36,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (11, "functions", include_str!("../../migrations/postgres/0011_functions.sql")),
     (12, "nodes", include_str!("../../migrations/postgres/0012_nodes.sql")),
     (13, "rights", include_str!("../../migrations/postgres/0013_rights.sql")),
+    (14, "positions", include_str!("../../migrations/postgres/0014_positions.sql")),
 ];
 
 /// Changing the schema of a large database takes long, and an administrator can see that the database is at work.

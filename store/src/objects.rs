@@ -188,3 +188,65 @@ pub struct MessagePage {
     /// Whether there are more messages in the direction of the cursor.
     pub more: bool,
 }
+
+/// A reader of the log, as it is registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// Which rooms it reads, in a form of its own.
+    pub filter: String,
+    /// Which rooms it read before. `None`: it is new, and read none.
+    pub former_filter: Option<String>,
+    /// The rooms that it did not read before, up to this id, have positions at their heads.
+    pub prepared_to: RoomId,
+    /// Later rooms are read from the start.
+    pub prepare_until: RoomId,
+    pub is_prepared: bool,
+}
+
+/// How far a reader of the log has come in a room.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Everything up to this offset is done.
+    pub done: Offset,
+    /// What follows and is under way.
+    pub batch: Option<Batch>,
+}
+
+/// Consecutive publications that belong together, whatever happens: those after a position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// The last offset.
+    pub to: Offset,
+    /// The room's epoch when the batch was begun. In another epoch, the offsets may mean other publications.
+    pub epoch: Epoch,
+    pub begun_at: UnixMillis,
+}
+
+/// A room as a reader of the log sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub name: String,
+    pub epoch: Epoch,
+    pub head: Offset,
+    pub position: Position,
+}
+
+/// A room with publications that a reader has not done yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadRoom {
+    pub room: RoomId,
+    pub name: String,
+    pub head: Offset,
+    pub done: Offset,
+    /// When the first of them was stored. 0: it is not known.
+    pub since: UnixMillis,
+}
+
+/// A change of a position. It is made only if the position is still the one that it starts from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    pub reader: Arc<str>,
+    pub room: RoomId,
+    pub from: Position,
+    pub to: Position,
+}

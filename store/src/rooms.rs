@@ -597,6 +597,8 @@ pub(crate) async fn sweep_step(db: &mut DbConnection) -> Result<bool, StoreError
     if db.execute(sql, &[room]).await? > 0 {
         return Ok(true);
     }
+    let sql = "DELETE FROM positions WHERE room_id = $1 AND reader IN (SELECT reader FROM readers)";
+    db.execute(sql, &[room]).await?;
     db.execute("DELETE FROM rooms WHERE id = $1", &[room]).await?;
     Ok(true)
 }

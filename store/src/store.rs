@@ -1,10 +1,12 @@
 //! The trait [`Store`]: everything that Uproar asks of a database.
 
+use crate::commits::Commits;
 use crate::error::{AppendError, CreateUserError, RoomError, StoreError};
 use crate::objects::{
-    Account, Addition, Cursor, Join, Login, MemberPage, MessagePage, NewRoom, NewUser, Removal, Room,
+    Account, Addition, Cursor, Join, Login, MemberPage, MessagePage, Move, NewRoom, NewUser, Progress, Registration,
+    Removal, Room, UnreadRoom,
 };
-use crate::postgres::PostgresBus;
+use crate::postgres::{Lead, PostgresBus};
 use crate::unwritten::UnwrittenMarkers;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -191,6 +193,58 @@ pub trait Store: Send + Sync + 'static {
         up_to: Offset,
         limit: usize,
     ) -> Result<Vec<Publication>, RoomError>;
+
+    // ── readers of the log ──────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Which rooms have new publications: whatever this process commits, and whatever others put in.
+    fn commits(&self) -> Commits;
+
+    /// Registers a reader of the log, which reads the rooms of `filter`, a text of its own form. A new reader, or one
+    /// with another filter, must be prepared: with `room_heads` and `prepare_positions`, those rooms up to
+    /// `prepare_until` that it did not read before get positions at their heads. An earlier preparation must be
+    /// completed first: then the filter in the answer is the earlier one.
+    async fn register_reader(&self, reader: &str, filter: &str) -> Result<Registration, StoreError>;
+
+    /// The names and last offsets of rooms by id ascending: ids after `after`, up to `up_to`, at most `limit` rooms.
+    async fn room_heads(
+        &self,
+        after: RoomId,
+        up_to: RoomId,
+        limit: usize,
+    ) -> Result<Vec<(RoomId, String, Offset)>, StoreError>;
+
+    /// Puts a reader's positions in these rooms there, and records that rooms up to `prepared_to` are prepared.
+    async fn prepare_positions(
+        &self,
+        reader: &str,
+        prepared_to: RoomId,
+        positions: &[(RoomId, Offset)],
+    ) -> Result<(), StoreError>;
+
+    /// Looks through at most `limit` rooms with ids after `after`, by id ascending, and returns those with publications
+    /// that the reader has not done, and up to which id it has looked. `None`: there are no more rooms.
+    async fn unread_rooms(
+        &self,
+        reader: &str,
+        after: RoomId,
+        limit: usize,
+    ) -> Result<(Vec<UnreadRoom>, Option<RoomId>), StoreError>;
+
+    /// How far a reader has come in a room. `None`: there is no such room.
+    async fn progress(&self, reader: &str, room: RoomId) -> Result<Option<Progress>, StoreError>;
+
+    /// The same as `page`, for a reader of the log, which leaves the way to others. Likewise the calls above.
+    async fn read_log(&self, room: RoomId, request: PageRequest) -> Result<Option<Page>, StoreError>;
+
+    /// Moves positions, of each reader and room at most one. One answer for each move, in order: `false` if the position
+    /// was another than the one that the move starts from, or the room does not exist any more.
+    async fn move_positions(&self, moves: &[Move]) -> Result<Vec<bool>, StoreError>;
+
+    /// Makes this process the one among all nodes that works as a reader, for as long as the answer lives. `None`: it
+    /// is another one.
+    async fn lead(&self) -> Result<Option<Lead>, StoreError> {
+        Ok(Some(Lead::alone()))
+    }
 
     // ── operations ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -13,7 +13,7 @@ pub(crate) struct Table {
 }
 
 /// All tables except `meta`, most of whose rows belong to one database. A table comes after those that it refers to.
-pub(crate) const TABLES: [Table; 9] = [
+pub(crate) const TABLES: [Table; 11] = [
     Table {
         name: "users",
         columns: &[
@@ -81,6 +81,16 @@ pub(crate) const TABLES: [Table; 9] = [
         key: "room_id, room_offset, emoji",
     },
     Table { name: "reserved_names", columns: &["name", "owner_id", "until", "skeleton"], key: "name" },
+    Table {
+        name: "readers",
+        columns: &["reader", "filter", "former_filter", "prepared_to", "prepare_until"],
+        key: "reader",
+    },
+    Table {
+        name: "positions",
+        columns: &["reader", "room_id", "room_offset", "batch_to", "batch_epoch", "batch_at"],
+        key: "reader, room_id",
+    },
 ];
 
 impl Table {

@@ -7,6 +7,7 @@ mod generation;
 mod guard;
 mod inspect;
 mod key;
+mod lead;
 mod migrate;
 mod nodes;
 mod receiver;
@@ -20,6 +21,7 @@ pub(crate) use failures::{ends_session, keeps_session};
 pub(crate) use generation::restored;
 pub(crate) use inspect::inspect;
 pub(crate) use key::change as change_key;
+pub use lead::Lead;
 pub(crate) use nodes::list as nodes;
 pub(crate) use receiver::{Receiver, Vacancy};
 pub(crate) use sessions::Lent;
@@ -51,6 +53,8 @@ pub(crate) struct Postgres {
     lanes: Lanes,
     /// One session, so that a node always learns of revocations in time.
     for_revocations: Arc<Sessions>,
+    /// One session, whose lock says which node works as a reader of the log.
+    for_leading: Arc<Sessions>,
     guard: Arc<Guard>,
     keeper: Keeper,
     /// The bus, if this process is one of several nodes.
@@ -104,11 +108,11 @@ impl Postgres {
         let sessions = |count| Sessions::new(connect.clone(), Arc::clone(&guard), count, acquire_timeout, age_limit);
         let lanes =
             Lanes { sessions: sessions(lane_count), guard: Arc::clone(&guard), clock: clock.clone(), acquire_timeout };
-        let (for_revocations, sweeps) = (sessions(1), sessions(1));
+        let (for_revocations, sweeps, for_leading) = (sessions(1), sessions(1), sessions(1));
         let sessions = sessions(options.pool_size);
         // A server on which this fails would start and then answer nobody.
         drop(sessions.acquire().await.map_err(|error| target.failed_later(&error))?);
-        Ok(Postgres { sessions, sweeps, lanes, for_revocations, guard, keeper, bus, clock })
+        Ok(Postgres { sessions, sweeps, lanes, for_revocations, for_leading, guard, keeper, bus, clock })
     }
 
     pub fn generation(&self) -> DatabaseGeneration {
@@ -146,6 +150,11 @@ impl Postgres {
 
     pub async fn sweeper(&self) -> Result<DbConnection, sqlx::Error> {
         Ok(DbConnection::new(Pooled::Postgres(self.sweeps.acquire().await?)))
+    }
+
+    /// Takes the lock of the only node that works as a reader of the log. `None`: another one has it.
+    pub async fn lead(&self) -> Result<Option<Lead>, sqlx::Error> {
+        Lead::take(&self.for_leading).await
     }
 
     pub async fn append(&self, batch: &[Item]) -> Result<Vec<Outcome>, AppendError> {

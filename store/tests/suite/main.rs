@@ -10,6 +10,7 @@ mod memberships;
 mod model;
 mod nodes;
 mod open;
+mod positions;
 mod postgres_only;
 mod races;
 mod rooms;
@@ -81,6 +82,15 @@ on_every_store! {
         only_messages_of_others_that_still_exist_are_unread,
         a_users_rooms_have_heads_and_markers,
         a_users_rooms_are_listed_by_name;
+    positions:
+        a_position_moves_only_from_where_it_is,
+        one_call_moves_many_positions,
+        rooms_are_unread_until_the_position_is_at_the_head,
+        a_new_reader_starts_at_the_heads_and_in_new_rooms_at_the_start,
+        a_preparation_is_completed_before_the_filter_changes_again,
+        preparing_ends_a_batch,
+        followers_hear_of_all_that_is_committed,
+        a_deleted_room_leaves_no_position;
     users:
         an_account_is_found_by_id_name_and_address,
         taken_names_and_addresses_are_refused,
