@@ -102,6 +102,9 @@ chaos:
 	UPROAR_CHAOS_KILLS=$(KILLS) UPROAR_CHAOS_ACKNOWLEDGED=100000 \
 		$(if $(CHAOS_SEED),UPROAR_CHAOS_SEED=$(CHAOS_SEED)) \
 		$(CARGO_TEST) --test end_to_end chaos_nodes:: -- --nocapture
+	UPROAR_CHAOS_WEBHOOK_MESSAGES=100000 UPROAR_CHAOS_WEBHOOK_KILLS=50 \
+		$(if $(CHAOS_SEED),UPROAR_CHAOS_SEED=$(CHAOS_SEED)) \
+		$(CARGO_TEST) --test end_to_end webhooks_chaos:: -- --nocapture
 
 bench: bench-build
 	target/release/uproar-bench bars $(ARGS)

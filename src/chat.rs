@@ -6,6 +6,7 @@ use crate::mesh::Port;
 use crate::metrics::{self, ShardAnswers};
 use crate::server::clock::unready_reason;
 use crate::traces::Tracer;
+use crate::webhooks;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -67,6 +68,7 @@ pub struct Chat {
     sweeps_until_ms: Arc<AtomicU64>,
     lane_metrics: Arc<LaneMetrics>,
     bus_metrics: Arc<BusMetrics>,
+    webhooks: Arc<webhooks::Status>,
     process: metrics::Process,
     tracer: Option<Arc<Tracer>>,
     limits: Limits,
@@ -86,6 +88,7 @@ impl Chat {
         limits: Limits,
         lane_metrics: Arc<LaneMetrics>,
         bus_metrics: Arc<BusMetrics>,
+        webhooks: Arc<webhooks::Status>,
         process: metrics::Process,
         tracer: Option<Arc<Tracer>>,
         revocations: Revocations,
@@ -105,6 +108,7 @@ impl Chat {
             sweeps_until_ms: Arc::default(),
             lane_metrics,
             bus_metrics,
+            webhooks,
             process,
             tracer,
             limits,
@@ -277,7 +281,19 @@ impl uproar_http::Chat for Chat {
         let delay = if by_shard.is_empty() { METRICS_TIMEOUT } else { asked.elapsed() };
         let answers = ShardAnswers { by_shard, delay };
         let traces = self.tracer.as_ref().map(|tracer| tracer.metrics());
-        metrics::text(&answers, &self.lane_metrics, &self.bus_metrics, &self.limits, &self.process, traces)
+        metrics::text(
+            &answers,
+            &self.lane_metrics,
+            &self.bus_metrics,
+            &self.webhooks,
+            &self.limits,
+            &self.process,
+            traces,
+        )
+    }
+
+    fn webhooks(&self) -> serde_json::Value {
+        self.webhooks.to_json()
     }
 }
 
@@ -450,6 +466,10 @@ mod tests {
     use std::pin::pin;
     use std::task::{Context, Waker};
 
+    fn no_webhooks() -> Arc<webhooks::Status> {
+        Arc::new(webhooks::Status::new(&[], Clock::of_machine()))
+    }
+
     /// They were dropped: connections with revoked tokens stayed open, and so did those in deleted rooms.
     #[test]
     fn a_revocation_and_the_end_of_a_room_wait_for_a_full_queue() {
@@ -464,6 +484,7 @@ mod tests {
             Limits::default(),
             lane_metrics,
             Arc::default(),
+            no_webhooks(),
             process,
             None,
             revocations,
@@ -492,8 +513,20 @@ mod tests {
         let process = metrics::Process::new(".".into(), None);
         let (limits, lane_metrics) = (Limits::default(), Arc::new(LaneMetrics::default()));
         let (lease, clock) = (Lease::unlimited(), None);
-        let (chat, Calls(mut calls)) =
-            Chat::new(handle, 1, 0, limits, lane_metrics, Arc::default(), process, None, revocations, lease, clock);
+        let (chat, Calls(mut calls)) = Chat::new(
+            handle,
+            1,
+            0,
+            limits,
+            lane_metrics,
+            Arc::default(),
+            no_webhooks(),
+            process,
+            None,
+            revocations,
+            lease,
+            clock,
+        );
         let of = |user, generation| Revocation { user: UserId(user), generation, at: 1 };
         assert!(chat.follow(&[of(1, 1), of(2, 1)]).await);
         assert!(!chat.follow(&[of(1, 1), of(2, 1)]).await, "they are known");

@@ -3,10 +3,11 @@
 use crate::acme;
 use crate::config::{self, Options, TlsSource};
 use crate::driver::{Driver, listen};
-use crate::{outgoing, output};
 use crate::server::{holder, settings};
 use crate::tools::block_on;
 use crate::traces::Collector;
+use crate::webhooks;
+use crate::{outgoing, output};
 use anyhow::{Context, Error, Result, anyhow, bail};
 use rustix::fs::{Access, access};
 use std::fmt::Display;
@@ -33,6 +34,7 @@ pub fn check(options: &Options) -> Result<()> {
     check_addresses(options, runs, &mut report);
     check_certificate(options, &mut report);
     check_collector(options, &mut report);
+    check_webhooks(options, &mut report);
     check_bus(options, &mut report);
     check_key(options, &mut report);
     check_database(options, &mut report);
@@ -234,6 +236,12 @@ fn check_collector(options: &Options, report: &mut Report) {
             "the collector {collector} can't be reached, so traces would be dropped: {}",
             output::one_line(&error)
         )),
+    }
+}
+
+fn check_webhooks(options: &Options, report: &mut Report) {
+    for hook in report.get(webhooks::from_options(options)).unwrap_or_default() {
+        report.good(format_args!("webhook {}, to {}", hook.name, hook.url));
     }
 }
 

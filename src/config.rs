@@ -120,8 +120,8 @@ pub enum Tool {
 /// The options that the server and its tools share.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// TOML file with options. Keys are the option names without the leading dashes; limits are in a [limit] table. The
-    /// command line and the environment override it
+    /// TOML file with options. Keys are the option names without the leading dashes; limits are in a [limit] table, and
+    /// webhooks in [[webhook]] tables. The command line and the environment override it
     #[arg(long, global = true, value_name = "FILE", env = "UPROAR_CONFIG", value_parser = path())]
     pub config: Option<PathBuf>,
 
@@ -190,7 +190,7 @@ pub struct Options {
     #[arg(long, global = true, env = "UPROAR_HSTS", value_parser = switch())]
     pub hsts: bool,
 
-    /// Address and port for operators only. It serves /metrics and the reasons in /readyz
+    /// Address and port for operators only. It serves /metrics, /admin/webhooks and the reasons in /readyz
     #[arg(long, global = true, value_name = "ADDRESS:PORT", env = "UPROAR_ADMIN_LISTEN", value_parser = text())]
     pub admin_listen: Option<String>,
 
@@ -380,6 +380,10 @@ pub struct Options {
         default_value = "info"
     )]
     pub log: String,
+
+    /// The `[[webhook]]` tables of the configuration file.
+    #[arg(skip)]
+    pub webhooks: Vec<Table>,
 }
 
 /// The longest name of a node.
@@ -454,9 +458,13 @@ impl Cli {
     /// them, it prints one line and ends the process with exit status 2.
     pub fn load() -> Result<Cli> {
         let arguments: Vec<OsString> = std::env::args_os().collect();
-        let matches = Cli::command_with_file(&arguments)?.try_get_matches_from(&arguments);
+        let (command, webhooks) = Cli::command_and_webhooks(&arguments)?;
+        let matches = command.try_get_matches_from(&arguments);
         match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
-            Ok(cli) => Ok(cli),
+            Ok(mut cli) => {
+                cli.options.webhooks = webhooks;
+                Ok(cli)
+            }
             Err(error) if error.use_stderr() => {
                 output::note(format_args!("uproar: {}", one_line(&error)));
                 std::process::exit(error.exit_code())
@@ -474,16 +482,21 @@ impl Cli {
         }
     }
 
-    /// The complete command line, with the values of the configuration file, if there is one, as defaults.
-    fn command_with_file(arguments: &[OsString]) -> Result<clap::Command> {
+    /// The complete command line, with the values of the configuration file, if there is one, as defaults; and what
+    /// only the file can have.
+    fn command_and_webhooks(arguments: &[OsString]) -> Result<(clap::Command, Vec<Table>)> {
         let command = without_empty_variables(Cli::command());
         let lenient = command.clone().ignore_errors(true).disable_help_flag(true).disable_version_flag(true);
         let matches = lenient.try_get_matches_from(arguments).ok();
-        let command = match matches.as_ref().and_then(|matches| matches.get_one::<PathBuf>("config")) {
-            Some(path) => with_defaults(command, path)?,
-            None => command,
+        let (command, webhooks) = match matches.as_ref().and_then(|matches| matches.get_one::<PathBuf>("config")) {
+            Some(path) => {
+                let mut table = read_file(path)?;
+                let webhooks = take_webhooks(&mut table, path)?;
+                (with_defaults(command, path, table)?, webhooks)
+            }
+            None => (command, Vec::new()),
         };
-        Ok(help::complete(command))
+        Ok((help::complete(command), webhooks))
     }
 }
 
@@ -526,18 +539,35 @@ fn elements(list: &[String]) -> impl Iterator<Item = &str> {
     list.iter().map(String::as_str).filter(|element| !element.is_empty())
 }
 
-/// Makes the values of the configuration file the defaults of the options.
-fn with_defaults(command: clap::Command, path: &Path) -> Result<clap::Command> {
+fn read_file(path: &Path) -> Result<Table> {
     let unreadable = || format!("can't read the configuration file {}", path.display());
     // Opening a named pipe would wait until something writes to it. Containers mount the file as a link to a file.
     if !std::fs::metadata(path).with_context(unreadable)?.is_file() {
         bail!("the configuration file {} is not a regular file", path.display());
     }
     let text = std::fs::read_to_string(path).with_context(unreadable)?;
-    let table: Table = text.parse().map_err(|error: toml::de::Error| {
+    text.parse().map_err(|error: toml::de::Error| {
         let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
         anyhow::anyhow!("{}, line {line}: {}", path.display(), error.message())
-    })?;
+    })
+}
+
+/// Takes the `[[webhook]]` tables out, which are no options.
+fn take_webhooks(table: &mut Table, path: &Path) -> Result<Vec<Table>> {
+    let tables = match table.remove("webhook") {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(tables)) => tables,
+        Some(_) => bail!("{}: webhooks are written as [[webhook]], with two brackets", path.display()),
+    };
+    let as_table = |value: Value| match value {
+        Value::Table(table) => Ok(table),
+        _ => bail!("{}: webhooks are written as [[webhook]], with two brackets", path.display()),
+    };
+    tables.into_iter().map(as_table).collect()
+}
+
+/// Makes the values of the configuration file the defaults of the options.
+fn with_defaults(command: clap::Command, path: &Path, table: Table) -> Result<clap::Command> {
     table.into_iter().try_fold(command, |command, (name, value)| set_default(command, path, &name, &value))
 }
 
@@ -755,13 +785,29 @@ fn resolve(option: &str, text: &str) -> Result<std::vec::IntoIter<SocketAddr>> {
 mod tests {
     use super::*;
 
+    fn command_with_file(arguments: &[OsString]) -> Result<clap::Command> {
+        Ok(Cli::command_and_webhooks(arguments)?.0)
+    }
+
     fn load(file: &str, arguments: &[&str]) -> Result<Options> {
         let mut config = tempfile::NamedTempFile::new().unwrap();
         config.write_all(file.as_bytes()).unwrap();
         let mut all: Vec<OsString> = vec!["uproar".into(), "--config".into(), config.path().into()];
         all.extend(arguments.iter().map(OsString::from));
-        let matches = Cli::command_with_file(&all)?.try_get_matches_from(&all)?;
-        Ok(Cli::from_arg_matches(&matches)?.options)
+        let (command, webhooks) = Cli::command_and_webhooks(&all)?;
+        let matches = command.try_get_matches_from(&all)?;
+        Ok(Options { webhooks, ..Cli::from_arg_matches(&matches)?.options })
+    }
+
+    #[test]
+    fn webhooks_are_tables_of_the_file() {
+        let options = load("[[webhook]]\nname = 'a'\n[[webhook]]\nname = 'b'\n[limit]\nlease_ms = 500\n", &[]).unwrap();
+        let names: Vec<_> = options.webhooks.iter().map(|webhook| webhook["name"].as_str().unwrap()).collect();
+        assert_eq!((names, options.limits().unwrap().lease_ms), (vec!["a", "b"], 500));
+        for file in ["[webhook]\nname = 'a'", "webhook = 'a'", "webhook = ['a']"] {
+            let error = load(file, &[]).unwrap_err().to_string();
+            assert!(error.ends_with("webhooks are written as [[webhook]], with two brackets"), "{error}");
+        }
     }
 
     #[test]
@@ -787,8 +833,7 @@ mod tests {
         assert!(error("shards = 'many'").contains("many"));
         assert!(error("data = ['/x', '/y']").contains("'data' must be a single value"));
         assert!(error("echo = 'disabled'").contains("disabled"));
-        let missing =
-            Cli::command_with_file(&["uproar".into(), "--config".into(), "/does/not/exist".into()]).unwrap_err();
+        let missing = command_with_file(&["uproar".into(), "--config".into(), "/does/not/exist".into()]).unwrap_err();
         assert!(missing.to_string().contains("can't read the configuration file /does/not/exist"));
     }
 
@@ -800,7 +845,7 @@ mod tests {
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
         std::fs::write(&file, "").unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        let load = |path: &Path| Cli::command_with_file(&["uproar".into(), "--config".into(), path.into()]);
+        let load = |path: &Path| command_with_file(&["uproar".into(), "--config".into(), path.into()]);
         for path in [pipe.as_path(), folder.path()] {
             assert!(load(path).unwrap_err().to_string().ends_with(" is not a regular file"));
         }

@@ -224,6 +224,21 @@ limits! {
     /// How often a node of a cluster compares the rooms in its memory with the database, while the bus works. While
     /// the bus is down, it does so at least every 500 ms. A server without `--bus` does so every `ping_interval_ms`.
     heads_sweep_interval_ms = 5_000, 10..=DAY_MS;
+    /// How often the server looks for publications that it has to send to a webhook and was not told of: after a
+    /// failure of the database, or because what another node announced was lost.
+    reader_sweep_interval_ms = 30_000, 10..=DAY_MS;
+    /// The least time between two writes that record what webhooks have delivered. What is due meanwhile is written
+    /// together.
+    reader_write_interval_ms = 50, 0..=60_000;
+    /// How long a webhook's receiver may take to answer a POST.
+    webhook_timeout_ms = 15_000, 10..=DAY_MS;
+    /// POSTs of one webhook that may be under way at the same time, each for another room.
+    webhook_rooms_limit = 64, 1..=1_024;
+    /// The longest pause before a webhook's POST is tried again.
+    webhook_pause_limit_ms = 3_600_000, 1..=DAY_MS;
+    /// How old a publication must be before the server gives up sending it to a webhook's receiver that does not accept
+    /// it.
+    webhook_age_limit_ms = 7 * DAY_MS, 1..=3650 * DAY_MS;
     /// How long a node waits for the publications before one that another node has announced, before it asks the
     /// database.
     bus_gap_wait_ms = 10, 0..=60_000;

@@ -46,6 +46,9 @@ pub trait Chat: Send + Sync + 'static {
 
     /// The chat's metrics in the Prometheus text format.
     async fn metrics(&self) -> String;
+
+    /// How far each webhook is, for operators.
+    fn webhooks(&self) -> serde_json::Value;
 }
 
 /// What a user appends to a room by HTTP.

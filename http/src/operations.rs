@@ -29,6 +29,7 @@ pub(crate) fn admin_routes() -> Vec<Route> {
         Route::new(Method::GET, "/healthz", healthz),
         Route::new(Method::GET, "/readyz", readyz),
         Route::new(Method::GET, "/metrics", metrics),
+        Route::new(Method::GET, "/admin/webhooks", webhooks),
     ]
 }
 
@@ -83,6 +84,11 @@ async fn metrics(State(app): State<Arc<App>>, Extension(port): Extension<Port>) 
         text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n"));
     }
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+}
+
+/// How far each webhook is.
+async fn webhooks(State(app): State<Arc<App>>) -> Response {
+    Json(app.chat.webhooks()).into_response()
 }
 
 async fn openapi() -> Response {

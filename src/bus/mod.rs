@@ -20,7 +20,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use uproar_core::message::{Endpoint, Message};
 use uproar_core::{BusConfig, BusMetrics, BusNode, BusState, Notice, Placement};
 use uproar_model::boottime;
-use uproar_store::{PostgresBus, SharedStore, UnwrittenMarkers};
+use uproar_store::{Commits, PostgresBus, SharedStore, UnwrittenMarkers};
 
 /// How long the last announcements may take when the server stops.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -88,7 +88,7 @@ pub async fn run_bus(setup: BusSetup) {
         calls_limit,
     };
     let mut node = BusNode::new(config, now_micros());
-    let markers = store.unwritten_markers();
+    let (markers, commits) = (store.unwritten_markers(), store.commits());
     let mut link = Link::start(Transport { postgres: bus, nats });
     // Where it is the bus, the beats tell.
     let mut hears_postgres = true;
@@ -96,7 +96,7 @@ pub async fn run_bus(setup: BusSetup) {
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !*stop.borrow() {
         let more = take_announcements(&mut node, &mut port);
-        pass_on(&mut node, &mut port, &revoked, &markers);
+        pass_on(&mut node, &mut port, &revoked, &markers, &commits);
         if node.has_to_send() && link.is_writable() {
             link.send(node.take_batch(now_micros()));
         }
@@ -147,8 +147,20 @@ fn take_announcements(node: &mut BusNode, port: &mut Port<Message>) -> bool {
 }
 
 /// Gives the shards, the poll of revocations, the store and the log what is for them.
-fn pass_on(node: &mut BusNode, port: &mut Port<Message>, revoked: &Notify, markers: &UnwrittenMarkers) {
+fn pass_on(
+    node: &mut BusNode,
+    port: &mut Port<Message>,
+    revoked: &Notify,
+    markers: &UnwrittenMarkers,
+    commits: &Commits,
+) {
     for (shard, message) in node.take_calls() {
+        match &message {
+            Message::Announced { room, .. } => commits.note(std::iter::once(*room)),
+            // Something was lost, or could not be passed on.
+            Message::SweepNow => commits.note_loss(),
+            _ => {}
+        }
         let pushed = port.outbox.push(Endpoint::Shard(shard), message);
         debug_assert!(pushed.is_ok(), "each credit has room in the queue");
     }

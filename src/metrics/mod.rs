@@ -5,6 +5,7 @@ mod process;
 use crate::lanes::LaneMetrics;
 use crate::output;
 use crate::traces::TraceMetrics;
+use crate::webhooks;
 pub use process::Process;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
@@ -28,6 +29,7 @@ pub fn text(
     answers: &ShardAnswers,
     lanes: &LaneMetrics,
     bus: &BusMetrics,
+    webhooks: &webhooks::Status,
     limits: &Limits,
     process: &Process,
     traces: Option<&TraceMetrics>,
@@ -109,6 +111,9 @@ pub fn text(
     if bus.exists.load(Ordering::Relaxed) {
         write_bus(&mut out, bus);
     }
+    if !webhooks.hooks.is_empty() {
+        write_webhooks(&mut out, webhooks);
+    }
     let none = TraceMetrics::default();
     let traces = traces.unwrap_or(&none);
     out.family("uproar_spans_sent_total", "counter", "Spans that the collector has taken.", read(&traces.sent));
@@ -137,6 +142,34 @@ fn write_bus(out: &mut Text, bus: &BusMetrics) {
     out.family("uproar_bus_missed_total", "counter", help, read(&bus.missed));
     let help = "Messages on the bus that were no announcements of this cluster.";
     out.family("uproar_bus_ignored_total", "counter", help, read(&bus.ignored));
+}
+
+fn write_webhooks(out: &mut Text, webhooks: &webhooks::Status) {
+    let label = |name: &str| format!("{{webhook=\"{name}\"}}");
+    let count = |count: fn(&webhooks::HookStatus) -> &AtomicU64| {
+        webhooks.hooks.iter().map(move |hook| (label(&hook.name), count(hook).load(Ordering::Relaxed)))
+    };
+    // Of several nodes, the one that sends knows the lag.
+    let current: Vec<_> = webhooks.hooks.iter().map(|hook| (label(&hook.name), hook.lock().clone())).collect();
+    let sending = || current.iter().filter(|(_, current)| current.state != webhooks::State::Standby);
+    let help = "Publications that wait for the webhook's receiver, at least.";
+    let lag = sending().map(|(label, current)| (label.clone(), current.lag.publications));
+    out.family("uproar_webhook_lag_publications", "gauge", help, lag);
+    let help = "Age of the oldest publication that waits for the webhook's receiver.";
+    let age = sending().map(|(label, current)| (label.clone(), webhooks.lag_seconds(&current.lag)));
+    out.family("uproar_webhook_lag_seconds", "gauge", help, age);
+    let help = "1 if the webhook is paused because its receiver has answered 410, otherwise 0.";
+    let is_paused = |current: &webhooks::Current| u64::from(current.state == webhooks::State::Paused);
+    let paused = current.iter().map(|(label, current)| (label.clone(), is_paused(current)));
+    out.family("uproar_webhook_paused", "gauge", help, paused);
+    let help = "Publications that the webhook's receiver has accepted.";
+    out.family("uproar_webhook_delivered_total", "counter", help, count(|hook| &hook.delivered));
+    let help = "POSTs that the webhook's receiver has accepted.";
+    out.family("uproar_webhook_posts_total", "counter", help, count(|hook| &hook.posts));
+    let help = "POSTs that the webhook's receiver has not accepted.";
+    out.family("uproar_webhook_failures_total", "counter", help, count(|hook| &hook.failures));
+    let help = "Publications that were given up because the webhook's receiver did not accept them for too long.";
+    out.family("uproar_webhook_given_up_total", "counter", help, count(|hook| &hook.given_up));
 }
 
 struct Text(String);
@@ -185,6 +218,7 @@ mod tests {
             &answers,
             &LaneMetrics::default(),
             &BusMetrics::default(),
+            &webhooks::Status::new(&[], uproar_model::Clock::of_machine()),
             &Limits::default(),
             &Process::new(".".into(), None),
             None,

@@ -19,8 +19,9 @@ use crate::bus::nats::{self, Nats};
 use crate::config::{self, Options};
 use crate::driver::Driver;
 use crate::operator::server::{Office, OperatorSocket};
-use crate::{outgoing, output};
 use crate::traces::{Collector, Exporter, Tracer};
+use crate::webhooks::{self, Hook};
+use crate::{outgoing, output};
 use anyhow::{Context, Result};
 use certificate::Tls;
 use listeners::{Addresses, Listeners};
@@ -56,6 +57,7 @@ pub fn run(options: &Options) -> Result<()> {
     options.node()?;
     options.nats()?;
     outgoing::allowed_networks(options)?;
+    webhooks::from_options(options)?;
     fit_descriptors(&mut limits, process::raise_file_limit(), shards(options));
     process::make_new_files_private();
     let driver = choose_driver(options)?;
@@ -189,6 +191,9 @@ struct Setup<'a> {
     bus: Arc<BusState>,
     /// The bus, if it is not PostgreSQL.
     nats: Option<Nats>,
+    /// Sends requests to other servers.
+    outgoing: outgoing::Client,
+    webhooks: Vec<Hook>,
 }
 
 impl<'a> Setup<'a> {
@@ -230,6 +235,8 @@ impl<'a> Setup<'a> {
             revocations_read_at: read_at,
             bus: Arc::new(BusState::new(if is_node { Bus::Disconnected } else { Bus::Alone }, live_limit_bytes)),
             nats,
+            outgoing: outgoing::Client::from_options(options)?,
+            webhooks: webhooks::from_options(options)?,
         })
     }
 

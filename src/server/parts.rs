@@ -6,6 +6,7 @@ use crate::driver::{Control, ShardHandle};
 use crate::lanes::LaneMetrics;
 use crate::mesh::Mesh;
 use crate::metrics;
+use crate::webhooks::Status;
 use anyhow::{Context, Result};
 use std::sync::Arc;
 use uproar_core::BusMetrics;
@@ -24,6 +25,7 @@ pub(super) struct Parts {
     pub(super) calls: Calls,
     pub(super) lane_metrics: Arc<LaneMetrics>,
     pub(super) bus_metrics: Arc<BusMetrics>,
+    pub(super) webhooks: Arc<Status>,
     pub(super) service: Arc<Service>,
     pub(super) hooks: Hooks,
 }
@@ -44,6 +46,7 @@ impl Parts {
         let bus_metrics = Arc::new(BusMetrics::default());
         let certificate = tls.as_ref().map(|tls| Arc::clone(&tls.certificate));
         let process = metrics::Process::new(options.data.clone(), certificate);
+        let webhooks = Arc::new(Status::new(&setup.webhooks, store.clock()));
         let (chat, calls) = Chat::new(
             handle.clone(),
             *shards,
@@ -51,6 +54,7 @@ impl Parts {
             limits.clone(),
             Arc::clone(&lane_metrics),
             Arc::clone(&bus_metrics),
+            Arc::clone(&webhooks),
             process,
             tracer.clone(),
             revocations.clone(),
@@ -68,7 +72,7 @@ impl Parts {
             allow_origin: Arc::new(move |origin, host| origins.allow_upgrade(origin.as_bytes(), host)),
             verify: Arc::new(move |token, now| tokens.verify(token, now)),
         };
-        Ok(Parts { mesh, shards: handle, controls, chat, calls, lane_metrics, bus_metrics, service, hooks })
+        Ok(Parts { mesh, shards: handle, controls, chat, calls, lane_metrics, bus_metrics, webhooks, service, hooks })
     }
 }
 

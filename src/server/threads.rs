@@ -11,6 +11,7 @@ use crate::chat::{self, Chat};
 use crate::driver::{self, Control, Driver, HandOver, ShardHandle, ShardSetup, TlsSetup};
 use crate::lanes::{LaneMetrics, LaneSetup, ReaderSetup, run_lane, run_reader};
 use crate::mesh::Port;
+use crate::webhooks::{WebhooksSetup, run_webhooks};
 use anyhow::{Context, Result, anyhow, bail};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -53,6 +54,9 @@ pub(super) struct Threads {
     stop_writers: watch::Sender<bool>,
     bus: JoinHandle<()>,
     stop_bus: watch::Sender<bool>,
+    /// What sends to webhooks.
+    webhooks: JoinHandle<()>,
+    stop_webhooks: watch::Sender<bool>,
 }
 
 /// The tasks that need no orderly end.
@@ -79,7 +83,7 @@ impl Threads {
         listeners: Listeners,
         lane_runtime: &Handle,
     ) -> Result<Threads> {
-        let Parts { mesh, shards, controls, chat, calls, lane_metrics, bus_metrics, service, hooks } = parts;
+        let Parts { mesh, shards, controls, chat, calls, lane_metrics, bus_metrics, webhooks, service, hooks } = parts;
         let others = mesh.lanes.iter().chain([&mesh.reader, &mesh.http, &mesh.bus]);
         let pulses = mesh.shards.iter().chain(others).map(|port| port.inbox.pulse()).collect();
         let (stop_writers, writers_stopped) = watch::channel(false);
@@ -105,6 +109,15 @@ impl Threads {
             beat_interval: Duration::from_millis(setup.limits.bus_beat_interval_ms),
             revoked: Arc::clone(&revoked),
             stop: bus_stopped,
+        }));
+        let (stop_webhooks, webhooks_stopped) = watch::channel(false);
+        let webhooks = tokio::spawn(run_webhooks(WebhooksSetup {
+            hooks: setup.webhooks.clone(),
+            status: webhooks,
+            store: Arc::clone(&setup.store),
+            client: setup.outgoing.clone(),
+            limits: setup.limits.clone(),
+            stop: webhooks_stopped,
         }));
         let endpoint = tokio::spawn(chat::run(
             mesh.http,
@@ -153,6 +166,8 @@ impl Threads {
             stop_writers,
             bus,
             stop_bus,
+            webhooks,
+            stop_webhooks,
         })
     }
 
@@ -186,6 +201,7 @@ impl Threads {
             _ = self.lanes.join_next() => bail!("a lane ended unexpectedly"),
             _ = &mut self.reader => bail!("the reader ended unexpectedly"),
             _ = &mut self.bus => bail!("the bus ended unexpectedly"),
+            _ = &mut self.webhooks => bail!("what sends to webhooks ended unexpectedly"),
             _ = &mut self.endpoint => bail!("the connection between HTTP and the shards ended unexpectedly"),
             _ = &mut self.http => bail!("the HTTP service ended unexpectedly"),
             _ = admin => bail!("the operators' port ended unexpectedly"),
@@ -216,11 +232,14 @@ impl Threads {
         }
         self.reader.abort();
         self.bus.abort();
+        self.webhooks.abort();
         self.endpoint.abort();
         Ok(())
     }
 
     async fn stop_in_order(&mut self) -> Result<()> {
+        // What is not delivered is sent after the next start, or by another node.
+        let _ = self.stop_webhooks.send(true);
         // HTTP comes first, because its publishes need the shards.
         let _ = self.drain_http.send(true);
         let _ = tokio::time::timeout(HTTP_STOP_TIMEOUT, &mut self.http).await;
@@ -232,6 +251,7 @@ impl Threads {
         let _ = self.stop_writers.send(true);
         while self.lanes.join_next().await.is_some() {}
         let _ = (&mut self.reader).await;
+        let _ = (&mut self.webhooks).await;
         // It has announced what the shards told it, and says goodbye: the others then look at the heads themselves.
         let _ = self.stop_bus.send(true);
         let _ = (&mut self.bus).await;
@@ -411,7 +431,7 @@ mod tests {
     #[tokio::test]
     async fn the_server_ends_when_one_of_its_tasks_has_ended() {
         type End = fn(&mut Threads);
-        let tasks: [(End, &str); 11] = [
+        let tasks: [(End, &str); 12] = [
             (|threads| threads.http.abort(), "HTTP service"),
             (|threads| threads.others.admin.abort(), "operators' port"),
             (|threads| threads.others.redirect.abort(), "leads to https"),
@@ -422,6 +442,7 @@ mod tests {
             (|threads| threads.endpoint.abort(), "between HTTP and the shards"),
             (|threads| threads.reader.abort(), "reader"),
             (|threads| threads.bus.abort(), "bus"),
+            (|threads| threads.webhooks.abort(), "webhooks"),
             (|threads| threads.lanes.abort_all(), "lane"),
         ];
         for (end, reason) in tasks {

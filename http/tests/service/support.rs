@@ -102,6 +102,10 @@ impl Chat for FakeChat {
     async fn metrics(&self) -> String {
         "# TYPE fake gauge\nfake 1\n".to_owned()
     }
+
+    fn webhooks(&self) -> Value {
+        json!({"webhooks": [{"name": "crm", "state": "sending"}]})
+    }
 }
 
 /// A running server with a real store. Passwords are hashed at the lowest cost.

@@ -1,0 +1,111 @@
+//! Webhooks: what is committed in rooms is sent to other servers, in order, without gaps, at least once.
+//!
+//! Each hook is a reader of the log (`src/readers/`), with a task of its own, so that one with a slow receiver holds up
+//! none of the others.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `settings.rs`, `secret.rs` | the tables of the configuration file; the keys, and how they sign |
+//! | `hook.rs` | the task of a hook: which rooms are worked on, and when |
+//! | `deliver.rs` | one step in one room: at most one POST |
+//! | `body.rs` | what a POST says |
+//! | `pacing.rs` | pauses after failures |
+//! | `status.rs` | what operators see |
+
+mod body;
+mod deliver;
+mod hook;
+mod pacing;
+mod secret;
+mod settings;
+mod status;
+
+pub use settings::{Hook, from_options};
+pub use status::{Current, HookStatus, State, Status};
+
+use crate::outgoing::Client;
+use crate::readers::{PositionWriter, run_writer};
+use deliver::Sender;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use uproar_core::limits::Limits;
+use uproar_store::{Lead, SharedStore};
+
+/// How often a node asks whether it may send.
+const LEAD_PAUSE: Duration = Duration::from_secs(1);
+
+/// Everything that webhooks need.
+pub struct WebhooksSetup {
+    pub hooks: Vec<Hook>,
+    /// For the same hooks.
+    pub status: Arc<Status>,
+    pub store: SharedStore,
+    pub client: Client,
+    pub limits: Limits,
+    /// Turns true when nothing more is to be sent.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// Runs until it is told to stop. Of several nodes, one sends.
+pub async fn run_webhooks(setup: WebhooksSetup) {
+    let WebhooksSetup { hooks, status, store, client, limits, mut stop } = setup;
+    if hooks.is_empty() {
+        let _ = stop.wait_for(|stop| *stop).await;
+        return;
+    }
+    loop {
+        let mut lead = tokio::select! {
+            lead = take_lead(&store) => lead,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        tracing::info!(hooks = hooks.len(), "this server sends to the webhooks");
+        // A set, so that everything ends with it.
+        let mut tasks = JoinSet::new();
+        let (writer, moves) = PositionWriter::new();
+        let interval = Duration::from_millis(limits.reader_write_interval_ms);
+        let mut writing = JoinSet::new();
+        writing.spawn(run_writer(moves, Arc::clone(&store), interval));
+        for (hook, shown) in hooks.iter().zip(&status.hooks) {
+            let sender = Sender {
+                hook: hook.clone(),
+                reader: format!("webhook:{}", hook.name).into(),
+                store: Arc::clone(&store),
+                client: client.clone(),
+                writer: writer.clone(),
+                limits: limits.clone(),
+            };
+            tasks.spawn(hook::run(sender, Arc::clone(shown), stop.clone()));
+        }
+        drop(writer);
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => {
+                while tasks.join_next().await.is_some() {}
+                while writing.join_next().await.is_some() {}
+                return;
+            }
+            // They end only because of a bug, which the panic hook has reported.
+            _ = tasks.join_next() => return,
+            _ = writing.join_next() => return,
+            () = lead.lost() => {
+                tracing::warn!("this server can't be sure any more that no other one sends to the webhooks; it stops to");
+                for shown in &status.hooks {
+                    *shown.lock() = status::Current::default();
+                }
+            }
+        }
+    }
+}
+
+async fn take_lead(store: &SharedStore) -> Lead {
+    loop {
+        match store.lead().await {
+            Ok(Some(lead)) => return lead,
+            Ok(None) => {}
+            Err(error) => error.log("it is not known which server sends to the webhooks; will retry"),
+        }
+        sleep(LEAD_PAUSE).await;
+    }
+}
