@@ -13,7 +13,7 @@ use crate::report;
 use crate::result::{Channel, Load, Machine, Results, Run, Scenario, Shape, Wire};
 use crate::server::{Environment, Server, check_tls};
 use crate::size::{self, Amounts};
-use crate::{machine, scenario};
+use crate::{machine, scenario, webhooks};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::collections::BTreeMap;
@@ -82,6 +82,8 @@ enum Command {
     Size(SizeOptions),
     /// Measures three nodes on one PostgreSQL: their cost, and what failures look like. Checks the bars of a cluster
     Cluster(ClusterOptions),
+    /// Measures what a webhook costs: acknowledged messages per second with one and without. At least 0.95 must remain
+    Webhooks(WebhooksOptions),
     /// Measures a mix: clients read histories, switch rooms, send messages and reconnect
     Mix(ScenarioOptions),
 }
@@ -139,6 +141,19 @@ struct ClusterOptions {
     /// What carries announcements between nodes: postgres, nats, or the URL of a running NATS server
     #[arg(long, default_value = "postgres")]
     bus: Transport,
+}
+
+#[derive(Debug, Args)]
+struct WebhooksOptions {
+    /// How many times it is measured with a webhook and without
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// Where the server keeps messages
+    #[arg(long, value_enum, default_value_t = Channel::Sqlite)]
+    channel: Channel,
 }
 
 /// Runs one scenario against one server. Sizes that are not given have the scenario's default.
@@ -260,6 +275,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Abuse(abuse) => abuse.run(environment),
         Command::Size(size) => size.run(environment),
         Command::Cluster(cluster) => cluster.run(environment),
+        Command::Webhooks(webhooks) => webhooks.run(environment),
         Command::Mix(single) => single.run(environment, Scenario::Mix),
     }
 }
@@ -400,6 +416,22 @@ impl ClusterOptions {
         let missed: Vec<&str> =
             outcomes.iter().filter(|outcome| outcome.verdict != Verdict::Met).map(|outcome| outcome.key).collect();
         ensure!(missed.is_empty(), "these bars are not met: {}", missed.join(", "));
+        Ok(())
+    }
+}
+
+impl WebhooksOptions {
+    fn run(&self, mut environment: Environment) -> Result<()> {
+        if let Some(reason) = environment.unavailable(Subject::Uproar { driver: Driver::Auto, shards: 1 }) {
+            bail!("{reason}");
+        }
+        print_machine(&machine::describe(&environment));
+        let measured = Duration::from_secs(self.seconds);
+        let ratios = webhooks::measure(&mut environment, self.channel, self.rounds, measured)?;
+        let median = webhooks::median(&ratios);
+        let all: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.3}")).collect();
+        print(format_args!("with a webhook / without: {median:.3} ({}); at least {}", all.join(", "), webhooks::BAR))?;
+        ensure!(median >= webhooks::BAR, "a webhook costs too much: {median:.3} of the throughput remains");
         Ok(())
     }
 }

@@ -17,3 +17,4 @@ pub mod result;
 pub mod scenario;
 pub mod server;
 pub mod size;
+pub mod webhooks;

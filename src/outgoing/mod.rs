@@ -273,7 +273,7 @@ async fn handshake(io: impl Read + Write + Send + Unpin + 'static) -> Result<Sen
 }
 
 fn broken(error: hyper::Error) -> Error {
-    let is_not_http = error.is_parse() || error.is_parse_too_large();
+    let is_not_http = error.is_parse();
     let error = Error::new(error);
     if is_not_http { error.context("it does not answer as a web server does") } else { error }
 }

@@ -745,7 +745,7 @@ impl Store for Database {
         match &self.calls.backend {
             Backend::Sqlite(_) => Ok(Some(Lead::alone())),
             Backend::Postgres(postgres) => {
-                self.calls.limit_time(async { Ok(postgres.lead().await.map_err(StoreError::from)?) }).await
+                self.calls.limit_time(async { postgres.lead().await.map_err(StoreError::from) }).await
             }
         }
     }
