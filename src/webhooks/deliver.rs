@@ -14,8 +14,9 @@ use http::{Method, StatusCode};
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use tokio::sync::Semaphore;
 use uproar_core::limits::Limits;
-use uproar_model::{Epoch, Offset, PageRequest, Publication, RoomId, UnixMillis};
+use uproar_model::{Epoch, Offset, Page, PageRequest, Publication, RoomId, UnixMillis};
 use uproar_store::{Batch, Move, Position, Progress, SharedStore, StoreError};
 
 /// Publications in one batch, and about how long its body may be. (An edit can make it longer later. A single message
@@ -38,6 +39,8 @@ pub struct Sender {
     pub store: SharedStore,
     pub client: Client,
     pub writer: PositionWriter,
+    /// Reads of all webhooks that may be under way: they come in the store's turn of the server itself.
+    pub reads: Arc<Semaphore>,
     pub limits: Limits,
 }
 
@@ -102,7 +105,7 @@ impl Sender {
 
     async fn try_step(&self, room: RoomId) -> Result<Step, StoreError> {
         let finished = Step::Finished { delivered: 0, posted: false };
-        let Some(progress) = self.store.progress(&self.reader, room).await? else { return Ok(finished) };
+        let Some(progress) = self.progress(room).await? else { return Ok(finished) };
         if !matches_pattern(&self.hook.rooms, &progress.name) {
             return Ok(Step::NotMine);
         }
@@ -207,6 +210,16 @@ impl Sender {
         Step::GivenUp { seen, room: name, failure, from, to, publications }
     }
 
+    async fn progress(&self, room: RoomId) -> Result<Option<Progress>, StoreError> {
+        let _place = self.reads.acquire().await;
+        self.store.progress(&self.reader, room).await
+    }
+
+    async fn read_log(&self, room: RoomId, request: PageRequest) -> Result<Option<Page>, StoreError> {
+        let _place = self.reads.acquire().await;
+        self.store.read_log(room, request).await
+    }
+
     async fn go(&self, room: RoomId, from: &Position, to: Position) -> bool {
         self.writer.write(Move { reader: Arc::clone(&self.reader), room, from: from.clone(), to }).await
     }
@@ -230,7 +243,7 @@ impl Sender {
                 items_limit: BATCH_LIMIT_PUBLICATIONS,
                 bytes_limit: usize::MAX,
             };
-            let page = self.store.read_log(room, request).await?;
+            let page = self.read_log(room, request).await?;
             let Some(last) = page.as_ref().and_then(|page| page.publications.last()) else { break };
             from = last.offset;
             let publications = page.into_iter().flat_map(|page| page.publications);
@@ -253,7 +266,7 @@ impl Sender {
                 items_limit: BATCH_LIMIT_PUBLICATIONS,
                 bytes_limit: BATCH_LIMIT_BYTES,
             };
-            let Some(page) = self.store.read_log(room, request).await? else { return Ok(Err(Gone)) };
+            let Some(page) = self.read_log(room, request).await? else { return Ok(Err(Gone)) };
             let (head, epoch) = (page.head.offset, page.head.epoch.clone());
             let last = page.publications.last().map(|publication| publication.offset);
             let (batch, before) = self.prepare(page.publications);

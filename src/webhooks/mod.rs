@@ -28,7 +28,7 @@ use crate::readers::{PositionWriter, run_writer};
 use deliver::Sender;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use uproar_core::limits::Limits;
@@ -36,6 +36,9 @@ use uproar_store::{Lead, SharedStore};
 
 /// How often a node asks whether it may send.
 const LEAD_PAUSE: Duration = Duration::from_secs(1);
+
+/// Reads of all webhooks that are under way at the same time.
+const READS_LIMIT: usize = 4;
 
 /// Everything that webhooks need.
 pub struct WebhooksSetup {
@@ -56,6 +59,7 @@ pub async fn run_webhooks(setup: WebhooksSetup) {
         let _ = stop.wait_for(|stop| *stop).await;
         return;
     }
+    let reads = Arc::new(Semaphore::new(READS_LIMIT));
     loop {
         let mut lead = tokio::select! {
             lead = take_lead(&store) => lead,
@@ -75,17 +79,14 @@ pub async fn run_webhooks(setup: WebhooksSetup) {
                 store: Arc::clone(&store),
                 client: client.clone(),
                 writer: writer.clone(),
+                reads: Arc::clone(&reads),
                 limits: limits.clone(),
             };
             tasks.spawn(hook::run(sender, Arc::clone(shown), stop.clone()));
         }
         drop(writer);
         tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => {
-                while tasks.join_next().await.is_some() {}
-                while writing.join_next().await.is_some() {}
-                return;
-            }
+            _ = stop.wait_for(|stop| *stop) => {}
             // They end only because of a bug, which the panic hook has reported.
             _ = tasks.join_next() => return,
             _ = writing.join_next() => return,
@@ -94,8 +95,12 @@ pub async fn run_webhooks(setup: WebhooksSetup) {
                 for shown in &status.hooks {
                     *shown.lock() = status::Current::default();
                 }
+                continue;
             }
         }
+        while tasks.join_next().await.is_some() {}
+        while writing.join_next().await.is_some() {}
+        return;
     }
 }
 

@@ -128,8 +128,10 @@ fn events(table: &Table) -> Result<Option<Vec<Event>>> {
     let Some(value) = table.get("events") else { return Ok(None) };
     let Value::Array(values) = value else { bail!("events must be a list of {names}") };
     let event = |value: &Value| {
-        let known = EVENTS.iter().find(|(name, _)| value.as_str() == Some(*name));
-        known.map(|(_, event)| *event).ok_or_else(|| anyhow!("events: there is no event {value}; there are {names}"))
+        let Value::String(text) = value else { bail!("events must be a list of {names}") };
+        let known = EVENTS.iter().find(|(name, _)| text == name);
+        let shown = text.escape_debug();
+        known.map(|(_, event)| *event).ok_or_else(|| anyhow!("events: there is no event '{shown}'; there are {names}"))
     };
     let events: Vec<Event> = values.iter().map(event).collect::<Result<_>>()?;
     if events.is_empty() {
@@ -233,7 +235,8 @@ mod tests {
             ("rooms", "['a']", "rooms must be a string"),
             ("events", "'message'", "events must be a list of message, edit"),
             ("events", "[]", "events is empty"),
-            ("events", "['messages']", "events: there is no event \"messages\"; there are message, edit"),
+            ("events", "['messages']", "events: there is no event 'messages'; there are message, edit"),
+            ("events", "[7]", "events must be a list of message, edit"),
             ("secret", "'x'", "there is no field 'secret'; a webhook has name, url"),
         ] {
             let mut toml: Vec<(&str, &str)> = good.iter().filter(|(name, _)| *name != field).copied().collect();
