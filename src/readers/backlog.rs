@@ -182,8 +182,8 @@ mod tests {
         Seen { done, head, since: 1000 + done }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn rooms_take_turns_and_a_room_has_one_task() {
+    #[test]
+    fn rooms_take_turns_and_a_room_has_one_task() {
         let (mut backlog, now) = (Backlog::default(), Instant::now());
         for room in [ONE, ONE, TWO] {
             assert!(backlog.note(room, None));
@@ -199,8 +199,8 @@ mod tests {
         assert!(backlog.is_empty());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_room_that_has_failed_waits() {
+    #[test]
+    fn a_room_that_has_failed_waits() {
         let (mut backlog, now) = (Backlog::default(), Instant::now());
         backlog.note(ONE, None);
         assert_eq!(backlog.take(now), Some(ONE));

@@ -111,8 +111,8 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    #[tokio::test(start_paused = true)]
-    async fn the_pauses_of_a_room_double_up_to_the_limit() {
+    #[test]
+    fn the_pauses_of_a_room_double_up_to_the_limit() {
         let (mut pacing, now) = (Pacing::new(64, HOUR), Instant::now());
         for (failures, seconds) in [(1, 1.0), (2, 2.0), (5, 16.0), (12, 2048.0), (13, 3600.0), (u32::MAX, 3600.0)] {
             let pause = pacing.failed(RoomId(1), failures, now, now, None).as_secs_f64();
@@ -121,8 +121,8 @@ mod tests {
         assert!(pacing.admits(0, now), "other rooms may go on");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_receiver_that_fails_in_several_rooms_is_tried_by_one() {
+    #[test]
+    fn a_receiver_that_fails_in_several_rooms_is_tried_by_one() {
         let (mut pacing, start) = (Pacing::new(64, HOUR), Instant::now());
         // All of them were under way together, so this is one round.
         for room in 0..64 {
@@ -140,8 +140,8 @@ mod tests {
         assert!(pacing.admits(7, later) && !pacing.admits(8, later));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_receiver_is_left_alone_for_as_long_as_it_asks() {
+    #[test]
+    fn a_receiver_is_left_alone_for_as_long_as_it_asks() {
         let (mut pacing, now) = (Pacing::new(64, HOUR), Instant::now());
         let pause = pacing.failed(RoomId(1), 1, now, now, Some(Duration::from_secs(90)));
         assert_eq!(pause, Duration::from_secs(90));
