@@ -34,12 +34,27 @@ on_each_database! {
 }
 
 /// Options that make everything fast.
-const LIMITS: &str = "[limit]\njoin_leave_limit = 0\npublish_rate_per_second = 0\nuser_writes_per_minute = 0\n\
-                      rooms_owned_limit = 0\nwebhook_pause_limit_ms = 100\nreader_sweep_interval_ms = 200\nreader_write_interval_ms = 1\n";
+const LIMITS: &str = "[limit]
+join_leave_limit = 0
+publish_rate_per_second = 0
+user_writes_per_minute = 0
+rooms_owned_limit = 0
+webhook_pause_limit_ms = 100
+reader_sweep_interval_ms = 200
+reader_write_interval_ms = 1
+";
 
 /// A setup whose configuration file has these webhooks, and these options.
 pub async fn setup(kind: Kind, webhooks: &str, options: &[&str]) -> Setup {
     configured(Setup::new(kind, options).await, webhooks)
+}
+
+/// The same with one limit set to this value.
+pub async fn setup_with_limit(kind: Kind, webhooks: &str, name: &str, value: u64) -> Setup {
+    let setup = setup(kind, webhooks, &[]).await;
+    let others = LIMITS.lines().filter(|line| !line.starts_with(name)).map(|line| format!("{line}\n"));
+    write_config_with(&setup, webhooks, &format!("{}{name} = {value}\n", others.collect::<String>()));
+    setup
 }
 
 fn configured(mut setup: Setup, webhooks: &str) -> Setup {
@@ -173,9 +188,8 @@ async fn a_post_that_failed_comes_again_after_a_restart_with_the_same_id(kind: K
 
 async fn a_post_whose_acceptance_was_not_stored_comes_again_with_the_same_id(kind: Kind) {
     let receiver = Receiver::start([]).await;
-    let mut setup = setup(kind, &hook("crm", &receiver, ""), &[]).await;
     // What is accepted is stored a minute later.
-    setup.add_options(&["--limit", "reader_write_interval_ms=60000"]);
+    let setup = setup_with_limit(kind, &hook("crm", &receiver, ""), "reader_write_interval_ms", 60_000).await;
     let mut server = setup.start().await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "lobby").await;
@@ -211,8 +225,7 @@ async fn a_retry_has_the_same_publications_with_their_current_content(kind: Kind
 
 async fn a_room_is_delivered_in_order_in_batches(kind: Kind) {
     let receiver = Receiver::start([Answer::Silence]).await;
-    let mut setup = setup(kind, &hook("crm", &receiver, ""), &[]).await;
-    setup.add_options(&["--limit", "webhook_timeout_ms=3000", "--limit", "text_limit_bytes=16384"]);
+    let setup = setup_with_limit(kind, &hook("crm", &receiver, ""), "webhook_timeout_ms", 3_000).await;
     let server = setup.start().await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "lobby").await;
@@ -240,8 +253,7 @@ async fn a_room_is_delivered_in_order_in_batches(kind: Kind) {
 
 async fn whatever_a_receiver_answers_everything_arrives(kind: Kind) {
     let receiver = Receiver::start([]).await;
-    let mut setup = setup(kind, &hook("crm", &receiver, ""), &[]).await;
-    setup.add_options(&["--limit", "webhook_timeout_ms=300"]);
+    let setup = setup_with_limit(kind, &hook("crm", &receiver, ""), "webhook_timeout_ms", 300).await;
     let server = setup.start().await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "lobby").await;
@@ -301,8 +313,7 @@ async fn a_receiver_that_is_gone_gets_nothing_until_the_server_starts_again(kind
 async fn what_is_too_old_is_given_up_loudly(kind: Kind) {
     let receiver = Receiver::start([]).await;
     receiver.decide_by(|id| if id.ends_with(".1.1") { Answer::Status(500, "") } else { OK });
-    let mut setup = setup(kind, &hook("crm", &receiver, ""), &[]).await;
-    setup.add_options(&["--limit", "webhook_age_limit_ms=1"]);
+    let setup = setup_with_limit(kind, &hook("crm", &receiver, ""), "webhook_age_limit_ms", 1).await;
     let server = setup.start().await;
     let ann = server.user("ann").await;
     server.create_room(&ann, "lobby").await;

@@ -7,7 +7,7 @@ use crate::client::{Http, PATIENCE, User};
 use crate::databases::Kind;
 use crate::receiver::{Answer, OK, Post, Receiver};
 use crate::server::{Server, number};
-use crate::webhooks::{hook, setup};
+use crate::webhooks::{hook, setup_with_limit};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,8 +44,7 @@ async fn nothing_is_missing_whatever_happens(kind: Kind) {
         4 => Answer::Silence,
         _ => OK,
     });
-    let mut setup = setup(kind, &hook("crm", &receiver, ""), &[]).await;
-    setup.add_options(&["--limit", "webhook_timeout_ms=250"]);
+    let setup = setup_with_limit(kind, &hook("crm", &receiver, ""), "webhook_timeout_ms", 250).await;
     let mut server = setup.start().await;
     let ann = server.user("ann").await;
     for room in 0..ROOMS {
