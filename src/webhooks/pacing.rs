@@ -90,7 +90,7 @@ impl Pacing {
         self.last_failure = Some(now);
         if self.is_down() {
             self.places = 1;
-            self.rounds += u32::from(is_new_round);
+            self.rounds += u32::from(is_new_round || self.rounds == 0);
             self.not_before = self.not_before.max(Some(now + self.pause(self.rounds)));
         }
         self.asked_until = self.asked_until.max(retry_after.map(|pause| now + pause));
