@@ -855,7 +855,8 @@ mod tests {
     #[test]
     fn spaces_around_a_value_are_ignored() {
         let file = "listen = ' 127.0.0.1:1 '\nadmin-listen = ' 127.0.0.1:2\\n'\npublic-metrics = 'false '\n\
-                    echo = ' on'\ntrusted-proxy = ' 127.0.0.1'\noutgoing-allow = ' ::1 '\ndata = ' /x '\ndatabase = ' sqlite:/y '\n\
+                    echo = ' on'\ntrusted-proxy = ' 127.0.0.1'\noutgoing-allow = ' ::1 '\n\
+                    data = ' /x '\ndatabase = ' sqlite:/y '\n\
                     bus = ' nats://h '\nbus-credentials = ' /b '\nnode = ' a '\nshards = ' 2'\n\
                     lanes = '3 '\nlisten-tls = ' 127.0.0.1:3 '\ntls-cert = ' /c '\ntls-key = '/k '\n\
                     redirect-http = ' 127.0.0.1:4'\nhsts = ' yes '\n\

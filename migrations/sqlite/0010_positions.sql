@@ -1,4 +1,5 @@
--- How far readers of the log, such as webhooks, have come in each room. (usable_since stays: older programs do without.)
+-- How far readers of the log, such as webhooks, have come in each room. (usable_since stays: older programs do without
+-- these tables.)
 
 CREATE TABLE readers (
   reader        TEXT PRIMARY KEY,

@@ -2,8 +2,8 @@
 //! providers.
 //!
 //! It sends nothing to private addresses unless `--outgoing-allow` names them, and connects to exactly those addresses
-//! that it has looked up and checked: a name can't lead elsewhere in between. It follows no redirects. Every request has
-//! a time limit, and every answer a limit of bytes.
+//! that it has looked up and checked: a name can't lead elsewhere in between. It follows no redirects. Every request
+//! has a time limit, and every answer a limit of bytes.
 
 mod addresses;
 mod url;

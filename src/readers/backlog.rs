@@ -1,5 +1,5 @@
-//! The rooms in which a reader has something to do. Each is worked on by one task at a time; rooms take turns, and those
-//! that have failed wait for a while.
+//! The rooms in which a reader has something to do. Each is worked on by one task at a time; rooms take turns, and
+//! those that have failed wait for a while.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tokio::time::Instant;

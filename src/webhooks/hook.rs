@@ -217,7 +217,7 @@ impl Task {
             if shown.state != State::Paused {
                 tracing::error!(
                     webhook = self.sender.hook.name,
-                    "the webhook's receiver has answered 410, so nothing more is sent to it until the server is started \
+                    "the webhook's receiver has answered 410, so nothing more is sent to it until the server starts \
                      again"
                 );
             }

@@ -91,7 +91,7 @@ pub async fn run_webhooks(setup: WebhooksSetup) {
             _ = tasks.join_next() => return,
             _ = writing.join_next() => return,
             () = lead.lost() => {
-                tracing::warn!("this server can't be sure any more that no other one sends to the webhooks; it stops to");
+                tracing::warn!("this server can't be sure that no other one sends to the webhooks, and stops to");
                 for shown in &status.hooks {
                     *shown.lock() = status::Current::default();
                 }

@@ -12,7 +12,8 @@
 //! | the two databases | `sqlite`, `postgres` |
 //! | queries that run on both | `admission`, `rooms`, `search`, `markers`, `positions`, `history`, `users` |
 //! | what these need | `connection`, `generation`, `migrations`, `tables`, `sum`, `check` |
-//! | the interface | `store`, `unwritten`, `commits`, `options`, `objects`, `data_folder`, `incarnation`, `task`, `error` |
+//! | the interface | `store`, `unwritten`, `commits`, `options`, `objects`, `data_folder`, `incarnation` |
+//! | what everything needs | `task`, `error` |
 //!
 //! With the feature `testing` there are two more, beside `database`: `memory`, the store that the simulator runs on,
 //! and `testing`, a PostgreSQL server for tests.

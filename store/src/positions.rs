@@ -138,7 +138,7 @@ pub(crate) async fn progress(
     }))
 }
 
-/// [`crate::Store::move_positions`]: in a transaction on SQLite; on PostgreSQL each of the statements is safe by itself.
+/// [`crate::Store::move_positions`]: in a transaction on SQLite; on PostgreSQL each statement is safe by itself.
 pub(crate) async fn advance(db: &mut DbConnection, moves: &[Move]) -> Result<Vec<bool>, StoreError> {
     let first: Vec<&Move> = moves.iter().filter(|it| it.from.done == 0).collect();
     if !first.is_empty() {

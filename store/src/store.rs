@@ -194,7 +194,7 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Publication>, RoomError>;
 
-    // ── readers of the log ──────────────────────────────────────────────────────────────────────────────────────────
+    // ── readers of the log ───────────
 
     /// Which rooms have new publications: whatever this process commits, and whatever others put in.
     fn commits(&self) -> Commits;
@@ -236,8 +236,8 @@ pub trait Store: Send + Sync + 'static {
     /// The same as `page`, for a reader of the log, which leaves the way to others. Likewise the calls above.
     async fn read_log(&self, room: RoomId, request: PageRequest) -> Result<Option<Page>, StoreError>;
 
-    /// Moves positions, of each reader and room at most one. One answer for each move, in order: `false` if the position
-    /// was another than the one that the move starts from, or the room does not exist any more.
+    /// Moves positions, of each reader and room at most one. One answer for each move, in order: `false` if the
+    /// position was another than the one that the move starts from, or the room does not exist any more.
     async fn move_positions(&self, moves: &[Move]) -> Result<Vec<bool>, StoreError>;
 
     /// Makes this process the one among all nodes that works as a reader, for as long as the answer lives. `None`: it
