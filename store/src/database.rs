@@ -5,11 +5,11 @@ use crate::allowance::{Allowances, TakenJoin, UsedUp};
 use crate::check::{is_storable, require_storable};
 use crate::commits::Commits;
 use crate::connection::DbConnection;
-use crate::error::{AppendError, CreateUserError, OpenError, RoomError, StoreError};
+use crate::error::{ApiKeyError, AppendError, CreateUserError, OpenError, RenameError, RoomError, StoreError};
 use crate::generation::DatabaseGeneration;
 use crate::objects::{
-    Account, Addition, Cursor, Join, Login, MemberPage, MessagePage, Move, NewRoom, NewUser, Progress, Registration,
-    Removal, Room, UnreadRoom,
+    Account, Addition, ApiKey, AuditEntry, Cursor, Enrolment, Join, Login, MemberPage, MessagePage, Move, NewApiKey,
+    NewRoom, NewUser, Progress, Registration, Removal, Room, UnreadRoom,
 };
 use crate::options::OpenOptions;
 use crate::postgres::{Lead, Postgres, PostgresBus};
@@ -18,7 +18,7 @@ use crate::store::Store;
 use crate::task::Task;
 use crate::turns::{Place, TurnOf, Turns};
 use crate::unwritten::UnwrittenMarkers;
-use crate::{history, markers, names, positions, rooms, users};
+use crate::{api_keys, history, markers, names, positions, rooms, users};
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -748,6 +748,86 @@ impl Store for Database {
                 self.calls.limit_time(async { postgres.lead().await.map_err(StoreError::from) }).await
             }
         }
+    }
+
+    async fn add_api_key(&self, key: NewApiKey) -> Result<(), ApiKeyError> {
+        require_storable(&[&key.name, &key.hash])?;
+        self.calls.write(TurnOf::Server, async |db| api_keys::add(db, &key).await).await
+    }
+
+    async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
+        self.calls.read_in_turn(TurnOf::Server, async |db| api_keys::list(db).await).await
+    }
+
+    async fn api_key(&self, hash: &str, client: IpAddr) -> Result<Option<ApiKey>, StoreError> {
+        let turn_of = TurnOf::Address(Prefix::of(client));
+        self.calls.read_in_turn(turn_of, async |db| api_keys::by_hash(db, hash).await).await
+    }
+
+    async fn room_named(&self, name: &str, bot: UserId) -> Result<Option<(RoomId, Head)>, StoreError> {
+        if !is_storable(name) {
+            return Ok(None);
+        }
+        self.calls.read_for(bot, async |db| rooms::named(db, name).await).await
+    }
+
+    async fn page_for(&self, room: RoomId, request: PageRequest, bot: UserId) -> Result<Option<Page>, StoreError> {
+        let page = self.calls.read_for(bot, async |db| history::page(db, room, request, &[]).await).await?;
+        Ok(page.map(|(page, _)| page))
+    }
+
+    async fn enroll(&self, name: &str, user: UserId, bot: UserId) -> Result<Enrolment, RoomError> {
+        require_room_name(name)?;
+        let limit = self.join_leave_limit;
+        let enrolled = self.calls.change_for(bot, async |db| rooms::enroll(db, name, user, bot, limit).await).await?;
+        if let Some(publication) = &enrolled.publication {
+            self.published(enrolled.room, publication);
+        }
+        Ok(enrolled)
+    }
+
+    async fn create_bare_user(
+        &self,
+        username: &str,
+        username_key: &str,
+        bot: UserId,
+    ) -> Result<Account, CreateUserError> {
+        require_storable(&[username, username_key])?;
+        self.calls.write_for(bot, async |db| users::create_bare(db, username, username_key).await).await
+    }
+
+    async fn rename_user(
+        &self,
+        user: UserId,
+        username: &str,
+        username_key: &str,
+        bot: UserId,
+    ) -> Result<Account, RenameError> {
+        require_storable(&[username, username_key])?;
+        self.calls.write_for(bot, async |db| users::rename(db, user, username, username_key).await).await
+    }
+
+    async fn create_room_for(&self, room: NewRoom, bot: UserId) -> Result<Room, RoomError> {
+        require_storable(&[&room.name, &room.title])?;
+        self.calls.write_for(bot, async |db| rooms::create(db, &room, None).await).await
+    }
+
+    async fn remove_api_key(&self, name: &str) -> Result<bool, StoreError> {
+        if !is_storable(name) {
+            return Ok(false);
+        }
+        self.calls.write(TurnOf::Server, async |db| api_keys::remove(db, name).await).await
+    }
+
+    async fn record_audit(&self, entries: &[AuditEntry], kept: u64) -> Result<(), StoreError> {
+        for entry in entries {
+            require_storable(&[&entry.actor, &entry.action, &entry.target])?;
+        }
+        self.calls.write(TurnOf::Server, async |db| api_keys::record(db, entries, kept).await).await
+    }
+
+    async fn audit(&self, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
+        self.calls.read_in_turn(TurnOf::Server, async |db| api_keys::audit(db, limit).await).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -67,6 +67,29 @@ pub enum CreateUserError {
 }
 
 #[derive(Debug, thiserror::Error)]
+pub enum RenameError {
+    #[error("there is no such user")]
+    NoUser,
+    #[error("this username is taken")]
+    UsernameTaken,
+    /// The user has as many former names as are kept.
+    #[error("this user has had 20 other names, which is as many as allowed")]
+    TooOften,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ApiKeyError {
+    #[error("there is an API key of this name; remove it first, or choose another name")]
+    NameTaken,
+    #[error("there are 1,000 API keys, which is as many as there can be; remove those that nobody uses")]
+    TooMany,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+#[derive(Debug, thiserror::Error)]
 pub enum RoomError {
     /// The room does not exist, or is private and the user is not a member.
     #[error("there is no such room")]
@@ -119,6 +142,18 @@ impl From<sqlx::Error> for StoreError {
 impl From<sqlx::Error> for CreateUserError {
     fn from(error: sqlx::Error) -> CreateUserError {
         CreateUserError::Store(error.into())
+    }
+}
+
+impl From<sqlx::Error> for RenameError {
+    fn from(error: sqlx::Error) -> RenameError {
+        RenameError::Store(error.into())
+    }
+}
+
+impl From<sqlx::Error> for ApiKeyError {
+    fn from(error: sqlx::Error) -> ApiKeyError {
+        ApiKeyError::Store(error.into())
     }
 }
 

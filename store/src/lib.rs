@@ -10,7 +10,8 @@
 //! | entry points | `tools`, `migrate`, `open`, `inspect` |
 //! | the trait on either database | `database`, `allowance`, `turns` |
 //! | the two databases | `sqlite`, `postgres` |
-//! | queries that run on both | `admission`, `rooms`, `search`, `markers`, `positions`, `history`, `users` |
+//! | queries that run on both | `admission`, `rooms`, `search`, `markers`, `positions`, `history` |
+//! | queries about users | `users`, `api_keys` |
 //! | what these need | `connection`, `generation`, `migrations`, `tables`, `sum`, `check` |
 //! | the interface | `store`, `unwritten`, `commits`, `options`, `objects`, `data_folder`, `incarnation` |
 //! | what everything needs | `task`, `error` |
@@ -22,6 +23,7 @@
 
 mod admission;
 mod allowance;
+mod api_keys;
 mod check;
 mod commits;
 #[macro_use]
@@ -61,10 +63,11 @@ mod users;
 pub use allowance::WriteRates;
 pub use commits::{Commits, Following, News};
 pub use data_folder::DataFolder;
-pub use error::{AppendError, CreateUserError, OpenError, RoomError, StoreError};
+pub use error::{ApiKeyError, AppendError, CreateUserError, OpenError, RenameError, RoomError, StoreError};
 pub use objects::{
-    Account, Addition, Batch, Cursor, Join, Login, MemberEntry, MemberPage, Message, MessagePage, Move, NewRoom,
-    NewUser, Position, Progress, Reaction, Registration, Removal, Room, RoomKind, UnreadRoom,
+    Account, Addition, ApiKey, AuditEntry, Batch, Cursor, Enrolment, Join, Login, MemberEntry, MemberPage, Message,
+    MessagePage, Move, NewApiKey, NewRoom, NewUser, Position, Progress, Reaction, Registration, Removal, Room, RoomKind,
+    Scopes, UnreadRoom, UsersBy,
 };
 pub use open::open;
 pub use options::{DatabaseUrl, OpenOptions};

@@ -2,19 +2,22 @@
 //! runs on it, and the test suite compares the databases with it. So it decides for itself, one item after the other,
 //! in the simplest way.
 
+use crate::api_keys::KEYS_LIMIT;
 use crate::check::{is_storable, refusal, require_storable, rows_limit};
 use crate::commits::Commits;
 use crate::connection::unix_millis;
-use crate::error::{AppendError, CreateUserError, RoomError, StoreError};
+use crate::error::{ApiKeyError, AppendError, CreateUserError, RenameError, RoomError, StoreError};
 use crate::history::{PAGE_ITEMS_LIMIT, more};
 use crate::objects::{
-    Account, Addition, Batch, Cursor, Join, Login, MemberEntry, MemberPage, Message, MessagePage, Move, NewRoom,
-    NewUser, Position, Progress, Reaction, Registration, Removal, Room, RoomKind, UnreadRoom,
+    Account, Addition, ApiKey, AuditEntry, Batch, Cursor, Enrolment, Join, Login, MemberEntry, MemberPage, Message,
+    MessagePage, Move, NewApiKey, NewRoom, NewUser, Position, Progress, Reaction, Registration, Removal, Room, RoomKind,
+    UnreadRoom,
 };
 use crate::options::OpenOptions;
 use crate::rooms::{CANNOT_ADD, CANNOT_DELETE, CANNOT_REMOVE, RESERVED_NAMES_LIMIT, may_remove};
 use crate::store::Store;
 use crate::unwritten::UnwrittenMarkers;
+use crate::users::FORMER_NAMES_LIMIT;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -43,6 +46,11 @@ pub struct MemoryStore {
     reserved_names: BTreeMap<String, (UserId, UnixMillis)>,
     last_room: i64,
     unwritten: UnwrittenMarkers,
+    /// By name: when it was added, and the key.
+    api_keys: BTreeMap<String, (UnixMillis, NewApiKey)>,
+    audit: Vec<AuditEntry>,
+    /// By key: the name as it was shown, and whose it was.
+    former_names: BTreeMap<String, (Arc<str>, UserId)>,
     /// See [`crate::OpenOptions`].
     join_leave_limit: u64,
     readers: BTreeMap<String, Registration>,
@@ -107,6 +115,9 @@ impl Default for MemoryStore {
             reserved_names: BTreeMap::new(),
             last_room: 0,
             unwritten: UnwrittenMarkers::default(),
+            api_keys: BTreeMap::new(),
+            audit: Vec::new(),
+            former_names: BTreeMap::new(),
             join_leave_limit: OpenOptions::default().join_leave_limit,
             readers: BTreeMap::new(),
             positions: BTreeMap::new(),
@@ -343,7 +354,8 @@ impl MemoryStore {
     }
 
     fn user_id(&self, key: &str) -> Option<UserId> {
-        self.users.iter().find(|(_, user)| user.key == key).map(|(id, _)| *id)
+        let current = self.users.iter().find(|(_, user)| user.key == key).map(|(id, _)| *id);
+        current.or_else(|| self.former_names.get(key).map(|(_, id)| *id))
     }
 
     /// [`Store::read_markers`].
@@ -394,8 +406,7 @@ impl MemoryStore {
 
     /// [`Store::create_user`].
     pub fn create_user(&mut self, user: NewUser) -> Result<Account, CreateUserError> {
-        let is_lookalike = self.users.values().any(|other| looks_like(&user.username, &other.username));
-        if is_lookalike || self.user_id(&user.username_key).is_some() {
+        if self.is_lookalike(&user.username, None) || self.user_id(&user.username_key).is_some() {
             return Err(CreateUserError::UsernameTaken);
         }
         if self.users.values().any(|other| other.email.as_ref() == Some(&user.email_key)) {
@@ -404,6 +415,46 @@ impl MemoryStore {
         let id = self.insert_user(&user.username, &user.username_key, Some(user.email_key), Some(user.password_hash));
         self.account(id)
             .ok_or_else(|| StoreError::Failed("the user that was just created is missing".to_owned()).into())
+    }
+
+    /// Whether a name looks like the name, or a former one, of a user other than `own`.
+    fn is_lookalike(&self, username: &str, own: Option<UserId>) -> bool {
+        let current = self.users.iter().map(|(id, user)| (*id, &user.username));
+        let former = self.former_names.values().map(|(username, id)| (*id, username));
+        current.chain(former).any(|(id, other)| Some(id) != own && looks_like(username, other))
+    }
+
+    /// [`Store::create_bare_user`].
+    pub fn create_bare_user(&mut self, username: &str, key: &str) -> Result<Account, CreateUserError> {
+        if self.user_id(key).is_some() || self.is_lookalike(username, None) {
+            return Err(CreateUserError::UsernameTaken);
+        }
+        let id = self.insert_user(username, key, None, None);
+        self.account(id).ok_or_else(|| StoreError::Failed("the new user is missing".to_owned()).into())
+    }
+
+    /// [`Store::rename_user`].
+    pub fn rename_user(&mut self, id: UserId, username: &str, key: &str) -> Result<Account, RenameError> {
+        let (old_name, old_key) = self
+            .users
+            .get(&id)
+            .map(|user| (Arc::clone(&user.username), user.key.clone()))
+            .ok_or(RenameError::NoUser)?;
+        if self.user_id(key).is_some_and(|other| other != id) || self.is_lookalike(username, Some(id)) {
+            return Err(RenameError::UsernameTaken);
+        }
+        if key != old_key {
+            let is_own = self.former_names.contains_key(key);
+            let count = self.former_names.values().filter(|(_, owner)| *owner == id).count() - usize::from(is_own);
+            if count as i64 >= FORMER_NAMES_LIMIT {
+                return Err(RenameError::TooOften);
+            }
+            self.former_names.remove(key);
+            self.former_names.insert(old_key, (old_name, id));
+        }
+        let user = self.users.get_mut(&id).ok_or(RenameError::NoUser)?;
+        (user.username, user.key) = (username.into(), key.to_owned());
+        self.account(id).ok_or(RenameError::NoUser)
     }
 
     /// [`Store::ensure_user`].
@@ -704,6 +755,44 @@ impl MemoryStore {
             is_moved
         });
         moved.collect()
+    }
+
+    /// [`Store::add_api_key`].
+    pub fn add_api_key(&mut self, now: UnixMillis, key: NewApiKey) -> Result<(), ApiKeyError> {
+        if self.api_keys.len() as i64 >= KEYS_LIMIT {
+            return Err(ApiKeyError::TooMany);
+        }
+        let has_hash = |(_, other): &(UnixMillis, NewApiKey)| other.hash == key.hash;
+        if self.api_keys.contains_key(&key.name) || self.api_keys.values().any(has_hash) {
+            return Err(ApiKeyError::NameTaken);
+        }
+        self.api_keys.insert(key.name.clone(), (now, key));
+        Ok(())
+    }
+
+    /// [`Store::api_keys`].
+    pub fn api_keys(&self) -> Vec<ApiKey> {
+        let key = |(created_at, key): &(UnixMillis, NewApiKey)| ApiKey {
+            name: key.name.clone(),
+            user: self.user(key.user),
+            scopes: key.scopes,
+            users: key.users,
+            created_at: *created_at,
+        };
+        self.api_keys.values().map(key).collect()
+    }
+
+    /// [`Store::api_key`].
+    pub fn api_key(&self, hash: &str) -> Option<ApiKey> {
+        let (name, _) = self.api_keys.iter().find(|(_, (_, key))| key.hash == hash)?;
+        self.api_keys().into_iter().find(|key| key.name == *name)
+    }
+
+    /// [`Store::record_audit`].
+    pub fn record_audit(&mut self, entries: &[AuditEntry], kept: u64) {
+        self.audit.extend_from_slice(entries);
+        let surplus = self.audit.len().saturating_sub(usize::try_from(kept).unwrap_or(usize::MAX));
+        self.audit.drain(..surplus);
     }
 
     fn message(&self, room: &StoredRoom, row: &LogRow, viewer: UserId) -> Message {
@@ -1123,6 +1212,79 @@ impl Store for SharedMemoryStore {
 
     async fn move_positions(&self, moves: &[Move]) -> Result<Vec<bool>, StoreError> {
         Ok(self.lock().move_positions(moves))
+    }
+
+    async fn add_api_key(&self, key: NewApiKey) -> Result<(), ApiKeyError> {
+        require_storable(&[&key.name, &key.hash])?;
+        self.lock().add_api_key(now(), key)
+    }
+
+    async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError> {
+        Ok(self.lock().api_keys())
+    }
+
+    async fn api_key(&self, hash: &str, _: IpAddr) -> Result<Option<ApiKey>, StoreError> {
+        Ok(self.lock().api_key(hash))
+    }
+
+    async fn room_named(&self, name: &str, _: UserId) -> Result<Option<(RoomId, Head)>, StoreError> {
+        let store = self.lock();
+        let head = |id| Some((id, store.head(id, store.rooms.get(&id)?)));
+        Ok(store.room_id(name).and_then(head))
+    }
+
+    async fn page_for(&self, room: RoomId, request: PageRequest, _: UserId) -> Result<Option<Page>, StoreError> {
+        Ok(self.lock().page(room, request, &[]).map(|(page, _)| page))
+    }
+
+    async fn enroll(&self, name: &str, user: UserId, bot: UserId) -> Result<Enrolment, RoomError> {
+        let mut store = self.lock();
+        let room = store.room_id(name).ok_or(RoomError::NoRoom)?;
+        let (joined, publication) = store.join_room(now(), room, user, bot)?;
+        Ok(Enrolment { room, joined, publication })
+    }
+
+    async fn create_bare_user(
+        &self,
+        username: &str,
+        username_key: &str,
+        _: UserId,
+    ) -> Result<Account, CreateUserError> {
+        require_storable(&[username, username_key])?;
+        self.lock().create_bare_user(username, username_key)
+    }
+
+    async fn rename_user(
+        &self,
+        user: UserId,
+        username: &str,
+        username_key: &str,
+        _: UserId,
+    ) -> Result<Account, RenameError> {
+        require_storable(&[username, username_key])?;
+        self.lock().rename_user(user, username, username_key)
+    }
+
+    async fn create_room_for(&self, room: NewRoom, _: UserId) -> Result<Room, RoomError> {
+        self.create_room(room).await
+    }
+
+    async fn remove_api_key(&self, name: &str) -> Result<bool, StoreError> {
+        Ok(self.lock().api_keys.remove(name).is_some())
+    }
+
+    async fn record_audit(&self, entries: &[AuditEntry], kept: u64) -> Result<(), StoreError> {
+        for entry in entries {
+            require_storable(&[&entry.actor, &entry.action, &entry.target])?;
+        }
+        self.lock().record_audit(entries, kept);
+        Ok(())
+    }
+
+    async fn audit(&self, limit: usize) -> Result<Vec<AuditEntry>, StoreError> {
+        let store = self.lock();
+        let surplus = store.audit.len().saturating_sub(rows_limit(limit));
+        Ok(store.audit[surplus..].to_vec())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

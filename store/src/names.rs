@@ -15,10 +15,17 @@ const CHUNK_ROWS: usize = 500;
 /// The most names with one skeleton that a new name is compared with.
 const LOOKALIKES_LIMIT: i64 = 32;
 
-/// Whether there is a user whose name looks like this one but is written in another script.
-pub(crate) async fn is_user_lookalike(db: &mut DbConnection, username: &str) -> Result<bool, StoreError> {
-    let sql = "SELECT username FROM users WHERE skeleton = $1 LIMIT $2";
-    is_lookalike(db, sql, username, &[]).await
+/// Whether there is a user, other than `own`, whose name looks like this one but is written in another script. Former
+/// names count, too.
+pub(crate) async fn is_user_lookalike(
+    db: &mut DbConnection,
+    username: &str,
+    own: Option<UserId>,
+) -> Result<bool, StoreError> {
+    let users = "SELECT username FROM users WHERE skeleton = $1 AND id <> $3 LIMIT $2";
+    let former = "SELECT username FROM former_names WHERE skeleton = $1 AND user_id <> $3 LIMIT $2";
+    let own = [Arg::Int(own.map_or(0, |user| user.0))];
+    Ok(is_lookalike(db, users, username, &own).await? || is_lookalike(db, former, username, &own).await?)
 }
 
 /// Whether there is a room whose name looks like this one but is written in another script, or such a name is reserved
@@ -124,6 +131,20 @@ pub(crate) async fn update(db: &mut DbConnection) -> Result<(), StoreError> {
         &rows,
     )
     .await?;
+
+    // What a name has become may be somebody's name now; then that user keeps it.
+    let former = "SELECT user_id, username, name_key FROM former_names ORDER BY name_key";
+    let former = db.all::<(i64, String, String)>(former, &[]).await?;
+    db.execute("DELETE FROM former_names", &[]).await?;
+    for (user, username, _) in former {
+        let Ok(key) = fold_name(&username) else { continue };
+        let sql = "INSERT INTO former_names (name_key, username, skeleton, user_id)
+            SELECT $1, $2, $3, $4 WHERE NOT EXISTS (SELECT 1 FROM users WHERE username_key = $1)
+            ON CONFLICT DO NOTHING";
+        let skeleton = skeleton(&username);
+        let args = [Arg::Text(&key), Arg::Text(&username), Arg::Text(&skeleton), Arg::Int(user)];
+        db.execute(sql, &args).await?;
+    }
 
     // Of two that have become equal, the one that ends later stays.
     let sql = "SELECT name, owner_id, until FROM reserved_names ORDER BY until";

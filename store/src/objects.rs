@@ -1,6 +1,9 @@
 //! The arguments and results of the store's calls, except those of the commit path, which are in `uproar-model`.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 use uproar_model::{Epoch, Number, Offset, Publication, Revocation, Role, RoomId, UnixMillis, User, UserId};
 
@@ -116,6 +119,16 @@ pub struct Join {
 pub struct Addition {
     pub room: RoomId,
     pub member: MemberEntry,
+    /// Whether this call made the user a member.
+    pub joined: bool,
+    /// The publication of the addition, to show in the room.
+    pub publication: Option<Publication>,
+}
+
+/// The result of making a user a member of a room on behalf of the server API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enrolment {
+    pub room: RoomId,
     /// Whether this call made the user a member.
     pub joined: bool,
     /// The publication of the addition, to show in the room.
@@ -249,4 +262,121 @@ pub struct Move {
     pub room: RoomId,
     pub from: Position,
     pub to: Position,
+}
+
+/// What an API key may do. As text: the words of [`Scopes::WORDS`] that apply, separated by commas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scopes {
+    /// Publish in every channel.
+    pub publish: bool,
+    /// Read presence, history and numbers.
+    pub read: bool,
+    /// Change users, rooms, memberships and connections.
+    pub manage: bool,
+    /// Publish in the name of any user.
+    pub impersonate: bool,
+}
+
+impl Scopes {
+    pub const WORDS: [&str; 4] = ["publish", "read", "manage", "impersonate"];
+    pub const ALL: Scopes = Scopes { publish: true, read: true, manage: true, impersonate: true };
+}
+
+impl FromStr for Scopes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Scopes, String> {
+        let mut scopes = Scopes::default();
+        for word in text.split(',').map(str::trim) {
+            match word {
+                "publish" => scopes.publish = true,
+                "read" => scopes.read = true,
+                "manage" => scopes.manage = true,
+                "impersonate" => scopes.impersonate = true,
+                other => {
+                    let words = Scopes::WORDS.join(", ");
+                    return Err(format!("'{}' is not a scope; there are {words}", other.escape_debug()));
+                }
+            }
+        }
+        Ok(scopes)
+    }
+}
+
+impl fmt::Display for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let given = [self.publish, self.read, self.manage, self.impersonate];
+        let words = Scopes::WORDS.into_iter().zip(given).filter_map(|(word, is_given)| is_given.then_some(word));
+        f.write_str(&words.collect::<Vec<_>>().join(","))
+    }
+}
+
+/// How an API key names users.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UsersBy {
+    /// By Uproar's user id.
+    #[default]
+    Id,
+    /// By username.
+    Username,
+}
+
+impl FromStr for UsersBy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<UsersBy, String> {
+        match text {
+            "id" => Ok(UsersBy::Id),
+            "username" => Ok(UsersBy::Username),
+            other => Err(format!("'{}' is neither id nor username", other.escape_debug())),
+        }
+    }
+}
+
+impl fmt::Display for UsersBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            UsersBy::Id => "id",
+            UsersBy::Username => "username",
+        })
+    }
+}
+
+/// An API key to add.
+#[derive(Clone, Debug)]
+pub struct NewApiKey {
+    pub name: String,
+    /// SHA-256 of the key, in hexadecimal.
+    pub hash: String,
+    /// The bot user.
+    pub user: UserId,
+    pub scopes: Scopes,
+    pub users: UsersBy,
+}
+
+/// An API key, without the key itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiKey {
+    pub name: String,
+    /// The bot user, whose messages the key publishes.
+    pub user: User,
+    pub scopes: Scopes,
+    pub users: UsersBy,
+    pub created_at: UnixMillis,
+}
+
+/// Something that was done with an API key, or with the API keys. Equal actions that follow closely share an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// When it was done, the last time.
+    pub at: UnixMillis,
+    /// `key NAME` or `operator`.
+    pub actor: Arc<str>,
+    /// The method.
+    pub action: Cow<'static, str>,
+    /// The channel or user; empty if there is none.
+    pub target: String,
+    /// The error code; 0: it was done.
+    pub outcome: u16,
+    pub times: u64,
 }

@@ -5,12 +5,13 @@ use crate::connection::{Arg, DbConnection};
 use crate::error::{RoomError, StoreError};
 use crate::generation::{DatabaseGeneration, random_word};
 use crate::markers::{NewerMarkers, unread_sql};
-use crate::objects::{Account, Addition, Join, MemberEntry, MemberPage, NewRoom, Removal, Room, RoomKind};
+use crate::objects::{Account, Addition, Enrolment, Join, MemberEntry, MemberPage, NewRoom, Removal, Room, RoomKind};
 use crate::postgres::rooms as postgres;
 use crate::{names, search, users};
 use std::collections::HashMap;
 use uproar_model::{
-    JoinError, Kind, Marker, Offset, Publication, Role, RoomId, UnixMillis, User, UserId, member_body, skeleton, text,
+    Head, JoinError, Kind, Marker, Offset, Publication, Role, RoomId, UnixMillis, User, UserId, member_body, skeleton,
+    text,
 };
 
 /// The names that are reserved for one owner: those of the latest rooms. So nobody can take as many names as they like
@@ -443,6 +444,35 @@ pub(crate) async fn add_member(
         join(db, room, account.id, Some(actor), shown_limit).await?;
     let member = MemberEntry { user: User::from(&account), role, joined_at };
     Ok(Addition { room, member, joined: is_new, publication })
+}
+
+/// The room with this name and its head, whoever asks.
+pub(crate) async fn named(db: &mut DbConnection, name: &str) -> Result<Option<(RoomId, Head)>, StoreError> {
+    let sql = "SELECT r.id, r.epoch, h.last_offset, h.last_number
+        FROM rooms r JOIN heads h ON h.room_id = r.id WHERE r.name = $1";
+    let found = db.optional::<(i64, String, i64, i64)>(sql, &[Arg::Text(name)]).await?;
+    let generation = db.generation();
+    Ok(found.map(|(id, epoch, offset, number)| {
+        let epoch = generation.epoch(&epoch);
+        (RoomId(id), Head { epoch, offset: offset.unsigned_abs(), number: number.unsigned_abs() })
+    }))
+}
+
+/// Makes a user a member of a room of any kind, whoever asks. `actor`: the user who is said to have done it.
+pub(crate) async fn enroll(
+    db: &mut DbConnection,
+    name: &str,
+    user: UserId,
+    actor: UserId,
+    shown_limit: u64,
+) -> Result<Enrolment, RoomError> {
+    let (room, _) = named(db, name).await?.ok_or(RoomError::NoRoom)?;
+    let Membership { is_new: joined, publication, .. } = if db.is_postgres() {
+        postgres::enroll(db, room, user, actor, shown_limit).await?
+    } else {
+        join_sqlite(db, room, user, actor, shown_limit).await??
+    };
+    Ok(Enrolment { room, joined, publication })
 }
 
 /// Whether the user with this key is the actor, and a member who may leave the room.

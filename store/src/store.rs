@@ -1,10 +1,10 @@
 //! The trait [`Store`]: everything that Uproar asks of a database.
 
 use crate::commits::Commits;
-use crate::error::{AppendError, CreateUserError, RoomError, StoreError};
+use crate::error::{ApiKeyError, AppendError, CreateUserError, RenameError, RoomError, StoreError};
 use crate::objects::{
-    Account, Addition, Cursor, Join, Login, MemberPage, MessagePage, Move, NewRoom, NewUser, Progress, Registration,
-    Removal, Room, UnreadRoom,
+    Account, Addition, ApiKey, AuditEntry, Cursor, Enrolment, Join, Login, MemberPage, MessagePage, Move, NewApiKey,
+    NewRoom, NewUser, Progress, Registration, Removal, Room, UnreadRoom,
 };
 use crate::postgres::{Lead, PostgresBus};
 use crate::unwritten::UnwrittenMarkers;
@@ -81,7 +81,7 @@ pub trait Store: Send + Sync + 'static {
 
     async fn account(&self, user: UserId) -> Result<Option<Account>, StoreError>;
 
-    /// The account with this name, for a request of its user.
+    /// The account with this name, or whose name this was, for a request of its user.
     async fn account_named(&self, username_key: &str) -> Result<Option<Account>, StoreError>;
 
     /// Returns the account with this name. If there is no such account, it is created without a password and an e-mail
@@ -245,6 +245,59 @@ pub trait Store: Send + Sync + 'static {
     async fn lead(&self) -> Result<Option<Lead>, StoreError> {
         Ok(Some(Lead::alone()))
     }
+
+    // ── API keys ────────────────────────────
+
+    /// Adds a key. There are at most 1,000.
+    async fn add_api_key(&self, key: NewApiKey) -> Result<(), ApiKeyError>;
+
+    /// All keys, by name.
+    async fn api_keys(&self) -> Result<Vec<ApiKey>, StoreError>;
+
+    /// The key with this SHA-256 in hexadecimal. Client addresses are served in turn.
+    async fn api_key(&self, hash: &str, client: IpAddr) -> Result<Option<ApiKey>, StoreError>;
+
+    /// The room with this name and its head, for the bot user of a key, who need not be a member.
+    async fn room_named(&self, name: &str, bot: UserId) -> Result<Option<(RoomId, Head)>, StoreError>;
+
+    /// A page of the room's publications for the bot user of a key, who need not be a member. `None`: there is no such
+    /// room.
+    async fn page_for(&self, room: RoomId, request: PageRequest, bot: UserId) -> Result<Option<Page>, StoreError>;
+
+    /// Makes a user a member of a room of any kind, as the owner could, in the name of the bot user of a key, who need
+    /// not be a member. If the user is already a member, nothing changes.
+    async fn enroll(&self, name: &str, user: UserId, bot: UserId) -> Result<Enrolment, RoomError>;
+
+    /// Creates a user without a password and an e-mail address, for the bot user of a key.
+    async fn create_bare_user(
+        &self,
+        username: &str,
+        username_key: &str,
+        bot: UserId,
+    ) -> Result<Account, CreateUserError>;
+
+    /// Gives a user another name, for the bot user of a key. The former name stays reserved for the user, and whoever
+    /// is looked up by it is this user: tokens made elsewhere may still say it. A user has at most 20 former names.
+    async fn rename_user(
+        &self,
+        user: UserId,
+        username: &str,
+        username_key: &str,
+        bot: UserId,
+    ) -> Result<Account, RenameError>;
+
+    /// Like `create_room`, for the bot user of a key: without a limit on how many rooms the owner has, or how often
+    /// they create some.
+    async fn create_room_for(&self, room: NewRoom, bot: UserId) -> Result<Room, RoomError>;
+
+    /// `false`: there is no such key.
+    async fn remove_api_key(&self, name: &str) -> Result<bool, StoreError>;
+
+    /// Adds rows to the audit log, in this order, and deletes its oldest rows beyond `kept`.
+    async fn record_audit(&self, entries: &[AuditEntry], kept: u64) -> Result<(), StoreError>;
+
+    /// The newest rows of the audit log, oldest first: at most `limit`, and at most 1,000.
+    async fn audit(&self, limit: usize) -> Result<Vec<AuditEntry>, StoreError>;
 
     // ── operations ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -13,7 +13,7 @@ pub(crate) struct Table {
 }
 
 /// All tables except `meta`, most of whose rows belong to one database. A table comes after those that it refers to.
-pub(crate) const TABLES: [Table; 11] = [
+pub(crate) const TABLES: [Table; 14] = [
     Table {
         name: "users",
         columns: &[
@@ -80,6 +80,9 @@ pub(crate) const TABLES: [Table; 11] = [
         columns: &["room_id", "room_offset", "emoji", "since", "users"],
         key: "room_id, room_offset, emoji",
     },
+    Table { name: "api_keys", columns: &["name", "key_hash", "user_id", "scopes", "users", "created_at"], key: "name" },
+    Table { name: "audit", columns: &["id", "at", "actor", "action", "target", "outcome", "times"], key: "id" },
+    Table { name: "former_names", columns: &["name_key", "username", "skeleton", "user_id"], key: "name_key" },
     Table { name: "reserved_names", columns: &["name", "owner_id", "until", "skeleton"], key: "name" },
     Table {
         name: "readers",

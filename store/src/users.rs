@@ -1,10 +1,13 @@
 //! Accounts and token generations.
 
 use crate::connection::{Arg, DbConnection, wrong_row_count};
-use crate::error::{CreateUserError, StoreError};
+use crate::error::{CreateUserError, RenameError, StoreError};
 use crate::names;
 use crate::objects::{Account, Login, NewUser};
 use uproar_model::{Reading, Revocation, UserId, boottime_ms, skeleton};
+
+/// Former names of one user. They are never given up: tokens that name the user may be valid for years.
+pub(crate) const FORMER_NAMES_LIMIT: i64 = 20;
 
 /// id, username, email_key, whether there is a password, token generation, when it was raised.
 type AccountRow = (i64, String, Option<String>, bool, i64, Option<i64>);
@@ -26,13 +29,14 @@ fn token_generation_from(number: i64) -> u32 {
 }
 
 pub(crate) async fn create(db: &mut DbConnection, user: &NewUser) -> Result<Account, CreateUserError> {
-    if names::is_user_lookalike(db, &user.username).await? {
+    if names::is_user_lookalike(db, &user.username, None).await? {
         return Err(CreateUserError::UsernameTaken);
     }
     let now = db.now().await?;
     let skeleton = skeleton(&user.username);
     let sql = "INSERT INTO users (username, username_key, email_key, password_hash, created_at, skeleton)
-        VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING RETURNING id";
+        SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS (SELECT 1 FROM former_names WHERE name_key = $2)
+        ON CONFLICT DO NOTHING RETURNING id";
     let args = [
         Arg::Text(&user.username),
         Arg::Text(&user.username_key),
@@ -50,32 +54,79 @@ pub(crate) async fn create(db: &mut DbConnection, user: &NewUser) -> Result<Acco
             token_generation: 0,
             revoked_at: None,
         }),
-        None => {
-            let sql = "SELECT id FROM users WHERE username_key = $1";
-            match db.optional::<(i64,)>(sql, &[Arg::Text(&user.username_key)]).await? {
-                Some(_) => Err(CreateUserError::UsernameTaken),
-                None => Err(CreateUserError::EmailTaken),
-            }
-        }
+        None => match by_username(db, &user.username_key).await? {
+            Some(_) => Err(CreateUserError::UsernameTaken),
+            None => Err(CreateUserError::EmailTaken),
+        },
     }
+}
+
+/// Creates a user without a password and an e-mail address.
+pub(crate) async fn create_bare(db: &mut DbConnection, username: &str, key: &str) -> Result<Account, CreateUserError> {
+    if names::is_user_lookalike(db, username, None).await? || !insert_bare(db, username, key).await? {
+        return Err(CreateUserError::UsernameTaken);
+    }
+    by_username(db, key).await?.ok_or_else(|| just_created_is_missing().into())
+}
+
+/// `false`: the name is taken.
+async fn insert_bare(db: &mut DbConnection, username: &str, key: &str) -> Result<bool, StoreError> {
+    let now = db.now().await?;
+    let skeleton = skeleton(username);
+    let sql = "INSERT INTO users (username, username_key, created_at, skeleton)
+        SELECT $1, $2, $3, $4 WHERE NOT EXISTS (SELECT 1 FROM former_names WHERE name_key = $2)
+        ON CONFLICT DO NOTHING";
+    let args = [Arg::Text(username), Arg::Text(key), Arg::Int(now), Arg::Text(&skeleton)];
+    Ok(db.execute(sql, &args).await? > 0)
+}
+
+fn just_created_is_missing() -> StoreError {
+    StoreError::Failed("the user that was just created is missing".to_owned())
+}
+
+/// Gives a user another name, inside a transaction. The former name stays the user's.
+pub(crate) async fn rename(
+    db: &mut DbConnection,
+    user: UserId,
+    username: &str,
+    key: &str,
+) -> Result<Account, RenameError> {
+    let sql = "SELECT username, username_key FROM users WHERE id = $1";
+    let found = db.optional::<(String, String)>(sql, &[Arg::Int(user.0)]).await?;
+    let (old_name, old_key) = found.ok_or(RenameError::NoUser)?;
+    let other = by_username(db, key).await?.filter(|other| other.id != user);
+    if other.is_some() || names::is_user_lookalike(db, username, Some(user)).await? {
+        return Err(RenameError::UsernameTaken);
+    }
+    if key != old_key {
+        db.execute("DELETE FROM former_names WHERE name_key = $1", &[Arg::Text(key)]).await?;
+        let sql = "SELECT count(*) FROM former_names WHERE user_id = $1";
+        let (count,) = db.optional::<(i64,)>(sql, &[Arg::Int(user.0)]).await?.unwrap_or_default();
+        if count >= FORMER_NAMES_LIMIT {
+            return Err(RenameError::TooOften);
+        }
+        let sql = "INSERT INTO former_names (name_key, username, skeleton, user_id) VALUES ($1, $2, $3, $4)";
+        let skeleton = skeleton(&old_name);
+        let args = [Arg::Text(&old_key), Arg::Text(&old_name), Arg::Text(&skeleton), Arg::Int(user.0)];
+        db.execute(sql, &args).await?;
+    }
+    let sql = "UPDATE users SET username = $2, username_key = $3, skeleton = $4 WHERE id = $1";
+    let skeleton = skeleton(username);
+    db.execute(sql, &[Arg::Int(user.0), Arg::Text(username), Arg::Text(key), Arg::Text(&skeleton)]).await?;
+    by_id(db, user).await?.ok_or(RenameError::NoUser)
 }
 
 /// The account with this name, created if there is none.
 pub(crate) async fn ensure(db: &mut DbConnection, username: &str, key: &str) -> Result<Account, CreateUserError> {
-    let now = db.now().await?;
-    let skeleton = skeleton(username);
-    let sql = "INSERT INTO users (username, username_key, created_at, skeleton) VALUES ($1, $2, $3, $4)
-        ON CONFLICT DO NOTHING";
-    db.execute(sql, &[Arg::Text(username), Arg::Text(key), Arg::Int(now), Arg::Text(&skeleton)]).await?;
-    match by_username(db, key).await? {
-        Some(account) => Ok(account),
-        None => Err(StoreError::Failed("the user that was just created is missing".to_owned()).into()),
-    }
+    insert_bare(db, username, key).await?;
+    by_username(db, key).await?.ok_or_else(|| just_created_is_missing().into())
 }
 
+/// The account with this name, or whose name this was.
 pub(crate) async fn by_username(db: &mut DbConnection, key: &str) -> Result<Option<Account>, StoreError> {
     let sql = "SELECT id, username, email_key, password_hash IS NOT NULL, CAST(token_generation AS bigint), revoked_at
-        FROM users WHERE username_key = $1";
+        FROM users WHERE id = coalesce((SELECT u.id FROM users u WHERE u.username_key = $1),
+            (SELECT f.user_id FROM former_names f WHERE f.name_key = $1))";
     Ok(db.optional::<AccountRow>(sql, &[Arg::Text(key)]).await?.map(account_from))
 }
 

@@ -29,28 +29,48 @@ pub(crate) async fn join_all(
         Arg::MaybeInt(adder.map(|adder| adder.0)),
         Arg::Int(i64::try_from(shown_limit).unwrap_or(i64::MAX)),
     ];
-    type JoinRow =
-        (String, Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<String>, Option<String>, Option<String>);
     let rows = db.all::<JoinRow>(sql, &args).await?;
     if rows.len() != joins.len() {
         return Err(wrong_row_count(rows.len(), joins.len()));
     }
-    let membership = |(row, user): (JoinRow, UserId)| {
-        let (outcome, role, since, offset, number, id, body, actor_name) = row;
-        if outcome != "joined" && outcome != "member" {
-            return Err(refused(&outcome));
-        }
-        let (Some(role), Some(since), Some(offset)) = (role, since, offset) else { return Err(incomplete().into()) };
-        let row = (Some(offset), number, Some(since), id, body, actor_name);
-        Ok(Membership {
-            role: Role::from_number(role),
-            joined_at: since.unsigned_abs(),
-            offset: offset.unsigned_abs(),
-            is_new: outcome == "joined",
-            publication: publication_from(Kind::Added, adder.unwrap_or(user), row),
-        })
-    };
-    Ok(rows.into_iter().zip(joins.iter().map(|(_, user)| *user)).map(membership).collect())
+    let answers = rows.into_iter().zip(joins);
+    Ok(answers.map(|(row, (_, user))| membership_from(row, adder.unwrap_or(*user))).collect())
+}
+
+/// Makes a user a member of a room of any kind. `actor`: the user who is said to have done it.
+pub(crate) async fn enroll(
+    db: &mut DbConnection,
+    room: RoomId,
+    user: UserId,
+    actor: UserId,
+    shown_limit: u64,
+) -> Result<Membership, RoomError> {
+    let sql = "SELECT outcome, member_role, since_ms, at_offset, at_number, change_id, change_body, actor_name
+        FROM enroll_member($1, $2, $3, $4)";
+    let shown_limit = i64::try_from(shown_limit).unwrap_or(i64::MAX);
+    let args = [Arg::Int(room.0), Arg::Int(user.0), Arg::Int(actor.0), Arg::Int(shown_limit)];
+    membership_from(db.optional(sql, &args).await?.ok_or_else(incomplete)?, actor)
+}
+
+/// The outcome, the member's role, since when, and the offset, number, sender's id, body and actor's name of the
+/// publication.
+type JoinRow =
+    (String, Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<String>, Option<String>, Option<String>);
+
+fn membership_from(row: JoinRow, actor: UserId) -> Result<Membership, RoomError> {
+    let (outcome, role, since, offset, number, id, body, actor_name) = row;
+    if outcome != "joined" && outcome != "member" {
+        return Err(refused(&outcome));
+    }
+    let (Some(role), Some(since), Some(offset)) = (role, since, offset) else { return Err(incomplete().into()) };
+    let row = (Some(offset), number, Some(since), id, body, actor_name);
+    Ok(Membership {
+        role: Role::from_number(role),
+        joined_at: since.unsigned_abs(),
+        offset: offset.unsigned_abs(),
+        is_new: outcome == "joined",
+        publication: publication_from(Kind::Added, actor, row),
+    })
 }
 
 /// Ends a membership, and appends the publication of it.

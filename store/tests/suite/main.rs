@@ -1,6 +1,7 @@
 //! One suite for every store. The cases listed here run on SQLite, on PostgreSQL and on the store in memory. Cases
 //! about SQLite's file or PostgreSQL's server are in `sqlite_only` and `postgres_only`.
 
+mod api_keys;
 mod append;
 mod fixture;
 mod harness;
@@ -34,6 +35,14 @@ macro_rules! on_every_store {
 // With `join_leave_limit` 0, because these cases count the offsets of what they append: joins have none.
 on_every_store! {
     0, sqlite, postgres, memory;
+    api_keys:
+        a_key_is_found_by_its_hash_until_it_is_removed,
+        the_number_of_keys_is_bounded,
+        the_audit_log_keeps_its_newest_rows,
+        a_room_is_found_by_whoever_asks,
+        a_renamed_user_keeps_the_former_name,
+        a_user_has_only_so_many_former_names,
+        a_name_may_not_look_like_a_former_one;
     append:
         offsets_and_numbers_have_no_gaps,
         one_batch_can_append_to_many_rooms,
@@ -114,6 +123,8 @@ on_every_store! {
 // With joins in the log, as a server has them.
 on_every_store! {
     uproar_store::OpenOptions::default().join_leave_limit, sqlite_with_joins, postgres_with_joins, memory_with_joins;
+    api_keys:
+        a_key_makes_anybody_a_member_of_any_room;
     rooms:
         a_new_room_has_its_owner_as_the_only_member,
         room_names_are_unique,
