@@ -7,7 +7,7 @@ use crate::metrics::{self, ShardAnswers};
 use crate::server::clock::unready_reason;
 use crate::traces::Tracer;
 use crate::webhooks;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use uproar_core::limits::Limits;
 use uproar_core::message::{Append, Caller, Channel, Endpoint, Message};
 use uproar_core::metrics::ShardMetrics;
 use uproar_core::{Placement, Serial, Slot};
-use uproar_http::{Chat as _, PublishError, PublishRequest};
+use uproar_http::{Chat as _, ChatCounts, PublishError, PublishRequest};
 use uproar_model::{
     Clock, DatabaseGeneration, Item, Lease, Outcome, Publication, Revocation, Revocations, RoomId, Stored, UserEvent,
     UserId, boottime_ms,
@@ -44,7 +44,8 @@ enum Call {
     StartOver,
     Sweep,
     Notify(UserId, UserEvent),
-    Count(oneshot::Sender<Vec<ShardMetrics>>),
+    /// Whether the metrics are to name the users.
+    Count(bool, oneshot::Sender<Vec<ShardMetrics>>),
 }
 
 /// Metrics that are being collected from all shards.
@@ -143,10 +144,20 @@ impl Chat {
     pub async fn has_reached_shards(&self) -> bool {
         let (sender, receiver) = oneshot::channel();
         let asked = async {
-            self.send(Call::Count(sender)).await;
+            self.send(Call::Count(false, sender)).await;
             receiver.await.is_ok()
         };
         tokio::time::timeout(METRICS_TIMEOUT, asked).await.unwrap_or(false)
+    }
+
+    /// The metrics of all shards, or none if they did not answer in time: they are busy, or the server is stopping.
+    async fn ask_shards(&self, with_users: bool) -> Vec<ShardMetrics> {
+        let (sender, receiver) = oneshot::channel();
+        if self.calls.try_send(Call::Count(with_users, sender)).is_err() {
+            return Vec::new();
+        }
+        let answer = tokio::time::timeout(METRICS_TIMEOUT, receiver).await;
+        answer.ok().and_then(Result::ok).unwrap_or_default()
     }
 
     /// Sends a notice that may be lost. A lost publication is detected at the next one or when heads are compared. Lost
@@ -272,12 +283,8 @@ impl uproar_http::Chat for Chat {
     }
 
     async fn metrics(&self) -> String {
-        let (sender, receiver) = oneshot::channel();
         let asked = Instant::now();
-        let is_queued = self.calls.try_send(Call::Count(sender)).is_ok();
-        // A shard that does not answer in time is busy, or the server is stopping.
-        let answer = tokio::time::timeout(METRICS_TIMEOUT, receiver).await;
-        let by_shard = if is_queued { answer.ok().and_then(Result::ok).unwrap_or_default() } else { Vec::new() };
+        let by_shard = self.ask_shards(false).await;
         let delay = if by_shard.is_empty() { METRICS_TIMEOUT } else { asked.elapsed() };
         let answers = ShardAnswers { by_shard, delay };
         let traces = self.tracer.as_ref().map(|tracer| tracer.metrics());
@@ -294,6 +301,22 @@ impl uproar_http::Chat for Chat {
 
     fn webhooks(&self) -> serde_json::Value {
         self.webhooks.to_json()
+    }
+
+    async fn counts(&self) -> Option<ChatCounts> {
+        let by_shard = self.ask_shards(true).await;
+        if by_shard.is_empty() {
+            return None;
+        }
+        let sum = |of: fn(&ShardMetrics) -> u64| by_shard.iter().map(of).sum::<u64>();
+        // Somebody may have connections on several shards.
+        let users: HashSet<UserId> = by_shard.iter().flat_map(|shard| shard.users.iter().copied()).collect();
+        Some(ChatCounts {
+            connections: sum(|shard| shard.connections),
+            users: users.len() as u64,
+            subscriptions: sum(|shard| shard.subscriptions),
+            channels: sum(|shard| shard.homes),
+        })
     }
 }
 
@@ -416,7 +439,7 @@ impl HttpEndpoint {
                     self.notify_all(|| Message::NotifyUser { user, event: event.clone() });
                 }
             }
-            Call::Count(sender) => self.collect(sender),
+            Call::Count(with_users, sender) => self.collect(with_users, sender),
         }
     }
 
@@ -430,14 +453,14 @@ impl HttpEndpoint {
         self.send(shard, Message::Append(append));
     }
 
-    fn collect(&mut self, sender: oneshot::Sender<Vec<ShardMetrics>>) {
+    fn collect(&mut self, with_users: bool, sender: oneshot::Sender<Vec<ShardMetrics>>) {
         // Drop the collections whose callers no longer wait.
         self.collections.retain(|_, collection| !collection.sender.is_closed());
         self.last_collection = self.last_collection.wrapping_add(1);
         let number = self.last_collection;
         let by_shard = (0..self.shards).map(|_| None).collect();
         self.collections.insert(number, Collection { by_shard, sender });
-        self.notify_all(|| Message::GetMetrics { number });
+        self.notify_all(|| Message::GetMetrics { number, with_users });
     }
 
     fn notify_all(&mut self, message: impl Fn() -> Message) {
@@ -537,7 +560,7 @@ mod tests {
         assert!(calls.try_recv().is_err());
 
         let answer = async {
-            let Some(Call::Count(sender)) = calls.recv().await else { panic!("no call") };
+            let Some(Call::Count(_, sender)) = calls.recv().await else { panic!("no call") };
             let _ = sender.send(Vec::new());
             drop(calls.recv().await);
         };

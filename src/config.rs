@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use toml::{Table, Value};
 use uproar_core::limits::Limits;
-use uproar_store::{DataFolder, DatabaseUrl};
+use uproar_store::{DataFolder, DatabaseUrl, Scopes, UsersBy};
 use uproar_tls::Files;
 
 /// A self-hosted real-time chat backend.
@@ -92,6 +92,37 @@ pub enum Tool {
     ///
     /// It prints the name, state, version and start of each server with --bus, and when it last said that it is alive.
     Nodes,
+    /// Adds, lists or removes keys of the server API, or prints what was done with them
+    ///
+    /// `add NAME --user BOT` makes a key and prints it, this once. `list` shows the keys, and `remove NAME` removes
+    /// one, which is refused within a second on every node. `log` prints the newest lines of the audit log. It works
+    /// while the server runs.
+    ApiKey {
+        /// What to do
+        action: KeyAction,
+        /// Name of the key to add or remove
+        name: Option<String>,
+        /// For add: name of the user whose messages the key publishes; created if there is none
+        #[arg(long, value_name = "BOT")]
+        user: Option<String>,
+        /// For add: what the key may do, from publish,read,manage,impersonate [default: publish,read,manage]
+        #[arg(
+            long,
+            value_name = "SCOPES",
+            value_parser = Trimmed(StringValueParser::new().try_map(|text| text.parse::<Scopes>()))
+        )]
+        scope: Option<Scopes>,
+        /// For add: how the key names users, id or username [default: id]
+        #[arg(
+            long,
+            value_name = "HOW",
+            value_parser = Trimmed(StringValueParser::new().try_map(|text| text.parse::<UsersBy>()))
+        )]
+        users: Option<UsersBy>,
+        /// For log: how many lines [default: 100]
+        #[arg(long, value_name = "N", value_parser = Trimmed(value_parser!(u16).range(1..=1000)))]
+        last: Option<u16>,
+    },
     /// Checks everything that a start needs, without starting
     ///
     /// It prints one line for each thing that it has looked at: the options, the data folder, the addresses, the
@@ -190,7 +221,8 @@ pub struct Options {
     #[arg(long, global = true, env = "UPROAR_HSTS", value_parser = switch())]
     pub hsts: bool,
 
-    /// Address and port for operators only. It serves /metrics, /admin/webhooks and the reasons in /readyz
+    /// Address and port for operators only. It serves /metrics, /admin/webhooks and the reasons in /readyz, and then it
+    /// alone serves the server API
     #[arg(long, global = true, value_name = "ADDRESS:PORT", env = "UPROAR_ADMIN_LISTEN", value_parser = text())]
     pub admin_listen: Option<String>,
 
@@ -324,6 +356,10 @@ pub struct Options {
     #[arg(long, global = true, value_name = "FILE", env = "UPROAR_KEY_FILE", value_parser = path())]
     pub key_file: Option<PathBuf>,
 
+    /// File with a key of the server API, one line, that may do everything in the name of the user uproar
+    #[arg(long, global = true, value_name = "FILE", env = "UPROAR_API_KEY_FILE", value_parser = path())]
+    pub api_key_file: Option<PathBuf>,
+
     /// Accept tokens in the URL of a WebSocket (?token=), although proxies and shells may keep them
     #[arg(long, global = true, env = "UPROAR_QUERY_TOKEN", value_parser = switch())]
     pub query_token: bool,
@@ -384,6 +420,19 @@ pub struct Options {
     /// The `[[webhook]]` tables of the configuration file.
     #[arg(skip)]
     pub webhooks: Vec<Table>,
+}
+
+/// What to do with the keys of the server API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KeyAction {
+    /// Add a key
+    Add,
+    /// List the keys
+    List,
+    /// Remove a key
+    Remove,
+    /// Print the audit log
+    Log,
 }
 
 /// The longest name of a node.

@@ -10,7 +10,7 @@ use uproar_core::limits::Limits;
 
 /// The shared options that each tool uses. The others are hidden from its help, but accepted and ignored, so that the
 /// command line, the environment and the configuration file of the server also serve its tools.
-const USED_OPTIONS: [(&str, &[&str]); 11] = [
+const USED_OPTIONS: [(&str, &[&str]); 12] = [
     ("token", &["config", "data", "key_file"]),
     ("backup", &["config", "data", "database"]),
     ("restored", &["config", "data", "database"]),
@@ -18,6 +18,7 @@ const USED_OPTIONS: [(&str, &[&str]); 11] = [
     ("password", &["config", "data", "database", "bus", "node"]),
     ("migrate", &["config", "data", "database"]),
     ("nodes", &["config", "database"]),
+    ("api-key", &["config", "data", "database", "bus", "node"]),
     (
         "check",
         &[
@@ -43,6 +44,7 @@ const USED_OPTIONS: [(&str, &[&str]); 11] = [
             "allow_origin",
             "embed_origin",
             "key_file",
+            "api_key_file",
             "limit",
             "otlp",
             "otlp_headers",
@@ -346,6 +348,21 @@ mod tests {
             ("migrate", &["--from", "--config", "--data", "--database", "--help"]),
             ("nodes", &["--config", "--database", "--help"]),
             (
+                "api-key",
+                &[
+                    "--user",
+                    "--scope",
+                    "--users",
+                    "--last",
+                    "--config",
+                    "--data",
+                    "--database",
+                    "--bus",
+                    "--node",
+                    "--help",
+                ],
+            ),
+            (
                 "check",
                 &[
                     "--config",
@@ -369,6 +386,7 @@ mod tests {
                     "--allow-origin",
                     "--embed-origin",
                     "--key-file",
+                    "--api-key-file",
                     "--limit",
                     "--otlp",
                     "--otlp-headers",
@@ -449,6 +467,7 @@ mod tests {
             "uproar new-key [options]",
             "uproar password --user NAME [options]",
             "uproar migrate [--from FILE] [options]",
+            "uproar api-key ACTION [NAME] [--user BOT] [--scope SCOPES] [--users HOW] [--last N] [options]",
             "uproar check [options]",
             "uproar health [URL] [options]",
             "uproar completions SHELL",

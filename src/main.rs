@@ -31,6 +31,10 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Tool::Password { user }) => tools::password(&cli.options, user),
         Some(Tool::Migrate { from }) => tools::migrate(&cli.options, from.as_deref()),
         Some(Tool::Nodes) => tools::nodes(&cli.options),
+        Some(Tool::ApiKey { action, name, user, scope, users, last }) => {
+            let (name, user) = (name.as_deref(), user.as_deref());
+            tools::api_key(&cli.options, *action, name, user, *scope, *users, *last)
+        }
         Some(Tool::Check) => check::check(&cli.options),
         Some(Tool::Health { url }) => health::health(&cli.options, url.as_deref()),
         Some(Tool::Completions { shell }) => output::print(&help::completions(*shell)),

@@ -1,14 +1,17 @@
 //! The tools of the command line.
 
-use crate::config::Options;
-use crate::operator::{self, Request, client};
+use crate::config::{KeyAction, Options};
+use crate::operator::{self, KeyRequest, Request, client};
 use crate::output;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::io::{IsTerminal, Read};
 use std::path::Path;
 use uproar_http::Tokens;
 use uproar_model::Clock;
-use uproar_store::{DataFolder, OpenOptions, inspect};
+use uproar_store::{DataFolder, OpenOptions, Scopes, Store, UsersBy, inspect};
+
+/// What a new key may do if nobody says otherwise: everything but speaking for others.
+const DEFAULT_SCOPES: Scopes = Scopes { impersonate: false, ..Scopes::ALL };
 
 /// Prints a new token. A running server makes it, or else this process, which reads only the key.
 pub fn token(options: &Options, user: &str, lifetime_s: u64) -> Result<()> {
@@ -81,23 +84,14 @@ pub fn nodes(options: &Options) -> Result<()> {
             format!("{} s ago", node.beat_age_ms / 1000),
         ]
     });
-    let rows: Vec<[String; 5]> = std::iter::once(heading).chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 5] = std::array::from_fn(width);
-    let mut table = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        table.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-        table.push('\n');
-    }
-    output::print(table.as_bytes())
+    output::print(output::table(heading, rows).as_bytes())
 }
 
 /// Sets a user's password and invalidates the user's tokens. A running server does it, or else this process, which then
 /// keeps servers from starting.
 pub fn password(options: &Options, user: &str) -> Result<()> {
     operator::check_name(user)?;
-    let url = options.database_url()?;
+    options.database_url()?;
     // Before the password is asked for, so that nobody types it in vain.
     let folder = match client::is_served(&options.data)? {
         true => None,
@@ -109,18 +103,80 @@ pub fn password(options: &Options, user: &str) -> Result<()> {
             let request = Request::Password { user: user.to_owned(), password };
             client::ask(&options.data, &request)?.context("the server has stopped meanwhile; try again")?;
         }
-        Some(folder) => block_on(async {
-            // Nodes on other machines may use the database.
-            let open = OpenOptions { node: options.node()?, ..OpenOptions::default() };
-            let store = uproar_store::open(&url, &folder, open).await?;
-            let result = operator::set_password(&*store, user, &password).await;
-            store.close().await;
-            result
-        })?
-        .map(drop)?,
+        Some(folder) => {
+            in_store(options, &folder, async |store| operator::set_password(store, user, &password).await).map(drop)?;
+        }
     }
     output::note(format_args!("{user} has a new password; tokens issued before are no longer valid"));
     Ok(())
+}
+
+/// Does something with the keys of the server API. A running server does it, or else this process, which then keeps
+/// servers from starting.
+pub fn api_key(
+    options: &Options,
+    action: KeyAction,
+    name: Option<&str>,
+    user: Option<&str>,
+    scope: Option<Scopes>,
+    users: Option<UsersBy>,
+    last: Option<u16>,
+) -> Result<()> {
+    let is_adding = action == KeyAction::Add;
+    if !is_adding && (user.is_some() || scope.is_some() || users.is_some()) {
+        bail!("--user, --scope and --users belong to `uproar api-key add`");
+    }
+    if action != KeyAction::Log && last.is_some() {
+        bail!("--last belongs to `uproar api-key log`");
+    }
+    let named = |what: &str| name.map(ToOwned::to_owned).with_context(|| format!("name the key to {what}"));
+    if matches!(action, KeyAction::List | KeyAction::Log)
+        && let Some(name) = name
+    {
+        bail!("'{}' has no meaning here: this command takes no name", name.escape_debug());
+    }
+    let request = match action {
+        KeyAction::Add => KeyRequest::Add {
+            name: named("add")?,
+            user: user.context("name the user whose messages the key publishes: --user BOT")?.to_owned(),
+            scopes: scope.unwrap_or(DEFAULT_SCOPES).to_string(),
+            users: users.unwrap_or_default().to_string(),
+        },
+        KeyAction::List => KeyRequest::List,
+        KeyAction::Remove => KeyRequest::Remove { name: named("remove")? },
+        KeyAction::Log => KeyRequest::Log { last: last.unwrap_or(100) },
+    };
+    let request = Request::ApiKey(request);
+    let printed = match client::ask(&options.data, &request)? {
+        Some(printed) => printed,
+        None => {
+            let Request::ApiKey(request) = &request else { bail!("another request") };
+            let folder = DataFolder::open(&options.data)?;
+            in_store(options, &folder, async |store| operator::manage_keys(store, request).await)?
+        }
+    };
+    output::print(printed.as_bytes())?;
+    match action {
+        KeyAction::Add => output::note(format_args!("this is the key; it can't be shown again")),
+        KeyAction::Remove => output::note(format_args!("the key is removed")),
+        KeyAction::List if printed.is_empty() => output::note(format_args!("there are no API keys")),
+        KeyAction::Log if printed.is_empty() => output::note(format_args!("the audit log is empty")),
+        KeyAction::List | KeyAction::Log => {}
+    }
+    Ok(())
+}
+
+/// Runs `work` on the database, which no server of this data folder uses.
+fn in_store<T>(options: &Options, folder: &DataFolder, work: impl AsyncFnOnce(&dyn Store) -> Result<T>) -> Result<T> {
+    let url = options.database_url()?;
+    // Nodes on other machines may use the database.
+    let open = OpenOptions { node: options.node()?, ..OpenOptions::default() };
+    block_on(async {
+        let store = uproar_store::open(&url, folder, open).await?;
+        let result = work(&*store).await;
+        store.close().await;
+        result
+    })?
 }
 
 /// Reads a password from the terminal without showing it, or the first line of standard input.

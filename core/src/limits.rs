@@ -58,6 +58,12 @@ impl Limits {
         (rate.tokens > 0).then_some(rate)
     }
 
+    /// How often commands of the server API may come with one key; `None` means as often as they like.
+    pub fn api_rate(&self) -> Option<Rate> {
+        let rate = Rate::per_second(self.api_rate_per_second, self.api_burst_limit);
+        (rate.tokens > 0).then_some(rate)
+    }
+
     /// How often one user may ask for lists: who is in a channel, and which rooms they are in.
     pub fn list_rate(&self) -> Rate {
         Rate::per_second(self.list_rate_per_second, self.list_burst_limit)
@@ -162,6 +168,8 @@ limits! {
     head_limit_bytes = 16 * KIB, 256..=MIB;
     /// The longest HTTP request body.
     body_limit_bytes = 64 * KIB, 256..=16 * MIB;
+    /// The longest body of a request to the server API.
+    api_body_limit_bytes = MIB, 256..=64 * MIB;
     /// Bytes that may be queued for one connection. A client that exceeds it reads too slowly and is disconnected
     /// (3008). The exception is a client that has kept up so far, and to which a single turn of the shard's event loop
     /// brings more than fits: it stays connected and is sent the rest as it reads.
@@ -356,6 +364,13 @@ limits! {
     http_connections_limit = 4_096, 1..=1_000_000;
     /// The most connections of the operators' port at a time. The places are shared in the same way.
     admin_connections_limit = 64, 1..=65_536;
+    /// Commands of the server API with one key per second after a burst; each channel of a broadcast counts as one. 0
+    /// means no limit.
+    api_rate_per_second = 1_000, 0..=10_000_000;
+    /// Commands of the server API with one key that may arrive in one burst.
+    api_burst_limit = 10_000, 1..=10_000_000;
+    /// Rows of the audit log that are kept; the oldest ones are deleted.
+    audit_rows_limit = 100_000, 100..=100_000_000;
     /// Threads that hash passwords.
     password_threads = 2, 1..=256;
     /// Password checks that may wait for a thread in each of four queues: those of users whose token or browser shows

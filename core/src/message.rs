@@ -487,9 +487,10 @@ pub enum Message {
     PeerGone {
         session: Arc<str>,
     },
-    /// To every shard. Answered with `Metrics` under the same number.
+    /// To every shard. Answered with `Metrics` under the same number. `with_users`: whether they name the users.
     GetMetrics {
         number: u32,
+        with_users: bool,
     },
     Metrics {
         number: u32,

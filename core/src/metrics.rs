@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use uproar_model::UserId;
 
 /// The upper bounds of the histograms' buckets, in milliseconds.
 pub const BUCKETS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000];
@@ -10,6 +11,8 @@ pub const BUCKETS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 200
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShardMetrics {
     pub connections: u64,
+    /// Users with connections, in ascending order, if they were asked for.
+    pub users: Vec<UserId>,
     pub subscriptions: u64,
     /// Rooms and `live:` channels whose home is here.
     pub homes: u64,

@@ -528,8 +528,9 @@ impl Shard {
                 self.on_read_reply(requester, reply, host);
             }
             Message::CreditReturned => cx.messenger.return_credit(from),
-            Message::GetMetrics { number } => {
-                let metrics = Box::new(self.metrics());
+            Message::GetMetrics { number, with_users } => {
+                let users = if with_users { self.connections.users.connected() } else { Vec::new() };
+                let metrics = Box::new(ShardMetrics { users, ..self.metrics() });
                 self.cx.messenger.send(from, Message::Metrics { number, metrics }, host);
             }
             Message::Commit(_) | Message::Read { .. } | Message::Metrics { .. } | Message::Announce(_) => {

@@ -1,5 +1,6 @@
 //! What all handlers share: the service's state, the shape of a route, and work that outlives its request.
 
+use crate::api::{Audit, Keys};
 use crate::assets::Assets;
 use crate::attempts::Attempts;
 use crate::chat::SharedChat;
@@ -15,6 +16,7 @@ use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use http::Method;
 use std::sync::Arc;
+use std::time::Instant;
 use uproar_model::UserId;
 use uproar_store::SharedStore;
 
@@ -33,6 +35,11 @@ pub(crate) struct App {
     pub publish_rate: RateLimiter<UserId>,
     pub assets: Assets,
     pub readiness: Readiness,
+    pub api_keys: Keys,
+    /// By what the audit log calls the key.
+    pub api_rate: RateLimiter<Arc<str>>,
+    pub audit: Audit,
+    pub started: Instant,
 }
 
 impl App {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use uproar_core::websocket::head::bearer_token;
-use uproar_model::{Claims, TokenError, User, UserId, boottime_ms, shown_name};
+use uproar_model::{Claims, TokenError, User, UserId, boottime_ms, fold_name, shown_name};
 use uproar_store::Account;
 
 /// How long a request waits for a valid lease.
@@ -152,17 +152,23 @@ impl Authenticated {
 }
 
 /// The account of a token that carries a user id, as it is in the database now. The account must also have the token's
-/// username.
+/// username, or have had it before the user was renamed.
 async fn current_account(app: &App, client: ClientAddress, claims: &Claims) -> Result<Account, ApiError> {
     let id = claims.user.ok_or(TokenError::Invalid)?;
     let account = app.store.account(id).await?.ok_or_else(ApiError::user_gone)?;
-    if account.username != claims.username {
+    if account.username != claims.username && !has_been_named(app, &account, &claims.username).await? {
         return Err(TokenError::Invalid.into());
     }
     if is_revoked(&account, claims) {
         return Err(revoked(app, client, id));
     }
     Ok(account)
+}
+
+/// Whether this was the user's name when the token was issued.
+async fn has_been_named(app: &App, account: &Account, username: &str) -> Result<bool, ApiError> {
+    let Ok(key) = fold_name(username) else { return Ok(false) };
+    Ok(app.store.account_named(&key).await?.is_some_and(|named| named.id == account.id))
 }
 
 fn revoked(app: &App, ClientAddress(client): ClientAddress, user: UserId) -> ApiError {

@@ -49,6 +49,19 @@ pub trait Chat: Send + Sync + 'static {
 
     /// How far each webhook is, for operators.
     fn webhooks(&self) -> serde_json::Value;
+
+    /// What this server serves now. `None`: it did not answer in time.
+    async fn counts(&self) -> Option<ChatCounts>;
+}
+
+/// What one server serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChatCounts {
+    pub connections: u64,
+    /// Users with connections.
+    pub users: u64,
+    pub subscriptions: u64,
+    pub channels: u64,
 }
 
 /// What a user appends to a room by HTTP.

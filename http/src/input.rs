@@ -43,21 +43,51 @@ where
                 "the body must be JSON, declared by `Content-Type: application/json`",
             ));
         }
-        let mut codings = request.headers().get_all(header::CONTENT_ENCODING).iter();
-        if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-            return Err(ApiError::new(
-                Code::UnsupportedEncoding,
-                "send the body uncompressed, without Content-Encoding",
-            ));
-        }
+        refuse_encoding(request.headers())?;
         let limits = &app.settings.limits;
-        let bytes = read_body(request, limits).await?;
+        let bytes = read_body(request, limits.body_limit_bytes, limits).await?;
         let mut read = Given::from_json(&bytes)?.read::<T>()?;
         if let Err(error) = read.value.precheck(limits) {
             read.add(error);
         }
         check(&mut read, limits);
         read.finish().map(Body)
+    }
+}
+
+/// The body of a request to the server API: text, whatever its declared type.
+pub(crate) struct ApiBody(pub String);
+
+impl FromRequest<Arc<App>> for ApiBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<ApiBody, ApiError> {
+        refuse_encoding(request.headers())?;
+        let limits = &app.settings.limits;
+        let bytes = read_body(request, limits.api_body_limit_bytes, limits).await?;
+        match String::from_utf8(bytes.into()) {
+            Ok(text) => Ok(ApiBody(text)),
+            Err(_) => Err(ApiError::new(Code::MalformedJson, "the body is not UTF-8")),
+        }
+    }
+}
+
+/// The method of the server API in the path.
+pub(crate) struct ApiMethod(pub String);
+
+impl FromRequestParts<Arc<App>> for ApiMethod {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<ApiMethod, ApiError> {
+        parameter(parts, app, "method").await.map(ApiMethod)
+    }
+}
+
+fn refuse_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+    let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    match codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        true => Ok(()),
+        false => Err(ApiError::new(Code::UnsupportedEncoding, "send the body uncompressed, without Content-Encoding")),
     }
 }
 
@@ -177,16 +207,14 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.eq_ignore_ascii_case("application/json")
 }
 
-async fn read_body(request: Request, limits: &Limits) -> Result<Bytes, ApiError> {
-    let too_large = || {
-        ApiError::new(Code::BodyTooLarge, format!("the body must be at most {} bytes long", limits.body_limit_bytes))
-    };
+async fn read_body(request: Request, limit_bytes: u64, limits: &Limits) -> Result<Bytes, ApiError> {
+    let too_large = || ApiError::new(Code::BodyTooLarge, format!("the body must be at most {limit_bytes} bytes long"));
     let body = request.into_body();
     // `Content-Length` gives the size away: the body is rejected before any of it is read.
-    if body.size_hint().lower() > limits.body_limit_bytes {
+    if body.size_hint().lower() > limit_bytes {
         return Err(too_large());
     }
-    let read = Limited::new(body, limits.body_limit_bytes as usize).collect();
+    let read = Limited::new(body, limit_bytes as usize).collect();
     match tokio::time::timeout(Duration::from_millis(limits.body_timeout_ms), read).await {
         Err(_) => Err(ApiError::new(Code::BodyTimeout, "the body did not arrive in time")),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),

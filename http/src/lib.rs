@@ -7,14 +7,15 @@
 //! the modules that know nothing of requests in progress: `addresses`, `assets`, `attempts`, `bodies`, `chat`,
 //! `errors`, `objects`, `origins`, `passwords`, `rate`, `readiness`, `security_log`, `settings`, `signatures`, `slots`,
 //! `socket`, `stream`, `tokens`, `traces` and `validation`. Above them, `app` holds what all handlers share. `input`,
-//! `cookie` and `authentication` turn a request into checked values. Next come the handlers: `accounts`, `messages`,
-//! `operations`, `page`, `redirect`, `rooms` and `upgrade`. At the top, `service` routes requests to the handlers and
-//! serves connections.
+//! `cookie` and `authentication` turn a request into checked values. Next come the handlers: `accounts`, `api`,
+//! `messages`, `operations`, `page`, `redirect`, `rooms` and `upgrade`. At the top, `service` routes
+//! requests to the handlers and serves connections.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod accounts;
 pub mod addresses;
+pub mod api;
 mod app;
 pub mod assets;
 mod attempts;
@@ -54,7 +55,7 @@ pub fn is_about_security(target: &str) -> bool {
     [attempts::TARGET, security_log::TARGET].contains(&target)
 }
 
-pub use chat::{Adopted, Chat, PublishError, PublishRequest, SharedChat};
+pub use chat::{Adopted, Chat, ChatCounts, PublishError, PublishRequest, SharedChat};
 pub use errors::{ApiError, Code};
 pub use fields::FieldError;
 pub use operations::OPENAPI;

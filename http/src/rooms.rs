@@ -236,13 +236,13 @@ async fn remove_member(
 
 /// The history in which a call has stored something, if no failover came in between. `before`: that of the time before
 /// the call.
-fn history_since(app: &App, before: DatabaseGeneration) -> Option<DatabaseGeneration> {
+pub(crate) fn history_since(app: &App, before: DatabaseGeneration) -> Option<DatabaseGeneration> {
     Some(before).filter(|before| *before == app.store.generation())
 }
 
 /// A room may have been deleted, or a member removed, although the answer of the database was lost. Then nobody was
 /// told, and only the heads of rooms show it.
-fn sweep_if_unknown(app: &App, error: &RoomError) {
+pub(crate) fn sweep_if_unknown(app: &App, error: &RoomError) {
     if matches!(error, RoomError::Store(StoreError::Failed(_))) {
         app.chat.sweep();
     }

@@ -1,5 +1,6 @@
 //! The service: its routers, and each connection from its first byte to its last.
 
+use crate::api::{self, Audit, Keys};
 use crate::app::{App, Port, Route};
 use crate::assets::Assets;
 use crate::attempts::Attempts;
@@ -60,6 +61,16 @@ fn routes(settings: &Settings) -> Vec<Route> {
     routes.extend(operations::routes());
     routes.extend(page::routes());
     routes.extend(upgrade::routes(settings));
+    if !settings.has_admin_port {
+        routes.extend(api::routes());
+    }
+    routes
+}
+
+/// Every route of the operators' port.
+fn admin_routes() -> Vec<Route> {
+    let mut routes = operations::admin_routes();
+    routes.extend(api::routes());
     routes
 }
 
@@ -111,6 +122,7 @@ impl Service {
         let limits = &settings.limits;
         let publish_rate = RateLimiter::new(limits.publish_rate());
         let attempts = Attempts::new(limits, Instant::now());
+        let api_rate = RateLimiter::new(limits.api_rate());
         let assets = Assets::new(settings.assets, &settings.embed_origins);
         let security_log = SecurityLog::new(Instant::now());
         let app = Arc::new(App {
@@ -124,6 +136,10 @@ impl Service {
             publish_rate,
             assets,
             readiness: Readiness::default(),
+            api_keys: Keys::default(),
+            api_rate,
+            audit: Audit::default(),
+            started: Instant::now(),
         });
         let mut all = routes(&app.settings);
         if traces.is_some() {
@@ -133,7 +149,7 @@ impl Service {
         if let Some(cors) = app.settings.origins.cors() {
             main = main.layer(cors);
         }
-        let admin = router(operations::admin_routes(), async || ApiError::no_such_path(), &app);
+        let admin = router(admin_routes(), async || ApiError::no_such_path(), &app);
         let redirect = router(Vec::new(), redirect::to_https, &app);
         let limits = &app.settings.limits;
         let bodies = Bodies::new(limits.http_outbound_limit_bytes);
@@ -146,6 +162,16 @@ impl Service {
     /// The routes of the main port as (method, path), with parameters in braces.
     pub fn routes(&self) -> Vec<(Method, &'static str)> {
         routes(&self.app.settings).into_iter().map(|route| (route.method, route.path)).collect()
+    }
+
+    /// Writes the audit log of the server API, until it is dropped.
+    pub async fn keep_audit(self: Arc<Self>) {
+        api::keep_audit(&self.app).await;
+    }
+
+    /// Writes what the audit log still lacks, when nothing is served any more.
+    pub async fn finish_audit(&self) {
+        api::finish_audit(&self.app).await;
     }
 
     /// What the password threads count.
@@ -192,7 +218,7 @@ impl Service {
         self.serve_port(Port::Redirect { tls_port }, Stream::new(stream, None), peer, Bytes::new(), drain, slot).await;
     }
 
-    /// Serves one connection of the admin port: `/healthz`, `/readyz`, `/metrics`.
+    /// Serves one connection of the admin port: `/healthz`, `/readyz`, `/metrics`, and the server API.
     pub async fn serve_admin(
         self: Arc<Self>,
         stream: TcpStream,

@@ -1,6 +1,7 @@
 //! What the operator decides about the service.
 
 use crate::addresses::Network;
+use crate::api::FileKey;
 use crate::assets::{EMBEDDED, File};
 use crate::origins::{EmbedOrigins, Origins};
 use crate::passwords::PasswordCost;
@@ -23,6 +24,12 @@ pub struct Settings {
     pub trusted_proxies: Vec<Network>,
     /// Whether browsers are told to use HTTPS from now on (`Strict-Transport-Security`).
     pub hsts: bool,
+    /// Whether there is a port for operators. It alone then serves the server API.
+    pub has_admin_port: bool,
+    /// The key of the server API that is in a file.
+    pub api_key: Option<FileKey>,
+    /// What this server is called among the nodes.
+    pub node_name: String,
     /// The files of the web client. If empty, `GET /` explains how to build it.
     pub assets: &'static [File],
 }
@@ -38,6 +45,9 @@ impl Default for Settings {
             public_metrics: false,
             trusted_proxies: Vec::new(),
             hsts: false,
+            has_admin_port: false,
+            api_key: None,
+            node_name: "uproar".to_owned(),
             assets: EMBEDDED,
         }
     }

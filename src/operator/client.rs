@@ -1,6 +1,6 @@
 //! The side of the commands.
 
-use super::{LINE_LIMIT_BYTES, Request, Response, socket_path, with_socket_path};
+use super::{ANSWER_LIMIT_BYTES, Request, Response, socket_path, with_socket_path};
 use anyhow::{Context, Result, anyhow, bail};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -53,7 +53,7 @@ fn exchange(mut stream: UnixStream, request: &Request) -> Result<Response> {
     line.push(b'\n');
     stream.write_all(&line)?;
     let mut answer = String::new();
-    BufReader::new(stream.take(LINE_LIMIT_BYTES)).read_line(&mut answer)?;
+    BufReader::new(stream.take(ANSWER_LIMIT_BYTES)).read_line(&mut answer)?;
     if answer.is_empty() {
         bail!("it has closed the connection; its log may say why");
     }

@@ -3,8 +3,11 @@
 //! It is a Unix socket in the data folder, which only the server's user and root can use. A command connects, sends one
 //! line of JSON, a [`Request`], and gets one line of JSON, a [`Response`].
 
+mod api_keys;
 pub mod client;
 pub mod server;
+
+pub use api_keys::{KeyRequest, execute as manage_keys};
 
 use anyhow::{Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
@@ -19,8 +22,10 @@ use uproar_store::Store;
 
 /// The socket's name in the data folder.
 pub const SOCKET_FILE: &str = "uproar.sock";
-/// The longest line, in bytes.
+/// The longest request, in bytes.
 const LINE_LIMIT_BYTES: u64 = 16 * 1024;
+/// The longest answer, in bytes.
+const ANSWER_LIMIT_BYTES: u64 = 4 * 1024 * 1024;
 /// The longest path of a socket, in bytes: `sun_path` with its final zero has 108.
 const PATH_LIMIT_BYTES: usize = 107;
 
@@ -32,13 +37,15 @@ pub enum Request {
     Token { user: String, lifetime_s: u64 },
     /// A new password for this user.
     Password { user: String, password: String },
+    /// Something about the keys of the server API.
+    ApiKey(KeyRequest),
 }
 
 /// What the server answers.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Response {
-    /// What the command has to print: the token, or nothing.
+    /// What the command has to print: a token, a key, a table, or nothing.
     Done(String),
     /// One line that says why nothing was done.
     Failed(String),

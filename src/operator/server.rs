@@ -1,6 +1,6 @@
 //! The server's side.
 
-use super::{LINE_LIMIT_BYTES, Request, Response, mint, set_password, socket_path, with_socket_path};
+use super::{LINE_LIMIT_BYTES, Request, Response, manage_keys, mint, set_password, socket_path, with_socket_path};
 use anyhow::{Context, Result, bail};
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
@@ -120,6 +120,7 @@ impl Office {
                 );
                 Ok(String::new())
             }
+            Request::ApiKey(request) => manage_keys(&*self.store, &request).await,
         }
     }
 }

@@ -5,10 +5,11 @@ use anyhow::Result;
 use std::str::FromStr;
 use uproar_core::limits::Limits;
 use uproar_http::addresses::Network;
+use uproar_http::api::FileKey;
 use uproar_http::{EmbedOrigins, Origins, Settings};
 
 /// # Errors
-/// If an origin or a network is invalid.
+/// If an origin, a network or the file with an API key is invalid.
 pub(crate) fn from_options(options: &Options, limits: &Limits) -> Result<Settings> {
     let origins = Origins::parse(&options.origins()).map_err(|error| anyhow::anyhow!("--allow-origin: {error}"))?;
     let embed_origins = EmbedOrigins::parse(&options.embed_origins());
@@ -22,6 +23,9 @@ pub(crate) fn from_options(options: &Options, limits: &Limits) -> Result<Setting
         limits: limits.clone(),
         echo: options.echo,
         hsts: options.hsts,
+        has_admin_port: options.admin_listen.is_some(),
+        api_key: options.api_key_file.as_deref().map(FileKey::read).transpose()?,
+        node_name: options.node()?.unwrap_or_else(|| "uproar".to_owned()),
         ..Settings::default()
     })
 }

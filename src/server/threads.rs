@@ -24,6 +24,7 @@ use uproar_core::lane::Lane;
 use uproar_core::limits::Limits;
 use uproar_core::message::Message;
 use uproar_core::{Placement, Shard, ShardConfig};
+use uproar_http::Service;
 use uproar_model::Clock;
 use uproar_store::SharedStore;
 use uproar_tls::Config;
@@ -34,6 +35,9 @@ const HAND_OVER_LIMIT: usize = 1024;
 /// How long open HTTP requests may take when the server stops.
 const HTTP_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the last entries of the audit log may take when the server stops.
+const AUDIT_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Everything that runs.
 pub(super) struct Threads {
     chat: Arc<Chat>,
@@ -41,6 +45,7 @@ pub(super) struct Threads {
     /// The result of each shard that has ended.
     shard_results: mpsc::UnboundedReceiver<Result<()>>,
     http: JoinHandle<()>,
+    service: Arc<Service>,
     /// They run until the process ends.
     others: Others,
     /// Connects `chat` to the mesh.
@@ -65,6 +70,8 @@ struct Others {
     admin: JoinHandle<()>,
     /// The port that leads to https.
     redirect: JoinHandle<()>,
+    /// Writes the audit log.
+    audit: JoinHandle<()>,
     /// The comparison of clocks.
     clock: JoinHandle<()>,
     /// Follows the database's generation.
@@ -138,6 +145,7 @@ impl Threads {
         let others = Others {
             admin: tokio::spawn(admin),
             redirect: tokio::spawn(redirect),
+            audit: tokio::spawn(Arc::clone(&service).keep_audit()),
             clock: tokio::spawn(clock::watch(setup.store.clock(), setup.is_node)),
             generation: tokio::spawn(generation::follow(
                 setup.store.generations(),
@@ -147,7 +155,7 @@ impl Threads {
             revocations: lane_runtime.spawn(follow_revocations(setup, &chat, revoked)),
             certificate: tokio::spawn(certificate::watch(setup.tls.clone())),
         };
-        let http = tokio::spawn(http::serve(service, limit, handed_over, http_drains));
+        let http = tokio::spawn(http::serve(Arc::clone(&service), limit, handed_over, http_drains));
         let ends = mesh.shards.into_iter().zip(controls).zip(listeners.by_shard);
         let ends = ends.map(|((port, control), listeners)| (port, control, listeners));
         let shard_results = spawn_shards(setup, ends, &hooks, &hand_over)?;
@@ -156,6 +164,7 @@ impl Threads {
             shards,
             shard_results,
             http,
+            service,
             others,
             endpoint,
             drain_http,
@@ -185,7 +194,7 @@ impl Threads {
     /// If something makes it impossible to go on: another process has taken the database, the database can't be
     /// trusted, or a thread or task has ended.
     pub(super) async fn wait(&mut self, signals: &mut Signals, store: &SharedStore) -> Result<&'static str> {
-        let Others { admin, redirect, clock, generation, revocations, certificate } = &mut self.others;
+        let Others { admin, redirect, audit, clock, generation, revocations, certificate } = &mut self.others;
         tokio::select! {
             // In this order: a lane that finds the database broken reports it first, and then ends.
             biased;
@@ -206,6 +215,7 @@ impl Threads {
             _ = &mut self.http => bail!("the HTTP service ended unexpectedly"),
             _ = admin => bail!("the operators' port ended unexpectedly"),
             _ = redirect => bail!("the port that leads to https ended unexpectedly"),
+            _ = audit => bail!("the task that writes the audit log ended unexpectedly"),
             _ = clock => bail!("the comparison of clocks ended unexpectedly"),
             _ = generation => bail!("the task that follows the database's generation ended unexpectedly"),
             _ = revocations => bail!("the search for revoked tokens ended unexpectedly"),
@@ -243,6 +253,7 @@ impl Threads {
         // HTTP comes first, because its publishes need the shards.
         let _ = self.drain_http.send(true);
         let _ = tokio::time::timeout(HTTP_STOP_TIMEOUT, &mut self.http).await;
+        let _ = tokio::time::timeout(AUDIT_STOP_TIMEOUT, self.service.finish_audit()).await;
         self.shards.drain();
         while let Some(result) = self.shard_results.recv().await {
             result?;
@@ -431,10 +442,11 @@ mod tests {
     #[tokio::test]
     async fn the_server_ends_when_one_of_its_tasks_has_ended() {
         type End = fn(&mut Threads);
-        let tasks: [(End, &str); 12] = [
+        let tasks: [(End, &str); 13] = [
             (|threads| threads.http.abort(), "HTTP service"),
             (|threads| threads.others.admin.abort(), "operators' port"),
             (|threads| threads.others.redirect.abort(), "leads to https"),
+            (|threads| threads.others.audit.abort(), "audit log"),
             (|threads| threads.others.clock.abort(), "clocks"),
             (|threads| threads.others.generation.abort(), "generation"),
             (|threads| threads.others.revocations.abort(), "revoked tokens"),

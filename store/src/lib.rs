@@ -66,8 +66,8 @@ pub use data_folder::DataFolder;
 pub use error::{ApiKeyError, AppendError, CreateUserError, OpenError, RenameError, RoomError, StoreError};
 pub use objects::{
     Account, Addition, ApiKey, AuditEntry, Batch, Cursor, Enrolment, Join, Login, MemberEntry, MemberPage, Message,
-    MessagePage, Move, NewApiKey, NewRoom, NewUser, Position, Progress, Reaction, Registration, Removal, Room, RoomKind,
-    Scopes, UnreadRoom, UsersBy,
+    MessagePage, Move, NewApiKey, NewRoom, NewUser, Position, Progress, Reaction, Registration, Removal, Room,
+    RoomKind, Scopes, UnreadRoom, UsersBy,
 };
 pub use open::open;
 pub use options::{DatabaseUrl, OpenOptions};

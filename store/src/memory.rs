@@ -10,8 +10,8 @@ use crate::error::{ApiKeyError, AppendError, CreateUserError, RenameError, RoomE
 use crate::history::{PAGE_ITEMS_LIMIT, more};
 use crate::objects::{
     Account, Addition, ApiKey, AuditEntry, Batch, Cursor, Enrolment, Join, Login, MemberEntry, MemberPage, Message,
-    MessagePage, Move, NewApiKey, NewRoom, NewUser, Position, Progress, Reaction, Registration, Removal, Room, RoomKind,
-    UnreadRoom,
+    MessagePage, Move, NewApiKey, NewRoom, NewUser, Position, Progress, Reaction, Registration, Removal, Room,
+    RoomKind, UnreadRoom,
 };
 use crate::options::OpenOptions;
 use crate::rooms::{CANNOT_ADD, CANNOT_DELETE, CANNOT_REMOVE, RESERVED_NAMES_LIMIT, may_remove};

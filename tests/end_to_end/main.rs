@@ -119,6 +119,7 @@ mod two_nodes;
 
 mod abuse;
 mod acme;
+mod api;
 mod bench_cluster;
 mod centrifuge;
 mod changes;

@@ -41,6 +41,14 @@ impl Users {
         }
     }
 
+    /// The users who have connections, in ascending order.
+    pub fn connected(&self) -> Vec<UserId> {
+        let connected = self.users.iter().filter(|(_, state)| !state.slots.is_empty());
+        let mut users: Vec<UserId> = connected.map(|(user, _)| *user).collect();
+        users.sort_unstable();
+        users
+    }
+
     pub fn connections(&self, user: UserId) -> &[Slot] {
         self.users.get(&user).map_or(&[], |state| &state.slots)
     }

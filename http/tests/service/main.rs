@@ -1,6 +1,7 @@
 //! The service over real sockets, with a real SQLite store and a fake chat.
 
 mod accounts;
+mod api;
 mod connection;
 mod cookie;
 mod cors;

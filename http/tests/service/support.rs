@@ -13,8 +13,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use uproar_http::passwords::PasswordPool;
 use uproar_http::{
-    Adopted, Chat, PasswordCost, PublishError, PublishRequest, Service, Settings, SharedChat, SharedTraces, Term,
-    Tokens,
+    Adopted, Chat, ChatCounts, PasswordCost, PublishError, PublishRequest, Service, Settings, SharedChat, SharedTraces,
+    Term, Tokens,
 };
 use uproar_model::{
     DatabaseGeneration, Item, Lease, Outcome, Publication, Revocation, RoomId, Stored, UserEvent, UserId,
@@ -105,6 +105,10 @@ impl Chat for FakeChat {
 
     fn webhooks(&self) -> Value {
         json!({"webhooks": [{"name": "crm", "state": "sending"}]})
+    }
+
+    async fn counts(&self) -> Option<ChatCounts> {
+        Some(ChatCounts { connections: 3, users: 2, subscriptions: 4, channels: 1 })
     }
 }
 

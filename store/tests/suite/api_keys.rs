@@ -56,7 +56,7 @@ pub async fn the_audit_log_keeps_its_newest_rows(world: World) {
     assert_eq!(world.store.audit(10).await.unwrap(), entries, "the oldest comes first");
     assert_eq!(world.store.audit(2).await.unwrap(), entries[3..]);
     let refused = AuditEntry { outcome: 103, action: "history".into(), ..entry(6, "") };
-    world.store.record_audit(&[refused.clone()], 3).await.unwrap();
+    world.store.record_audit(std::slice::from_ref(&refused), 3).await.unwrap();
     assert_eq!(world.store.audit(10).await.unwrap(), [entries[3].clone(), entries[4].clone(), refused]);
     world.store.record_audit(&[], 3).await.unwrap();
     assert!(world.store.record_audit(&[entry(7, "\0")], 3).await.is_err());

@@ -1,0 +1,303 @@
+//! Runs commands on behalf of a key: finds the method, checks scope and rate, and notes what was done.
+
+use super::error::{Answered, MethodError};
+use super::params::Params;
+use crate::app::App;
+use crate::traces::SpanContext;
+use futures_util::StreamExt;
+use futures_util::stream;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use uproar_core::protocol::{INTERNAL, PERMISSION_DENIED, TOO_MANY_REQUESTS};
+use uproar_model::{User, UserId, fold_name};
+use uproar_store::{ApiKey, Scopes, UsersBy};
+
+/// Commands in one batch.
+const BATCH_LIMIT: usize = 1_000;
+/// Commands of one request that are executed at the same time.
+pub(super) const PARALLEL: usize = 64;
+
+macro_rules! methods {
+    ($($variant:ident = $name:literal, $scope:literal;)+) => {
+        /// What a command asks for.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        enum Method { $($variant,)+ }
+
+        impl Method {
+            #[cfg(test)]
+            const ALL: &[Method] = &[$(Method::$variant,)+];
+
+            fn named(name: &str) -> Option<Method> {
+                match name {
+                    $($name => Some(Method::$variant),)+
+                    _ => None,
+                }
+            }
+
+            fn name(self) -> &'static str {
+                match self { $(Method::$variant => $name,)+ }
+            }
+
+            /// The scope that a key needs.
+            fn scope(self) -> &'static str {
+                match self { $(Method::$variant => $scope,)+ }
+            }
+        }
+    };
+}
+
+methods! {
+    Publish = "publish", "publish";
+    Broadcast = "broadcast", "publish";
+    History = "history", "read";
+    Info = "info", "read";
+    HistoryRemove = "history_remove", "manage";
+    Subscribe = "subscribe", "manage";
+    CreateUser = "create_user", "manage";
+    RenameUser = "rename_user", "manage";
+    CreateRoom = "create_room", "manage";
+}
+
+/// One command, whose parameters are JSON.
+struct Command<'a> {
+    method: Method,
+    params: &'a str,
+}
+
+/// What a request is answered with.
+pub(super) enum Reply {
+    /// The method's result, as JSON.
+    Result(String),
+    /// The replies to the commands of a batch, as JSON.
+    Replies(Vec<String>),
+}
+
+/// Somebody with a key, who has sent a request.
+pub(super) struct Caller {
+    pub(super) app: Arc<App>,
+    pub(super) key: Arc<ApiKey>,
+    pub(super) span: Option<SpanContext>,
+    /// The key, as the audit log names it.
+    actor: Arc<str>,
+    /// When to begin no more commands, so that the answer is there in time.
+    until: Instant,
+}
+
+impl Caller {
+    pub(super) fn new(app: Arc<App>, key: Arc<ApiKey>, span: Option<SpanContext>) -> Caller {
+        let limits = &app.settings.limits;
+        // What has begun may take as long as a publish.
+        let time = limits.request_timeout_ms.saturating_sub(limits.append_deadline_ms + 2_000);
+        let until = Instant::now() + Duration::from_millis(time.max(limits.request_timeout_ms / 2));
+        let actor = format!("key {}", key.name).into();
+        Caller { app, key, span, actor, until }
+    }
+
+    /// Whether there is time for another command.
+    pub(super) fn has_time(&self) -> bool {
+        Instant::now() < self.until
+    }
+
+    /// Runs the method with this name.
+    pub(super) async fn run(&self, method: &str, params: &str) -> Answered<Reply> {
+        if method == "batch" {
+            return self.batch(params).await.map(Reply::Replies);
+        }
+        let command = self.command(method, params)?;
+        self.execute(&command).await.map(Reply::Result)
+    }
+
+    fn command<'a>(&self, method: &str, params: &'a str) -> Answered<Command<'a>> {
+        match Method::named(method) {
+            Some(method) => Ok(Command { method, params }),
+            None => {
+                let error = MethodError::no_such_method(method);
+                self.note(Cow::Borrowed("unknown"), method, Some(&error));
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs one command, and notes it in the audit log.
+    async fn execute(&self, command: &Command<'_>) -> Answered {
+        let method = command.method;
+        let answered = match self.admit(method) {
+            Ok(()) => self.call(method, command.params).await,
+            Err(error) => Err(error),
+        };
+        // A broadcast notes each of its channels.
+        if method != Method::Broadcast || answered.is_err() {
+            self.note(Cow::Borrowed(method.name()), &target_of(command.params), answered.as_ref().err());
+        }
+        answered
+    }
+
+    async fn call(&self, method: Method, params: &str) -> Answered {
+        let mut params = Params::of(params)?;
+        let params = &mut params;
+        match method {
+            Method::Publish => self.publish(params).await,
+            Method::Broadcast => self.broadcast(params).await,
+            Method::History => self.history(params).await,
+            Method::HistoryRemove => self.history_remove(params),
+            Method::Subscribe => self.subscribe(params).await,
+            Method::CreateUser => self.create_user(params).await,
+            Method::RenameUser => self.rename_user(params).await,
+            Method::CreateRoom => self.create_room(params).await,
+            Method::Info => self.info(params).await,
+        }
+    }
+
+    /// Checks whether the key may use a method, and now.
+    fn admit(&self, method: Method) -> Answered<()> {
+        let scopes = self.key.scopes;
+        let has_scope = match method.scope() {
+            "publish" => scopes.publish,
+            "read" => scopes.read,
+            _ => scopes.manage,
+        };
+        if !has_scope {
+            return Err(self.scope_missing(method.scope()));
+        }
+        if !self.app.audit.has_room() {
+            let text = "the audit log can't be written at present, so nothing is done; try again";
+            return Err(MethodError::new(INTERNAL, text));
+        }
+        self.take_rate()
+    }
+
+    /// Takes one command out of the key's rate.
+    pub(super) fn take_rate(&self) -> Answered<()> {
+        self.app.api_rate.take(Arc::clone(&self.actor), Instant::now()).map_err(|wait_ms| {
+            let rate = self.app.settings.limits.api_rate_per_second;
+            let text = format!(
+                "more than {rate} commands per second with this key (api_rate_per_second); try again in {wait_ms} ms"
+            );
+            MethodError::new(TOO_MANY_REQUESTS, text)
+        })
+    }
+
+    pub(super) fn scope_missing(&self, scope: &str) -> MethodError {
+        let scopes = match self.key.scopes {
+            scopes if scopes == Scopes::default() => "none".to_owned(),
+            scopes => scopes.to_string(),
+        };
+        MethodError::new(
+            PERMISSION_DENIED,
+            format!("the key '{}' lacks the scope '{scope}'; it has {scopes}", self.key.name),
+        )
+    }
+
+    /// Notes what was done in the audit log.
+    pub(super) fn note(&self, action: Cow<'static, str>, target: &str, error: Option<&MethodError>) {
+        let at = self.app.store.clock().unix_ms();
+        self.app.audit.note(at, &self.actor, action, target, error.map_or(0, |error| error.code));
+    }
+
+    /// `{commands, parallel?}`: one reply for each command, in their order. Without `parallel` they are executed one
+    /// after the other.
+    async fn batch(&self, params: &str) -> Answered<Vec<String>> {
+        let mut params = Params::of(params)?;
+        let commands = params.take("commands").ok_or_else(|| MethodError::bad_request("commands is missing"))?;
+        let commands: Vec<BTreeMap<String, &RawValue>> = serde_json::from_str(commands.get())
+            .map_err(|_| MethodError::bad_request("commands must be a list of objects such as {\"publish\":{…}}"))?;
+        let parallel = if params.flag("parallel")? { PARALLEL } else { 1 };
+        params.finish()?;
+        if commands.len() > BATCH_LIMIT {
+            let text = format!("a batch can have at most {BATCH_LIMIT} commands; nothing was done");
+            return Err(MethodError::bad_request(text));
+        }
+        let replies: Vec<_> = commands.into_iter().map(|command| self.reply_to(command)).collect();
+        Ok(stream::iter(replies).buffered(parallel).collect().await)
+    }
+
+    async fn reply_to(&self, command: BTreeMap<String, &RawValue>) -> String {
+        let failed = |error: &MethodError| format!("{{\"error\":{}}}", error.to_json());
+        let mut entries = command.into_iter();
+        let (Some((name, params)), None) = (entries.next(), entries.next()) else {
+            return failed(&MethodError::bad_request("a command must be an object with one method"));
+        };
+        if name == "batch" {
+            return failed(&MethodError::bad_request("a batch can't contain a batch"));
+        }
+        if !self.has_time() {
+            return failed(&MethodError::no_time());
+        }
+        match self.command(&name, params.get()) {
+            Ok(command) => match self.execute(&command).await {
+                Ok(result) => format!("{{\"{name}\":{result}}}"),
+                Err(error) => failed(&error),
+            },
+            Err(error) => failed(&error),
+        }
+    }
+
+    /// The user whom the key names so. `None`: there is no such user.
+    pub(super) async fn find_user(&self, name: &str) -> Answered<Option<User>> {
+        let store = &self.app.store;
+        let account = match self.key.users {
+            UsersBy::Id => {
+                let id = name.parse::<i64>().ok().filter(|id| *id > 0);
+                let id = id.ok_or_else(|| MethodError::bad_request("this key names users by id, which is a number"))?;
+                store.account(UserId(id)).await?
+            }
+            UsersBy::Username => {
+                let key = fold_name(name)
+                    .map_err(|error| MethodError::bad_request(format!("the name of the user {error}")))?;
+                store.account_named(&key).await?
+            }
+        };
+        Ok(account.as_ref().map(User::from))
+    }
+
+    /// The same for a user who must exist.
+    pub(super) async fn user(&self, name: &str) -> Answered<User> {
+        self.find_user(name).await?.ok_or_else(|| MethodError::no_such_user(name))
+    }
+
+    /// How the key names a user.
+    pub(super) fn name_of(&self, user: &User) -> String {
+        match self.key.users {
+            UsersBy::Id => user.id.to_string(),
+            UsersBy::Username => user.username.to_string(),
+        }
+    }
+}
+
+/// What a command concerns, for the audit log: the user, the channel, or both.
+fn target_of(params: &str) -> String {
+    let Ok(mut params) = Params::of(params) else { return String::new() };
+    let mut target: Vec<String> = Vec::new();
+    for name in ["user", "username", "channel", "name", "pattern"] {
+        let text = params.take(name).and_then(|value| {
+            let text = serde_json::from_str::<String>(value.get());
+            text.ok().or_else(|| serde_json::from_str::<u64>(value.get()).ok().map(|number| number.to_string()))
+        });
+        target.extend(text.filter(|text| !text.is_empty()));
+    }
+    target.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_is_found_by_its_name() {
+        for method in Method::ALL {
+            assert_eq!(Method::named(method.name()), Some(*method));
+            assert!(Scopes::WORDS.contains(&method.scope()));
+        }
+        assert_eq!(Method::named("Publish"), None);
+    }
+
+    #[test]
+    fn the_target_is_the_user_and_the_channel() {
+        assert_eq!(target_of(r#"{"channel":"room:x","user":7,"data":{}}"#), "7 room:x");
+        assert_eq!(target_of(r#"{"channel":["room:x"]}"#), "");
+        assert_eq!(target_of("nonsense"), "");
+    }
+}

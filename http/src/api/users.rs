@@ -1,0 +1,41 @@
+//! Methods about users, who may be created before they ever connect.
+
+use super::caller::Caller;
+use super::error::{Answered, MethodError};
+use super::params::Params;
+use crate::validation;
+use serde_json::json;
+use uproar_model::{User, fold_name, shown_name};
+use uproar_store::Account;
+
+impl Caller {
+    /// `{username}`: `{user, username}`. The user has no password.
+    pub(super) async fn create_user(&self, params: &mut Params<'_>) -> Answered {
+        let username = params.required_text("username")?;
+        params.finish()?;
+        let key = self.new_username(&username)?;
+        let account = self.app.store.create_bare_user(&shown_name(&username), &key, self.key.user.id).await?;
+        Ok(self.user_object(&account))
+    }
+
+    /// `{user, username}`: the same, with the new name.
+    pub(super) async fn rename_user(&self, params: &mut Params<'_>) -> Answered {
+        let (user, username) = (params.required_id("user")?, params.required_text("username")?);
+        params.finish()?;
+        let key = self.new_username(&username)?;
+        let user = self.user(&user).await?;
+        let account = self.app.store.rename_user(user.id, &shown_name(&username), &key, self.key.user.id).await?;
+        Ok(self.user_object(&account))
+    }
+
+    /// The key of a name that a user is about to get.
+    fn new_username(&self, username: &str) -> Answered {
+        let wrong = |error: String| MethodError::bad_request(format!("username {error}"));
+        validation::new_username(username, &self.app.settings.limits).map_err(|error| wrong(error.to_string()))?;
+        fold_name(username).map_err(|error| wrong(error.to_string()))
+    }
+
+    fn user_object(&self, account: &Account) -> String {
+        json!({"user": self.name_of(&User::from(account)), "username": &*account.username}).to_string()
+    }
+}

@@ -1,0 +1,237 @@
+//! The server API with a real server: keys made by the command, messages that reach rooms, and Centrifugo's own server
+//! library for Python.
+
+use crate::client::{Http, Response, within};
+use crate::databases::Kind;
+use crate::sdk_client::installed;
+use crate::server::{Server, assert_contains, number, run, text, until};
+use serde_json::{Value, json};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Output;
+use tokio::process::Command;
+
+on_each_database! {
+    a_key_publishes_until_it_is_removed
+    the_library_of_centrifugo_for_python_works_unchanged
+    requests_of_other_libraries_are_answered_as_they_expect
+    keys_are_managed_without_a_server
+    the_audit_log_survives_a_stop
+}
+
+/// Runs `uproar api-key` for a server.
+async fn api_key(server: &Server, arguments: &[&str]) -> Output {
+    let data = server.setup.data();
+    let database = server.setup.arguments();
+    let database = database.iter().skip_while(|word| *word != "--database").nth(1).cloned();
+    let mut words = vec!["api-key"];
+    words.extend(arguments);
+    words.extend(["--data", data.to_str().unwrap()]);
+    if let Some(database) = &database {
+        words.extend(["--database", database]);
+    }
+    run(&words).await
+}
+
+#[track_caller]
+fn printed(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap().trim_end().to_owned()
+}
+
+#[track_caller]
+fn failure(output: &Output) -> String {
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{output:?}");
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+async fn send(port: u16, path: &str, key: &str, body: &Value) -> Response {
+    let mut http = Http::connect(port).await.expect("no connection");
+    http.request("POST", path, &[("X-API-Key", key)], Some(body)).await.expect("an answer")
+}
+
+async fn call(server: &Server, method: &str, key: &str, params: Value) -> Value {
+    let answer = send(server.port, &format!("/api/{method}"), key, &params).await.expect(200);
+    assert!(answer["error"].is_null(), "{method} {params}: {answer}");
+    answer["result"].clone()
+}
+
+async fn a_key_publishes_until_it_is_removed(kind: Kind) {
+    let server = Server::start(kind, &[]).await;
+    let ann = server.sign_up("ann").await;
+    server.create_room(&ann, "r").await;
+    let mut ws = server.join(&ann, "room=r").await;
+    let key = printed(&api_key(&server, &["add", "shop", "--user", "Shop Bot", "--scope", "publish,read"]).await);
+    assert!(key.starts_with("uproar_") && key.len() > 60, "{key}");
+
+    let params = json!({"channel": "room:r", "data": {"text": "from the shop"}, "idempotency_key": "order-1"});
+    let sent = call(&server, "publish", &key, params.clone()).await;
+    let event = ws.event().await;
+    assert_eq!((&event["text"], &event["user"]["username"]), (&json!("from the shop"), &json!("Shop Bot")), "{event}");
+    assert_eq!((&event["offset"], &json!(ws.epoch())), (&sent["offset"], &sent["epoch"]));
+    assert_eq!(call(&server, "publish", &key, params).await, sent);
+    assert_eq!(server.history(&ann, "r").await.len(), 1);
+    let info = call(&server, "info", &key, json!({})).await;
+    assert!(number(&info["nodes"][0]["uptime"]) < 600 && info["nodes"][0]["version"].is_string(), "{info}");
+    let denied = send(server.port, "/api/subscribe", &key, &json!({"user": "1", "channel": "room:r"})).await;
+    assert_eq!(denied.expect(200)["error"]["code"], 103);
+
+    let listed = printed(&api_key(&server, &["list"]).await);
+    assert_contains(&listed, &["shop", "Shop Bot", "publish,read", "id"]);
+    assert!(!listed.contains(&key));
+    assert_contains(&failure(&api_key(&server, &["add", "shop", "--user", "x"]).await), &["shop", "already"]);
+    assert_contains(&failure(&api_key(&server, &["remove", "other"]).await), &["no API key 'other'"]);
+    printed(&api_key(&server, &["remove", "shop"]).await);
+    until("the key is refused", async || send(server.port, "/api/info", &key, &json!({})).await.status == 401).await;
+    // With two nodes, the other one, too.
+    assert_eq!(send(server.port, "/api/info", &key, &json!({})).await.status, 401);
+    assert!(!server.setup.log().contains(&key), "a key is in the log");
+    let has_words = async || {
+        let log = printed(&api_key(&server, &["log"]).await);
+        ["operator", "add_api_key", "remove_api_key", "key shop", "publish", "room:r", "error 103"]
+            .iter()
+            .all(|word| log.contains(word))
+    };
+    until("the audit log has it all", has_words).await;
+}
+
+async fn the_library_of_centrifugo_for_python_works_unchanged(kind: Kind) {
+    let server = Server::start(kind, &[]).await;
+    let ann = server.sign_up("ann").await;
+    server.create_room(&ann, "r").await;
+    let _ws = server.join(&ann, "room=r").await;
+    let scopes = "publish,read,manage,impersonate";
+    let added = api_key(&server, &["add", "cent", "--user", "bot", "--scope", scopes, "--users", "username"]).await;
+    let (key, url) = (printed(&added), format!("http://127.0.0.1:{}/api", server.port));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk/cent_surface.py");
+    let mut command = Command::new(installed("python/bin/python"));
+    command.arg("-B").arg(script).args([&url, &key, &"ann".to_owned()]).kill_on_drop(true);
+    let output = within("the script ends", command.output()).await.unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "done\n", "{errors}\n{}", server.setup.log());
+}
+
+/// Requests as the libraries send them, header by header.
+async fn requests_of_other_libraries_are_answered_as_they_expect(kind: Kind) {
+    let server = Server::start(kind, &[]).await;
+    let ann = server.sign_up("ann").await;
+    server.create_room(&ann, "r").await;
+    let key = printed(&api_key(&server, &["add", "k", "--user", "bot"]).await);
+    let post = async |path: &str, headers: &[(&str, &str)], body: &str| {
+        let mut http = Http::connect(server.port).await.unwrap();
+        let mut request = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n");
+        for (name, value) in headers {
+            request += &format!("{name}: {value}\r\n");
+        }
+        request += &format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        http.write(request.as_bytes()).await.unwrap();
+        let answer = http.receive().await.unwrap();
+        assert_eq!((answer.status, answer.header("Content-Type")), (200, Some("application/json")), "{path} {body}");
+        String::from_utf8(answer.body.clone()).unwrap()
+    };
+    let apikey = format!("apikey {key}");
+    let (old, new) = ([("Authorization", apikey.as_str())], [("X-API-Key", key.as_str())]);
+    let json = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_else(|_| panic!("{text}"));
+
+    // gocent 3: a pipe of commands with a line each. It decodes as many replies as it sent commands.
+    let pipe = "{\"method\":\"publish\",\"params\":{\"channel\":\"room:r\",\"data\":{\"text\":\"go\"}}}\n\
+                {\"method\":\"history\",\"params\":{\"channel\":\"room:r\",\"limit\":1,\"reverse\":true}}\n\
+                {\"method\":\"info\",\"params\":{}}\n";
+    let answer = post("/api", &old, pipe).await;
+    let replies: Vec<Value> = answer.lines().map(json).collect();
+    assert_eq!(replies.len(), 3, "{answer}");
+    assert_eq!(replies[1]["result"]["publications"][0]["data"]["text"], "go");
+    assert!(replies[2]["result"]["nodes"].is_array());
+
+    // cent.js: one command, without a line end. It takes `result`.
+    let command = r#"{"method":"publish","params":{"channel":"room:r","data":{"text":"js"}}}"#;
+    assert!(json(&post("/api", &old, command).await)["result"]["offset"].is_u64());
+
+    // phpcent: what was not given is false, an empty text or an empty list.
+    let publish = r#"{"channel":"room:r","data":{"text":"php"},"skip_history":false}"#;
+    assert!(json(&post("/api/publish", &new, publish).await)["result"]["offset"].is_u64());
+    let subscribe = r#"{"channel":"room:r","user":"1","client":""}"#;
+    assert_eq!(json(&post("/api/subscribe", &new, subscribe).await), json!({"result": {}}));
+    let history = r#"{"channel":"room:r","limit":0,"reverse":false}"#;
+    assert!(json(&post("/api/history", &new, history).await)["result"]["epoch"].is_string());
+    assert!(json(&post("/api/info", &new, "{}").await)["result"]["nodes"].is_array());
+
+    // rubycent: Faraday parses only what is declared as JSON, and an `error` at the top is raised.
+    let publish = r#"{"channel":"room:r","data":{"text":"ruby"},"idempotency_key":"ruby-1"}"#;
+    assert!(json(&post("/api/publish", &new, publish).await)["result"]["offset"].is_u64());
+    let batch =
+        r#"{"commands":[{"publish":{"channel":"room:r","data":{"text":"x"}}},{"publish":{"channel":"x","data":{}}}]}"#;
+    let replies = json(&post("/api/batch", &new, batch).await)["replies"].clone();
+    assert!(replies[0]["publish"]["offset"].is_u64() && replies[1]["error"]["code"] == 102, "{replies}");
+    let unknown = json(&post("/api/history", &new, r#"{"channel":"room:nowhere"}"#).await);
+    assert_eq!(unknown["error"]["code"], 102);
+    assert!(!text(&unknown["error"]["message"]).is_empty());
+}
+
+async fn keys_are_managed_without_a_server(kind: Kind) {
+    let mut server = Server::start(kind, &[]).await;
+    server.stop().await;
+    for (arguments, words) in [
+        (&["add", "k"][..], &["--user"][..]),
+        (&["add", "--user", "bot"], &["name the key"]),
+        (&["add", "a b", "--user", "bot"], &["not a valid name"]),
+        (&["add", "k", "--user", "\u{202e}"], &["not a valid user name"]),
+        (&["remove"], &["name the key"]),
+        (&["list", "k"], &["takes no name"]),
+        (&["list", "--user", "bot"], &["--user"]),
+        (&["list", "--last", "7"], &["--last"]),
+    ] {
+        assert_contains(&failure(&api_key(&server, arguments).await), words);
+    }
+    for arguments in [&["add", "k", "--user", "bot", "--scope", "all"][..], &["add", "k", "--users", "name"], &["x"]] {
+        assert_eq!(api_key(&server, arguments).await.status.code(), Some(2), "{arguments:?}");
+    }
+    assert_eq!(printed(&api_key(&server, &["list"]).await), "");
+    let key = printed(&api_key(&server, &["add", "k", "--user", "bot"]).await);
+    let removed = printed(&api_key(&server, &["add", "gone", "--user", "bot"]).await);
+    printed(&api_key(&server, &["remove", "gone"]).await);
+    let server = server.restart().await;
+    call(&server, "info", &key, json!({})).await;
+    assert_eq!(send(server.port, "/api/info", &removed, &json!({})).await.status, 401);
+}
+
+async fn the_audit_log_survives_a_stop(kind: Kind) {
+    let mut server = Server::start(kind, &[]).await;
+    let key = printed(&api_key(&server, &["add", "k", "--user", "bot"]).await);
+    for number in 0..3 {
+        let channel = format!("room:none-{number}");
+        let params = json!({"channel": channel, "data": {"text": "x"}});
+        assert_eq!(send(server.port, "/api/publish", &key, &params).await.expect(200)["error"]["code"], 102);
+    }
+    server.stop().await;
+    let log = printed(&api_key(&server, &["log", "--last", "3"]).await);
+    assert_contains(&log, &["room:none-0", "room:none-1", "room:none-2", "error 102"]);
+}
+
+#[tokio::test]
+async fn a_key_in_a_file_may_do_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("api.key");
+    fs::write(&path, "a-key-of-at-least-16-characters\n").unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    let mut server = Server::start(Kind::Sqlite, &["--api-key-file", path.to_str().unwrap()]).await;
+    let key = "a-key-of-at-least-16-characters";
+    let ann = server.sign_up("ann").await;
+    server.create_room(&ann, "r").await;
+    let data = json!({"text": "hello"});
+    call(&server, "publish", key, json!({"channel": "room:r", "data": data})).await;
+    let message = server.history(&ann, "r").await.remove(0);
+    assert_eq!(message["user"]["username"], "uproar");
+    let body = json!({"username": "Uproar", "email": "u@example.org", "password": "correct horse"});
+    server.post("/user/signup", "", body).await.expect(422);
+
+    server.stop().await;
+    let setup = server.into_setup();
+    fs::write(&path, "short\n").unwrap();
+    let (code, line) = setup.fail_to_start().await;
+    assert_eq!(code, Some(1));
+    assert_contains(&line, &["api.key", "16 to 512"]);
+    fs::remove_file(&path).unwrap();
+    assert_contains(&setup.fail_to_start().await.1, &["can't read the API key"]);
+}

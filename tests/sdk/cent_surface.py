@@ -1,0 +1,129 @@
+"""Calls every method of Centrifugo's server library for Python, with its synchronous and its asynchronous client.
+
+Arguments: the URL of the API, a key that may do everything and names users by username, and the name of a user with a
+connection. Prints "done" if every answer is as expected.
+"""
+
+import asyncio
+import sys
+import uuid
+
+import cent
+
+URL, KEY, USER = sys.argv[1:]
+
+
+def expect(actual, expected):
+    if actual != expected:
+        raise AssertionError(f"{actual!r} instead of {expected!r}")
+
+
+class Failed:
+    """What must fail, with this code of the server."""
+
+    def __init__(self, code):
+        self.code = code
+
+
+async def call(client, method, request):
+    """Calls a method of either client."""
+    answer = getattr(client, method)(request)
+    return await answer if asyncio.iscoroutine(answer) else answer
+
+
+async def expect_error(client, method, request, code):
+    try:
+        await call(client, method, request)
+    except cent.CentApiResponseError as error:
+        expect((method, error.code), (method, code))
+    else:
+        raise AssertionError(f"{method} did not fail with {code}")
+
+
+async def surface(client, name):
+    """`name`: of a room that is not there yet."""
+    await call_extra(client, "create_room", {"name": name, "private": True})
+    channel = f"room:{name}"
+    key = str(uuid.uuid4())
+    hello = cent.PublishRequest(channel=channel, data={"text": "hello"}, idempotency_key=key)
+    sent = await call(client, "publish", hello)
+    expect(await call(client, "publish", hello), sent)
+    if sent.offset < 1 or not sent.epoch:
+        raise AssertionError(f"no position: {sent!r}")
+    other = cent.PublishRequest(channel=channel, data={"text": "other"}, idempotency_key=key)
+    await expect_error(client, "publish", other, 113)
+    for wrong, code in [
+        (cent.PublishRequest(channel="room:nowhere", data={"text": "x"}), 102),
+        (cent.PublishRequest(channel=channel, data={"text": "x"}, skip_history=True), 108),
+        (cent.PublishRequest(channel=channel, data={"text": "x"}, tags={"a": "b"}), 107),
+        (cent.PublishRequest(channel=channel, data={"text": "x"}, b64data="eHg="), 107),
+        (cent.PublishRequest(channel=channel, data=[1]), 107),
+    ]:
+        await expect_error(client, "publish", wrong, code)
+
+    several = cent.BroadcastRequest(channels=[channel, "room:nowhere"], data={"text": "to all"})
+    responses = (await call(client, "broadcast", several)).responses
+    expect(responses[0].result.epoch, sent.epoch)
+    expect(responses[1].error.code, 102)
+
+    await call(client, "subscribe", cent.SubscribeRequest(user=USER, channel=channel))
+    as_user = cent.PublishRequest(channel=channel, data={"text": "from the user", "as": USER})
+    await call(client, "publish", as_user)
+
+    position = await call(client, "history", cent.HistoryRequest(channel=channel))
+    expect((position.publications, position.epoch), ([], sent.epoch))
+    since = cent.StreamPosition(offset=sent.offset, epoch=sent.epoch)
+    later = await call(client, "history", cent.HistoryRequest(channel=channel, limit=10, since=since))
+    texts = [it.data["text"] for it in later.publications if "text" in it.data]
+    expect(texts, ["to all", "from the user"])
+    expect(later.publications[-1].info.user, USER)
+    newest = await call(client, "history", cent.HistoryRequest(channel=channel, limit=1, reverse=True))
+    expect(newest.publications[0].data["text"], "from the user")
+    await expect_error(client, "history", cent.HistoryRequest(channel="room:nowhere"), 102)
+    await expect_error(client, "history_remove", cent.HistoryRemoveRequest(channel=channel), 108)
+
+    nodes = (await call(client, "info", cent.InfoRequest())).nodes
+    if not any(node.num_clients >= 1 for node in nodes):
+        raise AssertionError(f"no clients: {nodes!r}")
+
+    batch = cent.BatchRequest(
+        requests=[
+            cent.PublishRequest(channel=channel, data={"text": "first"}),
+            cent.HistoryRequest(channel=channel, limit=1, reverse=True),
+        ],
+    )
+    replies = (await call(client, "batch", batch)).replies
+    expect(replies[1].publications[0].data["text"], "first")
+    batch.parallel = True
+    expect(len((await call(client, "batch", batch)).replies), 2)
+
+
+async def call_extra(client, method, params):
+    """Calls a method that the library does not know, through its own transport."""
+    answer = client._session.make_request(KEY, method, params)
+    text = await answer if asyncio.iscoroutine(answer) else answer
+    if '"error"' in text:
+        raise AssertionError(f"{method}: {text}")
+
+
+async def expect_unauthorized(client):
+    try:
+        await call(client, "info", cent.InfoRequest())
+    except cent.CentUnauthorizedError:
+        pass
+    else:
+        raise AssertionError("a wrong key was accepted")
+
+
+async def main():
+    suffix = uuid.uuid4().hex[:8]
+    await surface(cent.Client(URL, KEY), f"sync-{suffix}")
+    await expect_unauthorized(cent.Client(URL, "wrong"))
+    async with cent.AsyncClient(URL, KEY) as client:
+        await surface(client, f"async-{suffix}")
+    async with cent.AsyncClient(URL, "wrong") as client:
+        await expect_unauthorized(client)
+    print("done")
+
+
+asyncio.run(main())
