@@ -377,6 +377,7 @@ mod tests {
                     "--redirect-http",
                     "--admin-listen",
                     "--trusted-proxy",
+                    "--outgoing-allow",
                     "--data",
                     "--database",
                     "--bus",
