@@ -56,6 +56,7 @@ methods! {
     Info = "info", "read";
     HistoryRemove = "history_remove", "manage";
     Subscribe = "subscribe", "manage";
+    InvalidateUserTokens = "invalidate_user_tokens", "manage";
     CreateUser = "create_user", "manage";
     RenameUser = "rename_user", "manage";
     CreateRoom = "create_room", "manage";
@@ -144,6 +145,7 @@ impl Caller {
             Method::History => self.history(params).await,
             Method::HistoryRemove => self.history_remove(params),
             Method::Subscribe => self.subscribe(params).await,
+            Method::InvalidateUserTokens => self.invalidate_user_tokens(params).await,
             Method::CreateUser => self.create_user(params).await,
             Method::RenameUser => self.rename_user(params).await,
             Method::CreateRoom => self.create_room(params).await,

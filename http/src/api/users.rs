@@ -28,6 +28,20 @@ impl Caller {
         Ok(self.user_object(&account))
     }
 
+    /// `{user}`: `{}`. Revokes the tokens, and closes the connections that were opened with them.
+    pub(super) async fn invalidate_user_tokens(&self, params: &mut Params<'_>) -> Answered {
+        let user = params.required_id("user")?;
+        for name in ["expire_at", "issued_before", "channel"] {
+            params.refuse(name, || MethodError::not_available("all tokens of the user are invalidated, for good"))?;
+        }
+        params.finish()?;
+        let user = self.user(&user).await?;
+        if let Some(revocation) = self.app.store.revoke_tokens(user.id).await? {
+            self.app.chat.revoke(revocation).await;
+        }
+        Ok("{}".to_owned())
+    }
+
     /// The key of a name that a user is about to get.
     fn new_username(&self, username: &str) -> Answered {
         let wrong = |error: String| MethodError::bad_request(format!("username {error}"));

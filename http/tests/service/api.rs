@@ -218,6 +218,10 @@ async fn each_method_needs_its_scope() {
             ("info", "read"),
             ("subscribe", "manage"),
             ("history_remove", "manage"),
+            ("invalidate_user_tokens", "manage"),
+            ("create_user", "manage"),
+            ("rename_user", "manage"),
+            ("create_room", "manage"),
         ] {
             let answer = backend.raw(&format!("/api/{method}"), &[], "{}").await.expect(200);
             assert_eq!(answer["error"]["code"] == 103, scope != needed, "{scope}: {method}: {answer}");
@@ -552,4 +556,27 @@ async fn a_renamed_user_keeps_their_tokens() {
     let now = server.store.clock().unix_s();
     ann.token = Some(server.tokens.issue(&account, crate::support::term(now, 3600)));
     ann.call("/token/refresh").await.assert_error(401, "token_invalid", None);
+}
+
+#[tokio::test]
+async fn the_tokens_of_a_user_are_taken_away() {
+    let server = server().await;
+    let mut backend = backend(&server).await;
+    let mut ann = server.sign_up("ann").await;
+    let user = json!({"user": ann.user_id});
+    backend.call("invalidate_user_tokens", user.clone()).await;
+    ann.get("/me").await.assert_error(401, "token_invalid", None);
+    let credentials = json!({"username": "ann", "password": "correct horse"});
+    let signed_in = ann.post("/user/signin", credentials).await.expect(200);
+    ann.token = signed_in["token"].as_str().map(str::to_owned);
+    ann.get("/me").await.expect(200);
+    for (params, code) in [
+        (json!({}), 107),
+        (json!({"user": "999"}), 107),
+        (json!({"user": ann.user_id, "expire_at": 7}), 108),
+        (json!({"user": ann.user_id, "usr": 7}), 107),
+    ] {
+        assert_eq!(backend.fails("invalidate_user_tokens", params.clone()).await, code, "{params}");
+    }
+    ann.get("/me").await.expect(200);
 }
