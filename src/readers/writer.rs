@@ -12,6 +12,10 @@ use uproar_store::{Move, SharedStore};
 /// Moves in one transaction, and moves that may wait.
 const BATCH_LIMIT: usize = 256;
 const WAITING_LIMIT: usize = 1024;
+/// The pause after a write is so many times as long as the write took, up to `PAUSE_LIMIT`: on a slow disk, messages
+/// must not wait for positions.
+const PAUSE_FACTOR: u32 = 30;
+const PAUSE_LIMIT: Duration = Duration::from_secs(1);
 /// After an error.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -57,8 +61,9 @@ pub async fn run_writer(Moves(mut moves): Moves, store: SharedStore, interval: D
         // Two moves of one position could only contradict each other.
         let mut seen: BTreeSet<(Arc<str>, RoomId)> = BTreeSet::new();
         waiting.retain(|(it, _)| seen.insert((Arc::clone(&it.reader), it.room)));
-        next_at = Instant::now() + interval;
+        let begun = Instant::now();
         write(&store, &mut waiting).await;
+        next_at = begun + interval.max((begun.elapsed() * PAUSE_FACTOR).min(PAUSE_LIMIT));
     }
 }
 

@@ -40,6 +40,9 @@ use uproar_http::Tokens;
 use uproar_model::{Lease, Revocations, UnixMillis};
 use uproar_store::{DataFolder, DatabaseUrl, OpenOptions, PostgresBus, SharedStore, WriteRates};
 
+/// The nice value of what may wait: of a core that is always busy, it gets a few percent.
+const BACKGROUND_PRIORITY: i32 = 15;
+
 /// How long threads that still block get to finish when the process ends.
 const BLOCKED_THREADS_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -64,6 +67,7 @@ pub fn run(options: &Options) -> Result<()> {
     let tls = certificate::load(options)?;
     let collector = Collector::from_options(options)?;
     let (services, lanes) = (runtime("http")?, runtime("lanes")?);
+    let background = background_runtime()?;
     let result = services.block_on(async {
         let mut signals = Signals::catch(tls.is_some())?;
         let opened = tokio::select! {
@@ -72,7 +76,19 @@ pub fn run(options: &Options) -> Result<()> {
         };
         let traces = collector.map(|it| Exporter::start(it, options.otlp_sample, database_name(&url)));
         let (tracer, exporter) = traces.unzip();
-        let result = serve(options, &addresses, driver, limits, tls, tracer, &opened, lanes.handle(), signals).await;
+        let result = serve(
+            options,
+            &addresses,
+            driver,
+            limits,
+            tls,
+            tracer,
+            &opened,
+            lanes.handle(),
+            background.handle(),
+            signals,
+        )
+        .await;
         let send_last_traces = async {
             if let Some(exporter) = exporter {
                 exporter.stop().await;
@@ -81,6 +97,7 @@ pub fn run(options: &Options) -> Result<()> {
         tokio::join!(opened.store.close(), send_last_traces);
         result
     });
+    background.shutdown_timeout(BLOCKED_THREADS_TIMEOUT);
     services.shutdown_timeout(BLOCKED_THREADS_TIMEOUT);
     // Last, as connections with the database belong to it.
     lanes.shutdown_timeout(BLOCKED_THREADS_TIMEOUT);
@@ -137,6 +154,7 @@ async fn serve(
     tracer: Option<Arc<Tracer>>,
     Opened { folder, tokens, store }: &Opened,
     lane_runtime: &Handle,
+    background: &Handle,
     mut signals: Signals,
 ) -> Result<()> {
     let setup = Setup::load(options, driver, limits, tls, tracer, Arc::clone(tokens), store).await?;
@@ -150,7 +168,7 @@ async fn serve(
     let (plain, tls) = (listeners.plain.clone(), listeners.tls.clone());
     let parts = Parts::build(&setup)?;
     let office = Office { store: Arc::clone(store), tokens: Arc::clone(tokens), chat: parts.chat.clone() };
-    let mut threads = Threads::spawn(&setup, parts, listeners, lane_runtime)?;
+    let mut threads = Threads::spawn(&setup, parts, listeners, lane_runtime, background)?;
     let operators = serve_operators(folder, office);
     tracing::info!(shards = setup.shards, lanes = setup.lanes, "started");
     print_addresses(&plain, &tls);
@@ -313,6 +331,18 @@ fn runtime(thread_name: &str) -> Result<Runtime> {
         .enable_all()
         .build()
         .with_context(|| format!("can't start the {thread_name} threads"))
+}
+
+/// A runtime for what may wait, such as webhooks: one thread, which runs when nothing else does.
+fn background_runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("background")
+        // On Linux this is about the thread alone. Where it is forbidden, messages may become a little slower.
+        .on_thread_start(|| _ = rustix::process::setpriority_process(None, BACKGROUND_PRIORITY))
+        .enable_all()
+        .build()
+        .context("can't start the background thread")
 }
 
 fn print_addresses(plain: &[SocketAddr], tls: &[SocketAddr]) {

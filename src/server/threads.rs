@@ -83,12 +83,13 @@ struct Others {
 }
 
 impl Threads {
-    /// The lanes and the reader run on `lane_runtime`.
+    /// The lanes and the reader run on `lane_runtime`, and what may wait on `background`.
     pub(super) fn spawn(
         setup: &Setup<'_>,
         parts: Parts,
         listeners: Listeners,
         lane_runtime: &Handle,
+        background: &Handle,
     ) -> Result<Threads> {
         let Parts { mesh, shards, controls, chat, calls, lane_metrics, bus_metrics, webhooks, service, hooks } = parts;
         let others = mesh.lanes.iter().chain([&mesh.reader, &mesh.http, &mesh.bus]);
@@ -118,7 +119,7 @@ impl Threads {
             stop: bus_stopped,
         }));
         let (stop_webhooks, webhooks_stopped) = watch::channel(false);
-        let webhooks = tokio::spawn(run_webhooks(WebhooksSetup {
+        let webhooks = background.spawn(run_webhooks(WebhooksSetup {
             hooks: setup.webhooks.clone(),
             status: webhooks,
             store: Arc::clone(&setup.store),
@@ -434,7 +435,8 @@ mod tests {
         let any = "127.0.0.1:0".parse().unwrap();
         let addresses = Addresses { plain: vec![any], tls: Vec::new(), admin: Some(any), redirect: Some(any) };
         let listeners = Listeners::bind(&addresses, &setup).await.unwrap();
-        let threads = Threads::spawn(&setup, Parts::build(&setup).unwrap(), listeners, &Handle::current()).unwrap();
+        let (parts, runtime) = (Parts::build(&setup).unwrap(), Handle::current());
+        let threads = Threads::spawn(&setup, parts, listeners, &runtime, &runtime).unwrap();
         (threads, store)
     }
 
