@@ -236,7 +236,7 @@ limits! {
     /// failure of the database, or because what another node announced was lost.
     reader_sweep_interval_ms = 30_000, 10..=DAY_MS;
     /// The least time between two writes that record what webhooks have delivered. What is due meanwhile is written
-    /// together.
+    /// together. If writes take long, it is 30 times as long as the last one took, but at most a second.
     reader_write_interval_ms = 50, 0..=60_000;
     /// How long a webhook's receiver may take to answer a POST.
     webhook_timeout_ms = 15_000, 10..=DAY_MS;

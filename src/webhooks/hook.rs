@@ -14,8 +14,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use uproar_model::RoomId;
+use uproar_model::fairness::{LogLimit, Rate};
 use uproar_store::{Following, StoreError, UnreadRoom};
 
+/// How often failures are logged.
+const LOG_RATE: Rate = Rate::per_minute(1, 2);
 /// Rooms that are looked through by one query.
 const SWEEP_ROOMS: usize = 2_000;
 /// Between two such queries, and after one that failed.
@@ -48,6 +51,10 @@ struct Task {
     /// Where the sweep that is under way goes on.
     swept_to: RoomId,
     is_paused: bool,
+    log: LogLimit,
+    began: Instant,
+    /// Whether the last thing that was logged is a failure.
+    has_logged_failure: bool,
 }
 
 /// Runs until it is told to stop. It can be aborted at any time.
@@ -77,6 +84,9 @@ pub(super) async fn run(sender: Sender, status: Arc<HookStatus>, mut stop: watch
         shown_at: Instant::now(),
         swept_to: RoomId(0),
         is_paused: false,
+        log: LogLimit::new(LOG_RATE),
+        began: Instant::now(),
+        has_logged_failure: false,
     };
     task.run(stop).await;
 }
@@ -192,7 +202,7 @@ impl Task {
         if !posted {
             return;
         }
-        if self.pacing.is_failing() && self.status.lock().state == State::Failing {
+        if std::mem::take(&mut self.has_logged_failure) {
             tracing::info!(webhook = self.sender.hook.name, "the webhook's receiver accepts what it is sent again");
         }
         if self.pacing.succeeded() {
@@ -201,7 +211,9 @@ impl Task {
         self.status.posts.fetch_add(1, Ordering::Relaxed);
         self.status.delivered.fetch_add(delivered, Ordering::Relaxed);
         let mut shown = self.status.lock();
-        shown.state = State::Sending;
+        if !self.is_paused {
+            shown.state = State::Sending;
+        }
         shown.last_success_at = Some(self.sender.store.clock().unix_ms());
     }
 
@@ -211,25 +223,25 @@ impl Task {
         let failures = self.backlog.failed(room, Some(seen));
         let pause = self.pacing.failed(room, failures, begun, now, retry_after);
         self.backlog.delay(room, now + pause);
+        let was_paused = std::mem::replace(&mut self.is_paused, self.is_paused || is_gone);
+        if self.is_paused && !was_paused {
+            tracing::error!(
+                webhook = self.sender.hook.name,
+                "the webhook's receiver has answered 410, so nothing more is sent to it until the server starts again"
+            );
+        }
         let mut shown = self.status.lock();
-        if is_gone {
-            self.is_paused = true;
-            if shown.state != State::Paused {
-                tracing::error!(
-                    webhook = self.sender.hook.name,
-                    "the webhook's receiver has answered 410, so nothing more is sent to it until the server starts \
-                     again"
-                );
-            }
-            shown.state = State::Paused;
-        } else if shown.state == State::Sending {
+        shown.state = if self.is_paused { State::Paused } else { State::Failing };
+        let now_ms = now.duration_since(self.began).as_millis() as u64;
+        if !is_gone && let Some(unlogged) = self.log.admit(now_ms) {
+            self.has_logged_failure = true;
             tracing::warn!(
                 webhook = self.sender.hook.name,
                 room = name,
                 reason,
+                unlogged,
                 "the webhook's receiver does not accept what it is sent; it will be sent again"
             );
-            shown.state = State::Failing;
         }
         let at = self.sender.store.clock().unix_ms();
         shown.last_error = Some(LastError { at, room: name.to_owned(), reason });

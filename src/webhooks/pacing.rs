@@ -55,10 +55,6 @@ impl Pacing {
         self.not_before.max(self.asked_until)
     }
 
-    pub fn is_failing(&self) -> bool {
-        !self.failed.is_empty()
-    }
-
     fn is_down(&self) -> bool {
         self.failed.len() >= DOWN_ROOMS
     }

@@ -78,6 +78,8 @@ async fn details_are_public_only_if_they_are_meant_to_be() {
     let mut admin = server.admin().await;
     assert_eq!(admin.get("/metrics").await.status, 200);
     assert!(admin.get("/readyz").await.text().contains("the details"));
+    assert_eq!(admin.get("/admin/webhooks").await.expect(200)["webhooks"][0]["name"], "crm");
+    main.get("/admin/webhooks").await.assert_error(404, "not_found", None);
     admin.get("/rooms").await.assert_error(404, "not_found", None);
 }
 
