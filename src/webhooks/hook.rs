@@ -223,8 +223,7 @@ impl Task {
         let failures = self.backlog.failed(room, Some(seen));
         let pause = self.pacing.failed(room, failures, begun, now, retry_after);
         self.backlog.delay(room, now + pause);
-        let was_paused = std::mem::replace(&mut self.is_paused, self.is_paused || is_gone);
-        if self.is_paused && !was_paused {
+        if is_gone && !std::mem::replace(&mut self.is_paused, true) {
             tracing::error!(
                 webhook = self.sender.hook.name,
                 "the webhook's receiver has answered 410, so nothing more is sent to it until the server starts again"
