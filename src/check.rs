@@ -3,6 +3,7 @@
 use crate::acme;
 use crate::config::{self, Options, TlsSource};
 use crate::driver::{Driver, listen};
+use crate::issuers;
 use crate::server::{holder, settings};
 use crate::tools::block_on;
 use crate::traces::Collector;
@@ -84,6 +85,11 @@ fn check_options(options: &Options, report: &mut Report) {
     let before = report.problems;
     let limits = report.get(options.limits()).unwrap_or_default();
     report.get(settings::from_options(options, &limits));
+    if let Some(issuers) = report.get(issuers::Settings::from_options(options))
+        && let Ok(tokens) = Tokens::read_key_file(&options.key_path())
+    {
+        report.get(issuers.require_other_key(&tokens));
+    }
     report.get(options.node());
     report.get(outgoing::allowed_networks(options));
     report.get(output::parse_filter(&options.log));

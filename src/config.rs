@@ -360,6 +360,14 @@ pub struct Options {
     #[arg(long, global = true, value_name = "FILE", env = "UPROAR_API_KEY_FILE", value_parser = path())]
     pub api_key_file: Option<PathBuf>,
 
+    /// File with a key, at least 32 bytes. Tokens that your backend signs with it (HS256) are accepted, as for Centrifugo
+    #[arg(long, global = true, value_name = "FILE", env = "UPROAR_AUTH_HMAC_KEY_FILE", value_parser = path())]
+    pub auth_hmac_key_file: Option<PathBuf>,
+
+    /// Claim with the name of a new user, in the tokens of other systems [default: info.name, preferred_username, name]
+    #[arg(long, global = true, value_name = "CLAIM", env = "UPROAR_AUTH_USERNAME_CLAIM", value_parser = text())]
+    pub auth_username_claim: Option<String>,
+
     /// Accept tokens in the URL of a WebSocket (?token=), although proxies and shells may keep them
     #[arg(long, global = true, env = "UPROAR_QUERY_TOKEN", value_parser = switch())]
     pub query_token: bool,
@@ -911,7 +919,7 @@ mod tests {
                     redirect-http = ' 127.0.0.1:4'\nhsts = ' yes '\n\
                     otlp = ' http://localhost:4318 '\notlp-headers = [' a=b ', 'c=d']\notlp-sample = ' 0.5 '\n\
                     driver = ' Epoll '\nallow-origin = [' https://a.example ']\n\
-                    embed-origin = ' https://b.example '\nkey-file = '/z '\nlog = ' info '\n\
+                    embed-origin = ' https://b.example '\nkey-file = '/z '\nauth-hmac-key-file = ' /h '\nauth-username-claim = ' nick '\nlog = ' info '\n\
                     [limit]\ntext_limit_bytes = ' 5 '\n";
         let options = load(&file.replace("'", "\""), &[]).unwrap();
         assert_eq!(options.addresses().unwrap(), ["127.0.0.1:1".parse().unwrap()]);
@@ -931,6 +939,8 @@ mod tests {
         assert_eq!(options.embed_origins(), ["https://b.example"]);
         assert_eq!(options.outgoing_networks(), ["::1"]);
         assert_eq!((options.data.as_path(), options.key_path().as_path()), (Path::new("/x"), Path::new("/z")));
+        assert_eq!(options.auth_hmac_key_file, Some("/h".into()));
+        assert_eq!(options.auth_username_claim.as_deref(), Some("nick"));
         assert_eq!(options.database_url().unwrap(), DatabaseUrl::Sqlite("/y".into()));
         assert_eq!(options.node().unwrap().as_deref(), Some("a"));
         assert_eq!(options.bus_credentials, Some("/b".into()));

@@ -11,6 +11,7 @@ pub mod config;
 pub mod driver;
 pub mod health;
 pub mod help;
+mod issuers;
 pub mod lanes;
 pub mod mesh;
 pub mod metrics;

@@ -96,6 +96,7 @@ impl Server {
             Ok(Claims {
                 user,
                 username: token.into(),
+                identity: None,
                 generation: Some(1),
                 signed_in_at: now_s,
                 issued_at: now_s,

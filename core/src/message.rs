@@ -14,7 +14,8 @@ use std::sync::{Arc, Weak};
 pub use uproar_model::UserEvent;
 use uproar_model::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocation};
 use uproar_model::{
-    DatabaseGeneration, Epoch, Head, Item, Offset, Outcome, Page, Publication, RoomId, Swept, User, UserId,
+    Claims, DatabaseGeneration, Epoch, Head, Identity, Item, Offset, Outcome, Page, Publication, RoomId, Swept, User,
+    UserId,
 };
 
 /// An owner of queues: one to and one from each endpoint that it talks to.
@@ -156,6 +157,8 @@ pub enum Party {
     User(UserId),
     /// A user of whom only the name is known.
     Name(Arc<str>),
+    /// A user of another system, who may not have been created yet.
+    Identity(Arc<Identity>),
     /// A room's home.
     Home(RoomId),
     /// All homes of a shard.
@@ -201,8 +204,9 @@ impl Asker {
 pub enum StoreRequest {
     /// Whether a user may enter a room (named by its key). Joins a public room.
     Admit { room: String, user: UserId },
-    /// The user with this name, who is created if necessary.
-    User { username: Arc<str> },
+    /// The user with this identity, or if there is none, with this name. They are created if necessary, with this name
+    /// or one like it.
+    User { username: Arc<str>, identity: Option<Arc<Identity>> },
     /// A room's head.
     Head { room: RoomId },
     /// The rooms whose last offset is not this one, by room ascending.
@@ -215,7 +219,24 @@ pub enum StoreRequest {
     Rooms { user: UserId, after: Option<String>, limit: usize },
 }
 
-/// A user who was looked up by name, and when their tokens were last revoked.
+impl StoreRequest {
+    /// Asks for the user of a token without a user id.
+    pub(crate) fn user_of(claims: &Claims) -> StoreRequest {
+        StoreRequest::User { username: Arc::clone(&claims.username), identity: claims.identity.clone() }
+    }
+}
+
+impl Party {
+    /// The user of a token without a user id.
+    pub(crate) fn of_token(username: &Arc<str>, identity: Option<&Arc<Identity>>) -> Party {
+        match identity {
+            Some(identity) => Party::Identity(Arc::clone(identity)),
+            None => Party::Name(Arc::clone(username)),
+        }
+    }
+}
+
+/// A user who was looked up by name or identity, and when their tokens were last revoked.
 #[derive(Clone, Debug)]
 pub struct Found {
     pub user: User,

@@ -71,6 +71,12 @@ impl FromRequestParts<Arc<App>> for Refreshing {
         // The header overrides the cookie, which may belong to another user who signed in in another tab.
         let valid_at = now.saturating_sub(app.settings.limits.expired_grace_ms / 1000);
         let auth = authenticate_at(app, client, token, valid_at).await?;
+        if auth.claims.identity.is_some() {
+            return Err(ApiError::new(
+                Code::NotRenewable,
+                "this token is of another system; ask the system that issued it for a fresh one",
+            ));
+        }
         let signed_in_at = renewable(app, &auth.claims, now)?;
         let account = auth.account(app).await?;
         let session = cookie.ok().flatten().and_then(|token| app.tokens.verify_session(token, now).ok());
@@ -115,10 +121,18 @@ async fn authenticate_at(
         let user = User { id, username: Arc::clone(&claims.username) };
         return Ok(Authenticated { user, claims, account: None, client });
     }
-    let key = fold("username", &claims.username).map_err(|_| TokenError::Invalid)?;
-    let account = match app.store.account_named(&key).await? {
-        Some(account) => account,
-        None => app.store.ensure_user(&shown_name(&claims.username), &key).await?,
+    let account = match &claims.identity {
+        Some(identity) => match app.store.account_of(identity).await? {
+            Some(account) => account,
+            None => app.store.ensure_identity(identity, &claims.username).await?,
+        },
+        None => {
+            let key = fold("username", &claims.username).map_err(|_| TokenError::Invalid)?;
+            match app.store.account_named(&key).await? {
+                Some(account) => account,
+                None => app.store.ensure_user(&shown_name(&claims.username), &key).await?,
+            }
+        }
     };
     if is_revoked(&account, &claims) {
         return Err(revoked(app, client, account.id));

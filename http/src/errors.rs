@@ -49,7 +49,7 @@ codes! {
     BadUpgrade = "bad_upgrade", BAD_REQUEST;
     /// The call needs a token and the request carries none.
     TokenMissing = "token_missing", UNAUTHORIZED;
-    /// The token was not issued by this server, was revoked, or its user no longer exists.
+    /// The token was not issued by this server or a system that it trusts, was revoked, or its user no longer exists.
     TokenInvalid = "token_invalid", UNAUTHORIZED;
     /// The token was valid and has expired.
     TokenExpired = "token_expired", UNAUTHORIZED;
@@ -61,6 +61,8 @@ codes! {
     NotMember = "not_member", FORBIDDEN;
     /// The user's role in the room does not allow this.
     NotAllowed = "not_allowed", FORBIDDEN;
+    /// The token is of another system, so only that system can issue another one.
+    NotRenewable = "not_renewable", FORBIDDEN;
     /// Only the author may do this.
     NotYours = "not_yours", FORBIDDEN;
     /// The request comes from a page of another origin, which `--allow-origin` does not name.
@@ -133,7 +135,8 @@ codes! {
     Overloaded = "overloaded", SERVICE_UNAVAILABLE;
     /// It is not known whether the message was stored. A retry with the same id is safe.
     OutcomeUnknown = "not_known", SERVICE_UNAVAILABLE;
-    /// The database does not respond, or the server is starting or stopping.
+    /// The database does not respond, the server is starting or stopping, or the key that verifies a token of another
+    /// system could not be fetched yet.
     Unavailable = "unavailable", SERVICE_UNAVAILABLE;
     /// The response was not ready in time. If the request was meant to change something, that may have happened.
     DeadlinePassed = "deadline_passed", SERVICE_UNAVAILABLE;
@@ -307,6 +310,7 @@ impl From<TokenError> for ApiError {
         let code = match error {
             TokenError::Expired => Code::TokenExpired,
             TokenError::Invalid => Code::TokenInvalid,
+            TokenError::KeyMissing => return ApiError::new(Code::Unavailable, error.to_string()).retry_after(2),
         };
         ApiError::new(code, error.to_string())
     }

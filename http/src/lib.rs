@@ -5,7 +5,7 @@
 //!
 //! The modules form layers. Imports only point downwards, and within a layer they never form a cycle. At the bottom are
 //! the modules that know nothing of requests in progress: `addresses`, `assets`, `attempts`, `bodies`, `chat`,
-//! `errors`, `objects`, `origins`, `passwords`, `rate`, `readiness`, `security_log`, `settings`, `signatures`, `slots`,
+//! `errors`, `issuers`, `objects`, `origins`, `passwords`, `private_file`, `rate`, `readiness`, `security_log`, `settings`, `signatures`, `slots`,
 //! `socket`, `stream`, `tokens`, `traces` and `validation`. Above them, `app` holds what all handlers share. `input`,
 //! `cookie` and `authentication` turn a request into checked values. Next come the handlers: `accounts`, `api`,
 //! `messages`, `operations`, `page`, `redirect`, `rooms` and `upgrade`. At the top, `service` routes
@@ -27,12 +27,14 @@ mod email;
 mod errors;
 mod fields;
 mod input;
+mod issuers;
 mod messages;
 mod objects;
 mod operations;
 mod origins;
 mod page;
 pub mod passwords;
+mod private_file;
 mod rate;
 mod readiness;
 mod redirect;
@@ -58,9 +60,11 @@ pub fn is_about_security(target: &str) -> bool {
 pub use chat::{Adopted, Chat, ChatCounts, PublishError, PublishRequest, SharedChat};
 pub use errors::{ApiError, Code};
 pub use fields::FieldError;
+pub use issuers::{Fetch, HmacKeyTooShort, Issuers, KeyLocation, Provider, SharedFetch, keep_keys};
 pub use operations::OPENAPI;
 pub use origins::{EmbedOrigins, OriginError, Origins};
 pub use passwords::PasswordCost;
+pub use private_file::{PrivateFileError, read_secret};
 pub use service::Service;
 pub use settings::Settings;
 pub use slots::Slot;

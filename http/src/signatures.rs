@@ -1,16 +1,18 @@
-//! The cryptography of tokens: HMAC-SHA-256 by ring, which TLS needs anyway. jsonwebtoken's own providers bring an
-//! implementation of RSA and of four curves with them.
+//! The cryptography of tokens, by ring, which TLS needs anyway: HMAC-SHA-256 for Uproar's own tokens and those of a
+//! backend that shares a key, and the verification of RSA, ECDSA and Ed25519 for those of identity providers.
+//! jsonwebtoken's own providers bring an implementation of RSA and of four curves with them.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{ErrorKind, Result};
 use jsonwebtoken::signature::{Error, Signer, Verifier};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind, EncodingKey};
 use ring::hmac;
+use ring::signature::{self, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm};
 
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: signer,
     verifier_factory: verifier,
-    // There are no JSON Web Keys.
+    // Nothing makes JSON Web Keys, or needs their thumbprints.
     key_utils: KeyUtils::new_unimplemented(),
 };
 
@@ -36,7 +38,66 @@ fn signer(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigner>
 }
 
 fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>> {
-    Ok(Hs256::new(*algorithm, key.try_get_as_bytes()?)?)
+    // Otherwise a public key, which everybody knows, could serve as the secret of HMAC.
+    if key.family() != algorithm.family() {
+        return Err(ErrorKind::InvalidAlgorithm.into());
+    }
+    match key.family() {
+        AlgorithmFamily::Hmac => Ok(Hs256::new(*algorithm, key.try_get_as_bytes()?)?),
+        _ => {
+            Ok(Box::new(PublicKey { algorithm: *algorithm, scheme: Scheme::of(*algorithm)?, key: key.kind().clone() }))
+        }
+    }
+}
+
+/// A key that only verifies.
+struct PublicKey {
+    algorithm: Algorithm,
+    scheme: Scheme,
+    key: DecodingKeyKind,
+}
+
+enum Scheme {
+    Rsa(&'static RsaParameters),
+    Curve(&'static dyn VerificationAlgorithm),
+}
+
+impl Scheme {
+    fn of(algorithm: Algorithm) -> Result<Scheme> {
+        Ok(match algorithm {
+            Algorithm::RS256 => Scheme::Rsa(&signature::RSA_PKCS1_2048_8192_SHA256),
+            Algorithm::RS384 => Scheme::Rsa(&signature::RSA_PKCS1_2048_8192_SHA384),
+            Algorithm::RS512 => Scheme::Rsa(&signature::RSA_PKCS1_2048_8192_SHA512),
+            Algorithm::PS256 => Scheme::Rsa(&signature::RSA_PSS_2048_8192_SHA256),
+            Algorithm::PS384 => Scheme::Rsa(&signature::RSA_PSS_2048_8192_SHA384),
+            Algorithm::PS512 => Scheme::Rsa(&signature::RSA_PSS_2048_8192_SHA512),
+            Algorithm::ES256 => Scheme::Curve(&signature::ECDSA_P256_SHA256_FIXED),
+            Algorithm::ES384 => Scheme::Curve(&signature::ECDSA_P384_SHA384_FIXED),
+            Algorithm::EdDSA => Scheme::Curve(&signature::ED25519),
+            _ => return Err(ErrorKind::InvalidAlgorithm.into()),
+        })
+    }
+}
+
+impl Verifier<Vec<u8>> for PublicKey {
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> std::result::Result<(), Error> {
+        let verified = match (&self.scheme, &self.key) {
+            (Scheme::Rsa(parameters), DecodingKeyKind::RsaModulusExponent { n, e }) => {
+                RsaPublicKeyComponents { n, e }.verify(parameters, message, signature)
+            }
+            (Scheme::Curve(algorithm), DecodingKeyKind::SecretOrDer(key)) => {
+                UnparsedPublicKey::new(*algorithm, key).verify(message, signature)
+            }
+            _ => return Err(Error::new()),
+        };
+        verified.map_err(|_| Error::new())
+    }
+}
+
+impl JwtVerifier for PublicKey {
+    fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
 }
 
 impl Signer<Vec<u8>> for Hs256 {

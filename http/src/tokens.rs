@@ -3,7 +3,9 @@
 //! Claims: `iss` is "uproar"; `sub` is the user's id as a string, absent in a token minted by `uproar token`; `name` is
 //! the username; `gen` is the token generation, `db` the database's generation, and `auth_time` the Unix second in
 //! which the user signed in, all present only with `sub`; `iat` and `exp` are Unix seconds. The `kid` in the header
-//! says which key signed.
+//! says which key signed; it may be missing.
+//!
+//! Tokens of other systems are those of [`Issuers`].
 //!
 //! A user id means a user in one generation of the database only: after a backup was restored, the same id may be
 //! assigned to somebody else. So a token with a user id is valid only in the database's generation in which it was
@@ -13,20 +15,22 @@
 //! obtain an ordinary token: everything else accepts only tokens without `aud`. A browser token has `aud` "browser" and
 //! only shows that a browser has signed in to an account before.
 
+use crate::issuers::Issuers;
+use crate::private_file::{PrivateFileError, read_secret};
 use crate::signatures;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use uproar_model::{Claims, DatabaseGeneration, TokenError, UserId};
 use uproar_store::Account;
 
-const ISSUER: &str = "uproar";
+pub(crate) const ISSUER: &str = "uproar";
 
 /// The audience of session tokens (RFC 7519, section 4.1.3). Other tokens have none.
 const REFRESH: &str = "refresh";
@@ -34,7 +38,7 @@ const REFRESH: &str = "refresh";
 const BROWSER: &str = "browser";
 
 /// The shortest key: as long as the hash (RFC 7518, section 3.2).
-const KEY_MIN_BYTES: usize = 32;
+pub(crate) const KEY_MIN_BYTES: usize = 32;
 /// The longest key. A longer file is surely not a key.
 const KEY_LIMIT_BYTES: usize = 4096;
 /// The longest token that is parsed. Ours are about 300 bytes long.
@@ -46,6 +50,8 @@ pub struct Tokens {
     decoding: DecodingKey,
     key_id: String,
     validation: Validation,
+    /// Who else issues tokens that are accepted.
+    issuers: Issuers,
     /// The generation of the database, as a number.
     database: AtomicU64,
 }
@@ -136,6 +142,7 @@ impl Tokens {
             decoding: DecodingKey::from_secret(key),
             key_id,
             validation,
+            issuers: Issuers::default(),
             database: AtomicU64::new(DatabaseGeneration::default().0),
         })
     }
@@ -144,6 +151,11 @@ impl Tokens {
     pub fn for_database(self, database: DatabaseGeneration) -> Tokens {
         self.set_database(database);
         self
+    }
+
+    /// Also accepts the tokens of these other systems.
+    pub fn with_issuers(self, issuers: Issuers) -> Tokens {
+        Tokens { issuers, ..self }
     }
 
     /// From now on, issues and accepts tokens of this generation instead.
@@ -184,24 +196,12 @@ impl Tokens {
             io::ErrorKind::NotFound => KeyError::Missing(path.to_owned()),
             _ => KeyError::Unreadable { path: path.to_owned(), error },
         };
-        // Checked before the file is opened: opening a named pipe would block until something writes to it.
-        let metadata = std::fs::metadata(path).map_err(unreadable)?;
-        if !metadata.is_file() {
-            return Err(KeyError::NotAFile(path.to_owned()));
-        }
-        let mode = metadata.permissions().mode() & 0o777;
-        // Containers mount secrets read-only, with modes that nobody can change there.
-        let is_ours = || std::fs::set_permissions(path, metadata.permissions()).is_ok();
-        if mode & 0o022 != 0 || mode & 0o055 != 0 && is_ours() {
-            return Err(KeyError::Open { path: path.to_owned(), mode });
-        }
-        let mut key = Vec::with_capacity(KEY_MIN_BYTES);
-        let file = File::open(path).map_err(unreadable)?;
-        file.take(KEY_LIMIT_BYTES as u64 + 1).read_to_end(&mut key).map_err(unreadable)?;
-        // A key that was written as text: editors and tools add a line end, and others remove it.
-        if key.trim_ascii().iter().all(u8::is_ascii_graphic) {
-            key.truncate(key.trim_ascii_end().len());
-        }
+        let key = read_secret(path, KEY_LIMIT_BYTES).map_err(|error| match error {
+            PrivateFileError::Unreadable { error, .. } => unreadable(error),
+            PrivateFileError::NotAFile(path) => KeyError::NotAFile(path),
+            PrivateFileError::Open { path, mode } => KeyError::Open { path, mode },
+            PrivateFileError::TooLong { path, limit_bytes } => KeyError::Length { path, length: limit_bytes + 1 },
+        })?;
         Tokens::from_key(&key).map_err(|error| match error {
             KeyError::Bytes(length) => KeyError::Length { path: path.to_owned(), length },
             error => error,
@@ -253,11 +253,14 @@ impl Tokens {
         })
     }
 
-    /// The claims of a token that this key signed and that has not expired at `now` (Unix seconds). The caller must
-    /// check whether the token has been revoked. Returns `Expired` only if everything else about the token is valid.
-    /// Rejects session tokens.
+    /// The claims of a token that this key signed, or another system that is trusted, and that has not expired at `now`
+    /// (Unix seconds). The caller must check whether the token has been revoked. Returns `Expired` only if everything
+    /// else about the token is valid. Rejects session tokens.
     pub fn verify(&self, token: &str, now: u64) -> Result<Claims, TokenError> {
-        self.verify_for(None, token, now)
+        match self.verify_for(None, token, now) {
+            Err(TokenError::Invalid) => self.issuers.verify(token, now),
+            verified => verified,
+        }
     }
 
     /// Like [`Tokens::verify`], for session tokens only. A session token outlives the revocations that are kept in
@@ -280,7 +283,8 @@ impl Tokens {
         }
         let data = jsonwebtoken::decode::<Payload>(token, &self.decoding, &self.validation)
             .map_err(|_| TokenError::Invalid)?;
-        if data.header.kid.as_deref() != Some(self.key_id.as_str()) {
+        // There is one key, so a backend that makes tokens with it need not name it.
+        if data.header.kid.is_some_and(|kid| kid != self.key_id) {
             return Err(TokenError::Invalid);
         }
         let payload = data.claims;
@@ -304,6 +308,7 @@ impl Tokens {
         Ok(Claims {
             user,
             username: Arc::from(payload.name),
+            identity: None,
             generation: payload.generation,
             signed_in_at: payload.auth_time.unwrap_or(payload.iat),
             issued_at: payload.iat,
@@ -393,6 +398,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
     use uproar_model::TokenError::{Expired, Invalid};
 
     const NOW: u64 = 1_800_000_000;
@@ -452,6 +458,7 @@ mod tests {
             Ok(Claims {
                 user: Some(UserId(42)),
                 username: "Ann".into(),
+                identity: None,
                 generation: Some(3),
                 signed_in_at: NOW - 100,
                 issued_at: NOW,
@@ -570,7 +577,12 @@ mod tests {
     #[test]
     fn every_claim_is_required_and_typed() {
         let tokens = tokens();
-        for kid in [None, Some("0123456789abcdef".to_owned()), Some(String::new())] {
+        let header = Header::new(Algorithm::HS256);
+        assert!(
+            tokens.verify(&forged(header, &valid_claims(), &[7; 32]), NOW).is_ok(),
+            "the id of the key is optional"
+        );
+        for kid in [Some("0123456789abcdef".to_owned()), Some(String::new())] {
             let header = Header { kid, ..Header::new(Algorithm::HS256) };
             assert_eq!(tokens.verify(&forged(header, &valid_claims(), &[7; 32]), NOW), Err(Invalid));
         }

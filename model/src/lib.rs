@@ -17,12 +17,13 @@ pub mod text;
 
 pub use access::{Admission, JoinError, JoinedRoom, Marker, PageRequest, Revocation, Revocations, Role, UserEvent};
 pub use append::{Item, Kind, OWN_REACTIONS_LIMIT, Outcome, REACTION_KINDS_LIMIT, Refusal, Stored};
-pub use claims::{Claims, TokenError};
+pub use claims::{Claims, Identity, TokenError};
 pub use clock::{Clock, Reading, boottime, boottime_ms};
 pub use lease::Lease;
 pub use message_id::{MESSAGE_ID_LIMIT_BYTES, MessageIdError, check_message_id, shown_message_id};
 pub use name::{
-    NAME_LIMIT_BYTES, NameError, check_new_name, fold_name, looks_like, reserved_lookalike, shown_name, skeleton,
+    NAME_LIMIT_BYTES, NameError, check_new_name, clean_name, fold_name, looks_like, numbered_name, reserved_lookalike,
+    shown_name, skeleton,
 };
 pub use publication::{Head, MemberRef, Page, Publication, Swept, member_body};
 

@@ -61,6 +61,35 @@ pub fn shown_name(name: &str) -> String {
     text::normalize(name.trim().to_owned())
 }
 
+/// The name for a new user that comes closest to a text from another system, which has other rules for names. `None`:
+/// nothing of the text can be used.
+pub fn clean_name(text: &str) -> Option<String> {
+    // More characters than a name can have, even if most of them are left out.
+    let characters = text.chars().take(16 * NAME_LIMIT_CHARACTERS);
+    let visible: String = characters.filter(|c| c.is_whitespace() || !is_unclear(*c) && !is_formatting(*c)).collect();
+    let words: Vec<&str> = visible.split_whitespace().collect();
+    let mut name = shown_name(words.join(" ").trim_start_matches('@'));
+    loop {
+        match check_new_name(&name) {
+            Ok(()) => return Some(name.trim().to_owned()),
+            // The last character. Each turn makes the name shorter.
+            Err(NameError::TooLong) => _ = name.pop(),
+            Err(_) => return None,
+        }
+    }
+}
+
+/// A valid name with a number behind it, which is shortened if it would be too long.
+pub fn numbered_name(name: &str, number: u64) -> String {
+    let mut base = name.to_owned();
+    loop {
+        let numbered = format!("{}-{number}", base.trim_end());
+        if fold_name(&numbered) != Err(NameError::TooLong) || base.pop().is_none() {
+            return numbered;
+        }
+    }
+}
+
 /// A letter of each script with letters that look like Latin ones: Greek, Cyrillic, Armenian, Cherokee, Coptic, Lisu.
 const LATIN_LOOKALIKES: [char; 6] = ['α', 'а', 'ա', 'Ꭰ', 'ⲁ', 'ꓐ'];
 
@@ -200,6 +229,42 @@ mod tests {
         assert_eq!(fold_name(&"日".repeat(65)), Err(NameError::TooLong));
         assert_eq!(fold_name(&"x".repeat(1 << 20)), Err(NameError::TooLong));
         assert_eq!(fold_name(&format!("e{}", "\u{301}".repeat(200))), Err(NameError::TooLong), "one character");
+    }
+
+    #[test]
+    fn texts_of_other_systems_become_names() {
+        for (text, name) in [
+            ("Ann", Some("Ann")),
+            ("  Ann \t\n Lee ", Some("Ann Lee")),
+            ("ann@example.org", Some("ann@example.org")),
+            ("@ann", Some("ann")),
+            ("@ @ann", None),
+            ("A\u{202e}n\0n\u{200b}", Some("Ann")),
+            ("e\u{301}mile", Some("émile")),
+            ("42", Some("42")),
+            ("раypal", None),
+            ("", None),
+            (" \u{3164} ", None),
+            ("\u{301}", None),
+        ] {
+            assert_eq!(clean_name(text).as_deref(), name, "{text:?}");
+        }
+        assert_eq!(clean_name(&"x".repeat(100_000)).unwrap().len(), NAME_LIMIT_CHARACTERS);
+        assert_eq!(clean_name(&"日".repeat(100)).unwrap().chars().count(), NAME_LIMIT_CHARACTERS);
+        assert_eq!(clean_name(&"\u{200b}".repeat(100_000)), None);
+        let name = clean_name(&"ﷺ".repeat(64)).expect("a name that grows when it is folded");
+        assert!(check_new_name(&name).is_ok());
+    }
+
+    #[test]
+    fn a_number_finds_room_behind_any_name() {
+        assert_eq!(numbered_name("Ann", 2), "Ann-2");
+        assert_eq!(numbered_name(&"x".repeat(64), 10), format!("{}-10", "x".repeat(61)));
+        let spaced = format!("{} {}", "x".repeat(60), "y".repeat(3));
+        assert_eq!(numbered_name(&spaced, 100), format!("{}-100", "x".repeat(60)));
+        for name in ["日".repeat(64), clean_name(&"ﷺ".repeat(64)).unwrap()] {
+            assert!(check_new_name(&numbered_name(&name, u64::MAX)).is_ok());
+        }
     }
 
     #[test]

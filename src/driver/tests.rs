@@ -74,6 +74,7 @@ fn shard(limits: &Limits, lease: Lease) -> Shard {
             "good" => Ok(Claims {
                 user: None,
                 username: "ann".into(),
+                identity: None,
                 generation: None,
                 signed_in_at: now,
                 issued_at: now,

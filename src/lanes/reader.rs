@@ -6,7 +6,7 @@
 //! nobody waits for any more is not read.
 
 use super::markers::{MARKERS_LIMIT, Markers};
-use super::waiting::{Admission, Asked, Kind, ReplyTo, SweepAsked, Waiting};
+use super::waiting::{Admission, Asked, Kind, Named, ReplyTo, SweepAsked, Waiting};
 use crate::mesh::Port;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ enum Query {
     Heads(Vec<(RoomId, ReplyTo)>),
     Sweep(Vec<SweepAsked>),
     Page(RoomId, PageRequest, Vec<(ReplyTo, Asker)>),
-    User(Arc<str>, Vec<ReplyTo>),
+    User(Named, Vec<ReplyTo>),
     Markers(Vec<(RoomId, UserId)>),
     Rooms {
         user: UserId,
@@ -172,7 +172,7 @@ impl Reader {
                 (!sweeps.is_empty()).then_some(Query::Sweep(sweeps))
             }
             Kind::Markers => self.markers.take_to_read(BATCH_LIMIT).map(Query::Markers),
-            Kind::User => self.waiting.next_user().map(|(username, reply_to)| Query::User(username, reply_to)),
+            Kind::User => self.waiting.next_user().map(|(user, reply_to)| Query::User(user, reply_to)),
             Kind::Page => self.waiting.next_page().map(|((room, request), askers)| Query::Page(room, request, askers)),
             Kind::Rooms => {
                 let asked = self.waiting.next_rooms();
@@ -336,17 +336,20 @@ async fn run_query(store: SharedStore, query: Query) -> QueryResult {
             let reply = |asker: &Asker| if may_see(asker) { answer.clone() } else { StoreReply::NotMember };
             askers.into_iter().map(|(reply_to, asker)| (reply_to, reply(&asker))).collect()
         }
-        Query::User(username, reply_to) => {
-            let answer = match fold_name(&username) {
+        Query::User((username, identity), reply_to) => {
+            let account = match (identity, fold_name(&username)) {
+                (Some(identity), _) => Some(store.ensure_identity(&identity, &username).await),
+                (None, Ok(key)) => Some(store.ensure_user(&shown_name(&username), &key).await),
                 // The token has a name that no user can have.
-                Err(_) => StoreReply::User(None),
-                Ok(key) => match store.ensure_user(&shown_name(&username), &key).await {
-                    Ok(account) => {
-                        StoreReply::User(Some(Found { user: User::from(&account), revocation: account.revocation() }))
-                    }
-                    Err(CreateUserError::Store(error)) => failed(&error),
-                    Err(error) => failed(&StoreError::Failed(error.to_string())),
-                },
+                (None, Err(_)) => None,
+            };
+            let answer = match account {
+                None => StoreReply::User(None),
+                Some(Ok(account)) => {
+                    StoreReply::User(Some(Found { user: User::from(&account), revocation: account.revocation() }))
+                }
+                Some(Err(CreateUserError::Store(error))) => failed(&error),
+                Some(Err(error)) => failed(&StoreError::Failed(error.to_string())),
             };
             reply_to.into_iter().zip(std::iter::repeat(answer)).collect()
         }

@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::sync::{Arc, LazyLock};
 use uproar_core::message::{Asker, Endpoint, Party, Requester, StoreReply, StoreRequest};
 use uproar_model::fairness::{FairQueue, QueueFull};
-use uproar_model::{Offset, RoomId, UserId};
+use uproar_model::{Identity, Offset, RoomId, UserId};
 use uproar_store::PageRequest;
 
 /// Requests of one kind that may wait, of one user and of all together. More are answered immediately that they failed.
@@ -62,6 +62,9 @@ impl Kind {
 /// A user who asks to be admitted to a room, by its name, and who waits for the answer.
 pub(super) type Admission = (String, UserId, ReplyTo, Asker);
 
+/// A user to look up: the name, and who they are in another system if the token is from there.
+pub(super) type Named = (Arc<str>, Option<Arc<Identity>>);
+
 /// A page, and everybody who asks for it.
 type PageQuery = ((RoomId, PageRequest), Vec<(ReplyTo, Asker)>);
 
@@ -80,7 +83,7 @@ pub(super) struct Waiting {
     heads: VecDeque<(RoomId, ReplyTo)>,
     /// Of shards, each of which has one under way.
     sweeps: Vec<SweepAsked>,
-    users: Shared<Arc<str>>,
+    users: Shared<Named>,
     pages: Shared<(RoomId, PageRequest)>,
     rooms: FairQueue<Party, (UserId, Option<String>, usize, ReplyTo, Asker)>,
     /// Whose requests were dropped because nobody waited for the answer.
@@ -124,7 +127,9 @@ impl Waiting {
                 None
             }
             StoreRequest::Page { room, request } => self.pages.add(party, (room, request), (reply_to, asker), unwanted),
-            StoreRequest::User { username } => self.users.add(party, username, (reply_to, asker), unwanted),
+            StoreRequest::User { username, identity } => {
+                self.users.add(party, (username, identity), (reply_to, asker), unwanted)
+            }
             StoreRequest::MarkRead { .. } => {
                 debug_assert!(false, "these go to the markers");
                 Some(vec![reply_to])
@@ -162,10 +167,10 @@ impl Waiting {
         std::mem::take(&mut self.sweeps)
     }
 
-    /// The next name to look up, and everybody who asks for it.
-    pub fn next_user(&mut self) -> Option<(Arc<str>, Vec<ReplyTo>)> {
-        let (username, askers) = self.users.next(&mut self.unwanted)?;
-        Some((username, askers.into_iter().map(|(reply_to, _)| reply_to).collect()))
+    /// The next user to look up, and everybody who asks for them.
+    pub fn next_user(&mut self) -> Option<(Named, Vec<ReplyTo>)> {
+        let (user, askers) = self.users.next(&mut self.unwanted)?;
+        Some((user, askers.into_iter().map(|(reply_to, _)| reply_to).collect()))
     }
 
     /// The next page, and everybody who asks for it.

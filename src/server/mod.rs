@@ -18,6 +18,7 @@ mod watchdog;
 use crate::bus::nats::{self, Nats};
 use crate::config::{self, Options};
 use crate::driver::Driver;
+use crate::issuers;
 use crate::operator::server::{Office, OperatorSocket};
 use crate::traces::{Collector, Exporter, Tracer};
 use crate::webhooks::{self, Hook};
@@ -56,6 +57,7 @@ pub fn run(options: &Options) -> Result<()> {
     // A mistake in an option is reported before the server waits for anything.
     let addresses = Addresses::from_options(options)?;
     settings::from_options(options, &limits)?;
+    let issuers = issuers::Settings::from_options(options)?;
     let url = options.database_url()?;
     options.node()?;
     options.nats()?;
@@ -71,7 +73,7 @@ pub fn run(options: &Options) -> Result<()> {
     let result = services.block_on(async {
         let mut signals = Signals::catch(tls.is_some())?;
         let opened = tokio::select! {
-            opened = open(options, &limits, &url) => opened?,
+            opened = open(options, &limits, &url, &issuers) => opened?,
             signal = signals.next() => return stopped_early(signal),
         };
         let traces = collector.map(|it| Exporter::start(it, options.otlp_sample, database_name(&url)));
@@ -120,10 +122,12 @@ struct Opened {
 }
 
 /// Waits for what another process still has, and for a database that is away.
-async fn open(options: &Options, limits: &Limits, url: &DatabaseUrl) -> Result<Opened> {
+async fn open(options: &Options, limits: &Limits, url: &DatabaseUrl, issuers: &issuers::Settings) -> Result<Opened> {
     let timeout = Duration::from_millis(limits.start_timeout_ms);
     let folder = overcome(timeout, async || Ok(DataFolder::open(&options.data)?)).await?;
     let tokens = Tokens::from_key_file(&options.key_path())?;
+    issuers.require_other_key(&tokens)?;
+    let tokens = tokens.with_issuers(issuers.issuers()?);
     let open = OpenOptions {
         lanes: usize::from(options.lanes),
         call_timeout: Duration::from_millis(limits.store_timeout_ms),

@@ -27,8 +27,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use uproar_model::fairness::Prefix;
 use uproar_model::{
-    Admission, Clock, Head, Item, JoinError, JoinedRoom, Marker, Offset, Outcome, Page, PageRequest, Publication,
-    Reading, Revocation, RoomId, Swept, UnixMillis, UserId,
+    Admission, Clock, Head, Identity, Item, JoinError, JoinedRoom, Marker, Offset, Outcome, Page, PageRequest,
+    Publication, Reading, Revocation, RoomId, Swept, UnixMillis, UserId,
 };
 
 /// The most joins in one transaction. It holds the locks of their rooms, for which messages wait, too, if the rooms are
@@ -494,6 +494,26 @@ impl Store for Database {
             None => {
                 let turn_of = TurnOf::Username(username_key.to_owned());
                 self.calls.write(turn_of, async |db| users::ensure(db, username, username_key).await).await
+            }
+        }
+    }
+
+    async fn account_of(&self, identity: &Identity) -> Result<Option<Account>, StoreError> {
+        if !is_storable(&identity.issuer) || !is_storable(&identity.subject) {
+            return Ok(None);
+        }
+        let turn_of = TurnOf::Identity(identity.clone());
+        self.calls.read_in_turn(turn_of, async |db| users::by_identity(db, identity).await).await
+    }
+
+    async fn ensure_identity(&self, identity: &Identity, username: &str) -> Result<Account, CreateUserError> {
+        require_storable(&[&identity.issuer, &identity.subject, username])?;
+        // The account nearly always exists, and then nothing is written.
+        match self.calls.read(async |db| users::by_identity(db, identity).await).await? {
+            Some(account) => Ok(account),
+            None => {
+                let turn_of = TurnOf::Identity(identity.clone());
+                self.calls.write(turn_of, async |db| users::ensure_identity(db, identity, username).await).await
             }
         }
     }

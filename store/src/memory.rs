@@ -8,6 +8,7 @@ use crate::commits::Commits;
 use crate::connection::unix_millis;
 use crate::error::{ApiKeyError, AppendError, CreateUserError, RenameError, RoomError, StoreError};
 use crate::history::{PAGE_ITEMS_LIMIT, more};
+use crate::names;
 use crate::objects::{
     Account, Addition, ApiKey, AuditEntry, Batch, Cursor, Enrolment, Join, Login, MemberEntry, MemberPage, Message,
     MessagePage, Move, NewApiKey, NewRoom, NewUser, Position, Progress, Reaction, Registration, Removal, Room,
@@ -23,9 +24,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uproar_model::{
-    Admission, Clock, DatabaseGeneration, Head, Item, JoinError, JoinedRoom, Kind, Marker, Number, OWN_REACTIONS_LIMIT,
-    Offset, Outcome, Page, PageRequest, Publication, REACTION_KINDS_LIMIT, Reading, Refusal, Revocation, Role, RoomId,
-    Stored, Swept, UnixMillis, User, UserId, boottime_ms, looks_like, member_body, text,
+    Admission, Clock, DatabaseGeneration, Head, Identity, Item, JoinError, JoinedRoom, Kind, Marker, Number,
+    OWN_REACTIONS_LIMIT, Offset, Outcome, Page, PageRequest, Publication, REACTION_KINDS_LIMIT, Reading, Refusal,
+    Revocation, Role, RoomId, Stored, Swept, UnixMillis, User, UserId, boottime_ms, fold_name, looks_like, member_body,
+    text,
 };
 
 /// How far `recent_revocations` goes back, as on the databases.
@@ -38,6 +40,7 @@ const UNREAD_SCAN_LIMIT: usize = 3_000;
 #[derive(Clone, Debug)]
 pub struct MemoryStore {
     users: BTreeMap<UserId, StoredUser>,
+    identities: BTreeMap<Identity, UserId>,
     rooms: BTreeMap<RoomId, StoredRoom>,
     last_user: i64,
     longest_token_lifetime_ms: u64,
@@ -108,6 +111,7 @@ impl Default for MemoryStore {
     fn default() -> MemoryStore {
         MemoryStore {
             users: BTreeMap::new(),
+            identities: BTreeMap::new(),
             rooms: BTreeMap::new(),
             last_user: 0,
             longest_token_lifetime_ms: 0,
@@ -463,6 +467,21 @@ impl MemoryStore {
             Some(id) => id,
             None => self.insert_user(username, key, None, None),
         }
+    }
+
+    /// [`Store::ensure_identity`].
+    pub fn ensure_identity(&mut self, identity: &Identity, username: &str) -> Option<UserId> {
+        if let Some(id) = self.identities.get(identity) {
+            return Some(*id);
+        }
+        let is_free = |name: &String| {
+            !self.is_lookalike(name, None) && fold_name(name).is_ok_and(|key| self.user_id(&key).is_none())
+        };
+        let name = names::candidates(username, self.last_user.unsigned_abs()).find(is_free)?;
+        let key = fold_name(&name).ok()?;
+        let id = self.insert_user(&name, &key, None, None);
+        self.identities.insert(identity.clone(), id);
+        Some(id)
     }
 
     fn insert_user(&mut self, username: &str, key: &str, email: Option<String>, hash: Option<String>) -> UserId {
@@ -1016,6 +1035,20 @@ impl Store for SharedMemoryStore {
         require_storable(&[username, username_key])?;
         let mut store = self.lock();
         let id = store.ensure_user(username, username_key);
+        store
+            .account(id)
+            .ok_or_else(|| StoreError::Failed("the user that was just created is missing".to_owned()).into())
+    }
+
+    async fn account_of(&self, identity: &Identity) -> Result<Option<Account>, StoreError> {
+        let store = self.lock();
+        Ok(store.identities.get(identity).and_then(|id| store.account(*id)))
+    }
+
+    async fn ensure_identity(&self, identity: &Identity, username: &str) -> Result<Account, CreateUserError> {
+        require_storable(&[&identity.issuer, &identity.subject, username])?;
+        let mut store = self.lock();
+        let id = store.ensure_identity(identity, username).ok_or(CreateUserError::UsernameTaken)?;
         store
             .account(id)
             .ok_or_else(|| StoreError::Failed("the user that was just created is missing".to_owned()).into())

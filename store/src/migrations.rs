@@ -21,6 +21,7 @@ pub(crate) const SQLITE: &[Migration] = &[
     (9, "usable since", include_str!("../../migrations/sqlite/0009_usable_since.sql")),
     (10, "positions", include_str!("../../migrations/sqlite/0010_positions.sql")),
     (11, "API keys", include_str!("../../migrations/sqlite/0011_api_keys.sql")),
+    (12, "identities", include_str!("../../migrations/sqlite/0012_identities.sql")),
 ];
 
 pub(crate) const POSTGRES: &[Migration] = &[
@@ -39,6 +40,7 @@ pub(crate) const POSTGRES: &[Migration] = &[
     (13, "rights", include_str!("../../migrations/postgres/0013_rights.sql")),
     (14, "positions", include_str!("../../migrations/postgres/0014_positions.sql")),
     (15, "API keys", include_str!("../../migrations/postgres/0015_api_keys.sql")),
+    (16, "identities", include_str!("../../migrations/postgres/0016_identities.sql")),
 ];
 
 /// Changing the schema of a large database takes long, and an administrator can see that the database is at work.

@@ -6,12 +6,14 @@ use crate::connection::{Arg, DbConnection, json};
 use crate::error::StoreError;
 use crate::users::revoke_sql;
 use std::collections::HashSet;
-use uproar_model::{UserId, fold_name, looks_like, skeleton, text};
+use uproar_model::{UserId, fold_name, looks_like, numbered_name, reserved_lookalike, skeleton, text};
 
 /// The version of the rules. Names are folded anew when it is higher than the recorded one.
 const RULES: &str = "4";
 /// Rows that one statement changes.
 const CHUNK_ROWS: usize = 500;
+/// How many small numbers are tried behind a name that is taken.
+const NUMBERS_LIMIT: u64 = 16;
 /// The most names with one skeleton that a new name is compared with.
 const LOOKALIKES_LIMIT: i64 = 32;
 
@@ -52,6 +54,14 @@ async fn is_lookalike(
     let args = [&[Arg::Text(&skeleton), Arg::Int(LOOKALIKES_LIMIT)], more].concat();
     let found = db.all::<(String,)>(sql, &args).await?;
     Ok(found.iter().any(|(other,)| looks_like(name, other)))
+}
+
+/// The names that a new user of another system may get, in order: this one, then with a number. A name that many have
+/// gets a number that is surely free. `last_id`: the highest id of a user.
+pub(crate) fn candidates(username: &str, last_id: u64) -> impl Iterator<Item = String> {
+    let numbers = (2..=NUMBERS_LIMIT).chain(last_id + 1..=last_id + NUMBERS_LIMIT);
+    let numbered = numbers.map(|number| numbered_name(username, number));
+    std::iter::once(username.to_owned()).chain(numbered).filter(|name| reserved_lookalike(name).is_none())
 }
 
 /// Reserves the name of a deleted room, in place of an earlier reservation.

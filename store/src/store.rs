@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::watch;
 use uproar_model::{
-    Admission, Clock, DatabaseGeneration, Head, Item, JoinError, JoinedRoom, Marker, Offset, Outcome, Page,
+    Admission, Clock, DatabaseGeneration, Head, Identity, Item, JoinError, JoinedRoom, Marker, Offset, Outcome, Page,
     PageRequest, Publication, Reading, Revocation, RoomId, Swept, UnixMillis, UserId,
 };
 
@@ -88,6 +88,14 @@ pub trait Store: Send + Sync + 'static {
     /// address. Looking it up takes no turn, because the caller, the reader, already serves users in turn. Never fails
     /// with `CreateUserError::UsernameTaken`.
     async fn ensure_user(&self, username: &str, username_key: &str) -> Result<Account, CreateUserError>;
+
+    /// The account of this user of another system, for a request of theirs.
+    async fn account_of(&self, identity: &Identity) -> Result<Option<Account>, StoreError>;
+
+    /// Returns the account of this user of another system. If there is none, it is created without a password and an
+    /// e-mail address, with this name (a valid name for a new user) or, if that is taken, the name with a number.
+    /// Never an account that exists already, whatever its name is. Looking it up takes no turn, as for `ensure_user`.
+    async fn ensure_identity(&self, identity: &Identity, username: &str) -> Result<Account, CreateUserError>;
 
     /// Sets a password and raises the token generation. With `expected_hash`, only if that is still the current hash.
     /// `None`: there is no such user, or the current hash is another.

@@ -13,7 +13,7 @@ pub(crate) struct Table {
 }
 
 /// All tables except `meta`, most of whose rows belong to one database. A table comes after those that it refers to.
-pub(crate) const TABLES: [Table; 14] = [
+pub(crate) const TABLES: [Table; 15] = [
     Table {
         name: "users",
         columns: &[
@@ -29,6 +29,7 @@ pub(crate) const TABLES: [Table; 14] = [
         ],
         key: "id",
     },
+    Table { name: "identities", columns: &["subject", "issuer", "user_id", "created_at"], key: "subject, issuer" },
     Table {
         name: "rooms",
         columns: &[

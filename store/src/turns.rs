@@ -3,8 +3,8 @@
 use crate::error::StoreError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
-use uproar_model::UserId;
 use uproar_model::fairness::{FairQueue, Prefix, QueueFull};
+use uproar_model::{Identity, UserId};
 
 /// How many calls may wait: of one user, and of all.
 const USER_LIMIT: usize = 256;
@@ -18,6 +18,8 @@ pub(crate) enum TurnOf {
     Address(Prefix),
     /// The user of a token that was issued elsewhere.
     Username(String),
+    /// The user of a token of another system.
+    Identity(Identity),
     /// Users who join rooms by subscribing. The reader serves them in turn.
     Joins,
     /// The server itself.

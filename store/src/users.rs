@@ -4,7 +4,7 @@ use crate::connection::{Arg, DbConnection, wrong_row_count};
 use crate::error::{CreateUserError, RenameError, StoreError};
 use crate::names;
 use crate::objects::{Account, Login, NewUser};
-use uproar_model::{Reading, Revocation, UserId, boottime_ms, skeleton};
+use uproar_model::{Identity, Reading, Revocation, UserId, boottime_ms, fold_name, skeleton};
 
 /// Former names of one user. They are never given up: tokens that name the user may be valid for years.
 pub(crate) const FORMER_NAMES_LIMIT: i64 = 20;
@@ -134,6 +134,49 @@ pub(crate) async fn by_id(db: &mut DbConnection, user: UserId) -> Result<Option<
     let sql = "SELECT id, username, email_key, password_hash IS NOT NULL, CAST(token_generation AS bigint), revoked_at
         FROM users WHERE id = $1";
     Ok(db.optional::<AccountRow>(sql, &[Arg::Int(user.0)]).await?.map(account_from))
+}
+
+pub(crate) async fn by_identity(db: &mut DbConnection, identity: &Identity) -> Result<Option<Account>, StoreError> {
+    let sql = "SELECT u.id, u.username, u.email_key, u.password_hash IS NOT NULL,
+            CAST(u.token_generation AS bigint), u.revoked_at
+        FROM identities i JOIN users u ON u.id = i.user_id WHERE i.subject = $1 AND i.issuer = $2";
+    let args = [Arg::Text(&identity.subject), Arg::Text(&identity.issuer)];
+    Ok(db.optional::<AccountRow>(sql, &args).await?.map(account_from))
+}
+
+/// The account of a user of another system, created if there is none, in a transaction.
+pub(crate) async fn ensure_identity(
+    db: &mut DbConnection,
+    identity: &Identity,
+    username: &str,
+) -> Result<Account, CreateUserError> {
+    // On SQLite nobody else writes meanwhile.
+    if let Some(account) = by_identity(db, identity).await? {
+        return Ok(account);
+    }
+    let last = db.optional::<(i64,)>("SELECT CAST(coalesce(max(id), 0) AS bigint) FROM users", &[]).await?;
+    let last_id = last.map_or(0, |(id,)| id.unsigned_abs());
+    let mut created = None;
+    for name in names::candidates(username, last_id) {
+        let Ok(key) = fold_name(&name) else { continue };
+        if !names::is_user_lookalike(db, &name, None).await? && insert_bare(db, &name, &key).await? {
+            created = by_username(db, &key).await?;
+            break;
+        }
+    }
+    let Some(Account { id: UserId(id), .. }) = created else { return Err(CreateUserError::UsernameTaken) };
+    let sql = "INSERT INTO identities (subject, issuer, user_id, created_at) VALUES ($1, $2, $3, $4)
+        ON CONFLICT DO NOTHING";
+    let now = db.now().await?;
+    let args = [Arg::Text(&identity.subject), Arg::Text(&identity.issuer), Arg::Int(id), Arg::Int(now)];
+    if db.execute(sql, &args).await? == 0 {
+        // Another node was faster.
+        db.execute("DELETE FROM users WHERE id = $1", &[Arg::Int(id)]).await?;
+    }
+    match by_identity(db, identity).await? {
+        Some(account) => Ok(account),
+        None => Err(just_created_is_missing().into()),
+    }
 }
 
 pub(crate) async fn login(

@@ -117,6 +117,7 @@ impl Rig {
             name => Ok(Claims {
                 user: name.parse().ok().map(UserId),
                 username: name.into(),
+                identity: None,
                 generation: name.parse::<i64>().ok().map(|_| 1),
                 signed_in_at: now_s,
                 issued_at: now_s,
@@ -200,7 +201,7 @@ impl Rig {
             StoreRequest::Head { room } => StoreReply::Head(self.store.head_of(room)),
             StoreRequest::Sweep { heads } => StoreReply::Swept(Arc::new(self.store.sweep(&heads))),
             StoreRequest::Page { room, request } => self.store.page(room, request, party),
-            StoreRequest::User { username } => {
+            StoreRequest::User { username, .. } => {
                 let id = UserId(self.store.add_user(&username));
                 StoreReply::User(Some(Found { user: User { id, username }, revocation: None }))
             }

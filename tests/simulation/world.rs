@@ -374,6 +374,7 @@ impl World {
                 Ok(Claims {
                     user: Some(UserId(user)),
                     username: format!("user{user}").into(),
+                    identity: None,
                     generation,
                     signed_in_at: 0,
                     issued_at: 0,

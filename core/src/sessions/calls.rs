@@ -382,6 +382,10 @@ impl Shard {
                 self.close(slot, CloseReason::INVALID_TOKEN, host);
                 return Ok(());
             }
+            // SDKs try again after this error.
+            Err(error @ TokenError::KeyMissing) => {
+                return Err(ProtocolError::new(protocol::INTERNAL, error.to_string()));
+            }
         };
         let Some(session) = self.connections[slot].session() else { return Ok(()) };
         let users = &self.connections.users;
@@ -395,7 +399,7 @@ impl Shard {
                 Ok(())
             }
             None => {
-                let request = StoreRequest::User { username: Arc::clone(&claims.username) };
+                let request = StoreRequest::user_of(&claims);
                 self.read_for_call(command, None, CallKind::Refresh(Box::new(claims)), request, host)
             }
         }

@@ -49,6 +49,12 @@ impl Shard {
                 self.close(slot, CloseReason::INVALID_TOKEN, host);
                 return false;
             }
+            // Clients try again after this error.
+            Err(error @ TokenError::KeyMissing) => {
+                let error = ProtocolError::new(protocol::INTERNAL, error.to_string());
+                self.refuse_connect(slot, id, &error, host);
+                return false;
+            }
             Ok(claims) => claims,
         };
         self.count_sdk(&connect.name);
@@ -66,13 +72,12 @@ impl Shard {
 
     /// Looks up the user that the token names.
     fn authenticate(&mut self, slot: Slot, id: CommandId, claims: Claims, rest: &[u8], host: &mut impl Host) {
-        let username = Arc::clone(&claims.username);
         // Nothing else has been asked for this connection.
         let serial = Serial(1);
         let requester = Requester::Connect(self.connections.caller(slot, serial));
         let interest = Interest::default();
-        let asker = Asker::new(Party::Name(Arc::clone(&username)), &interest);
-        if !self.cx.messenger.read(requester, asker, StoreRequest::User { username }, host) {
+        let asker = Asker::new(Party::of_token(&claims.username, claims.identity.as_ref()), &interest);
+        if !self.cx.messenger.read(requester, asker, StoreRequest::user_of(&claims), host) {
             return self.refuse_connect(slot, id, &Denied::Overloaded.error(), host);
         }
         let deadline_ms = self.cx.now.ms + self.cx.limits().command_deadline_ms;

@@ -76,6 +76,7 @@ impl Shard {
         let claims = (self.cx.config.verify)(&token, self.cx.now.unix_ms / 1000).map_err(|error| match error {
             TokenError::Expired => Refusal::new(401, "token_expired", error.to_string()),
             TokenError::Invalid => Refusal::new(401, "token_invalid", error.to_string()),
+            TokenError::KeyMissing => Refusal::new(503, "unavailable", error.to_string()),
         })?;
         if claims.user.is_some_and(|user| self.connections.users.is_revoked(user, claims.generation, claims.issued_at))
         {
@@ -108,18 +109,20 @@ impl Shard {
     fn look_up_user(&mut self, slot: Slot, host: &mut impl Host) {
         let Some(handshake) = self.connections[slot].handshake_mut() else { return };
         let claims = &handshake.parameters.claims;
-        let username = Arc::clone(&claims.username);
         match claims.user {
             Some(id) => {
-                let user = User { id, username };
+                let user = User { id, username: Arc::clone(&claims.username) };
                 handshake.user = Some(user.clone());
                 self.join_with(slot, &user, host);
             }
-            None => self.read_for_join(slot, Joiner::Upgrade, StoreRequest::User { username }, host),
+            None => {
+                let request = StoreRequest::user_of(claims);
+                self.read_for_join(slot, Joiner::Upgrade, request, host);
+            }
         }
     }
 
-    /// The token's user was looked up by name.
+    /// The token's user was looked up.
     pub(crate) fn on_user_found(&mut self, slot: Slot, found: Found, host: &mut impl Host) {
         let Some(handshake) = self.connections[slot].handshake_mut() else { return };
         if found.has_revoked(handshake.parameters.claims.issued_at) {

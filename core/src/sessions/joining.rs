@@ -12,7 +12,6 @@ use crate::message::{
 use crate::protocol::{self, ProtocolError};
 use crate::shard::Shard;
 use crate::websocket::Refusal;
-use std::sync::Arc;
 use uproar_model::{Epoch, JoinError, TokenError, User};
 
 /// Joins that wait to be told to their rooms' homes.
@@ -117,7 +116,7 @@ impl Shard {
     pub(super) fn read_for_join(&mut self, slot: Slot, joiner: Joiner, request: StoreRequest, host: &mut impl Host) {
         let Some(join) = self.next_request(slot, joiner) else { return };
         let party = match &request {
-            StoreRequest::User { username } => Some(Party::Name(Arc::clone(username))),
+            StoreRequest::User { username, identity } => Some(Party::of_token(username, identity.as_ref())),
             _ => self.user_of(slot).map(|user| Party::User(user.id)),
         };
         let (Some(party), Some(joining)) = (party, self.joining_mut(slot, joiner)) else { return };

@@ -104,6 +104,8 @@ on_every_store! {
         an_account_is_found_by_id_name_and_address,
         taken_names_and_addresses_are_refused,
         ensure_user_creates_a_user_once,
+        a_user_of_another_system_is_created_once,
+        a_user_of_another_system_gets_a_name_that_is_free,
         a_password_changes_only_if_the_expected_hash_matches,
         revocations_are_listed_by_time,
         a_revocation_is_dated_by_the_database,
@@ -116,6 +118,7 @@ on_every_store! {
         concurrent_joins_do_not_overfill_a_room,
         pages_read_during_writes_are_consistent,
         concurrent_creations_of_one_name_succeed_once,
+        concurrent_first_sights_of_one_identity_create_one_user,
         appends_to_a_room_being_deleted_are_stored_or_refused,
         abandoned_appends_can_be_repeated;
 }

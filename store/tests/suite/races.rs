@@ -5,7 +5,7 @@ use crate::harness::*;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::task::JoinSet;
-use uproar_model::{Kind, Outcome, Refusal};
+use uproar_model::{Identity, Kind, Outcome, Refusal};
 use uproar_store::{JoinError, NewRoom, NewUser, RoomError, RoomKind};
 
 pub async fn concurrent_writers_to_one_room_get_distinct_offsets(world: World) {
@@ -211,6 +211,25 @@ pub async fn pages_read_during_writes_are_consistent(world: World) {
         tokio::task::yield_now().await;
     }
     writer.await.unwrap();
+}
+
+pub async fn concurrent_first_sights_of_one_identity_create_one_user(world: World) {
+    for round in 0..5 {
+        let mut calls = JoinSet::new();
+        for n in 0..8 {
+            let world = world.clone();
+            calls.spawn(async move {
+                let subject = format!("{round}-{}", n % 2);
+                let identity = Identity { issuer: "https://id.example".into(), subject: subject.as_str().into() };
+                (subject, world.store.ensure_identity(&identity, "Ann").await.unwrap())
+            });
+        }
+        let users: BTreeSet<_> =
+            calls.join_all().await.into_iter().map(|(subject, account)| (subject, account.id.0)).collect();
+        assert_eq!(users.len(), 2, "{users:?}");
+        let ids: BTreeSet<_> = users.iter().map(|(_, id)| *id).collect();
+        assert_eq!(ids.len(), 2, "{users:?}");
+    }
 }
 
 pub async fn concurrent_creations_of_one_name_succeed_once(world: World) {

@@ -1,7 +1,7 @@
 //! Accounts and tokens.
 
 use crate::harness::*;
-use uproar_model::UserId;
+use uproar_model::{Identity, UserId};
 use uproar_store::{CreateUserError, Login, NewUser};
 
 fn alice() -> NewUser {
@@ -63,6 +63,56 @@ pub async fn ensure_user_creates_a_user_once(world: World) {
     );
     let created = world.store.create_user(alice()).await.unwrap();
     assert_eq!(world.store.ensure_user("alice", "alice").await.unwrap(), created);
+}
+
+fn identity(issuer: &str, subject: &str) -> Identity {
+    Identity { issuer: issuer.into(), subject: subject.into() }
+}
+
+pub async fn a_user_of_another_system_is_created_once(world: World) {
+    let (here, there) = (identity("https://id.example", "42"), identity("hmac", "42"));
+    assert_eq!(world.store.account_of(&here).await.unwrap(), None);
+    let made = world.store.ensure_identity(&here, "Ann").await.unwrap();
+    assert_eq!((&*made.username, made.email.as_deref(), made.has_password), ("Ann", None, false));
+    assert_eq!(world.store.account_of(&here).await.unwrap(), Some(made.clone()));
+    assert_eq!(world.store.account(made.id).await.unwrap(), Some(made.clone()));
+    let renamed = world.store.ensure_identity(&here, "Ann Lee").await.unwrap();
+    assert_eq!(renamed, made, "the user keeps the first name");
+    // The same subject of another issuer, and another subject of the same issuer, are other people.
+    assert_eq!(world.store.account_of(&there).await.unwrap(), None);
+    let other = world.store.ensure_identity(&there, "Ben").await.unwrap();
+    assert_ne!(other.id, made.id);
+    assert_ne!(world.store.ensure_identity(&identity("hmac", "4"), "Cem").await.unwrap().id, other.id);
+    world.store.revoke_tokens(made.id).await.unwrap().unwrap();
+    let revoked = world.store.ensure_identity(&here, "Ann").await.unwrap();
+    assert_eq!((revoked.id, revoked.token_generation, revoked.revoked_at.is_some()), (made.id, 1, true));
+    for nul in [identity("a\0b", "1"), identity("a", "1\0")] {
+        assert_eq!(world.store.account_of(&nul).await.unwrap(), None);
+        assert!(world.store.ensure_identity(&nul, "Dan").await.is_err());
+    }
+}
+
+/// Whoever has the name already keeps it, and is never joined to the other.
+pub async fn a_user_of_another_system_gets_a_name_that_is_free(world: World) {
+    let alice = world.store.create_user(alice()).await.unwrap();
+    let mut ids = vec![alice.id];
+    for number in 2..40 {
+        let made = world.store.ensure_identity(&identity("hmac", &number.to_string()), "ALICE").await.unwrap();
+        assert!(!ids.contains(&made.id));
+        ids.push(made.id);
+        if number <= 16 {
+            assert_eq!(&*made.username, format!("ALICE-{number}"));
+        }
+    }
+    for (subject, name, given) in [("a", "admin", "admin-2"), ("b", "coco", "coco"), ("c", "сосо", "сосо-2")] {
+        let made = world.store.ensure_identity(&identity("hmac", subject), name).await.unwrap();
+        assert_eq!(&*made.username, given, "a name that nobody may have, or that looks like another, counts as taken");
+    }
+    let long = "x".repeat(64);
+    let made = world.store.ensure_identity(&identity("hmac", "d"), &long).await.unwrap();
+    assert_eq!(*made.username, *long);
+    let made = world.store.ensure_identity(&identity("hmac", "e"), &long).await.unwrap();
+    assert_eq!(&*made.username, format!("{}-2", "x".repeat(62)));
 }
 
 pub async fn a_password_changes_only_if_the_expected_hash_matches(world: World) {

@@ -1,0 +1,151 @@
+//! Proves that tokens of other systems are accepted wherever Uproar's own are, for the right user and no longer than
+//! they should be.
+
+use crate::centrifuge::Wire;
+use crate::client::User;
+use crate::databases::Kind;
+use crate::server::{Server, Setup, assert_contains, text, until};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::hmac;
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+on_each_database! {
+    a_token_of_a_backend_works_everywhere_for_one_user
+    a_revoked_user_of_a_backend_needs_a_later_token
+}
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs()
+}
+
+/// Writes a secret as an operator does, with a line end.
+pub fn write_secret(folder: &Path, name: &str, secret: &str) -> PathBuf {
+    let path = folder.join(name);
+    fs::write(&path, format!("{secret}\n")).expect("the secret cannot be written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("its mode cannot be set");
+    path
+}
+
+/// A server whose backend shares [`SECRET`] with it.
+async fn server(kind: Kind) -> Server {
+    let mut setup = Setup::new(kind, &[]).await;
+    let key = write_secret(setup.folder(), "backend.key", SECRET);
+    setup.add_options(&["--auth-hmac-key-file", key.to_str().expect("a UTF-8 path")]);
+    setup.start().await
+}
+
+/// A token as a backend makes it with a library for JSON Web Tokens.
+fn token(secret: &str, claims: &Value) -> String {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let message = format!("{}.{}", part(&json!({"typ": "JWT", "alg": "HS256"})), part(claims));
+    let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), message.as_bytes());
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+fn user(claims: Value) -> User {
+    User { name: text(&claims["sub"]), token: token(SECRET, &claims) }
+}
+
+async fn a_token_of_a_backend_works_everywhere_for_one_user(kind: Kind) {
+    let mut server = server(kind).await;
+    let owner = server.sign_up("Ann").await;
+    server.create_room(&owner, "r").await;
+    let ann = user(json!({"sub": "42", "exp": now() + 600, "info": {"name": "ann"}}));
+    // First seen by a shard at an upgrade. The account that has the name already is somebody else's.
+    assert_eq!(server.join(&ann, "room=r").await.round_trip("hello").await, (1, "hello".into()));
+    let author = server.history(&owner, "r").await[0]["user"].clone();
+    assert_eq!(author["username"], "ann-2");
+    assert_ne!(text(&author["id"]), server.user_id(&owner).await);
+    let me = server.get("/me", &ann.token).await.expect(200);
+    assert_eq!((&me["user"]["id"], &me["user"]["email"]), (&author["id"], &Value::Null));
+    // The name may change there, the user stays.
+    let renamed = user(json!({"sub": "42", "exp": now() + 600, "iat": now(), "info": {"name": "Ann Lee"}}));
+    assert_eq!(server.get("/me", &renamed.token).await.expect(200), me);
+    // First seen by HTTP, and by a `connect` of the Centrifugo protocol.
+    let ben = user(json!({"sub": "7", "exp": now() + 600}));
+    let me = server.get("/me", &ben.token).await.expect(200);
+    assert_eq!(me["user"]["username"], "user-7");
+    let cem = user(json!({"sub": "8", "exp": now() + 600, "info": {"name": "Cem"}}));
+    let mut wire = Wire::connect(&server, &cem).await;
+    let id = server.user_id(&cem).await;
+    wire.result(2, "subscribe", json!({"channel": "room:r"})).await;
+    // A connection takes another token of its user, and none of anybody else.
+    let later = user(json!({"sub": "8", "exp": now() + 6000}));
+    wire.result(3, "refresh", json!({"token": later.token})).await;
+    wire.command(4, "refresh", json!({"token": ben.token})).await;
+    assert_eq!(wire.close_code().await, 3500);
+
+    for _ in 0..2 {
+        let refused = server.post("/token/refresh", &cem.token, Value::Null).await;
+        assert_eq!(refused.error(), (403, "not_renewable".into()));
+        for (claims, secret, code) in [
+            (json!({"sub": "8", "exp": now() - 61}), SECRET, "token_expired"),
+            (json!({"sub": "8"}), SECRET, "token_invalid"),
+            (json!({"sub": "", "exp": now() + 600}), SECRET, "token_invalid"),
+            (json!({"sub": "8", "exp": now() + 600, "nbf": now() + 300}), SECRET, "token_invalid"),
+            (json!({"sub": "8", "exp": now() + 600}), "another secret of at least 32 bytes", "token_invalid"),
+        ] {
+            let stranger = User { name: "stranger".into(), token: token(secret, &claims) };
+            assert_eq!(server.get("/me", &stranger.token).await.error(), (401, code.into()), "{claims}");
+            assert_eq!(server.reject_join(&stranger, "room=r").await, (401, code.into()), "{claims}");
+        }
+        assert_eq!(server.user_id(&cem).await, id);
+        server.stop().await;
+        server = server.restart().await;
+    }
+}
+
+async fn a_revoked_user_of_a_backend_needs_a_later_token(kind: Kind) {
+    let server = server(kind).await;
+    let owner = server.sign_up("owner").await;
+    server.create_room(&owner, "r").await;
+    let of = |claims: Value| user(json!({"sub": "42", "exp": now() + 600, "iat": claims["iat"]}));
+    let (dated, undated) = (of(json!({"iat": now()})), user(json!({"sub": "42", "exp": now() + 600})));
+    let (mut plain, mut other) = (server.join(&dated, "room=r").await, server.join(&undated, "room=live:x").await);
+    let mut wire = Wire::connect(&server, &dated).await;
+    server.post("/user/signout", &undated.token, Value::Null).await.expect(200);
+    assert_eq!((plain.close_code().await, other.close_code().await), (Some(3503), Some(3503)));
+    assert_eq!(wire.close_code().await, 3503);
+    // A second later, the backend can let the user in again. A token that does not say how old it is stays revoked.
+    let mut later = of(json!({"iat": now()}));
+    until("a second has passed", async || {
+        later = of(json!({"iat": now()}));
+        server.get("/me", &later.token).await.status == 200
+    })
+    .await;
+    server.join(&later, "room=r").await;
+    Wire::connect(&server, &later).await;
+    for old in [&dated, &undated] {
+        assert_eq!(server.get("/me", &old.token).await.error(), (401, "token_invalid".into()));
+        assert_eq!(server.reject_join(old, "room=r").await, (401, "token_invalid".into()));
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_can_not_be_used_is_explained() {
+    let options = async |options: &[&str]| Setup::new(Kind::Sqlite, options).await.fail_to_start().await.1;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = |name: &str, secret: &str| write_secret(folder.path(), name, secret).display().to_string();
+    let short = file("short", "secret");
+    let error = options(&["--auth-hmac-key-file", &short]).await;
+    assert_contains(&error, &["--auth-hmac-key-file", "at least 32 bytes, not 6", "openssl rand"]);
+    let long = file("long", &"x".repeat(5000));
+    assert_contains(&options(&["--auth-hmac-key-file", &long]).await, &["--auth-hmac-key-file", "4096"]);
+    let open = file("open", SECRET);
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o644)).expect("its mode cannot be set");
+    assert_contains(&options(&["--auth-hmac-key-file", &open]).await, &["mode 0644", "chmod 600"]);
+    let missing = folder.path().join("missing").display().to_string();
+    assert_contains(&options(&["--auth-hmac-key-file", &missing]).await, &["--auth-hmac-key-file", &missing]);
+    let same = file("same", SECRET);
+    let error = options(&["--auth-hmac-key-file", &same, "--key-file", &same]).await;
+    assert_contains(&error, &["--auth-hmac-key-file", "the server's own signing key"]);
+    let error = options(&["--auth-username-claim", "nick"]).await;
+    assert_contains(&error, &["--auth-username-claim", "no effect"]);
+}
