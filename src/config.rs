@@ -368,6 +368,30 @@ pub struct Options {
     #[arg(long, global = true, value_name = "CLAIM", env = "UPROAR_AUTH_USERNAME_CLAIM", value_parser = text())]
     pub auth_username_claim: Option<String>,
 
+    /// Whether users sign in, and up, with a password: on or off
+    #[arg(
+        long,
+        global = true,
+        value_name = "SWITCH",
+        env = "UPROAR_PASSWORD_SIGN_IN",
+        action = ArgAction::Set,
+        value_parser = switch(),
+        default_value = "on"
+    )]
+    pub password_sign_in: bool,
+
+    /// Who may create an account with a password: open (everybody) or closed (nobody)
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHO",
+        env = "UPROAR_SIGN_UP",
+        value_parser = Trimmed(EnumValueParser::<SignUp>::new()),
+        ignore_case = true,
+        default_value = "open"
+    )]
+    pub sign_up: SignUp,
+
     /// Accept tokens in the URL of a WebSocket (?token=), although proxies and shells may keep them
     #[arg(long, global = true, env = "UPROAR_QUERY_TOKEN", value_parser = switch())]
     pub query_token: bool,
@@ -452,6 +476,14 @@ pub enum TlsSource {
     Files(Files),
     /// It is ordered by ACME.
     Acme(acme::Settings),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SignUp {
+    /// Everybody
+    Open,
+    /// Nobody
+    Closed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -919,7 +951,8 @@ mod tests {
                     redirect-http = ' 127.0.0.1:4'\nhsts = ' yes '\n\
                     otlp = ' http://localhost:4318 '\notlp-headers = [' a=b ', 'c=d']\notlp-sample = ' 0.5 '\n\
                     driver = ' Epoll '\nallow-origin = [' https://a.example ']\n\
-                    embed-origin = ' https://b.example '\nkey-file = '/z '\nauth-hmac-key-file = ' /h '\nauth-username-claim = ' nick '\nlog = ' info '\n\
+                    embed-origin = ' https://b.example '\nkey-file = '/z '\nauth-hmac-key-file = ' /h '\nauth-username-claim = ' nick '\n\
+                    password-sign-in = ' off '\nsign-up = ' Closed '\nlog = ' info '\n\
                     [limit]\ntext_limit_bytes = ' 5 '\n";
         let options = load(&file.replace("'", "\""), &[]).unwrap();
         assert_eq!(options.addresses().unwrap(), ["127.0.0.1:1".parse().unwrap()]);
@@ -939,6 +972,7 @@ mod tests {
         assert_eq!(options.embed_origins(), ["https://b.example"]);
         assert_eq!(options.outgoing_networks(), ["::1"]);
         assert_eq!((options.data.as_path(), options.key_path().as_path()), (Path::new("/x"), Path::new("/z")));
+        assert_eq!((options.password_sign_in, options.sign_up), (false, SignUp::Closed));
         assert_eq!(options.auth_hmac_key_file, Some("/h".into()));
         assert_eq!(options.auth_username_claim.as_deref(), Some("nick"));
         assert_eq!(options.database_url().unwrap(), DatabaseUrl::Sqlite("/y".into()));

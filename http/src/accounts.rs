@@ -11,12 +11,14 @@ use crate::input::{Body, ClientAddress, Precheck, ViaHttps, fold};
 use crate::objects::AccountObject;
 use crate::passwords::{Class, PoolError};
 use crate::security_log::Event;
+use crate::settings::SignUp as SignUpPolicy;
 use crate::tokens::Term;
 use crate::validation;
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
 use axum::response::{IntoResponse, Response};
 use garde::Validate;
+use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
@@ -31,12 +33,55 @@ use uproar_store::{Account, CreateUserError, Login, NewUser};
 pub(crate) fn routes() -> Vec<Route> {
     vec![
         Route::new(Method::POST, "/user/signup", sign_up),
+        Route::new(Method::GET, "/user/signin", ways_to_sign_in),
         Route::new(Method::POST, "/user/signin", sign_in),
         Route::new(Method::POST, "/user/signout", sign_out),
         Route::new(Method::GET, "/me", me),
         Route::new(Method::POST, "/me/password", change_password),
         Route::new(Method::POST, "/token/refresh", refresh),
     ]
+}
+
+/// Shows that users of this server sign in with passwords. It comes before the body of a request, so that nothing else
+/// is checked in vain.
+struct Passwords;
+
+impl FromRequestParts<Arc<App>> for Passwords {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(_: &mut Parts, app: &Arc<App>) -> Result<Passwords, ApiError> {
+        match app.settings.password_sign_in {
+            true => Ok(Passwords),
+            false => Err(ApiError::new(
+                Code::PasswordSignInOff,
+                "nobody signs in with a password here; sign in as your organisation does",
+            )),
+        }
+    }
+}
+
+/// Shows that strangers may create accounts.
+struct OpenToAll;
+
+impl FromRequestParts<Arc<App>> for OpenToAll {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(_: &mut Parts, app: &Arc<App>) -> Result<OpenToAll, ApiError> {
+        match app.settings.sign_up {
+            SignUpPolicy::Open => Ok(OpenToAll),
+            SignUpPolicy::Closed => Err(ApiError::new(
+                Code::SignUpClosed,
+                "nobody can sign up here; ask the operator of this server for an account",
+            )),
+        }
+    }
+}
+
+/// How users sign in, for the page. It is no secret.
+async fn ways_to_sign_in(State(app): State<Arc<App>>) -> Response {
+    let passwords = app.settings.password_sign_in;
+    let sign_up = if passwords && app.settings.sign_up == SignUpPolicy::Open { "open" } else { "closed" };
+    Json(json!({"password": passwords, "sign_up": sign_up})).into_response()
 }
 
 #[derive(Deserialize, Validate)]
@@ -53,6 +98,8 @@ struct SignUp {
 impl Precheck for SignUp {}
 
 async fn sign_up(
+    _: Passwords,
+    _: OpenToAll,
     State(app): State<Arc<App>>,
     ClientAddress(client): ClientAddress,
     via_https: ViaHttps,
@@ -97,6 +144,7 @@ impl Precheck for SignIn {
 }
 
 async fn sign_in(
+    _: Passwords,
     State(app): State<Arc<App>>,
     ClientAddress(client): ClientAddress,
     via_https: ViaHttps,
@@ -201,7 +249,8 @@ async fn sign_out(
 
 async fn me(State(app): State<Arc<App>>, auth: Authenticated) -> Result<Response, ApiError> {
     let account = auth.account(&app).await?;
-    Ok(Json(json!({"user": AccountObject::from(&account)})).into_response())
+    let text_limit_bytes = app.settings.limits.text_limit_bytes;
+    Ok(Json(json!({"user": AccountObject::from(&account), "text_limit_bytes": text_limit_bytes})).into_response())
 }
 
 async fn refresh(
@@ -228,6 +277,7 @@ struct ChangePassword {
 impl Precheck for ChangePassword {}
 
 async fn change_password(
+    _: Passwords,
     State(app): State<Arc<App>>,
     ClientAddress(client): ClientAddress,
     via_https: ViaHttps,

@@ -61,6 +61,10 @@ codes! {
     NotMember = "not_member", FORBIDDEN;
     /// The user's role in the room does not allow this.
     NotAllowed = "not_allowed", FORBIDDEN;
+    /// Users of this server don't sign in with a password.
+    PasswordSignInOff = "password_sign_in_off", FORBIDDEN;
+    /// Nobody can create an account by signing up.
+    SignUpClosed = "sign_up_closed", FORBIDDEN;
     /// The token is of another system, so only that system can issue another one.
     NotRenewable = "not_renewable", FORBIDDEN;
     /// Only the author may do this.

@@ -66,7 +66,7 @@ pub use origins::{EmbedOrigins, OriginError, Origins};
 pub use passwords::PasswordCost;
 pub use private_file::{PrivateFileError, read_secret};
 pub use service::Service;
-pub use settings::Settings;
+pub use settings::{Settings, SignUp};
 pub use slots::Slot;
 pub use tokens::{KeyError, Term, Tokens};
 pub use traces::{Call, CallEnd, Caller, SharedTraces, SpanContext, Traces};

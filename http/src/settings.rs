@@ -7,6 +7,15 @@ use crate::origins::{EmbedOrigins, Origins};
 use crate::passwords::PasswordCost;
 use uproar_core::limits::Limits;
 
+/// Who may create an account with a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignUp {
+    /// Everybody.
+    Open,
+    /// Nobody: the operator creates the accounts.
+    Closed,
+}
+
 /// How the service runs. The default is that of a server started without options.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -16,6 +25,9 @@ pub struct Settings {
     /// The origins whose pages may show a room in a frame.
     pub embed_origins: EmbedOrigins,
     pub password_cost: PasswordCost,
+    /// Whether users sign in, and up, with a password.
+    pub password_sign_in: bool,
+    pub sign_up: SignUp,
     /// Whether `/echo` is served.
     pub echo: bool,
     /// Whether `/metrics`, and the reasons in `/readyz`, are also given on the main port, to anyone.
@@ -41,6 +53,8 @@ impl Default for Settings {
             origins: Origins::Own,
             embed_origins: EmbedOrigins::default(),
             password_cost: PasswordCost::default(),
+            password_sign_in: true,
+            sign_up: SignUp::Open,
             echo: false,
             public_metrics: false,
             trusted_proxies: Vec::new(),

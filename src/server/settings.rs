@@ -1,12 +1,12 @@
 //! Translates the options into the settings of the HTTP service.
 
-use crate::config::Options;
+use crate::config::{self, Options};
 use anyhow::Result;
 use std::str::FromStr;
 use uproar_core::limits::Limits;
 use uproar_http::addresses::Network;
 use uproar_http::api::FileKey;
-use uproar_http::{EmbedOrigins, Origins, Settings};
+use uproar_http::{EmbedOrigins, Origins, Settings, SignUp};
 
 /// # Errors
 /// If an origin, a network or the file with an API key is invalid.
@@ -21,6 +21,11 @@ pub(crate) fn from_options(options: &Options, limits: &Limits) -> Result<Setting
         public_metrics: options.public_metrics,
         trusted_proxies: trusted_proxies.map_err(|error| anyhow::anyhow!("--trusted-proxy: {error}"))?,
         limits: limits.clone(),
+        password_sign_in: options.password_sign_in,
+        sign_up: match options.sign_up {
+            config::SignUp::Open => SignUp::Open,
+            config::SignUp::Closed => SignUp::Closed,
+        },
         echo: options.echo,
         hsts: options.hsts,
         has_admin_port: options.admin_listen.is_some(),

@@ -129,6 +129,24 @@ async fn a_revoked_user_of_a_backend_needs_a_later_token(kind: Kind) {
 }
 
 #[tokio::test]
+async fn passwords_and_sign_ups_can_be_switched_off() {
+    let mut server = Server::start(Kind::any(), &["--sign-up", "closed"]).await;
+    let body = json!({"username": "ann", "email": "ann@example.org", "password": "correct horse"});
+    assert_eq!(server.post("/user/signup", "", body).await.error(), (403, "sign_up_closed".into()));
+    let bot = server.user("bot").await;
+    server.create_room(&bot, "r").await;
+    server.stop().await;
+    let mut setup = server.into_setup();
+    setup.add_options(&["--password-sign-in", "off"]);
+    let server = setup.start().await;
+    let body = json!({"username": "ann", "password": "correct horse"});
+    assert_eq!(server.post("/user/signin", "", body).await.error(), (403, "password_sign_in_off".into()));
+    let ways = server.get("/user/signin", "").await.expect(200);
+    assert_eq!(ways, json!({"password": false, "sign_up": "closed"}));
+    server.join(&bot, "room=r").await;
+}
+
+#[tokio::test]
 async fn a_key_that_can_not_be_used_is_explained() {
     let options = async |options: &[&str]| Setup::new(Kind::Sqlite, options).await.fail_to_start().await.1;
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -181,6 +181,18 @@ describe('Session', () => {
       expect(await session.freshToken()).toBe(issued(1016, 1036));
     });
 
+    it('asks whose token it is if the site’s own system issued it', async () => {
+      const { fetch, requests } = server(({ path }) =>
+        path === '/me' ? [200, { user, text_limit_bytes: 5 }] : rejected('not_renewable', 403),
+      );
+      const issuedThere = issued(900, 1100);
+      const session = new Session(fetch, () => 1_000_000, async () => {}, undefined, async () => issuedThere);
+      await session.start();
+      expect([session.state, session.user, session.textLimitBytes]).toEqual(['in', user, 5]);
+      expect(await session.freshToken()).toBe(issuedThere);
+      expect(requests.map(({ path }) => path)).toEqual(['/token/refresh', '/me']);
+    });
+
     it('does not accept a token that has expired, whatever the server says', async () => {
       const { session } = framed([issued(900, 999)], () => user);
       await session.start();

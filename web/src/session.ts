@@ -18,6 +18,12 @@ import type { Say } from './texts/language';
 /** A token is renewed this long before it expires, or a quarter of its lifetime before. */
 const MARGIN_MS = 30_000;
 
+/** How users sign in, as the operator has decided. */
+export interface WaysToSignIn {
+  password: boolean;
+  sign_up: 'open' | 'closed';
+}
+
 /** Removes what the browser keeps about users. */
 export interface Privacy {
   forget(user: string): void;
@@ -68,6 +74,10 @@ export class Session extends Store {
         await this.pause(backoff(tries));
       }
     }
+  }
+
+  waysToSignIn(): Promise<WaysToSignIn> {
+    return call(this.fetch, 'GET', '/user/signin');
   }
 
   async signUp(username: string, email: string, password: string): Promise<void> {
@@ -179,8 +189,15 @@ export class Session extends Store {
     refresh: (token: string) => Promise<SignedIn>,
   ): Promise<SignedIn> {
     const token = await siteToken();
-    const answer = await refresh(token);
-    this.skewMs = this.skew(answer.token);
+    let answer: SignedIn;
+    try {
+      answer = await refresh(token);
+      this.skewMs = this.skew(answer.token);
+    } catch (error) {
+      // The site's own system issued it. How the clocks differ is then unknown.
+      if (!(error instanceof ApiError) || error.code !== 'not_renewable') throw error;
+      answer = { ...(await call<Omit<SignedIn, 'token'>>(this.fetch, 'GET', '/me', token)), token };
+    }
     // The server still exchanges a token that has just expired.
     if (expiry(token) <= this.now() - this.skewMs) throw new ApiError('token_expired', 'it has expired', null, 401);
     return { ...answer, token };

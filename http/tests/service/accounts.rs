@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uproar_core::limits::Limits;
 use uproar_http::passwords::{HashError, Hasher, PasswordPool};
-use uproar_http::{Settings, Term, Tokens};
+use uproar_http::{Settings, SignUp, Term, Tokens};
 use uproar_model::{DatabaseGeneration, Lease, boottime_ms};
 use uproar_store::Login;
 
@@ -39,9 +39,43 @@ async fn a_user_signs_up_and_in() {
         let signed_in = client.post("/user/signin", body).await.expect(200);
         assert_eq!(signed_in["user"], created["user"]);
         client.token = Some(signed_in["token"].as_str().unwrap().to_owned());
-        assert_eq!(client.get("/me").await.expect(200), json!({"user": created["user"]}));
+        let me = json!({"user": created["user"], "text_limit_bytes": 16_384});
+        assert_eq!(client.get("/me").await.expect(200), me);
         client.token = None;
     }
+}
+
+#[tokio::test]
+async fn the_operator_decides_how_users_sign_in() {
+    let sign_up =
+        |name: &str| json!({"username": name, "email": format!("{name}@example.org"), "password": "correct horse"});
+    let credentials = json!({"username": "ann", "password": "correct horse"});
+    let usual = server().await;
+    let mut client = usual.client().await;
+    assert_eq!(client.get("/user/signin").await.expect(200), json!({"password": true, "sign_up": "open"}));
+
+    let closed = server_with(Settings { sign_up: SignUp::Closed, ..settings() }).await;
+    let mut client = closed.client().await;
+    assert_eq!(client.get("/user/signin").await.expect(200), json!({"password": true, "sign_up": "closed"}));
+    client.post("/user/signup", sign_up("ann")).await.assert_error(403, "sign_up_closed", None);
+    assert!(closed.store.account_named("ann").await.unwrap().is_none());
+    client.post("/user/signin", credentials.clone()).await.assert_error(401, "wrong_credentials", None);
+
+    let off = server_with(Settings { password_sign_in: false, ..settings() }).await;
+    let mut client = off.client().await;
+    assert_eq!(client.get("/user/signin").await.expect(200), json!({"password": false, "sign_up": "closed"}));
+    for (path, body) in [
+        ("/user/signup", sign_up("ann")),
+        ("/user/signin", credentials),
+        ("/me/password", json!({"current_password": "correct horse", "new_password": "another horse"})),
+        // Nothing else is checked.
+        ("/user/signin", json!({})),
+    ] {
+        client.post(path, body).await.assert_error(403, "password_sign_in_off", None);
+    }
+    // Other ways stay open.
+    client.token = Some(off.tokens.mint("bot", now(), 60));
+    client.get("/me").await.expect(200);
 }
 
 #[tokio::test]

@@ -309,6 +309,7 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
     create: 'Konto erstellen',
     isKnown: 'Du hast schon ein Konto?',
     isNew: 'Neu hier?',
+    noPasswords: 'Hier meldet sich niemand mit einem Passwort an.',
   },
   embed: {
     title: (room) => `Chat im Raum ${room}`,
@@ -434,6 +435,8 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
     },
     codes: {
       wrong_credentials: 'Dieses Konto gibt es nicht, oder das Passwort ist falsch.',
+      password_sign_in_off: 'Hier meldet sich niemand mit einem Passwort an.',
+      sign_up_closed: 'Hier kann niemand ein Konto erstellen. Frag die Person, die diesen Server betreibt.',
       wrong_password: 'Das ist nicht dein aktuelles Passwort.',
       no_password: 'Dieses Konto hat kein Passwort.',
       token_missing: 'Du wurdest abgemeldet.',

@@ -306,6 +306,7 @@ export const en = ({ list, number, plural }: Formats) => ({
     create: 'Create account',
     isKnown: 'Already have an account?',
     isNew: 'New here?',
+    noPasswords: 'Nobody signs in with a password here.',
   },
   embed: {
     title: (room: string) => `Chat in ${room}`,
@@ -422,6 +423,8 @@ export const en = ({ list, number, plural }: Formats) => ({
     /** By the code of the error. */
     codes: {
       wrong_credentials: 'There is no such user, or the password is wrong.',
+      password_sign_in_off: 'Nobody signs in with a password here.',
+      sign_up_closed: 'Nobody can create an account here. Ask the operator of this server.',
       wrong_password: 'This is not your current password.',
       no_password: 'This account has no password.',
       token_missing: 'You’ve been signed out.',

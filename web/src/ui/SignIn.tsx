@@ -1,15 +1,25 @@
 /** The form to sign in or create an account. */
-import { useState } from 'preact/hooks';
+import { useEffect, useState } from 'preact/hooks';
 import { check, errorField, errorText } from '../errors';
-import type { Session } from '../session';
+import type { Session, WaysToSignIn } from '../session';
 import { ErrorText } from './ErrorText';
 import { Field } from './Field';
 import { LanguageSelect } from './LanguageChoice';
 import { useTexts } from './texts';
 
+/** What a server that can't be asked right now most likely allows. It says so itself if not. */
+const USUAL: WaysToSignIn = { password: true, sign_up: 'open' };
+
 export function SignIn({ session }: { session: Session }) {
   const texts = useTexts();
   const t = texts.signIn;
+  const [ways, setWays] = useState<WaysToSignIn>();
+  useEffect(() => {
+    void session
+      .waysToSignIn()
+      .catch(() => USUAL)
+      .then(setWays);
+  }, [session]);
   const [isNew, setNew] = useState(false);
   const [error, setError] = useState<unknown>();
   const [busy, setBusy] = useState(false);
@@ -53,47 +63,52 @@ export function SignIn({ session }: { session: Session }) {
           {session.notice(texts)}
         </p>
       )}
-      <form onSubmit={submit} key={isNew ? 'new' : 'known'} noValidate>
-        <h2>{isNew ? t.newAccount : t.signIn}</h2>
-        {isNew ? (
-          <>
-            <Field label={t.username} name="username" autocomplete="username" error={errorOf('username')} focus />
-            <Field label={t.email} name="email" type="email" autocomplete="email" error={errorOf('email')} />
-          </>
-        ) : (
+      {ways && !ways.password && <p>{t.noPasswords}</p>}
+      {ways?.password && (
+        <form onSubmit={submit} key={isNew ? 'new' : 'known'} noValidate>
+          <h2>{isNew ? t.newAccount : t.signIn}</h2>
+          {isNew ? (
+            <>
+              <Field label={t.username} name="username" autocomplete="username" error={errorOf('username')} focus />
+              <Field label={t.email} name="email" type="email" autocomplete="email" error={errorOf('email')} />
+            </>
+          ) : (
+            <Field
+              label={t.who}
+              name="who"
+              autocomplete="username"
+              error={errorOf('username', 'email')}
+              focus
+            />
+          )}
           <Field
-            label={t.who}
-            name="who"
-            autocomplete="username"
-            error={errorOf('username', 'email')}
-            focus
+            label={t.password}
+            name="password"
+            type="password"
+            autocomplete={isNew ? 'new-password' : 'current-password'}
+            hint={isNew ? t.passwordHint : undefined}
+            error={errorOf('password')}
           />
-        )}
-        <Field
-          label={t.password}
-          name="password"
-          type="password"
-          autocomplete={isNew ? 'new-password' : 'current-password'}
-          hint={isNew ? t.passwordHint : undefined}
-          error={errorOf('password')}
-        />
-        {(field === null || !fields.includes(field)) && <ErrorText error={error} />}
-        <button class="primary" disabled={busy}>
-          {isNew ? t.create : t.signIn}
-        </button>
-      </form>
-      <p>
-        {isNew ? t.isKnown : t.isNew}{' '}
-        <button
-          class="link"
-          onClick={() => {
-            setNew(!isNew);
-            setError(undefined);
-          }}
-        >
-          {isNew ? t.signIn : t.newAccount}
-        </button>
-      </p>
+          {(field === null || !fields.includes(field)) && <ErrorText error={error} />}
+          <button class="primary" disabled={busy}>
+            {isNew ? t.create : t.signIn}
+          </button>
+        </form>
+      )}
+      {ways?.sign_up === 'open' && (
+        <p>
+          {isNew ? t.isKnown : t.isNew}{' '}
+          <button
+            class="link"
+            onClick={() => {
+              setNew(!isNew);
+              setError(undefined);
+            }}
+          >
+            {isNew ? t.signIn : t.newAccount}
+          </button>
+        </p>
+      )}
       <div class="language">
         <LanguageSelect />
       </div>
