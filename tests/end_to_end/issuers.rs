@@ -2,7 +2,7 @@
 //! they should be.
 
 use crate::centrifuge::Wire;
-use crate::client::User;
+use crate::client::{User, within};
 use crate::databases::Kind;
 use crate::server::{Server, Setup, assert_contains, text, until};
 use base64::Engine;
@@ -13,6 +13,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::process::Command;
 
 on_each_database! {
     a_token_of_a_backend_works_everywhere_for_one_user
@@ -125,6 +126,34 @@ async fn a_revoked_user_of_a_backend_needs_a_later_token(kind: Kind) {
     for old in [&dated, &undated] {
         assert_eq!(server.get("/me", &old.token).await.error(), (401, "token_invalid".into()));
         assert_eq!(server.reject_join(old, "room=r").await, (401, "token_invalid".into()));
+    }
+}
+
+/// The code block after "`NAME`:" in docs/backends.md.
+pub fn program(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/backends.md");
+    let document = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let (_, after) = document.split_once(&format!("\n`{name}`:\n\n```")).expect("the name of the program");
+    let (_, code) = after.split_once('\n').expect("the line with the language");
+    code.split_once("\n```\n").expect("the end of the block").0.to_owned()
+}
+
+#[tokio::test]
+async fn the_programs_of_the_document_make_tokens() {
+    let server = Server::start(Kind::any(), &[]).await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (name, interpreter) in [("token.mjs", "node"), ("token.py", "python3")] {
+        fs::write(folder.path().join(name), program(name)).expect("the program cannot be written");
+        let user = format!("made by {name}");
+        let mut command = Command::new(interpreter);
+        command.arg(name).arg(server.setup.data().join("signing.key")).arg(&user);
+        let output = within(name, command.current_dir(folder.path()).kill_on_drop(true).output()).await;
+        let output = output.expect("the program cannot be started");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let token = String::from_utf8(output.stdout).expect("a token is ASCII").trim().to_owned();
+        let me = server.get("/me", &token).await.expect(200);
+        assert_eq!(me["user"]["username"], json!(user));
+        server.create_room(&User { name: user, token }, &format!("of {name}")).await;
     }
 }
 
