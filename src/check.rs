@@ -4,6 +4,7 @@ use crate::acme;
 use crate::config::{self, Options, TlsSource};
 use crate::driver::{Driver, listen};
 use crate::issuers;
+use crate::outgoing::Client;
 use crate::server::{holder, settings};
 use crate::tools::block_on;
 use crate::traces::Collector;
@@ -37,6 +38,7 @@ pub fn check(options: &Options) -> Result<()> {
     check_collector(options, &mut report);
     check_webhooks(options, &mut report);
     check_bus(options, &mut report);
+    check_provider(options, &mut report);
     check_key(options, &mut report);
     check_database(options, &mut report);
     report.result()
@@ -266,6 +268,24 @@ fn check_bus(options: &Options, report: &mut Report) {
                 output::one_line(&error)
             )),
         }
+    }
+}
+
+/// A server starts without its identity provider, too.
+fn check_provider(options: &Options, report: &mut Report) {
+    // What is wrong with the options has been reported.
+    let (Ok(issuers), Ok(client)) = (issuers::Settings::from_options(options), Client::from_options(options)) else {
+        return;
+    };
+    match block_on(issuers.reach_provider(client)) {
+        Ok(None) => {}
+        Ok(Some((issuer, Ok(keys)))) => report.good(format_args!("identity provider {issuer} ({keys} keys)")),
+        Ok(Some((issuer, Err(error)))) => report.warning(format_args!(
+            "the keys of the identity provider {issuer} can't be fetched now, and until they can, its tokens are not \
+             accepted: {}",
+            output::one_line(&error)
+        )),
+        Err(error) => report.problem(&error),
     }
 }
 

@@ -360,6 +360,19 @@ pub struct Options {
     #[arg(long, global = true, value_name = "FILE", env = "UPROAR_API_KEY_FILE", value_parser = path())]
     pub api_key_file: Option<PathBuf>,
 
+    /// Identity provider whose tokens are accepted: the URL in their claim `iss`. Its keys are found by OpenID Connect
+    /// Discovery. It needs --auth-audience
+    #[arg(long, global = true, value_name = "URL", env = "UPROAR_AUTH_ISSUER", value_parser = text())]
+    pub auth_issuer: Option<String>,
+
+    /// URL of the keys of --auth-issuer (JWKS), for a provider without discovery
+    #[arg(long, global = true, value_name = "URL", env = "UPROAR_AUTH_JWKS", value_parser = text())]
+    pub auth_jwks: Option<String>,
+
+    /// Audience for which the provider's tokens must be issued: what their claim `aud` contains
+    #[arg(long, global = true, value_name = "AUDIENCE", env = "UPROAR_AUTH_AUDIENCE", value_parser = text())]
+    pub auth_audience: Option<String>,
+
     /// File with a key, at least 32 bytes. Tokens that your backend signs with it (HS256) are accepted, as for Centrifugo
     #[arg(long, global = true, value_name = "FILE", env = "UPROAR_AUTH_HMAC_KEY_FILE", value_parser = path())]
     pub auth_hmac_key_file: Option<PathBuf>,
@@ -951,7 +964,8 @@ mod tests {
                     redirect-http = ' 127.0.0.1:4'\nhsts = ' yes '\n\
                     otlp = ' http://localhost:4318 '\notlp-headers = [' a=b ', 'c=d']\notlp-sample = ' 0.5 '\n\
                     driver = ' Epoll '\nallow-origin = [' https://a.example ']\n\
-                    embed-origin = ' https://b.example '\nkey-file = '/z '\nauth-hmac-key-file = ' /h '\nauth-username-claim = ' nick '\n\
+                    embed-origin = ' https://b.example '\nkey-file = '/z '\nauth-issuer = ' https://c.example '\n\
+                    auth-jwks = ' https://d.example '\nauth-audience = ' chat '\nauth-hmac-key-file = ' /h '\nauth-username-claim = ' nick '\n\
                     password-sign-in = ' off '\nsign-up = ' Closed '\nlog = ' info '\n\
                     [limit]\ntext_limit_bytes = ' 5 '\n";
         let options = load(&file.replace("'", "\""), &[]).unwrap();
@@ -973,6 +987,9 @@ mod tests {
         assert_eq!(options.outgoing_networks(), ["::1"]);
         assert_eq!((options.data.as_path(), options.key_path().as_path()), (Path::new("/x"), Path::new("/z")));
         assert_eq!((options.password_sign_in, options.sign_up), (false, SignUp::Closed));
+        assert_eq!(options.auth_issuer.as_deref(), Some("https://c.example"));
+        assert_eq!(options.auth_jwks.as_deref(), Some("https://d.example"));
+        assert_eq!(options.auth_audience.as_deref(), Some("chat"));
         assert_eq!(options.auth_hmac_key_file, Some("/h".into()));
         assert_eq!(options.auth_username_claim.as_deref(), Some("nick"));
         assert_eq!(options.database_url().unwrap(), DatabaseUrl::Sqlite("/y".into()));

@@ -346,6 +346,8 @@ limits! {
     sign_in_lifetime_ms = 90 * DAY_MS, 1_000..=3650 * DAY_MS;
     /// How long a browser stays signed in without a visit. Each visit renews it.
     session_lifetime_ms = 30 * DAY_MS, 1_000..=365 * DAY_MS;
+    /// The shortest time between two fetches of an identity provider's keys because a token names an unknown one.
+    keys_fetch_interval_ms = 60_000, 100..=DAY_MS;
     /// How long a start waits for an address, a data folder or a database that another process still has.
     start_timeout_ms = 10_000, 0..=DAY_MS;
     /// How long the server may take to finish what is under way when it stops.

@@ -73,7 +73,7 @@ pub fn run(options: &Options) -> Result<()> {
     let result = services.block_on(async {
         let mut signals = Signals::catch(tls.is_some())?;
         let opened = tokio::select! {
-            opened = open(options, &limits, &url, &issuers) => opened?,
+            opened = open(options, &limits, &url, issuers) => opened?,
             signal = signals.next() => return stopped_early(signal),
         };
         let traces = collector.map(|it| Exporter::start(it, options.otlp_sample, database_name(&url)));
@@ -118,11 +118,13 @@ struct Opened {
     /// Dropped after the store is closed: then another process may use it.
     folder: DataFolder,
     tokens: Arc<Tokens>,
+    /// Whose tokens are accepted besides.
+    issuers: issuers::Settings,
     store: SharedStore,
 }
 
 /// Waits for what another process still has, and for a database that is away.
-async fn open(options: &Options, limits: &Limits, url: &DatabaseUrl, issuers: &issuers::Settings) -> Result<Opened> {
+async fn open(options: &Options, limits: &Limits, url: &DatabaseUrl, issuers: issuers::Settings) -> Result<Opened> {
     let timeout = Duration::from_millis(limits.start_timeout_ms);
     let folder = overcome(timeout, async || Ok(DataFolder::open(&options.data)?)).await?;
     let tokens = Tokens::from_key_file(&options.key_path())?;
@@ -140,7 +142,7 @@ async fn open(options: &Options, limits: &Limits, url: &DatabaseUrl, issuers: &i
     };
     let store = overcome(timeout, async || Ok(uproar_store::open(url, &folder, open.clone()).await?)).await?;
     let tokens = Arc::new(tokens.for_database(store.generation()));
-    Ok(Opened { folder, tokens, store })
+    Ok(Opened { folder, tokens, issuers, store })
 }
 
 fn stopped_early(signal: &str) -> Result<()> {
@@ -156,12 +158,13 @@ async fn serve(
     limits: Limits,
     tls: Option<Tls>,
     tracer: Option<Arc<Tracer>>,
-    Opened { folder, tokens, store }: &Opened,
+    opened: &Opened,
     lane_runtime: &Handle,
     background: &Handle,
     mut signals: Signals,
 ) -> Result<()> {
-    let setup = Setup::load(options, driver, limits, tls, tracer, Arc::clone(tokens), store).await?;
+    let setup = Setup::load(options, driver, limits, tls, tracer, opened).await?;
+    let Opened { folder, tokens, store, .. } = opened;
     let listeners = tokio::select! {
         bound = Listeners::bind(addresses, &setup) => bound?,
         signal = signals.next() => return stopped_early(signal),
@@ -199,6 +202,7 @@ struct Setup<'a> {
     /// If there is none, there are no traces.
     tracer: Option<Arc<Tracer>>,
     tokens: Arc<Tokens>,
+    issuers: issuers::Settings,
     store: SharedStore,
     shards: u16,
     lanes: u16,
@@ -225,8 +229,7 @@ impl<'a> Setup<'a> {
         limits: Limits,
         tls: Option<Tls>,
         tracer: Option<Arc<Tracer>>,
-        tokens: Arc<Tokens>,
-        store: &SharedStore,
+        Opened { tokens, issuers, store, .. }: &Opened,
     ) -> Result<Setup<'a>> {
         let shards = shards(options);
         let lanes = store.lanes() as u16;
@@ -239,7 +242,7 @@ impl<'a> Setup<'a> {
         let nats = options.nats()?;
         let live_limit_bytes = if nats.is_some() { nats::LIVE_LIMIT_BYTES } else { PostgresBus::LIVE_LIMIT_BYTES };
         let seed = getrandom::u64().context("the system can't provide random numbers")?;
-        let store = Arc::clone(store);
+        let (tokens, store) = (Arc::clone(tokens), Arc::clone(store));
         Ok(Setup {
             options,
             driver,
@@ -247,6 +250,7 @@ impl<'a> Setup<'a> {
             tls,
             tracer,
             tokens,
+            issuers: issuers.clone(),
             store,
             shards,
             lanes,

@@ -78,6 +78,8 @@ struct Others {
     generation: JoinHandle<()>,
     /// Learns what other nodes have revoked.
     revocations: JoinHandle<()>,
+    /// Fetches the keys of an identity provider.
+    keys: JoinHandle<()>,
     /// Keeps the certificate up to date.
     certificate: JoinHandle<Result<()>>,
 }
@@ -154,6 +156,11 @@ impl Threads {
                 Arc::clone(&chat),
             )),
             revocations: lane_runtime.spawn(follow_revocations(setup, &chat, revoked)),
+            keys: tokio::spawn(setup.issuers.clone().keep_keys(
+                setup.outgoing.clone(),
+                setup.store.clock(),
+                Duration::from_millis(setup.limits.keys_fetch_interval_ms),
+            )),
             certificate: tokio::spawn(certificate::watch(setup.tls.clone())),
         };
         let http = tokio::spawn(http::serve(Arc::clone(&service), limit, handed_over, http_drains));
@@ -195,7 +202,7 @@ impl Threads {
     /// If something makes it impossible to go on: another process has taken the database, the database can't be
     /// trusted, or a thread or task has ended.
     pub(super) async fn wait(&mut self, signals: &mut Signals, store: &SharedStore) -> Result<&'static str> {
-        let Others { admin, redirect, audit, clock, generation, revocations, certificate } = &mut self.others;
+        let Others { admin, redirect, audit, clock, generation, revocations, keys, certificate } = &mut self.others;
         tokio::select! {
             // In this order: a lane that finds the database broken reports it first, and then ends.
             biased;
@@ -220,6 +227,7 @@ impl Threads {
             _ = clock => bail!("the comparison of clocks ended unexpectedly"),
             _ = generation => bail!("the task that follows the database's generation ended unexpectedly"),
             _ = revocations => bail!("the search for revoked tokens ended unexpectedly"),
+            _ = keys => bail!("the task that fetches the keys of the identity provider ended unexpectedly"),
             result = certificate => match result {
                 Ok(Err(error)) => Err(error),
                 _ => bail!("the task that keeps the certificate up to date ended unexpectedly"),
@@ -417,6 +425,8 @@ impl ShardThread {
 mod tests {
     use super::*;
     use crate::config::Cli;
+    use crate::issuers;
+    use crate::server::Opened;
     use crate::server::listeners::Addresses;
     use clap::Parser;
     use std::path::Path;
@@ -431,7 +441,9 @@ mod tests {
         let store = uproar_store::open(&url, &data, OpenOptions::default()).await.unwrap();
         let tokens = Arc::new(Tokens::from_key(&[7; 32]).unwrap());
         let limits = Limits { stop_timeout_ms: 100, ..Limits::default() };
-        let setup = Setup::load(&options, Driver::Epoll, limits, None, None, tokens, &store).await.unwrap();
+        let issuers = issuers::Settings::default();
+        let opened = Opened { folder: data, tokens, issuers, store: Arc::clone(&store) };
+        let setup = Setup::load(&options, Driver::Epoll, limits, None, None, &opened).await.unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
         let addresses = Addresses { plain: vec![any], tls: Vec::new(), admin: Some(any), redirect: Some(any) };
         let listeners = Listeners::bind(&addresses, &setup).await.unwrap();

@@ -39,7 +39,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    async fn open(port: u16) -> Wire {
+    pub async fn open(port: u16) -> Wire {
         Wire::over(Raw::open(port, PATH, &[]).await)
     }
 
@@ -100,7 +100,7 @@ impl Wire {
     }
 
     /// Sends a command, which must fail. Returns the error code.
-    async fn error(&mut self, id: u32, request: &str, parameters: Value) -> u64 {
+    pub async fn error(&mut self, id: u32, request: &str, parameters: Value) -> u64 {
         self.command(id, request, parameters).await;
         let reply = self.next().await;
         check_error(&reply, id)

@@ -154,6 +154,7 @@ mod page;
 mod plain;
 mod pooler;
 mod port;
+mod provider;
 mod quick_start;
 mod retry;
 mod reverse_proxies;

@@ -74,19 +74,20 @@ impl Provider {
         &self.issuer
     }
 
-    /// Replaces the keys by those in this document, fetched now (Unix seconds).
+    /// Replaces the keys by those in this document, fetched now (Unix seconds). Returns how many there are.
     ///
     /// # Errors
     /// If the document is no set of keys; the present ones are then kept.
-    pub(super) fn set_keys(&self, document: &[u8], now: u64) -> Result<(), String> {
+    pub(super) fn set_keys(&self, document: &[u8], now: u64) -> Result<usize, String> {
         let (keys, unused) = KeySet::parse(document, now)?;
         let issuer = &self.issuer;
         tracing::debug!(issuer, keys = keys.len(), unused, "fetched the keys of the identity provider");
         if keys.len() == 0 {
             tracing::warn!(issuer, unused, "the identity provider has no keys that can verify tokens");
         }
+        let count = keys.len();
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
-        Ok(())
+        Ok(count)
     }
 
     /// The payload of a token of this provider, of which only the signature and the issuer have been checked.
@@ -122,7 +123,11 @@ impl Provider {
         TokenError::KeyMissing
     }
 
-    async fn fetch(&self, location: &KeyLocation, client: &SharedFetch, clock: &Clock) -> Result<(), String> {
+    /// Fetches the keys, in place of those that are there. Returns how many there are.
+    ///
+    /// # Errors
+    /// Why they can't be had, in one line. The keys that are there stay.
+    pub async fn fetch(&self, location: &KeyLocation, client: &SharedFetch, clock: &Clock) -> Result<usize, String> {
         let url = match location {
             KeyLocation::Url(url) => url.clone(),
             KeyLocation::Discovered => {
@@ -158,7 +163,7 @@ pub async fn keep_keys(
         let begun = Instant::now();
         provider.is_key_missing.store(false, Ordering::Release);
         match provider.fetch(&location, &client, &clock).await {
-            Ok(()) => {
+            Ok(_) => {
                 retry = FIRST_RETRY;
                 if reported.take().is_some() {
                     tracing::info!(issuer, "the keys of the identity provider can be fetched again");

@@ -1,0 +1,234 @@
+//! Proves that tokens of an identity provider are accepted, also while its keys change and after it was away.
+
+use crate::centrifuge::Wire;
+use crate::client::User;
+use crate::databases::Kind;
+use crate::issuers::now;
+use crate::server::{Server, Setup, assert_contains, run, until};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+on_each_database! {
+    a_provider_signs_its_users_in_whenever_it_comes_and_changes_its_keys
+}
+
+const AUDIENCE: &str = "chat";
+const DISCOVERY: &str = "/.well-known/openid-configuration";
+
+/// A key pair of the provider.
+struct Key {
+    pair: EcdsaKeyPair,
+    id: &'static str,
+}
+
+impl Key {
+    fn new(id: &'static str) -> Key {
+        let (algorithm, random) = (&ECDSA_P256_SHA256_FIXED_SIGNING, SystemRandom::new());
+        let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).expect("a key");
+        Key { pair: EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &random).expect("a key pair"), id }
+    }
+
+    fn public(&self) -> Value {
+        let (x, y) = self.pair.public_key().as_ref()[1..].split_at(32);
+        let [x, y] = [x, y].map(|number| URL_SAFE_NO_PAD.encode(number));
+        json!({"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": self.id, "x": x, "y": y})
+    }
+
+    fn token(&self, claims: &Value) -> User {
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let message = format!("{}.{}", part(&json!({"typ": "JWT", "alg": "ES256", "kid": self.id})), part(claims));
+        let signature = self.pair.sign(&SystemRandom::new(), message.as_bytes()).expect("a signature");
+        let token = format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature));
+        User { name: claims["name"].as_str().unwrap_or_default().to_owned(), token }
+    }
+}
+
+/// A web server that serves these documents, and 404 for others.
+#[derive(Clone)]
+struct Provider {
+    port: u16,
+    documents: Arc<Mutex<HashMap<&'static str, String>>>,
+}
+
+impl Provider {
+    async fn start() -> Provider {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("no port");
+        let port = listener.local_addr().expect("an address").port();
+        let provider = Provider { port, documents: Arc::default() };
+        let serving = provider.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serving.clone().answer(stream));
+            }
+        });
+        provider
+    }
+
+    async fn answer(self, mut stream: TcpStream) -> Option<()> {
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            if stream.read_buf(&mut request).await.ok()? == 0 {
+                return None;
+            }
+        }
+        let request = String::from_utf8(request).ok()?;
+        let path = request.split(' ').nth(1)?;
+        let document = self.documents.lock().unwrap().get(path).cloned();
+        let status = if document.is_some() { "200 OK" } else { "404 Not Found" };
+        let body = document.unwrap_or_default();
+        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        stream.write_all(format!("{head}{body}").as_bytes()).await.ok()
+    }
+
+    fn issuer(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    fn serve(&self, path: &'static str, document: impl ToString) {
+        self.documents.lock().unwrap().insert(path, document.to_string());
+    }
+
+    /// Serves its description and these keys.
+    fn publish(&self, keys: &[&Key]) {
+        let issuer = self.issuer();
+        self.serve(DISCOVERY, json!({"issuer": issuer, "jwks_uri": format!("{issuer}/keys")}));
+        let keys: Vec<Value> = keys.iter().map(|key| key.public()).collect();
+        self.serve("/keys", json!({"keys": keys}));
+    }
+
+    fn claims(&self, subject: &str, name: &str) -> Value {
+        let now = now();
+        json!({"iss": self.issuer(), "aud": AUDIENCE, "sub": subject, "name": name, "iat": now, "exp": now + 600})
+    }
+
+    fn options<'a>(&self, issuer: &'a str) -> Vec<&'a str> {
+        let options = ["--auth-issuer", issuer, "--auth-audience", AUDIENCE, "--outgoing-allow", "127.0.0.0/8"];
+        [&options[..], &["--limit", "keys_fetch_interval_ms=1000"]].concat()
+    }
+}
+
+/// Waits until the server has the key of this token, or both nodes, which are asked in turn.
+async fn until_accepted(server: &Server, user: &User) {
+    let is_accepted = async || server.get("/me", &user.token).await.status == 200;
+    until("the keys are there", async || is_accepted().await && is_accepted().await).await;
+}
+
+async fn a_provider_signs_its_users_in_whenever_it_comes_and_changes_its_keys(kind: Kind) {
+    let (first, second) = (Key::new("first"), Key::new("second"));
+    let provider = Provider::start().await;
+    let issuer = provider.issuer();
+    let server = Server::start(kind, &provider.options(&issuer)).await;
+    let owner = server.sign_up("owner").await;
+    server.create_room(&owner, "r").await;
+
+    // The provider has nothing to say yet. Nobody is told that their token is wrong.
+    let ann = first.token(&provider.claims("auth0|1", "Ann Lee"));
+    assert_eq!(server.get("/me", &ann.token).await.error(), (503, "unavailable".into()));
+    assert_eq!(server.reject_join(&ann, "room=r").await, (503, "unavailable".into()));
+    let mut wire = Wire::open(server.port).await;
+    assert_eq!(wire.error(1, "connect", json!({"token": ann.token})).await, 100);
+
+    provider.publish(&[&first]);
+    until_accepted(&server, &ann).await;
+    let me = server.get("/me", &ann.token).await.expect(200);
+    assert_eq!(me["user"]["username"], "Ann Lee");
+    assert_eq!(server.join(&ann, "room=r").await.round_trip("hello").await, (1, "hello".into()));
+    let mut wire = Wire::connect(&server, &ann).await;
+
+    for (change, code) in [
+        (json!({"iss": format!("{issuer}/")}), "token_invalid"),
+        (json!({"aud": "other"}), "token_invalid"),
+        (json!({"sub": ""}), "token_invalid"),
+        (json!({"exp": now() - 61}), "token_expired"),
+        (json!({"nbf": now() + 3600}), "token_invalid"),
+        (json!({"iat": now() + 3600}), "token_invalid"),
+    ] {
+        let mut claims = provider.claims("auth0|1", "Ann");
+        claims.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let wrong = first.token(&claims);
+        assert_eq!(server.get("/me", &wrong.token).await.error(), (401, code.into()), "{change}");
+        assert_eq!(server.reject_join(&wrong, "room=r").await, (401, code.into()), "{change}");
+    }
+
+    // The provider changes its keys, and a token with the new one comes first.
+    let later = second.token(&provider.claims("auth0|1", "Ann"));
+    assert_eq!(server.get("/me", &later.token).await.error(), (503, "unavailable".into()));
+    provider.publish(&[&second]);
+    until_accepted(&server, &later).await;
+    assert_eq!(server.get("/me", &later.token).await.expect(200), me, "it is the same user");
+    wire.result(2, "refresh", json!({"token": later.token})).await;
+    // What it serves now is far too long, so the keys that are known stay.
+    provider.serve("/keys", " ".repeat(1 << 20));
+    let unknown = first.token(&provider.claims("auth0|2", "Ben"));
+    until("the unknown key was looked for", async || {
+        server.get("/me", &unknown.token).await.error();
+        server.setup.log().contains("can't be fetched")
+    })
+    .await;
+    assert_eq!(server.get("/me", &later.token).await.expect(200), me);
+    assert_contains(&server.setup.log(), &["/keys: the answer is incomplete or has over 262144 bytes"]);
+}
+
+#[tokio::test]
+async fn a_provider_in_a_private_network_must_be_allowed() {
+    let key = Key::new("key");
+    let provider = Provider::start().await;
+    provider.publish(&[&key]);
+    let issuer = provider.issuer();
+    let options = ["--auth-issuer", &issuer, "--auth-audience", AUDIENCE];
+    let server = Server::start(Kind::any(), &options).await;
+    until("the server says why it has no keys", async || server.setup.log().contains("--outgoing-allow")).await;
+    let ann = key.token(&provider.claims("1", "Ann"));
+    assert_eq!(server.get("/me", &ann.token).await.error(), (503, "unavailable".into()));
+}
+
+#[tokio::test]
+async fn keys_come_from_the_url_that_the_operator_names() {
+    let key = Key::new("key");
+    let provider = Provider::start().await;
+    provider.serve("/keys", json!({"keys": [key.public()]}));
+    let (issuer, keys) = ("https://id.example.org/tenant", format!("{}/keys", provider.issuer()));
+    let options = [&provider.options(issuer)[..], &["--auth-jwks", &keys, "--auth-username-claim", "nick"]].concat();
+    let server = Server::start(Kind::any(), &options).await;
+    let claims = json!({"iss": issuer, "aud": [AUDIENCE], "sub": "1", "nick": "Annie", "exp": now() + 600});
+    let ann = key.token(&claims);
+    until("the keys are there", async || server.get("/me", &ann.token).await.status == 200).await;
+    assert_eq!(server.get("/me", &ann.token).await.expect(200)["user"]["username"], "Annie");
+}
+
+#[tokio::test]
+async fn the_options_of_a_provider_are_checked() {
+    let error = async |options: &[&str]| Setup::new(Kind::Sqlite, options).await.fail_to_start().await.1;
+    let issuer = ["--auth-issuer", "https://id.example"];
+    assert_contains(&error(&issuer).await, &["--auth-issuer needs --auth-audience"]);
+    assert_contains(&error(&["--auth-audience", "chat"]).await, &["--auth-audience has no effect without --auth-issuer"]);
+    let jwks = ["--auth-jwks", "https://id.example/keys"];
+    assert_contains(&error(&jwks).await, &["--auth-jwks has no effect without --auth-issuer"]);
+    let wrong = ["--auth-issuer", "id.example", "--auth-audience", "chat"];
+    assert_contains(&error(&wrong).await, &["--auth-issuer", "must be a URL"]);
+    let wrong = [&issuer[..], &["--auth-audience", "chat", "--auth-jwks", "file:///keys"]].concat();
+    assert_contains(&error(&wrong).await, &["--auth-jwks"]);
+}
+
+#[tokio::test]
+async fn check_asks_the_provider_for_its_keys() {
+    let provider = Provider::start().await;
+    let issuer = provider.issuer();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().join("data").display().to_string();
+    let options = ["--auth-issuer", &issuer, "--auth-audience", AUDIENCE, "--outgoing-allow", "127.0.0.0/8"];
+    let arguments = [&["check", "--listen", "127.0.0.1:0", "--data", &data][..], &options].concat();
+    let output = run(&arguments).await;
+    assert!(output.status.success(), "a server starts without its provider");
+    assert_contains(&String::from_utf8_lossy(&output.stderr), &["warning: the keys", &issuer, "404"]);
+    provider.publish(&[&Key::new("key")]);
+    let output = run(&arguments).await;
+    assert_contains(&String::from_utf8_lossy(&output.stdout), &[&format!("ok: identity provider {issuer} (1 keys)")]);
+}
