@@ -38,7 +38,7 @@ pub fn check(options: &Options) -> Result<()> {
     check_collector(options, &mut report);
     check_webhooks(options, &mut report);
     check_bus(options, &mut report);
-    check_provider(options, &mut report);
+    check_providers(options, &mut report);
     check_key(options, &mut report);
     check_database(options, &mut report);
     report.result()
@@ -271,21 +271,21 @@ fn check_bus(options: &Options, report: &mut Report) {
     }
 }
 
-/// A server starts without its identity provider, too.
-fn check_provider(options: &Options, report: &mut Report) {
+/// A server starts without its identity providers, too.
+fn check_providers(options: &Options, report: &mut Report) {
     // What is wrong with the options has been reported.
     let (Ok(issuers), Ok(client)) = (issuers::Settings::from_options(options), Client::from_options(options)) else {
         return;
     };
-    match block_on(issuers.reach_provider(client)) {
-        Ok(None) => {}
-        Ok(Some((issuer, Ok(keys)))) => report.good(format_args!("identity provider {issuer} ({keys} keys)")),
-        Ok(Some((issuer, Err(error)))) => report.warning(format_args!(
-            "the keys of the identity provider {issuer} can't be fetched now, and until they can, its tokens are not \
-             accepted: {}",
-            output::one_line(&error)
-        )),
-        Err(error) => report.problem(&error),
+    for (issuer, reached) in report.get(block_on(issuers.reach_providers(client))).unwrap_or_default() {
+        match reached {
+            Ok(keys) => report.good(format_args!("identity provider {issuer} ({keys} keys)")),
+            Err(error) => report.warning(format_args!(
+                "the keys of the identity provider {issuer} can't be fetched now, and until they can, its tokens are \
+                 not accepted: {}",
+                output::one_line(&error)
+            )),
+        }
     }
 }
 

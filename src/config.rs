@@ -381,6 +381,26 @@ pub struct Options {
     #[arg(long, global = true, value_name = "CLAIM", env = "UPROAR_AUTH_USERNAME_CLAIM", value_parser = text())]
     pub auth_username_claim: Option<String>,
 
+    /// Identity provider with which users sign in on the page (OpenID Connect). It needs --oidc-client-id and --public-url
+    #[arg(long, global = true, value_name = "URL", env = "UPROAR_OIDC_ISSUER", value_parser = text())]
+    pub oidc_issuer: Option<String>,
+
+    /// What the provider calls this server
+    #[arg(long, global = true, value_name = "ID", env = "UPROAR_OIDC_CLIENT_ID", value_parser = text())]
+    pub oidc_client_id: Option<String>,
+
+    /// File with the secret that the provider has given this server, if it has
+    #[arg(long, global = true, value_name = "FILE", env = "UPROAR_OIDC_CLIENT_SECRET_FILE", value_parser = path())]
+    pub oidc_client_secret_file: Option<PathBuf>,
+
+    /// What the page calls the provider [default: the host of --oidc-issuer]
+    #[arg(long, global = true, value_name = "NAME", env = "UPROAR_OIDC_NAME", value_parser = text())]
+    pub oidc_name: Option<String>,
+
+    /// Where users find this server, such as https://chat.example.org
+    #[arg(long, global = true, value_name = "URL", env = "UPROAR_PUBLIC_URL", value_parser = text())]
+    pub public_url: Option<String>,
+
     /// Whether users sign in, and up, with a password: on or off
     #[arg(
         long,
@@ -966,6 +986,9 @@ mod tests {
                     driver = ' Epoll '\nallow-origin = [' https://a.example ']\n\
                     embed-origin = ' https://b.example '\nkey-file = '/z '\nauth-issuer = ' https://c.example '\n\
                     auth-jwks = ' https://d.example '\nauth-audience = ' chat '\nauth-hmac-key-file = ' /h '\nauth-username-claim = ' nick '\n\
+                    oidc-issuer = ' https://e.example '\noidc-client-id = ' id '\n\
+                    oidc-client-secret-file = ' /s '\noidc-name = ' Example '\n\
+                    public-url = ' https://f.example '\n\
                     password-sign-in = ' off '\nsign-up = ' Closed '\nlog = ' info '\n\
                     [limit]\ntext_limit_bytes = ' 5 '\n";
         let options = load(&file.replace("'", "\""), &[]).unwrap();
@@ -986,6 +1009,10 @@ mod tests {
         assert_eq!(options.embed_origins(), ["https://b.example"]);
         assert_eq!(options.outgoing_networks(), ["::1"]);
         assert_eq!((options.data.as_path(), options.key_path().as_path()), (Path::new("/x"), Path::new("/z")));
+        let oidc = [&options.oidc_issuer, &options.oidc_client_id, &options.oidc_name, &options.public_url];
+        let oidc = oidc.map(|option| option.as_deref().unwrap_or_default());
+        assert_eq!(oidc, ["https://e.example", "id", "Example", "https://f.example"]);
+        assert_eq!(options.oidc_client_secret_file, Some("/s".into()));
         assert_eq!((options.password_sign_in, options.sign_up), (false, SignUp::Closed));
         assert_eq!(options.auth_issuer.as_deref(), Some("https://c.example"));
         assert_eq!(options.auth_jwks.as_deref(), Some("https://d.example"));

@@ -81,7 +81,8 @@ impl FromRequestParts<Arc<App>> for OpenToAll {
 async fn ways_to_sign_in(State(app): State<Arc<App>>) -> Response {
     let passwords = app.settings.password_sign_in;
     let sign_up = if passwords && app.settings.sign_up == SignUpPolicy::Open { "open" } else { "closed" };
-    Json(json!({"password": passwords, "sign_up": sign_up})).into_response()
+    let oidc = app.settings.oidc.as_ref().map(|oidc| json!({"name": oidc.name}));
+    Json(json!({"password": passwords, "sign_up": sign_up, "oidc": oidc})).into_response()
 }
 
 #[derive(Deserialize, Validate)]

@@ -5,6 +5,7 @@ use crate::assets::Assets;
 use crate::attempts::Attempts;
 use crate::chat::SharedChat;
 use crate::errors::ApiError;
+use crate::exchanges::Exchanges;
 use crate::passwords::PasswordPool;
 use crate::rate::RateLimiter;
 use crate::readiness::Readiness;
@@ -32,6 +33,7 @@ pub(crate) struct App {
     pub passwords: PasswordPool,
     pub attempts: Attempts,
     pub security_log: SecurityLog,
+    pub exchanges: Exchanges,
     pub publish_rate: RateLimiter<UserId>,
     pub assets: Assets,
     pub readiness: Readiness,

@@ -8,7 +8,8 @@
 //! 8.2). The one call that does accepts it only from a page of an allowed origin.
 //!
 //! A second cookie gives access to nothing. It shows to `POST /user/signin` that the browser has signed in to the
-//! account before, so that strangers who try out passwords don't keep its user out.
+//! account before, so that strangers who try out passwords don't keep its user out. A third one lives for some minutes,
+//! while a user signs in with an identity provider.
 
 use crate::app::App;
 use crate::errors::{ApiError, Code};
@@ -22,10 +23,14 @@ use uproar_store::Account;
 struct Cookie {
     name: &'static str,
     path: &'static str,
+    /// Whether it is sent when another site leads the browser here.
+    same_site: &'static str,
 }
 
-const SESSION: Cookie = Cookie { name: "uproar_session", path: "/token/refresh" };
-const BROWSER: Cookie = Cookie { name: "uproar_browser", path: "/user/signin" };
+const SESSION: Cookie = Cookie { name: "uproar_session", path: "/token/refresh", same_site: "Strict" };
+const BROWSER: Cookie = Cookie { name: "uproar_browser", path: "/user/signin", same_site: "Strict" };
+/// The identity provider leads the browser back.
+const PENDING: Cookie = Cookie { name: "uproar_oidc", path: "/user/signin/oidc", same_site: "Lax" };
 
 /// The longest time for which browsers keep a cookie: 400 days.
 const BROWSER_LIFETIME_S: u64 = 400 * 24 * 3600;
@@ -50,6 +55,16 @@ pub(crate) fn clear(response: &mut Response, via_https: bool) {
 pub(crate) fn set_browser(response: &mut Response, app: &App, account: &Account, now: u64, via_https: bool) {
     let term = Term::new(now, now, BROWSER_LIFETIME_S, BROWSER_LIFETIME_S);
     BROWSER.append(response, &app.tokens.issue_browser(account, term), BROWSER_LIFETIME_S, via_https);
+}
+
+/// Sets the cookie of a sign-in with an identity provider, for this many seconds. 0 removes it.
+pub(crate) fn set_pending(response: &mut Response, token: &str, lifetime_s: u64, via_https: bool) {
+    PENDING.append(response, token, lifetime_s, via_https);
+}
+
+/// The token of a sign-in with an identity provider.
+pub(crate) fn pending(headers: &HeaderMap) -> Option<&str> {
+    PENDING.find(headers)
 }
 
 /// The account that this browser has signed in to, if it shows one.
@@ -77,9 +92,10 @@ pub(crate) fn token<'a>(app: &App, headers: &'a HeaderMap) -> Result<Option<&'a 
 
 impl Cookie {
     fn append(&self, response: &mut Response, value: &str, lifetime_s: u64, via_https: bool) {
-        let Cookie { name, path } = self;
+        let Cookie { name, path, same_site } = self;
         let secure = if via_https { "; Secure" } else { "" };
-        let cookie = format!("{name}={value}; Max-Age={lifetime_s}; Path={path}; HttpOnly; SameSite=Strict{secure}");
+        let cookie =
+            format!("{name}={value}; Max-Age={lifetime_s}; Path={path}; HttpOnly; SameSite={same_site}{secure}");
         // Every character of a token is valid in a header.
         if let Ok(value) = HeaderValue::from_str(&cookie) {
             response.headers_mut().append(header::SET_COOKIE, value);

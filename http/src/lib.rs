@@ -5,11 +5,14 @@
 //!
 //! The modules form layers. Imports only point downwards, and within a layer they never form a cycle. At the bottom are
 //! the modules that know nothing of requests in progress: `addresses`, `assets`, `attempts`, `bodies`, `chat`,
-//! `errors`, `issuers`, `objects`, `origins`, `passwords`, `private_file`, `rate`, `readiness`, `security_log`, `settings`, `signatures`, `slots`,
+//! `errors`, `exchanges`, `issuers`, `objects`, `origins`, `passwords`, `private_file`, `rate`, `readiness`, `security_log`, `settings`, `signatures`, `slots`,
 //! `socket`, `stream`, `tokens`, `traces` and `validation`. Above them, `app` holds what all handlers share. `input`,
 //! `cookie` and `authentication` turn a request into checked values. Next come the handlers: `accounts`, `api`,
 //! `messages`, `operations`, `page`, `redirect`, `rooms` and `upgrade`. At the top, `service` routes
 //! requests to the handlers and serves connections.
+//! `cookie` and `authentication` turn a request into checked values. Next come the handlers: `accounts`, `messages`,
+//! `oidc`, `operations`, `page`, `redirect`, `rooms` and `upgrade`. At the top, `service` routes requests to the handlers and
+//! serves connections.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
@@ -25,11 +28,13 @@ mod chat;
 mod cookie;
 mod email;
 mod errors;
+mod exchanges;
 mod fields;
 mod input;
 mod issuers;
 mod messages;
 mod objects;
+mod oidc;
 mod operations;
 mod origins;
 mod page;
@@ -60,13 +65,16 @@ pub fn is_about_security(target: &str) -> bool {
 pub use chat::{Adopted, Chat, ChatCounts, PublishError, PublishRequest, SharedChat};
 pub use errors::{ApiError, Code};
 pub use fields::FieldError;
-pub use issuers::{Fetch, HmacKeyTooShort, Issuers, KeyLocation, Provider, SharedFetch, keep_keys};
+pub use issuers::{
+    Fetch, FetchRequest, Fetched, HmacKeyTooShort, Issuers, KeyLocation, Provider, SharedFetch, keep_keys,
+};
+pub use oidc::CALLBACK_PATH;
 pub use operations::OPENAPI;
 pub use origins::{EmbedOrigins, OriginError, Origins};
 pub use passwords::PasswordCost;
 pub use private_file::{PrivateFileError, read_secret};
 pub use service::Service;
-pub use settings::{Settings, SignUp};
+pub use settings::{OidcSettings, Settings, SignUp};
 pub use slots::Slot;
 pub use tokens::{KeyError, Term, Tokens};
 pub use traces::{Call, CallEnd, Caller, SharedTraces, SpanContext, Traces};

@@ -19,6 +19,8 @@ const BUCKETS_LIMIT: usize = 1 << 14;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Event<'a> {
     SignedUp,
+    /// The account may be new.
+    SignedInWithProvider,
     ChangedPassword,
     SignedOut,
     /// The token that a request carried was valid until it was revoked.
@@ -61,6 +63,9 @@ impl SecurityLog {
         let user = user.0;
         match event {
             Event::SignedUp => tracing::info!(%address, user, unlogged, "a user signed up"),
+            Event::SignedInWithProvider => {
+                tracing::info!(%address, user, unlogged, "a user signed in with the identity provider");
+            }
             Event::ChangedPassword => {
                 tracing::info!(%address, user, unlogged, "a user changed the password; earlier tokens are revoked");
             }

@@ -7,6 +7,7 @@ use crate::attempts::Attempts;
 use crate::bodies::{AuthenticatedUser, Bodies, Holder};
 use crate::chat::{Adopted, SharedChat};
 use crate::errors::{ApiError, Code};
+use crate::exchanges::Exchanges;
 use crate::input::{ClientAddress, ViaHttps};
 use crate::passwords::{self, Argon2id, PasswordPool};
 use crate::rate::RateLimiter;
@@ -19,7 +20,7 @@ use crate::stream::Stream;
 use crate::tokens::Tokens;
 use crate::traces::{CallSpan, OpenSpan, SharedTraces};
 use crate::upgrade::HandBack;
-use crate::{accounts, addresses, messages, operations, page, redirect, rooms, upgrade};
+use crate::{accounts, addresses, messages, oidc, operations, page, redirect, rooms, upgrade};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::handler::Handler;
@@ -58,6 +59,7 @@ fn routes(settings: &Settings) -> Vec<Route> {
     let mut routes = accounts::routes();
     routes.extend(rooms::routes());
     routes.extend(messages::routes());
+    routes.extend(oidc::routes());
     routes.extend(operations::routes());
     routes.extend(page::routes());
     routes.extend(upgrade::routes(settings));
@@ -133,6 +135,7 @@ impl Service {
             passwords,
             attempts,
             security_log,
+            exchanges: Exchanges::default(),
             publish_rate,
             assets,
             readiness: Readiness::default(),

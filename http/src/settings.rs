@@ -3,9 +3,37 @@
 use crate::addresses::Network;
 use crate::api::FileKey;
 use crate::assets::{EMBEDDED, File};
+use crate::issuers::{Provider, SharedFetch};
 use crate::origins::{EmbedOrigins, Origins};
 use crate::passwords::PasswordCost;
+use std::fmt;
+use std::sync::Arc;
 use uproar_core::limits::Limits;
+
+/// How users sign in with an identity provider.
+#[derive(Clone)]
+pub struct OidcSettings {
+    pub provider: Arc<Provider>,
+    pub client: SharedFetch,
+    pub client_id: String,
+    /// `None`: a public client, for which PKCE is enough.
+    pub client_secret: Option<String>,
+    /// What the page calls the provider.
+    pub name: String,
+    /// The public URL of this server, without a slash at the end.
+    pub public_url: String,
+}
+
+impl fmt::Debug for OidcSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let OidcSettings { client_id, name, public_url, .. } = self;
+        f.debug_struct("OidcSettings")
+            .field("client_id", client_id)
+            .field("name", name)
+            .field("public_url", public_url)
+            .finish_non_exhaustive()
+    }
+}
 
 /// Who may create an account with a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +56,8 @@ pub struct Settings {
     /// Whether users sign in, and up, with a password.
     pub password_sign_in: bool,
     pub sign_up: SignUp,
+    /// How users sign in on the page with an identity provider.
+    pub oidc: Option<OidcSettings>,
     /// Whether `/echo` is served.
     pub echo: bool,
     /// Whether `/metrics`, and the reasons in `/readyz`, are also given on the main port, to anyone.
@@ -55,6 +85,7 @@ impl Default for Settings {
             password_cost: PasswordCost::default(),
             password_sign_in: true,
             sign_up: SignUp::Open,
+            oidc: None,
             echo: false,
             public_metrics: false,
             trusted_proxies: Vec::new(),

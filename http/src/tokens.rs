@@ -19,6 +19,7 @@ use crate::issuers::Issuers;
 use crate::private_file::{PrivateFileError, read_secret};
 use crate::signatures;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -115,6 +116,17 @@ struct Payload {
     auth_time: Option<u64>,
     iat: u64,
     exp: u64,
+}
+
+/// The claims of a token that the server makes for itself.
+#[derive(Serialize, Deserialize)]
+struct Sealed<T> {
+    iss: String,
+    #[serde(rename = "aud")]
+    audience: String,
+    exp: u64,
+    #[serde(rename = "for")]
+    contents: T,
 }
 
 impl Tokens {
@@ -316,12 +328,27 @@ impl Tokens {
         })
     }
 
+    /// A token that holds something for this server itself, until it expires (Unix seconds). It is no user's: only
+    /// [`Tokens::unseal`] accepts it, for the same audience, which must be none of the other kinds'.
+    pub(crate) fn seal(&self, audience: &str, expires_at: u64, contents: &impl Serialize) -> String {
+        self.sign(&Sealed { iss: ISSUER.to_owned(), audience: audience.to_owned(), exp: expires_at, contents })
+    }
+
+    /// What a token of [`Tokens::seal`] holds, unless it has expired at `now` (Unix seconds).
+    pub(crate) fn unseal<T: DeserializeOwned>(&self, audience: &str, token: &str, now: u64) -> Option<T> {
+        if token.len() > TOKEN_LIMIT_BYTES {
+            return None;
+        }
+        let sealed = jsonwebtoken::decode::<Sealed<T>>(token, &self.decoding, &self.validation).ok()?.claims;
+        (sealed.audience == audience && now < sealed.exp).then_some(sealed.contents)
+    }
+
     /// The id of the signing key: the `kid` of every token.
     pub fn key_id(&self) -> &str {
         &self.key_id
     }
 
-    fn sign(&self, payload: &Payload) -> String {
+    fn sign(&self, payload: &impl Serialize) -> String {
         let mut header = Header::new(Algorithm::HS256);
         header.kid = Some(self.key_id.clone());
         // This cannot fail: strings and numbers always serialise, and HS256 accepts any HMAC key.

@@ -62,7 +62,8 @@ impl Parts {
             setup.is_node.then(|| store.clock()),
         );
         let chat = Arc::new(chat);
-        let settings = settings::from_options(options, limits)?;
+        let mut settings = settings::from_options(options, limits)?;
+        settings.oidc = setup.issuers.oidc(setup.outgoing.clone());
         let origins = settings.origins.clone();
         let traces = tracer.clone().map(|tracer| tracer as SharedTraces);
         let service = Service::new(Arc::clone(store), Arc::clone(tokens), chat.clone(), settings, traces)

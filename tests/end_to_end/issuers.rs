@@ -171,7 +171,7 @@ async fn passwords_and_sign_ups_can_be_switched_off() {
     let body = json!({"username": "ann", "password": "correct horse"});
     assert_eq!(server.post("/user/signin", "", body).await.error(), (403, "password_sign_in_off".into()));
     let ways = server.get("/user/signin", "").await.expect(200);
-    assert_eq!(ways, json!({"password": false, "sign_up": "closed"}));
+    assert_eq!(ways, json!({"password": false, "sign_up": "closed", "oidc": null}));
     server.join(&bot, "room=r").await;
 }
 

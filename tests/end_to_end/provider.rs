@@ -1,9 +1,9 @@
 //! Proves that tokens of an identity provider are accepted, also while its keys change and after it was away.
 
 use crate::centrifuge::Wire;
-use crate::client::User;
+use crate::client::{Http, User};
 use crate::databases::Kind;
-use crate::issuers::now;
+use crate::issuers::{now, write_secret};
 use crate::server::{Server, Setup, assert_contains, run, until};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -55,13 +55,15 @@ impl Key {
 struct Provider {
     port: u16,
     documents: Arc<Mutex<HashMap<&'static str, String>>>,
+    /// The last request of each path.
+    requests: Arc<Mutex<HashMap<String, String>>>,
 }
 
 impl Provider {
     async fn start() -> Provider {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("no port");
         let port = listener.local_addr().expect("an address").port();
-        let provider = Provider { port, documents: Arc::default() };
+        let provider = Provider { port, documents: Arc::default(), requests: Arc::default() };
         let serving = provider.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -73,18 +75,31 @@ impl Provider {
 
     async fn answer(self, mut stream: TcpStream) -> Option<()> {
         let mut request = Vec::new();
-        while !request.ends_with(b"\r\n\r\n") {
+        loop {
+            let text = String::from_utf8_lossy(&request).to_lowercase();
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
+                if body.len() >= length.map_or(0, |length| length.parse().expect("a number")) {
+                    break;
+                }
+            }
             if stream.read_buf(&mut request).await.ok()? == 0 {
                 return None;
             }
         }
         let request = String::from_utf8(request).ok()?;
         let path = request.split(' ').nth(1)?;
+        self.requests.lock().unwrap().insert(path.to_owned(), request.clone());
         let document = self.documents.lock().unwrap().get(path).cloned();
         let status = if document.is_some() { "200 OK" } else { "404 Not Found" };
         let body = document.unwrap_or_default();
         let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
         stream.write_all(format!("{head}{body}").as_bytes()).await.ok()
+    }
+
+    /// The last request of this path.
+    fn request(&self, path: &str) -> String {
+        self.requests.lock().unwrap().get(path).cloned().expect("a request")
     }
 
     fn issuer(&self) -> String {
@@ -208,7 +223,10 @@ async fn the_options_of_a_provider_are_checked() {
     let error = async |options: &[&str]| Setup::new(Kind::Sqlite, options).await.fail_to_start().await.1;
     let issuer = ["--auth-issuer", "https://id.example"];
     assert_contains(&error(&issuer).await, &["--auth-issuer needs --auth-audience"]);
-    assert_contains(&error(&["--auth-audience", "chat"]).await, &["--auth-audience has no effect without --auth-issuer"]);
+    assert_contains(
+        &error(&["--auth-audience", "chat"]).await,
+        &["--auth-audience has no effect without --auth-issuer"],
+    );
     let jwks = ["--auth-jwks", "https://id.example/keys"];
     assert_contains(&error(&jwks).await, &["--auth-jwks has no effect without --auth-issuer"]);
     let wrong = ["--auth-issuer", "id.example", "--auth-audience", "chat"];
@@ -231,4 +249,194 @@ async fn check_asks_the_provider_for_its_keys() {
     provider.publish(&[&Key::new("key")]);
     let output = run(&arguments).await;
     assert_contains(&String::from_utf8_lossy(&output.stdout), &[&format!("ok: identity provider {issuer} (1 keys)")]);
+}
+
+// ── signing in on the page ──────────────────────────────────────────────────────────────────────────────────────────
+
+/// A browser: it keeps cookies, and follows no redirect by itself.
+#[derive(Default)]
+struct Browser {
+    cookies: HashMap<String, String>,
+}
+
+impl Browser {
+    /// Requests a path. Returns the status and the `Location`.
+    async fn open(&mut self, server: &Server, path: &str) -> (u16, String) {
+        let cookies: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let mut http = Http::connect(server.port).await.expect("no connection");
+        let answer = http.request("GET", path, &[("Cookie", &cookies.join("; "))], None).await.expect("an answer");
+        for (name, value) in &answer.headers {
+            if name.eq_ignore_ascii_case("set-cookie") {
+                let (cookie, attributes) = value.split_once(';').expect("attributes");
+                let (name, value) = cookie.split_once('=').expect("a value");
+                assert!(attributes.contains("HttpOnly"), "{attributes}");
+                match value {
+                    "" => _ = self.cookies.remove(name),
+                    value => _ = self.cookies.insert(name.to_owned(), value.to_owned()),
+                }
+            }
+        }
+        (answer.status, answer.header("Location").unwrap_or_default().to_owned())
+    }
+
+    /// Who is signed in, by the cookie.
+    async fn user(&self, server: &Server) -> Value {
+        let session = format!("uproar_session={}", self.cookies["uproar_session"]);
+        let headers = [("Cookie", session.as_str()), ("Origin", "http://localhost")];
+        let mut http = Http::connect(server.port).await.expect("no connection");
+        let answer = http.request("POST", "/token/refresh", &headers, None).await.expect("an answer");
+        answer.expect(200)["user"].clone()
+    }
+}
+
+/// The parameters in the query of a URL.
+fn query(url: &str) -> HashMap<String, String> {
+    let (_, query) = url.split_once('?').expect("a query");
+    let decode =
+        |text: &str| percent_encoding::percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+    query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (decode(name), decode(value)))
+        .collect()
+}
+
+/// What a provider says about itself, with the endpoints for signing in.
+fn describe(provider: &Provider) {
+    let issuer = provider.issuer();
+    let endpoint = |name: &str| format!("{issuer}/{name}");
+    let description = json!({
+        "issuer": issuer, "jwks_uri": endpoint("keys"), "authorization_endpoint": endpoint("authorize?tenant=1"),
+        "token_endpoint": endpoint("token"), "userinfo_endpoint": endpoint("me"),
+    });
+    provider.serve(DISCOVERY, description);
+}
+
+on_each_database! {
+    people_sign_in_on_the_page_with_a_provider
+}
+
+async fn people_sign_in_on_the_page_with_a_provider(kind: Kind) {
+    let key = Key::new("key");
+    let provider = Provider::start().await;
+    provider.publish(&[&key]);
+    describe(&provider);
+    let issuer = provider.issuer();
+    let mut setup = Setup::new(kind, &["--oidc-issuer", &issuer, "--oidc-client-id", "my chat"]).await;
+    let secret = write_secret(setup.folder(), "oidc.secret", "s:cret");
+    setup.add_options(&["--oidc-client-secret-file", secret.to_str().unwrap(), "--oidc-name", "Example ID"]);
+    setup.add_options(&["--public-url", "http://localhost:1/", "--outgoing-allow", "127.0.0.0/8"]);
+    setup.add_options(&["--password-sign-in", "off"]);
+    let server = setup.start().await;
+    let ways = server.get("/user/signin", "").await.expect(200);
+    assert_eq!(ways, json!({"password": false, "sign_up": "closed", "oidc": {"name": "Example ID"}}));
+    let mut ann = Browser::default();
+    let is_ready = async || Browser::default().open(&server, "/user/signin/oidc").await.1.starts_with(&issuer);
+    until("the provider has described itself", async || is_ready().await && is_ready().await).await;
+
+    let (status, location) = ann.open(&server, "/user/signin/oidc").await;
+    assert!(status == 303 && location.starts_with(&format!("{issuer}/authorize?tenant=1&response_type=code")));
+    let asked = query(&location);
+    assert_eq!(asked["client_id"], "my chat");
+    assert_eq!(asked["redirect_uri"], "http://localhost:1/user/signin/oidc/callback");
+    assert_eq!((&*asked["scope"], &*asked["code_challenge_method"]), ("openid profile", "S256"));
+    let id_token = |nonce: &str, changes: Value| {
+        let mut claims = json!({
+            "iss": issuer, "sub": "auth0|1", "aud": "my chat", "exp": now() + 60, "iat": now(), "nonce": nonce,
+        });
+        claims.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        key.token(&claims).token
+    };
+    let answer = |token: String| json!({"token_type": "Bearer", "access_token": "access", "id_token": token});
+    provider.serve("/token", answer(id_token(&asked["nonce"], json!({}))));
+    provider.serve("/me", json!({"sub": "auth0|1", "preferred_username": "ann", "name": "Ann Lee"}));
+    let callback = |state: &str| format!("/user/signin/oidc/callback?code=c%20d&state={state}&session_state=x");
+    // Nobody can make another browser finish this.
+    let mut eve = Browser::default();
+    assert_eq!(eve.open(&server, &callback(&asked["state"])).await, (303, "/?sign-in=late".into()));
+    assert_eq!(ann.open(&server, &callback(&asked["state"])).await, (303, "/".into()));
+    assert!(!ann.cookies.contains_key("uproar_oidc"), "it is done");
+    let user = ann.user(&server).await;
+    assert_eq!(user["username"], "ann");
+    // What the provider was asked.
+    let request = provider.request("/token");
+    let (head, form) = request.split_once("\r\n\r\n").expect("a body");
+    let credentials = base64::engine::general_purpose::STANDARD.encode("my+chat:s%3Acret");
+    assert!(head.to_lowercase().contains(&format!("authorization: basic {credentials}").to_lowercase()), "{head}");
+    let form = query(&format!("?{form}"));
+    assert_eq!((&*form["grant_type"], &*form["code"]), ("authorization_code", "c d"));
+    assert_eq!(form["redirect_uri"], asked["redirect_uri"]);
+    let challenge = ring::digest::digest(&ring::digest::SHA256, form["code_verifier"].as_bytes());
+    assert_eq!(URL_SAFE_NO_PAD.encode(challenge), asked["code_challenge"]);
+    assert!(provider.request("/me").to_lowercase().contains("authorization: bearer access"));
+
+    // The same user again, whatever the name is now.
+    let mut again = Browser::default();
+    let begin = async |browser: &mut Browser| query(&browser.open(&server, "/user/signin/oidc").await.1);
+    let asked = begin(&mut again).await;
+    provider.serve("/token", answer(id_token(&asked["nonce"], json!({"preferred_username": "Annie"}))));
+    assert_eq!(again.open(&server, &callback(&asked["state"])).await, (303, "/".into()));
+    assert_eq!(again.user(&server).await, user);
+
+    // What is wrong signs nobody in.
+    let mut browser = Browser::default();
+    let wrong = (303, "/?sign-in=wrong".to_owned());
+    for changes in [
+        json!({"nonce": "other"}),
+        json!({"nonce": null}),
+        json!({"aud": "another chat"}),
+        json!({"aud": ["my chat", "another chat"], "azp": "another chat"}),
+        json!({"iss": "https://id.example"}),
+        json!({"exp": now() - 61}),
+        json!({"sub": ""}),
+    ] {
+        let asked = begin(&mut browser).await;
+        provider.serve("/token", answer(id_token(&asked["nonce"], changes.clone())));
+        assert_eq!(browser.open(&server, &callback(&asked["state"])).await, wrong, "{changes}");
+    }
+    let asked = begin(&mut browser).await;
+    provider.serve("/token", json!({"error": "invalid_grant"}));
+    assert_eq!(browser.open(&server, &callback(&asked["state"])).await, wrong);
+    let asked = begin(&mut browser).await;
+    let other = format!("{}&iss=https%3A%2F%2Fid.example", callback(&asked["state"]));
+    assert_eq!(browser.open(&server, &other).await, wrong);
+    let asked = begin(&mut browser).await;
+    let refused = format!("/user/signin/oidc/callback?error=access_denied&state={}", asked["state"]);
+    assert_eq!(browser.open(&server, &refused).await, (303, "/?sign-in=refused".into()));
+    let late = (303, "/?sign-in=late".to_owned());
+    assert_eq!(browser.open(&server, &refused).await, late, "the cookie is gone");
+    begin(&mut browser).await;
+    for path in [&callback("other"), &callback(""), "/user/signin/oidc/callback"] {
+        begin(&mut browser).await;
+        assert_eq!(browser.open(&server, path).await, late, "{path}");
+    }
+    assert!(!browser.cookies.contains_key("uproar_session"));
+    // The cookie in between is no token.
+    let asked = begin(&mut browser).await;
+    assert!(!asked["state"].is_empty());
+    let pending = &browser.cookies["uproar_oidc"];
+    assert_eq!(server.get("/me", pending).await.error(), (401, "token_invalid".into()));
+    assert!(!server.setup.log().contains("s:cret"));
+}
+
+#[tokio::test]
+async fn the_options_for_signing_in_with_a_provider_are_checked() {
+    let error = async |options: &[&str]| Setup::new(Kind::Sqlite, options).await.fail_to_start().await.1;
+    let issuer = ["--oidc-issuer", "https://id.example"];
+    assert_contains(&error(&issuer).await, &["--oidc-issuer needs --oidc-client-id"]);
+    let client = [&issuer[..], &["--oidc-client-id", "chat"]].concat();
+    assert_contains(&error(&client).await, &["--oidc-issuer needs --public-url"]);
+    for url in ["chat.example", "https://chat.example/path", "https://chat.example/?x"] {
+        let options = [&client[..], &["--public-url", url]].concat();
+        assert_contains(&error(&options).await, &["--public-url"]);
+    }
+    for option in ["--oidc-client-id", "--oidc-name"] {
+        let error = error(&[option, "x"]).await;
+        assert_contains(&error, &[option, "has no effect without --oidc-issuer"]);
+    }
+    // Without a provider, there is nothing to begin.
+    let server = Server::start(Kind::any(), &[]).await;
+    for path in ["/user/signin/oidc", "/user/signin/oidc/callback?code=1&state=2"] {
+        assert_eq!(server.get(path, "").await.error(), (404, "not_found".into()));
+    }
 }

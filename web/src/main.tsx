@@ -15,6 +15,13 @@ stayAboveKeyboard();
 addEventListener('pagehide', () => drafts.leave());
 addEventListener('pageshow', () => drafts.reclaim());
 const session = new Session((path, init) => fetch(path, init), Date.now, waitOrOnline, browserPrivacy);
+const address = new URL(location.href);
+const failure = address.searchParams.get('sign-in');
+if (failure !== null) {
+  session.providerFailed(failure);
+  address.searchParams.delete('sign-in');
+  history.replaceState(history.state, '', address);
+}
 void session.start();
 addEventListener('storage', ({ key }) => language.stored(key));
 addEventListener('languagechange', () => language.stored(null));

@@ -22,7 +22,12 @@ const MARGIN_MS = 30_000;
 export interface WaysToSignIn {
   password: boolean;
   sign_up: 'open' | 'closed';
+  /** An identity provider, which is at `PROVIDER_PATH`. */
+  oidc?: { name: string } | null;
 }
+
+/** Where signing in with the identity provider begins. */
+export const PROVIDER_PATH = '/user/signin/oidc';
 
 /** Removes what the browser keeps about users. */
 export interface Privacy {
@@ -45,6 +50,7 @@ export class Session extends Store {
   /** The longest text of a message that the server accepts. */
   textLimitBytes = 0;
   private token: string | undefined;
+  private failure: Say | undefined;
   /** How far the local clock is ahead of the server's. */
   private skewMs = 0;
   private renewing: Promise<string> | undefined;
@@ -121,11 +127,17 @@ export class Session extends Store {
     if (this.user && this.user.id !== user.id) this.privacy.forget(this.user.id);
     this.user = user;
     this.state = 'in';
+    this.failure = undefined;
     this.notice = undefined;
     this.changed();
   }
 
-  end(notice?: Say): void {
+  /** Signing in with the provider came to nothing. Says so until the user is signed in. */
+  providerFailed(code: string): void {
+    this.failure = (t) => t.signIn.providerFailed[code as 'refused'] ?? t.signIn.providerFailed.wrong;
+  }
+
+  end(notice: Say | undefined = this.failure): void {
     this.token = undefined;
     this.user = undefined;
     this.state = 'out';

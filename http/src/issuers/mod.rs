@@ -9,7 +9,8 @@ mod keys;
 mod payload;
 mod provider;
 
-pub use provider::{Fetch, KeyLocation, Provider, SharedFetch, keep_keys};
+pub(crate) use provider::{Description, IdToken};
+pub use provider::{Fetch, FetchRequest, Fetched, KeyLocation, Provider, SharedFetch, keep_keys};
 
 use crate::signatures;
 use crate::tokens::KEY_MIN_BYTES;
@@ -25,7 +26,7 @@ const TOKEN_LIMIT_BYTES: usize = 8 * 1024;
 const TYPES: [&str; 3] = ["JWT", "at+jwt", "application/at+jwt"];
 
 /// The claims that may hold a name for the user, best first, unless the operator names one.
-const USERNAME_CLAIMS: [&str; 2] = ["preferred_username", "name"];
+pub(super) const USERNAME_CLAIMS: [&str; 2] = ["preferred_username", "name"];
 
 /// Whose tokens are accepted besides Uproar's own.
 #[derive(Default)]

@@ -1,11 +1,12 @@
 //! An identity provider: its keys, which all threads share, and the task that fetches them.
 
 use super::keys::KeySet;
-use super::payload::{Payload, SKEW_S};
-use super::verify_signature;
+use super::payload::{self, Payload, SKEW_S};
+use super::{TOKEN_LIMIT_BYTES, USERNAME_CLAIMS, check_header, verify_signature};
 use crate::signatures;
-use jsonwebtoken::Header;
+use jsonwebtoken::{Header, decode_header};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -23,14 +24,33 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// The longest document of a provider that is read.
 const DOCUMENT_LIMIT_BYTES: usize = 256 * 1024;
 
-/// Fetches documents from an identity provider.
+/// Sends requests to an identity provider.
 #[async_trait::async_trait]
 pub trait Fetch: Send + Sync + 'static {
-    /// The document at this URL, of at most this length.
+    /// The answer to a request, whatever its status.
     ///
     /// # Errors
-    /// Why there is none, in one line for the log.
-    async fn get(&self, url: &str, limit_bytes: usize) -> Result<Vec<u8>, String>;
+    /// Why there is none, or none of at most that length: one line for the log, with the URL.
+    async fn send(&self, request: FetchRequest<'_>) -> Result<Fetched, String>;
+}
+
+/// A request for JSON.
+#[derive(Clone, Debug)]
+pub struct FetchRequest<'a> {
+    pub url: &'a str,
+    /// The header `Authorization`.
+    pub authorization: Option<&'a str>,
+    /// The fields of a form to post. `None`: the request is a GET.
+    pub form: Option<String>,
+    /// The longest answer that is read.
+    pub limit_bytes: usize,
+}
+
+/// What a provider has answered.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    pub status: u16,
+    pub body: Vec<u8>,
 }
 
 /// The client that is shared by all that fetch documents.
@@ -50,16 +70,55 @@ pub enum KeyLocation {
 pub struct Provider {
     issuer: String,
     keys: RwLock<Arc<KeySet>>,
+    /// How the provider describes itself. `None`: it has not been fetched, or need not be.
+    description: RwLock<Option<Arc<Description>>>,
     /// Whether a token asked for a key that is not there.
     is_key_missing: AtomicBool,
     key_missing: Notify,
 }
 
 /// The members of a provider's description that are needed.
-#[derive(Deserialize)]
-struct Description {
+#[derive(Debug, Deserialize)]
+pub(crate) struct Description {
     issuer: String,
     jwks_uri: String,
+    pub authorization_endpoint: Option<String>,
+    pub token_endpoint: Option<String>,
+    pub userinfo_endpoint: Option<String>,
+    token_endpoint_auth_methods_supported: Option<Vec<String>>,
+}
+
+impl Description {
+    /// Whether a client can send its secret only in the body of a request. Usually it is in a header.
+    pub fn wants_secret_in_body(&self) -> bool {
+        let methods = self.token_endpoint_auth_methods_supported.as_deref().unwrap_or_default();
+        let has = |name: &str| methods.iter().any(|method| method == name);
+        has("client_secret_post") && !has("client_secret_basic")
+    }
+}
+
+/// The contents of an ID token that is valid and was made for this sign-in.
+#[derive(Debug)]
+pub(crate) struct IdToken {
+    pub subject: String,
+    payload: Payload,
+}
+
+impl IdToken {
+    /// Whether it has a name for the user.
+    pub fn has_name(&self) -> bool {
+        self.names().next().is_some()
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        USERNAME_CLAIMS.iter().filter_map(|claim| self.payload.text(claim))
+    }
+
+    /// The name for a new user. `profile`: what the provider says about the user elsewhere.
+    pub fn username(&self, profile: Option<&Map<String, Value>>, issuer: &str) -> String {
+        let others = USERNAME_CLAIMS.iter().filter_map(|claim| profile?.get(*claim)?.as_str());
+        payload::username(self.names().chain(others), issuer, &self.subject)
+    }
 }
 
 impl Provider {
@@ -67,11 +126,40 @@ impl Provider {
     pub fn new(issuer: String) -> Provider {
         signatures::install();
         let (is_key_missing, key_missing) = (AtomicBool::new(false), Notify::new());
-        Provider { issuer, keys: RwLock::default(), is_key_missing, key_missing }
+        Provider { issuer, keys: RwLock::default(), description: RwLock::default(), is_key_missing, key_missing }
     }
 
     pub fn issuer(&self) -> &str {
         &self.issuer
+    }
+
+    /// What the provider has said about itself.
+    pub(crate) fn description(&self) -> Option<Arc<Description>> {
+        self.description.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The contents of an ID token (OpenID Connect Core 1.0, section 3.1.3.7) that answers a request with this nonce.
+    pub(crate) fn verify_id_token(
+        &self,
+        token: &str,
+        client_id: &str,
+        nonce: &str,
+        now: u64,
+    ) -> Result<IdToken, TokenError> {
+        if token.len() > TOKEN_LIMIT_BYTES {
+            return Err(TokenError::Invalid);
+        }
+        let header = decode_header(token).map_err(|_| TokenError::Invalid)?;
+        check_header(&header)?;
+        let payload = self.verify(token, &header, now)?;
+        payload.require_audience(client_id)?;
+        let is_authorized = payload.text("azp").is_none_or(|party| party == client_id);
+        if !is_authorized || payload.text("nonce") != Some(nonce) {
+            return Err(TokenError::Invalid);
+        }
+        let subject = payload.subject()?.to_owned();
+        payload.times(now)?;
+        Ok(IdToken { subject, payload })
     }
 
     /// Replaces the keys by those in this document, fetched now (Unix seconds). Returns how many there are.
@@ -132,18 +220,29 @@ impl Provider {
             KeyLocation::Url(url) => url.clone(),
             KeyLocation::Discovered => {
                 let url = format!("{}/.well-known/openid-configuration", self.issuer.trim_end_matches('/'));
-                let document = client.get(&url, DOCUMENT_LIMIT_BYTES).await?;
+                let document = get(client, &url).await?;
                 let description: Description = serde_json::from_slice(&document)
                     .map_err(|error| format!("{url} is no description of a provider: {error}"))?;
                 // Otherwise somebody could pass off another provider's keys as this one's.
                 if description.issuer != self.issuer {
                     return Err(format!("{url} describes another issuer: {}", description.issuer.escape_debug()));
                 }
-                description.jwks_uri
+                let url = description.jwks_uri.clone();
+                *self.description.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(description));
+                url
             }
         };
-        let document = client.get(&url, DOCUMENT_LIMIT_BYTES).await?;
+        let document = get(client, &url).await?;
         self.set_keys(&document, clock.unix_s()).map_err(|error| format!("{url}: {error}"))
+    }
+}
+
+async fn get(client: &SharedFetch, url: &str) -> Result<Vec<u8>, String> {
+    let request = FetchRequest { url, authorization: None, form: None, limit_bytes: DOCUMENT_LIMIT_BYTES };
+    let answer = client.send(request).await?;
+    match answer.status {
+        200 => Ok(answer.body),
+        status => Err(format!("{}: the answer has status {status}", url.escape_debug())),
     }
 }
 

@@ -539,12 +539,13 @@ impl FakeProvider {
 
 #[async_trait::async_trait]
 impl Fetch for FakeProvider {
-    async fn get(&self, url: &str, limit_bytes: usize) -> Result<Vec<u8>, String> {
+    async fn send(&self, request: FetchRequest<'_>) -> Result<Fetched, String> {
         let mut state = self.0.lock().unwrap();
-        state.1.push(url.to_owned());
-        let (_, document) = state.0.iter().find(|(known, _)| known == url).ok_or("404 Not Found")?;
-        let document = document.clone()?.into_bytes();
-        if document.len() > limit_bytes { Err("too long".to_owned()) } else { Ok(document) }
+        state.1.push(request.url.to_owned());
+        let document = state.0.iter().find(|(known, _)| known == request.url).map(|(_, document)| document.clone());
+        let Some(document) = document else { return Ok(Fetched { status: 404, body: Vec::new() }) };
+        let body = document?.into_bytes();
+        if body.len() > request.limit_bytes { Err("too long".to_owned()) } else { Ok(Fetched { status: 200, body }) }
     }
 }
 

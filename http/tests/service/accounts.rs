@@ -52,18 +52,27 @@ async fn the_operator_decides_how_users_sign_in() {
     let credentials = json!({"username": "ann", "password": "correct horse"});
     let usual = server().await;
     let mut client = usual.client().await;
-    assert_eq!(client.get("/user/signin").await.expect(200), json!({"password": true, "sign_up": "open"}));
+    assert_eq!(
+        client.get("/user/signin").await.expect(200),
+        json!({"password": true, "sign_up": "open", "oidc": null})
+    );
 
     let closed = server_with(Settings { sign_up: SignUp::Closed, ..settings() }).await;
     let mut client = closed.client().await;
-    assert_eq!(client.get("/user/signin").await.expect(200), json!({"password": true, "sign_up": "closed"}));
+    assert_eq!(
+        client.get("/user/signin").await.expect(200),
+        json!({"password": true, "sign_up": "closed", "oidc": null})
+    );
     client.post("/user/signup", sign_up("ann")).await.assert_error(403, "sign_up_closed", None);
     assert!(closed.store.account_named("ann").await.unwrap().is_none());
     client.post("/user/signin", credentials.clone()).await.assert_error(401, "wrong_credentials", None);
 
     let off = server_with(Settings { password_sign_in: false, ..settings() }).await;
     let mut client = off.client().await;
-    assert_eq!(client.get("/user/signin").await.expect(200), json!({"password": false, "sign_up": "closed"}));
+    assert_eq!(
+        client.get("/user/signin").await.expect(200),
+        json!({"password": false, "sign_up": "closed", "oidc": null})
+    );
     for (path, body) in [
         ("/user/signup", sign_up("ann")),
         ("/user/signin", credentials),

@@ -235,8 +235,18 @@ async fn a_token_of_the_same_user_renews_the_cookie() {
 }
 
 /// The paths that need no token, and the one that also accepts the cookie.
-const OPEN: [&str; 8] =
-    ["/user/signup", "/user/signin", "/token/refresh", "/healthz", "/readyz", "/metrics", "/openapi.json", "/"];
+const OPEN: [&str; 10] = [
+    "/user/signup",
+    "/user/signin",
+    "/user/signin/oidc",
+    "/user/signin/oidc/callback",
+    "/token/refresh",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/openapi.json",
+    "/",
+];
 
 /// The shards answer upgrades, and read no cookies.
 const WEBSOCKETS: [&str; 2] = ["/ws", "/connection/websocket"];

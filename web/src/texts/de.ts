@@ -309,6 +309,13 @@ export const de = ({ list, number, plural }: Formats): Catalogue => ({
     create: 'Konto erstellen',
     isKnown: 'Du hast schon ein Konto?',
     isNew: 'Neu hier?',
+    withProvider: (name) => `Mit ${name} anmelden`,
+    providerFailed: {
+      refused: 'Du hast dich dort nicht angemeldet, oder du darfst diesen Chat nicht nutzen.',
+      late: 'Das hat zu lange gedauert. Melde dich noch einmal an.',
+      unavailable: 'Der Server erreicht diese Anmeldung gerade nicht. Versuch es gleich noch einmal.',
+      wrong: 'Diese Anmeldung funktioniert nicht. Frag die Person, die diesen Server betreibt.',
+    },
     noPasswords: 'Hier meldet sich niemand mit einem Passwort an.',
   },
   embed: {

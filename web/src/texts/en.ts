@@ -306,6 +306,13 @@ export const en = ({ list, number, plural }: Formats) => ({
     create: 'Create account',
     isKnown: 'Already have an account?',
     isNew: 'New here?',
+    withProvider: (name: string) => `Sign in with ${name}`,
+    providerFailed: {
+      refused: 'You didn’t sign in there, or you may not use this chat.',
+      late: 'That took too long. Sign in again.',
+      unavailable: 'The server can’t reach that sign-in right now. Try again in a moment.',
+      wrong: 'That sign-in doesn’t work. Ask the operator of this server.',
+    },
     noPasswords: 'Nobody signs in with a password here.',
   },
   embed: {

@@ -26,7 +26,7 @@ export function Embedded({ host, session, surroundings, onRetry }: Props) {
   const chat = useChat(session, surroundings);
   if (!chat && host.wishes.room === '') return <Notice text={t.noRoom} />;
   if (session.state === 'out' && host.wishes.hasToken) return <Refused host={host} onRetry={onRetry} />;
-  if (session.state === 'out') return <SignIn session={session} />;
+  if (session.state === 'out') return <SignIn session={session} inFrame />;
   if (!chat) return <Starting notice={session.notice} storage={surroundings.storage} />;
   return <Alone chat={chat} host={host} />;
 }

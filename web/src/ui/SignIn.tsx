@@ -1,7 +1,7 @@
 /** The form to sign in or create an account. */
 import { useEffect, useState } from 'preact/hooks';
 import { check, errorField, errorText } from '../errors';
-import type { Session, WaysToSignIn } from '../session';
+import { PROVIDER_PATH, type Session, type WaysToSignIn } from '../session';
 import { ErrorText } from './ErrorText';
 import { Field } from './Field';
 import { LanguageSelect } from './LanguageChoice';
@@ -10,7 +10,8 @@ import { useTexts } from './texts';
 /** What a server that can't be asked right now most likely allows. It says so itself if not. */
 const USUAL: WaysToSignIn = { password: true, sign_up: 'open' };
 
-export function SignIn({ session }: { session: Session }) {
+/** `inFrame`: providers don't let themselves be shown in a frame, and the cookie would not arrive there. */
+export function SignIn({ session, inFrame = false }: { session: Session; inFrame?: boolean }) {
   const texts = useTexts();
   const t = texts.signIn;
   const [ways, setWays] = useState<WaysToSignIn>();
@@ -63,7 +64,14 @@ export function SignIn({ session }: { session: Session }) {
           {session.notice(texts)}
         </p>
       )}
-      {ways && !ways.password && <p>{t.noPasswords}</p>}
+      {ways?.oidc && !inFrame && (
+        <p class="provider">
+          <button class="primary" onClick={() => location.assign(PROVIDER_PATH)}>
+            {t.withProvider(ways.oidc.name)}
+          </button>
+        </p>
+      )}
+      {ways && !ways.password && (!ways.oidc || inFrame) && <p>{t.noPasswords}</p>}
       {ways?.password && (
         <form onSubmit={submit} key={isNew ? 'new' : 'known'} noValidate>
           <h2>{isNew ? t.newAccount : t.signIn}</h2>
