@@ -373,7 +373,8 @@ pub struct Options {
     #[arg(long, global = true, value_name = "AUDIENCE", env = "UPROAR_AUTH_AUDIENCE", value_parser = text())]
     pub auth_audience: Option<String>,
 
-    /// File with a key, at least 32 bytes. Tokens that your backend signs with it (HS256) are accepted, as for Centrifugo
+    /// File with a key, at least 32 bytes. Tokens that your backend signs with it (HS256) are accepted, as for
+    /// Centrifugo
     #[arg(long, global = true, value_name = "FILE", env = "UPROAR_AUTH_HMAC_KEY_FILE", value_parser = path())]
     pub auth_hmac_key_file: Option<PathBuf>,
 
@@ -381,7 +382,8 @@ pub struct Options {
     #[arg(long, global = true, value_name = "CLAIM", env = "UPROAR_AUTH_USERNAME_CLAIM", value_parser = text())]
     pub auth_username_claim: Option<String>,
 
-    /// Identity provider with which users sign in on the page (OpenID Connect). It needs --oidc-client-id and --public-url
+    /// Identity provider with which users sign in on the page (OpenID Connect). It needs --oidc-client-id and
+    /// --public-url
     #[arg(long, global = true, value_name = "URL", env = "UPROAR_OIDC_ISSUER", value_parser = text())]
     pub oidc_issuer: Option<String>,
 
@@ -985,7 +987,8 @@ mod tests {
                     otlp = ' http://localhost:4318 '\notlp-headers = [' a=b ', 'c=d']\notlp-sample = ' 0.5 '\n\
                     driver = ' Epoll '\nallow-origin = [' https://a.example ']\n\
                     embed-origin = ' https://b.example '\nkey-file = '/z '\nauth-issuer = ' https://c.example '\n\
-                    auth-jwks = ' https://d.example '\nauth-audience = ' chat '\nauth-hmac-key-file = ' /h '\nauth-username-claim = ' nick '\n\
+                    auth-jwks = ' https://d.example '\nauth-audience = ' chat '\nauth-hmac-key-file = ' /h '\n\
+                    auth-username-claim = ' nick '\n\
                     oidc-issuer = ' https://e.example '\noidc-client-id = ' id '\n\
                     oidc-client-secret-file = ' /s '\noidc-name = ' Example '\n\
                     public-url = ' https://f.example '\n\

@@ -203,9 +203,9 @@ impl Trusted {
         let Some(issuer) = &options.auth_issuer else {
             let others = [("--auth-jwks", &options.auth_jwks), ("--auth-audience", &options.auth_audience)];
             return match others.into_iter().find(|(_, value)| value.is_some()) {
-                Some((option, _)) => bail!(
-                    "{option} has no effect without --auth-issuer; name the provider as in the claim `iss` of its tokens"
-                ),
+                Some((option, _)) => {
+                    bail!("{option} has no effect without --auth-issuer; name the provider as its tokens do in `iss`")
+                }
                 None => Ok(None),
             };
         };

@@ -342,7 +342,7 @@ limits! {
     http_outbound_limit_bytes = 256 * MIB, 64 * KIB..=64 * 1024 * MIB;
     /// How long a token is valid.
     token_lifetime_ms = 3_600_000, 1_000..=365 * DAY_MS;
-    /// How long tokens can be renewed after a sign-in with a password. After that the user must sign in again.
+    /// How long tokens can be renewed after a sign-in. After that the user must sign in again.
     sign_in_lifetime_ms = 90 * DAY_MS, 1_000..=3650 * DAY_MS;
     /// How long a browser stays signed in without a visit. Each visit renews it.
     session_lifetime_ms = 30 * DAY_MS, 1_000..=365 * DAY_MS;

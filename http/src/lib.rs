@@ -5,14 +5,11 @@
 //!
 //! The modules form layers. Imports only point downwards, and within a layer they never form a cycle. At the bottom are
 //! the modules that know nothing of requests in progress: `addresses`, `assets`, `attempts`, `bodies`, `chat`,
-//! `errors`, `exchanges`, `issuers`, `objects`, `origins`, `passwords`, `private_file`, `rate`, `readiness`, `security_log`, `settings`, `signatures`, `slots`,
-//! `socket`, `stream`, `tokens`, `traces` and `validation`. Above them, `app` holds what all handlers share. `input`,
-//! `cookie` and `authentication` turn a request into checked values. Next come the handlers: `accounts`, `api`,
-//! `messages`, `operations`, `page`, `redirect`, `rooms` and `upgrade`. At the top, `service` routes
-//! requests to the handlers and serves connections.
-//! `cookie` and `authentication` turn a request into checked values. Next come the handlers: `accounts`, `messages`,
-//! `oidc`, `operations`, `page`, `redirect`, `rooms` and `upgrade`. At the top, `service` routes requests to the handlers and
-//! serves connections.
+//! `errors`, `exchanges`, `issuers`, `objects`, `origins`, `passwords`, `private_file`, `rate`, `readiness`,
+//! `security_log`, `settings`, `signatures`, `slots`, `socket`, `stream`, `tokens`, `traces` and `validation`. Above
+//! them, `app` holds what all handlers share. `input`, `cookie` and `authentication` turn a request into checked
+//! values. Next come the handlers: `accounts`, `api`, `messages`, `oidc`, `operations`, `page`, `redirect`, `rooms` and
+//! `upgrade`. At the top, `service` routes requests to the handlers and serves connections.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 

@@ -1,8 +1,8 @@
 //! Signing in on the page with an identity provider: the authorization code flow of OpenID Connect Core 1.0 with PKCE
 //! (RFC 7636).
 //!
-//! `GET /user/signin/oidc` sends the browser to the provider, which sends it back to the callback with a code. What must
-//! be remembered in between is in a signed cookie, so that any node can finish what another has begun.
+//! `GET /user/signin/oidc` sends the browser to the provider, which sends it back to the callback with a code. What
+//! must be remembered in between is in a signed cookie, so that any node can finish what another has begun.
 
 use crate::app::{App, Route};
 use crate::cookie;
@@ -17,7 +17,6 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use form_urlencoded::Serializer;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
-use ring::constant_time::verify_slices_are_equal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -160,8 +159,7 @@ async fn sign_in(
     let pending =
         cookie::pending(headers).and_then(|token| app.tokens.unseal::<Pending>(PENDING, token, app.now_unix_s()));
     let pending = pending.ok_or_else(late)?;
-    let state = parameter("state").unwrap_or_default();
-    if verify_slices_are_equal(state.as_bytes(), pending.state.as_bytes()).is_err() {
+    if parameter("state") != Some(&pending.state) {
         return Err(late());
     }
     // Another provider must not pass off its answer as this one's (RFC 9207).
@@ -219,6 +217,21 @@ impl OidcSettings {
     ) -> Result<Map<String, Value>, Failure> {
         let missing = || (Failed::Wrong, "the provider's description names no token endpoint".to_owned());
         let url = description.token_endpoint.as_deref().ok_or_else(missing)?;
+        let (authorization, form) = self.code_form(description, code, verifier);
+        let authorization = authorization.as_deref();
+        let request = FetchRequest { url, authorization, form: Some(form), limit_bytes: ANSWER_LIMIT_BYTES };
+        let answer = self.client.send(request).await.map_err(|error| (Failed::Unavailable, error))?;
+        let body: Map<String, Value> = serde_json::from_slice(&answer.body).unwrap_or_default();
+        if answer.status == 200 {
+            return Ok(body);
+        }
+        let error = body.get("error").and_then(Value::as_str).unwrap_or_default();
+        let failed = if answer.status >= 500 { Failed::Unavailable } else { Failed::Wrong };
+        Err((failed, format!("the provider refuses the code with status {}: {error}", answer.status)))
+    }
+
+    /// The header `Authorization`, if there is one, and the body of the request that exchanges a code.
+    fn code_form(&self, description: &Description, code: &str, verifier: &str) -> (Option<String>, String) {
         let mut form = Serializer::new(String::new());
         form.append_pair("grant_type", "authorization_code")
             .append_pair("code", code)
@@ -237,20 +250,7 @@ impl OidcSettings {
                 authorization = Some(format!("Basic {}", STANDARD.encode(credentials)));
             }
         }
-        let request = FetchRequest {
-            url,
-            authorization: authorization.as_deref(),
-            form: Some(form.finish()),
-            limit_bytes: ANSWER_LIMIT_BYTES,
-        };
-        let answer = self.client.send(request).await.map_err(|error| (Failed::Unavailable, error))?;
-        let body: Map<String, Value> = serde_json::from_slice(&answer.body).unwrap_or_default();
-        if answer.status == 200 {
-            return Ok(body);
-        }
-        let error = body.get("error").and_then(Value::as_str).unwrap_or_default();
-        let failed = if answer.status >= 500 { Failed::Unavailable } else { Failed::Wrong };
-        Err((failed, format!("the provider refuses the code with status {}: {error}", answer.status)))
+        (authorization, form.finish())
     }
 
     /// The contents of the ID token. Waits a moment for a key that is not known yet.

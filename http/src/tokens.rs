@@ -60,7 +60,7 @@ pub struct Tokens {
 /// From when to when a token is valid, in Unix seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Term {
-    /// When the user signed in with a password.
+    /// When the user signed in, with a password or an identity provider.
     pub signed_in_at: u64,
     pub issued_at: u64,
     pub expires_at: u64,

@@ -15,8 +15,8 @@ pub struct Claims {
     pub identity: Option<Arc<Identity>>,
     /// The user's token generation when the token was issued; `None` if `user` is.
     pub generation: Option<u32>,
-    /// When the user signed in, in Unix seconds. Renewed tokens keep it. In a token without a user, it is when the token
-    /// was made.
+    /// When the user signed in, in Unix seconds. Renewed tokens keep it. In a token without a user, it is when the
+    /// token was made.
     pub signed_in_at: u64,
     /// Unix seconds. 0 in a token of another system that does not say it: such a token counts as older than every
     /// revocation.

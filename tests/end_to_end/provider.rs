@@ -251,7 +251,7 @@ async fn check_asks_the_provider_for_its_keys() {
     assert_contains(&String::from_utf8_lossy(&output.stdout), &[&format!("ok: identity provider {issuer} (1 keys)")]);
 }
 
-// ── signing in on the page ──────────────────────────────────────────────────────────────────────────────────────────
+// ── signing in on the page ────────────────────
 
 /// A browser: it keeps cookies, and follows no redirect by itself.
 #[derive(Default)]

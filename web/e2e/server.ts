@@ -33,8 +33,8 @@ export async function freePort(): Promise<number> {
 export interface Options {
   /** Passed on with `--limit`. */
   limits?: Record<string, number>;
-  /** Further options of the server. */
-  arguments?: string[];
+  /** Further options of the server, which may depend on its URL. */
+  arguments?: string[] | ((url: string) => string[]);
 }
 
 /**
@@ -51,7 +51,8 @@ export async function startServer({ limits = {}, arguments: more = [] }: Options
     // No rate limits, because tests create rooms and messages faster than people do.
     const allLimits = Object.entries({ publish_rate_per_second: 0, user_writes_per_minute: 0, ...limits });
     const limitOptions = allLimits.flatMap(([name, value]) => ['--limit', `${name}=${value}`]);
-    const options = ['--listen', `127.0.0.1:${port}`, '--data', data, '--shards', '1', ...limitOptions, ...more];
+    const added = typeof more === 'function' ? more(url) : more;
+    const options = ['--listen', `127.0.0.1:${port}`, '--data', data, '--shards', '1', ...limitOptions, ...added];
     child = spawn(BINARY, options, { stdio: 'ignore' });
     for (let tries = 0; tries < 100; tries++) {
       if (await fetch(`${url}/readyz`).then(({ ok }) => ok, () => false)) return;

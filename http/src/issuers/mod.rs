@@ -125,8 +125,8 @@ impl Issuers {
     }
 }
 
-/// Fails if the header asks for something that is not understood here (RFC 7515, section 4.1.11), or if the token is for
-/// another purpose.
+/// Fails if the header asks for something that is not understood here (RFC 7515, section 4.1.11), or if the token is
+/// for another purpose.
 fn check_header(header: &Header) -> Result<(), TokenError> {
     let is_usual =
         header.typ.as_ref().is_none_or(|typ| TYPES.iter().any(|expected| expected.eq_ignore_ascii_case(typ)));

@@ -521,9 +521,12 @@ fn own_tokens_stay_what_they_are() {
     assert_eq!(tokens.verify_browser(&foreign, NOW), None);
 }
 
-/// A provider that answers as the test wants, and counts.
+/// The answers to requests for these URLs.
+type Answers = Vec<(String, Result<String, String>)>;
+
+/// A provider that answers as the test wants, and keeps what it was asked.
 #[derive(Default)]
-struct FakeProvider(Mutex<(Vec<(String, Result<String, String>)>, Vec<String>)>);
+struct FakeProvider(Mutex<(Answers, Vec<String>)>);
 
 impl FakeProvider {
     fn serve(&self, url: &str, document: Result<String, String>) {
