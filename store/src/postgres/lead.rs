@@ -32,7 +32,12 @@ impl Lead {
         // The lock ends with it.
         session.close_on_drop();
         let row = sqlx::query("SELECT pg_try_advisory_lock($1)").bind(KEY).fetch_one(&mut *session).await?;
-        Ok(row.try_get::<bool, _>(0)?.then_some(Lead { session: Some(session) }))
+        if row.try_get::<bool, _>(0)? {
+            return Ok(Some(Lead { session: Some(session) }));
+        }
+        // Nodes that wait ask every second, and a new session for each question would cost the server much.
+        session.keep();
+        Ok(None)
     }
 
     /// Returns when the lock is lost, or may be.

@@ -185,6 +185,8 @@ impl Postgres {
         self.for_revocations.close().await;
         self.sessions.close().await;
         self.sweeps.close().await;
+        // One that holds the lock ends with it.
+        self.for_leading.close_free();
         // Last, because it lets another process start.
         self.keeper.release().await;
     }

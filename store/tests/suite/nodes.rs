@@ -253,3 +253,30 @@ fn a_transaction_that_takes_a_right_away_tells_the_nodes() {
         b.close().await;
     });
 }
+
+/// Each question of a node that waits was a new session.
+#[test]
+fn one_node_leads_and_those_that_ask_keep_their_session() {
+    runtime().block_on(async {
+        let fixture = Fixture::new(postgres()).await;
+        let (a, b) = (fixture.open_node("a").await, fixture.open_node("b").await);
+        let mut lead = a.lead().await.unwrap().expect("nobody has it");
+        let mut shell = fixture.shell().await;
+        let mut asking = async || {
+            assert!(b.lead().await.unwrap().is_none(), "a has it");
+            let sql = "SELECT pid FROM pg_stat_activity
+                WHERE datname = current_database() AND query = 'SELECT pg_try_advisory_lock($1)'
+                  AND pid NOT IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory')";
+            sqlx::query_scalar::<_, i32>(sql).fetch_all(&mut shell).await.unwrap()
+        };
+        let first = asking().await;
+        assert_eq!((first.len(), asking().await), (1, first));
+        assert!(timeout(std::time::Duration::from_millis(10), lead.lost()).await.is_err());
+        run(&mut shell, CUT).await;
+        timeout(SOON, lead.lost()).await.expect("its session was ended");
+        until!(b.lead().await.is_ok_and(|lead| lead.is_some()));
+        drop(lead);
+        a.close().await;
+        b.close().await;
+    });
+}
