@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::{OnceCell, Semaphore};
+use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use uproar_http::addresses::Network;
@@ -54,10 +55,17 @@ struct Inner {
     lookups: Semaphore,
 }
 
+/// It is closed when this is dropped, whatever it is doing: hyper would wait for a server that reads nothing, possibly
+/// for ever, to take the end of the TLS session.
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    _task: JoinSet<()>,
+}
+
 /// A connection on which everything went well so far.
 struct Idle {
     origin: String,
-    sender: SendRequest<Full<Bytes>>,
+    connection: Connection,
     since: Instant,
 }
 
@@ -137,7 +145,7 @@ impl Client {
         };
         let deadline = tokio::time::Instant::now() + bounds.timeout;
         let exchanged = timeout_at(deadline, self.exchange(url, make)).await;
-        let (sender, response) = match exchanged {
+        let (connection, response) = match exchanged {
             Ok(Ok(exchanged)) => exchanged,
             Ok(Err(error)) => return Err(Failure(output::one_line(&error))),
             Err(_) => return Err(Failure(format!("no answer within {} ms", bounds.timeout.as_millis()))),
@@ -149,7 +157,7 @@ impl Client {
             () = sleep_until(deadline) => None,
         };
         if body.is_some() {
-            self.keep(url, sender);
+            self.keep(url, connection);
         }
         Ok(Answer { status: head.status, headers: head.headers, body })
     }
@@ -158,37 +166,37 @@ impl Client {
         &self,
         url: &Url,
         make: impl Fn() -> Request<Full<Bytes>>,
-    ) -> Result<(SendRequest<Full<Bytes>>, Response<Incoming>)> {
-        if let Some(sender) = self.take_idle(url) {
+    ) -> Result<(Connection, Response<Incoming>)> {
+        if let Some(connection) = self.take_idle(url) {
             // It fails if the server has closed the connection meanwhile, or does so just now.
-            if let Ok(exchanged) = exchange_on(sender, make()).await {
+            if let Ok(exchanged) = exchange_on(connection, make()).await {
                 return Ok(exchanged);
             }
         }
-        let sender = self.connect(url).await?;
-        exchange_on(sender, make()).await.map_err(broken)
+        let connection = self.connect(url).await?;
+        exchange_on(connection, make()).await.map_err(broken)
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.0.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_idle(&self, url: &Url) -> Option<SendRequest<Full<Bytes>>> {
+    fn take_idle(&self, url: &Url) -> Option<Connection> {
         let mut idle = self.idle();
-        idle.retain(|idle| idle.since.elapsed() < IDLE_TIMEOUT && !idle.sender.is_closed());
+        idle.retain(|idle| idle.since.elapsed() < IDLE_TIMEOUT && !idle.connection.sender.is_closed());
         let newest = idle.iter().rposition(|idle| idle.origin == url.origin())?;
-        Some(idle.remove(newest).sender)
+        Some(idle.remove(newest).connection)
     }
 
-    fn keep(&self, url: &Url, sender: SendRequest<Full<Bytes>>) {
+    fn keep(&self, url: &Url, connection: Connection) {
         let mut idle = self.idle();
         if idle.len() >= IDLE_LIMIT {
             idle.remove(0);
         }
-        idle.push(Idle { origin: url.origin().to_owned(), sender, since: Instant::now() });
+        idle.push(Idle { origin: url.origin().to_owned(), connection, since: Instant::now() });
     }
 
-    async fn connect(&self, url: &Url) -> Result<SendRequest<Full<Bytes>>> {
+    async fn connect(&self, url: &Url) -> Result<Connection> {
         let tcp = self.connect_tcp(url).await?;
         // After an error, requests are only slower.
         let _ = tcp.set_nodelay(true);
@@ -255,21 +263,22 @@ impl Url {
 }
 
 async fn exchange_on(
-    mut sender: SendRequest<Full<Bytes>>,
+    mut connection: Connection,
     request: Request<Full<Bytes>>,
-) -> hyper::Result<(SendRequest<Full<Bytes>>, Response<Incoming>)> {
+) -> hyper::Result<(Connection, Response<Incoming>)> {
     // After an answer, it takes a moment until the connection can be used again.
-    sender.ready().await?;
-    let response = sender.send_request(request).await?;
-    Ok((sender, response))
+    connection.sender.ready().await?;
+    let response = connection.sender.send_request(request).await?;
+    Ok((connection, response))
 }
 
-async fn handshake(io: impl Read + Write + Send + Unpin + 'static) -> Result<SendRequest<Full<Bytes>>> {
+async fn handshake(io: impl Read + Write + Send + Unpin + 'static) -> Result<Connection> {
     let (sender, connection) =
         http1::Builder::new().max_buf_size(HEAD_LIMIT_BYTES).handshake(io).await.map_err(broken)?;
-    // It ends when nobody uses the connection any more.
-    tokio::spawn(connection);
-    Ok(sender)
+    let mut task = JoinSet::new();
+    // The sender is told of errors.
+    task.spawn(async { _ = connection.await });
+    Ok(Connection { sender, _task: task })
 }
 
 fn broken(error: hyper::Error) -> Error {
@@ -281,7 +290,10 @@ fn broken(error: hyper::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
     use tokio::net::TcpListener;
 
     const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(60), body_limit_bytes: 100 };
@@ -372,5 +384,40 @@ mod tests {
             assert_eq!(client.get_json(&url(port), BOUNDS).await.unwrap().status, StatusCode::OK);
         }
         assert_eq!(*connections.lock().unwrap(), 2);
+    }
+
+    /// A server behind TLS that reads nothing: no write comes to its end, nor does a shutdown.
+    struct Stuck(#[expect(dead_code, reason = "it is counted")] Arc<()>);
+
+    impl tokio::io::AsyncRead for Stuck {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl tokio::io::AsyncWrite for Stuck {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_given_up_leaves_no_connection() {
+        let stuck = Arc::new(());
+        let connection = handshake(TokioIo::new(Stuck(Arc::clone(&stuck)))).await.unwrap();
+        let exchange = exchange_on(connection, Request::new(Full::new(Bytes::from_static(b"body"))));
+        assert!(timeout(Duration::from_millis(20), exchange).await.is_err());
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(Arc::strong_count(&stuck), 1);
     }
 }
