@@ -5,8 +5,10 @@ use super::pacing::Pacing;
 use super::settings::matches_pattern;
 use super::status::{HookStatus, LastError, State};
 use crate::readers::{self, Backlog, Seen};
+use futures_util::FutureExt;
 use std::collections::BTreeSet;
 use std::future::pending;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -102,10 +104,12 @@ async fn prepare(sender: &Sender) {
 impl Task {
     async fn run(mut self, mut stop: watch::Receiver<bool>) {
         loop {
-            self.start_steps();
+            // The same time for both: what could not begin yet is waited for.
+            let now = Instant::now();
+            self.start_steps(now);
             self.start_sweep();
             self.show();
-            let next_step_at = self.next_step_at();
+            let next_step_at = self.next_step_at(now);
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
                 news = self.following.next() => {
@@ -139,29 +143,27 @@ impl Task {
         }
     }
 
-    fn start_steps(&mut self) {
-        let now = Instant::now();
+    fn start_steps(&mut self, now: Instant) {
         while !self.is_paused
             && self.pacing.admits(self.steps.len(), now)
             && let Some(room) = self.backlog.take(now)
         {
             let sender = Arc::clone(&self.sender);
-            self.steps.spawn(async move { (room, now, sender.step(room).await) });
+            self.steps.spawn(async move { (room, now, or_retry(sender.step(room)).await) });
         }
     }
 
     /// When a step could begin that can't begin now, unless something else happens before.
-    fn next_step_at(&self) -> Option<Instant> {
+    fn next_step_at(&self, now: Instant) -> Option<Instant> {
         if self.is_paused || self.backlog.is_empty() {
             return None;
         }
-        let now = Instant::now();
         let times = [self.pacing.next_at(), self.backlog.next_at()];
         times.into_iter().flatten().filter(|at| *at > now).min()
     }
 
     fn on_step_end(&mut self, ended: Result<(RoomId, Instant, Step), tokio::task::JoinError>) {
-        // After a panic, which the panic hook has reported, the room is found again by the next sweep.
+        // It does not panic, and is not aborted while the task runs.
         let Ok((room, begun, step)) = ended else { return };
         let now = Instant::now();
         match step {
@@ -300,10 +302,27 @@ impl Task {
     }
 }
 
+/// A step that panics, which the panic hook reports, is tried again: otherwise its room would wait until the server is
+/// started again.
+async fn or_retry(step: impl Future<Output = Step>) -> Step {
+    AssertUnwindSafe(step).catch_unwind().await.unwrap_or(Step::Retry)
+}
+
 /// Waits; without a time, for ever.
 async fn wait_until(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_step_that_panics_is_tried_again() {
+        assert!(matches!(or_retry(async { panic!("a bug") }).await, Step::Retry));
+        assert!(matches!(or_retry(async { Step::NotMine }).await, Step::NotMine));
     }
 }
