@@ -123,7 +123,7 @@ impl Sender {
         };
         let (batch, prepared) = match (stored, prepared) {
             (Some(batch), Some(prepared)) => (batch, prepared),
-            // Nothing of it is wanted any more: the hook was configured anew.
+            // Nothing of it is wanted any more: the hook was configured differently.
             (Some(batch), None) => {
                 let done = Position { done: batch.to, batch: None };
                 let seen = Seen { done: batch.to, head, since: 0 };
@@ -196,9 +196,10 @@ impl Sender {
         prepared: &Prepared,
         failure: Failure,
     ) -> Step {
-        let age_ms = self.store.clock().unix_ms().saturating_sub(prepared.last_at);
+        let begun_at = position.batch.as_ref().map_or(0, |batch| batch.begun_at);
         let seen = Seen { done: position.done, head, since: prepared.first_at };
-        if age_ms < self.limits.webhook_age_limit_ms || failure.is_gone {
+        let now = self.store.clock().unix_ms();
+        if failure.is_gone || !may_be_given_up(now, prepared.last_at, begun_at, &self.limits) {
             return Step::Failed { seen, room: name, failure };
         }
         let from = position.done + 1;
@@ -335,6 +336,14 @@ impl Sender {
     }
 }
 
+/// Whether a batch that has failed is old enough. That it was stored long ago is not enough: after a pause, or when the
+/// receiver is back and overloaded, it may have been tried only once. `last_at`: when its last publication was stored.
+fn may_be_given_up(now: UnixMillis, last_at: UnixMillis, begun_at: UnixMillis, limits: &Limits) -> bool {
+    let age_limit = limits.webhook_age_limit_ms;
+    now.saturating_sub(last_at) >= age_limit
+        && now.saturating_sub(begun_at) >= age_limit.min(limits.webhook_pause_limit_ms)
+}
+
 fn headers(id: &str, timestamp: u64, signatures: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -389,6 +398,16 @@ mod tests {
         for value in ["", "soon", "-1"] {
             assert_eq!(retry_after(value), None, "{value}");
         }
+    }
+
+    #[test]
+    fn what_is_old_is_tried_for_a_while_before_it_is_given_up() {
+        const HOUR: u64 = 3_600_000;
+        let (limits, now) = (Limits::default(), 1000 * HOUR);
+        let after = |stored: u64, begun: u64| may_be_given_up(now, now - stored * HOUR, now - begun * HOUR, &limits);
+        assert!(after(7 * 24, 1) && after(7 * 24, 7 * 24));
+        assert!(!after(7 * 24, 0), "this was its first attempt");
+        assert!(!after(7 * 24 - 1, 7 * 24 - 1));
     }
 
     #[test]
